@@ -1,0 +1,10 @@
+//! Perigee's wire messages, generated from the `.proto` files beside this crate.
+//!
+//! The text that counts is in `perigee/link.proto`: each message says who sends it and what holds.
+
+#![forbid(unsafe_code)]
+
+/// The link between a satellite and a ground station, ALPN `perigee/1`.
+pub mod link {
+    include!(concat!(env!("OUT_DIR"), "/perigee.link.v1.rs"));
+}

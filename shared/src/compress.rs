@@ -1,0 +1,203 @@
+//! The one place that decompresses: every decompressor here stops at a stated number of bytes.
+//!
+//! A body of a few kilobytes can unpack to gigabytes; so what comes out is bounded while it comes out, and the window that a
+//! zstd frame may ask for is bounded too. The raw decompressors are disallowed everywhere else (`clippy.toml`).
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the capped decompressor that everything else must use"
+)]
+
+use std::io::{self, Read};
+
+/// The largest window that a zstd frame may ask for, as a power of two: 8 MiB, which RFC 8878 asks every decoder to support.
+const WINDOW_LOG_MAX: u32 = 23;
+
+/// The encodings of a request body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// Not compressed.
+    Identity,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+    /// `deflate` in HTTP, which is RFC 1950; some clients send RFC 1951 without the header, which is taken too.
+    Deflate,
+}
+
+impl Encoding {
+    /// The encoding with this name in `Content-Encoding` or `grpc-encoding`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name.trim() {
+            "" | "identity" => Some(Self::Identity),
+            "gzip" | "x-gzip" => Some(Self::Gzip),
+            "zstd" => Some(Self::Zstd),
+            "deflate" | "zlib" => Some(Self::Deflate),
+            _ => None,
+        }
+    }
+}
+
+/// Why nothing came out.
+#[derive(Debug, thiserror::Error)]
+pub enum DecompressError {
+    /// More than the allowed number of bytes.
+    #[error("decompressed body is larger than {limit} bytes")]
+    TooLarge {
+        /// The allowed number of bytes.
+        limit: usize,
+    },
+    /// Not what the encoding says.
+    #[error("body cannot be decompressed: {0}")]
+    Corrupt(#[source] io::Error),
+}
+
+/// A reader of what `source` unpacks to. It does not bound the bytes that come out: the caller does, or uses [`decompress`].
+pub fn reader<'a>(encoding: Encoding, source: &'a [u8]) -> io::Result<Box<dyn Read + 'a>> {
+    Ok(match encoding {
+        Encoding::Identity => Box::new(source),
+        Encoding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(source)),
+        Encoding::Deflate => {
+            // RFC 1950: the low four bits are 8 and the two bytes are a multiple of 31.
+            let zlib = source.len() >= 2
+                && source[0] & 0x0f == 8
+                && u16::from_be_bytes([source[0], source[1]]).is_multiple_of(31);
+            if zlib {
+                Box::new(flate2::read::ZlibDecoder::new(source))
+            } else {
+                Box::new(flate2::read::DeflateDecoder::new(source))
+            }
+        }
+        Encoding::Zstd => Box::new(zstd_reader(source)?),
+    })
+}
+
+/// A reader of what a zstd stream unpacks to, with the window bounded.
+pub fn zstd_reader<R: io::BufRead>(source: R) -> io::Result<zstd::stream::read::Decoder<'static, R>> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    Ok(decoder)
+}
+
+/// Unpacks `source` into at most `limit` bytes. `grow` is asked before each growth of the buffer, with the number of bytes
+/// it will hold, so that memory can be accounted for; its refusal ends the work.
+pub fn decompress<E: From<DecompressError>>(
+    encoding: Encoding,
+    source: &[u8],
+    limit: usize,
+    mut grow: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Vec<u8>, E> {
+    let corrupt = |e| E::from(DecompressError::Corrupt(e));
+    let mut reader = reader(encoding, source).map_err(corrupt)?;
+    let mut out = Vec::new();
+    let mut filled = 0;
+    loop {
+        if filled == out.len() {
+            // One byte above the limit shows that there is more.
+            let next = (out.len() * 2).max(source.len().saturating_mul(4)).clamp(4096, limit + 1);
+            if next <= out.len() {
+                return Err(E::from(DecompressError::TooLarge { limit }));
+            }
+            grow(next)?;
+            out.resize(next, 0);
+        }
+        match reader.read(&mut out[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(corrupt(e)),
+        }
+    }
+    if filled > limit {
+        return Err(E::from(DecompressError::TooLarge { limit }));
+    }
+    out.truncate(filled);
+    Ok(out)
+}
+
+/// [`decompress`] without accounting for memory.
+pub fn decompress_capped(
+    encoding: Encoding,
+    source: &[u8],
+    limit: usize,
+) -> Result<Vec<u8>, DecompressError> {
+    decompress(encoding, source, limit, |_| Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn packed(encoding: Encoding, data: &[u8]) -> Vec<u8> {
+        match encoding {
+            Encoding::Identity => data.to_vec(),
+            Encoding::Zstd => zstd::encode_all(data, 3).unwrap(),
+            Encoding::Gzip => {
+                let mut e = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+                e.write_all(data).unwrap();
+                e.finish().unwrap()
+            }
+            Encoding::Deflate => {
+                let mut e = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+                e.write_all(data).unwrap();
+                e.finish().unwrap()
+            }
+        }
+    }
+
+    const ALL: [Encoding; 4] = [Encoding::Identity, Encoding::Gzip, Encoding::Zstd, Encoding::Deflate];
+
+    #[test]
+    fn what_fits_comes_back() {
+        let data: Vec<u8> = (0..100_000u32).flat_map(|n| (n % 251).to_le_bytes()).collect();
+        for encoding in ALL {
+            let out = decompress_capped(encoding, &packed(encoding, &data), data.len()).unwrap();
+            assert!(out == data, "{encoding:?}");
+            assert!(decompress_capped(encoding, &packed(encoding, &[]), 0).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn deflate_without_its_header_is_taken() {
+        let mut e = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+        e.write_all(b"raw deflate").unwrap();
+        let out = decompress_capped(Encoding::Deflate, &e.finish().unwrap(), 100).unwrap();
+        assert_eq!(out, b"raw deflate");
+    }
+
+    #[test]
+    fn a_bomb_stops_at_the_limit_and_never_grows_beyond_it() {
+        for encoding in ALL {
+            let bomb = packed(encoding, &vec![0; 8 << 20]);
+            let mut most = 0;
+            let result = decompress::<DecompressError>(encoding, &bomb, 1 << 20, |n| {
+                most = most.max(n);
+                Ok(())
+            });
+            assert!(matches!(result, Err(DecompressError::TooLarge { .. })), "{encoding:?}");
+            assert!(most <= (1 << 20) + 1);
+        }
+    }
+
+    #[test]
+    fn a_cut_or_foreign_body_is_an_error() {
+        for encoding in [Encoding::Gzip, Encoding::Zstd, Encoding::Deflate] {
+            let whole = packed(encoding, &[7; 10_000]);
+            for cut in [1, whole.len() / 2, whole.len() - 1] {
+                assert!(decompress_capped(encoding, &whole[..cut], 1 << 20).is_err(), "{encoding:?} {cut}");
+            }
+            assert!(decompress_capped(encoding, b"\xff\xfeneither", 1 << 20).is_err());
+        }
+    }
+
+    #[test]
+    fn a_window_above_8_mib_is_refused() {
+        let mut e = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+        e.window_log(27).unwrap();
+        e.write_all(&vec![1; 1 << 20]).unwrap();
+        let frame = e.finish().unwrap();
+        assert!(decompress_capped(Encoding::Zstd, &frame, 4 << 20).is_err());
+    }
+}

@@ -1,0 +1,287 @@
+//! The environment seam: everything a program takes from the machine it runs on.
+//!
+//! Each program is built from its configuration and an [`Env`]. Production uses [`Env::production`]; the simulator hands in a
+//! virtual clock, an in-memory store and inline execution, and runs the same code with a hundred agents in one process.
+//! So there are no statics, and nothing here is reached except through an `Env`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, SystemTime};
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::oneshot;
+
+/// Wall time. Elapsed time comes from `tokio::time`, which the simulator pauses.
+pub trait Clock: Send + Sync {
+    /// Ns since the Unix epoch, as far as this machine knows.
+    fn unix_nano(&self) -> u64;
+}
+
+/// Where databases live.
+pub trait StoreDriver: Send + Sync {
+    /// Opens the database at `path` with a page cache of `cache` bytes; makes an empty one when there is none.
+    fn open(&self, path: &Path, cache: usize) -> Result<redb::Database, redb::DatabaseError>;
+    /// Whether there is something at `path`.
+    fn exists(&self, path: &Path) -> bool;
+    /// Gives the file at `from` the name `to`.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Length of the file at `path` and bytes allocated to it.
+    fn size(&self, path: &Path) -> io::Result<(u64, u64)>;
+    /// The whole content of a small file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// Replaces a small file so that after a crash it has either the old content or the new.
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()>;
+    /// Deletes the file at `path`; that there is none is no error.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+}
+
+/// Where a piece of work runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// On a thread of its own.
+    Thread,
+    /// Where it is called, as the simulator needs it.
+    Inline,
+}
+
+/// Resident memory of this process in bytes, if it can be had.
+pub type MemoryMeter = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
+
+/// What a program takes from the machine.
+#[derive(Clone)]
+pub struct Env {
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Where databases live.
+    pub store: Arc<dyn StoreDriver>,
+    /// Where stores and CPU-heavy work run.
+    pub placement: Placement,
+    /// Resident memory.
+    pub memory: MemoryMeter,
+    rng: Arc<Mutex<SmallRng>>,
+}
+
+impl Env {
+    /// The real machine.
+    pub fn production() -> Self {
+        Self {
+            clock: Arc::new(SystemClock),
+            store: Arc::new(Files),
+            placement: Placement::Thread,
+            memory: Arc::new(resident_memory),
+            rng: Arc::new(Mutex::new(SmallRng::from_os_rng())),
+        }
+    }
+
+    /// A machine made of these parts; its randomness follows from `seed`.
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        store: Arc<dyn StoreDriver>,
+        placement: Placement,
+        memory: MemoryMeter,
+        seed: u64,
+    ) -> Self {
+        Self { clock, store, placement, memory, rng: Arc::new(Mutex::new(SmallRng::seed_from_u64(seed))) }
+    }
+
+    /// Ns since the Unix epoch.
+    pub fn unix_nano(&self) -> u64 {
+        self.clock.unix_nano()
+    }
+
+    /// A random number, uniform over all `u64`.
+    pub fn random(&self) -> u64 {
+        self.rng.lock().unwrap_or_else(std::sync::PoisonError::into_inner).random()
+    }
+
+    /// `duration` times a random factor in `1 ± spread`.
+    pub fn jitter(&self, duration: Duration, spread: f64) -> Duration {
+        let unit = (self.random() >> 11) as f64 / (1u64 << 53) as f64;
+        duration.mul_f64((1.0 + spread * (2.0 * unit - 1.0)).max(0.0))
+    }
+
+    /// Runs CPU-heavy `work` away from the tasks that serve connections.
+    pub async fn cpu<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> R {
+        match self.placement {
+            Placement::Inline => work(),
+            Placement::Thread => match tokio::task::spawn_blocking(work).await {
+                Ok(out) => out,
+                Err(e) => std::panic::resume_unwind(e.into_panic()),
+            },
+        }
+    }
+}
+
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn unix_nano(&self) -> u64 {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+    }
+}
+
+fn resident_memory() -> Option<u64> {
+    // `/proc/self/statm`: total and resident size in pages.
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
+/// Databases as files.
+pub struct Files;
+
+impl StoreDriver for Files {
+    fn open(&self, path: &Path, cache: usize) -> Result<redb::Database, redb::DatabaseError> {
+        redb::Database::builder().set_cache_size(cache).create(path)
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)?;
+        sync_parent(to)
+    }
+
+    fn size(&self, path: &Path) -> io::Result<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = std::fs::metadata(path)?;
+        Ok((meta.len(), meta.blocks() * 512))
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        std::fs::read(path)
+    }
+
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        use std::io::Write;
+        let mut temporary = PathBuf::from(path);
+        temporary.as_mut_os_string().push(".new");
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(content)?;
+        file.sync_data()?;
+        self.rename(&temporary, path)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Makes a rename survive a power cut.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(parent)?.sync_all()
+}
+
+/// The owner of a value has ended; nothing more can be asked of it.
+#[derive(Debug, thiserror::Error)]
+#[error("the store has been shut down")]
+pub struct Gone;
+
+type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
+
+/// A synchronous value (a store) that one place alone owns. Others ask for work on it, which runs in the order of asking:
+/// in production on one named thread behind a bounded queue, in the simulator at once.
+pub struct Owner<T> {
+    inner: Arc<Inner<T>>,
+}
+
+enum Inner<T> {
+    Thread { queue: tokio::sync::mpsc::Sender<Job<T>>, ended: Mutex<Option<mpsc::Receiver<T>>> },
+    Inline(Mutex<Option<T>>),
+}
+
+impl<T> Clone for Owner<T> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<T: Send + 'static> Owner<T> {
+    /// Gives `value` to an owner; `name` is the thread's, at most 15 bytes.
+    pub fn new(placement: Placement, name: &str, value: T) -> io::Result<Self> {
+        const QUEUE: usize = 256;
+        if placement == Placement::Inline {
+            return Ok(Self { inner: Arc::new(Inner::Inline(Mutex::new(Some(value)))) });
+        }
+        let (queue, mut jobs) = tokio::sync::mpsc::channel::<Job<T>>(QUEUE);
+        let (end, ended) = mpsc::sync_channel(1);
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let mut value = value;
+            while let Some(job) = jobs.blocking_recv() {
+                job(&mut value);
+            }
+            // Nobody may be waiting for it any more; then it is dropped here.
+            drop(end.send(value));
+        })?;
+        Ok(Self { inner: Arc::new(Inner::Thread { queue, ended: Mutex::new(Some(ended)) }) })
+    }
+
+    /// Runs `work` on the value and hands back what it returns.
+    pub async fn call<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut T) -> R + Send + 'static,
+    ) -> Result<R, Gone> {
+        match &*self.inner {
+            Inner::Inline(value) => {
+                let mut value = value.lock().map_err(|_| Gone)?;
+                value.as_mut().map(work).ok_or(Gone)
+            }
+            Inner::Thread { queue, .. } => {
+                let (reply, answer) = oneshot::channel();
+                let job = Box::new(move |value: &mut T| drop(reply.send(work(value))));
+                queue.send(job).await.map_err(|_| Gone)?;
+                answer.await.map_err(|_| Gone)
+            }
+        }
+    }
+
+    /// Takes the value back once this is the only handle left; `None` while others live, or when it was taken before.
+    pub fn into_inner(self) -> Option<T> {
+        match Arc::into_inner(self.inner)? {
+            Inner::Inline(value) => value.into_inner().ok()?,
+            Inner::Thread { queue, ended } => {
+                drop(queue);
+                ended.into_inner().ok()??.recv().ok()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_owner_runs_work_in_order_and_gives_the_value_back() {
+        for placement in [Placement::Thread, Placement::Inline] {
+            let owner = Owner::new(placement, "test", Vec::new()).unwrap();
+            let other = owner.clone();
+            for n in 0..10 {
+                owner.call(move |v| v.push(n)).await.unwrap();
+            }
+            assert_eq!(other.call(|v| v.len()).await.unwrap(), 10);
+            assert!(owner.into_inner().is_none(), "another handle is alive");
+            assert_eq!(other.into_inner().unwrap(), (0..10).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_replaced_file_has_the_new_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("small");
+        Files.replace(&path, b"one").unwrap();
+        Files.replace(&path, b"two").unwrap();
+        assert_eq!(Files.read(&path).unwrap(), b"two");
+        Files.remove(&path).unwrap();
+        Files.remove(&path).unwrap();
+        assert!(!Files.exists(&path));
+    }
+}

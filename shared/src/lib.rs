@@ -1,0 +1,17 @@
+//! What space-agent and ground-station must agree on.
+//!
+//! In the order in which data passes: a [`signal`] arrives as [`otlp`], is kept in a [`segment`], crosses the [`link`] and
+//! leaves by [`export`]. Around them: [`config`] and [`units`], the [`env`](mod@env) that programs take from their machine,
+//! [`compress`], [`serve`] and [`telemetry`].
+
+pub mod compress;
+pub mod config;
+pub mod env;
+pub mod export;
+pub mod link;
+pub mod otlp;
+pub mod segment;
+pub mod serve;
+pub mod signal;
+pub mod telemetry;
+pub mod units;

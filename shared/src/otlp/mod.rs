@@ -1,0 +1,5 @@
+//! OTLP as bytes: requests are walked, cut and transcoded, never decoded into objects on the hot path.
+
+pub mod json;
+pub mod protobuf;
+pub mod walk;
