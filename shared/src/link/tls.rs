@@ -1,1 +1,286 @@
-//! (being written)
+//! Who is at the other end: certificates, keys, authorities and the identity in a certificate's URI SAN.
+//!
+//! Satellites and stations have separate authorities. A satellite is `spiffe://DOMAIN/satellite/ID`, a station
+//! `spiffe://DOMAIN/station/ID`; a station's certificate also has `ID` as its DNS name, which rustls checks.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use super::ALPN;
+use crate::env::Clock;
+
+/// Why TLS cannot be set up or a peer is not who it must be.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read as PEM.
+    #[error("cannot read {what} {path}: {why}")]
+    File {
+        /// What the file should hold.
+        what: &'static str,
+        /// The file.
+        path: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// rustls does not accept it.
+    #[error("TLS: {0}")]
+    Rustls(#[from] rustls::Error),
+    /// The verifier cannot be built from these authorities and revocation lists.
+    #[error("TLS: {0}")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    /// The peer shows no certificate, or one without the identity that is asked for.
+    #[error("{0}")]
+    Identity(&'static str),
+}
+
+fn unreadable(what: &'static str, path: &Path, error: &pem::Error) -> TlsError {
+    let why = match error {
+        pem::Error::Io(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            format!("{e}; let this process's user read it")
+        }
+        pem::Error::Io(e) => e.to_string(),
+        pem::Error::NoItemsFound => "there is none in it; is it the right file, in PEM?".to_owned(),
+        other => format!("{other}; is it in PEM?"),
+    };
+    TlsError::File { what, path: path.display().to_string(), why }
+}
+
+fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    match all {
+        Ok(list) if list.is_empty() => Err(unreadable(what, path, &pem::Error::NoItemsFound)),
+        Ok(list) => Ok(list),
+        Err(e) => Err(unreadable(what, path, &e)),
+    }
+}
+
+/// A certificate chain and its private key.
+pub struct Credentials {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Credentials {
+    /// Reads both from PEM files.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        Ok(Self {
+            chain: certificates("certificate", certificate)?,
+            key: PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable("private key", key, &e))?,
+        })
+    }
+
+    /// The identity in the certificate.
+    pub fn identity(&self) -> Result<Identity, TlsError> {
+        Identity::of(&self.chain[0])
+    }
+}
+
+impl Clone for Credentials {
+    fn clone(&self) -> Self {
+        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
+}
+
+/// Reads the authorities in a PEM file; two during a change of authority.
+pub fn load_authorities(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("authority", path)? {
+        roots.add(certificate)?;
+    }
+    Ok(Arc::new(roots))
+}
+
+/// Reads the revocation lists in a PEM file.
+pub fn load_revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    CertificateRevocationListDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|e| unreadable("revocation list", path, &e))
+}
+
+/// Certificate times are checked against the program's own clock.
+struct ClockProvider(Arc<dyn Clock>);
+
+impl std::fmt::Debug for ClockProvider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClockProvider")
+    }
+}
+
+impl TimeProvider for ClockProvider {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_nanos(self.0.unix_nano())))
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The ground's end of the link: TLS 1.3, a client certificate of `clients` that is not revoked, no early data.
+pub fn server_config(
+    credentials: Credentials,
+    clients: Arc<RootCertStore>,
+    revoked: Vec<CertificateRevocationListDer<'static>>,
+    clock: Arc<dyn Clock>,
+) -> Result<quinn::ServerConfig, TlsError> {
+    let mut verifier =
+        WebPkiClientVerifier::builder_with_provider(clients, provider()).with_crls(revoked.iter().cloned());
+    if !revoked.is_empty() {
+        verifier = verifier.allow_unknown_revocation_status();
+    }
+    let mut config = ServerConfig::builder_with_details(provider(), Arc::new(ClockProvider(clock)))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier.build()?)
+        .with_single_cert(credentials.chain, credentials.key)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.max_early_data_size = 0;
+    config.send_tls13_tickets = 0;
+    let crypto =
+        QuicServerConfig::try_from(config).map_err(|_| TlsError::Identity("no TLS 1.3 cipher suite"))?;
+    Ok(quinn::ServerConfig::with_crypto(Arc::new(crypto)))
+}
+
+/// The agent's end of the link: TLS 1.3, a station certificate of `stations` for the name it connects to.
+pub fn client_config(
+    credentials: Credentials,
+    stations: Arc<RootCertStore>,
+    clock: Arc<dyn Clock>,
+) -> Result<quinn::ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_details(provider(), Arc::new(ClockProvider(clock)))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(stations)
+        .with_client_auth_cert(credentials.chain, credentials.key)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_early_data = false;
+    config.resumption = rustls::client::Resumption::disabled();
+    let crypto =
+        QuicClientConfig::try_from(config).map_err(|_| TlsError::Identity("no TLS 1.3 cipher suite"))?;
+    Ok(quinn::ClientConfig::new(Arc::new(crypto)))
+}
+
+/// TLS of an OTLP listener: `clients` asks for a client certificate of those authorities.
+pub fn listener_config(
+    credentials: Credentials,
+    clients: Option<Arc<RootCertStore>>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = match clients {
+        Some(roots) => builder.with_client_cert_verifier(
+            WebPkiClientVerifier::builder_with_provider(roots, provider()).build()?,
+        ),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_single_cert(credentials.chain, credentials.key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Which side of the link a certificate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `/satellite/ID`
+    Satellite,
+    /// `/station/ID`
+    Station,
+}
+
+/// Who a certificate says its holder is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The authority's domain.
+    pub trust_domain: String,
+    /// Satellite or station.
+    pub role: Role,
+    /// Its id, unique in domain and role.
+    pub id: String,
+}
+
+impl Identity {
+    /// Parses `spiffe://DOMAIN/satellite/ID` or `spiffe://DOMAIN/station/ID`.
+    pub fn parse(uri: &str) -> Option<Self> {
+        let (trust_domain, path) = uri.strip_prefix("spiffe://")?.split_once('/')?;
+        let (role, id) = path.split_once('/')?;
+        let role = match role {
+            "satellite" => Role::Satellite,
+            "station" => Role::Station,
+            _ => return None,
+        };
+        if trust_domain.is_empty() || !is_valid_id(id) {
+            return None;
+        }
+        Some(Self { trust_domain: trust_domain.to_owned(), role, id: id.to_owned() })
+    }
+
+    fn of(certificate: &CertificateDer<'_>) -> Result<Self, TlsError> {
+        const MISSING: TlsError =
+            TlsError::Identity("the certificate has no URI SAN spiffe://DOMAIN/satellite/ID or /station/ID");
+        let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|_| MISSING)?;
+        // Exactly one: a second URI would leave open which of them counts.
+        let mut names = parsed.valid_uri_names();
+        match (names.next().and_then(Self::parse), names.next()) {
+            (Some(identity), None) => Ok(identity),
+            _ => Err(MISSING),
+        }
+    }
+}
+
+/// Whether `id` can name a satellite or a station: a DNS label, 1 to 63 of `a-z 0-9 -`, no `-` at either end.
+pub fn is_valid_id(id: &str) -> bool {
+    (1..=63).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !id.starts_with('-')
+        && !id.ends_with('-')
+}
+
+/// The identity that the peer of `connection` has proved.
+pub fn peer_identity(connection: &quinn::Connection) -> Result<Identity, TlsError> {
+    let chain = connection
+        .peer_identity()
+        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
+        .ok_or(TlsError::Identity("the peer has shown no certificate"))?;
+    Identity::of(chain.first().ok_or(TlsError::Identity("the peer has shown no certificate"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_spiffe_uri_is_an_identity() {
+        let id = Identity::parse("spiffe://example.org/satellite/sat-1").unwrap();
+        assert_eq!(
+            (id.trust_domain.as_str(), id.role, id.id.as_str()),
+            ("example.org", Role::Satellite, "sat-1")
+        );
+        for wrong in [
+            "https://example.org/satellite/sat-1",
+            "spiffe:///satellite/sat-1",
+            "spiffe://example.org/satellite/",
+            "spiffe://example.org/satellite/a/b",
+            "spiffe://example.org/rocket/sat-1",
+            "spiffe://example.org/satellite/UPPER",
+            "spiffe://example.org/satellite/-a",
+        ] {
+            assert!(Identity::parse(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_unreadable_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing.crt");
+        let error = Credentials::load(&missing, &missing).err().unwrap().to_string();
+        assert!(error.contains("certificate") && error.contains("missing.crt"), "{error}");
+        let empty = dir.path().join("empty.crt");
+        std::fs::write(&empty, "nothing").unwrap();
+        assert!(load_authorities(&empty).unwrap_err().to_string().contains("PEM"));
+    }
+}
