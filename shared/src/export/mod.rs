@@ -1,1 +1,27 @@
-//! (being written)
+//! Sending OTLP to backends.
+//!
+//! In the order in which data passes: [`attributes`] are added to resources while [`cut`] turns the requests of a segment into
+//! export requests of bounded size, which a [`Client`] sends; [`retry`] says how long to wait when it could not.
+
+pub mod attributes;
+mod client;
+pub mod config;
+pub mod cut;
+mod debug;
+mod file;
+mod grpc;
+mod http;
+mod outcome;
+pub mod retry;
+mod split;
+
+pub use attributes::Attributes;
+pub use client::Client;
+pub use config::{
+    Compression, DebugConfig, ExporterConfig, FileConfig, OtlpConfig, OtlpHttpConfig, RetryConfig, TlsConfig,
+};
+pub use cut::{Cut, Cuts, Limits, Plan};
+pub use debug::{Sink, stdout_sink};
+pub use outcome::Outcome;
+pub use retry::Backoff;
+pub use split::halve;

@@ -1,0 +1,345 @@
+//! The settings of exporters, with the Collector's names where they mean the same.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::MapAccess;
+
+use super::cut::Limits;
+use crate::config::{Component, Invalid, settings_or_default};
+use crate::units::{ByteSize, Span};
+
+/// `retry_on_failure`.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// The first wait.
+    pub initial_interval: Span,
+    /// The longest wait.
+    pub max_interval: Span,
+    /// Each wait is so many times the one before.
+    pub multiplier: f64,
+    /// Each wait is random within `1 ± this`.
+    pub randomization_factor: f64,
+    /// Give up on an attempt's series after so long; 0: never. Giving up deletes nothing.
+    pub max_elapsed_time: Span,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            initial_interval: Span::secs(5),
+            max_interval: Span::secs(30),
+            multiplier: 1.5,
+            randomization_factor: 0.5,
+            max_elapsed_time: Span::secs(0),
+        }
+    }
+}
+
+impl RetryConfig {
+    fn validate(&self, key: &str) -> Result<(), Invalid> {
+        let key = |name: &str| format!("{key}.retry_on_failure.{name}");
+        if self.initial_interval.0.is_zero() {
+            return Err(Invalid::new(key("initial_interval"), "must be above 0; the default is 5s"));
+        }
+        if self.max_interval < self.initial_interval {
+            return Err(Invalid::new(key("max_interval"), "must not be below initial_interval"));
+        }
+        if !(1.0..=100.0).contains(&self.multiplier) {
+            return Err(Invalid::new(key("multiplier"), "must be from 1 to 100; the default is 1.5"));
+        }
+        if !(0.0..=1.0).contains(&self.randomization_factor) {
+            return Err(Invalid::new(key("randomization_factor"), "must be from 0 to 1; the default is 0.5"));
+        }
+        Ok(())
+    }
+}
+
+/// `tls` of a client. Present: TLS is used, with the system's authorities unless `ca_file` names others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// Authorities that the server's certificate may come from, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate for mutual TLS, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub key_file: Option<PathBuf>,
+    /// The name that the server's certificate must have, when it is not the endpoint's.
+    pub server_name: Option<String>,
+}
+
+/// How request bodies are compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// RFC 1952: every OTLP server takes it.
+    #[default]
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+    /// Not at all.
+    None,
+}
+
+/// Headers to send; their values may be secrets and are not shown.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Headers(pub BTreeMap<String, String>);
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// The parts that `otlp` and `otlphttp` share.
+macro_rules! otlp_config {
+    ($(#[$doc:meta])* $name:ident, $(#[$endpoint:meta])* endpoint) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $(#[$endpoint])*
+            pub endpoint: String,
+            /// How request bodies are compressed.
+            #[serde(default)]
+            pub compression: Compression,
+            /// How long one request may take.
+            #[serde(default = "default_timeout")]
+            pub timeout: Span,
+            /// Sent with every request.
+            #[serde(default)]
+            pub headers: Headers,
+            /// TLS settings.
+            pub tls: Option<TlsConfig>,
+            /// Items a second at most; 0: no limit.
+            #[serde(default)]
+            pub rate_limit: u64,
+            /// A response is read up to this size.
+            #[serde(default = "default_max_response")]
+            pub max_response_bytes: ByteSize,
+            /// Items in one request at most.
+            #[serde(default = "default_max_items")]
+            pub max_request_items: u64,
+            /// Bytes in one request at most, before compression.
+            #[serde(default = "default_max_bytes")]
+            pub max_request_bytes: ByteSize,
+            /// Waits between attempts.
+            #[serde(default)]
+            pub retry_on_failure: RetryConfig,
+        }
+
+        impl $name {
+            /// Everything at its default but the endpoint.
+            pub fn new(endpoint: impl Into<String>) -> Self {
+                Self {
+                    endpoint: endpoint.into(),
+                    compression: Compression::default(),
+                    timeout: default_timeout(),
+                    headers: Headers::default(),
+                    tls: None,
+                    rate_limit: 0,
+                    max_response_bytes: default_max_response(),
+                    max_request_items: default_max_items(),
+                    max_request_bytes: default_max_bytes(),
+                    retry_on_failure: RetryConfig::default(),
+                }
+            }
+
+            fn validate(&self, key: &str) -> Result<(), Invalid> {
+                self.retry_on_failure.validate(key)?;
+                for (name, zero) in [
+                    ("timeout", self.timeout.0.is_zero()),
+                    ("max_response_bytes", self.max_response_bytes.0 == 0),
+                    ("max_request_items", self.max_request_items == 0),
+                    ("max_request_bytes", self.max_request_bytes.0 == 0),
+                ] {
+                    if zero {
+                        return Err(Invalid::new(format!("{key}.{name}"), "must be above 0"));
+                    }
+                }
+                Ok(())
+            }
+
+            fn limits(&self) -> Limits {
+                Limits { items: self.max_request_items, bytes: self.max_request_bytes.as_usize() }
+            }
+        }
+    };
+}
+
+fn default_timeout() -> Span {
+    Span::secs(10)
+}
+
+fn default_max_response() -> ByteSize {
+    ByteSize::mib(4)
+}
+
+fn default_max_items() -> u64 {
+    Limits::default().items
+}
+
+fn default_max_bytes() -> ByteSize {
+    ByteSize(Limits::default().bytes as u64)
+}
+
+otlp_config!(
+    /// `otlp`: OTLP over gRPC.
+    OtlpConfig,
+    /// `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT` (TLS when `tls` is there).
+    endpoint
+);
+
+otlp_config!(
+    /// `otlphttp`: OTLP over HTTP, as protobuf.
+    OtlpHttpConfig,
+    /// The URL before `/v1/traces`, `/v1/metrics` and `/v1/logs`.
+    endpoint
+);
+
+/// How much `debug` writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verbosity {
+    /// One line per request: signal, items, bytes.
+    #[default]
+    Basic,
+    /// One line per item.
+    Normal,
+    /// Everything.
+    Detailed,
+}
+
+/// `debug`: writes to standard output.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DebugConfig {
+    /// How much it writes.
+    pub verbosity: Verbosity,
+}
+
+/// `file`: appends OTLP JSON, one request a line.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileConfig {
+    /// The file; it is made when it is absent.
+    pub path: PathBuf,
+    /// The file is renamed to `PATH.1` when it has reached this size (and `PATH.1` to `PATH.2`, ...); 0: never.
+    #[serde(default)]
+    pub max_bytes: ByteSize,
+    /// Renamed files that are kept.
+    #[serde(default = "default_backups")]
+    pub max_backups: u32,
+}
+
+fn default_backups() -> u32 {
+    10
+}
+
+/// An exporter's kind and its settings.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ExporterConfig {
+    /// `debug`
+    Debug(DebugConfig),
+    /// `otlp`
+    Otlp(OtlpConfig),
+    /// `otlphttp`
+    OtlpHttp(OtlpHttpConfig),
+    /// `file`
+    File(FileConfig),
+}
+
+impl ExporterConfig {
+    /// Checks what can be checked without touching the network; `key` is the exporter's, from the top.
+    pub fn validate(&self, key: &str) -> Result<(), Invalid> {
+        match self {
+            Self::Otlp(c) => c.validate(key),
+            Self::OtlpHttp(c) => c.validate(key),
+            Self::File(c) if c.path.file_name().is_none() => {
+                Err(Invalid::new(format!("{key}.path"), "must name a file"))
+            }
+            Self::Debug(_) | Self::File(_) => Ok(()),
+        }
+    }
+
+    /// How large its requests may be.
+    pub fn limits(&self) -> Limits {
+        match self {
+            Self::Otlp(c) => c.limits(),
+            Self::OtlpHttp(c) => c.limits(),
+            Self::Debug(_) | Self::File(_) => Limits::default(),
+        }
+    }
+
+    /// Waits between attempts.
+    pub fn retry(&self) -> RetryConfig {
+        match self {
+            Self::Otlp(c) => c.retry_on_failure,
+            Self::OtlpHttp(c) => c.retry_on_failure,
+            Self::Debug(_) | Self::File(_) => RetryConfig::default(),
+        }
+    }
+
+    /// Items a second at most; `None`: no limit.
+    pub fn rate_limit(&self) -> Option<u64> {
+        let limit = match self {
+            Self::Otlp(c) => c.rate_limit,
+            Self::OtlpHttp(c) => c.rate_limit,
+            Self::Debug(_) | Self::File(_) => 0,
+        };
+        (limit > 0).then_some(limit)
+    }
+}
+
+impl Component for ExporterConfig {
+    const KINDS: &'static [&'static str] = &["debug", "otlp", "otlphttp", "file"];
+
+    fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
+        match kind {
+            "debug" => settings_or_default(map).map(Self::Debug),
+            "otlp" => map.next_value().map(Self::Otlp),
+            "otlphttp" => map.next_value().map(Self::OtlpHttp),
+            "file" => map.next_value().map(Self::File),
+            _ => unreachable!("only kinds of KINDS are asked for"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Components, parse};
+
+    fn read(text: &str) -> Result<Components<ExporterConfig>, String> {
+        parse(text, "c.yaml", |_| None).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn every_kind_is_read() {
+        let text = "debug:\notlp/a:\n  endpoint: localhost:4317\n  compression: zstd\n  headers: {key: secret}\n\
+                    otlphttp:\n  endpoint: http://x\n  retry_on_failure: {initial_interval: 1s}\nfile: {path: a.jsonl}\n";
+        let config = read(text).unwrap();
+        let Some(ExporterConfig::Otlp(otlp)) = config.get("otlp/a") else { panic!() };
+        assert_eq!((otlp.compression, otlp.timeout), (Compression::Zstd, Span::secs(10)));
+        assert!(!format!("{otlp:?}").contains("secret"), "a header's value is not shown");
+        for (name, config) in config.iter() {
+            config.validate(name).unwrap();
+        }
+        assert_eq!(config.get("otlphttp").unwrap().retry().initial_interval, Span::secs(1));
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named() {
+        let error = read("otlp:\n  endpoint: x\n  retry_on_failure:\n    max_intervall: 3s\n").unwrap_err();
+        assert!(error.contains("c.yaml:4") && error.contains("`max_interval`"), "{error}");
+        assert!(read("otlp: {}\n").unwrap_err().contains("`endpoint` is missing"));
+        let config = read("otlp: {endpoint: x, timeout: 0}\n").unwrap();
+        let invalid = config.get("otlp").unwrap().validate("exporters.otlp").unwrap_err();
+        assert_eq!(invalid.key, "exporters.otlp.timeout");
+    }
+}

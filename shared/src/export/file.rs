@@ -1,0 +1,191 @@
+//! `file`: OTLP JSON, one export request a line, synced before it counts as accepted.
+
+use std::fs;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use prost::Message;
+
+use super::config::FileConfig;
+use super::outcome::Outcome;
+use crate::config::Invalid;
+use crate::env::Env;
+use crate::signal::Signal;
+
+/// A `file` exporter.
+pub struct File {
+    writer: Arc<Mutex<Writer>>,
+    env: Env,
+}
+
+impl File {
+    pub(super) fn try_new(key: &str, config: &FileConfig, env: &Env) -> Result<Self, Invalid> {
+        let writer = Writer::open(config.clone()).map_err(|e| {
+            let path = config.path.display();
+            let message = format!(
+                "cannot open {path}: {e}; its directory must exist and this user must be able to write there"
+            );
+            Invalid::new(format!("{key}.path"), message)
+        })?;
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), env: env.clone() })
+    }
+
+    pub(super) async fn send(&self, signal: Signal, body: &Bytes) -> Outcome {
+        let (writer, body) = (Arc::clone(&self.writer), body.clone());
+        self.env
+            .cpu(move || {
+                let Some(line) = json_line(signal, &body) else {
+                    return Outcome::Refused { reason: "the request cannot be read".to_owned() };
+                };
+                match writer.lock().unwrap_or_else(PoisonError::into_inner).append(&line) {
+                    Ok(()) => Outcome::ACCEPTED,
+                    Err(e) => Outcome::retry(format!("cannot write: {e}")),
+                }
+            })
+            .await
+    }
+}
+
+fn json_line(signal: Signal, body: &[u8]) -> Option<Vec<u8>> {
+    let mut line = match signal {
+        Signal::Traces => serde_json::to_vec(&ExportTraceServiceRequest::decode(body).ok()?),
+        Signal::Metrics => serde_json::to_vec(&ExportMetricsServiceRequest::decode(body).ok()?),
+        Signal::Logs => serde_json::to_vec(&ExportLogsServiceRequest::decode(body).ok()?),
+    }
+    .ok()?;
+    line.push(b'\n');
+    Some(line)
+}
+
+struct Writer {
+    config: FileConfig,
+    file: fs::File,
+    length: u64,
+}
+
+impl Writer {
+    fn open(config: FileConfig) -> io::Result<Self> {
+        let mut file =
+            fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&config.path)?;
+        let length = whole_lines(&mut file)?;
+        file.set_len(length)?;
+        file.seek(SeekFrom::Start(length))?;
+        Ok(Self { config, file, length })
+    }
+
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        let limit = self.config.max_bytes.0;
+        if limit > 0 && self.length > 0 && self.length + line.len() as u64 > limit {
+            self.rotate()?;
+        }
+        let written = self.file.write_all(line).and_then(|()| self.file.sync_data());
+        if let Err(e) = written {
+            // Half a line is taken back, so that the next attempt does not stand behind it.
+            self.file.set_len(self.length)?;
+            self.file.seek(SeekFrom::Start(self.length))?;
+            return Err(e);
+        }
+        self.length += line.len() as u64;
+        Ok(())
+    }
+
+    /// `PATH.n` becomes `PATH.n+1`, the last one is dropped, and `PATH` begins again.
+    fn rotate(&mut self) -> io::Result<()> {
+        let name = |n: u32| {
+            let mut path = self.config.path.clone();
+            if n > 0 {
+                path.as_mut_os_string().push(format!(".{n}"));
+            }
+            path
+        };
+        let names: Vec<PathBuf> = (0..=self.config.max_backups).map(name).collect();
+        for pair in names.windows(2).rev() {
+            match fs::rename(&pair[0], &pair[1]) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        if self.config.max_backups == 0 {
+            fs::remove_file(&names[0])?;
+        }
+        *self = Self::open(self.config.clone())?;
+        Ok(())
+    }
+}
+
+/// The length of `file` up to its last newline: what a crash left behind it was never acknowledged and comes again.
+fn whole_lines(file: &mut fs::File) -> io::Result<u64> {
+    let mut end = file.metadata()?.len();
+    let mut buffer = vec![0; 64 << 10];
+    while end > 0 {
+        let start = end.saturating_sub(buffer.len() as u64);
+        let part = &mut buffer[..(end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(part)?;
+        if let Some(at) = part.iter().rposition(|b| *b == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::cut::tests::request;
+    use crate::units::ByteSize;
+
+    fn config(dir: &tempfile::TempDir) -> FileConfig {
+        FileConfig { path: dir.path().join("out.jsonl"), max_bytes: ByteSize(0), max_backups: 2 }
+    }
+
+    #[tokio::test]
+    async fn requests_are_lines_of_otlp_json_also_after_a_torn_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(&dir);
+        for signal in Signal::ALL {
+            let file = File::try_new("x", &config, &Env::production()).unwrap();
+            assert_eq!(file.send(signal, &request(signal, &[2])).await, Outcome::ACCEPTED);
+            drop(file);
+            fs::OpenOptions::new().append(true).open(&config.path).unwrap().write_all(b"{\"torn").unwrap();
+        }
+        let file = File::try_new("x", &config, &Env::production()).unwrap();
+        drop(file);
+        let text = fs::read_to_string(&config.path).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines.len(), 3);
+        for (line, key) in lines.iter().zip(["resourceSpans", "resourceMetrics", "resourceLogs"]) {
+            assert_eq!(line[key][0]["schemaUrl"], "https://schema");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_file_makes_room_and_old_ones_are_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = FileConfig { max_bytes: ByteSize(600), ..config(&dir) };
+        let file = File::try_new("x", &config, &Env::production()).unwrap();
+        for _ in 0..20 {
+            assert_eq!(file.send(Signal::Logs, &request(Signal::Logs, &[1])).await, Outcome::ACCEPTED);
+        }
+        let mut names: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["out.jsonl", "out.jsonl.1", "out.jsonl.2"]);
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_said() {
+        let config =
+            FileConfig { path: "/nowhere/at/all.jsonl".into(), max_bytes: ByteSize(0), max_backups: 1 };
+        let Err(invalid) = File::try_new("exporters.file", &config, &Env::production()) else { panic!() };
+        assert!(invalid.key == "exporters.file.path" && invalid.message.contains("/nowhere/at/all.jsonl"));
+    }
+}

@@ -1,0 +1,246 @@
+//! OTLP over gRPC; requests and responses stay bytes.
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+use http::uri::PathAndQuery;
+use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Request, Status};
+
+use super::client::TlsFiles;
+use super::config::{Compression, OtlpConfig, TlsConfig};
+use super::outcome::{Outcome, accepted, short, status};
+use crate::config::Invalid;
+use crate::signal::Signal;
+
+/// An `otlp` exporter's client.
+pub struct Grpc {
+    channel: Channel,
+    metadata: MetadataMap,
+    compression: Compression,
+    timeout: Duration,
+    max_response: usize,
+}
+
+impl Grpc {
+    /// Must be called inside a tokio runtime; it connects when it first sends.
+    pub(super) fn try_new(key: &str, config: &OtlpConfig) -> Result<Self, Invalid> {
+        Ok(Self {
+            channel: endpoint(key, config)?.connect_lazy(),
+            metadata: metadata(key, config)?,
+            compression: config.compression,
+            timeout: config.timeout.0,
+            max_response: config.max_response_bytes.as_usize(),
+        })
+    }
+
+    pub(super) async fn send(&self, signal: Signal, body: &Bytes) -> Outcome {
+        let mut client = tonic::client::Grpc::new(self.channel.clone())
+            .max_decoding_message_size(self.max_response)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(CompressionEncoding::Gzip);
+        client = match self.compression {
+            Compression::Gzip => client.send_compressed(CompressionEncoding::Gzip),
+            Compression::Zstd => client.send_compressed(CompressionEncoding::Zstd),
+            Compression::None => client,
+        };
+        let mut request = Request::new(body.clone());
+        *request.metadata_mut() = self.metadata.clone();
+        let path = PathAndQuery::from_static(signal.grpc_path());
+        let exchange = async {
+            client.ready().await.map_err(|e| Status::unavailable(cause(&e)))?;
+            client.unary(request, path, Raw).await
+        };
+        match tokio::time::timeout(self.timeout, exchange).await {
+            Ok(Ok(response)) => accepted(response.get_ref()),
+            Ok(Err(status)) => outcome(&status),
+            Err(_) => Outcome::retry(format!("no answer within {:?}", self.timeout)),
+        }
+    }
+}
+
+/// The innermost cause of an error: what an operator can act on.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    short(&error.to_string())
+}
+
+fn outcome(s: &Status) -> Outcome {
+    let (_, delay) = status(s.details());
+    let said = s.message();
+    let cause = std::error::Error::source(s).map(|e| format!(" ({})", cause(e))).unwrap_or_default();
+    let reason = short(&format!("{:?}: {said}{cause}", s.code()));
+    match s.code() {
+        Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DataLoss => Outcome::Retry { after: delay, reason },
+        Code::ResourceExhausted if delay.is_some() => Outcome::Retry { after: delay, reason },
+        Code::ResourceExhausted => Outcome::TooLarge,
+        // A connection that breaks is reported as one of these by tonic, with the transport's error as its source.
+        Code::Unknown | Code::Internal if std::error::Error::source(s).is_some() => Outcome::retry(reason),
+        _ => Outcome::Refused { reason },
+    }
+}
+
+fn endpoint(key: &str, config: &OtlpConfig) -> Result<Endpoint, Invalid> {
+    let wrong = |message: String| Invalid::new(format!("{key}.endpoint"), message);
+    let uri = match (config.endpoint.contains("://"), &config.tls) {
+        (true, _) => config.endpoint.clone(),
+        (false, Some(_)) => format!("https://{}", config.endpoint),
+        (false, None) => format!("http://{}", config.endpoint),
+    };
+    let shape = "write http://HOST:PORT, https://HOST:PORT or HOST:PORT";
+    let parsed: http::Uri = uri.parse().map_err(|e| wrong(format!("is not an address ({e}); {shape}")))?;
+    let https = match parsed.scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err(wrong(format!("has an unknown scheme; {shape}"))),
+    };
+    if !https && config.tls.is_some() {
+        return Err(wrong("begins with http:// but tls is set; write https://".to_owned()));
+    }
+    if parsed.port_u16().is_none() {
+        return Err(wrong("has no port; the usual one is 4317".to_owned()));
+    }
+    let mut endpoint = Endpoint::from_shared(uri)
+        .map_err(|e| wrong(format!("is not an address ({e}); {shape}")))?
+        .connect_timeout(config.timeout.0)
+        .user_agent(concat!("perigee/", env!("CARGO_PKG_VERSION")))
+        .map_err(|e| wrong(e.to_string()))?;
+    if https {
+        let tls = tls(key, config.tls.as_ref().unwrap_or(&TlsConfig::default()))?;
+        endpoint = endpoint.tls_config(tls).map_err(|e| {
+            Invalid::new(format!("{key}.tls"), format!("cannot be used: {}; check the PEM files", cause(&e)))
+        })?;
+    }
+    Ok(endpoint)
+}
+
+fn tls(key: &str, config: &TlsConfig) -> Result<ClientTlsConfig, Invalid> {
+    let files = TlsFiles::read(key, config)?;
+    let mut tls = ClientTlsConfig::new();
+    tls = match files.ca {
+        Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
+        None => tls.with_native_roots(),
+    };
+    if let Some((cert, key)) = files.identity {
+        tls = tls.identity(Identity::from_pem(cert, key));
+    }
+    if let Some(name) = &config.server_name {
+        tls = tls.domain_name(name);
+    }
+    Ok(tls)
+}
+
+fn metadata(key: &str, config: &OtlpConfig) -> Result<MetadataMap, Invalid> {
+    let mut out = MetadataMap::new();
+    for (name, value) in &config.headers.0 {
+        let wrong =
+            |what: &str| Invalid::new(format!("{key}.headers.{name}"), format!("is not a header {what}"));
+        let name: AsciiMetadataKey = name.to_lowercase().parse().map_err(|_| wrong("name"))?;
+        let value: AsciiMetadataValue = value.parse().map_err(|_| wrong("value"))?;
+        out.insert(name, value);
+    }
+    Ok(out)
+}
+
+/// Messages as they are.
+#[derive(Clone, Copy)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(source.copy_to_bytes(source.remaining())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::outcome::tests::status_with_retry;
+    use super::*;
+
+    #[test]
+    fn codes_mean_what_the_specification_says() {
+        for code in (0..17).map(Code::from_i32) {
+            let retryable = matches!(
+                code,
+                Code::Cancelled
+                    | Code::DeadlineExceeded
+                    | Code::Aborted
+                    | Code::OutOfRange
+                    | Code::Unavailable
+                    | Code::DataLoss
+            );
+            let out = outcome(&Status::new(code, "because"));
+            assert_eq!(matches!(out, Outcome::Retry { .. }), retryable, "{code:?}");
+            assert_eq!(matches!(out, Outcome::TooLarge), code == Code::ResourceExhausted, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn exhausted_with_a_delay_is_retried_after_it() {
+        let details = Bytes::from(status_with_retry("busy", 9));
+        let out = outcome(&Status::with_details(Code::ResourceExhausted, "busy", details));
+        assert!(matches!(out, Outcome::Retry { after: Some(d), .. } if d.as_secs() == 9), "{out:?}");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_is_checked_before_it_is_used() {
+        for (text, ok) in [
+            ("localhost:4317", true),
+            ("http://127.0.0.1:4317", true),
+            ("ftp://x:1", false),
+            ("localhost", false),
+            ("http://x y:1", false),
+        ] {
+            let result = Grpc::try_new("exporters.otlp", &OtlpConfig::new(text));
+            assert_eq!(result.is_ok(), ok, "{text}");
+            if let Err(invalid) = result {
+                assert_eq!(invalid.key, "exporters.otlp.endpoint");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_is_not_there_is_tried_again() {
+        let client = Grpc::try_new("x", &OtlpConfig::new("127.0.0.1:9")).unwrap();
+        let out = client.send(Signal::Traces, &Bytes::new()).await;
+        assert!(matches!(out, Outcome::Retry { .. }), "{out:?}");
+    }
+}

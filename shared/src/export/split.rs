@@ -1,0 +1,319 @@
+//! Splits an OTLP request into pieces, as bytes.
+//!
+//! A request is a tree: resources hold scopes, scopes hold spans, log records or metrics, metrics hold data points. A piece
+//! repeats of each open branch everything that is not a child (resource, scope, `schema_url`, unknown fields).
+
+use bytes::Bytes;
+
+use super::cut::Limits;
+use crate::otlp::protobuf::{Field, Fields, Malformed, Value, put_bytes};
+use crate::signal::Signal;
+
+/// The field numbers of a `Metric` that hold data points: gauge, sum, histogram, exponential histogram, summary.
+const POINTS: [u32; 5] = [5, 7, 9, 10, 11];
+
+/// The payload of a field that must be a message.
+fn message<'a>(field: &Field<'a>) -> Result<&'a [u8], Malformed> {
+    match field.value {
+        Value::Bytes(bytes) => Ok(bytes),
+        _ => Err(Malformed("a message field is not a message")),
+    }
+}
+
+/// How many fields `number` `message_bytes` has.
+fn children(message_bytes: &[u8], number: u32) -> Result<u64, Malformed> {
+    let mut n = 0;
+    for field in Fields::new(message_bytes) {
+        let field = field?;
+        if field.number == number {
+            message(&field)?;
+            n += 1;
+        }
+    }
+    Ok(n)
+}
+
+/// The data points of a `Metric`.
+fn points(metric: &[u8]) -> Result<u64, Malformed> {
+    let mut n = 0;
+    for field in Fields::new(metric) {
+        let field = field?;
+        if POINTS.contains(&field.number) {
+            n += children(message(&field)?, 1)?;
+        }
+    }
+    Ok(n)
+}
+
+/// The items of an export request, counted by its structure down to spans, log records or data points.
+pub(super) fn items(signal: Signal, body: &[u8]) -> Result<u64, Malformed> {
+    let mut n = 0;
+    for resource in Fields::new(body) {
+        let resource = resource?;
+        if resource.number != 1 {
+            continue;
+        }
+        for scope in Fields::new(message(&resource)?) {
+            let scope = scope?;
+            if scope.number != 2 {
+                continue;
+            }
+            if signal != Signal::Metrics {
+                n += children(message(&scope)?, 2)?;
+                continue;
+            }
+            for metric in Fields::new(message(&scope)?) {
+                let metric = metric?;
+                if metric.number == 2 {
+                    n += points(message(&metric)?)?;
+                }
+            }
+        }
+    }
+    Ok(n)
+}
+
+/// An open branch of the tree.
+struct Level {
+    /// The field of its parent in which it stands.
+    field: u32,
+    /// What every piece repeats.
+    header: Vec<u8>,
+    /// The header and the children of this piece.
+    body: Vec<u8>,
+    /// Whether an earlier piece has it.
+    emitted: bool,
+}
+
+impl Level {
+    fn new(field: u32, header: Vec<u8>) -> Self {
+        Self { field, body: header.clone(), header, emitted: false }
+    }
+
+    fn has_children(&self) -> bool {
+        self.body.len() > self.header.len()
+    }
+}
+
+/// Splits one request. It hands out one piece at a time and walks the request again for each, so that what every piece
+/// repeats is held once, however often it is repeated.
+pub(super) struct Splitter {
+    limits: Limits,
+    /// Metrics are opened to fill a piece to its last item, not only when they alone are above the limits.
+    exact: bool,
+    levels: Vec<Level>,
+    items: u64,
+    /// Bytes of children in this piece, without what is repeated.
+    content: usize,
+    /// Pieces still to pass before the wanted one.
+    skip: usize,
+    found: Option<(Vec<u8>, u64)>,
+}
+
+impl Splitter {
+    /// Piece number `index` of `body` with its items; `None` behind the last. There is at least one.
+    pub(super) fn piece(
+        limits: Limits,
+        exact: bool,
+        signal: Signal,
+        body: &[u8],
+        index: usize,
+    ) -> Result<Option<(Vec<u8>, u64)>, Malformed> {
+        let mut this =
+            Self { limits, exact, levels: Vec::new(), items: 0, content: 0, skip: index, found: None };
+        this.open(0, body, &[1])?;
+        for resource in Fields::new(body) {
+            let resource = resource?;
+            if resource.number == 1 {
+                this.resource(signal, message(&resource)?)?;
+            }
+        }
+        if this.levels[0].has_children() || !this.levels[0].emitted {
+            this.cut();
+        }
+        Ok(this.found)
+    }
+
+    /// Opens a branch whose children are the fields `children`.
+    fn open(&mut self, field: u32, message: &[u8], children: &[u32]) -> Result<(), Malformed> {
+        let mut header = Vec::new();
+        for f in Fields::new(message) {
+            let f = f?;
+            if !children.contains(&f.number) {
+                header.extend_from_slice(f.raw);
+            }
+        }
+        self.levels.push(Level::new(field, header));
+        Ok(())
+    }
+
+    /// Closes the innermost branch. One that earlier pieces have is left out when nothing came after.
+    fn close(&mut self) {
+        let level = self.levels.pop().expect("every close has its open");
+        if level.has_children() || !level.emitted {
+            let parent = self.levels.last_mut().expect("the request stays open");
+            put_bytes(&mut parent.body, level.field, &level.body);
+        }
+    }
+
+    fn resource(&mut self, signal: Signal, resource: &[u8]) -> Result<(), Malformed> {
+        self.open(1, resource, &[2])?;
+        for scope in Fields::new(resource) {
+            let scope = scope?;
+            if scope.number != 2 {
+                continue;
+            }
+            let scope = message(&scope)?;
+            self.open(2, scope, &[2])?;
+            for item in Fields::new(scope) {
+                let item = item?;
+                if item.number != 2 {
+                    continue;
+                }
+                let body = message(&item)?;
+                if signal == Signal::Metrics {
+                    self.metric(item.raw, body)?;
+                } else {
+                    self.put(item.raw, 1);
+                }
+            }
+            self.close();
+        }
+        self.close();
+        Ok(())
+    }
+
+    fn metric(&mut self, raw: &[u8], metric: &[u8]) -> Result<(), Malformed> {
+        let items = points(metric)?;
+        let mut data = Vec::new();
+        for field in Fields::new(metric) {
+            let field = field?;
+            if POINTS.contains(&field.number) {
+                data.push(field);
+            }
+        }
+        let room = self.limits.items.saturating_sub(self.items);
+        let too_large =
+            items > if self.exact { room } else { self.limits.items } || raw.len() > self.limits.bytes;
+        // A metric with several kinds of data means its last; it stays whole, so that it keeps its meaning.
+        let [data] = data.as_slice() else {
+            self.put(raw, items);
+            return Ok(());
+        };
+        if !too_large || items < 2 {
+            self.put(raw, items);
+            return Ok(());
+        }
+        self.open(2, metric, &[data.number])?;
+        let body = message(data)?;
+        self.open(data.number, body, &[1])?;
+        for point in Fields::new(body) {
+            let point = point?;
+            if point.number == 1 {
+                self.put(point.raw, 1);
+            }
+        }
+        self.close();
+        self.close();
+        Ok(())
+    }
+
+    /// Adds a child with so many items to the innermost branch; before it a piece ends when it would be above the limits.
+    fn put(&mut self, raw: &[u8], items: u64) {
+        if self.found.is_some() {
+            return;
+        }
+        let size: usize = self.levels.iter().map(|l| l.body.len() + 8).sum();
+        // What is repeated may be larger than the limit; then pieces still carry half the limit of children each, so that
+        // the pieces together stay in proportion to the request.
+        let full = size + raw.len() > self.limits.bytes && self.content + raw.len() > self.limits.bytes / 2;
+        if self.content > 0 && (full || self.items + items > self.limits.items) {
+            self.cut();
+        }
+        let level = self.levels.last_mut().expect("the request stays open");
+        level.body.extend_from_slice(raw);
+        self.items += items;
+        self.content += raw.len();
+    }
+
+    /// Ends a piece; the open branches go on in the next.
+    fn cut(&mut self) {
+        let mut child: Option<(u32, Vec<u8>)> = None;
+        for (depth, level) in self.levels.iter_mut().enumerate().rev() {
+            // A branch without anything in it waits for the next piece.
+            if depth > 0 && child.is_none() && !level.has_children() {
+                continue;
+            }
+            let mut body = std::mem::replace(&mut level.body, level.header.clone());
+            if let Some((field, bytes)) = child.take() {
+                put_bytes(&mut body, field, &bytes);
+            }
+            level.emitted = true;
+            child = Some((level.field, body));
+        }
+        let (_, body) = child.expect("the request itself is always open");
+        if self.skip > 0 {
+            self.skip -= 1;
+        } else if self.found.is_none() {
+            self.found = Some((body, self.items));
+        }
+        self.items = 0;
+        self.content = 0;
+    }
+}
+
+/// Splits a request in two by its items; `None` when it has fewer than two or cannot be read.
+pub fn halve(signal: Signal, body: &Bytes) -> Option<(Bytes, Bytes)> {
+    let items = items(signal, body).ok()?;
+    if items < 2 {
+        return None;
+    }
+    let limits = Limits { items: items.div_ceil(2), bytes: usize::MAX };
+    let piece = |index| Splitter::piece(limits, true, signal, body, index).ok().flatten();
+    let (first, _) = piece(0)?;
+    // Requests one after the other mean their concatenation.
+    let second: Vec<u8> = (1..).map_while(piece).flat_map(|(bytes, _)| bytes).collect();
+    (!second.is_empty()).then(|| (Bytes::from(first), Bytes::from(second)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::cut::tests::{decoded_items, metric_with_points, request};
+
+    #[test]
+    fn halving_goes_down_to_single_items() {
+        for signal in Signal::ALL {
+            let mut work = vec![request(signal, &[3, 1, 5])];
+            let mut single = 0;
+            while let Some(body) = work.pop() {
+                if let Some((a, b)) = halve(signal, &body) {
+                    let whole = decoded_items(signal, &body);
+                    let (a_items, b_items) = (decoded_items(signal, &a), decoded_items(signal, &b));
+                    assert_eq!(a_items.len(), whole.len().div_ceil(2));
+                    assert_eq!([a_items, b_items].concat(), whole);
+                    work.extend([b, a]);
+                } else {
+                    assert_eq!(decoded_items(signal, &body).len(), 1);
+                    single += 1;
+                }
+            }
+            assert_eq!(single, 9, "{signal}");
+        }
+    }
+
+    #[test]
+    fn a_metric_is_split_at_its_points_and_keeps_what_it_is() {
+        let body = metric_with_points(10);
+        let (a, b) = halve(Signal::Metrics, &body).unwrap();
+        let items = [decoded_items(Signal::Metrics, &a), decoded_items(Signal::Metrics, &b)];
+        assert_eq!((items[0].len(), items[1].len()), (5, 5));
+        assert_eq!(items.concat(), decoded_items(Signal::Metrics, &body));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_halved() {
+        assert!(halve(Signal::Logs, &Bytes::from_static(b"\xff\xff")).is_none());
+        assert!(halve(Signal::Logs, &Bytes::new()).is_none());
+    }
+}
