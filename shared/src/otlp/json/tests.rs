@@ -1,0 +1,272 @@
+//! What comes out is compared, as messages, with what `opentelemetry-proto` reads from the same JSON or has written.
+
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
+use prost::Message;
+use serde::de::DeserializeOwned;
+
+use super::*;
+
+mod messages;
+
+const LIMIT: usize = 1 << 20;
+
+fn read<M: Message + Default>(signal: Signal, json: &str) -> M {
+    let bytes = transcode(signal, json.as_bytes(), LIMIT).unwrap();
+    M::decode(bytes.as_slice()).unwrap()
+}
+
+fn refused(signal: Signal, json: &str) -> String {
+    transcode(signal, json.as_bytes(), LIMIT).unwrap_err().to_string()
+}
+
+/// The value of the first attribute of the first resource.
+fn value(json: &str) -> Option<Value> {
+    let json =
+        format!(r#"{{"resourceLogs":[{{"resource":{{"attributes":[{{"key":"k","value":{json}}}]}}}}]}}"#);
+    let request: ExportLogsServiceRequest = read(Signal::Logs, &json);
+    let resource = request.resource_logs[0].resource.clone().unwrap();
+    resource.attributes[0].value.clone().and_then(|v| v.value)
+}
+
+/// A log record with these fields.
+fn record(fields: &str) -> String {
+    format!(r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{{{fields}}}]}}]}}]}}"#)
+}
+
+/// A gauge point with these fields.
+fn point(fields: &str) -> String {
+    format!(
+        r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"gauge":{{"dataPoints":[{{{fields}}}]}}}}]}}]}}]}}"#
+    )
+}
+
+fn agrees<M: Message + Default + DeserializeOwned + PartialEq + fmt::Debug>(signal: Signal, json: &str) {
+    let expected: M = serde_json::from_str(json).unwrap();
+    assert_ne!(expected, M::default());
+    assert_eq!(read::<M>(signal, json), expected);
+}
+
+#[test]
+fn the_examples_are_read_as_opentelemetry_proto_reads_them() {
+    agrees::<ExportTraceServiceRequest>(Signal::Traces, include_str!("tests/traces.json"));
+    agrees::<ExportMetricsServiceRequest>(Signal::Metrics, include_str!("tests/metrics.json"));
+    agrees::<ExportLogsServiceRequest>(Signal::Logs, include_str!("tests/logs.json"));
+}
+
+#[test]
+fn a_value_is_kept_even_when_it_is_the_default() {
+    assert_eq!(value(r#"{"intValue":"0"}"#), Some(Value::IntValue(0)));
+    assert_eq!(value(r#"{"intValue":0}"#), Some(Value::IntValue(0)));
+    assert_eq!(value(r#"{"stringValue":""}"#), Some(Value::StringValue(String::new())));
+    assert_eq!(value(r#"{"boolValue":false}"#), Some(Value::BoolValue(false)));
+    assert_eq!(value(r#"{"doubleValue":0}"#), Some(Value::DoubleValue(0.0)));
+    assert_eq!(value(r#"{"bytesValue":""}"#), Some(Value::BytesValue(Vec::new())));
+    assert_eq!(value(r#"{"arrayValue":{}}"#), Some(Value::ArrayValue(ArrayValue::default())));
+    assert_eq!(value(r#"{"kvlistValue":{"values":[]}}"#), Some(Value::KvlistValue(KeyValueList::default())));
+    assert_eq!(value("{}"), None);
+    assert_eq!(value(r#"{"intValue":null}"#), None);
+    assert_eq!(value("null"), None);
+}
+
+#[test]
+fn values_nest() {
+    let number = |n| AnyValue { value: Some(Value::IntValue(n)) };
+    let inner = KeyValue { key: "a".to_owned(), value: Some(number(-7)), key_strindex: 0 };
+    let list = AnyValue { value: Some(Value::KvlistValue(KeyValueList { values: vec![inner] })) };
+    let expected = ArrayValue { values: vec![number(1), AnyValue { value: None }, list] };
+    assert_eq!(
+        value(
+            r#"{"arrayValue":{"values":[{"intValue":1},null,{"kvlistValue":{"values":[{"key":"a","value":{"intValue":"-7"}}]}}]}}"#
+        ),
+        Some(Value::ArrayValue(expected))
+    );
+}
+
+#[test]
+fn unknown_keys_are_ignored_whatever_they_hold() {
+    let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    let json =
+        record(&format!(r#""x":{{"y":[1,{{"z":null}}]}},"deep":{deep},"severity_number":9,"flags":1"#));
+    let request: ExportLogsServiceRequest = read(Signal::Logs, &json);
+    let record = &request.resource_logs[0].scope_logs[0].log_records[0];
+    assert_eq!((record.severity_number, record.flags), (0, 1), "snake_case is not a key of OTLP JSON");
+}
+
+#[test]
+fn ids_are_hex_of_either_case() {
+    let json = record(r#""traceId":"5B8EFFF798038103d269b633813fc60c","spanId":"eee19b7ec3c1b174""#);
+    let request: ExportLogsServiceRequest = read(Signal::Logs, &json);
+    let record = &request.resource_logs[0].scope_logs[0].log_records[0];
+    assert_eq!(record.trace_id[..4], [0x5b, 0x8e, 0xff, 0xf7]);
+    assert_eq!(record.span_id.len(), 8);
+    for wrong in ["5b8", "zz", "5b8e fff7", "0x5b", "é0", "+1"] {
+        let error = refused(Signal::Logs, &record_with_id(wrong));
+        assert!(error.contains("hex digits"), "{error}");
+        assert!(!error.contains(wrong), "{error}");
+    }
+}
+
+fn record_with_id(id: &str) -> String {
+    record(&format!(r#""traceId":"{id}""#))
+}
+
+#[test]
+fn integers_of_64_bits_are_strings_or_numbers() {
+    for (written, expected) in [
+        ("18446744073709551615", u64::MAX),
+        ("\"18446744073709551615\"", u64::MAX),
+        ("1.7e18", 1_700_000_000_000_000_000),
+        ("\"0\"", 0),
+        ("null", 0),
+    ] {
+        let request: ExportMetricsServiceRequest =
+            read(Signal::Metrics, &point(&format!(r#""timeUnixNano":{written},"asInt":"1""#)));
+        let bytes = request.encode_to_vec();
+        assert_eq!(bytes.windows(8).any(|w| w == expected.to_le_bytes()), expected != 0, "{written}");
+    }
+    for wrong in ["-1", "1.5", "18446744073709551616", "\"\"", "\"1 \"", "\"x\"", "true", "{}", "[]", "1e300"]
+    {
+        let error = refused(Signal::Metrics, &point(&format!(r#""timeUnixNano":{wrong}"#)));
+        assert!(error.contains("2^64 - 1, as a string or a number"), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn doubles_are_numbers_or_the_three_names() {
+    for (written, expected) in [
+        ("1", 1.0),
+        ("-2.5e3", -2500.0),
+        ("\"1.25\"", 1.25),
+        ("\"Infinity\"", f64::INFINITY),
+        ("\"-Infinity\"", f64::NEG_INFINITY),
+        ("5e-324", 5e-324),
+        ("0.1", 0.1),
+    ] {
+        assert_eq!(value(&format!(r#"{{"doubleValue":{written}}}"#)), Some(Value::DoubleValue(expected)));
+    }
+    assert!(matches!(value(r#"{"doubleValue":"NaN"}"#), Some(Value::DoubleValue(v)) if v.is_nan()));
+    for wrong in ["\"inf\"", "\"nan\"", "\"1e999\"", "\"\"", "false", "1e999"] {
+        let error = refused(Signal::Metrics, &point(&format!(r#""asDouble":{wrong}"#)));
+        assert!(error.contains("number"), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn enums_are_integers() {
+    let request: ExportLogsServiceRequest = read(Signal::Logs, &record(r#""severityNumber":17"#));
+    assert_eq!(request.resource_logs[0].scope_logs[0].log_records[0].severity_number, 17);
+    let error = refused(Signal::Logs, &record(r#""severityNumber":"SEVERITY_NUMBER_ERROR""#));
+    assert_eq!(
+        error,
+        "malformed OTLP JSON at line 1 column 87: expected an integer: OTLP JSON has no names for enum values"
+    );
+}
+
+#[test]
+fn bytes_are_base64_of_either_alphabet() {
+    for written in ["+/8=", "-_8=", "-_8", "+/8"] {
+        let json = format!(r#"{{"bytesValue":"{written}"}}"#);
+        assert_eq!(value(&json), Some(Value::BytesValue(vec![0xfb, 0xff])));
+    }
+    assert!(refused(Signal::Logs, &record(r#""body":{"bytesValue":"?"}"#)).contains("base64"));
+}
+
+#[test]
+fn a_shape_that_does_not_fit_is_refused() {
+    for (fields, says) in [
+        (r#""attributes":{}"#, "expected an array"),
+        (r#""attributes":[[]]"#, "expected an object"),
+        (r#""attributes":[1]"#, "expected an object"),
+        (r#""body":[]"#, "expected an object"),
+        (r#""body":"secret""#, "expected an object"),
+        (r#""severityText":5"#, "expected a string"),
+        (r#""severityText":["a"]"#, "expected a string"),
+        (r#""flags":4294967296"#, "2^32 - 1"),
+        (r#""body":{"boolValue":"true"}"#, "true or false"),
+        (r#""body":{"kvlistValue":{"values":{}}}"#, "expected an array"),
+    ] {
+        let error = refused(Signal::Logs, &record(fields));
+        assert!(error.contains(says) && !error.contains("secret"), "{fields}: {error}");
+    }
+    let packed = |bounds: &str| {
+        format!(
+            r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"histogram":{{"dataPoints":[{{"explicitBounds":{bounds}}}]}}}}]}}]}}]}}"#
+        )
+    };
+    for wrong in ["1", "[null]", "[[1]]", "[{}]", "[\"x\"]"] {
+        assert!(transcode(Signal::Metrics, packed(wrong).as_bytes(), LIMIT).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn what_is_not_a_request_is_refused_with_its_place() {
+    for wrong in ["", "null", "[]", "1", "\"x\"", "true", "1.5", "{", "{}{}", "{\"resourceLogs\":[}", "\u{1}"]
+    {
+        assert!(transcode(Signal::Logs, wrong.as_bytes(), LIMIT).is_err(), "{wrong:?}");
+    }
+    assert_eq!(
+        refused(Signal::Logs, "{\n  \"resourceLogs\": [ 5 ]\n}"),
+        "malformed OTLP JSON at line 2 column 21: expected an object"
+    );
+    assert!(transcode(Signal::Logs, b"{\"resourceLogs\":[{\"schemaUrl\":\"\xff\"}]}", LIMIT).is_err());
+    assert_eq!(transcode(Signal::Logs, b"{}", 0), Ok(Vec::new()));
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    let nested = |levels: usize| {
+        let open = r#"{"arrayValue":{"values":["#.repeat(levels);
+        record(&format!(r#""body":{open}{}"#, "]}}".repeat(levels)))
+    };
+    assert!(transcode(Signal::Logs, nested(25).as_bytes(), LIMIT).is_ok());
+    let error = refused(Signal::Logs, &nested(40));
+    assert!(error.contains("nested too deeply"), "{error}");
+    assert!(transcode(Signal::Logs, nested(100_000).as_bytes(), LIMIT).is_err());
+    let unclosed = format!("{{\"resourceLogs\":{}", "[".repeat(1_000_000));
+    assert!(transcode(Signal::Logs, unclosed.as_bytes(), LIMIT).is_err());
+}
+
+#[test]
+fn what_comes_out_is_bounded() {
+    let json = include_str!("tests/metrics.json").as_bytes();
+    let whole = transcode(Signal::Metrics, json, LIMIT).unwrap();
+    for limit in 0..whole.len() {
+        assert_eq!(transcode(Signal::Metrics, json, limit), Err(JsonError::TooLarge { limit }));
+    }
+    assert!(transcode(Signal::Metrics, json, whole.len()).is_ok_and(|w| w == whole));
+}
+
+#[test]
+fn every_truncation_and_every_changed_byte_is_read_or_refused() {
+    for (signal, json) in [
+        (Signal::Traces, include_bytes!("tests/traces.json").as_slice()),
+        (Signal::Metrics, include_bytes!("tests/metrics.json")),
+        (Signal::Logs, include_bytes!("tests/logs.json")),
+    ] {
+        let whole = json.trim_ascii_end();
+        for cut in 0..whole.len() {
+            assert!(transcode(signal, &whole[..cut], LIMIT).is_err());
+        }
+        for at in 0..whole.len() {
+            for byte in [b'"', b'{', b'[', b'0', b'-', b'n', 0xff] {
+                let mut changed = whole.to_vec();
+                changed[at] = byte;
+                if let Ok(bytes) = transcode(signal, &changed, LIMIT) {
+                    decodes(signal, &bytes);
+                }
+            }
+        }
+    }
+}
+
+fn decodes(signal: Signal, bytes: &[u8]) {
+    match signal {
+        Signal::Traces => drop(ExportTraceServiceRequest::decode(bytes).unwrap()),
+        Signal::Metrics => drop(ExportMetricsServiceRequest::decode(bytes).unwrap()),
+        Signal::Logs => drop(ExportLogsServiceRequest::decode(bytes).unwrap()),
+    }
+}
