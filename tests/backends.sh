@@ -7,7 +7,7 @@
 #   tests/backends.sh -k counters      anything else goes to pytest
 #
 # PERIGEE_BIN_DIR names a folder with space-agent and ground-station; without it the release binaries are built here.
-# PYTHON names the interpreter (python3). The first build takes about 10 minutes on two cores and 2 GiB of downloads.
+# PYTHON names the interpreter (python3). The first build takes about 10 minutes on two cores, and the modules 3 GiB of Go's cache.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -85,6 +85,8 @@ need "$python" "install Python 3.10 or later, or name it with PYTHON"
   fail "$python has no venv: install it (Debian: apt-get install python3-venv)"
 [ -n "${PERIGEE_BIN_DIR:-}" ] || need cargo "install Rust (https://rustup.rs), or give PERIGEE_BIN_DIR"
 
+[ -z "${PERIGEE_BIN_DIR:-}" ] || PERIGEE_BIN_DIR=$(realpath -m "$PERIGEE_BIN_DIR")
+cd "$root"
 mkdir -p "$bin"
 go_program prometheus github.com/prometheus/prometheus/cmd/prometheus 4 -tags remove_all_sd
 go_program jaeger github.com/jaegertracing/jaeger/cmd/jaeger 4
@@ -93,8 +95,8 @@ python_client
 
 if [ -z "${PERIGEE_BIN_DIR:-}" ]; then
   timed "building space-agent and ground-station" \
-    cargo build --release --manifest-path "$root/Cargo.toml" -p space-agent -p ground-station
-  PERIGEE_BIN_DIR=${CARGO_TARGET_DIR:-$root/target}/release
+    cargo build --release -p space-agent -p ground-station
+  PERIGEE_BIN_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")/release
 fi
 export PERIGEE_BIN_DIR
 for program in space-agent ground-station; do

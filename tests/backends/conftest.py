@@ -28,6 +28,12 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+def pytest_terminal_summary(terminalreporter):
+    for stack in _running:
+        if stack.directory.exists():
+            terminalreporter.write_line(f"logs and data are kept in {stack.directory}")
+
+
 @pytest.fixture(scope="session")
 def stack():
     """Jaeger, Prometheus, ground-station and space-agent, running."""
@@ -40,7 +46,5 @@ def stack():
         raise
     yield stack
     stack.stop()
-    if _failed:
-        print(f"\nlogs and data are kept in {stack.directory}")
-    else:
+    if not _failed:
         stack.remove()

@@ -25,11 +25,18 @@ DEADLINE = 60  # seconds until a condition that should hold counts as a failure
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+_given = set()
+
+
 def free_port(kind=socket.SOCK_STREAM):
-    """A port of 127.0.0.1 that nothing uses now."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of 127.0.0.1 that nothing uses now, never the same one twice."""
+    while True:
+        with socket.socket(socket.AF_INET, kind) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def fetch(url, data=None, headers=None, **query):
@@ -268,12 +275,13 @@ service:
 
     @contextlib.contextmanager
     def contact(self):
-        """A contact with the station, closed at the end."""
+        """A contact with the station, closed at the end if the agent still runs."""
         self.command_line("contact", "open", STATION)
         try:
             yield
         finally:
-            self.command_line("contact", "close")
+            if self.child.poll() is None:
+                self.command_line("contact", "close")
 
     def status(self):
         return json.loads(self.command_line("status", "--json"))
