@@ -37,7 +37,7 @@ impl Debug {
 
     pub(super) fn send(&self, signal: Signal, body: &Bytes) -> Outcome {
         let Ok(items) = items(signal, body) else {
-            return Outcome::Refused { reason: "the request cannot be read".to_owned() };
+            return Outcome::unreadable();
         };
         let mut text = format!("{signal}: {items} {}, {} bytes\n", signal.items_name(), body.len());
         let described = match self.verbosity {
@@ -46,7 +46,7 @@ impl Debug {
             Verbosity::Detailed => detailed(signal, body, &mut text),
         };
         if described.is_err() {
-            return Outcome::Refused { reason: "the request cannot be read".to_owned() };
+            return Outcome::unreadable();
         }
         (self.sink)(&text);
         Outcome::ACCEPTED

@@ -40,7 +40,7 @@ impl File {
         self.env
             .cpu(move || {
                 let Some(line) = json_line(signal, &body) else {
-                    return Outcome::Refused { reason: "the request cannot be read".to_owned() };
+                    return Outcome::unreadable();
                 };
                 match writer.lock().unwrap_or_else(PoisonError::into_inner).append(&line) {
                     Ok(()) => Outcome::ACCEPTED,

@@ -86,7 +86,11 @@ fn outcome(s: &Status) -> Outcome {
         Code::ResourceExhausted => Outcome::TooLarge,
         // A connection that breaks is reported as one of these by tonic, with the transport's error as its source.
         Code::Unknown | Code::Internal if std::error::Error::source(s).is_some() => Outcome::retry(reason),
-        _ => Outcome::Refused { reason },
+        code => {
+            let misconfigured =
+                matches!(code, Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented);
+            Outcome::Refused { reason, misconfigured }
+        }
     }
 }
 

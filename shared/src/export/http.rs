@@ -113,7 +113,7 @@ fn outcome(code: StatusCode, after: Option<Duration>, body: &[u8]) -> Outcome {
     match code.as_u16() {
         429 | 502 | 503 | 504 => Outcome::Retry { after: after.or(delay), reason },
         413 => Outcome::TooLarge,
-        _ => Outcome::Refused { reason },
+        code => Outcome::Refused { reason, misconfigured: matches!(code, 401 | 403 | 404 | 405) },
     }
 }
 

@@ -30,12 +30,20 @@ pub enum Outcome {
     Refused {
         /// Why, without payload.
         reason: String,
+        /// The answer is about this exporter's settings (credentials, address, method), not about the data: every request
+        /// would be refused, so it is better held until somebody has mended them.
+        misconfigured: bool,
     },
 }
 
 impl Outcome {
     /// Everything was accepted.
     pub const ACCEPTED: Self = Self::Accepted { rejected: 0, message: String::new() };
+
+    /// These bytes are no OTLP request.
+    pub(super) fn unreadable() -> Self {
+        Self::Refused { reason: "the request cannot be read".to_owned(), misconfigured: false }
+    }
 
     pub(super) fn retry(reason: impl Into<String>) -> Self {
         Self::Retry { after: None, reason: reason.into() }

@@ -1,0 +1,438 @@
+//! The configuration file: what may be written, its defaults, and whether it makes sense.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use perigee_shared::config::{self, Components, ConfigError, Invalid};
+use perigee_shared::export::ExporterConfig;
+use perigee_shared::link::tls;
+use perigee_shared::serve::Endpoint;
+use perigee_shared::signal::{Signal, SignalSet};
+use perigee_shared::units::{ByteSize, Span};
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Who may connect and how.
+    pub link: LinkConfig,
+    /// Backends.
+    pub exporters: Components<ExporterConfig>,
+    /// The spool.
+    pub storage: StorageConfig,
+    /// Whether `satellite.id` and `ground.station.id` are added to every resource.
+    #[serde(default = "yes")]
+    pub resource_attributes: bool,
+    /// Listeners for people and machines.
+    #[serde(default)]
+    pub extensions: Extensions,
+    /// What goes where, and what the program says of itself.
+    pub service: Service,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// `link`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkConfig {
+    /// This station's id, as in its certificate.
+    pub station: String,
+    /// UDP addresses; they share one ledger.
+    pub listen: Vec<String>,
+    /// This station's certificate, PEM.
+    pub certificate_file: PathBuf,
+    /// Its private key, PEM.
+    pub private_key_file: PathBuf,
+    /// The satellites' authority, PEM; two during a change of authority.
+    pub satellite_ca_file: PathBuf,
+    /// Revoked satellite certificates, PEM; reloaded when it changes.
+    pub satellite_crl_file: Option<PathBuf>,
+    /// Partial segments are synced after so many bytes.
+    #[serde(default = "default_sync_bytes")]
+    pub partial_sync_bytes: ByteSize,
+    /// Or after so much time.
+    #[serde(default = "default_sync_interval")]
+    pub partial_sync_interval: Span,
+    /// What one connection may have sent that was not read yet.
+    #[serde(default = "default_window")]
+    pub receive_window: ByteSize,
+    /// Connections at once, of all satellites.
+    #[serde(default = "default_connections")]
+    pub max_connections: usize,
+    /// Above so many unfinished handshakes a peer must prove its address first.
+    #[serde(default = "default_retry_above")]
+    pub retry_above: usize,
+    /// How long a handshake may take; the Moon is 2.6 s away and back.
+    #[serde(default = "default_handshake")]
+    pub handshake_timeout: Span,
+    /// Who may connect.
+    #[serde(default)]
+    pub satellites: BTreeMap<String, Option<SatelliteConfig>>,
+}
+
+fn default_sync_bytes() -> ByteSize {
+    ByteSize::mib(2)
+}
+
+fn default_sync_interval() -> Span {
+    Span::secs(1)
+}
+
+fn default_window() -> ByteSize {
+    ByteSize::mib(4)
+}
+
+fn default_connections() -> usize {
+    16
+}
+
+fn default_retry_above() -> usize {
+    8
+}
+
+fn default_handshake() -> Span {
+    Span::secs(15)
+}
+
+/// Bounds of one satellite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SatelliteConfig {
+    /// Of segments that are not whole yet.
+    pub max_partial_bytes: ByteSize,
+    /// Of the spool; above it its link stops reading. 0: only the spool's own bound.
+    pub max_spool_bytes: ByteSize,
+}
+
+impl Default for SatelliteConfig {
+    fn default() -> Self {
+        Self { max_partial_bytes: ByteSize::mib(64), max_spool_bytes: ByteSize(0) }
+    }
+}
+
+/// `storage`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageConfig {
+    /// Where the spool's file is.
+    pub directory: PathBuf,
+    /// Of segments, partials and dead letters; keep it well below the volume.
+    #[serde(default = "default_max_bytes")]
+    pub max_bytes: ByteSize,
+    /// Given back when the disk is full, so that deletes get through.
+    #[serde(default = "default_ballast")]
+    pub ballast: ByteSize,
+}
+
+fn default_max_bytes() -> ByteSize {
+    ByteSize(10 << 30)
+}
+
+fn default_ballast() -> ByteSize {
+    ByteSize::mib(8)
+}
+
+/// `extensions`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Extensions {
+    /// `GET /` answers 200 while the program works.
+    pub health_check: Option<EndpointConfig>,
+    /// JSON for people and tools.
+    pub api: Option<EndpointConfig>,
+    /// For the commands of this program.
+    pub control: Option<ControlConfig>,
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointConfig {
+    /// `HOST:PORT` or `unix:///PATH`
+    pub endpoint: String,
+    /// That it is wanted without TLS and beyond this machine.
+    #[serde(default)]
+    pub insecure: bool,
+}
+
+/// `extensions.control`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlConfig {
+    /// A unix socket.
+    pub socket: PathBuf,
+}
+
+/// `service`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Exporters by signal.
+    pub pipelines: Pipelines,
+    /// What the program says of itself.
+    #[serde(default)]
+    pub telemetry: Telemetry,
+}
+
+/// `service.pipelines`: each signal needs one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipelines {
+    /// Spans.
+    pub traces: Pipeline,
+    /// Data points.
+    pub metrics: Pipeline,
+    /// Log records.
+    pub logs: Pipeline,
+}
+
+/// One signal's way out.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// Names from `exporters`.
+    pub exporters: Vec<String>,
+}
+
+impl Pipelines {
+    /// The pipeline of `signal`.
+    pub fn of(&self, signal: Signal) -> &Pipeline {
+        match signal {
+            Signal::Traces => &self.traces,
+            Signal::Metrics => &self.metrics,
+            Signal::Logs => &self.logs,
+        }
+    }
+
+    /// The exporters that are used, in the order of their names, with their signals.
+    pub fn routes(&self) -> BTreeMap<String, SignalSet> {
+        let mut out = BTreeMap::<String, SignalSet>::new();
+        for signal in Signal::ALL {
+            for name in &self.of(signal).exporters {
+                let set = out.entry(name.clone()).or_default();
+                *set = set.with(signal);
+            }
+        }
+        out
+    }
+}
+
+/// `service.telemetry`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Prometheus.
+    pub metrics: Option<EndpointConfig>,
+    /// Logs.
+    pub logs: LogsConfig,
+}
+
+/// `service.telemetry.logs`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogsConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,ground_station=debug`.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+impl Default for LogsConfig {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`; nothing is bound.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = config::load(path, |name| std::env::var(name).ok())?;
+        config.validate().map_err(|invalid| ConfigError::Invalid {
+            path: path.display().to_string(),
+            key: invalid.key,
+            message: invalid.message,
+        })?;
+        Ok(config)
+    }
+
+    /// Checks that the settings make sense together.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        self.validate_link()?;
+        self.validate_pipelines()?;
+        let smallest = ByteSize::mib(1);
+        if self.storage.max_bytes < smallest {
+            return Err(Invalid::new("storage.max_bytes", "must be at least 1MiB; the default is 10GiB"));
+        }
+        for (key, listener) in [
+            ("extensions.health_check", &self.extensions.health_check),
+            ("extensions.api", &self.extensions.api),
+            ("service.telemetry.metrics", &self.service.telemetry.metrics),
+        ] {
+            if let Some(listener) = listener {
+                validate_endpoint(key, listener)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_link(&self) -> Result<(), Invalid> {
+        let link = &self.link;
+        const ID: &str = "must be 1 to 63 of a-z, 0-9 and -, as in the certificate";
+        if !tls::is_valid_id(&link.station) {
+            return Err(Invalid::new("link.station", ID));
+        }
+        if link.listen.is_empty() {
+            return Err(Invalid::new("link.listen", "needs at least one UDP address, for example 0.0.0.0:4433"));
+        }
+        for address in &link.listen {
+            if address.parse::<SocketAddr>().is_err() {
+                let message = format!("`{address}` is not an address; write IP:PORT, for example 0.0.0.0:4433");
+                return Err(Invalid::new("link.listen", message));
+            }
+        }
+        for (id, satellite) in &link.satellites {
+            let key = format!("link.satellites.{id}");
+            if !tls::is_valid_id(id) {
+                return Err(Invalid::new(key, ID));
+            }
+            let bounds = satellite.unwrap_or_default();
+            if bounds.max_partial_bytes.0 < perigee_shared::segment::MAX_PAYLOAD {
+                return Err(Invalid::new(
+                    format!("{key}.max_partial_bytes"),
+                    "must hold the largest segment, 64MiB",
+                ));
+            }
+        }
+        for (name, value, least) in [
+            ("partial_sync_bytes", link.partial_sync_bytes.0, 64 << 10),
+            ("partial_sync_interval", u64::try_from(link.partial_sync_interval.0.as_millis()).unwrap_or(0), 10),
+            ("receive_window", link.receive_window.0, 64 << 10),
+            ("max_connections", link.max_connections as u64, 1),
+            ("handshake_timeout", link.handshake_timeout.0.as_secs(), 1),
+        ] {
+            if value < least {
+                let unit = match name {
+                    "partial_sync_interval" => "10ms",
+                    "max_connections" => "1",
+                    "handshake_timeout" => "1s",
+                    _ => "64KiB",
+                };
+                return Err(Invalid::new(format!("link.{name}"), format!("must be at least {unit}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_pipelines(&self) -> Result<(), Invalid> {
+        for signal in Signal::ALL {
+            let key = format!("service.pipelines.{signal}.exporters");
+            let names = &self.service.pipelines.of(signal).exporters;
+            if names.is_empty() {
+                return Err(Invalid::new(key, "needs at least one exporter, or its items would never leave the spool"));
+            }
+            for name in names {
+                if self.exporters.get(name).is_none() {
+                    return Err(self.exporters.unknown(key, name));
+                }
+            }
+        }
+        let used = self.service.pipelines.routes();
+        for (name, exporter) in self.exporters.iter() {
+            let key = format!("exporters.{name}");
+            exporter.validate(&key)?;
+            if !used.contains_key(name) {
+                return Err(Invalid::new(key, "is in no pipeline; add it to one or take it out"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The bounds of a satellite that may connect.
+    pub fn satellite(&self, id: &str) -> Option<SatelliteConfig> {
+        self.link.satellites.get(id).map(|s| s.unwrap_or_default())
+    }
+}
+
+fn validate_endpoint(key: &str, listener: &EndpointConfig) -> Result<(), Invalid> {
+    let endpoint = Endpoint::parse(&listener.endpoint)
+        .map_err(|message| Invalid::new(format!("{key}.endpoint"), message))?;
+    if !endpoint.is_local() && !listener.insecure {
+        let message = "is reachable from other machines and has neither TLS nor authentication; \
+                       use 127.0.0.1, or write insecure: true beside it if that is wanted";
+        return Err(Invalid::new(format!("{key}.endpoint"), message));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const EXAMPLE: &str = include_str!("../../deploy/config/ground.yaml");
+
+    pub(crate) fn read(text: &str) -> Result<Config, String> {
+        let config: Config = config::parse(text, "c.yaml", |_| None).map_err(|e| e.to_string())?;
+        config.validate().map_err(|e| format!("{}: {}", e.key, e.message))?;
+        Ok(config)
+    }
+
+    #[test]
+    fn the_example_configuration_is_right_and_shows_the_defaults() {
+        let config = read(EXAMPLE).unwrap();
+        assert_eq!(config.link.partial_sync_bytes, default_sync_bytes());
+        assert_eq!(config.link.partial_sync_interval, default_sync_interval());
+        assert_eq!(config.link.receive_window, default_window());
+        assert_eq!(config.link.max_connections, default_connections());
+        assert_eq!(config.link.retry_above, default_retry_above());
+        assert_eq!(config.link.handshake_timeout, default_handshake());
+        assert_eq!(config.satellite("sat-1"), Some(SatelliteConfig::default()));
+        assert_eq!(config.satellite("sat-2"), None);
+        assert_eq!(config.storage.max_bytes, default_max_bytes());
+        assert_eq!(config.storage.ballast, default_ballast());
+        assert_eq!(config.service.telemetry.logs, LogsConfig::default());
+        let routes = config.service.pipelines.routes();
+        assert!(routes["otlp/jaeger"].contains(Signal::Traces));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named_with_its_key() {
+        for (from, to, expected) in [
+            ("station: svalbard", "station: Svalbard", "link.station"),
+            ("\"127.0.0.1:4433\"", "\"localhost\"", "link.listen"),
+            ("exporters: [file/logs]", "exporters: []", "service.pipelines.logs.exporters"),
+            ("exporters: [file/logs]", "exporters: [file/log]", "did you mean `file/logs`"),
+            ("exporters: [file/logs]", "exporters: [otlp/jaeger]", "exporters.file/logs"),
+            ("endpoint: 127.0.0.1:8890", "endpoint: 0.0.0.0:8890", "extensions.api.endpoint"),
+            ("{endpoint: 127.0.0.1:8889}", "{endpoint: \"[::]:8889\"}", "insecure: true"),
+            ("max_bytes: 10GiB", "max_bytes: 10KiB", "storage.max_bytes"),
+            ("max_partial_bytes: 64MiB", "max_partial_bytes: 1MiB", "link.satellites.sat-1"),
+            ("partial_sync_bytes: 2MiB", "partial_sync_bytes: 2B", "link.partial_sync_bytes"),
+            ("  station:", "  statoin:", "did you mean `station`"),
+        ] {
+            assert!(EXAMPLE.contains(from), "{from}");
+            let error = read(&EXAMPLE.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_open_address_is_allowed_when_it_is_wanted() {
+        let open = EXAMPLE.replace("{endpoint: 127.0.0.1:8890}", "{endpoint: 0.0.0.0:8890, insecure: true}");
+        read(&open).unwrap();
+    }
+}
