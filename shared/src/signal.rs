@@ -148,6 +148,16 @@ impl Counts {
         out
     }
 
+    /// Signal by signal the larger.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        let mut out = self;
+        for (a, b) in out.0.iter_mut().zip(other.0) {
+            *a = (*a).max(b);
+        }
+        out
+    }
+
     /// The persisted form: three little-endian u64 in the order of [`Signal::ALL`].
     pub fn to_bytes(self) -> [u8; 24] {
         let mut out = [0; 24];

@@ -1,1 +1,5 @@
-//! x
+//! space-agent: receives OTLP on board, keeps it durable and ships it when a contact opens.
+//!
+//! Modules in the order in which data passes them.
+
+pub mod wal;

@@ -1,0 +1,288 @@
+//! What the write-ahead log keeps in memory: numbers, ranges and sums, never payloads. Everything here can be read again from
+//! the tables, which is what happens after a failed write.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use perigee_proto::link::DropReason;
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::segment::Lane;
+use perigee_shared::signal::{Counts, SignalSet};
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
+
+use super::group::GroupHeader;
+use super::tables::{
+    CHUNKS, CONSUMERS, COUNTERS, CURSORS, DROPS, EPOCHS, FORMAT, JOURNAL, LANES, META, SEGMENTS, SHIPPED,
+};
+use super::{SegmentRecord, WalError};
+
+/// Names in `counters`.
+pub(super) const ACCEPTED: &str = "accepted";
+pub(super) const DELIVERED: &str = "delivered";
+
+/// Names in `meta`; values are u64 LE.
+pub(super) const META_FORMAT: &str = "format";
+pub(super) const META_EPOCH: &str = "epoch";
+pub(super) const META_START_COUNTER: &str = "start_counter";
+pub(super) const META_STARTED: &str = "started_unix_nano";
+pub(super) const META_NEXT_GROUP: &str = "next_group";
+pub(super) const META_NEXT_DROP: &str = "next_drop";
+/// Drops below it may have been reported: they no longer change.
+pub(super) const META_REPORTED: &str = "drops_reported";
+
+/// A life of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Life {
+    /// A random id.
+    pub epoch: u64,
+    /// Larger is later.
+    pub start_counter: u64,
+    /// When it began, ns since the Unix epoch by the satellite's clock.
+    pub started_unix_nano: u64,
+}
+
+/// A commit group that is not in a segment yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GroupMeta {
+    pub(super) number: u64,
+    pub(super) stored: u64,
+    pub(super) header: GroupHeader,
+}
+
+/// A lane's numbers.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LaneState {
+    /// The sequence that the next segment gets.
+    pub(super) next_sequence: u64,
+    /// Every group below it is in a segment.
+    pub(super) position: u64,
+    pub(super) on_board: RangeSet,
+    /// Sequences that may have been on a wire: the ground may have committed them without our knowing. Kept in memory only;
+    /// after a start everything on board may have been.
+    pub(super) sent: RangeSet,
+}
+
+/// The whole of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    pub(super) life: Life,
+    pub(super) lanes: BTreeMap<Lane, LaneState>,
+    pub(super) next_group: u64,
+    pub(super) next_drop: u64,
+    pub(super) drops_reported: u64,
+    /// Groups that are not in a segment yet, oldest first.
+    pub(super) unsealed: VecDeque<GroupMeta>,
+    /// Groups that are in a segment and still in the table: the first number and how many bytes.
+    pub(super) sealed_from: u64,
+    pub(super) sealed_stored: u64,
+    pub(super) unsealed_stored: u64,
+    pub(super) unsealed_raw: u64,
+    pub(super) unsealed_items: Counts,
+    pub(super) segment_stored: u64,
+    pub(super) segments: u64,
+    /// Items in segments on board.
+    pub(super) in_segments: Counts,
+    pub(super) accepted: Counts,
+    pub(super) delivered: Counts,
+    pub(super) dropped: BTreeMap<i32, Counts>,
+    pub(super) consumers: BTreeMap<String, u8>,
+    pub(super) drops: u64,
+}
+
+impl State {
+    pub(super) fn lane(&mut self, lane: Lane) -> &mut LaneState {
+        self.lanes.entry(lane).or_insert_with(|| LaneState { next_sequence: 1, ..LaneState::default() })
+    }
+
+    /// Items in the journal that are not in a segment yet.
+    pub(super) const fn in_journal(&self) -> Counts {
+        self.unsealed_items
+    }
+
+    /// Bytes in the store that count against its budget.
+    pub(super) const fn stored(&self) -> u64 {
+        self.sealed_stored + self.unsealed_stored + self.segment_stored
+    }
+
+    pub(super) fn count_drop(&mut self, reason: DropReason, items: Counts) {
+        *self.dropped.entry(reason as i32).or_default() += items;
+    }
+
+    /// Reads everything from `db`; makes the tables and a first life when it is new.
+    pub(super) fn load(db: &redb::Database, life: impl FnOnce() -> Life) -> Result<Self, WalError> {
+        let mut state = Self::default();
+        match read_format(db)? {
+            Some(found) if found > FORMAT => return Err(WalError::Format { found, known: FORMAT }),
+            Some(_) => {}
+            None => create(db, life())?,
+        }
+        let txn = db.begin_read()?;
+        state.read_numbers(&txn)?;
+        state.read_lanes(&txn)?;
+        state.read_journal(&txn)?;
+        Ok(state)
+    }
+
+    fn read_numbers(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {
+        let meta = txn.open_table(META)?;
+        let number = |name: &'static str| -> Result<u64, WalError> {
+            let value = meta.get(name)?.ok_or(WalError::Damaged("a number is missing in meta"))?;
+            Ok(u64::from_le_bytes(value.value().try_into().map_err(|_| WalError::Damaged("meta"))?))
+        };
+        self.life = Life {
+            epoch: number(META_EPOCH)?,
+            start_counter: number(META_START_COUNTER)?,
+            started_unix_nano: number(META_STARTED)?,
+        };
+        self.next_group = number(META_NEXT_GROUP)?;
+        self.next_drop = number(META_NEXT_DROP)?;
+        self.drops_reported = number(META_REPORTED)?;
+        for entry in txn.open_table(COUNTERS)?.iter()? {
+            let (name, value) = entry?;
+            let counts = Counts::from_bytes(value.value()).ok_or(WalError::Damaged("counters"))?;
+            match name.value() {
+                ACCEPTED => self.accepted = counts,
+                DELIVERED => self.delivered = counts,
+                dropped => {
+                    let reason = dropped.strip_prefix("dropped:").and_then(|n| n.parse().ok());
+                    self.dropped.insert(reason.ok_or(WalError::Damaged("counters"))?, counts);
+                }
+            }
+        }
+        for entry in txn.open_table(CONSUMERS)?.iter()? {
+            let (name, id) = entry?;
+            self.consumers.insert(name.value().to_owned(), id.value());
+        }
+        self.drops = txn.open_table(DROPS)?.len()?;
+        Ok(())
+    }
+
+    fn read_lanes(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {
+        for entry in txn.open_table(LANES)?.iter()? {
+            let (lane, numbers) = entry?;
+            let (next_sequence, position) = numbers.value();
+            *self.lane(Lane(lane.value())) = LaneState { next_sequence, position, ..LaneState::default() };
+        }
+        for entry in txn.open_table(SEGMENTS)?.iter()? {
+            let (key, value) = entry?;
+            let (lane, sequence) = key.value();
+            let record = SegmentRecord::from_bytes(value.value())?;
+            self.segments += 1;
+            self.segment_stored += record.header.payload_len;
+            self.in_segments += record.header.items;
+            let lane = self.lane(Lane(lane));
+            if sequence >= lane.next_sequence {
+                return Err(WalError::Damaged("a segment is above its lane's high-water mark"));
+            }
+            lane.on_board.insert(sequence..sequence + 1);
+            lane.sent.insert(sequence..sequence + 1);
+        }
+        Ok(())
+    }
+
+    fn read_journal(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {
+        let position = self.lanes.values().map(|l| l.position).min().unwrap_or(0);
+        self.sealed_from = position;
+        let mut last = None;
+        for entry in txn.open_table(JOURNAL)?.iter()? {
+            let (key, value) = entry?;
+            let (number, piece) = key.value();
+            let stored = value.value().len() as u64;
+            if piece > 0 {
+                let group = self.unsealed.back_mut().filter(|g| g.number == number);
+                match group {
+                    Some(group) => {
+                        group.stored += stored;
+                        self.unsealed_stored += stored;
+                    }
+                    None => self.sealed_stored += stored,
+                }
+                continue;
+            }
+            let header = GroupHeader::read(value.value())?;
+            if number < position {
+                self.sealed_from = self.sealed_from.min(number);
+                self.sealed_stored += stored;
+            } else {
+                self.push_unsealed(GroupMeta { number, stored, header });
+            }
+            last = Some((number, header.accepted));
+        }
+        if let Some((number, accepted)) = last {
+            // Commits do not touch the counter tables: the last group knows better.
+            self.next_group = self.next_group.max(number + 1);
+            self.accepted = self.accepted.max(accepted);
+        }
+        Ok(())
+    }
+
+    pub(super) fn push_unsealed(&mut self, group: GroupMeta) {
+        self.unsealed_stored += group.stored;
+        self.unsealed_raw += group.header.raw_len;
+        self.unsealed_items += group.header.items;
+        self.unsealed.push_back(group);
+    }
+
+    /// Takes out the groups below `position`; returns the bytes they have in the store.
+    pub(super) fn pop_unsealed(&mut self, position: u64) -> u64 {
+        let mut stored = 0;
+        while let Some(group) = self.unsealed.pop_front_if(|g| g.number < position) {
+            stored += group.stored;
+            self.unsealed_raw -= group.header.raw_len;
+            self.unsealed_items = self.unsealed_items.saturating_sub(group.header.items);
+        }
+        self.unsealed_stored -= stored;
+        stored
+    }
+
+    /// The signals of which something is on board.
+    pub(super) fn signals(&self) -> SignalSet {
+        (self.in_segments + self.in_journal()).signals()
+    }
+}
+
+fn read_format(db: &redb::Database) -> Result<Option<u64>, WalError> {
+    let txn = db.begin_read()?;
+    let meta = match txn.open_table(META) {
+        Ok(meta) => meta,
+        Err(redb::TableError::TableDoesNotExist(_)) => {
+            // Only an empty database is new; one with other tables is not ours.
+            if txn.list_tables()?.next().is_some() {
+                return Err(WalError::Damaged("the file is not a write-ahead log"));
+            }
+            return Ok(None);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let value = meta.get(META_FORMAT)?.ok_or(WalError::Damaged("no format number"))?;
+    Ok(Some(u64::from_le_bytes(value.value().try_into().map_err(|_| WalError::Damaged("format number"))?)))
+}
+
+fn create(db: &redb::Database, life: Life) -> Result<(), WalError> {
+    let txn = db.begin_write()?;
+    {
+        let mut meta = txn.open_table(META)?;
+        for (name, value) in [
+            (META_FORMAT, FORMAT),
+            (META_EPOCH, life.epoch),
+            (META_START_COUNTER, life.start_counter),
+            (META_STARTED, life.started_unix_nano),
+            (META_NEXT_GROUP, 1),
+            (META_NEXT_DROP, 1),
+            (META_REPORTED, 1),
+        ] {
+            meta.insert(name, &value.to_le_bytes()[..])?;
+        }
+        txn.open_table(LANES)?.insert(Lane::BULK.0, (1, 1))?;
+        txn.open_table(JOURNAL)?;
+        txn.open_table(SEGMENTS)?;
+        txn.open_table(CHUNKS)?;
+        txn.open_table(CONSUMERS)?;
+        txn.open_table(CURSORS)?;
+        txn.open_table(COUNTERS)?;
+        txn.open_table(DROPS)?;
+        txn.open_table(EPOCHS)?;
+        txn.open_table(SHIPPED)?;
+    }
+    txn.commit()?;
+    Ok(())
+}
