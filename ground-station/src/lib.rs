@@ -1,1 +1,11 @@
-//! x
+//! ground-station: takes segments from satellites over QUIC, commits them and re-exports OTLP.
+//!
+//! In the order in which data passes: [`config`] says what is wanted, the [`link`] receives segments, the [`spool`] keeps
+//! them, each [`exporter`] sends them on, the [`console`] shows where things are, and [`telemetry`] counts. [`ground`] puts
+//! these together; [`pki`] makes certificates; [`commands`] is what the command line does.
+
+pub mod config;
+pub mod link;
+pub mod spool;
+pub mod exporter;
+pub mod telemetry;

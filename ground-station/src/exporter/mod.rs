@@ -1,0 +1,198 @@
+//! Exporters: each sends what its signals' segments hold to one backend, from a durable place of its own.
+//!
+//! One that is down holds nobody back: it waits and tries again, for ever. What a backend refuses is halved until the single
+//! items that it means are found; only those go to dead-letter, in the transaction that moves the place on.
+
+mod deliver;
+mod rate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use perigee_shared::config::Invalid;
+use perigee_shared::env::Env;
+use perigee_shared::export::cut::Plan;
+use perigee_shared::export::{Attributes, Client, Cut, Cuts, ExporterConfig};
+use perigee_shared::segment::Decoder;
+use perigee_shared::signal::{Counts, SignalSet};
+use tokio_util::sync::CancellationToken;
+
+use self::deliver::{Delivery, Stopped};
+use crate::spool::{self, Letter, Progress, SpoolError, Store, Work};
+use crate::telemetry::Metrics;
+
+/// How long settled segments may wait to be deleted together.
+const SWEEP_AFTER: Duration = Duration::from_secs(1);
+
+/// One exporter.
+pub struct Exporter {
+    name: Arc<str>,
+    plan: Plan,
+    /// Whether the satellite's and this station's id are added.
+    station: Option<String>,
+    delivery: Delivery,
+    store: Store,
+    env: Env,
+}
+
+/// Why a segment was left before its end.
+enum Left {
+    Shutdown,
+    Spool(SpoolError),
+}
+
+impl From<SpoolError> for Left {
+    fn from(error: SpoolError) -> Self {
+        Self::Spool(error)
+    }
+}
+
+impl From<Stopped> for Left {
+    fn from(Stopped: Stopped) -> Self {
+        Self::Shutdown
+    }
+}
+
+impl Exporter {
+    /// An exporter called `name` of these signals; must be called inside a tokio runtime. `station`: whose id is added to
+    /// every resource beside the satellite's, if they are.
+    pub fn try_new(
+        name: &str,
+        config: &ExporterConfig,
+        signals: SignalSet,
+        station: Option<String>,
+        env: &Env,
+        store: Store,
+        metrics: Metrics,
+    ) -> Result<Self, Invalid> {
+        let client = Client::try_new(&format!("exporters.{name}"), config, env)?;
+        let name: Arc<str> = name.into();
+        Ok(Self {
+            plan: Plan { signals, limits: config.limits(), attributes: Attributes::default() },
+            station,
+            delivery: Delivery::new(Arc::clone(&name), client, config, env, metrics),
+            name,
+            store,
+            env: env.clone(),
+        })
+    }
+
+    /// Exports until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut status = self.store.status();
+        loop {
+            status.borrow_and_update();
+            match self.step(&shutdown).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(Left::Shutdown | Left::Spool(SpoolError::Gone)) => return,
+                Err(Left::Spool(error)) => {
+                    tracing::error!(exporter = %self.name, %error, "the spool cannot be read");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            }
+            // Nothing to do: what was settled is deleted once it has been quiet for a moment.
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                changed = status.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(SWEEP_AFTER) => {
+                    if self.store.sweep().await.is_err() {
+                        return;
+                    }
+                    tokio::select! {
+                        biased;
+                        () = shutdown.cancelled() => return,
+                        changed = status.changed() => if changed.is_err() { return },
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a dead letter that was asked for, or the next segment. Whether there was any.
+    async fn step(&mut self, shutdown: &CancellationToken) -> Result<bool, Left> {
+        if let Some(replay) = self.store.next_replay(Arc::clone(&self.name)).await? {
+            let letter = replay.letter;
+            let refused = self.delivery.once(letter.signal, &letter.body, letter.items.total(), shutdown).await?;
+            self.store.replayed(replay.id, refused).await?;
+            return Ok(true);
+        }
+        let fingerprint = self.plan.fingerprint();
+        match self.store.next(Arc::clone(&self.name), self.plan.signals, fingerprint).await? {
+            None => Ok(false),
+            Some(work) => Box::pin(self.segment(work, fingerprint, shutdown)).await.map(|()| true),
+        }
+    }
+
+    async fn segment(
+        &mut self,
+        work: Work,
+        fingerprint: u64,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Left> {
+        if !work.checked && !self.check(&work).await? {
+            return Ok(());
+        }
+        let mut plan = self.plan.clone();
+        if let Some(station) = &self.station {
+            plan.attributes =
+                Attributes::new(&[("satellite.id", &*work.satellite), ("ground.station.id", station)]);
+        }
+        let decoder = match Decoder::new(&work.header, &work.payload) {
+            Ok(decoder) => decoder,
+            Err(error) => return Ok(self.store.condemn(work.entry, error.to_string()).await?),
+        };
+        let mut progress = Progress { entry: work.entry, fingerprint, ..Progress::default() };
+        for (number, cut) in (0u64..).zip(Cuts::new(decoder, plan)) {
+            let cut = match cut {
+                Ok(cut) => cut,
+                Err(error) => return Ok(self.store.condemn(work.entry, error.to_string()).await?),
+            };
+            if number < work.request {
+                continue;
+            }
+            progress.request = number + 1;
+            match cut {
+                Cut::Request { signal, body, items } => {
+                    let delivered = self.delivery.send(signal, body, items, shutdown).await?;
+                    progress.letters = delivered.letters;
+                    progress.rejected = Counts::of(signal, delivered.rejected);
+                }
+                Cut::Undecodable { signal, body } => {
+                    let reason = "the request cannot be read".to_owned();
+                    progress.letters = vec![Letter { signal, body, items: Counts::ZERO, reason }];
+                    progress.rejected = Counts::ZERO;
+                }
+            }
+            self.store.progress(Arc::clone(&self.name), progress.clone()).await?;
+        }
+        let finished =
+            Progress { finished: true, letters: Vec::new(), rejected: Counts::ZERO, ..progress };
+        self.store.progress(Arc::clone(&self.name), finished).await?;
+        Ok(())
+    }
+
+    /// Whether the segment decodes; one that does not goes to dead-letter whole, before any of it is sent.
+    async fn check(&self, work: &Work) -> Result<bool, Left> {
+        let (header, payload) = (Arc::clone(&work.header), Arc::clone(&work.payload));
+        match self.env.cpu(move || spool::check(&header, &payload)).await {
+            Ok(()) => {
+                self.store.mark_checked(work.entry).await?;
+                Ok(true)
+            }
+            Err(error) => {
+                tracing::error!(
+                    event.name = "perigee.spool.undecodable",
+                    satellite = %work.satellite,
+                    segment = %work.header.id,
+                    %error,
+                    "a committed segment does not decode; it is kept in dead-letter"
+                );
+                self.store.condemn(work.entry, error.to_string()).await?;
+                Ok(false)
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Who may connect: certificates, the list of satellites, revocation.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use perigee_shared::env::Env;
+use perigee_shared::link::tls::{self, Credentials, Identity, Role, TlsError};
+use perigee_shared::link::transport;
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+
+use crate::config::{Config, LinkConfig};
+
+/// What the link's TLS is made of.
+pub(super) struct Access {
+    credentials: Credentials,
+    satellites: Arc<RootCertStore>,
+    domain: String,
+    revocations: Option<PathBuf>,
+    changed: Option<SystemTime>,
+    limits: LinkConfig,
+}
+
+impl Access {
+    pub(super) fn try_new(config: &Config) -> Result<Self, TlsError> {
+        let link = &config.link;
+        let credentials = Credentials::load(&link.certificate_file, &link.private_key_file)?;
+        let own = credentials.identity()?;
+        if own.role != Role::Station || own.id != link.station {
+            return Err(TlsError::Identity(
+                "link.certificate_file is not of the station link.station: issue one with `pki issue station ID`",
+            ));
+        }
+        Ok(Self {
+            credentials,
+            satellites: tls::load_authorities(&link.satellite_ca_file)?,
+            domain: own.trust_domain,
+            revocations: link.satellite_crl_file.clone(),
+            changed: None,
+            limits: link.clone(),
+        })
+    }
+
+    /// The server's configuration with the revocations of now, and these.
+    pub(super) fn server(&mut self, env: &Env) -> Result<(quinn::ServerConfig, Revocations), TlsError> {
+        let revoked = match &self.revocations {
+            Some(path) => tls::load_revocations(path)?,
+            None => Vec::new(),
+        };
+        self.changed = self.modified();
+        let mut server = tls::server_config(
+            self.credentials.clone(),
+            Arc::clone(&self.satellites),
+            revoked.clone(),
+            Arc::clone(&env.clock),
+        )?;
+        // Before authentication little is held.
+        server
+            .transport_config(transport::ground(self.limits.receive_window.0))
+            .max_incoming(4 * self.limits.max_connections)
+            .incoming_buffer_size(64 << 10)
+            .incoming_buffer_size_total(1 << 20);
+        Ok((server, Revocations(revoked)))
+    }
+
+    fn modified(&self) -> Option<SystemTime> {
+        std::fs::metadata(self.revocations.as_ref()?).and_then(|m| m.modified()).ok()
+    }
+
+    /// Whether the revocation list's file is another one than was read.
+    pub(super) fn has_changed(&self) -> bool {
+        self.revocations.is_some() && self.modified() != self.changed
+    }
+
+    /// Who may connect.
+    pub(super) fn allowed(&self) -> Allowed {
+        Allowed { domain: self.domain.clone(), satellites: self.limits.satellites.keys().cloned().collect() }
+    }
+}
+
+/// Who may connect.
+pub(super) struct Allowed {
+    domain: String,
+    satellites: BTreeSet<String>,
+}
+
+impl Allowed {
+    /// Whether this peer is a satellite of our domain.
+    pub(super) fn judge(&self, identity: &Identity) -> Result<(), String> {
+        if identity.role != Role::Satellite {
+            return Err("the certificate is not a satellite's".to_owned());
+        }
+        if identity.trust_domain != self.domain {
+            return Err(format!(
+                "the certificate is of the domain {}, this station of {}",
+                identity.trust_domain, self.domain
+            ));
+        }
+        if !self.satellites.contains(&identity.id) {
+            return Err(format!("satellite {} is not in this station's link.satellites", identity.id));
+        }
+        Ok(())
+    }
+}
+
+/// Revocation lists.
+pub(super) struct Revocations(Vec<CertificateRevocationListDer<'static>>);
+
+impl Revocations {
+    pub(super) fn contain(&self, serial: &[u8]) -> bool {
+        self.0.iter().any(|list| {
+            webpki::BorrowedCertRevocationList::from_der(list)
+                .map(webpki::CertRevocationList::from)
+                .is_ok_and(|list| matches!(list.find_serial(serial), Ok(Some(_))))
+        })
+    }
+}
+
+/// The serial number of the peer's certificate.
+pub(super) fn peer_serial(connection: &quinn::Connection) -> Vec<u8> {
+    connection
+        .peer_identity()
+        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
+        .and_then(|chain| {
+            let certificate = webpki::EndEntityCert::try_from(chain.first()?).ok()?;
+            Some(certificate.serial().to_vec())
+        })
+        .unwrap_or_default()
+}

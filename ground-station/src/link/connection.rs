@@ -1,0 +1,353 @@
+//! One connection: moves bytes between quinn, the protocol machine and the spool, and decides nothing.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use perigee_proto::link;
+use perigee_shared::link::wire;
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::machine::{Action, Close, Event, Machine, Settings, StreamId};
+use super::registry::Registry;
+use crate::spool::{SpoolError, Status, Store};
+use crate::telemetry::Metrics;
+
+/// Bytes that are read from a stream at once.
+const READ: usize = 64 << 10;
+/// Reads that wait for the machine.
+const QUEUE: usize = 8;
+/// How long the peer may take to let a message through.
+const SEND_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a contact may last without Hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a connection needs from around it.
+#[derive(Clone)]
+pub(super) struct Surroundings {
+    pub(super) store: Store,
+    pub(super) metrics: Metrics,
+    pub(super) registry: Registry,
+    pub(super) shutdown: CancellationToken,
+}
+
+/// What is asked of the spool at the moment; at most one thing of a kind.
+type Pending = Pin<Box<dyn Future<Output = Result<Event, SpoolError>> + Send>>;
+
+struct Shell {
+    connection: Connection,
+    control: SendStream,
+    machine: Machine,
+    around: Surroundings,
+    satellite: Arc<str>,
+    asked: Vec<Pending>,
+    stops: std::collections::BTreeMap<StreamId, CancellationToken>,
+}
+
+/// Serves a connection until it ends; what arrived is in the spool then.
+pub(super) async fn serve(connection: Connection, settings: Settings, around: Surroundings) {
+    let satellite = Arc::clone(&settings.satellite);
+    let opened = tokio::time::timeout(HELLO_TIMEOUT, connection.accept_bi()).await;
+    let Ok(Ok((control, receive))) = opened else {
+        connection.close(code(Close::Protocol), b"no control stream");
+        return;
+    };
+    let mut tasks = JoinSet::new();
+    let (control_events, mut controls) = mpsc::channel(QUEUE);
+    tasks.spawn(read_control(receive, control_events));
+    let (stream_events, mut streams) = mpsc::channel(QUEUE);
+    let mut shell = Shell {
+        connection: connection.clone(),
+        control,
+        machine: Machine::new(settings),
+        around,
+        satellite,
+        asked: Vec::new(),
+        stops: Default::default(),
+    };
+    tasks.spawn(accept_streams(connection.clone(), stream_events));
+    shell.run(&mut controls, &mut streams).await;
+    tasks.shutdown().await;
+}
+
+impl Shell {
+    async fn run(
+        &mut self,
+        controls: &mut mpsc::Receiver<Event>,
+        streams: &mut mpsc::Receiver<FromStream>,
+    ) {
+        let mut status = self.around.store.status();
+        let shutdown = self.around.shutdown.clone();
+        let (mut controls_open, mut leaving) = (true, false);
+        let begun = Instant::now();
+        loop {
+            let room = status.borrow_and_update().has_room(&self.satellite);
+            let reading = self.machine.wants_data() && room;
+            let deadline = self.machine.deadline();
+            let event = tokio::select! {
+                biased;
+                () = shutdown.cancelled(), if !leaving => {
+                    leaving = true;
+                    Event::Shutdown
+                }
+                event = next_answer(&mut self.asked), if !self.asked.is_empty() => match event {
+                    Ok(event) => event,
+                    Err(error) => {
+                        tracing::error!(satellite = %self.satellite, %error, "the spool does not answer");
+                        self.connection.close(code(Close::Shutdown), b"the ground-station's spool is gone");
+                        return;
+                    }
+                },
+                event = controls.recv(), if controls_open => match event {
+                    Some(event) => event,
+                    None => {
+                        controls_open = false;
+                        continue;
+                    }
+                },
+                () = sleep_until(deadline), if deadline.is_some() => Event::Tick,
+                event = streams.recv(), if reading => match event {
+                    Some(FromStream::Opened(stream, open, stop)) => {
+                        self.stops.insert(stream, stop);
+                        Event::Opened(stream, open)
+                    }
+                    Some(FromStream::Data(stream, offset, bytes)) => {
+                        self.around.metrics.received(&self.satellite, bytes.len() as u64);
+                        Event::Data(stream, offset, bytes)
+                    }
+                    Some(FromStream::Ended(stream)) => {
+                        self.stops.remove(&stream);
+                        Event::Ended(stream)
+                    }
+                    // The connection is gone and everything that had arrived was taken.
+                    None => break,
+                },
+                // While nothing is read, nobody else would notice that the connection is gone.
+                _ = self.connection.closed(), if !reading && self.asked.is_empty() => break,
+                () = tokio::time::sleep_until(begun + HELLO_TIMEOUT), if !self.machine.has_begun() => {
+                    self.connection.close(code(Close::Protocol), b"no Hello");
+                    break;
+                }
+                _ = changed(&mut status) => continue,
+            };
+            self.handle(event).await;
+            if leaving && self.machine.is_idle() && self.asked.is_empty() {
+                self.connection.close(code(Close::Shutdown), b"the ground-station ends");
+                break;
+            }
+        }
+        self.finish().await;
+    }
+
+    /// Hands over what is left and waits until it is durable.
+    async fn finish(&mut self) {
+        self.handle(Event::Lost).await;
+        while !self.asked.is_empty() {
+            match next_answer(&mut self.asked).await {
+                Ok(event) => self.handle(event).await,
+                Err(_) => return,
+            }
+            if self.asked.is_empty() && !self.machine.is_idle() {
+                self.handle(Event::Lost).await;
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Event) {
+        for action in self.machine.on_event(Instant::now(), event) {
+            match action {
+                Action::Ledger(hello) => self.greet(hello),
+                Action::Send(message) => self.send(&message).await,
+                Action::Stop(stream) => {
+                    if let Some(stop) = self.stops.remove(&stream) {
+                        stop.cancel();
+                    }
+                }
+                Action::Commit(batch) => {
+                    let store = self.around.store.clone();
+                    self.asked.push(Box::pin(async move { store.commit(batch).await.map(Event::Applied) }));
+                }
+                Action::Drops(drops) => {
+                    let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
+                    self.asked.push(Box::pin(async move {
+                        let ack = link::DropsAck {
+                            epoch: drops.epoch,
+                            ids: drops.drops.iter().map(|d| d.id).collect(),
+                        };
+                        store.drops(satellite, drops).await.map(|()| Event::DropsRecorded(ack))
+                    }));
+                }
+                Action::Conflict(id) => {
+                    self.around.metrics.conflict(&self.satellite);
+                    tracing::error!(
+                        event.name = "perigee.link.conflict",
+                        satellite = %self.satellite,
+                        segment = %id,
+                        "another segment was committed under this name; it is neither taken nor acknowledged"
+                    );
+                }
+                Action::Close(why, reason) => {
+                    tracing::warn!(satellite = %self.satellite, reason, "link closed");
+                    self.connection.close(code(why), reason.as_bytes());
+                }
+            }
+        }
+    }
+
+    /// Ends older connections of this satellite, so that what they hold is in the ledger, and asks it.
+    fn greet(&mut self, hello: Arc<link::Hello>) {
+        tracing::info!(
+            satellite = %self.satellite,
+            remote = %self.connection.remote_address(),
+            epochs = hello.epochs.len(),
+            "contact"
+        );
+        let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
+        let (registry, id) = (self.around.registry.clone(), self.connection.stable_id());
+        self.asked.push(Box::pin(async move {
+            registry.supersede(&satellite, id).await;
+            store.ledger(satellite, hello).await.map(Event::Ledger)
+        }));
+    }
+
+    async fn send(&mut self, message: &link::GroundMessage) {
+        let frame = wire::frame(message);
+        match tokio::time::timeout(SEND_TIMEOUT, self.control.write_all(&frame)).await {
+            Ok(Ok(())) => {}
+            // The connection is gone; what was acknowledged in vain is acknowledged in the next Resume.
+            Ok(Err(error)) => tracing::debug!(satellite = %self.satellite, %error, "not sent"),
+            Err(_) => self.connection.close(code(Close::Protocol), b"the control stream is not read"),
+        }
+    }
+}
+
+pub(super) fn code(close: Close) -> VarInt {
+    VarInt::from_u32(close as u32)
+}
+
+/// The first answer of those that are awaited.
+async fn next_answer(asked: &mut Vec<Pending>) -> Result<Event, SpoolError> {
+    std::future::poll_fn(|cx| {
+        for i in 0..asked.len() {
+            if let std::task::Poll::Ready(out) = asked[i].as_mut().poll(cx) {
+                drop(asked.remove(i));
+                return std::task::Poll::Ready(out);
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn changed(status: &mut watch::Receiver<Status>) {
+    if status.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What comes from the streams of segments.
+enum FromStream {
+    Opened(StreamId, link::SegmentOpen, CancellationToken),
+    Data(StreamId, u64, bytes::Bytes),
+    Ended(StreamId),
+}
+
+async fn read_control(mut stream: RecvStream, events: mpsc::Sender<Event>) {
+    loop {
+        match wire::read::<link::AgentMessage>(&mut stream).await {
+            Ok(Some(message)) => {
+                if events.send(Event::Control(message)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(%error, "control stream");
+                return;
+            }
+        }
+    }
+}
+
+async fn accept_streams(connection: Connection, events: mpsc::Sender<FromStream>) {
+    let mut readers = JoinSet::new();
+    let mut next = 0;
+    loop {
+        tokio::select! {
+            biased;
+            Some(_) = readers.join_next(), if !readers.is_empty() => {}
+            stream = connection.accept_uni() => match stream {
+                Ok(stream) => {
+                    readers.spawn(read_segment(next, stream, events.clone(), connection.clone()));
+                    next += 1;
+                }
+                Err(_) => break,
+            },
+        }
+    }
+    drop(events);
+    while readers.join_next().await.is_some() {}
+}
+
+async fn read_segment(
+    id: StreamId,
+    mut stream: RecvStream,
+    events: mpsc::Sender<FromStream>,
+    connection: Connection,
+) {
+    let (open, header) = match read_open(&mut stream).await {
+        Ok(read) => read,
+        Err(wire::WireError::Stream(_)) => return,
+        Err(error) => {
+            connection.close(code(Close::Protocol), error.to_string().as_bytes());
+            return;
+        }
+    };
+    let stop = CancellationToken::new();
+    if events.send(FromStream::Opened(id, open, stop.clone())).await.is_err() {
+        return;
+    }
+    loop {
+        // Unordered: what arrived above a hole is kept when the link is lost.
+        let chunk = tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                let _ = stream.stop(VarInt::from_u32(0));
+                break;
+            }
+            chunk = stream.read_chunk(READ, false) => chunk,
+        };
+        let Ok(Some(chunk)) = chunk else { break };
+        let offset = chunk.offset.saturating_sub(header);
+        if events.send(FromStream::Data(id, offset, chunk.bytes)).await.is_err() {
+            return;
+        }
+    }
+    let _ = events.send(FromStream::Ended(id)).await;
+}
+
+/// The message that opens a segment's stream, and how many bytes of the stream it takes with its length.
+async fn read_open(stream: &mut RecvStream) -> Result<(link::SegmentOpen, u64), wire::WireError> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length > wire::MAX_MESSAGE {
+        return Err(wire::WireError::TooLarge(length));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    let open = prost::Message::decode(body.as_slice()).map_err(|_| wire::WireError::Unreadable)?;
+    Ok((open, 4 + length as u64))
+}

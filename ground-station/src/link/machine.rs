@@ -1,0 +1,444 @@
+//! The ground's side of the link protocol as a plain state machine: no socket, no clock, no database.
+//!
+//! It is told what happened ([`Event`]) and answers with what is to be done ([`Action`]). It holds the bytes that arrived until
+//! they are handed to the spool, and only acknowledges what the spool has said is durable. One hand-over is under way at a
+//! time; what becomes whole meanwhile is handed over together.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use perigee_proto::link::{self, GoodbyeReason, RejectReason, agent_message, ground_message};
+use perigee_shared::link::MINOR_VERSION;
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::segment::{Codec, Hash, Header, HeaderError, SegmentId};
+use tokio::time::Instant;
+
+use crate::spool::{Applied, Incoming, Piece};
+
+/// What one connection is held to.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Who the certificate says is at the other end.
+    pub satellite: Arc<str>,
+    /// This station.
+    pub station: String,
+    /// Bytes after which partials are synced.
+    pub sync_bytes: usize,
+    /// Time after which partials are synced.
+    pub sync_interval: Duration,
+    /// What this satellite's partials may take.
+    pub max_partial_bytes: u64,
+}
+
+/// Held ranges of one partial that are said; leaving some out only costs the satellite their bytes, and a message is bounded.
+const MAX_HELD: usize = 2048;
+
+/// Names a stream of one connection.
+pub type StreamId = u64;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A message on the control stream.
+    Control(link::AgentMessage),
+    /// The ledger's answer to [`Action::Ledger`].
+    Ledger(Vec<link::ResumeEpoch>),
+    /// A segment's stream began.
+    Opened(StreamId, link::SegmentOpen),
+    /// Bytes of a segment's stream; the offset counts from behind [`link::SegmentOpen`].
+    Data(StreamId, u64, Bytes),
+    /// A segment's stream ended, whole or not.
+    Ended(StreamId),
+    /// The spool's answer to [`Action::Commit`].
+    Applied(Vec<Applied>),
+    /// The drops of [`Action::Drops`] are in the ledger.
+    DropsRecorded(link::DropsAck),
+    /// [`Machine::deadline`] has come.
+    Tick,
+    /// The program ends.
+    Shutdown,
+    /// Nothing more will arrive.
+    Lost,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Action {
+    /// Tell the ledger and bring back its answer.
+    Ledger(Arc<link::Hello>),
+    /// Send on the control stream.
+    Send(link::GroundMessage),
+    /// Read no more of a stream.
+    Stop(StreamId),
+    /// Hand to the spool and bring back its answer.
+    Commit(Vec<Incoming>),
+    /// Hand to the ledger and bring back the answer.
+    Drops(Arc<link::EpochDrops>),
+    /// Another segment is in the ledger under this name.
+    Conflict(SegmentId),
+    /// Close the connection.
+    Close(Close, String),
+}
+
+/// Why a connection is closed. The numbers are QUIC's application error codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Close {
+    /// Everything was said.
+    Done = 0,
+    /// The peer broke the protocol.
+    Protocol = 1,
+    /// The satellite is not on the list, or not who its message says.
+    Identity = 2,
+    /// A newer connection of the same satellite.
+    Superseded = 3,
+    /// Its certificate was revoked.
+    Revoked = 4,
+    /// Too many connections.
+    Busy = 5,
+    /// The ground-station ends.
+    Shutdown = 6,
+}
+
+/// A segment that is arriving.
+struct Inflight {
+    header: Arc<Header>,
+    /// Where the stream's bytes belong in the payload.
+    ranges: Vec<Range<u64>>,
+    pending: Vec<Piece>,
+    /// Something is to be handed over, if only that nothing is missing.
+    dirty: bool,
+    ended: bool,
+}
+
+#[derive(PartialEq, Eq)]
+enum Phase {
+    Begun,
+    /// Hello is with the ledger.
+    Asked,
+    Resumed,
+    /// The agent has said Goodbye; the answer waits for what is under way.
+    Leaving(GoodbyeReason),
+    /// Goodbye was sent.
+    Left,
+    Closed,
+}
+
+/// One connection's protocol.
+pub struct Machine {
+    settings: Settings,
+    phase: Phase,
+    streams: BTreeMap<StreamId, Inflight>,
+    buffered: usize,
+    /// When the oldest byte that is not handed over arrived.
+    waiting_since: Option<Instant>,
+    /// What is with the spool: the streams, in the order of the answers, and its bytes.
+    committing: Option<(Vec<(StreamId, SegmentId, Hash)>, usize)>,
+}
+
+impl Machine {
+    /// A connection that has just begun.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            phase: Phase::Begun,
+            streams: BTreeMap::new(),
+            buffered: 0,
+            waiting_since: None,
+            committing: None,
+        }
+    }
+
+    /// Whether segment streams may be read: the ledger has answered, and the buffer has room.
+    pub fn wants_data(&self) -> bool {
+        let in_spool = self.committing.as_ref().map_or(0, |(_, bytes)| *bytes);
+        matches!(self.phase, Phase::Resumed | Phase::Leaving(_) | Phase::Left)
+            && self.buffered + in_spool < 2 * self.settings.sync_bytes
+    }
+
+    /// Whether the agent has said Hello, or will not be listened to any more.
+    pub fn has_begun(&self) -> bool {
+        self.phase != Phase::Begun
+    }
+
+    /// When [`Event::Tick`] is wanted.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.waiting_since
+            .filter(|_| self.committing.is_none())
+            .map(|since| since + self.settings.sync_interval)
+    }
+
+    /// Whether everything that arrived has been handed over and answered.
+    pub fn is_idle(&self) -> bool {
+        self.committing.is_none() && self.streams.values().all(|s| !s.dirty)
+    }
+
+    /// Takes an event in; the actions are to be done in their order.
+    pub fn on_event(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        if self.phase == Phase::Closed {
+            // Bytes that were on their way still count, nothing else does.
+            return match event {
+                Event::Applied(applied) => self.applied(now, applied),
+                Event::Lost => self.hand_over(now, true),
+                _ => Vec::new(),
+            };
+        }
+        match event {
+            Event::Control(message) => self.control(message.body),
+            Event::Ledger(epochs) => self.resume(epochs),
+            Event::Opened(stream, open) => self.opened(stream, open),
+            Event::Data(stream, offset, bytes) => self.data(now, stream, offset, &bytes),
+            Event::Ended(stream) => {
+                if let Some(inflight) = self.streams.get_mut(&stream) {
+                    inflight.ended = true;
+                }
+                self.hand_over(now, false)
+            }
+            Event::Applied(applied) => self.applied(now, applied),
+            Event::DropsRecorded(ack) => {
+                vec![send(ground_message::Body::Ack(link::Ack { drops: vec![ack], ..link::Ack::default() }))]
+            }
+            Event::Tick => self.hand_over(now, false),
+            Event::Lost => self.hand_over(now, true),
+            Event::Shutdown => {
+                let mut actions = self.hand_over(now, true);
+                if self.phase != Phase::Left {
+                    actions.push(goodbye(GoodbyeReason::Shutdown));
+                    self.phase = Phase::Left;
+                }
+                actions
+            }
+        }
+    }
+
+    fn refuse(&mut self, close: Close, reason: impl Into<String>) -> Vec<Action> {
+        self.phase = Phase::Closed;
+        vec![Action::Close(close, reason.into())]
+    }
+
+    fn control(&mut self, body: Option<agent_message::Body>) -> Vec<Action> {
+        match (body, &self.phase) {
+            (Some(agent_message::Body::Hello(hello)), Phase::Begun) => {
+                if hello.satellite != *self.settings.satellite {
+                    let reason = format!(
+                        "this satellite's certificate says {}, its configuration something else",
+                        self.settings.satellite
+                    );
+                    return self.refuse(Close::Identity, reason);
+                }
+                self.phase = Phase::Asked;
+                vec![Action::Ledger(Arc::new(hello))]
+            }
+            (Some(agent_message::Body::Drops(drops)), Phase::Resumed | Phase::Leaving(_) | Phase::Left) => {
+                vec![Action::Drops(Arc::new(drops))]
+            }
+            (Some(agent_message::Body::Goodbye(goodbye)), Phase::Resumed) => {
+                self.phase = Phase::Leaving(goodbye.reason());
+                self.leave()
+            }
+            // A message of a later minor version.
+            (None, _) => Vec::new(),
+            (Some(agent_message::Body::Goodbye(_)), _) => Vec::new(),
+            (Some(_), _) => self.refuse(Close::Protocol, "a message came out of its turn"),
+        }
+    }
+
+    fn resume(&mut self, epochs: Vec<link::ResumeEpoch>) -> Vec<Action> {
+        assert!(self.phase == Phase::Asked, "the ledger answers once");
+        self.phase = Phase::Resumed;
+        let resume = link::Resume {
+            software: concat!("ground-station ", env!("CARGO_PKG_VERSION")).to_owned(),
+            station: self.settings.station.clone(),
+            minor_version: MINOR_VERSION,
+            codecs: Codec::ALL.iter().map(|c| *c as u32).collect(),
+            epochs,
+        };
+        vec![send(ground_message::Body::Resume(resume))]
+    }
+
+    fn opened(&mut self, stream: StreamId, open: link::SegmentOpen) -> Vec<Action> {
+        let id = open.header.as_ref().and_then(|h| h.id);
+        let header = match open.header.map(Header::try_from) {
+            Some(Ok(header)) => header,
+            // Sealed by later software: the satellite can seal it again with a codec of Resume.
+            Some(Err(HeaderError::Format(_))) => {
+                return vec![reject(id, RejectReason::UnknownCodec), Action::Stop(stream)];
+            }
+            Some(Err(e)) => return self.refuse(Close::Protocol, e.to_string()),
+            None => return self.refuse(Close::Protocol, "a segment has no header"),
+        };
+        if Codec::from_number(header.codec).is_none() {
+            return vec![reject(id, RejectReason::UnknownCodec), Action::Stop(stream)];
+        }
+        let mut ranges = Vec::with_capacity(open.ranges.len());
+        let mut end = 0;
+        for range in open.ranges {
+            let in_order = ranges.is_empty() || range.start > end;
+            if range.start >= range.end || !in_order || range.end > header.payload_len {
+                return self.refuse(Close::Protocol, "a segment's ranges are out of order or beyond its payload");
+            }
+            end = range.end;
+            ranges.push(range.start..range.end);
+        }
+        let header = Arc::new(header);
+        let inflight = Inflight { header, ranges, pending: Vec::new(), dirty: true, ended: false };
+        if self.streams.insert(stream, inflight).is_some() {
+            return self.refuse(Close::Protocol, "a stream began twice");
+        }
+        Vec::new()
+    }
+
+    fn data(&mut self, now: Instant, stream: StreamId, offset: u64, bytes: &[u8]) -> Vec<Action> {
+        // A stream that was rejected may still have bytes on their way.
+        let Some(inflight) = self.streams.get_mut(&stream) else { return Vec::new() };
+        let Some(parts) = place(&inflight.ranges, offset, bytes.len() as u64) else {
+            return self.refuse(Close::Protocol, "a segment's stream is longer than its ranges");
+        };
+        let mut rest = bytes;
+        for part in parts {
+            let (now, later) = rest.split_at((part.end - part.start) as usize);
+            rest = later;
+            match inflight.pending.last_mut() {
+                Some(last) if last.offset + last.bytes.len() as u64 == part.start => {
+                    last.bytes.extend_from_slice(now);
+                }
+                _ => inflight.pending.push(Piece { offset: part.start, bytes: now.to_vec() }),
+            }
+        }
+        inflight.dirty = true;
+        self.buffered += bytes.len();
+        self.waiting_since.get_or_insert(now);
+        if self.buffered >= self.settings.sync_bytes { self.hand_over(now, false) } else { Vec::new() }
+    }
+
+    /// Hands over what is due: streams that ended, and everything when the buffer is full, old or `all` is wanted.
+    fn hand_over(&mut self, now: Instant, all: bool) -> Vec<Action> {
+        if self.committing.is_some() {
+            return Vec::new();
+        }
+        let late = self.waiting_since.is_some_and(|since| now >= since + self.settings.sync_interval);
+        let everything = all || late || self.buffered >= self.settings.sync_bytes;
+        let (mut batch, mut streams, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (stream, inflight) in &mut self.streams {
+            let due = inflight.ended || (everything && !inflight.pending.is_empty());
+            if !inflight.dirty || !due {
+                continue;
+            }
+            inflight.dirty = false;
+            let pieces: Arc<[Piece]> = std::mem::take(&mut inflight.pending).into();
+            bytes += pieces.iter().map(|p| p.bytes.len()).sum::<usize>();
+            streams.push((*stream, inflight.header.id, inflight.header.hash));
+            batch.push(Incoming {
+                satellite: Arc::clone(&self.settings.satellite),
+                header: Arc::clone(&inflight.header),
+                pieces,
+                max_partial_bytes: self.settings.max_partial_bytes,
+            });
+        }
+        self.streams.retain(|_, s| !s.ended || s.dirty);
+        self.buffered -= bytes;
+        if self.buffered == 0 {
+            self.waiting_since = None;
+        }
+        if batch.is_empty() {
+            return self.leave();
+        }
+        self.committing = Some((streams, bytes));
+        vec![Action::Commit(batch)]
+    }
+
+    fn applied(&mut self, now: Instant, applied: Vec<Applied>) -> Vec<Action> {
+        let (streams, _) = self.committing.take().expect("the spool answers what it was handed");
+        assert!(applied.len() == streams.len(), "an answer for each segment");
+        let mut ack = link::Ack::default();
+        let mut actions = Vec::new();
+        for ((stream, id, hash), applied) in streams.into_iter().zip(applied) {
+            match applied {
+                Applied::New | Applied::Duplicate => {
+                    ack.committed.push(id.into());
+                    // More of it may be on its way, for which nobody waits.
+                    actions.extend(self.drop_stream(stream));
+                }
+                Applied::Held(held) => ack.partials.push(partial_ack(id, hash, &held)),
+                Applied::Rejected(reason) => {
+                    actions.push(reject(Some(id.into()), reason));
+                    actions.extend(self.drop_stream(stream));
+                }
+                Applied::Conflict => {
+                    actions.push(Action::Conflict(id));
+                    actions.extend(self.drop_stream(stream));
+                }
+            }
+        }
+        if ack != link::Ack::default() {
+            actions.insert(0, send(ground_message::Body::Ack(ack)));
+        }
+        actions.extend(self.hand_over(now, false));
+        actions
+    }
+
+    fn drop_stream(&mut self, stream: StreamId) -> Option<Action> {
+        let inflight = self.streams.remove(&stream)?;
+        self.buffered -= inflight.pending.iter().map(|p| p.bytes.len()).sum::<usize>();
+        (!inflight.ended).then_some(Action::Stop(stream))
+    }
+
+    /// Answers Goodbye once nothing is under way.
+    fn leave(&mut self) -> Vec<Action> {
+        match self.phase {
+            Phase::Leaving(reason) if self.streams.is_empty() && self.committing.is_none() => {
+                self.phase = Phase::Left;
+                vec![goodbye(reason)]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Where `length` bytes at `offset` of a stream belong in the payload; `None` when they are beyond its ranges.
+fn place(ranges: &[Range<u64>], offset: u64, length: u64) -> Option<Vec<Range<u64>>> {
+    let (mut skip, mut left) = (offset, length);
+    let mut out = Vec::new();
+    for range in ranges {
+        let size = range.end - range.start;
+        if skip >= size {
+            skip -= size;
+            continue;
+        }
+        let take = (size - skip).min(left);
+        if take == 0 {
+            break;
+        }
+        out.push(range.start + skip..range.start + skip + take);
+        skip = 0;
+        left -= take;
+    }
+    (left == 0).then_some(out)
+}
+
+fn send(body: ground_message::Body) -> Action {
+    Action::Send(link::GroundMessage { body: Some(body) })
+}
+
+fn goodbye(reason: GoodbyeReason) -> Action {
+    send(ground_message::Body::Goodbye(link::Goodbye { reason: reason as i32 }))
+}
+
+fn reject(segment: Option<link::SegmentId>, reason: RejectReason) -> Action {
+    send(ground_message::Body::Reject(link::Reject { segment, reason: reason as i32 }))
+}
+
+fn partial_ack(id: SegmentId, hash: Hash, held: &RangeSet) -> link::PartialAck {
+    link::PartialAck {
+        epoch: id.epoch,
+        lane: u32::from(id.lane.0),
+        partial: Some(link::Partial {
+            sequence: id.sequence,
+            payload_hash: hash.to_vec(),
+            held: held.to_wire().into_iter().take(MAX_HELD).collect(),
+        }),
+    }
+}

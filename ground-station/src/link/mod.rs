@@ -1,0 +1,259 @@
+//! The link: satellites connect, their segments go to the spool, and what is durable there is acknowledged.
+//!
+//! [`machine`] is the protocol; `connection` moves its bytes; `access` says who may connect; `registry` knows who does.
+
+mod access;
+mod connection;
+pub mod machine;
+mod registry;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use perigee_shared::env::Env;
+use perigee_shared::link::tls::{self, TlsError};
+use quinn::{Endpoint, EndpointConfig, Incoming, TokioRuntime};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::access::{Access, Allowed};
+use self::connection::Surroundings;
+use self::machine::{Close, Settings};
+use self::registry::Registry;
+use crate::config::Config;
+use crate::spool::Store;
+use crate::telemetry::Metrics;
+
+/// How often the revocation list's file is looked at.
+const REVOCATION_CHECK: Duration = Duration::from_secs(1);
+
+/// Why the link cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// Certificates or keys.
+    #[error("link: {0}")]
+    Tls(#[from] TlsError),
+    /// A UDP address.
+    #[error("cannot listen on {address} (UDP) for the link: {why}")]
+    Bind {
+        /// The address.
+        address: String,
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+/// The link, bound.
+pub struct Link {
+    endpoints: Vec<Endpoint>,
+    access: Access,
+    env: Env,
+    config: Arc<Config>,
+    around: Surroundings,
+}
+
+/// Who is connected, for others to ask.
+#[derive(Clone)]
+pub struct Connected(Registry);
+
+impl Connected {
+    /// Satellites with an open connection.
+    pub fn satellites(&self) -> BTreeSet<String> {
+        self.0.connected()
+    }
+}
+
+impl Link {
+    /// Checks certificates and lists without binding anything.
+    pub fn check(config: &Config, env: &Env) -> Result<(), LinkError> {
+        Access::try_new(config)?.server(env)?;
+        Ok(())
+    }
+
+    /// Reads the certificates and binds the addresses; must be called inside a tokio runtime.
+    pub fn try_new(
+        config: Arc<Config>,
+        env: &Env,
+        store: Store,
+        metrics: Metrics,
+    ) -> Result<Self, LinkError> {
+        let mut access = Access::try_new(&config)?;
+        let (server, _) = access.server(env)?;
+        let endpoints = config
+            .link
+            .listen
+            .iter()
+            .map(|address| bind(address, server.clone()))
+            .collect::<Result<_, _>>()?;
+        let around =
+            Surroundings { store, metrics, registry: Registry::default(), shutdown: CancellationToken::new() };
+        Ok(Self { endpoints, access, env: env.clone(), config, around })
+    }
+
+    /// The addresses it is bound to, with the ports that were chosen where 0 was asked for.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.endpoints.iter().filter_map(|e| e.local_addr().ok()).collect()
+    }
+
+    /// Who is connected.
+    pub fn connected(&self) -> Connected {
+        Connected(self.around.registry.clone())
+    }
+
+    /// Serves until `shutdown`; then what arrived is handed over and every connection is closed.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { endpoints, mut access, env, config, mut around } = self;
+        around.shutdown = shutdown.clone();
+        let tracker = TaskTracker::new();
+        let allowed = Arc::new(access.allowed());
+        let handshakes = Arc::new(AtomicUsize::new(0));
+        for endpoint in &endpoints {
+            let listening = accept(
+                endpoint.clone(),
+                Arc::clone(&config),
+                Arc::clone(&allowed),
+                around.clone(),
+                tracker.clone(),
+                Arc::clone(&handshakes),
+            );
+            tracker.spawn(listening);
+        }
+        let mut check = tokio::time::interval(REVOCATION_CHECK);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                _ = check.tick() => {}
+            }
+            if access.has_changed() {
+                match access.server(&env) {
+                    Ok((server, revocations)) => {
+                        for endpoint in &endpoints {
+                            endpoint.set_server_config(Some(server.clone()));
+                        }
+                        tracing::info!("the revocation list was read again");
+                        around.registry.close_revoked(|serial| revocations.contain(serial));
+                    }
+                    // The list of before stays in force.
+                    Err(error) => tracing::error!(%error, "the new revocation list cannot be used"),
+                }
+            }
+        }
+        tracker.close();
+        tracker.wait().await;
+        for endpoint in endpoints {
+            endpoint.close(connection::code(Close::Shutdown), b"the ground-station ends");
+            endpoint.wait_idle().await;
+        }
+    }
+}
+
+fn bind(address: &str, server: quinn::ServerConfig) -> Result<Endpoint, LinkError> {
+    let fail = |e: std::io::Error| LinkError::Bind {
+        address: address.to_owned(),
+        why: match e.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!("{e}; another program has it: end that one or change link.listen")
+            }
+            std::io::ErrorKind::PermissionDenied => format!("{e}; run as a user that may, or change link.listen"),
+            std::io::ErrorKind::AddrNotAvailable => format!("{e}; this machine does not have that address"),
+            _ => e.to_string(),
+        },
+    };
+    let socket = std::net::UdpSocket::bind(address).map_err(fail)?;
+    let runtime = Arc::new(TokioRuntime);
+    Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime).map_err(fail)
+}
+
+async fn accept(
+    endpoint: Endpoint,
+    config: Arc<Config>,
+    allowed: Arc<Allowed>,
+    around: Surroundings,
+    tracker: TaskTracker,
+    handshakes: Arc<AtomicUsize>,
+) {
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            () = around.shutdown.cancelled() => break,
+            incoming = endpoint.accept() => incoming,
+        };
+        let Some(incoming) = incoming else { break };
+        let unfinished = handshakes.load(Ordering::Relaxed);
+        if unfinished >= config.link.retry_above && incoming.may_retry() {
+            // Costs the peer a round trip and us nothing.
+            let _ = incoming.retry();
+            continue;
+        }
+        if unfinished >= 4 * config.link.max_connections {
+            incoming.ignore();
+            continue;
+        }
+        handshakes.fetch_add(1, Ordering::Relaxed);
+        let (config, allowed, around) = (Arc::clone(&config), Arc::clone(&allowed), around.clone());
+        let handshakes = Arc::clone(&handshakes);
+        tracker.spawn(async move {
+            let remote = incoming.remote_address();
+            let connection = handshake(incoming, config.link.handshake_timeout.0).await;
+            handshakes.fetch_sub(1, Ordering::Relaxed);
+            match connection {
+                Ok(connection) => Box::pin(admit(connection, &config, &allowed, around)).await,
+                Err(error) => tracing::warn!(%remote, error, "a handshake failed"),
+            }
+        });
+    }
+}
+
+async fn handshake(incoming: Incoming, timeout: Duration) -> Result<quinn::Connection, String> {
+    let connecting = incoming.accept().map_err(|e| e.to_string())?;
+    match tokio::time::timeout(timeout, connecting).await {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(_) => Err(format!("not finished within {timeout:?}")),
+    }
+}
+
+async fn admit(connection: quinn::Connection, config: &Config, allowed: &Allowed, around: Surroundings) {
+    let remote = connection.remote_address();
+    let identity = match tls::peer_identity(&connection) {
+        Ok(identity) => identity,
+        Err(error) => {
+            tracing::warn!(%remote, %error, "a peer without an identity was refused");
+            connection.close(connection::code(Close::Identity), error.to_string().as_bytes());
+            return;
+        }
+    };
+    if let Err(reason) = allowed.judge(&identity) {
+        around.metrics.refused();
+        tracing::warn!(
+            %remote,
+            satellite = identity.id,
+            reason,
+            "a peer was refused; add it to link.satellites if it is yours"
+        );
+        connection.close(connection::code(Close::Identity), reason.as_bytes());
+        return;
+    }
+    if around.registry.len() >= config.link.max_connections {
+        tracing::warn!(satellite = identity.id, "refused: link.max_connections are open");
+        connection.close(connection::code(Close::Busy), b"the ground-station has link.max_connections open");
+        return;
+    }
+    let satellite: Arc<str> = identity.id.into();
+    let bounds = config.satellite(&satellite).unwrap_or_default();
+    let settings = Settings {
+        satellite: Arc::clone(&satellite),
+        station: config.link.station.clone(),
+        sync_bytes: config.link.partial_sync_bytes.as_usize(),
+        sync_interval: config.link.partial_sync_interval.0,
+        max_partial_bytes: bounds.max_partial_bytes.0,
+    };
+    let serial = access::peer_serial(&connection);
+    let _registered = around.registry.add(satellite, serial, connection.clone());
+    around.metrics.connections(1);
+    connection::serve(connection, settings, around.clone()).await;
+    around.metrics.connections(-1);
+}

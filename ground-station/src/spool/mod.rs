@@ -1,0 +1,34 @@
+//! The spool: committed segments that are still to be exported, and the ledger of everything that was ever committed.
+//!
+//! [`Spool`] is a synchronous struct that alone owns its redb file; [`Store`] is the asynchronous interface that everything
+//! else uses, so that another store can stand behind it.
+//!
+//! What holds:
+//! - What [`Spool::apply`] reports as new or held is synced.
+//! - A sequence is in the ledger at most once; a drop and a commit of one sequence count once, as the commit.
+//! - A segment leaves when every exporter of each of its signals has passed it, or into dead-letter, never otherwise.
+//! - `committed = exported + dead-lettered + in the spool`, in every committed transaction.
+
+mod counters;
+mod error;
+mod intake;
+mod ledger;
+mod letters;
+mod open;
+mod outlet;
+mod store;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod views;
+
+pub use counters::Kind;
+pub use error::SpoolError;
+pub use intake::{Applied, Incoming, Piece};
+pub use letters::{Letter, LetterView, Replay};
+pub use open::{Settings, Spool, Usage};
+pub use outlet::{Progress, Work, check};
+pub use store::{Status, Store};
+pub use views::{
+    AccountView, EpochView, ExporterView, GapView, Items, LaneView, PartialView, SatelliteView, SpoolView,
+};

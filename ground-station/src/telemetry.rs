@@ -1,0 +1,252 @@
+//! The program's own metrics, in a registry of its own; names are the Collector's where they mean the same.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use perigee_shared::env::Env;
+use perigee_shared::signal::Signal;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::{Registry, Unit};
+use tokio::time::Instant;
+
+use crate::spool::{AccountView, Items, SpoolView, Status};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfExporter {
+    exporter: Text,
+}
+
+/// Only names from the configuration become labels: satellites and exporters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSatellite {
+    satellite: Text,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Text(Arc<str>);
+
+impl EncodeLabelValue for Text {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.write_str(&self.0)
+    }
+}
+
+type BySignal = [Family<OfExporter, Counter>; 3];
+
+/// Counts what happens. Clones count together.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    started: Instant,
+    env: Env,
+    sent: BySignal,
+    send_failed: BySignal,
+    rejected: BySignal,
+    retries: Family<OfExporter, Counter>,
+    received_bytes: Family<OfSatellite, Counter>,
+    conflicts: Family<OfSatellite, Counter>,
+    refused: Counter,
+    connections: Gauge,
+}
+
+impl Metrics {
+    /// Nothing has happened yet.
+    pub fn new(env: &Env) -> Self {
+        Self(Arc::new(Inner {
+            started: Instant::now(),
+            env: env.clone(),
+            sent: Default::default(),
+            send_failed: Default::default(),
+            rejected: Default::default(),
+            retries: Family::default(),
+            received_bytes: Family::default(),
+            conflicts: Family::default(),
+            refused: Counter::default(),
+            connections: Gauge::default(),
+        }))
+    }
+
+    /// An exporter's backend took items and rejected some of them.
+    pub fn sent(&self, exporter: &Arc<str>, signal: Signal, items: u64, rejected: u64) {
+        let label = OfExporter { exporter: Text(Arc::clone(exporter)) };
+        self.0.sent[signal as usize - 1].get_or_create(&label).inc_by(items.saturating_sub(rejected));
+        self.0.rejected[signal as usize - 1].get_or_create(&label).inc_by(rejected);
+    }
+
+    /// An exporter's backend refused items for good.
+    pub fn send_failed(&self, exporter: &Arc<str>, signal: Signal, items: u64) {
+        let label = OfExporter { exporter: Text(Arc::clone(exporter)) };
+        self.0.send_failed[signal as usize - 1].get_or_create(&label).inc_by(items);
+    }
+
+    /// An exporter has to send a request again.
+    pub fn retried(&self, exporter: &Arc<str>) {
+        self.0.retries.get_or_create(&OfExporter { exporter: Text(Arc::clone(exporter)) }).inc();
+    }
+
+    /// Payload bytes came over the link.
+    pub fn received(&self, satellite: &Arc<str>, bytes: u64) {
+        self.0.received_bytes.get_or_create(&OfSatellite { satellite: Text(Arc::clone(satellite)) }).inc_by(bytes);
+    }
+
+    /// A segment came under the name of another.
+    pub fn conflict(&self, satellite: &Arc<str>) {
+        self.0.conflicts.get_or_create(&OfSatellite { satellite: Text(Arc::clone(satellite)) }).inc();
+    }
+
+    /// A peer was refused.
+    pub fn refused(&self) {
+        self.0.refused.inc();
+    }
+
+    /// Links were opened or closed.
+    pub fn connections(&self, by: i64) {
+        self.0.connections.inc_by(by);
+    }
+
+    /// Everything in Prometheus' text format (OpenMetrics).
+    pub fn render(
+        &self,
+        spool: &SpoolView,
+        accounts: &std::collections::BTreeMap<String, AccountView>,
+        status: &Status,
+    ) -> String {
+        let mut registry = Registry::default();
+        self.register_live(&mut registry);
+        register_spool(&mut registry, spool, status);
+        register_accounts(&mut registry, accounts);
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = encode(&mut text, &registry);
+        text
+    }
+
+    fn register_live(&self, registry: &mut Registry) {
+        let inner = &self.0;
+        for signal in Signal::ALL {
+            let (slot, items) = (signal as usize - 1, signal.items_name());
+            let mut add = |name: &str, help: &str, family: &BySignal| {
+                registry.register(format!("otelcol_exporter_{name}_{items}"), help, family[slot].clone());
+            };
+            add("sent", "Items that the backend took", &inner.sent);
+            add("send_failed", "Items that the backend refused for good", &inner.send_failed);
+            add("rejected", "Items that the backend rejected by partial_success", &inner.rejected);
+        }
+        registry.register("perigee_exporter_retries", "Requests sent again", inner.retries.clone());
+        let received = inner.received_bytes.clone();
+        registry.register_with_unit("perigee_link_received", "Payload bytes over the link", Unit::Bytes, received);
+        registry.register(
+            "perigee_link_conflicts",
+            "Segments that came under the name of another",
+            inner.conflicts.clone(),
+        );
+        registry.register(
+            "perigee_link_refused",
+            "Peers whose certificate is not of a listed satellite",
+            inner.refused.clone(),
+        );
+        registry.register("perigee_link_connections", "Open links", inner.connections.clone());
+        let uptime = ConstGauge::new(inner.started.elapsed().as_secs_f64());
+        registry.register("otelcol_process_uptime", "Seconds since the start", uptime);
+        if let Some(bytes) = (inner.env.memory)() {
+            let rss = ConstGauge::new(bytes);
+            registry.register("otelcol_process_memory_rss", "Resident memory, bytes", rss);
+        }
+    }
+}
+
+fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
+    let mut gauge = |name: &str, help: &str, value: u64| registry.register(name, help, ConstGauge::new(value));
+    gauge("perigee_spool_used_bytes", "Segments, partials and dead letters", spool.used_bytes);
+    gauge("perigee_spool_max_bytes", "What they may take", spool.max_bytes);
+    gauge("perigee_spool_file_bytes", "Length of the spool's file", spool.file_bytes);
+    gauge("perigee_spool_allocated_bytes", "Disk space of the spool's file", spool.allocated_bytes);
+    gauge("perigee_spool_segments", "Segments still to be exported", spool.segments);
+    gauge("perigee_spool_dead_letters", "Requests and segments that no backend takes", spool.dead_letters);
+    gauge("perigee_spool_full", "1 while links do not read because the spool is full", u64::from(status.full));
+    let failing = u64::from(status.failing.is_some());
+    gauge("perigee_spool_failing", "1 while the spool cannot be written", failing);
+    let quarantined = u64::from(spool.quarantined.is_some());
+    gauge("perigee_spool_quarantined", "1 when the spool of before could not be opened", quarantined);
+    let backlog = Family::<OfExporter, Gauge>::default();
+    for exporter in &spool.exporters {
+        let label = OfExporter { exporter: Text(exporter.name.as_str().into()) };
+        backlog.get_or_create(&label).set(i64::try_from(exporter.backlog_segments).unwrap_or(i64::MAX));
+    }
+    registry.register("otelcol_exporter_queue_size", "Segments before the exporter's place", backlog);
+}
+
+fn register_accounts(registry: &mut Registry, accounts: &std::collections::BTreeMap<String, AccountView>) {
+    type ItemsOf = fn(&AccountView) -> Items;
+    let counters: [(&str, &str, ItemsOf); 5] = [
+        ("committed", "Items of segments in the ledger", |a| a.committed),
+        ("exported", "Items that every exporter of their pipeline is done with", |a| a.exported),
+        ("dead_lettered", "Items that no backend takes", |a| a.dead_lettered),
+        ("dropped", "Items that were dropped on board", |a| a.dropped),
+        ("in_spool", "Items still to be exported", |a| a.in_spool),
+    ];
+    for (name, help, of) in counters {
+        for signal in Signal::ALL {
+            // Dead letters and drops can be taken back, so these are gauges.
+            let family = Family::<OfSatellite, Gauge<i64, std::sync::atomic::AtomicI64>>::default();
+            for (satellite, account) in accounts {
+                let label = OfSatellite { satellite: Text(satellite.as_str().into()) };
+                let value = i64::try_from(of(account).of(signal)).unwrap_or(i64::MAX);
+                family.get_or_create(&label).set(value);
+            }
+            registry.register(format!("perigee_ground_{name}_{}", signal.items_name()), help, family);
+        }
+    }
+    for (name, help, of) in [
+        ("segments", "Segments in the ledger", (|a| a.segments) as fn(&AccountView) -> u64),
+        ("duplicate_segments", "Segments that came again", |a| a.duplicates),
+        ("hash_mismatches", "Segments whose payload did not have its hash", |a| a.hash_mismatches),
+        ("committed_payload_bytes", "Payload bytes of segments in the ledger", |a| a.bytes),
+    ] {
+        let family = Family::<OfSatellite, Counter<u64, AtomicU64>>::default();
+        for (satellite, account) in accounts {
+            let label = OfSatellite { satellite: Text(satellite.as_str().into()) };
+            family.get_or_create(&label).inc_by(of(account));
+        }
+        registry.register(format!("perigee_ground_{name}"), help, family);
+    }
+    registry.register("perigee_ground_satellites", "Satellites ever heard", ConstCounter::new(accounts.len() as u64));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_collectors_names_are_kept() {
+        let metrics = Metrics::new(&Env::production());
+        metrics.sent(&"otlp/jaeger".into(), Signal::Traces, 10, 2);
+        metrics.send_failed(&"otlp/jaeger".into(), Signal::Logs, 3);
+        let spool = SpoolView {
+            used_bytes: 5,
+            max_bytes: 10,
+            file_bytes: 0,
+            allocated_bytes: 0,
+            segments: 1,
+            dead_letters: 0,
+            quarantined: None,
+            exporters: Vec::new(),
+        };
+        let accounts = [("sat-1".to_owned(), AccountView::default())].into();
+        let text = metrics.render(&spool, &accounts, &Status::default());
+        for line in [
+            "otelcol_exporter_sent_spans_total{exporter=\"otlp/jaeger\"} 8",
+            "otelcol_exporter_send_failed_log_records_total{exporter=\"otlp/jaeger\"} 3",
+            "perigee_ground_committed_spans{satellite=\"sat-1\"} 0",
+            "perigee_spool_used_bytes 5",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+}
