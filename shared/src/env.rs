@@ -5,6 +5,7 @@
 //! So there are no statics, and nothing here is reached except through an `Env`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
@@ -37,6 +38,13 @@ pub trait StoreDriver: Send + Sync {
     fn remove(&self, path: &Path) -> io::Result<()>;
 }
 
+/// Where UDP goes.
+pub trait Network: Send + Sync {
+    /// A QUIC endpoint at `local`; it takes connections when there is a `server` configuration.
+    fn endpoint(&self, local: SocketAddr, server: Option<quinn::ServerConfig>)
+    -> io::Result<quinn::Endpoint>;
+}
+
 /// Where a piece of work runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
@@ -56,6 +64,8 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
     /// Where databases live.
     pub store: Arc<dyn StoreDriver>,
+    /// Where UDP goes.
+    pub network: Arc<dyn Network>,
     /// Where stores and CPU-heavy work run.
     pub placement: Placement,
     /// Resident memory.
@@ -69,6 +79,7 @@ impl Env {
         Self {
             clock: Arc::new(SystemClock),
             store: Arc::new(Files),
+            network: Arc::new(Udp),
             placement: Placement::Thread,
             memory: Arc::new(resident_memory),
             rng: Arc::new(Mutex::new(SmallRng::from_os_rng())),
@@ -79,11 +90,19 @@ impl Env {
     pub fn new(
         clock: Arc<dyn Clock>,
         store: Arc<dyn StoreDriver>,
+        network: Arc<dyn Network>,
         placement: Placement,
         memory: MemoryMeter,
         seed: u64,
     ) -> Self {
-        Self { clock, store, placement, memory, rng: Arc::new(Mutex::new(SmallRng::seed_from_u64(seed))) }
+        Self {
+            clock,
+            store,
+            network,
+            placement,
+            memory,
+            rng: Arc::new(Mutex::new(SmallRng::seed_from_u64(seed))),
+        }
     }
 
     /// Ns since the Unix epoch.
@@ -119,6 +138,19 @@ struct SystemClock;
 impl Clock for SystemClock {
     fn unix_nano(&self) -> u64 {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+    }
+}
+
+struct Udp;
+
+impl Network for Udp {
+    fn endpoint(
+        &self,
+        local: SocketAddr,
+        server: Option<quinn::ServerConfig>,
+    ) -> io::Result<quinn::Endpoint> {
+        let socket = std::net::UdpSocket::bind(local)?;
+        quinn::Endpoint::new(quinn::EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime))
     }
 }
 

@@ -6,6 +6,8 @@
 
 pub mod compress;
 pub mod config;
+pub mod contact;
+pub mod control;
 pub mod env;
 pub mod export;
 pub mod link;

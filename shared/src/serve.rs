@@ -226,6 +226,24 @@ where
     graceful.shutdown().await;
 }
 
+/// An axum router behind [`serve`]: hands it hyper's bodies.
+#[derive(Clone)]
+pub struct RouterService(pub axum::Router);
+
+impl tower::Service<hyper::Request<hyper::body::Incoming>> for RouterService {
+    type Response = axum::response::Response;
+    type Error = std::convert::Infallible;
+    type Future = <axum::Router as tower::Service<hyper::Request<hyper::body::Incoming>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        tower::Service::<hyper::Request<hyper::body::Incoming>>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, request: hyper::Request<hyper::body::Incoming>) -> Self::Future {
+        self.0.call(request)
+    }
+}
+
 /// What a connection is made of.
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}

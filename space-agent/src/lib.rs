@@ -1,5 +1,27 @@
 //! space-agent: receives OTLP on board, keeps it durable and ships it when a contact opens.
 //!
-//! Modules in the order in which data passes them.
+//! Modules in the order in which data passes them; [`agent`] puts them together.
+
+pub mod agent;
+pub mod cli;
+pub mod config;
+
+pub mod receiver;
+
+pub mod limiter;
+
+pub mod journal;
 
 pub mod wal;
+
+pub mod batcher;
+
+pub mod contacts;
+
+pub mod exporter;
+
+pub mod control;
+
+pub mod shipper;
+
+pub mod telemetry;

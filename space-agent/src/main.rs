@@ -1,1 +1,43 @@
-fn main() {}
+//! The program `space-agent`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use space_agent::cli::{Cli, Failure, execute};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, &format!("cannot start: {error}")),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Config(message)) => fail(64, &message),
+        Err(Failure::Other(message)) => fail(1, &message),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let shutdown = CancellationToken::new();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        token.cancel();
+    });
+    Box::pin(execute(cli, shutdown)).await
+}
+
+fn fail(code: u8, message: &str) -> ExitCode {
+    // Nothing can be said when stderr is gone.
+    drop(writeln!(std::io::stderr(), "space-agent: {message}"));
+    ExitCode::from(code)
+}

@@ -8,6 +8,7 @@ mod client;
 pub mod config;
 pub mod cut;
 mod debug;
+pub mod deliver;
 mod file;
 mod grpc;
 mod http;

@@ -2,4 +2,5 @@
 
 pub mod json;
 pub mod protobuf;
+pub mod status;
 pub mod walk;

@@ -76,6 +76,20 @@ impl Wal {
         Ok(out)
     }
 
+    /// Up to `most` segments, each with the names of those that have still to pass it.
+    pub fn segments(&mut self, most: usize) -> Result<Vec<(SegmentRecord, Vec<String>)>, WalError> {
+        let names: Vec<(String, u8)> = self.state.consumers.iter().map(|(n, id)| (n.clone(), *id)).collect();
+        let txn = self.db()?.begin_read()?;
+        let mut out = Vec::new();
+        for entry in txn.open_table(SEGMENTS)?.iter()?.take(most) {
+            let record = SegmentRecord::from_bytes(entry?.1.value())?;
+            let waits = |id: u8| record.waiting & (1 << id) != 0;
+            let waiting = names.iter().filter(|(_, id)| waits(*id)).map(|(n, _)| n.clone()).collect();
+            out.push((record, waiting));
+        }
+        Ok(out)
+    }
+
     /// The lanes that have segments on board, most urgent first.
     pub fn lanes(&self) -> Vec<Lane> {
         self.state.lanes.iter().filter(|(_, l)| !l.on_board.is_empty()).map(|(lane, _)| *lane).collect()
@@ -96,6 +110,11 @@ impl Wal {
         self.state.lane(lane).sent.insert(sequence..sequence + 1);
     }
 
+    /// Whether a segment may have been on a wire.
+    pub fn was_sent(&self, lane: Lane, sequence: u64) -> bool {
+        self.state.lanes.get(&lane).is_some_and(|l| l.sent.contains(sequence))
+    }
+
     /// Where `consumer` is in `lane`: the segment it works on and how many of that segment's requests are done.
     pub fn cursor(&mut self, consumer: ConsumerId, lane: Lane) -> Result<(u64, u64), WalError> {
         let txn = self.db()?.begin_read()?;
@@ -104,7 +123,12 @@ impl Wal {
     }
 
     /// Moves the cursor of `consumer`.
-    pub fn set_cursor(&mut self, consumer: ConsumerId, lane: Lane, cursor: (u64, u64)) -> Result<(), WalError> {
+    pub fn set_cursor(
+        &mut self,
+        consumer: ConsumerId,
+        lane: Lane,
+        cursor: (u64, u64),
+    ) -> Result<(), WalError> {
         self.write(|txn| {
             txn.open_table(CURSORS)?.insert((consumer.0, lane.0), cursor)?;
             Ok(())
@@ -281,7 +305,8 @@ fn pass_one(
 ) -> Result<(), WalError> {
     let key = (delivery.id.lane.0, delivery.id.sequence);
     let mut segments = txn.open_table(SEGMENTS)?;
-    let Some(mut record) = segments.get(key)?.map(|v| SegmentRecord::from_bytes(v.value())).transpose()? else {
+    let Some(mut record) = segments.get(key)?.map(|v| SegmentRecord::from_bytes(v.value())).transpose()?
+    else {
         return Ok(());
     };
     record.waiting &= !(1 << consumer.0);

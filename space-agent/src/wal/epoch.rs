@@ -20,7 +20,7 @@ const SHIPPED_PAIRS: u64 = 1_000;
 const DROPS_A_HELLO: usize = 2_000;
 
 /// What a ground has committed of the current epoch.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GroundView {
     /// The epoch that `lanes` is about.
     pub epoch: u64,
@@ -29,7 +29,7 @@ pub struct GroundView {
 }
 
 /// What a ground has committed of a lane.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroundLane {
     /// The lane.
     pub lane: Lane,
@@ -88,6 +88,25 @@ impl Wal {
             closed: false,
         });
         Ok(out)
+    }
+
+    /// The id that the next drop of this epoch gets.
+    pub const fn drops_recorded(&self) -> u64 {
+        self.state.next_drop
+    }
+
+    /// The drops of this epoch from id `from` on that `station` does not know, and what [`Wal::drops_recorded`] is now.
+    pub fn drops_since(
+        &mut self,
+        station: &str,
+        from: u64,
+    ) -> Result<(u64, Option<(u64, Vec<link::Drop>)>), WalError> {
+        if self.state.next_drop == from {
+            return Ok((from, None));
+        }
+        let mut current = self.epochs(station)?.pop().ok_or(WalError::Damaged("no epoch"))?;
+        current.drops.retain(|d| d.id >= from);
+        Ok((self.state.next_drop, Some((current.epoch, current.drops))))
     }
 
     /// From now on the drops that there are do not change, since a station may know them.
@@ -245,7 +264,8 @@ impl Wal {
         let forgotten = self.write(|txn| {
             let mut forgotten = 0;
             for id in ids {
-                let found = txn.open_table(DROPS)?.get((epoch, *id))?.map(|v| read_drop(v.value())).transpose()?;
+                let found =
+                    txn.open_table(DROPS)?.get((epoch, *id))?.map(|v| read_drop(v.value())).transpose()?;
                 let Some((mut known, drop)) = found else { continue };
                 if !known.iter().any(|k| k == station) {
                     known.push(station.to_owned());
@@ -306,6 +326,22 @@ impl Wal {
         );
         self.state.life = life;
         Ok(())
+    }
+
+    /// Checks every segment; returns how many there were and how many were damaged.
+    pub fn verify(&mut self) -> Result<(u64, u64), WalError> {
+        let (mut checked, mut damaged) = (0, 0);
+        for (lane, sequences) in self.on_board() {
+            for sequence in sequences.iter().flatten() {
+                checked += 1;
+                damaged += u64::from(!self.verify_segment(lane, sequence)?);
+            }
+        }
+        Ok((checked, damaged))
+    }
+
+    fn on_board(&self) -> Vec<(Lane, RangeSet)> {
+        self.state.lanes.iter().map(|(lane, l)| (*lane, l.on_board.clone())).collect()
     }
 
     /// Checks the payload of a segment against its hash; a damaged one is dropped with the reason `corruption`. Whether it is whole.

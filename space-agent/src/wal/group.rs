@@ -57,7 +57,8 @@ impl GroupHeader {
         if header[0] != VERSION {
             return Err(Damaged("unknown version"));
         }
-        let number = |at: usize| header[at..at + 8].try_into().map(u64::from_le_bytes).map_err(|_| Damaged("header"));
+        let number =
+            |at: usize| header[at..at + 8].try_into().map(u64::from_le_bytes).map_err(|_| Damaged("header"));
         let counts = |at: usize| Counts::from_bytes(&header[at..at + 24]).ok_or(Damaged("header"));
         Ok(Self { raw_len: number(1)?, items: counts(9)?, accepted: counts(33)?, received: number(57)? })
     }
@@ -143,7 +144,8 @@ pub(super) fn requests(group: &[u8]) -> Result<Vec<Accepted>, Damaged> {
     let mut at = 0;
     while at < records.len() {
         let head = records.get(at..at + RECORD).ok_or(Damaged("ends inside a record"))?;
-        let number = |i: usize| head[i..i + 8].try_into().map(u64::from_le_bytes).map_err(|_| Damaged("record"));
+        let number =
+            |i: usize| head[i..i + 8].try_into().map(u64::from_le_bytes).map_err(|_| Damaged("record"));
         let length = u32::from_le_bytes(head[25..29].try_into().map_err(|_| Damaged("record"))?) as usize;
         at += RECORD;
         if records.len() - at < length {
@@ -180,7 +182,11 @@ mod tests {
         assert_eq!(header.items.total(), (0..20).sum::<u64>());
         assert_eq!(header.accepted.total(), header.items.total() + 5);
         let back = requests(&group).unwrap();
-        assert!(back.iter().zip(&all).all(|(a, b)| a.body == b.body && a.signal == b.signal && a.walked == b.walked));
+        assert!(
+            back.iter()
+                .zip(&all)
+                .all(|(a, b)| a.body == b.body && a.signal == b.signal && a.walked == b.walked)
+        );
         assert_eq!(back.len(), all.len());
     }
 

@@ -61,7 +61,9 @@ impl Mirror {
             id: self.next_drop,
             reason: DropReason::Corruption as i32,
             lane: u32::from(lane.map_or(Lane::BULK.0, |(lane, ..)| *lane)),
-            sequences: lane.and_then(|l| l.2).map(|(first, last)| link::Range { start: first, end: last + 1 }),
+            sequences: lane
+                .and_then(|l| l.2)
+                .map(|(first, last)| link::Range { start: first, end: last + 1 }),
             items: Some(counts(self.on_board).into()),
             counts_unknown: true,
             time: None,

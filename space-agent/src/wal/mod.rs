@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use perigee_proto::link::DropReason;
 use perigee_shared::env::Env;
 use perigee_shared::segment::{Header, HeaderError};
-use perigee_shared::signal::{Counts, Signal, SignalSet};
+use perigee_shared::signal::{Counts, SignalSet};
 
 pub use custody::{ConsumerId, Delivery};
 pub use epoch::{GroundLane, GroundView, Reconciled};
@@ -53,7 +53,9 @@ pub enum WalError {
     #[error("the write-ahead log is damaged: {0}")]
     Damaged(&'static str),
     /// Written by later software.
-    #[error("the write-ahead log has format {found}, this software knows {known}: update it; the file was not touched")]
+    #[error(
+        "the write-ahead log has format {found}, this software knows {known}: update it; the file was not touched"
+    )]
     Format {
         /// What the file says.
         found: u64,
@@ -214,7 +216,10 @@ impl Wal {
     }
 
     /// Runs one transaction. When it fails the database is closed, since redb would refuse every further write.
-    fn write<R>(&mut self, work: impl FnOnce(&redb::WriteTransaction) -> Result<R, WalError>) -> Result<R, WalError> {
+    fn write<R>(
+        &mut self,
+        work: impl FnOnce(&redb::WriteTransaction) -> Result<R, WalError>,
+    ) -> Result<R, WalError> {
         let db = self.db()?;
         let result = (|| {
             let txn = db.begin_write()?;
@@ -293,8 +298,8 @@ impl Wal {
         }
     }
 
-    /// Why consumers with this signal wait: the names of those whose pipelines use it.
-    pub fn consumers_of(&self, signal: Signal) -> impl Iterator<Item = &str> {
-        self.config.consumers.iter().filter(move |(_, s)| s.contains(signal)).map(|(name, _)| name.as_str())
+    /// Whether the store can be written, as far as is known.
+    pub const fn is_open(&self) -> bool {
+        self.db.is_some()
     }
 }

@@ -62,7 +62,10 @@ impl Wal {
         let (db, state) = try_open(&self.path(), &self.env, 1).map_err(|e| match e {
             Unopenable::Error(e) => e,
             Unopenable::Damaged(why) => {
-                tracing::error!(why, "the write-ahead log cannot be opened any more; restart to begin a new epoch");
+                tracing::error!(
+                    why,
+                    "the write-ahead log cannot be opened any more; restart to begin a new epoch"
+                );
                 WalError::Closed
             }
         })?;
@@ -99,17 +102,22 @@ impl Wal {
     }
 
     fn register_consumers(&mut self) -> Result<(), WalError> {
-        let new: Vec<String> =
-            self.config.consumers.keys().filter(|n| !self.state.consumers.contains_key(*n)).cloned().collect();
+        let new: Vec<String> = self
+            .config
+            .consumers
+            .keys()
+            .filter(|n| !self.state.consumers.contains_key(*n))
+            .cloned()
+            .collect();
         if new.is_empty() {
             return Ok(());
         }
         let mut consumers = self.state.consumers.clone();
         for name in new {
             let used: Vec<u8> = consumers.values().copied().collect();
-            let id = (0..custody::MAX_CONSUMERS)
-                .find(|id| !used.contains(id))
-                .ok_or(WalError::Damaged("too many consumers; release those that are gone with `wal release NAME`"))?;
+            let id = (0..custody::MAX_CONSUMERS).find(|id| !used.contains(id)).ok_or(WalError::Damaged(
+                "too many consumers; release those that are gone with `wal release NAME`",
+            ))?;
             consumers.insert(name, id);
         }
         self.write(|txn| {

@@ -155,7 +155,8 @@ impl Wal {
             self.state.unsealed.iter().take_while(|g| g.number < position).map(|g| g.stored).sum::<u64>();
         let passed = self.state.sealed_stored + sealed_stored;
         let delete = passed >= DELETE_BYTES || position - self.state.sealed_from >= DELETE_GROUPS;
-        let (from, next_group, accepted) = (self.state.sealed_from, self.state.next_group, self.state.accepted);
+        let (from, next_group, accepted) =
+            (self.state.sealed_from, self.state.next_group, self.state.accepted);
         self.write(|txn| {
             insert_segment(txn, &record, &payload)?;
             txn.open_table(LANES)?.insert(lane.0, (sequence + 1, position))?;

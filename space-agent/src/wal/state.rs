@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use perigee_proto::link::DropReason;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::Lane;
-use perigee_shared::signal::{Counts, SignalSet};
+use perigee_shared::signal::Counts;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
 use super::group::GroupHeader;
@@ -232,11 +232,6 @@ impl State {
         }
         self.unsealed_stored -= stored;
         stored
-    }
-
-    /// The signals of which something is on board.
-    pub(super) fn signals(&self) -> SignalSet {
-        (self.in_segments + self.in_journal()).signals()
     }
 }
 

@@ -1,0 +1,342 @@
+//! The agent as a whole: built from a configuration and an environment, run until it is told to stop.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::service::TowerToHyperService;
+use perigee_shared::config::{ConfigError, Invalid};
+use perigee_shared::env::{Env, Owner};
+use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
+use perigee_shared::link::tls::{self, Credentials, Role, TlsError};
+use perigee_shared::serve::{BindError, Endpoint, Limits, Listener, RouterService, serve};
+use perigee_shared::signal::SignalSet;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::batcher::Batcher;
+use crate::config::{Config, ExporterConfig, HttpConfig, LINK, LinkConfig};
+use crate::contacts::{ContactControl, Contacts};
+use crate::control::{Control, control_router, health_router, metrics_router};
+use crate::exporter::Exporter;
+use crate::journal::{Journal, Progress};
+use crate::limiter::Limiter;
+use crate::receiver::{Intake, ReceiverError, Receivers};
+use crate::shipper::{LinkStatus, Shipper, ShipperConfig};
+use crate::telemetry::Metrics;
+use crate::wal::{Wal, WalConfig, WalError};
+
+/// How long requests that have begun may take once the agent is told to stop.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// How often the log is looked at while the link is down: does compaction pay?
+const COMPACT_CHECK: Duration = Duration::from_secs(600);
+
+/// Why an agent cannot be built or run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The write-ahead log.
+    #[error("storage.directory {directory}: {source}")]
+    Wal {
+        /// Where it is.
+        directory: String,
+        /// Why.
+        source: WalError,
+    },
+    /// A setting cannot be used.
+    #[error("{}: {}", .0.key, .0.message)]
+    Setting(Invalid),
+    /// The contact plan cannot be read.
+    #[error(transparent)]
+    Plan(#[from] ConfigError),
+    /// The link's certificates.
+    #[error("link: {0}")]
+    Link(#[from] TlsError),
+    /// A receiver.
+    #[error(transparent)]
+    Receiver(#[from] ReceiverError),
+    /// Another listener.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Certificates and clients: what needs files and can be wrong before anything is opened or bound.
+struct Outside {
+    link: Option<(ShipperConfig, SignalSet)>,
+    direct: BTreeMap<String, (Client, DirectConfig, SignalSet)>,
+}
+
+impl Outside {
+    fn try_new(config: &Config, env: &Env) -> Result<Self, AgentError> {
+        let mut outside = Self { link: None, direct: BTreeMap::new() };
+        for (name, signals) in config.consumers() {
+            match config.exporters.get(&name) {
+                Some(ExporterConfig::Link) => {
+                    if let Some(link) = &config.link {
+                        outside.link = Some((link_config(link, env)?, signals));
+                    }
+                }
+                Some(ExporterConfig::Direct(direct)) => {
+                    let client = Client::try_new(&format!("exporters.{name}"), direct, env);
+                    let client = client.map_err(AgentError::Setting)?;
+                    outside.direct.insert(name, (client, direct.clone(), signals));
+                }
+                None => {}
+            }
+        }
+        Ok(outside)
+    }
+}
+
+fn link_config(link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError> {
+    let credentials = Credentials::load(&link.certificate_file, &link.private_key_file)?;
+    let identity = credentials.identity()?;
+    if identity.role != Role::Satellite {
+        let message = format!("it is a station's certificate ({}); use a satellite's", identity.id);
+        return Err(AgentError::Setting(Invalid::new("link.certificate_file", message)));
+    }
+    let stations = tls::load_authorities(&link.station_ca_file)?;
+    Ok(ShipperConfig {
+        satellite: identity.id,
+        client: tls::client_config(credentials, stations, Arc::clone(&env.clock))?,
+        stations: link.stations.iter().map(|(id, s)| (id.clone(), s.address.clone())).collect(),
+    })
+}
+
+/// Checks what only the files that a configuration names can show, without opening or binding anything.
+pub fn check(config: &Config) -> Result<(), AgentError> {
+    let env = Env::production();
+    Outside::try_new(config, &env)?;
+    contacts(config, &env, watch::channel(None).0, watch::channel(false).0)?;
+    Ok(())
+}
+
+fn contacts(
+    config: &Config,
+    env: &Env,
+    current: watch::Sender<Option<perigee_shared::contact::Contact>>,
+    wanted: watch::Sender<bool>,
+) -> Result<(Contacts, ContactControl), ConfigError> {
+    let stations = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
+    let direct = config.consumers().keys().any(|name| name != LINK);
+    let lead = config.processors.batch.seal_before_contact.0;
+    Contacts::try_new(&config.contacts, stations, env.clone(), lead, direct, current, wanted)
+}
+
+fn wal_config(config: &Config) -> WalConfig {
+    WalConfig {
+        directory: config.storage.directory.clone(),
+        max_bytes: config.storage.max_bytes.0,
+        when_full: config.storage.when_full,
+        ballast: config.storage.ballast.0,
+        consumers: config.consumers(),
+    }
+}
+
+/// Opens the log of `config` by itself, for commands while no agent runs.
+pub fn open_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
+    let (wal, quarantine) = Wal::open(wal_config(config), env.clone()).map_err(|source| AgentError::Wal {
+        directory: config.storage.directory.display().to_string(),
+        source,
+    })?;
+    if let Some(quarantine) = quarantine {
+        tracing::error!(
+            moved_to = %quarantine.moved_to.display(),
+            why = quarantine.why,
+            "the write-ahead log could not be opened: it was moved aside and a new epoch begins"
+        );
+    }
+    Ok(wal)
+}
+
+/// An agent that is bound and not running yet.
+pub struct Agent {
+    config: Config,
+    env: Env,
+    outside: Outside,
+    wal: Owner<Wal>,
+    receivers: Receivers,
+    operators: Vec<(Listener, fn(Arc<Control>) -> Router)>,
+    contacts: (Contacts, ContactControl),
+    current: watch::Receiver<Option<perigee_shared::contact::Contact>>,
+    wanted: watch::Receiver<bool>,
+}
+
+impl Agent {
+    /// Checks what the configuration names, opens the log and binds every listener.
+    pub async fn build(config: Config, env: Env) -> Result<Self, AgentError> {
+        let outside = Outside::try_new(&config, &env)?;
+        let (current_sender, current) = watch::channel(None);
+        let (wanted_sender, wanted) = watch::channel(false);
+        let contacts = contacts(&config, &env, current_sender, wanted_sender)?;
+        let wal = Owner::new(env.placement, "wal", open_wal(&config, &env)?)?;
+        let receivers = Receivers::bind(&config).await?;
+        let operators = operators(&config).await?;
+        Ok(Self { config, env, outside, wal, receivers, operators, contacts, current, wanted })
+    }
+
+    /// Where OTLP is received, for tests that bind port 0.
+    pub const fn receivers(&self) -> &Receivers {
+        &self.receivers
+    }
+
+    /// Runs until `shutdown`, then drains: requests that have begun are answered and committed before the rest stops.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
+        let Self { config, env, outside, wal, receivers, operators, contacts, current, wanted } = self;
+        let (metrics, limiter) = (Metrics::default(), Limiter::new(config.processors.memory_limiter));
+        let (front, back) = (TaskTracker::new(), TaskTracker::new());
+        let stop = CancellationToken::new();
+
+        let unsealed = wal.call(|wal| wal.unsealed()).await.unwrap_or_default();
+        let (told, _) = watch::channel(Progress { unsealed, at: Instant::now() });
+        let (sealed_sender, sealed) = watch::channel(0u64);
+        let (link_sender, link) = watch::channel(LinkStatus::default());
+        let batch = config.processors.batch;
+        back.spawn(
+            Batcher::new(batch, env.clone(), wal.clone(), told.clone(), wanted, sealed_sender)
+                .run(stop.clone()),
+        );
+        back.spawn(Arc::clone(&limiter).run(env.clone(), stop.clone()));
+        back.spawn(compact(wal.clone(), link.clone(), stop.clone()));
+        let (contact_source, contact_control) = contacts;
+        back.spawn(contact_source.run(stop.clone()));
+
+        let satellite = outside.link.as_ref().map(|(l, _)| l.satellite.clone());
+        spawn_consumers(outside, &env, &wal, current, &sealed, link_sender, &metrics, &back, &stop).await;
+
+        let (journal, committer) = Journal::new(
+            wal.clone(),
+            config.receivers.otlp.acknowledge,
+            config.storage.commit_interval.0,
+            metrics.receiver(),
+            told,
+        );
+        front.spawn(committer);
+        let max_request = config.receivers.otlp.max_request_bytes.as_usize();
+        let intake = Arc::new(Intake::new(Arc::clone(&limiter), journal, metrics.receiver(), max_request));
+        let control = Arc::new(Control {
+            env: env.clone(),
+            wal: wal.clone(),
+            contacts: satellite.is_some().then_some(contact_control.clone()),
+            stations: config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect(),
+            link,
+            sealed,
+            limiter,
+            metrics,
+            satellite,
+        });
+        for (listener, router) in operators {
+            let service = TowerToHyperService::new(RouterService(router(Arc::clone(&control))));
+            back.spawn(serve(listener, Limits::default(), service, stop.clone()));
+        }
+        drop(control);
+        tracing::info!("space-agent is ready");
+        receivers.run(intake, shutdown).await;
+
+        tracing::info!("stopping: what was accepted is committed");
+        for (tasks, token) in [(front, None), (back, Some(&stop))] {
+            if let Some(token) = token {
+                token.cancel();
+            }
+            tasks.close();
+            if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+                tracing::warn!("some tasks did not end in time");
+            }
+        }
+        drop(contact_control);
+        if let Some(wal) = wal.into_inner() {
+            let directory = config.storage.directory.display().to_string();
+            wal.close().map_err(|source| AgentError::Wal { directory, source })?;
+        }
+        Ok(())
+    }
+}
+
+/// Binds the endpoints for operators.
+async fn operators(config: &Config) -> Result<Vec<(Listener, fn(Arc<Control>) -> Router)>, AgentError> {
+    let mut out: Vec<(Listener, fn(Arc<Control>) -> Router)> = Vec::new();
+    let http = |c: &Option<HttpConfig>| c.as_ref().and_then(|c| Endpoint::parse(&c.endpoint).ok());
+    if let Some(endpoint) = http(&config.service.telemetry.metrics) {
+        out.push((Listener::bind(&endpoint, "metrics", None).await?, metrics_router));
+    }
+    if let Some(endpoint) = http(&config.extensions.health_check) {
+        out.push((Listener::bind(&endpoint, "the health check", None).await?, health_router));
+    }
+    if let Some(control) = &config.extensions.control {
+        let endpoint = Endpoint::Unix(control.socket.clone());
+        out.push((Listener::bind(&endpoint, "the control socket", None).await?, control_router));
+    }
+    Ok(out)
+}
+
+/// Starts the shipper and the direct exporters.
+#[expect(clippy::too_many_arguments, reason = "each is one end of a wire that Agent::run lays")]
+async fn spawn_consumers(
+    outside: Outside,
+    env: &Env,
+    wal: &Owner<Wal>,
+    current: watch::Receiver<Option<perigee_shared::contact::Contact>>,
+    sealed: &watch::Receiver<u64>,
+    link: watch::Sender<LinkStatus>,
+    metrics: &Metrics,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let consumer =
+        |name: String| async move { wal.call(move |wal| wal.consumer(&name)).await.ok().flatten() };
+    if let Some((config, _)) = outside.link
+        && let Some(id) = consumer(LINK.to_owned()).await
+    {
+        let shipper =
+            Shipper::new(config, env.clone(), wal.clone(), id, current, sealed.clone(), metrics.ship(), link);
+        tasks.spawn(shipper.run(stop.clone()));
+    }
+    for (name, (client, direct, signals)) in outside.direct {
+        let Some(id) = consumer(name.clone()).await else { continue };
+        let exporter = Exporter::new(
+            name,
+            client,
+            &direct,
+            signals,
+            env.clone(),
+            wal.clone(),
+            id,
+            sealed.clone(),
+            metrics.ship(),
+        );
+        tasks.spawn(exporter.run(stop.clone()));
+    }
+}
+
+/// Gives bytes back to the volume while the link is down, when that pays.
+fn compact(
+    wal: Owner<Wal>,
+    mut link: watch::Receiver<LinkStatus>,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        loop {
+            if link.borrow_and_update().state != "up" {
+                match wal.call(|wal| wal.compact(false)).await {
+                    Ok(Ok(Some((before, after)))) => tracing::info!(before, after, "the log was compacted"),
+                    Ok(Ok(None)) => {}
+                    Ok(Err(error)) => tracing::error!(%error, "the log could not be compacted"),
+                    Err(_) => return,
+                }
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                changed = link.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(COMPACT_CHECK) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The command line: `run`, `validate`, and what asks a running agent over its control socket.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use http::Method;
+use perigee_shared::contact::parse_rate;
+use perigee_shared::control::{ControlError, request};
+use perigee_shared::env::Env;
+use perigee_shared::units::{ByteSize, parse_duration};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{self, Agent};
+use crate::config::Config;
+use crate::control::{OpenContact, Release, inspect};
+
+/// Receives OTLP on board, keeps it durable, and ships it to a ground-station when a contact opens.
+#[derive(Debug, Parser)]
+#[command(name = "space-agent", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The configuration file.
+#[derive(Debug, Args)]
+pub struct ConfigArg {
+    /// Configuration file (YAML)
+    #[arg(long, short, value_name = "FILE", global = true, default_value = "/etc/perigee/agent.yaml")]
+    pub config: PathBuf,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent until SIGTERM or SIGINT
+    Run(ConfigArg),
+    /// Check the configuration and every file it names, without opening or binding anything
+    Validate(ConfigArg),
+    /// Show what is on board, the link and the next contact
+    Status(ConfigArg),
+    /// List, open and close contacts
+    Contact {
+        /// The file.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// What to do.
+        #[command(subcommand)]
+        command: ContactCommand,
+    },
+    /// Look into the write-ahead log, of a running agent or of a file that nobody has open
+    Wal {
+        /// The file.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// What to do.
+        #[command(subcommand)]
+        command: WalCommand,
+    },
+}
+
+/// `contact ...`
+#[derive(Debug, Subcommand)]
+pub enum ContactCommand {
+    /// The contact that is open and the next ones
+    List,
+    /// Open a contact now; it goes before the plan until it is closed or over
+    Open {
+        /// The station, as in link.stations
+        station: String,
+        /// How long, for example 8m; until it is closed when absent
+        #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+        duration: Option<std::time::Duration>,
+        /// Rate from the satellite to the ground, for example 20Mbit/s
+        #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+        rate_down: Option<u64>,
+        /// Rate from the ground to the satellite
+        #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+        rate_up: Option<u64>,
+        /// Segment bytes that may be sent at most, for example 100MB
+        #[arg(long, value_name = "SIZE")]
+        byte_budget: Option<ByteSize>,
+    },
+    /// Close the contact that was opened by hand
+    Close,
+}
+
+/// `wal ...`
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// Show the segments on board and who they wait for
+    Inspect {
+        /// Show so many segments
+        #[arg(long, default_value_t = 100)]
+        most: usize,
+    },
+    /// Check every segment against its hash; a damaged one is dropped, counted and reported
+    Verify,
+    /// Give unused bytes of the file back to the volume
+    Compact,
+    /// Let go of what an exporter that has left the configuration still holds
+    Release {
+        /// The exporter's name
+        consumer: String,
+    },
+}
+
+/// Why a command has failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The configuration is wrong: exit code 64.
+    Config(String),
+    /// Anything else: exit code 1.
+    Other(String),
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(e: E) -> Self {
+        Self::Other(e.to_string())
+    }
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
+    Config::load(path).map_err(|e| Failure::Config(e.to_string()))
+}
+
+/// Carries out `cli`; `shutdown` ends a running agent.
+pub async fn execute(cli: Cli, shutdown: CancellationToken) -> Result<(), Failure> {
+    match cli.command {
+        Command::Run(arg) => {
+            let config = load(&arg.config)?;
+            perigee_shared::telemetry::init_logs(&config.service.telemetry.logs);
+            let agent = Box::pin(Agent::build(config, Env::production())).await.map_err(|e| match e {
+                agent::AgentError::Setting(_) | agent::AgentError::Plan(_) => Failure::Config(e.to_string()),
+                other => Failure::Other(other.to_string()),
+            })?;
+            Ok(Box::pin(agent.run(shutdown)).await?)
+        }
+        Command::Validate(arg) => {
+            let config = load(&arg.config)?;
+            agent::check(&config).map_err(|e| Failure::Config(e.to_string()))?;
+            print(&format!("{}: the configuration is valid\n", arg.config.display()))
+        }
+        Command::Status(arg) => {
+            let answer = ask(&load(&arg.config)?, Method::GET, "/status", None).await?;
+            print(&if arg.json { pretty(&answer) } else { status_text(&answer) })
+        }
+        Command::Contact { config: arg, command } => {
+            let answer = contact(&load(&arg.config)?, command).await?;
+            print(&pretty(&answer))
+        }
+        Command::Wal { config: arg, command } => {
+            let answer = wal(&load(&arg.config)?, command).await?;
+            print(&pretty(&answer))
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    // A reader that has gone away is no failure.
+    drop(std::io::stdout().lock().write_all(text.as_bytes()));
+    Ok(())
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+async fn ask(config: &Config, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    let Some(control) = &config.extensions.control else {
+        return Err(Failure::Config(
+            "extensions.control is missing: this command asks a running agent there".into(),
+        ));
+    };
+    request(&control.socket, method, path, body).await.map_err(|e| match e {
+        ControlError::NotRunning { .. } => Failure::Other(format!("{e}; is space-agent running?")),
+        other => Failure::Other(other.to_string()),
+    })
+}
+
+async fn contact(config: &Config, command: ContactCommand) -> Result<Value, Failure> {
+    match command {
+        ContactCommand::List => ask(config, Method::GET, "/contact/list", None).await,
+        ContactCommand::Close => ask(config, Method::POST, "/contact/close", None).await,
+        ContactCommand::Open { station, duration, rate_down, rate_up, byte_budget } => {
+            let open = OpenContact {
+                station,
+                seconds: duration.map(|d| d.as_secs_f64()),
+                rate_down,
+                rate_up,
+                byte_budget: byte_budget.map(|b| b.0),
+            };
+            ask(config, Method::POST, "/contact/open", Some(&serde_json::to_value(open)?)).await
+        }
+    }
+}
+
+/// Asks the running agent; opens the file when none runs.
+async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
+    let (method, path, body) = match &command {
+        WalCommand::Inspect { most } => (Method::GET, format!("/wal/inspect?most={most}"), None),
+        WalCommand::Verify => (Method::POST, "/wal/verify".into(), None),
+        WalCommand::Compact => (Method::POST, "/wal/compact".into(), None),
+        WalCommand::Release { consumer } => (
+            Method::POST,
+            "/wal/release".into(),
+            Some(serde_json::to_value(Release { consumer: consumer.clone() })?),
+        ),
+    };
+    if let Some(control) = &config.extensions.control {
+        match request(&control.socket, method, &path, body.as_ref()).await {
+            Err(ControlError::NotRunning { .. }) => {}
+            other => return Ok(other?),
+        }
+    }
+    let mut wal = agent::open_wal(config, &Env::production())?;
+    let answer = match command {
+        WalCommand::Inspect { most } => inspect(&mut wal, most)?,
+        WalCommand::Verify => {
+            let (checked, damaged) = wal.verify()?;
+            json!({"segments": checked, "damaged": damaged})
+        }
+        WalCommand::Compact => {
+            let sizes = wal.compact(true)?;
+            json!({"bytes_before": sizes.map(|s| s.0), "bytes_after": sizes.map(|s| s.1)})
+        }
+        WalCommand::Release { consumer } => {
+            if !wal.abandoned().contains(&consumer) {
+                return Err(Failure::Other(format!(
+                    "{consumer} holds nothing, or is still in the configuration: take it out first"
+                )));
+            }
+            json!({"deleted_segments": wal.release(&consumer)?})
+        }
+    };
+    wal.close()?;
+    Ok(answer)
+}
+
+/// The status for people.
+fn status_text(status: &Value) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    let wal = &status["wal"];
+    let text = |v: &Value| v.as_str().unwrap_or("-").to_owned();
+    let size = |v: &Value| ByteSize(v.as_u64().unwrap_or(0)).to_string();
+    let _ = writeln!(out, "satellite  {}   epoch {}", text(&status["satellite"]), text(&wal["epoch"]));
+    let link = &status["link"];
+    let _ = write!(out, "link       {}", text(&link["state"]));
+    if let Some(station) = link["station"].as_str() {
+        let _ = write!(out, " ({station})");
+    }
+    if let Some(error) = link["last_error"].as_str() {
+        let _ = write!(out, ", last error: {error}");
+    }
+    let _ = writeln!(out);
+    let contact = |v: &Value| v["station"].as_str().map_or("none".to_owned(), str::to_owned);
+    let _ = writeln!(
+        out,
+        "contact    by plan: {}, next: {}",
+        contact(&status["contact"]),
+        contact(&status["next_contact"])
+    );
+    let _ = writeln!(
+        out,
+        "stored     {} of {} in {} segments ({}) and the journal ({} unsealed)",
+        size(&wal["stored_bytes"]),
+        size(&wal["max_bytes"]),
+        wal["segments"],
+        size(&wal["segment_bytes"]),
+        size(&wal["unsealed_bytes"]),
+    );
+    let _ =
+        writeln!(out, "\n{:<10}{:>14}{:>14}{:>14}{:>14}", "", "accepted", "delivered", "dropped", "on board");
+    for signal in ["traces", "metrics", "logs"] {
+        let n = |v: &Value| v[signal].as_u64().unwrap_or(0);
+        let dropped: u64 = wal["dropped"].as_object().map_or(0, |d| d.values().map(n).sum());
+        let _ = writeln!(
+            out,
+            "{signal:<10}{:>14}{:>14}{dropped:>14}{:>14}",
+            n(&wal["accepted"]),
+            n(&wal["delivered"]),
+            n(&wal["on_board"])
+        );
+    }
+    for name in status["abandoned_consumers"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            out,
+            "\n{} has left the configuration and still holds segments; `space-agent wal release {}` lets go of them",
+            text(name),
+            text(name)
+        );
+    }
+    out
+}

@@ -1,0 +1,298 @@
+//! What operators reach: the control socket, the metrics and the health endpoint.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use perigee_proto::link::DropReason;
+use perigee_shared::contact::Contact;
+use perigee_shared::env::{Env, Owner};
+use perigee_shared::segment::Lane;
+use perigee_shared::signal::{Counts, Signal};
+use perigee_shared::telemetry::METRICS_CONTENT_TYPE;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::contacts::{ContactControl, Planned};
+use crate::limiter::Limiter;
+use crate::shipper::LinkStatus;
+use crate::telemetry::Metrics;
+use crate::wal::{Summary, Wal};
+
+/// What the endpoints show and steer.
+pub struct Control {
+    /// The environment.
+    pub env: Env,
+    /// The log.
+    pub wal: Owner<Wal>,
+    /// Contacts; `None` without a link.
+    pub contacts: Option<ContactControl>,
+    /// Stations that a contact may name.
+    pub stations: Vec<String>,
+    /// The link in fact.
+    pub link: watch::Receiver<LinkStatus>,
+    /// Segments sealed since the start.
+    pub sealed: watch::Receiver<u64>,
+    /// The limiter.
+    pub limiter: Arc<Limiter>,
+    /// All metrics.
+    pub metrics: Metrics,
+    /// The id in our certificate, if there is a link.
+    pub satellite: Option<String>,
+}
+
+/// An error as JSON: `{"error": "..."}`.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({"error": self.1}))).into_response()
+    }
+}
+
+impl<E: std::error::Error> From<E> for Refusal {
+    fn from(e: E) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, e.to_string())
+    }
+}
+
+type Shared = State<Arc<Control>>;
+type Answer = Result<Json<Value>, Refusal>;
+
+/// The control socket.
+pub fn control_router(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .route("/contact/list", get(contact_list))
+        .route("/contact/open", post(contact_open))
+        .route("/contact/close", post(contact_close))
+        .route("/wal/inspect", get(wal_inspect))
+        .route("/wal/verify", post(wal_verify))
+        .route("/wal/compact", post(wal_compact))
+        .route("/wal/release", post(wal_release))
+        .with_state(control)
+}
+
+/// The Prometheus endpoint.
+pub fn metrics_router(control: Arc<Control>) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state(control)
+}
+
+/// The health endpoint: 200 while the store can be written, 503 when it cannot.
+pub fn health_router(control: Arc<Control>) -> Router {
+    Router::new().route("/", get(health)).route("/health", get(health)).with_state(control)
+}
+
+async fn metrics(State(c): Shared) -> Response {
+    let summary = c.wal.call(|wal| wal.summary()).await.ok();
+    let sealed = *c.sealed.borrow();
+    let text = c.metrics.text(summary.as_ref(), sealed, &c.limiter, (c.env.memory)());
+    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response()
+}
+
+async fn health(State(c): Shared) -> Response {
+    match c.wal.call(|wal| wal.is_open()).await {
+        Ok(true) => Json(json!({"status": "ok"})).into_response(),
+        Ok(false) => {
+            Refusal(StatusCode::SERVICE_UNAVAILABLE, "the store cannot be written".into()).into_response()
+        }
+        Err(gone) => Refusal::from(gone).into_response(),
+    }
+}
+
+/// Items by signal, as JSON.
+pub fn counts(counts: Counts) -> Value {
+    Signal::ALL
+        .into_iter()
+        .map(|s| (s.name().to_owned(), counts[s].into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+/// A drop reason's name, as in metrics.
+pub fn reason(reason: DropReason) -> String {
+    reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase()
+}
+
+/// A summary of the log as JSON.
+pub fn summary(s: &Summary) -> Value {
+    let dropped: serde_json::Map<_, _> =
+        s.dropped.iter().map(|(r, items)| (reason(*r), counts(*items))).collect();
+    json!({
+        "epoch": format!("{:016x}", s.life.epoch),
+        "start_counter": s.life.start_counter,
+        "accepted": counts(s.accepted),
+        "delivered": counts(s.delivered),
+        "dropped": dropped,
+        "on_board": counts(s.in_journal + s.in_segments),
+        "in_journal": counts(s.in_journal),
+        "in_segments": counts(s.in_segments),
+        "segments": s.segments,
+        "segment_bytes": s.segment_bytes,
+        "unsealed_bytes": s.unsealed_bytes,
+        "stored_bytes": s.stored_bytes,
+        "max_bytes": s.max_bytes,
+        "file_bytes": s.file_bytes.0,
+        "file_allocated_bytes": s.file_bytes.1,
+    })
+}
+
+async fn status(State(c): Shared) -> Answer {
+    let (wal, abandoned) = c.wal.call(|wal| (wal.summary(), wal.abandoned())).await?;
+    let planned = match &c.contacts {
+        Some(contacts) => Some(contacts.list().await?),
+        None => None,
+    };
+    let link = c.link.borrow().clone();
+    Ok(Json(json!({
+        "satellite": c.satellite,
+        "version": env!("CARGO_PKG_VERSION"),
+        "wal": summary(&wal),
+        "abandoned_consumers": abandoned,
+        "link": link,
+        "contact": planned.as_ref().and_then(|p| p.current.as_ref()),
+        "next_contact": planned.as_ref().and_then(|p| p.upcoming.first()),
+        "memory": {
+            "resident_bytes": (c.env.memory)(),
+            "in_flight_bytes": c.limiter.in_flight(),
+            "pressure": c.limiter.pressure() as u8,
+        },
+    })))
+}
+
+fn contacts(c: &Control) -> Result<&ContactControl, Refusal> {
+    c.contacts
+        .as_ref()
+        .ok_or_else(|| Refusal(StatusCode::CONFLICT, "no pipeline uses the exporter `link`".into()))
+}
+
+async fn contact_list(State(c): Shared) -> Result<Json<Planned>, Refusal> {
+    Ok(Json(contacts(&c)?.list().await?))
+}
+
+/// A contact as it is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenContact {
+    /// The station's id.
+    pub station: String,
+    /// How long, in seconds; until it is closed when absent.
+    pub seconds: Option<f64>,
+    /// bit/s down.
+    pub rate_down: Option<u64>,
+    /// bit/s up.
+    pub rate_up: Option<u64>,
+    /// Segment bytes at most.
+    pub byte_budget: Option<u64>,
+}
+
+async fn contact_open(State(c): Shared, Json(asked): Json<OpenContact>) -> Answer {
+    if !c.stations.contains(&asked.station) {
+        let message = format!("link.stations has no `{}` (known: {})", asked.station, c.stations.join(", "));
+        return Err(Refusal(StatusCode::BAD_REQUEST, message));
+    }
+    let now = c.env.unix_nano();
+    let end = match asked.seconds {
+        Some(s) if !(s > 0.0 && s < 1e8) => {
+            return Err(Refusal(StatusCode::BAD_REQUEST, "the duration must be above 0".into()));
+        }
+        seconds => seconds.map(|s| now + (s * 1e9) as u64),
+    };
+    let contact = Contact {
+        end_unix_nano: end,
+        rate_down: asked.rate_down,
+        rate_up: asked.rate_up,
+        byte_budget: asked.byte_budget,
+        ..Contact::open(asked.station, now)
+    };
+    contacts(&c)?.open(contact.clone()).await?;
+    Ok(Json(json!({"opened": contact})))
+}
+
+async fn contact_close(State(c): Shared) -> Answer {
+    Ok(Json(json!({"closed": contacts(&c)?.close().await?})))
+}
+
+/// Segments to show.
+#[derive(Debug, Deserialize)]
+struct Inspect {
+    #[serde(default = "inspect_most")]
+    most: usize,
+}
+
+const fn inspect_most() -> usize {
+    100
+}
+
+async fn wal_inspect(State(c): Shared, Query(query): Query<Inspect>) -> Answer {
+    let most = query.most.min(10_000);
+    Ok(Json(c.wal.call(move |wal| inspect(wal, most)).await??))
+}
+
+/// The log's segments and consumers as JSON.
+pub fn inspect(wal: &mut Wal, most: usize) -> Result<Value, crate::wal::WalError> {
+    let segments: Vec<Value> = wal
+        .segments(most)?
+        .into_iter()
+        .map(|(record, waiting)| {
+            let h = record.header;
+            json!({
+                "lane": h.id.lane.0,
+                "sequence": h.id.sequence,
+                "codec": h.codec,
+                "items": counts(h.items),
+                "requests": h.requests,
+                "raw_bytes": h.raw_len,
+                "payload_bytes": h.payload_len,
+                "first_unix_nano": (!h.time.is_empty()).then_some(h.time.start),
+                "last_unix_nano": (!h.time.is_empty()).then_some(h.time.end),
+                "sealed_unix_nano": h.sealed_unix_nano,
+                "waiting_for": waiting,
+                "sent": wal.was_sent(h.id.lane, h.id.sequence),
+            })
+        })
+        .collect();
+    let lanes: Vec<u8> = wal.lanes().into_iter().map(|Lane(n)| n).collect();
+    Ok(json!({"summary": summary(&wal.summary()), "lanes": lanes, "segments": segments}))
+}
+
+async fn wal_verify(State(c): Shared) -> Answer {
+    let (checked, damaged) = c.wal.call(|wal| wal.verify()).await??;
+    Ok(Json(json!({"segments": checked, "damaged": damaged})))
+}
+
+async fn wal_compact(State(c): Shared) -> Answer {
+    let sizes = c.wal.call(|wal| wal.compact(true)).await??;
+    Ok(Json(json!({"bytes_before": sizes.map(|s| s.0), "bytes_after": sizes.map(|s| s.1)})))
+}
+
+/// A consumer to release.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// Its name in the configuration that it has left.
+    pub consumer: String,
+}
+
+async fn wal_release(State(c): Shared, Json(asked): Json<Release>) -> Answer {
+    let released = c
+        .wal
+        .call(move |wal| {
+            if !wal.abandoned().contains(&asked.consumer) {
+                return Ok(None);
+            }
+            wal.release(&asked.consumer).map(Some)
+        })
+        .await??;
+    match released {
+        Some(segments) => Ok(Json(json!({"deleted_segments": segments}))),
+        None => Err(Refusal(
+            StatusCode::CONFLICT,
+            "no such consumer holds anything, or it is still in the configuration: take it out first".into(),
+        )),
+    }
+}

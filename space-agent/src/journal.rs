@@ -1,0 +1,180 @@
+//! The way into the write-ahead log: requests that arrive during one commit share the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use perigee_shared::env::Owner;
+use perigee_shared::otlp::status::Status;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::config::Acknowledge;
+use crate::limiter::Permit;
+use crate::telemetry::ReceiverCounters;
+use crate::wal::{Accepted, Unsealed, Wal, WalError};
+
+/// Requests that may wait for a commit. Their bytes are bounded by the limiter.
+const QUEUE: usize = 4096;
+
+/// A commit of so many bytes is not held for more.
+const LARGE: usize = 1 << 20;
+
+/// A commit takes no more than this, so that memory for it is bounded.
+const MAX_COMMIT: usize = 8 << 20;
+
+/// What clients are told to wait when the store cannot take more.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+struct Entry {
+    accepted: Accepted,
+    /// Holds the request's bytes until it is in the log.
+    permit: Permit,
+    reply: Option<oneshot::Sender<Result<(), Status>>>,
+}
+
+/// What the journal says after each commit.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// What waits for a segment.
+    pub unsealed: Unsealed,
+    /// When the last request was committed.
+    pub at: Instant,
+}
+
+/// Hands requests to the committer.
+#[derive(Clone)]
+pub struct Journal {
+    queue: mpsc::Sender<Entry>,
+    acknowledge: Acknowledge,
+    counters: Arc<ReceiverCounters>,
+}
+
+impl Journal {
+    /// A journal and the task that commits it, which ends when every handle is gone and the rest is committed.
+    pub fn new(
+        wal: Owner<Wal>,
+        acknowledge: Acknowledge,
+        commit_interval: Duration,
+        counters: Arc<ReceiverCounters>,
+        progress: watch::Sender<Progress>,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (queue, entries) = mpsc::channel(QUEUE);
+        let committer = Committer {
+            wal,
+            entries,
+            commit_interval,
+            progress,
+            counters: Arc::clone(&counters),
+            expected: 1,
+        };
+        (Self { queue, acknowledge, counters }, committer.run())
+    }
+
+    /// Takes a request; returns when the client may be told that it is safe.
+    pub async fn append(&self, accepted: Accepted, permit: Permit) -> Result<(), Status> {
+        const GONE: &str = "the agent is shutting down";
+        let unavailable = || Status::unavailable(GONE, RETRY_AFTER);
+        let (reply, answer) = match self.acknowledge {
+            Acknowledge::Durable => {
+                let (reply, answer) = oneshot::channel();
+                (Some(reply), Some(answer))
+            }
+            Acknowledge::Received => (None, None),
+        };
+        let (signal, items) = (accepted.signal, accepted.walked.items);
+        self.queue.send(Entry { accepted, permit, reply }).await.map_err(|_| unavailable())?;
+        let result = match answer {
+            Some(answer) => answer.await.unwrap_or_else(|_| Err(unavailable())),
+            None => Ok(()),
+        };
+        match &result {
+            Ok(()) => self.counters.accepted(signal, items),
+            Err(_) => self.counters.refused(signal, items),
+        }
+        result
+    }
+}
+
+struct Committer {
+    wal: Owner<Wal>,
+    entries: mpsc::Receiver<Entry>,
+    commit_interval: Duration,
+    progress: watch::Sender<Progress>,
+    counters: Arc<ReceiverCounters>,
+    /// Requests in the last commit: so many senders are likely to come again at once.
+    expected: usize,
+}
+
+impl Committer {
+    async fn run(mut self) {
+        while let Some(first) = self.entries.recv().await {
+            let group = self.gather(first).await;
+            self.commit(group).await;
+        }
+    }
+
+    /// Collects a commit: everything that is there, and for up to `commit_interval` what is expected to come.
+    async fn gather(&mut self, first: Entry) -> Vec<Entry> {
+        let mut bytes = first.accepted.body.len();
+        let mut group = Vec::with_capacity(self.expected);
+        group.push(first);
+        let deadline = Instant::now() + self.commit_interval;
+        // Tasks that are ready to run may have a request each.
+        tokio::task::yield_now().await;
+        loop {
+            while bytes < MAX_COMMIT
+                && let Ok(entry) = self.entries.try_recv()
+            {
+                bytes += entry.accepted.body.len();
+                group.push(entry);
+            }
+            if group.len() >= self.expected || bytes >= LARGE || self.commit_interval.is_zero() {
+                break;
+            }
+            match tokio::time::timeout_at(deadline, self.entries.recv()).await {
+                Ok(Some(entry)) => {
+                    bytes += entry.accepted.body.len();
+                    group.push(entry);
+                }
+                Ok(None) | Err(_) => break,
+            }
+        }
+        self.expected = group.len();
+        group
+    }
+
+    async fn commit(&mut self, group: Vec<Entry>) {
+        let mut requests = Vec::with_capacity(group.len());
+        let mut waiting = Vec::with_capacity(group.len());
+        for entry in group {
+            requests.push(entry.accepted);
+            waiting.push((entry.permit, entry.reply));
+        }
+        let progress = self.progress.clone();
+        let committed = self.wal.call(move |wal| {
+            let result = wal.append(&requests);
+            // Told by the store itself, so that what is told last is what holds.
+            progress.send_replace(Progress { unsealed: wal.unsealed(), at: Instant::now() });
+            result
+        });
+        let result = committed.await.unwrap_or(Err(WalError::Closed));
+        self.counters.commit(waiting.len());
+        if let Err(error) = &result {
+            tracing::debug!(%error, requests = waiting.len(), "requests were refused");
+        }
+        for (permit, reply) in waiting {
+            drop(permit);
+            if let Some(reply) = reply {
+                let answer = match &result {
+                    Ok(()) => Ok(()),
+                    Err(WalError::Full { .. }) => {
+                        Err(Status::unavailable("the store is full; nothing was lost", RETRY_AFTER))
+                    }
+                    Err(_) => Err(Status::unavailable("the store cannot be written now", RETRY_AFTER)),
+                };
+                // A client that has gone away needs no answer.
+                drop(reply.send(answer));
+            }
+        }
+    }
+}

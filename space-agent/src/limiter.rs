@@ -1,0 +1,217 @@
+//! The memory limiter: what is taken in is bounded, and a refusal always says when to come back.
+//!
+//! Two things are bounded. Request bodies are admitted before they are buffered and hold their place until they are in the
+//! journal ([`Permit`]). And resident memory is looked at every `check_interval`: above the soft limit, or while it grows too
+//! fast, new requests are refused; above the hard limit, requests that are being read are refused as well.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use perigee_shared::env::Env;
+use perigee_shared::otlp::status::Status;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::LimiterConfig;
+
+/// What clients are told to wait.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How memory stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Pressure {
+    /// Everything is taken.
+    None = 0,
+    /// New requests are refused.
+    Soft = 1,
+    /// Everything is refused.
+    Hard = 2,
+}
+
+/// See the module.
+pub struct Limiter {
+    config: LimiterConfig,
+    pressure: AtomicU8,
+    in_flight: AtomicU64,
+    /// Requests refused for want of memory.
+    refused: AtomicU64,
+}
+
+impl Limiter {
+    /// A limiter without pressure.
+    pub fn new(config: LimiterConfig) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            pressure: AtomicU8::new(0),
+            in_flight: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// How memory stands.
+    pub fn pressure(&self) -> Pressure {
+        match self.pressure.load(Ordering::Relaxed) {
+            0 => Pressure::None,
+            1 => Pressure::Soft,
+            _ => Pressure::Hard,
+        }
+    }
+
+    /// Bytes of request bodies that are held now.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Requests refused so far.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Lets a request in whose size is not known yet.
+    pub fn admit(self: &Arc<Self>) -> Result<Permit, Status> {
+        if self.pressure() >= Pressure::Soft {
+            return Err(self.refuse("memory is above its soft limit"));
+        }
+        Ok(Permit { limiter: Arc::clone(self), bytes: 0 })
+    }
+
+    fn refuse(&self, why: &str) -> Status {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Status::unavailable(why, RETRY_AFTER)
+    }
+
+    /// Looks at resident memory until `shutdown`.
+    pub async fn run(self: Arc<Self>, env: Env, shutdown: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.config.check_interval.0);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut before = None;
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let Some(resident) = (env.memory)() else { continue };
+            let now = self.judge(resident, before);
+            before = Some(resident);
+            let was = self.pressure.swap(now as u8, Ordering::Relaxed);
+            if was != now as u8 {
+                let resident = perigee_shared::units::ByteSize(resident);
+                match now {
+                    Pressure::None => tracing::info!(%resident, "memory is below its soft limit again"),
+                    _ => {
+                        tracing::warn!(%resident, pressure = ?now, "requests are refused until memory is back")
+                    }
+                }
+            }
+        }
+    }
+
+    fn judge(&self, resident: u64, before: Option<u64>) -> Pressure {
+        let limit = self.config.limit.0;
+        let growth = self.config.max_growth_per_second.0;
+        let soft = limit - self.config.spike_limit.0;
+        let seconds = self.config.check_interval.0.as_secs_f64();
+        let grows = before.is_some_and(|b| resident.saturating_sub(b) as f64 > growth as f64 * seconds);
+        if resident >= limit {
+            Pressure::Hard
+        } else if resident >= soft || (growth > 0 && grows) {
+            Pressure::Soft
+        } else {
+            Pressure::None
+        }
+    }
+}
+
+/// A request that was let in, with the bytes it holds.
+pub struct Permit {
+    limiter: Arc<Limiter>,
+    bytes: u64,
+}
+
+impl Permit {
+    /// Takes room for `bytes` in all before they are buffered.
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), Status> {
+        let more = (bytes as u64).saturating_sub(self.bytes);
+        if more == 0 {
+            return Ok(());
+        }
+        if self.limiter.pressure() == Pressure::Hard {
+            return Err(self.limiter.refuse("memory is above its limit"));
+        }
+        let max = self.limiter.config.max_in_flight.0;
+        let before = self.limiter.in_flight.fetch_add(more, Ordering::Relaxed);
+        self.bytes += more;
+        if before + more > max {
+            return Err(self.limiter.refuse("too many requests are in flight"));
+        }
+        Ok(())
+    }
+
+    /// Gives back what is above `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes as u64);
+        self.limiter.in_flight.fetch_sub(less, Ordering::Relaxed);
+        self.bytes -= less;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.limiter.in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use perigee_shared::units::{ByteSize, Span};
+
+    use super::*;
+
+    fn limiter(growth: u64) -> Arc<Limiter> {
+        Limiter::new(LimiterConfig {
+            check_interval: Span::millis(500),
+            limit: ByteSize(1000),
+            spike_limit: ByteSize(200),
+            max_growth_per_second: ByteSize(growth),
+            max_in_flight: ByteSize(100),
+        })
+    }
+
+    #[test]
+    fn bytes_in_flight_are_bounded_and_given_back() {
+        let limiter = limiter(0);
+        let mut first = limiter.admit().unwrap();
+        first.grow_to(60).unwrap();
+        let mut second = limiter.admit().unwrap();
+        let status = second.grow_to(41).unwrap_err();
+        assert!(status.retry_after.is_some(), "every refusal has a hint");
+        drop(second);
+        assert_eq!(limiter.in_flight(), 60);
+        first.shrink_to(10);
+        assert!(limiter.admit().unwrap().grow_to(90).is_ok());
+        drop(first);
+        assert_eq!((limiter.in_flight(), limiter.refused()), (0, 1));
+    }
+
+    #[test]
+    fn pressure_follows_the_limits_and_the_growth() {
+        let plain = limiter(0);
+        assert_eq!(plain.judge(799, None), Pressure::None);
+        assert_eq!(plain.judge(800, None), Pressure::Soft);
+        assert_eq!(plain.judge(1000, None), Pressure::Hard);
+        let growing = limiter(100);
+        assert_eq!(growing.judge(150, Some(100)), Pressure::None);
+        assert_eq!(growing.judge(151, Some(100)), Pressure::Soft);
+    }
+
+    #[test]
+    fn above_the_hard_limit_requests_that_are_being_read_are_refused() {
+        let limiter = limiter(0);
+        let mut permit = limiter.admit().unwrap();
+        limiter.pressure.store(Pressure::Hard as u8, Ordering::Relaxed);
+        assert!(permit.grow_to(1).is_err());
+        assert!(limiter.admit().is_err());
+    }
+}

@@ -1,0 +1,159 @@
+//! OTLP/gRPC.
+//!
+//! tonic would buffer a message before anybody could say how much room there is, so the five bytes before a gRPC message are
+//! read here: they announce its length, and room for it is taken before the rest is read.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body::Frame;
+use hyper::body::Incoming;
+use perigee_shared::compress::Encoding;
+use perigee_shared::otlp::status::Status;
+use perigee_shared::signal::Signal;
+use tonic::Code;
+
+use super::Intake;
+use super::body::{Pieces, READ_TIMEOUT};
+
+/// A gRPC answer: at most one data frame, then trailers.
+#[derive(Default)]
+pub(super) struct Reply {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl http_body::Body for Reply {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let data = self.data.take().map(Frame::data);
+        let frame = data.or_else(|| self.trailers.take().map(Frame::trailers));
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none() && self.trailers.is_none()
+    }
+}
+
+const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// The service behind a listener.
+pub(super) fn service(
+    intake: Arc<Intake>,
+) -> impl hyper::service::Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible, Future: Send>
++ Clone {
+    hyper::service::service_fn(move |request| {
+        let intake = Arc::clone(&intake);
+        async move {
+            Ok(match export(&intake, request).await {
+                Ok(()) => success(),
+                Err(Answer::Status(status)) => failure(&status),
+                Err(Answer::NotGrpc) => not_grpc(),
+            })
+        }
+    })
+}
+
+enum Answer {
+    Status(Status),
+    /// Not a gRPC request at all.
+    NotGrpc,
+}
+
+impl From<Status> for Answer {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+fn success() -> Response<Reply> {
+    // An empty ExportServiceResponse: no partial_success.
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let mut response =
+        Response::new(Reply { data: Some(Bytes::from_static(&[0; 5])), trailers: Some(trailers) });
+    response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
+    response
+}
+
+fn failure(status: &Status) -> Response<Reply> {
+    status.to_tonic().into_http()
+}
+
+fn not_grpc() -> Response<Reply> {
+    let mut response = Response::new(Reply::default());
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
+}
+
+async fn export(intake: &Intake, request: Request<Incoming>) -> Result<(), Answer> {
+    let (parts, body) = request.into_parts();
+    let grpc = parts.headers.get(header::CONTENT_TYPE).is_some_and(|v| {
+        v.as_bytes().starts_with(b"application/grpc") && !v.as_bytes().starts_with(b"application/grpc-web")
+    });
+    if !grpc || parts.method != http::Method::POST {
+        return Err(Answer::NotGrpc);
+    }
+    let path = parts.uri.path();
+    let Some(signal) = Signal::ALL.into_iter().find(|s| s.grpc_path() == path) else {
+        return Err(Status::refuse(
+            Code::Unimplemented,
+            "no such service or method; OTLP's Export is served",
+        )
+        .into());
+    };
+    let encoding =
+        match parts.headers.get("grpc-encoding").map(|v| v.to_str().ok().and_then(Encoding::from_name)) {
+            None => Encoding::Identity,
+            Some(Some(encoding)) => encoding,
+            Some(None) => {
+                let message = "grpc-encoding is not known; gzip, zstd, deflate and identity are";
+                return Err(Status::refuse(Code::Unimplemented, message).into());
+            }
+        };
+    let read = tokio::time::timeout(READ_TIMEOUT, message(intake, Pieces::new(body), encoding));
+    let read =
+        read.await.map_err(|_| Status::refuse(Code::DeadlineExceeded, "the request came too slowly"))?;
+    let (message, permit) = read.inspect_err(|_| intake.counters.unread(signal))?;
+    Ok(intake.take(signal, message, permit).await?)
+}
+
+/// Reads the one message of a unary request.
+async fn message(
+    intake: &Intake,
+    mut pieces: Pieces<Incoming>,
+    encoding: Encoding,
+) -> Result<(Bytes, crate::limiter::Permit), Status> {
+    const CUT: &str = "the request ends inside its message";
+    let mut permit = intake.limiter.admit()?;
+    let Some(prefix) = pieces.exactly(5).await? else {
+        return Err(Status::refuse(Code::Internal, CUT));
+    };
+    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+    let encoding = match prefix[0] {
+        0 => Encoding::Identity,
+        1 if encoding != Encoding::Identity => encoding,
+        _ => return Err(Status::refuse(Code::Internal, "a compressed message without grpc-encoding")),
+    };
+    if length > intake.max_request {
+        return Err(intake.too_large());
+    }
+    permit.grow_to(length)?;
+    let body = if length == 0 {
+        Bytes::new()
+    } else {
+        pieces.exactly(length).await?.ok_or_else(|| Status::refuse(Code::Internal, CUT))?
+    };
+    let body = intake.unpack(encoding, body, &mut permit)?;
+    Ok((body, permit))
+}

@@ -1,0 +1,171 @@
+//! OTLP/HTTP: protobuf and JSON.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::post;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper_util::service::TowerToHyperService;
+use perigee_shared::compress::Encoding;
+use perigee_shared::otlp::json;
+use perigee_shared::otlp::status::Status;
+use perigee_shared::serve::RouterService;
+use perigee_shared::signal::Signal;
+use tonic::Code;
+
+use super::Intake;
+use super::body::{Pieces, READ_TIMEOUT};
+use crate::limiter::Permit;
+
+/// How a request is written, and so its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Protobuf,
+    Json,
+}
+
+impl Format {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+        let media = value.split(';').next().unwrap_or_default().trim();
+        if media.eq_ignore_ascii_case("application/x-protobuf") {
+            Some(Self::Protobuf)
+        } else if media.eq_ignore_ascii_case("application/json") {
+            Some(Self::Json)
+        } else {
+            None
+        }
+    }
+
+    const fn content_type(self) -> &'static str {
+        match self {
+            Self::Protobuf => "application/x-protobuf",
+            Self::Json => "application/json",
+        }
+    }
+
+    /// The answer without a word, which is full success: `partial_success` is unset.
+    fn success(self) -> Response<Body> {
+        let body = match self {
+            Self::Protobuf => Bytes::new(),
+            Self::Json => Bytes::from_static(b"{}"),
+        };
+        ([(header::CONTENT_TYPE, self.content_type())], body).into_response()
+    }
+
+    fn failure(self, code: StatusCode, status: &Status) -> Response<Body> {
+        let body = match self {
+            Self::Protobuf => status.to_protobuf(),
+            Self::Json => status.to_json(),
+        };
+        let mut response = (code, [(header::CONTENT_TYPE, self.content_type())], body).into_response();
+        if let Some(delay) = status.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, (delay.as_secs().max(1)).into());
+        }
+        response
+    }
+}
+
+/// The HTTP status of a refusal.
+fn status_code(status: &Status) -> StatusCode {
+    match status.code {
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::ResourceExhausted => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::DeadlineExceeded => StatusCode::REQUEST_TIMEOUT,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// The service behind a listener.
+pub(super) fn service(
+    intake: Arc<Intake>,
+) -> impl hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
++ Clone {
+    let mut router = Router::new();
+    for signal in Signal::ALL {
+        let handler = move |State(intake): State<Arc<Intake>>, request: Request<Body>| async move {
+            export(&intake, signal, request).await
+        };
+        router = router.route(signal.http_path(), post(handler).fallback(wrong_method));
+    }
+    let router = router.fallback(not_found).with_state(intake);
+    TowerToHyperService::new(RouterService(router))
+}
+
+async fn wrong_method(headers: HeaderMap) -> Response<Body> {
+    let status = Status::refuse(Code::Unimplemented, "OTLP is sent with POST");
+    let format = Format::of(&headers).unwrap_or(Format::Json);
+    let mut response = format.failure(StatusCode::METHOD_NOT_ALLOWED, &status);
+    response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static("POST"));
+    response
+}
+
+async fn not_found(headers: HeaderMap) -> Response<Body> {
+    let status = Status::refuse(Code::NotFound, "OTLP is at /v1/traces, /v1/metrics and /v1/logs");
+    Format::of(&headers).unwrap_or(Format::Json).failure(StatusCode::NOT_FOUND, &status)
+}
+
+async fn export(intake: &Intake, signal: Signal, request: Request<Body>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let Some(format) = Format::of(&parts.headers) else {
+        let message = "the content type is not known; application/x-protobuf and application/json are";
+        let status = Status::refuse(Code::InvalidArgument, message);
+        return Format::Json.failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status);
+    };
+    let read = tokio::time::timeout(READ_TIMEOUT, read(intake, signal, &parts.headers, body, format));
+    let read = match read.await {
+        Ok(read) => read,
+        Err(_) => Err(Status::refuse(Code::DeadlineExceeded, "the request came too slowly")),
+    };
+    let taken = match read {
+        Ok((body, permit)) => intake.take(signal, body, permit).await,
+        Err(status) => {
+            intake.counters.unread(signal);
+            Err(status)
+        }
+    };
+    match taken {
+        Ok(()) => format.success(),
+        Err(status) => format.failure(status_code(&status), &status),
+    }
+}
+
+/// Reads the request as protobuf.
+async fn read(
+    intake: &Intake,
+    signal: Signal,
+    headers: &HeaderMap,
+    body: Body,
+    format: Format,
+) -> Result<(Bytes, Permit), Status> {
+    let encoding = match headers.get(header::CONTENT_ENCODING) {
+        None => Encoding::Identity,
+        Some(value) => value.to_str().ok().and_then(Encoding::from_name).ok_or_else(|| {
+            let message = "Content-Encoding is not known; gzip, zstd, deflate and identity are";
+            Status::refuse(Code::InvalidArgument, message)
+        })?,
+    };
+    let mut permit = intake.limiter.admit()?;
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let body = Pieces::new(body)
+        .all(intake.max_request, announced, &mut permit)
+        .await?
+        .ok_or_else(|| intake.too_large())?;
+    let body = intake.unpack(encoding, body, &mut permit)?;
+    if format == Format::Protobuf {
+        return Ok((body, permit));
+    }
+    // Protobuf is smaller than the JSON it is made from, but for doubles without digits: both are held for a moment.
+    permit.grow_to(body.len() * 2)?;
+    let out = json::transcode(signal, &body, intake.max_request)
+        .map_err(|e| Status::refuse(Code::InvalidArgument, e.to_string()))?;
+    drop(body);
+    permit.shrink_to(out.len());
+    Ok((out.into(), permit))
+}

@@ -1,0 +1,182 @@
+//! OTLP receivers: gRPC and HTTP, each over TCP or a unix socket.
+//!
+//! Both end in [`Intake::take`]: a body is admitted by the limiter before it is buffered, unpacked within its bound, walked once,
+//! and handed to the journal as raw bytes.
+
+mod body;
+mod grpc;
+mod http;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use perigee_shared::compress::{DecompressError, Encoding, decompress};
+use perigee_shared::otlp::status::Status;
+use perigee_shared::otlp::walk::walk;
+use perigee_shared::serve::{BindError, Endpoint, Limits, Listener, serve};
+use perigee_shared::signal::Signal;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use crate::config::{Config, ListenerConfig};
+use crate::journal::Journal;
+use crate::limiter::{Limiter, Permit};
+use crate::telemetry::ReceiverCounters;
+use crate::wal::Accepted;
+
+/// What both receivers do with a request.
+pub struct Intake {
+    limiter: Arc<Limiter>,
+    journal: Journal,
+    counters: Arc<ReceiverCounters>,
+    max_request: usize,
+}
+
+impl Intake {
+    /// An intake that lets requests of up to `max_request` bytes through to `journal`.
+    pub fn new(
+        limiter: Arc<Limiter>,
+        journal: Journal,
+        counters: Arc<ReceiverCounters>,
+        max_request: usize,
+    ) -> Self {
+        Self { limiter, journal, counters, max_request }
+    }
+
+    fn too_large(&self) -> Status {
+        let message = format!("the request is larger than {} bytes; send smaller batches", self.max_request);
+        Status::refuse(Code::ResourceExhausted, message)
+    }
+
+    /// Unpacks `body` within the limits.
+    fn unpack(&self, encoding: Encoding, body: Bytes, permit: &mut Permit) -> Result<Bytes, Status> {
+        if encoding == Encoding::Identity {
+            return Ok(body);
+        }
+        let packed = body.len();
+        let out = decompress(encoding, &body, self.max_request, |room| {
+            permit.grow_to(packed + room).map_err(Unpack::Status)
+        });
+        match out {
+            Ok(out) => {
+                let mut out = out;
+                out.shrink_to_fit();
+                drop(body);
+                permit.shrink_to(out.len());
+                Ok(out.into())
+            }
+            Err(Unpack::Status(status)) => Err(status),
+            Err(Unpack::Error(DecompressError::TooLarge { .. })) => Err(self.too_large()),
+            Err(Unpack::Error(e @ DecompressError::Corrupt(_))) => {
+                Err(Status::refuse(Code::InvalidArgument, e.to_string()))
+            }
+        }
+    }
+
+    /// Takes an export request as protobuf; success means that it is as safe as `acknowledge` says.
+    async fn take(&self, signal: Signal, body: Bytes, permit: Permit) -> Result<(), Status> {
+        let walked = walk(signal, &body).map_err(|e| {
+            self.counters.malformed(signal);
+            Status::refuse(Code::InvalidArgument, e.to_string())
+        })?;
+        if body.is_empty() || walked.items == 0 {
+            return Ok(());
+        }
+        self.journal.append(Accepted { signal, body, walked }, permit).await
+    }
+}
+
+enum Unpack {
+    Error(DecompressError),
+    Status(Status),
+}
+
+impl From<DecompressError> for Unpack {
+    fn from(e: DecompressError) -> Self {
+        Self::Error(e)
+    }
+}
+
+/// Listeners that are bound and not served yet.
+pub struct Receivers {
+    grpc: Option<(Listener, Limits)>,
+    http: Option<(Listener, Limits)>,
+}
+
+/// A receiver could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiverError {
+    /// The address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The certificates.
+    #[error(transparent)]
+    Tls(#[from] perigee_shared::link::tls::TlsError),
+    /// The address cannot be read, which validation should have found.
+    #[error("{0}")]
+    Endpoint(String),
+}
+
+impl Receivers {
+    /// Binds what `config` asks for.
+    pub async fn bind(config: &Config) -> Result<Self, ReceiverError> {
+        let protocols = &config.receivers.otlp.protocols;
+        Ok(Self {
+            grpc: bind(protocols.grpc.as_ref(), "OTLP/gRPC", config).await?,
+            http: bind(protocols.http.as_ref(), "OTLP/HTTP", config).await?,
+        })
+    }
+
+    /// The TCP addresses of gRPC and HTTP, for tests that bind port 0.
+    pub fn addresses(&self) -> (Option<std::net::SocketAddr>, Option<std::net::SocketAddr>) {
+        let address = |l: &Option<(Listener, Limits)>| l.as_ref().and_then(|(l, _)| l.local_addr());
+        (address(&self.grpc), address(&self.http))
+    }
+
+    /// Serves until `shutdown`, then lets the requests that have begun end.
+    pub async fn run(self, intake: Arc<Intake>, shutdown: CancellationToken) {
+        let grpc = async {
+            if let Some((listener, limits)) = self.grpc {
+                serve(listener, limits, grpc::service(Arc::clone(&intake)), shutdown.clone()).await;
+            }
+        };
+        let http = async {
+            if let Some((listener, limits)) = self.http {
+                serve(listener, limits, http::service(Arc::clone(&intake)), shutdown.clone()).await;
+            }
+        };
+        tokio::join!(grpc, http);
+    }
+}
+
+async fn bind(
+    listener: Option<&ListenerConfig>,
+    purpose: &'static str,
+    config: &Config,
+) -> Result<Option<(Listener, Limits)>, ReceiverError> {
+    use perigee_shared::link::tls::{Credentials, listener_config, load_authorities};
+    let Some(listener) = listener else { return Ok(None) };
+    let tls = match &listener.tls {
+        None => None,
+        Some(tls) => {
+            let clients = tls.client_ca_file.as_deref().map(load_authorities).transpose()?;
+            Some(listener_config(Credentials::load(&tls.cert_file, &tls.key_file)?, clients)?)
+        }
+    };
+    let endpoint = Endpoint::parse(&listener.endpoint).map_err(ReceiverError::Endpoint)?;
+    Ok(Some((Listener::bind(&endpoint, purpose, tls).await?, limits(listener, config))))
+}
+
+/// Windows large enough for speed, small enough that all connections together stay within a quarter of the memory limit.
+fn limits(listener: &ListenerConfig, config: &Config) -> Limits {
+    let share = config.processors.memory_limiter.limit.0 / 4 / listener.max_connections as u64;
+    let window = share.clamp(64 << 10, 1 << 20) as u32;
+    Limits {
+        max_connections: listener.max_connections,
+        stream_window: window,
+        connection_window: window,
+        max_streams: 100,
+        http1_buffer: (window as usize).min(256 << 10),
+        ..Limits::default()
+    }
+}

@@ -1,0 +1,88 @@
+//! Coming up: a connection to a station as soon as there is one.
+//!
+//! One attempt that begins too early would double its own retry time again and again. So attempts overlap: a new one begins
+//! every round trip, the first to finish wins, and the others are dropped.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use perigee_shared::env::Env;
+use perigee_shared::link::transport::{self, LinkShape};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::telemetry::ShipCounters;
+
+/// Attempts under way at once.
+const OVERLAP: usize = 8;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("the address {0} cannot be resolved: {1}")]
+    Resolve(String, std::io::Error),
+    #[error("no UDP socket: {0}")]
+    Socket(#[from] std::io::Error),
+    #[error("{0}")]
+    Connect(#[from] quinn::ConnectError),
+    /// The station has answered, and it will answer so again.
+    #[error("the station refuses: {0}")]
+    Refused(quinn::ConnectionError),
+}
+
+/// Connects to `station` at `address`. Tries until it succeeds, is refused, or the caller gives up.
+pub(super) async fn connect(
+    env: &Env,
+    config: &quinn::ClientConfig,
+    station: &str,
+    address: &str,
+    shape: &LinkShape,
+    counters: &Arc<ShipCounters>,
+) -> Result<(quinn::Endpoint, quinn::Connection), ConnectError> {
+    let peer = resolve(address).await?;
+    let local: IpAddr = match peer {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let endpoint = env.network.endpoint(SocketAddr::new(local, 0), None)?;
+    let mut config = config.clone();
+    config.transport_config(transport::agent(shape));
+    let interval = transport::attempt_interval(shape);
+    let mut attempts: JoinSet<Result<quinn::Connection, quinn::ConnectionError>> = JoinSet::new();
+    let mut next = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            Some(done) = attempts.join_next() => match done {
+                Ok(Ok(connection)) => return Ok((endpoint, connection)),
+                Ok(Err(error)) => {
+                    counters.failed_attempts.inc();
+                    tracing::debug!(station, %error, "no connection yet");
+                    if is_final(&error) {
+                        return Err(ConnectError::Refused(error));
+                    }
+                }
+                Err(_) => {}
+            },
+            () = tokio::time::sleep_until(next), if attempts.len() < OVERLAP => {
+                attempts.spawn(endpoint.connect_with(config.clone(), peer, station)?.into_future());
+                next = Instant::now() + interval;
+            }
+        }
+    }
+}
+
+async fn resolve(address: &str) -> Result<SocketAddr, ConnectError> {
+    if let Ok(parsed) = address.parse() {
+        return Ok(parsed);
+    }
+    let failed = |e| ConnectError::Resolve(address.to_owned(), e);
+    let mut found = tokio::net::lookup_host(address).await.map_err(failed)?;
+    found.next().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))
+}
+
+/// Whether trying again at once would only be refused again.
+fn is_final(error: &quinn::ConnectionError) -> bool {
+    use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed, TransportError, VersionMismatch};
+    matches!(error, ApplicationClosed(_) | ConnectionClosed(_) | TransportError(_) | VersionMismatch)
+}

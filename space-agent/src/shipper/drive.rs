@@ -1,0 +1,396 @@
+//! One connection: carries out what the session decides.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use perigee_proto::link::{AgentMessage, GoodbyeReason, GroundMessage, Hello, SegmentOpen};
+use perigee_shared::contact::Contact;
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::link::{MINOR_VERSION, wire};
+use perigee_shared::segment::{Codec, Header, Lane, SegmentId};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::Shipper;
+use super::session::{Action, Event, FETCH, Session};
+use crate::wal::{Reconciled, Wal, WalError};
+
+/// Bytes handed to QUIC at once.
+const PIECE: u64 = 32 << 10;
+
+/// After Goodbye, so long is waited for the last acknowledgements, beyond a round trip.
+const LAST_ACKS: Duration = Duration::from_secs(2);
+
+/// How a connection has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// With the contact.
+    ContactOver,
+    /// Another connection is wanted at once.
+    Again,
+}
+
+/// Why a connection has broken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DriveError {
+    #[error("{0}")]
+    Connection(#[from] quinn::ConnectionError),
+    #[error("{0}")]
+    Wire(#[from] wire::WireError),
+    #[error("control stream: {0}")]
+    Write(#[from] quinn::WriteError),
+    #[error("{0}")]
+    Wal(#[from] WalError),
+    #[error("{0}")]
+    Gone(#[from] perigee_shared::env::Gone),
+    #[error("the ground has closed its control stream")]
+    ControlClosed,
+}
+
+/// What became of writing a segment: which bytes QUIC has taken, and whether that was all of them.
+struct Written {
+    id: SegmentId,
+    taken: RangeSet,
+    whole: bool,
+}
+
+struct Driver<'a> {
+    shipper: &'a mut Shipper,
+    station: String,
+    connection: &'a quinn::Connection,
+    control: quinn::SendStream,
+    session: Session,
+    writers: JoinSet<Written>,
+    reported_drops: u64,
+    again: bool,
+    finished: bool,
+}
+
+/// Ships over `connection` until it breaks or `over` ends.
+pub(super) async fn drive(
+    shipper: &mut Shipper,
+    contact: &Contact,
+    connection: &quinn::Connection,
+    mut over: Pin<&mut (impl Future<Output = ()> + Send)>,
+) -> Result<Ended, DriveError> {
+    let (control, answers) = connection.open_bi().await?;
+    let (messages, mut received) = mpsc::channel(16);
+    let reader = tokio::spawn(read_control(answers, messages));
+    let hello = hello(shipper, contact).await?;
+    let mut sealed = shipper.sealed.clone();
+    sealed.mark_unchanged();
+    let usable = contact.usable(shipper.env.unix_nano());
+    let mut driver = Driver {
+        station: contact.station.clone(),
+        session: Session::new(hello, contact.byte_budget),
+        connection,
+        control,
+        writers: JoinSet::new(),
+        reported_drops: shipper.wal.call(|wal| wal.drops_recorded()).await?,
+        shipper,
+        again: false,
+        finished: false,
+    };
+    let ended = driver.run(&mut received, &mut sealed, usable, over.as_mut()).await;
+    if matches!(ended, Ok(Ended::ContactOver)) {
+        driver.last_acks(&mut received).await;
+    }
+    reader.abort();
+    connection.close(0u32.into(), b"contact over");
+    driver.stop_writers().await;
+    ended
+}
+
+async fn read_control(
+    mut stream: quinn::RecvStream,
+    messages: mpsc::Sender<Result<GroundMessage, DriveError>>,
+) {
+    loop {
+        let message = match wire::read(&mut stream).await {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => return,
+            Err(error) => Err(error.into()),
+        };
+        let last = message.is_err();
+        if messages.send(message).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError> {
+    let station = contact.station.clone();
+    let epochs = shipper.wal.call(move |wal| wal.epochs(&station)).await??;
+    Ok(Hello {
+        satellite: shipper.config.satellite.clone(),
+        software: format!("space-agent {}", env!("CARGO_PKG_VERSION")),
+        minor_version: MINOR_VERSION,
+        codecs: Codec::ALL.into_iter().map(|c| c as u32).collect(),
+        contact: contact.name(),
+        epochs,
+    })
+}
+
+impl Driver<'_> {
+    async fn run(
+        &mut self,
+        received: &mut mpsc::Receiver<Result<GroundMessage, DriveError>>,
+        sealed: &mut watch::Receiver<u64>,
+        usable: Option<Duration>,
+        mut over: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<Ended, DriveError> {
+        self.event(Event::Connected).await?;
+        let mut guard = std::pin::pin!(async move {
+            match usable {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        });
+        let mut guarded = false;
+        while !self.again {
+            tokio::select! {
+                biased;
+                () = &mut over => {
+                    self.event(Event::End(GoodbyeReason::ContactEnd)).await?;
+                    return Ok(Ended::ContactOver);
+                }
+                () = &mut guard, if !guarded => {
+                    guarded = true;
+                    self.event(Event::End(GoodbyeReason::ContactEnd)).await?;
+                }
+                message = received.recv() => match message {
+                    Some(Ok(message)) => self.event(Event::Message(message)).await?,
+                    Some(Err(error)) => return Err(error),
+                    None => return Err(DriveError::ControlClosed),
+                },
+                Some(done) = self.writers.join_next() => self.written(done).await?,
+                changed = sealed.changed() => {
+                    if changed.is_ok() {
+                        self.event(Event::Sealed).await?;
+                        self.report_drops().await?;
+                    }
+                }
+            }
+        }
+        Ok(Ended::Again)
+    }
+
+    /// Feeds an event to the session and carries out what follows, which may be further events.
+    async fn event(&mut self, event: Event) -> Result<(), DriveError> {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for action in self.session.on_event(event) {
+                if let Some(next) = Box::pin(self.act(action)).await? {
+                    events.push(next);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn act(&mut self, action: Action) -> Result<Option<Event>, DriveError> {
+        let consumer = self.shipper.consumer;
+        match action {
+            Action::Send(message) => self.send(&message).await?,
+            Action::Reconcile(view) => {
+                let reconciled = self.shipper.wal.call(move |wal| wal.reconcile(consumer, &view)).await??;
+                let new_epoch = reconciled == Reconciled::NewEpoch;
+                if let Reconciled::Deleted(segments) = reconciled {
+                    self.committed(segments);
+                }
+                return Ok(Some(Event::Reconciled { new_epoch }));
+            }
+            Action::Fetch { lane, sequence } => {
+                let fetched =
+                    self.shipper.wal.call(move |wal| fetch(wal, consumer, lane, sequence)).await??;
+                let more = fetched.len() == FETCH;
+                return Ok(Some(Event::Fetched { headers: fetched, more }));
+            }
+            Action::Write { header, ranges } => self.write(header, ranges).await?,
+            Action::Committed(ids) => {
+                for id in &ids {
+                    self.shipper.sent.remove(id);
+                }
+                let segments = self.shipper.wal.call(move |wal| wal.committed(consumer, &ids)).await??;
+                self.committed(segments);
+            }
+            Action::DropsKnown { epoch, ids } => {
+                let station = self.station.clone();
+                let stations: Vec<String> = self.shipper.config.stations.keys().cloned().collect();
+                self.shipper
+                    .wal
+                    .call(move |wal| wal.drops_acknowledged(&station, &stations, epoch, &ids))
+                    .await??;
+            }
+            Action::Verify(id) => {
+                let whole =
+                    self.shipper.wal.call(move |wal| wal.verify_segment(id.lane, id.sequence)).await??;
+                return Ok(Some(Event::Verified { id, whole }));
+            }
+            Action::Restart => self.again = true,
+            Action::Finished => self.finished = true,
+        }
+        Ok(None)
+    }
+
+    fn committed(&self, segments: u64) {
+        self.shipper.counters.committed_segments.inc_by(segments);
+        self.shipper.status.send_modify(|s| s.committed_segments += segments);
+    }
+
+    async fn send(&mut self, message: &AgentMessage) -> Result<(), DriveError> {
+        self.control.write_all(&wire::frame(message)).await?;
+        Ok(())
+    }
+
+    /// Tells the ground of drops that were made since Hello.
+    async fn report_drops(&mut self) -> Result<(), DriveError> {
+        let (station, from) = (self.station.clone(), self.reported_drops);
+        let (recorded, new) = self.shipper.wal.call(move |wal| wal.drops_since(&station, from)).await??;
+        self.reported_drops = recorded;
+        if let Some((epoch, drops)) = new {
+            self.event(Event::Dropped { epoch, drops }).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts writing a segment on a stream of its own.
+    async fn write(&mut self, header: Header, ranges: Vec<Range<u64>>) -> Result<(), DriveError> {
+        let id = header.id;
+        let payload = self
+            .shipper
+            .wal
+            .call(move |wal| {
+                wal.mark_sent(id.lane, id.sequence);
+                wal.payload(id.lane, id.sequence)
+            })
+            .await??;
+        let connection = self.connection.clone();
+        self.writers.spawn(async move {
+            let mut taken = RangeSet::default();
+            let whole = match payload {
+                Some(payload) if payload.len() as u64 == header.payload_len => {
+                    write_segment(&connection, &header, &ranges, &payload, &mut taken).await.is_ok()
+                }
+                // Dropped or committed since it was fetched.
+                _ => false,
+            };
+            Written { id, taken, whole }
+        });
+        Ok(())
+    }
+
+    async fn written(&mut self, done: Result<Written, tokio::task::JoinError>) -> Result<(), DriveError> {
+        let Ok(written) = done else { return Ok(()) };
+        self.account(&written);
+        let id = written.id;
+        self.event(if written.whole { Event::Written(id) } else { Event::Failed(id) }).await
+    }
+
+    /// Counts the bytes of a segment that QUIC has taken, and those among them that it had taken before.
+    fn account(&mut self, written: &Written) {
+        let bytes = written.taken.total();
+        let before = self.shipper.sent.entry(written.id).or_default();
+        let again: u64 = written
+            .taken
+            .iter()
+            .map(|r| r.end - r.start - before.missing(r).into_iter().map(|m| m.end - m.start).sum::<u64>())
+            .sum();
+        written.taken.iter().for_each(|r| before.insert(r));
+        self.shipper.counters.sent_bytes.inc_by(bytes);
+        self.shipper.counters.resent_bytes.inc_by(again);
+        self.shipper.status.send_modify(|s| s.sent_bytes += bytes);
+    }
+
+    /// After Goodbye: takes the acknowledgements that still come, for a moment.
+    async fn last_acks(&mut self, received: &mut mpsc::Receiver<Result<GroundMessage, DriveError>>) {
+        let patience = self.connection.rtt() * 2 + LAST_ACKS;
+        let end = tokio::time::sleep(patience);
+        let mut end = std::pin::pin!(end);
+        while !self.finished && !self.session.is_idle() {
+            let event = tokio::select! {
+                biased;
+                () = &mut end => return,
+                message = received.recv() => match message {
+                    Some(Ok(message)) => Event::Message(message),
+                    _ => return,
+                },
+                Some(done) = self.writers.join_next() => {
+                    if self.written(done).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            if let Err(error) = self.event(event).await {
+                tracing::debug!(%error, "the last acknowledgements were cut off");
+                return;
+            }
+        }
+    }
+
+    /// The connection is closed: writers end by themselves, and what they sent is counted.
+    async fn stop_writers(&mut self) {
+        while let Some(done) = self.writers.join_next().await {
+            if let Ok(written) = done {
+                self.account(&written);
+            }
+        }
+    }
+}
+
+/// Up to [`FETCH`] segments after (`lane`, `sequence`), most urgent lanes first, with whether each was never on a wire.
+fn fetch(
+    wal: &mut Wal,
+    consumer: crate::wal::ConsumerId,
+    lane: Option<Lane>,
+    sequence: u64,
+) -> Result<Vec<(Header, bool)>, WalError> {
+    let mut out = Vec::new();
+    for next in wal.lanes() {
+        let from = match lane {
+            Some(lane) if next < lane => continue,
+            Some(lane) if next == lane => sequence,
+            _ => 0,
+        };
+        for header in wal.waiting(consumer, next, from, FETCH - out.len())? {
+            let fresh = !wal.was_sent(header.id.lane, header.id.sequence);
+            out.push((header, fresh));
+        }
+        if out.len() == FETCH {
+            break;
+        }
+    }
+    Ok(out)
+}
+
+async fn write_segment(
+    connection: &quinn::Connection,
+    header: &Header,
+    ranges: &[Range<u64>],
+    payload: &Bytes,
+    taken: &mut RangeSet,
+) -> Result<(), DriveError> {
+    let mut stream = connection.open_uni().await?;
+    // More urgent lanes first, and within a lane the segment that was begun first.
+    drop(stream.set_priority(-i32::from(header.id.lane.0)));
+    let open = SegmentOpen {
+        header: Some(header.into()),
+        ranges: ranges.iter().map(|r| perigee_proto::link::Range { start: r.start, end: r.end }).collect(),
+    };
+    stream.write_all(&wire::frame(&open)).await?;
+    for range in ranges {
+        let mut at = range.start;
+        while at < range.end {
+            let end = (at + PIECE).min(range.end);
+            stream.write_chunk(payload.slice(at as usize..end as usize)).await?;
+            taken.insert(at..end);
+            at = end;
+        }
+    }
+    // The peer may have stopped the stream because it has everything.
+    drop(stream.finish());
+    Ok(())
+}

@@ -1,0 +1,441 @@
+//! The agent's side of the link protocol: what one connection has said and what it says next. No socket, no clock, no database.
+//!
+//! Hello goes first. Segments that were never on a wire are sent at once; the others wait for Resume, which says what the
+//! ground holds of them. Two segments at most are being written at a time, so that LOS leaves few of them half sent.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+
+use perigee_proto::link::{
+    AgentMessage, Drop, EpochDrops, Goodbye, GoodbyeReason, GroundMessage, Hello, RejectReason, Resume,
+    agent_message, ground_message,
+};
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::segment::{Hash, Header, Lane, SegmentId};
+
+use crate::wal::{GroundLane, GroundView};
+
+/// Segments that are being written at once.
+const OPEN: usize = 2;
+
+/// Headers that are fetched at once.
+pub(super) const FETCH: usize = 16;
+
+/// What has happened.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The control stream is open.
+    Connected,
+    /// The ground has sent a message.
+    Message(GroundMessage),
+    /// The log has taken in Resume; `new_epoch` when it could not follow it.
+    Reconciled { new_epoch: bool },
+    /// The answer to [`Action::Fetch`]: segments in sending order, and which of them were never on a wire.
+    Fetched { headers: Vec<(Header, bool)>, more: bool },
+    /// There are new segments in the log.
+    Sealed,
+    /// There are new drops in the log.
+    Dropped { epoch: u64, drops: Vec<Drop> },
+    /// All of a segment has been handed to QUIC.
+    Written(SegmentId),
+    /// A segment's stream has failed; the connection may live on.
+    Failed(SegmentId),
+    /// A segment was checked after a mismatch: whether it is whole.
+    Verified { id: SegmentId, whole: bool },
+    /// Nothing more is to be begun.
+    End(GoodbyeReason),
+}
+
+/// What to do.
+#[derive(Debug, PartialEq)]
+pub(super) enum Action {
+    /// Send a message on the control stream.
+    Send(AgentMessage),
+    /// Compare what the ground has with the log, then [`Event::Reconciled`].
+    Reconcile(GroundView),
+    /// Ask the log for segments from there on, then [`Event::Fetched`].
+    Fetch { lane: Option<Lane>, sequence: u64 },
+    /// Send these bytes of a segment, then [`Event::Written`] or [`Event::Failed`].
+    Write { header: Header, ranges: Vec<Range<u64>> },
+    /// The ground has these for good.
+    Committed(Vec<SegmentId>),
+    /// The ground has these drops in its ledger.
+    DropsKnown { epoch: u64, ids: Vec<u64> },
+    /// Check the log's own copy, then [`Event::Verified`].
+    Verify(SegmentId),
+    /// Begin again with another connection.
+    Restart,
+    /// The ground sends nothing more.
+    Finished,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Session {
+    hello: Hello,
+    resumed: bool,
+    ending: bool,
+    /// Segments that may be written, in sending order.
+    ready: VecDeque<Header>,
+    /// Segments that wait for Resume.
+    held: Vec<Header>,
+    writing: BTreeMap<SegmentId, Header>,
+    /// Written and not yet acknowledged.
+    unacknowledged: BTreeMap<SegmentId, Header>,
+    partials: BTreeMap<SegmentId, (Hash, RangeSet)>,
+    /// Fetched up to here.
+    fetched: (Option<Lane>, u64),
+    fetching: bool,
+    more: bool,
+    /// The ground has no room: nothing more is sent in this contact.
+    refused: bool,
+    resent_once: BTreeSet<SegmentId>,
+    budget: Option<u64>,
+}
+
+impl Session {
+    pub(super) fn new(hello: Hello, budget: Option<u64>) -> Self {
+        Self {
+            hello,
+            resumed: false,
+            ending: false,
+            ready: VecDeque::new(),
+            held: Vec::new(),
+            writing: BTreeMap::new(),
+            unacknowledged: BTreeMap::new(),
+            partials: BTreeMap::new(),
+            fetched: (None, 0),
+            fetching: false,
+            more: true,
+            refused: false,
+            resent_once: BTreeSet::new(),
+            budget,
+        }
+    }
+
+    /// Whether everything that was sent is acknowledged and there is nothing left to send.
+    pub(super) fn is_idle(&self) -> bool {
+        self.writing.is_empty() && self.unacknowledged.is_empty() && (self.ending || self.ready.is_empty())
+    }
+
+    pub(super) fn on_event(&mut self, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Connected => actions.push(send(agent_message::Body::Hello(self.hello.clone()))),
+            Event::Message(message) => self.on_message(message, &mut actions),
+            Event::Reconciled { new_epoch: true } => actions.push(Action::Restart),
+            Event::Reconciled { new_epoch: false } => {
+                self.resumed = true;
+                self.ready.extend(self.held.drain(..));
+            }
+            Event::Fetched { headers, more } => self.on_fetched(headers, more),
+            Event::Sealed => self.more = true,
+            Event::Dropped { epoch, drops } => {
+                actions.push(send(agent_message::Body::Drops(EpochDrops { epoch, drops })));
+            }
+            Event::Written(id) => {
+                if let Some(header) = self.writing.remove(&id) {
+                    self.unacknowledged.insert(id, header);
+                }
+            }
+            Event::Failed(id) => {
+                self.writing.remove(&id);
+            }
+            Event::Verified { id, whole } => self.on_verified(id, whole),
+            Event::End(reason) => {
+                if !self.ending {
+                    self.ending = true;
+                    actions.push(send(agent_message::Body::Goodbye(Goodbye { reason: reason as i32 })));
+                }
+            }
+        }
+        self.advance(&mut actions);
+        actions
+    }
+
+    fn on_message(&mut self, message: GroundMessage, actions: &mut Vec<Action>) {
+        match message.body {
+            Some(ground_message::Body::Resume(resume)) => self.on_resume(resume, actions),
+            Some(ground_message::Body::Ack(ack)) => {
+                let ids: Vec<SegmentId> =
+                    ack.committed.into_iter().filter_map(|id| id.try_into().ok()).collect();
+                for id in &ids {
+                    self.unacknowledged.remove(id);
+                    self.partials.remove(id);
+                }
+                if !ids.is_empty() {
+                    actions.push(Action::Committed(ids));
+                }
+                for drops in ack.drops {
+                    actions.push(Action::DropsKnown { epoch: drops.epoch, ids: drops.ids });
+                }
+            }
+            Some(ground_message::Body::Reject(reject)) => {
+                let reason = reject.reason();
+                if let Some(id) = reject.segment.and_then(|id| SegmentId::try_from(id).ok()) {
+                    self.on_reject(id, reason, actions);
+                }
+            }
+            Some(ground_message::Body::Goodbye(_)) => actions.push(Action::Finished),
+            None => {}
+        }
+    }
+
+    fn on_resume(&mut self, resume: Resume, actions: &mut Vec<Action>) {
+        let current = self.hello.epochs.last().map_or(0, |e| e.epoch);
+        let mut view = GroundView { epoch: current, lanes: Vec::new() };
+        for epoch in resume.epochs {
+            if !epoch.drops_acknowledged.is_empty() {
+                actions.push(Action::DropsKnown { epoch: epoch.epoch, ids: epoch.drops_acknowledged });
+            }
+            if epoch.epoch != current {
+                continue;
+            }
+            for lane in epoch.lanes {
+                let Ok(number) = u8::try_from(lane.lane) else { continue };
+                let number = Lane(number);
+                let mut ground =
+                    GroundLane { lane: number, committed: RangeSet::default(), tops: Vec::new() };
+                for range in lane.committed {
+                    let Some(sequences) = range.sequences else { continue };
+                    ground.committed.insert(sequences.start..sequences.end);
+                    if let (Ok(hash), true) =
+                        (Hash::try_from(range.top_hash.as_slice()), sequences.end > sequences.start)
+                    {
+                        ground.tops.push((sequences.end - 1, hash));
+                    }
+                }
+                for partial in lane.partials {
+                    let id = SegmentId { epoch: current, lane: number, sequence: partial.sequence };
+                    if let Ok(hash) = Hash::try_from(partial.payload_hash.as_slice()) {
+                        self.partials.insert(id, (hash, RangeSet::from_wire(&partial.held)));
+                    }
+                }
+                view.lanes.push(ground);
+            }
+        }
+        for lane in &view.lanes {
+            let id = |sequence| SegmentId { epoch: current, lane: lane.lane, sequence };
+            self.held.retain(|h| h.id.lane != lane.lane || !lane.committed.contains(h.id.sequence));
+            self.unacknowledged.retain(|i, _| *i != id(i.sequence) || !lane.committed.contains(i.sequence));
+        }
+        actions.push(Action::Reconcile(view));
+    }
+
+    fn on_reject(&mut self, id: SegmentId, reason: RejectReason, actions: &mut Vec<Action>) {
+        self.unacknowledged.remove(&id);
+        self.partials.remove(&id);
+        match reason {
+            RejectReason::HashMismatch => actions.push(Action::Verify(id)),
+            RejectReason::Quota => self.refused = true,
+            // A codec is only used when the ground reads it, and codec 1 leans on nothing: what is refused here stays on
+            // board for a station that can read it.
+            RejectReason::UnknownCodec | RejectReason::MissingBase | RejectReason::Unspecified => {
+                tracing::error!(segment = %id, reason = reason.as_str_name(), "the ground refuses a segment; it stays on board");
+            }
+        }
+    }
+
+    fn on_verified(&mut self, id: SegmentId, whole: bool) {
+        // A segment that is whole here is sent once more; what arrives damaged twice waits for the next contact.
+        if whole && self.resent_once.insert(id) {
+            self.fetched = (Some(id.lane), id.sequence.min(self.fetched.1));
+            self.more = true;
+        }
+    }
+
+    fn on_fetched(&mut self, headers: Vec<(Header, bool)>, more: bool) {
+        self.fetching = false;
+        self.more = more;
+        for (header, fresh) in headers {
+            let id = header.id;
+            self.fetched = (Some(id.lane), id.sequence + 1);
+            if self.writing.contains_key(&id) || self.unacknowledged.contains_key(&id) {
+                continue;
+            }
+            if fresh || self.resumed {
+                self.ready.push_back(header);
+            } else {
+                self.held.push(header);
+            }
+        }
+    }
+
+    /// Begins what can be begun.
+    fn advance(&mut self, actions: &mut Vec<Action>) {
+        if self.ending || self.refused {
+            return;
+        }
+        while self.writing.len() < OPEN
+            && self.budget != Some(0)
+            && let Some(header) = self.ready.pop_front()
+        {
+            let held = self.partials.remove(&header.id).filter(|(hash, _)| *hash == header.hash);
+            let ranges = match held {
+                Some((_, held)) => held.missing(0..header.payload_len),
+                None => vec![0..header.payload_len],
+            };
+            // Held whole and not committed: the last byte once more makes the ground look again.
+            let ranges =
+                if ranges.is_empty() { vec![header.payload_len - 1..header.payload_len] } else { ranges };
+            if let Some(budget) = &mut self.budget {
+                *budget = budget.saturating_sub(ranges.iter().map(|r| r.end - r.start).sum());
+            }
+            self.writing.insert(header.id, header.clone());
+            actions.push(Action::Write { header, ranges });
+        }
+        if self.more && !self.fetching && self.ready.len() < OPEN && self.held.len() < FETCH {
+            self.fetching = true;
+            let (lane, sequence) = self.fetched;
+            actions.push(Action::Fetch { lane, sequence });
+        }
+    }
+}
+
+fn send(body: agent_message::Body) -> Action {
+    Action::Send(AgentMessage { body: Some(body) })
+}
+
+#[cfg(test)]
+mod tests {
+    use perigee_proto::link::{self, Ack, CommittedRange, Epoch, Partial, Reject, ResumeEpoch, ResumeLane};
+    use perigee_shared::segment::hash;
+    use perigee_shared::signal::{Counts, TimeRange};
+
+    use super::*;
+
+    const EPOCH: u64 = 9;
+
+    fn header(sequence: u64) -> Header {
+        Header {
+            id: SegmentId { epoch: EPOCH, lane: Lane::BULK, sequence },
+            codec: 1,
+            payload_len: 1000,
+            raw_len: 1,
+            hash: hash(&sequence.to_le_bytes()),
+            items: Counts::ZERO,
+            time: TimeRange::EMPTY,
+            requests: 1,
+            sealed_unix_nano: 0,
+            base_sequence: None,
+        }
+    }
+
+    fn session() -> Session {
+        let epochs = vec![Epoch { epoch: EPOCH, ..Epoch::default() }];
+        Session::new(Hello { epochs, ..Hello::default() }, None)
+    }
+
+    fn written(actions: &[Action]) -> Vec<(u64, Vec<Range<u64>>)> {
+        let write = |a: &Action| match a {
+            Action::Write { header, ranges } => Some((header.id.sequence, ranges.clone())),
+            _ => None,
+        };
+        actions.iter().filter_map(write).collect()
+    }
+
+    fn resume(committed: Range<u64>, partial: Option<(u64, Hash, Range<u64>)>) -> Event {
+        let lane = ResumeLane {
+            lane: u32::from(Lane::BULK.0),
+            committed: vec![CommittedRange {
+                sequences: Some(link::Range { start: committed.start, end: committed.end }),
+                top_hash: hash(&(committed.end - 1).to_le_bytes()).to_vec(),
+            }],
+            partials: partial
+                .into_iter()
+                .map(|(sequence, hash, held)| Partial {
+                    sequence,
+                    payload_hash: hash.to_vec(),
+                    held: vec![link::Range { start: held.start, end: held.end }],
+                })
+                .collect(),
+        };
+        let epochs = vec![ResumeEpoch { epoch: EPOCH, lanes: vec![lane], drops_acknowledged: vec![3] }];
+        let body = ground_message::Body::Resume(Resume { epochs, ..Resume::default() });
+        Event::Message(GroundMessage { body: Some(body) })
+    }
+
+    fn committed(sequence: u64) -> Event {
+        let ack = Ack { committed: vec![header(sequence).id.into()], ..Ack::default() };
+        Event::Message(GroundMessage { body: Some(ground_message::Body::Ack(ack)) })
+    }
+
+    #[test]
+    fn a_segment_that_was_never_on_a_wire_does_not_wait_for_resume() {
+        let mut s = session();
+        assert!(matches!(s.on_event(Event::Connected)[..], [Action::Send(_), Action::Fetch { .. }]));
+        let headers = vec![(header(1), false), (header(2), true)];
+        let actions = s.on_event(Event::Fetched { headers, more: false });
+        assert_eq!(written(&actions), [(2, vec![0..1000])]);
+        let actions = s.on_event(resume(0..1, None));
+        assert!(actions.contains(&Action::DropsKnown { epoch: EPOCH, ids: vec![3] }));
+        let actions = s.on_event(Event::Reconciled { new_epoch: false });
+        assert_eq!(written(&actions), [(1, vec![0..1000])]);
+    }
+
+    #[test]
+    fn a_partial_is_resumed_where_the_ground_stopped_and_only_if_it_is_the_same() {
+        for (held_hash, expected) in [(header(2).hash, 400..1000), (hash(b"other"), 0..1000)] {
+            let mut s = session();
+            s.on_event(Event::Connected);
+            s.on_event(Event::Fetched { headers: vec![(header(1), false), (header(2), false)], more: false });
+            s.on_event(resume(1..2, Some((2, held_hash, 0..400))));
+            let actions = s.on_event(Event::Reconciled { new_epoch: false });
+            assert_eq!(written(&actions), [(2, vec![expected])], "segment 1 is committed and not sent again");
+        }
+    }
+
+    #[test]
+    fn two_segments_are_written_at_a_time_and_an_ack_passes_them() {
+        let mut s = session();
+        s.on_event(Event::Connected);
+        let headers = (1..=4).map(|n| (header(n), true)).collect();
+        let actions = s.on_event(Event::Fetched { headers, more: false });
+        assert_eq!(written(&actions).len(), OPEN);
+        assert_eq!(written(&s.on_event(Event::Written(header(1).id))), [(3, vec![0..1000])]);
+        assert!(!s.is_idle());
+        assert!(s.on_event(committed(1)).contains(&Action::Committed(vec![header(1).id])));
+        let actions = s.on_event(Event::End(GoodbyeReason::ContactEnd));
+        assert!(matches!(actions[..], [Action::Send(_)]));
+        assert!(written(&s.on_event(Event::Written(header(2).id))).is_empty(), "nothing new after the end");
+        s.on_event(Event::Written(header(3).id));
+        s.on_event(committed(2));
+        s.on_event(committed(3));
+        assert!(s.is_idle());
+    }
+
+    #[test]
+    fn a_mismatch_is_verified_and_sent_once_more() {
+        let mut s = session();
+        s.on_event(Event::Connected);
+        s.on_event(Event::Fetched { headers: vec![(header(1), true)], more: false });
+        s.on_event(Event::Written(header(1).id));
+        let reject = Reject { segment: Some(header(1).id.into()), reason: RejectReason::HashMismatch as i32 };
+        let reject = || Event::Message(GroundMessage { body: Some(ground_message::Body::Reject(reject)) });
+        assert!(s.on_event(reject()).contains(&Action::Verify(header(1).id)));
+        let actions = s.on_event(Event::Verified { id: header(1).id, whole: true });
+        assert_eq!(actions, [Action::Fetch { lane: Some(Lane::BULK), sequence: 1 }]);
+        let actions = s.on_event(Event::Fetched { headers: vec![(header(1), false)], more: false });
+        assert!(written(&actions).is_empty(), "it was on a wire, so it waits for Resume");
+        let _ = reject;
+    }
+
+    #[test]
+    fn a_ground_without_room_is_sent_nothing_more() {
+        let mut s = session();
+        s.on_event(Event::Connected);
+        s.on_event(Event::Fetched { headers: (1..=3).map(|n| (header(n), true)).collect(), more: false });
+        let reject = Reject { segment: Some(header(1).id.into()), reason: RejectReason::Quota as i32 };
+        s.on_event(Event::Message(GroundMessage { body: Some(ground_message::Body::Reject(reject)) }));
+        assert!(written(&s.on_event(Event::Written(header(2).id))).is_empty());
+    }
+
+    #[test]
+    fn a_byte_budget_ends_what_is_begun() {
+        let mut s = Session::new(Hello::default(), Some(1500));
+        s.on_event(Event::Connected);
+        let headers = (1..=4).map(|n| (header(n), true)).collect();
+        assert_eq!(written(&s.on_event(Event::Fetched { headers, more: false })).len(), 2);
+        assert!(written(&s.on_event(Event::Written(header(1).id))).is_empty());
+    }
+}

@@ -1,0 +1,355 @@
+//! The agent's own metrics. Names are the Collector's where the meaning is the same, else they begin with `perigee_`.
+
+use std::sync::Arc;
+
+use perigee_shared::signal::{Counts, Signal};
+use perigee_shared::telemetry::metrics_text;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::limiter::Limiter;
+use crate::wal::Summary;
+
+/// A counter for each signal.
+#[derive(Debug, Clone, Default)]
+pub struct PerSignal([Counter; 3]);
+
+impl PerSignal {
+    fn get(&self, signal: Signal) -> &Counter {
+        &self.0[signal as usize - 1]
+    }
+
+    /// Registers the three as `prefix` and the signal's item name.
+    fn register(registry: &mut Registry, prefix: &str, help: &str) -> Self {
+        let all = Self::default();
+        for signal in Signal::ALL {
+            let name = format!("{prefix}_{}", signal.items_name());
+            registry.register(name, format!("{help} ({})", signal.items_name()), all.get(signal).clone());
+        }
+        all
+    }
+
+    fn set(&self, counts: Counts) {
+        for signal in Signal::ALL {
+            self.get(signal).inner().set(counts[signal]);
+        }
+    }
+}
+
+trait SetCounter {
+    fn set(&self, value: u64);
+}
+
+impl SetCounter for std::sync::atomic::AtomicU64 {
+    fn set(&self, value: u64) {
+        self.store(value, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// What receivers and the journal count while they work.
+#[derive(Debug, Clone, Default)]
+pub struct ReceiverCounters {
+    accepted: PerSignal,
+    refused: PerSignal,
+    malformed: Family<SignalLabel, Counter>,
+    unread: Family<SignalLabel, Counter>,
+    commits: Counter,
+    committed_requests: Counter,
+}
+
+/// The signal of a request that could not be counted by items.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SignalLabel {
+    signal: &'static str,
+}
+
+impl ReceiverCounters {
+    fn register(registry: &mut Registry) -> Self {
+        let counters = Self {
+            accepted: PerSignal::register(
+                registry,
+                "otelcol_receiver_accepted",
+                "Items answered with success",
+            ),
+            refused: PerSignal::register(
+                registry,
+                "otelcol_receiver_refused",
+                "Items refused after they were counted",
+            ),
+            ..Self::default()
+        };
+        registry.register(
+            "perigee_receiver_malformed_requests",
+            "Requests that are not OTLP protobuf",
+            counters.malformed.clone(),
+        );
+        registry.register(
+            "perigee_receiver_refused_requests",
+            "Requests refused before they were whole: too large, too slow, no memory, or damaged",
+            counters.unread.clone(),
+        );
+        registry.register("perigee_journal_commits", "Commits of the journal", counters.commits.clone());
+        registry.register(
+            "perigee_journal_requests",
+            "Requests in those commits",
+            counters.committed_requests.clone(),
+        );
+        counters
+    }
+
+    /// `items` were answered with success.
+    pub fn accepted(&self, signal: Signal, items: u64) {
+        self.accepted.get(signal).inc_by(items);
+    }
+
+    /// `items` were refused after they had been counted.
+    pub fn refused(&self, signal: Signal, items: u64) {
+        self.refused.get(signal).inc_by(items);
+    }
+
+    /// A request was not OTLP.
+    pub fn malformed(&self, signal: Signal) {
+        self.malformed.get_or_create(&SignalLabel { signal: signal.name() }).inc();
+    }
+
+    /// A request was refused before it was whole.
+    pub fn unread(&self, signal: Signal) {
+        self.unread.get_or_create(&SignalLabel { signal: signal.name() }).inc();
+    }
+
+    /// A commit of so many requests has ended.
+    pub fn commit(&self, requests: usize) {
+        self.commits.inc();
+        self.committed_requests.inc_by(requests as u64);
+    }
+}
+
+/// What the shipper and the direct exporters count.
+#[derive(Debug, Clone, Default)]
+pub struct ShipCounters {
+    /// Payload bytes of segments handed to QUIC.
+    pub sent_bytes: Counter,
+    /// Of those, bytes that had been sent on an earlier connection.
+    pub resent_bytes: Counter,
+    /// Segments that a ground has said to have committed.
+    pub committed_segments: Counter,
+    /// UDP payload bytes sent, everything included.
+    pub udp_sent_bytes: Counter,
+    /// UDP payload bytes received.
+    pub udp_received_bytes: Counter,
+    /// Connections that came up.
+    pub connections: Counter,
+    /// Attempts that failed.
+    pub failed_attempts: Counter,
+    /// 1 while connected.
+    pub connected: Gauge,
+    /// Items that a direct exporter has sent, by exporter.
+    pub exported: Family<ExporterLabel, Counter>,
+    /// Attempts of a direct exporter that failed.
+    pub export_failures: Family<ExporterLabel, Counter>,
+}
+
+/// A direct exporter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ExporterLabel {
+    /// Its name in the configuration.
+    pub exporter: String,
+    /// The signal.
+    pub signal: &'static str,
+}
+
+impl ShipCounters {
+    fn register(registry: &mut Registry) -> Self {
+        let c = Self::default();
+        registry.register_with_unit(
+            "perigee_link_sent",
+            "Payload bytes of segments handed to QUIC",
+            Unit::Bytes,
+            c.sent_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "perigee_link_resent",
+            "Payload bytes that had been sent on an earlier connection",
+            Unit::Bytes,
+            c.resent_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "perigee_link_udp_sent",
+            "UDP payload bytes sent, QUIC's own included",
+            Unit::Bytes,
+            c.udp_sent_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "perigee_link_udp_received",
+            "UDP payload bytes received",
+            Unit::Bytes,
+            c.udp_received_bytes.clone(),
+        );
+        registry.register(
+            "perigee_link_committed_segments",
+            "Segments that a ground station has committed",
+            c.committed_segments.clone(),
+        );
+        registry.register("perigee_link_connections", "Connections that came up", c.connections.clone());
+        registry.register(
+            "perigee_link_failed_attempts",
+            "Attempts to connect that failed",
+            c.failed_attempts.clone(),
+        );
+        registry.register("perigee_link_connected", "1 while connected to a station", c.connected.clone());
+        registry.register(
+            "perigee_exporter_sent_items",
+            "Items sent by direct exporters",
+            c.exported.clone(),
+        );
+        registry.register(
+            "perigee_exporter_send_failures",
+            "Attempts of direct exporters that failed and are tried again",
+            c.export_failures.clone(),
+        );
+        c
+    }
+}
+
+/// A drop's reason.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DropLabel {
+    signal: &'static str,
+    reason: String,
+}
+
+/// Every metric of one agent.
+pub struct Metrics {
+    registry: Registry,
+    receiver: Arc<ReceiverCounters>,
+    ship: Arc<ShipCounters>,
+    ever_accepted: PerSignal,
+    delivered: PerSignal,
+    dropped: Family<DropLabel, Counter>,
+    on_board: [Gauge; 3],
+    unsealed_bytes: Gauge,
+    unsealed_items: Gauge,
+    segments: Gauge,
+    sealed: Counter,
+    segment_bytes: Gauge,
+    stored_bytes: Gauge,
+    max_bytes: Gauge,
+    file_bytes: Gauge,
+    in_flight: Gauge,
+    limiter_refused: Counter,
+    pressure: Gauge,
+    memory: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let r = &mut registry;
+        let receiver = Arc::new(ReceiverCounters::register(r));
+        let ship = Arc::new(ShipCounters::register(r));
+        let ever_accepted =
+            PerSignal::register(r, "perigee_accepted", "Items ever accepted, restarts included");
+        let delivered = PerSignal::register(r, "perigee_delivered", "Items that every consumer has passed");
+        let on_board: [Gauge; 3] = Default::default();
+        for (signal, gauge) in Signal::ALL.into_iter().zip(&on_board) {
+            let name = format!("perigee_on_board_{}", signal.items_name());
+            r.register(name, "Items in the journal and in segments", gauge.clone());
+        }
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::default();
+            r.register(name, help, gauge.clone());
+            gauge
+        };
+        let unsealed_bytes =
+            gauge("perigee_wal_unsealed_bytes", "Journal bytes that are not in a segment yet");
+        let unsealed_items = gauge("perigee_wal_unsealed_items", "Items that are not in a segment yet");
+        let segments = gauge("perigee_wal_segments", "Sealed segments on board");
+        let segment_bytes = gauge("perigee_wal_segment_bytes", "Payload bytes of sealed segments on board");
+        let stored_bytes = gauge("perigee_wal_stored_bytes", "Bytes that count against the budget");
+        let max_bytes = gauge("perigee_wal_max_bytes", "The byte budget");
+        let file_bytes = gauge("perigee_wal_file_bytes", "Bytes allocated to the file");
+        let in_flight = gauge("perigee_memory_limiter_in_flight_bytes", "Bytes of request bodies held");
+        let pressure =
+            gauge("perigee_memory_limiter_pressure", "0: none, 1: above the soft limit, 2: above the limit");
+        let memory = gauge("otelcol_process_memory_rss", "Resident memory in bytes");
+        let dropped = Family::default();
+        r.register("perigee_dropped_items", "Items dropped, by signal and reason", dropped.clone());
+        let (sealed, limiter_refused) = (Counter::default(), Counter::default());
+        r.register("perigee_segments_sealed", "Segments sealed since the start", sealed.clone());
+        r.register(
+            "otelcol_processor_memory_limiter_refused_requests",
+            "Requests refused for want of memory",
+            limiter_refused.clone(),
+        );
+        Self {
+            receiver,
+            ship,
+            ever_accepted,
+            delivered,
+            dropped,
+            on_board,
+            unsealed_bytes,
+            unsealed_items,
+            segments,
+            sealed,
+            segment_bytes,
+            stored_bytes,
+            max_bytes,
+            file_bytes,
+            in_flight,
+            limiter_refused,
+            pressure,
+            memory,
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// For receivers and the journal.
+    pub fn receiver(&self) -> Arc<ReceiverCounters> {
+        Arc::clone(&self.receiver)
+    }
+
+    /// For the shipper and the direct exporters.
+    pub fn ship(&self) -> Arc<ShipCounters> {
+        Arc::clone(&self.ship)
+    }
+
+    /// The text of all metrics as of now.
+    pub fn text(&self, wal: Option<&Summary>, sealed: u64, limiter: &Limiter, memory: Option<u64>) -> String {
+        if let Some(wal) = wal {
+            self.ever_accepted.set(wal.accepted);
+            self.delivered.set(wal.delivered);
+            for (reason, items) in &wal.dropped {
+                for signal in Signal::ALL {
+                    let reason = reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase();
+                    self.dropped
+                        .get_or_create(&DropLabel { signal: signal.name(), reason })
+                        .inner()
+                        .set(items[signal]);
+                }
+            }
+            let on_board = wal.in_journal + wal.in_segments;
+            for (signal, gauge) in Signal::ALL.into_iter().zip(&self.on_board) {
+                gauge.set(on_board[signal] as i64);
+            }
+            self.unsealed_bytes.set(wal.unsealed_bytes as i64);
+            self.unsealed_items.set(wal.in_journal.total() as i64);
+            self.segments.set(wal.segments as i64);
+            self.segment_bytes.set(wal.segment_bytes as i64);
+            self.stored_bytes.set(wal.stored_bytes as i64);
+            self.max_bytes.set(wal.max_bytes as i64);
+            self.file_bytes.set(wal.file_bytes.1 as i64);
+        }
+        self.sealed.inner().set(sealed);
+        self.in_flight.set(limiter.in_flight() as i64);
+        self.limiter_refused.inner().set(limiter.refused());
+        self.pressure.set(limiter.pressure() as i64);
+        self.memory.set(memory.unwrap_or_default() as i64);
+        metrics_text(&self.registry)
+    }
+}
