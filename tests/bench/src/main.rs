@@ -1,1 +1,97 @@
-fn main() {}
+//! Benchmarks: `cargo run --release -p bench -- ingest | memory | bytes`.
+//!
+//! `ingest` and `memory` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
+//! from another; `bytes` compares codecs in this process. Results go to stdout as a table or as JSON, everything else to stderr.
+
+mod affinity;
+mod bytes_per_item;
+mod client;
+mod corpus;
+mod ingest;
+mod load;
+mod memory;
+mod process;
+mod recut;
+mod report;
+mod sample;
+mod scrape;
+mod system;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use perigee_shared::units::{ByteSize, parse_duration};
+
+/// Benchmarks of Perigee.
+#[derive(Parser)]
+#[command(name = "bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+    /// Print {"bench": NAME, "rows": [...]} instead of a table
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// How much telemetry is made durable, at what cost in CPU, memory and disk
+    Ingest(ingest::Options),
+    /// Resident memory: idle, at a steady rate, and when offered far too much
+    Memory(memory::Options),
+    /// Bytes per item of segments against gzip and zstd per request
+    Bytes {
+        /// A directory of corpus files (*.zst)
+        directory: PathBuf,
+    },
+}
+
+/// What every bench with a child process takes.
+#[derive(Args, Debug, Clone)]
+struct Setup {
+    /// The agent [default: space-agent beside this program]
+    #[arg(long, value_name = "PATH")]
+    agent: Option<PathBuf>,
+    /// The core of the agent
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    agent_core: usize,
+    /// The core of the senders
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    sender_core: usize,
+    /// Where databases go while they are measured: a directory on a real disk [default: the system's temporary directory]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// A directory of corpus files, of which payload-traces is sent [default: ../shared/corpus, else generated spans]
+    #[arg(long, value_name = "DIR")]
+    corpus: Option<PathBuf>,
+    /// Senders, each with a connection of its own and one request outstanding
+    #[arg(long, default_value_t = 16)]
+    senders: usize,
+    /// How long each measurement takes
+    #[arg(long, default_value = "15s", value_parser = parse_duration)]
+    time: Duration,
+    /// The agent's storage.commit_interval
+    #[arg(long, default_value = "5ms", value_parser = parse_duration)]
+    commit_interval: Duration,
+    /// The agent's storage.max_bytes
+    #[arg(long, default_value = "64GiB")]
+    max_bytes: ByteSize,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let (name, rows) = match &arguments.bench {
+        Bench::Ingest(options) => ("ingest", on_core(&options.setup, ingest::run(options))?),
+        Bench::Memory(options) => ("memory", on_core(&options.setup, memory::run(options))?),
+        Bench::Bytes { directory } => ("bytes", bytes_per_item::run(directory)?),
+    };
+    report::print(name, &rows, arguments.json)
+}
+
+/// Runs `bench` on the senders' core.
+fn on_core<T>(setup: &Setup, bench: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    affinity::pin_this_thread(setup.sender_core);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(bench)
+}
