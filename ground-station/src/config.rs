@@ -9,6 +9,7 @@ use perigee_shared::export::ExporterConfig;
 use perigee_shared::link::tls;
 use perigee_shared::serve::Endpoint;
 use perigee_shared::signal::{Signal, SignalSet};
+use perigee_shared::telemetry::LogsConfig;
 use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 
@@ -230,32 +231,6 @@ pub struct Telemetry {
     pub metrics: Option<EndpointConfig>,
     /// Logs.
     pub logs: LogsConfig,
-}
-
-/// `service.telemetry.logs`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogsConfig {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,ground_station=debug`.
-    pub level: String,
-    /// How a line looks.
-    pub format: LogFormat,
-}
-
-impl Default for LogsConfig {
-    fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Text }
-    }
-}
-
-/// How a log line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
 }
 
 impl Config {

@@ -7,5 +7,14 @@
 pub mod config;
 pub mod link;
 pub mod spool;
+
 pub mod exporter;
+
+pub mod console;
 pub mod telemetry;
+
+pub mod ground;
+
+pub mod pki;
+
+pub mod commands;

@@ -145,7 +145,8 @@ impl Exporter {
             Err(error) => return Ok(self.store.condemn(work.entry, error.to_string()).await?),
         };
         let mut progress = Progress { entry: work.entry, fingerprint, ..Progress::default() };
-        for (number, cut) in (0u64..).zip(Cuts::new(decoder, plan)) {
+        let mut cuts = (0u64..).zip(Cuts::new(decoder, plan)).peekable();
+        while let Some((number, cut)) = cuts.next() {
             let cut = match cut {
                 Ok(cut) => cut,
                 Err(error) => return Ok(self.store.condemn(work.entry, error.to_string()).await?),
@@ -154,6 +155,7 @@ impl Exporter {
                 continue;
             }
             progress.request = number + 1;
+            progress.finished = cuts.peek().is_none();
             match cut {
                 Cut::Request { signal, body, items } => {
                     let delivered = self.delivery.send(signal, body, items, shutdown).await?;
@@ -168,9 +170,11 @@ impl Exporter {
             }
             self.store.progress(Arc::clone(&self.name), progress.clone()).await?;
         }
-        let finished =
-            Progress { finished: true, letters: Vec::new(), rejected: Counts::ZERO, ..progress };
-        self.store.progress(Arc::clone(&self.name), finished).await?;
+        if !progress.finished {
+            // Nothing was left of it for this exporter.
+            let none = Progress { entry: work.entry, fingerprint, finished: true, ..Progress::default() };
+            self.store.progress(Arc::clone(&self.name), none).await?;
+        }
         Ok(())
     }
 

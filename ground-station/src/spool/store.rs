@@ -4,13 +4,14 @@
 //! tried again until it succeeds, and callers wait, so that links stop reading.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use perigee_proto::link;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::signal::SignalSet;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use super::error::SpoolError;
 use super::intake::{Applied, Incoming};
@@ -20,6 +21,8 @@ use super::outlet::{Progress, Work};
 
 /// Calls of [`Store::commit`] that may wait.
 const QUEUE: usize = 64;
+/// How long the last transaction may take when the spool ends.
+const CLOSE: Duration = Duration::from_secs(5);
 /// Payload bytes that share a transaction, at most.
 const GROUP_BYTES: usize = 16 << 20;
 
@@ -57,6 +60,7 @@ pub struct Store {
     groups: mpsc::Sender<Group>,
     status: Arc<watch::Sender<Status>>,
     bounds: Arc<Bounds>,
+    committer: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 struct Bounds {
@@ -83,15 +87,10 @@ impl Store {
         let owner = Owner::new(env.placement, "spool", spool)
             .map_err(|e| SpoolError::Open { path, why: e.to_string() })?;
         let (groups, queue) = mpsc::channel(QUEUE);
-        let store =
-            Self { owner, groups, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
-        tokio::spawn(commit_groups(
-            queue,
-            store.owner.clone(),
-            Arc::clone(&store.status),
-            Arc::clone(&store.bounds),
-        ));
-        Ok(store)
+        let (status, bounds) = (Arc::new(watch::Sender::default()), Arc::new(bounds));
+        let task =
+            tokio::spawn(commit_groups(queue, owner.clone(), Arc::clone(&status), Arc::clone(&bounds)));
+        Ok(Self { owner, groups, status, bounds, committer: Arc::new(Mutex::new(Some(task))) })
     }
 
     /// Commits what is whole and holds what is not; what comes back is durable.
@@ -176,10 +175,19 @@ impl Store {
         self.status.subscribe()
     }
 
-    /// Ends the spool in order. It waits until this is the last handle; `None` means that another one is still held.
-    pub fn into_spool(self) -> Option<Spool> {
-        drop(self.groups);
-        self.owner.into_inner()
+    /// Ends the spool in order; what was handed in before is durable then. With other handles still held it is only let go,
+    /// and closes when the last of them is.
+    pub async fn close(self) {
+        let Self { owner, groups, committer, .. } = self;
+        drop(groups);
+        let task = committer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            let _ = tokio::time::timeout(CLOSE, task).await;
+        }
+        let closed = tokio::task::spawn_blocking(move || owner.into_inner().map(Spool::close)).await;
+        if let Ok(Some(Err(error))) = closed {
+            tracing::warn!(%error, "the spool was not closed in order");
+        }
     }
 
     async fn insist<R: Send + 'static>(

@@ -1,0 +1,130 @@
+//! The command line.
+
+mod ask;
+mod pki;
+mod spool;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use perigee_shared::config::ConfigError;
+use perigee_shared::env::Env;
+use perigee_shared::export::Client;
+use perigee_shared::telemetry::init_logs;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::ground::{Ground, StartError};
+use crate::link::Link;
+
+/// The exit code of a wrong configuration: `EX_USAGE` of sysexits.h.
+const WRONG_CONFIGURATION: u8 = 64;
+
+/// Takes segments from satellites over QUIC, commits them and re-exports OTLP.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Receive and export until SIGTERM or SIGINT.
+    Run(ConfigFile),
+    /// Check the configuration and the files that it names; exit code 64 when something is wrong.
+    Validate(ConfigFile),
+    /// Make authorities and certificates.
+    #[command(subcommand)]
+    Pki(pki::Command),
+    /// Show the satellites, their lanes, backlog and last contact.
+    Satellites(spool::Query),
+    /// Look into the spool.
+    #[command(subcommand)]
+    Spool(spool::Command),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Does what the command line says; errors are on stderr.
+pub async fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Run(file) => Box::pin(work(file)).await,
+        Command::Validate(file) => validate(file),
+        Command::Pki(command) => pki::run(command),
+        Command::Satellites(query) => Box::pin(spool::satellites(query)).await,
+        Command::Spool(command) => Box::pin(spool::run(command)).await,
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ground-station: {error:#}");
+            let wrong = error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
+            ExitCode::from(if wrong { WRONG_CONFIGURATION } else { 1 })
+        }
+    }
+}
+
+async fn work(file: ConfigFile) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&file.config)?;
+    init_logs(&config.service.telemetry.logs);
+    let ground = Ground::build(config, &Env::production()).await?;
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    let signals = signals()?;
+    tokio::spawn(async move {
+        signals.await;
+        stop.cancel();
+    });
+    Box::pin(ground.run(shutdown)).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn signals() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
+    let env = Env::production();
+    let config = Config::load(&file.config)?;
+    for (name, exporter) in config.exporters.iter() {
+        // Files are opened by those that write; here only what is read is read.
+        if !matches!(exporter, perigee_shared::export::ExporterConfig::File(_)) {
+            Client::try_new(&format!("exporters.{name}"), exporter, &env).map_err(StartError::Config)?;
+        }
+    }
+    if let Err(error) = Link::check(&config, &env) {
+        eprintln!("ground-station: {}: {error}", file.config.display());
+        return Ok(ExitCode::from(WRONG_CONFIGURATION));
+    }
+    say(&format!("{}: right\n", file.config.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes to standard output; a reader that is gone is no error.
+fn say(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+fn say_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    say(&format!("{}\n", serde_json::to_string_pretty(value)?));
+    Ok(())
+}

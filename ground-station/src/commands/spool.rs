@@ -1,0 +1,207 @@
+//! `ground-station satellites` and `ground-station spool`: asked of the running process, or of the file when nothing runs.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use perigee_shared::env::Env;
+use perigee_shared::units::ByteSize;
+use serde_json::Value;
+
+use super::{ConfigFile, ask, say, say_json};
+use crate::config::Config;
+use crate::console::{ReplayAnswer, ReplayRequest, VerifyAnswer};
+use crate::ground::settings;
+use crate::spool::{Spool, SpoolError};
+
+/// What to ask of.
+#[derive(Debug, Args)]
+pub(super) struct Query {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Show how full it is, where each exporter is, where the items are, gaps and dead letters.
+    Inspect(Query),
+    /// Check every segment in it; exit code 1 when one is damaged.
+    Verify(Query),
+    /// Send dead letters again.
+    Replay {
+        #[command(flatten)]
+        query: Query,
+        /// Only these; `spool inspect` shows their numbers.
+        #[arg(long, value_name = "ID")]
+        id: Vec<u64>,
+        /// All of them.
+        #[arg(long, conflicts_with = "id", required_unless_present = "id")]
+        all: bool,
+    },
+}
+
+/// Reads `path` from the running process, or computes it from the file.
+async fn fetch(
+    config: &Config,
+    path: &str,
+    body: Option<String>,
+    otherwise: impl FnOnce(&mut Spool) -> Result<Value, SpoolError>,
+) -> anyhow::Result<Value> {
+    if let Some(control) = &config.extensions.control
+        && let Some(stream) = ask::connect(&control.socket).await?
+    {
+        return ask::request(stream, path, body).await;
+    }
+    let env = Env::production();
+    if !env.store.exists(&config.storage.directory.join("spool.redb")) {
+        bail!(
+            "there is no spool in {}, and nothing answers on the control socket",
+            config.storage.directory.display()
+        );
+    }
+    let mut spool = Spool::open(&env, settings(config))?;
+    let answer = otherwise(&mut spool)?;
+    spool.close()?;
+    Ok(answer)
+}
+
+fn json(value: impl serde::Serialize) -> Result<Value, SpoolError> {
+    serde_json::to_value(value).map_err(|_| SpoolError::Damaged("a record cannot be shown"))
+}
+
+pub(super) async fn satellites(query: Query) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&query.file.config)?;
+    let all = fetch(&config, "/api/v1/satellites", None, |spool| json(spool.satellites()?)).await?;
+    if query.json {
+        say_json(&all)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let header = ("satellite", "connected", "last contact", "backlog", "partials", "in spool");
+    let (a, b, c, d, e, f) = header;
+    say(&format!("{a:<20}  {b:<9}  {c:<14}  {d:>8}  {e:>8}  {f:>10}\n"));
+    let now = Env::production().unix_nano();
+    for satellite in all.as_array().into_iter().flatten() {
+        let lanes = || {
+            satellite["epochs"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .flat_map(|epoch| epoch["lanes"].as_array().into_iter().flatten())
+        };
+        let backlog: u64 = lanes().filter_map(|l| l["backlog_segments"].as_u64()).sum();
+        let partials: usize = lanes().filter_map(|l| l["partials"].as_array()).map(Vec::len).sum();
+        let last = match satellite["last_contact_unix_nano"].as_u64() {
+            None | Some(0) => "never".to_owned(),
+            Some(at) => format!("{} s ago", now.saturating_sub(at) / 1_000_000_000),
+        };
+        let connected = if satellite["connected"].as_bool() == Some(true) { "yes" } else { "no" };
+        let bytes = ByteSize(satellite["spool_bytes"].as_u64().unwrap_or(0)).to_string();
+        let name = satellite["satellite"].as_str().unwrap_or("");
+        say(&format!("{name:<20}  {connected:<9}  {last:<14}  {backlog:>8}  {partials:>8}  {bytes:>10}\n"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Inspect(query) => inspect(query).await,
+        Command::Verify(query) => verify(query).await,
+        Command::Replay { query, id, all } => {
+            let config = Config::load(&query.file.config)?;
+            let request = ReplayRequest { ids: (!all).then_some(id) };
+            let body = serde_json::to_string(&request)?;
+            let answer = fetch(&config, "/api/v1/replay", Some(body), |spool| {
+                json(ReplayAnswer { replayed: spool.replay(request.ids.as_deref())? })
+            })
+            .await?;
+            if query.json {
+                say_json(&answer)?;
+            } else {
+                say(&format!("{} dead letters are sent again\n", answer["replayed"]));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn verify(query: Query) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&query.file.config)?;
+    let answer = fetch(&config, "/api/v1/verify", None, |spool| {
+        let wrong = spool.verify()?.into_iter().map(|(entry, why)| format!("{entry}: {why}")).collect();
+        json(VerifyAnswer { wrong })
+    })
+    .await?;
+    let wrong = answer["wrong"].as_array().cloned().unwrap_or_default();
+    if query.json {
+        say_json(&answer)?;
+    } else if wrong.is_empty() {
+        say("every segment in the spool is whole and decodes\n");
+    } else {
+        wrong.iter().filter_map(Value::as_str).for_each(|line| say(&format!("{line}\n")));
+    }
+    Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&query.file.config)?;
+    let spool = fetch(&config, "/api/v1/spool", None, |s| json(s.overview()?)).await?;
+    let accounts = fetch(&config, "/api/v1/accounting", None, |s| json(s.accounting()?)).await?;
+    let gaps = fetch(&config, "/api/v1/gaps", None, |s| json(s.gaps(1000)?)).await?;
+    let letters = fetch(&config, "/api/v1/dead-letters", None, |s| json(s.letters(0, 1000)?)).await?;
+    if query.json {
+        say_json(&serde_json::json!({
+            "spool": spool, "accounting": accounts, "gaps": gaps, "dead_letters": letters,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let bytes = |key: &str| ByteSize(spool[key].as_u64().unwrap_or(0)).to_string();
+    say(&format!(
+        "{} of {} used, file {} ({} on disk), {} segments, {} dead letters\n",
+        bytes("used_bytes"),
+        bytes("max_bytes"),
+        bytes("file_bytes"),
+        bytes("allocated_bytes"),
+        spool["segments"],
+        spool["dead_letters"]
+    ));
+    for exporter in spool["exporters"].as_array().into_iter().flatten() {
+        let name = exporter["name"].as_str().unwrap_or("");
+        say(&format!(
+            "exporter {name}: at entry {}, request {}, {} segments behind\n",
+            exporter["entry"], exporter["request"], exporter["backlog_segments"]
+        ));
+    }
+    for (satellite, account) in accounts.as_object().into_iter().flatten() {
+        for state in ["committed", "exported", "in_spool", "dead_lettered", "dropped"] {
+            let n = &account[state];
+            say(&format!(
+                "{satellite} {state}: {} spans, {} points, {} logs\n",
+                n["spans"], n["metric_points"], n["log_records"]
+            ));
+        }
+    }
+    for gap in gaps.as_array().into_iter().flatten() {
+        say(&format!(
+            "gap {}/{}/{}: {} {}\n",
+            gap["satellite"].as_str().unwrap_or(""),
+            gap["epoch"].as_str().unwrap_or(""),
+            gap["lane"],
+            gap["reason"].as_str().unwrap_or(""),
+            gap["items"]
+        ));
+    }
+    for letter in letters.as_array().into_iter().flatten() {
+        say(&format!(
+            "dead letter {}: {} items for {} from {}: {}\n",
+            letter["id"],
+            letter["items"],
+            letter["exporter"].as_str().unwrap_or("nobody"),
+            letter["satellite"].as_str().unwrap_or(""),
+            letter["reason"].as_str().unwrap_or("")
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,173 @@
+//! What people and tools ask the running program: JSON over HTTP, health and metrics.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use perigee_shared::telemetry::METRICS_CONTENT_TYPE;
+use serde::{Deserialize, Serialize};
+
+use crate::link::Connected;
+use crate::spool::{AccountView, GapView, LetterView, SatelliteView, SpoolError, SpoolView, Store};
+use crate::telemetry::Metrics;
+
+/// What the answers are made from.
+#[derive(Clone)]
+pub struct Console {
+    store: Store,
+    metrics: Metrics,
+    connected: Connected,
+}
+
+/// `POST /api/v1/replay`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayRequest {
+    /// These dead letters; absent: all.
+    pub ids: Option<Vec<u64>>,
+}
+
+/// The answer to `POST /api/v1/replay`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReplayAnswer {
+    /// How many are sent again.
+    pub replayed: u64,
+}
+
+/// The answer to `GET /api/v1/verify`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VerifyAnswer {
+    /// What is wrong, one line each.
+    pub wrong: Vec<String>,
+}
+
+/// `?after=ID&limit=N`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+struct Page {
+    after: u64,
+    limit: usize,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { after: 0, limit: 1000 }
+    }
+}
+
+/// Rows in one answer, at most.
+const MAX_ROWS: usize = 10_000;
+
+struct Failed(SpoolError);
+
+impl From<SpoolError> for Failed {
+    fn from(error: SpoolError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        let body = Json(serde_json::json!({ "error": self.0.to_string() }));
+        (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, Failed>;
+
+impl Console {
+    /// Answers from these.
+    pub fn new(store: Store, metrics: Metrics, connected: Connected) -> Self {
+        Self { store, metrics, connected }
+    }
+
+    /// The API that only reads.
+    pub fn api(&self) -> Router {
+        Router::new()
+            .route("/api/v1/satellites", get(satellites))
+            .route("/api/v1/spool", get(spool))
+            .route("/api/v1/gaps", get(gaps))
+            .route("/api/v1/accounting", get(accounting))
+            .route("/api/v1/dead-letters", get(letters))
+            .with_state(self.clone())
+    }
+
+    /// The API for this program's own commands, which also changes things.
+    pub fn control(&self) -> Router {
+        let changing =
+            Router::new().route("/api/v1/replay", post(replay)).route("/api/v1/verify", get(verify));
+        self.api().merge(changing.with_state(self.clone()))
+    }
+
+    /// `GET /metrics`
+    pub fn metrics(&self) -> Router {
+        Router::new().route("/metrics", get(metrics)).with_state(self.clone())
+    }
+
+    /// `GET /`
+    pub fn health(&self) -> Router {
+        Router::new().route("/", get(health)).with_state(self.clone())
+    }
+}
+
+async fn satellites(State(console): State<Console>) -> Answer<Vec<SatelliteView>> {
+    let mut all = console.store.ask(|spool| spool.satellites()).await?;
+    let connected = console.connected.satellites();
+    for satellite in &mut all {
+        satellite.connected = connected.contains(&satellite.satellite);
+    }
+    Ok(Json(all))
+}
+
+async fn spool(State(console): State<Console>) -> Answer<SpoolView> {
+    Ok(Json(console.store.ask(|spool| spool.overview()).await?))
+}
+
+async fn gaps(State(console): State<Console>, Query(page): Query<Page>) -> Answer<Vec<GapView>> {
+    let limit = page.limit.min(MAX_ROWS);
+    Ok(Json(console.store.ask(move |spool| spool.gaps(limit)).await?))
+}
+
+async fn accounting(State(console): State<Console>) -> Answer<BTreeMap<String, AccountView>> {
+    Ok(Json(console.store.ask(|spool| spool.accounting()).await?))
+}
+
+async fn letters(State(console): State<Console>, Query(page): Query<Page>) -> Answer<Vec<LetterView>> {
+    let limit = page.limit.min(MAX_ROWS);
+    Ok(Json(console.store.ask(move |spool| spool.letters(page.after, limit)).await?))
+}
+
+async fn replay(
+    State(console): State<Console>,
+    Json(request): Json<ReplayRequest>,
+) -> Answer<ReplayAnswer> {
+    Ok(Json(ReplayAnswer { replayed: console.store.replay(request.ids).await? }))
+}
+
+async fn verify(State(console): State<Console>) -> Answer<VerifyAnswer> {
+    let wrong = console.store.ask(|spool| spool.verify()).await?;
+    Ok(Json(VerifyAnswer { wrong: wrong.into_iter().map(|(entry, why)| format!("{entry}: {why}")).collect() }))
+}
+
+async fn metrics(State(console): State<Console>) -> Result<Response, Failed> {
+    let (spool, accounts) =
+        console.store.ask(|spool| Ok((spool.overview()?, spool.accounting()?))).await?;
+    let status = console.store.status().borrow().clone();
+    let text = console.metrics.render(&spool, &accounts, &status);
+    Ok(([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response())
+}
+
+/// 200 while the spool can be written, 503 with the reason while it cannot.
+async fn health(State(console): State<Console>) -> Response {
+    let status = console.store.status().borrow().clone();
+    let (code, text) = match status.failing {
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+        None if status.full => (StatusCode::OK, "the spool is full".to_owned()),
+        None => (StatusCode::OK, "ok".to_owned()),
+    };
+    (code, Json(serde_json::json!({ "status": text }))).into_response()
+}

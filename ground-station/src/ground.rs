@@ -1,0 +1,183 @@
+//! The program put together: the only place that knows more than its neighbours.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::service::TowerToHyperService;
+use perigee_shared::config::Invalid;
+use perigee_shared::env::Env;
+use perigee_shared::serve::{self, BindError, Endpoint, Listener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::console::Console;
+use crate::exporter::Exporter;
+use crate::link::{Link, LinkError};
+use crate::spool::{Settings, SpoolError, Store};
+use crate::telemetry::Metrics;
+
+/// How long the end may take.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why the program cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting that can be read but not used.
+    #[error("{}: {}", .0.key, .0.message)]
+    Config(Invalid),
+    /// The link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// A TCP address or a unix socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+impl From<Invalid> for StartError {
+    fn from(invalid: Invalid) -> Self {
+        Self::Config(invalid)
+    }
+}
+
+/// A listener and what it serves.
+struct Served {
+    name: &'static str,
+    listener: Listener,
+    router: Router,
+}
+
+/// The program, with everything bound.
+pub struct Ground {
+    store: Store,
+    link: Link,
+    exporters: Vec<Exporter>,
+    served: Vec<Served>,
+}
+
+impl Ground {
+    /// Opens the spool and binds every address; must be called inside a tokio runtime.
+    pub async fn build(config: Config, env: &Env) -> Result<Self, StartError> {
+        config.validate()?;
+        let config = Arc::new(config);
+        let metrics = Metrics::new(env);
+        // Certificates are read before the spool is touched.
+        Link::check(&config, env)?;
+        let store = open_store(&config, env)?;
+        let mut exporters = Vec::new();
+        for (name, signals) in config.service.pipelines.routes() {
+            let Some(settings) = config.exporters.get(&name) else { continue };
+            let station = config.resource_attributes.then(|| config.link.station.clone());
+            let (store, metrics) = (store.clone(), metrics.clone());
+            exporters.push(Exporter::try_new(&name, settings, signals, station, env, store, metrics)?);
+        }
+        let link = Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?;
+        let console = Console::new(store.clone(), metrics, link.connected());
+        let served = bind(&config, &console).await?;
+        Ok(Self { store, link, exporters, served })
+    }
+
+    /// The addresses that the link is bound to.
+    pub fn link_addresses(&self) -> Vec<SocketAddr> {
+        self.link.addresses()
+    }
+
+    /// The TCP address of `api`, `health_check` or `metrics`.
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        self.served.iter().find(|s| s.name == name)?.listener.local_addr()
+    }
+
+    /// The spool.
+    pub fn store(&self) -> Store {
+        self.store.clone()
+    }
+
+    /// Works until `shutdown`; then the link hands over what arrived, requests end, and the spool is closed.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { store, link, exporters, served } = self;
+        for address in link.addresses() {
+            tracing::info!(%address, "the link listens (UDP)");
+        }
+        let tracker = TaskTracker::new();
+        // The console outlives the link, so that what happens at the end can be seen.
+        let late = CancellationToken::new();
+        for Served { name, listener, router } in served {
+            if let Some(address) = listener.local_addr() {
+                tracing::info!(%address, name, "listening");
+            }
+            let service = TowerToHyperService::new(router);
+            tracker.spawn(serve::serve(listener, serve::Limits::default(), service, late.clone()));
+        }
+        let mut work = Vec::new();
+        for exporter in exporters {
+            work.push(tracker.spawn(exporter.run(shutdown.clone())));
+        }
+        work.push(tracker.spawn(link.run(shutdown.clone())));
+        shutdown.cancelled().await;
+        tracing::info!("ending");
+        let drained = tokio::time::timeout(DRAIN, async {
+            for task in work {
+                let _ = task.await;
+            }
+            late.cancel();
+            tracker.close();
+            tracker.wait().await;
+        });
+        if drained.await.is_err() {
+            tracing::warn!("not everything ended in time; what was not acknowledged comes again");
+        }
+        store.close().await;
+    }
+}
+
+/// The spool as the configuration has it; nothing else may have it open.
+pub fn open_store(config: &Config, env: &Env) -> Result<Store, SpoolError> {
+    let link = &config.link;
+    // What every connection may hold, twice over since the spool may hold what it writes.
+    let reserve = link.max_connections as u64 * (2 * link.partial_sync_bytes.0 + link.receive_window.0);
+    let satellites = link
+        .satellites
+        .iter()
+        .map(|(id, bounds)| (id.clone(), bounds.unwrap_or_default().max_spool_bytes.0))
+        .filter(|(_, bytes)| *bytes > 0)
+        .collect();
+    Store::open(env, settings(config), reserve, satellites)
+}
+
+/// What the spool needs of the configuration.
+pub fn settings(config: &Config) -> Settings {
+    Settings {
+        directory: config.storage.directory.clone(),
+        max_bytes: config.storage.max_bytes.0,
+        ballast: config.storage.ballast.0,
+        station: config.link.station.clone(),
+        routes: config.service.pipelines.routes(),
+    }
+}
+
+async fn bind(config: &Config, console: &Console) -> Result<Vec<Served>, StartError> {
+    let mut out = Vec::new();
+    let extensions = &config.extensions;
+    for (name, purpose, endpoint, router) in [
+        ("health_check", "extensions.health_check", &extensions.health_check, console.health()),
+        ("api", "extensions.api", &extensions.api, console.api()),
+        ("metrics", "service.telemetry.metrics", &config.service.telemetry.metrics, console.metrics()),
+    ] {
+        let Some(endpoint) = endpoint else { continue };
+        let endpoint = Endpoint::parse(&endpoint.endpoint)
+            .map_err(|message| Invalid::new(format!("{purpose}.endpoint"), message))?;
+        let listener = Listener::bind(&endpoint, purpose, None).await?;
+        out.push(Served { name, listener, router });
+    }
+    if let Some(control) = &extensions.control {
+        let endpoint = Endpoint::Unix(control.socket.clone());
+        let listener = Listener::bind(&endpoint, "extensions.control", None).await?;
+        out.push(Served { name: "control", listener, router: console.control() });
+    }
+    Ok(out)
+}

@@ -1,0 +1,375 @@
+//! Authorities and certificates, so that nobody needs openssl.
+//!
+//! A directory holds two authorities (`satellite-ca`, `station-ca`), what they issued (`satellite-ID`, `station-ID`), their
+//! revocation lists (`*-ca.crl`) and `pki.json`, which says what was issued. Keys are ECDSA P-256 and readable by their owner
+//! only.
+
+mod index;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use perigee_shared::env::Env;
+use perigee_shared::link::tls::is_valid_id;
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+};
+
+pub use index::{Issued, Role};
+use index::Index;
+
+/// How long an authority is valid.
+const AUTHORITY_DAYS: u32 = 3650;
+/// Certificates are valid from a day before, since clocks differ.
+const BACKDATED: u64 = DAY;
+/// Seconds.
+const DAY: u64 = 86_400;
+
+/// A point in time as rcgen wants it, from s since the Unix epoch.
+macro_rules! date {
+    ($seconds:expr) => {
+        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs($seconds)
+    };
+}
+
+/// Why a certificate was not made or revoked.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file.
+    #[error("{path}: {why}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// Not an id.
+    #[error("`{0}` is not an id: it is 1 to 63 of a-z, 0-9 and -, with no - at either end (it becomes a DNS name)")]
+    Id(String),
+    /// Not a domain.
+    #[error("`{0}` is not a domain; write for example example.org")]
+    Domain(String),
+    /// There is something already.
+    #[error("{0} exists; --force replaces it, and certificates issued from it become worthless")]
+    Exists(PathBuf),
+    /// Nothing of that name was issued.
+    #[error("no valid certificate of {0} was issued here; `pki list` shows what was")]
+    Unknown(String),
+    /// Making keys or certificates failed.
+    #[error("cannot make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+}
+
+/// The authorities in a directory.
+pub struct Pki {
+    directory: PathBuf,
+    index: Index,
+    env: Env,
+}
+
+/// A name without its extension.
+fn authority(role: Role) -> String {
+    format!("{role}-ca")
+}
+
+impl Pki {
+    /// Makes both authorities in `directory`; `force` replaces those that are there.
+    pub fn init(directory: &Path, domain: &str, force: bool, env: &Env) -> Result<Self, PkiError> {
+        let valid = !domain.is_empty() && domain.len() < 200 && domain.split('.').all(is_valid_id);
+        if !valid {
+            return Err(PkiError::Domain(domain.to_owned()));
+        }
+        fs::create_dir_all(directory).map_err(|e| failed(directory, &e))?;
+        let path = directory.join("pki.json");
+        if path.exists() && !force {
+            return Err(PkiError::Exists(path));
+        }
+        let this = Self {
+            directory: directory.to_owned(),
+            index: Index { domain: domain.to_owned(), issued: Vec::new() },
+            env: env.clone(),
+        };
+        for role in Role::ALL {
+            let key = KeyPair::generate()?;
+            let certificate = this.authority_params(role).self_signed(&key)?;
+            this.write(&format!("{}.key", authority(role)), &key.serialize_pem(), true)?;
+            this.write(&format!("{}.crt", authority(role)), &certificate.pem(), false)?;
+            this.write_revocations(role)?;
+        }
+        this.save()?;
+        Ok(this)
+    }
+
+    /// Opens the authorities that [`Pki::init`] made.
+    pub fn open(directory: &Path, env: &Env) -> Result<Self, PkiError> {
+        let path = directory.join("pki.json");
+        let text = fs::read(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => PkiError::File {
+                path: path.clone(),
+                why: format!(
+                    "not found; make the authorities first: pki init --dir {} --domain example.org",
+                    directory.display()
+                ),
+            },
+            _ => failed(&path, &e),
+        })?;
+        let index = serde_json::from_slice(&text).map_err(|e| PkiError::File { path, why: e.to_string() })?;
+        Ok(Self { directory: directory.to_owned(), index, env: env.clone() })
+    }
+
+    /// Issues a certificate for `days`; returns the paths of certificate and key.
+    pub fn issue(&mut self, role: Role, id: &str, days: u32) -> Result<(PathBuf, PathBuf), PkiError> {
+        if !is_valid_id(id) {
+            return Err(PkiError::Id(id.to_owned()));
+        }
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        let uri = format!("spiffe://{}/{role}/{id}", self.index.domain);
+        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(uri)?)];
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, id);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        match role {
+            Role::Satellite => params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Role::Station => {
+                // The agent connects with this as the server's name.
+                params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(id)?));
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            }
+        }
+        let (begin, end) = self.validity(days);
+        (params.not_before, params.not_after) = (date!(begin), date!(end));
+        let serial = self.serial();
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        let certificate = params.signed_by(&key, &self.issuer(role)?)?;
+        let key_path = self.write(&format!("{role}-{id}.key"), &key.serialize_pem(), true)?;
+        let certificate_path = self.write(&format!("{role}-{id}.crt"), &certificate.pem(), false)?;
+        self.index.issued.push(Issued {
+            serial: hex(&serial),
+            role,
+            id: id.to_owned(),
+            not_after_unix: end,
+            revoked_unix: None,
+        });
+        self.save()?;
+        Ok((certificate_path, key_path))
+    }
+
+    /// Revokes every certificate of a satellite or a station; returns their serial numbers.
+    pub fn revoke(&mut self, role: Role, id: &str) -> Result<Vec<String>, PkiError> {
+        self.revoke_where(|i| i.role == role && i.id == id, || format!("{role} {id}"))
+    }
+
+    /// Revokes the certificate with this serial number.
+    pub fn revoke_serial(&mut self, serial: &str) -> Result<Vec<String>, PkiError> {
+        let serial = serial.to_lowercase();
+        self.revoke_where(|i| i.serial == serial, || format!("serial number {serial}"))
+    }
+
+    fn revoke_where(
+        &mut self,
+        matches: impl Fn(&Issued) -> bool,
+        what: impl Fn() -> String,
+    ) -> Result<Vec<String>, PkiError> {
+        let now = self.now();
+        let mut revoked = Vec::new();
+        for issued in self.index.issued.iter_mut().filter(|i| i.revoked_unix.is_none() && matches(i)) {
+            issued.revoked_unix = Some(now);
+            revoked.push(issued.serial.clone());
+        }
+        if revoked.is_empty() {
+            return Err(PkiError::Unknown(what()));
+        }
+        // The lists first: an index that says revoked while a list does not would never be mended.
+        for role in Role::ALL {
+            self.write_revocations(role)?;
+        }
+        self.save()?;
+        Ok(revoked)
+    }
+
+    /// What was issued, oldest first.
+    pub fn issued(&self) -> &[Issued] {
+        &self.index.issued
+    }
+
+    /// s since the Unix epoch.
+    fn now(&self) -> u64 {
+        self.env.unix_nano() / 1_000_000_000
+    }
+
+    fn validity(&self, days: u32) -> (u64, u64) {
+        (self.now().saturating_sub(BACKDATED), self.now() + u64::from(days) * DAY)
+    }
+
+    /// Positive, and of 16 bytes.
+    fn serial(&self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out[..8].copy_from_slice(&self.env.random().to_be_bytes());
+        out[8..].copy_from_slice(&self.env.random().to_be_bytes());
+        out[0] = (out[0] & 0x7f) | 0x40;
+        out
+    }
+
+    fn authority_params(&self, role: Role) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, format!("Perigee {role}s of {}", self.index.domain));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(SerialNumber::from_slice(&self.serial()));
+        let (begin, end) = self.validity(AUTHORITY_DAYS);
+        (params.not_before, params.not_after) = (date!(begin), date!(end));
+        params
+    }
+
+    /// The authority as it signs: its name follows from the domain, its key is in the file.
+    fn issuer(&self, role: Role) -> Result<Issuer<'static, KeyPair>, PkiError> {
+        let path = self.directory.join(format!("{}.key", authority(role)));
+        let pem = fs::read_to_string(&path).map_err(|e| failed(&path, &e))?;
+        let key = KeyPair::from_pem(&pem)
+            .map_err(|e| PkiError::File { path, why: format!("is not a private key: {e}") })?;
+        Ok(Issuer::new(self.authority_params(role), key))
+    }
+
+    fn write_revocations(&self, role: Role) -> Result<(), PkiError> {
+        let revoked_certs = self
+            .index
+            .issued
+            .iter()
+            .filter(|i| i.role == role)
+            .filter_map(|i| {
+                Some(RevokedCertParams {
+                    serial_number: SerialNumber::from_slice(&unhex(&i.serial)?),
+                    revocation_time: date!(i.revoked_unix?),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+            })
+            .collect();
+        let (begin, end) = self.validity(AUTHORITY_DAYS);
+        let number = self.env.unix_nano().to_be_bytes();
+        let list = CertificateRevocationListParams {
+            this_update: date!(begin),
+            next_update: date!(end),
+            crl_number: SerialNumber::from_slice(&number),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer(role)?)?;
+        self.write(&format!("{}.crl", authority(role)), &list.pem()?, false)?;
+        Ok(())
+    }
+
+    fn save(&self) -> Result<(), PkiError> {
+        let text = serde_json::to_string_pretty(&self.index).unwrap_or_default();
+        self.write("pki.json", &text, false).map(drop)
+    }
+
+    /// Replaces a file whole, so that a reader sees the old or the new.
+    fn write(&self, name: &str, text: &str, secret: bool) -> Result<PathBuf, PkiError> {
+        let path = self.directory.join(name);
+        let temporary = self.directory.join(format!("{name}.new"));
+        let mode = if secret { 0o600 } else { 0o644 };
+        let result = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&temporary)
+            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_data()))
+            .and_then(|()| fs::rename(&temporary, &path));
+        result.map_err(|e| failed(&path, &e))?;
+        Ok(path)
+    }
+}
+
+fn failed(path: &Path, error: &std::io::Error) -> PkiError {
+    let why = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => format!("{error}; run as a user that may write there"),
+        _ => error.to_string(),
+    };
+    PkiError::File { path: path.to_owned(), why }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use perigee_shared::link::tls::{Credentials, load_authorities, load_revocations};
+
+    use super::*;
+
+    #[test]
+    fn what_is_issued_is_what_the_link_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::production();
+        Pki::init(dir.path(), "example.org", false, &env).unwrap();
+        let mut pki = Pki::open(dir.path(), &env).unwrap();
+        for (role, id) in [(Role::Satellite, "sat-1"), (Role::Station, "svalbard")] {
+            let (certificate, key) = pki.issue(role, id, 30).unwrap();
+            let identity = Credentials::load(&certificate, &key).unwrap().identity().unwrap();
+            assert_eq!((identity.trust_domain.as_str(), identity.id.as_str()), ("example.org", id));
+            assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        load_authorities(&dir.path().join("satellite-ca.crt")).unwrap();
+        load_revocations(&dir.path().join("satellite-ca.crl")).unwrap();
+    }
+
+    #[test]
+    fn authorities_are_not_replaced_by_accident() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::production();
+        Pki::init(dir.path(), "example.org", false, &env).unwrap();
+        let before = fs::read(dir.path().join("station-ca.key")).unwrap();
+        assert!(matches!(Pki::init(dir.path(), "example.org", false, &env), Err(PkiError::Exists(_))));
+        assert_eq!(fs::read(dir.path().join("station-ca.key")).unwrap(), before);
+        Pki::init(dir.path(), "example.org", true, &env).unwrap();
+        assert_ne!(fs::read(dir.path().join("station-ca.key")).unwrap(), before);
+    }
+
+    #[test]
+    fn ids_and_domains_that_cannot_be_names_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::production();
+        for domain in ["", "Example.org", "a..b", "x/y"] {
+            assert!(matches!(Pki::init(dir.path(), domain, false, &env), Err(PkiError::Domain(_))), "{domain}");
+        }
+        let mut pki = Pki::init(dir.path(), "example.org", false, &env).unwrap();
+        for id in ["", "SAT", "a/b", "a.b"] {
+            assert!(matches!(pki.issue(Role::Satellite, id, 1), Err(PkiError::Id(_))), "{id}");
+        }
+        assert!(Pki::open(&dir.path().join("none"), &env).err().unwrap().to_string().contains("pki init"));
+    }
+
+    #[test]
+    fn a_revoked_certificate_is_listed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pki = Pki::init(dir.path(), "example.org", false, &Env::production()).unwrap();
+        pki.issue(Role::Satellite, "sat-1", 30).unwrap();
+        pki.issue(Role::Satellite, "sat-1", 30).unwrap();
+        let serial = pki.issued()[0].serial.clone();
+        assert_eq!(pki.revoke_serial(&serial).unwrap(), [serial.clone()]);
+        assert_eq!(pki.revoke(Role::Satellite, "sat-1").unwrap(), [pki.issued()[1].serial.clone()]);
+        assert!(matches!(pki.revoke(Role::Satellite, "sat-1"), Err(PkiError::Unknown(_))));
+        let lists = load_revocations(&dir.path().join("satellite-ca.crl")).unwrap();
+        let list = webpki::BorrowedCertRevocationList::from_der(&lists[0]).unwrap();
+        let list = webpki::CertRevocationList::from(list);
+        assert!(list.find_serial(&unhex(&serial).unwrap()).unwrap().is_some());
+    }
+}
