@@ -272,11 +272,15 @@ impl Config {
             return Err(Invalid::new("link.station", ID));
         }
         if link.listen.is_empty() {
-            return Err(Invalid::new("link.listen", "needs at least one UDP address, for example 0.0.0.0:4433"));
+            return Err(Invalid::new(
+                "link.listen",
+                "needs at least one UDP address, for example 0.0.0.0:4433",
+            ));
         }
         for address in &link.listen {
             if address.parse::<SocketAddr>().is_err() {
-                let message = format!("`{address}` is not an address; write IP:PORT, for example 0.0.0.0:4433");
+                let message =
+                    format!("`{address}` is not an address; write IP:PORT, for example 0.0.0.0:4433");
                 return Err(Invalid::new("link.listen", message));
             }
         }
@@ -295,7 +299,11 @@ impl Config {
         }
         for (name, value, least) in [
             ("partial_sync_bytes", link.partial_sync_bytes.0, 64 << 10),
-            ("partial_sync_interval", u64::try_from(link.partial_sync_interval.0.as_millis()).unwrap_or(0), 10),
+            (
+                "partial_sync_interval",
+                u64::try_from(link.partial_sync_interval.0.as_millis()).unwrap_or(0),
+                10,
+            ),
             ("receive_window", link.receive_window.0, 64 << 10),
             ("max_connections", link.max_connections as u64, 1),
             ("handshake_timeout", link.handshake_timeout.0.as_secs(), 1),
@@ -318,7 +326,10 @@ impl Config {
             let key = format!("service.pipelines.{signal}.exporters");
             let names = &self.service.pipelines.of(signal).exporters;
             if names.is_empty() {
-                return Err(Invalid::new(key, "needs at least one exporter, or its items would never leave the spool"));
+                return Err(Invalid::new(
+                    key,
+                    "needs at least one exporter, or its items would never leave the spool",
+                ));
             }
             for name in names {
                 if self.exporters.get(name).is_none() {

@@ -92,7 +92,10 @@ impl Metrics {
 
     /// Payload bytes came over the link.
     pub fn received(&self, satellite: &Arc<str>, bytes: u64) {
-        self.0.received_bytes.get_or_create(&OfSatellite { satellite: Text(Arc::clone(satellite)) }).inc_by(bytes);
+        self.0
+            .received_bytes
+            .get_or_create(&OfSatellite { satellite: Text(Arc::clone(satellite)) })
+            .inc_by(bytes);
     }
 
     /// A segment came under the name of another.
@@ -140,7 +143,12 @@ impl Metrics {
         }
         registry.register("perigee_exporter_retries", "Requests sent again", inner.retries.clone());
         let received = inner.received_bytes.clone();
-        registry.register_with_unit("perigee_link_received", "Payload bytes over the link", Unit::Bytes, received);
+        registry.register_with_unit(
+            "perigee_link_received",
+            "Payload bytes over the link",
+            Unit::Bytes,
+            received,
+        );
         registry.register(
             "perigee_link_conflicts",
             "Segments that came under the name of another",
@@ -162,14 +170,19 @@ impl Metrics {
 }
 
 fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
-    let mut gauge = |name: &str, help: &str, value: u64| registry.register(name, help, ConstGauge::new(value));
+    let mut gauge =
+        |name: &str, help: &str, value: u64| registry.register(name, help, ConstGauge::new(value));
     gauge("perigee_spool_used_bytes", "Segments, partials and dead letters", spool.used_bytes);
     gauge("perigee_spool_max_bytes", "What they may take", spool.max_bytes);
     gauge("perigee_spool_file_bytes", "Length of the spool's file", spool.file_bytes);
     gauge("perigee_spool_allocated_bytes", "Disk space of the spool's file", spool.allocated_bytes);
     gauge("perigee_spool_segments", "Segments still to be exported", spool.segments);
     gauge("perigee_spool_dead_letters", "Requests and segments that no backend takes", spool.dead_letters);
-    gauge("perigee_spool_full", "1 while links do not read because the spool is full", u64::from(status.full));
+    gauge(
+        "perigee_spool_full",
+        "1 while links do not read because the spool is full",
+        u64::from(status.full),
+    );
     let failing = u64::from(status.failing.is_some());
     gauge("perigee_spool_failing", "1 while the spool cannot be written", failing);
     let quarantined = u64::from(spool.quarantined.is_some());
@@ -216,7 +229,11 @@ fn register_accounts(registry: &mut Registry, accounts: &std::collections::BTree
         }
         registry.register(format!("perigee_ground_{name}"), help, family);
     }
-    registry.register("perigee_ground_satellites", "Satellites ever heard", ConstCounter::new(accounts.len() as u64));
+    registry.register(
+        "perigee_ground_satellites",
+        "Satellites ever heard",
+        ConstCounter::new(accounts.len() as u64),
+    );
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ const MAX_ANSWER: usize = 64 << 20;
 pub(super) async fn connect(socket: &Path) -> anyhow::Result<Option<UnixStream>> {
     match UnixStream::connect(socket).await {
         Ok(stream) => Ok(Some(stream)),
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
+        Err(e)
+            if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) =>
+        {
             Ok(None)
         }
         Err(e) => Err(e).with_context(|| format!("cannot ask the running process at {}", socket.display())),

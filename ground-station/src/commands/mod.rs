@@ -67,7 +67,8 @@ pub async fn run(cli: Cli) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("ground-station: {error:#}");
-            let wrong = error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
+            let wrong =
+                error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
             ExitCode::from(if wrong { WRONG_CONFIGURATION } else { 1 })
         }
     }

@@ -141,21 +141,19 @@ async fn letters(State(console): State<Console>, Query(page): Query<Page>) -> An
     Ok(Json(console.store.ask(move |spool| spool.letters(page.after, limit)).await?))
 }
 
-async fn replay(
-    State(console): State<Console>,
-    Json(request): Json<ReplayRequest>,
-) -> Answer<ReplayAnswer> {
+async fn replay(State(console): State<Console>, Json(request): Json<ReplayRequest>) -> Answer<ReplayAnswer> {
     Ok(Json(ReplayAnswer { replayed: console.store.replay(request.ids).await? }))
 }
 
 async fn verify(State(console): State<Console>) -> Answer<VerifyAnswer> {
     let wrong = console.store.ask(|spool| spool.verify()).await?;
-    Ok(Json(VerifyAnswer { wrong: wrong.into_iter().map(|(entry, why)| format!("{entry}: {why}")).collect() }))
+    Ok(Json(VerifyAnswer {
+        wrong: wrong.into_iter().map(|(entry, why)| format!("{entry}: {why}")).collect(),
+    }))
 }
 
 async fn metrics(State(console): State<Console>) -> Result<Response, Failed> {
-    let (spool, accounts) =
-        console.store.ask(|spool| Ok((spool.overview()?, spool.accounting()?))).await?;
+    let (spool, accounts) = console.store.ask(|spool| Ok((spool.overview()?, spool.accounting()?))).await?;
     let status = console.store.status().borrow().clone();
     let text = console.metrics.render(&spool, &accounts, &status);
     Ok(([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response())

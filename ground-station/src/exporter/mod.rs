@@ -115,7 +115,8 @@ impl Exporter {
     async fn step(&mut self, shutdown: &CancellationToken) -> Result<bool, Left> {
         if let Some(replay) = self.store.next_replay(Arc::clone(&self.name)).await? {
             let letter = replay.letter;
-            let refused = self.delivery.once(letter.signal, &letter.body, letter.items.total(), shutdown).await?;
+            let refused =
+                self.delivery.once(letter.signal, &letter.body, letter.items.total(), shutdown).await?;
             self.store.replayed(replay.id, refused).await?;
             return Ok(true);
         }

@@ -76,11 +76,7 @@ pub(super) async fn serve(connection: Connection, settings: Settings, around: Su
 }
 
 impl Shell {
-    async fn run(
-        &mut self,
-        controls: &mut mpsc::Receiver<Event>,
-        streams: &mut mpsc::Receiver<FromStream>,
-    ) {
+    async fn run(&mut self, controls: &mut mpsc::Receiver<Event>, streams: &mut mpsc::Receiver<FromStream>) {
         let mut status = self.around.store.status();
         let shutdown = self.around.shutdown.clone();
         let (mut controls_open, mut leaving) = (true, false);

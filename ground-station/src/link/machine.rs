@@ -278,7 +278,8 @@ impl Machine {
         for range in open.ranges {
             let in_order = ranges.is_empty() || range.start > end;
             if range.start >= range.end || !in_order || range.end > header.payload_len {
-                return self.refuse(Close::Protocol, "a segment's ranges are out of order or beyond its payload");
+                return self
+                    .refuse(Close::Protocol, "a segment's ranges are out of order or beyond its payload");
             }
             end = range.end;
             ranges.push(range.start..range.end);

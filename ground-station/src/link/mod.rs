@@ -88,8 +88,12 @@ impl Link {
             .iter()
             .map(|address| bind(address, server.clone()))
             .collect::<Result<_, _>>()?;
-        let around =
-            Surroundings { store, metrics, registry: Registry::default(), shutdown: CancellationToken::new() };
+        let around = Surroundings {
+            store,
+            metrics,
+            registry: Registry::default(),
+            shutdown: CancellationToken::new(),
+        };
         Ok(Self { endpoints, access, env: env.clone(), config, around })
     }
 
@@ -158,7 +162,9 @@ fn bind(address: &str, server: quinn::ServerConfig) -> Result<Endpoint, LinkErro
             std::io::ErrorKind::AddrInUse => {
                 format!("{e}; another program has it: end that one or change link.listen")
             }
-            std::io::ErrorKind::PermissionDenied => format!("{e}; run as a user that may, or change link.listen"),
+            std::io::ErrorKind::PermissionDenied => {
+                format!("{e}; run as a user that may, or change link.listen")
+            }
             std::io::ErrorKind::AddrNotAvailable => format!("{e}; this machine does not have that address"),
             _ => e.to_string(),
         },

@@ -16,12 +16,12 @@ use perigee_shared::env::Env;
 use perigee_shared::link::tls::is_valid_id;
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 
-pub use index::{Issued, Role};
 use index::Index;
+pub use index::{Issued, Role};
 
 /// How long an authority is valid.
 const AUTHORITY_DAYS: u32 = 3650;
@@ -49,7 +49,9 @@ pub enum PkiError {
         why: String,
     },
     /// Not an id.
-    #[error("`{0}` is not an id: it is 1 to 63 of a-z, 0-9 and -, with no - at either end (it becomes a DNS name)")]
+    #[error(
+        "`{0}` is not an id: it is 1 to 63 of a-z, 0-9 and -, with no - at either end (it becomes a DNS name)"
+    )]
     Id(String),
     /// Not a domain.
     #[error("`{0}` is not a domain; write for example example.org")]
@@ -220,7 +222,9 @@ impl Pki {
     fn authority_params(&self, role: Role) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, format!("Perigee {role}s of {}", self.index.domain));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("Perigee {role}s of {}", self.index.domain));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(SerialNumber::from_slice(&self.serial()));
@@ -348,7 +352,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let env = Env::production();
         for domain in ["", "Example.org", "a..b", "x/y"] {
-            assert!(matches!(Pki::init(dir.path(), domain, false, &env), Err(PkiError::Domain(_))), "{domain}");
+            assert!(
+                matches!(Pki::init(dir.path(), domain, false, &env), Err(PkiError::Domain(_))),
+                "{domain}"
+            );
         }
         let mut pki = Pki::init(dir.path(), "example.org", false, &env).unwrap();
         for id in ["", "SAT", "a/b", "a.b"] {

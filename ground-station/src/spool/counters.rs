@@ -60,7 +60,13 @@ impl Counters<'_> {
     }
 
     /// Adds items.
-    pub(super) fn add(&mut self, satellite: u32, kind: Kind, reason: u8, items: Counts) -> Result<(), SpoolError> {
+    pub(super) fn add(
+        &mut self,
+        satellite: u32,
+        kind: Kind,
+        reason: u8,
+        items: Counts,
+    ) -> Result<(), SpoolError> {
         for signal in Signal::ALL.into_iter().filter(|s| items[*s] > 0) {
             self.change((satellite, kind as u8, signal as u8, reason), |n| n.saturating_add(items[signal]))?;
         }
@@ -68,7 +74,13 @@ impl Counters<'_> {
     }
 
     /// Takes items back.
-    pub(super) fn sub(&mut self, satellite: u32, kind: Kind, reason: u8, items: Counts) -> Result<(), SpoolError> {
+    pub(super) fn sub(
+        &mut self,
+        satellite: u32,
+        kind: Kind,
+        reason: u8,
+        items: Counts,
+    ) -> Result<(), SpoolError> {
         for signal in Signal::ALL.into_iter().filter(|s| items[*s] > 0) {
             self.change((satellite, kind as u8, signal as u8, reason), |n| n.saturating_sub(items[signal]))?;
         }

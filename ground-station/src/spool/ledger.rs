@@ -121,7 +121,11 @@ fn reason(drop: &link::Drop) -> u8 {
 impl Spool {
     /// Takes in what a satellite says at the start of a contact and answers where it may resume; drops in it are in the
     /// ledger when this returns.
-    pub fn hello(&mut self, satellite: &str, hello: &link::Hello) -> Result<Vec<link::ResumeEpoch>, SpoolError> {
+    pub fn hello(
+        &mut self,
+        satellite: &str,
+        hello: &link::Hello,
+    ) -> Result<Vec<link::ResumeEpoch>, SpoolError> {
         let now = self.env.unix_nano();
         let (epochs, released) = self.write(|txn| {
             let number = self.meet(txn, satellite, hello, now)?;
@@ -297,9 +301,10 @@ fn resume_epoch(
         let all = committed_ranges(&committed, number, epoch.epoch, Lane(number_of_lane))?;
         let last = all.len().saturating_sub(1);
         // What is not on board any more is of no use to the satellite, but for the last range, which shows it an older state.
-        let wanted = all.into_iter().enumerate().filter(|(i, (range, _))| {
-            *i == last || on_board.missing(range.clone()) != [range.clone()]
-        });
+        let wanted = all
+            .into_iter()
+            .enumerate()
+            .filter(|(i, (range, _))| *i == last || on_board.missing(range.clone()) != [range.clone()]);
         let committed: Vec<_> = wanted
             .map(|(_, (range, hash))| link::CommittedRange {
                 sequences: Some(link::Range { start: range.start, end: range.end }),

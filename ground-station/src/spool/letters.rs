@@ -195,7 +195,8 @@ impl Spool {
 
     fn replay_segment(&mut self, id: u64, record: LetterRecord) -> Result<bool, SpoolError> {
         let payload = self.letter_bytes(id)?;
-        let decodes = header(record.header.clone()).is_some_and(|h| super::outlet::check(&h, &payload).is_ok());
+        let decodes =
+            header(record.header.clone()).is_some_and(|h| super::outlet::check(&h, &payload).is_ok());
         if !decodes {
             return Ok(false);
         }
@@ -256,7 +257,8 @@ impl Spool {
     /// Notes that a letter was taken (`None`) or refused again, and why.
     pub fn replayed(&mut self, id: u64, refused: Option<&str>) -> Result<(), SpoolError> {
         let freed = self.write(|txn| {
-            let found = txn.open_table(LETTERS)?.get(id)?.map(|v| decode::<LetterRecord>(v.value())).transpose()?;
+            let found =
+                txn.open_table(LETTERS)?.get(id)?.map(|v| decode::<LetterRecord>(v.value())).transpose()?;
             let Some(record) = found else { return Ok(None) };
             if let Some(reason) = refused {
                 let record = LetterRecord { replay: false, reason: reason.to_owned(), ..record };

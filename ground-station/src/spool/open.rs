@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use perigee_shared::env::Env;
 use perigee_shared::signal::{Signal, SignalSet};
-use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, WriteTransaction};
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError, WriteTransaction,
+};
 
 use super::error::SpoolError;
 use super::tables::*;
@@ -246,7 +248,11 @@ impl Spool {
     pub fn bytes_of(&self, satellite: &str) -> u64 {
         let number = || -> Result<Option<u32>, SpoolError> {
             let table = self.read()?.open_table(SATELLITES)?;
-            Ok(table.get(satellite)?.map(|v| decode::<SatelliteRecord>(v.value())).transpose()?.map(|r| r.number))
+            Ok(table
+                .get(satellite)?
+                .map(|v| decode::<SatelliteRecord>(v.value()))
+                .transpose()?
+                .map(|r| r.number))
         };
         let number = number().ok().flatten();
         number.and_then(|n| self.usage.by_satellite.get(&n)).copied().unwrap_or(0)
@@ -289,7 +295,9 @@ fn open_file(env: &Env, path: &Path) -> Result<Database, Opening> {
         Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(Opening::Failed(
             "another process has it open; ask that one over its control socket, or stop it".to_owned(),
         )),
-        Ok(Err(DatabaseError::Storage(StorageError::Io(e)))) if e.kind() == std::io::ErrorKind::InvalidData => {
+        Ok(Err(DatabaseError::Storage(StorageError::Io(e))))
+            if e.kind() == std::io::ErrorKind::InvalidData =>
+        {
             Err(Opening::Damaged(e.to_string()))
         }
         Ok(Err(DatabaseError::Storage(StorageError::Io(e)))) => {

@@ -283,7 +283,8 @@ fn segment(txn: &WriteTransaction, entry: u64) -> Result<Option<SegmentRecord>, 
 /// Deletes an entry; returns the bytes of its payload.
 fn delete_segment(txn: &WriteTransaction, entry: u64) -> Result<u64, SpoolError> {
     let mut segments = txn.open_table(SEGMENTS)?;
-    let Some(record) = segments.remove(entry)?.map(|v| decode::<SegmentRecord>(v.value())).transpose()? else {
+    let Some(record) = segments.remove(entry)?.map(|v| decode::<SegmentRecord>(v.value())).transpose()?
+    else {
         return Ok(0);
     };
     txn.open_table(SEGMENT_CHUNKS)?.retain_in((entry, 0)..=(entry, u32::MAX), |_, _| false)?;

@@ -80,8 +80,11 @@ impl Store {
         reserve: u64,
         satellites: Vec<(String, u64)>,
     ) -> Result<Self, SpoolError> {
-        let bounds =
-            Bounds { max_bytes: settings.max_bytes, reserve: reserve.min(settings.max_bytes / 4), satellites };
+        let bounds = Bounds {
+            max_bytes: settings.max_bytes,
+            reserve: reserve.min(settings.max_bytes / 4),
+            satellites,
+        };
         let path = settings.directory.clone();
         let spool = Spool::open(env, settings)?;
         let owner = Owner::new(env.placement, "spool", spool)

@@ -36,11 +36,7 @@ pub struct Items {
 
 impl From<Counts> for Items {
     fn from(c: Counts) -> Self {
-        Self {
-            spans: c[Signal::Traces],
-            metric_points: c[Signal::Metrics],
-            log_records: c[Signal::Logs],
-        }
+        Self { spans: c[Signal::Traces], metric_points: c[Signal::Metrics], log_records: c[Signal::Logs] }
     }
 }
 
@@ -249,8 +245,10 @@ impl Spool {
         for said in record.lanes {
             let Ok(lane) = u8::try_from(said.lane) else { continue };
             let keys = lane_keys(number, epoch, Lane(lane));
-            let here: RangeSet =
-                committed_ranges(&committed, number, epoch, Lane(lane))?.into_iter().map(|(r, _)| r).collect();
+            let here: RangeSet = committed_ranges(&committed, number, epoch, Lane(lane))?
+                .into_iter()
+                .map(|(r, _)| r)
+                .collect();
             let next = said.next_sequence.max(here.last().map_or(1, |last| last + 1));
             let mut on_board = RangeSet::from_wire(&said.on_board);
             here.iter().for_each(|r| on_board.remove(r));

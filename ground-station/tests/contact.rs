@@ -1,0 +1,279 @@
+//! Whole contacts over loopback QUIC: link, ledger, spool and exporter together.
+
+mod support;
+
+use perigee_proto::link::{self, RejectReason, agent_message, ground_message};
+use perigee_shared::link::ranges::RangeSet;
+use support::{EPOCH, Satellite, Site, get, lane, segment};
+
+fn partial(resume: &link::Resume) -> &link::Partial {
+    &resume.epochs[0].lanes[0].partials[0]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_are_committed_acknowledged_and_exported_with_their_station_and_satellite() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    let resume = sat.hello(1..4).await;
+    assert_eq!((resume.station.as_str(), resume.codecs.as_slice()), ("svalbard", &[1][..]));
+    for sequence in 1..4 {
+        sat.send(&segment(sequence, 100)).await;
+    }
+    sat.committed(&[1, 2, 3]).await;
+    let account = ground.drained("sat-1").await;
+    assert_eq!((account.committed.spans, account.exported.spans), (300, 300));
+    let text = site.exported();
+    assert!(text.contains("\"s2-99-") && text.contains("satellite.id") && text.contains("\"svalbard\""));
+    assert_eq!(text.matches("startTimeUnixNano").count(), 300);
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_is_cut_resumes_above_zero_and_is_exported_once() {
+    let site = Site::new();
+    let ground = site.start_with("  partial_sync_interval: 10ms\n").await;
+    let whole = segment(1, 20_000);
+    let length = whole.header.payload_len;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..2).await;
+    let _stream = sat.send_part(&whole, &[0..length], length as usize / 2).await;
+    let mut held = 0;
+    while held < length / 2 {
+        held = RangeSet::from_wire(&sat.ack().await.partials[0].partial.as_ref().unwrap().held).total();
+    }
+    // LOS without a Goodbye.
+    drop(sat);
+
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    let resume = sat.hello(1..2).await;
+    let held = RangeSet::from_wire(&partial(&resume).held);
+    assert_eq!(held.iter().collect::<Vec<_>>(), [0..length / 2]);
+    let missing = held.missing(0..length);
+    let mut stream = sat.send_part(&whole, &missing, usize::MAX).await;
+    stream.finish().unwrap();
+    sat.committed(&[1]).await;
+    let account = ground.drained("sat-1").await;
+    assert_eq!((account.exported.spans, account.segments, account.duplicates), (20_000, 1, 0));
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_synced_when_the_link_was_lost_is_kept_all_the_same() {
+    let site = Site::new();
+    // Nothing is due before the end of the connection.
+    let ground = site.start_with("  partial_sync_interval: 1h\n").await;
+    let whole = segment(1, 5_000);
+    let length = whole.header.payload_len;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..3).await;
+    let mut stream = sat.send_part(&whole, &[0..length], 5_000).await;
+    // The acknowledgement of another segment shows that the first bytes arrived before it or are in flight.
+    sat.send(&segment(2, 1)).await;
+    sat.committed(&[2]).await;
+    stream.reset(0_u32.into()).unwrap();
+    sat.connection.close(0_u32.into(), b"");
+
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    let resume = sat.hello(1..3).await;
+    let held = RangeSet::from_wire(&partial(&resume).held).total();
+    assert!(held > 0 && held <= 5_000, "{held}");
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_the_ledger_and_synced_partials() {
+    let site = Site::new();
+    let link = "  partial_sync_interval: 10ms\n";
+    let ground = site.start_with(link).await;
+    let (done, cut) = (segment(1, 10), segment(2, 20_000));
+    let length = cut.header.payload_len;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..3).await;
+    sat.send(&done).await;
+    sat.committed(&[1]).await;
+    let _stream = sat.send_part(&cut, &[0..length], 100_000).await;
+    while sat.ack().await.partials.is_empty() {}
+    ground.stop().await;
+
+    let ground = site.start_with(link).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    let resume = sat.hello(1..3).await;
+    let committed = &resume.epochs[0].lanes[0].committed;
+    assert_eq!(committed[0].sequences, Some(link::Range { start: 1, end: 2 }));
+    assert_eq!(committed[0].top_hash, done.header.hash);
+    assert_eq!(partial(&resume).payload_hash, cut.header.hash);
+    // A segment that comes again is acknowledged again, and counted, and not exported again.
+    sat.send(&done).await;
+    sat.committed(&[1]).await;
+    let missing = RangeSet::from_wire(&partial(&resume).held).missing(0..length);
+    let mut stream = sat.send_part(&cut, &missing, usize::MAX).await;
+    stream.finish().unwrap();
+    sat.committed(&[2]).await;
+    let account = ground.drained("sat-1").await;
+    assert_eq!((account.exported.spans, account.segments, account.duplicates), (20_010, 2, 1));
+    assert_eq!(site.exported().matches("startTimeUnixNano").count(), 20_010);
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_satellite_that_is_not_listed_is_told_so() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let stranger = Satellite::connect(site.dir.path(), "stranger", ground.address).await;
+    let error = match stranger {
+        Ok(sat) => sat.connection.closed().await,
+        Err(error) => error,
+    };
+    assert!(error.to_string().contains("stranger is not in this station's link.satellites"), "{error}");
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_satellite_that_says_it_is_another_is_refused() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    let hello = link::Hello { satellite: "sat-2".to_owned(), ..link::Hello::default() };
+    sat.say(agent_message::Body::Hello(hello)).await;
+    let error = sat.connection.closed().await.to_string();
+    assert!(error.contains("certificate says sat-1"), "{error}");
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_satellite_loses_its_open_link_and_gets_no_other() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..1).await;
+    let mut other = site.satellite("sat-2", ground.address).await;
+    other.hello(1..2).await;
+    let env = perigee_shared::env::Env::production();
+    let mut pki = ground_station::pki::Pki::open(site.dir.path(), &env).unwrap();
+    pki.revoke(ground_station::pki::Role::Satellite, "sat-1").unwrap();
+    let error = sat.connection.closed().await.to_string();
+    assert!(error.contains("revoked"), "{error}");
+    let again = Satellite::connect(site.dir.path(), "sat-1", ground.address).await;
+    if let Ok(sat) = again {
+        let error = sat.connection.closed().await.to_string();
+        assert!(error.to_lowercase().contains("revoked"), "{error}");
+    }
+    other.send(&segment(1, 1)).await;
+    other.committed(&[1]).await;
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_without_its_hash_is_rejected_and_can_come_again() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let good = segment(1, 50);
+    let mut bad = good.clone();
+    bad.payload[20] ^= 1;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..2).await;
+    sat.send(&bad).await;
+    let ground_message::Body::Reject(reject) = sat.hear().await else { panic!() };
+    assert_eq!(reject.reason(), RejectReason::HashMismatch);
+    sat.send(&good).await;
+    sat.committed(&[1]).await;
+    assert_eq!(ground.drained("sat-1").await.hash_mismatches, 1);
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_does_not_decode_is_committed_and_kept_in_dead_letter() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let mut broken = segment(1, 50);
+    broken.payload = b"not zstd at all".to_vec();
+    broken.header.payload_len = broken.payload.len() as u64;
+    broken.header.hash = perigee_shared::segment::hash(&broken.payload);
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..3).await;
+    sat.send(&broken).await;
+    sat.send(&segment(2, 5)).await;
+    sat.committed(&[1, 2]).await;
+    let account = ground.drained("sat-1").await;
+    assert_eq!((account.dead_lettered.spans, account.exported.spans), (50, 5));
+    let (_, letters) = get(ground.api, "/api/v1/dead-letters").await;
+    assert!(letters.contains("\"exporter\":null") && letters.contains("\"items\":50"), "{letters}");
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_codec_is_rejected_and_the_contact_goes_on() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let mut later = segment(1, 5);
+    later.header.codec = 99;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..3).await;
+    sat.send(&later).await;
+    let ground_message::Body::Reject(reject) = sat.hear().await else { panic!() };
+    assert_eq!(reject.reason(), RejectReason::UnknownCodec);
+    sat.send(&segment(2, 5)).await;
+    sat.committed(&[2]).await;
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drops_become_gaps_once_and_a_goodbye_is_answered() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let dropped = link::Drop {
+        id: 1,
+        reason: link::DropReason::Lifetime as i32,
+        lane: 8,
+        sequences: Some(link::Range { start: 1, end: 3 }),
+        items: Some(link::Counts { spans: 70, ..link::Counts::default() }),
+        time: Some(link::TimeRange { start_unix_nano: 5, end_unix_nano: 9 }),
+        ..link::Drop::default()
+    };
+    for _ in 0..2 {
+        let mut sat = site.satellite("sat-1", ground.address).await;
+        let epoch = link::Epoch {
+            epoch: EPOCH,
+            lanes: vec![lane(3..3, 6)],
+            drops: vec![dropped.clone()],
+            ..link::Epoch::default()
+        };
+        let resume = sat.hello_epoch(epoch).await;
+        assert_eq!(resume.epochs[0].drops_acknowledged, [1]);
+        let more =
+            link::EpochDrops { epoch: EPOCH, drops: vec![link::Drop { id: 2, ..link::Drop::default() }] };
+        sat.say(agent_message::Body::Drops(more)).await;
+        assert_eq!(sat.ack().await.drops[0].ids, [2]);
+        sat.say(agent_message::Body::Goodbye(link::Goodbye { reason: 1 })).await;
+        assert!(matches!(sat.hear().await, ground_message::Body::Goodbye(_)));
+    }
+    let account = ground.account("sat-1").await;
+    assert_eq!(account.dropped.spans, 70);
+    assert_eq!(account.dropped_by_reason["lifetime"].spans, 70);
+    let (_, gaps) = get(ground.api, "/api/v1/gaps").await;
+    assert!(gaps.contains("\"sequences\":[1,2]") && gaps.contains("\"start_unix_nano\":5"), "{gaps}");
+    let (_, satellites) = get(ground.api, "/api/v1/satellites").await;
+    assert!(satellites.contains("\"elsewhere\":[[3,5]]"), "{satellites}");
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_console_answers_and_metrics_have_the_collectors_names() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..2).await;
+    sat.send(&segment(1, 12)).await;
+    sat.committed(&[1]).await;
+    ground.drained("sat-1").await;
+    let (status, metrics) = get(ground.metrics, "/metrics").await;
+    assert!(status.contains("200"), "{status}");
+    assert!(metrics.contains("otelcol_exporter_sent_spans_total{exporter=\"file\"} 12"), "{metrics}");
+    assert!(metrics.contains("perigee_ground_exported_spans{satellite=\"sat-1\"} 12"), "{metrics}");
+    let (_, accounting) = get(ground.api, "/api/v1/accounting").await;
+    assert!(accounting.contains("\"committed\":{\"spans\":12"), "{accounting}");
+    let (status, _) = get(ground.api, "/api/v1/replay").await;
+    assert!(status.contains("404"), "the open API only reads: {status}");
+    ground.stop().await;
+}

@@ -1,0 +1,309 @@
+//! A ground-station in this process, and a satellite that speaks the link's protocol to it.
+#![allow(dead_code, reason = "each test uses its own part")]
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ground_station::config::Config;
+use ground_station::ground::Ground;
+use ground_station::pki::{Pki, Role};
+use ground_station::spool::{AccountView, SatelliteView, Store};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use perigee_proto::link::{self, agent_message, ground_message};
+use perigee_shared::env::Env;
+use perigee_shared::link::tls::{Credentials, client_config, load_authorities};
+use perigee_shared::link::wire;
+use perigee_shared::segment::{self, Codec, Encoder, Header, Lane, SegmentId};
+use perigee_shared::signal::{Counts, Signal, TimeRange};
+use prost::Message;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const EPOCH: u64 = 7;
+
+/// A directory with authorities, a station, two satellites, and one that no station lists.
+pub(crate) struct Site {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pki = Pki::init(dir.path(), "example.org", false, &Env::production()).unwrap();
+        pki.issue(Role::Station, "svalbard", 1).unwrap();
+        for id in ["sat-1", "sat-2", "stranger"] {
+            pki.issue(Role::Satellite, id, 1).unwrap();
+        }
+        Self { dir }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn exported(&self) -> String {
+        std::fs::read_to_string(self.path("out.jsonl")).unwrap_or_default()
+    }
+
+    /// The configuration, with `storage` and `link` lines of the test's own.
+    pub(crate) fn config(&self, link: &str, exporter: &str) -> Config {
+        let dir = self.dir.path().display();
+        let text = format!(
+            "link:\n  station: svalbard\n  listen: [\"127.0.0.1:0\"]\n  certificate_file: {dir}/station-svalbard.crt\n  \
+             private_key_file: {dir}/station-svalbard.key\n  satellite_ca_file: {dir}/satellite-ca.crt\n  \
+             satellite_crl_file: {dir}/satellite-ca.crl\n  satellites: {{sat-1: {{}}, sat-2: {{}}}}\n{link}\
+             exporters:\n  {exporter}\nstorage: {{directory: {dir}/spool, ballast: 0B}}\n\
+             extensions:\n  api: {{endpoint: 127.0.0.1:0}}\n  control: {{socket: {dir}/ground.sock}}\n\
+             service:\n  pipelines:\n    traces: {{exporters: [out]}}\n    metrics: {{exporters: [out]}}\n    \
+             logs: {{exporters: [out]}}\n  telemetry:\n    metrics: {{endpoint: 127.0.0.1:0}}\n"
+        )
+        .replace("[out]", &format!("[{}]", exporter.split(':').next().unwrap()));
+        perigee_shared::config::parse(&text, "test.yaml", |_| None).unwrap()
+    }
+
+    pub(crate) fn file_exporter(&self) -> String {
+        format!("file: {{path: {}}}", self.path("out.jsonl").display())
+    }
+
+    pub(crate) async fn start(&self) -> Running {
+        self.start_with("").await
+    }
+
+    pub(crate) async fn start_with(&self, link: &str) -> Running {
+        Running::start(self.config(link, &self.file_exporter())).await
+    }
+
+    pub(crate) async fn satellite(&self, id: &str, address: SocketAddr) -> Satellite {
+        Satellite::connect(self.dir.path(), id, address).await.unwrap()
+    }
+}
+
+/// A ground-station that works.
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) api: SocketAddr,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) store: Option<Store>,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    pub(crate) async fn start(config: Config) -> Self {
+        let ground = Box::pin(Ground::build(config, &Env::production())).await.unwrap();
+        let shutdown = CancellationToken::new();
+        Self {
+            address: ground.link_addresses()[0],
+            api: ground.address("api").unwrap(),
+            metrics: ground.address("metrics").unwrap(),
+            store: Some(ground.store()),
+            task: tokio::spawn(ground.run(shutdown.clone())),
+            shutdown,
+        }
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.store = None;
+        self.shutdown.cancel();
+        self.task.await.unwrap();
+    }
+
+    pub(crate) async fn account(&self, satellite: &str) -> AccountView {
+        let mut all = self.store.as_ref().unwrap().ask(|spool| spool.accounting()).await.unwrap();
+        all.remove(satellite).unwrap_or_default()
+    }
+
+    pub(crate) async fn satellites(&self) -> Vec<SatelliteView> {
+        self.store.as_ref().unwrap().ask(|spool| spool.satellites()).await.unwrap()
+    }
+
+    /// Waits until everything that is committed was exported.
+    pub(crate) async fn drained(&self, satellite: &str) -> AccountView {
+        loop {
+            let account = self.account(satellite).await;
+            if account.in_spool == Default::default() {
+                return account;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A sealed segment.
+#[derive(Clone)]
+pub(crate) struct Segment {
+    pub(crate) header: Header,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// A segment with `spans` spans whose names tell where they come from.
+pub(crate) fn segment(sequence: u64, spans: usize) -> Segment {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(sequence + 1);
+    let spans: Vec<Span> = (0..spans)
+        .map(|n| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            Span {
+                name: format!("s{sequence}-{n}-{random:016x}"),
+                trace_id: [random.to_le_bytes(), random.to_be_bytes()].concat(),
+                span_id: random.to_le_bytes().to_vec(),
+                start_time_unix_nano: 1_000 + n as u64,
+                end_time_unix_nano: 2_000 + n as u64,
+                ..Span::default()
+            }
+        })
+        .collect();
+    let items = spans.len() as u64;
+    let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
+    let body = ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }],
+    }
+    .encode_to_vec();
+    sealed(sequence, &body, items)
+}
+
+/// A segment whose only request is `body`.
+pub(crate) fn sealed(sequence: u64, body: &[u8], items: u64) -> Segment {
+    let mut encoder = Encoder::new(Codec::ZstdRows).unwrap();
+    encoder.push(Signal::Traces, body).unwrap();
+    let payload = encoder.finish().unwrap();
+    let header = Header {
+        id: SegmentId { epoch: EPOCH, lane: Lane::BULK, sequence },
+        codec: Codec::ZstdRows as u32,
+        payload_len: payload.len() as u64,
+        raw_len: body.len() as u64,
+        hash: segment::hash(&payload),
+        items: Counts::of(Signal::Traces, items),
+        time: TimeRange { start: 1_000, end: 2_000 },
+        requests: 1,
+        sealed_unix_nano: 3_000,
+        base_sequence: None,
+    };
+    Segment { header, payload }
+}
+
+/// A lane with these sequences on board.
+pub(crate) fn lane(on_board: Range<u64>, next_sequence: u64) -> link::Lane {
+    link::Lane {
+        lane: u32::from(Lane::BULK.0),
+        on_board: vec![link::Range { start: on_board.start, end: on_board.end }],
+        next_sequence,
+        oldest_base: None,
+    }
+}
+
+/// The agent's end of a contact.
+pub(crate) struct Satellite {
+    pub(crate) id: String,
+    pub(crate) connection: quinn::Connection,
+    send: quinn::SendStream,
+    receive: quinn::RecvStream,
+    _endpoint: quinn::Endpoint,
+}
+
+impl Satellite {
+    pub(crate) async fn connect(
+        dir: &Path,
+        id: &str,
+        address: SocketAddr,
+    ) -> Result<Self, quinn::ConnectionError> {
+        let credentials = Credentials::load(
+            &dir.join(format!("satellite-{id}.crt")),
+            &dir.join(format!("satellite-{id}.key")),
+        )
+        .unwrap();
+        let stations = load_authorities(&dir.join("station-ca.crt")).unwrap();
+        let config = client_config(credentials, stations, Env::production().clock).unwrap();
+        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let connection = endpoint.connect_with(config, address, "svalbard").unwrap().await?;
+        let (send, receive) = connection.open_bi().await?;
+        Ok(Self { id: id.to_owned(), connection, send, receive, _endpoint: endpoint })
+    }
+
+    pub(crate) async fn say(&mut self, body: agent_message::Body) {
+        let message = link::AgentMessage { body: Some(body) };
+        self.send.write_all(&wire::frame(&message)).await.unwrap();
+    }
+
+    pub(crate) async fn hear(&mut self) -> ground_message::Body {
+        let message: link::GroundMessage = wire::read(&mut self.receive).await.unwrap().unwrap();
+        message.body.unwrap()
+    }
+
+    pub(crate) async fn hello_epoch(&mut self, epoch: link::Epoch) -> link::Resume {
+        let hello = link::Hello { satellite: self.id.clone(), epochs: vec![epoch], ..link::Hello::default() };
+        self.say(agent_message::Body::Hello(hello)).await;
+        match self.hear().await {
+            ground_message::Body::Resume(resume) => resume,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn hello(&mut self, on_board: Range<u64>) -> link::Resume {
+        let lanes = vec![lane(on_board.clone(), on_board.end)];
+        self.hello_epoch(link::Epoch { epoch: EPOCH, start_counter: 1, lanes, ..link::Epoch::default() })
+            .await
+    }
+
+    pub(crate) async fn ack(&mut self) -> link::Ack {
+        match self.hear().await {
+            ground_message::Body::Ack(ack) => ack,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Opens a segment's stream for these ranges and writes the first `bytes` of them.
+    pub(crate) async fn send_part(
+        &mut self,
+        segment: &Segment,
+        ranges: &[Range<u64>],
+        bytes: usize,
+    ) -> quinn::SendStream {
+        let open = link::SegmentOpen {
+            header: Some((&segment.header).into()),
+            ranges: ranges.iter().map(|r| link::Range { start: r.start, end: r.end }).collect(),
+        };
+        let mut stream = self.connection.open_uni().await.unwrap();
+        stream.write_all(&wire::frame(&open)).await.unwrap();
+        let body: Vec<u8> =
+            ranges.iter().flat_map(|r| segment.payload[r.start as usize..r.end as usize].to_vec()).collect();
+        stream.write_all(&body[..bytes.min(body.len())]).await.unwrap();
+        stream
+    }
+
+    pub(crate) async fn send(&mut self, segment: &Segment) {
+        let whole = 0..segment.header.payload_len;
+        let mut stream = self.send_part(segment, &[whole], usize::MAX).await;
+        stream.finish().unwrap();
+    }
+
+    /// Waits until these sequences are acknowledged.
+    pub(crate) async fn committed(&mut self, sequences: &[u64]) {
+        let mut left: std::collections::BTreeSet<u64> = sequences.iter().copied().collect();
+        while !left.is_empty() {
+            for id in self.ack().await.committed {
+                left.remove(&id.sequence);
+            }
+        }
+    }
+}
+
+/// `GET` over TCP: status line and body.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (String, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+pub(crate) fn shared(segments: Vec<Segment>) -> Arc<[Segment]> {
+    segments.into()
+}
