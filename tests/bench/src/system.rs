@@ -66,19 +66,26 @@ impl Running {
         Ok(self.metric("perigee_wal_unsealed_bytes").await? as u64)
     }
 
-    /// Waits until everything accepted is in segments. A Collector has nothing to seal.
+    /// Waits until the backlog is sealed: less than a segment is left, which waits for more or for a contact, and it stays the
+    /// same. A Collector has nothing to seal.
     pub(crate) async fn wait_sealed(&mut self) -> anyhow::Result<()> {
+        const PAUSE: Duration = Duration::from_millis(250);
+        const SEGMENT_ITEMS: f64 = 65_536.0;
+        const HELD_BACK: f64 = 8_388_608.0;
         let Some(metrics) = self.metrics else { return Ok(()) };
         let deadline = Instant::now() + PATIENCE;
+        let mut before = (f64::MAX, f64::MAX);
         loop {
             let text = scrape::get(metrics, "/metrics").await?;
-            let requests = scrape::sum(&text, "perigee_wal_unsealed_requests")?;
-            if requests == 0.0 && scrape::sum(&text, "perigee_wal_unsealed_bytes")? == 0.0 {
+            let items = scrape::sum(&text, "perigee_wal_unsealed_items")?;
+            let left = (items, scrape::sum(&text, "perigee_wal_unsealed_bytes")?);
+            if left == before && items < SEGMENT_ITEMS && left.1 < HELD_BACK {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "{requests} requests are still not sealed after {PATIENCE:?}");
+            before = left;
+            ensure!(Instant::now() < deadline, "{items} items are still not sealed after {PATIENCE:?}");
             self.process.check(&self.log)?;
-            sleep(Duration::from_millis(100)).await;
+            sleep(PAUSE).await;
         }
     }
 
