@@ -135,8 +135,14 @@ pub struct Machine {
     buffered: usize,
     /// When the oldest byte that is not handed over arrived.
     waiting_since: Option<Instant>,
-    /// What is with the spool: the streams, in the order of the answers, and its bytes.
-    committing: Option<(Vec<(StreamId, SegmentId, Hash)>, usize)>,
+    committing: Option<Committing>,
+}
+
+/// What is with the spool.
+struct Committing {
+    /// In the order of the answers.
+    streams: Vec<(StreamId, SegmentId, Hash)>,
+    bytes: usize,
 }
 
 impl Machine {
@@ -154,7 +160,7 @@ impl Machine {
 
     /// Whether segment streams may be read: the ledger has answered, and the buffer has room.
     pub fn wants_data(&self) -> bool {
-        let in_spool = self.committing.as_ref().map_or(0, |(_, bytes)| *bytes);
+        let in_spool = self.committing.as_ref().map_or(0, |c| c.bytes);
         matches!(self.phase, Phase::Resumed | Phase::Leaving(_) | Phase::Left)
             && self.buffered + in_spool < 2 * self.settings.sync_bytes
     }
@@ -347,12 +353,13 @@ impl Machine {
         if batch.is_empty() {
             return self.leave();
         }
-        self.committing = Some((streams, bytes));
+        self.committing = Some(Committing { streams, bytes });
         vec![Action::Commit(batch)]
     }
 
     fn applied(&mut self, now: Instant, applied: Vec<Applied>) -> Vec<Action> {
-        let (streams, _) = self.committing.take().expect("the spool answers what it was handed");
+        let Committing { streams, .. } =
+            self.committing.take().expect("the spool answers what it was handed");
         assert!(applied.len() == streams.len(), "an answer for each segment");
         let mut ack = link::Ack::default();
         let mut actions = Vec::new();
@@ -443,3 +450,7 @@ fn partial_ack(id: SegmentId, hash: Hash, held: &RangeSet) -> link::PartialAck {
         }),
     }
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

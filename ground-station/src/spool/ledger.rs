@@ -263,8 +263,7 @@ fn insert_drops(
             dropped.insert((number, epoch, lane, range.start), (range.end, drop.id))?;
         }
         counters.add(number, Kind::Dropped, reason(drop), items.saturating_sub(overridden))?;
-        let record =
-            DropRecord { drop: Some(drop.clone()), overridden: Some(overridden.into()), recorded: now };
+        let record = DropRecord { drop: Some(*drop), overridden: Some(overridden.into()), recorded: now };
         drops.insert((number, epoch, drop.id), record.encode_to_vec().as_slice())?;
     }
     Ok(())

@@ -1,1 +1,507 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use bytes::Bytes;
+use perigee_proto::link::{self, DropReason, RejectReason};
+use perigee_shared::env::Env;
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::segment::{Codec, Encoder, Header, Lane, SegmentId, hash};
+use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
+use proptest::prelude::*;
+
+use super::*;
+
+const EPOCH: u64 = 7;
+
+fn settings(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) -> Settings {
+    Settings {
+        directory: dir.path().to_owned(),
+        max_bytes: 1 << 30,
+        ballast: 0,
+        station: "svalbard".to_owned(),
+        routes: routes.iter().map(|(name, signals)| ((*name).to_owned(), *signals)).collect(),
+    }
+}
+
+fn open_with(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) -> Spool {
+    Spool::open(&Env::production(), settings(dir, routes)).unwrap()
+}
+
+fn open(dir: &tempfile::TempDir) -> Spool {
+    open_with(dir, &[("a", SignalSet::ALL)])
+}
+
+/// A header and its payload; `salt` makes another payload under the same name.
+fn segment(sequence: u64, items: Counts, salt: u8) -> (Arc<Header>, Vec<u8>) {
+    let mut encoder = Encoder::new(Codec::ZstdRows).unwrap();
+    let body: Vec<u8> = (0..2000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761).wrapping_add(sequence as u32) >> 16) as u8 ^ salt)
+        .collect();
+    encoder.push(Signal::Traces, &body).unwrap();
+    let payload = encoder.finish().unwrap();
+    let header = Header {
+        id: SegmentId { epoch: EPOCH, lane: Lane::BULK, sequence },
+        codec: 1,
+        payload_len: payload.len() as u64,
+        raw_len: body.len() as u64,
+        hash: hash(&payload),
+        items,
+        time: TimeRange::EMPTY,
+        requests: 1,
+        sealed_unix_nano: 0,
+        base_sequence: None,
+    };
+    (Arc::new(header), payload)
+}
+
+fn spans(n: u64) -> Counts {
+    Counts::of(Signal::Traces, n)
+}
+
+fn incoming(header: &Arc<Header>, payload: &[u8], ranges: &[std::ops::Range<usize>]) -> Incoming {
+    Incoming {
+        satellite: "sat-1".into(),
+        header: Arc::clone(header),
+        pieces: ranges
+            .iter()
+            .map(|r| Piece { offset: r.start as u64, bytes: payload[r.clone()].to_vec() })
+            .collect(),
+        max_partial_bytes: 1 << 20,
+    }
+}
+
+fn commit(spool: &mut Spool, sequence: u64, items: Counts) -> Applied {
+    let (header, payload) = segment(sequence, items, 0);
+    let whole = 0..payload.len();
+    spool.apply(&[incoming(&header, &payload, &[whole])]).unwrap().remove(0)
+}
+
+fn hello(spool: &mut Spool, on_board: std::ops::Range<u64>, drops: Vec<link::Drop>) -> link::ResumeEpoch {
+    let lane = link::Lane {
+        lane: 8,
+        on_board: vec![link::Range { start: on_board.start, end: on_board.end }],
+        next_sequence: on_board.end,
+        oldest_base: None,
+    };
+    let epoch = link::Epoch { epoch: EPOCH, lanes: vec![lane], drops, ..link::Epoch::default() };
+    let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
+    spool.hello("sat-1", &hello).unwrap().remove(0)
+}
+
+fn dropped(id: u64, sequences: std::ops::Range<u64>, items: u64) -> link::Drop {
+    link::Drop {
+        id,
+        reason: DropReason::QuotaOldest as i32,
+        lane: 8,
+        sequences: Some(link::Range { start: sequences.start, end: sequences.end }),
+        items: Some(spans(items).into()),
+        ..link::Drop::default()
+    }
+}
+
+fn account(spool: &Spool) -> AccountView {
+    spool.accounting().unwrap().remove("sat-1").unwrap()
+}
+
+fn pass(spool: &mut Spool, exporter: &str, signals: SignalSet) -> u64 {
+    let mut passed = 0;
+    while let Some(work) = spool.next(exporter, signals, 1).unwrap() {
+        let progress = Progress { entry: work.entry, fingerprint: 1, finished: true, ..Progress::default() };
+        spool.progress(exporter, &progress).unwrap();
+        passed += 1;
+    }
+    passed
+}
+
+#[test]
+fn a_segment_that_comes_twice_is_committed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    assert_eq!(commit(&mut spool, 1, spans(5)), Applied::New);
+    assert_eq!(commit(&mut spool, 1, spans(5)), Applied::Duplicate);
+    let account = account(&spool);
+    assert_eq!((account.committed.spans, account.segments, account.duplicates), (5, 1, 1));
+}
+
+#[test]
+fn another_payload_under_a_committed_name_is_a_conflict() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    commit(&mut spool, 1, spans(5));
+    let (header, payload) = segment(1, spans(5), 9);
+    let whole = 0..payload.len();
+    assert_eq!(spool.apply(&[incoming(&header, &payload, &[whole])]).unwrap(), [Applied::Conflict]);
+}
+
+#[test]
+fn a_partial_survives_a_crash_and_is_completed_out_of_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (header, payload) = segment(1, spans(5), 0);
+    let n = payload.len();
+    {
+        let mut spool = open(&dir);
+        let out = spool.apply(&[incoming(&header, &payload, &[n / 2..n - 10, 0..100])]).unwrap();
+        let held: RangeSet = [0..100, n as u64 / 2..n as u64 - 10].into_iter().collect();
+        assert_eq!(out, [Applied::Held(held)]);
+        // Dropped without being closed.
+    }
+    let mut spool = open(&dir);
+    assert_eq!(spool.usage().total, (n - 10 - n / 2 + 100) as u64);
+    let resume = hello(&mut spool, 1..2, Vec::new());
+    assert_eq!(RangeSet::from_wire(&resume.lanes[0].partials[0].held).ranges(), 2);
+    // What is held already comes again too.
+    let out = spool.apply(&[incoming(&header, &payload, &[50..n / 2 + 20, n - 10..n])]).unwrap();
+    assert_eq!(out, [Applied::New]);
+    let work = spool.next("a", SignalSet::ALL, 1).unwrap().unwrap();
+    assert_eq!(*work.payload, *payload);
+    assert_eq!(spool.usage().total, n as u64);
+    assert!(spool.satellites().unwrap()[0].epochs[0].lanes[0].partials.is_empty());
+}
+
+#[test]
+fn a_large_segment_is_kept_in_pieces_and_comes_back_equal() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    let payload: Vec<u8> = (0..1_500_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let (header, _) = segment(1, spans(1), 0);
+    let header = Header { payload_len: payload.len() as u64, hash: hash(&payload), ..(*header).clone() };
+    let header = Arc::new(header);
+    let middle = 700_001;
+    let mut first = incoming(&header, &payload, &[middle..payload.len()]);
+    first.max_partial_bytes = 1 << 30;
+    assert!(matches!(spool.apply(&[first]).unwrap()[0], Applied::Held(_)));
+    assert_eq!(spool.apply(&[incoming(&header, &payload, &[0..middle])]).unwrap(), [Applied::New]);
+    assert_eq!(*spool.next("a", SignalSet::ALL, 1).unwrap().unwrap().payload, *payload);
+}
+
+#[test]
+fn another_payload_of_a_partial_begins_at_zero() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    let (header, payload) = segment(1, spans(5), 0);
+    spool.apply(&[incoming(&header, &payload, &[0..100])]).unwrap();
+    let (header, payload) = segment(1, spans(5), 1);
+    let out = spool.apply(&[incoming(&header, &payload, &[100..200])]).unwrap();
+    assert_eq!(out, [Applied::Held([100..200].into_iter().collect())]);
+    assert_eq!(spool.usage().total, 100);
+}
+
+#[test]
+fn a_wrong_hash_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    let (header, mut payload) = segment(1, spans(5), 0);
+    payload[7] ^= 1;
+    let whole = 0..payload.len();
+    let out = spool.apply(&[incoming(&header, &payload, &[whole])]).unwrap();
+    assert_eq!(out, [Applied::Rejected(RejectReason::HashMismatch)]);
+    assert_eq!((spool.usage().total, account(&spool).hash_mismatches), (0, 1));
+    assert!(spool.next("a", SignalSet::ALL, 1).unwrap().is_none());
+    assert_eq!(commit(&mut spool, 1, spans(5)), Applied::New);
+}
+
+#[test]
+fn partials_have_a_quota_and_leave_when_they_are_not_on_board_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    let (header, payload) = segment(1, spans(5), 0);
+    let mut first = incoming(&header, &payload, &[0..100]);
+    first.max_partial_bytes = 150;
+    assert!(matches!(spool.apply(&[first]).unwrap()[0], Applied::Held(_)));
+    let (header, payload) = segment(2, spans(5), 0);
+    let mut second = incoming(&header, &payload, &[0..100]);
+    second.max_partial_bytes = 150;
+    assert_eq!(spool.apply(&[second]).unwrap(), [Applied::Rejected(RejectReason::Quota)]);
+    assert_eq!(spool.usage().total, 100);
+    hello(&mut spool, 2..3, Vec::new());
+    assert_eq!(spool.usage().total, 0);
+}
+
+#[test]
+fn a_missing_base_is_rejected() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    let (header, payload) = segment(2, spans(5), 0);
+    let header = Arc::new(Header { base_sequence: Some(1), ..(*header).clone() });
+    let whole = 0..payload.len();
+    let out = spool.apply(&[incoming(&header, &payload, std::slice::from_ref(&whole))]).unwrap();
+    assert_eq!(out, [Applied::Rejected(RejectReason::MissingBase)]);
+    commit(&mut spool, 1, spans(1));
+    assert_eq!(spool.apply(&[incoming(&header, &payload, &[whole])]).unwrap(), [Applied::New]);
+}
+
+#[test]
+fn a_commit_overrides_a_drop_whichever_comes_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    commit(&mut spool, 1, spans(10));
+    hello(&mut spool, 4..4, vec![dropped(1, 1..4, 60)]);
+    assert_eq!(account(&spool).dropped.spans, 50);
+    commit(&mut spool, 3, spans(20));
+    assert_eq!(account(&spool).dropped.spans, 30);
+    // The same drop again, after a lost acknowledgement.
+    let resume = hello(&mut spool, 4..4, vec![dropped(1, 1..4, 60)]);
+    assert_eq!(resume.drops_acknowledged, [1]);
+    assert_eq!(account(&spool).dropped.spans, 30);
+    assert_eq!(spool.gaps(10).unwrap()[0].items.spans, 30);
+}
+
+#[test]
+fn a_cursor_means_the_same_after_a_crash_and_nothing_under_another_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let mut spool = open(&dir);
+        commit(&mut spool, 1, spans(5));
+        commit(&mut spool, 2, spans(6));
+        let first = Progress { entry: 1, request: 3, fingerprint: 1, ..Progress::default() };
+        spool.progress("a", &first).unwrap();
+    }
+    let spool = open(&dir);
+    let work = spool.next("a", SignalSet::ALL, 1).unwrap().unwrap();
+    assert_eq!((work.entry, work.request), (1, 3));
+    let work = spool.next("a", SignalSet::ALL, 2).unwrap().unwrap();
+    assert_eq!((work.entry, work.request), (1, 0));
+}
+
+#[test]
+fn a_segment_leaves_when_every_exporter_of_its_signals_has_passed_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let traces = SignalSet::default().with(Signal::Traces);
+    let logs = SignalSet::default().with(Signal::Logs);
+    let mut spool = open_with(&dir, &[("a", traces), ("b", traces), ("c", logs)]);
+    let mixed = spans(10) + Counts::of(Signal::Logs, 4);
+    commit(&mut spool, 1, mixed);
+    commit(&mut spool, 2, spans(7));
+    assert_eq!(pass(&mut spool, "a", traces), 2);
+    assert_eq!(account(&spool).exported.spans, 0, "b has them still to send");
+    assert_eq!(pass(&mut spool, "b", traces), 2);
+    let now = account(&spool);
+    assert_eq!((now.exported.spans, now.in_spool.spans, now.in_spool.log_records), (17, 0, 4));
+    assert_eq!(pass(&mut spool, "c", logs), 1, "a segment without logs is not its business");
+    assert_eq!(account(&spool).exported.log_records, 4);
+    spool.sweep().unwrap();
+    assert_eq!((spool.usage().total, spool.overview().unwrap().segments), (0, 0));
+    assert_eq!(commit(&mut spool, 2, spans(7)), Applied::Duplicate, "the ledger does not forget");
+}
+
+#[test]
+fn an_exporter_that_is_taken_out_holds_nothing_back() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let mut spool = open_with(&dir, &[("a", SignalSet::ALL), ("down", SignalSet::ALL)]);
+        commit(&mut spool, 1, spans(5));
+        pass(&mut spool, "a", SignalSet::ALL);
+        assert_eq!(account(&spool).exported.spans, 0);
+    }
+    let spool = open(&dir);
+    assert_eq!((account(&spool).exported.spans, spool.usage().total), (5, 0));
+}
+
+#[test]
+fn dead_letters_are_kept_listed_and_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    commit(&mut spool, 1, spans(5));
+    let body = Bytes::from(vec![3; 600_000]);
+    let letter =
+        Letter { signal: Signal::Traces, body: body.clone(), items: spans(2), reason: "no".to_owned() };
+    let progress =
+        Progress { entry: 1, fingerprint: 1, finished: true, letters: vec![letter], ..Progress::default() };
+    spool.progress("a", &progress).unwrap();
+    spool.sweep().unwrap();
+    let now = account(&spool);
+    assert_eq!((now.exported.spans, now.dead_lettered.spans), (3, 2));
+    drop(spool);
+
+    let mut spool = open(&dir);
+    assert_eq!(spool.usage().total, 600_000);
+    let view = spool.letters(0, 10).unwrap().remove(0);
+    assert_eq!((view.items, view.exporter.as_deref(), view.reason.as_str()), (2, Some("a"), "no"));
+    assert!(spool.next_replay("a").unwrap().is_none(), "only when it is asked for");
+    assert_eq!(spool.replay(Some(&[view.id, 99])).unwrap(), 1);
+    assert!(spool.next_replay("b").unwrap().is_none());
+    let replay = spool.next_replay("a").unwrap().unwrap();
+    assert_eq!(replay.letter.body, body);
+    spool.replayed(replay.id, Some("still no")).unwrap();
+    assert!(spool.next_replay("a").unwrap().is_none());
+    assert_eq!(spool.letters(0, 10).unwrap()[0].reason, "still no");
+    spool.replay(None).unwrap();
+    spool.replayed(replay.id, None).unwrap();
+    let now = account(&spool);
+    assert_eq!((now.exported.spans, now.dead_lettered.spans, spool.usage().total), (5, 0, 0));
+}
+
+#[test]
+fn a_segment_that_does_not_decode_is_kept_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    commit(&mut spool, 1, spans(5));
+    spool.condemn(1, "damaged").unwrap();
+    let now = account(&spool);
+    assert_eq!((now.dead_lettered.spans, now.in_spool.spans), (5, 0));
+    assert!(spool.next("a", SignalSet::ALL, 1).unwrap().is_none());
+    // It decodes after all: later software, say.
+    assert_eq!(spool.replay(None).unwrap(), 1);
+    let now = account(&spool);
+    assert_eq!((now.dead_lettered.spans, now.in_spool.spans), (0, 5));
+    assert_eq!(pass(&mut spool, "a", SignalSet::ALL), 1);
+    assert_eq!(account(&spool).exported.spans, 5);
+}
+
+#[test]
+fn a_damaged_file_is_put_aside_and_a_new_one_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("spool.redb"), vec![0x17; 100_000]).unwrap();
+    let mut spool = open(&dir);
+    let aside = spool.quarantined().unwrap().to_owned();
+    assert_eq!(std::fs::metadata(aside).unwrap().len(), 100_000);
+    assert_eq!(commit(&mut spool, 1, spans(1)), Applied::New);
+}
+
+#[test]
+fn a_later_format_is_refused_and_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(&dir));
+    let path = dir.path().join("spool.redb");
+    {
+        let db = redb::Database::open(&path).unwrap();
+        let txn = db.begin_write().unwrap();
+        txn.open_table(tables::META).unwrap().insert("format", 2).unwrap();
+        txn.commit().unwrap();
+    }
+    let error = Spool::open(&Env::production(), settings(&dir, &[])).err().unwrap().to_string();
+    assert!(error.contains("format 2") && path.exists(), "{error}");
+}
+
+#[test]
+fn a_spool_that_is_open_elsewhere_is_not_quarantined() {
+    let dir = tempfile::tempdir().unwrap();
+    let _running = open(&dir);
+    let error = Spool::open(&Env::production(), settings(&dir, &[])).err().unwrap().to_string();
+    assert!(error.contains("another process has it open"), "{error}");
+}
+
+#[test]
+fn a_segment_without_items_passes_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    assert_eq!(commit(&mut spool, 1, Counts::ZERO), Applied::New);
+    assert!(spool.next("a", SignalSet::ALL, 1).unwrap().is_none());
+    spool.sweep().unwrap();
+    assert_eq!(spool.usage().total, 0);
+}
+
+#[test]
+fn verification_finds_what_was_changed_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    commit(&mut spool, 1, spans(1));
+    commit(&mut spool, 2, spans(1));
+    assert!(spool.verify().unwrap().is_empty());
+    spool
+        .write(|txn| {
+            txn.open_table(tables::SEGMENT_CHUNKS)?.insert((2, 0), &b"other"[..])?;
+            Ok(())
+        })
+        .unwrap();
+    let wrong = spool.verify().unwrap();
+    assert!(wrong.len() == 1 && wrong[0].0 == 2, "{wrong:?}");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Commit(u64),
+    Drop(u64, u64),
+    Hello,
+    Export(bool),
+    Crash,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (1u64..20).prop_map(Step::Commit),
+        2 => (1u64..20, 1u64..4).prop_map(|(from, n)| Step::Drop(from, n)),
+        1 => Just(Step::Hello),
+        2 => any::<bool>().prop_map(Step::Export),
+        1 => Just(Step::Crash),
+    ];
+    prop::collection::vec(step, 1..30)
+}
+
+/// What the spool should know: a set of sequences, and each drop with its sequences. A sequence has as many items as its
+/// number.
+#[derive(Default)]
+struct Model {
+    committed: BTreeSet<u64>,
+    duplicates: u64,
+    drops: BTreeMap<u64, std::ops::Range<u64>>,
+}
+
+impl Model {
+    fn dropped(&self) -> u64 {
+        let missing = self.drops.values().flat_map(Clone::clone).filter(|s| !self.committed.contains(s));
+        missing.sum()
+    }
+
+    fn check(&self, spool: &mut Spool) {
+        let account = account(spool);
+        let total: u64 = self.committed.iter().sum();
+        assert_eq!((account.committed.spans, account.duplicates), (total, self.duplicates));
+        assert_eq!(account.exported.spans + account.in_spool.spans, total);
+        assert_eq!(account.dropped.spans, self.dropped());
+        let resume = hello(spool, 1..20, Vec::new());
+        let ranges: Vec<link::Range> =
+            resume.lanes[0].committed.iter().map(|r| r.sequences.unwrap()).collect();
+        let expected: RangeSet = self.committed.iter().map(|s| *s..s + 1).collect();
+        assert_eq!(ranges, expected.to_wire());
+        for range in &resume.lanes[0].committed {
+            let (top, _) = segment(range.sequences.unwrap().end - 1, spans(0), 0);
+            assert_eq!(range.top_hash, top.hash);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn prop_the_ledger_behaves_like_a_set_and_every_item_is_counted_once(steps in steps()) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = open(&dir);
+        hello(&mut spool, 1..20, Vec::new());
+        let mut model = Model::default();
+        let mut free: BTreeSet<u64> = (1..20).collect();
+        for step in steps {
+            match step {
+                Step::Commit(sequence) => {
+                    let new = model.committed.insert(sequence);
+                    let expected = if new { Applied::New } else { Applied::Duplicate };
+                    model.duplicates += u64::from(!new);
+                    prop_assert_eq!(commit(&mut spool, sequence, spans(sequence)), expected);
+                }
+                Step::Drop(from, n) => {
+                    // A satellite drops a sequence once.
+                    let range = from..(from + n).min(20);
+                    if range.clone().all(|s| free.remove(&s)) {
+                        let id = model.drops.len() as u64 + 1;
+                        model.drops.insert(id, range.clone());
+                        let drops = vec![dropped(id, range.clone(), range.sum())];
+                        spool.drops("sat-1", &link::EpochDrops { epoch: EPOCH, drops }).unwrap();
+                    }
+                }
+                Step::Hello => drop(hello(&mut spool, 1..20, Vec::new())),
+                Step::Export(sweep) => {
+                    pass(&mut spool, "a", SignalSet::ALL);
+                    if sweep {
+                        spool.sweep().unwrap();
+                    }
+                }
+                Step::Crash => {
+                    drop(spool);
+                    spool = open(&dir);
+                }
+            }
+            model.check(&mut spool);
+        }
+    }
+}
