@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use ground_station::config::Config;
 use ground_station::ground::Ground;
@@ -51,16 +50,17 @@ impl Site {
     /// The configuration, with `storage` and `link` lines of the test's own.
     pub(crate) fn config(&self, link: &str, exporter: &str) -> Config {
         let dir = self.dir.path().display();
+        let names: Vec<&str> = exporter.lines().filter_map(|l| l.trim().split(':').next()).collect();
         let text = format!(
             "link:\n  station: svalbard\n  listen: [\"127.0.0.1:0\"]\n  certificate_file: {dir}/station-svalbard.crt\n  \
              private_key_file: {dir}/station-svalbard.key\n  satellite_ca_file: {dir}/satellite-ca.crt\n  \
              satellite_crl_file: {dir}/satellite-ca.crl\n  satellites: {{sat-1: {{}}, sat-2: {{}}}}\n{link}\
-             exporters:\n  {exporter}\nstorage: {{directory: {dir}/spool, ballast: 0B}}\n\
+             exporters:\n  {exporter}\nstorage: {{directory: {dir}/spool, ballast: 0B, max_bytes: 8MiB}}\n\
              extensions:\n  api: {{endpoint: 127.0.0.1:0}}\n  control: {{socket: {dir}/ground.sock}}\n\
              service:\n  pipelines:\n    traces: {{exporters: [out]}}\n    metrics: {{exporters: [out]}}\n    \
              logs: {{exporters: [out]}}\n  telemetry:\n    metrics: {{endpoint: 127.0.0.1:0}}\n"
         )
-        .replace("[out]", &format!("[{}]", exporter.split(':').next().unwrap()));
+        .replace("[out]", &format!("[{}]", names.join(", ")));
         perigee_shared::config::parse(&text, "test.yaml", |_| None).unwrap()
     }
 
@@ -302,8 +302,4 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (String, String) {
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head.lines().next().unwrap().to_owned(), body.to_owned())
-}
-
-pub(crate) fn shared(segments: Vec<Segment>) -> Arc<[Segment]> {
-    segments.into()
 }

@@ -1,0 +1,125 @@
+//! The program as people start it.
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use ground_station::config::Config;
+use support::{Running, Site, segment};
+
+fn ground(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ground-station")).args(arguments).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+}
+
+fn write(path: &Path, text: &str) -> String {
+    std::fs::write(path, text).unwrap();
+    path.display().to_string()
+}
+
+/// A configuration file of this site.
+fn file(site: &Site) -> String {
+    let dir = site.dir.path().display();
+    let text = format!(
+        "link:\n  station: svalbard\n  listen: [\"127.0.0.1:0\"]\n  certificate_file: {dir}/station-svalbard.crt\n  \
+         private_key_file: {dir}/station-svalbard.key\n  satellite_ca_file: {dir}/satellite-ca.crt\n  \
+         satellites:\n    sat-1:\nexporters: {{file: {{path: {dir}/out.jsonl}}}}\n\
+         storage: {{directory: {dir}/spool}}\nextensions:\n  control: {{socket: {dir}/ground.sock}}\n\
+         service:\n  pipelines:\n    traces: {{exporters: [file]}}\n    metrics: {{exporters: [file]}}\n    \
+         logs: {{exporters: [file]}}\n"
+    );
+    write(&site.path("ground.yaml"), &text)
+}
+
+#[test]
+fn a_wrong_configuration_ends_with_64_and_says_what_is_wrong() {
+    let site = Site::new();
+    let good = file(&site);
+    let output = ground(&["validate", "--config", &good]);
+    assert!(output.status.success(), "{}", text(&output));
+    for (from, to, expected) in [
+        ("  station:", "  statoin:", "did you mean `station`"),
+        ("station: svalbard", "station: tromso", "pki issue station"),
+        ("satellite-ca.crt", "nothing.crt", "nothing.crt"),
+        ("[file]", "[flie]", "did you mean `file`"),
+    ] {
+        let wrong = std::fs::read_to_string(&good).unwrap().replacen(from, to, 1);
+        let wrong = write(&site.path("wrong.yaml"), &wrong);
+        let output = ground(&["validate", "--config", &wrong]);
+        assert_eq!(output.status.code(), Some(64), "{}", text(&output));
+        assert!(text(&output).contains(expected), "{}", text(&output));
+    }
+    let output = ground(&["run", "--config", "/nowhere.yaml"]);
+    assert_eq!(output.status.code(), Some(64));
+}
+
+#[test]
+fn pki_makes_revokes_and_lists() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("pki").display().to_string();
+    assert!(ground(&["pki", "init", "--dir", &dir, "--domain", "example.org"]).status.success());
+    assert!(ground(&["pki", "issue", "satellite", "sat-1", "--dir", &dir]).status.success());
+    let output = ground(&["pki", "issue", "station", "North_Pole", "--dir", &dir]);
+    assert!(!output.status.success() && text(&output).contains("a-z"), "{}", text(&output));
+    assert!(ground(&["pki", "revoke", "satellite", "sat-1", "--dir", &dir]).status.success());
+    let output = ground(&["pki", "list", "--dir", &dir, "--json"]);
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(list[0]["id"], "sat-1");
+    assert!(list[0]["revoked_unix"].is_u64());
+    let output = ground(&["pki", "init", "--dir", &dir, "--domain", "example.org"]);
+    assert!(!output.status.success() && text(&output).contains("--force"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_running_process_is_asked_and_the_file_when_nothing_runs() {
+    let site = Site::new();
+    let path = file(&site);
+    let nothing = ground(&["satellites", "--config", &path]);
+    assert!(!nothing.status.success() && text(&nothing).contains("no spool"), "{}", text(&nothing));
+    let mut yaml = std::fs::read_to_string(&path).unwrap();
+    yaml = yaml.replace("extensions:\n", "extensions:\n  api: {endpoint: 127.0.0.1:0}\n");
+    yaml.push_str("  telemetry:\n    metrics: {endpoint: 127.0.0.1:0}\n");
+    let config = write(&site.path("run.yaml"), &yaml);
+    let running = Running::start(Config::load(Path::new(&config)).unwrap()).await;
+    let mut sat = site.satellite("sat-1", running.address).await;
+    sat.hello(1..5).await;
+    sat.send(&segment(1, 3)).await;
+    sat.committed(&[1]).await;
+    running.drained("sat-1").await;
+    let ask = |arguments: &'static [&'static str]| {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || ground(&[arguments, &["--config", &path, "--json"]].concat()))
+    };
+    let output = ask(&["satellites"]).await.unwrap();
+    let all: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&text(&output));
+    assert_eq!((&all[0]["satellite"], &all[0]["connected"]), (&"sat-1".into(), &true.into()));
+    assert_eq!(all[0]["epochs"][0]["lanes"][0]["backlog_segments"], 3);
+    let output = ask(&["spool", "inspect"]).await.unwrap();
+    let view: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&text(&output));
+    assert_eq!(view["accounting"]["sat-1"]["exported"]["spans"], 3);
+    assert!(ask(&["spool", "verify"]).await.unwrap().status.success());
+    let output = ask(&["spool", "replay", "--all"]).await.unwrap();
+    assert!(text(&output).contains("\"replayed\": 0"), "{}", text(&output));
+    running.stop().await;
+    let output = ask(&["satellites"]).await.unwrap();
+    let all: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&text(&output));
+    assert_eq!(all[0]["connected"], false);
+    assert!(ask(&["spool", "verify"]).await.unwrap().status.success());
+}
+
+#[test]
+fn a_busy_port_is_named_with_what_to_do() {
+    let site = Site::new();
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let yaml = std::fs::read_to_string(file(&site)).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let path = write(&site.path("busy.yaml"), &yaml.replace("127.0.0.1:0", &address));
+    let output = ground(&["run", "--config", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output);
+    assert!(said.contains(&address) && said.contains("another program has it"), "{said}");
+}

@@ -1,0 +1,251 @@
+//! Exporters against backends that are down, slow, full of opinions, or wrong.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use prost::Message;
+use support::{Running, Site, get, sealed, segment};
+
+/// How a backend answers.
+#[derive(Default)]
+struct Opinion {
+    /// Requests that get 503 before any is taken.
+    unavailable: u32,
+    /// Spans whose name begins with this make it refuse the request.
+    refuses: Option<String>,
+    /// Requests with more spans get 413.
+    max_spans: Option<usize>,
+    /// It wants a credential that the exporter does not have.
+    unauthorized: bool,
+    /// Says that it rejected so many of each request.
+    rejects: u64,
+    /// Names of the spans it took, and how often.
+    taken: BTreeMap<String, u32>,
+    headers: Vec<HeaderMap>,
+}
+
+#[derive(Clone, Default)]
+struct Backend(Arc<Mutex<Opinion>>);
+
+impl Backend {
+    async fn start(opinion: Opinion) -> (Self, SocketAddr) {
+        let backend = Self(Arc::new(Mutex::new(opinion)));
+        let router = Router::new()
+            .route("/v1/traces", axum::routing::post(take))
+            .layer(axum::extract::DefaultBodyLimit::disable())
+            .with_state(backend.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (backend, address)
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut Opinion) -> R) -> R {
+        work(&mut self.0.lock().unwrap())
+    }
+
+    fn taken(&self) -> usize {
+        self.with(|o| {
+            assert!(o.taken.values().all(|n| *n == 1), "nothing twice");
+            o.taken.len()
+        })
+    }
+}
+
+async fn take(State(backend): State<Backend>, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
+    let (code, answer) = decide(&backend, headers, body);
+    (code, [(CONTENT_TYPE, "application/x-protobuf")], answer)
+}
+
+fn decide(backend: &Backend, headers: HeaderMap, body: Bytes) -> (StatusCode, Vec<u8>) {
+    let request = ExportTraceServiceRequest::decode(body).unwrap();
+    let spans = request.resource_spans.into_iter().flat_map(|r| r.scope_spans).flat_map(|s| s.spans);
+    let names: Vec<String> = spans.map(|s| s.name).collect();
+    backend.with(|o| {
+        o.headers.push(headers);
+        if o.unavailable > 0 {
+            o.unavailable -= 1;
+            return (StatusCode::SERVICE_UNAVAILABLE, Vec::new());
+        }
+        if o.unauthorized {
+            return (StatusCode::UNAUTHORIZED, Vec::new());
+        }
+        if o.max_spans.is_some_and(|max| names.len() > max) {
+            return (StatusCode::PAYLOAD_TOO_LARGE, Vec::new());
+        }
+        if names.iter().any(|n| o.refuses.as_ref().is_some_and(|r| n.starts_with(r.as_str()))) {
+            return (StatusCode::BAD_REQUEST, Vec::new());
+        }
+        for name in names {
+            *o.taken.entry(name).or_default() += 1;
+        }
+        let mut answer = Vec::new();
+        if o.rejects > 0 {
+            answer = vec![0x0a, 2, 8, o.rejects as u8];
+        }
+        (StatusCode::OK, answer)
+    })
+}
+
+fn exporter(name: &str, address: SocketAddr) -> String {
+    format!(
+        "{name}: {{endpoint: \"http://{address}\", compression: none, \
+         retry_on_failure: {{initial_interval: 1ms, max_interval: 5ms}}}}"
+    )
+}
+
+/// A ground-station with these exporters and a segment of so many spans.
+async fn ground(site: &Site, exporters: &str, spans: usize) -> Running {
+    let ground = Running::start(site.config("", exporters)).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..2).await;
+    sat.send(&segment(1, spans)).await;
+    sat.committed(&[1]).await;
+    ground
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_down_gets_everything_once_when_it_is_up() {
+    let site = Site::new();
+    let (backend, address) = Backend::start(Opinion { unavailable: 7, ..Opinion::default() }).await;
+    let ground = ground(&site, &exporter("otlphttp/x", address), 100).await;
+    let account = ground.drained("sat-1").await;
+    assert_eq!((account.exported.spans, backend.taken()), (100, 100));
+    let (_, metrics) = get(ground.metrics, "/metrics").await;
+    assert!(metrics.contains("perigee_exporter_retries_total{exporter=\"otlphttp/x\"} 7"), "{metrics}");
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_backend_refuses_is_found_by_halving_and_the_rest_gets_through() {
+    let site = Site::new();
+    let opinion = Opinion { refuses: Some("s1-37-".to_owned()), max_spans: Some(40), ..Opinion::default() };
+    let (backend, address) = Backend::start(opinion).await;
+    let ground = ground(&site, &exporter("otlphttp/x", address), 100).await;
+    let account = ground.drained("sat-1").await;
+    assert_eq!((account.exported.spans, account.dead_lettered.spans, backend.taken()), (99, 1, 99));
+
+    // The backend is mended, and the operator has the letter sent again.
+    backend.with(|o| o.refuses = None);
+    assert_eq!(ground.store.as_ref().unwrap().replay(None).await.unwrap(), 1);
+    while backend.taken() < 100 {
+        tokio::task::yield_now().await;
+    }
+    loop {
+        let account = ground.account("sat-1").await;
+        if account.dead_lettered.spans == 0 {
+            assert_eq!(account.exported.spans, 100);
+            break;
+        }
+    }
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exporter_that_is_down_holds_no_other_back_and_resumes_after_a_restart() {
+    let site = Site::new();
+    let (up, up_address) = Backend::start(Opinion::default()).await;
+    let (down, down_address) = Backend::start(Opinion { unavailable: u32::MAX, ..Opinion::default() }).await;
+    let exporters =
+        format!("{}\n  {}", exporter("otlphttp/up", up_address), exporter("otlphttp/down", down_address));
+    let ground = ground(&site, &exporters, 50).await;
+    while up.taken() < 50 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ground.account("sat-1").await.exported.spans, 0, "one of them still has to take it");
+    ground.stop().await;
+
+    down.with(|o| o.unavailable = 0);
+    let ground = Running::start(site.config("", &exporters)).await;
+    assert_eq!(ground.drained("sat-1").await.exported.spans, 50);
+    assert_eq!((up.taken(), down.taken()), (50, 50));
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_send_nothing_to_dead_letter() {
+    let site = Site::new();
+    let (backend, address) = Backend::start(Opinion { unauthorized: true, ..Opinion::default() }).await;
+    let ground = ground(&site, &exporter("otlphttp/x", address), 50).await;
+    while backend.with(|o| o.headers.len()) < 5 {
+        tokio::task::yield_now().await;
+    }
+    let account = ground.account("sat-1").await;
+    assert_eq!((account.in_spool.spans, account.dead_lettered.spans), (50, 0));
+    backend.with(|o| o.unauthorized = false);
+    assert_eq!(ground.drained("sat-1").await.exported.spans, 50);
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejected_items_are_counted() {
+    let site = Site::new();
+    let (_backend, address) = Backend::start(Opinion { rejects: 3, ..Opinion::default() }).await;
+    let ground = ground(&site, &exporter("otlphttp/x", address), 50).await;
+    let account = ground.drained("sat-1").await;
+    assert_eq!((account.exported.spans, account.rejected.spans), (50, 3));
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_cannot_be_read_goes_to_dead_letter() {
+    let site = Site::new();
+    let (_backend, address) = Backend::start(Opinion::default()).await;
+    let ground = ground(&site, &exporter("otlphttp/x", address), 5).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(2..3).await;
+    sat.send(&sealed(2, b"\x0a\xff", 1)).await;
+    sat.committed(&[2]).await;
+    ground.drained("sat-1").await;
+    let (_, letters) = get(ground.api, "/api/v1/dead-letters").await;
+    assert!(letters.contains("the request cannot be read"), "{letters}");
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_spool_stops_reading_drops_nothing_and_goes_on_when_there_is_room() {
+    let site = Site::new();
+    let (backend, address) = Backend::start(Opinion { unavailable: u32::MAX, ..Opinion::default() }).await;
+    let ground = Running::start(site.config("", &exporter("otlphttp/x", address))).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..41).await;
+    // About 9 MiB into a spool of 8.
+    let segments: Vec<_> = (1..41).map(|n| segment(n, 8_000)).collect();
+    let total: u64 = segments.iter().map(|s| s.header.payload_len).sum();
+    assert!(total > 9 << 20, "{total}");
+    let connection = sat.connection.clone();
+    let sending = tokio::spawn({
+        let segments = segments.clone();
+        async move {
+            for segment in segments {
+                let open = perigee_proto::link::SegmentOpen {
+                    header: Some((&segment.header).into()),
+                    ranges: vec![perigee_proto::link::Range { start: 0, end: segment.header.payload_len }],
+                };
+                let mut stream = connection.open_uni().await.unwrap();
+                stream.write_all(&perigee_shared::link::wire::frame(&open)).await.unwrap();
+                stream.write_all(&segment.payload).await.unwrap();
+                stream.finish().unwrap();
+            }
+        }
+    });
+    let mut status = ground.store.as_ref().unwrap().status();
+    status.wait_for(|s| s.full).await.unwrap();
+    assert!(status.borrow().used <= 8 << 20);
+    backend.with(|o| o.unavailable = 0);
+    sat.committed(&(1..41).collect::<Vec<_>>()).await;
+    sending.await.unwrap();
+    let account = ground.drained("sat-1").await;
+    assert_eq!((account.exported.spans, account.dead_lettered.spans), (320_000, 0));
+    ground.stop().await;
+}
