@@ -66,6 +66,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
                 cpu: Some(measured.cpu_s_per_million()),
                 rss: measured.resident_mean(),
                 peak: measured.peak(),
+                recovery: None,
                 tally: &measured.tally,
             };
             rows.push(row.row("steady", options.limit));
@@ -87,6 +88,8 @@ struct Figures<'a> {
     cpu: Option<f64>,
     rss: f64,
     peak: u64,
+    /// From the end of an overload to the first request that is taken.
+    recovery: Option<Duration>,
     tally: &'a Tally,
 }
 
@@ -103,6 +106,7 @@ impl Figures<'_> {
             .with_rounded("peak_mib", mib(self.peak), 1)
             .with_rounded("limit_mib", mib(limit.0), 1)
             .with_rounded("peak_of_limit", self.peak as f64 / limit.0 as f64, 3)
+            .with("recovery_s", round(self.recovery.map(|d| d.as_secs_f64())))
             .with("accepted_requests", self.tally.accepted)
             .with("refused_requests", self.tally.refused)
             .with("broken_connections", self.tally.broken);
@@ -124,6 +128,7 @@ async fn idle(options: &Options, settings: AgentSettings) -> anyhow::Result<Row>
         cpu: None,
         rss: usage.rss as f64,
         peak: usage.peak,
+        recovery: None,
         tally: &tally,
     };
     Ok(figures.row("idle", options.limit))
@@ -165,7 +170,7 @@ async fn overload(
         }
     }
     let peak = running.process.usage()?.peak;
-    recovers(&mut running, small).await?;
+    let recovery = recovers(&mut running, small).await?;
     running.stop().await?;
     let half = &resident[resident.len() / 2..];
     let figures = Figures {
@@ -175,6 +180,7 @@ async fn overload(
         cpu: None,
         rss: half.iter().sum::<u64>() as f64 / half.len().max(1) as f64,
         peak,
+        recovery: Some(recovery),
         tally: &tally,
     };
     let outstanding: usize = large.bodies.iter().map(Bytes::len).sum::<usize>() / large.bodies.len()
@@ -183,18 +189,27 @@ async fn overload(
     Ok(figures.row("overload", options.limit))
 }
 
-/// That the agent takes requests again once the others are gone.
-async fn recovers(running: &mut Running, load: &Load) -> anyhow::Result<()> {
-    const TRIES: usize = 20;
-    for _ in 0..TRIES {
+/// How long it takes until the agent takes a request again once the others are gone.
+async fn recovers(running: &mut Running, load: &Load) -> anyhow::Result<Duration> {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let begin = Instant::now();
+    let mut seen = Tally::default();
+    while begin.elapsed() < PATIENCE {
         let endpoint = running.endpoint(load.transport);
-        let one = drive(load, endpoint, 1, None, Duration::from_millis(500)).await;
-        if one.is_ok_and(|tally| tally.accepted > 0) {
-            return Ok(());
+        let tried = begin.elapsed();
+        match drive(load, endpoint, 1, None, Duration::from_millis(250)).await {
+            Ok(tally) if tally.accepted > 0 => return Ok(tried),
+            Ok(tally) => seen.add(tally),
+            Err(_) => seen.broken += 1,
         }
         running.check()?;
     }
-    anyhow::bail!("after the overload the agent takes nothing any more")
+    let resident = mib(running.process.usage()?.rss);
+    anyhow::bail!(
+        "{PATIENCE:?} after the overload the agent takes nothing yet: {} refused, {} broken, {resident:.1} MiB resident",
+        seen.refused,
+        seen.broken,
+    )
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
