@@ -138,6 +138,11 @@ impl Ground {
 /// The spool as the configuration has it; nothing else may have it open.
 pub fn open_store(config: &Config, env: &Env) -> Result<Store, SpoolError> {
     let link = &config.link;
+    let directory = &config.storage.directory;
+    std::fs::create_dir_all(directory).map_err(|e| SpoolError::Open {
+        path: directory.clone(),
+        why: format!("{e}; make the directory and let this process's user write to it"),
+    })?;
     // What every connection may hold, twice over since the spool may hold what it writes.
     let reserve = link.max_connections as u64 * (2 * link.partial_sync_bytes.0 + link.receive_window.0);
     let satellites = link

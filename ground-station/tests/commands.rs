@@ -1,5 +1,7 @@
 //! The program as people start it.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+
 mod support;
 
 use std::path::Path;
@@ -14,6 +16,10 @@ fn ground(arguments: &[&str]) -> Output {
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(output)))
 }
 
 fn write(path: &Path, text: &str) -> String {
@@ -95,18 +101,18 @@ async fn the_running_process_is_asked_and_the_file_when_nothing_runs() {
         tokio::task::spawn_blocking(move || ground(&[arguments, &["--config", &path, "--json"]].concat()))
     };
     let output = ask(&["satellites"]).await.unwrap();
-    let all: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&text(&output));
+    let all: serde_json::Value = json(&output);
     assert_eq!((&all[0]["satellite"], &all[0]["connected"]), (&"sat-1".into(), &true.into()));
     assert_eq!(all[0]["epochs"][0]["lanes"][0]["backlog_segments"], 3);
     let output = ask(&["spool", "inspect"]).await.unwrap();
-    let view: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&text(&output));
+    let view: serde_json::Value = json(&output);
     assert_eq!(view["accounting"]["sat-1"]["exported"]["spans"], 3);
     assert!(ask(&["spool", "verify"]).await.unwrap().status.success());
     let output = ask(&["spool", "replay", "--all"]).await.unwrap();
     assert!(text(&output).contains("\"replayed\": 0"), "{}", text(&output));
     running.stop().await;
     let output = ask(&["satellites"]).await.unwrap();
-    let all: serde_json::Value = serde_json::from_slice(&output.stdout).expect(&text(&output));
+    let all: serde_json::Value = json(&output);
     assert_eq!(all[0]["connected"], false);
     assert!(ask(&["spool", "verify"]).await.unwrap().status.success());
 }

@@ -1,5 +1,8 @@
 //! Whole contacts over loopback QUIC: link, ledger, spool and exporter together.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+#![allow(clippy::single_range_in_vec_init, reason = "a list of ranges may have one")]
+
 mod support;
 
 use perigee_proto::link::{self, RejectReason, agent_message, ground_message};
@@ -236,7 +239,7 @@ async fn drops_become_gaps_once_and_a_goodbye_is_answered() {
         let epoch = link::Epoch {
             epoch: EPOCH,
             lanes: vec![lane(3..3, 6)],
-            drops: vec![dropped.clone()],
+            drops: vec![dropped],
             ..link::Epoch::default()
         };
         let resume = sat.hello_epoch(epoch).await;

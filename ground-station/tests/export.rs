@@ -1,5 +1,7 @@
 //! Exporters against backends that are down, slow, full of opinions, or wrong.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+
 mod support;
 
 use std::collections::BTreeMap;

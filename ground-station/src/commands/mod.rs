@@ -1,6 +1,5 @@
 //! The command line.
 
-mod ask;
 mod pki;
 mod spool;
 

@@ -1,14 +1,16 @@
 //! `ground-station satellites` and `ground-station spool`: asked of the running process, or of the file when nothing runs.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
+use perigee_shared::control::{self, ControlError};
 use perigee_shared::env::Env;
 use perigee_shared::units::ByteSize;
 use serde_json::Value;
 
-use super::{ConfigFile, ask, say, say_json};
+use super::{ConfigFile, say, say_json};
 use crate::config::Config;
 use crate::console::{ReplayAnswer, ReplayRequest, VerifyAnswer};
 use crate::ground::settings;
@@ -47,13 +49,15 @@ pub(super) enum Command {
 async fn fetch(
     config: &Config,
     path: &str,
-    body: Option<String>,
+    body: Option<Value>,
     otherwise: impl FnOnce(&mut Spool) -> Result<Value, SpoolError>,
 ) -> anyhow::Result<Value> {
-    if let Some(control) = &config.extensions.control
-        && let Some(stream) = ask::connect(&control.socket).await?
-    {
-        return ask::request(stream, path, body).await;
+    if let Some(control) = &config.extensions.control {
+        let method = if body.is_some() { http::Method::POST } else { http::Method::GET };
+        match control::request(&control.socket, method, path, body.as_ref()).await {
+            Err(ControlError::NotRunning { source, .. }) if source.kind() != ErrorKind::PermissionDenied => {}
+            other => return Ok(other?),
+        }
     }
     let env = Env::production();
     if !env.store.exists(&config.storage.directory.join("spool.redb")) {
@@ -112,7 +116,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Replay { query, id, all } => {
             let config = Config::load(&query.file.config)?;
             let request = ReplayRequest { ids: (!all).then_some(id) };
-            let body = serde_json::to_string(&request)?;
+            let body = serde_json::to_value(&request)?;
             let answer = fetch(&config, "/api/v1/replay", Some(body), |spool| {
                 json(ReplayAnswer { replayed: spool.replay(request.ids.as_deref())? })
             })

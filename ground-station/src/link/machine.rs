@@ -36,6 +36,13 @@ pub struct Settings {
 /// Held ranges of one partial that are said; leaving some out only costs the satellite their bytes, and a message is bounded.
 const MAX_HELD: usize = 2048;
 
+/// What a piece costs beside its bytes, so that many tiny ones are bounded too.
+const PIECE: usize = 64;
+
+fn cost(pieces: &[Piece]) -> usize {
+    pieces.iter().map(|p| p.bytes.len() + PIECE).sum()
+}
+
 /// Names a stream of one connection.
 pub type StreamId = u64;
 
@@ -305,6 +312,7 @@ impl Machine {
             return self.refuse(Close::Protocol, "a segment's stream is longer than its ranges");
         };
         let mut rest = bytes;
+        let mut fresh = 0;
         for part in parts {
             let (now, later) = rest.split_at((part.end - part.start) as usize);
             rest = later;
@@ -312,11 +320,14 @@ impl Machine {
                 Some(last) if last.offset + last.bytes.len() as u64 == part.start => {
                     last.bytes.extend_from_slice(now);
                 }
-                _ => inflight.pending.push(Piece { offset: part.start, bytes: now.to_vec() }),
+                _ => {
+                    inflight.pending.push(Piece { offset: part.start, bytes: now.to_vec() });
+                    fresh += PIECE;
+                }
             }
         }
         inflight.dirty = true;
-        self.buffered += bytes.len();
+        self.buffered += bytes.len() + fresh;
         self.waiting_since.get_or_insert(now);
         if self.buffered >= self.settings.sync_bytes { self.hand_over(now, false) } else { Vec::new() }
     }
@@ -336,7 +347,7 @@ impl Machine {
             }
             inflight.dirty = false;
             let pieces: Arc<[Piece]> = std::mem::take(&mut inflight.pending).into();
-            bytes += pieces.iter().map(|p| p.bytes.len()).sum::<usize>();
+            bytes += cost(&pieces);
             streams.push((*stream, inflight.header.id, inflight.header.hash));
             batch.push(Incoming {
                 satellite: Arc::clone(&self.settings.satellite),
@@ -390,7 +401,7 @@ impl Machine {
 
     fn drop_stream(&mut self, stream: StreamId) -> Option<Action> {
         let inflight = self.streams.remove(&stream)?;
-        self.buffered -= inflight.pending.iter().map(|p| p.bytes.len()).sum::<usize>();
+        self.buffered -= cost(&inflight.pending);
         (!inflight.ended).then_some(Action::Stop(stream))
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use perigee_shared::env::Env;
 use perigee_shared::link::tls::{self, TlsError};
-use quinn::{Endpoint, EndpointConfig, Incoming, TokioRuntime};
+use quinn::{Endpoint, Incoming};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -86,7 +86,7 @@ impl Link {
             .link
             .listen
             .iter()
-            .map(|address| bind(address, server.clone()))
+            .map(|address| bind(env, address, server.clone()))
             .collect::<Result<_, _>>()?;
         let around = Surroundings {
             store,
@@ -155,7 +155,7 @@ impl Link {
     }
 }
 
-fn bind(address: &str, server: quinn::ServerConfig) -> Result<Endpoint, LinkError> {
+fn bind(env: &Env, address: &str, server: quinn::ServerConfig) -> Result<Endpoint, LinkError> {
     let fail = |e: std::io::Error| LinkError::Bind {
         address: address.to_owned(),
         why: match e.kind() {
@@ -169,9 +169,11 @@ fn bind(address: &str, server: quinn::ServerConfig) -> Result<Endpoint, LinkErro
             _ => e.to_string(),
         },
     };
-    let socket = std::net::UdpSocket::bind(address).map_err(fail)?;
-    let runtime = Arc::new(TokioRuntime);
-    Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime).map_err(fail)
+    let local: SocketAddr = address.parse().map_err(|_| LinkError::Bind {
+        address: address.to_owned(),
+        why: "write IP:PORT, for example 0.0.0.0:4433".to_owned(),
+    })?;
+    env.network.endpoint(local, Some(server)).map_err(fail)
 }
 
 async fn accept(

@@ -11,6 +11,8 @@
 
 mod counters;
 mod error;
+#[cfg(test)]
+mod fault_tests;
 mod intake;
 mod ledger;
 mod letters;

@@ -76,16 +76,14 @@ pub struct Spool {
     pub(super) finished: BTreeMap<u64, u32>,
     /// Where a file that could not be opened was put.
     quarantined: Option<PathBuf>,
+    /// What the last failure was.
+    disk_full: bool,
 }
 
 impl Spool {
     /// Opens the spool; makes one when there is none. A damaged file is put aside under a new name.
     pub fn open(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
         let path = settings.directory.join("spool.redb");
-        std::fs::create_dir_all(&settings.directory).map_err(|e| SpoolError::Open {
-            path: settings.directory.clone(),
-            why: format!("{e}; make the directory and let this process's user write to it"),
-        })?;
         let (db, quarantined) = match open_file(env, &path) {
             Err(Opening::Damaged(why)) => {
                 let mut aside = path.clone();
@@ -111,6 +109,7 @@ impl Spool {
             checked: Default::default(),
             finished: BTreeMap::new(),
             quarantined,
+            disk_full: false,
         };
         spool.prepare()?;
         Ok(spool)
@@ -196,7 +195,8 @@ impl Spool {
 
     /// Opens the file again after `error`. On a full disk the ballast is given back first, so that deletes get through.
     pub fn recover(&mut self, error: &SpoolError) -> Result<(), SpoolError> {
-        if matches!(error, SpoolError::DiskFull) {
+        self.disk_full = matches!(error, SpoolError::DiskFull);
+        if self.disk_full {
             let _ = self.env.store.remove(&self.ballast_path());
         }
         self.db = None;
@@ -208,7 +208,10 @@ impl Spool {
     }
 
     fn db(&self) -> Result<&Database, SpoolError> {
-        self.db.as_ref().ok_or_else(|| SpoolError::Storage("it is not open".to_owned()))
+        self.db.as_ref().ok_or_else(|| match self.disk_full {
+            true => SpoolError::DiskFull,
+            false => SpoolError::Storage("it cannot be opened again".to_owned()),
+        })
     }
 
     pub(super) fn read(&self) -> Result<ReadTransaction, SpoolError> {
@@ -228,7 +231,8 @@ impl Spool {
                 Ok(out)
             }
             Err(e) => {
-                txn.abort()?;
+                // After a failure of the disk this fails too, and says less.
+                let _ = txn.abort();
                 Err(e)
             }
         }

@@ -61,6 +61,7 @@ pub struct Store {
     status: Arc<watch::Sender<Status>>,
     bounds: Arc<Bounds>,
     committer: Arc<Mutex<Option<JoinHandle<()>>>>,
+    env: Env,
 }
 
 struct Bounds {
@@ -93,7 +94,14 @@ impl Store {
         let (status, bounds) = (Arc::new(watch::Sender::default()), Arc::new(bounds));
         let task =
             tokio::spawn(commit_groups(queue, owner.clone(), Arc::clone(&status), Arc::clone(&bounds)));
-        Ok(Self { owner, groups, status, bounds, committer: Arc::new(Mutex::new(Some(task))) })
+        Ok(Self {
+            owner,
+            groups,
+            status,
+            bounds,
+            committer: Arc::new(Mutex::new(Some(task))),
+            env: env.clone(),
+        })
     }
 
     /// Commits what is whole and holds what is not; what comes back is durable.
@@ -181,14 +189,14 @@ impl Store {
     /// Ends the spool in order; what was handed in before is durable then. With other handles still held it is only let go,
     /// and closes when the last of them is.
     pub async fn close(self) {
-        let Self { owner, groups, committer, .. } = self;
+        let Self { owner, groups, committer, env, .. } = self;
         drop(groups);
         let task = committer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
             let _ = tokio::time::timeout(CLOSE, task).await;
         }
-        let closed = tokio::task::spawn_blocking(move || owner.into_inner().map(Spool::close)).await;
-        if let Ok(Some(Err(error))) = closed {
+        let closed = env.cpu(move || owner.into_inner().map(Spool::close)).await;
+        if let Some(Err(error)) = closed {
             tracing::warn!(%error, "the spool was not closed in order");
         }
     }

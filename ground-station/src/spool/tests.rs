@@ -1,3 +1,5 @@
+#![allow(clippy::single_range_in_vec_init, reason = "a list of ranges may have one")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! A ground-station in this process, and a satellite that speaks the link's protocol to it.
 #![allow(dead_code, reason = "each test uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
 use std::net::SocketAddr;
 use std::ops::Range;
