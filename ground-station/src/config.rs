@@ -337,13 +337,8 @@ impl Config {
                 }
             }
         }
-        let used = self.service.pipelines.routes();
         for (name, exporter) in self.exporters.iter() {
-            let key = format!("exporters.{name}");
-            exporter.validate(&key)?;
-            if !used.contains_key(name) {
-                return Err(Invalid::new(key, "is in no pipeline; add it to one or take it out"));
-            }
+            exporter.validate(&format!("exporters.{name}"))?;
         }
         Ok(())
     }
@@ -402,7 +397,6 @@ pub(crate) mod tests {
             ("\"127.0.0.1:4433\"", "\"localhost\"", "link.listen"),
             ("exporters: [file/logs]", "exporters: []", "service.pipelines.logs.exporters"),
             ("exporters: [file/logs]", "exporters: [file/log]", "did you mean `file/logs`"),
-            ("exporters: [file/logs]", "exporters: [otlp/jaeger]", "exporters.file/logs"),
             ("endpoint: 127.0.0.1:8890", "endpoint: 0.0.0.0:8890", "extensions.api.endpoint"),
             ("{endpoint: 127.0.0.1:8889}", "{endpoint: \"[::]:8889\"}", "insecure: true"),
             ("max_bytes: 10GiB", "max_bytes: 10KiB", "storage.max_bytes"),

@@ -16,6 +16,9 @@ use super::tables::*;
 /// redb's page cache.
 const CACHE: usize = 4 << 20;
 
+/// A smaller file is not worth compacting.
+const COMPACT_ABOVE: u64 = 64 << 20;
+
 /// Bytes in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -78,6 +81,8 @@ pub struct Spool {
     quarantined: Option<PathBuf>,
     /// What the last failure was.
     disk_full: bool,
+    /// By exporter: no entry before this one is for it.
+    pub(super) searched: BTreeMap<String, u64>,
 }
 
 impl Spool {
@@ -110,6 +115,7 @@ impl Spool {
             finished: BTreeMap::new(),
             quarantined,
             disk_full: false,
+            searched: BTreeMap::new(),
         };
         spool.prepare()?;
         Ok(spool)
@@ -156,7 +162,23 @@ impl Spool {
         }
         self.usage = self.measure()?;
         self.make_ballast();
-        self.settle_all()
+        self.settle_all()?;
+        self.compact(&path)
+    }
+
+    /// Gives space back that redb keeps after deletes, when that is most of a large file.
+    fn compact(&mut self, path: &Path) -> Result<(), SpoolError> {
+        let (length, _) = self.env.store.size(path).unwrap_or((0, 0));
+        if length < COMPACT_ABOVE || self.usage.total > length / 4 {
+            return Ok(());
+        }
+        if let Some(db) = &mut self.db
+            && let Err(error) = db.compact()
+        {
+            // Only space is at stake; a failed disk is noticed by the next transaction.
+            tracing::warn!(%error, "the spool was not compacted");
+        }
+        Ok(())
     }
 
     fn measure(&self) -> Result<Usage, SpoolError> {

@@ -54,7 +54,7 @@ pub struct Progress {
 impl Spool {
     /// The next segment with one of `signals` for `exporter`, whose requests are numbered by `fingerprint`.
     pub fn next(
-        &self,
+        &mut self,
         exporter: &str,
         signals: SignalSet,
         fingerprint: u64,
@@ -62,9 +62,12 @@ impl Spool {
         let read = self.read()?;
         let (from, request, cut) =
             read.open_table(CURSORS)?.get(exporter)?.map_or((0, 0, fingerprint), |v| v.value());
-        for row in read.open_table(SEGMENTS)?.range(from..)? {
+        let mut at = self.searched.get(exporter).copied().unwrap_or(0).max(from);
+        for row in read.open_table(SEGMENTS)?.range(at..)? {
             let (entry, value) = row?;
             let entry = entry.value();
+            // Entries only come at the end, so what was looked at once need not be again.
+            at = entry + 1;
             let record = decode::<SegmentRecord>(value.value())?;
             let header = header(record.header).ok_or(SpoolError::Damaged("a header cannot be read"))?;
             let open = header.items.signals().iter().filter(|s| record.settled & 1 << *s as u8 == 0);
@@ -77,6 +80,7 @@ impl Spool {
             }
             // Under another cut the number means nothing: the segment is sent from its beginning.
             let request = if entry == from && cut == fingerprint { request } else { 0 };
+            self.searched.insert(exporter.to_owned(), entry);
             return Ok(Some(Work {
                 entry,
                 satellite: record.satellite.into(),
@@ -86,6 +90,7 @@ impl Spool {
                 checked: self.checked.contains(&entry),
             }));
         }
+        self.searched.insert(exporter.to_owned(), at);
         Ok(None)
     }
 

@@ -258,7 +258,7 @@ fn a_cursor_means_the_same_after_a_crash_and_nothing_under_another_cut() {
         let first = Progress { entry: 1, request: 3, fingerprint: 1, ..Progress::default() };
         spool.progress("a", &first).unwrap();
     }
-    let spool = open(&dir);
+    let mut spool = open(&dir);
     let work = spool.next("a", SignalSet::ALL, 1).unwrap().unwrap();
     assert_eq!((work.entry, work.request), (1, 3));
     let work = spool.next("a", SignalSet::ALL, 2).unwrap().unwrap();
