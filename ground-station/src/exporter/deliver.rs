@@ -88,11 +88,14 @@ impl Delivery {
                     }
                     None => {
                         self.metrics.send_failed(&self.name, signal, items);
-                        tracing::warn!(exporter = %self.name, %signal, items, reason, "refused for good; kept in dead-letter");
                         out.letters.push(Letter { signal, body, items: Counts::of(signal, items), reason });
                     }
                 },
             }
+        }
+        if let Some(first) = out.letters.first() {
+            let (letters, reason) = (out.letters.len(), &first.reason);
+            tracing::warn!(exporter = %self.name, %signal, letters, reason, "refused for good; kept in dead-letter");
         }
         Ok(out)
     }

@@ -308,24 +308,47 @@ async fn commit_groups(
             bytes += size(&next);
             groups.push(next);
         }
-        let batch: Arc<[Incoming]> = groups.iter().flat_map(|g| g.batch.iter().cloned()).collect();
-        let work = move |spool: &mut Spool| spool.apply(&batch);
-        let applied = match insist(&owner, &status, Arc::new(work)).await {
-            Ok(applied) => applied,
-            Err(error) => {
-                // The callers see that their answer never comes.
-                tracing::error!(%error, "the spool did not take a batch");
-                continue;
+        let mut new = false;
+        match commit_all(&owner, &status, &groups).await {
+            Ok(applied) => {
+                new = applied.contains(&Applied::New);
+                answer(groups, applied);
             }
-        };
-        let new = applied.contains(&Applied::New);
-        let mut applied = applied.into_iter();
-        for group in groups {
-            // A connection that is gone does not wait for its answer.
-            let _ = group.reply.send(applied.by_ref().take(group.batch.len()).collect());
+            // One that cannot be taken must not take the others with it.
+            Err(_) => {
+                for group in groups {
+                    let one = [group];
+                    match commit_all(&owner, &status, &one).await {
+                        Ok(applied) => {
+                            new |= applied.contains(&Applied::New);
+                            answer(one, applied);
+                        }
+                        // The caller sees that its answer never comes.
+                        Err(error) => tracing::error!(%error, "the spool did not take a batch"),
+                    }
+                }
+            }
         }
         if refresh(&owner, &status, &bounds, new).await.is_err() {
             break;
         }
+    }
+}
+
+/// The groups' segments in one transaction.
+async fn commit_all(
+    owner: &Owner<Spool>,
+    status: &watch::Sender<Status>,
+    groups: &[Group],
+) -> Result<Vec<Applied>, SpoolError> {
+    let batch: Arc<[Incoming]> = groups.iter().flat_map(|g| g.batch.iter().cloned()).collect();
+    insist(owner, status, Arc::new(move |spool: &mut Spool| spool.apply(&batch))).await
+}
+
+fn answer(groups: impl IntoIterator<Item = Group>, applied: Vec<Applied>) {
+    let mut applied = applied.into_iter();
+    for group in groups {
+        // A connection that is gone does not wait for its answer.
+        let _ = group.reply.send(applied.by_ref().take(group.batch.len()).collect());
     }
 }
