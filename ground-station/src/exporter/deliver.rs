@@ -14,6 +14,9 @@ use super::rate::RateLimit;
 use crate::spool::Letter;
 use crate::telemetry::Metrics;
 
+/// How long a request that is on its way may take when the program ends.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// The program ends; nothing was decided.
 pub(super) struct Stopped;
 
@@ -125,10 +128,18 @@ impl Delivery {
         shutdown: &CancellationToken,
     ) -> Result<Verdict, Stopped> {
         loop {
+            if shutdown.is_cancelled() {
+                return Err(Stopped);
+            }
+            let mut sending = std::pin::pin!(self.client.send(signal, body));
             let outcome = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return Err(Stopped),
-                outcome = self.client.send(signal, body) => outcome,
+                outcome = &mut sending => outcome,
+                // What is on its way may be taken at this moment: to leave it undecided would repeat it.
+                () = shutdown.cancelled() => match tokio::time::timeout(GRACE, sending).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => return Err(Stopped),
+                },
             };
             let (after, reason) = match outcome {
                 Outcome::Accepted { rejected, message } => {
