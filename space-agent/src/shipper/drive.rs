@@ -153,7 +153,8 @@ impl Driver<'_> {
             tokio::select! {
                 biased;
                 () = &mut over => {
-                    self.event(Event::End(GoodbyeReason::ContactEnd)).await?;
+                    // Over it is, whether Goodbye gets through or not: behind a full send window it would wait for ever.
+                    drop(tokio::time::timeout(LAST_ACKS, self.event(Event::End(GoodbyeReason::ContactEnd))).await);
                     return Ok(Ended::ContactOver);
                 }
                 () = &mut guard, if !guarded => {
