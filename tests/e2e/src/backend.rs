@@ -1,0 +1,125 @@
+//! An OTLP backend, gRPC and HTTP on one port, that can be ended and started again.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use perigee_shared::compress::{Encoding, decompress_capped};
+use perigee_shared::signal::Signal;
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::items::ids_in;
+use crate::scene::free_port;
+
+const LARGEST: usize = 64 << 20;
+
+/// What has arrived, request by request.
+type Requests = Arc<Mutex<Vec<Vec<String>>>>;
+
+/// See the module.
+pub struct Backend {
+    /// Its port, whether it runs or not.
+    pub port: u16,
+    requests: Requests,
+    running: Option<DropGuard>,
+}
+
+impl Backend {
+    /// One that does not run yet.
+    pub fn new() -> Self {
+        Self { port: free_port(), requests: Requests::default(), running: None }
+    }
+
+    /// Its address as an endpoint.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it.
+    pub async fn start(&mut self) {
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+        let stop = CancellationToken::new();
+        let requests = Arc::clone(&self.requests);
+        let token = stop.clone();
+        tokio::spawn(async move {
+            while let Some(Ok((stream, _))) = token.run_until_cancelled(listener.accept()).await {
+                let (requests, token) = (Arc::clone(&requests), token.clone());
+                tokio::spawn(async move {
+                    let service =
+                        hyper::service::service_fn(move |request| answer(Arc::clone(&requests), request));
+                    let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    let connection = server.serve_connection(TokioIo::new(stream), service);
+                    // A connection that breaks is the client's concern.
+                    let _ = token.run_until_cancelled(connection).await;
+                });
+            }
+        });
+        self.running = Some(stop.drop_guard());
+    }
+
+    /// Ends it; connections break.
+    pub fn stop(&mut self) {
+        self.running = None;
+    }
+
+    /// The ids of everything that has arrived, in its order.
+    pub fn ids(&self) -> Vec<String> {
+        self.requests.lock().unwrap().iter().flatten().cloned().collect()
+    }
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+type Reply = Response<http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>>;
+
+async fn answer(requests: Requests, request: Request<Incoming>) -> Result<Reply, hyper::Error> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let path = parts.uri.path();
+    let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok()).map(Encoding::from_name);
+    if let Some(signal) = Signal::ALL.into_iter().find(|s| s.grpc_path() == path) {
+        let encoding = if body[0] == 1 { header("grpc-encoding").flatten() } else { None };
+        take(&requests, signal, encoding, &body.slice(5..));
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        let body = Full::new(Bytes::from_static(&[0; 5])).with_trailers(async { Some(Ok(trailers)) });
+        let reply = Response::builder().header("content-type", "application/grpc");
+        return Ok(reply.body(body.boxed_unsync()).unwrap());
+    }
+    let Some(signal) = Signal::ALL.into_iter().find(|s| s.http_path() == path) else {
+        let reply = Response::builder().status(StatusCode::NOT_FOUND);
+        return Ok(reply.body(Full::default().boxed_unsync()).unwrap());
+    };
+    take(&requests, signal, header("content-encoding").flatten(), &body);
+    let reply = Response::builder().header("content-type", "application/x-protobuf");
+    Ok(reply.body(Full::default().boxed_unsync()).unwrap())
+}
+
+fn take(requests: &Requests, signal: Signal, encoding: Option<Encoding>, body: &Bytes) {
+    let unpacked = match encoding {
+        Some(encoding) if encoding != Encoding::Identity => {
+            decompress_capped(encoding, body, LARGEST).unwrap().into()
+        }
+        _ => body.clone(),
+    };
+    let json = match signal {
+        Signal::Traces => serde_json::to_string(&ExportTraceServiceRequest::decode(unpacked).unwrap()),
+        Signal::Metrics => serde_json::to_string(&ExportMetricsServiceRequest::decode(unpacked).unwrap()),
+        Signal::Logs => serde_json::to_string(&ExportLogsServiceRequest::decode(unpacked).unwrap()),
+    };
+    let ids = ids_in(&json.unwrap()).map(str::to_owned).collect();
+    requests.lock().unwrap().push(ids);
+}

@@ -1,0 +1,36 @@
+//! `space-agent` as a binary of this crate, so that its tests find it whatever else was built.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use space_agent::cli::{Cli, Failure, execute};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (code, message) = match Box::pin(run(cli)).await {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Config(message)) => (64, message),
+        Err(Failure::Other(message)) => (1, message),
+    };
+    drop(writeln!(std::io::stderr(), "space-agent: {message}"));
+    ExitCode::from(code)
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let shutdown = CancellationToken::new();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        token.cancel();
+    });
+    Box::pin(execute(cli, shutdown)).await
+}
