@@ -126,6 +126,10 @@ fn interpolate(text: &str, env: &impl Fn(&str) -> Option<String>) -> Result<Stri
     for (number, line) in text.split_inclusive('\n').enumerate() {
         let fail = |message: String| (number as u64 + 1, message);
         let mut rest = line;
+        if line.trim_start().starts_with('#') {
+            out.push_str(line);
+            continue;
+        }
         while let Some(at) = rest.find('$') {
             out.push_str(&rest[..at]);
             rest = &rest[at + 1..];
@@ -284,7 +288,8 @@ mod tests {
         let config =
             parse_test("exporters:\n  debug:\n  otlp/jaeger:\n    endpoint: localhost:${env:PORT}\n")
                 .unwrap();
-        assert!(matches!(config.exporters.get("debug"), Some(Exporter::Debug(_))));
+        let Some(Exporter::Debug(debug)) = config.exporters.get("debug") else { panic!() };
+        assert_eq!(debug.endpoint, "", "nothing behind it means the defaults");
         let Some(Exporter::Otlp(otlp)) = config.exporters.get("otlp/jaeger") else { panic!() };
         assert_eq!(otlp.endpoint, "localhost:4317");
         assert!(otlp.timeout.is_none());
@@ -313,6 +318,7 @@ mod tests {
     fn variables_come_from_the_environment_or_their_default() {
         let out = |text| interpolate(text, &|name: &str| (name == "A").then(|| "1".to_owned()));
         assert_eq!(out("a: ${env:A} ${env:B:-2} $$x $y").as_deref(), Ok("a: 1 2 $x $y"));
+        assert_eq!(out(" # ${env:B}\n").as_deref(), Ok(" # ${env:B}\n"), "a comment may speak of them");
         let (line, message) = out("\nb: ${env:B}").unwrap_err();
         assert!(line == 2 && message.contains('B'));
     }

@@ -1,7 +1,6 @@
 //! The agent as a whole: built from a configuration and an environment, run until it is told to stop.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,7 +85,7 @@ impl Outside {
                 Some(ExporterConfig::Direct(direct)) => {
                     let client = Client::try_new(&format!("exporters.{name}"), direct, env);
                     let client = client.map_err(AgentError::Setting)?;
-                    outside.direct.insert(name, (client, direct.clone(), signals));
+                    outside.direct.insert(name, (client, DirectConfig::clone(direct), signals));
                 }
                 None => {}
             }
@@ -156,6 +155,9 @@ pub fn open_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
     Ok(wal)
 }
 
+/// A bound listener for operators and what it serves.
+type Operator = (Listener, fn(Arc<Control>) -> Router);
+
 /// An agent that is bound and not running yet.
 pub struct Agent {
     config: Config,
@@ -163,7 +165,7 @@ pub struct Agent {
     outside: Outside,
     wal: Owner<Wal>,
     receivers: Receivers,
-    operators: Vec<(Listener, fn(Arc<Control>) -> Router)>,
+    operators: Vec<Operator>,
     contacts: (Contacts, ContactControl),
     current: watch::Receiver<Option<perigee_shared::contact::Contact>>,
     wanted: watch::Receiver<bool>,
@@ -260,8 +262,8 @@ impl Agent {
 }
 
 /// Binds the endpoints for operators.
-async fn operators(config: &Config) -> Result<Vec<(Listener, fn(Arc<Control>) -> Router)>, AgentError> {
-    let mut out: Vec<(Listener, fn(Arc<Control>) -> Router)> = Vec::new();
+async fn operators(config: &Config) -> Result<Vec<Operator>, AgentError> {
+    let mut out: Vec<Operator> = Vec::new();
     let http = |c: &Option<HttpConfig>| c.as_ref().and_then(|c| Endpoint::parse(&c.endpoint).ok());
     if let Some(endpoint) = http(&config.service.telemetry.metrics) {
         out.push((Listener::bind(&endpoint, "metrics", None).await?, metrics_router));
@@ -316,27 +318,21 @@ async fn spawn_consumers(
 }
 
 /// Gives bytes back to the volume while the link is down, when that pays.
-fn compact(
-    wal: Owner<Wal>,
-    mut link: watch::Receiver<LinkStatus>,
-    stop: CancellationToken,
-) -> impl Future<Output = ()> + Send {
-    async move {
-        loop {
-            if link.borrow_and_update().state != "up" {
-                match wal.call(|wal| wal.compact(false)).await {
-                    Ok(Ok(Some((before, after)))) => tracing::info!(before, after, "the log was compacted"),
-                    Ok(Ok(None)) => {}
-                    Ok(Err(error)) => tracing::error!(%error, "the log could not be compacted"),
-                    Err(_) => return,
-                }
+async fn compact(wal: Owner<Wal>, mut link: watch::Receiver<LinkStatus>, stop: CancellationToken) {
+    loop {
+        if link.borrow_and_update().state != "up" {
+            match wal.call(|wal| wal.compact(false)).await {
+                Ok(Ok(Some((before, after)))) => tracing::info!(before, after, "the log was compacted"),
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the log could not be compacted"),
+                Err(_) => return,
             }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                changed = link.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(COMPACT_CHECK) => {}
-            }
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = link.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(COMPACT_CHECK) => {}
         }
     }
 }

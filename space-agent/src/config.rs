@@ -189,7 +189,7 @@ pub enum ExporterConfig {
     /// To a ground-station.
     Link,
     /// To a backend, without a ground-station.
-    Direct(DirectConfig),
+    Direct(Box<DirectConfig>),
 }
 
 /// The exporter `link` has its settings in the sections `link` and `contacts`.
@@ -205,7 +205,7 @@ impl Component for ExporterConfig {
             settings_or_default::<Nothing, A>(map)?;
             return Ok(Self::Link);
         }
-        DirectConfig::deserialize_kind(kind, map).map(Self::Direct)
+        DirectConfig::deserialize_kind(kind, map).map(|direct| Self::Direct(Box::new(direct)))
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perigee_shared::env::{Env, Owner};
-use perigee_shared::export::deliver::{Delivered, Progress, deliver};
-use perigee_shared::export::{Backoff, Client, Cut, Cuts, ExporterConfig, Plan};
+use perigee_shared::export::deliver::{Delivered, Event, Stopped};
+use perigee_shared::export::{Client, Cut, Cuts, Delivery as Sender, ExporterConfig, Plan};
 use perigee_shared::segment::{CodecError, Decoder, Header, Lane, Request};
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use tokio::sync::watch;
@@ -26,15 +26,21 @@ enum ExportError {
     Wal(#[from] WalError),
     #[error(transparent)]
     Gone(#[from] perigee_shared::env::Gone),
+    #[error("the agent is shutting down")]
+    Stopped,
+}
+
+impl From<Stopped> for ExportError {
+    fn from(Stopped: Stopped) -> Self {
+        Self::Stopped
+    }
 }
 
 /// See the module.
 pub struct Exporter {
     name: String,
-    client: Client,
-    backoff: Backoff,
+    sender: Sender,
     plan: Plan,
-    env: Env,
     wal: Owner<Wal>,
     consumer: ConsumerId,
     sealed: watch::Receiver<u64>,
@@ -56,47 +62,32 @@ impl Exporter {
         counters: Arc<ShipCounters>,
     ) -> Self {
         let plan = Plan { signals, limits: config.limits(), ..Plan::default() };
-        Self {
-            name,
-            client,
-            backoff: Backoff::new(config.retry()),
-            plan,
-            env,
-            wal,
-            consumer,
-            sealed,
-            counters,
-        }
+        Self { name, sender: Sender::new(client, config, &env), plan, wal, consumer, sealed, counters }
     }
 
     /// Exports until `shutdown`, also in the middle of a segment: the cursor says where to go on.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => {}
-            () = self.export_all() => {}
-        }
-    }
-
-    async fn export_all(&mut self) {
         loop {
             self.sealed.mark_unchanged();
-            match self.next().await {
-                Ok(Some((lane, header))) => {
-                    if let Err(error) = self.export(lane, &header).await {
-                        tracing::error!(exporter = self.name, %error, "export is held up; trying again");
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                }
-                Ok(None) => {
-                    if self.sealed.changed().await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(exporter = self.name, %error, "the log cannot be read; trying again");
-                    tokio::time::sleep(PAUSE).await;
-                }
+            let next = self.next().await;
+            let failed = match next {
+                Ok(Some((lane, header))) => match Box::pin(self.export(lane, &header, &shutdown)).await {
+                    Ok(()) => continue,
+                    Err(ExportError::Stopped) => return,
+                    Err(error) => Some(error),
+                },
+                Ok(None) => None,
+                Err(error) => Some(error),
+            };
+            let held_up = failed.is_some();
+            if let Some(error) = failed {
+                tracing::error!(exporter = self.name, %error, "export is held up by the log; trying again");
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(PAUSE), if held_up => {}
+                changed = self.sealed.changed() => if changed.is_err() { return },
             }
         }
     }
@@ -115,7 +106,12 @@ impl Exporter {
         Ok(next.await??)
     }
 
-    async fn export(&mut self, lane: Lane, header: &Header) -> Result<(), ExportError> {
+    async fn export(
+        &mut self,
+        lane: Lane,
+        header: &Header,
+        shutdown: &CancellationToken,
+    ) -> Result<(), ExportError> {
         let (consumer, id) = (self.consumer, header.id);
         let (payload, cursor) = self
             .wal
@@ -133,12 +129,13 @@ impl Exporter {
             Ok(decoder) => Box::new(decoder),
             Err(error) => Box::new(std::iter::once(Err(error))),
         };
-        let mut cuts = Cuts::new(requests, self.plan.clone());
-        while let Some(cut) = cuts.next() {
+        for cut in Cuts::new(requests, self.plan.clone()) {
             number += 1;
             let (signal, outcome) = match cut {
                 Ok(_) if number <= done => continue,
-                Ok(Cut::Request { signal, body, items }) => (signal, self.send(signal, body, items).await),
+                Ok(Cut::Request { signal, body, items }) => {
+                    (signal, self.send(signal, body, items, shutdown).await?)
+                }
                 Ok(Cut::Undecodable { .. }) => continue,
                 Err(error) => {
                     tracing::error!(exporter = self.name, segment = %id, %error, "a segment cannot be decoded");
@@ -160,23 +157,25 @@ impl Exporter {
         Ok(())
     }
 
-    async fn send(&mut self, signal: Signal, body: bytes::Bytes, items: u64) -> Delivered {
+    async fn send(
+        &mut self,
+        signal: Signal,
+        body: bytes::Bytes,
+        items: u64,
+        shutdown: &CancellationToken,
+    ) -> Result<Delivered, Stopped> {
         let label = ExporterLabel { exporter: self.name.clone(), signal: signal.name() };
         let (counters, name) = (&self.counters, &self.name);
-        let tell = |progress: Progress<'_>| match progress {
-            Progress::Sent(items) => {
-                counters.exported.get_or_create(&label).inc_by(items);
+        let tell = |event: Event<'_>| match event {
+            Event::Sent { items, rejected, .. } => {
+                counters.exported.get_or_create(&label).inc_by(items - rejected);
             }
-            Progress::Retry(wait, reason) => {
+            Event::Refused { .. } => {}
+            Event::Retry { wait, reason, .. } => {
                 counters.export_failures.get_or_create(&label).inc();
-                tracing::warn!(
-                    exporter = name,
-                    reason,
-                    wait_ms = wait.as_millis() as u64,
-                    "export failed; trying again"
-                );
+                tracing::warn!(exporter = name, reason, ?wait, "not sent; trying again");
             }
         };
-        deliver(&self.client, signal, body, items, &mut self.backoff, &self.env, tell).await
+        self.sender.send(signal, body, items, shutdown, tell).await
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Two things are bounded. Request bodies are admitted before they are buffered and hold their place until they are in the
 //! journal ([`Permit`]). And resident memory is looked at every `check_interval`: above the soft limit, or while it grows too
-//! fast, new requests are refused; above the hard limit, requests that are being read are refused as well.
+//! fast, one request at a time is taken; above the hard limit, requests that are being read are refused as well.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -23,7 +23,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub enum Pressure {
     /// Everything is taken.
     None = 0,
-    /// New requests are refused.
+    /// One request at a time is taken.
     Soft = 1,
     /// Everything is refused.
     Hard = 2,
@@ -70,7 +70,14 @@ impl Limiter {
 
     /// Lets a request in whose size is not known yet.
     pub fn admit(self: &Arc<Self>) -> Result<Permit, Status> {
-        if self.pressure() >= Pressure::Soft {
+        // With nothing in flight it is not requests that fill the memory: one at a time then still goes through, so that a
+        // process that has merely grown never refuses for ever.
+        let refused = match self.pressure() {
+            Pressure::None => false,
+            Pressure::Soft => self.in_flight() > 0,
+            Pressure::Hard => true,
+        };
+        if refused {
             return Err(self.refuse("memory is above its soft limit"));
         }
         Ok(Permit { limiter: Arc::clone(self), bytes: 0 })

@@ -8,12 +8,19 @@ use space_agent::cli::{Cli, Failure, execute};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// Gives freed memory back to the system, which glibc's does not: the memory limiter would go on refusing.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(1, &format!("cannot start: {error}")),
-    };
+    // Requests are light and the log has a thread of its own: more workers would only hand tasks to each other.
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(2));
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return fail(1, &format!("cannot start: {error}")),
+        };
     match runtime.block_on(run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Config(message)) => fail(64, &message),

@@ -4,7 +4,6 @@
 //! items that it means are found; only those go to dead-letter, in the transaction that moves the place on.
 
 mod deliver;
-mod rate;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +11,13 @@ use std::time::Duration;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
 use perigee_shared::export::cut::Plan;
+use perigee_shared::export::deliver::Stopped;
 use perigee_shared::export::{Attributes, Client, Cut, Cuts, ExporterConfig};
 use perigee_shared::segment::Decoder;
 use perigee_shared::signal::{Counts, SignalSet};
 use tokio_util::sync::CancellationToken;
 
-use self::deliver::{Delivery, Stopped};
+use self::deliver::Delivery;
 use crate::spool::{self, Letter, Progress, SpoolError, Store, Work};
 use crate::telemetry::Metrics;
 

@@ -13,6 +13,7 @@ mod file;
 mod grpc;
 mod http;
 mod outcome;
+mod rate;
 pub mod retry;
 mod split;
 
@@ -23,6 +24,7 @@ pub use config::{
 };
 pub use cut::{Cut, Cuts, Limits, Plan};
 pub use debug::{Sink, stdout_sink};
+pub use deliver::Delivery;
 pub use outcome::Outcome;
 pub use retry::Backoff;
 pub use split::halve;

@@ -249,10 +249,10 @@ impl Driver<'_> {
     /// Tells the ground of drops that were made since Hello.
     async fn report_drops(&mut self) -> Result<(), DriveError> {
         let (station, from) = (self.station.clone(), self.reported_drops);
-        let (recorded, new) = self.shipper.wal.call(move |wal| wal.drops_since(&station, from)).await??;
-        self.reported_drops = recorded;
-        if let Some((epoch, drops)) = new {
-            self.event(Event::Dropped { epoch, drops }).await?;
+        let new = self.shipper.wal.call(move |wal| wal.drops_since(&station, from)).await??;
+        self.reported_drops = new.recorded;
+        if !new.drops.is_empty() {
+            self.event(Event::Dropped { epoch: new.epoch, drops: new.drops }).await?;
         }
         Ok(())
     }

@@ -271,13 +271,12 @@ impl Session {
             && let Some(header) = self.ready.pop_front()
         {
             let held = self.partials.remove(&header.id).filter(|(hash, _)| *hash == header.hash);
-            let ranges = match held {
-                Some((_, held)) => held.missing(0..header.payload_len),
-                None => vec![0..header.payload_len],
-            };
-            // Held whole and not committed: the last byte once more makes the ground look again.
-            let ranges =
-                if ranges.is_empty() { vec![header.payload_len - 1..header.payload_len] } else { ranges };
+            let held = held.map_or_else(RangeSet::default, |(_, held)| held);
+            let mut ranges = held.missing(0..header.payload_len);
+            if ranges.is_empty() {
+                // Held whole and not committed: the last byte once more makes the ground look again.
+                ranges.push(header.payload_len - 1..header.payload_len);
+            }
             if let Some(budget) = &mut self.budget {
                 *budget = budget.saturating_sub(ranges.iter().map(|r| r.end - r.start).sum());
             }
@@ -305,6 +304,7 @@ mod tests {
     use super::*;
 
     const EPOCH: u64 = 9;
+    const WHOLE: &[Range<u64>] = &[Range { start: 0, end: 1000 }];
 
     fn header(sequence: u64) -> Header {
         Header {
@@ -366,11 +366,11 @@ mod tests {
         assert!(matches!(s.on_event(Event::Connected)[..], [Action::Send(_), Action::Fetch { .. }]));
         let headers = vec![(header(1), false), (header(2), true)];
         let actions = s.on_event(Event::Fetched { headers, more: false });
-        assert_eq!(written(&actions), [(2, vec![0..1000])]);
+        assert_eq!(written(&actions), [(2, WHOLE.to_vec())]);
         let actions = s.on_event(resume(0..1, None));
         assert!(actions.contains(&Action::DropsKnown { epoch: EPOCH, ids: vec![3] }));
         let actions = s.on_event(Event::Reconciled { new_epoch: false });
-        assert_eq!(written(&actions), [(1, vec![0..1000])]);
+        assert_eq!(written(&actions), [(1, WHOLE.to_vec())]);
     }
 
     #[test]
@@ -392,7 +392,7 @@ mod tests {
         let headers = (1..=4).map(|n| (header(n), true)).collect();
         let actions = s.on_event(Event::Fetched { headers, more: false });
         assert_eq!(written(&actions).len(), OPEN);
-        assert_eq!(written(&s.on_event(Event::Written(header(1).id))), [(3, vec![0..1000])]);
+        assert_eq!(written(&s.on_event(Event::Written(header(1).id))), [(3, WHOLE.to_vec())]);
         assert!(!s.is_idle());
         assert!(s.on_event(committed(1)).contains(&Action::Committed(vec![header(1).id])));
         let actions = s.on_event(Event::End(GoodbyeReason::ContactEnd));
@@ -417,7 +417,6 @@ mod tests {
         assert_eq!(actions, [Action::Fetch { lane: Some(Lane::BULK), sequence: 1 }]);
         let actions = s.on_event(Event::Fetched { headers: vec![(header(1), false)], more: false });
         assert!(written(&actions).is_empty(), "it was on a wire, so it waits for Resume");
-        let _ = reject;
     }
 
     #[test]

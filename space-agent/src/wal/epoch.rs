@@ -39,6 +39,17 @@ pub struct GroundLane {
     pub tops: Vec<(u64, Hash)>,
 }
 
+/// Drops since a [`Wal::drops_recorded`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewDrops {
+    /// What [`Wal::drops_recorded`] is now.
+    pub recorded: u64,
+    /// The epoch of the drops.
+    pub epoch: u64,
+    /// The drops.
+    pub drops: Vec<link::Drop>,
+}
+
 /// What came of a Resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reconciled {
@@ -95,18 +106,14 @@ impl Wal {
         self.state.next_drop
     }
 
-    /// The drops of this epoch from id `from` on that `station` does not know, and what [`Wal::drops_recorded`] is now.
-    pub fn drops_since(
-        &mut self,
-        station: &str,
-        from: u64,
-    ) -> Result<(u64, Option<(u64, Vec<link::Drop>)>), WalError> {
+    /// The drops of this epoch from id `from` on that `station` does not know.
+    pub fn drops_since(&mut self, station: &str, from: u64) -> Result<NewDrops, WalError> {
         if self.state.next_drop == from {
-            return Ok((from, None));
+            return Ok(NewDrops { recorded: from, epoch: self.state.life.epoch, drops: Vec::new() });
         }
         let mut current = self.epochs(station)?.pop().ok_or(WalError::Damaged("no epoch"))?;
         current.drops.retain(|d| d.id >= from);
-        Ok((self.state.next_drop, Some((current.epoch, current.drops))))
+        Ok(NewDrops { recorded: self.state.next_drop, epoch: current.epoch, drops: current.drops })
     }
 
     /// From now on the drops that there are do not change, since a station may know them.

@@ -17,6 +17,9 @@ use super::{Wal, WalConfig, WalError};
 
 type Three = [u64; 3];
 
+/// A lane, its next sequence, and the sequences on board from the first to the last.
+type MirrorLane = (u8, u64, Option<(u64, u64)>);
+
 fn three(counts: Counts) -> Three {
     let wire = link::Counts::from(counts);
     [wire.spans, wire.metric_points, wire.log_records]
@@ -37,8 +40,7 @@ pub(super) struct Mirror {
     dropped: BTreeMap<i32, Three>,
     on_board: Three,
     next_drop: u64,
-    /// Lane, its next sequence, and the sequences on board from the first to the last.
-    lanes: Vec<(u8, u64, Option<(u64, u64)>)>,
+    lanes: Vec<MirrorLane>,
 }
 
 impl Mirror {

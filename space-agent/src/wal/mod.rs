@@ -25,7 +25,7 @@ use perigee_shared::segment::{Header, HeaderError};
 use perigee_shared::signal::{Counts, SignalSet};
 
 pub use custody::{ConsumerId, Delivery};
-pub use epoch::{GroundLane, GroundView, Reconciled};
+pub use epoch::{GroundLane, GroundView, NewDrops, Reconciled};
 pub use group::Accepted;
 pub use open::{Ballast, Quarantine};
 pub use seal::{Batch, BatchLimits, SealError, Sealed, Unsealed};
