@@ -125,11 +125,7 @@ fn interpolate(text: &str, env: &impl Fn(&str) -> Option<String>) -> Result<Stri
     let mut out = String::with_capacity(text.len());
     for (number, line) in text.split_inclusive('\n').enumerate() {
         let fail = |message: String| (number as u64 + 1, message);
-        let mut rest = line;
-        if line.trim_start().starts_with('#') {
-            out.push_str(line);
-            continue;
-        }
+        let (mut rest, comment) = line.split_at(comment_at(line));
         while let Some(at) = rest.find('$') {
             out.push_str(&rest[..at]);
             rest = &rest[at + 1..];
@@ -160,8 +156,25 @@ fn interpolate(text: &str, env: &impl Fn(&str) -> Option<String>) -> Result<Stri
             }
         }
         out.push_str(rest);
+        out.push_str(comment);
     }
     Ok(out)
+}
+
+/// Where the comment of a line begins, or its end: at a `#` that is outside quotes and behind a space.
+fn comment_at(line: &str) -> usize {
+    let mut quote = None;
+    let mut before = ' ';
+    for (at, c) in line.char_indices() {
+        match (quote, c) {
+            (None, '#') if before.is_whitespace() => return at,
+            (None, '"' | '\'') => quote = Some(c),
+            (Some(q), c) if q == c => quote = None,
+            _ => {}
+        }
+        before = c;
+    }
+    line.len()
 }
 
 /// One kind of component (a receiver, an exporter, ...) and its settings.
@@ -318,7 +331,10 @@ mod tests {
     fn variables_come_from_the_environment_or_their_default() {
         let out = |text| interpolate(text, &|name: &str| (name == "A").then(|| "1".to_owned()));
         assert_eq!(out("a: ${env:A} ${env:B:-2} $$x $y").as_deref(), Ok("a: 1 2 $x $y"));
-        assert_eq!(out(" # ${env:B}\n").as_deref(), Ok(" # ${env:B}\n"), "a comment may speak of them");
+        for text in [" # ${env:B}\n", "a: 'x # y' # ${env:B}"] {
+            assert_eq!(out(text).as_deref(), Ok(text), "a comment may speak of them");
+        }
+        assert_eq!(out("a: '# ${env:A}'").as_deref(), Ok("a: '# 1'"));
         let (line, message) = out("\nb: ${env:B}").unwrap_err();
         assert!(line == 2 && message.contains('B'));
     }

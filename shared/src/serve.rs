@@ -146,6 +146,8 @@ pub struct Limits {
     pub http1_buffer: usize,
     /// For request headers, a TLS handshake, and an answer to a ping.
     pub timeout: Duration,
+    /// For requests that have begun when the end is asked for.
+    pub drain: Duration,
 }
 
 impl Default for Limits {
@@ -157,11 +159,12 @@ impl Default for Limits {
             max_streams: 32,
             http1_buffer: 1 << 16,
             timeout: Duration::from_secs(10),
+            drain: Duration::from_secs(5),
         }
     }
 }
 
-/// Serves `service` on `listener` until `shutdown`, then lets requests that have begun end.
+/// Serves `service` on `listener` until `shutdown`, then gives requests that have begun `limits.drain` to end.
 pub async fn serve<S, B>(listener: Listener, limits: Limits, service: S, shutdown: CancellationToken)
 where
     S: hyper::service::Service<
@@ -223,7 +226,9 @@ where
         drop(std::fs::remove_file(path));
     }
     drop(listener);
-    graceful.shutdown().await;
+    if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests that had begun did not end in time");
+    }
 }
 
 /// An axum router behind [`serve`]: hands it hyper's bodies.

@@ -158,6 +158,22 @@ impl Counts {
         out
     }
 
+    /// Signal by signal the smaller.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        let mut out = self;
+        for (a, b) in out.0.iter_mut().zip(other.0) {
+            *a = (*a).min(b);
+        }
+        out
+    }
+
+    /// The items of `signals` alone.
+    #[must_use]
+    pub fn only(self, signals: SignalSet) -> Self {
+        signals.iter().map(|s| Self::of(s, self[s])).sum()
+    }
+
     /// The persisted form: three little-endian u64 in the order of [`Signal::ALL`].
     pub fn to_bytes(self) -> [u8; 24] {
         let mut out = [0; 24];

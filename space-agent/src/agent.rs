@@ -140,7 +140,14 @@ fn wal_config(config: &Config) -> WalConfig {
 }
 
 /// Opens the log of `config` by itself, for commands while no agent runs.
-pub fn open_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
+pub fn open_existing_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
+    Wal::open_existing(wal_config(config), env.clone()).map_err(|source| AgentError::Wal {
+        directory: config.storage.directory.display().to_string(),
+        source,
+    })
+}
+
+fn open_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
     let (wal, quarantine) = Wal::open(wal_config(config), env.clone()).map_err(|source| AgentError::Wal {
         directory: config.storage.directory.display().to_string(),
         source,

@@ -219,7 +219,7 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
             other => return Ok(other?),
         }
     }
-    let mut wal = agent::open_wal(config, &Env::production())?;
+    let mut wal = agent::open_existing_wal(config, &Env::production())?;
     let answer = match command {
         WalCommand::Inspect { most } => inspect(&mut wal, most)?,
         WalCommand::Verify => {
@@ -263,7 +263,7 @@ fn status_text(status: &Value) -> String {
     let contact = |v: &Value| v["station"].as_str().map_or("none".to_owned(), str::to_owned);
     let _ = writeln!(
         out,
-        "contact    by plan: {}, next: {}",
+        "contact    {}, next: {}",
         contact(&status["contact"]),
         contact(&status["next_contact"])
     );

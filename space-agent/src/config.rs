@@ -13,6 +13,7 @@ use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 use serde::de::MapAccess;
 
+use crate::receiver::MIN_WINDOW;
 use crate::wal::WhenFull;
 
 /// The consumer that ships segments to ground stations.
@@ -436,8 +437,12 @@ impl Config {
                 &listener.endpoint,
                 listener.insecure || listener.tls.is_some(),
             )?;
-            if !(1..=4096).contains(&listener.max_connections) {
-                return Err(Invalid::new(format!("{key}.max_connections"), "must be from 1 to 4096"));
+            let most = self.processors.memory_limiter.limit.0 / 8 / MIN_WINDOW;
+            if !(1..=most).contains(&(listener.max_connections as u64)) {
+                let message = format!(
+                    "must be from 1 to {most}, so that their buffers fit in an eighth of the memory limit"
+                );
+                return Err(Invalid::new(format!("{key}.max_connections"), message));
             }
         }
         let max = otlp.max_request_bytes;

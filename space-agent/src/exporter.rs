@@ -121,38 +121,39 @@ impl Exporter {
             .await??;
         let Some(payload) = payload else { return Ok(()) };
         let done = if cursor.0 == id.sequence { cursor.1 } else { 0 };
-        let mut refused = Counts::ZERO;
-        let mut number = 0;
-        // An iterator over a zstd stream cannot be held while a request is sent elsewhere: it is cheap to hold it here.
-        let decoder = Decoder::new(header, &payload);
-        let requests: Box<dyn Iterator<Item = Result<Request, CodecError>> + Send> = match decoder {
-            Ok(decoder) => Box::new(decoder),
-            Err(error) => Box::new(std::iter::once(Err(error))),
-        };
+        let (mut seen, mut number) = (Counts::ZERO, 0);
+        let requests: Box<dyn Iterator<Item = Result<Request, CodecError>> + Send> =
+            match Decoder::new(header, &payload) {
+                Ok(decoder) => Box::new(decoder),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            };
         for cut in Cuts::new(requests, self.plan.clone()) {
-            number += 1;
-            let (signal, outcome) = match cut {
-                Ok(_) if number <= done => continue,
-                Ok(Cut::Request { signal, body, items }) => {
-                    (signal, self.send(signal, body, items, shutdown).await?)
+            let (signal, body, items) = match cut {
+                Ok(Cut::Request { signal, body, items }) => (signal, body, items),
+                // Numbered like the rest; its items are what is missing in the end.
+                Ok(Cut::Undecodable { .. }) => {
+                    number += 1;
+                    continue;
                 }
-                Ok(Cut::Undecodable { .. }) => continue,
                 Err(error) => {
                     tracing::error!(exporter = self.name, segment = %id, %error, "a segment cannot be decoded");
                     break;
                 }
             };
-            refused +=
-                Counts::of(signal, outcome.rejected + outcome.refused.iter().map(|r| r.items).sum::<u64>());
-            if let Some(first) = outcome.refused.first() {
-                tracing::error!(
-                    exporter = self.name,
-                    reason = first.reason,
-                    "the backend refuses items for good"
-                );
+            number += 1;
+            seen += Counts::of(signal, items);
+            if number <= done {
+                continue;
             }
-            self.wal.call(move |wal| wal.set_cursor(consumer, lane, (id.sequence, number))).await??;
+            let outcome = self.send(signal, body, items, shutdown).await?;
+            if let Some(first) = outcome.refused.first() {
+                let reason = &first.reason;
+                tracing::error!(exporter = self.name, reason, "the backend refuses items for good");
+            }
+            let refused = Counts::of(signal, outcome.rejected + outcome.refused_items());
+            self.wal.call(move |wal| wal.advance(consumer, id, number, refused)).await??;
         }
+        let refused = header.items.only(self.plan.signals).saturating_sub(seen);
         self.wal.call(move |wal| wal.pass(consumer, &[Delivery { id, refused }])).await??;
         Ok(())
     }

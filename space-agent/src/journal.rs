@@ -25,6 +25,9 @@ const MAX_COMMIT: usize = 8 << 20;
 /// What clients are told to wait when the store cannot take more.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// How long answered requests wait before the store is tried again.
+const PROMISED_RETRY: Duration = Duration::from_secs(1);
+
 struct Entry {
     accepted: Accepted,
     /// Holds the request's bytes until it is in the log.
@@ -113,6 +116,11 @@ impl Committer {
         }
     }
 
+    /// Whether nobody can send any more: the agent is shutting down.
+    fn ending(&self) -> bool {
+        self.entries.is_closed() && self.entries.is_empty()
+    }
+
     /// Collects a commit: everything that is there, and for up to `commit_interval` what is expected to come.
     async fn gather(&mut self, first: Entry) -> Vec<Entry> {
         let mut bytes = first.accepted.body.len();
@@ -150,14 +158,30 @@ impl Committer {
             requests.push(entry.accepted);
             waiting.push((entry.permit, entry.reply));
         }
-        let progress = self.progress.clone();
-        let committed = self.wal.call(move |wal| {
-            let result = wal.append(&requests);
-            // Told by the store itself, so that what is told last is what holds.
-            progress.send_replace(Progress { unsealed: wal.unsealed(), at: Instant::now() });
-            result
-        });
-        let result = committed.await.unwrap_or(Err(WalError::Closed));
+        // What was answered before it was safe is tried until it is: only the end of the process can lose it.
+        let promised = waiting.iter().any(|(_, reply)| reply.is_none());
+        let requests = Arc::new(requests);
+        let result = loop {
+            let (requests, progress) = (Arc::clone(&requests), self.progress.clone());
+            let committed = self.wal.call(move |wal| {
+                let result = wal.append(&requests);
+                // Told by the store itself, so that what is told last is what holds.
+                progress.send_replace(Progress { unsealed: wal.unsealed(), at: Instant::now() });
+                result
+            });
+            match committed.await {
+                Ok(Err(error)) if promised && !self.ending() => {
+                    tracing::warn!(%error, requests = waiting.len(), "answered requests wait for the store");
+                    tokio::time::sleep(PROMISED_RETRY).await;
+                }
+                Ok(result) => break result,
+                Err(_) => break Err(WalError::Closed),
+            }
+        };
+        drop(requests);
+        if promised && let Err(error) = &result {
+            tracing::error!(%error, requests = waiting.len(), "requests that were answered are lost: the agent ends");
+        }
         self.counters.commit(waiting.len());
         if let Err(error) = &result {
             tracing::debug!(%error, requests = waiting.len(), "requests were refused");

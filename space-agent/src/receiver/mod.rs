@@ -103,6 +103,9 @@ pub struct Receivers {
     http: Option<(Listener, Limits)>,
 }
 
+/// The smallest flow-control window of a connection, bytes.
+pub const MIN_WINDOW: u64 = 16 << 10;
+
 /// A receiver could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiverError {
@@ -167,10 +170,10 @@ async fn bind(
     Ok(Some((Listener::bind(&endpoint, purpose, tls).await?, limits(listener, config))))
 }
 
-/// Windows large enough for speed, small enough that all connections together stay within a quarter of the memory limit.
+/// Windows large enough for speed, small enough that all connections of a listener stay within an eighth of the memory limit.
 fn limits(listener: &ListenerConfig, config: &Config) -> Limits {
-    let share = config.processors.memory_limiter.limit.0 / 4 / listener.max_connections as u64;
-    let window = share.clamp(64 << 10, 1 << 20) as u32;
+    let share = config.processors.memory_limiter.limit.0 / 8 / listener.max_connections as u64;
+    let window = share.clamp(MIN_WINDOW, 1 << 20) as u32;
     Limits {
         max_connections: listener.max_connections,
         stream_window: window,

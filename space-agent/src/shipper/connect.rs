@@ -3,6 +3,7 @@
 //! One attempt that begins too early would double its own retry time again and again. So attempts overlap: a new one begins
 //! every round trip, the first to finish wins, and the others are dropped.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::telemetry::ShipCounters;
 
-/// Attempts under way at once.
+/// Attempts under way at once. The oldest, which waits longest before it tries again, makes room for the next.
 const OVERLAP: usize = 8;
 
 /// Why there is no connection.
@@ -49,6 +50,7 @@ pub(super) async fn connect(
     config.transport_config(transport::agent(shape));
     let interval = transport::attempt_interval(shape);
     let mut attempts: JoinSet<Result<quinn::Connection, quinn::ConnectionError>> = JoinSet::new();
+    let mut handles = VecDeque::new();
     let mut next = Instant::now();
     loop {
         tokio::select! {
@@ -64,8 +66,11 @@ pub(super) async fn connect(
                 }
                 Err(_) => {}
             },
-            () = tokio::time::sleep_until(next), if attempts.len() < OVERLAP => {
-                attempts.spawn(endpoint.connect_with(config.clone(), peer, station)?.into_future());
+            () = tokio::time::sleep_until(next) => {
+                if handles.len() == OVERLAP && let Some(oldest) = handles.pop_front() {
+                    tokio::task::AbortHandle::abort(&oldest);
+                }
+                handles.push_back(attempts.spawn(endpoint.connect_with(config.clone(), peer, station)?.into_future()));
                 next = Instant::now() + interval;
             }
         }

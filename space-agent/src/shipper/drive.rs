@@ -196,6 +196,9 @@ impl Driver<'_> {
         match action {
             Action::Send(message) => self.send(&message).await?,
             Action::Reconcile(view) => {
+                self.shipper.sent.retain(|id, _| {
+                    !view.lanes.iter().any(|l| l.lane == id.lane && l.committed.contains(id.sequence))
+                });
                 let reconciled = self.shipper.wal.call(move |wal| wal.reconcile(consumer, &view)).await??;
                 let new_epoch = reconciled == Reconciled::NewEpoch;
                 if let Reconciled::Deleted(segments) = reconciled {

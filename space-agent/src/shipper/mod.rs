@@ -141,7 +141,10 @@ impl Shipper {
                     match ended {
                         Ok(drive::Ended::ContactOver) => break,
                         Ok(drive::Ended::Again) => None,
-                        Err(error) => Some(error.to_string()),
+                        // Why the station has closed says more than what broke here.
+                        Err(error) => Some(
+                            connection.close_reason().map_or_else(|| error.to_string(), |r| r.to_string()),
+                        ),
                     }
                 }
                 Err(error) => Some(error.to_string()),

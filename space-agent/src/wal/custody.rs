@@ -24,7 +24,7 @@ pub struct ConsumerId(pub(super) u8);
 pub struct Delivery {
     /// The segment.
     pub id: SegmentId,
-    /// Its items that the backend has refused for good.
+    /// Items that the backend has refused for good, beyond those that [`Wal::advance`] was told of.
     pub refused: Counts,
 }
 
@@ -35,6 +35,7 @@ struct Changes {
     delivered: Counts,
     dropped: Vec<(DropReason, Counts)>,
     drops: u64,
+    last_drop_unsent: Option<bool>,
 }
 
 impl Wal {
@@ -122,15 +123,27 @@ impl Wal {
         Ok(cursor.unwrap_or_default())
     }
 
-    /// Moves the cursor of `consumer`.
-    pub fn set_cursor(
+    /// Moves the cursor of `consumer` behind so many requests of a segment; `refused` of the last one's items were refused for
+    /// good.
+    pub fn advance(
         &mut self,
         consumer: ConsumerId,
-        lane: Lane,
-        cursor: (u64, u64),
+        id: SegmentId,
+        requests: u64,
+        refused: Counts,
     ) -> Result<(), WalError> {
         self.write(|txn| {
-            txn.open_table(CURSORS)?.insert((consumer.0, lane.0), cursor)?;
+            txn.open_table(CURSORS)?.insert((consumer.0, id.lane.0), (id.sequence, requests))?;
+            if refused.total() == 0 {
+                return Ok(());
+            }
+            let mut segments = txn.open_table(SEGMENTS)?;
+            let key = (id.lane.0, id.sequence);
+            let found = segments.get(key)?.map(|v| SegmentRecord::from_bytes(v.value())).transpose()?;
+            if let Some(mut record) = found {
+                record.refuse(refused);
+                segments.insert(key, record.to_bytes().as_slice())?;
+            }
             Ok(())
         })
     }
@@ -203,14 +216,17 @@ impl Wal {
             victims.iter().map(|h| self.state.lane(h.id.lane).sent.contains(h.id.sequence)).collect();
         let changes = self.write(|txn| {
             let mut changes = Changes::default();
+            let mut unsent = state.last_drop_unsent;
             for (header, sent) in victims.into_iter().zip(sent) {
                 remove_segment(txn, header.id)?;
                 let range = link::Range { start: header.id.sequence, end: header.id.sequence + 1 };
                 let drop = drop_record(&header, reason, Some(range), now);
-                changes.drops += record_drop(txn, &state, changes.drops, epoch, drop, sent)?;
+                changes.drops += record_drop(txn, &state, changes.drops, epoch, drop, sent, unsent)?;
+                unsent = !sent;
                 changes.dropped.push((reason, header.items));
                 changes.removed.push(header);
             }
+            changes.last_drop_unsent = Some(unsent);
             finish(txn, &state, &changes)?;
             Ok(changes)
         })?;
@@ -240,9 +256,9 @@ impl Wal {
                 dropped_unix_nano: now,
                 ..link::Drop::default()
             };
-            let drops = record_drop(txn, &state, 0, epoch, drop, false)?;
-            let changes =
-                Changes { dropped: vec![(DropReason::QuotaNewest, items)], drops, ..Changes::default() };
+            let drops = record_drop(txn, &state, 0, epoch, drop, false, state.last_drop_unsent)?;
+            let dropped = vec![(DropReason::QuotaNewest, items)];
+            let changes = Changes { dropped, drops, last_drop_unsent: Some(true), ..Changes::default() };
             finish(txn, &state, &changes)?;
             Ok(changes)
         })?;
@@ -265,6 +281,7 @@ impl Wal {
         for (reason, items) in changes.dropped {
             state.count_drop(reason, items);
         }
+        state.last_drop_unsent = changes.last_drop_unsent.unwrap_or(state.last_drop_unsent);
         state.next_drop += changes.drops;
         state.drops += changes.drops;
     }
@@ -279,6 +296,7 @@ impl State {
             dropped: self.dropped.clone(),
             next_drop: self.next_drop,
             drops_reported: self.drops_reported,
+            last_drop_unsent: self.last_drop_unsent,
             ..Self::default()
         }
     }
@@ -310,7 +328,7 @@ fn pass_one(
         return Ok(());
     };
     record.waiting &= !(1 << consumer.0);
-    record.refused = record.refused.max(delivery.refused);
+    record.refuse(delivery.refused);
     if record.waiting != 0 {
         segments.insert(key, record.to_bytes().as_slice())?;
         return Ok(());
@@ -359,9 +377,10 @@ fn record_drop(
     epoch: u64,
     mut drop: link::Drop,
     may_be_on_the_ground: bool,
+    unsent_before: bool,
 ) -> Result<u64, WalError> {
     let last = state.next_drop + added - 1;
-    if !may_be_on_the_ground && last >= state.drops_reported && last > 0 {
+    if !may_be_on_the_ground && unsent_before && last >= state.drops_reported && last > 0 {
         let found = txn.open_table(DROPS)?.get((epoch, last))?.map(|v| read_drop(v.value())).transpose()?;
         if let Some((_, earlier)) = found
             && let Some(merged) = merge(&earlier, &drop)

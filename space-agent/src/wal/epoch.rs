@@ -16,6 +16,9 @@ use super::{ConsumerId, SegmentRecord, Wal, WalError, custody};
 /// How many (sequence, hash) pairs of committed segments are kept, to notice a log that is older than the ground's knowledge.
 const SHIPPED_PAIRS: u64 = 1_000;
 
+/// Closed epochs that Hello goes on naming though they have no drops to report.
+const CLOSED_EPOCHS: usize = 16;
+
 /// Drops of one Hello; the rest follows in later contacts.
 const DROPS_A_HELLO: usize = 2_000;
 
@@ -84,6 +87,13 @@ impl Wal {
         }
         out.sort_by_key(|e| e.start_counter);
         let life = self.state.life;
+        // Every station must hear that an epoch is closed; the latest few are enough, since a life is long.
+        let silent = out.len().saturating_sub(CLOSED_EPOCHS);
+        let mut n = 0;
+        out.retain(|e: &link::Epoch| {
+            n += 1;
+            n > silent || !e.drops.is_empty()
+        });
         let lanes = self.state.lanes.iter().map(|(lane, l)| link::Lane {
             lane: u32::from(lane.0),
             on_board: l.on_board.to_wire(),
@@ -255,8 +265,7 @@ impl Wal {
         Ok(())
     }
 
-    /// Notes that `station` has these drops of `epoch` in its ledger. A drop that every one of `stations` has is forgotten, and
-    /// so is an earlier epoch that has nothing left to say.
+    /// Notes that `station` has these drops of `epoch` in its ledger. A drop that every one of `stations` has is forgotten.
     pub fn drops_acknowledged(
         &mut self,
         station: &str,
@@ -267,7 +276,6 @@ impl Wal {
         if ids.is_empty() {
             return Ok(());
         }
-        let current = self.state.life.epoch;
         let forgotten = self.write(|txn| {
             let mut forgotten = 0;
             for id in ids {
@@ -283,10 +291,6 @@ impl Wal {
                 } else {
                     custody::insert_drop(txn, epoch, &drop, &known)?;
                 }
-            }
-            let left = txn.open_table(DROPS)?.range((epoch, 0)..=(epoch, u64::MAX))?.next().is_some();
-            if epoch != current && !left {
-                txn.open_table(EPOCHS)?.remove(epoch)?;
             }
             Ok(forgotten)
         })?;
@@ -307,12 +311,9 @@ impl Wal {
             ] {
                 meta.insert(name, &value.to_le_bytes()[..])?;
             }
-            if !old.drops.is_empty() {
-                let closed = link::Epoch { drops: Vec::new(), closed: true, ..old.clone() };
-                let lanes = closed.lanes.iter().map(|l| link::Lane { on_board: Vec::new(), ..l.clone() });
-                let closed = link::Epoch { lanes: lanes.collect(), ..closed };
-                txn.open_table(EPOCHS)?.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
-            }
+            let lanes = old.lanes.iter().map(|l| link::Lane { on_board: Vec::new(), ..l.clone() });
+            let closed = link::Epoch { drops: Vec::new(), closed: true, lanes: lanes.collect(), ..old };
+            txn.open_table(EPOCHS)?.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
             let mut segments = txn.open_table(SEGMENTS)?;
             let mut records = Vec::new();
             for entry in segments.iter()? {

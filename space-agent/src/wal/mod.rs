@@ -15,6 +15,8 @@ mod open;
 mod seal;
 mod state;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -54,7 +56,7 @@ pub enum WalError {
     Damaged(&'static str),
     /// Written by later software.
     #[error(
-        "the write-ahead log has format {found}, this software knows {known}: update it; the file was not touched"
+        "the write-ahead log has format {found}, this software knows {known}: update it; nothing in the file was changed"
     )]
     Format {
         /// What the file says.
@@ -156,6 +158,11 @@ impl SegmentRecord {
         })
     }
 
+    /// Counts items as refused for good. Several exporters may refuse the same ones, so never more than there are.
+    fn refuse(&mut self, items: Counts) {
+        self.refused = (self.refused + items).min(self.header.items);
+    }
+
     fn to_bytes(&self) -> Vec<u8> {
         let mut out = self.waiting.to_le_bytes().to_vec();
         out.extend(self.refused.to_bytes());
@@ -240,6 +247,9 @@ impl Wal {
     /// Makes `requests` durable: one commit, synced when this returns.
     pub fn append(&mut self, requests: &[Accepted]) -> Result<(), WalError> {
         self.db()?;
+        if self.state.stored() >= self.config.max_bytes {
+            self.purge_sealed()?;
+        }
         if self.state.stored() >= self.config.max_bytes {
             match self.config.when_full {
                 WhenFull::Refuse => return Err(WalError::Full { budget: self.config.max_bytes }),

@@ -53,6 +53,28 @@ impl Wal {
         Ok((wal, quarantine))
     }
 
+    /// Opens a log that is there and whole, for a look at it: makes nothing and moves nothing aside.
+    pub fn open_existing(config: WalConfig, env: Env) -> Result<Self, WalError> {
+        let path = config.directory.join(FILE);
+        if !env.store.exists(&path) {
+            return Err(WalError::File(std::io::Error::new(
+                std::io::ErrorKind::NotFound,
+                "there is no log here",
+            )));
+        }
+        let (db, state) = try_open(&path, &env, 1).map_err(|e| match e {
+            Unopenable::Error(e) => e,
+            Unopenable::Damaged(why) => {
+                tracing::error!(why, "the write-ahead log is damaged; `run` would move it aside");
+                WalError::Damaged(
+                    "it cannot be opened; `space-agent run` moves it aside and begins a new epoch",
+                )
+            }
+        })?;
+        let ballast = Ballast::new(config.directory.join("ballast"), config.ballast);
+        Ok(Self { config, env, db: Some(db), state, writer: GroupWriter::new()?, ballast })
+    }
+
     pub(super) fn path(&self) -> PathBuf {
         self.config.directory.join(FILE)
     }

@@ -113,6 +113,22 @@ impl Wal {
         }
     }
 
+    /// Deletes groups that are in a segment already and were left to be deleted together.
+    pub(super) fn purge_sealed(&mut self) -> Result<(), WalError> {
+        let position = self.state.lanes.values().map(|l| l.position).min().unwrap_or(0);
+        let from = self.state.sealed_from;
+        if from >= position || self.state.sealed_stored == 0 {
+            return Ok(());
+        }
+        self.write(|txn| {
+            txn.open_table(JOURNAL)?.retain_in((from, 0)..(position, 0), |_, _| false)?;
+            Ok(())
+        })?;
+        self.state.sealed_stored = 0;
+        self.state.sealed_from = position;
+        Ok(())
+    }
+
     /// The oldest groups, enough for one segment; fewer when `all` is set and there are not enough. They stay in the journal
     /// until [`Wal::commit_segment`].
     pub fn take_batch(&mut self, limits: BatchLimits, all: bool) -> Result<Option<Batch>, WalError> {
@@ -154,7 +170,8 @@ impl Wal {
         let sealed_stored =
             self.state.unsealed.iter().take_while(|g| g.number < position).map(|g| g.stored).sum::<u64>();
         let passed = self.state.sealed_stored + sealed_stored;
-        let delete = passed >= DELETE_BYTES || position - self.state.sealed_from >= DELETE_GROUPS;
+        let full = self.state.stored() + record.header.payload_len >= self.config.max_bytes;
+        let delete = full || passed >= DELETE_BYTES || position - self.state.sealed_from >= DELETE_GROUPS;
         let (from, next_group, accepted) =
             (self.state.sealed_from, self.state.next_group, self.state.accepted);
         self.write(|txn| {

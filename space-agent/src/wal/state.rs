@@ -69,6 +69,8 @@ pub(super) struct State {
     pub(super) next_group: u64,
     pub(super) next_drop: u64,
     pub(super) drops_reported: u64,
+    /// The last drop was of segments that were never on a wire: another of them may join it.
+    pub(super) last_drop_unsent: bool,
     /// Groups that are not in a segment yet, oldest first.
     pub(super) unsealed: VecDeque<GroupMeta>,
     /// Groups that are in a segment and still in the table: the first number and how many bytes.

@@ -56,7 +56,7 @@ mod tests {
             let value: Vec<u8> = (0..len).map(|n| n as u8).collect();
             let all: Vec<&[u8]> = pieces(&value).collect();
             assert_eq!(all.concat(), value);
-            for piece in all.into_iter().filter(|p| p.len() >= 4096) {
+            for piece in all.into_iter().filter(|p| p.len() >= 7_168) {
                 assert!(piece.len().next_power_of_two() - piece.len() >= 1000, "{}", piece.len());
             }
         }

@@ -1,0 +1,388 @@
+//! The log as its users see it, on a disk in memory that fails on request.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use perigee_proto::link::DropReason;
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::otlp::walk::Walked;
+use perigee_shared::segment::{Codec, Decoder, Header, Lane, hash};
+use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
+use simdisk::Disk;
+
+use super::*;
+
+const ALL: BatchLimits = BatchLimits { items: u64::MAX, raw: u64::MAX };
+
+fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
+    WalConfig {
+        directory: directory.to_owned(),
+        max_bytes: 1 << 30,
+        when_full: WhenFull::Refuse,
+        ballast: 0,
+        consumers: consumers.iter().map(|(name, signals)| ((*name).to_owned(), *signals)).collect(),
+    }
+}
+
+struct Bench {
+    disk: Arc<Disk>,
+    directory: tempfile::TempDir,
+    config: WalConfig,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path(), &[("link", SignalSet::ALL)]);
+        Self { disk: Disk::new(), directory, config }
+    }
+
+    fn open(&self) -> Wal {
+        let (wal, quarantine) = self.try_open().unwrap();
+        assert_eq!(quarantine, None);
+        wal
+    }
+
+    fn try_open(&self) -> Result<(Wal, Option<Quarantine>), WalError> {
+        Wal::open(self.config.clone(), self.disk.env())
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.directory.path().join("wal.redb")
+    }
+}
+
+/// A request of `items` log records whose body is random, so that it does not shrink.
+fn request(n: u64, items: u64, bytes: usize) -> Accepted {
+    let mut reader = blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof();
+    let mut body = vec![0; bytes];
+    reader.fill(&mut body);
+    let walked = Walked { items, time: TimeRange { start: n + 1, end: n + 1 } };
+    Accepted { signal: Signal::Logs, body: Bytes::from(body), walked }
+}
+
+fn logs(n: u64) -> Counts {
+    Counts::of(Signal::Logs, n)
+}
+
+fn seal(wal: &mut Wal) -> Result<Option<Header>, WalError> {
+    let Some(batch) = wal.take_batch(ALL, true)? else { return Ok(None) };
+    wal.commit_segment(batch.seal(Codec::ZstdRows, 7).unwrap()).map(Some)
+}
+
+/// `accepted = delivered + dropped + on board`, always.
+fn assert_adds_up(wal: &Wal) {
+    let s = wal.summary();
+    let dropped: Counts = s.dropped.iter().map(|(_, items)| *items).sum();
+    assert_eq!(s.accepted, s.delivered + dropped + s.in_segments + s.in_journal, "{s:?}");
+}
+
+fn link(wal: &Wal) -> ConsumerId {
+    wal.consumer("link").unwrap()
+}
+
+fn view(wal: &Wal, committed: std::ops::Range<u64>, top: [u8; 32]) -> GroundView {
+    let tops = vec![(committed.end - 1, top)];
+    let lane =
+        GroundLane { lane: Lane::BULK, committed: [committed].into_iter().collect::<RangeSet>(), tops };
+    GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane] }
+}
+
+#[test]
+fn what_was_appended_is_there_after_a_power_cut() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.append(&[request(1, 3, 100), request(2, 4, 5000)]).unwrap();
+    drop(wal);
+    bench.disk.restart();
+    let mut wal = bench.open();
+    assert_eq!((wal.summary().accepted, wal.unsealed().items), (logs(7), 7));
+    let header = seal(&mut wal).unwrap().unwrap();
+    assert_eq!((header.items, header.requests, header.id.sequence), (logs(7), 2, 1));
+    let payload = wal.payload(Lane::BULK, 1).unwrap().unwrap();
+    assert_eq!(hash(&payload), header.hash);
+    let back: Vec<_> = Decoder::new(&header, &payload).unwrap().map(|r| r.unwrap().body).collect();
+    assert_eq!(back, [request(1, 3, 100).body, request(2, 4, 5000).body]);
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn a_power_cut_at_any_write_loses_nothing_that_was_promised_and_the_counts_add_up() {
+    let mut cuts = 0;
+    for cut in (0..).step_by(3) {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        bench.disk.power_off_after(cut);
+        let promised = work(&mut wal);
+        let finished = promised.1;
+        drop(wal);
+        bench.disk.restart_torn(cut);
+        let wal = bench.open();
+        let summary = wal.summary();
+        assert!(summary.accepted.total() >= promised.0, "cut at {cut}: {summary:?}");
+        assert_adds_up(&wal);
+        cuts += 1;
+        if finished {
+            break;
+        }
+    }
+    assert!(cuts > 20, "the work takes many writes, {cuts} of which were cut");
+}
+
+/// Appends, seals, delivers and drops; returns the items that were promised and whether it came to its end.
+fn work(wal: &mut Wal) -> (u64, bool) {
+    let mut promised = 0;
+    let result = (|| -> Result<(), WalError> {
+        for round in 0..6 {
+            for n in 0..3 {
+                wal.append(&[request(round * 10 + n, 2, 3000)])?;
+                promised += 2;
+            }
+            let header = seal(wal)?.unwrap();
+            match round {
+                1 | 2 => drop(wal.pass(link(wal), &[Delivery { id: header.id, refused: Counts::ZERO }])?),
+                3 => wal.drop_segments(vec![header], DropReason::Lifetime)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    })();
+    (promised, result.is_ok())
+}
+
+#[test]
+fn a_full_disk_refuses_and_works_again_when_there_is_room() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.append(&[request(1, 1, 100)]).unwrap();
+    bench.disk.set_full(true);
+    assert!(matches!(wal.append(&[request(2, 1, 100)]), Err(WalError::Storage(_))));
+    assert!(!wal.is_open());
+    bench.disk.set_full(false);
+    wal.append(&[request(3, 1, 100)]).unwrap();
+    assert_eq!(wal.summary().accepted, logs(2));
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn a_segment_goes_when_every_consumer_of_its_signals_has_passed_it() {
+    let mut bench = Bench::new();
+    let traces = SignalSet::default().with(Signal::Traces);
+    bench.config =
+        config(bench.directory.path(), &[("link", SignalSet::ALL), ("a", SignalSet::ALL), ("b", traces)]);
+    let mut wal = bench.open();
+    wal.append(&[request(1, 5, 100)]).unwrap();
+    let id = seal(&mut wal).unwrap().unwrap().id;
+    let done = |refused| [Delivery { id, refused }];
+    let (l, a, b) = (link(&wal), wal.consumer("a").unwrap(), wal.consumer("b").unwrap());
+    assert!(wal.waiting(b, Lane::BULK, 0, 10).unwrap().is_empty(), "no traces in it");
+    assert_eq!(wal.pass(l, &done(Counts::ZERO)).unwrap(), 0);
+    assert_eq!(wal.pass(l, &done(Counts::ZERO)).unwrap(), 0, "once is enough");
+    drop(wal);
+    let mut wal = bench.open();
+    wal.advance(a, id, 1, logs(2)).unwrap();
+    assert_eq!(wal.cursor(a, Lane::BULK).unwrap(), (1, 1));
+    assert_eq!(wal.pass(a, &done(Counts::ZERO)).unwrap(), 1);
+    let s = wal.summary();
+    assert_eq!((s.delivered, s.dropped.as_slice()), (logs(3), &[(DropReason::BackendRefused, logs(2))][..]));
+    assert_adds_up(&wal);
+
+    bench.config.consumers.remove("a");
+    let mut wal = {
+        drop(wal);
+        bench.open()
+    };
+    assert_eq!(wal.abandoned(), ["a"]);
+    wal.release("a").unwrap();
+    assert!(wal.abandoned().is_empty());
+}
+
+#[test]
+fn the_budget_refuses_or_drops_and_counts_what_it_drops() {
+    for when_full in [WhenFull::Refuse, WhenFull::DropOldest, WhenFull::DropNewest] {
+        let mut bench = Bench::new();
+        (bench.config.max_bytes, bench.config.when_full) = (100_000, when_full);
+        let mut wal = bench.open();
+        let mut refused = 0;
+        for n in 0..60 {
+            match wal.append(&[request(n, 1, 10_000)]) {
+                Ok(()) => {}
+                Err(WalError::Full { .. }) => refused += 1,
+                Err(e) => panic!("{e}"),
+            }
+            if n % 2 == 1 {
+                seal(&mut wal).unwrap();
+            }
+            assert!(wal.summary().stored_bytes <= 100_000 + 11_000, "{when_full:?}");
+            assert_adds_up(&wal);
+        }
+        let summary = wal.summary();
+        let dropped: Counts = summary.dropped.iter().map(|(_, items)| *items).sum();
+        assert_eq!(refused > 0, when_full == WhenFull::Refuse);
+        assert_eq!(dropped.total() > 0, when_full != WhenFull::Refuse);
+        let epochs = wal.epochs("svalbard").unwrap();
+        let reported: Counts = epochs[0].drops.iter().map(|d| Counts::from(d.items.unwrap())).sum();
+        assert_eq!(reported, dropped, "{when_full:?}");
+        assert!(
+            epochs[0].drops.len() <= 2,
+            "drops that say the same are one record: {:?}",
+            epochs[0].drops.len()
+        );
+        assert!(epochs[0].drops.iter().all(|d| d.time.is_some()));
+        drop(wal);
+        let wal = bench.open();
+        assert_eq!(wal.summary().dropped, summary.dropped, "drops survive a restart");
+        assert_adds_up(&wal);
+    }
+}
+
+#[test]
+fn a_drop_is_repeated_to_each_station_until_all_know_it() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.append(&[request(1, 5, 100)]).unwrap();
+    let header = seal(&mut wal).unwrap().unwrap();
+    wal.drop_segments(vec![header.clone()], DropReason::Lifetime).unwrap();
+    let stations = ["a".to_owned(), "b".to_owned()];
+    let drops = |wal: &mut Wal, station| wal.epochs(station).unwrap().pop().unwrap().drops;
+    let known = drops(&mut wal, "a");
+    assert_eq!((known.len(), known[0].sequences.unwrap().start), (1, header.id.sequence));
+    wal.drops_acknowledged("a", &stations, header.id.epoch, &[known[0].id]).unwrap();
+    assert!(drops(&mut wal, "a").is_empty());
+    assert_eq!(drops(&mut wal, "b"), known);
+    wal.drops_acknowledged("b", &stations, header.id.epoch, &[known[0].id]).unwrap();
+    assert!(drops(&mut wal, "c").is_empty(), "all configured stations know it");
+}
+
+#[test]
+fn a_commit_overrides_a_drop() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for n in 0..3 {
+        wal.append(&[request(n, 5, 100)]).unwrap();
+        seal(&mut wal).unwrap();
+        wal.mark_sent(Lane::BULK, n + 1);
+    }
+    let headers = wal.waiting(link(&wal), Lane::BULK, 0, 2).unwrap();
+    let top = headers[1].hash;
+    wal.drop_segments(headers, DropReason::QuotaOldest).unwrap();
+    assert_eq!(wal.summary().delivered, Counts::ZERO);
+    let view = view(&wal, 1..2, top);
+    let view = GroundView { lanes: vec![GroundLane { tops: Vec::new(), ..view.lanes[0].clone() }], ..view };
+    wal.reconcile(link(&wal), &view).unwrap();
+    let s = wal.summary();
+    assert_eq!((s.delivered, s.dropped[0].1), (logs(5), logs(5)), "segment 1 is on the ground after all");
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn what_the_ground_has_is_deleted_and_a_ground_that_knows_more_begins_a_new_epoch() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for n in 0..3 {
+        wal.append(&[request(n, 1, 100)]).unwrap();
+        seal(&mut wal).unwrap();
+    }
+    let headers = wal.waiting(link(&wal), Lane::BULK, 0, 9).unwrap();
+    let right = view(&wal, 1..3, headers[1].hash);
+    assert_eq!(wal.reconcile(link(&wal), &right).unwrap(), Reconciled::Deleted(2));
+    let epoch = wal.summary().life.epoch;
+    for wrong in [view(&wal, 1..5, [0; 32]), view(&wal, 1..4, [0; 32])] {
+        let wrong = GroundView { epoch: wal.summary().life.epoch, ..wrong };
+        assert_eq!(wal.reconcile(link(&wal), &wrong).unwrap(), Reconciled::NewEpoch);
+        let left = wal.waiting(link(&wal), Lane::BULK, 0, 9).unwrap();
+        assert_eq!((left.len(), left[0].id.epoch), (1, wal.summary().life.epoch), "nothing was deleted");
+    }
+    let epochs = wal.epochs("a").unwrap();
+    assert_eq!(epochs.len(), 3);
+    assert!(epochs[0].epoch == epoch && epochs[0].closed && !epochs[2].closed);
+    assert!(epochs[0].start_counter < epochs[2].start_counter);
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn a_damaged_file_is_moved_aside_and_its_epoch_closed_with_what_is_known() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for n in 0..4 {
+        wal.append(&[request(n, 5, 20_000)]).unwrap();
+    }
+    seal(&mut wal).unwrap();
+    let before = wal.summary();
+    drop(wal);
+    bench.disk.damage(&bench.file(), |content| content[..4096].fill(0x5a));
+    let (mut wal, quarantine) = bench.try_open().unwrap();
+    let quarantine = quarantine.unwrap();
+    assert!(bench.disk.files().contains(&quarantine.moved_to));
+    let after = wal.summary();
+    assert_eq!((after.accepted, after.in_segments), (before.accepted, Counts::ZERO));
+    assert_eq!(after.dropped, [(DropReason::Corruption, logs(20))]);
+    assert!(after.life.epoch != before.life.epoch && after.life.start_counter > before.life.start_counter);
+    let epochs = wal.epochs("a").unwrap();
+    assert_eq!((epochs[0].epoch, epochs[0].closed), (before.life.epoch, true));
+    let lost = &epochs[0].drops[0];
+    assert!(lost.counts_unknown, "more may have been accepted since the last seal");
+    assert_eq!(Counts::from(lost.items.unwrap()), logs(20));
+    assert_adds_up(&wal);
+    wal.append(&[request(9, 1, 10)]).unwrap();
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn a_later_format_is_refused_and_stays_where_it_is() {
+    let bench = Bench::new();
+    drop(bench.open());
+    let db = bench.disk.env().store.open(&bench.file(), 1 << 20).unwrap();
+    let txn = db.begin_write().unwrap();
+    txn.open_table(tables::META).unwrap().insert("format", &2u64.to_le_bytes()[..]).unwrap();
+    txn.commit().unwrap();
+    drop(db);
+    for _ in 0..2 {
+        assert!(matches!(bench.try_open(), Err(WalError::Format { found: 2, known: 1 })));
+    }
+    assert_eq!(bench.disk.files(), [bench.file()]);
+}
+
+#[test]
+fn a_look_at_a_log_makes_nothing() {
+    let bench = Bench::new();
+    assert!(Wal::open_existing(bench.config.clone(), bench.disk.env()).is_err());
+    assert!(bench.disk.files().is_empty());
+    drop(bench.open());
+    assert!(Wal::open_existing(bench.config.clone(), bench.disk.env()).is_ok());
+}
+
+#[test]
+fn a_damaged_segment_is_found_dropped_and_counted() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.append(&[request(1, 5, 100)]).unwrap();
+    let header = seal(&mut wal).unwrap().unwrap();
+    assert_eq!(wal.verify().unwrap(), (1, 0));
+    wal.write(|txn| {
+        txn.open_table(tables::CHUNKS)?.insert((header.id.lane.0, header.id.sequence, 0), &b"other"[..])?;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(wal.verify().unwrap(), (1, 1));
+    assert_eq!(wal.summary().dropped, [(DropReason::Corruption, logs(5))]);
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn sealed_groups_leave_the_journal_together_and_the_file_shrinks_when_it_is_compacted() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for n in 0..40 {
+        wal.append(&[request(n, 1, 200_000)]).unwrap();
+        if n % 4 == 3 {
+            let id = seal(&mut wal).unwrap().unwrap().id;
+            wal.pass(link(&wal), &[Delivery { id, refused: Counts::ZERO }]).unwrap();
+        }
+    }
+    assert!(wal.summary().stored_bytes < 5 << 20, "sealed groups are deleted in time: {:?}", wal.summary());
+    let (before, after) = wal.compact(true).unwrap().unwrap();
+    assert!(after < before, "{before} {after}");
+    assert_adds_up(&wal);
+}
