@@ -209,17 +209,23 @@ async fn accept(
             let connection = handshake(incoming, config.link.handshake_timeout.0).await;
             handshakes.fetch_sub(1, Ordering::Relaxed);
             match connection {
-                Ok(connection) => Box::pin(admit(connection, &config, &allowed, around)).await,
+                Ok(Some(connection)) => Box::pin(admit(connection, &config, &allowed, around)).await,
+                Ok(None) => tracing::debug!(%remote, "the peer has given up an attempt to connect"),
                 Err(error) => tracing::warn!(%remote, error, "a handshake failed"),
             }
         });
     }
 }
 
-async fn handshake(incoming: Incoming, timeout: Duration) -> Result<quinn::Connection, String> {
+/// A connection whose handshake is done; `None` when the peer has given it up, as satellites do with all attempts but the first
+/// to succeed.
+async fn handshake(incoming: Incoming, timeout: Duration) -> Result<Option<quinn::Connection>, String> {
+    use quinn::ConnectionError::{ApplicationClosed, Reset, TimedOut};
     let connecting = incoming.accept().map_err(|e| e.to_string())?;
     match tokio::time::timeout(timeout, connecting).await {
-        Ok(result) => result.map_err(|e| e.to_string()),
+        Ok(Ok(connection)) => Ok(Some(connection)),
+        Ok(Err(ApplicationClosed(_) | Reset | TimedOut)) => Ok(None),
+        Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("not finished within {timeout:?}")),
     }
 }

@@ -59,6 +59,17 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Pieces<B> {
         Ok(None)
     }
 
+    /// Reads and forgets up to `limit` bytes: a client of HTTP/1.1 that is still sending would not read the answer.
+    pub(super) async fn discard(&mut self, limit: usize) {
+        let mut left = limit;
+        while left > 0 {
+            match self.next().await {
+                Ok(piece) if !piece.is_empty() => left = left.saturating_sub(piece.len()),
+                _ => return,
+            }
+        }
+    }
+
     /// Everything up to the end; `None` when that is more than `limit`. `hint` is what the client has announced.
     pub(super) async fn all(
         &mut self,

@@ -23,6 +23,9 @@ use super::Intake;
 use super::body::{Pieces, READ_TIMEOUT};
 use crate::limiter::Permit;
 
+/// How long the rest of a refused request is read.
+const DISCARD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// How a request is written, and so its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -118,7 +121,8 @@ async fn export(intake: &Intake, signal: Signal, request: Request<Body>) -> Resp
         let status = Status::refuse(Code::InvalidArgument, message);
         return Format::Json.failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status);
     };
-    let read = tokio::time::timeout(READ_TIMEOUT, read(intake, signal, &parts.headers, body, format));
+    let mut pieces = Pieces::new(body);
+    let read = tokio::time::timeout(READ_TIMEOUT, read(intake, signal, &parts.headers, &mut pieces, format));
     let read = match read.await {
         Ok(read) => read,
         Err(_) => Err(Status::refuse(Code::DeadlineExceeded, "the request came too slowly")),
@@ -127,6 +131,9 @@ async fn export(intake: &Intake, signal: Signal, request: Request<Body>) -> Resp
         Ok((body, permit)) => intake.take(signal, body, permit).await,
         Err(status) => {
             intake.counters.unread(signal);
+            let rest = pieces.discard(2 * intake.max_request);
+            // A client that is too slow even now learns nothing.
+            drop(tokio::time::timeout(DISCARD_TIMEOUT, rest).await);
             Err(status)
         }
     };
@@ -141,7 +148,7 @@ async fn read(
     intake: &Intake,
     signal: Signal,
     headers: &HeaderMap,
-    body: Body,
+    pieces: &mut Pieces<Body>,
     format: Format,
 ) -> Result<(Bytes, Permit), Status> {
     let encoding = match headers.get(header::CONTENT_ENCODING) {
@@ -153,10 +160,8 @@ async fn read(
     };
     let mut permit = intake.limiter.admit()?;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-    let body = Pieces::new(body)
-        .all(intake.max_request, announced, &mut permit)
-        .await?
-        .ok_or_else(|| intake.too_large())?;
+    let body =
+        pieces.all(intake.max_request, announced, &mut permit).await?.ok_or_else(|| intake.too_large())?;
     let body = intake.unpack(encoding, body, &mut permit)?;
     if format == Format::Protobuf {
         return Ok((body, permit));
