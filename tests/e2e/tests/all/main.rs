@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bad_input;
+mod configuration;
 mod crash;
+mod direct;
+mod full;
+mod listeners;
 mod resume;
 
 use e2e::{Agent, Ground, Ledger, Programs, SATELLITE};

@@ -1,0 +1,175 @@
+//! Wrong configurations and surroundings: exit code 64, the key, its line, the nearest known key; and errors that say what to do.
+
+use std::net::{TcpListener, UdpSocket};
+
+use e2e::{Agent, Exit, Ground, STATION, Scene, eventually};
+use ground_station::pki::{Pki, Role};
+use perigee_shared::env::Env;
+use serde_json::{Value, json};
+
+use crate::PROGRAMS;
+
+/// The line of `key` in a configuration as it is written for the programs.
+fn line_of(config: &Value, key: &str) -> usize {
+    let text = format!("{config:#}");
+    1 + text.lines().position(|l| l.trim_start().starts_with(&format!("\"{key}\""))).unwrap()
+}
+
+fn says(exit: &Exit, code: i32, parts: &[&str]) {
+    assert_eq!(exit.code, Some(code), "{exit:?}");
+    for part in parts {
+        assert!(exit.err.contains(part), "`{part}` is not in: {}", exit.err);
+    }
+    assert!(!exit.err.contains("panicked"), "{}", exit.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_key_is_named_with_its_line_and_the_nearest_one() {
+    let scene = Scene::new(PROGRAMS);
+    let mut agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+    agent.config["storage"]["when_ful"] = json!("refuse");
+    let at = format!("agent.yaml:{}", line_of(&agent.config, "when_ful"));
+    for command in ["run", "validate", "status"] {
+        says(&agent.command(&[command]).await, 64, &[&at, "when_ful", "when_full"]);
+    }
+    let mut ground = Ground::new(&scene);
+    ground.config["link"]["partial_sync_byte"] = json!("2MiB");
+    let at = format!("svalbard.yaml:{}", line_of(&ground.config, "partial_sync_byte"));
+    for command in ["run", "validate", "satellites"] {
+        says(&ground.command(&[command]).await, 64, &[&at, "partial_sync_byte", "partial_sync_bytes"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_value_is_named_with_its_key() {
+    let scene = Scene::new(PROGRAMS);
+    let station = |config: &mut Value| config["contacts"] = json!({"source": "always", "station": "beijing"});
+    let cases: Vec<(fn(&mut Value), &[&str])> = vec![
+        (|c| c["storage"]["max_bytes"] = json!("many"), &["agent.yaml:", "many", "write for example"]),
+        (|c| c["storage"]["when_full"] = json!("drop"), &["agent.yaml:", "`drop`", "drop_oldest"]),
+        (
+            |c| c["service"]["pipelines"]["logs"]["exporters"] = json!(["lnk"]),
+            &["service.pipelines.logs.exporters", "link"],
+        ),
+        (|c| drop(c["service"]["pipelines"].as_object_mut().unwrap().remove("logs")), &["logs"]),
+        (
+            |c| c["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"] = json!("0.0.0.0:4317"),
+            &["grpc.endpoint", "insecure"],
+        ),
+        (|c| c["receivers"]["otlp"]["protocols"] = json!({}), &["receivers.otlp.protocols"]),
+        (|c| c["exporters"]["oltp"] = json!({"endpoint": "x"}), &["oltp", "otlp"]),
+        (station, &["contacts.station", "beijing"]),
+    ];
+    for (change, parts) in cases {
+        let mut agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+        change(&mut agent.config);
+        says(&agent.command(&["validate"]).await, 64, parts);
+        says(&agent.command(&["run"]).await, 64, parts);
+        assert!(!agent.wal_directory().exists(), "checked before anything is opened");
+    }
+    let agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+    assert_eq!(agent.command(&["validate"]).await.code, Some(0));
+    assert_eq!(Ground::new(&scene).command(&["validate"]).await.code, Some(0));
+    let nowhere = agent.process.run(&["run", "--config", "/nowhere/agent.yaml"]).await;
+    says(&nowhere, 64, &["/nowhere/agent.yaml"]);
+    says(&agent.process.run(&["run", "--confg", "x"]).await, 2, &["--config"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_busy_is_named() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    let udp = UdpSocket::bind(ground.link).unwrap();
+    says(&ground.command(&["run"]).await, 1, &[&ground.link.to_string(), "link.listen", "another program"]);
+    drop(udp);
+    let mut agent = Agent::new(&scene, ground.link);
+    let tcp = TcpListener::bind(("127.0.0.1", agent.http)).unwrap();
+    says(&agent.command(&["run"]).await, 1, &[&agent.http.to_string(), "OTLP/HTTP", "another program"]);
+    drop(tcp);
+
+    // A second one of the same kind finds its directory taken, whichever address it has.
+    ground.start().await;
+    agent.start().await;
+    let mut second = Agent::new(&scene, ground.link);
+    second.config["extensions"] = json!({});
+    says(&second.command(&["run"]).await, 1, &["storage.directory", "another process"]);
+    let mut second = Ground::new(&scene);
+    second.config["extensions"] = json!({});
+    says(&second.command(&["run"]).await, 1, &["another process"]);
+    agent.status().await;
+    ground.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_that_cannot_be_used_are_named() {
+    let scene = Scene::new(PROGRAMS);
+    let mut agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+    agent.config["link"]["certificate_file"] = json!("/nowhere/sat.crt");
+    for command in ["run", "validate"] {
+        let exit = agent.command(&[command]).await;
+        assert!(exit.code != Some(0) && exit.err.contains("/nowhere/sat.crt"), "{exit:?}");
+    }
+    // A key of another certificate.
+    agent.config["link"]["certificate_file"] = json!(scene.certificate("satellite-sat-1.crt"));
+    agent.config["link"]["private_key_file"] = json!(scene.certificate("station-svalbard.key"));
+    let exit = agent.command(&["run"]).await;
+    assert!(exit.code != Some(0) && exit.err.contains("key"), "{exit:?}");
+    // A station's certificate on board.
+    agent.config["link"]["certificate_file"] = json!(scene.certificate("station-svalbard.crt"));
+    let exit = agent.command(&["run"]).await;
+    assert!(exit.code != Some(0) && exit.err.contains("satellite"), "{exit:?}");
+    let mut ground = Ground::new(&scene);
+    std::fs::write(scene.path().join("empty.crt"), "").unwrap();
+    ground.config["link"]["satellite_ca_file"] = json!(scene.path().join("empty.crt"));
+    let exit = ground.command(&["run"]).await;
+    assert!(exit.code != Some(0) && exit.err.contains("empty.crt"), "{exit:?}");
+    assert!(!agent.wal_directory().exists(), "certificates are read before anything is opened");
+}
+
+/// The agent's last error and the ground's log, once both have noticed.
+async fn refused(agent: &mut Agent, ground: &Ground, said: &str) -> String {
+    agent.start().await;
+    agent.open_contact(STATION, json!({})).await;
+    let error = eventually("the agent says why", async || {
+        let status = agent.status().await;
+        status["link"]["last_error"].as_str().map(str::to_owned).ok_or_else(|| status["link"].to_string())
+    })
+    .await;
+    eventually("the ground says why", async || {
+        let log = ground.process.log();
+        if log.contains(said) { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert!(agent.process.terminate().await.success());
+    error
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_satellite_that_may_not_connect_is_told_so_on_both_sides() {
+    let scene = Scene::new(PROGRAMS);
+    scene.issue(Role::Satellite, "sat-2");
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let mut agent = Agent::new(&scene, ground.link);
+    let own = |agent: &mut Agent, pki: &std::path::Path, name: &str| {
+        agent.config["link"]["certificate_file"] = json!(pki.join(format!("{name}.crt")));
+        agent.config["link"]["private_key_file"] = json!(pki.join(format!("{name}.key")));
+    };
+    own(&mut agent, &scene.pki(), "satellite-sat-2");
+    let error = refused(&mut agent, &ground, "add it to link.satellites").await;
+    assert!(error.contains("sat-2 is not in this station's link.satellites"), "{error}");
+    assert!(ground.process.log().contains("sat-2"));
+
+    // Certificates of other authorities.
+    let other = scene.path().join("other");
+    let mut pki = Pki::init(&other, "example.com", false, &Env::production()).unwrap();
+    pki.issue(Role::Satellite, "sat-1", 30).unwrap();
+    own(&mut agent, &other, "satellite-sat-1");
+    let error = refused(&mut agent, &ground, "a handshake failed").await;
+    assert!(error.contains("certificate") || error.contains("unknown ca"), "{error}");
+    own(&mut agent, &scene.pki(), "satellite-sat-1");
+    agent.config["link"]["station_ca_file"] = json!(other.join("station-ca.crt"));
+    let error = refused(&mut agent, &ground, "a handshake failed").await;
+    assert!(error.contains("certificate"), "{error}");
+    assert_eq!(ground.ask("/api/v1/satellites").await.unwrap().as_array().unwrap().len(), 0);
+}

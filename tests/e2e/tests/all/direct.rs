@@ -1,0 +1,140 @@
+//! The agent without a ground-station: direct exporters, fed from the same log.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use e2e::{Agent, Backend, Batch, Ground, Ledger, Load, STATION, Scene, Sent, eventually};
+use perigee_shared::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::{PROGRAMS, settle};
+
+const NOBODY: ([u8; 4], u16) = ([127, 0, 0, 1], 9);
+
+fn quick(endpoint: &str) -> Value {
+    json!({"endpoint": endpoint, "retry_on_failure": {"initial_interval": "50ms", "max_interval": "200ms"}})
+}
+
+async fn fill(agent: &Agent, ledger: &mut Ledger, name: &str, requests: usize) {
+    for n in 0..requests {
+        let batch = Batch::new(Signal::ALL[n % 3], &format!("{name}{n}"), 10, 20);
+        let sent = agent.send(&batch).await;
+        assert_eq!(sent, Sent::Acknowledged);
+        ledger.note(&batch, &sent);
+    }
+}
+
+fn missing(ledger: &Ledger, backend: &Backend) -> Result<(), String> {
+    let arrived: BTreeSet<String> = backend.ids().into_iter().collect();
+    let missing: Vec<_> = ledger.acknowledged.difference(&arrived).collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} of {}", missing.len(), ledger.acknowledged.len()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_comes_late_gets_everything_over_both_protocols_also_after_a_crash() {
+    let scene = Scene::new(PROGRAMS);
+    let (mut grpc, mut http) = (Backend::new(), Backend::new());
+    let mut agent = Agent::new(&scene, NOBODY.into()).exporting(json!({
+        "otlp": quick(&grpc.endpoint()),
+        "otlphttp": quick(&http.endpoint()),
+        "debug": {"verbosity": "detailed"},
+        "file": {"path": scene.path().join("direct.jsonl")},
+    }));
+    agent.config["processors"]["batch"] = json!({"timeout": "50ms"});
+    agent.start().await;
+    let mut ledger = Ledger::default();
+    fill(&agent, &mut ledger, "a", 30).await;
+    agent.process.kill().await;
+    agent.start().await;
+    fill(&agent, &mut ledger, "b", 30).await;
+    grpc.start().await;
+    eventually("gRPC has everything", async || missing(&ledger, &grpc)).await;
+    assert!(missing(&ledger, &http).is_err(), "one that is down holds back no other");
+    assert_eq!(agent.account().await.delivered.total(), 0, "nothing is deleted before all have passed it");
+    http.start().await;
+    eventually("HTTP has everything", async || missing(&ledger, &http)).await;
+    agent.drained().await;
+    let account = agent.account().await;
+    assert_eq!((account.accepted, account.delivered), (ledger.items, ledger.items));
+    let file = std::fs::read_to_string(scene.path().join("direct.jsonl")).unwrap();
+    assert!(e2e::ids_in(&file).count() >= ledger.acknowledged.len());
+    assert!(agent.process.log().contains("a0-0"), "debug shows items");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exporter_killed_on_its_way_goes_on_where_it_was() {
+    let scene = Scene::new(PROGRAMS);
+    let mut backend = Backend::new();
+    let mut agent = Agent::new(&scene, NOBODY.into()).exporting(json!({"otlp": quick(&backend.endpoint())}));
+    agent.config["processors"]["batch"] = json!({"timeout": "50ms", "send_batch_size": 50});
+    agent.start().await;
+    let load = Load::start(&agent, 3, 10, 100, Duration::from_millis(10));
+    let (mut kills, mut outages) = (0, 0);
+    for round in 1..=10 {
+        let before = load.acknowledged();
+        eventually("the clients got through", async || {
+            let now = load.acknowledged();
+            if now >= before + 100 { Ok(()) } else { Err(now.to_string()) }
+        })
+        .await;
+        match round % 3 {
+            0 => {
+                backend.stop();
+                outages += 1;
+            }
+            1 => backend.start().await,
+            _ => {
+                agent.process.kill().await;
+                agent.start().await;
+                kills += 1;
+            }
+        }
+    }
+    let ledger = load.stop().await;
+    agent.drained().await;
+    missing(&ledger, &backend).unwrap();
+    let ids = backend.ids();
+    let again = ids.len() - ids.iter().collect::<BTreeSet<_>>().len();
+    println!("{again} of {} items came again after {kills} kills and {outages} outages", ids.len());
+    assert!(again <= (kills + outages) * 3 * 60, "only undecided requests are repeated: {again}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_taken_out_holds_its_segments_until_it_is_released() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let nowhere = Backend::new();
+    let mut agent = Agent::new(&scene, ground.link)
+        .exporting(json!({"link": {}, "otlp/bench": quick(&nowhere.endpoint())}));
+    agent.config["processors"]["batch"] = json!({"timeout": "50ms"});
+    agent.start().await;
+    let mut ledger = Ledger::default();
+    fill(&agent, &mut ledger, "a", 6).await;
+    agent.open_contact(STATION, json!({})).await;
+    ground.exported(ledger.items).await;
+    let wal = agent.account().await;
+    assert_eq!((wal.delivered.total(), wal.on_board), (0, ledger.items), "the bench has not had them");
+    let refused = agent.command(&["wal", "release", "otlp/bench"]).await;
+    assert!(refused.code == Some(1) && refused.err.contains("configuration"), "{refused:?}");
+    assert!(agent.process.terminate().await.success());
+
+    agent = agent.exporting(json!({"link": {}}));
+    let validate = agent.command(&["validate"]).await;
+    assert!(validate.code == Some(0), "{validate:?}");
+    println!("validate says: {} {}", validate.out, validate.err);
+    agent.start().await;
+    let status = agent.command(&["status"]).await;
+    assert!(status.out.contains("wal release otlp/bench"), "{status:?}");
+    assert_eq!(agent.account().await.on_board, ledger.items);
+    let released = agent.command(&["wal", "release", "otlp/bench"]).await;
+    assert_eq!(released.code, Some(0), "{released:?}");
+    agent.drained().await;
+    assert_eq!(settle(&mut agent, &mut ground, &ledger).await, 0);
+    let status = agent.command(&["status"]).await;
+    assert!(!status.out.contains("otlp/bench"), "{status:?}");
+}

@@ -1,0 +1,165 @@
+//! The ways in: compression, unix sockets, TLS and mutual TLS.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use e2e::wire::{Target, frame, http1, http2};
+use e2e::{Agent, Backend, Batch, Grpc, Scene};
+use flate2::Compression;
+use http::{Method, StatusCode};
+use perigee_shared::signal::Signal;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::json;
+use std::io::Write;
+use tonic::codec::CompressionEncoding;
+
+use crate::PROGRAMS;
+
+fn agent(scene: &Scene) -> Agent {
+    let nowhere = Backend::new();
+    Agent::new(scene, ([127, 0, 0, 1], 9).into()).exporting(json!({"otlp": {"endpoint": nowhere.endpoint()}}))
+}
+
+/// Sends a request over HTTP/1.1 and one over gRPC; both must be taken.
+async fn both(http: &Target, grpc: &Target) {
+    let batch = Batch::new(Signal::Metrics, "both", 3, 0);
+    let headers = [("content-type", "application/json; charset=utf-8")];
+    let answer = http1(http, Method::POST, "/v1/metrics", &headers, batch.json()).await.unwrap();
+    assert_eq!((answer.status, &answer.body[..]), (StatusCode::OK, b"{}".as_slice()));
+    let headers = [("content-type", "application/grpc+proto"), ("te", "trailers")];
+    let body = frame(0, &batch.protobuf());
+    let answer = http2(grpc, Signal::Metrics.grpc_path(), &headers, body).await.unwrap();
+    assert_eq!((answer.header("grpc-status"), &answer.body[..]), ("0", [0; 5].as_slice()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_compression_is_taken_on_both_protocols() {
+    let scene = Scene::new(PROGRAMS);
+    let mut agent = agent(&scene);
+    agent.start().await;
+    let batch = Batch::new(Signal::Traces, "compressed", 10, 0);
+    let grpc = Grpc::new(agent.grpc);
+    grpc.clone().compressed(CompressionEncoding::Gzip).send(&batch).await.unwrap();
+    grpc.compressed(CompressionEncoding::Zstd).send(&batch).await.unwrap();
+    let mut taken = 2;
+    let zlib = |bytes: &[u8]| {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        Bytes::from(encoder.finish().unwrap())
+    };
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        Bytes::from(encoder.finish().unwrap())
+    };
+    for (content_type, body) in
+        [("application/x-protobuf", batch.protobuf()), ("application/json", batch.json())]
+    {
+        let zstd = Bytes::from(zstd::bulk::Compressor::new(3).unwrap().compress(&body).unwrap());
+        for (encoding, body) in
+            [("identity", body.clone()), ("gzip", gzip(&body)), ("deflate", zlib(&body)), ("zstd", zstd)]
+        {
+            let headers = [("content-type", content_type), ("content-encoding", encoding)];
+            let answer = http1(&Target::Tcp(agent.http), Method::POST, "/v1/traces", &headers, body).await;
+            assert_eq!(answer.unwrap().status, StatusCode::OK, "{content_type} {encoding}");
+            taken += 1;
+        }
+    }
+    assert_eq!(agent.account().await.accepted[Signal::Traces], 10 * taken);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_protocols_are_served_on_unix_sockets() {
+    let scene = Scene::new(PROGRAMS);
+    let mut agent = agent(&scene);
+    let [http, grpc] = ["http.sock", "grpc.sock"].map(|name| scene.path().join(name));
+    agent.config["receivers"]["otlp"]["protocols"] = json!({
+        "http": {"endpoint": format!("unix://{}", http.display())},
+        "grpc": {"endpoint": format!("unix://{}", grpc.display())},
+    });
+    for start in 1..=2 {
+        agent.start().await;
+        both(&Target::Unix(http.clone()), &Target::Unix(grpc.clone())).await;
+        assert_eq!(agent.account().await.accepted[Signal::Metrics], 6 * start);
+        // The sockets stay behind, and the next start takes them over.
+        agent.process.kill().await;
+    }
+}
+
+/// An authority that signs certificates for `localhost`, and itself in PEM.
+struct Authority(Issuer<'static, KeyPair>, rcgen::Certificate);
+
+impl Authority {
+    fn new() -> Self {
+        let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::new(Vec::new()).unwrap());
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        Self(Issuer::new(params, key), certificate)
+    }
+
+    fn issue(&self) -> (rcgen::Certificate, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        (params.signed_by(&key, &self.0).unwrap(), key)
+    }
+
+    /// What trusts this authority, and shows a certificate if it has one.
+    fn client(&self, own: Option<(rcgen::Certificate, KeyPair)>, http2: bool) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.1.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+                let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        Arc::new(config)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_served_and_mutual_tls_lets_only_its_own_in() {
+    let scene = Scene::new(PROGRAMS);
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let (certificate, key) = servers.issue();
+    let path = |name: &str| scene.path().join(name);
+    std::fs::write(path("server.crt"), certificate.pem()).unwrap();
+    std::fs::write(path("server.key"), key.serialize_pem()).unwrap();
+    std::fs::write(path("clients.crt"), clients.1.pem()).unwrap();
+    let tls = json!({"cert_file": path("server.crt"), "key_file": path("server.key")});
+
+    let mut agent = agent(&scene);
+    for protocol in ["grpc", "http"] {
+        agent.config["receivers"]["otlp"]["protocols"][protocol]["tls"] = tls.clone();
+    }
+    agent.start().await;
+    let target = |port, own: Option<_>, http2| Target::Tls(port, servers.client(own, http2));
+    both(&target(agent.http, None, false), &target(agent.grpc, None, true)).await;
+    let headers = [("content-type", "application/json")];
+    let plain = http1(&Target::Tcp(agent.http), Method::POST, "/v1/logs", &headers, Bytes::new()).await;
+    assert!(plain.is_err(), "nothing without TLS: {plain:?}");
+    assert!(agent.process.terminate().await.success());
+
+    for protocol in ["grpc", "http"] {
+        agent.config["receivers"]["otlp"]["protocols"][protocol]["tls"]["client_ca_file"] =
+            json!(path("clients.crt"));
+    }
+    agent.start().await;
+    let known = || Some(clients.issue());
+    both(&target(agent.http, known(), false), &target(agent.grpc, known(), true)).await;
+    for own in [None, Some(servers.issue())] {
+        let stranger = target(agent.http, own, false);
+        let refused = http1(&stranger, Method::POST, "/v1/logs", &headers, Bytes::from_static(b"{}")).await;
+        assert!(refused.is_err(), "{refused:?}");
+    }
+    both(&target(agent.http, known(), false), &target(agent.grpc, known(), true)).await;
+    assert_eq!(agent.account().await.accepted[Signal::Metrics], 18);
+}
