@@ -220,11 +220,13 @@ async fn accept(
 /// A connection whose handshake is done; `None` when the peer has given it up, as satellites do with all attempts but the first
 /// to succeed.
 async fn handshake(incoming: Incoming, timeout: Duration) -> Result<Option<quinn::Connection>, String> {
-    use quinn::ConnectionError::{ApplicationClosed, Reset, TimedOut};
+    use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed, Reset, TimedOut};
+    const GIVEN_UP: quinn::TransportErrorCode = quinn::TransportErrorCode::APPLICATION_ERROR;
     let connecting = incoming.accept().map_err(|e| e.to_string())?;
     match tokio::time::timeout(timeout, connecting).await {
         Ok(Ok(connection)) => Ok(Some(connection)),
         Ok(Err(ApplicationClosed(_) | Reset | TimedOut)) => Ok(None),
+        Ok(Err(ConnectionClosed(frame))) if frame.error_code == GIVEN_UP => Ok(None),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("not finished within {timeout:?}")),
     }
