@@ -98,9 +98,11 @@ pub(super) async fn drive(
         driver.last_acks(&mut received).await;
     }
     reader.abort();
+    // Why the station has closed says more than what broke here; our own close would take its place.
+    let closed = connection.close_reason();
     connection.close(0u32.into(), b"contact over");
     driver.stop_writers().await;
-    ended
+    ended.map_err(|error| closed.map_or(error, DriveError::Connection))
 }
 
 async fn read_control(

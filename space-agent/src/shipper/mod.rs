@@ -141,10 +141,7 @@ impl Shipper {
                     match ended {
                         Ok(drive::Ended::ContactOver) => break,
                         Ok(drive::Ended::Again) => None,
-                        // Why the station has closed says more than what broke here.
-                        Err(error) => Some(
-                            connection.close_reason().map_or_else(|| error.to_string(), |r| r.to_string()),
-                        ),
+                        Err(error) => Some(error.to_string()),
                     }
                 }
                 Err(error) => Some(error.to_string()),
