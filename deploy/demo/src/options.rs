@@ -1,0 +1,63 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use perigee_shared::units::parse_duration;
+
+/// Services on board, space-agent, ground-station and contacts of seconds, on this machine.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "demo", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+pub(crate) struct Options {
+    /// End after this many passes; without it the demo runs until Ctrl-C
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) passes: Option<u64>,
+    /// How long a contact is
+    #[arg(long, value_name = "DURATION", default_value = "6s", value_parser = parse_duration)]
+    pub(crate) contact: Duration,
+    /// How long it is to the next contact
+    #[arg(long, value_name = "DURATION", default_value = "6s", value_parser = parse_duration)]
+    pub(crate) gap: Duration,
+    /// User requests a second, in all
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) requests: u32,
+    /// Where spans go when it answers (OTLP/gRPC); else a file
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4317")]
+    pub(crate) jaeger: String,
+    /// Where data points go when it answers; else a file
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    pub(crate) prometheus: String,
+    /// Send everything to files, whatever answers
+    #[arg(long)]
+    pub(crate) files: bool,
+    /// Where files are put; it must be empty or absent
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Keep the stores and certificates too, not only what was delivered and the programs' logs
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// How long the end may wait for what is still on board
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    pub(crate) drain: Duration,
+    /// What this process is when it is not the demo itself.
+    #[command(subcommand)]
+    pub(crate) part: Option<Part>,
+}
+
+/// The programs that the demo starts from its own executable.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Part {
+    /// space-agent, until standard input ends.
+    #[command(hide = true)]
+    Agent {
+        /// Its configuration.
+        config: PathBuf,
+    },
+    /// ground-station, until standard input ends.
+    #[command(hide = true)]
+    Ground {
+        /// Its configuration.
+        config: PathBuf,
+    },
+}
