@@ -94,7 +94,7 @@ pub fn decompress<E: From<DecompressError>>(
     loop {
         if filled == out.len() {
             // One byte above the limit shows that there is more.
-            let next = (out.len() * 2).max(source.len().saturating_mul(4)).clamp(4096, limit + 1);
+            let next = (out.len() * 2).max(source.len().saturating_mul(4)).max(4096).min(limit + 1);
             if next <= out.len() {
                 return Err(E::from(DecompressError::TooLarge { limit }));
             }
