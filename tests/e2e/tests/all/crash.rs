@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use e2e::{Agent, Ground, Load, STATION, Scene, seed};
+use linkem::{Config, Link, Path};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
@@ -20,14 +21,18 @@ async fn kill_9_of_either_side_at_random_moments_loses_and_repeats_nothing() {
     let scene = Scene::new(PROGRAMS);
     let mut ground = Ground::new(&scene);
     ground.config["link"]["partial_sync_bytes"] = json!("64KiB");
-    let mut agent = Agent::new(&scene, ground.link);
+    // Slow enough that there is always something on its way.
+    let path = Path { rate: Some(16_000_000), delay: Duration::from_millis(10), ..Path::default() };
+    let config = Config { forward: path.clone(), back: path, ..Config::perfect(ground.link) };
+    let link = Link::start(config).await.unwrap();
+    let mut agent = Agent::new(&scene, link.local_addr());
     // Many segments: a crash finds one being sealed and one being sent.
     agent.config["processors"]["batch"] =
-        json!({"send_batch_size": SEGMENT_ITEMS / 2, "timeout": "50ms", "max_hold_back": "64KiB"});
+        json!({"send_batch_size": SEGMENT_ITEMS / 2, "timeout": "50ms", "max_hold_back": "256KiB"});
     ground.start().await;
     agent.start().await;
     agent.open_contact(STATION, json!({})).await;
-    let load = Load::start(&agent, 3, 10, 300, Duration::from_millis(20));
+    let load = Load::start(&agent, 3, 10, 2_000, Duration::from_millis(40));
     let (mut agents, mut grounds) = (0, 0);
     for round in 1..=ROUNDS {
         // Not a wait for anything: the moment is random, and now and then it lies within a start.

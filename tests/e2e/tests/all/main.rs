@@ -4,11 +4,15 @@
 
 mod bad_input;
 mod configuration;
+mod contacts;
 mod crash;
 mod direct;
 mod full;
 mod listeners;
+mod quarantine;
 mod resume;
+mod shutdown;
+mod stations;
 
 use e2e::{Agent, Ground, Ledger, Programs, SATELLITE};
 use perigee_shared::signal::{Counts, Signal};

@@ -1,0 +1,198 @@
+//! Contacts: by plan, cut again and again, with a program that stands still, and with a log from before.
+
+use std::path::Path as FilePath;
+use std::time::{Duration, SystemTime};
+
+use e2e::{Agent, Batch, Ground, Ledger, Load, SATELLITE, STATION, Scene, Sent, eventually, seed};
+use linkem::{Config, Direction, Link, Path};
+use nix::sys::signal::Signal as Unix;
+use perigee_shared::signal::{Counts, Signal};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+use crate::{PROGRAMS, items, settle};
+
+async fn accept(agent: &Agent, ledger: &mut Ledger, name: &str, requests: usize) {
+    for n in 0..requests {
+        let batch = Batch::new(Signal::ALL[n % 3], &format!("{name}{n}"), 10, 100);
+        agent.accept(&batch).await;
+        ledger.note(&batch, &Sent::Acknowledged);
+    }
+}
+
+fn write_plan(file: &FilePath, from: SystemTime, seconds: u64) {
+    let time = |at: SystemTime| humantime::format_rfc3339_millis(at).to_string();
+    let entry = json!({
+        "station": STATION, "start": time(from), "end": time(from + Duration::from_secs(seconds)),
+        "rate_down": "20Mbit/s", "light_time": "2ms",
+    });
+    let new = file.with_extension("new");
+    std::fs::write(&new, json!({"contacts": [entry]}).to_string()).unwrap();
+    std::fs::rename(new, file).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_is_followed_and_read_again_when_it_changes() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let file = scene.path().join("plan.yaml");
+    let far = SystemTime::now() + Duration::from_secs(3600);
+    write_plan(&file, far, 60);
+    let mut agent = Agent::new(&scene, ground.link);
+    agent.config["contacts"] = json!({"source": "plan", "file": file});
+    agent.start().await;
+    let mut ledger = Ledger::default();
+    accept(&agent, &mut ledger, "a", 6).await;
+    let status = agent.status().await;
+    assert_eq!((&status["contact"], &status["next_contact"]["station"]), (&Value::Null, &json!(STATION)));
+    assert_eq!(agent.account().await.on_board, ledger.items);
+    write_plan(&file, SystemTime::now() + Duration::from_secs(2), 30);
+    agent.drained().await;
+    assert_eq!(settle(&mut agent, &mut ground, &ledger).await, 0);
+    // A plan that is wrong leaves the last one in force, and says so.
+    std::fs::write(&file, "contacts: [{station: nowhere}]").unwrap();
+    eventually("the error is shown", async || {
+        let list = agent.ask(http::Method::GET, "/contact/list", None).await?;
+        list["plan_error"].as_str().map(drop).ok_or_else(|| list.to_string())
+    })
+    .await;
+    assert_eq!(agent.status().await["link"]["state"], "up");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contacts_that_are_cut_at_random_deliver_everything_exactly_once() {
+    let mut random = SmallRng::seed_from_u64(seed("cuts"));
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.config["link"]["partial_sync_bytes"] = json!("64KiB");
+    ground.start().await;
+    let path = Path { rate: Some(20_000_000), delay: Duration::from_millis(5), ..Path::default() };
+    let config = Config { forward: path.clone(), back: path, ..Config::perfect(ground.link) };
+    let link = Link::start(config).await.unwrap();
+    let mut agent = Agent::new(&scene, link.local_addr());
+    agent.config["processors"]["batch"] = json!({"send_batch_bytes": "256KiB", "timeout": "100ms"});
+    agent.start().await;
+    let load = Load::start(&agent, 3, 10, 3_000, Duration::from_millis(50));
+    for _ in 0..8 {
+        let direction = Direction::BOTH[random.random_range(0..2)];
+        let bytes = match direction {
+            Direction::Forward => random.random_range(0..600_000),
+            Direction::Return => random.random_range(0..8_000),
+        };
+        link.cut_after_bytes(direction, bytes);
+        agent.open_contact(STATION, json!({})).await;
+        link.wait_down().await;
+        agent.close_contact().await;
+        link.restore();
+    }
+    let ledger = load.stop().await;
+    agent.open_contact(STATION, json!({})).await;
+    assert_eq!(settle(&mut agent, &mut ground, &ledger).await, 0, "exactly once");
+    let account = ground.accounting_of(SATELLITE).await;
+    println!("{} segments, {} came again whole", account["segments"], account["duplicates"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_stands_still_goes_on_where_it_was() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let mut agent = Agent::new(&scene, ground.link).always();
+    agent.config["processors"]["batch"] = json!({"send_batch_size": 50, "timeout": "50ms"});
+    agent.start().await;
+    let load = Load::start(&agent, 3, 10, 300, Duration::from_millis(20));
+    for process in [&agent.process, &ground.process] {
+        process.signal(Unix::SIGSTOP);
+        // So long is the pause, longer than any round trip and shorter than any timeout.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        process.signal(Unix::SIGCONT);
+        let before = load.acknowledged();
+        eventually("the clients get through", async || {
+            let now = load.acknowledged();
+            if now > before + 200 { Ok(()) } else { Err(now.to_string()) }
+        })
+        .await;
+    }
+    let ledger = load.stop().await;
+    assert_eq!(settle(&mut agent, &mut ground, &ledger).await, 0);
+    assert_eq!(ledger.undecided.len(), 0);
+}
+
+fn copy(from: &FilePath, to: &FilePath) {
+    if to.exists() {
+        std::fs::remove_dir_all(to).unwrap();
+    }
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_from_before_begins_a_new_epoch_and_loses_nothing_that_is_new() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let mut agent = Agent::new(&scene, ground.link);
+    agent.config["processors"]["batch"] = json!({"send_batch_size": 30});
+    let contact = async |agent: &mut Agent| {
+        agent.open_contact(STATION, json!({})).await;
+        agent.drained().await;
+        agent.close_contact().await;
+    };
+    let mut ledger = Ledger::default();
+    agent.start().await;
+    accept(&agent, &mut ledger, "a", 6).await;
+    contact(&mut agent).await;
+    assert!(agent.process.terminate().await.success());
+    let (directory, saved) = (agent.wal_directory().clone(), scene.path().join("saved"));
+    copy(&directory, &saved);
+    agent.start().await;
+    let epoch = agent.status().await["wal"]["epoch"].clone();
+    accept(&agent, &mut ledger, "b", 6).await;
+    contact(&mut agent).await;
+    assert!(agent.process.terminate().await.success());
+
+    copy(&saved, &directory);
+    agent.start().await;
+    accept(&agent, &mut ledger, "c", 6).await;
+    contact(&mut agent).await;
+    assert_ne!(agent.status().await["wal"]["epoch"], epoch, "a new epoch");
+    ground.exported(ledger.items).await;
+    let arrived = ground.sink.ids();
+    assert!(ledger.acknowledged.iter().all(|id| arrived.get(id) == Some(&1)), "{arrived:?}");
+    let account = ground.accounting_of(SATELLITE).await;
+    assert_eq!((items(&account["committed"]), items(&account["dropped"])), (ledger.items, Counts::default()));
+    assert!(agent.process.log().contains("ERROR"), "it is an alarm");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_that_is_not_utf8_never_takes_anything_else_with_it() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let mut agent = Agent::new(&scene, ground.link).always();
+    agent.config["processors"]["batch"] = json!({"timeout": "50ms"});
+    agent.start().await;
+    // A log record whose body is the string ff.
+    let wrong = b"\x0a\x09\x12\x07\x12\x05\x2a\x03\x0a\x01\xff";
+    let headers = [("content-type", "application/x-protobuf")];
+    let target = e2e::wire::Target::tcp(agent.http);
+    let body = bytes::Bytes::from_static(wrong);
+    let answer = e2e::wire::http1(&target, http::Method::POST, "/v1/logs", &headers, body).await.unwrap();
+    let mut ledger = Ledger::default();
+    accept(&agent, &mut ledger, "after", 3).await;
+    agent.drained().await;
+    let account = agent.account().await;
+    ground.exported(account.delivered).await;
+    let arrived = ground.sink.ids();
+    assert!(ledger.acknowledged.iter().all(|id| arrived.contains_key(id)));
+    // Where it is taken, a backend that cannot read it gets everything else, and it alone is in dead-letter.
+    let account = ground.accounting_of(SATELLITE).await;
+    let taken = u64::from(answer.status == http::StatusCode::OK);
+    assert_eq!(items(&account["dead_lettered"])[Signal::Logs], taken, "{account:#}");
+    assert!(taken == 1 || answer.status == http::StatusCode::BAD_REQUEST, "{}", answer.status);
+}

@@ -1,0 +1,90 @@
+//! Several stations, and links that are bad.
+
+use std::time::Duration;
+
+use e2e::{Agent, Batch, Ground, Ledger, Load, SATELLITE, STATION, Scene, Sent, eventually};
+use ground_station::pki::Role;
+use linkem::config::Reorder;
+use linkem::{Config, Link, Path};
+use perigee_shared::signal::{Counts, Signal};
+use serde_json::json;
+
+use crate::{PROGRAMS, items, settle};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_stations_in_turn_share_the_segments_and_miss_nothing() {
+    let scene = Scene::new(PROGRAMS);
+    scene.issue(Role::Station, "beijing");
+    let mut grounds = [Ground::new(&scene), Ground::named(&scene, "beijing")];
+    for ground in &mut grounds {
+        ground.start().await;
+    }
+    let mut agent = Agent::new(&scene, grounds[0].link);
+    agent.config["link"]["stations"]["beijing"] = json!({"address": grounds[1].link.to_string()});
+    agent.config["processors"]["batch"] = json!({"send_batch_size": 20});
+    agent.start().await;
+    let mut ledger = Ledger::default();
+    for pass in 0..6 {
+        for n in 0..8 {
+            let batch = Batch::new(Signal::ALL[n % 3], &format!("p{pass}-{n}"), 10, 100);
+            agent.accept(&batch).await;
+            ledger.note(&batch, &Sent::Acknowledged);
+        }
+        agent.open_contact([STATION, "beijing"][pass % 2], json!({})).await;
+        agent.drained().await;
+        agent.close_contact().await;
+    }
+    let here = agent.account().await;
+    assert_eq!((here.accepted, here.delivered), (ledger.items, ledger.items));
+    let mut committed = Counts::default();
+    for ground in &mut grounds {
+        committed += ground.exported(Counts::default()).await;
+        assert!(ground.gaps().await.is_empty(), "what the other station has is no gap");
+        let account = ground.accounting_of(SATELLITE).await;
+        assert_eq!(items(&account["dropped"]), Counts::default());
+        let lanes = ground.lanes().await;
+        let elsewhere = lanes.iter().any(|l| !l["elsewhere"].as_array().unwrap().is_empty());
+        assert!(elsewhere, "what the other station has is known to be there: {lanes:#?}");
+    }
+    assert_eq!(committed, here.accepted, "each segment went to one station");
+    let (mut arrived, other) = (grounds[0].sink.ids(), grounds[1].sink.ids());
+    assert!(arrived.len() > 100 && other.len() > 100, "{} and {}", arrived.len(), other.len());
+    other.into_iter().for_each(|(id, n)| *arrived.entry(id).or_default() += n);
+    assert_eq!(arrived.len(), ledger.acknowledged.len());
+    assert!(arrived.values().all(|n| *n == 1), "no item arrives twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loss_and_reordering_and_a_thin_return_lose_nothing() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let path = |rate| Path {
+        rate: Some(rate),
+        delay: Duration::from_millis(20),
+        loss: 0.01,
+        reorder: Some(Reorder { chance: 0.02, by: Duration::from_millis(5) }),
+        ..Path::default()
+    };
+    let config = Config {
+        forward: path(20_000_000),
+        back: path(64_000),
+        seed: e2e::seed("loss"),
+        ..Config::perfect(ground.link)
+    };
+    let link = Link::start(config).await.unwrap();
+    let mut agent = Agent::new(&scene, link.local_addr()).always();
+    agent.config["processors"]["batch"] = json!({"send_batch_bytes": "256KiB", "timeout": "100ms"});
+    agent.start().await;
+    let load = Load::start(&agent, 3, 50, 1_000, Duration::from_millis(50));
+    eventually("three thousand items", async || {
+        let n = load.acknowledged();
+        if n > 3_000 { Ok(()) } else { Err(n.to_string()) }
+    })
+    .await;
+    let ledger = load.stop().await;
+    assert_eq!(settle(&mut agent, &mut ground, &ledger).await, 0, "exactly once");
+    let stats = link.stats();
+    println!("{stats}");
+    assert!(stats.forward.dropped.loss > 0 && stats.forward.reordered > 0);
+}
