@@ -11,12 +11,16 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_sdk::trace::SpanExporter as _;
 use perigee_shared::signal::Signal;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
+use crate::options::Options;
 use crate::services::web::Client;
 
 /// How long a backend may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two questions.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What answers.
 #[derive(Debug, Clone, Default)]
@@ -28,8 +32,19 @@ pub(crate) struct Backends {
 }
 
 impl Backends {
-    /// Asks both.
-    pub(crate) async fn find(jaeger: &str, prometheus: &str) -> Self {
+    /// Asks both until they answer, for as long as the options allow or until `stop`.
+    pub(crate) async fn find(options: &Options, stop: &CancellationToken) -> Self {
+        let deadline = Instant::now() + options.wait;
+        loop {
+            let found = Self::ask(&options.jaeger, &options.prometheus).await;
+            if found.notes.is_empty() || stop.is_cancelled() || Instant::now() >= deadline {
+                return found;
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    async fn ask(jaeger: &str, prometheus: &str) -> Self {
         let mut found = Self::default();
         match takes_spans(jaeger).await {
             true => found.jaeger = Some(jaeger.to_owned()),

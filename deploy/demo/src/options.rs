@@ -28,6 +28,15 @@ pub(crate) struct Options {
     /// Where data points go when it answers; else a file
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
     pub(crate) prometheus: String,
+    /// How long both may take to answer, when they are starting too
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
+    pub(crate) wait: Duration,
+    /// Where the agent's own metrics are; a free port by default
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) agent_metrics: Option<String>,
+    /// Where the ground station's own metrics are; a free port by default
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) ground_metrics: Option<String>,
     /// Send everything to files, whatever answers
     #[arg(long)]
     pub(crate) files: bool,

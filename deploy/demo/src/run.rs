@@ -30,10 +30,10 @@ struct Demo {
 /// Runs the demo; the exit code says whether everything that was accepted is accounted for.
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let stop = until_told()?;
-    let stage = Stage::try_new(options.dir.clone(), options.keep)?;
+    let stage = Stage::try_new(&options)?;
     let backends = match options.files {
         true => Backends::default(),
-        false => Backends::find(&options.jaeger, &options.prometheus).await,
+        false => Backends::find(&options, &stop).await,
     };
     stage.set(&backends)?;
     introduce(&stage, &backends);
@@ -141,7 +141,7 @@ impl Demo {
             }
             if Instant::now() >= deadline {
                 self.progress.end();
-                say(&format!("not everything came down within {:?}\n", self.options.drain));
+                say(&format!("not everything was delivered within {:?}\n", self.options.drain));
                 break;
             }
             sleep(std::time::Duration::from_millis(500)).await;
@@ -174,7 +174,11 @@ impl Demo {
         let wrong = result.wrong();
         if wrong.is_empty() {
             say("everything that was accepted is accounted for\n");
-            self.stage.strike();
+            if last.at_rest() {
+                self.stage.strike();
+            } else {
+                say(&format!("what was not delivered is kept in {}\n", self.stage.dir().display()));
+            }
             return Ok(ExitCode::SUCCESS);
         }
         for line in wrong {

@@ -10,6 +10,7 @@ use perigee_shared::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::backends::Backends;
+use crate::options::Options;
 
 /// The satellite's id.
 pub(crate) const SATELLITE: &str = "demo-sat";
@@ -35,8 +36,8 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// Makes the directory, or takes an empty one, and finds ports.
-    pub(crate) fn try_new(dir: Option<PathBuf>, keep: bool) -> anyhow::Result<Self> {
-        let dir = match dir {
+    pub(crate) fn try_new(options: &Options) -> anyhow::Result<Self> {
+        let dir = match options.dir.clone() {
             Some(dir) => {
                 std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
                 if std::fs::read_dir(&dir)?.next().is_some() {
@@ -55,10 +56,10 @@ impl Stage {
         let link = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string();
         Ok(Self {
             dir,
-            keep,
+            keep: options.keep,
             otlp: otlp?,
-            agent_metrics: agent_metrics?,
-            ground_metrics: ground_metrics?,
+            agent_metrics: options.agent_metrics.clone().map_or(agent_metrics, Ok)?,
+            ground_metrics: options.ground_metrics.clone().map_or(ground_metrics, Ok)?,
             api: api?,
             link,
         })
