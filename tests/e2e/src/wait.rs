@@ -33,6 +33,6 @@ pub async fn eventually_within<T>(
 /// The seed of a test: `PERIGEE_SEED`, else random; printed, so that a failure can be had again.
 pub fn seed(test: &str) -> u64 {
     let seed = std::env::var("PERIGEE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
-    println!("{test}: PERIGEE_SEED={seed}");
+    eprintln!("{test}: PERIGEE_SEED={seed}");
     seed
 }

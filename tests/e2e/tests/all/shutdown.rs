@@ -1,9 +1,10 @@
 //! SIGTERM: what was acknowledged stays, the end comes soon, and so does the next start.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use e2e::{Agent, Ground, Load, Process, STATION, Scene, eventually};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{PROGRAMS, settle};
 
