@@ -106,8 +106,8 @@ impl Result<'_> {
                 last.dropped[s],
                 last.on_board[s],
                 size(bytes),
-                "",
-                "",
+                "-",
+                "-",
             )?;
         }
         let ratio = if self.link.down == 0 { 0.0 } else { raw as f64 / self.link.down as f64 };
@@ -155,9 +155,6 @@ impl Result<'_> {
             if acknowledged > accepted {
                 out.push(format!("{s}: {acknowledged} acknowledged to services, but {accepted} accepted"));
             }
-            if acknowledged == 0 {
-                out.push(format!("{s}: the services got nothing acknowledged"));
-            }
         }
         let logs = self.last.delivered()[Signal::Logs];
         if self.records != logs {
@@ -173,6 +170,9 @@ impl Result<'_> {
             let failed = self.tally.failed(s);
             if failed > 0 {
                 out.push(format!("{s}: {failed} were refused, or their answer was lost; the services know"));
+            }
+            if self.tally.acknowledged(s) == 0 {
+                out.push(format!("{s}: the services got nothing acknowledged"));
             }
             let more = self.last.accepted[s].saturating_sub(self.tally.acknowledged(s));
             if more > 0 {
