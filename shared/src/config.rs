@@ -86,11 +86,19 @@ pub fn parse<T: DeserializeOwned>(
     })?;
     serde_saphyr::from_str(&text).map_err(|error| {
         let line = error.location().map_or(0, |l| l.line());
-        ConfigError::Parse { path: path.to_owned(), line, message: explain(error.without_snippet()) }
+        let message = explain(error.without_snippet(), key_at(&text, line));
+        ConfigError::Parse { path: path.to_owned(), line, message }
     })
 }
 
-fn explain(error: &serde_saphyr::Error) -> String {
+/// The key that stands in this line, from 1.
+fn key_at(text: &str, line: u64) -> Option<&str> {
+    let line = text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
+    let key = line.trim().trim_start_matches("- ").split_once(':')?.0.trim();
+    (!key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || "_/-".contains(c))).then_some(key)
+}
+
+fn explain(error: &serde_saphyr::Error, key: Option<&str>) -> String {
     match error {
         serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => unknown("key", field, expected),
         serde_saphyr::Error::SerdeUnknownVariant { variant, expected, .. } => {
@@ -99,7 +107,10 @@ fn explain(error: &serde_saphyr::Error) -> String {
         serde_saphyr::Error::SerdeMissingField { field, .. } => format!("the key `{field}` is missing"),
         other => {
             let text = other.to_string();
-            text.lines().next().unwrap_or("unreadable").to_owned()
+            let text = text.lines().next().unwrap_or("unreadable");
+            // The line is said before the message.
+            let text = text.rsplit_once(" at line ").map_or(text, |(message, _)| message);
+            key.map_or_else(|| text.to_owned(), |key| format!("{key}: {text}"))
         }
     }
 }
@@ -324,7 +335,7 @@ mod tests {
     #[test]
     fn a_wrong_value_is_named_with_its_line() {
         let error = parse_test("exporters:\n  otlp:\n    timeout: 5 parsecs\n").unwrap_err();
-        assert!(error.contains("c.yaml:3") && error.contains("5 parsecs"), "{error}");
+        assert!(error.starts_with("c.yaml:3: timeout: `5 parsecs` is not a duration"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The house rules that a machine can check.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test")]
+
 use std::path::{Path, PathBuf};
 
 const MOST_LINES: usize = 800;
@@ -12,7 +14,11 @@ fn sources(directory: &Path, out: &mut Vec<PathBuf>) {
             if !name.starts_with('.') && name != "target" {
                 sources(&path, out);
             }
-        } else if name.ends_with(".rs") || name.ends_with(".proto") || name.ends_with(".py") || name.ends_with(".sh") {
+        } else if name.ends_with(".rs")
+            || name.ends_with(".proto")
+            || name.ends_with(".py")
+            || name.ends_with(".sh")
+        {
             out.push(path);
         }
     }

@@ -172,7 +172,7 @@ impl ShipCounters {
         );
         registry.register_with_unit(
             "perigee_link_resent",
-            "Payload bytes that had been sent on an earlier connection",
+            "Payload bytes handed to QUIC that had been handed to it on an earlier connection, whether they left or not",
             Unit::Bytes,
             c.resent_bytes.clone(),
         );

@@ -139,6 +139,7 @@ impl Spool {
                 insert_drops(txn, number, epoch.epoch, &epoch.drops, now)?;
                 out.push(resume_epoch(txn, number, epoch, &mut room)?);
             }
+            close_forgotten(txn, number, &hello.epochs, now)?;
             Ok((out, released))
         })?;
         for (number, bytes) in released {
@@ -188,6 +189,60 @@ impl Spool {
         txn.open_table(EPOCHS)?.insert((number, epoch.epoch), record.encode_to_vec().as_slice())?;
         Ok(())
     }
+}
+
+/// Closes earlier lives of the log that the satellite does not mention any more: what it had on board then is gone, and nobody
+/// can say how much that was. A satellite that knows ends an epoch itself and goes on naming it.
+fn close_forgotten(
+    txn: &WriteTransaction,
+    number: u32,
+    told: &[link::Epoch],
+    now: u64,
+) -> Result<(), SpoolError> {
+    let Some(current) = told.last() else { return Ok(()) };
+    let mut forgotten = Vec::new();
+    {
+        let epochs = txn.open_table(EPOCHS)?;
+        for row in epochs.range((number, 0)..=(number, u64::MAX))? {
+            let (key, value) = row?;
+            let (epoch, record) = (key.value().1, decode::<EpochRecord>(value.value())?);
+            let earlier = record.start_counter < current.start_counter;
+            if earlier && !record.closed && !told.iter().any(|e| e.epoch == epoch) {
+                forgotten.push((epoch, record));
+            }
+        }
+    }
+    for (epoch, mut record) in forgotten {
+        tracing::error!(
+            event.name = "perigee.ledger.epoch_lost",
+            epoch = format!("{epoch:016x}"),
+            "the satellite has lost an earlier log; what was on board is reported as unknown"
+        );
+        let mut drops = Vec::new();
+        for lane in &record.lanes {
+            let Ok(lane_number) = u8::try_from(lane.lane) else { continue };
+            let committed = committed_ranges(&txn.open_table(COMMITTED)?, number, epoch, Lane(lane_number))?;
+            let mut missing = RangeSet::from_wire(&lane.on_board);
+            committed.into_iter().for_each(|(range, _)| missing.remove(range));
+            drops.push(link::Drop {
+                // Above every id that the satellite gives.
+                id: u64::MAX - u64::from(lane_number),
+                reason: link::DropReason::Corruption as i32,
+                lane: lane.lane,
+                sequences: missing
+                    .first()
+                    .zip(missing.last())
+                    .map(|(s, e)| link::Range { start: s, end: e + 1 }),
+                counts_unknown: true,
+                dropped_unix_nano: now,
+                ..link::Drop::default()
+            });
+        }
+        insert_drops(txn, number, epoch, &drops, now)?;
+        record.closed = true;
+        txn.open_table(EPOCHS)?.insert((number, epoch), record.encode_to_vec().as_slice())?;
+    }
+    Ok(())
 }
 
 /// The number of a satellite; a new one when it has none.

@@ -24,7 +24,10 @@ use super::body::{Pieces, READ_TIMEOUT};
 use crate::limiter::Permit;
 
 /// How long the rest of a refused request is read.
-const DISCARD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+const DISCARD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How much of it.
+const DISCARD_BYTES: usize = 64 << 20;
 
 /// How a request is written, and so its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +134,7 @@ async fn export(intake: &Intake, signal: Signal, request: Request<Body>) -> Resp
         Ok((body, permit)) => intake.take(signal, body, permit).await,
         Err(status) => {
             intake.counters.unread(signal);
-            let rest = pieces.discard(2 * intake.max_request);
+            let rest = pieces.discard(DISCARD_BYTES);
             // A client that is too slow even now learns nothing.
             drop(tokio::time::timeout(DISCARD_TIMEOUT, rest).await);
             Err(status)

@@ -17,6 +17,9 @@ use super::Shipper;
 use super::session::{Action, Event, FETCH, Session};
 use crate::wal::{Reconciled, Wal, WalError};
 
+/// Messages that may wait for the ground to read them. Drops that find no place are told again in the next Hello.
+const QUEUE: usize = 64;
+
 /// Bytes handed to QUIC at once.
 const PIECE: u64 = 32 << 10;
 
@@ -39,8 +42,10 @@ pub(super) enum DriveError {
     Connection(#[from] quinn::ConnectionError),
     #[error("{0}")]
     Wire(#[from] wire::WireError),
-    #[error("control stream: {0}")]
+    #[error("stream: {0}")]
     Write(#[from] quinn::WriteError),
+    #[error("the ground does not read its control stream")]
+    ControlStuck,
     #[error("{0}")]
     Wal(#[from] WalError),
     #[error("{0}")]
@@ -60,7 +65,7 @@ struct Driver<'a> {
     shipper: &'a mut Shipper,
     station: String,
     connection: &'a quinn::Connection,
-    control: quinn::SendStream,
+    control: mpsc::Sender<Vec<u8>>,
     session: Session,
     writers: JoinSet<Written>,
     reported_drops: u64,
@@ -78,6 +83,9 @@ pub(super) async fn drive(
     let (control, answers) = connection.open_bi().await?;
     let (messages, mut received) = mpsc::channel(16);
     let reader = tokio::spawn(read_control(answers, messages));
+    // A ground that reads nothing holds back its writer, never the driver.
+    let (queue, frames) = mpsc::channel(QUEUE);
+    let writer = tokio::spawn(write_control(control, frames));
     let hello = hello(shipper, contact).await?;
     let mut sealed = shipper.sealed.clone();
     sealed.mark_unchanged();
@@ -86,7 +94,7 @@ pub(super) async fn drive(
         station: contact.station.clone(),
         session: Session::new(hello, contact.byte_budget),
         connection,
-        control,
+        control: queue,
         writers: JoinSet::new(),
         reported_drops: shipper.wal.call(|wal| wal.drops_recorded()).await?,
         shipper,
@@ -98,11 +106,20 @@ pub(super) async fn drive(
         driver.last_acks(&mut received).await;
     }
     reader.abort();
+    writer.abort();
     // Why the station has closed says more than what broke here; our own close would take its place.
     let closed = connection.close_reason();
     connection.close(0u32.into(), b"contact over");
     driver.stop_writers().await;
     ended.map_err(|error| closed.map_or(error, DriveError::Connection))
+}
+
+async fn write_control(mut stream: quinn::SendStream, mut frames: mpsc::Receiver<Vec<u8>>) {
+    while let Some(frame) = frames.recv().await {
+        if stream.write_all(&frame).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn read_control(
@@ -196,7 +213,7 @@ impl Driver<'_> {
     async fn act(&mut self, action: Action) -> Result<Option<Event>, DriveError> {
         let consumer = self.shipper.consumer;
         match action {
-            Action::Send(message) => self.send(&message).await?,
+            Action::Send(message) => self.send(&message)?,
             Action::Reconcile(view) => {
                 self.shipper.sent.retain(|id, _| {
                     !view.lanes.iter().any(|l| l.lane == id.lane && l.committed.contains(id.sequence))
@@ -246,9 +263,8 @@ impl Driver<'_> {
         self.shipper.status.send_modify(|s| s.committed_segments += segments);
     }
 
-    async fn send(&mut self, message: &AgentMessage) -> Result<(), DriveError> {
-        self.control.write_all(&wire::frame(message)).await?;
-        Ok(())
+    fn send(&self, message: &AgentMessage) -> Result<(), DriveError> {
+        self.control.try_send(wire::frame(message)).map_err(|_| DriveError::ControlStuck)
     }
 
     /// Tells the ground of drops that were made since Hello.

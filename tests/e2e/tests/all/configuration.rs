@@ -44,7 +44,8 @@ async fn a_wrong_key_is_named_with_its_line_and_the_nearest_one() {
 async fn a_wrong_value_is_named_with_its_key() {
     let scene = Scene::new(PROGRAMS);
     let station = |config: &mut Value| config["contacts"] = json!({"source": "always", "station": "beijing"});
-    let cases: [(fn(&mut Value), &[&str]); 8] = [
+    type Case = (fn(&mut Value), &'static [&'static str]);
+    let cases: [Case; 8] = [
         (|c| c["storage"]["max_bytes"] = json!("many"), &["agent.yaml:", "many", "write for example"]),
         (|c| c["storage"]["when_full"] = json!("drop"), &["agent.yaml:", "`drop`", "drop_oldest"]),
         (
