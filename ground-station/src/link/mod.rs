@@ -263,7 +263,8 @@ async fn admit(connection: quinn::Connection, config: &Config, allowed: &Allowed
     let settings = Settings {
         satellite: Arc::clone(&satellite),
         station: config.link.station.clone(),
-        sync_bytes: config.link.partial_sync_bytes.as_usize(),
+        // One half may be written while the other is collected: together they are what a crash can cost.
+        sync_bytes: config.link.partial_sync_bytes.as_usize() / 2,
         sync_interval: config.link.partial_sync_interval.0,
         max_partial_bytes: bounds.max_partial_bytes.0,
     };
