@@ -1,6 +1,6 @@
 //! OTLP receivers: gRPC and HTTP, each over TCP or a unix socket.
 //!
-//! Both end in [`Intake::take`]: a body is admitted by the limiter before it is buffered, unpacked within its bound, walked once,
+//! Both end in one intake: a body is admitted by the limiter before it is buffered, unpacked within its bound, walked once,
 //! and handed to the journal as raw bytes.
 
 mod body;

@@ -1,6 +1,6 @@
 //! The shipper: in a contact it connects to the station and ships what is on board; out of contact it does nothing.
 //!
-//! [`session`] decides, this module moves bytes: it reads and writes the control stream, asks the log, and writes segments to
+//! The session decides, this module moves bytes: it reads and writes the control stream, asks the log, and writes segments to
 //! streams of their own.
 
 mod connect;
