@@ -41,7 +41,7 @@ pub struct ConfigArg {
 pub enum Command {
     /// Run the agent until SIGTERM or SIGINT
     Run(ConfigArg),
-    /// Check the configuration and every file it names, without opening or binding anything
+    /// Check the configuration and every file it names, without binding anything
     Validate(ConfigArg),
     /// Show what is on board, the link and the next contact
     Status(ConfigArg),
@@ -145,7 +145,11 @@ pub async fn execute(cli: Cli, shutdown: CancellationToken) -> Result<(), Failur
         Command::Validate(arg) => {
             let config = load(&arg.config)?;
             agent::check(&config).map_err(|e| Failure::Config(e.to_string()))?;
-            print(&format!("{}: the configuration is valid\n", arg.config.display()))
+            let mut text = format!("{}: the configuration is valid\n", arg.config.display());
+            for name in abandoned(&config).await {
+                text.push_str(&release_hint(&name));
+            }
+            print(&text)
         }
         Command::Status(arg) => {
             let answer = ask(&load(&arg.config)?, Method::GET, "/status", None).await?;
@@ -160,6 +164,29 @@ pub async fn execute(cli: Cli, shutdown: CancellationToken) -> Result<(), Failur
             print(&pretty(&answer))
         }
     }
+}
+
+/// Consumers that the log knows, of a running agent or of the file, and this configuration does not.
+async fn abandoned(config: &Config) -> Vec<String> {
+    let running = match &config.extensions.control {
+        Some(control) => request(&control.socket, Method::GET, "/status", None).await.ok(),
+        None => None,
+    };
+    let known = match running {
+        Some(status) => serde_json::from_value(status["consumers"].clone()).unwrap_or_default(),
+        // A log that is not there, or that cannot be opened, says nothing here.
+        None => agent::open_existing_wal(config, &Env::production())
+            .map(|w| w.known_consumers())
+            .unwrap_or_default(),
+    };
+    let wanted = config.consumers();
+    known.into_iter().filter(|name: &String| !wanted.contains_key(name)).collect()
+}
+
+fn release_hint(name: &str) -> String {
+    format!(
+        "{name} is in no pipeline any more and may still hold segments; `space-agent wal release {name}` lets go of them\n"
+    )
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -290,12 +317,8 @@ fn status_text(status: &Value) -> String {
         );
     }
     for name in status["abandoned_consumers"].as_array().into_iter().flatten() {
-        let _ = writeln!(
-            out,
-            "\n{} has left the configuration and still holds segments; `space-agent wal release {}` lets go of them",
-            text(name),
-            text(name)
-        );
+        out.push('\n');
+        out.push_str(&release_hint(&text(name)));
     }
     out
 }

@@ -142,7 +142,8 @@ pub fn summary(s: &Summary) -> Value {
 }
 
 async fn status(State(c): Shared) -> Answer {
-    let (wal, abandoned) = c.wal.call(|wal| (wal.summary(), wal.abandoned())).await?;
+    let (wal, known, abandoned) =
+        c.wal.call(|wal| (wal.summary(), wal.known_consumers(), wal.abandoned())).await?;
     let planned = match &c.contacts {
         Some(contacts) => Some(contacts.list().await?),
         None => None,
@@ -152,6 +153,7 @@ async fn status(State(c): Shared) -> Answer {
         "satellite": c.satellite,
         "version": env!("CARGO_PKG_VERSION"),
         "wal": summary(&wal),
+        "consumers": known,
         "abandoned_consumers": abandoned,
         "link": link,
         "contact": planned.as_ref().and_then(|p| p.current.as_ref()),

@@ -44,6 +44,11 @@ impl Wal {
         self.state.consumers.get(name).copied().map(ConsumerId)
     }
 
+    /// Every consumer that the log knows.
+    pub fn known_consumers(&self) -> Vec<String> {
+        self.state.consumers.keys().cloned().collect()
+    }
+
     /// Consumers that the log knows and the configuration does not: they hold segments until they are released.
     pub fn abandoned(&self) -> Vec<String> {
         self.state.consumers.keys().filter(|n| !self.config.consumers.contains_key(*n)).cloned().collect()

@@ -107,6 +107,9 @@ impl From<HeaderError> for WalError {
     }
 }
 
+/// How long a store that has failed is left alone, in ns.
+const REOPEN_AFTER: u64 = 1_000_000_000;
+
 /// What happens when the byte budget is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -208,6 +211,8 @@ pub struct Wal {
     env: Env,
     /// `None` after a failure, until it has been opened again.
     db: Option<redb::Database>,
+    /// Until then it is not opened again: a disk that fails would be asked for every request.
+    closed_until: u64,
     state: State,
     writer: GroupWriter,
     ballast: Ballast,
@@ -217,6 +222,10 @@ impl Wal {
     /// The database, opened again if it failed before.
     fn db(&mut self) -> Result<&redb::Database, WalError> {
         if self.db.is_none() {
+            if self.env.unix_nano() < self.closed_until {
+                return Err(WalError::Closed);
+            }
+            self.closed_until = self.env.unix_nano() + REOPEN_AFTER;
             self.reopen()?;
         }
         self.db.as_ref().ok_or(WalError::Closed)
@@ -237,6 +246,7 @@ impl Wal {
         if let Err(WalError::Storage(error)) = &result {
             tracing::error!(%error, "the write-ahead log failed; it is opened again");
             self.db = None;
+            self.closed_until = self.env.unix_nano() + REOPEN_AFTER;
             if open::is_disk_full(error) {
                 self.ballast.release();
             }

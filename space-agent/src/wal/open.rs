@@ -47,7 +47,7 @@ impl Wal {
         };
         let ballast = Ballast::new(config.directory.join("ballast"), config.ballast);
         let writer = GroupWriter::new()?;
-        let mut wal = Self { config, env, db: Some(db), state, writer, ballast };
+        let mut wal = Self { config, env, db: Some(db), closed_until: 0, state, writer, ballast };
         wal.ballast.refill();
         wal.register_consumers()?;
         Ok((wal, quarantine))
@@ -72,7 +72,8 @@ impl Wal {
             }
         })?;
         let ballast = Ballast::new(config.directory.join("ballast"), config.ballast);
-        Ok(Self { config, env, db: Some(db), state, writer: GroupWriter::new()?, ballast })
+        let writer = GroupWriter::new()?;
+        Ok(Self { config, env, db: Some(db), closed_until: 0, state, writer, ballast })
     }
 
     pub(super) fn path(&self) -> PathBuf {

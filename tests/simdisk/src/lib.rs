@@ -120,11 +120,18 @@ impl Disk {
         lock(&self.files).keys().cloned().collect()
     }
 
-    /// An environment with this disk, inline execution, a clock that stands still and no network.
+    /// An environment with this disk, inline execution, a clock that goes on by a second at each look, and no network.
     pub fn env(self: &Arc<Self>) -> Env {
         let driver = Arc::new(Driver(Arc::clone(self)));
         let seed = self.environments.fetch_add(1, Ordering::Relaxed);
-        Env::new(Arc::new(Fixed), driver, Arc::new(NoNetwork), Placement::Inline, Arc::new(|| None), seed)
+        Env::new(
+            Arc::new(Ticking(AtomicU64::new(1))),
+            driver,
+            Arc::new(NoNetwork),
+            Placement::Inline,
+            Arc::new(|| None),
+            seed,
+        )
     }
 }
 
@@ -236,10 +243,10 @@ impl Network for NoNetwork {
     }
 }
 
-struct Fixed;
+struct Ticking(AtomicU64);
 
-impl Clock for Fixed {
+impl Clock for Ticking {
     fn unix_nano(&self) -> u64 {
-        1_000_000_000
+        self.0.fetch_add(1, Ordering::Relaxed) * 1_000_000_000
     }
 }
