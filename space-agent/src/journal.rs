@@ -104,7 +104,8 @@ struct Committer {
     commit_interval: Duration,
     progress: watch::Sender<Progress>,
     counters: Arc<ReceiverCounters>,
-    /// Requests in the last commit: so many senders are likely to come again at once.
+    /// Requests that are likely to come at once: those that are answered now, whose senders come again, and those that arrived
+    /// meanwhile. Counting only the former would let two halves take turns, each with a commit of its own.
     expected: usize,
 }
 
@@ -147,7 +148,6 @@ impl Committer {
                 Ok(None) | Err(_) => break,
             }
         }
-        self.expected = group.len();
         group
     }
 
@@ -182,6 +182,7 @@ impl Committer {
         if promised && let Err(error) = &result {
             tracing::error!(%error, requests = waiting.len(), "requests that were answered are lost: the agent ends");
         }
+        self.expected = waiting.len() + self.entries.len();
         self.counters.commit(waiting.len());
         if let Err(error) = &result {
             tracing::debug!(%error, requests = waiting.len(), "requests were refused");
