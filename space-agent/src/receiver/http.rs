@@ -104,7 +104,14 @@ pub(super) fn service(
     TowerToHyperService::new(RouterService(router))
 }
 
-async fn wrong_method(headers: HeaderMap) -> Response<Body> {
+/// Reads the rest of a refused request, so that a client that is still writing gets to the answer.
+async fn forget(pieces: &mut Pieces<Body>) {
+    // A client that is too slow even now learns nothing.
+    drop(tokio::time::timeout(DISCARD_TIMEOUT, pieces.discard(DISCARD_BYTES)).await);
+}
+
+async fn wrong_method(headers: HeaderMap, body: Body) -> Response<Body> {
+    forget(&mut Pieces::new(body)).await;
     let status = Status::refuse(Code::Unimplemented, "OTLP is sent with POST");
     let format = Format::of(&headers).unwrap_or(Format::Json);
     let mut response = format.failure(StatusCode::METHOD_NOT_ALLOWED, &status);
@@ -112,19 +119,21 @@ async fn wrong_method(headers: HeaderMap) -> Response<Body> {
     response
 }
 
-async fn not_found(headers: HeaderMap) -> Response<Body> {
+async fn not_found(headers: HeaderMap, body: Body) -> Response<Body> {
+    forget(&mut Pieces::new(body)).await;
     let status = Status::refuse(Code::NotFound, "OTLP is at /v1/traces, /v1/metrics and /v1/logs");
     Format::of(&headers).unwrap_or(Format::Json).failure(StatusCode::NOT_FOUND, &status)
 }
 
 async fn export(intake: &Intake, signal: Signal, request: Request<Body>) -> Response<Body> {
     let (parts, body) = request.into_parts();
+    let mut pieces = Pieces::new(body);
     let Some(format) = Format::of(&parts.headers) else {
+        forget(&mut pieces).await;
         let message = "the content type is not known; application/x-protobuf and application/json are";
         let status = Status::refuse(Code::InvalidArgument, message);
         return Format::Json.failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status);
     };
-    let mut pieces = Pieces::new(body);
     let read = tokio::time::timeout(READ_TIMEOUT, read(intake, signal, &parts.headers, &mut pieces, format));
     let read = match read.await {
         Ok(read) => read,
@@ -134,9 +143,7 @@ async fn export(intake: &Intake, signal: Signal, request: Request<Body>) -> Resp
         Ok((body, permit)) => intake.take(signal, body, permit).await,
         Err(status) => {
             intake.counters.unread(signal);
-            let rest = pieces.discard(DISCARD_BYTES);
-            // A client that is too slow even now learns nothing.
-            drop(tokio::time::timeout(DISCARD_TIMEOUT, rest).await);
+            forget(&mut pieces).await;
             Err(status)
         }
     };

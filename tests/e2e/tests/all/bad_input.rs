@@ -160,7 +160,6 @@ async fn bad_requests_over_http_are_refused_for_what_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-
 async fn a_client_that_is_still_writing_gets_its_answer() {
     let scene = Scene::new(PROGRAMS);
     let agent = agent(&scene).await;

@@ -161,7 +161,6 @@ async fn a_full_spool_holds_the_link_and_drops_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-
 async fn a_contact_with_a_full_ground_ends_also_while_the_agent_reports_drops() {
     let scene = Scene::new(PROGRAMS);
     let (mut agent, mut ground, mut ledger) = full_ground(&scene, "drop_oldest").await;

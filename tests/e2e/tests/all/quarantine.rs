@@ -99,7 +99,6 @@ async fn a_damaged_log_is_moved_aside_and_its_epoch_is_closed_with_what_the_mirr
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-
 async fn a_damaged_log_without_its_mirror_is_reported_as_unknown_never_as_nothing() {
     let mut s = setting().await;
     std::fs::write(s.agent.wal_directory().join("wal.redb"), b"not a database").unwrap();
