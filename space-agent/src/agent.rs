@@ -191,11 +191,6 @@ impl Agent {
         Ok(Self { config, env, outside, wal, receivers, operators, contacts, current, wanted })
     }
 
-    /// Where OTLP is received, for tests that bind port 0.
-    pub const fn receivers(&self) -> &Receivers {
-        &self.receivers
-    }
-
     /// Runs until `shutdown`, then drains: requests that have begun are answered and committed before the rest stops.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
         let Self { config, env, outside, wal, receivers, operators, contacts, current, wanted } = self;

@@ -130,12 +130,6 @@ impl Receivers {
         })
     }
 
-    /// The TCP addresses of gRPC and HTTP, for tests that bind port 0.
-    pub fn addresses(&self) -> (Option<std::net::SocketAddr>, Option<std::net::SocketAddr>) {
-        let address = |l: &Option<(Listener, Limits)>| l.as_ref().and_then(|(l, _)| l.local_addr());
-        (address(&self.grpc), address(&self.http))
-    }
-
     /// Serves until `shutdown`, then lets the requests that have begun end.
     pub async fn run(self, intake: Arc<Intake>, shutdown: CancellationToken) {
         let grpc = async {
