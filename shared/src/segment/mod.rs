@@ -4,6 +4,7 @@
 //! which BLAKE3 hash it has. Every codec turns a sequence of OTLP export requests, each with its signal, into a payload and
 //! back: [`Encoder`] and [`Decoder`] choose it by the number.
 
+pub mod columns;
 mod header;
 mod rows;
 
