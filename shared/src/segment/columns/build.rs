@@ -3,6 +3,7 @@
 //! Items of one resource and scope come out together, whatever request they went in with; logs in the order of their times.
 
 use super::dictionary;
+use super::order::unrank;
 use super::schema::{Message, Role};
 use super::shape::Element;
 use super::state::{Context, State};
@@ -121,13 +122,7 @@ impl Rows for Builder {
         self.left = self.left.checked_sub(whole).ok_or(CodecError::TooLarge("what a payload unpacks to"))?;
         let number = of.context as usize;
         let shape = &state.shapes.all[of.shape as usize];
-        // A type's context is where its items belong.
-        let expected = match state.contexts[number].signal {
-            1 => Message::Span,
-            3 => Message::LogRecord,
-            _ => Message::of_data(state.contexts[number].field).unwrap_or(Message::Span),
-        };
-        if expected != shape.message {
+        if state.contexts[number].message() != shape.message {
             return Err(CodecError::Damaged("an item among others"));
         }
         if self.buckets.len() <= number {
@@ -135,7 +130,8 @@ impl Rows for Builder {
         }
         let bucket = &mut self.buckets[number];
         if shape.message == Message::LogRecord {
-            let time = [Role::Time, Role::Observed].iter().find_map(|r| shape.place(*r)).map_or(0, |p| tape[p]);
+            let time =
+                [Role::Time, Role::Observed].iter().find_map(|r| shape.place(*r)).map_or(0, |p| tape[p]);
             bucket.times.push((time, bucket.items.len() as u32));
         }
         let field = if state.contexts[number].signal == 2 { 1 } else { 2 };
@@ -146,12 +142,29 @@ impl Rows for Builder {
 
 /// Appends a message of `shape` whose values begin at `at`; returns where the next ones begin.
 fn message(state: &State, shape: u32, tape: &[u64], mut at: usize, out: &mut Vec<u8>) -> usize {
-    for element in &state.shapes.all[shape as usize].elements {
+    let elements = &state.shapes.all[shape as usize].elements;
+    let mut next = 0;
+    while let Some(element) = elements.get(next) {
+        next += 1;
         // An empty message at the end has no value.
         let value = tape.get(at).copied().unwrap_or(0);
         match *element {
             Element::Dictionary(d) => {
                 out.extend_from_slice(state.dictionaries[d as usize].rendered(value as usize));
+            }
+            Element::Order(d) => {
+                let dictionary = &state.dictionaries[d as usize];
+                let length = dictionary.kind.field as usize;
+                let order = unrank(dictionary.rank(value as usize), length);
+                for place in &order[..length] {
+                    let place = usize::from(*place);
+                    if let Element::Dictionary(d) = elements[next + place] {
+                        let entry = tape[at + 1 + place] as usize;
+                        out.extend_from_slice(state.dictionaries[d as usize].rendered(entry));
+                    }
+                }
+                next += length;
+                at += length;
             }
             Element::Varint(field) => {
                 put_tag(out, u32::from(field), 0);

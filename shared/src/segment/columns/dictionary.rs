@@ -5,7 +5,8 @@
 //! found by one look and put back by one copy. What is sent of an entry is its *content*: the bytes behind what all entries
 //! have in common, which is always the rendered field's end.
 
-use super::entropy::{Coder, Number};
+use super::entropy::{Coder, NumberId, Numbers};
+use super::order::LONGEST;
 use super::schema::Message;
 use crate::otlp::protobuf::{Field, Fields, Value, put_bytes, put_tag, put_varint, varint, varint_len};
 use crate::segment::CodecError;
@@ -22,6 +23,8 @@ pub(super) enum Form {
     Any = 3,
     /// A field of any kind; the content is all of it.
     Raw = 4,
+    /// No field: the rank of the order of so many attributes as `field` says, a varint.
+    Order = 5,
 }
 
 /// The type of a value in an `AnyValue`: its field number there. The numbers are persisted.
@@ -44,6 +47,14 @@ impl Type {
     pub(super) const fn is_number(self) -> bool {
         matches!(self, Self::Bool | Self::Int | Self::Double)
     }
+}
+
+/// What entries are for, beside being fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Name,
+    Attribute,
+    Other,
 }
 
 /// What all entries of a dictionary have in common.
@@ -72,9 +83,40 @@ impl Kind {
         Self { message: 0, form: Form::Raw, field: number as u32, value: Type::Other, key: Vec::new() }
     }
 
+    /// The kind of fields of `message` that are not taken apart.
+    pub(super) const fn raw(message: u8) -> Self {
+        Self { message, form: Form::Raw, field: 0, value: Type::Other, key: Vec::new() }
+    }
+
+    /// The kind of the orders of `length` attributes.
+    pub(super) const fn order(length: usize) -> Self {
+        Self { message: 0, form: Form::Order, field: length as u32, value: Type::Int, key: Vec::new() }
+    }
+
+    /// What entries of this kind are for, beside being fields.
+    pub(super) const fn purpose(&self) -> Purpose {
+        match self.form {
+            Form::Attribute => Purpose::Attribute,
+            // A span's name.
+            Form::Field if self.message == Message::Span as u8 && self.field == 5 => Purpose::Name,
+            _ => Purpose::Other,
+        }
+    }
+
     /// From persisted numbers.
-    pub(super) fn from_numbers(message: u64, form: u64, field: u64, value: u64, key: Vec<u8>) -> Option<Self> {
-        let form = [Form::Field, Form::Attribute, Form::Any, Form::Raw].into_iter().find(|f| *f as u64 == form)?;
+    pub(super) fn from_numbers(
+        message: u64,
+        form: u64,
+        field: u64,
+        value: u64,
+        key: Vec<u8>,
+    ) -> Option<Self> {
+        let form = [Form::Field, Form::Attribute, Form::Any, Form::Raw, Form::Order]
+            .into_iter()
+            .find(|f| *f as u64 == form)?;
+        if form == Form::Order {
+            return Some(Self::order(usize::try_from(field).ok().filter(|n| *n <= LONGEST)?));
+        }
         let value = Type::ALL.into_iter().find(|v| *v as u64 == value)?;
         let field = u32::try_from(field).ok().filter(|f| *f < 1 << 29 && (*f > 0 || form == Form::Raw))?;
         let message = Message::from_number(message)? as u8;
@@ -83,7 +125,7 @@ impl Kind {
 
     /// Whether entries differ by a number and not by text.
     pub(super) const fn is_number(&self) -> bool {
-        matches!(self.form, Form::Attribute | Form::Any) && self.value.is_number()
+        !matches!(self.form, Form::Field | Form::Raw) && self.value.is_number()
     }
 
     /// The field with this content.
@@ -106,7 +148,7 @@ impl Kind {
             out.extend_from_slice(content);
         };
         match self.form {
-            Form::Raw => out.extend_from_slice(content),
+            Form::Raw | Form::Order => out.extend_from_slice(content),
             Form::Field => put_bytes(out, self.field, content),
             Form::Any => {
                 put_tag(out, self.field, 2);
@@ -154,7 +196,7 @@ pub(super) fn kind_of<'a>(message: Message, form: Form, field: &Field<'a>) -> (K
     let raw = (of(Form::Raw, Type::Other, b""), field.raw);
     let Value::Bytes(bytes) = field.value else { return raw };
     let (kind, content) = match form {
-        Form::Raw => return raw,
+        Form::Raw | Form::Order => return raw,
         Form::Field => (of(form, Type::Other, b""), bytes),
         Form::Any => {
             let (value, content) = scalar(bytes);
@@ -186,9 +228,9 @@ pub(super) struct Dictionary {
     bytes: Vec<u8>,
     ends: Vec<u32>,
     /// Which entry, or that it is a new one.
-    index: Number,
+    index: NumberId,
     /// How long a new entry's content is, or how far its number is from the last new one's.
-    content: Number,
+    content: NumberId,
     last: u64,
 }
 
@@ -198,8 +240,8 @@ impl Dictionary {
             kind,
             bytes: Vec::new(),
             ends: Vec::new(),
-            index: Number::new(),
-            content: Number::new(),
+            index: NumberId::NEW,
+            content: NumberId::NEW,
             last: 0,
         }
     }
@@ -221,20 +263,29 @@ impl Dictionary {
         &self.bytes[start..self.ends[index] as usize]
     }
 
+    /// The rank that entry `index` of a dictionary of orders is.
+    pub(super) fn rank(&self, index: usize) -> u64 {
+        varint(self.rendered(index)).map_or(0, |v| v.0)
+    }
+
     /// The entries as fields.
     pub(super) fn entries(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.len()).map(|n| self.rendered(n))
     }
 
-    /// Codes which entry, without knowing anything; one that is new is sent. `number` is this dictionary's.
+    /// Codes which entry; one that is new is sent. `number` is this dictionary's. What is known of which entries are likely
+    /// stands in `likely`, else with the dictionary.
     pub(super) fn code<C: Coder>(
         &mut self,
         coder: &mut C,
+        numbers: &mut Numbers,
         number: usize,
         index: u64,
+        likely: Option<&mut NumberId>,
     ) -> Result<u64, CodecError> {
         let known = self.len() as u64;
-        let index = match self.index.code(coder, if index >= known { 0 } else { index + 1 }) {
+        let likely = likely.unwrap_or(&mut self.index);
+        let index = match numbers.get(likely).code(coder, if index >= known { 0 } else { index + 1 }) {
             0 => known,
             n => n - 1,
         };
@@ -242,12 +293,17 @@ impl Dictionary {
             return Err(CodecError::Damaged("an entry that no dictionary has"));
         }
         if index == known {
-            self.define(coder, number)?;
+            self.define(coder, numbers, number)?;
         }
         Ok(index)
     }
 
-    fn define<C: Coder>(&mut self, coder: &mut C, number: usize) -> Result<(), CodecError> {
+    fn define<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        numbers: &mut Numbers,
+        number: usize,
+    ) -> Result<(), CodecError> {
         let mut given = Vec::new();
         coder.content(number, &mut given);
         let mut content = Vec::new();
@@ -255,7 +311,8 @@ impl Dictionary {
             Type::Bool | Type::Int if self.kind.is_number() => {
                 let value = varint(&given).map_or(0, |v| v.0);
                 let delta = value.wrapping_sub(self.last);
-                self.last = self.last.wrapping_add(self.content.code_signed(coder, delta));
+                let delta = numbers.get(&mut self.content).code_signed(coder, delta);
+                self.last = self.last.wrapping_add(delta);
                 put_varint(&mut content, self.last);
             }
             Type::Double if self.kind.is_number() => {
@@ -263,7 +320,7 @@ impl Dictionary {
                 content.extend_from_slice(&coder.raw(value, 64).to_le_bytes());
             }
             _ => {
-                let length = self.content.code(coder, given.len() as u64);
+                let length = numbers.get(&mut self.content).code(coder, given.len() as u64);
                 coder.text(number, &given, length, &mut content)?;
             }
         }

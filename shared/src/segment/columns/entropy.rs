@@ -61,13 +61,8 @@ pub(super) trait Coder {
     fn raw(&mut self, value: u64, bits: u32) -> u64;
 
     /// Text of column `column`, of `length` bytes, appended to `out`.
-    fn text(
-        &mut self,
-        column: usize,
-        value: &[u8],
-        length: u64,
-        out: &mut Vec<u8>,
-    ) -> Result<(), CodecError>;
+    fn text(&mut self, column: usize, value: &[u8], length: u64, out: &mut Vec<u8>)
+    -> Result<(), CodecError>;
 
     /// The index by which the decoder will know entry `index` of dictionary `column`, which has `known` entries there.
     fn entry(&mut self, column: usize, index: u64, known: u64) -> u64;
@@ -81,8 +76,11 @@ pub(super) trait Coder {
     /// The number of such a span.
     fn find_span(&self, span: [u64; 3]) -> Option<u64>;
 
-    /// Counts what was coded since the last call towards a field of a message.
-    fn account(&mut self, message: Message, field: u8);
+    /// Counts what was coded since the last call towards a field of a message; how many bits that was.
+    fn account(&mut self, message: Message, field: u8) -> f64;
+
+    /// Counts bits towards another field after all.
+    fn transfer(&mut self, bits: f64, from: (Message, u8), to: (Message, u8));
 }
 
 /// A number: how many bits it has is learnt, so are the highest three below the first; the rest are raw.
@@ -90,13 +88,11 @@ pub(super) trait Coder {
 pub(super) struct Number {
     negative: Bit,
     length: [Bit; 64],
-    high: Box<[[Bit; 8]; 64]>,
+    high: [[Bit; 8]; 64],
 }
 
 impl Number {
-    pub(super) fn new() -> Self {
-        Self { negative: Bit::NEW, length: [Bit::NEW; 64], high: Box::new([[Bit::NEW; 8]; 64]) }
-    }
+    const NEW: Self = Self { negative: Bit::NEW, length: [Bit::NEW; 64], high: [[Bit::NEW; 8]; 64] };
 
     #[inline]
     pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: u64) -> u64 {
@@ -134,6 +130,42 @@ impl Number {
         let negative = coder.bit(&mut self.negative, (value as i64) < 0);
         let flip = u64::from(negative).wrapping_neg();
         self.code(coder, value ^ flip) ^ flip
+    }
+}
+
+/// Every model of numbers. There are never more than [`Numbers::MOST`], some 9 MiB: then they are shared.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Numbers {
+    all: Vec<Number>,
+    given: u32,
+}
+
+/// A model of numbers that is made when it is first used.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NumberId(u32);
+
+impl NumberId {
+    pub(super) const NEW: Self = Self(u32::MAX);
+}
+
+impl Numbers {
+    const MOST: u32 = 4096;
+
+    #[inline]
+    pub(super) fn get(&mut self, id: &mut NumberId) -> &mut Number {
+        if id.0 == u32::MAX {
+            id.0 = self.given % Self::MOST;
+            self.given = self.given.wrapping_add(1);
+            if self.all.len() == id.0 as usize {
+                self.all.push(Number::NEW);
+            }
+        }
+        &mut self.all[id.0 as usize]
+    }
+
+    /// Bytes that they take.
+    pub(super) const fn size(&self) -> usize {
+        self.all.len() * size_of::<Number>()
     }
 }
 

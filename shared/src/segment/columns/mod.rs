@@ -1,9 +1,11 @@
 //! Codec 2.
 mod build;
+mod costs;
 mod dictionary;
 mod entropy;
 mod forest;
 mod models;
+mod order;
 mod points;
 mod rows;
 mod schema;
@@ -15,7 +17,10 @@ mod vocabulary;
 
 use bytes::Bytes;
 
+pub use self::costs::{Cost, inspect};
+
 use self::build::{Builder, Nothing};
+use self::costs::Costs;
 use self::entropy::{Bit, BitReader, BitWriter, Coder, RangeDecoder, RangeEncoder};
 use self::forest::Forest;
 use self::points::Metrics;
@@ -40,6 +45,13 @@ const LEVEL: i32 = 9;
 /// What a segment ended with, for others that lean on it.
 #[derive(Debug, Clone)]
 pub struct Base(State);
+
+impl Base {
+    /// Bytes that it takes in memory, roughly.
+    pub fn size(&self) -> usize {
+        self.0.size()
+    }
+}
 
 /// Writes a payload of codec 2.
 #[derive(Debug)]
@@ -192,7 +204,12 @@ impl Coder for Writer {
     }
 
     #[inline(always)]
-    fn account(&mut self, _: Message, _: u8) {}
+    fn account(&mut self, _: Message, _: u8) -> f64 {
+        0.0
+    }
+
+    #[inline(always)]
+    fn transfer(&mut self, _: f64, _: (Message, u8), _: (Message, u8)) {}
 }
 
 struct Reader<'a> {
@@ -202,19 +219,6 @@ struct Reader<'a> {
     /// What is left of each column of `text`.
     columns: Vec<std::ops::Range<usize>>,
     costs: Option<Box<Costs>>,
-}
-
-/// Bits of each field of each message.
-struct Costs {
-    bits: [[f64; 32]; 13],
-    at: f64,
-}
-
-impl Costs {
-    fn add(&mut self, message: Message, field: u8, at: f64) {
-        self.bits[message as usize][usize::from(field) & 31] += at - self.at;
-        self.at = at;
-    }
 }
 
 impl Coder for Reader<'_> {
@@ -256,9 +260,17 @@ impl Coder for Reader<'_> {
     }
 
     #[inline(always)]
-    fn account(&mut self, message: Message, field: u8) {
+    fn account(&mut self, message: Message, field: u8) -> f64 {
+        match &mut self.costs {
+            Some(costs) => costs.add(message, field, self.range.position() + self.bits.position() as f64),
+            None => 0.0,
+        }
+    }
+
+    #[inline(always)]
+    fn transfer(&mut self, bits: f64, from: (Message, u8), to: (Message, u8)) {
         if let Some(costs) = &mut self.costs {
-            costs.add(message, field, self.range.position() + self.bits.position() as f64);
+            costs.transfer(bits, from, to);
         }
     }
 }
@@ -319,7 +331,11 @@ impl<'a> Reader<'a> {
 }
 
 /// The requests of a payload that leans on `base`, or on nothing, and what others may lean on.
-pub fn decode(base: Option<&Base>, payload: &[u8], raw_len: u64) -> Result<(Vec<Request>, Base), CodecError> {
+pub(super) fn decode(
+    base: Option<&Base>,
+    payload: &[u8],
+    raw_len: u64,
+) -> Result<(Vec<Request>, Base), CodecError> {
     let mut reader = Reader::new(payload, raw_len)?;
     let mut state = base.map_or_else(State::new, |b| b.0.clone());
     let requests = read(&mut reader, &mut state, raw_len)?;
@@ -336,9 +352,8 @@ fn read(reader: &mut Reader<'_>, state: &mut State, raw_len: u64) -> Result<Vec<
     state.metrics(reader, &[], &Metrics::default(), &mut builder)?;
     let mut requests = Vec::new();
     for signal in Signal::ALL {
-        requests.extend(
-            builder.request(state, signal).map(|body| Request { signal, body: Bytes::from(body) }),
-        );
+        requests
+            .extend(builder.request(state, signal).map(|body| Request { signal, body: Bytes::from(body) }));
     }
     state.whole(reader, &[], &mut requests)?;
     reader.check()?;
@@ -346,33 +361,4 @@ fn read(reader: &mut Reader<'_>, state: &mut State, raw_len: u64) -> Result<Vec<
         return Err(CodecError::Damaged("longer than its header says"));
     }
     Ok(requests)
-}
-
-/// Where a payload's bytes go.
-pub fn inspect(base: Option<&Base>, payload: &[u8], raw_len: u64) -> Result<Vec<(String, f64)>, CodecError> {
-    let mut reader = Reader::new(payload, raw_len)?;
-    let lengths: Vec<usize> = reader.columns.iter().map(|c| c.len()).collect();
-    let text = reader.text.clone();
-    let frame = if text.is_empty() { 0 } else { zstd::bulk::compress(&text, LEVEL)?.len() };
-    reader.costs = Some(Box::new(Costs { bits: [[0.0; 32]; 13], at: 0.0 }));
-    let mut state = base.map_or_else(State::new, |b| b.0.clone());
-    read(&mut reader, &mut state, raw_len)?;
-    let mut out = Vec::new();
-    for (message, bits) in reader.costs.iter().flat_map(|c| c.bits.iter().enumerate()) {
-        for (field, bits) in bits.iter().enumerate() {
-            if *bits > 0.0 {
-                out.push((format!("{message}.{field}"), bits / 8.0));
-            }
-        }
-    }
-    for (dictionary, length) in lengths.iter().enumerate() {
-        let share = frame as f64 * *length as f64 / text.len().max(1) as f64;
-        let name = state.dictionaries.get(dictionary).map_or("whole".to_owned(), |d| {
-            format!("text {}.{} {}", d.kind.message, d.kind.field, String::from_utf8_lossy(&d.kind.key))
-        });
-        if *length > 0 {
-            out.push((name, share));
-        }
-    }
-    Ok(out)
 }

@@ -1,6 +1,6 @@
 //! How a value is expected, from those before it: each model codes a value in either direction and learns from it.
 
-use super::entropy::{Bit, Coder, Number};
+use super::entropy::{Bit, Coder, NumberId, Numbers};
 
 /// One of the values that were last here, or another.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +80,7 @@ const fn in_unit(value: u64, unit: u64) -> u64 {
 pub(super) struct Near {
     /// How far off each was lately, in bits times 32.
     cost: [u32; 4],
-    errors: [Option<Box<Number>>; 4],
+    errors: [NumberId; 4],
     exact: [Bit; 8],
     /// Whether each of the last three was as expected.
     history: u8,
@@ -92,7 +92,7 @@ impl Near {
     pub(super) const fn new() -> Self {
         Self {
             cost: [0; 4],
-            errors: [None, None, None, None],
+            errors: [NumberId::NEW; 4],
             exact: [Bit::NEW; 8],
             history: 0,
             unit: 0,
@@ -101,7 +101,13 @@ impl Near {
     }
 
     /// A time.
-    pub(super) fn code_time<C: Coder>(&mut self, coder: &mut C, value: u64, near: &[u64]) -> u64 {
+    pub(super) fn code_time<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        numbers: &mut Numbers,
+        value: u64,
+        near: &[u64],
+    ) -> u64 {
         let unit = if C::ENCODES { unit_of(value) } else { 0 };
         if !coder.bit(&mut self.same_unit, unit == self.unit) {
             self.unit = coder.raw(unit, 3).min(UNITS.len() as u64 - 1);
@@ -111,12 +117,19 @@ impl Near {
         for (to, from) in scaled.iter_mut().zip(near) {
             *to = in_unit(*from, unit);
         }
-        self.code(coder, in_unit(value, unit), &scaled[..near.len()]).wrapping_mul(UNITS[unit as usize])
+        let near = &scaled[..near.len()];
+        self.code(coder, numbers, in_unit(value, unit), near).wrapping_mul(UNITS[unit as usize])
     }
 
     /// Any number.
     #[inline]
-    pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: u64, near: &[u64]) -> u64 {
+    pub(super) fn code<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        numbers: &mut Numbers,
+        value: u64,
+        near: &[u64],
+    ) -> u64 {
         let mut best = 0;
         for n in 1..near.len() {
             if self.cost[n] < self.cost[best] {
@@ -129,7 +142,7 @@ impl Near {
         let value = if hit {
             near[best]
         } else {
-            let errors = self.errors[best].get_or_insert_with(|| Box::new(Number::new()));
+            let errors = numbers.get(&mut self.errors[best]);
             near[best].wrapping_add(errors.code_signed(coder, value.wrapping_sub(near[best])))
         };
         if near.len() > 1 {
@@ -193,7 +206,7 @@ pub(super) struct Doubles {
     scale: u64,
     same_scale: [Bit; 2],
     was_same: bool,
-    scales: Number,
+    scales: NumberId,
     near: Near,
     bits: Near,
 }
@@ -204,7 +217,7 @@ impl Doubles {
             scale: 0,
             same_scale: [Bit::NEW; 2],
             was_same: true,
-            scales: Number::new(),
+            scales: NumberId::NEW,
             near: Near::new(),
             bits: Near::new(),
         }
@@ -216,30 +229,37 @@ impl Doubles {
             return self.scale;
         }
         let decimal = (0..=DECIMALS).find_map(|s| Some((whole(value, s)?.unsigned_abs(), s)));
-        let binary = (DECIMALS + 1..=DECIMALS + BINARIES).find_map(|s| Some((whole(value, s)?.unsigned_abs(), s)));
+        let binary =
+            (DECIMALS + 1..=DECIMALS + BINARIES).find_map(|s| Some((whole(value, s)?.unsigned_abs(), s)));
         decimal.into_iter().chain(binary).min().map_or(RAW, |(_, scale)| scale)
     }
 
     /// A double's bits, expected near the doubles `near`, which are bits too.
-    pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: u64, near: &[u64]) -> u64 {
+    pub(super) fn code<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        numbers: &mut Numbers,
+        value: u64,
+        near: &[u64],
+    ) -> u64 {
         let double = f64::from_bits(value);
         let scale = if C::ENCODES { self.scale_of(double) } else { 0 };
         let model = &mut self.same_scale[usize::from(self.was_same)];
         self.was_same = coder.bit(model, scale == self.scale);
         if !self.was_same {
-            self.scale = self.scales.code(coder, scale).min(RAW);
+            self.scale = numbers.get(&mut self.scales).code(coder, scale).min(RAW);
         }
         let scale = self.scale;
         if scale > DECIMALS + BINARIES {
             self.scale = RAW;
-            return self.bits.code(coder, value, near);
+            return self.bits.code(coder, numbers, value, near);
         }
         let mut scaled = [0; 4];
         for (to, from) in scaled.iter_mut().zip(near) {
             *to = rounded(f64::from_bits(*from), scale) as u64;
         }
         let given = if C::ENCODES { rounded(double, scale) as u64 } else { 0 };
-        let whole = self.near.code(coder, given, &scaled[..near.len()]);
+        let whole = self.near.code(coder, numbers, given, &scaled[..near.len()]);
         fractional(whole as i64, scale).to_bits()
     }
 }
@@ -248,18 +268,14 @@ impl Doubles {
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
     pub(super) recent: Recent,
-    number: Option<Box<Number>>,
+    pub(super) number: NumberId,
     near: Option<Box<Near>>,
     doubles: Option<Box<Doubles>>,
 }
 
 impl Slot {
-    pub(super) const NEW: Self = Self { recent: Recent::NEW, number: None, near: None, doubles: None };
-
-    /// The model of numbers that nothing is known of.
-    pub(super) fn number(&mut self) -> &mut Number {
-        self.number.get_or_insert_with(|| Box::new(Number::new()))
-    }
+    pub(super) const NEW: Self =
+        Self { recent: Recent::NEW, number: NumberId::NEW, near: None, doubles: None };
 
     pub(super) fn near(&mut self) -> &mut Near {
         self.near.get_or_insert_with(|| Box::new(Near::new()))
@@ -270,12 +286,12 @@ impl Slot {
     }
 
     /// A number like the last ones here.
-    pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: u64) -> u64 {
+    pub(super) fn code<C: Coder>(&mut self, coder: &mut C, numbers: &mut Numbers, value: u64) -> u64 {
         if let Some(value) = self.recent.code(coder, value) {
             return value;
         }
         let last = self.recent.last();
-        let delta = self.number().code_signed(coder, value.wrapping_sub(last));
+        let delta = numbers.get(&mut self.number).code_signed(coder, value.wrapping_sub(last));
         let value = last.wrapping_add(delta);
         self.recent.push(value);
         value

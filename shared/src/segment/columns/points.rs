@@ -6,7 +6,7 @@
 use rustc_hash::FxHashMap;
 
 use super::build::Rows;
-use super::dictionary::Form;
+use super::dictionary::Purpose;
 use super::entropy::Coder;
 use super::rows::{Around, Before, Tape};
 use super::schema::{Message, Role};
@@ -52,7 +52,7 @@ pub(super) fn plan(
         let mut at = row.at as usize;
         for element in &of.elements {
             if let Element::Dictionary(d) = element
-                && vocabulary.kinds[*d as usize].form == Form::Attribute
+                && vocabulary.purpose(*d) == Purpose::Attribute
             {
                 key.1.push((*d, tape[at] as u32));
             }
@@ -213,12 +213,8 @@ impl State {
         let known = self.point_times(coder, section, context, series, shape, is_first);
         let last = series.last.as_ref().filter(|l| l.0 == kind).map(|l| &l.1[..]);
         let older = series.before.as_ref().filter(|l| l.0 == kind && last.is_some()).map(|l| &l.1[..]);
-        let around = Around {
-            known: &known,
-            time: series.time,
-            inside: false,
-            series: (!is_new).then_some(&series.attributes),
-        };
+        let around =
+            Around { known: &known, time: series.time, series: (!is_new).then_some(&series.attributes) };
         let mut before = Before::new(last, older);
         self.elements(coder, shape, slots, &mut section.tape, around, &mut before)?;
         section.rows.row(self, kind, &section.tape.out)?;
@@ -252,10 +248,10 @@ impl State {
             let given = section.tape.peek(place);
             let on = series.time.wrapping_add(series.step);
             let time = if is_first {
-                self.times[0].code_time(coder, given, &[first_time, on])
+                self.times[0].code_time(coder, &mut self.numbers, given, &[first_time, on])
             } else {
                 let after = section.after.get(&series.time).copied().unwrap_or(on);
-                self.times[1].code_time(coder, given, &[after, on])
+                self.times[1].code_time(coder, &mut self.numbers, given, &[after, on])
             };
             section.after.insert(series.time, time);
             series.step = if series.time == 0 { 0 } else { time.wrapping_sub(series.time) };
@@ -286,15 +282,14 @@ impl State {
     ) {
         let model = if is_first { 2 } else { 3 };
         let near = [if series.start == 0 { first_start } else { series.start }, series.time];
-        series.start = self.times[model].code_time(coder, given, &near);
+        series.start = self.times[model].code_time(coder, &mut self.numbers, given, &near);
         known[Role::Start as usize] = Some([series.start, 0]);
     }
 
     /// Whether a shape is that of a point in `context` with these attributes.
     fn is_point_of(&self, shape: u32, context: u32, attributes: Option<&Vec<(u32, u32)>>) -> bool {
         let of = &self.shapes.all[shape as usize];
-        let field = self.contexts[context as usize].field;
-        if Some(of.message) != Message::of_data(field) {
+        if of.message != self.contexts[context as usize].message() {
             return false;
         }
         let Some(attributes) = attributes else { return true };
@@ -304,11 +299,6 @@ impl State {
             _ => true,
         });
         same && left.next().is_none()
-    }
-
-    /// Whether a dictionary's entries are attributes.
-    pub(super) fn is_attribute(&self, dictionary: u32) -> bool {
-        self.dictionaries[dictionary as usize].kind.form == Form::Attribute
     }
 
     /// The attributes of a point.

@@ -10,17 +10,13 @@ use crate::segment::CodecError;
 #[derive(Debug, Default)]
 pub(super) struct Tape<'a> {
     /// What the encoder is given; empty for the decoder.
-    pub(super) given: &'a [u64],
+    given: &'a [u64],
     at: usize,
     /// What the decoder will have: dictionary entries by its numbers.
     pub(super) out: Vec<u64>,
 }
 
 impl<'a> Tape<'a> {
-    pub(super) const fn new(given: &'a [u64]) -> Self {
-        Self { given, at: 0, out: Vec::new() }
-    }
-
     /// Begins with other values.
     pub(super) fn restart(&mut self, given: &'a [u64]) {
         self.given = given;
@@ -82,8 +78,6 @@ pub(super) struct Around<'a> {
     pub(super) known: &'a Known,
     /// A time that times are near.
     pub(super) time: u64,
-    /// Whether it is inside an item.
-    pub(super) inside: bool,
     /// The attributes of the series that it is of.
     pub(super) series: Option<&'a [(u32, u32)]>,
 }
@@ -107,10 +101,8 @@ impl State {
                 && let Some(value) = around.known[role as usize]
             {
                 // An id of 16 bytes takes two places.
-                let wide = usize::from(matches!(
-                    self.shapes.all[shape as usize].elements[n],
-                    Element::Id16(_)
-                ));
+                let wide =
+                    usize::from(matches!(self.shapes.all[shape as usize].elements[n], Element::Id16(_)));
                 for half in &value[..=wide] {
                     tape.next();
                     before.next();
@@ -129,6 +121,11 @@ impl State {
                         tape.out.push(u64::from(*entry));
                         continue;
                     }
+                    let index = self.entry_at(coder, d as usize, slot, tape.next())?;
+                    tape.out.push(index);
+                }
+                Element::Order(d) => {
+                    before.next();
                     let index = self.entry_at(coder, d as usize, slot, tape.next())?;
                     tape.out.push(index);
                 }
@@ -155,13 +152,12 @@ impl State {
                 Element::Varint(field) | Element::Fixed32(field) | Element::Fixed64(field) => {
                     let of = Place { message, field: u32::from(field), slot };
                     let value = self.scalar(coder, of, tape.next(), around.time, before.next());
-                    let narrow =
-                        matches!(self.shapes.all[shape as usize].elements[n], Element::Fixed32(_));
+                    let narrow = matches!(self.shapes.all[shape as usize].elements[n], Element::Fixed32(_));
                     tape.out.push(if narrow { value & u64::from(u32::MAX) } else { value });
                 }
                 Element::One(_, inner) => self.inside(coder, inner, tape, around, before)?,
                 Element::Many(_, inner) => {
-                    let count = self.slots[slot].code(coder, tape.next());
+                    let count = self.slots[slot].code(coder, &mut self.numbers, tape.next());
                     self.spend(count)?;
                     tape.out.push(count);
                     // What was there before does not stand beside these.
@@ -183,6 +179,7 @@ impl State {
     /// What an element's bytes are accounted under: its field, or the field of its dictionary.
     fn column(&self, shape: u32, element: usize) -> u8 {
         match self.shapes.all[shape as usize].elements[element] {
+            Element::Order(_) => 0,
             Element::Dictionary(d) => (self.dictionaries[d as usize].kind.field & 31) as u8,
             other => other.field() & 31,
         }
@@ -206,16 +203,12 @@ impl State {
             }
         }
         let slots = self.slots_inside(shape);
-        let around = Around { known: &known, inside: true, series: None, ..around };
+        let around = Around { known: &known, series: None, ..around };
         self.elements(coder, shape, slots, tape, around, before)
     }
 
     /// A span of this segment, if it is one.
-    fn reference<C: Coder>(
-        &mut self,
-        coder: &mut C,
-        span: [u64; 3],
-    ) -> Result<Option<[u64; 3]>, CodecError> {
+    fn reference<C: Coder>(&mut self, coder: &mut C, span: [u64; 3]) -> Result<Option<[u64; 3]>, CodecError> {
         let found = if C::ENCODES { coder.find_span(span) } else { None };
         if !self.bit(coder, About::Reference, 0, 0, found.is_some()) {
             return Ok(None);
@@ -236,17 +229,18 @@ impl State {
         time: u64,
         before: (Option<u64>, Option<u64>),
     ) -> u64 {
+        let numbers = &mut self.numbers;
         let slot = &mut self.slots[of.slot];
         if is_double(of.message, of.field) {
             let value = match before {
                 (Some(last), Some(older)) => {
                     let on = 2.0 * f64::from_bits(last) - f64::from_bits(older);
-                    slot.doubles().code(coder, value, &[last, on.to_bits()])
+                    slot.doubles().code(coder, numbers, value, &[last, on.to_bits()])
                 }
-                (Some(last), None) => slot.doubles().code(coder, value, &[last]),
+                (Some(last), None) => slot.doubles().code(coder, numbers, value, &[last]),
                 _ => {
                     let last = slot.recent.last();
-                    slot.doubles().code(coder, value, &[last])
+                    slot.doubles().code(coder, numbers, value, &[last])
                 }
             };
             slot.recent.push(value);
@@ -254,16 +248,16 @@ impl State {
         }
         if is_time(of.message, of.field) {
             let last = slot.recent.last();
-            let value = slot.near().code_time(coder, value, &[time, last]);
+            let value = slot.near().code_time(coder, numbers, value, &[time, last]);
             slot.recent.push(value);
             return value;
         }
         match before {
             (Some(last), Some(older)) => {
-                slot.near().code(coder, value, &[last, last.wrapping_add(last.wrapping_sub(older))])
+                slot.near().code(coder, numbers, value, &[last, last.wrapping_add(last.wrapping_sub(older))])
             }
-            (Some(last), None) => slot.near().code(coder, value, &[last]),
-            _ => slot.code(coder, value),
+            (Some(last), None) => slot.near().code(coder, numbers, value, &[last]),
+            _ => slot.code(coder, numbers, value),
         }
     }
 
@@ -277,7 +271,7 @@ impl State {
     ) -> Result<(), CodecError> {
         let mut then = *before;
         before.skip_list();
-        let length = self.slots[slot].code(coder, tape.next());
+        let length = self.slots[slot].code(coder, &mut self.numbers, tape.next());
         self.spend(length)?;
         tape.out.push(length);
         let (last_length, older_length) = then.next();
@@ -288,9 +282,9 @@ impl State {
             let value = match (last.filter(|_| same), older.filter(|_| older_same)) {
                 (Some(last), Some(older)) => {
                     let on = last.wrapping_add(last.wrapping_sub(older));
-                    self.slots[slot].near().code(coder, value, &[last, on])
+                    self.slots[slot].near().code(coder, &mut self.numbers, value, &[last, on])
                 }
-                (Some(last), None) => self.slots[slot].near().code(coder, value, &[last]),
+                (Some(last), None) => self.slots[slot].near().code(coder, &mut self.numbers, value, &[last]),
                 _ => {
                     let zero = self.bit(coder, About::Value, slot as u64, n.min(31) as u64, value == 0);
                     if zero { 0 } else { self.number(coder, N::Lists, value) }

@@ -19,14 +19,27 @@ pub(super) enum Message {
 }
 
 impl Message {
+    /// How many dictionaries there may be beside those of attributes: one of raw fields for each message, and the orders.
+    pub(super) const COUNT: usize = 64;
+
     pub(super) fn from_number(number: u64) -> Option<Self> {
         use Message::{
             Buckets, Event, Exemplar, ExponentialPoint, HistogramPoint, Link, LogRecord, NumberPoint,
             Quantile, Span, Status, SummaryPoint,
         };
         [
-            Span, Event, Link, Status, LogRecord, NumberPoint, HistogramPoint, ExponentialPoint, SummaryPoint,
-            Exemplar, Buckets, Quantile,
+            Span,
+            Event,
+            Link,
+            Status,
+            LogRecord,
+            NumberPoint,
+            HistogramPoint,
+            ExponentialPoint,
+            SummaryPoint,
+            Exemplar,
+            Buckets,
+            Quantile,
         ]
         .into_iter()
         .find(|m| *m as u64 == number)

@@ -9,6 +9,7 @@ use std::hash::{Hash, Hasher};
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
 
+use super::dictionary::Purpose;
 use super::schema::{Message, Role, role};
 
 /// One field of a shape, or a run of equal ones.
@@ -28,13 +29,15 @@ pub(super) enum Element {
     Many(u8, u32),
     Fixed64List(u8),
     VarintList(u8),
+    /// How the attributes that follow stood: an entry of this dictionary.
+    Order(u32),
 }
 
 impl Element {
     /// The field, 0 for a dictionary: there it follows from the dictionary.
     pub(super) const fn field(self) -> u8 {
         match self {
-            Self::Dictionary(_) => 0,
+            Self::Dictionary(_) | Self::Order(_) => 0,
             Self::Varint(f)
             | Self::Fixed32(f)
             | Self::Fixed64(f)
@@ -61,6 +64,7 @@ impl Element {
             Self::Many(_, s) => [8, field, s as u64],
             Self::Fixed64List(_) => [9, field, 0],
             Self::VarintList(_) => [10, field, 0],
+            Self::Order(d) => [11, 0, d as u64],
         }
     }
 
@@ -81,6 +85,7 @@ impl Element {
             8 if known(shapes) => Self::Many(field, index),
             9 => Self::Fixed64List(field),
             10 => Self::VarintList(field),
+            11 if known(dictionaries) => Self::Order(index),
             _ => return None,
         })
     }
@@ -126,12 +131,12 @@ fn hash(message: Message, elements: &[Element]) -> u64 {
 }
 
 impl Shapes {
-    /// The number of this shape, which it is given if it is new. `name` says whether a dictionary holds the item's name.
+    /// The number of this shape, which it is given if it is new. `purpose` says what a dictionary is for.
     pub(super) fn number(
         &mut self,
         message: Message,
         elements: &[Element],
-        is_name: impl Fn(u32) -> bool,
+        purpose: impl Fn(u32) -> Purpose,
     ) -> u32 {
         let hashed = hash(message, elements);
         let same =
@@ -139,7 +144,7 @@ impl Shapes {
         if let Some(found) = self.by_content.find(hashed, same) {
             return *found;
         }
-        let shape = self.describe(message, elements, is_name);
+        let shape = self.describe(message, elements, purpose);
         let number = self.all.len() as u32;
         self.all.push(shape);
         let all = &self.all;
@@ -171,12 +176,12 @@ impl Shapes {
         }
     }
 
-    fn describe(&self, message: Message, elements: &[Element], is_name: impl Fn(u32) -> bool) -> Shape {
+    fn describe(&self, message: Message, elements: &[Element], purpose: impl Fn(u32) -> Purpose) -> Shape {
         let (mut roles, mut places) = (vec![None; elements.len()], [None; Role::COUNT]);
         let mut width = Some(0u32);
         for (n, element) in elements.iter().enumerate() {
             let of = match *element {
-                Element::Dictionary(d) => is_name(d).then_some(Role::Name),
+                Element::Dictionary(d) => (purpose(d) == Purpose::Name).then_some(Role::Name),
                 Element::Fixed64(f) | Element::Id8(f) | Element::Id16(f) => role(message, u32::from(f)),
                 _ => None,
             };

@@ -5,12 +5,13 @@
 
 use rustc_hash::FxHashMap;
 
-use super::dictionary::{self, Form, Kind, kind_of};
+use super::dictionary::{self, Form, Kind, Purpose, kind_of};
+use super::order::{LONGEST, Orders};
 use super::schema::{Message, Rule, rule};
 use super::shape::{Element, Shapes};
-use super::state::{Context, State};
+use super::state::{Context, MOST_SHAPES, State};
 use super::vocabulary::Vocabulary;
-use crate::otlp::protobuf::{Field, Fields, Value, varint, varint_len};
+use crate::otlp::protobuf::{Field, Fields, Value, put_varint, varint, varint_len};
 use crate::signal::Signal;
 
 /// An item.
@@ -39,6 +40,18 @@ pub(super) struct Shredder {
     /// Elements of the messages that are being taken apart, the outermost first.
     elements: Vec<Element>,
     scratch: Vec<u8>,
+    orders: Orders,
+    /// The dictionary of the orders of so many attributes.
+    order_dictionaries: [Option<u32>; LONGEST + 1],
+}
+
+/// Attributes one behind the other.
+#[derive(Debug, Clone, Copy, Default)]
+struct Run {
+    /// The first's element, and where its value stands on the tape.
+    element: usize,
+    at: usize,
+    length: usize,
 }
 
 /// Tags and lengths take this many bytes when nothing is longer than it must be.
@@ -67,6 +80,8 @@ impl Shredder {
             whole: Vec::new(),
             elements: Vec::new(),
             scratch: Vec::new(),
+            orders: Orders::default(),
+            order_dictionaries: [None; LONGEST + 1],
         }
     }
 
@@ -166,7 +181,8 @@ impl Shredder {
                 _ => head.extend_from_slice(field.raw),
             }
         }
-        let (_, entry) = self.vocabulary.entry(0, number as u32, &head, || (Kind::enclosing(number), head.len()));
+        let (_, entry) =
+            self.vocabulary.entry(0, number as u32, &head, || (Kind::enclosing(number), head.len()));
         self.scratch = head;
         Ok(entry)
     }
@@ -182,24 +198,39 @@ impl Shredder {
 
     fn item(&mut self, signal: Signal, context: u32, message: Message, body: &[u8]) -> Result<(), Irregular> {
         let at = u32::try_from(self.tape.len()).map_err(|_| Irregular)?;
-        let shape = self.message(message, body)?;
+        let shape = if self.shapes.all.len() < MOST_SHAPES - 4096 {
+            self.message(message, body)?
+        } else {
+            self.left_whole(message, body)
+        };
         self.rows[signal as usize - 1].push(Row { context, shape, at });
         Ok(())
     }
 
+    /// An item that is not taken apart, since too many shapes are known.
+    fn left_whole(&mut self, message: Message, body: &[u8]) -> u32 {
+        let kind = || (Kind::raw(message as u8), body.len());
+        let (dictionary, entry) = self.vocabulary.entry(message as u8, u32::MAX, body, kind);
+        self.tape.push(u64::from(entry));
+        let vocabulary = &self.vocabulary;
+        self.shapes.number(message, &[Element::Dictionary(dictionary)], |d| vocabulary.purpose(d))
+    }
+
     /// Puts the values of a message on the tape; returns its shape.
     fn message(&mut self, message: Message, body: &[u8]) -> Result<u32, Irregular> {
+        if self.shapes.all.len() >= MOST_SHAPES - 64 {
+            return Err(Irregular);
+        }
         let first = self.elements.len();
         // Where the count of the run stands that the last element is.
         let mut run = 0;
+        let mut attributes = Run::default();
         for field in Fields::new(body) {
             let field = field.map_err(|_| Irregular)?;
             let rule = rule(message, field.number).filter(|_| canonical(&field));
             let number = field.number as u8;
             let element = match (rule, field.value) {
-                (Some(Rule::Attribute), Value::Bytes(_)) => {
-                    self.dictionary(message, Form::Attribute, &field)
-                }
+                (Some(Rule::Attribute), Value::Bytes(_)) => self.dictionary(message, Form::Attribute, &field),
                 (Some(Rule::Text), Value::Bytes(_)) => self.dictionary(message, Form::Field, &field),
                 (Some(Rule::Any), Value::Bytes(_)) => self.dictionary(message, Form::Any, &field),
                 (Some(Rule::Varint), Value::Varint(v)) => self.number(Element::Varint(number), v),
@@ -244,13 +275,54 @@ impl Shredder {
                 },
                 _ => self.dictionary(message, Form::Raw, &field),
             };
+            if let Element::Dictionary(d) = element
+                && self.vocabulary.purpose(d) == Purpose::Attribute
+            {
+                let (element, at) = (self.elements.len(), self.tape.len() - 1);
+                if attributes.length == 0 {
+                    attributes = Run { element, at, length: 0 };
+                }
+                // Only those that stand together are put in order.
+                attributes.length += usize::from(attributes.element + attributes.length == element);
+            }
             self.elements.push(element);
+        }
+        if (2..=LONGEST).contains(&attributes.length) {
+            self.put_in_order(attributes);
         }
         let elements = &self.elements[first..];
         let vocabulary = &self.vocabulary;
-        let shape = self.shapes.number(message, elements, |d| vocabulary.is_name(d));
+        let shape = self.shapes.number(message, elements, |d| vocabulary.purpose(d));
         self.elements.truncate(first);
         Ok(shape)
+    }
+
+    /// Puts attributes in the order of their dictionaries, behind an element that says how they stood.
+    fn put_in_order(&mut self, run: Run) {
+        let mut dictionaries = [0; LONGEST];
+        let mut entries = [0; LONGEST];
+        for n in 0..run.length {
+            if let Element::Dictionary(d) = self.elements[run.element + n] {
+                dictionaries[n] = d;
+            }
+            entries[n] = self.tape[run.at + n];
+        }
+        let (order, rank) = self.orders.of(&dictionaries[..run.length]);
+        for n in 0..run.length {
+            let place = usize::from(order[n]);
+            self.elements[run.element + place] = Element::Dictionary(dictionaries[n]);
+            self.tape[run.at + place] = entries[n];
+        }
+        let vocabulary = &mut self.vocabulary;
+        let dictionary = *self.order_dictionaries[run.length]
+            .get_or_insert_with(|| vocabulary.dictionary(&Kind::order(run.length)));
+        self.scratch.clear();
+        put_varint(&mut self.scratch, rank);
+        let length = self.scratch.len();
+        let of = || (Kind::order(run.length), length);
+        let (_, entry) = self.vocabulary.entry(0, dictionary, &self.scratch, of);
+        self.elements.insert(run.element, Element::Order(dictionary));
+        self.tape.insert(run.at, u64::from(entry));
     }
 
     fn number(&mut self, element: Element, value: u64) -> Element {
@@ -285,4 +357,3 @@ fn varints(mut bytes: &[u8]) -> Option<Vec<u64>> {
     }
     Some(values)
 }
-

@@ -1,14 +1,15 @@
 //! What encoder and decoder both know: dictionaries, shapes, contexts and models. It grows while a segment is coded; a segment
 //! that leans on another begins with what that one ended with.
 
+use std::ops::{Index, IndexMut};
+
 use rustc_hash::FxHashMap;
 
-use super::dictionary::{Dictionary, FIXED, Kind};
-use super::entropy::{Bit, Coder, Number};
+use super::dictionary::{Dictionary, FIXED, Form, Kind, Purpose};
+use super::entropy::{Bit, Coder, NumberId, Numbers};
 use super::models::{Near, Recent, Slot};
 use super::schema::{Message, Role};
 use super::shape::{Element, Shapes};
-use super::vocabulary;
 use crate::segment::CodecError;
 
 /// What encloses an item.
@@ -26,6 +27,17 @@ pub(super) struct Context {
     pub(super) field: u32,
 }
 
+impl Context {
+    /// What its items are.
+    pub(super) const fn message(&self) -> Message {
+        match (self.signal, Message::of_data(self.field)) {
+            (1, _) => Message::Span,
+            (2, Some(point)) => point,
+            _ => Message::LogRecord,
+        }
+    }
+}
+
 /// Items of one context, one shape and one name: what is alike enough to be expected from one another.
 #[derive(Debug, Clone)]
 pub(super) struct Type {
@@ -34,8 +46,8 @@ pub(super) struct Type {
     pub(super) name: u32,
     /// The first of its slots.
     pub(super) slots: u32,
-    /// Models of its times.
-    pub(super) times: Box<[Near; 3]>,
+    /// The models of its times.
+    pub(super) times: u32,
 }
 
 /// No name, no slots.
@@ -43,6 +55,15 @@ pub(super) const NONE: u32 = u32::MAX;
 
 /// Above so many types, those of one shape share their slots.
 const OWN_SLOTS: usize = 512;
+
+/// There are never more slots, some 3 MiB: then they are shared. A power of two.
+const MOST_SLOTS: usize = 1 << 15;
+
+/// There are never more dictionaries. Attributes of further keys are left whole.
+pub(super) const MOST_DICTIONARIES: usize = 4096;
+
+/// There are never more shapes. Items of further ones are left whole.
+pub(super) const MOST_SHAPES: usize = 1 << 14;
 
 /// What is found out in a row before its elements are coded, by [`Role`].
 pub(super) type Known = [Option<[u64; 2]>; Role::COUNT];
@@ -68,19 +89,23 @@ pub(super) struct State {
     pub(super) contexts: Vec<Context>,
     pub(super) types: Vec<Type>,
     types_by: FxHashMap<(u32, u32, u32), u32>,
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: Slots,
+    /// Models of the times of items, by [`Type`].
+    pub(super) item_times: Vec<[Near; 3]>,
     /// The first slot of messages of a shape that are inside others, by shape.
     inner_slots: Vec<u32>,
-    /// Those of items whose type has none of its own, by shape.
+    /// Those of items whose type has none of its own, by shape; and the models of their times.
     shared_slots: Vec<u32>,
+    shared_times: Vec<u32>,
     /// Small decisions, by a hash of what they follow from.
     bits: Vec<Bit>,
     /// The types that came last, by a hash of what they follow from.
-    next_types: FxHashMap<u64, Recent>,
+    next_types: Vec<Recent>,
     pub(super) series: Vec<Series>,
     /// The series of each metric's context, in the order in which they were first seen.
     pub(super) series_of: FxHashMap<u32, Vec<u32>>,
-    pub(super) numbers: Vec<Number>,
+    pub(super) numbers: Numbers,
+    common: [NumberId; N::Last as usize],
     /// Times of points: the first of a series, the next ones; then their starts, likewise.
     pub(super) times: [Near; 4],
     /// How many points the last series of a scope had.
@@ -92,7 +117,7 @@ pub(super) struct State {
     pub(super) budget: u64,
 }
 
-/// What `State::numbers` are for.
+/// What `State::common` are for.
 #[derive(Debug, Clone, Copy)]
 #[repr(usize)]
 pub(super) enum N {
@@ -114,6 +139,9 @@ pub(super) enum N {
 
 /// Small decisions are kept in so many places.
 const BITS: usize = 1 << 14;
+
+/// What type comes next is kept in so many places.
+const NEXT_TYPES: usize = 1 << 13;
 
 /// What a small decision is about.
 #[derive(Debug, Clone, Copy)]
@@ -141,20 +169,33 @@ impl State {
             contexts: Vec::new(),
             types: Vec::new(),
             types_by: FxHashMap::default(),
-            slots: Vec::new(),
+            slots: Slots::default(),
+            item_times: Vec::new(),
             inner_slots: Vec::new(),
             shared_slots: Vec::new(),
+            shared_times: Vec::new(),
             bits: vec![Bit::NEW; BITS],
-            next_types: FxHashMap::default(),
+            next_types: vec![Recent::NEW; NEXT_TYPES],
             series: Vec::new(),
             series_of: FxHashMap::default(),
-            numbers: vec![Number::new(); N::Last as usize],
+            numbers: Numbers::default(),
+            common: [NumberId::NEW; N::Last as usize],
             times: [Near::new(), Near::new(), Near::new(), Near::new()],
             counts: FxHashMap::default(),
             last_context: 0,
             spans: Vec::new(),
             budget: u64::MAX,
         }
+    }
+
+    /// Bytes that it takes, roughly.
+    pub(super) fn size(&self) -> usize {
+        let entries: usize = self.dictionaries.iter().map(Dictionary::size).sum();
+        let points = |p: &Option<(u32, Vec<u64>)>| p.as_ref().map_or(0, |p| p.1.len() * 8);
+        let series: usize =
+            self.series.iter().map(|s| size_of::<Series>() + points(&s.last) + points(&s.before)).sum();
+        let models = self.slots.size() + self.numbers.size() + self.item_times.len() * size_of::<[Near; 3]>();
+        entries * 2 + series + models + self.types.len() * 64 + BITS * 4 + NEXT_TYPES * size_of::<Recent>()
     }
 
     /// A small decision that follows from `a` and `b`.
@@ -165,12 +206,13 @@ impl State {
     }
 
     pub(super) fn number<C: Coder>(&mut self, coder: &mut C, of: N, value: u64) -> u64 {
-        self.numbers[of as usize].code(coder, value)
+        self.numbers.get(&mut self.common[of as usize]).code(coder, value)
     }
 
     /// Takes `bytes` from what may still come out.
     pub(super) fn spend(&mut self, bytes: u64) -> Result<(), CodecError> {
-        self.budget = self.budget.checked_sub(bytes).ok_or(CodecError::TooLarge("what a payload unpacks to"))?;
+        self.budget =
+            self.budget.checked_sub(bytes).ok_or(CodecError::TooLarge("what a payload unpacks to"))?;
         Ok(())
     }
 
@@ -184,7 +226,7 @@ impl State {
         let dictionary = &mut self.dictionaries[number];
         let before = dictionary.size();
         let index = coder.entry(number, index, dictionary.len() as u64);
-        let index = dictionary.code(coder, number, index)?;
+        let index = dictionary.code(coder, &mut self.numbers, number, index, None)?;
         let grown = dictionary.size() - before;
         self.spend(grown as u64)?;
         Ok(index)
@@ -207,10 +249,13 @@ impl State {
                 Err(CodecError::Damaged("an entry that no dictionary has"))
             };
         }
-        let before = self.dictionaries[number].size();
-        let index = self.dictionaries[number].code(coder, number, index)?;
+        let dictionary = &mut self.dictionaries[number];
+        let before = dictionary.size();
+        // Which orders are likely is known of the place; elsewhere all places of a dictionary are alike.
+        let likely = (dictionary.kind.form == Form::Order).then_some(&mut self.slots[slot].number);
+        let index = dictionary.code(coder, &mut self.numbers, number, index, likely)?;
+        let grown = dictionary.size() - before;
         self.slots[slot].recent.push(index);
-        let grown = self.dictionaries[number].size() - before;
         self.spend(grown as u64)?;
         Ok(index)
     }
@@ -224,36 +269,40 @@ impl State {
         contexts: &[Context],
     ) -> Result<(), CodecError> {
         let known = self.dictionaries.len();
-        let count = self.count(coder, kinds.len().saturating_sub(known))?;
+        let count = self.count(coder, kinds.len().saturating_sub(known), MOST_DICTIONARIES - known)?;
         for n in known..known + count {
             let kind = self.kind(coder, kinds.get(n))?;
+            coder.account(Message::from_number(u64::from(kind.message)).unwrap_or(Message::Span), 0);
             self.dictionaries.push(Dictionary::new(kind));
         }
         let known = self.shapes.all.len();
-        let count = self.count(coder, shapes.all.len().saturating_sub(known))?;
+        let count = self.count(coder, shapes.all.len().saturating_sub(known), MOST_SHAPES - known)?;
         for n in known..known + count {
             let given = shapes.all.get(n);
             self.shape(coder, given.map(|s| (s.message, &s.elements[..])), n)?;
         }
         let known = self.contexts.len();
-        let count = self.count(coder, contexts.len().saturating_sub(known))?;
+        let count = self.count(coder, contexts.len().saturating_sub(known), usize::MAX)?;
         for n in known..known + count {
             let context = self.context(coder, contexts.get(n))?;
+            coder.account(context.message(), 0);
             self.contexts.push(context);
         }
         Ok(())
     }
 
-    fn count<C: Coder>(&mut self, coder: &mut C, count: usize) -> Result<usize, CodecError> {
+    fn count<C: Coder>(&mut self, coder: &mut C, count: usize, most: usize) -> Result<usize, CodecError> {
         let count = self.number(coder, N::Definitions, count as u64);
+        if count > most as u64 {
+            return Err(CodecError::TooLarge("the number of definitions"));
+        }
         self.spend(count)?;
         Ok(count as usize)
     }
 
     fn kind<C: Coder>(&mut self, coder: &mut C, given: Option<&Kind>) -> Result<Kind, CodecError> {
-        let numbers = given.map_or([0; 4], |k| {
-            [u64::from(k.message), k.form as u64, u64::from(k.field), k.value as u64]
-        });
+        let numbers = given
+            .map_or([0; 4], |k| [u64::from(k.message), k.form as u64, u64::from(k.field), k.value as u64]);
         let numbers = numbers.map(|n| self.number(coder, N::Kinds, n));
         let text = given.map_or(&[][..], |k| &k.key);
         let length = self.number(coder, N::KeyLength, text.len() as u64);
@@ -280,20 +329,39 @@ impl State {
             let kind = self.number(coder, N::Kinds, parts[0]);
             let parts = [
                 kind,
-                if kind == 1 { 0 } else { self.number(coder, N::Kinds, parts[1]) },
-                if matches!(kind, 1 | 7 | 8) { self.number(coder, N::Elements, parts[2]) } else { 0 },
+                if matches!(kind, 1 | 11) { 0 } else { self.number(coder, N::Kinds, parts[1]) },
+                if matches!(kind, 1 | 7 | 8 | 11) { self.number(coder, N::Elements, parts[2]) } else { 0 },
             ];
             let element = Element::from_parts(parts, self.dictionaries.len(), expected);
             elements.push(element.ok_or(CodecError::Damaged("a shape's element"))?);
         }
+        if !self.are_ordered(&elements) {
+            return Err(CodecError::Damaged("an order of what is not there"));
+        }
         let dictionaries = &self.dictionaries;
-        let number = self.shapes.number(message, &elements, |d| {
-            vocabulary::is_name(&dictionaries[d as usize].kind)
-        });
+        let number = self.shapes.number(message, &elements, |d| dictionaries[d as usize].kind.purpose());
+        coder.account(message, 0);
         if number as usize != expected {
             return Err(CodecError::Damaged("a shape that is not new"));
         }
         Ok(())
+    }
+
+    /// Whether so many attributes stand behind each order as it orders.
+    fn are_ordered(&self, elements: &[Element]) -> bool {
+        elements.iter().enumerate().all(|(n, element)| {
+            let Element::Order(d) = element else { return true };
+            let kind = &self.dictionaries[*d as usize].kind;
+            let behind = elements[n + 1..]
+                .iter()
+                .take_while(|e| matches!(e, Element::Dictionary(d) if self.is_attribute(*d)));
+            kind.form == Form::Order && behind.take(kind.field as usize).count() == kind.field as usize
+        })
+    }
+
+    /// Whether a dictionary's entries are attributes.
+    pub(super) fn is_attribute(&self, dictionary: u32) -> bool {
+        self.dictionaries[dictionary as usize].kind.purpose() == Purpose::Attribute
     }
 
     fn context<C: Coder>(&mut self, coder: &mut C, given: Option<&Context>) -> Result<Context, CodecError> {
@@ -337,12 +405,12 @@ impl State {
             name = self.coded_name(coder, shape, name);
             known = self.types_by.get(&(context, shape, name as u32)).map_or(known, |t| u64::from(*t));
         }
-        let keys = [mix(mix(7, after[0]), after[1]), mix(11, after[0])];
+        let place = |key: u64| (key >> 32) as usize % NEXT_TYPES;
+        let places = [place(mix(mix(7, after[0]), after[1])), place(mix(11, after[0]))];
         for n in 0..2 {
-            let recent = self.next_types.entry(keys[n]).or_insert(Recent::NEW);
-            if let Some(found) = recent.code(coder, known) {
+            if let Some(found) = self.next_types[places[n]].code(coder, known) {
                 if n == 1 {
-                    self.learn_type(keys[0], found);
+                    self.next_types[places[0]].push(found);
                 }
                 return Ok(found as u32);
             }
@@ -354,14 +422,10 @@ impl State {
             n if n <= count => n - 1,
             _ => return Err(CodecError::Damaged("a type that is not known")),
         };
-        for key in keys {
-            self.learn_type(key, number);
+        for place in places {
+            self.next_types[place].push(number);
         }
         Ok(number as u32)
-    }
-
-    fn learn_type(&mut self, key: u64, number: u64) {
-        self.next_types.entry(key).or_insert(Recent::NEW).push(number);
     }
 
     /// The decoder's number of a name.
@@ -390,7 +454,7 @@ impl State {
         name: u64,
     ) -> Result<u64, CodecError> {
         let step = u64::from(context).wrapping_sub(u64::from(self.last_context));
-        let step = self.numbers[N::Contexts as usize].code_signed(coder, step);
+        let step = self.numbers.get(&mut self.common[N::Contexts as usize]).code_signed(coder, step);
         let context = u64::from(self.last_context).wrapping_add(step);
         let shape = self.number(coder, N::Elements, u64::from(shape));
         if context >= self.contexts.len() as u64 || shape >= self.shapes.all.len() as u64 {
@@ -402,7 +466,7 @@ impl State {
             Some(d) => {
                 // Its number is the decoder's already.
                 let before = self.dictionaries[d].size();
-                let name = self.dictionaries[d].code(coder, d, name)?;
+                let name = self.dictionaries[d].code(coder, &mut self.numbers, d, name, None)?;
                 let grown = self.dictionaries[d].size() - before;
                 self.spend(grown as u64)?;
                 name as u32
@@ -410,13 +474,14 @@ impl State {
             None => NONE,
         };
         let width = self.shapes.all[shape as usize].elements.len();
-        let slots = if self.types.len() < OWN_SLOTS {
-            grow(&mut self.slots, width)
-        } else {
-            first_of(&mut self.shared_slots, &mut self.slots, shape, width)
-        };
         let number = self.types.len() as u32;
-        let times = Box::new([Near::new(), Near::new(), Near::new()]);
+        let (slots, times) = if self.types.len() < OWN_SLOTS {
+            (self.slots.grow(width), new_times(&mut self.item_times))
+        } else {
+            let slots = first_of(&mut self.shared_slots, shape, || self.slots.grow(width));
+            let item_times = &mut self.item_times;
+            (slots, first_of(&mut self.shared_times, shape, || new_times(item_times)))
+        };
         self.types.push(Type { context, shape, name, slots, times });
         self.types_by.insert((context, shape, name), number);
         self.spend(1)?;
@@ -426,23 +491,60 @@ impl State {
     /// The slots of messages of `shape` inside others.
     pub(super) fn slots_inside(&mut self, shape: u32) -> u32 {
         let width = self.shapes.all[shape as usize].elements.len();
-        first_of(&mut self.inner_slots, &mut self.slots, shape, width)
+        first_of(&mut self.inner_slots, shape, || self.slots.grow(width))
     }
 }
 
-fn grow(slots: &mut Vec<Slot>, by: usize) -> u32 {
-    let first = slots.len();
-    slots.resize(first + by, Slot::NEW);
-    first as u32
+fn new_times(all: &mut Vec<[Near; 3]>) -> u32 {
+    all.push([Near::new(), Near::new(), Near::new()]);
+    all.len() as u32 - 1
 }
 
-fn first_of(firsts: &mut Vec<u32>, slots: &mut Vec<Slot>, shape: u32, width: usize) -> u32 {
+fn first_of(firsts: &mut Vec<u32>, shape: u32, new: impl FnOnce() -> u32) -> u32 {
     let shape = shape as usize;
     if firsts.len() <= shape {
         firsts.resize(shape + 1, NONE);
     }
     if firsts[shape] == NONE {
-        firsts[shape] = grow(slots, width);
+        firsts[shape] = new();
     }
     firsts[shape]
+}
+
+/// Every slot; above [`MOST_SLOTS`] several numbers mean the same one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Slots {
+    all: Vec<Slot>,
+    given: u32,
+}
+
+impl Slots {
+    fn grow(&mut self, by: usize) -> u32 {
+        let first = self.given;
+        self.given = self.given.wrapping_add(by as u32) % (1 << 30);
+        let length = (first as usize + by).clamp(self.all.len(), MOST_SLOTS);
+        self.all.resize(length, Slot::NEW);
+        first
+    }
+
+    /// Bytes that they take.
+    pub(super) const fn size(&self) -> usize {
+        self.all.len() * size_of::<Slot>()
+    }
+}
+
+impl Index<usize> for Slots {
+    type Output = Slot;
+
+    #[inline]
+    fn index(&self, number: usize) -> &Slot {
+        &self.all[number % MOST_SLOTS]
+    }
+}
+
+impl IndexMut<usize> for Slots {
+    #[inline]
+    fn index_mut(&mut self, number: usize) -> &mut Slot {
+        &mut self.all[number % MOST_SLOTS]
+    }
 }

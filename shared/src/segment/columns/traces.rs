@@ -104,6 +104,9 @@ struct Section<'a, 'b> {
     last_start: u64,
     /// The last log's time.
     last_log: u64,
+    /// Spans and logs so far.
+    real: u64,
+    logs: u64,
 }
 
 impl State {
@@ -116,23 +119,34 @@ impl State {
     ) -> Result<(), CodecError> {
         let forest = given.forest;
         let nodes = || forest.traces.iter().flat_map(|t| &t.nodes);
-        let mut trace_ids =
-            [0, 1].map(|half| Ids::of(forest.traces.iter().map(|t| t.id[half])));
+        let mut trace_ids = [0, 1].map(|half| Ids::of(forest.traces.iter().map(|t| t.id[half])));
         let mut span_ids = Ids::of(nodes().map(|n| n.id));
         let count = self.number(coder, N::Traces, forest.traces.len() as u64);
         if count > 0 {
             trace_ids.iter_mut().for_each(|ids| ids.code_self(coder));
             span_ids.code_self(coder);
         }
-        let mut section =
-            Section { given, rows, tape: Tape::default(), span_ids, last_start: 0, last_log: 0 };
+        let mut section = Section {
+            given,
+            rows,
+            tape: Tape::default(),
+            span_ids,
+            last_start: 0,
+            last_log: 0,
+            real: 0,
+            logs: 0,
+        };
         for n in 0..count as usize {
             self.spend(1)?;
             let trace = forest.traces.get(n);
             let id = trace.map_or([0; 2], |t| t.id);
             let id = [trace_ids[0].code(coder, id[0]), trace_ids[1].code(coder, id[1])];
-            coder.account(Message::Span, 1);
+            let bits = coder.account(Message::Span, 1);
+            let (before, logs) = (section.real, section.logs);
             self.trace(coder, &mut section, id, trace.map_or(&[], |t| &t.nodes))?;
+            if section.real == before && section.logs > logs {
+                coder.transfer(bits, (Message::Span, 1), (Message::LogRecord, 9));
+            }
         }
         for (message, n) in [(Message::Span, 0), (Message::LogRecord, 1)] {
             self.loose(coder, &mut section, message, &forest.loose[n])?;
@@ -212,7 +226,8 @@ impl State {
         let row = node.and_then(|n| n.row);
         let ghost = !has_parent && self.bit(coder, About::Ghost, 0, parent.last_kind, row.is_none());
         let id = section.span_ids.code(coder, node.map_or(0, |n| n.id));
-        coder.account(Message::Span, 2);
+        let bits = coder.account(Message::Span, 2);
+        let logs = section.logs;
         let (kind, start, end) = if ghost {
             (GHOST, parent.last_start, parent.last_end)
         } else {
@@ -221,17 +236,13 @@ impl State {
         let span = [trace[0], trace[1], id];
         self.spans.push(span);
         coder.learn_span(span);
-        let child = Open {
-            kind,
-            id,
-            start,
-            end,
-            children: 0,
-            last_kind: FIRST,
-            last_start: start,
-            last_end: start,
-        };
+        let child =
+            Open { kind, id, start, end, children: 0, last_kind: FIRST, last_start: start, last_end: start };
         self.logs(coder, section, span, &child, node.map_or(&[], |n| &n.logs))?;
+        if ghost {
+            let to = if section.logs > logs { (Message::LogRecord, 10) } else { (Message::Span, 4) };
+            coder.transfer(bits, (Message::Span, 2), to);
+        }
         Ok(child)
     }
 
@@ -261,10 +272,10 @@ impl State {
         known[Role::Parent as usize] = Some([parent.id, 0]);
         known[Role::Name as usize] = self.name_known(kind);
         let (mut start, mut end) = (parent.last_start, parent.last_end);
-        let times = &mut self.types[kind].times;
+        let times = &mut self.item_times[self.types[kind].times as usize];
         if let Some(place) = start_place {
             let near = [parent.last_end, parent.start, parent.last_start];
-            start = times[0].code_time(coder, section.tape.peek(place), &near);
+            start = times[0].code_time(coder, &mut self.numbers, section.tape.peek(place), &near);
             known[Role::Start as usize] = Some([start, 0]);
             end = start;
         }
@@ -272,13 +283,14 @@ impl State {
         if let Some(place) = end_place {
             let near = [start, parent.end];
             let near = if has_parent && parent.kind != GHOST { &near[..] } else { &near[..1] };
-            end = times[1].code_time(coder, section.tape.peek(place), near);
+            end = times[1].code_time(coder, &mut self.numbers, section.tape.peek(place), near);
             known[Role::Time as usize] = Some([end, 0]);
         }
         coder.account(Message::Span, 8);
-        let around = Around { known: &known, time: start, inside: false, series: None };
+        let around = Around { known: &known, time: start, series: None };
         self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
         section.rows.row(self, kind as u32, &section.tape.out)?;
+        section.real += 1;
         Ok((kind as u64, start, end))
     }
 
@@ -316,11 +328,7 @@ impl State {
     ) -> Result<(), CodecError> {
         let mut last = LOG;
         // A ghost tells nothing of when its logs are.
-        let mut near = if of.kind == GHOST {
-            [section.last_log; 3]
-        } else {
-            [of.start, of.end, of.start]
-        };
+        let mut near = if of.kind == GHOST { [section.last_log; 3] } else { [of.start, of.end, of.start] };
         for n in 0.. {
             let row = logs.get(n).copied();
             let more = self.bit(coder, About::Log, of.kind, n.min(3) as u64, row.is_some());
@@ -356,18 +364,18 @@ impl State {
         let of = &self.shapes.all[shape as usize];
         let (time_place, observed_place) = (of.place(Role::Time), of.place(Role::Observed));
         let mut time = near[2];
-        let times = &mut self.types[kind].times;
+        let times = &mut self.item_times[self.types[kind].times as usize];
         if let Some(place) = time_place {
-            time = times[0].code_time(coder, section.tape.peek(place), &near);
+            time = times[0].code_time(coder, &mut self.numbers, section.tape.peek(place), &near);
             known[Role::Time as usize] = Some([time, 0]);
         }
         if let Some(place) = observed_place {
             let observed = section.tape.peek(place);
             // Some libraries leave the time out; then this one is all there is.
             let observed = if time_place.is_some() {
-                times[1].code_time(coder, observed, &[time])
+                times[1].code_time(coder, &mut self.numbers, observed, &[time])
             } else {
-                times[2].code_time(coder, observed, &near)
+                times[2].code_time(coder, &mut self.numbers, observed, &near)
             };
             known[Role::Observed as usize] = Some([observed, 0]);
             if time_place.is_none() {
@@ -376,7 +384,8 @@ impl State {
         }
         coder.account(Message::LogRecord, 1);
         section.last_log = time;
-        let around = Around { known: &known, time, inside: false, series: None };
+        section.logs += 1;
+        let around = Around { known: &known, time, series: None };
         self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
         section.rows.row(self, kind as u32, &section.tape.out)?;
         Ok(time)
@@ -408,7 +417,7 @@ impl State {
             let (shape, slots) = (self.types[kind].shape, self.types[kind].slots);
             let mut known = Known::default();
             known[Role::Name as usize] = self.name_known(kind);
-            let around = Around { known: &known, time: 0, inside: false, series: None };
+            let around = Around { known: &known, time: 0, series: None };
             self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
             section.rows.row(self, kind as u32, &section.tape.out)?;
         }

@@ -7,8 +7,9 @@ use std::hash::Hasher;
 use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHasher};
 
-use super::dictionary::{Dictionary, Form, Kind};
+use super::dictionary::{Dictionary, Kind, Purpose};
 use super::schema::Message;
+use super::state::MOST_DICTIONARIES;
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
@@ -38,8 +39,8 @@ pub(super) struct Vocabulary {
     pub(super) kinds: Vec<Kind>,
     by_kind: FxHashMap<Kind, u32>,
     numbered: Vec<Vec<Numbered>>,
-    /// Which dictionaries hold spans' names.
-    names: Vec<bool>,
+    /// What each dictionary is for.
+    purposes: Vec<Purpose>,
 }
 
 fn hash(message: u8, scope: u32, field: &[u8]) -> u64 {
@@ -58,7 +59,7 @@ impl Vocabulary {
             kinds: Vec::new(),
             by_kind: FxHashMap::default(),
             numbered: Vec::new(),
-            names: Vec::new(),
+            purposes: Vec::new(),
         };
         for (dictionary, number) in dictionaries.iter().zip(0..) {
             new.dictionary(&dictionary.kind);
@@ -74,21 +75,22 @@ impl Vocabulary {
         new
     }
 
-    fn dictionary(&mut self, kind: &Kind) -> u32 {
+    /// The number of the dictionary of this kind.
+    pub(super) fn dictionary(&mut self, kind: &Kind) -> u32 {
         if let Some(found) = self.by_kind.get(kind) {
             return *found;
         }
         let number = self.kinds.len() as u32;
         self.by_kind.insert(kind.clone(), number);
-        self.names.push(is_name(kind));
+        self.purposes.push(kind.purpose());
         self.kinds.push(kind.clone());
         self.numbered.push(Vec::new());
         number
     }
 
-    /// Whether a dictionary holds spans' names.
-    pub(super) fn is_name(&self, dictionary: u32) -> bool {
-        self.names[dictionary as usize]
+    /// What a dictionary is for.
+    pub(super) fn purpose(&self, dictionary: u32) -> Purpose {
+        self.purposes[dictionary as usize]
     }
 
     /// The dictionary and the entry of `field` of `message`. `scope` keeps fields apart that are not of a message. `describe`
@@ -109,7 +111,14 @@ impl Vocabulary {
         if let Some(found) = self.entries.find(hash(message, scope, field), same) {
             return (found.dictionary, found.number);
         }
-        let (kind, content) = describe();
+        let (mut kind, mut content) = describe();
+        if self.kinds.len() >= MOST_DICTIONARIES - Message::COUNT
+            && !self.by_kind.contains_key(&kind)
+            && message != 0
+        {
+            // Raw fields need no more than a dictionary for each message.
+            (kind, content) = (Kind::raw(message), field.len());
+        }
         let dictionary = self.dictionary(&kind);
         (dictionary, self.insert(message, scope, dictionary, field, content))
     }
@@ -145,9 +154,4 @@ impl Vocabulary {
         let entry = self.numbered[dictionary][number as usize];
         &self.pool[entry.start as usize..entry.start as usize + entry.length as usize]
     }
-}
-
-/// Whether a dictionary of this kind holds spans' names.
-pub(super) fn is_name(kind: &Kind) -> bool {
-    kind.message == Message::Span as u8 && kind.form == Form::Field && kind.field == 5
 }
