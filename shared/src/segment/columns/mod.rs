@@ -6,6 +6,7 @@ mod entropy;
 mod forest;
 mod models;
 mod order;
+mod pattern;
 mod points;
 mod rows;
 mod schema;
@@ -41,6 +42,16 @@ const LAYOUT: u8 = 1;
 
 /// zstd's level for text.
 const LEVEL: i32 = 9;
+
+/// zstd for text: with tables that are small beside the text, since the agent has little memory.
+fn text_compressor() -> std::io::Result<zstd::bulk::Compressor<'static>> {
+    use zstd::zstd_safe::CParameter::{ChainLog, HashLog, WindowLog};
+    let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+    for parameter in [WindowLog(20), HashLog(17), ChainLog(17)] {
+        compressor.set_parameter(parameter)?;
+    }
+    Ok(compressor)
+}
 
 /// What a segment ended with, for others that lean on it.
 #[derive(Debug, Clone)]
@@ -154,7 +165,7 @@ impl Writer {
         out.extend_from_slice(&bits);
         let text = self.text.concat();
         if !text.is_empty() {
-            out.extend(zstd::bulk::compress(&text, LEVEL)?);
+            out.extend(text_compressor()?.compress(&text)?);
         }
         Ok(out)
     }
