@@ -23,6 +23,8 @@ use crate::contacts::{ContactControl, Contacts};
 use crate::control::{Control, control_router, health_router, metrics_router};
 use crate::exporter::Exporter;
 use crate::journal::{Journal, Progress};
+use crate::lanes::Lanes;
+use crate::lifetimes;
 use crate::limiter::Limiter;
 use crate::receiver::{Intake, ReceiverError, Receivers};
 use crate::shipper::{LinkStatus, Shipper, ShipperConfig};
@@ -129,26 +131,27 @@ fn contacts(
     Contacts::try_new(&config.contacts, stations, env.clone(), lead, direct, current, wanted)
 }
 
-fn wal_config(config: &Config) -> WalConfig {
-    WalConfig {
+fn wal_config(config: &Config) -> Result<WalConfig, AgentError> {
+    Ok(WalConfig {
         directory: config.storage.directory.clone(),
         max_bytes: config.storage.max_bytes.0,
         when_full: config.storage.when_full,
         ballast: config.storage.ballast.0,
         consumers: config.consumers(),
-    }
+        lanes: config.lanes.lanes().map_err(AgentError::Setting)?,
+    })
 }
 
 /// Opens the log of `config` by itself, for commands while no agent runs.
 pub fn open_existing_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
-    Wal::open_existing(wal_config(config), env.clone()).map_err(|source| AgentError::Wal {
+    Wal::open_existing(wal_config(config)?, env.clone()).map_err(|source| AgentError::Wal {
         directory: config.storage.directory.display().to_string(),
         source,
     })
 }
 
 fn open_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
-    let (wal, quarantine) = Wal::open(wal_config(config), env.clone()).map_err(|source| AgentError::Wal {
+    let (wal, quarantine) = Wal::open(wal_config(config)?, env.clone()).map_err(|source| AgentError::Wal {
         directory: config.storage.directory.display().to_string(),
         source,
     })?;
@@ -202,18 +205,19 @@ impl Agent {
         let (told, _) = watch::channel(Progress { unsealed, at: Instant::now() });
         let (sealed_sender, sealed) = watch::channel(0u64);
         let (link_sender, link) = watch::channel(LinkStatus::default());
-        let batch = config.processors.batch;
+        let (batch, lanes) = (config.processors.batch, config.lanes.lanes().map_err(AgentError::Setting)?);
         back.spawn(
-            Batcher::new(batch, env.clone(), wal.clone(), told.clone(), wanted, sealed_sender)
+            Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender)
                 .run(stop.clone()),
         );
+        back.spawn(lifetimes::run(lanes.clone(), env.clone(), wal.clone(), sealed.clone(), stop.clone()));
         back.spawn(Arc::clone(&limiter).run(env.clone(), stop.clone()));
         back.spawn(compact(wal.clone(), link.clone(), stop.clone()));
         let (contact_source, contact_control) = contacts;
         back.spawn(contact_source.run(stop.clone()));
 
         let satellite = outside.link.as_ref().map(|(l, _)| l.satellite.clone());
-        spawn_consumers(outside, &env, &wal, current, &sealed, link_sender, &metrics, &back, &stop).await;
+        spawn_consumers(outside, &env, &wal, current, &sealed, link_sender, &metrics, &lanes, &back, &stop).await;
 
         let (journal, committer) = Journal::new(
             wal.clone(),
@@ -290,6 +294,7 @@ async fn spawn_consumers(
     sealed: &watch::Receiver<u64>,
     link: watch::Sender<LinkStatus>,
     metrics: &Metrics,
+    lanes: &Lanes,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
@@ -298,8 +303,8 @@ async fn spawn_consumers(
     if let Some((config, _)) = outside.link
         && let Some(id) = consumer(LINK.to_owned()).await
     {
-        let shipper =
-            Shipper::new(config, env.clone(), wal.clone(), id, current, sealed.clone(), metrics.ship(), link);
+        let (wal, sealed, counters) = (wal.clone(), sealed.clone(), metrics.ship());
+        let shipper = Shipper::new(config, lanes.clone(), env.clone(), wal, id, current, sealed, counters, link);
         tasks.spawn(shipper.run(stop.clone()));
     }
     for (name, (client, direct, signals)) in outside.direct {

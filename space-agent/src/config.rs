@@ -13,6 +13,7 @@ use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 use serde::de::MapAccess;
 
+use crate::lanes::{LanesConfig, Percent};
 use crate::receiver::MIN_WINDOW;
 use crate::wal::WhenFull;
 
@@ -34,6 +35,9 @@ pub struct Config {
     pub storage: StorageConfig,
     /// The link to ground stations; needed by the exporter `link`.
     pub link: Option<LinkConfig>,
+    /// Priority classes.
+    #[serde(default)]
+    pub lanes: LanesConfig,
     /// When a station is reachable.
     #[serde(default)]
     pub contacts: ContactsConfig,
@@ -169,6 +173,8 @@ pub struct BatchConfig {
     pub seal_before_contact: Span,
     /// Sealing may lag behind a burst by this many journal bytes.
     pub defer_sealing: ByteSize,
+    /// The part of one processor core that sealing bulk may have.
+    pub sealing_cpu: Percent,
 }
 
 impl Default for BatchConfig {
@@ -180,6 +186,7 @@ impl Default for BatchConfig {
             max_hold_back: ByteSize::mib(8),
             seal_before_contact: Span::secs(5),
             defer_sealing: ByteSize(0),
+            sealing_cpu: Percent(1.0),
         }
     }
 }
@@ -406,6 +413,7 @@ impl Config {
         self.validate_processors()?;
         self.validate_pipelines()?;
         self.validate_link()?;
+        self.lanes.lanes()?;
         for (key, http) in [
             ("extensions.health_check", self.extensions.health_check.as_ref()),
             ("service.telemetry.metrics", self.service.telemetry.metrics.as_ref()),
@@ -478,6 +486,9 @@ impl Config {
         }
         if batch.timeout < Span::millis(10) {
             return Err(Invalid::new("processors.batch.timeout", "must be at least 10ms"));
+        }
+        if batch.sealing_cpu < Percent(0.01) {
+            return Err(Invalid::new("processors.batch.sealing_cpu", "must be at least 1%"));
         }
         Ok(())
     }

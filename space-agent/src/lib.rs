@@ -12,9 +12,13 @@ pub mod limiter;
 
 pub mod journal;
 
+pub mod lanes;
+
 pub mod wal;
 
 pub mod batcher;
+
+pub mod lifetimes;
 
 pub mod contacts;
 

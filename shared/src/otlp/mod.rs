@@ -3,4 +3,5 @@
 pub mod json;
 pub mod protobuf;
 pub mod status;
+pub mod tree;
 pub mod walk;

@@ -9,13 +9,14 @@ use perigee_proto::link::{AgentMessage, GoodbyeReason, GroundMessage, Hello, Seg
 use perigee_shared::contact::Contact;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::link::{MINOR_VERSION, wire};
-use perigee_shared::segment::{Codec, Header, Lane, SegmentId};
+use perigee_shared::segment::{Codec, Header, SegmentId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Shipper;
-use super::session::{Action, Event, FETCH, Session};
-use crate::wal::{Reconciled, Wal, WalError};
+use super::queues::FETCH;
+use super::session::{Action, Event, Session};
+use crate::wal::{Reconciled, WalError};
 
 /// Messages that may wait for the ground to read them. Drops that find no place are told again in the next Hello.
 const QUEUE: usize = 64;
@@ -92,7 +93,7 @@ pub(super) async fn drive(
     let usable = contact.usable(shipper.env.unix_nano());
     let mut driver = Driver {
         station: contact.station.clone(),
-        session: Session::new(hello, contact.byte_budget),
+        session: Session::new(hello, contact.byte_budget, &shipper.lanes),
         connection,
         control: queue,
         writers: JoinSet::new(),
@@ -225,11 +226,10 @@ impl Driver<'_> {
                 }
                 return Ok(Some(Event::Reconciled { new_epoch }));
             }
-            Action::Fetch { lane, sequence } => {
-                let fetched =
-                    self.shipper.wal.call(move |wal| fetch(wal, consumer, lane, sequence)).await??;
-                let more = fetched.len() == FETCH;
-                return Ok(Some(Event::Fetched { headers: fetched, more }));
+            Action::Fetch { lane, taken } => {
+                let found =
+                    self.shipper.wal.call(move |wal| wal.to_ship(consumer, lane, &taken, FETCH)).await??;
+                return Ok(Some(Event::Fetched { lane, found }));
             }
             Action::Write { header, ranges } => self.write(header, ranges).await?,
             Action::Committed(ids) => {
@@ -361,31 +361,6 @@ impl Driver<'_> {
             }
         }
     }
-}
-
-/// Up to [`FETCH`] segments after (`lane`, `sequence`), most urgent lanes first, with whether each was never on a wire.
-fn fetch(
-    wal: &mut Wal,
-    consumer: crate::wal::ConsumerId,
-    lane: Option<Lane>,
-    sequence: u64,
-) -> Result<Vec<(Header, bool)>, WalError> {
-    let mut out = Vec::new();
-    for next in wal.lanes() {
-        let from = match lane {
-            Some(lane) if next < lane => continue,
-            Some(lane) if next == lane => sequence,
-            _ => 0,
-        };
-        for header in wal.waiting(consumer, next, from, FETCH - out.len())? {
-            let fresh = !wal.was_sent(header.id.lane, header.id.sequence);
-            out.push((header, fresh));
-        }
-        if out.len() == FETCH {
-            break;
-        }
-    }
-    Ok(out)
 }
 
 async fn write_segment(

@@ -5,6 +5,7 @@
 
 mod connect;
 mod drive;
+mod queues;
 mod session;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::lanes::Lanes;
 use crate::telemetry::ShipCounters;
 use crate::wal::{ConsumerId, Wal};
 
@@ -55,6 +57,7 @@ pub struct ShipperConfig {
 /// See the module.
 pub struct Shipper {
     config: ShipperConfig,
+    lanes: Lanes,
     env: Env,
     wal: Owner<Wal>,
     consumer: ConsumerId,
@@ -71,6 +74,7 @@ impl Shipper {
     #[expect(clippy::too_many_arguments, reason = "each is one end of a wire that agent.rs lays")]
     pub fn new(
         config: ShipperConfig,
+        lanes: Lanes,
         env: Env,
         wal: Owner<Wal>,
         consumer: ConsumerId,
@@ -79,7 +83,7 @@ impl Shipper {
         counters: Arc<ShipCounters>,
         status: watch::Sender<LinkStatus>,
     ) -> Self {
-        Self { config, env, wal, consumer, contact, sealed, counters, status, sent: BTreeMap::new() }
+        Self { config, lanes, env, wal, consumer, contact, sealed, counters, status, sent: BTreeMap::new() }
     }
 
     fn set_state(&self, state: &'static str, station: Option<&str>) {

@@ -50,6 +50,7 @@ impl Wal {
         let mut wal = Self { config, env, db: Some(db), closed_until: 0, state, writer, ballast };
         wal.ballast.refill();
         wal.register_consumers()?;
+        wal.register_rules()?;
         Ok((wal, quarantine))
     }
 

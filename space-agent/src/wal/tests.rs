@@ -22,6 +22,7 @@ fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
         when_full: WhenFull::Refuse,
         ballast: 0,
         consumers: consumers.iter().map(|(name, signals)| ((*name).to_owned(), *signals)).collect(),
+        lanes: Lanes::default(),
     }
 }
 
@@ -67,7 +68,7 @@ fn logs(n: u64) -> Counts {
 }
 
 fn seal(wal: &mut Wal) -> Result<Option<Header>, WalError> {
-    let Some(batch) = wal.take_batch(ALL, true)? else { return Ok(None) };
+    let Some(batch) = wal.take_batch(Lane::BULK, ALL, true)? else { return Ok(None) };
     wal.commit_segment(batch.seal(Codec::ZstdRows, 7).unwrap()).map(Some)
 }
 
@@ -97,7 +98,7 @@ fn what_was_appended_is_there_after_a_power_cut() {
     drop(wal);
     bench.disk.restart();
     let mut wal = bench.open();
-    assert_eq!((wal.summary().accepted, wal.unsealed().items), (logs(7), 7));
+    assert_eq!((wal.summary().accepted, wal.unsealed()[0].items), (logs(7), 7));
     let header = seal(&mut wal).unwrap().unwrap();
     assert_eq!((header.items, header.requests, header.id.sequence), (logs(7), 2, 1));
     let payload = wal.payload(Lane::BULK, 1).unwrap().unwrap();
@@ -335,11 +336,11 @@ fn a_later_format_is_refused_and_stays_where_it_is() {
     drop(bench.open());
     let db = bench.disk.env().store.open(&bench.file(), 1 << 20).unwrap();
     let txn = db.begin_write().unwrap();
-    txn.open_table(tables::META).unwrap().insert("format", &2u64.to_le_bytes()[..]).unwrap();
+    txn.open_table(tables::META).unwrap().insert("format", &3u64.to_le_bytes()[..]).unwrap();
     txn.commit().unwrap();
     drop(db);
     for _ in 0..2 {
-        assert!(matches!(bench.try_open(), Err(WalError::Format { found: 2, known: 1 })));
+        assert!(matches!(bench.try_open(), Err(WalError::Format { found: 3, known: 2 })));
     }
     assert_eq!(bench.disk.files(), [bench.file()]);
 }
