@@ -151,9 +151,8 @@ pub fn open_existing_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> 
 }
 
 fn open_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
-    let (wal, quarantine) = Wal::open(wal_config(config)?, env.clone()).map_err(|source| AgentError::Wal {
-        directory: config.storage.directory.display().to_string(),
-        source,
+    let (wal, quarantine) = Wal::open(wal_config(config)?, env.clone()).map_err(|source| {
+        AgentError::Wal { directory: config.storage.directory.display().to_string(), source }
     })?;
     if let Some(quarantine) = quarantine {
         tracing::error!(
@@ -217,7 +216,8 @@ impl Agent {
         back.spawn(contact_source.run(stop.clone()));
 
         let satellite = outside.link.as_ref().map(|(l, _)| l.satellite.clone());
-        spawn_consumers(outside, &env, &wal, current, &sealed, link_sender, &metrics, &lanes, &back, &stop).await;
+        spawn_consumers(outside, &env, &wal, current, &sealed, link_sender, &metrics, &lanes, &back, &stop)
+            .await;
 
         let (journal, committer) = Journal::new(
             wal.clone(),
@@ -237,6 +237,7 @@ impl Agent {
             link,
             sealed,
             limiter,
+            lanes,
             metrics,
             satellite,
         });
@@ -304,7 +305,8 @@ async fn spawn_consumers(
         && let Some(id) = consumer(LINK.to_owned()).await
     {
         let (wal, sealed, counters) = (wal.clone(), sealed.clone(), metrics.ship());
-        let shipper = Shipper::new(config, lanes.clone(), env.clone(), wal, id, current, sealed, counters, link);
+        let shipper =
+            Shipper::new(config, lanes.clone(), env.clone(), wal, id, current, sealed, counters, link);
         tasks.spawn(shipper.run(stop.clone()));
     }
     for (name, (client, direct, signals)) in outside.direct {

@@ -296,10 +296,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let batcher = batcher(dir.path(), BatchConfig::default());
         let now = Instant::now();
-        let held = |held_back| {
-            progress(vec![Unsealed { held_back, ..waiting(URGENT, 10, 10 * S) }], now)
-        };
-        assert_eq!(batcher.decide(&held(9 << 20), false, now, 10 * S), Decision::Seal { lane: URGENT, all: true });
+        let held = |held_back| progress(vec![Unsealed { held_back, ..waiting(URGENT, 10, 10 * S) }], now);
+        assert_eq!(
+            batcher.decide(&held(9 << 20), false, now, 10 * S),
+            Decision::Seal { lane: URGENT, all: true }
+        );
         assert!(matches!(batcher.decide(&held(8 << 20), false, now, 10 * S), Decision::Wait(_)));
     }
 

@@ -316,6 +316,17 @@ fn status_text(status: &Value) -> String {
             n(&wal["on_board"])
         );
     }
+    let lanes = status["lanes"].as_array().into_iter().flatten();
+    for lane in lanes.filter(|l| l["segments"] != 0 || l["name"] != "bulk") {
+        let _ = write!(
+            out,
+            "\nlane {:<10}{:>6} segments {:>12}",
+            text(&lane["name"]),
+            lane["segments"],
+            size(&lane["segment_bytes"])
+        );
+    }
+    let _ = writeln!(out);
     for name in status["abandoned_consumers"].as_array().into_iter().flatten() {
         out.push('\n');
         out.push_str(&release_hint(&text(name)));

@@ -18,10 +18,11 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::contacts::{ContactControl, Planned};
+use crate::lanes::Lanes;
 use crate::limiter::Limiter;
 use crate::shipper::LinkStatus;
 use crate::telemetry::Metrics;
-use crate::wal::{Summary, Wal};
+use crate::wal::{LaneSummary, Summary, Wal};
 
 /// What the endpoints show and steer.
 pub struct Control {
@@ -39,6 +40,8 @@ pub struct Control {
     pub sealed: watch::Receiver<u64>,
     /// The limiter.
     pub limiter: Arc<Limiter>,
+    /// The lanes, for their names.
+    pub lanes: Lanes,
     /// All metrics.
     pub metrics: Metrics,
     /// The id in our certificate, if there is a link.
@@ -141,6 +144,18 @@ pub fn summary(s: &Summary) -> Value {
     })
 }
 
+/// What a lane has on board as JSON.
+fn lane(lane: &LaneSummary, lanes: &Lanes) -> Value {
+    json!({
+        "lane": lane.lane.0,
+        "name": lanes.name(lane.lane),
+        "segments": lane.segments,
+        "segment_bytes": lane.segment_bytes,
+        "in_journal": counts(lane.in_journal),
+        "oldest_unsealed_unix_nano": lane.oldest_unsealed_unix_nano,
+    })
+}
+
 async fn status(State(c): Shared) -> Answer {
     let (wal, known, abandoned) =
         c.wal.call(|wal| (wal.summary(), wal.known_consumers(), wal.abandoned())).await?;
@@ -153,6 +168,7 @@ async fn status(State(c): Shared) -> Answer {
         "satellite": c.satellite,
         "version": env!("CARGO_PKG_VERSION"),
         "wal": summary(&wal),
+        "lanes": wal.lanes.iter().map(|l| lane(l, &c.lanes)).collect::<Vec<_>>(),
         "consumers": known,
         "abandoned_consumers": abandoned,
         "link": link,

@@ -37,7 +37,8 @@ pub async fn run(
             Err(_) => return,
         };
         let left = next.map(|at| Duration::from_nanos(at.saturating_sub(env.unix_nano())));
-        let wait = left.map_or(LONGEST, |left| (left + (shortest / LATE).max(Duration::from_millis(10))).min(LONGEST));
+        let wait = left
+            .map_or(LONGEST, |left| (left + (shortest / LATE).max(Duration::from_millis(10))).min(LONGEST));
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,

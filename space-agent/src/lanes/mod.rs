@@ -204,7 +204,9 @@ impl LaneConfig {
                 let message = format!("must be from 1 to {MAX_LANE} and not 8, which is bulk");
                 Err(Invalid::new(key("number"), message))
             }
-            None => Err(Invalid::new(key("number"), "is missing; a smaller number is more urgent, bulk is 8")),
+            None => {
+                Err(Invalid::new(key("number"), "is missing; a smaller number is more urgent, bulk is 8"))
+            }
         }
     }
 

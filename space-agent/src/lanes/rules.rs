@@ -52,10 +52,12 @@ pub enum SpanStatus {
 /// The name of a signal in a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "each is the signal of that name")]
 pub enum SignalName {
+    /// Spans.
     Traces,
+    /// Metric data points.
     Metrics,
+    /// Log records.
     Logs,
 }
 

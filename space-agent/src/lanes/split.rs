@@ -38,6 +38,8 @@ pub enum Part {
 struct Tally {
     items: [u64; MAX_LANE as usize + 1],
     raw: [u64; MAX_LANE as usize + 1],
+    /// Bytes of all items that are not bulk.
+    moved: u64,
 }
 
 /// The lanes that have an item in a branch, one bit each.
@@ -47,6 +49,7 @@ impl Tally {
     fn item(&mut self, lane: Lane, items: u64, raw: usize) -> Seen {
         self.items[lane.0 as usize] += items;
         self.raw[lane.0 as usize] += raw as u64;
+        self.moved += raw as u64;
         1 << lane.0
     }
 
@@ -61,17 +64,20 @@ impl Tally {
 
     fn shares(self, total: u64, bytes: usize) -> Vec<Share> {
         let mut out = Vec::new();
-        let (mut items_left, mut raw_left) = (total, bytes as u64);
+        let mut items_left = total;
         for lane in (1..=MAX_LANE).map(Lane).filter(|l| *l != Lane::BULK) {
             let (items, raw) = (self.items[lane.0 as usize], self.raw[lane.0 as usize]);
             if items > 0 {
                 out.push(Share { lane, items, raw });
                 items_left = items_left.saturating_sub(items);
-                raw_left = raw_left.saturating_sub(raw);
             }
         }
         if items_left > 0 || out.is_empty() {
-            out.push(Share { lane: Lane::BULK, items: items_left, raw: raw_left });
+            out.push(Share { lane: Lane::BULK, items: items_left, raw: bytes as u64 - self.moved });
+        }
+        // What one lane has alone stays as it is, empty branches and all.
+        if let [only] = out.as_mut_slice() {
+            only.raw = bytes as u64;
         }
         out
     }

@@ -217,7 +217,7 @@ mod tests {
             items: Counts::ZERO,
             time: TimeRange::EMPTY,
             requests: 1,
-            sealed_unix_nano: 1_000 - sequence,
+            sealed_unix_nano: u64::MAX - sequence,
             base_sequence: None,
         }
     }

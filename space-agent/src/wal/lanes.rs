@@ -8,7 +8,7 @@ use perigee_proto::link::DropReason;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::Counts;
-use redb::{ReadableDatabase, ReadableTable};
+use redb::ReadableDatabase;
 
 use super::tables::{FORMAT, LANE_RULES, META, SEGMENTS};
 use super::{ConsumerId, SegmentRecord, Wal, WalError, state::META_FORMAT};
@@ -55,8 +55,9 @@ impl Wal {
             return Ok(());
         }
         let from = self.state.next_group;
-        let first = self.state.waited_for(Lane::BULK, 0);
-        // Rules that were superseded before the first group that is still split.
+        // Rules that were superseded before the first group in the journal. One that every lane has passed needs its rules too: they
+        // say so after a restart.
+        let first = self.state.sealed_from;
         let current = self.state.rules.range(..=first).next_back().map_or(0, |(from, _)| *from);
         self.write(|txn| {
             let mut table = txn.open_table(LANE_RULES)?;

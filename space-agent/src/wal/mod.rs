@@ -10,6 +10,8 @@
 mod custody;
 mod epoch;
 mod group;
+#[cfg(test)]
+mod lane_tests;
 mod lanes;
 mod mirror;
 mod open;
@@ -24,7 +26,7 @@ use std::path::PathBuf;
 
 use perigee_proto::link::DropReason;
 use perigee_shared::env::Env;
-use perigee_shared::segment::{Header, HeaderError, Lane};
+use perigee_shared::segment::{Header, HeaderError};
 use perigee_shared::signal::{Counts, SignalSet};
 
 pub use custody::{ConsumerId, Delivery};

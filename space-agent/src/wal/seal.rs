@@ -8,9 +8,9 @@ use perigee_shared::segment::{Codec, CodecError, Encoder, Header, Lane, SegmentI
 use perigee_shared::signal::{Counts, TimeRange};
 use redb::{ReadableDatabase, WriteTransaction};
 
+use super::group::{self, Accepted};
 use super::state::{ACCEPTED, META_NEXT_GROUP};
 use super::tables::{CHUNKS, COUNTERS, JOURNAL, LANES, META, SEGMENTS, pieces};
-use super::group::{self, Accepted};
 use super::{SegmentRecord, Wal, WalError};
 use crate::lanes::{Part, Rules};
 

@@ -129,7 +129,7 @@ pub(super) struct State {
     pub(super) sealed_stored: u64,
     pub(super) unsealed_stored: u64,
     /// Bytes of all groups since the log was opened, deleted ones included.
-    journaled: u64,
+    pub(super) journaled: u64,
     pub(super) segment_stored: u64,
     pub(super) segments: u64,
     /// Items in segments on board.
@@ -158,7 +158,8 @@ impl State {
 
     /// The first group that a lane waits for, once `lane` has passed everything below `position`.
     pub(super) fn waited_for(&self, lane: Lane, position: u64) -> u64 {
-        let first = |(l, state): (&Lane, &LaneState)| state.first_pending(if *l == lane { position } else { 0 });
+        let first =
+            |(l, state): (&Lane, &LaneState)| state.first_pending(if *l == lane { position } else { 0 });
         self.lanes.iter().filter_map(first).min().unwrap_or(self.next_group)
     }
 

@@ -13,7 +13,7 @@ use simdisk::Disk;
 
 use super::*;
 
-const ALL: BatchLimits = BatchLimits { items: u64::MAX, raw: u64::MAX };
+pub(super) const ALL: BatchLimits = BatchLimits { items: u64::MAX, raw: u64::MAX };
 
 fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
     WalConfig {
@@ -26,20 +26,20 @@ fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
     }
 }
 
-struct Bench {
-    disk: Arc<Disk>,
+pub(super) struct Bench {
+    pub(super) disk: Arc<Disk>,
     directory: tempfile::TempDir,
-    config: WalConfig,
+    pub(super) config: WalConfig,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path(), &[("link", SignalSet::ALL)]);
         Self { disk: Disk::new(), directory, config }
     }
 
-    fn open(&self) -> Wal {
+    pub(super) fn open(&self) -> Wal {
         let (wal, quarantine) = self.try_open().unwrap();
         assert_eq!(quarantine, None);
         wal
@@ -49,7 +49,7 @@ impl Bench {
         Wal::open(self.config.clone(), self.disk.env())
     }
 
-    fn file(&self) -> std::path::PathBuf {
+    pub(super) fn file(&self) -> std::path::PathBuf {
         self.directory.path().join("wal.redb")
     }
 }
@@ -63,7 +63,7 @@ fn request(n: u64, items: u64, bytes: usize) -> Accepted {
     Accepted { signal: Signal::Logs, body: Bytes::from(body), walked }
 }
 
-fn logs(n: u64) -> Counts {
+pub(super) fn logs(n: u64) -> Counts {
     Counts::of(Signal::Logs, n)
 }
 
@@ -73,13 +73,13 @@ fn seal(wal: &mut Wal) -> Result<Option<Header>, WalError> {
 }
 
 /// `accepted = delivered + dropped + on board`, always.
-fn assert_adds_up(wal: &Wal) {
+pub(super) fn assert_adds_up(wal: &Wal) {
     let s = wal.summary();
     let dropped: Counts = s.dropped.iter().map(|(_, items)| *items).sum();
     assert_eq!(s.accepted, s.delivered + dropped + s.in_segments + s.in_journal, "{s:?}");
 }
 
-fn link(wal: &Wal) -> ConsumerId {
+pub(super) fn link(wal: &Wal) -> ConsumerId {
     wal.consumer("link").unwrap()
 }
 
@@ -322,6 +322,7 @@ fn a_damaged_file_is_moved_aside_and_its_epoch_closed_with_what_is_known() {
     assert!(after.life.epoch != before.life.epoch && after.life.start_counter > before.life.start_counter);
     let epochs = wal.epochs("a").unwrap();
     assert_eq!((epochs[0].epoch, epochs[0].closed), (before.life.epoch, true));
+    assert_eq!(quarantine.lost, epochs[0].drops);
     let lost = &epochs[0].drops[0];
     assert!(lost.counts_unknown, "more may have been accepted since the last seal");
     assert_eq!(Counts::from(lost.items.unwrap()), logs(20));
