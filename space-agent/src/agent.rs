@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::batcher::Batcher;
 use crate::config::{Config, ExporterConfig, HttpConfig, LINK, LinkConfig};
-use crate::contacts::{ContactControl, Contacts};
+use crate::contacts::{ContactControl, Contacts, Told};
 use crate::control::{Control, control_router, health_router, metrics_router};
 use crate::exporter::Exporter;
 use crate::journal::{Journal, Progress};
@@ -115,20 +115,20 @@ fn link_config(link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError
 pub fn check(config: &Config) -> Result<(), AgentError> {
     let env = Env::production();
     Outside::try_new(config, &env)?;
-    contacts(config, &env, watch::channel(None).0, watch::channel(false).0)?;
+    let told = Told { current: watch::channel(None).0, wanted: watch::channel(false).0 };
+    contacts(config, &env, told, watch::channel(LinkStatus::default()).1)?;
     Ok(())
 }
 
 fn contacts(
     config: &Config,
     env: &Env,
-    current: watch::Sender<Option<perigee_shared::contact::Contact>>,
-    wanted: watch::Sender<bool>,
+    told: Told,
+    link: watch::Receiver<LinkStatus>,
 ) -> Result<(Contacts, ContactControl), ConfigError> {
-    let stations = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
     let direct = config.consumers().keys().any(|name| name != LINK);
     let lead = config.processors.batch.seal_before_contact.0;
-    Contacts::try_new(&config.contacts, stations, env.clone(), lead, direct, current, wanted)
+    Contacts::try_new(&config.contacts, config.link.as_ref(), env.clone(), lead, direct, told, link)
 }
 
 fn wal_config(config: &Config) -> Result<WalConfig, AgentError> {
@@ -178,6 +178,7 @@ pub struct Agent {
     contacts: (Contacts, ContactControl),
     current: watch::Receiver<Option<perigee_shared::contact::Contact>>,
     wanted: watch::Receiver<bool>,
+    link: (watch::Sender<LinkStatus>, watch::Receiver<LinkStatus>),
 }
 
 impl Agent {
@@ -186,16 +187,18 @@ impl Agent {
         let outside = Outside::try_new(&config, &env)?;
         let (current_sender, current) = watch::channel(None);
         let (wanted_sender, wanted) = watch::channel(false);
-        let contacts = contacts(&config, &env, current_sender, wanted_sender)?;
+        let link = watch::channel(LinkStatus::default());
+        let told = Told { current: current_sender, wanted: wanted_sender };
+        let contacts = contacts(&config, &env, told, link.1.clone())?;
         let wal = Owner::new(env.placement, "wal", open_wal(&config, &env)?)?;
         let receivers = Receivers::bind(&config).await?;
         let operators = operators(&config).await?;
-        Ok(Self { config, env, outside, wal, receivers, operators, contacts, current, wanted })
+        Ok(Self { config, env, outside, wal, receivers, operators, contacts, current, wanted, link })
     }
 
     /// Runs until `shutdown`, then drains: requests that have begun are answered and committed before the rest stops.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let Self { config, env, outside, wal, receivers, operators, contacts, current, wanted } = self;
+        let Self { config, env, outside, wal, receivers, operators, contacts, current, wanted, link } = self;
         let (metrics, limiter) = (Metrics::default(), Limiter::new(config.processors.memory_limiter));
         let (front, back) = (TaskTracker::new(), TaskTracker::new());
         let stop = CancellationToken::new();
@@ -203,7 +206,7 @@ impl Agent {
         let unsealed = wal.call(|wal| wal.unsealed()).await.unwrap_or_default();
         let (told, _) = watch::channel(Progress { unsealed, at: Instant::now() });
         let (sealed_sender, sealed) = watch::channel(0u64);
-        let (link_sender, link) = watch::channel(LinkStatus::default());
+        let (link_sender, link) = link;
         let (batch, lanes) = (config.processors.batch, config.lanes.lanes().map_err(AgentError::Setting)?);
         back.spawn(
             Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender)

@@ -20,6 +20,8 @@ pub mod batcher;
 
 pub mod lifetimes;
 
+pub mod orbit;
+
 pub mod contacts;
 
 pub mod exporter;
