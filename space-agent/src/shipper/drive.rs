@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Shipper;
+use super::gate::{Gate, Turn};
 use super::queues::FETCH;
 use super::session::{Action, Event, Session};
 use crate::wal::{Reconciled, WalError};
@@ -68,6 +69,9 @@ struct Driver<'a> {
     connection: &'a quinn::Connection,
     control: mpsc::Sender<Vec<u8>>,
     session: Session,
+    gate: Gate,
+    /// Segments whose sending has begun on this connection.
+    begun: i32,
     writers: JoinSet<Written>,
     reported_drops: u64,
     again: bool,
@@ -96,6 +100,8 @@ pub(super) async fn drive(
         session: Session::new(hello, contact.byte_budget, &shipper.lanes),
         connection,
         control: queue,
+        gate: Gate::new(),
+        begun: 0,
         writers: JoinSet::new(),
         reported_drops: shipper.wal.call(|wal| wal.drops_recorded()).await?,
         shipper,
@@ -281,6 +287,7 @@ impl Driver<'_> {
     /// Starts writing a segment on a stream of its own.
     async fn write(&mut self, header: Header, ranges: Vec<Range<u64>>) -> Result<(), DriveError> {
         let id = header.id;
+        tracing::debug!(segment = %id, "sending begins");
         let payload = self
             .shipper
             .wal
@@ -289,12 +296,17 @@ impl Driver<'_> {
                 wal.payload(id.lane, id.sequence)
             })
             .await??;
-        let connection = self.connection.clone();
+        let (connection, turn) = (self.connection.clone(), self.gate.enter(id.lane));
+        // More urgent lanes first, and within a lane the segment that was begun first.
+        self.begun = (self.begun + 1) & 0x00ff_ffff;
+        let priority = -(i32::from(id.lane.0) << 24) - self.begun;
         self.writers.spawn(async move {
             let mut taken = RangeSet::default();
             let whole = match payload {
                 Some(payload) if payload.len() as u64 == header.payload_len => {
-                    write_segment(&connection, &header, &ranges, &payload, &mut taken).await.is_ok()
+                    write_segment(&connection, priority, turn, &header, &ranges, &payload, &mut taken)
+                        .await
+                        .is_ok()
                 }
                 // Dropped or committed since it was fetched.
                 _ => false,
@@ -308,6 +320,7 @@ impl Driver<'_> {
         let Ok(written) = done else { return Ok(()) };
         self.account(&written);
         let id = written.id;
+        tracing::debug!(segment = %id, whole = written.whole, "handed to QUIC");
         self.event(if written.whole { Event::Written(id) } else { Event::Failed(id) }).await
     }
 
@@ -365,14 +378,15 @@ impl Driver<'_> {
 
 async fn write_segment(
     connection: &quinn::Connection,
+    priority: i32,
+    mut turn: Turn,
     header: &Header,
     ranges: &[Range<u64>],
     payload: &Bytes,
     taken: &mut RangeSet,
 ) -> Result<(), DriveError> {
     let mut stream = connection.open_uni().await?;
-    // More urgent lanes first, and within a lane the segment that was begun first.
-    drop(stream.set_priority(-i32::from(header.id.lane.0)));
+    drop(stream.set_priority(priority));
     let open = SegmentOpen {
         header: Some(header.into()),
         ranges: ranges.iter().map(|r| perigee_proto::link::Range { start: r.start, end: r.end }).collect(),
@@ -381,6 +395,7 @@ async fn write_segment(
     for range in ranges {
         let mut at = range.start;
         while at < range.end {
+            turn.wait().await;
             let end = (at + PIECE).min(range.end);
             stream.write_chunk(payload.slice(at as usize..end as usize)).await?;
             taken.insert(at..end);

@@ -5,6 +5,7 @@
 
 mod connect;
 mod drive;
+mod gate;
 mod queues;
 mod session;
 
