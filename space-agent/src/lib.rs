@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod cli;
 pub mod config;
+mod people;
 
 pub mod receiver;
 

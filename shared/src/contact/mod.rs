@@ -104,9 +104,14 @@ impl Contact {
 
     /// For people and for Hello: the station and when it began.
     pub fn name(&self) -> String {
-        let start = std::time::UNIX_EPOCH + Duration::from_nanos(self.start_unix_nano);
-        format!("{}@{}", self.station, humantime::format_rfc3339_seconds(start))
+        format!("{}@{}", self.station, shown_time(self.start_unix_nano))
     }
+}
+
+/// A time in ns since the Unix epoch as people read it, to the second.
+pub fn shown_time(unix_nano: u64) -> String {
+    let time = std::time::UNIX_EPOCH + Duration::from_nanos(unix_nano);
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// A rate in bit/s: `20Mbit/s`, `64kbit/s`, `9600bit/s` or `20mbit`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Contact;
+use super::{Contact, shown_time};
 use crate::config::Invalid;
 
 /// A contact that is longer is taken for one without an end.
@@ -18,11 +18,6 @@ pub struct Plan {
 /// A contact with the key under which an error names it.
 pub(super) type Keyed = (String, Contact);
 
-fn seconds(unix_nano: u64) -> String {
-    let time = std::time::UNIX_EPOCH + Duration::from_nanos(unix_nano);
-    humantime::format_rfc3339_seconds(time).to_string()
-}
-
 impl Plan {
     /// A plan of these contacts, each with its key. Contacts that end before they begin, have no end, or overlap another one of
     /// the same station are refused.
@@ -33,7 +28,7 @@ impl Plan {
             let (key, contact) = keyed;
             let (start, end) = (contact.start_unix_nano, contact.end_unix_nano.unwrap_or(u64::MAX));
             if end <= start {
-                let message = format!("must be after its start, {}", seconds(start));
+                let message = format!("must be after its start, {}", shown_time(start));
                 return Err(Invalid::new(format!("{key}.end"), message));
             }
             if Duration::from_nanos(end - start) > LONGEST {
@@ -44,8 +39,8 @@ impl Plan {
             for (other_key, other) in &before {
                 let message = format!(
                     "begins at {} while {other_key} lasts until {}",
-                    seconds(start),
-                    seconds(other.end_unix_nano.unwrap_or_default())
+                    shown_time(start),
+                    shown_time(other.end_unix_nano.unwrap_or_default())
                 );
                 if other.station == contact.station {
                     let message = format!("{message}, with the same station; join the two");

@@ -36,10 +36,9 @@ fn a_plan_opens_and_closes_and_wants_segments_a_little_before() {
     let file = dir.path().join("plan.yaml");
     let text = "contacts: [{station: svalbard, start: 1970-01-01T00:01:40Z, end: 1970-01-01T00:02:00Z}]\n";
     std::fs::write(&file, text).unwrap();
-    let file = Some(file.clone());
     let config = ContactsConfig {
         source: ContactSource::Plan,
-        file: file.clone(),
+        file: Some(file.clone()),
         fallback: Fallback::None,
         ..ContactsConfig::default()
     };
@@ -55,7 +54,7 @@ fn a_plan_opens_and_closes_and_wants_segments_a_little_before() {
     assert!(now.borrow().is_none() && !*want.borrow());
     assert_eq!(sleeps, None, "nothing to wake for");
 
-    std::fs::write(file.unwrap(), "contacts: [{station: nowhere}]\n").unwrap();
+    std::fs::write(file, "contacts: [{station: nowhere}]\n").unwrap();
     let source = contacts.file.as_mut().unwrap();
     source.reload(120 * S);
     assert!(source.error.is_some() && source.plan.len() == 1, "the last good plan stays");

@@ -82,8 +82,8 @@ mod tests {
     #[test]
     fn what_is_straight_above_is_at_90_degrees_and_the_pole_has_its_radius() {
         let pole = Place::new(90.0, 0.0, 0.0);
-        assert!((pole.position[2] - 6356.752_314).abs() < 1e-5);
-        let (elevation, light_time) = pole.look([0.0, 0.0, 6356.752_314 + 299.792_458]);
+        assert!((pole.position[2] - 6_356.752_314).abs() < 1e-5);
+        let (elevation, light_time) = pole.look([0.0, 0.0, 6_356.752_314 + 299.792_458]);
         assert!((elevation - 90.0).abs() < 1e-6 && (light_time - 1e-3).abs() < 1e-9);
         let equator = Place::new(0.0, 90.0, 1000.0);
         assert!((equator.position[1] - 6379.137).abs() < 1e-9);
