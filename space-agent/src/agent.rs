@@ -219,8 +219,8 @@ impl Agent {
         back.spawn(contact_source.run(stop.clone()));
 
         let satellite = outside.link.as_ref().map(|(l, _)| l.satellite.clone());
-        spawn_consumers(outside, &env, &wal, current, &sealed, link_sender, &metrics, &lanes, &back, &stop)
-            .await;
+        let wires = (current, contact_control.clone(), link_sender);
+        spawn_consumers(outside, &env, &wal, wires, &sealed, &metrics, &lanes, &back, &stop).await;
 
         let (journal, committer) = Journal::new(
             wal.clone(),
@@ -288,15 +288,18 @@ async fn operators(config: &Config) -> Result<Vec<Operator>, AgentError> {
     Ok(out)
 }
 
+/// The contact in force, the plan, and where the link says how it stands.
+type LinkWires =
+    (watch::Receiver<Option<perigee_shared::contact::Contact>>, ContactControl, watch::Sender<LinkStatus>);
+
 /// Starts the shipper and the direct exporters.
 #[expect(clippy::too_many_arguments, reason = "each is one end of a wire that Agent::run lays")]
 async fn spawn_consumers(
     outside: Outside,
     env: &Env,
     wal: &Owner<Wal>,
-    current: watch::Receiver<Option<perigee_shared::contact::Contact>>,
+    (current, planner, link): LinkWires,
     sealed: &watch::Receiver<u64>,
-    link: watch::Sender<LinkStatus>,
     metrics: &Metrics,
     lanes: &Lanes,
     tasks: &TaskTracker,
@@ -307,9 +310,9 @@ async fn spawn_consumers(
     if let Some((config, _)) = outside.link
         && let Some(id) = consumer(LINK.to_owned()).await
     {
-        let (wal, sealed, counters) = (wal.clone(), sealed.clone(), metrics.ship());
+        let (wal, sealed, counters, lanes) = (wal.clone(), sealed.clone(), metrics.ship(), lanes.clone());
         let shipper =
-            Shipper::new(config, lanes.clone(), env.clone(), wal, id, current, sealed, counters, link);
+            Shipper::new(config, lanes, env.clone(), wal, id, current, sealed, planner, counters, link);
         tasks.spawn(shipper.run(stop.clone()));
     }
     for (name, (client, direct, signals)) in outside.direct {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{self, Agent};
 use crate::config::Config;
 use crate::control::{OpenContact, Release, inspect};
-use crate::people::{contacts_text, release_hint, status_text};
+use crate::people::{contacts_text, release_hint, report_text, status_text};
 
 /// Receives OTLP on board, keeps it durable, and ships it to a ground-station when a contact opens.
 #[derive(Debug, Parser)]
@@ -90,6 +90,8 @@ pub enum ContactCommand {
     },
     /// Close the contact that was opened by hand
     Close,
+    /// What became of the latest passes, and what the plan means for the store
+    Report,
 }
 
 /// `wal ...`
@@ -157,9 +159,13 @@ pub async fn execute(cli: Cli, shutdown: CancellationToken) -> Result<(), Failur
             print(&if arg.json { pretty(&answer) } else { status_text(&answer) })
         }
         Command::Contact { config: arg, command } => {
-            let list = matches!(command, ContactCommand::List);
+            let text = match command {
+                ContactCommand::List => contacts_text,
+                ContactCommand::Report => report_text,
+                ContactCommand::Open { .. } | ContactCommand::Close => pretty,
+            };
             let answer = contact(&load(&arg.config)?, command).await?;
-            print(&if list && !arg.json { contacts_text(&answer) } else { pretty(&answer) })
+            print(&if arg.json { pretty(&answer) } else { text(&answer) })
         }
         Command::Wal { config: arg, command } => {
             let answer = wal(&load(&arg.config)?, command).await?;
@@ -210,6 +216,7 @@ async fn ask(config: &Config, method: Method, path: &str, body: Option<&Value>) 
 async fn contact(config: &Config, command: ContactCommand) -> Result<Value, Failure> {
     match command {
         ContactCommand::List => ask(config, Method::GET, "/contact/list", None).await,
+        ContactCommand::Report => ask(config, Method::GET, "/contact/report", None).await,
         ContactCommand::Close => ask(config, Method::POST, "/contact/close", None).await,
         ContactCommand::Open { station, duration, rate_down, rate_up, byte_budget } => {
             let open = OpenContact {

@@ -9,6 +9,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use perigee_proto::link::DropReason;
 use perigee_shared::contact::Contact;
+use perigee_shared::contact::report::{shown_forecast, shown_pass};
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, Signal};
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::contacts::{ContactControl, Planned};
+use crate::forecast;
 use crate::lanes::Lanes;
 use crate::limiter::Limiter;
 use crate::shipper::LinkStatus;
@@ -73,6 +75,7 @@ pub fn control_router(control: Arc<Control>) -> Router {
         .route("/contact/list", get(contact_list))
         .route("/contact/open", post(contact_open))
         .route("/contact/close", post(contact_close))
+        .route("/contact/report", get(contact_report))
         .route("/wal/inspect", get(wal_inspect))
         .route("/wal/verify", post(wal_verify))
         .route("/wal/compact", post(wal_compact))
@@ -190,6 +193,18 @@ fn contacts(c: &Control) -> Result<&ContactControl, Refusal> {
 
 async fn contact_list(State(c): Shared) -> Result<Json<Planned>, Refusal> {
     Ok(Json(contacts(&c)?.list().await?))
+}
+
+async fn contact_report(State(c): Shared) -> Answer {
+    let planned = contacts(&c)?.list().await?;
+    let (passes, store) =
+        c.wal.call(|wal| Ok::<_, crate::wal::WalError>((wal.passes(100)?, forecast::store(wal)?))).await??;
+    let ahead: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
+    let ahead = forecast::forecast(c.env.unix_nano(), store, &ahead);
+    Ok(Json(json!({
+        "passes": passes.iter().map(shown_pass).collect::<Vec<_>>(),
+        "forecast": shown_forecast(&ahead),
+    })))
 }
 
 /// A contact as it is asked for.

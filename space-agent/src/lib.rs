@@ -25,6 +25,8 @@ pub mod orbit;
 
 pub mod contacts;
 
+pub mod forecast;
+
 pub mod exporter;
 
 pub mod control;

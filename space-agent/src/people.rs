@@ -62,6 +62,44 @@ pub(crate) fn contacts_text(planned: &Value) -> String {
     out
 }
 
+/// Passes and the forecast for people.
+pub(crate) fn report_text(report: &Value) -> String {
+    let mut out = format!(
+        "{:<16}{:<22}{:>12}{:>12}{:>6}{:>12}\n",
+        "station", "began", "planned", "achieved", "%", "left"
+    );
+    for pass in report["passes"].as_array().into_iter().flatten() {
+        let percent = pass["efficiency"].as_f64().map_or("-".to_owned(), |e| format!("{:.0}", e * 100.0));
+        let _ = writeln!(
+            out,
+            "{:<16}{:<22}{:>12}{:>12}{percent:>6}{:>12}",
+            text(&pass["station"]),
+            time(&pass["start_unix_nano"]),
+            size(&pass["planned_bytes"]),
+            size(&pass["achieved_bytes"]),
+            size(&pass["backlog_bytes"]),
+        );
+    }
+    let f = &report["forecast"];
+    let growth = ByteSize(f["growth_bytes_per_second"].as_f64().unwrap_or(0.0) as u64);
+    let _ = writeln!(
+        out,
+        "\nstored {} of {}, {growth} more a second; the plan carries {} until {}",
+        size(&f["stored_bytes"]),
+        size(&f["max_bytes"]),
+        size(&f["planned_bytes"]),
+        time(&f["plan_until_unix_nano"]),
+    );
+    let _ = writeln!(
+        out,
+        "the oldest waits since {}; everything is delivered: {}; the store is full: {}",
+        time(&f["backlog_since_unix_nano"]),
+        time(&f["empty_unix_nano"]),
+        time(&f["full_unix_nano"]),
+    );
+    out
+}
+
 /// The status for people.
 pub(crate) fn status_text(status: &Value) -> String {
     let mut out = String::new();

@@ -3,6 +3,7 @@
 
 pub mod import;
 mod plan;
+pub mod report;
 
 use std::time::Duration;
 

@@ -182,7 +182,8 @@ mod tests {
             ("{", "not an OMM"),
             ("1 25544U", "no elements"),
             (&TLE.replace("25544U", "25545U"), "not TLEs"),
-            ("hello", "neither"),
+            ("hello", "no elements"),
+            ("a\nb\nc", "neither"),
         ] {
             let error = Orbit::parse(text, None, "f").map(|o| o.name).unwrap_err().to_string();
             assert!(error.starts_with("f: ") && error.contains(part), "{error}");

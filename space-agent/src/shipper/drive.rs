@@ -52,6 +52,8 @@ pub(super) enum DriveError {
     Wal(#[from] WalError),
     #[error("{0}")]
     Gone(#[from] perigee_shared::env::Gone),
+    #[error("{0}")]
+    Report(#[from] super::ReportError),
     #[error("the ground has closed its control stream")]
     ControlClosed,
 }
@@ -149,6 +151,7 @@ async fn read_control(
 async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError> {
     let station = contact.station.clone();
     let epochs = shipper.wal.call(move |wal| wal.epochs(&station)).await??;
+    let (passes, forecast) = shipper.outlook().await?;
     Ok(Hello {
         satellite: shipper.config.satellite.clone(),
         software: format!("space-agent {}", env!("CARGO_PKG_VERSION")),
@@ -156,6 +159,8 @@ async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError
         codecs: Codec::ALL.into_iter().map(|c| c as u32).collect(),
         contact: contact.name(),
         epochs,
+        passes,
+        forecast,
     })
 }
 
@@ -238,7 +243,8 @@ impl Driver<'_> {
                 return Ok(Some(Event::Fetched { lane, found }));
             }
             Action::Write { header, ranges } => self.write(header, ranges).await?,
-            Action::Committed(ids) => {
+            Action::Committed { ids, bytes } => {
+                self.shipper.status.send_modify(|s| s.committed_bytes += bytes);
                 for id in &ids {
                     self.shipper.sent.remove(id);
                 }

@@ -53,8 +53,8 @@ pub(super) enum Action {
     Fetch { lane: Lane, taken: RangeSet },
     /// Send these bytes of a segment, then [`Event::Written`] or [`Event::Failed`].
     Write { header: Header, ranges: Vec<Range<u64>> },
-    /// The ground has these for good.
-    Committed(Vec<SegmentId>),
+    /// The ground has these for good: so many bytes of payload of those that were sent on this connection.
+    Committed { ids: Vec<SegmentId>, bytes: u64 },
     /// The ground has these drops in its ledger.
     DropsKnown { epoch: u64, ids: Vec<u64> },
     /// Check the log's own copy, then [`Event::Verified`].
@@ -144,12 +144,14 @@ impl Session {
             Some(ground_message::Body::Ack(ack)) => {
                 let ids: Vec<SegmentId> =
                     ack.committed.into_iter().filter_map(|id| id.try_into().ok()).collect();
+                let mut bytes = 0;
                 for id in &ids {
-                    self.unacknowledged.remove(id);
+                    let sent = self.unacknowledged.remove(id).or_else(|| self.queues.written(*id));
+                    bytes += sent.map_or(0, |header| header.payload_len);
                     self.partials.remove(id);
                 }
                 if !ids.is_empty() {
-                    actions.push(Action::Committed(ids));
+                    actions.push(Action::Committed { ids, bytes });
                 }
                 for drops in ack.drops {
                     actions.push(Action::DropsKnown { epoch: drops.epoch, ids: drops.ids });
@@ -372,7 +374,9 @@ mod tests {
         assert_eq!(written(&actions).len(), 2);
         assert_eq!(written(&s.on_event(Event::Written(header(1).id))), [(3, WHOLE.to_vec())]);
         assert!(!s.is_idle());
-        assert!(s.on_event(committed(1)).contains(&Action::Committed(vec![header(1).id])));
+        assert!(
+            s.on_event(committed(1)).contains(&Action::Committed { ids: vec![header(1).id], bytes: 1000 })
+        );
         let actions = s.on_event(Event::End(GoodbyeReason::ContactEnd));
         assert!(matches!(actions[..], [Action::Send(_)]));
         assert!(written(&s.on_event(Event::Written(header(2).id))).is_empty(), "nothing new after the end");

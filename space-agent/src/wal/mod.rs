@@ -15,6 +15,7 @@ mod lane_tests;
 mod lanes;
 mod mirror;
 mod open;
+mod passes;
 mod seal;
 mod state;
 mod tables;
@@ -223,6 +224,7 @@ pub struct Wal {
     state: State,
     writer: GroupWriter,
     ballast: Ballast,
+    growth: passes::Growth,
 }
 
 impl Wal {

@@ -9,6 +9,7 @@ use perigee_shared::signal::Counts;
 
 use super::group::GroupWriter;
 use super::mirror::Mirror;
+use super::passes::Growth;
 use super::state::{ACCEPTED, DELIVERED, Life, State};
 use super::tables::{CONSUMERS, COUNTERS, EPOCHS};
 use super::{Wal, WalConfig, WalError, custody, mirror};
@@ -48,7 +49,8 @@ impl Wal {
         };
         let ballast = Ballast::new(config.directory.join("ballast"), config.ballast);
         let writer = GroupWriter::new()?;
-        let mut wal = Self { config, env, db: Some(db), closed_until: 0, state, writer, ballast };
+        let growth = Growth::new(env.unix_nano());
+        let mut wal = Self { config, env, db: Some(db), closed_until: 0, state, writer, ballast, growth };
         wal.ballast.refill();
         wal.register_consumers()?;
         wal.register_rules()?;
@@ -75,7 +77,8 @@ impl Wal {
         })?;
         let ballast = Ballast::new(config.directory.join("ballast"), config.ballast);
         let writer = GroupWriter::new()?;
-        Ok(Self { config, env, db: Some(db), closed_until: 0, state, writer, ballast })
+        let growth = Growth::new(env.unix_nano());
+        Ok(Self { config, env, db: Some(db), closed_until: 0, state, writer, ballast, growth })
     }
 
     pub(super) fn path(&self) -> PathBuf {

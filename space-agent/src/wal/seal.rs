@@ -230,6 +230,7 @@ impl Wal {
         lane_state.next_sequence = sequence + 1;
         lane_state.segment_stored += record.header.payload_len;
         lane_state.on_board.insert(sequence..sequence + 1);
+        self.growth.add(record.header.payload_len, self.env.unix_nano());
         self.keep_quota(lane)?;
         if let Err(error) = self.write_mirror() {
             tracing::warn!(%error, "the mirror of the counters could not be written");

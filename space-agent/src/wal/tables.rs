@@ -13,6 +13,7 @@
 //! | `drops` | (epoch, id) | stations that know it (names, each behind its length u8; 0 ends), protobuf `Drop` |
 //! | `epochs` | epoch | protobuf `Epoch` of an earlier life that still has something to say |
 //! | `lane_rules` | first group | JSON, see [`crate::lanes`]; made with the first rules, format 2 |
+//! | `passes` | when it began | protobuf `PassReport`; made with the first pass |
 //! | `shipped` | (lane, sequence) | payload hash of a segment that the ground has committed |
 
 use redb::TableDefinition;
@@ -30,6 +31,8 @@ pub(super) const EPOCHS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new(
 pub(super) const SHIPPED: TableDefinition<'_, (u8, u64), &[u8]> = TableDefinition::new("shipped");
 
 pub(super) const LANE_RULES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lane_rules");
+
+pub(super) const PASSES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("passes");
 
 /// The format of these tables. Software opens every earlier one and refuses a later one. 1: one lane takes all groups. 2: groups
 /// are split by `lane_rules`.

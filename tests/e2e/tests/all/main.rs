@@ -10,6 +10,7 @@ mod direct;
 mod full;
 mod lanes;
 mod listeners;
+mod passes;
 mod quarantine;
 mod resume;
 mod shutdown;
