@@ -62,7 +62,8 @@ def passes(satellite, place, mask, start, end):
     return out
 
 
-def main():
+def fixtures():
+    """Every satellite with the passes above every station in a week."""
     scale = load.timescale(builtin=True)
     start = scale.utc(2026, 11, 23)
     end = scale.utc(2026, 11, 30)
@@ -77,6 +78,11 @@ def main():
             found = [p for p in passes(satellite, place, mask, start, late) if p[0] < unix(end)]
             stations.append({"latitude": latitude, "longitude": longitude, "altitude": altitude, "mask": mask, "passes": found})
         out.append({"elements": elements, "from": unix(start), "to": unix(end), "stations": stations})
+    return out
+
+
+def main():
+    out = fixtures()
     Path(__file__).with_name("passes.json").write_text(json.dumps(out, indent=1) + "\n")
     print(sum(len(s["passes"]) for f in out for s in f["stations"]), "passes")
 
