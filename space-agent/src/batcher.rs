@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use perigee_shared::env::{Env, Owner};
-use perigee_shared::segment::{Codec, Header, Lane};
+use perigee_shared::segment::{Header, Lane};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -175,8 +175,8 @@ impl Batcher {
         let limits = self.limits();
         let batch = self.wal.call(move |wal| wal.take_batch(lane, limits, all)).await??;
         let Some(batch) = batch else { return Ok(None) };
-        let (now, began) = (self.env.unix_nano(), Instant::now());
-        let sealed = self.env.cpu(move || batch.seal(Codec::ZstdRows, now)).await?;
+        let (now, began, codec) = (self.env.unix_nano(), Instant::now(), self.config.codec);
+        let sealed = self.env.cpu(move || batch.seal(codec, now)).await?;
         let busy = began.elapsed();
         self.rest = Instant::now() + busy.mul_f64(1.0 / self.config.sealing_cpu.0 - 1.0);
         let told = self.told.clone();

@@ -7,6 +7,7 @@ use perigee_shared::config::{self, Component, Components, ConfigError, Invalid, 
 use perigee_shared::contact::{Format, Rate, Time};
 use perigee_shared::export::config::ExporterConfig as DirectConfig;
 use perigee_shared::link::tls::is_valid_id;
+use perigee_shared::segment::Codec;
 use perigee_shared::serve::Endpoint;
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::telemetry::LogsConfig;
@@ -176,6 +177,8 @@ pub struct BatchConfig {
     pub defer_sealing: ByteSize,
     /// The part of one processor core that sealing bulk may have.
     pub sealing_cpu: Percent,
+    /// How segments are encoded.
+    pub codec: Codec,
 }
 
 impl Default for BatchConfig {
@@ -188,6 +191,7 @@ impl Default for BatchConfig {
             seal_before_contact: Span::secs(5),
             defer_sealing: ByteSize(0),
             sealing_cpu: Percent(1.0),
+            codec: Codec::default(),
         }
     }
 }

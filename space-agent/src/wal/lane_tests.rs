@@ -71,7 +71,7 @@ fn seal(wal: &mut Wal, lane: Lane) -> Option<Header> {
 fn times(wal: &mut Wal, header: &Header) -> Vec<u64> {
     let payload = wal.payload(header.id.lane, header.id.sequence).unwrap().unwrap();
     let mut out = Vec::new();
-    for request in Decoder::new(header, &payload).unwrap() {
+    for request in Decoder::new(header, &payload, None).unwrap() {
         let request = ExportLogsServiceRequest::decode(request.unwrap().body).unwrap();
         let scopes = request.resource_logs.iter().flat_map(|r| &r.scope_logs);
         out.extend(scopes.flat_map(|s| &s.log_records).map(|l| l.time_unix_nano));
