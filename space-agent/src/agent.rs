@@ -232,7 +232,7 @@ impl Agent {
         front.spawn(committer);
         let max_request = config.receivers.otlp.max_request_bytes.as_usize();
         let intake = Arc::new(Intake::new(Arc::clone(&limiter), journal, metrics.receiver(), max_request));
-        let control = Arc::new(Control {
+        let control = Control {
             env: env.clone(),
             wal: wal.clone(),
             contacts: satellite.is_some().then_some(contact_control.clone()),
@@ -243,12 +243,8 @@ impl Agent {
             lanes,
             metrics,
             satellite,
-        });
-        for (listener, router) in operators {
-            let service = TowerToHyperService::new(RouterService(router(Arc::clone(&control))));
-            back.spawn(serve(listener, Limits::default(), service, stop.clone()));
-        }
-        drop(control);
+        };
+        spawn_operators(operators, control, &back, &stop);
         tracing::info!("space-agent is ready");
         receivers.run(intake, shutdown).await;
 
@@ -286,6 +282,20 @@ async fn operators(config: &Config) -> Result<Vec<Operator>, AgentError> {
         out.push((Listener::bind(&endpoint, "the control socket", None).await?, control_router));
     }
     Ok(out)
+}
+
+/// Starts the endpoints for operators.
+fn spawn_operators(
+    operators: Vec<Operator>,
+    control: Control,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let control = Arc::new(control);
+    for (listener, router) in operators {
+        let service = TowerToHyperService::new(RouterService(router(Arc::clone(&control))));
+        tasks.spawn(serve(listener, Limits::default(), service, stop.clone()));
+    }
 }
 
 /// The contact in force, the plan, and where the link says how it stands.

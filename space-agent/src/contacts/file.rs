@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use perigee_shared::config::ConfigError;
 use perigee_shared::contact::{Contact, Plan, Reader, StationHints};
 
-use crate::config::{ContactSource, ContactsConfig};
+use super::{ContactSource, ContactsConfig};
 use crate::orbit::{Mask, Orbit, OrbitError};
 
 /// Passes are predicted for so long, and again when half of it is over.

@@ -4,6 +4,7 @@
 //! A contact that was opened by hand goes before the plan until it is closed or over. A plan that has run out falls back to
 //! probing, so that a satellite never goes silent.
 
+mod config;
 mod file;
 mod probe;
 mod watch;
@@ -17,8 +18,9 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch as channel};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{ContactSource, ContactsConfig, Fallback, LinkConfig};
+use crate::config::LinkConfig;
 use crate::shipper::LinkStatus;
+pub use config::{ContactSource, ContactStation, ContactsConfig, Fallback, ProbeConfig};
 use file::FileSource;
 use probe::Probe;
 use watch::FileWatch;

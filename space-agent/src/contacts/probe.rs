@@ -3,8 +3,8 @@
 
 use perigee_shared::contact::Contact;
 
+use super::ContactsConfig;
 use super::file::hints;
-use crate::config::ContactsConfig;
 
 /// See the module.
 pub(super) struct Probe {

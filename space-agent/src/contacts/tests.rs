@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{ContactStation, StationConfig};
+use crate::config::StationConfig;
 
 struct Bench {
     contacts: Contacts,
