@@ -219,6 +219,7 @@ mod tests {
             requests: 1,
             sealed_unix_nano: u64::MAX - sequence,
             base_sequence: None,
+            is_base: false,
         }
     }
 
