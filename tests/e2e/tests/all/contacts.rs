@@ -62,6 +62,29 @@ async fn a_plan_is_followed_and_read_again_when_it_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_that_has_run_out_is_followed_by_trying_until_a_station_answers() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    let file = scene.path().join("plan.yaml");
+    write_plan(&file, SystemTime::now() - Duration::from_secs(60), 30);
+    let mut agent = Agent::new(&scene, ground.link);
+    agent.config["contacts"] =
+        json!({"source": "plan", "file": file, "probe": {"interval": "1s", "duration": "3s"}});
+    agent.start().await;
+    let mut ledger = Ledger::default();
+    accept(&agent, &mut ledger, "a", 6).await;
+    let list = agent.ask(http::Method::GET, "/contact/list", None).await.unwrap();
+    assert_eq!((&list["probing"], list["plan_warnings"].as_array().unwrap().len()), (&json!(true), 1));
+    eventually("a station was tried", async || {
+        let status = agent.status().await;
+        (status["link"]["state"] == "connecting").then_some(()).ok_or_else(|| status["link"].to_string())
+    })
+    .await;
+    ground.start().await;
+    assert_eq!(settle(&mut agent, &mut ground, &ledger).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contacts_that_are_cut_at_random_deliver_everything_exactly_once() {
     let mut random = SmallRng::seed_from_u64(seed("cuts"));
     let scene = Scene::new(PROGRAMS);
