@@ -283,7 +283,11 @@ impl Default for Metrics {
             gauge("perigee_memory_limiter_pressure", "0: none, 1: above the soft limit, 2: above the limit");
         let memory = gauge("otelcol_process_memory_rss", "Resident memory in bytes");
         let lane_bytes = Family::default();
-        r.register("perigee_lane_segment_bytes", "Payload bytes of segments on board, by lane", lane_bytes.clone());
+        r.register(
+            "perigee_lane_segment_bytes",
+            "Payload bytes of segments on board, by lane",
+            lane_bytes.clone(),
+        );
         let dropped = Family::default();
         r.register("perigee_dropped_items", "Items dropped, by signal and reason", dropped.clone());
         let (sealed, limiter_refused) = (Counter::default(), Counter::default());

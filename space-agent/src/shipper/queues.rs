@@ -36,6 +36,8 @@ struct Queue {
     more: bool,
     /// Bytes of segments that have been written.
     written: u64,
+    /// Bytes of its share that it did not want while it had nothing to send: they are not made up for.
+    waived: f64,
 }
 
 impl Queue {
@@ -60,8 +62,16 @@ impl Queue {
 
     /// Whether it has got less than its share of `total`, by as much as its next segment.
     fn is_owed(&self, total: u64) -> bool {
-        let owed = |next| (self.written + next) as f64 <= self.share * (total + next) as f64;
+        let got = self.written as f64 + self.waived;
+        let owed = |next| got + next as f64 <= self.share * (total + next) as f64;
         self.share > 0.0 && self.next_bytes().is_some_and(owed)
+    }
+
+    /// It has something to send again: what it did not get of `total` while it had nothing is forgotten.
+    fn waive(&mut self, total: u64) {
+        if self.next_bytes().is_none() {
+            self.waived = self.waived.max(self.share * total as f64 - self.written as f64);
+        }
     }
 
     /// Whether the log should be asked for more. What is new goes first in a lane of that order, so it is asked for early.
@@ -121,13 +131,19 @@ impl Queues {
         looked.iter().for_each(|r| queue.taken.insert(r));
     }
 
+    fn total(&self) -> u64 {
+        self.0.values().map(|q| q.written).sum()
+    }
+
     /// Takes in a segment that may be written now, if `ready`, or after Resume.
     pub(super) fn put(&mut self, header: Header, ready: bool) {
+        let total = self.total();
         let Some(queue) = self.0.get_mut(&header.id.lane) else { return };
         if queue.writing.contains_key(&header.id) {
             return;
         }
         if ready {
+            queue.waive(total);
             queue.ready.push_back(header);
             queue.sort();
         } else {
@@ -137,7 +153,9 @@ impl Queues {
 
     /// Resume has come: nothing is held any more.
     pub(super) fn release(&mut self) {
+        let total = self.total();
         for queue in self.0.values_mut() {
+            queue.waive(total);
             queue.ready.extend(queue.held.drain(..));
             queue.sort();
         }
@@ -160,7 +178,7 @@ impl Queues {
 
     /// Takes out the segment that is to be begun now; `None` when none may be.
     pub(super) fn next(&mut self) -> Option<Header> {
-        let total = self.0.values().map(|q| q.written).sum();
+        let total = self.total();
         let owed = self.0.iter().filter(|(_, q)| q.is_owed(total)).map(|(lane, _)| *lane).next_back();
         let mut open = 0;
         for (lane, queue) in &mut self.0 {
@@ -286,6 +304,19 @@ mod tests {
         assert!(queues.wanted().is_empty());
         queues.look_again();
         assert_eq!(queues.wanted(), [(ALARMS, std::iter::once(1..6).collect())], "bulk is being asked for");
+    }
+
+    #[test]
+    fn a_lane_that_had_nothing_to_send_does_not_make_up_for_it() {
+        let mut queues = queues(Order::OldestFirst, 0.2);
+        for n in 1..=50 {
+            queues.put(header(ALARMS, n, 1_000_000), true);
+            assert_eq!(begin(&mut queues), [(1, n)]);
+            queues.written(header(ALARMS, n, 0).id);
+        }
+        queues.put(header(Lane::BULK, 1, 1_000_000), true);
+        queues.put(header(ALARMS, 51, 10), true);
+        assert_eq!(begin(&mut queues), [(1, 51), (8, 1)], "an alarm does not wait for bulk to catch up");
     }
 
     proptest! {
