@@ -266,6 +266,7 @@ mod tests {
             requests: 1,
             sealed_unix_nano: u64::MAX - sequence,
             base_sequence: None,
+            is_base: false,
         }
     }
 

@@ -295,6 +295,7 @@ mod tests {
             requests: 1,
             sealed_unix_nano: 0,
             base_sequence: None,
+            is_base: false,
         }
     }
 

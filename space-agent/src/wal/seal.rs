@@ -98,6 +98,7 @@ impl Batch {
             requests,
             sealed_unix_nano: now,
             base_sequence: None,
+            is_base: false,
         };
         Ok(Sealed { lane: self.lane, position: self.position, header, payload })
     }
