@@ -9,7 +9,7 @@ use perigee_proto::link::{AgentMessage, GoodbyeReason, GroundMessage, Hello, Seg
 use perigee_shared::contact::Contact;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::link::{MINOR_VERSION, wire};
-use perigee_shared::segment::{Codec, Header, SegmentId};
+use perigee_shared::segment::{Codec, Header, Lane, SegmentId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -242,7 +242,7 @@ impl Driver<'_> {
                     self.shipper.wal.call(move |wal| wal.to_ship(consumer, lane, &taken, FETCH)).await??;
                 return Ok(Some(Event::Fetched { lane, found }));
             }
-            Action::Write { header, ranges } => self.write(header, ranges).await?,
+            Action::Write { header, ranges, first } => self.write(header, ranges, first).await?,
             Action::Committed { ids, bytes } => {
                 self.shipper.status.send_modify(|s| s.committed_bytes += bytes);
                 for id in &ids {
@@ -315,7 +315,12 @@ impl Driver<'_> {
     }
 
     /// Starts writing a segment on a stream of its own.
-    async fn write(&mut self, header: Header, ranges: Vec<Range<u64>>) -> Result<(), DriveError> {
+    async fn write(
+        &mut self,
+        header: Header,
+        ranges: Vec<Range<u64>>,
+        first: bool,
+    ) -> Result<(), DriveError> {
         let id = header.id;
         tracing::debug!(segment = %id, "sending begins");
         let payload = self
@@ -326,10 +331,11 @@ impl Driver<'_> {
                 wal.payload(id.lane, id.sequence)
             })
             .await??;
-        let (connection, turn) = (self.connection.clone(), self.gate.enter(id.lane));
         // More urgent lanes first, and within a lane the segment that was begun first.
+        let lane = if first { Lane(0) } else { id.lane };
         self.begun = (self.begun + 1) & 0x00ff_ffff;
-        let priority = -(i32::from(id.lane.0) << 24) - self.begun;
+        let priority = -(i32::from(lane.0) << 24) - self.begun;
+        let (connection, turn) = (self.connection.clone(), self.gate.enter(lane));
         self.writers.spawn(async move {
             let mut taken = RangeSet::default();
             let whole = match payload {

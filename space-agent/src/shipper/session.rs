@@ -53,8 +53,8 @@ pub(super) enum Action {
     Reconcile(GroundView),
     /// Ask the log for the next segments of a lane that are not among those `taken`, then [`Event::Fetched`].
     Fetch { lane: Lane, taken: RangeSet },
-    /// Send these bytes of a segment, then [`Event::Written`] or [`Event::Failed`].
-    Write { header: Header, ranges: Vec<Range<u64>> },
+    /// Send these bytes of a segment, before everything if `first`, then [`Event::Written`] or [`Event::Failed`].
+    Write { header: Header, ranges: Vec<Range<u64>>, first: bool },
     /// The ground has these for good: so many bytes of payload of those that were sent on this connection.
     Committed { ids: Vec<SegmentId>, bytes: u64 },
     /// The ground has these drops in its ledger.
@@ -158,7 +158,8 @@ impl Session {
                     ack.committed.into_iter().filter_map(|id| id.try_into().ok()).collect();
                 let mut bytes = 0;
                 for id in &ids {
-                    let sent = self.unacknowledged.remove(id).or_else(|| self.queues.written(*id));
+                    let writing = self.queues.acknowledged(*id);
+                    let sent = self.unacknowledged.remove(id).or(writing);
                     bytes += sent.map_or(0, |header| header.payload_len);
                     self.partials.remove(id);
                 }
@@ -226,6 +227,7 @@ impl Session {
 
     fn on_reject(&mut self, id: SegmentId, reason: RejectReason, actions: &mut Vec<Action>) {
         self.unacknowledged.remove(&id);
+        self.queues.failed(id);
         self.partials.remove(&id);
         match reason {
             RejectReason::HashMismatch => actions.push(Action::Verify(id)),
@@ -265,7 +267,7 @@ impl Session {
             return;
         }
         while self.budget != Some(0)
-            && let Some(header) = self.queues.next()
+            && let Some((header, first)) = self.queues.next()
         {
             let held = self.partials.remove(&header.id).filter(|(hash, _)| *hash == header.hash);
             let held = held.map_or_else(RangeSet::default, |(_, held)| held);
@@ -278,8 +280,8 @@ impl Session {
             if let Some(budget) = &mut self.budget {
                 *budget = budget.saturating_sub(bytes);
             }
-            self.queues.begin(header.clone(), bytes);
-            actions.push(Action::Write { header, ranges });
+            self.queues.begin(header.clone(), bytes, first);
+            actions.push(Action::Write { header, ranges, first });
         }
         let wanted = self.queues.wanted().into_iter();
         actions.extend(wanted.map(|(lane, taken)| Action::Fetch { lane, taken }));
@@ -329,7 +331,7 @@ mod tests {
 
     fn written(actions: &[Action]) -> Vec<(u64, Vec<Range<u64>>)> {
         let write = |a: &Action| match a {
-            Action::Write { header, ranges } => Some((header.id.sequence, ranges.clone())),
+            Action::Write { header, ranges, .. } => Some((header.id.sequence, ranges.clone())),
             _ => None,
         };
         actions.iter().filter_map(write).collect()
