@@ -45,7 +45,7 @@ pub(super) async fn connect(
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let endpoint = env.network.endpoint(SocketAddr::new(local, 0), None)?;
+    let endpoint = env.network.endpoint(SocketAddr::new(local, 0), quinn::EndpointConfig::default(), None)?;
     let mut config = config.clone();
     config.transport_config(transport::agent(shape));
     let interval = transport::attempt_interval(shape);

@@ -118,6 +118,11 @@ impl Session {
         self.writing.is_empty() && self.unacknowledged.is_empty() && (self.ending || self.ready.is_empty())
     }
 
+    /// Segment bytes that may still be sent.
+    pub(super) const fn budget_left(&self) -> Option<u64> {
+        self.budget
+    }
+
     pub(super) fn on_event(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
@@ -278,7 +283,8 @@ impl Session {
                 ranges.push(header.payload_len - 1..header.payload_len);
             }
             if let Some(budget) = &mut self.budget {
-                *budget = budget.saturating_sub(ranges.iter().map(|r| r.end - r.start).sum());
+                // A part of a segment is worth sending: the next contact goes on behind it.
+                spend(budget, &mut ranges);
             }
             self.writing.insert(header.id, header.clone());
             actions.push(Action::Write { header, ranges });
@@ -289,6 +295,15 @@ impl Session {
             actions.push(Action::Fetch { lane, sequence });
         }
     }
+}
+
+/// Cuts `ranges` to what is left of `budget`.
+fn spend(budget: &mut u64, ranges: &mut Vec<Range<u64>>) {
+    ranges.retain_mut(|range| {
+        range.end = range.end.min(range.start + *budget);
+        *budget -= range.end - range.start;
+        !range.is_empty()
+    });
 }
 
 fn send(body: agent_message::Body) -> Action {
@@ -434,7 +449,8 @@ mod tests {
         let mut s = Session::new(Hello::default(), Some(1500));
         s.on_event(Event::Connected);
         let headers = (1..=4).map(|n| (header(n), true)).collect();
-        assert_eq!(written(&s.on_event(Event::Fetched { headers, more: false })).len(), 2);
+        let begun = written(&s.on_event(Event::Fetched { headers, more: false }));
+        assert_eq!(begun, [(1, WHOLE.to_vec()), (2, vec![0..500])]);
         assert!(written(&s.on_event(Event::Written(header(1).id))).is_empty());
     }
 }
