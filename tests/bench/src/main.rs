@@ -1,13 +1,15 @@
-//! Benchmarks: `cargo run --release -p bench -- ingest | memory | bytes`.
+//! Benchmarks: `cargo run --release -p bench -- ingest | memory | bytes | link`.
 //!
 //! `ingest` and `memory` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
-//! from another; `bytes` compares codecs in this process. Results go to stdout as a table or as JSON, everything else to stderr.
+//! from another; `bytes` compares codecs in this process, and
+//! `link` simulates contacts, the same on every machine. Results go to stdout as a table or as JSON, everything else to stderr.
 
 mod affinity;
 mod bytes_per_item;
 mod client;
 mod corpus;
 mod ingest;
+mod link;
 mod load;
 mod memory;
 mod process;
@@ -45,6 +47,8 @@ enum Bench {
         /// A directory of corpus files (*.zst)
         directory: PathBuf,
     },
+    /// Goodput of simulated contacts, and what is sent again
+    Link(link::Options),
 }
 
 /// What every bench with a child process takes.
@@ -85,6 +89,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Ingest(options) => ("ingest", on_core(&options.setup, ingest::run(options))?),
         Bench::Memory(options) => ("memory", on_core(&options.setup, memory::run(options))?),
         Bench::Bytes { directory } => ("bytes", bytes_per_item::run(directory)?),
+        Bench::Link(options) => ("link", link::run(options)?),
     };
     report::print(name, &rows, arguments.json)
 }

@@ -196,7 +196,9 @@ mod tests {
 
     fn held(items: &[u64], gone: u64) -> Holdings {
         let mut held = Holdings::new(1);
-        items.iter().for_each(|n| drop(held.items[0].insert(*n)));
+        for n in items {
+            held.items[0].insert(*n);
+        }
         Holdings { gone, ..held }
     }
 

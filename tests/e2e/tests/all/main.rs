@@ -8,6 +8,7 @@ mod contacts;
 mod crash;
 mod direct;
 mod full;
+mod goodput;
 mod listeners;
 mod quarantine;
 mod resume;
