@@ -16,8 +16,10 @@ pub const MTU: u16 = 1452;
 /// agent has heard of that, so that many small segments in one round trip need many.
 pub const MAX_SEGMENT_STREAMS: u32 = 128;
 
-/// What the agent may have written and not had acknowledged, at most: it is memory on board.
+/// What the agent may have written and not had acknowledged: at most, since it is memory on board, and at least, two pieces that
+/// are handed to QUIC at once. More than the link holds is only sent again after LOS.
 const MAX_SEND_WINDOW: u64 = 16 << 20;
+const MIN_SEND_WINDOW: u64 = 64 << 10;
 
 /// Packets after which an acknowledgement is sent where the return has room for any number.
 const ACK_EVERY: f64 = 10.0;
@@ -31,6 +33,12 @@ const ACK_SHARE: f64 = 0.5;
 /// Packets that may be unacknowledged are so many times those after which an acknowledgement is sent, at least: below that the
 /// sender stands still between acknowledgements.
 const ACKS_IN_WINDOW: f64 = 8.0;
+
+/// Attempts to connect after which the next are half as frequent.
+const OVERLAPPING_ATTEMPTS: u32 = 16;
+
+/// Attempts are never rarer than this because of those that failed.
+const RARE_ATTEMPTS: Duration = Duration::from_secs(2);
 
 /// What a handshake takes of the return: the ground's certificate and its proof.
 const HANDSHAKE_BYTES: f64 = 1_700.0;
@@ -81,9 +89,17 @@ impl LinkShape {
 
 /// Between two attempts to connect around AOS: one round trip with a handshake on the return, at least 80 ms. An attempt that is
 /// lost must not be waited for, since QUIC doubles its own retry each time.
-pub fn attempt_interval(shape: &LinkShape) -> Duration {
+fn attempt_interval(shape: &LinkShape) -> Duration {
     let round_trip = shape.rtt().mul_f64(0.9) + shape.on_return(HANDSHAKE_BYTES);
     round_trip.max(Duration::from_millis(80))
+}
+
+/// How long to wait before attempt number `n`, from 0. Where none of the first ones has succeeded, the station is not there
+/// though the plan says so: then they become rare, so that a pass that does not happen costs little.
+pub fn attempt_pause(shape: &LinkShape, n: u32) -> Duration {
+    let interval = attempt_interval(shape);
+    let rare = interval * 2u32.pow((n / OVERLAPPING_ATTEMPTS).min(8));
+    rare.min(interval.max(RARE_ATTEMPTS))
 }
 
 fn idle_timeout(rtt: Duration) -> Duration {
@@ -111,7 +127,7 @@ pub fn agent(shape: &LinkShape) -> Arc<TransportConfig> {
     let mut window = 2 << 20;
     if let (Some(rate), Some(threshold)) = (shape.rate(), shape.ack_threshold()) {
         // Twice what may be in flight, so that the pipe stays full while acknowledgements travel.
-        window = (rate.window(rate.rtt) * 2).clamp(1 << 20, MAX_SEND_WINDOW);
+        window = (rate.window(rate.rtt) * 2).clamp(MIN_SEND_WINDOW, MAX_SEND_WINDOW);
         let mut acks = AckFrequencyConfig::default();
         acks.ack_eliciting_threshold(VarInt::from_u32(threshold));
         config
@@ -201,6 +217,16 @@ mod tests {
         assert_eq!(attempt_interval(&LinkShape::default()), Duration::from_millis(90));
         assert!(attempt_interval(&shape(20_000_000, 64_000, 2)) > Duration::from_millis(230));
         assert!(attempt_interval(&shape(20_000_000, 1_000_000, 1300)) > Duration::from_millis(2300));
+    }
+
+    #[test]
+    fn attempts_become_rare_when_nobody_answers() {
+        let leo = shape(20_000_000, 1_000_000, 2);
+        assert_eq!(attempt_pause(&leo, 15), attempt_interval(&leo));
+        assert_eq!(attempt_pause(&leo, 16), attempt_interval(&leo) * 2);
+        assert_eq!(attempt_pause(&leo, u32::MAX), RARE_ATTEMPTS);
+        let moon = shape(20_000_000, 1_000_000, 1300);
+        assert_eq!(attempt_pause(&moon, u32::MAX), attempt_interval(&moon));
     }
 
     #[test]
