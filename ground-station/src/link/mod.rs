@@ -156,7 +156,12 @@ impl Link {
     }
 }
 
-fn bind(env: &Env, address: &str, secret: [u8; 32], server: quinn::ServerConfig) -> Result<Endpoint, LinkError> {
+fn bind(
+    env: &Env,
+    address: &str,
+    secret: [u8; 32],
+    server: quinn::ServerConfig,
+) -> Result<Endpoint, LinkError> {
     let fail = |e: std::io::Error| LinkError::Bind {
         address: address.to_owned(),
         why: match e.kind() {

@@ -120,7 +120,10 @@ mod tests {
         let text = Arc::new(Mutex::new(String::new()));
         let other = Arc::clone(&text);
         let sink: Sink = Arc::new(move |line| other.lock().unwrap().push_str(line));
-        assert_eq!(Debug::new(&DebugConfig { verbosity, ..DebugConfig::default() }, sink).send(signal, body), Outcome::ACCEPTED);
+        assert_eq!(
+            Debug::new(&DebugConfig { verbosity, ..DebugConfig::default() }, sink).send(signal, body),
+            Outcome::ACCEPTED
+        );
         Arc::into_inner(text).unwrap().into_inner().unwrap()
     }
 

@@ -18,7 +18,7 @@ pub const MAX_SEGMENT_STREAMS: u32 = 128;
 
 /// What the agent may have written and not had acknowledged: at most, since it is memory on board, and at least, two pieces that
 /// are handed to QUIC at once. More than the link holds is only sent again after LOS.
-const MAX_SEND_WINDOW: u64 = 16 << 20;
+const MAX_SEND_WINDOW: u64 = 32 << 20;
 const MIN_SEND_WINDOW: u64 = 64 << 10;
 
 /// Packets after which an acknowledgement is sent where the return has room for any number.
@@ -126,8 +126,9 @@ pub fn agent(shape: &LinkShape) -> Arc<TransportConfig> {
     let mut config = common(shape.rtt(), idle_timeout(shape.rtt()));
     let mut window = 2 << 20;
     if let (Some(rate), Some(threshold)) = (shape.rate(), shape.ack_threshold()) {
-        // Twice what may be in flight, so that the pipe stays full while acknowledgements travel.
-        window = (rate.window(rate.rtt) * 2).clamp(MIN_SEND_WINDOW, MAX_SEND_WINDOW);
+        // QUIC keeps what lies above a packet that was lost until that one has been acknowledged, a round trip later for each
+        // time that it was lost: with less the pipe would run dry.
+        window = (rate.window(rate.rtt) * 4).clamp(MIN_SEND_WINDOW, MAX_SEND_WINDOW);
         let mut acks = AckFrequencyConfig::default();
         acks.ack_eliciting_threshold(VarInt::from_u32(threshold));
         config

@@ -81,7 +81,18 @@ impl Shipper {
         counters: Arc<ShipCounters>,
         status: watch::Sender<LinkStatus>,
     ) -> Self {
-        Self { config, env, wal, consumer, contact, sealed, counters, status, sent: BTreeMap::new(), budget: None }
+        Self {
+            config,
+            env,
+            wal,
+            consumer,
+            contact,
+            sealed,
+            counters,
+            status,
+            sent: BTreeMap::new(),
+            budget: None,
+        }
     }
 
     fn set_state(&self, state: &'static str, station: Option<&str>) {

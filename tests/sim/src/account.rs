@@ -131,7 +131,8 @@ fn open(config: &Config, env: &Env) -> anyhow::Result<Wal> {
 pub(crate) fn in_spool(station: &Station, satellites: usize) -> anyhow::Result<Holdings> {
     let mut held = Holdings::new(satellites);
     let config = station.config()?;
-    let spool = ground_station::spool::Spool::open(&station.env(), ground_station::ground::settings(&config))?;
+    let spool =
+        ground_station::spool::Spool::open(&station.env(), ground_station::ground::settings(&config))?;
     let mut result = Ok(());
     spool.each_segment(|_, header, payload| {
         if result.is_ok() {
@@ -183,7 +184,8 @@ pub fn account(history: &History, board: &[Holdings], spools: &[Holdings]) -> Ac
     }
     out.dead_letter = spools.iter().map(|s| s.gone).sum::<u64>().min(out.lost);
     out.lost -= out.dead_letter;
-    out.twice = history.outputs.iter().map(|o| o.twice).sum::<u64>() + spools.iter().map(|s| s.twice).sum::<u64>();
+    out.twice =
+        history.outputs.iter().map(|o| o.twice).sum::<u64>() + spools.iter().map(|s| s.twice).sum::<u64>();
     out.repeated = history.outputs.iter().map(|o| o.repeated).sum();
     out
 }

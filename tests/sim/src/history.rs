@@ -177,7 +177,8 @@ mod tests {
     use super::*;
 
     fn text(ids: &[u64]) -> String {
-        let lines: String = ids.iter().map(|n| format!("  1 INFO Some(StringValue(\"orbit #{n}\"))\n")).collect();
+        let lines: String =
+            ids.iter().map(|n| format!("  1 INFO Some(StringValue(\"orbit #{n}\"))\n")).collect();
         format!("logs: {} log_records, 9 bytes\n{lines}", ids.len())
     }
 

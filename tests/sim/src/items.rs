@@ -20,8 +20,22 @@ const ITEM_BITS: u32 = 40;
 
 /// Words that telemetry is made of.
 const WORDS: [&str; 16] = [
-    "attitude", "battery", "camera", "downlink", "eclipse", "gyroscope", "heater", "magnetorquer", "orbit",
-    "payload", "reaction-wheel", "solar-panel", "star-tracker", "temperature", "thruster", "transponder",
+    "attitude",
+    "battery",
+    "camera",
+    "downlink",
+    "eclipse",
+    "gyroscope",
+    "heater",
+    "magnetorquer",
+    "orbit",
+    "payload",
+    "reaction-wheel",
+    "solar-panel",
+    "star-tracker",
+    "temperature",
+    "thruster",
+    "transponder",
 ];
 
 /// The id of item `n` of a satellite.

@@ -141,7 +141,11 @@ impl Rules {
         let at = self.windows.partition_point(|w| w.start <= entry.sent);
         let window = at.checked_sub(1).map(|n| self.windows[n]).filter(|w| entry.sent < w.end);
         let Some(window) = window else {
-            return if entry.fate == Fate::Down { Ok(()) } else { Err("sent over a link that is down".into()) };
+            return if entry.fate == Fate::Down {
+                Ok(())
+            } else {
+                Err("sent over a link that is down".into())
+            };
         };
         let free = self.before.filter(|(w, _)| *w == window).map_or(entry.sent, |(_, left)| left);
         let Some(rate) = self.path.rate else { return Ok(()) };
@@ -152,7 +156,9 @@ impl Rules {
         let full = waiting > 1.0 && waiting + bits > queue + 8.0;
         match entry.fate {
             Fate::Down => return Err("refused although the link is up".into()),
-            Fate::Queue if waiting + bits < queue - 8.0 => return Err("refused although the queue has room".into()),
+            Fate::Queue if waiting + bits < queue - 8.0 => {
+                return Err("refused although the queue has room".into());
+            }
             Fate::Queue => return Ok(()),
             _ if full => return Err("taken although the queue is full".into()),
             _ => {}
@@ -166,7 +172,9 @@ impl Rules {
                 Err(format!("arrived at {at:?}, {due:?} is what rate and delay allow"))
             }
             Fate::Arrives { at, held: true } if at < due => Err("came before its time".into()),
-            Fate::Los if due + self.longest_hold() < window.end => Err("lost although its contact went on".into()),
+            Fate::Los if due + self.longest_hold() < window.end => {
+                Err("lost although its contact went on".into())
+            }
             _ => Ok(()),
         }
     }

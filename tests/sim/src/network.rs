@@ -130,7 +130,8 @@ impl Ether {
     pub fn connect(&self, satellite: u16, station: u16, paths: [Path; 2], windows: Vec<Window>) {
         let mut state = lock(&self.state);
         let pair = u64::from(satellite) << 16 | u64::from(station);
-        let seed = |way: Way| self.seed.wrapping_add((pair << 1 | way as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let seed =
+            |way: Way| self.seed.wrapping_add((pair << 1 | way as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         for way in [Way::Down, Way::Up] {
             state.log.rule(satellite, station, way, paths[way as usize].clone(), windows.clone());
         }
@@ -166,7 +167,9 @@ impl Ether {
     fn send(&self, from: SocketAddr, transmit: &Transmit<'_>) {
         let ends = (Node::at(from.ip()), Node::at(transmit.destination.ip()));
         let (satellite, station, way) = match ends {
-            (Some(Node::Satellite(satellite)), Some(Node::Station(station))) => (satellite, station, Way::Down),
+            (Some(Node::Satellite(satellite)), Some(Node::Station(station))) => {
+                (satellite, station, Way::Down)
+            }
             (Some(Node::Station(station)), Some(Node::Satellite(satellite))) => (satellite, station, Way::Up),
             _ => return,
         };

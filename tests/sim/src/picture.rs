@@ -38,7 +38,8 @@ pub fn draw(path: &Path, title: &str, samples: &[Sample]) -> anyhow::Result<()> 
         .collect();
     let backlog: Line = samples.iter().map(|s| (hours(s.at), s.backlog as f64 / 1e6)).collect();
     let delay = |longest: bool| -> Line {
-        let of = |s: &Sample| s.delay.map(|(mean, most)| (hours(s.at), if longest { most } else { mean } / 60.0));
+        let of =
+            |s: &Sample| s.delay.map(|(mean, most)| (hours(s.at), if longest { most } else { mean } / 60.0));
         samples.iter().filter_map(of).collect()
     };
     let area = SVGBackend::new(path, (1200, 900)).into_drawing_area();
@@ -90,7 +91,7 @@ mod tests {
             at: Duration::from_secs(n * 60),
             delivered: n * 1_000_000,
             backlog: 5_000_000 - n * 100_000,
-            delay: (n % 2 == 0).then_some((60.0, 120.0)),
+            delay: n.is_multiple_of(2).then_some((60.0, 120.0)),
         };
         draw(&path, "ten minutes", &(0..10).map(sample).collect::<Vec<_>>()).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();

@@ -87,7 +87,12 @@ impl Report {
 }
 
 fn traffic(f: &mut fmt::Formatter<'_>, way: &str, traffic: &Traffic) -> fmt::Result {
-    write!(f, "{way:<10} {} sent, {} arrived; packets:", ByteSize(traffic.sent_bytes), ByteSize(traffic.arrived_bytes))?;
+    write!(
+        f,
+        "{way:<10} {} sent, {} arrived; packets:",
+        ByteSize(traffic.sent_bytes),
+        ByteSize(traffic.arrived_bytes)
+    )?;
     for (name, packets) in traffic.fates().filter(|(_, n)| *n > 0) {
         write!(f, " {name} {packets}")?;
     }
@@ -97,8 +102,19 @@ fn traffic(f: &mut fmt::Formatter<'_>, way: &str, traffic: &Traffic) -> fmt::Res
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hours = self.simulated.as_secs_f64() / 3600.0;
-        writeln!(f, "simulated  {hours:.1} h, {} contacts of {:.1} min together, {} connections", self.passes, self.contact_time.as_secs_f64() / 60.0, self.connections)?;
-        writeln!(f, "telemetry  {} of OTLP accepted, {} requests refused and sent again", ByteSize(self.raw_bytes), self.refused)?;
+        writeln!(
+            f,
+            "simulated  {hours:.1} h, {} contacts of {:.1} min together, {} connections",
+            self.passes,
+            self.contact_time.as_secs_f64() / 60.0,
+            self.connections
+        )?;
+        writeln!(
+            f,
+            "telemetry  {} of OTLP accepted, {} requests refused and sent again",
+            ByteSize(self.raw_bytes),
+            self.refused
+        )?;
         writeln!(
             f,
             "segments   {} held by the grounds, {:.2} % sent again on a later connection, {:.2} % retransmitted by QUIC",
@@ -116,14 +132,22 @@ impl fmt::Display for Report {
             writeln!(f, "delay      {:.1} min at most", longest / 60.0)?;
         }
         if self.account.repeated + self.account.unanswered > 0 {
-            writeln!(f, "crashes    {} items came again that were undecided, {} came whose answer was lost", self.account.repeated, self.account.unanswered)?;
+            writeln!(
+                f,
+                "crashes    {} items came again that were undecided, {} came whose answer was lost",
+                self.account.repeated, self.account.unanswered
+            )?;
         }
         writeln!(f, "log        {} packets, {}", self.packets, self.packet_hash)?;
         for violation in &self.violations {
             writeln!(f, "VIOLATION  {violation}")?;
         }
         if self.violated > 0 || self.unknown > 0 || self.account.miscounted > 0 {
-            writeln!(f, "WRONG      {} packets against the link's rules, {} unknown lines, {} miscounted drops", self.violated, self.unknown, self.account.miscounted)?;
+            writeln!(
+                f,
+                "WRONG      {} packets against the link's rules, {} unknown lines, {} miscounted drops",
+                self.violated, self.unknown, self.account.miscounted
+            )?;
         }
         writeln!(f, "{}", self.account.line())
     }

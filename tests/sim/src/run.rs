@@ -13,7 +13,7 @@ use crate::network::{Ether, Node};
 use crate::node::{Satellite, Station, Time, World, certificates, note};
 use crate::picture::Sample;
 use crate::plan::{Pass, passes, windows};
-use crate::report::{Report, Reached};
+use crate::report::{Reached, Report};
 use crate::scenario::{FaultKind, Scenario};
 
 /// Samples of a picture.
@@ -209,8 +209,10 @@ impl Simulation {
             station.stop().await?;
         }
         let count = self.satellites.len();
-        let board = self.satellites.iter().map(|s| account::on_board(s, count)).collect::<Result<Vec<_>, _>>()?;
-        let spools = self.stations.iter().map(|s| account::in_spool(s, count)).collect::<Result<Vec<_>, _>>()?;
+        let board =
+            self.satellites.iter().map(|s| account::on_board(s, count)).collect::<Result<Vec<_>, _>>()?;
+        let spools =
+            self.stations.iter().map(|s| account::in_spool(s, count)).collect::<Result<Vec<_>, _>>()?;
         let account: Account = note(&self.world.history, |h| account::account(h, &board, &spools));
         let mut report = Report {
             account,
@@ -233,7 +235,8 @@ impl Simulation {
             report.raw_bytes = h.origins.iter().map(|o| o.raw_bytes).sum();
             report.refused = h.origins.iter().map(|o| o.refused).sum();
             report.unknown = h.outputs.iter().map(|o| o.unknown).sum();
-            report.reached = h.outputs.iter().map(|o| Reached(o.exported.iter().map(|i| i.len()).sum())).collect();
+            report.reached =
+                h.outputs.iter().map(|o| Reached(o.exported.iter().map(|i| i.len()).sum())).collect();
         });
         self.world.ether.log(|log| {
             report.packets = log.entries();

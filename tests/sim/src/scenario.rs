@@ -363,7 +363,11 @@ impl Scenario {
         for (n, fault) in self.faults.iter().enumerate() {
             let key = |name: &str| format!("faults[{n}].{name}");
             if self.node(&fault.node).is_none() {
-                let message = format!("there is no `{}`; write sat-0 to sat-{} or a station", fault.node, self.satellites - 1);
+                let message = format!(
+                    "there is no `{}`; write sat-0 to sat-{} or a station",
+                    fault.node,
+                    self.satellites - 1
+                );
                 return Err(Invalid::new(key("node"), message));
             }
             if fault.at.0 + fault.down.0 >= duration {
@@ -439,7 +443,8 @@ impl Scenario {
             }
             let end = &mut ends[usize::from(contact.satellite)];
             if contact.start.0 < *end {
-                let message = "must not be before the end of the satellite's contact before it; write them in order";
+                let message =
+                    "must not be before the end of the satellite's contact before it; write them in order";
                 return Err(Invalid::new(key("start"), message));
             }
             *end = contact.end.0;
