@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use perigee_shared::env::{Env, Owner};
-use perigee_shared::segment::{Codec, Header};
+use perigee_shared::segment::Header;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -140,7 +140,8 @@ impl Batcher {
         let batch = self.wal.call(move |wal| wal.take_batch(limits, all)).await??;
         let Some(batch) = batch else { return Ok(None) };
         let now = self.env.unix_nano();
-        let sealed = self.env.cpu(move || batch.seal(Codec::ZstdRows, now)).await?;
+        let codec = self.config.codec;
+        let sealed = self.env.cpu(move || batch.seal(codec, now)).await?;
         let told = self.told.clone();
         let header = self
             .wal

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use perigee_shared::config::{self, Component, Components, ConfigError, Invalid, settings_or_default};
 use perigee_shared::export::config::ExporterConfig as DirectConfig;
 use perigee_shared::link::tls::is_valid_id;
+use perigee_shared::segment::Codec;
 use perigee_shared::serve::Endpoint;
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::telemetry::LogsConfig;
@@ -169,6 +170,8 @@ pub struct BatchConfig {
     pub seal_before_contact: Span,
     /// Sealing may lag behind a burst by this many journal bytes.
     pub defer_sealing: ByteSize,
+    /// How segments are encoded.
+    pub codec: Codec,
 }
 
 impl Default for BatchConfig {
@@ -180,6 +183,7 @@ impl Default for BatchConfig {
             max_hold_back: ByteSize::mib(8),
             seal_before_contact: Span::secs(5),
             defer_sealing: ByteSize(0),
+            codec: Codec::default(),
         }
     }
 }

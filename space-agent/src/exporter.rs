@@ -123,7 +123,7 @@ impl Exporter {
         let done = if cursor.0 == id.sequence { cursor.1 } else { 0 };
         let (mut seen, mut number) = (Counts::ZERO, 0);
         let requests: Box<dyn Iterator<Item = Result<Request, CodecError>> + Send> =
-            match Decoder::new(header, &payload) {
+            match Decoder::new(header, &payload, None) {
                 Ok(decoder) => Box::new(decoder),
                 Err(error) => Box::new(std::iter::once(Err(error))),
             };

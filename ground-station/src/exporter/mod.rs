@@ -141,7 +141,7 @@ impl Exporter {
             plan.attributes =
                 Attributes::new(&[("satellite.id", &*work.satellite), ("ground.station.id", station)]);
         }
-        let decoder = match Decoder::new(&work.header, &work.payload) {
+        let decoder = match Decoder::new(&work.header, &work.payload, None) {
             Ok(decoder) => decoder,
             Err(error) => return Ok(self.store.condemn(work.entry, error.to_string()).await?),
         };

@@ -20,10 +20,10 @@ fn settings() -> Settings {
 }
 
 fn incoming(sequence: u64) -> Incoming {
-    let mut encoder = Encoder::new(Codec::ZstdRows).unwrap();
+    let mut encoder = Encoder::new(Codec::ZstdRows, None).unwrap();
     let body: Vec<u8> = (0..5000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     encoder.push(Signal::Logs, &body).unwrap();
-    let payload = encoder.finish().unwrap();
+    let payload = encoder.finish().unwrap().payload;
     let header = Header {
         id: SegmentId { epoch: 1, lane: Lane::BULK, sequence },
         codec: 1,

@@ -292,7 +292,7 @@ impl Spool {
 
 /// Decodes a whole segment.
 pub fn check(header: &Header, payload: &[u8]) -> Result<(), perigee_shared::segment::CodecError> {
-    for request in Decoder::new(header, payload)? {
+    for request in Decoder::new(header, payload, None)? {
         request?;
     }
     Ok(())

@@ -35,12 +35,12 @@ fn open(dir: &tempfile::TempDir) -> Spool {
 
 /// A header and its payload; `salt` makes another payload under the same name.
 fn segment(sequence: u64, items: Counts, salt: u8) -> (Arc<Header>, Vec<u8>) {
-    let mut encoder = Encoder::new(Codec::ZstdRows).unwrap();
+    let mut encoder = Encoder::new(Codec::ZstdRows, None).unwrap();
     let body: Vec<u8> = (0..2000u32)
         .map(|n| (n.wrapping_mul(2_654_435_761).wrapping_add(sequence as u32) >> 16) as u8 ^ salt)
         .collect();
     encoder.push(Signal::Traces, &body).unwrap();
-    let payload = encoder.finish().unwrap();
+    let payload = encoder.finish().unwrap().payload;
     let header = Header {
         id: SegmentId { epoch: EPOCH, lane: Lane::BULK, sequence },
         codec: 1,

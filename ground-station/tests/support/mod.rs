@@ -169,9 +169,9 @@ pub(crate) fn segment(sequence: u64, spans: usize) -> Segment {
 
 /// A segment whose only request is `body`.
 pub(crate) fn sealed(sequence: u64, body: &[u8], items: u64) -> Segment {
-    let mut encoder = Encoder::new(Codec::ZstdRows).unwrap();
+    let mut encoder = Encoder::new(Codec::ZstdRows, None).unwrap();
     encoder.push(Signal::Traces, body).unwrap();
-    let payload = encoder.finish().unwrap();
+    let payload = encoder.finish().unwrap().payload;
     let header = Header {
         id: SegmentId { epoch: EPOCH, lane: Lane::BULK, sequence },
         codec: Codec::ZstdRows as u32,

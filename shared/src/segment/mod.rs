@@ -1,12 +1,14 @@
 //! Segments: sealed, compressed runs of items; the unit that is shipped, resumed and acknowledged.
 //!
 //! A segment is a [`Header`] and a payload. The header says how the payload is encoded (its codec number), how long it is and
-//! which BLAKE3 hash it has. Every codec turns a sequence of OTLP export requests, each with its signal, into a payload and
-//! back: [`Encoder`] and [`Decoder`] choose it by the number.
+//! which BLAKE3 hash it has. Every codec turns OTLP export requests, each with its signal, into a payload and back: [`Encoder`]
+//! and [`Decoder`] choose it by the number.
 
+mod columns;
 mod header;
 mod rows;
 
+pub use columns::{Base, Cost, inspect};
 pub use header::{FORMAT, Hash, Header, HeaderError, Lane, MAX_PAYLOAD, MAX_RAW, SegmentId, hash};
 
 use bytes::Bytes;
@@ -14,20 +16,33 @@ use bytes::Bytes;
 use crate::signal::Signal;
 
 /// How a payload is encoded. The numbers are persisted and travel on the link; they are never renumbered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Codec {
-    /// zstd level 3 over framed requests, see [`rows`](self). Always allowed.
+    /// zstd level 3 over framed requests, see [`rows`](self). Always allowed. The requests come back as they were.
     ZstdRows = 1,
+    /// Items taken apart, see [`columns`](self). The same items come back, those of one resource and scope together. A segment
+    /// may lean on another one.
+    #[default]
+    Columns = 2,
 }
 
 impl Codec {
     /// Every codec that this software can read and write.
-    pub const ALL: [Self; 1] = [Self::ZstdRows];
+    pub const ALL: [Self; 2] = [Self::ZstdRows, Self::Columns];
 
     /// The codec with this number, if this software knows it.
     pub fn from_number(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|c| *c as u32 == number)
+    }
+
+    /// Its name in configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ZstdRows => "zstd_rows",
+            Self::Columns => "columns",
+        }
     }
 }
 
@@ -52,6 +67,9 @@ pub enum CodecError {
     /// The header names a codec that this software does not know.
     #[error("codec {0} is not known to this software")]
     UnknownCodec(u32),
+    /// It leans on a segment that is not there.
+    #[error("leans on segment {0} of its lane, which is not there")]
+    MissingBase(u64),
     /// A declared or actual size is above its bound.
     #[error("{0} is above its bound")]
     TooLarge(&'static str),
@@ -61,27 +79,43 @@ pub enum CodecError {
 pub enum Encoder {
     /// Codec 1.
     ZstdRows(rows::Encoder),
+    /// Codec 2.
+    Columns(Box<columns::Encoder>),
+}
+
+/// What an encoder came to.
+pub struct Encoded {
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// What other segments may lean on, if the codec knows such a thing.
+    pub base: Option<Base>,
 }
 
 impl Encoder {
-    /// An encoder of `codec`.
-    pub fn new(codec: Codec) -> Result<Self, CodecError> {
+    /// An encoder of `codec` for a segment that leans on `base`, or on nothing. Only codec 2 can lean.
+    pub fn new(codec: Codec, base: Option<&Base>) -> Result<Self, CodecError> {
         match codec {
             Codec::ZstdRows => rows::Encoder::new().map(Self::ZstdRows),
+            Codec::Columns => Ok(Self::Columns(Box::new(columns::Encoder::new(base)))),
         }
     }
 
-    /// Adds a request.
+    /// Adds a request, which [`walk`](crate::otlp::walk::walk) has found to be well formed.
     pub fn push(&mut self, signal: Signal, body: &[u8]) -> Result<(), CodecError> {
         match self {
             Self::ZstdRows(e) => e.push(signal, body),
+            Self::Columns(e) => e.push(signal, body),
         }
     }
 
     /// The payload.
-    pub fn finish(self) -> Result<Vec<u8>, CodecError> {
+    pub fn finish(self) -> Result<Encoded, CodecError> {
         match self {
-            Self::ZstdRows(e) => e.finish(),
+            Self::ZstdRows(e) => Ok(Encoded { payload: e.finish()?, base: None }),
+            Self::Columns(e) => {
+                let (payload, base) = e.finish()?;
+                Ok(Encoded { payload, base: Some(base) })
+            }
         }
     }
 }
@@ -90,13 +124,31 @@ impl Encoder {
 pub enum Decoder<'a> {
     /// Codec 1.
     ZstdRows(rows::Decoder<'a>),
+    /// Codec 2: all of them, and what other segments may lean on.
+    Columns(std::vec::IntoIter<Request>, Box<Base>),
 }
 
 impl<'a> Decoder<'a> {
-    /// A decoder of `payload` as `header` describes it.
-    pub fn new(header: &Header, payload: &'a [u8]) -> Result<Self, CodecError> {
+    /// A decoder of `payload` as `header` describes it. `base` is of the segment that it leans on, if it leans on one.
+    pub fn new(header: &Header, payload: &'a [u8], base: Option<&Base>) -> Result<Self, CodecError> {
+        let base = match header.base_sequence {
+            Some(sequence) => Some(base.ok_or(CodecError::MissingBase(sequence))?),
+            None => None,
+        };
         match Codec::from_number(header.codec).ok_or(CodecError::UnknownCodec(header.codec))? {
             Codec::ZstdRows => rows::Decoder::new(payload, header.raw_len).map(Self::ZstdRows),
+            Codec::Columns => {
+                let (requests, base) = columns::decode(base, payload, header.raw_len)?;
+                Ok(Self::Columns(requests.into_iter(), Box::new(base)))
+            }
+        }
+    }
+
+    /// What other segments may lean on, if the codec knows such a thing.
+    pub fn into_base(self) -> Option<Base> {
+        match self {
+            Self::ZstdRows(_) => None,
+            Self::Columns(_, base) => Some(*base),
         }
     }
 }
@@ -107,6 +159,7 @@ impl Iterator for Decoder<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         match self {
             Self::ZstdRows(d) => d.next(),
+            Self::Columns(requests, _) => requests.next().map(Ok),
         }
     }
 }

@@ -63,7 +63,7 @@ pub struct Sealed {
 impl Batch {
     /// Encodes the groups with `codec`. CPU-heavy.
     pub fn seal(self, codec: Codec, now: u64) -> Result<Sealed, SealError> {
-        let mut encoder = Encoder::new(codec)?;
+        let mut encoder = Encoder::new(codec, None)?;
         let (mut items, mut time, mut raw_len, mut requests) = (Counts::ZERO, TimeRange::EMPTY, 0, 0);
         for group in self.groups {
             for request in group::requests(&group)? {
@@ -74,7 +74,7 @@ impl Batch {
                 requests += 1;
             }
         }
-        let payload = encoder.finish()?;
+        let payload = encoder.finish()?.payload;
         let header = Header {
             id: SegmentId { epoch: 0, lane: self.lane, sequence: 0 },
             codec: codec as u32,

@@ -102,7 +102,7 @@ fn what_was_appended_is_there_after_a_power_cut() {
     assert_eq!((header.items, header.requests, header.id.sequence), (logs(7), 2, 1));
     let payload = wal.payload(Lane::BULK, 1).unwrap().unwrap();
     assert_eq!(hash(&payload), header.hash);
-    let back: Vec<_> = Decoder::new(&header, &payload).unwrap().map(|r| r.unwrap().body).collect();
+    let back: Vec<_> = Decoder::new(&header, &payload, None).unwrap().map(|r| r.unwrap().body).collect();
     assert_eq!(back, [request(1, 3, 100).body, request(2, 4, 5000).body]);
     assert_adds_up(&wal);
 }

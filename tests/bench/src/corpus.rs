@@ -50,11 +50,16 @@ impl Corpus {
 
     /// The corpus as requests of exactly `items` items; what is left over at the end is not there.
     pub(crate) fn recut(&self, items: usize) -> anyhow::Result<Vec<Bytes>> {
-        let requests = recut(self.signal, &self.requests, items)?;
+        let requests = recut(self.signal, &self.requests, items, false)?;
         if requests.is_empty() {
             bail!("corpus {}: fewer than {items} items", self.name);
         }
         Ok(requests)
+    }
+
+    /// The corpus as requests of `items` items, the last of what is left over.
+    pub(crate) fn recut_all(&self, items: usize) -> anyhow::Result<Vec<Bytes>> {
+        recut(self.signal, &self.requests, items, true)
     }
 }
 

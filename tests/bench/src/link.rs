@@ -43,8 +43,8 @@ const LINKS: [Link; 5] = [
     Link { name: "LEO thin", rate_mbit: 20, rtt_ms: 40, return_kbit: 64, contact: 120, losses: &[0.0] },
 ];
 
-/// What the telemetry, the ground and the queue are in every row: random bytes, always enough of them, and one
-/// bandwidth-delay product.
+/// What the telemetry, the ground and the queue are in every row: random bytes, which no codec makes
+/// smaller, always enough of them, and one bandwidth-delay product.
 fn scenario(link: &Link, loss: f64, seed: u64, contacts: &str) -> anyhow::Result<Scenario> {
     let Link { rate_mbit, rtt_ms, return_kbit, .. } = link;
     let way = |rate: String| {
@@ -53,6 +53,7 @@ fn scenario(link: &Link, loss: f64, seed: u64, contacts: &str) -> anyhow::Result
     let text = format!(
         "seed: {seed}\nstations: [svalbard]\n\
          telemetry: {{item_bytes: 64KiB, compressible: false, backlog: 64MiB}}\n\
+         agent: {{codec: zstd_rows}}\n\
          link:\n  down: {}\n  up: {}\n{contacts}",
         way(format!("{rate_mbit}Mbit/s")),
         way(format!("{return_kbit}kbit/s")),

@@ -8,15 +8,18 @@ mod affinity;
 mod bytes_per_item;
 mod client;
 mod corpus;
+mod cpu;
 mod ingest;
 mod link;
 mod load;
 mod memory;
+mod peak;
 mod process;
 mod recut;
 mod report;
 mod sample;
 mod scrape;
+mod stream;
 mod system;
 
 use std::path::PathBuf;
@@ -42,13 +45,13 @@ enum Bench {
     Ingest(ingest::Options),
     /// Resident memory: idle, at a steady rate, and when offered far too much
     Memory(memory::Options),
-    /// Bytes per item of segments against gzip and zstd per request
-    Bytes {
-        /// A directory of corpus files (*.zst)
-        directory: PathBuf,
-    },
     /// Goodput of simulated contacts, and what is sent again
     Link(link::Options),
+    /// Bytes per item of segments, alone and leaning on earlier ones, against gzip, zstd and rows; speed and memory
+    Bytes(bytes_per_item::Options),
+    /// What encoding the segment on stdin holds in memory; `bytes` runs it as a process of its own
+    #[command(hide = true)]
+    Peak,
 }
 
 /// What every bench with a child process takes.
@@ -88,8 +91,9 @@ fn main() -> anyhow::Result<()> {
     let (name, rows) = match &arguments.bench {
         Bench::Ingest(options) => ("ingest", on_core(&options.setup, ingest::run(options))?),
         Bench::Memory(options) => ("memory", on_core(&options.setup, memory::run(options))?),
-        Bench::Bytes { directory } => ("bytes", bytes_per_item::run(directory)?),
+        Bench::Bytes(options) => ("bytes", bytes_per_item::run(options)?),
         Bench::Link(options) => ("link", link::run(options)?),
+        Bench::Peak => return peak::run(),
     };
     report::print(name, &rows, arguments.json)
 }

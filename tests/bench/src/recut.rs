@@ -13,16 +13,21 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans};
 use perigee_shared::signal::Signal;
 use prost::Message;
 
-/// Cuts `requests` of `signal` anew, `size` items in each; a rest of fewer items is left out.
-pub(crate) fn recut(signal: Signal, requests: &[Vec<u8>], size: usize) -> anyhow::Result<Vec<Bytes>> {
+/// Cuts `requests` of `signal` anew, `size` items in each; a rest of fewer items is left out unless `rest` is set.
+pub(crate) fn recut(
+    signal: Signal,
+    requests: &[Vec<u8>],
+    size: usize,
+    rest: bool,
+) -> anyhow::Result<Vec<Bytes>> {
     match signal {
-        Signal::Traces => recut_as::<ExportTraceServiceRequest>(requests, size),
-        Signal::Metrics => recut_as::<ExportMetricsServiceRequest>(requests, size),
-        Signal::Logs => recut_as::<ExportLogsServiceRequest>(requests, size),
+        Signal::Traces => recut_as::<ExportTraceServiceRequest>(requests, size, rest),
+        Signal::Metrics => recut_as::<ExportMetricsServiceRequest>(requests, size, rest),
+        Signal::Logs => recut_as::<ExportLogsServiceRequest>(requests, size, rest),
     }
 }
 
-fn recut_as<R: Request>(requests: &[Vec<u8>], size: usize) -> anyhow::Result<Vec<Bytes>> {
+fn recut_as<R: Request>(requests: &[Vec<u8>], size: usize, rest: bool) -> anyhow::Result<Vec<Bytes>> {
     let mut out = Vec::new();
     let (mut next, mut items) = (R::default(), 0);
     for request in requests {
@@ -34,6 +39,9 @@ fn recut_as<R: Request>(requests: &[Vec<u8>], size: usize) -> anyhow::Result<Vec
                 items = 0;
             }
         });
+    }
+    if rest && items > 0 {
+        out.push(Bytes::from(next.encode_to_vec()));
     }
     Ok(out)
 }

@@ -42,6 +42,11 @@ struct Report<'a> {
     rows: &'a [Row],
 }
 
+/// Prints one line.
+pub(crate) fn line(text: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+}
+
 /// Prints `rows` of the bench `name`.
 pub(crate) fn print(name: &str, rows: &[Row], json: bool) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();

@@ -84,7 +84,7 @@ impl Holdings {
     }
 
     fn add(&mut self, header: &Header, payload: &[u8]) -> anyhow::Result<()> {
-        for request in Decoder::new(header, payload)? {
+        for request in Decoder::new(header, payload, None)? {
             let request = request?;
             self.hash.update(&request.body);
             for id in items::ids(request.signal, &request.body)? {

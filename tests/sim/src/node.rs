@@ -9,6 +9,7 @@ use ground_station::ground::Ground;
 use ground_station::spool::Store;
 use ground_station::telemetry::Metrics;
 use perigee_shared::env::{Clock, Env, Owner, Placement};
+use perigee_shared::segment::Codec;
 use simdisk::Disk;
 use space_agent::agent::Agent;
 use space_agent::receiver::Intake;
@@ -152,7 +153,7 @@ impl Satellite {
         // Nobody looks at memory here, and a limiter that wakes ten times a second would be most of the work.
         let text = format!(
             "receivers: {{otlp: {{protocols: {{grpc: {{endpoint: 127.0.0.1:4317}}}}}}}}\n\
-             processors: {{memory_limiter: {{check_interval: 1h}}}}\n\
+             processors: {{memory_limiter: {{check_interval: 1h}}, batch: {{codec: {}}}}}\n\
              exporters: {{link: {{}}}}\n\
              storage: {{directory: {directory}/{id}, max_bytes: {}B, when_full: {}, ballast: 0B}}\n\
              link:\n  certificate_file: {directory}/{id}.crt\n  private_key_file: {directory}/{id}.key\n  \
@@ -160,6 +161,7 @@ impl Satellite {
              contacts: {{source: plan, file: {directory}/{id}.plan.yaml}}\n\
              service:\n  pipelines:\n    traces: {{receivers: [otlp], exporters: [link]}}\n    \
              metrics: {{receivers: [otlp], exporters: [link]}}\n    logs: {{receivers: [otlp], exporters: [link]}}\n",
+            codec(scenario.agent.codec),
             scenario.agent.max_bytes.0,
             scenario.agent.when_full.name(),
         );
@@ -228,6 +230,14 @@ impl Satellite {
             all.add(&flying.counters);
         }
         all
+    }
+}
+
+/// As the agent's configuration has it.
+const fn codec(codec: Codec) -> &'static str {
+    match codec {
+        Codec::ZstdRows => "zstd_rows",
+        Codec::Columns => "columns",
     }
 }
 

@@ -17,6 +17,7 @@ use linkem::config::{Burst, Queue, Reorder, parse_chance};
 use perigee_shared::config::{self, ConfigError, Invalid};
 use perigee_shared::contact::parse_rate;
 use perigee_shared::link::tls::is_valid_id;
+use perigee_shared::segment::Codec;
 use perigee_shared::units::{ByteSize, Span};
 use serde::{Deserialize, Deserializer, de};
 
@@ -256,11 +257,13 @@ pub struct Agent {
     pub max_bytes: ByteSize,
     /// `storage.when_full`.
     pub when_full: WhenFull,
+    /// `processors.batch.codec`.
+    pub codec: Codec,
 }
 
 impl Default for Agent {
     fn default() -> Self {
-        Self { max_bytes: ByteSize::mib(1024), when_full: WhenFull::default() }
+        Self { max_bytes: ByteSize::mib(1024), when_full: WhenFull::default(), codec: Codec::default() }
     }
 }
 

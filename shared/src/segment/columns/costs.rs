@@ -1,0 +1,192 @@
+//! Where a payload's bytes go: what each column took, found out by decoding it.
+
+use std::collections::BTreeMap;
+
+use super::schema::Message;
+use super::state::State;
+use super::{Base, LEVEL, Reader, read};
+use crate::segment::{Codec, CodecError, Header};
+use crate::signal::Signal;
+
+/// What a column takes in a payload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cost {
+    /// Whose it is. An id that several signals share is that of the signal that carries it first.
+    pub signal: Signal,
+    /// The message and its field, an attribute with its key; `definitions` are dictionaries and shapes.
+    pub column: String,
+    /// Bytes, with fractions.
+    pub bytes: f64,
+}
+
+/// Bits of each field of each message.
+pub(super) struct Costs {
+    bits: [[f64; 32]; 13],
+    at: f64,
+}
+
+impl Costs {
+    const fn new() -> Self {
+        Self { bits: [[0.0; 32]; 13], at: 0.0 }
+    }
+
+    /// Counts what lies between the last call and `at`.
+    pub(super) fn add(&mut self, message: Message, field: u8, at: f64) -> f64 {
+        let bits = at - self.at;
+        self.bits[message as usize][usize::from(field) & 31] += bits;
+        self.at = at;
+        bits
+    }
+
+    pub(super) fn transfer(&mut self, bits: f64, from: (Message, u8), to: (Message, u8)) {
+        self.bits[from.0 as usize][usize::from(from.1)] -= bits;
+        self.bits[to.0 as usize][usize::from(to.1)] += bits;
+    }
+}
+
+/// What each column of a payload of codec 2 takes, the largest first; together all of the payload. What zstd makes of text is
+/// shared out by length. Of another codec nothing is known.
+pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<Vec<Cost>, CodecError> {
+    if header.codec != Codec::Columns as u32 {
+        return Ok(Vec::new());
+    }
+    let raw_len = header.raw_len;
+    let mut reader = Reader::new(payload, raw_len)?;
+    let lengths: Vec<usize> = reader.columns.iter().map(|c| c.len()).collect();
+    let text = reader.text.len();
+    let frame = if text == 0 { 0 } else { zstd::bulk::compress(&reader.text, LEVEL)?.len() };
+    reader.costs = Some(Box::new(Costs::new()));
+    let mut state = base.map_or_else(State::new, |b| b.0.clone());
+    let requests = read(&mut reader, &mut state, raw_len)?;
+
+    let mut columns: BTreeMap<(u8, String), f64> = BTreeMap::new();
+    let mut add = |signal: Signal, column: String, bytes: f64| {
+        *columns.entry((signal as u8, column)).or_default() += bytes;
+    };
+    for (message, fields) in reader.costs.iter().flat_map(|c| c.bits.iter().enumerate()) {
+        let Some(message) = Message::from_number(message as u64) else { continue };
+        for (field, bits) in fields.iter().enumerate().filter(|(_, bits)| **bits > 0.0) {
+            add(message.signal(), message.column(field), bits / 8.0);
+        }
+    }
+    for (number, length) in lengths.into_iter().enumerate().filter(|(_, length)| *length > 0) {
+        let share = frame as f64 * length as f64 / text as f64;
+        let Some(kind) = state.dictionaries.get(number).map(|d| &d.kind) else {
+            let signal = requests.last().map_or(Signal::Traces, |r| r.signal);
+            add(signal, "requests left whole".to_owned(), share);
+            continue;
+        };
+        if let Some(message) = Message::from_number(u64::from(kind.message)) {
+            let mut column = message.column(kind.field as usize);
+            if !kind.key.is_empty() {
+                column = format!("{column} {}", String::from_utf8_lossy(&kind.key));
+            }
+            add(message.signal(), format!("{column}: text"), share);
+            continue;
+        }
+        // Resources and scopes are shared out by the contexts that there are.
+        for signal in Signal::ALL {
+            let of = state.contexts.iter().filter(|c| c.signal == signal as u8).count();
+            if of > 0 {
+                let share = share * of as f64 / state.contexts.len() as f64;
+                add(signal, "resource, scope and metric: text".to_owned(), share);
+            }
+        }
+    }
+    let sum: f64 = columns.values().sum();
+    let mut costs: Vec<Cost> = columns
+        .into_iter()
+        .filter_map(|((signal, column), bytes)| {
+            let bytes = bytes * payload.len() as f64 / sum;
+            Some(Cost { signal: Signal::from_number(signal)?, column, bytes })
+        })
+        .collect();
+    costs.sort_by(|a, b| b.bytes.total_cmp(&a.bytes));
+    Ok(costs)
+}
+
+impl Message {
+    const fn signal(self) -> Signal {
+        match self {
+            Self::Span | Self::Event | Self::Link | Self::Status => Signal::Traces,
+            Self::LogRecord => Signal::Logs,
+            _ => Signal::Metrics,
+        }
+    }
+
+    /// The name of one of its columns.
+    fn column(self, field: usize) -> String {
+        let (message, fields): (_, &[(usize, &str)]) = match self {
+            Self::Span => (
+                "span",
+                &[
+                    (1, "trace_id"),
+                    (2, "span_id"),
+                    (3, "trace_state"),
+                    (4, "parent_span_id"),
+                    (5, "name"),
+                    (6, "kind"),
+                    (7, "start_time"),
+                    (8, "end_time"),
+                    (9, "attributes"),
+                    (15, "status"),
+                    (16, "flags"),
+                ],
+            ),
+            Self::Event => ("event", &[(1, "time"), (2, "name"), (3, "attributes")]),
+            Self::Link => ("link", &[(1, "trace_id"), (2, "span_id"), (4, "attributes")]),
+            Self::Status => ("status", &[(2, "message"), (3, "code")]),
+            Self::LogRecord => (
+                "log",
+                &[
+                    (1, "time"),
+                    (2, "severity_number"),
+                    (3, "severity_text"),
+                    (5, "body"),
+                    (6, "attributes"),
+                    (8, "flags"),
+                    (9, "trace_id"),
+                    (10, "span_id"),
+                    (11, "observed_time"),
+                ],
+            ),
+            Self::NumberPoint => (
+                "point",
+                &[
+                    (1, "series"),
+                    (2, "start_time"),
+                    (3, "time"),
+                    (4, "as_double"),
+                    (5, "exemplars"),
+                    (6, "as_int"),
+                    (7, "attributes"),
+                ],
+            ),
+            Self::HistogramPoint => (
+                "histogram",
+                &[
+                    (4, "count"),
+                    (5, "sum"),
+                    (6, "bucket_counts"),
+                    (7, "explicit_bounds"),
+                    (11, "min"),
+                    (12, "max"),
+                ],
+            ),
+            Self::ExponentialPoint => {
+                ("exponential_histogram", &[(4, "count"), (5, "sum"), (6, "scale"), (7, "zero_count")])
+            }
+            Self::SummaryPoint => ("summary", &[(4, "count"), (5, "sum")]),
+            Self::Exemplar => {
+                ("exemplar", &[(2, "time"), (3, "as_double"), (4, "span_id"), (5, "trace_id"), (6, "as_int")])
+            }
+            Self::Buckets => ("buckets", &[(1, "offset"), (2, "bucket_counts")]),
+            Self::Quantile => ("quantile", &[(1, "quantile"), (2, "value")]),
+        };
+        match fields.iter().find(|(n, _)| *n == field) {
+            Some((_, name)) => format!("{message}.{name}"),
+            None if field == 0 => format!("{message}: definitions"),
+            None => format!("{message}.field {field}"),
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! The entropy coder: adaptive binary arithmetic coding, raw bits for what is random, and text that zstd compresses.
+//!
+//! A model and its inverse are one function over [`Coder`]: the encoder is given a value and hands it back, the decoder is
+//! given anything and hands back what was encoded. So the two directions cannot differ.
+//!
+//! The arithmetic coder is a carry-propagating range coder (G. N. N. Martin, 1979) with 64-bit state. A probability moves
+//! towards what was seen by 1/(n + 1.5), n being how often it was asked, up to a limit (as in M. Mahoney's lpaq).
+
+use super::schema::Message;
+use crate::segment::CodecError;
+
+/// The probability that a bit is 1, learnt from the bits before it: 22 bits of probability, 10 bits of count.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bit(u32);
+
+/// Bits after which a probability moves no slower.
+const LIMIT: u32 = 255;
+
+/// `RATES[n]` is 2^16 / (n + 1.5).
+static RATES: [u32; LIMIT as usize + 1] = {
+    let mut rates = [0; LIMIT as usize + 1];
+    let mut n = 0;
+    while n < rates.len() {
+        rates[n] = (65_536 * 2 / (2 * n + 3)) as u32;
+        n += 1;
+    }
+    rates
+};
+
+impl Bit {
+    pub(super) const NEW: Self = Self(1 << 31);
+
+    /// In 1/65,536, never certain.
+    #[inline(always)]
+    const fn probability(self) -> u64 {
+        let p = self.0 >> 16;
+        let p = if p < 24 { 24 } else { p };
+        (if p > 65_512 { 65_512 } else { p }) as u64
+    }
+
+    #[inline(always)]
+    fn learn(&mut self, bit: bool) {
+        let (p, n) = (self.0 >> 10, self.0 & 1023);
+        let rate = RATES[n as usize & LIMIT as usize];
+        let target = if bit { (1 << 22) - 1 } else { 0 };
+        let step = ((i64::from(target) - i64::from(p)) * i64::from(rate)) >> 16;
+        let p = (i64::from(p) + step) as u32;
+        self.0 = p << 10 | if n < LIMIT { n + 1 } else { n };
+    }
+}
+
+/// Codes values in one direction.
+pub(super) trait Coder {
+    /// Whether values go in; else they come out.
+    const ENCODES: bool;
+
+    /// A bit with a learnt probability.
+    fn bit(&mut self, model: &mut Bit, bit: bool) -> bool;
+
+    /// The lowest `bits` bits of a value, each as likely 0 as 1. At most 64.
+    fn raw(&mut self, value: u64, bits: u32) -> u64;
+
+    /// Text of column `column`, of `length` bytes, appended to `out`.
+    fn text(&mut self, column: usize, value: &[u8], length: u64, out: &mut Vec<u8>)
+    -> Result<(), CodecError>;
+
+    /// The index by which the decoder will know entry `index` of dictionary `column`, which has `known` entries there.
+    fn entry(&mut self, column: usize, index: u64, known: u64) -> u64;
+
+    /// The content of the entry of dictionary `column` that [`Coder::entry`] has last found to be unknown.
+    fn content(&mut self, column: usize, out: &mut Vec<u8>);
+
+    /// Tells that a span of this trace (two halves) and id is the next one that can be referred to.
+    fn learn_span(&mut self, span: [u64; 3]);
+
+    /// The number of such a span.
+    fn find_span(&self, span: [u64; 3]) -> Option<u64>;
+
+    /// Counts what was coded since the last call towards a field of a message; how many bits that was.
+    fn account(&mut self, message: Message, field: u8) -> f64;
+
+    /// Counts bits towards another field after all.
+    fn transfer(&mut self, bits: f64, from: (Message, u8), to: (Message, u8));
+}
+
+/// A number: how many bits it has is learnt, so are the highest three below the first; the rest are raw.
+#[derive(Debug, Clone)]
+pub(super) struct Number {
+    negative: Bit,
+    length: [Bit; 64],
+    high: [[Bit; 8]; 64],
+}
+
+impl Number {
+    const NEW: Self = Self { negative: Bit::NEW, length: [Bit::NEW; 64], high: [[Bit::NEW; 8]; 64] };
+
+    #[inline]
+    pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: u64) -> u64 {
+        // 63 and 64 bits share a leaf.
+        let length = 64 - value.leading_zeros();
+        let leaf = length.min(63);
+        let mut node = 1;
+        for shift in (0..6).rev() {
+            let bit = coder.bit(&mut self.length[node], leaf >> shift & 1 == 1);
+            node = node << 1 | usize::from(bit);
+        }
+        let mut length = node as u32 & 63;
+        if length == 63 {
+            length += coder.raw(u64::from(value >> 63), 1) as u32;
+        }
+        if length < 2 {
+            return u64::from(length);
+        }
+        let below = length - 1;
+        let learnt = below.min(3);
+        let rest = below - learnt;
+        let high = &mut self.high[length as usize & 63];
+        let mut node = 1;
+        for shift in (0..learnt).rev() {
+            let bit = coder.bit(&mut high[node], value >> (rest + shift) & 1 == 1);
+            node = node << 1 | usize::from(bit);
+        }
+        // `node` begins with the number's own highest bit.
+        (node as u64) << rest | coder.raw(value, rest)
+    }
+
+    /// A signed number: its sign, then how far it is from 0 or from -1.
+    #[inline]
+    pub(super) fn code_signed<C: Coder>(&mut self, coder: &mut C, value: u64) -> u64 {
+        let negative = coder.bit(&mut self.negative, (value as i64) < 0);
+        let flip = u64::from(negative).wrapping_neg();
+        self.code(coder, value ^ flip) ^ flip
+    }
+}
+
+/// Every model of numbers. There are never more than [`Numbers::MOST`], some 9 MiB: then they are shared.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Numbers {
+    all: Vec<Number>,
+    given: u32,
+}
+
+/// A model of numbers that is made when it is first used.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NumberId(u32);
+
+impl NumberId {
+    pub(super) const NEW: Self = Self(u32::MAX);
+}
+
+impl Numbers {
+    const MOST: u32 = 4096;
+
+    #[inline]
+    pub(super) fn get(&mut self, id: &mut NumberId) -> &mut Number {
+        if id.0 == u32::MAX {
+            id.0 = self.given % Self::MOST;
+            self.given = self.given.wrapping_add(1);
+            if self.all.len() == id.0 as usize {
+                self.all.push(Number::NEW);
+            }
+        }
+        &mut self.all[id.0 as usize]
+    }
+
+    /// Bytes that they take.
+    pub(super) const fn size(&self) -> usize {
+        self.all.len() * size_of::<Number>()
+    }
+}
+
+/// What the arithmetic coder and the raw bits came to.
+#[derive(Debug, Default)]
+pub(super) struct BitWriter {
+    out: Vec<u8>,
+    held: u64,
+    count: u32,
+}
+
+impl BitWriter {
+    #[inline]
+    pub(super) fn put(&mut self, value: u64, bits: u32) {
+        if bits == 0 {
+            return;
+        }
+        let value = if bits == 64 { value } else { value & ((1 << bits) - 1) };
+        self.held |= value << self.count;
+        let free = 64 - self.count;
+        if bits < free {
+            self.count += bits;
+            return;
+        }
+        self.out.extend_from_slice(&self.held.to_le_bytes());
+        self.held = if free == 64 { 0 } else { value >> free };
+        self.count = bits - free;
+    }
+
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        let bytes = self.count.div_ceil(8) as usize;
+        self.out.extend_from_slice(&self.held.to_le_bytes()[..bytes]);
+        self.out
+    }
+}
+
+/// Reads what [`BitWriter`] wrote; zeros beyond the end, which [`BitReader::overrun`] tells.
+#[derive(Debug)]
+pub(super) struct BitReader<'a> {
+    bytes: &'a [u8],
+    /// In bits.
+    at: u64,
+}
+
+impl<'a> BitReader<'a> {
+    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    #[inline]
+    pub(super) fn take(&mut self, bits: u32) -> u64 {
+        if bits == 0 {
+            return 0;
+        }
+        let (byte, shift) = ((self.at >> 3) as usize, (self.at & 7) as u32);
+        self.at += u64::from(bits);
+        let word = |from: usize| {
+            if let Some(eight) = self.bytes.get(from..from + 8) {
+                return u64::from_le_bytes(eight.try_into().unwrap_or_default());
+            }
+            let mut word = [0; 8];
+            for (to, from) in word.iter_mut().zip(self.bytes.get(from..).unwrap_or_default()) {
+                *to = *from;
+            }
+            u64::from_le_bytes(word)
+        };
+        let mut value = word(byte) >> shift;
+        if shift + bits > 64 {
+            value |= word(byte + 8) << (64 - shift);
+        }
+        if bits == 64 { value } else { value & ((1 << bits) - 1) }
+    }
+
+    pub(super) const fn overrun(&self) -> bool {
+        self.at > self.bytes.len() as u64 * 8
+    }
+
+    /// Bits that were read.
+    pub(super) const fn position(&self) -> u64 {
+        self.at
+    }
+}
+
+/// The arithmetic coder, towards bytes.
+#[derive(Debug)]
+pub(super) struct RangeEncoder {
+    low: u64,
+    range: u64,
+    out: Vec<u8>,
+}
+
+impl RangeEncoder {
+    pub(super) const fn new() -> Self {
+        Self { low: 0, range: u64::MAX, out: Vec::new() }
+    }
+
+    #[inline(always)]
+    pub(super) fn encode(&mut self, model: &mut Bit, bit: bool) {
+        let bound = (self.range >> 16) * model.probability();
+        model.learn(bit);
+        if bit {
+            self.range = bound;
+        } else {
+            let (low, carry) = self.low.overflowing_add(bound);
+            self.low = low;
+            self.range -= bound;
+            if carry {
+                self.carry();
+            }
+        }
+        if self.range < 1 << 32 {
+            self.out.extend_from_slice(&((self.low >> 32) as u32).to_be_bytes());
+            self.low <<= 32;
+            self.range <<= 32;
+        }
+    }
+
+    #[cold]
+    fn carry(&mut self) {
+        for byte in self.out.iter_mut().rev() {
+            *byte = byte.wrapping_add(1);
+            if *byte != 0 {
+                return;
+            }
+        }
+    }
+
+    /// As few bytes as tell the decoder which interval it was; beyond the end it reads zeros.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        for bytes in 1..=8u32 {
+            let below = u64::MAX.checked_shr(8 * bytes).unwrap_or(0);
+            let (value, carry) = self.low.overflowing_add(below);
+            let value = value & !below;
+            if value.wrapping_sub(self.low) < self.range {
+                if carry {
+                    self.carry();
+                }
+                self.out.extend_from_slice(&value.to_be_bytes()[..bytes as usize]);
+                break;
+            }
+        }
+        while self.out.last() == Some(&0) {
+            self.out.pop();
+        }
+        self.out
+    }
+}
+
+/// The arithmetic coder, from bytes.
+#[derive(Debug)]
+pub(super) struct RangeDecoder<'a> {
+    /// How far into the interval the value lies.
+    code: u64,
+    range: u64,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> RangeDecoder<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        let mut decoder = Self { code: 0, range: u64::MAX, bytes, at: 0 };
+        decoder.code = u64::from(decoder.word()) << 32;
+        decoder.code |= u64::from(decoder.word());
+        decoder
+    }
+
+    #[inline]
+    fn word(&mut self) -> u32 {
+        let mut word = [0; 4];
+        match self.bytes.get(self.at..self.at + 4) {
+            Some(four) => word.copy_from_slice(four),
+            None => {
+                let rest = self.bytes.get(self.at..).unwrap_or_default();
+                word[..rest.len()].copy_from_slice(rest);
+            }
+        }
+        self.at += 4;
+        u32::from_be_bytes(word)
+    }
+
+    #[inline(always)]
+    pub(super) fn decode(&mut self, model: &mut Bit) -> bool {
+        let bound = (self.range >> 16) * model.probability();
+        let bit = self.code < bound;
+        if bit {
+            self.range = bound;
+        } else {
+            self.code -= bound;
+            self.range -= bound;
+        }
+        model.learn(bit);
+        if self.range < 1 << 32 {
+            self.code = self.code << 32 | u64::from(self.word());
+            self.range <<= 32;
+        }
+        bit
+    }
+
+    /// Bits that what was decoded so far takes.
+    pub(super) fn position(&self) -> f64 {
+        self.at as f64 * 8.0 - (self.range as f64).log2()
+    }
+
+    /// Whether more was read than any encoder would have left out.
+    pub(super) const fn overrun(&self) -> bool {
+        self.at > self.bytes.len() + 4096
+    }
+}

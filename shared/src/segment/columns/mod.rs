@@ -1,0 +1,364 @@
+//! Codec 2.
+mod build;
+mod costs;
+mod dictionary;
+mod entropy;
+mod forest;
+mod models;
+mod order;
+mod points;
+mod rows;
+mod schema;
+mod shape;
+mod shred;
+mod state;
+mod traces;
+mod vocabulary;
+
+use bytes::Bytes;
+
+pub use self::costs::{Cost, inspect};
+
+use self::build::{Builder, Nothing};
+use self::costs::Costs;
+use self::entropy::{Bit, BitReader, BitWriter, Coder, RangeDecoder, RangeEncoder};
+use self::forest::Forest;
+use self::points::Metrics;
+use self::schema::Message;
+use self::shape::Shapes;
+use self::shred::Shredder;
+use self::state::{N, State};
+use self::traces::Given;
+use self::vocabulary::Vocabulary;
+use super::{CodecError, Request};
+use crate::compress::{DecompressError, Encoding, decompress_capped};
+use crate::otlp::protobuf::{put_varint, varint};
+use crate::signal::Signal;
+use rustc_hash::FxHashMap;
+
+/// The layout that this software writes, the first byte of a payload.
+const LAYOUT: u8 = 1;
+
+/// zstd's level for text.
+const LEVEL: i32 = 9;
+
+/// What a segment ended with, for others that lean on it.
+#[derive(Debug, Clone)]
+pub struct Base(State);
+
+impl Base {
+    /// Bytes that it takes in memory, roughly.
+    pub fn size(&self) -> usize {
+        self.0.size()
+    }
+}
+
+/// Writes a payload of codec 2.
+#[derive(Debug)]
+pub struct Encoder {
+    state: State,
+    shredder: Shredder,
+}
+
+impl Encoder {
+    /// An encoder of a segment that leans on `base`, or on nothing.
+    pub fn new(base: Option<&Base>) -> Self {
+        let mut state = base.map_or_else(State::new, |b| b.0.clone());
+        state.begin(u64::MAX);
+        Self { shredder: Shredder::new(&state), state }
+    }
+
+    /// Adds a request.
+    pub fn push(&mut self, signal: Signal, body: &[u8]) -> Result<(), CodecError> {
+        self.shredder.push(signal, body);
+        Ok(())
+    }
+
+    /// The payload, and what others may lean on.
+    pub fn finish(self) -> Result<(Vec<u8>, Base), CodecError> {
+        let Self { mut state, shredder } = self;
+        let Shredder { vocabulary, shapes, contexts, rows, tape, whole, .. } = shredder;
+        let [spans, points, logs] = rows;
+        let forest = forest::plan(&shapes, &tape, &spans, &logs);
+        let metrics = points::plan(&state, &contexts, &shapes, &vocabulary, &tape, &points);
+        let kinds = vocabulary.kinds.clone();
+        let mut writer = Writer {
+            range: RangeEncoder::new(),
+            bits: BitWriter::default(),
+            text: vec![Vec::new(); kinds.len() + 1],
+            vocabulary,
+            pending: 0,
+            spans: FxHashMap::default(),
+        };
+        state.definitions(&mut writer, &kinds, &shapes, &contexts)?;
+        let given = Given { tape: &tape, forest: &forest };
+        state.traces(&mut writer, &given, &mut Nothing)?;
+        state.metrics(&mut writer, &tape, &metrics, &mut Nothing)?;
+        state.whole(&mut writer, &whole, &mut Vec::new())?;
+        Ok((writer.finish()?, Base(state)))
+    }
+}
+
+impl State {
+    fn begin(&mut self, budget: u64) {
+        self.spans.clear();
+        self.budget = budget;
+    }
+
+    /// Requests that are not taken apart.
+    fn whole<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        given: &[(Signal, Vec<u8>)],
+        out: &mut Vec<Request>,
+    ) -> Result<(), CodecError> {
+        let count = self.number(coder, N::Whole, given.len() as u64);
+        for n in 0..count as usize {
+            self.spend(1)?;
+            let (signal, body) = given.get(n).map_or((0, &[][..]), |(s, b)| (*s as u64, &b[..]));
+            let signal = coder.raw(signal, 2);
+            let length = self.number(coder, N::Whole, body.len() as u64);
+            self.spend(length)?;
+            let mut text = Vec::new();
+            coder.text(self.dictionaries.len(), body, length, &mut text)?;
+            let signal = Signal::from_number(signal as u8).ok_or(CodecError::Damaged("unknown signal"))?;
+            out.push(Request { signal, body: Bytes::from(text) });
+        }
+        Ok(())
+    }
+}
+
+struct Writer {
+    range: RangeEncoder,
+    bits: BitWriter,
+    /// Text of each dictionary, and behind them of requests that are left whole.
+    text: Vec<Vec<u8>>,
+    vocabulary: Vocabulary,
+    /// The entry that was last found to be unknown.
+    pending: u64,
+    spans: FxHashMap<[u64; 3], u64>,
+}
+
+impl Writer {
+    fn finish(self) -> Result<Vec<u8>, CodecError> {
+        let (range, bits) = (self.range.finish(), self.bits.finish());
+        let mut out = vec![LAYOUT];
+        put_varint(&mut out, range.len() as u64);
+        put_varint(&mut out, bits.len() as u64);
+        let used = self.text.iter().rposition(|t| !t.is_empty()).map_or(0, |n| n + 1);
+        put_varint(&mut out, used as u64);
+        for text in &self.text[..used] {
+            put_varint(&mut out, text.len() as u64);
+        }
+        out.extend_from_slice(&range);
+        out.extend_from_slice(&bits);
+        let text = self.text.concat();
+        if !text.is_empty() {
+            out.extend(zstd::bulk::compress(&text, LEVEL)?);
+        }
+        Ok(out)
+    }
+}
+
+impl Coder for Writer {
+    const ENCODES: bool = true;
+
+    #[inline(always)]
+    fn bit(&mut self, model: &mut Bit, bit: bool) -> bool {
+        self.range.encode(model, bit);
+        bit
+    }
+
+    #[inline]
+    fn raw(&mut self, value: u64, bits: u32) -> u64 {
+        self.bits.put(value, bits);
+        value
+    }
+
+    fn text(&mut self, column: usize, value: &[u8], _: u64, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        self.text[column].extend_from_slice(value);
+        out.extend_from_slice(value);
+        Ok(())
+    }
+
+    #[inline]
+    fn entry(&mut self, column: usize, index: u64, known: u64) -> u64 {
+        let coded = self.vocabulary.coded(column, index, known);
+        if coded == known {
+            self.pending = index;
+        }
+        coded
+    }
+
+    fn content(&mut self, column: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.vocabulary.content(column, self.pending));
+    }
+
+    fn learn_span(&mut self, span: [u64; 3]) {
+        let number = self.spans.len() as u64;
+        self.spans.entry(span).or_insert(number);
+    }
+
+    fn find_span(&self, span: [u64; 3]) -> Option<u64> {
+        self.spans.get(&span).copied()
+    }
+
+    #[inline(always)]
+    fn account(&mut self, _: Message, _: u8) -> f64 {
+        0.0
+    }
+
+    #[inline(always)]
+    fn transfer(&mut self, _: f64, _: (Message, u8), _: (Message, u8)) {}
+}
+
+struct Reader<'a> {
+    range: RangeDecoder<'a>,
+    bits: BitReader<'a>,
+    text: Vec<u8>,
+    /// What is left of each column of `text`.
+    columns: Vec<std::ops::Range<usize>>,
+    costs: Option<Box<Costs>>,
+}
+
+impl Coder for Reader<'_> {
+    const ENCODES: bool = false;
+
+    #[inline(always)]
+    fn bit(&mut self, model: &mut Bit, _: bool) -> bool {
+        self.range.decode(model)
+    }
+
+    #[inline]
+    fn raw(&mut self, _: u64, bits: u32) -> u64 {
+        self.bits.take(bits)
+    }
+
+    fn text(&mut self, column: usize, _: &[u8], length: u64, out: &mut Vec<u8>) -> Result<(), CodecError> {
+        let left = self.columns.get_mut(column).filter(|left| length <= left.len() as u64);
+        let left = match left {
+            Some(left) => left,
+            None if length == 0 => return Ok(()),
+            None => return Err(CodecError::Damaged("text ends early")),
+        };
+        out.extend_from_slice(&self.text[left.start..left.start + length as usize]);
+        left.start += length as usize;
+        Ok(())
+    }
+
+    #[inline]
+    fn entry(&mut self, _: usize, index: u64, _: u64) -> u64 {
+        index
+    }
+
+    fn content(&mut self, _: usize, _: &mut Vec<u8>) {}
+
+    fn learn_span(&mut self, _: [u64; 3]) {}
+
+    fn find_span(&self, _: [u64; 3]) -> Option<u64> {
+        None
+    }
+
+    #[inline(always)]
+    fn account(&mut self, message: Message, field: u8) -> f64 {
+        match &mut self.costs {
+            Some(costs) => costs.add(message, field, self.range.position() + self.bits.position() as f64),
+            None => 0.0,
+        }
+    }
+
+    #[inline(always)]
+    fn transfer(&mut self, bits: f64, from: (Message, u8), to: (Message, u8)) {
+        if let Some(costs) = &mut self.costs {
+            costs.transfer(bits, from, to);
+        }
+    }
+}
+
+impl<'a> Reader<'a> {
+    fn new(payload: &'a [u8], raw_len: u64) -> Result<Self, CodecError> {
+        const SHORT: CodecError = CodecError::Damaged("ends early");
+        let (&layout, mut rest) = payload.split_first().ok_or(SHORT)?;
+        if layout != LAYOUT {
+            return Err(CodecError::Damaged("unknown layout"));
+        }
+        let mut number = || {
+            let (value, length) = varint(rest).map_err(|_| SHORT)?;
+            rest = &rest[length..];
+            Ok::<u64, CodecError>(value)
+        };
+        let (range, bits, used) = (number()?, number()?, number()?);
+        if used > payload.len() as u64 {
+            return Err(SHORT);
+        }
+        let limit = raw_len * 2 + 4096;
+        let mut columns = Vec::new();
+        let mut total = 0u64;
+        for _ in 0..used {
+            let length = number()?;
+            let start = total;
+            total = total.checked_add(length).filter(|t| *t <= limit).ok_or(CodecError::TooLarge("text"))?;
+            columns.push(start as usize..total as usize);
+        }
+        let take = |rest: &mut &'a [u8], length: u64| {
+            let length = usize::try_from(length).map_err(|_| SHORT)?;
+            let (taken, left) = rest.split_at_checked(length).ok_or(SHORT)?;
+            *rest = left;
+            Ok::<&'a [u8], CodecError>(taken)
+        };
+        let (range, bits) = (take(&mut rest, range)?, take(&mut rest, bits)?);
+        let text = if total == 0 {
+            Vec::new()
+        } else {
+            decompress_capped(Encoding::Zstd, rest, total as usize).map_err(|e| match e {
+                DecompressError::TooLarge { .. } => CodecError::TooLarge("text"),
+                DecompressError::Corrupt(e) => CodecError::Zstd(e),
+            })?
+        };
+        if text.len() as u64 != total {
+            return Err(SHORT);
+        }
+        Ok(Self { range: RangeDecoder::new(range), bits: BitReader::new(bits), text, columns, costs: None })
+    }
+
+    /// Whether all was there that was read, and nothing else.
+    fn check(&self) -> Result<(), CodecError> {
+        if self.range.overrun() || self.bits.overrun() || self.columns.iter().any(|c| !c.is_empty()) {
+            return Err(CodecError::Damaged("not as long as what is in it"));
+        }
+        Ok(())
+    }
+}
+
+/// The requests of a payload that leans on `base`, or on nothing, and what others may lean on.
+pub(super) fn decode(
+    base: Option<&Base>,
+    payload: &[u8],
+    raw_len: u64,
+) -> Result<(Vec<Request>, Base), CodecError> {
+    let mut reader = Reader::new(payload, raw_len)?;
+    let mut state = base.map_or_else(State::new, |b| b.0.clone());
+    let requests = read(&mut reader, &mut state, raw_len)?;
+    Ok((requests, Base(state)))
+}
+
+fn read(reader: &mut Reader<'_>, state: &mut State, raw_len: u64) -> Result<Vec<Request>, CodecError> {
+    state.begin(raw_len * 4 + 65_536);
+    state.definitions(reader, &[], &Shapes::default(), &[])?;
+    reader.account(Message::Span, 0);
+    let mut builder = Builder::new(raw_len);
+    let forest = Forest::default();
+    state.traces(reader, &Given { tape: &[], forest: &forest }, &mut builder)?;
+    state.metrics(reader, &[], &Metrics::default(), &mut builder)?;
+    let mut requests = Vec::new();
+    for signal in Signal::ALL {
+        requests
+            .extend(builder.request(state, signal).map(|body| Request { signal, body: Bytes::from(body) }));
+    }
+    state.whole(reader, &[], &mut requests)?;
+    reader.check()?;
+    if requests.iter().map(|r| r.body.len() as u64).sum::<u64>() > raw_len {
+        return Err(CodecError::Damaged("longer than its header says"));
+    }
+    Ok(requests)
+}
