@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use perigee_shared::telemetry::{Level, LogsConfig, init_logs};
 use sim::{Options, Scenario, picture, run};
 
 /// Simulates agents and grounds: weeks of passes in seconds. Ends with 1 when anything is lost or there twice.
@@ -40,6 +41,8 @@ fn main() -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(WRONG_SCENARIO));
         }
     };
+    // What the programs complain of, to stderr; RUST_LOG shows more.
+    init_logs(&LogsConfig { level: Level::Error, ..LogsConfig::default() });
     scenario.seed = arguments.seed.unwrap_or(scenario.seed);
     let options = Options { keep_packets: arguments.packets.is_some(), ..Options::default() };
     let report = run(scenario, options)?;
