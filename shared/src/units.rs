@@ -41,8 +41,16 @@ const SIZES: [(&str, u64); 11] = [
     ("", 1),
 ];
 
-const DURATIONS: [(&str, f64); 7] =
-    [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+const DURATIONS: [(&str, f64); 8] = [
+    ("ns", 1e-9),
+    ("us", 1e-6),
+    ("µs", 1e-6),
+    ("ms", 1e-3),
+    ("s", 1.0),
+    ("m", 60.0),
+    ("h", 3600.0),
+    ("d", 86_400.0),
+];
 
 /// Splits `12.5MiB rest` into the number, its unit and what follows.
 fn number_and_unit(text: &str) -> Option<(f64, &str, &str)> {
@@ -160,6 +168,7 @@ mod tests {
     fn durations_have_units_and_add_up() {
         assert_eq!(parse_duration("200ms"), Ok(Duration::from_millis(200)));
         assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(604_800)));
         assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
         for wrong in ["", "10", "5 lightyears", "1s x"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");

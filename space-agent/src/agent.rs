@@ -19,10 +19,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::batcher::Batcher;
 use crate::config::{Config, ExporterConfig, HttpConfig, LINK, LinkConfig};
-use crate::contacts::{ContactControl, Contacts};
+use crate::contacts::{ContactControl, Contacts, Told};
 use crate::control::{Control, control_router, health_router, metrics_router};
 use crate::exporter::Exporter;
 use crate::journal::{Journal, Progress};
+use crate::lanes::Lanes;
+use crate::lifetimes;
 use crate::limiter::Limiter;
 use crate::receiver::{Intake, ReceiverError, Receivers};
 use crate::shipper::{LinkStatus, Shipper, ShipperConfig};
@@ -113,44 +115,44 @@ fn link_config(link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError
 pub fn check(config: &Config) -> Result<(), AgentError> {
     let env = Env::production();
     Outside::try_new(config, &env)?;
-    contacts(config, &env, watch::channel(None).0, watch::channel(false).0)?;
+    let told = Told { current: watch::channel(None).0, wanted: watch::channel(false).0 };
+    contacts(config, &env, told, watch::channel(LinkStatus::default()).1)?;
     Ok(())
 }
 
 fn contacts(
     config: &Config,
     env: &Env,
-    current: watch::Sender<Option<perigee_shared::contact::Contact>>,
-    wanted: watch::Sender<bool>,
+    told: Told,
+    link: watch::Receiver<LinkStatus>,
 ) -> Result<(Contacts, ContactControl), ConfigError> {
-    let stations = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
     let direct = config.consumers().keys().any(|name| name != LINK);
     let lead = config.processors.batch.seal_before_contact.0;
-    Contacts::try_new(&config.contacts, stations, env.clone(), lead, direct, current, wanted)
+    Contacts::try_new(&config.contacts, config.link.as_ref(), env.clone(), lead, direct, told, link)
 }
 
-fn wal_config(config: &Config) -> WalConfig {
-    WalConfig {
+fn wal_config(config: &Config) -> Result<WalConfig, AgentError> {
+    Ok(WalConfig {
         directory: config.storage.directory.clone(),
         max_bytes: config.storage.max_bytes.0,
         when_full: config.storage.when_full,
         ballast: config.storage.ballast.0,
         consumers: config.consumers(),
-    }
+        lanes: config.lanes.lanes().map_err(AgentError::Setting)?,
+    })
 }
 
 /// Opens the log of `config` by itself, for commands while no agent runs.
 pub fn open_existing_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
-    Wal::open_existing(wal_config(config), env.clone()).map_err(|source| AgentError::Wal {
+    Wal::open_existing(wal_config(config)?, env.clone()).map_err(|source| AgentError::Wal {
         directory: config.storage.directory.display().to_string(),
         source,
     })
 }
 
 fn open_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
-    let (wal, quarantine) = Wal::open(wal_config(config), env.clone()).map_err(|source| AgentError::Wal {
-        directory: config.storage.directory.display().to_string(),
-        source,
+    let (wal, quarantine) = Wal::open(wal_config(config)?, env.clone()).map_err(|source| {
+        AgentError::Wal { directory: config.storage.directory.display().to_string(), source }
     })?;
     if let Some(quarantine) = quarantine {
         tracing::error!(
@@ -176,6 +178,7 @@ pub struct Agent {
     contacts: (Contacts, ContactControl),
     current: watch::Receiver<Option<perigee_shared::contact::Contact>>,
     wanted: watch::Receiver<bool>,
+    link: (watch::Sender<LinkStatus>, watch::Receiver<LinkStatus>),
 }
 
 impl Agent {
@@ -192,10 +195,12 @@ impl Agent {
         let outside = Outside::try_new(&config, &env)?;
         let (current_sender, current) = watch::channel(None);
         let (wanted_sender, wanted) = watch::channel(false);
-        let contacts = contacts(&config, &env, current_sender, wanted_sender)?;
+        let link = watch::channel(LinkStatus::default());
+        let told = Told { current: current_sender, wanted: wanted_sender };
+        let contacts = contacts(&config, &env, told, link.1.clone())?;
         let wal = Owner::new(env.placement, "wal", open_wal(&config, &env)?)?;
         let metrics = Metrics::default();
-        Ok(Self { config, env, outside, wal, metrics, operators: Vec::new(), contacts, current, wanted })
+        Ok(Self { config, env, outside, wal, metrics, operators: Vec::new(), contacts, current, wanted, link })
     }
 
     /// The log.
@@ -214,7 +219,7 @@ impl Agent {
     where
         F: Future<Output = ()>,
     {
-        let Self { config, env, outside, wal, metrics, operators, contacts, current, wanted } = self;
+        let Self { config, env, outside, wal, metrics, operators, contacts, current, wanted, link } = self;
         let limiter = Limiter::new(config.processors.memory_limiter);
         let (front, back) = (TaskTracker::new(), TaskTracker::new());
         let stop = CancellationToken::new();
@@ -222,19 +227,21 @@ impl Agent {
         let unsealed = wal.call(|wal| wal.unsealed()).await.unwrap_or_default();
         let (told, _) = watch::channel(Progress { unsealed, at: Instant::now() });
         let (sealed_sender, sealed) = watch::channel(0u64);
-        let (link_sender, link) = watch::channel(LinkStatus::default());
-        let batch = config.processors.batch;
+        let (link_sender, link) = link;
+        let (batch, lanes) = (config.processors.batch, config.lanes.lanes().map_err(AgentError::Setting)?);
         back.spawn(
-            Batcher::new(batch, env.clone(), wal.clone(), told.clone(), wanted, sealed_sender)
+            Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender)
                 .run(stop.clone()),
         );
+        back.spawn(lifetimes::run(lanes.clone(), env.clone(), wal.clone(), sealed.clone(), stop.clone()));
         back.spawn(Arc::clone(&limiter).run(env.clone(), stop.clone()));
         back.spawn(compact(wal.clone(), link.clone(), stop.clone()));
         let (contact_source, contact_control) = contacts;
         back.spawn(contact_source.run(stop.clone()));
 
         let satellite = outside.link.as_ref().map(|(l, _)| l.satellite.clone());
-        spawn_consumers(outside, &env, &wal, current, &sealed, link_sender, &metrics, &back, &stop).await;
+        let wires = (current, contact_control.clone(), link_sender);
+        spawn_consumers(outside, &env, &wal, wires, &sealed, &metrics, &lanes, &back, &stop).await;
 
         let (journal, committer) = Journal::new(
             wal.clone(),
@@ -246,7 +253,7 @@ impl Agent {
         front.spawn(committer);
         let max_request = config.receivers.otlp.max_request_bytes.as_usize();
         let intake = Arc::new(Intake::new(Arc::clone(&limiter), journal, metrics.receiver(), max_request));
-        let control = Arc::new(Control {
+        let control = Control {
             env: env.clone(),
             wal: wal.clone(),
             contacts: satellite.is_some().then_some(contact_control.clone()),
@@ -254,14 +261,11 @@ impl Agent {
             link,
             sealed,
             limiter,
+            lanes,
             metrics,
             satellite,
-        });
-        for (listener, router) in operators {
-            let service = TowerToHyperService::new(RouterService(router(Arc::clone(&control))));
-            back.spawn(serve(listener, Limits::default(), service, stop.clone()));
-        }
-        drop(control);
+        };
+        spawn_operators(operators, control, &back, &stop);
         tracing::info!("space-agent is ready");
         serve_intake(intake).await;
 
@@ -301,16 +305,34 @@ async fn operators(config: &Config) -> Result<Vec<Operator>, AgentError> {
     Ok(out)
 }
 
+/// Starts the endpoints for operators.
+fn spawn_operators(
+    operators: Vec<Operator>,
+    control: Control,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let control = Arc::new(control);
+    for (listener, router) in operators {
+        let service = TowerToHyperService::new(RouterService(router(Arc::clone(&control))));
+        tasks.spawn(serve(listener, Limits::default(), service, stop.clone()));
+    }
+}
+
+/// The contact in force, the plan, and where the link says how it stands.
+type LinkWires =
+    (watch::Receiver<Option<perigee_shared::contact::Contact>>, ContactControl, watch::Sender<LinkStatus>);
+
 /// Starts the shipper and the direct exporters.
 #[expect(clippy::too_many_arguments, reason = "each is one end of a wire that Agent::run lays")]
 async fn spawn_consumers(
     outside: Outside,
     env: &Env,
     wal: &Owner<Wal>,
-    current: watch::Receiver<Option<perigee_shared::contact::Contact>>,
+    (current, planner, link): LinkWires,
     sealed: &watch::Receiver<u64>,
-    link: watch::Sender<LinkStatus>,
     metrics: &Metrics,
+    lanes: &Lanes,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
@@ -319,8 +341,9 @@ async fn spawn_consumers(
     if let Some((config, _)) = outside.link
         && let Some(id) = consumer(LINK.to_owned()).await
     {
+        let (wal, sealed, counters, lanes) = (wal.clone(), sealed.clone(), metrics.ship(), lanes.clone());
         let shipper =
-            Shipper::new(config, env.clone(), wal.clone(), id, current, sealed.clone(), metrics.ship(), link);
+            Shipper::new(config, lanes, env.clone(), wal, id, current, sealed, planner, counters, link);
         tasks.spawn(shipper.run(stop.clone()));
     }
     for (name, (client, direct, signals)) in outside.direct {

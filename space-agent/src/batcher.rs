@@ -1,23 +1,29 @@
 //! The batcher: decides when what waits in the journal becomes a segment, and makes it one.
 //!
-//! A full batch is always sealed. The rest is sealed when it is older than `timeout` while somebody takes it (in contact, or a
-//! direct exporter), before a contact, and when the journal holds back too much. While requests keep coming, sealing may lag
-//! behind by `defer_sealing` bytes, so that a burst has the processor for itself.
+//! Each lane is sealed by itself, the most urgent first. A full batch is always sealed. The rest is sealed when it is older than
+//! `timeout` while somebody takes it (in contact, or a direct exporter), before a contact, when it has waited for a good part of
+//! its lifetime, and when the lane holds back too much of the journal. While requests keep coming, sealing may lag behind by
+//! `defer_sealing` bytes, so that a burst has the processor for itself; `sealing_cpu` makes bulk rest after each segment.
 
 use std::time::Duration;
 
 use perigee_shared::env::{Env, Owner};
-use perigee_shared::segment::Header;
+use perigee_shared::segment::{Header, Lane};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BatchConfig;
 use crate::journal::Progress;
-use crate::wal::{BatchLimits, SealError, Wal, WalError};
+use crate::lanes::Lanes;
+use crate::wal::{BatchLimits, SealError, Unsealed, Wal, WalError};
 
 /// Without a request for so long, a burst is over.
 const QUIET: Duration = Duration::from_millis(200);
+
+/// What is not full waits in the journal for this part of its lane's lifetime at most, since a segment's lifetime begins when it
+/// is sealed.
+const OF_LIFETIME: u32 = 4;
 
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
@@ -25,8 +31,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
-    /// Seal a full batch, or everything if `all`.
-    Seal { all: bool },
+    /// Seal a full batch of a lane, or everything that it has if `all`.
+    Seal { lane: Lane, all: bool },
     /// Look again then, or when something changes.
     Wait(Option<Instant>),
 }
@@ -45,6 +51,7 @@ enum BatchError {
 /// See the module.
 pub struct Batcher {
     config: BatchConfig,
+    lanes: Lanes,
     env: Env,
     wal: Owner<Wal>,
     progress: watch::Receiver<Progress>,
@@ -53,19 +60,23 @@ pub struct Batcher {
     wanted: watch::Receiver<bool>,
     /// Tells consumers that there is a new segment.
     sealed: watch::Sender<u64>,
+    /// Until then bulk rests, so that sealing keeps to its share of the processor.
+    rest: Instant,
 }
 
 impl Batcher {
     /// A batcher that is told of commits by `told`, of contacts by `wanted`, and tells of segments by `sealed`.
     pub fn new(
         config: BatchConfig,
+        lanes: Lanes,
         env: Env,
         wal: Owner<Wal>,
         told: watch::Sender<Progress>,
         wanted: watch::Receiver<bool>,
         sealed: watch::Sender<u64>,
     ) -> Self {
-        Self { config, env, wal, progress: told.subscribe(), told, wanted, sealed }
+        let (progress, rest) = (told.subscribe(), Instant::now());
+        Self { config, lanes, env, wal, progress, told, wanted, sealed, rest }
     }
 
     const fn limits(&self) -> BatchLimits {
@@ -75,12 +86,12 @@ impl Batcher {
     /// Seals until `shutdown`. What then waits in the journal stays there, durable.
     pub async fn run(mut self, shutdown: CancellationToken) {
         loop {
-            let progress = *self.progress.borrow_and_update();
+            let progress = self.progress.borrow_and_update().clone();
             let wanted = *self.wanted.borrow_and_update();
-            let decision = self.decide(progress, wanted, Instant::now(), self.env.unix_nano());
+            let decision = self.decide(&progress, wanted, Instant::now(), self.env.unix_nano());
             match decision {
-                Decision::Seal { all } => {
-                    if let Err(error) = self.seal(all).await {
+                Decision::Seal { lane, all } => {
+                    if let Err(error) = self.seal(lane, all).await {
                         tracing::error!(%error, "a segment could not be sealed; trying again");
                         tokio::select! {
                             biased;
@@ -111,37 +122,63 @@ impl Batcher {
         }
     }
 
-    fn decide(&self, progress: Progress, wanted: bool, now: Instant, unix_nano: u64) -> Decision {
-        let unsealed = progress.unsealed;
-        let Some(oldest) = unsealed.oldest_unix_nano else { return Decision::Wait(None) };
-        if unsealed.stored > self.config.max_hold_back.0.max(self.config.defer_sealing.0) {
-            return Decision::Seal { all: true };
+    fn decide(&self, progress: &Progress, wanted: bool, now: Instant, unix_nano: u64) -> Decision {
+        let mut next: Option<Instant> = None;
+        for waiting in &progress.unsealed {
+            let mut decision = self.decide_lane(waiting, progress.at, wanted, now, unix_nano);
+            if waiting.lane >= Lane::BULK && now < self.rest && decision != Decision::Wait(None) {
+                decision = Decision::Wait(Some(self.rest));
+            }
+            match decision {
+                Decision::Seal { .. } => return decision,
+                Decision::Wait(at) => next = [next, at].into_iter().flatten().min(),
+            }
         }
-        if unsealed.is_full(self.limits()) {
-            let quiet_at = progress.at + QUIET;
-            if unsealed.stored >= self.config.defer_sealing.0 || now >= quiet_at {
-                return Decision::Seal { all: false };
+        Decision::Wait(next)
+    }
+
+    fn decide_lane(
+        &self,
+        waiting: &Unsealed,
+        committed: Instant,
+        wanted: bool,
+        now: Instant,
+        unix_nano: u64,
+    ) -> Decision {
+        let lane = waiting.lane;
+        let policy = self.lanes.policy(lane);
+        let left_the_configuration = lane != Lane::BULK && !self.lanes.policies.contains_key(&lane);
+        if left_the_configuration
+            || waiting.held_back > self.config.max_hold_back.0.max(self.config.defer_sealing.0)
+        {
+            return Decision::Seal { lane, all: true };
+        }
+        if waiting.is_full(self.limits()) {
+            let quiet_at = committed + QUIET;
+            if waiting.held_back >= self.config.defer_sealing.0 || now >= quiet_at {
+                return Decision::Seal { lane, all: false };
             }
             return Decision::Wait(Some(quiet_at));
         }
-        if !wanted {
-            return Decision::Wait(None);
-        }
-        let age = Duration::from_nanos(unix_nano.saturating_sub(oldest));
-        match self.config.timeout.0.checked_sub(age) {
+        let timeout = wanted.then(|| policy.timeout.unwrap_or(self.config.timeout.0));
+        let timeouts = [timeout, policy.lifetime.map(|lifetime| lifetime / OF_LIFETIME)];
+        let Some(timeout) = timeouts.into_iter().flatten().min() else { return Decision::Wait(None) };
+        let age = Duration::from_nanos(unix_nano.saturating_sub(waiting.oldest_unix_nano));
+        match timeout.checked_sub(age) {
             Some(left) if !left.is_zero() => Decision::Wait(Some(now + left)),
-            _ => Decision::Seal { all: true },
+            _ => Decision::Seal { lane, all: true },
         }
     }
 
     /// Makes one segment.
-    async fn seal(&mut self, all: bool) -> Result<Option<Header>, BatchError> {
+    async fn seal(&mut self, lane: Lane, all: bool) -> Result<Option<Header>, BatchError> {
         let limits = self.limits();
-        let batch = self.wal.call(move |wal| wal.take_batch(limits, all)).await??;
+        let batch = self.wal.call(move |wal| wal.take_batch(lane, limits, all)).await??;
         let Some(batch) = batch else { return Ok(None) };
-        let now = self.env.unix_nano();
-        let codec = self.config.codec;
+        let (now, began, codec) = (self.env.unix_nano(), Instant::now(), self.config.codec);
         let sealed = self.env.cpu(move || batch.seal(codec, now)).await?;
+        let busy = began.elapsed();
+        self.rest = Instant::now() + busy.mul_f64(1.0 / self.config.sealing_cpu.0 - 1.0);
         let told = self.told.clone();
         let header = self
             .wal
@@ -170,49 +207,115 @@ mod tests {
     use perigee_shared::units::{ByteSize, Span};
 
     use super::*;
-    use crate::wal::{Unsealed, WalConfig, WhenFull};
+    use crate::lanes::{Percent, Policy};
+    use crate::wal::{WalConfig, WhenFull};
+
+    const URGENT: Lane = Lane(1);
 
     fn batcher(directory: &std::path::Path, config: BatchConfig) -> Batcher {
         let env = Env::production();
+        let urgent = Policy {
+            timeout: Some(Duration::ZERO),
+            lifetime: Some(Duration::from_secs(40)),
+            ..Policy::default()
+        };
+        let lanes = Lanes { policies: [(URGENT, urgent)].into(), ..Lanes::default() };
         let consumers = [("link".to_owned(), SignalSet::default().with(Signal::Logs))].into();
-        let directory = directory.to_owned();
-        let wal =
-            WalConfig { directory, max_bytes: 1 << 20, when_full: WhenFull::Refuse, ballast: 0, consumers };
+        let wal = WalConfig {
+            directory: directory.to_owned(),
+            max_bytes: 1 << 20,
+            when_full: WhenFull::Refuse,
+            ballast: 0,
+            consumers,
+            lanes: lanes.clone(),
+        };
         let (wal, _) = Wal::open(wal, env.clone()).unwrap();
         let wal = Owner::new(Placement::Inline, "wal", wal).unwrap();
-        let (told, _) = watch::channel(Progress { unsealed: Unsealed::default(), at: Instant::now() });
-        Batcher::new(config, env, wal, told, watch::channel(false).1, watch::channel(0).0)
+        let (told, _) = watch::channel(Progress { unsealed: Vec::new(), at: Instant::now() });
+        Batcher::new(config, lanes, env, wal, told, watch::channel(false).1, watch::channel(0).0)
     }
 
     const S: u64 = 1_000_000_000;
+
+    fn waiting(lane: Lane, raw: u64, oldest: u64) -> Unsealed {
+        Unsealed { lane, raw, items: 1, held_back: 5, oldest_unix_nano: oldest }
+    }
+
+    fn progress(unsealed: Vec<Unsealed>, at: Instant) -> Progress {
+        Progress { unsealed, at }
+    }
+
+    const BULK: Decision = Decision::Seal { lane: Lane::BULK, all: true };
 
     #[tokio::test(start_paused = true)]
     async fn what_is_not_full_waits_for_its_age_when_somebody_wants_it() {
         let dir = tempfile::tempdir().unwrap();
         let batcher = batcher(dir.path(), BatchConfig { timeout: Span::secs(2), ..BatchConfig::default() });
         let now = Instant::now();
-        let unsealed = Unsealed { raw: 10, items: 1, stored: 5, oldest_unix_nano: Some(10 * S) };
-        let progress = Progress { unsealed, at: now };
-        let decide = |wanted, unix| batcher.decide(progress, wanted, now, unix);
+        let some = progress(vec![waiting(Lane::BULK, 10, 10 * S)], now);
+        let decide = |wanted, unix| batcher.decide(&some, wanted, now, unix);
         assert_eq!(decide(false, 100 * S), Decision::Wait(None));
         assert_eq!(decide(true, 11 * S), Decision::Wait(Some(now + Duration::from_secs(1))));
-        assert_eq!(decide(true, 12 * S), Decision::Seal { all: true });
-        let empty = Progress { unsealed: Unsealed::default(), at: now };
-        assert_eq!(batcher.decide(empty, true, now, 100 * S), Decision::Wait(None));
+        assert_eq!(decide(true, 12 * S), BULK);
+        assert_eq!(batcher.decide(&progress(Vec::new(), now), true, now, 100 * S), Decision::Wait(None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_full_batch_is_sealed_at_once_or_when_the_burst_is_over() {
         let dir = tempfile::tempdir().unwrap();
-        let full = Unsealed { raw: 5 << 20, items: 1, stored: 1000, oldest_unix_nano: Some(1) };
         let now = Instant::now();
-        let progress = Progress { unsealed: full, at: now };
+        let full = progress(vec![waiting(Lane::BULK, 5 << 20, 1)], now);
+        let part = Decision::Seal { lane: Lane::BULK, all: false };
         let eager = batcher(dir.path(), BatchConfig::default());
-        assert_eq!(eager.decide(progress, false, now, 2), Decision::Seal { all: false });
+        assert_eq!(eager.decide(&full, false, now, 2), part);
         drop(eager);
         let lazy =
             batcher(dir.path(), BatchConfig { defer_sealing: ByteSize::mib(1), ..BatchConfig::default() });
-        assert_eq!(lazy.decide(progress, false, now, 2), Decision::Wait(Some(now + QUIET)));
-        assert_eq!(lazy.decide(progress, false, now + QUIET, 2), Decision::Seal { all: false });
+        assert_eq!(lazy.decide(&full, false, now, 2), Decision::Wait(Some(now + QUIET)));
+        assert_eq!(lazy.decide(&full, false, now + QUIET, 2), part);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_urgent_lane_goes_first_and_has_an_age_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let batcher = batcher(dir.path(), BatchConfig::default());
+        let now = Instant::now();
+        let both = progress(vec![waiting(URGENT, 10, 10 * S), waiting(Lane::BULK, 10, S)], now);
+        let urgent = Decision::Seal { lane: URGENT, all: true };
+        assert_eq!(batcher.decide(&both, true, now, 10 * S), urgent, "at once in contact");
+        let at = Decision::Wait(Some(now + Duration::from_secs(10)));
+        assert_eq!(batcher.decide(&both, false, now, 10 * S), at, "a quarter of its lifetime");
+        assert_eq!(batcher.decide(&both, false, now, 20 * S), urgent);
+        let gone = progress(vec![waiting(Lane(3), 10, 10 * S)], now);
+        let all = Decision::Seal { lane: Lane(3), all: true };
+        assert_eq!(batcher.decide(&gone, false, now, 10 * S), all, "a lane that is not configured any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_that_holds_back_too_much_of_the_journal_is_sealed() {
+        let dir = tempfile::tempdir().unwrap();
+        let batcher = batcher(dir.path(), BatchConfig::default());
+        let now = Instant::now();
+        let held = |held_back| progress(vec![Unsealed { held_back, ..waiting(URGENT, 10, 10 * S) }], now);
+        assert_eq!(
+            batcher.decide(&held(9 << 20), false, now, 10 * S),
+            Decision::Seal { lane: URGENT, all: true }
+        );
+        assert!(matches!(batcher.decide(&held(8 << 20), false, now, 10 * S), Decision::Wait(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bulk_rests_when_sealing_has_a_share_of_the_processor_and_urgent_lanes_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = BatchConfig { sealing_cpu: Percent(0.25), ..BatchConfig::default() };
+        let mut batcher = batcher(dir.path(), config);
+        let now = Instant::now();
+        batcher.rest = now + Duration::from_secs(3);
+        let bulk = waiting(Lane::BULK, 5 << 20, S);
+        let only = progress(vec![bulk], now);
+        assert_eq!(batcher.decide(&only, true, now, 10 * S), Decision::Wait(Some(batcher.rest)));
+        assert_ne!(batcher.decide(&only, true, batcher.rest, 10 * S), Decision::Wait(Some(batcher.rest)));
+        let both = progress(vec![waiting(URGENT, 1, S), bulk], now);
+        assert_eq!(batcher.decide(&both, true, now, 10 * S), Decision::Seal { lane: URGENT, all: true });
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{self, Agent};
 use crate::config::Config;
 use crate::control::{OpenContact, Release, inspect};
+use crate::people::{contacts_text, release_hint, report_text, status_text};
 
 /// Receives OTLP on board, keeps it durable, and ships it to a ground-station when a contact opens.
 #[derive(Debug, Parser)]
@@ -89,6 +90,8 @@ pub enum ContactCommand {
     },
     /// Close the contact that was opened by hand
     Close,
+    /// What became of the latest passes, and what the plan means for the store
+    Report,
 }
 
 /// `wal ...`
@@ -159,8 +162,13 @@ pub async fn execute(cli: Cli, shutdown: CancellationToken) -> Result<(), Failur
             print(&if arg.json { pretty(&answer) } else { status_text(&answer) })
         }
         Command::Contact { config: arg, command } => {
+            let text = match command {
+                ContactCommand::List => contacts_text,
+                ContactCommand::Report => report_text,
+                ContactCommand::Open { .. } | ContactCommand::Close => pretty,
+            };
             let answer = contact(&load(&arg.config)?, command).await?;
-            print(&pretty(&answer))
+            print(&if arg.json { pretty(&answer) } else { text(&answer) })
         }
         Command::Wal { config: arg, command } => {
             let answer = wal(&load(&arg.config)?, command).await?;
@@ -184,12 +192,6 @@ async fn abandoned(config: &Config) -> Vec<String> {
     };
     let wanted = config.consumers();
     known.into_iter().filter(|name: &String| !wanted.contains_key(name)).collect()
-}
-
-fn release_hint(name: &str) -> String {
-    format!(
-        "{name} is in no pipeline any more and may still hold segments; `space-agent wal release {name}` lets go of them\n"
-    )
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -217,6 +219,7 @@ async fn ask(config: &Config, method: Method, path: &str, body: Option<&Value>) 
 async fn contact(config: &Config, command: ContactCommand) -> Result<Value, Failure> {
     match command {
         ContactCommand::List => ask(config, Method::GET, "/contact/list", None).await,
+        ContactCommand::Report => ask(config, Method::GET, "/contact/report", None).await,
         ContactCommand::Close => ask(config, Method::POST, "/contact/close", None).await,
         ContactCommand::Open { station, duration, rate_down, rate_up, byte_budget } => {
             let open = OpenContact {
@@ -271,57 +274,4 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
     };
     wal.close()?;
     Ok(answer)
-}
-
-/// The status for people.
-fn status_text(status: &Value) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::new();
-    let wal = &status["wal"];
-    let text = |v: &Value| v.as_str().unwrap_or("-").to_owned();
-    let size = |v: &Value| ByteSize(v.as_u64().unwrap_or(0)).to_string();
-    let _ = writeln!(out, "satellite  {}   epoch {}", text(&status["satellite"]), text(&wal["epoch"]));
-    let link = &status["link"];
-    let _ = write!(out, "link       {}", text(&link["state"]));
-    if let Some(station) = link["station"].as_str() {
-        let _ = write!(out, " ({station})");
-    }
-    if let Some(error) = link["last_error"].as_str() {
-        let _ = write!(out, ", last error: {error}");
-    }
-    let _ = writeln!(out);
-    let contact = |v: &Value| v["station"].as_str().map_or("none".to_owned(), str::to_owned);
-    let _ = writeln!(
-        out,
-        "contact    {}, next: {}",
-        contact(&status["contact"]),
-        contact(&status["next_contact"])
-    );
-    let _ = writeln!(
-        out,
-        "stored     {} of {} in {} segments ({}) and the journal ({} unsealed)",
-        size(&wal["stored_bytes"]),
-        size(&wal["max_bytes"]),
-        wal["segments"],
-        size(&wal["segment_bytes"]),
-        size(&wal["unsealed_bytes"]),
-    );
-    let _ =
-        writeln!(out, "\n{:<10}{:>14}{:>14}{:>14}{:>14}", "", "accepted", "delivered", "dropped", "on board");
-    for signal in ["traces", "metrics", "logs"] {
-        let n = |v: &Value| v[signal].as_u64().unwrap_or(0);
-        let dropped: u64 = wal["dropped"].as_object().map_or(0, |d| d.values().map(n).sum());
-        let _ = writeln!(
-            out,
-            "{signal:<10}{:>14}{:>14}{dropped:>14}{:>14}",
-            n(&wal["accepted"]),
-            n(&wal["delivered"]),
-            n(&wal["on_board"])
-        );
-    }
-    for name in status["abandoned_consumers"].as_array().into_iter().flatten() {
-        out.push('\n');
-        out.push_str(&release_hint(&text(name)));
-    }
-    out
 }

@@ -14,6 +14,8 @@ use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 use serde::de::MapAccess;
 
+use crate::contacts::ContactsConfig;
+use crate::lanes::{LanesConfig, Percent};
 use crate::receiver::MIN_WINDOW;
 use crate::wal::WhenFull;
 
@@ -35,6 +37,9 @@ pub struct Config {
     pub storage: StorageConfig,
     /// The link to ground stations; needed by the exporter `link`.
     pub link: Option<LinkConfig>,
+    /// Priority classes.
+    #[serde(default)]
+    pub lanes: LanesConfig,
     /// When a station is reachable.
     #[serde(default)]
     pub contacts: ContactsConfig,
@@ -170,6 +175,8 @@ pub struct BatchConfig {
     pub seal_before_contact: Span,
     /// Sealing may lag behind a burst by this many journal bytes.
     pub defer_sealing: ByteSize,
+    /// The part of one processor core that sealing bulk may have.
+    pub sealing_cpu: Percent,
     /// How segments are encoded.
     pub codec: Codec,
 }
@@ -183,6 +190,7 @@ impl Default for BatchConfig {
             max_hold_back: ByteSize::mib(8),
             seal_before_contact: Span::secs(5),
             defer_sealing: ByteSize(0),
+            sealing_cpu: Percent(1.0),
             codec: Codec::default(),
         }
     }
@@ -254,31 +262,6 @@ pub struct LinkConfig {
 pub struct StationConfig {
     /// `HOST:PORT`, UDP.
     pub address: String,
-}
-
-/// `contacts`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ContactsConfig {
-    /// Who says when a station is reachable.
-    pub source: ContactSource,
-    /// The station, for `always`.
-    pub station: Option<String>,
-    /// The plan, for `plan`.
-    pub file: Option<PathBuf>,
-}
-
-/// Who says when a station is reachable.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ContactSource {
-    /// It always is.
-    Always,
-    /// A file.
-    Plan,
-    /// Flight software, over the control socket.
-    #[default]
-    Manual,
 }
 
 /// `extensions`.
@@ -410,6 +393,7 @@ impl Config {
         self.validate_processors()?;
         self.validate_pipelines()?;
         self.validate_link()?;
+        self.lanes.lanes()?;
         for (key, http) in [
             ("extensions.health_check", self.extensions.health_check.as_ref()),
             ("service.telemetry.metrics", self.service.telemetry.metrics.as_ref()),
@@ -483,6 +467,9 @@ impl Config {
         if batch.timeout < Span::millis(10) {
             return Err(Invalid::new("processors.batch.timeout", "must be at least 10ms"));
         }
+        if batch.sealing_cpu < Percent(0.01) {
+            return Err(Invalid::new("processors.batch.sealing_cpu", "must be at least 1%"));
+        }
         Ok(())
     }
 
@@ -537,20 +524,7 @@ impl Config {
                 return Err(Invalid::new(format!("{key}.address"), "must be HOST:PORT"));
             }
         }
-        let contacts = &self.contacts;
-        match contacts.source {
-            ContactSource::Always => match &contacts.station {
-                None => Err(Invalid::new("contacts.station", "is missing; source `always` needs a station")),
-                Some(id) if !link.stations.contains_key(id) => {
-                    Err(Invalid::new("contacts.station", format!("link.stations has no `{id}`")))
-                }
-                Some(_) => Ok(()),
-            },
-            ContactSource::Plan if contacts.file.is_none() => {
-                Err(Invalid::new("contacts.file", "is missing; source `plan` needs a file"))
-            }
-            _ => Ok(()),
-        }
+        self.contacts.validate(|id| link.stations.contains_key(id))
     }
 }
 

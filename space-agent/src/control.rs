@@ -9,6 +9,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use perigee_proto::link::DropReason;
 use perigee_shared::contact::Contact;
+use perigee_shared::contact::report::{shown_forecast, shown_pass};
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, Signal};
@@ -18,10 +19,12 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::contacts::{ContactControl, Planned};
+use crate::forecast;
+use crate::lanes::Lanes;
 use crate::limiter::Limiter;
 use crate::shipper::LinkStatus;
 use crate::telemetry::Metrics;
-use crate::wal::{Summary, Wal};
+use crate::wal::{LaneSummary, Summary, Wal};
 
 /// What the endpoints show and steer.
 pub struct Control {
@@ -39,6 +42,8 @@ pub struct Control {
     pub sealed: watch::Receiver<u64>,
     /// The limiter.
     pub limiter: Arc<Limiter>,
+    /// The lanes, for their names.
+    pub lanes: Lanes,
     /// All metrics.
     pub metrics: Metrics,
     /// The id in our certificate, if there is a link.
@@ -70,6 +75,7 @@ pub fn control_router(control: Arc<Control>) -> Router {
         .route("/contact/list", get(contact_list))
         .route("/contact/open", post(contact_open))
         .route("/contact/close", post(contact_close))
+        .route("/contact/report", get(contact_report))
         .route("/wal/inspect", get(wal_inspect))
         .route("/wal/verify", post(wal_verify))
         .route("/wal/compact", post(wal_compact))
@@ -141,6 +147,18 @@ pub fn summary(s: &Summary) -> Value {
     })
 }
 
+/// What a lane has on board as JSON.
+fn lane(lane: &LaneSummary, lanes: &Lanes) -> Value {
+    json!({
+        "lane": lane.lane.0,
+        "name": lanes.name(lane.lane),
+        "segments": lane.segments,
+        "segment_bytes": lane.segment_bytes,
+        "in_journal": counts(lane.in_journal),
+        "oldest_unsealed_unix_nano": lane.oldest_unsealed_unix_nano,
+    })
+}
+
 async fn status(State(c): Shared) -> Answer {
     let (wal, known, abandoned) =
         c.wal.call(|wal| (wal.summary(), wal.known_consumers(), wal.abandoned())).await?;
@@ -153,6 +171,7 @@ async fn status(State(c): Shared) -> Answer {
         "satellite": c.satellite,
         "version": env!("CARGO_PKG_VERSION"),
         "wal": summary(&wal),
+        "lanes": wal.lanes.iter().map(|l| lane(l, &c.lanes)).collect::<Vec<_>>(),
         "consumers": known,
         "abandoned_consumers": abandoned,
         "link": link,
@@ -174,6 +193,18 @@ fn contacts(c: &Control) -> Result<&ContactControl, Refusal> {
 
 async fn contact_list(State(c): Shared) -> Result<Json<Planned>, Refusal> {
     Ok(Json(contacts(&c)?.list().await?))
+}
+
+async fn contact_report(State(c): Shared) -> Answer {
+    let planned = contacts(&c)?.list().await?;
+    let (passes, store) =
+        c.wal.call(|wal| Ok::<_, crate::wal::WalError>((wal.passes(100)?, forecast::store(wal)?))).await??;
+    let ahead: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
+    let ahead = forecast::forecast(c.env.unix_nano(), store, &ahead);
+    Ok(Json(json!({
+        "passes": passes.iter().map(shown_pass).collect::<Vec<_>>(),
+        "forecast": shown_forecast(&ahead),
+    })))
 }
 
 /// A contact as it is asked for.

@@ -36,10 +36,10 @@ struct Entry {
 }
 
 /// What the journal says after each commit.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Progress {
-    /// What waits for a segment.
-    pub unsealed: Unsealed,
+    /// What waits for a segment, lane by lane, most urgent first.
+    pub unsealed: Vec<Unsealed>,
     /// When the last request was committed.
     pub at: Instant,
 }

@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod cli;
 pub mod config;
+mod people;
 
 pub mod receiver;
 
@@ -12,11 +13,19 @@ pub mod limiter;
 
 pub mod journal;
 
+pub mod lanes;
+
 pub mod wal;
 
 pub mod batcher;
 
+pub mod lifetimes;
+
+pub mod orbit;
+
 pub mod contacts;
+
+pub mod forecast;
 
 pub mod exporter;
 

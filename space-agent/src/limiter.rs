@@ -5,11 +5,12 @@
 //! fast, one request at a time is taken; above the hard limit, requests that are being read are refused as well.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use perigee_shared::env::Env;
 use perigee_shared::otlp::status::Status;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::LimiterConfig;
@@ -36,6 +37,10 @@ pub struct Limiter {
     in_flight: AtomicU64,
     /// Requests refused for want of memory.
     refused: AtomicU64,
+    /// A request was let in since memory was looked at.
+    active: AtomicBool,
+    /// Wakes what looks at memory when the first request comes after a rest.
+    wake: Notify,
 }
 
 impl Limiter {
@@ -46,6 +51,8 @@ impl Limiter {
             pressure: AtomicU8::new(0),
             in_flight: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            active: AtomicBool::new(false),
+            wake: Notify::new(),
         })
     }
 
@@ -77,6 +84,9 @@ impl Limiter {
             Pressure::Soft => self.in_flight() > 0,
             Pressure::Hard => true,
         };
+        if !self.active.load(Ordering::Relaxed) && !self.active.swap(true, Ordering::Relaxed) {
+            self.wake.notify_one();
+        }
         if refused {
             return Err(self.refuse("memory is above its soft limit"));
         }
@@ -88,16 +98,33 @@ impl Limiter {
         Status::unavailable(why, RETRY_AFTER)
     }
 
-    /// Looks at resident memory until `shutdown`.
+    /// Whether no request has come since memory was last looked at, and none is held.
+    fn rests(&self) -> bool {
+        !self.active.swap(false, Ordering::Relaxed)
+            && self.in_flight() == 0
+            && self.pressure() == Pressure::None
+    }
+
+    /// Looks at resident memory until `shutdown`, and sleeps while there is nobody to refuse.
     pub async fn run(self: Arc<Self>, env: Env, shutdown: CancellationToken) {
-        let mut ticks = tokio::time::interval(self.config.check_interval.0);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut before = None;
         loop {
+            let rest = async {
+                if self.rests() {
+                    self.wake.notified().await;
+                    true
+                } else {
+                    tokio::time::sleep(self.config.check_interval.0).await;
+                    false
+                }
+            };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                _ = ticks.tick() => {}
+                rested = rest => if rested {
+                    // Growth over a rest is no growth in a second.
+                    before = None;
+                }
             }
             let Some(resident) = (env.memory)() else { continue };
             let now = self.judge(resident, before);
@@ -211,6 +238,33 @@ mod tests {
         let growing = limiter(100);
         assert_eq!(growing.judge(150, Some(100)), Pressure::None);
         assert_eq!(growing.judge(151, Some(100)), Pressure::Soft);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_not_looked_at_while_nothing_comes() {
+        let limiter = limiter(0);
+        let (looks, shutdown) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
+        let counter = Arc::clone(&looks);
+        let mut env = Env::production();
+        env.memory = Arc::new(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Some(1)
+        });
+        let run = tokio::spawn(Arc::clone(&limiter).run(env, shutdown.clone()));
+        let pass = || tokio::time::sleep(Duration::from_secs(60));
+        pass().await;
+        assert_eq!(looks.load(Ordering::Relaxed), 0);
+        let permit = limiter.admit();
+        pass().await;
+        let few = looks.load(Ordering::Relaxed);
+        assert!((1..5).contains(&few), "{few}");
+        permit.unwrap().grow_to(10).unwrap();
+        let mut held = limiter.admit().unwrap();
+        held.grow_to(10).unwrap();
+        pass().await;
+        assert!(looks.load(Ordering::Relaxed) > 100, "a request is held");
+        shutdown.cancel();
+        run.await.unwrap();
     }
 
     #[test]

@@ -12,7 +12,7 @@ use perigee_shared::telemetry::METRICS_CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 
 use crate::link::Connected;
-use crate::spool::{AccountView, GapView, LetterView, SatelliteView, SpoolError, SpoolView, Store};
+use crate::spool::{AccountView, GapView, LetterView, PassView, SatelliteView, SpoolError, SpoolView, Store};
 use crate::telemetry::Metrics;
 
 /// What the answers are made from.
@@ -90,6 +90,7 @@ impl Console {
         Router::new()
             .route("/api/v1/satellites", get(satellites))
             .route("/api/v1/spool", get(spool))
+            .route("/api/v1/passes", get(passes))
             .route("/api/v1/gaps", get(gaps))
             .route("/api/v1/accounting", get(accounting))
             .route("/api/v1/dead-letters", get(letters))
@@ -125,6 +126,11 @@ async fn satellites(State(console): State<Console>) -> Answer<Vec<SatelliteView>
 
 async fn spool(State(console): State<Console>) -> Answer<SpoolView> {
     Ok(Json(console.store.ask(|spool| spool.overview()).await?))
+}
+
+async fn passes(State(console): State<Console>, Query(page): Query<Page>) -> Answer<Vec<PassView>> {
+    let limit = page.limit.min(MAX_ROWS);
+    Ok(Json(console.store.ask(move |spool| spool.passes(limit)).await?))
 }
 
 async fn gaps(State(console): State<Console>, Query(page): Query<Page>) -> Answer<Vec<GapView>> {

@@ -44,6 +44,7 @@ fn open(sequence: u64, payload_len: u64, ranges: &[Range<u64>]) -> link::Segment
         requests: 1,
         sealed_unix_nano: 0,
         base_sequence: None,
+        is_base: false,
     };
     link::SegmentOpen {
         header: Some((&header).into()),

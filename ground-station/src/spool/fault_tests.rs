@@ -35,6 +35,7 @@ fn incoming(sequence: u64) -> Incoming {
         requests: 1,
         sealed_unix_nano: 0,
         base_sequence: None,
+        is_base: false,
     };
     Incoming {
         satellite: "sat-1".into(),

@@ -12,6 +12,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
 use super::open::{Spool, decode};
+use super::passes;
 use super::tables::*;
 
 /// Committed segments of each lane whose hash and counts are kept. The satellite keeps as many.
@@ -129,6 +130,7 @@ impl Spool {
         let now = self.env.unix_nano();
         let (epochs, released) = self.write(|txn| {
             let number = self.meet(txn, satellite, hello, now)?;
+            passes::note(txn, number, &hello.passes)?;
             let mut out = Vec::new();
             let mut released = Vec::new();
             let mut room = MAX_RANGES;
@@ -174,6 +176,7 @@ impl Spool {
             contact: hello.contact.chars().take(200).collect(),
             station: self.settings.station.clone(),
             contacts: before.map_or(0, |r| r.contacts) + 1,
+            forecast: hello.forecast,
         };
         table.insert(satellite, record.encode_to_vec().as_slice())?;
         Ok(number)

@@ -18,6 +18,7 @@ mod ledger;
 mod letters;
 mod open;
 mod outlet;
+mod passes;
 mod store;
 mod tables;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use intake::{Applied, Incoming, Piece};
 pub use letters::{Letter, LetterView, Replay};
 pub use open::{Settings, Spool, Usage};
 pub use outlet::{Progress, Work, check};
+pub use passes::PassView;
 pub use store::{Status, Store};
 pub use views::{
     AccountView, EpochView, ExporterView, GapView, Items, LaneView, PartialView, SatelliteView, SpoolView,

@@ -28,6 +28,8 @@ pub(super) const COMMITTED: TableDefinition<'_, SequenceKey, (u64, [u8; 32])> =
     TableDefinition::new("committed");
 /// The latest committed segments of each lane → payload hash, then item counts.
 pub(super) const RECENT: TableDefinition<'_, SequenceKey, &[u8; 56]> = TableDefinition::new("recent");
+/// Satellite, when the pass began by its clock → protobuf `PassReport`. Made with the first.
+pub(super) const PASSES: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("passes");
 /// Satellite, epoch, drop id → [`DropRecord`].
 pub(super) const DROPS: TableDefinition<'_, (u32, u64, u64), &[u8]> = TableDefinition::new("drops");
 /// The first sequence of a dropped range → its end and the drop's id.
@@ -73,6 +75,9 @@ pub(super) struct SatelliteRecord {
     pub(super) station: String,
     #[prost(uint64, tag = "6")]
     pub(super) contacts: u64,
+    /// What it expected then.
+    #[prost(message, optional, tag = "7")]
+    pub(super) forecast: Option<link::Forecast>,
 }
 
 /// What the satellite last said of one life of its log.

@@ -52,6 +52,7 @@ fn segment(sequence: u64, items: Counts, salt: u8) -> (Arc<Header>, Vec<u8>) {
         requests: 1,
         sealed_unix_nano: 0,
         base_sequence: None,
+        is_base: false,
     };
     (Arc::new(header), payload)
 }

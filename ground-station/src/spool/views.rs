@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use perigee_proto::link::DropReason;
+use perigee_shared::contact::report::shown_forecast;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, Signal, TimeRange};
@@ -59,6 +60,8 @@ pub struct SatelliteView {
     pub connected: bool,
     /// Bytes of it in the spool.
     pub spool_bytes: u64,
+    /// What it expected when it was last heard: whether its store will fill.
+    pub forecast: Option<serde_json::Value>,
     /// Lives of its log, in the order of their counters.
     pub epochs: Vec<EpochView>,
 }
@@ -217,6 +220,7 @@ impl Spool {
             }
             lives.sort_by_key(|e| e.start_counter);
             out.push(SatelliteView {
+                forecast: record.forecast.as_ref().map(shown_forecast),
                 satellite: id.value().to_owned(),
                 software: record.software,
                 last_contact_unix_nano: record.last_contact,

@@ -183,6 +183,7 @@ pub(crate) fn sealed(sequence: u64, body: &[u8], items: u64) -> Segment {
         requests: 1,
         sealed_unix_nano: 3_000,
         base_sequence: None,
+        is_base: false,
     };
     Segment { header, payload }
 }

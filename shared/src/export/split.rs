@@ -6,44 +6,9 @@
 use bytes::Bytes;
 
 use super::cut::Limits;
-use crate::otlp::protobuf::{Field, Fields, Malformed, Value, put_bytes};
+use crate::otlp::protobuf::{Fields, Malformed, put_bytes};
+use crate::otlp::tree::{POINTS, children, message, points};
 use crate::signal::Signal;
-
-/// The field numbers of a `Metric` that hold data points: gauge, sum, histogram, exponential histogram, summary.
-const POINTS: [u32; 5] = [5, 7, 9, 10, 11];
-
-/// The payload of a field that must be a message.
-fn message<'a>(field: &Field<'a>) -> Result<&'a [u8], Malformed> {
-    match field.value {
-        Value::Bytes(bytes) => Ok(bytes),
-        _ => Err(Malformed("a message field is not a message")),
-    }
-}
-
-/// How many fields `number` `message_bytes` has.
-fn children(message_bytes: &[u8], number: u32) -> Result<u64, Malformed> {
-    let mut n = 0;
-    for field in Fields::new(message_bytes) {
-        let field = field?;
-        if field.number == number {
-            message(&field)?;
-            n += 1;
-        }
-    }
-    Ok(n)
-}
-
-/// The data points of a `Metric`.
-fn points(metric: &[u8]) -> Result<u64, Malformed> {
-    let mut n = 0;
-    for field in Fields::new(metric) {
-        let field = field?;
-        if POINTS.contains(&field.number) {
-            n += children(message(&field)?, 1)?;
-        }
-    }
-    Ok(n)
-}
 
 /// The items of an export request, counted by its structure down to spans, log records or data points.
 pub(super) fn items(signal: Signal, body: &[u8]) -> Result<u64, Malformed> {

@@ -114,8 +114,9 @@ fn common(rtt: Duration, idle: Duration) -> TransportConfig {
         ))
         .keep_alive_interval(Some(idle / 3))
         .initial_rtt(rtt)
-        // Parallel segments at equal shares would all end as partials at LOS.
-        .send_fairness(false)
+        // Every segment has a priority of its own, so that nothing is sent at equal shares: parallel segments would all end as
+        // partials at LOS. Without fairness a stream that has begun would keep what is more urgent waiting until it is empty.
+        .send_fairness(true)
         .datagram_receive_buffer_size(None);
     config
 }

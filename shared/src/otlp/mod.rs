@@ -4,4 +4,5 @@ pub mod items;
 pub mod json;
 pub mod protobuf;
 pub mod status;
+pub mod tree;
 pub mod walk;

@@ -94,8 +94,10 @@ pub struct Header {
     pub requests: u64,
     /// When it was sealed, ns since the Unix epoch by the satellite's clock.
     pub sealed_unix_nano: u64,
-    /// A segment of the same lane that must be there to decode this one.
+    /// A segment of the same epoch and lane that must be there to decode this one.
     pub base_sequence: Option<u64>,
+    /// Others may lean on this one.
+    pub is_base: bool,
 }
 
 /// Why a header was refused.
@@ -136,6 +138,7 @@ impl TryFrom<link::SegmentHeader> for Header {
             requests: h.requests,
             sealed_unix_nano: h.sealed_unix_nano,
             base_sequence: h.base_sequence,
+            is_base: h.base,
         })
     }
 }
@@ -154,6 +157,7 @@ impl From<&Header> for link::SegmentHeader {
             requests: h.requests,
             sealed_unix_nano: h.sealed_unix_nano,
             base_sequence: h.base_sequence,
+            base: h.is_base,
         }
     }
 }
@@ -189,6 +193,7 @@ mod tests {
             requests: 1,
             sealed_unix_nano: 5,
             base_sequence: None,
+            is_base: false,
         }
     }
 

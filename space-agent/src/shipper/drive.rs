@@ -9,13 +9,15 @@ use perigee_proto::link::{AgentMessage, GoodbyeReason, GroundMessage, Hello, Seg
 use perigee_shared::contact::Contact;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::link::{MINOR_VERSION, wire};
-use perigee_shared::segment::{Codec, Header, Lane, SegmentId};
+use perigee_shared::segment::{Codec, Header, SegmentId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Shipper;
-use super::session::{Action, Event, FETCH, Session};
-use crate::wal::{Reconciled, Wal, WalError};
+use super::gate::{Gate, Turn};
+use super::queues::FETCH;
+use super::session::{Action, Event, Session};
+use crate::wal::{Reconciled, WalError};
 
 /// Messages that may wait for the ground to read them. Drops that find no place are told again in the next Hello.
 const QUEUE: usize = 64;
@@ -50,6 +52,8 @@ pub(super) enum DriveError {
     Wal(#[from] WalError),
     #[error("{0}")]
     Gone(#[from] perigee_shared::env::Gone),
+    #[error("{0}")]
+    Report(#[from] super::ReportError),
     #[error("the ground has closed its control stream")]
     ControlClosed,
 }
@@ -67,6 +71,9 @@ struct Driver<'a> {
     connection: &'a quinn::Connection,
     control: mpsc::Sender<Vec<u8>>,
     session: Session,
+    gate: Gate,
+    /// Segments whose sending has begun on this connection.
+    begun: i32,
     writers: JoinSet<Written>,
     reported_drops: u64,
     again: bool,
@@ -94,9 +101,11 @@ pub(super) async fn drive(
     let usable = contact.usable(shipper.env.unix_nano()).map(|left| left.saturating_sub(light));
     let mut driver = Driver {
         station: contact.station.clone(),
-        session: Session::new(hello, shipper.budget),
+        session: Session::new(hello, shipper.budget, &shipper.lanes),
         connection,
         control: queue,
+        gate: Gate::new(),
+        begun: 0,
         writers: JoinSet::new(),
         reported_drops: shipper.wal.call(|wal| wal.drops_recorded()).await?,
         shipper,
@@ -145,6 +154,7 @@ async fn read_control(
 async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError> {
     let station = contact.station.clone();
     let epochs = shipper.wal.call(move |wal| wal.epochs(&station)).await??;
+    let (passes, forecast) = shipper.outlook().await?;
     Ok(Hello {
         satellite: shipper.config.satellite.clone(),
         software: format!("space-agent {}", env!("CARGO_PKG_VERSION")),
@@ -152,6 +162,8 @@ async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError
         codecs: Codec::ALL.into_iter().map(|c| c as u32).collect(),
         contact: contact.name(),
         epochs,
+        passes,
+        forecast,
     })
 }
 
@@ -228,14 +240,14 @@ impl Driver<'_> {
                 }
                 return Ok(Some(Event::Reconciled { new_epoch }));
             }
-            Action::Fetch { lane, sequence } => {
-                let fetched =
-                    self.shipper.wal.call(move |wal| fetch(wal, consumer, lane, sequence)).await??;
-                let more = fetched.len() == FETCH;
-                return Ok(Some(Event::Fetched { headers: fetched, more }));
+            Action::Fetch { lane, taken } => {
+                let found =
+                    self.shipper.wal.call(move |wal| wal.to_ship(consumer, lane, &taken, FETCH)).await??;
+                return Ok(Some(Event::Fetched { lane, found }));
             }
             Action::Write { header, ranges } => self.write(header, ranges).await?,
-            Action::Committed(ids) => {
+            Action::Committed { ids, bytes } => {
+                self.shipper.status.send_modify(|s| s.committed_bytes += bytes);
                 for id in &ids {
                     self.shipper.sent.remove(id);
                 }
@@ -284,6 +296,7 @@ impl Driver<'_> {
     /// Starts writing a segment on a stream of its own.
     async fn write(&mut self, header: Header, ranges: Vec<Range<u64>>) -> Result<(), DriveError> {
         let id = header.id;
+        tracing::debug!(segment = %id, "sending begins");
         let payload = self
             .shipper
             .wal
@@ -292,12 +305,17 @@ impl Driver<'_> {
                 wal.payload(id.lane, id.sequence)
             })
             .await??;
-        let connection = self.connection.clone();
+        let (connection, turn) = (self.connection.clone(), self.gate.enter(id.lane));
+        // More urgent lanes first, and within a lane the segment that was begun first.
+        self.begun = (self.begun + 1) & 0x00ff_ffff;
+        let priority = -(i32::from(id.lane.0) << 24) - self.begun;
         self.writers.spawn(async move {
             let mut taken = RangeSet::default();
             let whole = match payload {
                 Some(payload) if payload.len() as u64 == header.payload_len => {
-                    write_segment(&connection, &header, &ranges, &payload, &mut taken).await.is_ok()
+                    write_segment(&connection, priority, turn, &header, &ranges, &payload, &mut taken)
+                        .await
+                        .is_ok()
                 }
                 // Dropped or committed since it was fetched.
                 _ => false,
@@ -311,6 +329,7 @@ impl Driver<'_> {
         let Ok(written) = done else { return Ok(()) };
         self.account(&written);
         let id = written.id;
+        tracing::debug!(segment = %id, whole = written.whole, "handed to QUIC");
         self.event(if written.whole { Event::Written(id) } else { Event::Failed(id) }).await
     }
 
@@ -366,41 +385,17 @@ impl Driver<'_> {
     }
 }
 
-/// Up to [`FETCH`] segments after (`lane`, `sequence`), most urgent lanes first, with whether each was never on a wire.
-fn fetch(
-    wal: &mut Wal,
-    consumer: crate::wal::ConsumerId,
-    lane: Option<Lane>,
-    sequence: u64,
-) -> Result<Vec<(Header, bool)>, WalError> {
-    let mut out = Vec::new();
-    for next in wal.lanes() {
-        let from = match lane {
-            Some(lane) if next < lane => continue,
-            Some(lane) if next == lane => sequence,
-            _ => 0,
-        };
-        for header in wal.waiting(consumer, next, from, FETCH - out.len())? {
-            let fresh = !wal.was_sent(header.id.lane, header.id.sequence);
-            out.push((header, fresh));
-        }
-        if out.len() == FETCH {
-            break;
-        }
-    }
-    Ok(out)
-}
-
 async fn write_segment(
     connection: &quinn::Connection,
+    priority: i32,
+    mut turn: Turn,
     header: &Header,
     ranges: &[Range<u64>],
     payload: &Bytes,
     taken: &mut RangeSet,
 ) -> Result<(), DriveError> {
     let mut stream = connection.open_uni().await?;
-    // More urgent lanes first, and within a lane the segment that was begun first.
-    drop(stream.set_priority(-i32::from(header.id.lane.0)));
+    drop(stream.set_priority(priority));
     let open = SegmentOpen {
         header: Some(header.into()),
         ranges: ranges.iter().map(|r| perigee_proto::link::Range { start: r.start, end: r.end }).collect(),
@@ -409,6 +404,7 @@ async fn write_segment(
     for range in ranges {
         let mut at = range.start;
         while at < range.end {
+            turn.wait().await;
             let end = (at + PIECE).min(range.end);
             stream.write_chunk(payload.slice(at as usize..end as usize)).await?;
             taken.insert(at..end);

@@ -5,25 +5,44 @@
 
 mod connect;
 mod drive;
+mod gate;
+mod queues;
 mod session;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use perigee_proto::link::{Forecast, PassReport};
 use perigee_shared::contact::Contact;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::SegmentId;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::contacts::ContactControl;
+use crate::forecast::{forecast, store};
+use crate::lanes::Lanes;
 use crate::telemetry::ShipCounters;
-use crate::wal::{ConsumerId, Wal};
+use crate::wal::{ConsumerId, Wal, WalError};
 
 /// After a station has refused, or a session has failed.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Reports of passes that a Hello brings.
+const REPORTS: usize = 16;
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+enum ReportError {
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    #[error(transparent)]
+    Gone(#[from] perigee_shared::env::Gone),
+}
 
 /// How the link stands in fact, beside what the contacts plan.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -40,6 +59,8 @@ pub struct LinkStatus {
     pub sent_bytes: u64,
     /// Segments that the ground has committed in this contact.
     pub committed_segments: u64,
+    /// Bytes of their payloads.
+    pub committed_bytes: u64,
 }
 
 /// What a shipper needs to know.
@@ -55,11 +76,14 @@ pub struct ShipperConfig {
 /// See the module.
 pub struct Shipper {
     config: ShipperConfig,
+    lanes: Lanes,
     env: Env,
     wal: Owner<Wal>,
     consumer: ConsumerId,
     contact: watch::Receiver<Option<Contact>>,
     sealed: watch::Receiver<u64>,
+    /// Knows the plan, for the forecast.
+    planner: ContactControl,
     counters: Arc<ShipCounters>,
     status: watch::Sender<LinkStatus>,
     /// What was sent on earlier connections and not acknowledged, to tell what is sent again.
@@ -73,21 +97,25 @@ impl Shipper {
     #[expect(clippy::too_many_arguments, reason = "each is one end of a wire that agent.rs lays")]
     pub fn new(
         config: ShipperConfig,
+        lanes: Lanes,
         env: Env,
         wal: Owner<Wal>,
         consumer: ConsumerId,
         contact: watch::Receiver<Option<Contact>>,
         sealed: watch::Receiver<u64>,
+        planner: ContactControl,
         counters: Arc<ShipCounters>,
         status: watch::Sender<LinkStatus>,
     ) -> Self {
         Self {
             config,
+            lanes,
             env,
             wal,
             consumer,
             contact,
             sealed,
+            planner,
             counters,
             status,
             sent: BTreeMap::new(),
@@ -99,7 +127,7 @@ impl Shipper {
         let now = self.env.unix_nano();
         self.status.send_modify(|s| {
             if s.state == "down" && state != "down" {
-                (s.sent_bytes, s.committed_segments) = (0, 0);
+                (s.sent_bytes, s.committed_segments, s.committed_bytes) = (0, 0, 0);
             }
             (s.state, s.station, s.since_unix_nano) = (state, station.map(str::to_owned), now);
         });
@@ -112,8 +140,11 @@ impl Shipper {
         loop {
             let contact = self.contact.borrow_and_update().clone();
             if let Some(contact) = contact {
-                self.ship(&contact, &shutdown).await;
+                let (began, connected) = (self.env.unix_nano(), self.ship(&contact, &shutdown).await);
                 self.set_state("down", None);
+                if let Err(error) = self.report(&contact, began, connected).await {
+                    tracing::warn!(%error, "the report of the pass could not be kept");
+                }
             }
             tokio::select! {
                 biased;
@@ -123,12 +154,58 @@ impl Shipper {
         }
     }
 
-    /// Serves one contact: connects, again if the connection breaks, until it is over.
-    async fn ship(&mut self, contact: &Contact, shutdown: &CancellationToken) {
+    /// Keeps what became of `contact`.
+    async fn report(&self, contact: &Contact, began: u64, connected: Duration) -> Result<(), ReportError> {
+        let status = self.status.borrow().clone();
+        let (station, end) = (contact.station.clone(), self.env.unix_nano());
+        let planned = contact.volume(began).unwrap_or(0);
+        let kept = self.wal.call(move |wal| {
+            let summary = wal.summary();
+            let report = PassReport {
+                station,
+                start_unix_nano: began,
+                end_unix_nano: end,
+                planned_bytes: planned,
+                achieved_bytes: status.committed_bytes,
+                sent_bytes: status.sent_bytes,
+                committed_segments: status.committed_segments,
+                connected_nano: connected.as_nanos() as u64,
+                backlog_bytes: summary.segment_bytes + summary.unsealed_bytes,
+                backlog_since_unix_nano: wal.oldest()?.unwrap_or(0),
+            };
+            wal.record_pass(&report)?;
+            Ok::<_, WalError>(report)
+        });
+        let report = kept.await??;
+        tracing::info!(
+            contact = contact.name(),
+            planned = report.planned_bytes,
+            achieved = report.achieved_bytes,
+            backlog = report.backlog_bytes,
+            "pass report"
+        );
+        Ok(())
+    }
+
+    /// The latest reports, and what is expected now.
+    async fn outlook(&self) -> Result<(Vec<PassReport>, Option<Forecast>), ReportError> {
+        let planned = self.planner.list().await.ok();
+        let (passes, store) =
+            self.wal.call(|wal| Ok::<_, WalError>((wal.passes(REPORTS)?, store(wal)?))).await??;
+        let forecast = planned.map(|planned| {
+            let all: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
+            forecast(self.env.unix_nano(), store, &all)
+        });
+        Ok((passes, forecast))
+    }
+
+    /// Serves one contact: connects, again if the connection breaks, until it is over. Returns how long it was connected.
+    async fn ship(&mut self, contact: &Contact, shutdown: &CancellationToken) -> Duration {
+        let mut connected_for = Duration::ZERO;
         let station = contact.station.clone();
         let Some(address) = self.config.stations.get(&station).cloned() else {
             tracing::error!(station, "the contact names a station that link.stations does not have");
-            return;
+            return connected_for;
         };
         tracing::info!(contact = contact.name(), "contact begins");
         self.budget = contact.byte_budget;
@@ -146,7 +223,9 @@ impl Shipper {
                     self.counters.connections.inc();
                     self.set_state("up", Some(&station));
                     tracing::info!(station, "connected");
+                    let up = Instant::now();
                     let ended = drive::drive(self, contact, &connection, over.as_mut()).await;
+                    connected_for += up.elapsed();
                     let stats = connection.stats();
                     self.counters.udp_sent_bytes.inc_by(stats.udp_tx.bytes);
                     self.counters.udp_received_bytes.inc_by(stats.udp_rx.bytes);
@@ -172,6 +251,7 @@ impl Shipper {
             }
         }
         tracing::info!(contact = contact.name(), "contact is over");
+        connected_for
     }
 
     /// Ends when `contact` is over: by its end, because another is in force, or at `shutdown`.

@@ -1,9 +1,9 @@
 //! The agent's side of the link protocol: what one connection has said and what it says next. No socket, no clock, no database.
 //!
 //! Hello goes first. Segments that were never on a wire are sent at once; the others wait for Resume, which says what the
-//! ground holds of them. Two segments at most are being written at a time, so that LOS leaves few of them half sent.
+//! ground holds of them. Which segment is next is [`Queues`]' matter.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use perigee_proto::link::{
@@ -13,13 +13,9 @@ use perigee_proto::link::{
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Header, Lane, SegmentId};
 
-use crate::wal::{GroundLane, GroundView};
-
-/// Segments that are being written at once.
-const OPEN: usize = 2;
-
-/// Headers that are fetched at once.
-pub(super) const FETCH: usize = 16;
+use super::queues::Queues;
+use crate::lanes::Lanes;
+use crate::wal::{GroundLane, GroundView, ToShip};
 
 /// What has happened.
 #[derive(Debug)]
@@ -30,8 +26,8 @@ pub(super) enum Event {
     Message(GroundMessage),
     /// The log has taken in Resume; `new_epoch` when it could not follow it.
     Reconciled { new_epoch: bool },
-    /// The answer to [`Action::Fetch`]: segments in sending order, and which of them were never on a wire.
-    Fetched { headers: Vec<(Header, bool)>, more: bool },
+    /// The answer to [`Action::Fetch`].
+    Fetched { lane: Lane, found: ToShip },
     /// There are new segments in the log.
     Sealed,
     /// There are new drops in the log.
@@ -53,12 +49,12 @@ pub(super) enum Action {
     Send(AgentMessage),
     /// Compare what the ground has with the log, then [`Event::Reconciled`].
     Reconcile(GroundView),
-    /// Ask the log for segments from there on, then [`Event::Fetched`].
-    Fetch { lane: Option<Lane>, sequence: u64 },
+    /// Ask the log for the next segments of a lane that are not among those `taken`, then [`Event::Fetched`].
+    Fetch { lane: Lane, taken: RangeSet },
     /// Send these bytes of a segment, then [`Event::Written`] or [`Event::Failed`].
     Write { header: Header, ranges: Vec<Range<u64>> },
-    /// The ground has these for good.
-    Committed(Vec<SegmentId>),
+    /// The ground has these for good: so many bytes of payload of those that were sent on this connection.
+    Committed { ids: Vec<SegmentId>, bytes: u64 },
     /// The ground has these drops in its ledger.
     DropsKnown { epoch: u64, ids: Vec<u64> },
     /// Check the log's own copy, then [`Event::Verified`].
@@ -75,18 +71,10 @@ pub(super) struct Session {
     hello: Hello,
     resumed: bool,
     ending: bool,
-    /// Segments that may be written, in sending order.
-    ready: VecDeque<Header>,
-    /// Segments that wait for Resume.
-    held: Vec<Header>,
-    writing: BTreeMap<SegmentId, Header>,
+    queues: Queues,
     /// Written and not yet acknowledged.
     unacknowledged: BTreeMap<SegmentId, Header>,
     partials: BTreeMap<SegmentId, (Hash, RangeSet)>,
-    /// Fetched up to here.
-    fetched: (Option<Lane>, u64),
-    fetching: bool,
-    more: bool,
     /// The ground has no room: nothing more is sent in this contact.
     refused: bool,
     resent_once: BTreeSet<SegmentId>,
@@ -94,19 +82,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(hello: Hello, budget: Option<u64>) -> Self {
+    pub(super) fn new(hello: Hello, budget: Option<u64>, lanes: &Lanes) -> Self {
+        let on_board = hello.epochs.last().into_iter().flat_map(|e| &e.lanes);
+        let on_board = on_board.filter_map(|l| u8::try_from(l.lane).ok()).map(Lane);
+        let queues = Queues::new(on_board, lanes);
         Self {
             hello,
             resumed: false,
             ending: false,
-            ready: VecDeque::new(),
-            held: Vec::new(),
-            writing: BTreeMap::new(),
+            queues,
             unacknowledged: BTreeMap::new(),
             partials: BTreeMap::new(),
-            fetched: (None, 0),
-            fetching: false,
-            more: true,
             refused: false,
             resent_once: BTreeSet::new(),
             budget,
@@ -115,7 +101,8 @@ impl Session {
 
     /// Whether everything that was sent is acknowledged and there is nothing left to send.
     pub(super) fn is_idle(&self) -> bool {
-        self.writing.is_empty() && self.unacknowledged.is_empty() && (self.ending || self.ready.is_empty())
+        let nothing_left = self.ending || self.queues.are_empty();
+        !self.queues.are_writing() && self.unacknowledged.is_empty() && nothing_left
     }
 
     /// Segment bytes that may still be sent.
@@ -131,21 +118,19 @@ impl Session {
             Event::Reconciled { new_epoch: true } => actions.push(Action::Restart),
             Event::Reconciled { new_epoch: false } => {
                 self.resumed = true;
-                self.ready.extend(self.held.drain(..));
+                self.queues.release();
             }
-            Event::Fetched { headers, more } => self.on_fetched(headers, more),
-            Event::Sealed => self.more = true,
+            Event::Fetched { lane, found } => self.on_fetched(lane, found),
+            Event::Sealed => self.queues.look_again(),
             Event::Dropped { epoch, drops } => {
                 actions.push(send(agent_message::Body::Drops(EpochDrops { epoch, drops })));
             }
             Event::Written(id) => {
-                if let Some(header) = self.writing.remove(&id) {
+                if let Some(header) = self.queues.written(id) {
                     self.unacknowledged.insert(id, header);
                 }
             }
-            Event::Failed(id) => {
-                self.writing.remove(&id);
-            }
+            Event::Failed(id) => self.queues.failed(id),
             Event::Verified { id, whole } => self.on_verified(id, whole),
             Event::End(reason) => {
                 if !self.ending {
@@ -164,12 +149,14 @@ impl Session {
             Some(ground_message::Body::Ack(ack)) => {
                 let ids: Vec<SegmentId> =
                     ack.committed.into_iter().filter_map(|id| id.try_into().ok()).collect();
+                let mut bytes = 0;
                 for id in &ids {
-                    self.unacknowledged.remove(id);
+                    let sent = self.unacknowledged.remove(id).or_else(|| self.queues.written(*id));
+                    bytes += sent.map_or(0, |header| header.payload_len);
                     self.partials.remove(id);
                 }
                 if !ids.is_empty() {
-                    actions.push(Action::Committed(ids));
+                    actions.push(Action::Committed { ids, bytes });
                 }
                 for drops in ack.drops {
                     actions.push(Action::DropsKnown { epoch: drops.epoch, ids: drops.ids });
@@ -221,7 +208,7 @@ impl Session {
         }
         for lane in &view.lanes {
             let id = |sequence| SegmentId { epoch: current, lane: lane.lane, sequence };
-            self.held.retain(|h| h.id.lane != lane.lane || !lane.committed.contains(h.id.sequence));
+            self.queues.forget(lane.lane, &lane.committed);
             self.unacknowledged.retain(|i, _| *i != id(i.sequence) || !lane.committed.contains(i.sequence));
         }
         actions.push(Action::Reconcile(view));
@@ -244,25 +231,16 @@ impl Session {
     fn on_verified(&mut self, id: SegmentId, whole: bool) {
         // A segment that is whole here is sent once more; what arrives damaged twice waits for the next contact.
         if whole && self.resent_once.insert(id) {
-            self.fetched = (Some(id.lane), id.sequence.min(self.fetched.1));
-            self.more = true;
+            self.queues.again(id);
         }
     }
 
-    fn on_fetched(&mut self, headers: Vec<(Header, bool)>, more: bool) {
-        self.fetching = false;
-        self.more = more;
+    fn on_fetched(&mut self, lane: Lane, found: ToShip) {
+        let ToShip { mut headers, looked, more } = found;
+        headers.retain(|(h, _)| !self.unacknowledged.contains_key(&h.id));
+        self.queues.fetched(lane, &looked, more);
         for (header, fresh) in headers {
-            let id = header.id;
-            self.fetched = (Some(id.lane), id.sequence + 1);
-            if self.writing.contains_key(&id) || self.unacknowledged.contains_key(&id) {
-                continue;
-            }
-            if fresh || self.resumed {
-                self.ready.push_back(header);
-            } else {
-                self.held.push(header);
-            }
+            self.queues.put(header, fresh || self.resumed);
         }
     }
 
@@ -271,9 +249,8 @@ impl Session {
         if self.ending || self.refused {
             return;
         }
-        while self.writing.len() < OPEN
-            && self.budget != Some(0)
-            && let Some(header) = self.ready.pop_front()
+        while self.budget != Some(0)
+            && let Some(header) = self.queues.next()
         {
             let held = self.partials.remove(&header.id).filter(|(hash, _)| *hash == header.hash);
             let held = held.map_or_else(RangeSet::default, |(_, held)| held);
@@ -286,14 +263,12 @@ impl Session {
                 // A part of a segment is worth sending: the next contact goes on behind it.
                 spend(budget, &mut ranges);
             }
-            self.writing.insert(header.id, header.clone());
+            let bytes = ranges.iter().map(|r| r.end - r.start).sum();
+            self.queues.begin(header.clone(), bytes);
             actions.push(Action::Write { header, ranges });
         }
-        if self.more && !self.fetching && self.ready.len() < OPEN && self.held.len() < FETCH {
-            self.fetching = true;
-            let (lane, sequence) = self.fetched;
-            actions.push(Action::Fetch { lane, sequence });
-        }
+        let wanted = self.queues.wanted().into_iter();
+        actions.extend(wanted.map(|(lane, taken)| Action::Fetch { lane, taken }));
     }
 }
 
@@ -333,12 +308,18 @@ mod tests {
             requests: 1,
             sealed_unix_nano: 0,
             base_sequence: None,
+            is_base: false,
         }
     }
 
     fn session() -> Session {
         let epochs = vec![Epoch { epoch: EPOCH, ..Epoch::default() }];
-        Session::new(Hello { epochs, ..Hello::default() }, None)
+        Session::new(Hello { epochs, ..Hello::default() }, None, &Lanes::default())
+    }
+
+    fn fetched(headers: Vec<(Header, bool)>) -> Event {
+        let looked = headers.iter().map(|(h, _)| h.id.sequence..h.id.sequence + 1).collect();
+        Event::Fetched { lane: Lane::BULK, found: ToShip { headers, looked, more: false } }
     }
 
     fn written(actions: &[Action]) -> Vec<(u64, Vec<Range<u64>>)> {
@@ -380,7 +361,7 @@ mod tests {
         let mut s = session();
         assert!(matches!(s.on_event(Event::Connected)[..], [Action::Send(_), Action::Fetch { .. }]));
         let headers = vec![(header(1), false), (header(2), true)];
-        let actions = s.on_event(Event::Fetched { headers, more: false });
+        let actions = s.on_event(fetched(headers));
         assert_eq!(written(&actions), [(2, WHOLE.to_vec())]);
         let actions = s.on_event(resume(0..1, None));
         assert!(actions.contains(&Action::DropsKnown { epoch: EPOCH, ids: vec![3] }));
@@ -393,7 +374,7 @@ mod tests {
         for (held_hash, expected) in [(header(2).hash, 400..1000), (hash(b"other"), 0..1000)] {
             let mut s = session();
             s.on_event(Event::Connected);
-            s.on_event(Event::Fetched { headers: vec![(header(1), false), (header(2), false)], more: false });
+            s.on_event(fetched(vec![(header(1), false), (header(2), false)]));
             s.on_event(resume(1..2, Some((2, held_hash, 0..400))));
             let actions = s.on_event(Event::Reconciled { new_epoch: false });
             assert_eq!(written(&actions), [(2, vec![expected])], "segment 1 is committed and not sent again");
@@ -405,11 +386,13 @@ mod tests {
         let mut s = session();
         s.on_event(Event::Connected);
         let headers = (1..=4).map(|n| (header(n), true)).collect();
-        let actions = s.on_event(Event::Fetched { headers, more: false });
-        assert_eq!(written(&actions).len(), OPEN);
+        let actions = s.on_event(fetched(headers));
+        assert_eq!(written(&actions).len(), 2);
         assert_eq!(written(&s.on_event(Event::Written(header(1).id))), [(3, WHOLE.to_vec())]);
         assert!(!s.is_idle());
-        assert!(s.on_event(committed(1)).contains(&Action::Committed(vec![header(1).id])));
+        assert!(
+            s.on_event(committed(1)).contains(&Action::Committed { ids: vec![header(1).id], bytes: 1000 })
+        );
         let actions = s.on_event(Event::End(GoodbyeReason::ContactEnd));
         assert!(matches!(actions[..], [Action::Send(_)]));
         assert!(written(&s.on_event(Event::Written(header(2).id))).is_empty(), "nothing new after the end");
@@ -423,14 +406,14 @@ mod tests {
     fn a_mismatch_is_verified_and_sent_once_more() {
         let mut s = session();
         s.on_event(Event::Connected);
-        s.on_event(Event::Fetched { headers: vec![(header(1), true)], more: false });
+        s.on_event(fetched(vec![(header(1), true)]));
         s.on_event(Event::Written(header(1).id));
         let reject = Reject { segment: Some(header(1).id.into()), reason: RejectReason::HashMismatch as i32 };
         let reject = || Event::Message(GroundMessage { body: Some(ground_message::Body::Reject(reject)) });
         assert!(s.on_event(reject()).contains(&Action::Verify(header(1).id)));
         let actions = s.on_event(Event::Verified { id: header(1).id, whole: true });
-        assert_eq!(actions, [Action::Fetch { lane: Some(Lane::BULK), sequence: 1 }]);
-        let actions = s.on_event(Event::Fetched { headers: vec![(header(1), false)], more: false });
+        assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken: RangeSet::default() }]);
+        let actions = s.on_event(fetched(vec![(header(1), false)]));
         assert!(written(&actions).is_empty(), "it was on a wire, so it waits for Resume");
     }
 
@@ -438,7 +421,7 @@ mod tests {
     fn a_ground_without_room_is_sent_nothing_more() {
         let mut s = session();
         s.on_event(Event::Connected);
-        s.on_event(Event::Fetched { headers: (1..=3).map(|n| (header(n), true)).collect(), more: false });
+        s.on_event(fetched((1..=3).map(|n| (header(n), true)).collect()));
         let reject = Reject { segment: Some(header(1).id.into()), reason: RejectReason::Quota as i32 };
         s.on_event(Event::Message(GroundMessage { body: Some(ground_message::Body::Reject(reject)) }));
         assert!(written(&s.on_event(Event::Written(header(2).id))).is_empty());
@@ -446,10 +429,10 @@ mod tests {
 
     #[test]
     fn a_byte_budget_ends_what_is_begun() {
-        let mut s = Session::new(Hello::default(), Some(1500));
+        let mut s = Session::new(Hello::default(), Some(1500), &Lanes::default());
         s.on_event(Event::Connected);
         let headers = (1..=4).map(|n| (header(n), true)).collect();
-        let begun = written(&s.on_event(Event::Fetched { headers, more: false }));
+        let begun = written(&s.on_event(fetched(headers)));
         assert_eq!(begun.len(), 2);
         assert_eq!((begun[0].1.as_slice(), begun[1].1.first()), (WHOLE, Some(&(0..500))));
         assert!(written(&s.on_event(Event::Written(header(1).id))).is_empty());

@@ -279,8 +279,10 @@ impl Wal {
             state.segments -= 1;
             state.segment_stored -= header.payload_len;
             state.in_segments = state.in_segments.saturating_sub(header.items);
-            state.lane(id.lane).on_board.remove(id.sequence..id.sequence + 1);
-            state.lane(id.lane).sent.remove(id.sequence..id.sequence + 1);
+            let lane = state.lane(id.lane);
+            lane.segment_stored = lane.segment_stored.saturating_sub(header.payload_len);
+            lane.on_board.remove(id.sequence..id.sequence + 1);
+            lane.sent.remove(id.sequence..id.sequence + 1);
         }
         state.delivered += changes.delivered;
         for (reason, items) in changes.dropped {

@@ -1,11 +1,13 @@
 //! What the log and a ground station tell each other of their state: Hello's view, and the answer in Resume.
 
+use std::collections::BTreeSet;
+
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Lane, SegmentId};
 use perigee_shared::signal::Counts;
 use prost::Message;
-use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{ReadableDatabase, ReadableTable};
 
 use super::custody::{Delivery, read_drop};
 use super::open::new_life;
@@ -13,7 +15,8 @@ use super::state::{DELIVERED, META_EPOCH, META_REPORTED, META_START_COUNTER, MET
 use super::tables::{COUNTERS, DROPS, EPOCHS, META, SEGMENTS, SHIPPED};
 use super::{ConsumerId, SegmentRecord, Wal, WalError, custody};
 
-/// How many (sequence, hash) pairs of committed segments are kept, to notice a log that is older than the ground's knowledge.
+/// How many (sequence, hash) pairs of committed segments are kept of each lane, to notice a log that is older than the ground's
+/// knowledge: those of its latest so many sequences.
 const SHIPPED_PAIRS: u64 = 1_000;
 
 /// Closed epochs that Hello goes on naming though they have no drops to report.
@@ -183,21 +186,23 @@ impl Wal {
         Ok(false)
     }
 
-    /// Keeps the hashes of committed segments, the latest thousand.
+    /// Keeps the hashes of committed segments, the latest thousand of each lane.
     fn remember(&mut self, view: &GroundView) -> Result<(), WalError> {
         let tops: Vec<_> =
             view.lanes.iter().flat_map(|l| l.tops.iter().map(|(s, h)| ((l.lane.0, *s), *h))).collect();
         if tops.is_empty() {
             return Ok(());
         }
+        let lanes: BTreeSet<u8> = tops.iter().map(|((lane, _), _)| *lane).collect();
         self.write(|txn| {
             let mut shipped = txn.open_table(SHIPPED)?;
             for (key, hash) in &tops {
                 shipped.insert(*key, &hash[..])?;
             }
-            let above = shipped.len()?.saturating_sub(SHIPPED_PAIRS);
-            for _ in 0..above {
-                shipped.pop_first()?;
+            for lane in &lanes {
+                let latest = shipped.range((*lane, 0)..=(*lane, u64::MAX))?.next_back().transpose()?;
+                let keep = latest.map_or(0, |(key, _)| key.value().1.saturating_sub(SHIPPED_PAIRS - 1));
+                shipped.retain_in((*lane, 0)..(*lane, keep), |_, _| false)?;
             }
             Ok(())
         })

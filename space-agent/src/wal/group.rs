@@ -15,6 +15,11 @@ use bytes::Bytes;
 use perigee_shared::compress::{DecompressError, Encoding, decompress_capped};
 use perigee_shared::otlp::walk::Walked;
 use perigee_shared::signal::{Counts, Signal, TimeRange};
+use redb::ReadableTable;
+
+use super::WalError;
+use super::state::{GroupShare, all_bulk};
+use crate::lanes::Rules;
 
 /// Raw bytes after which a group ends. A segment is made of whole groups, so this is also how exactly it can be cut.
 pub(super) const TARGET_RAW: usize = 1 << 20;
@@ -128,6 +133,44 @@ pub(super) fn runs(mut requests: &[Accepted]) -> impl Iterator<Item = &[Accepted
         requests = rest;
         Some(run)
     })
+}
+
+/// What `requests` have for each lane.
+pub(super) fn shares_of(rules: &Rules, requests: &[Accepted]) -> Vec<GroupShare> {
+    let mut out: Vec<GroupShare> = Vec::new();
+    for request in requests {
+        for share in rules.shares(request.signal, &request.body, request.walked.items) {
+            let items = Counts::of(request.signal, share.items);
+            match out.iter_mut().find(|s| s.lane == share.lane) {
+                Some(sum) => {
+                    sum.items += items;
+                    sum.raw += share.raw;
+                }
+                None => out.push(GroupShare { lane: share.lane, items, raw: share.raw }),
+            }
+        }
+    }
+    out
+}
+
+/// What a stored group has for each lane. One that cannot be read is bulk, where sealing will say what is wrong with it.
+pub(super) fn shares(rules: &Rules, group: &[u8], header: &GroupHeader) -> Vec<GroupShare> {
+    match requests(group) {
+        Ok(requests) => shares_of(rules, &requests),
+        Err(_) => all_bulk(header),
+    }
+}
+
+/// The bytes of the group `number`.
+pub(super) fn read(
+    journal: &impl ReadableTable<(u64, u16), &'static [u8]>,
+    number: u64,
+) -> Result<Vec<u8>, WalError> {
+    let mut group = Vec::new();
+    for piece in journal.range((number, 0)..=(number, u16::MAX))? {
+        group.extend_from_slice(piece?.1.value());
+    }
+    Ok(group)
 }
 
 /// The requests of a group.

@@ -56,21 +56,31 @@ impl Mirror {
         self.dropped.iter().map(|(reason, items)| (*reason, counts(*items))).collect()
     }
 
-    /// What was on board. More may have been accepted since, so its counts are a lower bound.
-    pub(super) fn closing_drop(&self, now: u64) -> link::Drop {
-        let lane = self.lanes.iter().find(|(.., on_board)| on_board.is_some());
-        link::Drop {
-            id: self.next_drop,
+    /// What was on board, a drop for each lane. The counts are those of all lanes together, in the last one; more may have been
+    /// accepted since, so they are a lower bound.
+    pub(super) fn closing_drops(&self, now: u64) -> Vec<link::Drop> {
+        let drop = |lane: u8, sequences: Option<(u64, u64)>| link::Drop {
+            id: 0,
             reason: DropReason::Corruption as i32,
-            lane: u32::from(lane.map_or(Lane::BULK.0, |(lane, ..)| *lane)),
-            sequences: lane
-                .and_then(|l| l.2)
-                .map(|(first, last)| link::Range { start: first, end: last + 1 }),
-            items: Some(counts(self.on_board).into()),
+            lane: u32::from(lane),
+            sequences: sequences.map(|(first, last)| link::Range { start: first, end: last + 1 }),
+            items: Some(link::Counts::default()),
             counts_unknown: true,
             time: None,
             dropped_unix_nano: now,
+        };
+        let on_board = self.lanes.iter().filter(|(.., on_board)| on_board.is_some());
+        let mut drops: Vec<_> = on_board.map(|(lane, _, on_board)| drop(*lane, *on_board)).collect();
+        if drops.is_empty() {
+            drops.push(drop(Lane::BULK.0, None));
         }
+        for (drop, id) in drops.iter_mut().zip(self.next_drop..) {
+            drop.id = id;
+        }
+        if let Some(last) = drops.last_mut() {
+            last.items = Some(counts(self.on_board).into());
+        }
+        drops
     }
 
     /// The epoch as Hello reports it from now on.

@@ -10,8 +10,12 @@
 mod custody;
 mod epoch;
 mod group;
+#[cfg(test)]
+mod lane_tests;
+mod lanes;
 mod mirror;
 mod open;
+mod passes;
 mod seal;
 mod state;
 mod tables;
@@ -29,10 +33,12 @@ use perigee_shared::signal::{Counts, SignalSet};
 pub use custody::{ConsumerId, Delivery};
 pub use epoch::{GroundLane, GroundView, NewDrops, Reconciled};
 pub use group::Accepted;
+pub use lanes::{LaneSummary, ToShip};
 pub use open::{Ballast, Quarantine};
 pub use seal::{Batch, BatchLimits, SealError, Sealed, Unsealed};
 pub use state::Life;
 
+use crate::lanes::Lanes;
 use group::GroupWriter;
 use state::State;
 
@@ -136,6 +142,8 @@ pub struct WalConfig {
     pub ballast: u64,
     /// Consumers with the signals that their pipelines use.
     pub consumers: BTreeMap<String, SignalSet>,
+    /// What goes into which lane, and how each is kept.
+    pub lanes: Lanes,
 }
 
 /// A segment's header and who has still to pass it.
@@ -195,8 +203,8 @@ pub struct Summary {
     pub segment_bytes: u64,
     /// Bytes of the journal that are not in a segment yet.
     pub unsealed_bytes: u64,
-    /// When the oldest group that is not in a segment yet was formed, ns since the Unix epoch.
-    pub oldest_unsealed_unix_nano: Option<u64>,
+    /// Lane by lane, most urgent first.
+    pub lanes: Vec<LaneSummary>,
     /// Bytes that count against the budget.
     pub stored_bytes: u64,
     /// The budget.
@@ -216,6 +224,7 @@ pub struct Wal {
     state: State,
     writer: GroupWriter,
     ballast: Ballast,
+    growth: passes::Growth,
 }
 
 impl Wal {
@@ -269,13 +278,18 @@ impl Wal {
         }
         let received = self.env.unix_nano();
         let mut accepted = self.state.accepted;
+        let first = self.state.next_group;
+        let rules = self.state.rules_of(first).cloned();
         let mut groups = Vec::new();
         for run in group::runs(requests) {
             let (header, group) = self.writer.write(run, accepted, received)?;
             accepted = header.accepted;
-            groups.push((header, group));
+            let shares = match &rules {
+                None => state::all_bulk(&header),
+                Some(rules) => group::shares_of(rules, run),
+            };
+            groups.push((shares, group));
         }
-        let first = self.state.next_group;
         self.write(|txn| {
             let mut journal = txn.open_table(tables::JOURNAL)?;
             for ((_, group), number) in groups.iter().zip(first..) {
@@ -285,10 +299,10 @@ impl Wal {
             }
             Ok(())
         })?;
-        for ((header, group), number) in groups.into_iter().zip(first..) {
+        for ((shares, group), number) in groups.into_iter().zip(first..) {
             let stored = group.len() as u64;
-            self.state.push_unsealed(state::GroupMeta { number, stored, header });
             self.state.next_group = number + 1;
+            self.state.push_group(state::GroupMeta { number, stored }, received, &shares);
         }
         self.state.accepted = accepted;
         Ok(())
@@ -311,7 +325,7 @@ impl Wal {
             segments: state.segments,
             segment_bytes: state.segment_stored,
             unsealed_bytes: state.unsealed_stored,
-            oldest_unsealed_unix_nano: state.unsealed.front().map(|g| g.header.received),
+            lanes: self.lane_summaries(),
             stored_bytes: state.stored(),
             max_bytes: self.config.max_bytes,
             file_bytes: self.env.store.size(&self.path()).unwrap_or_default(),

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::Env;
+use perigee_shared::signal::Counts;
 
 use super::group::GroupWriter;
 use super::mirror::Mirror;
+use super::passes::Growth;
 use super::state::{ACCEPTED, DELIVERED, Life, State};
 use super::tables::{CONSUMERS, COUNTERS, EPOCHS};
 use super::{Wal, WalConfig, WalError, custody, mirror};
@@ -27,8 +29,8 @@ pub struct Quarantine {
     pub moved_to: PathBuf,
     /// Why it could not be opened.
     pub why: String,
-    /// What was on board in it as far as is known.
-    pub lost: Option<link::Drop>,
+    /// What was on board in it as far as is known, by lane; empty when nothing is.
+    pub lost: Vec<link::Drop>,
 }
 
 impl Wal {
@@ -47,9 +49,11 @@ impl Wal {
         };
         let ballast = Ballast::new(config.directory.join("ballast"), config.ballast);
         let writer = GroupWriter::new()?;
-        let mut wal = Self { config, env, db: Some(db), closed_until: 0, state, writer, ballast };
+        let growth = Growth::new(env.unix_nano());
+        let mut wal = Self { config, env, db: Some(db), closed_until: 0, state, writer, ballast, growth };
         wal.ballast.refill();
         wal.register_consumers()?;
+        wal.register_rules()?;
         Ok((wal, quarantine))
     }
 
@@ -73,7 +77,8 @@ impl Wal {
         })?;
         let ballast = Ballast::new(config.directory.join("ballast"), config.ballast);
         let writer = GroupWriter::new()?;
-        Ok(Self { config, env, db: Some(db), closed_until: 0, state, writer, ballast })
+        let growth = Growth::new(env.unix_nano());
+        Ok(Self { config, env, db: Some(db), closed_until: 0, state, writer, ballast, growth })
     }
 
     pub(super) fn path(&self) -> PathBuf {
@@ -215,29 +220,32 @@ fn begin_anew(
         Unopenable::Error(e) => e,
         Unopenable::Damaged(_) => WalError::Damaged("a new file cannot be opened"),
     })?;
-    let lost = mirror.as_ref().map(|m| m.closing_drop(now));
-    if let (Some(mirror), Some(lost)) = (&mirror, &lost) {
-        carry_over(&db, mirror, lost)?;
+    let lost = mirror.as_ref().map_or_else(Vec::new, |m| m.closing_drops(now));
+    if let Some(mirror) = &mirror {
+        carry_over(&db, mirror, &lost)?;
     }
     let state = State::load(&db, || new_life(env, start_counter))?;
     Ok((db, state, Quarantine { moved_to, why, lost }))
 }
 
-/// Writes what the mirror knows into the new file: the counters, and the old epoch with its last drop.
-fn carry_over(db: &redb::Database, mirror: &Mirror, lost: &link::Drop) -> Result<(), WalError> {
+/// Writes what the mirror knows into the new file: the counters, and the old epoch with its last drops.
+fn carry_over(db: &redb::Database, mirror: &Mirror, lost: &[link::Drop]) -> Result<(), WalError> {
     let txn = db.begin_write()?;
     {
         let mut counters = txn.open_table(COUNTERS)?;
         counters.insert(ACCEPTED, &mirror.accepted().to_bytes()[..])?;
         counters.insert(DELIVERED, &mirror.delivered().to_bytes()[..])?;
         let mut dropped = mirror.dropped();
-        *dropped.entry(DropReason::Corruption as i32).or_default() += lost.items.unwrap_or_default().into();
+        let items: Counts = lost.iter().map(|drop| drop.items.unwrap_or_default().into()).sum();
+        *dropped.entry(DropReason::Corruption as i32).or_default() += items;
         for (reason, items) in dropped {
             counters.insert(format!("dropped:{reason}").as_str(), &items.to_bytes()[..])?;
         }
         let closed = mirror.closed_epoch();
         txn.open_table(EPOCHS)?.insert(closed.epoch, prost::Message::encode_to_vec(&closed).as_slice())?;
-        custody::insert_drop(&txn, closed.epoch, lost, &[])?;
+        for drop in lost {
+            custody::insert_drop(&txn, closed.epoch, drop, &[])?;
+        }
     }
     txn.commit()?;
     Ok(())

@@ -1,12 +1,18 @@
-//! Sealing: commit groups leave the journal and one segment takes their place, in one transaction.
+//! Sealing: what commit groups have for a lane goes into one segment, in one transaction with the lane's position. Groups that
+//! every lane has passed leave the journal.
 
+use std::sync::Arc;
+
+use perigee_shared::otlp::walk::walk;
 use perigee_shared::segment::{Codec, CodecError, Encoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, TimeRange};
 use redb::{ReadableDatabase, WriteTransaction};
 
+use super::group::{self, Accepted};
 use super::state::{ACCEPTED, META_NEXT_GROUP};
 use super::tables::{CHUNKS, COUNTERS, JOURNAL, LANES, META, SEGMENTS, pieces};
-use super::{SegmentRecord, Wal, WalError, group};
+use super::{SegmentRecord, Wal, WalError};
+use crate::lanes::{Part, Rules};
 
 /// Sealed groups are deleted when there are so many bytes or so many of them: deleting one alone would rewrite its neighbours.
 const DELETE_BYTES: u64 = 4 << 20;
@@ -21,17 +27,19 @@ pub struct BatchLimits {
     pub raw: u64,
 }
 
-/// What waits in the journal for a segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What waits in the journal for a segment of one lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unsealed {
+    /// The lane.
+    pub lane: Lane,
     /// Raw OTLP bytes.
     pub raw: u64,
     /// Items.
     pub items: u64,
-    /// Bytes in the store.
-    pub stored: u64,
-    /// When its oldest group was formed, ns since the Unix epoch; `None` when nothing waits.
-    pub oldest_unix_nano: Option<u64>,
+    /// Bytes of the journal that cannot be given back before it is sealed; other lanes' among them.
+    pub held_back: u64,
+    /// When the oldest of it was committed, ns since the Unix epoch.
+    pub oldest_unix_nano: u64,
 }
 
 impl Unsealed {
@@ -41,13 +49,16 @@ impl Unsealed {
     }
 }
 
-/// Groups that become a segment.
+/// A commit group with the rules that hold for it; without rules all of it is for the batch's lane.
+type Group = (Option<Arc<Rules>>, Vec<u8>);
+
+/// Groups whose part for one lane becomes a segment.
 #[derive(Debug)]
 pub struct Batch {
     lane: Lane,
     /// The first group that is not in it.
     position: u64,
-    groups: Vec<Vec<u8>>,
+    groups: Vec<Group>,
 }
 
 /// A segment that is ready to be stored.
@@ -61,12 +72,13 @@ pub struct Sealed {
 }
 
 impl Batch {
-    /// Encodes the groups with `codec`. CPU-heavy.
+    /// Encodes the groups' part for the lane with `codec`. CPU-heavy.
     pub fn seal(self, codec: Codec, now: u64) -> Result<Sealed, SealError> {
         let mut encoder = Encoder::new(codec, None)?;
         let (mut items, mut time, mut raw_len, mut requests) = (Counts::ZERO, TimeRange::EMPTY, 0, 0);
-        for group in self.groups {
+        for (rules, group) in self.groups {
             for request in group::requests(&group)? {
+                let Some(request) = part(rules.as_deref(), request, self.lane)? else { continue };
                 encoder.push(request.signal, &request.body)?;
                 items += Counts::of(request.signal, request.walked.items);
                 time.merge(request.walked.time);
@@ -86,8 +98,22 @@ impl Batch {
             requests,
             sealed_unix_nano: now,
             base_sequence: None,
+            is_base: false,
         };
         Ok(Sealed { lane: self.lane, position: self.position, header, payload })
+    }
+}
+
+/// The part of a request that belongs to `lane`.
+fn part(rules: Option<&Rules>, request: Accepted, lane: Lane) -> Result<Option<Accepted>, SealError> {
+    let Some(rules) = rules else { return Ok(Some(request)) };
+    match rules.part(request.signal, &request.body, request.walked.items, lane) {
+        Part::Whole => Ok(Some(request)),
+        Part::Nothing => Ok(None),
+        Part::Some(body) => {
+            let walked = walk(request.signal, &body).map_err(|_| group::Damaged("a request"))?;
+            Ok(Some(Accepted { body: body.into(), walked, ..request }))
+        }
     }
 }
 
@@ -103,19 +129,23 @@ pub enum SealError {
 }
 
 impl Wal {
-    /// What waits in the journal for a segment.
-    pub fn unsealed(&self) -> Unsealed {
-        Unsealed {
-            raw: self.state.unsealed_raw,
-            items: self.state.unsealed_items.total(),
-            stored: self.state.unsealed_stored,
-            oldest_unix_nano: self.state.unsealed.front().map(|g| g.header.received),
-        }
+    /// What waits in the journal for a segment, lane by lane, most urgent first; a lane for which nothing waits is not in it.
+    pub fn unsealed(&self) -> Vec<Unsealed> {
+        let waiting = |(lane, state): (&Lane, &super::state::LaneState)| {
+            state.pending.front().map(|first| Unsealed {
+                lane: *lane,
+                raw: state.unsealed_raw,
+                items: state.unsealed_items.total(),
+                held_back: self.state.held_back(state),
+                oldest_unix_nano: first.received,
+            })
+        };
+        self.state.lanes.iter().filter_map(waiting).collect()
     }
 
-    /// Deletes groups that are in a segment already and were left to be deleted together.
+    /// Deletes groups that every lane has passed and that were left to be deleted together.
     pub(super) fn purge_sealed(&mut self) -> Result<(), WalError> {
-        let position = self.state.lanes.values().map(|l| l.position).min().unwrap_or(0);
+        let position = self.state.waited_for(Lane::BULK, 0);
         let from = self.state.sealed_from;
         if from >= position || self.state.sealed_stored == 0 {
             return Ok(());
@@ -129,36 +159,38 @@ impl Wal {
         Ok(())
     }
 
-    /// The oldest groups, enough for one segment; fewer when `all` is set and there are not enough. They stay in the journal
-    /// until [`Wal::commit_segment`].
-    pub fn take_batch(&mut self, limits: BatchLimits, all: bool) -> Result<Option<Batch>, WalError> {
-        let (mut raw, mut items, mut count) = (0, 0, 0);
-        for group in &self.state.unsealed {
-            raw += group.header.raw_len;
-            items += group.header.items.total();
-            count += 1;
+    /// The oldest groups that have something for `lane`, enough for one segment; fewer when `all` is set and there are not
+    /// enough. They stay in the journal until [`Wal::commit_segment`].
+    pub fn take_batch(
+        &mut self,
+        lane: Lane,
+        limits: BatchLimits,
+        all: bool,
+    ) -> Result<Option<Batch>, WalError> {
+        let (mut raw, mut items) = (0, 0);
+        let mut numbers = Vec::new();
+        for group in self.state.lanes.get(&lane).iter().flat_map(|l| &l.pending) {
+            raw += group.raw;
+            items += group.items.total();
+            numbers.push(group.number);
             if raw >= limits.raw || items >= limits.items {
                 break;
             }
         }
-        if count == 0 || !(all || raw >= limits.raw || items >= limits.items) {
-            return Ok(None);
-        }
-        let numbers: Vec<u64> = self.state.unsealed.iter().take(count).map(|g| g.number).collect();
+        let full = raw >= limits.raw || items >= limits.items;
+        let Some(last) = numbers.last().filter(|_| all || full) else { return Ok(None) };
+        let position = last + 1;
+        let rules: Vec<_> = numbers.iter().map(|number| self.state.rules_of(*number).cloned()).collect();
         let txn = self.db()?.begin_read()?;
         let journal = txn.open_table(JOURNAL)?;
-        let mut groups = Vec::with_capacity(count);
-        for number in &numbers {
-            let mut group = Vec::new();
-            for piece in journal.range((*number, 0)..=(*number, u16::MAX))? {
-                group.extend_from_slice(piece?.1.value());
-            }
-            groups.push(group);
+        let mut groups = Vec::with_capacity(numbers.len());
+        for (number, rules) in numbers.into_iter().zip(rules) {
+            groups.push((rules, group::read(&journal, number)?));
         }
-        Ok(numbers.last().map(|last| Batch { lane: Lane::BULK, position: last + 1, groups }))
+        Ok(Some(Batch { lane, position, groups }))
     }
 
-    /// Stores a sealed segment in the place of its groups. Returns its header.
+    /// Stores a sealed segment in the place of what its groups have for its lane. Returns its header.
     pub fn commit_segment(&mut self, sealed: Sealed) -> Result<Header, WalError> {
         let Sealed { lane, position, mut header, payload } = sealed;
         let lane_state = self.state.lane(lane);
@@ -167,35 +199,40 @@ impl Wal {
         let waiting = self.waiting_for(header.items.signals());
         let record = SegmentRecord { waiting, refused: Counts::ZERO, header };
 
-        let sealed_stored =
-            self.state.unsealed.iter().take_while(|g| g.number < position).map(|g| g.stored).sum::<u64>();
-        let passed = self.state.sealed_stored + sealed_stored;
+        let from = self.state.sealed_from;
+        let waited_for = self.state.waited_for(lane, position);
+        let newly: u64 =
+            self.state.unsealed.iter().take_while(|g| g.number < waited_for).map(|g| g.stored).sum();
+        let passed = self.state.sealed_stored + newly;
         let full = self.state.stored() + record.header.payload_len >= self.config.max_bytes;
-        let delete = full || passed >= DELETE_BYTES || position - self.state.sealed_from >= DELETE_GROUPS;
-        let (from, next_group, accepted) =
-            (self.state.sealed_from, self.state.next_group, self.state.accepted);
+        let delete = passed > 0 && (full || passed >= DELETE_BYTES || waited_for - from >= DELETE_GROUPS);
+        let (next_group, accepted) = (self.state.next_group, self.state.accepted);
         self.write(|txn| {
             insert_segment(txn, &record, &payload)?;
             txn.open_table(LANES)?.insert(lane.0, (sequence + 1, position))?;
             txn.open_table(COUNTERS)?.insert(ACCEPTED, &accepted.to_bytes()[..])?;
             txn.open_table(META)?.insert(META_NEXT_GROUP, &next_group.to_le_bytes()[..])?;
             if delete {
-                txn.open_table(JOURNAL)?.retain_in((from, 0)..(position, 0), |_, _| false)?;
+                txn.open_table(JOURNAL)?.retain_in((from, 0)..(waited_for, 0), |_, _| false)?;
             }
             Ok(())
         })?;
 
         let state = &mut self.state;
-        state.pop_unsealed(position);
-        state.sealed_stored = if delete { 0 } else { passed };
-        state.sealed_from = if delete { position } else { from };
+        state.pass(lane, position);
+        if delete {
+            state.sealed_stored = 0;
+            state.sealed_from = waited_for;
+        }
         state.segment_stored += record.header.payload_len;
         state.segments += 1;
         state.in_segments += record.header.items;
         let lane_state = state.lane(lane);
         lane_state.next_sequence = sequence + 1;
-        lane_state.position = position;
+        lane_state.segment_stored += record.header.payload_len;
         lane_state.on_board.insert(sequence..sequence + 1);
+        self.growth.add(record.header.payload_len, self.env.unix_nano());
+        self.keep_quota(lane)?;
         if let Err(error) = self.write_mirror() {
             tracing::warn!(%error, "the mirror of the counters could not be written");
         }

@@ -2,6 +2,7 @@
 //! the tables, which is what happens after a failed write.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use perigee_proto::link::DropReason;
 use perigee_shared::link::ranges::RangeSet;
@@ -11,9 +12,11 @@ use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
 use super::group::GroupHeader;
 use super::tables::{
-    CHUNKS, CONSUMERS, COUNTERS, CURSORS, DROPS, EPOCHS, FORMAT, JOURNAL, LANES, META, SEGMENTS, SHIPPED,
+    CHUNKS, CONSUMERS, COUNTERS, CURSORS, DROPS, EPOCHS, FIRST_FORMAT, FORMAT, JOURNAL, LANE_RULES, LANES,
+    META, SEGMENTS, SHIPPED,
 };
-use super::{SegmentRecord, WalError};
+use super::{SegmentRecord, WalError, group};
+use crate::lanes::Rules;
 
 /// Names in `counters`.
 pub(super) const ACCEPTED: &str = "accepted";
@@ -40,12 +43,30 @@ pub struct Life {
     pub started_unix_nano: u64,
 }
 
-/// A commit group that is not in a segment yet.
+/// A commit group that a lane still waits for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GroupMeta {
     pub(super) number: u64,
     pub(super) stored: u64,
-    pub(super) header: GroupHeader,
+}
+
+/// What a commit group has for one lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct GroupShare {
+    pub(super) lane: Lane,
+    pub(super) items: Counts,
+    pub(super) raw: u64,
+}
+
+/// A commit group that has something for a lane that is not in a segment yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pending {
+    pub(super) number: u64,
+    /// What [`State::journaled`] was before it.
+    before: u64,
+    pub(super) received: u64,
+    pub(super) items: Counts,
+    pub(super) raw: u64,
 }
 
 /// A lane's numbers.
@@ -53,12 +74,40 @@ pub(super) struct GroupMeta {
 pub(super) struct LaneState {
     /// The sequence that the next segment gets.
     pub(super) next_sequence: u64,
-    /// Every group below it is in a segment.
+    /// What groups below it have for this lane is in a segment.
     pub(super) position: u64,
+    /// The groups from there on that have something for it, oldest first, and what they have together.
+    pub(super) pending: VecDeque<Pending>,
+    pub(super) unsealed_raw: u64,
+    pub(super) unsealed_items: Counts,
     pub(super) on_board: RangeSet,
+    /// Payload bytes of its segments.
+    pub(super) segment_stored: u64,
     /// Sequences that may have been on a wire: the ground may have committed them without our knowing. Kept in memory only;
     /// after a start everything on board may have been.
     pub(super) sent: RangeSet,
+}
+
+impl LaneState {
+    fn push(&mut self, pending: Pending) {
+        self.unsealed_raw += pending.raw;
+        self.unsealed_items += pending.items;
+        self.pending.push_back(pending);
+    }
+
+    /// Takes out the groups below `position`: they are in a segment.
+    fn pass(&mut self, position: u64) {
+        while let Some(group) = self.pending.pop_front_if(|g| g.number < position) {
+            self.unsealed_raw -= group.raw;
+            self.unsealed_items = self.unsealed_items.saturating_sub(group.items);
+        }
+        self.position = position;
+    }
+
+    /// The first group at or above `position` that it waits for.
+    fn first_pending(&self, position: u64) -> Option<u64> {
+        self.pending.iter().map(|g| g.number).find(|n| *n >= position)
+    }
 }
 
 /// The whole of it.
@@ -71,14 +120,16 @@ pub(super) struct State {
     pub(super) drops_reported: u64,
     /// The last drop was of segments that were never on a wire: another of them may join it.
     pub(super) last_drop_unsent: bool,
-    /// Groups that are not in a segment yet, oldest first.
+    /// The rules of the lanes, by the number of the first group for which they hold.
+    pub(super) rules: BTreeMap<u64, Arc<Rules>>,
+    /// Groups from the first on that a lane waits for, oldest first.
     pub(super) unsealed: VecDeque<GroupMeta>,
-    /// Groups that are in a segment and still in the table: the first number and how many bytes.
+    /// Groups before them, which are still in the table: the first number and how many bytes.
     pub(super) sealed_from: u64,
     pub(super) sealed_stored: u64,
     pub(super) unsealed_stored: u64,
-    pub(super) unsealed_raw: u64,
-    pub(super) unsealed_items: Counts,
+    /// Bytes of all groups since the log was opened, deleted ones included.
+    pub(super) journaled: u64,
     pub(super) segment_stored: u64,
     pub(super) segments: u64,
     /// Items in segments on board.
@@ -96,8 +147,25 @@ impl State {
     }
 
     /// Items in the journal that are not in a segment yet.
-    pub(super) const fn in_journal(&self) -> Counts {
-        self.unsealed_items
+    pub(super) fn in_journal(&self) -> Counts {
+        self.lanes.values().map(|l| l.unsealed_items).sum()
+    }
+
+    /// The rules that hold for the group `number`; `None`: everything is bulk.
+    pub(super) fn rules_of(&self, number: u64) -> Option<&Arc<Rules>> {
+        self.rules.range(..=number).next_back().map(|(_, rules)| rules).filter(|rules| !rules.is_empty())
+    }
+
+    /// The first group that a lane waits for, once `lane` has passed everything below `position`.
+    pub(super) fn waited_for(&self, lane: Lane, position: u64) -> u64 {
+        let first =
+            |(l, state): (&Lane, &LaneState)| state.first_pending(if *l == lane { position } else { 0 });
+        self.lanes.iter().filter_map(first).min().unwrap_or(self.next_group)
+    }
+
+    /// Journal bytes that `lane` holds back: from the first group that it waits for to the end.
+    pub(super) fn held_back(&self, lane: &LaneState) -> u64 {
+        lane.pending.front().map_or(0, |first| self.journaled - first.before)
     }
 
     /// Bytes in the store that count against its budget.
@@ -120,6 +188,7 @@ impl State {
         let txn = db.begin_read()?;
         state.read_numbers(&txn)?;
         state.read_lanes(&txn)?;
+        state.read_rules(&txn)?;
         state.read_journal(&txn)?;
         Ok(state)
     }
@@ -175,66 +244,102 @@ impl State {
             if sequence >= lane.next_sequence {
                 return Err(WalError::Damaged("a segment is above its lane's high-water mark"));
             }
+            lane.segment_stored += record.header.payload_len;
             lane.on_board.insert(sequence..sequence + 1);
             lane.sent.insert(sequence..sequence + 1);
         }
         Ok(())
     }
 
-    fn read_journal(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {
-        let position = self.lanes.values().map(|l| l.position).min().unwrap_or(0);
-        self.sealed_from = position;
-        let mut last = None;
-        for entry in txn.open_table(JOURNAL)?.iter()? {
-            let (key, value) = entry?;
-            let (number, piece) = key.value();
-            let stored = value.value().len() as u64;
-            if piece > 0 {
-                let group = self.unsealed.back_mut().filter(|g| g.number == number);
-                match group {
-                    Some(group) => {
-                        group.stored += stored;
-                        self.unsealed_stored += stored;
-                    }
-                    None => self.sealed_stored += stored,
-                }
-                continue;
+    fn read_rules(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {
+        let table = match txn.open_table(LANE_RULES) {
+            Ok(table) => table,
+            // It is made with the first rules.
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        for entry in table.iter()? {
+            let (from, rules) = entry?;
+            let rules = Rules::from_bytes(rules.value()).ok_or(WalError::Damaged("lane rules"))?;
+            // A lane that has sealed nothing yet has no numbers in the tables: it waits for everything.
+            for lane in rules.lanes() {
+                self.lane(lane);
             }
-            let header = GroupHeader::read(value.value())?;
-            if number < position {
-                self.sealed_from = self.sealed_from.min(number);
-                self.sealed_stored += stored;
-            } else {
-                self.push_unsealed(GroupMeta { number, stored, header });
-            }
-            last = Some((number, header.accepted));
-        }
-        if let Some((number, accepted)) = last {
-            // Commits do not touch the counter tables: the last group knows better.
-            self.next_group = self.next_group.max(number + 1);
-            self.accepted = self.accepted.max(accepted);
+            self.rules.insert(from.value(), Arc::new(rules));
         }
         Ok(())
     }
 
-    pub(super) fn push_unsealed(&mut self, group: GroupMeta) {
-        self.unsealed_stored += group.stored;
-        self.unsealed_raw += group.header.raw_len;
-        self.unsealed_items += group.header.items;
+    fn read_journal(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {
+        let journal = txn.open_table(JOURNAL)?;
+        let mut groups: Vec<(GroupMeta, GroupHeader)> = Vec::new();
+        for entry in journal.iter()? {
+            let (key, value) = entry?;
+            let (number, piece) = key.value();
+            let stored = value.value().len() as u64;
+            match groups.last_mut() {
+                Some((group, _)) if piece > 0 && group.number == number => group.stored += stored,
+                // A piece without its first: deletion goes by whole groups, so this is none of ours.
+                _ if piece > 0 => return Err(WalError::Damaged("a group without its beginning")),
+                _ => {
+                    groups.push((GroupMeta { number, stored }, GroupHeader::read(value.value())?));
+                }
+            }
+        }
+        if let Some((group, header)) = groups.last() {
+            // Commits do not touch the counter tables: the last group knows better.
+            self.next_group = self.next_group.max(group.number + 1);
+            self.accepted = self.accepted.max(header.accepted);
+        }
+        let first = groups.first().map_or(self.next_group, |(group, _)| group.number);
+        self.sealed_from = first;
+        let waited_for = self.lanes.values().map(|l| l.position).min().unwrap_or(0);
+        for (group, header) in groups {
+            let shares = match self.rules_of(group.number) {
+                None => all_bulk(&header),
+                Some(_) if group.number < waited_for => Vec::new(),
+                Some(rules) => group::shares(rules, &group::read(&journal, group.number)?, &header),
+            };
+            self.push_group(group, header.received, &shares);
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// Takes in the group that follows the last; what lanes have passed already is left out.
+    pub(super) fn push_group(&mut self, group: GroupMeta, received: u64, shares: &[GroupShare]) {
+        let GroupMeta { number, stored } = group;
+        for share in shares {
+            let (before, items, raw) = (self.journaled, share.items, share.raw);
+            let lane = self.lane(share.lane);
+            if number >= lane.position {
+                lane.push(Pending { number, before, received, items, raw });
+            }
+        }
+        self.journaled += stored;
+        self.unsealed_stored += stored;
         self.unsealed.push_back(group);
     }
 
-    /// Takes out the groups below `position`; returns the bytes they have in the store.
-    pub(super) fn pop_unsealed(&mut self, position: u64) -> u64 {
-        let mut stored = 0;
-        while let Some(group) = self.unsealed.pop_front_if(|g| g.number < position) {
-            stored += group.stored;
-            self.unsealed_raw -= group.header.raw_len;
-            self.unsealed_items = self.unsealed_items.saturating_sub(group.header.items);
-        }
-        self.unsealed_stored -= stored;
-        stored
+    /// `lane` has passed everything below `position`.
+    pub(super) fn pass(&mut self, lane: Lane, position: u64) {
+        self.lane(lane).pass(position);
+        self.settle();
     }
+
+    /// Moves the groups that no lane waits for any more to the sealed ones.
+    fn settle(&mut self) {
+        let waited_for = self.waited_for(Lane::BULK, 0);
+        while let Some(group) = self.unsealed.pop_front_if(|g| g.number < waited_for) {
+            self.unsealed_stored -= group.stored;
+            self.sealed_stored += group.stored;
+        }
+    }
+}
+
+/// A group for which no rules hold.
+pub(super) fn all_bulk(header: &GroupHeader) -> Vec<GroupShare> {
+    vec![GroupShare { lane: Lane::BULK, items: header.items, raw: header.raw_len }]
 }
 
 fn read_format(db: &redb::Database) -> Result<Option<u64>, WalError> {
@@ -259,7 +364,8 @@ fn create(db: &redb::Database, life: Life) -> Result<(), WalError> {
     {
         let mut meta = txn.open_table(META)?;
         for (name, value) in [
-            (META_FORMAT, FORMAT),
+            // The format is raised with the first thing in it that earlier software would misread.
+            (META_FORMAT, FIRST_FORMAT),
             (META_EPOCH, life.epoch),
             (META_START_COUNTER, life.start_counter),
             (META_STARTED, life.started_unix_nano),

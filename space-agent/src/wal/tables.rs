@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `meta` | name | see [`super::state`] |
 //! | `journal` | (group, piece) | a piece of a commit group, see [`super::group`] |
-//! | `lanes` | lane | next sequence u64 LE, journal position u64 LE |
+//! | `lanes` | lane | next sequence u64 LE, journal position u64 LE: what groups below it have for the lane is in a segment |
 //! | `segments` | (lane, sequence) | waiting consumers u64 LE, refused items 3 × u64 LE, protobuf `SegmentHeader` |
 //! | `segment_chunks` | (lane, sequence, piece) | a piece of the payload |
 //! | `consumers` | name | id u8 |
@@ -12,6 +12,8 @@
 //! | `counters` | name | three u64 LE: spans, metric points, log records |
 //! | `drops` | (epoch, id) | stations that know it (names, each behind its length u8; 0 ends), protobuf `Drop` |
 //! | `epochs` | epoch | protobuf `Epoch` of an earlier life that still has something to say |
+//! | `lane_rules` | first group | JSON, see [`crate::lanes`]; made with the first rules, format 2 |
+//! | `passes` | when it began | protobuf `PassReport`; made with the first pass |
 //! | `shipped` | (lane, sequence) | payload hash of a segment that the ground has committed |
 
 use redb::TableDefinition;
@@ -28,8 +30,16 @@ pub(super) const DROPS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition
 pub(super) const EPOCHS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("epochs");
 pub(super) const SHIPPED: TableDefinition<'_, (u8, u64), &[u8]> = TableDefinition::new("shipped");
 
-/// The format of these tables. Software opens every earlier one and refuses a later one.
-pub(super) const FORMAT: u64 = 1;
+pub(super) const LANE_RULES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lane_rules");
+
+pub(super) const PASSES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("passes");
+
+/// The format of these tables. Software opens every earlier one and refuses a later one. 1: one lane takes all groups. 2: groups
+/// are split by `lane_rules`.
+pub(super) const FORMAT: u64 = 2;
+
+/// The format of a log that has never had lane rules.
+pub(super) const FIRST_FORMAT: u64 = 1;
 
 /// Cuts `value` into pieces that fill redb's pages, which are powers of two: a piece of 2^k − 1 KiB leaves room for the page's
 /// own data, while one byte too many would double the page (measured: 65,000 bytes cost 1.4 times their size, 65,536 bytes 2.4).

@@ -13,7 +13,7 @@ use simdisk::Disk;
 
 use super::*;
 
-const ALL: BatchLimits = BatchLimits { items: u64::MAX, raw: u64::MAX };
+pub(super) const ALL: BatchLimits = BatchLimits { items: u64::MAX, raw: u64::MAX };
 
 fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
     WalConfig {
@@ -22,23 +22,24 @@ fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
         when_full: WhenFull::Refuse,
         ballast: 0,
         consumers: consumers.iter().map(|(name, signals)| ((*name).to_owned(), *signals)).collect(),
+        lanes: Lanes::default(),
     }
 }
 
-struct Bench {
-    disk: Arc<Disk>,
+pub(super) struct Bench {
+    pub(super) disk: Arc<Disk>,
     directory: tempfile::TempDir,
-    config: WalConfig,
+    pub(super) config: WalConfig,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path(), &[("link", SignalSet::ALL)]);
         Self { disk: Disk::new(), directory, config }
     }
 
-    fn open(&self) -> Wal {
+    pub(super) fn open(&self) -> Wal {
         let (wal, quarantine) = self.try_open().unwrap();
         assert_eq!(quarantine, None);
         wal
@@ -48,7 +49,7 @@ impl Bench {
         Wal::open(self.config.clone(), self.disk.env())
     }
 
-    fn file(&self) -> std::path::PathBuf {
+    pub(super) fn file(&self) -> std::path::PathBuf {
         self.directory.path().join("wal.redb")
     }
 }
@@ -62,23 +63,23 @@ fn request(n: u64, items: u64, bytes: usize) -> Accepted {
     Accepted { signal: Signal::Logs, body: Bytes::from(body), walked }
 }
 
-fn logs(n: u64) -> Counts {
+pub(super) fn logs(n: u64) -> Counts {
     Counts::of(Signal::Logs, n)
 }
 
 fn seal(wal: &mut Wal) -> Result<Option<Header>, WalError> {
-    let Some(batch) = wal.take_batch(ALL, true)? else { return Ok(None) };
+    let Some(batch) = wal.take_batch(Lane::BULK, ALL, true)? else { return Ok(None) };
     wal.commit_segment(batch.seal(Codec::ZstdRows, 7).unwrap()).map(Some)
 }
 
 /// `accepted = delivered + dropped + on board`, always.
-fn assert_adds_up(wal: &Wal) {
+pub(super) fn assert_adds_up(wal: &Wal) {
     let s = wal.summary();
     let dropped: Counts = s.dropped.iter().map(|(_, items)| *items).sum();
     assert_eq!(s.accepted, s.delivered + dropped + s.in_segments + s.in_journal, "{s:?}");
 }
 
-fn link(wal: &Wal) -> ConsumerId {
+pub(super) fn link(wal: &Wal) -> ConsumerId {
     wal.consumer("link").unwrap()
 }
 
@@ -97,7 +98,7 @@ fn what_was_appended_is_there_after_a_power_cut() {
     drop(wal);
     bench.disk.restart();
     let mut wal = bench.open();
-    assert_eq!((wal.summary().accepted, wal.unsealed().items), (logs(7), 7));
+    assert_eq!((wal.summary().accepted, wal.unsealed()[0].items), (logs(7), 7));
     let header = seal(&mut wal).unwrap().unwrap();
     assert_eq!((header.items, header.requests, header.id.sequence), (logs(7), 2, 1));
     let payload = wal.payload(Lane::BULK, 1).unwrap().unwrap();
@@ -321,6 +322,7 @@ fn a_damaged_file_is_moved_aside_and_its_epoch_closed_with_what_is_known() {
     assert!(after.life.epoch != before.life.epoch && after.life.start_counter > before.life.start_counter);
     let epochs = wal.epochs("a").unwrap();
     assert_eq!((epochs[0].epoch, epochs[0].closed), (before.life.epoch, true));
+    assert_eq!(quarantine.lost, epochs[0].drops);
     let lost = &epochs[0].drops[0];
     assert!(lost.counts_unknown, "more may have been accepted since the last seal");
     assert_eq!(Counts::from(lost.items.unwrap()), logs(20));
@@ -335,11 +337,11 @@ fn a_later_format_is_refused_and_stays_where_it_is() {
     drop(bench.open());
     let db = bench.disk.env().store.open(&bench.file(), 1 << 20).unwrap();
     let txn = db.begin_write().unwrap();
-    txn.open_table(tables::META).unwrap().insert("format", &2u64.to_le_bytes()[..]).unwrap();
+    txn.open_table(tables::META).unwrap().insert("format", &3u64.to_le_bytes()[..]).unwrap();
     txn.commit().unwrap();
     drop(db);
     for _ in 0..2 {
-        assert!(matches!(bench.try_open(), Err(WalError::Format { found: 2, known: 1 })));
+        assert!(matches!(bench.try_open(), Err(WalError::Format { found: 3, known: 2 })));
     }
     assert_eq!(bench.disk.files(), [bench.file()]);
 }

@@ -247,6 +247,7 @@ fn header(raw: usize, payload: &[u8], leans: bool) -> Header {
         requests: 1,
         sealed_unix_nano: 0,
         base_sequence: leans.then_some(1),
+        is_base: false,
     }
 }
 

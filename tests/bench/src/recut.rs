@@ -213,7 +213,7 @@ mod tests {
         };
         let before: Vec<_> = requests.iter().flat_map(|r| names(r)).collect();
         for size in [1, 10, 1000] {
-            let cut = recut(Signal::Traces, &requests, size).unwrap();
+            let cut = recut(Signal::Traces, &requests, size, false).unwrap();
             assert!(cut.iter().all(|r| walk(Signal::Traces, r).unwrap().items == size as u64));
             let after: Vec<_> = cut.iter().flat_map(|r| names(r)).collect();
             assert_eq!(after.len(), before.len() / size * size);
@@ -241,9 +241,9 @@ mod tests {
             ResourceMetrics { scope_metrics: vec![scope(0), scope(5)], ..ResourceMetrics::default() };
         let whole = ExportMetricsServiceRequest { resource_metrics: vec![resource.clone(), resource] };
         let bytes = [whole.encode_to_vec()];
-        let cut = recut(Signal::Metrics, &bytes, 40).unwrap();
+        let cut = recut(Signal::Metrics, &bytes, 40, false).unwrap();
         assert_eq!(ExportMetricsServiceRequest::decode(cut[0].clone()).unwrap(), whole);
-        let cut = recut(Signal::Metrics, &bytes, 4).unwrap();
+        let cut = recut(Signal::Metrics, &bytes, 4, false).unwrap();
         assert_eq!(cut.len(), 10);
         assert!(cut.iter().all(|r| walk(Signal::Metrics, r).unwrap().items == 4));
     }

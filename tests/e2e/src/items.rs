@@ -36,13 +36,15 @@ pub struct Batch {
     pub padding: usize,
     /// The items' timestamp.
     pub time_unix_nano: u64,
+    /// The severity of log records; INFO at first.
+    pub severity: i32,
 }
 
 impl Batch {
     /// `count` items called `NAME-N`.
     pub fn new(signal: Signal, name: &str, count: usize, padding: usize) -> Self {
         let ids = (0..count).map(|n| format!("{name}-{n}")).collect();
-        Self { signal, ids, padding, time_unix_nano: now_nano() }
+        Self { signal, ids, padding, time_unix_nano: now_nano(), severity: 9 }
     }
 
     /// As protobuf.
@@ -97,7 +99,7 @@ impl Batch {
         let records = self.ids.iter().map(|id| LogRecord {
             time_unix_nano: self.time_unix_nano,
             observed_time_unix_nano: self.time_unix_nano,
-            severity_number: 9,
+            severity_number: self.severity,
             attributes: self.attributes(id),
             ..LogRecord::default()
         });

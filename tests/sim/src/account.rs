@@ -108,9 +108,11 @@ pub(crate) fn on_board(satellite: &Satellite, satellites: usize) -> anyhow::Resu
     let mut held = Holdings::new(satellites);
     let mut wal = open(&satellite.config()?, &satellite.env())?;
     // What is in the journal becomes segments, which can be looked at.
-    while let Some(batch) = wal.take_batch(BatchLimits { items: u64::MAX, raw: 32 << 20 }, true)? {
-        let sealed = batch.seal(Codec::ZstdRows, 0)?;
-        wal.commit_segment(sealed)?;
+    let limits = BatchLimits { items: u64::MAX, raw: 32 << 20 };
+    for lane in wal.unsealed().into_iter().map(|waiting| waiting.lane) {
+        while let Some(batch) = wal.take_batch(lane, limits, true)? {
+            wal.commit_segment(batch.seal(Codec::ZstdRows, 0)?)?;
+        }
     }
     for (record, _) in wal.segments(usize::MAX)? {
         let id = record.header.id;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::schema::Message;
 use super::state::State;
-use super::{Base, LEVEL, Reader, read};
+use super::{Base, Reader, read, text_compressor};
 use crate::segment::{Codec, CodecError, Header};
 use crate::signal::Signal;
 
@@ -54,7 +54,7 @@ pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<V
     let mut reader = Reader::new(payload, raw_len)?;
     let lengths: Vec<usize> = reader.columns.iter().map(|c| c.len()).collect();
     let text = reader.text.len();
-    let frame = if text == 0 { 0 } else { zstd::bulk::compress(&reader.text, LEVEL)?.len() };
+    let frame = if text == 0 { 0 } else { text_compressor()?.compress(&reader.text)?.len() };
     reader.costs = Some(Box::new(Costs::new()));
     let mut state = base.map_or_else(State::new, |b| b.0.clone());
     let requests = read(&mut reader, &mut state, raw_len)?;

@@ -7,6 +7,7 @@
 
 use super::entropy::{Coder, NumberId, Numbers};
 use super::order::LONGEST;
+use super::pattern::Patterns;
 use super::schema::Message;
 use crate::otlp::protobuf::{Field, Fields, Value, put_bytes, put_tag, put_varint, varint, varint_len};
 use crate::segment::CodecError;
@@ -232,6 +233,7 @@ pub(super) struct Dictionary {
     /// How long a new entry's content is, or how far its number is from the last new one's.
     content: NumberId,
     last: u64,
+    patterns: Patterns,
 }
 
 impl Dictionary {
@@ -243,6 +245,7 @@ impl Dictionary {
             index: NumberId::NEW,
             content: NumberId::NEW,
             last: 0,
+            patterns: Patterns::new(),
         }
     }
 
@@ -318,6 +321,10 @@ impl Dictionary {
             Type::Double if self.kind.is_number() => {
                 let value = given.try_into().map_or(0, u64::from_le_bytes);
                 content.extend_from_slice(&coder.raw(value, 64).to_le_bytes());
+            }
+            Type::String => self.patterns.code(coder, numbers, number, &given, &mut content)?,
+            _ if self.kind.form == Form::Field => {
+                self.patterns.code(coder, numbers, number, &given, &mut content)?;
             }
             _ => {
                 let length = numbers.get(&mut self.content).code(coder, given.len() as u64);

@@ -138,6 +138,8 @@ impl Number {
 pub(super) struct Numbers {
     all: Vec<Number>,
     given: u32,
+    /// Numbers in patterns of text, which have a model each.
+    pub(super) holes: usize,
 }
 
 /// A model of numbers that is made when it is first used.

@@ -1,17 +1,57 @@
-//! Codec 2.
+//! Codec 2: items taken apart, each value expected from its place, and what is left coded in fractions of a bit.
+//!
+//! ```text
+//! requests ─▶ shred ─▶ rows: shape + values ─▶ forest, points ─▶ traces, points, rows ─▶ entropy ─▶ payload
+//! requests ◀─ build ◀─ rows: shape + values ◀──────────────────────── models ◀────────── entropy ◀─ payload
+//!
+//! payload = layout u8 = 1
+//!         | length of the arithmetic code, length of the raw bits, number of text columns n    varints
+//!         | n × length of a text column                                                        varints
+//!         | arithmetic code | raw bits | one zstd frame over the text columns (none when there is no text)
+//! ```
+//!
+//! Numbers of the arithmetic code, the raw bits and the text are read side by side, in this order:
+//!
+//! 1. *Definitions* that are new: dictionaries (message, form, field, type, key), shapes (a message's fields in their order),
+//!    contexts (signal, resource, scope, metric).
+//! 2. *Traces*, by their start: id; then span by span, a parent before its children. One decision a step says whether the open
+//!    span has another child, so a span's trace and parent ids cost next to nothing; a parent that is not here is an id without
+//!    a row. Of a span: id (raw), type (context, shape, name), start near the parent's start or the sibling's end, end near the
+//!    start or the parent's end, the other fields; then its logs, whose ids are the span's. Behind all traces: spans and logs
+//!    that have no ids.
+//! 3. *Points*, context by context and series by series: how many, their times near those of the series before, values near the
+//!    ones before (or on the line through the last two), doubles as decimal or binary fractions where that is exact. An exemplar
+//!    refers to a span of the segment where it can.
+//! 4. *Requests left whole*: what is not built as OTLP libraries build it.
+//!
+//! A dictionary's entry is sent when it is first used: as text, split into its pattern and its numbers, or as a number. After
+//! that it is one of the last four at its place, or an index. Attributes that are not in the order of their dictionaries have
+//! the rank of their permutation before them.
+//!
+//! A segment that leans on another begins with the dictionaries, shapes, series and models that the other one ended with. Every
+//! model is bounded ([`state`], [`entropy`]), and a decoder takes from a budget for whatever it makes.
+//!
+//! Against what is usual: no column is compressed for itself, and there are no trials. One adaptive model for each place learns
+//! what a trial would find out, costs nothing when a segment is small, and goes on learning in the segments that lean on it.
+
 mod build;
 mod costs;
 mod dictionary;
 mod entropy;
 mod forest;
+#[cfg(test)]
+mod generate;
 mod models;
 mod order;
+mod pattern;
 mod points;
 mod rows;
 mod schema;
 mod shape;
 mod shred;
 mod state;
+#[cfg(test)]
+mod tests;
 mod traces;
 mod vocabulary;
 
@@ -41,6 +81,16 @@ const LAYOUT: u8 = 1;
 
 /// zstd's level for text.
 const LEVEL: i32 = 9;
+
+/// zstd for text: with tables that are small beside the text, since the agent has little memory.
+fn text_compressor() -> std::io::Result<zstd::bulk::Compressor<'static>> {
+    use zstd::zstd_safe::CParameter::{ChainLog, HashLog, WindowLog};
+    let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+    for parameter in [WindowLog(20), HashLog(17), ChainLog(17)] {
+        compressor.set_parameter(parameter)?;
+    }
+    Ok(compressor)
+}
 
 /// What a segment ended with, for others that lean on it.
 #[derive(Debug, Clone)]
@@ -89,6 +139,7 @@ impl Encoder {
             vocabulary,
             pending: 0,
             spans: FxHashMap::default(),
+            learnt: 0,
         };
         state.definitions(&mut writer, &kinds, &shapes, &contexts)?;
         let given = Given { tape: &tape, forest: &forest };
@@ -137,6 +188,7 @@ struct Writer {
     /// The entry that was last found to be unknown.
     pending: u64,
     spans: FxHashMap<[u64; 3], u64>,
+    learnt: u64,
 }
 
 impl Writer {
@@ -154,7 +206,7 @@ impl Writer {
         out.extend_from_slice(&bits);
         let text = self.text.concat();
         if !text.is_empty() {
-            out.extend(zstd::bulk::compress(&text, LEVEL)?);
+            out.extend(text_compressor()?.compress(&text)?);
         }
         Ok(out)
     }
@@ -195,8 +247,9 @@ impl Coder for Writer {
     }
 
     fn learn_span(&mut self, span: [u64; 3]) {
-        let number = self.spans.len() as u64;
-        self.spans.entry(span).or_insert(number);
+        // Of several spans with one id any will do.
+        self.spans.insert(span, self.learnt);
+        self.learnt += 1;
     }
 
     fn find_span(&self, span: [u64; 3]) -> Option<u64> {

@@ -1,0 +1,46 @@
+//! AWS Ground Station: the answer of `ListContacts`, as `aws groundstation list-contacts` prints it.
+
+use serde_json::Value;
+
+use super::{Entry, Found, Reader, missing, parse_time};
+use crate::config::Invalid;
+
+/// Contacts that will happen or are happening. `AVAILABLE` ones are not booked, the others are over or will not be.
+const BOOKED: [&str; 4] = ["SCHEDULED", "PREPASS", "PASS", "SCHEDULING"];
+
+pub(super) fn read(file: &Value, reader: &Reader) -> Result<Found, Invalid> {
+    let list = file["contactList"].as_array();
+    let list = list.ok_or_else(|| Invalid::new("contactList", "is missing or not a list"))?;
+    let mut found = Found::default();
+    for (n, contact) in list.iter().enumerate() {
+        let key = format!("contactList[{n}]");
+        let text = |field: &str| contact[field].as_str().ok_or_else(|| missing(&key, field, "text"));
+        let booked = BOOKED.contains(&text("contactStatus")?);
+        // An ARN ends in the satellite's id.
+        let arn = contact["satelliteArn"].as_str().unwrap_or_default();
+        let us = reader.is_us(arn) || arn.rsplit('/').next().is_some_and(|id| reader.is_us(id));
+        let Some(station) = reader.station(text("groundStation")?).filter(|_| booked && us) else {
+            found.passed_over += 1;
+            continue;
+        };
+        found.entries.push(Entry {
+            station: station.to_owned(),
+            start: time(&contact["startTime"], &format!("{key}.startTime"))?,
+            end: time(&contact["endTime"], &format!("{key}.endTime"))?,
+            key,
+            ..Entry::default()
+        });
+    }
+    Ok(found)
+}
+
+/// Text, or seconds since the Unix epoch.
+fn time(value: &Value, key: &str) -> Result<u64, Invalid> {
+    match value {
+        Value::String(text) => parse_time(text).map_err(|message| Invalid::new(key, message)),
+        other => match other.as_f64().filter(|s| (0.0..1e10).contains(s)) {
+            Some(seconds) => Ok((seconds * 1e9) as u64),
+            None => Err(Invalid::new(key, "is missing or not a time")),
+        },
+    }
+}

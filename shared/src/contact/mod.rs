@@ -1,0 +1,187 @@
+//! Contacts: when a station is reachable, and what is known of the link then. A [`Plan`] is a list of them; it comes from a file
+//! of our own or of others ([`import`]).
+
+pub mod import;
+mod plan;
+pub mod report;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use crate::link::transport::LinkShape;
+
+pub use import::{Format, Reader, StationHints, parse_time};
+pub use plan::Plan;
+
+/// An interval in which a station is reachable. Times are ns since the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Contact {
+    /// The station's id.
+    pub station: String,
+    /// AOS: acquisition of signal.
+    pub start_unix_nano: u64,
+    /// LOS: loss of signal; `None` until somebody closes it.
+    pub end_unix_nano: Option<u64>,
+    /// From the satellite to the ground, bit/s.
+    pub rate_down: Option<u64>,
+    /// From the ground to the satellite, bit/s.
+    pub rate_up: Option<u64>,
+    /// One way, in seconds.
+    pub light_time_seconds: Option<f64>,
+    /// So long before the end nothing new is begun, in seconds.
+    pub guard_seconds: f64,
+    /// How wrong the satellite's clock may be, in seconds. The contact is kept open for so long on both sides, and what is sent
+    /// in it is planned as if it were shorter by as much.
+    pub clock_error_seconds: f64,
+    /// Segment bytes that may be sent in it.
+    pub byte_budget: Option<u64>,
+}
+
+impl Contact {
+    /// A contact that begins now and has no end.
+    pub fn open(station: impl Into<String>, now: u64) -> Self {
+        Self {
+            station: station.into(),
+            start_unix_nano: now,
+            end_unix_nano: None,
+            rate_down: None,
+            rate_up: None,
+            light_time_seconds: None,
+            guard_seconds: 0.0,
+            clock_error_seconds: 0.0,
+            byte_budget: None,
+        }
+    }
+
+    fn clock_error(&self) -> u64 {
+        (self.clock_error_seconds * 1e9) as u64
+    }
+
+    /// From when on the station is tried: AOS, earlier by the clock's error.
+    pub fn opens(&self) -> u64 {
+        self.start_unix_nano.saturating_sub(self.clock_error())
+    }
+
+    /// Until when it is tried: LOS, later by the clock's error; `None` until somebody closes it.
+    pub fn closes(&self) -> Option<u64> {
+        self.end_unix_nano.map(|end| end.saturating_add(self.clock_error()))
+    }
+
+    /// Whether it is open at `now`.
+    pub fn contains(&self, now: u64) -> bool {
+        self.opens() <= now && self.closes().is_none_or(|end| now < end)
+    }
+
+    /// How long it still is at `now`; `None` when it has no end.
+    pub fn left(&self, now: u64) -> Option<Duration> {
+        self.closes().map(|end| Duration::from_nanos(end.saturating_sub(now)))
+    }
+
+    /// How long something new may still be begun: until the guard time before the earliest end that the clock allows.
+    pub fn usable(&self, now: u64) -> Option<Duration> {
+        let end = self.end_unix_nano?.saturating_sub(self.clock_error());
+        let left = Duration::from_nanos(end.saturating_sub(now));
+        Some(left.saturating_sub(Duration::from_secs_f64(self.guard_seconds)))
+    }
+
+    /// Bytes that it can carry from `now` on, or from its beginning: its rate times the usable time, and no more than its
+    /// budget. `None` when its rate or its end is not known and it has no budget.
+    pub fn volume(&self, now: u64) -> Option<u64> {
+        let from = now.max(self.start_unix_nano + self.clock_error());
+        let carried = self.rate_down.zip(self.usable(from));
+        let carried = carried.map(|(rate, time)| (rate as f64 / 8.0 * time.as_secs_f64()) as u64);
+        [carried, self.byte_budget].into_iter().flatten().min()
+    }
+
+    /// What is known of the link.
+    pub fn shape(&self) -> LinkShape {
+        LinkShape {
+            rate_down: self.rate_down,
+            rate_up: self.rate_up,
+            light_time: self.light_time_seconds.map(Duration::from_secs_f64),
+        }
+    }
+
+    /// For people and for Hello: the station and when it began.
+    pub fn name(&self) -> String {
+        format!("{}@{}", self.station, shown_time(self.start_unix_nano))
+    }
+}
+
+/// A time in ns since the Unix epoch as people read it, to the second.
+pub fn shown_time(unix_nano: u64) -> String {
+    let time = std::time::UNIX_EPOCH + Duration::from_nanos(unix_nano);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// A rate in bit/s: `20Mbit/s`, `64kbit/s`, `9600bit/s` or `20mbit`.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a rate; write for example 64kbit/s or 20Mbit/s");
+    let lower = text.trim().to_ascii_lowercase();
+    let lower = lower.strip_suffix("/s").unwrap_or(&lower);
+    let at = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let number: f64 = lower[..at].parse().map_err(|_| wrong())?;
+    let factor = match lower[at..].trim() {
+        "bit" | "bps" => 1.0,
+        "kbit" | "kbps" => 1e3,
+        "mbit" | "mbps" => 1e6,
+        "gbit" | "gbps" => 1e9,
+        _ => return Err(wrong()),
+    };
+    Ok((number * factor).round() as u64)
+}
+
+/// A rate in bit/s, as [`parse_rate`] reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate(pub u64);
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parse_rate(&String::deserialize(deserializer)?).map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// A time in ns since the Unix epoch, as [`parse_time`] reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Time(pub u64);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parse_time(&String::deserialize(deserializer)?).map(Self).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_units() {
+        assert_eq!(parse_rate("20Mbit/s"), Ok(20_000_000));
+        assert_eq!(parse_rate("64 kbit"), Ok(64_000));
+        assert!(parse_rate("20").is_err() && parse_rate("fast").is_err());
+    }
+
+    const S: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_wrong_clock_widens_the_contact_and_narrows_what_is_planned_in_it() {
+        let contact = Contact {
+            end_unix_nano: Some(200 * S),
+            rate_down: Some(8_000_000),
+            guard_seconds: 5.0,
+            clock_error_seconds: 2.0,
+            ..Contact::open("svalbard", 100 * S)
+        };
+        assert!(contact.contains(98 * S) && !contact.contains(98 * S - 1));
+        assert!(contact.contains(202 * S - 1) && !contact.contains(202 * S));
+        assert_eq!(contact.left(190 * S), Some(Duration::from_secs(12)));
+        assert_eq!(contact.usable(190 * S), Some(Duration::from_secs(3)));
+        assert_eq!(contact.volume(0), Some(91 * 1_000_000), "100 s without 5 s of guard and twice 2 s");
+        assert_eq!(contact.volume(192 * S), Some(1_000_000));
+        let budget = Contact { byte_budget: Some(1000), ..contact };
+        assert_eq!(budget.volume(0), Some(1000));
+        assert_eq!(Contact::open("svalbard", 0).volume(0), None);
+    }
+}

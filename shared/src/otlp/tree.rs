@@ -1,0 +1,52 @@
+//! The tree that every export request is: resources hold scopes, scopes hold spans, log records or metrics, metrics hold data
+//! points. The numbers of its branches, and how its leaves are counted.
+
+use super::protobuf::{Field, Fields, Malformed, Value};
+
+/// The field of a request that holds its resources.
+pub const RESOURCES: u32 = 1;
+
+/// The field of a resource's branch that holds its scopes.
+pub const SCOPES: u32 = 2;
+
+/// The field of a scope's branch that holds its spans, log records or metrics.
+pub const LEAVES: u32 = 2;
+
+/// The field of a resource's or a scope's branch that says which resource or scope it is.
+pub const NAME: u32 = 1;
+
+/// The field numbers of a `Metric` that hold data points: gauge, sum, histogram, exponential histogram, summary.
+pub const POINTS: [u32; 5] = [5, 7, 9, 10, 11];
+
+/// The payload of a field that must be a message.
+pub fn message<'a>(field: &Field<'a>) -> Result<&'a [u8], Malformed> {
+    match field.value {
+        Value::Bytes(bytes) => Ok(bytes),
+        _ => Err(Malformed("a message field is not a message")),
+    }
+}
+
+/// How many fields `number` `message_bytes` has.
+pub fn children(message_bytes: &[u8], number: u32) -> Result<u64, Malformed> {
+    let mut n = 0;
+    for field in Fields::new(message_bytes) {
+        let field = field?;
+        if field.number == number {
+            message(&field)?;
+            n += 1;
+        }
+    }
+    Ok(n)
+}
+
+/// The data points of a `Metric`.
+pub fn points(metric: &[u8]) -> Result<u64, Malformed> {
+    let mut n = 0;
+    for field in Fields::new(metric) {
+        let field = field?;
+        if POINTS.contains(&field.number) {
+            n += children(message(&field)?, 1)?;
+        }
+    }
+    Ok(n)
+}

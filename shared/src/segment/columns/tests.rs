@@ -1,0 +1,252 @@
+//! Whatever the walk accepts comes back, and whatever is not ours is refused.
+
+use proptest::prelude::*;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::generate::{Generator, request};
+use super::*;
+use crate::otlp::items::visit;
+use crate::otlp::walk::walk;
+
+type Requests = Vec<(Signal, Vec<u8>)>;
+
+fn raw_len(requests: &Requests) -> u64 {
+    requests.iter().map(|r| r.1.len() as u64).sum()
+}
+
+fn encode(base: Option<&Base>, requests: &Requests) -> (Vec<u8>, Base) {
+    let mut encoder = Encoder::new(base);
+    for (signal, body) in requests {
+        walk(*signal, body).expect("the generator makes what the walk accepts");
+        encoder.push(*signal, body).unwrap();
+    }
+    encoder.finish().unwrap()
+}
+
+/// Every item with what encloses it, sorted.
+fn items<'a>(requests: impl IntoIterator<Item = (Signal, &'a [u8])>) -> Vec<(u8, u32, [Vec<u8>; 4])> {
+    let mut all = Vec::new();
+    for (signal, body) in requests {
+        visit(signal, body, |i| {
+            all.push((signal as u8, i.data, [i.resource, i.scope, i.metric, i.body].map(<[u8]>::to_vec)));
+        })
+        .unwrap();
+    }
+    all.sort();
+    all
+}
+
+fn assert_same(requests: &Requests, back: &[Request]) {
+    let given = items(requests.iter().map(|(s, b)| (*s, &b[..])));
+    let found = items(back.iter().map(|r| (r.signal, &r.body[..])));
+    assert_eq!(given.len(), found.len(), "so many items");
+    for (given, found) in given.iter().zip(&found) {
+        assert_eq!(given, found);
+    }
+    assert!(back.iter().map(|r| r.body.len() as u64).sum::<u64>() <= raw_len(requests));
+}
+
+fn requests(seed: u64) -> Requests {
+    let mut generator = Generator::new(seed);
+    let count = generator.rng.random_range(0..8);
+    (0..count).map(|_| request(&mut generator)).collect()
+}
+
+proptest! {
+    #[test]
+    fn prop_every_item_comes_back_with_what_encloses_it(seed in any::<u64>()) {
+        let requests = requests(seed);
+        let (payload, _) = encode(None, &requests);
+        let (back, _) = decode(None, &payload, raw_len(&requests)).unwrap();
+        assert_same(&requests, &back);
+    }
+
+    #[test]
+    fn prop_segments_that_lean_on_one_another_come_back(seed in any::<u64>()) {
+        let (mut base, mut known): (Option<Base>, Option<Base>) = (None, None);
+        for n in 0..4 {
+            // What came before comes again in part.
+            let mut all = requests(seed);
+            all.extend(requests(seed ^ n));
+            let (payload, next) = encode(base.as_ref(), &all);
+            let (back, learnt) = decode(known.as_ref(), &payload, raw_len(&all)).unwrap();
+            assert_same(&all, &back);
+            (base, known) = (Some(next), Some(learnt));
+        }
+    }
+
+    #[test]
+    fn prop_a_changed_payload_never_panics_and_never_yields_more_than_declared(
+        seed in any::<u64>(), at in any::<prop::sample::Index>(), bit in 0u8..8,
+    ) {
+        let requests = requests(seed);
+        let (mut payload, _) = encode(None, &requests);
+        let at = at.index(payload.len());
+        payload[at] ^= 1 << bit;
+        if let Ok((back, _)) = decode(None, &payload, raw_len(&requests)) {
+            prop_assert!(back.iter().map(|r| r.body.len() as u64).sum::<u64>() <= raw_len(&requests));
+        }
+    }
+
+    #[test]
+    fn prop_noise_is_refused_or_small(noise in prop::collection::vec(any::<u8>(), 0..400), raw in 0u64..5000) {
+        let mut payload = vec![LAYOUT];
+        payload.extend(&noise);
+        for payload in [&noise, &payload] {
+            if let Ok((back, _)) = decode(None, payload, raw) {
+                prop_assert!(back.iter().map(|r| r.body.len() as u64).sum::<u64>() <= raw);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_truncation_is_an_error() {
+    let requests: Requests = (0..20).flat_map(requests).collect();
+    let (payload, _) = encode(None, &requests);
+    for cut in 0..payload.len() {
+        assert!(
+            decode(None, &payload[..cut], raw_len(&requests)).is_err(),
+            "cut at {cut} of {}",
+            payload.len()
+        );
+    }
+}
+
+#[test]
+fn a_segment_does_not_decode_without_what_it_leans_on() {
+    let first: Requests = (0..10).flat_map(requests).collect();
+    let (_, base) = encode(None, &first);
+    let (payload, _) = encode(Some(&base), &first);
+    let alone = decode(None, &payload, raw_len(&first));
+    let same = alone.is_ok_and(|(back, _)| {
+        items(back.iter().map(|r| (r.signal, &r.body[..]))) == items(first.iter().map(|(s, b)| (*s, &b[..])))
+    });
+    assert!(!same);
+}
+
+#[test]
+fn the_same_requests_give_the_same_bytes() {
+    let requests: Requests = (0..20).flat_map(requests).collect();
+    assert_eq!(encode(None, &requests).0, encode(None, &requests).0);
+}
+
+#[test]
+fn nothing_at_all_is_a_segment_too() {
+    let (payload, _) = encode(None, &Vec::new());
+    assert!(decode(None, &payload, 0).unwrap().0.is_empty());
+    let empty = vec![(Signal::Logs, Vec::new())];
+    let (payload, _) = encode(None, &empty);
+    let (back, _) = decode(None, &payload, 0).unwrap();
+    assert_eq!(back, [Request { signal: Signal::Logs, body: Bytes::new() }]);
+}
+
+/// A request of spans, each given as trace, id and parent.
+fn spans(of: &[(u8, u8, Option<u8>)]) -> Vec<u8> {
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+    let span = |(trace, id, parent): &(u8, u8, Option<u8>)| Span {
+        trace_id: vec![*trace; 16],
+        span_id: vec![*id; 8],
+        parent_span_id: parent.map_or(Vec::new(), |p| vec![p; 8]),
+        name: "work".to_owned(),
+        start_time_unix_nano: 1_700_000_000_000_000_000 + u64::from(*id),
+        ..Span::default()
+    };
+    let scope_spans = vec![ScopeSpans { spans: of.iter().map(span).collect(), ..ScopeSpans::default() }];
+    let resource_spans = vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }];
+    prost::Message::encode_to_vec(&ExportTraceServiceRequest { resource_spans })
+}
+
+#[test]
+fn spans_come_back_from_whatever_their_parents_are() {
+    for of in [
+        // Its own parent; two that are each other's; a ring of three with a tail.
+        &[(1, 1, Some(1))][..],
+        &[(1, 1, Some(2)), (1, 2, Some(1))],
+        &[(1, 1, Some(3)), (1, 2, Some(1)), (1, 3, Some(2)), (1, 4, Some(3)), (1, 5, Some(4))],
+        // Twice the same id; a parent of another trace; one that is not there, twice; the child first.
+        &[(1, 1, None), (1, 1, None), (1, 2, Some(1))],
+        &[(1, 1, None), (2, 2, Some(1))],
+        &[(1, 2, Some(9)), (1, 3, Some(9)), (1, 9, None)],
+        &[(1, 2, Some(9)), (1, 3, Some(9))],
+    ] {
+        let requests = vec![(Signal::Traces, spans(of))];
+        let (payload, _) = encode(None, &requests);
+        let (back, _) = decode(None, &payload, raw_len(&requests)).unwrap();
+        assert_same(&requests, &back);
+    }
+    let deep: Vec<_> = (0..=255).map(|n: u8| (1, n, n.checked_sub(1))).collect();
+    let requests = vec![(Signal::Traces, spans(&deep))];
+    let (payload, _) = encode(None, &requests);
+    assert_same(&requests, &decode(None, &payload, raw_len(&requests)).unwrap().0);
+}
+
+/// A request of log records, each with an attribute of a key of its own.
+fn logs_with_keys(keys: std::ops::Range<u32>) -> Vec<u8> {
+    use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+    let record = |n: u32| {
+        let value = Some(AnyValue { value: Some(Value::IntValue(i64::from(n))) });
+        LogRecord {
+            attributes: vec![KeyValue { key: format!("key{n}"), value, ..KeyValue::default() }],
+            ..LogRecord::default()
+        }
+    };
+    let scope_logs = vec![ScopeLogs { log_records: keys.map(record).collect(), ..ScopeLogs::default() }];
+    let resource_logs = vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }];
+    prost::Message::encode_to_vec(&ExportLogsServiceRequest { resource_logs })
+}
+
+#[test]
+fn more_keys_and_shapes_than_are_kept_come_back_too() {
+    let requests: Requests =
+        (0..4).map(|n| (Signal::Logs, logs_with_keys(n * 5000..(n + 1) * 5000))).collect();
+    let (payload, base) = encode(None, &requests);
+    let (back, known) = decode(None, &payload, raw_len(&requests)).unwrap();
+    assert_same(&requests, &back);
+    assert!(base.size() < 32 << 20, "{} bytes", base.size());
+    let (payload, _) = encode(Some(&base), &requests);
+    assert_same(&requests, &decode(Some(&known), &payload, raw_len(&requests)).unwrap().0);
+}
+
+#[test]
+fn declared_sizes_take_no_memory() {
+    // Text of 2^60 bytes, and more columns than there are bytes.
+    for declared in [&[LAYOUT, 0, 0, 1][..], &[LAYOUT, 0, 0]] {
+        let mut payload = declared.to_vec();
+        put_varint(&mut payload, 1 << 60);
+        assert!(decode(None, &payload, 1 << 20).is_err());
+    }
+    // A zstd frame that unpacks to more than its column.
+    let mut payload = vec![LAYOUT, 0, 0, 1, 10];
+    payload.extend(zstd::bulk::compress(&vec![0; 1 << 24], 3).unwrap());
+    assert!(matches!(decode(None, &payload, 1 << 20), Err(CodecError::TooLarge(_))));
+}
+
+#[test]
+fn shared_ids_cost_a_log_little() {
+    use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+    let mut rng = SmallRng::seed_from_u64(7);
+    let (mut of, mut log_records) = (Vec::new(), Vec::new());
+    for n in 0..200u8 {
+        of.push((n, n, None));
+        log_records.push(LogRecord {
+            trace_id: vec![n; 16],
+            span_id: vec![n; 8],
+            time_unix_nano: 1_700_000_000_000_000_000 + rng.random_range(0..1000),
+            ..LogRecord::default()
+        });
+    }
+    let scope_logs = vec![ScopeLogs { log_records, ..ScopeLogs::default() }];
+    let logs = ExportLogsServiceRequest {
+        resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }],
+    };
+    let logs = (Signal::Logs, prost::Message::encode_to_vec(&logs));
+    let spans = (Signal::Traces, spans(&of));
+    let (alone, together) = (encode(None, &vec![spans.clone()]).0, encode(None, &vec![logs, spans]).0);
+    assert!(together.len() - alone.len() < 200 * 4, "{} and {}", alone.len(), together.len());
+}

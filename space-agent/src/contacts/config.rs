@@ -1,0 +1,246 @@
+//! `contacts`: when a station is reachable.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use perigee_shared::config::Invalid;
+use perigee_shared::contact::{Format, Rate, Time};
+use perigee_shared::units::Span;
+use serde::Deserialize;
+
+/// `contacts`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContactsConfig {
+    /// Who says when a station is reachable.
+    pub source: ContactSource,
+    /// The station, for `always`.
+    pub station: Option<String>,
+    /// The plan, for `plan`; the elements, for `orbit`.
+    pub file: Option<PathBuf>,
+    /// How the plan is written.
+    pub format: Format,
+    /// What the plan calls this satellite, or its catalogue number or name in the file of elements.
+    pub satellite: Option<String>,
+    /// What relative times in a plan count from.
+    pub epoch: Option<Time>,
+    /// How wrong the satellite's clock may be.
+    pub clock_error: Span,
+    /// So long before the end of a contact nothing new is begun.
+    pub guard: Span,
+    /// From the satellite to the ground, where nothing else is said.
+    pub rate_down: Option<Rate>,
+    /// From the ground to the satellite, where nothing else is said.
+    pub rate_up: Option<Rate>,
+    /// What is known of stations, by id.
+    pub stations: BTreeMap<String, ContactStation>,
+    /// What happens when a plan has run out.
+    pub fallback: Fallback,
+    /// How stations are tried without a plan.
+    pub probe: ProbeConfig,
+    /// Elements that are so far from now are reported.
+    pub stale_after: Span,
+}
+
+impl Default for ContactsConfig {
+    fn default() -> Self {
+        Self {
+            source: ContactSource::default(),
+            station: None,
+            file: None,
+            format: Format::Auto,
+            satellite: None,
+            epoch: None,
+            clock_error: Span::default(),
+            guard: Span::default(),
+            rate_down: None,
+            rate_up: None,
+            stations: BTreeMap::new(),
+            fallback: Fallback::default(),
+            probe: ProbeConfig::default(),
+            stale_after: Span::secs(14 * 86_400),
+        }
+    }
+}
+
+/// What is known of a station for contacts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContactStation {
+    /// What others' plans call it.
+    pub alias: Option<String>,
+    /// North, in degrees.
+    pub latitude: Option<f64>,
+    /// East, in degrees.
+    pub longitude: Option<f64>,
+    /// Above the ellipsoid, in m.
+    pub altitude: f64,
+    /// The lowest usable elevation, in degrees.
+    pub mask: f64,
+    /// From the satellite to the ground.
+    pub rate_down: Option<Rate>,
+    /// From the ground to the satellite.
+    pub rate_up: Option<Rate>,
+    /// One way.
+    pub light_time: Option<Span>,
+    /// Its own guard time.
+    pub guard: Option<Span>,
+}
+
+impl Default for ContactStation {
+    fn default() -> Self {
+        Self {
+            alias: None,
+            latitude: None,
+            longitude: None,
+            altitude: 0.0,
+            mask: 10.0,
+            rate_down: None,
+            rate_up: None,
+            light_time: None,
+            guard: None,
+        }
+    }
+}
+
+/// What happens when a plan has run out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fallback {
+    /// Stations are tried now and then.
+    #[default]
+    Probe,
+    /// Nothing, until there is another plan.
+    None,
+}
+
+/// How stations are tried without a plan.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProbeConfig {
+    /// From the end of one attempt to the next, which is with the next station.
+    pub interval: Span,
+    /// How long a station has to answer.
+    pub duration: Span,
+}
+
+impl Default for ProbeConfig {
+    fn default() -> Self {
+        Self { interval: Span::secs(600), duration: Span::secs(30) }
+    }
+}
+
+/// Who says when a station is reachable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContactSource {
+    /// It always is.
+    Always,
+    /// A plan in a file.
+    Plan,
+    /// The satellite's orbit, from a file of elements.
+    Orbit,
+    /// Nobody: stations are tried now and then.
+    Probe,
+    /// Flight software, over the control socket.
+    #[default]
+    Manual,
+}
+
+impl ContactsConfig {
+    /// Whether it makes sense with the stations that are `known`.
+    pub fn validate(&self, known: impl Fn(&str) -> bool) -> Result<(), Invalid> {
+        for (id, station) in &self.stations {
+            let key = |part: &str| format!("contacts.stations.{id}{part}");
+            if !known(id) {
+                return Err(Invalid::new(key(""), format!("link.stations has no `{id}`")));
+            }
+            for (part, value, most) in [
+                (".latitude", station.latitude.unwrap_or(0.0), 90.0),
+                (".longitude", station.longitude.unwrap_or(0.0), 180.0),
+                (".altitude", station.altitude, 10_000.0),
+                (".mask", station.mask, 89.0),
+            ] {
+                if !(-most..=most).contains(&value) {
+                    return Err(Invalid::new(key(part), format!("must be from -{most} to {most}")));
+                }
+            }
+            if self.source == ContactSource::Orbit
+                && (station.latitude.is_none() || station.longitude.is_none())
+            {
+                return Err(Invalid::new(
+                    key(""),
+                    "needs latitude and longitude, in degrees, for source `orbit`",
+                ));
+            }
+        }
+        if self.probe.interval < Span::secs(1) || self.probe.duration < Span::secs(1) {
+            return Err(Invalid::new("contacts.probe", "interval and duration must be at least 1s"));
+        }
+        match self.source {
+            ContactSource::Always => match &self.station {
+                None => Err(Invalid::new("contacts.station", "is missing; source `always` needs a station")),
+                Some(id) if !known(id) => {
+                    Err(Invalid::new("contacts.station", format!("link.stations has no `{id}`")))
+                }
+                Some(_) => Ok(()),
+            },
+            ContactSource::Plan if self.file.is_none() => {
+                Err(Invalid::new("contacts.file", "is missing; source `plan` needs a file"))
+            }
+            ContactSource::Orbit if self.file.is_none() => Err(Invalid::new(
+                "contacts.file",
+                "is missing; source `orbit` needs a file with OMMs or TLEs",
+            )),
+            ContactSource::Orbit if self.stations.is_empty() => Err(Invalid::new(
+                "contacts.stations",
+                "is empty; source `orbit` needs latitude and longitude of at least one station",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn validate(text: &str) -> Result<(), String> {
+        let config: ContactsConfig =
+            perigee_shared::config::parse(text, "agent.yaml", |_| None).map_err(|e| e.to_string())?;
+        config.validate(|id| id == "svalbard").map_err(|e| format!("{}: {}", e.key, e.message))
+    }
+
+    #[test]
+    fn contacts_that_make_no_sense_are_named() {
+        for text in [
+            "{source: manual}",
+            "{source: probe, probe: {interval: 1h}}",
+            "{source: plan, file: plan.json, format: hdtn, satellite: '10', epoch: 2026-11-23T00:00:00Z}",
+            "{source: orbit, file: sat.tle, stations: {svalbard: {latitude: 78, longitude: 15.5, mask: 5}}}",
+            "{source: always, station: svalbard, clock_error: 2s, guard: 1s, rate_down: 20Mbit/s}",
+        ] {
+            validate(text).unwrap();
+        }
+        for (text, part) in [
+            ("{source: plan}", "contacts.file"),
+            ("{source: orbit}", "contacts.file"),
+            ("{source: orbit, file: sat.tle}", "contacts.stations: is empty"),
+            (
+                "{source: orbit, file: f, stations: {svalbard: {latitude: 1}}}",
+                "contacts.stations.svalbard: needs",
+            ),
+            ("{source: always}", "contacts.station"),
+            ("{source: always, station: mars}", "mars"),
+            ("{stations: {mars: {alias: '1'}}}", "contacts.stations.mars"),
+            ("{stations: {svalbard: {latitude: 91}}}", "contacts.stations.svalbard.latitude"),
+            ("{probe: {interval: 0s}}", "contacts.probe"),
+            ("{source: orbits}", "`orbit`"),
+            ("{format: ionrc}", "`ion`"),
+            ("{epoch: today}", "today"),
+        ] {
+            let error = validate(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

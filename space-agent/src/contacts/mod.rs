@@ -1,0 +1,270 @@
+//! When a station is reachable, as far as is planned: always, by a plan or an orbit, now and then, or as flight software says
+//! over the control socket.
+//!
+//! A contact that was opened by hand goes before the plan until it is closed or over. A plan that has run out falls back to
+//! probing, so that a satellite never goes silent.
+
+mod config;
+mod file;
+mod probe;
+mod watch;
+
+use std::time::Duration;
+
+use perigee_shared::config::ConfigError;
+use perigee_shared::contact::Contact;
+use perigee_shared::env::{Env, Placement};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch as channel};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::LinkConfig;
+use crate::shipper::LinkStatus;
+pub use config::{ContactSource, ContactStation, ContactsConfig, Fallback, ProbeConfig};
+use file::FileSource;
+use probe::Probe;
+use watch::FileWatch;
+
+/// The wall clock may be set: never sleep longer while a time is waited for.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// A contact with what it can carry.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pass {
+    /// The contact.
+    #[serde(flatten)]
+    pub contact: Contact,
+    /// Bytes that it can still carry, as far as its rate and end are known.
+    pub volume_bytes: Option<u64>,
+}
+
+impl Pass {
+    fn new(contact: &Contact, now: u64) -> Self {
+        Self { contact: contact.clone(), volume_bytes: contact.volume(now) }
+    }
+}
+
+/// What is planned.
+#[derive(Debug, Clone, Serialize)]
+pub struct Planned {
+    /// The contact that is open.
+    pub current: Option<Pass>,
+    /// The next ones, at most a hundred.
+    pub upcoming: Vec<Pass>,
+    /// There is no plan any more: stations are tried now and then.
+    pub probing: bool,
+    /// Why the plan file on disk is not in force.
+    pub plan_error: Option<String>,
+    /// What is odd about the plan that is in force.
+    pub plan_warnings: Vec<String>,
+}
+
+enum Command {
+    Open(Box<Contact>),
+    Close(oneshot::Sender<bool>),
+    List(oneshot::Sender<Planned>),
+}
+
+/// Opens, closes and lists contacts.
+#[derive(Clone)]
+pub struct ContactControl(mpsc::Sender<Command>);
+
+/// The agent is shutting down.
+#[derive(Debug, thiserror::Error)]
+#[error("the agent is shutting down")]
+pub struct Ending;
+
+impl ContactControl {
+    /// Opens a contact now; one that was opened before is over.
+    pub async fn open(&self, contact: Contact) -> Result<(), Ending> {
+        self.0.send(Command::Open(Box::new(contact))).await.map_err(|_| Ending)
+    }
+
+    /// Closes the contact that was opened by hand; whether there was one.
+    pub async fn close(&self) -> Result<bool, Ending> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Command::Close(reply)).await.map_err(|_| Ending)?;
+        answer.await.map_err(|_| Ending)
+    }
+
+    /// What is planned.
+    pub async fn list(&self) -> Result<Planned, Ending> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Command::List(reply)).await.map_err(|_| Ending)?;
+        answer.await.map_err(|_| Ending)
+    }
+}
+
+/// Those whom contacts concern.
+pub struct Told {
+    /// The contact that is open.
+    pub current: channel::Sender<Option<Contact>>,
+    /// Whether segments are wanted, now or soon.
+    pub wanted: channel::Sender<bool>,
+}
+
+/// See the module.
+pub struct Contacts {
+    env: Env,
+    commands: mpsc::Receiver<Command>,
+    told: Told,
+    /// The link in fact: a probe that has found its station goes on.
+    link: channel::Receiver<LinkStatus>,
+    /// Something takes segments at any time.
+    always_wanted: bool,
+    /// What waits is sealed this long before a contact.
+    lead: Duration,
+    by_hand: Option<Contact>,
+    always: Option<Contact>,
+    file: Option<FileSource>,
+    /// `None`: nothing is tried that is not planned.
+    probe: Option<Probe>,
+}
+
+impl Contacts {
+    /// Contacts as `config` says, with the stations of `link`.
+    pub fn try_new(
+        config: &ContactsConfig,
+        stations: Option<&LinkConfig>,
+        env: Env,
+        lead: Duration,
+        always_wanted: bool,
+        told: Told,
+        link: channel::Receiver<LinkStatus>,
+    ) -> Result<(Self, ContactControl), ConfigError> {
+        let (control, commands) = mpsc::channel(16);
+        let always = match (config.source, &config.station) {
+            (ContactSource::Always, Some(station)) => Some(Contact::open(station, env.unix_nano())),
+            _ => None,
+        };
+        let ids: Vec<String> = stations.iter().flat_map(|l| l.stations.keys().cloned()).collect();
+        let file = FileSource::try_new(config, &ids, env.unix_nano())?;
+        let probes = match config.source {
+            ContactSource::Probe => true,
+            ContactSource::Plan | ContactSource::Orbit => config.fallback == Fallback::Probe,
+            ContactSource::Always | ContactSource::Manual => false,
+        };
+        let probe = probes.then(|| Probe::new(config, ids));
+        let always_wanted = always_wanted || always.is_some();
+        let contacts =
+            Self { env, commands, told, link, always_wanted, lead, by_hand: None, always, file, probe };
+        Ok((contacts, ContactControl(control)))
+    }
+
+    /// Whether there is a plan, and contacts in it that are not over.
+    fn is_planned(&self, now: u64) -> bool {
+        self.file.as_ref().is_some_and(|f| !f.plan.has_run_out(now))
+    }
+
+    fn open_now(&mut self, now: u64) -> Option<Contact> {
+        self.by_hand = self.by_hand.take().filter(|c| c.contains(now));
+        let planned = self.is_planned(now);
+        let probed = match &mut self.probe {
+            Some(probe) if !planned && self.by_hand.is_none() => {
+                probe.step(now, self.link.borrow().state == "up")
+            }
+            Some(probe) => {
+                probe.stop();
+                None
+            }
+            None => None,
+        };
+        let plan = self.file.as_ref().and_then(|f| f.plan.current(now));
+        self.by_hand.as_ref().or(plan).or(self.always.as_ref()).cloned().or(probed)
+    }
+
+    /// Tells the others what holds at `now`; returns how long that is at least. `None`: until something happens.
+    fn tell(&mut self, now: u64) -> Option<Duration> {
+        let contact = self.open_now(now);
+        let plan = self.file.as_ref().map(|f| &f.plan);
+        let next_start = plan.and_then(|p| p.upcoming(now).first()).map(Contact::opens);
+        let soon = next_start.map(|start| Duration::from_nanos(start - now));
+        let wanted = self.always_wanted || contact.is_some() || soon.is_some_and(|s| s <= self.lead);
+        let ends = contact.as_ref().and_then(|c| c.left(now));
+        self.told.current.send_if_modified(|current| {
+            let changed = *current != contact;
+            *current = contact;
+            changed
+        });
+        self.told.wanted.send_if_modified(|w| std::mem::replace(w, wanted) != wanted);
+        let from_now = |at: u64| Duration::from_nanos(at.saturating_sub(now));
+        let change = plan.and_then(|p| p.next_change(now)).map(from_now);
+        let lead = soon.and_then(|s| s.checked_sub(self.lead)).filter(|d| !d.is_zero());
+        let refresh = self.file.as_ref().and_then(FileSource::refresh_at).map(from_now);
+        let probe =
+            self.probe.as_ref().filter(|_| !self.is_planned(now)).and_then(Probe::wakes).map(from_now);
+        [ends, change, lead, refresh, probe].into_iter().flatten().min().map(|d| d.min(LONGEST_SLEEP))
+    }
+
+    /// Follows the clock, the plan file and the control socket until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let real = self.env.placement == Placement::Thread;
+        let mut files = self.file.as_ref().map(|f| FileWatch::new(f.path(), real));
+        loop {
+            if let Some(file) = &mut self.file {
+                file.refresh(self.env.unix_nano());
+            }
+            let holds = self.tell(self.env.unix_nano()).map(|d| d.max(Duration::from_millis(1)));
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                // An error means that nobody ships.
+                _ = self.link.changed(), if self.probe.is_some() && self.link.has_changed().is_ok() => {}
+                () = changed(&mut files) => {
+                    if let Some(file) = &mut self.file {
+                        file.reload(self.env.unix_nano());
+                    }
+                }
+                () = sleep(holds) => {}
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Open(contact) => self.by_hand = Some(*contact),
+            Command::Close(reply) => {
+                let was_open = self.by_hand.take().is_some();
+                self.tell(self.env.unix_nano());
+                // Whoever asked may have gone away.
+                let _ = reply.send(was_open);
+            }
+            Command::List(reply) => drop(reply.send(self.planned())),
+        }
+    }
+
+    fn planned(&mut self) -> Planned {
+        let now = self.env.unix_nano();
+        let current = self.open_now(now).map(|c| Pass::new(&c, now));
+        let upcoming = self.file.as_ref().map_or(&[][..], |f| f.plan.upcoming(now));
+        let warnings = self.file.as_ref().map(|f| f.warnings(now)).unwrap_or_default();
+        Planned {
+            current,
+            upcoming: upcoming.iter().take(100).map(|c| Pass::new(c, now)).collect(),
+            probing: self.probe.is_some() && !self.is_planned(now),
+            plan_error: self.file.as_ref().and_then(|f| f.error.clone()),
+            plan_warnings: warnings,
+        }
+    }
+}
+
+async fn changed(files: &mut Option<FileWatch>) {
+    match files {
+        Some(files) => files.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

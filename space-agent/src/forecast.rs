@@ -1,0 +1,107 @@
+//! What the plan means for the store: will it fill before the plan empties it?
+
+use perigee_proto::link::Forecast;
+
+use crate::contacts::Pass;
+use crate::wal::{Wal, WalError};
+
+/// How the store stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Store {
+    /// Bytes in it.
+    pub stored: u64,
+    /// Its budget.
+    pub max: u64,
+    /// Bytes that come a second, if that is known.
+    pub growth: Option<f64>,
+    /// Since when the oldest of it waits.
+    pub oldest: Option<u64>,
+}
+
+/// How the store of `wal` stands.
+pub fn store(wal: &mut Wal) -> Result<Store, WalError> {
+    let summary = wal.summary();
+    Ok(Store {
+        stored: summary.stored_bytes,
+        max: summary.max_bytes,
+        growth: wal.growth(),
+        oldest: wal.oldest()?,
+    })
+}
+
+/// Follows the store through the planned passes, in the order of their start. What comes is taken to come evenly, and each pass to
+/// carry its volume at its end.
+pub fn forecast(now: u64, store: Store, passes: &[Pass]) -> Forecast {
+    let rate = store.growth.unwrap_or(0.0);
+    let mut out = Forecast {
+        made_unix_nano: now,
+        stored_bytes: store.stored,
+        max_bytes: store.max,
+        growth_bytes_per_second: rate,
+        backlog_since_unix_nano: store.oldest.unwrap_or(0),
+        ..Forecast::default()
+    };
+    let (mut level, mut at, max) = (store.stored as f64, now, store.max as f64);
+    for pass in passes {
+        let (Some(end), Some(volume)) = (pass.contact.end_unix_nano, pass.volume_bytes) else { continue };
+        out.planned_bytes += volume;
+        out.plan_until_unix_nano = out.plan_until_unix_nano.max(end);
+        let seconds = end.saturating_sub(at) as f64 / 1e9;
+        let before = level;
+        level += rate * seconds;
+        if level >= max && out.full_unix_nano == 0 {
+            let until_full = ((max - before).max(0.0) / rate * 1e9) as u64;
+            out.full_unix_nano = at + until_full;
+        }
+        // What does not fit is refused or dropped.
+        level = (level.min(max) - volume as f64).max(0.0);
+        at = at.max(end);
+        if level == 0.0 && out.empty_unix_nano == 0 {
+            out.empty_unix_nano = end;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use perigee_shared::contact::Contact;
+
+    use super::*;
+
+    const S: u64 = 1_000_000_000;
+
+    fn pass(start: u64, end: u64, volume: u64) -> Pass {
+        let contact = Contact { end_unix_nano: Some(end * S), ..Contact::open("svalbard", start * S) };
+        Pass { contact, volume_bytes: Some(volume) }
+    }
+
+    fn filled(stored: u64, growth: f64) -> Store {
+        Store { stored, max: 1000, growth: Some(growth), oldest: Some(7) }
+    }
+
+    #[test]
+    fn a_plan_that_carries_more_than_comes_empties_the_store() {
+        let passes = [pass(10, 20, 300), pass(90, 100, 300), pass(190, 200, 900)];
+        let f = forecast(0, filled(500, 1.0), &passes);
+        assert_eq!((f.full_unix_nano, f.empty_unix_nano), (0, 100 * S), "500 + 20 - 300 + 80 - 300");
+        assert_eq!((f.planned_bytes, f.plan_until_unix_nano), (1500, 200 * S));
+        assert_eq!((f.stored_bytes, f.backlog_since_unix_nano), (500, 7));
+    }
+
+    #[test]
+    fn a_store_that_fills_between_passes_says_when() {
+        let passes = [pass(10, 20, 100), pass(190, 200, 100)];
+        let f = forecast(0, filled(500, 5.0), &passes);
+        assert_eq!((f.full_unix_nano, f.empty_unix_nano), (120 * S, 0), "500 at 20 s, 5 a second");
+    }
+
+    #[test]
+    fn without_a_plan_or_a_growth_nothing_is_promised() {
+        let f = forecast(5, filled(500, 5.0), &[]);
+        assert_eq!((f.full_unix_nano, f.empty_unix_nano, f.planned_bytes), (0, 0, 0));
+        let open = Pass { contact: Contact::open("svalbard", 0), volume_bytes: None };
+        let f = forecast(5, Store { growth: None, ..filled(500, 0.0) }, &[open]);
+        assert_eq!((f.full_unix_nano, f.growth_bytes_per_second), (0, 0.0));
+    }
+}

@@ -1,0 +1,205 @@
+//! Finding passes: when a satellite is above a station's mask angle.
+
+use perigee_shared::contact::{Contact, Plan};
+
+use super::frames::Place;
+use super::{Orbit, OrbitError};
+
+/// Elevations are looked at in steps of so many seconds. Between two steps a pass can hide only if it is shorter; one that grazes
+/// the mask is found by its highest point.
+const STEP: f64 = 30.0;
+
+/// Beginnings and ends are found to this many seconds.
+const EXACT: f64 = 0.01;
+
+/// A station and how it is seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mask {
+    /// North, in degrees.
+    pub latitude: f64,
+    /// East, in degrees.
+    pub longitude: f64,
+    /// Above the ellipsoid, in m.
+    pub altitude: f64,
+    /// The lowest usable elevation, in degrees.
+    pub mask: f64,
+    /// What else is known of a contact with it; its times are not used.
+    pub contact: Contact,
+}
+
+/// Elevations of one satellite above one station.
+struct View<'a> {
+    orbit: &'a Orbit,
+    place: Place,
+    mask: f64,
+}
+
+impl View<'_> {
+    /// Degrees above the mask.
+    fn above(&self, unix: f64) -> Result<f64, OrbitError> {
+        Ok(self.place.look(self.orbit.position(unix)?).0 - self.mask)
+    }
+
+    /// When it crosses the mask, between a time on one side of it and a time on the other.
+    fn crossing(&self, mut from: f64, mut to: f64) -> Result<f64, OrbitError> {
+        let begins_above = self.above(from)? >= 0.0;
+        while to - from > EXACT {
+            let middle = (from + to) / 2.0;
+            if (self.above(middle)? >= 0.0) == begins_above {
+                from = middle;
+            } else {
+                to = middle;
+            }
+        }
+        Ok((from + to) / 2.0)
+    }
+
+    /// The highest point between two times between which there is one.
+    fn highest(&self, mut from: f64, mut to: f64) -> Result<f64, OrbitError> {
+        while to - from > EXACT {
+            let third = (to - from) / 3.0;
+            let (a, b) = (from + third, to - third);
+            if self.above(a)? < self.above(b)? {
+                from = a;
+            } else {
+                to = b;
+            }
+        }
+        Ok((from + to) / 2.0)
+    }
+
+    /// Every pass that begins between `from` and `to`; one that is on at `from` begins there.
+    fn passes(&self, from: f64, to: f64) -> Result<Vec<(f64, f64)>, OrbitError> {
+        let mut out = Vec::new();
+        let (mut before, mut last) = (self.above(from - STEP)?, self.above(from)?);
+        let mut begun = (last >= 0.0).then_some(from);
+        let mut at = from;
+        // A pass that has begun is followed to its end.
+        while at < to || begun.is_some() {
+            let next = self.above(at + STEP)?;
+            match begun {
+                Some(start) if next < 0.0 => {
+                    out.push((start, self.crossing(at, at + STEP)?));
+                    begun = None;
+                }
+                None if next >= 0.0 => begun = Some(self.crossing(at, at + STEP)?),
+                // It turns back below the mask, as far as the steps show.
+                None if last > before && last >= next && last > -5.0 => {
+                    let top = self.highest(at - STEP, at + STEP)?;
+                    if self.above(top)? >= 0.0 {
+                        out.push((self.crossing(at - STEP, top)?, self.crossing(top, at + STEP)?));
+                    }
+                }
+                _ => {}
+            }
+            (before, last) = (last, next);
+            at += STEP;
+            // A satellite that stays above the mask has no passes.
+            if begun.is_some_and(|start| at - start > 31.0 * 86_400.0) {
+                break;
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl Orbit {
+    /// The passes above `stations` that begin between `from` and `to`, ns since the Unix epoch.
+    pub fn predict(&self, stations: &[Mask], from: u64, to: u64) -> Result<Plan, OrbitError> {
+        let nano = |unix: f64| (unix * 1e9) as u64;
+        let mut contacts = Vec::new();
+        for station in stations {
+            let place = Place::new(station.latitude, station.longitude, station.altitude);
+            let view = View { orbit: self, place, mask: station.mask };
+            for (start, end) in view.passes(from as f64 / 1e9, to as f64 / 1e9)? {
+                let light_time = place.look(self.position(start)?).1;
+                contacts.push(Contact {
+                    start_unix_nano: nano(start),
+                    end_unix_nano: Some(nano(end)),
+                    light_time_seconds: station.contact.light_time_seconds.or(Some(light_time)),
+                    ..station.contact.clone()
+                });
+            }
+        }
+        Ok(Plan::predicted(contacts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// What tests/orbit/passes.py writes.
+    #[derive(Deserialize)]
+    struct Fixture {
+        elements: serde_json::Value,
+        from: f64,
+        to: f64,
+        stations: Vec<Station>,
+    }
+
+    #[derive(Deserialize)]
+    struct Station {
+        latitude: f64,
+        longitude: f64,
+        altitude: f64,
+        mask: f64,
+        passes: Vec<(f64, f64)>,
+    }
+
+    #[test]
+    fn passes_of_a_week_are_those_of_skyfield_to_five_seconds() {
+        let fixtures: Vec<Fixture> =
+            serde_json::from_str(include_str!("../../../tests/orbit/passes.json")).unwrap();
+        let mut checked = 0;
+        let mut worst: f64 = 0.0;
+        for fixture in fixtures {
+            let orbit = Orbit::parse(&fixture.elements.to_string(), None, "fixture").unwrap();
+            for station in fixture.stations {
+                let mask = Mask {
+                    latitude: station.latitude,
+                    longitude: station.longitude,
+                    altitude: station.altitude,
+                    mask: station.mask,
+                    contact: Contact::open("svalbard", 0),
+                };
+                let nano = |unix: f64| (unix * 1e9) as u64;
+                let plan = orbit.predict(&[mask], nano(fixture.from), nano(fixture.to)).unwrap();
+                // One that is under way at the beginning is no pass of the fixture.
+                let found: Vec<_> =
+                    plan.upcoming(0).iter().filter(|c| c.start_unix_nano > nano(fixture.from)).collect();
+                assert_eq!(found.len(), station.passes.len(), "{} {}", orbit.name, station.latitude);
+                for (contact, (start, end)) in found.iter().zip(&station.passes) {
+                    let off = |nano: u64, unix: f64| (nano as f64 / 1e9 - unix).abs();
+                    worst = worst
+                        .max(off(contact.start_unix_nano, *start))
+                        .max(off(contact.end_unix_nano.unwrap(), *end));
+                    let light_time = contact.light_time_seconds.unwrap();
+                    assert!((0.001..0.2).contains(&light_time), "{light_time}");
+                    checked += 1;
+                }
+            }
+        }
+        println!("{checked} passes, at most {worst:.3} s apart");
+        assert!(checked > 100 && worst < 5.0, "{checked} passes, {worst} s");
+    }
+
+    #[test]
+    fn a_satellite_that_has_decayed_is_an_error_that_asks_for_new_elements() {
+        let tle = "1 25544U 98067A   20194.88612269  .10000000  00000-0  99999-1 0  9992\n\
+                   2 25544  51.6461 221.2784 0001413  89.1723 280.4612 16.45000000236008\n";
+        let Ok(orbit) = Orbit::parse(tle, None, "f") else { return };
+        let mask = Mask {
+            latitude: 78.0,
+            longitude: 15.0,
+            altitude: 0.0,
+            mask: 5.0,
+            contact: Contact::open("a", 0),
+        };
+        let year = 365 * 86_400 * 1_000_000_000;
+        let error = orbit.predict(&[mask], orbit.epoch + year, orbit.epoch + year + 1).unwrap_err();
+        assert!(error.to_string().contains("get new elements"), "{error}");
+    }
+}

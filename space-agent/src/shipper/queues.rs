@@ -1,0 +1,325 @@
+//! Which segment is sent next: by lane, most urgent first, each lane in its order.
+//!
+//! Two segments of a lane are being written at most, and none while more urgent lanes write two, so that LOS leaves few of them
+//! half sent. What is more urgent may always begin beside them: QUIC sends its streams first.
+//!
+//! A lane with a share is never starved. When it has got less than its share of the bytes of this connection, by as much as its
+//! next segment, nothing more urgent begins until that segment is written.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::segment::{Header, Lane, SegmentId};
+
+use crate::lanes::{Lanes, Order};
+
+/// Segments that are being written at once, those of more urgent lanes included.
+const OPEN: usize = 2;
+
+/// Headers that are fetched at once.
+pub(super) const FETCH: usize = 16;
+
+/// A lane in this connection.
+#[derive(Debug, Default)]
+struct Queue {
+    order: Order,
+    share: f64,
+    /// Segments that may be written, in sending order.
+    ready: VecDeque<Header>,
+    /// Segments that wait for Resume.
+    held: Vec<Header>,
+    /// Segments that are being written, each with the bytes that go.
+    writing: BTreeMap<SegmentId, (Header, u64)>,
+    /// Sequences that need not be asked for again.
+    taken: RangeSet,
+    fetching: bool,
+    more: bool,
+    /// Bytes of segments that have been written.
+    written: u64,
+}
+
+impl Queue {
+    fn key(order: Order, header: &Header) -> (u64, u64) {
+        match order {
+            Order::OldestFirst => (header.id.sequence, 0),
+            Order::NewestFirst => (u64::MAX - header.id.sequence, 0),
+            Order::EarliestExpiry => (header.sealed_unix_nano, header.id.sequence),
+        }
+    }
+
+    fn sort(&mut self) {
+        let order = self.order;
+        self.ready.make_contiguous().sort_by_key(|h| Self::key(order, h));
+    }
+
+    /// Bytes of what it writes, or of what it would write next; `None` when there is nothing.
+    fn next_bytes(&self) -> Option<u64> {
+        let writing = self.writing.values().map(|(_, bytes)| *bytes).min();
+        writing.or_else(|| self.ready.front().map(|h| h.payload_len))
+    }
+
+    /// Whether it has got less than its share of `total`, by as much as its next segment.
+    fn is_owed(&self, total: u64) -> bool {
+        let owed = |next| (self.written + next) as f64 <= self.share * (total + next) as f64;
+        self.share > 0.0 && self.next_bytes().is_some_and(owed)
+    }
+
+    /// Whether the log should be asked for more. What is new goes first in a lane of that order, so it is asked for early.
+    fn wants(&self) -> bool {
+        let enough = if self.order == Order::NewestFirst { FETCH } else { OPEN };
+        self.more && !self.fetching && self.ready.len() < enough && self.held.len() < FETCH
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Queues(BTreeMap<Lane, Queue>);
+
+impl Queues {
+    /// Queues of the lanes `on_board` and of those that are configured.
+    pub(super) fn new(on_board: impl Iterator<Item = Lane>, lanes: &Lanes) -> Self {
+        let all = on_board.chain(lanes.policies.keys().copied()).chain([Lane::BULK]);
+        let queue = |lane| {
+            let policy = lanes.policy(lane);
+            Queue { order: policy.order, share: policy.share, more: true, ..Queue::default() }
+        };
+        Self(all.map(|lane| (lane, queue(lane))).collect())
+    }
+
+    /// Whether a segment is being written.
+    pub(super) fn are_writing(&self) -> bool {
+        self.0.values().any(|q| !q.writing.is_empty())
+    }
+
+    /// Whether no segment waits to be written, as far as is known.
+    pub(super) fn are_empty(&self) -> bool {
+        self.0.values().all(|q| q.ready.is_empty())
+    }
+
+    /// There may be new segments in every lane.
+    pub(super) fn look_again(&mut self) {
+        self.0.values_mut().for_each(|q| q.more = true);
+    }
+
+    /// The lanes for which the log is to be asked, with what is not wanted. They count as being asked from now on.
+    pub(super) fn wanted(&mut self) -> Vec<(Lane, RangeSet)> {
+        let mut out = Vec::new();
+        for (lane, queue) in &mut self.0 {
+            if queue.wants() {
+                queue.fetching = true;
+                out.push((*lane, queue.taken.clone()));
+            }
+        }
+        out
+    }
+
+    /// The log was asked for `lane` and has looked at these sequences.
+    pub(super) fn fetched(&mut self, lane: Lane, looked: &RangeSet, more: bool) {
+        let Some(queue) = self.0.get_mut(&lane) else { return };
+        queue.fetching = false;
+        queue.more = more;
+        looked.iter().for_each(|r| queue.taken.insert(r));
+    }
+
+    /// Takes in a segment that may be written now, if `ready`, or after Resume.
+    pub(super) fn put(&mut self, header: Header, ready: bool) {
+        let Some(queue) = self.0.get_mut(&header.id.lane) else { return };
+        if queue.writing.contains_key(&header.id) {
+            return;
+        }
+        if ready {
+            queue.ready.push_back(header);
+            queue.sort();
+        } else {
+            queue.held.push(header);
+        }
+    }
+
+    /// Resume has come: nothing is held any more.
+    pub(super) fn release(&mut self) {
+        for queue in self.0.values_mut() {
+            queue.ready.extend(queue.held.drain(..));
+            queue.sort();
+        }
+    }
+
+    /// The ground has these sequences already.
+    pub(super) fn forget(&mut self, lane: Lane, committed: &RangeSet) {
+        if let Some(queue) = self.0.get_mut(&lane) {
+            queue.held.retain(|h| !committed.contains(h.id.sequence));
+        }
+    }
+
+    /// A segment is to be asked for once more.
+    pub(super) fn again(&mut self, id: SegmentId) {
+        if let Some(queue) = self.0.get_mut(&id.lane) {
+            queue.taken.remove(id.sequence..id.sequence + 1);
+            queue.more = true;
+        }
+    }
+
+    /// Takes out the segment that is to be begun now; `None` when none may be.
+    pub(super) fn next(&mut self) -> Option<Header> {
+        let total = self.0.values().map(|q| q.written).sum();
+        let owed = self.0.iter().filter(|(_, q)| q.is_owed(total)).map(|(lane, _)| *lane).next_back();
+        let mut open = 0;
+        for (lane, queue) in &mut self.0 {
+            open += queue.writing.len();
+            let waits_for_another = owed.is_some_and(|owed| owed > *lane);
+            if open < OPEN && !waits_for_another && !queue.ready.is_empty() {
+                return queue.ready.pop_front();
+            }
+        }
+        None
+    }
+
+    /// A segment is being written: so many bytes of it go.
+    pub(super) fn begin(&mut self, header: Header, bytes: u64) {
+        if let Some(queue) = self.0.get_mut(&header.id.lane) {
+            queue.writing.insert(header.id, (header, bytes));
+        }
+    }
+
+    /// A segment has been written to its end.
+    pub(super) fn written(&mut self, id: SegmentId) -> Option<Header> {
+        let queue = self.0.get_mut(&id.lane)?;
+        let (header, bytes) = queue.writing.remove(&id)?;
+        queue.written += bytes;
+        Some(header)
+    }
+
+    /// A segment could not be written.
+    pub(super) fn failed(&mut self, id: SegmentId) {
+        if let Some(queue) = self.0.get_mut(&id.lane) {
+            queue.writing.remove(&id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use perigee_shared::segment::hash;
+    use perigee_shared::signal::{Counts, TimeRange};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::lanes::Policy;
+
+    const ALARMS: Lane = Lane(1);
+
+    fn header(lane: Lane, sequence: u64, payload_len: u64) -> Header {
+        Header {
+            id: SegmentId { epoch: 9, lane, sequence },
+            codec: 1,
+            payload_len,
+            raw_len: 1,
+            hash: hash(&sequence.to_le_bytes()),
+            items: Counts::ZERO,
+            time: TimeRange::EMPTY,
+            requests: 1,
+            sealed_unix_nano: u64::MAX - sequence,
+            base_sequence: None,
+            is_base: false,
+        }
+    }
+
+    fn queues(order: Order, bulk_share: f64) -> Queues {
+        let alarms = Policy { order, ..Policy::default() };
+        let bulk = Policy { share: bulk_share, ..Policy::default() };
+        let lanes = Lanes { policies: [(ALARMS, alarms), (Lane::BULK, bulk)].into(), ..Lanes::default() };
+        Queues::new(std::iter::empty(), &lanes)
+    }
+
+    /// Begins what may be begun.
+    fn begin(queues: &mut Queues) -> Vec<(u8, u64)> {
+        let mut out = Vec::new();
+        while let Some(header) = queues.next() {
+            out.push((header.id.lane.0, header.id.sequence));
+            let bytes = header.payload_len;
+            queues.begin(header, bytes);
+        }
+        out
+    }
+
+    #[test]
+    fn what_is_more_urgent_begins_beside_what_is_being_written() {
+        let mut queues = queues(Order::OldestFirst, 0.0);
+        for n in 1..=4 {
+            queues.put(header(Lane::BULK, n, 1000), true);
+        }
+        assert_eq!(begin(&mut queues), [(8, 1), (8, 2)]);
+        for n in 1..=3 {
+            queues.put(header(ALARMS, n, 10), true);
+        }
+        assert_eq!(begin(&mut queues), [(1, 1), (1, 2)]);
+        queues.written(header(Lane::BULK, 1, 0).id);
+        assert!(begin(&mut queues).is_empty(), "bulk waits while two more urgent ones are written");
+        queues.written(header(ALARMS, 1, 0).id);
+        assert_eq!(begin(&mut queues), [(1, 3)]);
+        assert!(!queues.are_empty() && queues.are_writing());
+    }
+
+    #[test]
+    fn a_lane_is_sent_in_its_order() {
+        for (order, expected) in [
+            (Order::OldestFirst, [1, 2, 3]),
+            (Order::NewestFirst, [3, 2, 1]),
+            // Sealed by a clock that was set back in between.
+            (Order::EarliestExpiry, [3, 2, 1]),
+        ] {
+            let mut queues = queues(order, 0.0);
+            for n in [2, 1, 3] {
+                queues.put(header(ALARMS, n, 10), true);
+            }
+            let sent: Vec<u64> = std::iter::from_fn(|| queues.next()).map(|h| h.id.sequence).collect();
+            assert_eq!(sent, expected, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_lane_that_sends_what_is_new_first_asks_for_it_early() {
+        let mut queues = queues(Order::NewestFirst, 0.0);
+        assert_eq!(queues.wanted().len(), 2);
+        queues.fetched(ALARMS, &std::iter::once(1..6).collect(), false);
+        for n in 1..=5 {
+            queues.put(header(ALARMS, n, 10), true);
+        }
+        assert!(queues.wanted().is_empty());
+        queues.look_again();
+        assert_eq!(queues.wanted(), [(ALARMS, std::iter::once(1..6).collect())], "bulk is being asked for");
+    }
+
+    proptest! {
+        /// A link that sends the most urgent stream first, with more alarms and more bulk than it can take.
+        #[test]
+        fn prop_a_lane_that_is_never_empty_gets_its_share(
+            share in 0.05f64..0.6, alarm_bytes in 100u64..200_000, bulk_bytes in 100u64..200_000,
+        ) {
+            let mut queues = queues(Order::OldestFirst, share);
+            let (mut sequence, mut sent) = (0, BTreeMap::from([(ALARMS, 0u64), (Lane::BULK, 0u64)]));
+            let mut writing: BTreeMap<SegmentId, u64> = BTreeMap::new();
+            let enough = 200 * (alarm_bytes + bulk_bytes);
+            while sent.values().sum::<u64>() < enough {
+                for (lane, bytes) in [(ALARMS, alarm_bytes), (Lane::BULK, bulk_bytes)] {
+                    while queues.0[&lane].ready.len() < OPEN {
+                        sequence += 1;
+                        queues.put(header(lane, sequence, bytes), true);
+                    }
+                }
+                while let Some(header) = queues.next() {
+                    writing.insert(header.id, header.payload_len);
+                    let bytes = header.payload_len;
+                    queues.begin(header, bytes);
+                }
+                let (id, bytes) = writing.pop_first().expect("something is always written");
+                *sent.get_mut(&id.lane).unwrap() += bytes;
+                queues.written(id);
+            }
+            let total: u64 = sent.values().sum();
+            let got = sent[&Lane::BULK] as f64 / total as f64;
+            let grain = 4.0 * (alarm_bytes + bulk_bytes) as f64 / total as f64;
+            prop_assert!(got >= share - grain, "{got} of {share}");
+            prop_assert!(got <= share + grain, "{got} of {share}: what is more urgent has the rest");
+        }
+    }
+}

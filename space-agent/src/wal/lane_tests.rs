@@ -1,0 +1,373 @@
+//! The log with lanes: what is split, what each lane holds back, drops, and what a restart must not change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use perigee_proto::link::DropReason;
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::otlp::walk::walk;
+use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId};
+use perigee_shared::signal::{Counts, Signal};
+use proptest::prelude::*;
+use prost::Message as _;
+use redb::{ReadableDatabase, ReadableTable};
+
+use super::tests::{ALL, Bench, assert_adds_up, link, logs};
+use super::*;
+use crate::lanes::{Order, Policy, QuotaPolicy, RuleConfig, Rules, Severity};
+
+const ALARMS: Lane = Lane(1);
+const NOTES: Lane = Lane(9);
+const INFO: i32 = 9;
+const ERROR: i32 = 17;
+
+/// A request of log records, each a time that names it and a severity.
+fn request(records: &[(u64, i32)]) -> Accepted {
+    let record = |(time, severity): &(u64, i32)| LogRecord {
+        time_unix_nano: *time,
+        severity_number: *severity,
+        ..LogRecord::default()
+    };
+    let log_records = records.iter().map(record).collect();
+    let scope_logs = vec![ScopeLogs { log_records, ..ScopeLogs::default() }];
+    let resource_logs = vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }];
+    let body = ExportLogsServiceRequest { resource_logs }.encode_to_vec();
+    let walked = walk(Signal::Logs, &body).unwrap();
+    Accepted { signal: Signal::Logs, body: Bytes::from(body), walked }
+}
+
+/// Log records of these severities and above go into these lanes.
+fn rules(lanes: &[(Lane, Severity)]) -> Arc<Rules> {
+    let rule = |(lane, least): &(Lane, Severity)| {
+        (*lane, RuleConfig { severity: Some(*least), ..Default::default() })
+    };
+    Arc::new(Rules::try_new(lanes.iter().map(rule).collect()).unwrap())
+}
+
+fn with_alarms(policy: Policy) -> Bench {
+    let mut bench = Bench::new();
+    bench.config.lanes = Lanes {
+        rules: rules(&[(ALARMS, Severity::Error)]),
+        policies: [(ALARMS, policy)].into(),
+        ..Lanes::default()
+    };
+    bench
+}
+
+fn seal_at(wal: &mut Wal, lane: Lane, now: u64) -> Option<Header> {
+    let batch = wal.take_batch(lane, ALL, true).unwrap()?;
+    Some(wal.commit_segment(batch.seal(Codec::ZstdRows, now).unwrap()).unwrap())
+}
+
+fn seal(wal: &mut Wal, lane: Lane) -> Option<Header> {
+    seal_at(wal, lane, 7)
+}
+
+/// The times of all records in a segment.
+fn times(wal: &mut Wal, header: &Header) -> Vec<u64> {
+    let payload = wal.payload(header.id.lane, header.id.sequence).unwrap().unwrap();
+    let mut out = Vec::new();
+    for request in Decoder::new(header, &payload, None).unwrap() {
+        let request = ExportLogsServiceRequest::decode(request.unwrap().body).unwrap();
+        let scopes = request.resource_logs.iter().flat_map(|r| &r.scope_logs);
+        out.extend(scopes.flat_map(|s| &s.log_records).map(|l| l.time_unix_nano));
+    }
+    out
+}
+
+fn groups(wal: &mut Wal) -> usize {
+    let txn = wal.db().unwrap().begin_read().unwrap();
+    let journal = txn.open_table(tables::JOURNAL).unwrap();
+    journal.iter().unwrap().filter(|e| e.as_ref().unwrap().0.value().1 == 0).count()
+}
+
+#[test]
+fn a_request_is_split_while_it_is_sealed_and_each_lane_keeps_a_position_of_its_own() {
+    let bench = with_alarms(Policy::default());
+    let mut wal = bench.open();
+    wal.append(&[request(&[(1, INFO), (2, ERROR), (3, INFO)]), request(&[(4, ERROR)])]).unwrap();
+    wal.append(&[request(&[(5, INFO)])]).unwrap();
+    let waiting: Vec<(Lane, u64)> = wal.unsealed().iter().map(|u| (u.lane, u.items)).collect();
+    assert_eq!(waiting, [(ALARMS, 2), (Lane::BULK, 3)]);
+    let alarms = seal(&mut wal, ALARMS).unwrap();
+    assert_eq!((alarms.items, alarms.requests, alarms.id.lane), (logs(2), 2, ALARMS));
+    assert_eq!((alarms.time.start, alarms.time.end), (2, 4));
+    assert_eq!(times(&mut wal, &alarms), [2, 4]);
+    assert_eq!(wal.summary().in_journal, logs(3));
+    assert_adds_up(&wal);
+    drop(wal);
+
+    let mut wal = bench.open();
+    assert_adds_up(&wal);
+    assert_eq!(seal(&mut wal, ALARMS), None, "it has passed them");
+    let bulk = seal(&mut wal, Lane::BULK).unwrap();
+    assert_eq!(times(&mut wal, &bulk), [1, 3, 5]);
+    assert_eq!((wal.unsealed().len(), wal.summary().in_journal), (0, Counts::ZERO));
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn groups_leave_the_journal_when_every_lane_that_has_something_in_them_has_passed() {
+    let bench = with_alarms(Policy::default());
+    let mut wal = bench.open();
+    wal.append(&[request(&[(1, INFO), (2, ERROR)])]).unwrap();
+    for n in 0..300 {
+        wal.append(&[request(&[(n, INFO)])]).unwrap();
+    }
+    let held = |wal: &Wal| wal.unsealed().iter().map(|u| (u.lane, u.held_back)).collect::<Vec<_>>();
+    let both = held(&wal);
+    assert_eq!((both[0].0, both[0].1), (ALARMS, both[1].1), "an alarm holds back what came after it too");
+    seal(&mut wal, Lane::BULK).unwrap();
+    assert_eq!(groups(&mut wal), 301, "the alarm in the first still needs it");
+    assert_eq!(held(&wal), [both[0]]);
+    seal(&mut wal, ALARMS).unwrap();
+    assert_eq!((groups(&mut wal), held(&wal).len()), (0, 0));
+    assert_eq!(wal.summary().stored_bytes, wal.summary().segment_bytes);
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn rules_hold_for_the_groups_that_come_after_them() {
+    let mut bench = with_alarms(Policy::default());
+    let mut wal = bench.open();
+    wal.append(&[request(&[(1, INFO), (2, ERROR)])]).unwrap();
+    drop(wal);
+    bench.config.lanes = Lanes { rules: rules(&[(NOTES, Severity::Info)]), ..Lanes::default() };
+    let mut wal = bench.open();
+    wal.append(&[request(&[(3, INFO), (4, ERROR)])]).unwrap();
+    let alarms = seal(&mut wal, ALARMS).unwrap();
+    assert_eq!(times(&mut wal, &alarms), [2], "as it was when it came");
+    drop(wal);
+    bench.config.lanes = Lanes::default();
+    let mut wal = bench.open();
+    wal.append(&[request(&[(5, ERROR)])]).unwrap();
+    assert_adds_up(&wal);
+    let bulk = seal(&mut wal, Lane::BULK).unwrap();
+    assert_eq!(times(&mut wal, &bulk), [1, 5]);
+    let notes = seal(&mut wal, NOTES).unwrap();
+    assert_eq!(times(&mut wal, &notes), [3, 4]);
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn a_log_is_of_the_first_format_until_it_has_rules() {
+    let mut bench = Bench::new();
+    let format = |wal: &mut Wal| {
+        let txn = wal.db().unwrap().begin_read().unwrap();
+        let format = txn.open_table(tables::META).unwrap().get("format").unwrap().unwrap();
+        u64::from_le_bytes(format.value().try_into().unwrap())
+    };
+    let mut wal = bench.open();
+    wal.append(&[request(&[(1, ERROR)])]).unwrap();
+    assert_eq!(format(&mut wal), tables::FIRST_FORMAT);
+    drop(wal);
+    bench.config.lanes = with_alarms(Policy::default()).config.lanes;
+    let mut wal = bench.open();
+    assert_eq!(format(&mut wal), tables::FORMAT);
+    let bulk = seal(&mut wal, Lane::BULK).unwrap();
+    assert_eq!(times(&mut wal, &bulk), [1], "it came before the rules");
+}
+
+#[test]
+fn a_lane_is_handed_out_in_its_order_without_what_was_taken_or_passed() {
+    for (order, expected) in
+        [(Order::OldestFirst, [2, 4, 5]), (Order::NewestFirst, [5, 4, 2]), (Order::EarliestExpiry, [5, 4, 2])]
+    {
+        let bench = with_alarms(Policy { order, ..Policy::default() });
+        let mut wal = bench.open();
+        for n in 1..=5 {
+            wal.append(&[request(&[(n, ERROR)])]).unwrap();
+            seal_at(&mut wal, ALARMS, 100 - n).unwrap();
+        }
+        wal.mark_sent(ALARMS, 5);
+        let passed = SegmentId { epoch: wal.summary().life.epoch, lane: ALARMS, sequence: 3 };
+        wal.pass(link(&wal), &[Delivery { id: passed, refused: Counts::ZERO }]).unwrap();
+        let taken: RangeSet = std::iter::once(1..2).collect();
+        let consumer = link(&wal);
+        let found = wal.to_ship(consumer, ALARMS, &taken, 9).unwrap();
+        let sequences: Vec<u64> = found.headers.iter().map(|(h, _)| h.id.sequence).collect();
+        assert_eq!((sequences, found.more), (expected.to_vec(), false), "{order:?}");
+        assert!(found.headers.iter().all(|(h, fresh)| *fresh == (h.id.sequence != 5)));
+        let two = wal.to_ship(consumer, ALARMS, &taken, 2).unwrap();
+        assert_eq!((two.headers.len(), two.more, two.looked.total()), (2, true, 2));
+    }
+}
+
+#[test]
+fn a_quota_drops_the_oldest_or_the_newest_of_its_lane_alone() {
+    for (when_full, left, reason) in [
+        (QuotaPolicy::DropOldest, [4, 5], DropReason::QuotaOldest),
+        (QuotaPolicy::DropNewest, [1, 2], DropReason::QuotaNewest),
+    ] {
+        let mut bench = with_alarms(Policy::default());
+        let mut wal = bench.open();
+        let one = |n| request(&[(n, ERROR), (n, INFO)]);
+        wal.append(&[one(1)]).unwrap();
+        let size = seal(&mut wal, ALARMS).unwrap().payload_len;
+        drop(wal);
+        let quota = Some(size * 2 + size / 2);
+        bench.config.lanes.policies = [(ALARMS, Policy { quota, when_full, ..Policy::default() })].into();
+        let mut wal = bench.open();
+        for n in 2..=5 {
+            wal.append(&[one(n)]).unwrap();
+            seal(&mut wal, ALARMS).unwrap();
+            assert_adds_up(&wal);
+        }
+        seal(&mut wal, Lane::BULK).unwrap();
+        let consumer = link(&wal);
+        let found = wal.to_ship(consumer, ALARMS, &RangeSet::default(), 9).unwrap();
+        let sequences: Vec<u64> = found.headers.iter().map(|(h, _)| h.id.sequence).collect();
+        assert_eq!(sequences, left, "{when_full:?}");
+        let summary = wal.summary();
+        assert_eq!(summary.dropped, [(reason, logs(3))]);
+        assert_eq!(summary.lanes[1].segments, 1, "bulk has no quota");
+        let drops = wal.epochs("a").unwrap().pop().unwrap().drops;
+        // The segment from before the restart may have been on a wire, so it has a record of its own.
+        assert!(drops.len() <= 2, "drops that touch are one record: {drops:?}");
+        assert!(drops.iter().all(|d| d.lane == u32::from(ALARMS.0)));
+        assert_adds_up(&wal);
+    }
+}
+
+#[test]
+fn a_segment_whose_lifetime_is_over_is_dropped_and_the_next_end_is_known() {
+    const S: u64 = 1_000_000_000;
+    let bench = with_alarms(Policy { lifetime: Some(Duration::from_secs(1000)), ..Policy::default() });
+    let mut wal = bench.open();
+    for (n, sealed) in [(1, 0), (2, 10_000 * S), (3, 1)] {
+        wal.append(&[request(&[(n, ERROR), (n, INFO)])]).unwrap();
+        seal_at(&mut wal, ALARMS, sealed).unwrap();
+    }
+    seal_at(&mut wal, Lane::BULK, 0).unwrap();
+    // The clock of the test goes on by a second at each look.
+    let mut next = wal.expire().unwrap();
+    assert_eq!(next, Some(1000 * S));
+    while wal.summary().dropped.is_empty() {
+        next = wal.expire().unwrap();
+    }
+    wal.expire().unwrap();
+    assert_eq!(wal.summary().dropped, [(DropReason::Lifetime, logs(2))]);
+    assert_eq!(next.max(wal.expire().unwrap()), Some(11_000 * S));
+    assert_eq!(wal.summary().in_segments, logs(4), "bulk has no lifetime");
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn a_power_cut_at_any_write_splits_as_before_and_the_counts_add_up() {
+    let mut cuts = 0;
+    for cut in (0..).step_by(5) {
+        let bench = with_alarms(Policy { quota: Some(200), ..Policy::default() });
+        let mut wal = bench.open();
+        bench.disk.power_off_after(cut);
+        let (promised, finished) = work(&mut wal);
+        drop(wal);
+        bench.disk.restart_torn(cut);
+        let mut wal = bench.open();
+        assert!(wal.summary().accepted.total() >= promised, "cut at {cut}");
+        assert_adds_up(&wal);
+        for lane in [ALARMS, Lane::BULK] {
+            seal(&mut wal, lane);
+            assert_adds_up(&wal);
+        }
+        assert_eq!(wal.summary().in_journal, Counts::ZERO, "cut at {cut}");
+        cuts += 1;
+        if finished {
+            break;
+        }
+    }
+    assert!(cuts > 20, "{cuts}");
+}
+
+/// Appends and seals; returns the items that were promised and whether it came to its end.
+fn work(wal: &mut Wal) -> (u64, bool) {
+    let mut promised = 0;
+    let result = (|| -> Result<(), WalError> {
+        for round in 0..8 {
+            for n in 0..3 {
+                wal.append(&[request(&[(round * 10 + n, INFO), (round * 10 + n, ERROR)])])?;
+                promised += 2;
+            }
+            let lane = if round % 3 == 0 { Lane::BULK } else { ALARMS };
+            if let Some(batch) = wal.take_batch(lane, ALL, true)? {
+                wal.commit_segment(batch.seal(Codec::ZstdRows, 7).unwrap())?;
+            }
+        }
+        Ok(())
+    })();
+    (promised, result.is_ok())
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(Vec<i32>),
+    Seal(Lane),
+    Restart,
+    Rules(Vec<(Lane, Severity)>),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let severities = prop::collection::vec(prop::sample::select(vec![5, INFO, 13, ERROR]), 1..6);
+    let lanes = || prop::sample::select(vec![ALARMS, Lane::BULK, NOTES]);
+    let least = prop::sample::select(vec![Severity::Info, Severity::Warn, Severity::Error]);
+    let rule = (prop::sample::select(vec![ALARMS, NOTES]), least);
+    let step = prop_oneof![
+        5 => severities.prop_map(Step::Append),
+        3 => lanes().prop_map(Step::Seal),
+        1 => Just(Step::Restart),
+        1 => prop::collection::vec(rule, 0..3).prop_map(Step::Rules),
+    ];
+    prop::collection::vec(step, 0..30)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn prop_every_item_is_sealed_once_in_the_lane_that_the_rules_of_its_time_name(steps in steps()) {
+        let mut bench = Bench::new();
+        let mut wal = bench.open();
+        let mut current: Vec<(Lane, Severity)> = Vec::new();
+        let mut expected: BTreeMap<u64, Lane> = BTreeMap::new();
+        let mut sealed: Vec<Header> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Append(severities) => {
+                    let records: Vec<_> = (expected.len() as u64 + 1..).zip(severities).collect();
+                    for (time, severity) in &records {
+                        let takes = |(_, least): &&(Lane, Severity)| *severity >= *least as i32;
+                        let lane = current.iter().filter(takes).map(|(lane, _)| *lane).min();
+                        expected.insert(*time, lane.unwrap_or(Lane::BULK));
+                    }
+                    wal.append(&[request(&records)]).unwrap();
+                }
+                Step::Seal(lane) => sealed.extend(seal(&mut wal, lane)),
+                Step::Restart => {
+                    drop(wal);
+                    wal = bench.open();
+                }
+                Step::Rules(new) => {
+                    drop(wal);
+                    bench.config.lanes = Lanes { rules: rules(&new), ..Lanes::default() };
+                    current = new;
+                    wal = bench.open();
+                }
+            }
+            assert_adds_up(&wal);
+        }
+        while let Some(waiting) = wal.unsealed().first().copied() {
+            sealed.extend(seal(&mut wal, waiting.lane));
+        }
+        let mut found: BTreeMap<u64, Lane> = BTreeMap::new();
+        for header in &sealed {
+            for time in times(&mut wal, header) {
+                prop_assert!(found.insert(time, header.id.lane).is_none(), "{time} twice");
+            }
+        }
+        prop_assert_eq!(found, expected);
+        assert_adds_up(&wal);
+    }
+}

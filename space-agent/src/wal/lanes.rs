@@ -1,0 +1,201 @@
+//! What makes lanes differ: the rules of each part of the journal, the order of sending, quotas and lifetimes.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use perigee_proto::link::DropReason;
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::segment::{Header, Lane};
+use perigee_shared::signal::Counts;
+use redb::ReadableDatabase;
+
+use super::tables::{FORMAT, LANE_RULES, META, SEGMENTS};
+use super::{ConsumerId, SegmentRecord, Wal, WalError, state::META_FORMAT};
+use crate::lanes::{Order, QuotaPolicy};
+
+/// What a lane has on board.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneSummary {
+    /// The lane.
+    pub lane: Lane,
+    /// Sealed segments.
+    pub segments: u64,
+    /// Bytes of their payloads.
+    pub segment_bytes: u64,
+    /// Items in the journal.
+    pub in_journal: Counts,
+    /// Their raw OTLP bytes, about.
+    pub journal_raw_bytes: u64,
+    /// When the oldest of them was committed, ns since the Unix epoch.
+    pub oldest_unsealed_unix_nano: Option<u64>,
+}
+
+/// Segments that a consumer may be sent next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToShip {
+    /// In the lane's order; the second says that it was never on a wire.
+    pub headers: Vec<(Header, bool)>,
+    /// Sequences that were looked at, those that the consumer has passed already among them.
+    pub looked: RangeSet,
+    /// There may be more.
+    pub more: bool,
+}
+
+impl Wal {
+    /// Keeps the rules of the configuration for the groups that come from now on. Those before are split as before.
+    pub(super) fn register_rules(&mut self) -> Result<(), WalError> {
+        let rules = Arc::clone(&self.config.lanes.rules);
+        let latest = self.state.rules.last_key_value().map(|(_, rules)| rules);
+        let changed = match latest {
+            Some(latest) => **latest != *rules,
+            None => !rules.is_empty(),
+        };
+        if !changed {
+            return Ok(());
+        }
+        let from = self.state.next_group;
+        // Rules that were superseded before the first group in the journal. One that every lane has passed needs its rules too: they
+        // say so after a restart.
+        let first = self.state.sealed_from;
+        let current = self.state.rules.range(..=first).next_back().map_or(0, |(from, _)| *from);
+        self.write(|txn| {
+            let mut table = txn.open_table(LANE_RULES)?;
+            table.retain_in(..current, |_, _| false)?;
+            table.insert(from, rules.to_bytes().as_slice())?;
+            txn.open_table(META)?.insert(META_FORMAT, &FORMAT.to_le_bytes()[..])?;
+            Ok(())
+        })?;
+        self.state.rules = self.state.rules.split_off(&current);
+        for lane in rules.lanes() {
+            self.state.lane(lane);
+        }
+        self.state.rules.insert(from, rules);
+        tracing::info!(from_group = from, "the rules of the lanes have changed");
+        Ok(())
+    }
+
+    pub(super) fn lane_summaries(&self) -> Vec<LaneSummary> {
+        let summary = |(lane, state): (&Lane, &super::state::LaneState)| LaneSummary {
+            lane: *lane,
+            segments: state.on_board.total(),
+            segment_bytes: state.segment_stored,
+            in_journal: state.unsealed_items,
+            journal_raw_bytes: state.unsealed_raw,
+            oldest_unsealed_unix_nano: state.pending.front().map(|g| g.received),
+        };
+        self.state.lanes.iter().map(summary).collect()
+    }
+
+    fn record(&mut self, lane: Lane, sequence: u64) -> Result<Option<SegmentRecord>, WalError> {
+        let txn = self.db()?.begin_read()?;
+        let found = txn.open_table(SEGMENTS)?.get((lane.0, sequence))?;
+        found.map(|value| SegmentRecord::from_bytes(value.value())).transpose()
+    }
+
+    /// Up to `most` segments of `lane` in its order that `consumer` has not passed and that are not in `taken`.
+    pub fn to_ship(
+        &mut self,
+        consumer: ConsumerId,
+        lane: Lane,
+        taken: &RangeSet,
+        most: usize,
+    ) -> Result<ToShip, WalError> {
+        let mut out = ToShip { headers: Vec::new(), looked: RangeSet::default(), more: false };
+        let Some(state) = self.state.lanes.get(&lane) else { return Ok(out) };
+        let free: Vec<Range<u64>> = state.on_board.iter().flat_map(|r| taken.missing(r)).collect();
+        let sequences: Box<dyn Iterator<Item = u64>> = match self.config.lanes.policy(lane).order {
+            Order::OldestFirst => Box::new(free.into_iter().flatten()),
+            Order::NewestFirst => Box::new(free.into_iter().rev().flat_map(Iterator::rev)),
+            Order::EarliestExpiry => Box::new(self.by_expiry(lane, free)?.into_iter()),
+        };
+        for sequence in sequences {
+            if out.headers.len() == most {
+                out.more = true;
+                break;
+            }
+            out.looked.insert(sequence..sequence + 1);
+            if let Some(record) = self.record(lane, sequence)?
+                && record.waiting & (1 << consumer.0) != 0
+            {
+                out.headers.push((record.header, !self.was_sent(lane, sequence)));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Sequences in the order in which their lifetimes end, which is that of sealing.
+    fn by_expiry(&mut self, lane: Lane, free: Vec<Range<u64>>) -> Result<Vec<u64>, WalError> {
+        let txn = self.db()?.begin_read()?;
+        let segments = txn.open_table(SEGMENTS)?;
+        let mut order = Vec::new();
+        for sequence in free.into_iter().flatten() {
+            if let Some(value) = segments.get((lane.0, sequence))? {
+                order.push((SegmentRecord::from_bytes(value.value())?.header.sealed_unix_nano, sequence));
+            }
+        }
+        order.sort_unstable();
+        Ok(order.into_iter().map(|(_, sequence)| sequence).collect())
+    }
+
+    /// Drops what a lane has above its quota.
+    pub(super) fn keep_quota(&mut self, lane: Lane) -> Result<(), WalError> {
+        let policy = self.config.lanes.policy(lane);
+        let Some(quota) = policy.quota else { return Ok(()) };
+        let state = self.state.lane(lane);
+        let Some(mut above) = state.segment_stored.checked_sub(quota).filter(|above| *above > 0) else {
+            return Ok(());
+        };
+        let on_board = state.on_board.clone();
+        let (mut sequences, reason): (Box<dyn Iterator<Item = u64>>, _) = match policy.when_full {
+            QuotaPolicy::DropOldest => (Box::new(on_board.iter().flatten()), DropReason::QuotaOldest),
+            QuotaPolicy::DropNewest => {
+                (Box::new(on_board.iter().rev().flat_map(Iterator::rev)), DropReason::QuotaNewest)
+            }
+        };
+        let mut victims = Vec::new();
+        while above > 0
+            && let Some(sequence) = sequences.next()
+        {
+            if let Some(record) = self.record(lane, sequence)? {
+                above = above.saturating_sub(record.header.payload_len);
+                victims.push(record.header);
+            }
+        }
+        // Drops that touch become one record only in the order of their sequences.
+        victims.sort_by_key(|h| h.id.sequence);
+        self.drop_segments(victims, reason)
+    }
+
+    /// Drops the segments whose lifetime is over. Returns when that of the next one is, ns since the Unix epoch.
+    pub fn expire(&mut self) -> Result<Option<u64>, WalError> {
+        let now = self.env.unix_nano();
+        let lifetimes: Vec<(Lane, Duration)> = self
+            .config
+            .lanes
+            .policies
+            .iter()
+            .filter_map(|(lane, policy)| policy.lifetime.map(|lifetime| (*lane, lifetime)))
+            .collect();
+        let mut next: Option<u64> = None;
+        let mut victims = Vec::new();
+        let txn = self.db()?.begin_read()?;
+        let segments = txn.open_table(SEGMENTS)?;
+        for (lane, lifetime) in lifetimes {
+            for entry in segments.range((lane.0, 0)..=(lane.0, u64::MAX))? {
+                let header = SegmentRecord::from_bytes(entry?.1.value())?.header;
+                let ends = header.sealed_unix_nano.saturating_add(lifetime.as_nanos() as u64);
+                if ends <= now {
+                    victims.push(header);
+                } else {
+                    next = Some(next.map_or(ends, |n| n.min(ends)));
+                }
+            }
+        }
+        drop((segments, txn));
+        if !victims.is_empty() {
+            self.drop_segments(victims, DropReason::Lifetime)?;
+        }
+        Ok(next)
+    }
+}

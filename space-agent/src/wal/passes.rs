@@ -1,0 +1,141 @@
+//! Reports of passes, and how fast the store grows: what a forecast is made from.
+
+use perigee_proto::link::PassReport;
+use prost::Message;
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
+
+use super::tables::{PASSES, SEGMENTS};
+use super::{SegmentRecord, Wal, WalError};
+
+/// Reports that are kept.
+const KEPT: u64 = 64;
+
+/// Growth is measured over this time and the one before, in ns.
+const WINDOW: u64 = 12 * 3600 * 1_000_000_000;
+
+/// Less says nothing, in ns.
+const LEAST: u64 = 60 * 1_000_000_000;
+
+/// How much is sealed in what time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Growth {
+    since: u64,
+    bytes: u64,
+    /// Bytes and ns of the window before.
+    before: (u64, u64),
+}
+
+impl Growth {
+    pub(super) fn new(now: u64) -> Self {
+        Self { since: now, ..Self::default() }
+    }
+
+    pub(super) fn add(&mut self, bytes: u64, now: u64) {
+        self.bytes += bytes;
+        match now.checked_sub(self.since) {
+            Some(age) if age < WINDOW => {}
+            Some(age) if age < 2 * WINDOW => {
+                *self = Self { since: now, bytes: 0, before: (self.bytes, age) };
+            }
+            // The clock was set, or nothing came for long.
+            _ => *self = Self::new(now),
+        }
+    }
+
+    /// Bytes a second; `None` before there is enough to say.
+    fn rate(&self, now: u64) -> Option<f64> {
+        let time = self.before.1 + now.saturating_sub(self.since);
+        (time >= LEAST).then(|| (self.before.0 + self.bytes) as f64 / (time as f64 / 1e9))
+    }
+}
+
+impl Wal {
+    /// Bytes that are sealed a second, as measured since the log was opened, or over the last half day; `None` before there is
+    /// enough to say.
+    pub fn growth(&self) -> Option<f64> {
+        self.growth.rate(self.env.unix_nano())
+    }
+
+    /// Since when the oldest of what is on board waits, ns since the Unix epoch: when its segment was sealed or, in the journal,
+    /// when it was committed.
+    pub fn oldest(&mut self) -> Result<Option<u64>, WalError> {
+        let mut oldest: Option<u64> = self.unsealed().iter().map(|u| u.oldest_unix_nano).min();
+        let first: Vec<(u8, u64)> =
+            self.state.lanes.iter().filter_map(|(lane, l)| Some((lane.0, l.on_board.first()?))).collect();
+        let txn = self.db()?.begin_read()?;
+        let segments = txn.open_table(SEGMENTS)?;
+        for key in first {
+            if let Some(value) = segments.get(key)? {
+                let sealed = SegmentRecord::from_bytes(value.value())?.header.sealed_unix_nano;
+                oldest = Some(oldest.map_or(sealed, |o| o.min(sealed)));
+            }
+        }
+        Ok(oldest)
+    }
+
+    /// Keeps the report of a pass; of many only the latest are kept.
+    pub fn record_pass(&mut self, report: &PassReport) -> Result<(), WalError> {
+        self.write(|txn| {
+            let mut passes = txn.open_table(PASSES)?;
+            passes.insert(report.start_unix_nano, report.encode_to_vec().as_slice())?;
+            while passes.len()? > KEPT {
+                passes.pop_first()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The latest `most` reports, oldest first.
+    pub fn passes(&mut self, most: usize) -> Result<Vec<PassReport>, WalError> {
+        let txn = self.db()?.begin_read()?;
+        let passes = match txn.open_table(PASSES) {
+            Ok(passes) => passes,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(e) => return Err(e.into()),
+        };
+        let mut out = Vec::new();
+        for entry in passes.iter()?.rev().take(most) {
+            let report = PassReport::decode(entry?.1.value()).map_err(|_| WalError::Damaged("a pass"))?;
+            out.push(report);
+        }
+        out.reverse();
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Bench;
+    use super::*;
+
+    #[test]
+    fn the_latest_reports_are_kept_and_survive_a_restart() {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        assert!(wal.passes(9).unwrap().is_empty());
+        for n in 1..=70 {
+            wal.record_pass(&PassReport { start_unix_nano: n, ..PassReport::default() }).unwrap();
+        }
+        drop(wal);
+        let mut wal = bench.open();
+        let starts = |reports: Vec<PassReport>| reports.iter().map(|r| r.start_unix_nano).collect::<Vec<_>>();
+        assert_eq!(starts(wal.passes(2).unwrap()), [69, 70]);
+        assert_eq!(starts(wal.passes(100).unwrap()), (7..=70).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn growth_is_what_was_sealed_in_the_last_windows() {
+        const S: u64 = 1_000_000_000;
+        let mut growth = Growth::new(0);
+        growth.add(500, 10 * S);
+        assert_eq!(growth.rate(59 * S), None);
+        assert_eq!(growth.rate(100 * S), Some(5.0));
+        for hour in 1..=30 {
+            growth.add(3600 * 100, hour * 3600 * S);
+        }
+        let rate = growth.rate(30 * 3600 * S).unwrap();
+        assert!((90.0..110.0).contains(&rate), "{rate}");
+        growth.add(1, 5 * S);
+        assert_eq!(growth.rate(5 * S), None, "the clock was set back");
+    }
+}

@@ -1,0 +1,59 @@
+//! Pass reports and forecasts, on board and on the ground.
+
+use e2e::{Agent, Batch, Ground, SATELLITE, STATION, Scene, eventually};
+use perigee_shared::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::PROGRAMS;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pass_is_reported_on_board_at_once_and_on_the_ground_with_the_next_contact() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let mut agent = Agent::new(&scene, ground.link);
+    agent.start().await;
+    agent.accept(&Batch::new(Signal::Logs, "a", 10, 1_000)).await;
+    let pass = json!({"rate_down": 8_000_000, "seconds": 3600.0});
+    agent.open_contact(STATION, pass.clone()).await;
+    agent.drained().await;
+    agent.close_contact().await;
+    agent.accept(&Batch::new(Signal::Logs, "b", 10, 1_000)).await;
+
+    let report = || agent.ask(http::Method::GET, "/contact/report", None);
+    eventually("the pass is reported", async || {
+        let report = report().await?;
+        (report["passes"].as_array().map(Vec::len) == Some(1)).then_some(()).ok_or_else(|| report.to_string())
+    })
+    .await;
+    let on_board = report().await.unwrap();
+    let first = &on_board["passes"][0];
+    assert_eq!((&first["station"], &first["committed_segments"]), (&json!(STATION), &json!(1)));
+    let achieved = first["achieved_bytes"].as_u64().unwrap();
+    assert!((10_000..20_000).contains(&achieved), "ten items of a kilobyte that does not shrink: {first}");
+    assert_eq!(first["backlog_bytes"], 0);
+    let planned = first["planned_bytes"].as_f64().unwrap();
+    assert!((planned / 3.6e9 - 1.0).abs() < 0.01, "an hour of a megabyte a second: {first}");
+    assert!(on_board["forecast"]["backlog_since_unix_nano"].is_u64(), "b waits: {on_board}");
+
+    assert_eq!(ground.ask("/api/v1/passes").await.unwrap(), json!([]), "nobody has told it yet");
+    agent.open_contact(STATION, pass).await;
+    agent.drained().await;
+    let passes = ground.ask("/api/v1/passes").await.unwrap();
+    assert_eq!(passes[0]["satellite"], SATELLITE);
+    assert_eq!(passes[0]["achieved_bytes"], achieved);
+    assert_eq!(passes[0]["start_unix_nano"], first["start_unix_nano"]);
+    let satellites = ground.ask("/api/v1/satellites").await.unwrap();
+    let forecast = &satellites[0]["forecast"];
+    assert!(
+        forecast["stored_bytes"].as_u64().unwrap() > 0
+            && forecast["planned_bytes"].as_u64().unwrap() > 3_000_000_000,
+        "{forecast}"
+    );
+    assert_eq!(forecast["full_unix_nano"], Value::Null);
+
+    for args in [["contact", "report"], ["contact", "list"]] {
+        let text = agent.command(&args).await;
+        assert!(text.code == Some(0) && text.out.contains(STATION), "{}{}", text.out, text.err);
+    }
+}
