@@ -5,6 +5,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::generate::{Generator, request};
+use super::shape::Element;
 use super::*;
 use crate::otlp::items::visit;
 use crate::otlp::walk::walk;
@@ -224,6 +225,26 @@ fn declared_sizes_take_no_memory() {
     let mut payload = vec![LAYOUT, 0, 0, 1, 10];
     payload.extend(zstd::bulk::compress(&vec![0; 1 << 24], 3).unwrap());
     assert!(matches!(decode(None, &payload, 1 << 20), Err(CodecError::TooLarge(_))));
+}
+
+#[test]
+fn messages_inside_one_another_without_end_are_refused() {
+    // Shapes that each hold the one before: a decoder that followed them would run out of its stack.
+    let mut writer = Writer::new(Vocabulary::new(&State::new().dictionaries));
+    let mut state = State::new();
+    state.begin(u64::MAX);
+    let mut shapes = Shapes::default();
+    let mut inner = shapes.number(Message::Event, &[], |_| dictionary::Purpose::Other);
+    for _ in 0..5000 {
+        inner = shapes.number(Message::Event, &[Element::One(11, inner)], |_| dictionary::Purpose::Other);
+    }
+    let kinds: Vec<_> = state.dictionaries.iter().map(|d| d.kind.clone()).collect();
+    assert!(
+        state.definitions(&mut writer, &kinds, &shapes, &[]).is_err(),
+        "the encoder does not make them either"
+    );
+    let payload = writer.finish().unwrap();
+    assert!(decode(None, &payload, 1 << 20).is_err());
 }
 
 #[test]
