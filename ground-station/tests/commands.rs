@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use ground_station::config::Config;
-use support::{Running, Site, segment};
+use support::{Running, Site, columns, segment};
 
 fn ground(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ground-station")).args(arguments).output().unwrap()
@@ -95,6 +95,9 @@ async fn the_running_process_is_asked_and_the_file_when_nothing_runs() {
     sat.hello(1..5).await;
     sat.send(&segment(1, 3)).await;
     sat.committed(&[1]).await;
+    let (base, _) = columns(2, 5, None);
+    sat.send(&base).await;
+    sat.committed(&[2]).await;
     running.drained("sat-1").await;
     let ask = |arguments: &'static [&'static str]| {
         let path = path.clone();
@@ -103,14 +106,29 @@ async fn the_running_process_is_asked_and_the_file_when_nothing_runs() {
     let output = ask(&["satellites"]).await.unwrap();
     let all: serde_json::Value = json(&output);
     assert_eq!((&all[0]["satellite"], &all[0]["connected"]), (&"sat-1".into(), &true.into()));
-    assert_eq!(all[0]["epochs"][0]["lanes"][0]["backlog_segments"], 3);
+    assert_eq!(all[0]["epochs"][0]["lanes"][0]["backlog_segments"], 2);
     let output = ask(&["spool", "inspect"]).await.unwrap();
     let view: serde_json::Value = json(&output);
-    assert_eq!(view["accounting"]["sat-1"]["exported"]["spans"], 3);
+    assert_eq!(view["accounting"]["sat-1"]["exported"]["spans"], 8);
     assert!(ask(&["spool", "verify"]).await.unwrap().status.success());
     let output = ask(&["spool", "replay", "--all"]).await.unwrap();
     assert!(text(&output).contains("\"replayed\": 0"), "{}", text(&output));
+    let take = |output: &Output| -> (serde_json::Value, f64) {
+        let view = json(output);
+        let columns = view["columns"].as_array().unwrap();
+        (view.clone(), columns.iter().map(|c| c["bytes"].as_f64().unwrap()).sum())
+    };
+    let (running_view, sum) = take(&ask(&["spool", "inspect", "--columns"]).await.unwrap());
+    assert!(
+        (sum - base.payload.len() as f64).abs() < 0.01 || running_view["segments"] == 2,
+        "{running_view}"
+    );
     running.stop().await;
+    let (view, sum) = take(&ask(&["spool", "inspect", "--columns", "--each"]).await.unwrap());
+    assert!((sum - base.payload.len() as f64).abs() < 0.01, "{view}");
+    assert_eq!((&view["segments"], &view["each"][0]["is_base"]), (&1.into(), &true.into()));
+    let output = ground(&["spool", "inspect", "--columns", "--config", &path]);
+    assert!(text(&output).contains("span.span_id"), "{}", text(&output));
     let output = ask(&["satellites"]).await.unwrap();
     let all: serde_json::Value = json(&output);
     assert_eq!(all[0]["connected"], false);

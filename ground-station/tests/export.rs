@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
-use support::{Running, Site, get, sealed, segment};
+use support::{EPOCH, Running, Site, columns, get, lane, sealed, segment};
 
 /// How a backend answers.
 #[derive(Default)]
@@ -212,6 +212,32 @@ async fn a_request_that_cannot_be_read_goes_to_dead_letter() {
     let (_, letters) = get(ground.api, "/api/v1/dead-letters").await;
     assert!(letters.contains("the request cannot be read"), "{letters}");
     ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_that_lean_on_exported_ones_are_exported_once() {
+    let site = Site::new();
+    let (backend, address) = Backend::start(Opinion::default()).await;
+    let (first, base) = columns(1, 40, None);
+    let (second, next) = columns(2, 40, Some((1, &base)));
+    let (third, _) = columns(3, 40, Some((2, &next)));
+    let epoch = |on_board: std::ops::Range<u64>| perigee_proto::link::Epoch {
+        epoch: EPOCH,
+        start_counter: 1,
+        lanes: vec![perigee_proto::link::Lane { oldest_base: Some(1), ..lane(on_board, 4) }],
+        ..Default::default()
+    };
+    for (number, segment) in [(1, &first), (2, &second), (3, &third)] {
+        // Each time the program has forgotten what it had decoded.
+        let ground = Running::start(site.config("", &exporter("otlphttp/x", address))).await;
+        let mut sat = site.satellite("sat-1", ground.address).await;
+        sat.hello_epoch(epoch(number..4)).await;
+        sat.send(segment).await;
+        sat.committed(&[number]).await;
+        assert_eq!(ground.drained("sat-1").await.exported.spans, number * 40);
+        ground.stop().await;
+    }
+    assert_eq!(backend.taken(), 120);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,51 +91,55 @@ impl Forgotten {
     }
 }
 
-/// Deletes what `number` does not need any more, as it says in a Hello of which these are the epochs.
+/// Deletes what the satellite `number` does not need any more; its Hello is in the ledger.
 pub(super) fn forget_passed(
     txn: &WriteTransaction,
     number: u32,
-    told: &[link::Epoch],
     finished: &BTreeMap<u64, u32>,
 ) -> Result<Forgotten, SpoolError> {
     let mut forgotten = Forgotten::default();
-    let passed = passed(txn, number..=number, told)?;
+    let passed = passed(txn, number..=number)?;
     if !passed.is_empty() {
         delete(txn, passed, u64::MAX, &needed(txn, finished)?, &mut forgotten)?;
     }
     Ok(forgotten)
 }
 
-/// Bases that satellites have passed, as far as they have said it.
+/// Bases that satellites have passed.
 fn passed(
     txn: &WriteTransaction,
     numbers: std::ops::RangeInclusive<u32>,
-    told: &[link::Epoch],
 ) -> Result<Vec<SequenceKey>, SpoolError> {
     let epochs = txn.open_table(EPOCHS)?;
     let bases = txn.open_table(BASES)?;
     let mut known: Option<((u32, u64), Option<EpochRecord>)> = None;
     let mut out = Vec::new();
     for row in bases.range((*numbers.start(), 0, 0, 0)..=(*numbers.end(), u64::MAX, u8::MAX, u64::MAX))? {
-        let key = row?.0.value();
+        let (key, value) = row?;
+        let (key, entry) = (key.value(), decode::<BaseRecord>(value.value())?.entry);
         let epoch = (key.0, key.1);
         if known.as_ref().is_none_or(|(of, _)| *of != epoch) {
             let record = epochs.get(epoch)?.map(|v| decode::<EpochRecord>(v.value())).transpose()?;
             known = Some((epoch, record));
         }
-        let Some((_, Some(record))) = &known else { continue };
-        let lane = record.lanes.iter().find(|l| l.lane == u32::from(key.2));
-        let gone = record.closed
-            || match lane {
-                // What was sealed after the Hello is none of its business.
-                Some(lane) => key.3 < lane.oldest_base.unwrap_or(lane.next_sequence),
-                None => told.iter().any(|e| e.epoch == key.1),
-            };
-        if gone {
+        if let Some((_, Some(record))) = &known
+            && is_passed(record, key, entry)
+        {
             out.push(key);
         }
     }
     Ok(out)
+}
+
+/// Whether what the satellite last said of an epoch means that it needs a base no more.
+fn is_passed(epoch: &EpochRecord, base: SequenceKey, entry: u64) -> bool {
+    // The satellite takes for bases what it knows to be committed: neither what was committed after its Hello, nor what was on
+    // board still, because it had not heard of the commit.
+    let unheard = |lane: &link::Lane| lane.on_board.iter().any(|r| (r.start..r.end).contains(&base.3));
+    let lane = epoch.lanes.iter().find(|l| l.lane == u32::from(base.2));
+    let older = |lane: &link::Lane| lane.oldest_base.is_none_or(|oldest| base.3 < oldest);
+    let told = entry < epoch.next_entry;
+    epoch.closed || told && lane.is_none_or(|lane| older(lane) && !unheard(lane))
 }
 
 /// Bases that something here leans on.
@@ -237,7 +241,7 @@ impl Spool {
         let forgotten = self.write(|txn| {
             let needed = needed(txn, &self.finished)?;
             let mut forgotten = Forgotten::default();
-            delete(txn, passed(txn, 0..=u32::MAX, &[])?, u64::MAX, &needed, &mut forgotten)?;
+            delete(txn, passed(txn, 0..=u32::MAX)?, u64::MAX, &needed, &mut forgotten)?;
             let held = forgotten.held;
             for (number, bytes) in excess {
                 let left = bytes.saturating_sub(forgotten.of(number));

@@ -143,7 +143,7 @@ impl Spool {
                 out.push(resume_epoch(txn, number, epoch, &mut room)?);
             }
             close_forgotten(txn, number, &hello.epochs, now)?;
-            let forgotten = bases::forget_passed(txn, number, &hello.epochs, &self.finished)?;
+            let forgotten = bases::forget_passed(txn, number, &self.finished)?;
             Ok((out, released, forgotten))
         })?;
         self.note_forgotten(forgotten);
@@ -191,6 +191,7 @@ impl Spool {
             started: epoch.started_unix_nano,
             closed: epoch.closed,
             lanes: epoch.lanes.clone(),
+            next_entry: txn.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value()),
         };
         txn.open_table(EPOCHS)?.insert((number, epoch.epoch), record.encode_to_vec().as_slice())?;
         Ok(())

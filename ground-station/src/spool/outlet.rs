@@ -102,10 +102,7 @@ impl Spool {
             let (entry, value) = row?;
             let record = decode::<SegmentRecord>(value.value())?;
             let header = header(record.header).ok_or(SpoolError::Damaged("a header cannot be read"))?;
-            let mut payload = Vec::with_capacity(header.payload_len as usize);
-            for chunk in chunks.range((entry.value(), 0)..=(entry.value(), u32::MAX))? {
-                payload.extend_from_slice(chunk?.1.value());
-            }
+            let payload = payload(&chunks, entry.value(), &header)?;
             each(&record.satellite, &header, &payload);
         }
         Ok(())

@@ -96,6 +96,9 @@ pub(super) struct EpochRecord {
     pub(super) closed: bool,
     #[prost(message, repeated, tag = "4")]
     pub(super) lanes: Vec<link::Lane>,
+    /// The entry that the next segment had then: bases from there on are later than what was said.
+    #[prost(uint64, tag = "5")]
+    pub(super) next_entry: u64,
 }
 
 /// A drop, as the satellite reported it.

@@ -16,7 +16,7 @@ use perigee_proto::link::{self, agent_message, ground_message};
 use perigee_shared::env::Env;
 use perigee_shared::link::tls::{Credentials, client_config, load_authorities};
 use perigee_shared::link::wire;
-use perigee_shared::segment::{self, Codec, Encoder, Header, Lane, SegmentId};
+use perigee_shared::segment::{self, Base, Codec, Encoder, Header, Lane, SegmentId};
 use perigee_shared::signal::{Counts, Signal, TimeRange};
 use prost::Message;
 use tokio::task::JoinHandle;
@@ -142,6 +142,27 @@ pub(crate) struct Segment {
 
 /// A segment with `spans` spans whose names tell where they come from.
 pub(crate) fn segment(sequence: u64, spans: usize) -> Segment {
+    sealed(sequence, &request(sequence, spans), spans as u64)
+}
+
+/// The same with codec 2, leaning on the base `on`, and what others may lean on.
+pub(crate) fn columns(sequence: u64, spans: usize, on: Option<(u64, &Base)>) -> (Segment, Base) {
+    let body = request(sequence, spans);
+    let mut encoder = Encoder::new(Codec::Columns, on.map(|(_, base)| base)).unwrap();
+    encoder.push(Signal::Traces, &body).unwrap();
+    let encoded = encoder.finish().unwrap();
+    let header = Header {
+        codec: Codec::Columns as u32,
+        payload_len: encoded.payload.len() as u64,
+        hash: segment::hash(&encoded.payload),
+        base_sequence: on.map(|(sequence, _)| sequence),
+        is_base: true,
+        ..sealed(sequence, &body, spans as u64).header
+    };
+    (Segment { header, payload: encoded.payload }, encoded.base.unwrap())
+}
+
+fn request(sequence: u64, spans: usize) -> Vec<u8> {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(sequence + 1);
     let spans: Vec<Span> = (0..spans)
         .map(|n| {
@@ -158,13 +179,11 @@ pub(crate) fn segment(sequence: u64, spans: usize) -> Segment {
             }
         })
         .collect();
-    let items = spans.len() as u64;
     let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
-    let body = ExportTraceServiceRequest {
+    ExportTraceServiceRequest {
         resource_spans: vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }],
     }
-    .encode_to_vec();
-    sealed(sequence, &body, items)
+    .encode_to_vec()
 }
 
 /// A segment whose only request is `body`.
