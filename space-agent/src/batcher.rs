@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::BatchConfig;
 use crate::journal::Progress;
 use crate::lanes::Lanes;
+use crate::leaning::{Leaning, LeaningError};
 use crate::wal::{BatchLimits, SealError, Unsealed, Wal, WalError};
 
 /// Without a request for so long, a burst is over.
@@ -46,6 +47,8 @@ enum BatchError {
     #[error(transparent)]
     Seal(#[from] SealError),
     #[error(transparent)]
+    Leaning(#[from] LeaningError),
+    #[error(transparent)]
     Gone(#[from] perigee_shared::env::Gone),
 }
 
@@ -65,6 +68,7 @@ pub struct Batcher {
     last: Option<Lane>,
     /// Until then bulk rests, so that sealing keeps to its share of the processor.
     rest: Instant,
+    leaning: Leaning,
 }
 
 impl Batcher {
@@ -79,7 +83,8 @@ impl Batcher {
         sealed: watch::Sender<u64>,
     ) -> Self {
         let (progress, rest) = (told.subscribe(), Instant::now());
-        Self { config, lanes, env, wal, progress, told, wanted, sealed, last: None, rest }
+        let leaning = Leaning::default();
+        Self { config, lanes, env, wal, progress, told, wanted, sealed, last: None, rest, leaning }
     }
 
     const fn limits(&self) -> BatchLimits {
@@ -91,6 +96,7 @@ impl Batcher {
         loop {
             let progress = self.progress.borrow_and_update().clone();
             let wanted = *self.wanted.borrow_and_update();
+            self.leaning.wanted(wanted);
             let decision = self.decide(&progress, wanted, Instant::now(), self.env.unix_nano());
             match decision {
                 Decision::Seal { lane, all } => {
@@ -181,8 +187,9 @@ impl Batcher {
         self.last = Some(lane);
         let batch = self.wal.call(move |wal| wal.take_batch(lane, limits, all)).await??;
         let Some(batch) = batch else { return Ok(None) };
-        let (now, began, codec) = (self.env.unix_nano(), Instant::now(), self.config.codec);
-        let sealed = self.env.cpu(move || batch.seal(codec, now)).await?;
+        let encoding = self.leaning.encoding(&self.env, &self.wal, self.config.codec, lane).await?;
+        let (now, began) = (self.env.unix_nano(), Instant::now());
+        let sealed = self.env.cpu(move || batch.seal(&encoding, now)).await?;
         let busy = began.elapsed();
         self.rest = Instant::now() + busy.mul_f64(1.0 / self.config.sealing_cpu.0 - 1.0);
         let told = self.told.clone();
@@ -201,6 +208,7 @@ impl Batcher {
             payload = header.payload_len,
             "sealed"
         );
+        self.leaning.sealed(&header);
         self.sealed.send_modify(|n| *n += 1);
         Ok(Some(header))
     }

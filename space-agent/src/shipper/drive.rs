@@ -264,10 +264,34 @@ impl Driver<'_> {
                     self.shipper.wal.call(move |wal| wal.verify_segment(id.lane, id.sequence)).await??;
                 return Ok(Some(Event::Verified { id, whole }));
             }
+            Action::Recode { id, codec } => {
+                let done = self.recode(id, codec).await?;
+                return Ok(Some(Event::Recoded { id, done }));
+            }
+            Action::GroundReads(codecs) => {
+                self.shipper.wal.call(move |wal| wal.ground_reads(codecs)).await?;
+            }
             Action::Restart => self.again = true,
             Action::Finished => self.finished = true,
         }
         Ok(None)
+    }
+
+    /// Encodes a segment anew; whether that could be done.
+    async fn recode(&self, id: SegmentId, codec: Codec) -> Result<bool, DriveError> {
+        let Some(recoding) = self.shipper.wal.call(move |wal| wal.to_recode(id)).await?? else {
+            return Ok(false);
+        };
+        match self.shipper.env.cpu(move || recoding.run(codec)).await {
+            Ok(recoded) => {
+                tracing::info!(segment = %id, codec = codec.name(), "encoded anew, as the ground asks");
+                Ok(self.shipper.wal.call(move |wal| wal.replace(recoded)).await??)
+            }
+            Err(error) => {
+                tracing::error!(segment = %id, %error, "a segment cannot be decoded");
+                Ok(false)
+            }
+        }
     }
 
     fn committed(&self, segments: u64) {

@@ -11,7 +11,7 @@ use perigee_proto::link::{
     agent_message, ground_message,
 };
 use perigee_shared::link::ranges::RangeSet;
-use perigee_shared::segment::{Hash, Header, Lane, SegmentId};
+use perigee_shared::segment::{Codec, Hash, Header, Lane, SegmentId};
 
 use super::queues::Queues;
 use crate::lanes::Lanes;
@@ -38,6 +38,8 @@ pub(super) enum Event {
     Failed(SegmentId),
     /// A segment was checked after a mismatch: whether it is whole.
     Verified { id: SegmentId, whole: bool },
+    /// A segment was encoded anew, or could not be.
+    Recoded { id: SegmentId, done: bool },
     /// Nothing more is to be begun.
     End(GoodbyeReason),
 }
@@ -59,6 +61,10 @@ pub(super) enum Action {
     DropsKnown { epoch: u64, ids: Vec<u64> },
     /// Check the log's own copy, then [`Event::Verified`].
     Verify(SegmentId),
+    /// Encode a segment anew with this codec, so that it leans on nothing, then [`Event::Recoded`].
+    Recode { id: SegmentId, codec: Codec },
+    /// The codecs that the ground reads.
+    GroundReads(Vec<u32>),
     /// Begin again with another connection.
     Restart,
     /// The ground sends nothing more.
@@ -78,6 +84,7 @@ pub(super) struct Session {
     /// The ground has no room: nothing more is sent in this contact.
     refused: bool,
     resent_once: BTreeSet<SegmentId>,
+    recoded: BTreeSet<SegmentId>,
     budget: Option<u64>,
 }
 
@@ -95,6 +102,7 @@ impl Session {
             partials: BTreeMap::new(),
             refused: false,
             resent_once: BTreeSet::new(),
+            recoded: BTreeSet::new(),
             budget,
         }
     }
@@ -127,6 +135,10 @@ impl Session {
             }
             Event::Failed(id) => self.queues.failed(id),
             Event::Verified { id, whole } => self.on_verified(id, whole),
+            Event::Recoded { id, done: true } => self.queues.again(id),
+            Event::Recoded { id, done: false } => {
+                tracing::error!(segment = %id, "a segment cannot be encoded anew; it stays on board");
+            }
             Event::End(reason) => {
                 if !self.ending {
                     self.ending = true;
@@ -171,6 +183,9 @@ impl Session {
 
     fn on_resume(&mut self, resume: Resume, actions: &mut Vec<Action>) {
         let current = self.hello.epochs.last().map_or(0, |e| e.epoch);
+        if !resume.codecs.is_empty() {
+            actions.push(Action::GroundReads(resume.codecs));
+        }
         let mut view = GroundView { epoch: current, lanes: Vec::new() };
         for epoch in resume.epochs {
             if !epoch.drops_acknowledged.is_empty() {
@@ -217,8 +232,13 @@ impl Session {
         match reason {
             RejectReason::HashMismatch => actions.push(Action::Verify(id)),
             RejectReason::Quota => self.refused = true,
-            // A codec is only used when the ground reads it, and codec 1 leans on nothing: what is refused here stays on
-            // board for a station that can read it.
+            RejectReason::MissingBase if self.recoded.insert(id) => {
+                actions.push(Action::Recode { id, codec: Codec::Columns });
+            }
+            // Every ground reads codec 1.
+            RejectReason::UnknownCodec if self.recoded.insert(id) => {
+                actions.push(Action::Recode { id, codec: Codec::ZstdRows });
+            }
             RejectReason::UnknownCodec | RejectReason::MissingBase | RejectReason::Unspecified => {
                 tracing::error!(segment = %id, reason = reason.as_str_name(), "the ground refuses a segment; it stays on board");
             }

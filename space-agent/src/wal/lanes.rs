@@ -10,7 +10,7 @@ use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::Counts;
 use redb::{ReadableDatabase, ReadableTable};
 
-use super::tables::{FORMAT, LANE_RULES, META, SEGMENTS};
+use super::tables::{LANE_RULES, META, RULES_FORMAT, SEGMENTS};
 use super::{ConsumerId, SegmentRecord, Wal, WalError, state::META_FORMAT};
 use crate::lanes::{Order, QuotaPolicy};
 
@@ -72,7 +72,10 @@ impl Wal {
             let mut table = txn.open_table(LANE_RULES)?;
             table.retain_in(..current, |_, _| false)?;
             table.insert(from, rules.to_bytes().as_slice())?;
-            txn.open_table(META)?.insert(META_FORMAT, &FORMAT.to_le_bytes()[..])?;
+            let mut meta = txn.open_table(META)?;
+            let found =
+                meta.get(META_FORMAT)?.and_then(|v| Some(u64::from_le_bytes(v.value().try_into().ok()?)));
+            meta.insert(META_FORMAT, &found.unwrap_or(0).max(RULES_FORMAT).to_le_bytes()[..])?;
             Ok(())
         })?;
         self.state.rules = self.state.rules.split_off(&current);
