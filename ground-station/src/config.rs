@@ -85,7 +85,7 @@ fn default_sync_interval() -> Span {
 }
 
 fn default_window() -> ByteSize {
-    ByteSize::mib(4)
+    ByteSize::mib(16)
 }
 
 fn default_connections() -> usize {

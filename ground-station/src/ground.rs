@@ -58,6 +58,7 @@ pub struct Ground {
     link: Link,
     exporters: Vec<Exporter>,
     served: Vec<Served>,
+    metrics: Metrics,
 }
 
 impl Ground {
@@ -77,9 +78,9 @@ impl Ground {
             exporters.push(Exporter::try_new(&name, settings, signals, station, env, store, metrics)?);
         }
         let link = Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?;
-        let console = Console::new(store.clone(), metrics, link.connected());
+        let console = Console::new(store.clone(), metrics.clone(), link.connected());
         let served = bind(&config, &console).await?;
-        Ok(Self { store, link, exporters, served })
+        Ok(Self { store, link, exporters, served, metrics })
     }
 
     /// The addresses that the link is bound to.
@@ -92,6 +93,11 @@ impl Ground {
         self.served.iter().find(|s| s.name == name)?.listener.local_addr()
     }
 
+    /// What it counts.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
     /// The spool.
     pub fn store(&self) -> Store {
         self.store.clone()
@@ -99,7 +105,7 @@ impl Ground {
 
     /// Works until `shutdown`; then the link hands over what arrived, requests end, and the spool is closed.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { store, link, exporters, served } = self;
+        let Self { store, link, exporters, served, .. } = self;
         for address in link.addresses() {
             tracing::info!(%address, "the link listens (UDP)");
         }

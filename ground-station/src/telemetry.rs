@@ -98,6 +98,11 @@ impl Metrics {
             .inc_by(bytes);
     }
 
+    /// Payload bytes that came over the link from a satellite since the start.
+    pub fn received_from(&self, satellite: &str) -> u64 {
+        self.0.received_bytes.get_or_create(&OfSatellite { satellite: Text(satellite.into()) }).get()
+    }
+
     /// A segment came under the name of another.
     pub fn conflict(&self, satellite: &Arc<str>) {
         self.0.conflicts.get_or_create(&OfSatellite { satellite: Text(Arc::clone(satellite)) }).inc();

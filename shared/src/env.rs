@@ -14,6 +14,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
+use crate::export::{Sink, stdout_sink};
+
 /// Wall time. Elapsed time comes from `tokio::time`, which the simulator pauses.
 pub trait Clock: Send + Sync {
     /// Ns since the Unix epoch, as far as this machine knows.
@@ -41,8 +43,12 @@ pub trait StoreDriver: Send + Sync {
 /// Where UDP goes.
 pub trait Network: Send + Sync {
     /// A QUIC endpoint at `local`; it takes connections when there is a `server` configuration.
-    fn endpoint(&self, local: SocketAddr, server: Option<quinn::ServerConfig>)
-    -> io::Result<quinn::Endpoint>;
+    fn endpoint(
+        &self,
+        local: SocketAddr,
+        config: quinn::EndpointConfig,
+        server: Option<quinn::ServerConfig>,
+    ) -> io::Result<quinn::Endpoint>;
 }
 
 /// Where a piece of work runs.
@@ -70,6 +76,8 @@ pub struct Env {
     pub placement: Placement,
     /// Resident memory.
     pub memory: MemoryMeter,
+    /// Where `debug` exporters write.
+    pub output: Sink,
     rng: Arc<Mutex<SmallRng>>,
 }
 
@@ -82,11 +90,12 @@ impl Env {
             network: Arc::new(Udp),
             placement: Placement::Thread,
             memory: Arc::new(resident_memory),
+            output: stdout_sink(),
             rng: Arc::new(Mutex::new(SmallRng::from_os_rng())),
         }
     }
 
-    /// A machine made of these parts; its randomness follows from `seed`.
+    /// A machine made of these parts; its randomness follows from `seed`, and its output is standard output.
     pub fn new(
         clock: Arc<dyn Clock>,
         store: Arc<dyn StoreDriver>,
@@ -101,6 +110,7 @@ impl Env {
             network,
             placement,
             memory,
+            output: stdout_sink(),
             rng: Arc::new(Mutex::new(SmallRng::seed_from_u64(seed))),
         }
     }
@@ -147,10 +157,11 @@ impl Network for Udp {
     fn endpoint(
         &self,
         local: SocketAddr,
+        config: quinn::EndpointConfig,
         server: Option<quinn::ServerConfig>,
     ) -> io::Result<quinn::Endpoint> {
         let socket = std::net::UdpSocket::bind(local)?;
-        quinn::Endpoint::new(quinn::EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime))
+        quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))
     }
 }
 

@@ -28,7 +28,7 @@ use crate::lifetimes;
 use crate::limiter::Limiter;
 use crate::receiver::{Intake, ReceiverError, Receivers};
 use crate::shipper::{LinkStatus, Shipper, ShipperConfig};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, ShipCounters};
 use crate::wal::{Wal, WalConfig, WalError};
 
 /// How long requests that have begun may take once the agent is told to stop.
@@ -167,13 +167,13 @@ fn open_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
 /// A bound listener for operators and what it serves.
 type Operator = (Listener, fn(Arc<Control>) -> Router);
 
-/// An agent that is bound and not running yet.
+/// An agent that is built and not running yet.
 pub struct Agent {
     config: Config,
     env: Env,
     outside: Outside,
     wal: Owner<Wal>,
-    receivers: Receivers,
+    metrics: Metrics,
     operators: Vec<Operator>,
     contacts: (Contacts, ContactControl),
     current: watch::Receiver<Option<perigee_shared::contact::Contact>>,
@@ -183,7 +183,15 @@ pub struct Agent {
 
 impl Agent {
     /// Checks what the configuration names, opens the log and binds every listener.
-    pub async fn build(config: Config, env: Env) -> Result<Self, AgentError> {
+    pub async fn build(config: Config, env: Env) -> Result<(Self, Receivers), AgentError> {
+        let mut agent = Self::without_listeners(config, env)?;
+        let receivers = Receivers::bind(&agent.config).await?;
+        agent.operators = operators(&agent.config).await?;
+        Ok((agent, receivers))
+    }
+
+    /// An agent that binds nothing, whatever its configuration says: requests come to its intake alone.
+    pub fn without_listeners(config: Config, env: Env) -> Result<Self, AgentError> {
         let outside = Outside::try_new(&config, &env)?;
         let (current_sender, current) = watch::channel(None);
         let (wanted_sender, wanted) = watch::channel(false);
@@ -191,15 +199,39 @@ impl Agent {
         let told = Told { current: current_sender, wanted: wanted_sender };
         let contacts = contacts(&config, &env, told, link.1.clone())?;
         let wal = Owner::new(env.placement, "wal", open_wal(&config, &env)?)?;
-        let receivers = Receivers::bind(&config).await?;
-        let operators = operators(&config).await?;
-        Ok(Self { config, env, outside, wal, receivers, operators, contacts, current, wanted, link })
+        let metrics = Metrics::default();
+        Ok(Self {
+            config,
+            env,
+            outside,
+            wal,
+            metrics,
+            operators: Vec::new(),
+            contacts,
+            current,
+            wanted,
+            link,
+        })
     }
 
-    /// Runs until `shutdown`, then drains: requests that have begun are answered and committed before the rest stops.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let Self { config, env, outside, wal, receivers, operators, contacts, current, wanted, link } = self;
-        let (metrics, limiter) = (Metrics::default(), Limiter::new(config.processors.memory_limiter));
+    /// The log.
+    pub fn wal(&self) -> Owner<Wal> {
+        self.wal.clone()
+    }
+
+    /// What the shipper counts.
+    pub fn ship_counters(&self) -> Arc<ShipCounters> {
+        self.metrics.ship()
+    }
+
+    /// Runs while `serve_intake` feeds the intake, then drains: requests that have begun are answered and committed before the rest
+    /// stops.
+    pub async fn run<F>(self, serve_intake: impl FnOnce(Arc<Intake>) -> F) -> Result<(), AgentError>
+    where
+        F: Future<Output = ()>,
+    {
+        let Self { config, env, outside, wal, metrics, operators, contacts, current, wanted, link } = self;
+        let limiter = Limiter::new(config.processors.memory_limiter);
         let (front, back) = (TaskTracker::new(), TaskTracker::new());
         let stop = CancellationToken::new();
 
@@ -246,7 +278,7 @@ impl Agent {
         };
         spawn_operators(operators, control, &back, &stop);
         tracing::info!("space-agent is ready");
-        receivers.run(intake, shutdown).await;
+        serve_intake(intake).await;
 
         tracing::info!("stopping: what was accepted is committed");
         for (tasks, token) in [(front, None), (back, Some(&stop))] {

@@ -139,11 +139,14 @@ pub async fn execute(cli: Cli, shutdown: CancellationToken) -> Result<(), Failur
         Command::Run(arg) => {
             let config = load(&arg.config)?;
             perigee_shared::telemetry::init_logs(&config.service.telemetry.logs);
-            let agent = Box::pin(Agent::build(config, Env::production())).await.map_err(|e| match e {
-                agent::AgentError::Setting(_) | agent::AgentError::Plan(_) => Failure::Config(e.to_string()),
-                other => Failure::Other(other.to_string()),
-            })?;
-            Ok(Box::pin(agent.run(shutdown)).await?)
+            let (agent, receivers) =
+                Box::pin(Agent::build(config, Env::production())).await.map_err(|e| match e {
+                    agent::AgentError::Setting(_) | agent::AgentError::Plan(_) => {
+                        Failure::Config(e.to_string())
+                    }
+                    other => Failure::Other(other.to_string()),
+                })?;
+            Ok(Box::pin(agent.run(|intake| receivers.run(intake, shutdown))).await?)
         }
         Command::Validate(arg) => {
             let config = load(&arg.config)?;

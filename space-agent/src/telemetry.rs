@@ -134,6 +134,8 @@ pub struct ShipCounters {
     pub sent_bytes: Counter,
     /// Of those, bytes that had been sent on an earlier connection.
     pub resent_bytes: Counter,
+    /// Bytes of packets that QUIC took to be lost.
+    pub lost_bytes: Counter,
     /// Segments that a ground has said to have committed.
     pub committed_segments: Counter,
     /// UDP payload bytes sent, everything included.
@@ -175,6 +177,12 @@ impl ShipCounters {
             "Payload bytes handed to QUIC that had been handed to it on an earlier connection, whether they left or not",
             Unit::Bytes,
             c.resent_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "perigee_link_lost",
+            "Bytes of packets that QUIC took to be lost; what was in them is sent again",
+            Unit::Bytes,
+            c.lost_bytes.clone(),
         );
         registry.register_with_unit(
             "perigee_link_udp_sent",

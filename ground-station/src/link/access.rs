@@ -69,6 +69,16 @@ impl Access {
         std::fs::metadata(self.revocations.as_ref()?).and_then(|m| m.modified()).ok()
     }
 
+    /// Whether there is a revocation list that may change.
+    pub(super) fn watches_revocations(&self) -> bool {
+        self.revocations.is_some()
+    }
+
+    /// What a ground that was killed signs the ends of its old connections with.
+    pub(super) fn reset_secret(&self) -> [u8; 32] {
+        self.credentials.secret("perigee 2026 QUIC stateless reset")
+    }
+
     /// Whether the revocation list's file is another one than was read.
     pub(super) fn has_changed(&self) -> bool {
         self.revocations.is_some() && self.modified() != self.changed

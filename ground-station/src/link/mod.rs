@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use perigee_shared::env::Env;
 use perigee_shared::link::tls::{self, TlsError};
+use perigee_shared::link::transport;
 use quinn::{Endpoint, Incoming};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -86,7 +87,7 @@ impl Link {
             .link
             .listen
             .iter()
-            .map(|address| bind(env, address, server.clone()))
+            .map(|address| bind(env, address, access.reset_secret(), server.clone()))
             .collect::<Result<_, _>>()?;
         let around = Surroundings {
             store,
@@ -130,7 +131,7 @@ impl Link {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                _ = check.tick() => {}
+                _ = check.tick(), if access.watches_revocations() => {}
             }
             if access.has_changed() {
                 match access.server(&env) {
@@ -155,7 +156,12 @@ impl Link {
     }
 }
 
-fn bind(env: &Env, address: &str, server: quinn::ServerConfig) -> Result<Endpoint, LinkError> {
+fn bind(
+    env: &Env,
+    address: &str,
+    secret: [u8; 32],
+    server: quinn::ServerConfig,
+) -> Result<Endpoint, LinkError> {
     let fail = |e: std::io::Error| LinkError::Bind {
         address: address.to_owned(),
         why: match e.kind() {
@@ -173,7 +179,7 @@ fn bind(env: &Env, address: &str, server: quinn::ServerConfig) -> Result<Endpoin
         address: address.to_owned(),
         why: "write IP:PORT, for example 0.0.0.0:4433".to_owned(),
     })?;
-    env.network.endpoint(local, Some(server)).map_err(fail)
+    env.network.endpoint(local, transport::lasting_endpoint(secret), Some(server)).map_err(fail)
 }
 
 async fn accept(

@@ -94,6 +94,23 @@ impl Spool {
         Ok(None)
     }
 
+    /// Shows `each` every segment in the spool with its satellite, in the order of commits.
+    pub fn each_segment(&self, mut each: impl FnMut(&str, &Header, &[u8])) -> Result<(), SpoolError> {
+        let read = self.read()?;
+        let chunks = read.open_table(SEGMENT_CHUNKS)?;
+        for row in read.open_table(SEGMENTS)?.iter()? {
+            let (entry, value) = row?;
+            let record = decode::<SegmentRecord>(value.value())?;
+            let header = header(record.header).ok_or(SpoolError::Damaged("a header cannot be read"))?;
+            let mut payload = Vec::with_capacity(header.payload_len as usize);
+            for chunk in chunks.range((entry.value(), 0)..=(entry.value(), u32::MAX))? {
+                payload.extend_from_slice(chunk?.1.value());
+            }
+            each(&record.satellite, &header, &payload);
+        }
+        Ok(())
+    }
+
     /// Notes that `entry` decodes.
     pub fn mark_checked(&mut self, entry: u64) {
         self.checked.insert(entry);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::config::{ExporterConfig, TlsConfig};
-use super::debug::{Debug, Sink, stdout_sink};
+use super::debug::Debug;
 use super::file::File;
 use super::grpc::Grpc;
 use super::http::Http;
@@ -25,17 +25,11 @@ pub enum Client {
 }
 
 impl Client {
-    /// A client as `config` says; `key` is the exporter's, from the top of the configuration. `debug` writes to standard
-    /// output.
+    /// A client as `config` says; `key` is the exporter's, from the top of the configuration.
     pub fn try_new(key: &str, config: &ExporterConfig, env: &Env) -> Result<Self, Invalid> {
-        Self::with_sink(key, config, env, stdout_sink())
-    }
-
-    /// Like [`Client::try_new`]; `debug` writes to `sink`.
-    pub fn with_sink(key: &str, config: &ExporterConfig, env: &Env, sink: Sink) -> Result<Self, Invalid> {
         config.validate(key)?;
         Ok(match config {
-            ExporterConfig::Debug(c) => Self::Debug(Debug::new(c, sink)),
+            ExporterConfig::Debug(c) => Self::Debug(Debug::new(c, env.output.clone())),
             ExporterConfig::Otlp(c) => Self::Otlp(Box::new(Grpc::try_new(key, c)?)),
             ExporterConfig::OtlpHttp(c) => Self::OtlpHttp(Box::new(Http::try_new(key, c, env)?)),
             ExporterConfig::File(c) => Self::File(File::try_new(key, c, env)?),

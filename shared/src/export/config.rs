@@ -221,6 +221,8 @@ pub enum Verbosity {
 pub struct DebugConfig {
     /// How much it writes.
     pub verbosity: Verbosity,
+    /// Items a second at most; 0: no limit.
+    pub rate_limit: u64,
 }
 
 /// `file`: appends OTLP JSON, one request a line.
@@ -290,7 +292,8 @@ impl ExporterConfig {
         let limit = match self {
             Self::Otlp(c) => c.rate_limit,
             Self::OtlpHttp(c) => c.rate_limit,
-            Self::Debug(_) | Self::File(_) => 0,
+            Self::Debug(c) => c.rate_limit,
+            Self::File(_) => 0,
         };
         (limit > 0).then_some(limit)
     }

@@ -120,7 +120,10 @@ mod tests {
         let text = Arc::new(Mutex::new(String::new()));
         let other = Arc::clone(&text);
         let sink: Sink = Arc::new(move |line| other.lock().unwrap().push_str(line));
-        assert_eq!(Debug::new(&DebugConfig { verbosity }, sink).send(signal, body), Outcome::ACCEPTED);
+        assert_eq!(
+            Debug::new(&DebugConfig { verbosity, ..DebugConfig::default() }, sink).send(signal, body),
+            Outcome::ACCEPTED
+        );
         Arc::into_inner(text).unwrap().into_inner().unwrap()
     }
 
@@ -137,7 +140,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused() {
-        let config = DebugConfig { verbosity: Verbosity::Detailed };
+        let config = DebugConfig { verbosity: Verbosity::Detailed, ..DebugConfig::default() };
         let out = Debug::new(&config, Arc::new(|_| ())).send(Signal::Logs, &Bytes::from_static(b"\x0a\xff"));
         assert!(matches!(out, Outcome::Refused { .. }));
     }

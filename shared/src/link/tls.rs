@@ -77,6 +77,11 @@ impl Credentials {
         })
     }
 
+    /// A secret that follows from the private key: the same after each start, and for no other purpose.
+    pub fn secret(&self, purpose: &str) -> [u8; 32] {
+        blake3::derive_key(purpose, self.key.secret_der())
+    }
+
     /// The identity in the certificate.
     pub fn identity(&self) -> Result<Identity, TlsError> {
         Identity::of(&self.chain[0])

@@ -73,6 +73,13 @@ impl Intake {
         }
     }
 
+    /// Takes an export request that is in memory already, as receivers do with what they have read.
+    pub async fn accept(&self, signal: Signal, body: Bytes) -> Result<(), Status> {
+        let mut permit = self.limiter.admit()?;
+        permit.grow_to(body.len())?;
+        self.take(signal, body, permit).await
+    }
+
     /// Takes an export request as protobuf; success means that it is as safe as `acknowledge` says.
     async fn take(&self, signal: Signal, body: Bytes, permit: Permit) -> Result<(), Status> {
         let walked = walk(signal, &body).map_err(|e| {

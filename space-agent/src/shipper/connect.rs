@@ -1,7 +1,7 @@
 //! Coming up: a connection to a station as soon as there is one.
 //!
 //! One attempt that begins too early would double its own retry time again and again. So attempts overlap: a new one begins
-//! every round trip, the first to finish wins, and the others are dropped.
+//! every round trip, the first to finish wins, and the others are dropped. When nobody answers they become rarer.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -45,13 +45,12 @@ pub(super) async fn connect(
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let endpoint = env.network.endpoint(SocketAddr::new(local, 0), None)?;
+    let endpoint = env.network.endpoint(SocketAddr::new(local, 0), quinn::EndpointConfig::default(), None)?;
     let mut config = config.clone();
     config.transport_config(transport::agent(shape));
-    let interval = transport::attempt_interval(shape);
     let mut attempts: JoinSet<Result<quinn::Connection, quinn::ConnectionError>> = JoinSet::new();
     let mut handles = VecDeque::new();
-    let mut next = Instant::now();
+    let (mut next, mut count) = (Instant::now(), 0);
     loop {
         tokio::select! {
             biased;
@@ -71,7 +70,8 @@ pub(super) async fn connect(
                     tokio::task::AbortHandle::abort(&oldest);
                 }
                 handles.push_back(attempts.spawn(endpoint.connect_with(config.clone(), peer, station)?.into_future()));
-                next = Instant::now() + interval;
+                next = Instant::now() + transport::attempt_pause(shape, count);
+                count += 1;
             }
         }
     }

@@ -96,10 +96,12 @@ pub(super) async fn drive(
     let hello = hello(shipper, contact).await?;
     let mut sealed = shipper.sealed.clone();
     sealed.mark_unchanged();
-    let usable = contact.usable(shipper.env.unix_nano());
+    // What leaves later than one light time before the end does not arrive.
+    let light = contact.shape().light_time.unwrap_or_default();
+    let usable = contact.usable(shipper.env.unix_nano()).map(|left| left.saturating_sub(light));
     let mut driver = Driver {
         station: contact.station.clone(),
-        session: Session::new(hello, contact.byte_budget, &shipper.lanes),
+        session: Session::new(hello, shipper.budget, &shipper.lanes),
         connection,
         control: queue,
         gate: Gate::new(),
@@ -120,6 +122,7 @@ pub(super) async fn drive(
     let closed = connection.close_reason();
     connection.close(0u32.into(), b"contact over");
     driver.stop_writers().await;
+    driver.shipper.budget = driver.session.budget_left();
     ended.map_err(|error| closed.map_or(error, DriveError::Connection))
 }
 

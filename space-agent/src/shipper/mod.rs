@@ -88,6 +88,8 @@ pub struct Shipper {
     status: watch::Sender<LinkStatus>,
     /// What was sent on earlier connections and not acknowledged, to tell what is sent again.
     sent: BTreeMap<SegmentId, RangeSet>,
+    /// Segment bytes that may still be sent in this contact, over all its connections.
+    budget: Option<u64>,
 }
 
 impl Shipper {
@@ -105,8 +107,20 @@ impl Shipper {
         counters: Arc<ShipCounters>,
         status: watch::Sender<LinkStatus>,
     ) -> Self {
-        let sent = BTreeMap::new();
-        Self { config, lanes, env, wal, consumer, contact, sealed, planner, counters, status, sent }
+        Self {
+            config,
+            lanes,
+            env,
+            wal,
+            consumer,
+            contact,
+            sealed,
+            planner,
+            counters,
+            status,
+            sent: BTreeMap::new(),
+            budget: None,
+        }
     }
 
     fn set_state(&self, state: &'static str, station: Option<&str>) {
@@ -196,6 +210,7 @@ impl Shipper {
             return connected_for;
         };
         tracing::info!(contact = contact.name(), "contact begins");
+        self.budget = contact.byte_budget;
         let mut over = std::pin::pin!(self.over(contact.clone(), shutdown.clone()));
         loop {
             self.set_state("connecting", Some(&station));
@@ -216,6 +231,7 @@ impl Shipper {
                     let stats = connection.stats();
                     self.counters.udp_sent_bytes.inc_by(stats.udp_tx.bytes);
                     self.counters.udp_received_bytes.inc_by(stats.udp_rx.bytes);
+                    self.counters.lost_bytes.inc_by(stats.path.lost_bytes);
                     // Lets the close frame leave.
                     drop(tokio::time::timeout(shape.rtt(), endpoint.wait_idle()).await);
                     match ended {

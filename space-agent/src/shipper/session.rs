@@ -113,6 +113,11 @@ impl Session {
         !self.queues.are_writing() && self.unacknowledged.is_empty() && nothing_left
     }
 
+    /// Segment bytes that may still be sent.
+    pub(super) const fn budget_left(&self) -> Option<u64> {
+        self.budget
+    }
+
     pub(super) fn on_event(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
@@ -276,16 +281,26 @@ impl Session {
                 // Held whole and not committed: the last byte once more makes the ground look again.
                 ranges.push(header.payload_len - 1..header.payload_len);
             }
-            let bytes = ranges.iter().map(|r| r.end - r.start).sum();
             if let Some(budget) = &mut self.budget {
-                *budget = budget.saturating_sub(bytes);
+                // A part of a segment is worth sending: the next contact goes on behind it.
+                spend(budget, &mut ranges);
             }
+            let bytes = ranges.iter().map(|r| r.end - r.start).sum();
             self.queues.begin(header.clone(), bytes, first);
             actions.push(Action::Write { header, ranges, first });
         }
         let wanted = self.queues.wanted().into_iter();
         actions.extend(wanted.map(|(lane, taken)| Action::Fetch { lane, taken }));
     }
+}
+
+/// Cuts `ranges` to what is left of `budget`.
+fn spend(budget: &mut u64, ranges: &mut Vec<Range<u64>>) {
+    ranges.retain_mut(|range| {
+        range.end = range.end.min(range.start + *budget);
+        *budget -= range.end - range.start;
+        !range.is_empty()
+    });
 }
 
 fn send(body: agent_message::Body) -> Action {
@@ -439,7 +454,9 @@ mod tests {
         let mut s = Session::new(Hello::default(), Some(1500), &Lanes::default());
         s.on_event(Event::Connected);
         let headers = (1..=4).map(|n| (header(n), true)).collect();
-        assert_eq!(written(&s.on_event(fetched(headers))).len(), 2);
+        let begun = written(&s.on_event(fetched(headers)));
+        assert_eq!(begun.len(), 2);
+        assert_eq!((begun[0].1.as_slice(), begun[1].1.first()), (WHOLE, Some(&(0..500))));
         assert!(written(&s.on_event(Event::Written(header(1).id))).is_empty());
     }
 }

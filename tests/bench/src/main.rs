@@ -1,7 +1,8 @@
-//! Benchmarks: `cargo run --release -p bench -- ingest | memory | bytes`.
+//! Benchmarks: `cargo run --release -p bench -- ingest | memory | bytes | link`.
 //!
 //! `ingest` and `memory` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
-//! from another; `bytes` compares codecs in this process. Results go to stdout as a table or as JSON, everything else to stderr.
+//! from another; `bytes` compares codecs in this process, and
+//! `link` simulates contacts, the same on every machine. Results go to stdout as a table or as JSON, everything else to stderr.
 
 mod affinity;
 mod bytes_per_item;
@@ -9,6 +10,7 @@ mod client;
 mod corpus;
 mod cpu;
 mod ingest;
+mod link;
 mod load;
 mod memory;
 mod peak;
@@ -43,6 +45,8 @@ enum Bench {
     Ingest(ingest::Options),
     /// Resident memory: idle, at a steady rate, and when offered far too much
     Memory(memory::Options),
+    /// Goodput of simulated contacts, and what is sent again
+    Link(link::Options),
     /// Bytes per item of segments, alone and leaning on earlier ones, against gzip, zstd and rows; speed and memory
     Bytes(bytes_per_item::Options),
     /// What encoding the segment on stdin holds in memory; `bytes` runs it as a process of its own
@@ -88,6 +92,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Ingest(options) => ("ingest", on_core(&options.setup, ingest::run(options))?),
         Bench::Memory(options) => ("memory", on_core(&options.setup, memory::run(options))?),
         Bench::Bytes(options) => ("bytes", bytes_per_item::run(options)?),
+        Bench::Link(options) => ("link", link::run(options)?),
         Bench::Peak => return peak::run(),
     };
     report::print(name, &rows, arguments.json)

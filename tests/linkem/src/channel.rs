@@ -5,13 +5,18 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::config::{OVERHEAD, Path};
+use crate::config::Path;
 
 /// What happens to a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub enum Fate {
     /// It is there at that time; `held` when later ones may overtake it.
-    Arrives { at: Duration, held: bool },
+    Arrives {
+        /// When it is there.
+        at: Duration,
+        /// Later ones may overtake it.
+        held: bool,
+    },
     /// It is lost by itself.
     Loss,
     /// It is lost in a burst.
@@ -20,7 +25,8 @@ pub(crate) enum Fate {
     Queue,
 }
 
-pub(crate) struct Channel {
+/// A direction, with its own luck.
+pub struct Channel {
     path: Path,
     rng: SmallRng,
     /// When everything given so far has left the serialiser.
@@ -29,17 +35,18 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    pub(crate) fn new(path: Path, seed: u64) -> Self {
+    /// A channel that nothing was given to yet.
+    pub fn new(path: Path, seed: u64) -> Self {
         Self { path, rng: SmallRng::seed_from_u64(seed), free_at: Duration::ZERO, in_burst: false }
     }
 
     /// Gives it a datagram of `length` bytes.
-    pub(crate) fn send(&mut self, now: Duration, length: usize) -> Fate {
+    pub fn send(&mut self, now: Duration, length: usize) -> Fate {
         // The same number of draws for each datagram, so that one setting does not change the luck of another.
         let (burst, loss, hold) =
             (self.rng.random::<f64>(), self.rng.random::<f64>(), self.rng.random::<f64>());
         if let Some(rate) = self.path.rate {
-            let bits = 8.0 * (length as u64 + OVERHEAD) as f64;
+            let bits = 8.0 * (length as u64 + self.path.overhead) as f64;
             let waiting = self.free_at.saturating_sub(now).as_secs_f64() * rate as f64;
             let room = 8.0 * self.path.queue.bytes(rate, self.path.delay) as f64;
             if waiting > 0.0 && waiting + bits > room {
@@ -65,7 +72,7 @@ impl Channel {
     }
 
     /// Forgets what waits in the queue.
-    pub(crate) fn clear(&mut self, now: Duration) {
+    pub fn clear(&mut self, now: Duration) {
         self.free_at = self.free_at.min(now);
     }
 }

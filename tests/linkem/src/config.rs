@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use perigee_shared::units::{ByteSize, parse_duration};
 
-/// Bytes that IPv4 and UDP add to each datagram on the wire.
+/// Bytes that IPv4 and UDP add to each datagram on the wire: the overhead of a path unless it says otherwise.
 pub const OVERHEAD: u64 = 28;
 
 /// A way through the link.
@@ -55,10 +55,12 @@ impl Config {
 }
 
 /// One direction of a link. The default is perfect.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Path {
-    /// Bits per second, IP and UDP headers included; without one, datagrams take no time.
+    /// Bits per second, overhead included; without one, datagrams take no time.
     pub rate: Option<u64>,
+    /// Bytes that each datagram takes beside its payload.
+    pub overhead: u64,
     /// The time on the way.
     pub delay: Duration,
     /// What may wait for the serialiser.
@@ -69,6 +71,20 @@ pub struct Path {
     pub burst: Option<Burst>,
     /// Datagrams that are overtaken.
     pub reorder: Option<Reorder>,
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self {
+            rate: None,
+            overhead: OVERHEAD,
+            delay: Duration::ZERO,
+            queue: Queue::default(),
+            loss: 0.0,
+            burst: None,
+            reorder: None,
+        }
+    }
 }
 
 /// The length of the queue before the serialiser.

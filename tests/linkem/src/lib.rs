@@ -7,7 +7,7 @@
 //! [`config`] says what a link is like, the channel and the [`emulator`] decide what happens to each datagram without any
 //! socket or clock, and [`Link`] moves the datagrams. The same seed gives the same fates to the same datagrams at the same times.
 
-mod channel;
+pub mod channel;
 pub mod config;
 pub mod emulator;
 mod link;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use linkem::config::{Burst, Queue, Reorder, parse_chance, parse_interval, parse_rate};
+use linkem::config::{Burst, OVERHEAD, Queue, Reorder, parse_chance, parse_interval, parse_rate};
 use linkem::{Config, Link, Path, Schedule, Stats};
 use perigee_shared::units::parse_duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -88,6 +88,7 @@ impl Arguments {
         };
         let forward = Path {
             rate: self.rate,
+            overhead: OVERHEAD,
             delay: self.delay,
             queue: self.queue,
             loss: self.loss,

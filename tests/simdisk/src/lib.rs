@@ -115,6 +115,27 @@ impl Disk {
         }
     }
 
+    /// The power goes now and for good: every further write fails. What comes back is the disk as it is found after that: with
+    /// what was synced, and when there is a `seed` with some of the rest as well, torn where it likes.
+    pub fn lose_power(&self, seed: Option<u64>) -> Arc<Self> {
+        self.power.store(1, Ordering::Relaxed);
+        let files = lock(&self.files)
+            .iter()
+            .map(|(path, image)| (path.clone(), Arc::new(Mutex::new(lock(image).clone()))))
+            .collect();
+        let found = Arc::new(Self { files: Mutex::new(files), ..Self::default() });
+        match seed {
+            Some(seed) => found.restart_torn(seed),
+            None => found.restart(),
+        }
+        found
+    }
+
+    /// Where databases live, with this disk.
+    pub fn driver(self: &Arc<Self>) -> Arc<dyn StoreDriver> {
+        Arc::new(Driver(Arc::clone(self)))
+    }
+
     /// The names of all files.
     pub fn files(&self) -> Vec<PathBuf> {
         lock(&self.files).keys().cloned().collect()
@@ -122,7 +143,7 @@ impl Disk {
 
     /// An environment with this disk, inline execution, a clock that goes on by a second at each look, and no network.
     pub fn env(self: &Arc<Self>) -> Env {
-        let driver = Arc::new(Driver(Arc::clone(self)));
+        let driver = self.driver();
         let seed = self.environments.fetch_add(1, Ordering::Relaxed);
         Env::new(
             Arc::new(Ticking(AtomicU64::new(1))),
@@ -160,7 +181,10 @@ impl redb::StorageBackend for Backend {
         if (len as usize) < image.synced.len() {
             // What is beyond the end cannot come back.
             image.synced.truncate(len as usize);
-            image.pending.retain(|(offset, data)| offset + data.len() <= len as usize);
+            image.pending.retain_mut(|(offset, data)| {
+                data.truncate((len as usize).saturating_sub(*offset));
+                !data.is_empty()
+            });
         }
         Ok(())
     }
@@ -168,8 +192,11 @@ impl redb::StorageBackend for Backend {
     fn sync_data(&self) -> io::Result<()> {
         self.disk.check()?;
         let mut image = lock(&self.image);
-        image.pending.clear();
-        image.synced = image.now.clone();
+        let image = &mut *image;
+        image.synced.resize(image.now.len(), 0);
+        for (offset, data) in image.pending.drain(..) {
+            image.synced[offset..offset + data.len()].copy_from_slice(&data);
+        }
         Ok(())
     }
 
@@ -237,6 +264,7 @@ impl Network for NoNetwork {
     fn endpoint(
         &self,
         _: std::net::SocketAddr,
+        _: quinn::EndpointConfig,
         _: Option<quinn::ServerConfig>,
     ) -> io::Result<quinn::Endpoint> {
         Err(io::ErrorKind::Unsupported.into())

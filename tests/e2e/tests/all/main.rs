@@ -8,6 +8,7 @@ mod contacts;
 mod crash;
 mod direct;
 mod full;
+mod goodput;
 mod lanes;
 mod listeners;
 mod passes;

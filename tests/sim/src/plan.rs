@@ -1,0 +1,117 @@
+//! Contacts: as the plan says, and as they are.
+
+use std::fmt::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::log::Window;
+use crate::scenario::{Link, Passes, Scenario};
+
+/// A contact; times since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pass {
+    /// The satellite's number.
+    pub satellite: u16,
+    /// The station's number.
+    pub station: u16,
+    /// AOS.
+    pub start: Duration,
+    /// LOS as the plan has it.
+    pub end: Duration,
+    /// LOS as it is.
+    pub los: Duration,
+}
+
+/// Every contact of a scenario, in the order of satellites and times.
+pub fn passes(scenario: &Scenario) -> Vec<Pass> {
+    let station = |id: &String| scenario.stations.iter().position(|s| s == id).unwrap_or(0) as u16;
+    if let Some(by_chance) = &scenario.passes {
+        return (0..scenario.satellites).flat_map(|s| of_satellite(scenario, by_chance, s)).collect();
+    }
+    let mut all: Vec<Pass> = scenario
+        .contacts
+        .iter()
+        .map(|c| Pass {
+            satellite: c.satellite,
+            station: station(&c.station),
+            start: c.start.0,
+            end: c.end.0,
+            los: c.cut.unwrap_or(c.end).0,
+        })
+        .collect();
+    all.sort_by_key(|p| (p.satellite, p.start));
+    all
+}
+
+/// A pass in each of equal parts of the time, at any place in it.
+fn of_satellite(scenario: &Scenario, passes: &Passes, satellite: u16) -> Vec<Pass> {
+    let seed = scenario.seed ^ (u64::from(satellite) + 1).wrapping_mul(0xd134_2543_de82_ef95);
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let slot = Duration::from_secs_f64(86_400.0 / passes.per_day);
+    let mut out = Vec::new();
+    let mut begins = Duration::ZERO;
+    // The last slot is there only if it is whole.
+    while begins + slot <= scenario.duration.0 {
+        let length = passes.shortest.0 + (passes.longest.0 - passes.shortest.0).mul_f64(rng.random());
+        let start = begins + (slot - length - Duration::from_secs(60)).mul_f64(rng.random());
+        let (luck, part): (f64, f64) = (rng.random(), rng.random());
+        let station = rng.random_range(0..scenario.stations.len()) as u16;
+        let lasts = if luck < passes.cut { length.mul_f64(part) } else { length };
+        // Whole milliseconds, as plans have them.
+        let whole = |d: Duration| Duration::from_millis(d.as_millis() as u64);
+        let start = whole(start);
+        out.push(Pass {
+            satellite,
+            station,
+            start,
+            end: start + whole(length),
+            los: start + whole(lasts).max(Duration::from_millis(1)),
+        });
+        begins += slot;
+    }
+    out
+}
+
+/// When the link between these two is up.
+pub fn windows(passes: &[Pass], satellite: u16, station: u16) -> Vec<Window> {
+    passes
+        .iter()
+        .filter(|p| p.satellite == satellite && p.station == station)
+        .map(|p| Window { start: p.start, end: p.los })
+        .collect()
+}
+
+/// The plan file of a satellite.
+pub fn file(scenario: &Scenario, passes: &[Pass], satellite: u16) -> String {
+    let mut out = String::from("contacts:\n");
+    let mut any = false;
+    for pass in passes.iter().filter(|p| p.satellite == satellite) {
+        any = true;
+        let time = |at: Duration| humantime::format_rfc3339_millis(UNIX_EPOCH + scenario.start.0 + at);
+        let _ = writeln!(
+            out,
+            "- {{station: {}, start: {}, end: {}{}}}",
+            scenario.stations[usize::from(pass.station)],
+            time(pass.start),
+            time(pass.end),
+            about(&scenario.link)
+        );
+    }
+    if any { out } else { "contacts: []\n".to_owned() }
+}
+
+fn about(link: &Link) -> String {
+    let mut out = String::new();
+    if link.planned {
+        let (down, up) = (link.down.rate, link.up.rate);
+        let light = link.down.delay.0.as_secs_f64();
+        let _ = write!(out, ", rate_down: {down}bit/s, rate_up: {up}bit/s, light_time: {light}s");
+    }
+    let _ = write!(out, ", guard: {}s", link.guard.0.as_secs_f64());
+    if let Some(budget) = link.byte_budget {
+        let _ = write!(out, ", byte_budget: {}B", budget.0);
+    }
+    out
+}

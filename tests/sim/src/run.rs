@@ -1,0 +1,252 @@
+//! Running a scenario: everything in one current-thread runtime whose clock stands still while anything has work to do.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use perigee_shared::config::Invalid;
+use tokio::time::Instant;
+
+use crate::account::{self, Account};
+use crate::history::{Delays, History};
+use crate::log::{Log, Way};
+use crate::network::{Ether, Node};
+use crate::node::{Satellite, Station, Time, World, certificates, note};
+use crate::picture::Sample;
+use crate::plan::{Pass, passes, windows};
+use crate::report::{Reached, Report};
+use crate::scenario::{FaultKind, Scenario};
+
+/// Samples of a picture.
+const SAMPLES: u32 = 600;
+
+/// After the last event grounds notice that their links are gone, and exporters finish.
+const SETTLE: Duration = Duration::from_secs(60);
+
+/// What is wanted beside the report.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Every packet.
+    pub keep_packets: bool,
+    /// When the first payload byte of each contact came.
+    pub first_bytes: bool,
+}
+
+/// Simulates `scenario`. The same scenario gives the same report.
+pub fn run(scenario: Scenario, options: Options) -> anyhow::Result<Report> {
+    scenario.validate().map_err(|Invalid { key, message }| anyhow::anyhow!("{key}: {message}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    runtime.block_on(Box::pin(simulate(scenario, options)))
+}
+
+/// What happens at a time.
+enum Event {
+    Sample,
+    Down(usize),
+    Up(usize),
+}
+
+struct Simulation {
+    world: World,
+    passes: Arc<[Pass]>,
+    satellites: Vec<Satellite>,
+    stations: Vec<Station>,
+    samples: Vec<Sample>,
+}
+
+async fn simulate(scenario: Scenario, options: Options) -> anyhow::Result<Report> {
+    let directory = tempfile::tempdir()?;
+    let mut simulation = Simulation::new(scenario, options, directory.path()).await?;
+    let first_bytes = match options.first_bytes {
+        true => Some(simulation.watch_first_bytes().await?),
+        false => None,
+    };
+    simulation.play().await?;
+    let mut report = simulation.end().await?;
+    report.first_bytes = first_bytes.unwrap_or_default();
+    Ok(report)
+}
+
+impl Simulation {
+    async fn new(scenario: Scenario, options: Options, directory: &std::path::Path) -> anyhow::Result<Self> {
+        let passes: Arc<[Pass]> = passes(&scenario).into();
+        let ether = Ether::new(scenario.seed, Log::new(options.keep_packets));
+        for satellite in 0..scenario.satellites {
+            for (station, _) in (0u16..).zip(&scenario.stations) {
+                let paths = [scenario.link.down.path(), scenario.link.up.path()];
+                ether.connect(satellite, station, paths, windows(&passes, satellite, station));
+            }
+        }
+        let time = Time { began: Instant::now(), shown: scenario.start.0 };
+        let mut world = World {
+            directory: directory.to_owned(),
+            ether,
+            time,
+            history: Arc::new(Mutex::new(History::default())),
+            scenario: Arc::new(scenario),
+        };
+        let ledgers = Station::all(&world).len();
+        let count = usize::from(world.scenario.satellites);
+        world.history = Arc::new(Mutex::new(History::new(count, ledgers)));
+        let mut stations = Station::all(&world);
+        certificates(directory, &world.scenario, &stations)?;
+        for station in &mut stations {
+            station.start().await?;
+        }
+        let mut satellites = Vec::with_capacity(count);
+        for number in 0..world.scenario.satellites {
+            let mut satellite = Satellite::new(world.clone(), number, Arc::clone(&passes))?;
+            satellite.start()?;
+            satellites.push(satellite);
+        }
+        Ok(Self { world, passes, satellites, stations, samples: Vec::new() })
+    }
+
+    /// Goes through time until the end of the scenario.
+    async fn play(&mut self) -> anyhow::Result<()> {
+        let duration = self.world.scenario.duration.0;
+        let mut events: Vec<(Duration, Event)> =
+            (0..=SAMPLES).map(|n| (duration * n / SAMPLES, Event::Sample)).collect();
+        for (n, fault) in self.world.scenario.faults.iter().enumerate() {
+            events.push((fault.at.0, Event::Down(n)));
+            events.push((fault.at.0 + fault.down.0, Event::Up(n)));
+        }
+        events.sort_by_key(|(at, _)| *at);
+        for (at, event) in events {
+            tokio::time::sleep_until(self.world.time.began + at).await;
+            match event {
+                Event::Sample => self.sample().await?,
+                Event::Down(n) => self.fail(n).await?,
+                Event::Up(n) => self.recover(n).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The satellite or the ground that fault `n` is about.
+    fn node(&self, n: usize) -> (Option<usize>, Option<usize>) {
+        match self.world.scenario.node(&self.world.scenario.faults[n].node) {
+            Some(Node::Satellite(number)) => (Some(usize::from(number)), None),
+            Some(Node::Station(number)) => (None, self.stations.iter().position(|s| s.serves(number))),
+            None => (None, None),
+        }
+    }
+
+    async fn fail(&mut self, n: usize) -> anyhow::Result<()> {
+        let kind = self.world.scenario.faults[n].kind;
+        let torn = (kind == FaultKind::Torn).then_some(self.world.scenario.seed ^ n as u64);
+        match (self.node(n), kind) {
+            ((Some(s), _), FaultKind::Restart) => self.satellites[s].stop().await?,
+            ((Some(s), _), _) => self.satellites[s].crash(torn),
+            ((_, Some(g)), FaultKind::Restart) => self.stations[g].stop().await?,
+            ((_, Some(g)), _) => self.stations[g].crash(torn),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn recover(&mut self, n: usize) -> anyhow::Result<()> {
+        match self.node(n) {
+            (Some(s), _) => self.satellites[s].start()?,
+            (_, Some(g)) => Box::pin(self.stations[g].start()).await?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn sample(&mut self) -> anyhow::Result<()> {
+        let mut backlog = 0;
+        for satellite in &self.satellites {
+            backlog += satellite.backlog().await;
+        }
+        let Delays { items, sum, longest } = note(&self.world.history, |h| std::mem::take(&mut h.delays));
+        let delay = (items > 0).then(|| (sum / items as f64, longest));
+        let delivered = self.held().await?;
+        self.samples.push(Sample { at: self.world.time.now(), delivered, backlog, delay });
+        Ok(())
+    }
+
+    /// Distinct segment bytes that the grounds hold or held, whole or in part.
+    async fn held(&self) -> anyhow::Result<u64> {
+        let mut held = 0;
+        for station in &self.stations {
+            let Some(store) = station.store() else { continue };
+            held += store.ask(|spool| spool.accounting()).await?.values().map(|a| a.bytes).sum::<u64>();
+            let satellites = store.ask(|spool| spool.satellites()).await?;
+            let lanes = satellites.iter().flat_map(|s| &s.epochs).flat_map(|e| &e.lanes);
+            held += lanes.flat_map(|l| &l.partials).map(|p| p.held_bytes).sum::<u64>();
+        }
+        Ok(held)
+    }
+
+    /// When the first payload byte of each contact came to the ground, from AOS on.
+    async fn watch_first_bytes(&mut self) -> anyhow::Result<Vec<Option<Duration>>> {
+        let mut out = Vec::new();
+        for pass in self.passes.clone().iter() {
+            tokio::time::sleep_until(self.world.time.began + pass.start).await;
+            let Some(station) = self.stations.iter().find(|s| s.serves(pass.station)) else { continue };
+            let before = station.received_from(pass.satellite);
+            let mut first = None;
+            while self.world.time.now() < pass.los {
+                if station.received_from(pass.satellite) > before {
+                    first = Some(self.world.time.now() - pass.start);
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            out.push(first);
+        }
+        Ok(out)
+    }
+
+    /// Stops everything in order and looks at what is where.
+    async fn end(mut self) -> anyhow::Result<Report> {
+        tokio::time::sleep(SETTLE).await;
+        let held = self.held().await?;
+        for satellite in &mut self.satellites {
+            satellite.stop().await?;
+        }
+        for station in &mut self.stations {
+            station.stop().await?;
+        }
+        let count = self.satellites.len();
+        let board =
+            self.satellites.iter().map(|s| account::on_board(s, count)).collect::<Result<Vec<_>, _>>()?;
+        let spools =
+            self.stations.iter().map(|s| account::in_spool(s, count)).collect::<Result<Vec<_>, _>>()?;
+        let account: Account = note(&self.world.history, |h| account::account(h, &board, &spools));
+        let mut report = Report {
+            account,
+            held_bytes: held,
+            samples: self.samples,
+            simulated: self.world.time.now(),
+            passes: self.passes.len(),
+            contact_time: self.passes.iter().map(|p| p.los - p.start).sum(),
+            spool_hash: spools.iter().map(|s| s.hash().to_hex().to_string()).collect(),
+            ..Report::default()
+        };
+        for satellite in &self.satellites {
+            let shipped = satellite.shipped();
+            report.sent_bytes += shipped.sent;
+            report.resent_bytes += shipped.resent;
+            report.lost_bytes += shipped.lost;
+            report.connections += shipped.connections;
+        }
+        note(&self.world.history, |h| {
+            report.raw_bytes = h.origins.iter().map(|o| o.raw_bytes).sum();
+            report.refused = h.origins.iter().map(|o| o.refused).sum();
+            report.unknown = h.outputs.iter().map(|o| o.unknown).sum();
+            report.reached =
+                h.outputs.iter().map(|o| Reached(o.exported.iter().map(|i| i.len()).sum())).collect();
+        });
+        self.world.ether.log(|log| {
+            report.packets = log.entries();
+            report.packet_hash = log.hash().to_hex().to_string();
+            report.down = log.traffic(Way::Down);
+            report.up = log.traffic(Way::Up);
+            report.violated = log.violations().0;
+            report.violations = log.violations().1.to_vec();
+            report.kept = log.kept().to_vec();
+        });
+        Ok(report)
+    }
+}

@@ -1,0 +1,160 @@
+//! The simulator itself: the same seed gives the same run, and nothing is lost whatever fails.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that fails should say where and show why"
+)]
+
+use std::path::Path;
+
+use sim::log::Fate;
+use sim::{Options, Report, Scenario, run};
+
+fn scenario(text: &str) -> Scenario {
+    let scenario: Scenario = perigee_shared::config::parse(text, "test.yaml", |_| None).unwrap();
+    scenario.validate().unwrap();
+    scenario
+}
+
+/// What holds in every simulation.
+fn simulate(scenario: Scenario, keep_packets: bool) -> Report {
+    let report = run(scenario, Options { keep_packets, ..Options::default() }).unwrap();
+    println!("{report}");
+    assert!(report.is_right(), "{report}");
+    let a = report.account;
+    assert_eq!(a.accepted, a.exported + a.dropped + a.dead_letter + a.on_board + a.spool, "{}", a.line());
+    report
+}
+
+/// Two satellites and two stations with links that are as bad as they get, and a crash of each kind of node.
+const BAD: &str = "
+seed: 7
+duration: 1h
+satellites: 2
+stations: [svalbard, beijing]
+telemetry: {raw_per_day: 120MB, every: 20s}
+link:
+  down: {rate: 2Mbit/s, delay: 10ms, loss: 1%, burst: 0.1%:10, reorder: 2%:5ms, queue: 16KiB}
+  up: {rate: 64kbit/s, delay: 10ms, loss: 1%}
+contacts:
+- {station: svalbard, start: 10m, end: 13m}
+- {station: beijing, start: 20m, end: 23m, cut: 20m3s}
+- {station: svalbard, start: 40m, end: 43m}
+- {satellite: 1, station: svalbard, start: 10m, end: 12m}
+- {satellite: 1, station: beijing, start: 41m, end: 44m, cut: 41m20s}
+ground: {export_rate: 1}
+faults:
+- {at: 10m2s, kind: torn, node: sat-0, down: 5s}
+- {at: 11m, kind: crash, node: svalbard, down: 10s}
+- {at: 30m, kind: restart, node: sat-1, down: 10s}
+";
+
+#[test]
+fn the_same_seed_gives_the_same_packets_report_and_spool() {
+    let once = simulate(scenario(BAD), true);
+    let again = simulate(scenario(BAD), true);
+    let first_other = once.kept.iter().zip(&again.kept).position(|(a, b)| a != b);
+    assert_eq!(first_other, None, "{:?}", first_other.map(|n| (once.kept[n], again.kept[n])));
+    assert_eq!(once, again);
+    assert!(once.account.spool > 0, "there is something in the spools to compare");
+    let other = simulate(Scenario { seed: 8, ..scenario(BAD) }, false);
+    assert_ne!(once.packet_hash, other.packet_hash);
+}
+
+#[test]
+fn every_fate_is_met_on_a_bad_link_and_follows_its_rules() {
+    let report = simulate(scenario(BAD), true);
+    for name in ["arrives", "loss", "burst", "los"] {
+        assert!(report.kept.iter().any(|p| p.fate.name() == name), "{name}");
+    }
+    assert!(report.kept.iter().any(|p| matches!(p.fate, Fate::Arrives { held: true, .. })));
+    assert_eq!(report.violations, Vec::<String>::new());
+}
+
+#[test]
+fn two_ledgers_may_each_commit_a_segment_and_a_shared_one_never() {
+    let text = "
+seed: 3
+duration: 2h
+stations: [svalbard, beijing]
+telemetry: {raw_per_day: 200MB, every: 30s}
+link: {down: {rate: 1Mbit/s, delay: 5ms}, up: {rate: 1Mbit/s, delay: 5ms}}
+contacts:
+- {station: svalbard, start: 30m, end: 35m, cut: 30m10s}
+- {station: beijing, start: 31m, end: 36m}
+- {station: svalbard, start: 60m, end: 61m}
+";
+    // What is committed at LOS and not acknowledged yet is sent to the next station again.
+    let text = text.replace("start: 31m", "start: 35m1s").replace("end: 36m", "end: 37m");
+    let own = simulate(scenario(&text), false);
+    let shared = simulate(scenario(&format!("{text}ledger: shared\n")), false);
+    assert_eq!(shared.account.handover_twice, 0);
+    assert_eq!(own.reached.len(), 2);
+    assert_eq!(shared.reached.len(), 1);
+}
+
+#[test]
+fn a_full_store_drops_by_rule_and_every_drop_is_counted() {
+    let text = "
+duration: 6h
+stations: [svalbard]
+telemetry: {raw_per_day: 400MB, every: 10s, compressible: false}
+agent: {max_bytes: 16MiB, when_full: drop_oldest}
+link: {down: {rate: 1Mbit/s, delay: 5ms}, up: {rate: 1Mbit/s, delay: 5ms}}
+contacts:
+- {station: svalbard, start: 1h, end: 1h2m}
+- {station: svalbard, start: 4h, end: 4h2m}
+";
+    let report = simulate(scenario(text), false);
+    assert!(report.account.dropped > 0 && report.account.exported > 0);
+}
+
+#[test]
+fn a_byte_budget_and_a_guard_time_are_kept() {
+    let text = "
+duration: 10m
+stations: [svalbard]
+telemetry: {item_bytes: 4KiB, compressible: false, backlog: 16MiB}
+link: {down: {rate: 20Mbit/s, delay: 5ms}, up: {rate: 1Mbit/s, delay: 5ms}, byte_budget: 10MB, guard: 2s}
+contacts: [{station: svalbard, start: 1m, end: 2m}]
+";
+    let report = simulate(scenario(text), false);
+    assert!((9_900_000..=10_000_000).contains(&report.held_bytes), "{}", report.held_bytes);
+}
+
+#[test]
+fn a_killed_ground_is_noticed_within_a_round_trip_of_its_return() {
+    let text = "
+duration: 5m
+stations: [svalbard]
+telemetry: {item_bytes: 4KiB, compressible: false, backlog: 16MiB}
+link: {down: {rate: 20Mbit/s, delay: 20ms}, up: {rate: 1Mbit/s, delay: 20ms}}
+contacts: [{station: svalbard, start: 1m, end: 2m}]
+faults: [{at: 90s, kind: crash, node: svalbard, down: 1s}]
+";
+    let report = simulate(scenario(text), false);
+    // A second without a ground, one before the next attempt, and what the crash took.
+    let share = report.goodput_share(20_000_000);
+    assert!(share > 0.88, "{share}");
+    assert_eq!(report.connections, 2);
+}
+
+#[test]
+fn every_scenario_file_is_right() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let mut found = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        Scenario::load(&entry.unwrap().path()).unwrap();
+        found += 1;
+    }
+    assert!(found >= 6);
+}
+
+#[test]
+fn the_smallest_scenario_delivers_what_was_there_at_aos() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/one-contact.yaml");
+    let report = simulate(Scenario::load(&file).unwrap(), false);
+    assert!(report.account.exported * 2 > report.account.accepted, "half an hour of one");
+    assert_eq!(report.connections, 1);
+}
