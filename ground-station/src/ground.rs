@@ -151,13 +151,7 @@ pub fn open_store(config: &Config, env: &Env) -> Result<Store, SpoolError> {
     })?;
     // What every connection may hold, twice over since the spool may hold what it writes.
     let reserve = link.max_connections as u64 * (2 * link.partial_sync_bytes.0 + link.receive_window.0);
-    let satellites = link
-        .satellites
-        .iter()
-        .map(|(id, bounds)| (id.clone(), bounds.unwrap_or_default().max_spool_bytes.0))
-        .filter(|(_, bytes)| *bytes > 0)
-        .collect();
-    Store::open(env, settings(config), reserve, satellites)
+    Store::open(env, settings(config), reserve)
 }
 
 /// What the spool needs of the configuration.
@@ -165,6 +159,13 @@ pub fn settings(config: &Config) -> Settings {
     Settings {
         directory: config.storage.directory.clone(),
         max_bytes: config.storage.max_bytes.0,
+        satellites: config
+            .link
+            .satellites
+            .iter()
+            .map(|(id, bounds)| (id.clone(), bounds.unwrap_or_default().max_spool_bytes.0))
+            .filter(|(_, bytes)| *bytes > 0)
+            .collect(),
         ballast: config.storage.ballast.0,
         station: config.link.station.clone(),
         routes: config.service.pipelines.routes(),

@@ -182,6 +182,7 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
     gauge("perigee_spool_file_bytes", "Length of the spool's file", spool.file_bytes);
     gauge("perigee_spool_allocated_bytes", "Disk space of the spool's file", spool.allocated_bytes);
     gauge("perigee_spool_segments", "Segments still to be exported", spool.segments);
+    gauge("perigee_spool_base_bytes", "Of segments that others may lean on", spool.base_bytes);
     gauge("perigee_spool_dead_letters", "Requests and segments that no backend takes", spool.dead_letters);
     gauge(
         "perigee_spool_full",
@@ -256,6 +257,8 @@ mod tests {
             file_bytes: 0,
             allocated_bytes: 0,
             segments: 1,
+            bases: 0,
+            base_bytes: 0,
             dead_letters: 0,
             quarantined: None,
             exporters: Vec::new(),

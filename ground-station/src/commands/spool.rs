@@ -29,7 +29,16 @@ pub(super) struct Query {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Show how full it is, where each exporter is, where the items are, gaps and dead letters.
-    Inspect(Query),
+    Inspect {
+        #[command(flatten)]
+        query: Query,
+        /// Show instead where the bytes of its segments go, column by column.
+        #[arg(long)]
+        columns: bool,
+        /// Of each segment too.
+        #[arg(long, requires = "columns")]
+        each: bool,
+    },
     /// Check every segment in it; exit code 1 when one is damaged.
     Verify(Query),
     /// Send dead letters again.
@@ -111,7 +120,8 @@ pub(super) async fn satellites(query: Query) -> anyhow::Result<ExitCode> {
 
 pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Inspect(query) => inspect(query).await,
+        Command::Inspect { query, columns: true, each } => columns(query, each).await,
+        Command::Inspect { query, .. } => inspect(query).await,
         Command::Verify(query) => verify(query).await,
         Command::Replay { query, id, all } => {
             let config = Config::load(&query.file.config)?;
@@ -134,7 +144,8 @@ pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
 async fn verify(query: Query) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
     let answer = fetch(&config, "/api/v1/verify", None, |spool| {
-        let wrong = spool.verify()?.into_iter().map(|(entry, why)| format!("{entry}: {why}")).collect();
+        let wrong =
+            spool.snapshot()?.verify()?.into_iter().map(|(entry, why)| format!("{entry}: {why}")).collect();
         json(VerifyAnswer { wrong })
     })
     .await?;
@@ -180,11 +191,7 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
     }
     for (satellite, account) in accounts.as_object().into_iter().flatten() {
         for state in ["committed", "exported", "in_spool", "dead_lettered", "dropped"] {
-            let n = &account[state];
-            say(&format!(
-                "{satellite} {state}: {} spans, {} points, {} logs\n",
-                n["spans"], n["metric_points"], n["log_records"]
-            ));
+            say(&format!("{satellite} {state}: {}\n", items(&account[state])));
         }
     }
     for gap in gaps.as_array().into_iter().flatten() {
@@ -208,4 +215,59 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
         ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn columns(query: Query, each: bool) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&query.file.config)?;
+    let path = format!("/api/v1/columns?each={each}");
+    let view = fetch(&config, &path, None, |s| json(s.snapshot()?.columns(each)?)).await?;
+    if query.json {
+        say_json(&view)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(&format!(
+        "{} of {} segments, {} bytes; {}\n",
+        view["segments"],
+        view["of_segments"],
+        view["payload_bytes"],
+        items(&view["items"])
+    ));
+    say_columns(&view["columns"]);
+    for segment in view["each"].as_array().into_iter().flatten() {
+        let base = match segment["base_sequence"].as_u64() {
+            Some(base) => format!(", leans on {base}"),
+            None => String::new(),
+        };
+        say(&format!(
+            "\n{} {}: codec {}{base}{}, {} bytes; {}\n",
+            segment["satellite"].as_str().unwrap_or(""),
+            segment["segment"].as_str().unwrap_or(""),
+            segment["codec"],
+            if segment["is_base"].as_bool() == Some(true) { ", a base" } else { "" },
+            segment["payload_bytes"],
+            items(&segment["items"])
+        ));
+        say_columns(&segment["columns"]);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn items(n: &Value) -> String {
+    format!("{} spans, {} points, {} logs", n["spans"], n["metric_points"], n["log_records"])
+}
+
+fn say_columns(columns: &Value) {
+    let (a, b, c, d, e) = ("signal", "column", "bytes", "share", "bytes/item");
+    say(&format!("{a:<8}  {b:<40}  {c:>10}  {d:>6}  {e:>10}\n"));
+    for column in columns.as_array().into_iter().flatten() {
+        let number = |key: &str| column[key].as_f64().unwrap_or(0.0);
+        let per_item = column["bytes_per_item"].as_f64().map_or_else(String::new, |n| format!("{n:.2}"));
+        say(&format!(
+            "{:<8}  {:<40}  {:>10.0}  {:>5.1}%  {per_item:>10}\n",
+            column["signal"].as_str().unwrap_or(""),
+            column["column"].as_str().unwrap_or(""),
+            number("bytes"),
+            100.0 * number("share")
+        ));
+    }
 }

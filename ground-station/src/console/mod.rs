@@ -12,7 +12,9 @@ use perigee_shared::telemetry::METRICS_CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 
 use crate::link::Connected;
-use crate::spool::{AccountView, GapView, LetterView, PassView, SatelliteView, SpoolError, SpoolView, Store};
+use crate::spool::{
+    AccountView, ColumnsView, GapView, LetterView, PassView, SatelliteView, SpoolError, SpoolView, Store,
+};
 use crate::telemetry::Metrics;
 
 /// What the answers are made from.
@@ -97,11 +99,14 @@ impl Console {
             .with_state(self.clone())
     }
 
-    /// The API for this program's own commands, which also changes things.
+    /// The API for this program's own commands, which also changes things and
+    /// asks for what takes long.
     pub fn control(&self) -> Router {
-        let changing =
-            Router::new().route("/api/v1/replay", post(replay)).route("/api/v1/verify", get(verify));
-        self.api().merge(changing.with_state(self.clone()))
+        let own = Router::new()
+            .route("/api/v1/replay", post(replay))
+            .route("/api/v1/verify", get(verify))
+            .route("/api/v1/columns", get(columns));
+        self.api().merge(own.with_state(self.clone()))
     }
 
     /// `GET /metrics`
@@ -152,10 +157,21 @@ async fn replay(State(console): State<Console>, Json(request): Json<ReplayReques
 }
 
 async fn verify(State(console): State<Console>) -> Answer<VerifyAnswer> {
-    let wrong = console.store.ask(|spool| spool.verify()).await?;
+    let wrong = console.store.study(|spool| spool.verify()).await?;
     Ok(Json(VerifyAnswer {
         wrong: wrong.into_iter().map(|(entry, why)| format!("{entry}: {why}")).collect(),
     }))
+}
+
+/// `?each=true`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Each {
+    each: bool,
+}
+
+async fn columns(State(console): State<Console>, Query(Each { each }): Query<Each>) -> Answer<ColumnsView> {
+    Ok(Json(console.store.study(move |spool| spool.columns(each)).await?))
 }
 
 async fn metrics(State(console): State<Console>) -> Result<Response, Failed> {

@@ -13,12 +13,12 @@ use perigee_shared::env::Env;
 use perigee_shared::export::cut::Plan;
 use perigee_shared::export::deliver::Stopped;
 use perigee_shared::export::{Attributes, Client, Cut, Cuts, ExporterConfig};
-use perigee_shared::segment::Decoder;
+use perigee_shared::segment::{CodecError, Decoder, Request};
 use perigee_shared::signal::{Counts, SignalSet};
 use tokio_util::sync::CancellationToken;
 
 use self::deliver::Delivery;
-use crate::spool::{self, Letter, Progress, SpoolError, Store, Work};
+use crate::spool::{Decoded, Letter, Progress, SpoolError, Store, Work};
 use crate::telemetry::Metrics;
 
 /// How long settled segments may wait to be deleted together.
@@ -32,8 +32,12 @@ pub struct Exporter {
     station: Option<String>,
     delivery: Delivery,
     store: Store,
-    env: Env,
+    /// What the latest segments lean on.
+    decoded: Decoded,
 }
+
+/// The requests of a segment.
+type Requests<'a> = Box<dyn Iterator<Item = Result<Request, CodecError>> + Send + 'a>;
 
 /// Why a segment was left before its end.
 enum Left {
@@ -73,7 +77,7 @@ impl Exporter {
             delivery: Delivery::new(Arc::clone(&name), client, config, env, metrics),
             name,
             store,
-            env: env.clone(),
+            decoded: Decoded::default(),
         })
     }
 
@@ -133,20 +137,14 @@ impl Exporter {
         fingerprint: u64,
         shutdown: &CancellationToken,
     ) -> Result<(), Left> {
-        if !work.checked && !self.check(&work).await? {
-            return Ok(());
-        }
+        let Some(requests) = self.requests(&work).await? else { return Ok(()) };
         let mut plan = self.plan.clone();
         if let Some(station) = &self.station {
             plan.attributes =
                 Attributes::new(&[("satellite.id", &*work.satellite), ("ground.station.id", station)]);
         }
-        let decoder = match Decoder::new(&work.header, &work.payload, None) {
-            Ok(decoder) => decoder,
-            Err(error) => return Ok(self.store.condemn(work.entry, error.to_string()).await?),
-        };
         let mut progress = Progress { entry: work.entry, fingerprint, ..Progress::default() };
-        let mut cuts = (0u64..).zip(Cuts::new(decoder, plan)).peekable();
+        let mut cuts = (0u64..).zip(Cuts::new(requests, plan)).peekable();
         while let Some((number, cut)) = cuts.next() {
             let cut = match cut {
                 Ok(cut) => cut,
@@ -179,13 +177,30 @@ impl Exporter {
         Ok(())
     }
 
-    /// Whether the segment decodes; one that does not goes to dead-letter whole, before any of it is sent.
-    async fn check(&self, work: &Work) -> Result<bool, Left> {
-        let (header, payload) = (Arc::clone(&work.header), Arc::clone(&work.payload));
-        match self.env.cpu(move || spool::check(&header, &payload)).await {
-            Ok(()) => {
-                self.store.mark_checked(work.entry).await?;
-                Ok(true)
+    /// What is in the segment. One that does not decode goes to dead-letter whole, before any of it is sent.
+    async fn requests<'w>(&mut self, work: &'w Work) -> Result<Option<Requests<'w>>, Left> {
+        let mut decoded = std::mem::take(&mut self.decoded);
+        let of = work.clone();
+        let (decoded, found) = self
+            .store
+            .study(move |snapshot| {
+                let found = snapshot.requests(of.number, &of.header, &of.payload, of.checked, &mut decoded);
+                Ok((decoded, found))
+            })
+            .await?;
+        self.decoded = decoded;
+        let requests: Result<Requests<'_>, CodecError> = match found {
+            Ok(Some(all)) => Ok(Box::new(all.into_iter().map(Ok))),
+            Ok(None) => Decoder::new(&work.header, &work.payload, None).map(|rows| Box::new(rows) as _),
+            Err(SpoolError::Undecodable(error)) => Err(error),
+            Err(other) => return Err(other.into()),
+        };
+        match requests {
+            Ok(requests) => {
+                if !work.checked {
+                    self.store.mark_checked(work.entry).await?;
+                }
+                Ok(Some(requests))
             }
             Err(error) => {
                 tracing::error!(
@@ -196,7 +211,7 @@ impl Exporter {
                     "a committed segment does not decode; it is kept in dead-letter"
                 );
                 self.store.condemn(work.entry, error.to_string()).await?;
-                Ok(false)
+                Ok(None)
             }
         }
     }

@@ -32,6 +32,9 @@ pub enum SpoolError {
     /// A record is not what was written.
     #[error("the spool is damaged: {0}")]
     Damaged(&'static str),
+    /// A segment does not decode, or what it leans on is not kept.
+    #[error(transparent)]
+    Undecodable(#[from] perigee_shared::segment::CodecError),
     /// The spool's thread has ended.
     #[error("the spool has been shut down")]
     Gone,

@@ -13,6 +13,7 @@ fn settings() -> Settings {
     Settings {
         directory: "/virtual".into(),
         max_bytes: 1 << 30,
+        satellites: Vec::new(),
         ballast: 1 << 20,
         station: "svalbard".to_owned(),
         routes: [("a".to_owned(), SignalSet::ALL)].into(),
@@ -48,7 +49,7 @@ fn incoming(sequence: u64) -> Incoming {
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_keeps_callers_waiting_and_nothing_is_lost_when_there_is_room_again() {
     let disk = Disk::new();
-    let store = Store::open(&disk.env(), settings(), 0, Vec::new()).unwrap();
+    let store = Store::open(&disk.env(), settings(), 0).unwrap();
     assert_eq!(store.commit(vec![incoming(1)]).await.unwrap(), [Applied::New]);
     disk.set_full(true);
     let mut status = store.status();
@@ -97,7 +98,7 @@ fn what_was_reported_survives_a_power_cut_at_every_write() {
         let segments = spool.accounting().unwrap().remove("sat-1").unwrap_or_default();
         assert!(segments.segments >= reported, "cut at {cut}: {} of {reported}", segments.segments);
         assert_eq!(segments.committed.log_records, segments.segments, "cut at {cut}");
-        assert!(spool.verify().unwrap().is_empty());
+        assert!(spool.snapshot().unwrap().verify().unwrap().is_empty());
         if finished {
             assert_eq!(reported, 7);
         }

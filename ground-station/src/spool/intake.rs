@@ -9,6 +9,7 @@ use perigee_shared::segment::Header;
 use prost::Message;
 use redb::{ReadableTable, Table, WriteTransaction};
 
+use super::bases;
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
 use super::ledger;
@@ -58,11 +59,14 @@ struct Changes {
     /// Satellite, bytes, and the entry when there is nothing in it to export.
     segments: Vec<(u32, u64, Option<u64>)>,
     partials: Vec<(u32, u64, u64)>,
+    /// Satellite and bytes.
+    bases: Vec<(u32, u64)>,
 }
 
 impl Spool {
     /// Takes in what arrived of several segments, in one synced transaction: what comes back is durable.
     pub fn apply(&mut self, batch: &[Incoming]) -> Result<Vec<Applied>, SpoolError> {
+        self.trim_bases()?;
         let now = self.env.unix_nano();
         let mut changes = Changes::default();
         let mut partial = self.usage.partial.clone();
@@ -71,6 +75,9 @@ impl Spool {
         })?;
         for (number, before, after) in changes.partials {
             self.usage.partial_changed(number, before, after);
+        }
+        for (number, bytes) in changes.bases {
+            self.usage.base_kept(number, bytes);
         }
         for (number, bytes, empty) in changes.segments {
             self.usage.grow(number, bytes);
@@ -105,11 +112,9 @@ fn one(
         Counters(txn.open_table(COUNTERS)?).one(number, Kind::Duplicates, 1)?;
         return Ok(Applied::Duplicate);
     }
-    if let Some(base) = header.base_sequence {
-        let base = (key.0, key.1, key.2, base);
-        if !ledger::is_committed(&txn.open_table(COMMITTED)?, base)? {
-            return Ok(Applied::Rejected(RejectReason::MissingBase));
-        }
+    match bases::chain(&txn.open_table(BASES)?, number, header) {
+        Err(SpoolError::Undecodable(_)) => return Ok(Applied::Rejected(RejectReason::MissingBase)),
+        chain => drop(chain?),
     }
     let mut held = held_of(txn, key)?;
     if held.as_ref().is_some_and(|(hash, _)| *hash != header.hash) {
@@ -135,6 +140,10 @@ fn one(
         let Some(entry) = entry else { return Ok(Applied::Rejected(RejectReason::HashMismatch)) };
         let empty = (header.items.total() == 0).then_some(entry);
         changes.segments.push((number, header.payload_len, empty));
+        if header.is_base {
+            bases::keep(txn, key, entry, header)?;
+            changes.bases.push((number, header.payload_len));
+        }
         return Ok(Applied::New);
     }
     if change(before.total(), after.total()) > incoming.max_partial_bytes {

@@ -9,6 +9,7 @@ use perigee_shared::signal::Counts;
 use prost::Message;
 use redb::{ReadableTable, Table, WriteTransaction};
 
+use super::bases;
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
 use super::open::{Spool, decode};
@@ -121,14 +122,14 @@ fn reason(drop: &link::Drop) -> u8 {
 
 impl Spool {
     /// Takes in what a satellite says at the start of a contact and answers where it may resume; drops in it are in the
-    /// ledger when this returns.
+    /// ledger when this returns, and bases that nobody needs any more are gone.
     pub fn hello(
         &mut self,
         satellite: &str,
         hello: &link::Hello,
     ) -> Result<Vec<link::ResumeEpoch>, SpoolError> {
         let now = self.env.unix_nano();
-        let (epochs, released) = self.write(|txn| {
+        let (epochs, released, forgotten) = self.write(|txn| {
             let number = self.meet(txn, satellite, hello, now)?;
             passes::note(txn, number, &hello.passes)?;
             let mut out = Vec::new();
@@ -142,8 +143,10 @@ impl Spool {
                 out.push(resume_epoch(txn, number, epoch, &mut room)?);
             }
             close_forgotten(txn, number, &hello.epochs, now)?;
-            Ok((out, released))
+            let forgotten = bases::forget_passed(txn, number, &hello.epochs, &self.finished)?;
+            Ok((out, released, forgotten))
         })?;
+        self.note_forgotten(forgotten);
         for (number, bytes) in released {
             self.usage.partial_changed(number, bytes, 0);
         }

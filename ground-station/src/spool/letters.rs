@@ -13,6 +13,7 @@ use super::error::SpoolError;
 use super::intake::take_number;
 use super::open::{Spool, decode};
 use super::outlet::signal_of;
+use super::snapshot::Decoded;
 use super::tables::*;
 
 /// A request that a backend refused for good.
@@ -195,10 +196,11 @@ impl Spool {
 
     fn replay_segment(&mut self, id: u64, record: LetterRecord) -> Result<bool, SpoolError> {
         let payload = self.letter_bytes(id)?;
-        let decodes =
-            header(record.header.clone()).is_some_and(|h| super::outlet::check(&h, &payload).is_ok());
-        if !decodes {
-            return Ok(false);
+        let Some(header) = header(record.header.clone()) else { return Ok(false) };
+        let mut decoded = Decoded::default();
+        match self.snapshot()?.requests(record.number, &header, &payload, true, &mut decoded) {
+            Err(SpoolError::Undecodable(_)) => return Ok(false),
+            requests => drop(requests?),
         }
         let now = self.env.unix_nano();
         self.write(|txn| {

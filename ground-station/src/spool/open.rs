@@ -22,12 +22,14 @@ const COMPACT_ABOVE: u64 = 64 << 20;
 /// Bytes in use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Of segments, partials and dead letters.
+    /// Of segments, bases, partials and dead letters.
     pub total: u64,
-    /// By satellite number: segments, partials and dead letters.
+    /// By satellite number: segments, bases, partials and dead letters.
     pub by_satellite: BTreeMap<u32, u64>,
     /// By satellite number: partials.
     pub partial: BTreeMap<u32, u64>,
+    /// By satellite number: bases.
+    pub bases: BTreeMap<u32, u64>,
 }
 
 impl Usage {
@@ -48,6 +50,17 @@ impl Usage {
         let partial = self.partial.entry(number).or_default();
         *partial = (*partial + after).saturating_sub(before);
     }
+
+    pub(super) fn base_kept(&mut self, number: u32, bytes: u64) {
+        self.grow(number, bytes);
+        *self.bases.entry(number).or_default() += bytes;
+    }
+
+    pub(super) fn base_forgotten(&mut self, number: u32, bytes: u64) {
+        self.shrink(number, bytes);
+        let of = self.bases.entry(number).or_default();
+        *of = of.saturating_sub(bytes);
+    }
 }
 
 /// Where the spool is and how large it may be.
@@ -55,8 +68,10 @@ impl Usage {
 pub struct Settings {
     /// The directory of the file.
     pub directory: PathBuf,
-    /// Of segments, partials and dead letters.
+    /// Of segments, bases, partials and dead letters.
     pub max_bytes: u64,
+    /// Of satellites with a bound of their own.
+    pub satellites: Vec<(String, u64)>,
     /// Of the file that is given back when the disk is full; 0: none.
     pub ballast: u64,
     /// This station's id.
@@ -83,6 +98,10 @@ pub struct Spool {
     disk_full: bool,
     /// By exporter: no entry before this one is for it.
     pub(super) searched: BTreeMap<String, u64>,
+    /// Bases that the satellite does not need any more may have become free.
+    pub(super) bases_held: bool,
+    /// Bytes of bases at which it is looked again whether some can go.
+    pub(super) bases_looked: u64,
 }
 
 impl Spool {
@@ -116,6 +135,8 @@ impl Spool {
             quarantined,
             disk_full: false,
             searched: BTreeMap::new(),
+            bases_held: true,
+            bases_looked: 0,
         };
         spool.prepare()?;
         Ok(spool)
@@ -139,7 +160,7 @@ impl Spool {
         };
         match format {
             Some(found) if found > FORMAT => return Err(SpoolError::Format { path, found, known: FORMAT }),
-            Some(_) => {}
+            Some(_) => self.make_base_tables()?,
             None => self.write(|txn| {
                 txn.open_table(META)?.insert("format", FORMAT)?;
                 txn.open_table(SATELLITES)?;
@@ -152,6 +173,8 @@ impl Spool {
                 txn.open_table(PARTIAL_CHUNKS)?;
                 txn.open_table(SEGMENTS)?;
                 txn.open_table(SEGMENT_CHUNKS)?;
+                txn.open_table(BASES)?;
+                txn.open_table(BASE_CHUNKS)?;
                 txn.open_table(CURSORS)?;
                 txn.open_table(ENTRY_DEAD)?;
                 txn.open_table(LETTERS)?;
@@ -164,6 +187,20 @@ impl Spool {
         self.make_ballast();
         self.settle_all()?;
         self.compact(&path)
+    }
+
+    /// A file of before has no tables for bases.
+    fn make_base_tables(&self) -> Result<(), SpoolError> {
+        match self.read()?.open_table(BASES) {
+            Ok(_) => return Ok(()),
+            Err(redb::TableError::TableDoesNotExist(_)) => {}
+            Err(e) => return Err(e.into()),
+        }
+        self.write(|txn| {
+            txn.open_table(BASES)?;
+            txn.open_table(BASE_CHUNKS)?;
+            Ok(())
+        })
     }
 
     /// Gives space back that redb keeps after deletes, when that is most of a large file.
@@ -192,6 +229,11 @@ impl Spool {
             let (key, value) = row?;
             let held = decode::<PartialRecord>(value.value())?.held.iter().map(|r| r.end - r.start).sum();
             usage.partial_changed(key.value().0, 0, held);
+        }
+        for row in read.open_table(BASES)?.iter()? {
+            let (key, value) = row?;
+            let record = decode::<BaseRecord>(value.value())?;
+            usage.base_kept(key.value().0, record.header.map_or(0, |h| h.payload_len));
         }
         for row in read.open_table(LETTERS)?.iter()? {
             let record = decode::<LetterRecord>(row?.1.value())?;

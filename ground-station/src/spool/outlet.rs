@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use perigee_proto::link;
-use perigee_shared::segment::{Decoder, Header};
+use perigee_shared::segment::Header;
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
@@ -24,6 +24,8 @@ pub struct Work {
     pub entry: u64,
     /// Whose it is.
     pub satellite: Arc<str>,
+    /// The satellite's number in this spool.
+    pub number: u32,
     /// What it says of itself.
     pub header: Arc<Header>,
     /// The encoded bytes.
@@ -74,16 +76,14 @@ impl Spool {
             if !open.into_iter().any(|s| signals.contains(s)) {
                 continue;
             }
-            let mut payload = Vec::with_capacity(header.payload_len as usize);
-            for chunk in read.open_table(SEGMENT_CHUNKS)?.range((entry, 0)..=(entry, u32::MAX))? {
-                payload.extend_from_slice(chunk?.1.value());
-            }
+            let payload = payload(&read.open_table(SEGMENT_CHUNKS)?, entry, &header)?;
             // Under another cut the number means nothing: the segment is sent from its beginning.
             let request = if entry == from && cut == fingerprint { request } else { 0 };
             self.searched.insert(exporter.to_owned(), entry);
             return Ok(Some(Work {
                 entry,
                 satellite: record.satellite.into(),
+                number: record.number,
                 header: Arc::new(header),
                 payload: payload.into(),
                 request,
@@ -220,6 +220,7 @@ impl Spool {
 
     /// Deletes settled entries, many at a time; one alone would rewrite its neighbours.
     pub fn sweep(&mut self) -> Result<(), SpoolError> {
+        let any = !self.finished.is_empty();
         while !self.finished.is_empty() {
             let part: Vec<(u64, u32)> =
                 self.finished.iter().take(SWEEP).map(|(entry, number)| (*entry, *number)).collect();
@@ -235,7 +236,7 @@ impl Spool {
                 self.finished.remove(&entry);
             }
         }
-        Ok(())
+        if any { self.sweep_bases() } else { Ok(()) }
     }
 
     /// Puts a whole segment that does not decode into dead-letter.
@@ -263,39 +264,19 @@ impl Spool {
     pub fn next_entry(&self) -> Result<u64, SpoolError> {
         Ok(self.read()?.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value()))
     }
-
-    /// Checks every segment in the spool: its pieces, its hash, and that it decodes. What is wrong, by entry.
-    pub fn verify(&self) -> Result<Vec<(u64, String)>, SpoolError> {
-        let read = self.read()?;
-        let chunks = read.open_table(SEGMENT_CHUNKS)?;
-        let mut wrong = Vec::new();
-        for row in read.open_table(SEGMENTS)?.iter()? {
-            let (entry, value) = row?;
-            let entry = entry.value();
-            let Some(header) = header(decode::<SegmentRecord>(value.value())?.header) else {
-                wrong.push((entry, "its header cannot be read".to_owned()));
-                continue;
-            };
-            let mut payload = Vec::new();
-            for chunk in chunks.range((entry, 0)..=(entry, u32::MAX))? {
-                payload.extend_from_slice(chunk?.1.value());
-            }
-            if perigee_shared::segment::hash(&payload) != header.hash {
-                wrong.push((entry, format!("segment {}: the payload does not have its hash", header.id)));
-            } else if let Err(e) = check(&header, &payload) {
-                wrong.push((entry, format!("segment {}: {e}", header.id)));
-            }
-        }
-        Ok(wrong)
-    }
 }
 
-/// Decodes a whole segment.
-pub fn check(header: &Header, payload: &[u8]) -> Result<(), perigee_shared::segment::CodecError> {
-    for request in Decoder::new(header, payload, None)? {
-        request?;
+/// The payload of an entry.
+pub(super) fn payload(
+    chunks: &impl ReadableTable<(u64, u32), &'static [u8]>,
+    entry: u64,
+    header: &Header,
+) -> Result<Vec<u8>, SpoolError> {
+    let mut payload = Vec::with_capacity(header.payload_len as usize);
+    for chunk in chunks.range((entry, 0)..=(entry, u32::MAX))? {
+        payload.extend_from_slice(chunk?.1.value());
     }
-    Ok(())
+    Ok(payload)
 }
 
 fn segment(txn: &WriteTransaction, entry: u64) -> Result<Option<SegmentRecord>, SpoolError> {

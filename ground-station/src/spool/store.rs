@@ -18,6 +18,7 @@ use super::intake::{Applied, Incoming};
 use super::letters::Replay;
 use super::open::{Settings, Spool};
 use super::outlet::{Progress, Work};
+use super::snapshot::Snapshot;
 
 /// Calls of [`Store::commit`] that may wait.
 const QUEUE: usize = 64;
@@ -68,23 +69,16 @@ struct Bounds {
     max_bytes: u64,
     /// Kept free for what links hold in memory when it gets full.
     reserve: u64,
-    /// Of satellites with a bound of their own.
     satellites: Vec<(String, u64)>,
 }
 
 impl Store {
-    /// Opens the spool. `reserve` bytes are kept free for what is being received; `satellites` have bounds of their own.
-    /// Must be called inside a tokio runtime.
-    pub fn open(
-        env: &Env,
-        settings: Settings,
-        reserve: u64,
-        satellites: Vec<(String, u64)>,
-    ) -> Result<Self, SpoolError> {
+    /// Opens the spool. `reserve` bytes are kept free for what is being received. Must be called inside a tokio runtime.
+    pub fn open(env: &Env, settings: Settings, reserve: u64) -> Result<Self, SpoolError> {
         let bounds = Bounds {
             max_bytes: settings.max_bytes,
             reserve: reserve.min(settings.max_bytes / 4),
-            satellites,
+            satellites: settings.satellites.clone(),
         };
         let path = settings.directory.clone();
         let spool = Spool::open(env, settings)?;
@@ -179,6 +173,15 @@ impl Store {
         question: impl FnOnce(&mut Spool) -> Result<R, SpoolError> + Send + 'static,
     ) -> Result<R, SpoolError> {
         self.owner.call(question).await?
+    }
+
+    /// Has `work` look at the spool as it is now, away from the spool's thread: for what keeps a processor busy.
+    pub async fn study<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Snapshot) -> Result<R, SpoolError> + Send + 'static,
+    ) -> Result<R, SpoolError> {
+        let snapshot = self.ask(|spool| spool.snapshot()).await?;
+        self.env.cpu(move || work(&snapshot)).await
     }
 
     /// What changes.

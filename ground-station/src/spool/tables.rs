@@ -44,6 +44,11 @@ pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::ne
 /// Entry, number of the piece → bytes.
 pub(super) const SEGMENT_CHUNKS: TableDefinition<'_, (u64, u32), &[u8]> =
     TableDefinition::new("segment_chunks");
+/// Segments that others may lean on → [`BaseRecord`]. Files of before have no such table, nor the next one.
+pub(super) const BASES: TableDefinition<'_, SequenceKey, &[u8]> = TableDefinition::new("bases");
+/// A base and the number of a piece → bytes.
+pub(super) const BASE_CHUNKS: TableDefinition<'_, (u32, u64, u8, u64, u32), &[u8]> =
+    TableDefinition::new("base_chunks");
 /// Exporter → entry, request, fingerprint of the cut: everything before them is done.
 pub(super) const CURSORS: TableDefinition<'_, &str, (u64, u64, u64)> = TableDefinition::new("cursors");
 /// Entry, exporter → items of it that went to dead-letter there.
@@ -130,6 +135,16 @@ pub(super) struct SegmentRecord {
     pub(super) settled: u32,
     #[prost(uint32, tag = "5")]
     pub(super) number: u32,
+}
+
+/// A segment that others may lean on.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct BaseRecord {
+    #[prost(message, optional, tag = "1")]
+    pub(super) header: Option<link::SegmentHeader>,
+    /// The entry that it was committed as: smaller is earlier.
+    #[prost(uint64, tag = "2")]
+    pub(super) entry: u64,
 }
 
 /// Something that no backend takes.

@@ -8,7 +8,7 @@ use perigee_shared::contact::report::shown_forecast;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, Signal, TimeRange};
-use redb::ReadableTable;
+use redb::{ReadableTable, ReadableTableMetadata};
 use serde::Serialize;
 
 use super::counters::Kind;
@@ -170,7 +170,7 @@ pub struct AccountView {
 /// The spool as a whole.
 #[derive(Debug, Clone, Serialize)]
 pub struct SpoolView {
-    /// Segments, partials and dead letters.
+    /// Segments, bases, partials and dead letters.
     pub used_bytes: u64,
     /// What they may take.
     pub max_bytes: u64,
@@ -180,6 +180,10 @@ pub struct SpoolView {
     pub allocated_bytes: u64,
     /// Segments that are still to be exported.
     pub segments: u64,
+    /// Segments that are kept since others may lean on them.
+    pub bases: u64,
+    /// What those take.
+    pub base_bytes: u64,
     /// Dead letters.
     pub dead_letters: u64,
     /// Where a damaged file was put when this one began.
@@ -296,7 +300,7 @@ impl Spool {
     /// What is missing for good, at most `limit` gaps.
     pub fn gaps(&self, limit: usize) -> Result<Vec<GapView>, SpoolError> {
         let read = self.read()?;
-        let names = self.names()?;
+        let names = names(&read)?;
         let mut out = Vec::new();
         for row in read.open_table(DROPS)?.iter()?.take(limit) {
             let (key, value) = row?;
@@ -323,20 +327,10 @@ impl Spool {
         Ok(out)
     }
 
-    fn names(&self) -> Result<BTreeMap<u32, String>, SpoolError> {
-        let read = self.read()?;
-        let mut out = BTreeMap::new();
-        for row in read.open_table(SATELLITES)?.iter()? {
-            let (id, value) = row?;
-            out.insert(decode::<SatelliteRecord>(value.value())?.number, id.value().to_owned());
-        }
-        Ok(out)
-    }
-
     /// Where the items are, by satellite.
     pub fn accounting(&self) -> Result<BTreeMap<String, AccountView>, SpoolError> {
         let read = self.read()?;
-        let names = self.names()?;
+        let names = names(&read)?;
         let mut out: BTreeMap<String, AccountView> =
             names.values().map(|name| (name.clone(), AccountView::default())).collect();
         for row in read.open_table(COUNTERS)?.iter()? {
@@ -391,6 +385,8 @@ impl Spool {
             file_bytes,
             allocated_bytes,
             segments: live as u64,
+            bases: read.open_table(BASES)?.len()?,
+            base_bytes: self.usage.bases.values().sum(),
             dead_letters: read.open_table(LETTERS)?.iter()?.count() as u64,
             quarantined: self.quarantined().map(|p| p.display().to_string()),
             exporters,
@@ -433,4 +429,14 @@ fn reason_name(number: u8) -> String {
         Ok(DropReason::Unspecified) | Err(_) => "unknown".to_owned(),
         Ok(reason) => reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase(),
     }
+}
+
+/// Satellites by their numbers.
+pub(super) fn names(read: &redb::ReadTransaction) -> Result<BTreeMap<u32, String>, SpoolError> {
+    let mut out = BTreeMap::new();
+    for row in read.open_table(SATELLITES)?.iter()? {
+        let (id, value) = row?;
+        out.insert(decode::<SatelliteRecord>(value.value())?.number, id.value().to_owned());
+    }
+    Ok(out)
 }

@@ -1,0 +1,223 @@
+//! Where the bytes of the segments in the spool go, column by column.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use perigee_shared::segment::{Cost, Header, inspect};
+use perigee_shared::signal::{Counts, Signal};
+use redb::ReadableTable;
+use serde::Serialize;
+
+use super::error::SpoolError;
+use super::open::decode;
+use super::outlet;
+use super::snapshot::{Decoded, Snapshot};
+use super::tables::*;
+use super::views::{Items, names};
+
+/// Segments that are looked at, the latest ones.
+const MOST_SEGMENTS: usize = 1000;
+
+/// Segments that are shown one by one, the latest ones.
+const MOST_SHOWN: usize = 100;
+
+/// Columns of one table; the smallest are shown together.
+const MOST_COLUMNS: usize = 500;
+
+/// The longest name of a column; attributes have their keys in it.
+const NAME: usize = 120;
+
+/// Where the bytes go, in all segments that were looked at.
+#[derive(Debug, Clone, Serialize)]
+pub struct ColumnsView {
+    /// Segments that were looked at: still to be exported, or kept as bases.
+    pub segments: u64,
+    /// Segments that there are.
+    pub of_segments: u64,
+    /// What their payloads take.
+    pub payload_bytes: u64,
+    /// Items in them.
+    pub items: Items,
+    /// The largest first; together the payloads.
+    pub columns: Vec<ColumnView>,
+    /// Each segment for itself, if that was asked for.
+    pub each: Vec<SegmentColumns>,
+}
+
+/// One segment.
+#[derive(Debug, Clone, Serialize)]
+pub struct SegmentColumns {
+    /// Whose it is.
+    pub satellite: String,
+    /// Epoch, lane and sequence.
+    pub segment: String,
+    /// Its codec's number.
+    pub codec: u32,
+    /// The segment that it leans on.
+    pub base_sequence: Option<u64>,
+    /// Others may lean on it.
+    pub is_base: bool,
+    /// What its payload takes.
+    pub payload_bytes: u64,
+    /// Items in it.
+    pub items: Items,
+    /// The largest first; together the payload.
+    pub columns: Vec<ColumnView>,
+}
+
+/// What a column takes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ColumnView {
+    /// Whose it is; none: of several.
+    pub signal: Option<&'static str>,
+    /// Its name.
+    pub column: String,
+    /// What it takes, with fractions of a byte.
+    pub bytes: f64,
+    /// Of the payload, from 0 to 1.
+    pub share: f64,
+    /// By items of its signal.
+    pub bytes_per_item: Option<f64>,
+}
+
+/// Bytes by signal (none: of several) and column.
+#[derive(Default)]
+struct Sum {
+    segments: u64,
+    payload: u64,
+    items: Counts,
+    columns: BTreeMap<(Option<u8>, String), f64>,
+}
+
+impl Sum {
+    fn add(&mut self, header: &Header, costs: Result<Vec<Cost>, String>) {
+        self.segments += 1;
+        self.payload += header.payload_len;
+        self.items += header.items;
+        let mut column = |signal: Option<Signal>, name: String, bytes: f64| {
+            *self.columns.entry((signal.map(|s| s as u8), name)).or_default() += bytes;
+        };
+        match costs {
+            Ok(costs) if !costs.is_empty() => {
+                costs.into_iter().for_each(|c| column(Some(c.signal), shown(&c.column), c.bytes));
+            }
+            Ok(_) => {
+                let name = format!("codec {}, which has no columns", header.codec);
+                column(None, name, header.payload_len as f64);
+            }
+            Err(why) => column(None, why, header.payload_len as f64),
+        }
+    }
+
+    fn columns(&self) -> Vec<ColumnView> {
+        let view = |signal: Option<Signal>, column: String, bytes: f64| ColumnView {
+            signal: signal.map(Signal::name),
+            column,
+            bytes,
+            share: bytes / (self.payload as f64).max(1.0),
+            bytes_per_item: signal
+                .map(|s| self.items[s])
+                .filter(|items| *items > 0)
+                .map(|items| bytes / items as f64),
+        };
+        let mut out: Vec<ColumnView> = self
+            .columns
+            .iter()
+            .map(|((signal, column), bytes)| {
+                view(signal.and_then(Signal::from_number), column.clone(), *bytes)
+            })
+            .collect();
+        out.sort_by(|a, b| b.bytes.total_cmp(&a.bytes));
+        if out.len() > MOST_COLUMNS {
+            let rest = out.split_off(MOST_COLUMNS - 1);
+            let name = format!("{} smaller columns", rest.len());
+            out.push(view(None, name, rest.iter().map(|c| c.bytes).sum()));
+        }
+        out
+    }
+}
+
+/// A name as it may be put on a terminal: keys are a peer's text.
+fn shown(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).take(NAME).collect()
+}
+
+/// A segment that is looked at.
+struct Found {
+    /// Its satellite's.
+    number: u32,
+    header: Header,
+    /// The entry, or a kept base.
+    place: Result<u64, SequenceKey>,
+}
+
+impl Snapshot {
+    /// Where the bytes of the latest segments go, together, and one by one when `each` is wanted. Takes some 50 ms for each
+    /// MiB of OTLP.
+    pub fn columns(&self, each: bool) -> Result<ColumnsView, SpoolError> {
+        let (found, of_segments) = self.latest(if each { MOST_SHOWN } else { MOST_SEGMENTS })?;
+        let names = names(&self.read)?;
+        let chunks = self.read.open_table(SEGMENT_CHUNKS)?;
+        let mut decoded = Decoded::default();
+        let (mut sum, mut shown_each) = (Sum::default(), Vec::new());
+        for Found { number, header, place } in found {
+            let payload = match place {
+                Ok(entry) => outlet::payload(&chunks, entry, &header)?,
+                Err(key) => self.base_payload(key, &header)?,
+            };
+            let costs = self
+                .base_of(number, &header, &mut decoded)
+                .and_then(|base| Ok(inspect(&header, &payload, base.as_deref())?));
+            let costs = match costs {
+                Err(SpoolError::Undecodable(_)) => Err("does not decode".to_owned()),
+                other => Ok(other?),
+            };
+            if each {
+                let mut alone = Sum::default();
+                alone.add(&header, costs.clone());
+                shown_each.push(SegmentColumns {
+                    satellite: names.get(&number).cloned().unwrap_or_default(),
+                    segment: header.id.to_string(),
+                    codec: header.codec,
+                    base_sequence: header.base_sequence,
+                    is_base: header.is_base,
+                    payload_bytes: header.payload_len,
+                    items: header.items.into(),
+                    columns: alone.columns(),
+                });
+            }
+            sum.add(&header, costs);
+        }
+        Ok(ColumnsView {
+            segments: sum.segments,
+            of_segments,
+            payload_bytes: sum.payload,
+            items: sum.items.into(),
+            columns: sum.columns(),
+            each: shown_each,
+        })
+    }
+
+    /// The latest `most` segments that are to be exported or kept as bases, in the order of their commits, and how many there
+    /// are.
+    fn latest(&self, most: usize) -> Result<(Vec<Found>, u64), SpoolError> {
+        let mut waiting = BTreeSet::new();
+        let mut found = BTreeMap::new();
+        for row in self.read.open_table(SEGMENTS)?.iter()? {
+            let (entry, value) = row?;
+            let (entry, record) = (entry.value(), decode::<SegmentRecord>(value.value())?);
+            let Some(header) = header(record.header) else { continue };
+            waiting.insert(key(record.number, header.id));
+            found.insert((entry, 0), Found { number: record.number, header, place: Ok(entry) });
+        }
+        for row in self.read.open_table(BASES)?.iter()? {
+            let (key, value) = row?;
+            let (key, record) = (key.value(), decode::<BaseRecord>(value.value())?);
+            let Some(header) = header(record.header) else { continue };
+            if !waiting.contains(&key) {
+                found.insert((record.entry, 1), Found { number: key.0, header, place: Err(key) });
+            }
+        }
+        let all = found.len();
+        Ok((found.into_values().skip(all.saturating_sub(most)).collect(), all as u64))
+    }
+}

@@ -1,0 +1,169 @@
+//! The spool as it was at one moment, for work that keeps a processor busy: it is read beside whatever the spool does meanwhile.
+//!
+//! What is deleted meanwhile is given back to the file only when the snapshot is gone.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use perigee_shared::segment::{Base, CodecError, Decoder, Header, Request, hash};
+use redb::{ReadTransaction, ReadableTable};
+
+use super::bases;
+use super::error::SpoolError;
+use super::open::{Spool, decode};
+use super::outlet;
+use super::tables::*;
+
+/// Bases that are kept decoded: the one that segments lean on, and the next one.
+const DECODED: usize = 2;
+
+/// Bases that were decoded lately, so that a run of segments that lean on one decodes it once. Each takes up to some 30 MiB.
+#[derive(Debug, Default)]
+pub struct Decoded {
+    /// The latest first.
+    latest: VecDeque<(SequenceKey, Arc<Base>)>,
+}
+
+impl Decoded {
+    fn get(&self, key: SequenceKey) -> Option<Arc<Base>> {
+        self.latest.iter().find(|(k, _)| *k == key).map(|(_, base)| Arc::clone(base))
+    }
+
+    fn remember(&mut self, key: SequenceKey, base: &Arc<Base>) {
+        self.latest.retain(|(k, _)| *k != key);
+        self.latest.push_front((key, Arc::clone(base)));
+        self.latest.truncate(DECODED);
+    }
+}
+
+/// The spool as it was when it was asked for.
+pub struct Snapshot {
+    pub(super) read: ReadTransaction,
+}
+
+impl Spool {
+    /// The spool as it is now.
+    pub fn snapshot(&self) -> Result<Snapshot, SpoolError> {
+        Ok(Snapshot { read: self.read()? })
+    }
+}
+
+impl Snapshot {
+    /// What the segment leans on, if it leans on anything. `number` is its satellite's.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError::Undecodable`] when that is not kept, leans on more than is followed, or does not decode.
+    pub fn base_of(
+        &self,
+        number: u32,
+        header: &Header,
+        decoded: &mut Decoded,
+    ) -> Result<Option<Arc<Base>>, SpoolError> {
+        if header.base_sequence.is_none() {
+            return Ok(None);
+        }
+        let chain = bases::chain(&self.read.open_table(BASES)?, number, header)?;
+        let found = chain.iter().position(|(key, _)| decoded.get(*key).is_some());
+        let mut base = found.and_then(|at| decoded.get(chain[at].0));
+        for (key, header) in chain[..found.unwrap_or(chain.len())].iter().rev() {
+            let payload = self.base_payload(*key, header)?;
+            let next = Decoder::new(header, &payload, base.as_deref())?.into_base();
+            base = Some(Arc::new(next.ok_or(CodecError::MissingBase(header.id.sequence))?));
+        }
+        if let (Some((key, _)), Some(base)) = (chain.first(), &base) {
+            decoded.remember(*key, base);
+        }
+        Ok(base)
+    }
+
+    /// The requests of a segment, or nothing when its codec hands them out one by one; those are looked through unless
+    /// `checked`. `number` is its satellite's.
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolError::Undecodable`] when it does not decode, or what it leans on is not kept.
+    pub fn requests(
+        &self,
+        number: u32,
+        header: &Header,
+        payload: &[u8],
+        checked: bool,
+        decoded: &mut Decoded,
+    ) -> Result<Option<Vec<Request>>, SpoolError> {
+        let base = self.base_of(number, header, decoded)?;
+        match Decoder::new(header, payload, base.as_deref())? {
+            Decoder::Columns(requests, own) => {
+                if header.is_base {
+                    decoded.remember(key(number, header.id), &Arc::from(own));
+                }
+                Ok(Some(requests.collect()))
+            }
+            rows => {
+                if !checked {
+                    rows.map(|request| request.map(drop)).collect::<Result<(), _>>()?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Checks every segment and every base: its pieces, its hash, and that it decodes. What is wrong, by entry.
+    pub fn verify(&self) -> Result<Vec<(u64, String)>, SpoolError> {
+        let mut decoded = Decoded::default();
+        let mut wrong = Vec::new();
+        let chunks = self.read.open_table(SEGMENT_CHUNKS)?;
+        for row in self.read.open_table(SEGMENTS)?.iter()? {
+            let (entry, value) = row?;
+            let (entry, record) = (entry.value(), decode::<SegmentRecord>(value.value())?);
+            let Some(header) = header(record.header) else {
+                wrong.push((entry, "its header cannot be read".to_owned()));
+                continue;
+            };
+            let payload = outlet::payload(&chunks, entry, &header)?;
+            if let Some(why) = self.fault(record.number, &header, &payload, &mut decoded)? {
+                wrong.push((entry, format!("segment {}: {why}", header.id)));
+            }
+        }
+        for row in self.read.open_table(BASES)?.iter()? {
+            let (key, value) = row?;
+            let (key, record) = (key.value(), decode::<BaseRecord>(value.value())?);
+            let Some(header) = header(record.header) else {
+                wrong.push((record.entry, "the header of a base cannot be read".to_owned()));
+                continue;
+            };
+            let payload = self.base_payload(key, &header)?;
+            if let Some(why) = self.fault(key.0, &header, &payload, &mut decoded)? {
+                wrong.push((record.entry, format!("base {}: {why}", header.id)));
+            }
+        }
+        Ok(wrong)
+    }
+
+    fn fault(
+        &self,
+        number: u32,
+        header: &Header,
+        payload: &[u8],
+        decoded: &mut Decoded,
+    ) -> Result<Option<String>, SpoolError> {
+        if hash(payload) != header.hash {
+            return Ok(Some("the payload does not have its hash".to_owned()));
+        }
+        match self.requests(number, header, payload, false, decoded) {
+            Ok(_) => Ok(None),
+            Err(SpoolError::Undecodable(why)) => Ok(Some(why.to_string())),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// The payload of a kept base.
+    pub(super) fn base_payload(&self, key: SequenceKey, header: &Header) -> Result<Vec<u8>, SpoolError> {
+        let mut payload = Vec::with_capacity(header.payload_len as usize);
+        let pieces = (key.0, key.1, key.2, key.3, 0)..=(key.0, key.1, key.2, key.3, u32::MAX);
+        for chunk in self.read.open_table(BASE_CHUNKS)?.range(pieces)? {
+            payload.extend_from_slice(chunk?.1.value());
+        }
+        Ok(payload)
+    }
+}
