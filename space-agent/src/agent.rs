@@ -200,7 +200,18 @@ impl Agent {
         let contacts = contacts(&config, &env, told, link.1.clone())?;
         let wal = Owner::new(env.placement, "wal", open_wal(&config, &env)?)?;
         let metrics = Metrics::default();
-        Ok(Self { config, env, outside, wal, metrics, operators: Vec::new(), contacts, current, wanted, link })
+        Ok(Self {
+            config,
+            env,
+            outside,
+            wal,
+            metrics,
+            operators: Vec::new(),
+            contacts,
+            current,
+            wanted,
+            link,
+        })
     }
 
     /// The log.
