@@ -1,6 +1,7 @@
 //! The batcher: decides when what waits in the journal becomes a segment, and makes it one.
 //!
-//! Each lane is sealed by itself, the most urgent first. A full batch is always sealed. The rest is sealed when it is older than
+//! Each lane is sealed by itself, the most urgent first; one that was just sealed lets another go before it, so that alarms without
+//! end do not keep bulk in the journal. A full batch is always sealed. The rest is sealed when it is older than
 //! `timeout` while somebody takes it (in contact, or a direct exporter), before a contact, when it has waited for a good part of
 //! its lifetime, and when the lane holds back too much of the journal. While requests keep coming, sealing may lag behind by
 //! `defer_sealing` bytes, so that a burst has the processor for itself; `sealing_cpu` makes bulk rest after each segment.
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::BatchConfig;
 use crate::journal::Progress;
 use crate::lanes::Lanes;
+use crate::leaning::{Leaning, LeaningError};
 use crate::wal::{BatchLimits, SealError, Unsealed, Wal, WalError};
 
 /// Without a request for so long, a burst is over.
@@ -45,6 +47,8 @@ enum BatchError {
     #[error(transparent)]
     Seal(#[from] SealError),
     #[error(transparent)]
+    Leaning(#[from] LeaningError),
+    #[error(transparent)]
     Gone(#[from] perigee_shared::env::Gone),
 }
 
@@ -60,8 +64,11 @@ pub struct Batcher {
     wanted: watch::Receiver<bool>,
     /// Tells consumers that there is a new segment.
     sealed: watch::Sender<u64>,
+    /// The lane that was sealed last.
+    last: Option<Lane>,
     /// Until then bulk rests, so that sealing keeps to its share of the processor.
     rest: Instant,
+    leaning: Leaning,
 }
 
 impl Batcher {
@@ -76,7 +83,8 @@ impl Batcher {
         sealed: watch::Sender<u64>,
     ) -> Self {
         let (progress, rest) = (told.subscribe(), Instant::now());
-        Self { config, lanes, env, wal, progress, told, wanted, sealed, rest }
+        let leaning = Leaning::default();
+        Self { config, lanes, env, wal, progress, told, wanted, sealed, last: None, rest, leaning }
     }
 
     const fn limits(&self) -> BatchLimits {
@@ -88,6 +96,7 @@ impl Batcher {
         loop {
             let progress = self.progress.borrow_and_update().clone();
             let wanted = *self.wanted.borrow_and_update();
+            self.leaning.wanted(wanted);
             let decision = self.decide(&progress, wanted, Instant::now(), self.env.unix_nano());
             match decision {
                 Decision::Seal { lane, all } => {
@@ -124,17 +133,19 @@ impl Batcher {
 
     fn decide(&self, progress: &Progress, wanted: bool, now: Instant, unix_nano: u64) -> Decision {
         let mut next: Option<Instant> = None;
+        let mut again = None;
         for waiting in &progress.unsealed {
             let mut decision = self.decide_lane(waiting, progress.at, wanted, now, unix_nano);
             if waiting.lane >= Lane::BULK && now < self.rest && decision != Decision::Wait(None) {
                 decision = Decision::Wait(Some(self.rest));
             }
             match decision {
+                Decision::Seal { lane, .. } if self.last == Some(lane) => again = Some(decision),
                 Decision::Seal { .. } => return decision,
                 Decision::Wait(at) => next = [next, at].into_iter().flatten().min(),
             }
         }
-        Decision::Wait(next)
+        again.unwrap_or(Decision::Wait(next))
     }
 
     fn decide_lane(
@@ -173,10 +184,12 @@ impl Batcher {
     /// Makes one segment.
     async fn seal(&mut self, lane: Lane, all: bool) -> Result<Option<Header>, BatchError> {
         let limits = self.limits();
+        self.last = Some(lane);
         let batch = self.wal.call(move |wal| wal.take_batch(lane, limits, all)).await??;
         let Some(batch) = batch else { return Ok(None) };
-        let (now, began, codec) = (self.env.unix_nano(), Instant::now(), self.config.codec);
-        let sealed = self.env.cpu(move || batch.seal(codec, now)).await?;
+        let encoding = self.leaning.encoding(&self.env, &self.wal, self.config.codec, lane).await?;
+        let (now, began) = (self.env.unix_nano(), Instant::now());
+        let sealed = self.env.cpu(move || batch.seal(&encoding, now)).await?;
         let busy = began.elapsed();
         self.rest = Instant::now() + busy.mul_f64(1.0 / self.config.sealing_cpu.0 - 1.0);
         let told = self.told.clone();
@@ -195,6 +208,7 @@ impl Batcher {
             payload = header.payload_len,
             "sealed"
         );
+        self.leaning.sealed(&header);
         self.sealed.send_modify(|n| *n += 1);
         Ok(Some(header))
     }
@@ -289,6 +303,23 @@ mod tests {
         let gone = progress(vec![waiting(Lane(3), 10, 10 * S)], now);
         let all = Decision::Seal { lane: Lane(3), all: true };
         assert_eq!(batcher.decide(&gone, false, now, 10 * S), all, "a lane that is not configured any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_urgent_lane_that_is_always_due_does_not_keep_others_from_being_sealed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut batcher = batcher(dir.path(), BatchConfig::default());
+        let now = Instant::now();
+        let both = progress(vec![waiting(URGENT, 10, S), waiting(Lane::BULK, 10, S)], now);
+        let urgent = Decision::Seal { lane: URGENT, all: true };
+        assert_eq!(batcher.decide(&both, true, now, 10 * S), urgent);
+        batcher.last = Some(URGENT);
+        assert_eq!(batcher.decide(&both, true, now, 10 * S), BULK);
+        batcher.last = Some(Lane::BULK);
+        assert_eq!(batcher.decide(&both, true, now, 10 * S), urgent);
+        batcher.last = Some(URGENT);
+        let alone = progress(vec![waiting(URGENT, 10, S)], now);
+        assert_eq!(batcher.decide(&alone, true, now, 10 * S), urgent);
     }
 
     #[tokio::test(start_paused = true)]

@@ -113,17 +113,19 @@ impl Exporter {
         shutdown: &CancellationToken,
     ) -> Result<(), ExportError> {
         let (consumer, id) = (self.consumer, header.id);
-        let (payload, cursor) = self
+        let leans_on = header.base_sequence;
+        let (payload, cursor, chain) = self
             .wal
             .call(move |wal| {
-                Ok::<_, WalError>((wal.payload(lane, id.sequence)?, wal.cursor(consumer, lane)?))
+                let payload = wal.payload(lane, id.sequence)?;
+                Ok::<_, WalError>((payload, wal.cursor(consumer, lane)?, wal.chain(lane, leans_on)?))
             })
             .await??;
         let Some(payload) = payload else { return Ok(()) };
         let done = if cursor.0 == id.sequence { cursor.1 } else { 0 };
         let (mut seen, mut number) = (Counts::ZERO, 0);
         let requests: Box<dyn Iterator<Item = Result<Request, CodecError>> + Send> =
-            match Decoder::new(header, &payload, None) {
+            match chain.decode().and_then(|base| Decoder::new(header, &payload, base.as_ref())) {
                 Ok(decoder) => Box::new(decoder),
                 Err(error) => Box::new(std::iter::once(Err(error))),
             };

@@ -17,6 +17,8 @@ pub mod lanes;
 
 pub mod wal;
 
+mod leaning;
+
 pub mod batcher;
 
 pub mod lifetimes;

@@ -229,6 +229,12 @@ struct DropLabel {
     reason: String,
 }
 
+/// A lane, by its number.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneLabel {
+    lane: u8,
+}
+
 /// Every metric of one agent.
 pub struct Metrics {
     registry: Registry,
@@ -241,6 +247,7 @@ pub struct Metrics {
     unsealed_bytes: Gauge,
     unsealed_items: Gauge,
     segments: Gauge,
+    lane_bytes: Family<LaneLabel, Gauge>,
     sealed: Counter,
     segment_bytes: Gauge,
     stored_bytes: Gauge,
@@ -283,6 +290,12 @@ impl Default for Metrics {
         let pressure =
             gauge("perigee_memory_limiter_pressure", "0: none, 1: above the soft limit, 2: above the limit");
         let memory = gauge("otelcol_process_memory_rss", "Resident memory in bytes");
+        let lane_bytes = Family::default();
+        r.register(
+            "perigee_lane_segment_bytes",
+            "Payload bytes of segments on board, by lane",
+            lane_bytes.clone(),
+        );
         let dropped = Family::default();
         r.register("perigee_dropped_items", "Items dropped, by signal and reason", dropped.clone());
         let (sealed, limiter_refused) = (Counter::default(), Counter::default());
@@ -302,6 +315,7 @@ impl Default for Metrics {
             unsealed_bytes,
             unsealed_items,
             segments,
+            lane_bytes,
             sealed,
             segment_bytes,
             stored_bytes,
@@ -348,6 +362,10 @@ impl Metrics {
             self.unsealed_bytes.set(wal.unsealed_bytes as i64);
             self.unsealed_items.set(wal.in_journal.total() as i64);
             self.segments.set(wal.segments as i64);
+            for lane in &wal.lanes {
+                let label = LaneLabel { lane: lane.lane.0 };
+                self.lane_bytes.get_or_create(&label).set(lane.segment_bytes as i64);
+            }
             self.segment_bytes.set(wal.segment_bytes as i64);
             self.stored_bytes.set(wal.stored_bytes as i64);
             self.max_bytes.set(wal.max_bytes as i64);

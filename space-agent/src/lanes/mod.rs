@@ -1,7 +1,7 @@
 //! Lanes: priority classes with an order, a lifetime, a quota and a share of each contact.
 //!
-//! A lane has a number; a smaller one is more urgent. Rules say which items go into a lane ([`rules`]), and an item that no rule
-//! takes goes into the bulk lane. Requests are split while they are sealed ([`split`]); until then they stand in the journal as
+//! A lane has a number; a smaller one is more urgent. Rules say which items go into a lane ([`Rules`]), and an item that no rule
+//! takes goes into the bulk lane. Requests are split while they are sealed ([`Part`]); until then they stand in the journal as
 //! they came.
 
 mod rules;

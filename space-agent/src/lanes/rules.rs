@@ -4,7 +4,9 @@
 //! A request is walked from the outside in: conditions on the resource and on the scope are decided once for each branch, and
 //! what no rule can take any more is not looked at.
 //!
-//! Rules are stored in the log as JSON, `[[lane, rule], ...]`, with the number of the journal group from which on they hold.
+//! Rules are stored in the log as JSON, `[[lane, rule], ...]`, with the number of the journal group from which on they hold. What
+//! they mean must not change, since groups are split after a restart as before; a condition that earlier software does not know
+//! needs a later format of the log (`wal/tables.rs`), which that software refuses.
 
 use std::collections::BTreeMap;
 

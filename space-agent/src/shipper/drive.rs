@@ -9,7 +9,7 @@ use perigee_proto::link::{AgentMessage, GoodbyeReason, GroundMessage, Hello, Seg
 use perigee_shared::contact::Contact;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::link::{MINOR_VERSION, wire};
-use perigee_shared::segment::{Codec, Header, SegmentId};
+use perigee_shared::segment::{Codec, Header, Lane, SegmentId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -245,7 +245,7 @@ impl Driver<'_> {
                     self.shipper.wal.call(move |wal| wal.to_ship(consumer, lane, &taken, FETCH)).await??;
                 return Ok(Some(Event::Fetched { lane, found }));
             }
-            Action::Write { header, ranges } => self.write(header, ranges).await?,
+            Action::Write { header, ranges, first } => self.write(header, ranges, first).await?,
             Action::Committed { ids, bytes } => {
                 self.shipper.status.send_modify(|s| s.committed_bytes += bytes);
                 for id in &ids {
@@ -267,10 +267,34 @@ impl Driver<'_> {
                     self.shipper.wal.call(move |wal| wal.verify_segment(id.lane, id.sequence)).await??;
                 return Ok(Some(Event::Verified { id, whole }));
             }
+            Action::Recode { id, codec } => {
+                let done = self.recode(id, codec).await?;
+                return Ok(Some(Event::Recoded { id, done }));
+            }
+            Action::GroundReads(codecs) => {
+                self.shipper.wal.call(move |wal| wal.ground_reads(codecs)).await?;
+            }
             Action::Restart => self.again = true,
             Action::Finished => self.finished = true,
         }
         Ok(None)
+    }
+
+    /// Encodes a segment anew; whether that could be done.
+    async fn recode(&self, id: SegmentId, codec: Codec) -> Result<bool, DriveError> {
+        let Some(recoding) = self.shipper.wal.call(move |wal| wal.to_recode(id)).await?? else {
+            return Ok(false);
+        };
+        match self.shipper.env.cpu(move || recoding.run(codec)).await {
+            Ok(recoded) => {
+                tracing::info!(segment = %id, codec = codec.name(), "encoded anew, as the ground asks");
+                Ok(self.shipper.wal.call(move |wal| wal.replace(recoded)).await??)
+            }
+            Err(error) => {
+                tracing::error!(segment = %id, %error, "a segment cannot be decoded");
+                Ok(false)
+            }
+        }
     }
 
     fn committed(&self, segments: u64) {
@@ -294,7 +318,12 @@ impl Driver<'_> {
     }
 
     /// Starts writing a segment on a stream of its own.
-    async fn write(&mut self, header: Header, ranges: Vec<Range<u64>>) -> Result<(), DriveError> {
+    async fn write(
+        &mut self,
+        header: Header,
+        ranges: Vec<Range<u64>>,
+        first: bool,
+    ) -> Result<(), DriveError> {
         let id = header.id;
         tracing::debug!(segment = %id, "sending begins");
         let payload = self
@@ -305,10 +334,11 @@ impl Driver<'_> {
                 wal.payload(id.lane, id.sequence)
             })
             .await??;
-        let (connection, turn) = (self.connection.clone(), self.gate.enter(id.lane));
         // More urgent lanes first, and within a lane the segment that was begun first.
+        let lane = if first { Lane(0) } else { id.lane };
         self.begun = (self.begun + 1) & 0x00ff_ffff;
-        let priority = -(i32::from(id.lane.0) << 24) - self.begun;
+        let priority = -(i32::from(lane.0) << 24) - self.begun;
+        let (connection, turn) = (self.connection.clone(), self.gate.enter(lane));
         self.writers.spawn(async move {
             let mut taken = RangeSet::default();
             let whole = match payload {

@@ -142,7 +142,9 @@ impl Shipper {
             if let Some(contact) = contact {
                 let (began, connected) = (self.env.unix_nano(), self.ship(&contact, &shutdown).await);
                 self.set_state("down", None);
-                if let Err(error) = self.report(&contact, began, connected).await {
+                // A station that was tried and did not answer was no pass.
+                let was_a_pass = contact.end_unix_nano.is_some() || !connected.is_zero();
+                if was_a_pass && let Err(error) = self.report(&contact, began, connected).await {
                     tracing::warn!(%error, "the report of the pass could not be kept");
                 }
             }

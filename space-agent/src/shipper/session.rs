@@ -11,7 +11,7 @@ use perigee_proto::link::{
     agent_message, ground_message,
 };
 use perigee_shared::link::ranges::RangeSet;
-use perigee_shared::segment::{Hash, Header, Lane, SegmentId};
+use perigee_shared::segment::{Codec, Hash, Header, Lane, SegmentId};
 
 use super::queues::Queues;
 use crate::lanes::Lanes;
@@ -38,6 +38,8 @@ pub(super) enum Event {
     Failed(SegmentId),
     /// A segment was checked after a mismatch: whether it is whole.
     Verified { id: SegmentId, whole: bool },
+    /// A segment was encoded anew, or could not be.
+    Recoded { id: SegmentId, done: bool },
     /// Nothing more is to be begun.
     End(GoodbyeReason),
 }
@@ -51,14 +53,18 @@ pub(super) enum Action {
     Reconcile(GroundView),
     /// Ask the log for the next segments of a lane that are not among those `taken`, then [`Event::Fetched`].
     Fetch { lane: Lane, taken: RangeSet },
-    /// Send these bytes of a segment, then [`Event::Written`] or [`Event::Failed`].
-    Write { header: Header, ranges: Vec<Range<u64>> },
+    /// Send these bytes of a segment, before everything if `first`, then [`Event::Written`] or [`Event::Failed`].
+    Write { header: Header, ranges: Vec<Range<u64>>, first: bool },
     /// The ground has these for good: so many bytes of payload of those that were sent on this connection.
     Committed { ids: Vec<SegmentId>, bytes: u64 },
     /// The ground has these drops in its ledger.
     DropsKnown { epoch: u64, ids: Vec<u64> },
     /// Check the log's own copy, then [`Event::Verified`].
     Verify(SegmentId),
+    /// Encode a segment anew with this codec, so that it leans on nothing, then [`Event::Recoded`].
+    Recode { id: SegmentId, codec: Codec },
+    /// The codecs that the ground reads.
+    GroundReads(Vec<u32>),
     /// Begin again with another connection.
     Restart,
     /// The ground sends nothing more.
@@ -78,6 +84,7 @@ pub(super) struct Session {
     /// The ground has no room: nothing more is sent in this contact.
     refused: bool,
     resent_once: BTreeSet<SegmentId>,
+    recoded: BTreeSet<SegmentId>,
     budget: Option<u64>,
 }
 
@@ -95,6 +102,7 @@ impl Session {
             partials: BTreeMap::new(),
             refused: false,
             resent_once: BTreeSet::new(),
+            recoded: BTreeSet::new(),
             budget,
         }
     }
@@ -132,6 +140,10 @@ impl Session {
             }
             Event::Failed(id) => self.queues.failed(id),
             Event::Verified { id, whole } => self.on_verified(id, whole),
+            Event::Recoded { id, done: true } => self.queues.again(id),
+            Event::Recoded { id, done: false } => {
+                tracing::error!(segment = %id, "a segment cannot be encoded anew; it stays on board");
+            }
             Event::End(reason) => {
                 if !self.ending {
                     self.ending = true;
@@ -151,7 +163,8 @@ impl Session {
                     ack.committed.into_iter().filter_map(|id| id.try_into().ok()).collect();
                 let mut bytes = 0;
                 for id in &ids {
-                    let sent = self.unacknowledged.remove(id).or_else(|| self.queues.written(*id));
+                    let writing = self.queues.acknowledged(*id);
+                    let sent = self.unacknowledged.remove(id).or(writing);
                     bytes += sent.map_or(0, |header| header.payload_len);
                     self.partials.remove(id);
                 }
@@ -175,6 +188,9 @@ impl Session {
 
     fn on_resume(&mut self, resume: Resume, actions: &mut Vec<Action>) {
         let current = self.hello.epochs.last().map_or(0, |e| e.epoch);
+        if !resume.codecs.is_empty() {
+            actions.push(Action::GroundReads(resume.codecs));
+        }
         let mut view = GroundView { epoch: current, lanes: Vec::new() };
         for epoch in resume.epochs {
             if !epoch.drops_acknowledged.is_empty() {
@@ -216,12 +232,18 @@ impl Session {
 
     fn on_reject(&mut self, id: SegmentId, reason: RejectReason, actions: &mut Vec<Action>) {
         self.unacknowledged.remove(&id);
+        self.queues.failed(id);
         self.partials.remove(&id);
         match reason {
             RejectReason::HashMismatch => actions.push(Action::Verify(id)),
             RejectReason::Quota => self.refused = true,
-            // A codec is only used when the ground reads it, and codec 1 leans on nothing: what is refused here stays on
-            // board for a station that can read it.
+            RejectReason::MissingBase if self.recoded.insert(id) => {
+                actions.push(Action::Recode { id, codec: Codec::Columns });
+            }
+            // Every ground reads codec 1.
+            RejectReason::UnknownCodec if self.recoded.insert(id) => {
+                actions.push(Action::Recode { id, codec: Codec::ZstdRows });
+            }
             RejectReason::UnknownCodec | RejectReason::MissingBase | RejectReason::Unspecified => {
                 tracing::error!(segment = %id, reason = reason.as_str_name(), "the ground refuses a segment; it stays on board");
             }
@@ -250,7 +272,7 @@ impl Session {
             return;
         }
         while self.budget != Some(0)
-            && let Some(header) = self.queues.next()
+            && let Some((header, first)) = self.queues.next()
         {
             let held = self.partials.remove(&header.id).filter(|(hash, _)| *hash == header.hash);
             let held = held.map_or_else(RangeSet::default, |(_, held)| held);
@@ -264,8 +286,8 @@ impl Session {
                 spend(budget, &mut ranges);
             }
             let bytes = ranges.iter().map(|r| r.end - r.start).sum();
-            self.queues.begin(header.clone(), bytes);
-            actions.push(Action::Write { header, ranges });
+            self.queues.begin(header.clone(), bytes, first);
+            actions.push(Action::Write { header, ranges, first });
         }
         let wanted = self.queues.wanted().into_iter();
         actions.extend(wanted.map(|(lane, taken)| Action::Fetch { lane, taken }));
@@ -324,7 +346,7 @@ mod tests {
 
     fn written(actions: &[Action]) -> Vec<(u64, Vec<Range<u64>>)> {
         let write = |a: &Action| match a {
-            Action::Write { header, ranges } => Some((header.id.sequence, ranges.clone())),
+            Action::Write { header, ranges, .. } => Some((header.id.sequence, ranges.clone())),
             _ => None,
         };
         actions.iter().filter_map(write).collect()

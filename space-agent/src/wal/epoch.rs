@@ -69,6 +69,7 @@ impl Wal {
     /// The epochs for a Hello to `station`, the current one last.
     pub fn epochs(&mut self, station: &str) -> Result<Vec<link::Epoch>, WalError> {
         self.close_reported_drops()?;
+        self.forget_bases()?;
         let txn = self.db()?.begin_read()?;
         let drops_table = txn.open_table(DROPS)?;
         let mut left = DROPS_A_HELLO;
@@ -101,7 +102,7 @@ impl Wal {
             lane: u32::from(lane.0),
             on_board: l.on_board.to_wire(),
             next_sequence: l.next_sequence,
-            oldest_base: None,
+            oldest_base: self.oldest_base(*lane),
         });
         out.push(link::Epoch {
             epoch: life.epoch,
@@ -159,6 +160,7 @@ impl Wal {
             deliveries.extend(both.map(|s| Delivery { id: id(s), refused: Counts::ZERO }));
         }
         self.remember(view)?;
+        self.keep_bases(deliveries.iter().map(|d: &Delivery| d.id))?;
         self.undo_drops(view)?;
         Ok(Reconciled::Deleted(self.pass(consumer, &deliveries)?))
     }
@@ -174,11 +176,11 @@ impl Wal {
             let (segments, shipped) = (txn.open_table(SEGMENTS)?, txn.open_table(SHIPPED)?);
             for (sequence, hash) in &lane.tops {
                 let key = (lane.lane.0, *sequence);
-                let known = match segments.get(key)? {
-                    Some(value) => Some(SegmentRecord::from_bytes(value.value())?.header.hash.to_vec()),
-                    None => shipped.get(key)?.map(|v| v.value().to_vec()),
-                };
-                if known.is_some_and(|known| known != hash) {
+                let mut known = shipped.get(key)?.map(|v| v.value().to_vec()).unwrap_or_default();
+                if let Some(value) = segments.get(key)? {
+                    known.extend(SegmentRecord::from_bytes(value.value())?.header.hash);
+                }
+                if !known.is_empty() && known.chunks(hash.len()).all(|known| known != hash) {
                     return Ok(true);
                 }
             }
@@ -197,7 +199,12 @@ impl Wal {
         self.write(|txn| {
             let mut shipped = txn.open_table(SHIPPED)?;
             for (key, hash) in &tops {
-                shipped.insert(*key, &hash[..])?;
+                // A segment that was encoded anew has had several.
+                let mut known = shipped.get(*key)?.map(|v| v.value().to_vec()).unwrap_or_default();
+                if !known.chunks(hash.len()).any(|known| known == hash) {
+                    known.extend_from_slice(hash);
+                    shipped.insert(*key, known.as_slice())?;
+                }
             }
             for lane in &lanes {
                 let latest = shipped.range((*lane, 0)..=(*lane, u64::MAX))?.next_back().transpose()?;
@@ -224,6 +231,7 @@ impl Wal {
         }
         drop((segments, txn));
         self.remember(&view)?;
+        self.keep_bases(ids.iter().copied())?;
         let deliveries: Vec<_> = ids.into_iter().map(|id| Delivery { id, refused: Counts::ZERO }).collect();
         self.pass(consumer, &deliveries)
     }

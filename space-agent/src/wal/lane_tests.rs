@@ -60,7 +60,12 @@ fn with_alarms(policy: Policy) -> Bench {
 
 fn seal_at(wal: &mut Wal, lane: Lane, now: u64) -> Option<Header> {
     let batch = wal.take_batch(lane, ALL, true).unwrap()?;
-    Some(wal.commit_segment(batch.seal(Codec::ZstdRows, now).unwrap()).unwrap())
+    Some(
+        wal.commit_segment(
+            batch.seal(&Encoding { codec: Codec::ZstdRows, ..Encoding::default() }, now).unwrap(),
+        )
+        .unwrap(),
+    )
 }
 
 fn seal(wal: &mut Wal, lane: Lane) -> Option<Header> {
@@ -167,7 +172,7 @@ fn a_log_is_of_the_first_format_until_it_has_rules() {
     drop(wal);
     bench.config.lanes = with_alarms(Policy::default()).config.lanes;
     let mut wal = bench.open();
-    assert_eq!(format(&mut wal), tables::FORMAT);
+    assert_eq!(format(&mut wal), tables::RULES_FORMAT);
     let bulk = seal(&mut wal, Lane::BULK).unwrap();
     assert_eq!(times(&mut wal, &bulk), [1], "it came before the rules");
 }
@@ -293,7 +298,9 @@ fn work(wal: &mut Wal) -> (u64, bool) {
             }
             let lane = if round % 3 == 0 { Lane::BULK } else { ALARMS };
             if let Some(batch) = wal.take_batch(lane, ALL, true)? {
-                wal.commit_segment(batch.seal(Codec::ZstdRows, 7).unwrap())?;
+                wal.commit_segment(
+                    batch.seal(&Encoding { codec: Codec::ZstdRows, ..Encoding::default() }, 7).unwrap(),
+                )?;
             }
         }
         Ok(())

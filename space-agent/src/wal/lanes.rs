@@ -8,9 +8,9 @@ use perigee_proto::link::DropReason;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::Counts;
-use redb::ReadableDatabase;
+use redb::{ReadableDatabase, ReadableTable};
 
-use super::tables::{FORMAT, LANE_RULES, META, SEGMENTS};
+use super::tables::{LANE_RULES, META, RULES_FORMAT, SEGMENTS};
 use super::{ConsumerId, SegmentRecord, Wal, WalError, state::META_FORMAT};
 use crate::lanes::{Order, QuotaPolicy};
 
@@ -42,6 +42,15 @@ pub struct ToShip {
     pub more: bool,
 }
 
+fn record(
+    segments: &impl ReadableTable<(u8, u64), &'static [u8]>,
+    lane: Lane,
+    sequence: u64,
+) -> Result<Option<SegmentRecord>, WalError> {
+    let found = segments.get((lane.0, sequence))?;
+    found.map(|value| SegmentRecord::from_bytes(value.value())).transpose()
+}
+
 impl Wal {
     /// Keeps the rules of the configuration for the groups that come from now on. Those before are split as before.
     pub(super) fn register_rules(&mut self) -> Result<(), WalError> {
@@ -63,7 +72,10 @@ impl Wal {
             let mut table = txn.open_table(LANE_RULES)?;
             table.retain_in(..current, |_, _| false)?;
             table.insert(from, rules.to_bytes().as_slice())?;
-            txn.open_table(META)?.insert(META_FORMAT, &FORMAT.to_le_bytes()[..])?;
+            let mut meta = txn.open_table(META)?;
+            let found =
+                meta.get(META_FORMAT)?.and_then(|v| Some(u64::from_le_bytes(v.value().try_into().ok()?)));
+            meta.insert(META_FORMAT, &found.unwrap_or(0).max(RULES_FORMAT).to_le_bytes()[..])?;
             Ok(())
         })?;
         self.state.rules = self.state.rules.split_off(&current);
@@ -87,12 +99,6 @@ impl Wal {
         self.state.lanes.iter().map(summary).collect()
     }
 
-    fn record(&mut self, lane: Lane, sequence: u64) -> Result<Option<SegmentRecord>, WalError> {
-        let txn = self.db()?.begin_read()?;
-        let found = txn.open_table(SEGMENTS)?.get((lane.0, sequence))?;
-        found.map(|value| SegmentRecord::from_bytes(value.value())).transpose()
-    }
-
     /// Up to `most` segments of `lane` in its order that `consumer` has not passed and that are not in `taken`.
     pub fn to_ship(
         &mut self,
@@ -109,13 +115,15 @@ impl Wal {
             Order::NewestFirst => Box::new(free.into_iter().rev().flat_map(Iterator::rev)),
             Order::EarliestExpiry => Box::new(self.by_expiry(lane, free)?.into_iter()),
         };
+        let txn = self.db()?.begin_read()?;
+        let segments = txn.open_table(SEGMENTS)?;
         for sequence in sequences {
             if out.headers.len() == most {
                 out.more = true;
                 break;
             }
             out.looked.insert(sequence..sequence + 1);
-            if let Some(record) = self.record(lane, sequence)?
+            if let Some(record) = record(&segments, lane, sequence)?
                 && record.waiting & (1 << consumer.0) != 0
             {
                 out.headers.push((record.header, !self.was_sent(lane, sequence)));
@@ -130,8 +138,8 @@ impl Wal {
         let segments = txn.open_table(SEGMENTS)?;
         let mut order = Vec::new();
         for sequence in free.into_iter().flatten() {
-            if let Some(value) = segments.get((lane.0, sequence))? {
-                order.push((SegmentRecord::from_bytes(value.value())?.header.sealed_unix_nano, sequence));
+            if let Some(record) = record(&segments, lane, sequence)? {
+                order.push((record.header.sealed_unix_nano, sequence));
             }
         }
         order.sort_unstable();
@@ -154,14 +162,17 @@ impl Wal {
             }
         };
         let mut victims = Vec::new();
+        let txn = self.db()?.begin_read()?;
+        let segments = txn.open_table(SEGMENTS)?;
         while above > 0
             && let Some(sequence) = sequences.next()
         {
-            if let Some(record) = self.record(lane, sequence)? {
+            if let Some(record) = record(&segments, lane, sequence)? {
                 above = above.saturating_sub(record.header.payload_len);
                 victims.push(record.header);
             }
         }
+        drop((segments, txn));
         // Drops that touch become one record only in the order of their sequences.
         victims.sort_by_key(|h| h.id.sequence);
         self.drop_segments(victims, reason)

@@ -7,6 +7,9 @@
 //! A write is one transaction. It changes the tables first and the state in memory only when the commit has succeeded. After an
 //! error the database is closed and opened again, since redb refuses every write after a failed one, and the state is read anew.
 
+#[cfg(test)]
+mod base_tests;
+mod bases;
 mod custody;
 mod epoch;
 mod group;
@@ -30,12 +33,13 @@ use perigee_shared::env::Env;
 use perigee_shared::segment::{Header, HeaderError};
 use perigee_shared::signal::{Counts, SignalSet};
 
+pub use bases::{Chain, LONGEST_CHAIN, Recoded, Recoding};
 pub use custody::{ConsumerId, Delivery};
 pub use epoch::{GroundLane, GroundView, NewDrops, Reconciled};
 pub use group::Accepted;
 pub use lanes::{LaneSummary, ToShip};
 pub use open::{Ballast, Quarantine};
-pub use seal::{Batch, BatchLimits, SealError, Sealed, Unsealed};
+pub use seal::{Batch, BatchLimits, Encoding, SealError, Sealed, Unsealed};
 pub use state::Life;
 
 use crate::lanes::Lanes;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use perigee_shared::otlp::walk::walk;
-use perigee_shared::segment::{Codec, CodecError, Encoder, Header, Lane, SegmentId, hash};
+use perigee_shared::segment::{Base, Codec, CodecError, Encoded, Encoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, TimeRange};
 use redb::{ReadableDatabase, WriteTransaction};
 
@@ -17,6 +17,12 @@ use crate::lanes::{Part, Rules};
 /// Sealed groups are deleted when there are so many bytes or so many of them: deleting one alone would rewrite its neighbours.
 const DELETE_BYTES: u64 = 4 << 20;
 const DELETE_GROUPS: u64 = 256;
+
+/// Raw bytes below which nothing is learnt from a segment that others should know.
+const LEAST_BASE: u64 = 4 << 10;
+
+/// Bytes that what a base has taught may take in memory.
+const LARGEST_BASE: usize = 8 << 20;
 
 /// When a segment is full.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +58,17 @@ impl Unsealed {
 /// A commit group with the rules that hold for it; without rules all of it is for the batch's lane.
 type Group = (Option<Arc<Rules>>, Vec<u8>);
 
+/// How a segment is encoded.
+#[derive(Debug, Clone, Default)]
+pub struct Encoding {
+    /// The codec.
+    pub codec: Codec,
+    /// The segment that it leans on.
+    pub base: Option<(u64, Arc<Base>)>,
+    /// Others are to lean on it, if it is worth it.
+    pub to_lean_on: bool,
+}
+
 /// Groups whose part for one lane becomes a segment.
 #[derive(Debug)]
 pub struct Batch {
@@ -72,9 +89,10 @@ pub struct Sealed {
 }
 
 impl Batch {
-    /// Encodes the groups' part for the lane with `codec`. CPU-heavy.
-    pub fn seal(self, codec: Codec, now: u64) -> Result<Sealed, SealError> {
-        let mut encoder = Encoder::new(codec, None)?;
+    /// Encodes the groups' part for the lane. CPU-heavy.
+    pub fn seal(self, encoding: &Encoding, now: u64) -> Result<Sealed, SealError> {
+        let Encoding { codec, base, to_lean_on } = encoding;
+        let mut encoder = Encoder::new(*codec, base.as_ref().map(|b| &*b.1))?;
         let (mut items, mut time, mut raw_len, mut requests) = (Counts::ZERO, TimeRange::EMPTY, 0, 0);
         for (rules, group) in self.groups {
             for request in group::requests(&group)? {
@@ -86,10 +104,11 @@ impl Batch {
                 requests += 1;
             }
         }
-        let payload = encoder.finish()?.payload;
+        let Encoded { payload, base: next } = encoder.finish()?;
+        let is_base = *to_lean_on && raw_len >= LEAST_BASE && next.is_some_and(|b| b.size() <= LARGEST_BASE);
         let header = Header {
             id: SegmentId { epoch: 0, lane: self.lane, sequence: 0 },
-            codec: codec as u32,
+            codec: *codec as u32,
             payload_len: payload.len() as u64,
             raw_len,
             hash: hash(&payload),
@@ -97,8 +116,8 @@ impl Batch {
             time,
             requests,
             sealed_unix_nano: now,
-            base_sequence: None,
-            is_base: false,
+            base_sequence: base.as_ref().map(|b| b.0),
+            is_base,
         };
         Ok(Sealed { lane: self.lane, position: self.position, header, payload })
     }

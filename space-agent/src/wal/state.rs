@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use perigee_proto::link::DropReason;
 use perigee_shared::link::ranges::RangeSet;
-use perigee_shared::segment::Lane;
+use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::Counts;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
 use super::group::GroupHeader;
 use super::tables::{
-    CHUNKS, CONSUMERS, COUNTERS, CURSORS, DROPS, EPOCHS, FIRST_FORMAT, FORMAT, JOURNAL, LANE_RULES, LANES,
-    META, SEGMENTS, SHIPPED,
+    BASES, CHUNKS, CONSUMERS, COUNTERS, CURSORS, DROPS, EPOCHS, FIRST_FORMAT, FORMAT, JOURNAL, LANE_RULES,
+    LANES, META, SEGMENTS, SHIPPED,
 };
 use super::{SegmentRecord, WalError, group};
 use crate::lanes::Rules;
@@ -139,6 +139,11 @@ pub(super) struct State {
     pub(super) dropped: BTreeMap<i32, Counts>,
     pub(super) consumers: BTreeMap<String, u8>,
     pub(super) drops: u64,
+    /// Committed segments that others lean on, and bytes of their payloads.
+    pub(super) bases: BTreeMap<(u8, u64), Header>,
+    pub(super) base_stored: u64,
+    /// The codecs that the ground has last said it reads.
+    pub(super) ground_reads: Option<Vec<u32>>,
 }
 
 impl State {
@@ -170,7 +175,19 @@ impl State {
 
     /// Bytes in the store that count against its budget.
     pub(super) const fn stored(&self) -> u64 {
-        self.sealed_stored + self.unsealed_stored + self.segment_stored
+        self.sealed_stored + self.unsealed_stored + self.segment_stored + self.base_stored
+    }
+
+    /// Notes a base.
+    pub(super) fn keep_base(&mut self, header: Header) {
+        self.base_stored += header.payload_len;
+        let before = self.bases.insert((header.id.lane.0, header.id.sequence), header);
+        self.base_stored -= before.map_or(0, |h| h.payload_len);
+    }
+
+    /// Forgets a base.
+    pub(super) fn forget_base(&mut self, key: (u8, u64)) {
+        self.base_stored -= self.bases.remove(&key).map_or(0, |h| h.payload_len);
     }
 
     pub(super) fn count_drop(&mut self, reason: DropReason, items: Counts) {
@@ -190,7 +207,21 @@ impl State {
         state.read_lanes(&txn)?;
         state.read_rules(&txn)?;
         state.read_journal(&txn)?;
+        state.read_bases(&txn)?;
         Ok(state)
+    }
+
+    fn read_bases(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {
+        let table = match txn.open_table(BASES) {
+            Ok(table) => table,
+            // It is made with the first base.
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        for entry in table.iter()? {
+            self.keep_base(Header::from_bytes(entry?.1.value())?);
+        }
+        Ok(())
     }
 
     fn read_numbers(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {

@@ -13,6 +13,8 @@
 //! | `drops` | (epoch, id) | stations that know it (names, each behind its length u8; 0 ends), protobuf `Drop` |
 //! | `epochs` | epoch | protobuf `Epoch` of an earlier life that still has something to say |
 //! | `lane_rules` | first group | JSON, see [`crate::lanes`]; made with the first rules, format 2 |
+//! | `bases` | (lane, sequence) | protobuf `SegmentHeader` of a committed segment that others lean on; made with the first, format 3 |
+//! | `base_chunks` | (lane, sequence, piece) | a piece of its payload |
 //! | `passes` | when it began | protobuf `PassReport`; made with the first pass |
 //! | `shipped` | (lane, sequence) | payload hash of a segment that the ground has committed |
 
@@ -34,9 +36,16 @@ pub(super) const LANE_RULES: TableDefinition<'_, u64, &[u8]> = TableDefinition::
 
 pub(super) const PASSES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("passes");
 
+pub(super) const BASES: TableDefinition<'_, (u8, u64), &[u8]> = TableDefinition::new("bases");
+pub(super) const BASE_CHUNKS: TableDefinition<'_, (u8, u64, u32), &[u8]> =
+    TableDefinition::new("base_chunks");
+
 /// The format of these tables. Software opens every earlier one and refuses a later one. 1: one lane takes all groups. 2: groups
-/// are split by `lane_rules`.
-pub(super) const FORMAT: u64 = 2;
+/// are split by `lane_rules`. 3: segments may lean on `bases`.
+pub(super) const FORMAT: u64 = 3;
+
+/// The format of a log that has lane rules and no bases.
+pub(super) const RULES_FORMAT: u64 = 2;
 
 /// The format of a log that has never had lane rules.
 pub(super) const FIRST_FORMAT: u64 = 1;

@@ -69,7 +69,8 @@ pub(super) fn logs(n: u64) -> Counts {
 
 fn seal(wal: &mut Wal) -> Result<Option<Header>, WalError> {
     let Some(batch) = wal.take_batch(Lane::BULK, ALL, true)? else { return Ok(None) };
-    wal.commit_segment(batch.seal(Codec::ZstdRows, 7).unwrap()).map(Some)
+    wal.commit_segment(batch.seal(&Encoding { codec: Codec::ZstdRows, ..Encoding::default() }, 7).unwrap())
+        .map(Some)
 }
 
 /// `accepted = delivered + dropped + on board`, always.
@@ -337,11 +338,11 @@ fn a_later_format_is_refused_and_stays_where_it_is() {
     drop(bench.open());
     let db = bench.disk.env().store.open(&bench.file(), 1 << 20).unwrap();
     let txn = db.begin_write().unwrap();
-    txn.open_table(tables::META).unwrap().insert("format", &3u64.to_le_bytes()[..]).unwrap();
+    txn.open_table(tables::META).unwrap().insert("format", &4u64.to_le_bytes()[..]).unwrap();
     txn.commit().unwrap();
     drop(db);
     for _ in 0..2 {
-        assert!(matches!(bench.try_open(), Err(WalError::Format { found: 3, known: 2 })));
+        assert!(matches!(bench.try_open(), Err(WalError::Format { found: 4, known: 3 })));
     }
     assert_eq!(bench.disk.files(), [bench.file()]);
 }

@@ -4,11 +4,11 @@
 //! nowhere to be found.
 
 use perigee_shared::env::Env;
-use perigee_shared::segment::{Codec, Decoder, Header};
+use perigee_shared::segment::{Base, Decoder, Header};
 use perigee_shared::signal::Counts;
 use space_agent::agent::open_existing_wal;
 use space_agent::config::Config;
-use space_agent::wal::{BatchLimits, Wal};
+use space_agent::wal::{BatchLimits, Encoding, Wal};
 
 use crate::history::{History, Items};
 use crate::items;
@@ -83,8 +83,8 @@ impl Holdings {
         Self { items: vec![Items::default(); satellites], ..Self::default() }
     }
 
-    fn add(&mut self, header: &Header, payload: &[u8]) -> anyhow::Result<()> {
-        for request in Decoder::new(header, payload, None)? {
+    fn add(&mut self, header: &Header, payload: &[u8], base: Option<&Base>) -> anyhow::Result<()> {
+        for request in Decoder::new(header, payload, base)? {
             let request = request?;
             self.hash.update(&request.body);
             for id in items::ids(request.signal, &request.body)? {
@@ -111,14 +111,15 @@ pub(crate) fn on_board(satellite: &Satellite, satellites: usize) -> anyhow::Resu
     let limits = BatchLimits { items: u64::MAX, raw: 32 << 20 };
     for lane in wal.unsealed().into_iter().map(|waiting| waiting.lane) {
         while let Some(batch) = wal.take_batch(lane, limits, true)? {
-            wal.commit_segment(batch.seal(Codec::ZstdRows, 0)?)?;
+            wal.commit_segment(batch.seal(&Encoding::default(), 0)?)?;
         }
     }
     for (record, _) in wal.segments(usize::MAX)? {
         let id = record.header.id;
         let payload = wal.payload(id.lane, id.sequence)?;
         let payload = payload.ok_or_else(|| anyhow::anyhow!("segment {id} has no payload"))?;
-        held.add(&record.header, &payload)?;
+        let base = wal.chain(id.lane, record.header.base_sequence)?.decode()?;
+        held.add(&record.header, &payload, base.as_ref())?;
     }
     let dropped: Counts = wal.summary().dropped.iter().map(|(_, items)| *items).sum();
     held.gone = dropped.total();
@@ -138,7 +139,7 @@ pub(crate) fn in_spool(station: &Station, satellites: usize) -> anyhow::Result<H
     let mut result = Ok(());
     spool.each_segment(|_, header, payload| {
         if result.is_ok() {
-            result = held.add(header, payload);
+            result = held.add(header, payload, None);
         }
     })?;
     result?;

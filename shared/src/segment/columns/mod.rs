@@ -79,6 +79,9 @@ use rustc_hash::FxHashMap;
 /// The layout that this software writes, the first byte of a payload.
 const LAYOUT: u8 = 1;
 
+/// What a decoder may spend for each byte of the raw length; what we write takes less than half of it.
+const BUDGET: u64 = 16;
+
 /// zstd's level for text.
 const LEVEL: i32 = 9;
 
@@ -132,15 +135,7 @@ impl Encoder {
         let forest = forest::plan(&shapes, &tape, &spans, &logs);
         let metrics = points::plan(&state, &contexts, &shapes, &vocabulary, &tape, &points);
         let kinds = vocabulary.kinds.clone();
-        let mut writer = Writer {
-            range: RangeEncoder::new(),
-            bits: BitWriter::default(),
-            text: vec![Vec::new(); kinds.len() + 1],
-            vocabulary,
-            pending: 0,
-            spans: FxHashMap::default(),
-            learnt: 0,
-        };
+        let mut writer = Writer::new(vocabulary);
         state.definitions(&mut writer, &kinds, &shapes, &contexts)?;
         let given = Given { tape: &tape, forest: &forest };
         state.traces(&mut writer, &given, &mut Nothing)?;
@@ -192,6 +187,18 @@ struct Writer {
 }
 
 impl Writer {
+    fn new(vocabulary: Vocabulary) -> Self {
+        Self {
+            range: RangeEncoder::new(),
+            bits: BitWriter::default(),
+            text: vec![Vec::new(); vocabulary.kinds.len() + 1],
+            vocabulary,
+            pending: 0,
+            spans: FxHashMap::default(),
+            learnt: 0,
+        }
+    }
+
     fn finish(self) -> Result<Vec<u8>, CodecError> {
         let (range, bits) = (self.range.finish(), self.bits.finish());
         let mut out = vec![LAYOUT];
@@ -396,7 +403,7 @@ pub(super) fn decode(
 }
 
 fn read(reader: &mut Reader<'_>, state: &mut State, raw_len: u64) -> Result<Vec<Request>, CodecError> {
-    state.begin(raw_len * 4 + 65_536);
+    state.begin(raw_len * BUDGET + (1 << 16));
     state.definitions(reader, &[], &Shapes::default(), &[])?;
     reader.account(Message::Span, 0);
     let mut builder = Builder::new(raw_len);

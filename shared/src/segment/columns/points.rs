@@ -12,7 +12,7 @@ use super::rows::{Around, Before, Tape};
 use super::schema::{Message, Role};
 use super::shape::{Element, Shapes};
 use super::shred::Row;
-use super::state::{About, Context, Known, N, NONE, Series, State};
+use super::state::{About, Context, Known, N, NONE, SERIES, Series, State};
 use super::vocabulary::Vocabulary;
 use crate::segment::CodecError;
 
@@ -126,7 +126,7 @@ impl State {
             }
             let count = self.number(coder, N::Series, new.len() as u64);
             for n in 0..count as usize {
-                self.spend(1)?;
+                self.spend(SERIES)?;
                 let points = new.get(n).map_or(&[][..], |p| &p[..]);
                 self.points(coder, &mut section, context, None, points)?;
             }

@@ -3,7 +3,7 @@
 use super::entropy::Coder;
 use super::schema::{Message, Role, is_double, is_time};
 use super::shape::Element;
-use super::state::{About, Known, N, State};
+use super::state::{About, Known, N, State, VALUE};
 use crate::segment::CodecError;
 
 /// A tape that is read while values go in, and written either way.
@@ -94,6 +94,7 @@ impl State {
         before: &mut Before<'_>,
     ) -> Result<(), CodecError> {
         let message = self.shapes.all[shape as usize].message;
+        self.spend(VALUE * self.shapes.all[shape as usize].elements.len() as u64 + 1)?;
         let mut attributes = around.series.unwrap_or_default().iter();
         for n in 0..self.shapes.all[shape as usize].elements.len() {
             let slot = slots as usize + n;
@@ -272,7 +273,7 @@ impl State {
         let mut then = *before;
         before.skip_list();
         let length = self.slots[slot].code(coder, &mut self.numbers, tape.next());
-        self.spend(length)?;
+        self.spend(length.saturating_mul(VALUE))?;
         tape.out.push(length);
         let (last_length, older_length) = then.next();
         let (same, older_same) = (last_length == Some(length), older_length == Some(length));

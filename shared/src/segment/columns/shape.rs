@@ -102,6 +102,8 @@ pub(super) struct Shape {
     places: [Option<u16>; Role::COUNT],
     /// Its values on the tape, when their number is always the same.
     width: Option<u32>,
+    /// How many messages are inside one another, this one included.
+    pub(super) depth: u32,
 }
 
 impl Shape {
@@ -178,7 +180,7 @@ impl Shapes {
 
     fn describe(&self, message: Message, elements: &[Element], purpose: impl Fn(u32) -> Purpose) -> Shape {
         let (mut roles, mut places) = (vec![None; elements.len()], [None; Role::COUNT]);
-        let mut width = Some(0u32);
+        let (mut width, mut depth) = (Some(0u32), 1);
         for (n, element) in elements.iter().enumerate() {
             let of = match *element {
                 Element::Dictionary(d) => (purpose(d) == Purpose::Name).then_some(Role::Name),
@@ -191,6 +193,9 @@ impl Shapes {
             {
                 (roles[n], places[of as usize]) = (Some(of), Some(place));
             }
+            if let Element::One(_, inner) | Element::Many(_, inner) = *element {
+                depth = depth.max(self.all[inner as usize].depth + 1);
+            }
             let own = match *element {
                 Element::Many(..) | Element::Fixed64List(_) | Element::VarintList(_) => None,
                 Element::One(_, shape) => self.all[shape as usize].width,
@@ -199,6 +204,6 @@ impl Shapes {
             };
             width = width.zip(own).and_then(|(a, b)| a.checked_add(b)).filter(|w| *w < 1 << 20);
         }
-        Shape { message, elements: elements.to_vec(), roles, places, width }
+        Shape { message, elements: elements.to_vec(), roles, places, width, depth }
     }
 }

@@ -65,6 +65,16 @@ pub(super) const MOST_DICTIONARIES: usize = 4096;
 /// There are never more shapes. Items of further ones are left whole.
 pub(super) const MOST_SHAPES: usize = 1 << 14;
 
+/// Messages inside one another; OTLP's own are two.
+const DEEPEST: u32 = 4;
+
+/// What a decoder takes from its budget for a type, a series, a ghost and a value: about the bytes that it keeps of one, so that
+/// whatever a payload says it takes some 64 times its raw length at most, and 16 MiB for the models.
+const TYPE: u64 = 24;
+pub(super) const SERIES: u64 = 64;
+pub(super) const GHOST: u64 = 16;
+pub(super) const VALUE: u64 = 4;
+
 /// What is found out in a row before its elements are coded, by [`Role`].
 pub(super) type Known = [Option<[u64; 2]>; Role::COUNT];
 
@@ -344,6 +354,9 @@ impl State {
         if number as usize != expected {
             return Err(CodecError::Damaged("a shape that is not new"));
         }
+        if self.shapes.all[expected].depth > DEEPEST {
+            return Err(CodecError::TooLarge("the nesting of messages"));
+        }
         Ok(())
     }
 
@@ -484,7 +497,7 @@ impl State {
         };
         self.types.push(Type { context, shape, name, slots, times });
         self.types_by.insert((context, shape, name), number);
-        self.spend(1)?;
+        self.spend(TYPE)?;
         Ok(u64::from(number))
     }
 

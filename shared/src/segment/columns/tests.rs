@@ -5,6 +5,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::generate::{Generator, request};
+use super::shape::Element;
 use super::*;
 use crate::otlp::items::visit;
 use crate::otlp::walk::walk;
@@ -227,6 +228,26 @@ fn declared_sizes_take_no_memory() {
 }
 
 #[test]
+fn messages_inside_one_another_without_end_are_refused() {
+    // Shapes that each hold the one before: a decoder that followed them would run out of its stack.
+    let mut writer = Writer::new(Vocabulary::new(&State::new().dictionaries));
+    let mut state = State::new();
+    state.begin(u64::MAX);
+    let mut shapes = Shapes::default();
+    let mut inner = shapes.number(Message::Event, &[], |_| dictionary::Purpose::Other);
+    for _ in 0..5000 {
+        inner = shapes.number(Message::Event, &[Element::One(11, inner)], |_| dictionary::Purpose::Other);
+    }
+    let kinds: Vec<_> = state.dictionaries.iter().map(|d| d.kind.clone()).collect();
+    assert!(
+        state.definitions(&mut writer, &kinds, &shapes, &[]).is_err(),
+        "the encoder does not make them either"
+    );
+    let payload = writer.finish().unwrap();
+    assert!(decode(None, &payload, 1 << 20).is_err());
+}
+
+#[test]
 fn shared_ids_cost_a_log_little() {
     use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
     use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
@@ -249,4 +270,44 @@ fn shared_ids_cost_a_log_little() {
     let spans = (Signal::Traces, spans(&of));
     let (alone, together) = (encode(None, &vec![spans.clone()]).0, encode(None, &vec![logs, spans]).0);
     assert!(together.len() - alone.len() < 200 * 4, "{} and {}", alone.len(), together.len());
+}
+
+/// Inputs of the fuzz target `columns`: the declared raw length, u32 LE, and a payload.
+fn fuzz_corpus() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus/columns")
+}
+
+#[test]
+fn every_input_of_the_fuzz_corpus_is_decoded_or_refused() {
+    let mut decoded = 0;
+    let mut files: Vec<_> = std::fs::read_dir(fuzz_corpus()).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    for file in &files {
+        let input = std::fs::read(file).unwrap();
+        let Some((length, payload)) = input.split_first_chunk() else { continue };
+        let raw_len = u64::from(u32::from_le_bytes(*length));
+        if let Ok((back, _)) = decode(None, payload, raw_len) {
+            decoded += 1;
+            assert!(back.iter().map(|r| r.body.len() as u64).sum::<u64>() <= raw_len, "{}", file.display());
+        }
+    }
+    assert!(decoded >= 16 && files.len() > decoded, "{decoded} of {} inputs are payloads", files.len());
+}
+
+#[test]
+#[ignore = "writes tests/fuzz/corpus/columns anew, for a change of the layout"]
+fn write_seeds_for_the_fuzz_corpus() {
+    for seed in 0..24u64 {
+        let requests: Requests = (0..4).flat_map(|n| requests(seed * 4 + n)).collect();
+        let (mut payload, _) = encode(None, &requests);
+        if seed >= 20 {
+            // A few that are damaged.
+            let at = payload.len() / 2;
+            payload[at] ^= 0x55;
+            payload.truncate(payload.len() - seed as usize % 4);
+        }
+        let mut input = (raw_len(&requests) as u32).to_le_bytes().to_vec();
+        input.extend(payload);
+        std::fs::write(fuzz_corpus().join(format!("seed-{seed:02}")), input).unwrap();
+    }
 }

@@ -9,7 +9,7 @@ use super::forest::{Forest, Node};
 use super::rows::{Around, Before, Tape};
 use super::schema::{Message, Role};
 use super::shred::Row;
-use super::state::{About, Known, N, NONE, State};
+use super::state::{self, About, Known, N, NONE, State};
 use crate::segment::CodecError;
 
 /// A span whose children are being coded.
@@ -229,6 +229,7 @@ impl State {
         let bits = coder.account(Message::Span, 2);
         let logs = section.logs;
         let (kind, start, end) = if ghost {
+            self.spend(state::GHOST)?;
             (GHOST, parent.last_start, parent.last_end)
         } else {
             self.span(coder, section, [trace[0], trace[1], id], parent, has_parent, row)?

@@ -62,6 +62,75 @@ async fn a_plan_is_followed_and_read_again_when_it_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_that_has_run_out_is_followed_by_trying_until_a_station_answers() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    let file = scene.path().join("plan.yaml");
+    write_plan(&file, SystemTime::now() - Duration::from_secs(60), 30);
+    let mut agent = Agent::new(&scene, ground.link);
+    agent.config["contacts"] =
+        json!({"source": "plan", "file": file, "probe": {"interval": "1s", "duration": "3s"}});
+    agent.start().await;
+    let mut ledger = Ledger::default();
+    accept(&agent, &mut ledger, "a", 6).await;
+    let list = agent.ask(http::Method::GET, "/contact/list", None).await.unwrap();
+    assert_eq!((&list["probing"], list["plan_warnings"].as_array().unwrap().len()), (&json!(true), 1));
+    eventually("a station was tried", async || {
+        let status = agent.status().await;
+        (status["link"]["state"] == "connecting").then_some(()).ok_or_else(|| status["link"].to_string())
+    })
+    .await;
+    ground.start().await;
+    assert_eq!(settle(&mut agent, &mut ground, &ledger).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passes_are_predicted_from_an_orbit_and_new_elements_are_taken_while_it_runs() {
+    let scene = Scene::new(PROGRAMS);
+    let file = scene.path().join("elements.json");
+    let fixtures: Value = serde_json::from_str(include_str!("../../../orbit/passes.json")).unwrap();
+    let write = |age: Duration| {
+        let mut elements = fixtures[0]["elements"].clone();
+        let epoch = humantime::format_rfc3339_seconds(SystemTime::now() - age).to_string();
+        elements["EPOCH"] = epoch.trim_end_matches('Z').into();
+        std::fs::write(&file, json!([elements]).to_string()).unwrap();
+    };
+    write(Duration::from_secs(20 * 86_400));
+    let ground = Ground::new(&scene);
+    let mut agent = Agent::new(&scene, ground.link);
+    agent.config["contacts"] = json!({
+        "source": "orbit", "file": file, "satellite": "SUNSYNCHRONOUS", "rate_down": "20Mbit/s", "guard": "5s",
+        "stations": {STATION: {"latitude": 78.23, "longitude": 15.4, "altitude": 458.0, "mask": 10.0}},
+    });
+    agent.start().await;
+    let list = async || agent.ask(http::Method::GET, "/contact/list", None).await;
+    let old = list().await.unwrap();
+    assert!(old["plan_warnings"][0].as_str().unwrap().contains("20.0 days"), "{old}");
+    let passes = old["upcoming"].as_array().unwrap();
+    assert!(passes.len() > 60, "{}", passes.len());
+    let volumes: Vec<u64> = passes.iter().map(|p| p["volume_bytes"].as_u64().unwrap()).collect();
+    assert!(volumes.iter().all(|v| (100_000..2_000_000_000).contains(v)), "{volumes:?}");
+    write(Duration::from_secs(86_400));
+    eventually("the new elements are in force", async || {
+        let list = list().await?;
+        (list["plan_warnings"] == json!([])).then_some(()).ok_or_else(|| list["plan_warnings"].to_string())
+    })
+    .await;
+    let text = agent.command(&["contact", "list"]).await;
+    assert!(text.code == Some(0) && text.out.lines().count() > 60, "{}", text.out);
+    std::fs::write(&file, "{}").unwrap();
+    eventually("the error is shown", async || {
+        let list = list().await?;
+        list["plan_error"].as_str().map(drop).ok_or_else(|| list.to_string())
+    })
+    .await;
+    assert!(
+        list().await.unwrap()["upcoming"].as_array().unwrap().len() > 60,
+        "the last good one stays in force"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contacts_that_are_cut_at_random_deliver_everything_exactly_once() {
     let mut random = SmallRng::seed_from_u64(seed("cuts"));
     let scene = Scene::new(PROGRAMS);

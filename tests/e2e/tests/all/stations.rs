@@ -26,7 +26,7 @@ async fn two_stations_in_turn_share_the_segments_and_miss_nothing() {
     let mut ledger = Ledger::default();
     for pass in 0..6 {
         for n in 0..8 {
-            let batch = Batch::new(Signal::ALL[n % 3], &format!("p{pass}-{n}"), 10, 100);
+            let batch = Batch::new(Signal::ALL[n % 3], &format!("p{pass}-{n}"), 10, 400);
             agent.accept(&batch).await;
             ledger.note(&batch, &Sent::Acknowledged);
         }
@@ -36,6 +36,8 @@ async fn two_stations_in_turn_share_the_segments_and_miss_nothing() {
     }
     let here = agent.account().await;
     assert_eq!((here.accepted, here.delivered), (ledger.items, ledger.items));
+    // What leans on a segment that the other station has was encoded anew for this one.
+    assert!(agent.process.log().contains("encoded anew"), "{}", agent.process.log());
     let mut committed = Counts::default();
     for ground in &mut grounds {
         committed += ground.exported(Counts::default()).await;

@@ -1,0 +1,220 @@
+//! Segments that lean on one another: what stays on board for them, what the ground is told, and what happens when a ground does
+//! not have what they lean on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::otlp::walk::walk;
+use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId, hash};
+use perigee_shared::signal::Signal;
+use prost::Message as _;
+
+use super::tests::{ALL, Bench, assert_adds_up, link};
+use super::*;
+
+/// Log records with these numbers in their bodies, more than enough to be worth leaning on.
+fn request(numbers: std::ops::Range<u64>) -> Accepted {
+    let record = |n: u64| LogRecord {
+        time_unix_nano: 1_700_000_000_000_000_000 + n * 1_000_000,
+        body: Some(AnyValue {
+            value: Some(any_value::Value::StringValue(format!("pass {n} over station {n}"))),
+        }),
+        severity_text: format!("a severity of length {}", n % 50),
+        ..LogRecord::default()
+    };
+    let scope_logs = vec![ScopeLogs { log_records: numbers.map(record).collect(), ..ScopeLogs::default() }];
+    let resource_logs = vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }];
+    let body = Bytes::from(ExportLogsServiceRequest { resource_logs }.encode_to_vec());
+    let walked = walk(Signal::Logs, &body).unwrap();
+    Accepted { signal: Signal::Logs, body, walked }
+}
+
+/// Seals a segment that leans on what the log says it may.
+fn seal(wal: &mut Wal, numbers: std::ops::Range<u64>, to_lean_on: bool) -> Header {
+    wal.append(&[request(numbers)]).unwrap();
+    let sequence = wal.current_base(Lane::BULK);
+    let base = wal.chain(Lane::BULK, sequence).unwrap().decode().unwrap();
+    let base = sequence.zip(base.map(Arc::new));
+    let batch = wal.take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
+    let encoding = Encoding { codec: Codec::Columns, base, to_lean_on };
+    wal.commit_segment(batch.seal(&encoding, 7).unwrap()).unwrap()
+}
+
+fn committed(wal: &mut Wal, header: &Header) {
+    let consumer = link(wal);
+    assert_eq!(wal.committed(consumer, &[header.id]).unwrap(), 1);
+}
+
+fn oldest_base(wal: &mut Wal) -> Option<u64> {
+    wal.epochs("a").unwrap().pop().unwrap().lanes[0].oldest_base
+}
+
+/// How many records a segment on board decodes to.
+fn records(wal: &mut Wal, header: &Header) -> usize {
+    let payload = wal.payload(Lane::BULK, header.id.sequence).unwrap().unwrap();
+    let base = wal.chain(Lane::BULK, header.base_sequence).unwrap().decode().unwrap();
+    Decoder::new(header, &payload, base.as_ref())
+        .unwrap()
+        .map(|r| walk(Signal::Logs, &r.unwrap().body).unwrap().items as usize)
+        .sum()
+}
+
+#[test]
+fn a_segment_leans_on_one_that_the_ground_has_and_is_smaller_for_it() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    let first = seal(&mut wal, 0..200, true);
+    assert_eq!((first.is_base, first.base_sequence), (true, None));
+    let early = seal(&mut wal, 200..400, false);
+    assert_eq!(early.base_sequence, None, "the ground does not have the first one yet");
+    committed(&mut wal, &first);
+    let leaning = seal(&mut wal, 400..600, false);
+    assert_eq!(leaning.base_sequence, Some(1));
+    assert!(leaning.payload_len * 4 < early.payload_len * 3, "{} {}", leaning.payload_len, early.payload_len);
+    assert_eq!(records(&mut wal, &leaning), 200);
+    assert_eq!(oldest_base(&mut wal), Some(1));
+    drop(wal);
+    bench.disk.restart();
+    let mut wal = bench.open();
+    assert_eq!((wal.current_base(Lane::BULK), records(&mut wal, &leaning)), (Some(1), 200));
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn a_base_goes_when_nothing_leans_on_it_any_more() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    let first = seal(&mut wal, 0..200, true);
+    committed(&mut wal, &first);
+    let leaning = seal(&mut wal, 200..400, false);
+    // The next base leans on nothing.
+    wal.append(&[request(400..600)]).unwrap();
+    let batch = wal.take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
+    let encoding = Encoding { codec: Codec::Columns, base: None, to_lean_on: true };
+    let second = wal.commit_segment(batch.seal(&encoding, 7).unwrap()).unwrap();
+    committed(&mut wal, &second);
+    assert_eq!((wal.current_base(Lane::BULK), oldest_base(&mut wal)), (Some(3), Some(1)));
+    committed(&mut wal, &leaning);
+    assert_eq!(oldest_base(&mut wal), Some(3));
+    assert!(wal.chain(Lane::BULK, Some(1)).is_err());
+    let stored = wal.summary().stored_bytes;
+    drop(wal);
+    assert_eq!(bench.open().summary().stored_bytes, stored, "what is kept counts, and is counted anew");
+}
+
+#[test]
+fn bases_that_lean_on_one_another_stay_together() {
+    let mut wal = Bench::new().open();
+    for n in 0..4 {
+        let header = seal(&mut wal, n * 100..n * 100 + 100, true);
+        committed(&mut wal, &header);
+    }
+    let last = seal(&mut wal, 400..500, false);
+    assert_eq!((last.base_sequence, oldest_base(&mut wal)), (Some(4), Some(1)));
+    assert_eq!(wal.chain(Lane::BULK, Some(4)).unwrap().len(), 4);
+    assert_eq!(records(&mut wal, &last), 100);
+}
+
+#[test]
+fn a_segment_that_is_encoded_anew_leans_on_nothing_and_is_no_contradiction() {
+    let mut wal = Bench::new().open();
+    let first = seal(&mut wal, 0..200, true);
+    committed(&mut wal, &first);
+    let leaning = seal(&mut wal, 200..400, false);
+    for codec in [Codec::Columns, Codec::ZstdRows] {
+        let recoding = wal.to_recode(leaning.id).unwrap().unwrap();
+        assert!(wal.replace(recoding.run(codec).unwrap()).unwrap());
+        let header = wal.segments(10).unwrap().pop().unwrap().0.header;
+        let payload = wal.payload(Lane::BULK, 2).unwrap().unwrap();
+        assert_eq!((header.base_sequence, header.codec, header.hash), (None, codec as u32, hash(&payload)));
+        assert_eq!((header.id, header.items), (leaning.id, leaning.items));
+        assert_eq!(records(&mut wal, &header), 200);
+        assert_adds_up(&wal);
+    }
+    // A station that has committed it as it was first is as right as one that has it as it is now.
+    let consumer = link(&wal);
+    let now = wal.segments(10).unwrap().pop().unwrap().0.header.hash;
+    for top in [leaning.hash, now] {
+        let lane = GroundLane {
+            lane: Lane::BULK,
+            committed: [1..3].into_iter().collect::<RangeSet>(),
+            tops: vec![(2, top)],
+        };
+        let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane] };
+        assert!(matches!(wal.reconcile(consumer, &view).unwrap(), Reconciled::Deleted(_)));
+    }
+    let gone = wal.to_recode(SegmentId { sequence: 9, ..leaning.id }).unwrap();
+    assert!(gone.is_none());
+}
+
+#[test]
+fn in_a_new_epoch_nothing_leans_on_what_the_ground_has_of_the_old_one() {
+    let mut wal = Bench::new().open();
+    let first = seal(&mut wal, 0..200, true);
+    committed(&mut wal, &first);
+    let leaning = seal(&mut wal, 200..400, false);
+    wal.begin_epoch().unwrap();
+    assert_eq!((wal.current_base(Lane::BULK), oldest_base(&mut wal)), (None, None));
+    // It still decodes here, so that it can be encoded anew.
+    let renamed = wal.segments(1).unwrap().pop().unwrap().0.header;
+    assert_ne!(renamed.id.epoch, leaning.id.epoch);
+    assert_eq!(records(&mut wal, &renamed), 200);
+    let recoding = wal.to_recode(renamed.id).unwrap().unwrap();
+    assert!(wal.replace(recoding.run(Codec::Columns).unwrap()).unwrap());
+    assert_eq!(oldest_base(&mut wal), None);
+    assert!(wal.chain(Lane::BULK, Some(1)).is_err(), "nothing needs it any more");
+}
+
+#[test]
+fn a_codec_that_the_ground_does_not_read_is_not_used() {
+    let mut wal = Bench::new().open();
+    assert_eq!(wal.codec_for_ground(Codec::Columns), Codec::Columns);
+    wal.ground_reads(vec![1]);
+    assert_eq!(wal.codec_for_ground(Codec::Columns), Codec::ZstdRows);
+    wal.ground_reads(vec![1, 2]);
+    assert_eq!(wal.codec_for_ground(Codec::Columns), Codec::Columns);
+}
+
+#[test]
+fn a_power_cut_at_any_write_leaves_every_segment_with_what_it_leans_on() {
+    for cut in (0..).step_by(3) {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        bench.disk.power_off_after(cut);
+        let finished = lean_on_one_another(&mut wal);
+        drop(wal);
+        bench.disk.restart_torn(cut);
+        let mut wal = bench.open();
+        for (record, _) in wal.segments(10).unwrap() {
+            assert!(records(&mut wal, &record.header) > 0, "cut at {cut}");
+        }
+        wal.epochs("a").unwrap();
+        assert_adds_up(&wal);
+        if finished {
+            assert!(cut > 60, "the work takes many writes, not {cut}");
+            return;
+        }
+    }
+}
+
+/// What may fail at any point; whether it came to its end.
+fn lean_on_one_another(wal: &mut Wal) -> bool {
+    let consumer = link(wal);
+    let mut one = |numbers: std::ops::Range<u64>| -> Result<SegmentId, WalError> {
+        wal.append(&[request(numbers)])?;
+        let sequence = wal.current_base(Lane::BULK);
+        let base = wal.chain(Lane::BULK, sequence)?.decode().unwrap();
+        let base = sequence.zip(base.map(Arc::new));
+        let batch = wal.take_batch(Lane::BULK, ALL, true)?.ok_or(WalError::Closed)?;
+        let encoding = Encoding { codec: Codec::Columns, base, to_lean_on: true };
+        let id = wal.commit_segment(batch.seal(&encoding, 7).unwrap())?.id;
+        wal.committed(consumer, &[id])?;
+        wal.epochs("a")?;
+        Ok(id)
+    };
+    (0..3).all(|n| one(n * 100..n * 100 + 100).is_ok())
+}

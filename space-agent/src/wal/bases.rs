@@ -1,0 +1,254 @@
+//! Bases: segments that the ground has committed and that others lean on.
+//!
+//! A base stays on board, beside the segments, as long as one of them leans on it, directly or through another base, or later
+//! ones will. So each segment here can be decoded here: for direct exporters, and to be encoded anew for a ground that does not
+//! have its base, or does not read its codec.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use perigee_shared::segment::{Base, Codec, CodecError, Decoder, Encoder, Header, Lane, SegmentId, hash};
+use redb::{ReadableDatabase, ReadableTable};
+
+use super::tables::{BASE_CHUNKS, BASES, CHUNKS, FORMAT, META, SEGMENTS, SHIPPED};
+use super::{SegmentRecord, Wal, WalError, seal, state::META_FORMAT};
+
+/// Bases that lean on one another. A segment with so many below it leans on nothing.
+pub const LONGEST_CHAIN: usize = 8;
+
+/// Bases that lean on one another, the one that leans on nothing first.
+#[derive(Debug, Clone, Default)]
+pub struct Chain(Vec<(Header, Bytes)>);
+
+impl Chain {
+    /// How many there are.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What a segment knows that leans on the last of them. CPU-heavy.
+    pub fn decode(&self) -> Result<Option<Base>, CodecError> {
+        let mut base = None;
+        for (header, payload) in &self.0 {
+            base = Decoder::new(header, payload, base.as_ref())?.into_base();
+        }
+        Ok(base)
+    }
+}
+
+/// A segment that is to be encoded anew, with what it leans on.
+#[derive(Debug)]
+pub struct Recoding {
+    header: Header,
+    payload: Bytes,
+    chain: Chain,
+}
+
+impl Recoding {
+    /// Encodes it with `codec` so that it leans on nothing: its new header and payload. CPU-heavy.
+    pub fn run(self, codec: Codec) -> Result<Recoded, CodecError> {
+        let base = self.chain.decode()?;
+        let mut encoder = Encoder::new(codec, None)?;
+        let (mut raw_len, mut requests) = (0, 0);
+        for request in Decoder::new(&self.header, &self.payload, base.as_ref())? {
+            let request = request?;
+            encoder.push(request.signal, &request.body)?;
+            raw_len += request.body.len() as u64;
+            requests += 1;
+        }
+        let payload = encoder.finish()?.payload;
+        let header = Header {
+            codec: codec as u32,
+            payload_len: payload.len() as u64,
+            raw_len,
+            hash: hash(&payload),
+            requests,
+            base_sequence: None,
+            is_base: false,
+            ..self.header.clone()
+        };
+        Ok(Recoded { before: self.header, header, payload })
+    }
+}
+
+/// A segment that was encoded anew.
+#[derive(Debug)]
+pub struct Recoded {
+    before: Header,
+    header: Header,
+    payload: Vec<u8>,
+}
+
+impl Wal {
+    /// Notes which codecs the ground reads.
+    pub fn ground_reads(&mut self, codecs: Vec<u32>) {
+        self.state.ground_reads = Some(codecs);
+    }
+
+    /// `codec` if the ground has not said that it does not read it, else the one that every ground reads.
+    pub fn codec_for_ground(&self, codec: Codec) -> Codec {
+        let reads = |codecs: &Vec<u32>| codecs.contains(&(codec as u32));
+        if self.state.ground_reads.as_ref().is_none_or(reads) { codec } else { Codec::ZstdRows }
+    }
+
+    /// The base that a segment of `lane` that is sealed now may lean on: the latest that the ground has of this epoch.
+    pub fn current_base(&self, lane: Lane) -> Option<u64> {
+        let bases = self.state.bases.range((lane.0, 0)..=(lane.0, u64::MAX));
+        let current = bases.rev().find(|(_, header)| header.id.epoch == self.state.life.epoch);
+        current.map(|((_, sequence), _)| *sequence)
+    }
+
+    /// The base `sequence` of `lane` and those below it; none for `None`.
+    pub fn chain(&mut self, lane: Lane, sequence: Option<u64>) -> Result<Chain, WalError> {
+        let mut chain = Vec::new();
+        let mut next = sequence;
+        while let Some(sequence) = next {
+            let header = self.state.bases.get(&(lane.0, sequence)).cloned();
+            let header = header.ok_or(WalError::Damaged("a base that a segment leans on is not there"))?;
+            next = header.base_sequence.filter(|below| *below < sequence);
+            let txn = self.db()?.begin_read()?;
+            let mut payload = Vec::new();
+            let range = (lane.0, sequence, 0)..=(lane.0, sequence, u32::MAX);
+            for piece in txn.open_table(BASE_CHUNKS)?.range(range)? {
+                payload.extend_from_slice(piece?.1.value());
+            }
+            chain.push((header, Bytes::from(payload)));
+        }
+        chain.reverse();
+        Ok(Chain(chain))
+    }
+
+    /// Keeps those of these segments that others may lean on; the ground has just said that it has them.
+    pub(super) fn keep_bases(&mut self, ids: impl Iterator<Item = SegmentId>) -> Result<(), WalError> {
+        let txn = self.db()?.begin_read()?;
+        let segments = txn.open_table(SEGMENTS)?;
+        let mut kept = Vec::new();
+        for id in ids {
+            let Some(value) = segments.get((id.lane.0, id.sequence))? else { continue };
+            let header = SegmentRecord::from_bytes(value.value())?.header;
+            if header.is_base {
+                kept.push(header);
+            }
+        }
+        drop((segments, txn));
+        if kept.is_empty() {
+            return Ok(());
+        }
+        self.write(|txn| {
+            let chunks = txn.open_table(CHUNKS)?;
+            let (mut bases, mut base_chunks) = (txn.open_table(BASES)?, txn.open_table(BASE_CHUNKS)?);
+            for header in &kept {
+                let SegmentId { lane, sequence, .. } = header.id;
+                bases.insert((lane.0, sequence), header.to_bytes().as_slice())?;
+                for piece in chunks.range((lane.0, sequence, 0)..=(lane.0, sequence, u32::MAX))? {
+                    let (key, value) = piece?;
+                    base_chunks.insert(key.value(), value.value())?;
+                }
+            }
+            txn.open_table(META)?.insert(META_FORMAT, &FORMAT.to_le_bytes()[..])?;
+            Ok(())
+        })?;
+        for header in kept {
+            self.state.keep_base(header);
+        }
+        Ok(())
+    }
+
+    /// The bases that are needed: the current ones, those that a segment on board leans on, and all below them.
+    fn needed_bases(&mut self) -> Result<BTreeSet<(u8, u64)>, WalError> {
+        let lanes: Vec<Lane> = self.state.lanes.keys().copied().collect();
+        let mut open: Vec<(u8, u64)> =
+            lanes.into_iter().filter_map(|lane| Some((lane.0, self.current_base(lane)?))).collect();
+        let txn = self.db()?.begin_read()?;
+        for entry in txn.open_table(SEGMENTS)?.range::<(u8, u64)>(..)? {
+            let header = SegmentRecord::from_bytes(entry?.1.value())?.header;
+            open.extend(header.base_sequence.map(|base| (header.id.lane.0, base)));
+        }
+        drop(txn);
+        let mut needed = BTreeSet::new();
+        while let Some(key) = open.pop() {
+            if let Some(header) = self.state.bases.get(&key)
+                && needed.insert(key)
+            {
+                open.extend(header.base_sequence.map(|base| (key.0, base)));
+            }
+        }
+        Ok(needed)
+    }
+
+    /// Deletes the bases that nothing needs any more. The oldest that is left of each lane is what Hello names.
+    pub(super) fn forget_bases(&mut self) -> Result<(), WalError> {
+        if self.state.bases.is_empty() {
+            return Ok(());
+        }
+        let needed = self.needed_bases()?;
+        let gone: Vec<(u8, u64)> = self.state.bases.keys().filter(|k| !needed.contains(k)).copied().collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.write(|txn| {
+            let (mut bases, mut chunks) = (txn.open_table(BASES)?, txn.open_table(BASE_CHUNKS)?);
+            for (lane, sequence) in &gone {
+                bases.remove((*lane, *sequence))?;
+                chunks.retain_in((*lane, *sequence, 0)..=(*lane, *sequence, u32::MAX), |_, _| false)?;
+            }
+            Ok(())
+        })?;
+        for key in gone {
+            self.state.forget_base(key);
+        }
+        Ok(())
+    }
+
+    /// The oldest base of a lane that the ground must keep.
+    pub(super) fn oldest_base(&self, lane: Lane) -> Option<u64> {
+        let epoch = self.state.life.epoch;
+        let mut bases = self.state.bases.range((lane.0, 0)..=(lane.0, u64::MAX));
+        bases.find(|(_, header)| header.id.epoch == epoch).map(|((_, sequence), _)| *sequence)
+    }
+
+    /// A segment with what it leans on, to be encoded anew; `None` when it is not on board.
+    pub fn to_recode(&mut self, id: SegmentId) -> Result<Option<Recoding>, WalError> {
+        let Some(header) = self.header(id)? else { return Ok(None) };
+        let Some(payload) = self.payload(id.lane, id.sequence)? else { return Ok(None) };
+        let chain = self.chain(id.lane, header.base_sequence)?;
+        Ok(Some(Recoding { header, payload, chain }))
+    }
+
+    fn header(&mut self, id: SegmentId) -> Result<Option<Header>, WalError> {
+        let txn = self.db()?.begin_read()?;
+        let found = txn.open_table(SEGMENTS)?.get((id.lane.0, id.sequence))?;
+        let record = found.map(|value| SegmentRecord::from_bytes(value.value())).transpose()?;
+        Ok(record.map(|r| r.header).filter(|h| h.id == id))
+    }
+
+    /// Puts what was encoded anew in the place of what it was made of. Whether that was still there.
+    pub fn replace(&mut self, recoded: Recoded) -> Result<bool, WalError> {
+        let Recoded { before, header, payload } = recoded;
+        let key = (header.id.lane.0, header.id.sequence);
+        if self.header(before.id)?.is_none_or(|now| now.hash != before.hash) {
+            return Ok(false);
+        }
+        self.write(|txn| {
+            let found = txn.open_table(SEGMENTS)?.get(key)?.map(|v| SegmentRecord::from_bytes(v.value()));
+            let record = found.transpose()?.ok_or(WalError::Damaged("a segment is gone"))?;
+            txn.open_table(CHUNKS)?.retain_in((key.0, key.1, 0)..=(key.0, key.1, u32::MAX), |_, _| false)?;
+            seal::insert_segment(txn, &SegmentRecord { header: header.clone(), ..record }, &payload)?;
+            // A station may have committed it as it was, another as it is: that is no contradiction.
+            let mut shipped = txn.open_table(SHIPPED)?;
+            let known = shipped.get(key)?.map(|v| v.value().to_vec()).unwrap_or_default();
+            shipped.insert(key, [&known[..], &before.hash, &header.hash].concat().as_slice())?;
+            Ok(())
+        })?;
+        let (old, new) = (before.payload_len, header.payload_len);
+        self.state.segment_stored = (self.state.segment_stored + new).saturating_sub(old);
+        let lane = self.state.lane(header.id.lane);
+        lane.segment_stored = (lane.segment_stored + new).saturating_sub(old);
+        Ok(true)
+    }
+}
