@@ -99,9 +99,9 @@ impl Snapshot {
                 }
                 Ok(Some(requests.collect()))
             }
-            rows => {
+            mut rows => {
                 if !checked {
-                    rows.map(|request| request.map(drop)).collect::<Result<(), _>>()?;
+                    rows.try_for_each(|request| request.map(drop))?;
                 }
                 Ok(None)
             }
