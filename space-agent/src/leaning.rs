@@ -1,7 +1,7 @@
 //! What segments lean on: the latest base that the ground has, decoded once and kept.
 //!
-//! In each contact the first segment of a lane is marked: others may lean on it once the ground has committed it. Until then,
-//! and in the next pass, they lean on the one before. A marked segment leans too; when too many stand on one another, the next
+//! The first segment of a lane that is sealed after a contact has begun is marked: others may lean on it once the ground has
+//! committed it. Until then they lean on the one before. A marked segment leans too; when too many stand on one another, the next
 //! one leans on nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use perigee_shared::segment::{Base, Codec, Header, Lane};
 
 use crate::wal::{Encoding, LONGEST_CHAIN, Wal, WalError};
 
-/// Without an end of the contact another segment is marked after so many.
+/// In a contact without end another segment is marked after so many.
 const MARK_AFTER: u64 = 256;
 
 /// A base as it is needed to lean on.
@@ -30,7 +30,7 @@ struct Known {
 pub(crate) struct Leaning {
     known: BTreeMap<Lane, Known>,
     wanted: bool,
-    /// Lanes with a marked segment in this contact.
+    /// Lanes with a marked segment since the last contact has begun.
     marked: BTreeSet<Lane>,
     /// Segments since the last marked one.
     since: BTreeMap<Lane, u64>,
@@ -56,8 +56,7 @@ impl Leaning {
     }
 
     fn is_due(&self, lane: Lane) -> bool {
-        let long = self.since.get(&lane).is_some_and(|n| *n >= MARK_AFTER);
-        self.wanted && (!self.marked.contains(&lane) || long)
+        !self.marked.contains(&lane) || self.since.get(&lane).is_some_and(|n| *n >= MARK_AFTER)
     }
 
     /// How the next segment of `lane` is encoded when `codec` is wanted.

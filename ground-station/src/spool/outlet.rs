@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use perigee_proto::link;
-use perigee_shared::segment::Header;
+use perigee_shared::segment::{Base, Header};
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
@@ -12,6 +12,7 @@ use super::counters::{Counters, Kind};
 use super::error::SpoolError;
 use super::letters::{self, Letter};
 use super::open::{Spool, decode};
+use super::snapshot::Decoded;
 use super::tables::*;
 
 /// Settled entries that are deleted together, at most.
@@ -94,16 +95,20 @@ impl Spool {
         Ok(None)
     }
 
-    /// Shows `each` every segment in the spool with its satellite, in the order of commits.
-    pub fn each_segment(&self, mut each: impl FnMut(&str, &Header, &[u8])) -> Result<(), SpoolError> {
-        let read = self.read()?;
-        let chunks = read.open_table(SEGMENT_CHUNKS)?;
-        for row in read.open_table(SEGMENTS)?.iter()? {
+    /// Shows `each` every segment in the spool with its satellite and what it leans on, in the order of commits.
+    pub fn each_segment(
+        &self,
+        mut each: impl FnMut(&str, &Header, &[u8], Option<&Base>),
+    ) -> Result<(), SpoolError> {
+        let (snapshot, mut decoded) = (self.snapshot()?, Decoded::default());
+        let chunks = snapshot.read.open_table(SEGMENT_CHUNKS)?;
+        for row in snapshot.read.open_table(SEGMENTS)?.iter()? {
             let (entry, value) = row?;
             let record = decode::<SegmentRecord>(value.value())?;
             let header = header(record.header).ok_or(SpoolError::Damaged("a header cannot be read"))?;
             let payload = payload(&chunks, entry.value(), &header)?;
-            each(&record.satellite, &header, &payload);
+            let base = snapshot.base_of(record.number, &header, &mut decoded)?;
+            each(&record.satellite, &header, &payload, base.as_deref());
         }
         Ok(())
     }

@@ -214,8 +214,9 @@ impl Contacts {
                 },
                 // An error means that nobody ships.
                 _ = self.link.changed(), if self.probe.is_some() && self.link.has_changed().is_ok() => {}
-                () = changed(&mut files) => {
-                    if let Some(file) = &mut self.file {
+                told = changed(&mut files) => {
+                    // Without word from the kernel its time decides, at the head of this loop.
+                    if let Some(file) = self.file.as_mut().filter(|_| told) {
                         file.reload(self.env.unix_nano());
                     }
                 }
@@ -252,7 +253,7 @@ impl Contacts {
     }
 }
 
-async fn changed(files: &mut Option<FileWatch>) {
+async fn changed(files: &mut Option<FileWatch>) -> bool {
     match files {
         Some(files) => files.changed().await,
         None => std::future::pending().await,

@@ -38,16 +38,16 @@ impl FileWatch {
         Self { events, name }
     }
 
-    /// Ends when the file may have changed.
-    pub(super) async fn changed(&mut self) {
+    /// Ends when the file may have changed: true when the kernel says so, false when it is merely time to look.
+    pub(super) async fn changed(&mut self) -> bool {
         loop {
             match self.next().await {
-                Some(Ok(true)) => return,
+                Some(Ok(true)) => return true,
                 Some(Ok(false)) => {}
                 Some(Err(_)) => self.events = None,
                 None => {
                     tokio::time::sleep(POLL).await;
-                    return;
+                    return false;
                 }
             }
         }

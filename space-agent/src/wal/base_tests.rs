@@ -141,7 +141,7 @@ fn a_segment_that_is_encoded_anew_leans_on_nothing_and_is_no_contradiction() {
     for top in [leaning.hash, now] {
         let lane = GroundLane {
             lane: Lane::BULK,
-            committed: [1..3].into_iter().collect::<RangeSet>(),
+            committed: std::iter::once(1..3).collect::<RangeSet>(),
             tops: vec![(2, top)],
         };
         let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane] };

@@ -137,9 +137,9 @@ pub(crate) fn in_spool(station: &Station, satellites: usize) -> anyhow::Result<H
     let spool =
         ground_station::spool::Spool::open(&station.env(), ground_station::ground::settings(&config))?;
     let mut result = Ok(());
-    spool.each_segment(|_, header, payload| {
+    spool.each_segment(|_, header, payload, base| {
         if result.is_ok() {
-            result = held.add(header, payload, None);
+            result = held.add(header, payload, base);
         }
     })?;
     result?;

@@ -106,7 +106,7 @@ impl Number {
         }
         let mut length = node as u32 & 63;
         if length == 63 {
-            length += coder.raw(u64::from(value >> 63), 1) as u32;
+            length += coder.raw(value >> 63, 1) as u32;
         }
         if length < 2 {
             return u64::from(length);

@@ -175,7 +175,7 @@ fn whole(value: f64, scale: u64) -> Option<i64> {
     } else {
         value * f64::from(1u32 << (scale - DECIMALS))
     };
-    if !(scaled.abs() < WHOLE) || scaled.fract() != 0.0 {
+    if scaled.is_nan() || scaled.abs() >= WHOLE || scaled.fract() != 0.0 {
         return None;
     }
     let whole = scaled as i64;

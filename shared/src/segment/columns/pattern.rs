@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(of("id=251 qty=007").numbers, [(0, 251), (2, 7)]);
         assert_eq!(of("000").numbers, [(2, 0)]);
         assert_eq!(of("no number, no cf99-a1").numbers, []);
-        assert_eq!(of("a\01").numbers, [], "the byte that stands for a number is in it");
+        assert_eq!(of("a\0 1").numbers, [], "the byte that stands for a number is in it");
         assert_eq!(of(&"1".repeat(19)).numbers, [], "too long");
         assert_eq!(of(&"1 ".repeat(20)).numbers.len(), MOST_HOLES);
     }

@@ -19,6 +19,9 @@ use crate::segment::CodecError;
 /// The points of a series, in the order of arrival.
 pub(super) type Points = Vec<Row>;
 
+/// What makes a series: its context and its attributes, each a dictionary and an entry.
+type Key = (u32, Vec<(u32, u32)>);
+
 /// What the encoder codes: for each metric's context the points of the series that are known, in their order, and of others.
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
@@ -36,7 +39,7 @@ pub(super) fn plan(
 ) -> Metrics {
     let mut plan = Metrics { contexts: vec![Default::default(); contexts.len()] };
     // Where a series' points go: its place among the known or the new ones of its context.
-    let mut places: FxHashMap<(u32, Vec<(u32, u32)>), (bool, u32)> = FxHashMap::default();
+    let mut places: FxHashMap<Key, (bool, u32)> = FxHashMap::default();
     for (context, known) in plan.contexts.iter_mut().enumerate() {
         for (number, n) in state.series_of.get(&(context as u32)).into_iter().flatten().zip(0..) {
             let attributes = state.series[*number as usize].attributes.clone();

@@ -273,7 +273,7 @@ impl State {
         let mut then = *before;
         before.skip_list();
         let length = self.slots[slot].code(coder, &mut self.numbers, tape.next());
-        self.spend(VALUE * length)?;
+        self.spend(length.saturating_mul(VALUE))?;
         tape.out.push(length);
         let (last_length, older_length) = then.next();
         let (same, older_same) = (last_length == Some(length), older_length == Some(length));

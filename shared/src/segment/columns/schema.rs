@@ -140,7 +140,7 @@ pub(super) const fn rule(message: Message, number: u32) -> Option<Rule> {
         (Message::ExponentialPoint, 8 | 9) => One(Message::Buckets),
         (Message::ExponentialPoint, 11) => Many(Message::Exemplar),
 
-        (Message::SummaryPoint, 2 | 3 | 4 | 5) => Fixed64,
+        (Message::SummaryPoint, 2..=5) => Fixed64,
         (Message::SummaryPoint, 6) => Many(Message::Quantile),
         (Message::SummaryPoint, 7) => Attribute,
         (Message::SummaryPoint, 8) => Varint,

@@ -11,9 +11,9 @@ use crate::{PROGRAMS, settle};
 
 const RATE: u64 = 40_000_000;
 const DELAY: Duration = Duration::from_millis(20);
-/// The agent sizes its send window by the rate that the contact is said to have: two congestion windows of a quarter more than
+/// The agent sizes its send window by the rate that the contact is said to have: four congestion windows of a quarter more than
 /// 0.1 s of it, and what acknowledgements add.
-const SEND_WINDOW: u64 = RATE / 8 / 10 * 26 / 10;
+const SEND_WINDOW: u64 = RATE / 8 / 10 * 52 / 10;
 const DATAGRAM: u64 = 1_452;
 /// A handshake with both certificates, Hello and Resume, and the control stream's share.
 const HANDSHAKE: u64 = 24 << 10;
