@@ -255,12 +255,14 @@ async fn a_full_spool_stops_reading_drops_nothing_and_goes_on_when_there_is_room
     let sending = tokio::spawn({
         let segments = segments.clone();
         async move {
-            for segment in segments {
+            for (n, segment) in (0i32..).zip(segments) {
                 let open = perigee_proto::link::SegmentOpen {
                     header: Some((&segment.header).into()),
                     ranges: vec![perigee_proto::link::Range { start: 0, end: segment.header.payload_len }],
                 };
                 let mut stream = connection.open_uni().await.unwrap();
+                // One after the other, as an agent has it: a spool full of partials would wait for ever.
+                stream.set_priority(-n).unwrap();
                 stream.write_all(&perigee_shared::link::wire::frame(&open)).await.unwrap();
                 stream.write_all(&segment.payload).await.unwrap();
                 stream.finish().unwrap();
