@@ -168,6 +168,31 @@ fn a_segment_decodes_after_what_it_leans_on_was_exported_and_deleted() {
 }
 
 #[test]
+fn a_run_of_segments_that_lean_on_one_decodes_it_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    let first = seal(1, None);
+    for sealed in [&first, &leaf(2, Some(&first)), &leaf(3, Some(&first))] {
+        commit(&mut spool, sealed);
+    }
+    // What an exporter decodes is remembered as what later segments lean on.
+    let mut decoded = Decoded::default();
+    assert_eq!(names(&mut spool, &mut decoded), expected(1));
+    spool
+        .write(|txn| {
+            txn.open_table(tables::BASE_CHUNKS)?.retain(|_, _| false)?;
+            Ok(())
+        })
+        .unwrap();
+    for entry in [2, 3] {
+        let before = entry - 1;
+        let done = Progress { entry: before, fingerprint: 1, finished: true, ..Progress::default() };
+        spool.progress("a", &done).unwrap();
+        assert_eq!(names(&mut spool, &mut decoded), expected(entry));
+    }
+}
+
+#[test]
 fn a_missing_base_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = open(&dir);
