@@ -89,13 +89,29 @@ pub struct Sealed {
 }
 
 impl Batch {
-    /// Encodes the groups' part for the lane. CPU-heavy.
+    /// Encodes the groups' part for the lane. What another codec does not take, codec 1 does: a segment that cannot be sealed
+    /// would hold back the journal for ever. CPU-heavy.
     pub fn seal(self, encoding: &Encoding, now: u64) -> Result<Sealed, SealError> {
+        match self.encode(encoding, now) {
+            Err(SealError::Codec(error)) if encoding.codec != Codec::ZstdRows => {
+                tracing::error!(
+                    event.name = "perigee.wal.codec",
+                    %error,
+                    codec = encoding.codec as u32,
+                    "a segment could not be encoded; codec 1 takes its place"
+                );
+                self.encode(&Encoding { codec: Codec::ZstdRows, ..Encoding::default() }, now)
+            }
+            result => result,
+        }
+    }
+
+    fn encode(&self, encoding: &Encoding, now: u64) -> Result<Sealed, SealError> {
         let Encoding { codec, base, to_lean_on } = encoding;
         let mut encoder = Encoder::new(*codec, base.as_ref().map(|b| &*b.1))?;
         let (mut items, mut time, mut raw_len, mut requests) = (Counts::ZERO, TimeRange::EMPTY, 0, 0);
-        for (rules, group) in self.groups {
-            for request in group::requests(&group)? {
+        for (rules, group) in &self.groups {
+            for request in group::requests(group)? {
                 let Some(request) = part(rules.as_deref(), request, self.lane)? else { continue };
                 encoder.push(request.signal, &request.body)?;
                 items += Counts::of(request.signal, request.walked.items);
