@@ -251,9 +251,12 @@ impl State {
         slot: usize,
         index: u64,
     ) -> Result<u64, CodecError> {
-        let index = coder.entry(number, index, self.dictionaries[number].len() as u64);
-        if let Some(index) = self.slots[slot].recent.code(coder, index) {
-            return if index < self.dictionaries[number].len() as u64 {
+        let known = self.dictionaries[number].len() as u64;
+        let index = coder.entry(number, index, known);
+        // A slot may be another dictionary's too, and have seen the number that an entry here is about to get.
+        let seen = if index < known { index } else { u64::MAX };
+        if let Some(index) = self.slots[slot].recent.code(coder, seen) {
+            return if index < known {
                 Ok(index)
             } else {
                 Err(CodecError::Damaged("an entry that no dictionary has"))

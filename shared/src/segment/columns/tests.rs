@@ -214,6 +214,36 @@ fn more_keys_and_shapes_than_are_kept_come_back_too() {
 }
 
 #[test]
+fn more_places_than_there_are_slots_come_back_too() {
+    // Subsets of forty keys, each a shape of its own, with values that are new all the time: slots are shared by places that
+    // have nothing to do with one another.
+    use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+    let mut rng = SmallRng::seed_from_u64(3);
+    let mut record = |n: u64| {
+        let mut attributes = Vec::new();
+        for key in 0..40u64 {
+            if rng.random_range(0..4) == 0 {
+                // Some keys have few values, some have many.
+                let value = if key % 2 == 0 { key + n % 3 } else { rng.random_range(0..1 << key) };
+                let value = Some(AnyValue { value: Some(Value::IntValue(value as i64)) });
+                attributes.push(KeyValue { key: format!("key{key}"), value, ..KeyValue::default() });
+            }
+        }
+        LogRecord { attributes, ..LogRecord::default() }
+    };
+    let log_records: Vec<_> = (0..6000).map(&mut record).collect();
+    let scope_logs = vec![ScopeLogs { log_records, ..ScopeLogs::default() }];
+    let logs = ExportLogsServiceRequest {
+        resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }],
+    };
+    let requests = vec![(Signal::Logs, prost::Message::encode_to_vec(&logs))];
+    let (payload, _) = encode(None, &requests);
+    assert_same(&requests, &decode(None, &payload, raw_len(&requests)).unwrap().0);
+}
+
+#[test]
 fn declared_sizes_take_no_memory() {
     // Text of 2^60 bytes, and more columns than there are bytes.
     for declared in [&[LAYOUT, 0, 0, 1][..], &[LAYOUT, 0, 0]] {
