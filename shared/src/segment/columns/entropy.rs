@@ -94,7 +94,8 @@ pub(super) struct Number {
 impl Number {
     const NEW: Self = Self { negative: Bit::NEW, length: [Bit::NEW; 64], high: [[Bit::NEW; 8]; 64] };
 
-    #[inline]
+    // Used in so many places that it would make a fifth of the codec's code.
+    #[inline(never)]
     pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: u64) -> u64 {
         // 63 and 64 bits share a leaf.
         let length = 64 - value.leading_zeros();

@@ -20,7 +20,7 @@ impl Recent {
     pub(super) const NEW: Self = Self { values: [0; 4], used: 0, hits: [Bit::NEW; 4] };
 
     /// The value, or `None` for one that was not among the last four; it is to be told to [`Recent::push`].
-    #[inline]
+    #[inline(never)]
     pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: u64) -> Option<u64> {
         for n in 0..usize::from(self.used) {
             if coder.bit(&mut self.hits[n], self.values[n] == value) {
@@ -101,6 +101,7 @@ impl Near {
     }
 
     /// A time.
+    #[inline(never)]
     pub(super) fn code_time<C: Coder>(
         &mut self,
         coder: &mut C,
@@ -122,7 +123,7 @@ impl Near {
     }
 
     /// Any number.
-    #[inline]
+    #[inline(never)]
     pub(super) fn code<C: Coder>(
         &mut self,
         coder: &mut C,
@@ -235,6 +236,7 @@ impl Doubles {
     }
 
     /// A double's bits, expected near the doubles `near`, which are bits too.
+    #[inline(never)]
     pub(super) fn code<C: Coder>(
         &mut self,
         coder: &mut C,

@@ -221,7 +221,7 @@ impl State {
     }
 
     /// A number in its place.
-    #[inline]
+    #[inline(never)]
     fn scalar<C: Coder>(
         &mut self,
         coder: &mut C,

@@ -243,7 +243,7 @@ impl State {
     }
 
     /// An entry of dictionary `number` at a place that has seen entries before.
-    #[inline]
+    #[inline(never)]
     pub(super) fn entry_at<C: Coder>(
         &mut self,
         coder: &mut C,
