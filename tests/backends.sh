@@ -105,4 +105,4 @@ done
 [ -z "$build_only" ] || exit 0
 
 say "testing"
-exec "$venv/bin/python" -m pytest -p no:cacheprovider -v "$here/test_backends.py" "$@"
+exec "$venv/bin/python" -m pytest -p no:cacheprovider -v "$here/test_backends.py" "$here/test_orbit.py" "$@"
