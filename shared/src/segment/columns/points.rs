@@ -51,16 +51,8 @@ pub(super) fn plan(
     for row in rows {
         key.0 = row.context;
         key.1.clear();
-        let of = &shapes.all[row.shape as usize];
-        let mut at = row.at as usize;
-        for element in &of.elements {
-            if let Element::Dictionary(d) = element
-                && vocabulary.purpose(*d) == Purpose::Attribute
-            {
-                key.1.push((*d, tape[at] as u32));
-            }
-            at = shapes.behind(*element, tape, at);
-        }
+        let is_attribute = |d| vocabulary.purpose(d) == Purpose::Attribute;
+        shapes.attributes(row.shape, &tape[row.at as usize..], is_attribute, &mut key.1);
         let lists = &mut plan.contexts[row.context as usize];
         let (known, n) = match places.get(&key) {
             Some(place) => *place,
@@ -222,7 +214,8 @@ impl State {
         self.elements(coder, shape, slots, &mut section.tape, around, &mut before)?;
         section.rows.row(self, kind, &section.tape.out)?;
         if is_new {
-            series.attributes = self.attributes(shape, &section.tape.out);
+            let is_attribute = |d| self.is_attribute(d);
+            self.shapes.attributes(shape, &section.tape.out, is_attribute, &mut series.attributes);
         }
         let mut oldest = series.before.take().map(|b| b.1).unwrap_or_default();
         oldest.clear();
@@ -302,21 +295,6 @@ impl State {
             _ => true,
         });
         same && left.next().is_none()
-    }
-
-    /// The attributes of a point.
-    fn attributes(&self, shape: u32, tape: &[u64]) -> Vec<(u32, u32)> {
-        let mut at = 0;
-        let mut attributes = Vec::new();
-        for element in &self.shapes.all[shape as usize].elements {
-            if let Element::Dictionary(d) = element
-                && self.is_attribute(*d)
-            {
-                attributes.push((*d, tape[at] as u32));
-            }
-            at = self.shapes.behind(*element, tape, at);
-        }
-        attributes
     }
 }
 

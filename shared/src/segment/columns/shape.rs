@@ -157,8 +157,27 @@ impl Shapes {
         number
     }
 
+    /// Appends the attributes of a message of `shape`, each a dictionary and an entry, whose values begin the tape.
+    pub(super) fn attributes(
+        &self,
+        shape: u32,
+        tape: &[u64],
+        is_attribute: impl Fn(u32) -> bool,
+        out: &mut Vec<(u32, u32)>,
+    ) {
+        let mut at = 0;
+        for element in &self.all[shape as usize].elements {
+            if let Element::Dictionary(d) = element
+                && is_attribute(*d)
+            {
+                out.push((*d, tape[at] as u32));
+            }
+            at = self.behind(*element, tape, at);
+        }
+    }
+
     /// Where the values behind those of `element` begin, which begin at `at`.
-    pub(super) fn behind(&self, element: Element, tape: &[u64], at: usize) -> usize {
+    fn behind(&self, element: Element, tape: &[u64], at: usize) -> usize {
         match element {
             Element::Id16(_) => at + 2,
             Element::Fixed64List(_) | Element::VarintList(_) => at + 1 + tape[at] as usize,
