@@ -41,7 +41,7 @@ impl<'a> Fields<'a> {
         Self { rest: message }
     }
 
-    #[inline]
+    #[inline(always)]
     fn read(&mut self) -> Result<Field<'a>, Malformed> {
         let start = self.rest;
         let tag = self.varint()?;
@@ -65,14 +65,14 @@ impl<'a> Fields<'a> {
         Ok(Field { number, value, raw })
     }
 
-    #[inline]
+    #[inline(always)]
     fn varint(&mut self) -> Result<u64, Malformed> {
         let (value, length) = varint(self.rest)?;
         self.rest = &self.rest[length..];
         Ok(value)
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) =
             self.rest.split_at_checked(length).ok_or(Malformed("field ends beyond its message"))?;
@@ -80,7 +80,7 @@ impl<'a> Fields<'a> {
         Ok(taken)
     }
 
-    #[inline]
+    #[inline(always)]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (taken, rest) =
             self.rest.split_first_chunk().ok_or(Malformed("field ends beyond its message"))?;
@@ -106,14 +106,18 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 /// The varint at the start of `bytes` and how many bytes it takes.
-#[inline]
+#[inline(always)]
 pub fn varint(bytes: &[u8]) -> Result<(u64, usize), Malformed> {
-    let Some(&first) = bytes.first() else { return Err(Malformed("varint is cut off")) };
-    if first < 0x80 {
-        return Ok((u64::from(first), 1));
+    match *bytes {
+        [first, ..] if first < 0x80 => Ok((u64::from(first), 1)),
+        [first, second, ..] if second < 0x80 => Ok((u64::from(first & 0x7f) | u64::from(second) << 7, 2)),
+        _ => long_varint(bytes),
     }
-    let mut value = u64::from(first & 0x7f);
-    for (i, &byte) in bytes.iter().enumerate().skip(1).take(9) {
+}
+
+fn long_varint(bytes: &[u8]) -> Result<(u64, usize), Malformed> {
+    let mut value = 0;
+    for (i, &byte) in bytes.iter().enumerate().take(10) {
         if i == 9 && byte > 1 {
             return Err(Malformed("varint is above 64 bits"));
         }
