@@ -73,11 +73,12 @@ impl GroupHeader {
 pub(super) struct GroupWriter {
     compressor: zstd::bulk::Compressor<'static>,
     records: Vec<u8>,
+    frame: Vec<u8>,
 }
 
 impl GroupWriter {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { compressor: zstd::bulk::Compressor::new(LEVEL)?, records: Vec::new() })
+        Ok(Self { compressor: zstd::bulk::Compressor::new(LEVEL)?, records: Vec::new(), frame: Vec::new() })
     }
 
     /// Forms a group of `requests`; `accepted` is what had been accepted before them.
@@ -100,18 +101,18 @@ impl GroupWriter {
             self.records.extend_from_slice(&request.body);
         }
         header.accepted += header.items;
-        let bound = HEADER + zstd::zstd_safe::compress_bound(self.records.len());
-        let mut group = vec![0; bound];
-        let frame = self.compressor.compress_to_buffer(&self.records[..], &mut group[HEADER..])?;
-        group.truncate(HEADER + frame);
-        group.shrink_to_fit();
-        group[0] = VERSION;
-        group[1..9].copy_from_slice(&header.raw_len.to_le_bytes());
-        group[9..33].copy_from_slice(&header.items.to_bytes());
-        group[33..57].copy_from_slice(&header.accepted.to_bytes());
-        group[57..65].copy_from_slice(&received.to_le_bytes());
+        self.frame.clear();
+        self.frame.reserve(zstd::zstd_safe::compress_bound(self.records.len()));
+        self.compressor.compress_to_buffer(&self.records[..], &mut self.frame)?;
+        let mut group = Vec::with_capacity(HEADER + self.frame.len());
+        group.push(VERSION);
+        group.extend_from_slice(&header.raw_len.to_le_bytes());
+        group.extend_from_slice(&header.items.to_bytes());
+        group.extend_from_slice(&header.accepted.to_bytes());
+        group.extend_from_slice(&received.to_le_bytes());
+        group.extend_from_slice(&self.frame);
         if self.records.capacity() > 2 * TARGET_RAW {
-            self.records = Vec::new();
+            (self.records, self.frame) = (Vec::new(), Vec::new());
         }
         Ok((header, group))
     }
