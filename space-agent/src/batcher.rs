@@ -189,7 +189,25 @@ impl Batcher {
         let Some(batch) = batch else { return Ok(None) };
         let encoding = self.leaning.encoding(&self.env, &self.wal, self.config.codec, lane).await?;
         let (now, began) = (self.env.unix_nano(), Instant::now());
-        let sealed = self.env.cpu(move || batch.seal(&encoding, now)).await?;
+        let sealed = match self.env.cpu(move || batch.seal(&encoding, now)).await {
+            Err(SealError::Journal { group, source }) => {
+                tracing::error!(
+                    event.name = "perigee.wal.corruption",
+                    error = %source,
+                    group,
+                    "a part of the journal is damaged and dropped"
+                );
+                let told = self.told.clone();
+                let dropped = self.wal.call(move |wal| {
+                    let dropped = wal.drop_group(group);
+                    told.send_modify(|progress| progress.unsealed = wal.unsealed());
+                    dropped
+                });
+                dropped.await??;
+                return Ok(None);
+            }
+            sealed => sealed?,
+        };
         let busy = began.elapsed();
         self.rest = Instant::now() + busy.mul_f64(1.0 / self.config.sealing_cpu.0 - 1.0);
         let told = self.told.clone();

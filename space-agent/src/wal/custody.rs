@@ -8,8 +8,8 @@ use prost::Message;
 use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::group::Accepted;
-use super::state::{ACCEPTED, DELIVERED, META_NEXT_DROP, State};
-use super::tables::{CHUNKS, CONSUMERS, COUNTERS, CURSORS, DROPS, META, SEGMENTS};
+use super::state::{ACCEPTED, DELIVERED, META_NEXT_DROP, META_NEXT_GROUP, State};
+use super::tables::{CHUNKS, CONSUMERS, COUNTERS, CURSORS, DROPS, JOURNAL, META, SEGMENTS};
 use super::{SegmentRecord, Wal, WalError};
 
 /// One bit of a u64 each.
@@ -253,14 +253,7 @@ impl Wal {
         state.accepted += items;
         let accepted = state.accepted;
         let changes = self.write(|txn| {
-            let drop = link::Drop {
-                reason: DropReason::QuotaNewest as i32,
-                lane: u32::from(Lane::BULK.0),
-                items: Some(items.into()),
-                time: Some(time.into()),
-                dropped_unix_nano: now,
-                ..link::Drop::default()
-            };
+            let drop = unsealed_drop(DropReason::QuotaNewest, Lane::BULK, items, time, now);
             let drops = record_drop(txn, &state, 0, epoch, drop, false, state.last_drop_unsent)?;
             let dropped = vec![(DropReason::QuotaNewest, items)];
             let changes = Changes { dropped, drops, last_drop_unsent: Some(true), ..Changes::default() };
@@ -269,6 +262,39 @@ impl Wal {
         })?;
         self.state.accepted = accepted;
         self.apply(changes);
+        Ok(())
+    }
+
+    /// Drops a commit group that does not decode: what lanes have not sealed of it is counted and reported. When its items were
+    /// recorded is not known any more; the time of its commit is said instead.
+    pub fn drop_group(&mut self, number: u64) -> Result<(), WalError> {
+        let lost: Vec<(Lane, Counts, TimeRange)> = self
+            .state
+            .lanes
+            .iter()
+            .filter_map(|(lane, state)| Some((*lane, *state.pending_at(number)?)))
+            .map(|(lane, group)| {
+                (lane, group.items, TimeRange { start: group.received, end: group.received })
+            })
+            .collect();
+        let (epoch, now, next_group) = (self.state.life.epoch, self.env.unix_nano(), self.state.next_group);
+        let state = self.state.clone_numbers();
+        let changes = self.write(|txn| {
+            txn.open_table(JOURNAL)?.retain_in((number, 0)..=(number, u16::MAX), |_, _| false)?;
+            txn.open_table(META)?.insert(META_NEXT_GROUP, &next_group.to_le_bytes()[..])?;
+            let mut changes = Changes { last_drop_unsent: Some(true), ..Changes::default() };
+            let mut unsent = state.last_drop_unsent;
+            for (lane, items, time) in lost {
+                let drop = unsealed_drop(DropReason::Corruption, lane, items, time, now);
+                changes.drops += record_drop(txn, &state, changes.drops, epoch, drop, false, unsent)?;
+                unsent = true;
+                changes.dropped.push((DropReason::Corruption, items));
+            }
+            finish(txn, &state, &changes)?;
+            Ok(changes)
+        })?;
+        self.apply(changes);
+        self.state.forget_group(number);
         Ok(())
     }
 
@@ -319,6 +345,18 @@ fn drop_record(header: &Header, reason: DropReason, sequences: Option<link::Rang
         counts_unknown: false,
         time: Some(header.time.into()),
         dropped_unix_nano: now,
+    }
+}
+
+/// A drop of what was in no segment yet.
+fn unsealed_drop(reason: DropReason, lane: Lane, items: Counts, time: TimeRange, now: u64) -> link::Drop {
+    link::Drop {
+        reason: reason as i32,
+        lane: u32::from(lane.0),
+        items: Some(items.into()),
+        time: Some(time.into()),
+        dropped_unix_nano: now,
+        ..link::Drop::default()
     }
 }
 

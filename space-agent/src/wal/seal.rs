@@ -55,8 +55,22 @@ impl Unsealed {
     }
 }
 
-/// A commit group with the rules that hold for it; without rules all of it is for the batch's lane.
-type Group = (Option<Arc<Rules>>, Vec<u8>);
+/// A commit group.
+#[derive(Debug)]
+struct Group {
+    number: u64,
+    /// The rules that hold for it; without them all of it is for the batch's lane.
+    rules: Option<Arc<Rules>>,
+    bytes: Vec<u8>,
+}
+
+impl Group {
+    /// What it has for `lane`.
+    fn requests(&self, lane: Lane) -> Result<Vec<Accepted>, group::Damaged> {
+        let requests = group::requests(&self.bytes)?.into_iter();
+        requests.filter_map(|request| part(self.rules.as_deref(), request, lane).transpose()).collect()
+    }
+}
 
 /// How a segment is encoded.
 #[derive(Debug, Clone, Default)]
@@ -110,9 +124,11 @@ impl Batch {
         let Encoding { codec, base, to_lean_on } = encoding;
         let mut encoder = Encoder::new(*codec, base.as_ref().map(|b| &*b.1))?;
         let (mut items, mut time, mut raw_len, mut requests) = (Counts::ZERO, TimeRange::EMPTY, 0, 0);
-        for (rules, group) in &self.groups {
-            for request in group::requests(group)? {
-                let Some(request) = part(rules.as_deref(), request, self.lane)? else { continue };
+        for group in &self.groups {
+            let requests_of_it = group
+                .requests(self.lane)
+                .map_err(|source| SealError::Journal { group: group.number, source })?;
+            for request in requests_of_it {
                 encoder.push(request.signal, &request.body)?;
                 items += Counts::of(request.signal, request.walked.items);
                 time.merge(request.walked.time);
@@ -140,7 +156,7 @@ impl Batch {
 }
 
 /// The part of a request that belongs to `lane`.
-fn part(rules: Option<&Rules>, request: Accepted, lane: Lane) -> Result<Option<Accepted>, SealError> {
+fn part(rules: Option<&Rules>, request: Accepted, lane: Lane) -> Result<Option<Accepted>, group::Damaged> {
     let Some(rules) = rules else { return Ok(Some(request)) };
     match rules.part(request.signal, &request.body, request.walked.items, lane) {
         Part::Whole => Ok(Some(request)),
@@ -155,9 +171,14 @@ fn part(rules: Option<&Rules>, request: Accepted, lane: Lane) -> Result<Option<A
 /// Why a batch could not be sealed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// A journal group does not decode.
-    #[error(transparent)]
-    Journal(#[from] group::Damaged),
+    /// A journal group does not decode: [`Wal::drop_group`].
+    #[error("{source} (group {group})")]
+    Journal {
+        /// Its number.
+        group: u64,
+        /// What is wrong with it.
+        source: group::Damaged,
+    },
     /// The encoder failed.
     #[error(transparent)]
     Codec(#[from] CodecError),
@@ -220,7 +241,7 @@ impl Wal {
         let journal = txn.open_table(JOURNAL)?;
         let mut groups = Vec::with_capacity(numbers.len());
         for (number, rules) in numbers.into_iter().zip(rules) {
-            groups.push((rules, group::read(&journal, number)?));
+            groups.push(Group { number, rules, bytes: group::read(&journal, number)? });
         }
         Ok(Some(Batch { lane, position, groups }))
     }

@@ -95,6 +95,21 @@ impl LaneState {
         self.pending.push_back(pending);
     }
 
+    /// The group `number`, if it waits for it.
+    pub(super) fn pending_at(&self, number: u64) -> Option<&Pending> {
+        self.pending.binary_search_by_key(&number, |g| g.number).ok().map(|at| &self.pending[at])
+    }
+
+    /// Takes out the group `number`.
+    fn forget(&mut self, number: u64) {
+        if let Ok(at) = self.pending.binary_search_by_key(&number, |g| g.number)
+            && let Some(group) = self.pending.remove(at)
+        {
+            self.unsealed_raw -= group.raw;
+            self.unsealed_items = self.unsealed_items.saturating_sub(group.items);
+        }
+    }
+
     /// Takes out the groups below `position`: they are in a segment.
     fn pass(&mut self, position: u64) {
         while let Some(group) = self.pending.pop_front_if(|g| g.number < position) {
@@ -355,6 +370,19 @@ impl State {
     /// `lane` has passed everything below `position`.
     pub(super) fn pass(&mut self, lane: Lane, position: u64) {
         self.lane(lane).pass(position);
+        self.settle();
+    }
+
+    /// The group `number` is in the table no more.
+    pub(super) fn forget_group(&mut self, number: u64) {
+        for lane in self.lanes.values_mut() {
+            lane.forget(number);
+        }
+        if let Ok(at) = self.unsealed.binary_search_by_key(&number, |g| g.number)
+            && let Some(group) = self.unsealed.remove(at)
+        {
+            self.unsealed_stored -= group.stored;
+        }
         self.settle();
     }
 

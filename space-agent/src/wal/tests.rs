@@ -374,6 +374,44 @@ fn a_damaged_segment_is_found_dropped_and_counted() {
 }
 
 #[test]
+fn a_damaged_group_of_the_journal_is_dropped_and_counted_and_the_rest_is_sealed() {
+    let bench = Bench::new();
+    for damaged in 1..=3 {
+        let mut wal = bench.open();
+        let (accepted, dropped) = (wal.summary().accepted, wal.summary().dropped);
+        let first = wal.state.next_group;
+        for n in 0..3 {
+            wal.append(&[request(n, 5, 100)]).unwrap();
+        }
+        let number = first + damaged - 1;
+        wal.write(|txn| {
+            let mut journal = txn.open_table(tables::JOURNAL)?;
+            let mut group = group::read(&journal, number)?;
+            group.truncate(group.len() - 3);
+            journal.insert((number, 0), group.as_slice())?;
+            Ok(())
+        })
+        .unwrap();
+        let batch = wal.take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
+        let error = batch.seal(&Encoding::default(), 7).unwrap_err();
+        assert!(matches!(error, SealError::Journal { group, .. } if group == number), "{error}");
+        wal.drop_group(number).unwrap();
+        assert_adds_up(&wal);
+        drop(wal);
+
+        let mut wal = bench.open();
+        let lost = dropped.first().map_or(Counts::ZERO, |(_, items)| *items) + logs(5);
+        assert_eq!(wal.summary().dropped, [(DropReason::Corruption, lost)]);
+        assert_eq!(wal.summary().accepted, accepted + logs(15));
+        assert_eq!(wal.state.next_group, first + 3, "no number is given twice");
+        assert_eq!(seal(&mut wal).unwrap().unwrap().items, logs(10));
+        assert_adds_up(&wal);
+        let drops: Vec<_> = wal.epochs("a").unwrap().into_iter().flat_map(|e| e.drops).collect();
+        assert_eq!(drops.last().map(|d| d.reason), Some(DropReason::Corruption as i32));
+    }
+}
+
+#[test]
 fn sealed_groups_leave_the_journal_together_and_the_file_shrinks_when_it_is_compacted() {
     let bench = Bench::new();
     let mut wal = bench.open();
