@@ -120,6 +120,10 @@ impl Spool {
 
     /// Moves the cursor of `exporter` and keeps what its backend refused, in one synced transaction.
     pub fn progress(&mut self, exporter: &str, progress: &Progress) -> Result<(), SpoolError> {
+        // First, since what fails is tried again, and the rest must not be done twice.
+        if self.finished.len() >= SWEEP {
+            self.sweep()?;
+        }
         let now = self.env.unix_nano();
         let entry = progress.entry;
         let (added, settled) = self.write(|txn| {
@@ -147,9 +151,6 @@ impl Spool {
         if let Some(number) = settled {
             self.checked.remove(&entry);
             self.finished.insert(entry, number);
-        }
-        if self.finished.len() >= SWEEP {
-            self.sweep()?;
         }
         Ok(())
     }
