@@ -1,5 +1,6 @@
 //! The way into the write-ahead log: requests that arrive during one commit share the next.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,7 +128,7 @@ impl Committer {
         let mut bytes = first.accepted.body.len();
         let mut group = Vec::with_capacity(self.expected);
         group.push(first);
-        let deadline = Instant::now() + self.commit_interval;
+        let mut held = pin!(tokio::time::sleep(self.commit_interval));
         // Tasks that are ready to run may have a request each.
         tokio::task::yield_now().await;
         loop {
@@ -140,13 +141,14 @@ impl Committer {
             if group.len() >= self.expected || bytes >= LARGE || self.commit_interval.is_zero() {
                 break;
             }
-            match tokio::time::timeout_at(deadline, self.entries.recv()).await {
-                Ok(Some(entry)) => {
-                    bytes += entry.accepted.body.len();
-                    group.push(entry);
-                }
-                Ok(None) | Err(_) => break,
-            }
+            let entry = tokio::select! {
+                biased;
+                entry = self.entries.recv() => entry,
+                () = &mut held => None,
+            };
+            let Some(entry) = entry else { break };
+            bytes += entry.accepted.body.len();
+            group.push(entry);
         }
         group
     }
