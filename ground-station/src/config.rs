@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use perigee_shared::config::{self, Components, ConfigError, Invalid};
 use perigee_shared::export::ExporterConfig;
 use perigee_shared::link::tls;
-use perigee_shared::serve::Endpoint;
+use perigee_shared::serve::{ControlConfig, HttpConfig};
 use perigee_shared::signal::{Signal, SignalSet};
-use perigee_shared::telemetry::LogsConfig;
+use perigee_shared::telemetry::TelemetryConfig;
 use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 
@@ -143,30 +143,11 @@ fn default_ballast() -> ByteSize {
 #[serde(deny_unknown_fields, default)]
 pub struct Extensions {
     /// `GET /` answers 200 while the program works.
-    pub health_check: Option<EndpointConfig>,
+    pub health_check: Option<HttpConfig>,
     /// JSON for people and tools.
-    pub api: Option<EndpointConfig>,
+    pub api: Option<HttpConfig>,
     /// For the commands of this program.
     pub control: Option<ControlConfig>,
-}
-
-/// An address to listen on.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EndpointConfig {
-    /// `HOST:PORT` or `unix:///PATH`
-    pub endpoint: String,
-    /// That it is wanted without TLS and beyond this machine.
-    #[serde(default)]
-    pub insecure: bool,
-}
-
-/// `extensions.control`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ControlConfig {
-    /// A unix socket.
-    pub socket: PathBuf,
 }
 
 /// `service`
@@ -177,7 +158,7 @@ pub struct Service {
     pub pipelines: Pipelines,
     /// What the program says of itself.
     #[serde(default)]
-    pub telemetry: Telemetry,
+    pub telemetry: TelemetryConfig,
 }
 
 /// `service.pipelines`: each signal needs one.
@@ -223,16 +204,6 @@ impl Pipelines {
     }
 }
 
-/// `service.telemetry`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Telemetry {
-    /// Prometheus.
-    pub metrics: Option<EndpointConfig>,
-    /// Logs.
-    pub logs: LogsConfig,
-}
-
 impl Config {
     /// Reads and checks the file at `path`; nothing is bound.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
@@ -259,7 +230,7 @@ impl Config {
             ("service.telemetry.metrics", &self.service.telemetry.metrics),
         ] {
             if let Some(listener) = listener {
-                validate_endpoint(key, listener)?;
+                listener.validate(key)?;
             }
         }
         Ok(())
@@ -349,17 +320,6 @@ impl Config {
     }
 }
 
-fn validate_endpoint(key: &str, listener: &EndpointConfig) -> Result<(), Invalid> {
-    let endpoint = Endpoint::parse(&listener.endpoint)
-        .map_err(|message| Invalid::new(format!("{key}.endpoint"), message))?;
-    if !endpoint.is_local() && !listener.insecure {
-        let message = "is reachable from other machines and has neither TLS nor authentication; \
-                       use 127.0.0.1, or write insecure: true beside it if that is wanted";
-        return Err(Invalid::new(format!("{key}.endpoint"), message));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -385,7 +345,7 @@ pub(crate) mod tests {
         assert_eq!(config.satellite("sat-2"), None);
         assert_eq!(config.storage.max_bytes, default_max_bytes());
         assert_eq!(config.storage.ballast, default_ballast());
-        assert_eq!(config.service.telemetry.logs, LogsConfig::default());
+        assert_eq!(config.service.telemetry.logs, perigee_shared::telemetry::LogsConfig::default());
         let routes = config.service.pipelines.routes();
         assert!(routes["otlp/jaeger"].contains(Signal::Traces));
     }

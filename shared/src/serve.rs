@@ -10,10 +10,13 @@ use std::time::Duration;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+use crate::config::Invalid;
 
 /// Where to listen: `HOST:PORT` or `unix:///PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +61,57 @@ impl fmt::Display for Endpoint {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
         }
     }
+}
+
+/// An HTTP endpoint for operators, as configured.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    /// `HOST:PORT` or `unix:///PATH`.
+    pub endpoint: String,
+    /// That it is wanted where other machines reach it.
+    #[serde(default)]
+    pub insecure: bool,
+}
+
+impl HttpConfig {
+    /// Checks the endpoint; `key` is the path of this section.
+    pub fn validate(&self, key: &str) -> Result<(), Invalid> {
+        validate_endpoint(&format!("{key}.endpoint"), &self.endpoint, self.insecure, "use 127.0.0.1")
+    }
+}
+
+/// Checks an address to listen on: one that other machines reach must be `allowed`; `remedy` says what else there is.
+pub fn validate_endpoint(key: &str, endpoint: &str, allowed: bool, remedy: &str) -> Result<(), Invalid> {
+    let parsed = Endpoint::parse(endpoint).map_err(|message| Invalid::new(key, message))?;
+    if !parsed.is_local() && !allowed {
+        let message = format!(
+            "{endpoint} can be reached from other machines; {remedy}, or write `insecure: true` beside it"
+        );
+        return Err(Invalid::new(key, message));
+    }
+    Ok(())
+}
+
+/// `extensions.control`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlConfig {
+    /// The unix socket.
+    pub socket: PathBuf,
+}
+
+/// Listens for SIGTERM and SIGINT from now on; the future ends with the first.
+pub fn termination() -> io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// An address cannot be listened on.

@@ -7,6 +7,18 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+use crate::serve::HttpConfig;
+
+/// `service.telemetry`: what a program says of itself.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// The Prometheus endpoint.
+    pub metrics: Option<HttpConfig>,
+    /// Logs.
+    pub logs: LogsConfig,
+}
+
 /// `service.telemetry.logs`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -10,7 +10,7 @@ use perigee_shared::config::{ConfigError, Invalid};
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::tls::{self, Credentials, Role, TlsError};
-use perigee_shared::serve::{BindError, Endpoint, Limits, Listener, RouterService, serve};
+use perigee_shared::serve::{BindError, Endpoint, HttpConfig, Limits, Listener, RouterService, serve};
 use perigee_shared::signal::SignalSet;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::batcher::Batcher;
-use crate::config::{Config, ExporterConfig, HttpConfig, LINK, LinkConfig};
+use crate::config::{Config, ExporterConfig, LINK, LinkConfig};
 use crate::contacts::{ContactControl, Contacts, Told};
 use crate::control::{Control, control_router, health_router, metrics_router};
 use crate::exporter::Exporter;

@@ -8,6 +8,7 @@ use http::Method;
 use perigee_shared::contact::parse_rate;
 use perigee_shared::control::{ControlError, request};
 use perigee_shared::env::Env;
+use perigee_shared::serve::termination;
 use perigee_shared::units::{ByteSize, parse_duration};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -133,10 +134,16 @@ fn load(path: &Path) -> Result<Config, Failure> {
     Config::load(path).map_err(|e| Failure::Config(e.to_string()))
 }
 
-/// Carries out `cli`; `shutdown` ends a running agent.
-pub async fn execute(cli: Cli, shutdown: CancellationToken) -> Result<(), Failure> {
+/// Carries out `cli`; SIGTERM and SIGINT end a running agent.
+pub async fn execute(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Run(arg) => {
+            let (shutdown, termination) = (CancellationToken::new(), termination()?);
+            let token = shutdown.clone();
+            tokio::spawn(async move {
+                termination.await;
+                token.cancel();
+            });
             let config = load(&arg.config)?;
             perigee_shared::telemetry::init_logs(&config.service.telemetry.logs);
             let (agent, receivers) =

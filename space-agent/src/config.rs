@@ -7,9 +7,9 @@ use perigee_shared::config::{self, Component, Components, ConfigError, Invalid, 
 use perigee_shared::export::config::ExporterConfig as DirectConfig;
 use perigee_shared::link::tls::is_valid_id;
 use perigee_shared::segment::Codec;
-use perigee_shared::serve::Endpoint;
+use perigee_shared::serve::{ControlConfig, Endpoint, HttpConfig, validate_endpoint};
 use perigee_shared::signal::{Signal, SignalSet};
-use perigee_shared::telemetry::LogsConfig;
+use perigee_shared::telemetry::TelemetryConfig;
 use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 use serde::de::MapAccess;
@@ -274,25 +274,6 @@ pub struct Extensions {
     pub control: Option<ControlConfig>,
 }
 
-/// An HTTP endpoint for operators.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HttpConfig {
-    /// `HOST:PORT` or `unix:///PATH`.
-    pub endpoint: String,
-    /// Allows an address that is not loopback.
-    #[serde(default)]
-    pub insecure: bool,
-}
-
-/// `extensions.control`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ControlConfig {
-    /// The unix socket.
-    pub socket: PathBuf,
-}
-
 /// `service`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -301,7 +282,7 @@ pub struct Service {
     pub pipelines: Pipelines,
     /// The agent's own metrics and logs.
     #[serde(default)]
-    pub telemetry: Telemetry,
+    pub telemetry: TelemetryConfig,
 }
 
 /// `service.pipelines`.
@@ -338,16 +319,6 @@ pub struct Pipeline {
     pub processors: Vec<String>,
     /// Names from `exporters`.
     pub exporters: Vec<String>,
-}
-
-/// `service.telemetry`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Telemetry {
-    /// The Prometheus endpoint.
-    pub metrics: Option<HttpConfig>,
-    /// Logs.
-    pub logs: LogsConfig,
 }
 
 const fn default_max_request() -> ByteSize {
@@ -399,7 +370,7 @@ impl Config {
             ("service.telemetry.metrics", self.service.telemetry.metrics.as_ref()),
         ] {
             if let Some(http) = http {
-                validate_endpoint(&format!("{key}.endpoint"), &http.endpoint, http.insecure)?;
+                http.validate(key)?;
             }
         }
         if self.storage.max_bytes < ByteSize::mib(1) {
@@ -424,6 +395,7 @@ impl Config {
                 &format!("{key}.endpoint"),
                 &listener.endpoint,
                 listener.insecure || listener.tls.is_some(),
+                "configure tls",
             )?;
             let most = self.processors.memory_limiter.limit.0 / 8 / MIN_WINDOW;
             if !(1..=most).contains(&(listener.max_connections as u64)) {
@@ -526,17 +498,4 @@ impl Config {
         }
         self.contacts.validate(|id| link.stations.contains_key(id))
     }
-}
-
-fn validate_endpoint(key: &str, endpoint: &str, allowed: bool) -> Result<(), Invalid> {
-    let parsed = Endpoint::parse(endpoint).map_err(|message| Invalid::new(key, message))?;
-    if !parsed.is_local() && !allowed {
-        return Err(Invalid::new(
-            key,
-            format!(
-                "{endpoint} can be reached from other machines; configure tls, or write `insecure: true` beside it"
-            ),
-        ));
-    }
-    Ok(())
 }

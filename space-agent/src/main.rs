@@ -5,8 +5,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use space_agent::cli::{Cli, Failure, execute};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 /// Gives freed memory back to the system, which glibc's does not: the memory limiter would go on refusing.
 #[global_allocator]
@@ -21,26 +19,11 @@ fn main() -> ExitCode {
             Ok(runtime) => runtime,
             Err(error) => return fail(1, &format!("cannot start: {error}")),
         };
-    match runtime.block_on(run(cli)) {
+    match runtime.block_on(Box::pin(execute(cli))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Config(message)) => fail(64, &message),
         Err(Failure::Other(message)) => fail(1, &message),
     }
-}
-
-async fn run(cli: Cli) -> Result<(), Failure> {
-    let shutdown = CancellationToken::new();
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let token = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            biased;
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-        token.cancel();
-    });
-    Box::pin(execute(cli, shutdown)).await
 }
 
 fn fail(code: u8, message: &str) -> ExitCode {

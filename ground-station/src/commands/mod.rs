@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use perigee_shared::config::ConfigError;
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
+use perigee_shared::serve::termination;
 use perigee_shared::telemetry::init_logs;
 use tokio_util::sync::CancellationToken;
 
@@ -79,26 +80,13 @@ async fn work(file: ConfigFile) -> anyhow::Result<ExitCode> {
     let ground = Ground::build(config, &Env::production()).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
-    let signals = signals()?;
+    let termination = termination().context("cannot listen for SIGTERM and SIGINT")?;
     tokio::spawn(async move {
-        signals.await;
+        termination.await;
         stop.cancel();
     });
     Box::pin(ground.run(shutdown)).await;
     Ok(ExitCode::SUCCESS)
-}
-
-fn signals() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    Ok(async move {
-        tokio::select! {
-            biased;
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {

@@ -5,32 +5,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use space_agent::cli::{Cli, Failure, execute};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let (code, message) = match Box::pin(run(cli)).await {
+    let (code, message) = match Box::pin(execute(cli)).await {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Config(message)) => (64, message),
         Err(Failure::Other(message)) => (1, message),
     };
     drop(writeln!(std::io::stderr(), "space-agent: {message}"));
     ExitCode::from(code)
-}
-
-async fn run(cli: Cli) -> Result<(), Failure> {
-    let shutdown = CancellationToken::new();
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let token = shutdown.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            biased;
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-        token.cancel();
-    });
-    Box::pin(execute(cli, shutdown)).await
 }
