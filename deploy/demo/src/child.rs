@@ -17,7 +17,6 @@ use perigee_shared::control::{ControlError, request};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use crate::report::say_error;
 
@@ -117,20 +116,10 @@ fn end_with_standard_input() {
 /// This process as space-agent.
 pub(crate) async fn agent(config: PathBuf) -> ExitCode {
     use space_agent::cli::{Cli, Failure, execute};
-    let shutdown = CancellationToken::new();
-    let stop = shutdown.clone();
-    let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
-        say_error("space-agent: cannot listen for SIGTERM\n");
-        return ExitCode::FAILURE;
-    };
-    tokio::spawn(async move {
-        terminate.recv().await;
-        stop.cancel();
-    });
     end_with_standard_input();
     let cli =
         Cli::parse_from(["space-agent".into(), "run".into(), "--config".into(), config.into_os_string()]);
-    match Box::pin(execute(cli, shutdown)).await {
+    match Box::pin(execute(cli)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Config(message) | Failure::Other(message)) => {
             say_error(&format!("space-agent: {message}\n"));
