@@ -261,7 +261,7 @@ async fn a_full_spool_stops_reading_drops_nothing_and_goes_on_when_there_is_room
                     ranges: vec![perigee_proto::link::Range { start: 0, end: segment.header.payload_len }],
                 };
                 let mut stream = connection.open_uni().await.unwrap();
-                // One after the other, as an agent has it: a spool full of partials would wait for ever.
+                // One after the other, as an agent has it.
                 stream.set_priority(-n).unwrap();
                 stream.write_all(&perigee_shared::link::wire::frame(&open)).await.unwrap();
                 stream.write_all(&segment.payload).await.unwrap();
@@ -277,5 +277,49 @@ async fn a_full_spool_stops_reading_drops_nothing_and_goes_on_when_there_is_room
     sending.await.unwrap();
     let account = ground.drained("sat-1").await;
     assert_eq!((account.exported.spans, account.dead_lettered.spans), (320_000, 0));
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_full_of_partial_segments_gives_some_up_and_takes_them_again() {
+    let site = Site::new();
+    let (_backend, address) = Backend::start(Opinion::default()).await;
+    let ground = Running::start(site.config("", &exporter("otlphttp/x", address))).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..41).await;
+    let segments: Vec<_> = (1..41).map(|n| segment(n, 8_000)).collect();
+    let (connection, parts) = (sat.connection.clone(), segments.clone());
+    // Of each segment all but the last byte, which never comes: more than fits.
+    let sending = tokio::spawn(async move {
+        let mut streams = Vec::new();
+        for segment in parts {
+            let open = perigee_proto::link::SegmentOpen {
+                header: Some((&segment.header).into()),
+                ranges: vec![perigee_proto::link::Range { start: 0, end: segment.header.payload_len }],
+            };
+            let mut stream = connection.open_uni().await?;
+            stream.write_all(&perigee_shared::link::wire::frame(&open)).await?;
+            stream.write_all(&segment.payload[..segment.payload.len() - 1]).await?;
+            streams.push(stream);
+        }
+        connection.closed().await;
+        Ok::<_, quinn::WriteError>(())
+    });
+    let closed = sat.connection.closed().await;
+    assert!(
+        matches!(&closed, quinn::ConnectionError::ApplicationClosed(c) if c.error_code == 7u32.into()),
+        "{closed}"
+    );
+    // It has ended with the connection, in the middle of a segment or not.
+    drop(sending.await.unwrap());
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    let resume = sat.hello(1..41).await;
+    let held: usize = resume.epochs.iter().flat_map(|e| &e.lanes).map(|l| l.partials.len()).sum();
+    assert!((1..40).contains(&held), "{held}");
+    for (n, segment) in (1..).zip(&segments) {
+        sat.send(segment).await;
+        sat.committed(&[n]).await;
+    }
+    assert_eq!(ground.drained("sat-1").await.exported.spans, 320_000);
     ground.stop().await;
 }

@@ -115,9 +115,8 @@ fn link_config(link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError
 pub fn check(config: &Config) -> Result<(), AgentError> {
     let env = Env::production();
     Outside::try_new(config, &env)?;
-    let told = Told { current: watch::channel(None).0, wanted: watch::channel(false).0 };
-    contacts(config, &env, told, watch::channel(LinkStatus::default()).1)?;
-    Ok(())
+    let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
+    Ok(crate::contacts::check(&config.contacts, &stations, env.unix_nano())?)
 }
 
 fn contacts(
@@ -125,10 +124,10 @@ fn contacts(
     env: &Env,
     told: Told,
     link: watch::Receiver<LinkStatus>,
-) -> Result<(Contacts, ContactControl), ConfigError> {
+) -> (Contacts, ContactControl) {
     let direct = config.consumers().keys().any(|name| name != LINK);
     let lead = config.processors.batch.seal_before_contact.0;
-    Contacts::try_new(&config.contacts, config.link.as_ref(), env.clone(), lead, direct, told, link)
+    Contacts::new(&config.contacts, config.link.as_ref(), env.clone(), lead, direct, told, link)
 }
 
 fn wal_config(config: &Config) -> Result<WalConfig, AgentError> {
@@ -197,7 +196,7 @@ impl Agent {
         let (wanted_sender, wanted) = watch::channel(false);
         let link = watch::channel(LinkStatus::default());
         let told = Told { current: current_sender, wanted: wanted_sender };
-        let contacts = contacts(&config, &env, told, link.1.clone())?;
+        let contacts = contacts(&config, &env, told, link.1.clone());
         let wal = Owner::new(env.placement, "wal", open_wal(&config, &env)?)?;
         let metrics = Metrics::default();
         Ok(Self {

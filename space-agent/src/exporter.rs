@@ -3,6 +3,7 @@
 //! Each has a durable cursor (segment, request) of its own and passes a segment when the backend has all of it, or has refused
 //! it for good. One that is down holds back nobody but itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub struct Exporter {
     consumer: ConsumerId,
     sealed: watch::Receiver<u64>,
     counters: Arc<ShipCounters>,
+    /// By lane: nothing below waits for this exporter, so that what others have still to pass is not looked at again.
+    passed: BTreeMap<Lane, u64>,
 }
 
 impl Exporter {
@@ -62,7 +65,8 @@ impl Exporter {
         counters: Arc<ShipCounters>,
     ) -> Self {
         let plan = Plan { signals, limits: config.limits(), ..Plan::default() };
-        Self { name, sender: Sender::new(client, config, &env), plan, wal, consumer, sealed, counters }
+        let sender = Sender::new(client, config, &env);
+        Self { name, sender, plan, wal, consumer, sealed, counters, passed: BTreeMap::new() }
     }
 
     /// Exports until `shutdown`, also in the middle of a segment: the cursor says where to go on.
@@ -93,17 +97,22 @@ impl Exporter {
     }
 
     /// The next segment that this exporter has not passed, most urgent lane first.
-    async fn next(&self) -> Result<Option<(Lane, Header)>, ExportError> {
-        let consumer = self.consumer;
+    async fn next(&mut self) -> Result<Option<(Lane, Header)>, ExportError> {
+        let (consumer, mut passed) = (self.consumer, std::mem::take(&mut self.passed));
         let next = self.wal.call(move |wal| {
             for lane in wal.lanes() {
-                if let Some(header) = wal.waiting(consumer, lane, 0, 1)?.pop() {
-                    return Ok::<_, WalError>(Some((lane, header)));
+                let from = passed.entry(lane).or_default();
+                let (found, next) = wal.first_waiting(consumer, lane, *from)?;
+                *from = next;
+                if let Some(header) = found {
+                    return Ok::<_, WalError>((passed, Some((lane, header))));
                 }
             }
-            Ok(None)
+            Ok((passed, None))
         });
-        Ok(next.await??)
+        let (passed, found) = next.await??;
+        self.passed = passed;
+        Ok(found)
     }
 
     async fn export(

@@ -81,8 +81,16 @@ impl Shell {
         let shutdown = self.around.shutdown.clone();
         let (mut controls_open, mut leaving) = (true, false);
         let begun = Instant::now();
+        let relieved = status.borrow().relieved;
         loop {
-            let room = status.borrow_and_update().has_room(&self.satellite);
+            let (room, again) = {
+                let status = status.borrow_and_update();
+                (status.has_room(&self.satellite), status.relieved != relieved)
+            };
+            if again {
+                self.connection.close(code(Close::Again), b"partial segments were given up; connect again");
+                break;
+            }
             let reading = self.machine.wants_data() && room;
             let deadline = self.machine.deadline();
             let event = tokio::select! {

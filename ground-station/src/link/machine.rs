@@ -108,6 +108,8 @@ pub enum Close {
     Busy = 5,
     /// The ground-station ends.
     Shutdown = 6,
+    /// Partial segments were given up: the satellite is to ask anew what is held.
+    Again = 7,
 }
 
 /// A segment that is arriving.

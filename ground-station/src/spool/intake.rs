@@ -7,7 +7,7 @@ use perigee_proto::link::{self, RejectReason};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::Header;
 use prost::Message;
-use redb::{ReadableTable, Table, WriteTransaction};
+use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use super::bases;
 use super::counters::{Counters, Kind};
@@ -84,6 +84,49 @@ impl Spool {
             self.finished.extend(empty.map(|entry| (entry, number)));
         }
         Ok(out)
+    }
+
+    /// Gives up partial segments when they fill the spool up to `limit` and there is nothing to export: nothing else would make
+    /// room, and links would wait for ever. Those of which least is held go, until half of `limit` is free; their bytes have to
+    /// be sent again. Whether any was given up.
+    pub fn relieve(&mut self, limit: u64) -> Result<bool, SpoolError> {
+        if self.usage.total < limit {
+            return Ok(false);
+        }
+        let read = self.read()?;
+        if read.open_table(SEGMENTS)?.len()? > self.finished.len() as u64 {
+            return Ok(false);
+        }
+        let mut partials = Vec::new();
+        for row in read.open_table(PARTIALS)?.iter()? {
+            let (key, value) = row?;
+            let held = RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held).total();
+            partials.push((held, key.value()));
+        }
+        drop(read);
+        self.sweep()?;
+        partials.sort_unstable();
+        let mut above = self.usage.total.saturating_sub(limit / 2);
+        let enough = partials.iter().take_while(|(held, _)| {
+            let more = above > 0;
+            above = above.saturating_sub(*held);
+            more
+        });
+        let given_up: Vec<(u64, SequenceKey)> = enough.copied().collect();
+        if given_up.is_empty() {
+            return Ok(false);
+        }
+        self.write(|txn| given_up.iter().try_for_each(|(_, key)| delete_partial(txn, *key).map(drop)))?;
+        for (held, key) in &given_up {
+            self.usage.partial_changed(key.0, *held, 0);
+        }
+        tracing::error!(
+            event.name = "perigee.spool.relieved",
+            partials = given_up.len(),
+            bytes = given_up.iter().map(|(held, _)| held).sum::<u64>(),
+            "the spool was full of partial segments alone; some were given up and are sent again"
+        );
+        Ok(true)
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Status {
     pub full_satellites: BTreeSet<String>,
     /// Why the disk cannot be written, while it cannot.
     pub failing: Option<String>,
+    /// How often partial segments were given up: links begin again, since what they were told is held is gone.
+    pub relieved: u64,
 }
 
 impl Status {
@@ -260,16 +262,19 @@ async fn refresh(
     new: bool,
 ) -> Result<(), SpoolError> {
     let bounds_of: Vec<String> = bounds.satellites.iter().map(|(name, _)| name.clone()).collect();
-    let (used, satellites) = owner
+    let limit = bounds.max_bytes - bounds.reserve;
+    let (used, satellites, relieved) = owner
         .call(move |spool| {
+            // A disk that fails is noticed by who needs it.
+            let relieved = spool.relieve(limit).unwrap_or(false);
             let of: Vec<u64> = bounds_of.iter().map(|name| spool.bytes_of(name)).collect();
-            (spool.usage().total, of)
+            (spool.usage().total, of, relieved)
         })
         .await?;
     status.send_if_modified(|status| {
         let before = status.clone();
         status.used = used;
-        let limit = bounds.max_bytes - bounds.reserve;
+        status.relieved += u64::from(relieved);
         // Once full it stays so until a little has gone, so that it does not flutter.
         status.full = used >= if before.full { limit - limit / 16 } else { limit };
         status.full_satellites = bounds

@@ -118,6 +118,30 @@ fn pass(spool: &mut Spool, exporter: &str, signals: SignalSet) -> u64 {
 }
 
 #[test]
+fn partial_segments_are_given_up_when_they_alone_fill_the_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    let half = |spool: &mut Spool, sequence, bytes: usize| {
+        let (header, payload) = segment(sequence, spans(1), 0);
+        spool.apply(&[incoming(&header, &payload, &[0..bytes])]).unwrap();
+    };
+    for (sequence, bytes) in [(2, 90), (3, 30), (4, 100)] {
+        half(&mut spool, sequence, bytes);
+    }
+    commit(&mut spool, 1, spans(1));
+    let limit = 200;
+    assert!(spool.usage().total > limit);
+    assert!(!spool.relieve(limit).unwrap(), "an exporter will make room");
+    pass(&mut spool, "a", SignalSet::ALL);
+    half(&mut spool, 5, 50);
+    assert!(spool.relieve(limit).unwrap());
+    assert_eq!(spool.usage().total, 100, "those of which least was held have gone");
+    let held = hello(&mut spool, 2..6, Vec::new()).lanes.remove(0).partials;
+    assert_eq!(held.iter().map(|p| p.sequence).collect::<Vec<_>>(), [4]);
+    assert!(!spool.relieve(limit).unwrap(), "there is room");
+}
+
+#[test]
 fn a_segment_that_comes_twice_is_committed_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = open(&dir);

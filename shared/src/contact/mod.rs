@@ -115,7 +115,7 @@ pub fn shown_time(unix_nano: u64) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// A rate in bit/s: `20Mbit/s`, `64kbit/s`, `9600bit/s` or `20mbit`.
+/// A rate in bit/s, from 1 to 10^12: `20Mbit/s`, `64kbit/s`, `9600bit/s` or `20mbit`.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not a rate; write for example 64kbit/s or 20Mbit/s");
     let lower = text.trim().to_ascii_lowercase();
@@ -129,7 +129,8 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
         "gbit" | "gbps" => 1e9,
         _ => return Err(wrong()),
     };
-    Ok((number * factor).round() as u64)
+    let rate = (number * factor).round();
+    (1.0..=1e12).contains(&rate).then_some(rate as u64).ok_or_else(wrong)
 }
 
 /// A rate in bit/s, as [`parse_rate`] reads it.
@@ -160,7 +161,10 @@ mod tests {
     fn rates_have_units() {
         assert_eq!(parse_rate("20Mbit/s"), Ok(20_000_000));
         assert_eq!(parse_rate("64 kbit"), Ok(64_000));
-        assert!(parse_rate("20").is_err() && parse_rate("fast").is_err());
+        assert_eq!(parse_rate("1.5Gbit"), Ok(1_500_000_000));
+        for wrong in ["", "20", "mbit", "-1mbit", "20mb", "fast", "0Mbit/s", "99999gbit"] {
+            assert!(parse_rate(wrong).is_err(), "{wrong}");
+        }
     }
 
     const S: u64 = 1_000_000_000;

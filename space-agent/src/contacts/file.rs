@@ -76,13 +76,9 @@ fn unusable(file: &Path, error: &OrbitError) -> ConfigError {
 }
 
 impl FileSource {
-    /// The file that `config` names, read for the first time; `None` when contacts come from elsewhere.
-    pub(super) fn try_new(
-        config: &ContactsConfig,
-        stations: &[String],
-        now: u64,
-    ) -> Result<Option<Self>, ConfigError> {
-        let Some(file) = config.file.clone() else { return Ok(None) };
+    /// The file that `config` names, not read yet; `None` when contacts come from elsewhere.
+    pub(super) fn new(config: &ContactsConfig, stations: &[String]) -> Option<Self> {
+        let file = config.file.clone()?;
         let reading = match config.source {
             ContactSource::Plan => Reading::Plan(Reader {
                 format: config.format,
@@ -96,13 +92,10 @@ impl FileSource {
                 stations: stations.iter().filter_map(|id| mask(config, id)).collect(),
                 stale_after: config.stale_after.0,
             },
-            ContactSource::Always | ContactSource::Manual | ContactSource::Probe => return Ok(None),
+            ContactSource::Always | ContactSource::Manual | ContactSource::Probe => return None,
         };
-        let modified = modified(&file);
         let (plan, orbit, error) = (Plan::default(), None, None);
-        let mut source = Self { file, reading, modified, plan, orbit, until: 0, error };
-        source.read(now)?;
-        Ok(Some(source))
+        Some(Self { file, reading, modified: None, plan, orbit, until: 0, error })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -110,7 +103,7 @@ impl FileSource {
     }
 
     /// Reads the file and takes what is in it into force.
-    fn read(&mut self, now: u64) -> Result<(), ConfigError> {
+    pub(super) fn read(&mut self, now: u64) -> Result<(), ConfigError> {
         match &self.reading {
             Reading::Plan(reader) => {
                 let plan = reader.read(&self.file)?;
@@ -153,7 +146,7 @@ impl FileSource {
         orbit.predict(stations, now.saturating_sub(BEFORE.as_nanos() as u64), now + HORIZON.as_nanos() as u64)
     }
 
-    /// Reads the file again.
+    /// Reads the file; when it cannot be used, what was in force stays so.
     pub(super) fn reload(&mut self, now: u64) {
         self.modified = modified(&self.file);
         match self.read(now) {

@@ -59,6 +59,11 @@ pub struct Planned {
     pub plan_warnings: Vec<String>,
 }
 
+/// Whether the file that `config` names can be used at `now`, with these stations.
+pub fn check(config: &ContactsConfig, stations: &[String], now: u64) -> Result<(), ConfigError> {
+    FileSource::new(config, stations).map_or(Ok(()), |mut file| file.read(now))
+}
+
 enum Command {
     Open(Box<Contact>),
     Close(oneshot::Sender<bool>),
@@ -122,8 +127,9 @@ pub struct Contacts {
 }
 
 impl Contacts {
-    /// Contacts as `config` says, with the stations of `link`.
-    pub fn try_new(
+    /// Contacts as `config` says, with the stations of `link`. A plan or an orbit that cannot be used keeps no agent from starting:
+    /// it is reported, and stations are tried as after a plan's end.
+    pub fn new(
         config: &ContactsConfig,
         stations: Option<&LinkConfig>,
         env: Env,
@@ -131,14 +137,17 @@ impl Contacts {
         always_wanted: bool,
         told: Told,
         link: channel::Receiver<LinkStatus>,
-    ) -> Result<(Self, ContactControl), ConfigError> {
+    ) -> (Self, ContactControl) {
         let (control, commands) = mpsc::channel(16);
         let always = match (config.source, &config.station) {
             (ContactSource::Always, Some(station)) => Some(Contact::open(station, env.unix_nano())),
             _ => None,
         };
         let ids: Vec<String> = stations.iter().flat_map(|l| l.stations.keys().cloned()).collect();
-        let file = FileSource::try_new(config, &ids, env.unix_nano())?;
+        let mut file = FileSource::new(config, &ids);
+        if let Some(file) = &mut file {
+            file.reload(env.unix_nano());
+        }
         let probes = match config.source {
             ContactSource::Probe => true,
             ContactSource::Plan | ContactSource::Orbit => config.fallback == Fallback::Probe,
@@ -148,7 +157,7 @@ impl Contacts {
         let always_wanted = always_wanted || always.is_some();
         let contacts =
             Self { env, commands, told, link, always_wanted, lead, by_hand: None, always, file, probe };
-        Ok((contacts, ContactControl(control)))
+        (contacts, ContactControl(control))
     }
 
     /// Whether there is a plan, and contacts in it that are not over.

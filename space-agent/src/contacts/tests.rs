@@ -24,7 +24,7 @@ fn bench(config: &ContactsConfig) -> Bench {
     let told = Told { current, wanted };
     let lead = Duration::from_secs(5);
     let (contacts, _) =
-        Contacts::try_new(config, Some(&link_config), Env::production(), lead, false, told, status).unwrap();
+        Contacts::new(config, Some(&link_config), Env::production(), lead, false, told, status);
     Bench { contacts, now, want, link }
 }
 
@@ -91,6 +91,24 @@ fn a_plan_that_has_run_out_falls_back_to_probing() {
 }
 
 #[test]
+fn a_plan_that_cannot_be_used_at_the_start_is_reported_and_stations_are_tried() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("plan.yaml");
+    let config =
+        ContactsConfig { source: ContactSource::Plan, file: Some(file.clone()), ..ContactsConfig::default() };
+    for text in [None, Some("contacts: [{station: nowhere}]\n")] {
+        if let Some(text) = text {
+            std::fs::write(&file, text).unwrap();
+        }
+        assert!(check(&config, &["svalbard".to_owned()], 0).is_err());
+        let Bench { mut contacts, now, .. } = bench(&config);
+        contacts.tell(100 * S);
+        let planned = contacts.planned();
+        assert!(now.borrow().is_some() && planned.probing && planned.plan_error.is_some(), "{planned:?}");
+    }
+}
+
+#[test]
 fn a_contact_by_hand_goes_first_and_ends_by_itself() {
     let config = ContactsConfig {
         source: ContactSource::Always,
@@ -138,7 +156,8 @@ fn an_orbit_gives_passes_warns_when_it_is_old_and_goes_on_when_its_file_is_damag
         rate_down: Some(perigee_shared::contact::Rate(20_000_000)),
         ..ContactsConfig::default()
     };
-    let mut source = FileSource::try_new(&config, &["svalbard".to_owned()], EPOCH).unwrap().unwrap();
+    let mut source = FileSource::new(&config, &["svalbard".to_owned()]).unwrap();
+    source.read(EPOCH).unwrap();
     let passes = source.plan.upcoming(EPOCH).to_vec();
     assert!((60..100).contains(&passes.len()), "11 a day: {}", passes.len());
     assert!(passes.iter().all(|c| (10_000_000..2_000_000_000).contains(&c.volume(0).unwrap())));

@@ -82,6 +82,20 @@ impl Wal {
         Ok(out)
     }
 
+    /// The first segment of `lane` from `sequence` on that `consumer` has not passed, and from where on to look the next time: what
+    /// was passed stays so.
+    pub fn first_waiting(
+        &mut self,
+        consumer: ConsumerId,
+        lane: Lane,
+        sequence: u64,
+    ) -> Result<(Option<Header>, u64), WalError> {
+        let found = self.waiting(consumer, lane, sequence, 1)?.pop();
+        let end = self.state.lanes.get(&lane).map_or(0, |l| l.next_sequence);
+        let next = found.as_ref().map_or(end, |header| header.id.sequence);
+        Ok((found, next))
+    }
+
     /// Up to `most` segments, each with the names of those that have still to pass it.
     pub fn segments(&mut self, most: usize) -> Result<Vec<(SegmentRecord, Vec<String>)>, WalError> {
         let names: Vec<(String, u8)> = self.state.consumers.iter().map(|(n, id)| (n.clone(), *id)).collect();

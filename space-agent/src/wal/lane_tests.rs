@@ -178,6 +178,28 @@ fn a_log_is_of_the_first_format_until_it_has_rules() {
 }
 
 #[test]
+fn what_expires_first_is_handed_out_first_wherever_the_clock_was_set_back() {
+    let bench = with_alarms(Policy { order: Order::EarliestExpiry, ..Policy::default() });
+    let mut wal = bench.open();
+    let handed_out = |wal: &mut Wal| {
+        let consumer = link(wal);
+        let found = wal.to_ship(consumer, ALARMS, &RangeSet::default(), 9).unwrap();
+        found.headers.iter().map(|(h, _)| h.id.sequence).collect::<Vec<_>>()
+    };
+    let order = |wal: &mut Wal, times: &[u64]| {
+        for at in times {
+            wal.append(&[request(&[(1, ERROR)])]).unwrap();
+            seal_at(wal, ALARMS, *at).unwrap();
+        }
+        handed_out(wal)
+    };
+    assert_eq!(order(&mut wal, &[10, 20]), [1, 2]);
+    assert_eq!(order(&mut wal, &[5, 15, 30, 7]), [3, 6, 1, 4, 2, 5]);
+    drop(wal);
+    assert_eq!(order(&mut bench.open(), &[]), [3, 6, 1, 4, 2, 5]);
+}
+
+#[test]
 fn a_lane_is_handed_out_in_its_order_without_what_was_taken_or_passed() {
     for (order, expected) in
         [(Order::OldestFirst, [2, 4, 5]), (Order::NewestFirst, [5, 4, 2]), (Order::EarliestExpiry, [5, 4, 2])]

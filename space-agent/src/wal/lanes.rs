@@ -1,5 +1,7 @@
 //! What makes lanes differ: the rules of each part of the journal, the order of sending, quotas and lifetimes.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +12,9 @@ use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::Counts;
 use redb::{ReadableDatabase, ReadableTable};
 
+use super::state::{LaneState, META_FORMAT};
 use super::tables::{LANE_RULES, META, RULES_FORMAT, SEGMENTS};
-use super::{ConsumerId, SegmentRecord, Wal, WalError, state::META_FORMAT};
+use super::{ConsumerId, SegmentRecord, Wal, WalError};
 use crate::lanes::{Order, QuotaPolicy};
 
 /// What a lane has on board.
@@ -51,6 +54,60 @@ fn record(
     found.map(|value| SegmentRecord::from_bytes(value.value())).transpose()
 }
 
+impl LaneState {
+    /// `free` cut where the clock was set back: in each run what was sealed later by the clock has the higher sequence.
+    fn runs(&self, free: &[Range<u64>]) -> Vec<Run> {
+        let starts = std::iter::once(0).chain(self.set_back.at.iter().copied());
+        let ends = self.set_back.at.iter().copied().chain([u64::MAX]);
+        let within = |(start, end): (u64, u64)| {
+            let cut = |r: &Range<u64>| r.start.max(start)..r.end.min(end);
+            free.iter().map(cut).filter(|r| !r.is_empty()).collect::<Vec<_>>().into_iter().flatten()
+        };
+        starts.zip(ends).map(within).collect()
+    }
+}
+
+/// Sequences in ascending order.
+type Run = std::iter::Flatten<std::vec::IntoIter<Range<u64>>>;
+
+/// Sequences of a lane in the order in which their lifetimes end, which is that of sealing by the clock: runs merged.
+struct ByExpiry<'a, T> {
+    segments: &'a T,
+    lane: Lane,
+    runs: Vec<Run>,
+    /// When the next of each run was sealed, its sequence, and which run it is of.
+    next: BinaryHeap<Reverse<(u64, u64, usize)>>,
+}
+
+impl<'a, T: ReadableTable<(u8, u64), &'static [u8]>> ByExpiry<'a, T> {
+    fn try_new(segments: &'a T, lane: Lane, runs: Vec<Run>) -> Result<Self, WalError> {
+        let mut out = Self { segments, lane, runs, next: BinaryHeap::new() };
+        for run in 0..out.runs.len() {
+            out.advance(run)?;
+        }
+        Ok(out)
+    }
+
+    fn advance(&mut self, run: usize) -> Result<(), WalError> {
+        for sequence in self.runs[run].by_ref() {
+            if let Some(record) = record(self.segments, self.lane, sequence)? {
+                self.next.push(Reverse((record.header.sealed_unix_nano, sequence, run)));
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T: ReadableTable<(u8, u64), &'static [u8]>> Iterator for ByExpiry<'_, T> {
+    type Item = Result<u64, WalError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Reverse((_, sequence, run)) = self.next.pop()?;
+        Some(self.advance(run).map(|()| sequence))
+    }
+}
+
 impl Wal {
     /// Keeps the rules of the configuration for the groups that come from now on. Those before are split as before.
     pub(super) fn register_rules(&mut self) -> Result<(), WalError> {
@@ -88,7 +145,7 @@ impl Wal {
     }
 
     pub(super) fn lane_summaries(&self) -> Vec<LaneSummary> {
-        let summary = |(lane, state): (&Lane, &super::state::LaneState)| LaneSummary {
+        let summary = |(lane, state): (&Lane, &LaneState)| LaneSummary {
             lane: *lane,
             segments: state.on_board.total(),
             segment_bytes: state.segment_stored,
@@ -108,16 +165,22 @@ impl Wal {
         most: usize,
     ) -> Result<ToShip, WalError> {
         let mut out = ToShip { headers: Vec::new(), looked: RangeSet::default(), more: false };
+        let order = self.config.lanes.policy(lane).order;
+        if order == Order::EarliestExpiry {
+            self.look_for_set_back(lane)?;
+        }
         let Some(state) = self.state.lanes.get(&lane) else { return Ok(out) };
         let free: Vec<Range<u64>> = state.on_board.iter().flat_map(|r| taken.missing(r)).collect();
-        let sequences: Box<dyn Iterator<Item = u64>> = match self.config.lanes.policy(lane).order {
-            Order::OldestFirst => Box::new(free.into_iter().flatten()),
-            Order::NewestFirst => Box::new(free.into_iter().rev().flat_map(Iterator::rev)),
-            Order::EarliestExpiry => Box::new(self.by_expiry(lane, free)?.into_iter()),
-        };
+        let runs = state.runs(&free);
         let txn = self.db()?.begin_read()?;
         let segments = txn.open_table(SEGMENTS)?;
+        let sequences: Box<dyn Iterator<Item = Result<u64, WalError>>> = match order {
+            Order::OldestFirst => Box::new(free.into_iter().flatten().map(Ok)),
+            Order::NewestFirst => Box::new(free.into_iter().rev().flat_map(Iterator::rev).map(Ok)),
+            Order::EarliestExpiry => Box::new(ByExpiry::try_new(&segments, lane, runs)?),
+        };
         for sequence in sequences {
+            let sequence = sequence?;
             if out.headers.len() == most {
                 out.more = true;
                 break;
@@ -132,18 +195,21 @@ impl Wal {
         Ok(out)
     }
 
-    /// Sequences in the order in which their lifetimes end, which is that of sealing.
-    fn by_expiry(&mut self, lane: Lane, free: Vec<Range<u64>>) -> Result<Vec<u64>, WalError> {
+    /// Looks at what was sealed since it last looked: each segment once.
+    fn look_for_set_back(&mut self, lane: Lane) -> Result<(), WalError> {
         let txn = self.db()?.begin_read()?;
         let segments = txn.open_table(SEGMENTS)?;
-        let mut order = Vec::new();
-        for sequence in free.into_iter().flatten() {
-            if let Some(record) = record(&segments, lane, sequence)? {
-                order.push((record.header.sealed_unix_nano, sequence));
+        let Some(state) = self.state.lanes.get_mut(&lane) else { return Ok(()) };
+        let (back, first) = (&mut state.set_back, state.on_board.first().unwrap_or(0));
+        back.at.retain(|at| *at > first);
+        for entry in segments.range((lane.0, back.next)..=(lane.0, u64::MAX))? {
+            let header = SegmentRecord::from_bytes(entry?.1.value())?.header;
+            if header.sealed_unix_nano < back.last_sealed_unix_nano {
+                back.at.push(header.id.sequence);
             }
+            (back.next, back.last_sealed_unix_nano) = (header.id.sequence + 1, header.sealed_unix_nano);
         }
-        order.sort_unstable();
-        Ok(order.into_iter().map(|(_, sequence)| sequence).collect())
+        Ok(())
     }
 
     /// Drops what a lane has above its quota.

@@ -69,6 +69,16 @@ pub(super) struct Pending {
     pub(super) raw: u64,
 }
 
+/// Where sequences are not in the order in which they were sealed by the clock, since it was set back.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SetBack {
+    /// Sequences that were sealed at an earlier time than the one before.
+    pub(super) at: Vec<u64>,
+    /// Sequences from here on were not looked at, and when the last one before was sealed.
+    pub(super) next: u64,
+    pub(super) last_sealed_unix_nano: u64,
+}
+
 /// A lane's numbers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LaneState {
@@ -81,6 +91,8 @@ pub(super) struct LaneState {
     pub(super) unsealed_raw: u64,
     pub(super) unsealed_items: Counts,
     pub(super) on_board: RangeSet,
+    /// Where the clock was set back, as far as it was looked for.
+    pub(super) set_back: SetBack,
     /// Payload bytes of its segments.
     pub(super) segment_stored: u64,
     /// Sequences that may have been on a wire: the ground may have committed them without our knowing. Kept in memory only;

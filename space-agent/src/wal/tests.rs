@@ -179,6 +179,8 @@ fn a_segment_goes_when_every_consumer_of_its_signals_has_passed_it() {
     let done = |refused| [Delivery { id, refused }];
     let (l, a, b) = (link(&wal), wal.consumer("a").unwrap(), wal.consumer("b").unwrap());
     assert!(wal.waiting(b, Lane::BULK, 0, 10).unwrap().is_empty(), "no traces in it");
+    assert_eq!(wal.first_waiting(b, Lane::BULK, 0).unwrap(), (None, 2), "it need not be looked at again");
+    assert_eq!(wal.first_waiting(a, Lane::BULK, 0).unwrap().1, 1);
     assert_eq!(wal.pass(l, &done(Counts::ZERO)).unwrap(), 0);
     assert_eq!(wal.pass(l, &done(Counts::ZERO)).unwrap(), 0, "once is enough");
     drop(wal);

@@ -181,19 +181,6 @@ pub fn parse_chance(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("`{text}` is not a chance; write for example 1% or 0.01"))
 }
 
-/// Reads bits per second: `20mbit`, `64kbit`, `1gbit`, `9600bit`.
-pub fn parse_rate(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, f64); 4] = [("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9), ("bit", 1.0)];
-    let lower = text.to_ascii_lowercase();
-    let lower = lower.strip_suffix("/s").unwrap_or(&lower);
-    UNITS
-        .iter()
-        .find_map(|(unit, factor)| Some(lower.strip_suffix(unit)?.trim().parse::<f64>().ok()? * factor))
-        .filter(|rate| (1.0..=1e12).contains(rate))
-        .map(|rate| rate as u64)
-        .ok_or_else(|| format!("`{text}` is not a rate; write for example 64kbit, 20mbit or 1gbit"))
-}
-
 /// When a link is up: from the start or not, and then the times at which that changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
@@ -255,17 +242,11 @@ mod tests {
 
     #[test]
     fn a_link_is_written_as_people_write_it() {
-        assert_eq!(parse_rate("20mbit"), Ok(20_000_000));
-        assert_eq!(parse_rate("64 kbit/s"), Ok(64_000));
-        assert_eq!(parse_rate("1.5Gbit"), Ok(1_500_000_000));
         assert_eq!(parse_chance("1%"), Ok(0.01));
         assert_eq!("1bdp".parse(), Ok(Queue::Bdp(1.0)));
         assert_eq!("64KiB".parse(), Ok(Queue::Bytes(65_536)));
         assert_eq!("0.1%:20".parse(), Ok(Burst { chance: 0.001, length: 20.0 }));
         assert_eq!("1%:5ms".parse(), Ok(Reorder { chance: 0.01, by: Duration::from_millis(5) }));
-        for wrong in ["", "20", "mbit", "-1mbit", "20mb"] {
-            assert!(parse_rate(wrong).is_err(), "{wrong}");
-        }
         for wrong in ["", "101%", "-1%", "x", "NaN"] {
             assert!(parse_chance(wrong).is_err(), "{wrong}");
         }

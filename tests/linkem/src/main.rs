@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use linkem::config::{Burst, OVERHEAD, Queue, Reorder, parse_chance, parse_interval, parse_rate};
+use linkem::config::{Burst, OVERHEAD, Queue, Reorder, parse_chance, parse_interval};
 use linkem::{Config, Link, Path, Schedule, Stats};
+use perigee_shared::contact::parse_rate;
 use perigee_shared::units::parse_duration;
 use tokio::signal::unix::{SignalKind, signal};
 

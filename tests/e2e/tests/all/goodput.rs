@@ -1,9 +1,10 @@
 //! A contact with a rate, over an emulated link and with real processes: what `bench link` says of a low orbit, on this machine.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use e2e::{Agent, Batch, Ground, SATELLITE, STATION, Scene, eventually};
-use linkem::{Config, Link, Path};
+use e2e::{Agent, Batch, Ground, SATELLITE, STATION, Scene, eventually, free_port};
+use linkem::{Config, Link, Path, Schedule};
 use perigee_shared::signal::Signal;
 use serde_json::json;
 
@@ -23,22 +24,29 @@ async fn a_contact_of_a_known_rate_is_filled_though_packets_are_lost() {
     ground.start().await;
     let path = |rate, loss| Path { rate: Some(rate), overhead: 0, delay: DELAY, loss, ..Path::default() };
     let config = Config {
+        listen: SocketAddr::from(([127, 0, 0, 1], free_port())),
         forward: path(RATE, 0.001),
         back: path(1_000_000, 0.001),
+        schedule: Schedule::windows(&[(Duration::ZERO, CONTACT)]).unwrap(),
         seed: e2e::seed("goodput"),
         ..Config::perfect(ground.link)
     };
-    let link = Link::start(config).await.unwrap();
-    let mut agent = Agent::new(&scene, link.local_addr());
+    let mut agent = Agent::new(&scene, config.listen);
     agent.start().await;
     for n in 0..BATCHES {
         agent.accept(&Batch::new(Signal::ALL[n % 3], &format!("g{n}"), 100, 8_000)).await;
     }
-    agent.open_contact(STATION, json!({"rate_down": RATE, "rate_up": 1_000_000})).await;
-    // The contact itself, which has an end.
-    tokio::time::sleep(CONTACT).await;
-    link.cut();
-    agent.close_contact().await;
+    // AOS, and LOS when the link's schedule says so.
+    let link = Link::start(config).await.unwrap();
+    let contact = json!({"rate_down": RATE, "rate_up": 1_000_000, "seconds": CONTACT.as_secs_f64()});
+    agent.open_contact(STATION, contact).await;
+    link.wait_down().await;
+    let report = eventually("the pass is reported", async || {
+        let report = agent.ask(http::Method::GET, "/contact/report", None).await?;
+        report["passes"].get(0).cloned().ok_or_else(|| report.to_string())
+    })
+    .await;
+    assert!(report["efficiency"].as_f64().unwrap() > 0.8, "{report}");
     let left = agent.account().await.on_board;
     assert!(left.total() > 0, "there was more than the contact carries");
     let committed = ground.accounting_of(SATELLITE).await["bytes"].as_u64().unwrap();
