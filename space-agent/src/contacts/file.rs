@@ -107,6 +107,14 @@ impl FileSource {
         match &self.reading {
             Reading::Plan(reader) => {
                 let plan = reader.read(&self.file)?;
+                if !plan.is_empty() && plan.has_run_out(now) && !self.plan.has_run_out(now) {
+                    return Err(ConfigError::Invalid {
+                        path: self.file.display().to_string(),
+                        key: "contacts".into(),
+                        message: "every contact is past, and those in force are not; write [] to end them"
+                            .into(),
+                    });
+                }
                 if !plan.is_empty() && plan.has_run_out(now) {
                     tracing::warn!(file = %self.file.display(), "every contact of the plan is past");
                 }
@@ -152,7 +160,8 @@ impl FileSource {
         match self.read(now) {
             Ok(()) => self.error = None,
             Err(error) => {
-                tracing::error!(%error, "the contact plan cannot be used; the last good one stays in force");
+                let in_force = self.plan.len();
+                tracing::error!(%error, in_force, "the contact plan cannot be used; what was in force stays so");
                 self.error = Some(error.to_string());
             }
         }

@@ -58,6 +58,14 @@ fn a_plan_opens_and_closes_and_wants_segments_a_little_before() {
     let source = contacts.file.as_mut().unwrap();
     source.reload(120 * S);
     assert!(source.error.is_some() && source.plan.len() == 1, "the last good plan stays");
+    std::fs::write(source.path(), text).unwrap();
+    source.reload(119 * S);
+    assert_eq!((source.error.take(), source.plan.len()), (None, 1));
+    std::fs::write(source.path(), text.replace("00:01:40", "00:00:40").replace("00:02:00", "00:00:50"))
+        .unwrap();
+    source.reload(119 * S);
+    assert!(source.error.as_ref().is_some_and(|e| e.contains("every contact is past")), "{:?}", source.error);
+    assert!(!source.plan.has_run_out(119 * S), "the plan in force is not over");
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn it_ends_by_itself_with_a_table() {
 #[test]
 fn what_it_cannot_read_is_explained() {
     for (arguments, says) in [
-        (&["--rate", "20"][..], "64kbit, 20mbit or 1gbit"),
+        (&["--rate", "20"][..], "64kbit/s or 20Mbit/s"),
         (&["--loss", "2"], "1% or 0.01"),
         (&["--window", "5s..2s"], "does not come before"),
         (&["--outages", "/nonexistent"], "/nonexistent"),

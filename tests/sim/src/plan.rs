@@ -51,9 +51,9 @@ fn of_satellite(scenario: &Scenario, passes: &Passes, satellite: u16) -> Vec<Pas
     let mut rng = SmallRng::seed_from_u64(seed);
     let slot = Duration::from_secs_f64(86_400.0 / passes.per_day);
     let mut out = Vec::new();
-    let mut begins = Duration::ZERO;
-    // The last slot is there only if it is whole.
-    while begins + slot <= scenario.duration.0 {
+    // The last slot is there only if it is whole, but for what is rounded.
+    let slots = (scenario.duration.0.as_secs_f64() / 86_400.0 * passes.per_day + 1e-6) as u32;
+    for begins in (0..slots).map(|n| slot * n) {
         let length = passes.shortest.0 + (passes.longest.0 - passes.shortest.0).mul_f64(rng.random());
         let start = begins + (slot - length - Duration::from_secs(60)).mul_f64(rng.random());
         let (luck, part): (f64, f64) = (rng.random(), rng.random());
@@ -69,7 +69,6 @@ fn of_satellite(scenario: &Scenario, passes: &Passes, satellite: u16) -> Vec<Pas
             end: start + whole(length),
             los: start + whole(lasts).max(Duration::from_millis(1)),
         });
-        begins += slot;
     }
     out
 }
@@ -114,4 +113,26 @@ fn about(link: &Link) -> String {
         let _ = write!(out, ", byte_budget: {}B", budget.0);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_has_as_many_passes_as_it_says_and_they_do_not_overlap() {
+        let text = "
+duration: 48h
+stations: [svalbard, beijing]
+telemetry: {raw_per_day: 1MB}
+link: {down: {rate: 1Mbit/s, delay: 5ms}, up: {rate: 1Mbit/s, delay: 5ms}}
+passes: {per_day: 14, shortest: 5m, longest: 9m}
+";
+        let scenario: Scenario =
+            perigee_shared::config::parse(text, "test.yaml", |_| None).expect("it is right");
+        let passes = passes(&scenario);
+        assert_eq!(passes.len(), 28);
+        assert!(passes.windows(2).all(|p| p[0].end < p[1].start));
+        assert!(passes.iter().all(|p| p.end <= scenario.duration.0));
+    }
 }

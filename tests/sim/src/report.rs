@@ -13,6 +13,15 @@ use crate::picture::Sample;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reached(pub u64);
 
+/// How full a pass was.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Filled {
+    /// How long it was in fact.
+    pub lasted: Duration,
+    /// Distinct segment bytes that came to the ground, as a share of what the link carries in that time.
+    pub share: f64,
+}
+
 /// What a simulation has come to. Everything follows from the scenario: how long it took does not belong to it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
@@ -32,6 +41,8 @@ pub struct Report {
     pub refused: u64,
     /// Distinct segment bytes that the grounds hold or held.
     pub held_bytes: u64,
+    /// How full each pass was, where one satellite has always more to send than a pass carries.
+    pub filled: Vec<Filled>,
     /// Segment bytes handed to QUIC.
     pub sent_bytes: u64,
     /// Of those, bytes handed to it again on a later connection.
@@ -122,6 +133,16 @@ impl fmt::Display for Report {
             self.resent_share() * 100.0,
             self.retransmitted_share() * 100.0
         )?;
+        if let Some(emptiest) = self.filled.iter().min_by(|a, b| a.share.total_cmp(&b.share)) {
+            let mean = self.filled.iter().map(|p| p.share).sum::<f64>() / self.filled.len() as f64;
+            writeln!(
+                f,
+                "passes     filled to {:.1} % on average, the emptiest, of {:.0} s, to {:.1} %",
+                mean * 100.0,
+                emptiest.lasted.as_secs_f64(),
+                emptiest.share * 100.0
+            )?;
+        }
         traffic(f, "down", &self.down)?;
         traffic(f, "up", &self.up)?;
         let reached: Vec<String> = self.reached.iter().map(|r| r.0.to_string()).collect();

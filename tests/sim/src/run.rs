@@ -13,7 +13,7 @@ use crate::network::{Ether, Node};
 use crate::node::{Satellite, Station, Time, World, certificates, note};
 use crate::picture::Sample;
 use crate::plan::{Pass, passes, windows};
-use crate::report::{Reached, Report};
+use crate::report::{Filled, Reached, Report};
 use crate::scenario::{FaultKind, Scenario};
 
 /// Samples of a picture.
@@ -41,6 +41,8 @@ pub fn run(scenario: Scenario, options: Options) -> anyhow::Result<Report> {
 /// What happens at a time.
 enum Event {
     Sample,
+    /// A pass begins.
+    Pass,
     Down(usize),
     Up(usize),
 }
@@ -51,6 +53,8 @@ struct Simulation {
     satellites: Vec<Satellite>,
     stations: Vec<Station>,
     samples: Vec<Sample>,
+    /// What the grounds held at the beginning of each pass, where one satellite keeps a backlog.
+    held_before: Vec<u64>,
 }
 
 async fn simulate(scenario: Scenario, options: Options) -> anyhow::Result<Report> {
@@ -98,7 +102,7 @@ impl Simulation {
             satellite.start()?;
             satellites.push(satellite);
         }
-        Ok(Self { world, passes, satellites, stations, samples: Vec::new() })
+        Ok(Self { world, passes, satellites, stations, samples: Vec::new(), held_before: Vec::new() })
     }
 
     /// Goes through time until the end of the scenario.
@@ -106,6 +110,9 @@ impl Simulation {
         let duration = self.world.scenario.duration.0;
         let mut events: Vec<(Duration, Event)> =
             (0..=SAMPLES).map(|n| (duration * n / SAMPLES, Event::Sample)).collect();
+        if self.is_filled() {
+            events.extend(self.passes.iter().map(|pass| (pass.start, Event::Pass)));
+        }
         for (n, fault) in self.world.scenario.faults.iter().enumerate() {
             events.push((fault.at.0, Event::Down(n)));
             events.push((fault.at.0 + fault.down.0, Event::Up(n)));
@@ -115,11 +122,32 @@ impl Simulation {
             tokio::time::sleep_until(self.world.time.began + at).await;
             match event {
                 Event::Sample => self.sample().await?,
+                Event::Pass => {
+                    let held = self.held().await?;
+                    self.held_before.push(held);
+                }
                 Event::Down(n) => self.fail(n).await?,
                 Event::Up(n) => self.recover(n).await?,
             }
         }
         Ok(())
+    }
+
+    /// Whether one satellite has more to send than each of its passes carries.
+    fn is_filled(&self) -> bool {
+        self.world.scenario.satellites == 1 && self.world.scenario.telemetry.backlog.is_some()
+    }
+
+    /// How full each pass was, when the grounds hold `held` at the end.
+    fn filled(&self, held: u64) -> Vec<Filled> {
+        let after = self.held_before.iter().skip(1).copied().chain([held]);
+        let rate = self.world.scenario.link.down.rate as f64;
+        let filled = |((before, after), pass): ((&u64, u64), &Pass)| {
+            let lasted = pass.los - pass.start;
+            let share = after.saturating_sub(*before) as f64 * 8.0 / (rate * lasted.as_secs_f64());
+            Filled { lasted, share }
+        };
+        self.held_before.iter().zip(after).zip(self.passes.iter()).map(filled).collect()
     }
 
     /// The satellite or the ground that fault `n` is about.
@@ -217,6 +245,7 @@ impl Simulation {
         let mut report = Report {
             account,
             held_bytes: held,
+            filled: self.filled(held),
             samples: self.samples,
             simulated: self.world.time.now(),
             passes: self.passes.len(),

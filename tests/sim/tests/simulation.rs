@@ -137,6 +137,7 @@ faults: [{at: 90s, kind: crash, node: svalbard, down: 1s}]
     // A second without a ground, one before the next attempt, and what the crash took.
     let share = report.goodput_share(20_000_000);
     assert!(share > 0.88, "{share}");
+    assert!(report.filled.len() == 1 && (report.filled[0].share - share).abs() < 1e-9, "{:?}", report.filled);
     assert_eq!(report.connections, 2);
 }
 
