@@ -189,7 +189,7 @@ impl Batcher {
         let Some(batch) = batch else { return Ok(None) };
         let encoding = self.leaning.encoding(&self.env, &self.wal, self.config.codec, lane).await?;
         let (now, began) = (self.env.unix_nano(), Instant::now());
-        let sealed = match self.env.cpu(move || batch.seal(&encoding, now)).await {
+        let mut sealed = match self.env.cpu(move || batch.seal(&encoding, now)).await {
             Err(SealError::Journal { group, source }) => {
                 tracing::error!(
                     event.name = "perigee.wal.corruption",
@@ -208,6 +208,7 @@ impl Batcher {
             }
             sealed => sealed?,
         };
+        let taught = sealed.take_taught();
         let busy = began.elapsed();
         self.rest = Instant::now() + busy.mul_f64(1.0 / self.config.sealing_cpu.0 - 1.0);
         let told = self.told.clone();
@@ -226,7 +227,7 @@ impl Batcher {
             payload = header.payload_len,
             "sealed"
         );
-        self.leaning.sealed(&header);
+        self.leaning.sealed(&header, taught);
         self.sealed.send_modify(|n| *n += 1);
         Ok(Some(header))
     }

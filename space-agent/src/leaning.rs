@@ -1,14 +1,20 @@
-//! What segments lean on: the latest base that the ground has, decoded once and kept.
+//! What segments lean on: the latest base that the ground has, as the encoder left it, or decoded once and kept.
 //!
 //! The first segment of a lane that is sealed after a contact has begun is marked: others may lean on it once the ground has
 //! committed it. Until then they lean on the one before. A marked segment leans too; when too many stand on one another, the next
 //! one leans on nothing.
+//!
+//! A base that the station that was heard last does not have is not leaned on, nor is any while stations are known to have ledgers
+//! of their own: then the next station could read nothing of it, and it would have to be encoded anew in the contact.
+//!
+//! What the latest marked segment has taught is kept until the ground has it, so that it is not decoded for that. Of another one
+//! that becomes current (another lane's, or after a start) no more is decoded than is not known of what it leans on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use perigee_shared::env::{Env, Gone, Owner};
-use perigee_shared::segment::{Base, Codec, Header, Lane};
+use perigee_shared::segment::{Base, Codec, Header, Lane, SegmentId};
 
 use crate::wal::{Encoding, LONGEST_CHAIN, Wal, WalError};
 
@@ -29,6 +35,8 @@ struct Known {
 #[derive(Debug, Default)]
 pub(crate) struct Leaning {
     known: BTreeMap<Lane, Known>,
+    /// What the segment that was marked last has taught, which the ground may not have yet.
+    next: Option<(Lane, Known)>,
     wanted: bool,
     /// Lanes with a marked segment since the last contact has begun.
     marked: BTreeSet<Lane>,
@@ -45,14 +53,23 @@ impl Leaning {
         self.wanted = wanted;
     }
 
-    /// Notes a sealed segment.
-    pub(crate) fn sealed(&mut self, header: &Header) {
-        let since = self.since.entry(header.id.lane).or_default();
+    /// Notes a sealed segment and, of a marked one, what it has taught.
+    pub(crate) fn sealed(&mut self, header: &Header, taught: Option<Base>) {
+        let SegmentId { lane, sequence, .. } = header.id;
+        let since = self.since.entry(lane).or_default();
         *since += 1;
-        if header.is_base {
-            *since = 0;
-            self.marked.insert(header.id.lane);
+        if !header.is_base {
+            return;
         }
+        *since = 0;
+        self.marked.insert(lane);
+        let below = match header.base_sequence {
+            Some(below) => self.known.get(&lane).filter(|k| k.sequence == below).map(|k| k.height),
+            None => Some(0),
+        };
+        self.next = taught
+            .zip(below)
+            .map(|(base, below)| (lane, Known { sequence, height: below + 1, base: Some(Arc::new(base)) }));
     }
 
     fn is_due(&self, lane: Lane) -> bool {
@@ -68,7 +85,7 @@ impl Leaning {
         lane: Lane,
     ) -> Result<Encoding, LeaningError> {
         let (codec, current) =
-            wal.call(move |wal| (wal.codec_for_ground(codec), wal.current_base(lane))).await?;
+            wal.call(move |wal| (wal.codec_for_ground(codec), wal.base_to_lean_on(lane))).await?;
         if codec != Codec::Columns {
             return Ok(Encoding { codec, ..Encoding::default() });
         }
@@ -78,7 +95,10 @@ impl Leaning {
             return Ok(Encoding { codec, base: None, to_lean_on });
         };
         if self.known.get(&lane).is_none_or(|k| k.sequence != sequence) {
-            let known = decode(env, wal, lane, sequence).await?;
+            let known = match self.next.take_if(|(l, k)| *l == lane && k.sequence == sequence) {
+                Some((_, known)) => known,
+                None => decode(env, wal, lane, sequence, self.known.remove(&lane)).await?,
+            };
             self.known.insert(lane, known);
         }
         let known = self.known.get(&lane).filter(|k| !to_lean_on || k.height < LONGEST_CHAIN);
@@ -87,10 +107,20 @@ impl Leaning {
     }
 }
 
-async fn decode(env: &Env, wal: &Owner<Wal>, lane: Lane, sequence: u64) -> Result<Known, LeaningError> {
-    let chain = wal.call(move |wal| wal.chain(lane, Some(sequence))).await??;
-    let height = chain.len();
-    let base = match env.cpu(move || chain.decode()).await {
+/// What the base `sequence` has taught. `before` is one that it may lean on.
+async fn decode(
+    env: &Env,
+    wal: &Owner<Wal>,
+    lane: Lane,
+    sequence: u64,
+    before: Option<Known>,
+) -> Result<Known, LeaningError> {
+    let before = before.and_then(|k| Some((k.sequence, k.height, k.base?)));
+    let down_to = before.as_ref().map(|b| b.0);
+    let (chain, is_on) = wal.call(move |wal| wal.chain_down_to(lane, Some(sequence), down_to)).await??;
+    let before = before.filter(|_| is_on);
+    let height = chain.len() + before.as_ref().map_or(0, |b| b.1);
+    let base = match env.cpu(move || chain.decode_on(before.as_ref().map(|b| &*b.2))).await {
         Ok(base) => base.map(Arc::new),
         Err(error) => {
             tracing::error!(%lane, sequence, %error, "a base cannot be decoded; nothing leans on it");

@@ -14,10 +14,13 @@ use super::open::{Spool, decode};
 use super::outlet;
 use super::tables::*;
 
-/// Bases that are kept decoded: the one that segments lean on, and the next one.
+/// Bases that are kept decoded whatever they take: the one that segments lean on, and the next one.
 const DECODED: usize = 2;
 
-/// Bases that were decoded lately, so that a run of segments that lean on one decodes it once. Each takes up to some 30 MiB.
+/// What bases may take that are kept decoded. Our agents' take up to 8 MiB, and several satellites are in contact at once.
+const DECODED_BYTES: usize = 64 << 20;
+
+/// Bases that were decoded lately, so that a run of segments that lean on one decodes it once.
 #[derive(Debug, Default)]
 pub struct Decoded {
     /// The latest first.
@@ -25,14 +28,25 @@ pub struct Decoded {
 }
 
 impl Decoded {
-    fn get(&self, key: SequenceKey) -> Option<Arc<Base>> {
-        self.latest.iter().find(|(k, _)| *k == key).map(|(_, base)| Arc::clone(base))
+    /// A base, which is then the latest.
+    fn get(&mut self, key: SequenceKey) -> Option<Arc<Base>> {
+        let at = self.latest.iter().position(|(k, _)| *k == key)?;
+        let found = self.latest.remove(at)?;
+        let base = Arc::clone(&found.1);
+        self.latest.push_front(found);
+        Some(base)
     }
 
     fn remember(&mut self, key: SequenceKey, base: &Arc<Base>) {
         self.latest.retain(|(k, _)| *k != key);
         self.latest.push_front((key, Arc::clone(base)));
-        self.latest.truncate(DECODED);
+        let mut bytes = 0;
+        let fits = |(_, base): &&(SequenceKey, Arc<Base>)| {
+            bytes += base.size();
+            bytes <= DECODED_BYTES
+        };
+        let most = self.latest.iter().take_while(fits).count();
+        self.latest.truncate(most.max(DECODED));
     }
 }
 
@@ -64,9 +78,9 @@ impl Snapshot {
             return Ok(None);
         }
         let chain = bases::chain(&self.read.open_table(BASES)?, number, header)?;
-        let found = chain.iter().position(|(key, _)| decoded.get(*key).is_some());
-        let mut base = found.and_then(|at| decoded.get(chain[at].0));
-        for (key, header) in chain[..found.unwrap_or(chain.len())].iter().rev() {
+        let found = chain.iter().enumerate().find_map(|(at, (key, _))| Some((at, decoded.get(*key)?)));
+        let (unknown, mut base) = found.map_or((chain.len(), None), |(at, base)| (at, Some(base)));
+        for (key, header) in chain[..unknown].iter().rev() {
             let payload = self.base_payload(*key, header)?;
             let next = Decoder::new(header, &payload, base.as_deref())?.into_base();
             base = Some(Arc::new(next.ok_or(CodecError::MissingBase(header.id.sequence))?));

@@ -17,7 +17,7 @@ use super::Shipper;
 use super::gate::{Gate, Turn};
 use super::queues::FETCH;
 use super::session::{Action, Event, Session};
-use crate::wal::{Reconciled, WalError};
+use crate::wal::{Reconciled, Wal, WalError};
 
 /// Messages that may wait for the ground to read them. Drops that find no place are told again in the next Hello.
 const QUEUE: usize = 64;
@@ -153,7 +153,11 @@ async fn read_control(
 
 async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError> {
     let station = contact.station.clone();
-    let epochs = shipper.wal.call(move |wal| wal.epochs(&station)).await??;
+    let greet = move |wal: &mut Wal| {
+        wal.greets(&station);
+        wal.epochs(&station)
+    };
+    let epochs = shipper.wal.call(greet).await??;
     let (passes, forecast) = shipper.outlook().await?;
     Ok(Hello {
         satellite: shipper.config.satellite.clone(),

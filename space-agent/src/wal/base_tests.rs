@@ -169,6 +169,36 @@ fn in_a_new_epoch_nothing_leans_on_what_the_ground_has_of_the_old_one() {
     assert!(wal.chain(Lane::BULK, Some(1)).is_err(), "nothing needs it any more");
 }
 
+/// What a station has committed of the lane, and what then may be leaned on.
+fn hears(wal: &mut Wal, station: &str, committed: std::ops::Range<u64>) -> Option<u64> {
+    wal.greets(station);
+    let committed = std::iter::once(committed).collect::<RangeSet>();
+    let lane = GroundLane { lane: Lane::BULK, committed, tops: Vec::new() };
+    let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane] };
+    let consumer = link(wal);
+    wal.reconcile(consumer, &view).unwrap();
+    wal.base_to_lean_on(Lane::BULK)
+}
+
+#[test]
+fn nothing_leans_on_a_base_that_the_next_station_will_not_have() {
+    let mut wal = Bench::new().open();
+    wal.greets("svalbard");
+    let first = seal(&mut wal, 0..200, true);
+    committed(&mut wal, &first);
+    assert_eq!(wal.base_to_lean_on(Lane::BULK), Some(1));
+    assert_eq!(hears(&mut wal, "beijing", 0..0), None, "it has a ledger of its own");
+    assert_eq!(hears(&mut wal, "svalbard", 1..2), None, "whose turn is next is not known");
+    assert_eq!(hears(&mut wal, "beijing", 1..2), Some(1), "the two have one ledger now");
+    assert_eq!(hears(&mut wal, "svalbard", 0..0), None, "it has lost its ledger");
+    wal.append(&[request(200..400)]).unwrap();
+    let batch = wal.take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
+    let encoding = Encoding { codec: Codec::Columns, base: None, to_lean_on: true };
+    let second = wal.commit_segment(batch.seal(&encoding, 7).unwrap()).unwrap();
+    committed(&mut wal, &second);
+    assert_eq!(wal.base_to_lean_on(Lane::BULK), Some(2), "and has what is new");
+}
+
 #[test]
 fn a_codec_that_the_ground_does_not_read_is_not_used() {
     let mut wal = Bench::new().open();

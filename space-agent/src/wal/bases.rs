@@ -4,14 +4,14 @@
 //! ones will. So each segment here can be decoded here: for direct exporters, and to be encoded anew for a ground that does not
 //! have its base, or does not read its codec.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use perigee_shared::segment::{Base, Codec, CodecError, Decoder, Encoder, Header, Lane, SegmentId, hash};
 use redb::{ReadableDatabase, ReadableTable};
 
 use super::tables::{BASE_CHUNKS, BASES, CHUNKS, FORMAT, META, SEGMENTS, SHIPPED};
-use super::{SegmentRecord, Wal, WalError, seal, state::META_FORMAT};
+use super::{GroundView, SegmentRecord, Wal, WalError, seal, state::META_FORMAT};
 
 /// Bases that lean on one another. A segment with so many below it leans on nothing.
 pub const LONGEST_CHAIN: usize = 8;
@@ -33,11 +33,47 @@ impl Chain {
 
     /// What a segment knows that leans on the last of them. CPU-heavy.
     pub fn decode(&self) -> Result<Option<Base>, CodecError> {
+        self.decode_on(None)
+    }
+
+    /// The same, if the first of them leans on `below`.
+    pub(crate) fn decode_on(&self, below: Option<&Base>) -> Result<Option<Base>, CodecError> {
         let mut base = None;
         for (header, payload) in &self.0 {
-            base = Decoder::new(header, payload, base.as_ref())?.into_base();
+            base = Decoder::new(header, payload, base.as_ref().or(below))?.into_base();
         }
         Ok(base)
+    }
+}
+
+/// A base's lane and sequence.
+type Key = (u8, u64);
+
+/// Which stations have which bases, as far as they were heard since the start.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Heard {
+    /// The station that was greeted last.
+    station: Option<String>,
+    /// The station from which it was first heard that it has a base.
+    from: BTreeMap<Key, String>,
+    /// Current bases that the station that was heard last does not have.
+    lacking: BTreeSet<Key>,
+    /// A station did not have what another one has: they have ledgers of their own.
+    ledgers_differ: bool,
+}
+
+impl Heard {
+    /// Notes whether the station has `base`, which is current.
+    fn note(&mut self, base: Key, has: bool) {
+        let elsewhere = self.from.get(&base).is_some_and(|from| Some(from) != self.station.as_ref());
+        if elsewhere {
+            self.ledgers_differ = !has;
+        }
+        if has {
+            self.lacking.remove(&base);
+        } else {
+            self.lacking.insert(base);
+        }
     }
 }
 
@@ -103,11 +139,45 @@ impl Wal {
         current.map(|((_, sequence), _)| *sequence)
     }
 
+    /// Notes which station is greeted: what is heard from now on is its.
+    pub fn greets(&mut self, station: &str) {
+        self.state.heard.station = Some(station.to_owned());
+    }
+
+    /// The base that a segment of `lane` that is sealed now should lean on: the current one, unless the station that was heard
+    /// last does not have it, or stations have ledgers of their own. Then the next one could not read the segment.
+    pub fn base_to_lean_on(&self, lane: Lane) -> Option<u64> {
+        let heard = &self.state.heard;
+        self.current_base(lane)
+            .filter(|sequence| !heard.ledgers_differ && !heard.lacking.contains(&(lane.0, *sequence)))
+    }
+
+    /// Notes which of the current bases the station has, by its Resume.
+    pub(super) fn hear_of_bases(&mut self, view: &GroundView) {
+        let lanes: Vec<Lane> = self.state.lanes.keys().copied().collect();
+        for lane in lanes {
+            let Some(sequence) = self.current_base(lane) else { continue };
+            let of = view.lanes.iter().find(|l| l.lane == lane);
+            let has = of.is_some_and(|l| l.committed.contains(sequence));
+            self.state.heard.note((lane.0, sequence), has);
+        }
+    }
+
     /// The base `sequence` of `lane` and those below it; none for `None`.
     pub fn chain(&mut self, lane: Lane, sequence: Option<u64>) -> Result<Chain, WalError> {
+        Ok(self.chain_down_to(lane, sequence, None)?.0)
+    }
+
+    /// The same without the base `known` and those below it, and whether the first of what is left leans on that one.
+    pub(crate) fn chain_down_to(
+        &mut self,
+        lane: Lane,
+        sequence: Option<u64>,
+        known: Option<u64>,
+    ) -> Result<(Chain, bool), WalError> {
         let mut chain = Vec::new();
         let mut next = sequence;
-        while let Some(sequence) = next {
+        while let Some(sequence) = next.filter(|n| Some(*n) != known) {
             let header = self.state.bases.get(&(lane.0, sequence)).cloned();
             let header = header.ok_or(WalError::Damaged("a base that a segment leans on is not there"))?;
             next = header.base_sequence.filter(|below| *below < sequence);
@@ -120,7 +190,7 @@ impl Wal {
             chain.push((header, Bytes::from(payload)));
         }
         chain.reverse();
-        Ok(Chain(chain))
+        Ok((Chain(chain), next.is_some()))
     }
 
     /// Keeps those of these segments that others may lean on; the ground has just said that it has them.
@@ -154,6 +224,9 @@ impl Wal {
             Ok(())
         })?;
         for header in kept {
+            if let Some(station) = self.state.heard.station.clone() {
+                self.state.heard.from.insert((header.id.lane.0, header.id.sequence), station);
+            }
             self.state.keep_base(header);
         }
         Ok(())
@@ -201,6 +274,8 @@ impl Wal {
         })?;
         for key in gone {
             self.state.forget_base(key);
+            self.state.heard.from.remove(&key);
+            self.state.heard.lacking.remove(&key);
         }
         Ok(())
     }

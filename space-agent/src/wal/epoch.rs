@@ -152,6 +152,7 @@ impl Wal {
             self.begin_epoch()?;
             return Ok(Reconciled::NewEpoch);
         }
+        self.hear_of_bases(view);
         let mut deliveries = Vec::new();
         for lane in &view.lanes {
             let on_board = &self.state.lane(lane.lane).on_board;

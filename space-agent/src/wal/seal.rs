@@ -100,6 +100,15 @@ pub struct Sealed {
     /// Its sequence and epoch are still open.
     header: Header,
     payload: Vec<u8>,
+    /// What those may lean on that lean on it, if others are to.
+    taught: Option<Base>,
+}
+
+impl Sealed {
+    /// What it has taught, if others are to lean on it.
+    pub fn take_taught(&mut self) -> Option<Base> {
+        self.taught.take()
+    }
 }
 
 impl Batch {
@@ -137,7 +146,8 @@ impl Batch {
             }
         }
         let Encoded { payload, base: next } = encoder.finish()?;
-        let is_base = *to_lean_on && raw_len >= LEAST_BASE && next.is_some_and(|b| b.size() <= LARGEST_BASE);
+        let is_worth_it = *to_lean_on && raw_len >= LEAST_BASE;
+        let taught = next.filter(|b| is_worth_it && b.size() <= LARGEST_BASE);
         let header = Header {
             id: SegmentId { epoch: 0, lane: self.lane, sequence: 0 },
             codec: *codec as u32,
@@ -149,9 +159,9 @@ impl Batch {
             requests,
             sealed_unix_nano: now,
             base_sequence: base.as_ref().map(|b| b.0),
-            is_base,
+            is_base: taught.is_some(),
         };
-        Ok(Sealed { lane: self.lane, position: self.position, header, payload })
+        Ok(Sealed { lane: self.lane, position: self.position, header, payload, taught })
     }
 }
 
@@ -248,7 +258,7 @@ impl Wal {
 
     /// Stores a sealed segment in the place of what its groups have for its lane. Returns its header.
     pub fn commit_segment(&mut self, sealed: Sealed) -> Result<Header, WalError> {
-        let Sealed { lane, position, mut header, payload } = sealed;
+        let Sealed { lane, position, mut header, payload, .. } = sealed;
         let lane_state = self.state.lane(lane);
         let sequence = lane_state.next_sequence;
         header.id = SegmentId { epoch: self.state.life.epoch, lane, sequence };

@@ -10,6 +10,7 @@ use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::Counts;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
+use super::bases::Heard;
 use super::group::GroupHeader;
 use super::tables::{
     BASES, CHUNKS, CONSUMERS, COUNTERS, CURSORS, DROPS, EPOCHS, FIRST_FORMAT, FORMAT, JOURNAL, LANE_RULES,
@@ -171,6 +172,8 @@ pub(super) struct State {
     pub(super) base_stored: u64,
     /// The codecs that the ground has last said it reads.
     pub(super) ground_reads: Option<Vec<u32>>,
+    /// Which stations have which bases.
+    pub(super) heard: Heard,
 }
 
 impl State {

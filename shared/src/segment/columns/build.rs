@@ -142,13 +142,13 @@ impl Rows for Builder {
 
 /// Appends a message of `shape` whose values begin at `at`; returns where the next ones begin.
 fn message(state: &State, shape: u32, tape: &[u64], mut at: usize, out: &mut Vec<u8>) -> usize {
-    let elements = &state.shapes.all[shape as usize].elements;
+    let parts = state.shapes.parts(shape);
     let mut next = 0;
-    while let Some(element) = elements.get(next) {
+    while let Some(part) = parts.get(next) {
         next += 1;
         // An empty message at the end has no value.
         let value = tape.get(at).copied().unwrap_or(0);
-        match *element {
+        match part.element {
             Element::Dictionary(d) => {
                 out.extend_from_slice(state.dictionaries[d as usize].rendered(value as usize));
             }
@@ -158,7 +158,7 @@ fn message(state: &State, shape: u32, tape: &[u64], mut at: usize, out: &mut Vec
                 let order = unrank(dictionary.rank(value as usize), length);
                 for place in &order[..length] {
                     let place = usize::from(*place);
-                    if let Element::Dictionary(d) = elements[next + place] {
+                    if let Element::Dictionary(d) = parts[next + place].element {
                         let entry = tape[at + 1 + place] as usize;
                         out.extend_from_slice(state.dictionaries[d as usize].rendered(entry));
                     }

@@ -259,6 +259,11 @@ impl Dictionary {
         self.bytes.len()
     }
 
+    /// Bytes that it takes, what the encoder keeps to find its entries included.
+    pub(super) const fn memory(&self) -> usize {
+        self.bytes.len() * 2 + self.ends.len() * 40 + self.patterns.size()
+    }
+
     /// An entry as a field.
     #[inline]
     pub(super) fn rendered(&self, index: usize) -> &[u8] {
@@ -288,7 +293,7 @@ impl Dictionary {
     ) -> Result<u64, CodecError> {
         let known = self.len() as u64;
         let likely = likely.unwrap_or(&mut self.index);
-        let index = match numbers.get(likely).code(coder, if index >= known { 0 } else { index + 1 }) {
+        let index = match numbers.code(likely, coder, if index >= known { 0 } else { index + 1 }) {
             0 => known,
             n => n - 1,
         };
@@ -314,7 +319,7 @@ impl Dictionary {
             Type::Bool | Type::Int if self.kind.is_number() => {
                 let value = varint(&given).map_or(0, |v| v.0);
                 let delta = value.wrapping_sub(self.last);
-                let delta = numbers.get(&mut self.content).code_signed(coder, delta);
+                let delta = numbers.code_signed(&mut self.content, coder, delta);
                 self.last = self.last.wrapping_add(delta);
                 put_varint(&mut content, self.last);
             }
@@ -327,7 +332,7 @@ impl Dictionary {
                 self.patterns.code(coder, numbers, number, &given, &mut content)?;
             }
             _ => {
-                let length = numbers.get(&mut self.content).code(coder, given.len() as u64);
+                let length = numbers.code(&mut self.content, coder, given.len() as u64);
                 coder.text(number, &given, length, &mut content)?;
             }
         }

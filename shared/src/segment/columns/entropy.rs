@@ -84,19 +84,25 @@ pub(super) trait Coder {
 }
 
 /// A number: how many bits it has is learnt, so are the highest three below the first; the rest are raw.
-#[derive(Debug, Clone)]
-pub(super) struct Number {
+#[derive(Debug, Clone, Copy)]
+struct Number {
+    /// Where the models of the highest bits stand, by length: those of eight lengths together, [`NO_HIGH`] while none is used.
+    high: [u16; 8],
     negative: Bit,
     length: [Bit; 64],
-    high: [[Bit; 8]; 64],
 }
 
+/// The models of the highest bits of numbers of eight lengths.
+type High = [[Bit; 8]; 8];
+
+const NO_HIGH: u16 = u16::MAX;
+
 impl Number {
-    const NEW: Self = Self { negative: Bit::NEW, length: [Bit::NEW; 64], high: [[Bit::NEW; 8]; 64] };
+    const NEW: Self = Self { high: [NO_HIGH; 8], negative: Bit::NEW, length: [Bit::NEW; 64] };
 
     // Used in so many places that it would make a fifth of the codec's code.
     #[inline(never)]
-    pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: u64) -> u64 {
+    fn code<C: Coder>(&mut self, all_high: &mut Vec<High>, coder: &mut C, value: u64) -> u64 {
         // 63 and 64 bits share a leaf.
         let length = 64 - value.leading_zeros();
         let leaf = length.min(63);
@@ -115,7 +121,13 @@ impl Number {
         let below = length - 1;
         let learnt = below.min(3);
         let rest = below - learnt;
-        let high = &mut self.high[length as usize & 63];
+        let place = length as usize & 63;
+        let high = &mut self.high[place >> 3];
+        if *high == NO_HIGH {
+            *high = all_high.len() as u16;
+            all_high.push([[Bit::NEW; 8]; 8]);
+        }
+        let high = &mut all_high[usize::from(*high)][place & 7];
         let mut node = 1;
         for shift in (0..learnt).rev() {
             let bit = coder.bit(&mut high[node], value >> (rest + shift) & 1 == 1);
@@ -124,20 +136,13 @@ impl Number {
         // `node` begins with the number's own highest bit.
         (node as u64) << rest | coder.raw(value, rest)
     }
-
-    /// A signed number: its sign, then how far it is from 0 or from -1.
-    #[inline]
-    pub(super) fn code_signed<C: Coder>(&mut self, coder: &mut C, value: u64) -> u64 {
-        let negative = coder.bit(&mut self.negative, (value as i64) < 0);
-        let flip = u64::from(negative).wrapping_neg();
-        self.code(coder, value ^ flip) ^ flip
-    }
 }
 
 /// Every model of numbers. There are never more than [`Numbers::MOST`], some 9 MiB: then they are shared.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Numbers {
     all: Vec<Number>,
+    high: Vec<High>,
     given: u32,
     /// Numbers in patterns of text, which have a model each.
     pub(super) holes: usize,
@@ -152,10 +157,11 @@ impl NumberId {
 }
 
 impl Numbers {
+    /// Eight times as many are less than [`NO_HIGH`].
     const MOST: u32 = 4096;
 
     #[inline]
-    pub(super) fn get(&mut self, id: &mut NumberId) -> &mut Number {
+    fn get(&mut self, id: &mut NumberId) -> (&mut Number, &mut Vec<High>) {
         if id.0 == u32::MAX {
             id.0 = self.given % Self::MOST;
             self.given = self.given.wrapping_add(1);
@@ -163,12 +169,28 @@ impl Numbers {
                 self.all.push(Number::NEW);
             }
         }
-        &mut self.all[id.0 as usize]
+        (&mut self.all[id.0 as usize], &mut self.high)
+    }
+
+    /// A number.
+    #[inline]
+    pub(super) fn code<C: Coder>(&mut self, id: &mut NumberId, coder: &mut C, value: u64) -> u64 {
+        let (number, high) = self.get(id);
+        number.code(high, coder, value)
+    }
+
+    /// A signed number: its sign, then how far it is from 0 or from -1.
+    #[inline]
+    pub(super) fn code_signed<C: Coder>(&mut self, id: &mut NumberId, coder: &mut C, value: u64) -> u64 {
+        let (number, high) = self.get(id);
+        let negative = coder.bit(&mut number.negative, (value as i64) < 0);
+        let flip = u64::from(negative).wrapping_neg();
+        number.code(high, coder, value ^ flip) ^ flip
     }
 
     /// Bytes that they take.
     pub(super) const fn size(&self) -> usize {
-        self.all.len() * size_of::<Number>()
+        self.all.len() * size_of::<Number>() + self.high.len() * size_of::<High>()
     }
 }
 

@@ -47,6 +47,7 @@ mod pattern;
 mod points;
 mod rows;
 mod schema;
+mod series;
 mod shape;
 mod shred;
 mod state;

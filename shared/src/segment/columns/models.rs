@@ -1,5 +1,7 @@
 //! How a value is expected, from those before it: each model codes a value in either direction and learns from it.
 
+use std::ops::{Index, IndexMut};
+
 use super::entropy::{Bit, Coder, NumberId, Numbers};
 
 /// One of the values that were last here, or another.
@@ -76,7 +78,7 @@ const fn in_unit(value: u64, unit: u64) -> u64 {
 }
 
 /// A number near one of a few others: which of them is nearest is learnt.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Near {
     /// How far off each was lately, in bits times 32.
     cost: [u32; 4],
@@ -143,8 +145,8 @@ impl Near {
         let value = if hit {
             near[best]
         } else {
-            let errors = numbers.get(&mut self.errors[best]);
-            near[best].wrapping_add(errors.code_signed(coder, value.wrapping_sub(near[best])))
+            let error = value.wrapping_sub(near[best]);
+            near[best].wrapping_add(numbers.code_signed(&mut self.errors[best], coder, error))
         };
         if near.len() > 1 {
             for (cost, near) in self.cost.iter_mut().zip(near) {
@@ -202,7 +204,7 @@ fn rounded(value: f64, scale: u64) -> i64 {
 }
 
 /// Doubles.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Doubles {
     scale: u64,
     same_scale: [Bit; 2],
@@ -249,7 +251,7 @@ impl Doubles {
         let model = &mut self.same_scale[usize::from(self.was_same)];
         self.was_same = coder.bit(model, scale == self.scale);
         if !self.was_same {
-            self.scale = numbers.get(&mut self.scales).code(coder, scale).min(RAW);
+            self.scale = numbers.code(&mut self.scales, coder, scale).min(RAW);
         }
         let scale = self.scale;
         if scale > DECIMALS + BINARIES {
@@ -267,25 +269,17 @@ impl Doubles {
 }
 
 /// A place in a shape, with what it has learnt.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Slot {
     pub(super) recent: Recent,
     pub(super) number: NumberId,
-    near: Option<Box<Near>>,
-    doubles: Option<Box<Doubles>>,
+    /// Models that few places need, by their numbers in [`Slots`].
+    near: u32,
+    doubles: u32,
 }
 
 impl Slot {
-    pub(super) const NEW: Self =
-        Self { recent: Recent::NEW, number: NumberId::NEW, near: None, doubles: None };
-
-    pub(super) fn near(&mut self) -> &mut Near {
-        self.near.get_or_insert_with(|| Box::new(Near::new()))
-    }
-
-    pub(super) fn doubles(&mut self) -> &mut Doubles {
-        self.doubles.get_or_insert_with(|| Box::new(Doubles::new()))
-    }
+    const NEW: Self = Self { recent: Recent::NEW, number: NumberId::NEW, near: NONE, doubles: NONE };
 
     /// A number like the last ones here.
     pub(super) fn code<C: Coder>(&mut self, coder: &mut C, numbers: &mut Numbers, value: u64) -> u64 {
@@ -293,9 +287,78 @@ impl Slot {
             return value;
         }
         let last = self.recent.last();
-        let delta = numbers.get(&mut self.number).code_signed(coder, value.wrapping_sub(last));
+        let delta = numbers.code_signed(&mut self.number, coder, value.wrapping_sub(last));
         let value = last.wrapping_add(delta);
         self.recent.push(value);
         value
+    }
+}
+
+/// A model that a slot does not have.
+const NONE: u32 = u32::MAX;
+
+/// There are never more slots, some 3 MiB: then they are shared. A power of two.
+const MOST_SLOTS: usize = 1 << 15;
+
+/// Every slot; above [`MOST_SLOTS`] several numbers mean the same one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Slots {
+    all: Vec<Slot>,
+    nears: Vec<Near>,
+    doubles: Vec<Doubles>,
+    given: u32,
+}
+
+impl Slots {
+    /// The first of `by` new ones.
+    pub(super) fn grow(&mut self, by: usize) -> u32 {
+        let first = self.given;
+        self.given = self.given.wrapping_add(by as u32) % (1 << 30);
+        let length = (first as usize + by).clamp(self.all.len(), MOST_SLOTS);
+        self.all.resize(length, Slot::NEW);
+        first
+    }
+
+    /// A slot's model of numbers near others.
+    pub(super) fn near(&mut self, number: usize) -> &mut Near {
+        let near = &mut self.all[number % MOST_SLOTS].near;
+        if *near == NONE {
+            *near = self.nears.len() as u32;
+            self.nears.push(Near::new());
+        }
+        &mut self.nears[*near as usize]
+    }
+
+    /// A slot's model of doubles.
+    pub(super) fn doubles(&mut self, number: usize) -> &mut Doubles {
+        let doubles = &mut self.all[number % MOST_SLOTS].doubles;
+        if *doubles == NONE {
+            *doubles = self.doubles.len() as u32;
+            self.doubles.push(Doubles::new());
+        }
+        &mut self.doubles[*doubles as usize]
+    }
+
+    /// Bytes that they take.
+    pub(super) const fn size(&self) -> usize {
+        self.all.len() * size_of::<Slot>()
+            + self.nears.len() * size_of::<Near>()
+            + self.doubles.len() * size_of::<Doubles>()
+    }
+}
+
+impl Index<usize> for Slots {
+    type Output = Slot;
+
+    #[inline]
+    fn index(&self, number: usize) -> &Slot {
+        &self.all[number % MOST_SLOTS]
+    }
+}
+
+impl IndexMut<usize> for Slots {
+    #[inline]
+    fn index_mut(&mut self, number: usize) -> &mut Slot {
+        &mut self.all[number % MOST_SLOTS]
     }
 }

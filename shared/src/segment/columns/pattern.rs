@@ -3,6 +3,10 @@
 //! Text is split into a pattern, in which [`HOLE`] stands for each run of digits, and the numbers. A pattern is sent once; a
 //! number is expected near the last one in its hole, or near 0. Zeros before a number are counted apart.
 
+use std::hash::Hasher;
+
+use rustc_hash::FxHasher;
+
 use super::entropy::{Coder, NumberId, Numbers};
 use super::models::{Near, Recent};
 use crate::segment::CodecError;
@@ -62,23 +66,40 @@ fn split(text: &[u8]) -> Split {
 }
 
 /// The numbers in a hole.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 struct Hole {
     zeros: Recent,
     number: Near,
     last: u64,
 }
 
-#[derive(Debug, Clone)]
+/// Where a pattern's text and its holes begin, and where they end, among those of all.
+#[derive(Debug, Clone, Copy)]
 struct Pattern {
-    text: Vec<u8>,
-    holes: Vec<Hole>,
+    /// Of its text, so that most others are passed by one comparison.
+    hash: u32,
+    text: [u32; 2],
+    holes: [u32; 2],
+}
+
+fn hash(text: &[u8]) -> u32 {
+    let mut hasher = FxHasher::default();
+    hasher.write(text);
+    (hasher.finish() >> 32) as u32
+}
+
+impl Pattern {
+    fn text<'a>(&self, all: &'a [u8]) -> &'a [u8] {
+        &all[self.text[0] as usize..self.text[1] as usize]
+    }
 }
 
 /// The patterns of one dictionary.
 #[derive(Debug, Clone)]
 pub(super) struct Patterns {
     known: Vec<Pattern>,
+    texts: Vec<u8>,
+    holes: Vec<Hole>,
     /// How often a known one was met.
     hits: usize,
     recent: Recent,
@@ -88,7 +109,20 @@ pub(super) struct Patterns {
 
 impl Patterns {
     pub(super) const fn new() -> Self {
-        Self { known: Vec::new(), hits: 0, recent: Recent::NEW, which: NumberId::NEW, length: NumberId::NEW }
+        Self {
+            known: Vec::new(),
+            texts: Vec::new(),
+            holes: Vec::new(),
+            hits: 0,
+            recent: Recent::NEW,
+            which: NumberId::NEW,
+            length: NumberId::NEW,
+        }
+    }
+
+    /// Bytes that they take.
+    pub(super) const fn size(&self) -> usize {
+        self.texts.len() + self.holes.len() * size_of::<Hole>() + self.known.len() * size_of::<Pattern>()
     }
 
     /// Codes `text` of dictionary `number` and appends it to `out`.
@@ -102,7 +136,7 @@ impl Patterns {
     ) -> Result<(), CodecError> {
         let full = self.is_full() || numbers.holes >= MOST_OF_ALL;
         let given = if C::ENCODES { split(text) } else { Split::default() };
-        let found = self.known.iter().position(|p| C::ENCODES && p.text == given.pattern);
+        let found = if C::ENCODES { self.find(&given.pattern) } else { None };
         let plain = found.is_none() && (full || given.numbers.is_empty());
         let index = match self.recent.code(coder, found.map_or(u64::MAX, |n| n as u64)) {
             Some(index) => index,
@@ -118,9 +152,9 @@ impl Patterns {
                         }
                     }
                 };
-                let index = match numbers.get(&mut self.which).code(coder, choice) {
+                let index = match numbers.code(&mut self.which, coder, choice) {
                     PLAIN => {
-                        let length = numbers.get(&mut self.length).code(coder, text.len() as u64);
+                        let length = numbers.code(&mut self.length, coder, text.len() as u64);
                         return coder.text(number, text, length, out);
                     }
                     NEW if !full => self.learn(coder, numbers, number, &given.pattern)?,
@@ -135,10 +169,11 @@ impl Patterns {
             }
         };
         self.hits += 1;
-        let pattern = &mut self.known[index as usize];
-        let mut parts = pattern.text.split(|b| *b == HOLE);
+        let pattern = self.known[index as usize];
+        let mut parts = pattern.text(&self.texts).split(|b| *b == HOLE);
         out.extend_from_slice(parts.next().unwrap_or_default());
-        for (n, (hole, part)) in pattern.holes.iter_mut().zip(parts).enumerate() {
+        let holes = &mut self.holes[pattern.holes[0] as usize..pattern.holes[1] as usize];
+        for (n, (hole, part)) in holes.iter_mut().zip(parts).enumerate() {
             let (zeros, value) = given.numbers.get(n).copied().unwrap_or_default();
             hole.code(coder, numbers, zeros, value, out);
             out.extend_from_slice(part);
@@ -152,6 +187,11 @@ impl Patterns {
         known >= MOST_PATTERNS || (known >= 8 && self.hits < known * 4)
     }
 
+    fn find(&self, text: &[u8]) -> Option<usize> {
+        let hash = hash(text);
+        self.known.iter().position(|p| p.hash == hash && p.text(&self.texts) == text)
+    }
+
     /// A pattern that was not there before.
     fn learn<C: Coder>(
         &mut self,
@@ -160,7 +200,7 @@ impl Patterns {
         number: usize,
         given: &[u8],
     ) -> Result<u64, CodecError> {
-        let length = numbers.get(&mut self.length).code(coder, given.len() as u64);
+        let length = numbers.code(&mut self.length, coder, given.len() as u64);
         let mut text = Vec::new();
         coder.text(number, given, length, &mut text)?;
         let holes = text.iter().filter(|b| **b == HOLE).count();
@@ -169,7 +209,14 @@ impl Patterns {
         }
         numbers.holes += holes;
         let hole = Hole { zeros: Recent::NEW, number: Near::new(), last: 0 };
-        self.known.push(Pattern { text, holes: vec![hole; holes] });
+        let from = [self.texts.len() as u32, self.holes.len() as u32];
+        self.texts.extend_from_slice(&text);
+        self.holes.resize(self.holes.len() + holes, hole);
+        self.known.push(Pattern {
+            hash: hash(&text),
+            text: [from[0], self.texts.len() as u32],
+            holes: [from[1], self.holes.len() as u32],
+        });
         Ok(self.known.len() as u64 - 1)
     }
 }

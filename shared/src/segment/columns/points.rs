@@ -3,29 +3,74 @@
 //! A series is a context (resource, scope, metric) and its attributes, and known from then on: by the next points, and by the
 //! next segments that lean on this one. Times are near those that followed the same time in the series before.
 
-use rustc_hash::FxHashMap;
+use std::hash::{Hash, Hasher};
+
+use hashbrown::HashTable;
+use rustc_hash::{FxHashMap, FxHasher};
 
 use super::build::Rows;
 use super::dictionary::Purpose;
 use super::entropy::Coder;
 use super::rows::{Around, Before, Tape};
 use super::schema::{Message, Role};
+use super::series::{Series, SeriesList};
 use super::shape::{Element, Shapes};
 use super::shred::Row;
-use super::state::{About, Context, Known, N, NONE, SERIES, Series, State};
+use super::state::{About, Context, Known, N, NONE, SERIES, State};
 use super::vocabulary::Vocabulary;
 use crate::segment::CodecError;
 
 /// The points of a series, in the order of arrival.
 pub(super) type Points = Vec<Row>;
 
-/// What makes a series: its context and its attributes, each a dictionary and an entry.
-type Key = (u32, Vec<(u32, u32)>);
-
-/// What the encoder codes: for each metric's context the points of the series that are known, in their order, and of others.
+/// What the encoder codes.
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
-    contexts: Vec<(Vec<Points>, Vec<Points>)>,
+    /// The points of each series that is known, by its number.
+    known: Vec<Points>,
+    /// Those of others, by context.
+    new: Vec<Vec<Points>>,
+}
+
+/// A series that has points in this segment or may have some.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// A known one, by its number.
+    Known(u32),
+    /// A new one: its context, its number there, and where its attributes stand among those of the new ones.
+    New(u32, u32, [u32; 2]),
+}
+
+/// Finds series by what makes them one: the context and the attributes, each a dictionary and an entry.
+struct Places<'a> {
+    known: &'a SeriesList,
+    attributes: Vec<(u32, u32)>,
+    table: HashTable<Place>,
+}
+
+impl Places<'_> {
+    fn key(&self, place: Place) -> (u32, &[(u32, u32)]) {
+        match place {
+            Place::Known(n) => self.known.key(n),
+            Place::New(context, _, [start, end]) => (context, &self.attributes[start as usize..end as usize]),
+        }
+    }
+
+    fn insert(&mut self, place: Place) {
+        let mut table = std::mem::take(&mut self.table);
+        table.insert_unique(hash(self.key(place)), place, |p| hash(self.key(*p)));
+        self.table = table;
+    }
+
+    fn find(&self, key: (u32, &[(u32, u32)])) -> Option<Place> {
+        self.table.find(hash(key), |p| self.key(*p) == key).copied()
+    }
+}
+
+fn hash(key: (u32, &[(u32, u32)])) -> u64 {
+    let mut hasher = FxHasher::default();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Groups `rows` by series.
@@ -37,34 +82,33 @@ pub(super) fn plan(
     tape: &[u64],
     rows: &[Row],
 ) -> Metrics {
-    let mut plan = Metrics { contexts: vec![Default::default(); contexts.len()] };
-    // Where a series' points go: its place among the known or the new ones of its context.
-    let mut places: FxHashMap<Key, (bool, u32)> = FxHashMap::default();
-    for (context, known) in plan.contexts.iter_mut().enumerate() {
-        for (number, n) in state.series_of.get(&(context as u32)).into_iter().flatten().zip(0..) {
-            let attributes = state.series[*number as usize].attributes.clone();
-            places.insert((context as u32, attributes), (true, n));
-            known.0.push(Points::new());
-        }
+    let known = state.series.all.len();
+    let mut plan = Metrics { known: Vec::new(), new: Vec::new() };
+    if rows.is_empty() {
+        return plan;
     }
-    let mut key = (0, Vec::new());
+    plan.known.resize_with(known, Points::new);
+    plan.new.resize_with(contexts.len(), Vec::new);
+    let table = HashTable::with_capacity(known);
+    let mut places = Places { known: &state.series, attributes: Vec::new(), table };
+    (0..known as u32).for_each(|n| places.insert(Place::Known(n)));
+    let is_attribute = |d| vocabulary.purpose(d) == Purpose::Attribute;
+    let mut attributes = Vec::new();
     for row in rows {
-        key.0 = row.context;
-        key.1.clear();
-        let is_attribute = |d| vocabulary.purpose(d) == Purpose::Attribute;
-        shapes.attributes(row.shape, &tape[row.at as usize..], is_attribute, &mut key.1);
-        let lists = &mut plan.contexts[row.context as usize];
-        let (known, n) = match places.get(&key) {
-            Some(place) => *place,
+        attributes.clear();
+        shapes.attributes(row.shape, &tape[row.at as usize..], is_attribute, &mut attributes);
+        let new = &mut plan.new[row.context as usize];
+        match places.find((row.context, &attributes)) {
+            Some(Place::Known(n)) => plan.known[n as usize].push(*row),
+            Some(Place::New(_, n, _)) => new[n as usize].push(*row),
             None => {
-                let place = (false, lists.1.len() as u32);
-                lists.1.push(Points::new());
-                places.insert(key.clone(), place);
-                place
+                let start = places.attributes.len() as u32;
+                places.attributes.extend_from_slice(&attributes);
+                let range = [start, places.attributes.len() as u32];
+                places.insert(Place::New(row.context, new.len() as u32, range));
+                new.push(vec![*row]);
             }
-        };
-        let list = if known { &mut lists.0 } else { &mut lists.1 };
-        list[n as usize].push(*row);
+        }
     }
     plan
 }
@@ -74,6 +118,7 @@ struct Section<'a, 'b> {
     given: &'a [u64],
     rows: &'b mut dyn Rows,
     tape: Tape<'a>,
+    series: SeriesList,
     /// The time that followed a time, in the series that had it last.
     after: FxHashMap<u64, u64>,
     /// The first time and start of the last series in each scope.
@@ -96,34 +141,52 @@ impl State {
             given,
             rows,
             tape: Tape::default(),
+            series: std::mem::take(&mut self.series),
             after: FxHashMap::default(),
             first: FxHashMap::default(),
             last_first: (0, 0),
             last_kind: u64::from(NONE),
         };
-        let nothing = (Vec::new(), Vec::new());
+        let result = self.contexts_of_metrics(coder, &mut section, plan);
+        self.series = section.series;
+        result
+    }
+
+    fn contexts_of_metrics<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        section: &mut Section<'_, '_>,
+        plan: &Metrics,
+    ) -> Result<(), CodecError> {
         for context in 0..self.contexts.len() as u32 {
             if self.contexts[context as usize].signal != 2 {
                 continue;
             }
-            let (old, new) = plan.contexts.get(context as usize).unwrap_or(&nothing);
-            let here = old.iter().chain(new).any(|p| !p.is_empty());
+            let new = plan.new.get(context as usize).map_or(&[][..], |new| &new[..]);
+            let of_known = |n: u32| plan.known.get(n as usize).map_or(&[][..], |p| &p[..]);
+            let behind = |list: &SeriesList, n: u32| Some(list.behind(n)).filter(|n| *n != NONE);
+            let first = Some(section.series.first_of(context)).filter(|n| *n != NONE);
+            let here = C::ENCODES
+                && (!new.is_empty()
+                    || std::iter::successors(first, |n| behind(&section.series, *n))
+                        .any(|n| !of_known(n).is_empty()));
             if !self.bit(coder, About::Series, 0, 0, here) {
                 continue;
             }
             self.spend(1)?;
-            let known = self.series_of.get(&context).cloned().unwrap_or_default();
-            for (n, number) in known.iter().enumerate() {
-                let points = old.get(n).map_or(&[][..], |p| &p[..]);
+            let mut next = first;
+            while let Some(number) = next {
+                let points = of_known(number);
                 if self.bit(coder, About::Series, 1, 0, !points.is_empty()) {
-                    self.points(coder, &mut section, context, Some(*number), points)?;
+                    self.points(coder, section, context, Some(number), points)?;
                 }
+                next = behind(&section.series, number);
             }
             let count = self.number(coder, N::Series, new.len() as u64);
             for n in 0..count as usize {
                 self.spend(SERIES)?;
                 let points = new.get(n).map_or(&[][..], |p| &p[..]);
-                self.points(coder, &mut section, context, None, points)?;
+                self.points(coder, section, context, None, points)?;
             }
         }
         Ok(())
@@ -144,11 +207,7 @@ impl State {
             return Err(CodecError::Damaged("a series without points"));
         }
         coder.account(Message::NumberPoint, 0);
-        // Out of the list while it is worked on; it is put back below.
-        let mut series = match number {
-            Some(n) => std::mem::take(&mut self.series[n as usize]),
-            None => Series::default(),
-        };
+        let mut series = number.map_or(Series::new(context), |n| section.series.all[n as usize]);
         let mut is_new = number.is_none();
         for n in 0..count as usize {
             self.spend(1)?;
@@ -157,11 +216,8 @@ impl State {
             is_new = false;
         }
         match number {
-            Some(n) => self.series[n as usize] = series,
-            None => {
-                self.series_of.entry(context).or_default().push(self.series.len() as u32);
-                self.series.push(series);
-            }
+            Some(n) => section.series.all[n as usize] = series,
+            None => section.series.push(series),
         }
         Ok(())
     }
@@ -188,7 +244,7 @@ impl State {
         let given: &[u64] = row.map_or(&[], |r| &section.given[r.at as usize..]);
         section.tape.restart(given);
         let shape = row.map_or(0, |r| r.shape);
-        let last_kind = series.last.as_ref().map(|l| l.0);
+        let last_kind = series.last_kind();
         let same = last_kind.map(|k| self.types[k as usize].shape) == Some(shape);
         let kind = match last_kind {
             Some(kind) if self.bit(coder, About::Shape, u64::from(context), 0, same) => kind,
@@ -201,26 +257,23 @@ impl State {
         coder.account(Message::NumberPoint, 1);
         let (shape, slots) = (self.types[kind as usize].shape, self.types[kind as usize].slots);
         if self.types[kind as usize].context != context
-            || !self.is_point_of(shape, context, (!is_new).then_some(&series.attributes))
+            || !self.is_point_of(shape, context, (!is_new).then(|| section.series.attributes(series)))
         {
             return Err(CodecError::Damaged("a point of another series"));
         }
         let known = self.point_times(coder, section, context, series, shape, is_first);
-        let last = series.last.as_ref().filter(|l| l.0 == kind).map(|l| &l.1[..]);
-        let older = series.before.as_ref().filter(|l| l.0 == kind && last.is_some()).map(|l| &l.1[..]);
-        let around =
-            Around { known: &known, time: series.time, series: (!is_new).then_some(&series.attributes) };
+        let (last, older) = section.series.last_two(series, kind);
+        let attributes = (!is_new).then(|| section.series.attributes(series));
+        let around = Around { known: &known, time: series.time, series: attributes };
         let mut before = Before::new(last, older);
         self.elements(coder, shape, slots, &mut section.tape, around, &mut before)?;
         section.rows.row(self, kind, &section.tape.out)?;
         if is_new {
             let is_attribute = |d| self.is_attribute(d);
-            self.shapes.attributes(shape, &section.tape.out, is_attribute, &mut series.attributes);
+            let of = &section.tape.out;
+            section.series.set_attributes(series, |to| self.shapes.attributes(shape, of, is_attribute, to));
         }
-        let mut oldest = series.before.take().map(|b| b.1).unwrap_or_default();
-        oldest.clear();
-        oldest.extend_from_slice(&section.tape.out);
-        series.before = series.last.replace((kind, oldest));
+        section.series.note(series, kind, &section.tape.out);
         Ok(())
     }
 
@@ -283,15 +336,15 @@ impl State {
     }
 
     /// Whether a shape is that of a point in `context` with these attributes.
-    fn is_point_of(&self, shape: u32, context: u32, attributes: Option<&Vec<(u32, u32)>>) -> bool {
+    fn is_point_of(&self, shape: u32, context: u32, attributes: Option<&[(u32, u32)]>) -> bool {
         let of = &self.shapes.all[shape as usize];
         if of.message != self.contexts[context as usize].message() {
             return false;
         }
         let Some(attributes) = attributes else { return true };
         let mut left = attributes.iter();
-        let same = of.elements.iter().all(|element| match element {
-            Element::Dictionary(d) if self.is_attribute(*d) => left.next().is_some_and(|a| a.0 == *d),
+        let same = self.shapes.parts(shape).iter().all(|part| match part.element {
+            Element::Dictionary(d) if self.is_attribute(d) => left.next().is_some_and(|a| a.0 == d),
             _ => true,
         });
         same && left.next().is_none()

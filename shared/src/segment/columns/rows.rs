@@ -2,7 +2,7 @@
 
 use super::entropy::Coder;
 use super::schema::{Message, Role, is_double, is_time};
-use super::shape::Element;
+use super::shape::{Element, Part};
 use super::state::{About, Known, N, State, VALUE};
 use crate::segment::CodecError;
 
@@ -94,16 +94,17 @@ impl State {
         before: &mut Before<'_>,
     ) -> Result<(), CodecError> {
         let message = self.shapes.all[shape as usize].message;
-        self.spend(VALUE * self.shapes.all[shape as usize].elements.len() as u64 + 1)?;
+        let width = self.shapes.width(shape);
+        self.spend(VALUE * width as u64 + 1)?;
         let mut attributes = around.series.unwrap_or_default().iter();
-        for n in 0..self.shapes.all[shape as usize].elements.len() {
+        for n in 0..width {
             let slot = slots as usize + n;
-            if let Some(role) = self.shapes.all[shape as usize].roles[n]
+            let Part { element, role } = self.shapes.parts(shape)[n];
+            if let Some(role) = role
                 && let Some(value) = around.known[role as usize]
             {
                 // An id of 16 bytes takes two places.
-                let wide =
-                    usize::from(matches!(self.shapes.all[shape as usize].elements[n], Element::Id16(_)));
+                let wide = usize::from(matches!(element, Element::Id16(_)));
                 for half in &value[..=wide] {
                     tape.next();
                     before.next();
@@ -111,7 +112,7 @@ impl State {
                 }
                 continue;
             }
-            match self.shapes.all[shape as usize].elements[n] {
+            match element {
                 Element::Dictionary(d) => {
                     before.next();
                     if around.series.is_some()
@@ -153,7 +154,7 @@ impl State {
                 Element::Varint(field) | Element::Fixed32(field) | Element::Fixed64(field) => {
                     let of = Place { message, field: u32::from(field), slot };
                     let value = self.scalar(coder, of, tape.next(), around.time, before.next());
-                    let narrow = matches!(self.shapes.all[shape as usize].elements[n], Element::Fixed32(_));
+                    let narrow = matches!(element, Element::Fixed32(_));
                     tape.out.push(if narrow { value & u64::from(u32::MAX) } else { value });
                 }
                 Element::One(_, inner) => self.inside(coder, inner, tape, around, before)?,
@@ -172,14 +173,14 @@ impl State {
                     self.list(coder, slot, tape, before)?;
                 }
             }
-            coder.account(message, self.column(shape, n));
+            coder.account(message, self.column(element));
         }
         Ok(())
     }
 
     /// What an element's bytes are accounted under: its field, or the field of its dictionary.
-    fn column(&self, shape: u32, element: usize) -> u8 {
-        match self.shapes.all[shape as usize].elements[element] {
+    fn column(&self, element: Element) -> u8 {
+        match element {
             Element::Order(_) => 0,
             Element::Dictionary(d) => (self.dictionaries[d as usize].kind.field & 31) as u8,
             other => other.field() & 31,
@@ -231,34 +232,32 @@ impl State {
         before: (Option<u64>, Option<u64>),
     ) -> u64 {
         let numbers = &mut self.numbers;
-        let slot = &mut self.slots[of.slot];
+        let seen = self.slots[of.slot].recent.last();
         if is_double(of.message, of.field) {
+            let doubles = self.slots.doubles(of.slot);
             let value = match before {
                 (Some(last), Some(older)) => {
                     let on = 2.0 * f64::from_bits(last) - f64::from_bits(older);
-                    slot.doubles().code(coder, numbers, value, &[last, on.to_bits()])
+                    doubles.code(coder, numbers, value, &[last, on.to_bits()])
                 }
-                (Some(last), None) => slot.doubles().code(coder, numbers, value, &[last]),
-                _ => {
-                    let last = slot.recent.last();
-                    slot.doubles().code(coder, numbers, value, &[last])
-                }
+                (Some(last), None) => doubles.code(coder, numbers, value, &[last]),
+                _ => doubles.code(coder, numbers, value, &[seen]),
             };
-            slot.recent.push(value);
+            self.slots[of.slot].recent.push(value);
             return value;
         }
         if is_time(of.message, of.field) {
-            let last = slot.recent.last();
-            let value = slot.near().code_time(coder, numbers, value, &[time, last]);
-            slot.recent.push(value);
+            let value = self.slots.near(of.slot).code_time(coder, numbers, value, &[time, seen]);
+            self.slots[of.slot].recent.push(value);
             return value;
         }
         match before {
             (Some(last), Some(older)) => {
-                slot.near().code(coder, numbers, value, &[last, last.wrapping_add(last.wrapping_sub(older))])
+                let on = last.wrapping_add(last.wrapping_sub(older));
+                self.slots.near(of.slot).code(coder, numbers, value, &[last, on])
             }
-            (Some(last), None) => slot.near().code(coder, numbers, value, &[last]),
-            _ => slot.code(coder, numbers, value),
+            (Some(last), None) => self.slots.near(of.slot).code(coder, numbers, value, &[last]),
+            _ => self.slots[of.slot].code(coder, numbers, value),
         }
     }
 
@@ -283,9 +282,9 @@ impl State {
             let value = match (last.filter(|_| same), older.filter(|_| older_same)) {
                 (Some(last), Some(older)) => {
                     let on = last.wrapping_add(last.wrapping_sub(older));
-                    self.slots[slot].near().code(coder, &mut self.numbers, value, &[last, on])
+                    self.slots.near(slot).code(coder, &mut self.numbers, value, &[last, on])
                 }
-                (Some(last), None) => self.slots[slot].near().code(coder, &mut self.numbers, value, &[last]),
+                (Some(last), None) => self.slots.near(slot).code(coder, &mut self.numbers, value, &[last]),
                 _ => {
                     let zero = self.bit(coder, About::Value, slot as u64, n.min(31) as u64, value == 0);
                     if zero { 0 } else { self.number(coder, N::Lists, value) }

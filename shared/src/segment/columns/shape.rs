@@ -92,12 +92,12 @@ impl Element {
 }
 
 /// See the module.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
     pub(super) message: Message,
-    pub(super) elements: Vec<Element>,
-    /// The role of each element; none has the same as another.
-    pub(super) roles: Vec<Option<Role>>,
+    /// Its elements among those of all shapes.
+    first: u32,
+    end: u32,
     /// Where on the tape the value of each role stands, from the message's beginning.
     places: [Option<u16>; Role::COUNT],
     /// Its values on the tape, when their number is always the same.
@@ -118,17 +118,27 @@ impl Shape {
     }
 }
 
-/// Every shape, by its number.
+/// An element of a shape.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) element: Element,
+    /// No two elements of a shape have the same.
+    pub(super) role: Option<Role>,
+}
+
+/// Every shape, by its number. Nothing in it points elsewhere, so that a copy of it is quickly made.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Shapes {
     pub(super) all: Vec<Shape>,
+    /// The elements of all shapes, one shape's behind the other's.
+    parts: Vec<Part>,
     by_content: HashTable<u32>,
 }
 
-fn hash(message: Message, elements: &[Element]) -> u64 {
+fn hash<'a>(message: Message, elements: impl IntoIterator<Item = &'a Element>) -> u64 {
     let mut hasher = FxHasher::default();
     (message as u8).hash(&mut hasher);
-    elements.hash(&mut hasher);
+    elements.into_iter().for_each(|element| element.hash(&mut hasher));
     hasher.finish()
 }
 
@@ -141,20 +151,45 @@ impl Shapes {
         purpose: impl Fn(u32) -> Purpose,
     ) -> u32 {
         let hashed = hash(message, elements);
-        let same =
-            |n: &u32| self.all[*n as usize].message == message && self.all[*n as usize].elements == elements;
+        let same = |n: &u32| {
+            self.all[*n as usize].message == message && self.parts(*n).iter().map(|p| &p.element).eq(elements)
+        };
         if let Some(found) = self.by_content.find(hashed, same) {
             return *found;
         }
         let shape = self.describe(message, elements, purpose);
         let number = self.all.len() as u32;
         self.all.push(shape);
-        let all = &self.all;
+        let (all, parts) = (&self.all, &self.parts);
         self.by_content.insert_unique(hashed, number, |n| {
             let shape = &all[*n as usize];
-            hash(shape.message, &shape.elements)
+            hash(shape.message, parts[shape.first as usize..shape.end as usize].iter().map(|p| &p.element))
         });
         number
+    }
+
+    /// The elements of a shape.
+    #[inline]
+    pub(super) fn parts(&self, shape: u32) -> &[Part] {
+        let Shape { first, end, .. } = self.all[shape as usize];
+        &self.parts[first as usize..end as usize]
+    }
+
+    /// How many elements a shape has.
+    #[inline]
+    pub(super) fn width(&self, shape: u32) -> usize {
+        let Shape { first, end, .. } = self.all[shape as usize];
+        (end - first) as usize
+    }
+
+    /// A copy of a shape's elements.
+    pub(super) fn elements(&self, shape: u32) -> Vec<Element> {
+        self.parts(shape).iter().map(|p| p.element).collect()
+    }
+
+    /// Bytes that they take.
+    pub(super) const fn size(&self) -> usize {
+        self.all.len() * (size_of::<Shape>() + 8) + self.parts.len() * size_of::<Part>()
     }
 
     /// Appends the attributes of a message of `shape`, each a dictionary and an entry, whose values begin the tape.
@@ -166,7 +201,7 @@ impl Shapes {
         out: &mut Vec<(u32, u32)>,
     ) {
         let mut at = 0;
-        for element in &self.all[shape as usize].elements {
+        for Part { element, .. } in self.parts(shape) {
             if let Element::Dictionary(d) = element
                 && is_attribute(*d)
             {
@@ -190,17 +225,23 @@ impl Shapes {
     }
 
     fn behind_message(&self, shape: u32, tape: &[u64], at: usize) -> usize {
-        let shape = &self.all[shape as usize];
-        match shape.width {
+        match self.all[shape as usize].width {
             Some(width) => at + width as usize,
-            None => shape.elements.iter().fold(at, |at, element| self.behind(*element, tape, at)),
+            None => self.parts(shape).iter().fold(at, |at, part| self.behind(part.element, tape, at)),
         }
     }
 
-    fn describe(&self, message: Message, elements: &[Element], purpose: impl Fn(u32) -> Purpose) -> Shape {
-        let (mut roles, mut places) = (vec![None; elements.len()], [None; Role::COUNT]);
+    /// What is to be known of a shape, whose elements it appends.
+    fn describe(
+        &mut self,
+        message: Message,
+        elements: &[Element],
+        purpose: impl Fn(u32) -> Purpose,
+    ) -> Shape {
+        let (first, mut places) = (self.parts.len() as u32, [None; Role::COUNT]);
         let (mut width, mut depth) = (Some(0u32), 1);
-        for (n, element) in elements.iter().enumerate() {
+        for element in elements {
+            let mut role_here = None;
             let of = match *element {
                 Element::Dictionary(d) => (purpose(d) == Purpose::Name).then_some(Role::Name),
                 Element::Fixed64(f) | Element::Id8(f) | Element::Id16(f) => role(message, u32::from(f)),
@@ -210,8 +251,9 @@ impl Shapes {
             if let (Some(of), Some(place)) = (of, place)
                 && places[of as usize].is_none()
             {
-                (roles[n], places[of as usize]) = (Some(of), Some(place));
+                (role_here, places[of as usize]) = (Some(of), Some(place));
             }
+            self.parts.push(Part { element: *element, role: role_here });
             if let Element::One(_, inner) | Element::Many(_, inner) = *element {
                 depth = depth.max(self.all[inner as usize].depth + 1);
             }
@@ -223,6 +265,6 @@ impl Shapes {
             };
             width = width.zip(own).and_then(|(a, b)| a.checked_add(b)).filter(|w| *w < 1 << 20);
         }
-        Shape { message, elements: elements.to_vec(), roles, places, width, depth }
+        Shape { message, first, end: self.parts.len() as u32, places, width, depth }
     }
 }

@@ -1,14 +1,13 @@
 //! What encoder and decoder both know: dictionaries, shapes, contexts and models. It grows while a segment is coded; a segment
 //! that leans on another begins with what that one ended with.
 
-use std::ops::{Index, IndexMut};
-
 use rustc_hash::FxHashMap;
 
 use super::dictionary::{Dictionary, FIXED, Form, Kind, Purpose};
 use super::entropy::{Bit, Coder, NumberId, Numbers};
-use super::models::{Near, Recent, Slot};
+use super::models::{Near, Recent, Slots};
 use super::schema::{Message, Role};
+use super::series::SeriesList;
 use super::shape::{Element, Shapes};
 use crate::segment::CodecError;
 
@@ -56,9 +55,6 @@ pub(super) const NONE: u32 = u32::MAX;
 /// Above so many types, those of one shape share their slots.
 const OWN_SLOTS: usize = 512;
 
-/// There are never more slots, some 3 MiB: then they are shared. A power of two.
-const MOST_SLOTS: usize = 1 << 15;
-
 /// There are never more dictionaries. Attributes of further keys are left whole.
 pub(super) const MOST_DICTIONARIES: usize = 4096;
 
@@ -77,19 +73,6 @@ pub(super) const VALUE: u64 = 4;
 
 /// What is found out in a row before its elements are coded, by [`Role`].
 pub(super) type Known = [Option<[u64; 2]>; Role::COUNT];
-
-/// A series of data points.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Series {
-    /// Its attributes: dictionary and entry.
-    pub(super) attributes: Vec<(u32, u32)>,
-    /// The last two points: type and values.
-    pub(super) last: Option<(u32, Vec<u64>)>,
-    pub(super) before: Option<(u32, Vec<u64>)>,
-    pub(super) start: u64,
-    pub(super) time: u64,
-    pub(super) step: u64,
-}
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -111,9 +94,7 @@ pub(super) struct State {
     bits: Vec<Bit>,
     /// The types that came last, by a hash of what they follow from.
     next_types: Vec<Recent>,
-    pub(super) series: Vec<Series>,
-    /// The series of each metric's context, in the order in which they were first seen.
-    pub(super) series_of: FxHashMap<u32, Vec<u32>>,
+    pub(super) series: SeriesList,
     pub(super) numbers: Numbers,
     common: [NumberId; N::Last as usize],
     /// Times of points: the first of a series, the next ones; then their starts, likewise.
@@ -186,8 +167,7 @@ impl State {
             shared_times: Vec::new(),
             bits: vec![Bit::NEW; BITS],
             next_types: vec![Recent::NEW; NEXT_TYPES],
-            series: Vec::new(),
-            series_of: FxHashMap::default(),
+            series: SeriesList::default(),
             numbers: Numbers::default(),
             common: [NumberId::NEW; N::Last as usize],
             times: [Near::new(), Near::new(), Near::new(), Near::new()],
@@ -200,12 +180,11 @@ impl State {
 
     /// Bytes that it takes, roughly.
     pub(super) fn size(&self) -> usize {
-        let entries: usize = self.dictionaries.iter().map(Dictionary::size).sum();
-        let points = |p: &Option<(u32, Vec<u64>)>| p.as_ref().map_or(0, |p| p.1.len() * 8);
-        let series: usize =
-            self.series.iter().map(|s| size_of::<Series>() + points(&s.last) + points(&s.before)).sum();
+        let entries: usize = self.dictionaries.iter().map(Dictionary::memory).sum();
         let models = self.slots.size() + self.numbers.size() + self.item_times.len() * size_of::<[Near; 3]>();
-        entries * 2 + series + models + self.types.len() * 64 + BITS * 4 + NEXT_TYPES * size_of::<Recent>()
+        let known =
+            self.shapes.size() + self.series.size() + self.types.len() * 64 + self.contexts.len() * 48;
+        entries + known + models + BITS * 4 + NEXT_TYPES * size_of::<Recent>()
     }
 
     /// A small decision that follows from `a` and `b`.
@@ -216,7 +195,7 @@ impl State {
     }
 
     pub(super) fn number<C: Coder>(&mut self, coder: &mut C, of: N, value: u64) -> u64 {
-        self.numbers.get(&mut self.common[of as usize]).code(coder, value)
+        self.numbers.code(&mut self.common[of as usize], coder, value)
     }
 
     /// Takes `bytes` from what may still come out.
@@ -291,8 +270,8 @@ impl State {
         let known = self.shapes.all.len();
         let count = self.count(coder, shapes.all.len().saturating_sub(known), MOST_SHAPES - known)?;
         for n in known..known + count {
-            let given = shapes.all.get(n);
-            self.shape(coder, given.map(|s| (s.message, &s.elements[..])), n)?;
+            let elements = if C::ENCODES { shapes.elements(n as u32) } else { Vec::new() };
+            self.shape(coder, shapes.all.get(n).map(|s| (s.message, &elements[..])), n)?;
         }
         let known = self.contexts.len();
         let count = self.count(coder, contexts.len().saturating_sub(known), usize::MAX)?;
@@ -454,9 +433,7 @@ impl State {
 
     /// The dictionary of a shape's name.
     fn name_of(&self, shape: u32) -> Option<usize> {
-        let shape = &self.shapes.all[shape as usize];
-        let element = shape.roles.iter().position(|r| *r == Some(Role::Name))?;
-        match shape.elements[element] {
+        match self.shapes.parts(shape).iter().find(|p| p.role == Some(Role::Name))?.element {
             Element::Dictionary(d) => Some(d as usize),
             _ => None,
         }
@@ -470,7 +447,7 @@ impl State {
         name: u64,
     ) -> Result<u64, CodecError> {
         let step = u64::from(context).wrapping_sub(u64::from(self.last_context));
-        let step = self.numbers.get(&mut self.common[N::Contexts as usize]).code_signed(coder, step);
+        let step = self.numbers.code_signed(&mut self.common[N::Contexts as usize], coder, step);
         let context = u64::from(self.last_context).wrapping_add(step);
         let shape = self.number(coder, N::Elements, u64::from(shape));
         if context >= self.contexts.len() as u64 || shape >= self.shapes.all.len() as u64 {
@@ -489,7 +466,7 @@ impl State {
             }
             None => NONE,
         };
-        let width = self.shapes.all[shape as usize].elements.len();
+        let width = self.shapes.width(shape);
         let number = self.types.len() as u32;
         let (slots, times) = if self.types.len() < OWN_SLOTS {
             (self.slots.grow(width), new_times(&mut self.item_times))
@@ -506,7 +483,7 @@ impl State {
 
     /// The slots of messages of `shape` inside others.
     pub(super) fn slots_inside(&mut self, shape: u32) -> u32 {
-        let width = self.shapes.all[shape as usize].elements.len();
+        let width = self.shapes.width(shape);
         first_of(&mut self.inner_slots, shape, || self.slots.grow(width))
     }
 }
@@ -525,42 +502,4 @@ fn first_of(firsts: &mut Vec<u32>, shape: u32, new: impl FnOnce() -> u32) -> u32
         firsts[shape] = new();
     }
     firsts[shape]
-}
-
-/// Every slot; above [`MOST_SLOTS`] several numbers mean the same one.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Slots {
-    all: Vec<Slot>,
-    given: u32,
-}
-
-impl Slots {
-    fn grow(&mut self, by: usize) -> u32 {
-        let first = self.given;
-        self.given = self.given.wrapping_add(by as u32) % (1 << 30);
-        let length = (first as usize + by).clamp(self.all.len(), MOST_SLOTS);
-        self.all.resize(length, Slot::NEW);
-        first
-    }
-
-    /// Bytes that they take.
-    pub(super) const fn size(&self) -> usize {
-        self.all.len() * size_of::<Slot>()
-    }
-}
-
-impl Index<usize> for Slots {
-    type Output = Slot;
-
-    #[inline]
-    fn index(&self, number: usize) -> &Slot {
-        &self.all[number % MOST_SLOTS]
-    }
-}
-
-impl IndexMut<usize> for Slots {
-    #[inline]
-    fn index_mut(&mut self, number: usize) -> &mut Slot {
-        &mut self.all[number % MOST_SLOTS]
-    }
 }
