@@ -83,11 +83,11 @@ impl Shell {
         let begun = Instant::now();
         let relieved = status.borrow().relieved;
         loop {
+            let room = status.borrow_and_update().has_room(&self.satellite);
             if status.borrow().relieved != relieved {
                 self.connection.close(code(Close::Again), b"partial segments were given up; connect again");
                 break;
             }
-            let room = status.borrow_and_update().has_room(&self.satellite);
             let reading = self.machine.wants_data() && room;
             let deadline = self.machine.deadline();
             let event = tokio::select! {
