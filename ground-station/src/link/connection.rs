@@ -83,11 +83,8 @@ impl Shell {
         let begun = Instant::now();
         let relieved = status.borrow().relieved;
         loop {
-            let (room, again) = {
-                let status = status.borrow_and_update();
-                (status.has_room(&self.satellite), status.relieved != relieved)
-            };
-            if again {
+            let room = status.borrow_and_update().has_room(&self.satellite);
+            if status.borrow().relieved != relieved {
                 self.connection.close(code(Close::Again), b"partial segments were given up; connect again");
                 break;
             }

@@ -104,7 +104,11 @@ impl Spool {
             partials.push((held, key.value()));
         }
         drop(read);
+        // What was exported and not deleted yet may be room enough.
         self.sweep()?;
+        if self.usage.total < limit {
+            return Ok(false);
+        }
         partials.sort_unstable();
         let mut above = self.usage.total.saturating_sub(limit / 2);
         let enough = partials.iter().take_while(|(held, _)| {
