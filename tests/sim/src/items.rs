@@ -146,7 +146,7 @@ impl Generator {
     }
 
     /// Attributes up to the size of an item. What an instrumented place in a program writes has the same keys each time, in the
-    /// same order: those from number `place` on.
+    /// same order, those from number `place` on, and the same text around its numbers.
     fn fill(&mut self, out: &mut Vec<u8>, number: u32, place: usize) {
         const OVERHEAD: usize = 24;
         let left = self.shape.item_bytes.saturating_sub(out.len() + OVERHEAD);
@@ -157,11 +157,11 @@ impl Generator {
             return;
         }
         let end = out.len() + left;
-        for key in WORDS.iter().cycle().skip(place) {
+        for (n, key) in WORDS.iter().cycle().skip(place).enumerate() {
             if out.len() >= end {
                 break;
             }
-            let [one, two] = [0; 2].map(|_| WORDS[self.rng.random_range(0..WORDS.len())]);
+            let [one, two] = [place * 3 + n, place + n * 5].map(|word| WORDS[word % WORDS.len()]);
             self.text.clear();
             let _ = write!(self.text, "{one} and {two} of {}", self.rng.random_range(0..1_000));
             attribute(out, number, key, 1, self.text.as_bytes());
