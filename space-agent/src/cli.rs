@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use http::Method;
 use perigee_shared::contact::parse_rate;
 use perigee_shared::control::{ControlError, request};
-use perigee_shared::env::Env;
+use perigee_shared::env::{Env, Owner, Placement};
+use perigee_shared::segment::Codec;
 use perigee_shared::serve::termination;
 use perigee_shared::units::{ByteSize, parse_duration};
 use serde_json::{Value, json};
@@ -16,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{self, Agent};
 use crate::config::Config;
 use crate::control::{OpenContact, Release, inspect};
-use crate::people::{contacts_text, release_hint, report_text, status_text};
+use crate::people::{contacts_text, recode_text, release_hint, report_text, status_text};
+use crate::recode::{Recode, recode};
 
 /// Receives OTLP on board, keeps it durable, and ships it to a ground-station when a contact opens.
 #[derive(Debug, Parser)]
@@ -113,6 +115,25 @@ pub enum WalCommand {
         /// The exporter's name
         consumer: String,
     },
+    /// Encode segments anew, so that they lean on no other
+    Recode {
+        /// Segments, each as LANE/SEQUENCE (see `wal inspect`)
+        #[arg(value_name = "SEGMENT", required_unless_present_any = ["lane", "all"], conflicts_with_all = ["lane", "all"])]
+        segments: Vec<String>,
+        /// All segments of this lane
+        #[arg(long, value_name = "NAME", conflicts_with = "all")]
+        lane: Option<String>,
+        /// All segments on board
+        #[arg(long)]
+        all: bool,
+        /// columns or zstd_rows
+        #[arg(long, default_value = "columns", value_parser = parse_codec)]
+        codec: Codec,
+    },
+}
+
+fn parse_codec(name: &str) -> Result<Codec, String> {
+    Codec::ALL.into_iter().find(|c| c.name() == name).ok_or_else(|| "columns or zstd_rows".to_owned())
 }
 
 /// Why a command has failed.
@@ -178,8 +199,13 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             print(&if arg.json { pretty(&answer) } else { text(&answer) })
         }
         Command::Wal { config: arg, command } => {
+            let text = if matches!(command, WalCommand::Recode { .. }) { recode_text } else { pretty };
             let answer = wal(&load(&arg.config)?, command).await?;
-            print(&pretty(&answer))
+            print(&if arg.json { pretty(&answer) } else { text(&answer) })?;
+            match answer["refused"].as_array().map_or(0, Vec::len) {
+                0 => Ok(()),
+                refused => Err(Failure::Other(format!("{refused} segments stay as they are"))),
+            }
         }
     }
 }
@@ -252,6 +278,11 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
             "/wal/release".into(),
             Some(serde_json::to_value(Release { consumer: consumer.clone() })?),
         ),
+        WalCommand::Recode { segments, lane, all, codec } => {
+            let (segments, lane) = (segments.clone(), lane.clone());
+            let asked = Recode { segments, lane, all: *all, codec: *codec };
+            (Method::POST, "/wal/recode".into(), Some(serde_json::to_value(asked)?))
+        }
     };
     if let Some(control) = &config.extensions.control {
         match request(&control.socket, method, &path, body.as_ref()).await {
@@ -277,6 +308,17 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
                 )));
             }
             json!({"deleted_segments": wal.release(&consumer)?})
+        }
+        WalCommand::Recode { segments, lane, all, codec } => {
+            let lanes =
+                config.lanes.lanes().map_err(|e| Failure::Config(format!("{}: {}", e.key, e.message)))?;
+            let owner = Owner::new(Placement::Inline, "wal", wal)?;
+            let asked = Recode { segments, lane, all, codec };
+            let report = recode(&Env::production(), &owner, &lanes, asked).await?;
+            if let Some(wal) = owner.into_inner() {
+                wal.close()?;
+            }
+            return Ok(serde_json::to_value(report)?);
         }
     };
     wal.close()?;

@@ -22,6 +22,7 @@ use crate::contacts::{ContactControl, Planned};
 use crate::forecast;
 use crate::lanes::Lanes;
 use crate::limiter::Limiter;
+use crate::recode::{Recode, Report, recode};
 use crate::shipper::LinkStatus;
 use crate::telemetry::Metrics;
 use crate::wal::{LaneSummary, Summary, Wal};
@@ -80,6 +81,7 @@ pub fn control_router(control: Arc<Control>) -> Router {
         .route("/wal/verify", post(wal_verify))
         .route("/wal/compact", post(wal_compact))
         .route("/wal/release", post(wal_release))
+        .route("/wal/recode", post(wal_recode))
         .with_state(control)
 }
 
@@ -301,6 +303,16 @@ async fn wal_verify(State(c): Shared) -> Answer {
 async fn wal_compact(State(c): Shared) -> Answer {
     let sizes = c.wal.call(|wal| wal.compact(true)).await??;
     Ok(Json(json!({"bytes_before": sizes.map(|s| s.0), "bytes_after": sizes.map(|s| s.1)})))
+}
+
+async fn wal_recode(State(c): Shared, Json(asked): Json<Recode>) -> Result<Json<Report>, Refusal> {
+    let work = async move { recode(&c.env, &c.wal, &c.lanes, asked).await };
+    // Whoever asked may have gone away: what is begun is finished.
+    match tokio::spawn(work).await? {
+        Ok(report) => Ok(Json(report)),
+        Err(error) if error.is_request() => Err(Refusal(StatusCode::BAD_REQUEST, error.to_string())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A consumer to release.

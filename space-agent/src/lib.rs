@@ -31,6 +31,8 @@ pub mod forecast;
 
 pub mod exporter;
 
+pub mod recode;
+
 pub mod control;
 
 pub mod shipper;

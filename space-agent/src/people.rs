@@ -25,6 +25,27 @@ fn time(value: &Value) -> String {
     value.as_u64().map_or_else(|| "-".to_owned(), shown_time)
 }
 
+/// What was encoded anew, for people.
+pub(crate) fn recode_text(report: &Value) -> String {
+    let mut out = String::new();
+    let all = |name: &str| report[name].as_array().cloned().unwrap_or_default();
+    for one in all("recoded") {
+        let (before, now) = (&one["payload_bytes"][0], &one["payload_bytes"][1]);
+        let _ = writeln!(out, "{}: {} before, {} now", text(&one["segment"]), size(before), size(now));
+    }
+    for one in all("refused") {
+        let _ = writeln!(out, "{}: stays as it is: {}", text(&one["segment"]), text(&one["reason"]));
+    }
+    let _ = writeln!(
+        out,
+        "{} encoded anew, {} as wanted already, {} not possible",
+        all("recoded").len(),
+        report["unchanged"],
+        all("refused").len()
+    );
+    out
+}
+
 /// The planned contacts for people.
 pub(crate) fn contacts_text(planned: &Value) -> String {
     let mut out =

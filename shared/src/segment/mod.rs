@@ -16,7 +16,9 @@ use bytes::Bytes;
 use crate::signal::Signal;
 
 /// How a payload is encoded. The numbers are persisted and travel on the link; they are never renumbered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Codec {

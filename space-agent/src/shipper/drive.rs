@@ -17,7 +17,7 @@ use super::Shipper;
 use super::gate::{Gate, Turn};
 use super::queues::FETCH;
 use super::session::{Action, Event, Session};
-use crate::wal::{Reconciled, Wal, WalError};
+use crate::wal::{Recoder, Reconciled, Sending, Wal, WalError};
 
 /// Messages that may wait for the ground to read them. Drops that find no place are told again in the next Hello.
 const QUEUE: usize = 64;
@@ -76,6 +76,7 @@ struct Driver<'a> {
     begun: i32,
     writers: JoinSet<Written>,
     reported_drops: u64,
+    recoder: Recoder,
     again: bool,
     finished: bool,
 }
@@ -109,6 +110,7 @@ pub(super) async fn drive(
         writers: JoinSet::new(),
         reported_drops: shipper.wal.call(|wal| wal.drops_recorded()).await?,
         shipper,
+        recoder: Recoder::default(),
         again: false,
         finished: false,
     };
@@ -122,6 +124,7 @@ pub(super) async fn drive(
     let closed = connection.close_reason();
     connection.close(0u32.into(), b"contact over");
     driver.stop_writers().await;
+    drop(driver.shipper.wal.call(|wal| wal.end_sending()).await);
     driver.shipper.budget = driver.session.budget_left();
     ended.map_err(|error| closed.map_or(error, DriveError::Connection))
 }
@@ -249,7 +252,7 @@ impl Driver<'_> {
                     self.shipper.wal.call(move |wal| wal.to_ship(consumer, lane, &taken, FETCH)).await??;
                 return Ok(Some(Event::Fetched { lane, found }));
             }
-            Action::Write { header, ranges, first } => self.write(header, ranges, first).await?,
+            Action::Write { header, ranges, first } => return self.write(header, ranges, first).await,
             Action::Committed { ids, bytes } => {
                 self.shipper.status.send_modify(|s| s.committed_bytes += bytes);
                 for id in &ids {
@@ -285,11 +288,18 @@ impl Driver<'_> {
     }
 
     /// Encodes a segment anew; whether that could be done.
-    async fn recode(&self, id: SegmentId, codec: Codec) -> Result<bool, DriveError> {
+    async fn recode(&mut self, id: SegmentId, codec: Codec) -> Result<bool, DriveError> {
         let Some(recoding) = self.shipper.wal.call(move |wal| wal.to_recode(id)).await?? else {
             return Ok(false);
         };
-        match self.shipper.env.cpu(move || recoding.run(codec)).await {
+        let mut recoder = std::mem::take(&mut self.recoder);
+        let run = move || {
+            let result = recoder.run(recoding, codec);
+            (recoder, result)
+        };
+        let (recoder, result) = self.shipper.env.cpu(run).await;
+        self.recoder = recoder;
+        match result {
             Ok(recoded) => {
                 tracing::info!(segment = %id, codec = codec.name(), "encoded anew, as the ground asks");
                 Ok(self.shipper.wal.call(move |wal| wal.replace(recoded)).await??)
@@ -321,23 +331,21 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// Starts writing a segment on a stream of its own.
+    /// Starts writing a segment on a stream of its own, if it still is what the session knows.
     async fn write(
         &mut self,
         header: Header,
         ranges: Vec<Range<u64>>,
         first: bool,
-    ) -> Result<(), DriveError> {
+    ) -> Result<Option<Event>, DriveError> {
         let id = header.id;
         tracing::debug!(segment = %id, "sending begins");
-        let payload = self
-            .shipper
-            .wal
-            .call(move |wal| {
-                wal.mark_sent(id.lane, id.sequence);
-                wal.payload(id.lane, id.sequence)
-            })
-            .await??;
+        let asked = header.clone();
+        let payload = match self.shipper.wal.call(move |wal| wal.begin_sending(&asked)).await?? {
+            Sending::Payload(payload) => Some(payload),
+            Sending::Gone => None,
+            Sending::Changed => return Ok(Some(Event::Changed(id))),
+        };
         // More urgent lanes first, and within a lane the segment that was begun first.
         let lane = if first { Lane(0) } else { id.lane };
         self.begun = (self.begun + 1) & 0x00ff_ffff;
@@ -356,7 +364,7 @@ impl Driver<'_> {
             };
             Written { id, taken, whole }
         });
-        Ok(())
+        Ok(None)
     }
 
     async fn written(&mut self, done: Result<Written, tokio::task::JoinError>) -> Result<(), DriveError> {

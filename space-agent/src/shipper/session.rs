@@ -36,6 +36,8 @@ pub(super) enum Event {
     Written(SegmentId),
     /// A segment's stream has failed; the connection may live on.
     Failed(SegmentId),
+    /// A segment was encoded anew after it was fetched, so that nothing of it was sent.
+    Changed(SegmentId),
     /// A segment was checked after a mismatch: whether it is whole.
     Verified { id: SegmentId, whole: bool },
     /// A segment was encoded anew, or could not be.
@@ -139,6 +141,10 @@ impl Session {
                 }
             }
             Event::Failed(id) => self.queues.failed(id),
+            Event::Changed(id) => {
+                self.queues.failed(id);
+                self.queues.again(id);
+            }
             Event::Verified { id, whole } => self.on_verified(id, whole),
             Event::Recoded { id, done: true } => self.queues.again(id),
             Event::Recoded { id, done: false } => {
@@ -437,6 +443,17 @@ mod tests {
         assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken: RangeSet::default() }]);
         let actions = s.on_event(fetched(vec![(header(1), false)]));
         assert!(written(&actions).is_empty(), "it was on a wire, so it waits for Resume");
+    }
+
+    #[test]
+    fn a_segment_that_was_encoded_anew_after_it_was_fetched_is_fetched_once_more() {
+        let mut s = session();
+        s.on_event(Event::Connected);
+        assert_eq!(written(&s.on_event(fetched(vec![(header(1), true)]))), [(1, WHOLE.to_vec())]);
+        let actions = s.on_event(Event::Changed(header(1).id));
+        assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken: RangeSet::default() }]);
+        let anew = Header { payload_len: 700, hash: hash(b"anew"), ..header(1) };
+        assert_eq!(written(&s.on_event(fetched(vec![(anew, true)]))), [(1, vec![0..700])]);
     }
 
     #[test]

@@ -127,7 +127,7 @@ fn a_segment_that_is_encoded_anew_leans_on_nothing_and_is_no_contradiction() {
     let leaning = seal(&mut wal, 200..400, false);
     for codec in [Codec::Columns, Codec::ZstdRows] {
         let recoding = wal.to_recode(leaning.id).unwrap().unwrap();
-        assert!(wal.replace(recoding.run(codec).unwrap()).unwrap());
+        assert!(wal.replace(Recoder::default().run(recoding, codec).unwrap()).unwrap());
         let header = wal.segments(10).unwrap().pop().unwrap().0.header;
         let payload = wal.payload(Lane::BULK, 2).unwrap().unwrap();
         assert_eq!((header.base_sequence, header.codec, header.hash), (None, codec as u32, hash(&payload)));
@@ -152,6 +152,31 @@ fn a_segment_that_is_encoded_anew_leans_on_nothing_and_is_no_contradiction() {
 }
 
 #[test]
+fn what_is_being_sent_or_has_its_requests_counted_is_not_encoded_anew_on_request() {
+    let mut wal = Bench::new().open();
+    let first = seal(&mut wal, 0..200, true);
+    committed(&mut wal, &first);
+    let leaning = seal(&mut wal, 200..400, false);
+    let ask = |wal: &mut Wal, link: &str| wal.asked_to_recode(leaning.id, Codec::Columns, link).unwrap();
+    assert!(matches!(ask(&mut wal, "another"), Asked::Cannot(Cannot::Waits(_))));
+    assert!(matches!(wal.begin_sending(&leaning).unwrap(), Sending::Payload(_)));
+    assert!(matches!(ask(&mut wal, "link"), Asked::Cannot(Cannot::BeingSent)));
+    wal.end_sending();
+    let Asked::Can(recoding) = ask(&mut wal, "link") else { panic!("it waits for the link alone") };
+    let recoded = Recoder::default().run(*recoding, Codec::Columns).unwrap();
+    assert_eq!(wal.replace_as_asked(recoded).unwrap(), Ok(()));
+    assert!(matches!(ask(&mut wal, "link"), Asked::IsSo));
+    assert!(matches!(wal.begin_sending(&leaning).unwrap(), Sending::Changed), "its header was read before");
+    let now = wal.segments(10).unwrap().pop().unwrap().0.header;
+    assert!(matches!(wal.begin_sending(&now).unwrap(), Sending::Payload(_)));
+    assert_eq!((now.base_sequence, records(&mut wal, &now)), (None, 200));
+    committed(&mut wal, &now);
+    assert!(matches!(ask(&mut wal, "link"), Asked::Cannot(Cannot::NotOnBoard)));
+    assert!(matches!(wal.begin_sending(&now).unwrap(), Sending::Gone));
+    assert_adds_up(&wal);
+}
+
+#[test]
 fn in_a_new_epoch_nothing_leans_on_what_the_ground_has_of_the_old_one() {
     let mut wal = Bench::new().open();
     let first = seal(&mut wal, 0..200, true);
@@ -164,7 +189,7 @@ fn in_a_new_epoch_nothing_leans_on_what_the_ground_has_of_the_old_one() {
     assert_ne!(renamed.id.epoch, leaning.id.epoch);
     assert_eq!(records(&mut wal, &renamed), 200);
     let recoding = wal.to_recode(renamed.id).unwrap().unwrap();
-    assert!(wal.replace(recoding.run(Codec::Columns).unwrap()).unwrap());
+    assert!(wal.replace(Recoder::default().run(recoding, Codec::Columns).unwrap()).unwrap());
     assert_eq!(oldest_base(&mut wal), None);
     assert!(wal.chain(Lane::BULK, Some(1)).is_err(), "nothing needs it any more");
 }

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use perigee_shared::segment::{Base, Codec, CodecError, Decoder, Encoder, Header, Lane, SegmentId, hash};
+use perigee_shared::segment::{Base, Codec, CodecError, Decoder, Header, Lane, SegmentId};
 use redb::{ReadableDatabase, ReadableTable};
 
-use super::tables::{BASE_CHUNKS, BASES, CHUNKS, FORMAT, META, SEGMENTS, SHIPPED};
-use super::{GroundView, SegmentRecord, Wal, WalError, seal, state::META_FORMAT};
+use super::tables::{BASE_CHUNKS, BASES, CHUNKS, FORMAT, META, SEGMENTS};
+use super::{GroundView, SegmentRecord, Wal, WalError, state::META_FORMAT};
 
 /// Bases that lean on one another. A segment with so many below it leans on nothing.
 pub const LONGEST_CHAIN: usize = 8;
@@ -75,49 +75,6 @@ impl Heard {
             self.lacking.insert(base);
         }
     }
-}
-
-/// A segment that is to be encoded anew, with what it leans on.
-#[derive(Debug)]
-pub struct Recoding {
-    header: Header,
-    payload: Bytes,
-    chain: Chain,
-}
-
-impl Recoding {
-    /// Encodes it with `codec` so that it leans on nothing: its new header and payload. CPU-heavy.
-    pub fn run(self, codec: Codec) -> Result<Recoded, CodecError> {
-        let base = self.chain.decode()?;
-        let mut encoder = Encoder::new(codec, None)?;
-        let (mut raw_len, mut requests) = (0, 0);
-        for request in Decoder::new(&self.header, &self.payload, base.as_ref())? {
-            let request = request?;
-            encoder.push(request.signal, &request.body)?;
-            raw_len += request.body.len() as u64;
-            requests += 1;
-        }
-        let payload = encoder.finish()?.payload;
-        let header = Header {
-            codec: codec as u32,
-            payload_len: payload.len() as u64,
-            raw_len,
-            hash: hash(&payload),
-            requests,
-            base_sequence: None,
-            is_base: false,
-            ..self.header.clone()
-        };
-        Ok(Recoded { before: self.header, header, payload })
-    }
-}
-
-/// A segment that was encoded anew.
-#[derive(Debug)]
-pub struct Recoded {
-    before: Header,
-    header: Header,
-    payload: Vec<u8>,
 }
 
 impl Wal {
@@ -285,45 +242,5 @@ impl Wal {
         let epoch = self.state.life.epoch;
         let mut bases = self.state.bases.range((lane.0, 0)..=(lane.0, u64::MAX));
         bases.find(|(_, header)| header.id.epoch == epoch).map(|((_, sequence), _)| *sequence)
-    }
-
-    /// A segment with what it leans on, to be encoded anew; `None` when it is not on board.
-    pub fn to_recode(&mut self, id: SegmentId) -> Result<Option<Recoding>, WalError> {
-        let Some(header) = self.header(id)? else { return Ok(None) };
-        let Some(payload) = self.payload(id.lane, id.sequence)? else { return Ok(None) };
-        let chain = self.chain(id.lane, header.base_sequence)?;
-        Ok(Some(Recoding { header, payload, chain }))
-    }
-
-    fn header(&mut self, id: SegmentId) -> Result<Option<Header>, WalError> {
-        let txn = self.db()?.begin_read()?;
-        let found = txn.open_table(SEGMENTS)?.get((id.lane.0, id.sequence))?;
-        let record = found.map(|value| SegmentRecord::from_bytes(value.value())).transpose()?;
-        Ok(record.map(|r| r.header).filter(|h| h.id == id))
-    }
-
-    /// Puts what was encoded anew in the place of what it was made of. Whether that was still there.
-    pub fn replace(&mut self, recoded: Recoded) -> Result<bool, WalError> {
-        let Recoded { before, header, payload } = recoded;
-        let key = (header.id.lane.0, header.id.sequence);
-        if self.header(before.id)?.is_none_or(|now| now.hash != before.hash) {
-            return Ok(false);
-        }
-        self.write(|txn| {
-            let found = txn.open_table(SEGMENTS)?.get(key)?.map(|v| SegmentRecord::from_bytes(v.value()));
-            let record = found.transpose()?.ok_or(WalError::Damaged("a segment is gone"))?;
-            txn.open_table(CHUNKS)?.retain_in((key.0, key.1, 0)..=(key.0, key.1, u32::MAX), |_, _| false)?;
-            seal::insert_segment(txn, &SegmentRecord { header: header.clone(), ..record }, &payload)?;
-            // A station may have committed it as it was, another as it is: that is no contradiction.
-            let mut shipped = txn.open_table(SHIPPED)?;
-            let known = shipped.get(key)?.map(|v| v.value().to_vec()).unwrap_or_default();
-            shipped.insert(key, [&known[..], &before.hash, &header.hash].concat().as_slice())?;
-            Ok(())
-        })?;
-        let (old, new) = (before.payload_len, header.payload_len);
-        self.state.segment_stored = (self.state.segment_stored + new).saturating_sub(old);
-        let lane = self.state.lane(header.id.lane);
-        lane.segment_stored = (lane.segment_stored + new).saturating_sub(old);
-        Ok(true)
     }
 }

@@ -115,6 +115,14 @@ impl Wal {
         self.state.lanes.iter().filter(|(_, l)| !l.on_board.is_empty()).map(|(lane, _)| *lane).collect()
     }
 
+    /// The segments of a lane that are on board, in their order.
+    pub fn ids_on_board(&self, lane: Lane) -> Vec<SegmentId> {
+        let epoch = self.state.life.epoch;
+        let sequences =
+            self.state.lanes.get(&lane).map(|l| l.on_board.iter().flatten()).into_iter().flatten();
+        sequences.map(|sequence| SegmentId { epoch, lane, sequence }).collect()
+    }
+
     /// The payload of a segment; `None` when it is not on board.
     pub fn payload(&mut self, lane: Lane, sequence: u64) -> Result<Option<Bytes>, WalError> {
         let txn = self.db()?.begin_read()?;

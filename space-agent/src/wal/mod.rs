@@ -19,6 +19,7 @@ mod lanes;
 mod mirror;
 mod open;
 mod passes;
+mod recode;
 mod seal;
 mod state;
 mod tables;
@@ -33,12 +34,13 @@ use perigee_shared::env::Env;
 use perigee_shared::segment::{Header, HeaderError};
 use perigee_shared::signal::{Counts, SignalSet};
 
-pub use bases::{Chain, LONGEST_CHAIN, Recoded, Recoding};
+pub use bases::{Chain, LONGEST_CHAIN};
 pub use custody::{ConsumerId, Delivery};
 pub use epoch::{GroundLane, GroundView, NewDrops, Reconciled};
 pub use group::Accepted;
 pub use lanes::{LaneSummary, ToShip};
 pub use open::{Ballast, Quarantine};
+pub use recode::{Asked, Cannot, Recoded, Recoder, Recoding, Sending};
 pub use seal::{Batch, BatchLimits, Encoding, SealError, Sealed, Unsealed};
 pub use state::Life;
 

@@ -1,7 +1,7 @@
 //! What the write-ahead log keeps in memory: numbers, ranges and sums, never payloads. Everything here can be read again from
 //! the tables, which is what happens after a failed write.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use perigee_proto::link::DropReason;
@@ -174,6 +174,8 @@ pub(super) struct State {
     pub(super) ground_reads: Option<Vec<u32>>,
     /// Which stations have which bases.
     pub(super) heard: Heard,
+    /// Segments whose sending has begun on the connection that there is: lane and sequence.
+    pub(super) sending: BTreeSet<(u8, u64)>,
 }
 
 impl State {

@@ -106,7 +106,8 @@ impl Generator {
     fn item(&mut self, signal: Signal, n: u64, time: u64) -> Vec<u8> {
         let id = id(self.satellite, n);
         let mut out = Vec::with_capacity(self.shape.item_bytes + 64);
-        let word = WORDS[self.rng.random_range(0..WORDS.len())];
+        let place = self.rng.random_range(0..WORDS.len());
+        let word = WORDS[place];
         match signal {
             Signal::Traces => {
                 let mut trace = [0; 16];
@@ -116,7 +117,7 @@ impl Generator {
                 field(&mut out, 5, word.as_bytes());
                 fixed(&mut out, 7, time);
                 fixed(&mut out, 8, time + self.rng.random_range(1_000..1_000_000));
-                self.fill(&mut out, 9);
+                self.fill(&mut out, 9, place);
             }
             Signal::Logs => {
                 fixed(&mut out, 1, time);
@@ -126,7 +127,7 @@ impl Generator {
                 let mut body = Vec::new();
                 field(&mut body, 1, self.text.as_bytes());
                 field(&mut out, 5, &body);
-                self.fill(&mut out, 6);
+                self.fill(&mut out, 6, place);
             }
             Signal::Metrics => {
                 self.text.clear();
@@ -135,7 +136,7 @@ impl Generator {
                 let mut point = Vec::with_capacity(self.shape.item_bytes);
                 fixed(&mut point, 3, time);
                 fixed(&mut point, 4, self.rng.random_range(-40.0f64..80.0).to_bits());
-                self.fill(&mut point, 7);
+                self.fill(&mut point, 7, place);
                 let mut gauge = Vec::with_capacity(point.len() + 8);
                 field(&mut gauge, 1, &point);
                 field(&mut out, 5, &gauge);
@@ -144,8 +145,9 @@ impl Generator {
         out
     }
 
-    /// Attributes up to the size of an item.
-    fn fill(&mut self, out: &mut Vec<u8>, number: u32) {
+    /// Attributes up to the size of an item. What an instrumented place in a program writes has the same keys each time, in the
+    /// same order, those from number `place` on, and the same text around its numbers.
+    fn fill(&mut self, out: &mut Vec<u8>, number: u32, place: usize) {
         const OVERHEAD: usize = 24;
         let left = self.shape.item_bytes.saturating_sub(out.len() + OVERHEAD);
         if !self.shape.compressible {
@@ -155,9 +157,11 @@ impl Generator {
             return;
         }
         let end = out.len() + left;
-        while out.len() < end {
-            let key = WORDS[self.rng.random_range(0..WORDS.len())];
-            let [one, two] = [0; 2].map(|_| WORDS[self.rng.random_range(0..WORDS.len())]);
+        for (n, key) in WORDS.iter().cycle().skip(place).enumerate() {
+            if out.len() >= end {
+                break;
+            }
+            let [one, two] = [place * 3 + n, place + n * 5].map(|word| WORDS[word % WORDS.len()]);
             self.text.clear();
             let _ = write!(self.text, "{one} and {two} of {}", self.rng.random_range(0..1_000));
             attribute(out, number, key, 1, self.text.as_bytes());

@@ -13,11 +13,14 @@ use super::state::MOST_DICTIONARIES;
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    dictionary: u32,
+    /// Kept so that the table grows without looking at the pool.
+    hash: u32,
     number: u32,
     /// Where it stands in the pool.
     start: u32,
     length: u32,
+    /// Below [`MOST_DICTIONARIES`].
+    dictionary: u16,
     message: u8,
 }
 
@@ -43,11 +46,16 @@ pub(super) struct Vocabulary {
     purposes: Vec<Purpose>,
 }
 
-fn hash(message: u8, scope: u32, field: &[u8]) -> u64 {
+fn hash(message: u8, scope: u32, field: &[u8]) -> u32 {
     let mut hasher = FxHasher::default();
     hasher.write_u64(u64::from(message) | u64::from(scope) << 8);
     hasher.write(field);
-    hasher.finish()
+    (hasher.finish() >> 32) as u32
+}
+
+/// The table looks at the highest and the lowest bits.
+const fn spread(hash: u32) -> u64 {
+    (hash as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl Vocabulary {
@@ -55,7 +63,7 @@ impl Vocabulary {
     pub(super) fn new(dictionaries: &[Dictionary]) -> Self {
         let mut new = Self {
             pool: Vec::with_capacity(dictionaries.iter().map(Dictionary::size).sum()),
-            entries: HashTable::new(),
+            entries: HashTable::with_capacity(dictionaries.iter().map(Dictionary::len).sum()),
             kinds: Vec::new(),
             by_kind: FxHashMap::default(),
             numbered: Vec::new(),
@@ -66,7 +74,8 @@ impl Vocabulary {
             let fixed = if dictionary.kind.message == 0 { number } else { u32::MAX };
             for field in dictionary.entries() {
                 // The content of what is known is never asked for.
-                new.insert(dictionary.kind.message, fixed, number, field, 0);
+                let hash = hash(dictionary.kind.message, fixed, field);
+                new.insert(dictionary.kind.message, hash, number, field, 0);
             }
             for (entry, coded) in new.numbered[number as usize].iter_mut().zip(0..) {
                 entry.coded = coded;
@@ -106,10 +115,13 @@ impl Vocabulary {
         let pool = &self.pool;
         let same = |e: &Entry| {
             let (start, end) = (e.start as usize, e.start as usize + e.length as usize);
-            e.message == message && (scope == u32::MAX || e.dictionary == scope) && pool[start..end] == *field
+            e.message == message
+                && (scope == u32::MAX || u32::from(e.dictionary) == scope)
+                && pool[start..end] == *field
         };
-        if let Some(found) = self.entries.find(hash(message, scope, field), same) {
-            return (found.dictionary, found.number);
+        let hash = hash(message, scope, field);
+        if let Some(found) = self.entries.find(spread(hash), same) {
+            return (u32::from(found.dictionary), found.number);
         }
         let (mut kind, mut content) = describe();
         if self.kinds.len() >= MOST_DICTIONARIES - Message::COUNT
@@ -120,22 +132,19 @@ impl Vocabulary {
             (kind, content) = (Kind::raw(message), field.len());
         }
         let dictionary = self.dictionary(&kind);
-        (dictionary, self.insert(message, scope, dictionary, field, content))
+        (dictionary, self.insert(message, hash, dictionary, field, content))
     }
 
-    fn insert(&mut self, message: u8, scope: u32, dictionary: u32, field: &[u8], content: usize) -> u32 {
+    fn insert(&mut self, message: u8, hash: u32, dictionary: u32, field: &[u8], content: usize) -> u32 {
         let start = self.pool.len() as u32;
         self.pool.extend_from_slice(field);
         let list = &mut self.numbered[dictionary as usize];
         let number = list.len() as u32;
         let behind = start + (field.len() - content) as u32;
         list.push(Numbered { start: behind, length: content as u32, coded: u32::MAX });
-        let entry = Entry { dictionary, number, start, length: field.len() as u32, message };
-        let pool = &self.pool;
-        self.entries.insert_unique(hash(message, scope, field), entry, |e| {
-            let scope = if e.message == 0 { e.dictionary } else { u32::MAX };
-            hash(e.message, scope, &pool[e.start as usize..e.start as usize + e.length as usize])
-        });
+        let (length, dictionary) = (field.len() as u32, dictionary as u16);
+        let entry = Entry { hash, number, start, length, dictionary, message };
+        self.entries.insert_unique(spread(hash), entry, |e| spread(e.hash));
         number
     }
 
