@@ -150,9 +150,9 @@ pub struct LimiterConfig {
 impl Default for LimiterConfig {
     fn default() -> Self {
         Self {
-            check_interval: Span::millis(100),
+            check_interval: Span::millis(20),
             limit: ByteSize::mib(64),
-            spike_limit: ByteSize::mib(12),
+            spike_limit: ByteSize::mib(16),
             max_growth_per_second: ByteSize(0),
             max_in_flight: ByteSize::mib(16),
         }
