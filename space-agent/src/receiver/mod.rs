@@ -180,7 +180,8 @@ fn limits(listener: &ListenerConfig, config: &Config) -> Limits {
         stream_window: window,
         connection_window: window,
         max_streams: 100,
-        http1_buffer: (window as usize).min(256 << 10),
+        // Beside what is read next there is the piece that was read last.
+        http1_buffer: (window as usize / 2).min(256 << 10),
         ..Limits::default()
     }
 }
