@@ -45,24 +45,41 @@ fn split(text: &[u8]) -> Split {
         return out;
     }
     let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    while let Some(at) = rest.iter().position(u8::is_ascii_digit) {
+        let (plain, run) = rest.split_at(at);
+        out.pattern.extend_from_slice(plain);
+        let digits = run.iter().take_while(|b| b.is_ascii_digit()).count();
+        let (run, behind) = run.split_at(digits);
+        rest = behind;
         // Digits beside letters are parts of names and of hexadecimal numbers.
-        let beside = rest.get(digits).is_some_and(u8::is_ascii_alphanumeric)
+        let beside = behind.first().is_some_and(u8::is_ascii_alphanumeric)
             || out.pattern.last().is_some_and(u8::is_ascii_alphabetic);
-        if digits == 0 || digits > MOST_DIGITS || beside || out.numbers.len() == MOST_HOLES {
-            let (plain, behind) = rest.split_at(digits.max(1));
-            out.pattern.extend_from_slice(plain);
-            rest = behind;
+        if digits > MOST_DIGITS || beside || out.numbers.len() == MOST_HOLES {
+            out.pattern.extend_from_slice(run);
             continue;
         }
-        let zeros = rest[..digits - 1].iter().take_while(|b| **b == b'0').count();
-        let number = rest[zeros..digits].iter().fold(0, |n, b| n * 10 + u64::from(b - b'0'));
+        let zeros = run[..digits - 1].iter().take_while(|b| **b == b'0').count();
+        let number = run[zeros..].iter().fold(0, |n, b| n * 10 + u64::from(b - b'0'));
         out.numbers.push((zeros as u64, number));
         out.pattern.push(HOLE);
-        rest = &rest[digits..];
     }
+    out.pattern.extend_from_slice(rest);
     out
+}
+
+/// Appends a number in decimal digits.
+fn put_decimal(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// The numbers in a hole.
@@ -241,7 +258,7 @@ impl Hole {
         let value = self.number.code(coder, numbers, value, &[0, self.last]);
         self.last = value;
         out.extend(std::iter::repeat_n(b'0', zeros as usize));
-        out.extend_from_slice(value.to_string().as_bytes());
+        put_decimal(out, value);
     }
 }
 

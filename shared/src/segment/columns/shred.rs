@@ -3,6 +3,8 @@
 //! What encloses items (resource, scope, metric) becomes a context; the items are rows of a context, in the order of arrival. A
 //! resource's part of a request that is not as OTLP libraries write it is left whole: it is a request of its own.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::dictionary::{self, Form, Kind, Purpose, kind_of};
@@ -10,7 +12,7 @@ use super::order::{LONGEST, Orders};
 use super::schema::{Message, Rule, rule};
 use super::shape::{Element, Shapes};
 use super::state::{Context, MOST_SHAPES, State};
-use super::vocabulary::Vocabulary;
+use super::vocabulary::{Known, Vocabulary};
 use crate::otlp::protobuf::{Field, Fields, Value, put_varint, varint, varint_len};
 use crate::signal::Signal;
 
@@ -32,6 +34,8 @@ pub(super) struct Shredder {
     pub(super) vocabulary: Vocabulary,
     pub(super) shapes: Shapes,
     pub(super) contexts: Vec<Context>,
+    /// The numbers of those that were known, and of the new ones.
+    known_contexts: Arc<FxHashMap<Context, u32>>,
     contexts_by: FxHashMap<Context, u32>,
     pub(super) rows: [Vec<Row>; 3],
     pub(super) tape: Vec<u64>,
@@ -67,14 +71,18 @@ fn canonical(field: &Field<'_>) -> bool {
 }
 
 impl Shredder {
-    /// Continues with what `state` knows.
-    pub(super) fn new(state: &State) -> Self {
-        let contexts = state.contexts.clone();
+    /// Continues with what `state` knows, which is found by `entries` and `known_contexts`.
+    pub(super) fn new(
+        state: &State,
+        entries: Arc<Known>,
+        known_contexts: Arc<FxHashMap<Context, u32>>,
+    ) -> Self {
         Self {
-            vocabulary: Vocabulary::new(&state.dictionaries),
+            vocabulary: Vocabulary::new(&state.dictionaries, entries),
             shapes: state.shapes.clone(),
-            contexts_by: contexts.iter().copied().zip(0..).collect(),
-            contexts,
+            contexts: state.contexts.clone(),
+            known_contexts,
+            contexts_by: FxHashMap::default(),
             rows: Default::default(),
             tape: Vec::new(),
             whole: Vec::new(),
@@ -188,6 +196,9 @@ impl Shredder {
     }
 
     fn context(&mut self, of: Context) -> u32 {
+        if let Some(number) = self.known_contexts.get(&of) {
+            return *number;
+        }
         let next = self.contexts.len() as u32;
         let number = *self.contexts_by.entry(of).or_insert(next);
         if number == next {

@@ -260,7 +260,10 @@ fn declared_sizes_take_no_memory() {
 #[test]
 fn messages_inside_one_another_without_end_are_refused() {
     // Shapes that each hold the one before: a decoder that followed them would run out of its stack.
-    let mut writer = Writer::new(Vocabulary::new(&State::new().dictionaries));
+    let mut writer = {
+        let state = State::new();
+        Writer::new(Vocabulary::new(&state.dictionaries, Places::of(&state).entries))
+    };
     let mut state = State::new();
     state.begin(u64::MAX);
     let mut shapes = Shapes::default();
