@@ -32,17 +32,23 @@ const NEW: u64 = 1;
 
 /// What is sent of a piece of text.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Split {
+pub(super) struct Split {
     pattern: Vec<u8>,
     /// Zeros before each number, and the number.
     numbers: Vec<(u64, u64)>,
 }
 
-fn split(text: &[u8]) -> Split {
-    let mut out = Split::default();
+impl Split {
+    pub(super) fn clear(&mut self) {
+        self.pattern.clear();
+        self.numbers.clear();
+    }
+}
+
+fn split(text: &[u8], out: &mut Split) {
     if text.contains(&HOLE) {
         out.pattern.extend_from_slice(text);
-        return out;
+        return;
     }
     let mut rest = text;
     while let Some(at) = rest.iter().position(u8::is_ascii_digit) {
@@ -64,7 +70,6 @@ fn split(text: &[u8]) -> Split {
         out.pattern.push(HOLE);
     }
     out.pattern.extend_from_slice(rest);
-    out
 }
 
 /// Appends a number in decimal digits.
@@ -93,8 +98,6 @@ struct Hole {
 /// Where a pattern's text and its holes begin, and where they end, among those of all.
 #[derive(Debug, Clone, Copy)]
 struct Pattern {
-    /// Of its text, so that most others are passed by one comparison.
-    hash: u32,
     text: [u32; 2],
     holes: [u32; 2],
 }
@@ -115,6 +118,8 @@ impl Pattern {
 #[derive(Debug, Clone)]
 pub(super) struct Patterns {
     known: Vec<Pattern>,
+    /// Of their texts, so that others are passed quickly.
+    hashes: Vec<u32>,
     texts: Vec<u8>,
     holes: Vec<Hole>,
     /// How often a known one was met.
@@ -128,6 +133,7 @@ impl Patterns {
     pub(super) const fn new() -> Self {
         Self {
             known: Vec::new(),
+            hashes: Vec::new(),
             texts: Vec::new(),
             holes: Vec::new(),
             hits: 0,
@@ -142,17 +148,20 @@ impl Patterns {
         self.texts.len() + self.holes.len() * size_of::<Hole>() + self.known.len() * size_of::<Pattern>()
     }
 
-    /// Codes `text` of dictionary `number` and appends it to `out`.
+    /// Codes `text` of dictionary `number` and appends it to `out`. `given` is empty.
     pub(super) fn code<C: Coder>(
         &mut self,
         coder: &mut C,
         numbers: &mut Numbers,
         number: usize,
         text: &[u8],
+        given: &mut Split,
         out: &mut Vec<u8>,
     ) -> Result<(), CodecError> {
         let full = self.is_full() || numbers.holes >= MOST_OF_ALL;
-        let given = if C::ENCODES { split(text) } else { Split::default() };
+        if C::ENCODES {
+            split(text, given);
+        }
         let found = if C::ENCODES { self.find(&given.pattern) } else { None };
         let plain = found.is_none() && (full || given.numbers.is_empty());
         let index = match self.recent.code(coder, found.map_or(u64::MAX, |n| n as u64)) {
@@ -206,7 +215,8 @@ impl Patterns {
 
     fn find(&self, text: &[u8]) -> Option<usize> {
         let hash = hash(text);
-        self.known.iter().position(|p| p.hash == hash && p.text(&self.texts) == text)
+        let mut alike = (0..self.known.len()).filter(|n| self.hashes[*n] == hash);
+        alike.find(|n| self.known[*n].text(&self.texts) == text)
     }
 
     /// A pattern that was not there before.
@@ -229,8 +239,8 @@ impl Patterns {
         let from = [self.texts.len() as u32, self.holes.len() as u32];
         self.texts.extend_from_slice(&text);
         self.holes.resize(self.holes.len() + holes, hole);
+        self.hashes.push(hash(&text));
         self.known.push(Pattern {
-            hash: hash(&text),
             text: [from[0], self.texts.len() as u32],
             holes: [from[1], self.holes.len() as u32],
         });
@@ -268,7 +278,11 @@ mod tests {
 
     #[test]
     fn text_is_split_at_its_numbers() {
-        let of = |text: &str| split(text.as_bytes());
+        let of = |text: &str| {
+            let mut out = Split::default();
+            split(text.as_bytes(), &mut out);
+            out
+        };
         assert_eq!(of("id=251 qty=007").pattern, b"id=\0 qty=\0");
         assert_eq!(of("id=251 qty=007").numbers, [(0, 251), (2, 7)]);
         assert_eq!(of("000").numbers, [(2, 0)]);

@@ -342,8 +342,9 @@ impl Shredder {
     }
 
     fn dictionary(&mut self, message: Message, form: Form, field: &Field<'_>) -> Element {
+        let scratch = &mut self.scratch;
         let (dictionary, entry) = self.vocabulary.entry(message as u8, u32::MAX, field.raw, || {
-            let (kind, content) = kind_of(message, form, field);
+            let (kind, content) = kind_of(message, form, field, scratch);
             (kind, content.len())
         });
         self.tape.push(u64::from(entry));
