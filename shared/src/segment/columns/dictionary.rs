@@ -9,6 +9,7 @@ use super::entropy::{Coder, NumberId, Numbers};
 use super::order::LONGEST;
 use super::pattern::{Patterns, Split};
 use super::schema::Message;
+use super::state::copy;
 use crate::otlp::protobuf::{Field, Fields, Value, put_bytes, put_tag, put_varint, varint, varint_len};
 use crate::segment::CodecError;
 
@@ -243,7 +244,7 @@ impl Scratch {
 }
 
 /// See the module.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Dictionary {
     pub(super) kind: Kind,
     /// The rendered entries, one behind the other.
@@ -255,6 +256,21 @@ pub(super) struct Dictionary {
     content: NumberId,
     last: u64,
     patterns: Patterns,
+}
+
+impl Clone for Dictionary {
+    fn clone(&self) -> Self {
+        let Self { kind, bytes, ends, index, content, last, patterns } = self;
+        Self {
+            kind: kind.clone(),
+            bytes: copy(bytes),
+            ends: copy(ends),
+            index: *index,
+            content: *content,
+            last: *last,
+            patterns: patterns.clone(),
+        }
+    }
 }
 
 impl Dictionary {
