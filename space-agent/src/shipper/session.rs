@@ -453,7 +453,10 @@ mod tests {
         let actions = s.on_event(Event::Changed(header(1).id));
         assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken: RangeSet::default() }]);
         let anew = Header { payload_len: 700, hash: hash(b"anew"), ..header(1) };
-        assert_eq!(written(&s.on_event(fetched(vec![(anew, true)]))), [(1, vec![0..700])]);
+        assert_eq!(
+            written(&s.on_event(fetched(vec![(anew, true)]))),
+            [(1, vec![Range { start: 0, end: 700 }])]
+        );
     }
 
     #[test]

@@ -115,16 +115,17 @@ pub(crate) fn on_board(satellite: &Satellite, satellites: usize) -> anyhow::Resu
         }
     }
     // What the segment before leant on: the next one mostly does too.
-    let mut known: Option<((Lane, Option<u64>), Option<Base>)> = None;
+    let (mut known, mut base): (Option<(Lane, u64)>, Option<Base>) = (None, None);
     for (record, _) in wal.segments(usize::MAX)? {
         let id = record.header.id;
         let payload = wal.payload(id.lane, id.sequence)?;
         let payload = payload.ok_or_else(|| anyhow::anyhow!("segment {id} has no payload"))?;
-        let leans_on = (id.lane, record.header.base_sequence);
-        if known.as_ref().is_none_or(|(of, _)| *of != leans_on) {
-            known = Some((leans_on, wal.chain(id.lane, record.header.base_sequence)?.decode()?));
+        let leans_on = record.header.base_sequence.map(|sequence| (id.lane, sequence));
+        if known != leans_on {
+            base = wal.chain(id.lane, record.header.base_sequence)?.decode()?;
+            known = leans_on;
         }
-        held.add(&record.header, &payload, known.as_ref().and_then(|(_, base)| base.as_ref()))?;
+        held.add(&record.header, &payload, base.as_ref())?;
     }
     let dropped: Counts = wal.summary().dropped.iter().map(|(_, items)| *items).sum();
     held.gone = dropped.total();

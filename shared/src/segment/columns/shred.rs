@@ -95,15 +95,12 @@ impl Shredder {
 
     /// Takes a request apart.
     pub(super) fn push(&mut self, signal: Signal, body: &[u8]) {
-        if body.is_empty() {
-            self.whole.push((signal, Vec::new()));
+        // The walk lets nothing pass that has no fields to its end; whatever it is, it is kept as it is, and all of it.
+        if body.is_empty() || Fields::new(body).any(|field| field.is_err()) {
+            self.whole.push((signal, body.to_vec()));
+            return;
         }
-        for field in Fields::new(body) {
-            let Ok(field) = field else {
-                // The walk has let it pass, so this does not happen; whatever it is, it is kept as it is.
-                self.whole.push((signal, body.to_vec()));
-                return;
-            };
+        for field in Fields::new(body).flatten() {
             let slot = signal as usize - 1;
             let (rows, tape) = (self.rows[slot].len(), self.tape.len());
             let taken = match field {
