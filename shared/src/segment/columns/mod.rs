@@ -63,7 +63,7 @@ use hashbrown::HashTable;
 
 pub use self::costs::{Cost, inspect};
 
-use self::build::{Builder, Nothing};
+use self::build::{Builder, Nothing, Rows};
 use self::costs::Costs;
 use self::entropy::{Bit, BitReader, BitWriter, Coder, RangeDecoder, RangeEncoder};
 use self::forest::Forest;
@@ -437,14 +437,34 @@ pub(super) fn decode(
     Ok((requests, Base::new(state)))
 }
 
-fn read(reader: &mut Reader<'_>, state: &mut State, raw_len: u64) -> Result<Vec<Request>, CodecError> {
+/// What others may lean on that lean on a payload, which itself leans on `base` or on nothing. Nothing is built of what is in it.
+pub(super) fn learn(base: Option<Base>, payload: &[u8], raw_len: u64) -> Result<Base, CodecError> {
+    let mut reader = Reader::new(payload, raw_len)?;
+    let mut state = base.map_or_else(State::new, |b| b.state);
+    walk(&mut reader, &mut state, raw_len, &mut Nothing)?;
+    state.whole(&mut reader, &[], &mut Vec::new())?;
+    reader.check()?;
+    Ok(Base::new(state))
+}
+
+/// All but what was left whole.
+fn walk(
+    reader: &mut Reader<'_>,
+    state: &mut State,
+    raw_len: u64,
+    rows: &mut dyn Rows,
+) -> Result<(), CodecError> {
     state.begin(raw_len * BUDGET + (1 << 16));
     state.definitions(reader, &[], &Shapes::default(), &[])?;
     reader.account(Message::Span, 0);
-    let mut builder = Builder::new(raw_len);
     let forest = Forest::default();
-    state.traces(reader, &Given { tape: &[], forest: &forest }, &mut builder)?;
-    state.metrics(reader, &[], &Metrics::default(), &mut builder)?;
+    state.traces(reader, &Given { tape: &[], forest: &forest }, rows)?;
+    state.metrics(reader, &[], &Metrics::default(), rows)
+}
+
+fn read(reader: &mut Reader<'_>, state: &mut State, raw_len: u64) -> Result<Vec<Request>, CodecError> {
+    let mut builder = Builder::new(raw_len);
+    walk(reader, state, raw_len, &mut builder)?;
     let mut requests = Vec::new();
     for signal in Signal::ALL {
         requests
