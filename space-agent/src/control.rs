@@ -279,6 +279,7 @@ pub fn inspect(wal: &mut Wal, most: usize) -> Result<Value, crate::wal::WalError
                 "lane": h.id.lane.0,
                 "sequence": h.id.sequence,
                 "codec": h.codec,
+                "base_sequence": h.base_sequence,
                 "items": counts(h.items),
                 "requests": h.requests,
                 "raw_bytes": h.raw_len,

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use perigee_shared::segment::{Base, CodecError, Decoder, Header, Request, hash};
+use perigee_shared::segment::{Base, CodecError, Decoder, Header, Request, hash, learn};
 use redb::{ReadTransaction, ReadableTable};
 
 use super::bases;
@@ -80,10 +80,13 @@ impl Snapshot {
         let chain = bases::chain(&self.read.open_table(BASES)?, number, header)?;
         let found = chain.iter().enumerate().find_map(|(at, (key, _))| Some((at, decoded.get(*key)?)));
         let (unknown, mut base) = found.map_or((chain.len(), None), |(at, base)| (at, Some(base)));
-        for (key, header) in chain[..unknown].iter().rev() {
-            let payload = self.base_payload(*key, header)?;
-            let next = Decoder::new(header, &payload, base.as_deref())?.into_base();
-            base = Some(Arc::new(next.ok_or(CodecError::MissingBase(header.id.sequence))?));
+        if unknown > 0 {
+            let mut known = base.as_deref().cloned();
+            for (key, header) in chain[..unknown].iter().rev() {
+                let next = learn(header, &self.base_payload(*key, header)?, known)?;
+                known = Some(next.ok_or(CodecError::MissingBase(header.id.sequence))?);
+            }
+            base = known.map(Arc::new);
         }
         if let (Some((key, _)), Some(base)) = (chain.first(), &base) {
             decoded.remember(*key, base);

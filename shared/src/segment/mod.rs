@@ -122,6 +122,19 @@ impl Encoder {
     }
 }
 
+/// What segments may lean on that lean on the one that `header` describes, if its codec knows such a thing; that one leans on
+/// `below`, if it leans on one. Cheaper than a [`Decoder`], since no requests are built.
+pub fn learn(header: &Header, payload: &[u8], below: Option<Base>) -> Result<Option<Base>, CodecError> {
+    let base = match header.base_sequence {
+        Some(sequence) => Some(below.ok_or(CodecError::MissingBase(sequence))?),
+        None => None,
+    };
+    match Codec::from_number(header.codec).ok_or(CodecError::UnknownCodec(header.codec))? {
+        Codec::ZstdRows => Ok(None),
+        Codec::Columns => columns::learn(base, payload, header.raw_len).map(Some),
+    }
+}
+
 /// Turns a payload back into requests, one after the other.
 pub enum Decoder<'a> {
     /// Codec 1.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use perigee_shared::segment::{Base, Codec, CodecError, Decoder, Header, Lane, SegmentId};
+use perigee_shared::segment::{Base, Codec, CodecError, Header, Lane, SegmentId, learn};
 use redb::{ReadableDatabase, ReadableTable};
 
 use super::tables::{BASE_CHUNKS, BASES, CHUNKS, FORMAT, META, SEGMENTS};
@@ -38,9 +38,9 @@ impl Chain {
 
     /// The same, if the first of them leans on `below`.
     pub(crate) fn decode_on(&self, below: Option<&Base>) -> Result<Option<Base>, CodecError> {
-        let mut base = None;
+        let mut base = below.filter(|_| !self.is_empty()).cloned();
         for (header, payload) in &self.0 {
-            base = Decoder::new(header, payload, base.as_ref().or(below))?.into_base();
+            base = learn(header, payload, base)?;
         }
         Ok(base)
     }

@@ -4,7 +4,7 @@
 //! nowhere to be found.
 
 use perigee_shared::env::Env;
-use perigee_shared::segment::{Base, Decoder, Header};
+use perigee_shared::segment::{Base, Decoder, Header, Lane};
 use perigee_shared::signal::Counts;
 use space_agent::agent::open_existing_wal;
 use space_agent::config::Config;
@@ -114,11 +114,17 @@ pub(crate) fn on_board(satellite: &Satellite, satellites: usize) -> anyhow::Resu
             wal.commit_segment(batch.seal(&Encoding::default(), 0)?)?;
         }
     }
+    // What the segment before leant on: the next one mostly does too.
+    let (mut known, mut base): (Option<(Lane, u64)>, Option<Base>) = (None, None);
     for (record, _) in wal.segments(usize::MAX)? {
         let id = record.header.id;
         let payload = wal.payload(id.lane, id.sequence)?;
         let payload = payload.ok_or_else(|| anyhow::anyhow!("segment {id} has no payload"))?;
-        let base = wal.chain(id.lane, record.header.base_sequence)?.decode()?;
+        let leans_on = record.header.base_sequence.map(|sequence| (id.lane, sequence));
+        if known != leans_on {
+            base = wal.chain(id.lane, record.header.base_sequence)?.decode()?;
+            known = leans_on;
+        }
         held.add(&record.header, &payload, base.as_ref())?;
     }
     let dropped: Counts = wal.summary().dropped.iter().map(|(_, items)| *items).sum();

@@ -63,9 +63,11 @@ impl Builder {
         }
         contexts.sort_by_key(|(c, _)| *c);
         let head = |dictionary: usize, entry: u32| state.dictionaries[dictionary].rendered(entry as usize);
-        let mut out = Vec::new();
+        let bytes = |of: &[(Context, Bucket)]| of.iter().map(|(_, b)| b.items.len() + 64).sum::<usize>();
+        let mut out = Vec::with_capacity(bytes(&contexts));
         for of_resource in contexts.chunk_by(|a, b| a.0.resource == b.0.resource) {
-            let mut resource = head(dictionary::RESOURCES, of_resource[0].0.resource).to_vec();
+            let mut resource = Vec::with_capacity(bytes(of_resource));
+            resource.extend_from_slice(head(dictionary::RESOURCES, of_resource[0].0.resource));
             for of_scope in of_resource.chunk_by(|a, b| a.0.scope == b.0.scope) {
                 let mut length = head(dictionary::SCOPES, of_scope[0].0.scope).len();
                 let mut metrics = Vec::new();

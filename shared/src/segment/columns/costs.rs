@@ -56,7 +56,7 @@ pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<V
     let text = reader.text.len();
     let frame = if text == 0 { 0 } else { text_compressor()?.compress(&reader.text)?.len() };
     reader.costs = Some(Box::new(Costs::new()));
-    let mut state = base.map_or_else(State::new, |b| b.0.clone());
+    let mut state = base.map_or_else(State::new, |b| b.state.clone());
     let requests = read(&mut reader, &mut state, raw_len)?;
 
     let mut columns: BTreeMap<(u8, String), f64> = BTreeMap::new();

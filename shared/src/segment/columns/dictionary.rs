@@ -7,8 +7,9 @@
 
 use super::entropy::{Coder, NumberId, Numbers};
 use super::order::LONGEST;
-use super::pattern::Patterns;
+use super::pattern::{Patterns, Split};
 use super::schema::Message;
+use super::state::copy;
 use crate::otlp::protobuf::{Field, Fields, Value, put_bytes, put_tag, put_varint, varint, varint_len};
 use crate::segment::CodecError;
 
@@ -185,8 +186,13 @@ fn scalar(any: &[u8]) -> (Type, &[u8]) {
 }
 
 /// The kind of dictionary that `field` of `message` belongs to, and its content there. Falls back to the raw field when
-/// rendering would not give the same bytes again.
-pub(super) fn kind_of<'a>(message: Message, form: Form, field: &Field<'a>) -> (Kind, &'a [u8]) {
+/// rendering would not give the same bytes again. `rendered` is a buffer.
+pub(super) fn kind_of<'a>(
+    message: Message,
+    form: Form,
+    field: &Field<'a>,
+    rendered: &mut Vec<u8>,
+) -> (Kind, &'a [u8]) {
     let of = |form, value, key: &[u8]| Kind {
         message: message as u8,
         form,
@@ -216,13 +222,29 @@ pub(super) fn kind_of<'a>(message: Message, form: Form, field: &Field<'a>) -> (K
             (of(form, value, key), content)
         }
     };
-    let mut rendered = Vec::with_capacity(field.raw.len());
-    kind.render(content, &mut rendered);
+    rendered.clear();
+    kind.render(content, rendered);
     if rendered == field.raw { (kind, content) } else { raw }
 }
 
+/// Buffers for one entry after the other.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Scratch {
+    given: Vec<u8>,
+    content: Vec<u8>,
+    split: Split,
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.given.clear();
+        self.content.clear();
+        self.split.clear();
+    }
+}
+
 /// See the module.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Dictionary {
     pub(super) kind: Kind,
     /// The rendered entries, one behind the other.
@@ -234,6 +256,21 @@ pub(super) struct Dictionary {
     content: NumberId,
     last: u64,
     patterns: Patterns,
+}
+
+impl Clone for Dictionary {
+    fn clone(&self) -> Self {
+        let Self { kind, bytes, ends, index, content, last, patterns } = self;
+        Self {
+            kind: kind.clone(),
+            bytes: copy(bytes),
+            ends: copy(ends),
+            index: *index,
+            content: *content,
+            last: *last,
+            patterns: patterns.clone(),
+        }
+    }
 }
 
 impl Dictionary {
@@ -312,33 +349,47 @@ impl Dictionary {
         numbers: &mut Numbers,
         number: usize,
     ) -> Result<(), CodecError> {
-        let mut given = Vec::new();
-        coder.content(number, &mut given);
-        let mut content = Vec::new();
+        let mut scratch = std::mem::take(&mut numbers.scratch);
+        scratch.clear();
+        coder.content(number, &mut scratch.given);
+        self.content(coder, numbers, number, &mut scratch)?;
+        self.kind.render(&scratch.content, &mut self.bytes);
+        numbers.scratch = scratch;
+        let end = u32::try_from(self.bytes.len()).map_err(|_| CodecError::TooLarge("a dictionary"))?;
+        self.ends.push(end);
+        Ok(())
+    }
+
+    /// The content of a new entry.
+    fn content<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        numbers: &mut Numbers,
+        number: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(), CodecError> {
+        let Scratch { given, content, split } = scratch;
         match self.kind.value {
             Type::Bool | Type::Int if self.kind.is_number() => {
-                let value = varint(&given).map_or(0, |v| v.0);
+                let value = varint(given).map_or(0, |v| v.0);
                 let delta = value.wrapping_sub(self.last);
                 let delta = numbers.code_signed(&mut self.content, coder, delta);
                 self.last = self.last.wrapping_add(delta);
-                put_varint(&mut content, self.last);
+                put_varint(content, self.last);
             }
             Type::Double if self.kind.is_number() => {
-                let value = given.try_into().map_or(0, u64::from_le_bytes);
+                let value = given[..].try_into().map_or(0, u64::from_le_bytes);
                 content.extend_from_slice(&coder.raw(value, 64).to_le_bytes());
             }
-            Type::String => self.patterns.code(coder, numbers, number, &given, &mut content)?,
+            Type::String => self.patterns.code(coder, numbers, number, given, split, content)?,
             _ if self.kind.form == Form::Field => {
-                self.patterns.code(coder, numbers, number, &given, &mut content)?;
+                self.patterns.code(coder, numbers, number, given, split, content)?;
             }
             _ => {
                 let length = numbers.code(&mut self.content, coder, given.len() as u64);
-                coder.text(number, &given, length, &mut content)?;
+                coder.text(number, given, length, content)?;
             }
         }
-        self.kind.render(&content, &mut self.bytes);
-        let end = u32::try_from(self.bytes.len()).map_err(|_| CodecError::TooLarge("a dictionary"))?;
-        self.ends.push(end);
         Ok(())
     }
 }

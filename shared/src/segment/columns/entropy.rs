@@ -6,6 +6,7 @@
 //! The arithmetic coder is a carry-propagating range coder (G. N. N. Martin, 1979) with 64-bit state. A probability moves
 //! towards what was seen by 1/(n + 1.5), n being how often it was asked, up to a limit (as in M. Mahoney's lpaq).
 
+use super::dictionary::Scratch;
 use super::schema::Message;
 use crate::segment::CodecError;
 
@@ -146,6 +147,8 @@ pub(super) struct Numbers {
     given: u32,
     /// Numbers in patterns of text, which have a model each.
     pub(super) holes: usize,
+    /// For the dictionaries, which are given the numbers wherever they code.
+    pub(super) scratch: Scratch,
 }
 
 /// A model of numbers that is made when it is first used.

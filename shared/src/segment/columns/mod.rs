@@ -56,11 +56,14 @@ mod tests;
 mod traces;
 mod vocabulary;
 
+use std::sync::{Arc, OnceLock};
+
 use bytes::Bytes;
+use hashbrown::HashTable;
 
 pub use self::costs::{Cost, inspect};
 
-use self::build::{Builder, Nothing};
+use self::build::{Builder, Nothing, Rows};
 use self::costs::Costs;
 use self::entropy::{Bit, BitReader, BitWriter, Coder, RangeDecoder, RangeEncoder};
 use self::forest::Forest;
@@ -68,7 +71,7 @@ use self::points::Metrics;
 use self::schema::Message;
 use self::shape::Shapes;
 use self::shred::Shredder;
-use self::state::{N, State};
+use self::state::{Context, N, State};
 use self::traces::Given;
 use self::vocabulary::Vocabulary;
 use super::{CodecError, Request};
@@ -98,12 +101,38 @@ fn text_compressor() -> std::io::Result<zstd::bulk::Compressor<'static>> {
 
 /// What a segment ended with, for others that lean on it.
 #[derive(Debug, Clone)]
-pub struct Base(State);
+pub struct Base {
+    state: State,
+    /// Where an encoder finds what is in it, made when the first one leans on it.
+    places: OnceLock<Places>,
+}
 
 impl Base {
+    const fn new(state: State) -> Self {
+        Self { state, places: OnceLock::new() }
+    }
+
     /// Bytes that it takes in memory, roughly.
     pub fn size(&self) -> usize {
-        self.0.size()
+        self.state.size()
+    }
+}
+
+/// Where things are in a state, by what they are.
+#[derive(Debug, Clone)]
+struct Places {
+    entries: Arc<vocabulary::Known>,
+    contexts: Arc<FxHashMap<Context, u32>>,
+    series: Arc<HashTable<u32>>,
+}
+
+impl Places {
+    fn of(state: &State) -> Self {
+        Self {
+            entries: Arc::new(vocabulary::Known::new(&state.dictionaries)),
+            contexts: Arc::new(state.contexts.iter().copied().zip(0..).collect()),
+            series: Arc::new(points::places(&state.series)),
+        }
     }
 }
 
@@ -111,15 +140,19 @@ impl Base {
 #[derive(Debug)]
 pub struct Encoder {
     state: State,
+    places: Places,
     shredder: Shredder,
 }
 
 impl Encoder {
     /// An encoder of a segment that leans on `base`, or on nothing.
     pub fn new(base: Option<&Base>) -> Self {
-        let mut state = base.map_or_else(State::new, |b| b.0.clone());
+        let mut state = base.map_or_else(State::new, |b| b.state.clone());
         state.begin(u64::MAX);
-        Self { shredder: Shredder::new(&state), state }
+        let places = base
+            .map_or_else(|| Places::of(&state), |b| b.places.get_or_init(|| Places::of(&b.state)).clone());
+        let entries = Arc::clone(&places.entries);
+        Self { shredder: Shredder::new(&state, entries, Arc::clone(&places.contexts)), places, state }
     }
 
     /// Adds a request.
@@ -130,11 +163,12 @@ impl Encoder {
 
     /// The payload, and what others may lean on.
     pub fn finish(self) -> Result<(Vec<u8>, Base), CodecError> {
-        let Self { mut state, shredder } = self;
+        let Self { mut state, places, shredder } = self;
         let Shredder { vocabulary, shapes, contexts, rows, tape, whole, .. } = shredder;
         let [spans, points, logs] = rows;
         let forest = forest::plan(&shapes, &tape, &spans, &logs);
-        let metrics = points::plan(&state, &contexts, &shapes, &vocabulary, &tape, &points);
+        let metrics =
+            points::plan(&state.series, &places.series, contexts.len(), &shapes, &vocabulary, &tape, &points);
         let kinds = vocabulary.kinds.clone();
         let mut writer = Writer::new(vocabulary);
         state.definitions(&mut writer, &kinds, &shapes, &contexts)?;
@@ -142,7 +176,7 @@ impl Encoder {
         state.traces(&mut writer, &given, &mut Nothing)?;
         state.metrics(&mut writer, &tape, &metrics, &mut Nothing)?;
         state.whole(&mut writer, &whole, &mut Vec::new())?;
-        Ok((writer.finish()?, Base(state)))
+        Ok((writer.finish()?, Base::new(state)))
     }
 }
 
@@ -398,19 +432,39 @@ pub(super) fn decode(
     raw_len: u64,
 ) -> Result<(Vec<Request>, Base), CodecError> {
     let mut reader = Reader::new(payload, raw_len)?;
-    let mut state = base.map_or_else(State::new, |b| b.0.clone());
+    let mut state = base.map_or_else(State::new, |b| b.state.clone());
     let requests = read(&mut reader, &mut state, raw_len)?;
-    Ok((requests, Base(state)))
+    Ok((requests, Base::new(state)))
 }
 
-fn read(reader: &mut Reader<'_>, state: &mut State, raw_len: u64) -> Result<Vec<Request>, CodecError> {
+/// What others may lean on that lean on a payload, which itself leans on `base` or on nothing. Nothing is built of what is in it.
+pub(super) fn learn(base: Option<Base>, payload: &[u8], raw_len: u64) -> Result<Base, CodecError> {
+    let mut reader = Reader::new(payload, raw_len)?;
+    let mut state = base.map_or_else(State::new, |b| b.state);
+    walk(&mut reader, &mut state, raw_len, &mut Nothing)?;
+    state.whole(&mut reader, &[], &mut Vec::new())?;
+    reader.check()?;
+    Ok(Base::new(state))
+}
+
+/// All but what was left whole.
+fn walk(
+    reader: &mut Reader<'_>,
+    state: &mut State,
+    raw_len: u64,
+    rows: &mut dyn Rows,
+) -> Result<(), CodecError> {
     state.begin(raw_len * BUDGET + (1 << 16));
     state.definitions(reader, &[], &Shapes::default(), &[])?;
     reader.account(Message::Span, 0);
-    let mut builder = Builder::new(raw_len);
     let forest = Forest::default();
-    state.traces(reader, &Given { tape: &[], forest: &forest }, &mut builder)?;
-    state.metrics(reader, &[], &Metrics::default(), &mut builder)?;
+    state.traces(reader, &Given { tape: &[], forest: &forest }, rows)?;
+    state.metrics(reader, &[], &Metrics::default(), rows)
+}
+
+fn read(reader: &mut Reader<'_>, state: &mut State, raw_len: u64) -> Result<Vec<Request>, CodecError> {
+    let mut builder = Builder::new(raw_len);
+    walk(reader, state, raw_len, &mut builder)?;
     let mut requests = Vec::new();
     for signal in Signal::ALL {
         requests

@@ -32,37 +32,59 @@ const NEW: u64 = 1;
 
 /// What is sent of a piece of text.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Split {
+pub(super) struct Split {
     pattern: Vec<u8>,
     /// Zeros before each number, and the number.
     numbers: Vec<(u64, u64)>,
 }
 
-fn split(text: &[u8]) -> Split {
-    let mut out = Split::default();
+impl Split {
+    pub(super) fn clear(&mut self) {
+        self.pattern.clear();
+        self.numbers.clear();
+    }
+}
+
+fn split(text: &[u8], out: &mut Split) {
     if text.contains(&HOLE) {
         out.pattern.extend_from_slice(text);
-        return out;
+        return;
     }
     let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    while let Some(at) = rest.iter().position(u8::is_ascii_digit) {
+        let (plain, run) = rest.split_at(at);
+        out.pattern.extend_from_slice(plain);
+        let digits = run.iter().take_while(|b| b.is_ascii_digit()).count();
+        let (run, behind) = run.split_at(digits);
+        rest = behind;
         // Digits beside letters are parts of names and of hexadecimal numbers.
-        let beside = rest.get(digits).is_some_and(u8::is_ascii_alphanumeric)
+        let beside = behind.first().is_some_and(u8::is_ascii_alphanumeric)
             || out.pattern.last().is_some_and(u8::is_ascii_alphabetic);
-        if digits == 0 || digits > MOST_DIGITS || beside || out.numbers.len() == MOST_HOLES {
-            let (plain, behind) = rest.split_at(digits.max(1));
-            out.pattern.extend_from_slice(plain);
-            rest = behind;
+        if digits > MOST_DIGITS || beside || out.numbers.len() == MOST_HOLES {
+            out.pattern.extend_from_slice(run);
             continue;
         }
-        let zeros = rest[..digits - 1].iter().take_while(|b| **b == b'0').count();
-        let number = rest[zeros..digits].iter().fold(0, |n, b| n * 10 + u64::from(b - b'0'));
+        let zeros = run[..digits - 1].iter().take_while(|b| **b == b'0').count();
+        let number = run[zeros..].iter().fold(0, |n, b| n * 10 + u64::from(b - b'0'));
         out.numbers.push((zeros as u64, number));
         out.pattern.push(HOLE);
-        rest = &rest[digits..];
     }
-    out
+    out.pattern.extend_from_slice(rest);
+}
+
+/// Appends a number in decimal digits.
+fn put_decimal(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// The numbers in a hole.
@@ -76,8 +98,6 @@ struct Hole {
 /// Where a pattern's text and its holes begin, and where they end, among those of all.
 #[derive(Debug, Clone, Copy)]
 struct Pattern {
-    /// Of its text, so that most others are passed by one comparison.
-    hash: u32,
     text: [u32; 2],
     holes: [u32; 2],
 }
@@ -98,6 +118,8 @@ impl Pattern {
 #[derive(Debug, Clone)]
 pub(super) struct Patterns {
     known: Vec<Pattern>,
+    /// Of their texts, so that others are passed quickly.
+    hashes: Vec<u32>,
     texts: Vec<u8>,
     holes: Vec<Hole>,
     /// How often a known one was met.
@@ -111,6 +133,7 @@ impl Patterns {
     pub(super) const fn new() -> Self {
         Self {
             known: Vec::new(),
+            hashes: Vec::new(),
             texts: Vec::new(),
             holes: Vec::new(),
             hits: 0,
@@ -125,17 +148,20 @@ impl Patterns {
         self.texts.len() + self.holes.len() * size_of::<Hole>() + self.known.len() * size_of::<Pattern>()
     }
 
-    /// Codes `text` of dictionary `number` and appends it to `out`.
+    /// Codes `text` of dictionary `number` and appends it to `out`. `given` is empty.
     pub(super) fn code<C: Coder>(
         &mut self,
         coder: &mut C,
         numbers: &mut Numbers,
         number: usize,
         text: &[u8],
+        given: &mut Split,
         out: &mut Vec<u8>,
     ) -> Result<(), CodecError> {
         let full = self.is_full() || numbers.holes >= MOST_OF_ALL;
-        let given = if C::ENCODES { split(text) } else { Split::default() };
+        if C::ENCODES {
+            split(text, given);
+        }
         let found = if C::ENCODES { self.find(&given.pattern) } else { None };
         let plain = found.is_none() && (full || given.numbers.is_empty());
         let index = match self.recent.code(coder, found.map_or(u64::MAX, |n| n as u64)) {
@@ -189,7 +215,8 @@ impl Patterns {
 
     fn find(&self, text: &[u8]) -> Option<usize> {
         let hash = hash(text);
-        self.known.iter().position(|p| p.hash == hash && p.text(&self.texts) == text)
+        let mut alike = (0..self.known.len()).filter(|n| self.hashes[*n] == hash);
+        alike.find(|n| self.known[*n].text(&self.texts) == text)
     }
 
     /// A pattern that was not there before.
@@ -212,8 +239,8 @@ impl Patterns {
         let from = [self.texts.len() as u32, self.holes.len() as u32];
         self.texts.extend_from_slice(&text);
         self.holes.resize(self.holes.len() + holes, hole);
+        self.hashes.push(hash(&text));
         self.known.push(Pattern {
-            hash: hash(&text),
             text: [from[0], self.texts.len() as u32],
             holes: [from[1], self.holes.len() as u32],
         });
@@ -241,7 +268,7 @@ impl Hole {
         let value = self.number.code(coder, numbers, value, &[0, self.last]);
         self.last = value;
         out.extend(std::iter::repeat_n(b'0', zeros as usize));
-        out.extend_from_slice(value.to_string().as_bytes());
+        put_decimal(out, value);
     }
 }
 
@@ -251,7 +278,11 @@ mod tests {
 
     #[test]
     fn text_is_split_at_its_numbers() {
-        let of = |text: &str| split(text.as_bytes());
+        let of = |text: &str| {
+            let mut out = Split::default();
+            split(text.as_bytes(), &mut out);
+            out
+        };
         assert_eq!(of("id=251 qty=007").pattern, b"id=\0 qty=\0");
         assert_eq!(of("id=251 qty=007").numbers, [(0, 251), (2, 7)]);
         assert_eq!(of("000").numbers, [(2, 0)]);

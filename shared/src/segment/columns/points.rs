@@ -32,82 +32,84 @@ pub(super) struct Metrics {
     new: Vec<Vec<Points>>,
 }
 
-/// A series that has points in this segment or may have some.
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    /// A known one, by its number.
-    Known(u32),
-    /// A new one: its context, its number there, and where its attributes stand among those of the new ones.
-    New(u32, u32, [u32; 2]),
-}
-
-/// Finds series by what makes them one: the context and the attributes, each a dictionary and an entry.
-struct Places<'a> {
-    known: &'a SeriesList,
-    attributes: Vec<(u32, u32)>,
-    table: HashTable<Place>,
-}
-
-impl Places<'_> {
-    fn key(&self, place: Place) -> (u32, &[(u32, u32)]) {
-        match place {
-            Place::Known(n) => self.known.key(n),
-            Place::New(context, _, [start, end]) => (context, &self.attributes[start as usize..end as usize]),
-        }
-    }
-
-    fn insert(&mut self, place: Place) {
-        let mut table = std::mem::take(&mut self.table);
-        table.insert_unique(hash(self.key(place)), place, |p| hash(self.key(*p)));
-        self.table = table;
-    }
-
-    fn find(&self, key: (u32, &[(u32, u32)])) -> Option<Place> {
-        self.table.find(hash(key), |p| self.key(*p) == key).copied()
-    }
-}
-
 fn hash(key: (u32, &[(u32, u32)])) -> u64 {
     let mut hasher = FxHasher::default();
     key.hash(&mut hasher);
     hasher.finish()
 }
 
-/// Groups `rows` by series.
+/// The numbers of series, by what makes them one: the context and the attributes, each a dictionary and an entry.
+pub(super) fn places(known: &SeriesList) -> HashTable<u32> {
+    let numbers = 0..known.all.len() as u32;
+    let mut table = HashTable::with_capacity(numbers.len());
+    for n in numbers {
+        table.insert_unique(hash(known.key(n)), n, |n| hash(known.key(*n)));
+    }
+    table
+}
+
+/// Series that are new in this segment.
+#[derive(Default)]
+struct Fresh {
+    /// Of each its context, its number there, and where its attributes begin and end.
+    all: Vec<(u32, u32, [u32; 2])>,
+    attributes: Vec<(u32, u32)>,
+    table: HashTable<u32>,
+}
+
+impl Fresh {
+    /// The number that a series has in its context, which is `next` if it was not met yet.
+    fn number(&mut self, key: (u32, &[(u32, u32)]), next: u32) -> u32 {
+        let Self { all, attributes, table } = self;
+        let found = table.find(hash(key), |n| {
+            let (context, _, [start, end]) = all[*n as usize];
+            (context, &attributes[start as usize..end as usize]) == key
+        });
+        if let Some(n) = found {
+            return all[*n as usize].1;
+        }
+        let start = attributes.len() as u32;
+        attributes.extend_from_slice(key.1);
+        all.push((key.0, next, [start, attributes.len() as u32]));
+        table.insert_unique(hash(key), all.len() as u32 - 1, |n| {
+            let (context, _, [start, end]) = all[*n as usize];
+            hash((context, &attributes[start as usize..end as usize]))
+        });
+        next
+    }
+}
+
+/// Groups `rows` by series. `places` finds those that are `known`.
 pub(super) fn plan(
-    state: &State,
-    contexts: &[Context],
+    known: &SeriesList,
+    places: &HashTable<u32>,
+    contexts: usize,
     shapes: &Shapes,
     vocabulary: &Vocabulary,
     tape: &[u64],
     rows: &[Row],
 ) -> Metrics {
-    let known = state.series.all.len();
-    let mut plan = Metrics { known: Vec::new(), new: Vec::new() };
+    let mut plan = Metrics::default();
     if rows.is_empty() {
         return plan;
     }
-    plan.known.resize_with(known, Points::new);
-    plan.new.resize_with(contexts.len(), Vec::new);
-    let table = HashTable::with_capacity(known);
-    let mut places = Places { known: &state.series, attributes: Vec::new(), table };
-    (0..known as u32).for_each(|n| places.insert(Place::Known(n)));
+    plan.known.resize_with(known.all.len(), Points::new);
+    plan.new.resize_with(contexts, Vec::new);
     let is_attribute = |d| vocabulary.purpose(d) == Purpose::Attribute;
-    let mut attributes = Vec::new();
+    let (mut fresh, mut attributes) = (Fresh::default(), Vec::new());
     for row in rows {
         attributes.clear();
         shapes.attributes(row.shape, &tape[row.at as usize..], is_attribute, &mut attributes);
+        let key = (row.context, &attributes[..]);
+        if let Some(n) = places.find(hash(key), |n| known.key(*n) == key) {
+            plan.known[*n as usize].push(*row);
+            continue;
+        }
         let new = &mut plan.new[row.context as usize];
-        match places.find((row.context, &attributes)) {
-            Some(Place::Known(n)) => plan.known[n as usize].push(*row),
-            Some(Place::New(_, n, _)) => new[n as usize].push(*row),
-            None => {
-                let start = places.attributes.len() as u32;
-                places.attributes.extend_from_slice(&attributes);
-                let range = [start, places.attributes.len() as u32];
-                places.insert(Place::New(row.context, new.len() as u32, range));
-                new.push(vec![*row]);
-            }
+        let number = fresh.number(key, new.len() as u32) as usize;
+        match new.get_mut(number) {
+            Some(points) => points.push(*row),
+            None => new.push(vec![*row]),
         }
     }
     plan

@@ -2,7 +2,7 @@
 //!
 //! Attributes and values of all series stand one behind the other, so that a copy for the next segment is quickly made.
 
-use super::state::NONE;
+use super::state::{NONE, copy};
 
 /// A point that is kept.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +49,7 @@ impl Series {
 }
 
 /// See the module.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct SeriesList {
     pub(super) all: Vec<Series>,
     /// The first and the last series of each context.
@@ -57,6 +57,13 @@ pub(super) struct SeriesList {
     /// Each a dictionary and an entry.
     attributes: Vec<(u32, u32)>,
     values: Vec<u64>,
+}
+
+impl Clone for SeriesList {
+    fn clone(&self) -> Self {
+        let Self { all, ends, attributes, values } = self;
+        Self { all: copy(all), ends: copy(ends), attributes: copy(attributes), values: copy(values) }
+    }
 }
 
 impl SeriesList {

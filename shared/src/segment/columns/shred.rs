@@ -3,6 +3,8 @@
 //! What encloses items (resource, scope, metric) becomes a context; the items are rows of a context, in the order of arrival. A
 //! resource's part of a request that is not as OTLP libraries write it is left whole: it is a request of its own.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::dictionary::{self, Form, Kind, Purpose, kind_of};
@@ -10,7 +12,7 @@ use super::order::{LONGEST, Orders};
 use super::schema::{Message, Rule, rule};
 use super::shape::{Element, Shapes};
 use super::state::{Context, MOST_SHAPES, State};
-use super::vocabulary::Vocabulary;
+use super::vocabulary::{Known, Vocabulary};
 use crate::otlp::protobuf::{Field, Fields, Value, put_varint, varint, varint_len};
 use crate::signal::Signal;
 
@@ -32,6 +34,8 @@ pub(super) struct Shredder {
     pub(super) vocabulary: Vocabulary,
     pub(super) shapes: Shapes,
     pub(super) contexts: Vec<Context>,
+    /// The numbers of those that were known, and of the new ones.
+    known_contexts: Arc<FxHashMap<Context, u32>>,
     contexts_by: FxHashMap<Context, u32>,
     pub(super) rows: [Vec<Row>; 3],
     pub(super) tape: Vec<u64>,
@@ -67,14 +71,18 @@ fn canonical(field: &Field<'_>) -> bool {
 }
 
 impl Shredder {
-    /// Continues with what `state` knows.
-    pub(super) fn new(state: &State) -> Self {
-        let contexts = state.contexts.clone();
+    /// Continues with what `state` knows, which is found by `entries` and `known_contexts`.
+    pub(super) fn new(
+        state: &State,
+        entries: Arc<Known>,
+        known_contexts: Arc<FxHashMap<Context, u32>>,
+    ) -> Self {
         Self {
-            vocabulary: Vocabulary::new(&state.dictionaries),
+            vocabulary: Vocabulary::new(&state.dictionaries, entries),
             shapes: state.shapes.clone(),
-            contexts_by: contexts.iter().copied().zip(0..).collect(),
-            contexts,
+            contexts: state.contexts.clone(),
+            known_contexts,
+            contexts_by: FxHashMap::default(),
             rows: Default::default(),
             tape: Vec::new(),
             whole: Vec::new(),
@@ -87,15 +95,12 @@ impl Shredder {
 
     /// Takes a request apart.
     pub(super) fn push(&mut self, signal: Signal, body: &[u8]) {
-        if body.is_empty() {
-            self.whole.push((signal, Vec::new()));
+        // The walk lets nothing pass that has no fields to its end; whatever it is, it is kept as it is, and all of it.
+        if body.is_empty() || Fields::new(body).any(|field| field.is_err()) {
+            self.whole.push((signal, body.to_vec()));
+            return;
         }
-        for field in Fields::new(body) {
-            let Ok(field) = field else {
-                // The walk has let it pass, so this does not happen; whatever it is, it is kept as it is.
-                self.whole.push((signal, body.to_vec()));
-                return;
-            };
+        for field in Fields::new(body).flatten() {
             let slot = signal as usize - 1;
             let (rows, tape) = (self.rows[slot].len(), self.tape.len());
             let taken = match field {
@@ -188,6 +193,9 @@ impl Shredder {
     }
 
     fn context(&mut self, of: Context) -> u32 {
+        if let Some(number) = self.known_contexts.get(&of) {
+            return *number;
+        }
         let next = self.contexts.len() as u32;
         let number = *self.contexts_by.entry(of).or_insert(next);
         if number == next {
@@ -331,8 +339,9 @@ impl Shredder {
     }
 
     fn dictionary(&mut self, message: Message, form: Form, field: &Field<'_>) -> Element {
+        let scratch = &mut self.scratch;
         let (dictionary, entry) = self.vocabulary.entry(message as u8, u32::MAX, field.raw, || {
-            let (kind, content) = kind_of(message, form, field);
+            let (kind, content) = kind_of(message, form, field, scratch);
             (kind, content.len())
         });
         self.tape.push(u64::from(entry));

@@ -148,6 +148,13 @@ pub(super) enum About {
     Value,
 }
 
+/// A copy with room for what a small segment adds, so that it need not be copied once more for that.
+pub(super) fn copy<T: Copy>(from: &[T]) -> Vec<T> {
+    let mut copy = Vec::with_capacity(from.len() + from.len() / 8);
+    copy.extend_from_slice(from);
+    copy
+}
+
 const fn mix(a: u64, b: u64) -> u64 {
     (a ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }

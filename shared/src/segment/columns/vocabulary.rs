@@ -1,8 +1,10 @@
 //! The encoder's side of the dictionaries: finds a field among all entries, those of a base and those met since.
 //!
-//! Entries are numbered here as they are met. The decoder meets them in another order; [`Vocabulary::coded`] translates.
+//! Entries are numbered here as they are met. The decoder meets them in another order; [`Vocabulary::coded`] translates. Those of
+//! a base have the decoder's numbers, and are looked up in tables that are made once for all segments that lean on it.
 
 use std::hash::Hasher;
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHasher};
@@ -24,6 +26,66 @@ struct Entry {
     message: u8,
 }
 
+/// Entries as fields, and a table to find them.
+#[derive(Debug, Default)]
+struct Pool {
+    bytes: Vec<u8>,
+    entries: HashTable<Entry>,
+}
+
+impl Pool {
+    #[inline]
+    fn find(&self, hash: u32, message: u8, scope: u32, field: &[u8]) -> Option<(u32, u32)> {
+        let same = |e: &Entry| {
+            let (start, end) = (e.start as usize, e.start as usize + e.length as usize);
+            e.message == message
+                && (scope == u32::MAX || u32::from(e.dictionary) == scope)
+                && self.bytes[start..end] == *field
+        };
+        self.entries.find(spread(hash), same).map(|found| (u32::from(found.dictionary), found.number))
+    }
+
+    /// Adds an entry; where its field begins.
+    fn insert(&mut self, hash: u32, message: u8, dictionary: u32, number: u32, field: &[u8]) -> u32 {
+        let start = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(field);
+        let (length, dictionary) = (field.len() as u32, dictionary as u16);
+        let entry = Entry { hash, number, start, length, dictionary, message };
+        self.entries.insert_unique(spread(hash), entry, |e| spread(e.hash));
+        start
+    }
+}
+
+/// What a base knows.
+#[derive(Debug)]
+pub(super) struct Known {
+    pool: Pool,
+    kinds: FxHashMap<Kind, u32>,
+    /// How many entries each dictionary has.
+    lengths: Vec<u32>,
+}
+
+impl Known {
+    /// All that `dictionaries` hold.
+    pub(super) fn new(dictionaries: &[Dictionary]) -> Self {
+        let bytes = Vec::with_capacity(dictionaries.iter().map(Dictionary::size).sum());
+        let entries = HashTable::with_capacity(dictionaries.iter().map(Dictionary::len).sum());
+        let mut pool = Pool { bytes, entries };
+        for (dictionary, number) in dictionaries.iter().zip(0..) {
+            let message = dictionary.kind.message;
+            let scope = if message == 0 { number } else { u32::MAX };
+            for (field, n) in dictionary.entries().zip(0..) {
+                pool.insert(hash(message, scope, field), message, number, n, field);
+            }
+        }
+        Self {
+            pool,
+            kinds: dictionaries.iter().map(|d| d.kind.clone()).zip(0..).collect(),
+            lengths: dictionaries.iter().map(|d| d.len() as u32).collect(),
+        }
+    }
+}
+
 /// An entry as the dictionary's list has it.
 #[derive(Debug, Clone, Copy)]
 struct Numbered {
@@ -37,10 +99,12 @@ struct Numbered {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Vocabulary {
-    pool: Vec<u8>,
-    entries: HashTable<Entry>,
+    known: Arc<Known>,
+    /// What was met since.
+    pool: Pool,
     pub(super) kinds: Vec<Kind>,
     by_kind: FxHashMap<Kind, u32>,
+    /// Those that were met since, by dictionary.
     numbered: Vec<Vec<Numbered>>,
     /// What each dictionary is for.
     purposes: Vec<Purpose>,
@@ -59,35 +123,26 @@ const fn spread(hash: u32) -> u64 {
 }
 
 impl Vocabulary {
-    /// All that `dictionaries` hold.
-    pub(super) fn new(dictionaries: &[Dictionary]) -> Self {
-        let mut new = Self {
-            pool: Vec::with_capacity(dictionaries.iter().map(Dictionary::size).sum()),
-            entries: HashTable::with_capacity(dictionaries.iter().map(Dictionary::len).sum()),
-            kinds: Vec::new(),
+    /// All that `dictionaries` hold, which is what is `known`.
+    pub(super) fn new(dictionaries: &[Dictionary], known: Arc<Known>) -> Self {
+        Self {
+            known,
+            pool: Pool::default(),
+            kinds: dictionaries.iter().map(|d| d.kind.clone()).collect(),
             by_kind: FxHashMap::default(),
-            numbered: Vec::new(),
-            purposes: Vec::new(),
-        };
-        for (dictionary, number) in dictionaries.iter().zip(0..) {
-            new.dictionary(&dictionary.kind);
-            let fixed = if dictionary.kind.message == 0 { number } else { u32::MAX };
-            for field in dictionary.entries() {
-                // The content of what is known is never asked for.
-                let hash = hash(dictionary.kind.message, fixed, field);
-                new.insert(dictionary.kind.message, hash, number, field, 0);
-            }
-            for (entry, coded) in new.numbered[number as usize].iter_mut().zip(0..) {
-                entry.coded = coded;
-            }
+            numbered: vec![Vec::new(); dictionaries.len()],
+            purposes: dictionaries.iter().map(|d| d.kind.purpose()).collect(),
         }
-        new
+    }
+
+    fn find_kind(&self, kind: &Kind) -> Option<u32> {
+        self.known.kinds.get(kind).or_else(|| self.by_kind.get(kind)).copied()
     }
 
     /// The number of the dictionary of this kind.
     pub(super) fn dictionary(&mut self, kind: &Kind) -> u32 {
-        if let Some(found) = self.by_kind.get(kind) {
-            return *found;
+        if let Some(found) = self.find_kind(kind) {
+            return found;
         }
         let number = self.kinds.len() as u32;
         self.by_kind.insert(kind.clone(), number);
@@ -102,6 +157,12 @@ impl Vocabulary {
         self.purposes[dictionary as usize]
     }
 
+    /// How many entries of a dictionary a base knows.
+    #[inline]
+    fn known_of(&self, dictionary: usize) -> u32 {
+        self.known.lengths.get(dictionary).copied().unwrap_or(0)
+    }
+
     /// The dictionary and the entry of `field` of `message`. `scope` keeps fields apart that are not of a message. `describe`
     /// tells of a field that was never met which dictionary it belongs to and how long its content is.
     #[inline]
@@ -112,55 +173,44 @@ impl Vocabulary {
         field: &[u8],
         describe: impl FnOnce() -> (Kind, usize),
     ) -> (u32, u32) {
-        let pool = &self.pool;
-        let same = |e: &Entry| {
-            let (start, end) = (e.start as usize, e.start as usize + e.length as usize);
-            e.message == message
-                && (scope == u32::MAX || u32::from(e.dictionary) == scope)
-                && pool[start..end] == *field
-        };
         let hash = hash(message, scope, field);
-        if let Some(found) = self.entries.find(spread(hash), same) {
-            return (u32::from(found.dictionary), found.number);
+        let known = self.known.pool.find(hash, message, scope, field);
+        if let Some(found) = known.or_else(|| self.pool.find(hash, message, scope, field)) {
+            return found;
         }
         let (mut kind, mut content) = describe();
         if self.kinds.len() >= MOST_DICTIONARIES - Message::COUNT
-            && !self.by_kind.contains_key(&kind)
+            && self.find_kind(&kind).is_none()
             && message != 0
         {
             // Raw fields need no more than a dictionary for each message.
             (kind, content) = (Kind::raw(message), field.len());
         }
         let dictionary = self.dictionary(&kind);
-        (dictionary, self.insert(message, hash, dictionary, field, content))
-    }
-
-    fn insert(&mut self, message: u8, hash: u32, dictionary: u32, field: &[u8], content: usize) -> u32 {
-        let start = self.pool.len() as u32;
-        self.pool.extend_from_slice(field);
-        let list = &mut self.numbered[dictionary as usize];
-        let number = list.len() as u32;
-        let behind = start + (field.len() - content) as u32;
-        list.push(Numbered { start: behind, length: content as u32, coded: u32::MAX });
-        let (length, dictionary) = (field.len() as u32, dictionary as u16);
-        let entry = Entry { hash, number, start, length, dictionary, message };
-        self.entries.insert_unique(spread(hash), entry, |e| spread(e.hash));
-        number
+        let list = self.numbered[dictionary as usize].len() as u32;
+        let number = self.known_of(dictionary as usize) + list;
+        let start = self.pool.insert(hash, message, dictionary, number, field);
+        let start = start + (field.len() - content) as u32;
+        let entry = Numbered { start, length: content as u32, coded: u32::MAX };
+        self.numbered[dictionary as usize].push(entry);
+        (dictionary, number)
     }
 
     /// The number by which the decoder knows an entry, which is `known` when it is about to learn it.
     #[inline]
     pub(super) fn coded(&mut self, dictionary: usize, number: u64, known: u64) -> u64 {
-        let entry = &mut self.numbered[dictionary][number as usize];
+        let Some(since) = number.checked_sub(u64::from(self.known_of(dictionary))) else { return number };
+        let entry = &mut self.numbered[dictionary][since as usize];
         if entry.coded == u32::MAX {
             entry.coded = known as u32;
         }
         u64::from(entry.coded)
     }
 
-    /// The content of an entry.
+    /// The content of an entry that was met since.
     pub(super) fn content(&self, dictionary: usize, number: u64) -> &[u8] {
-        let entry = self.numbered[dictionary][number as usize];
-        &self.pool[entry.start as usize..entry.start as usize + entry.length as usize]
+        let since = number - u64::from(self.known_of(dictionary));
+        let entry = self.numbered[dictionary][since as usize];
+        &self.pool.bytes[entry.start as usize..entry.start as usize + entry.length as usize]
     }
 }

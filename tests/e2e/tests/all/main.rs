@@ -13,6 +13,7 @@ mod lanes;
 mod listeners;
 mod passes;
 mod quarantine;
+mod recode;
 mod resume;
 mod shutdown;
 mod stations;
