@@ -128,6 +128,9 @@ pub struct StorageConfig {
     /// Given back when the disk is full, so that deletes get through.
     #[serde(default = "default_ballast")]
     pub ballast: ByteSize,
+    /// Memory for segments that others lean on, kept decoded. Our agents' take up to 8 MiB each.
+    #[serde(default = "default_decoded_bases")]
+    pub decoded_bases: ByteSize,
 }
 
 fn default_max_bytes() -> ByteSize {
@@ -136,6 +139,10 @@ fn default_max_bytes() -> ByteSize {
 
 fn default_ballast() -> ByteSize {
     ByteSize::mib(8)
+}
+
+fn default_decoded_bases() -> ByteSize {
+    ByteSize::mib(64)
 }
 
 /// `extensions`

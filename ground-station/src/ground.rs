@@ -167,6 +167,7 @@ pub fn settings(config: &Config) -> Settings {
             .filter(|(_, bytes)| *bytes > 0)
             .collect(),
         ballast: config.storage.ballast.0,
+        decoded_bases: config.storage.decoded_bases.0,
         station: config.link.station.clone(),
         routes: config.service.pipelines.routes(),
     }

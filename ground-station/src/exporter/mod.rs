@@ -18,7 +18,7 @@ use perigee_shared::signal::{Counts, SignalSet};
 use tokio_util::sync::CancellationToken;
 
 use self::deliver::Delivery;
-use crate::spool::{Decoded, Letter, Progress, SpoolError, Store, Work};
+use crate::spool::{Letter, Progress, SpoolError, Store, Work};
 use crate::telemetry::Metrics;
 
 /// How long settled segments may wait to be deleted together.
@@ -32,8 +32,6 @@ pub struct Exporter {
     station: Option<String>,
     delivery: Delivery,
     store: Store,
-    /// What the latest segments lean on.
-    decoded: Decoded,
 }
 
 /// The requests of a segment.
@@ -77,7 +75,6 @@ impl Exporter {
             delivery: Delivery::new(Arc::clone(&name), client, config, env, metrics),
             name,
             store,
-            decoded: Decoded::default(),
         })
     }
 
@@ -178,18 +175,12 @@ impl Exporter {
     }
 
     /// What is in the segment. One that does not decode goes to dead-letter whole, before any of it is sent.
-    async fn requests<'w>(&mut self, work: &'w Work) -> Result<Option<Requests<'w>>, Left> {
-        let mut decoded = std::mem::take(&mut self.decoded);
+    async fn requests<'w>(&self, work: &'w Work) -> Result<Option<Requests<'w>>, Left> {
         let of = work.clone();
-        let (decoded, found) = self
+        let found = self
             .store
-            .study(move |snapshot| {
-                let found = snapshot.requests(of.number, &of.header, &of.payload, of.checked, &mut decoded);
-                Ok((decoded, found))
-            })
-            .await?;
-        self.decoded = decoded;
-        let requests: Result<Requests<'_>, CodecError> = match found {
+            .study(move |snapshot| Ok(snapshot.requests(of.number, &of.header, &of.payload, of.checked)));
+        let requests: Result<Requests<'_>, CodecError> = match found.await? {
             Ok(Some(all)) => Ok(Box::new(all.into_iter().map(Ok))),
             Ok(None) => Decoder::new(&work.header, &work.payload, None).map(|rows| Box::new(rows) as _),
             Err(SpoolError::Undecodable(error)) => Err(error),

@@ -25,6 +25,7 @@ fn settings(directory: &Path) -> Settings {
         max_bytes: 1 << 30,
         satellites: Vec::new(),
         ballast: 0,
+        decoded_bases: 64 << 20,
         station: "svalbard".to_owned(),
         routes: [("a".to_owned(), SignalSet::ALL)].into(),
     }
@@ -121,10 +122,10 @@ fn export_all(spool: &mut Spool) -> u64 {
 }
 
 /// The spans of the next segment to be exported.
-fn names(spool: &mut Spool, decoded: &mut Decoded) -> Vec<String> {
+fn names(spool: &mut Spool) -> Vec<String> {
     let work = spool.next("a", SignalSet::ALL, 1).unwrap().unwrap();
     let snapshot = spool.snapshot().unwrap();
-    let requests = snapshot.requests(work.number, &work.header, &work.payload, false, decoded);
+    let requests = snapshot.requests(work.number, &work.header, &work.payload, false);
     let spans = |r: Request| ExportTraceServiceRequest::decode(r.body).unwrap().resource_spans;
     let spans = requests.unwrap().unwrap().into_iter().flat_map(spans);
     let mut names: Vec<String> =
@@ -160,11 +161,10 @@ fn a_segment_decodes_after_what_it_leans_on_was_exported_and_deleted() {
     assert_eq!(commit(&mut spool, &second), Applied::New);
     assert_eq!(commit(&mut spool, &third), Applied::New);
     assert!(spool.snapshot().unwrap().verify().unwrap().is_empty());
-    let mut decoded = Decoded::default();
-    assert_eq!(names(&mut spool, &mut decoded), expected(2));
+    assert_eq!(names(&mut spool), expected(2));
     let done = Progress { entry: 2, fingerprint: 1, finished: true, ..Progress::default() };
     spool.progress("a", &done).unwrap();
-    assert_eq!(names(&mut spool, &mut decoded), expected(3));
+    assert_eq!(names(&mut spool), expected(3));
 }
 
 #[test]
@@ -176,8 +176,7 @@ fn a_run_of_segments_that_lean_on_one_decodes_it_once() {
         commit(&mut spool, sealed);
     }
     // What an exporter decodes is remembered as what later segments lean on.
-    let mut decoded = Decoded::default();
-    assert_eq!(names(&mut spool, &mut decoded), expected(1));
+    assert_eq!(names(&mut spool), expected(1));
     spool
         .write(|txn| {
             txn.open_table(tables::BASE_CHUNKS)?.retain(|_, _| false)?;
@@ -188,7 +187,7 @@ fn a_run_of_segments_that_lean_on_one_decodes_it_once() {
         let before = entry - 1;
         let done = Progress { entry: before, fingerprint: 1, finished: true, ..Progress::default() };
         spool.progress("a", &done).unwrap();
-        assert_eq!(names(&mut spool, &mut decoded), expected(entry));
+        assert_eq!(names(&mut spool), expected(entry));
     }
 }
 
@@ -254,7 +253,7 @@ fn a_base_stays_while_a_segment_in_the_spool_leans_on_it_through_another() {
     }
     hello(&mut spool, None);
     assert_eq!(bases(&spool), 2, "nothing leans on the last");
-    assert_eq!(names(&mut spool, &mut Decoded::default()), expected(1));
+    assert_eq!(names(&mut spool), expected(1));
     drop(spool);
     let mut spool = open(&dir);
     assert_eq!(bases(&spool), 2);
@@ -318,7 +317,7 @@ fn a_chain_is_followed_to_its_beginning_and_one_that_is_too_long_is_refused() {
     export_all(&mut spool);
     let longest = seal(17, Some(&last));
     assert_eq!(commit(&mut spool, &longest), Applied::New, "it leans on 16");
-    assert_eq!(names(&mut spool, &mut Decoded::default()), expected(17));
+    assert_eq!(names(&mut spool), expected(17));
     let too_long = leaf(18, Some(&longest));
     assert_eq!(commit(&mut spool, &too_long), Applied::Rejected(RejectReason::MissingBase));
     assert!(spool.snapshot().unwrap().verify().unwrap().is_empty());
@@ -337,7 +336,7 @@ fn a_segment_that_does_not_decode_keeps_what_it_leans_on() {
     assert_eq!(bases(&spool), 1);
     // It decodes after all.
     assert_eq!(spool.replay(None).unwrap(), 1);
-    assert_eq!(names(&mut spool, &mut Decoded::default()), expected(2));
+    assert_eq!(names(&mut spool), expected(2));
     export_all(&mut spool);
     hello(&mut spool, None);
     assert_eq!((bases(&spool), spool.usage().total), (0, 0));
@@ -441,7 +440,7 @@ fn a_spool_of_the_version_without_bases_opens() {
         assert!(db.begin_read().unwrap().open_table(tables::BASES).is_err());
     }
     let mut spool = open(&dir);
-    assert_eq!(names(&mut spool, &mut Decoded::default()), expected(90));
+    assert_eq!(names(&mut spool), expected(90));
     hello(&mut spool, Some(1));
     assert_eq!(commit(&mut spool, &first), Applied::New);
     assert_eq!(commit(&mut spool, &leaf(2, Some(&first))), Applied::New);

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::error::SpoolError;
 use super::open::decode;
 use super::outlet;
-use super::snapshot::{Decoded, Snapshot};
+use super::snapshot::Snapshot;
 use super::tables::*;
 use super::views::{Items, names};
 
@@ -157,7 +157,6 @@ impl Snapshot {
         let (found, of_segments) = self.latest(if each { MOST_SHOWN } else { MOST_SEGMENTS })?;
         let names = names(&self.read)?;
         let chunks = self.read.open_table(SEGMENT_CHUNKS)?;
-        let mut decoded = Decoded::default();
         let (mut sum, mut shown_each) = (Sum::default(), Vec::new());
         for Found { number, header, place } in found {
             let payload = match place {
@@ -165,7 +164,7 @@ impl Snapshot {
                 Err(key) => self.base_payload(key, &header)?,
             };
             let costs = self
-                .base_of(number, &header, &mut decoded)
+                .base_of(number, &header)
                 .and_then(|base| Ok(inspect(&header, &payload, base.as_deref())?));
             let costs = match costs {
                 Err(SpoolError::Undecodable(_)) => Err("does not decode".to_owned()),

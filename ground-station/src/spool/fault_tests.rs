@@ -15,6 +15,7 @@ fn settings() -> Settings {
         max_bytes: 1 << 30,
         satellites: Vec::new(),
         ballast: 1 << 20,
+        decoded_bases: 64 << 20,
         station: "svalbard".to_owned(),
         routes: [("a".to_owned(), SignalSet::ALL)].into(),
     }

@@ -13,7 +13,6 @@ use super::error::SpoolError;
 use super::intake::take_number;
 use super::open::{Spool, decode};
 use super::outlet::signal_of;
-use super::snapshot::Decoded;
 use super::tables::*;
 
 /// A request that a backend refused for good.
@@ -197,8 +196,7 @@ impl Spool {
     fn replay_segment(&mut self, id: u64, record: LetterRecord) -> Result<bool, SpoolError> {
         let payload = self.letter_bytes(id)?;
         let Some(header) = header(record.header.clone()) else { return Ok(false) };
-        let mut decoded = Decoded::default();
-        match self.snapshot()?.requests(record.number, &header, &payload, true, &mut decoded) {
+        match self.snapshot()?.requests(record.number, &header, &payload, true) {
             Err(SpoolError::Undecodable(_)) => return Ok(false),
             requests => drop(requests?),
         }

@@ -40,7 +40,7 @@ pub use letters::{Letter, LetterView, Replay};
 pub use open::{Settings, Spool, Usage};
 pub use outlet::{Progress, Work};
 pub use passes::PassView;
-pub use snapshot::{Decoded, Snapshot};
+pub use snapshot::Snapshot;
 pub use store::{Status, Store};
 pub use views::{
     AccountView, EpochView, ExporterView, GapView, Items, LaneView, PartialView, SatelliteView, SpoolView,

@@ -11,6 +11,7 @@ use redb::{
 };
 
 use super::error::SpoolError;
+use super::snapshot::Decoded;
 use super::tables::*;
 
 /// redb's page cache.
@@ -74,6 +75,8 @@ pub struct Settings {
     pub satellites: Vec<(String, u64)>,
     /// Of the file that is given back when the disk is full; 0: none.
     pub ballast: u64,
+    /// What bases may take in memory that are kept decoded.
+    pub decoded_bases: u64,
     /// This station's id.
     pub station: String,
     /// Exporters with their signals.
@@ -88,6 +91,7 @@ pub struct Spool {
     pub(super) env: Env,
     pub(super) settings: Settings,
     pub(super) usage: Usage,
+    pub(super) decoded: Decoded,
     /// Entries that were decoded once since the start.
     pub(super) checked: std::collections::BTreeSet<u64>,
     /// Settled entries that are still to be deleted, with their satellites.
@@ -128,6 +132,7 @@ impl Spool {
         let mut spool = Self {
             db: Some(db),
             env: env.clone(),
+            decoded: Decoded::new(settings.decoded_bases),
             settings,
             usage: Usage::default(),
             checked: Default::default(),

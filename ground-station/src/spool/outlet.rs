@@ -12,7 +12,6 @@ use super::counters::{Counters, Kind};
 use super::error::SpoolError;
 use super::letters::{self, Letter};
 use super::open::{Spool, decode};
-use super::snapshot::Decoded;
 use super::tables::*;
 
 /// Settled entries that are deleted together, at most.
@@ -100,14 +99,14 @@ impl Spool {
         &self,
         mut each: impl FnMut(&str, &Header, &[u8], Option<&Base>),
     ) -> Result<(), SpoolError> {
-        let (snapshot, mut decoded) = (self.snapshot()?, Decoded::default());
+        let snapshot = self.snapshot()?;
         let chunks = snapshot.read.open_table(SEGMENT_CHUNKS)?;
         for row in snapshot.read.open_table(SEGMENTS)?.iter()? {
             let (entry, value) = row?;
             let record = decode::<SegmentRecord>(value.value())?;
             let header = header(record.header).ok_or(SpoolError::Damaged("a header cannot be read"))?;
             let payload = payload(&chunks, entry.value(), &header)?;
-            let base = snapshot.base_of(record.number, &header, &mut decoded)?;
+            let base = snapshot.base_of(record.number, &header)?;
             each(&record.satellite, &header, &payload, base.as_deref());
         }
         Ok(())

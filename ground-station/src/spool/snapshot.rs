@@ -3,7 +3,7 @@
 //! What is deleted meanwhile is given back to the file only when the snapshot is gone.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perigee_shared::segment::{Base, CodecError, Decoder, Header, Request, hash, learn};
 use redb::{ReadTransaction, ReadableTable};
@@ -17,48 +17,60 @@ use super::tables::*;
 /// Bases that are kept decoded whatever they take: the one that segments lean on, and the next one.
 const DECODED: usize = 2;
 
-/// What bases may take that are kept decoded. Our agents' take up to 8 MiB, and several satellites are in contact at once.
-const DECODED_BYTES: usize = 64 << 20;
+/// Bases with their places, the latest first.
+type Latest = VecDeque<(SequenceKey, Arc<Base>)>;
 
-/// Bases that were decoded lately, so that a run of segments that lean on one decodes it once.
-#[derive(Debug, Default)]
-pub struct Decoded {
-    /// The latest first.
-    latest: VecDeque<(SequenceKey, Arc<Base>)>,
+/// Bases that were decoded lately, so that a run of segments that lean on one decodes it once. A spool's exporters share them.
+#[derive(Debug, Clone)]
+pub(super) struct Decoded {
+    latest: Arc<Mutex<Latest>>,
+    /// What they may take.
+    bytes: usize,
 }
 
 impl Decoded {
+    pub(super) fn new(bytes: u64) -> Self {
+        Self { latest: Arc::default(), bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A base, which is then the latest.
-    fn get(&mut self, key: SequenceKey) -> Option<Arc<Base>> {
-        let at = self.latest.iter().position(|(k, _)| *k == key)?;
-        let found = self.latest.remove(at)?;
+    fn get(&self, key: SequenceKey) -> Option<Arc<Base>> {
+        let mut latest = self.latest();
+        let at = latest.iter().position(|(k, _)| *k == key)?;
+        let found = latest.remove(at)?;
         let base = Arc::clone(&found.1);
-        self.latest.push_front(found);
+        latest.push_front(found);
         Some(base)
     }
 
-    fn remember(&mut self, key: SequenceKey, base: &Arc<Base>) {
-        self.latest.retain(|(k, _)| *k != key);
-        self.latest.push_front((key, Arc::clone(base)));
+    fn remember(&self, key: SequenceKey, base: &Arc<Base>) {
+        let mut latest = self.latest();
+        latest.retain(|(k, _)| *k != key);
+        latest.push_front((key, Arc::clone(base)));
         let mut bytes = 0;
         let fits = |(_, base): &&(SequenceKey, Arc<Base>)| {
             bytes += base.size();
-            bytes <= DECODED_BYTES
+            bytes <= self.bytes
         };
-        let most = self.latest.iter().take_while(fits).count();
-        self.latest.truncate(most.max(DECODED));
+        let most = latest.iter().take_while(fits).count();
+        latest.truncate(most.max(DECODED));
     }
 }
 
 /// The spool as it was when it was asked for.
 pub struct Snapshot {
     pub(super) read: ReadTransaction,
+    decoded: Decoded,
 }
 
 impl Spool {
     /// The spool as it is now.
     pub fn snapshot(&self) -> Result<Snapshot, SpoolError> {
-        Ok(Snapshot { read: self.read()? })
+        Ok(Snapshot { read: self.read()?, decoded: self.decoded.clone() })
     }
 }
 
@@ -68,17 +80,12 @@ impl Snapshot {
     /// # Errors
     ///
     /// [`SpoolError::Undecodable`] when that is not kept, leans on more than is followed, or does not decode.
-    pub fn base_of(
-        &self,
-        number: u32,
-        header: &Header,
-        decoded: &mut Decoded,
-    ) -> Result<Option<Arc<Base>>, SpoolError> {
+    pub fn base_of(&self, number: u32, header: &Header) -> Result<Option<Arc<Base>>, SpoolError> {
         if header.base_sequence.is_none() {
             return Ok(None);
         }
         let chain = bases::chain(&self.read.open_table(BASES)?, number, header)?;
-        let found = chain.iter().enumerate().find_map(|(at, (key, _))| Some((at, decoded.get(*key)?)));
+        let found = chain.iter().enumerate().find_map(|(at, (key, _))| Some((at, self.decoded.get(*key)?)));
         let (unknown, mut base) = found.map_or((chain.len(), None), |(at, base)| (at, Some(base)));
         if unknown > 0 {
             let mut known = base.as_deref().cloned();
@@ -89,7 +96,7 @@ impl Snapshot {
             base = known.map(Arc::new);
         }
         if let (Some((key, _)), Some(base)) = (chain.first(), &base) {
-            decoded.remember(*key, base);
+            self.decoded.remember(*key, base);
         }
         Ok(base)
     }
@@ -106,13 +113,12 @@ impl Snapshot {
         header: &Header,
         payload: &[u8],
         checked: bool,
-        decoded: &mut Decoded,
     ) -> Result<Option<Vec<Request>>, SpoolError> {
-        let base = self.base_of(number, header, decoded)?;
+        let base = self.base_of(number, header)?;
         match Decoder::new(header, payload, base.as_deref())? {
             Decoder::Columns(requests, own) => {
                 if header.is_base {
-                    decoded.remember(key(number, header.id), &Arc::from(own));
+                    self.decoded.remember(key(number, header.id), &Arc::from(own));
                 }
                 Ok(Some(requests.collect()))
             }
@@ -127,7 +133,8 @@ impl Snapshot {
 
     /// Checks every segment and every base: its pieces, its hash, and that it decodes. What is wrong, by entry.
     pub fn verify(&self) -> Result<Vec<(u64, String)>, SpoolError> {
-        let mut decoded = Decoded::default();
+        // What is known from before says nothing about what is on disk.
+        self.decoded.latest().clear();
         let mut wrong = Vec::new();
         let chunks = self.read.open_table(SEGMENT_CHUNKS)?;
         for row in self.read.open_table(SEGMENTS)?.iter()? {
@@ -138,7 +145,7 @@ impl Snapshot {
                 continue;
             };
             let payload = outlet::payload(&chunks, entry, &header)?;
-            if let Some(why) = self.fault(record.number, &header, &payload, &mut decoded)? {
+            if let Some(why) = self.fault(record.number, &header, &payload)? {
                 wrong.push((entry, format!("segment {}: {why}", header.id)));
             }
         }
@@ -150,24 +157,18 @@ impl Snapshot {
                 continue;
             };
             let payload = self.base_payload(key, &header)?;
-            if let Some(why) = self.fault(key.0, &header, &payload, &mut decoded)? {
+            if let Some(why) = self.fault(key.0, &header, &payload)? {
                 wrong.push((record.entry, format!("base {}: {why}", header.id)));
             }
         }
         Ok(wrong)
     }
 
-    fn fault(
-        &self,
-        number: u32,
-        header: &Header,
-        payload: &[u8],
-        decoded: &mut Decoded,
-    ) -> Result<Option<String>, SpoolError> {
+    fn fault(&self, number: u32, header: &Header, payload: &[u8]) -> Result<Option<String>, SpoolError> {
         if hash(payload) != header.hash {
             return Ok(Some("the payload does not have its hash".to_owned()));
         }
-        match self.requests(number, header, payload, false, decoded) {
+        match self.requests(number, header, payload, false) {
             Ok(_) => Ok(None),
             Err(SpoolError::Undecodable(why)) => Ok(Some(why.to_string())),
             Err(other) => Err(other),

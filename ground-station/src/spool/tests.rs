@@ -21,6 +21,7 @@ fn settings(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) -> Settings {
         max_bytes: 1 << 30,
         satellites: Vec::new(),
         ballast: 0,
+        decoded_bases: 64 << 20,
         station: "svalbard".to_owned(),
         routes: routes.iter().map(|(name, signals)| ((*name).to_owned(), *signals)).collect(),
     }
