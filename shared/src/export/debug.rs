@@ -8,12 +8,14 @@ use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::common::v1::AnyValue;
 use prost::{DecodeError, Message};
 
 use super::config::{DebugConfig, Verbosity};
 use super::outcome::Outcome;
 use super::split::items;
+use crate::otlp::protobuf::{Field, Fields, Malformed, Value};
+use crate::otlp::tree::{POINTS, branches, leaves};
 use crate::signal::Signal;
 
 /// Where lines go; each text ends with a newline and may have several.
@@ -41,11 +43,11 @@ impl Debug {
         };
         let mut text = format!("{signal}: {items} {}, {} bytes\n", signal.items_name(), body.len());
         let described = match self.verbosity {
-            Verbosity::Basic => Ok(()),
-            Verbosity::Normal => normal(signal, body, &mut text),
-            Verbosity::Detailed => detailed(signal, body, &mut text),
+            Verbosity::Basic => true,
+            Verbosity::Normal => normal(signal, body, &mut text).is_ok(),
+            Verbosity::Detailed => detailed(signal, body, &mut text).is_ok(),
         };
-        if described.is_err() {
+        if !described {
             return Outcome::unreadable();
         }
         (self.sink)(&text);
@@ -53,50 +55,69 @@ impl Debug {
     }
 }
 
-/// One line per item.
-fn normal(signal: Signal, body: &[u8], out: &mut String) -> Result<(), DecodeError> {
+/// One line per item. Only what it shows is read.
+fn normal(signal: Signal, body: &[u8], out: &mut String) -> Result<(), Malformed> {
     let mut line = |text: std::fmt::Arguments<'_>| {
         // Writing to a String does not fail.
         let _ = writeln!(out, "  {text}");
     };
-    match signal {
-        Signal::Traces => {
-            let request = ExportTraceServiceRequest::decode(body)?;
-            let scopes = request.resource_spans.iter().flat_map(|r| &r.scope_spans);
-            for span in scopes.flat_map(|s| &s.spans) {
-                let id = |bytes: &[u8]| bytes.iter().fold(String::new(), |s, b| s + &format!("{b:02x}"));
-                line(format_args!("{} {} {}", span.name, id(&span.trace_id), id(&span.span_id)));
+    leaves(body, |leaf| {
+        match signal {
+            Signal::Traces => {
+                let [trace, span, name] = texts(leaf, [1, 2, 5])?;
+                line(format_args!("{} {} {}", String::from_utf8_lossy(name), Hex(trace), Hex(span)));
             }
-        }
-        Signal::Logs => {
-            let request = ExportLogsServiceRequest::decode(body)?;
-            let scopes = request.resource_logs.iter().flat_map(|r| &r.scope_logs);
-            for log in scopes.flat_map(|s| &s.log_records) {
-                let body = log.body.as_ref().and_then(|b| b.value.as_ref());
-                line(format_args!("{} {} {body:?}", log.time_unix_nano, log.severity_text));
+            Signal::Logs => {
+                let [severity, body] = texts(leaf, [3, 5])?;
+                let body = AnyValue::decode(body).map_err(|_| Malformed("a log record's body"))?.value;
+                let severity = String::from_utf8_lossy(severity);
+                line(format_args!("{} {severity} {body:?}", time(leaf, 1)?));
             }
-        }
-        Signal::Metrics => {
-            let request = ExportMetricsServiceRequest::decode(body)?;
-            let scopes = request.resource_metrics.iter().flat_map(|r| &r.scope_metrics);
-            for metric in scopes.flat_map(|s| &s.metrics) {
-                let mut points = |times: &mut dyn Iterator<Item = u64>| {
-                    times.for_each(|time| line(format_args!("{} at {time}", metric.name)));
-                };
-                match &metric.data {
-                    Some(Data::Gauge(d)) => points(&mut d.data_points.iter().map(|p| p.time_unix_nano)),
-                    Some(Data::Sum(d)) => points(&mut d.data_points.iter().map(|p| p.time_unix_nano)),
-                    Some(Data::Histogram(d)) => points(&mut d.data_points.iter().map(|p| p.time_unix_nano)),
-                    Some(Data::ExponentialHistogram(d)) => {
-                        points(&mut d.data_points.iter().map(|p| p.time_unix_nano));
+            Signal::Metrics => {
+                let [name] = texts(leaf, [1])?;
+                let name = String::from_utf8_lossy(name);
+                for data in POINTS.into_iter().flat_map(|field| branches(leaf, field)) {
+                    for point in branches(data?, 1) {
+                        line(format_args!("{name} at {}", time(point?, 3)?));
                     }
-                    Some(Data::Summary(d)) => points(&mut d.data_points.iter().map(|p| p.time_unix_nano)),
-                    None => {}
                 }
             }
         }
+        Ok(())
+    })
+}
+
+/// The contents of strings, bytes or messages in a message, by their fields; empty when they are not there.
+fn texts<const N: usize>(message: &[u8], fields: [u32; N]) -> Result<[&[u8]; N], Malformed> {
+    let mut out = [&[][..]; N];
+    for field in Fields::new(message) {
+        let field = field?;
+        if let (Value::Bytes(bytes), Some(n)) = (field.value, fields.iter().position(|f| *f == field.number))
+        {
+            out[n] = bytes;
+        }
     }
-    Ok(())
+    Ok(out)
+}
+
+/// The time in field `number`.
+fn time(message: &[u8], number: u32) -> Result<u64, Malformed> {
+    Fields::new(message).try_fold(0, |time, field| match field? {
+        Field { number: n, value: Value::Fixed64(value), .. } if n == number => Ok(value),
+        _ => Ok(time),
+    })
+}
+
+/// Bytes as hexadecimal digits.
+struct Hex<'a>(&'a [u8]);
+
+impl std::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const DIGITS: [char; 16] =
+            ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        digits.map(|digit| DIGITS[usize::from(digit)]).try_for_each(|digit| f.write_char(digit))
+    }
 }
 
 /// Everything.

@@ -7,34 +7,16 @@ use bytes::Bytes;
 
 use super::cut::Limits;
 use crate::otlp::protobuf::{Fields, Malformed, put_bytes};
-use crate::otlp::tree::{POINTS, children, message, points};
+use crate::otlp::tree::{POINTS, leaves, message, points};
 use crate::signal::Signal;
 
 /// The items of an export request, counted by its structure down to spans, log records or data points.
 pub(super) fn items(signal: Signal, body: &[u8]) -> Result<u64, Malformed> {
     let mut n = 0;
-    for resource in Fields::new(body) {
-        let resource = resource?;
-        if resource.number != 1 {
-            continue;
-        }
-        for scope in Fields::new(message(&resource)?) {
-            let scope = scope?;
-            if scope.number != 2 {
-                continue;
-            }
-            if signal != Signal::Metrics {
-                n += children(message(&scope)?, 2)?;
-                continue;
-            }
-            for metric in Fields::new(message(&scope)?) {
-                let metric = metric?;
-                if metric.number == 2 {
-                    n += points(message(&metric)?)?;
-                }
-            }
-        }
-    }
+    leaves(body, |leaf| {
+        n += if signal == Signal::Metrics { points(leaf)? } else { 1 };
+        Ok(())
+    })?;
     Ok(n)
 }
 

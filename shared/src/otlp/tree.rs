@@ -26,17 +26,36 @@ pub fn message<'a>(field: &Field<'a>) -> Result<&'a [u8], Malformed> {
     }
 }
 
-/// How many fields `number` `message_bytes` has.
-pub fn children(message_bytes: &[u8], number: u32) -> Result<u64, Malformed> {
-    let mut n = 0;
-    for field in Fields::new(message_bytes) {
-        let field = field?;
-        if field.number == number {
-            message(&field)?;
-            n += 1;
+/// Shows `each` every span, log record or metric of an export request.
+pub fn leaves<'a>(
+    request: &'a [u8],
+    mut each: impl FnMut(&'a [u8]) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    for resource in branches(request, RESOURCES) {
+        for scope in branches(resource?, SCOPES) {
+            for leaf in branches(scope?, LEAVES) {
+                each(leaf?)?;
+            }
         }
     }
-    Ok(n)
+    Ok(())
+}
+
+/// The messages in the fields `number` of a message.
+pub fn branches(
+    message_bytes: &[u8],
+    number: u32,
+) -> impl Iterator<Item = Result<&[u8], Malformed>> + use<'_> {
+    Fields::new(message_bytes).filter_map(move |field| match field {
+        Ok(field) if field.number != number => None,
+        Ok(field) => Some(message(&field)),
+        Err(malformed) => Some(Err(malformed)),
+    })
+}
+
+/// How many fields `number` `message_bytes` has.
+pub fn children(message_bytes: &[u8], number: u32) -> Result<u64, Malformed> {
+    branches(message_bytes, number).try_fold(0, |n, branch| branch.map(|_| n + 1))
 }
 
 /// The data points of a `Metric`.

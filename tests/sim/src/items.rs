@@ -10,6 +10,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use perigee_shared::otlp::protobuf::{put_varint as varint, varint_len};
 use perigee_shared::signal::Signal;
 use prost::Message;
 use rand::rngs::SmallRng;
@@ -166,7 +167,10 @@ impl Generator {
             // One value that hardly comes twice, others of a few that there are.
             let value = self.rng.random_range(0..if n == 0 { 1_000 } else { 10 });
             self.text.clear();
-            let _ = write!(self.text, "{one} and {two} of {value}");
+            for part in [one, " and ", two, " of "] {
+                self.text.push_str(part);
+            }
+            let _ = write!(self.text, "{value}");
             attribute(out, number, key, 1, self.text.as_bytes());
         }
     }
@@ -184,14 +188,6 @@ fn request(items: &[u8]) -> Vec<u8> {
     out
 }
 
-fn varint(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
 fn field(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     varint(out, u64::from(number) << 3 | 2);
     varint(out, bytes.len() as u64);
@@ -205,12 +201,18 @@ fn fixed(out: &mut Vec<u8>, number: u32, value: u64) {
 
 /// A `KeyValue` whose value is field `kind` of `AnyValue`.
 fn attribute(out: &mut Vec<u8>, number: u32, key: &str, kind: u32, value: &[u8]) {
-    let mut any = Vec::with_capacity(value.len() + 8);
-    field(&mut any, kind, value);
-    let mut pair = Vec::with_capacity(any.len() + key.len() + 8);
-    field(&mut pair, 1, key.as_bytes());
-    field(&mut pair, 2, &any);
-    field(out, number, &pair);
+    let any = field_len(value.len());
+    varint(out, u64::from(number) << 3 | 2);
+    varint(out, (field_len(key.len()) + field_len(any)) as u64);
+    field(out, 1, key.as_bytes());
+    varint(out, 2 << 3 | 2);
+    varint(out, any as u64);
+    field(out, kind, value);
+}
+
+/// What a field of a low number takes with so many bytes in it.
+const fn field_len(bytes: usize) -> usize {
+    1 + varint_len(bytes as u64) + bytes
 }
 
 /// The number behind the `#` of a text.
