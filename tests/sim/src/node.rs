@@ -408,7 +408,7 @@ impl Station {
              private_key_file: {directory}/{id}.key\n  satellite_ca_file: {directory}/satellite-ca.crt\n  \
              max_connections: {connections}\n  retry_above: {connections}\n  satellites: {{{satellites}}}\n\
              exporters: {{debug: {{verbosity: normal, rate_limit: {}}}}}\n\
-             storage: {{directory: {directory}/{id}, ballast: 0B, max_bytes: 64GiB, decoded_bases: 4GiB}}\n\
+             storage: {{directory: {directory}/{id}, ballast: 0B, max_bytes: 64GiB, decoded_bases: 2GiB}}\n\
              resource_attributes: false\n\
              service:\n  pipelines:\n    traces: {{exporters: [debug]}}\n    metrics: {{exporters: [debug]}}\n    \
              logs: {{exporters: [debug]}}\n",
