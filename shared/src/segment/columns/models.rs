@@ -26,15 +26,10 @@ impl Recent {
     pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: u64) -> Option<u64> {
         for n in 0..usize::from(self.used) {
             if coder.bit(&mut self.hits[n], self.values[n] == value) {
-                // By rotation, since a move of so few would be a call.
-                let [v0, v1, v2, v3] = self.values;
-                self.values = match n {
-                    0 => [v0, v1, v2, v3],
-                    1 => [v1, v0, v2, v3],
-                    2 => [v2, v0, v1, v3],
-                    _ => [v3, v0, v1, v2],
-                };
-                return Some(self.values[0]);
+                let value = self.values[n];
+                self.values.copy_within(0..n, 1);
+                self.values[0] = value;
+                return Some(value);
             }
         }
         None
