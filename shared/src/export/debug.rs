@@ -15,7 +15,7 @@ use super::config::{DebugConfig, Verbosity};
 use super::outcome::Outcome;
 use super::split::items;
 use crate::otlp::protobuf::{Field, Fields, Malformed, Value};
-use crate::otlp::tree::{POINTS, branches, leaves};
+use crate::otlp::tree::{branches, data, leaves};
 use crate::signal::Signal;
 
 /// Where lines go; each text ends with a newline and may have several.
@@ -76,7 +76,7 @@ fn normal(signal: Signal, body: &[u8], out: &mut String) -> Result<(), Malformed
             Signal::Metrics => {
                 let [name] = texts(leaf, [1])?;
                 let name = String::from_utf8_lossy(name);
-                for data in POINTS.into_iter().flat_map(|field| branches(leaf, field)) {
+                for data in data(leaf) {
                     for point in branches(data?, 1) {
                         line(format_args!("{name} at {}", time(point?, 3)?));
                     }
@@ -113,10 +113,8 @@ struct Hex<'a>(&'a [u8]);
 
 impl std::fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const DIGITS: [char; 16] =
-            ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
         let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        digits.map(|digit| DIGITS[usize::from(digit)]).try_for_each(|digit| f.write_char(digit))
+        digits.filter_map(|d| char::from_digit(d.into(), 16)).try_for_each(|digit| f.write_char(digit))
     }
 }
 

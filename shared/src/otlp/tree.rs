@@ -42,29 +42,33 @@ pub fn leaves<'a>(
 }
 
 /// The messages in the fields `number` of a message.
-pub fn branches(
+pub fn branches(message_bytes: &[u8], number: u32) -> impl Iterator<Item = Result<&[u8], Malformed>> {
+    messages(message_bytes, move |n| n == number)
+}
+
+/// What holds the data points of a `Metric`, in their field 1.
+pub fn data(metric: &[u8]) -> impl Iterator<Item = Result<&[u8], Malformed>> {
+    messages(metric, |n| POINTS.contains(&n))
+}
+
+fn messages(
     message_bytes: &[u8],
-    number: u32,
-) -> impl Iterator<Item = Result<&[u8], Malformed>> + use<'_> {
+    wanted: impl Fn(u32) -> bool,
+) -> impl Iterator<Item = Result<&[u8], Malformed>> {
     Fields::new(message_bytes).filter_map(move |field| match field {
-        Ok(field) if field.number != number => None,
+        Ok(field) if !wanted(field.number) => None,
         Ok(field) => Some(message(&field)),
         Err(malformed) => Some(Err(malformed)),
     })
 }
 
-/// How many fields `number` `message_bytes` has.
-pub fn children(message_bytes: &[u8], number: u32) -> Result<u64, Malformed> {
-    branches(message_bytes, number).try_fold(0, |n, branch| branch.map(|_| n + 1))
-}
-
-/// The data points of a `Metric`.
+/// How many data points a `Metric` has.
 pub fn points(metric: &[u8]) -> Result<u64, Malformed> {
     let mut n = 0;
-    for field in Fields::new(metric) {
-        let field = field?;
-        if POINTS.contains(&field.number) {
-            n += children(message(&field)?, 1)?;
+    for data in data(metric) {
+        for point in branches(data?, 1) {
+            point?;
+            n += 1;
         }
     }
     Ok(n)
