@@ -179,8 +179,9 @@ impl Exporter {
         let of = work.clone();
         let found = self
             .store
-            .study(move |snapshot| Ok(snapshot.requests(of.number, &of.header, &of.payload, of.checked)));
-        let requests: Result<Requests<'_>, CodecError> = match found.await? {
+            .study(move |snapshot| Ok(snapshot.requests(of.number, &of.header, &of.payload, of.checked)))
+            .await?;
+        let requests: Result<Requests<'_>, CodecError> = match found {
             Ok(Some(all)) => Ok(Box::new(all.into_iter().map(Ok))),
             Ok(None) => Decoder::new(&work.header, &work.payload, None).map(|rows| Box::new(rows) as _),
             Err(SpoolError::Undecodable(error)) => Err(error),

@@ -17,13 +17,18 @@ use super::tables::*;
 /// Bases that are kept decoded whatever they take: the one that segments lean on, and the next one.
 const DECODED: usize = 2;
 
-/// Bases with their places, the latest first.
-type Latest = VecDeque<(SequenceKey, Arc<Base>)>;
+struct Kept {
+    key: SequenceKey,
+    base: Arc<Base>,
+    /// What it takes.
+    bytes: usize,
+}
 
 /// Bases that were decoded lately, so that a run of segments that lean on one decodes it once. A spool's exporters share them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Decoded {
-    latest: Arc<Mutex<Latest>>,
+    /// The latest first.
+    latest: Arc<Mutex<VecDeque<Kept>>>,
     /// What they may take.
     bytes: usize,
 }
@@ -33,28 +38,29 @@ impl Decoded {
         Self { latest: Arc::default(), bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
     }
 
-    fn latest(&self) -> MutexGuard<'_, Latest> {
+    fn latest(&self) -> MutexGuard<'_, VecDeque<Kept>> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A base, which is then the latest.
     fn get(&self, key: SequenceKey) -> Option<Arc<Base>> {
         let mut latest = self.latest();
-        let at = latest.iter().position(|(k, _)| *k == key)?;
+        let at = latest.iter().position(|kept| kept.key == key)?;
         let found = latest.remove(at)?;
-        let base = Arc::clone(&found.1);
+        let base = Arc::clone(&found.base);
         latest.push_front(found);
         Some(base)
     }
 
     fn remember(&self, key: SequenceKey, base: &Arc<Base>) {
+        let bytes = base.size();
         let mut latest = self.latest();
-        latest.retain(|(k, _)| *k != key);
-        latest.push_front((key, Arc::clone(base)));
-        let mut bytes = 0;
-        let fits = |(_, base): &&(SequenceKey, Arc<Base>)| {
-            bytes += base.size();
-            bytes <= self.bytes
+        latest.retain(|kept| kept.key != key);
+        latest.push_front(Kept { key, base: Arc::clone(base), bytes });
+        let mut all = 0;
+        let fits = |kept: &&Kept| {
+            all += kept.bytes;
+            all <= self.bytes
         };
         let most = latest.iter().take_while(fits).count();
         latest.truncate(most.max(DECODED));
@@ -132,9 +138,9 @@ impl Snapshot {
     }
 
     /// Checks every segment and every base: its pieces, its hash, and that it decodes. What is wrong, by entry.
-    pub fn verify(&self) -> Result<Vec<(u64, String)>, SpoolError> {
+    pub fn verify(mut self) -> Result<Vec<(u64, String)>, SpoolError> {
         // What is known from before says nothing about what is on disk.
-        self.decoded.latest().clear();
+        self.decoded.latest = Arc::default();
         let mut wrong = Vec::new();
         let chunks = self.read.open_table(SEGMENT_CHUNKS)?;
         for row in self.read.open_table(SEGMENTS)?.iter()? {

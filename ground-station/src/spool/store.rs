@@ -180,10 +180,10 @@ impl Store {
     /// Has `work` look at the spool as it is now, away from the spool's thread: for what keeps a processor busy.
     pub async fn study<R: Send + 'static>(
         &self,
-        work: impl FnOnce(&Snapshot) -> Result<R, SpoolError> + Send + 'static,
+        work: impl FnOnce(Snapshot) -> Result<R, SpoolError> + Send + 'static,
     ) -> Result<R, SpoolError> {
         let snapshot = self.ask(|spool| spool.snapshot()).await?;
-        self.env.cpu(move || work(&snapshot)).await
+        self.env.cpu(move || work(snapshot)).await
     }
 
     /// What changes.
