@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use perigee_shared::otlp::protobuf::{put_varint as varint, varint_len};
+use perigee_shared::otlp::protobuf::{put_bytes, put_tag, put_varint, varint_len};
 use perigee_shared::signal::Signal;
 use prost::Message;
 use rand::rngs::SmallRng;
@@ -99,7 +99,7 @@ impl Generator {
         let mut items = Vec::with_capacity(bytes + 256);
         for n in 0..count {
             let item = self.item(signal, first + n, unix_nano + n);
-            field(&mut items, 2, &item);
+            put_bytes(&mut items, 2, &item);
         }
         Made { signal, body: request(&items).into(), first, count }
     }
@@ -113,34 +113,34 @@ impl Generator {
             Signal::Traces => {
                 let mut trace = [0; 16];
                 self.rng.fill_bytes(&mut trace);
-                field(&mut out, 1, &trace);
-                field(&mut out, 2, &id.to_be_bytes());
-                field(&mut out, 5, word.as_bytes());
+                put_bytes(&mut out, 1, &trace);
+                put_bytes(&mut out, 2, &id.to_be_bytes());
+                put_bytes(&mut out, 5, word.as_bytes());
                 fixed(&mut out, 7, time);
                 fixed(&mut out, 8, time + self.rng.random_range(1_000..1_000_000));
                 self.fill(&mut out, 9, place);
             }
             Signal::Logs => {
                 fixed(&mut out, 1, time);
-                field(&mut out, 3, b"INFO");
+                put_bytes(&mut out, 3, b"INFO");
                 self.text.clear();
                 let _ = write!(self.text, "{word} #{id}");
                 let mut body = Vec::new();
-                field(&mut body, 1, self.text.as_bytes());
-                field(&mut out, 5, &body);
+                put_bytes(&mut body, 1, self.text.as_bytes());
+                put_bytes(&mut out, 5, &body);
                 self.fill(&mut out, 6, place);
             }
             Signal::Metrics => {
                 self.text.clear();
                 let _ = write!(self.text, "{word}#{id}");
-                field(&mut out, 1, self.text.as_bytes());
+                put_bytes(&mut out, 1, self.text.as_bytes());
                 let mut point = Vec::with_capacity(self.shape.item_bytes);
                 fixed(&mut point, 3, time);
                 fixed(&mut point, 4, self.rng.random_range(-40.0f64..80.0).to_bits());
                 self.fill(&mut point, 7, place);
                 let mut gauge = Vec::with_capacity(point.len() + 8);
-                field(&mut gauge, 1, &point);
-                field(&mut out, 5, &gauge);
+                put_bytes(&mut gauge, 1, &point);
+                put_bytes(&mut out, 5, &gauge);
             }
         }
         out
@@ -167,10 +167,7 @@ impl Generator {
             // One value that hardly comes twice, others of a few that there are.
             let value = self.rng.random_range(0..if n == 0 { 1_000 } else { 10 });
             self.text.clear();
-            for part in [one, " and ", two, " of "] {
-                self.text.push_str(part);
-            }
-            let _ = write!(self.text, "{value}");
+            let _ = write!(self.text, "{one} and {two} of {value}");
             attribute(out, number, key, 1, self.text.as_bytes());
         }
     }
@@ -181,33 +178,27 @@ fn request(items: &[u8]) -> Vec<u8> {
     let mut resource = Vec::new();
     attribute(&mut resource, 1, "service.name", 1, b"simulated");
     let mut of_resource = Vec::with_capacity(items.len() + 64);
-    field(&mut of_resource, 1, &resource);
-    field(&mut of_resource, 2, items);
+    put_bytes(&mut of_resource, 1, &resource);
+    put_bytes(&mut of_resource, 2, items);
     let mut out = Vec::with_capacity(of_resource.len() + 8);
-    field(&mut out, 1, &of_resource);
+    put_bytes(&mut out, 1, &of_resource);
     out
 }
 
-fn field(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
-    varint(out, u64::from(number) << 3 | 2);
-    varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
 fn fixed(out: &mut Vec<u8>, number: u32, value: u64) {
-    varint(out, u64::from(number) << 3 | 1);
+    put_tag(out, number, 1);
     out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// A `KeyValue` whose value is field `kind` of `AnyValue`.
 fn attribute(out: &mut Vec<u8>, number: u32, key: &str, kind: u32, value: &[u8]) {
     let any = field_len(value.len());
-    varint(out, u64::from(number) << 3 | 2);
-    varint(out, (field_len(key.len()) + field_len(any)) as u64);
-    field(out, 1, key.as_bytes());
-    varint(out, 2 << 3 | 2);
-    varint(out, any as u64);
-    field(out, kind, value);
+    put_tag(out, number, 2);
+    put_varint(out, (field_len(key.len()) + field_len(any)) as u64);
+    put_bytes(out, 1, key.as_bytes());
+    put_tag(out, 2, 2);
+    put_varint(out, any as u64);
+    put_bytes(out, kind, value);
 }
 
 /// What a field of a low number takes with so many bytes in it.
