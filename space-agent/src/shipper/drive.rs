@@ -12,6 +12,7 @@ use perigee_shared::link::{MINOR_VERSION, wire};
 use perigee_shared::segment::{Codec, Header, Lane, SegmentId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Shipper;
 use super::gate::{Gate, Turn};
@@ -70,6 +71,8 @@ struct Driver<'a> {
     station: String,
     connection: &'a quinn::Connection,
     control: mpsc::Sender<Vec<u8>>,
+    /// QUIC has Hello. Segments could take all of the window before it, and the ground reads none of them until it has come.
+    greeted: CancellationToken,
     session: Session,
     gate: Gate,
     /// Segments whose sending has begun on this connection.
@@ -93,7 +96,8 @@ pub(super) async fn drive(
     let reader = tokio::spawn(read_control(answers, messages));
     // A ground that reads nothing holds back its writer, never the driver.
     let (queue, frames) = mpsc::channel(QUEUE);
-    let writer = tokio::spawn(write_control(control, frames));
+    let greeted = CancellationToken::new();
+    let writer = tokio::spawn(write_control(control, frames, greeted.clone().drop_guard()));
     let hello = hello(shipper, contact).await?;
     let mut sealed = shipper.sealed.clone();
     sealed.mark_unchanged();
@@ -105,6 +109,7 @@ pub(super) async fn drive(
         session: Session::new(hello, shipper.budget, &shipper.lanes),
         connection,
         control: queue,
+        greeted,
         gate: Gate::new(),
         begun: 0,
         writers: JoinSet::new(),
@@ -129,11 +134,18 @@ pub(super) async fn drive(
     ended.map_err(|error| closed.map_or(error, DriveError::Connection))
 }
 
-async fn write_control(mut stream: quinn::SendStream, mut frames: mpsc::Receiver<Vec<u8>>) {
+/// `greeted` goes when the first frame, which is Hello, is written, or when nothing can be.
+async fn write_control(
+    mut stream: quinn::SendStream,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+    greeted: DropGuard,
+) {
+    let mut greeted = Some(greeted);
     while let Some(frame) = frames.recv().await {
         if stream.write_all(&frame).await.is_err() {
             return;
         }
+        drop(greeted.take());
     }
 }
 
@@ -351,7 +363,9 @@ impl Driver<'_> {
         self.begun = (self.begun + 1) & 0x00ff_ffff;
         let priority = -(i32::from(lane.0) << 24) - self.begun;
         let (connection, turn) = (self.connection.clone(), self.gate.enter(lane));
+        let greeted = self.greeted.clone();
         self.writers.spawn(async move {
+            greeted.cancelled().await;
             let mut taken = RangeSet::default();
             let whole = match payload {
                 Some(payload) if payload.len() as u64 == header.payload_len => {
