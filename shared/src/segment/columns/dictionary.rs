@@ -227,6 +227,9 @@ pub(super) fn kind_of<'a>(
     if rendered == field.raw { (kind, content) } else { raw }
 }
 
+/// Bytes of a short entry.
+const SHORT: usize = 48;
+
 /// Buffers for one entry after the other.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scratch {
@@ -247,7 +250,7 @@ impl Scratch {
 #[derive(Debug)]
 pub(super) struct Dictionary {
     pub(super) kind: Kind,
-    /// The rendered entries, one behind the other.
+    /// The rendered entries, one behind the other, and behind them [`SHORT`] zeros.
     bytes: Vec<u8>,
     ends: Vec<u32>,
     /// Which entry, or that it is a new one.
@@ -277,7 +280,7 @@ impl Dictionary {
     pub(super) fn new(kind: Kind) -> Self {
         Self {
             kind,
-            bytes: Vec::new(),
+            bytes: vec![0; SHORT],
             ends: Vec::new(),
             index: NumberId::NEW,
             content: NumberId::NEW,
@@ -293,7 +296,7 @@ impl Dictionary {
 
     /// Bytes of its entries.
     pub(super) const fn size(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - SHORT
     }
 
     /// Bytes that it takes, what the encoder keeps to find its entries included.
@@ -306,6 +309,22 @@ impl Dictionary {
     pub(super) fn rendered(&self, index: usize) -> &[u8] {
         let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
         &self.bytes[start..self.ends[index] as usize]
+    }
+
+    /// Appends an entry as a field.
+    #[inline]
+    pub(super) fn append(&self, index: usize, out: &mut Vec<u8>) {
+        let field = self.rendered(index);
+        let start = self.ends[index] as usize - field.len();
+        // Most are short, and a copy whose length is fixed needs no call.
+        match self.bytes[start..].first_chunk::<SHORT>() {
+            Some(more) if field.len() <= SHORT => {
+                let end = out.len() + field.len();
+                out.extend_from_slice(more);
+                out.truncate(end);
+            }
+            _ => out.extend_from_slice(field),
+        }
     }
 
     /// The rank that entry `index` of a dictionary of orders is.
@@ -353,10 +372,12 @@ impl Dictionary {
         scratch.clear();
         coder.content(number, &mut scratch.given);
         self.content(coder, numbers, number, &mut scratch)?;
+        self.bytes.truncate(self.size());
         self.kind.render(&scratch.content, &mut self.bytes);
         numbers.scratch = scratch;
-        let end = u32::try_from(self.bytes.len()).map_err(|_| CodecError::TooLarge("a dictionary"))?;
-        self.ends.push(end);
+        let end = self.bytes.len();
+        self.bytes.resize(end + SHORT, 0);
+        self.ends.push(u32::try_from(end).map_err(|_| CodecError::TooLarge("a dictionary"))?);
         Ok(())
     }
 

@@ -45,8 +45,8 @@ impl Bit {
         let rate = RATES[n as usize & LIMIT as usize];
         let target = if bit { (1 << 22) - 1 } else { 0 };
         let step = ((i64::from(target) - i64::from(p)) * i64::from(rate)) >> 16;
-        let p = (i64::from(p) + step) as u32;
-        self.0 = p << 10 | if n < LIMIT { n + 1 } else { n };
+        // Neither part runs into the other.
+        self.0 = self.0.wrapping_add((step as u32) << 10).wrapping_add(u32::from(n < LIMIT));
     }
 }
 
@@ -57,6 +57,17 @@ pub(super) trait Coder {
 
     /// A bit with a learnt probability.
     fn bit(&mut self, model: &mut Bit, bit: bool) -> bool;
+
+    /// The lowest `levels` bits of a value, the highest first, behind a 1. What leads to a bit is the number of its model.
+    #[inline(always)]
+    fn tree<const N: usize>(&mut self, models: &mut [Bit; N], levels: u32, value: u64) -> usize {
+        let mut node = 1;
+        for level in (0..levels).rev() {
+            let bit = self.bit(&mut models[node], value >> level & 1 == 1);
+            node = node << 1 | usize::from(bit);
+        }
+        node
+    }
 
     /// The lowest `bits` bits of a value, each as likely 0 as 1. At most 64.
     fn raw(&mut self, value: u64, bits: u32) -> u64;
@@ -76,6 +87,9 @@ pub(super) trait Coder {
 
     /// The number of such a span.
     fn find_span(&self, span: [u64; 3]) -> Option<u64>;
+
+    /// Whether [`Coder::account`] counts at all.
+    fn accounts(&self) -> bool;
 
     /// Counts what was coded since the last call towards a field of a message; how many bits that was.
     fn account(&mut self, message: Message, field: u8) -> f64;
@@ -107,12 +121,7 @@ impl Number {
         // 63 and 64 bits share a leaf.
         let length = 64 - value.leading_zeros();
         let leaf = length.min(63);
-        let mut node = 1;
-        for shift in (0..6).rev() {
-            let bit = coder.bit(&mut self.length[node], leaf >> shift & 1 == 1);
-            node = node << 1 | usize::from(bit);
-        }
-        let mut length = node as u32 & 63;
+        let mut length = coder.tree(&mut self.length, 6, u64::from(leaf)) as u32 & 63;
         if length == 63 {
             length += coder.raw(value >> 63, 1) as u32;
         }
@@ -129,13 +138,9 @@ impl Number {
             all_high.push([[Bit::NEW; 8]; 8]);
         }
         let high = &mut all_high[usize::from(*high)][place & 7];
-        let mut node = 1;
-        for shift in (0..learnt).rev() {
-            let bit = coder.bit(&mut high[node], value >> (rest + shift) & 1 == 1);
-            node = node << 1 | usize::from(bit);
-        }
-        // `node` begins with the number's own highest bit.
-        (node as u64) << rest | coder.raw(value, rest)
+        // What comes begins with the number's own highest bit.
+        let highest = coder.tree(high, learnt, value >> rest) as u64;
+        highest << rest | coder.raw(value, rest)
     }
 }
 
@@ -342,36 +347,44 @@ impl RangeEncoder {
     }
 }
 
-/// The arithmetic coder, from bytes.
-#[derive(Debug)]
+/// The arithmetic coder, from bytes. Beyond the end it reads zeros, which [`RangeDecoder::overrun`] tells.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct RangeDecoder<'a> {
     /// How far into the interval the value lies.
     code: u64,
     range: u64,
-    bytes: &'a [u8],
-    at: usize,
+    rest: &'a [u8],
+    length: usize,
+    /// Zeros that were read.
+    beyond: usize,
+}
+
+/// What is left of the bytes, and zeros.
+#[cold]
+fn last_word(rest: &[u8]) -> u32 {
+    let mut word = [0; 4];
+    word[..rest.len()].copy_from_slice(rest);
+    u32::from_be_bytes(word)
 }
 
 impl<'a> RangeDecoder<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        let mut decoder = Self { code: 0, range: u64::MAX, bytes, at: 0 };
+        let mut decoder = Self { code: 0, range: u64::MAX, rest: bytes, length: bytes.len(), beyond: 0 };
         decoder.code = u64::from(decoder.word()) << 32;
         decoder.code |= u64::from(decoder.word());
         decoder
     }
 
-    #[inline]
+    #[inline(always)]
     fn word(&mut self) -> u32 {
-        let mut word = [0; 4];
-        match self.bytes.get(self.at..self.at + 4) {
-            Some(four) => word.copy_from_slice(four),
-            None => {
-                let rest = self.bytes.get(self.at..).unwrap_or_default();
-                word[..rest.len()].copy_from_slice(rest);
-            }
+        if let Some((word, rest)) = self.rest.split_first_chunk() {
+            self.rest = rest;
+            return u32::from_be_bytes(*word);
         }
-        self.at += 4;
-        u32::from_be_bytes(word)
+        let word = last_word(self.rest);
+        self.beyond += 4 - self.rest.len();
+        self.rest = &[];
+        word
     }
 
     #[inline(always)]
@@ -392,13 +405,26 @@ impl<'a> RangeDecoder<'a> {
         bit
     }
 
+    /// As [`Coder::tree`].
+    #[inline(always)]
+    pub(super) fn tree<const N: usize>(&mut self, models: &mut [Bit; N], levels: u32) -> usize {
+        // A copy stays in registers.
+        let mut decoder = *self;
+        let mut node = 1;
+        for _ in 0..levels {
+            node = node << 1 | usize::from(decoder.decode(&mut models[node % N]));
+        }
+        *self = decoder;
+        node
+    }
+
     /// Bits that what was decoded so far takes.
     pub(super) fn position(&self) -> f64 {
-        self.at as f64 * 8.0 - (self.range as f64).log2()
+        (self.length - self.rest.len() + self.beyond) as f64 * 8.0 - (self.range as f64).log2()
     }
 
     /// Whether more was read than any encoder would have left out.
     pub(super) const fn overrun(&self) -> bool {
-        self.at > self.bytes.len() + 4096
+        self.beyond > 4096
     }
 }

@@ -299,6 +299,11 @@ impl Coder for Writer {
     }
 
     #[inline(always)]
+    fn accounts(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn account(&mut self, _: Message, _: u8) -> f64 {
         0.0
     }
@@ -322,6 +327,11 @@ impl Coder for Reader<'_> {
     #[inline(always)]
     fn bit(&mut self, model: &mut Bit, _: bool) -> bool {
         self.range.decode(model)
+    }
+
+    #[inline(always)]
+    fn tree<const N: usize>(&mut self, models: &mut [Bit; N], levels: u32, _: u64) -> usize {
+        self.range.tree(models, levels)
     }
 
     #[inline]
@@ -352,6 +362,11 @@ impl Coder for Reader<'_> {
 
     fn find_span(&self, _: [u64; 3]) -> Option<u64> {
         None
+    }
+
+    #[inline(always)]
+    fn accounts(&self) -> bool {
+        self.costs.is_some()
     }
 
     #[inline(always)]

@@ -22,14 +22,26 @@ impl Recent {
     pub(super) const NEW: Self = Self { values: [0; 4], used: 0, hits: [Bit::NEW; 4] };
 
     /// The value, or `None` for one that was not among the last four; it is to be told to [`Recent::push`].
-    #[inline(never)]
+    #[inline]
     pub(super) fn code<C: Coder>(&mut self, coder: &mut C, value: u64) -> Option<u64> {
-        for n in 0..usize::from(self.used) {
+        if self.used > 0 && coder.bit(&mut self.hits[0], self.values[0] == value) {
+            return Some(self.values[0]);
+        }
+        self.code_older(coder, value)
+    }
+
+    /// One of the values before the last one, which this is not.
+    #[inline(never)]
+    fn code_older<C: Coder>(&mut self, coder: &mut C, value: u64) -> Option<u64> {
+        for n in 1..usize::from(self.used) {
             if coder.bit(&mut self.hits[n], self.values[n] == value) {
-                let value = self.values[n];
-                self.values.copy_within(0..n, 1);
-                self.values[0] = value;
-                return Some(value);
+                let [a, b, c, d] = self.values;
+                self.values = match n {
+                    1 => [b, a, c, d],
+                    2 => [c, a, b, d],
+                    _ => [d, a, b, c],
+                };
+                return Some(self.values[0]);
             }
         }
         None

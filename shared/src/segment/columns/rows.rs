@@ -54,6 +54,9 @@ impl<'a> Before<'a> {
 
     #[inline]
     fn next(&mut self) -> (Option<u64>, Option<u64>) {
+        if self.last.is_none() {
+            return (None, None);
+        }
         let value = (
             self.last.and_then(|t| t.get(self.at)).copied(),
             self.before.and_then(|t| t.get(self.before_at)).copied(),
@@ -94,12 +97,11 @@ impl State {
         before: &mut Before<'_>,
     ) -> Result<(), CodecError> {
         let message = self.shapes.all[shape as usize].message;
-        let width = self.shapes.width(shape);
-        self.spend(VALUE * width as u64 + 1)?;
+        let parts = self.shapes.range(shape);
+        self.spend(VALUE * parts.len() as u64 + 1)?;
         let mut attributes = around.series.unwrap_or_default().iter();
-        for n in 0..width {
-            let slot = slots as usize + n;
-            let Part { element, role } = self.shapes.parts(shape)[n];
+        for (part, slot) in parts.zip(slots as usize..) {
+            let Part { element, role } = self.shapes.part(part);
             if let Some(role) = role
                 && let Some(value) = around.known[role as usize]
             {
@@ -173,7 +175,9 @@ impl State {
                     self.list(coder, slot, tape, before)?;
                 }
             }
-            coder.account(message, self.column(element));
+            if coder.accounts() {
+                coder.account(message, self.column(element));
+            }
         }
         Ok(())
     }

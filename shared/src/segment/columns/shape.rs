@@ -5,6 +5,7 @@
 //! how many there are and then the values of each. What a value is follows from the shape alone.
 
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
@@ -171,15 +172,20 @@ impl Shapes {
     /// The elements of a shape.
     #[inline]
     pub(super) fn parts(&self, shape: u32) -> &[Part] {
-        let Shape { first, end, .. } = self.all[shape as usize];
-        &self.parts[first as usize..end as usize]
+        &self.parts[self.range(shape)]
     }
 
-    /// How many elements a shape has.
+    /// Where the elements of a shape stand among those of all.
     #[inline]
-    pub(super) fn width(&self, shape: u32) -> usize {
+    pub(super) fn range(&self, shape: u32) -> Range<usize> {
         let Shape { first, end, .. } = self.all[shape as usize];
-        (end - first) as usize
+        first as usize..end as usize
+    }
+
+    /// An element of any shape, by its place in its [`Shapes::range`].
+    #[inline]
+    pub(super) fn part(&self, at: usize) -> Part {
+        self.parts[at]
     }
 
     /// A copy of a shape's elements.

@@ -473,7 +473,7 @@ impl State {
             }
             None => NONE,
         };
-        let width = self.shapes.width(shape);
+        let width = self.shapes.range(shape).len();
         let number = self.types.len() as u32;
         let (slots, times) = if self.types.len() < OWN_SLOTS {
             (self.slots.grow(width), new_times(&mut self.item_times))
@@ -490,7 +490,7 @@ impl State {
 
     /// The slots of messages of `shape` inside others.
     pub(super) fn slots_inside(&mut self, shape: u32) -> u32 {
-        let width = self.shapes.width(shape);
+        let width = self.shapes.range(shape).len();
         first_of(&mut self.inner_slots, shape, || self.slots.grow(width))
     }
 }
