@@ -1,8 +1,9 @@
 //! A cheap OTLP client: bodies are encoded beforehand, and answers are looked at only as far as success goes.
 
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,9 +11,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use perigee_shared::signal::Signal;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
@@ -65,7 +65,7 @@ pub(crate) struct Connection {
 }
 
 enum Sender {
-    Grpc(http2::SendRequest<Payload>),
+    Grpc(Http2),
     Http(http1::SendRequest<Payload>),
 }
 
@@ -73,32 +73,22 @@ impl Connection {
     pub(crate) async fn open(transport: Transport, signal: Signal, to: SocketAddr) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
-        let stream = TokioIo::new(stream);
+        let authority = to.to_string();
         let sender = match transport {
-            Transport::Grpc => {
-                let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
-                tokio::spawn(connection);
-                Sender::Grpc(sender)
-            }
+            Transport::Grpc => Sender::Grpc(Http2::open(stream, &authority, signal).await?),
             Transport::Http => {
-                let (sender, connection) = http1::handshake(stream).await?;
+                let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
                 tokio::spawn(connection);
                 Sender::Http(sender)
             }
         };
-        Ok(Self { signal, authority: to.to_string(), sender })
+        Ok(Self { signal, authority, sender })
     }
 
     /// Sends `body`, framed for the transport; an error when the connection broke.
-    pub(crate) async fn export(&mut self, body: Payload) -> hyper::Result<Answer> {
+    pub(crate) async fn export(&mut self, body: Payload) -> anyhow::Result<Answer> {
         match &mut self.sender {
-            Sender::Grpc(sender) => {
-                let request = Request::post(format!("http://{}{}", self.authority, self.signal.grpc_path()))
-                    .header("content-type", "application/grpc")
-                    .header("te", "trailers");
-                sender.ready().await?;
-                grpc_answer(sender.send_request(build(request, body)).await?).await
-            }
+            Sender::Grpc(http2) => Ok(http2.export(body).await?),
             Sender::Http(sender) => {
                 let request = Request::post(self.signal.http_path())
                     .header("host", &self.authority)
@@ -113,20 +103,65 @@ impl Connection {
     }
 }
 
-fn build(request: http::request::Builder, body: Payload) -> Request<Payload> {
-    request.body(body).expect("the parts are fixed and valid")
+/// HTTP/2 without a task of its own, so that a sender costs as little as it can: whoever waits for an answer moves the connection.
+struct Http2 {
+    sender: h2::client::SendRequest<Bytes>,
+    connection: h2::client::Connection<TcpStream>,
+    request: Request<()>,
 }
 
-/// gRPC's status is in the trailers, or in the headers when there is nothing else.
-async fn grpc_answer(mut response: http::Response<Incoming>) -> hyper::Result<Answer> {
+impl Http2 {
+    async fn open(stream: TcpStream, authority: &str, signal: Signal) -> anyhow::Result<Self> {
+        let (sender, connection) = h2::client::handshake(stream).await?;
+        let request = Request::post(format!("http://{authority}{}", signal.grpc_path()))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())?;
+        Ok(Self { sender, connection, request })
+    }
+
+    async fn export(&mut self, body: Payload) -> Result<Answer, h2::Error> {
+        let mut exchange = pin!(exchange(self.sender.clone(), self.request.clone(), body));
+        let mut connection = Pin::new(&mut self.connection);
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = exchange.as_mut().poll(cx) {
+                return Poll::Ready(answer);
+            }
+            if let Poll::Ready(closed) = connection.as_mut().poll(cx) {
+                return Poll::Ready(closed.and(Err(h2::Reason::NO_ERROR.into())));
+            }
+            // The answer may be in what the connection has just read.
+            exchange.as_mut().poll(cx)
+        })
+        .await
+    }
+}
+
+async fn exchange(
+    sender: h2::client::SendRequest<Bytes>,
+    request: Request<()>,
+    mut body: Payload,
+) -> Result<Answer, h2::Error> {
+    let (response, mut stream) = sender.ready().await?.send_request(request, false)?;
+    while let Some(Ok(frame)) = body.frame().await {
+        stream.send_data(frame.into_data().unwrap_or_default(), body.is_end_stream())?;
+    }
+    // gRPC's status is in the trailers, or in the headers when there is nothing else.
+    let mut response = response.await?;
     let status = |headers: &http::HeaderMap| headers.get("grpc-status").map(|s| s == "0");
     let mut success = status(response.headers());
-    while let Some(frame) = response.frame().await.transpose()? {
-        if let Some(trailers) = frame.trailers_ref() {
-            success = status(trailers);
-        }
+    let body = response.body_mut();
+    while let Some(data) = body.data().await.transpose()? {
+        body.flow_control().release_capacity(data.len())?;
+    }
+    if let Some(trailers) = body.trailers().await? {
+        success = status(&trailers);
     }
     Ok(if success == Some(true) { Answer::Accepted } else { Answer::Refused })
+}
+
+fn build(request: http::request::Builder, body: Payload) -> Request<Payload> {
+    request.body(body).expect("the parts are fixed and valid")
 }
 
 /// A body: at once, or in pieces with a pause before each.
