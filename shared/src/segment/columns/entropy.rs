@@ -59,15 +59,7 @@ pub(super) trait Coder {
     fn bit(&mut self, model: &mut Bit, bit: bool) -> bool;
 
     /// The lowest `levels` bits of a value, the highest first, behind a 1. What leads to a bit is the number of its model.
-    #[inline(always)]
-    fn tree<const N: usize>(&mut self, models: &mut [Bit; N], levels: u32, value: u64) -> usize {
-        let mut node = 1;
-        for level in (0..levels).rev() {
-            let bit = self.bit(&mut models[node], value >> level & 1 == 1);
-            node = node << 1 | usize::from(bit);
-        }
-        node
-    }
+    fn tree<const N: usize>(&mut self, models: &mut [Bit; N], levels: u32, value: u64) -> usize;
 
     /// The lowest `bits` bits of a value, each as likely 0 as 1. At most 64.
     fn raw(&mut self, value: u64, bits: u32) -> u64;
@@ -82,11 +74,8 @@ pub(super) trait Coder {
     /// The content of the entry of dictionary `column` that [`Coder::entry`] has last found to be unknown.
     fn content(&mut self, column: usize, out: &mut Vec<u8>);
 
-    /// Tells that a span of this trace (two halves) and id is the next one that can be referred to.
-    fn learn_span(&mut self, span: [u64; 3]);
-
-    /// The number of such a span.
-    fn find_span(&self, span: [u64; 3]) -> Option<u64>;
+    /// The number of a span, its trace (two halves) and id, among those of this segment so far.
+    fn find_span(&mut self, all: &[[u64; 3]], span: [u64; 3]) -> Option<u64>;
 
     /// Whether [`Coder::account`] counts at all.
     fn accounts(&self) -> bool;
@@ -285,56 +274,86 @@ impl<'a> BitReader<'a> {
 /// The arithmetic coder, towards bytes.
 #[derive(Debug)]
 pub(super) struct RangeEncoder {
-    low: u64,
-    range: u64,
+    interval: Interval,
     out: Vec<u8>,
 }
 
-impl RangeEncoder {
-    pub(super) const fn new() -> Self {
-        Self { low: 0, range: u64::MAX, out: Vec::new() }
-    }
+/// Where the value will lie, as far as that is not in the bytes yet.
+#[derive(Debug, Clone, Copy)]
+struct Interval {
+    low: u64,
+    range: u64,
+}
 
+impl Interval {
     #[inline(always)]
-    pub(super) fn encode(&mut self, model: &mut Bit, bit: bool) {
+    fn encode(&mut self, out: &mut Vec<u8>, model: &mut Bit, bit: bool) {
         let bound = (self.range >> 16) * model.probability();
         model.learn(bit);
         if bit {
             self.range = bound;
         } else {
-            let (low, carry) = self.low.overflowing_add(bound);
+            let (low, is_carried) = self.low.overflowing_add(bound);
             self.low = low;
             self.range -= bound;
-            if carry {
-                self.carry();
+            if is_carried {
+                carry(out);
             }
         }
         if self.range < 1 << 32 {
-            self.out.extend_from_slice(&((self.low >> 32) as u32).to_be_bytes());
+            out.extend_from_slice(&((self.low >> 32) as u32).to_be_bytes());
             self.low <<= 32;
             self.range <<= 32;
         }
     }
+}
 
-    #[cold]
-    fn carry(&mut self) {
-        for byte in self.out.iter_mut().rev() {
-            *byte = byte.wrapping_add(1);
-            if *byte != 0 {
-                return;
-            }
+/// Adds 1 to the number that the bytes are.
+#[cold]
+fn carry(out: &mut [u8]) {
+    for byte in out.iter_mut().rev() {
+        *byte = byte.wrapping_add(1);
+        if *byte != 0 {
+            return;
         }
+    }
+}
+
+impl RangeEncoder {
+    pub(super) const fn new() -> Self {
+        Self { interval: Interval { low: 0, range: u64::MAX }, out: Vec::new() }
+    }
+
+    #[inline(always)]
+    pub(super) fn encode(&mut self, model: &mut Bit, bit: bool) {
+        self.interval.encode(&mut self.out, model, bit);
+    }
+
+    /// As [`Coder::tree`].
+    #[inline(always)]
+    pub(super) fn tree<const N: usize>(&mut self, models: &mut [Bit; N], levels: u32, value: u64) -> usize {
+        // A copy stays in registers.
+        let mut interval = self.interval;
+        let mut node = 1;
+        for level in (0..levels).rev() {
+            let bit = value >> level & 1;
+            interval.encode(&mut self.out, &mut models[node % N], bit == 1);
+            node = node << 1 | bit as usize;
+        }
+        self.interval = interval;
+        node
     }
 
     /// As few bytes as tell the decoder which interval it was; beyond the end it reads zeros.
     pub(super) fn finish(mut self) -> Vec<u8> {
+        let Interval { low, range } = self.interval;
         for bytes in 1..=8u32 {
             let below = u64::MAX.checked_shr(8 * bytes).unwrap_or(0);
-            let (value, carry) = self.low.overflowing_add(below);
+            let (value, is_carried) = low.overflowing_add(below);
             let value = value & !below;
-            if value.wrapping_sub(self.low) < self.range {
-                if carry {
-                    self.carry();
+            if value.wrapping_sub(low) < range {
+                if is_carried {
+                    carry(&mut self.out);
                 }
                 self.out.extend_from_slice(&value.to_be_bytes()[..bytes as usize]);
                 break;

@@ -217,8 +217,8 @@ struct Writer {
     vocabulary: Vocabulary,
     /// The entry that was last found to be unknown.
     pending: u64,
-    spans: FxHashMap<[u64; 3], u64>,
-    learnt: u64,
+    /// The spans that may be referred to, and how many of all are among them.
+    spans: (FxHashMap<[u64; 3], u64>, usize),
 }
 
 impl Writer {
@@ -229,8 +229,7 @@ impl Writer {
             text: vec![Vec::new(); vocabulary.kinds.len() + 1],
             vocabulary,
             pending: 0,
-            spans: FxHashMap::default(),
-            learnt: 0,
+            spans: Default::default(),
         }
     }
 
@@ -263,6 +262,11 @@ impl Coder for Writer {
         bit
     }
 
+    #[inline(always)]
+    fn tree<const N: usize>(&mut self, models: &mut [Bit; N], levels: u32, value: u64) -> usize {
+        self.range.tree(models, levels, value)
+    }
+
     #[inline]
     fn raw(&mut self, value: u64, bits: u32) -> u64 {
         self.bits.put(value, bits);
@@ -288,14 +292,12 @@ impl Coder for Writer {
         out.extend_from_slice(self.vocabulary.content(column, self.pending));
     }
 
-    fn learn_span(&mut self, span: [u64; 3]) {
+    fn find_span(&mut self, all: &[[u64; 3]], span: [u64; 3]) -> Option<u64> {
         // Of several spans with one id any will do.
-        self.spans.insert(span, self.learnt);
-        self.learnt += 1;
-    }
-
-    fn find_span(&self, span: [u64; 3]) -> Option<u64> {
-        self.spans.get(&span).copied()
+        let (numbers, known) = &mut self.spans;
+        numbers.extend(all.iter().copied().zip(0..).skip(*known));
+        *known = all.len();
+        numbers.get(&span).copied()
     }
 
     #[inline(always)]
@@ -358,9 +360,7 @@ impl Coder for Reader<'_> {
 
     fn content(&mut self, _: usize, _: &mut Vec<u8>) {}
 
-    fn learn_span(&mut self, _: [u64; 3]) {}
-
-    fn find_span(&self, _: [u64; 3]) -> Option<u64> {
+    fn find_span(&mut self, _: &[[u64; 3]], _: [u64; 3]) -> Option<u64> {
         None
     }
 

@@ -215,7 +215,7 @@ impl State {
 
     /// A span of this segment, if it is one.
     fn reference<C: Coder>(&mut self, coder: &mut C, span: [u64; 3]) -> Result<Option<[u64; 3]>, CodecError> {
-        let found = if C::ENCODES { coder.find_span(span) } else { None };
+        let found = if C::ENCODES { coder.find_span(&self.spans, span) } else { None };
         if !self.bit(coder, About::Reference, 0, 0, found.is_some()) {
             return Ok(None);
         }

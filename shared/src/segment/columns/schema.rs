@@ -22,27 +22,23 @@ impl Message {
     /// How many dictionaries there may be beside those of attributes: one of raw fields for each message, and the orders.
     pub(super) const COUNT: usize = 64;
 
+    const ALL: [Self; 12] = [
+        Self::Span,
+        Self::Event,
+        Self::Link,
+        Self::Status,
+        Self::LogRecord,
+        Self::NumberPoint,
+        Self::HistogramPoint,
+        Self::ExponentialPoint,
+        Self::SummaryPoint,
+        Self::Exemplar,
+        Self::Buckets,
+        Self::Quantile,
+    ];
+
     pub(super) fn from_number(number: u64) -> Option<Self> {
-        use Message::{
-            Buckets, Event, Exemplar, ExponentialPoint, HistogramPoint, Link, LogRecord, NumberPoint,
-            Quantile, Span, Status, SummaryPoint,
-        };
-        [
-            Span,
-            Event,
-            Link,
-            Status,
-            LogRecord,
-            NumberPoint,
-            HistogramPoint,
-            ExponentialPoint,
-            SummaryPoint,
-            Exemplar,
-            Buckets,
-            Quantile,
-        ]
-        .into_iter()
-        .find(|m| *m as u64 == number)
+        Self::ALL.into_iter().find(|m| *m as u64 == number)
     }
 
     /// What the data points of a metric are, by the field of `Metric` that holds them.
@@ -81,8 +77,31 @@ pub(super) enum Rule {
     VarintList,
 }
 
+/// Fields with a higher number have no rule.
+const HIGHEST: usize = 16;
+
+/// The rules of each message's fields.
+static RULES: [[Option<Rule>; HIGHEST + 1]; Message::ALL.len() + 1] = {
+    let mut rules = [[None; HIGHEST + 1]; Message::ALL.len() + 1];
+    let mut n = 0;
+    while n < Message::ALL.len() {
+        let mut field = 0;
+        while field <= HIGHEST {
+            rules[Message::ALL[n] as usize][field] = rule_of(Message::ALL[n], field as u32);
+            field += 1;
+        }
+        n += 1;
+    }
+    rules
+};
+
 /// How field `number` of `message` is kept; `None` for one that the codec does not know.
-pub(super) const fn rule(message: Message, number: u32) -> Option<Rule> {
+#[inline]
+pub(super) fn rule(message: Message, number: u32) -> Option<Rule> {
+    RULES[message as usize].get(number as usize).copied().flatten()
+}
+
+const fn rule_of(message: Message, number: u32) -> Option<Rule> {
     use Rule::{
         Any, Attribute, Fixed32, Fixed64, Fixed64List, Id8, Id16, Many, One, Text, Varint, VarintList,
     };

@@ -236,7 +236,6 @@ impl State {
         };
         let span = [trace[0], trace[1], id];
         self.spans.push(span);
-        coder.learn_span(span);
         let child =
             Open { kind, id, start, end, children: 0, last_kind: FIRST, last_start: start, last_end: start };
         self.logs(coder, section, span, &child, node.map_or(&[], |n| &n.logs))?;
