@@ -65,7 +65,7 @@ pub(crate) struct Connection {
 }
 
 enum Sender {
-    Grpc(Http2),
+    Grpc(Box<Http2>),
     Http(http1::SendRequest<Payload>),
 }
 
@@ -75,7 +75,7 @@ impl Connection {
         stream.set_nodelay(true)?;
         let authority = to.to_string();
         let sender = match transport {
-            Transport::Grpc => Sender::Grpc(Http2::open(stream, &authority, signal).await?),
+            Transport::Grpc => Sender::Grpc(Box::new(Http2::open(stream, &authority, signal).await?)),
             Transport::Http => {
                 let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
                 tokio::spawn(connection);
