@@ -1,18 +1,12 @@
 //! Listeners: TCP or unix socket, TLS if wanted, HTTP/1.1 and HTTP/2 over either, with bounded connections and a graceful end.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::BodyExt;
-use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -225,51 +219,21 @@ impl Default for Limits {
 }
 
 /// Serves `service` on `listener` until `shutdown`, then gives requests that have begun `limits.drain` to end.
-pub fn serve<S, B>(
-    listener: Listener,
-    limits: Limits,
-    service: S,
-    shutdown: CancellationToken,
-) -> impl Future<Output = ()> + Send
+pub async fn serve<S, B>(listener: Listener, limits: Limits, service: S, shutdown: CancellationToken)
 where
     S: hyper::service::Service<
-            hyper::Request<Incoming>,
+            hyper::Request<hyper::body::Incoming>,
             Response = hyper::Response<B>,
-            Error = Infallible,
-            Future: Send + 'static,
-        > + Send
+            Error = std::convert::Infallible,
+        > + Clone
+        + Send
         + Sync
         + 'static,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    S::Future: Send,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    // One server for all services: it is made once, and here, where it is built for speed.
-    let handler = move |request| -> Answering {
-        let answer = service.call(request);
-        Box::pin(async move { answer.await.map(|r| r.map(|b| b.map_err(Into::into).boxed_unsync())) })
-    };
-    serve_any(listener, limits, AnyService(Arc::new(handler)), shutdown)
-}
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Answer = hyper::Response<UnsyncBoxBody<Bytes, BoxError>>;
-type Answering = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
-
-/// A service, whatever it is.
-#[derive(Clone)]
-struct AnyService(Arc<dyn Fn(hyper::Request<Incoming>) -> Answering + Send + Sync>);
-
-impl hyper::service::Service<hyper::Request<Incoming>> for AnyService {
-    type Response = Answer;
-    type Error = Infallible;
-    type Future = Answering;
-
-    fn call(&self, request: hyper::Request<Incoming>) -> Answering {
-        (self.0)(request)
-    }
-}
-
-async fn serve_any(listener: Listener, limits: Limits, service: AnyService, shutdown: CancellationToken) {
     let builder = Arc::new(builder(limits));
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(limits.max_connections));
@@ -325,16 +289,16 @@ async fn serve_any(listener: Listener, limits: Limits, service: AnyService, shut
 #[derive(Clone)]
 pub struct RouterService(pub axum::Router);
 
-impl tower::Service<hyper::Request<Incoming>> for RouterService {
+impl tower::Service<hyper::Request<hyper::body::Incoming>> for RouterService {
     type Response = axum::response::Response;
-    type Error = Infallible;
-    type Future = <axum::Router as tower::Service<hyper::Request<Incoming>>>::Future;
+    type Error = std::convert::Infallible;
+    type Future = <axum::Router as tower::Service<hyper::Request<hyper::body::Incoming>>>::Future;
 
     fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
-        tower::Service::<hyper::Request<Incoming>>::poll_ready(&mut self.0, cx)
+        tower::Service::<hyper::Request<hyper::body::Incoming>>::poll_ready(&mut self.0, cx)
     }
 
-    fn call(&mut self, request: hyper::Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: hyper::Request<hyper::body::Incoming>) -> Self::Future {
         self.0.call(request)
     }
 }

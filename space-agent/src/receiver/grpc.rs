@@ -51,7 +51,7 @@ const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 pub(super) fn service(
     intake: Arc<Intake>,
 ) -> impl hyper::service::Service<Request<Incoming>, Response = Response<Reply>, Error = Infallible, Future: Send>
-{
++ Clone {
     hyper::service::service_fn(move |request| {
         let intake = Arc::clone(&intake);
         async move {
