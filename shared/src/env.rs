@@ -10,22 +10,66 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
 
+use nix::time::{ClockId, clock_gettime};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
 use crate::export::{Sink, stdout_sink};
+use crate::store::Files;
 
-/// Wall time. Elapsed time comes from `tokio::time`, which the simulator pauses.
+/// Wall time and the time since the machine started. Elapsed time comes from `tokio::time`, which the simulator pauses.
 pub trait Clock: Send + Sync {
     /// Ns since the Unix epoch, as far as this machine knows.
     fn unix_nano(&self) -> u64;
+
+    /// The time since this machine started. By default a machine that started at the epoch.
+    fn since_boot(&self) -> SinceBoot {
+        SinceBoot { boot: 0, nano: self.unix_nano() }
+    }
+}
+
+/// A time that no clock setting changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SinceBoot {
+    /// A random id of this start of the machine.
+    pub boot: u64,
+    /// Ns since then, time asleep included.
+    pub nano: u64,
+}
+
+/// A file that a database lives in.
+pub trait StoreFile: redb::StorageBackend {
+    /// With `true`, reads come from the medium until this is called with `false`: what was written before is synced first, and
+    /// pages that the system keeps in memory are passed over, since they may never have been written. With `false`, reads come
+    /// from wherever is fastest. Says which way was found.
+    fn read_medium(&self, medium: bool) -> io::Result<ReadFrom>;
+
+    /// Whether the file still has a name. One that was deleted under a running process is lost when the process ends.
+    fn is_linked(&self) -> bool;
+}
+
+/// Where reads of a [`StoreFile`] come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// The medium itself.
+    Medium,
+    /// Memory that was given up just before, as far as the system gives it up: the file system has no direct reads.
+    EmptiedCache,
+    /// Wherever is fastest.
+    Cache,
 }
 
 /// Where databases live.
 pub trait StoreDriver: Send + Sync {
-    /// Opens the database at `path` with a page cache of `cache` bytes; makes an empty one when there is none.
-    fn open(&self, path: &Path, cache: usize) -> Result<redb::Database, redb::DatabaseError>;
+    /// Opens the file at `path`; makes an empty one when there is none.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn StoreFile>>;
+    /// Makes a directory and those above it.
+    fn make_directory(&self, path: &Path) -> io::Result<()>;
+    /// The files in a directory.
+    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>>;
+    /// Makes the file at `path` take `bytes` of the volume, synced; nothing of it remains when that fails.
+    fn reserve(&self, path: &Path, bytes: u64) -> io::Result<()>;
     /// Whether there is something at `path`.
     fn exists(&self, path: &Path) -> bool;
     /// Gives the file at `from` the name `to`.
@@ -85,7 +129,7 @@ impl Env {
     /// The real machine.
     pub fn production() -> Self {
         Self {
-            clock: Arc::new(SystemClock),
+            clock: Arc::new(SystemClock::new()),
             store: Arc::new(Files),
             network: Arc::new(Udp),
             placement: Placement::Thread,
@@ -120,6 +164,11 @@ impl Env {
         self.clock.unix_nano()
     }
 
+    /// The time since this machine started.
+    pub fn since_boot(&self) -> SinceBoot {
+        self.clock.since_boot()
+    }
+
     /// A random number, uniform over all `u64`.
     pub fn random(&self) -> u64 {
         self.rng.lock().unwrap_or_else(std::sync::PoisonError::into_inner).random()
@@ -143,11 +192,27 @@ impl Env {
     }
 }
 
-struct SystemClock;
+struct SystemClock {
+    boot: u64,
+}
+
+impl SystemClock {
+    fn new() -> Self {
+        // Random at each start of the kernel, as text: 8-4-4-4-12 hexadecimal digits.
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let digits: String = id.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+        Self { boot: u64::from_str_radix(&digits, 16).unwrap_or(0) }
+    }
+}
 
 impl Clock for SystemClock {
     fn unix_nano(&self) -> u64 {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+    }
+
+    fn since_boot(&self) -> SinceBoot {
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+        SinceBoot { boot: self.boot, nano: now.as_nanos() as u64 }
     }
 }
 
@@ -166,61 +231,14 @@ impl Network for Udp {
 }
 
 fn resident_memory() -> Option<u64> {
-    // `/proc/self/statm`: total and resident size in pages.
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * 4096)
+    // In kB whatever the size of a page is, unlike `/proc/self/statm`.
+    resident(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
-/// Databases as files.
-pub struct Files;
-
-impl StoreDriver for Files {
-    fn open(&self, path: &Path, cache: usize) -> Result<redb::Database, redb::DatabaseError> {
-        redb::Database::builder().set_cache_size(cache).create(path)
-    }
-
-    fn exists(&self, path: &Path) -> bool {
-        path.exists()
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        std::fs::rename(from, to)?;
-        sync_parent(to)
-    }
-
-    fn size(&self, path: &Path) -> io::Result<(u64, u64)> {
-        use std::os::unix::fs::MetadataExt;
-        let meta = std::fs::metadata(path)?;
-        Ok((meta.len(), meta.blocks() * 512))
-    }
-
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        std::fs::read(path)
-    }
-
-    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        use std::io::Write;
-        let mut temporary = PathBuf::from(path);
-        temporary.as_mut_os_string().push(".new");
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(content)?;
-        file.sync_data()?;
-        self.rename(&temporary, path)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Makes a rename survive a power cut.
-fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(parent)?.sync_all()
+/// Resident memory in bytes, by the text of `/proc/PID/status`.
+fn resident(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The owner of a value has ended; nothing more can be asked of it.
@@ -317,14 +335,9 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_file_has_the_new_content() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("small");
-        Files.replace(&path, b"one").unwrap();
-        Files.replace(&path, b"two").unwrap();
-        assert_eq!(Files.read(&path).unwrap(), b"two");
-        Files.remove(&path).unwrap();
-        Files.remove(&path).unwrap();
-        assert!(!Files.exists(&path));
+    fn resident_memory_is_read_in_kilobytes_whatever_the_page_size_is() {
+        assert_eq!(resident("Name:\tx\nVmHWM:\t  9 kB\nVmRSS:\t   12345 kB\n"), Some(12_345 * 1024));
+        assert_eq!(resident("Name:\tx\n"), None);
+        assert!(resident_memory().is_some_and(|bytes| bytes > 1 << 20));
     }
 }

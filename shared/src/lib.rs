@@ -2,7 +2,7 @@
 //!
 //! In the order in which data passes: a [`signal`] arrives as [`otlp`], is kept in a [`segment`], crosses the [`link`] and
 //! leaves by [`export`]. Around them: [`config`] and [`units`], the [`env`](mod@env) that programs take from their machine,
-//! [`compress`], [`serve`] and [`telemetry`].
+//! [`compress`], [`serve`] and [`telemetry`]; under the logs of both programs lies the [`store`].
 
 pub mod compress;
 pub mod config;
@@ -15,5 +15,6 @@ pub mod otlp;
 pub mod segment;
 pub mod serve;
 pub mod signal;
+pub mod store;
 pub mod telemetry;
 pub mod units;

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use perigee_shared::env::{Clock, Env, Network, Placement, StoreDriver};
+use perigee_shared::env::{Clock, Env, Network, Placement, ReadFrom, StoreDriver, StoreFile};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use redb::StorageBackend;
 
 /// What a disk does in units of: a torn write ends at a multiple of it.
 const SECTOR: usize = 512;
@@ -162,7 +163,7 @@ struct Backend {
     image: Arc<Mutex<Image>>,
 }
 
-impl redb::StorageBackend for Backend {
+impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
         Ok(lock(&self.image).now.len() as u64)
     }
@@ -210,6 +211,20 @@ impl redb::StorageBackend for Backend {
     }
 }
 
+impl StoreFile for Backend {
+    fn read_medium(&self, medium: bool) -> io::Result<ReadFrom> {
+        if !medium {
+            return Ok(ReadFrom::Cache);
+        }
+        self.sync_data()?;
+        Ok(ReadFrom::Medium)
+    }
+
+    fn is_linked(&self) -> bool {
+        lock(&self.disk.files).values().any(|image| Arc::ptr_eq(image, &self.image))
+    }
+}
+
 struct Driver(Arc<Disk>);
 
 impl Driver {
@@ -219,10 +234,21 @@ impl Driver {
 }
 
 impl StoreDriver for Driver {
-    fn open(&self, path: &Path, cache: usize) -> Result<redb::Database, redb::DatabaseError> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn StoreFile>> {
         let image = Arc::clone(lock(&self.0.files).entry(path.to_owned()).or_default());
-        let backend = Backend { disk: Arc::clone(&self.0), image };
-        redb::Database::builder().set_cache_size(cache).create_with_backend(backend)
+        Ok(Box::new(Backend { disk: Arc::clone(&self.0), image }))
+    }
+
+    fn make_directory(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        Ok(lock(&self.0.files).keys().filter(|path| path.parent() == Some(directory)).cloned().collect())
+    }
+
+    fn reserve(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        self.replace(path, &vec![0xa5; bytes as usize])
     }
 
     fn exists(&self, path: &Path) -> bool {

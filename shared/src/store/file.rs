@@ -1,0 +1,310 @@
+//! Databases as files of the operating system, and how the medium under them is read.
+//!
+//! After a failed write-back Linux keeps the pages in memory and marks them clean: they read as written, the next sync succeeds,
+//! and the medium does not have them. So a database is opened from the medium: what is still to be written is synced, then reads
+//! go past the page cache (`O_DIRECT`). A file system without direct reads has its cache dropped before each read instead, which
+//! the system does as far as it likes.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Bound;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
+use redb::backends::FileBackend;
+use redb::{BackendError, StorageBackend};
+
+use crate::env::{ReadFrom, StoreDriver, StoreFile};
+
+/// What direct reads are aligned to. No device in use has larger blocks.
+const BLOCK: usize = 4096;
+
+/// Files are for their owner and may be read by the group.
+const FILE_MODE: u32 = 0o640;
+const DIRECTORY_MODE: u32 = 0o750;
+
+/// Databases as files.
+pub struct Files;
+
+impl StoreDriver for Files {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn StoreFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .open(path)?;
+        let backend = FileBackend::new(file.try_clone()?).map_err(io::Error::other)?;
+        Ok(Box::new(DiskFile { path: path.to_owned(), file, backend, medium: Mutex::new(Reads::Fast) }))
+    }
+
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut out = std::fs::read_dir(directory)?
+            .map(|entry| entry.map(|e| e.path()))
+            .collect::<io::Result<Vec<_>>>()?;
+        out.sort();
+        Ok(out)
+    }
+
+    fn reserve(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        use std::io::Write;
+        let write = || {
+            let mut file = create(path)?;
+            // Not zeros: a file system must not find a hole in it.
+            let block = vec![0xa5; 1 << 16];
+            let mut left = bytes;
+            while left > 0 {
+                let n = left.min(block.len() as u64);
+                file.write_all(&block[..n as usize])?;
+                left -= n;
+            }
+            file.sync_data()
+        };
+        write().inspect_err(|_| drop(self.remove(path)))
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)?;
+        sync_parent(to)
+    }
+
+    fn size(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let meta = std::fs::metadata(path)?;
+        Ok((meta.len(), meta.blocks() * 512))
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        std::fs::read(path)
+    }
+
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        use std::io::Write;
+        let mut temporary = PathBuf::from(path);
+        temporary.as_mut_os_string().push(".new");
+        let mut file = create(&temporary)?;
+        file.write_all(content)?;
+        file.sync_data()?;
+        self.rename(&temporary, path)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)
+}
+
+/// Makes a rename survive a power cut.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+/// Where the bytes of a read come from.
+#[derive(Debug)]
+enum Reads {
+    /// The page cache.
+    Fast,
+    /// The medium; the buffer is kept between reads.
+    Direct { file: File, buffer: Vec<u8> },
+    /// The page cache, emptied before each read.
+    Emptied,
+}
+
+/// A database's file.
+#[derive(Debug)]
+struct DiskFile {
+    path: PathBuf,
+    /// The same open file as the backend's.
+    file: File,
+    /// redb's own, which knows its locks.
+    backend: FileBackend,
+    medium: Mutex<Reads>,
+}
+
+impl DiskFile {
+    fn empty_cache(&self) -> io::Result<()> {
+        posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(io::Error::from)
+    }
+
+    /// The file for direct reads, if the file system has them.
+    fn direct(&self) -> Option<File> {
+        let file =
+            OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open(&self.path).ok()?;
+        let same = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+        if same(file.metadata().ok()?) != same(self.file.metadata().ok()?) {
+            return None;
+        }
+        // Some accept the flag and refuse the read.
+        read_direct(&file, &mut Vec::new(), 0, &mut [0; 1][..0]).ok()?;
+        Some(file)
+    }
+}
+
+/// Reads whole blocks into an aligned part of `buffer` and copies out of it what was asked for.
+fn read_direct(file: &File, buffer: &mut Vec<u8>, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    let first = offset - offset % BLOCK as u64;
+    let skip = (offset - first) as usize;
+    let length = (skip + out.len()).next_multiple_of(BLOCK).max(BLOCK);
+    buffer.resize(length + BLOCK, 0);
+    let at = buffer.as_ptr().align_offset(BLOCK);
+    let blocks = &mut buffer[at..at + length];
+    let mut have = 0;
+    while have < length {
+        match file.read_at(&mut blocks[have..], first + have as u64) {
+            Ok(0) => break,
+            // Short at the end of the file; what follows would not be aligned.
+            Ok(n) => have += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+        if !have.is_multiple_of(BLOCK) {
+            break;
+        }
+    }
+    let found = blocks[..have].get(skip..skip + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+    out.copy_from_slice(found);
+    Ok(())
+}
+
+impl StoreFile for DiskFile {
+    fn read_medium(&self, medium: bool) -> io::Result<ReadFrom> {
+        let mut reads = self.medium.lock().unwrap_or_else(PoisonError::into_inner);
+        if !medium {
+            *reads = Reads::Fast;
+            return Ok(ReadFrom::Cache);
+        }
+        // Also tells of a write-back that failed before, once.
+        self.file.sync_data()?;
+        self.empty_cache()?;
+        let (found, from) = match self.direct() {
+            Some(file) => (Reads::Direct { file, buffer: Vec::new() }, ReadFrom::Medium),
+            None => (Reads::Emptied, ReadFrom::EmptiedCache),
+        };
+        *reads = found;
+        Ok(from)
+    }
+
+    fn is_linked(&self) -> bool {
+        self.file.metadata().is_ok_and(|meta| meta.nlink() > 0)
+    }
+}
+
+impl StorageBackend for DiskFile {
+    fn len(&self) -> io::Result<u64> {
+        self.backend.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match &mut *self.medium.lock().unwrap_or_else(PoisonError::into_inner) {
+            Reads::Fast => {}
+            Reads::Direct { file, buffer } => return read_direct(file, buffer, offset, out),
+            Reads::Emptied => self.empty_cache()?,
+        }
+        self.backend.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.backend.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.backend.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.backend.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.backend.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.backend.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.backend.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.backend.lock_range(start, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_file_has_the_new_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("small");
+        Files.replace(&path, b"one").unwrap();
+        Files.replace(&path, b"two").unwrap();
+        assert_eq!(Files.read(&path).unwrap(), b"two");
+        Files.remove(&path).unwrap();
+        Files.remove(&path).unwrap();
+        assert!(!Files.exists(&path));
+    }
+
+    #[test]
+    fn the_medium_gives_back_what_was_written_at_any_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Files.open(&dir.path().join("file")).unwrap();
+        let content: Vec<u8> = (0..20_000u32).map(|n| (n * 7) as u8).collect();
+        file.set_len(content.len() as u64).unwrap();
+        file.write(0, &content).unwrap();
+        assert_ne!(file.read_medium(true).unwrap(), ReadFrom::Cache);
+        for (at, length) in [(0, 20_000), (1, 1), (4095, 2), (4096, 4096), (8191, 8193), (19_999, 1)] {
+            let mut out = vec![0; length];
+            file.read(at, &mut out).unwrap();
+            assert_eq!(out, content[at as usize..at as usize + length], "{length} bytes at {at}");
+        }
+        assert!(file.read(19_999, &mut [0; 2]).is_err(), "beyond the end");
+        file.write(5_000, b"new").unwrap();
+        let mut out = [0; 3];
+        file.read(5_000, &mut out).unwrap();
+        assert_eq!(&out, b"new", "what is written meanwhile is read");
+        assert_eq!(file.read_medium(false).unwrap(), ReadFrom::Cache);
+    }
+
+    #[test]
+    fn files_and_directories_are_not_for_everybody_and_a_deleted_file_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a/b");
+        Files.make_directory(&inner).unwrap();
+        let path = inner.join("file");
+        let file = Files.open(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o027, 0);
+        assert_eq!(std::fs::metadata(&inner).unwrap().mode() & 0o027, 0);
+        assert!(file.is_linked());
+        Files.remove(&path).unwrap();
+        assert!(!file.is_linked());
+    }
+
+    #[test]
+    fn reserved_bytes_are_taken_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ballast");
+        Files.reserve(&path, 100_000).unwrap();
+        assert!(Files.size(&path).unwrap().1 >= 100_000);
+    }
+}

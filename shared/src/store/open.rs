@@ -1,0 +1,333 @@
+//! Opening a store's file from the medium, and replacing one that is damaged.
+
+use std::fmt;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redb::{BackendError, DatabaseError, ReadableDatabase, StorageBackend};
+
+use super::{Before, Contents, Quarantine, StoreError, guarded};
+use crate::env::{Env, ReadFrom, StoreFile};
+
+/// Files that are kept of those that were put aside; the oldest goes first.
+const KEPT_ASIDE: usize = 4;
+
+/// A file between redb and the disk: once it has failed, nothing more reaches the disk, whatever redb does when it is dropped.
+pub struct Guard {
+    file: Box<dyn StoreFile>,
+    failed: AtomicBool,
+}
+
+impl Guard {
+    /// From now on everything fails.
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the file still has a name.
+    pub(super) fn is_linked(&self) -> bool {
+        self.file.is_linked()
+    }
+
+    fn check(&self) -> std::io::Result<()> {
+        match self.failed.load(Ordering::Relaxed) {
+            true => Err(std::io::Error::other("it failed before")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").field("failed", &self.failed).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Backend(Arc<Guard>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.check()?;
+        self.0.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.check()?;
+        self.0.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.check()?;
+        self.0.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.0.check()?;
+        self.0.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.check()?;
+        self.0.file.write(offset, data)
+    }
+
+    fn close(&self) -> std::io::Result<()> {
+        self.0.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.file.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.file.lock_range(start, end)
+    }
+}
+
+/// A file that is open and whole.
+pub(super) struct Opened<C> {
+    pub(super) db: redb::Database,
+    pub(super) guard: Arc<Guard>,
+    pub(super) contents: C,
+    pub(super) quarantine: Option<Quarantine>,
+}
+
+fn io_error(path: &Path, e: &std::io::Error) -> StoreError {
+    StoreError::File { path: path.to_owned(), why: e.to_string() }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut out = path.to_owned();
+    out.as_mut_os_string().push(suffix);
+    out
+}
+
+/// Opens the file at `path`, or makes one, or replaces one that is damaged. `before` is what was in memory when it failed;
+/// `distrusted` says why it is not to be used though its pages have their checksums.
+pub(super) fn open<C: Contents>(
+    env: &Env,
+    path: &Path,
+    settings: &C::Settings,
+    before: Option<&C>,
+    distrusted: Option<&str>,
+) -> Result<Opened<C>, StoreError> {
+    finish_replacement::<C>(env, path)?;
+    // What was put aside belongs to another process if this one cannot lock it, so the file is opened in any case.
+    let opened = if is_empty(env, path) { None } else { Some(attach::<C>(env, path, settings, before)) };
+    let why = match (opened, distrusted) {
+        (None, _) => {
+            let opened = make::<C>(env, path, settings, Before::Nothing, None)?;
+            let lost = before.map(|_| Quarantine { moved_to: None, why: "the file was deleted".to_owned() });
+            return Ok(Opened { quarantine: lost, ..opened });
+        }
+        (Some(Ok(opened)), None) => return Ok(opened),
+        (Some(Ok(opened)), Some(why)) => {
+            opened.guard.fail();
+            drop(opened.db);
+            why.to_owned()
+        }
+        (Some(Err(StoreError::Damaged(why))), _) => why,
+        (Some(Err(error)), _) => return Err(error),
+    };
+    replace::<C>(env, path, settings, why)
+}
+
+/// Opens the file at `path` for a look at it.
+pub(super) fn look<C: Contents>(
+    env: &Env,
+    path: &Path,
+    settings: &C::Settings,
+) -> Result<Opened<C>, StoreError> {
+    attach::<C>(env, path, settings, None)
+}
+
+/// Whether there is no file, or one without a byte, as many power cuts leave it.
+fn is_empty(env: &Env, path: &Path) -> bool {
+    !env.store.exists(path) || env.store.size(path).is_ok_and(|(length, _)| length == 0)
+}
+
+/// Opens a file, verifies it from the medium, and reads its contents.
+fn attach<C: Contents>(
+    env: &Env,
+    path: &Path,
+    settings: &C::Settings,
+    before: Option<&C>,
+) -> Result<Opened<C>, StoreError> {
+    let file = env.store.open(path).map_err(|e| io_error(path, &e))?;
+    let guard = Arc::new(Guard { file, failed: AtomicBool::new(false) });
+    let result = guarded(|| {
+        refuse_later::<C>(path, &guard)?;
+        let db = database::<C>(path, &guard)?;
+        let found = C::format(&db.begin_read()?)?;
+        let found = found.ok_or_else(|| StoreError::Damaged(format!("the file is not a {}", C::NAME)))?;
+        if found > C::FORMAT {
+            return Err(StoreError::Format { path: path.to_owned(), found, known: C::FORMAT });
+        }
+        C::settle(&db, env, settings, before)?;
+        let contents = C::load(&db.begin_read()?, settings)?;
+        guard.file.read_medium(false).map_err(|e| StoreError::Io(e.to_string()))?;
+        Ok((db, contents))
+    });
+    if result.is_err() {
+        guard.fail();
+    }
+    let (db, contents) = result?;
+    Ok(Opened { db, guard, contents, quarantine: None })
+}
+
+/// Refuses a file of a later format before anything in it changes, as far as it was closed in order.
+fn refuse_later<C: Contents>(path: &Path, guard: &Arc<Guard>) -> Result<(), StoreError> {
+    let look = guarded(|| {
+        let file = redb::Database::builder().open_read_only_with_backend(Look(Arc::clone(guard)))?;
+        C::format(&file.begin_read()?)
+    });
+    match look {
+        Ok(Some(found)) if found > C::FORMAT => {
+            Err(StoreError::Format { path: path.to_owned(), found, known: C::FORMAT })
+        }
+        // What is wrong with it is found out when it is verified.
+        _ => Ok(()),
+    }
+}
+
+/// A file that is only read, and that stays open afterwards.
+#[derive(Debug)]
+struct Look(Arc<Guard>);
+
+impl StorageBackend for Look {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.file.read(offset, out)
+    }
+
+    fn set_len(&self, _: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+}
+
+/// The database in a file, with every page verified on the medium.
+fn database<C: Contents>(path: &Path, guard: &Arc<Guard>) -> Result<redb::Database, StoreError> {
+    let from = guard.file.read_medium(true).map_err(|e| StoreError::Io(e.to_string()))?;
+    if from == ReadFrom::EmptiedCache {
+        tracing::warn!(
+            store = C::NAME,
+            "this file system has no direct reads: the cache is emptied instead, as far as the system does that"
+        );
+    }
+    let opened = redb::Database::builder()
+        .set_cache_size(C::PAGE_CACHE)
+        .set_check_integrity_on_open(true)
+        .create_with_backend(Backend(Arc::clone(guard)));
+    opened.map_err(|e| match e {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::Locked(path.to_owned()),
+        other => StoreError::from(redb::Error::from(other)),
+    })
+}
+
+/// Makes a new file that gets its name when it is whole, in the place of `aside` if that is given.
+fn make<C: Contents>(
+    env: &Env,
+    path: &Path,
+    settings: &C::Settings,
+    before: Before<'_>,
+    aside: Option<&Path>,
+) -> Result<Opened<C>, StoreError> {
+    let new = beside(path, ".new");
+    env.store.remove(&new).map_err(|e| io_error(&new, &e))?;
+    let file = env.store.open(&new).map_err(|e| io_error(&new, &e))?;
+    let guard = Arc::new(Guard { file, failed: AtomicBool::new(false) });
+    let result = guarded::<_, StoreError>(|| {
+        let db = database::<C>(path, &guard)?;
+        C::create(&db, env, settings, before)?;
+        // What was made is verified too, and read from the medium.
+        guard.file.read_medium(true).map_err(|e| StoreError::Io(e.to_string()))?;
+        let contents = C::load(&db.begin_read()?, settings)?;
+        guard.file.read_medium(false).map_err(|e| StoreError::Io(e.to_string()))?;
+        Ok((db, contents))
+    });
+    if result.is_err() {
+        guard.fail();
+        drop(env.store.remove(&new));
+    }
+    let (db, contents) = result?;
+    if let Some(aside) = aside {
+        env.store.rename(path, aside).map_err(|e| io_error(aside, &e))?;
+    }
+    env.store.rename(&new, path).map_err(|e| io_error(path, &e))?;
+    Ok(Opened { db, guard, contents, quarantine: None })
+}
+
+/// Puts the damaged file at `path` aside and a new one in its place, with what can be read of the old.
+fn replace<C: Contents>(
+    env: &Env,
+    path: &Path,
+    settings: &C::Settings,
+    why: String,
+) -> Result<Opened<C>, StoreError> {
+    let aside = name_aside(env, path)?;
+    let file = env.store.open(path).map_err(|e| io_error(path, &e))?;
+    file.read_medium(true).map_err(|e| StoreError::Io(e.to_string()))?;
+    let opened = make::<C>(env, path, settings, Before::Damaged { file: &*file, why: &why }, Some(&aside))?;
+    tracing::error!(
+        event.name = "perigee.store.quarantined",
+        store = C::NAME,
+        why,
+        aside = %aside.display(),
+        "the file is damaged; it was put aside, and a new one has what could be read of it"
+    );
+    Ok(Opened { quarantine: Some(Quarantine { moved_to: Some(aside), why }), ..opened })
+}
+
+/// A replacement that a crash has interrupted between its two renames is finished.
+fn finish_replacement<C: Contents>(env: &Env, path: &Path) -> Result<(), StoreError> {
+    let new = beside(path, ".new");
+    if env.store.exists(path) || !env.store.exists(&new) {
+        return Ok(());
+    }
+    let file = env.store.open(&new).map_err(|e| io_error(&new, &e))?;
+    let guard = Arc::new(Guard { file, failed: AtomicBool::new(false) });
+    let whole = guarded(|| {
+        let db = database::<C>(&new, &guard)?;
+        C::format(&db.begin_read()?)
+    });
+    guard.fail();
+    match whole {
+        Ok(Some(_)) => env.store.rename(&new, path).map_err(|e| io_error(path, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// The next free name for a file that is put aside. Of earlier ones only the latest stay.
+fn name_aside(env: &Env, path: &Path) -> Result<PathBuf, StoreError> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let prefix = beside(path, ".quarantined-");
+    let number =
+        |file: &PathBuf| -> Option<u64> { file.to_str()?.strip_prefix(prefix.to_str()?)?.parse().ok() };
+    let files = env.store.list(directory).map_err(|e| io_error(directory, &e))?;
+    let mut numbers: Vec<u64> = files.iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    let name = |n: u64| beside(&prefix, &n.to_string());
+    for old in &numbers[..(numbers.len() + 1).saturating_sub(KEPT_ASIDE)] {
+        tracing::warn!(file = %name(*old).display(), "an earlier file that was put aside is deleted to make room");
+        drop(env.store.remove(&name(*old)));
+    }
+    Ok(name(numbers.last().map_or(1, |n| n + 1)))
+}
