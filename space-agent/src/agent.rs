@@ -130,9 +130,10 @@ fn contacts(
     Contacts::new(&config.contacts, config.link.as_ref(), env.clone(), lead, direct, told, link)
 }
 
-fn wal_config(config: &Config) -> Result<WalConfig, AgentError> {
+fn wal_config(config: &Config, satellite: Option<String>) -> Result<WalConfig, AgentError> {
     Ok(WalConfig {
         directory: config.storage.directory.clone(),
+        satellite,
         max_bytes: config.storage.max_bytes.0,
         when_full: config.storage.when_full,
         ballast: config.storage.ballast.0,
@@ -143,24 +144,17 @@ fn wal_config(config: &Config) -> Result<WalConfig, AgentError> {
 
 /// Opens the log of `config` by itself, for commands while no agent runs.
 pub fn open_existing_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
-    Wal::open_existing(wal_config(config)?, env.clone()).map_err(|source| AgentError::Wal {
+    Wal::open_existing(wal_config(config, None)?, env.clone()).map_err(|source| AgentError::Wal {
         directory: config.storage.directory.display().to_string(),
         source,
     })
 }
 
-fn open_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
-    let (wal, quarantine) = Wal::open(wal_config(config)?, env.clone()).map_err(|source| {
-        AgentError::Wal { directory: config.storage.directory.display().to_string(), source }
-    })?;
-    if let Some(quarantine) = quarantine {
-        tracing::error!(
-            moved_to = %quarantine.moved_to.display(),
-            why = quarantine.why,
-            "the write-ahead log could not be opened: it was moved aside and a new epoch begins"
-        );
-    }
-    Ok(wal)
+fn open_wal(config: &Config, env: &Env, satellite: Option<String>) -> Result<Wal, AgentError> {
+    Wal::open(wal_config(config, satellite)?, env.clone()).map_err(|source| AgentError::Wal {
+        directory: config.storage.directory.display().to_string(),
+        source,
+    })
 }
 
 /// A bound listener for operators and what it serves.
@@ -197,7 +191,8 @@ impl Agent {
         let link = watch::channel(LinkStatus::default());
         let told = Told { current: current_sender, wanted: wanted_sender };
         let contacts = contacts(&config, &env, told, link.1.clone());
-        let wal = Owner::new(env.placement, "wal", open_wal(&config, &env)?)?;
+        let satellite = outside.link.as_ref().map(|(link, _)| link.satellite.clone());
+        let wal = Owner::new(env.placement, "wal", open_wal(&config, &env, satellite)?)?;
         let metrics = Metrics::default();
         Ok(Self {
             config,
@@ -234,7 +229,7 @@ impl Agent {
         let (front, back) = (TaskTracker::new(), TaskTracker::new());
         let stop = CancellationToken::new();
 
-        let unsealed = wal.call(|wal| wal.unsealed()).await.unwrap_or_default();
+        let unsealed = wal.call(|wal| wal.segments().unsealed()).await.unwrap_or_default();
         let (told, _) = watch::channel(Progress { unsealed, at: Instant::now() });
         let (sealed_sender, sealed) = watch::channel(0u64);
         let (link_sender, link) = link;
@@ -347,7 +342,7 @@ async fn spawn_consumers(
     stop: &CancellationToken,
 ) {
     let consumer =
-        |name: String| async move { wal.call(move |wal| wal.consumer(&name)).await.ok().flatten() };
+        |name: String| async move { wal.call(move |wal| wal.custody().consumer(&name)).await.ok().flatten() };
     if let Some((config, _)) = outside.link
         && let Some(id) = consumer(LINK.to_owned()).await
     {

@@ -220,7 +220,7 @@ async fn abandoned(config: &Config) -> Vec<String> {
         Some(status) => serde_json::from_value(status["consumers"].clone()).unwrap_or_default(),
         // A log that is not there, or that cannot be opened, says nothing here.
         None => agent::open_existing_wal(config, &Env::production())
-            .map(|w| w.known_consumers())
+            .map(|mut w| w.custody().known())
             .unwrap_or_default(),
     };
     let wanted = config.consumers();
@@ -302,12 +302,12 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
             json!({"bytes_before": sizes.map(|s| s.0), "bytes_after": sizes.map(|s| s.1)})
         }
         WalCommand::Release { consumer } => {
-            if !wal.abandoned().contains(&consumer) {
+            if !wal.custody().abandoned().contains(&consumer) {
                 return Err(Failure::Other(format!(
                     "{consumer} holds nothing, or is still in the configuration: take it out first"
                 )));
             }
-            json!({"deleted_segments": wal.release(&consumer)?})
+            json!({"deleted_segments": wal.custody().release(&consumer)?})
         }
         WalCommand::Recode { segments, lane, all, codec } => {
             let lanes =

@@ -100,9 +100,9 @@ impl Exporter {
     async fn next(&mut self) -> Result<Option<(Lane, Header)>, ExportError> {
         let (consumer, mut passed) = (self.consumer, std::mem::take(&mut self.passed));
         let next = self.wal.call(move |wal| {
-            for lane in wal.lanes() {
+            for lane in wal.custody().lanes() {
                 let from = passed.entry(lane).or_default();
-                let (found, next) = wal.first_waiting(consumer, lane, *from)?;
+                let (found, next) = wal.custody().first_waiting(consumer, lane, *from)?;
                 *from = next;
                 if let Some(header) = found {
                     return Ok::<_, WalError>((passed, Some((lane, header))));
@@ -121,13 +121,17 @@ impl Exporter {
         header: &Header,
         shutdown: &CancellationToken,
     ) -> Result<(), ExportError> {
-        let (consumer, id) = (self.consumer, header.id);
+        let (consumer, id, asked) = (self.consumer, header.id, header.clone());
         let leans_on = header.base_sequence;
         let (payload, cursor, chain) = self
             .wal
             .call(move |wal| {
-                let payload = wal.payload(lane, id.sequence)?;
-                Ok::<_, WalError>((payload, wal.cursor(consumer, lane)?, wal.chain(lane, leans_on)?))
+                let payload = wal.custody().payload(&asked)?;
+                Ok::<_, WalError>((
+                    payload,
+                    wal.custody().cursor(consumer, lane)?,
+                    wal.bases().chain(lane, leans_on)?,
+                ))
             })
             .await??;
         let Some(payload) = payload else { return Ok(()) };
@@ -162,10 +166,10 @@ impl Exporter {
                 tracing::error!(exporter = self.name, reason, "the backend refuses items for good");
             }
             let refused = Counts::of(signal, outcome.rejected + outcome.refused_items());
-            self.wal.call(move |wal| wal.advance(consumer, id, number, refused)).await??;
+            self.wal.call(move |wal| wal.custody().advance(consumer, id, number, refused)).await??;
         }
         let refused = header.items.only(self.plan.signals).saturating_sub(seen);
-        self.wal.call(move |wal| wal.pass(consumer, &[Delivery { id, refused }])).await??;
+        self.wal.call(move |wal| wal.custody().pass(consumer, &[Delivery { id, refused }])).await??;
         Ok(())
     }
 

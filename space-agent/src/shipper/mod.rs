@@ -173,9 +173,9 @@ impl Shipper {
                 committed_segments: status.committed_segments,
                 connected_nano: connected.as_nanos() as u64,
                 backlog_bytes: summary.segment_bytes + summary.unsealed_bytes,
-                backlog_since_unix_nano: wal.oldest()?.unwrap_or(0),
+                backlog_since_unix_nano: wal.passes().oldest()?.unwrap_or(0),
             };
-            wal.record_pass(&report)?;
+            wal.passes().record(&report)?;
             Ok::<_, WalError>(report)
         });
         let report = kept.await??;
@@ -193,7 +193,7 @@ impl Shipper {
     async fn outlook(&self) -> Result<(Vec<PassReport>, Option<Forecast>), ReportError> {
         let planned = self.planner.list().await.ok();
         let (passes, store) =
-            self.wal.call(|wal| Ok::<_, WalError>((wal.passes(REPORTS)?, store(wal)?))).await??;
+            self.wal.call(|wal| Ok::<_, WalError>((wal.passes().latest(REPORTS)?, store(wal)?))).await??;
         let forecast = planned.map(|planned| {
             let all: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
             forecast(self.env.unix_nano(), store, &all)
