@@ -165,7 +165,7 @@ fn rules_hold_for_the_groups_that_come_after_them() {
 }
 
 #[test]
-fn a_log_is_of_the_first_format_until_it_has_rules() {
+fn the_format_rises_with_the_first_thing_that_needs_it() {
     let mut bench = Bench::new();
     let format = |wal: &mut Wal| {
         wal.read(|txn, _| Ok(tables::number(&txn.open_table(tables::META)?, tables::META_FORMAT)?))
@@ -173,12 +173,17 @@ fn a_log_is_of_the_first_format_until_it_has_rules() {
             .unwrap()
     };
     let mut wal = bench.open();
-    wal.journal().append(&[request(&[(1, ERROR)])]).unwrap();
     assert_eq!(format(&mut wal), tables::FIRST_FORMAT);
+    wal.journal().append(&[request(&[(1, ERROR)])]).unwrap();
+    assert_eq!(format(&mut wal), tables::GROUPS_FORMAT);
     drop(wal);
-    bench.config.lanes = with_alarms(Policy::default()).config.lanes;
+    let rules = with_alarms(Policy::default()).config.lanes;
+    let mut empty = Bench::new();
+    empty.config.lanes = rules.clone();
+    assert_eq!(format(&mut empty.open()), tables::RULES_FORMAT);
+    bench.config.lanes = rules;
     let mut wal = bench.open();
-    assert_eq!(format(&mut wal), tables::RULES_FORMAT);
+    assert_eq!(format(&mut wal), tables::GROUPS_FORMAT, "it never falls");
     let bulk = seal(&mut wal, Lane::BULK).unwrap();
     assert_eq!(times(&mut wal, &bulk), [1], "it came before the rules");
 }

@@ -14,6 +14,8 @@ mod base_tests;
 mod bases;
 mod begin;
 mod custody;
+#[cfg(test)]
+mod damage_tests;
 mod drops;
 mod epochs;
 mod group;

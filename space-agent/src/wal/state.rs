@@ -327,7 +327,8 @@ impl State {
         let number = |name: &'static str| {
             number(&meta, name)?.ok_or_else(|| StoreError::Damaged(format!("{name} is missing in meta")))
         };
-        self.format = number(META_FORMAT)?;
+        // A log that is being made has none yet.
+        self.format = super::tables::number(&meta, META_FORMAT)?.unwrap_or(0);
         self.life = Life {
             epoch: number(META_EPOCH)?,
             start_counter: number(META_START_COUNTER)?,
