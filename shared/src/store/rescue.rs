@@ -119,6 +119,13 @@ impl<'a> Rescue<'a> {
         Some(Self { file, length, layout, roots })
     }
 
+    /// The same file without the commit before the latest.
+    #[must_use]
+    pub fn latest_alone(mut self) -> Self {
+        self.roots.truncate(1);
+        self
+    }
+
     /// Shows `each` every entry of a table that can be had, in the order of the keys. The commit before the latest takes its place
     /// where the latest one's list of tables is damaged.
     pub fn table(&self, name: &str, mut each: impl FnMut(&[u8], &[u8])) -> Extent {

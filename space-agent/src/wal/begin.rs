@@ -214,12 +214,18 @@ fn close_life(
     Ok(())
 }
 
-/// Groups that a latest commit had that is not whole, as far as their checksums hold.
-pub(super) type Torn = BTreeMap<u64, Vec<u8>>;
+/// What can be had of a latest commit that is not whole.
+#[derive(Debug, Default)]
+pub(super) struct Torn {
+    /// Groups whose checksums hold.
+    groups: BTreeMap<u64, Vec<u8>>,
+    /// That is all of the journal as it was then.
+    complete: bool,
+}
 
 /// Looks for groups in a latest commit that is not whole.
 pub(super) fn torn(file: &dyn StoreFile) -> Torn {
-    let Some(rescue) = Rescue::open(file) else { return Torn::new() };
+    let Some(rescue) = Rescue::open(file) else { return Torn::default() };
     let mut position = u64::MAX;
     rescue.table(LANES.name(), |_, numbers| {
         if let Some(numbers) = numbers.get(..16).map(<LaneNumbers as redb::Value>::from_bytes) {
@@ -227,13 +233,15 @@ pub(super) fn torn(file: &dyn StoreFile) -> Torn {
         }
     });
     if position == u64::MAX {
-        return Torn::new();
+        return Torn::default();
     }
-    let (groups, _) = salvage::groups_from(&rescue, position);
-    groups
-        .into_iter()
-        .filter(|(number, bytes)| group::may_begin(bytes) && group::verify(*number, bytes).is_ok())
-        .collect()
+    let (mut groups, mut complete) = salvage::groups_from(&rescue.latest_alone(), position);
+    groups.retain(|number, bytes| {
+        let whole = group::verify(*number, bytes).is_ok();
+        complete &= whole;
+        whole
+    });
+    Torn { groups, complete }
 }
 
 /// Checks whose log it is and how old, takes out what was refused, and takes in what was torn.
@@ -255,8 +263,12 @@ pub(super) fn settle(
     if age == Age::Older {
         return Err(StoreError::Damaged("it is older than counters.json beside it".to_owned()));
     }
+    let tally = Tally::load(&db.begin_read()?)?;
     let txn = db.begin_write()?;
-    let mut changed = found.take_in_torn(&txn, torn.unwrap_or_default())?;
+    let mut changed = match torn {
+        Some(torn) => found.take_in_torn(&txn, torn, tally, env.unix_nano())?,
+        None => false,
+    };
     changed |= found.take_out_refused(&txn, env, config, before)?;
     if found.satellite.is_none() && config.satellite.is_some() {
         set_satellite(&txn, config)?;
@@ -313,19 +325,39 @@ impl Found {
         Ok(Self { life, satellite, next, last_group, next_group })
     }
 
-    /// Puts groups back that a latest commit had; whether there were any. They may have been called safe.
-    fn take_in_torn(&self, txn: &WriteTransaction, torn: Torn) -> Result<bool, StoreError> {
-        let mut any = false;
-        for (number, bytes) in
-            torn.into_iter().filter(|(number, _)| *number > self.last_group && *number >= self.next_group)
-        {
-            salvage::insert_group(txn, number, &bytes)?;
-            any = true;
-        }
-        if any {
+    /// Puts groups back that a latest commit had; whether there were any. They may have been called safe. Where the commit cannot be
+    /// read, nobody can tell a power cut, which loses nothing, from damage: then more may be gone than is known.
+    fn take_in_torn(
+        &self,
+        txn: &WriteTransaction,
+        torn: Torn,
+        mut tally: Tally,
+        now: u64,
+    ) -> Result<bool, StoreError> {
+        let new = |number: &u64| *number > self.last_group && *number >= self.next_group;
+        for (number, bytes) in torn.groups.iter().filter(|(number, _)| new(number)) {
+            salvage::insert_group(txn, *number, bytes)?;
             raise_format(txn, GROUPS_FORMAT)?;
         }
-        Ok(any)
+        if torn.complete {
+            return Ok(true);
+        }
+        tracing::error!(
+            event.name = "perigee.wal.torn",
+            "the latest commit is not whole and the one before took its place; after a power cut in mid-commit nothing is lost by \
+             that, after damage to the medium something may be: it is reported as unknown"
+        );
+        let drop =
+            drops::of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
+        drops::insert(
+            txn,
+            self.life.epoch,
+            &link::Drop { id: tally.next_drop, counts_unknown: true, ..drop },
+            &[],
+        )?;
+        tally.next_drop += 1;
+        tally.store(txn)?;
+        Ok(true)
     }
 
     /// Takes out what was refused before the store failed; whether anything was changed.
