@@ -141,6 +141,8 @@ fn parse_codec(name: &str) -> Result<Codec, String> {
 pub enum Failure {
     /// The configuration is wrong: exit code 64.
     Config(String),
+    /// The log is lost while the agent runs: exit code 74, as EX_IOERR.
+    Store(String),
     /// Anything else: exit code 1.
     Other(String),
 }
@@ -174,7 +176,10 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
                     }
                     other => Failure::Other(other.to_string()),
                 })?;
-            Ok(Box::pin(agent.run(|intake| receivers.run(intake, shutdown))).await?)
+            Box::pin(agent.run(|intake| receivers.run(intake, shutdown))).await.map_err(|e| match e {
+                agent::AgentError::StoreLost(_) => Failure::Store(e.to_string()),
+                other => Failure::Other(other.to_string()),
+            })
         }
         Command::Validate(arg) => {
             let config = load(&arg.config)?;

@@ -18,12 +18,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::contacts::{ContactControl, Planned};
+use crate::contacts::{ContactControl, LinkStatus, Planned};
 use crate::forecast;
 use crate::lanes::Lanes;
 use crate::limiter::Limiter;
 use crate::recode::{Recode, Report, recode};
-use crate::shipper::LinkStatus;
+
 use crate::telemetry::Metrics;
 use crate::wal::{LaneSummary, Summary, Wal};
 

@@ -42,6 +42,7 @@ pub struct Exporter {
     name: String,
     sender: Sender,
     plan: Plan,
+    env: Env,
     wal: Owner<Wal>,
     consumer: ConsumerId,
     sealed: watch::Receiver<u64>,
@@ -66,7 +67,7 @@ impl Exporter {
     ) -> Self {
         let plan = Plan { signals, limits: config.limits(), ..Plan::default() };
         let sender = Sender::new(client, config, &env);
-        Self { name, sender, plan, wal, consumer, sealed, counters, passed: BTreeMap::new() }
+        Self { name, sender, plan, env, wal, consumer, sealed, counters, passed: BTreeMap::new() }
     }
 
     /// Exports until `shutdown`, also in the middle of a segment: the cursor says where to go on.
@@ -121,7 +122,7 @@ impl Exporter {
         header: &Header,
         shutdown: &CancellationToken,
     ) -> Result<(), ExportError> {
-        let (consumer, id, asked) = (self.consumer, header.id, header.clone());
+        let (consumer, id, asked, all) = (self.consumer, header.id, header.clone(), header.items);
         let leans_on = header.base_sequence;
         let (payload, cursor, chain) = self
             .wal
@@ -137,12 +138,17 @@ impl Exporter {
         let Some(payload) = payload else { return Ok(()) };
         let done = if cursor.0 == id.sequence { cursor.1 } else { 0 };
         let (mut seen, mut number) = (Counts::ZERO, 0);
-        let requests: Box<dyn Iterator<Item = Result<Request, CodecError>> + Send> =
-            match chain.decode().and_then(|base| Decoder::new(header, &payload, base.as_ref())) {
-                Ok(decoder) => Box::new(decoder),
-                Err(error) => Box::new(std::iter::once(Err(error))),
-            };
-        for cut in Cuts::new(requests, self.plan.clone()) {
+        let (header, plan) = (header.clone(), self.plan.clone());
+        let mut cuts = self.env.stream(move |each| {
+            let requests: Box<dyn Iterator<Item = Result<Request, CodecError>>> =
+                match chain.decode().and_then(|base| Decoder::new(&header, &payload, base.as_ref())) {
+                    Ok(decoder) => Box::new(decoder),
+                    Err(error) => Box::new(std::iter::once(Err(error))),
+                };
+            // Nobody waits any more when the exporter ends.
+            let _ = Cuts::new(requests, plan).all(each);
+        });
+        while let Some(cut) = cuts.recv().await {
             let (signal, body, items) = match cut {
                 Ok(Cut::Request { signal, body, items }) => (signal, body, items),
                 // Numbered like the rest; its items are what is missing in the end.
@@ -168,7 +174,7 @@ impl Exporter {
             let refused = Counts::of(signal, outcome.rejected + outcome.refused_items());
             self.wal.call(move |wal| wal.custody().advance(consumer, id, number, refused)).await??;
         }
-        let refused = header.items.only(self.plan.signals).saturating_sub(seen);
+        let refused = all.only(self.plan.signals).saturating_sub(seen);
         self.wal.call(move |wal| wal.custody().pass(consumer, &[Delivery { id, refused }])).await??;
         Ok(())
     }

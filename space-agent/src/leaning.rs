@@ -87,7 +87,7 @@ impl Leaning {
         let (codec, current) = wal
             .call(move |wal| (wal.bases().codec_for_ground(codec), wal.bases().to_depend_on(lane)))
             .await?;
-        if codec != Codec::Columns {
+        if !codec.has_bases() {
             return Ok(Encoding { codec, ..Encoding::default() });
         }
         let to_lean_on = self.is_due(lane);

@@ -202,8 +202,12 @@ fn refuse_later<C: Contents>(path: &Path, guard: &Arc<Guard>) -> Result<(), Stor
         Ok(Some(found)) if found > C::FORMAT => {
             Err(StoreError::Format { path: path.to_owned(), found, known: C::FORMAT })
         }
+        Ok(_) => Ok(()),
         // What is wrong with it is found out when it is verified.
-        _ => Ok(()),
+        Err(_) => {
+            tracing::info!(store = C::NAME, "the file was not closed in order");
+            Ok(())
+        }
     }
 }
 

@@ -69,6 +69,8 @@ struct Written {
 struct Driver<'a> {
     shipper: &'a mut Shipper,
     station: String,
+    /// The epoch that Hello has named.
+    epoch: u64,
     connection: &'a quinn::Connection,
     control: mpsc::Sender<Vec<u8>>,
     /// QUIC has Hello. Segments could take all of the window before it, and the ground reads none of them until it has come.
@@ -106,6 +108,7 @@ pub(super) async fn drive(
     let usable = contact.usable(shipper.env.unix_nano()).map(|left| left.saturating_sub(light));
     let mut driver = Driver {
         station: contact.station.clone(),
+        epoch: hello.epochs.last().map_or(0, |e| e.epoch),
         session: Session::new(hello, shipper.budget, &shipper.lanes),
         connection,
         control: queue,
@@ -266,6 +269,8 @@ impl Driver<'_> {
                     .wal
                     .call(move |wal| wal.queues().to_ship(consumer, lane, &taken, FETCH))
                     .await??;
+                // The log was put in order meanwhile: its new epoch is the next Hello's.
+                self.again |= found.headers.iter().any(|(header, _)| header.id.epoch != self.epoch);
                 return Ok(Some(Event::Fetched { lane, found }));
             }
             Action::Write { header, ranges, first } => return self.write(header, ranges, first).await,

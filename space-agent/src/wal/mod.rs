@@ -46,6 +46,7 @@ use perigee_shared::segment::{Header, HeaderError, Lane};
 use perigee_shared::signal::{Counts, SignalSet};
 use perigee_shared::store::{Database, Failure, Quarantine, StoreError};
 use redb::{ReadTransaction, WriteTransaction};
+use tokio::sync::watch;
 
 pub use bases::{Bases, Chain, LONGEST_CHAIN};
 pub use custody::{ConsumerId, Custody, Delivery};
@@ -225,6 +226,8 @@ pub struct Wal {
     writer: GroupWriter,
     growth: passes::Growth,
     scrub: scrub::Place,
+    /// Why the log is given up, for who waits for it.
+    given_up: watch::Sender<Option<String>>,
 }
 
 impl Wal {
@@ -248,7 +251,8 @@ impl Wal {
     fn with(log: Database<State>) -> Result<Self, WalError> {
         let growth = passes::Growth::new(log.env().unix_nano());
         let (opening, writer) = (log.openings(), GroupWriter::new()?);
-        Ok(Self { log, notes: Notes::default(), opening, writer, growth, scrub: scrub::Place::default() })
+        let (scrub, given_up) = (scrub::Place::default(), watch::channel(None).0);
+        Ok(Self { log, notes: Notes::default(), opening, writer, growth, scrub, given_up })
     }
 
     /// The way in: commit groups.
@@ -305,7 +309,12 @@ impl Wal {
 
     /// Opens the log again if it failed, and forgets what was noted of the opening before.
     fn ready(&mut self) -> Result<(), WalError> {
-        self.log.ensure_open()?;
+        if let Err(error) = self.log.ensure_open() {
+            if let StoreError::GivenUp(why) = &error {
+                self.given_up.send_replace(Some(why.clone()));
+            }
+            return Err(error.into());
+        }
         if self.opening != self.log.openings() {
             (self.opening, self.notes) = (self.log.openings(), Notes::default());
             self.custody().register_consumers()?;
@@ -369,9 +378,9 @@ impl Wal {
         self.log.failing()
     }
 
-    /// Whether the log will never be written again in this process.
-    pub const fn is_given_up(&self) -> bool {
-        self.log.is_given_up()
+    /// Says why once the log will never be written again in this process.
+    pub fn given_up(&self) -> watch::Receiver<Option<String>> {
+        self.given_up.subscribe()
     }
 
     /// The next file that was put aside since this was last asked.
