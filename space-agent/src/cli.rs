@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Agent};
 use crate::config::Config;
-use crate::control::{OpenContact, Release, inspect};
+use crate::control::{Backup, OpenContact, Release, Salvage, inspect};
 use crate::people::{contacts_text, recode_text, release_hint, report_text, status_text};
 use crate::recode::{Recode, recode};
 
@@ -114,6 +114,19 @@ pub enum WalCommand {
     Release {
         /// The exporter's name
         consumer: String,
+    },
+    /// Write a consistent copy of the log to a new file, also while the agent runs
+    Backup {
+        /// The file to write; it must not exist
+        file: PathBuf,
+    },
+    /// Append what a file that was put aside still holds, as if it had just come
+    Salvage {
+        /// The file, for example wal.redb.quarantined-1
+        file: PathBuf,
+        /// Also what may have been delivered already: rather twice than not at all
+        #[arg(long)]
+        may_repeat: bool,
     },
     /// Encode segments anew, so that they lean on no other
     Recode {
@@ -272,12 +285,26 @@ async fn contact(config: &Config, command: ContactCommand) -> Result<Value, Fail
     }
 }
 
+/// A running agent may have another working directory.
+fn absolute(file: &Path) -> Result<PathBuf, Failure> {
+    Ok(std::path::absolute(file)?)
+}
+
 /// Asks the running agent; opens the file when none runs.
 async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
     let (method, path, body) = match &command {
         WalCommand::Inspect { most } => (Method::GET, format!("/wal/inspect?most={most}"), None),
         WalCommand::Verify => (Method::POST, "/wal/verify".into(), None),
         WalCommand::Compact => (Method::POST, "/wal/compact".into(), None),
+        WalCommand::Backup { file } => (
+            Method::POST,
+            "/wal/backup".into(),
+            Some(serde_json::to_value(Backup { file: absolute(file)? })?),
+        ),
+        WalCommand::Salvage { file, may_repeat } => {
+            let asked = Salvage { file: absolute(file)?, may_repeat: *may_repeat };
+            (Method::POST, "/wal/salvage".into(), Some(serde_json::to_value(asked)?))
+        }
         WalCommand::Release { consumer } => (
             Method::POST,
             "/wal/release".into(),
@@ -306,6 +333,11 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
             let sizes = wal.compact(true)?;
             json!({"bytes_before": sizes.map(|s| s.0), "bytes_after": sizes.map(|s| s.1)})
         }
+        WalCommand::Backup { file } => {
+            wal.backup()?.write(&Env::production(), &file)?;
+            json!({"file": file})
+        }
+        WalCommand::Salvage { file, may_repeat } => serde_json::to_value(wal.salvage(&file, may_repeat)?)?,
         WalCommand::Release { consumer } => {
             if !wal.custody().abandoned().contains(&consumer) {
                 return Err(Failure::Other(format!(

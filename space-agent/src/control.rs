@@ -1,5 +1,6 @@
 //! What operators reach: the control socket, the metrics and the health endpoint.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
@@ -81,6 +82,8 @@ pub fn control_router(control: Arc<Control>) -> Router {
         .route("/wal/verify", post(wal_verify))
         .route("/wal/compact", post(wal_compact))
         .route("/wal/release", post(wal_release))
+        .route("/wal/backup", post(wal_backup))
+        .route("/wal/salvage", post(wal_salvage))
         .route("/wal/recode", post(wal_recode))
         .with_state(control)
 }
@@ -317,6 +320,36 @@ async fn wal_recode(State(c): Shared, Json(asked): Json<Recode>) -> Result<Json<
         Err(error) if error.is_request() => Err(Refusal(StatusCode::BAD_REQUEST, error.to_string())),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Where a copy of the log goes.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    /// A file that does not exist.
+    pub file: PathBuf,
+}
+
+async fn wal_backup(State(c): Shared, Json(asked): Json<Backup>) -> Answer {
+    let copy = c.wal.call(|wal| wal.backup()).await??;
+    let (env, file) = (c.env.clone(), asked.file.clone());
+    c.env.cpu(move || copy.write(&env, &file)).await?;
+    Ok(Json(json!({"file": asked.file})))
+}
+
+/// A file that was put aside.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Salvage {
+    /// The file.
+    pub file: PathBuf,
+    /// Also what may have been delivered.
+    pub may_repeat: bool,
+}
+
+async fn wal_salvage(State(c): Shared, Json(asked): Json<Salvage>) -> Answer {
+    let offered = c.wal.call(move |wal| wal.salvage(&asked.file, asked.may_repeat)).await??;
+    Ok(Json(json!(offered)))
 }
 
 /// A consumer to release.

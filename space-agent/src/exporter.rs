@@ -128,11 +128,12 @@ impl Exporter {
             .wal
             .call(move |wal| {
                 let payload = wal.custody().payload(&asked)?;
-                Ok::<_, WalError>((
-                    payload,
-                    wal.custody().cursor(consumer, lane)?,
-                    wal.bases().chain(lane, leans_on)?,
-                ))
+                let chain = match wal.bases().chain(lane, leans_on) {
+                    // Decoding says so then.
+                    Err(WalError::MissingBase(_)) => crate::wal::Chain::default(),
+                    chain => chain?,
+                };
+                Ok::<_, WalError>((payload, wal.custody().cursor(consumer, lane)?, chain))
             })
             .await??;
         let Some(payload) = payload else { return Ok(()) };

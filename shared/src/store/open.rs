@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{BackendError, DatabaseError, ReadableDatabase, StorageBackend};
 
-use super::{Before, Contents, Quarantine, StoreError, guarded};
+use super::{Before, Contents, Quarantine, StoreError, beside, guarded};
 use crate::env::{Env, ReadFrom, StoreFile};
 
 /// The progress that redb 4.6 tells its repair callback before it gives up the latest commit.
@@ -24,6 +24,11 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// A file that has not failed.
+    pub(super) fn new(file: Box<dyn StoreFile>) -> Self {
+        Self { file, failed: AtomicBool::new(false) }
+    }
+
     /// From now on everything fails.
     pub(super) fn fail(&self) {
         self.failed.store(true, Ordering::Relaxed);
@@ -48,8 +53,9 @@ impl fmt::Debug for Guard {
     }
 }
 
+/// What redb is given of a guarded file.
 #[derive(Debug)]
-struct Backend(Arc<Guard>);
+pub(super) struct Backend(pub(super) Arc<Guard>);
 
 impl StorageBackend for Backend {
     fn len(&self) -> std::io::Result<u64> {
@@ -106,12 +112,6 @@ fn io_error(path: &Path, e: &std::io::Error) -> StoreError {
     StoreError::File { path: path.to_owned(), why: e.to_string() }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut out = path.to_owned();
-    out.as_mut_os_string().push(suffix);
-    out
-}
-
 /// Opens the file at `path`, or makes one, or replaces one that is damaged. `before` is what was in memory when it failed;
 /// `distrusted` says why it is not to be used though its pages have their checksums.
 pub(super) fn open<C: Contents>(
@@ -164,7 +164,7 @@ fn attach<C: Contents>(
     before: Option<&C>,
 ) -> Result<Opened<C>, StoreError> {
     let file = env.store.open(path).map_err(|e| io_error(path, &e))?;
-    let guard = Arc::new(Guard { file, failed: AtomicBool::new(false) });
+    let guard = Arc::new(Guard::new(file));
     let result = guarded(|| {
         refuse_later::<C>(path, &guard)?;
         let (db, torn) = match database(path, &guard, C::PAGE_CACHE, false) {
@@ -299,7 +299,7 @@ fn make<C: Contents>(
     let new = beside(path, ".new");
     env.store.remove(&new).map_err(|e| io_error(&new, &e))?;
     let file = env.store.open(&new).map_err(|e| io_error(&new, &e))?;
-    let guard = Arc::new(Guard { file, failed: AtomicBool::new(false) });
+    let guard = Arc::new(Guard::new(file));
     let result = guarded::<_, StoreError>(|| {
         let db = database(path, &guard, C::PAGE_CACHE, true)?;
         C::create(&db, env, settings, before)?;
@@ -349,7 +349,7 @@ fn finish_replacement<C: Contents>(env: &Env, path: &Path) -> Result<(), StoreEr
         return Ok(());
     }
     let file = env.store.open(&new).map_err(|e| io_error(&new, &e))?;
-    let guard = Arc::new(Guard { file, failed: AtomicBool::new(false) });
+    let guard = Arc::new(Guard::new(file));
     let whole = guarded(|| {
         let db = database(&new, &guard, C::PAGE_CACHE, true)?;
         C::format(&db.begin_read()?)

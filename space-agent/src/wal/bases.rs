@@ -188,9 +188,7 @@ impl Bases<'_> {
             let mut next = sequence;
             while let Some(sequence) = next.filter(|n| Some(*n) != known) {
                 let place = Place { lane: lane.0, sequence };
-                let missing =
-                    || StoreError::Damaged(format!("base {sequence} of lane {} is missing", lane.0));
-                let header = state.bases.get(&place).cloned().ok_or_else(missing)?;
+                let header = state.bases.get(&place).cloned().ok_or(WalError::MissingBase(sequence))?;
                 next = header.base_sequence.filter(|below| *below < sequence);
                 let payload =
                     join(txn.open_table(BASE_CHUNKS)?.range(place.pieces())?, header.payload_len as usize)?;

@@ -1,6 +1,7 @@
 //! The log on disks that lose, change and take back what was written to them.
 
 use perigee_proto::link::{self, DropReason};
+use perigee_shared::segment::Lane;
 use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
 use simdisk::{Fault, Operation, Trouble};
@@ -337,4 +338,63 @@ fn a_commit_that_was_called_safe_and_is_damaged_costs_no_group_beside_the_damage
         assert_adds_up(&wal);
     }
     assert!(torn > 0, "the group is found though what pointed to it is damaged");
+}
+
+#[test]
+fn a_copy_of_the_log_is_whole_and_is_a_backup_when_it_is_put_back() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for n in 0..4 {
+        wal.journal().append(&[request(n, 5, 6_000)]).unwrap();
+    }
+    seal(&mut wal).unwrap();
+    wal.journal().append(&[request(4, 5, 6_000)]).unwrap();
+    let copy = wal.backup().unwrap();
+    wal.journal().append(&[request(5, 5, 6_000)]).unwrap();
+    let path = bench.config.directory.join("copy");
+    copy.write(&bench.disk.env(), &path).unwrap();
+    assert!(copy.write(&bench.disk.env(), &path).is_err(), "a file that is there is not replaced");
+    let other = Bench::new();
+    let content = bench.disk.content(&path).unwrap();
+    other.disk.put(&other.file(), content);
+    let mut there = other.open();
+    assert_eq!(there.summary().accepted, logs(25));
+    assert_eq!(deliverable(&mut there), logs(25));
+}
+
+#[test]
+fn what_a_file_that_was_put_aside_still_holds_can_be_had_and_nothing_that_is_known_comes_twice() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for n in 0..6 {
+        wal.journal().append(&[request(n, 5, 6_000)]).unwrap();
+        seal(&mut wal).unwrap();
+    }
+    let first = wal.custody().segments(1).unwrap().remove(0).0.header;
+    wal.epochs().committed(LINK, &[first.id]).unwrap();
+    wal.close().unwrap();
+    // The list of lanes is gone, so nobody can tell what was delivered.
+    let lost = bench.disk.content(&bench.file()).unwrap();
+    let lanes = find_leaf(&lost);
+    bench.disk.damage(&bench.file(), |content| content[lanes..lanes + 4096].fill(0));
+    let mut wal = bench.try_open().unwrap();
+    let aside = wal.take_quarantine().unwrap().moved_to.unwrap();
+    let before = wal.summary().accepted;
+    assert_eq!(deliverable(&mut wal), Counts::ZERO);
+    let nothing = wal.salvage(&aside, false).unwrap();
+    assert_eq!((nothing.requests, nothing.items), (0, 0));
+    let all = wal.salvage(&aside, true).unwrap();
+    assert!(all.items >= 25 && all.items <= 60, "{all:?}");
+    assert_eq!(wal.summary().accepted.total(), before.total() + all.items);
+    assert_adds_up(&wal);
+    assert!(wal.salvage(std::path::Path::new("/none"), true).is_err());
+}
+
+/// Where the page of the table `lanes` is: one pair of a lane and two numbers.
+fn find_leaf(content: &[u8]) -> usize {
+    let next = 7u64.to_le_bytes();
+    let is_it = |page: &&[u8]| {
+        page[0] == 1 && page[2] == 1 && page[3] == 0 && page[4] == Lane::BULK.0 && page[5..13] == next
+    };
+    content.chunks_exact(4096).position(|page| is_it(&page)).unwrap() * 4096
 }

@@ -13,6 +13,7 @@
 mod base_tests;
 mod bases;
 mod begin;
+mod copy;
 mod custody;
 #[cfg(test)]
 mod damage_tests;
@@ -24,6 +25,7 @@ mod journal;
 mod lane_tests;
 mod lanes;
 mod mirror;
+mod offers;
 mod passes;
 mod recode;
 mod salvage;
@@ -49,11 +51,13 @@ use redb::{ReadTransaction, WriteTransaction};
 use tokio::sync::watch;
 
 pub use bases::{Bases, Chain, LONGEST_CHAIN};
+pub use copy::Backup;
 pub use custody::{ConsumerId, Custody, Delivery};
 pub use epochs::{Epochs, GroundLane, GroundView, NewDrops, Reconciled};
 pub use group::Accepted;
 pub use journal::Journal;
 pub use lanes::{LaneSummary, Queues, ToShip};
+pub use offers::Offered;
 pub use passes::Passes;
 pub use recode::{Asked, Cannot, Recodable, Recoded, Recoder, Recoding, Sending};
 pub use scrub::Scrubbed;
@@ -77,6 +81,9 @@ pub enum WalError {
     /// The store.
     #[error("the write-ahead log: {0}")]
     Store(#[from] StoreError),
+    /// A base that a segment depends on was lost to damage.
+    #[error("segment {0} of its lane, which another one depends on, is missing")]
+    MissingBase(u64),
     /// Every number of a consumer is taken.
     #[error("too many consumers; release those that are gone with `wal release NAME`")]
     Consumers,

@@ -128,7 +128,11 @@ impl Recoding<'_> {
         let Some(record) = self.0.custody().record(id)? else { return Ok(None) };
         let header = record.header;
         let Some(payload) = self.0.custody().payload(&header)? else { return Ok(None) };
-        let chain = self.0.bases().chain(id.lane, header.base_sequence)?;
+        let chain = match self.0.bases().chain(id.lane, header.base_sequence) {
+            // It stays as it is, for a ground that has the base.
+            Err(WalError::MissingBase(_)) => return Ok(None),
+            chain => chain?,
+        };
         Ok(Some(Recodable { header, payload, chain }))
     }
 

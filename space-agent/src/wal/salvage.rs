@@ -29,7 +29,7 @@ type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// A damaged log.
 pub(super) struct Salvage<'a> {
-    rescue: Rescue<'a>,
+    pub(super) rescue: Rescue<'a>,
     pub(super) life: Life,
     pub(super) satellite: Option<String>,
     /// Lane → next sequence and position.
@@ -131,6 +131,17 @@ impl<'a> Salvage<'a> {
             REFUSED, RefusedKey, &[u8];
         }
         Ok(())
+    }
+
+    /// Segments that the file says are on board, whole ones alone, and bases that they may depend on.
+    pub(super) fn segments(&self) -> Result<Vec<(Header, Vec<u8>)>, StoreError> {
+        let wanted = self.on_board.iter().map(|(place, record)| (*place, record.header.clone())).collect();
+        let mut out = Vec::new();
+        self.payloads(CHUNKS.name(), &wanted, |_, header, payload| {
+            out.push((header.clone(), payload));
+            Ok(())
+        })?;
+        Ok(out)
     }
 
     /// The payloads in a table of pieces, each when all of its pieces and its hash are right.

@@ -13,8 +13,7 @@ use perigee_shared::signal::{Signal, SignalSet};
 use serde::Serialize;
 use space_agent::lanes::Lanes;
 use space_agent::wal::{
-    BatchLimits, Encoding, GroundLane, GroundView, Quarantine, Reconciled, SegmentRecord, Wal, WalConfig,
-    WhenFull,
+    BatchLimits, Encoding, GroundLane, GroundView, Reconciled, SegmentRecord, Wal, WalConfig, WhenFull,
 };
 
 use crate::items::{Content, Items, T0};
@@ -134,7 +133,7 @@ pub struct HelloLane {
 }
 
 /// A drop as Hello names it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Drop {
     /// Its id.
     pub id: u64,
@@ -197,7 +196,7 @@ impl Clock for Still {
 }
 
 /// Opens the log in `directory` without lane rules, so that those in the file decide about what waits in the journal.
-fn open(directory: &Path) -> Result<(Wal, Option<Quarantine>)> {
+fn open(directory: &Path) -> Result<Wal> {
     let mut env = Env::production();
     env.clock = Arc::new(Still);
     // The consumers of the fixtures.
@@ -205,6 +204,7 @@ fn open(directory: &Path) -> Result<(Wal, Option<Quarantine>)> {
     let consumers = [("link", SignalSet::ALL), ("archive", direct)];
     let config = WalConfig {
         directory: directory.to_owned(),
+        satellite: None,
         max_bytes: 1 << 30,
         when_full: WhenFull::Refuse,
         ballast: 0,
@@ -216,7 +216,8 @@ fn open(directory: &Path) -> Result<(Wal, Option<Quarantine>)> {
 
 /// Reads the log in `directory` whole. What was in its journal is in segments afterwards.
 pub fn read(directory: &Path) -> Result<Log> {
-    let (mut wal, quarantine) = open(directory)?;
+    let mut wal = open(directory)?;
+    let quarantine = wal.take_quarantine();
     ensure!(quarantine.is_none(), "it was moved aside: {quarantine:?}");
     let summary = wal.summary();
     let segments = segments(&mut wal)?;
@@ -233,12 +234,12 @@ pub fn read(directory: &Path) -> Result<Log> {
         in_segments: summary.in_segments.into(),
         in_journal: summary.in_journal.into(),
         segment_bytes: summary.segment_bytes,
-        consumers: wal.known_consumers(),
+        consumers: wal.custody().known(),
         cursors: cursors(&mut wal)?,
         segments,
         bases: bases(&mut wal)?,
         hello: hello(&mut wal)?,
-        passes: wal.passes(usize::MAX)?.into_iter().map(pass).collect(),
+        passes: wal.passes().latest(usize::MAX)?.into_iter().map(pass).collect(),
         // The last, since it changes the log.
         journal: journal(&mut wal)?,
     };
@@ -248,17 +249,17 @@ pub fn read(directory: &Path) -> Result<Log> {
 
 /// Opens a log whose file is damaged.
 pub fn read_damaged(directory: &Path) -> Result<Lost> {
-    let (mut wal, quarantine) = open(directory)?;
-    let quarantine = quarantine.context("a damaged file is moved aside")?;
+    let mut wal = open(directory)?;
+    wal.take_quarantine().context("a damaged file is moved aside")?;
     let summary = wal.summary();
-    let mut closed: Vec<Epoch> = wal.epochs(STATIONS[0])?.into_iter().map(epoch).collect();
+    let mut closed: Vec<Epoch> = wal.epochs().hello(STATIONS[0])?.into_iter().map(epoch).collect();
     closed.pop();
     Ok(Lost {
         start_counter: summary.life.start_counter,
         accepted: summary.accepted.into(),
         delivered: summary.delivered.into(),
         dropped: dropped(&wal),
-        lost: quarantine.lost.into_iter().map(drop_of).collect(),
+        lost: closed.iter().flat_map(|e| e.drops.clone()).collect(),
         closed,
     })
 }
@@ -266,11 +267,11 @@ pub fn read_damaged(directory: &Path) -> Result<Lost> {
 /// Whether the log in `directory` contradicts a ground that has committed this payload hash: it knows another one. It takes in what
 /// the ground says, so each question needs a fresh copy.
 pub fn contradicts(directory: &Path, lane: u8, sequence: u64, hash: Hash) -> Result<bool> {
-    let (mut wal, _) = open(directory)?;
-    let link = wal.consumer("link").context("there is a link")?;
+    let mut wal = open(directory)?;
+    let link = wal.custody().consumer("link").context("there is a link")?;
     let lane = GroundLane { lane: Lane(lane), committed: RangeSet::default(), tops: vec![(sequence, hash)] };
-    let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane] };
-    Ok(wal.reconcile(link, &view)? == Reconciled::NewEpoch)
+    let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane], ..GroundView::default() };
+    Ok(wal.epochs().reconcile(link, &view)? == Reconciled::NewEpoch)
 }
 
 fn dropped(wal: &Wal) -> BTreeMap<&'static str, Items> {
@@ -279,11 +280,11 @@ fn dropped(wal: &Wal) -> BTreeMap<&'static str, Items> {
 
 fn cursors(wal: &mut Wal) -> Result<BTreeMap<String, Cursors>> {
     let mut out = BTreeMap::new();
-    for name in wal.known_consumers() {
-        let consumer = wal.consumer(&name).context("a consumer has a number")?;
+    for name in wal.custody().known() {
+        let consumer = wal.custody().consumer(&name).context("a consumer has a number")?;
         let mut lanes = BTreeMap::new();
-        for lane in wal.lanes() {
-            lanes.insert(lane.0, wal.cursor(consumer, lane)?);
+        for lane in wal.custody().lanes() {
+            lanes.insert(lane.0, wal.custody().cursor(consumer, lane)?);
         }
         lanes.retain(|_, cursor| *cursor != (0, 0));
         out.insert(name, lanes);
@@ -292,7 +293,7 @@ fn cursors(wal: &mut Wal) -> Result<BTreeMap<String, Cursors>> {
 }
 
 fn segments(wal: &mut Wal) -> Result<Vec<Segment>> {
-    let records = wal.segments(usize::MAX)?;
+    let records = wal.custody().segments(usize::MAX)?;
     records
         .into_iter()
         .map(|(SegmentRecord { refused, header, .. }, waiting)| {
@@ -304,9 +305,9 @@ fn segments(wal: &mut Wal) -> Result<Vec<Segment>> {
 
 fn content(wal: &mut Wal, header: &Header) -> Result<Content> {
     let lane = header.id.lane;
-    let payload = wal.payload(lane, header.id.sequence)?.context("a segment has a payload")?;
+    let payload = wal.custody().payload(header)?.context("a segment has a payload")?;
     ensure!(perigee_shared::segment::hash(&payload) == header.hash, "the payload of {}", header.id);
-    let base = wal.chain(lane, header.base_sequence)?.decode()?;
+    let base = wal.bases().chain(lane, header.base_sequence)?.decode()?;
     Content::of(&requests(header, &payload, base.as_ref())?)
 }
 
@@ -314,9 +315,9 @@ fn journal(wal: &mut Wal) -> Result<Vec<Unsealed>> {
     let all = BatchLimits { items: u64::MAX, raw: u64::MAX };
     let encoding = Encoding { codec: Codec::ZstdRows, ..Encoding::default() };
     let mut out = Vec::new();
-    for unsealed in wal.unsealed() {
-        let batch = wal.take_batch(unsealed.lane, all, true)?.context("something waits")?;
-        let header = wal.commit_segment(batch.seal(&encoding, T0)?)?;
+    for unsealed in wal.segments().unsealed() {
+        let batch = wal.segments().take_batch(unsealed.lane, all, true)?.context("something waits")?;
+        let header = wal.segments().commit(batch.seal(&encoding, T0)?)?;
         out.push(Unsealed {
             lane: unsealed.lane.0,
             raw: unsealed.raw,
@@ -330,9 +331,9 @@ fn journal(wal: &mut Wal) -> Result<Vec<Unsealed>> {
 
 fn bases(wal: &mut Wal) -> Result<BTreeMap<u8, Bases>> {
     let mut out = BTreeMap::new();
-    for lane in wal.lanes() {
-        let current = wal.current_base(lane);
-        out.insert(lane.0, Bases { current, chain: wal.chain(lane, current)?.len() });
+    for lane in wal.custody().lanes() {
+        let current = wal.bases().current(lane);
+        out.insert(lane.0, Bases { current, chain: wal.bases().chain(lane, current)?.len() });
     }
     Ok(out)
 }
@@ -340,7 +341,7 @@ fn bases(wal: &mut Wal) -> Result<BTreeMap<u8, Bases>> {
 fn hello(wal: &mut Wal) -> Result<BTreeMap<&'static str, Vec<Epoch>>> {
     let mut out = BTreeMap::new();
     for station in STATIONS {
-        out.insert(station, wal.epochs(station)?.into_iter().map(epoch).collect());
+        out.insert(station, wal.epochs().hello(station)?.into_iter().map(epoch).collect());
     }
     Ok(out)
 }

@@ -1,0 +1,48 @@
+//! `wal backup`: a consistent copy of the log, made from a snapshot while the log goes on.
+
+use std::path::Path;
+
+use perigee_shared::env::Env;
+use perigee_shared::store::StoreError;
+use perigee_shared::store::backup::backup;
+use redb::ReadTransaction;
+
+use super::tables::*;
+use super::{Wal, WalError};
+
+/// The log as it was at one moment.
+pub struct Backup(ReadTransaction);
+
+impl Wal {
+    /// The log as it is now, for a copy.
+    pub fn backup(&mut self) -> Result<Backup, WalError> {
+        self.ready()?;
+        Ok(Backup(self.log.snapshot()?))
+    }
+}
+
+impl Backup {
+    /// Writes it to the new file `path`, which gets its name when it is whole.
+    pub fn write(&self, env: &Env, path: &Path) -> Result<u64, StoreError> {
+        backup(env, path, &self.0, |copy| {
+            copy.table(LANES)?;
+            copy.table(JOURNAL)?;
+            copy.table(SEGMENTS)?;
+            copy.table(CHUNKS)?;
+            copy.table(CONSUMERS)?;
+            copy.table(CURSORS)?;
+            copy.table(COUNTERS)?;
+            copy.table(DROPS)?;
+            copy.table(EPOCHS)?;
+            copy.table(SHIPPED)?;
+            copy.table(LANE_RULES)?;
+            copy.table(PASSES)?;
+            copy.table(BASES)?;
+            copy.table(BASE_CHUNKS)?;
+            copy.table(ACKNOWLEDGED)?;
+            copy.table(LEDGERS)?;
+            copy.table(REFUSED)?;
+            copy.table(META)
+        })
+    }
+}
