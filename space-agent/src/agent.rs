@@ -146,6 +146,9 @@ fn wal_config(config: &Config, satellite: Option<String>) -> Result<WalConfig, A
         ballast: config.storage.ballast.0,
         consumers: config.consumers(),
         lanes: config.lanes.lanes().map_err(AgentError::Setting)?,
+        volatile: config.storage.volatile,
+        // What the limiter has to leave for requests and sealing.
+        volatile_bytes: config.processors.memory_limiter.limit.0 / 4,
     })
 }
 

@@ -257,6 +257,8 @@ mod tests {
         let wal = WalConfig {
             directory: directory.to_owned(),
             satellite: None,
+            volatile: crate::wal::Volatile::Refuse,
+            volatile_bytes: 0,
             max_bytes: 1 << 20,
             when_full: WhenFull::Refuse,
             ballast: 0,

@@ -16,7 +16,7 @@ use serde::de::MapAccess;
 
 use crate::contacts::ContactsConfig;
 use crate::lanes::{LanesConfig, Percent};
-use crate::wal::WhenFull;
+use crate::wal::{Volatile, WhenFull};
 
 /// The consumer that ships segments to ground stations.
 pub const LINK: &str = "link";
@@ -242,6 +242,9 @@ pub struct StorageConfig {
     /// Given back when the disk is full.
     #[serde(default = "default_ballast")]
     pub ballast: ByteSize,
+    /// What happens when the store is gone for good.
+    #[serde(default)]
+    pub volatile: Volatile,
     /// How what lies in the log is read and compared with its checksums.
     #[serde(default)]
     pub scrub: ScrubConfig,

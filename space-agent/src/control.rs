@@ -106,10 +106,12 @@ async fn metrics(State(c): Shared) -> Response {
 }
 
 async fn health(State(c): Shared) -> Response {
-    match c.wal.call(|wal| wal.failing().is_none()).await {
-        Ok(true) => Json(json!({"status": "ok"})).into_response(),
-        Ok(false) => {
-            Refusal(StatusCode::SERVICE_UNAVAILABLE, "the store cannot be written".into()).into_response()
+    match c.wal.call(|wal| (wal.failing().map(str::to_owned), wal.in_memory().now)).await {
+        Ok((None, false)) => Json(json!({"status": "ok"})).into_response(),
+        Ok((None, true)) => Json(json!({"status": "volatile"})).into_response(),
+        Ok((Some(why), _)) => {
+            Refusal(StatusCode::SERVICE_UNAVAILABLE, format!("the store cannot be written: {why}"))
+                .into_response()
         }
         Err(gone) => Refusal::from(gone).into_response(),
     }
@@ -147,8 +149,13 @@ pub fn summary(s: &Summary) -> Value {
         "unsealed_bytes": s.unsealed_bytes,
         "stored_bytes": s.stored_bytes,
         "max_bytes": s.max_bytes,
-        "file_bytes": s.file_bytes.0,
-        "file_allocated_bytes": s.file_bytes.1,
+        "file_bytes": s.file_bytes.1,
+        "file_length_bytes": s.file_bytes.0,
+        "volatile": {
+            "now": s.in_memory.now,
+            "accepted": counts(s.in_memory.accepted),
+            "stored": counts(s.in_memory.stored),
+        },
     })
 }
 

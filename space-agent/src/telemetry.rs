@@ -280,6 +280,8 @@ pub struct Metrics {
     stored_bytes: Gauge,
     max_bytes: Gauge,
     file_bytes: Gauge,
+    volatile: Gauge,
+    accepted_in_memory: PerSignal,
     in_flight: Gauge,
     limiter_refused: Counter,
     pressure: Gauge,
@@ -296,6 +298,11 @@ impl Default for Metrics {
         let ever_accepted =
             PerSignal::register(r, "perigee_accepted", "Items ever accepted, restarts included");
         let delivered = PerSignal::register(r, "perigee_delivered", "Items that every consumer has passed");
+        let accepted_in_memory = PerSignal::register(
+            r,
+            "perigee_store_volatile_accepted",
+            "Items accepted into memory since the start, while the store was gone",
+        );
         let on_board: [Gauge; 3] = Default::default();
         for (signal, gauge) in Signal::ALL.into_iter().zip(&on_board) {
             let name = format!("perigee_on_board_{}", signal.items_name());
@@ -313,7 +320,8 @@ impl Default for Metrics {
         let segment_bytes = gauge("perigee_wal_segment_bytes", "Payload bytes of sealed segments on board");
         let stored_bytes = gauge("perigee_wal_stored_bytes", "Bytes that count against the budget");
         let max_bytes = gauge("perigee_wal_max_bytes", "The byte budget");
-        let file_bytes = gauge("perigee_wal_file_bytes", "Bytes allocated to the file");
+        let file_bytes = gauge("perigee_wal_file_bytes", "Bytes that the file takes on the volume");
+        let volatile = gauge("perigee_store_volatile", "1 while the store is gone and the log is in memory");
         let in_flight = gauge("perigee_memory_limiter_in_flight_bytes", "Bytes of request bodies held");
         let pressure =
             gauge("perigee_memory_limiter_pressure", "0: none, 1: above the soft limit, 2: above the limit");
@@ -350,6 +358,8 @@ impl Default for Metrics {
             stored_bytes,
             max_bytes,
             file_bytes,
+            volatile,
+            accepted_in_memory,
             in_flight,
             limiter_refused,
             pressure,
@@ -404,6 +414,8 @@ impl Metrics {
             self.stored_bytes.set(wal.stored_bytes as i64);
             self.max_bytes.set(wal.max_bytes as i64);
             self.file_bytes.set(wal.file_bytes.1 as i64);
+            self.volatile.set(i64::from(wal.in_memory.now));
+            self.accepted_in_memory.set(wal.in_memory.accepted);
         }
         self.sealed.inner().set(sealed);
         self.in_flight.set(limiter.in_flight() as i64);

@@ -15,6 +15,7 @@ mod ballast;
 mod error;
 mod file;
 mod keys;
+mod memory;
 pub mod mirror;
 mod open;
 mod pieces;
@@ -29,6 +30,7 @@ use redb::{ReadTransaction, ReadableDatabase, WriteTransaction};
 pub use ballast::Ballast;
 pub use error::StoreError;
 pub use file::Files;
+pub use memory::Memory;
 pub use open::Guard;
 pub use pieces::{LARGEST_PIECE, join, pieces};
 

@@ -398,3 +398,54 @@ fn find_leaf(content: &[u8]) -> usize {
     };
     content.chunks_exact(4096).position(|page| is_it(&page)).unwrap() * 4096
 }
+
+#[test]
+fn with_its_store_gone_for_good_a_log_runs_on_in_memory_if_that_is_allowed_and_returns() {
+    let mut bench = Bench::new();
+    bench.config.volatile = Volatile::Accept;
+    let mut wal = bench.open();
+    wal.journal().append(&[request(1, 5, 100)]).unwrap();
+    let before = wal.summary();
+    bench.disk.set_full(true);
+    let mut refused = 0;
+    while !wal.in_memory().now {
+        refused += u32::from(wal.journal().append(&[request(2, 1, 100)]).is_err());
+        assert!(refused < 200, "the store is gone after a minute");
+    }
+    assert!(refused > 10, "it is tried for a while");
+    let first = wal.in_memory().accepted;
+    for n in 3..6 {
+        wal.journal().append(&[request(n, 2, 100)]).unwrap();
+    }
+    seal(&mut wal).unwrap();
+    let there = wal.in_memory();
+    assert_eq!((there.now, there.accepted), (true, first + logs(6)));
+    assert!(wal.summary().life.start_counter > before.life.start_counter);
+    assert_adds_up(&wal);
+    bench.disk.set_full(false);
+    for _ in 0..200 {
+        if !wal.in_memory().now {
+            break;
+        }
+        drop(wal.journal().append(&[]));
+    }
+    let back = wal.in_memory();
+    assert_eq!((back.now, back.accepted, back.stored), (false, there.accepted, there.accepted));
+    assert_eq!(deliverable(&mut wal), logs(5) + there.accepted, "nothing was lost");
+    assert_ne!(wal.summary().life.epoch, before.life.epoch, "a new epoch");
+    assert_adds_up(&wal);
+    drop(wal);
+    assert_eq!(bench.open().summary().accepted, logs(5) + there.accepted);
+}
+
+#[test]
+fn a_store_that_cannot_be_opened_at_the_start_is_an_error_or_a_log_in_memory() {
+    let mut bench = Bench::new();
+    bench.disk.set_full(true);
+    assert!(bench.try_open().is_err());
+    bench.config.volatile = Volatile::Accept;
+    let mut wal = bench.open();
+    assert!(wal.in_memory().now);
+    wal.journal().append(&[request(1, 5, 100)]).unwrap();
+    assert_eq!(deliverable(&mut wal), logs(5));
+}

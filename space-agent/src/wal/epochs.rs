@@ -145,10 +145,16 @@ impl Epochs<'_> {
     /// A log that was begun without knowing of an earlier one counts its lives on from those that the ground knows.
     fn count_on(&mut self, known: u64) -> Result<(), WalError> {
         if known <= self.0.state().life.start_counter {
-            return Ok(());
+            Ok(())
+        } else {
+            self.count_from(known.saturating_add(1))
         }
+    }
+
+    /// The life that is has this start counter.
+    pub(super) fn count_from(&mut self, start_counter: u64) -> Result<(), WalError> {
         self.0.write(|txn, state| {
-            let life = Life { start_counter: known.saturating_add(1), ..state.life };
+            let life = Life { start_counter, ..state.life };
             set_numbers(txn, &[(META_START_COUNTER, life.start_counter)])?;
             Ok(((), vec![Edit::Life(life)]))
         })

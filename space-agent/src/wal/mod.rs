@@ -36,6 +36,7 @@ mod tables;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod volatile;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -63,6 +64,7 @@ pub use recode::{Asked, Cannot, Recodable, Recoded, Recoder, Recoding, Sending};
 pub use scrub::Scrubbed;
 pub use seal::{Batch, BatchLimits, Encoding, SealError, Sealed, Segments, Unsealed};
 pub use state::Life;
+pub use volatile::{InMemory, Volatile};
 
 use crate::lanes::Lanes;
 use group::GroupWriter;
@@ -133,6 +135,10 @@ pub struct WalConfig {
     pub consumers: BTreeMap<String, SignalSet>,
     /// What goes into which lane, and how each is kept.
     pub lanes: Lanes,
+    /// What happens when the store is gone for good.
+    pub volatile: Volatile,
+    /// Bytes that the journal and the segments may have together while they are in memory.
+    pub volatile_bytes: u64,
 }
 
 /// A segment's header and who has still to pass it.
@@ -203,8 +209,10 @@ pub struct Summary {
     pub stored_bytes: u64,
     /// The budget.
     pub max_bytes: u64,
-    /// Length of the file, and bytes allocated to it.
+    /// Length of the file, and bytes that it takes on the volume.
     pub file_bytes: (u64, u64),
+    /// What was accepted without a store.
+    pub in_memory: InMemory,
 }
 
 /// What is known of this opening of the log alone, and not needed after a failure.
@@ -235,13 +243,25 @@ pub struct Wal {
     scrub: scrub::Place,
     /// Why the log is given up, for who waits for it.
     given_up: watch::Sender<Option<String>>,
+    /// The store that is gone, while the log is in memory; what was accepted there earlier; and since when the store fails.
+    away: Option<volatile::Away>,
+    in_memory: InMemory,
+    failing_since: Option<u64>,
 }
 
 impl Wal {
     /// Opens the log in `config.directory`, or begins one; see [`Wal::take_quarantine`].
     pub fn open(config: WalConfig, env: Env) -> Result<Self, WalError> {
         let (directory, ballast) = (config.directory.clone(), config.ballast);
-        let mut wal = Self::with(Database::open(env, &directory, config, ballast)?)?;
+        let log = match Database::open(env.clone(), &directory, config.clone(), ballast) {
+            Err(error @ (StoreError::Io(_) | StoreError::Full | StoreError::File { .. }))
+                if config.volatile == Volatile::Accept =>
+            {
+                return Self::open_volatile(config, &env, error);
+            }
+            log => log?,
+        };
+        let mut wal = Self::with(log)?;
         wal.custody().register_consumers()?;
         wal.queues().register_rules()?;
         // A log that was never sealed anything in leaves a trace beside it too.
@@ -259,7 +279,18 @@ impl Wal {
         let growth = passes::Growth::new(log.env().unix_nano());
         let (opening, writer) = (log.openings(), GroupWriter::new()?);
         let (scrub, given_up) = (scrub::Place::default(), watch::channel(None).0);
-        Ok(Self { log, notes: Notes::default(), opening, writer, growth, scrub, given_up })
+        Ok(Self {
+            log,
+            notes: Notes::default(),
+            opening,
+            writer,
+            growth,
+            scrub,
+            given_up,
+            away: None,
+            in_memory: InMemory::default(),
+            failing_since: None,
+        })
     }
 
     /// The way in: commit groups.
@@ -316,12 +347,11 @@ impl Wal {
 
     /// Opens the log again if it failed, and forgets what was noted of the opening before.
     fn ready(&mut self) -> Result<(), WalError> {
+        self.try_to_return()?;
         if let Err(error) = self.log.ensure_open() {
-            if let StoreError::GivenUp(why) = &error {
-                self.given_up.send_replace(Some(why.clone()));
-            }
-            return Err(error.into());
+            return self.survive(error);
         }
+        self.failing_since = None;
         if self.opening != self.log.openings() {
             (self.opening, self.notes) = (self.log.openings(), Notes::default());
             self.custody().register_consumers()?;
@@ -377,6 +407,7 @@ impl Wal {
             stored_bytes: state.stored(),
             max_bytes: self.config().max_bytes,
             file_bytes: self.log.file_bytes(),
+            in_memory: self.in_memory(),
         }
     }
 

@@ -24,6 +24,8 @@ fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
         ballast: 0,
         consumers: consumers.iter().map(|(name, signals)| ((*name).to_owned(), *signals)).collect(),
         lanes: Lanes::default(),
+        volatile: Volatile::Refuse,
+        volatile_bytes: 1 << 20,
     }
 }
 

@@ -205,6 +205,8 @@ fn open(directory: &Path) -> Result<Wal> {
     let config = WalConfig {
         directory: directory.to_owned(),
         satellite: None,
+        volatile: space_agent::wal::Volatile::Refuse,
+        volatile_bytes: 0,
         max_bytes: 1 << 30,
         when_full: WhenFull::Refuse,
         ballast: 0,

@@ -1,0 +1,190 @@
+//! `storage.volatile: accept`: with its store gone for good the agent runs on in memory, within a bound, and says so.
+//!
+//! The log in memory is a log like any other, with an epoch of its own, on files that are gone when the process ends. The store is
+//! tried from time to time. When one can be made again, what is left in memory is appended to it, and a new epoch begins.
+
+use std::sync::Arc;
+
+use perigee_shared::env::Env;
+use perigee_shared::segment::Decoder;
+use perigee_shared::signal::Counts;
+use perigee_shared::store::{Database, Done, Memory, StoreError};
+use serde::Deserialize;
+
+use super::group::{self, Accepted};
+use super::state::{Edit, State};
+use super::tables::{CONSUMERS, JOURNAL};
+use super::{Notes, Wal, WalConfig, WalError};
+
+/// How long a store fails before it is taken for gone, in ns.
+const GONE_AFTER: u64 = 60_000_000_000;
+
+/// How often a store that is gone is tried, in ns.
+const TRY_EVERY: u64 = 60_000_000_000;
+
+/// Requests that are appended together when the store is back.
+const TOGETHER: usize = 64;
+
+/// What happens when the store is gone for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Volatile {
+    /// Requests are refused, retryably; when the store is given up, the agent ends.
+    #[default]
+    Refuse,
+    /// Requests are accepted into memory, where a crash or a power cut loses them.
+    Accept,
+}
+
+/// The store that is gone, while the log is in memory.
+pub(super) struct Away {
+    env: Env,
+    config: WalConfig,
+    why: String,
+    next_try: u64,
+}
+
+/// What became of what was accepted without a store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InMemory {
+    /// The log is in memory now.
+    pub now: bool,
+    /// Items accepted while it was.
+    pub accepted: Counts,
+    /// Of those, items that were appended to a store when there was one again.
+    pub stored: Counts,
+}
+
+/// A log in memory, with the settings of `config`.
+pub(super) fn in_memory(env: &Env, config: &WalConfig) -> Result<Database<State>, StoreError> {
+    let mut env = env.clone();
+    env.store = Arc::new(Memory::default());
+    let config =
+        WalConfig { max_bytes: config.max_bytes.min(config.volatile_bytes), ballast: 0, ..config.clone() };
+    let directory = config.directory.clone();
+    Database::open(env, &directory, config, 0)
+}
+
+impl Wal {
+    /// Begins a log in memory when the store cannot be opened at all.
+    pub(super) fn open_volatile(config: WalConfig, env: &Env, error: StoreError) -> Result<Self, WalError> {
+        let mut wal = Self::with(in_memory(env, &config)?)?;
+        let next_try = env.since_boot().nano.saturating_add(TRY_EVERY);
+        wal.leave(Away { env: env.clone(), config, why: error.to_string(), next_try }, 0)?;
+        Ok(wal)
+    }
+
+    /// Whether the store is gone: it is given up, or has failed for long.
+    fn is_gone(&mut self, error: &StoreError) -> bool {
+        let now = self.env().since_boot().nano;
+        let since = *self.failing_since.get_or_insert(now);
+        matches!(error, StoreError::GivenUp(_)) || now.saturating_sub(since) >= GONE_AFTER
+    }
+
+    /// Goes on in memory when the store is gone and that is allowed; else `error` stands.
+    pub(super) fn survive(&mut self, error: StoreError) -> Result<(), WalError> {
+        if self.away.is_some() || self.config().volatile == Volatile::Refuse || !self.is_gone(&error) {
+            if let StoreError::GivenUp(why) = &error {
+                self.given_up.send_replace(Some(why.clone()));
+            }
+            return Err(error.into());
+        }
+        let (env, config) = (self.env().clone(), self.config().clone());
+        let (known, consumers) = (self.state().life.start_counter, self.state().consumers.clone());
+        let memory = in_memory(&env, &config)?;
+        let next_try = env.since_boot().nano.saturating_add(TRY_EVERY);
+        self.log = memory;
+        // Consumers keep their numbers, which the shipper and the exporters hold.
+        self.log.write::<_, WalError>(|txn, _| {
+            let mut table = txn.open_table(CONSUMERS)?;
+            for (name, id) in &consumers {
+                table.insert(name.as_str(), *id)?;
+            }
+            Ok(Done { out: (), change: vec![Edit::Consumers(consumers)] })
+        })?;
+        self.leave(Away { env, config, why: error.to_string(), next_try }, known)
+    }
+
+    fn leave(&mut self, away: Away, known: u64) -> Result<(), WalError> {
+        tracing::error!(
+            event.name = "perigee.wal.volatile",
+            why = away.why,
+            bytes = self.config().max_bytes,
+            "the store is gone; requests are accepted into memory, where a crash or a power cut loses them"
+        );
+        self.away = Some(away);
+        (self.opening, self.notes) = (0, Notes::default());
+        self.ready()?;
+        self.epochs().count_from(known + 1)
+    }
+
+    /// Tries the store from time to time while the log is in memory, and returns to it.
+    pub(super) fn try_to_return(&mut self) -> Result<(), WalError> {
+        let now = self.env().since_boot().nano;
+        let Some(away) = self.away.as_mut().filter(|away| away.next_try <= now) else { return Ok(()) };
+        away.next_try = now.saturating_add(TRY_EVERY);
+        let directory = away.config.directory.clone();
+        let opened =
+            Database::<State>::open(away.env.clone(), &directory, away.config.clone(), away.config.ballast);
+        let Ok(store) = opened else { return Ok(()) };
+        if self
+            .state()
+            .consumers
+            .iter()
+            .any(|(name, id)| store.contents().consumers.get(name).is_some_and(|n| n != id))
+        {
+            tracing::error!("the store is back, and its consumers have other numbers: restart to use it");
+            return Ok(());
+        }
+        let left = self.left_in_memory()?;
+        self.in_memory.accepted += self.state().tally.accepted;
+        self.log = store;
+        (self.away, self.failing_since) = (None, None);
+        (self.opening, self.notes) = (0, Notes::default());
+        self.ready()?;
+        self.epochs().begin("the store is back")?;
+        for part in left.chunks(TOGETHER) {
+            self.journal().append(part)?;
+            let items: Counts = part.iter().map(|r| Counts::of(r.signal, r.walked.items)).sum();
+            self.in_memory.stored += items;
+        }
+        tracing::warn!(
+            event.name = "perigee.wal.returned",
+            "the store is back; what was in memory is in it now"
+        );
+        Ok(())
+    }
+
+    /// The requests of a log in memory that are still to be delivered.
+    fn left_in_memory(&mut self) -> Result<Vec<Accepted>, WalError> {
+        let mut out = Vec::new();
+        for (record, _) in self.custody().segments(usize::MAX)? {
+            let Some(payload) = self.custody().payload(&record.header)? else { continue };
+            let chain = self.bases().chain(record.header.id.lane, record.header.base_sequence)?;
+            let Ok(base) = chain.decode() else { continue };
+            let Ok(requests) = Decoder::new(&record.header, &payload, base.as_ref()) else { continue };
+            for request in requests.flatten() {
+                if let Ok(walked) = perigee_shared::otlp::walk::walk(request.signal, &request.body) {
+                    out.push(Accepted { signal: request.signal, body: request.body, walked });
+                }
+            }
+        }
+        out.extend(self.read(|txn, state| {
+            let journal = txn.open_table(JOURNAL)?;
+            let mut waiting = Vec::new();
+            for group in &state.unsealed {
+                let bytes = group::read(&journal, group.number)?;
+                waiting.extend(group::requests(group.number, &bytes).unwrap_or_default());
+            }
+            Ok(waiting)
+        })?);
+        Ok(out)
+    }
+
+    /// What was accepted without a store.
+    pub fn in_memory(&self) -> InMemory {
+        let now = self.away.is_some();
+        let more = if now { self.state().tally.accepted } else { Counts::ZERO };
+        InMemory { now, accepted: self.in_memory.accepted + more, stored: self.in_memory.stored }
+    }
+}
