@@ -409,15 +409,17 @@ fn with_its_store_gone_for_good_a_log_runs_on_in_memory_if_that_is_allowed_and_r
     bench.disk.set_full(true);
     let mut refused = 0;
     while !wal.in_memory().now {
-        refused += u32::from(wal.journal().append(&[request(2, 1, 100)]).is_err());
+        refused += u32::from(wal.journal().append(&[lane_tests::request(&[(2, 9)])]).is_err());
         assert!(refused < 200, "the store is gone after a minute");
     }
     assert!(refused > 10, "it is tried for a while");
     let first = wal.in_memory().accepted;
     for n in 3..6 {
-        wal.journal().append(&[request(n, 2, 100)]).unwrap();
+        wal.journal().append(&[lane_tests::request(&[(n, 9), (n + 1, 9)])]).unwrap();
+        if n == 4 {
+            seal(&mut wal).unwrap();
+        }
     }
-    seal(&mut wal).unwrap();
     let there = wal.in_memory();
     assert_eq!((there.now, there.accepted), (true, first + logs(6)));
     assert!(wal.summary().life.start_counter > before.life.start_counter);

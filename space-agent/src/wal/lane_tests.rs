@@ -26,7 +26,7 @@ const INFO: i32 = 9;
 const ERROR: i32 = 17;
 
 /// A request of log records, each a time that names it and a severity.
-fn request(records: &[(u64, i32)]) -> Accepted {
+pub(super) fn request(records: &[(u64, i32)]) -> Accepted {
     let record = |(time, severity): &(u64, i32)| LogRecord {
         time_unix_nano: *time,
         severity_number: *severity,
