@@ -326,7 +326,7 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
     let answer = match command {
         WalCommand::Inspect { most } => inspect(&mut wal, most)?,
         WalCommand::Verify => {
-            let (checked, damaged) = wal.verify()?;
+            let (checked, damaged) = wal.scrub().all()?;
             json!({"segments": checked, "damaged": damaged})
         }
         WalCommand::Compact => {
@@ -337,7 +337,9 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
             wal.backup()?.write(&Env::production(), &file)?;
             json!({"file": file})
         }
-        WalCommand::Salvage { file, may_repeat } => serde_json::to_value(wal.salvage(&file, may_repeat)?)?,
+        WalCommand::Salvage { file, may_repeat } => {
+            serde_json::to_value(wal.journal().salvage(&file, may_repeat)?)?
+        }
         WalCommand::Release { consumer } => {
             if !wal.custody().abandoned().contains(&consumer) {
                 return Err(Failure::Other(format!(

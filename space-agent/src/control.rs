@@ -310,7 +310,7 @@ pub fn inspect(wal: &mut Wal, most: usize) -> Result<Value, crate::wal::WalError
 }
 
 async fn wal_verify(State(c): Shared) -> Answer {
-    let (checked, damaged) = c.wal.call(|wal| wal.verify()).await??;
+    let (checked, damaged) = c.wal.call(|wal| wal.scrub().all()).await??;
     Ok(Json(json!({"segments": checked, "damaged": damaged})))
 }
 
@@ -355,7 +355,7 @@ pub struct Salvage {
 }
 
 async fn wal_salvage(State(c): Shared, Json(asked): Json<Salvage>) -> Answer {
-    let offered = c.wal.call(move |wal| wal.salvage(&asked.file, asked.may_repeat)).await??;
+    let offered = c.wal.call(move |wal| wal.journal().salvage(&asked.file, asked.may_repeat)).await??;
     Ok(Json(json!(offered)))
 }
 

@@ -28,7 +28,7 @@ pub async fn run(config: ScrubConfig, wal: Owner<Wal>, counters: ScrubCounters, 
         }
         let began = next;
         loop {
-            let step = match wal.call(|wal| wal.scrub(STEP)).await {
+            let step = match wal.call(|wal| wal.scrub().step(STEP)).await {
                 Ok(Ok(step)) => step,
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "the scrub waits for the store");

@@ -203,7 +203,7 @@ fn a_flipped_bit_at_run_time_delivers_nothing_wrong_and_never_ends_the_log() {
         for n in 20..30 {
             // It may be refused while the log is put in order.
             drop(wal.journal().append(&[request(n, 5, 6_000)]));
-            drop(wal.verify());
+            drop(wal.scrub().all());
         }
         wal.journal().append(&[request(30, 5, 6_000)]).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         let accepted = wal.summary().accepted;
@@ -381,13 +381,13 @@ fn what_a_file_that_was_put_aside_still_holds_can_be_had_and_nothing_that_is_kno
     let aside = wal.take_quarantine().unwrap().moved_to.unwrap();
     let before = wal.summary().accepted;
     assert_eq!(deliverable(&mut wal), Counts::ZERO);
-    let nothing = wal.salvage(&aside, false).unwrap();
+    let nothing = wal.journal().salvage(&aside, false).unwrap();
     assert_eq!((nothing.requests, nothing.items), (0, 0));
-    let all = wal.salvage(&aside, true).unwrap();
+    let all = wal.journal().salvage(&aside, true).unwrap();
     assert!(all.items >= 25 && all.items <= 60, "{all:?}");
     assert_eq!(wal.summary().accepted.total(), before.total() + all.items);
     assert_adds_up(&wal);
-    assert!(wal.salvage(std::path::Path::new("/none"), true).is_err());
+    assert!(wal.journal().salvage(std::path::Path::new("/none"), true).is_err());
 }
 
 /// Where the page of the table `lanes` is: one pair of a lane and two numbers.

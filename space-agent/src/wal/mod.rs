@@ -61,7 +61,7 @@ pub use lanes::{LaneSummary, Queues, ToShip};
 pub use offers::Offered;
 pub use passes::Passes;
 pub use recode::{Asked, Cannot, Recodable, Recoded, Recoder, Recoding, Sending};
-pub use scrub::Scrubbed;
+pub use scrub::{Scrub, Scrubbed};
 pub use seal::{Batch, BatchLimits, Encoding, SealError, Sealed, Segments, Unsealed};
 pub use state::Life;
 pub use volatile::{InMemory, Volatile};
@@ -257,7 +257,7 @@ impl Wal {
             Err(error @ (StoreError::Io(_) | StoreError::Full | StoreError::File { .. }))
                 if config.volatile == Volatile::Accept =>
             {
-                return Self::open_volatile(config, &env, error);
+                return volatile::open(config, &env, &error);
             }
             log => log?,
         };
@@ -326,6 +326,11 @@ impl Wal {
     /// What the log and a ground tell each other.
     pub const fn epochs(&mut self) -> Epochs<'_> {
         Epochs(self)
+    }
+
+    /// What lies in the log, compared with its checksums.
+    pub const fn scrub(&mut self) -> Scrub<'_> {
+        Scrub(self)
     }
 
     /// Reports of passes, and growth.

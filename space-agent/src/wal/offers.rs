@@ -18,7 +18,7 @@ use redb::{ReadableTable, TableHandle, Value};
 use super::group::{self, Accepted};
 use super::salvage::{Salvage, groups_from};
 use super::tables::*;
-use super::{SegmentRecord, Wal, WalError};
+use super::{Journal, SegmentRecord, Wal, WalError};
 
 /// Requests that are appended together.
 const TOGETHER: usize = 64;
@@ -37,47 +37,47 @@ pub struct Offered {
     pub undecodable: u64,
 }
 
-impl Wal {
+impl Journal<'_> {
     /// Takes requests out of the file at `path`, which nobody has open, and appends them as if they had just come. What this log took
     /// over when the file was put aside is left out; with `may_repeat` everything else is taken whose checksum holds, even where
     /// nobody can tell whether it was delivered.
     pub fn salvage(&mut self, path: &Path, may_repeat: bool) -> Result<Offered, WalError> {
-        let (env, known) = (self.env().clone(), self.known()?);
+        let (env, known) = (self.0.env().clone(), known(self.0)?);
         let requests = collect(&env, path, may_repeat, &known)?;
         let mut offered = requests.1;
         for part in requests.0.chunks(TOGETHER) {
-            self.journal().append(part)?;
+            self.append(part)?;
             offered.requests += part.len() as u64;
             offered.items += part.iter().map(|r| r.walked.items).sum::<u64>();
         }
         Ok(offered)
     }
+}
 
-    /// What this log has, had, or has taken over.
-    fn known(&mut self) -> Result<Known, WalError> {
-        self.read(|txn, state| {
-            let mut known = Known::default();
-            known.epochs.insert(state.life.epoch);
-            for row in txn.open_table(EPOCHS)?.iter()? {
-                known.epochs.insert(row?.0.value());
-            }
-            let mut note = |bytes: &[u8]| {
-                known.hashes.extend(bytes.chunks_exact(32).filter_map(|h| Hash::try_from(h).ok()));
-            };
-            for row in txn.open_table(SHIPPED)?.iter()? {
+/// What this log has, had, or has taken over.
+fn known(wal: &mut Wal) -> Result<Known, WalError> {
+    wal.read(|txn, state| {
+        let mut known = Known::default();
+        known.epochs.insert(state.life.epoch);
+        for row in txn.open_table(EPOCHS)?.iter()? {
+            known.epochs.insert(row?.0.value());
+        }
+        let mut note = |bytes: &[u8]| {
+            known.hashes.extend(bytes.chunks_exact(32).filter_map(|h| Hash::try_from(h).ok()));
+        };
+        for row in txn.open_table(SHIPPED)?.iter()? {
+            note(row?.1.value());
+        }
+        if let Some(table) = if_made(txn, ACKNOWLEDGED)? {
+            for row in table.iter()? {
                 note(row?.1.value());
             }
-            if let Some(table) = if_made(txn, ACKNOWLEDGED)? {
-                for row in table.iter()? {
-                    note(row?.1.value());
-                }
-            }
-            for row in txn.open_table(SEGMENTS)?.iter()? {
-                note(&SegmentRecord::from_bytes(row?.1.value())?.header.hash);
-            }
-            Ok(known)
-        })
-    }
+        }
+        for row in txn.open_table(SEGMENTS)?.iter()? {
+            note(&SegmentRecord::from_bytes(row?.1.value())?.header.hash);
+        }
+        Ok(known)
+    })
 }
 
 #[derive(Debug, Default)]

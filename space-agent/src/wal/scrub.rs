@@ -26,46 +26,49 @@ pub struct Scrubbed {
     pub finished: bool,
 }
 
-impl Wal {
+/// What lies in the log, compared with its checksums.
+pub struct Scrub<'a>(pub(super) &'a mut Wal);
+
+impl Scrub<'_> {
     /// Compares what follows what was compared last, until about `bytes` were read or the log has come to its end.
-    pub fn scrub(&mut self, bytes: u64) -> Result<Scrubbed, WalError> {
+    pub fn step(&mut self, bytes: u64) -> Result<Scrubbed, WalError> {
         let mut out = Scrubbed::default();
         while out.bytes < bytes {
             let next = self.next_group()?;
             if let Some((number, whole, length)) = next {
-                self.scrub.group = number + 1;
+                self.0.scrub.group = number + 1;
                 out.bytes += length;
                 out.checked += 1;
                 if !whole {
                     out.damaged += 1;
-                    self.journal().drop_group(number)?;
+                    self.0.journal().drop_group(number)?;
                 }
                 continue;
             }
             let Some((id, length)) = self.next_segment()? else {
-                self.scrub = Place::default();
+                self.0.scrub = Place::default();
                 out.finished = true;
                 break;
             };
-            self.scrub.segment = Some(super::tables::Place::of(id));
+            self.0.scrub.segment = Some(super::tables::Place::of(id));
             out.bytes += length;
             out.checked += 1;
-            out.damaged += u64::from(!self.custody().verify(id)?);
+            out.damaged += u64::from(!self.0.custody().verify(id)?);
         }
         Ok(out)
     }
 
     /// Compares all of it.
-    pub fn verify(&mut self) -> Result<(u64, u64), WalError> {
-        self.scrub = Place::default();
-        let all = self.scrub(u64::MAX)?;
+    pub fn all(&mut self) -> Result<(u64, u64), WalError> {
+        self.0.scrub = Place::default();
+        let all = self.step(u64::MAX)?;
         Ok((all.checked, all.damaged))
     }
 
     /// The next group that a lane waits for: its number, whether its checksum holds, and its length.
     fn next_group(&mut self) -> Result<Option<(u64, bool, u64)>, WalError> {
-        let from = self.scrub.group;
-        self.read(|txn, state| {
+        let from = self.0.scrub.group;
+        self.0.read(|txn, state| {
             let at = state.unsealed.partition_point(|g| g.number < from);
             let Some(number) = state.unsealed.get(at).map(|g| g.number) else { return Ok(None) };
             let bytes = group::read(&txn.open_table(JOURNAL)?, number)?;
@@ -75,8 +78,8 @@ impl Wal {
 
     /// The next segment on board and the length of its payload.
     fn next_segment(&mut self) -> Result<Option<(SegmentId, u64)>, WalError> {
-        let after = self.scrub.segment;
-        self.read(|txn, _| {
+        let after = self.0.scrub.segment;
+        self.0.read(|txn, _| {
             let segments = txn.open_table(SEGMENTS)?;
             let mut rows = match after {
                 None => segments.range(super::tables::Place { lane: 0, sequence: 0 }..)?,

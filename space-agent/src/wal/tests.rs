@@ -377,13 +377,13 @@ fn a_damaged_segment_is_found_dropped_and_counted() {
     let mut wal = bench.open();
     wal.journal().append(&[request(1, 5, 100)]).unwrap();
     let header = seal(&mut wal).unwrap().unwrap();
-    assert_eq!(wal.verify().unwrap(), (1, 0));
+    assert_eq!(wal.scrub().all().unwrap(), (1, 0));
     wal.write(|txn, _| {
         txn.open_table(tables::CHUNKS)?.insert(Place::of(header.id).piece(0), &b"other"[..])?;
         Ok(((), Vec::new()))
     })
     .unwrap();
-    assert_eq!(wal.verify().unwrap(), (1, 1));
+    assert_eq!(wal.scrub().all().unwrap(), (1, 1));
     assert_eq!(wal.summary().dropped, [(DropReason::Corruption, logs(5))]);
     assert_adds_up(&wal);
 }

@@ -65,25 +65,21 @@ pub(super) fn in_memory(env: &Env, config: &WalConfig) -> Result<Database<State>
     Database::open(env, &directory, config, 0)
 }
 
+/// Begins a log in memory when the store cannot be opened at all.
+pub(super) fn open(config: WalConfig, env: &Env, error: &StoreError) -> Result<Wal, WalError> {
+    let mut wal = Wal::with(in_memory(env, &config)?)?;
+    let next_try = env.since_boot().nano.saturating_add(TRY_EVERY);
+    wal.leave(Away { env: env.clone(), config, why: error.to_string(), next_try }, 0)?;
+    Ok(wal)
+}
+
 impl Wal {
-    /// Begins a log in memory when the store cannot be opened at all.
-    pub(super) fn open_volatile(config: WalConfig, env: &Env, error: StoreError) -> Result<Self, WalError> {
-        let mut wal = Self::with(in_memory(env, &config)?)?;
-        let next_try = env.since_boot().nano.saturating_add(TRY_EVERY);
-        wal.leave(Away { env: env.clone(), config, why: error.to_string(), next_try }, 0)?;
-        Ok(wal)
-    }
-
-    /// Whether the store is gone: it is given up, or has failed for long.
-    fn is_gone(&mut self, error: &StoreError) -> bool {
-        let now = self.env().since_boot().nano;
-        let since = *self.failing_since.get_or_insert(now);
-        matches!(error, StoreError::GivenUp(_)) || now.saturating_sub(since) >= GONE_AFTER
-    }
-
     /// Goes on in memory when the store is gone and that is allowed; else `error` stands.
     pub(super) fn survive(&mut self, error: StoreError) -> Result<(), WalError> {
-        if self.away.is_some() || self.config().volatile == Volatile::Refuse || !self.is_gone(&error) {
+        let now = self.env().since_boot().nano;
+        let since = *self.failing_since.get_or_insert(now);
+        let is_gone = matches!(error, StoreError::GivenUp(_)) || now.saturating_sub(since) >= GONE_AFTER;
+        if self.away.is_some() || self.config().volatile == Volatile::Refuse || !is_gone {
             if let StoreError::GivenUp(why) = &error {
                 self.given_up.send_replace(Some(why.clone()));
             }
@@ -136,7 +132,7 @@ impl Wal {
             tracing::error!("the store is back, and its consumers have other numbers: restart to use it");
             return Ok(());
         }
-        let left = self.left_in_memory()?;
+        let left = left_in_memory(self)?;
         self.in_memory.accepted += self.state().tally.accepted;
         self.log = store;
         (self.away, self.failing_since) = (None, None);
@@ -155,36 +151,36 @@ impl Wal {
         Ok(())
     }
 
-    /// The requests of a log in memory that are still to be delivered.
-    fn left_in_memory(&mut self) -> Result<Vec<Accepted>, WalError> {
-        let mut out = Vec::new();
-        for (record, _) in self.custody().segments(usize::MAX)? {
-            let Some(payload) = self.custody().payload(&record.header)? else { continue };
-            let chain = self.bases().chain(record.header.id.lane, record.header.base_sequence)?;
-            let Ok(base) = chain.decode() else { continue };
-            let Ok(requests) = Decoder::new(&record.header, &payload, base.as_ref()) else { continue };
-            for request in requests.flatten() {
-                if let Ok(walked) = perigee_shared::otlp::walk::walk(request.signal, &request.body) {
-                    out.push(Accepted { signal: request.signal, body: request.body, walked });
-                }
-            }
-        }
-        out.extend(self.read(|txn, state| {
-            let journal = txn.open_table(JOURNAL)?;
-            let mut waiting = Vec::new();
-            for group in &state.unsealed {
-                let bytes = group::read(&journal, group.number)?;
-                waiting.extend(group::requests(group.number, &bytes).unwrap_or_default());
-            }
-            Ok(waiting)
-        })?);
-        Ok(out)
-    }
-
     /// What was accepted without a store.
     pub fn in_memory(&self) -> InMemory {
         let now = self.away.is_some();
         let more = if now { self.state().tally.accepted } else { Counts::ZERO };
         InMemory { now, accepted: self.in_memory.accepted + more, stored: self.in_memory.stored }
     }
+}
+
+/// The requests of a log in memory that are still to be delivered.
+fn left_in_memory(wal: &mut Wal) -> Result<Vec<Accepted>, WalError> {
+    let mut out = Vec::new();
+    for (record, _) in wal.custody().segments(usize::MAX)? {
+        let Some(payload) = wal.custody().payload(&record.header)? else { continue };
+        let chain = wal.bases().chain(record.header.id.lane, record.header.base_sequence)?;
+        let Ok(base) = chain.decode() else { continue };
+        let Ok(requests) = Decoder::new(&record.header, &payload, base.as_ref()) else { continue };
+        for request in requests.flatten() {
+            if let Ok(walked) = perigee_shared::otlp::walk::walk(request.signal, &request.body) {
+                out.push(Accepted { signal: request.signal, body: request.body, walked });
+            }
+        }
+    }
+    out.extend(wal.read(|txn, state| {
+        let journal = txn.open_table(JOURNAL)?;
+        let mut waiting = Vec::new();
+        for group in &state.unsealed {
+            let bytes = group::read(&journal, group.number)?;
+            waiting.extend(group::requests(group.number, &bytes).unwrap_or_default());
+        }
+        Ok(waiting)
+    })?);
+    Ok(out)
 }
