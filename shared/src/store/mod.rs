@@ -10,6 +10,7 @@
 //! it, with what can be read of the old, and the old one gets the name `FILE.quarantined-N`. A new file gets its name when it is
 //! whole, so that a start that is killed half-way leaves nothing that looks damaged.
 
+pub mod backup;
 mod ballast;
 mod error;
 mod file;
@@ -436,9 +437,16 @@ impl<C: Contents> Database<C> {
 }
 
 /// Runs `work`; a panic in it is damage, since redb is known to panic on pages that it did not write.
-fn guarded<R, E: From<StoreError>>(work: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+pub fn guarded<R, E: From<StoreError>>(work: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(StoreError::Damaged(format!("panicked on it: {}", said(&*panic))).into()))
+}
+
+/// The path with something added to its last name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut out = path.to_owned();
+    out.as_mut_os_string().push(suffix);
+    out
 }
 
 /// What a panic says.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{BackendError, DatabaseError, ReadableDatabase, StorageBackend};
 
-use super::{Before, Contents, Quarantine, StoreError, guarded};
+use super::{Before, Contents, Quarantine, StoreError, beside, guarded};
 use crate::env::{Env, ReadFrom, StoreFile};
 
 /// Files that are kept of those that were put aside; the oldest goes first.
@@ -21,6 +21,11 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// A file that has not failed.
+    pub(super) fn new(file: Box<dyn StoreFile>) -> Self {
+        Self { file, failed: AtomicBool::new(false) }
+    }
+
     /// From now on everything fails.
     pub(super) fn fail(&self) {
         self.failed.store(true, Ordering::Relaxed);
@@ -45,8 +50,9 @@ impl fmt::Debug for Guard {
     }
 }
 
+/// What redb is given of a guarded file.
 #[derive(Debug)]
-struct Backend(Arc<Guard>);
+pub(super) struct Backend(pub(super) Arc<Guard>);
 
 impl StorageBackend for Backend {
     fn len(&self) -> std::io::Result<u64> {
@@ -103,12 +109,6 @@ fn io_error(path: &Path, e: &std::io::Error) -> StoreError {
     StoreError::File { path: path.to_owned(), why: e.to_string() }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut out = path.to_owned();
-    out.as_mut_os_string().push(suffix);
-    out
-}
-
 /// Opens the file at `path`, or makes one, or replaces one that is damaged. `before` is what was in memory when it failed;
 /// `distrusted` says why it is not to be used though its pages have their checksums.
 pub(super) fn open<C: Contents>(
@@ -161,7 +161,7 @@ fn attach<C: Contents>(
     before: Option<&C>,
 ) -> Result<Opened<C>, StoreError> {
     let file = env.store.open(path).map_err(|e| io_error(path, &e))?;
-    let guard = Arc::new(Guard { file, failed: AtomicBool::new(false) });
+    let guard = Arc::new(Guard::new(file));
     let result = guarded(|| {
         refuse_later::<C>(path, &guard)?;
         let db = database::<C>(path, &guard)?;
@@ -253,7 +253,7 @@ fn make<C: Contents>(
     let new = beside(path, ".new");
     env.store.remove(&new).map_err(|e| io_error(&new, &e))?;
     let file = env.store.open(&new).map_err(|e| io_error(&new, &e))?;
-    let guard = Arc::new(Guard { file, failed: AtomicBool::new(false) });
+    let guard = Arc::new(Guard::new(file));
     let result = guarded::<_, StoreError>(|| {
         let db = database::<C>(path, &guard)?;
         C::create(&db, env, settings, before)?;
@@ -303,7 +303,7 @@ fn finish_replacement<C: Contents>(env: &Env, path: &Path) -> Result<(), StoreEr
         return Ok(());
     }
     let file = env.store.open(&new).map_err(|e| io_error(&new, &e))?;
-    let guard = Arc::new(Guard { file, failed: AtomicBool::new(false) });
+    let guard = Arc::new(Guard::new(file));
     let whole = guarded(|| {
         let db = database::<C>(&new, &guard)?;
         C::format(&db.begin_read()?)

@@ -1,0 +1,82 @@
+//! Consistent copies of a store's file, made while the store goes on.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, TableError, Value};
+
+use super::open::{Backend, Guard};
+use super::{StoreError, beside};
+use crate::env::Env;
+
+/// Bytes that share a transaction of the copy.
+const PART: usize = 8 << 20;
+
+/// A copy that is being made.
+pub struct Copy<'a> {
+    from: &'a ReadTransaction,
+    to: redb::Database,
+}
+
+impl Copy<'_> {
+    /// Copies a table; one that is not there is left out.
+    pub fn table<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'_, K, V>,
+    ) -> Result<(), StoreError> {
+        let from = match self.from.open_table(table) {
+            Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+            other => other?,
+        };
+        let mut rows = from.iter()?;
+        let mut more = true;
+        while more {
+            more = false;
+            let txn = self.to.begin_write()?;
+            let mut to = txn.open_table(table)?;
+            let mut bytes = 0;
+            for row in rows.by_ref() {
+                let (key, value) = row?;
+                to.insert(key.value(), value.value())?;
+                bytes += V::as_bytes(&value.value()).as_ref().len();
+                if bytes >= PART {
+                    more = true;
+                    break;
+                }
+            }
+            drop(to);
+            txn.commit()?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the new file `path` with those tables of a snapshot that `tables` copies. The file gets its name when it is whole; one
+/// that is there is not replaced. Returns its length.
+pub fn backup(
+    env: &Env,
+    path: &Path,
+    from: &ReadTransaction,
+    tables: impl FnOnce(&mut Copy<'_>) -> Result<(), StoreError>,
+) -> Result<u64, StoreError> {
+    let failed = |why: String| StoreError::File { path: path.to_owned(), why };
+    if env.store.exists(path) {
+        return Err(failed("it is there already".to_owned()));
+    }
+    let new = beside(path, ".new");
+    env.store.remove(&new).map_err(|e| failed(e.to_string()))?;
+    let file = env.store.open(&new).map_err(|e| failed(e.to_string()))?;
+    let guard = Arc::new(Guard::new(file));
+    let work = || {
+        let opened = redb::Database::builder().create_with_backend(Backend(Arc::clone(&guard)));
+        let mut copy = Copy { from, to: opened? };
+        tables(&mut copy)?;
+        copy.to.close().map_err(StoreError::from)
+    };
+    super::guarded(work).inspect_err(|_| {
+        guard.fail();
+        drop(env.store.remove(&new));
+    })?;
+    env.store.rename(&new, path).map_err(|e| failed(e.to_string()))?;
+    Ok(env.store.size(path).map_or(0, |(length, _)| length))
+}
