@@ -15,7 +15,6 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
-use crate::export::{Sink, stdout_sink};
 use crate::store::Files;
 
 /// Wall time and the time since the machine started. Elapsed time comes from `tokio::time`, which the simulator pauses.
@@ -104,6 +103,15 @@ pub enum Placement {
     Inline,
 }
 
+/// Where lines for people go; each text ends with a newline and may have several.
+pub type Sink = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Standard output. A reader that is gone is no reason to stop.
+fn stdout_sink() -> Sink {
+    use std::io::Write;
+    Arc::new(|text| drop(io::stdout().lock().write_all(text.as_bytes())))
+}
+
 /// Resident memory of this process in bytes, if it can be had.
 pub type MemoryMeter = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
 
@@ -188,6 +196,33 @@ impl Env {
                 Ok(out) => out,
                 Err(e) => std::panic::resume_unwind(e.into_panic()),
             },
+        }
+    }
+}
+
+impl Env {
+    /// Runs `work`, which hands one value after the other to its argument, away from the tasks that serve connections. It waits
+    /// while nobody takes the values, and is told `false` when nobody will.
+    pub fn stream<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn FnMut(T) -> bool) + Send + 'static,
+    ) -> tokio::sync::mpsc::Receiver<T> {
+        match self.placement {
+            Placement::Inline => {
+                let mut all = Vec::new();
+                work(&mut |value| {
+                    all.push(value);
+                    true
+                });
+                let (queue, values) = tokio::sync::mpsc::channel(all.len().max(1));
+                all.into_iter().for_each(|value| drop(queue.try_send(value)));
+                values
+            }
+            Placement::Thread => {
+                let (queue, values) = tokio::sync::mpsc::channel(1);
+                tokio::task::spawn_blocking(move || work(&mut |value| queue.blocking_send(value).is_ok()));
+                values
+            }
         }
     }
 }
@@ -304,6 +339,14 @@ impl<T: Send + 'static> Owner<T> {
         }
     }
 
+    /// Waits until the owner has ended though handles are left: work on the value has panicked.
+    pub async fn ended(&self) {
+        match &*self.inner {
+            Inner::Inline(_) => std::future::pending().await,
+            Inner::Thread { queue, .. } => queue.closed().await,
+        }
+    }
+
     /// Takes the value back once this is the only handle left; `None` while others live, or when it was taken before.
     pub fn into_inner(self) -> Option<T> {
         match Arc::into_inner(self.inner)? {
@@ -332,6 +375,14 @@ mod tests {
             assert!(owner.into_inner().is_none(), "another handle is alive");
             assert_eq!(other.into_inner().unwrap(), (0..10).collect::<Vec<_>>());
         }
+    }
+
+    #[tokio::test]
+    async fn an_owner_whose_work_panics_has_ended() {
+        let owner = Owner::new(Placement::Thread, "test", 1).unwrap();
+        assert!(owner.call(|_| panic!("planted")).await.is_err());
+        owner.ended().await;
+        assert!(owner.call(|n| *n).await.is_err());
     }
 
     #[test]

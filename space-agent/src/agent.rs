@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::batcher::Batcher;
 use crate::config::{Config, ExporterConfig, LINK, LinkConfig};
-use crate::contacts::{ContactControl, Contacts, Told};
+use crate::contacts::{ContactControl, Contacts, LinkState, LinkStatus, Told};
 use crate::control::{Control, control_router, health_router, metrics_router};
 use crate::exporter::Exporter;
 use crate::journal::{Journal, Progress};
@@ -27,7 +27,8 @@ use crate::lanes::Lanes;
 use crate::lifetimes;
 use crate::limiter::Limiter;
 use crate::receiver::{Intake, ReceiverError, Receivers};
-use crate::shipper::{LinkStatus, Shipper, ShipperConfig};
+use crate::scrub;
+use crate::shipper::{Shipper, ShipperConfig};
 use crate::telemetry::{Metrics, ShipCounters};
 use crate::wal::{Wal, WalConfig, WalError};
 
@@ -63,6 +64,11 @@ pub enum AgentError {
     /// Another listener.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The log is lost while the agent runs.
+    #[error(
+        "the write-ahead log cannot be used any more: {0}; the agent ends, since nothing that it accepts would be safe"
+    )]
+    StoreLost(String),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -127,12 +133,14 @@ fn contacts(
 ) -> (Contacts, ContactControl) {
     let direct = config.consumers().keys().any(|name| name != LINK);
     let lead = config.processors.batch.seal_before_contact.0;
-    Contacts::new(&config.contacts, config.link.as_ref(), env.clone(), lead, direct, told, link)
+    let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
+    Contacts::new(&config.contacts, &stations, env.clone(), lead, direct, told, link)
 }
 
-fn wal_config(config: &Config) -> Result<WalConfig, AgentError> {
+fn wal_config(config: &Config, satellite: Option<String>) -> Result<WalConfig, AgentError> {
     Ok(WalConfig {
         directory: config.storage.directory.clone(),
+        satellite,
         max_bytes: config.storage.max_bytes.0,
         when_full: config.storage.when_full,
         ballast: config.storage.ballast.0,
@@ -143,24 +151,17 @@ fn wal_config(config: &Config) -> Result<WalConfig, AgentError> {
 
 /// Opens the log of `config` by itself, for commands while no agent runs.
 pub fn open_existing_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
-    Wal::open_existing(wal_config(config)?, env.clone()).map_err(|source| AgentError::Wal {
+    Wal::open_existing(wal_config(config, None)?, env.clone()).map_err(|source| AgentError::Wal {
         directory: config.storage.directory.display().to_string(),
         source,
     })
 }
 
-fn open_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
-    let (wal, quarantine) = Wal::open(wal_config(config)?, env.clone()).map_err(|source| {
-        AgentError::Wal { directory: config.storage.directory.display().to_string(), source }
-    })?;
-    if let Some(quarantine) = quarantine {
-        tracing::error!(
-            moved_to = %quarantine.moved_to.display(),
-            why = quarantine.why,
-            "the write-ahead log could not be opened: it was moved aside and a new epoch begins"
-        );
-    }
-    Ok(wal)
+fn open_wal(config: &Config, env: &Env, satellite: Option<String>) -> Result<Wal, AgentError> {
+    Wal::open(wal_config(config, satellite)?, env.clone()).map_err(|source| AgentError::Wal {
+        directory: config.storage.directory.display().to_string(),
+        source,
+    })
 }
 
 /// A bound listener for operators and what it serves.
@@ -197,7 +198,8 @@ impl Agent {
         let link = watch::channel(LinkStatus::default());
         let told = Told { current: current_sender, wanted: wanted_sender };
         let contacts = contacts(&config, &env, told, link.1.clone());
-        let wal = Owner::new(env.placement, "wal", open_wal(&config, &env)?)?;
+        let satellite = outside.link.as_ref().map(|(link, _)| link.satellite.clone());
+        let wal = Owner::new(env.placement, "wal", open_wal(&config, &env, satellite)?)?;
         let metrics = Metrics::default();
         Ok(Self {
             config,
@@ -234,7 +236,7 @@ impl Agent {
         let (front, back) = (TaskTracker::new(), TaskTracker::new());
         let stop = CancellationToken::new();
 
-        let unsealed = wal.call(|wal| wal.unsealed()).await.unwrap_or_default();
+        let unsealed = wal.call(|wal| wal.segments().unsealed()).await.unwrap_or_default();
         let (told, _) = watch::channel(Progress { unsealed, at: Instant::now() });
         let (sealed_sender, sealed) = watch::channel(0u64);
         let (link_sender, link) = link;
@@ -246,6 +248,7 @@ impl Agent {
         back.spawn(lifetimes::run(lanes.clone(), env.clone(), wal.clone(), sealed.clone(), stop.clone()));
         back.spawn(Arc::clone(&limiter).run(env.clone(), stop.clone()));
         back.spawn(compact(wal.clone(), link.clone(), stop.clone()));
+        back.spawn(scrub::run(config.storage.scrub, wal.clone(), metrics.scrub(), stop.clone()));
         let (contact_source, contact_control) = contacts;
         back.spawn(contact_source.run(stop.clone()));
 
@@ -277,7 +280,11 @@ impl Agent {
         };
         spawn_operators(operators, control, &back, &stop);
         tracing::info!("space-agent is ready");
-        serve_intake(intake).await;
+        let lost = tokio::select! {
+            biased;
+            why = store_lost(&wal) => Some(why),
+            () = serve_intake(intake) => None,
+        };
 
         tracing::info!("stopping: what was accepted is committed");
         for (tasks, token) in [(front, None), (back, Some(&stop))] {
@@ -290,11 +297,28 @@ impl Agent {
             }
         }
         drop(contact_control);
+        if let Some(why) = lost {
+            return Err(AgentError::StoreLost(why));
+        }
         if let Some(wal) = wal.into_inner() {
             let directory = config.storage.directory.display().to_string();
             wal.close().map_err(|source| AgentError::Wal { directory, source })?;
         }
         Ok(())
+    }
+}
+
+/// Waits until the log can never be used again, and says why.
+async fn store_lost(wal: &Owner<Wal>) -> String {
+    let Ok(mut given_up) = wal.call(|wal| wal.given_up()).await else {
+        return "its thread has ended".to_owned();
+    };
+    tokio::select! {
+        biased;
+        () = wal.ended() => "its thread has ended".to_owned(),
+        why = given_up.wait_for(Option::is_some) => {
+            why.ok().and_then(|why| why.clone()).unwrap_or_else(|| "its thread has ended".to_owned())
+        }
     }
 }
 
@@ -347,7 +371,7 @@ async fn spawn_consumers(
     stop: &CancellationToken,
 ) {
     let consumer =
-        |name: String| async move { wal.call(move |wal| wal.consumer(&name)).await.ok().flatten() };
+        |name: String| async move { wal.call(move |wal| wal.custody().consumer(&name)).await.ok().flatten() };
     if let Some((config, _)) = outside.link
         && let Some(id) = consumer(LINK.to_owned()).await
     {
@@ -376,7 +400,7 @@ async fn spawn_consumers(
 /// Gives bytes back to the volume while the link is down, when that pays.
 async fn compact(wal: Owner<Wal>, mut link: watch::Receiver<LinkStatus>, stop: CancellationToken) {
     loop {
-        if link.borrow_and_update().state != "up" {
+        if link.borrow_and_update().state != LinkState::Up {
             match wal.call(|wal| wal.compact(false)).await {
                 Ok(Ok(Some((before, after)))) => tracing::info!(before, after, "the log was compacted"),
                 Ok(Ok(None)) => {}

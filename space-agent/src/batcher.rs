@@ -185,7 +185,7 @@ impl Batcher {
     async fn seal(&mut self, lane: Lane, all: bool) -> Result<Option<Header>, BatchError> {
         let limits = self.limits();
         self.last = Some(lane);
-        let batch = self.wal.call(move |wal| wal.take_batch(lane, limits, all)).await??;
+        let batch = self.wal.call(move |wal| wal.segments().take_batch(lane, limits, all)).await??;
         let Some(batch) = batch else { return Ok(None) };
         let encoding = self.leaning.encoding(&self.env, &self.wal, self.config.codec, lane).await?;
         let (now, began) = (self.env.unix_nano(), Instant::now());
@@ -199,8 +199,8 @@ impl Batcher {
                 );
                 let told = self.told.clone();
                 let dropped = self.wal.call(move |wal| {
-                    let dropped = wal.drop_group(group);
-                    told.send_modify(|progress| progress.unsealed = wal.unsealed());
+                    let dropped = wal.journal().drop_group(group);
+                    told.send_modify(|progress| progress.unsealed = wal.segments().unsealed());
                     dropped
                 });
                 dropped.await??;
@@ -215,8 +215,8 @@ impl Batcher {
         let header = self
             .wal
             .call(move |wal| {
-                let header = wal.commit_segment(sealed);
-                told.send_modify(|progress| progress.unsealed = wal.unsealed());
+                let header = wal.segments().commit(sealed);
+                told.send_modify(|progress| progress.unsealed = wal.segments().unsealed());
                 header
             })
             .await??;
@@ -256,13 +256,14 @@ mod tests {
         let consumers = [("link".to_owned(), SignalSet::default().with(Signal::Logs))].into();
         let wal = WalConfig {
             directory: directory.to_owned(),
+            satellite: None,
             max_bytes: 1 << 20,
             when_full: WhenFull::Refuse,
             ballast: 0,
             consumers,
             lanes: lanes.clone(),
         };
-        let (wal, _) = Wal::open(wal, env.clone()).unwrap();
+        let wal = Wal::open(wal, env.clone()).unwrap();
         let wal = Owner::new(Placement::Inline, "wal", wal).unwrap();
         let (told, _) = watch::channel(Progress { unsealed: Vec::new(), at: Instant::now() });
         Batcher::new(config, lanes, env, wal, told, watch::channel(false).1, watch::channel(0).0)

@@ -141,6 +141,8 @@ fn parse_codec(name: &str) -> Result<Codec, String> {
 pub enum Failure {
     /// The configuration is wrong: exit code 64.
     Config(String),
+    /// The log is lost while the agent runs: exit code 74, as EX_IOERR.
+    Store(String),
     /// Anything else: exit code 1.
     Other(String),
 }
@@ -174,7 +176,10 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
                     }
                     other => Failure::Other(other.to_string()),
                 })?;
-            Ok(Box::pin(agent.run(|intake| receivers.run(intake, shutdown))).await?)
+            Box::pin(agent.run(|intake| receivers.run(intake, shutdown))).await.map_err(|e| match e {
+                agent::AgentError::StoreLost(_) => Failure::Store(e.to_string()),
+                other => Failure::Other(other.to_string()),
+            })
         }
         Command::Validate(arg) => {
             let config = load(&arg.config)?;
@@ -220,7 +225,7 @@ async fn abandoned(config: &Config) -> Vec<String> {
         Some(status) => serde_json::from_value(status["consumers"].clone()).unwrap_or_default(),
         // A log that is not there, or that cannot be opened, says nothing here.
         None => agent::open_existing_wal(config, &Env::production())
-            .map(|w| w.known_consumers())
+            .map(|mut w| w.custody().known())
             .unwrap_or_default(),
     };
     let wanted = config.consumers();
@@ -302,12 +307,12 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
             json!({"bytes_before": sizes.map(|s| s.0), "bytes_after": sizes.map(|s| s.1)})
         }
         WalCommand::Release { consumer } => {
-            if !wal.abandoned().contains(&consumer) {
+            if !wal.custody().abandoned().contains(&consumer) {
                 return Err(Failure::Other(format!(
                     "{consumer} holds nothing, or is still in the configuration: take it out first"
                 )));
             }
-            json!({"deleted_segments": wal.release(&consumer)?})
+            json!({"deleted_segments": wal.custody().release(&consumer)?})
         }
         WalCommand::Recode { segments, lane, all, codec } => {
             let lanes =

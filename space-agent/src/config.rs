@@ -16,7 +16,6 @@ use serde::de::MapAccess;
 
 use crate::contacts::ContactsConfig;
 use crate::lanes::{LanesConfig, Percent};
-use crate::receiver::MIN_WINDOW;
 use crate::wal::WhenFull;
 
 /// The consumer that ships segments to ground stations.
@@ -57,6 +56,9 @@ pub struct Receivers {
     /// The OTLP receiver.
     pub otlp: OtlpReceiver,
 }
+
+/// The smallest flow-control window of a connection, bytes.
+pub const MIN_WINDOW: u64 = 16 << 10;
 
 /// `receivers.otlp`.
 #[derive(Debug, Clone, Deserialize)]
@@ -240,6 +242,25 @@ pub struct StorageConfig {
     /// Given back when the disk is full.
     #[serde(default = "default_ballast")]
     pub ballast: ByteSize,
+    /// How what lies in the log is read and compared with its checksums.
+    #[serde(default)]
+    pub scrub: ScrubConfig,
+}
+
+/// `storage.scrub`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScrubConfig {
+    /// From the start of one round to the start of the next; 0 turns it off.
+    pub interval: Span,
+    /// Bytes a second that a round reads.
+    pub rate: ByteSize,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        Self { interval: Span(std::time::Duration::from_secs(24 * 3600)), rate: ByteSize(256 << 10) }
+    }
 }
 
 /// `link`.

@@ -18,12 +18,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::contacts::{ContactControl, Planned};
+use crate::contacts::{ContactControl, LinkStatus, Planned};
 use crate::forecast;
 use crate::lanes::Lanes;
 use crate::limiter::Limiter;
 use crate::recode::{Recode, Report, recode};
-use crate::shipper::LinkStatus;
+
 use crate::telemetry::Metrics;
 use crate::wal::{LaneSummary, Summary, Wal};
 
@@ -103,7 +103,7 @@ async fn metrics(State(c): Shared) -> Response {
 }
 
 async fn health(State(c): Shared) -> Response {
-    match c.wal.call(|wal| wal.is_open()).await {
+    match c.wal.call(|wal| wal.failing().is_none()).await {
         Ok(true) => Json(json!({"status": "ok"})).into_response(),
         Ok(false) => {
             Refusal(StatusCode::SERVICE_UNAVAILABLE, "the store cannot be written".into()).into_response()
@@ -163,7 +163,7 @@ fn lane(lane: &LaneSummary, lanes: &Lanes) -> Value {
 
 async fn status(State(c): Shared) -> Answer {
     let (wal, known, abandoned) =
-        c.wal.call(|wal| (wal.summary(), wal.known_consumers(), wal.abandoned())).await?;
+        c.wal.call(|wal| (wal.summary(), wal.custody().known(), wal.custody().abandoned())).await?;
     let planned = match &c.contacts {
         Some(contacts) => Some(contacts.list().await?),
         None => None,
@@ -199,8 +199,10 @@ async fn contact_list(State(c): Shared) -> Result<Json<Planned>, Refusal> {
 
 async fn contact_report(State(c): Shared) -> Answer {
     let planned = contacts(&c)?.list().await?;
-    let (passes, store) =
-        c.wal.call(|wal| Ok::<_, crate::wal::WalError>((wal.passes(100)?, forecast::store(wal)?))).await??;
+    let (passes, store) = c
+        .wal
+        .call(|wal| Ok::<_, crate::wal::WalError>((wal.passes().latest(100)?, forecast::store(wal)?)))
+        .await??;
     let ahead: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
     let ahead = forecast::forecast(c.env.unix_nano(), store, &ahead);
     Ok(Json(json!({
@@ -271,6 +273,7 @@ async fn wal_inspect(State(c): Shared, Query(query): Query<Inspect>) -> Answer {
 /// The log's segments and consumers as JSON.
 pub fn inspect(wal: &mut Wal, most: usize) -> Result<Value, crate::wal::WalError> {
     let segments: Vec<Value> = wal
+        .custody()
         .segments(most)?
         .into_iter()
         .map(|(record, waiting)| {
@@ -288,11 +291,11 @@ pub fn inspect(wal: &mut Wal, most: usize) -> Result<Value, crate::wal::WalError
                 "last_unix_nano": (!h.time.is_empty()).then_some(h.time.end),
                 "sealed_unix_nano": h.sealed_unix_nano,
                 "waiting_for": waiting,
-                "sent": wal.was_sent(h.id.lane, h.id.sequence),
+                "sent": wal.custody().was_sent(h.id),
             })
         })
         .collect();
-    let lanes: Vec<u8> = wal.lanes().into_iter().map(|Lane(n)| n).collect();
+    let lanes: Vec<u8> = wal.custody().lanes().into_iter().map(|Lane(n)| n).collect();
     Ok(json!({"summary": summary(&wal.summary()), "lanes": lanes, "segments": segments}))
 }
 
@@ -328,10 +331,10 @@ async fn wal_release(State(c): Shared, Json(asked): Json<Release>) -> Answer {
     let released = c
         .wal
         .call(move |wal| {
-            if !wal.abandoned().contains(&asked.consumer) {
+            if !wal.custody().abandoned().contains(&asked.consumer) {
                 return Ok(None);
             }
-            wal.release(&asked.consumer).map(Some)
+            wal.custody().release(&asked.consumer).map(Some)
         })
         .await??;
     match released {

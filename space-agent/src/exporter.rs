@@ -42,6 +42,7 @@ pub struct Exporter {
     name: String,
     sender: Sender,
     plan: Plan,
+    env: Env,
     wal: Owner<Wal>,
     consumer: ConsumerId,
     sealed: watch::Receiver<u64>,
@@ -66,7 +67,7 @@ impl Exporter {
     ) -> Self {
         let plan = Plan { signals, limits: config.limits(), ..Plan::default() };
         let sender = Sender::new(client, config, &env);
-        Self { name, sender, plan, wal, consumer, sealed, counters, passed: BTreeMap::new() }
+        Self { name, sender, plan, env, wal, consumer, sealed, counters, passed: BTreeMap::new() }
     }
 
     /// Exports until `shutdown`, also in the middle of a segment: the cursor says where to go on.
@@ -100,9 +101,9 @@ impl Exporter {
     async fn next(&mut self) -> Result<Option<(Lane, Header)>, ExportError> {
         let (consumer, mut passed) = (self.consumer, std::mem::take(&mut self.passed));
         let next = self.wal.call(move |wal| {
-            for lane in wal.lanes() {
+            for lane in wal.custody().lanes() {
                 let from = passed.entry(lane).or_default();
-                let (found, next) = wal.first_waiting(consumer, lane, *from)?;
+                let (found, next) = wal.custody().first_waiting(consumer, lane, *from)?;
                 *from = next;
                 if let Some(header) = found {
                     return Ok::<_, WalError>((passed, Some((lane, header))));
@@ -121,24 +122,33 @@ impl Exporter {
         header: &Header,
         shutdown: &CancellationToken,
     ) -> Result<(), ExportError> {
-        let (consumer, id) = (self.consumer, header.id);
+        let (consumer, id, asked, all) = (self.consumer, header.id, header.clone(), header.items);
         let leans_on = header.base_sequence;
         let (payload, cursor, chain) = self
             .wal
             .call(move |wal| {
-                let payload = wal.payload(lane, id.sequence)?;
-                Ok::<_, WalError>((payload, wal.cursor(consumer, lane)?, wal.chain(lane, leans_on)?))
+                let payload = wal.custody().payload(&asked)?;
+                Ok::<_, WalError>((
+                    payload,
+                    wal.custody().cursor(consumer, lane)?,
+                    wal.bases().chain(lane, leans_on)?,
+                ))
             })
             .await??;
         let Some(payload) = payload else { return Ok(()) };
         let done = if cursor.0 == id.sequence { cursor.1 } else { 0 };
         let (mut seen, mut number) = (Counts::ZERO, 0);
-        let requests: Box<dyn Iterator<Item = Result<Request, CodecError>> + Send> =
-            match chain.decode().and_then(|base| Decoder::new(header, &payload, base.as_ref())) {
-                Ok(decoder) => Box::new(decoder),
-                Err(error) => Box::new(std::iter::once(Err(error))),
-            };
-        for cut in Cuts::new(requests, self.plan.clone()) {
+        let (header, plan) = (header.clone(), self.plan.clone());
+        let mut cuts = self.env.stream(move |each| {
+            let requests: Box<dyn Iterator<Item = Result<Request, CodecError>>> =
+                match chain.decode().and_then(|base| Decoder::new(&header, &payload, base.as_ref())) {
+                    Ok(decoder) => Box::new(decoder),
+                    Err(error) => Box::new(std::iter::once(Err(error))),
+                };
+            // Nobody waits any more when the exporter ends.
+            let _ = Cuts::new(requests, plan).all(each);
+        });
+        while let Some(cut) = cuts.recv().await {
             let (signal, body, items) = match cut {
                 Ok(Cut::Request { signal, body, items }) => (signal, body, items),
                 // Numbered like the rest; its items are what is missing in the end.
@@ -162,10 +172,10 @@ impl Exporter {
                 tracing::error!(exporter = self.name, reason, "the backend refuses items for good");
             }
             let refused = Counts::of(signal, outcome.rejected + outcome.refused_items());
-            self.wal.call(move |wal| wal.advance(consumer, id, number, refused)).await??;
+            self.wal.call(move |wal| wal.custody().advance(consumer, id, number, refused)).await??;
         }
-        let refused = header.items.only(self.plan.signals).saturating_sub(seen);
-        self.wal.call(move |wal| wal.pass(consumer, &[Delivery { id, refused }])).await??;
+        let refused = all.only(self.plan.signals).saturating_sub(seen);
+        self.wal.call(move |wal| wal.custody().pass(consumer, &[Delivery { id, refused }])).await??;
         Ok(())
     }
 

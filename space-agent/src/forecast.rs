@@ -24,8 +24,8 @@ pub fn store(wal: &mut Wal) -> Result<Store, WalError> {
     Ok(Store {
         stored: summary.stored_bytes,
         max: summary.max_bytes,
-        growth: wal.growth(),
-        oldest: wal.oldest()?,
+        growth: wal.passes().growth(),
+        oldest: wal.passes().oldest()?,
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use perigee_shared::env::Owner;
 use perigee_shared::otlp::status::Status;
+use perigee_shared::store::StoreError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -166,9 +167,9 @@ impl Committer {
         let result = loop {
             let (requests, progress) = (Arc::clone(&requests), self.progress.clone());
             let committed = self.wal.call(move |wal| {
-                let result = wal.append(&requests);
+                let result = wal.journal().append(&requests);
                 // Told by the store itself, so that what is told last is what holds.
-                progress.send_replace(Progress { unsealed: wal.unsealed(), at: Instant::now() });
+                progress.send_replace(Progress { unsealed: wal.segments().unsealed(), at: Instant::now() });
                 result
             });
             match committed.await {
@@ -177,7 +178,7 @@ impl Committer {
                     tokio::time::sleep(PROMISED_RETRY).await;
                 }
                 Ok(result) => break result,
-                Err(_) => break Err(WalError::Closed),
+                Err(gone) => break Err(StoreError::GivenUp(gone.to_string()).into()),
             }
         };
         drop(requests);

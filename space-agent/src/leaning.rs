@@ -84,9 +84,10 @@ impl Leaning {
         codec: Codec,
         lane: Lane,
     ) -> Result<Encoding, LeaningError> {
-        let (codec, current) =
-            wal.call(move |wal| (wal.codec_for_ground(codec), wal.base_to_lean_on(lane))).await?;
-        if codec != Codec::Columns {
+        let (codec, current) = wal
+            .call(move |wal| (wal.bases().codec_for_ground(codec), wal.bases().to_depend_on(lane)))
+            .await?;
+        if !codec.has_bases() {
             return Ok(Encoding { codec, ..Encoding::default() });
         }
         let to_lean_on = self.is_due(lane);
@@ -117,7 +118,8 @@ async fn decode(
 ) -> Result<Known, LeaningError> {
     let before = before.and_then(|k| Some((k.sequence, k.height, k.base?)));
     let down_to = before.as_ref().map(|b| b.0);
-    let (chain, is_on) = wal.call(move |wal| wal.chain_down_to(lane, Some(sequence), down_to)).await??;
+    let (chain, is_on) =
+        wal.call(move |wal| wal.bases().chain_down_to(lane, Some(sequence), down_to)).await??;
     let before = before.filter(|_| is_on);
     let height = chain.len() + before.as_ref().map_or(0, |b| b.1);
     let base = match env.cpu(move || chain.decode_on(before.as_ref().map(|b| &*b.2))).await {

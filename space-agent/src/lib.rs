@@ -23,6 +23,8 @@ pub mod batcher;
 
 pub mod lifetimes;
 
+pub mod scrub;
+
 pub mod orbit;
 
 pub mod contacts;

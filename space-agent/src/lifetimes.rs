@@ -28,7 +28,7 @@ pub async fn run(
     let Some(shortest) = lanes.policies.values().filter_map(|p| p.lifetime).min() else { return };
     loop {
         sealed.mark_unchanged();
-        let next = match wal.call(Wal::expire).await {
+        let next = match wal.call(|wal| wal.queues().expire()).await {
             Ok(Ok(next)) => next,
             Ok(Err(error)) => {
                 tracing::error!(%error, "segments whose lifetime is over could not be dropped; trying again");

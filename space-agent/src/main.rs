@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     match runtime.block_on(Box::pin(execute(cli))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Config(message)) => fail(64, &message),
+        Err(Failure::Store(message)) => fail(74, &message),
         Err(Failure::Other(message)) => fail(1, &message),
     }
 }

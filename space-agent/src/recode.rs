@@ -89,7 +89,7 @@ fn parse(name: &str, epoch: u64) -> Option<SegmentId> {
     parts.next().is_none().then_some(SegmentId { epoch, lane, sequence })
 }
 
-fn select(wal: &Wal, lanes: &Lanes, asked: &Recode) -> Result<Vec<SegmentId>, RecodeError> {
+fn select(wal: &mut Wal, lanes: &Lanes, asked: &Recode) -> Result<Vec<SegmentId>, RecodeError> {
     let ways = usize::from(!asked.segments.is_empty()) + usize::from(asked.lane.is_some());
     if ways + usize::from(asked.all) != 1 {
         return Err(RecodeError::Nothing);
@@ -100,14 +100,14 @@ fn select(wal: &Wal, lanes: &Lanes, asked: &Recode) -> Result<Vec<SegmentId>, Re
             asked.segments.iter().map(|n| parse(n, epoch).ok_or_else(|| RecodeError::Name(n.clone())));
         return parsed.collect();
     }
-    let mut wanted = wal.lanes();
+    let mut wanted = wal.custody().lanes();
     if let Some(name) = &asked.lane {
         let known = lanes.policies.keys().copied().chain([Lane::BULK]).chain(wanted.iter().copied());
         let is_it = |lane: &Lane| lanes.name(*lane) == *name || lane.0.to_string() == *name;
         let lane = known.into_iter().find(is_it).ok_or_else(|| RecodeError::Lane(name.clone()))?;
         wanted.retain(|l| *l == lane);
     }
-    Ok(wanted.into_iter().flat_map(|lane| wal.ids_on_board(lane)).collect())
+    Ok(wanted.into_iter().flat_map(|lane| wal.custody().ids_on_board(lane)).collect())
 }
 
 /// Encodes anew what is asked for, one segment after the other. What is committed or dropped meanwhile is passed over.
@@ -123,7 +123,7 @@ pub async fn recode(
     let mut recoder = Recoder::default();
     for id in ids {
         let refuse = |reason: String| Refused { segment: id.to_string(), reason };
-        let recoding = match wal.call(move |wal| wal.asked_to_recode(id, codec, LINK)).await?? {
+        let recoding = match wal.call(move |wal| wal.recoding().asked(id, codec, LINK)).await?? {
             Asked::Can(recoding) => recoding,
             Asked::IsSo => {
                 report.unchanged += 1;
@@ -149,7 +149,7 @@ pub async fn recode(
             }
         };
         let [before, after] = recoded.change();
-        match wal.call(move |wal| wal.replace_as_asked(recoded)).await?? {
+        match wal.call(move |wal| wal.recoding().replace_as_asked(recoded)).await?? {
             Ok(()) => report.recoded.push(Recoding {
                 segment: id.to_string(),
                 codec: [before.0, after.0],

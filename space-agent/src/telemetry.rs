@@ -222,6 +222,32 @@ impl ShipCounters {
     }
 }
 
+/// What the scrub counts.
+#[derive(Debug, Clone, Default)]
+pub struct ScrubCounters {
+    /// Groups and segments that were compared with their checksums.
+    pub checked: Counter,
+    /// Those that were damaged and are dropped.
+    pub damaged: Counter,
+}
+
+impl ScrubCounters {
+    fn register(registry: &mut Registry) -> Self {
+        let c = Self::default();
+        registry.register(
+            "perigee_store_scrub_checked",
+            "Groups and segments that the scrub has compared with their checksums",
+            c.checked.clone(),
+        );
+        registry.register(
+            "perigee_store_scrub_damaged",
+            "Groups and segments that the scrub found damaged and that were dropped",
+            c.damaged.clone(),
+        );
+        c
+    }
+}
+
 /// A drop's reason.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DropLabel {
@@ -240,6 +266,7 @@ pub struct Metrics {
     registry: Registry,
     receiver: Arc<ReceiverCounters>,
     ship: Arc<ShipCounters>,
+    scrub: ScrubCounters,
     ever_accepted: PerSignal,
     delivered: PerSignal,
     dropped: Family<DropLabel, Counter>,
@@ -265,6 +292,7 @@ impl Default for Metrics {
         let r = &mut registry;
         let receiver = Arc::new(ReceiverCounters::register(r));
         let ship = Arc::new(ShipCounters::register(r));
+        let scrub = ScrubCounters::register(r);
         let ever_accepted =
             PerSignal::register(r, "perigee_accepted", "Items ever accepted, restarts included");
         let delivered = PerSignal::register(r, "perigee_delivered", "Items that every consumer has passed");
@@ -308,6 +336,7 @@ impl Default for Metrics {
         Self {
             receiver,
             ship,
+            scrub,
             ever_accepted,
             delivered,
             dropped,
@@ -339,6 +368,11 @@ impl Metrics {
     /// For the shipper and the direct exporters.
     pub fn ship(&self) -> Arc<ShipCounters> {
         Arc::clone(&self.ship)
+    }
+
+    /// For the scrub.
+    pub fn scrub(&self) -> ScrubCounters {
+        self.scrub.clone()
     }
 
     /// The text of all metrics as of now.

@@ -1,8 +1,6 @@
 //! `debug`: shows what passes.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
@@ -14,17 +12,10 @@ use prost::{DecodeError, Message};
 use super::config::{DebugConfig, Verbosity};
 use super::outcome::Outcome;
 use super::split::items;
+use crate::env::Sink;
 use crate::otlp::protobuf::{Field, Fields, Malformed, Value};
 use crate::otlp::tree::{branches, data, leaves};
 use crate::signal::Signal;
-
-/// Where lines go; each text ends with a newline and may have several.
-pub type Sink = Arc<dyn Fn(&str) + Send + Sync>;
-
-/// Standard output. A reader that is gone is no reason to stop.
-pub fn stdout_sink() -> Sink {
-    Arc::new(|text| drop(std::io::stdout().lock().write_all(text.as_bytes())))
-}
 
 /// A `debug` exporter.
 pub struct Debug {
@@ -130,7 +121,7 @@ fn detailed(signal: Signal, body: &[u8], out: &mut String) -> Result<(), DecodeE
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
     use crate::export::cut::tests::request;

@@ -23,7 +23,6 @@ pub use config::{
     Compression, DebugConfig, ExporterConfig, FileConfig, OtlpConfig, OtlpHttpConfig, RetryConfig, TlsConfig,
 };
 pub use cut::{Cut, Cuts, Limits, Plan};
-pub use debug::{Sink, stdout_sink};
 pub use deliver::Delivery;
 pub use outcome::Outcome;
 pub use retry::Backoff;

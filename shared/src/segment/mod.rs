@@ -39,6 +39,11 @@ impl Codec {
         Self::ALL.into_iter().find(|c| *c as u32 == number)
     }
 
+    /// Whether segments of this codec may depend on others, and teach others something.
+    pub const fn has_bases(self) -> bool {
+        matches!(self, Self::Columns)
+    }
+
     /// Its name in configuration.
     pub const fn name(self) -> &'static str {
         match self {

@@ -18,6 +18,7 @@ mod keys;
 pub mod mirror;
 mod open;
 mod pieces;
+pub mod rescue;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -51,6 +52,8 @@ pub trait Contents: Sized {
     type Settings;
     /// What a transaction changes in it.
     type Change;
+    /// What can be had of a latest commit that is not whole.
+    type Torn;
 
     /// What it is called in messages.
     const NAME: &'static str;
@@ -72,13 +75,18 @@ pub trait Contents: Sized {
         before: Before<'_>,
     ) -> Result<(), StoreError>;
 
-    /// Brings the tables to where [`Contents::load`] can read them, and takes out what was refused. `before` is what was in memory
-    /// when the store failed, if it failed in this process.
+    /// Looks at a file whose latest commit is not whole, before it is opened at the commit before: a power cut leaves it so, and so
+    /// does damage to a commit that was called safe.
+    fn torn(file: &dyn StoreFile) -> Self::Torn;
+
+    /// Brings the tables to where [`Contents::load`] can read them, takes out what was refused, and takes in what was torn. `before`
+    /// is what was in memory when the store failed, if it failed in this process.
     fn settle(
         db: &redb::Database,
         env: &Env,
         settings: &Self::Settings,
         before: Option<&Self>,
+        torn: Option<Self::Torn>,
     ) -> Result<(), StoreError>;
 
     /// Reads everything.
@@ -160,6 +168,8 @@ pub struct Database<C: Contents> {
     doubts: u32,
     /// Commits since then.
     commits: u32,
+    /// How often it was opened.
+    openings: u64,
     /// Why it is put aside when it is opened the next time.
     distrusted: Option<String>,
 }
@@ -193,6 +203,7 @@ impl<C: Contents> Database<C> {
             in_a_row,
             doubts: 0,
             commits: 0,
+            openings: 1,
             distrusted: None,
         })
     }
@@ -215,6 +226,7 @@ impl<C: Contents> Database<C> {
             in_a_row: 0,
             doubts: 0,
             commits: 0,
+            openings: 1,
             distrusted: None,
         })
     }
@@ -242,6 +254,11 @@ impl<C: Contents> Database<C> {
     /// The next file that was put aside since this was last asked.
     pub fn take_quarantine(&mut self) -> Option<Quarantine> {
         (!self.quarantines.is_empty()).then(|| self.quarantines.remove(0))
+    }
+
+    /// How often it was opened: what was noted elsewhere of an earlier opening may not hold any more.
+    pub const fn openings(&self) -> u64 {
+        self.openings
     }
 
     /// Why it cannot be written now, as far as is known; `None` while it can.
@@ -386,7 +403,7 @@ impl<C: Contents> Database<C> {
                 tracing::info!(store = C::NAME, "the store is open again");
                 self.file = File::Open { db: opened.db, guard: opened.guard };
                 self.contents = opened.contents;
-                self.commits = 0;
+                (self.commits, self.openings) = (0, self.openings + 1);
                 if opened.quarantine.is_some() {
                     (self.in_a_row, self.doubts) = (self.in_a_row + 1, 0);
                     self.quarantines.extend(opened.quarantine);

@@ -11,6 +11,9 @@ use redb::{BackendError, DatabaseError, ReadableDatabase, StorageBackend};
 use super::{Before, Contents, Quarantine, StoreError, beside, guarded};
 use crate::env::{Env, ReadFrom, StoreFile};
 
+/// The progress that redb 4.6 tells its repair callback before it gives up the latest commit.
+const FALLS_BACK: f64 = 0.3;
+
 /// Files that are kept of those that were put aside; the oldest goes first.
 const KEPT_ASIDE: usize = 4;
 
@@ -164,13 +167,20 @@ fn attach<C: Contents>(
     let guard = Arc::new(Guard::new(file));
     let result = guarded(|| {
         refuse_later::<C>(path, &guard)?;
-        let db = database::<C>(path, &guard)?;
+        let (db, torn) = match database(path, &guard, C::PAGE_CACHE, false) {
+            // Before the commit before takes its place in the file.
+            Err(Unopened::Torn) => {
+                let torn = C::torn(&*guard.file);
+                (database(path, &guard, C::PAGE_CACHE, true)?, Some(torn))
+            }
+            other => (other?, None),
+        };
         let found = C::format(&db.begin_read()?)?;
         let found = found.ok_or_else(|| StoreError::Damaged(format!("the file is not a {}", C::NAME)))?;
         if found > C::FORMAT {
             return Err(StoreError::Format { path: path.to_owned(), found, known: C::FORMAT });
         }
-        C::settle(&db, env, settings, before)?;
+        C::settle(&db, env, settings, before, torn)?;
         let contents = C::load(&db.begin_read()?, settings)?;
         guard.file.read_medium(false).map_err(|e| StoreError::Io(e.to_string()))?;
         Ok((db, contents))
@@ -192,8 +202,12 @@ fn refuse_later<C: Contents>(path: &Path, guard: &Arc<Guard>) -> Result<(), Stor
         Ok(Some(found)) if found > C::FORMAT => {
             Err(StoreError::Format { path: path.to_owned(), found, known: C::FORMAT })
         }
+        Ok(_) => Ok(()),
         // What is wrong with it is found out when it is verified.
-        _ => Ok(()),
+        Err(_) => {
+            tracing::info!(store = C::NAME, "the file was not closed in order");
+            Ok(())
+        }
     }
 }
 
@@ -223,22 +237,54 @@ impl StorageBackend for Look {
     }
 }
 
-/// The database in a file, with every page verified on the medium.
-fn database<C: Contents>(path: &Path, guard: &Arc<Guard>) -> Result<redb::Database, StoreError> {
-    let from = guard.file.read_medium(true).map_err(|e| StoreError::Io(e.to_string()))?;
-    if from == ReadFrom::EmptiedCache {
+/// Why a file is not open.
+enum Unopened {
+    /// Its latest commit is not whole; nothing was changed.
+    Torn,
+    Error(StoreError),
+}
+
+impl From<Unopened> for StoreError {
+    fn from(unopened: Unopened) -> Self {
+        match unopened {
+            Unopened::Torn => Self::Damaged("the latest commit is not whole".to_owned()),
+            Unopened::Error(error) => error,
+        }
+    }
+}
+
+/// The database in a file, with every page verified on the medium. With `at_the_one_before` it is opened at the commit before the
+/// latest when that is not whole.
+fn database(
+    path: &Path,
+    guard: &Arc<Guard>,
+    cache: usize,
+    at_the_one_before: bool,
+) -> Result<redb::Database, Unopened> {
+    let from = guard.file.read_medium(true);
+    if from.map_err(|e| Unopened::Error(StoreError::Io(e.to_string())))? == ReadFrom::EmptiedCache {
         tracing::warn!(
-            store = C::NAME,
+            path = %path.display(),
             "this file system has no direct reads: the cache is emptied instead, as far as the system does that"
         );
     }
+    let torn = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&torn);
     let opened = redb::Database::builder()
-        .set_cache_size(C::PAGE_CACHE)
+        .set_cache_size(cache)
         .set_check_integrity_on_open(true)
+        .set_repair_callback(move |session| {
+            // redb says so when it is about to take the commit before the latest.
+            if session.progress() == FALLS_BACK && !at_the_one_before {
+                seen.store(true, Ordering::Relaxed);
+                session.abort();
+            }
+        })
         .create_with_backend(Backend(Arc::clone(guard)));
     opened.map_err(|e| match e {
-        DatabaseError::DatabaseAlreadyOpen => StoreError::Locked(path.to_owned()),
-        other => StoreError::from(redb::Error::from(other)),
+        DatabaseError::RepairAborted if torn.load(Ordering::Relaxed) => Unopened::Torn,
+        DatabaseError::DatabaseAlreadyOpen => Unopened::Error(StoreError::Locked(path.to_owned())),
+        other => Unopened::Error(StoreError::from(redb::Error::from(other))),
     })
 }
 
@@ -255,7 +301,7 @@ fn make<C: Contents>(
     let file = env.store.open(&new).map_err(|e| io_error(&new, &e))?;
     let guard = Arc::new(Guard::new(file));
     let result = guarded::<_, StoreError>(|| {
-        let db = database::<C>(path, &guard)?;
+        let db = database(path, &guard, C::PAGE_CACHE, true)?;
         C::create(&db, env, settings, before)?;
         // What was made is verified too, and read from the medium.
         guard.file.read_medium(true).map_err(|e| StoreError::Io(e.to_string()))?;
@@ -305,7 +351,7 @@ fn finish_replacement<C: Contents>(env: &Env, path: &Path) -> Result<(), StoreEr
     let file = env.store.open(&new).map_err(|e| io_error(&new, &e))?;
     let guard = Arc::new(Guard::new(file));
     let whole = guarded(|| {
-        let db = database::<C>(&new, &guard)?;
+        let db = database(&new, &guard, C::PAGE_CACHE, true)?;
         C::format(&db.begin_read()?)
     });
     guard.fail();

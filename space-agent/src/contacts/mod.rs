@@ -7,6 +7,7 @@
 mod config;
 mod file;
 mod probe;
+mod status;
 mod watch;
 
 use std::time::Duration;
@@ -18,9 +19,9 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch as channel};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::LinkConfig;
-use crate::shipper::LinkStatus;
 pub use config::{ContactSource, ContactStation, ContactsConfig, Fallback, ProbeConfig};
+pub use status::{LinkState, LinkStatus};
+
 use file::FileSource;
 use probe::Probe;
 use watch::FileWatch;
@@ -127,11 +128,11 @@ pub struct Contacts {
 }
 
 impl Contacts {
-    /// Contacts as `config` says, with the stations of `link`. A plan or an orbit that cannot be used keeps no agent from starting:
+    /// Contacts as `config` says, with these stations. A plan or an orbit that cannot be used keeps no agent from starting:
     /// it is reported, and stations are tried as after a plan's end.
     pub fn new(
         config: &ContactsConfig,
-        stations: Option<&LinkConfig>,
+        stations: &[String],
         env: Env,
         lead: Duration,
         always_wanted: bool,
@@ -143,8 +144,7 @@ impl Contacts {
             (ContactSource::Always, Some(station)) => Some(Contact::open(station, env.unix_nano())),
             _ => None,
         };
-        let ids: Vec<String> = stations.iter().flat_map(|l| l.stations.keys().cloned()).collect();
-        let mut file = FileSource::new(config, &ids);
+        let mut file = FileSource::new(config, stations);
         if let Some(file) = &mut file {
             file.reload(env.unix_nano());
         }
@@ -153,7 +153,7 @@ impl Contacts {
             ContactSource::Plan | ContactSource::Orbit => config.fallback == Fallback::Probe,
             ContactSource::Always | ContactSource::Manual => false,
         };
-        let probe = probes.then(|| Probe::new(config, ids));
+        let probe = probes.then(|| Probe::new(config, stations.to_vec()));
         let always_wanted = always_wanted || always.is_some();
         let contacts =
             Self { env, commands, told, link, always_wanted, lead, by_hand: None, always, file, probe };
@@ -170,7 +170,7 @@ impl Contacts {
         let planned = self.is_planned(now);
         let probed = match &mut self.probe {
             Some(probe) if !planned && self.by_hand.is_none() => {
-                probe.step(now, self.link.borrow().state == "up")
+                probe.step(now, self.link.borrow().state == LinkState::Up)
             }
             Some(probe) => {
                 probe.stop();

@@ -18,7 +18,7 @@ use perigee_shared::signal::Signal;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::config::{Config, ListenerConfig};
+use crate::config::{Config, ListenerConfig, MIN_WINDOW};
 use crate::journal::Journal;
 use crate::limiter::{Limiter, Permit};
 use crate::telemetry::ReceiverCounters;
@@ -109,9 +109,6 @@ pub struct Receivers {
     grpc: Option<(Listener, Limits)>,
     http: Option<(Listener, Limits)>,
 }
-
-/// The smallest flow-control window of a connection, bytes.
-pub const MIN_WINDOW: u64 = 16 << 10;
 
 /// A receiver could not be set up.
 #[derive(Debug, thiserror::Error)]

@@ -69,6 +69,8 @@ struct Written {
 struct Driver<'a> {
     shipper: &'a mut Shipper,
     station: String,
+    /// The epoch that Hello has named.
+    epoch: u64,
     connection: &'a quinn::Connection,
     control: mpsc::Sender<Vec<u8>>,
     /// QUIC has Hello. Segments could take all of the window before it, and the ground reads none of them until it has come.
@@ -106,6 +108,7 @@ pub(super) async fn drive(
     let usable = contact.usable(shipper.env.unix_nano()).map(|left| left.saturating_sub(light));
     let mut driver = Driver {
         station: contact.station.clone(),
+        epoch: hello.epochs.last().map_or(0, |e| e.epoch),
         session: Session::new(hello, shipper.budget, &shipper.lanes),
         connection,
         control: queue,
@@ -113,7 +116,7 @@ pub(super) async fn drive(
         gate: Gate::new(),
         begun: 0,
         writers: JoinSet::new(),
-        reported_drops: shipper.wal.call(|wal| wal.drops_recorded()).await?,
+        reported_drops: shipper.wal.call(|wal| wal.epochs().drops_recorded()).await?,
         shipper,
         recoder: Recoder::default(),
         again: false,
@@ -129,7 +132,7 @@ pub(super) async fn drive(
     let closed = connection.close_reason();
     connection.close(0u32.into(), b"contact over");
     driver.stop_writers().await;
-    drop(driver.shipper.wal.call(|wal| wal.end_sending()).await);
+    drop(driver.shipper.wal.call(|wal| wal.recoding().end_sending()).await);
     driver.shipper.budget = driver.session.budget_left();
     ended.map_err(|error| closed.map_or(error, DriveError::Connection))
 }
@@ -169,8 +172,8 @@ async fn read_control(
 async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError> {
     let station = contact.station.clone();
     let greet = move |wal: &mut Wal| {
-        wal.greets(&station);
-        wal.epochs(&station)
+        wal.bases().greets(&station);
+        wal.epochs().hello(&station)
     };
     let epochs = shipper.wal.call(greet).await??;
     let (passes, forecast) = shipper.outlook().await?;
@@ -252,7 +255,8 @@ impl Driver<'_> {
                 self.shipper.sent.retain(|id, _| {
                     !view.lanes.iter().any(|l| l.lane == id.lane && l.committed.contains(id.sequence))
                 });
-                let reconciled = self.shipper.wal.call(move |wal| wal.reconcile(consumer, &view)).await??;
+                let reconciled =
+                    self.shipper.wal.call(move |wal| wal.epochs().reconcile(consumer, &view)).await??;
                 let new_epoch = reconciled == Reconciled::NewEpoch;
                 if let Reconciled::Deleted(segments) = reconciled {
                     self.committed(segments);
@@ -260,8 +264,13 @@ impl Driver<'_> {
                 return Ok(Some(Event::Reconciled { new_epoch }));
             }
             Action::Fetch { lane, taken } => {
-                let found =
-                    self.shipper.wal.call(move |wal| wal.to_ship(consumer, lane, &taken, FETCH)).await??;
+                let found = self
+                    .shipper
+                    .wal
+                    .call(move |wal| wal.queues().to_ship(consumer, lane, &taken, FETCH))
+                    .await??;
+                // The log was put in order meanwhile: its new epoch is the next Hello's.
+                self.again |= found.headers.iter().any(|(header, _)| header.id.epoch != self.epoch);
                 return Ok(Some(Event::Fetched { lane, found }));
             }
             Action::Write { header, ranges, first } => return self.write(header, ranges, first).await,
@@ -270,7 +279,8 @@ impl Driver<'_> {
                 for id in &ids {
                     self.shipper.sent.remove(id);
                 }
-                let segments = self.shipper.wal.call(move |wal| wal.committed(consumer, &ids)).await??;
+                let segments =
+                    self.shipper.wal.call(move |wal| wal.epochs().committed(consumer, &ids)).await??;
                 self.committed(segments);
             }
             Action::DropsKnown { epoch, ids } => {
@@ -278,12 +288,11 @@ impl Driver<'_> {
                 let stations: Vec<String> = self.shipper.config.stations.keys().cloned().collect();
                 self.shipper
                     .wal
-                    .call(move |wal| wal.drops_acknowledged(&station, &stations, epoch, &ids))
+                    .call(move |wal| wal.epochs().drops_acknowledged(&station, &stations, epoch, &ids))
                     .await??;
             }
             Action::Verify(id) => {
-                let whole =
-                    self.shipper.wal.call(move |wal| wal.verify_segment(id.lane, id.sequence)).await??;
+                let whole = self.shipper.wal.call(move |wal| wal.custody().verify(id)).await??;
                 return Ok(Some(Event::Verified { id, whole }));
             }
             Action::Recode { id, codec } => {
@@ -291,7 +300,7 @@ impl Driver<'_> {
                 return Ok(Some(Event::Recoded { id, done }));
             }
             Action::GroundReads(codecs) => {
-                self.shipper.wal.call(move |wal| wal.ground_reads(codecs)).await?;
+                self.shipper.wal.call(move |wal| wal.bases().ground_reads(codecs)).await?;
             }
             Action::Restart => self.again = true,
             Action::Finished => self.finished = true,
@@ -301,7 +310,7 @@ impl Driver<'_> {
 
     /// Encodes a segment anew; whether that could be done.
     async fn recode(&mut self, id: SegmentId, codec: Codec) -> Result<bool, DriveError> {
-        let Some(recoding) = self.shipper.wal.call(move |wal| wal.to_recode(id)).await?? else {
+        let Some(recoding) = self.shipper.wal.call(move |wal| wal.recoding().prepare(id)).await?? else {
             return Ok(false);
         };
         let mut recoder = std::mem::take(&mut self.recoder);
@@ -314,7 +323,7 @@ impl Driver<'_> {
         match result {
             Ok(recoded) => {
                 tracing::info!(segment = %id, codec = codec.name(), "encoded anew, as the ground asks");
-                Ok(self.shipper.wal.call(move |wal| wal.replace(recoded)).await??)
+                Ok(self.shipper.wal.call(move |wal| wal.recoding().replace(recoded)).await??)
             }
             Err(error) => {
                 tracing::error!(segment = %id, %error, "a segment cannot be decoded");
@@ -335,7 +344,7 @@ impl Driver<'_> {
     /// Tells the ground of drops that were made since Hello.
     async fn report_drops(&mut self) -> Result<(), DriveError> {
         let (station, from) = (self.station.clone(), self.reported_drops);
-        let new = self.shipper.wal.call(move |wal| wal.drops_since(&station, from)).await??;
+        let new = self.shipper.wal.call(move |wal| wal.epochs().drops_since(&station, from)).await??;
         self.reported_drops = new.recorded;
         if !new.drops.is_empty() {
             self.event(Event::Dropped { epoch: new.epoch, drops: new.drops }).await?;
@@ -353,7 +362,7 @@ impl Driver<'_> {
         let id = header.id;
         tracing::debug!(segment = %id, "sending begins");
         let asked = header.clone();
-        let payload = match self.shipper.wal.call(move |wal| wal.begin_sending(&asked)).await?? {
+        let payload = match self.shipper.wal.call(move |wal| wal.recoding().begin_sending(&asked)).await?? {
             Sending::Payload(payload) => Some(payload),
             Sending::Gone => None,
             Sending::Changed => return Ok(Some(Event::Changed(id))),

@@ -18,12 +18,11 @@ use perigee_shared::contact::Contact;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::SegmentId;
-use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::contacts::ContactControl;
+use crate::contacts::{ContactControl, LinkState, LinkStatus};
 use crate::forecast::{forecast, store};
 use crate::lanes::Lanes;
 use crate::telemetry::ShipCounters;
@@ -42,25 +41,6 @@ enum ReportError {
     Wal(#[from] WalError),
     #[error(transparent)]
     Gone(#[from] perigee_shared::env::Gone),
-}
-
-/// How the link stands in fact, beside what the contacts plan.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct LinkStatus {
-    /// `down`, `connecting` or `up`.
-    pub state: &'static str,
-    /// The station of the contact.
-    pub station: Option<String>,
-    /// When that state began, ns since the Unix epoch.
-    pub since_unix_nano: u64,
-    /// Why the last connection ended or did not come up.
-    pub last_error: Option<String>,
-    /// Payload bytes sent in this contact.
-    pub sent_bytes: u64,
-    /// Segments that the ground has committed in this contact.
-    pub committed_segments: u64,
-    /// Bytes of their payloads.
-    pub committed_bytes: u64,
 }
 
 /// What a shipper needs to know.
@@ -123,25 +103,25 @@ impl Shipper {
         }
     }
 
-    fn set_state(&self, state: &'static str, station: Option<&str>) {
+    fn set_state(&self, state: LinkState, station: Option<&str>) {
         let now = self.env.unix_nano();
         self.status.send_modify(|s| {
-            if s.state == "down" && state != "down" {
+            if s.state == LinkState::Down && state != LinkState::Down {
                 (s.sent_bytes, s.committed_segments, s.committed_bytes) = (0, 0, 0);
             }
             (s.state, s.station, s.since_unix_nano) = (state, station.map(str::to_owned), now);
         });
-        self.counters.connected.set(i64::from(state == "up"));
+        self.counters.connected.set(i64::from(state == LinkState::Up));
     }
 
     /// Ships in every contact until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        self.set_state("down", None);
+        self.set_state(LinkState::Down, None);
         loop {
             let contact = self.contact.borrow_and_update().clone();
             if let Some(contact) = contact {
                 let (began, connected) = (self.env.unix_nano(), self.ship(&contact, &shutdown).await);
-                self.set_state("down", None);
+                self.set_state(LinkState::Down, None);
                 // A station that was tried and did not answer was no pass.
                 let was_a_pass = contact.end_unix_nano.is_some() || !connected.is_zero();
                 if was_a_pass && let Err(error) = self.report(&contact, began, connected).await {
@@ -173,9 +153,9 @@ impl Shipper {
                 committed_segments: status.committed_segments,
                 connected_nano: connected.as_nanos() as u64,
                 backlog_bytes: summary.segment_bytes + summary.unsealed_bytes,
-                backlog_since_unix_nano: wal.oldest()?.unwrap_or(0),
+                backlog_since_unix_nano: wal.passes().oldest()?.unwrap_or(0),
             };
-            wal.record_pass(&report)?;
+            wal.passes().record(&report)?;
             Ok::<_, WalError>(report)
         });
         let report = kept.await??;
@@ -193,7 +173,7 @@ impl Shipper {
     async fn outlook(&self) -> Result<(Vec<PassReport>, Option<Forecast>), ReportError> {
         let planned = self.planner.list().await.ok();
         let (passes, store) =
-            self.wal.call(|wal| Ok::<_, WalError>((wal.passes(REPORTS)?, store(wal)?))).await??;
+            self.wal.call(|wal| Ok::<_, WalError>((wal.passes().latest(REPORTS)?, store(wal)?))).await??;
         let forecast = planned.map(|planned| {
             let all: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
             forecast(self.env.unix_nano(), store, &all)
@@ -213,7 +193,7 @@ impl Shipper {
         self.budget = contact.byte_budget;
         let mut over = std::pin::pin!(self.over(contact.clone(), shutdown.clone()));
         loop {
-            self.set_state("connecting", Some(&station));
+            self.set_state(LinkState::Connecting, Some(&station));
             let shape = contact.shape();
             let connected = tokio::select! {
                 biased;
@@ -223,7 +203,7 @@ impl Shipper {
             let error = match connected {
                 Ok((endpoint, connection)) => {
                     self.counters.connections.inc();
-                    self.set_state("up", Some(&station));
+                    self.set_state(LinkState::Up, Some(&station));
                     tracing::info!(station, "connected");
                     let up = Instant::now();
                     let ended = drive::drive(self, contact, &connection, over.as_mut()).await;

@@ -197,7 +197,8 @@ impl Session {
         if !resume.codecs.is_empty() {
             actions.push(Action::GroundReads(resume.codecs));
         }
-        let mut view = GroundView { epoch: current, lanes: Vec::new() };
+        let (ledger, start_counter) = (resume.ledger, resume.start_counter);
+        let mut view = GroundView { ledger, start_counter, epoch: current, lanes: Vec::new() };
         for epoch in resume.epochs {
             if !epoch.drops_acknowledged.is_empty() {
                 actions.push(Action::DropsKnown { epoch: epoch.epoch, ids: epoch.drops_acknowledged });

@@ -13,7 +13,7 @@ use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::Signal;
 use prost::Message as _;
 
-use super::tests::{ALL, Bench, assert_adds_up, link};
+use super::tests::{ALL, Bench, LINK, assert_adds_up};
 use super::*;
 
 /// Log records with these numbers in their bodies, more than enough to be worth leaning on.
@@ -35,28 +35,28 @@ fn request(numbers: std::ops::Range<u64>) -> Accepted {
 
 /// Seals a segment that leans on what the log says it may.
 fn seal(wal: &mut Wal, numbers: std::ops::Range<u64>, to_lean_on: bool) -> Header {
-    wal.append(&[request(numbers)]).unwrap();
-    let sequence = wal.current_base(Lane::BULK);
-    let base = wal.chain(Lane::BULK, sequence).unwrap().decode().unwrap();
+    wal.journal().append(&[request(numbers)]).unwrap();
+    let sequence = wal.bases().current(Lane::BULK);
+    let base = wal.bases().chain(Lane::BULK, sequence).unwrap().decode().unwrap();
     let base = sequence.zip(base.map(Arc::new));
-    let batch = wal.take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
+    let batch = wal.segments().take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
     let encoding = Encoding { codec: Codec::Columns, base, to_lean_on };
-    wal.commit_segment(batch.seal(&encoding, 7).unwrap()).unwrap()
+    wal.segments().commit(batch.seal(&encoding, 7).unwrap()).unwrap()
 }
 
 fn committed(wal: &mut Wal, header: &Header) {
-    let consumer = link(wal);
-    assert_eq!(wal.committed(consumer, &[header.id]).unwrap(), 1);
+    let consumer = LINK;
+    assert_eq!(wal.epochs().committed(consumer, &[header.id]).unwrap(), 1);
 }
 
 fn oldest_base(wal: &mut Wal) -> Option<u64> {
-    wal.epochs("a").unwrap().pop().unwrap().lanes[0].oldest_base
+    wal.epochs().hello("a").unwrap().pop().unwrap().lanes[0].oldest_base
 }
 
 /// How many records a segment on board decodes to.
 fn records(wal: &mut Wal, header: &Header) -> usize {
-    let payload = wal.payload(Lane::BULK, header.id.sequence).unwrap().unwrap();
-    let base = wal.chain(Lane::BULK, header.base_sequence).unwrap().decode().unwrap();
+    let payload = wal.custody().payload(header).unwrap().unwrap();
+    let base = wal.bases().chain(Lane::BULK, header.base_sequence).unwrap().decode().unwrap();
     Decoder::new(header, &payload, base.as_ref())
         .unwrap()
         .map(|r| walk(Signal::Logs, &r.unwrap().body).unwrap().items as usize)
@@ -80,7 +80,7 @@ fn a_segment_leans_on_one_that_the_ground_has_and_is_smaller_for_it() {
     drop(wal);
     bench.disk.restart();
     let mut wal = bench.open();
-    assert_eq!((wal.current_base(Lane::BULK), records(&mut wal, &leaning)), (Some(1), 200));
+    assert_eq!((wal.bases().current(Lane::BULK), records(&mut wal, &leaning)), (Some(1), 200));
     assert_adds_up(&wal);
 }
 
@@ -92,15 +92,15 @@ fn a_base_goes_when_nothing_leans_on_it_any_more() {
     committed(&mut wal, &first);
     let leaning = seal(&mut wal, 200..400, false);
     // The next base leans on nothing.
-    wal.append(&[request(400..600)]).unwrap();
-    let batch = wal.take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
+    wal.journal().append(&[request(400..600)]).unwrap();
+    let batch = wal.segments().take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
     let encoding = Encoding { codec: Codec::Columns, base: None, to_lean_on: true };
-    let second = wal.commit_segment(batch.seal(&encoding, 7).unwrap()).unwrap();
+    let second = wal.segments().commit(batch.seal(&encoding, 7).unwrap()).unwrap();
     committed(&mut wal, &second);
-    assert_eq!((wal.current_base(Lane::BULK), oldest_base(&mut wal)), (Some(3), Some(1)));
+    assert_eq!((wal.bases().current(Lane::BULK), oldest_base(&mut wal)), (Some(3), Some(1)));
     committed(&mut wal, &leaning);
     assert_eq!(oldest_base(&mut wal), Some(3));
-    assert!(wal.chain(Lane::BULK, Some(1)).is_err());
+    assert!(wal.bases().chain(Lane::BULK, Some(1)).is_err());
     let stored = wal.summary().stored_bytes;
     drop(wal);
     assert_eq!(bench.open().summary().stored_bytes, stored, "what is kept counts, and is counted anew");
@@ -115,7 +115,7 @@ fn bases_that_lean_on_one_another_stay_together() {
     }
     let last = seal(&mut wal, 400..500, false);
     assert_eq!((last.base_sequence, oldest_base(&mut wal)), (Some(4), Some(1)));
-    assert_eq!(wal.chain(Lane::BULK, Some(4)).unwrap().len(), 4);
+    assert_eq!(wal.bases().chain(Lane::BULK, Some(4)).unwrap().len(), 4);
     assert_eq!(records(&mut wal, &last), 100);
 }
 
@@ -126,28 +126,28 @@ fn a_segment_that_is_encoded_anew_leans_on_nothing_and_is_no_contradiction() {
     committed(&mut wal, &first);
     let leaning = seal(&mut wal, 200..400, false);
     for codec in [Codec::Columns, Codec::ZstdRows] {
-        let recoding = wal.to_recode(leaning.id).unwrap().unwrap();
-        assert!(wal.replace(Recoder::default().run(recoding, codec).unwrap()).unwrap());
-        let header = wal.segments(10).unwrap().pop().unwrap().0.header;
-        let payload = wal.payload(Lane::BULK, 2).unwrap().unwrap();
+        let recoding = wal.recoding().prepare(leaning.id).unwrap().unwrap();
+        assert!(wal.recoding().replace(Recoder::default().run(recoding, codec).unwrap()).unwrap());
+        let header = wal.custody().segments(10).unwrap().pop().unwrap().0.header;
+        let payload = wal.custody().payload(&header).unwrap().unwrap();
         assert_eq!((header.base_sequence, header.codec, header.hash), (None, codec as u32, hash(&payload)));
         assert_eq!((header.id, header.items), (leaning.id, leaning.items));
         assert_eq!(records(&mut wal, &header), 200);
         assert_adds_up(&wal);
     }
     // A station that has committed it as it was first is as right as one that has it as it is now.
-    let consumer = link(&wal);
-    let now = wal.segments(10).unwrap().pop().unwrap().0.header.hash;
+    let consumer = LINK;
+    let now = wal.custody().segments(10).unwrap().pop().unwrap().0.header.hash;
     for top in [leaning.hash, now] {
         let lane = GroundLane {
             lane: Lane::BULK,
             committed: std::iter::once(1..3).collect::<RangeSet>(),
             tops: vec![(2, top)],
         };
-        let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane] };
-        assert!(matches!(wal.reconcile(consumer, &view).unwrap(), Reconciled::Deleted(_)));
+        let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane], ..GroundView::default() };
+        assert!(matches!(wal.epochs().reconcile(consumer, &view).unwrap(), Reconciled::Deleted(_)));
     }
-    let gone = wal.to_recode(SegmentId { sequence: 9, ..leaning.id }).unwrap();
+    let gone = wal.recoding().prepare(SegmentId { sequence: 9, ..leaning.id }).unwrap();
     assert!(gone.is_none());
 }
 
@@ -157,22 +157,25 @@ fn what_is_being_sent_or_has_its_requests_counted_is_not_encoded_anew_on_request
     let first = seal(&mut wal, 0..200, true);
     committed(&mut wal, &first);
     let leaning = seal(&mut wal, 200..400, false);
-    let ask = |wal: &mut Wal, link: &str| wal.asked_to_recode(leaning.id, Codec::Columns, link).unwrap();
+    let ask = |wal: &mut Wal, link: &str| wal.recoding().asked(leaning.id, Codec::Columns, link).unwrap();
     assert!(matches!(ask(&mut wal, "another"), Asked::Cannot(Cannot::Waits(_))));
-    assert!(matches!(wal.begin_sending(&leaning).unwrap(), Sending::Payload(_)));
+    assert!(matches!(wal.recoding().begin_sending(&leaning).unwrap(), Sending::Payload(_)));
     assert!(matches!(ask(&mut wal, "link"), Asked::Cannot(Cannot::BeingSent)));
-    wal.end_sending();
+    wal.recoding().end_sending();
     let Asked::Can(recoding) = ask(&mut wal, "link") else { panic!("it waits for the link alone") };
     let recoded = Recoder::default().run(*recoding, Codec::Columns).unwrap();
-    assert_eq!(wal.replace_as_asked(recoded).unwrap(), Ok(()));
+    assert_eq!(wal.recoding().replace_as_asked(recoded).unwrap(), Ok(()));
     assert!(matches!(ask(&mut wal, "link"), Asked::IsSo));
-    assert!(matches!(wal.begin_sending(&leaning).unwrap(), Sending::Changed), "its header was read before");
-    let now = wal.segments(10).unwrap().pop().unwrap().0.header;
-    assert!(matches!(wal.begin_sending(&now).unwrap(), Sending::Payload(_)));
+    assert!(
+        matches!(wal.recoding().begin_sending(&leaning).unwrap(), Sending::Changed),
+        "its header was read before"
+    );
+    let now = wal.custody().segments(10).unwrap().pop().unwrap().0.header;
+    assert!(matches!(wal.recoding().begin_sending(&now).unwrap(), Sending::Payload(_)));
     assert_eq!((now.base_sequence, records(&mut wal, &now)), (None, 200));
     committed(&mut wal, &now);
     assert!(matches!(ask(&mut wal, "link"), Asked::Cannot(Cannot::NotOnBoard)));
-    assert!(matches!(wal.begin_sending(&now).unwrap(), Sending::Gone));
+    assert!(matches!(wal.recoding().begin_sending(&now).unwrap(), Sending::Gone));
     assert_adds_up(&wal);
 }
 
@@ -182,56 +185,56 @@ fn in_a_new_epoch_nothing_leans_on_what_the_ground_has_of_the_old_one() {
     let first = seal(&mut wal, 0..200, true);
     committed(&mut wal, &first);
     let leaning = seal(&mut wal, 200..400, false);
-    wal.begin_epoch().unwrap();
-    assert_eq!((wal.current_base(Lane::BULK), oldest_base(&mut wal)), (None, None));
+    wal.epochs().begin("a test").unwrap();
+    assert_eq!((wal.bases().current(Lane::BULK), oldest_base(&mut wal)), (None, None));
     // It still decodes here, so that it can be encoded anew.
-    let renamed = wal.segments(1).unwrap().pop().unwrap().0.header;
+    let renamed = wal.custody().segments(1).unwrap().pop().unwrap().0.header;
     assert_ne!(renamed.id.epoch, leaning.id.epoch);
     assert_eq!(records(&mut wal, &renamed), 200);
-    let recoding = wal.to_recode(renamed.id).unwrap().unwrap();
-    assert!(wal.replace(Recoder::default().run(recoding, Codec::Columns).unwrap()).unwrap());
+    let recoding = wal.recoding().prepare(renamed.id).unwrap().unwrap();
+    assert!(wal.recoding().replace(Recoder::default().run(recoding, Codec::Columns).unwrap()).unwrap());
     assert_eq!(oldest_base(&mut wal), None);
-    assert!(wal.chain(Lane::BULK, Some(1)).is_err(), "nothing needs it any more");
+    assert!(wal.bases().chain(Lane::BULK, Some(1)).is_err(), "nothing needs it any more");
 }
 
 /// What a station has committed of the lane, and what then may be leaned on.
 fn hears(wal: &mut Wal, station: &str, committed: std::ops::Range<u64>) -> Option<u64> {
-    wal.greets(station);
+    wal.bases().greets(station);
     let committed = std::iter::once(committed).collect::<RangeSet>();
     let lane = GroundLane { lane: Lane::BULK, committed, tops: Vec::new() };
-    let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane] };
-    let consumer = link(wal);
-    wal.reconcile(consumer, &view).unwrap();
-    wal.base_to_lean_on(Lane::BULK)
+    let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane], ..GroundView::default() };
+    let consumer = LINK;
+    wal.epochs().reconcile(consumer, &view).unwrap();
+    wal.bases().to_depend_on(Lane::BULK)
 }
 
 #[test]
 fn nothing_leans_on_a_base_that_the_next_station_will_not_have() {
     let mut wal = Bench::new().open();
-    wal.greets("svalbard");
+    wal.bases().greets("svalbard");
     let first = seal(&mut wal, 0..200, true);
     committed(&mut wal, &first);
-    assert_eq!(wal.base_to_lean_on(Lane::BULK), Some(1));
+    assert_eq!(wal.bases().to_depend_on(Lane::BULK), Some(1));
     assert_eq!(hears(&mut wal, "beijing", 0..0), None, "it has a ledger of its own");
     assert_eq!(hears(&mut wal, "svalbard", 1..2), None, "whose turn is next is not known");
     assert_eq!(hears(&mut wal, "beijing", 1..2), Some(1), "the two have one ledger now");
     assert_eq!(hears(&mut wal, "svalbard", 0..0), None, "it has lost its ledger");
-    wal.append(&[request(200..400)]).unwrap();
-    let batch = wal.take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
+    wal.journal().append(&[request(200..400)]).unwrap();
+    let batch = wal.segments().take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
     let encoding = Encoding { codec: Codec::Columns, base: None, to_lean_on: true };
-    let second = wal.commit_segment(batch.seal(&encoding, 7).unwrap()).unwrap();
+    let second = wal.segments().commit(batch.seal(&encoding, 7).unwrap()).unwrap();
     committed(&mut wal, &second);
-    assert_eq!(wal.base_to_lean_on(Lane::BULK), Some(2), "and has what is new");
+    assert_eq!(wal.bases().to_depend_on(Lane::BULK), Some(2), "and has what is new");
 }
 
 #[test]
 fn a_codec_that_the_ground_does_not_read_is_not_used() {
     let mut wal = Bench::new().open();
-    assert_eq!(wal.codec_for_ground(Codec::Columns), Codec::Columns);
-    wal.ground_reads(vec![1]);
-    assert_eq!(wal.codec_for_ground(Codec::Columns), Codec::ZstdRows);
-    wal.ground_reads(vec![1, 2]);
-    assert_eq!(wal.codec_for_ground(Codec::Columns), Codec::Columns);
+    assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::Columns);
+    wal.bases().ground_reads(vec![1]);
+    assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::ZstdRows);
+    wal.bases().ground_reads(vec![1, 2]);
+    assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::Columns);
 }
 
 #[test]
@@ -244,10 +247,10 @@ fn a_power_cut_at_any_write_leaves_every_segment_with_what_it_leans_on() {
         drop(wal);
         bench.disk.restart_torn(cut);
         let mut wal = bench.open();
-        for (record, _) in wal.segments(10).unwrap() {
+        for (record, _) in wal.custody().segments(10).unwrap() {
             assert!(records(&mut wal, &record.header) > 0, "cut at {cut}");
         }
-        wal.epochs("a").unwrap();
+        wal.epochs().hello("a").unwrap();
         assert_adds_up(&wal);
         if finished {
             assert!(cut > 60, "the work takes many writes, not {cut}");
@@ -258,17 +261,17 @@ fn a_power_cut_at_any_write_leaves_every_segment_with_what_it_leans_on() {
 
 /// What may fail at any point; whether it came to its end.
 fn lean_on_one_another(wal: &mut Wal) -> bool {
-    let consumer = link(wal);
+    let consumer = LINK;
     let mut one = |numbers: std::ops::Range<u64>| -> Result<SegmentId, WalError> {
-        wal.append(&[request(numbers)])?;
-        let sequence = wal.current_base(Lane::BULK);
-        let base = wal.chain(Lane::BULK, sequence)?.decode().unwrap();
+        wal.journal().append(&[request(numbers)])?;
+        let sequence = wal.bases().current(Lane::BULK);
+        let base = wal.bases().chain(Lane::BULK, sequence)?.decode().unwrap();
         let base = sequence.zip(base.map(Arc::new));
-        let batch = wal.take_batch(Lane::BULK, ALL, true)?.ok_or(WalError::Closed)?;
+        let batch = wal.segments().take_batch(Lane::BULK, ALL, true)?.ok_or(WalError::Consumers)?;
         let encoding = Encoding { codec: Codec::Columns, base, to_lean_on: true };
-        let id = wal.commit_segment(batch.seal(&encoding, 7).unwrap())?.id;
-        wal.committed(consumer, &[id])?;
-        wal.epochs("a")?;
+        let id = wal.segments().commit(batch.seal(&encoding, 7).unwrap())?.id;
+        wal.epochs().committed(consumer, &[id])?;
+        wal.epochs().hello("a")?;
         Ok(id)
     };
     (0..3).all(|n| one(n * 100..n * 100 + 100).is_ok())

@@ -1,62 +1,91 @@
-//! Custody: who has still to pass a segment, when it is deleted, and what is dropped instead.
+//! Custody: who has still to pass a segment, and when it is deleted.
 
 use bytes::Bytes;
-use perigee_proto::link::{self, DropReason};
-use perigee_shared::segment::{Header, Lane, SegmentId};
-use perigee_shared::signal::{Counts, SignalSet, TimeRange};
-use prost::Message;
-use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
+use perigee_proto::link::DropReason;
+use perigee_shared::segment::{Header, Lane, SegmentId, hash};
+use perigee_shared::signal::{Counts, SignalSet};
+use perigee_shared::store::{StoreError, join};
+use redb::{ReadableTable, WriteTransaction};
 
-use super::group::Accepted;
-use super::state::{ACCEPTED, DELIVERED, META_NEXT_DROP, META_NEXT_GROUP, State};
-use super::tables::{CHUNKS, CONSUMERS, COUNTERS, CURSORS, DROPS, JOURNAL, META, SEGMENTS};
-use super::{SegmentRecord, Wal, WalError};
+use super::state::{Edit, State};
+use super::tables::*;
+use super::tally::Tally;
+use super::{SegmentRecord, Wal, WalError, drops};
 
 /// One bit of a u64 each.
-pub(super) const MAX_CONSUMERS: u8 = 64;
+const MAX_CONSUMERS: u8 = 64;
 
 /// A consumer's number in this log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConsumerId(pub(super) u8);
+
+impl ConsumerId {
+    /// Its bit among those that wait.
+    pub(super) const fn bit(self) -> u64 {
+        1 << self.0
+    }
+}
 
 /// How a consumer is done with a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
     /// The segment.
     pub id: SegmentId,
-    /// Items that the backend has refused for good, beyond those that [`Wal::advance`] was told of.
+    /// Items that the backend has refused for good, beyond those that [`Custody::advance`] was told of.
     pub refused: Counts,
 }
 
-/// What one transaction changes in the state.
-#[derive(Default)]
-struct Changes {
-    removed: Vec<Header>,
-    delivered: Counts,
-    dropped: Vec<(DropReason, Counts)>,
-    drops: u64,
-    last_drop_unsent: Option<bool>,
+impl Delivery {
+    /// All of a segment was taken.
+    pub const fn whole(id: SegmentId) -> Self {
+        Self { id, refused: Counts::ZERO }
+    }
 }
 
-impl Wal {
+/// Who has still to pass what.
+pub struct Custody<'a>(pub(super) &'a mut Wal);
+
+impl Custody<'_> {
     /// The number of the consumer called `name`.
     pub fn consumer(&self, name: &str) -> Option<ConsumerId> {
-        self.state.consumers.get(name).copied().map(ConsumerId)
+        self.0.state().consumers.get(name).copied().map(ConsumerId)
     }
 
     /// Every consumer that the log knows.
-    pub fn known_consumers(&self) -> Vec<String> {
-        self.state.consumers.keys().cloned().collect()
+    pub fn known(&self) -> Vec<String> {
+        self.0.state().consumers.keys().cloned().collect()
     }
 
     /// Consumers that the log knows and the configuration does not: they hold segments until they are released.
     pub fn abandoned(&self) -> Vec<String> {
-        self.state.consumers.keys().filter(|n| !self.config.consumers.contains_key(*n)).cloned().collect()
+        let configured = &self.0.config().consumers;
+        self.0.state().consumers.keys().filter(|n| !configured.contains_key(*n)).cloned().collect()
     }
 
+    /// Gives each consumer of the configuration a number.
+    pub(super) fn register_consumers(&mut self) -> Result<(), WalError> {
+        let mut consumers = self.0.state().consumers.clone();
+        for name in self.0.config().consumers.keys() {
+            if !consumers.contains_key(name) {
+                let free = (0..MAX_CONSUMERS).find(|id| !consumers.values().any(|used| used == id));
+                consumers.insert(name.clone(), free.ok_or(WalError::Consumers)?);
+            }
+        }
+        if consumers == self.0.state().consumers {
+            return Ok(());
+        }
+        self.0.write(|txn, _| {
+            let mut table = txn.open_table(CONSUMERS)?;
+            for (name, id) in &consumers {
+                table.insert(name.as_str(), *id)?;
+            }
+            Ok(((), vec![Edit::Consumers(consumers)]))
+        })
+    }
+
+    /// The consumers whose pipelines use one of `signals`.
     pub(super) fn waiting_for(&self, signals: SignalSet) -> u64 {
-        let bit = |name: &String| self.state.consumers.get(name).map_or(0, |id| 1u64 << id);
-        self.config.consumers.iter().filter(|(_, s)| s.intersects(signals)).map(|(name, _)| bit(name)).sum()
+        waiting_for(self.0.state(), &self.0.config().consumers, signals)
     }
 
     /// Up to `most` segments of `lane` from `sequence` on that `consumer` has not passed.
@@ -67,19 +96,19 @@ impl Wal {
         sequence: u64,
         most: usize,
     ) -> Result<Vec<Header>, WalError> {
-        let txn = self.db()?.begin_read()?;
-        let segments = txn.open_table(SEGMENTS)?;
-        let mut out = Vec::new();
-        for entry in segments.range((lane.0, sequence)..=(lane.0, u64::MAX))? {
-            let record = SegmentRecord::from_bytes(entry?.1.value())?;
-            if record.waiting & (1 << consumer.0) != 0 {
-                out.push(record.header);
+        self.0.read(|txn, _| {
+            let mut out = Vec::new();
+            for entry in txn.open_table(SEGMENTS)?.range(lane_from(lane, sequence))? {
                 if out.len() >= most {
                     break;
                 }
+                let record = SegmentRecord::from_bytes(entry?.1.value())?;
+                if record.waiting & consumer.bit() != 0 {
+                    out.push(record.header);
+                }
             }
-        }
-        Ok(out)
+            Ok(out)
+        })
     }
 
     /// The first segment of `lane` from `sequence` on that `consumer` has not passed, and from where on to look the next time: what
@@ -91,63 +120,95 @@ impl Wal {
         sequence: u64,
     ) -> Result<(Option<Header>, u64), WalError> {
         let found = self.waiting(consumer, lane, sequence, 1)?.pop();
-        let end = self.state.lanes.get(&lane).map_or(0, |l| l.next_sequence);
+        let end = self.0.state().lanes.get(&lane).map_or(0, |l| l.next_sequence);
         let next = found.as_ref().map_or(end, |header| header.id.sequence);
         Ok((found, next))
     }
 
     /// Up to `most` segments, each with the names of those that have still to pass it.
     pub fn segments(&mut self, most: usize) -> Result<Vec<(SegmentRecord, Vec<String>)>, WalError> {
-        let names: Vec<(String, u8)> = self.state.consumers.iter().map(|(n, id)| (n.clone(), *id)).collect();
-        let txn = self.db()?.begin_read()?;
-        let mut out = Vec::new();
-        for entry in txn.open_table(SEGMENTS)?.iter()?.take(most) {
-            let record = SegmentRecord::from_bytes(entry?.1.value())?;
-            let waits = |id: u8| record.waiting & (1 << id) != 0;
-            let waiting = names.iter().filter(|(_, id)| waits(*id)).map(|(n, _)| n.clone()).collect();
-            out.push((record, waiting));
-        }
-        Ok(out)
+        self.0.read(|txn, state| {
+            let mut out = Vec::new();
+            for entry in txn.open_table(SEGMENTS)?.iter()?.take(most) {
+                let record = SegmentRecord::from_bytes(entry?.1.value())?;
+                let waits = |id: u8| record.waiting & (1 << id) != 0;
+                let waiting =
+                    state.consumers.iter().filter(|(_, id)| waits(**id)).map(|(n, _)| n.clone()).collect();
+                out.push((record, waiting));
+            }
+            Ok(out)
+        })
     }
 
     /// The lanes that have segments on board, most urgent first.
     pub fn lanes(&self) -> Vec<Lane> {
-        self.state.lanes.iter().filter(|(_, l)| !l.on_board.is_empty()).map(|(lane, _)| *lane).collect()
+        self.0.state().lanes.iter().filter(|(_, l)| !l.on_board.is_empty()).map(|(lane, _)| *lane).collect()
     }
 
     /// The segments of a lane that are on board, in their order.
     pub fn ids_on_board(&self, lane: Lane) -> Vec<SegmentId> {
-        let epoch = self.state.life.epoch;
-        let sequences =
-            self.state.lanes.get(&lane).map(|l| l.on_board.iter().flatten()).into_iter().flatten();
-        sequences.map(|sequence| SegmentId { epoch, lane, sequence }).collect()
+        let state = self.0.state();
+        let sequences = state.lanes.get(&lane).map(|l| l.on_board.iter().flatten()).into_iter().flatten();
+        sequences.map(|sequence| SegmentId { epoch: state.life.epoch, lane, sequence }).collect()
     }
 
-    /// The payload of a segment; `None` when it is not on board.
-    pub fn payload(&mut self, lane: Lane, sequence: u64) -> Result<Option<Bytes>, WalError> {
-        let txn = self.db()?.begin_read()?;
-        let mut out = Vec::new();
-        for piece in txn.open_table(CHUNKS)?.range((lane.0, sequence, 0)..=(lane.0, sequence, u32::MAX))? {
-            out.extend_from_slice(piece?.1.value());
+    /// The record of a segment, if it is on board.
+    pub fn record(&mut self, id: SegmentId) -> Result<Option<SegmentRecord>, WalError> {
+        self.0.read(|txn, _| {
+            let found = txn.open_table(SEGMENTS)?.get(Place::of(id))?;
+            let record = found.map(|value| SegmentRecord::from_bytes(value.value())).transpose()?;
+            Ok(record.filter(|r| r.header.id == id))
+        })
+    }
+
+    /// The payload of a segment that is on board. Bytes that do not have the header's hash are not handed out: the segment is dropped,
+    /// counted as corruption.
+    pub fn payload(&mut self, header: &Header) -> Result<Option<Bytes>, WalError> {
+        let place = Place::of(header.id);
+        let payload = self.0.read(|txn, _| {
+            if txn.open_table(SEGMENTS)?.get(place)?.is_none() {
+                return Ok(None);
+            }
+            Ok(Some(join(txn.open_table(CHUNKS)?.range(place.pieces())?, header.payload_len as usize)?))
+        })?;
+        let Some(payload) = payload else { return Ok(None) };
+        if hash(&payload) == header.hash {
+            return Ok(Some(payload.into()));
         }
-        Ok((!out.is_empty()).then(|| Bytes::from(out)))
+        // It may have been encoded again since the header was read.
+        let Some(now) = self.record(header.id)?.map(|r| r.header) else { return Ok(None) };
+        if now.hash == header.hash {
+            tracing::error!(event.name = "perigee.wal.corruption", segment = %header.id, "a payload is damaged; the segment is dropped");
+            self.drop_segments(vec![now], DropReason::Corruption)?;
+        }
+        Ok(None)
+    }
+
+    /// Checks the payload of a segment; a damaged one is dropped. Whether it is whole, or gone.
+    pub fn verify(&mut self, id: SegmentId) -> Result<bool, WalError> {
+        let Some(record) = self.record(id)? else { return Ok(true) };
+        Ok(self.payload(&record.header)?.is_some())
     }
 
     /// Notes that a segment is about to be on a wire.
-    pub fn mark_sent(&mut self, lane: Lane, sequence: u64) {
-        self.state.lane(lane).sent.insert(sequence..sequence + 1);
+    pub fn mark_sent(&mut self, id: SegmentId) {
+        if let Some(unsent) = self.0.notes.unsent.get_mut(&id.lane) {
+            unsent.remove(id.sequence..id.sequence + 1);
+        }
     }
 
     /// Whether a segment may have been on a wire.
-    pub fn was_sent(&self, lane: Lane, sequence: u64) -> bool {
-        self.state.lanes.get(&lane).is_some_and(|l| l.sent.contains(sequence))
+    pub fn was_sent(&self, id: SegmentId) -> bool {
+        !self.0.notes.unsent.get(&id.lane).is_some_and(|l| l.contains(id.sequence))
     }
 
     /// Where `consumer` is in `lane`: the segment it works on and how many of that segment's requests are done.
     pub fn cursor(&mut self, consumer: ConsumerId, lane: Lane) -> Result<(u64, u64), WalError> {
-        let txn = self.db()?.begin_read()?;
-        let cursor = txn.open_table(CURSORS)?.get((consumer.0, lane.0))?.map(|c| c.value());
-        Ok(cursor.unwrap_or_default())
+        self.0.read(|txn, _| {
+            let key = CursorKey { consumer: consumer.0, lane: lane.0 };
+            let cursor = txn.open_table(CURSORS)?.get(key)?.map(|c| c.value());
+            Ok(cursor.map(|c| (c.sequence, c.requests)).unwrap_or_default())
+        })
     }
 
     /// Moves the cursor of `consumer` behind so many requests of a segment; `refused` of the last one's items were refused for
@@ -159,19 +220,15 @@ impl Wal {
         requests: u64,
         refused: Counts,
     ) -> Result<(), WalError> {
-        self.write(|txn| {
-            txn.open_table(CURSORS)?.insert((consumer.0, id.lane.0), (id.sequence, requests))?;
-            if refused.total() == 0 {
-                return Ok(());
+        self.0.write(|txn, _| {
+            let key = CursorKey { consumer: consumer.0, lane: id.lane.0 };
+            let cursor = Cursor { sequence: id.sequence, requests };
+            let before = txn.open_table(CURSORS)?.insert(key, cursor)?.map(|c| c.value());
+            // A transaction that failed may be there after all; its caller repeats it.
+            if refused.total() > 0 && before != Some(cursor) {
+                note_refused(txn, consumer, id, refused)?;
             }
-            let mut segments = txn.open_table(SEGMENTS)?;
-            let key = (id.lane.0, id.sequence);
-            let found = segments.get(key)?.map(|v| SegmentRecord::from_bytes(v.value())).transpose()?;
-            if let Some(mut record) = found {
-                record.refuse(refused);
-                segments.insert(key, record.to_bytes().as_slice())?;
-            }
-            Ok(())
+            Ok(((), Vec::new()))
         })
     }
 
@@ -181,18 +238,14 @@ impl Wal {
         if deliveries.is_empty() {
             return Ok(0);
         }
-        let state = self.state.clone_numbers();
-        let changes = self.write(|txn| {
-            let mut changes = Changes::default();
+        let configured = self.0.config().consumers.clone();
+        self.0.write(|txn, state| {
+            let mut passing = Passing::new(txn, state, &configured);
             for delivery in deliveries {
-                pass_one(txn, consumer, delivery, &mut changes)?;
+                passing.one(consumer, delivery)?;
             }
-            finish(txn, &state, &changes)?;
-            Ok(changes)
-        })?;
-        let removed = changes.removed.len() as u64;
-        self.apply(changes);
-        Ok(removed)
+            passing.finish()
+        })
     }
 
     /// Takes a consumer out for good: it holds nothing any more.
@@ -200,312 +253,174 @@ impl Wal {
         let Some(consumer) = self.consumer(name) else { return Ok(0) };
         let mut deliveries = Vec::new();
         for lane in self.lanes() {
-            let waiting = self.waiting(consumer, lane, 0, usize::MAX)?;
-            deliveries.extend(waiting.into_iter().map(|h| Delivery { id: h.id, refused: Counts::ZERO }));
+            deliveries.extend(
+                self.waiting(consumer, lane, 0, usize::MAX)?.into_iter().map(|h| Delivery::whole(h.id)),
+            );
         }
         let removed = self.pass(consumer, &deliveries)?;
-        self.write(|txn| {
+        self.0.write(|txn, state| {
             txn.open_table(CONSUMERS)?.remove(name)?;
-            txn.open_table(CURSORS)?.retain(|(id, _), _| id != consumer.0)?;
-            Ok(())
+            txn.open_table(CURSORS)?.retain(|key, _| key.consumer != consumer.0)?;
+            txn.open_table(REFUSED)?.retain(|key, _| key.consumer != consumer.0)?;
+            let mut consumers = state.consumers.clone();
+            consumers.remove(name);
+            Ok(((), vec![Edit::Consumers(consumers)]))
         })?;
-        self.state.consumers.remove(name);
         Ok(removed)
     }
 
     /// Makes room by dropping the oldest segments, least urgent lanes first.
     pub(super) fn drop_oldest(&mut self) -> Result<(), WalError> {
-        let keep = self.config.max_bytes - self.config.max_bytes / 16;
-        let mut victims = Vec::new();
-        let mut stored = self.state.stored();
-        'lanes: for lane in self.lanes().into_iter().rev() {
-            let txn = self.db()?.begin_read()?;
-            for entry in txn.open_table(SEGMENTS)?.range((lane.0, 0)..=(lane.0, u64::MAX))? {
-                if stored <= keep {
-                    break 'lanes;
+        let budget = self.0.config().max_bytes;
+        let keep = budget - budget / 16;
+        let lanes = self.lanes();
+        let victims = self.0.read(|txn, state| {
+            let mut stored = state.stored();
+            let mut victims = Vec::new();
+            let segments = txn.open_table(SEGMENTS)?;
+            for lane in lanes.into_iter().rev() {
+                for entry in segments.range(lane_from(lane, 0))? {
+                    if stored <= keep {
+                        return Ok(victims);
+                    }
+                    let header = SegmentRecord::from_bytes(entry?.1.value())?.header;
+                    stored -= header.payload_len;
+                    victims.push(header);
                 }
-                let record = SegmentRecord::from_bytes(entry?.1.value())?;
-                stored -= record.header.payload_len;
-                victims.push(record.header);
             }
-        }
+            Ok(victims)
+        })?;
         if victims.is_empty() {
-            return Err(WalError::Full { budget: self.config.max_bytes });
+            return Err(WalError::Full { budget });
         }
         self.drop_segments(victims, DropReason::QuotaOldest)
     }
 
     /// Drops segments by rule: they are counted, reported, and gone.
     pub fn drop_segments(&mut self, victims: Vec<Header>, reason: DropReason) -> Result<(), WalError> {
-        let state = self.state.clone_numbers();
-        let (epoch, now) = (self.state.life.epoch, self.env.unix_nano());
-        let sent: Vec<bool> =
-            victims.iter().map(|h| self.state.lane(h.id.lane).sent.contains(h.id.sequence)).collect();
-        let changes = self.write(|txn| {
-            let mut changes = Changes::default();
-            let mut unsent = state.last_drop_unsent;
-            for (header, sent) in victims.into_iter().zip(sent) {
+        let now = self.0.env().unix_nano();
+        let sent: Vec<bool> = victims.iter().map(|h| self.was_sent(h.id)).collect();
+        let count = victims.len();
+        self.0.write(|txn, state| {
+            let mut tally = state.tally.clone();
+            for (header, sent) in victims.iter().zip(sent) {
                 remove_segment(txn, header.id)?;
-                let range = link::Range { start: header.id.sequence, end: header.id.sequence + 1 };
-                let drop = drop_record(&header, reason, Some(range), now);
-                changes.drops += record_drop(txn, &state, changes.drops, epoch, drop, sent, unsent)?;
-                unsent = !sent;
-                changes.dropped.push((reason, header.items));
-                changes.removed.push(header);
+                let drop = drops::of_segment(header, reason, now);
+                drops::record(txn, &mut tally, state.life.epoch, drop, sent)?;
             }
-            changes.last_drop_unsent = Some(unsent);
-            finish(txn, &state, &changes)?;
-            Ok(changes)
+            tally.store(txn)?;
+            let removed = victims.into_iter().map(Edit::Removed);
+            Ok(((), std::iter::once(Edit::Tally(tally)).chain(removed).collect()))
         })?;
-        tracing::warn!(segments = changes.removed.len(), reason = reason.as_str_name(), "dropped segments");
-        self.apply(changes);
+        tracing::warn!(segments = count, reason = reason.as_str_name(), "dropped segments");
         Ok(())
     }
-
-    /// Takes requests and drops them at once, counted.
-    pub(super) fn drop_newest(&mut self, requests: &[Accepted]) -> Result<(), WalError> {
-        let mut items = Counts::ZERO;
-        let mut time = TimeRange::EMPTY;
-        for request in requests {
-            items += Counts::of(request.signal, request.walked.items);
-            time.merge(request.walked.time);
-        }
-        let (epoch, now) = (self.state.life.epoch, self.env.unix_nano());
-        let mut state = self.state.clone_numbers();
-        state.accepted += items;
-        let accepted = state.accepted;
-        let changes = self.write(|txn| {
-            let drop = unsealed_drop(DropReason::QuotaNewest, Lane::BULK, items, time, now);
-            let drops = record_drop(txn, &state, 0, epoch, drop, false, state.last_drop_unsent)?;
-            let dropped = vec![(DropReason::QuotaNewest, items)];
-            let changes = Changes { dropped, drops, last_drop_unsent: Some(true), ..Changes::default() };
-            finish(txn, &state, &changes)?;
-            Ok(changes)
-        })?;
-        self.state.accepted = accepted;
-        self.apply(changes);
-        Ok(())
-    }
-
-    /// Drops a commit group that does not decode: what lanes have not sealed of it is counted and reported. When its items were
-    /// recorded is not known any more; the time of its commit is said instead.
-    pub fn drop_group(&mut self, number: u64) -> Result<(), WalError> {
-        let lost: Vec<(Lane, Counts, TimeRange)> = self
-            .state
-            .lanes
-            .iter()
-            .filter_map(|(lane, state)| Some((*lane, *state.pending_at(number)?)))
-            .map(|(lane, group)| {
-                (lane, group.items, TimeRange { start: group.received, end: group.received })
-            })
-            .collect();
-        let (epoch, now, next_group) = (self.state.life.epoch, self.env.unix_nano(), self.state.next_group);
-        let state = self.state.clone_numbers();
-        let changes = self.write(|txn| {
-            txn.open_table(JOURNAL)?.retain_in((number, 0)..=(number, u16::MAX), |_, _| false)?;
-            txn.open_table(META)?.insert(META_NEXT_GROUP, &next_group.to_le_bytes()[..])?;
-            let mut changes = Changes { last_drop_unsent: Some(true), ..Changes::default() };
-            let mut unsent = state.last_drop_unsent;
-            for (lane, items, time) in lost {
-                let drop = unsealed_drop(DropReason::Corruption, lane, items, time, now);
-                changes.drops += record_drop(txn, &state, changes.drops, epoch, drop, false, unsent)?;
-                unsent = true;
-                changes.dropped.push((DropReason::Corruption, items));
-            }
-            finish(txn, &state, &changes)?;
-            Ok(changes)
-        })?;
-        self.apply(changes);
-        self.state.forget_group(number);
-        Ok(())
-    }
-
-    fn apply(&mut self, changes: Changes) {
-        let state = &mut self.state;
-        for header in changes.removed {
-            let id = header.id;
-            state.segments -= 1;
-            state.segment_stored -= header.payload_len;
-            state.in_segments = state.in_segments.saturating_sub(header.items);
-            let lane = state.lane(id.lane);
-            lane.segment_stored = lane.segment_stored.saturating_sub(header.payload_len);
-            lane.on_board.remove(id.sequence..id.sequence + 1);
-            lane.sent.remove(id.sequence..id.sequence + 1);
-        }
-        state.delivered += changes.delivered;
-        for (reason, items) in changes.dropped {
-            state.count_drop(reason, items);
-        }
-        state.last_drop_unsent = changes.last_drop_unsent.unwrap_or(state.last_drop_unsent);
-        state.next_drop += changes.drops;
-        state.drops += changes.drops;
-    }
 }
 
-impl State {
-    /// The counters and numbers without the ranges.
-    fn clone_numbers(&self) -> Self {
-        Self {
-            accepted: self.accepted,
-            delivered: self.delivered,
-            dropped: self.dropped.clone(),
-            next_drop: self.next_drop,
-            drops_reported: self.drops_reported,
-            last_drop_unsent: self.last_drop_unsent,
-            ..Self::default()
-        }
-    }
+fn waiting_for(
+    state: &State,
+    configured: &std::collections::BTreeMap<String, SignalSet>,
+    signals: SignalSet,
+) -> u64 {
+    let bit = |name: &String| state.consumers.get(name).map_or(0, |id| 1u64 << id);
+    configured.iter().filter(|(_, s)| s.intersects(signals)).map(|(name, _)| bit(name)).sum()
 }
 
-fn drop_record(header: &Header, reason: DropReason, sequences: Option<link::Range>, now: u64) -> link::Drop {
-    link::Drop {
-        id: 0,
-        reason: reason as i32,
-        lane: u32::from(header.id.lane.0),
-        sequences,
-        items: Some(header.items.into()),
-        counts_unknown: false,
-        time: Some(header.time.into()),
-        dropped_unix_nano: now,
-    }
-}
-
-/// A drop of what was in no segment yet.
-fn unsealed_drop(reason: DropReason, lane: Lane, items: Counts, time: TimeRange, now: u64) -> link::Drop {
-    link::Drop {
-        reason: reason as i32,
-        lane: u32::from(lane.0),
-        items: Some(items.into()),
-        time: Some(time.into()),
-        dropped_unix_nano: now,
-        ..link::Drop::default()
-    }
-}
-
-fn pass_one(
+/// Adds to what a consumer's backend has refused of a segment.
+fn note_refused(
     txn: &WriteTransaction,
     consumer: ConsumerId,
-    delivery: &Delivery,
-    changes: &mut Changes,
-) -> Result<(), WalError> {
-    let key = (delivery.id.lane.0, delivery.id.sequence);
-    let mut segments = txn.open_table(SEGMENTS)?;
-    let Some(mut record) = segments.get(key)?.map(|v| SegmentRecord::from_bytes(v.value())).transpose()?
-    else {
-        return Ok(());
-    };
-    record.waiting &= !(1 << consumer.0);
-    record.refuse(delivery.refused);
-    if record.waiting != 0 {
-        segments.insert(key, record.to_bytes().as_slice())?;
-        return Ok(());
-    }
-    drop(segments);
-    remove_segment(txn, delivery.id)?;
-    changes.delivered += record.header.items.saturating_sub(record.refused);
-    if record.refused.total() > 0 {
-        changes.dropped.push((DropReason::BackendRefused, record.refused));
-    }
-    changes.removed.push(record.header);
+    id: SegmentId,
+    refused: Counts,
+) -> Result<(), StoreError> {
+    let mut table = txn.open_table(REFUSED)?;
+    let key = RefusedKey { lane: id.lane.0, sequence: id.sequence, consumer: consumer.0 };
+    let before = table.get(key)?.and_then(|v| Counts::from_bytes(v.value())).unwrap_or_default();
+    table.insert(key, &(before + refused).to_bytes()[..])?;
     Ok(())
 }
 
-fn remove_segment(txn: &WriteTransaction, id: SegmentId) -> Result<(), WalError> {
-    txn.open_table(SEGMENTS)?.remove((id.lane.0, id.sequence))?;
-    let range = (id.lane.0, id.sequence, 0)..=(id.lane.0, id.sequence, u32::MAX);
-    txn.open_table(CHUNKS)?.retain_in(range, |_, _| false)?;
-    Ok(())
+/// Segments that are passed in one transaction.
+pub(super) struct Passing<'a> {
+    txn: &'a WriteTransaction,
+    state: &'a State,
+    configured: &'a std::collections::BTreeMap<String, SignalSet>,
+    pub(super) tally: Tally,
+    removed: Vec<Header>,
 }
 
-/// Writes the counters as they will be after `changes`.
-fn finish(txn: &WriteTransaction, before: &State, changes: &Changes) -> Result<(), WalError> {
-    let mut counters = txn.open_table(COUNTERS)?;
-    counters.insert(ACCEPTED, &before.accepted.to_bytes()[..])?;
-    counters.insert(DELIVERED, &(before.delivered + changes.delivered).to_bytes()[..])?;
-    let mut dropped = before.dropped.clone();
-    for (reason, items) in &changes.dropped {
-        *dropped.entry(*reason as i32).or_default() += *items;
+impl<'a> Passing<'a> {
+    pub(super) fn new(
+        txn: &'a WriteTransaction,
+        state: &'a State,
+        configured: &'a std::collections::BTreeMap<String, SignalSet>,
+    ) -> Self {
+        Self { txn, state, configured, tally: state.tally.clone(), removed: Vec::new() }
     }
-    for (reason, items) in dropped {
-        counters.insert(format!("dropped:{reason}").as_str(), &items.to_bytes()[..])?;
-    }
-    if changes.drops > 0 {
-        let next = before.next_drop + changes.drops;
-        txn.open_table(META)?.insert(META_NEXT_DROP, &next.to_le_bytes()[..])?;
-    }
-    Ok(())
-}
 
-/// Records a drop, in the last record when that says the same and has not been reported. Returns how many records were added.
-fn record_drop(
-    txn: &WriteTransaction,
-    state: &State,
-    added: u64,
-    epoch: u64,
-    mut drop: link::Drop,
-    may_be_on_the_ground: bool,
-    unsent_before: bool,
-) -> Result<u64, WalError> {
-    let last = state.next_drop + added - 1;
-    if !may_be_on_the_ground && unsent_before && last >= state.drops_reported && last > 0 {
-        let found = txn.open_table(DROPS)?.get((epoch, last))?.map(|v| read_drop(v.value())).transpose()?;
-        if let Some((_, earlier)) = found
-            && let Some(merged) = merge(&earlier, &drop)
-        {
-            insert_drop(txn, epoch, &merged, &[])?;
-            return Ok(0);
+    /// Notes that `consumer` is done with a segment.
+    pub(super) fn one(&mut self, consumer: ConsumerId, delivery: &Delivery) -> Result<(), StoreError> {
+        let place = Place::of(delivery.id);
+        let mut segments = self.txn.open_table(SEGMENTS)?;
+        let found = segments.get(place)?.map(|v| SegmentRecord::from_bytes(v.value())).transpose()?;
+        let Some(mut record) = found.filter(|r| r.header.id == delivery.id) else { return Ok(()) };
+        if delivery.refused.total() > 0 && record.waiting & consumer.bit() != 0 {
+            note_refused(self.txn, consumer, delivery.id, delivery.refused)?;
         }
-    }
-    drop.id = last + 1;
-    insert_drop(txn, epoch, &drop, &[])?;
-    Ok(1)
-}
-
-/// One record for both, if they have the same reason and lane and their sequences touch.
-fn merge(a: &link::Drop, b: &link::Drop) -> Option<link::Drop> {
-    let sequences = match (&a.sequences, &b.sequences) {
-        (None, None) => None,
-        (Some(a), Some(b)) if a.end == b.start => Some(link::Range { start: a.start, end: b.end }),
-        _ => return None,
-    };
-    if a.reason != b.reason || a.lane != b.lane || a.counts_unknown != b.counts_unknown {
-        return None;
-    }
-    let mut time = TimeRange::from(a.time.unwrap_or_default());
-    time.merge(b.time.unwrap_or_default().into());
-    let items = Counts::from(a.items.unwrap_or_default()) + b.items.unwrap_or_default().into();
-    Some(link::Drop { sequences, time: Some(time.into()), items: Some(items.into()), ..*a })
-}
-
-/// Stores a drop with the stations that know of it.
-pub(super) fn insert_drop(
-    txn: &WriteTransaction,
-    epoch: u64,
-    drop: &link::Drop,
-    known: &[String],
-) -> Result<(), WalError> {
-    let mut value = Vec::new();
-    for station in known {
-        value.push(station.len() as u8);
-        value.extend_from_slice(station.as_bytes());
-    }
-    value.push(0);
-    drop.encode(&mut value).map_err(|_| WalError::Damaged("a drop cannot be encoded"))?;
-    txn.open_table(DROPS)?.insert((epoch, drop.id), value.as_slice())?;
-    Ok(())
-}
-
-/// The inverse of [`insert_drop`].
-pub(super) fn read_drop(mut value: &[u8]) -> Result<(Vec<String>, link::Drop), WalError> {
-    const DAMAGED: WalError = WalError::Damaged("a drop");
-    let mut known = Vec::new();
-    loop {
-        let (&length, rest) = value.split_first().ok_or(DAMAGED)?;
-        if length == 0 {
-            return Ok((known, link::Drop::decode(rest).map_err(|_| DAMAGED)?));
+        record.waiting &= !consumer.bit();
+        if record.waiting != 0 {
+            segments.insert(place, record.to_bytes().as_slice())?;
+            return Ok(());
         }
-        let (station, rest) = rest.split_at_checked(length as usize).ok_or(DAMAGED)?;
-        known.push(String::from_utf8_lossy(station).into_owned());
-        value = rest;
+        drop(segments);
+        let dropped = self.refused_by_all(&record)?;
+        remove_segment(self.txn, delivery.id)?;
+        self.tally.delivered += record.header.items.saturating_sub(dropped);
+        if dropped.total() > 0 {
+            self.tally.drop(DropReason::BackendRefused, dropped);
+        }
+        self.removed.push(record.header);
+        Ok(())
     }
+
+    /// Items that no consumer has delivered: of those whose pipelines use a signal, the one that refused least tells.
+    fn refused_by_all(&self, record: &SegmentRecord) -> Result<Counts, StoreError> {
+        let table = self.txn.open_table(REFUSED)?;
+        let id = record.header.id;
+        let mut out = Counts::ZERO;
+        for signal in record.header.items.signals().iter() {
+            let mut least: Option<u64> = None;
+            let of = SignalSet::default().with(signal);
+            let consumers = waiting_for(self.state, self.configured, of);
+            let alone = consumers.is_power_of_two();
+            for consumer in (0..MAX_CONSUMERS).filter(|n| consumers & (1 << n) != 0) {
+                let key = RefusedKey { lane: id.lane.0, sequence: id.sequence, consumer };
+                let refused = table.get(key)?.and_then(|v| Counts::from_bytes(v.value())).unwrap_or_default();
+                // Software before this noted it in the record, whoever it was.
+                let refused = refused[signal] + if alone { record.refused[signal] } else { 0 };
+                least = Some(least.map_or(refused, |l| l.min(refused)));
+            }
+            out += Counts::of(signal, least.unwrap_or(0).min(record.header.items[signal]));
+        }
+        Ok(out)
+    }
+
+    /// Writes the counters; how many segments were deleted, and what that changes in memory.
+    pub(super) fn finish(self) -> Result<(u64, Vec<Edit>), WalError> {
+        self.tally.store(self.txn)?;
+        let count = self.removed.len() as u64;
+        let removed = self.removed.into_iter().map(Edit::Removed);
+        Ok((count, std::iter::once(Edit::Tally(self.tally)).chain(removed).collect()))
+    }
+}
+
+/// Deletes a segment with its payload and what was noted of it.
+pub(super) fn remove_segment(txn: &WriteTransaction, id: SegmentId) -> Result<(), StoreError> {
+    let place = Place::of(id);
+    txn.open_table(SEGMENTS)?.remove(place)?;
+    txn.open_table(CHUNKS)?.retain_in(place.pieces(), |_, _| false)?;
+    let SegmentId { lane, sequence, .. } = id;
+    let key = |consumer| RefusedKey { lane: lane.0, sequence, consumer };
+    txn.open_table(REFUSED)?.retain_in(key(0)..=key(u8::MAX), |_, _| false)?;
+    Ok(())
 }

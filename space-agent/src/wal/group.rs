@@ -1,24 +1,31 @@
 //! A commit group: the requests of one commit, or a part of them, compressed together.
 //!
 //! ```text
-//! group  = version u8 (1) | raw length u64 | items 3 × u64 | accepted 3 × u64 | received u64 | one zstd frame over record*
-//! record = signal u8 | items u64 | first time u64 | last time u64 | length u32 | length bytes of OTLP protobuf
+//! group   = version u8 (2) | checksum u64 | boot u64 | since boot u64 | summary | one zstd frame over record*
+//! summary = raw length u64 | items 3 × u64 | accepted 3 × u64 | received u64
+//! record  = signal u8 | items u64 | first time u64 | last time u64 | length u32 | length bytes of OTLP protobuf
 //! ```
 //!
 //! All numbers are little-endian. `raw length` is the sum of the records' lengths; `items` are those of this group, `accepted`
 //! those ever accepted, this group included, so that a commit need not touch a counter table. `received` is when the group was
-//! formed, ns since the Unix epoch.
+//! formed, ns since the Unix epoch; `boot` and `since boot` say the same by the clock that nobody sets ([`SinceBoot`]).
+//! `checksum` is the first 8 bytes of the BLAKE3 of the group's number and of everything that follows the checksum: a group whose
+//! bytes changed, or that stands in another one's place, is not taken for what was accepted.
+//!
+//! Version 1 had neither checksum nor boot: version u8 (1) | summary | frame.
 
 use std::io;
 
 use bytes::Bytes;
 use perigee_shared::compress::{DecompressError, Encoding, decompress_capped};
+use perigee_shared::env::SinceBoot;
 use perigee_shared::otlp::walk::Walked;
 use perigee_shared::signal::{Counts, Signal, TimeRange};
+use perigee_shared::store::{StoreError, join};
 use redb::ReadableTable;
 
-use super::WalError;
 use super::state::{GroupShare, all_bulk};
+use super::tables::{GroupPiece, groups};
 use crate::lanes::Rules;
 
 /// Raw bytes after which a group ends. A segment is made of whole groups, so this is also how exactly it can be cut.
@@ -27,8 +34,16 @@ pub(super) const TARGET_RAW: usize = 1 << 20;
 /// Level 1 compresses telemetry about as well as level 3 on groups of this size, at nearly twice the speed.
 const LEVEL: i32 = 1;
 
-const VERSION: u8 = 1;
-const HEADER: usize = 1 + 8 + 24 + 24 + 8;
+/// The version that is written, and the first one.
+const VERSION: u8 = 2;
+const FIRST_VERSION: u8 = 1;
+
+/// Where the checksum is, and where what it is over begins.
+const CHECKSUM: usize = 1;
+const CHECKED: usize = CHECKSUM + 8;
+/// Boot and time since then.
+const CLOCKS: usize = 8 + 8;
+const SUMMARY: usize = 8 + 24 + 24 + 8;
 const RECORD: usize = 1 + 8 + 8 + 8 + 4;
 
 /// An accepted request on its way into the journal.
@@ -49,6 +64,8 @@ pub(super) struct GroupHeader {
     pub(super) items: Counts,
     pub(super) accepted: Counts,
     pub(super) received: u64,
+    /// `None` in version 1.
+    pub(super) since_boot: Option<SinceBoot>,
 }
 
 /// Bytes that are not a group.
@@ -56,17 +73,69 @@ pub(super) struct GroupHeader {
 #[error("a journal group is damaged: {0}")]
 pub struct Damaged(pub(super) &'static str);
 
+/// Takes `N` bytes from the front.
+fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], Damaged> {
+    let (head, rest) = bytes.split_first_chunk().ok_or(Damaged("too short"))?;
+    *bytes = rest;
+    Ok(*head)
+}
+
+fn take_number(bytes: &mut &[u8]) -> Result<u64, Damaged> {
+    take(bytes).map(u64::from_le_bytes)
+}
+
+fn take_counts(bytes: &mut &[u8]) -> Result<Counts, Damaged> {
+    Counts::from_bytes(&take::<24>(bytes)?).ok_or(Damaged("header"))
+}
+
 impl GroupHeader {
-    pub(super) fn read(group: &[u8]) -> Result<Self, Damaged> {
-        let header = group.get(..HEADER).ok_or(Damaged("too short"))?;
-        if header[0] != VERSION {
-            return Err(Damaged("unknown version"));
-        }
-        let number =
-            |at: usize| header[at..at + 8].try_into().map(u64::from_le_bytes).map_err(|_| Damaged("header"));
-        let counts = |at: usize| Counts::from_bytes(&header[at..at + 24]).ok_or(Damaged("header"));
-        Ok(Self { raw_len: number(1)?, items: counts(9)?, accepted: counts(33)?, received: number(57)? })
+    /// The header of a group, and its frame; its checksum is not looked at.
+    fn split(mut group: &[u8]) -> Result<(Self, &[u8]), Damaged> {
+        let rest = &mut group;
+        let since_boot = match take::<1>(rest)? {
+            [VERSION] => {
+                take::<8>(rest)?;
+                Some(SinceBoot { boot: take_number(rest)?, nano: take_number(rest)? })
+            }
+            [FIRST_VERSION] => None,
+            _ => return Err(Damaged("unknown version")),
+        };
+        let header = Self {
+            raw_len: take_number(rest)?,
+            items: take_counts(rest)?,
+            accepted: take_counts(rest)?,
+            received: take_number(rest)?,
+            since_boot,
+        };
+        Ok((header, group))
     }
+
+    /// The header of a group, by its first piece.
+    pub(super) fn read(piece: &[u8]) -> Result<Self, Damaged> {
+        Ok(Self::split(piece)?.0)
+    }
+}
+
+fn checksum(number: u64, checked: &[u8]) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&number.to_le_bytes()).update(checked);
+    let mut out = [0; 8];
+    out.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    out
+}
+
+/// Whether a group whose checksum can be verified may begin so.
+pub(super) fn may_begin(piece: &[u8]) -> bool {
+    piece.first() == Some(&VERSION)
+}
+
+/// Whether the group `number` has these bytes. Version 1 cannot tell.
+pub(super) fn verify(number: u64, group: &[u8]) -> Result<(), Damaged> {
+    if group.first() != Some(&VERSION) {
+        return GroupHeader::read(group).map(drop);
+    }
+    let (head, checked) = group.split_at_checked(CHECKED).ok_or(Damaged("too short"))?;
+    if head[CHECKSUM..] == checksum(number, checked) { Ok(()) } else { Err(Damaged("checksum")) }
 }
 
 /// Forms groups; keeps its buffers between them.
@@ -81,15 +150,17 @@ impl GroupWriter {
         Ok(Self { compressor: zstd::bulk::Compressor::new(LEVEL)?, records: Vec::new(), frame: Vec::new() })
     }
 
-    /// Forms a group of `requests`; `accepted` is what had been accepted before them.
+    /// Forms the group `number` of `requests`; `accepted` is what had been accepted before them.
     pub(super) fn write(
         &mut self,
+        number: u64,
         requests: &[Accepted],
         accepted: Counts,
-        received: u64,
+        (received, since_boot): (u64, SinceBoot),
     ) -> io::Result<(GroupHeader, Vec<u8>)> {
         self.records.clear();
-        let mut header = GroupHeader { raw_len: 0, items: Counts::ZERO, accepted, received };
+        let mut header =
+            GroupHeader { raw_len: 0, items: Counts::ZERO, accepted, received, since_boot: Some(since_boot) };
         for request in requests {
             header.raw_len += request.body.len() as u64;
             header.items += Counts::of(request.signal, request.walked.items);
@@ -104,13 +175,18 @@ impl GroupWriter {
         self.frame.clear();
         self.frame.reserve(zstd::zstd_safe::compress_bound(self.records.len()));
         self.compressor.compress_to_buffer(&self.records[..], &mut self.frame)?;
-        let mut group = Vec::with_capacity(HEADER + self.frame.len());
+        let mut group = Vec::with_capacity(CHECKED + CLOCKS + SUMMARY + self.frame.len());
         group.push(VERSION);
+        group.extend_from_slice(&[0; 8]);
+        group.extend_from_slice(&since_boot.boot.to_le_bytes());
+        group.extend_from_slice(&since_boot.nano.to_le_bytes());
         group.extend_from_slice(&header.raw_len.to_le_bytes());
         group.extend_from_slice(&header.items.to_bytes());
         group.extend_from_slice(&header.accepted.to_bytes());
         group.extend_from_slice(&received.to_le_bytes());
         group.extend_from_slice(&self.frame);
+        let sum = checksum(number, &group[CHECKED..]);
+        group[CHECKSUM..CHECKED].copy_from_slice(&sum);
         if self.records.capacity() > 2 * TARGET_RAW {
             (self.records, self.frame) = (Vec::new(), Vec::new());
         }
@@ -155,8 +231,8 @@ pub(super) fn shares_of(rules: &Rules, requests: &[Accepted]) -> Vec<GroupShare>
 }
 
 /// What a stored group has for each lane. One that cannot be read is bulk, where sealing will say what is wrong with it.
-pub(super) fn shares(rules: &Rules, group: &[u8], header: &GroupHeader) -> Vec<GroupShare> {
-    match requests(group) {
+pub(super) fn shares(rules: &Rules, number: u64, group: &[u8], header: &GroupHeader) -> Vec<GroupShare> {
+    match requests(number, group) {
         Ok(requests) => shares_of(rules, &requests),
         Err(_) => all_bulk(header),
     }
@@ -164,22 +240,19 @@ pub(super) fn shares(rules: &Rules, group: &[u8], header: &GroupHeader) -> Vec<G
 
 /// The bytes of the group `number`.
 pub(super) fn read(
-    journal: &impl ReadableTable<(u64, u16), &'static [u8]>,
+    journal: &impl ReadableTable<GroupPiece, &'static [u8]>,
     number: u64,
-) -> Result<Vec<u8>, WalError> {
-    let mut group = Vec::new();
-    for piece in journal.range((number, 0)..=(number, u16::MAX))? {
-        group.extend_from_slice(piece?.1.value());
-    }
-    Ok(group)
+) -> Result<Vec<u8>, StoreError> {
+    Ok(join(journal.range(groups(number, number + 1))?, 0)?)
 }
 
-/// The requests of a group.
-pub(super) fn requests(group: &[u8]) -> Result<Vec<Accepted>, Damaged> {
-    let header = GroupHeader::read(group)?;
+/// The requests of the group `number`.
+pub(super) fn requests(number: u64, group: &[u8]) -> Result<Vec<Accepted>, Damaged> {
+    verify(number, group)?;
+    let (header, frame) = GroupHeader::split(group)?;
     // Every record has at least one byte of its own, but an empty request is legal: bound their number by the frame.
     let limit = header.raw_len as usize + RECORD * (1 << 20);
-    let records = decompress_capped(Encoding::Zstd, &group[HEADER..], limit).map_err(|e| match e {
+    let records = decompress_capped(Encoding::Zstd, frame, limit).map_err(|e| match e {
         DecompressError::TooLarge { .. } => Damaged("larger than its header says"),
         DecompressError::Corrupt(_) => Damaged("zstd"),
     })?;
@@ -217,15 +290,18 @@ mod tests {
         }
     }
 
+    const CLOCKS_READ: (u64, SinceBoot) = (77, SinceBoot { boot: 5, nano: 6 });
+
     #[test]
     fn a_group_gives_its_requests_back() {
         let all: Vec<Accepted> = (0..20).map(accepted).collect();
         let mut writer = GroupWriter::new().unwrap();
-        let (header, group) = writer.write(&all, Counts::of(Signal::Logs, 5), 77).unwrap();
+        let (header, group) = writer.write(4, &all, Counts::of(Signal::Logs, 5), CLOCKS_READ).unwrap();
         assert_eq!(GroupHeader::read(&group).unwrap(), header);
+        assert_eq!((header.received, header.since_boot), (77, Some(CLOCKS_READ.1)));
         assert_eq!(header.items.total(), (0..20).sum::<u64>());
         assert_eq!(header.accepted.total(), header.items.total() + 5);
-        let back = requests(&group).unwrap();
+        let back = requests(4, &group).unwrap();
         assert!(
             back.iter()
                 .zip(&all)
@@ -235,17 +311,28 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_group_is_an_error_and_never_a_panic() {
+    fn a_group_that_is_cut_or_changed_in_any_bit_or_stands_in_anothers_place_is_an_error() {
         let mut writer = GroupWriter::new().unwrap();
-        let (_, group) = writer.write(&[accepted(3), accepted(9)], Counts::ZERO, 0).unwrap();
+        let (_, group) = writer.write(4, &[accepted(3), accepted(9)], Counts::ZERO, CLOCKS_READ).unwrap();
         for cut in 0..group.len() {
-            assert!(requests(&group[..cut]).is_err(), "{cut}");
+            assert!(requests(4, &group[..cut]).is_err(), "{cut}");
         }
-        for at in 0..group.len() {
+        // Without the bits that would make it a group of version 1, whose reader cannot tell.
+        for bit in 8..group.len() * 8 {
             let mut flipped = group.clone();
-            flipped[at] ^= 0x10;
-            drop(requests(&flipped));
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(requests(4, &flipped).is_err(), "bit {bit}");
         }
+        assert!(requests(5, &group).is_err());
+    }
+
+    #[test]
+    fn a_group_of_version_1_is_read() {
+        let mut writer = GroupWriter::new().unwrap();
+        let (header, group) = writer.write(4, &[accepted(3)], Counts::ZERO, CLOCKS_READ).unwrap();
+        let first = [&[FIRST_VERSION], &group[CHECKED + CLOCKS..]].concat();
+        assert_eq!(GroupHeader::read(&first).unwrap(), GroupHeader { since_boot: None, ..header });
+        assert_eq!(requests(4, &first).unwrap()[0].body, accepted(3).body);
     }
 
     #[test]

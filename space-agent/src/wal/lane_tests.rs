@@ -14,9 +14,9 @@ use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId};
 use perigee_shared::signal::{Counts, Signal};
 use proptest::prelude::*;
 use prost::Message as _;
-use redb::{ReadableDatabase, ReadableTable};
+use redb::ReadableTable;
 
-use super::tests::{ALL, Bench, assert_adds_up, link, logs};
+use super::tests::{ALL, Bench, LINK, assert_adds_up, logs};
 use super::*;
 use crate::lanes::{Order, Policy, QuotaPolicy, RuleConfig, Rules, Severity};
 
@@ -59,12 +59,11 @@ fn with_alarms(policy: Policy) -> Bench {
 }
 
 fn seal_at(wal: &mut Wal, lane: Lane, now: u64) -> Option<Header> {
-    let batch = wal.take_batch(lane, ALL, true).unwrap()?;
+    let batch = wal.segments().take_batch(lane, ALL, true).unwrap()?;
     Some(
-        wal.commit_segment(
-            batch.seal(&Encoding { codec: Codec::ZstdRows, ..Encoding::default() }, now).unwrap(),
-        )
-        .unwrap(),
+        wal.segments()
+            .commit(batch.seal(&Encoding { codec: Codec::ZstdRows, ..Encoding::default() }, now).unwrap())
+            .unwrap(),
     )
 }
 
@@ -74,7 +73,7 @@ fn seal(wal: &mut Wal, lane: Lane) -> Option<Header> {
 
 /// The times of all records in a segment.
 fn times(wal: &mut Wal, header: &Header) -> Vec<u64> {
-    let payload = wal.payload(header.id.lane, header.id.sequence).unwrap().unwrap();
+    let payload = wal.custody().payload(header).unwrap().unwrap();
     let mut out = Vec::new();
     for request in Decoder::new(header, &payload, None).unwrap() {
         let request = ExportLogsServiceRequest::decode(request.unwrap().body).unwrap();
@@ -85,18 +84,24 @@ fn times(wal: &mut Wal, header: &Header) -> Vec<u64> {
 }
 
 fn groups(wal: &mut Wal) -> usize {
-    let txn = wal.db().unwrap().begin_read().unwrap();
-    let journal = txn.open_table(tables::JOURNAL).unwrap();
-    journal.iter().unwrap().filter(|e| e.as_ref().unwrap().0.value().1 == 0).count()
+    wal.read(|txn, _| {
+        let journal = txn.open_table(tables::JOURNAL)?;
+        let mut groups = 0;
+        for entry in journal.iter()? {
+            groups += usize::from(entry?.0.value().piece == 0);
+        }
+        Ok(groups)
+    })
+    .unwrap()
 }
 
 #[test]
 fn a_request_is_split_while_it_is_sealed_and_each_lane_keeps_a_position_of_its_own() {
     let bench = with_alarms(Policy::default());
     let mut wal = bench.open();
-    wal.append(&[request(&[(1, INFO), (2, ERROR), (3, INFO)]), request(&[(4, ERROR)])]).unwrap();
-    wal.append(&[request(&[(5, INFO)])]).unwrap();
-    let waiting: Vec<(Lane, u64)> = wal.unsealed().iter().map(|u| (u.lane, u.items)).collect();
+    wal.journal().append(&[request(&[(1, INFO), (2, ERROR), (3, INFO)]), request(&[(4, ERROR)])]).unwrap();
+    wal.journal().append(&[request(&[(5, INFO)])]).unwrap();
+    let waiting: Vec<(Lane, u64)> = wal.segments().unsealed().iter().map(|u| (u.lane, u.items)).collect();
     assert_eq!(waiting, [(ALARMS, 2), (Lane::BULK, 3)]);
     let alarms = seal(&mut wal, ALARMS).unwrap();
     assert_eq!((alarms.items, alarms.requests, alarms.id.lane), (logs(2), 2, ALARMS));
@@ -111,7 +116,7 @@ fn a_request_is_split_while_it_is_sealed_and_each_lane_keeps_a_position_of_its_o
     assert_eq!(seal(&mut wal, ALARMS), None, "it has passed them");
     let bulk = seal(&mut wal, Lane::BULK).unwrap();
     assert_eq!(times(&mut wal, &bulk), [1, 3, 5]);
-    assert_eq!((wal.unsealed().len(), wal.summary().in_journal), (0, Counts::ZERO));
+    assert_eq!((wal.segments().unsealed().len(), wal.summary().in_journal), (0, Counts::ZERO));
     assert_adds_up(&wal);
 }
 
@@ -119,18 +124,19 @@ fn a_request_is_split_while_it_is_sealed_and_each_lane_keeps_a_position_of_its_o
 fn groups_leave_the_journal_when_every_lane_that_has_something_in_them_has_passed() {
     let bench = with_alarms(Policy::default());
     let mut wal = bench.open();
-    wal.append(&[request(&[(1, INFO), (2, ERROR)])]).unwrap();
+    wal.journal().append(&[request(&[(1, INFO), (2, ERROR)])]).unwrap();
     for n in 0..300 {
-        wal.append(&[request(&[(n, INFO)])]).unwrap();
+        wal.journal().append(&[request(&[(n, INFO)])]).unwrap();
     }
-    let held = |wal: &Wal| wal.unsealed().iter().map(|u| (u.lane, u.held_back)).collect::<Vec<_>>();
-    let both = held(&wal);
+    let held =
+        |wal: &mut Wal| wal.segments().unsealed().iter().map(|u| (u.lane, u.held_back)).collect::<Vec<_>>();
+    let both = held(&mut wal);
     assert_eq!((both[0].0, both[0].1), (ALARMS, both[1].1), "an alarm holds back what came after it too");
     seal(&mut wal, Lane::BULK).unwrap();
     assert_eq!(groups(&mut wal), 301, "the alarm in the first still needs it");
-    assert_eq!(held(&wal), [both[0]]);
+    assert_eq!(held(&mut wal), [both[0]]);
     seal(&mut wal, ALARMS).unwrap();
-    assert_eq!((groups(&mut wal), held(&wal).len()), (0, 0));
+    assert_eq!((groups(&mut wal), held(&mut wal).len()), (0, 0));
     assert_eq!(wal.summary().stored_bytes, wal.summary().segment_bytes);
     assert_adds_up(&wal);
 }
@@ -139,17 +145,17 @@ fn groups_leave_the_journal_when_every_lane_that_has_something_in_them_has_passe
 fn rules_hold_for_the_groups_that_come_after_them() {
     let mut bench = with_alarms(Policy::default());
     let mut wal = bench.open();
-    wal.append(&[request(&[(1, INFO), (2, ERROR)])]).unwrap();
+    wal.journal().append(&[request(&[(1, INFO), (2, ERROR)])]).unwrap();
     drop(wal);
     bench.config.lanes = Lanes { rules: rules(&[(NOTES, Severity::Info)]), ..Lanes::default() };
     let mut wal = bench.open();
-    wal.append(&[request(&[(3, INFO), (4, ERROR)])]).unwrap();
+    wal.journal().append(&[request(&[(3, INFO), (4, ERROR)])]).unwrap();
     let alarms = seal(&mut wal, ALARMS).unwrap();
     assert_eq!(times(&mut wal, &alarms), [2], "as it was when it came");
     drop(wal);
     bench.config.lanes = Lanes::default();
     let mut wal = bench.open();
-    wal.append(&[request(&[(5, ERROR)])]).unwrap();
+    wal.journal().append(&[request(&[(5, ERROR)])]).unwrap();
     assert_adds_up(&wal);
     let bulk = seal(&mut wal, Lane::BULK).unwrap();
     assert_eq!(times(&mut wal, &bulk), [1, 5]);
@@ -159,20 +165,25 @@ fn rules_hold_for_the_groups_that_come_after_them() {
 }
 
 #[test]
-fn a_log_is_of_the_first_format_until_it_has_rules() {
+fn the_format_rises_with_the_first_thing_that_needs_it() {
     let mut bench = Bench::new();
     let format = |wal: &mut Wal| {
-        let txn = wal.db().unwrap().begin_read().unwrap();
-        let format = txn.open_table(tables::META).unwrap().get("format").unwrap().unwrap();
-        u64::from_le_bytes(format.value().try_into().unwrap())
+        wal.read(|txn, _| Ok(tables::number(&txn.open_table(tables::META)?, tables::META_FORMAT)?))
+            .unwrap()
+            .unwrap()
     };
     let mut wal = bench.open();
-    wal.append(&[request(&[(1, ERROR)])]).unwrap();
     assert_eq!(format(&mut wal), tables::FIRST_FORMAT);
+    wal.journal().append(&[request(&[(1, ERROR)])]).unwrap();
+    assert_eq!(format(&mut wal), tables::GROUPS_FORMAT);
     drop(wal);
-    bench.config.lanes = with_alarms(Policy::default()).config.lanes;
+    let rules = with_alarms(Policy::default()).config.lanes;
+    let mut empty = Bench::new();
+    empty.config.lanes = rules.clone();
+    assert_eq!(format(&mut empty.open()), tables::RULES_FORMAT);
+    bench.config.lanes = rules;
     let mut wal = bench.open();
-    assert_eq!(format(&mut wal), tables::RULES_FORMAT);
+    assert_eq!(format(&mut wal), tables::GROUPS_FORMAT, "it never falls");
     let bulk = seal(&mut wal, Lane::BULK).unwrap();
     assert_eq!(times(&mut wal, &bulk), [1], "it came before the rules");
 }
@@ -182,13 +193,13 @@ fn what_expires_first_is_handed_out_first_wherever_the_clock_was_set_back() {
     let bench = with_alarms(Policy { order: Order::EarliestExpiry, ..Policy::default() });
     let mut wal = bench.open();
     let handed_out = |wal: &mut Wal| {
-        let consumer = link(wal);
-        let found = wal.to_ship(consumer, ALARMS, &RangeSet::default(), 9).unwrap();
+        let consumer = LINK;
+        let found = wal.queues().to_ship(consumer, ALARMS, &RangeSet::default(), 9).unwrap();
         found.headers.iter().map(|(h, _)| h.id.sequence).collect::<Vec<_>>()
     };
     let order = |wal: &mut Wal, times: &[u64]| {
         for at in times {
-            wal.append(&[request(&[(1, ERROR)])]).unwrap();
+            wal.journal().append(&[request(&[(1, ERROR)])]).unwrap();
             seal_at(wal, ALARMS, *at).unwrap();
         }
         handed_out(wal)
@@ -207,19 +218,19 @@ fn a_lane_is_handed_out_in_its_order_without_what_was_taken_or_passed() {
         let bench = with_alarms(Policy { order, ..Policy::default() });
         let mut wal = bench.open();
         for n in 1..=5 {
-            wal.append(&[request(&[(n, ERROR)])]).unwrap();
+            wal.journal().append(&[request(&[(n, ERROR)])]).unwrap();
             seal_at(&mut wal, ALARMS, 100 - n).unwrap();
         }
-        wal.mark_sent(ALARMS, 5);
         let passed = SegmentId { epoch: wal.summary().life.epoch, lane: ALARMS, sequence: 3 };
-        wal.pass(link(&wal), &[Delivery { id: passed, refused: Counts::ZERO }]).unwrap();
+        wal.custody().mark_sent(SegmentId { sequence: 5, ..passed });
+        wal.custody().pass(LINK, &[Delivery { id: passed, refused: Counts::ZERO }]).unwrap();
         let taken: RangeSet = std::iter::once(1..2).collect();
-        let consumer = link(&wal);
-        let found = wal.to_ship(consumer, ALARMS, &taken, 9).unwrap();
+        let consumer = LINK;
+        let found = wal.queues().to_ship(consumer, ALARMS, &taken, 9).unwrap();
         let sequences: Vec<u64> = found.headers.iter().map(|(h, _)| h.id.sequence).collect();
         assert_eq!((sequences, found.more), (expected.to_vec(), false), "{order:?}");
         assert!(found.headers.iter().all(|(h, fresh)| *fresh == (h.id.sequence != 5)));
-        let two = wal.to_ship(consumer, ALARMS, &taken, 2).unwrap();
+        let two = wal.queues().to_ship(consumer, ALARMS, &taken, 2).unwrap();
         assert_eq!((two.headers.len(), two.more, two.looked.total()), (2, true, 2));
     }
 }
@@ -233,26 +244,26 @@ fn a_quota_drops_the_oldest_or_the_newest_of_its_lane_alone() {
         let mut bench = with_alarms(Policy::default());
         let mut wal = bench.open();
         let one = |n| request(&[(n, ERROR), (n, INFO)]);
-        wal.append(&[one(1)]).unwrap();
+        wal.journal().append(&[one(1)]).unwrap();
         let size = seal(&mut wal, ALARMS).unwrap().payload_len;
         drop(wal);
         let quota = Some(size * 2 + size / 2);
         bench.config.lanes.policies = [(ALARMS, Policy { quota, when_full, ..Policy::default() })].into();
         let mut wal = bench.open();
         for n in 2..=5 {
-            wal.append(&[one(n)]).unwrap();
+            wal.journal().append(&[one(n)]).unwrap();
             seal(&mut wal, ALARMS).unwrap();
             assert_adds_up(&wal);
         }
         seal(&mut wal, Lane::BULK).unwrap();
-        let consumer = link(&wal);
-        let found = wal.to_ship(consumer, ALARMS, &RangeSet::default(), 9).unwrap();
+        let consumer = LINK;
+        let found = wal.queues().to_ship(consumer, ALARMS, &RangeSet::default(), 9).unwrap();
         let sequences: Vec<u64> = found.headers.iter().map(|(h, _)| h.id.sequence).collect();
         assert_eq!(sequences, left, "{when_full:?}");
         let summary = wal.summary();
         assert_eq!(summary.dropped, [(reason, logs(3))]);
         assert_eq!(summary.lanes[1].segments, 1, "bulk has no quota");
-        let drops = wal.epochs("a").unwrap().pop().unwrap().drops;
+        let drops = wal.epochs().hello("a").unwrap().pop().unwrap().drops;
         // The segment from before the restart may have been on a wire, so it has a record of its own.
         assert!(drops.len() <= 2, "drops that touch are one record: {drops:?}");
         assert!(drops.iter().all(|d| d.lane == u32::from(ALARMS.0)));
@@ -266,19 +277,19 @@ fn a_segment_whose_lifetime_is_over_is_dropped_and_the_next_end_is_known() {
     let bench = with_alarms(Policy { lifetime: Some(Duration::from_secs(1000)), ..Policy::default() });
     let mut wal = bench.open();
     for (n, sealed) in [(1, 0), (2, 10_000 * S), (3, 1)] {
-        wal.append(&[request(&[(n, ERROR), (n, INFO)])]).unwrap();
+        wal.journal().append(&[request(&[(n, ERROR), (n, INFO)])]).unwrap();
         seal_at(&mut wal, ALARMS, sealed).unwrap();
     }
     seal_at(&mut wal, Lane::BULK, 0).unwrap();
     // The clock of the test goes on by a second at each look.
-    let mut next = wal.expire().unwrap();
+    let mut next = wal.queues().expire().unwrap();
     assert_eq!(next, Some(1000 * S));
     while wal.summary().dropped.is_empty() {
-        next = wal.expire().unwrap();
+        next = wal.queues().expire().unwrap();
     }
-    wal.expire().unwrap();
+    wal.queues().expire().unwrap();
     assert_eq!(wal.summary().dropped, [(DropReason::Lifetime, logs(2))]);
-    assert_eq!(next.max(wal.expire().unwrap()), Some(11_000 * S));
+    assert_eq!(next.max(wal.queues().expire().unwrap()), Some(11_000 * S));
     assert_eq!(wal.summary().in_segments, logs(4), "bulk has no lifetime");
     assert_adds_up(&wal);
 }
@@ -315,12 +326,12 @@ fn work(wal: &mut Wal) -> (u64, bool) {
     let result = (|| -> Result<(), WalError> {
         for round in 0..8 {
             for n in 0..3 {
-                wal.append(&[request(&[(round * 10 + n, INFO), (round * 10 + n, ERROR)])])?;
+                wal.journal().append(&[request(&[(round * 10 + n, INFO), (round * 10 + n, ERROR)])])?;
                 promised += 2;
             }
             let lane = if round % 3 == 0 { Lane::BULK } else { ALARMS };
-            if let Some(batch) = wal.take_batch(lane, ALL, true)? {
-                wal.commit_segment(
+            if let Some(batch) = wal.segments().take_batch(lane, ALL, true)? {
+                wal.segments().commit(
                     batch.seal(&Encoding { codec: Codec::ZstdRows, ..Encoding::default() }, 7).unwrap(),
                 )?;
             }
@@ -371,7 +382,7 @@ proptest! {
                         let lane = current.iter().filter(takes).map(|(lane, _)| *lane).min();
                         expected.insert(*time, lane.unwrap_or(Lane::BULK));
                     }
-                    wal.append(&[request(&records)]).unwrap();
+                    wal.journal().append(&[request(&records)]).unwrap();
                 }
                 Step::Seal(lane) => sealed.extend(seal(&mut wal, lane)),
                 Step::Restart => {
@@ -387,7 +398,7 @@ proptest! {
             }
             assert_adds_up(&wal);
         }
-        while let Some(waiting) = wal.unsealed().first().copied() {
+        while let Some(waiting) = wal.segments().unsealed().first().copied() {
             sealed.extend(seal(&mut wal, waiting.lane));
         }
         let mut found: BTreeMap<u64, Lane> = BTreeMap::new();

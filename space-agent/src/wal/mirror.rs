@@ -1,19 +1,20 @@
-//! The counters once more, in a small checksummed file beside the log: what is still known when the log cannot be opened.
-//!
-//! ```text
-//! file = BLAKE3 of the rest (64 hex digits) | newline | JSON
-//! ```
+//! The counters once more, in a small checksummed file beside the log (`counters.json`, see [`perigee_shared::store::mirror`]):
+//! what is still known when the log is missing or cannot be read.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::Env;
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::Counts;
+use perigee_shared::store::mirror;
 use serde::{Deserialize, Serialize};
 
-use super::{Wal, WalConfig, WalError};
+use super::WalConfig;
+use super::state::{Life, State};
+use super::tally::Tally;
 
 type Three = [u64; 3];
 
@@ -29,6 +30,17 @@ fn counts([spans, metric_points, log_records]: Three) -> Counts {
     link::Counts { spans, metric_points, log_records }.into()
 }
 
+/// How a log stands to what lies beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// It is as late, or later.
+    Current,
+    /// The last seal is undone: a disk took back a commit that it had called safe. Nothing but numbers is lost.
+    OneSealBehind,
+    /// A backup, or an earlier life.
+    Older,
+}
+
 /// What the file holds: the state at the last seal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mirror {
@@ -41,19 +53,34 @@ pub(super) struct Mirror {
     on_board: Three,
     next_drop: u64,
     lanes: Vec<MirrorLane>,
+    /// The satellite whose log it is. Software before format 4 did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    satellite: Option<String>,
 }
 
 impl Mirror {
-    pub(super) fn accepted(&self) -> Counts {
-        counts(self.accepted)
+    pub(super) fn tally(&self) -> Tally {
+        Tally {
+            accepted: counts(self.accepted),
+            delivered: counts(self.delivered),
+            dropped: self.dropped.iter().map(|(reason, items)| (*reason, counts(*items))).collect(),
+            next_drop: self.next_drop,
+            ..Tally::default()
+        }
     }
 
-    pub(super) fn delivered(&self) -> Counts {
-        counts(self.delivered)
-    }
-
-    pub(super) fn dropped(&self) -> BTreeMap<i32, Counts> {
-        self.dropped.iter().map(|(reason, items)| (*reason, counts(*items))).collect()
+    /// How a log with this life and these next sequences stands to the one that this was written of.
+    pub(super) fn compare(&self, life: Life, next: &BTreeMap<u8, u64>) -> Age {
+        if self.epoch != life.epoch {
+            return if self.start_counter > life.start_counter { Age::Older } else { Age::Current };
+        }
+        let behind =
+            |(lane, sequence, _): &MirrorLane| sequence.saturating_sub(next.get(lane).copied().unwrap_or(1));
+        match self.lanes.iter().map(behind).max() {
+            None | Some(0) => Age::Current,
+            Some(1) => Age::OneSealBehind,
+            Some(_) => Age::Older,
+        }
     }
 
     /// What was on board, a drop for each lane. The counts are those of all lanes together, in the last one; more may have been
@@ -94,9 +121,8 @@ impl Mirror {
                 .iter()
                 .map(|(lane, next, _)| link::Lane {
                     lane: u32::from(*lane),
-                    on_board: Vec::new(),
                     next_sequence: *next,
-                    oldest_base: None,
+                    ..link::Lane::default()
                 })
                 .collect(),
             drops: Vec::new(),
@@ -109,42 +135,30 @@ fn path(config: &WalConfig) -> PathBuf {
     config.directory.join("counters.json")
 }
 
-/// The mirror, if there is one whose checksum is right.
-pub(super) fn read(config: &WalConfig, env: &Env) -> Option<Mirror> {
-    let content = env.store.read(&path(config)).ok()?;
-    let (checksum, json) = content.split_at_checked(65)?;
-    let expected = blake3::hash(json).to_hex();
-    if checksum[..64] != *expected.as_bytes() {
-        tracing::error!("the mirror of the counters is damaged; what was on board is not known");
-        return None;
-    }
-    serde_json::from_slice(json).ok()
+/// The mirror of this satellite's log, if there is one whose checksum is right.
+pub(super) fn read(env: &Env, config: &WalConfig) -> Option<Mirror> {
+    let found: Mirror = mirror::read(env, &path(config))?;
+    let ours = found.satellite.is_none() || config.satellite.is_none() || found.satellite == config.satellite;
+    ours.then_some(found)
 }
 
-impl Wal {
-    /// Writes the mirror as of now.
-    pub(super) fn write_mirror(&self) -> Result<(), WalError> {
-        let state = &self.state;
-        let mirror = Mirror {
-            epoch: state.life.epoch,
-            start_counter: state.life.start_counter,
-            started_unix_nano: state.life.started_unix_nano,
-            accepted: three(state.accepted),
-            delivered: three(state.delivered),
-            dropped: state.dropped.iter().map(|(reason, items)| (*reason, three(*items))).collect(),
-            on_board: three(state.in_segments + state.in_journal()),
-            next_drop: state.next_drop,
-            lanes: state
-                .lanes
-                .iter()
-                .map(|(lane, l)| (lane.0, l.next_sequence, l.on_board.first().zip(l.on_board.last())))
-                .collect(),
-        };
-        let json = serde_json::to_vec(&mirror).map_err(std::io::Error::from)?;
-        let mut content = blake3::hash(&json).to_hex().as_bytes().to_vec();
-        content.push(b'\n');
-        content.extend(json);
-        self.env.store.replace(&path(&self.config), &content)?;
-        Ok(())
-    }
+/// Writes the mirror of `state`.
+pub(super) fn write(env: &Env, config: &WalConfig, state: &State) -> io::Result<()> {
+    let Tally { accepted, delivered, dropped, next_drop, .. } = &state.tally;
+    let on_board = |(lane, l): (&Lane, &super::state::LaneState)| {
+        (lane.0, l.next_sequence, l.on_board.first().zip(l.on_board.last()))
+    };
+    let now = Mirror {
+        epoch: state.life.epoch,
+        start_counter: state.life.start_counter,
+        started_unix_nano: state.life.started_unix_nano,
+        accepted: three(*accepted),
+        delivered: three(*delivered),
+        dropped: dropped.iter().map(|(reason, items)| (*reason, three(*items))).collect(),
+        on_board: three(state.in_segments + state.in_journal()),
+        next_drop: *next_drop,
+        lanes: state.lanes.iter().map(on_board).collect(),
+        satellite: config.satellite.clone(),
+    };
+    mirror::write(env, &path(config), &now)
 }

@@ -1,52 +1,69 @@
 //! The write-ahead log: what makes an accepted request durable, and where segments stay until they are delivered.
 //!
-//! [`Wal`] is a synchronous struct that alone owns its database. Requests go into the journal group by group
-//! ([`Wal::append`]); the batcher takes groups from it ([`Wal::take_batch`]) and puts a sealed segment in their place
-//! ([`Wal::commit_segment`]); consumers read segments and pass them ([`Wal::pass`]); a segment that all have passed is deleted.
+//! [`Wal`] is a synchronous struct that alone owns its database. What can be done with it is grouped by noun, in the order in which
+//! data passes: requests go into the [`Journal`] group by group; the batcher takes groups from it and puts a sealed segment in
+//! their place ([`Segments`]); consumers read segments and pass them ([`Custody`]), the link in the order of its [`Queues`]; a
+//! segment that all have passed is deleted. [`Bases`] are what segments depend on, [`Recoding`] undoes that, and [`Epochs`] is
+//! what the log and a ground tell each other.
 //!
-//! A write is one transaction. It changes the tables first and the state in memory only when the commit has succeeded. After an
-//! error the database is closed and opened again, since redb refuses every write after a failed one, and the state is read anew.
+//! The file, its failures and its transactions are the store kit's ([`perigee_shared::store`]): a transaction hands back
+//! [`Edit`](state::Edit)s, which change the state in memory when it is committed.
 
 #[cfg(test)]
 mod base_tests;
 mod bases;
+mod begin;
 mod custody;
-mod epoch;
+#[cfg(test)]
+mod damage_tests;
+mod drops;
+mod epochs;
 mod group;
+mod journal;
 #[cfg(test)]
 mod lane_tests;
 mod lanes;
 mod mirror;
-mod open;
 mod passes;
 mod recode;
+mod salvage;
+mod scrub;
 mod seal;
 mod state;
 mod tables;
+mod tally;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use perigee_proto::link::DropReason;
 use perigee_shared::env::Env;
-use perigee_shared::segment::{Header, HeaderError};
+use perigee_shared::from_redb;
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::segment::{Header, HeaderError, Lane};
 use perigee_shared::signal::{Counts, SignalSet};
+use perigee_shared::store::{Database, Failure, Quarantine, StoreError};
+use redb::{ReadTransaction, WriteTransaction};
+use tokio::sync::watch;
 
-pub use bases::{Chain, LONGEST_CHAIN};
-pub use custody::{ConsumerId, Delivery};
-pub use epoch::{GroundLane, GroundView, NewDrops, Reconciled};
+pub use bases::{Bases, Chain, LONGEST_CHAIN};
+pub use custody::{ConsumerId, Custody, Delivery};
+pub use epochs::{Epochs, GroundLane, GroundView, NewDrops, Reconciled};
 pub use group::Accepted;
-pub use lanes::{LaneSummary, ToShip};
-pub use open::{Ballast, Quarantine};
-pub use recode::{Asked, Cannot, Recoded, Recoder, Recoding, Sending};
-pub use seal::{Batch, BatchLimits, Encoding, SealError, Sealed, Unsealed};
+pub use journal::Journal;
+pub use lanes::{LaneSummary, Queues, ToShip};
+pub use passes::Passes;
+pub use recode::{Asked, Cannot, Recodable, Recoded, Recoder, Recoding, Sending};
+pub use scrub::Scrubbed;
+pub use seal::{Batch, BatchLimits, Encoding, SealError, Sealed, Segments, Unsealed};
 pub use state::Life;
 
 use crate::lanes::Lanes;
 use group::GroupWriter;
-use state::State;
+use state::{Edit, State};
+use tables::Place;
 
 /// Why the log could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -57,70 +74,27 @@ pub enum WalError {
         /// The budget.
         budget: u64,
     },
-    /// The store failed. It is opened again before the next call.
-    #[error("the store failed: {0}")]
-    Storage(#[from] redb::Error),
-    /// The store failed before and could not be opened again yet.
-    #[error("the store is closed after a failure")]
-    Closed,
-    /// The tables hold something that we never write.
-    #[error("the write-ahead log is damaged: {0}")]
-    Damaged(&'static str),
-    /// Written by later software.
-    #[error(
-        "the write-ahead log has format {found}, this software knows {known}: update it; nothing in the file was changed"
-    )]
-    Format {
-        /// What the file says.
-        found: u64,
-        /// The latest that this software knows.
-        known: u64,
-    },
-    /// Another process has it.
-    #[error("another process has the write-ahead log open; end it or configure another storage.directory")]
-    Locked,
-    /// A file beside the database failed.
+    /// The store.
+    #[error("the write-ahead log: {0}")]
+    Store(#[from] StoreError),
+    /// Every number of a consumer is taken.
+    #[error("too many consumers; release those that are gone with `wal release NAME`")]
+    Consumers,
+    /// A compressor could not be made.
     #[error("{0}")]
-    File(#[from] std::io::Error),
+    Compressor(#[from] std::io::Error),
 }
 
-macro_rules! from_redb {
-    ($($error:ident),*) => {$(
-        impl From<redb::$error> for WalError {
-            fn from(e: redb::$error) -> Self {
-                Self::Storage(e.into())
-            }
-        }
-    )*};
-}
-from_redb!(TransactionError, TableError, StorageError, CommitError, SetDurabilityError, CompactionError);
+from_redb!(WalError);
 
-impl From<redb::DatabaseError> for WalError {
-    fn from(e: redb::DatabaseError) -> Self {
-        match e {
-            redb::DatabaseError::DatabaseAlreadyOpen => Self::Locked,
-            other => Self::Storage(other.into()),
+impl Failure for WalError {
+    fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
         }
     }
 }
-
-impl From<group::Damaged> for WalError {
-    fn from(e: group::Damaged) -> Self {
-        Self::Damaged(e.0)
-    }
-}
-
-impl From<HeaderError> for WalError {
-    fn from(e: HeaderError) -> Self {
-        match e {
-            HeaderError::Format(_) => Self::Damaged("a segment of a later format"),
-            _ => Self::Damaged("a segment's header"),
-        }
-    }
-}
-
-/// How long a store that has failed is left alone, in ns.
-const REOPEN_AFTER: u64 = 1_000_000_000;
 
 /// What happens when the byte budget is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -140,6 +114,8 @@ pub enum WhenFull {
 pub struct WalConfig {
     /// Its directory; `wal.redb` and the files beside it are in there.
     pub directory: PathBuf,
+    /// The id of the satellite whose log it is, if it has one: a log of another one is put aside.
+    pub satellite: Option<String>,
     /// Bytes that the journal and the segments may have together.
     pub max_bytes: u64,
     /// What happens above that.
@@ -157,27 +133,32 @@ pub struct WalConfig {
 pub struct SegmentRecord {
     /// One bit for each consumer's id.
     pub waiting: u64,
-    /// Items that a direct exporter's backend has refused for good.
+    /// Items that a direct exporter's backend has refused for good, as software before format 4 noted them.
     pub refused: Counts,
     /// The header.
     pub header: Header,
 }
 
 impl SegmentRecord {
-    fn from_bytes(bytes: &[u8]) -> Result<Self, WalError> {
-        const SHORT: WalError = WalError::Damaged("a segment's record");
-        let (waiting, rest) = bytes.split_first_chunk().ok_or(SHORT)?;
-        let (refused, header) = rest.split_at_checked(24).ok_or(SHORT)?;
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
+        let short = || StoreError::Damaged("a segment's record".to_owned());
+        let (waiting, rest) = bytes.split_first_chunk().ok_or_else(short)?;
+        let (refused, header) = rest.split_at_checked(24).ok_or_else(short)?;
         Ok(Self {
             waiting: u64::from_le_bytes(*waiting),
-            refused: Counts::from_bytes(refused).ok_or(SHORT)?,
-            header: Header::from_bytes(header)?,
+            refused: Counts::from_bytes(refused).ok_or_else(short)?,
+            header: Self::header_from(header)?,
         })
     }
 
-    /// Counts items as refused for good. Several exporters may refuse the same ones, so never more than there are.
-    fn refuse(&mut self, items: Counts) {
-        self.refused = (self.refused + items).min(self.header.items);
+    /// A header in a table.
+    fn header_from(bytes: &[u8]) -> Result<Header, StoreError> {
+        Header::from_bytes(bytes).map_err(|e| {
+            StoreError::Damaged(match e {
+                HeaderError::Format(_) => "a segment of a later format".to_owned(),
+                other => format!("a segment's header: {other}"),
+            })
+        })
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -219,127 +200,204 @@ pub struct Summary {
     pub file_bytes: (u64, u64),
 }
 
+/// What is known of this opening of the log alone, and not needed after a failure.
+#[derive(Debug, Default)]
+struct Notes {
+    /// Segments that were sealed since and never on a wire. Whatever else is on board may be on the ground.
+    unsent: BTreeMap<Lane, RangeSet>,
+    /// Segments whose transfer has started on this connection.
+    sending: BTreeSet<Place>,
+    /// Which stations have which bases.
+    heard: bases::Heard,
+    /// The codecs that the ground has last said it reads.
+    ground_reads: Option<Vec<u32>>,
+    /// The ledger that answered last and its station; 0: it does not say.
+    ledger: (u64, String),
+    /// Where the clock was set back, lane by lane, as far as it was looked for.
+    set_back: BTreeMap<Lane, lanes::SetBack>,
+}
+
 /// The write-ahead log.
 pub struct Wal {
-    config: WalConfig,
-    env: Env,
-    /// `None` after a failure, until it has been opened again.
-    db: Option<redb::Database>,
-    /// Until then it is not opened again: a disk that fails would be asked for every request.
-    closed_until: u64,
-    state: State,
+    log: Database<State>,
+    notes: Notes,
+    /// The opening that the notes are of.
+    opening: u64,
     writer: GroupWriter,
-    ballast: Ballast,
     growth: passes::Growth,
+    scrub: scrub::Place,
+    /// Why the log is given up, for who waits for it.
+    given_up: watch::Sender<Option<String>>,
 }
 
 impl Wal {
-    /// The database, opened again if it failed before.
-    fn db(&mut self) -> Result<&redb::Database, WalError> {
-        if self.db.is_none() {
-            if self.env.unix_nano() < self.closed_until {
-                return Err(WalError::Closed);
-            }
-            self.closed_until = self.env.unix_nano() + REOPEN_AFTER;
-            self.reopen()?;
-        }
-        self.db.as_ref().ok_or(WalError::Closed)
+    /// Opens the log in `config.directory`, or begins one; see [`Wal::take_quarantine`].
+    pub fn open(config: WalConfig, env: Env) -> Result<Self, WalError> {
+        let (directory, ballast) = (config.directory.clone(), config.ballast);
+        let mut wal = Self::with(Database::open(env, &directory, config, ballast)?)?;
+        wal.custody().register_consumers()?;
+        wal.queues().register_rules()?;
+        // A log that was never sealed anything in leaves a trace beside it too.
+        wal.mirror();
+        Ok(wal)
     }
 
-    /// Runs one transaction. When it fails the database is closed, since redb would refuse every further write.
+    /// Opens a log that is there and whole, for a look at it: makes nothing and moves nothing aside.
+    pub fn open_existing(config: WalConfig, env: Env) -> Result<Self, WalError> {
+        let directory = config.directory.clone();
+        Self::with(Database::open_existing(env, &directory, config)?)
+    }
+
+    fn with(log: Database<State>) -> Result<Self, WalError> {
+        let growth = passes::Growth::new(log.env().unix_nano());
+        let (opening, writer) = (log.openings(), GroupWriter::new()?);
+        let (scrub, given_up) = (scrub::Place::default(), watch::channel(None).0);
+        Ok(Self { log, notes: Notes::default(), opening, writer, growth, scrub, given_up })
+    }
+
+    /// The way in: commit groups.
+    pub const fn journal(&mut self) -> Journal<'_> {
+        Journal(self)
+    }
+
+    /// From groups to segments.
+    pub const fn segments(&mut self) -> Segments<'_> {
+        Segments(self)
+    }
+
+    /// Who has still to pass what.
+    pub const fn custody(&mut self) -> Custody<'_> {
+        Custody(self)
+    }
+
+    /// Lane by lane: order, quotas, lifetimes.
+    pub const fn queues(&mut self) -> Queues<'_> {
+        Queues(self)
+    }
+
+    /// What segments depend on.
+    pub const fn bases(&mut self) -> Bases<'_> {
+        Bases(self)
+    }
+
+    /// Segments that are encoded again.
+    pub const fn recoding(&mut self) -> Recoding<'_> {
+        Recoding(self)
+    }
+
+    /// What the log and a ground tell each other.
+    pub const fn epochs(&mut self) -> Epochs<'_> {
+        Epochs(self)
+    }
+
+    /// Reports of passes, and growth.
+    pub const fn passes(&mut self) -> Passes<'_> {
+        Passes(self)
+    }
+
+    const fn state(&self) -> &State {
+        self.log.contents()
+    }
+
+    const fn config(&self) -> &WalConfig {
+        self.log.settings()
+    }
+
+    const fn env(&self) -> &Env {
+        self.log.env()
+    }
+
+    /// Opens the log again if it failed, and forgets what was noted of the opening before.
+    fn ready(&mut self) -> Result<(), WalError> {
+        if let Err(error) = self.log.ensure_open() {
+            if let StoreError::GivenUp(why) = &error {
+                self.given_up.send_replace(Some(why.clone()));
+            }
+            return Err(error.into());
+        }
+        if self.opening != self.log.openings() {
+            (self.opening, self.notes) = (self.log.openings(), Notes::default());
+            self.custody().register_consumers()?;
+            self.queues().register_rules()?;
+            self.mirror();
+        }
+        Ok(())
+    }
+
+    /// One transaction; what it changes in memory is changed when it is committed.
     fn write<R>(
         &mut self,
-        work: impl FnOnce(&redb::WriteTransaction) -> Result<R, WalError>,
+        work: impl FnOnce(&WriteTransaction, &State) -> Result<(R, Vec<Edit>), WalError>,
     ) -> Result<R, WalError> {
-        let db = self.db()?;
-        let result = (|| {
-            let txn = db.begin_write()?;
-            let out = work(&txn)?;
-            txn.commit()?;
-            Ok(out)
-        })();
-        if let Err(WalError::Storage(error)) = &result {
-            tracing::error!(%error, "the write-ahead log failed; it is opened again");
-            self.db = None;
-            self.closed_until = self.env.unix_nano() + REOPEN_AFTER;
-            if open::is_disk_full(error) {
-                self.ballast.release();
-            }
-        }
-        result
+        self.ready()?;
+        self.log.write(|txn, state| {
+            let (out, change) = work(txn, state)?;
+            Ok(perigee_shared::store::Done { out, change })
+        })
     }
 
-    /// Makes `requests` durable: one commit, synced when this returns.
-    pub fn append(&mut self, requests: &[Accepted]) -> Result<(), WalError> {
-        self.db()?;
-        if self.state.stored() >= self.config.max_bytes {
-            self.purge_sealed()?;
+    fn read<R>(
+        &mut self,
+        work: impl FnOnce(&ReadTransaction, &State) -> Result<R, WalError>,
+    ) -> Result<R, WalError> {
+        self.ready()?;
+        self.log.read(work)
+    }
+
+    /// Writes the counters beside the log.
+    fn mirror(&self) {
+        if let Err(error) = mirror::write(self.env(), self.config(), self.state()) {
+            tracing::warn!(%error, "the mirror of the counters could not be written");
         }
-        if self.state.stored() >= self.config.max_bytes {
-            match self.config.when_full {
-                WhenFull::Refuse => return Err(WalError::Full { budget: self.config.max_bytes }),
-                WhenFull::DropNewest => return self.drop_newest(requests),
-                WhenFull::DropOldest => self.drop_oldest()?,
-            }
-        }
-        let received = self.env.unix_nano();
-        let mut accepted = self.state.accepted;
-        let first = self.state.next_group;
-        let rules = self.state.rules_of(first).cloned();
-        let mut groups = Vec::new();
-        for run in group::runs(requests) {
-            let (header, group) = self.writer.write(run, accepted, received)?;
-            accepted = header.accepted;
-            let shares = match &rules {
-                None => state::all_bulk(&header),
-                Some(rules) => group::shares_of(rules, run),
-            };
-            groups.push((shares, group));
-        }
-        self.write(|txn| {
-            let mut journal = txn.open_table(tables::JOURNAL)?;
-            for ((_, group), number) in groups.iter().zip(first..) {
-                for (piece, index) in tables::pieces(group).zip(0..) {
-                    journal.insert((number, index), piece)?;
-                }
-            }
-            Ok(())
-        })?;
-        for ((shares, group), number) in groups.into_iter().zip(first..) {
-            let stored = group.len() as u64;
-            self.state.next_group = number + 1;
-            self.state.push_group(state::GroupMeta { number, stored }, received, &shares);
-        }
-        self.state.accepted = accepted;
-        Ok(())
     }
 
     /// What is on board and what has become of the rest.
     pub fn summary(&self) -> Summary {
-        let state = &self.state;
+        let state = self.state();
+        let reason =
+            |(reason, items): (&i32, &Counts)| (DropReason::try_from(*reason).unwrap_or_default(), *items);
         Summary {
             life: state.life,
-            accepted: state.accepted,
-            delivered: state.delivered,
-            dropped: state
-                .dropped
-                .iter()
-                .map(|(reason, items)| (DropReason::try_from(*reason).unwrap_or_default(), *items))
-                .collect(),
+            accepted: state.tally.accepted,
+            delivered: state.tally.delivered,
+            dropped: state.tally.dropped.iter().map(reason).collect(),
             in_segments: state.in_segments,
             in_journal: state.in_journal(),
             segments: state.segments,
             segment_bytes: state.segment_stored,
             unsealed_bytes: state.unsealed_stored,
-            lanes: self.lane_summaries(),
+            lanes: lanes::summaries(state),
             stored_bytes: state.stored(),
-            max_bytes: self.config.max_bytes,
-            file_bytes: self.env.store.size(&self.path()).unwrap_or_default(),
+            max_bytes: self.config().max_bytes,
+            file_bytes: self.log.file_bytes(),
         }
     }
 
-    /// Whether the store can be written, as far as is known.
-    pub const fn is_open(&self) -> bool {
-        self.db.is_some()
+    /// Why the log cannot be written, as far as is known; `None` while it can.
+    pub fn failing(&self) -> Option<&str> {
+        self.log.failing()
+    }
+
+    /// Says why once the log will never be written again in this process.
+    pub fn given_up(&self) -> watch::Receiver<Option<String>> {
+        self.given_up.subscribe()
+    }
+
+    /// The next file that was put aside since this was last asked.
+    pub fn take_quarantine(&mut self) -> Option<Quarantine> {
+        self.log.take_quarantine()
+    }
+
+    /// Gives bytes back to the volume when that pays; call it while the link is down. Returns the file's bytes before and after.
+    pub fn compact(&mut self, force: bool) -> Result<Option<(u64, u64)>, WalError> {
+        self.ready()?;
+        let stored = self.state().stored();
+        Ok(self.log.compact(stored, force)?)
+    }
+
+    /// Closes the file in order, so that the next start need not repair it.
+    pub fn close(self) -> Result<(), WalError> {
+        self.mirror();
+        Ok(self.log.close()?)
     }
 }

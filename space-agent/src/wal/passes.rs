@@ -1,10 +1,11 @@
 //! Reports of passes, and how fast the store grows: what a forecast is made from.
 
 use perigee_proto::link::PassReport;
+use perigee_shared::store::StoreError;
 use prost::Message;
-use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{ReadableTable, ReadableTableMetadata};
 
-use super::tables::{PASSES, SEGMENTS};
+use super::tables::*;
 use super::{SegmentRecord, Wal, WalError};
 
 /// Reports that are kept.
@@ -49,57 +50,58 @@ impl Growth {
     }
 }
 
-impl Wal {
+/// Reports of passes, and growth.
+pub struct Passes<'a>(pub(super) &'a mut Wal);
+
+impl Passes<'_> {
     /// Bytes that are sealed a second, as measured since the log was opened, or over the last half day; `None` before there is
     /// enough to say.
     pub fn growth(&self) -> Option<f64> {
-        self.growth.rate(self.env.unix_nano())
+        self.0.growth.rate(self.0.env().unix_nano())
     }
 
     /// Since when the oldest of what is on board waits, ns since the Unix epoch: when its segment was sealed or, in the journal,
     /// when it was committed.
     pub fn oldest(&mut self) -> Result<Option<u64>, WalError> {
-        let mut oldest: Option<u64> = self.unsealed().iter().map(|u| u.oldest_unix_nano).min();
-        let first: Vec<(u8, u64)> =
-            self.state.lanes.iter().filter_map(|(lane, l)| Some((lane.0, l.on_board.first()?))).collect();
-        let txn = self.db()?.begin_read()?;
-        let segments = txn.open_table(SEGMENTS)?;
-        for key in first {
-            if let Some(value) = segments.get(key)? {
-                let sealed = SegmentRecord::from_bytes(value.value())?.header.sealed_unix_nano;
-                oldest = Some(oldest.map_or(sealed, |o| o.min(sealed)));
+        let unsealed = self.0.segments().unsealed().iter().map(|u| u.oldest_unix_nano).min();
+        self.0.read(|txn, state| {
+            let mut oldest = unsealed;
+            let segments = txn.open_table(SEGMENTS)?;
+            for (lane, of) in &state.lanes {
+                let Some(sequence) = of.on_board.first() else { continue };
+                if let Some(value) = segments.get(Place { lane: lane.0, sequence })? {
+                    let sealed = SegmentRecord::from_bytes(value.value())?.header.sealed_unix_nano;
+                    oldest = Some(oldest.map_or(sealed, |o| o.min(sealed)));
+                }
             }
-        }
-        Ok(oldest)
+            Ok(oldest)
+        })
     }
 
     /// Keeps the report of a pass; of many only the latest are kept.
-    pub fn record_pass(&mut self, report: &PassReport) -> Result<(), WalError> {
-        self.write(|txn| {
+    pub fn record(&mut self, report: &PassReport) -> Result<(), WalError> {
+        self.0.write(|txn, _| {
             let mut passes = txn.open_table(PASSES)?;
             passes.insert(report.start_unix_nano, report.encode_to_vec().as_slice())?;
             while passes.len()? > KEPT {
                 passes.pop_first()?;
             }
-            Ok(())
+            Ok(((), Vec::new()))
         })
     }
 
     /// The latest `most` reports, oldest first.
-    pub fn passes(&mut self, most: usize) -> Result<Vec<PassReport>, WalError> {
-        let txn = self.db()?.begin_read()?;
-        let passes = match txn.open_table(PASSES) {
-            Ok(passes) => passes,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(e) => return Err(e.into()),
-        };
-        let mut out = Vec::new();
-        for entry in passes.iter()?.rev().take(most) {
-            let report = PassReport::decode(entry?.1.value()).map_err(|_| WalError::Damaged("a pass"))?;
-            out.push(report);
-        }
-        out.reverse();
-        Ok(out)
+    pub fn latest(&mut self, most: usize) -> Result<Vec<PassReport>, WalError> {
+        self.0.read(|txn, _| {
+            let Some(passes) = if_made(txn, PASSES)? else { return Ok(Vec::new()) };
+            let mut out = Vec::new();
+            for entry in passes.iter()?.rev().take(most) {
+                let report = PassReport::decode(entry?.1.value());
+                out.push(report.map_err(|_| StoreError::Damaged("a pass".to_owned()))?);
+            }
+            out.reverse();
+            Ok(out)
+        })
     }
 }
 
@@ -112,15 +114,15 @@ mod tests {
     fn the_latest_reports_are_kept_and_survive_a_restart() {
         let bench = Bench::new();
         let mut wal = bench.open();
-        assert!(wal.passes(9).unwrap().is_empty());
+        assert!(wal.passes().latest(9).unwrap().is_empty());
         for n in 1..=70 {
-            wal.record_pass(&PassReport { start_unix_nano: n, ..PassReport::default() }).unwrap();
+            wal.passes().record(&PassReport { start_unix_nano: n, ..PassReport::default() }).unwrap();
         }
         drop(wal);
         let mut wal = bench.open();
         let starts = |reports: Vec<PassReport>| reports.iter().map(|r| r.start_unix_nano).collect::<Vec<_>>();
-        assert_eq!(starts(wal.passes(2).unwrap()), [69, 70]);
-        assert_eq!(starts(wal.passes(100).unwrap()), (7..=70).collect::<Vec<_>>());
+        assert_eq!(starts(wal.passes().latest(2).unwrap()), [69, 70]);
+        assert_eq!(starts(wal.passes().latest(100).unwrap()), (7..=70).collect::<Vec<_>>());
     }
 
     #[test]

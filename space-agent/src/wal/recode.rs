@@ -1,20 +1,22 @@
 //! Segments that are encoded anew on board, under their names: for a ground that has not what they lean on or does not read
 //! their codec, and when an operator asks.
 //!
-//! Neither contradicts what a station may have: the hashes of what was sealed before stay known ([`Wal::replace`]). What a ground
+//! Neither contradicts what a station may have: the hashes of what was sealed before stay known ([`Recoding::replace`]). What a ground
 //! holds of an unfinished transfer is of no use any more and is sent again.
 
 use bytes::Bytes;
 use perigee_shared::segment::{Base, Codec, CodecError, Decoder, Encoder, Header, Lane, SegmentId, hash};
-use redb::{ReadableDatabase, ReadableTable};
+use perigee_shared::store::StoreError;
+use redb::ReadableTable;
 
 use super::bases::Chain;
-use super::tables::{CHUNKS, SEGMENTS, SHIPPED};
+use super::state::Edit;
+use super::tables::*;
 use super::{SegmentRecord, Wal, WalError, seal};
 
 /// A segment that is to be encoded anew, with what it leans on.
 #[derive(Debug)]
-pub struct Recoding {
+pub struct Recodable {
     header: Header,
     payload: Bytes,
     chain: Chain,
@@ -28,7 +30,7 @@ pub struct Recoder {
 
 impl Recoder {
     /// Encodes it with `codec` so that it leans on nothing: its new header and payload. CPU-heavy.
-    pub fn run(&mut self, recoding: Recoding, codec: Codec) -> Result<Recoded, CodecError> {
+    pub fn run(&mut self, recoding: Recodable, codec: Codec) -> Result<Recoded, CodecError> {
         let base = recoding.header.base_sequence.map(|sequence| (recoding.header.id.lane, sequence));
         if self.last.as_ref().map(|l| (l.0, l.1)) != base {
             let decoded = recoding.chain.decode()?;
@@ -38,7 +40,7 @@ impl Recoder {
     }
 }
 
-impl Recoding {
+impl Recodable {
     fn encode(self, base: Option<&Base>, codec: Codec) -> Result<Recoded, CodecError> {
         let mut encoder = Encoder::new(codec, None)?;
         let (mut raw_len, mut requests) = (0, 0);
@@ -99,7 +101,7 @@ pub enum Cannot {
 #[derive(Debug)]
 pub enum Asked {
     /// It can be done.
-    Can(Box<Recoding>),
+    Can(Box<Recodable>),
     /// It leans on nothing and has that codec already.
     IsSo,
     /// It cannot be done.
@@ -117,40 +119,43 @@ pub enum Sending {
     Changed,
 }
 
-impl Wal {
-    /// A segment with what it leans on, to be encoded anew; `None` when it is not on board.
-    pub fn to_recode(&mut self, id: SegmentId) -> Result<Option<Recoding>, WalError> {
-        let Some(header) = self.header(id)? else { return Ok(None) };
-        let Some(payload) = self.payload(id.lane, id.sequence)? else { return Ok(None) };
-        let chain = self.chain(id.lane, header.base_sequence)?;
-        Ok(Some(Recoding { header, payload, chain }))
+/// Segments that are encoded again.
+pub struct Recoding<'a>(pub(super) &'a mut Wal);
+
+impl Recoding<'_> {
+    /// A segment with what it depends on, to be encoded again; `None` when it is not on board.
+    pub fn prepare(&mut self, id: SegmentId) -> Result<Option<Recodable>, WalError> {
+        let Some(record) = self.0.custody().record(id)? else { return Ok(None) };
+        let header = record.header;
+        let Some(payload) = self.0.custody().payload(&header)? else { return Ok(None) };
+        let chain = self.0.bases().chain(id.lane, header.base_sequence)?;
+        Ok(Some(Recodable { header, payload, chain }))
     }
 
-    /// Whether the segment can be encoded anew with `codec` because somebody asks for it, and not the ground in its contact.
+    /// Whether the segment can be encoded again with `codec` because somebody asks for it, and not the ground in its contact.
     /// `link` is the consumer that counts no requests.
-    pub fn asked_to_recode(&mut self, id: SegmentId, codec: Codec, link: &str) -> Result<Asked, WalError> {
-        let Some(record) = self.record(id)? else { return Ok(Asked::Cannot(Cannot::NotOnBoard)) };
+    pub fn asked(&mut self, id: SegmentId, codec: Codec, link: &str) -> Result<Asked, WalError> {
+        let Some(record) = self.0.custody().record(id)? else { return Ok(Asked::Cannot(Cannot::NotOnBoard)) };
         if record.header.codec == codec as u32 && record.header.base_sequence.is_none() {
             return Ok(Asked::IsSo);
         }
-        if self.state.sending.contains(&(id.lane.0, id.sequence)) {
+        if self.0.notes.sending.contains(&Place::of(id)) {
             return Ok(Asked::Cannot(Cannot::BeingSent));
         }
-        let mut others = self.state.consumers.iter().filter(|(name, _)| *name != link);
+        let mut others = self.0.state().consumers.iter().filter(|(name, _)| *name != link);
         if let Some((name, _)) = others.find(|(_, id)| record.waiting & (1 << **id) != 0) {
             return Ok(Asked::Cannot(Cannot::Waits(name.clone())));
         }
-        Ok(self.to_recode(id)?.map_or(Asked::Cannot(Cannot::NotOnBoard), |r| Asked::Can(Box::new(r))))
+        Ok(self.prepare(id)?.map_or(Asked::Cannot(Cannot::NotOnBoard), |r| Asked::Can(Box::new(r))))
     }
 
-    /// [`Wal::replace`] for [`Wal::asked_to_recode`], when it still can be done.
+    /// [`Recoding::replace`] for [`Recoding::asked`], when it still can be done.
     pub fn replace_as_asked(&mut self, recoded: Recoded) -> Result<Result<(), Cannot>, WalError> {
-        let SegmentId { lane, sequence, .. } = recoded.header.id;
-        if self.state.sending.contains(&(lane.0, sequence)) {
+        if self.0.notes.sending.contains(&Place::of(recoded.header.id)) {
             return Ok(Err(Cannot::BeingSent));
         }
         let more = recoded.header.payload_len.saturating_sub(recoded.before.payload_len);
-        if more > 0 && self.state.stored() + more > self.config.max_bytes {
+        if more > 0 && self.0.state().stored() + more > self.0.config().max_bytes {
             return Ok(Err(Cannot::NoRoom));
         }
         Ok(if self.replace(recoded)? { Ok(()) } else { Err(Cannot::NotOnBoard) })
@@ -158,55 +163,41 @@ impl Wal {
 
     /// The payload of a segment that is about to be on a wire, if it still is the one that `header` is of.
     pub fn begin_sending(&mut self, header: &Header) -> Result<Sending, WalError> {
-        let SegmentId { lane, sequence, .. } = header.id;
-        match self.header(header.id)? {
+        match self.0.custody().record(header.id)?.map(|r| r.header) {
             None => return Ok(Sending::Gone),
             Some(now) if now.hash != header.hash => return Ok(Sending::Changed),
             Some(_) => {}
         }
-        self.mark_sent(lane, sequence);
-        self.state.sending.insert((lane.0, sequence));
-        Ok(self.payload(lane, sequence)?.map_or(Sending::Gone, Sending::Payload))
+        let payload = self.0.custody().payload(header)?;
+        self.0.custody().mark_sent(header.id);
+        self.0.notes.sending.insert(Place::of(header.id));
+        Ok(payload.map_or(Sending::Gone, Sending::Payload))
     }
 
     /// Notes that nothing is being sent any more.
     pub fn end_sending(&mut self) {
-        self.state.sending.clear();
+        self.0.notes.sending.clear();
     }
 
-    fn record(&mut self, id: SegmentId) -> Result<Option<SegmentRecord>, WalError> {
-        let txn = self.db()?.begin_read()?;
-        let found = txn.open_table(SEGMENTS)?.get((id.lane.0, id.sequence))?;
-        let record = found.map(|value| SegmentRecord::from_bytes(value.value())).transpose()?;
-        Ok(record.filter(|r| r.header.id == id))
-    }
-
-    fn header(&mut self, id: SegmentId) -> Result<Option<Header>, WalError> {
-        Ok(self.record(id)?.map(|record| record.header))
-    }
-
-    /// Puts what was encoded anew in the place of what it was made of. Whether that was still there.
+    /// Puts what was encoded again in the place of what it was made of. Whether that was still there.
     pub fn replace(&mut self, recoded: Recoded) -> Result<bool, WalError> {
         let Recoded { before, header, payload } = recoded;
-        let key = (header.id.lane.0, header.id.sequence);
-        if self.header(before.id)?.is_none_or(|now| now.hash != before.hash) {
+        let place = Place::of(header.id);
+        if self.0.custody().record(before.id)?.is_none_or(|now| now.header.hash != before.hash) {
             return Ok(false);
         }
-        self.write(|txn| {
-            let found = txn.open_table(SEGMENTS)?.get(key)?.map(|v| SegmentRecord::from_bytes(v.value()));
-            let record = found.transpose()?.ok_or(WalError::Damaged("a segment is gone"))?;
-            txn.open_table(CHUNKS)?.retain_in((key.0, key.1, 0)..=(key.0, key.1, u32::MAX), |_, _| false)?;
+        self.0.write(|txn, _| {
+            let found = txn.open_table(SEGMENTS)?.get(place)?.map(|v| SegmentRecord::from_bytes(v.value()));
+            let record =
+                found.transpose()?.ok_or_else(|| StoreError::Damaged("a segment is gone".to_owned()))?;
+            txn.open_table(CHUNKS)?.retain_in(place.pieces(), |_, _| false)?;
             seal::insert_segment(txn, &SegmentRecord { header: header.clone(), ..record }, &payload)?;
             // A station may have committed it as it was, another as it is: that is no contradiction.
             let mut shipped = txn.open_table(SHIPPED)?;
-            let known = shipped.get(key)?.map(|v| v.value().to_vec()).unwrap_or_default();
-            shipped.insert(key, [&known[..], &before.hash, &header.hash].concat().as_slice())?;
-            Ok(())
-        })?;
-        let (old, new) = (before.payload_len, header.payload_len);
-        self.state.segment_stored = (self.state.segment_stored + new).saturating_sub(old);
-        let lane = self.state.lane(header.id.lane);
-        lane.segment_stored = (lane.segment_stored + new).saturating_sub(old);
-        Ok(true)
+            let known = shipped.get(place)?.map(|v| v.value().to_vec()).unwrap_or_default();
+            shipped.insert(place, [&known[..], &before.hash, &header.hash].concat().as_slice())?;
+            let (before, after) = (before.payload_len, header.payload_len);
+            Ok((true, vec![Edit::Replaced { lane: header.id.lane, before, after }]))
+        })
     }
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use perigee_shared::otlp::walk::walk;
 use perigee_shared::segment::{Base, Codec, CodecError, Encoded, Encoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, TimeRange};
-use redb::{ReadableDatabase, WriteTransaction};
+use perigee_shared::store::{StoreError, pieces};
+use redb::WriteTransaction;
 
 use super::group::{self, Accepted};
-use super::state::{ACCEPTED, META_NEXT_GROUP};
-use super::tables::{CHUNKS, COUNTERS, JOURNAL, LANES, META, SEGMENTS, pieces};
+use super::state::Edit;
+use super::tables::*;
 use super::{SegmentRecord, Wal, WalError};
 use crate::lanes::{Part, Rules};
 
@@ -67,7 +68,7 @@ struct Group {
 impl Group {
     /// What it has for `lane`.
     fn requests(&self, lane: Lane) -> Result<Vec<Accepted>, group::Damaged> {
-        let requests = group::requests(&self.bytes)?.into_iter();
+        let requests = group::requests(self.number, &self.bytes)?.into_iter();
         requests.filter_map(|request| part(self.rules.as_deref(), request, lane).transpose()).collect()
     }
 }
@@ -181,7 +182,7 @@ fn part(rules: Option<&Rules>, request: Accepted, lane: Lane) -> Result<Option<A
 /// Why a batch could not be sealed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// A journal group does not decode: [`Wal::drop_group`].
+    /// A journal group does not decode: [`super::Journal::drop_group`].
     #[error("{source} (group {group})")]
     Journal {
         /// Its number.
@@ -194,128 +195,106 @@ pub enum SealError {
     Codec(#[from] CodecError),
 }
 
-impl Wal {
+/// From groups to segments.
+pub struct Segments<'a>(pub(super) &'a mut Wal);
+
+impl Segments<'_> {
     /// What waits in the journal for a segment, lane by lane, most urgent first; a lane for which nothing waits is not in it.
     pub fn unsealed(&self) -> Vec<Unsealed> {
-        let waiting = |(lane, state): (&Lane, &super::state::LaneState)| {
-            state.pending.front().map(|first| Unsealed {
+        let state = self.0.state();
+        let waiting = |(lane, of): (&Lane, &super::state::LaneState)| {
+            of.pending.front().map(|first| Unsealed {
                 lane: *lane,
-                raw: state.unsealed_raw,
-                items: state.unsealed_items.total(),
-                held_back: self.state.held_back(state),
+                raw: of.unsealed_raw,
+                items: of.unsealed_items.total(),
+                held_back: state.held_back(of),
                 oldest_unix_nano: first.received,
             })
         };
-        self.state.lanes.iter().filter_map(waiting).collect()
-    }
-
-    /// Deletes groups that every lane has passed and that were left to be deleted together.
-    pub(super) fn purge_sealed(&mut self) -> Result<(), WalError> {
-        let position = self.state.waited_for(Lane::BULK, 0);
-        let from = self.state.sealed_from;
-        if from >= position || self.state.sealed_stored == 0 {
-            return Ok(());
-        }
-        self.write(|txn| {
-            txn.open_table(JOURNAL)?.retain_in((from, 0)..(position, 0), |_, _| false)?;
-            Ok(())
-        })?;
-        self.state.sealed_stored = 0;
-        self.state.sealed_from = position;
-        Ok(())
+        state.lanes.iter().filter_map(waiting).collect()
     }
 
     /// The oldest groups that have something for `lane`, enough for one segment; fewer when `all` is set and there are not
-    /// enough. They stay in the journal until [`Wal::commit_segment`].
+    /// enough. They stay in the journal until [`Segments::commit`].
     pub fn take_batch(
         &mut self,
         lane: Lane,
         limits: BatchLimits,
         all: bool,
     ) -> Result<Option<Batch>, WalError> {
-        let (mut raw, mut items) = (0, 0);
-        let mut numbers = Vec::new();
-        for group in self.state.lanes.get(&lane).iter().flat_map(|l| &l.pending) {
-            raw += group.raw;
-            items += group.items.total();
-            numbers.push(group.number);
-            if raw >= limits.raw || items >= limits.items {
-                break;
+        self.0.read(|txn, state| {
+            let (mut raw, mut items) = (0, 0);
+            let mut numbers = Vec::new();
+            for group in state.lanes.get(&lane).iter().flat_map(|l| &l.pending) {
+                raw += group.raw;
+                items += group.items.total();
+                numbers.push(group.number);
+                if raw >= limits.raw || items >= limits.items {
+                    break;
+                }
             }
-        }
-        let full = raw >= limits.raw || items >= limits.items;
-        let Some(last) = numbers.last().filter(|_| all || full) else { return Ok(None) };
-        let position = last + 1;
-        let rules: Vec<_> = numbers.iter().map(|number| self.state.rules_of(*number).cloned()).collect();
-        let txn = self.db()?.begin_read()?;
-        let journal = txn.open_table(JOURNAL)?;
-        let mut groups = Vec::with_capacity(numbers.len());
-        for (number, rules) in numbers.into_iter().zip(rules) {
-            groups.push(Group { number, rules, bytes: group::read(&journal, number)? });
-        }
-        Ok(Some(Batch { lane, position, groups }))
+            let full = raw >= limits.raw || items >= limits.items;
+            let Some(last) = numbers.last().filter(|_| all || full) else { return Ok(None) };
+            let position = last + 1;
+            let journal = txn.open_table(JOURNAL)?;
+            let mut groups = Vec::with_capacity(numbers.len());
+            for number in numbers {
+                let (rules, bytes) = (state.rules_of(number).cloned(), group::read(&journal, number)?);
+                groups.push(Group { number, rules, bytes });
+            }
+            Ok(Some(Batch { lane, position, groups }))
+        })
     }
 
     /// Stores a sealed segment in the place of what its groups have for its lane. Returns its header.
-    pub fn commit_segment(&mut self, sealed: Sealed) -> Result<Header, WalError> {
+    pub fn commit(&mut self, sealed: Sealed) -> Result<Header, WalError> {
         let Sealed { lane, position, mut header, payload, .. } = sealed;
-        let lane_state = self.state.lane(lane);
-        let sequence = lane_state.next_sequence;
-        header.id = SegmentId { epoch: self.state.life.epoch, lane, sequence };
-        let waiting = self.waiting_for(header.items.signals());
-        let record = SegmentRecord { waiting, refused: Counts::ZERO, header };
-
-        let from = self.state.sealed_from;
-        let waited_for = self.state.waited_for(lane, position);
-        let newly: u64 =
-            self.state.unsealed.iter().take_while(|g| g.number < waited_for).map(|g| g.stored).sum();
-        let passed = self.state.sealed_stored + newly;
-        let full = self.state.stored() + record.header.payload_len >= self.config.max_bytes;
-        let delete = passed > 0 && (full || passed >= DELETE_BYTES || waited_for - from >= DELETE_GROUPS);
-        let (next_group, accepted) = (self.state.next_group, self.state.accepted);
-        self.write(|txn| {
-            insert_segment(txn, &record, &payload)?;
-            txn.open_table(LANES)?.insert(lane.0, (sequence + 1, position))?;
-            txn.open_table(COUNTERS)?.insert(ACCEPTED, &accepted.to_bytes()[..])?;
-            txn.open_table(META)?.insert(META_NEXT_GROUP, &next_group.to_le_bytes()[..])?;
-            if delete {
-                txn.open_table(JOURNAL)?.retain_in((from, 0)..(waited_for, 0), |_, _| false)?;
+        let waiting = self.0.custody().waiting_for(header.items.signals());
+        let budget = self.0.config().max_bytes;
+        let header = self.0.write(|txn, state| {
+            let sequence = state.lanes.get(&lane).map_or(1, |l| l.next_sequence);
+            header.id = SegmentId { epoch: state.life.epoch, lane, sequence };
+            insert_segment(
+                txn,
+                &SegmentRecord { waiting, refused: Counts::ZERO, header: header.clone() },
+                &payload,
+            )?;
+            txn.open_table(LANES)?.insert(lane.0, LaneNumbers { next_sequence: sequence + 1, position })?;
+            txn.open_table(COUNTERS)?.insert(ACCEPTED, &state.tally.accepted.to_bytes()[..])?;
+            set_numbers(txn, &[(META_NEXT_GROUP, state.next_group)])?;
+            let mut edits = vec![Edit::Sealed { position, header: header.clone() }];
+            let (from, waited_for) = (state.sealed_from, state.waited_for(lane, position));
+            let newly: u64 =
+                state.unsealed.iter().take_while(|g| g.number < waited_for).map(|g| g.stored).sum();
+            let passed = state.sealed_stored + newly;
+            let full = state.stored() + header.payload_len >= budget;
+            if passed > 0 && (full || passed >= DELETE_BYTES || waited_for - from >= DELETE_GROUPS) {
+                txn.open_table(JOURNAL)?.retain_in(groups(from, waited_for), |_, _| false)?;
+                edits.push(Edit::Purged(waited_for));
             }
-            Ok(())
+            Ok((header, edits))
         })?;
-
-        let state = &mut self.state;
-        state.pass(lane, position);
-        if delete {
-            state.sealed_stored = 0;
-            state.sealed_from = waited_for;
-        }
-        state.segment_stored += record.header.payload_len;
-        state.segments += 1;
-        state.in_segments += record.header.items;
-        let lane_state = state.lane(lane);
-        lane_state.next_sequence = sequence + 1;
-        lane_state.segment_stored += record.header.payload_len;
-        lane_state.on_board.insert(sequence..sequence + 1);
-        self.growth.add(record.header.payload_len, self.env.unix_nano());
-        self.keep_quota(lane)?;
-        if let Err(error) = self.write_mirror() {
-            tracing::warn!(%error, "the mirror of the counters could not be written");
-        }
-        Ok(record.header)
+        let sequence = header.id.sequence;
+        self.0.notes.unsent.entry(lane).or_default().insert(sequence..sequence + 1);
+        let now = self.0.env().unix_nano();
+        self.0.growth.add(header.payload_len, now);
+        self.0.queues().keep_quota(lane)?;
+        self.0.mirror();
+        Ok(header)
     }
 }
 
+/// Stores a segment; what was there of its payload is gone before.
 pub(super) fn insert_segment(
     txn: &WriteTransaction,
     record: &SegmentRecord,
     payload: &[u8],
-) -> Result<(), WalError> {
-    let SegmentId { lane, sequence, .. } = record.header.id;
-    txn.open_table(SEGMENTS)?.insert((lane.0, sequence), record.to_bytes().as_slice())?;
+) -> Result<(), StoreError> {
+    let place = Place::of(record.header.id);
+    txn.open_table(SEGMENTS)?.insert(place, record.to_bytes().as_slice())?;
     let mut chunks = txn.open_table(CHUNKS)?;
     for (piece, index) in pieces(payload).zip(0..) {
-        chunks.insert((lane.0, sequence, index), piece)?;
+        chunks.insert(place.piece(index), piece)?;
     }
     Ok(())
 }

@@ -1,37 +1,21 @@
-//! What the write-ahead log keeps in memory: numbers, ranges and sums, never payloads. Everything here can be read again from
-//! the tables, which is what happens after a failed write.
+//! What the write-ahead log keeps in memory of its tables: numbers, ranges and sums, never payloads. It is read when the log is
+//! opened and changed by [`Edit`]s alone, which a transaction hands back and which are applied when it is committed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use perigee_proto::link::DropReason;
+use perigee_shared::env::{Env, StoreFile};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::Counts;
-use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use perigee_shared::store::{Before, Contents, StoreError};
+use redb::{ReadTransaction, ReadableTable};
 
-use super::bases::Heard;
 use super::group::GroupHeader;
-use super::tables::{
-    BASES, CHUNKS, CONSUMERS, COUNTERS, CURSORS, DROPS, EPOCHS, FIRST_FORMAT, FORMAT, JOURNAL, LANE_RULES,
-    LANES, META, SEGMENTS, SHIPPED,
-};
-use super::{SegmentRecord, WalError, group};
+use super::tables::*;
+use super::tally::Tally;
+use super::{SegmentRecord, WalConfig, begin, group};
 use crate::lanes::Rules;
-
-/// Names in `counters`.
-pub(super) const ACCEPTED: &str = "accepted";
-pub(super) const DELIVERED: &str = "delivered";
-
-/// Names in `meta`; values are u64 LE.
-pub(super) const META_FORMAT: &str = "format";
-pub(super) const META_EPOCH: &str = "epoch";
-pub(super) const META_START_COUNTER: &str = "start_counter";
-pub(super) const META_STARTED: &str = "started_unix_nano";
-pub(super) const META_NEXT_GROUP: &str = "next_group";
-pub(super) const META_NEXT_DROP: &str = "next_drop";
-/// Drops below it may have been reported: they no longer change.
-pub(super) const META_REPORTED: &str = "drops_reported";
 
 /// A life of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,16 +54,6 @@ pub(super) struct Pending {
     pub(super) raw: u64,
 }
 
-/// Where sequences are not in the order in which they were sealed by the clock, since it was set back.
-#[derive(Debug, Clone, Default)]
-pub(super) struct SetBack {
-    /// Sequences that were sealed at an earlier time than the one before.
-    pub(super) at: Vec<u64>,
-    /// Sequences from here on were not looked at, and when the last one before was sealed.
-    pub(super) next: u64,
-    pub(super) last_sealed_unix_nano: u64,
-}
-
 /// A lane's numbers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LaneState {
@@ -92,13 +66,8 @@ pub(super) struct LaneState {
     pub(super) unsealed_raw: u64,
     pub(super) unsealed_items: Counts,
     pub(super) on_board: RangeSet,
-    /// Where the clock was set back, as far as it was looked for.
-    pub(super) set_back: SetBack,
     /// Payload bytes of its segments.
     pub(super) segment_stored: u64,
-    /// Sequences that may have been on a wire: the ground may have committed them without our knowing. Kept in memory only;
-    /// after a start everything on board may have been.
-    pub(super) sent: RangeSet,
 }
 
 impl LaneState {
@@ -138,16 +107,43 @@ impl LaneState {
     }
 }
 
+/// A change to the state, made by a transaction.
+#[derive(Debug)]
+pub(super) enum Edit {
+    /// Counts and numbers of drops.
+    Tally(Tally),
+    /// A group was appended.
+    Group { group: GroupMeta, received: u64, shares: Vec<GroupShare> },
+    /// A group was deleted though a lane waited for it.
+    GroupLost(u64),
+    /// The groups below were deleted.
+    Purged(u64),
+    /// A segment took the place of what groups below `position` have for its lane.
+    Sealed { position: u64, header: Header },
+    /// A segment was deleted.
+    Removed(Header),
+    /// A segment was encoded again.
+    Replaced { lane: Lane, before: u64, after: u64 },
+    /// A committed segment is kept for others that depend on it.
+    BaseKept(Header),
+    /// Such a segment was deleted.
+    BaseForgotten(Place),
+    /// The consumers and their ids.
+    Consumers(BTreeMap<String, u8>),
+    /// Rules that hold from a group on; those of before `current` are gone.
+    Rules { from: u64, current: u64, rules: Arc<Rules> },
+    /// A new life.
+    Life(Life),
+}
+
 /// The whole of it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct State {
+    pub(super) format: u64,
     pub(super) life: Life,
     pub(super) lanes: BTreeMap<Lane, LaneState>,
     pub(super) next_group: u64,
-    pub(super) next_drop: u64,
-    pub(super) drops_reported: u64,
-    /// The last drop was of segments that were never on a wire: another of them may join it.
-    pub(super) last_drop_unsent: bool,
+    pub(super) tally: Tally,
     /// The rules of the lanes, by the number of the first group for which they hold.
     pub(super) rules: BTreeMap<u64, Arc<Rules>>,
     /// Groups from the first on that a lane waits for, oldest first.
@@ -162,20 +158,66 @@ pub(super) struct State {
     pub(super) segments: u64,
     /// Items in segments on board.
     pub(super) in_segments: Counts,
-    pub(super) accepted: Counts,
-    pub(super) delivered: Counts,
-    pub(super) dropped: BTreeMap<i32, Counts>,
     pub(super) consumers: BTreeMap<String, u8>,
-    pub(super) drops: u64,
-    /// Committed segments that others lean on, and bytes of their payloads.
-    pub(super) bases: BTreeMap<(u8, u64), Header>,
+    /// Committed segments that others depend on, and bytes of their payloads.
+    pub(super) bases: BTreeMap<Place, Header>,
     pub(super) base_stored: u64,
-    /// The codecs that the ground has last said it reads.
-    pub(super) ground_reads: Option<Vec<u32>>,
-    /// Which stations have which bases.
-    pub(super) heard: Heard,
-    /// Segments whose sending has begun on the connection that there is: lane and sequence.
-    pub(super) sending: BTreeSet<(u8, u64)>,
+}
+
+impl Contents for State {
+    type Settings = WalConfig;
+    type Change = Vec<Edit>;
+    type Torn = begin::Torn;
+
+    const NAME: &'static str = "write-ahead log";
+    const FILE: &'static str = "wal.redb";
+    const FORMAT: u64 = GROUPS_FORMAT;
+    /// The log is written once and read once, so a larger one would not help.
+    const PAGE_CACHE: usize = 2 << 20;
+
+    fn format(read: &ReadTransaction) -> Result<Option<u64>, StoreError> {
+        let Some(meta) = if_made(read, META)? else { return Ok(None) };
+        number(&meta, META_FORMAT)
+    }
+
+    fn create(
+        db: &redb::Database,
+        env: &Env,
+        config: &WalConfig,
+        before: Before<'_>,
+    ) -> Result<(), StoreError> {
+        begin::create(db, env, config, before)
+    }
+
+    fn torn(file: &dyn StoreFile) -> begin::Torn {
+        begin::torn(file)
+    }
+
+    fn settle(
+        db: &redb::Database,
+        env: &Env,
+        config: &WalConfig,
+        before: Option<&Self>,
+        torn: Option<begin::Torn>,
+    ) -> Result<(), StoreError> {
+        begin::settle(db, env, config, before, torn)
+    }
+
+    fn load(read: &ReadTransaction, _: &WalConfig) -> Result<Self, StoreError> {
+        let mut state = Self::default();
+        state.read_numbers(read)?;
+        state.read_lanes(read)?;
+        state.read_rules(read)?;
+        state.read_journal(read)?;
+        state.read_bases(read)?;
+        Ok(state)
+    }
+
+    fn apply(&mut self, edits: Vec<Edit>) {
+        for edit in edits {
+            self.edit(edit);
+        }
+    }
 }
 
 impl State {
@@ -210,120 +252,119 @@ impl State {
         self.sealed_stored + self.unsealed_stored + self.segment_stored + self.base_stored
     }
 
-    /// Notes a base.
-    pub(super) fn keep_base(&mut self, header: Header) {
+    fn edit(&mut self, edit: Edit) {
+        match edit {
+            Edit::Tally(tally) => self.tally = tally,
+            Edit::Group { group, received, shares } => {
+                (self.next_group, self.format) = (group.number + 1, GROUPS_FORMAT);
+                self.push_group(group, received, &shares);
+            }
+            Edit::GroupLost(number) => self.forget_group(number),
+            Edit::Purged(below) => (self.sealed_stored, self.sealed_from) = (0, below),
+            Edit::Sealed { position, header } => {
+                let lane = header.id.lane;
+                self.lane(lane).next_sequence = header.id.sequence + 1;
+                self.lane(lane).pass(position);
+                self.settle_groups();
+                self.add(&header);
+            }
+            Edit::Removed(header) => self.remove(&header),
+            Edit::Replaced { lane, before, after } => {
+                self.segment_stored = (self.segment_stored + after).saturating_sub(before);
+                let lane = self.lane(lane);
+                lane.segment_stored = (lane.segment_stored + after).saturating_sub(before);
+            }
+            Edit::BaseKept(header) => self.keep_base(header),
+            Edit::BaseForgotten(place) => {
+                self.base_stored -= self.bases.remove(&place).map_or(0, |h| h.payload_len);
+            }
+            Edit::Consumers(consumers) => self.consumers = consumers,
+            Edit::Rules { from, current, rules } => {
+                self.rules = self.rules.split_off(&current);
+                for lane in rules.lanes() {
+                    self.lane(lane);
+                }
+                self.rules.insert(from, rules);
+            }
+            Edit::Life(life) => self.life = life,
+        }
+    }
+
+    fn add(&mut self, header: &Header) {
+        self.segments += 1;
+        self.segment_stored += header.payload_len;
+        self.in_segments += header.items;
+        let lane = self.lane(header.id.lane);
+        lane.segment_stored += header.payload_len;
+        lane.on_board.insert(header.id.sequence..header.id.sequence + 1);
+    }
+
+    fn remove(&mut self, header: &Header) {
+        self.segments -= 1;
+        self.segment_stored -= header.payload_len;
+        self.in_segments = self.in_segments.saturating_sub(header.items);
+        let lane = self.lane(header.id.lane);
+        lane.segment_stored = lane.segment_stored.saturating_sub(header.payload_len);
+        lane.on_board.remove(header.id.sequence..header.id.sequence + 1);
+    }
+
+    fn keep_base(&mut self, header: Header) {
         self.base_stored += header.payload_len;
-        let before = self.bases.insert((header.id.lane.0, header.id.sequence), header);
+        let before = self.bases.insert(Place::of(header.id), header);
         self.base_stored -= before.map_or(0, |h| h.payload_len);
     }
 
-    /// Forgets a base.
-    pub(super) fn forget_base(&mut self, key: (u8, u64)) {
-        self.base_stored -= self.bases.remove(&key).map_or(0, |h| h.payload_len);
-    }
-
-    pub(super) fn count_drop(&mut self, reason: DropReason, items: Counts) {
-        *self.dropped.entry(reason as i32).or_default() += items;
-    }
-
-    /// Reads everything from `db`; makes the tables and a first life when it is new.
-    pub(super) fn load(db: &redb::Database, life: impl FnOnce() -> Life) -> Result<Self, WalError> {
-        let mut state = Self::default();
-        match read_format(db)? {
-            Some(found) if found > FORMAT => return Err(WalError::Format { found, known: FORMAT }),
-            Some(_) => {}
-            None => create(db, life())?,
-        }
-        let txn = db.begin_read()?;
-        state.read_numbers(&txn)?;
-        state.read_lanes(&txn)?;
-        state.read_rules(&txn)?;
-        state.read_journal(&txn)?;
-        state.read_bases(&txn)?;
-        Ok(state)
-    }
-
-    fn read_bases(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {
-        let table = match txn.open_table(BASES) {
-            Ok(table) => table,
-            // It is made with the first base.
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
-            Err(e) => return Err(e.into()),
-        };
+    fn read_bases(&mut self, txn: &ReadTransaction) -> Result<(), StoreError> {
+        let Some(table) = if_made(txn, BASES)? else { return Ok(()) };
         for entry in table.iter()? {
-            self.keep_base(Header::from_bytes(entry?.1.value())?);
+            self.keep_base(SegmentRecord::header_from(entry?.1.value())?);
         }
         Ok(())
     }
 
-    fn read_numbers(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {
+    fn read_numbers(&mut self, txn: &ReadTransaction) -> Result<(), StoreError> {
         let meta = txn.open_table(META)?;
-        let number = |name: &'static str| -> Result<u64, WalError> {
-            let value = meta.get(name)?.ok_or(WalError::Damaged("a number is missing in meta"))?;
-            Ok(u64::from_le_bytes(value.value().try_into().map_err(|_| WalError::Damaged("meta"))?))
+        let number = |name: &'static str| {
+            number(&meta, name)?.ok_or_else(|| StoreError::Damaged(format!("{name} is missing in meta")))
         };
+        // A log that is being made has none yet.
+        self.format = super::tables::number(&meta, META_FORMAT)?.unwrap_or(0);
         self.life = Life {
             epoch: number(META_EPOCH)?,
             start_counter: number(META_START_COUNTER)?,
             started_unix_nano: number(META_STARTED)?,
         };
         self.next_group = number(META_NEXT_GROUP)?;
-        self.next_drop = number(META_NEXT_DROP)?;
-        self.drops_reported = number(META_REPORTED)?;
-        for entry in txn.open_table(COUNTERS)?.iter()? {
-            let (name, value) = entry?;
-            let counts = Counts::from_bytes(value.value()).ok_or(WalError::Damaged("counters"))?;
-            match name.value() {
-                ACCEPTED => self.accepted = counts,
-                DELIVERED => self.delivered = counts,
-                dropped => {
-                    let reason = dropped.strip_prefix("dropped:").and_then(|n| n.parse().ok());
-                    self.dropped.insert(reason.ok_or(WalError::Damaged("counters"))?, counts);
-                }
-            }
-        }
+        self.tally = Tally::load(txn)?;
         for entry in txn.open_table(CONSUMERS)?.iter()? {
             let (name, id) = entry?;
             self.consumers.insert(name.value().to_owned(), id.value());
         }
-        self.drops = txn.open_table(DROPS)?.len()?;
         Ok(())
     }
 
-    fn read_lanes(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {
+    fn read_lanes(&mut self, txn: &ReadTransaction) -> Result<(), StoreError> {
         for entry in txn.open_table(LANES)?.iter()? {
             let (lane, numbers) = entry?;
-            let (next_sequence, position) = numbers.value();
+            let LaneNumbers { next_sequence, position } = numbers.value();
             *self.lane(Lane(lane.value())) = LaneState { next_sequence, position, ..LaneState::default() };
         }
         for entry in txn.open_table(SEGMENTS)?.iter()? {
-            let (key, value) = entry?;
-            let (lane, sequence) = key.value();
-            let record = SegmentRecord::from_bytes(value.value())?;
-            self.segments += 1;
-            self.segment_stored += record.header.payload_len;
-            self.in_segments += record.header.items;
-            let lane = self.lane(Lane(lane));
-            if sequence >= lane.next_sequence {
-                return Err(WalError::Damaged("a segment is above its lane's high-water mark"));
+            let header = SegmentRecord::from_bytes(entry?.1.value())?.header;
+            if header.id.sequence >= self.lane(header.id.lane).next_sequence {
+                return Err(StoreError::Damaged("a segment is above its lane's high-water mark".to_owned()));
             }
-            lane.segment_stored += record.header.payload_len;
-            lane.on_board.insert(sequence..sequence + 1);
-            lane.sent.insert(sequence..sequence + 1);
+            self.add(&header);
         }
         Ok(())
     }
 
-    fn read_rules(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {
-        let table = match txn.open_table(LANE_RULES) {
-            Ok(table) => table,
-            // It is made with the first rules.
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
-            Err(e) => return Err(e.into()),
-        };
+    fn read_rules(&mut self, txn: &ReadTransaction) -> Result<(), StoreError> {
+        let Some(table) = if_made(txn, LANE_RULES)? else { return Ok(()) };
         for entry in table.iter()? {
             let (from, rules) = entry?;
-            let rules = Rules::from_bytes(rules.value()).ok_or(WalError::Damaged("lane rules"))?;
+            let rules = Rules::from_bytes(rules.value());
+            let rules = rules.ok_or_else(|| StoreError::Damaged("the rules of the lanes".to_owned()))?;
             // A lane that has sealed nothing yet has no numbers in the tables: it waits for everything.
             for lane in rules.lanes() {
                 self.lane(lane);
@@ -333,26 +374,30 @@ impl State {
         Ok(())
     }
 
-    fn read_journal(&mut self, txn: &redb::ReadTransaction) -> Result<(), WalError> {
+    fn read_journal(&mut self, txn: &ReadTransaction) -> Result<(), StoreError> {
         let journal = txn.open_table(JOURNAL)?;
         let mut groups: Vec<(GroupMeta, GroupHeader)> = Vec::new();
         for entry in journal.iter()? {
             let (key, value) = entry?;
-            let (number, piece) = key.value();
+            let GroupPiece { group: number, piece } = key.value();
             let stored = value.value().len() as u64;
             match groups.last_mut() {
                 Some((group, _)) if piece > 0 && group.number == number => group.stored += stored,
                 // A piece without its first: deletion goes by whole groups, so this is none of ours.
-                _ if piece > 0 => return Err(WalError::Damaged("a group without its beginning")),
+                _ if piece > 0 => {
+                    return Err(StoreError::Damaged("a group without its beginning".to_owned()));
+                }
                 _ => {
-                    groups.push((GroupMeta { number, stored }, GroupHeader::read(value.value())?));
+                    let header = GroupHeader::read(value.value());
+                    let header = header.map_err(|e| StoreError::Damaged(e.to_string()))?;
+                    groups.push((GroupMeta { number, stored }, header));
                 }
             }
         }
         if let Some((group, header)) = groups.last() {
             // Commits do not touch the counter tables: the last group knows better.
             self.next_group = self.next_group.max(group.number + 1);
-            self.accepted = self.accepted.max(header.accepted);
+            self.tally.accepted = self.tally.accepted.max(header.accepted);
         }
         let first = groups.first().map_or(self.next_group, |(group, _)| group.number);
         self.sealed_from = first;
@@ -361,16 +406,18 @@ impl State {
             let shares = match self.rules_of(group.number) {
                 None => all_bulk(&header),
                 Some(_) if group.number < waited_for => Vec::new(),
-                Some(rules) => group::shares(rules, &group::read(&journal, group.number)?, &header),
+                Some(rules) => {
+                    group::shares(rules, group.number, &group::read(&journal, group.number)?, &header)
+                }
             };
             self.push_group(group, header.received, &shares);
         }
-        self.settle();
+        self.settle_groups();
         Ok(())
     }
 
     /// Takes in the group that follows the last; what lanes have passed already is left out.
-    pub(super) fn push_group(&mut self, group: GroupMeta, received: u64, shares: &[GroupShare]) {
+    fn push_group(&mut self, group: GroupMeta, received: u64, shares: &[GroupShare]) {
         let GroupMeta { number, stored } = group;
         for share in shares {
             let (before, items, raw) = (self.journaled, share.items, share.raw);
@@ -384,14 +431,8 @@ impl State {
         self.unsealed.push_back(group);
     }
 
-    /// `lane` has passed everything below `position`.
-    pub(super) fn pass(&mut self, lane: Lane, position: u64) {
-        self.lane(lane).pass(position);
-        self.settle();
-    }
-
     /// The group `number` is in the table no more.
-    pub(super) fn forget_group(&mut self, number: u64) {
+    fn forget_group(&mut self, number: u64) {
         for lane in self.lanes.values_mut() {
             lane.forget(number);
         }
@@ -400,11 +441,11 @@ impl State {
         {
             self.unsealed_stored -= group.stored;
         }
-        self.settle();
+        self.settle_groups();
     }
 
     /// Moves the groups that no lane waits for any more to the sealed ones.
-    fn settle(&mut self) {
+    fn settle_groups(&mut self) {
         let waited_for = self.waited_for(Lane::BULK, 0);
         while let Some(group) = self.unsealed.pop_front_if(|g| g.number < waited_for) {
             self.unsealed_stored -= group.stored;
@@ -416,52 +457,4 @@ impl State {
 /// A group for which no rules hold.
 pub(super) fn all_bulk(header: &GroupHeader) -> Vec<GroupShare> {
     vec![GroupShare { lane: Lane::BULK, items: header.items, raw: header.raw_len }]
-}
-
-fn read_format(db: &redb::Database) -> Result<Option<u64>, WalError> {
-    let txn = db.begin_read()?;
-    let meta = match txn.open_table(META) {
-        Ok(meta) => meta,
-        Err(redb::TableError::TableDoesNotExist(_)) => {
-            // Only an empty database is new; one with other tables is not ours.
-            if txn.list_tables()?.next().is_some() {
-                return Err(WalError::Damaged("the file is not a write-ahead log"));
-            }
-            return Ok(None);
-        }
-        Err(e) => return Err(e.into()),
-    };
-    let value = meta.get(META_FORMAT)?.ok_or(WalError::Damaged("no format number"))?;
-    Ok(Some(u64::from_le_bytes(value.value().try_into().map_err(|_| WalError::Damaged("format number"))?)))
-}
-
-fn create(db: &redb::Database, life: Life) -> Result<(), WalError> {
-    let txn = db.begin_write()?;
-    {
-        let mut meta = txn.open_table(META)?;
-        for (name, value) in [
-            // The format is raised with the first thing in it that earlier software would misread.
-            (META_FORMAT, FIRST_FORMAT),
-            (META_EPOCH, life.epoch),
-            (META_START_COUNTER, life.start_counter),
-            (META_STARTED, life.started_unix_nano),
-            (META_NEXT_GROUP, 1),
-            (META_NEXT_DROP, 1),
-            (META_REPORTED, 1),
-        ] {
-            meta.insert(name, &value.to_le_bytes()[..])?;
-        }
-        txn.open_table(LANES)?.insert(Lane::BULK.0, (1, 1))?;
-        txn.open_table(JOURNAL)?;
-        txn.open_table(SEGMENTS)?;
-        txn.open_table(CHUNKS)?;
-        txn.open_table(CONSUMERS)?;
-        txn.open_table(CURSORS)?;
-        txn.open_table(COUNTERS)?;
-        txn.open_table(DROPS)?;
-        txn.open_table(EPOCHS)?;
-        txn.open_table(SHIPPED)?;
-    }
-    txn.commit()?;
-    Ok(())
 }

@@ -2,82 +2,178 @@
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
-//! | `meta` | name | see [`super::state`] |
-//! | `journal` | (group, piece) | a piece of a commit group, see [`super::group`] |
-//! | `lanes` | lane | next sequence u64 LE, journal position u64 LE: what groups below it have for the lane is in a segment |
-//! | `segments` | (lane, sequence) | waiting consumers u64 LE, refused items 3 × u64 LE, protobuf `SegmentHeader` |
-//! | `segment_chunks` | (lane, sequence, piece) | a piece of the payload |
+//! | `meta` | name | u64 LE, but `satellite`: its id |
+//! | `journal` | group, piece | a piece of a commit group, see [`super::group`] |
+//! | `lanes` | lane | next sequence, journal position: what groups below it have for the lane is in a segment |
+//! | `segments` | lane, sequence | waiting consumers u64 LE, refused items 3 × u64 LE, protobuf `SegmentHeader` |
+//! | `segment_chunks` | lane, sequence, piece | a piece of the payload |
 //! | `consumers` | name | id u8 |
-//! | `cursors` | (consumer id, lane) | sequence u64 LE, request u64 LE |
+//! | `cursors` | consumer id, lane | sequence, request |
 //! | `counters` | name | three u64 LE: spans, metric points, log records |
-//! | `drops` | (epoch, id) | stations that know it (names, each behind its length u8; 0 ends), protobuf `Drop` |
+//! | `drops` | epoch, id | stations that know it (names, each behind its length u8; 0 ends), protobuf `Drop` |
 //! | `epochs` | epoch | protobuf `Epoch` of an earlier life that still has something to say |
 //! | `lane_rules` | first group | JSON, see [`crate::lanes`]; made with the first rules, format 2 |
-//! | `bases` | (lane, sequence) | protobuf `SegmentHeader` of a committed segment that others lean on; made with the first, format 3 |
-//! | `base_chunks` | (lane, sequence, piece) | a piece of its payload |
+//! | `bases` | lane, sequence | protobuf `SegmentHeader` of a committed segment that others depend on; made with the first, format 3 |
+//! | `base_chunks` | lane, sequence, piece | a piece of its payload |
 //! | `passes` | when it began | protobuf `PassReport`; made with the first pass |
-//! | `shipped` | (lane, sequence) | payload hash of a segment that the ground has committed |
+//! | `shipped` | lane, sequence | payload hashes of a segment of this epoch that a ground has committed |
+//! | `acknowledged` | ledger, epoch, lane, sequence | payload hash of a segment that this ledger has committed; made with the first |
+//! | `ledgers` | ledger | the station that answered for it last; made with the first |
+//! | `refused` | lane, sequence, consumer id | items that the consumer's backend has refused for good: three u64 LE |
+//!
+//! Formats: 1 has one lane; 2 splits groups by rules; 3 has segments that depend on others; 4 has groups of version 2. A file's
+//! number rises when the first such thing is written. `acknowledged`, `ledgers` and `refused` may be
+//! ignored, so they raise nothing.
 
-use redb::TableDefinition;
+use perigee_shared::segment::{Lane, SegmentId};
+use perigee_shared::store::StoreError;
+use perigee_shared::stored_as_tuple;
+use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
-pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-pub(super) const JOURNAL: TableDefinition<'_, (u64, u16), &[u8]> = TableDefinition::new("journal");
-pub(super) const LANES: TableDefinition<'_, u8, (u64, u64)> = TableDefinition::new("lanes");
-pub(super) const SEGMENTS: TableDefinition<'_, (u8, u64), &[u8]> = TableDefinition::new("segments");
-pub(super) const CHUNKS: TableDefinition<'_, (u8, u64, u32), &[u8]> = TableDefinition::new("segment_chunks");
-pub(super) const CONSUMERS: TableDefinition<'_, &str, u8> = TableDefinition::new("consumers");
-pub(super) const CURSORS: TableDefinition<'_, (u8, u8), (u64, u64)> = TableDefinition::new("cursors");
-pub(super) const COUNTERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("counters");
-pub(super) const DROPS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("drops");
-pub(super) const EPOCHS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("epochs");
-pub(super) const SHIPPED: TableDefinition<'_, (u8, u64), &[u8]> = TableDefinition::new("shipped");
-
-pub(super) const LANE_RULES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lane_rules");
-
-pub(super) const PASSES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("passes");
-
-pub(super) const BASES: TableDefinition<'_, (u8, u64), &[u8]> = TableDefinition::new("bases");
-pub(super) const BASE_CHUNKS: TableDefinition<'_, (u8, u64, u32), &[u8]> =
-    TableDefinition::new("base_chunks");
-
-/// The format of these tables. Software opens every earlier one and refuses a later one. 1: one lane takes all groups. 2: groups
-/// are split by `lane_rules`. 3: segments may lean on `bases`.
-pub(super) const FORMAT: u64 = 3;
-
-/// The format of a log that has lane rules and no bases.
-pub(super) const RULES_FORMAT: u64 = 2;
-
-/// The format of a log that has never had lane rules.
-pub(super) const FIRST_FORMAT: u64 = 1;
-
-/// Cuts `value` into pieces that fill redb's pages, which are powers of two: a piece of 2^k − 1 KiB leaves room for the page's
-/// own data, while one byte too many would double the page (measured: 65,000 bytes cost 1.4 times their size, 65,536 bytes 2.4).
-pub(super) fn pieces(mut value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    const SIZES: [usize; 6] = [261_120, 130_048, 64_512, 31_744, 15_360, 7_168];
-    std::iter::from_fn(move || {
-        if value.is_empty() {
-            return None;
-        }
-        let size = SIZES.into_iter().find(|s| *s <= value.len()).unwrap_or(value.len());
-        let (piece, rest) = value.split_at(size);
-        value = rest;
-        Some(piece)
-    })
+stored_as_tuple! {
+    /// A piece of a commit group.
+    pub(super) struct GroupPiece { pub(super) group: u64, pub(super) piece: u16 }
+}
+stored_as_tuple! {
+    /// Where a lane is.
+    pub(super) struct LaneNumbers { pub(super) next_sequence: u64, pub(super) position: u64 }
+}
+stored_as_tuple! {
+    /// A segment or a base.
+    pub(super) struct Place { pub(super) lane: u8, pub(super) sequence: u64 }
+}
+stored_as_tuple! {
+    /// A piece of a payload.
+    pub(super) struct PlacePiece { pub(super) lane: u8, pub(super) sequence: u64, pub(super) piece: u32 }
+}
+stored_as_tuple! {
+    /// A consumer's cursor in a lane.
+    pub(super) struct CursorKey { pub(super) consumer: u8, pub(super) lane: u8 }
+}
+stored_as_tuple! {
+    /// The segment that a consumer is at, and its requests that are done.
+    pub(super) struct Cursor { pub(super) sequence: u64, pub(super) requests: u64 }
+}
+stored_as_tuple! {
+    /// A drop.
+    pub(super) struct DropKey { pub(super) epoch: u64, pub(super) id: u64 }
+}
+stored_as_tuple! {
+    /// A segment that a ledger has acknowledged.
+    pub(super) struct AckKey { pub(super) ledger: u64, pub(super) epoch: u64, pub(super) lane: u8, pub(super) sequence: u64 }
+}
+stored_as_tuple! {
+    /// What a consumer's backend has refused of a segment.
+    pub(super) struct RefusedKey { pub(super) lane: u8, pub(super) sequence: u64, pub(super) consumer: u8 }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+pub(super) const JOURNAL: TableDefinition<'_, GroupPiece, &[u8]> = TableDefinition::new("journal");
+pub(super) const LANES: TableDefinition<'_, u8, LaneNumbers> = TableDefinition::new("lanes");
+pub(super) const SEGMENTS: TableDefinition<'_, Place, &[u8]> = TableDefinition::new("segments");
+pub(super) const CHUNKS: TableDefinition<'_, PlacePiece, &[u8]> = TableDefinition::new("segment_chunks");
+pub(super) const CONSUMERS: TableDefinition<'_, &str, u8> = TableDefinition::new("consumers");
+pub(super) const CURSORS: TableDefinition<'_, CursorKey, Cursor> = TableDefinition::new("cursors");
+pub(super) const COUNTERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("counters");
+pub(super) const DROPS: TableDefinition<'_, DropKey, &[u8]> = TableDefinition::new("drops");
+pub(super) const EPOCHS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("epochs");
+pub(super) const SHIPPED: TableDefinition<'_, Place, &[u8]> = TableDefinition::new("shipped");
+pub(super) const LANE_RULES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lane_rules");
+pub(super) const PASSES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("passes");
+pub(super) const BASES: TableDefinition<'_, Place, &[u8]> = TableDefinition::new("bases");
+pub(super) const BASE_CHUNKS: TableDefinition<'_, PlacePiece, &[u8]> = TableDefinition::new("base_chunks");
+pub(super) const ACKNOWLEDGED: TableDefinition<'_, AckKey, &[u8]> = TableDefinition::new("acknowledged");
+pub(super) const LEDGERS: TableDefinition<'_, u64, &str> = TableDefinition::new("ledgers");
+pub(super) const REFUSED: TableDefinition<'_, RefusedKey, &[u8]> = TableDefinition::new("refused");
 
-    #[test]
-    fn pieces_add_up_and_leave_room_in_their_page() {
-        for len in [0, 1, 7_167, 7_168, 65_536, 150_000, 1 << 20] {
-            let value: Vec<u8> = (0..len).map(|n| n as u8).collect();
-            let all: Vec<&[u8]> = pieces(&value).collect();
-            assert_eq!(all.concat(), value);
-            for piece in all.into_iter().filter(|p| p.len() >= 7_168) {
-                assert!(piece.len().next_power_of_two() - piece.len() >= 1000, "{}", piece.len());
-            }
-        }
+/// The formats with which things came; see above.
+pub(super) const FIRST_FORMAT: u64 = 1;
+pub(super) const RULES_FORMAT: u64 = 2;
+pub(super) const BASES_FORMAT: u64 = 3;
+pub(super) const GROUPS_FORMAT: u64 = 4;
+
+/// Names in `counters`.
+pub(super) const ACCEPTED: &str = "accepted";
+pub(super) const DELIVERED: &str = "delivered";
+
+/// Names in `meta`.
+pub(super) const META_FORMAT: &str = "format";
+pub(super) const META_EPOCH: &str = "epoch";
+pub(super) const META_START_COUNTER: &str = "start_counter";
+pub(super) const META_STARTED: &str = "started_unix_nano";
+pub(super) const META_NEXT_GROUP: &str = "next_group";
+pub(super) const META_NEXT_DROP: &str = "next_drop";
+/// Drops below it may have been reported: they no longer change.
+pub(super) const META_REPORTED: &str = "drops_reported";
+/// The id of the satellite whose log it is, from format 4 on.
+pub(super) const META_SATELLITE: &str = "satellite";
+
+impl Place {
+    /// Where a segment is.
+    pub(super) const fn of(id: SegmentId) -> Self {
+        Self { lane: id.lane.0, sequence: id.sequence }
+    }
+
+    /// The pieces of its payload.
+    pub(super) const fn pieces(self) -> std::ops::RangeInclusive<PlacePiece> {
+        let Self { lane, sequence } = self;
+        PlacePiece { lane, sequence, piece: 0 }..=PlacePiece { lane, sequence, piece: u32::MAX }
+    }
+
+    /// One piece.
+    pub(super) const fn piece(self, piece: u32) -> PlacePiece {
+        PlacePiece { lane: self.lane, sequence: self.sequence, piece }
+    }
+}
+
+/// The segments of a lane from `sequence` on.
+pub(super) const fn lane_from(lane: Lane, sequence: u64) -> std::ops::RangeInclusive<Place> {
+    Place { lane: lane.0, sequence }..=Place { lane: lane.0, sequence: u64::MAX }
+}
+
+/// The pieces of the groups from `from` to before `end`.
+pub(super) const fn groups(from: u64, end: u64) -> std::ops::Range<GroupPiece> {
+    GroupPiece { group: from, piece: 0 }..GroupPiece { group: end, piece: 0 }
+}
+
+/// The drops of an epoch.
+pub(super) const fn drops_of(epoch: u64) -> std::ops::RangeInclusive<DropKey> {
+    DropKey { epoch, id: 0 }..=DropKey { epoch, id: u64::MAX }
+}
+
+/// A number in `meta`.
+pub(super) fn number(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    name: &str,
+) -> Result<Option<u64>, StoreError> {
+    let Some(value) = meta.get(name)? else { return Ok(None) };
+    let bytes = value.value().try_into().map_err(|_| StoreError::Damaged(format!("{name} in meta")))?;
+    Ok(Some(u64::from_le_bytes(bytes)))
+}
+
+/// Writes numbers into `meta`.
+pub(super) fn set_numbers(txn: &WriteTransaction, numbers: &[(&str, u64)]) -> Result<(), StoreError> {
+    let mut meta = txn.open_table(META)?;
+    for (name, value) in numbers {
+        meta.insert(*name, &value.to_le_bytes()[..])?;
+    }
+    Ok(())
+}
+
+/// Raises the format number to `least`.
+pub(super) fn raise_format(txn: &WriteTransaction, least: u64) -> Result<(), StoreError> {
+    let found = number(&txn.open_table(META)?, META_FORMAT)?.unwrap_or(FIRST_FORMAT);
+    if found < least { set_numbers(txn, &[(META_FORMAT, least)]) } else { Ok(()) }
+}
+
+/// A table that is made with the first thing in it.
+pub(super) fn if_made<K: redb::Key + 'static, V: redb::Value + 'static>(
+    txn: &ReadTransaction,
+    table: TableDefinition<'_, K, V>,
+) -> Result<Option<redb::ReadOnlyTable<K, V>>, StoreError> {
+    match txn.open_table(table) {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(e) => Err(e.into()),
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use perigee_proto::link::DropReason;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::otlp::walk::Walked;
-use perigee_shared::segment::{Codec, Decoder, Header, Lane, hash};
+use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use simdisk::Disk;
 
@@ -18,6 +18,7 @@ pub(super) const ALL: BatchLimits = BatchLimits { items: u64::MAX, raw: u64::MAX
 fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
     WalConfig {
         directory: directory.to_owned(),
+        satellite: Some("sat".to_owned()),
         max_bytes: 1 << 30,
         when_full: WhenFull::Refuse,
         ballast: 0,
@@ -40,12 +41,12 @@ impl Bench {
     }
 
     pub(super) fn open(&self) -> Wal {
-        let (wal, quarantine) = self.try_open().unwrap();
-        assert_eq!(quarantine, None);
+        let mut wal = self.try_open().unwrap();
+        assert_eq!(wal.take_quarantine(), None);
         wal
     }
 
-    fn try_open(&self) -> Result<(Wal, Option<Quarantine>), WalError> {
+    pub(super) fn try_open(&self) -> Result<Wal, WalError> {
         Wal::open(self.config.clone(), self.disk.env())
     }
 
@@ -55,7 +56,7 @@ impl Bench {
 }
 
 /// A request of `items` log records whose body is random, so that it does not shrink.
-fn request(n: u64, items: u64, bytes: usize) -> Accepted {
+pub(super) fn request(n: u64, items: u64, bytes: usize) -> Accepted {
     let mut reader = blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof();
     let mut body = vec![0; bytes];
     reader.fill(&mut body);
@@ -67,9 +68,10 @@ pub(super) fn logs(n: u64) -> Counts {
     Counts::of(Signal::Logs, n)
 }
 
-fn seal(wal: &mut Wal) -> Result<Option<Header>, WalError> {
-    let Some(batch) = wal.take_batch(Lane::BULK, ALL, true)? else { return Ok(None) };
-    wal.commit_segment(batch.seal(&Encoding { codec: Codec::ZstdRows, ..Encoding::default() }, 7).unwrap())
+pub(super) fn seal(wal: &mut Wal) -> Result<Option<Header>, WalError> {
+    let Some(batch) = wal.segments().take_batch(Lane::BULK, ALL, true)? else { return Ok(None) };
+    wal.segments()
+        .commit(batch.seal(&Encoding { codec: Codec::ZstdRows, ..Encoding::default() }, 7).unwrap())
         .map(Some)
 }
 
@@ -80,29 +82,28 @@ pub(super) fn assert_adds_up(wal: &Wal) {
     assert_eq!(s.accepted, s.delivered + dropped + s.in_segments + s.in_journal, "{s:?}");
 }
 
-pub(super) fn link(wal: &Wal) -> ConsumerId {
-    wal.consumer("link").unwrap()
-}
+/// The only consumer of a [`Bench`].
+pub(super) const LINK: ConsumerId = ConsumerId(0);
 
 fn view(wal: &Wal, committed: std::ops::Range<u64>, top: [u8; 32]) -> GroundView {
     let tops = vec![(committed.end - 1, top)];
     let lane =
         GroundLane { lane: Lane::BULK, committed: [committed].into_iter().collect::<RangeSet>(), tops };
-    GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane] }
+    GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane], ..GroundView::default() }
 }
 
 #[test]
 fn what_was_appended_is_there_after_a_power_cut() {
     let bench = Bench::new();
     let mut wal = bench.open();
-    wal.append(&[request(1, 3, 100), request(2, 4, 5000)]).unwrap();
+    wal.journal().append(&[request(1, 3, 100), request(2, 4, 5000)]).unwrap();
     drop(wal);
     bench.disk.restart();
     let mut wal = bench.open();
-    assert_eq!((wal.summary().accepted, wal.unsealed()[0].items), (logs(7), 7));
+    assert_eq!((wal.summary().accepted, wal.segments().unsealed()[0].items), (logs(7), 7));
     let header = seal(&mut wal).unwrap().unwrap();
     assert_eq!((header.items, header.requests, header.id.sequence), (logs(7), 2, 1));
-    let payload = wal.payload(Lane::BULK, 1).unwrap().unwrap();
+    let payload = wal.custody().payload(&header).unwrap().unwrap();
     assert_eq!(hash(&payload), header.hash);
     let back: Vec<_> = Decoder::new(&header, &payload, None).unwrap().map(|r| r.unwrap().body).collect();
     assert_eq!(back, [request(1, 3, 100).body, request(2, 4, 5000).body]);
@@ -138,13 +139,13 @@ fn work(wal: &mut Wal) -> (u64, bool) {
     let result = (|| -> Result<(), WalError> {
         for round in 0..6 {
             for n in 0..3 {
-                wal.append(&[request(round * 10 + n, 2, 3000)])?;
+                wal.journal().append(&[request(round * 10 + n, 2, 3000)])?;
                 promised += 2;
             }
             let header = seal(wal)?.unwrap();
             match round {
-                1 | 2 => drop(wal.pass(link(wal), &[Delivery { id: header.id, refused: Counts::ZERO }])?),
-                3 => wal.drop_segments(vec![header], DropReason::Lifetime)?,
+                1 | 2 => assert_eq!(wal.custody().pass(LINK, &[Delivery::whole(header.id)])?, 1),
+                3 => wal.custody().drop_segments(vec![header], DropReason::Lifetime)?,
                 _ => {}
             }
         }
@@ -157,12 +158,12 @@ fn work(wal: &mut Wal) -> (u64, bool) {
 fn a_full_disk_refuses_and_works_again_when_there_is_room() {
     let bench = Bench::new();
     let mut wal = bench.open();
-    wal.append(&[request(1, 1, 100)]).unwrap();
+    wal.journal().append(&[request(1, 1, 100)]).unwrap();
     bench.disk.set_full(true);
-    assert!(matches!(wal.append(&[request(2, 1, 100)]), Err(WalError::Storage(_))));
-    assert!(!wal.is_open());
+    assert!(matches!(wal.journal().append(&[request(2, 1, 100)]), Err(WalError::Store(StoreError::Full))));
+    assert!(wal.failing().is_some());
     bench.disk.set_full(false);
-    wal.append(&[request(3, 1, 100)]).unwrap();
+    wal.journal().append(&[request(3, 1, 100)]).unwrap();
     assert_eq!(wal.summary().accepted, logs(2));
     assert_adds_up(&wal);
 }
@@ -174,22 +175,30 @@ fn a_segment_goes_when_every_consumer_of_its_signals_has_passed_it() {
     bench.config =
         config(bench.directory.path(), &[("link", SignalSet::ALL), ("a", SignalSet::ALL), ("b", traces)]);
     let mut wal = bench.open();
-    wal.append(&[request(1, 5, 100)]).unwrap();
+    wal.journal().append(&[request(1, 5, 100)]).unwrap();
     let id = seal(&mut wal).unwrap().unwrap().id;
     let done = |refused| [Delivery { id, refused }];
-    let (l, a, b) = (link(&wal), wal.consumer("a").unwrap(), wal.consumer("b").unwrap());
-    assert!(wal.waiting(b, Lane::BULK, 0, 10).unwrap().is_empty(), "no traces in it");
-    assert_eq!(wal.first_waiting(b, Lane::BULK, 0).unwrap(), (None, 2), "it need not be looked at again");
-    assert_eq!(wal.first_waiting(a, Lane::BULK, 0).unwrap().1, 1);
-    assert_eq!(wal.pass(l, &done(Counts::ZERO)).unwrap(), 0);
-    assert_eq!(wal.pass(l, &done(Counts::ZERO)).unwrap(), 0, "once is enough");
+    let [l, a, b] = ["link", "a", "b"].map(|name| wal.custody().consumer(name).unwrap());
+    assert!(wal.custody().waiting(b, Lane::BULK, 0, 10).unwrap().is_empty(), "no traces in it");
+    assert_eq!(
+        wal.custody().first_waiting(b, Lane::BULK, 0).unwrap(),
+        (None, 2),
+        "it need not be looked at again"
+    );
+    assert_eq!(wal.custody().first_waiting(a, Lane::BULK, 0).unwrap().1, 1);
+    assert_eq!(wal.custody().pass(l, &done(Counts::ZERO)).unwrap(), 0);
+    assert_eq!(wal.custody().pass(l, &done(Counts::ZERO)).unwrap(), 0, "once is enough");
     drop(wal);
     let mut wal = bench.open();
-    wal.advance(a, id, 1, logs(2)).unwrap();
-    assert_eq!(wal.cursor(a, Lane::BULK).unwrap(), (1, 1));
-    assert_eq!(wal.pass(a, &done(Counts::ZERO)).unwrap(), 1);
+    wal.custody().advance(a, id, 1, logs(2)).unwrap();
+    assert_eq!(wal.custody().cursor(a, Lane::BULK).unwrap(), (1, 1));
+    assert_eq!(wal.custody().pass(a, &done(Counts::ZERO)).unwrap(), 1);
     let s = wal.summary();
-    assert_eq!((s.delivered, s.dropped.as_slice()), (logs(3), &[(DropReason::BackendRefused, logs(2))][..]));
+    assert_eq!(
+        (s.delivered, s.dropped.as_slice()),
+        (logs(5), &[][..]),
+        "the link has delivered what a refused"
+    );
     assert_adds_up(&wal);
 
     bench.config.consumers.remove("a");
@@ -197,9 +206,9 @@ fn a_segment_goes_when_every_consumer_of_its_signals_has_passed_it() {
         drop(wal);
         bench.open()
     };
-    assert_eq!(wal.abandoned(), ["a"]);
-    wal.release("a").unwrap();
-    assert!(wal.abandoned().is_empty());
+    assert_eq!(wal.custody().abandoned(), ["a"]);
+    wal.custody().release("a").unwrap();
+    assert!(wal.custody().abandoned().is_empty());
 }
 
 #[test]
@@ -210,7 +219,7 @@ fn the_budget_refuses_or_drops_and_counts_what_it_drops() {
         let mut wal = bench.open();
         let mut refused = 0;
         for n in 0..60 {
-            match wal.append(&[request(n, 1, 10_000)]) {
+            match wal.journal().append(&[request(n, 1, 10_000)]) {
                 Ok(()) => {}
                 Err(WalError::Full { .. }) => refused += 1,
                 Err(e) => panic!("{e}"),
@@ -225,7 +234,7 @@ fn the_budget_refuses_or_drops_and_counts_what_it_drops() {
         let dropped: Counts = summary.dropped.iter().map(|(_, items)| *items).sum();
         assert_eq!(refused > 0, when_full == WhenFull::Refuse);
         assert_eq!(dropped.total() > 0, when_full != WhenFull::Refuse);
-        let epochs = wal.epochs("svalbard").unwrap();
+        let epochs = wal.epochs().hello("svalbard").unwrap();
         let reported: Counts = epochs[0].drops.iter().map(|d| Counts::from(d.items.unwrap())).sum();
         assert_eq!(reported, dropped, "{when_full:?}");
         assert!(
@@ -245,17 +254,17 @@ fn the_budget_refuses_or_drops_and_counts_what_it_drops() {
 fn a_drop_is_repeated_to_each_station_until_all_know_it() {
     let bench = Bench::new();
     let mut wal = bench.open();
-    wal.append(&[request(1, 5, 100)]).unwrap();
+    wal.journal().append(&[request(1, 5, 100)]).unwrap();
     let header = seal(&mut wal).unwrap().unwrap();
-    wal.drop_segments(vec![header.clone()], DropReason::Lifetime).unwrap();
+    wal.custody().drop_segments(vec![header.clone()], DropReason::Lifetime).unwrap();
     let stations = ["a".to_owned(), "b".to_owned()];
-    let drops = |wal: &mut Wal, station| wal.epochs(station).unwrap().pop().unwrap().drops;
+    let drops = |wal: &mut Wal, station| wal.epochs().hello(station).unwrap().pop().unwrap().drops;
     let known = drops(&mut wal, "a");
     assert_eq!((known.len(), known[0].sequences.unwrap().start), (1, header.id.sequence));
-    wal.drops_acknowledged("a", &stations, header.id.epoch, &[known[0].id]).unwrap();
+    wal.epochs().drops_acknowledged("a", &stations, header.id.epoch, &[known[0].id]).unwrap();
     assert!(drops(&mut wal, "a").is_empty());
     assert_eq!(drops(&mut wal, "b"), known);
-    wal.drops_acknowledged("b", &stations, header.id.epoch, &[known[0].id]).unwrap();
+    wal.epochs().drops_acknowledged("b", &stations, header.id.epoch, &[known[0].id]).unwrap();
     assert!(drops(&mut wal, "c").is_empty(), "all configured stations know it");
 }
 
@@ -264,17 +273,18 @@ fn a_commit_overrides_a_drop() {
     let bench = Bench::new();
     let mut wal = bench.open();
     for n in 0..3 {
-        wal.append(&[request(n, 5, 100)]).unwrap();
+        wal.journal().append(&[request(n, 5, 100)]).unwrap();
         seal(&mut wal).unwrap();
-        wal.mark_sent(Lane::BULK, n + 1);
+        let epoch = wal.summary().life.epoch;
+        wal.custody().mark_sent(SegmentId { epoch, lane: Lane::BULK, sequence: n + 1 });
     }
-    let headers = wal.waiting(link(&wal), Lane::BULK, 0, 2).unwrap();
+    let headers = wal.custody().waiting(LINK, Lane::BULK, 0, 2).unwrap();
     let top = headers[1].hash;
-    wal.drop_segments(headers, DropReason::QuotaOldest).unwrap();
+    wal.custody().drop_segments(headers, DropReason::QuotaOldest).unwrap();
     assert_eq!(wal.summary().delivered, Counts::ZERO);
     let view = view(&wal, 1..2, top);
     let view = GroundView { lanes: vec![GroundLane { tops: Vec::new(), ..view.lanes[0].clone() }], ..view };
-    wal.reconcile(link(&wal), &view).unwrap();
+    wal.epochs().reconcile(LINK, &view).unwrap();
     let s = wal.summary();
     assert_eq!((s.delivered, s.dropped[0].1), (logs(5), logs(5)), "segment 1 is on the ground after all");
     assert_adds_up(&wal);
@@ -285,20 +295,20 @@ fn what_the_ground_has_is_deleted_and_a_ground_that_knows_more_begins_a_new_epoc
     let bench = Bench::new();
     let mut wal = bench.open();
     for n in 0..3 {
-        wal.append(&[request(n, 1, 100)]).unwrap();
+        wal.journal().append(&[request(n, 1, 100)]).unwrap();
         seal(&mut wal).unwrap();
     }
-    let headers = wal.waiting(link(&wal), Lane::BULK, 0, 9).unwrap();
+    let headers = wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap();
     let right = view(&wal, 1..3, headers[1].hash);
-    assert_eq!(wal.reconcile(link(&wal), &right).unwrap(), Reconciled::Deleted(2));
+    assert_eq!(wal.epochs().reconcile(LINK, &right).unwrap(), Reconciled::Deleted(2));
     let epoch = wal.summary().life.epoch;
     for wrong in [view(&wal, 1..5, [0; 32]), view(&wal, 1..4, [0; 32])] {
         let wrong = GroundView { epoch: wal.summary().life.epoch, ..wrong };
-        assert_eq!(wal.reconcile(link(&wal), &wrong).unwrap(), Reconciled::NewEpoch);
-        let left = wal.waiting(link(&wal), Lane::BULK, 0, 9).unwrap();
+        assert_eq!(wal.epochs().reconcile(LINK, &wrong).unwrap(), Reconciled::NewEpoch);
+        let left = wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap();
         assert_eq!((left.len(), left[0].id.epoch), (1, wal.summary().life.epoch), "nothing was deleted");
     }
-    let epochs = wal.epochs("a").unwrap();
+    let epochs = wal.epochs().hello("a").unwrap();
     assert_eq!(epochs.len(), 3);
     assert!(epochs[0].epoch == epoch && epochs[0].closed && !epochs[2].closed);
     assert!(epochs[0].start_counter < epochs[2].start_counter);
@@ -310,43 +320,44 @@ fn a_damaged_file_is_moved_aside_and_its_epoch_closed_with_what_is_known() {
     let bench = Bench::new();
     let mut wal = bench.open();
     for n in 0..4 {
-        wal.append(&[request(n, 5, 20_000)]).unwrap();
+        wal.journal().append(&[request(n, 5, 20_000)]).unwrap();
     }
     seal(&mut wal).unwrap();
     let before = wal.summary();
     drop(wal);
     bench.disk.damage(&bench.file(), |content| content[..4096].fill(0x5a));
-    let (mut wal, quarantine) = bench.try_open().unwrap();
-    let quarantine = quarantine.unwrap();
-    assert!(bench.disk.files().contains(&quarantine.moved_to));
+    let mut wal = bench.try_open().unwrap();
+    let quarantine = wal.take_quarantine().unwrap();
+    assert!(bench.disk.files().contains(&quarantine.moved_to.unwrap()));
     let after = wal.summary();
     assert_eq!((after.accepted, after.in_segments), (before.accepted, Counts::ZERO));
     assert_eq!(after.dropped, [(DropReason::Corruption, logs(20))]);
     assert!(after.life.epoch != before.life.epoch && after.life.start_counter > before.life.start_counter);
-    let epochs = wal.epochs("a").unwrap();
+    let epochs = wal.epochs().hello("a").unwrap();
     assert_eq!((epochs[0].epoch, epochs[0].closed), (before.life.epoch, true));
-    assert_eq!(quarantine.lost, epochs[0].drops);
     let lost = &epochs[0].drops[0];
     assert!(lost.counts_unknown, "more may have been accepted since the last seal");
     assert_eq!(Counts::from(lost.items.unwrap()), logs(20));
     assert_adds_up(&wal);
-    wal.append(&[request(9, 1, 10)]).unwrap();
+    wal.journal().append(&[request(9, 1, 10)]).unwrap();
     assert_adds_up(&wal);
 }
 
 #[test]
 fn a_later_format_is_refused_and_stays_where_it_is() {
     let bench = Bench::new();
-    drop(bench.open());
-    let db = bench.disk.env().store.open(&bench.file(), 1 << 20).unwrap();
-    let txn = db.begin_write().unwrap();
-    txn.open_table(tables::META).unwrap().insert("format", &4u64.to_le_bytes()[..]).unwrap();
-    txn.commit().unwrap();
-    drop(db);
+    let mut wal = bench.open();
+    let later = tables::GROUPS_FORMAT + 1;
+    wal.write(|txn, _| Ok((tables::set_numbers(txn, &[(tables::META_FORMAT, later)])?, Vec::new()))).unwrap();
+    wal.close().unwrap();
+    let before = bench.disk.env().store.read(&bench.file()).unwrap();
     for _ in 0..2 {
-        assert!(matches!(bench.try_open(), Err(WalError::Format { found: 4, known: 3 })));
+        let Err(WalError::Store(StoreError::Format { found, known, .. })) = bench.try_open() else {
+            panic!("a later format is refused")
+        };
+        assert_eq!((found, known), (later, tables::GROUPS_FORMAT));
     }
-    assert_eq!(bench.disk.files(), [bench.file()]);
+    assert!(bench.disk.env().store.read(&bench.file()).unwrap() == before, "nothing in it has changed");
 }
 
 #[test]
@@ -362,12 +373,12 @@ fn a_look_at_a_log_makes_nothing() {
 fn a_damaged_segment_is_found_dropped_and_counted() {
     let bench = Bench::new();
     let mut wal = bench.open();
-    wal.append(&[request(1, 5, 100)]).unwrap();
+    wal.journal().append(&[request(1, 5, 100)]).unwrap();
     let header = seal(&mut wal).unwrap().unwrap();
     assert_eq!(wal.verify().unwrap(), (1, 0));
-    wal.write(|txn| {
-        txn.open_table(tables::CHUNKS)?.insert((header.id.lane.0, header.id.sequence, 0), &b"other"[..])?;
-        Ok(())
+    wal.write(|txn, _| {
+        txn.open_table(tables::CHUNKS)?.insert(Place::of(header.id).piece(0), &b"other"[..])?;
+        Ok(((), Vec::new()))
     })
     .unwrap();
     assert_eq!(wal.verify().unwrap(), (1, 1));
@@ -381,23 +392,23 @@ fn a_damaged_group_of_the_journal_is_dropped_and_counted_and_the_rest_is_sealed(
     for damaged in 1..=3 {
         let mut wal = bench.open();
         let (accepted, dropped) = (wal.summary().accepted, wal.summary().dropped);
-        let first = wal.state.next_group;
+        let first = wal.state().next_group;
         for n in 0..3 {
-            wal.append(&[request(n, 5, 100)]).unwrap();
+            wal.journal().append(&[request(n, 5, 100)]).unwrap();
         }
         let number = first + damaged - 1;
-        wal.write(|txn| {
+        wal.write(|txn, _| {
             let mut journal = txn.open_table(tables::JOURNAL)?;
             let mut group = group::read(&journal, number)?;
             group.truncate(group.len() - 3);
-            journal.insert((number, 0), group.as_slice())?;
-            Ok(())
+            journal.insert(tables::GroupPiece { group: number, piece: 0 }, group.as_slice())?;
+            Ok(((), Vec::new()))
         })
         .unwrap();
-        let batch = wal.take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
+        let batch = wal.segments().take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
         let error = batch.seal(&Encoding::default(), 7).unwrap_err();
         assert!(matches!(error, SealError::Journal { group, .. } if group == number), "{error}");
-        wal.drop_group(number).unwrap();
+        wal.journal().drop_group(number).unwrap();
         assert_adds_up(&wal);
         drop(wal);
 
@@ -405,10 +416,10 @@ fn a_damaged_group_of_the_journal_is_dropped_and_counted_and_the_rest_is_sealed(
         let lost = dropped.first().map_or(Counts::ZERO, |(_, items)| *items) + logs(5);
         assert_eq!(wal.summary().dropped, [(DropReason::Corruption, lost)]);
         assert_eq!(wal.summary().accepted, accepted + logs(15));
-        assert_eq!(wal.state.next_group, first + 3, "no number is given twice");
+        assert_eq!(wal.state().next_group, first + 3, "no number is given twice");
         assert_eq!(seal(&mut wal).unwrap().unwrap().items, logs(10));
         assert_adds_up(&wal);
-        let drops: Vec<_> = wal.epochs("a").unwrap().into_iter().flat_map(|e| e.drops).collect();
+        let drops: Vec<_> = wal.epochs().hello("a").unwrap().into_iter().flat_map(|e| e.drops).collect();
         assert_eq!(drops.last().map(|d| d.reason), Some(DropReason::Corruption as i32));
     }
 }
@@ -418,10 +429,10 @@ fn sealed_groups_leave_the_journal_together_and_the_file_shrinks_when_it_is_comp
     let bench = Bench::new();
     let mut wal = bench.open();
     for n in 0..40 {
-        wal.append(&[request(n, 1, 200_000)]).unwrap();
+        wal.journal().append(&[request(n, 1, 200_000)]).unwrap();
         if n % 4 == 3 {
             let id = seal(&mut wal).unwrap().unwrap().id;
-            wal.pass(link(&wal), &[Delivery { id, refused: Counts::ZERO }]).unwrap();
+            wal.custody().pass(LINK, &[Delivery { id, refused: Counts::ZERO }]).unwrap();
         }
     }
     assert!(wal.summary().stored_bytes < 5 << 20, "sealed groups are deleted in time: {:?}", wal.summary());

@@ -65,5 +65,10 @@ async fn sigint_ends_too_and_a_second_start_finds_nothing_to_repair() {
         agent.process.signal(nix::sys::signal::Signal::SIGINT);
         assert_eq!(agent.process.wait().await.code(), Some(0));
     }
-    assert!(!agent.process.log().contains("repair"), "{}", agent.process.log());
+    let repaired = |agent: &Agent| agent.process.log().contains("not closed in order");
+    assert!(!repaired(&agent), "{}", agent.process.log());
+    agent.start().await;
+    agent.process.kill().await;
+    agent.start().await;
+    assert!(repaired(&agent), "a start after kill -9 says so: {}", agent.process.log());
 }

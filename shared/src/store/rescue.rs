@@ -1,0 +1,414 @@
+//! A reader of redb files that goes on behind what is damaged.
+//!
+//! redb itself stops at the first page whose checksum does not hold. Here a tree is walked from its root, each page is compared
+//! with the checksum that its parent has of it, and a page that does not hold costs the entries below it alone. What comes out
+//! was written, is current, and is whole. [`Rescue::scan`] looks at every page of the file besides, whatever points to it: what it
+//! finds may be old or changed, so its entries need checksums and numbers of their own.
+//!
+//! The layout is that of redb's file format 3 (`docs/design.md` there): a header page with two commit slots; pages of 4 KiB times
+//! a power of two; leaves with a table of ends, keys and values; branches with their children's checksums and numbers.
+
+use std::cell::Cell;
+
+use twox_hash::XxHash3_128;
+
+use crate::env::StoreFile;
+
+const MAGIC: [u8; 9] = [b'r', b'e', b'd', b'b', 0x1A, 0x0A, 0xA9, 0x0D, 0x0A];
+/// Bit 0 says which slot is the current one.
+const GOD_BYTE: usize = 9;
+const PAGE_SIZE: usize = 12;
+const HEADER: usize = 320;
+const SLOTS: [usize; 2] = [64, 192];
+/// In a slot: whether there are tables, and their root.
+const HAS_ROOT: usize = 1;
+const ROOT: usize = 8;
+const LEAF: u8 = 1;
+const BRANCH: u8 = 2;
+/// No tree is so high, and no page so large.
+const MOST_DEPTH: usize = 64;
+const LARGEST_PAGE: u64 = 1 << 32;
+
+/// How much of a table was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Every entry, or there is no such table.
+    Whole,
+    /// Some entries are missing.
+    Part,
+    /// Nothing can be said: what points to the table is damaged.
+    Unknown,
+}
+
+/// A file that may be damaged.
+pub struct Rescue<'a> {
+    file: &'a dyn StoreFile,
+    length: u64,
+    layout: Layout,
+    /// Roots of the tables, that of the latest commit first.
+    roots: Vec<Pointer>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    page: u64,
+    region_header: u64,
+    region: u64,
+}
+
+/// What a parent knows of a page.
+#[derive(Debug, Clone, Copy)]
+struct Pointer {
+    page: u64,
+    checksum: u128,
+}
+
+/// The widths of a table's keys and values; `None`: they vary.
+type Widths = (Option<usize>, Option<usize>);
+
+fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
+    number(bytes, at).map(|b| u32::from_le_bytes(b) as usize)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    number(bytes, at).map(u64::from_le_bytes)
+}
+
+fn pointer_at(bytes: &[u8], at: usize) -> Option<Pointer> {
+    Some(Pointer { page: u64_at(bytes, at)?, checksum: number(bytes, at + 8).map(u128::from_le_bytes)? })
+}
+
+impl Layout {
+    fn read(header: &[u8]) -> Option<Self> {
+        let page = u32_at(header, PAGE_SIZE)? as u64;
+        let region_header = u32_at(header, PAGE_SIZE + 4)? as u64 * page;
+        let region = region_header + u32_at(header, PAGE_SIZE + 8)? as u64 * page;
+        (page.is_power_of_two() && (512..=1 << 16).contains(&page) && region > region_header)
+            .then_some(Self { page, region_header, region })
+    }
+
+    /// Where a page is and how long: its number is 20 bits of index, 20 of region, and 5 of order at the top.
+    fn place(&self, page: u64) -> (u64, u64) {
+        let order = page >> 59;
+        let (index, region) = (page & (0xf_ffff >> order.min(20)), page >> 20 & 0xf_ffff);
+        let length = self.page << order.min(20);
+        (self.page + region * self.region + self.region_header + index * length, length)
+    }
+}
+
+impl<'a> Rescue<'a> {
+    /// Looks at the header; `None` when the file is none of redb's, or nothing of the header can be read.
+    pub fn open(file: &'a dyn StoreFile) -> Option<Self> {
+        let length = file.len().ok()?;
+        let mut header = [0; HEADER];
+        file.read(0, &mut header).ok()?;
+        if header[..MAGIC.len()] != MAGIC {
+            return None;
+        }
+        let layout = Layout::read(&header)?;
+        let current = usize::from(header[GOD_BYTE] & 1);
+        let slot = |at: usize| {
+            let slot = &header[SLOTS[at]..SLOTS[at] + 128];
+            (slot[HAS_ROOT] != 0).then(|| pointer_at(slot, ROOT)).flatten()
+        };
+        let roots = [current, 1 - current].into_iter().filter_map(slot).collect();
+        Some(Self { file, length, layout, roots })
+    }
+
+    /// The same file without the commit before the latest.
+    #[must_use]
+    pub fn latest_alone(mut self) -> Self {
+        self.roots.truncate(1);
+        self
+    }
+
+    /// Shows `each` every entry of a table that can be had, in the order of the keys. The commit before the latest takes its place
+    /// where the latest one's list of tables is damaged.
+    pub fn table(&self, name: &str, mut each: impl FnMut(&[u8], &[u8])) -> Extent {
+        for root in &self.roots {
+            let mut found = None;
+            let whole = self.walk(*root, (None, None), 0, &mut |key, value| {
+                if key == name.as_bytes() {
+                    found = table_root(value);
+                }
+            });
+            match found {
+                Some((None, _)) => return Extent::Whole,
+                Some((Some(root), widths)) => {
+                    let any = Cell::new(false);
+                    let whole = self.walk(root, widths, 0, &mut |key, value| {
+                        any.set(true);
+                        each(key, value);
+                    });
+                    return if whole { Extent::Whole } else { Extent::Part };
+                }
+                None if whole => return Extent::Whole,
+                None => {}
+            }
+        }
+        if self.roots.is_empty() { Extent::Whole } else { Extent::Unknown }
+    }
+
+    /// Shows every entry below a page; whether nothing was damaged.
+    fn walk(&self, at: Pointer, widths: Widths, depth: usize, each: &mut dyn FnMut(&[u8], &[u8])) -> bool {
+        let Some(page) = self.page(at.page) else { return false };
+        let whole = |end: Option<usize>| {
+            end.and_then(|end| page.get(..end)).is_some_and(|b| XxHash3_128::oneshot(b) == at.checksum)
+        };
+        match page.first() {
+            Some(&LEAF) => {
+                let Some(leaf) = Leaf::read(&page, widths).filter(|l| whole(l.end())) else { return false };
+                leaf.entries().for_each(|(key, value)| each(key, value));
+                true
+            }
+            Some(&BRANCH) if depth < MOST_DEPTH => {
+                let Some(children) = branch(&page, widths.0).filter(|b| whole(Some(b.end))) else {
+                    return false;
+                };
+                // Every child is looked at, whatever is wrong with the one before.
+                children
+                    .pointers
+                    .into_iter()
+                    .fold(true, |all, child| self.walk(child, widths, depth + 1, each) & all)
+            }
+            _ => false,
+        }
+    }
+
+    fn page(&self, number: u64) -> Option<Vec<u8>> {
+        let (at, length) = self.layout.place(number);
+        // The last page may be cut off.
+        let length = length.min(LARGEST_PAGE).min(self.length.checked_sub(at)?);
+        let mut page = vec![0; length as usize];
+        self.file.read(at, &mut page).ok()?;
+        Some(page)
+    }
+
+    /// Shows `each` every entry that looks like one of a table with keys of `width` bytes and values of any length, in any page of
+    /// the file: current, old, or changed.
+    pub fn scan(&self, width: usize, mut each: impl FnMut(&[u8], &[u8])) {
+        let mut at = self.layout.page;
+        while at + self.layout.page <= self.length {
+            let mut page = vec![0; self.layout.page as usize];
+            let widths = (Some(width), None);
+            if self.file.read(at, &mut page).is_ok()
+                && page[0] == LEAF
+                && let Some(end) = Leaf::read(&page, widths).and_then(|leaf| leaf.end())
+                && end as u64 <= (self.length - at).min(LARGEST_PAGE)
+            {
+                page.resize(end.max(page.len()), 0);
+                if self.file.read(at, &mut page[..end]).is_ok()
+                    && let Some(leaf) = Leaf::read(&page, widths)
+                {
+                    leaf.entries().for_each(|(key, value)| each(key, value));
+                }
+            }
+            at += self.layout.page;
+        }
+    }
+}
+
+/// A table's root, `None` when it is empty, and its widths.
+fn table_root(definition: &[u8]) -> Option<(Option<Pointer>, Widths)> {
+    let (root, key, value) = (9, 42, 47);
+    let width =
+        |at: usize| Some(if *definition.get(at)? != 0 { Some(u32_at(definition, at + 1)?) } else { None });
+    let pointer = if *definition.get(root)? != 0 { Some(pointer_at(definition, root + 1)?) } else { None };
+    Some((pointer, (width(key)?, width(value)?)))
+}
+
+/// A leaf: `type u8 | u8 | pairs u16 | ends of keys u32* | ends of values u32* | keys | values`; ends of what has a fixed width are
+/// left out.
+struct Leaf<'p> {
+    page: &'p [u8],
+    pairs: usize,
+    widths: Widths,
+}
+
+impl<'p> Leaf<'p> {
+    fn read(page: &'p [u8], widths: Widths) -> Option<Self> {
+        let pairs = u16::from_le_bytes(number(page, 2)?) as usize;
+        let leaf = Self { page, pairs, widths };
+        // Ends never go back.
+        let mut last = leaf.keys();
+        for n in 0..pairs {
+            let end = leaf.key_end(n)?;
+            (last <= end).then_some(())?;
+            last = end;
+        }
+        for n in 0..pairs {
+            let end = leaf.value_end(n)?;
+            (last <= end).then_some(())?;
+            last = end;
+        }
+        (pairs > 0).then_some(leaf)
+    }
+
+    /// Where the keys begin.
+    fn keys(&self) -> usize {
+        let tables = usize::from(self.widths.0.is_none()) + usize::from(self.widths.1.is_none());
+        4 + 4 * self.pairs * tables
+    }
+
+    fn key_end(&self, n: usize) -> Option<usize> {
+        match self.widths.0 {
+            Some(width) => width.checked_mul(n + 1)?.checked_add(self.keys()),
+            None => u32_at(self.page, 4 + 4 * n),
+        }
+    }
+
+    fn value_end(&self, n: usize) -> Option<usize> {
+        match self.widths.1 {
+            Some(width) => width.checked_mul(n + 1)?.checked_add(self.key_end(self.pairs - 1)?),
+            None => u32_at(self.page, 4 + 4 * n + if self.widths.0.is_none() { 4 * self.pairs } else { 0 }),
+        }
+    }
+
+    fn end(&self) -> Option<usize> {
+        self.value_end(self.pairs - 1)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&'p [u8], &'p [u8])> {
+        let entry = |n: usize| {
+            let key = if n == 0 { self.keys() } else { self.key_end(n - 1)? }..self.key_end(n)?;
+            let start = if n == 0 { self.key_end(self.pairs - 1)? } else { self.value_end(n - 1)? };
+            Some((self.page.get(key)?, self.page.get(start..self.value_end(n)?)?))
+        };
+        (0..self.pairs).filter_map(entry).collect::<Vec<_>>().into_iter()
+    }
+}
+
+struct Branch {
+    pointers: Vec<Pointer>,
+    end: usize,
+}
+
+/// A branch: `type u8 | u8 | keys u16 | u32 | checksums u128* | page numbers u64* | ends of keys u32* | keys`.
+fn branch(page: &[u8], key_width: Option<usize>) -> Option<Branch> {
+    let keys = u16::from_le_bytes(number(page, 2)?) as usize;
+    let children = keys + 1;
+    let (checksums, numbers) = (8, 8 + 16 * children);
+    let pointer = |n: usize| {
+        let checksum = u128::from_le_bytes(number(page, checksums + 16 * n)?);
+        Some(Pointer { page: u64_at(page, numbers + 8 * n)?, checksum })
+    };
+    let pointers = (0..children).map(pointer).collect::<Option<Vec<_>>>()?;
+    let ends = numbers + 8 * children;
+    let end = match key_width {
+        Some(width) => width.checked_mul(keys)?.checked_add(ends)?,
+        None => u32_at(page, ends + 4 * keys.checked_sub(1)?)?,
+    };
+    Some(Branch { pointers, end })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use redb::{ReadableDatabase, TableDefinition};
+
+    use super::*;
+    use crate::env::StoreDriver;
+    use crate::store::Files;
+
+    const SMALL: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("small");
+    const LARGE: TableDefinition<'_, (u64, u16), &[u8]> = TableDefinition::new("large");
+
+    fn value(n: u64) -> Vec<u8> {
+        let mut out = vec![0; 40 + (n as usize * 977) % 20_000];
+        blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut out);
+        out
+    }
+
+    fn made(path: &std::path::Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let db = redb::Database::create(path).unwrap();
+        for part in 0..6 {
+            let txn = db.begin_write().unwrap();
+            for n in part * 50..part * 50 + 50 {
+                txn.open_table(SMALL).unwrap().insert(format!("name {n}").as_str(), (n, n * n)).unwrap();
+                txn.open_table(LARGE).unwrap().insert((n, 0), value(n).as_slice()).unwrap();
+            }
+            txn.commit().unwrap();
+        }
+        drop(db.begin_read().unwrap());
+        (0..300).map(|n| (<(u64, u16) as redb::Value>::as_bytes(&(n, 0)), value(n))).collect()
+    }
+
+    fn read(path: &std::path::Path, name: &str) -> (Extent, BTreeMap<Vec<u8>, Vec<u8>>) {
+        let file = Files.open(path).unwrap();
+        let mut out = BTreeMap::new();
+        let Some(rescue) = Rescue::open(&*file) else { return (Extent::Unknown, out) };
+        let extent = rescue.table(name, |key, value| {
+            out.insert(key.to_vec(), value.to_vec());
+        });
+        (extent, out)
+    }
+
+    #[test]
+    fn a_whole_file_gives_what_redb_gives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let all = made(&path);
+        assert_eq!(read(&path, "large"), (Extent::Whole, all.clone()));
+        let (extent, small) = read(&path, "small");
+        assert_eq!((extent, small.len()), (Extent::Whole, 300));
+        assert_eq!(read(&path, "none").0, Extent::Whole);
+        let file = Files.open(&path).unwrap();
+        let mut scanned: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
+        Rescue::open(&*file).unwrap().scan(10, |key, value| {
+            scanned.entry(key.to_vec()).or_default().push(value.to_vec());
+        });
+        let found =
+            |(key, value): (&Vec<u8>, &Vec<u8>)| scanned.get(key).is_some_and(|all| all.contains(value));
+        assert!(all.iter().all(found), "a scan finds every entry, among others");
+    }
+
+    #[test]
+    fn a_page_that_is_zeroed_costs_its_own_entries_and_no_entry_is_ever_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let all = made(&path);
+        let whole = std::fs::read(&path).unwrap();
+        let (mut parts, mut all_gone) = (0, 0);
+        for at in (4096..whole.len()).step_by(4096) {
+            let mut damaged = whole.clone();
+            damaged[at..at + 4096].fill(0);
+            if damaged == whole || (at / 4096) % 4 != 0 && whole[at] != BRANCH {
+                continue;
+            }
+            std::fs::write(&path, &damaged).unwrap();
+            let (extent, found) = read(&path, "large");
+            assert!(found.iter().all(|(key, value)| all.get(key) == Some(value)), "page at {at}");
+            assert_eq!(extent == Extent::Whole, found.len() == all.len(), "page at {at}");
+            if extent == Extent::Part {
+                (parts, all_gone) = (parts + 1, all_gone + usize::from(found.is_empty()));
+            }
+        }
+        assert!(parts > 100, "{parts} pages had entries");
+        assert_eq!(all_gone, 1, "the root");
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_gives_no_wrong_entry_and_no_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let all = made(&path);
+        let whole = std::fs::read(&path).unwrap();
+        for n in 0..100u64 {
+            let bit = blake3::hash(&n.to_le_bytes()).as_bytes()[..8]
+                .iter()
+                .fold(0u64, |a, b| a << 8 | u64::from(*b));
+            // Half of them in the header.
+            let bit = (bit % (if n % 2 == 0 { HEADER } else { whole.len() } as u64 * 8)) as usize;
+            let mut damaged = whole.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &damaged).unwrap();
+            let (_, found) = read(&path, "large");
+            assert!(found.iter().all(|(key, value)| all.get(key) == Some(value)), "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! The log on disks that lose, change and take back what was written to them.
+
+use perigee_proto::link::{self, DropReason};
+use perigee_shared::signal::Counts;
+use perigee_shared::store::StoreError;
+use simdisk::{Fault, Operation, Trouble};
+
+use super::tests::{Bench, LINK, assert_adds_up, logs, request, seal};
+use super::*;
+
+/// Items of the drops that are told of every epoch, and whether more may be gone than they say.
+fn told(wal: &mut Wal) -> (Counts, bool) {
+    let drops: Vec<link::Drop> = wal.epochs().hello("a").unwrap().into_iter().flat_map(|e| e.drops).collect();
+    (
+        drops.iter().map(|d| Counts::from(d.items.unwrap_or_default())).sum(),
+        drops.iter().any(|d| d.counts_unknown),
+    )
+}
+
+/// Items that can still be delivered.
+fn deliverable(wal: &mut Wal) -> Counts {
+    while seal(wal).unwrap().is_some() {}
+    let segments = wal.custody().segments(usize::MAX).unwrap();
+    let whole = segments.iter().filter(|(r, _)| wal.custody().payload(&r.header).unwrap().is_some());
+    whole.map(|(r, _)| r.header.items).sum()
+}
+
+#[test]
+fn a_log_that_is_gone_or_empty_is_closed_with_what_lies_beside_it() {
+    for empty in [false, true] {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        for n in 0..4 {
+            wal.journal().append(&[request(n, 5, 2_000)]).unwrap();
+        }
+        seal(&mut wal).unwrap();
+        wal.journal().append(&[request(9, 5, 2_000)]).unwrap();
+        let before = wal.summary();
+        drop(wal);
+        match empty {
+            true => bench.disk.damage(&bench.file(), Vec::clear),
+            false => bench.disk.env().store.remove(&bench.file()).unwrap(),
+        }
+        let mut wal = bench.open();
+        let after = wal.summary();
+        assert_eq!(after.life.start_counter, before.life.start_counter + 1, "the start counter goes on");
+        assert_ne!(after.life.epoch, before.life.epoch);
+        assert_eq!(told(&mut wal), (logs(20), true), "what was accepted since the last seal is not known");
+        assert_eq!(after.dropped, [(DropReason::Corruption, logs(20))]);
+        assert_adds_up(&wal);
+    }
+}
+
+#[test]
+fn a_log_that_is_gone_before_its_first_seal_is_noticed_too() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.journal().append(&[request(1, 5, 100)]).unwrap();
+    drop(wal);
+    bench.disk.env().store.remove(&bench.file()).unwrap();
+    let mut wal = bench.open();
+    assert_eq!((wal.summary().life.start_counter, told(&mut wal)), (2, (Counts::ZERO, true)));
+}
+
+#[test]
+fn a_first_start_that_is_killed_half_way_is_no_damage() {
+    for cut in 0.. {
+        let bench = Bench::new();
+        bench.disk.power_off_after(cut);
+        let finished = bench.try_open().is_ok();
+        bench.disk.restart_torn(cut);
+        let mut wal = bench.open();
+        assert!(wal.summary().life.start_counter <= 2, "cut at {cut}");
+        assert_eq!(told(&mut wal).0, Counts::ZERO, "cut at {cut}");
+        if finished {
+            assert!(cut > 5, "a first start takes several writes, not {cut}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_backup_of_the_log_is_put_aside_and_no_sequence_is_given_twice() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    let mut backup = Vec::new();
+    for n in 0..6 {
+        wal.journal().append(&[request(n, 5, 2_000)]).unwrap();
+        let id = seal(&mut wal).unwrap().unwrap().id;
+        wal.custody().pass(LINK, &[Delivery::whole(id)]).unwrap();
+        if n == 2 {
+            backup = bench.disk.env().store.read(&bench.file()).unwrap();
+        }
+    }
+    let before = wal.summary();
+    wal.close().unwrap();
+    bench.disk.damage(&bench.file(), |content| *content = backup);
+    let mut wal = bench.try_open().unwrap();
+    let quarantine = wal.take_quarantine().unwrap();
+    assert!(quarantine.why.contains("older"), "{quarantine:?}");
+    assert_ne!(wal.summary().life.epoch, before.life.epoch);
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn another_satellites_log_is_put_aside() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.journal().append(&[request(1, 5, 100)]).unwrap();
+    wal.close().unwrap();
+    let other = WalConfig { satellite: Some("other".to_owned()), ..bench.config.clone() };
+    let mut wal = Wal::open(other, bench.disk.env()).unwrap();
+    assert!(wal.take_quarantine().unwrap().why.contains("satellite sat"));
+    assert_eq!(wal.summary().accepted, Counts::ZERO, "its counts are not ours");
+    assert_eq!(deliverable(&mut wal), Counts::ZERO);
+}
+
+#[test]
+fn requests_that_were_refused_are_not_there_when_the_log_is_open_again() {
+    for restart in [false, true] {
+        for after in 0..2 {
+            let bench = Bench::new();
+            let mut wal = bench.open();
+            wal.journal().append(&[request(1, 5, 100)]).unwrap();
+            bench.disk.arm(Fault {
+                operation: Operation::Sync,
+                trouble: Trouble::InputOutput,
+                after,
+                times: 1,
+                seed: 1,
+            });
+            let refused = wal.journal().append(&[request(2, 7, 100)]).is_err();
+            bench.disk.heal();
+            if restart {
+                // Killed, not cut off from power: what was written is there.
+                bench.disk.kill();
+                wal = bench.open();
+            }
+            let expected = if refused { logs(5) } else { logs(12) };
+            wal.journal().append(&[request(3, 1, 100)]).unwrap();
+            assert_eq!(wal.summary().accepted, expected + logs(1), "restart {restart}, {after}");
+            assert_eq!(deliverable(&mut wal), expected + logs(1));
+            assert_adds_up(&wal);
+        }
+    }
+}
+
+#[test]
+fn one_bad_page_costs_what_is_in_it_and_what_is_lost_is_counted() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for n in 0..30 {
+        wal.journal().append(&[request(n, 5, 6_000)]).unwrap();
+        if n % 3 == 2 && n < 24 {
+            seal(&mut wal).unwrap();
+        }
+    }
+    assert_eq!(wal.summary().accepted, logs(150));
+    wal.close().unwrap();
+    let whole = bench.disk.env().store.read(&bench.file()).unwrap();
+    let (mut pages, mut kept) = (0, 0);
+    for at in (0..whole.len()).step_by(4096) {
+        if whole[at..at + 4096].iter().all(|b| *b == 0) {
+            continue;
+        }
+        let copy = Bench::new();
+        let store = copy.disk.env().store;
+        let mirror = bench.config.directory.join("counters.json");
+        store.replace(&copy.file(), &whole).unwrap();
+        store
+            .replace(
+                &copy.config.directory.join("counters.json"),
+                &bench.disk.env().store.read(&mirror).unwrap(),
+            )
+            .unwrap();
+        copy.disk.damage(&copy.file(), |content| content[at..at + 4096].fill(0));
+        let mut wal = copy.try_open().unwrap();
+        let there = deliverable(&mut wal);
+        let (lost, unknown) = told(&mut wal);
+        assert_adds_up(&wal);
+        assert!(there + lost == logs(150) || unknown, "page {at}: {there:?} and {lost:?}");
+        assert!(there.total() + lost.total() <= 150, "page {at}");
+        (pages, kept) = (pages + 1, kept + there.total());
+    }
+    assert!(kept > pages * 100, "of 150 items {} are kept on average over {pages} pages", kept / pages);
+}
+
+#[test]
+fn a_flipped_bit_at_run_time_delivers_nothing_wrong_and_never_ends_the_log() {
+    for seed in 0..40u64 {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        for n in 0..20 {
+            wal.journal().append(&[request(n, 5, 6_000)]).unwrap();
+            if n % 4 == 3 && n < 16 {
+                seal(&mut wal).unwrap();
+            }
+        }
+        let size = bench.disk.env().store.size(&bench.file()).unwrap().0;
+        let bit = request(seed, 1, 8).body.iter().fold(0u64, |a, b| a << 8 | u64::from(*b)) % (size * 8);
+        bench.disk.damage(&bench.file(), |content| content[bit as usize / 8] ^= 1 << (bit % 8));
+        for n in 20..30 {
+            // It may be refused while the log is put in order.
+            drop(wal.journal().append(&[request(n, 5, 6_000)]));
+            drop(wal.verify());
+        }
+        wal.journal().append(&[request(30, 5, 6_000)]).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let accepted = wal.summary().accepted;
+        let there = deliverable(&mut wal);
+        let (lost, unknown) = told(&mut wal);
+        assert_adds_up(&wal);
+        assert!(there + lost == accepted || unknown, "seed {seed}: {there:?} and {lost:?} of {accepted:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_deleted_under_the_log_is_a_failed_store() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.journal().append(&[request(1, 5, 100)]).unwrap();
+    bench.disk.env().store.remove(&bench.file()).unwrap();
+    assert!(matches!(
+        wal.journal().append(&[request(2, 5, 100)]),
+        Err(WalError::Store(StoreError::Damaged(_)))
+    ));
+    assert!(wal.failing().is_some());
+    wal.journal().append(&[request(3, 1, 100)]).unwrap();
+    assert_eq!(wal.take_quarantine().unwrap().moved_to, None);
+    assert_eq!(wal.summary().life.start_counter, 2);
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn a_ledger_is_told_what_it_has_acknowledged() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.bases().greets("svalbard");
+    let mut hashes = Vec::new();
+    for n in 0..4 {
+        wal.journal().append(&[request(n, 5, 100)]).unwrap();
+        hashes.push(seal(&mut wal).unwrap().unwrap());
+    }
+    let epoch = wal.summary().life.epoch;
+    let view = GroundView { ledger: 77, start_counter: 9, epoch, lanes: Vec::new() };
+    wal.epochs().reconcile(LINK, &view).unwrap();
+    assert_eq!(wal.summary().life.start_counter, 10, "a log that knew of no earlier one counts on");
+    wal.epochs().committed(LINK, &[hashes[0].id, hashes[1].id, hashes[3].id]).unwrap();
+    drop(wal);
+    let mut wal = bench.open();
+    let lane = wal.epochs().hello("b").unwrap().pop().unwrap().lanes.remove(0);
+    let range = |start, end| link::Range { start, end };
+    let expected = link::Acknowledged {
+        ledger: 77,
+        station: "svalbard".to_owned(),
+        sequences: vec![range(1, 3), range(4, 5)],
+        top_hash: hashes[3].hash.to_vec(),
+    };
+    assert_eq!(lane.acknowledged, [expected]);
+    assert_eq!(lane.on_board, [range(3, 4)]);
+}
+
+#[test]
+fn nothing_is_acknowledged_that_stands_on_pages_whose_write_back_failed() {
+    let mut fired = 0;
+    for seed in 0..120u64 {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        let mut acknowledged = 0;
+        let mut one = |wal: &mut Wal, n: u64| {
+            acknowledged += u64::from(wal.journal().append(&[request(n, 1, 3_000)]).is_ok());
+        };
+        for n in 0..6 {
+            one(&mut wal, n);
+        }
+        seal(&mut wal).unwrap();
+        let fault = Fault {
+            operation: Operation::Sync,
+            trouble: Trouble::WriteBack,
+            after: seed % 3,
+            times: 1 + seed % 2,
+            seed,
+        };
+        bench.disk.arm(fault);
+        for n in 10..16 {
+            one(&mut wal, n);
+            drop(seal(&mut wal));
+        }
+        fired += bench.disk.heal();
+        for n in 20..26 {
+            one(&mut wal, n);
+        }
+        if seed % 4 == 0 {
+            // Killed and started again without a power cut: the cache outlives the process.
+            bench.disk.kill();
+            drop(wal);
+            wal = bench.open();
+        }
+        for n in 30..34 {
+            one(&mut wal, n);
+        }
+        drop(wal);
+        bench.disk.kill();
+        bench.disk.restart();
+        let mut wal = bench.open();
+        assert_eq!(deliverable(&mut wal).total(), acknowledged, "seed {seed}");
+        assert_adds_up(&wal);
+    }
+    assert!(fired > 100, "write-back failed {fired} times");
+}
+
+#[test]
+fn a_commit_that_was_called_safe_and_is_damaged_costs_no_group_beside_the_damage() {
+    let mut torn = 0;
+    for at in 0..400u64 {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        for n in 0..4 {
+            wal.journal().append(&[request(n, 5, 3_000)]).unwrap();
+        }
+        let before = bench.disk.env().store.read(&bench.file()).unwrap();
+        wal.journal().append(&[request(9, 5, 3_000)]).unwrap();
+        let after = bench.disk.env().store.read(&bench.file()).unwrap();
+        bench.disk.kill();
+        drop(wal);
+        // A page that the last commit has written.
+        let pages: Vec<usize> = (4096..before.len())
+            .step_by(4096)
+            .filter(|p| before[*p..p + 4096] != after[*p..p + 4096])
+            .collect();
+        let Some(page) = pages.get(at as usize) else { break };
+        bench.disk.damage(&bench.file(), |content| content[*page..page + 512].fill(0));
+        let mut wal = bench.try_open().unwrap();
+        let there = deliverable(&mut wal);
+        let unknown = told(&mut wal).1;
+        assert!(there == logs(25) || there == logs(20) && unknown, "page {page}: {there:?}");
+        torn += u32::from(there == logs(25));
+        assert_adds_up(&wal);
+    }
+    assert!(torn > 0, "the group is found though what pointed to it is damaged");
+}

@@ -1,0 +1,116 @@
+//! Drops: what was accepted and will not be delivered, recorded in the transaction that deletes it, until each station has it.
+
+use perigee_proto::link::{self, DropReason};
+use perigee_shared::segment::{Header, Lane};
+use perigee_shared::signal::{Counts, TimeRange};
+use perigee_shared::store::StoreError;
+use prost::Message;
+use redb::{ReadableTable, WriteTransaction};
+
+use super::tables::{DROPS, DropKey};
+use super::tally::Tally;
+
+/// The drop of a segment.
+pub(super) fn of_segment(header: &Header, reason: DropReason, now: u64) -> link::Drop {
+    let sequence = header.id.sequence;
+    link::Drop {
+        sequences: Some(link::Range { start: sequence, end: sequence + 1 }),
+        ..of_unsealed(reason, header.id.lane, header.items, header.time, now)
+    }
+}
+
+/// A drop of what was in no segment yet.
+pub(super) fn of_unsealed(
+    reason: DropReason,
+    lane: Lane,
+    items: Counts,
+    time: TimeRange,
+    now: u64,
+) -> link::Drop {
+    link::Drop {
+        reason: reason as i32,
+        lane: u32::from(lane.0),
+        items: Some(items.into()),
+        time: Some(time.into()),
+        dropped_unix_nano: now,
+        ..link::Drop::default()
+    }
+}
+
+/// Records a drop and counts it, in the last record when that says the same and has not been reported. `sent`: it may be on the
+/// ground all the same.
+pub(super) fn record(
+    txn: &WriteTransaction,
+    tally: &mut Tally,
+    epoch: u64,
+    mut drop: link::Drop,
+    sent: bool,
+) -> Result<(), StoreError> {
+    let reason = DropReason::try_from(drop.reason).unwrap_or_default();
+    tally.drop(reason, drop.items.unwrap_or_default().into());
+    let last = tally.next_drop - 1;
+    let unsent_before = std::mem::replace(&mut tally.last_drop_unsent, !sent);
+    if !sent && unsent_before && last >= tally.drops_reported && last > 0 {
+        let key = DropKey { epoch, id: last };
+        let found = txn.open_table(DROPS)?.get(key)?.map(|v| read(v.value())).transpose()?;
+        if let Some((_, earlier)) = found
+            && let Some(merged) = merge(&earlier, &drop)
+        {
+            return insert(txn, epoch, &merged, &[]);
+        }
+    }
+    drop.id = tally.next_drop;
+    insert(txn, epoch, &drop, &[])?;
+    tally.next_drop += 1;
+    tally.drops += 1;
+    Ok(())
+}
+
+/// One record for both, if they have the same reason and lane and their sequences touch.
+fn merge(a: &link::Drop, b: &link::Drop) -> Option<link::Drop> {
+    let sequences = match (&a.sequences, &b.sequences) {
+        (None, None) => None,
+        (Some(a), Some(b)) if a.end == b.start => Some(link::Range { start: a.start, end: b.end }),
+        _ => return None,
+    };
+    if a.reason != b.reason || a.lane != b.lane || a.counts_unknown != b.counts_unknown {
+        return None;
+    }
+    let mut time = TimeRange::from(a.time.unwrap_or_default());
+    time.merge(b.time.unwrap_or_default().into());
+    let items = Counts::from(a.items.unwrap_or_default()) + b.items.unwrap_or_default().into();
+    Some(link::Drop { sequences, time: Some(time.into()), items: Some(items.into()), ..*a })
+}
+
+/// Stores a drop with the stations that know of it.
+pub(super) fn insert(
+    txn: &WriteTransaction,
+    epoch: u64,
+    drop: &link::Drop,
+    known: &[String],
+) -> Result<(), StoreError> {
+    let mut value = Vec::new();
+    for station in known {
+        value.push(station.len() as u8);
+        value.extend_from_slice(station.as_bytes());
+    }
+    value.push(0);
+    value.extend(drop.encode_to_vec());
+    txn.open_table(DROPS)?.insert(DropKey { epoch, id: drop.id }, value.as_slice())?;
+    Ok(())
+}
+
+/// The inverse of [`insert`].
+pub(super) fn read(mut value: &[u8]) -> Result<(Vec<String>, link::Drop), StoreError> {
+    let damaged = || StoreError::Damaged("a drop".to_owned());
+    let mut known = Vec::new();
+    loop {
+        let (&length, rest) = value.split_first().ok_or_else(damaged)?;
+        if length == 0 {
+            return Ok((known, link::Drop::decode(rest).map_err(|_| damaged())?));
+        }
+        let (station, rest) = rest.split_at_checked(length as usize).ok_or_else(damaged)?;
+        known.push(String::from_utf8_lossy(station).into_owned());
+        value = rest;
+    }
+}

@@ -1,0 +1,459 @@
+//! What the log and a ground station tell each other of their state: Hello's view, and the answer in Resume.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use perigee_proto::link;
+use perigee_shared::env::Env;
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::segment::{Hash, Lane, SegmentId};
+use perigee_shared::signal::Counts;
+use perigee_shared::store::StoreError;
+use prost::Message;
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+
+use super::custody::{Delivery, Passing};
+use super::state::{Edit, Life, State};
+use super::tables::*;
+use super::tally::Tally;
+use super::{ConsumerId, SegmentRecord, Wal, WalError, bases, drops};
+
+/// Sequences of each lane, the latest, of which it is kept what a ground has acknowledged: to notice a log that is older than the
+/// ground's knowledge, and a ledger that is older than the log's.
+const KEPT_PAIRS: u64 = 1_000;
+
+/// Closed epochs that Hello goes on naming though they have no drops to report.
+const CLOSED_EPOCHS: usize = 16;
+
+/// Drops of one Hello; the rest follows in later contacts.
+const DROPS_A_HELLO: usize = 2_000;
+
+/// What a ground has committed of the current epoch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroundView {
+    /// The id of its ledger; 0: it does not say.
+    pub ledger: u64,
+    /// The highest start counter that it knows of this satellite.
+    pub start_counter: u64,
+    /// The epoch that `lanes` is about.
+    pub epoch: u64,
+    /// Lane by lane.
+    pub lanes: Vec<GroundLane>,
+}
+
+/// What a ground has committed of a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroundLane {
+    /// The lane.
+    pub lane: Lane,
+    /// Sequences.
+    pub committed: RangeSet,
+    /// The payload hash of the last segment in each range.
+    pub tops: Vec<(u64, Hash)>,
+}
+
+/// Drops since an [`Epochs::drops_recorded`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewDrops {
+    /// What [`Epochs::drops_recorded`] is now.
+    pub recorded: u64,
+    /// The epoch of the drops.
+    pub epoch: u64,
+    /// The drops.
+    pub drops: Vec<link::Drop>,
+}
+
+/// What came of a Resume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reconciled {
+    /// So many segments were deleted since the ground has them.
+    Deleted(u64),
+    /// The ground knows a later state than this log: nothing was deleted, and what is on board now belongs to a new epoch.
+    NewEpoch,
+}
+
+/// A new life of the log.
+pub(super) fn new_life(env: &Env, start_counter: u64) -> Life {
+    Life { epoch: env.random() | 1, start_counter, started_unix_nano: env.unix_nano() }
+}
+
+/// What the log and a ground tell each other.
+pub struct Epochs<'a>(pub(super) &'a mut Wal);
+
+impl Epochs<'_> {
+    /// The epochs for a Hello to `station`, the current one last.
+    pub fn hello(&mut self, station: &str) -> Result<Vec<link::Epoch>, WalError> {
+        self.close_reported_drops()?;
+        self.0.bases().forget()?;
+        self.0.read(|txn, state| Ok(hello(txn, state, station)?))
+    }
+
+    /// The id that the next drop of this epoch gets.
+    pub const fn drops_recorded(&self) -> u64 {
+        self.0.state().tally.next_drop
+    }
+
+    /// The drops of this epoch from id `from` on that `station` does not know.
+    pub fn drops_since(&mut self, station: &str, from: u64) -> Result<NewDrops, WalError> {
+        let (recorded, epoch) = (self.drops_recorded(), self.0.state().life.epoch);
+        if recorded == from {
+            return Ok(NewDrops { recorded, epoch, drops: Vec::new() });
+        }
+        let mut current = self.hello(station)?.pop().unwrap_or_default();
+        current.drops.retain(|d| d.id >= from);
+        Ok(NewDrops { recorded: self.drops_recorded(), epoch: current.epoch, drops: current.drops })
+    }
+
+    /// From now on the recorded drops do not change, since a station may know them.
+    fn close_reported_drops(&mut self) -> Result<(), WalError> {
+        self.0.ready()?;
+        let tally = &self.0.state().tally;
+        if tally.drops_reported >= tally.next_drop {
+            return Ok(());
+        }
+        self.0.write(|txn, state| {
+            let tally = Tally { drops_reported: state.tally.next_drop, ..state.tally.clone() };
+            set_numbers(txn, &[(META_REPORTED, tally.drops_reported)])?;
+            Ok(((), vec![Edit::Tally(tally)]))
+        })
+    }
+
+    /// Takes in what the ground has committed: deletes it here, or begins a new epoch when the two cannot both be right.
+    pub fn reconcile(&mut self, consumer: ConsumerId, view: &GroundView) -> Result<Reconciled, WalError> {
+        self.0.ready()?;
+        if view.epoch != self.0.state().life.epoch {
+            return Ok(Reconciled::Deleted(0));
+        }
+        if self.0.read(|txn, state| Ok(contradicts(txn, state, view)?))? {
+            self.begin("the ground knows a later state of this log")?;
+            return Ok(Reconciled::NewEpoch);
+        }
+        let station = self.0.notes.heard.station.clone().unwrap_or_default();
+        self.0.notes.ledger = (view.ledger, station);
+        self.count_on(view.start_counter)?;
+        self.0.bases().hear(view);
+        let mut answer = Answer::default();
+        for lane in &view.lanes {
+            let Some(of) = self.0.state().lanes.get(&lane.lane) else { continue };
+            let id = |sequence| SegmentId { epoch: view.epoch, lane: lane.lane, sequence };
+            answer.ids.extend(of.on_board.iter().flatten().filter(|s| lane.committed.contains(*s)).map(id));
+            answer.tops.extend(lane.tops.iter().map(|(s, hash)| (id(*s), *hash)));
+            answer.committed.insert(lane.lane, lane.committed.clone());
+        }
+        Ok(Reconciled::Deleted(self.take_in(consumer, answer)?))
+    }
+
+    /// A log that was begun without knowing of an earlier one counts its lives on from those that the ground knows.
+    fn count_on(&mut self, known: u64) -> Result<(), WalError> {
+        if known <= self.0.state().life.start_counter {
+            return Ok(());
+        }
+        self.0.write(|txn, state| {
+            let life = Life { start_counter: known.saturating_add(1), ..state.life };
+            set_numbers(txn, &[(META_START_COUNTER, life.start_counter)])?;
+            Ok(((), vec![Edit::Life(life)]))
+        })
+    }
+
+    /// Notes that the ground has just committed these segments, and passes them. Returns how many were deleted.
+    pub fn committed(&mut self, consumer: ConsumerId, ids: &[SegmentId]) -> Result<u64, WalError> {
+        self.0.ready()?;
+        let epoch = self.0.state().life.epoch;
+        let ids: Vec<_> = ids.iter().filter(|id| id.epoch == epoch).copied().collect();
+        let mut answer = Answer { ids, ..Answer::default() };
+        for id in &answer.ids {
+            answer.committed.entry(id.lane).or_default().insert(id.sequence..id.sequence + 1);
+        }
+        self.take_in(consumer, answer)
+    }
+
+    /// One transaction for all that follows from a ground's answer.
+    fn take_in(&mut self, consumer: ConsumerId, mut answer: Answer) -> Result<u64, WalError> {
+        let configured = self.0.config().consumers.clone();
+        let ledger = self.0.notes.ledger.clone();
+        if answer.ids.is_empty() && answer.tops.is_empty() && self.0.state().tally.drops == 0 {
+            return Ok(0);
+        }
+        let (deleted, kept) = self.0.write(|txn, state| {
+            answer.note_hashes(txn)?;
+            answer.remember(txn, &ledger)?;
+            let kept = bases::keep(txn, answer.ids.iter().copied())?;
+            let mut passing = Passing::new(txn, state, &configured);
+            undo_drops(txn, state.life.epoch, &answer.committed, &mut passing.tally)?;
+            for id in &answer.ids {
+                passing.one(consumer, &Delivery::whole(*id))?;
+            }
+            let (deleted, mut edits) = passing.finish()?;
+            let places: Vec<Place> = kept.iter().map(|h| Place::of(h.id)).collect();
+            edits.extend(kept.into_iter().map(Edit::BaseKept));
+            Ok(((deleted, places), edits))
+        })?;
+        self.0.bases().heard(&kept);
+        Ok(deleted)
+    }
+
+    /// Notes that `station` has these drops of `epoch` in its ledger. A drop that every one of `stations` has is forgotten.
+    pub fn drops_acknowledged(
+        &mut self,
+        station: &str,
+        stations: &[String],
+        epoch: u64,
+        ids: &[u64],
+    ) -> Result<(), WalError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.0.write(|txn, state| {
+            let mut tally = state.tally.clone();
+            for id in ids {
+                let key = DropKey { epoch, id: *id };
+                let found = txn.open_table(DROPS)?.get(key)?.map(|v| drops::read(v.value())).transpose()?;
+                let Some((mut known, drop)) = found else { continue };
+                if !known.iter().any(|k| k == station) {
+                    known.push(station.to_owned());
+                }
+                if stations.iter().all(|s| known.contains(s)) {
+                    txn.open_table(DROPS)?.remove(key)?;
+                    tally.drops = tally.drops.saturating_sub(1);
+                } else {
+                    drops::insert(txn, epoch, &drop, &known)?;
+                }
+            }
+            Ok(((), vec![Edit::Tally(tally)]))
+        })
+    }
+
+    /// Begins a new epoch: what is on board goes into it under the same sequences, and the old one is closed.
+    pub fn begin(&mut self, why: &str) -> Result<(), WalError> {
+        let old = self.hello("")?.pop().unwrap_or_default();
+        let life = new_life(self.0.env(), self.0.state().life.start_counter + 1);
+        tracing::error!(
+            event.name = "perigee.wal.new_epoch",
+            why,
+            old = format!("{:016x}", old.epoch),
+            new = format!("{:016x}", life.epoch),
+            "a new epoch of the write-ahead log begins"
+        );
+        self.0.write(|txn, _| {
+            begin_epoch(txn, life, old)?;
+            Ok(((), vec![Edit::Life(life)]))
+        })
+    }
+}
+
+/// Changes the life of the log in the tables.
+pub(super) fn begin_epoch(txn: &WriteTransaction, life: Life, old: link::Epoch) -> Result<(), StoreError> {
+    set_numbers(
+        txn,
+        &[
+            (META_EPOCH, life.epoch),
+            (META_START_COUNTER, life.start_counter),
+            (META_STARTED, life.started_unix_nano),
+        ],
+    )?;
+    let lanes = old.lanes.iter().map(|l| link::Lane { on_board: Vec::new(), ..l.clone() });
+    let closed = link::Epoch { drops: Vec::new(), closed: true, lanes: lanes.collect(), ..old };
+    txn.open_table(EPOCHS)?.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
+    let mut segments = txn.open_table(SEGMENTS)?;
+    let mut records = Vec::new();
+    for entry in segments.iter()? {
+        let (key, value) = entry?;
+        records.push((key.value(), SegmentRecord::from_bytes(value.value())?));
+    }
+    for (key, mut record) in records {
+        record.header.id.epoch = life.epoch;
+        segments.insert(key, record.to_bytes().as_slice())?;
+    }
+    txn.open_table(SHIPPED)?.retain(|_, _| false)?;
+    // What ledgers have of the epoch that ends may still be asked for.
+    txn.open_table(ACKNOWLEDGED)?.retain(|key, _| key.epoch == closed.epoch)?;
+    Ok(())
+}
+
+fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link::Epoch>, StoreError> {
+    let drops_table = txn.open_table(DROPS)?;
+    let acknowledged = acknowledged(txn)?;
+    let mut left = DROPS_A_HELLO;
+    let mut drops_told = |epoch: u64| -> Result<Vec<link::Drop>, StoreError> {
+        let mut out = Vec::new();
+        for entry in drops_table.range(drops_of(epoch))? {
+            let (known, drop) = drops::read(entry?.1.value())?;
+            if left > 0 && !known.iter().any(|k| k == station) {
+                left -= 1;
+                out.push(drop);
+            }
+        }
+        Ok(out)
+    };
+    let mut out = Vec::new();
+    for entry in txn.open_table(EPOCHS)?.iter()? {
+        let mut message = link::Epoch::decode(entry?.1.value())
+            .map_err(|_| StoreError::Damaged("an earlier epoch".to_owned()))?;
+        for lane in &mut message.lanes {
+            lane.acknowledged = acknowledged.get(&(message.epoch, lane.lane)).cloned().unwrap_or_default();
+        }
+        out.push(link::Epoch { drops: drops_told(message.epoch)?, ..message });
+    }
+    out.sort_by_key(|e| e.start_counter);
+    // Every station must hear that an epoch is closed; the latest few are enough, since a life is long.
+    let silent = out.len().saturating_sub(CLOSED_EPOCHS);
+    let mut n = 0;
+    out.retain(|e: &link::Epoch| {
+        n += 1;
+        n > silent || !e.drops.is_empty()
+    });
+    let life = state.life;
+    let lanes = state.lanes.iter().map(|(lane, l)| link::Lane {
+        lane: u32::from(lane.0),
+        on_board: l.on_board.to_wire(),
+        next_sequence: l.next_sequence,
+        oldest_base: bases::oldest(state, *lane),
+        acknowledged: acknowledged.get(&(life.epoch, u32::from(lane.0))).cloned().unwrap_or_default(),
+    });
+    out.push(link::Epoch {
+        epoch: life.epoch,
+        start_counter: life.start_counter,
+        started_unix_nano: life.started_unix_nano,
+        lanes: lanes.collect(),
+        drops: drops_told(life.epoch)?,
+        closed: false,
+    });
+    Ok(out)
+}
+
+/// What ledgers have acknowledged lately, by epoch and lane.
+fn acknowledged(txn: &ReadTransaction) -> Result<BTreeMap<(u64, u32), Vec<link::Acknowledged>>, StoreError> {
+    let mut out: BTreeMap<(u64, u32), Vec<link::Acknowledged>> = BTreeMap::new();
+    let (Some(rows), Some(ledgers)) = (if_made(txn, ACKNOWLEDGED)?, if_made(txn, LEDGERS)?) else {
+        return Ok(out);
+    };
+    for row in rows.iter()? {
+        let (key, hash) = row?;
+        let AckKey { ledger, epoch, lane, sequence } = key.value();
+        let of = out.entry((epoch, u32::from(lane))).or_default();
+        if of.last().is_none_or(|last| last.ledger != ledger) {
+            let station = ledgers.get(ledger)?.map(|v| v.value().to_owned()).unwrap_or_default();
+            of.push(link::Acknowledged { ledger, station, ..link::Acknowledged::default() });
+        }
+        if let Some(last) = of.last_mut() {
+            last.top_hash = hash.value().to_vec();
+            match last.sequences.last_mut() {
+                Some(range) if range.end == sequence => range.end += 1,
+                _ => last.sequences.push(link::Range { start: sequence, end: sequence + 1 }),
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Whether the ground is at or above our next sequence, or has another payload under a sequence that we know.
+fn contradicts(txn: &ReadTransaction, state: &State, view: &GroundView) -> Result<bool, StoreError> {
+    let (segments, shipped) = (txn.open_table(SEGMENTS)?, txn.open_table(SHIPPED)?);
+    for lane in &view.lanes {
+        let next = state.lanes.get(&lane.lane).map_or(1, |l| l.next_sequence);
+        if lane.committed.last().is_some_and(|last| last >= next) {
+            return Ok(true);
+        }
+        for (sequence, hash) in &lane.tops {
+            let key = Place { lane: lane.lane.0, sequence: *sequence };
+            let mut known = shipped.get(key)?.map(|v| v.value().to_vec()).unwrap_or_default();
+            if let Some(value) = segments.get(key)? {
+                known.extend(SegmentRecord::from_bytes(value.value())?.header.hash);
+            }
+            if !known.is_empty() && known.chunks(hash.len()).all(|known| known != hash) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// What a ground has said it committed.
+#[derive(Debug, Default)]
+struct Answer {
+    /// Segments that are, or were, on board.
+    ids: Vec<SegmentId>,
+    /// Payload hashes as far as they are known.
+    tops: Vec<(SegmentId, Hash)>,
+    committed: BTreeMap<Lane, RangeSet>,
+}
+
+impl Answer {
+    /// Looks up the hashes of the segments on board.
+    fn note_hashes(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
+        let segments = txn.open_table(SEGMENTS)?;
+        for id in &self.ids {
+            if let Some(value) = segments.get(Place::of(*id))? {
+                self.tops.push((*id, SegmentRecord::from_bytes(value.value())?.header.hash));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the hashes, of each lane and ledger the latest thousand.
+    fn remember(&self, txn: &WriteTransaction, (ledger, station): &(u64, String)) -> Result<(), StoreError> {
+        let mut shipped = txn.open_table(SHIPPED)?;
+        for (id, hash) in &self.tops {
+            // A segment that was encoded again has had several.
+            let place = Place::of(*id);
+            let mut known = shipped.get(place)?.map(|v| v.value().to_vec()).unwrap_or_default();
+            if !known.chunks(hash.len()).any(|known| known == hash) {
+                known.extend_from_slice(hash);
+                shipped.insert(place, known.as_slice())?;
+            }
+        }
+        let lanes: BTreeSet<(u64, Lane)> = self.tops.iter().map(|(id, _)| (id.epoch, id.lane)).collect();
+        for (_, lane) in &lanes {
+            let latest = shipped.range(lane_from(*lane, 0))?.next_back().transpose()?;
+            let keep = latest.map_or(0, |(key, _)| key.value().sequence.saturating_sub(KEPT_PAIRS - 1));
+            let place = |sequence| Place { lane: lane.0, sequence };
+            shipped.retain_in(place(0)..place(keep), |_, _| false)?;
+        }
+        if *ledger == 0 || self.tops.is_empty() {
+            return Ok(());
+        }
+        let mut ledgers = txn.open_table(LEDGERS)?;
+        if ledgers.get(ledger)?.is_none_or(|v| v.value() != station) {
+            ledgers.insert(ledger, station.as_str())?;
+        }
+        let mut acknowledged = txn.open_table(ACKNOWLEDGED)?;
+        for (SegmentId { epoch, lane, sequence }, hash) in &self.tops {
+            let key = AckKey { ledger: *ledger, epoch: *epoch, lane: lane.0, sequence: *sequence };
+            acknowledged.insert(key, &hash[..])?;
+        }
+        for (epoch, lane) in lanes {
+            let key = |sequence| AckKey { ledger: *ledger, epoch, lane: lane.0, sequence };
+            let latest = acknowledged.range(key(0)..=key(u64::MAX))?.next_back().transpose()?;
+            let keep = latest.map_or(0, |(key, _)| key.value().sequence.saturating_sub(KEPT_PAIRS - 1));
+            acknowledged.retain_in(key(0)..key(keep), |_, _| false)?;
+        }
+        Ok(())
+    }
+}
+
+/// A commit overrides a drop: what the ground has after all is counted as delivered.
+fn undo_drops(
+    txn: &WriteTransaction,
+    epoch: u64,
+    committed: &BTreeMap<Lane, RangeSet>,
+    tally: &mut Tally,
+) -> Result<(), StoreError> {
+    if tally.drops == 0 {
+        return Ok(());
+    }
+    let mut table = txn.open_table(DROPS)?;
+    let mut undone = Vec::new();
+    for entry in table.range(drops_of(epoch))? {
+        let (_, drop) = drops::read(entry?.1.value())?;
+        let Some(sequences) = drop.sequences else { continue };
+        let lane = committed.iter().find(|(lane, _)| u32::from(lane.0) == drop.lane);
+        if lane.is_some_and(|(_, c)| c.missing(sequences.start..sequences.end).is_empty()) {
+            undone.push(drop);
+        }
+    }
+    for drop in undone {
+        table.remove(DropKey { epoch, id: drop.id })?;
+        tally.drops = tally.drops.saturating_sub(1);
+        tally.undo_drop(drop.reason, Counts::from(drop.items.unwrap_or_default()));
+    }
+    Ok(())
+}

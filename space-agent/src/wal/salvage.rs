@@ -1,0 +1,324 @@
+//! What can be taken out of a damaged log: every group and segment whose checksum holds and that is known to be undelivered.
+//!
+//! Lane positions, consumers and the list of segments say what was delivered. They are taken from pages whose checksums hold;
+//! where one of them is damaged, what depends on it stays in the file that is put aside and is counted as lost. Groups are found
+//! wherever they are in the file: a group's number is in its checksum, and numbers are never given twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use perigee_shared::segment::{Header, hash};
+use perigee_shared::signal::Counts;
+use perigee_shared::store::rescue::{Extent, Rescue};
+use perigee_shared::store::{StoreError, pieces};
+use redb::{TableHandle, Value, WriteTransaction};
+
+use super::SegmentRecord;
+use super::group::{self, GroupHeader};
+use super::state::Life;
+use super::tables::*;
+use super::tally::Tally;
+
+/// Bytes of what may be groups that are held while a whole file is looked through. A lane holds back 8 MiB.
+const MOST_SCANNED: usize = 32 << 20;
+
+/// Groups after the first that a lane waits for.
+const MOST_AHEAD: u64 = 1 << 24;
+
+/// The entries of a table, as stored.
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A damaged log.
+pub(super) struct Salvage<'a> {
+    rescue: Rescue<'a>,
+    pub(super) life: Life,
+    pub(super) satellite: Option<String>,
+    /// Lane → next sequence and position.
+    pub(super) lanes: BTreeMap<u8, LaneNumbers>,
+    /// The counts at the last commit that touched them.
+    pub(super) tally: Tally,
+    /// The number that the next group was to get, as far as that was noted.
+    pub(super) next_group: u64,
+    /// The segments that were on board, as far as that can be read, and whether that is all of them.
+    on_board: BTreeMap<Place, SegmentRecord>,
+    all_on_board: bool,
+}
+
+/// What was taken over into a new log.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) items: Counts,
+    pub(super) segments: u64,
+    pub(super) groups: u64,
+    /// Segments that were on board and could not be taken, by lane: first and last sequence.
+    pub(super) lost: BTreeMap<u8, (u64, u64)>,
+    /// Groups that were in the journal and could not be taken.
+    pub(super) lost_groups: u64,
+    /// The highest number of a group, and the highest count of accepted items, that was seen.
+    pub(super) last_group: u64,
+    pub(super) accepted: Counts,
+}
+
+impl<'a> Salvage<'a> {
+    /// What the file says of itself; `None` when it does not say what was delivered.
+    pub(super) fn read(rescue: Rescue<'a>) -> Option<Self> {
+        let meta = whole(&rescue, META.name())?;
+        let number =
+            |name: &str| Some(u64::from_le_bytes(meta.get(name.as_bytes())?.as_slice().try_into().ok()?));
+        let life = Life {
+            epoch: number(META_EPOCH)?,
+            start_counter: number(META_START_COUNTER)?,
+            started_unix_nano: number(META_STARTED)?,
+        };
+        let satellite = meta.get(META_SATELLITE.as_bytes()).map(|v| String::from_utf8_lossy(v).into_owned());
+        let lanes = whole(&rescue, LANES.name())?
+            .iter()
+            .map(|(lane, numbers)| Some((*lane.first()?, LaneNumbers::from_bytes(numbers.get(..16)?))))
+            .collect::<Option<_>>()?;
+        // Bits of segments mean nothing without them.
+        whole(&rescue, CONSUMERS.name())?;
+        whole(&rescue, CURSORS.name())?;
+        let mut tally = Tally {
+            next_drop: number(META_NEXT_DROP)?,
+            drops_reported: number(META_REPORTED)?,
+            ..Tally::default()
+        };
+        for (name, value) in whole(&rescue, COUNTERS.name())? {
+            tally.set(std::str::from_utf8(&name).ok()?, Counts::from_bytes(&value)?)?;
+        }
+        let mut on_board = BTreeMap::new();
+        let extent = rescue.table(SEGMENTS.name(), |key, value| {
+            if let (Some(key), Ok(record)) = (key.get(..9), SegmentRecord::from_bytes(value)) {
+                on_board.insert(Place::from_bytes(key), record);
+            }
+        });
+        let all_on_board = extent == Extent::Whole;
+        let next_group = number(META_NEXT_GROUP)?;
+        Some(Self { rescue, life, satellite, lanes, tally, next_group, on_board, all_on_board })
+    }
+
+    /// Takes everything over that is known to be whole and undelivered.
+    pub(super) fn take(&self, db: &redb::Database) -> Result<Taken, StoreError> {
+        let mut taken = Taken { accepted: self.tally.accepted, ..Taken::default() };
+        let txn = db.begin_write()?;
+        self.copy_small(&txn)?;
+        txn.commit()?;
+        self.take_bases(db)?;
+        self.take_segments(db, &mut taken)?;
+        self.take_groups(db, &mut taken)?;
+        Ok(taken)
+    }
+
+    /// Tables that are few and small. Of one that is damaged, what is left is taken: each row stands for itself.
+    fn copy_small(&self, txn: &WriteTransaction) -> Result<(), StoreError> {
+        macro_rules! copy {
+            ($($table:expr, $key:ty, $value:ty;)*) => {$({
+                let mut table = txn.open_table($table)?;
+                for (key, value) in rows(&self.rescue, $table.name()).1 {
+                    table.insert(<$key as Value>::from_bytes(&key), <$value as Value>::from_bytes(&value))?;
+                }
+            })*};
+        }
+        copy! {
+            CONSUMERS, &str, u8;
+            CURSORS, CursorKey, Cursor;
+            LANES, u8, LaneNumbers;
+            DROPS, DropKey, &[u8];
+            EPOCHS, u64, &[u8];
+            LANE_RULES, u64, &[u8];
+            PASSES, u64, &[u8];
+            ACKNOWLEDGED, AckKey, &[u8];
+            LEDGERS, u64, &str;
+            REFUSED, RefusedKey, &[u8];
+        }
+        Ok(())
+    }
+
+    /// The payloads in a table of pieces, each when all of its pieces and its hash are right.
+    fn payloads(
+        &self,
+        table: &str,
+        wanted: &BTreeMap<Place, Header>,
+        mut each: impl FnMut(Place, &Header, Vec<u8>) -> Result<(), StoreError>,
+    ) -> Result<BTreeSet<Place>, StoreError> {
+        let mut found = BTreeSet::new();
+        let (mut current, mut bytes): (Option<Place>, Vec<u8>) = (None, Vec::new());
+        let mut result = Ok(());
+        let mut end = |place: Option<Place>, bytes: &mut Vec<u8>| {
+            let payload = std::mem::take(bytes);
+            if let Some(place) = place
+                && let Some(header) = wanted.get(&place)
+                && result.is_ok()
+                && hash(&payload) == header.hash
+            {
+                found.insert(place);
+                result = each(place, header, payload);
+            }
+        };
+        self.rescue.table(table, |key, value| {
+            let Some(key) = key.get(..13).map(PlacePiece::from_bytes) else { return };
+            let place = Place { lane: key.lane, sequence: key.sequence };
+            if current != Some(place) {
+                end(current.replace(place), &mut bytes);
+            }
+            bytes.extend_from_slice(value);
+        });
+        end(current, &mut bytes);
+        result.map(|()| found)
+    }
+
+    fn take_bases(&self, db: &redb::Database) -> Result<(), StoreError> {
+        let mut wanted = BTreeMap::new();
+        for (key, value) in rows(&self.rescue, BASES.name()).1 {
+            if let (Some(key), Ok(header)) = (key.get(..9), SegmentRecord::header_from(&value)) {
+                wanted.insert(Place::from_bytes(key), header);
+            }
+        }
+        self.payloads(BASE_CHUNKS.name(), &wanted, |place, header, payload| {
+            let txn = db.begin_write()?;
+            txn.open_table(BASES)?.insert(place, header.to_bytes().as_slice())?;
+            let mut chunks = txn.open_table(BASE_CHUNKS)?;
+            for (piece, index) in pieces(&payload).zip(0..) {
+                chunks.insert(place.piece(index), piece)?;
+            }
+            drop(chunks);
+            Ok(txn.commit()?)
+        })?;
+        Ok(())
+    }
+
+    fn take_segments(&self, db: &redb::Database, taken: &mut Taken) -> Result<(), StoreError> {
+        let wanted = self.on_board.iter().map(|(place, record)| (*place, record.header.clone())).collect();
+        let found = self.payloads(CHUNKS.name(), &wanted, |place, header, payload| {
+            let Some(record) = self.on_board.get(&place) else { return Ok(()) };
+            let txn = db.begin_write()?;
+            super::seal::insert_segment(&txn, record, &payload)?;
+            taken.items += header.items;
+            taken.segments += 1;
+            Ok(txn.commit()?)
+        })?;
+        for place in self.on_board.keys().filter(|place| !found.contains(place)) {
+            taken.lose(*place);
+        }
+        if !self.all_on_board {
+            // Which ones is not known: all that were ever sealed and are not here may be among them.
+            for (lane, numbers) in &self.lanes {
+                taken.lose(Place { lane: *lane, sequence: 1 });
+                taken.lose(Place { lane: *lane, sequence: numbers.next_sequence.saturating_sub(1).max(1) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Groups that a lane still waits for, wherever they are in the file.
+    fn take_groups(&self, db: &redb::Database, taken: &mut Taken) -> Result<(), StoreError> {
+        let from = self.lanes.values().map(|l| l.position).min().unwrap_or(1);
+        let (groups, complete) = groups_from(&self.rescue, from);
+        for (number, bytes) in groups {
+            taken.last_group = taken.last_group.max(number);
+            let whole = group::requests(number, &bytes).and_then(|_| GroupHeader::read(&bytes));
+            let Ok(header) = whole else {
+                taken.lost_groups += 1;
+                continue;
+            };
+            let txn = db.begin_write()?;
+            insert_group(&txn, number, &bytes)?;
+            txn.commit()?;
+            taken.groups += 1;
+            taken.accepted = taken.accepted.max(header.accepted);
+        }
+        if !complete {
+            // Nobody knows how many were there.
+            taken.lost_groups = taken.lost_groups.max(1);
+        }
+        Ok(())
+    }
+}
+
+/// Puts a group into the journal.
+pub(super) fn insert_group(txn: &WriteTransaction, number: u64, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut journal = txn.open_table(JOURNAL)?;
+    for (piece, index) in pieces(bytes).zip(0..) {
+        journal.insert(GroupPiece { group: number, piece: index }, piece)?;
+    }
+    Ok(())
+}
+
+/// The groups from number `from` on, in the journal and, when that is damaged, wherever else they lie in the file; and whether the
+/// journal was whole.
+pub(super) fn groups_from(rescue: &Rescue<'_>, from: u64) -> (BTreeMap<u64, Vec<u8>>, bool) {
+    let mut pieces: BTreeMap<GroupPiece, Vec<u8>> = BTreeMap::new();
+    let extent = rescue.table(JOURNAL.name(), |key, value| {
+        if let Some(key) = key.get(..10).map(GroupPiece::from_bytes).filter(|k| k.group >= from) {
+            pieces.insert(key, value.to_vec());
+        }
+    });
+    let numbers: BTreeSet<u64> = pieces.keys().map(|p| p.group).collect();
+    let mut out: BTreeMap<u64, Vec<u8>> = numbers.into_iter().map(|n| (n, joined(&pieces, n))).collect();
+    if extent != Extent::Whole {
+        for (number, bytes) in scan_groups(rescue, from) {
+            let known = out.entry(number).or_default();
+            if group::verify(number, known).is_err() {
+                *known = bytes;
+            }
+        }
+    }
+    (out, extent == Extent::Whole)
+}
+
+/// Groups from number `from` on that lie anywhere in the file and whose checksum holds.
+fn scan_groups(rescue: &Rescue<'_>, from: u64) -> BTreeMap<u64, Vec<u8>> {
+    let mut pieces: BTreeMap<GroupPiece, Vec<Vec<u8>>> = BTreeMap::new();
+    let mut held = 0;
+    rescue.scan(10, |key, value| {
+        let Some(key) = key.get(..10).map(GroupPiece::from_bytes) else { return };
+        let may_be =
+            key.group >= from && key.group - from < MOST_AHEAD && (key.piece > 0 || group::may_begin(value));
+        if may_be && held + value.len() <= MOST_SCANNED {
+            let known = pieces.entry(key).or_default();
+            if !known.iter().any(|k| k == value) {
+                held += value.len();
+                known.push(value.to_vec());
+            }
+        }
+    });
+    let mut out = BTreeMap::new();
+    for (key, firsts) in pieces.iter().filter(|(key, _)| key.piece == 0) {
+        for first in firsts {
+            let mut bytes = first.clone();
+            let rest = (1..u16::MAX).map_while(|piece| pieces.get(&GroupPiece { piece, ..*key })?.first());
+            for next in std::iter::once(&Vec::new()).chain(rest) {
+                bytes.extend_from_slice(next);
+                if group::verify(key.group, &bytes).is_ok() {
+                    out.insert(key.group, bytes);
+                    break;
+                }
+            }
+        }
+    }
+    out
+}
+
+impl Taken {
+    fn lose(&mut self, place: Place) {
+        let of = self.lost.entry(place.lane).or_insert((place.sequence, place.sequence));
+        *of = (of.0.min(place.sequence), of.1.max(place.sequence));
+    }
+}
+
+fn joined(pieces: &BTreeMap<GroupPiece, Vec<u8>>, group: u64) -> Vec<u8> {
+    pieces.range(groups(group, group + 1)).flat_map(|(_, bytes)| bytes.iter().copied()).collect()
+}
+
+fn rows(rescue: &Rescue<'_>, table: &str) -> (Extent, Rows) {
+    let mut out = Rows::new();
+    let extent = rescue.table(table, |key, value| {
+        out.insert(key.to_vec(), value.to_vec());
+    });
+    (extent, out)
+}
+
+/// All rows of a table, or nothing.
+fn whole(rescue: &Rescue<'_>, table: &str) -> Option<Rows> {
+    let (extent, rows) = rows(rescue, table);
+    (extent == Extent::Whole).then_some(rows)
+}

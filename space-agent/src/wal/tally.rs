@@ -1,0 +1,94 @@
+//! What was accepted and what became of it, in numbers that survive restarts.
+
+use std::collections::BTreeMap;
+
+use perigee_proto::link::DropReason;
+use perigee_shared::signal::Counts;
+use perigee_shared::store::StoreError;
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, WriteTransaction};
+
+use super::tables::*;
+
+/// The counts and the numbers of drops. A transaction changes a copy, stores it, and hands it to the state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) accepted: Counts,
+    pub(super) delivered: Counts,
+    /// By [`DropReason`].
+    pub(super) dropped: BTreeMap<i32, Counts>,
+    /// The id that the next drop gets.
+    pub(super) next_drop: u64,
+    /// Drops below it may have been reported: they no longer change.
+    pub(super) drops_reported: u64,
+    /// Drops that are recorded.
+    pub(super) drops: u64,
+    /// The last drop was of segments that were never on a wire: another of them may join it.
+    pub(super) last_drop_unsent: bool,
+}
+
+impl Tally {
+    /// Counts items as dropped.
+    pub(super) fn drop(&mut self, reason: DropReason, items: Counts) {
+        *self.dropped.entry(reason as i32).or_default() += items;
+    }
+
+    /// Counts items that were dropped as delivered after all.
+    pub(super) fn undo_drop(&mut self, reason: i32, items: Counts) {
+        let counted = self.dropped.entry(reason).or_default();
+        *counted = counted.saturating_sub(items);
+        self.delivered += items;
+    }
+
+    pub(super) fn load(txn: &ReadTransaction) -> Result<Self, StoreError> {
+        let damaged = |what: &str| StoreError::Damaged(what.to_owned());
+        let meta = txn.open_table(META)?;
+        let number = |name| number(&meta, name)?.ok_or_else(|| damaged("a number is missing in meta"));
+        let mut tally = Self {
+            next_drop: number(META_NEXT_DROP)?,
+            drops_reported: number(META_REPORTED)?,
+            drops: txn.open_table(DROPS)?.len()?,
+            ..Self::default()
+        };
+        for entry in txn.open_table(COUNTERS)?.iter()? {
+            let (name, value) = entry?;
+            let counts = Counts::from_bytes(value.value()).ok_or_else(|| damaged("a counter"))?;
+            tally.set(name.value(), counts).ok_or_else(|| damaged("a counter's name"))?;
+        }
+        Ok(tally)
+    }
+
+    /// Takes in a row of `counters`; `None` when it is none of ours.
+    pub(super) fn set(&mut self, name: &str, counts: Counts) -> Option<()> {
+        match name {
+            ACCEPTED => self.accepted = counts,
+            DELIVERED => self.delivered = counts,
+            dropped => {
+                let reason = dropped.strip_prefix("dropped:")?.parse().ok()?;
+                self.dropped.insert(reason, counts);
+            }
+        }
+        Some(())
+    }
+
+    /// Items of which it is not known what became of them, when so many are on board.
+    pub(super) fn missing(&self, on_board: Counts) -> Counts {
+        let dropped: Counts = self.dropped.values().copied().sum();
+        self.accepted.saturating_sub(self.delivered).saturating_sub(dropped).saturating_sub(on_board)
+    }
+
+    pub(super) fn store(&self, txn: &WriteTransaction) -> Result<(), StoreError> {
+        let mut counters = txn.open_table(COUNTERS)?;
+        counters.insert(ACCEPTED, &self.accepted.to_bytes()[..])?;
+        counters.insert(DELIVERED, &self.delivered.to_bytes()[..])?;
+        for (reason, items) in &self.dropped {
+            counters.insert(format!("dropped:{reason}").as_str(), &items.to_bytes()[..])?;
+        }
+        drop(counters);
+        let found = number(&txn.open_table(META)?, META_NEXT_DROP)?;
+        if found == Some(self.next_drop) {
+            Ok(())
+        } else {
+            set_numbers(txn, &[(META_NEXT_DROP, self.next_drop)])
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Every message of the link, with every field set.
+
+#![allow(clippy::needless_update, reason = "a field that is added later is not set in what is pinned")]
+
+use formats::fixture::read;
+use perigee_proto::link::*;
+use perigee_shared::link::wire::frame;
+use perigee_shared::segment::Header;
+use prost::Message;
+
+const EPOCH: u64 = 0xfedc_ba98_7654_3210;
+const TIME: u64 = 1_700_000_000_123_456_789;
+
+/// The bytes of `data/link/NAME.bin` are `message` behind its length: read as it, and written from it.
+fn assert_pinned<M: Message + Default + PartialEq + std::fmt::Debug>(name: &str, message: &M) {
+    let bytes = read(&format!("link/{name}.bin")).unwrap();
+    let length = u32::from_be_bytes(bytes[..4].try_into().unwrap());
+    assert_eq!(length as usize, bytes.len() - 4, "{name}");
+    assert_eq!(&M::decode(&bytes[4..]).unwrap(), message, "{name} is read");
+    assert_eq!(frame(message), bytes, "{name} is written");
+}
+
+fn agent(body: agent_message::Body) -> AgentMessage {
+    AgentMessage { body: Some(body), ..Default::default() }
+}
+
+fn ground(body: ground_message::Body) -> GroundMessage {
+    GroundMessage { body: Some(body), ..Default::default() }
+}
+
+fn range(start: u64, end: u64) -> Range {
+    Range { start, end, ..Default::default() }
+}
+
+fn counts(n: u64) -> Counts {
+    Counts { spans: n, metric_points: n + 1, log_records: n + 300, ..Default::default() }
+}
+
+fn time() -> TimeRange {
+    TimeRange { start_unix_nano: TIME, end_unix_nano: TIME + 1_000_000, ..Default::default() }
+}
+
+fn segment_id() -> SegmentId {
+    SegmentId { epoch: EPOCH, lane: 8, sequence: 70_001, ..Default::default() }
+}
+
+fn drop_of(id: u64, reason: DropReason) -> Drop {
+    Drop {
+        id,
+        reason: reason as i32,
+        lane: 3,
+        sequences: Some(range(id * 10, id * 10 + 5)),
+        items: Some(counts(id)),
+        counts_unknown: true,
+        time: Some(time()),
+        dropped_unix_nano: TIME + id,
+        ..Default::default()
+    }
+}
+
+fn every_drop() -> Vec<Drop> {
+    let reasons = [
+        DropReason::QuotaOldest,
+        DropReason::QuotaNewest,
+        DropReason::Lifetime,
+        DropReason::Filter,
+        DropReason::Corruption,
+        DropReason::BackendRefused,
+        DropReason::Operator,
+    ];
+    reasons.into_iter().zip(1..).map(|(reason, id)| drop_of(id, reason)).collect()
+}
+
+fn partial() -> Partial {
+    Partial {
+        sequence: 70_002,
+        payload_hash: vec![0xa5; 32],
+        held: vec![range(0, 65_536), range(131_072, 200_000)],
+        ..Default::default()
+    }
+}
+
+fn header() -> SegmentHeader {
+    SegmentHeader {
+        format: 1,
+        codec: 2,
+        id: Some(segment_id()),
+        payload_len: 123_456,
+        raw_len: 7_654_321,
+        payload_hash: (0..32).collect(),
+        items: Some(counts(500)),
+        time: Some(time()),
+        requests: 17,
+        sealed_unix_nano: TIME + 5,
+        base_sequence: Some(69_990),
+        base: true,
+        ..Default::default()
+    }
+}
+
+fn hello() -> Hello {
+    let lane = |lane, oldest_base| Lane {
+        lane,
+        on_board: vec![range(5, 9), range(20, 21)],
+        next_sequence: 30,
+        oldest_base,
+        ..Default::default()
+    };
+    let epoch = |epoch, start_counter, closed| Epoch {
+        epoch,
+        start_counter,
+        started_unix_nano: TIME,
+        lanes: vec![lane(1, None), lane(8, Some(4))],
+        drops: every_drop(),
+        closed,
+        ..Default::default()
+    };
+    let pass = PassReport {
+        station: "svalbard".to_owned(),
+        start_unix_nano: TIME,
+        end_unix_nano: TIME + 480_000_000_000,
+        planned_bytes: 48_000_000,
+        achieved_bytes: 30_000_000,
+        sent_bytes: 31_000_000,
+        committed_segments: 120,
+        connected_nano: 470_000_000_000,
+        backlog_bytes: 9_000_000,
+        backlog_since_unix_nano: TIME - 1,
+        ..Default::default()
+    };
+    let forecast = Forecast {
+        made_unix_nano: TIME,
+        stored_bytes: 5_000_000,
+        max_bytes: 1 << 30,
+        growth_bytes_per_second: 12.5,
+        planned_bytes: 90_000_000,
+        plan_until_unix_nano: TIME + 4,
+        full_unix_nano: TIME + 3,
+        empty_unix_nano: TIME + 2,
+        backlog_since_unix_nano: TIME - 1,
+        ..Default::default()
+    };
+    Hello {
+        satellite: "sat-1".to_owned(),
+        software: "space-agent 0.1.0".to_owned(),
+        minor_version: 1,
+        codecs: vec![1, 2],
+        contact: "pass 17".to_owned(),
+        epochs: vec![epoch(1, 1, true), epoch(EPOCH, 2, false)],
+        passes: vec![pass],
+        forecast: Some(forecast),
+        ..Default::default()
+    }
+}
+
+fn resume() -> Resume {
+    let committed = |start, end| CommittedRange {
+        sequences: Some(range(start, end)),
+        top_hash: vec![end as u8; 32],
+        ..Default::default()
+    };
+    let lane = ResumeLane {
+        lane: 8,
+        committed: vec![committed(1, 5), committed(7, 70_000)],
+        partials: vec![partial()],
+        ..Default::default()
+    };
+    let epoch = ResumeEpoch {
+        epoch: EPOCH,
+        lanes: vec![lane],
+        drops_acknowledged: vec![1, 2, 300],
+        ..Default::default()
+    };
+    Resume {
+        software: "ground-station 0.1.0".to_owned(),
+        station: "svalbard".to_owned(),
+        minor_version: 1,
+        codecs: vec![1, 2],
+        epochs: vec![epoch],
+        ..Default::default()
+    }
+}
+
+fn ack() -> Ack {
+    Ack {
+        committed: vec![segment_id()],
+        partials: vec![PartialAck { epoch: EPOCH, lane: 8, partial: Some(partial()), ..Default::default() }],
+        drops: vec![DropsAck { epoch: EPOCH, ids: vec![4, 500], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+fn epoch_drops() -> EpochDrops {
+    EpochDrops { epoch: EPOCH, drops: every_drop(), ..Default::default() }
+}
+
+fn segment_open() -> SegmentOpen {
+    SegmentOpen {
+        header: Some(header()),
+        ranges: vec![range(0, 65_536), range(100_000, 123_456)],
+        ..Default::default()
+    }
+}
+
+fn goodbye(reason: GoodbyeReason) -> Goodbye {
+    Goodbye { reason: reason as i32, ..Default::default() }
+}
+
+#[test]
+fn what_an_agent_says_is_read_and_written_as_ever() {
+    use agent_message::Body;
+    assert_pinned("hello", &agent(Body::Hello(hello())));
+    assert_pinned("drops", &agent(Body::Drops(epoch_drops())));
+    for (name, reason) in [
+        ("contact-end", GoodbyeReason::ContactEnd),
+        ("shutdown", GoodbyeReason::Shutdown),
+        ("nothing-left", GoodbyeReason::NothingLeft),
+    ] {
+        assert_pinned(&format!("agent-goodbye-{name}"), &agent(Body::Goodbye(goodbye(reason))));
+    }
+}
+
+#[test]
+fn what_a_ground_says_is_read_and_written_as_ever() {
+    use ground_message::Body;
+    assert_pinned("resume", &ground(Body::Resume(resume())));
+    assert_pinned("ack", &ground(Body::Ack(ack())));
+    assert_pinned("ground-goodbye", &ground(Body::Goodbye(goodbye(GoodbyeReason::Shutdown))));
+    for (name, reason) in [
+        ("hash-mismatch", RejectReason::HashMismatch),
+        ("missing-base", RejectReason::MissingBase),
+        ("unknown-codec", RejectReason::UnknownCodec),
+        ("quota", RejectReason::Quota),
+    ] {
+        let reject = Reject { segment: Some(segment_id()), reason: reason as i32, ..Default::default() };
+        assert_pinned(&format!("reject-{name}"), &ground(Body::Reject(reject)));
+    }
+}
+
+#[test]
+fn what_opens_a_segment_s_stream_is_read_and_written_as_ever() {
+    assert_pinned("segment-open", &segment_open());
+}
+
+#[test]
+fn a_header_is_read_and_written_as_ever() {
+    let bytes = read("link/segment-header.bin").unwrap();
+    let read = Header::from_bytes(&bytes).unwrap();
+    assert_eq!(read, Header::try_from(header()).unwrap());
+    assert_eq!(SegmentHeader::decode(&*bytes).unwrap(), header());
+    assert_eq!(read.to_bytes(), bytes);
+}
