@@ -153,7 +153,6 @@ impl Default for ScrubConfig {
     }
 }
 
-
 fn default_max_bytes() -> ByteSize {
     ByteSize(10 << 30)
 }

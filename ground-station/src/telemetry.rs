@@ -263,6 +263,7 @@ mod tests {
             used_bytes: 5,
             max_bytes: 10,
             ledger: String::new(),
+            next_entry: 1,
             file_bytes: 0,
             file_length_bytes: 0,
             scrub: Default::default(),

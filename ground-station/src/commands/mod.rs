@@ -73,7 +73,13 @@ pub async fn run(cli: Cli) -> ExitCode {
             let wrong =
                 error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
             let disk = error.is::<SpoolGone>() || matches!(error.downcast_ref(), Some(StartError::Spool(_)));
-            ExitCode::from(if wrong { WRONG_CONFIGURATION } else if disk { DISK } else { 1 })
+            ExitCode::from(if wrong {
+                WRONG_CONFIGURATION
+            } else if disk {
+                DISK
+            } else {
+                1
+            })
         }
     }
 }

@@ -13,7 +13,7 @@ use prost::Message;
 use redb::ReadableDatabase as _;
 use simdisk::Disk;
 
-use super::outlet;
+use super::format_tests::back_to_format_1;
 use super::spool::Spool;
 use super::*;
 
@@ -463,6 +463,8 @@ fn a_spool_of_the_version_without_bases_opens() {
     let mut spool = open(&dir);
     commit(&mut spool, &leaf(90, None));
     drop(spool);
+    back_to_format_1(&dir.path().join("spool.redb"));
+    std::fs::remove_file(dir.path().join("ledger.json")).unwrap();
     {
         let db = redb::Database::open(dir.path().join("spool.redb")).unwrap();
         let txn = db.begin_write().unwrap();

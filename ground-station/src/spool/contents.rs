@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use perigee_shared::env::Env;
+use perigee_shared::env::{Env, StoreFile};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::store::{Before, Contents as Stored, StoreError};
@@ -14,7 +14,7 @@ use super::decode::Decoded;
 use super::error::SpoolError;
 use super::outlet::Searched;
 use super::tables::*;
-use super::{migrate, mirror};
+use super::{migrate, mirror, rescue};
 
 /// Where the spool is and how large it may be.
 #[derive(Debug, Clone)]
@@ -191,6 +191,11 @@ pub(super) fn make_tables(txn: &WriteTransaction) -> Result<(), SpoolError> {
     Ok(())
 }
 
+fn write_format(txn: WriteTransaction) -> Result<(), StoreError> {
+    txn.open_table(META)?.insert("format", FORMAT)?;
+    Ok(txn.commit()?)
+}
+
 /// What was wrong with the tables of a file; anything else than the file's own errors is not expected there.
 fn of_file(error: SpoolError) -> StoreError {
     match error {
@@ -202,6 +207,8 @@ fn of_file(error: SpoolError) -> StoreError {
 impl Stored for Contents {
     type Settings = Arc<Settings>;
     type Change = Vec<Effect>;
+    /// A commit that was answered and is not whole any more shows when its satellite comes by: it says what was acknowledged.
+    type Torn = ();
 
     const NAME: &'static str = "spool";
     const FILE: &'static str = "spool.redb";
@@ -216,19 +223,27 @@ impl Stored for Contents {
         }
     }
 
-    /// A spool whose file is gone or damaged goes on from the mirror beside it, if there is one.
+    /// A spool whose file is gone or damaged goes on from what can be read of it and from the mirror beside it.
     fn create(
         db: &redb::Database,
         env: &Env,
         settings: &Self::Settings,
-        _: Before<'_>,
+        before: Before<'_>,
     ) -> Result<(), StoreError> {
         let txn = db.begin_write()?;
-        make_tables(&txn).and_then(|()| mirror::begin(&txn, env, settings)).map_err(of_file)?;
-        txn.open_table(META)?.insert("format", FORMAT)?;
-        txn.commit()?;
-        Ok(())
+        make_tables(&txn).map_err(of_file)?;
+        match before {
+            Before::Nothing => mirror::begin(&txn, env, settings).map_err(of_file)?,
+            Before::Damaged { file, .. } => {
+                txn.commit()?;
+                rescue::take_over(db, file, env, settings).map_err(of_file)?;
+                return write_format(db.begin_write()?);
+            }
+        }
+        write_format(txn)
     }
+
+    fn torn(_: &dyn StoreFile) {}
 
     /// Brings a file of format 1 to this one, and one that is older than the mirror beside it to what the mirror knows.
     fn settle(
@@ -236,6 +251,7 @@ impl Stored for Contents {
         env: &Env,
         settings: &Self::Settings,
         _: Option<&Self>,
+        _: Option<()>,
     ) -> Result<(), StoreError> {
         migrate::to_format_2(db, env).map_err(of_file)?;
         mirror::catch_up(db, env, settings).map_err(of_file)

@@ -124,6 +124,8 @@ pub struct Work {
     pub satellite: Arc<str>,
     /// What it says of itself.
     pub header: Arc<Header>,
+    /// Its number in the order of commits.
+    pub number: u64,
     /// The first request that is not done.
     pub request: u64,
     /// The encoded bytes, unless they were decoded at once.
@@ -165,7 +167,7 @@ impl Snapshot {
         }
         let payload = if decoded.is_some() { Arc::default() } else { bytes.into() };
         let (satellite, header) = (satellite.into(), Arc::new(header));
-        Ok(Work { place, satellite, header, request, payload, decoded })
+        Ok(Work { place, satellite, header, number, request, payload, decoded })
     }
 
     /// The requests of a segment of this satellite, or nothing when its codec hands them out one by one; those are looked through.

@@ -90,8 +90,7 @@ fn what_was_reported_survives_a_power_cut_at_every_write() {
                     *reported = sequence;
                 }
                 if sequence % 3 == 0
-                    && let Some(found) =
-                        spool.read(|view| outlet::next(view, "a", SignalSet::ALL, 1))?
+                    && let Some(found) = spool.read(|view| outlet::next(view, "a", SignalSet::ALL, 1))?
                 {
                     let done = Progress { finished: true, ..Progress::at(found.place, 1) };
                     spool.write(|txn| outlet::progress(txn, "a", &done))?;

@@ -21,6 +21,11 @@ const LOST_LOG: u64 = u64::MAX - u8::MAX as u64;
 /// Ranges that are taken from what one Hello says was acknowledged of a lane; the rest is taken from the next.
 const MOST_RANGES: usize = 64;
 
+/// The number behind the id of a gap that this station has recorded.
+pub(super) fn own_number(id: u64) -> Option<u64> {
+    (LOST_LOG / 2..LOST_LOG).contains(&id).then(|| LOST_LOG - id)
+}
+
 fn reason(drop: &link::Drop) -> u8 {
     u8::try_from(drop.reason).unwrap_or(0)
 }
@@ -77,8 +82,7 @@ pub(super) fn insert(
             dropped.insert(first, DroppedRun { end: range.end, id: drop.id })?;
         }
         counters.add(kind(drop), reason(drop), items.saturating_sub(overridden))?;
-        let record =
-            DropRecord { drop: Some(*drop), overridden: Some(overridden.into()), recorded: txn.now };
+        let record = DropRecord { drop: Some(*drop), overridden: Some(overridden.into()), recorded: txn.now };
         drops.insert(at, record.encode_to_vec().as_slice())?;
     }
     Ok(())
@@ -146,7 +150,8 @@ pub(super) fn lose_acknowledged(
     for said in &epoch.lanes {
         let Ok(lane) = u8::try_from(said.lane) else { continue };
         let here = |a: &&link::Acknowledged| a.ledger == ours || a.station == *station;
-        let told = said.acknowledged.iter().filter(here).flat_map(|a| RangeSet::from_wire(&a.sequences).to_wire());
+        let told =
+            said.acknowledged.iter().filter(here).flat_map(|a| RangeSet::from_wire(&a.sequences).to_wire());
         let mut missing: RangeSet = told.map(|r| r.start..r.end).collect();
         if missing.is_empty() {
             continue;
@@ -183,11 +188,7 @@ pub(super) fn lose_acknowledged(
 /// Closes earlier lives of the log that the satellite does not mention any more: what it had on board then is gone, and nobody
 /// can say how much that was. A satellite that knows ends an epoch itself and goes on naming it. A log that was begun without
 /// knowing of an earlier one counts its lives from 1 again, so the start counters say nothing here.
-pub(super) fn close_forgotten(
-    txn: &Txn<'_>,
-    satellite: u32,
-    told: &[link::Epoch],
-) -> Result<(), SpoolError> {
+pub(super) fn close_forgotten(txn: &Txn<'_>, satellite: u32, told: &[link::Epoch]) -> Result<(), SpoolError> {
     if told.is_empty() {
         return Ok(());
     }
@@ -215,12 +216,7 @@ pub(super) fn close_forgotten(
 }
 
 /// What a lane of a lost log had on board and did not deliver.
-fn lost_lane(
-    txn: &Txn<'_>,
-    key: EpochKey,
-    number: u8,
-    lane: &link::Lane,
-) -> Result<link::Drop, SpoolError> {
+fn lost_lane(txn: &Txn<'_>, key: EpochKey, number: u8, lane: &link::Lane) -> Result<link::Drop, SpoolError> {
     let committed =
         committed_ranges(&txn.tables.open_table(COMMITTED)?, key.satellite, key.epoch, Lane(number))?;
     let mut missing = RangeSet::from_wire(&lane.on_board);

@@ -16,13 +16,16 @@ use super::contents::make_tables;
 use super::error::SpoolError;
 use super::tables::*;
 
-const SEGMENTS_1: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
-const CURSORS_1: TableDefinition<'_, &str, Cursor> = TableDefinition::new("cursors");
+pub(super) const SEGMENTS_1: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
+pub(super) const CURSORS_1: TableDefinition<'_, &str, Cursor> = TableDefinition::new("cursors");
 
 /// Brings a file of format 1 to format 2; leaves one of format 2 as it is.
 pub(super) fn to_format_2(db: &Database, env: &Env) -> Result<(), SpoolError> {
-    let format = db.begin_read()?.open_table(META)?.get("format")?.map_or(0, |v| v.value());
-    if format >= FORMAT {
+    let read = db.begin_read()?;
+    let format = read.open_table(META)?.get("format")?.map(|v| v.value());
+    // What was read of a damaged file may be without the number, but has no table of format 1 if it was none.
+    let earlier = format.map_or_else(|| read.open_table(SEGMENTS_1).is_ok(), |format| format < FORMAT);
+    if !earlier {
         return Ok(());
     }
     let txn = db.begin_write()?;

@@ -89,7 +89,9 @@ impl Mirrored {
     pub(super) fn write(&mut self, env: &Env, path: &Path, content: &Mirror, changes: u64) {
         match mirror::write(env, path, content) {
             Ok(()) => self.0 = Some(changes),
-            Err(error) => tracing::warn!(%error, path = %path.display(), "the ledger's mirror was not written"),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "the ledger's mirror was not written")
+            }
         }
     }
 }
@@ -158,8 +160,7 @@ fn lane_of(view: &View<'_>, key: EpochKey, lane: u8, next_sequence: u64) -> Resu
     let committed = committed_ranges(&view.tables.open_table(COMMITTED)?, satellite, epoch, Lane(lane))?;
     let latest = committed.iter().skip(committed.len().saturating_sub(MOST_RANGES));
     let mut dropped = Vec::new();
-    for row in
-        view.tables.open_table(DROPPED)?.range(SequenceKey::lane(satellite, epoch, Lane(lane)))?.rev()
+    for row in view.tables.open_table(DROPPED)?.range(SequenceKey::lane(satellite, epoch, Lane(lane)))?.rev()
     {
         let (key, run) = row?;
         dropped.push((key.value().sequence, run.value().end));
@@ -192,7 +193,7 @@ pub(super) fn begin(txn: &WriteTransaction, env: &Env, settings: &Settings) -> R
                 event.name = "perigee.spool.restored",
                 "the spool's file is gone or damaged; the ledger goes on from its mirror, and what was not exported is a gap"
             );
-            restore(txn, &mirror, settings, env.unix_nano())
+            mirror.restore(txn, settings, env.unix_nano())
         }
     }
 }
@@ -228,7 +229,7 @@ pub(super) fn catch_up(db: &Database, env: &Env, settings: &Settings) -> Result<
         "the spool is an older copy of itself; the ledger goes on from its mirror, and what the copy does not have is a gap"
     );
     let txn = db.begin_write()?;
-    restore(&txn, &mirror, settings, env.unix_nano())?;
+    mirror.restore(&txn, settings, env.unix_nano())?;
     txn.commit()?;
     Ok(())
 }
@@ -251,36 +252,65 @@ fn is_older(read: &ReadTransaction, mirror: &Mirror) -> Result<bool, SpoolError>
     Ok(false)
 }
 
-/// Takes into the tables what the mirror knows and they do not.
-fn restore(
-    tables: &WriteTransaction,
-    mirror: &Mirror,
-    settings: &Settings,
-    now: u64,
-) -> Result<(), SpoolError> {
-    let mut meta = tables.open_table(META)?;
-    meta.insert("ledger", mirror.ledger)?;
-    let last = mirror.satellites.values().map(|s| u64::from(s.number)).max().unwrap_or(0);
-    let mut at_least = vec![("next_entry".to_owned(), mirror.commits), ("next_satellite".to_owned(), last + 1)];
-    at_least.extend(mirror.satellites.values().map(|s| (format!("entry.{}", s.number), s.next_entry)));
-    for (name, n) in at_least {
-        let before = meta.get(name.as_str())?.map_or(1, |v| v.value());
-        meta.insert(name.as_str(), n.max(before))?;
+impl Mirror {
+    /// Whether it mirrors the ledger with this id.
+    pub(super) const fn is_of(&self, ledger: u64) -> bool {
+        self.ledger == ledger
     }
-    drop(meta);
-    for (exporter, satellite, lane, entry, request, cut) in &mirror.cursors {
-        let mut cursors = tables.open_table(CURSORS)?;
-        let key = (exporter.as_str(), *satellite, *lane);
-        let before = cursors.get(key)?.map(|v| v.value());
-        if before.is_none_or(|before| (before.entry, before.request) < (*entry, *request)) {
-            cursors.insert(key, Cursor { entry: *entry, request: *request, cut: *cut })?;
+
+    /// What the tables themselves know, for a ledger without a mirror.
+    pub(super) fn without_file(tables: &WriteTransaction, ledger: u64) -> Result<Self, SpoolError> {
+        let mut satellites = BTreeMap::new();
+        for row in tables.open_table(SATELLITES)?.iter()? {
+            let (id, value) = row?;
+            let number = decode::<SatelliteRecord>(value.value())?.number;
+            let mut epochs = Vec::new();
+            for row in tables.open_table(EPOCHS)?.range(EpochKey::all(number))? {
+                let (key, value) = row?;
+                let EpochRecord { start_counter, started, closed, .. } = decode(value.value())?;
+                let (epoch, lanes) = (key.value().epoch, Vec::new());
+                epochs.push(Epoch { epoch, start_counter, started, closed, lanes });
+            }
+            epochs.sort_by_key(|e| (e.start_counter, e.started));
+            let satellite = Satellite { number, next_entry: 1, counters: Vec::new(), epochs };
+            satellites.insert(id.value().to_owned(), satellite);
         }
+        Ok(Self { ledger, commits: 1, satellites, cursors: Vec::new() })
     }
-    for (id, satellite) in &mirror.satellites {
-        restore_ledger(tables, id, satellite, mirror.commits)?;
-        restore_account(tables, satellite, settings, now)?;
+
+    /// Takes into the tables what the mirror knows and they do not.
+    pub(super) fn restore(
+        &self,
+        tables: &WriteTransaction,
+        settings: &Settings,
+        now: u64,
+    ) -> Result<(), SpoolError> {
+        let mut meta = tables.open_table(META)?;
+        meta.insert("ledger", self.ledger)?;
+        let last = self.satellites.values().map(|s| u64::from(s.number)).max().unwrap_or(0);
+        let mut at_least =
+            vec![("next_entry".to_owned(), self.commits), ("next_satellite".to_owned(), last + 1)];
+        at_least.extend(self.satellites.values().map(|s| (format!("entry.{}", s.number), s.next_entry)));
+        for (name, n) in at_least {
+            let before = meta.get(name.as_str())?.map_or(1, |v| v.value());
+            meta.insert(name.as_str(), n.max(before))?;
+        }
+        drop(meta);
+        let mut cursors = tables.open_table(CURSORS)?;
+        for (exporter, satellite, lane, entry, request, cut) in &self.cursors {
+            let key = (exporter.as_str(), *satellite, *lane);
+            let before = cursors.get(key)?.map(|v| v.value());
+            if before.is_none_or(|before| (before.entry, before.request) < (*entry, *request)) {
+                cursors.insert(key, Cursor { entry: *entry, request: *request, cut: *cut })?;
+            }
+        }
+        drop(cursors);
+        for (id, satellite) in &self.satellites {
+            restore_ledger(tables, id, satellite, self.commits)?;
+            restore_account(tables, satellite, settings, now)?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn restore_ledger(
@@ -387,7 +417,8 @@ fn restore_account(
     }
     if lost.total() > 0 {
         // Dead letters, and gaps that the lost file had.
-        let (epoch, lane) = satellite.epochs.last().map_or((0, 0), |e| (e.epoch, e.lanes.first().map_or(0, |l| l.lane)));
+        let (epoch, lane) =
+            satellite.epochs.last().map_or((0, 0), |e| (e.epoch, e.lanes.first().map_or(0, |l| l.lane)));
         let (sequences, items) = (None, Some(lost));
         gaps::lose(tables, now, Lost { satellite: number, epoch, lane, sequences, items, time })?;
     }

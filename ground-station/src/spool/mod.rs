@@ -22,6 +22,7 @@ mod contents;
 mod counters;
 mod migrate;
 mod mirror;
+mod rescue;
 mod spool;
 
 mod bases;
@@ -45,6 +46,8 @@ mod upkeep;
 mod base_tests;
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod format_tests;
 #[cfg(test)]
 mod tests;
 

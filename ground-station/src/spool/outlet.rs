@@ -9,6 +9,7 @@ use perigee_shared::signal::{Counts, Signal, SignalSet};
 use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
 
+use super::bases;
 use super::contents::{Effect, Kept, Settings};
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
@@ -16,7 +17,6 @@ use super::gaps::{self, Lost};
 use super::letters::{self, Letter};
 use super::spool::{Spool, Txn, View};
 use super::tables::*;
-use super::bases;
 
 /// Finished entries that are deleted together, at most.
 const SWEEP: usize = 64;

@@ -47,10 +47,8 @@ pub(super) fn note(txn: &Txn<'_>, satellite: u32, reports: &[PassReport]) -> Res
         let key = PassKey { satellite, start: report.start_unix_nano };
         table.insert(key, kept.encode_to_vec().as_slice())?;
     }
-    let keys: Vec<PassKey> = table
-        .range(all(satellite))?
-        .map(|row| row.map(|(key, _)| key.value()))
-        .collect::<Result<_, _>>()?;
+    let keys: Vec<PassKey> =
+        table.range(all(satellite))?.map(|row| row.map(|(key, _)| key.value())).collect::<Result<_, _>>()?;
     for key in &keys[..keys.len().saturating_sub(KEPT)] {
         table.remove(*key)?;
     }

@@ -82,11 +82,7 @@ impl Store {
         Ok(Self::over(env, Spool::open_existing(env, settings)?, bounds)?.0)
     }
 
-    fn over(
-        env: &Env,
-        spool: Spool,
-        bounds: Bounds,
-    ) -> Result<(Self, mpsc::Receiver<Group>), SpoolError> {
+    fn over(env: &Env, spool: Spool, bounds: Bounds) -> Result<(Self, mpsc::Receiver<Group>), SpoolError> {
         let owner = Owner::new(env.placement, "spool", spool).map_err(|e| StoreError::Io(e.to_string()))?;
         let keeper = Keeper { owner, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
         let (groups, queue) = mpsc::channel(QUEUE);
@@ -215,9 +211,7 @@ impl Store {
 
     /// Notes what came of a dead letter that was sent again: taken (`None`), or refused and why.
     pub async fn replayed(&self, id: u64, refused: Option<String>) -> Result<(), SpoolError> {
-        let work = move |spool: &mut Spool| {
-            spool.write(|txn| letters::replayed(txn, id, refused.as_deref()))
-        };
+        let work = move |spool: &mut Spool| spool.write(|txn| letters::replayed(txn, id, refused.as_deref()));
         self.keeper.insist(work).await
     }
 

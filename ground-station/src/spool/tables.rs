@@ -164,7 +164,8 @@ pub(super) const PARTIAL_CHUNKS: TableDefinition<'_, PartialChunk, &[u8]> =
 /// Committed segments that are still to be exported → [`SegmentRecord`].
 pub(super) const ENTRIES: TableDefinition<'_, EntryKey, &[u8]> = TableDefinition::new("entries");
 /// → bytes of the payload.
-pub(super) const SEGMENT_CHUNKS: TableDefinition<'_, ChunkKey, &[u8]> = TableDefinition::new("segment_chunks");
+pub(super) const SEGMENT_CHUNKS: TableDefinition<'_, ChunkKey, &[u8]> =
+    TableDefinition::new("segment_chunks");
 /// Segments that later ones may need → [`BaseRecord`].
 pub(super) const BASES: TableDefinition<'_, SequenceKey, &[u8]> = TableDefinition::new("bases");
 /// → bytes of the base.

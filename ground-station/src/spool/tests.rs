@@ -16,7 +16,7 @@ use super::*;
 
 const EPOCH: u64 = 7;
 
-fn settings(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) -> Settings {
+pub(super) fn settings(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) -> Settings {
     Settings {
         directory: dir.path().to_owned(),
         max_bytes: 1 << 30,
@@ -33,11 +33,11 @@ fn place(entry: u64) -> Place {
     Place(tables::EntryKey { satellite: 1, lane: 8, entry })
 }
 
-fn done(place: Place) -> Progress {
+pub(super) fn done(place: Place) -> Progress {
     Progress { finished: true, ..Progress::at(place, 1) }
 }
 
-fn open_with(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) -> Spool {
+pub(super) fn open_with(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) -> Spool {
     Spool::open(&Env::production(), settings(dir, routes)).unwrap()
 }
 
@@ -85,7 +85,7 @@ fn incoming(header: &Arc<Header>, payload: &[u8], ranges: &[std::ops::Range<usiz
     }
 }
 
-fn commit(spool: &mut Spool, sequence: u64, items: Counts) -> Applied {
+pub(super) fn commit(spool: &mut Spool, sequence: u64, items: Counts) -> Applied {
     let (header, payload) = segment(sequence, items, 0);
     let whole = 0..payload.len();
     apply(spool, &[incoming(&header, &payload, &[whole])]).remove(0)
@@ -110,7 +110,7 @@ fn next_payload(spool: &mut Spool) -> Vec<u8> {
     spool.snapshot().unwrap().payload(found.payload, &found.header).unwrap()
 }
 
-fn progress(spool: &mut Spool, exporter: &str, progress: &Progress) {
+pub(super) fn progress(spool: &mut Spool, exporter: &str, progress: &Progress) {
     spool.write(|txn| outlet::progress(txn, exporter, progress)).unwrap();
 }
 
@@ -153,11 +153,11 @@ fn dropped(id: u64, sequences: std::ops::Range<u64>, items: u64) -> link::Drop {
     }
 }
 
-fn account(spool: &mut Spool) -> AccountView {
+pub(super) fn account(spool: &mut Spool) -> AccountView {
     spool.read(views::accounting).unwrap().remove("sat-1").unwrap()
 }
 
-fn pass(spool: &mut Spool, exporter: &str, signals: SignalSet) -> u64 {
+pub(super) fn pass(spool: &mut Spool, exporter: &str, signals: SignalSet) -> u64 {
     let mut passed = 0;
     while let Some(work) = next(spool, exporter, signals, 1) {
         progress(spool, exporter, &done(work.place));

@@ -10,11 +10,11 @@ use perigee_shared::store::StoreError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
+use super::bases;
 use super::error::SpoolError;
 use super::intake::{self, Applied, Incoming};
 use super::spool::Spool;
 use super::views::names;
-use super::bases;
 
 /// Payload bytes that share a transaction, at most.
 const GROUP_BYTES: usize = 16 << 20;

@@ -175,6 +175,8 @@ pub struct AccountView {
 pub struct SpoolView {
     /// The random id of the ledger, in hex.
     pub ledger: String,
+    /// The number of the next segment in the order of commits.
+    pub next_entry: u64,
     /// Segments, bases, partials and dead letters.
     pub used_bytes: u64,
     /// What they may take.
@@ -363,6 +365,7 @@ pub(super) fn overview(view: &View<'_>) -> Result<SpoolView, SpoolError> {
     let live = entries.len()?.saturating_sub(view.contents.finished.len() as u64);
     Ok(SpoolView {
         ledger: format!("{:016x}", view.contents.ledger),
+        next_entry: next_entry(view)?,
         used_bytes: view.contents.usage.total,
         max_bytes: settings.max_bytes,
         file_bytes: 0,
@@ -377,12 +380,15 @@ pub(super) fn overview(view: &View<'_>) -> Result<SpoolView, SpoolError> {
     })
 }
 
+fn next_entry(view: &View<'_>) -> Result<u64, SpoolError> {
+    Ok(view.tables.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value()))
+}
+
 /// How far an exporter is: the first segment in the order of commits that is not behind its place.
 fn exporter_view(view: &View<'_>, name: &str, signals: SignalSet) -> Result<ExporterView, SpoolError> {
     let entries = view.tables.open_table(ENTRIES)?;
     let cursors = view.tables.open_table(CURSORS)?;
-    let next = view.tables.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value());
-    let (mut entry, mut request, mut backlog_segments) = (next, 0, 0);
+    let (mut entry, mut request, mut backlog_segments) = (next_entry(view)?, 0, 0);
     for (satellite, lane) in view.contents.lanes.keys() {
         let at = cursors.get((name, *satellite, *lane))?.map(|v| v.value());
         let from = EntryKey { satellite: *satellite, lane: *lane, entry: at.map_or(0, |c| c.entry) };
