@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use perigee_shared::config::{self, Components, ConfigError, Invalid};
 use perigee_shared::export::ExporterConfig;
@@ -128,9 +129,28 @@ pub struct StorageConfig {
     /// Given back when the disk is full, so that deletes get through.
     #[serde(default = "default_ballast")]
     pub ballast: ByteSize,
-    /// Memory for segments that others lean on, kept decoded. Our agents' take up to 8 MiB each.
+    /// Memory for segments that later ones need, kept decoded. Our agents' take up to 8 MiB each.
     #[serde(default = "default_decoded_bases")]
     pub decoded_bases: ByteSize,
+    /// Reading everything again now and then, so that damage is found early.
+    #[serde(default)]
+    pub scrub: ScrubConfig,
+}
+
+/// `storage.scrub`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScrubConfig {
+    /// From the beginning of a round to that of the next; 0: never.
+    pub every: Span,
+    /// What is read a second, at most.
+    pub bytes_per_second: ByteSize,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        Self { every: Span::secs(86_400), bytes_per_second: ByteSize::mib(4) }
+    }
 }
 
 fn default_max_bytes() -> ByteSize {
@@ -230,6 +250,12 @@ impl Config {
         let smallest = ByteSize::mib(1);
         if self.storage.max_bytes < smallest {
             return Err(Invalid::new("storage.max_bytes", "must be at least 1MiB; the default is 10GiB"));
+        }
+        if self.storage.scrub.every.0 > Duration::ZERO && self.storage.scrub.bytes_per_second.0 == 0 {
+            return Err(Invalid::new(
+                "storage.scrub.bytes_per_second",
+                "must be more than 0; set storage.scrub.every to 0 for no scrub",
+            ));
         }
         for (key, listener) in [
             ("extensions.health_check", &self.extensions.health_check),
@@ -352,6 +378,7 @@ pub(crate) mod tests {
         assert_eq!(config.satellite("sat-2"), None);
         assert_eq!(config.storage.max_bytes, default_max_bytes());
         assert_eq!(config.storage.ballast, default_ballast());
+        assert_eq!(config.storage.scrub, ScrubConfig::default());
         assert_eq!(config.service.telemetry.logs, perigee_shared::telemetry::LogsConfig::default());
         let routes = config.service.pipelines.routes();
         assert!(routes["otlp/jaeger"].contains(Signal::Traces));

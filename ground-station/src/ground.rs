@@ -9,6 +9,7 @@ use hyper_util::service::TowerToHyperService;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
 use perigee_shared::serve::{self, BindError, Endpoint, Listener};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::console::Console;
 use crate::exporter::Exporter;
 use crate::link::{Link, LinkError};
-use crate::spool::{Settings, SpoolError, Store};
+use crate::spool::{Settings, SpoolError, Status, Store, scrub};
 use crate::telemetry::Metrics;
 
 /// How long the end may take.
@@ -59,7 +60,13 @@ pub struct Ground {
     exporters: Vec<Exporter>,
     served: Vec<Served>,
     metrics: Metrics,
+    scrub: scrub::Settings,
 }
+
+/// Why the program ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[error("the spool cannot be used any more: {0}; look at the disk, then start again")]
+pub struct SpoolGone(String);
 
 impl Ground {
     /// Opens the spool and binds every address; must be called inside a tokio runtime.
@@ -80,7 +87,9 @@ impl Ground {
         let link = Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?;
         let console = Console::new(store.clone(), metrics.clone(), link.connected());
         let served = bind(&config, &console).await?;
-        Ok(Self { store, link, exporters, served, metrics })
+        let every = config.storage.scrub.every.0;
+        let scrub = scrub::Settings { every, bytes_per_second: config.storage.scrub.bytes_per_second.0 };
+        Ok(Self { store, link, exporters, served, metrics, scrub })
     }
 
     /// The addresses that the link is bound to.
@@ -104,8 +113,13 @@ impl Ground {
     }
 
     /// Works until `shutdown`; then the link hands over what arrived, requests end, and the spool is closed.
-    pub async fn run(self, shutdown: CancellationToken) {
-        let Self { store, link, exporters, served, .. } = self;
+    ///
+    /// # Errors
+    ///
+    /// [`SpoolGone`] when the spool will never work again in this process: it has ended by itself then.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), SpoolGone> {
+        let Self { store, link, exporters, served, scrub, .. } = self;
+        let stop = shutdown.child_token();
         for address in link.addresses() {
             tracing::info!(%address, "the link listens (UDP)");
         }
@@ -121,10 +135,20 @@ impl Ground {
         }
         let mut work = Vec::new();
         for exporter in exporters {
-            work.push(tracker.spawn(exporter.run(shutdown.clone())));
+            work.push(tracker.spawn(exporter.run(stop.clone())));
         }
-        work.push(tracker.spawn(link.run(shutdown.clone())));
-        shutdown.cancelled().await;
+        work.push(tracker.spawn(link.run(stop.clone())));
+        work.push(tracker.spawn(scrub::run(store.clone(), scrub, stop.clone())));
+        let mut status = store.status();
+        let gone = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => None,
+            why = gone(&mut status) => Some(SpoolGone(why)),
+        };
+        if let Some(error) = &gone {
+            tracing::error!(event.name = "perigee.spool.gone", %error, "this process ends");
+        }
+        stop.cancel();
         tracing::info!("ending");
         let drained = tokio::time::timeout(DRAIN, async {
             for task in work {
@@ -137,18 +161,25 @@ impl Ground {
         if drained.await.is_err() {
             tracing::warn!("not everything ended in time; what was not acknowledged comes again");
         }
+        drop(status);
         store.close().await;
+        gone.map_or(Ok(()), Err)
+    }
+}
+
+/// Waits until the spool is gone; why.
+async fn gone(status: &mut watch::Receiver<Status>) -> String {
+    let found = status.wait_for(|status| status.gone.is_some()).await.ok().and_then(|s| s.gone.clone());
+    match found {
+        Some(why) => why,
+        // Nobody tells any more.
+        None => std::future::pending().await,
     }
 }
 
 /// The spool as the configuration has it; nothing else may have it open.
 pub fn open_store(config: &Config, env: &Env) -> Result<Store, SpoolError> {
     let link = &config.link;
-    let directory = &config.storage.directory;
-    std::fs::create_dir_all(directory).map_err(|e| SpoolError::Open {
-        path: directory.clone(),
-        why: format!("{e}; make the directory and let this process's user write to it"),
-    })?;
     // What every connection may hold, twice over since the spool may hold what it writes.
     let reserve = link.max_connections as u64 * (2 * link.partial_sync_bytes.0 + link.receive_window.0);
     Store::open(env, settings(config), reserve)

@@ -179,10 +179,10 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
         |name: &str, help: &str, value: u64| registry.register(name, help, ConstGauge::new(value));
     gauge("perigee_spool_used_bytes", "Segments, partials and dead letters", spool.used_bytes);
     gauge("perigee_spool_max_bytes", "What they may take", spool.max_bytes);
-    gauge("perigee_spool_file_bytes", "Length of the spool's file", spool.file_bytes);
-    gauge("perigee_spool_allocated_bytes", "Disk space of the spool's file", spool.allocated_bytes);
+    gauge("perigee_spool_file_bytes", "What the spool's file takes on the volume", spool.file_bytes);
+    gauge("perigee_spool_file_length_bytes", "Length of the spool's file", spool.file_length_bytes);
     gauge("perigee_spool_segments", "Segments still to be exported", spool.segments);
-    gauge("perigee_spool_base_bytes", "Of segments that others may lean on", spool.base_bytes);
+    gauge("perigee_spool_base_bytes", "Segments kept because later ones may need them", spool.base_bytes);
     gauge("perigee_spool_dead_letters", "Requests and segments that no backend takes", spool.dead_letters);
     gauge(
         "perigee_spool_full",
@@ -192,7 +192,14 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
     let failing = u64::from(status.failing.is_some());
     gauge("perigee_spool_failing", "1 while the spool cannot be written", failing);
     let quarantined = u64::from(spool.quarantined.is_some());
-    gauge("perigee_spool_quarantined", "1 when the spool of before could not be opened", quarantined);
+    gauge("perigee_spool_quarantined", "1 when a damaged file was put aside since the start", quarantined);
+    for (name, help, n) in [
+        ("checked_segments", "Segments and bases that the scrub has verified", spool.scrub.segments),
+        ("checked_bytes", "What those took", spool.scrub.bytes),
+        ("damaged_segments", "Segments and bases that the scrub found damaged", spool.scrub.damaged),
+    ] {
+        registry.register(format!("perigee_spool_scrub_{name}"), help, ConstCounter::new(n));
+    }
     let backlog = Family::<OfExporter, Gauge>::default();
     for exporter in &spool.exporters {
         let label = OfExporter { exporter: Text(exporter.name.as_str().into()) };
@@ -203,10 +210,11 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
 
 fn register_accounts(registry: &mut Registry, accounts: &std::collections::BTreeMap<String, AccountView>) {
     type ItemsOf = fn(&AccountView) -> Items;
-    let counters: [(&str, &str, ItemsOf); 5] = [
+    let counters: [(&str, &str, ItemsOf); 6] = [
         ("committed", "Items of segments in the ledger", |a| a.committed),
         ("exported", "Items that every exporter of their pipeline is done with", |a| a.exported),
         ("dead_lettered", "Items that no backend takes", |a| a.dead_lettered),
+        ("lost", "Items that this station had and lost", |a| a.lost),
         ("dropped", "Items that were dropped on board", |a| a.dropped),
         ("in_spool", "Items still to be exported", |a| a.in_spool),
     ];
@@ -254,8 +262,11 @@ mod tests {
         let spool = SpoolView {
             used_bytes: 5,
             max_bytes: 10,
+            ledger: String::new(),
+            next_entry: 1,
             file_bytes: 0,
-            allocated_bytes: 0,
+            file_length_bytes: 0,
+            scrub: Default::default(),
             segments: 1,
             bases: 0,
             base_bytes: 0,

@@ -16,11 +16,14 @@ use perigee_shared::telemetry::init_logs;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::ground::{Ground, StartError};
+use crate::ground::{Ground, SpoolGone, StartError};
 use crate::link::Link;
 
 /// The exit code of a wrong configuration: `EX_USAGE` of sysexits.h.
 const WRONG_CONFIGURATION: u8 = 64;
+
+/// The exit code when the disk under the spool cannot be used: `EX_IOERR` of sysexits.h.
+const DISK: u8 = 74;
 
 /// Takes segments from satellites over QUIC, commits them and re-exports OTLP.
 #[derive(Debug, Parser)]
@@ -69,7 +72,14 @@ pub async fn run(cli: Cli) -> ExitCode {
             eprintln!("ground-station: {error:#}");
             let wrong =
                 error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
-            ExitCode::from(if wrong { WRONG_CONFIGURATION } else { 1 })
+            let disk = error.is::<SpoolGone>() || matches!(error.downcast_ref(), Some(StartError::Spool(_)));
+            ExitCode::from(if wrong {
+                WRONG_CONFIGURATION
+            } else if disk {
+                DISK
+            } else {
+                1
+            })
         }
     }
 }
@@ -85,7 +95,7 @@ async fn work(file: ConfigFile) -> anyhow::Result<ExitCode> {
         termination.await;
         stop.cancel();
     });
-    Box::pin(ground.run(shutdown)).await;
+    Box::pin(ground.run(shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,9 +1,10 @@
 //! `ground-station satellites` and `ground-station spool`: asked of the running process, or of the file when nothing runs.
 
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use perigee_shared::control::{self, ControlError};
 use perigee_shared::env::Env;
@@ -12,9 +13,9 @@ use serde_json::Value;
 
 use super::{ConfigFile, say, say_json};
 use crate::config::Config;
-use crate::console::{ReplayAnswer, ReplayRequest, VerifyAnswer};
+use crate::console::{BackupAnswer, BackupRequest, ReplayAnswer, ReplayRequest, VerifyAnswer};
 use crate::ground::settings;
-use crate::spool::{Spool, SpoolError};
+use crate::spool::{SpoolError, Store};
 
 /// What to ask of.
 #[derive(Debug, Args)]
@@ -41,6 +42,14 @@ pub(super) enum Command {
     },
     /// Check every segment in it; exit code 1 when one is damaged.
     Verify(Query),
+    /// Copy the spool as it is now into a new file, while the program works or when nothing runs.
+    Backup {
+        #[command(flatten)]
+        query: Query,
+        /// The file to make.
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
+    },
     /// Send dead letters again.
     Replay {
         #[command(flatten)]
@@ -54,12 +63,12 @@ pub(super) enum Command {
     },
 }
 
-/// Reads `path` from the running process, or computes it from the file.
-async fn fetch(
+/// Reads `path` from the running process, or asks the file when nothing runs.
+async fn fetch<R: serde::Serialize>(
     config: &Config,
     path: &str,
     body: Option<Value>,
-    otherwise: impl FnOnce(&mut Spool) -> Result<Value, SpoolError>,
+    otherwise: impl AsyncFnOnce(Store) -> Result<R, SpoolError>,
 ) -> anyhow::Result<Value> {
     if let Some(control) = &config.extensions.control {
         let method = if body.is_some() { http::Method::POST } else { http::Method::GET };
@@ -68,26 +77,16 @@ async fn fetch(
             other => return Ok(other?),
         }
     }
-    let env = Env::production();
-    if !env.store.exists(&config.storage.directory.join("spool.redb")) {
-        bail!(
-            "there is no spool in {}, and nothing answers on the control socket",
-            config.storage.directory.display()
-        );
-    }
-    let mut spool = Spool::open(&env, settings(config))?;
-    let answer = otherwise(&mut spool)?;
-    spool.close()?;
-    Ok(answer)
-}
-
-fn json(value: impl serde::Serialize) -> Result<Value, SpoolError> {
-    serde_json::to_value(value).map_err(|_| SpoolError::Damaged("a record cannot be shown"))
+    let store = Store::open_existing(&Env::production(), settings(config))
+        .context("nothing answers on the control socket, so the file was opened")?;
+    let answer = otherwise(store.clone()).await?;
+    store.close().await;
+    Ok(serde_json::to_value(answer)?)
 }
 
 pub(super) async fn satellites(query: Query) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
-    let all = fetch(&config, "/api/v1/satellites", None, |spool| json(spool.satellites()?)).await?;
+    let all = fetch(&config, "/api/v1/satellites", None, async |store| store.satellites().await).await?;
     if query.json {
         say_json(&all)?;
         return Ok(ExitCode::SUCCESS);
@@ -123,12 +122,13 @@ pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Inspect { query, columns: true, each } => columns(query, each).await,
         Command::Inspect { query, .. } => inspect(query).await,
         Command::Verify(query) => verify(query).await,
+        Command::Backup { query, path } => backup(query, path).await,
         Command::Replay { query, id, all } => {
             let config = Config::load(&query.file.config)?;
             let request = ReplayRequest { ids: (!all).then_some(id) };
             let body = serde_json::to_value(&request)?;
-            let answer = fetch(&config, "/api/v1/replay", Some(body), |spool| {
-                json(ReplayAnswer { replayed: spool.replay(request.ids.as_deref())? })
+            let answer = fetch(&config, "/api/v1/replay", Some(body), async |store| {
+                Ok(ReplayAnswer { replayed: store.replay(request.ids).await? })
             })
             .await?;
             if query.json {
@@ -141,12 +141,29 @@ pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
+async fn backup(query: Query, path: PathBuf) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&query.file.config)?;
+    // The running process may have another working directory.
+    let path = std::path::absolute(path)?;
+    let body = serde_json::to_value(BackupRequest { path: path.clone() })?;
+    let copied = path.clone();
+    let answer = fetch(&config, "/api/v1/backup", Some(body), async |store| {
+        Ok(BackupAnswer { bytes: store.backup(copied).await? })
+    })
+    .await?;
+    if query.json {
+        say_json(&answer)?;
+    } else {
+        let bytes = ByteSize(answer["bytes"].as_u64().unwrap_or(0));
+        say(&format!("the spool was copied into {} ({bytes})\n", path.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn verify(query: Query) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
-    let answer = fetch(&config, "/api/v1/verify", None, |spool| {
-        let wrong =
-            spool.snapshot()?.verify()?.into_iter().map(|(entry, why)| format!("{entry}: {why}")).collect();
-        json(VerifyAnswer { wrong })
+    let answer = fetch(&config, "/api/v1/verify", None, async |store| {
+        Ok(VerifyAnswer { wrong: store.verify().await? })
     })
     .await?;
     let wrong = answer["wrong"].as_array().cloned().unwrap_or_default();
@@ -162,10 +179,10 @@ async fn verify(query: Query) -> anyhow::Result<ExitCode> {
 
 async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
-    let spool = fetch(&config, "/api/v1/spool", None, |s| json(s.overview()?)).await?;
-    let accounts = fetch(&config, "/api/v1/accounting", None, |s| json(s.accounting()?)).await?;
-    let gaps = fetch(&config, "/api/v1/gaps", None, |s| json(s.gaps(1000)?)).await?;
-    let letters = fetch(&config, "/api/v1/dead-letters", None, |s| json(s.letters(0, 1000)?)).await?;
+    let spool = fetch(&config, "/api/v1/spool", None, async |s| s.overview().await).await?;
+    let accounts = fetch(&config, "/api/v1/accounting", None, async |s| s.accounting().await).await?;
+    let gaps = fetch(&config, "/api/v1/gaps", None, async |s| s.gaps(1000).await).await?;
+    let letters = fetch(&config, "/api/v1/dead-letters", None, async |s| s.letters(0, 1000).await).await?;
     if query.json {
         say_json(&serde_json::json!({
             "spool": spool, "accounting": accounts, "gaps": gaps, "dead_letters": letters,
@@ -174,11 +191,11 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
     }
     let bytes = |key: &str| ByteSize(spool[key].as_u64().unwrap_or(0)).to_string();
     say(&format!(
-        "{} of {} used, file {} ({} on disk), {} segments, {} dead letters\n",
+        "{} of {} used, file {} (length {}), {} segments, {} dead letters\n",
         bytes("used_bytes"),
         bytes("max_bytes"),
         bytes("file_bytes"),
-        bytes("allocated_bytes"),
+        bytes("file_length_bytes"),
         spool["segments"],
         spool["dead_letters"]
     ));
@@ -190,7 +207,7 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
         ));
     }
     for (satellite, account) in accounts.as_object().into_iter().flatten() {
-        for state in ["committed", "exported", "in_spool", "dead_lettered", "dropped"] {
+        for state in ["committed", "exported", "in_spool", "dead_lettered", "lost", "dropped"] {
             say(&format!("{satellite} {state}: {}\n", items(&account[state])));
         }
     }
@@ -220,7 +237,7 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
 async fn columns(query: Query, each: bool) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
     let path = format!("/api/v1/columns?each={each}");
-    let view = fetch(&config, &path, None, |s| json(s.snapshot()?.columns(each)?)).await?;
+    let view = fetch(&config, &path, None, async |s| s.columns(each).await).await?;
     if query.json {
         say_json(&view)?;
         return Ok(ExitCode::SUCCESS);
@@ -235,7 +252,7 @@ async fn columns(query: Query, each: bool) -> anyhow::Result<ExitCode> {
     say_columns(&view["columns"]);
     for segment in view["each"].as_array().into_iter().flatten() {
         let base = match segment["base_sequence"].as_u64() {
-            Some(base) => format!(", leans on {base}"),
+            Some(base) => format!(", needs {base}"),
             None => String::new(),
         };
         say(&format!(

@@ -1,6 +1,7 @@
 //! What people and tools ask the running program: JSON over HTTP, health and metrics.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -45,6 +46,21 @@ pub struct ReplayAnswer {
 pub struct VerifyAnswer {
     /// What is wrong, one line each.
     pub wrong: Vec<String>,
+}
+
+/// `POST /api/v1/backup`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupRequest {
+    /// The file to make, as this process sees it.
+    pub path: PathBuf,
+}
+
+/// The answer to `POST /api/v1/backup`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackupAnswer {
+    /// The length of the file.
+    pub bytes: u64,
 }
 
 /// `?after=ID&limit=N`
@@ -105,6 +121,7 @@ impl Console {
         let own = Router::new()
             .route("/api/v1/replay", post(replay))
             .route("/api/v1/verify", get(verify))
+            .route("/api/v1/backup", post(backup))
             .route("/api/v1/columns", get(columns));
         self.api().merge(own.with_state(self.clone()))
     }
@@ -121,7 +138,7 @@ impl Console {
 }
 
 async fn satellites(State(console): State<Console>) -> Answer<Vec<SatelliteView>> {
-    let mut all = console.store.ask(|spool| spool.satellites()).await?;
+    let mut all = console.store.satellites().await?;
     let connected = console.connected.satellites();
     for satellite in &mut all {
         satellite.connected = connected.contains(&satellite.satellite);
@@ -130,26 +147,26 @@ async fn satellites(State(console): State<Console>) -> Answer<Vec<SatelliteView>
 }
 
 async fn spool(State(console): State<Console>) -> Answer<SpoolView> {
-    Ok(Json(console.store.ask(|spool| spool.overview()).await?))
+    Ok(Json(console.store.overview().await?))
 }
 
 async fn passes(State(console): State<Console>, Query(page): Query<Page>) -> Answer<Vec<PassView>> {
     let limit = page.limit.min(MAX_ROWS);
-    Ok(Json(console.store.ask(move |spool| spool.passes(limit)).await?))
+    Ok(Json(console.store.passes(limit).await?))
 }
 
 async fn gaps(State(console): State<Console>, Query(page): Query<Page>) -> Answer<Vec<GapView>> {
     let limit = page.limit.min(MAX_ROWS);
-    Ok(Json(console.store.ask(move |spool| spool.gaps(limit)).await?))
+    Ok(Json(console.store.gaps(limit).await?))
 }
 
 async fn accounting(State(console): State<Console>) -> Answer<BTreeMap<String, AccountView>> {
-    Ok(Json(console.store.ask(|spool| spool.accounting()).await?))
+    Ok(Json(console.store.accounting().await?))
 }
 
 async fn letters(State(console): State<Console>, Query(page): Query<Page>) -> Answer<Vec<LetterView>> {
     let limit = page.limit.min(MAX_ROWS);
-    Ok(Json(console.store.ask(move |spool| spool.letters(page.after, limit)).await?))
+    Ok(Json(console.store.letters(page.after, limit).await?))
 }
 
 async fn replay(State(console): State<Console>, Json(request): Json<ReplayRequest>) -> Answer<ReplayAnswer> {
@@ -157,10 +174,11 @@ async fn replay(State(console): State<Console>, Json(request): Json<ReplayReques
 }
 
 async fn verify(State(console): State<Console>) -> Answer<VerifyAnswer> {
-    let wrong = console.store.study(|spool| spool.verify()).await?;
-    Ok(Json(VerifyAnswer {
-        wrong: wrong.into_iter().map(|(entry, why)| format!("{entry}: {why}")).collect(),
-    }))
+    Ok(Json(VerifyAnswer { wrong: console.store.verify().await? }))
+}
+
+async fn backup(State(console): State<Console>, Json(request): Json<BackupRequest>) -> Answer<BackupAnswer> {
+    Ok(Json(BackupAnswer { bytes: console.store.backup(request.path).await? }))
 }
 
 /// `?each=true`
@@ -171,20 +189,20 @@ struct Each {
 }
 
 async fn columns(State(console): State<Console>, Query(Each { each }): Query<Each>) -> Answer<ColumnsView> {
-    Ok(Json(console.store.study(move |spool| spool.columns(each)).await?))
+    Ok(Json(console.store.columns(each).await?))
 }
 
 async fn metrics(State(console): State<Console>) -> Result<Response, Failed> {
-    let (spool, accounts) = console.store.ask(|spool| Ok((spool.overview()?, spool.accounting()?))).await?;
+    let (spool, accounts) = (console.store.overview().await?, console.store.accounting().await?);
     let status = console.store.status().borrow().clone();
     let text = console.metrics.render(&spool, &accounts, &status);
     Ok(([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response())
 }
 
-/// 200 while the spool can be written, 503 with the reason while it cannot.
+/// 200 while the spool can be written, 503 with the reason while it cannot, or never will be in this process.
 async fn health(State(console): State<Console>) -> Response {
     let status = console.store.status().borrow().clone();
-    let (code, text) = match status.failing {
+    let (code, text) = match status.gone.or(status.failing) {
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
         None if status.full => (StatusCode::OK, "the spool is full".to_owned()),
         None => (StatusCode::OK, "ok".to_owned()),

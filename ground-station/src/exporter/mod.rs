@@ -13,7 +13,6 @@ use perigee_shared::env::Env;
 use perigee_shared::export::cut::Plan;
 use perigee_shared::export::deliver::Stopped;
 use perigee_shared::export::{Attributes, Client, Cut, Cuts, ExporterConfig};
-use perigee_shared::segment::{CodecError, Decoder, Request};
 use perigee_shared::signal::{Counts, SignalSet};
 use tokio_util::sync::CancellationToken;
 
@@ -33,9 +32,6 @@ pub struct Exporter {
     delivery: Delivery,
     store: Store,
 }
-
-/// The requests of a segment.
-type Requests<'a> = Box<dyn Iterator<Item = Result<Request, CodecError>> + Send + 'a>;
 
 /// Why a segment was left before its end.
 enum Left {
@@ -130,24 +126,28 @@ impl Exporter {
 
     async fn segment(
         &mut self,
-        work: Work,
+        mut work: Work,
         fingerprint: u64,
         shutdown: &CancellationToken,
     ) -> Result<(), Left> {
-        let Some(requests) = self.requests(&work).await? else { return Ok(()) };
+        let (place, first) = (work.place, work.request);
         let mut plan = self.plan.clone();
         if let Some(station) = &self.station {
             plan.attributes =
                 Attributes::new(&[("satellite.id", &*work.satellite), ("ground.station.id", station)]);
         }
-        let mut progress = Progress { entry: work.entry, fingerprint, ..Progress::default() };
+        let requests = match work.requests() {
+            Ok(requests) => requests,
+            Err(error) => return Ok(self.store.condemn(place, error.to_string()).await?),
+        };
+        let mut progress = Progress::at(place, fingerprint);
         let mut cuts = (0u64..).zip(Cuts::new(requests, plan)).peekable();
         while let Some((number, cut)) = cuts.next() {
             let cut = match cut {
                 Ok(cut) => cut,
-                Err(error) => return Ok(self.store.condemn(work.entry, error.to_string()).await?),
+                Err(error) => return Ok(self.store.condemn(place, error.to_string()).await?),
             };
-            if number < work.request {
+            if number < first {
                 continue;
             }
             progress.request = number + 1;
@@ -168,43 +168,9 @@ impl Exporter {
         }
         if !progress.finished {
             // Nothing was left of it for this exporter.
-            let none = Progress { entry: work.entry, fingerprint, finished: true, ..Progress::default() };
+            let none = Progress { finished: true, ..Progress::at(place, fingerprint) };
             self.store.progress(Arc::clone(&self.name), none).await?;
         }
         Ok(())
-    }
-
-    /// What is in the segment. One that does not decode goes to dead-letter whole, before any of it is sent.
-    async fn requests<'w>(&self, work: &'w Work) -> Result<Option<Requests<'w>>, Left> {
-        let of = work.clone();
-        let found = self
-            .store
-            .study(move |snapshot| Ok(snapshot.requests(of.number, &of.header, &of.payload, of.checked)))
-            .await?;
-        let requests: Result<Requests<'_>, CodecError> = match found {
-            Ok(Some(all)) => Ok(Box::new(all.into_iter().map(Ok))),
-            Ok(None) => Decoder::new(&work.header, &work.payload, None).map(|rows| Box::new(rows) as _),
-            Err(SpoolError::Undecodable(error)) => Err(error),
-            Err(other) => return Err(other.into()),
-        };
-        match requests {
-            Ok(requests) => {
-                if !work.checked {
-                    self.store.mark_checked(work.entry).await?;
-                }
-                Ok(Some(requests))
-            }
-            Err(error) => {
-                tracing::error!(
-                    event.name = "perigee.spool.undecodable",
-                    satellite = %work.satellite,
-                    segment = %work.header.id,
-                    %error,
-                    "a committed segment does not decode; it is kept in dead-letter"
-                );
-                self.store.condemn(work.entry, error.to_string()).await?;
-                Ok(None)
-            }
-        }
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::machine::{Action, Close, Event, Machine, Settings, StreamId};
 use super::registry::Registry;
-use crate::spool::{SpoolError, Status, Store};
+use crate::spool::{Incoming, SpoolError, Status, Store};
 use crate::telemetry::Metrics;
 
 /// Bytes that are read from a stream at once.
@@ -171,7 +171,7 @@ impl Shell {
                 }
                 Action::Commit(batch) => {
                     let store = self.around.store.clone();
-                    self.asked.push(Box::pin(async move { store.commit(batch).await.map(Event::Applied) }));
+                    self.asked.push(Box::pin(hand_over(store, batch)));
                 }
                 Action::Drops(drops) => {
                     let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
@@ -225,6 +225,15 @@ impl Shell {
             Err(_) => self.connection.close(code(Close::Protocol), b"the control stream is not read"),
         }
     }
+}
+
+/// Has the store take the bytes, then commit what they belong to.
+async fn hand_over(store: Store, batch: Vec<Incoming>) -> Result<Event, SpoolError> {
+    let mut taken = Vec::with_capacity(batch.len());
+    for incoming in batch {
+        taken.push(store.put_payload(incoming).await?);
+    }
+    store.commit(taken).await.map(Event::Applied)
 }
 
 pub(super) fn code(close: Close) -> VarInt {

@@ -16,7 +16,7 @@ use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Codec, Hash, Header, HeaderError, SegmentId};
 use tokio::time::Instant;
 
-use crate::spool::{Applied, Incoming, Piece};
+use crate::spool::{Answer, Applied, Incoming, Piece};
 
 /// What one connection is held to.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ pub enum Event {
     /// A message on the control stream.
     Control(link::AgentMessage),
     /// The ledger's answer to [`Action::Ledger`].
-    Ledger(Vec<link::ResumeEpoch>),
+    Ledger(Answer),
     /// A segment's stream began.
     Opened(StreamId, link::SegmentOpen),
     /// Bytes of a segment's stream; the offset counts from behind [`link::SegmentOpen`].
@@ -203,7 +203,7 @@ impl Machine {
         }
         match event {
             Event::Control(message) => self.control(message.body),
-            Event::Ledger(epochs) => self.resume(epochs),
+            Event::Ledger(answer) => self.resume(answer),
             Event::Opened(stream, open) => self.opened(stream, open),
             Event::Data(stream, offset, bytes) => self.data(now, stream, offset, &bytes),
             Event::Ended(stream) => {
@@ -261,7 +261,7 @@ impl Machine {
         }
     }
 
-    fn resume(&mut self, epochs: Vec<link::ResumeEpoch>) -> Vec<Action> {
+    fn resume(&mut self, answer: Answer) -> Vec<Action> {
         assert!(self.phase == Phase::Asked, "the ledger answers once");
         self.phase = Phase::Resumed;
         let resume = link::Resume {
@@ -269,7 +269,9 @@ impl Machine {
             station: self.settings.station.clone(),
             minor_version: MINOR_VERSION,
             codecs: Codec::ALL.iter().map(|c| *c as u32).collect(),
-            epochs,
+            epochs: answer.epochs,
+            ledger: answer.ledger,
+            start_counter: answer.start_counter,
         };
         vec![send(ground_message::Body::Resume(resume))]
     }

@@ -27,7 +27,7 @@ fn resumed(now: Instant) -> Machine {
     let mut machine = machine();
     assert!(matches!(machine.on_event(now, hello()).as_slice(), [Action::Ledger(_)]));
     assert!(!machine.wants_data(), "segments wait for Resume");
-    assert!(matches!(machine.on_event(now, Event::Ledger(Vec::new())).as_slice(), [Action::Send(_)]));
+    assert!(matches!(machine.on_event(now, Event::Ledger(Answer::default())).as_slice(), [Action::Send(_)]));
     assert!(machine.wants_data());
     machine
 }

@@ -13,6 +13,8 @@ use prost::Message;
 use redb::ReadableDatabase as _;
 use simdisk::Disk;
 
+use super::format_tests::back_to_format_1;
+use super::spool::Spool;
 use super::*;
 
 const EPOCH: u64 = 7;
@@ -89,7 +91,39 @@ fn incoming(sealed: &Sealed) -> Incoming {
 }
 
 fn commit(spool: &mut Spool, sealed: &Sealed) -> Applied {
-    spool.apply(&[incoming(sealed)]).unwrap().remove(0)
+    apply(spool, &[incoming(sealed)]).unwrap().remove(0)
+}
+
+fn apply(spool: &mut Spool, batch: &[Incoming]) -> Result<Vec<Applied>, SpoolError> {
+    bases::trim(spool)?;
+    spool.write(|txn| intake::apply(txn, batch))
+}
+
+fn next(spool: &mut Spool) -> Result<Option<outlet::Found>, SpoolError> {
+    spool.read(|view| outlet::next(view, "a", SignalSet::ALL, 1))
+}
+
+/// The exporter `a` is done with a segment.
+fn pass(spool: &mut Spool, place: Place) -> Result<(), SpoolError> {
+    let done = Progress { finished: true, ..Progress::at(place, 1) };
+    spool.write(|txn| outlet::progress(txn, "a", &done))
+}
+
+/// The entry of the satellite with this number.
+fn place(entry: u64) -> Place {
+    Place(tables::EntryKey { satellite: 1, lane: 8, entry })
+}
+
+fn usage(spool: &Spool) -> u64 {
+    spool.contents().usage.total
+}
+
+fn overview(spool: &mut Spool) -> SpoolView {
+    spool.read(views::overview).unwrap()
+}
+
+fn replay(spool: &mut Spool) -> u64 {
+    letters::replay(spool, None).unwrap()
 }
 
 /// A Hello of a lane whose next sequence is 100.
@@ -107,27 +141,25 @@ fn lane(oldest_base: Option<u64>) -> link::Lane {
 
 fn hello_with(spool: &mut Spool, epoch: link::Epoch) {
     let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
-    spool.hello("sat-1", &hello).unwrap();
+    spool.write(|txn| ledger::hello(txn, "sat-1", &hello)).unwrap();
 }
 
 fn export_all(spool: &mut Spool) -> u64 {
     let mut passed = 0;
-    while let Some(work) = spool.next("a", SignalSet::ALL, 1).unwrap() {
-        let done = Progress { entry: work.entry, fingerprint: 1, finished: true, ..Progress::default() };
-        spool.progress("a", &done).unwrap();
+    while let Some(found) = next(spool).unwrap() {
+        pass(spool, found.place).unwrap();
         passed += 1;
     }
-    spool.sweep().unwrap();
+    outlet::sweep(spool).unwrap();
     passed
 }
 
 /// The spans of the next segment to be exported.
 fn names(spool: &mut Spool) -> Vec<String> {
-    let work = spool.next("a", SignalSet::ALL, 1).unwrap().unwrap();
-    let snapshot = spool.snapshot().unwrap();
-    let requests = snapshot.requests(work.number, &work.header, &work.payload, false);
+    let found = next(spool).unwrap().unwrap();
+    let mut work = spool.snapshot().unwrap().work(found).unwrap();
     let spans = |r: Request| ExportTraceServiceRequest::decode(r.body).unwrap().resource_spans;
-    let spans = requests.unwrap().unwrap().into_iter().flat_map(spans);
+    let spans = work.requests().unwrap().map(Result::unwrap).flat_map(spans);
     let mut names: Vec<String> =
         spans.flat_map(|r| r.scope_spans).flat_map(|s| s.spans).map(|s| s.name).collect();
     names.sort();
@@ -140,8 +172,8 @@ fn expected(sequence: u64) -> Vec<String> {
     names
 }
 
-fn bases(spool: &Spool) -> u64 {
-    spool.overview().unwrap().bases
+fn bases(spool: &mut Spool) -> u64 {
+    overview(spool).bases
 }
 
 #[test]
@@ -153,17 +185,16 @@ fn a_segment_decodes_after_what_it_leans_on_was_exported_and_deleted() {
         let mut spool = open(&dir);
         assert_eq!(commit(&mut spool, &first), Applied::New);
         assert_eq!(export_all(&mut spool), 1);
-        let view = spool.overview().unwrap();
+        let view = overview(&mut spool);
         assert_eq!((view.segments, view.bases, view.used_bytes), (0, 1, first.header.payload_len));
     }
     let mut spool = open(&dir);
-    assert_eq!(spool.usage().total, first.header.payload_len);
+    assert_eq!(usage(&spool), first.header.payload_len);
     assert_eq!(commit(&mut spool, &second), Applied::New);
     assert_eq!(commit(&mut spool, &third), Applied::New);
     assert!(spool.snapshot().unwrap().verify().unwrap().is_empty());
     assert_eq!(names(&mut spool), expected(2));
-    let done = Progress { entry: 2, fingerprint: 1, finished: true, ..Progress::default() };
-    spool.progress("a", &done).unwrap();
+    pass(&mut spool, place(2)).unwrap();
     assert_eq!(names(&mut spool), expected(3));
 }
 
@@ -179,14 +210,13 @@ fn a_run_of_segments_that_lean_on_one_decodes_it_once() {
     assert_eq!(names(&mut spool), expected(1));
     spool
         .write(|txn| {
-            txn.open_table(tables::BASE_CHUNKS)?.retain(|_, _| false)?;
+            txn.tables.open_table(tables::BASE_CHUNKS)?.retain(|_, _| false)?;
             Ok(())
         })
         .unwrap();
     for entry in [2, 3] {
         let before = entry - 1;
-        let done = Progress { entry: before, fingerprint: 1, finished: true, ..Progress::default() };
-        spool.progress("a", &done).unwrap();
+        pass(&mut spool, place(before)).unwrap();
         assert_eq!(names(&mut spool), expected(entry));
     }
 }
@@ -214,7 +244,7 @@ fn a_base_and_what_leans_on_it_may_come_together() {
     let mut spool = open(&dir);
     let first = seal(1, None);
     let second = leaf(2, Some(&first));
-    let applied = spool.apply(&[incoming(&first), incoming(&second)]).unwrap();
+    let applied = apply(&mut spool, &[incoming(&first), incoming(&second)]).unwrap();
     assert_eq!(applied, [Applied::New, Applied::New]);
 }
 
@@ -230,14 +260,14 @@ fn a_base_goes_when_the_satellite_has_passed_it() {
     }
     export_all(&mut spool);
     hello(&mut spool, Some(1));
-    assert_eq!(bases(&spool), 3);
+    assert_eq!(bases(&mut spool), 3);
     hello(&mut spool, Some(3));
-    assert_eq!((bases(&spool), spool.usage().total), (1, third.header.payload_len));
+    assert_eq!((bases(&mut spool), usage(&spool)), (1, third.header.payload_len));
     assert_eq!(commit(&mut spool, &leaf(4, Some(&third))), Applied::New);
     assert_eq!(commit(&mut spool, &leaf(5, Some(&second))), Applied::Rejected(RejectReason::MissingBase));
     export_all(&mut spool);
     hello(&mut spool, None);
-    assert_eq!((bases(&spool), spool.usage().total), (0, 0));
+    assert_eq!((bases(&mut spool), usage(&spool)), (0, 0));
 }
 
 #[test]
@@ -252,13 +282,13 @@ fn a_base_stays_while_a_segment_in_the_spool_leans_on_it_through_another() {
         commit(&mut spool, sealed);
     }
     hello(&mut spool, None);
-    assert_eq!(bases(&spool), 2, "nothing leans on the last");
+    assert_eq!(bases(&mut spool), 2, "nothing leans on the last");
     assert_eq!(names(&mut spool), expected(1));
     drop(spool);
     let mut spool = open(&dir);
-    assert_eq!(bases(&spool), 2);
+    assert_eq!(bases(&mut spool), 2);
     assert_eq!(export_all(&mut spool), 4);
-    assert_eq!((bases(&spool), spool.usage().total), (0, 0), "the sweep takes them along");
+    assert_eq!((bases(&mut spool), usage(&spool)), (0, 0), "the sweep takes them along");
 }
 
 #[test]
@@ -275,13 +305,13 @@ fn a_base_that_the_satellite_did_not_know_to_be_committed_stays() {
     let second = seal(2, None);
     commit(&mut spool, &second);
     export_all(&mut spool);
-    assert_eq!(bases(&spool), 2);
+    assert_eq!(bases(&mut spool), 2);
     assert_eq!(commit(&mut spool, &leaf(3, Some(&first))), Applied::New);
     assert_eq!(commit(&mut spool, &leaf(4, Some(&second))), Applied::New);
     hello(&mut spool, Some(2));
-    assert_eq!(bases(&spool), 2);
+    assert_eq!(bases(&mut spool), 2);
     export_all(&mut spool);
-    assert_eq!(bases(&spool), 1);
+    assert_eq!(bases(&mut spool), 1);
 }
 
 #[test]
@@ -292,7 +322,7 @@ fn bases_go_with_their_epoch() {
         hello(&mut spool, Some(1));
         commit(&mut spool, &seal(1, None));
         export_all(&mut spool);
-        assert_eq!(bases(&spool), 1);
+        assert_eq!(bases(&mut spool), 1);
         let next = link::Epoch { epoch: EPOCH + 1, start_counter: 2, ..link::Epoch::default() };
         match ends {
             "closed" => {
@@ -300,7 +330,7 @@ fn bases_go_with_their_epoch() {
             }
             _ => hello_with(&mut spool, next),
         }
-        assert_eq!(bases(&spool), 0, "{ends}");
+        assert_eq!(bases(&mut spool), 0, "{ends}");
     }
 }
 
@@ -330,16 +360,16 @@ fn a_segment_that_does_not_decode_keeps_what_it_leans_on() {
     let first = seal(1, None);
     commit(&mut spool, &first);
     commit(&mut spool, &leaf(2, Some(&first)));
-    spool.condemn(2, "not by this software").unwrap();
+    spool.write(|txn| outlet::condemn(txn, place(2), "not by this software")).unwrap();
     export_all(&mut spool);
     hello(&mut spool, None);
-    assert_eq!(bases(&spool), 1);
+    assert_eq!(bases(&mut spool), 1);
     // It decodes after all.
-    assert_eq!(spool.replay(None).unwrap(), 1);
+    assert_eq!(replay(&mut spool), 1);
     assert_eq!(names(&mut spool), expected(2));
     export_all(&mut spool);
     hello(&mut spool, None);
-    assert_eq!((bases(&spool), spool.usage().total), (0, 0));
+    assert_eq!((bases(&mut spool), usage(&spool)), (0, 0));
 }
 
 #[test]
@@ -356,9 +386,9 @@ fn bases_are_bounded_and_the_earliest_go_first() {
         for sealed in segments.iter().rev() {
             assert_eq!(commit(&mut spool, sealed), Applied::New);
             export_all(&mut spool);
-            assert!(spool.overview().unwrap().base_bytes <= bytes / 4);
+            assert!(overview(&mut spool).base_bytes <= bytes / 4);
         }
-        assert!(bases(&spool) > 5);
+        assert!(bases(&mut spool) > 5);
         let missing = Applied::Rejected(RejectReason::MissingBase);
         assert_eq!(commit(&mut spool, &leaf(50, segments.last())), missing);
         assert_eq!(commit(&mut spool, &leaf(51, segments.first())), Applied::New);
@@ -375,12 +405,13 @@ fn verification_finds_a_damaged_base() {
     export_all(&mut spool);
     spool
         .write(|txn| {
-            txn.open_table(tables::BASE_CHUNKS)?.insert((1, EPOCH, 8, 1, 0), &b"other"[..])?;
+            let key = tables::SequenceKey { satellite: 1, epoch: EPOCH, lane: 8, sequence: 1 };
+            txn.tables.open_table(tables::BASE_CHUNKS)?.insert(key.base_chunk(0), &b"other"[..])?;
             Ok(())
         })
         .unwrap();
     let wrong = spool.snapshot().unwrap().verify().unwrap();
-    assert!(wrong.len() == 1 && wrong[0].1.contains("base"), "{wrong:?}");
+    assert!(wrong.len() == 1 && wrong[0].contains("base"), "{wrong:?}");
 }
 
 #[test]
@@ -432,6 +463,8 @@ fn a_spool_of_the_version_without_bases_opens() {
     let mut spool = open(&dir);
     commit(&mut spool, &leaf(90, None));
     drop(spool);
+    back_to_format_1(&dir.path().join("spool.redb"));
+    std::fs::remove_file(dir.path().join("ledger.json")).unwrap();
     {
         let db = redb::Database::open(dir.path().join("spool.redb")).unwrap();
         let txn = db.begin_write().unwrap();
@@ -458,16 +491,15 @@ fn a_power_cut_at_any_write_keeps_a_base_and_its_segment_together() {
             let mut spool = Spool::open(&disk.env(), settings(Path::new("/virtual")))?;
             disk.power_off_after(cut);
             for sealed in [&first, &second, &third] {
-                spool.apply(&[incoming(sealed)])?;
+                apply(&mut spool, &[incoming(sealed)])?;
             }
-            if let Some(work) = spool.next("a", SignalSet::ALL, 1)? {
-                let done =
-                    Progress { entry: work.entry, fingerprint: 1, finished: true, ..Progress::default() };
-                spool.progress("a", &done)?;
-                spool.sweep()?;
+            if let Some(found) = next(&mut spool)? {
+                pass(&mut spool, found.place)?;
+                outlet::sweep(&mut spool)?;
             }
             let epoch = link::Epoch { lanes: vec![lane(None)], ..epoch() };
-            spool.hello("sat-1", &link::Hello { epochs: vec![epoch], ..link::Hello::default() })?;
+            let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
+            spool.write(|txn| ledger::hello(txn, "sat-1", &hello))?;
             spool.close()
         };
         let finished = work().is_ok();
@@ -475,9 +507,9 @@ fn a_power_cut_at_any_write_keeps_a_base_and_its_segment_together() {
         disk.restart_torn(cut);
         let mut spool = Spool::open(&disk.env(), settings(Path::new("/virtual"))).unwrap();
         assert!(spool.quarantined().is_none(), "cut at {cut}");
-        assert_eq!(spool.snapshot().unwrap().verify().unwrap(), Vec::new(), "cut at {cut}");
-        let account = spool.accounting().unwrap().remove("sat-1").unwrap_or_default();
-        assert_eq!(bases(&spool), account.segments.min(2), "cut at {cut}");
+        assert_eq!(spool.snapshot().unwrap().verify().unwrap(), Vec::<String>::new(), "cut at {cut}");
+        let account = spool.read(views::accounting).unwrap().remove("sat-1").unwrap_or_default();
+        assert_eq!(bases(&mut spool), account.segments.min(2), "cut at {cut}");
         // What was not committed comes again, and finds what it leans on.
         for sealed in [&first, &second, &third] {
             assert!(matches!(commit(&mut spool, sealed), Applied::New | Applied::Duplicate), "cut at {cut}");

@@ -1,41 +1,43 @@
-//! Bases: segments that others may lean on, kept beside the spool's entries and whatever becomes of those.
+//! Bases: segments that later ones need to be decoded, kept beside the spool's entries and whatever becomes of those.
 //!
 //! A base is kept in the transaction that commits its segment, and goes when the satellite has passed it
-//! (`Lane.oldest_base`, or its epoch is closed) and nothing here leans on it any more: no segment that is still to be exported
+//! (`Lane.oldest_base`, or its epoch is closed) and nothing here depends on it any more: no segment that is still to be exported
 //! and no dead letter that does not decode, neither directly nor through another base.
 //!
 //! A link that stays open says no Hello, so bases are bounded besides: each satellite's take at most a quarter of its room and
-//! [`MOST_BYTES`], all together at most a quarter of the spool. Above that the earliest go. The satellite encodes anew what
-//! leans on one that is not here.
+//! [`MOST_BYTES`], all together at most a quarter of the spool. Above that the earliest go. The satellite encodes a segment again
+//! without a base when that base is not here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use perigee_proto::link;
 use perigee_shared::segment::{CodecError, Header};
+use perigee_shared::store::pieces;
 use prost::Message;
-use redb::{ReadableTable, WriteTransaction};
+use redb::ReadableTable;
 
+use super::contents::{Contents, Effect, Kept};
 use super::error::SpoolError;
-use super::open::{Spool, decode};
+use super::spool::{Spool, Txn};
 use super::tables::*;
 use super::views::names;
 
-/// Bases that lean on one another, at most. An agent makes at most 8.
+/// Bases that depend on one another, at most. An agent makes at most 8.
 pub(super) const LONGEST_CHAIN: usize = 16;
 
-/// Of one satellite's bases.
+/// What one satellite's bases may take.
 const MOST_BYTES: u64 = 256 << 20;
 
 /// Bases that are deleted in one transaction, at most.
 const SWEEP: usize = 1024;
 
-/// Bases that lean on one another, the one first on which the segment leans.
+/// Bases of which each needs the next; the segment needs the first.
 pub(super) type Chain = Vec<(SequenceKey, Header)>;
 
-/// What a segment of the satellite `number` leans on; [`SpoolError::Undecodable`] when that is not kept, or is too long.
+/// The bases that a segment of this satellite needs; [`SpoolError::Undecodable`] when one is not kept, or they are too many.
 pub(super) fn chain(
     table: &impl ReadableTable<SequenceKey, &'static [u8]>,
-    number: u32,
+    satellite: u32,
     header: &Header,
 ) -> Result<Chain, SpoolError> {
     let mut chain = Chain::new();
@@ -44,7 +46,7 @@ pub(super) fn chain(
         if chain.len() == LONGEST_CHAIN {
             return Err(CodecError::TooLarge("the number of segments that it leans on").into());
         }
-        let key = (number, header.id.epoch, header.id.lane.0, sequence);
+        let key = SequenceKey::new(satellite, header.id).at(sequence);
         let value = table.get(key)?.ok_or(CodecError::MissingBase(sequence))?;
         let base = read_header(value.value())?;
         next = base.base_sequence;
@@ -55,75 +57,94 @@ pub(super) fn chain(
 
 /// The header of a kept base.
 pub(super) fn read_header(value: &[u8]) -> Result<Header, SpoolError> {
-    header(decode::<BaseRecord>(value)?.header).ok_or(SpoolError::Damaged("a base's header cannot be read"))
+    header(decode::<BaseRecord>(value)?.header)
+        .ok_or_else(|| SpoolError::damaged("a base's header cannot be read"))
 }
 
-/// Keeps the segment `entry`, which was just committed, as a base.
+/// Keeps the segment with this payload, which was just committed, as a base.
 pub(super) fn keep(
-    txn: &WriteTransaction,
+    txn: &mut Txn<'_>,
     key: SequenceKey,
-    entry: u64,
+    payload: u64,
     header: &Header,
 ) -> Result<(), SpoolError> {
-    let record = BaseRecord { header: Some(header.into()), entry };
-    txn.open_table(BASES)?.insert(key, record.encode_to_vec().as_slice())?;
-    let segments = txn.open_table(SEGMENT_CHUNKS)?;
-    let mut chunks = txn.open_table(BASE_CHUNKS)?;
-    for row in segments.range((entry, 0)..=(entry, u32::MAX))? {
-        let (piece, bytes) = row?;
-        chunks.insert((key.0, key.1, key.2, key.3, piece.value().1), bytes.value())?;
+    let record = BaseRecord { header: Some(header.into()), entry: payload };
+    txn.tables.open_table(BASES)?.insert(key, record.encode_to_vec().as_slice())?;
+    let segments = txn.tables.open_table(SEGMENT_CHUNKS)?;
+    let mut chunks = txn.tables.open_table(BASE_CHUNKS)?;
+    let mut next = 0;
+    for row in segments.range(ChunkKey::all(payload))? {
+        for piece in pieces(row?.1.value()) {
+            chunks.insert(key.base_chunk(next), piece)?;
+            next += 1;
+        }
     }
+    txn.bytes(key.satellite, Kept::Base, 0, header.payload_len);
+    Ok(())
+}
+
+/// Deletes a base that is damaged.
+pub(super) fn discard(txn: &mut Txn<'_>, key: SequenceKey) -> Result<(), SpoolError> {
+    let Some(value) = txn.tables.open_table(BASES)?.remove(key)?.map(|v| read_header(v.value())) else {
+        return Ok(());
+    };
+    txn.tables.open_table(BASE_CHUNKS)?.retain_in(key.base(), |_, _| false)?;
+    txn.bytes(key.satellite, Kept::Base, value?.payload_len, 0);
     Ok(())
 }
 
 /// What was deleted.
-#[derive(Debug, Default)]
-pub(super) struct Forgotten {
+#[derive(Default)]
+struct Forgotten {
     /// Satellites and bytes.
     freed: Vec<(u32, u64)>,
-    /// Something leans on others that could have gone, or there were too many at once.
+    /// Something depends on others that could have gone, or there were too many at once.
     held: bool,
 }
 
 impl Forgotten {
-    fn of(&self, number: u32) -> u64 {
-        self.freed.iter().filter(|(n, _)| *n == number).map(|(_, bytes)| bytes).sum()
+    fn of(&self, satellite: u32) -> u64 {
+        self.freed.iter().filter(|(n, _)| *n == satellite).map(|(_, bytes)| bytes).sum()
+    }
+
+    fn note(self, txn: &mut Txn<'_>) {
+        for (satellite, bytes) in self.freed {
+            txn.bytes(satellite, Kept::Base, bytes, 0);
+        }
     }
 }
 
-/// Deletes what the satellite `number` does not need any more; its Hello is in the ledger.
-pub(super) fn forget_passed(
-    txn: &WriteTransaction,
-    number: u32,
-    finished: &BTreeMap<u64, u32>,
-) -> Result<Forgotten, SpoolError> {
-    let mut forgotten = Forgotten::default();
-    let passed = passed(txn, number..=number)?;
-    if !passed.is_empty() {
-        delete(txn, passed, u64::MAX, &needed(txn, finished)?, &mut forgotten)?;
+/// Deletes what the satellite does not need any more; its Hello is in the ledger.
+pub(super) fn forget_passed(txn: &mut Txn<'_>, satellite: u32) -> Result<(), SpoolError> {
+    let passed = passed(txn, satellite, satellite)?;
+    if passed.is_empty() {
+        return Ok(());
     }
-    Ok(forgotten)
+    let mut forgotten = Forgotten::default();
+    delete(txn, passed, u64::MAX, &needed(txn)?, &mut forgotten)?;
+    if forgotten.held {
+        txn.effects.push(Effect::BasesHeld(true));
+    }
+    forgotten.note(txn);
+    Ok(())
 }
 
 /// Bases that satellites have passed.
-fn passed(
-    txn: &WriteTransaction,
-    numbers: std::ops::RangeInclusive<u32>,
-) -> Result<Vec<SequenceKey>, SpoolError> {
-    let epochs = txn.open_table(EPOCHS)?;
-    let bases = txn.open_table(BASES)?;
-    let mut known: Option<((u32, u64), Option<EpochRecord>)> = None;
+fn passed(txn: &Txn<'_>, first: u32, last: u32) -> Result<Vec<SequenceKey>, SpoolError> {
+    let epochs = txn.tables.open_table(EPOCHS)?;
+    let bases = txn.tables.open_table(BASES)?;
+    let mut known: Option<(EpochKey, Option<EpochRecord>)> = None;
     let mut out = Vec::new();
-    for row in bases.range((*numbers.start(), 0, 0, 0)..=(*numbers.end(), u64::MAX, u8::MAX, u64::MAX))? {
+    for row in bases.range(SequenceKey::satellites(first, last))? {
         let (key, value) = row?;
-        let (key, entry) = (key.value(), decode::<BaseRecord>(value.value())?.entry);
-        let epoch = (key.0, key.1);
+        let (key, payload) = (key.value(), decode::<BaseRecord>(value.value())?.entry);
+        let epoch = EpochKey { satellite: key.satellite, epoch: key.epoch };
         if known.as_ref().is_none_or(|(of, _)| *of != epoch) {
             let record = epochs.get(epoch)?.map(|v| decode::<EpochRecord>(v.value())).transpose()?;
             known = Some((epoch, record));
         }
         if let Some((_, Some(record))) = &known
-            && is_passed(record, key, entry)
+            && is_passed(record, key, payload)
         {
             out.push(key);
         }
@@ -132,28 +153,25 @@ fn passed(
 }
 
 /// Whether what the satellite last said of an epoch means that it needs a base no more.
-fn is_passed(epoch: &EpochRecord, base: SequenceKey, entry: u64) -> bool {
+fn is_passed(epoch: &EpochRecord, base: SequenceKey, payload: u64) -> bool {
     // The satellite takes for bases what it knows to be committed: neither what was committed after its Hello, nor what was on
     // board still, because it had not heard of the commit.
-    let unheard = |lane: &link::Lane| lane.on_board.iter().any(|r| (r.start..r.end).contains(&base.3));
-    let lane = epoch.lanes.iter().find(|l| l.lane == u32::from(base.2));
-    let older = |lane: &link::Lane| lane.oldest_base.is_none_or(|oldest| base.3 < oldest);
-    let told = entry < epoch.next_entry;
+    let unheard = |lane: &link::Lane| lane.on_board.iter().any(|r| (r.start..r.end).contains(&base.sequence));
+    let lane = epoch.lanes.iter().find(|l| l.lane == u32::from(base.lane));
+    let older = |lane: &link::Lane| lane.oldest_base.is_none_or(|oldest| base.sequence < oldest);
+    let told = payload < epoch.next_entry;
     epoch.closed || told && lane.is_none_or(|lane| older(lane) && !unheard(lane))
 }
 
-/// Bases that something here leans on.
-fn needed(
-    txn: &WriteTransaction,
-    finished: &BTreeMap<u64, u32>,
-) -> Result<BTreeSet<SequenceKey>, SpoolError> {
-    let bases = txn.open_table(BASES)?;
+/// Bases that something here depends on.
+fn needed(txn: &Txn<'_>) -> Result<BTreeSet<SequenceKey>, SpoolError> {
+    let bases = txn.tables.open_table(BASES)?;
     let mut needed = BTreeSet::new();
-    let mut lean = |number: u32, wire: Option<link::SegmentHeader>| -> Result<(), SpoolError> {
+    let mut need = |satellite: u32, wire: Option<link::SegmentHeader>| -> Result<(), SpoolError> {
         let Some(header) = header(wire) else { return Ok(()) };
         let mut next = header.base_sequence;
         while let Some(sequence) = next {
-            let key = (number, header.id.epoch, header.id.lane.0, sequence);
+            let key = SequenceKey::new(satellite, header.id).at(sequence);
             let Some(base) = bases.get(key)? else { break };
             if !needed.insert(key) {
                 break;
@@ -162,17 +180,17 @@ fn needed(
         }
         Ok(())
     };
-    for row in txn.open_table(SEGMENTS)?.iter()? {
-        let (entry, value) = row?;
-        if !finished.contains_key(&entry.value()) {
+    for row in txn.tables.open_table(ENTRIES)?.iter()? {
+        let (key, value) = row?;
+        if !txn.contents.finished.contains(&key.value()) {
             let record = decode::<SegmentRecord>(value.value())?;
-            lean(record.number, record.header)?;
+            need(record.number, record.header)?;
         }
     }
-    for row in txn.open_table(LETTERS)?.iter()? {
+    for row in txn.tables.open_table(LETTERS)?.iter()? {
         let record = decode::<LetterRecord>(row?.1.value())?;
         if record.exporter.is_empty() {
-            lean(record.number, record.header)?;
+            need(record.number, record.header)?;
         }
     }
     Ok(needed)
@@ -180,14 +198,14 @@ fn needed(
 
 /// Deletes those of `keys` that are not needed, in their order, until `bytes` of them are gone.
 fn delete(
-    txn: &WriteTransaction,
+    txn: &Txn<'_>,
     keys: Vec<SequenceKey>,
     bytes: u64,
     needed: &BTreeSet<SequenceKey>,
     forgotten: &mut Forgotten,
 ) -> Result<(), SpoolError> {
-    let mut bases = txn.open_table(BASES)?;
-    let mut chunks = txn.open_table(BASE_CHUNKS)?;
+    let mut bases = txn.tables.open_table(BASES)?;
+    let mut chunks = txn.tables.open_table(BASE_CHUNKS)?;
     let mut freed = 0;
     for key in keys {
         if freed >= bytes {
@@ -199,19 +217,17 @@ fn delete(
         }
         let Some(value) = bases.remove(key)? else { continue };
         let length = decode::<BaseRecord>(value.value())?.header.map_or(0, |h| h.payload_len);
-        let pieces = (key.0, key.1, key.2, key.3, 0)..=(key.0, key.1, key.2, key.3, u32::MAX);
-        chunks.retain_in(pieces, |_, _| false)?;
-        forgotten.freed.push((key.0, length));
+        chunks.retain_in(key.base(), |_, _| false)?;
+        forgotten.freed.push((key.satellite, length));
         freed += length;
     }
     Ok(())
 }
 
 /// A satellite's bases, the earliest committed first.
-fn earliest(txn: &WriteTransaction, number: u32) -> Result<Vec<SequenceKey>, SpoolError> {
-    let bases = txn.open_table(BASES)?;
+fn earliest(txn: &Txn<'_>, satellite: u32) -> Result<Vec<SequenceKey>, SpoolError> {
     let mut out = Vec::new();
-    for row in bases.range((number, 0, 0, 0)..=(number, u64::MAX, u8::MAX, u64::MAX))? {
+    for row in txn.tables.open_table(BASES)?.range(SequenceKey::satellites(satellite, satellite))? {
         let (key, value) = row?;
         out.push((decode::<BaseRecord>(value.value())?.entry, key.value()));
     }
@@ -219,72 +235,68 @@ fn earliest(txn: &WriteTransaction, number: u32) -> Result<Vec<SequenceKey>, Spo
     Ok(out.into_iter().map(|(_, key)| key).collect())
 }
 
+/// Deletes bases that were passed and held, or are above their bound; to be called when segments have left.
+pub(super) fn sweep(spool: &mut Spool) -> Result<(), SpoolError> {
+    let excess = excess(spool)?;
+    if !spool.contents().bases_held && excess.is_empty() {
+        return Ok(());
+    }
+    spool.write(|txn| {
+        let needed = needed(txn)?;
+        let mut forgotten = Forgotten::default();
+        delete(txn, passed(txn, 0, u32::MAX)?, u64::MAX, &needed, &mut forgotten)?;
+        let held = forgotten.held;
+        for (satellite, bytes) in excess {
+            let left = bytes.saturating_sub(forgotten.of(satellite));
+            delete(txn, earliest(txn, satellite)?, left, &needed, &mut forgotten)?;
+        }
+        let freed: u64 = forgotten.freed.iter().map(|(_, bytes)| bytes).sum();
+        let total: u64 = txn.contents.usage.bases.values().sum();
+        txn.effects.push(Effect::BasesHeld(held));
+        // What is needed is not looked at again for each segment.
+        let looked = total.saturating_sub(freed) + bound(txn.contents.settings.max_bytes) / 16;
+        txn.effects.push(Effect::BasesLooked(looked));
+        forgotten.note(txn);
+        Ok(())
+    })
+}
+
+/// Deletes bases above their bound; to be called before more are kept.
+pub(super) fn trim(spool: &mut Spool) -> Result<(), SpoolError> {
+    let total: u64 = spool.contents().usage.bases.values().sum();
+    if total <= spool.contents().bases_looked || excess(spool)?.is_empty() { Ok(()) } else { sweep(spool) }
+}
+
 /// What bases may take of so much room.
 fn bound(room: u64) -> u64 {
     (room / 4).min(MOST_BYTES)
 }
 
-impl Spool {
-    pub(super) fn note_forgotten(&mut self, forgotten: Forgotten) {
-        for (number, bytes) in forgotten.freed {
-            self.usage.base_forgotten(number, bytes);
-        }
-        self.bases_held |= forgotten.held;
+/// How much has to go of each satellite's bases.
+fn excess(spool: &mut Spool) -> Result<BTreeMap<u32, u64>, SpoolError> {
+    if spool.contents().usage.bases.values().all(|bytes| *bytes == 0) {
+        return Ok(BTreeMap::new());
     }
+    spool.read(|view| Ok(excess_of(view.contents, &names(view.tables)?)))
+}
 
-    /// Deletes bases that were passed and held, or are above their bound; to be called when segments have left.
-    pub(super) fn sweep_bases(&mut self) -> Result<(), SpoolError> {
-        let excess = self.excess()?;
-        if !self.bases_held && excess.is_empty() {
-            return Ok(());
+/// Somewhat more than is above the bound, so that it is seldom.
+fn excess_of(contents: &Contents, names: &BTreeMap<u32, String>) -> BTreeMap<u32, u64> {
+    let (settings, usage) = (&contents.settings, &contents.usage);
+    let mut excess = BTreeMap::new();
+    for (satellite, bytes) in &usage.bases {
+        let own = settings.satellites.iter().find(|(name, _)| names.get(satellite) == Some(name));
+        let most = bound(own.map_or(settings.max_bytes, |(_, room)| *room));
+        if *bytes > most {
+            excess.insert(*satellite, bytes - most + most / 8);
         }
-        let forgotten = self.write(|txn| {
-            let needed = needed(txn, &self.finished)?;
-            let mut forgotten = Forgotten::default();
-            delete(txn, passed(txn, 0..=u32::MAX)?, u64::MAX, &needed, &mut forgotten)?;
-            let held = forgotten.held;
-            for (number, bytes) in excess {
-                let left = bytes.saturating_sub(forgotten.of(number));
-                delete(txn, earliest(txn, number)?, left, &needed, &mut forgotten)?;
-            }
-            Ok(Forgotten { held, ..forgotten })
-        })?;
-        self.bases_held = false;
-        self.note_forgotten(forgotten);
-        // What is needed is not looked at again for each segment.
-        let total: u64 = self.usage.bases.values().sum();
-        self.bases_looked = total + bound(self.settings.max_bytes) / 16;
-        Ok(())
     }
-
-    /// Deletes bases above their bound; to be called before more are kept.
-    pub(super) fn trim_bases(&mut self) -> Result<(), SpoolError> {
-        let total: u64 = self.usage.bases.values().sum();
-        if total <= self.bases_looked || self.excess()?.is_empty() { Ok(()) } else { self.sweep_bases() }
+    let (all, total) = (settings.max_bytes / 4, usage.bases.values().sum::<u64>());
+    let left = total - excess.values().sum::<u64>().min(total);
+    if left > all
+        && let Some((satellite, _)) = usage.bases.iter().max_by_key(|(_, bytes)| **bytes)
+    {
+        *excess.entry(*satellite).or_default() += left - all + all / 8;
     }
-
-    /// How much has to go of each satellite's bases: somewhat more than is above the bound, so that it is seldom.
-    fn excess(&self) -> Result<BTreeMap<u32, u64>, SpoolError> {
-        let mut excess = BTreeMap::new();
-        let total: u64 = self.usage.bases.values().sum();
-        if total == 0 {
-            return Ok(excess);
-        }
-        let names = names(&self.read()?)?;
-        let all = self.settings.max_bytes / 4;
-        for (number, bytes) in &self.usage.bases {
-            let own = self.settings.satellites.iter().find(|(name, _)| names.get(number) == Some(name));
-            let most = bound(own.map_or(self.settings.max_bytes, |(_, room)| *room));
-            if *bytes > most {
-                excess.insert(*number, bytes - most + most / 8);
-            }
-        }
-        let left = total - excess.values().sum::<u64>().min(total);
-        if left > all
-            && let Some((number, _)) = self.usage.bases.iter().max_by_key(|(_, bytes)| **bytes)
-        {
-            *excess.entry(*number).or_default() += left - all + all / 8;
-        }
-        Ok(excess)
-    }
+    excess
 }

@@ -7,10 +7,8 @@ use perigee_shared::signal::{Counts, Signal};
 use redb::ReadableTable;
 use serde::Serialize;
 
+use super::decode::{Fault, Snapshot};
 use super::error::SpoolError;
-use super::open::decode;
-use super::outlet;
-use super::snapshot::Snapshot;
 use super::tables::*;
 use super::views::{Items, names};
 
@@ -143,38 +141,37 @@ fn shown(name: &str) -> String {
 
 /// A segment that is looked at.
 struct Found {
-    /// Its satellite's.
-    number: u32,
+    satellite: u32,
     header: Header,
-    /// The entry, or a kept base.
-    place: Result<u64, SequenceKey>,
+    place: Place,
+}
+
+enum Place {
+    /// To be exported; the number of its payload.
+    Entry(u64),
+    Base(SequenceKey),
 }
 
 impl Snapshot {
-    /// Where the bytes of the latest segments go, together, and one by one when `each` is wanted. Takes some 50 ms for each
-    /// MiB of OTLP.
-    pub fn columns(&self, each: bool) -> Result<ColumnsView, SpoolError> {
+    /// Where the bytes of the latest segments go, together, and one by one when `each` is wanted. Takes some 50 ms for each MiB
+    /// of OTLP.
+    pub(super) fn columns(&self, each: bool) -> Result<ColumnsView, SpoolError> {
         let (found, of_segments) = self.latest(if each { MOST_SHOWN } else { MOST_SEGMENTS })?;
         let names = names(&self.read)?;
-        let chunks = self.read.open_table(SEGMENT_CHUNKS)?;
         let (mut sum, mut shown_each) = (Sum::default(), Vec::new());
-        for Found { number, header, place } in found {
-            let payload = match place {
-                Ok(entry) => outlet::payload(&chunks, entry, &header)?,
-                Err(key) => self.base_payload(key, &header)?,
-            };
-            let costs = self
-                .base_of(number, &header)
-                .and_then(|base| Ok(inspect(&header, &payload, base.as_deref())?));
-            let costs = match costs {
-                Err(SpoolError::Undecodable(_)) => Err("does not decode".to_owned()),
-                other => Ok(other?),
+        for found in found {
+            let header = &found.header;
+            let costs = match self.costs(&found) {
+                Ok(costs) => Ok(costs),
+                Err(Fault::Store(error)) => return Err(error.into()),
+                Err(Fault::Undecodable(_)) => Err("does not decode".to_owned()),
+                Err(Fault::Payload | Fault::Base(_)) => Err("damaged".to_owned()),
             };
             if each {
                 let mut alone = Sum::default();
-                alone.add(&header, costs.clone());
+                alone.add(header, costs.clone());
                 shown_each.push(SegmentColumns {
-                    satellite: names.get(&number).cloned().unwrap_or_default(),
+                    satellite: names.get(&found.satellite).cloned().unwrap_or_default(),
                     segment: header.id.to_string(),
                     codec: header.codec,
                     base_sequence: header.base_sequence,
@@ -184,7 +181,7 @@ impl Snapshot {
                     columns: alone.columns(),
                 });
             }
-            sum.add(&header, costs);
+            sum.add(header, costs);
         }
         Ok(ColumnsView {
             segments: sum.segments,
@@ -196,24 +193,34 @@ impl Snapshot {
         })
     }
 
+    fn costs(&self, found: &Found) -> Result<Vec<Cost>, Fault> {
+        let payload = match found.place {
+            Place::Entry(number) => self.payload(number, &found.header)?,
+            Place::Base(key) => self.base(key, &found.header)?,
+        };
+        let base = self.base_of(found.satellite, &found.header)?;
+        Ok(inspect(&found.header, &payload, base.as_deref())?)
+    }
+
     /// The latest `most` segments that are to be exported or kept as bases, in the order of their commits, and how many there
     /// are.
     fn latest(&self, most: usize) -> Result<(Vec<Found>, u64), SpoolError> {
         let mut waiting = BTreeSet::new();
         let mut found = BTreeMap::new();
-        for row in self.read.open_table(SEGMENTS)?.iter()? {
-            let (entry, value) = row?;
-            let (entry, record) = (entry.value(), decode::<SegmentRecord>(value.value())?);
-            let Some(header) = header(record.header) else { continue };
-            waiting.insert(key(record.number, header.id));
-            found.insert((entry, 0), Found { number: record.number, header, place: Ok(entry) });
+        for row in self.read.open_table(ENTRIES)?.iter()? {
+            let record = decode::<SegmentRecord>(row?.1.value())?;
+            let (satellite, header) = (record.number, record.header()?);
+            waiting.insert(SequenceKey::new(satellite, header.id));
+            let place = Place::Entry(record.payload);
+            found.insert((record.payload, 0), Found { satellite, header, place });
         }
         for row in self.read.open_table(BASES)?.iter()? {
             let (key, value) = row?;
             let (key, record) = (key.value(), decode::<BaseRecord>(value.value())?);
             let Some(header) = header(record.header) else { continue };
             if !waiting.contains(&key) {
-                found.insert((record.entry, 1), Found { number: key.0, header, place: Err(key) });
+                let (satellite, place) = (key.satellite, Place::Base(key));
+                found.insert((record.entry, 1), Found { satellite, header, place });
             }
         }
         let all = found.len();

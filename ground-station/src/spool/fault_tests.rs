@@ -7,6 +7,7 @@ use perigee_shared::segment::{Codec, Encoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use simdisk::Disk;
 
+use super::spool::Spool;
 use super::*;
 
 fn settings() -> Settings {
@@ -47,15 +48,20 @@ fn incoming(sequence: u64) -> Incoming {
     }
 }
 
+async fn commit(store: &Store, incoming: Incoming) -> Vec<Applied> {
+    let taken = store.put_payload(incoming).await.unwrap();
+    store.commit(vec![taken]).await.unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_keeps_callers_waiting_and_nothing_is_lost_when_there_is_room_again() {
     let disk = Disk::new();
     let store = Store::open(&disk.env(), settings(), 0).unwrap();
-    assert_eq!(store.commit(vec![incoming(1)]).await.unwrap(), [Applied::New]);
+    assert_eq!(commit(&store, incoming(1)).await, [Applied::New]);
     disk.set_full(true);
     let mut status = store.status();
     let other = store.clone();
-    let waiting = tokio::spawn(async move { other.commit(vec![incoming(2)]).await.unwrap() });
+    let waiting = tokio::spawn(async move { commit(&other, incoming(2)).await });
     status.wait_for(|s| s.failing.is_some()).await.unwrap();
     assert!(!status.borrow().has_room("sat-1"));
     assert!(status.borrow().failing.as_ref().unwrap().contains("free some space"));
@@ -66,7 +72,7 @@ async fn a_full_disk_keeps_callers_waiting_and_nothing_is_lost_when_there_is_roo
     disk.set_full(false);
     assert_eq!(waiting.await.unwrap(), [Applied::New]);
     status.wait_for(|s| s.failing.is_none()).await.unwrap();
-    let account = store.ask(|spool| spool.accounting()).await.unwrap().remove("sat-1").unwrap();
+    let account = store.accounting().await.unwrap().remove("sat-1").unwrap();
     assert_eq!(account.committed.log_records, 2);
 }
 
@@ -79,24 +85,24 @@ fn what_was_reported_survives_a_power_cut_at_every_write() {
             let mut spool = Spool::open(&disk.env(), settings())?;
             disk.power_off_after(cut);
             for sequence in 1..8 {
-                if spool.apply(&[incoming(sequence)])? == [Applied::New] {
+                let batch = [incoming(sequence)];
+                if spool.write(|txn| intake::apply(txn, &batch))? == [Applied::New] {
                     *reported = sequence;
                 }
                 if sequence % 3 == 0
-                    && let Some(work) = spool.next("a", SignalSet::ALL, 1)?
+                    && let Some(found) = spool.read(|view| outlet::next(view, "a", SignalSet::ALL, 1))?
                 {
-                    let done =
-                        Progress { entry: work.entry, fingerprint: 1, finished: true, ..Progress::default() };
-                    spool.progress("a", &done)?;
+                    let done = Progress { finished: true, ..Progress::at(found.place, 1) };
+                    spool.write(|txn| outlet::progress(txn, "a", &done))?;
                 }
             }
             spool.close()
         };
         let finished = work(&mut reported).is_ok();
         disk.restart_torn(cut);
-        let spool = Spool::open(&disk.env(), settings()).unwrap();
+        let mut spool = Spool::open(&disk.env(), settings()).unwrap();
         assert!(spool.quarantined().is_none(), "cut at {cut}");
-        let segments = spool.accounting().unwrap().remove("sat-1").unwrap_or_default();
+        let segments = spool.read(views::accounting).unwrap().remove("sat-1").unwrap_or_default();
         assert!(segments.segments >= reported, "cut at {cut}: {} of {reported}", segments.segments);
         assert_eq!(segments.committed.log_records, segments.segments, "cut at {cut}");
         assert!(spool.snapshot().unwrap().verify().unwrap().is_empty());

@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use perigee_proto::link::{self, RejectReason};
 use perigee_shared::link::ranges::RangeSet;
-use perigee_shared::segment::Header;
+use perigee_shared::segment::{Header, SegmentId};
+use perigee_shared::store::{LARGEST_PIECE, pieces};
 use prost::Message;
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use super::bases;
+use super::contents::{Effect, Kept};
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
-use super::ledger;
-use super::open::{Spool, decode};
+use super::spool::{Spool, Txn};
 use super::tables::*;
+use super::{gaps, ledger, outlet};
 
 /// Bytes of a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,127 +55,63 @@ pub enum Applied {
     Conflict,
 }
 
-/// Changes to what is only in memory, for after the commit.
-#[derive(Default)]
-struct Changes {
-    /// Satellite, bytes, and the entry when there is nothing in it to export.
-    segments: Vec<(u32, u64, Option<u64>)>,
-    partials: Vec<(u32, u64, u64)>,
-    /// Satellite and bytes.
-    bases: Vec<(u32, u64)>,
+/// Takes in what arrived of several segments.
+pub(super) fn apply(txn: &mut Txn<'_>, batch: &[Incoming]) -> Result<Vec<Applied>, SpoolError> {
+    let mut quota = txn.contents.usage.partial.clone();
+    batch.iter().map(|incoming| one(txn, incoming, &mut quota)).collect()
 }
 
-impl Spool {
-    /// Takes in what arrived of several segments, in one synced transaction: what comes back is durable.
-    pub fn apply(&mut self, batch: &[Incoming]) -> Result<Vec<Applied>, SpoolError> {
-        self.trim_bases()?;
-        let now = self.env.unix_nano();
-        let mut changes = Changes::default();
-        let mut partial = self.usage.partial.clone();
-        let out = self.write(|txn| {
-            batch.iter().map(|incoming| one(txn, incoming, now, &mut changes, &mut partial)).collect()
-        })?;
-        for (number, before, after) in changes.partials {
-            self.usage.partial_changed(number, before, after);
-        }
-        for (number, bytes) in changes.bases {
-            self.usage.base_kept(number, bytes);
-        }
-        for (number, bytes, empty) in changes.segments {
-            self.usage.grow(number, bytes);
-            self.finished.extend(empty.map(|entry| (entry, number)));
-        }
-        Ok(out)
-    }
-
-    /// Gives up partial segments when they fill the spool up to `limit` and there is nothing to export: nothing else would make
-    /// room, and links would wait for ever. Those of which least is held go, until half of `limit` is free; their bytes have to
-    /// be sent again. Whether any was given up.
-    pub fn relieve(&mut self, limit: u64) -> Result<bool, SpoolError> {
-        if self.usage.total < limit {
-            return Ok(false);
-        }
-        let read = self.read()?;
-        if read.open_table(SEGMENTS)?.len()? > self.finished.len() as u64 {
-            return Ok(false);
-        }
-        let mut partials = Vec::new();
-        for row in read.open_table(PARTIALS)?.iter()? {
-            let (key, value) = row?;
-            let held = RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held).total();
-            partials.push((held, key.value()));
-        }
-        drop(read);
-        // What was exported and not deleted yet may be room enough.
-        self.sweep()?;
-        if self.usage.total < limit {
-            return Ok(false);
-        }
-        partials.sort_unstable();
-        let mut above = self.usage.total.saturating_sub(limit / 2);
-        let enough = partials.iter().take_while(|(held, _)| {
-            let more = above > 0;
-            above = above.saturating_sub(*held);
-            more
-        });
-        let given_up: Vec<(u64, SequenceKey)> = enough.copied().collect();
-        if given_up.is_empty() {
-            return Ok(false);
-        }
-        self.write(|txn| given_up.iter().try_for_each(|(_, key)| delete_partial(txn, *key).map(drop)))?;
-        for (held, key) in &given_up {
-            self.usage.partial_changed(key.0, *held, 0);
-        }
-        tracing::error!(
-            event.name = "perigee.spool.relieved",
-            partials = given_up.len(),
-            bytes = given_up.iter().map(|(held, _)| held).sum::<u64>(),
-            "the spool was full of partial segments alone; some were given up and are sent again"
-        );
-        Ok(true)
-    }
-}
-
+/// Takes in what arrived of one segment; `quota` is what each satellite's partials take.
 fn one(
-    txn: &WriteTransaction,
+    txn: &mut Txn<'_>,
     incoming: &Incoming,
-    now: u64,
-    changes: &mut Changes,
-    partial_bytes: &mut BTreeMap<u32, u64>,
+    quota: &mut BTreeMap<u32, u64>,
 ) -> Result<Applied, SpoolError> {
     let header = &incoming.header;
-    let number = ledger::number(txn, &incoming.satellite)?;
-    let key = key(number, header.id);
-    let mut change = |before: u64, after: u64| {
-        changes.partials.push((number, before, after));
-        let total = partial_bytes.entry(number).or_default();
-        *total = (*total + after).saturating_sub(before);
-        *total
-    };
-    if ledger::is_committed(&txn.open_table(COMMITTED)?, key)? {
-        let known = ledger::recent(&txn.open_table(RECENT)?, key)?;
+    let satellite = ledger::number(txn, &incoming.satellite)?;
+    let key = SequenceKey::new(satellite, header.id);
+    let quota = quota.entry(satellite).or_default();
+    if ledger::is_committed(&txn.tables.open_table(COMMITTED)?, key)? {
+        let known = ledger::recent(&txn.tables.open_table(RECENT)?, key)?;
         if known.is_some_and(|(hash, _)| hash != header.hash) {
             return Ok(Applied::Conflict);
         }
-        change(delete_partial(txn, key)?, 0);
-        Counters(txn.open_table(COUNTERS)?).one(number, Kind::Duplicates, 1)?;
+        *quota = quota.saturating_sub(delete_partial(txn, key)?);
+        Counters::of(txn.tables, satellite)?.one(Kind::Duplicates, 1)?;
         return Ok(Applied::Duplicate);
     }
-    match bases::chain(&txn.open_table(BASES)?, number, header) {
+    match bases::chain(&txn.tables.open_table(BASES)?, satellite, header) {
         Err(SpoolError::Undecodable(_)) => return Ok(Applied::Rejected(RejectReason::MissingBase)),
         chain => drop(chain?),
     }
-    let mut held = held_of(txn, key)?;
-    if held.as_ref().is_some_and(|(hash, _)| *hash != header.hash) {
+    let mut before = held_of(txn, key)?;
+    if before.as_ref().is_some_and(|(hash, _)| *hash != header.hash) {
         // Sealed again with other bytes: what is held is of no use.
-        change(delete_partial(txn, key)?, 0);
-        held = None;
+        *quota = quota.saturating_sub(delete_partial(txn, key)?);
+        before = None;
     }
-    let before = held.map(|(_, ranges)| ranges).unwrap_or_default();
-    let mut after = before.clone();
-    let mut fresh = BTreeMap::new();
+    let before = before.map(|(_, ranges)| ranges).unwrap_or_default();
+    let (after, fresh) = join(&before, incoming);
+    if after.missing(0..header.payload_len).is_empty() {
+        let committed = commit(txn, incoming, key, &fresh)?;
+        *quota = quota.saturating_sub(delete_partial(txn, key)?);
+        return Ok(if committed { Applied::New } else { Applied::Rejected(RejectReason::HashMismatch) });
+    }
+    let total = (*quota + after.total()).saturating_sub(before.total());
+    if total > incoming.max_partial_bytes {
+        return Ok(Applied::Rejected(RejectReason::Quota));
+    }
+    *quota = total;
+    hold(txn, key, header, &after, &fresh)?;
+    txn.bytes(satellite, Kept::Partial, before.total(), after.total());
+    Ok(Applied::Held(after))
+}
+
+/// What is held with what arrived, and those bytes of it that are new, by their place.
+fn join<'i>(before: &RangeSet, incoming: &'i Incoming) -> (RangeSet, BTreeMap<u64, &'i [u8]>) {
+    let (mut after, mut fresh) = (before.clone(), BTreeMap::new());
     for piece in incoming.pieces.iter() {
-        let end = (piece.offset + piece.bytes.len() as u64).min(header.payload_len);
+        let end = (piece.offset + piece.bytes.len() as u64).min(incoming.header.payload_len);
         for missing in after.missing(piece.offset.min(end)..end) {
             let from = (missing.start - piece.offset) as usize;
             let to = (missing.end - piece.offset) as usize;
@@ -181,28 +119,11 @@ fn one(
             after.insert(missing);
         }
     }
-    if after.missing(0..header.payload_len).is_empty() {
-        let entry = commit(txn, incoming, number, now, &fresh)?;
-        change(delete_partial(txn, key)?, 0);
-        let Some(entry) = entry else { return Ok(Applied::Rejected(RejectReason::HashMismatch)) };
-        let empty = (header.items.total() == 0).then_some(entry);
-        changes.segments.push((number, header.payload_len, empty));
-        if header.is_base {
-            bases::keep(txn, key, entry, header)?;
-            changes.bases.push((number, header.payload_len));
-        }
-        return Ok(Applied::New);
-    }
-    if change(before.total(), after.total()) > incoming.max_partial_bytes {
-        change(after.total(), before.total());
-        return Ok(Applied::Rejected(RejectReason::Quota));
-    }
-    hold(txn, key, header, &after, &fresh)?;
-    Ok(Applied::Held(after))
+    (after, fresh)
 }
 
-fn held_of(txn: &WriteTransaction, key: SequenceKey) -> Result<Option<([u8; 32], RangeSet)>, SpoolError> {
-    let table = txn.open_table(PARTIALS)?;
+fn held_of(txn: &Txn<'_>, key: SequenceKey) -> Result<Option<([u8; 32], RangeSet)>, SpoolError> {
+    let table = txn.tables.open_table(PARTIALS)?;
     let Some(value) = table.get(key)? else { return Ok(None) };
     let record = decode::<PartialRecord>(value.value())?;
     let hash = record.header.and_then(|h| h.payload_hash.try_into().ok()).unwrap_or_default();
@@ -210,53 +131,52 @@ fn held_of(txn: &WriteTransaction, key: SequenceKey) -> Result<Option<([u8; 32],
 }
 
 fn hold(
-    txn: &WriteTransaction,
+    txn: &Txn<'_>,
     key: SequenceKey,
     header: &Header,
     held: &RangeSet,
     fresh: &BTreeMap<u64, &[u8]>,
 ) -> Result<(), SpoolError> {
-    let mut chunks = txn.open_table(PARTIAL_CHUNKS)?;
+    let mut chunks = txn.tables.open_table(PARTIAL_CHUNKS)?;
     for (start, bytes) in fresh {
-        for (n, chunk) in bytes.chunks(CHUNK).enumerate() {
-            let offset = start + (n * CHUNK) as u64;
-            chunks.insert((key.0, key.1, key.2, key.3, offset), chunk)?;
+        let mut offset = *start;
+        for piece in pieces(bytes) {
+            chunks.insert(key.partial_at(offset), piece)?;
+            offset += piece.len() as u64;
         }
     }
     let record = PartialRecord { header: Some(header.into()), held: held.to_wire() };
-    txn.open_table(PARTIALS)?.insert(key, record.encode_to_vec().as_slice())?;
+    txn.tables.open_table(PARTIALS)?.insert(key, record.encode_to_vec().as_slice())?;
     Ok(())
 }
 
 /// Deletes what is held of a segment; returns how many bytes that were.
-pub(super) fn delete_partial(txn: &WriteTransaction, key: SequenceKey) -> Result<u64, SpoolError> {
-    let (number, epoch, lane, sequence) = key;
-    let bytes = match txn.open_table(PARTIALS)?.remove(key)? {
+pub(super) fn delete_partial(txn: &mut Txn<'_>, key: SequenceKey) -> Result<u64, SpoolError> {
+    let bytes = match txn.tables.open_table(PARTIALS)?.remove(key)? {
         Some(value) => RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held).total(),
         None => return Ok(0),
     };
-    let chunks = (number, epoch, lane, sequence, 0)..=(number, epoch, lane, sequence, u64::MAX);
-    txn.open_table(PARTIAL_CHUNKS)?.retain_in(chunks, |_, _| false)?;
+    txn.tables.open_table(PARTIAL_CHUNKS)?.retain_in(key.partial(), |_, _| false)?;
+    txn.bytes(key.satellite, Kept::Partial, bytes, 0);
     Ok(bytes)
 }
 
-/// Writes a payload in pieces of [`CHUNK`] and hashes it on the way.
-struct ChunkWriter<'a, 't> {
-    table: &'a mut Table<'t, (u64, u32), &'static [u8]>,
-    entry: u64,
-    chunks: u32,
+/// Writes a payload in pieces and hashes it on the way.
+struct PayloadWriter<'a, 't> {
+    table: &'a mut Table<'t, ChunkKey, &'static [u8]>,
+    next: ChunkKey,
     buffer: Vec<u8>,
     hasher: blake3::Hasher,
 }
 
-impl ChunkWriter<'_, '_> {
+impl PayloadWriter<'_, '_> {
     fn push(&mut self, mut bytes: &[u8]) -> Result<(), SpoolError> {
         self.hasher.update(bytes);
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(CHUNK - self.buffer.len()));
+            let (now, later) = bytes.split_at(bytes.len().min(LARGEST_PIECE - self.buffer.len()));
             self.buffer.extend_from_slice(now);
             bytes = later;
-            if self.buffer.len() == CHUNK {
+            if self.buffer.len() == LARGEST_PIECE {
                 self.flush()?;
             }
         }
@@ -264,41 +184,35 @@ impl ChunkWriter<'_, '_> {
     }
 
     fn flush(&mut self) -> Result<(), SpoolError> {
-        if !self.buffer.is_empty() {
-            self.table.insert((self.entry, self.chunks), self.buffer.as_slice())?;
-            self.chunks += 1;
-            self.buffer.clear();
+        for piece in pieces(&self.buffer) {
+            self.table.insert(self.next, piece)?;
+            self.next.piece += 1;
         }
+        self.buffer.clear();
         Ok(())
     }
 }
 
-/// Commits a whole segment as a new entry; `None` when its payload does not have its hash.
-fn commit(
-    txn: &WriteTransaction,
-    incoming: &Incoming,
-    number: u32,
-    now: u64,
+/// Writes the payload under this number, from what is held and what is fresh. Whether it has its hash.
+fn write_payload(
+    txn: &Txn<'_>,
+    key: SequenceKey,
+    payload: u64,
+    header: &Header,
     fresh: &BTreeMap<u64, &[u8]>,
-) -> Result<Option<u64>, SpoolError> {
-    let header = &incoming.header;
-    let key = key(number, header.id);
-    let entry = take_number(txn, "next_entry")?;
-    let mut counters = Counters(txn.open_table(COUNTERS)?);
-    let mut table = txn.open_table(SEGMENT_CHUNKS)?;
-    let mut writer = ChunkWriter {
+) -> Result<bool, SpoolError> {
+    let mut table = txn.tables.open_table(SEGMENT_CHUNKS)?;
+    let mut writer = PayloadWriter {
         table: &mut table,
-        entry,
-        chunks: 0,
-        buffer: Vec::with_capacity(CHUNK),
+        next: ChunkKey { of: payload, piece: 0 },
+        buffer: Vec::with_capacity(LARGEST_PIECE.min(header.payload_len as usize)),
         hasher: blake3::Hasher::new(),
     };
     let mut fresh = fresh.iter().peekable();
-    let stored = txn.open_table(PARTIAL_CHUNKS)?;
-    let rows = (key.0, key.1, key.2, key.3, 0)..=(key.0, key.1, key.2, key.3, u64::MAX);
-    for row in stored.range(rows)? {
+    let stored = txn.tables.open_table(PARTIAL_CHUNKS)?;
+    for row in stored.range(key.partial())? {
         let (at, bytes) = row?;
-        while let Some((_, first)) = fresh.next_if(|(offset, _)| **offset < at.value().4) {
+        while let Some((_, first)) = fresh.next_if(|(offset, _)| **offset < at.value().offset) {
             writer.push(first)?;
         }
         writer.push(bytes.value())?;
@@ -307,35 +221,113 @@ fn commit(
         writer.push(bytes)?;
     }
     writer.flush()?;
-    if *writer.hasher.finalize().as_bytes() != header.hash {
-        let chunks = writer.chunks;
-        for n in 0..chunks {
-            table.remove((entry, n))?;
-        }
-        counters.one(number, Kind::HashMismatches, 1)?;
-        return Ok(None);
+    let whole = *writer.hasher.finalize().as_bytes() == header.hash;
+    if !whole {
+        table.retain_in(ChunkKey::all(payload), |_, _| false)?;
+    }
+    Ok(whole)
+}
+
+/// Commits a whole segment as a new entry; false when its payload does not have its hash.
+fn commit(
+    txn: &mut Txn<'_>,
+    incoming: &Incoming,
+    key: SequenceKey,
+    fresh: &BTreeMap<u64, &[u8]>,
+) -> Result<bool, SpoolError> {
+    let header = &incoming.header;
+    let payload = take_number(txn.tables, "next_entry")?;
+    if !write_payload(txn, key, payload, header, fresh)? {
+        Counters::of(txn.tables, key.satellite)?.one(Kind::HashMismatches, 1)?;
+        return Ok(false);
     }
     let record = SegmentRecord {
         satellite: incoming.satellite.to_string(),
         header: Some(link::SegmentHeader::from(header.as_ref())),
-        committed: now,
+        committed: txn.now,
         settled: 0,
-        number,
+        number: key.satellite,
+        payload,
     };
-    txn.open_table(SEGMENTS)?.insert(entry, record.encode_to_vec().as_slice())?;
-    ledger::insert(&mut txn.open_table(COMMITTED)?, key, header.hash)?;
-    ledger::override_drop(txn, &mut counters, key, header.items)?;
-    ledger::remember(&mut txn.open_table(RECENT)?, key, header)?;
-    counters.add(number, Kind::Committed, 0, header.items)?;
-    counters.one(number, Kind::Segments, 1)?;
-    counters.one(number, Kind::Bytes, header.payload_len)?;
-    Ok(Some(entry))
+    enter(txn, header.id, &record)?;
+    ledger::insert(&mut txn.tables.open_table(COMMITTED)?, key, header.hash)?;
+    gaps::override_drop(txn, key, header.items)?;
+    ledger::remember(&mut txn.tables.open_table(RECENT)?, key, header)?;
+    let mut counters = Counters::of(txn.tables, key.satellite)?;
+    counters.add(Kind::Committed, 0, header.items)?;
+    counters.one(Kind::Segments, 1)?;
+    counters.one(Kind::Bytes, header.payload_len)?;
+    drop(counters);
+    if header.is_base {
+        bases::keep(txn, key, payload, header)?;
+    }
+    Ok(true)
 }
 
-/// The next number of this name, from 1; numbers come from the database and are never used twice.
-pub(super) fn take_number(txn: &WriteTransaction, name: &str) -> Result<u64, SpoolError> {
-    let mut meta = txn.open_table(META)?;
+/// Makes a segment the latest entry of its satellite. Its payload is there.
+pub(super) fn enter(txn: &mut Txn<'_>, id: SegmentId, record: &SegmentRecord) -> Result<(), SpoolError> {
+    let satellite = record.number;
+    let entry = take_number(txn.tables, &format!("entry.{satellite}"))?;
+    let key = EntryKey { satellite, lane: id.lane.0, entry };
+    txn.tables.open_table(ENTRIES)?.insert(key, record.encode_to_vec().as_slice())?;
+    let segment = SequenceKey::new(satellite, id);
+    txn.bytes(satellite, Kept::Segment, 0, record.bytes());
+    txn.effects.push(Effect::Entered { entry: key, segment, items: record.open() });
+    Ok(())
+}
+
+/// The next number of this name, from 1. No number is used twice.
+pub(super) fn take_number(tables: &WriteTransaction, name: &str) -> Result<u64, SpoolError> {
+    let mut meta = tables.open_table(META)?;
     let next = meta.get(name)?.map_or(1, |v| v.value());
     meta.insert(name, next + 1)?;
     Ok(next)
+}
+
+/// Gives up partial segments when they fill the spool up to `limit` and there is nothing to export: nothing else would make
+/// room, and links would wait for ever. Those of which least is held go, until half of `limit` is free; their bytes have to be
+/// sent again. Whether any was given up.
+pub(super) fn relieve(spool: &mut Spool, limit: u64) -> Result<bool, SpoolError> {
+    if spool.contents().usage.total < limit {
+        return Ok(false);
+    }
+    let partials = spool.read(|view| {
+        let mut partials = Vec::new();
+        if view.tables.open_table(ENTRIES)?.len()? > view.contents.finished.len() as u64 {
+            return Ok(partials);
+        }
+        for row in view.tables.open_table(PARTIALS)?.iter()? {
+            let (key, value) = row?;
+            let held = RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held).total();
+            partials.push((held, key.value()));
+        }
+        partials.sort_unstable();
+        Ok(partials)
+    })?;
+    // What was exported and not deleted yet may be room enough.
+    if !partials.is_empty() {
+        outlet::sweep(spool)?;
+    }
+    let total = spool.contents().usage.total;
+    if total < limit {
+        return Ok(false);
+    }
+    let mut above = total.saturating_sub(limit / 2);
+    let enough = partials.iter().take_while(|(held, _)| {
+        let more = above > 0;
+        above = above.saturating_sub(*held);
+        more
+    });
+    let given_up: Vec<(u64, SequenceKey)> = enough.copied().collect();
+    if given_up.is_empty() {
+        return Ok(false);
+    }
+    spool.write(|txn| given_up.iter().try_for_each(|(_, key)| delete_partial(txn, *key).map(drop)))?;
+    tracing::error!(
+        event.name = "perigee.spool.relieved",
+        partials = given_up.len(),
+        bytes = given_up.iter().map(|(held, _)| held).sum::<u64>(),
+        "the spool was full of partial segments alone; some were given up and are sent again"
+    );
+    Ok(true)
 }

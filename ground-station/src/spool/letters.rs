@@ -3,16 +3,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use perigee_shared::segment::hash;
 use perigee_shared::signal::{Counts, Signal};
+use perigee_shared::store::{join, pieces};
 use prost::Message;
-use redb::{ReadableTable, WriteTransaction};
+use redb::ReadableTable;
 use serde::Serialize;
 
+use super::contents::Kept;
 use super::counters::{Counters, Kind};
+use super::decode::Fault;
 use super::error::SpoolError;
-use super::intake::take_number;
-use super::open::{Spool, decode};
-use super::outlet::signal_of;
+use super::gaps::{self, Lost};
+use super::intake::{enter, take_number};
+use super::spool::{Spool, Txn, View};
 use super::tables::*;
 
 /// A request that a backend refused for good.
@@ -64,20 +68,32 @@ pub struct Replay {
     pub letter: Letter,
 }
 
-fn insert_record(txn: &WriteTransaction, record: &LetterRecord) -> Result<u64, SpoolError> {
-    let id = take_number(txn, "next_letter")?;
-    txn.open_table(LETTERS)?.insert(id, record.encode_to_vec().as_slice())?;
+/// The next letter that an exporter is to send again, as it is found.
+pub(super) enum Next {
+    None,
+    Whole(Replay),
+    /// Its bytes are not what was kept.
+    Damaged(u64),
+}
+
+fn signal_of(number: u32) -> Option<Signal> {
+    u8::try_from(number).ok().and_then(Signal::from_number)
+}
+
+fn keep(txn: &mut Txn<'_>, record: &LetterRecord) -> Result<u64, SpoolError> {
+    let id = take_number(txn.tables, "next_letter")?;
+    txn.tables.open_table(LETTERS)?.insert(id, record.encode_to_vec().as_slice())?;
+    txn.bytes(record.number, Kept::Letter, 0, record.bytes);
     Ok(id)
 }
 
-/// Keeps a request of `segment`; returns its bytes.
+/// Keeps a request of `segment`.
 pub(super) fn insert(
-    txn: &WriteTransaction,
+    txn: &mut Txn<'_>,
     segment: &SegmentRecord,
     exporter: &str,
     letter: &Letter,
-    now: u64,
-) -> Result<u64, SpoolError> {
+) -> Result<(), SpoolError> {
     let record = LetterRecord {
         satellite: segment.satellite.clone(),
         number: segment.number,
@@ -86,195 +102,208 @@ pub(super) fn insert(
         items: Some(letter.items.into()),
         signal: letter.signal as u32,
         reason: letter.reason.clone(),
-        at: now,
+        at: txn.now,
         bytes: letter.body.len() as u64,
         replay: false,
+        hash: hash(&letter.body).to_vec(),
     };
-    let id = insert_record(txn, &record)?;
-    let mut chunks = txn.open_table(LETTER_CHUNKS)?;
-    for (n, chunk) in (0u32..).zip(letter.body.chunks(CHUNK)) {
-        chunks.insert((id, n), chunk)?;
+    let of = keep(txn, &record)?;
+    let mut chunks = txn.tables.open_table(LETTER_CHUNKS)?;
+    for (piece, bytes) in (0..).zip(pieces(&letter.body)) {
+        chunks.insert(ChunkKey { of, piece }, bytes)?;
     }
-    Ok(record.bytes)
+    Ok(())
 }
 
-/// Keeps the whole payload of the segment `entry`, which is still there.
+/// Keeps the whole payload of a segment, which is still there.
 pub(super) fn insert_segment(
-    txn: &WriteTransaction,
-    entry: u64,
+    txn: &mut Txn<'_>,
     segment: &SegmentRecord,
     items: Counts,
     reason: &str,
-    now: u64,
 ) -> Result<(), SpoolError> {
-    let id = insert_record(
-        txn,
-        &LetterRecord {
-            satellite: segment.satellite.clone(),
-            number: segment.number,
-            header: segment.header.clone(),
-            exporter: String::new(),
-            items: Some(items.into()),
-            signal: 0,
-            reason: reason.to_owned(),
-            at: now,
-            bytes: segment.header.as_ref().map_or(0, |h| h.payload_len),
-            replay: false,
-        },
-    )?;
-    let chunks = txn.open_table(SEGMENT_CHUNKS)?;
-    let mut letters = txn.open_table(LETTER_CHUNKS)?;
-    for row in chunks.range((entry, 0)..=(entry, u32::MAX))? {
+    let record = LetterRecord {
+        satellite: segment.satellite.clone(),
+        number: segment.number,
+        header: segment.header.clone(),
+        items: Some(items.into()),
+        reason: reason.to_owned(),
+        at: txn.now,
+        bytes: segment.bytes(),
+        ..LetterRecord::default()
+    };
+    let of = keep(txn, &record)?;
+    let chunks = txn.tables.open_table(SEGMENT_CHUNKS)?;
+    let mut letters = txn.tables.open_table(LETTER_CHUNKS)?;
+    for row in chunks.range(ChunkKey::all(segment.payload))? {
         let (key, bytes) = row?;
-        letters.insert((id, key.value().1), bytes.value())?;
+        letters.insert(ChunkKey { of, ..key.value() }, bytes.value())?;
     }
     Ok(())
 }
 
-fn delete(txn: &WriteTransaction, id: u64) -> Result<(), SpoolError> {
-    txn.open_table(LETTERS)?.remove(id)?;
-    txn.open_table(LETTER_CHUNKS)?.retain_in((id, 0)..=(id, u32::MAX), |_, _| false)?;
+fn delete(txn: &mut Txn<'_>, id: u64, record: &LetterRecord) -> Result<(), SpoolError> {
+    txn.tables.open_table(LETTERS)?.remove(id)?;
+    txn.tables.open_table(LETTER_CHUNKS)?.retain_in(ChunkKey::all(id), |_, _| false)?;
+    txn.bytes(record.number, Kept::Letter, record.bytes, 0);
     Ok(())
 }
 
-impl Spool {
-    /// Letters from `after` on, at most `limit`.
-    pub fn letters(&self, after: u64, limit: usize) -> Result<Vec<LetterView>, SpoolError> {
-        let read = self.read()?;
-        let table = read.open_table(LETTERS)?;
-        table
-            .range(after.saturating_add(1)..)?
-            .take(limit)
-            .map(|row| {
-                let (id, value) = row?;
-                let record = decode::<LetterRecord>(value.value())?;
-                Ok(LetterView {
-                    id: id.value(),
-                    satellite: record.satellite,
-                    segment: header(record.header).map_or_else(String::new, |h| h.id.to_string()),
-                    exporter: (!record.exporter.is_empty()).then_some(record.exporter),
-                    signal: signal_of(record.signal).map(Signal::name),
-                    items: Counts::from(record.items.unwrap_or_default()).total(),
-                    bytes: record.bytes,
-                    reason: record.reason,
-                    unix_nano: record.at,
-                    replay: record.replay,
-                })
-            })
-            .collect()
-    }
+fn record(txn: &Txn<'_>, id: u64) -> Result<Option<LetterRecord>, SpoolError> {
+    txn.tables.open_table(LETTERS)?.get(id)?.map(|v| decode(v.value())).transpose()
+}
 
-    /// Has letters sent again: those with these ids, or all. Segments that decode by now go back into the spool at once;
-    /// requests are sent by their exporter. How many.
-    pub fn replay(&mut self, ids: Option<&[u64]>) -> Result<u64, SpoolError> {
-        let wanted: Vec<(u64, LetterRecord)> = {
-            let read = self.read()?;
-            let mut out = Vec::new();
-            for row in read.open_table(LETTERS)?.iter()? {
-                let (id, value) = row?;
-                if ids.is_none_or(|ids| ids.contains(&id.value())) {
-                    out.push((id.value(), decode::<LetterRecord>(value.value())?));
-                }
-            }
-            out
-        };
-        let mut replayed = 0;
-        for (id, record) in wanted {
-            replayed += u64::from(if record.exporter.is_empty() {
-                self.replay_segment(id, record)?
-            } else {
-                self.write(|txn| {
-                    let marked = LetterRecord { replay: true, ..record };
-                    txn.open_table(LETTERS)?.insert(id, marked.encode_to_vec().as_slice())?;
-                    Ok(true)
-                })?
-            });
-        }
-        Ok(replayed)
-    }
+fn bytes(view: &View<'_>, id: u64, record: &LetterRecord) -> Result<Vec<u8>, SpoolError> {
+    let chunks = view.tables.open_table(LETTER_CHUNKS)?;
+    Ok(join(chunks.range(ChunkKey::all(id))?, record.bytes as usize)?)
+}
 
-    fn replay_segment(&mut self, id: u64, record: LetterRecord) -> Result<bool, SpoolError> {
-        let payload = self.letter_bytes(id)?;
-        let Some(header) = header(record.header.clone()) else { return Ok(false) };
-        match self.snapshot()?.requests(record.number, &header, &payload, true) {
-            Err(SpoolError::Undecodable(_)) => return Ok(false),
-            requests => drop(requests?),
-        }
-        let now = self.env.unix_nano();
-        self.write(|txn| {
-            let entry = take_number(txn, "next_entry")?;
-            let items = Counts::from(record.items.unwrap_or_default());
-            let whole = Counts::from(record.header.as_ref().and_then(|h| h.items).unwrap_or_default());
-            // Signals that were exported before it was found not to decode stay settled.
-            let settled = Signal::ALL.into_iter().filter(|s| whole[*s] > 0 && items[*s] == 0);
-            let segment = SegmentRecord {
-                satellite: record.satellite,
-                header: record.header,
-                committed: now,
-                settled: settled.fold(0, |bits, s| bits | 1 << s as u8),
-                number: record.number,
-            };
-            txn.open_table(SEGMENTS)?.insert(entry, segment.encode_to_vec().as_slice())?;
-            let mut chunks = txn.open_table(SEGMENT_CHUNKS)?;
-            for (n, chunk) in (0u32..).zip(payload.chunks(CHUNK)) {
-                chunks.insert((entry, n), chunk)?;
-            }
-            Counters(txn.open_table(COUNTERS)?).sub(record.number, Kind::DeadLettered, 0, items)?;
-            delete(txn, id)
-        })?;
-        Ok(true)
-    }
+/// Letters after the id `after`, at most `limit`.
+pub(super) fn list(view: &View<'_>, after: u64, limit: usize) -> Result<Vec<LetterView>, SpoolError> {
+    let table = view.tables.open_table(LETTERS)?;
+    let rows = table.range(after.saturating_add(1)..)?.take(limit);
+    rows.map(|row| {
+        let (id, value) = row?;
+        let record = decode::<LetterRecord>(value.value())?;
+        Ok(LetterView {
+            id: id.value(),
+            satellite: record.satellite,
+            segment: header(record.header).map_or_else(String::new, |h| h.id.to_string()),
+            exporter: (!record.exporter.is_empty()).then_some(record.exporter),
+            signal: signal_of(record.signal).map(Signal::name),
+            items: Counts::from(record.items.unwrap_or_default()).total(),
+            bytes: record.bytes,
+            reason: record.reason,
+            unix_nano: record.at,
+            replay: record.replay,
+        })
+    })
+    .collect()
+}
 
-    fn letter_bytes(&self, id: u64) -> Result<Vec<u8>, SpoolError> {
-        let read = self.read()?;
-        let mut out = Vec::new();
-        for chunk in read.open_table(LETTER_CHUNKS)?.range((id, 0)..=(id, u32::MAX))? {
-            out.extend_from_slice(chunk?.1.value());
-        }
-        Ok(out)
-    }
-
-    /// The next letter that `exporter` is to send again.
-    pub fn next_replay(&self, exporter: &str) -> Result<Option<Replay>, SpoolError> {
-        let read = self.read()?;
-        for row in read.open_table(LETTERS)?.iter()? {
+/// Has letters sent again: those with these ids, or all. Segments that decode by now go back into the spool at once; requests are
+/// sent by their exporter. How many.
+pub(super) fn replay(spool: &mut Spool, ids: Option<&[u64]>) -> Result<u64, SpoolError> {
+    let wanted = spool.read(|view| {
+        let mut wanted = Vec::new();
+        for row in view.tables.open_table(LETTERS)?.iter()? {
             let (id, value) = row?;
-            let record = decode::<LetterRecord>(value.value())?;
-            let Some(signal) = signal_of(record.signal) else { continue };
-            if record.replay && record.exporter == exporter {
-                let letter = Letter {
-                    signal,
-                    body: Bytes::from(self.letter_bytes(id.value())?),
-                    items: Counts::from(record.items.unwrap_or_default()),
-                    reason: record.reason,
-                };
-                return Ok(Some(Replay { id: id.value(), satellite: record.satellite.into(), letter }));
+            if ids.is_none_or(|ids| ids.contains(&id.value())) {
+                wanted.push((id.value(), decode::<LetterRecord>(value.value())?));
             }
         }
-        Ok(None)
+        Ok(wanted)
+    })?;
+    let mut replayed = 0;
+    for (id, record) in wanted {
+        replayed += u64::from(if record.exporter.is_empty() {
+            replay_segment(spool, id, record)?
+        } else {
+            let marked = LetterRecord { replay: true, ..record }.encode_to_vec();
+            spool.write(|txn| {
+                txn.tables.open_table(LETTERS)?.insert(id, marked.as_slice())?;
+                Ok(true)
+            })?
+        });
     }
+    Ok(replayed)
+}
 
-    /// Notes that a letter was taken (`None`) or refused again, and why.
-    pub fn replayed(&mut self, id: u64, refused: Option<&str>) -> Result<(), SpoolError> {
-        let freed = self.write(|txn| {
-            let found =
-                txn.open_table(LETTERS)?.get(id)?.map(|v| decode::<LetterRecord>(v.value())).transpose()?;
-            let Some(record) = found else { return Ok(None) };
-            if let Some(reason) = refused {
-                let record = LetterRecord { replay: false, reason: reason.to_owned(), ..record };
-                txn.open_table(LETTERS)?.insert(id, record.encode_to_vec().as_slice())?;
-                return Ok(None);
-            }
-            let items = Counts::from(record.items.unwrap_or_default());
-            let mut counters = Counters(txn.open_table(COUNTERS)?);
-            counters.sub(record.number, Kind::DeadLettered, 0, items)?;
-            counters.add(record.number, Kind::Exported, 0, items)?;
-            delete(txn, id)?;
-            Ok(Some((record.number, record.bytes)))
-        })?;
-        if let Some((number, bytes)) = freed {
-            self.usage.shrink(number, bytes);
+fn replay_segment(spool: &mut Spool, id: u64, letter: LetterRecord) -> Result<bool, SpoolError> {
+    let Some(header) = header(letter.header.clone()) else { return Ok(false) };
+    let bytes = spool.read(|view| bytes(view, id, &letter))?;
+    match spool.snapshot()?.requests(letter.number, &header, &bytes) {
+        Ok(_) => {}
+        Err(Fault::Payload) => {
+            spool.write(|txn| lose(txn, id))?;
+            return Ok(false);
         }
-        Ok(())
+        Err(Fault::Base(_) | Fault::Undecodable(_)) => return Ok(false),
+        Err(Fault::Store(error)) => {
+            spool.note(&error);
+            return Err(error.into());
+        }
     }
+    let items = Counts::from(letter.items.unwrap_or_default());
+    // Signals that were exported before it was found not to decode stay settled.
+    let settled = header.items.signals().iter().filter(|s| items[*s] == 0);
+    let settled = settled.fold(0, |bits, s| bits | 1 << s as u8);
+    spool.write(|txn| {
+        if record(txn, id)?.is_none() {
+            return Ok(true);
+        }
+        let payload = take_number(txn.tables, "next_entry")?;
+        let mut chunks = txn.tables.open_table(SEGMENT_CHUNKS)?;
+        for (piece, bytes) in (0..).zip(pieces(&bytes)) {
+            chunks.insert(ChunkKey { of: payload, piece }, bytes)?;
+        }
+        drop(chunks);
+        let segment = SegmentRecord {
+            satellite: letter.satellite.clone(),
+            header: letter.header.clone(),
+            committed: txn.now,
+            settled,
+            number: letter.number,
+            payload,
+        };
+        enter(txn, header.id, &segment)?;
+        Counters::of(txn.tables, letter.number)?.sub(Kind::DeadLettered, 0, items)?;
+        delete(txn, id, &letter)?;
+        Ok(true)
+    })
+}
+
+/// The next letter that `exporter` is to send again.
+pub(super) fn next_replay(view: &View<'_>, exporter: &str) -> Result<Next, SpoolError> {
+    for row in view.tables.open_table(LETTERS)?.iter()? {
+        let (id, value) = row?;
+        let record = decode::<LetterRecord>(value.value())?;
+        let Some(signal) = signal_of(record.signal) else { continue };
+        if !record.replay || record.exporter != exporter {
+            continue;
+        }
+        let id = id.value();
+        let body = bytes(view, id, &record)?;
+        // Letters of format 1 have no hash.
+        if !record.hash.is_empty() && hash(&body) != *record.hash {
+            return Ok(Next::Damaged(id));
+        }
+        let items = Counts::from(record.items.unwrap_or_default());
+        let letter = Letter { signal, body: Bytes::from(body), items, reason: record.reason };
+        return Ok(Next::Whole(Replay { id, satellite: record.satellite.into(), letter }));
+    }
+    Ok(Next::None)
+}
+
+/// Notes that a letter was taken (`None`) or refused again, and why.
+pub(super) fn replayed(txn: &mut Txn<'_>, id: u64, refused: Option<&str>) -> Result<(), SpoolError> {
+    let Some(letter) = record(txn, id)? else { return Ok(()) };
+    if let Some(reason) = refused {
+        let letter = LetterRecord { replay: false, reason: reason.to_owned(), ..letter };
+        txn.tables.open_table(LETTERS)?.insert(id, letter.encode_to_vec().as_slice())?;
+        return Ok(());
+    }
+    let items = Counts::from(letter.items.unwrap_or_default());
+    let mut counters = Counters::of(txn.tables, letter.number)?;
+    counters.sub(Kind::DeadLettered, 0, items)?;
+    counters.add(Kind::Exported, 0, items)?;
+    drop(counters);
+    delete(txn, id, &letter)
+}
+
+/// Removes a letter whose bytes are not what was kept; its items become a gap.
+pub(super) fn lose(txn: &mut Txn<'_>, id: u64) -> Result<(), SpoolError> {
+    let Some(letter) = record(txn, id)? else { return Ok(()) };
+    tracing::error!(
+        event.name = "perigee.spool.lost",
+        satellite = letter.satellite,
+        letter = id,
+        "a dead letter is damaged on this disk; it is removed, and its items are a gap"
+    );
+    let items = Counts::from(letter.items.unwrap_or_default());
+    Counters::of(txn.tables, letter.number)?.sub(Kind::DeadLettered, 0, items)?;
+    if let Some(header) = header(letter.header.clone()) {
+        gaps::lose(txn.tables, txn.now, Lost::segment(letter.number, &header, items))?;
+    }
+    delete(txn, id, &letter)
 }

@@ -1,47 +1,68 @@
 //! The spool: committed segments that are still to be exported, and the ledger of everything that was ever committed.
 //!
-//! [`Spool`] is a synchronous struct that alone owns its redb file; [`Store`] is the asynchronous interface that everything
-//! else uses, so that another store can stand behind it.
+//! [`Store`] is the asynchronous interface that everything else uses, so that another store can stand behind it. Behind it
+//! `Spool` owns the redb file, opened, verified and replaced by [`perigee_shared::store`]. The modules are named for what they
+//! know: each is functions over the spool's transactions. A transaction that changes the tables says what changes in memory
+//! (`Effect`), and that happens when it is committed.
 //!
 //! What holds:
-//! - What [`Spool::apply`] reports as new or held is synced.
+//! - What a commit reports as new or held is synced.
 //! - A sequence is in the ledger at most once; a drop and a commit of one sequence count once, as the commit.
-//! - A segment leaves when every exporter of each of its signals has passed it, or into dead-letter, never otherwise.
-//! - A segment that others may lean on is kept as a base in the transaction that commits it, and stays while the satellite
-//!   may need it or something here leans on it.
-//! - `committed = exported + dead-lettered + in the spool`, in every committed transaction.
+//! - A segment leaves when every exporter of each of its signals has passed it, into dead-letter, or as a gap because its bytes are
+//!   damaged; never otherwise.
+//! - Bytes are used only when they have the hash that was committed.
+//! - A segment that later ones may need is kept as a base in the transaction that commits it, and stays while the satellite
+//!   may need it or something here depends on it.
+//! - `committed = exported + dead-lettered + lost + in the spool`, in every committed transaction.
+
+mod error;
+mod tables;
+
+mod contents;
+mod counters;
+mod migrate;
+mod mirror;
+mod rescue;
+mod spool;
+
+mod bases;
+mod gaps;
+mod intake;
+mod ledger;
+mod passes;
+
+mod decode;
+mod letters;
+mod outlet;
+pub mod scrub;
+
+mod columns;
+mod views;
+
+mod store;
+mod upkeep;
 
 #[cfg(test)]
 mod base_tests;
-mod bases;
-mod columns;
-mod counters;
-mod error;
 #[cfg(test)]
 mod fault_tests;
-mod intake;
-mod ledger;
-mod letters;
-mod open;
-mod outlet;
-mod passes;
-mod snapshot;
-mod store;
-mod tables;
+#[cfg(test)]
+mod format_tests;
 #[cfg(test)]
 mod tests;
-mod views;
 
 pub use columns::{ColumnView, ColumnsView, SegmentColumns};
+pub use contents::Settings;
 pub use counters::Kind;
+pub use decode::{Requests, Work};
 pub use error::SpoolError;
 pub use intake::{Applied, Incoming, Piece};
+pub use ledger::Answer;
 pub use letters::{Letter, LetterView, Replay};
-pub use open::{Settings, Spool, Usage};
-pub use outlet::{Progress, Work};
+pub use outlet::{Place, Progress};
 pub use passes::PassView;
-pub use snapshot::Snapshot;
-pub use store::{Status, Store};
+pub use store::{Store, Taken};
+pub use upkeep::Status;
 pub use views::{
     AccountView, EpochView, ExporterView, GapView, Items, LaneView, PartialView, SatelliteView, SpoolView,
 };

@@ -1,46 +1,35 @@
-//! The way out: each exporter has a durable cursor of its own; what all of a signal's exporters have passed is exported.
+//! The way out: each exporter has a durable cursor of its own in every lane of a satellite; what all of a signal's exporters have
+//! passed is exported. Exporters take segments in the order of their commits.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
-use perigee_proto::link;
-use perigee_shared::segment::{Base, Header};
+use perigee_shared::segment::Header;
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
 
+use super::bases;
+use super::contents::{Effect, Kept, Settings};
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
+use super::gaps::{self, Lost};
 use super::letters::{self, Letter};
-use super::open::{Spool, decode};
+use super::spool::{Spool, Txn, View};
 use super::tables::*;
 
-/// Settled entries that are deleted together, at most.
+/// Finished entries that are deleted together, at most.
 const SWEEP: usize = 64;
 
-/// A segment for an exporter.
-#[derive(Debug, Clone)]
-pub struct Work {
-    /// Its place in the order of commits.
-    pub entry: u64,
-    /// Whose it is.
-    pub satellite: Arc<str>,
-    /// The satellite's number in this spool.
-    pub number: u32,
-    /// What it says of itself.
-    pub header: Arc<Header>,
-    /// The encoded bytes.
-    pub payload: Arc<[u8]>,
-    /// The first request that is not done.
-    pub request: u64,
-    /// Whether it was decoded once since the start.
-    pub checked: bool,
-}
+/// A committed segment that is still to be exported, as its exporters name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(pub(super) EntryKey);
 
 /// What an exporter has done.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Progress {
     /// The segment.
-    pub entry: u64,
+    pub place: Place,
     /// The first request of it that is not done.
     pub request: u64,
     /// The fingerprint of the cut that numbers the requests.
@@ -53,251 +42,273 @@ pub struct Progress {
     pub rejected: Counts,
 }
 
-impl Spool {
-    /// The next segment with one of `signals` for `exporter`, whose requests are numbered by `fingerprint`.
-    pub fn next(
-        &mut self,
-        exporter: &str,
-        signals: SignalSet,
-        fingerprint: u64,
-    ) -> Result<Option<Work>, SpoolError> {
-        let read = self.read()?;
-        let (from, request, cut) =
-            read.open_table(CURSORS)?.get(exporter)?.map_or((0, 0, fingerprint), |v| v.value());
-        let mut at = self.searched.get(exporter).copied().unwrap_or(0).max(from);
-        for row in read.open_table(SEGMENTS)?.range(at..)? {
-            let (entry, value) = row?;
-            let entry = entry.value();
-            // Entries only come at the end, so what was looked at once need not be again.
-            at = entry + 1;
-            let record = decode::<SegmentRecord>(value.value())?;
-            let header = header(record.header).ok_or(SpoolError::Damaged("a header cannot be read"))?;
-            let open = header.items.signals().iter().filter(|s| record.settled & 1 << *s as u8 == 0);
-            if !open.into_iter().any(|s| signals.contains(s)) {
-                continue;
+impl Progress {
+    /// Nothing is done yet of the segment at `place`.
+    pub fn at(place: Place, fingerprint: u64) -> Self {
+        let (letters, rejected) = (Vec::new(), Counts::ZERO);
+        Self { place, request: 0, fingerprint, finished: false, letters, rejected }
+    }
+
+    /// Whether a cursor says that this was done before.
+    const fn is_behind(&self, cursor: Cursor) -> bool {
+        let entry = self.place.0.entry;
+        let here = cursor.entry == entry && cursor.cut == self.fingerprint;
+        cursor.entry > entry || here && !self.finished && cursor.request >= self.request
+    }
+}
+
+/// A segment that an exporter has to send next.
+pub(super) struct Found {
+    pub(super) place: Place,
+    pub(super) satellite: String,
+    pub(super) header: Header,
+    pub(super) payload: u64,
+    /// The first request that is not done.
+    pub(super) request: u64,
+}
+
+/// The next entry of a lane that an exporter has to look at.
+#[derive(Clone, Copy, Default)]
+struct Seek {
+    /// No entry before this one is for it.
+    from: u64,
+    /// The payload number of the entry `from`, once it was found.
+    payload: Option<u64>,
+}
+
+/// How far each exporter's lanes were looked through. Entries only come at the end, so what was looked at once need not be again.
+#[derive(Default)]
+pub(super) struct Searched(Mutex<BTreeMap<String, BTreeMap<(u32, u8), Seek>>>);
+
+fn cursor(
+    table: &impl ReadableTable<(&'static str, u32, u8), Cursor>,
+    exporter: &str,
+    at: EntryKey,
+) -> Result<Option<Cursor>, SpoolError> {
+    Ok(table.get((exporter, at.satellite, at.lane))?.map(|v| v.value()))
+}
+
+/// The next segment with one of `signals` for `exporter`, whose requests are numbered by `fingerprint`.
+pub(super) fn next(
+    view: &View<'_>,
+    exporter: &str,
+    signals: SignalSet,
+    fingerprint: u64,
+) -> Result<Option<Found>, SpoolError> {
+    let entries = view.tables.open_table(ENTRIES)?;
+    let cursors = view.tables.open_table(CURSORS)?;
+    let mut searched = view.contents.searched.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let lanes = searched.entry(exporter.to_owned()).or_default();
+    loop {
+        let mut first: Option<(u64, EntryKey)> = None;
+        for ((satellite, lane), last) in &view.contents.lanes {
+            let seek = lanes.entry((*satellite, *lane)).or_default();
+            let at = EntryKey { satellite: *satellite, lane: *lane, entry: seek.from };
+            if seek.payload.is_none() && seek.from <= *last {
+                let done = cursor(&cursors, exporter, at)?.map_or(0, |c| c.entry);
+                let from = EntryKey { entry: seek.from.max(done), ..at };
+                *seek = match entries.range(from.and_later())?.next().transpose()? {
+                    None => Seek { from: last + 1, payload: None },
+                    Some((key, value)) => Seek {
+                        from: key.value().entry,
+                        payload: Some(decode::<SegmentRecord>(value.value())?.payload),
+                    },
+                };
             }
-            let payload = payload(&read.open_table(SEGMENT_CHUNKS)?, entry, &header)?;
-            // Under another cut the number means nothing: the segment is sent from its beginning.
-            let request = if entry == from && cut == fingerprint { request } else { 0 };
-            self.searched.insert(exporter.to_owned(), entry);
-            return Ok(Some(Work {
-                entry,
-                satellite: record.satellite.into(),
-                number: record.number,
-                header: Arc::new(header),
-                payload: payload.into(),
-                request,
-                checked: self.checked.contains(&entry),
-            }));
-        }
-        self.searched.insert(exporter.to_owned(), at);
-        Ok(None)
-    }
-
-    /// Shows `each` every segment in the spool with its satellite and what it leans on, in the order of commits.
-    pub fn each_segment(
-        &self,
-        mut each: impl FnMut(&str, &Header, &[u8], Option<&Base>),
-    ) -> Result<(), SpoolError> {
-        let snapshot = self.snapshot()?;
-        let chunks = snapshot.read.open_table(SEGMENT_CHUNKS)?;
-        for row in snapshot.read.open_table(SEGMENTS)?.iter()? {
-            let (entry, value) = row?;
-            let record = decode::<SegmentRecord>(value.value())?;
-            let header = header(record.header).ok_or(SpoolError::Damaged("a header cannot be read"))?;
-            let payload = payload(&chunks, entry.value(), &header)?;
-            let base = snapshot.base_of(record.number, &header)?;
-            each(&record.satellite, &header, &payload, base.as_deref());
-        }
-        Ok(())
-    }
-
-    /// Notes that `entry` decodes.
-    pub fn mark_checked(&mut self, entry: u64) {
-        self.checked.insert(entry);
-    }
-
-    /// Moves the cursor of `exporter` and keeps what its backend refused, in one synced transaction.
-    pub fn progress(&mut self, exporter: &str, progress: &Progress) -> Result<(), SpoolError> {
-        // First, since what fails is tried again, and the rest must not be done twice.
-        if self.finished.len() >= SWEEP {
-            self.sweep()?;
-        }
-        let now = self.env.unix_nano();
-        let entry = progress.entry;
-        let (added, settled) = self.write(|txn| {
-            let mut added = Vec::new();
-            let Some(record) = segment(txn, entry)? else { return Ok((added, None)) };
-            let mut dead = Counts::ZERO;
-            for letter in &progress.letters {
-                dead += letter.items;
-                added.push((record.number, letters::insert(txn, &record, exporter, letter, now)?));
-            }
-            if dead.total() > 0 {
-                let mut table = txn.open_table(ENTRY_DEAD)?;
-                let before = table.get((entry, exporter))?.and_then(|v| Counts::from_bytes(v.value()));
-                table.insert((entry, exporter), &(before.unwrap_or_default() + dead).to_bytes())?;
-            }
-            Counters(txn.open_table(COUNTERS)?).add(record.number, Kind::Rejected, 0, progress.rejected)?;
-            let place = if progress.finished { (entry + 1, 0) } else { (entry, progress.request) };
-            txn.open_table(CURSORS)?.insert(exporter, (place.0, place.1, progress.fingerprint))?;
-            let settled = if progress.finished { self.settle(txn, entry, record)? } else { None };
-            Ok((added, settled))
-        })?;
-        for (number, bytes) in added {
-            self.usage.grow(number, bytes);
-        }
-        if let Some(number) = settled {
-            self.checked.remove(&entry);
-            self.finished.insert(entry, number);
-        }
-        Ok(())
-    }
-
-    /// Counts the signals of an entry that every exporter has passed; the satellite's number when that are all.
-    fn settle(
-        &self,
-        txn: &WriteTransaction,
-        entry: u64,
-        mut record: SegmentRecord,
-    ) -> Result<Option<u32>, SpoolError> {
-        let items = Counts::from(record.header.as_ref().and_then(|h| h.items).unwrap_or_default());
-        let before = record.settled;
-        {
-            let cursors = txn.open_table(CURSORS)?;
-            let dead = txn.open_table(ENTRY_DEAD)?;
-            let mut counters = Counters(txn.open_table(COUNTERS)?);
-            for signal in items.signals().iter().filter(|s| before & 1 << *s as u8 == 0) {
-                let mut passed = true;
-                let mut refused = 0;
-                for exporter in self.exporters_of(signal) {
-                    passed &= cursors.get(exporter)?.is_some_and(|v| v.value().0 > entry);
-                    let of = dead.get((entry, exporter))?.and_then(|v| Counts::from_bytes(v.value()));
-                    // Of several exporters that refused, nobody knows whether it was the same items.
-                    refused = refused.max(of.map_or(0, |counts| counts[signal]));
-                }
-                if passed {
-                    record.settled |= 1 << signal as u8;
-                    let refused = refused.min(items[signal]);
-                    let number = record.number;
-                    counters.add(number, Kind::DeadLettered, 0, Counts::of(signal, refused))?;
-                    counters.add(number, Kind::Exported, 0, Counts::of(signal, items[signal] - refused))?;
-                }
+            if let Some(payload) = seek.payload.filter(|p| first.is_none_or(|(least, _)| *p < least)) {
+                first = Some((payload, EntryKey { entry: seek.from, ..at }));
             }
         }
-        if record.settled != before {
-            txn.open_table(SEGMENTS)?.insert(entry, record.encode_to_vec().as_slice())?;
-        }
-        let done = items.signals().iter().all(|s| record.settled & 1 << s as u8 != 0);
-        Ok(done.then_some(record.number))
-    }
-
-    /// Settles what the exporters of this configuration have passed: one may have been taken out of it.
-    pub(super) fn settle_all(&mut self) -> Result<(), SpoolError> {
-        if self.settings.routes.is_empty() {
-            return Ok(());
-        }
-        let entries: Vec<u64> = {
-            let read = self.read()?;
-            let table = read.open_table(SEGMENTS)?;
-            let rows = table.iter()?;
-            rows.map(|row| row.map(|(k, _)| k.value())).collect::<Result<_, _>>()?
+        let Some((payload, at)) = first else { return Ok(None) };
+        let done = cursor(&cursors, exporter, at)?.unwrap_or(Cursor { entry: 0, request: 0, cut: 0 });
+        let record = entries.get(at)?.map(|v| decode::<SegmentRecord>(v.value())).transpose()?;
+        let record = record.filter(|r| done.entry <= at.entry && r.open().signals().intersects(signals));
+        let Some(record) = record else {
+            lanes.insert((at.satellite, at.lane), Seek { from: at.entry + 1, payload: None });
+            continue;
         };
-        for part in entries.chunks(SWEEP) {
-            let finished = self.write(|txn| {
-                let mut finished = Vec::new();
-                for entry in part {
-                    if let Some(record) = segment(txn, *entry)?
-                        && let Some(number) = self.settle(txn, *entry, record)?
-                    {
-                        finished.push((*entry, number));
-                    }
+        // Under another cut the number means nothing: the segment is sent from its beginning.
+        let same = done.entry == at.entry && done.cut == fingerprint;
+        let header = record.header()?;
+        let request = if same { done.request } else { 0 };
+        return Ok(Some(Found { place: Place(at), satellite: record.satellite, header, payload, request }));
+    }
+}
+
+/// Moves the cursor of `exporter` and keeps what its backend refused. What was done before is not done again: a transaction that
+/// has failed may be there all the same.
+pub(super) fn progress(txn: &mut Txn<'_>, exporter: &str, progress: &Progress) -> Result<(), SpoolError> {
+    let at = progress.place.0;
+    let Some(record) = entry(txn, at)? else { return Ok(()) };
+    let before = cursor(&txn.tables.open_table(CURSORS)?, exporter, at)?;
+    if before.is_some_and(|cursor| progress.is_behind(cursor)) {
+        return Ok(());
+    }
+    let mut dead = Counts::ZERO;
+    for letter in &progress.letters {
+        dead += letter.items;
+        letters::insert(txn, &record, exporter, letter)?;
+    }
+    if dead.total() > 0 {
+        let mut table = txn.tables.open_table(ENTRY_DEAD)?;
+        let key = (record.payload, exporter);
+        let before = table.get(key)?.and_then(|v| Counts::from_bytes(v.value()));
+        table.insert(key, &(before.unwrap_or_default() + dead).to_bytes())?;
+    }
+    Counters::of(txn.tables, at.satellite)?.add(Kind::Rejected, 0, progress.rejected)?;
+    let (entry, request) = if progress.finished { (at.entry + 1, 0) } else { (at.entry, progress.request) };
+    let cursor = Cursor { entry, request, cut: progress.fingerprint };
+    txn.tables.open_table(CURSORS)?.insert((exporter, at.satellite, at.lane), cursor)?;
+    if progress.finished { settle(txn, at, record) } else { Ok(()) }
+}
+
+/// Whether every exporter of a signal has passed an entry.
+fn is_passed(
+    cursors: &impl ReadableTable<(&'static str, u32, u8), Cursor>,
+    settings: &Settings,
+    at: EntryKey,
+    signal: Signal,
+) -> Result<bool, SpoolError> {
+    for exporter in settings.exporters_of(signal) {
+        if cursor(cursors, exporter, at)?.is_none_or(|c| c.entry <= at.entry) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Counts the signals of an entry that every exporter has passed; which items those are, and what is written down of the entry.
+pub(super) fn settle_signals(
+    tables: &WriteTransaction,
+    settings: &Settings,
+    at: EntryKey,
+    mut record: SegmentRecord,
+) -> Result<(Counts, SegmentRecord), SpoolError> {
+    let open = record.open();
+    let mut settled = Counts::ZERO;
+    let cursors = tables.open_table(CURSORS)?;
+    let dead = tables.open_table(ENTRY_DEAD)?;
+    let mut counters = Counters::of(tables, at.satellite)?;
+    for signal in open.signals().iter() {
+        if !is_passed(&cursors, settings, at, signal)? {
+            continue;
+        }
+        let mut refused = 0;
+        for exporter in settings.exporters_of(signal) {
+            let of = dead.get((record.payload, exporter))?.and_then(|v| Counts::from_bytes(v.value()));
+            // Of several exporters that refused, nobody knows whether it was the same items.
+            refused = refused.max(of.map_or(0, |counts| counts[signal]));
+        }
+        let refused = refused.min(open[signal]);
+        record.settled |= 1 << signal as u8;
+        settled += Counts::of(signal, open[signal]);
+        counters.add(Kind::DeadLettered, 0, Counts::of(signal, refused))?;
+        counters.add(Kind::Exported, 0, Counts::of(signal, open[signal] - refused))?;
+    }
+    if settled.total() > 0 {
+        tables.open_table(ENTRIES)?.insert(at, record.encode_to_vec().as_slice())?;
+    }
+    Ok((settled, record))
+}
+
+fn settle(txn: &mut Txn<'_>, at: EntryKey, record: SegmentRecord) -> Result<(), SpoolError> {
+    let (items, record) = settle_signals(txn.tables, &txn.contents.settings, at, record)?;
+    let whole = record.open().total() == 0;
+    let segment = SequenceKey::new(at.satellite, record.header()?.id);
+    txn.effects.push(Effect::Left { entry: at, segment, items, whole });
+    Ok(())
+}
+
+/// Settles what the exporters of this configuration have passed: one may have been taken out of it.
+pub(super) fn settle_all(spool: &mut Spool) -> Result<(), SpoolError> {
+    let passed = spool.read(|view| {
+        let (settings, cursors) = (&view.contents.settings, view.tables.open_table(CURSORS)?);
+        let mut passed = Vec::new();
+        if settings.routes.is_empty() {
+            return Ok(passed);
+        }
+        for row in view.tables.open_table(ENTRIES)?.iter()? {
+            let (key, value) = row?;
+            for signal in decode::<SegmentRecord>(value.value())?.open().signals().iter() {
+                if is_passed(&cursors, settings, key.value(), signal)? {
+                    passed.push(key.value());
+                    break;
                 }
-                Ok(finished)
-            })?;
-            self.finished.extend(finished);
-        }
-        self.sweep()
-    }
-
-    /// Deletes settled entries, many at a time; one alone would rewrite its neighbours.
-    pub fn sweep(&mut self) -> Result<(), SpoolError> {
-        let any = !self.finished.is_empty();
-        while !self.finished.is_empty() {
-            let part: Vec<(u64, u32)> =
-                self.finished.iter().take(SWEEP).map(|(entry, number)| (*entry, *number)).collect();
-            let freed = self.write(|txn| {
-                part.iter()
-                    .map(|(entry, number)| Ok((*number, delete_segment(txn, *entry)?)))
-                    .collect::<Result<Vec<_>, SpoolError>>()
-            })?;
-            for (number, bytes) in freed {
-                self.usage.shrink(number, bytes);
-            }
-            for (entry, _) in part {
-                self.finished.remove(&entry);
             }
         }
-        if any { self.sweep_bases() } else { Ok(()) }
-    }
-
-    /// Puts a whole segment that does not decode into dead-letter.
-    pub fn condemn(&mut self, entry: u64, reason: &str) -> Result<(), SpoolError> {
-        let now = self.env.unix_nano();
-        let changed = self.write(|txn| {
-            let Some(record) = segment(txn, entry)? else { return Ok(None) };
-            let header = record.header.clone().unwrap_or_default();
-            let items = Counts::from(header.items.unwrap_or_default());
-            let open = SignalSet::ALL.iter().filter(|s| record.settled & 1 << *s as u8 == 0);
-            let left: Counts = open.map(|s| Counts::of(s, items[s])).sum();
-            Counters(txn.open_table(COUNTERS)?).add(record.number, Kind::DeadLettered, 0, left)?;
-            letters::insert_segment(txn, entry, &record, left, reason, now)?;
-            delete_segment(txn, entry)?;
-            Ok(Some(record.number))
+        Ok(passed)
+    })?;
+    for part in passed.chunks(SWEEP) {
+        spool.write(|txn| {
+            for at in part {
+                if let Some(record) = entry(txn, *at)? {
+                    settle(txn, *at, record)?;
+                }
+            }
+            Ok(())
         })?;
-        // Its bytes stay in use, as a letter's.
-        if changed.is_some() {
-            self.checked.remove(&entry);
-        }
-        Ok(())
     }
+    sweep(spool)
+}
 
-    /// The number that the next committed segment will have.
-    pub fn next_entry(&self) -> Result<u64, SpoolError> {
-        Ok(self.read()?.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value()))
+/// Whether there are enough finished entries for them to be deleted.
+pub(super) fn is_due(spool: &Spool) -> bool {
+    spool.contents().finished.len() >= SWEEP
+}
+
+/// Deletes finished entries, many at a time; one alone would rewrite its neighbours.
+pub(super) fn sweep(spool: &mut Spool) -> Result<(), SpoolError> {
+    let any = !spool.contents().finished.is_empty();
+    while !spool.contents().finished.is_empty() {
+        spool.write(|txn| {
+            let part: Vec<EntryKey> = txn.contents.finished.iter().take(SWEEP).copied().collect();
+            part.into_iter().try_for_each(|at| delete(txn, at))
+        })?;
     }
+    if any { bases::sweep(spool) } else { Ok(()) }
 }
 
-/// The payload of an entry.
-pub(super) fn payload(
-    chunks: &impl ReadableTable<(u64, u32), &'static [u8]>,
-    entry: u64,
-    header: &Header,
-) -> Result<Vec<u8>, SpoolError> {
-    let mut payload = Vec::with_capacity(header.payload_len as usize);
-    for chunk in chunks.range((entry, 0)..=(entry, u32::MAX))? {
-        payload.extend_from_slice(chunk?.1.value());
-    }
-    Ok(payload)
+/// Puts a whole segment that does not decode into dead-letter.
+pub(super) fn condemn(txn: &mut Txn<'_>, place: Place, reason: &str) -> Result<(), SpoolError> {
+    let Some(record) = entry(txn, place.0)? else { return Ok(()) };
+    let open = record.open();
+    Counters::of(txn.tables, record.number)?.add(Kind::DeadLettered, 0, open)?;
+    letters::insert_segment(txn, &record, open, reason)?;
+    leave(txn, place.0, &record)
 }
 
-fn segment(txn: &WriteTransaction, entry: u64) -> Result<Option<SegmentRecord>, SpoolError> {
-    txn.open_table(SEGMENTS)?.get(entry)?.map(|v| decode(v.value())).transpose()
+/// Removes a segment whose bytes are not what was committed; what was not exported of it becomes a gap.
+pub(super) fn lose(txn: &mut Txn<'_>, place: Place) -> Result<(), SpoolError> {
+    let Some(record) = entry(txn, place.0)? else { return Ok(()) };
+    let header = record.header()?;
+    tracing::error!(
+        event.name = "perigee.spool.lost",
+        satellite = record.satellite,
+        segment = %header.id,
+        "a committed segment is damaged on this disk; it is removed, and what was not exported of it is a gap"
+    );
+    gaps::lose(txn.tables, txn.now, Lost::segment(record.number, &header, record.open()))?;
+    leave(txn, place.0, &record)
 }
 
-/// Deletes an entry; returns the bytes of its payload.
-fn delete_segment(txn: &WriteTransaction, entry: u64) -> Result<u64, SpoolError> {
-    let mut segments = txn.open_table(SEGMENTS)?;
-    let Some(record) = segments.remove(entry)?.map(|v| decode::<SegmentRecord>(v.value())).transpose()?
-    else {
-        return Ok(0);
-    };
-    txn.open_table(SEGMENT_CHUNKS)?.retain_in((entry, 0)..=(entry, u32::MAX), |_, _| false)?;
-    txn.open_table(ENTRY_DEAD)?.retain_in((entry, "")..(entry + 1, ""), |_, _| false)?;
-    Ok(record.header.map_or(0, |h: link::SegmentHeader| h.payload_len))
+/// Takes an entry out that nobody will pass.
+fn leave(txn: &mut Txn<'_>, at: EntryKey, record: &SegmentRecord) -> Result<(), SpoolError> {
+    let segment = SequenceKey::new(at.satellite, record.header()?.id);
+    txn.effects.push(Effect::Left { entry: at, segment, items: record.open(), whole: true });
+    delete(txn, at)
 }
 
-/// The one signal of a request's items.
-pub(super) fn signal_of(number: u32) -> Option<Signal> {
-    u8::try_from(number).ok().and_then(Signal::from_number)
+pub(super) fn entry(txn: &Txn<'_>, at: EntryKey) -> Result<Option<SegmentRecord>, SpoolError> {
+    txn.tables.open_table(ENTRIES)?.get(at)?.map(|v| decode(v.value())).transpose()
+}
+
+fn delete(txn: &mut Txn<'_>, at: EntryKey) -> Result<(), SpoolError> {
+    txn.effects.push(Effect::Deleted(at));
+    let removed = txn.tables.open_table(ENTRIES)?.remove(at)?.map(|v| decode::<SegmentRecord>(v.value()));
+    let Some(record) = removed.transpose()? else { return Ok(()) };
+    txn.tables.open_table(SEGMENT_CHUNKS)?.retain_in(ChunkKey::all(record.payload), |_, _| false)?;
+    let refused = (record.payload, "")..(record.payload + 1, "");
+    txn.tables.open_table(ENTRY_DEAD)?.retain_in(refused, |_, _| false)?;
+    txn.bytes(at.satellite, Kept::Segment, record.bytes(), 0);
+    Ok(())
 }

@@ -3,13 +3,14 @@
 use perigee_proto::link::PassReport;
 use perigee_shared::contact::report::shown_pass;
 use prost::Message;
-use redb::{ReadableTable, WriteTransaction};
+use redb::ReadableTable;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::error::SpoolError;
-use super::open::{Spool, decode};
+use super::spool::{Txn, View};
 use super::tables::*;
+use super::views::names;
 
 /// Reports that are taken from one Hello.
 const TAKEN: usize = 64;
@@ -30,45 +31,39 @@ pub struct PassView {
     pub report: Value,
 }
 
+const fn all(satellite: u32) -> std::ops::RangeInclusive<PassKey> {
+    PassKey { satellite, start: 0 }..=PassKey { satellite, start: u64::MAX }
+}
+
 /// Keeps what a Hello says of earlier passes.
-pub(super) fn note(txn: &WriteTransaction, number: u32, reports: &[PassReport]) -> Result<(), SpoolError> {
+pub(super) fn note(txn: &Txn<'_>, satellite: u32, reports: &[PassReport]) -> Result<(), SpoolError> {
     if reports.is_empty() {
         return Ok(());
     }
-    let mut table = txn.open_table(PASSES)?;
+    let mut table = txn.tables.open_table(PASSES)?;
     for report in reports.iter().rev().take(TAKEN) {
         let station = report.station.chars().take(STATION).collect();
         let kept = PassReport { station, ..report.clone() };
-        table.insert((number, report.start_unix_nano), kept.encode_to_vec().as_slice())?;
+        let key = PassKey { satellite, start: report.start_unix_nano };
+        table.insert(key, kept.encode_to_vec().as_slice())?;
     }
-    let keys: Vec<u64> = table
-        .range((number, 0)..=(number, u64::MAX))?
-        .map(|row| row.map(|(key, _)| key.value().1))
-        .collect::<Result<_, _>>()?;
-    for start in &keys[..keys.len().saturating_sub(KEPT)] {
-        table.remove((number, *start))?;
+    let keys: Vec<PassKey> =
+        table.range(all(satellite))?.map(|row| row.map(|(key, _)| key.value())).collect::<Result<_, _>>()?;
+    for key in &keys[..keys.len().saturating_sub(KEPT)] {
+        table.remove(*key)?;
     }
     Ok(())
 }
 
-impl Spool {
-    /// The latest passes of each satellite, at most `limit` of each, latest first.
-    pub fn passes(&self, limit: usize) -> Result<Vec<PassView>, SpoolError> {
-        let read = self.read()?;
-        let passes = match read.open_table(PASSES) {
-            Ok(passes) => passes,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(e) => return Err(e.into()),
-        };
-        let mut out = Vec::new();
-        for row in read.open_table(SATELLITES)?.iter()? {
-            let (id, value) = row?;
-            let number = decode::<SatelliteRecord>(value.value())?.number;
-            for row in passes.range((number, 0)..=(number, u64::MAX))?.rev().take(limit) {
-                let report = decode::<PassReport>(row?.1.value())?;
-                out.push(PassView { satellite: id.value().to_owned(), report: shown_pass(&report) });
-            }
+/// The latest passes of each satellite, at most `limit` of each, latest first.
+pub(super) fn passes(view: &View<'_>, limit: usize) -> Result<Vec<PassView>, SpoolError> {
+    let table = view.tables.open_table(PASSES)?;
+    let mut out = Vec::new();
+    for (number, satellite) in names(view.tables)? {
+        for row in table.range(all(number))?.rev().take(limit) {
+            let report = shown_pass(&decode::<PassReport>(row?.1.value())?);
+            out.push(PassView { satellite: satellite.clone(), report });
         }
-        Ok(out)
     }
+    Ok(out)
 }

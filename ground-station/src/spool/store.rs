@@ -1,362 +1,340 @@
-//! The asynchronous interface to the spool.
-//!
-//! What several connections hand in at once shares a transaction. While the disk fails nothing is given up: the same work is
-//! tried again until it succeeds, and callers wait, so that links stop reading.
+//! The asynchronous interface to the spool: all that the link, the exporters, the API and the commands know of it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use perigee_proto::link;
 use perigee_shared::env::{Env, Owner};
+use perigee_shared::segment::{Base, Header};
 use perigee_shared::signal::SignalSet;
+use perigee_shared::store::{StoreError, backup, guarded};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::columns::ColumnsView;
+use super::contents::Settings;
+use super::decode::{Fault, Snapshot, Work};
 use super::error::SpoolError;
 use super::intake::{Applied, Incoming};
-use super::letters::Replay;
-use super::open::{Settings, Spool};
-use super::outlet::{Progress, Work};
-use super::snapshot::Snapshot;
+use super::ledger::Answer;
+use super::letters::{LetterView, Next, Replay};
+use super::outlet::{Place, Progress};
+use super::passes::PassView;
+use super::scrub::{self, At, Scrubbed};
+use super::spool::Spool;
+use super::tables::*;
+use super::upkeep::{Bounds, Group, Keeper, Status};
+use super::views::{AccountView, GapView, SatelliteView, SpoolView};
+use super::{bases, ledger, letters, outlet, passes, views};
 
 /// Calls of [`Store::commit`] that may wait.
 const QUEUE: usize = 64;
 /// How long the last transaction may take when the spool ends.
 const CLOSE: Duration = Duration::from_secs(5);
-/// Payload bytes that share a transaction, at most.
-const GROUP_BYTES: usize = 16 << 20;
 
-/// What changes while the spool works.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Grows when there is something new to export.
-    pub version: u64,
-    /// Bytes in use.
-    pub used: u64,
-    /// There is no room: links stop reading.
-    pub full: bool,
-    /// Satellites that have used up their own part.
-    pub full_satellites: BTreeSet<String>,
-    /// Why the disk cannot be written, while it cannot.
-    pub failing: Option<String>,
-    /// How often partial segments were given up: links begin again, since what they were told is held is gone.
-    pub relieved: u64,
-}
-
-impl Status {
-    /// Whether a link of `satellite` may read.
-    pub fn has_room(&self, satellite: &str) -> bool {
-        !self.full && self.failing.is_none() && !self.full_satellites.contains(satellite)
-    }
-}
-
-struct Group {
-    batch: Vec<Incoming>,
-    reply: oneshot::Sender<Vec<Applied>>,
-}
-
-/// How the program reaches the spool. Clones reach the same one.
+/// How the program reaches its store. Clones reach the same one.
+///
+/// Behind it is the spool, a file that this process alone owns. Another store can stand there that keeps these promises:
+///
+/// - **Ledger.** [`Store::commit`] answers [`Applied::New`] once for each segment and ledger, whoever asks. What it answers is
+///   durable. [`Store::put_payload`] is the call before it: it may make bytes durable that no ledger names yet.
+///   [`Store::ledger`] and [`Store::drops`] are durable when they return.
+/// - **Outlet.** [`Store::next`] hands out segments in the order of their commits, verified and decoded. [`Store::progress`]
+///   moves a cursor and keeps dead letters, both or none; the same progress may be reported again.
+/// - **Patience.** While the disk fails, the calls that change something wait, and the status says so. Nothing is given up, and
+///   links stop reading. An error that comes back is one that waiting does not mend.
+/// - **Views** answer from one moment. What takes long runs beside the commits.
 #[derive(Clone)]
 pub struct Store {
-    owner: Owner<Spool>,
+    keeper: Keeper,
     groups: mpsc::Sender<Group>,
-    status: Arc<watch::Sender<Status>>,
-    bounds: Arc<Bounds>,
-    committer: Arc<Mutex<Option<JoinHandle<()>>>>,
+    task: Arc<Mutex<Option<JoinHandle<()>>>>,
+    scrubbed: Arc<Mutex<Scrubbed>>,
     env: Env,
 }
 
-struct Bounds {
-    max_bytes: u64,
-    /// Kept free for what links hold in memory when it gets full.
-    reserve: u64,
-    satellites: Vec<(String, u64)>,
-}
+/// Bytes that the store has taken, for [`Store::commit`] to name. Here they share the transaction of the commit; what is dropped
+/// without one is forgotten.
+#[derive(Debug)]
+pub struct Taken(Incoming);
 
 impl Store {
-    /// Opens the spool. `reserve` bytes are kept free for what is being received. Must be called inside a tokio runtime.
+    /// Opens the spool; makes one when there is none. `reserve` bytes are kept free for what is being received. Must be called
+    /// inside a tokio runtime.
     pub fn open(env: &Env, settings: Settings, reserve: u64) -> Result<Self, SpoolError> {
         let bounds = Bounds {
             max_bytes: settings.max_bytes,
             reserve: reserve.min(settings.max_bytes / 4),
             satellites: settings.satellites.clone(),
         };
-        let path = settings.directory.clone();
-        let spool = Spool::open(env, settings)?;
-        let owner = Owner::new(env.placement, "spool", spool)
-            .map_err(|e| SpoolError::Open { path, why: e.to_string() })?;
-        let (groups, queue) = mpsc::channel(QUEUE);
-        let (status, bounds) = (Arc::new(watch::Sender::default()), Arc::new(bounds));
-        let task =
-            tokio::spawn(commit_groups(queue, owner.clone(), Arc::clone(&status), Arc::clone(&bounds)));
-        Ok(Self {
-            owner,
-            groups,
-            status,
-            bounds,
-            committer: Arc::new(Mutex::new(Some(task))),
-            env: env.clone(),
-        })
+        let (store, queue) = Self::over(env, Spool::open(env, settings)?, bounds)?;
+        let task = tokio::spawn(store.keeper.clone().run(queue));
+        *store.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        Ok(store)
     }
 
-    /// Commits what is whole and holds what is not; what comes back is durable.
-    pub async fn commit(&self, batch: Vec<Incoming>) -> Result<Vec<Applied>, SpoolError> {
+    /// Opens a spool that is there and that nobody runs, to ask it something: takes nothing in and puts nothing aside. One of an
+    /// earlier format is brought to this one.
+    pub fn open_existing(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
+        let bounds = Bounds { max_bytes: u64::MAX, reserve: 0, satellites: Vec::new() };
+        Ok(Self::over(env, Spool::open_existing(env, settings)?, bounds)?.0)
+    }
+
+    fn over(env: &Env, spool: Spool, bounds: Bounds) -> Result<(Self, mpsc::Receiver<Group>), SpoolError> {
+        let owner = Owner::new(env.placement, "spool", spool).map_err(|e| StoreError::Io(e.to_string()))?;
+        let keeper = Keeper { owner, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
+        let (groups, queue) = mpsc::channel(QUEUE);
+        let (task, scrubbed) = (Arc::default(), Arc::default());
+        Ok((Self { keeper, groups, task, scrubbed, env: env.clone() }, queue))
+    }
+
+    /// What changes while it works.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.keeper.status.subscribe()
+    }
+
+    /// Takes bytes of a segment, for a commit to name.
+    pub async fn put_payload(&self, incoming: Incoming) -> Result<Taken, SpoolError> {
+        Ok(Taken(incoming))
+    }
+
+    /// Commits what is whole and holds what is not; what comes back is durable. What several connections hand in at once shares
+    /// a transaction.
+    pub async fn commit(&self, batch: Vec<Taken>) -> Result<Vec<Applied>, SpoolError> {
         let (reply, answer) = oneshot::channel();
+        let batch = batch.into_iter().map(|taken| taken.0).collect();
         self.groups.send(Group { batch, reply }).await.map_err(|_| SpoolError::Gone)?;
         answer.await.map_err(|_| SpoolError::Gone)
     }
 
     /// Takes in a satellite's Hello and answers where it may resume.
-    pub async fn ledger(
-        &self,
-        satellite: Arc<str>,
-        hello: Arc<link::Hello>,
-    ) -> Result<Vec<link::ResumeEpoch>, SpoolError> {
-        self.insist(move |spool| spool.hello(&satellite, &hello)).await
+    pub async fn ledger(&self, satellite: Arc<str>, hello: Arc<link::Hello>) -> Result<Answer, SpoolError> {
+        self.keeper.insist(move |spool| spool.write(|txn| ledger::hello(txn, &satellite, &hello))).await
     }
 
     /// Records drops.
     pub async fn drops(&self, satellite: Arc<str>, drops: Arc<link::EpochDrops>) -> Result<(), SpoolError> {
-        self.insist(move |spool| spool.drops(&satellite, &drops)).await
+        self.keeper.insist(move |spool| spool.write(|txn| ledger::drops(txn, &satellite, &drops))).await
     }
 
-    /// The next segment for an exporter.
+    /// The next segment with one of `signals` for an exporter whose cut has this fingerprint. One whose bytes are not what was
+    /// committed becomes a gap, one that does not decode a dead letter; both are passed over.
     pub async fn next(
         &self,
         exporter: Arc<str>,
         signals: SignalSet,
         fingerprint: u64,
     ) -> Result<Option<Work>, SpoolError> {
-        self.insist(move |spool| spool.next(&exporter, signals, fingerprint)).await
+        loop {
+            let exporter = Arc::clone(&exporter);
+            let find = move |spool: &mut Spool| {
+                let found = spool.read(|view| outlet::next(view, &exporter, signals, fingerprint))?;
+                found.map(|found| Ok((found, spool.snapshot()?))).transpose()
+            };
+            let Some((found, snapshot)) = self.keeper.insist(find).await? else { return Ok(None) };
+            let place = found.place;
+            let fault = match self.env.cpu(move || guarded(|| snapshot.work(found))).await {
+                Ok(work) => return Ok(Some(work)),
+                Err(fault) => fault,
+            };
+            self.mend(At::Entry(place.0), fault).await?;
+        }
     }
 
-    /// Moves an exporter's cursor.
+    /// Takes out what was found damaged or not to decode.
+    async fn mend(&self, at: At, fault: Fault) -> Result<(), SpoolError> {
+        match (fault, at) {
+            (Fault::Payload, At::Entry(entry)) => {
+                self.keeper.insist(move |spool| spool.write(|txn| outlet::lose(txn, Place(entry)))).await
+            }
+            (Fault::Base(key), _) | (Fault::Payload, At::Base(key)) => {
+                self.keeper.insist(move |spool| spool.write(|txn| bases::discard(txn, key))).await
+            }
+            (Fault::Undecodable(error), At::Entry(entry)) => {
+                self.condemn(Place(entry), error.to_string()).await
+            }
+            (Fault::Undecodable(_), At::Base(_)) => Ok(()),
+            (Fault::Store(error), _) => Err(self.noted(error.into()).await),
+        }
+    }
+
+    /// Has the spool take note of an error that was met beside it.
+    async fn noted(&self, error: SpoolError) -> SpoolError {
+        let note = |spool: &mut Spool| {
+            spool.note(&error);
+            error
+        };
+        self.keeper.owner.call(note).await.unwrap_or(SpoolError::Gone)
+    }
+
+    /// Moves an exporter's cursor and keeps what its backend refused.
     pub async fn progress(&self, exporter: Arc<str>, progress: Progress) -> Result<(), SpoolError> {
-        let progress = Arc::new(progress);
-        self.insist(move |spool| spool.progress(&exporter, &progress)).await
-    }
-
-    /// Notes that an entry decodes.
-    pub async fn mark_checked(&self, entry: u64) -> Result<(), SpoolError> {
-        Ok(self.owner.call(move |spool| spool.mark_checked(entry)).await?)
+        let work = move |spool: &mut Spool| {
+            if outlet::is_due(spool) {
+                outlet::sweep(spool)?;
+            }
+            spool.write(|txn| outlet::progress(txn, &exporter, &progress))
+        };
+        self.keeper.insist(work).await
     }
 
     /// Puts a segment that does not decode into dead-letter.
-    pub async fn condemn(&self, entry: u64, reason: String) -> Result<(), SpoolError> {
-        self.insist(move |spool| spool.condemn(entry, &reason)).await
+    pub async fn condemn(&self, place: Place, reason: String) -> Result<(), SpoolError> {
+        tracing::error!(
+            event.name = "perigee.spool.undecodable",
+            reason,
+            "a committed segment does not decode; it is kept in dead-letter"
+        );
+        self.keeper.insist(move |spool| spool.write(|txn| outlet::condemn(txn, place, &reason))).await
     }
 
     /// Deletes what everybody is done with.
     pub async fn sweep(&self) -> Result<(), SpoolError> {
-        self.insist(Spool::sweep).await
+        self.keeper.insist(outlet::sweep).await
     }
 
     /// The next dead letter that an exporter is to send again.
     pub async fn next_replay(&self, exporter: Arc<str>) -> Result<Option<Replay>, SpoolError> {
-        self.insist(move |spool| spool.next_replay(&exporter)).await
+        let work = move |spool: &mut Spool| {
+            loop {
+                match spool.read(|view| letters::next_replay(view, &exporter))? {
+                    Next::None => return Ok(None),
+                    Next::Whole(replay) => return Ok(Some(replay)),
+                    Next::Damaged(id) => spool.write(|txn| letters::lose(txn, id))?,
+                }
+            }
+        };
+        self.keeper.insist(work).await
     }
 
-    /// Notes what came of a dead letter that was sent again.
+    /// Notes what came of a dead letter that was sent again: taken (`None`), or refused and why.
     pub async fn replayed(&self, id: u64, refused: Option<String>) -> Result<(), SpoolError> {
-        self.insist(move |spool| spool.replayed(id, refused.as_deref())).await
+        let work = move |spool: &mut Spool| spool.write(|txn| letters::replayed(txn, id, refused.as_deref()));
+        self.keeper.insist(work).await
     }
 
-    /// Has dead letters sent again.
+    /// Has dead letters sent again: those with these ids, or all. How many.
     pub async fn replay(&self, ids: Option<Vec<u64>>) -> Result<u64, SpoolError> {
-        let replayed = self.insist(move |spool| spool.replay(ids.as_deref())).await?;
-        self.status.send_modify(|status| status.version += 1);
+        let replayed = self.keeper.insist(move |spool| letters::replay(spool, ids.as_deref())).await?;
+        self.keeper.wake();
         Ok(replayed)
     }
 
-    /// Asks the spool something; an error is handed back at once.
-    pub async fn ask<R: Send + 'static>(
+    /// Every satellite that was ever heard.
+    pub async fn satellites(&self) -> Result<Vec<SatelliteView>, SpoolError> {
+        self.keeper.ask(|spool| spool.read(views::satellites)).await
+    }
+
+    /// The spool as a whole.
+    pub async fn overview(&self) -> Result<SpoolView, SpoolError> {
+        let scrub = self.scrubbed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let work = |spool: &mut Spool| {
+            let (file_length_bytes, file_bytes) = spool.file_bytes();
+            let aside = spool.quarantined().and_then(|q| q.moved_to.as_ref());
+            let quarantined = aside.map(|path| path.display().to_string());
+            let view = spool.read(views::overview)?;
+            Ok(SpoolView { file_bytes, file_length_bytes, quarantined, scrub, ..view })
+        };
+        self.keeper.ask(work).await
+    }
+
+    /// The latest passes of each satellite, at most `limit` of each, latest first.
+    pub async fn passes(&self, limit: usize) -> Result<Vec<PassView>, SpoolError> {
+        self.keeper.ask(move |spool| spool.read(|view| passes::passes(view, limit))).await
+    }
+
+    /// What is missing for good, at most `limit` gaps.
+    pub async fn gaps(&self, limit: usize) -> Result<Vec<GapView>, SpoolError> {
+        self.keeper.ask(move |spool| spool.read(|view| views::gaps(view, limit))).await
+    }
+
+    /// Where the items are, by satellite.
+    pub async fn accounting(&self) -> Result<BTreeMap<String, AccountView>, SpoolError> {
+        self.keeper.ask(|spool| spool.read(views::accounting)).await
+    }
+
+    /// Dead letters after the id `after`, at most `limit`.
+    pub async fn letters(&self, after: u64, limit: usize) -> Result<Vec<LetterView>, SpoolError> {
+        self.keeper.ask(move |spool| spool.read(|view| letters::list(view, after, limit))).await
+    }
+
+    /// Checks every segment and every base; what is wrong, one line each.
+    pub async fn verify(&self) -> Result<Vec<String>, SpoolError> {
+        self.study(Snapshot::verify).await
+    }
+
+    /// Where the bytes of the latest segments go, together, and one by one when `each` is wanted.
+    pub async fn columns(&self, each: bool) -> Result<ColumnsView, SpoolError> {
+        self.study(move |snapshot| snapshot.columns(each)).await
+    }
+
+    /// Shows `each` every segment in the spool with its satellite and the base that it needs, in the order of commits.
+    pub async fn segments(
         &self,
-        question: impl FnOnce(&mut Spool) -> Result<R, SpoolError> + Send + 'static,
-    ) -> Result<R, SpoolError> {
-        self.owner.call(question).await?
+        each: impl FnMut(&str, &Header, &[u8], Option<&Base>) + Send + 'static,
+    ) -> Result<(), SpoolError> {
+        self.study(move |snapshot| snapshot.each_segment(each)).await
+    }
+
+    /// Copies the spool as it is now into the new file `path`; returns the file's length.
+    pub async fn backup(&self, path: PathBuf) -> Result<u64, SpoolError> {
+        let env = self.env.clone();
+        let copy = move |snapshot: Snapshot| {
+            let tables = |copy: &mut backup::Copy<'_>| {
+                macro_rules! each {
+                    ($($table:ident)*) => { $(copy.table($table)?;)* };
+                }
+                every_table!(each);
+                Ok(())
+            };
+            Ok(backup::backup(&env, &path, &snapshot.read, tables)?)
+        };
+        self.study(copy).await
+    }
+
+    /// Verifies the next segments and bases after `at`, some MiB of them; what is damaged is taken out. Where the next call goes
+    /// on, and how many bytes were read; nothing at the end.
+    pub(super) async fn scrub(&self, at: Option<At>) -> Result<Option<(At, u64)>, SpoolError> {
+        let found = self.study(move |snapshot| scrub::step(&snapshot, at)).await?;
+        let mut damaged = 0;
+        for (at, fault) in found.faults {
+            damaged += 1;
+            self.mend(at, fault).await?;
+        }
+        let mut sum = self.scrubbed.lock().unwrap_or_else(PoisonError::into_inner);
+        sum.segments += found.segments;
+        sum.bytes += found.bytes;
+        sum.damaged += damaged;
+        sum.rounds += u64::from(found.next.is_none());
+        Ok(found.next.map(|at| (at, found.bytes)))
     }
 
     /// Has `work` look at the spool as it is now, away from the spool's thread: for what keeps a processor busy.
-    pub async fn study<R: Send + 'static>(
+    async fn study<R: Send + 'static>(
         &self,
         work: impl FnOnce(Snapshot) -> Result<R, SpoolError> + Send + 'static,
     ) -> Result<R, SpoolError> {
-        let snapshot = self.ask(|spool| spool.snapshot()).await?;
-        self.env.cpu(move || work(snapshot)).await
-    }
-
-    /// What changes.
-    pub fn status(&self) -> watch::Receiver<Status> {
-        self.status.subscribe()
+        let snapshot = self.keeper.ask(Spool::snapshot).await?;
+        match self.env.cpu(move || guarded(|| work(snapshot))).await {
+            Err(error) => Err(self.noted(error).await),
+            out => out,
+        }
     }
 
     /// Ends the spool in order; what was handed in before is durable then. With other handles still held it is only let go,
     /// and closes when the last of them is.
     pub async fn close(self) {
-        let Self { owner, groups, committer, env, .. } = self;
+        let Self { keeper, groups, task, env, .. } = self;
         drop(groups);
-        let task = committer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
             let _ = tokio::time::timeout(CLOSE, task).await;
         }
-        let closed = env.cpu(move || owner.into_inner().map(Spool::close)).await;
+        let closed = env.cpu(move || keeper.owner.into_inner().map(Spool::close)).await;
         if let Some(Err(error)) = closed {
             tracing::warn!(%error, "the spool was not closed in order");
         }
-    }
-
-    async fn insist<R: Send + 'static>(
-        &self,
-        work: impl Fn(&mut Spool) -> Result<R, SpoolError> + Send + Sync + 'static,
-    ) -> Result<R, SpoolError> {
-        let out = insist(&self.owner, &self.status, Arc::new(work)).await?;
-        refresh(&self.owner, &self.status, &self.bounds, false).await?;
-        Ok(out)
-    }
-}
-
-/// Runs `work` until it succeeds or fails for a reason that waiting does not mend.
-async fn insist<R: Send + 'static>(
-    owner: &Owner<Spool>,
-    status: &watch::Sender<Status>,
-    work: Arc<impl Fn(&mut Spool) -> Result<R, SpoolError> + Send + Sync + 'static>,
-) -> Result<R, SpoolError> {
-    let mut wait = Duration::from_millis(250);
-    loop {
-        let attempt = Arc::clone(&work);
-        let result = owner
-            .call(move |spool| {
-                attempt(spool).inspect_err(|e| {
-                    if e.is_retryable()
-                        && let Err(again) = spool.recover(e)
-                    {
-                        tracing::warn!(error = %again, "the spool cannot be opened again yet");
-                    }
-                })
-            })
-            .await?;
-        match result {
-            Err(error) if error.is_retryable() => {
-                tracing::error!(
-                    event.name = "perigee.spool.failing",
-                    %error,
-                    "the spool cannot be written; links stop reading and nothing is dropped"
-                );
-                status.send_modify(|s| s.failing = Some(error.to_string()));
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(10));
-            }
-            other => {
-                status.send_if_modified(|s| s.failing.take().is_some());
-                return other;
-            }
-        }
-    }
-}
-
-async fn refresh(
-    owner: &Owner<Spool>,
-    status: &watch::Sender<Status>,
-    bounds: &Bounds,
-    new: bool,
-) -> Result<(), SpoolError> {
-    let bounds_of: Vec<String> = bounds.satellites.iter().map(|(name, _)| name.clone()).collect();
-    let limit = bounds.max_bytes - bounds.reserve;
-    let (used, satellites, relieved) = owner
-        .call(move |spool| {
-            // A disk that fails is noticed by who needs it.
-            let relieved = spool.relieve(limit).unwrap_or(false);
-            let of: Vec<u64> = bounds_of.iter().map(|name| spool.bytes_of(name)).collect();
-            (spool.usage().total, of, relieved)
-        })
-        .await?;
-    status.send_if_modified(|status| {
-        let before = status.clone();
-        status.used = used;
-        status.relieved += u64::from(relieved);
-        // Once full it stays so until a little has gone, so that it does not flutter.
-        status.full = used >= if before.full { limit - limit / 16 } else { limit };
-        status.full_satellites = bounds
-            .satellites
-            .iter()
-            .zip(satellites)
-            .filter(|((_, limit), used)| used >= limit)
-            .map(|((name, _), _)| name.clone())
-            .collect();
-        status.version += u64::from(new);
-        if status.full && !before.full {
-            tracing::error!(
-                event.name = "perigee.spool.full",
-                used,
-                max = bounds.max_bytes,
-                "the spool is full: links stop reading and nothing is dropped; see which exporter is behind"
-            );
-        }
-        *status != before
-    });
-    Ok(())
-}
-
-async fn commit_groups(
-    mut queue: mpsc::Receiver<Group>,
-    owner: Owner<Spool>,
-    status: Arc<watch::Sender<Status>>,
-    bounds: Arc<Bounds>,
-) {
-    while let Some(first) = queue.recv().await {
-        let size = |group: &Group| {
-            group.batch.iter().flat_map(|i| i.pieces.iter()).map(|p| p.bytes.len()).sum::<usize>()
-        };
-        let mut bytes = size(&first);
-        let mut groups = vec![first];
-        while bytes < GROUP_BYTES
-            && let Ok(next) = queue.try_recv()
-        {
-            bytes += size(&next);
-            groups.push(next);
-        }
-        let mut new = false;
-        match commit_all(&owner, &status, &groups).await {
-            Ok(applied) => {
-                new = applied.contains(&Applied::New);
-                answer(groups, applied);
-            }
-            // One that cannot be taken must not take the others with it.
-            Err(_) => {
-                for group in groups {
-                    let one = [group];
-                    match commit_all(&owner, &status, &one).await {
-                        Ok(applied) => {
-                            new |= applied.contains(&Applied::New);
-                            answer(one, applied);
-                        }
-                        // The caller sees that its answer never comes.
-                        Err(error) => tracing::error!(%error, "the spool did not take a batch"),
-                    }
-                }
-            }
-        }
-        if refresh(&owner, &status, &bounds, new).await.is_err() {
-            break;
-        }
-    }
-}
-
-/// The groups' segments in one transaction.
-async fn commit_all(
-    owner: &Owner<Spool>,
-    status: &watch::Sender<Status>,
-    groups: &[Group],
-) -> Result<Vec<Applied>, SpoolError> {
-    let batch: Arc<[Incoming]> = groups.iter().flat_map(|g| g.batch.iter().cloned()).collect();
-    insist(owner, status, Arc::new(move |spool: &mut Spool| spool.apply(&batch))).await
-}
-
-fn answer(groups: impl IntoIterator<Item = Group>, applied: Vec<Applied>) {
-    let mut applied = applied.into_iter();
-    for group in groups {
-        // A connection that is gone does not wait for its answer.
-        let _ = group.reply.send(applied.by_ref().take(group.batch.len()).collect());
     }
 }

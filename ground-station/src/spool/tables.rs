@@ -1,65 +1,197 @@
-//! The tables of the spool's redb file and what their values mean.
+//! The tables of the spool's redb file, and what their keys and values mean. Format 2.
 //!
-//! Satellites have a number of four bytes in keys; `satellites` gives it. Records are protobuf messages, so that fields can be
-//! added; their tags are never reused. Payloads are kept in pieces of at most [`CHUNK`] bytes, which redb stores in pages
-//! without waste (facts/redb.md).
+//! A satellite has a number of four bytes in keys; `satellites` gives it. Records are protobuf messages, so that fields can be
+//! added; their tags are never reused. Payloads are kept in pieces that redb stores without waste.
+//!
+//! Committed segments are numbered twice. A **payload number** counts the commits of the whole spool and gives the order of
+//! export; pieces, bases and refused counts are keyed by it. An **entry number** counts the segments of one satellite; a cursor
+//! is an entry number, for each exporter, satellite and lane. Format 1 had only payload numbers, and one cursor for each
+//! exporter; see [`migrate`](super::migrate).
 
 use perigee_proto::link;
 use perigee_shared::segment::{Header, Lane, SegmentId};
+use perigee_shared::signal::{Counts, Signal};
+use perigee_shared::stored_as_tuple;
 use redb::TableDefinition;
 
-/// The largest piece of a payload: 256 KiB less 1 KiB.
-pub(super) const CHUNK: usize = (256 << 10) - (1 << 10);
+use super::error::SpoolError;
 
 /// The format of the file. Earlier ones are opened, later ones refused.
-pub(super) const FORMAT: u64 = 1;
+pub(super) const FORMAT: u64 = 2;
 
-/// Satellite, epoch, lane, sequence.
-pub(super) type SequenceKey = (u32, u64, u8, u64);
+stored_as_tuple! {
+    /// A segment of a satellite.
+    pub(super) struct SequenceKey {
+        pub(super) satellite: u32,
+        pub(super) epoch: u64,
+        pub(super) lane: u8,
+        pub(super) sequence: u64,
+    }
+}
 
-/// `format`, `next_entry`, `next_letter`, `next_satellite`.
+stored_as_tuple! {
+    /// Committed sequences: the first is in the key.
+    pub(super) struct Run {
+        /// The first that is not among them.
+        pub(super) end: u64,
+        /// The payload hash of the last of them.
+        pub(super) top: [u8; 32],
+    }
+}
+
+stored_as_tuple! {
+    /// A life of a satellite's log.
+    pub(super) struct EpochKey {
+        pub(super) satellite: u32,
+        pub(super) epoch: u64,
+    }
+}
+
+stored_as_tuple! {
+    /// A pass of a satellite, by the satellite's clock.
+    pub(super) struct PassKey {
+        pub(super) satellite: u32,
+        pub(super) start: u64,
+    }
+}
+
+stored_as_tuple! {
+    /// A drop of a satellite.
+    pub(super) struct DropKey {
+        pub(super) satellite: u32,
+        pub(super) epoch: u64,
+        pub(super) id: u64,
+    }
+}
+
+stored_as_tuple! {
+    /// Dropped sequences: the first is in the key.
+    pub(super) struct DroppedRun {
+        /// The first that is not among them.
+        pub(super) end: u64,
+        /// The id of the drop.
+        pub(super) id: u64,
+    }
+}
+
+stored_as_tuple! {
+    /// Bytes of a segment that is not whole.
+    pub(super) struct PartialChunk {
+        pub(super) satellite: u32,
+        pub(super) epoch: u64,
+        pub(super) lane: u8,
+        pub(super) sequence: u64,
+        /// Where they begin in the payload.
+        pub(super) offset: u64,
+    }
+}
+
+stored_as_tuple! {
+    /// A committed segment that is still to be exported.
+    pub(super) struct EntryKey {
+        pub(super) satellite: u32,
+        pub(super) lane: u8,
+        pub(super) entry: u64,
+    }
+}
+
+stored_as_tuple! {
+    /// A piece of a payload or of a dead letter.
+    pub(super) struct ChunkKey {
+        /// The payload number, or the letter's id.
+        pub(super) of: u64,
+        pub(super) piece: u32,
+    }
+}
+
+stored_as_tuple! {
+    /// A piece of a base.
+    pub(super) struct BaseChunk {
+        pub(super) satellite: u32,
+        pub(super) epoch: u64,
+        pub(super) lane: u8,
+        pub(super) sequence: u64,
+        pub(super) piece: u32,
+    }
+}
+
+stored_as_tuple! {
+    /// An exporter's place in a lane of a satellite: everything before it is done.
+    pub(super) struct Cursor {
+        pub(super) entry: u64,
+        /// The first request of that entry that is not done.
+        pub(super) request: u64,
+        /// The fingerprint of the cut that numbers the requests.
+        pub(super) cut: u64,
+    }
+}
+
+stored_as_tuple! {
+    /// Something that is counted.
+    pub(super) struct CounterKey {
+        pub(super) satellite: u32,
+        /// A [`Kind`](super::counters::Kind).
+        pub(super) kind: u8,
+        /// 0: segments or bytes, which have none.
+        pub(super) signal: u8,
+        /// A drop reason; 0: none.
+        pub(super) reason: u8,
+    }
+}
+
+/// `format`; `ledger`, the id; `next_entry`, the next payload number; `entry.N`, the next entry number of satellite N;
+/// `next_letter`; `next_satellite`; `next_gap`.
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Id → [`SatelliteRecord`].
 pub(super) const SATELLITES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("satellites");
-/// Satellite, epoch → [`EpochRecord`].
-pub(super) const EPOCHS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("epochs");
-/// The ledger: the first sequence of a range → its end and the payload hash of its last segment.
-pub(super) const COMMITTED: TableDefinition<'_, SequenceKey, (u64, [u8; 32])> =
-    TableDefinition::new("committed");
+/// → [`EpochRecord`].
+pub(super) const EPOCHS: TableDefinition<'_, EpochKey, &[u8]> = TableDefinition::new("epochs");
+/// The ledger: the first sequence of a run → the run.
+pub(super) const COMMITTED: TableDefinition<'_, SequenceKey, Run> = TableDefinition::new("committed");
 /// The latest committed segments of each lane → payload hash, then item counts.
 pub(super) const RECENT: TableDefinition<'_, SequenceKey, &[u8; 56]> = TableDefinition::new("recent");
-/// Satellite, when the pass began by its clock → protobuf `PassReport`. Made with the first.
-pub(super) const PASSES: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("passes");
-/// Satellite, epoch, drop id → [`DropRecord`].
-pub(super) const DROPS: TableDefinition<'_, (u32, u64, u64), &[u8]> = TableDefinition::new("drops");
-/// The first sequence of a dropped range → its end and the drop's id.
-pub(super) const DROPPED: TableDefinition<'_, SequenceKey, (u64, u64)> = TableDefinition::new("dropped");
+/// → protobuf `PassReport`.
+pub(super) const PASSES: TableDefinition<'_, PassKey, &[u8]> = TableDefinition::new("passes");
+/// → [`DropRecord`].
+pub(super) const DROPS: TableDefinition<'_, DropKey, &[u8]> = TableDefinition::new("drops");
+/// The first sequence of a dropped range → the range.
+pub(super) const DROPPED: TableDefinition<'_, SequenceKey, DroppedRun> = TableDefinition::new("dropped");
 /// Segments that are not whole → [`PartialRecord`].
 pub(super) const PARTIALS: TableDefinition<'_, SequenceKey, &[u8]> = TableDefinition::new("partials");
-/// A partial and an offset in its payload → the bytes from there.
-pub(super) const PARTIAL_CHUNKS: TableDefinition<'_, (u32, u64, u8, u64, u64), &[u8]> =
+/// → the bytes.
+pub(super) const PARTIAL_CHUNKS: TableDefinition<'_, PartialChunk, &[u8]> =
     TableDefinition::new("partial_chunks");
-/// Committed segments in the order of their commits → [`SegmentRecord`].
-pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
-/// Entry, number of the piece → bytes.
-pub(super) const SEGMENT_CHUNKS: TableDefinition<'_, (u64, u32), &[u8]> =
+/// Committed segments that are still to be exported → [`SegmentRecord`].
+pub(super) const ENTRIES: TableDefinition<'_, EntryKey, &[u8]> = TableDefinition::new("entries");
+/// → bytes of the payload.
+pub(super) const SEGMENT_CHUNKS: TableDefinition<'_, ChunkKey, &[u8]> =
     TableDefinition::new("segment_chunks");
-/// Segments that others may lean on → [`BaseRecord`]. Files of before have no such table, nor the next one.
+/// Segments that later ones may need → [`BaseRecord`].
 pub(super) const BASES: TableDefinition<'_, SequenceKey, &[u8]> = TableDefinition::new("bases");
-/// A base and the number of a piece → bytes.
-pub(super) const BASE_CHUNKS: TableDefinition<'_, (u32, u64, u8, u64, u32), &[u8]> =
-    TableDefinition::new("base_chunks");
-/// Exporter → entry, request, fingerprint of the cut: everything before them is done.
-pub(super) const CURSORS: TableDefinition<'_, &str, (u64, u64, u64)> = TableDefinition::new("cursors");
-/// Entry, exporter → items of it that went to dead-letter there.
+/// → bytes of the base.
+pub(super) const BASE_CHUNKS: TableDefinition<'_, BaseChunk, &[u8]> = TableDefinition::new("base_chunks");
+/// Exporter, satellite, lane → the exporter's place there.
+pub(super) const CURSORS: TableDefinition<'_, (&str, u32, u8), Cursor> = TableDefinition::new("lane_cursors");
+/// Payload number, exporter → items of it that went to dead-letter there.
 pub(super) const ENTRY_DEAD: TableDefinition<'_, (u64, &str), &[u8; 24]> = TableDefinition::new("entry_dead");
 /// Dead letters → [`LetterRecord`].
 pub(super) const LETTERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("dead_letter");
-/// Letter, number of the piece → bytes.
-pub(super) const LETTER_CHUNKS: TableDefinition<'_, (u64, u32), &[u8]> =
+/// → bytes of the letter.
+pub(super) const LETTER_CHUNKS: TableDefinition<'_, ChunkKey, &[u8]> =
     TableDefinition::new("dead_letter_chunks");
-/// Satellite, [`Kind`](super::counters::Kind), signal, drop reason (0: none) → count.
-pub(super) const COUNTERS: TableDefinition<'_, (u32, u8, u8, u8), u64> = TableDefinition::new("counters");
+/// → how many.
+pub(super) const COUNTERS: TableDefinition<'_, CounterKey, u64> = TableDefinition::new("counters");
+
+/// Does the same with every table; `$each` is a macro that takes one.
+macro_rules! every_table {
+    ($each:ident) => {
+        $each!(
+            META SATELLITES EPOCHS COMMITTED RECENT PASSES DROPS DROPPED PARTIALS PARTIAL_CHUNKS ENTRIES SEGMENT_CHUNKS
+            BASES BASE_CHUNKS CURSORS ENTRY_DEAD LETTERS LETTER_CHUNKS COUNTERS
+        )
+    };
+}
+pub(super) use every_table;
 
 /// What is known of a satellite.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -96,7 +228,7 @@ pub(super) struct EpochRecord {
     pub(super) closed: bool,
     #[prost(message, repeated, tag = "4")]
     pub(super) lanes: Vec<link::Lane>,
-    /// The entry that the next segment had then: bases from there on are later than what was said.
+    /// The payload number that the next segment had then: bases from there on are later than what was said.
     #[prost(uint64, tag = "5")]
     pub(super) next_entry: u64,
 }
@@ -138,14 +270,17 @@ pub(super) struct SegmentRecord {
     pub(super) settled: u32,
     #[prost(uint32, tag = "5")]
     pub(super) number: u32,
+    /// The number of the payload.
+    #[prost(uint64, tag = "6")]
+    pub(super) payload: u64,
 }
 
-/// A segment that others may lean on.
+/// A segment that later ones may need to be decoded.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct BaseRecord {
     #[prost(message, optional, tag = "1")]
     pub(super) header: Option<link::SegmentHeader>,
-    /// The entry that it was committed as: smaller is earlier.
+    /// The payload number that it was committed with: smaller is earlier.
     #[prost(uint64, tag = "2")]
     pub(super) entry: u64,
 }
@@ -178,16 +313,98 @@ pub(super) struct LetterRecord {
     /// An operator wants it sent again.
     #[prost(bool, tag = "10")]
     pub(super) replay: bool,
+    /// BLAKE3 of the bytes of a request; format 1 had none. A whole segment has its hash in the header.
+    #[prost(bytes = "vec", tag = "11")]
+    pub(super) hash: Vec<u8>,
 }
 
-/// The key of a segment of the satellite `number`.
-pub(super) fn key(number: u32, id: SegmentId) -> SequenceKey {
-    (number, id.epoch, id.lane.0, id.sequence)
+impl SequenceKey {
+    /// The key of a segment of the satellite with this number.
+    pub(super) const fn new(satellite: u32, id: SegmentId) -> Self {
+        Self { satellite, epoch: id.epoch, lane: id.lane.0, sequence: id.sequence }
+    }
+
+    /// Every sequence of a lane.
+    pub(super) const fn lane(satellite: u32, epoch: u64, lane: Lane) -> std::ops::RangeInclusive<Self> {
+        let first = Self { satellite, epoch, lane: lane.0, sequence: 0 };
+        first..=first.at(u64::MAX)
+    }
+
+    /// Every sequence of these satellites.
+    pub(super) const fn satellites(first: u32, last: u32) -> std::ops::RangeInclusive<Self> {
+        let from = Self { satellite: first, epoch: 0, lane: 0, sequence: 0 };
+        from..=Self { satellite: last, epoch: u64::MAX, lane: u8::MAX, sequence: u64::MAX }
+    }
+
+    /// Another sequence of the same lane.
+    pub(super) const fn at(self, sequence: u64) -> Self {
+        Self { sequence, ..self }
+    }
+
+    /// The bytes of the partial segment.
+    pub(super) const fn partial(self) -> std::ops::RangeInclusive<PartialChunk> {
+        self.partial_at(0)..=self.partial_at(u64::MAX)
+    }
+
+    pub(super) const fn partial_at(self, offset: u64) -> PartialChunk {
+        let Self { satellite, epoch, lane, sequence } = self;
+        PartialChunk { satellite, epoch, lane, sequence, offset }
+    }
+
+    /// The pieces of the base.
+    pub(super) const fn base(self) -> std::ops::RangeInclusive<BaseChunk> {
+        self.base_chunk(0)..=self.base_chunk(u32::MAX)
+    }
+
+    pub(super) const fn base_chunk(self, piece: u32) -> BaseChunk {
+        let Self { satellite, epoch, lane, sequence } = self;
+        BaseChunk { satellite, epoch, lane, sequence, piece }
+    }
 }
 
-/// Every sequence of a lane.
-pub(super) fn lane_keys(number: u32, epoch: u64, lane: Lane) -> std::ops::RangeInclusive<SequenceKey> {
-    (number, epoch, lane.0, 0)..=(number, epoch, lane.0, u64::MAX)
+impl EpochKey {
+    /// Every epoch of a satellite.
+    pub(super) const fn all(satellite: u32) -> std::ops::RangeInclusive<Self> {
+        Self { satellite, epoch: 0 }..=Self { satellite, epoch: u64::MAX }
+    }
+}
+
+impl EntryKey {
+    /// The entries of the same satellite and lane from this one on.
+    pub(super) const fn and_later(self) -> std::ops::RangeInclusive<Self> {
+        self..=Self { entry: u64::MAX, ..self }
+    }
+}
+
+impl ChunkKey {
+    /// Every piece of a payload or letter.
+    pub(super) const fn all(of: u64) -> std::ops::RangeInclusive<Self> {
+        Self { of, piece: 0 }..=Self { of, piece: u32::MAX }
+    }
+}
+
+impl SegmentRecord {
+    /// The header, which was valid when it was written.
+    pub(super) fn header(&self) -> Result<Header, SpoolError> {
+        header(self.header.clone()).ok_or_else(|| SpoolError::damaged("a segment's header cannot be read"))
+    }
+
+    /// Items that some exporter still has to pass.
+    pub(super) fn open(&self) -> Counts {
+        let items = Counts::from(self.header.as_ref().and_then(|h| h.items).unwrap_or_default());
+        let open = Signal::ALL.into_iter().filter(|s| self.settled & 1 << *s as u8 == 0);
+        open.map(|s| Counts::of(s, items[s])).sum()
+    }
+
+    /// What the payload takes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.header.as_ref().map_or(0, |h| h.payload_len)
+    }
+}
+
+/// A record, read back.
+pub(super) fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, SpoolError> {
+    M::decode(bytes).map_err(|_| SpoolError::damaged("a record cannot be read"))
 }
 
 /// The header in a record, which was valid when it was written.

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use perigee_proto::link::DropReason;
+use perigee_proto::link::{DropReason, Lane};
 use perigee_shared::contact::report::shown_forecast;
 use perigee_shared::link::ranges::RangeSet;
-use perigee_shared::segment::Lane;
-use perigee_shared::signal::{Counts, Signal, TimeRange};
-use redb::{ReadableTable, ReadableTableMetadata};
+use perigee_shared::segment;
+use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use serde::Serialize;
 
 use super::counters::Kind;
 use super::error::SpoolError;
 use super::ledger::committed_ranges;
-use super::open::{Spool, decode};
+use super::scrub::Scrubbed;
+use super::spool::View;
 use super::tables::*;
 
 /// First and last sequence of a range, both included.
@@ -113,7 +114,7 @@ pub struct PartialView {
     pub held: Vec<(u64, u64)>,
 }
 
-/// Items that were dropped on board.
+/// Items that will never be exported.
 #[derive(Debug, Clone, Serialize)]
 pub struct GapView {
     /// Whose they were.
@@ -140,7 +141,7 @@ pub struct GapView {
     pub dropped_unix_nano: u64,
 }
 
-/// Where the items of a satellite are. `committed = exported + dead_lettered + in_spool`; `rejected` are among the exported.
+/// Where the items of a satellite are. `committed = exported + dead_lettered + lost + in_spool`; `rejected` are among the exported.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct AccountView {
     /// Of segments in the ledger.
@@ -149,6 +150,8 @@ pub struct AccountView {
     pub exported: Items,
     /// No backend takes them.
     pub dead_lettered: Items,
+    /// This station had them and lost them; gaps of reason `station_lost` say which.
+    pub lost: Items,
     /// Still to be exported.
     pub in_spool: Items,
     /// Taken by a backend and then refused.
@@ -170,24 +173,30 @@ pub struct AccountView {
 /// The spool as a whole.
 #[derive(Debug, Clone, Serialize)]
 pub struct SpoolView {
+    /// The random id of the ledger, in hex.
+    pub ledger: String,
+    /// The number of the next segment in the order of commits.
+    pub next_entry: u64,
     /// Segments, bases, partials and dead letters.
     pub used_bytes: u64,
     /// What they may take.
     pub max_bytes: u64,
-    /// Of the file.
+    /// What the file takes on the volume.
     pub file_bytes: u64,
-    /// Of the file on disk.
-    pub allocated_bytes: u64,
+    /// How long the file is; parts of it may take nothing.
+    pub file_length_bytes: u64,
     /// Segments that are still to be exported.
     pub segments: u64,
-    /// Segments that are kept since others may lean on them.
+    /// Segments that are kept since later ones may need them to be decoded.
     pub bases: u64,
     /// What those take.
     pub base_bytes: u64,
     /// Dead letters.
     pub dead_letters: u64,
-    /// Where a damaged file was put when this one began.
+    /// Where the last damaged file was put since the start.
     pub quarantined: Option<String>,
+    /// What the scrub has done since the start.
+    pub scrub: Scrubbed,
     /// Each exporter's place.
     pub exporters: Vec<ExporterView>,
 }
@@ -199,199 +208,201 @@ pub struct ExporterView {
     pub name: String,
     /// Its signals.
     pub signals: Vec<&'static str>,
-    /// The segment it is at.
+    /// The number of the segment it is at, in the order of commits.
     pub entry: u64,
     /// The request in it.
     pub request: u64,
-    /// Segments before it, among them those of other signals.
+    /// Segments that are still before it, among them those of other signals.
     pub backlog_segments: u64,
 }
 
-impl Spool {
-    /// Every satellite that was ever heard.
-    pub fn satellites(&self) -> Result<Vec<SatelliteView>, SpoolError> {
-        let read = self.read()?;
-        let epochs = read.open_table(EPOCHS)?;
-        let mut out = Vec::new();
-        for row in read.open_table(SATELLITES)?.iter()? {
-            let (id, value) = row?;
-            let record = decode::<SatelliteRecord>(value.value())?;
-            let mut lives = Vec::new();
-            for row in epochs.range((record.number, 0)..=(record.number, u64::MAX))? {
-                let (key, value) = row?;
-                let epoch = key.value().1;
-                lives.push(self.epoch_view(&read, record.number, epoch, decode(value.value())?)?);
-            }
-            lives.sort_by_key(|e| e.start_counter);
-            out.push(SatelliteView {
-                forecast: record.forecast.as_ref().map(shown_forecast),
-                satellite: id.value().to_owned(),
-                software: record.software,
-                last_contact_unix_nano: record.last_contact,
-                contact: record.contact,
-                station: record.station,
-                contacts: record.contacts,
-                connected: false,
-                spool_bytes: self.usage.by_satellite.get(&record.number).copied().unwrap_or(0),
-                epochs: lives,
-            });
+/// Every satellite that was ever heard.
+pub(super) fn satellites(view: &View<'_>) -> Result<Vec<SatelliteView>, SpoolError> {
+    let epochs = view.tables.open_table(EPOCHS)?;
+    let mut out = Vec::new();
+    for row in view.tables.open_table(SATELLITES)?.iter()? {
+        let (id, value) = row?;
+        let record = decode::<SatelliteRecord>(value.value())?;
+        let mut lives = Vec::new();
+        for row in epochs.range(EpochKey::all(record.number))? {
+            let (key, value) = row?;
+            lives.push(epoch_view(view.tables, key.value(), decode(value.value())?)?);
         }
-        Ok(out)
+        lives.sort_by_key(|e| e.start_counter);
+        out.push(SatelliteView {
+            forecast: record.forecast.as_ref().map(shown_forecast),
+            satellite: id.value().to_owned(),
+            software: record.software,
+            last_contact_unix_nano: record.last_contact,
+            contact: record.contact,
+            station: record.station,
+            contacts: record.contacts,
+            connected: false,
+            spool_bytes: view.contents.usage.by_satellite.get(&record.number).copied().unwrap_or(0),
+            epochs: lives,
+        });
     }
+    Ok(out)
+}
 
-    fn epoch_view(
-        &self,
-        read: &redb::ReadTransaction,
-        number: u32,
-        epoch: u64,
-        record: EpochRecord,
-    ) -> Result<EpochView, SpoolError> {
-        let committed = read.open_table(COMMITTED)?;
-        let dropped = read.open_table(DROPPED)?;
-        let partials = read.open_table(PARTIALS)?;
-        let mut lanes = Vec::new();
-        for said in record.lanes {
-            let Ok(lane) = u8::try_from(said.lane) else { continue };
-            let keys = lane_keys(number, epoch, Lane(lane));
-            let here: RangeSet = committed_ranges(&committed, number, epoch, Lane(lane))?
-                .into_iter()
-                .map(|(r, _)| r)
-                .collect();
-            let next = said.next_sequence.max(here.last().map_or(1, |last| last + 1));
-            let mut on_board = RangeSet::from_wire(&said.on_board);
-            here.iter().for_each(|r| on_board.remove(r));
-            let mut known = here.clone();
-            on_board.iter().for_each(|r| known.insert(r));
-            for row in dropped.range(keys.clone())? {
-                let (key, value) = row?;
-                known.insert(key.value().3..value.value().0);
-            }
-            let mut held = Vec::new();
-            for row in partials.range(keys)? {
-                let (key, value) = row?;
-                let record = decode::<PartialRecord>(value.value())?;
-                let ranges = RangeSet::from_wire(&record.held);
-                held.push(PartialView {
-                    sequence: key.value().3,
-                    held_bytes: ranges.total(),
-                    payload_bytes: record.header.map_or(0, |h| h.payload_len),
-                    held: ranges.iter().map(|r| shown(&r)).collect(),
-                });
-            }
-            lanes.push(LaneView {
-                lane,
-                next_sequence: next,
-                committed: here.iter().map(|r| shown(&r)).collect(),
-                on_board: on_board.iter().map(|r| shown(&r)).collect(),
-                backlog_segments: on_board.total(),
-                elsewhere: known.missing(1..next.max(1)).iter().map(shown).collect(),
-                partials: held,
-            });
-        }
-        Ok(EpochView {
+fn epoch_view(read: &ReadTransaction, key: EpochKey, record: EpochRecord) -> Result<EpochView, SpoolError> {
+    let lanes = record.lanes.iter().filter(|said| said.lane <= u32::from(u8::MAX));
+    Ok(EpochView {
+        epoch: format!("{:016x}", key.epoch),
+        start_counter: record.start_counter,
+        started_unix_nano: record.started,
+        closed: record.closed,
+        lanes: lanes.map(|said| lane_view(read, key, said)).collect::<Result<_, _>>()?,
+    })
+}
+
+fn lane_view(read: &ReadTransaction, key: EpochKey, said: &Lane) -> Result<LaneView, SpoolError> {
+    let lane = said.lane as u8;
+    let keys = SequenceKey::lane(key.satellite, key.epoch, segment::Lane(lane));
+    let committed = read.open_table(COMMITTED)?;
+    let here = committed_ranges(&committed, key.satellite, key.epoch, segment::Lane(lane))?;
+    let here: RangeSet = here.into_iter().map(|(r, _)| r).collect();
+    let next = said.next_sequence.max(here.last().map_or(1, |last| last + 1));
+    let mut on_board = RangeSet::from_wire(&said.on_board);
+    here.iter().for_each(|r| on_board.remove(r));
+    let mut known = here.clone();
+    on_board.iter().for_each(|r| known.insert(r));
+    for row in read.open_table(DROPPED)?.range(keys.clone())? {
+        let (key, run) = row?;
+        known.insert(key.value().sequence..run.value().end);
+    }
+    let mut partials = Vec::new();
+    for row in read.open_table(PARTIALS)?.range(keys)? {
+        let (key, value) = row?;
+        let record = decode::<PartialRecord>(value.value())?;
+        let ranges = RangeSet::from_wire(&record.held);
+        partials.push(PartialView {
+            sequence: key.value().sequence,
+            held_bytes: ranges.total(),
+            payload_bytes: record.header.map_or(0, |h| h.payload_len),
+            held: ranges.iter().map(|r| shown(&r)).collect(),
+        });
+    }
+    Ok(LaneView {
+        lane,
+        next_sequence: next,
+        committed: here.iter().map(|r| shown(&r)).collect(),
+        on_board: on_board.iter().map(|r| shown(&r)).collect(),
+        backlog_segments: on_board.total(),
+        elsewhere: known.missing(1..next.max(1)).iter().map(shown).collect(),
+        partials,
+    })
+}
+
+/// What is missing for good, at most `limit` gaps.
+pub(super) fn gaps(view: &View<'_>, limit: usize) -> Result<Vec<GapView>, SpoolError> {
+    let names = names(view.tables)?;
+    let mut out = Vec::new();
+    for row in view.tables.open_table(DROPS)?.iter()?.take(limit) {
+        let (key, value) = row?;
+        let DropKey { satellite, epoch, id } = key.value();
+        let record = decode::<DropRecord>(value.value())?;
+        let Some(drop) = record.drop else { continue };
+        let items = Counts::from(drop.items.unwrap_or_default())
+            .saturating_sub(record.overridden.unwrap_or_default().into());
+        let time = TimeRange::from(drop.time.unwrap_or_default());
+        out.push(GapView {
+            satellite: names.get(&satellite).cloned().unwrap_or_default(),
             epoch: format!("{epoch:016x}"),
-            start_counter: record.start_counter,
-            started_unix_nano: record.started,
-            closed: record.closed,
-            lanes,
-        })
+            lane: drop.lane,
+            id,
+            reason: reason_name(u8::try_from(drop.reason).unwrap_or(0)),
+            sequences: drop.sequences.filter(|r| r.start < r.end).map(|r| shown(&(r.start..r.end))),
+            items: items.into(),
+            unknown: drop.counts_unknown,
+            start_unix_nano: if time.is_empty() { 0 } else { time.start },
+            end_unix_nano: time.end,
+            dropped_unix_nano: drop.dropped_unix_nano,
+        });
     }
+    Ok(out)
+}
 
-    /// What is missing for good, at most `limit` gaps.
-    pub fn gaps(&self, limit: usize) -> Result<Vec<GapView>, SpoolError> {
-        let read = self.read()?;
-        let names = names(&read)?;
-        let mut out = Vec::new();
-        for row in read.open_table(DROPS)?.iter()?.take(limit) {
-            let (key, value) = row?;
-            let (number, epoch, id) = key.value();
-            let record = decode::<DropRecord>(value.value())?;
-            let Some(drop) = record.drop else { continue };
-            let items = Counts::from(drop.items.unwrap_or_default())
-                .saturating_sub(record.overridden.unwrap_or_default().into());
-            let time = TimeRange::from(drop.time.unwrap_or_default());
-            out.push(GapView {
-                satellite: names.get(&number).cloned().unwrap_or_default(),
-                epoch: format!("{epoch:016x}"),
-                lane: drop.lane,
-                id,
-                reason: reason_name(u8::try_from(drop.reason).unwrap_or(0)),
-                sequences: drop.sequences.filter(|r| r.start < r.end).map(|r| shown(&(r.start..r.end))),
-                items: items.into(),
-                unknown: drop.counts_unknown,
-                start_unix_nano: if time.is_empty() { 0 } else { time.start },
-                end_unix_nano: time.end,
-                dropped_unix_nano: drop.dropped_unix_nano,
-            });
-        }
-        Ok(out)
-    }
-
-    /// Where the items are, by satellite.
-    pub fn accounting(&self) -> Result<BTreeMap<String, AccountView>, SpoolError> {
-        let read = self.read()?;
-        let names = names(&read)?;
-        let mut out: BTreeMap<String, AccountView> =
-            names.values().map(|name| (name.clone(), AccountView::default())).collect();
-        for row in read.open_table(COUNTERS)?.iter()? {
-            let (key, value) = row?;
-            let ((number, kind, signal, reason), n) = (key.value(), value.value());
-            let Some(account) = names.get(&number).and_then(|name| out.get_mut(name)) else { continue };
-            let Some(kind) = Kind::ALL.into_iter().find(|k| *k as u8 == kind) else { continue };
-            let items = Signal::from_number(signal);
-            match kind {
-                Kind::Committed => account.committed.add(items, n),
-                Kind::Exported => account.exported.add(items, n),
-                Kind::DeadLettered => account.dead_lettered.add(items, n),
-                Kind::Rejected => account.rejected.add(items, n),
-                Kind::Dropped => {
-                    account.dropped.add(items, n);
-                    account.dropped_by_reason.entry(reason_name(reason)).or_default().add(items, n);
-                }
-                Kind::Segments => account.segments = n,
-                Kind::Duplicates => account.duplicates = n,
-                Kind::HashMismatches => account.hash_mismatches = n,
-                Kind::Bytes => account.bytes = n,
+/// Where the items are, by satellite.
+pub(super) fn accounting(view: &View<'_>) -> Result<BTreeMap<String, AccountView>, SpoolError> {
+    let names = names(view.tables)?;
+    let mut out: BTreeMap<String, AccountView> =
+        names.values().map(|name| (name.clone(), AccountView::default())).collect();
+    for row in view.tables.open_table(COUNTERS)?.iter()? {
+        let (key, n) = row?;
+        let (key, n) = (key.value(), n.value());
+        let Some(account) = names.get(&key.satellite).and_then(|name| out.get_mut(name)) else { continue };
+        let Some(kind) = Kind::ALL.into_iter().find(|k| *k as u8 == key.kind) else { continue };
+        let items = Signal::from_number(key.signal);
+        match kind {
+            Kind::Committed => account.committed.add(items, n),
+            Kind::Exported => account.exported.add(items, n),
+            Kind::DeadLettered => account.dead_lettered.add(items, n),
+            Kind::Lost => account.lost.add(items, n),
+            Kind::Rejected => account.rejected.add(items, n),
+            Kind::Dropped => {
+                account.dropped.add(items, n);
+                account.dropped_by_reason.entry(reason_name(key.reason)).or_default().add(items, n);
             }
+            Kind::Segments => account.segments = n,
+            Kind::Duplicates => account.duplicates = n,
+            Kind::HashMismatches => account.hash_mismatches = n,
+            Kind::Bytes => account.bytes = n,
         }
-        for account in out.values_mut() {
-            account.in_spool = account.committed.less(account.exported).less(account.dead_lettered);
-        }
-        Ok(out)
     }
+    for account in out.values_mut() {
+        let left = account.committed.less(account.exported).less(account.dead_lettered);
+        account.in_spool = left.less(account.lost);
+    }
+    Ok(out)
+}
 
-    /// The spool as a whole.
-    pub fn overview(&self) -> Result<SpoolView, SpoolError> {
-        let read = self.read()?;
-        let segments = read.open_table(SEGMENTS)?;
-        let cursors = read.open_table(CURSORS)?;
-        let mut exporters = Vec::new();
-        for (name, signals) in &self.settings.routes {
-            let (entry, request, _) = cursors.get(name.as_str())?.map_or((1, 0, 0), |v| v.value());
-            exporters.push(ExporterView {
-                name: name.clone(),
-                signals: signals.iter().map(Signal::name).collect(),
-                entry,
-                request,
-                backlog_segments: segments.range(entry..)?.count() as u64,
-            });
+/// The spool as a whole; what its file takes and where a damaged one was put is not said in its tables.
+pub(super) fn overview(view: &View<'_>) -> Result<SpoolView, SpoolError> {
+    let entries = view.tables.open_table(ENTRIES)?;
+    let settings = &view.contents.settings;
+    let exporters = settings.routes.iter().map(|(name, signals)| exporter_view(view, name, *signals));
+    let live = entries.len()?.saturating_sub(view.contents.finished.len() as u64);
+    Ok(SpoolView {
+        ledger: format!("{:016x}", view.contents.ledger),
+        next_entry: next_entry(view)?,
+        used_bytes: view.contents.usage.total,
+        max_bytes: settings.max_bytes,
+        file_bytes: 0,
+        file_length_bytes: 0,
+        segments: live,
+        bases: view.tables.open_table(BASES)?.len()?,
+        base_bytes: view.contents.usage.bases.values().sum(),
+        dead_letters: view.tables.open_table(LETTERS)?.len()?,
+        quarantined: None,
+        scrub: Scrubbed::default(),
+        exporters: exporters.collect::<Result<_, _>>()?,
+    })
+}
+
+fn next_entry(view: &View<'_>) -> Result<u64, SpoolError> {
+    Ok(view.tables.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value()))
+}
+
+/// How far an exporter is: the first segment in the order of commits that is not behind its place.
+fn exporter_view(view: &View<'_>, name: &str, signals: SignalSet) -> Result<ExporterView, SpoolError> {
+    let entries = view.tables.open_table(ENTRIES)?;
+    let cursors = view.tables.open_table(CURSORS)?;
+    let (mut entry, mut request, mut backlog_segments) = (next_entry(view)?, 0, 0);
+    for (satellite, lane) in view.contents.lanes.keys() {
+        let at = cursors.get((name, *satellite, *lane))?.map(|v| v.value());
+        let from = EntryKey { satellite: *satellite, lane: *lane, entry: at.map_or(0, |c| c.entry) };
+        let mut rows = entries.range(from.and_later())?;
+        let Some((key, value)) = rows.next().transpose()? else { continue };
+        backlog_segments += 1 + rows.count() as u64;
+        let payload = decode::<SegmentRecord>(value.value())?.payload;
+        if payload < entry {
+            entry = payload;
+            request = at.filter(|c| c.entry == key.value().entry).map_or(0, |c| c.request);
         }
-        let path = self.settings.directory.join("spool.redb");
-        let (file_bytes, allocated_bytes) = self.env.store.size(&path).unwrap_or((0, 0));
-        let live = segments.iter()?.count().saturating_sub(self.finished.len());
-        Ok(SpoolView {
-            used_bytes: self.usage.total,
-            max_bytes: self.settings.max_bytes,
-            file_bytes,
-            allocated_bytes,
-            segments: live as u64,
-            bases: read.open_table(BASES)?.len()?,
-            base_bytes: self.usage.bases.values().sum(),
-            dead_letters: read.open_table(LETTERS)?.iter()?.count() as u64,
-            quarantined: self.quarantined().map(|p| p.display().to_string()),
-            exporters,
-        })
     }
+    let signals = signals.iter().map(Signal::name).collect();
+    Ok(ExporterView { name: name.to_owned(), signals, entry, request, backlog_segments })
 }
 
 impl Items {
@@ -432,7 +443,7 @@ fn reason_name(number: u8) -> String {
 }
 
 /// Satellites by their numbers.
-pub(super) fn names(read: &redb::ReadTransaction) -> Result<BTreeMap<u32, String>, SpoolError> {
+pub(super) fn names(read: &ReadTransaction) -> Result<BTreeMap<u32, String>, SpoolError> {
     let mut out = BTreeMap::new();
     for row in read.open_table(SATELLITES)?.iter()? {
         let (id, value) = row?;

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ground_station::config::Config;
-use ground_station::ground::Ground;
+use ground_station::ground::{Ground, SpoolGone};
 use ground_station::pki::{Pki, Role};
 use ground_station::spool::{AccountView, SatelliteView, Store};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -89,7 +89,7 @@ pub(crate) struct Running {
     pub(crate) metrics: SocketAddr,
     pub(crate) store: Option<Store>,
     shutdown: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), SpoolGone>>,
 }
 
 impl Running {
@@ -109,16 +109,16 @@ impl Running {
     pub(crate) async fn stop(mut self) {
         self.store = None;
         self.shutdown.cancel();
-        self.task.await.unwrap();
+        self.task.await.unwrap().unwrap();
     }
 
     pub(crate) async fn account(&self, satellite: &str) -> AccountView {
-        let mut all = self.store.as_ref().unwrap().ask(|spool| spool.accounting()).await.unwrap();
+        let mut all = self.store.as_ref().unwrap().accounting().await.unwrap();
         all.remove(satellite).unwrap_or_default()
     }
 
     pub(crate) async fn satellites(&self) -> Vec<SatelliteView> {
-        self.store.as_ref().unwrap().ask(|spool| spool.satellites()).await.unwrap()
+        self.store.as_ref().unwrap().satellites().await.unwrap()
     }
 
     /// Waits until everything that is committed was exported.
@@ -214,6 +214,7 @@ pub(crate) fn lane(on_board: Range<u64>, next_sequence: u64) -> link::Lane {
         on_board: vec![link::Range { start: on_board.start, end: on_board.end }],
         next_sequence,
         oldest_base: None,
+        acknowledged: Vec::new(),
     }
 }
 

@@ -1,18 +1,18 @@
-//! The ground's spool as plain values. This is the only file here that calls [`Spool`]: whoever changes its interface ports
+//! The ground's spool as plain values. This is the only file here that calls [`Store`]: whoever changes its interface ports
 //! this one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use ground_station::spool::{
     AccountView, Applied, EpochView, GapView, Incoming, LaneView, LetterView, Piece, SatelliteView, Settings,
-    Spool,
+    Store,
 };
 use perigee_proto::link;
 use perigee_shared::env::Env;
-use perigee_shared::segment::{Hash, Header, Lane, SegmentId};
+use perigee_shared::segment::{Base, Hash, Header, Lane, SegmentId};
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use serde::Serialize;
 use serde_json::Value;
@@ -198,7 +198,7 @@ fn exporters() -> [(&'static str, SignalSet, u64); 2] {
     [("archive", direct, 0xf00d), ("tsdb", SignalSet::default().with(Signal::Metrics), 0xbeef)]
 }
 
-fn open(directory: &Path) -> Result<Spool> {
+async fn open(directory: &Path) -> Result<Store> {
     let settings = Settings {
         directory: directory.to_owned(),
         max_bytes: 1 << 30,
@@ -208,49 +208,53 @@ fn open(directory: &Path) -> Result<Spool> {
         station: "svalbard".to_owned(),
         routes: exporters().map(|(name, signals, _)| (name.to_owned(), signals)).into(),
     };
-    let spool = Spool::open(&Env::production(), settings)?;
-    ensure!(spool.quarantined().is_none(), "it was moved aside: {:?}", spool.quarantined());
-    Ok(spool)
+    let store = Store::open(&Env::production(), settings, 0)?;
+    let aside = store.overview().await?.quarantined;
+    ensure!(aside.is_none(), "it was moved aside: {aside:?}");
+    Ok(store)
+}
+
+/// Runs `work` to its end.
+fn wait<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
+    tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(work)
 }
 
 /// Reads the spool in `directory` whole. Its letters are sent again and Hellos are said afterwards.
 pub fn read(directory: &Path) -> Result<Contents> {
-    let mut spool = open(directory)?;
-    let overview = spool.overview()?;
-    let segments: Vec<Segment> = segments(&spool)?.into_iter().collect::<Result<_>>()?;
+    wait(read_whole(directory))
+}
+
+async fn read_whole(directory: &Path) -> Result<Contents> {
+    let store = open(directory).await?;
+    let overview = store.overview().await?;
+    let segments: Vec<Segment> = segments(&store).await?.into_iter().collect::<Result<_>>()?;
     ensure!(overview.segments == segments.len() as u64, "{} segments are counted", overview.segments);
-    let views = spool.satellites()?;
+    let views = store.satellites().await?;
     let contents = Contents {
-        gaps: spool.gaps(ALL)?.into_iter().map(gap).collect(),
-        accounts: spool.accounting()?.into_iter().map(|(id, a)| (id, account(a))).collect(),
+        gaps: store.gaps(ALL).await?.into_iter().map(gap).collect(),
+        accounts: store.accounting().await?.into_iter().map(|(id, a)| (id, account(a))).collect(),
         cursors: overview.exporters.into_iter().map(|e| (e.name, (e.entry, e.request))).collect(),
-        next: next(&mut spool)?,
-        next_entry: spool.next_entry()?,
-        letters: spool.letters(0, ALL)?.into_iter().map(letter).collect(),
+        next: next(&store).await?,
+        next_entry: overview.next_entry,
+        letters: store.letters(0, ALL).await?.into_iter().map(letter).collect(),
         bases: (overview.bases, overview.base_bytes),
         used_bytes: overview.used_bytes,
-        passes: spool.passes(ALL)?.iter().map(pass).collect::<Result<_>>()?,
-        wrong: spool
-            .snapshot()?
-            .verify()?
-            .into_iter()
-            .map(|(entry, why)| format!("{entry}: {why}"))
-            .collect(),
+        passes: store.passes(ALL).await?.iter().map(pass).collect::<Result<_>>()?,
+        wrong: store.verify().await?,
         // What follows changes the spool.
-        replayed: replay(&mut spool)?,
-        restored: decoding(&spool)?.into_iter().filter(|s| !segments.contains(s)).collect(),
-        resume: resume(&mut spool, &views)?,
+        replayed: replay(&store).await?,
+        restored: decoding(&store).await?.into_iter().filter(|s| !segments.contains(s)).collect(),
+        resume: resume(&store, &views).await?,
         satellites: views.into_iter().map(satellite).collect(),
         segments,
     };
-    spool.close()?;
+    store.close().await;
     Ok(contents)
 }
 
 /// What the spool in `directory` answers when a segment comes that it may have committed: once with this payload hash, once with
 /// another one.
 pub fn come_again(directory: &Path, satellite: &str, id: SegmentId, hash: Hash) -> Result<[Applied; 2]> {
-    let mut spool = open(directory)?;
     let mut header = Header {
         id,
         codec: 1,
@@ -264,9 +268,14 @@ pub fn come_again(directory: &Path, satellite: &str, id: SegmentId, hash: Hash) 
         base_sequence: None,
         is_base: false,
     };
-    let same = apply(&mut spool, satellite, &header, &[])?;
-    header.hash[0] ^= 1;
-    Ok([same, apply(&mut spool, satellite, &header, &[])?])
+    wait(async {
+        let store = open(directory).await?;
+        let same = apply(&store, satellite, &header, &[]).await?;
+        header.hash[0] ^= 1;
+        let other = apply(&store, satellite, &header, &[]).await?;
+        store.close().await;
+        Ok([same, other])
+    })
 }
 
 /// Sends the missing bytes of the segment that is held in part; what comes of it, and its content when it is whole.
@@ -276,14 +285,23 @@ pub fn complete(
     header: &Header,
     missing: &[(u64, Vec<u8>)],
 ) -> Result<(Applied, Option<Content>)> {
-    let mut spool = open(directory)?;
-    let applied = apply(&mut spool, satellite, header, missing)?;
-    let id = header.id.to_string();
-    let found = decoding(&spool)?.into_iter().find(|s| s.satellite == satellite && s.header.id == id);
-    Ok((applied, found.map(|s| s.content)))
+    wait(async {
+        let store = open(directory).await?;
+        let applied = apply(&store, satellite, header, missing).await?;
+        let id = header.id.to_string();
+        let all = decoding(&store).await?;
+        store.close().await;
+        let found = all.into_iter().find(|s| s.satellite == satellite && s.header.id == id);
+        Ok((applied, found.map(|s| s.content)))
+    })
 }
 
-fn apply(spool: &mut Spool, satellite: &str, header: &Header, pieces: &[(u64, Vec<u8>)]) -> Result<Applied> {
+async fn apply(
+    store: &Store,
+    satellite: &str,
+    header: &Header,
+    pieces: &[(u64, Vec<u8>)],
+) -> Result<Applied> {
     let pieces = pieces.iter().map(|(offset, bytes)| Piece { offset: *offset, bytes: bytes.clone() });
     let incoming = Incoming {
         satellite: satellite.into(),
@@ -291,57 +309,63 @@ fn apply(spool: &mut Spool, satellite: &str, header: &Header, pieces: &[(u64, Ve
         pieces: pieces.collect(),
         max_partial_bytes: 1 << 20,
     };
-    spool.apply(&[incoming])?.pop().context("an answer to each")
+    let taken = store.put_payload(incoming).await?;
+    store.commit(vec![taken]).await?.pop().context("an answer to each")
 }
 
 /// Every segment in the spool, or why it does not decode.
-fn segments(spool: &Spool) -> Result<Vec<Result<Segment>>> {
-    let mut out = Vec::new();
-    spool.each_segment(|satellite, header, payload, base| {
-        out.push(requests(header, payload, base).and_then(|requests| {
+async fn segments(store: &Store) -> Result<Vec<Result<Segment>>> {
+    let out = Arc::new(Mutex::new(Vec::new()));
+    let found = Arc::clone(&out);
+    let each = move |satellite: &str, header: &Header, payload: &[u8], base: Option<&Base>| {
+        let segment = requests(header, payload, base).and_then(|requests| {
             Ok(Segment {
                 satellite: satellite.to_owned(),
                 header: header.into(),
                 content: Content::of(&requests)?,
             })
-        }));
-    })?;
-    Ok(out)
+        });
+        found.lock().unwrap_or_else(PoisonError::into_inner).push(segment);
+    };
+    store.segments(each).await?;
+    let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut *out))
 }
 
 /// The segments that decode: a letter may be a segment that never will.
-fn decoding(spool: &Spool) -> Result<Vec<Segment>> {
-    Ok(segments(spool)?.into_iter().flatten().collect())
+async fn decoding(store: &Store) -> Result<Vec<Segment>> {
+    Ok(segments(store).await?.into_iter().flatten().collect())
 }
 
-fn next(spool: &mut Spool) -> Result<BTreeMap<&'static str, Option<Next>>> {
+async fn next(store: &Store) -> Result<BTreeMap<&'static str, Option<Next>>> {
     let mut out = BTreeMap::new();
     for (name, signals, cut) in exporters() {
-        let here = spool.next(name, signals, cut)?.map(|work| (work.entry, work.request));
-        let other = spool.next(name, signals, !cut)?.map_or(0, |work| work.request);
+        let here = store.next(name.into(), signals, cut).await?.map(|work| (work.number, work.request));
+        let other = store.next(name.into(), signals, !cut).await?.map_or(0, |work| work.request);
         out.insert(name, here.map(|(entry, request)| (entry, request, other)));
     }
     Ok(out)
 }
 
-fn replay(spool: &mut Spool) -> Result<Vec<RequestDigest>> {
-    spool.replay(None)?;
+async fn replay(store: &Store) -> Result<Vec<RequestDigest>> {
+    store.replay(None).await?;
     let mut out = Vec::new();
     for (name, ..) in exporters() {
-        while let Some(replay) = spool.next_replay(name)? {
+        while let Some(replay) = store.next_replay(name.into()).await? {
             out.push(digest(replay.letter.signal, &replay.letter.body));
-            spool.replayed(replay.id, None)?;
+            store.replayed(replay.id, None).await?;
         }
     }
     Ok(out)
 }
 
-fn resume(spool: &mut Spool, views: &[SatelliteView]) -> Result<BTreeMap<String, Vec<Resume>>> {
+async fn resume(store: &Store, views: &[SatelliteView]) -> Result<BTreeMap<String, Vec<Resume>>> {
     let mut out = BTreeMap::new();
     for view in views {
         let epochs = view.epochs.iter().map(told).collect::<Result<_>>()?;
-        let answer = spool.hello(&view.satellite, &link::Hello { epochs, ..link::Hello::default() })?;
-        out.insert(view.satellite.clone(), answer.into_iter().map(resume_epoch).collect());
+        let hello = link::Hello { epochs, ..link::Hello::default() };
+        let answer = store.ledger(view.satellite.as_str().into(), hello.into()).await?;
+        out.insert(view.satellite.clone(), answer.epochs.into_iter().map(resume_epoch).collect());
     }
     Ok(out)
 }
@@ -353,6 +377,7 @@ fn told(view: &EpochView) -> Result<link::Epoch> {
         on_board: vec![link::Range { start: 1, end: l.next_sequence }],
         next_sequence: l.next_sequence,
         oldest_base: Some(1),
+        ..link::Lane::default()
     };
     Ok(link::Epoch {
         epoch: u64::from_str_radix(&view.epoch, 16)?,

@@ -3,6 +3,8 @@
 //! The products' own counters are not asked, but for the number of items that an agent has dropped by rule, since these are
 //! nowhere to be found.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use perigee_shared::env::Env;
 use perigee_shared::segment::{Base, Decoder, Header, Lane};
 use perigee_shared::signal::Counts;
@@ -137,19 +139,24 @@ fn open(config: &Config, env: &Env) -> anyhow::Result<Wal> {
 }
 
 /// What a ground's spool holds; the ground must have ended.
-pub(crate) fn in_spool(station: &Station, satellites: usize) -> anyhow::Result<Holdings> {
-    let mut held = Holdings::new(satellites);
-    let config = station.config()?;
-    let spool =
-        ground_station::spool::Spool::open(&station.env(), ground_station::ground::settings(&config))?;
-    let mut result = Ok(());
-    spool.each_segment(|_, header, payload, base| {
+pub(crate) async fn in_spool(station: &Station, satellites: usize) -> anyhow::Result<Holdings> {
+    let settings = ground_station::ground::settings(&station.config()?);
+    let store = ground_station::spool::Store::open(&station.env(), settings, 0)?;
+    let held = Arc::new(Mutex::new((Holdings::new(satellites), Ok(()))));
+    let shown = Arc::clone(&held);
+    let each = move |_: &str, header: &Header, payload: &[u8], base: Option<&Base>| {
+        let (held, result) = &mut *shown.lock().unwrap_or_else(PoisonError::into_inner);
         if result.is_ok() {
-            result = held.add(header, payload, base);
+            *result = held.add(header, payload, base);
         }
-    })?;
+    };
+    store.segments(each).await?;
+    let accounts = store.accounting().await?;
+    store.close().await;
+    let held = Arc::into_inner(held).ok_or_else(|| anyhow::anyhow!("the spool is still being read"))?;
+    let (mut held, result) = held.into_inner().unwrap_or_else(PoisonError::into_inner);
     result?;
-    for account in spool.accounting()?.values() {
+    for account in accounts.values() {
         let dead = account.dead_lettered;
         held.gone += dead.spans + dead.metric_points + dead.log_records;
     }

@@ -198,8 +198,8 @@ impl Simulation {
         let mut held = 0;
         for station in &self.stations {
             let Some(store) = station.store() else { continue };
-            held += store.ask(|spool| spool.accounting()).await?.values().map(|a| a.bytes).sum::<u64>();
-            let satellites = store.ask(|spool| spool.satellites()).await?;
+            held += store.accounting().await?.values().map(|a| a.bytes).sum::<u64>();
+            let satellites = store.satellites().await?;
             let lanes = satellites.iter().flat_map(|s| &s.epochs).flat_map(|e| &e.lanes);
             held += lanes.flat_map(|l| &l.partials).map(|p| p.held_bytes).sum::<u64>();
         }
@@ -239,8 +239,10 @@ impl Simulation {
         let count = self.satellites.len();
         let board =
             self.satellites.iter().map(|s| account::on_board(s, count)).collect::<Result<Vec<_>, _>>()?;
-        let spools =
-            self.stations.iter().map(|s| account::in_spool(s, count)).collect::<Result<Vec<_>, _>>()?;
+        let mut spools = Vec::new();
+        for station in &self.stations {
+            spools.push(account::in_spool(station, count).await?);
+        }
         let account: Account = note(&self.world.history, |h| account::account(h, &board, &spools));
         let mut report = Report {
             account,

@@ -1,0 +1,294 @@
+//! What the spool keeps in memory of its tables, and how a transaction changes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use perigee_shared::env::{Env, StoreFile};
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::signal::{Counts, Signal, SignalSet};
+use perigee_shared::store::{Before, Contents as Stored, StoreError};
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+
+use super::decode::Decoded;
+use super::error::SpoolError;
+use super::outlet::Searched;
+use super::tables::*;
+use super::{migrate, mirror, rescue};
+
+/// Where the spool is and how large it may be.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory of the file.
+    pub directory: PathBuf,
+    /// Segments, bases, partials and dead letters may take so much.
+    pub max_bytes: u64,
+    /// Satellites with a bound of their own.
+    pub satellites: Vec<(String, u64)>,
+    /// Bytes set aside that are given back when the disk is full; 0: none.
+    pub ballast: u64,
+    /// Memory for bases that are kept decoded.
+    pub decoded_bases: u64,
+    /// This station's id.
+    pub station: String,
+    /// Exporters with their signals.
+    pub routes: BTreeMap<String, SignalSet>,
+}
+
+impl Settings {
+    /// Exporters that get `signal`.
+    pub(super) fn exporters_of(&self, signal: Signal) -> impl Iterator<Item = &str> {
+        self.routes.iter().filter(move |(_, s)| s.contains(signal)).map(|(name, _)| name.as_str())
+    }
+}
+
+/// What bytes in the spool belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    Segment,
+    Partial,
+    Base,
+    Letter,
+}
+
+/// Bytes in use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Segments, bases, partials and dead letters.
+    pub(super) total: u64,
+    /// The same by satellite number.
+    pub(super) by_satellite: BTreeMap<u32, u64>,
+    /// Partials by satellite number.
+    pub(super) partial: BTreeMap<u32, u64>,
+    /// Bases by satellite number.
+    pub(super) bases: BTreeMap<u32, u64>,
+}
+
+impl Usage {
+    pub(super) fn change(&mut self, satellite: u32, kept: Kept, before: u64, after: u64) {
+        let shift = |n: &mut u64| *n = (*n + after).saturating_sub(before);
+        shift(&mut self.total);
+        shift(self.by_satellite.entry(satellite).or_default());
+        match kept {
+            Kept::Partial => shift(self.partial.entry(satellite).or_default()),
+            Kept::Base => shift(self.bases.entry(satellite).or_default()),
+            Kept::Segment | Kept::Letter => {}
+        }
+    }
+}
+
+/// What a lane of a satellite's log still has in the spool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Waiting {
+    /// Items that some exporter still has to pass.
+    pub(super) items: Counts,
+    /// The segments that they are in.
+    pub(super) sequences: RangeSet,
+}
+
+/// One thing that a transaction has changed.
+pub(super) enum Effect {
+    /// Bytes that something takes.
+    Bytes { satellite: u32, kept: Kept, before: u64, after: u64 },
+    /// A segment has become an entry with these items to be exported.
+    Entered { entry: EntryKey, segment: SequenceKey, items: Counts },
+    /// Items of an entry are not to be exported any more; with `whole` it has none left.
+    Left { entry: EntryKey, segment: SequenceKey, items: Counts, whole: bool },
+    /// An entry was deleted.
+    Deleted(EntryKey),
+    /// Whether bases that satellites have passed may have become free.
+    BasesHeld(bool),
+    /// Bytes of bases at which it is looked again whether some can go.
+    BasesLooked(u64),
+}
+
+/// What is in memory of the spool's tables.
+pub(super) struct Contents {
+    pub(super) settings: Arc<Settings>,
+    /// The id of the ledger.
+    pub(super) ledger: u64,
+    pub(super) usage: Usage,
+    /// By satellite, epoch and lane.
+    pub(super) waiting: BTreeMap<(u32, u64, u8), Waiting>,
+    /// The last entry of each lane of a satellite that ever had one in this process.
+    pub(super) lanes: BTreeMap<(u32, u8), u64>,
+    /// Entries that everybody is done with and that are still to be deleted.
+    pub(super) finished: BTreeSet<EntryKey>,
+    pub(super) bases_held: bool,
+    pub(super) bases_looked: u64,
+    /// Transactions since it was read.
+    pub(super) changes: u64,
+    /// What was found out by reading, to be quicker the next time.
+    pub(super) decoded: Decoded,
+    pub(super) searched: Searched,
+}
+
+impl Contents {
+    fn enter(&mut self, entry: EntryKey, segment: SequenceKey, items: Counts) {
+        let last = self.lanes.entry((entry.satellite, entry.lane)).or_default();
+        *last = (*last).max(entry.entry);
+        if items.total() == 0 {
+            self.finished.insert(entry);
+            return;
+        }
+        let waiting = self.waiting.entry(lane_of(segment)).or_default();
+        waiting.items += items;
+        waiting.sequences.insert(segment.sequence..segment.sequence + 1);
+    }
+
+    fn leave(&mut self, entry: EntryKey, segment: SequenceKey, items: Counts, whole: bool) {
+        if let Some(waiting) = self.waiting.get_mut(&lane_of(segment)) {
+            waiting.items = waiting.items.saturating_sub(items);
+            if whole {
+                waiting.sequences.remove(segment.sequence..segment.sequence + 1);
+            }
+            if waiting.sequences.is_empty() {
+                self.waiting.remove(&lane_of(segment));
+            }
+        }
+        if whole {
+            self.finished.insert(entry);
+        }
+    }
+
+    /// Reads the entries, the bytes and what is left to be exported.
+    fn measure(&mut self, read: &ReadTransaction) -> Result<(), SpoolError> {
+        for row in read.open_table(ENTRIES)?.iter()? {
+            let (key, value) = row?;
+            let (key, record) = (key.value(), decode::<SegmentRecord>(value.value())?);
+            self.usage.change(key.satellite, Kept::Segment, 0, record.bytes());
+            let segment = SequenceKey::new(key.satellite, record.header()?.id);
+            self.enter(key, segment, record.open());
+        }
+        for row in read.open_table(PARTIALS)?.iter()? {
+            let (key, value) = row?;
+            let held = RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held).total();
+            self.usage.change(key.value().satellite, Kept::Partial, 0, held);
+        }
+        for row in read.open_table(BASES)?.iter()? {
+            let (key, value) = row?;
+            let bytes = decode::<BaseRecord>(value.value())?.header.map_or(0, |h| h.payload_len);
+            self.usage.change(key.value().satellite, Kept::Base, 0, bytes);
+        }
+        for row in read.open_table(LETTERS)?.iter()? {
+            let record = decode::<LetterRecord>(row?.1.value())?;
+            self.usage.change(record.number, Kept::Letter, 0, record.bytes);
+        }
+        Ok(())
+    }
+}
+
+const fn lane_of(segment: SequenceKey) -> (u32, u64, u8) {
+    (segment.satellite, segment.epoch, segment.lane)
+}
+
+/// Makes those tables that are not there yet.
+pub(super) fn make_tables(txn: &WriteTransaction) -> Result<(), SpoolError> {
+    macro_rules! make {
+        ($($table:ident)*) => { $(txn.open_table($table)?;)* };
+    }
+    every_table!(make);
+    Ok(())
+}
+
+fn write_format(txn: WriteTransaction) -> Result<(), StoreError> {
+    txn.open_table(META)?.insert("format", FORMAT)?;
+    Ok(txn.commit()?)
+}
+
+/// What was wrong with the tables of a file; anything else than the file's own errors is not expected there.
+fn of_file(error: SpoolError) -> StoreError {
+    match error {
+        SpoolError::Store(error) => error,
+        other => StoreError::Damaged(other.to_string()),
+    }
+}
+
+impl Stored for Contents {
+    type Settings = Arc<Settings>;
+    type Change = Vec<Effect>;
+    /// A commit that was answered and is not whole any more shows when its satellite comes by: it says what was acknowledged.
+    type Torn = ();
+
+    const NAME: &'static str = "spool";
+    const FILE: &'static str = "spool.redb";
+    const FORMAT: u64 = FORMAT;
+    const PAGE_CACHE: usize = 4 << 20;
+
+    fn format(read: &ReadTransaction) -> Result<Option<u64>, StoreError> {
+        match read.open_table(META) {
+            Ok(meta) => Ok(meta.get("format")?.map(|v| v.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// A spool whose file is gone or damaged goes on from what can be read of it and from the mirror beside it.
+    fn create(
+        db: &redb::Database,
+        env: &Env,
+        settings: &Self::Settings,
+        before: Before<'_>,
+    ) -> Result<(), StoreError> {
+        let txn = db.begin_write()?;
+        make_tables(&txn).map_err(of_file)?;
+        match before {
+            Before::Nothing => mirror::begin(&txn, env, settings).map_err(of_file)?,
+            Before::Damaged { file, .. } => {
+                txn.commit()?;
+                rescue::take_over(db, file, env, settings).map_err(of_file)?;
+                return write_format(db.begin_write()?);
+            }
+        }
+        write_format(txn)
+    }
+
+    fn torn(_: &dyn StoreFile) {}
+
+    /// Brings a file of format 1 to this one, and one that is older than the mirror beside it to what the mirror knows.
+    fn settle(
+        db: &redb::Database,
+        env: &Env,
+        settings: &Self::Settings,
+        _: Option<&Self>,
+        _: Option<()>,
+    ) -> Result<(), StoreError> {
+        migrate::to_format_2(db, env).map_err(of_file)?;
+        mirror::catch_up(db, env, settings).map_err(of_file)
+    }
+
+    fn load(read: &ReadTransaction, settings: &Self::Settings) -> Result<Self, StoreError> {
+        let ledger = read.open_table(META)?.get("ledger")?.map_or(0, |v| v.value());
+        let mut contents = Self {
+            settings: Arc::clone(settings),
+            ledger,
+            usage: Usage::default(),
+            waiting: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            finished: BTreeSet::new(),
+            bases_held: true,
+            bases_looked: 0,
+            changes: 0,
+            decoded: Decoded::new(settings.decoded_bases),
+            searched: Searched::default(),
+        };
+        contents.measure(read).map_err(of_file)?;
+        Ok(contents)
+    }
+
+    fn apply(&mut self, change: Vec<Effect>) {
+        self.changes += 1;
+        for effect in change {
+            match effect {
+                Effect::Bytes { satellite, kept, before, after } => {
+                    self.usage.change(satellite, kept, before, after);
+                }
+                Effect::Entered { entry, segment, items } => self.enter(entry, segment, items),
+                Effect::Left { entry, segment, items, whole } => self.leave(entry, segment, items, whole),
+                Effect::Deleted(entry) => drop(self.finished.remove(&entry)),
+                Effect::BasesHeld(held) => self.bases_held = held,
+                Effect::BasesLooked(bytes) => self.bases_looked = bytes,
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Gaps: what was dropped on board, what a lost log had, and what this station has lost.
+
+use perigee_proto::link::{self, DropReason};
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::segment::{Header, Lane};
+use perigee_shared::signal::{Counts, TimeRange};
+use prost::Message;
+use redb::{ReadableTable, WriteTransaction};
+
+use super::counters::{Counters, Kind};
+use super::error::SpoolError;
+use super::intake::take_number;
+use super::ledger::{committed_ranges, split_recent};
+use super::spool::Txn;
+use super::tables::*;
+
+/// Ids that the ground gives are above every one that a satellite gives: from here on a lane of a lost log has its own, below
+/// are those of what this station has lost, counted down.
+const LOST_LOG: u64 = u64::MAX - u8::MAX as u64;
+
+/// Ranges that are taken from what one Hello says was acknowledged of a lane; the rest is taken from the next.
+const MOST_RANGES: usize = 64;
+
+/// The number behind the id of a gap that this station has recorded.
+pub(super) fn own_number(id: u64) -> Option<u64> {
+    (LOST_LOG / 2..LOST_LOG).contains(&id).then(|| LOST_LOG - id)
+}
+
+fn reason(drop: &link::Drop) -> u8 {
+    u8::try_from(drop.reason).unwrap_or(0)
+}
+
+/// What a gap is counted as: what the station has lost was committed, unless nobody knows how much it was.
+fn kind(drop: &link::Drop) -> Kind {
+    if drop.reason == DropReason::StationLost as i32 { Kind::Lost } else { Kind::Dropped }
+}
+
+/// A commit overrides a drop: what was reported dropped and came all the same is not dropped.
+pub(super) fn override_drop(txn: &Txn<'_>, key: SequenceKey, items: Counts) -> Result<(), SpoolError> {
+    let dropped = txn.tables.open_table(DROPPED)?;
+    let row = dropped.range(key.at(0)..=key)?.next_back().transpose()?;
+    let Some(run) = row.map(|(_, v)| v.value()).filter(|run| run.end > key.sequence) else { return Ok(()) };
+    let mut drops = txn.tables.open_table(DROPS)?;
+    let at = DropKey { satellite: key.satellite, epoch: key.epoch, id: run.id };
+    let record = drops.get(at)?.map(|v| decode::<DropRecord>(v.value())).transpose()?;
+    let Some((mut record, drop)) = record.and_then(|r| r.drop.map(|drop| (r, drop))) else { return Ok(()) };
+    let before = Counts::from(record.overridden.unwrap_or_default());
+    let left = Counts::from(drop.items.unwrap_or_default()).saturating_sub(before);
+    let taken = left.saturating_sub(left.saturating_sub(items));
+    Counters::of(txn.tables, key.satellite)?.sub(kind(&drop), reason(&drop), taken)?;
+    record.overridden = Some((before + taken).into());
+    drops.insert(at, record.encode_to_vec().as_slice())?;
+    Ok(())
+}
+
+/// Records drops that are not recorded yet.
+pub(super) fn insert(
+    txn: &Txn<'_>,
+    satellite: u32,
+    epoch: u64,
+    new: &[link::Drop],
+) -> Result<(), SpoolError> {
+    let mut counters = Counters::of(txn.tables, satellite)?;
+    let mut drops = txn.tables.open_table(DROPS)?;
+    let mut dropped = txn.tables.open_table(DROPPED)?;
+    let recent = txn.tables.open_table(RECENT)?;
+    for drop in new {
+        let at = DropKey { satellite, epoch, id: drop.id };
+        if drops.get(at)?.is_some() {
+            continue;
+        }
+        let items = Counts::from(drop.items.unwrap_or_default());
+        let mut overridden = Counts::ZERO;
+        if let (Some(range), Ok(lane)) = (&drop.sequences, u8::try_from(drop.lane))
+            && range.start < range.end
+        {
+            let first = SequenceKey { satellite, epoch, lane, sequence: range.start };
+            for row in recent.range(first..first.at(range.end))? {
+                overridden += split_recent(row?.1.value()).map_or(Counts::ZERO, |(_, counts)| counts);
+            }
+            overridden = items.saturating_sub(items.saturating_sub(overridden));
+            dropped.insert(first, DroppedRun { end: range.end, id: drop.id })?;
+        }
+        counters.add(kind(drop), reason(drop), items.saturating_sub(overridden))?;
+        let record = DropRecord { drop: Some(*drop), overridden: Some(overridden.into()), recorded: txn.now };
+        drops.insert(at, record.encode_to_vec().as_slice())?;
+    }
+    Ok(())
+}
+
+/// A gap that this station records: it had the items and cannot export them any more.
+pub(super) struct Lost {
+    pub(super) satellite: u32,
+    pub(super) epoch: u64,
+    pub(super) lane: u8,
+    pub(super) sequences: Option<std::ops::Range<u64>>,
+    /// `None`: nobody knows how many.
+    pub(super) items: Option<Counts>,
+    pub(super) time: TimeRange,
+}
+
+impl Lost {
+    /// What is left of a committed segment.
+    pub(super) const fn segment(satellite: u32, header: &Header, items: Counts) -> Self {
+        let id = header.id;
+        Self {
+            satellite,
+            epoch: id.epoch,
+            lane: id.lane.0,
+            sequences: Some(id.sequence..id.sequence + 1),
+            items: Some(items),
+            time: header.time,
+        }
+    }
+}
+
+/// Records and counts what this station has lost. Sequences that are not in the ledger are known as dropped from then on.
+pub(super) fn lose(tables: &WriteTransaction, now: u64, lost: Lost) -> Result<(), SpoolError> {
+    let Lost { satellite, epoch, lane, sequences, items, time } = lost;
+    let id = LOST_LOG - take_number(tables, "next_gap")?;
+    let drop = link::Drop {
+        id,
+        reason: DropReason::StationLost as i32,
+        lane: u32::from(lane),
+        sequences: sequences.as_ref().map(|r| link::Range { start: r.start, end: r.end }),
+        items: items.map(Into::into),
+        counts_unknown: items.is_none(),
+        time: Some(time.into()),
+        dropped_unix_nano: now,
+    };
+    Counters::of(tables, satellite)?.add(Kind::Lost, reason(&drop), items.unwrap_or_default())?;
+    if let (None, Some(range)) = (items, sequences) {
+        let first = SequenceKey { satellite, epoch, lane, sequence: range.start };
+        tables.open_table(DROPPED)?.insert(first, DroppedRun { end: range.end, id })?;
+    }
+    let record = DropRecord { drop: Some(drop), overridden: None, recorded: now };
+    let at = DropKey { satellite, epoch, id };
+    tables.open_table(DROPS)?.insert(at, record.encode_to_vec().as_slice())?;
+    Ok(())
+}
+
+/// What a satellite was told is committed here, and is not: this station has lost it. Nobody knows how much of it was exported
+/// before.
+pub(super) fn lose_acknowledged(
+    txn: &Txn<'_>,
+    satellite: u32,
+    epoch: &link::Epoch,
+) -> Result<(), SpoolError> {
+    let (ours, station) = (txn.contents.ledger, &txn.contents.settings.station);
+    for said in &epoch.lanes {
+        let Ok(lane) = u8::try_from(said.lane) else { continue };
+        let here = |a: &&link::Acknowledged| a.ledger == ours || a.station == *station;
+        let told =
+            said.acknowledged.iter().filter(here).flat_map(|a| RangeSet::from_wire(&a.sequences).to_wire());
+        let mut missing: RangeSet = told.map(|r| r.start..r.end).collect();
+        if missing.is_empty() {
+            continue;
+        }
+        for (range, _) in
+            committed_ranges(&txn.tables.open_table(COMMITTED)?, satellite, epoch.epoch, Lane(lane))?
+        {
+            missing.remove(range);
+        }
+        for row in
+            txn.tables.open_table(DROPPED)?.range(SequenceKey::lane(satellite, epoch.epoch, Lane(lane)))?
+        {
+            let (key, run) = row?;
+            missing.remove(key.value().sequence..run.value().end);
+        }
+        for sequences in missing.iter().take(MOST_RANGES) {
+            tracing::error!(
+                event.name = "perigee.ledger.station_lost",
+                epoch = format!("{:016x}", epoch.epoch),
+                lane,
+                first = sequences.start,
+                last = sequences.end - 1,
+                "this station has acknowledged these segments and does not have them: its spool was lost or is an older \
+                 one; what was not exported before is gone"
+            );
+            let epoch = epoch.epoch;
+            let (sequences, items, time) = (Some(sequences), None, TimeRange::EMPTY);
+            lose(txn.tables, txn.now, Lost { satellite, epoch, lane, sequences, items, time })?;
+        }
+    }
+    Ok(())
+}
+
+/// Closes earlier lives of the log that the satellite does not mention any more: what it had on board then is gone, and nobody
+/// can say how much that was. A satellite that knows ends an epoch itself and goes on naming it. A log that was begun without
+/// knowing of an earlier one counts its lives from 1 again, so the start counters say nothing here.
+pub(super) fn close_forgotten(txn: &Txn<'_>, satellite: u32, told: &[link::Epoch]) -> Result<(), SpoolError> {
+    if told.is_empty() {
+        return Ok(());
+    }
+    let mut forgotten = Vec::new();
+    for row in txn.tables.open_table(EPOCHS)?.range(EpochKey::all(satellite))? {
+        let (key, value) = row?;
+        let record = decode::<EpochRecord>(value.value())?;
+        if !record.closed && !told.iter().any(|e| e.epoch == key.value().epoch) {
+            forgotten.push((key.value(), record));
+        }
+    }
+    for (key, mut record) in forgotten {
+        tracing::error!(
+            event.name = "perigee.ledger.epoch_lost",
+            epoch = format!("{:016x}", key.epoch),
+            "the satellite has lost an earlier log; what was on board is reported as unknown"
+        );
+        let lanes = record.lanes.iter().filter_map(|lane| Some((u8::try_from(lane.lane).ok()?, lane)));
+        let drops = lanes.map(|(n, lane)| lost_lane(txn, key, n, lane)).collect::<Result<Vec<_>, _>>()?;
+        insert(txn, satellite, key.epoch, &drops)?;
+        record.closed = true;
+        txn.tables.open_table(EPOCHS)?.insert(key, record.encode_to_vec().as_slice())?;
+    }
+    Ok(())
+}
+
+/// What a lane of a lost log had on board and did not deliver.
+fn lost_lane(txn: &Txn<'_>, key: EpochKey, number: u8, lane: &link::Lane) -> Result<link::Drop, SpoolError> {
+    let committed =
+        committed_ranges(&txn.tables.open_table(COMMITTED)?, key.satellite, key.epoch, Lane(number))?;
+    let mut missing = RangeSet::from_wire(&lane.on_board);
+    committed.into_iter().for_each(|(range, _)| missing.remove(range));
+    Ok(link::Drop {
+        id: u64::MAX - u64::from(number),
+        reason: DropReason::Corruption as i32,
+        lane: lane.lane,
+        sequences: missing.first().zip(missing.last()).map(|(s, e)| link::Range { start: s, end: e + 1 }),
+        counts_unknown: true,
+        dropped_unix_nano: txn.now,
+        ..link::Drop::default()
+    })
+}

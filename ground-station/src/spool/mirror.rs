@@ -1,0 +1,454 @@
+//! What is known of the ledger when the spool's file is gone, damaged or an older copy: a small file with a checksum beside it.
+//!
+//! `ledger.json` has the ledger's id, how far the commits are, and of each satellite the counts, the committed ranges, and what
+//! was still to be exported. It is written within seconds of a change and when the spool is closed. A spool that begins without its
+//! file goes on from it: nothing is committed twice in one ledger, and what was committed and not exported is a gap of reason
+//! `station_lost`. A file that is older than its mirror, because a backup was restored, is brought to what the mirror knows in
+//! the same way.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use perigee_proto::link;
+use perigee_shared::env::Env;
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::segment::Lane;
+use perigee_shared::signal::{Counts, Signal, TimeRange};
+use perigee_shared::store::mirror;
+use prost::Message;
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+use super::contents::Settings;
+use super::counters::{Counters, Kind};
+use super::error::SpoolError;
+use super::gaps::{self, Lost};
+use super::ledger::committed_ranges;
+use super::outlet::settle_signals;
+use super::spool::View;
+use super::tables::*;
+
+/// The file's name in the spool's directory.
+pub(super) const FILE: &str = "ledger.json";
+
+/// Epochs of a satellite, and ranges of a lane, that the file has at most: the latest ones. What is left out may be committed
+/// a second time if a satellite still has it.
+const MOST_EPOCHS: usize = 16;
+const MOST_RANGES: usize = 64;
+
+/// The content of the file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Mirror {
+    ledger: u64,
+    /// The next payload number: it grows with every commit.
+    commits: u64,
+    satellites: BTreeMap<String, Satellite>,
+    /// Exporter, satellite number, lane → entry, request, cut.
+    cursors: Vec<(String, u32, u8, u64, u64, u64)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Satellite {
+    number: u32,
+    next_entry: u64,
+    /// Kind, signal, reason → how many.
+    counters: Vec<(u8, u8, u8, u64)>,
+    epochs: Vec<Epoch>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Epoch {
+    epoch: u64,
+    start_counter: u64,
+    started: u64,
+    closed: bool,
+    lanes: Vec<LaneOf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct LaneOf {
+    lane: u8,
+    next_sequence: u64,
+    /// First sequence, the one behind the last, the last one's hash.
+    committed: Vec<(u64, u64, [u8; 32])>,
+    dropped: Vec<(u64, u64)>,
+    /// What was still to be exported: first sequence, the one behind the last, and items by signal.
+    waiting: Option<(u64, u64, [u64; 3])>,
+}
+
+/// How much of the spool is in the file.
+#[derive(Default)]
+pub(super) struct Mirrored(Option<u64>);
+
+impl Mirrored {
+    /// Whether everything up to this number of changes is.
+    pub(super) fn is_current(&self, changes: u64) -> bool {
+        self.0 == Some(changes)
+    }
+
+    pub(super) fn write(&mut self, env: &Env, path: &Path, content: &Mirror, changes: u64) {
+        match mirror::write(env, path, content) {
+            Ok(()) => self.0 = Some(changes),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "the ledger's mirror was not written")
+            }
+        }
+    }
+}
+
+/// What the file is to say of the spool as it is now.
+pub(super) fn draw_up(view: &View<'_>) -> Result<Mirror, SpoolError> {
+    let meta = view.tables.open_table(META)?;
+    let mut satellites = BTreeMap::new();
+    for (number, id) in super::views::names(view.tables)? {
+        let key = |kind, signal, reason| CounterKey { satellite: number, kind, signal, reason };
+        let mut counters = Vec::new();
+        for row in view.tables.open_table(COUNTERS)?.range(key(0, 0, 0)..=key(u8::MAX, u8::MAX, u8::MAX))? {
+            let (key, n) = row?;
+            counters.push((key.value().kind, key.value().signal, key.value().reason, n.value()));
+        }
+        let next_entry = meta.get(format!("entry.{number}").as_str())?.map_or(1, |v| v.value());
+        let epochs = epochs_of(view, number)?;
+        satellites.insert(id, Satellite { number, next_entry, counters, epochs });
+    }
+    let mut cursors = Vec::new();
+    for row in view.tables.open_table(CURSORS)?.iter()? {
+        let (key, value) = row?;
+        let ((exporter, satellite, lane), at) = (key.value(), value.value());
+        cursors.push((exporter.to_owned(), satellite, lane, at.entry, at.request, at.cut));
+    }
+    let commits = meta.get("next_entry")?.map_or(1, |v| v.value());
+    Ok(Mirror { ledger: view.contents.ledger, commits, satellites, cursors })
+}
+
+/// The latest epochs of a satellite. One that was never named in a Hello may have committed segments all the same.
+fn epochs_of(view: &View<'_>, satellite: u32) -> Result<Vec<Epoch>, SpoolError> {
+    let mut epochs = BTreeMap::<u64, EpochRecord>::new();
+    for row in view.tables.open_table(EPOCHS)?.range(EpochKey::all(satellite))? {
+        let (key, value) = row?;
+        epochs.insert(key.value().epoch, decode(value.value())?);
+    }
+    let mut lanes = BTreeMap::<u64, BTreeMap<u8, u64>>::new();
+    for (epoch, record) in &epochs {
+        let said = record.lanes.iter().filter_map(|l| Some((u8::try_from(l.lane).ok()?, l.next_sequence)));
+        lanes.insert(*epoch, said.collect());
+    }
+    let committed = view.tables.open_table(COMMITTED)?;
+    for row in committed.range(SequenceKey::satellites(satellite, satellite))? {
+        let key = row?.0.value();
+        lanes.entry(key.epoch).or_default().entry(key.lane).or_default();
+    }
+    let mut out = Vec::new();
+    for (epoch, lanes) in lanes {
+        let record = epochs.remove(&epoch).unwrap_or_default();
+        let key = EpochKey { satellite, epoch };
+        let lanes = lanes.into_iter().map(|(lane, next)| lane_of(view, key, lane, next));
+        out.push(Epoch {
+            epoch,
+            start_counter: record.start_counter,
+            started: record.started,
+            closed: record.closed,
+            lanes: lanes.collect::<Result<_, _>>()?,
+        });
+    }
+    out.sort_by_key(|e| (e.start_counter, e.started));
+    Ok(out.split_off(out.len().saturating_sub(MOST_EPOCHS)))
+}
+
+fn lane_of(view: &View<'_>, key: EpochKey, lane: u8, next_sequence: u64) -> Result<LaneOf, SpoolError> {
+    let EpochKey { satellite, epoch } = key;
+    let committed = committed_ranges(&view.tables.open_table(COMMITTED)?, satellite, epoch, Lane(lane))?;
+    let latest = committed.iter().skip(committed.len().saturating_sub(MOST_RANGES));
+    let mut dropped = Vec::new();
+    for row in view.tables.open_table(DROPPED)?.range(SequenceKey::lane(satellite, epoch, Lane(lane)))?.rev()
+    {
+        let (key, run) = row?;
+        dropped.push((key.value().sequence, run.value().end));
+        if dropped.len() == MOST_RANGES {
+            break;
+        }
+    }
+    let waiting = view.contents.waiting.get(&(satellite, epoch, lane));
+    Ok(LaneOf {
+        lane,
+        next_sequence,
+        committed: latest.map(|(range, top)| (range.start, range.end, *top)).collect(),
+        dropped,
+        waiting: waiting.and_then(|left| {
+            let (first, last) = (left.sequences.first()?, left.sequences.last()?);
+            Some((first, last + 1, Signal::ALL.map(|s| left.items[s])))
+        }),
+    })
+}
+
+/// Begins a ledger in an empty file: goes on with the one that the mirror has, or begins a new one.
+pub(super) fn begin(txn: &WriteTransaction, env: &Env, settings: &Settings) -> Result<(), SpoolError> {
+    match mirror::read::<Mirror>(env, &settings.directory.join(FILE)) {
+        None => {
+            txn.open_table(META)?.insert("ledger", env.random() | 1)?;
+            Ok(())
+        }
+        Some(mirror) => {
+            tracing::error!(
+                event.name = "perigee.spool.restored",
+                "the spool's file is gone or damaged; the ledger goes on from its mirror, and what was not exported is a gap"
+            );
+            mirror.restore(txn, settings, env.unix_nano())
+        }
+    }
+}
+
+/// Brings a file that is older than its mirror to what the mirror knows.
+pub(super) fn catch_up(db: &Database, env: &Env, settings: &Settings) -> Result<(), SpoolError> {
+    let path = settings.directory.join(FILE);
+    if !env.store.exists(&path) {
+        return Ok(());
+    }
+    let Some(mirror) = mirror::read::<Mirror>(env, &path) else { return Ok(()) };
+    let read = db.begin_read()?;
+    let ledger = read.open_table(META)?.get("ledger")?.map_or(0, |v| v.value());
+    if ledger != mirror.ledger {
+        tracing::error!(
+            event.name = "perigee.spool.foreign",
+            "the spool is another ledger than the mirror beside it: what the other one had not exported is reported as \
+             satellites come by; the mirror is kept as ledger.json.other"
+        );
+        let mut other = path.clone();
+        other.as_mut_os_string().push(".other");
+        if let Err(error) = env.store.rename(&path, &other) {
+            tracing::warn!(%error, "the mirror of the other ledger was not kept");
+        }
+        return Ok(());
+    }
+    if !is_older(&read, &mirror)? {
+        return Ok(());
+    }
+    drop(read);
+    tracing::error!(
+        event.name = "perigee.spool.restored",
+        "the spool is an older copy of itself; the ledger goes on from its mirror, and what the copy does not have is a gap"
+    );
+    let txn = db.begin_write()?;
+    mirror.restore(&txn, settings, env.unix_nano())?;
+    txn.commit()?;
+    Ok(())
+}
+
+/// Whether the mirror knows of commits or exports that the file does not.
+fn is_older(read: &ReadTransaction, mirror: &Mirror) -> Result<bool, SpoolError> {
+    if read.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value()) < mirror.commits {
+        return Ok(true);
+    }
+    let counters = read.open_table(COUNTERS)?;
+    for satellite in mirror.satellites.values() {
+        for (kind, signal, reason, n) in satellite.counters.iter().filter(|c| c.0 == Kind::Exported as u8) {
+            let (kind, signal, reason) = (*kind, *signal, *reason);
+            let key = CounterKey { satellite: satellite.number, kind, signal, reason };
+            if counters.get(key)?.map_or(0, |v| v.value()) < *n {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+impl Mirror {
+    /// Whether it mirrors the ledger with this id.
+    pub(super) const fn is_of(&self, ledger: u64) -> bool {
+        self.ledger == ledger
+    }
+
+    /// What the tables themselves know, for a ledger without a mirror.
+    pub(super) fn without_file(tables: &WriteTransaction, ledger: u64) -> Result<Self, SpoolError> {
+        let mut satellites = BTreeMap::new();
+        for row in tables.open_table(SATELLITES)?.iter()? {
+            let (id, value) = row?;
+            let number = decode::<SatelliteRecord>(value.value())?.number;
+            let mut epochs = Vec::new();
+            for row in tables.open_table(EPOCHS)?.range(EpochKey::all(number))? {
+                let (key, value) = row?;
+                let EpochRecord { start_counter, started, closed, .. } = decode(value.value())?;
+                let (epoch, lanes) = (key.value().epoch, Vec::new());
+                epochs.push(Epoch { epoch, start_counter, started, closed, lanes });
+            }
+            epochs.sort_by_key(|e| (e.start_counter, e.started));
+            let satellite = Satellite { number, next_entry: 1, counters: Vec::new(), epochs };
+            satellites.insert(id.value().to_owned(), satellite);
+        }
+        Ok(Self { ledger, commits: 1, satellites, cursors: Vec::new() })
+    }
+
+    /// Takes into the tables what the mirror knows and they do not.
+    pub(super) fn restore(
+        &self,
+        tables: &WriteTransaction,
+        settings: &Settings,
+        now: u64,
+    ) -> Result<(), SpoolError> {
+        let mut meta = tables.open_table(META)?;
+        meta.insert("ledger", self.ledger)?;
+        let last = self.satellites.values().map(|s| u64::from(s.number)).max().unwrap_or(0);
+        let mut at_least =
+            vec![("next_entry".to_owned(), self.commits), ("next_satellite".to_owned(), last + 1)];
+        at_least.extend(self.satellites.values().map(|s| (format!("entry.{}", s.number), s.next_entry)));
+        for (name, n) in at_least {
+            let before = meta.get(name.as_str())?.map_or(1, |v| v.value());
+            meta.insert(name.as_str(), n.max(before))?;
+        }
+        drop(meta);
+        let mut cursors = tables.open_table(CURSORS)?;
+        for (exporter, satellite, lane, entry, request, cut) in &self.cursors {
+            let key = (exporter.as_str(), *satellite, *lane);
+            let before = cursors.get(key)?.map(|v| v.value());
+            if before.is_none_or(|before| (before.entry, before.request) < (*entry, *request)) {
+                cursors.insert(key, Cursor { entry: *entry, request: *request, cut: *cut })?;
+            }
+        }
+        drop(cursors);
+        for (id, satellite) in &self.satellites {
+            restore_ledger(tables, id, satellite, self.commits)?;
+            restore_account(tables, satellite, settings, now)?;
+        }
+        Ok(())
+    }
+}
+
+fn restore_ledger(
+    tables: &WriteTransaction,
+    id: &str,
+    satellite: &Satellite,
+    commits: u64,
+) -> Result<(), SpoolError> {
+    let mut satellites = tables.open_table(SATELLITES)?;
+    if satellites.get(id)?.is_none() {
+        let record = SatelliteRecord { number: satellite.number, ..SatelliteRecord::default() };
+        satellites.insert(id, record.encode_to_vec().as_slice())?;
+    }
+    for epoch in &satellite.epochs {
+        let key = EpochKey { satellite: satellite.number, epoch: epoch.epoch };
+        let mut epochs = tables.open_table(EPOCHS)?;
+        if epochs.get(key)?.is_none() {
+            let lane = |l: &LaneOf| link::Lane {
+                lane: u32::from(l.lane),
+                next_sequence: l.next_sequence,
+                ..link::Lane::default()
+            };
+            let record = EpochRecord {
+                start_counter: epoch.start_counter,
+                started: epoch.started,
+                closed: epoch.closed,
+                lanes: epoch.lanes.iter().map(lane).collect(),
+                next_entry: commits,
+            };
+            epochs.insert(key, record.encode_to_vec().as_slice())?;
+        }
+        for lane in &epoch.lanes {
+            restore_lane(tables, key, lane)?;
+        }
+    }
+    Ok(())
+}
+
+fn restore_lane(tables: &WriteTransaction, key: EpochKey, lane: &LaneOf) -> Result<(), SpoolError> {
+    let mut committed = tables.open_table(COMMITTED)?;
+    let all = committed_ranges(&committed, key.satellite, key.epoch, Lane(lane.lane))?;
+    let mut all: Vec<(u64, u64, [u8; 32])> = all.into_iter().map(|(r, top)| (r.start, r.end, top)).collect();
+    all.extend(&lane.committed);
+    all.sort_unstable_by_key(|(start, end, _)| (*start, *end));
+    let first = SequenceKey { satellite: key.satellite, epoch: key.epoch, lane: lane.lane, sequence: 0 };
+    committed.retain_in(first..=first.at(u64::MAX), |_, _| false)?;
+    let mut joined: Vec<(u64, u64, [u8; 32])> = Vec::new();
+    for (start, end, top) in all {
+        match joined.last_mut() {
+            Some((_, last, _)) if *last >= end => {}
+            Some((_, last, of)) if *last >= start => (*last, *of) = (end, top),
+            _ => joined.push((start, end, top)),
+        }
+    }
+    for (start, end, top) in joined {
+        committed.insert(first.at(start), Run { end, top })?;
+    }
+    let mut dropped = tables.open_table(DROPPED)?;
+    for (start, end) in &lane.dropped {
+        if dropped.get(first.at(*start))?.is_none() {
+            dropped.insert(first.at(*start), DroppedRun { end: *end, id: 0 })?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings the counts of a satellite to what the mirror knows; what is not in the file and was not exported is lost.
+fn restore_account(
+    tables: &WriteTransaction,
+    satellite: &Satellite,
+    settings: &Settings,
+    now: u64,
+) -> Result<(), SpoolError> {
+    let number = satellite.number;
+    let here = settle(tables, number, settings)?;
+    let mut counters = Counters::of(tables, number)?;
+    for (kind, signal, reason, n) in &satellite.counters {
+        if ![Kind::DeadLettered as u8, Kind::Lost as u8].contains(kind) {
+            counters.change(*kind, *signal, *reason, |before| before.max(*n))?;
+        }
+    }
+    let mut lost = counters.items(Kind::Committed)?;
+    for kind in [Kind::Exported, Kind::DeadLettered, Kind::Lost] {
+        lost = lost.saturating_sub(counters.items(kind)?);
+    }
+    drop(counters);
+    lost = lost.saturating_sub(here.values().map(|(items, _)| *items).sum());
+    let time = TimeRange::EMPTY;
+    for epoch in satellite.epochs.iter().rev() {
+        for of in &epoch.lanes {
+            let Some((start, end, items)) = of.waiting else { continue };
+            let waited: Counts = Signal::ALL.into_iter().zip(items).map(|(s, n)| Counts::of(s, n)).sum();
+            let (have, sequences) = here.get(&(epoch.epoch, of.lane)).cloned().unwrap_or_default();
+            let items = waited.saturating_sub(have).min(lost);
+            let mut missing: RangeSet = std::iter::once(start..end).collect();
+            sequences.iter().for_each(|r| missing.remove(r));
+            if items.total() > 0 {
+                lost = lost.saturating_sub(items);
+                let sequences = missing.first().zip(missing.last()).map(|(s, e)| s..e + 1);
+                let (epoch, lane, items) = (epoch.epoch, of.lane, Some(items));
+                gaps::lose(tables, now, Lost { satellite: number, epoch, lane, sequences, items, time })?;
+            }
+        }
+    }
+    if lost.total() > 0 {
+        // Dead letters, and gaps that the lost file had.
+        let (epoch, lane) =
+            satellite.epochs.last().map_or((0, 0), |e| (e.epoch, e.lanes.first().map_or(0, |l| l.lane)));
+        let (sequences, items) = (None, Some(lost));
+        gaps::lose(tables, now, Lost { satellite: number, epoch, lane, sequences, items, time })?;
+    }
+    Ok(())
+}
+
+/// By epoch and lane, what the file still has to be exported of a satellite.
+type Here = BTreeMap<(u64, u8), (Counts, RangeSet)>;
+
+/// Settles the entries of a satellite that cursors have passed.
+fn settle(tables: &WriteTransaction, satellite: u32, settings: &Settings) -> Result<Here, SpoolError> {
+    let first = EntryKey { satellite, lane: 0, entry: 0 };
+    let last = EntryKey { satellite, lane: u8::MAX, entry: u64::MAX };
+    let mut entries = Vec::new();
+    for row in tables.open_table(ENTRIES)?.range(first..=last)? {
+        let (key, value) = row?;
+        entries.push((key.value(), decode::<SegmentRecord>(value.value())?));
+    }
+    let mut here = Here::new();
+    for (at, mut record) in entries {
+        // Without an exporter nothing was passed.
+        if !settings.routes.is_empty() {
+            record = settle_signals(tables, settings, at, record)?.1;
+        }
+        let (id, open) = (record.header()?.id, record.open());
+        if open.total() > 0 {
+            let (items, sequences) = here.entry((id.epoch, id.lane.0)).or_default();
+            *items += open;
+            sequences.insert(id.sequence..id.sequence + 1);
+        }
+    }
+    Ok(here)
+}

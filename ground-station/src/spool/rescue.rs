@@ -1,0 +1,144 @@
+//! What can be read of a damaged spool goes into the new one.
+//!
+//! Every entry of every table comes along whose pages have their checksums. Numbers go on behind the highest that is there, and
+//! the ledger's mirror fills in what it knows. A segment whose bytes are not all there is found when it is read, as ever; one
+//! whose entry is gone shows in the counts and becomes a gap. Partial segments do not come along: their bytes are sent again.
+
+use std::collections::BTreeMap;
+
+use perigee_shared::env::{Env, StoreFile};
+use perigee_shared::store::mirror;
+use perigee_shared::store::rescue::{Extent, Rescue};
+use prost::Message;
+use redb::{Database, Key, ReadableTable, TableDefinition, TableHandle, Value, WriteTransaction};
+
+use super::contents::Settings;
+use super::error::SpoolError;
+use super::migrate;
+use super::mirror::{FILE, Mirror};
+use super::tables::*;
+
+/// Bytes that share a transaction.
+const PART: usize = 8 << 20;
+
+/// Fills a new file that has its tables.
+pub(super) fn take_over(
+    db: &Database,
+    file: &dyn StoreFile,
+    env: &Env,
+    settings: &Settings,
+) -> Result<(), SpoolError> {
+    if let Some(rescue) = Rescue::open(file) {
+        macro_rules! copy {
+            ($($table:ident)*) => { $(copy(db, &rescue, $table)?;)* };
+        }
+        copy!(META SATELLITES EPOCHS COMMITTED RECENT PASSES DROPS DROPPED ENTRIES SEGMENT_CHUNKS BASES BASE_CHUNKS);
+        copy!(CURSORS ENTRY_DEAD LETTERS LETTER_CHUNKS COUNTERS);
+        copy(db, &rescue, migrate::SEGMENTS_1)?;
+        copy(db, &rescue, migrate::CURSORS_1)?;
+        migrate::to_format_2(db, env)?;
+    }
+    let txn = db.begin_write()?;
+    number(&txn)?;
+    let ledger = txn.open_table(META)?.get("ledger")?.map(|v| v.value());
+    let known = mirror::read::<Mirror>(env, &settings.directory.join(FILE));
+    let known = known.filter(|mirror| ledger.is_none_or(|ledger| mirror.is_of(ledger)));
+    let ledger = ledger.unwrap_or_else(|| env.random() | 1);
+    let known = known.map_or_else(|| Mirror::without_file(&txn, ledger), Ok)?;
+    known.restore(&txn, settings, env.unix_nano())?;
+    txn.commit()?;
+    Ok(())
+}
+
+/// Copies what there is of a table.
+fn copy<K: Key + 'static, V: Value + 'static>(
+    db: &Database,
+    rescue: &Rescue<'_>,
+    table: TableDefinition<'static, K, V>,
+) -> Result<(), SpoolError> {
+    let (mut rows, mut bytes, mut failed) = (Vec::new(), 0, None);
+    let extent = rescue.table(table.name(), |key, value| {
+        bytes += key.len() + value.len();
+        rows.push((key.to_vec(), value.to_vec()));
+        if bytes >= PART && failed.is_none() {
+            failed = insert(db, table, &rows).err();
+            (rows, bytes) = (Vec::new(), 0);
+        }
+    });
+    failed.map_or(Ok(()), Err)?;
+    insert(db, table, &rows)?;
+    if extent != Extent::Whole {
+        tracing::error!(
+            event.name = "perigee.spool.rescued",
+            table = table.name(),
+            "the damaged spool has only a part of this table, or nothing of it"
+        );
+    }
+    Ok(())
+}
+
+fn insert<K: Key + 'static, V: Value + 'static>(
+    db: &Database,
+    table: TableDefinition<'static, K, V>,
+    rows: &[(Vec<u8>, Vec<u8>)],
+) -> Result<(), SpoolError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let txn = db.begin_write()?;
+    let mut to = txn.open_table(table)?;
+    for (key, value) in rows {
+        to.insert(K::from_bytes(key), V::from_bytes(value))?;
+    }
+    drop(to);
+    txn.commit()?;
+    Ok(())
+}
+
+/// Numbers go on behind the highest that is there, and every satellite that has something has a name.
+fn number(txn: &WriteTransaction) -> Result<(), SpoolError> {
+    let mut next = BTreeMap::<String, u64>::new();
+    let mut behind = |name: String, number: u64| {
+        let next = next.entry(name).or_default();
+        *next = (*next).max(number + 1);
+    };
+    let mut names = BTreeMap::new();
+    for row in txn.open_table(ENTRIES)?.iter()? {
+        let (key, value) = row?;
+        let record = decode::<SegmentRecord>(value.value())?;
+        behind("next_entry".to_owned(), record.payload);
+        behind(format!("entry.{}", record.number), key.value().entry);
+        names.insert(record.number, record.satellite);
+    }
+    for row in txn.open_table(CURSORS)?.iter()? {
+        let (key, cursor) = row?;
+        behind(format!("entry.{}", key.value().1), cursor.value().entry.saturating_sub(1));
+    }
+    let chunks = txn.open_table(SEGMENT_CHUNKS)?;
+    let (last, letter) = (chunks.last()?, txn.open_table(LETTERS)?.last()?.map(|(id, _)| id.value()));
+    last.into_iter().for_each(|(key, _)| behind("next_entry".to_owned(), key.value().of));
+    letter.into_iter().for_each(|id| behind("next_letter".to_owned(), id));
+    for row in txn.open_table(BASES)?.iter()? {
+        behind("next_entry".to_owned(), decode::<BaseRecord>(row?.1.value())?.entry);
+    }
+    for row in txn.open_table(DROPS)?.iter()? {
+        let id = row?.0.value().id;
+        super::gaps::own_number(id).into_iter().for_each(|n| behind("next_gap".to_owned(), n));
+    }
+    for (number, id) in names {
+        let mut satellites = txn.open_table(SATELLITES)?;
+        if satellites.get(id.as_str())?.is_none() {
+            let record = SatelliteRecord { number, ..SatelliteRecord::default() };
+            satellites.insert(id.as_str(), record.encode_to_vec().as_slice())?;
+        }
+    }
+    for row in txn.open_table(SATELLITES)?.iter()? {
+        behind("next_satellite".to_owned(), u64::from(decode::<SatelliteRecord>(row?.1.value())?.number));
+    }
+    let mut meta = txn.open_table(META)?;
+    for (name, number) in next {
+        let before = meta.get(name.as_str())?.map_or(1, |v| v.value());
+        meta.insert(name.as_str(), number.max(before))?;
+    }
+    Ok(())
+}

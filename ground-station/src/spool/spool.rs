@@ -1,0 +1,156 @@
+//! The spool's file with what is in memory of it; everything else is functions over its transactions.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use perigee_shared::env::Env;
+use perigee_shared::store::{Database, Done, Failure, Quarantine, StoreError};
+use redb::{ReadTransaction, WriteTransaction};
+
+use super::contents::{Contents, Effect, Kept, Settings};
+use super::decode::Snapshot;
+use super::error::SpoolError;
+use super::mirror::Mirrored;
+use super::outlet;
+
+/// A transaction that changes the spool. What it changes in memory is noted as effects, which happen when it is committed.
+pub(super) struct Txn<'t> {
+    pub(super) tables: &'t WriteTransaction,
+    pub(super) contents: &'t Contents,
+    /// Ns since the Unix epoch.
+    pub(super) now: u64,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Txn<'_> {
+    /// Notes what bytes something takes.
+    pub(super) fn bytes(&mut self, satellite: u32, kept: Kept, before: u64, after: u64) {
+        if before != after {
+            self.effects.push(Effect::Bytes { satellite, kept, before, after });
+        }
+    }
+}
+
+/// The spool as it is at one moment.
+pub(super) struct View<'t> {
+    pub(super) tables: &'t ReadTransaction,
+    pub(super) contents: &'t Contents,
+}
+
+/// The spool. One place owns it and calls it synchronously; [`Store`](super::Store) is how the rest asks.
+pub(super) struct Spool {
+    db: Database<Contents>,
+    mirrored: Mirrored,
+    /// The last file that was put aside since the start.
+    quarantined: Option<Quarantine>,
+}
+
+impl Spool {
+    /// Opens the spool; makes one when there is none. A damaged file is put aside, and a new one goes on from the mirror.
+    pub(super) fn open(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
+        let (directory, ballast) = (settings.directory.clone(), settings.ballast);
+        let db = Database::open(env.clone(), &directory, Arc::new(settings), ballast)?;
+        let mut spool = Self { db, mirrored: Mirrored::default(), quarantined: None };
+        spool.look_aside();
+        outlet::settle_all(&mut spool)?;
+        spool.compact()?;
+        spool.mirror(true);
+        Ok(spool)
+    }
+
+    /// Opens a spool that nobody runs, to ask it something.
+    pub(super) fn open_existing(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
+        let directory = settings.directory.clone();
+        let db = Database::open_existing(env.clone(), &directory, Arc::new(settings))?;
+        Ok(Self { db, mirrored: Mirrored::default(), quarantined: None })
+    }
+
+    /// Runs `work` in a transaction that is synced when it returns; on an error nothing of it remains.
+    pub(super) fn write<R>(
+        &mut self,
+        work: impl FnOnce(&mut Txn<'_>) -> Result<R, SpoolError>,
+    ) -> Result<R, SpoolError> {
+        let now = self.db.env().unix_nano();
+        let out = self.db.write(|tables, contents| {
+            let mut txn = Txn { tables, contents, now, effects: Vec::new() };
+            let out = work(&mut txn)?;
+            Ok(Done { out, change: txn.effects })
+        });
+        self.look_aside();
+        out
+    }
+
+    /// Has `work` look at the tables.
+    pub(super) fn read<R>(
+        &mut self,
+        work: impl FnOnce(&View<'_>) -> Result<R, SpoolError>,
+    ) -> Result<R, SpoolError> {
+        let out = self.db.read(|tables, contents| work(&View { tables, contents }));
+        self.look_aside();
+        out
+    }
+
+    /// The spool as it is now, for work elsewhere.
+    pub(super) fn snapshot(&mut self) -> Result<Snapshot, SpoolError> {
+        let read = self.db.snapshot()?;
+        Ok(Snapshot { read, decoded: self.contents().decoded.clone() })
+    }
+
+    /// Takes note of an error that was met in a snapshot.
+    pub(super) fn note(&mut self, error: &impl Failure) {
+        self.db.note(error);
+    }
+
+    pub(super) fn contents(&self) -> &Contents {
+        self.db.contents()
+    }
+
+    /// Length of the file and bytes that it takes on the volume.
+    pub(super) fn file_bytes(&self) -> (u64, u64) {
+        self.db.file_bytes()
+    }
+
+    /// Why it will never be written again in this process, if so.
+    pub(super) fn given_up(&self) -> Option<&str> {
+        self.db.failing().filter(|_| self.db.is_given_up())
+    }
+
+    /// Where the last damaged file was put, and why.
+    pub(super) const fn quarantined(&self) -> Option<&Quarantine> {
+        self.quarantined.as_ref()
+    }
+
+    /// Writes the mirror if something has changed since it was written.
+    pub(super) fn mirror(&mut self, first: bool) {
+        let (env, changes) = (self.db.env().clone(), self.contents().changes);
+        if !first && self.mirrored.is_current(changes) {
+            return;
+        }
+        // A spool that fails is noticed by who needs it.
+        if let Ok(mirror) = self.read(super::mirror::draw_up) {
+            let path: PathBuf = self.db.settings().directory.join(super::mirror::FILE);
+            self.mirrored.write(&env, &path, &mirror, changes);
+        }
+    }
+
+    fn compact(&mut self) -> Result<(), SpoolError> {
+        let stored = self.contents().usage.total;
+        match self.db.compact(stored, false) {
+            // Only space is at stake; what was damaged is opened again by who needs it.
+            Err(error @ StoreError::GivenUp(_)) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn look_aside(&mut self) {
+        while let Some(aside) = self.db.take_quarantine() {
+            self.quarantined = Some(aside);
+        }
+    }
+
+    /// Writes the mirror and gives the file back to the disk in order.
+    pub(super) fn close(mut self) -> Result<(), SpoolError> {
+        self.mirror(false);
+        Ok(self.db.close()?)
+    }
+}

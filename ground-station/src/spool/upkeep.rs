@@ -1,0 +1,256 @@
+//! What goes on behind the interface: work that is tried until the disk takes it, transactions that several connections share, how
+//! full the spool is, and the mirror.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use perigee_shared::env::Owner;
+use perigee_shared::store::StoreError;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::bases;
+use super::error::SpoolError;
+use super::intake::{self, Applied, Incoming};
+use super::spool::Spool;
+use super::views::names;
+
+/// Payload bytes that share a transaction, at most.
+const GROUP_BYTES: usize = 16 << 20;
+
+/// How often the mirror is written while something changes.
+const MIRROR_EVERY: Duration = Duration::from_secs(3);
+
+/// What changes while the spool works.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Grows when there is something new to export.
+    pub version: u64,
+    /// Bytes in use.
+    pub used: u64,
+    /// There is no room: links stop reading.
+    pub full: bool,
+    /// Satellites that have used up their own part.
+    pub full_satellites: BTreeSet<String>,
+    /// Why the disk cannot be written, while it cannot.
+    pub failing: Option<String>,
+    /// Why the spool will never work again in this process, if so.
+    pub gone: Option<String>,
+    /// How often partial segments were given up: links begin again, since what they were told is held is gone.
+    pub relieved: u64,
+}
+
+impl Status {
+    /// Whether a link of `satellite` may read.
+    pub fn has_room(&self, satellite: &str) -> bool {
+        !self.full && self.failing.is_none() && !self.full_satellites.contains(satellite)
+    }
+}
+
+/// Hand-overs of one connection, and where the answer goes.
+pub(super) struct Group {
+    pub(super) batch: Vec<Incoming>,
+    pub(super) reply: oneshot::Sender<Vec<Applied>>,
+}
+
+/// How much the spool may hold.
+pub(super) struct Bounds {
+    pub(super) max_bytes: u64,
+    /// Kept free for what links hold in memory when it gets full.
+    pub(super) reserve: u64,
+    pub(super) satellites: Vec<(String, u64)>,
+}
+
+/// How full the spool is.
+struct Level {
+    used: u64,
+    full_satellites: BTreeSet<String>,
+    relieved: bool,
+}
+
+impl Bounds {
+    fn limit(&self) -> u64 {
+        self.max_bytes - self.reserve
+    }
+
+    /// A disk that fails is noticed by who needs it.
+    fn measure(&self, spool: &mut Spool) -> Level {
+        let relieved = intake::relieve(spool, self.limit()).unwrap_or(false);
+        let names = if self.satellites.is_empty() { None } else { spool.read(|v| names(v.tables)).ok() };
+        let usage = &spool.contents().usage;
+        let used = |id: &String| {
+            let number = names.as_ref()?.iter().find(|(_, name)| *name == id)?.0;
+            usage.by_satellite.get(number).copied()
+        };
+        let full = self.satellites.iter().filter(|(id, most)| used(id).unwrap_or(0) >= *most);
+        let full_satellites = full.map(|(id, _)| id.clone()).collect();
+        Level { used: usage.total, full_satellites, relieved }
+    }
+}
+
+/// The spool with what is said of it. Clones reach the same one.
+#[derive(Clone)]
+pub(super) struct Keeper {
+    pub(super) owner: Owner<Spool>,
+    pub(super) status: Arc<watch::Sender<Status>>,
+    pub(super) bounds: Arc<Bounds>,
+}
+
+impl Keeper {
+    /// Asks the spool something; an error is handed back at once.
+    pub(super) async fn ask<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Spool) -> Result<R, SpoolError> + Send + 'static,
+    ) -> Result<R, SpoolError> {
+        let out = self.owner.call(question).await.map_err(SpoolError::from).flatten();
+        self.end_if_gone(&out);
+        out
+    }
+
+    /// Runs `work` until it succeeds or fails for a reason that waiting does not mend.
+    pub(super) async fn insist<R: Send + 'static>(
+        &self,
+        work: impl Fn(&mut Spool) -> Result<R, SpoolError> + Send + Sync + 'static,
+    ) -> Result<R, SpoolError> {
+        let work = Arc::new(work);
+        let mut wait = Duration::from_millis(250);
+        loop {
+            let (attempt, bounds) = (Arc::clone(&work), Arc::clone(&self.bounds));
+            let result = self.ask(move |spool| Ok((attempt(spool)?, bounds.measure(spool)))).await;
+            match result {
+                Err(error) if error.is_retryable() => {
+                    tracing::error!(
+                        event.name = "perigee.spool.failing",
+                        %error,
+                        "the spool cannot be written; links stop reading and nothing is dropped"
+                    );
+                    self.status.send_modify(|s| s.failing = Some(error.to_string()));
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(10));
+                }
+                other => {
+                    self.status.send_if_modified(|s| s.failing.take().is_some());
+                    let (out, level) = other?;
+                    self.note(level);
+                    return Ok(out);
+                }
+            }
+        }
+    }
+
+    /// There is something new to export.
+    pub(super) fn wake(&self) {
+        self.status.send_modify(|status| status.version += 1);
+    }
+
+    fn end_if_gone<R>(&self, result: &Result<R, SpoolError>) {
+        let why = match result {
+            Err(SpoolError::Gone) => "the spool's thread has ended".to_owned(),
+            Err(SpoolError::Store(error @ StoreError::GivenUp(_))) => error.to_string(),
+            _ => return,
+        };
+        self.status.send_if_modified(|status| {
+            let first = status.gone.is_none();
+            status.gone.get_or_insert(why);
+            first
+        });
+    }
+
+    fn note(&self, level: Level) {
+        let limit = self.bounds.limit();
+        self.status.send_if_modified(|status| {
+            let before = status.clone();
+            status.used = level.used;
+            status.relieved += u64::from(level.relieved);
+            // Once full it stays so until a little has gone, so that it does not flutter.
+            status.full = level.used >= if before.full { limit - limit / 16 } else { limit };
+            status.full_satellites = level.full_satellites;
+            if status.full && !before.full {
+                tracing::error!(
+                    event.name = "perigee.spool.full",
+                    used = level.used,
+                    max = self.bounds.max_bytes,
+                    "the spool is full: links stop reading and nothing is dropped; see which exporter is behind"
+                );
+            }
+            *status != before
+        });
+    }
+
+    /// Commits what connections hand over, and writes the mirror, until nobody can hand over any more.
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Group>) {
+        let mut mirror = tokio::time::interval(MIRROR_EVERY);
+        mirror.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let first = tokio::select! {
+                biased;
+                first = queue.recv() => first,
+                _ = mirror.tick() => {
+                    let given_up = |spool: &mut Spool| match spool.given_up() {
+                        None => Ok(spool.mirror(false)),
+                        Some(why) => Err(StoreError::GivenUp(why.to_owned()).into()),
+                    };
+                    // That it is gone is in the status.
+                    drop(self.ask(given_up).await);
+                    continue;
+                }
+            };
+            let Some(first) = first else { return };
+            let mut bytes = first.bytes();
+            let mut groups = vec![first];
+            while bytes < GROUP_BYTES
+                && let Ok(next) = queue.try_recv()
+            {
+                bytes += next.bytes();
+                groups.push(next);
+            }
+            self.commit(groups).await;
+        }
+    }
+
+    async fn commit(&self, groups: Vec<Group>) {
+        match self.apply(&groups).await {
+            Ok(applied) => self.answer(groups, applied),
+            // One that cannot be taken must not take the others with it.
+            Err(_) => {
+                for group in groups {
+                    let one = [group];
+                    match self.apply(&one).await {
+                        Ok(applied) => self.answer(one, applied),
+                        // The caller sees that its answer never comes.
+                        Err(error) => tracing::error!(%error, "the spool did not take a batch"),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The groups' segments in one transaction.
+    async fn apply(&self, groups: &[Group]) -> Result<Vec<Applied>, SpoolError> {
+        let batch: Arc<[Incoming]> = groups.iter().flat_map(|g| g.batch.iter().cloned()).collect();
+        self.insist(move |spool| {
+            bases::trim(spool)?;
+            spool.write(|txn| intake::apply(txn, &batch))
+        })
+        .await
+    }
+
+    fn answer(&self, groups: impl IntoIterator<Item = Group>, applied: Vec<Applied>) {
+        // A transaction that has failed may be there all the same: then what is new answers as a duplicate.
+        if applied.iter().any(|a| matches!(a, Applied::New | Applied::Duplicate)) {
+            self.wake();
+        }
+        let mut applied = applied.into_iter();
+        for group in groups {
+            // A connection that is gone does not wait for its answer.
+            let _ = group.reply.send(applied.by_ref().take(group.batch.len()).collect());
+        }
+    }
+}
+
+impl Group {
+    fn bytes(&self) -> usize {
+        self.batch.iter().flat_map(|i| i.pieces.iter()).map(|p| p.bytes.len()).sum()
+    }
+}
