@@ -7,7 +7,7 @@ use perigee_shared::segment::{Codec, Encoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use simdisk::Disk;
 
-use super::spool::Spool;
+use super::file::Spool;
 use super::*;
 
 fn settings() -> Settings {
