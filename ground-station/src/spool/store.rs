@@ -316,6 +316,11 @@ impl Store {
         self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(test)]
+    pub(super) async fn end_by_panic(&self) {
+        self.keeper.end_by_panic().await;
+    }
+
     /// Has `work` look at the spool as it is now, away from the spool's thread: for what keeps a processor busy.
     async fn study<R: Send + 'static>(
         &self,

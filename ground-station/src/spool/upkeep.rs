@@ -142,6 +142,11 @@ impl Keeper {
         }
     }
 
+    #[cfg(test)]
+    pub(super) async fn end_by_panic(&self) {
+        drop(self.owner.call(|_| panic!("planted")).await);
+    }
+
     /// There is something new to export.
     pub(super) fn wake(&self) {
         self.status.send_modify(|status| status.version += 1);
