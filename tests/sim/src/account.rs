@@ -111,20 +111,20 @@ pub(crate) fn on_board(satellite: &Satellite, satellites: usize) -> anyhow::Resu
     let mut wal = open(&satellite.config()?, &satellite.env())?;
     // What is in the journal becomes segments, which can be looked at.
     let limits = BatchLimits { items: u64::MAX, raw: 32 << 20 };
-    for lane in wal.unsealed().into_iter().map(|waiting| waiting.lane) {
-        while let Some(batch) = wal.take_batch(lane, limits, true)? {
-            wal.commit_segment(batch.seal(&Encoding::default(), 0)?)?;
+    for lane in wal.segments().unsealed().into_iter().map(|waiting| waiting.lane) {
+        while let Some(batch) = wal.segments().take_batch(lane, limits, true)? {
+            wal.segments().commit(batch.seal(&Encoding::default(), 0)?)?;
         }
     }
     // What the segment before leant on: the next one mostly does too.
     let (mut known, mut base): (Option<(Lane, u64)>, Option<Base>) = (None, None);
-    for (record, _) in wal.segments(usize::MAX)? {
+    for (record, _) in wal.custody().segments(usize::MAX)? {
         let id = record.header.id;
-        let payload = wal.payload(id.lane, id.sequence)?;
+        let payload = wal.custody().payload(&record.header)?;
         let payload = payload.ok_or_else(|| anyhow::anyhow!("segment {id} has no payload"))?;
         let leans_on = record.header.base_sequence.map(|sequence| (id.lane, sequence));
         if known != leans_on {
-            base = wal.chain(id.lane, record.header.base_sequence)?.decode()?;
+            base = wal.bases().chain(id.lane, record.header.base_sequence)?.decode()?;
             known = leans_on;
         }
         held.add(&record.header, &payload, base.as_ref())?;
