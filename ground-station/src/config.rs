@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use perigee_shared::config::{self, Components, ConfigError, Invalid};
 use perigee_shared::export::ExporterConfig;
@@ -142,14 +141,14 @@ pub struct StorageConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct ScrubConfig {
     /// From the beginning of a round to that of the next; 0: never.
-    pub every: Span,
+    pub interval: Span,
     /// What is read a second, at most.
-    pub bytes_per_second: ByteSize,
+    pub rate: ByteSize,
 }
 
 impl Default for ScrubConfig {
     fn default() -> Self {
-        Self { every: Span::secs(86_400), bytes_per_second: ByteSize::mib(4) }
+        Self { interval: Span::secs(86_400), rate: ByteSize::mib(4) }
     }
 }
 
@@ -251,11 +250,9 @@ impl Config {
         if self.storage.max_bytes < smallest {
             return Err(Invalid::new("storage.max_bytes", "must be at least 1MiB; the default is 10GiB"));
         }
-        if self.storage.scrub.every.0 > Duration::ZERO && self.storage.scrub.bytes_per_second.0 == 0 {
-            return Err(Invalid::new(
-                "storage.scrub.bytes_per_second",
-                "must be more than 0; set storage.scrub.every to 0 for no scrub",
-            ));
+        if self.storage.scrub.rate.0 == 0 {
+            let message = "must be more than 0; for no scrub set storage.scrub.interval to 0";
+            return Err(Invalid::new("storage.scrub.rate", message));
         }
         for (key, listener) in [
             ("extensions.health_check", &self.extensions.health_check),
@@ -394,6 +391,7 @@ pub(crate) mod tests {
             ("endpoint: 127.0.0.1:8890", "endpoint: 0.0.0.0:8890", "extensions.api.endpoint"),
             ("{endpoint: 127.0.0.1:8889}", "{endpoint: \"[::]:8889\"}", "insecure: true"),
             ("max_bytes: 10GiB", "max_bytes: 10KiB", "storage.max_bytes"),
+            ("rate: 4MiB", "rate: 0B", "storage.scrub.rate"),
             ("max_partial_bytes: 64MiB", "max_partial_bytes: 1MiB", "link.satellites.sat-1"),
             ("partial_sync_bytes: 2MiB", "partial_sync_bytes: 2B", "link.partial_sync_bytes"),
             ("  station:", "  statoin:", "did you mean `station`"),

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, ScrubConfig};
 use crate::console::Console;
 use crate::exporter::Exporter;
 use crate::link::{Link, LinkError};
@@ -60,7 +60,7 @@ pub struct Ground {
     exporters: Vec<Exporter>,
     served: Vec<Served>,
     metrics: Metrics,
-    scrub: scrub::Settings,
+    scrub: ScrubConfig,
 }
 
 /// Why the program ended by itself.
@@ -87,8 +87,7 @@ impl Ground {
         let link = Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?;
         let console = Console::new(store.clone(), metrics.clone(), link.connected());
         let served = bind(&config, &console).await?;
-        let every = config.storage.scrub.every.0;
-        let scrub = scrub::Settings { every, bytes_per_second: config.storage.scrub.bytes_per_second.0 };
+        let scrub = config.storage.scrub;
         Ok(Self { store, link, exporters, served, metrics, scrub })
     }
 
@@ -138,7 +137,7 @@ impl Ground {
             work.push(tracker.spawn(exporter.run(stop.clone())));
         }
         work.push(tracker.spawn(link.run(stop.clone())));
-        work.push(tracker.spawn(scrub::run(store.clone(), scrub, stop.clone())));
+        work.push(tracker.spawn(scrub::run(store.clone(), scrub.interval.0, scrub.rate.0, stop.clone())));
         let mut status = store.status();
         let gone = tokio::select! {
             biased;

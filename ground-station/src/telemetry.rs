@@ -194,11 +194,10 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
     let quarantined = u64::from(spool.quarantined.is_some());
     gauge("perigee_spool_quarantined", "1 when a damaged file was put aside since the start", quarantined);
     for (name, help, n) in [
-        ("checked_segments", "Segments and bases that the scrub has verified", spool.scrub.segments),
-        ("checked_bytes", "What those took", spool.scrub.bytes),
-        ("damaged_segments", "Segments and bases that the scrub found damaged", spool.scrub.damaged),
+        ("checked", "Segments and bases that the scrub has compared with their hashes", spool.scrub.checked),
+        ("damaged", "Segments and bases that the scrub found damaged and removed", spool.scrub.damaged),
     ] {
-        registry.register(format!("perigee_spool_scrub_{name}"), help, ConstCounter::new(n));
+        registry.register(format!("perigee_store_scrub_{name}"), help, ConstCounter::new(n));
     }
     let backlog = Family::<OfExporter, Gauge>::default();
     for exporter in &spool.exporters {

@@ -13,8 +13,8 @@ use prost::Message;
 use redb::ReadableDatabase as _;
 use simdisk::Disk;
 
+use super::file::Spool;
 use super::format_tests::back_to_format_1;
-use super::spool::Spool;
 use super::*;
 
 const EPOCH: u64 = 7;

@@ -18,7 +18,7 @@ use redb::ReadableTable;
 
 use super::contents::{Contents, Effect, Kept};
 use super::error::SpoolError;
-use super::spool::{Spool, Txn};
+use super::file::{Spool, Txn};
 use super::tables::*;
 use super::views::names;
 

@@ -209,6 +209,9 @@ impl Snapshot {
         let mut found = BTreeMap::new();
         for row in self.read.open_table(ENTRIES)?.iter()? {
             let record = decode::<SegmentRecord>(row?.1.value())?;
+            if record.is_finished() {
+                continue;
+            }
             let (satellite, header) = (record.number, record.header()?);
             waiting.insert(SequenceKey::new(satellite, header.id));
             let place = Place::Entry(record.payload);

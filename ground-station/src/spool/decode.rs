@@ -252,7 +252,8 @@ impl Snapshot {
         let mut all = Vec::new();
         for row in self.read.open_table(ENTRIES)?.iter()? {
             let (key, value) = row?;
-            all.push((decode::<SegmentRecord>(value.value())?.payload, key.value()));
+            let record = decode::<SegmentRecord>(value.value())?;
+            all.extend((!record.is_finished()).then_some((record.payload, key.value())));
         }
         all.sort_unstable();
         let entries = self.read.open_table(ENTRIES)?;
@@ -276,6 +277,9 @@ impl Snapshot {
         let mut wrong = Vec::new();
         for row in fresh.read.open_table(ENTRIES)?.iter()? {
             let record = decode::<SegmentRecord>(row?.1.value())?;
+            if record.is_finished() {
+                continue;
+            }
             let header = record.header()?;
             let bytes = fresh.payload(record.payload, &header);
             let found = bytes.and_then(|bytes| fresh.decode(record.number, &header, &bytes, false));

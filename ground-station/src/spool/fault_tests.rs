@@ -3,11 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use perigee_proto::link;
 use perigee_shared::segment::{Codec, Encoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
-use simdisk::Disk;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use simdisk::{Disk, Fault, Operation, Trouble};
 
-use super::spool::Spool;
+use super::file::Spool;
 use super::*;
 
 fn settings() -> Settings {
@@ -110,4 +113,231 @@ fn what_was_reported_survives_a_power_cut_at_every_write() {
             assert_eq!(reported, 7);
         }
     }
+}
+
+/// The bytes of the payload with this number are others now.
+async fn damage(disk: &Arc<Disk>, store: Store, payload: u64) -> Store {
+    store.close().await;
+    let mut spool = Spool::open(&disk.env(), settings()).unwrap();
+    let chunk = tables::ChunkKey { of: payload, piece: 0 };
+    let overwrite = |txn: &mut file::Txn<'_>| {
+        txn.tables.open_table(tables::SEGMENT_CHUNKS)?.insert(chunk, &b"other"[..])?;
+        Ok(())
+    };
+    spool.write(overwrite).unwrap();
+    spool.close().unwrap();
+    Store::open(&disk.env(), settings(), 0).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn exporters_pass_over_what_is_damaged_and_get_the_rest() {
+    let disk = Disk::new();
+    let store = Store::open(&disk.env(), settings(), 0).unwrap();
+    for sequence in 1..=3 {
+        commit(&store, incoming(sequence)).await;
+    }
+    let store = damage(&disk, store, 2).await;
+    let mut sequences = Vec::new();
+    while let Some(mut work) = store.next("a".into(), SignalSet::ALL, 1).await.unwrap() {
+        sequences.push(work.header.id.sequence);
+        assert_eq!(work.requests().unwrap().count(), 1);
+        let done = Progress { finished: true, ..Progress::at(work.place, 1) };
+        store.progress("a".into(), done).await.unwrap();
+    }
+    assert_eq!(sequences, [1, 3]);
+    let account = store.accounting().await.unwrap().remove("sat-1").unwrap();
+    assert_eq!((account.exported.log_records, account.lost.log_records), (2, 1));
+    assert_eq!(store.gaps(10).await.unwrap()[0].reason, "station_lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_scrub_finds_damage_before_it_is_needed() {
+    let disk = Disk::new();
+    let store = Store::open(&disk.env(), settings(), 0).unwrap();
+    for sequence in 1..=5 {
+        commit(&store, incoming(sequence)).await;
+    }
+    let store = damage(&disk, store, 4).await;
+    assert!(store.scrub().await.unwrap().finished);
+    let view = store.overview().await.unwrap();
+    assert_eq!((view.scrub.checked, view.scrub.damaged, view.scrub.rounds), (5, 1, 1));
+    assert_eq!(view.segments, 4);
+    assert!(store.scrub().await.unwrap().finished);
+    assert_eq!(store.overview().await.unwrap().scrub.damaged, 1, "it was removed");
+    assert!(store.verify().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_is_whole_and_is_made_while_the_spool_works() {
+    let disk = Disk::new();
+    let store = Store::open(&disk.env(), settings(), 0).unwrap();
+    commit(&store, incoming(1)).await;
+    let bytes = store.backup("/backup/spool.redb".into()).await.unwrap();
+    assert!(bytes > 0);
+    commit(&store, incoming(2)).await;
+    let again = store.backup("/backup/spool.redb".into()).await.unwrap_err().to_string();
+    assert!(again.contains("already"), "{again}");
+    let ledger = store.overview().await.unwrap().ledger;
+    store.close().await;
+    let copy = Settings { directory: "/backup".into(), ..settings() };
+    let copy = Store::open_existing(&disk.env(), copy).unwrap();
+    assert_eq!(copy.overview().await.unwrap().ledger, ledger);
+    assert_eq!(copy.accounting().await.unwrap()["sat-1"].segments, 1);
+    assert!(copy.verify().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_deleted_under_the_process_is_replaced_and_in_the_end_given_up() {
+    let disk = Disk::new();
+    let store = Store::open(&disk.env(), settings(), 0).unwrap();
+    commit(&store, incoming(1)).await;
+    // The mirror is written.
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    let ledger = store.overview().await.unwrap().ledger;
+    for round in 2..4 {
+        disk.delete(Path::new("/virtual/spool.redb"));
+        assert_eq!(commit(&store, incoming(round)).await, [Applied::New]);
+        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        assert_eq!(store.overview().await.unwrap().ledger, ledger);
+        let account = store.accounting().await.unwrap().remove("sat-1").unwrap();
+        assert_eq!((account.committed.log_records, account.lost.log_records), (round, round - 1));
+        assert_eq!(commit(&store, incoming(1)).await, [Applied::Duplicate], "once in a ledger");
+        assert_eq!(store.status().borrow().gone, None);
+    }
+    disk.delete(Path::new("/virtual/spool.redb"));
+    let taken = store.put_payload(incoming(9)).await.unwrap();
+    assert!(store.commit(vec![taken]).await.is_err());
+    let gone = store.status().borrow().gone.clone().unwrap();
+    assert!(gone.contains("damaged"), "{gone}");
+}
+
+#[tokio::test]
+async fn a_spool_whose_thread_has_ended_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { directory: dir.path().to_owned(), ..settings() };
+    let store = Store::open(&perigee_shared::env::Env::production(), settings, 0).unwrap();
+    let mut status = store.status();
+    store.end_by_panic().await;
+    let gone = status.wait_for(|s| s.gone.is_some()).await.unwrap().gone.clone();
+    assert_eq!(gone.unwrap(), "the spool's thread has ended");
+    assert!(matches!(store.accounting().await, Err(SpoolError::Gone)));
+}
+
+/// Commits segments while the disk has `trouble` now and then, and cuts the power; what was answered is there afterwards.
+fn survive(seed: u64, trouble: Trouble) -> u64 {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let disk = Disk::new();
+    let mut spool = Spool::open(&disk.env(), settings()).unwrap();
+    let (mut answered, mut sequence) = (Vec::new(), 0);
+    let operation = match trouble {
+        Trouble::WriteBack | Trouble::Lie => Operation::Sync,
+        Trouble::NoSpace if rng.random() => Operation::Grow,
+        Trouble::InputOutput if rng.random() => Operation::Sync,
+        _ => Operation::Write,
+    };
+    let mut fired = 0;
+    for _ in 0..3 {
+        disk.arm(Fault {
+            operation,
+            trouble,
+            after: rng.random_range(0..40),
+            times: rng.random_range(1..4),
+            seed,
+        });
+        for _ in 0..12 {
+            sequence += 1;
+            let batch = [incoming(sequence)];
+            if spool.write(|txn| intake::apply(txn, &batch)).is_ok() {
+                answered.push(sequence);
+            }
+            if let Ok(Some(found)) = spool.read(|view| outlet::next(view, "a", SignalSet::ALL, 1)) {
+                let done = Progress { finished: true, ..Progress::at(found.place, 1) };
+                drop(spool.write(|txn| outlet::progress(txn, "a", &done)));
+            }
+        }
+        fired += disk.heal();
+    }
+    let counted = spool.read(views::accounting).unwrap_or_default().remove("sat-1").unwrap_or_default();
+    disk.kill();
+    if rng.random() {
+        disk.restart_torn(seed);
+    } else {
+        disk.restart();
+    }
+    let mut spool = Spool::open(&disk.env(), settings()).unwrap();
+    assert!(spool.quarantined().is_none(), "seed {seed}, {trouble:?}");
+    let account = spool.read(views::accounting).unwrap().remove("sat-1").unwrap_or_default();
+    let sum = account.exported.log_records + account.lost.log_records + account.in_spool.log_records;
+    assert_eq!(account.committed.log_records, sum, "seed {seed}, {trouble:?}: {account:?}");
+    assert_eq!(account.lost.log_records, 0, "seed {seed}, {trouble:?}: {account:?}");
+    assert!(account.exported.log_records >= counted.exported.log_records, "seed {seed}, {trouble:?}");
+    for sequence in answered {
+        let batch = [incoming(sequence)];
+        let again = spool.write(|txn| intake::apply(txn, &batch)).unwrap();
+        assert_eq!(again, [Applied::Duplicate], "seed {seed}, {trouble:?}: {sequence}");
+    }
+    assert!(spool.snapshot().unwrap().verify().unwrap().is_empty());
+    fired
+}
+
+#[test]
+fn what_was_answered_survives_a_disk_that_fails_and_a_power_cut() {
+    for trouble in [Trouble::WriteBack, Trouble::InputOutput, Trouble::Short, Trouble::NoSpace] {
+        let fired: u64 = (0..25).map(|seed| survive(seed, trouble)).sum();
+        assert!(fired > 25, "{trouble:?} happened {fired} times");
+    }
+}
+
+#[test]
+fn what_a_lying_disk_loses_is_a_gap_once_the_satellite_says_what_it_was_told() {
+    let (mut lost, mut quarantined) = (0, 0);
+    for seed in 0..40 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let disk = Disk::new();
+        let mut spool = Spool::open(&disk.env(), settings()).unwrap();
+        spool.mirror(true);
+        let ledger = spool.contents().ledger;
+        for sequence in 1..10 {
+            let batch = [incoming(sequence)];
+            spool.write(|txn| intake::apply(txn, &batch)).unwrap();
+            if sequence == 5 {
+                let (operation, trouble) = (Operation::Sync, Trouble::Lie);
+                disk.arm(Fault { operation, trouble, after: rng.random_range(0..3), times: 99, seed });
+            }
+        }
+        disk.kill();
+        disk.heal();
+        disk.restart_torn(seed);
+        let mut spool = Spool::open(&disk.env(), settings()).unwrap();
+        quarantined += u64::from(spool.quarantined().is_some());
+        assert_eq!(spool.contents().ledger, ledger, "seed {seed}");
+        let acknowledged = link::Acknowledged {
+            ledger,
+            sequences: vec![link::Range { start: 1, end: 10 }],
+            ..link::Acknowledged::default()
+        };
+        let lane = link::Lane {
+            lane: 8,
+            next_sequence: 10,
+            acknowledged: vec![acknowledged],
+            ..link::Lane::default()
+        };
+        let epoch = link::Epoch { epoch: 1, lanes: vec![lane], ..link::Epoch::default() };
+        let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
+        spool.write(|txn| ledger::hello(txn, "sat-1", &hello)).unwrap();
+        let gaps = spool.read(|view| views::gaps(view, 100)).unwrap();
+        for sequence in 1..10 {
+            let is_gap = gaps.iter().filter_map(|g| g.sequences).any(|(a, z)| (a..=z).contains(&sequence));
+            let batch = [incoming(sequence)];
+            let again = spool.write(|txn| intake::apply(txn, &batch)).unwrap();
+            match again[0] {
+                Applied::Duplicate => {}
+                Applied::New => assert!(is_gap, "seed {seed}: {sequence} is lost and nobody knows"),
+                ref other => panic!("seed {seed}: {other:?}"),
+            }
+            lost += u64::from(is_gap);
+        }
+    }
+    assert!(lost > 40, "{lost} segments were lost");
+    assert!(quarantined < 40, "{quarantined}");
 }

@@ -9,8 +9,8 @@ use perigee_shared::signal::{Counts, Signal, SignalSet};
 use prost::Message;
 use redb::{ReadableTable, ReadableTableMetadata};
 
+use super::file::Spool;
 use super::migrate::{CURSORS_1, SEGMENTS_1};
-use super::spool::Spool;
 use super::tables::*;
 use super::tests::{account, commit, done, open_with, pass, progress, settings};
 use super::*;

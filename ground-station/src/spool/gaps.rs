@@ -9,9 +9,9 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
+use super::file::Txn;
 use super::intake::take_number;
 use super::ledger::{committed_ranges, split_recent};
-use super::spool::Txn;
 use super::tables::*;
 
 /// Ids that the ground gives are above every one that a satellite gives: from here on a lane of a lost log has its own, below

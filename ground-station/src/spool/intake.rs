@@ -14,7 +14,7 @@ use super::bases;
 use super::contents::{Effect, Kept};
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
-use super::spool::{Spool, Txn};
+use super::file::{Spool, Txn};
 use super::tables::*;
 use super::{gaps, ledger, outlet};
 

@@ -10,7 +10,7 @@ use prost::Message;
 use redb::{ReadableTable, Table};
 
 use super::error::SpoolError;
-use super::spool::Txn;
+use super::file::Txn;
 use super::tables::*;
 use super::{bases, gaps, intake, passes};
 

@@ -14,9 +14,9 @@ use super::contents::Kept;
 use super::counters::{Counters, Kind};
 use super::decode::Fault;
 use super::error::SpoolError;
+use super::file::{Spool, Txn, View};
 use super::gaps::{self, Lost};
 use super::intake::{enter, take_number};
-use super::spool::{Spool, Txn, View};
 use super::tables::*;
 
 /// A request that a backend refused for good.

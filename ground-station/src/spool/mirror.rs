@@ -22,10 +22,10 @@ use serde::{Deserialize, Serialize};
 use super::contents::Settings;
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
+use super::file::View;
 use super::gaps::{self, Lost};
 use super::ledger::committed_ranges;
 use super::outlet::settle_signals;
-use super::spool::View;
 use super::tables::*;
 
 /// The file's name in the spool's directory.
@@ -78,15 +78,15 @@ struct LaneOf {
 
 /// How much of the spool is in the file.
 #[derive(Default)]
-pub(super) struct Mirrored(Option<u64>);
+pub(super) struct Mirrored(Option<(u64, u64)>);
 
 impl Mirrored {
-    /// Whether everything up to this number of changes is.
-    pub(super) fn is_current(&self, changes: u64) -> bool {
+    /// Whether everything up to these openings and changes is.
+    pub(super) fn is_current(&self, changes: (u64, u64)) -> bool {
         self.0 == Some(changes)
     }
 
-    pub(super) fn write(&mut self, env: &Env, path: &Path, content: &Mirror, changes: u64) {
+    pub(super) fn write(&mut self, env: &Env, path: &Path, content: &Mirror, changes: (u64, u64)) {
         match mirror::write(env, path, content) {
             Ok(()) => self.0 = Some(changes),
             Err(error) => {

@@ -20,10 +20,10 @@ mod tables;
 
 mod contents;
 mod counters;
+mod file;
 mod migrate;
 mod mirror;
 mod rescue;
-mod spool;
 
 mod bases;
 mod gaps;
@@ -48,6 +48,8 @@ mod base_tests;
 mod fault_tests;
 #[cfg(test)]
 mod format_tests;
+#[cfg(test)]
+mod loss_tests;
 #[cfg(test)]
 mod tests;
 

@@ -13,9 +13,9 @@ use super::bases;
 use super::contents::{Effect, Kept, Settings};
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
+use super::file::{Spool, Txn, View};
 use super::gaps::{self, Lost};
 use super::letters::{self, Letter};
-use super::spool::{Spool, Txn, View};
 use super::tables::*;
 
 /// Finished entries that are deleted together, at most.
@@ -76,9 +76,12 @@ struct Seek {
     payload: Option<u64>,
 }
 
+/// Of each lane of a satellite.
+type Seeks = BTreeMap<(u32, u8), Seek>;
+
 /// How far each exporter's lanes were looked through. Entries only come at the end, so what was looked at once need not be again.
 #[derive(Default)]
-pub(super) struct Searched(Mutex<BTreeMap<String, BTreeMap<(u32, u8), Seek>>>);
+pub(super) struct Searched(Mutex<BTreeMap<String, Seeks>>);
 
 fn cursor(
     table: &impl ReadableTable<(&'static str, u32, u8), Cursor>,
@@ -213,7 +216,7 @@ pub(super) fn settle_signals(
 
 fn settle(txn: &mut Txn<'_>, at: EntryKey, record: SegmentRecord) -> Result<(), SpoolError> {
     let (items, record) = settle_signals(txn.tables, &txn.contents.settings, at, record)?;
-    let whole = record.open().total() == 0;
+    let whole = record.is_finished();
     let segment = SequenceKey::new(at.satellite, record.header()?.id);
     txn.effects.push(Effect::Left { entry: at, segment, items, whole });
     Ok(())

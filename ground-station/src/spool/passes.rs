@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::error::SpoolError;
-use super::spool::{Txn, View};
+use super::file::{Txn, View};
 use super::tables::*;
 use super::views::names;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use perigee_shared::store::scrub;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -12,22 +13,10 @@ use super::store::Store;
 use super::tables::*;
 
 /// Bytes that are read at once.
-const STEP: u64 = 1 << 20;
+const STEP: u64 = 4 << 20;
 
 /// Segments that are read at once.
 const MOST: u64 = 256;
-
-/// How long after the start the first round begins.
-const FIRST: Duration = Duration::from_secs(60);
-
-/// How the scrub goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// From the beginning of a round to that of the next; zero: never.
-    pub every: Duration,
-    /// What is read a second, at most.
-    pub bytes_per_second: u64,
-}
 
 /// A segment or a base; a round goes through the segments first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,35 +26,42 @@ pub(super) enum At {
 }
 
 /// What the scrub has done since the start.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Scrubbed {
     /// Rounds that are done.
     pub rounds: u64,
     /// Segments and bases that were verified.
-    pub segments: u64,
+    pub checked: u64,
     /// What they took.
     pub bytes: u64,
     /// How many of them were damaged.
     pub damaged: u64,
 }
 
+/// The scrub under way: what it has done, and the last segment or base that it has looked at.
+#[derive(Default)]
+pub(super) struct Round {
+    pub(super) done: Scrubbed,
+    pub(super) at: Option<At>,
+}
+
 /// What one step came to.
 #[derive(Default)]
-pub(super) struct Step {
-    pub(super) segments: u64,
+pub(super) struct Found {
+    pub(super) checked: u64,
     pub(super) bytes: u64,
     pub(super) faults: Vec<(At, Fault)>,
     /// The last that was looked at; `None`: the round is done.
     pub(super) next: Option<At>,
 }
 
-impl Step {
+impl Found {
     fn is_full(&self) -> bool {
-        self.bytes >= STEP || self.segments >= MOST
+        self.bytes >= STEP || self.checked >= MOST
     }
 
     fn note(&mut self, at: At, bytes: u64, found: Result<Vec<u8>, Fault>) -> Result<(), SpoolError> {
-        self.segments += 1;
+        self.checked += 1;
         self.bytes += bytes;
         self.next = Some(at);
         match found {
@@ -78,8 +74,8 @@ impl Step {
 }
 
 /// Verifies what comes after `at`.
-pub(super) fn step(snapshot: &Snapshot, at: Option<At>) -> Result<Step, SpoolError> {
-    let mut step = Step::default();
+pub(super) fn step(snapshot: &Snapshot, at: Option<At>) -> Result<Found, SpoolError> {
+    let mut found = Found::default();
     let entries = snapshot.read.open_table(ENTRIES)?;
     let from = match at {
         None => Some(EntryKey { satellite: 0, lane: 0, entry: 0 }),
@@ -89,10 +85,13 @@ pub(super) fn step(snapshot: &Snapshot, at: Option<At>) -> Result<Step, SpoolErr
     for row in from.map(|from| entries.range(from..)).transpose()?.into_iter().flatten() {
         let (key, value) = row?;
         let record = decode::<SegmentRecord>(value.value())?;
-        let found = snapshot.payload(record.payload, &record.header()?);
-        step.note(At::Entry(key.value()), record.bytes(), found)?;
-        if step.is_full() {
-            return Ok(step);
+        if record.is_finished() {
+            continue;
+        }
+        let bytes = snapshot.payload(record.payload, &record.header()?);
+        found.note(At::Entry(key.value()), record.bytes(), bytes)?;
+        if found.is_full() {
+            return Ok(found);
         }
     }
     let from = match at {
@@ -102,48 +101,27 @@ pub(super) fn step(snapshot: &Snapshot, at: Option<At>) -> Result<Step, SpoolErr
     for row in snapshot.read.open_table(BASES)?.range(from..)? {
         let (key, value) = row?;
         let header = bases::read_header(value.value())?;
-        let found = snapshot.base(key.value(), &header);
-        step.note(At::Base(key.value()), header.payload_len, found)?;
-        if step.is_full() {
-            return Ok(step);
+        let bytes = snapshot.base(key.value(), &header);
+        found.note(At::Base(key.value()), header.payload_len, bytes)?;
+        if found.is_full() {
+            return Ok(found);
         }
     }
-    step.next = None;
-    Ok(step)
+    found.next = None;
+    Ok(found)
 }
 
-/// Goes round until `shutdown`.
-pub async fn run(store: Store, settings: Settings, shutdown: CancellationToken) {
-    let Settings { every, bytes_per_second } = settings;
-    if every.is_zero() || bytes_per_second == 0 {
-        return;
-    }
-    let work = async {
-        tokio::time::sleep(FIRST.min(every)).await;
-        loop {
-            let next = tokio::time::Instant::now() + every;
-            let mut at = None;
-            loop {
-                match store.scrub(at).await {
-                    Ok(None) => break,
-                    Ok(Some((last, bytes))) => {
-                        at = Some(last);
-                        let seconds = bytes as f64 / bytes_per_second as f64;
-                        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
-                    }
-                    Err(SpoolError::Gone) => return,
-                    Err(error) => {
-                        tracing::warn!(%error, "the scrub cannot read the spool; it begins again in a while");
-                        break;
-                    }
-                }
+/// Goes round until `stop`: a round begins every `interval` and reads at most `rate` bytes a second.
+pub async fn run(store: Store, interval: Duration, rate: u64, stop: CancellationToken) {
+    let step = || async {
+        match store.scrub().await {
+            Ok(step) => Some(step),
+            Err(SpoolError::Gone) => None,
+            Err(error) => {
+                tracing::warn!(%error, "the scrub cannot read the spool; it begins again with the next round");
+                Some(scrub::Step { bytes: 0, finished: true })
             }
-            tokio::time::sleep_until(next).await;
         }
     };
-    tokio::select! {
-        biased;
-        () = shutdown.cancelled() => {}
-        () = work => {}
-    }
+    scrub::rounds(interval, rate, stop, step).await;
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use perigee_proto::link;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::segment::{Base, Header};
 use perigee_shared::signal::SignalSet;
+use perigee_shared::store::scrub::Step;
 use perigee_shared::store::{StoreError, backup, guarded};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -17,13 +18,13 @@ use super::columns::ColumnsView;
 use super::contents::Settings;
 use super::decode::{Fault, Snapshot, Work};
 use super::error::SpoolError;
+use super::file::Spool;
 use super::intake::{Applied, Incoming};
 use super::ledger::Answer;
 use super::letters::{LetterView, Next, Replay};
 use super::outlet::{Place, Progress};
 use super::passes::PassView;
-use super::scrub::{self, At, Scrubbed};
-use super::spool::Spool;
+use super::scrub::{self, At, Round};
 use super::tables::*;
 use super::upkeep::{Bounds, Group, Keeper, Status};
 use super::views::{AccountView, GapView, SatelliteView, SpoolView};
@@ -51,7 +52,7 @@ pub struct Store {
     keeper: Keeper,
     groups: mpsc::Sender<Group>,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
-    scrubbed: Arc<Mutex<Scrubbed>>,
+    scrub: Arc<Mutex<Round>>,
     env: Env,
 }
 
@@ -86,8 +87,8 @@ impl Store {
         let owner = Owner::new(env.placement, "spool", spool).map_err(|e| StoreError::Io(e.to_string()))?;
         let keeper = Keeper { owner, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
         let (groups, queue) = mpsc::channel(QUEUE);
-        let (task, scrubbed) = (Arc::default(), Arc::default());
-        Ok((Self { keeper, groups, task, scrubbed, env: env.clone() }, queue))
+        let (task, scrub) = (Arc::default(), Arc::default());
+        Ok((Self { keeper, groups, task, scrub, env: env.clone() }, queue))
     }
 
     /// What changes while it works.
@@ -229,8 +230,8 @@ impl Store {
 
     /// The spool as a whole.
     pub async fn overview(&self) -> Result<SpoolView, SpoolError> {
-        let scrub = self.scrubbed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let work = |spool: &mut Spool| {
+        let scrub = self.round().done;
+        let work = move |spool: &mut Spool| {
             let (file_length_bytes, file_bytes) = spool.file_bytes();
             let aside = spool.quarantined().and_then(|q| q.moved_to.as_ref());
             let quarantined = aside.map(|path| path.display().to_string());
@@ -294,21 +295,30 @@ impl Store {
         self.study(copy).await
     }
 
-    /// Verifies the next segments and bases after `at`, some MiB of them; what is damaged is taken out. Where the next call goes
-    /// on, and how many bytes were read; nothing at the end.
-    pub(super) async fn scrub(&self, at: Option<At>) -> Result<Option<(At, u64)>, SpoolError> {
+    /// Verifies the next segments and bases, some MiB of them; what is damaged is taken out. After the last it begins again.
+    pub async fn scrub(&self) -> Result<Step, SpoolError> {
+        let at = self.round().at;
         let found = self.study(move |snapshot| scrub::step(&snapshot, at)).await?;
-        let mut damaged = 0;
+        let damaged = found.faults.len() as u64;
         for (at, fault) in found.faults {
-            damaged += 1;
             self.mend(at, fault).await?;
         }
-        let mut sum = self.scrubbed.lock().unwrap_or_else(PoisonError::into_inner);
-        sum.segments += found.segments;
-        sum.bytes += found.bytes;
-        sum.damaged += damaged;
-        sum.rounds += u64::from(found.next.is_none());
-        Ok(found.next.map(|at| (at, found.bytes)))
+        let mut round = self.round();
+        round.done.checked += found.checked;
+        round.done.bytes += found.bytes;
+        round.done.damaged += damaged;
+        round.done.rounds += u64::from(found.next.is_none());
+        round.at = found.next;
+        Ok(Step { bytes: found.bytes, finished: found.next.is_none() })
+    }
+
+    fn round(&self) -> MutexGuard<'_, Round> {
+        self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) async fn end_by_panic(&self) {
+        self.keeper.end_by_panic().await;
     }
 
     /// Has `work` look at the spool as it is now, away from the spool's thread: for what keeps a processor busy.

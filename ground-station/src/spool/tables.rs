@@ -396,6 +396,11 @@ impl SegmentRecord {
         open.map(|s| Counts::of(s, items[s])).sum()
     }
 
+    /// Whether everybody is done with it: it is only still to be deleted.
+    pub(super) fn is_finished(&self) -> bool {
+        self.open().total() == 0
+    }
+
     /// What the payload takes.
     pub(super) fn bytes(&self) -> u64 {
         self.header.as_ref().map_or(0, |h| h.payload_len)

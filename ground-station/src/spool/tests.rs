@@ -11,10 +11,10 @@ use perigee_shared::segment::{Codec, Encoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use proptest::prelude::*;
 
-use super::spool::Spool;
+use super::file::Spool;
 use super::*;
 
-const EPOCH: u64 = 7;
+pub(super) const EPOCH: u64 = 7;
 
 pub(super) fn settings(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) -> Settings {
     Settings {
@@ -29,7 +29,7 @@ pub(super) fn settings(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) ->
 }
 
 /// The entry of satellite 1 in the bulk lane with this number.
-fn place(entry: u64) -> Place {
+pub(super) fn place(entry: u64) -> Place {
     Place(tables::EntryKey { satellite: 1, lane: 8, entry })
 }
 
@@ -41,12 +41,12 @@ pub(super) fn open_with(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) -
     Spool::open(&Env::production(), settings(dir, routes)).unwrap()
 }
 
-fn open(dir: &tempfile::TempDir) -> Spool {
+pub(super) fn open(dir: &tempfile::TempDir) -> Spool {
     open_with(dir, &[("a", SignalSet::ALL)])
 }
 
 /// A header and its payload; `salt` makes another payload under the same name.
-fn segment(sequence: u64, items: Counts, salt: u8) -> (Arc<Header>, Vec<u8>) {
+pub(super) fn segment(sequence: u64, items: Counts, salt: u8) -> (Arc<Header>, Vec<u8>) {
     let mut encoder = Encoder::new(Codec::ZstdRows, None).unwrap();
     let body: Vec<u8> = (0..2000u32)
         .map(|n| (n.wrapping_mul(2_654_435_761).wrapping_add(sequence as u32) >> 16) as u8 ^ salt)
@@ -69,11 +69,11 @@ fn segment(sequence: u64, items: Counts, salt: u8) -> (Arc<Header>, Vec<u8>) {
     (Arc::new(header), payload)
 }
 
-fn spans(n: u64) -> Counts {
+pub(super) fn spans(n: u64) -> Counts {
     Counts::of(Signal::Traces, n)
 }
 
-fn incoming(header: &Arc<Header>, payload: &[u8], ranges: &[std::ops::Range<usize>]) -> Incoming {
+pub(super) fn incoming(header: &Arc<Header>, payload: &[u8], ranges: &[std::ops::Range<usize>]) -> Incoming {
     Incoming {
         satellite: "sat-1".into(),
         header: Arc::clone(header),
@@ -91,15 +91,15 @@ pub(super) fn commit(spool: &mut Spool, sequence: u64, items: Counts) -> Applied
     apply(spool, &[incoming(&header, &payload, &[whole])]).remove(0)
 }
 
-fn apply(spool: &mut Spool, batch: &[Incoming]) -> Vec<Applied> {
+pub(super) fn apply(spool: &mut Spool, batch: &[Incoming]) -> Vec<Applied> {
     spool.write(|txn| intake::apply(txn, batch)).unwrap()
 }
 
-fn usage(spool: &Spool) -> u64 {
+pub(super) fn usage(spool: &Spool) -> u64 {
     spool.contents().usage.total
 }
 
-fn next(spool: &mut Spool, exporter: &str, signals: SignalSet, fingerprint: u64) -> Option<Work> {
+pub(super) fn next(spool: &mut Spool, exporter: &str, signals: SignalSet, fingerprint: u64) -> Option<Work> {
     let found = spool.read(|view| outlet::next(view, exporter, signals, fingerprint)).unwrap()?;
     Some(spool.snapshot().unwrap().work(found).unwrap())
 }
@@ -114,11 +114,11 @@ pub(super) fn progress(spool: &mut Spool, exporter: &str, progress: &Progress) {
     spool.write(|txn| outlet::progress(txn, exporter, progress)).unwrap();
 }
 
-fn letters(spool: &mut Spool) -> Vec<LetterView> {
+pub(super) fn letters(spool: &mut Spool) -> Vec<LetterView> {
     spool.read(|view| letters::list(view, 0, 10)).unwrap()
 }
 
-fn next_replay(spool: &mut Spool, exporter: &str) -> Option<Replay> {
+pub(super) fn next_replay(spool: &mut Spool, exporter: &str) -> Option<Replay> {
     match spool.read(|view| letters::next_replay(view, exporter)).unwrap() {
         letters::Next::Whole(replay) => Some(replay),
         letters::Next::None => None,
@@ -126,11 +126,15 @@ fn next_replay(spool: &mut Spool, exporter: &str) -> Option<Replay> {
     }
 }
 
-fn replayed(spool: &mut Spool, id: u64, refused: Option<&str>) {
+pub(super) fn replayed(spool: &mut Spool, id: u64, refused: Option<&str>) {
     spool.write(|txn| letters::replayed(txn, id, refused)).unwrap();
 }
 
-fn hello(spool: &mut Spool, on_board: std::ops::Range<u64>, drops: Vec<link::Drop>) -> link::ResumeEpoch {
+pub(super) fn hello(
+    spool: &mut Spool,
+    on_board: std::ops::Range<u64>,
+    drops: Vec<link::Drop>,
+) -> link::ResumeEpoch {
     let lane = link::Lane {
         lane: 8,
         on_board: vec![link::Range { start: on_board.start, end: on_board.end }],
@@ -142,7 +146,7 @@ fn hello(spool: &mut Spool, on_board: std::ops::Range<u64>, drops: Vec<link::Dro
     spool.write(|txn| ledger::hello(txn, "sat-1", &hello)).unwrap().epochs.remove(0)
 }
 
-fn dropped(id: u64, sequences: std::ops::Range<u64>, items: u64) -> link::Drop {
+pub(super) fn dropped(id: u64, sequences: std::ops::Range<u64>, items: u64) -> link::Drop {
     link::Drop {
         id,
         reason: DropReason::QuotaOldest as i32,

@@ -12,8 +12,8 @@ use tokio::time::MissedTickBehavior;
 
 use super::bases;
 use super::error::SpoolError;
+use super::file::Spool;
 use super::intake::{self, Applied, Incoming};
-use super::spool::Spool;
 use super::views::names;
 
 /// Payload bytes that share a transaction, at most.
@@ -39,6 +39,8 @@ pub struct Status {
     pub gone: Option<String>,
     /// How often partial segments were given up: links begin again, since what they were told is held is gone.
     pub relieved: u64,
+    /// How often a damaged file was replaced since the start.
+    replaced: u64,
 }
 
 impl Status {
@@ -67,6 +69,7 @@ struct Level {
     used: u64,
     full_satellites: BTreeSet<String>,
     relieved: bool,
+    replaced: u64,
 }
 
 impl Bounds {
@@ -85,7 +88,7 @@ impl Bounds {
         };
         let full = self.satellites.iter().filter(|(id, most)| used(id).unwrap_or(0) >= *most);
         let full_satellites = full.map(|(id, _)| id.clone()).collect();
-        Level { used: usage.total, full_satellites, relieved }
+        Level { used: usage.total, full_satellites, relieved, replaced: spool.replaced() }
     }
 }
 
@@ -139,6 +142,11 @@ impl Keeper {
         }
     }
 
+    #[cfg(test)]
+    pub(super) async fn end_by_panic(&self) {
+        drop(self.owner.call(|_| panic!("planted")).await);
+    }
+
     /// There is something new to export.
     pub(super) fn wake(&self) {
         self.status.send_modify(|status| status.version += 1);
@@ -162,7 +170,8 @@ impl Keeper {
         self.status.send_if_modified(|status| {
             let before = status.clone();
             status.used = level.used;
-            status.relieved += u64::from(level.relieved);
+            status.relieved += u64::from(level.relieved) + level.replaced.saturating_sub(status.replaced);
+            status.replaced = level.replaced;
             // Once full it stays so until a little has gone, so that it does not flutter.
             status.full = level.used >= if before.full { limit - limit / 16 } else { limit };
             status.full_satellites = level.full_satellites;
@@ -178,7 +187,7 @@ impl Keeper {
         });
     }
 
-    /// Commits what connections hand over, and writes the mirror, until nobody can hand over any more.
+    /// Commits what connections hand over, and writes the mirror, until nobody can hand over any more or the spool has ended.
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Group>) {
         let mut mirror = tokio::time::interval(MIRROR_EVERY);
         mirror.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -186,13 +195,17 @@ impl Keeper {
             let first = tokio::select! {
                 biased;
                 first = queue.recv() => first,
+                () = self.owner.ended() => {
+                    self.end_if_gone::<()>(&Err(SpoolError::Gone));
+                    return;
+                }
                 _ = mirror.tick() => {
-                    let given_up = |spool: &mut Spool| match spool.given_up() {
-                        None => Ok(spool.mirror(false)),
-                        Some(why) => Err(StoreError::GivenUp(why.to_owned()).into()),
+                    let tick = |spool: &mut Spool| {
+                        spool.mirror(false);
+                        spool.given_up().map_or(Ok(()), |why| Err(StoreError::GivenUp(why.to_owned()).into()))
                     };
                     // That it is gone is in the status.
-                    drop(self.ask(given_up).await);
+                    drop(self.ask(tick).await);
                     continue;
                 }
             };

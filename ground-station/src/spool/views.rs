@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::counters::Kind;
 use super::error::SpoolError;
+use super::file::View;
 use super::ledger::committed_ranges;
 use super::scrub::Scrubbed;
-use super::spool::View;
 use super::tables::*;
 
 /// First and last sequence of a range, both included.
@@ -435,7 +435,7 @@ impl Items {
 }
 
 /// `quota_oldest`, `lifetime`, ...; `unknown` for a reason that this software does not know.
-fn reason_name(number: u8) -> String {
+pub(super) fn reason_name(number: u8) -> String {
     match DropReason::try_from(i32::from(number)) {
         Ok(DropReason::Unspecified) | Err(_) => "unknown".to_owned(),
         Ok(reason) => reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase(),

@@ -20,6 +20,7 @@ pub mod mirror;
 mod open;
 mod pieces;
 pub mod rescue;
+pub mod scrub;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

@@ -43,6 +43,8 @@ pub(super) struct Spool {
     mirrored: Mirrored,
     /// The last file that was put aside since the start.
     quarantined: Option<Quarantine>,
+    /// How often the file was replaced by a new one: what was held of partial segments is gone then.
+    replaced: u64,
 }
 
 impl Spool {
@@ -50,7 +52,7 @@ impl Spool {
     pub(super) fn open(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
         let (directory, ballast) = (settings.directory.clone(), settings.ballast);
         let db = Database::open(env.clone(), &directory, Arc::new(settings), ballast)?;
-        let mut spool = Self { db, mirrored: Mirrored::default(), quarantined: None };
+        let mut spool = Self { db, mirrored: Mirrored::default(), quarantined: None, replaced: 0 };
         spool.look_aside();
         outlet::settle_all(&mut spool)?;
         spool.compact()?;
@@ -62,7 +64,7 @@ impl Spool {
     pub(super) fn open_existing(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
         let directory = settings.directory.clone();
         let db = Database::open_existing(env.clone(), &directory, Arc::new(settings))?;
-        Ok(Self { db, mirrored: Mirrored::default(), quarantined: None })
+        Ok(Self { db, mirrored: Mirrored::default(), quarantined: None, replaced: 0 })
     }
 
     /// Runs `work` in a transaction that is synced when it returns; on an error nothing of it remains.
@@ -120,9 +122,15 @@ impl Spool {
         self.quarantined.as_ref()
     }
 
+    /// How often the file was replaced since the start.
+    pub(super) const fn replaced(&self) -> u64 {
+        self.replaced
+    }
+
     /// Writes the mirror if something has changed since it was written.
     pub(super) fn mirror(&mut self, first: bool) {
-        let (env, changes) = (self.db.env().clone(), self.contents().changes);
+        let env = self.db.env().clone();
+        let changes = (self.db.openings(), self.contents().changes);
         if !first && self.mirrored.is_current(changes) {
             return;
         }
@@ -145,6 +153,7 @@ impl Spool {
     fn look_aside(&mut self) {
         while let Some(aside) = self.db.take_quarantine() {
             self.quarantined = Some(aside);
+            self.replaced += 1;
         }
     }
 
