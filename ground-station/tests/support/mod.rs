@@ -87,6 +87,7 @@ pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) api: SocketAddr,
     pub(crate) metrics: SocketAddr,
+    pub(crate) health: Option<SocketAddr>,
     pub(crate) store: Option<Store>,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), SpoolGone>>,
@@ -100,6 +101,7 @@ impl Running {
             address: ground.link_addresses()[0],
             api: ground.address("api").unwrap(),
             metrics: ground.address("metrics").unwrap(),
+            health: ground.address("health_check"),
             store: Some(ground.store()),
             task: tokio::spawn(ground.run(shutdown.clone())),
             shutdown,
@@ -110,6 +112,12 @@ impl Running {
         self.store = None;
         self.shutdown.cancel();
         self.task.await.unwrap().unwrap();
+    }
+
+    /// How it ended by itself.
+    pub(crate) async fn ended(self) -> Result<(), SpoolGone> {
+        drop(self.store);
+        self.task.await.unwrap()
     }
 
     pub(crate) async fn account(&self, satellite: &str) -> AccountView {

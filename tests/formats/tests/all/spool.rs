@@ -18,9 +18,16 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 }
 
 /// The spool as it was closed, and as it lay there while it was open.
+///
+/// Format 1 kept the place of the exporter `tsdb` as 5, the number of a segment that had left the spool. Format 2 has no such
+/// place: it shows the next segment that is there.
 fn assert_holds(name: &str) {
     for file in [format!("spool/{name}.redb"), format!("spool/{name}-open.redb")] {
         let contents = read(unpacked(&file).path()).unwrap_or_else(|e| panic!("{file}: {e:#}"));
+        let mut contents = serde_json::to_value(&contents).unwrap();
+        let place = &mut contents["cursors"]["tsdb"][0];
+        assert_eq!(*place, 6);
+        *place = 5.into();
         assert_is(&format!("spool/{name}"), &contents);
     }
 }
