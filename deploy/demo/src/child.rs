@@ -121,7 +121,7 @@ pub(crate) async fn agent(config: PathBuf) -> ExitCode {
         Cli::parse_from(["space-agent".into(), "run".into(), "--config".into(), config.into_os_string()]);
     match Box::pin(execute(cli)).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Config(message) | Failure::Other(message)) => {
+        Err(Failure::Config(message) | Failure::Store(message) | Failure::Other(message)) => {
             say_error(&format!("space-agent: {message}\n"));
             ExitCode::FAILURE
         }

@@ -72,7 +72,8 @@ pub async fn run(cli: Cli) -> ExitCode {
             eprintln!("ground-station: {error:#}");
             let wrong =
                 error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
-            let disk = error.is::<SpoolGone>() || matches!(error.downcast_ref(), Some(StartError::Spool(_)));
+            let failed = |e: &StartError| matches!(e, StartError::Spool(spool) if spool.is_retryable());
+            let disk = error.is::<SpoolGone>() || error.downcast_ref().is_some_and(failed);
             ExitCode::from(if wrong {
                 WRONG_CONFIGURATION
             } else if disk {

@@ -7,7 +7,7 @@ use perigee_shared::store::{Failure, StoreError};
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     /// The file or the disk under it.
-    #[error("the spool: {0}")]
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// A segment does not decode, or the spool does not have the base that it needs.
     #[error(transparent)]

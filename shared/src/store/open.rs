@@ -166,7 +166,7 @@ fn attach<C: Contents>(
     let file = env.store.open(path).map_err(|e| io_error(path, &e))?;
     let guard = Arc::new(Guard::new(file));
     let result = guarded(|| {
-        refuse_later::<C>(path, &guard)?;
+        let in_order = refuse_later::<C>(path, &guard)?;
         let (db, torn) = match database(path, &guard, C::PAGE_CACHE, false) {
             // Before the commit before takes its place in the file.
             Err(Unopened::Torn) => {
@@ -175,6 +175,12 @@ fn attach<C: Contents>(
             }
             other => (other?, None),
         };
+        if !in_order {
+            tracing::info!(
+                store = C::NAME,
+                "the file was not closed in order; every page of it was verified"
+            );
+        }
         let found = C::format(&db.begin_read()?)?;
         let found = found.ok_or_else(|| StoreError::Damaged(format!("the file is not a {}", C::NAME)))?;
         if found > C::FORMAT {
@@ -192,8 +198,8 @@ fn attach<C: Contents>(
     Ok(Opened { db, guard, contents, quarantine: None })
 }
 
-/// Refuses a file of a later format before anything in it changes, as far as it was closed in order.
-fn refuse_later<C: Contents>(path: &Path, guard: &Arc<Guard>) -> Result<(), StoreError> {
+/// Refuses a file of a later format before anything in it changes, as far as it was closed in order; whether it was.
+fn refuse_later<C: Contents>(path: &Path, guard: &Arc<Guard>) -> Result<bool, StoreError> {
     let look = guarded(|| {
         let file = redb::Database::builder().open_read_only_with_backend(Look(Arc::clone(guard)))?;
         C::format(&file.begin_read()?)
@@ -202,12 +208,9 @@ fn refuse_later<C: Contents>(path: &Path, guard: &Arc<Guard>) -> Result<(), Stor
         Ok(Some(found)) if found > C::FORMAT => {
             Err(StoreError::Format { path: path.to_owned(), found, known: C::FORMAT })
         }
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
         // What is wrong with it is found out when it is verified.
-        Err(_) => {
-            tracing::info!(store = C::NAME, "the file was not closed in order");
-            Ok(())
-        }
+        Err(_) => Ok(false),
     }
 }
 

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use bytes::Bytes;
 use perigee_shared::env::Env;
 use perigee_shared::otlp::walk::walk;
 use perigee_shared::segment::{Base, Decoder, Hash, Header, hash, learn};
@@ -213,7 +212,7 @@ fn decoded(
     for request in Decoder::new(header, payload, base.as_ref()).ok()? {
         let request = request.ok()?;
         let walked = walk(request.signal, &request.body).ok()?;
-        out.push(Accepted { signal: request.signal, body: Bytes::from(request.body), walked });
+        out.push(Accepted { signal: request.signal, body: request.body, walked });
     }
     let items: Counts = out.iter().map(|r| Counts::of(r.signal, r.walked.items)).sum();
     (items == header.items).then_some(out)

@@ -12,6 +12,7 @@ async fn main() -> ExitCode {
     let (code, message) = match Box::pin(execute(cli)).await {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Config(message)) => (64, message),
+        Err(Failure::Store(message)) => (74, message),
         Err(Failure::Other(message)) => (1, message),
     };
     drop(writeln!(std::io::stderr(), "space-agent: {message}"));

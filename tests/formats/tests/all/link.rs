@@ -250,3 +250,26 @@ fn a_header_is_read_and_written_as_ever() {
     assert_eq!(SegmentHeader::decode(&*bytes).unwrap(), header());
     assert_eq!(read.to_bytes(), bytes);
 }
+
+/// Fields that came with WAL format 4 and spool format 2. Both programs work without them.
+#[test]
+fn what_ledgers_have_acknowledged_is_told() {
+    let acknowledged = Acknowledged {
+        ledger: 0x0102_0304_0506_0708,
+        station: "svalbard".to_owned(),
+        sequences: vec![range(1, 7), range(9, 300)],
+        top_hash: (0..32).collect(),
+        ..Default::default()
+    };
+    let lane = Lane { lane: 8, next_sequence: 301, acknowledged: vec![acknowledged], ..Default::default() };
+    let epoch = Epoch { epoch: EPOCH, lanes: vec![lane], ..Default::default() };
+    let hello = Hello { satellite: "sat-1".to_owned(), epochs: vec![epoch], ..Default::default() };
+    assert_pinned("hello-acknowledged", &agent(agent_message::Body::Hello(hello)));
+    let resume = Resume {
+        station: "svalbard".to_owned(),
+        ledger: 0x0102_0304_0506_0708,
+        start_counter: 12,
+        ..Default::default()
+    };
+    assert_pinned("resume-ledger", &ground(ground_message::Body::Resume(resume)));
+}

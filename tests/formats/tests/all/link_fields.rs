@@ -62,7 +62,7 @@ fn every_field_of_every_message_is_in_some_pinned_message() {
         let (name, body) = match file.file_stem().unwrap().to_str().unwrap() {
             "segment-header" => ("SegmentHeader", &bytes[..]),
             "segment-open" => ("SegmentOpen", &bytes[4..]),
-            "ack" | "resume" | "ground-goodbye" => ("GroundMessage", &bytes[4..]),
+            "ack" | "resume" | "resume-ledger" | "ground-goodbye" => ("GroundMessage", &bytes[4..]),
             name if name.starts_with("reject") => ("GroundMessage", &bytes[4..]),
             _ => ("AgentMessage", &bytes[4..]),
         };
