@@ -41,6 +41,15 @@ fn file(site: &Site) -> String {
     write(&site.path("ground.yaml"), &text)
 }
 
+/// The program with this configuration and the listeners that tests ask.
+async fn start(site: &Site, path: &str) -> Running {
+    let mut yaml = std::fs::read_to_string(path).unwrap();
+    yaml = yaml.replace("extensions:\n", "extensions:\n  api: {endpoint: 127.0.0.1:0}\n");
+    yaml.push_str("  telemetry:\n    metrics: {endpoint: 127.0.0.1:0}\n");
+    let config = write(&site.path("run.yaml"), &yaml);
+    Running::start(Config::load(Path::new(&config)).unwrap()).await
+}
+
 #[test]
 fn a_wrong_configuration_ends_with_64_and_says_what_is_wrong() {
     let site = Site::new();
@@ -86,11 +95,7 @@ async fn the_running_process_is_asked_and_the_file_when_nothing_runs() {
     let path = file(&site);
     let nothing = ground(&["satellites", "--config", &path]);
     assert!(!nothing.status.success() && text(&nothing).contains("no spool"), "{}", text(&nothing));
-    let mut yaml = std::fs::read_to_string(&path).unwrap();
-    yaml = yaml.replace("extensions:\n", "extensions:\n  api: {endpoint: 127.0.0.1:0}\n");
-    yaml.push_str("  telemetry:\n    metrics: {endpoint: 127.0.0.1:0}\n");
-    let config = write(&site.path("run.yaml"), &yaml);
-    let running = Running::start(Config::load(Path::new(&config)).unwrap()).await;
+    let running = start(&site, &path).await;
     let mut sat = site.satellite("sat-1", running.address).await;
     sat.hello(1..5).await;
     sat.send(&segment(1, 3)).await;
@@ -133,6 +138,34 @@ async fn the_running_process_is_asked_and_the_file_when_nothing_runs() {
     let all: serde_json::Value = json(&output);
     assert_eq!(all[0]["connected"], false);
     assert!(ask(&["spool", "verify"]).await.unwrap().status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_made_by_the_running_process_and_from_the_file_when_nothing_runs() {
+    let site = Site::new();
+    let path = file(&site);
+    let running = start(&site, &path).await;
+    let mut sat = site.satellite("sat-1", running.address).await;
+    sat.hello(1..3).await;
+    sat.send(&segment(1, 3)).await;
+    sat.committed(&[1]).await;
+    let copy = |name: &'static str| {
+        let (path, to) = (path.clone(), site.path(name).display().to_string());
+        tokio::task::spawn_blocking(move || ground(&["spool", "backup", &to, "--config", &path]))
+    };
+    let output = copy("first.redb").await.unwrap();
+    assert!(output.status.success() && text(&output).contains("first.redb"), "{}", text(&output));
+    let output = copy("first.redb").await.unwrap();
+    assert!(!output.status.success() && text(&output).contains("there already"), "{}", text(&output));
+    running.stop().await;
+    let output = copy("second.redb").await.unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    for name in ["first.redb", "second.redb"] {
+        let directory = site.path("spool");
+        std::fs::rename(site.path(name), directory.join("spool.redb")).unwrap();
+        let output = ground(&["spool", "inspect", "--json", "--config", &path]);
+        assert_eq!(json(&output)["accounting"]["sat-1"]["committed"]["spans"], 3, "{}", text(&output));
+    }
 }
 
 #[test]

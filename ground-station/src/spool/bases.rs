@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use perigee_proto::link;
 use perigee_shared::segment::{CodecError, Header};
-use perigee_shared::store::pieces;
 use prost::Message;
 use redb::ReadableTable;
 
@@ -72,12 +71,9 @@ pub(super) fn keep(
     txn.tables.open_table(BASES)?.insert(key, record.encode_to_vec().as_slice())?;
     let segments = txn.tables.open_table(SEGMENT_CHUNKS)?;
     let mut chunks = txn.tables.open_table(BASE_CHUNKS)?;
-    let mut next = 0;
     for row in segments.range(ChunkKey::all(payload))? {
-        for piece in pieces(row?.1.value()) {
-            chunks.insert(key.base_chunk(next), piece)?;
-            next += 1;
-        }
+        let (chunk, bytes) = row?;
+        chunks.insert(key.base_chunk(chunk.value().piece), bytes.value())?;
     }
     txn.bytes(key.satellite, Kept::Base, 0, header.payload_len);
     Ok(())

@@ -64,7 +64,9 @@ impl Spool {
     pub(super) fn open_existing(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
         let directory = settings.directory.clone();
         let db = Database::open_existing(env.clone(), &directory, Arc::new(settings))?;
-        Ok(Self { db, mirrored: Mirrored::default(), quarantined: None, replaced: 0 })
+        // What is only looked at has nothing new to be mirrored.
+        let mirrored = Mirrored::at((db.openings(), 0));
+        Ok(Self { db, mirrored, quarantined: None, replaced: 0 })
     }
 
     /// Runs `work` in a transaction that is synced when it returns; on an error nothing of it remains.

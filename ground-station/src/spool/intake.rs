@@ -6,7 +6,7 @@ use std::sync::Arc;
 use perigee_proto::link::{self, RejectReason};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, SegmentId};
-use perigee_shared::store::{LARGEST_PIECE, pieces};
+use perigee_shared::store::LARGEST_PIECE;
 use prost::Message;
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
@@ -148,7 +148,7 @@ fn hold(
     let mut chunks = txn.tables.open_table(PARTIAL_CHUNKS)?;
     for (start, bytes) in fresh {
         let mut offset = *start;
-        for piece in pieces(bytes) {
+        for piece in bytes.chunks(LARGEST_PIECE) {
             chunks.insert(key.partial_at(offset), piece)?;
             offset += piece.len() as u64;
         }
@@ -192,11 +192,11 @@ impl PayloadWriter<'_, '_> {
     }
 
     fn flush(&mut self) -> Result<(), SpoolError> {
-        for piece in pieces(&self.buffer) {
-            self.table.insert(self.next, piece)?;
+        if !self.buffer.is_empty() {
+            self.table.insert(self.next, self.buffer.as_slice())?;
             self.next.piece += 1;
+            self.buffer.clear();
         }
-        self.buffer.clear();
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use perigee_shared::segment::hash;
 use perigee_shared::signal::{Counts, Signal};
-use perigee_shared::store::{join, pieces};
+use perigee_shared::store::{LARGEST_PIECE, join};
 use prost::Message;
 use redb::ReadableTable;
 use serde::Serialize;
@@ -109,7 +109,7 @@ pub(super) fn insert(
     };
     let of = keep(txn, &record)?;
     let mut chunks = txn.tables.open_table(LETTER_CHUNKS)?;
-    for (piece, bytes) in (0..).zip(pieces(&letter.body)) {
+    for (piece, bytes) in (0..).zip(letter.body.chunks(LARGEST_PIECE)) {
         chunks.insert(ChunkKey { of, piece }, bytes)?;
     }
     Ok(())
@@ -234,7 +234,7 @@ fn replay_segment(spool: &mut Spool, id: u64, letter: LetterRecord) -> Result<bo
         }
         let payload = take_number(txn.tables, "next_entry")?;
         let mut chunks = txn.tables.open_table(SEGMENT_CHUNKS)?;
-        for (piece, bytes) in (0..).zip(pieces(&bytes)) {
+        for (piece, bytes) in (0..).zip(bytes.chunks(LARGEST_PIECE)) {
             chunks.insert(ChunkKey { of: payload, piece }, bytes)?;
         }
         drop(chunks);

@@ -81,6 +81,11 @@ struct LaneOf {
 pub(super) struct Mirrored(Option<(u64, u64)>);
 
 impl Mirrored {
+    /// Everything up to these openings and changes is.
+    pub(super) const fn at(changes: (u64, u64)) -> Self {
+        Self(Some(changes))
+    }
+
     /// Whether everything up to these openings and changes is.
     pub(super) fn is_current(&self, changes: (u64, u64)) -> bool {
         self.0 == Some(changes)

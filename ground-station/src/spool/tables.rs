@@ -1,7 +1,8 @@
 //! The tables of the spool's redb file, and what their keys and values mean. Format 2.
 //!
 //! A satellite has a number of four bytes in keys; `satellites` gives it. Records are protobuf messages, so that fields can be
-//! added; their tags are never reused. Payloads are kept in pieces that redb stores without waste.
+//! added; their tags are never reused. Payloads are kept in pieces of at most 255 KiB, which redb
+//! stores in pages without waste.
 //!
 //! Committed segments are numbered twice. A **payload number** counts the commits of the whole spool and gives the order of
 //! export; pieces, bases and refused counts are keyed by it. An **entry number** counts the segments of one satellite; a cursor

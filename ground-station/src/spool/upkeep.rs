@@ -20,7 +20,7 @@ use super::views::names;
 const GROUP_BYTES: usize = 16 << 20;
 
 /// How often the mirror is written while something changes.
-const MIRROR_EVERY: Duration = Duration::from_secs(3);
+const MIRROR_EVERY: Duration = Duration::from_secs(5);
 
 /// What changes while the spool works.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
