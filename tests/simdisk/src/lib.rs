@@ -1,5 +1,15 @@
-//! A disk in memory for the stores of both programs: it can be full, lose its power after a number of writes, and come back with
-//! only what was synced, or with some of the rest as well, torn where it likes.
+//! A disk in memory for the stores of both programs: it can be full, fail any operation, lie, lose its power after a number of
+//! writes, and come back with only what was synced, or with some of the rest as well, torn where it likes.
+//!
+//! It has a page cache. A program reads what it wrote; the medium has what was synced. After a failed write-back
+//! ([`Trouble::WriteBack`]) the two differ until the power is cut, though every later sync succeeds. [`File::read_medium`] reads
+//! past the cache.
+
+mod driver;
+mod faults;
+mod image;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,23 +17,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use perigee_shared::env::{Clock, Env, Network, Placement, StoreDriver};
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 
-/// What a disk does in units of: a torn write ends at a multiple of it.
-const SECTOR: usize = 512;
+pub use driver::File;
+pub use faults::{Fault, Operation, Trouble};
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+use faults::Armed;
+use image::{Image, torn};
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[derive(Debug, Default, Clone)]
-struct Image {
-    now: Vec<u8>,
-    synced: Vec<u8>,
-    /// Writes since the last sync, in order.
-    pending: Vec<(usize, Vec<u8>)>,
 }
 
 /// Files in memory.
@@ -36,6 +40,9 @@ pub struct Disk {
     operations: AtomicU64,
     /// Environments so far: each has other random numbers.
     environments: AtomicU64,
+    /// Counts the processes; files of earlier ones are dead.
+    lives: AtomicU64,
+    fault: Mutex<Option<Armed>>,
 }
 
 impl Disk {
@@ -54,9 +61,40 @@ impl Disk {
         self.power.store(operations + 1, Ordering::Relaxed);
     }
 
+    /// Whether the power is gone.
+    pub fn is_off(&self) -> bool {
+        self.power.load(Ordering::Relaxed) == 1
+    }
+
     /// Writes and syncs so far.
     pub fn operations(&self) -> u64 {
         self.operations.load(Ordering::Relaxed)
+    }
+
+    /// From now on `fault` happens, and no other one.
+    pub fn arm(&self, fault: Fault) {
+        *lock(&self.fault) = Some(Armed::new(fault));
+    }
+
+    /// The disk works again. How often the fault happened.
+    pub fn heal(&self) -> u64 {
+        self.set_full(false);
+        lock(&self.fault).take().map_or(0, |armed| armed.fired)
+    }
+
+    /// How often the fault has happened so far.
+    pub fn fired(&self) -> u64 {
+        lock(&self.fault).as_ref().map_or(0, |armed| armed.fired)
+    }
+
+    fn meets(&self, operation: Operation) -> Option<Trouble> {
+        lock(&self.fault).as_mut()?.meets(operation)
+    }
+
+    fn chance(&self, decide: impl FnOnce(&mut SmallRng)) {
+        if let Some(armed) = lock(&self.fault).as_mut() {
+            decide(armed.rng());
+        }
     }
 
     fn check(&self) -> io::Result<()> {
@@ -71,6 +109,15 @@ impl Disk {
         }
     }
 
+    fn life(&self) -> u64 {
+        self.lives.load(Ordering::Relaxed)
+    }
+
+    /// kill -9: the files that the process had open are dead, and what it wrote stays in the page cache.
+    pub fn kill(&self) {
+        self.lives.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// After a power cut: what was not synced is lost.
     pub fn restart(&self) {
         self.come_back(|_| None);
@@ -79,28 +126,12 @@ impl Disk {
     /// After a power cut: of what was not synced some writes have happened, in any combination, and some of these only in part.
     pub fn restart_torn(&self, seed: u64) {
         let mut rng = SmallRng::seed_from_u64(seed);
-        self.come_back(|len| match rng.random_range(0..4) {
-            0 => None,
-            1 => Some(rng.random_range(0..=len / SECTOR) * SECTOR),
-            _ => Some(len),
-        });
+        self.come_back(|len| torn(&mut rng, len));
     }
 
     fn come_back(&self, mut survives: impl FnMut(usize) -> Option<usize>) {
         for image in lock(&self.files).values() {
-            let mut image = lock(image);
-            let mut content = std::mem::take(&mut image.synced);
-            for (offset, data) in std::mem::take(&mut image.pending) {
-                if let Some(len) = survives(data.len()) {
-                    let data = &data[..len.min(data.len())];
-                    if content.len() < offset + data.len() {
-                        content.resize(offset + data.len(), 0);
-                    }
-                    content[offset..offset + data.len()].copy_from_slice(data);
-                }
-            }
-            image.synced.clone_from(&content);
-            image.now = content;
+            lock(image).power_cut(&mut survives);
         }
         self.power.store(0, Ordering::Relaxed);
     }
@@ -108,11 +139,23 @@ impl Disk {
     /// Changes the content of a file, as a damaged disk would.
     pub fn damage(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         if let Some(image) = lock(&self.files).get(path) {
-            let mut image = lock(image);
-            change(&mut image.now);
-            image.synced = image.now.clone();
-            image.pending.clear();
+            lock(image).damage(change);
         }
+    }
+
+    /// The content of a file as a program sees it; `None` when there is none.
+    pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
+        lock(&self.files).get(path).map(|image| lock(image).content().to_vec())
+    }
+
+    /// Puts a file in the place of what is at `path`; who has that open goes on with it.
+    pub fn put(&self, path: &Path, content: Vec<u8>) {
+        lock(&self.files).insert(path.to_owned(), Arc::new(Mutex::new(Image::new(content))));
+    }
+
+    /// Deletes a file; who has it open goes on with it.
+    pub fn delete(&self, path: &Path) {
+        lock(&self.files).remove(path);
     }
 
     /// The power goes now and for good: every further write fails. What comes back is the disk as it is found after that: with
@@ -131,150 +174,8 @@ impl Disk {
         found
     }
 
-    /// Where databases live, with this disk.
-    pub fn driver(self: &Arc<Self>) -> Arc<dyn StoreDriver> {
-        Arc::new(Driver(Arc::clone(self)))
-    }
-
     /// The names of all files.
     pub fn files(&self) -> Vec<PathBuf> {
         lock(&self.files).keys().cloned().collect()
-    }
-
-    /// An environment with this disk, inline execution, a clock that goes on by a second at each look, and no network.
-    pub fn env(self: &Arc<Self>) -> Env {
-        let driver = self.driver();
-        let seed = self.environments.fetch_add(1, Ordering::Relaxed);
-        Env::new(
-            Arc::new(Ticking(AtomicU64::new(1))),
-            driver,
-            Arc::new(NoNetwork),
-            Placement::Inline,
-            Arc::new(|| None),
-            seed,
-        )
-    }
-}
-
-#[derive(Debug)]
-struct Backend {
-    disk: Arc<Disk>,
-    image: Arc<Mutex<Image>>,
-}
-
-impl redb::StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        Ok(lock(&self.image).now.len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let image = lock(&self.image);
-        let from = image.now.get(offset as usize..offset as usize + out.len());
-        out.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.disk.check()?;
-        let mut image = lock(&self.image);
-        image.now.resize(len as usize, 0);
-        if (len as usize) < image.synced.len() {
-            // What is beyond the end cannot come back.
-            image.synced.truncate(len as usize);
-            image.pending.retain_mut(|(offset, data)| {
-                data.truncate((len as usize).saturating_sub(*offset));
-                !data.is_empty()
-            });
-        }
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.disk.check()?;
-        let mut image = lock(&self.image);
-        let image = &mut *image;
-        image.synced.resize(image.now.len(), 0);
-        for (offset, data) in image.pending.drain(..) {
-            image.synced[offset..offset + data.len()].copy_from_slice(&data);
-        }
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.disk.check()?;
-        let mut image = lock(&self.image);
-        let offset = offset as usize;
-        image.now[offset..offset + data.len()].copy_from_slice(data);
-        image.pending.push((offset, data.to_vec()));
-        Ok(())
-    }
-}
-
-struct Driver(Arc<Disk>);
-
-impl Driver {
-    fn image(&self, path: &Path) -> io::Result<Arc<Mutex<Image>>> {
-        lock(&self.0.files).get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-impl StoreDriver for Driver {
-    fn open(&self, path: &Path, cache: usize) -> Result<redb::Database, redb::DatabaseError> {
-        let image = Arc::clone(lock(&self.0.files).entry(path.to_owned()).or_default());
-        let backend = Backend { disk: Arc::clone(&self.0), image };
-        redb::Database::builder().set_cache_size(cache).create_with_backend(backend)
-    }
-
-    fn exists(&self, path: &Path) -> bool {
-        lock(&self.0.files).contains_key(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut files = lock(&self.0.files);
-        let image = files.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        files.insert(to.to_owned(), image);
-        Ok(())
-    }
-
-    fn size(&self, path: &Path) -> io::Result<(u64, u64)> {
-        let length = lock(&*self.image(path)?).now.len() as u64;
-        Ok((length, length))
-    }
-
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        Ok(lock(&*self.image(path)?).now.clone())
-    }
-
-    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        self.0.check()?;
-        let image = Image { now: content.to_vec(), synced: content.to_vec(), pending: Vec::new() };
-        lock(&self.0.files).insert(path.to_owned(), Arc::new(Mutex::new(image)));
-        Ok(())
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        lock(&self.0.files).remove(path);
-        Ok(())
-    }
-}
-
-struct NoNetwork;
-
-impl Network for NoNetwork {
-    fn endpoint(
-        &self,
-        _: std::net::SocketAddr,
-        _: quinn::EndpointConfig,
-        _: Option<quinn::ServerConfig>,
-    ) -> io::Result<quinn::Endpoint> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-struct Ticking(AtomicU64);
-
-impl Clock for Ticking {
-    fn unix_nano(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed) * 1_000_000_000
     }
 }

@@ -1,0 +1,187 @@
+//! The disk as the programs see it: files for databases, small files, and an environment around them.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use perigee_shared::env::{Clock, Env, Network, Placement, StoreDriver};
+use rand::Rng;
+
+use crate::faults::{Operation, Trouble};
+use crate::image::Image;
+use crate::{Disk, lock};
+
+/// An open file. After [`Disk::kill`] every call on it fails: the process that had it is gone.
+#[derive(Debug)]
+pub struct File {
+    disk: Arc<Disk>,
+    image: Arc<Mutex<Image>>,
+    life: u64,
+    medium: AtomicBool,
+}
+
+impl File {
+    pub(crate) fn new(disk: Arc<Disk>, image: Arc<Mutex<Image>>, life: u64, medium: bool) -> Self {
+        Self { disk, image, life, medium: AtomicBool::new(medium) }
+    }
+
+    /// From now on reads go past the page cache to the medium, or through it again.
+    pub fn read_medium(&self, medium: bool) {
+        self.medium.store(medium, Ordering::Relaxed);
+    }
+
+    /// An error when the process that opened this file is gone.
+    fn alive(&self) -> io::Result<()> {
+        if self.life == self.disk.life() { Ok(()) } else { Err(io::Error::other("the process is gone")) }
+    }
+}
+
+impl redb::StorageBackend for File {
+    fn len(&self) -> io::Result<u64> {
+        self.alive()?;
+        Ok(lock(&self.image).len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.alive()?;
+        match self.disk.meets(Operation::Read) {
+            Some(trouble) => Err(trouble.error()),
+            None => lock(&self.image).read(offset, out, self.medium.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.alive()?;
+        self.disk.check()?;
+        let mut image = lock(&self.image);
+        if len as usize > image.len()
+            && let Some(trouble) = self.disk.meets(Operation::Grow)
+        {
+            return Err(trouble.error());
+        }
+        image.set_len(len as usize);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.alive()?;
+        self.disk.check()?;
+        let mut image = lock(&self.image);
+        match self.disk.meets(Operation::Sync) {
+            None => image.sync(),
+            Some(Trouble::Lie) => {}
+            Some(trouble) => {
+                if trouble == Trouble::WriteBack {
+                    self.disk.chance(|rng| image.lose_write_back(|| rng.random_bool(0.4)));
+                }
+                return Err(trouble.error());
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.alive()?;
+        self.disk.check()?;
+        let trouble = self.disk.meets(Operation::Write);
+        let mut image = lock(&self.image);
+        match trouble {
+            None => image.write(offset, data),
+            Some(trouble) => {
+                if trouble == Trouble::Short {
+                    image.write(offset, &data[..data.len() / 2]);
+                }
+                return Err(trouble.error());
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Driver(Arc<Disk>);
+
+impl Driver {
+    fn image(&self, path: &Path) -> io::Result<Arc<Mutex<Image>>> {
+        lock(&self.0.files).get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl StoreDriver for Driver {
+    fn open(&self, path: &Path, cache: usize) -> Result<redb::Database, redb::DatabaseError> {
+        let image = Arc::clone(lock(&self.0.files).entry(path.to_owned()).or_default());
+        let file = File::new(Arc::clone(&self.0), image, self.0.life(), false);
+        redb::Database::builder().set_cache_size(cache).create_with_backend(file)
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        lock(&self.0.files).contains_key(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut files = lock(&self.0.files);
+        let image = files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        files.insert(to.to_owned(), image);
+        Ok(())
+    }
+
+    fn size(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let length = lock(&*self.image(path)?).len() as u64;
+        Ok((length, length))
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        Ok(lock(&*self.image(path)?).content().to_vec())
+    }
+
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        self.0.check()?;
+        lock(&self.0.files).insert(path.to_owned(), Arc::new(Mutex::new(Image::new(content.to_vec()))));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        lock(&self.0.files).remove(path);
+        Ok(())
+    }
+}
+
+impl Disk {
+    /// Where databases live, with this disk.
+    pub fn driver(self: &Arc<Self>) -> Arc<dyn StoreDriver> {
+        Arc::new(Driver(Arc::clone(self)))
+    }
+
+    /// An environment with this disk, inline execution, a clock that goes on by a second at each look, and no network.
+    pub fn env(self: &Arc<Self>) -> Env {
+        self.env_with(Arc::new(Ticking(AtomicU64::new(1))))
+    }
+
+    /// The same with another clock.
+    pub fn env_with(self: &Arc<Self>, clock: Arc<dyn Clock>) -> Env {
+        let driver = self.driver();
+        let seed = self.environments.fetch_add(1, Ordering::Relaxed);
+        Env::new(clock, driver, Arc::new(NoNetwork), Placement::Inline, Arc::new(|| None), seed)
+    }
+}
+
+struct NoNetwork;
+
+impl Network for NoNetwork {
+    fn endpoint(
+        &self,
+        _: std::net::SocketAddr,
+        _: quinn::EndpointConfig,
+        _: Option<quinn::ServerConfig>,
+    ) -> io::Result<quinn::Endpoint> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+struct Ticking(AtomicU64);
+
+impl Clock for Ticking {
+    fn unix_nano(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) * 1_000_000_000
+    }
+}
