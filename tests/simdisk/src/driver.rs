@@ -154,14 +154,13 @@ impl Disk {
 
     /// An environment with this disk, inline execution, a clock that goes on by a second at each look, and no network.
     pub fn env(self: &Arc<Self>) -> Env {
-        self.env_with(Arc::new(Ticking(AtomicU64::new(1))))
+        let seed = self.environments.fetch_add(1, Ordering::Relaxed);
+        self.env_with(Arc::new(Ticking(AtomicU64::new(1))), seed)
     }
 
-    /// The same with another clock.
-    pub fn env_with(self: &Arc<Self>, clock: Arc<dyn Clock>) -> Env {
-        let driver = self.driver();
-        let seed = self.environments.fetch_add(1, Ordering::Relaxed);
-        Env::new(clock, driver, Arc::new(NoNetwork), Placement::Inline, Arc::new(|| None), seed)
+    /// The same with another clock, and random numbers of this seed.
+    pub fn env_with(self: &Arc<Self>, clock: Arc<dyn Clock>, seed: u64) -> Env {
+        Env::new(clock, self.driver(), Arc::new(NoNetwork), Placement::Inline, Arc::new(|| None), seed)
     }
 }
 

@@ -118,6 +118,12 @@ impl Disk {
         self.lives.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The process was killed where the power was to go, and the power stayed: the page cache is as it was.
+    pub fn power_stays(&self) {
+        self.kill();
+        self.power.store(0, Ordering::Relaxed);
+    }
+
     /// After a power cut: what was not synced is lost.
     pub fn restart(&self) {
         self.come_back(|_| None);

@@ -13,6 +13,9 @@ use crate::history::{Account, Event, Gap, History, Side, Three};
 const POLICIES: [&str; 6] =
     ["quota_oldest", "quota_newest", "lifetime", "filter", "backend_refused", "operator"];
 
+/// The reason of what the ground had committed and lost before it was exported.
+const STATION_LOST: &str = "station_lost";
+
 /// What became of one run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
@@ -38,6 +41,8 @@ pub struct Verdict {
     pub stuck: u64,
     /// A side ended at every start.
     pub crash_loops: u64,
+    /// Files moved aside though nothing was destroyed.
+    pub false_alarms: u64,
     /// Panics that ended a task or a process without quarantine and exit code.
     pub panics: u64,
     /// The longest recovery.
@@ -59,6 +64,7 @@ impl Verdict {
             && self.refused_delivered == 0
             && self.stuck == 0
             && self.crash_loops == 0
+            && self.false_alarms == 0
             && self.panics == 0
     }
 }
@@ -75,6 +81,13 @@ struct Sent {
     signal: u8,
     digest: u64,
     answer: Answer,
+}
+
+impl Sent {
+    /// The place of its signal in counts.
+    fn at(&self) -> usize {
+        usize::from(self.signal.clamp(1, 3)) - 1
+    }
 }
 
 /// Everything a history says, sorted.
@@ -108,8 +121,8 @@ impl Facts {
             match event {
                 Event::Accepted { signal, items } => self.send(*signal, items, Answer::Accepted),
                 Event::Undecided { signal, items } => self.send(*signal, items, Answer::Undecided),
-                Event::Refused { items } => {
-                    self.send(0, items, Answer::Refused { then_cut: false });
+                Event::Refused { signal, items } => {
+                    self.send(*signal, items, Answer::Refused { then_cut: false });
                     open.extend(items.iter().map(|(id, _)| *id));
                 }
                 Event::Reopened { side: Side::Agent } => open.clear(),
@@ -182,7 +195,7 @@ impl Facts {
     }
 
     fn read_rest(&mut self, history: &History) {
-        let mut ended = false;
+        let (mut ended, mut quarantines) = (false, 0);
         for event in &history.events {
             match event {
                 Event::Gap(gap) => self.gaps.push(gap.clone()),
@@ -191,8 +204,11 @@ impl Facts {
                     set.extend(items);
                 }
                 Event::Fault { fired, .. } => self.verdict.fired |= fired,
-                Event::Alarm { name, items, unknown, .. } if *unknown || items.iter().any(|n| *n > 0) => {
-                    self.gaps.push(Gap { reason: name.clone(), items: *items, unknown: *unknown });
+                Event::Alarm { name, items, unknown, .. } => {
+                    quarantines += u64::from(name.starts_with("quarantined"));
+                    if *unknown || items.iter().any(|n| *n > 0) {
+                        self.gaps.push(Gap { reason: name.clone(), items: *items, unknown: *unknown });
+                    }
                 }
                 Event::Account { side, account } => drop(self.accounts.insert(*side, account.clone())),
                 Event::Recovered { ms, .. } => self.verdict.recovery_ms = self.verdict.recovery_ms.max(*ms),
@@ -202,6 +218,9 @@ impl Facts {
                 Event::End => ended = true,
                 _ => {}
             }
+        }
+        if self.destroyed.is_empty() && self.untold.is_empty() {
+            self.verdict.false_alarms = quarantines;
         }
         // A harness that did not come to its end has seen nothing go on.
         self.verdict.stuck += u64::from(!ended);
@@ -213,7 +232,7 @@ impl Facts {
             if self.delivered.contains(id) {
                 continue;
             }
-            let Some(at) = usize::from(sent.signal).checked_sub(1).filter(|at| *at < 3) else { continue };
+            let at = sent.at();
             match sent.answer {
                 Answer::Accepted if self.untold.contains(id) => self.verdict.given_up += 1,
                 Answer::Accepted if self.destroyed.contains(id) => destroyed[at] += 1,
@@ -221,6 +240,11 @@ impl Facts {
                 // What nobody was told may have been there and be missing.
                 _ => maybe[at] += 1,
             }
+        }
+        if let Some(ground) = self.accounts.get(&Side::Ground) {
+            // Counted, kept, and shown: as good as a gap.
+            let (reason, items) = ("dead_letter".to_owned(), ground.dead);
+            self.gaps.push(Gap { reason, items, unknown: false });
         }
         let unknown = self.gaps.iter().any(|gap| gap.unknown && !is_policy(gap));
         let sum = |of: fn(&Gap) -> bool| {
@@ -262,7 +286,13 @@ impl Facts {
         }
         if let Some(ground) = self.accounts.get(&Side::Ground) {
             let there = |at: usize| ground.delivered[at] + ground.dead[at] + ground.held[at];
-            self.verdict.uncounted += (0..3).map(|at| ground.taken[at].abs_diff(there(at))).sum::<u64>();
+            // What the station lost itself is a drop of something that it had taken.
+            let own = ground.dropped.iter().find(|(r, _)| r == STATION_LOST).map_or([0; 3], |(_, n)| *n);
+            let off = |at: usize| {
+                let (taken, there) = (ground.taken[at], there(at));
+                taken.abs_diff(there).min(taken.abs_diff(there + own[at]))
+            };
+            self.verdict.uncounted += (0..3).map(off).sum::<u64>();
         }
         if let (Some(agent), Some(ground)) =
             (self.accounts.get(&Side::Agent), self.accounts.get(&Side::Ground))
@@ -279,13 +309,7 @@ impl Facts {
     fn bounds(&self) -> (Three, Three) {
         let (mut least, mut most) = ([0; 3], [0; 3]);
         for (id, sent) in &self.sent {
-            let Some(at) = usize::from(sent.signal).checked_sub(1).filter(|at| *at < 3) else {
-                // The signal of a refused item is not noted; one that is there all the same is judged elsewhere.
-                if self.delivered.contains(id) {
-                    most.iter_mut().for_each(|n| *n += 1);
-                }
-                continue;
-            };
+            let at = sent.at();
             let told = sent.answer == Answer::Accepted && !self.untold.contains(id);
             least[at] += u64::from(told);
             most[at] += 1;

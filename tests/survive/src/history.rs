@@ -80,6 +80,8 @@ pub enum Event {
     },
     /// The agent refused the request.
     Refused {
+        /// Number of the signal, from 1.
+        signal: u8,
         /// Its items.
         items: Vec<Item>,
     },

@@ -1,0 +1,23 @@
+//! scratch
+fn main() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let seeds: u64 = args.next().map_or(10, |s| s.parse().unwrap());
+    let only = args.next();
+    let seed: Option<u64> = args.next().map(|s| s.parse().unwrap());
+    let mut campaign = survive::Campaign::new()?;
+    for (name, kind) in survive::faults::ALL {
+        for side in [survive::Side::Agent, survive::Side::Ground] {
+            if !survive::campaign::is_meant(only.as_deref(), name, side) { continue }
+            if let Some(seed) = seed {
+                let history = campaign.fly(name, kind, side, seed);
+                history.write(std::io::stdout())?;
+                println!("{:?}", survive::check(&history));
+                continue;
+            }
+            let began = tokio::time::Instant::now();
+            let row = campaign.row(name, kind, side, 0..seeds);
+            println!("{:22} {:6} runs {:4} void {:3} ack {:6} lost {:5} alt {:3} twice {:4} unc {:5} refd {:3}/{:3} stuck {:2} loop {:2} panic {:2} fa {:2} rec {:6} given {:6} {:?} {:?}", row.fault, row.store, row.runs, row.void, row.acknowledged, row.lost, row.altered, row.twice, row.uncounted, row.refused_delivered, row.refused_then_cut, row.stuck, row.crash_loops, row.panics, row.false_alarms, row.recovery_ms_max, row.given_up, began.elapsed(), row.bad_seeds);
+        }
+    }
+    Ok(())
+}
