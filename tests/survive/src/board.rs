@@ -12,8 +12,8 @@ use perigee_shared::segment::{Codec, Decoder, Hash, Header, Lane, SegmentId};
 use perigee_shared::signal::{Counts, SignalSet};
 use space_agent::lanes::Lanes;
 use space_agent::wal::{
-    Accepted, BatchLimits, ConsumerId, Encoding, GroundLane, GroundView, Reconciled, SealError, Sending, Wal,
-    WalConfig, WalError, WhenFull,
+    Accepted, BatchLimits, ConsumerId, Encoding, GroundLane, GroundView, Recoder, Reconciled, SealError, Sending,
+    Wal, WalConfig, WalError, WhenFull,
 };
 
 use crate::history::{Account, Item, Side};
@@ -202,6 +202,16 @@ impl Board {
     /// The ground has said that the bytes do not have their hash.
     pub fn verify(&mut self, id: SegmentId) -> Result<(), Failure> {
         self.wal.verify_segment(id.lane, id.sequence)?;
+        Ok(())
+    }
+
+    /// The ground does not have what a segment leans on: it is encoded again without, and sent again.
+    pub fn recode(&mut self, id: SegmentId) -> Result<(), Failure> {
+        let Some(recoding) = self.wal.to_recode(id)? else { return Ok(()) };
+        let recoded = Recoder::default().run(recoding, Codec::ZstdRows).map_err(failed)?;
+        if self.wal.replace(recoded)? {
+            self.taken.remove(id.sequence..id.sequence + 1);
+        }
         Ok(())
     }
 

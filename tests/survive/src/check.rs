@@ -195,11 +195,12 @@ impl Facts {
     }
 
     fn read_rest(&mut self, history: &History) {
-        let (mut ended, mut quarantines) = (false, 0);
+        let (mut ended, mut destroyed, mut quarantines) = (false, false, 0);
         for event in &history.events {
             match event {
                 Event::Gap(gap) => self.gaps.push(gap.clone()),
                 Event::Destroyed { items, untold } => {
+                    destroyed = true;
                     let set = if *untold { &mut self.untold } else { &mut self.destroyed };
                     set.extend(items);
                 }
@@ -219,7 +220,7 @@ impl Facts {
                 _ => {}
             }
         }
-        if self.destroyed.is_empty() && self.untold.is_empty() {
+        if !destroyed {
             self.verdict.false_alarms = quarantines;
         }
         // A harness that did not come to its end has seen nothing go on.
@@ -237,14 +238,10 @@ impl Facts {
                 Answer::Accepted if self.untold.contains(id) => self.verdict.given_up += 1,
                 Answer::Accepted if self.destroyed.contains(id) => destroyed[at] += 1,
                 Answer::Accepted => others[at] += 1,
+                Answer::Refused { then_cut: false } => {}
                 // What nobody was told may have been there and be missing.
-                _ => maybe[at] += 1,
+                Answer::Undecided | Answer::Refused { then_cut: true } => maybe[at] += 1,
             }
-        }
-        if let Some(ground) = self.accounts.get(&Side::Ground) {
-            // Counted, kept, and shown: as good as a gap.
-            let (reason, items) = ("dead_letter".to_owned(), ground.dead);
-            self.gaps.push(Gap { reason, items, unknown: false });
         }
         let unknown = self.gaps.iter().any(|gap| gap.unknown && !is_policy(gap));
         let sum = |of: fn(&Gap) -> bool| {
@@ -255,11 +252,13 @@ impl Facts {
             sum
         };
         let (policy, known) = (sum(is_policy), sum(|gap| !is_policy(gap)));
+        // Counted, kept, and shown: as good as a gap.
+        let dead = self.accounts.get(&Side::Ground).map_or([0; 3], |ground| ground.dead);
         for at in 0..3 {
             let by_rule = policy[at].min(others[at]);
             self.verdict.lost += others[at] - by_rule;
             let left = policy[at] - by_rule;
-            let covered = if unknown { destroyed[at] } else { destroyed[at].min(known[at] + left) };
+            let covered = if unknown { destroyed[at] } else { destroyed[at].min(known[at] + dead[at] + left) };
             self.verdict.lost += destroyed[at] - covered;
             self.verdict.given_up += covered;
             if !unknown {

@@ -89,8 +89,14 @@ impl Flight {
     pub fn damage(&mut self, damage: Damage) -> bool {
         let (path, disk) = (self.file(), self.world.disk(self.side));
         let before = disk.content(&path);
-        disk.damage(&path, |content| damage.apply(content, &mut self.chance));
-        before != disk.content(&path)
+        // Two pages that are the same change nothing when they change places.
+        for _ in 0..10 {
+            disk.damage(&path, |content| damage.apply(content, &mut self.chance));
+            if before != disk.content(&path) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Puts something else in the place of the file of the store under test. `backup`: how it was before.

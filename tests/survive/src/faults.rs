@@ -272,8 +272,8 @@ fn full(flight: &mut Flight) -> bool {
 }
 
 fn damaged(flight: &mut Flight, damage: Damage, running: bool) -> bool {
-    flight.work(2 * WORK);
-    flight.have_some();
+    flight.work(WORK);
+    flight.have_lots();
     if !running {
         flight.stop();
     }
@@ -299,7 +299,8 @@ fn replaced(flight: &mut Flight, with: Replaced, running: bool, directory: &Path
             backup
         }
         Replaced::Foreign => {
-            let mut other = Flight::new("", flight.side, 1, flight.chance.random(), directory);
+            let (seed, script) = (flight.chance.random(), flight.chance.random());
+            let mut other = Flight::new("", flight.side, seed, script, directory).of_another_satellite();
             // Their clocks and numbers differ as those of two machines do.
             other.world.time.advance(86_400_000);
             other.have_some();

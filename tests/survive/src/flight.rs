@@ -106,6 +106,31 @@ impl Flight {
         self.accept();
     }
 
+    /// Has many pages of data in the store under test, on board or in the spool.
+    pub fn have_lots(&mut self) {
+        for _ in 0..6 {
+            for _ in 0..3 {
+                let request = self.source.make(24_000);
+                self.offer(vec![request]);
+            }
+            self.seal();
+            if self.side == Side::Ground {
+                self.contact(SEGMENTS);
+            }
+        }
+        self.have_some();
+        for _ in 0..3 {
+            let request = self.source.make(24_000);
+            self.offer(vec![request]);
+        }
+    }
+
+    /// Another machine's, whose items are its own.
+    pub fn of_another_satellite(mut self) -> Self {
+        self.source = Source::of_satellite(2, self.world.rng.random(), 220);
+        self
+    }
+
     fn step(&mut self) {
         match self.world.rng.random_range(0..100) {
             0..50 => drop(self.accept()),
@@ -135,6 +160,10 @@ impl Flight {
                 self.source.make(bytes)
             })
             .collect();
+        self.offer(requests)
+    }
+
+    fn offer(&mut self, requests: Vec<Request>) -> bool {
         if !self.board.start(&mut self.world, self.judged) {
             return false;
         }
@@ -220,6 +249,10 @@ impl Flight {
                 Said::HashMismatch => {
                     return self.board.call(&mut self.world, self.judged, |b| b.verify(header.id));
                 }
+                Said::MissingBase => {
+                    let id = header.id;
+                    return self.board.call(&mut self.world, self.judged, |b| b.recode(id));
+                }
                 Said::Part => {}
                 Said::No => return Some(()),
             }
@@ -259,7 +292,7 @@ impl Flight {
                 Some(Exported::Nothing) => return true,
                 Some(Exported::Other) => {}
                 Some(Exported::Items(items)) => {
-                    items.iter().for_each(|(id, _)| drop(self.in_spool.remove(id)));
+                    self.in_spool.retain(|id| !items.iter().any(|(exported, _)| exported == id));
                     self.world.note(Event::Exported { items });
                 }
             }

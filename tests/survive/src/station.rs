@@ -42,6 +42,8 @@ pub enum Said {
     Part,
     /// Its bytes do not have its hash.
     HashMismatch,
+    /// It leans on a segment that the ground does not have.
+    MissingBase,
     /// Anything else: the agent keeps it.
     No,
 }
@@ -162,6 +164,7 @@ impl Station {
             Some(Applied::Duplicate) => Said::Known,
             Some(Applied::Held(_)) => Said::Part,
             Some(Applied::Rejected(RejectReason::HashMismatch)) => Said::HashMismatch,
+            Some(Applied::Rejected(RejectReason::MissingBase)) => Said::MissingBase,
             _ => Said::No,
         })
     }

@@ -39,9 +39,14 @@ pub struct Source {
 impl Source {
     /// Items of about `item_bytes` each.
     pub fn new(seed: u64, item_bytes: usize) -> Self {
+        Self::of_satellite(1, seed, item_bytes)
+    }
+
+    /// The same for another satellite.
+    pub fn of_satellite(satellite: u16, seed: u64, item_bytes: usize) -> Self {
         let compressible = !seed.is_multiple_of(3);
         Self {
-            generator: Generator::new(1, Shape { item_bytes, compressible }, seed),
+            generator: Generator::new(satellite, Shape { item_bytes, compressible }, seed),
             now: 1_700_000_000_000_000_000,
         }
     }
