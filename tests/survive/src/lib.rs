@@ -30,6 +30,10 @@ pub mod faults;
 
 pub mod campaign;
 
+pub mod process;
+
+pub mod programs;
+
 pub use campaign::Campaign;
 pub use check::{Verdict, check};
 pub use history::{Event, History, Side};
