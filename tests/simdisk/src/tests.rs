@@ -76,7 +76,11 @@ fn after_a_failed_write_back_everything_reads_well_until_the_power_cut_and_the_m
             (cache, medium)
         };
         disk.restart();
-        assert_eq!(disk.content(&path()).unwrap(), medium, "what a read past the cache shows is what a power cut leaves");
+        assert_eq!(
+            disk.content(&path()).unwrap(),
+            medium,
+            "what a read past the cache shows is what a power cut leaves"
+        );
         differed += u32::from(cache != medium);
     }
     assert!(differed > 5, "pages were lost in {differed} of 20");

@@ -12,8 +12,8 @@ use perigee_shared::segment::{Codec, Decoder, Hash, Header, Lane, SegmentId};
 use perigee_shared::signal::{Counts, SignalSet};
 use space_agent::lanes::Lanes;
 use space_agent::wal::{
-    Accepted, BatchLimits, ConsumerId, Encoding, GroundLane, GroundView, Recoder, Reconciled, SealError, Sending,
-    Wal, WalConfig, WalError, WhenFull,
+    Accepted, BatchLimits, ConsumerId, Encoding, GroundLane, GroundView, Recoder, Reconciled, SealError,
+    Sending, Wal, WalConfig, WalError, WhenFull,
 };
 
 use crate::history::{Account, Item, Side};
@@ -73,9 +73,8 @@ impl Subject for Board {
 
     fn account(&mut self) -> Result<Account, Failure> {
         let summary = self.wal.summary();
-        let name = |reason: link::DropReason| {
-            reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase()
-        };
+        let name =
+            |reason: link::DropReason| reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase();
         let dropped = summary.dropped.iter().map(|(reason, items)| (name(*reason), three(*items)));
         Ok(Account {
             taken: three(summary.accepted),
@@ -164,7 +163,7 @@ impl Board {
     }
 
     /// The next segment to send.
-    pub fn next(&mut self) -> Result<Option<(Header, Bytes)>, Failure> {
+    pub fn next_to_send(&mut self) -> Result<Option<(Header, Bytes)>, Failure> {
         let consumer = self.consumer()?;
         loop {
             let found = self.wal.to_ship(consumer, Lane::BULK, &self.taken, 1)?;

@@ -99,6 +99,8 @@ struct Facts {
     untold: BTreeSet<u64>,
     gaps: Vec<Gap>,
     accounts: BTreeMap<Side, Account>,
+    /// Commits were noted one by one.
+    commits_noted: bool,
     verdict: Verdict,
 }
 
@@ -155,6 +157,7 @@ impl Facts {
         for event in &history.events {
             match event {
                 Event::Committed { segment, items } => {
+                    self.commits_noted = true;
                     // A name that comes twice is one commit too many, whatever is in it.
                     let again = items.iter().filter(|id| !committed.insert(**id)).count() as u64;
                     let name_again = u64::from(!segments.insert(*segment));
@@ -258,7 +261,8 @@ impl Facts {
             let by_rule = policy[at].min(others[at]);
             self.verdict.lost += others[at] - by_rule;
             let left = policy[at] - by_rule;
-            let covered = if unknown { destroyed[at] } else { destroyed[at].min(known[at] + dead[at] + left) };
+            let covered =
+                if unknown { destroyed[at] } else { destroyed[at].min(known[at] + dead[at] + left) };
             self.verdict.lost += destroyed[at] - covered;
             self.verdict.given_up += covered;
             if !unknown {
@@ -292,6 +296,11 @@ impl Facts {
                 taken.abs_diff(there).min(taken.abs_diff(there + own[at]))
             };
             self.verdict.uncounted += (0..3).map(off).sum::<u64>();
+            if !self.commits_noted {
+                // More than there ever was can only have been committed twice.
+                let (_, most) = self.bounds();
+                self.verdict.twice += (0..3).map(|at| ground.taken[at].saturating_sub(most[at])).sum::<u64>();
+            }
         }
         if let (Some(agent), Some(ground)) =
             (self.accounts.get(&Side::Agent), self.accounts.get(&Side::Ground))
@@ -311,7 +320,8 @@ impl Facts {
             let at = sent.at();
             let told = sent.answer == Answer::Accepted && !self.untold.contains(id);
             least[at] += u64::from(told);
-            most[at] += 1;
+            let refused = matches!(sent.answer, Answer::Refused { .. }) && !self.delivered.contains(id);
+            most[at] += u64::from(!refused);
         }
         (least, most)
     }

@@ -34,8 +34,9 @@ pub enum Damage {
 impl Damage {
     /// Does it to `content`, somewhere where something is.
     pub fn apply(self, content: &mut Vec<u8>, rng: &mut SmallRng) {
-        let used: Vec<usize> =
-            (0..content.len() / PAGE).filter(|p| content[p * PAGE..][..PAGE].iter().any(|b| *b != 0)).collect();
+        let used: Vec<usize> = (0..content.len() / PAGE)
+            .filter(|p| content[p * PAGE..][..PAGE].iter().any(|b| *b != 0))
+            .collect();
         if used.is_empty() {
             return;
         }
@@ -129,9 +130,14 @@ mod tests {
 
     #[test]
     fn damage_changes_what_is_there() {
-        for damage in
-            [Damage::BitFlip, Damage::ZeroPage, Damage::SwappedPages, Damage::TornPage, Damage::Cut, Damage::Grown]
-        {
+        for damage in [
+            Damage::BitFlip,
+            Damage::ZeroPage,
+            Damage::SwappedPages,
+            Damage::TornPage,
+            Damage::Cut,
+            Damage::Grown,
+        ] {
             let mut changed = 0;
             for seed in 0..20 {
                 let mut rng = SmallRng::seed_from_u64(seed);

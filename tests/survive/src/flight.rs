@@ -220,7 +220,9 @@ impl Flight {
             again = self.board.call(&mut self.world, self.judged, |b| b.resume(&hello, &resume))?;
         }
         for _ in 0..most {
-            let Some((header, payload)) = self.board.call(&mut self.world, self.judged, Board::next)? else {
+            let Some((header, payload)) =
+                self.board.call(&mut self.world, self.judged, Board::next_to_send)?
+            else {
                 return Some(true);
             };
             let items = self.board.call(&mut self.world, self.judged, |b| Ok(b.decode(&header, &payload)))?;

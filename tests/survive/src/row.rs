@@ -107,6 +107,15 @@ impl Row {
         }
     }
 
+    /// Takes in a run that did not come to its end, which is no history: the harness could not do what it had to.
+    pub fn failed(&mut self, seed: u64, why: &str) {
+        self.void += 1;
+        self.skipped = None;
+        self.stuck += 1;
+        self.bad_seeds.push(seed);
+        eprintln!("{} on the {}, seed {seed}: {why}", self.fault, self.store);
+    }
+
     /// Whether every promise was kept, in one run at least; what was skipped is neither good nor bad.
     pub fn is_good(&self) -> bool {
         self.skipped.is_some() || (self.runs > 0 && self.bad_seeds.is_empty())

@@ -90,7 +90,9 @@ fn singles(signal: Signal, body: &[u8]) -> Option<Vec<Vec<u8>>> {
                     for span in &scope.spans {
                         let scope = ScopeSpans { spans: vec![span.clone()], ..scope.clone() };
                         let resource = ResourceSpans { scope_spans: vec![scope], ..resource.clone() };
-                        out.push(ExportTraceServiceRequest { resource_spans: vec![resource] }.encode_to_vec());
+                        out.push(
+                            ExportTraceServiceRequest { resource_spans: vec![resource] }.encode_to_vec(),
+                        );
                     }
                 }
             }
@@ -128,7 +130,9 @@ pub fn items_of_json(signal: Signal, text: &str) -> Vec<Item> {
     let one = |line: &str| -> Option<Vec<Item>> {
         let body = match signal {
             Signal::Traces => serde_json::from_str::<ExportTraceServiceRequest>(line).ok()?.encode_to_vec(),
-            Signal::Metrics => serde_json::from_str::<ExportMetricsServiceRequest>(line).ok()?.encode_to_vec(),
+            Signal::Metrics => {
+                serde_json::from_str::<ExportMetricsServiceRequest>(line).ok()?.encode_to_vec()
+            }
             Signal::Logs => serde_json::from_str::<ExportLogsServiceRequest>(line).ok()?.encode_to_vec(),
         };
         Some(items(signal, &body))

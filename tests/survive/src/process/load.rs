@@ -45,7 +45,13 @@ pub struct Load {
 
 impl Load {
     /// Starts `clients`, each with one request of about `bytes` after the other.
-    pub fn start(port: u16, clients: usize, bytes: usize, source: &Arc<Mutex<Source>>, history: &Shared) -> Self {
+    pub fn start(
+        port: u16,
+        clients: usize,
+        bytes: usize,
+        source: &Arc<Mutex<Source>>,
+        history: &Shared,
+    ) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for _ in 0..clients {

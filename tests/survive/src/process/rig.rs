@@ -184,7 +184,8 @@ impl Rig {
     pub async fn tend(&mut self) {
         for side in [Side::Agent, Side::Ground] {
             self.read_log(side);
-            let process = if side == Side::Agent { &mut self.agent.process } else { &mut self.ground.process };
+            let process =
+                if side == Side::Agent { &mut self.agent.process } else { &mut self.ground.process };
             let Some(status) = process.has_ended() else { continue };
             self.read_log(side);
             let watched = &mut self.watched[side as usize];
@@ -364,7 +365,9 @@ impl Rig {
             match left {
                 Ok(None) => return Ok(()),
                 Ok(Some(why)) | Err(why) if Instant::now() > end => return Err(why),
-                _ if self.watched.iter().any(|w| w.loops) => return Err("one of them ends at each start".into()),
+                _ if self.watched.iter().any(|w| w.loops) => {
+                    return Err("one of them ends at each start".into());
+                }
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
@@ -377,7 +380,9 @@ impl Rig {
         let in_spool = three(&accounting[SATELLITE]["in_spool"]);
         // The ground must have heard what was dropped.
         let left = on_board != [0; 3] || in_spool != [0; 3] || status["link"]["state"] == "down";
-        Ok(left.then(|| format!("on board {on_board:?}, in the spool {in_spool:?}, link {}", status["link"]["state"])))
+        Ok(left.then(|| {
+            format!("on board {on_board:?}, in the spool {in_spool:?}, link {}", status["link"]["state"])
+        }))
     }
 
     async fn take_stock(&mut self) {

@@ -88,7 +88,7 @@ pub async fn run(
     };
     let mut rig = Rig::new(programs, name, side, seed, volume).await?;
     // What is to be lost must be there: on board without a link, or in the spool without a backend.
-    let keeps = !matches!(fault, Fault::Kill | Fault::Stop);
+    let keeps = !matches!(fault, Fault::Kill | Fault::Stop | Fault::FirstStart);
     if keeps {
         match side {
             Side::Agent => rig.link.cut(),
@@ -102,7 +102,9 @@ pub async fn run(
             match fault {
                 Fault::WriteBack { restarts } => write_back(&mut rig, side, restarts, &mut chance).await?,
                 Fault::Full => full(&mut rig, side).await?,
-                Fault::Damaged(damage, running) => damaged(&mut rig, side, damage, running, &mut chance).await?,
+                Fault::Damaged(damage, running) => {
+                    damaged(&mut rig, side, damage, running, &mut chance).await?
+                }
                 Fault::Replaced(with, running) => replaced(&mut rig, programs, side, with, running).await?,
                 Fault::Kill => kill(&mut rig, side, &mut chance).await?,
                 Fault::Stop => stop(&mut rig, side, &mut chance).await?,
@@ -156,7 +158,7 @@ async fn write_back(
 }
 
 async fn full(rig: &mut Rig, side: Side) -> anyhow::Result<bool> {
-    let load = rig.load(3, 6_000);
+    let load = rig.load(2, 6_000);
     go_on(rig, 1_000).await;
     if let Some(volume) = &rig.volume {
         volume.fill_inside()?;
@@ -290,11 +292,16 @@ async fn foreign(programs: Programs, side: Side) -> anyhow::Result<Vec<u8>> {
 }
 
 async fn kill(rig: &mut Rig, side: Side, chance: &mut SmallRng) -> anyhow::Result<bool> {
-    let load = rig.load(3, 3_000);
+    let other = if side == Side::Agent { Side::Ground } else { Side::Agent };
+    let load = rig.load(1, 3_000);
     for _ in 0..6 {
         go_on(rig, chance.random_range(100..900)).await;
         rig.kill(side).await;
         rig.start(side);
+        if chance.random_bool(0.3) {
+            rig.kill(other).await;
+            rig.start(other);
+        }
         if chance.random_bool(0.5) {
             rig.link.cut();
             go_on(rig, chance.random_range(100..500)).await;
@@ -306,7 +313,7 @@ async fn kill(rig: &mut Rig, side: Side, chance: &mut SmallRng) -> anyhow::Resul
 }
 
 async fn stop(rig: &mut Rig, side: Side, chance: &mut SmallRng) -> anyhow::Result<bool> {
-    let load = rig.load(3, 3_000);
+    let load = rig.load(1, 3_000);
     go_on(rig, 500).await;
     let process = if side == Side::Agent { &rig.agent.process } else { &rig.ground.process };
     process.signal(nix::sys::signal::Signal::SIGSTOP);
