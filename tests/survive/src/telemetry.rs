@@ -85,10 +85,10 @@ fn singles(signal: Signal, body: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut out = Vec::new();
     match signal {
         Signal::Traces => {
-            for resource in ExportTraceServiceRequest::decode(body).ok()?.resource_spans {
-                for scope in &resource.scope_spans {
-                    for span in &scope.spans {
-                        let scope = ScopeSpans { spans: vec![span.clone()], ..scope.clone() };
+            for mut resource in ExportTraceServiceRequest::decode(body).ok()?.resource_spans {
+                for mut scope in std::mem::take(&mut resource.scope_spans) {
+                    for span in std::mem::take(&mut scope.spans) {
+                        let scope = ScopeSpans { spans: vec![span], ..scope.clone() };
                         let resource = ResourceSpans { scope_spans: vec![scope], ..resource.clone() };
                         out.push(
                             ExportTraceServiceRequest { resource_spans: vec![resource] }.encode_to_vec(),
@@ -98,10 +98,10 @@ fn singles(signal: Signal, body: &[u8]) -> Option<Vec<Vec<u8>>> {
             }
         }
         Signal::Metrics => {
-            for resource in ExportMetricsServiceRequest::decode(body).ok()?.resource_metrics {
-                for scope in &resource.scope_metrics {
-                    for metric in &scope.metrics {
-                        let scope = ScopeMetrics { metrics: vec![metric.clone()], ..scope.clone() };
+            for mut resource in ExportMetricsServiceRequest::decode(body).ok()?.resource_metrics {
+                for mut scope in std::mem::take(&mut resource.scope_metrics) {
+                    for metric in std::mem::take(&mut scope.metrics) {
+                        let scope = ScopeMetrics { metrics: vec![metric], ..scope.clone() };
                         let resource = ResourceMetrics { scope_metrics: vec![scope], ..resource.clone() };
                         out.push(
                             ExportMetricsServiceRequest { resource_metrics: vec![resource] }.encode_to_vec(),
@@ -111,10 +111,10 @@ fn singles(signal: Signal, body: &[u8]) -> Option<Vec<Vec<u8>>> {
             }
         }
         Signal::Logs => {
-            for resource in ExportLogsServiceRequest::decode(body).ok()?.resource_logs {
-                for scope in &resource.scope_logs {
-                    for record in &scope.log_records {
-                        let scope = ScopeLogs { log_records: vec![record.clone()], ..scope.clone() };
+            for mut resource in ExportLogsServiceRequest::decode(body).ok()?.resource_logs {
+                for mut scope in std::mem::take(&mut resource.scope_logs) {
+                    for record in std::mem::take(&mut scope.log_records) {
+                        let scope = ScopeLogs { log_records: vec![record], ..scope.clone() };
                         let resource = ResourceLogs { scope_logs: vec![scope], ..resource.clone() };
                         out.push(ExportLogsServiceRequest { resource_logs: vec![resource] }.encode_to_vec());
                     }

@@ -1,6 +1,6 @@
 //! Both stores on a disk in memory that does what disks do. Seeds are those of `bench survive`, which repeats a run.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use survive::{Campaign, Side, check, faults};
 

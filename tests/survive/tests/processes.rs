@@ -1,6 +1,6 @@
 //! Real processes on real file systems. What needs mounts says so and is skipped where there are none.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use e2e::Programs;
 use survive::process::{self, Fault};
