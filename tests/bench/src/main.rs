@@ -1,7 +1,7 @@
-//! Benchmarks: `cargo run --release -p bench -- ingest | memory | bytes | link`.
+//! Benchmarks: `cargo run --release -p bench -- ingest | memory | bytes | link | survive`.
 //!
 //! `ingest` and `memory` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
-//! from another; `bytes` compares codecs in this process, and
+//! from another; `survive` breaks disks and files under both stores and both programs; `bytes` compares codecs in this process, and
 //! `link` simulates contacts, the same on every machine. Results go to stdout as a table or as JSON, everything else to stderr.
 
 mod affinity;
@@ -20,9 +20,11 @@ mod report;
 mod sample;
 mod scrape;
 mod stream;
+mod survive;
 mod system;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -49,6 +51,8 @@ enum Bench {
     Link(link::Options),
     /// Bytes per item of segments, alone and leaning on earlier ones, against gzip, zstd and rows; speed and memory
     Bytes(bytes_per_item::Options),
+    /// What both stores survive: faults of disks, files and processes, judged by one checker
+    Survive(survive::Options),
     /// What encoding the segment on stdin holds in memory; `bytes` runs it as a process of its own
     #[command(hide = true)]
     Peak,
@@ -86,16 +90,26 @@ struct Setup {
     max_bytes: ByteSize,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
+    if let Some(code) = ::survive::programs::run_by_name() {
+        return Ok(code);
+    }
     let arguments = Arguments::parse();
+    let mut good = true;
     let (name, rows) = match &arguments.bench {
         Bench::Ingest(options) => ("ingest", on_core(&options.setup, ingest::run(options))?),
         Bench::Memory(options) => ("memory", on_core(&options.setup, memory::run(options))?),
         Bench::Bytes(options) => ("bytes", bytes_per_item::run(options)?),
         Bench::Link(options) => ("link", link::run(options)?),
-        Bench::Peak => return peak::run(),
+        Bench::Survive(options) => {
+            let (rows, all_good) = survive::run(options)?;
+            good = all_good;
+            ("survive", rows)
+        }
+        Bench::Peak => return peak::run().map(|()| ExitCode::SUCCESS),
     };
-    report::print(name, &rows, arguments.json)
+    report::print(name, &rows, arguments.json)?;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs `bench` on the senders' core.

@@ -23,4 +23,4 @@ pub use items::{Batch, ids_in, now_nano};
 pub use process::{Exit, Process};
 pub use scene::{DOMAIN, Programs, SATELLITE, STATION, Scene, free_port};
 pub use sender::{Grpc, Ledger, Load, Protocol, Sent};
-pub use wait::{DEADLINE, eventually, eventually_within, seed};
+pub use wait::{DEADLINE, eventually, eventually_within, seed, within};

@@ -86,6 +86,13 @@ impl Process {
         }
     }
 
+    /// How the child has ended by itself; it can be started again then.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().unwrap()?;
+        self.child = None;
+        Some(status)
+    }
+
     /// Whether the child was started and not ended since.
     pub const fn is_started(&self) -> bool {
         self.child.is_some()
@@ -115,6 +122,16 @@ impl Process {
         let mut child = self.child.take().expect("it was started");
         let ended = tokio::time::timeout(END, child.wait()).await;
         ended.unwrap_or_else(|_| panic!("{} has not ended after {END:?}", self.name)).unwrap()
+    }
+
+    /// Everything it has written since this was asked for last; what is taken is not judged when the test ends.
+    pub fn take_log(&self) -> String {
+        let log = self.log();
+        // The child appends: what it writes next is at the file's new end.
+        if let Ok(file) = OpenOptions::new().write(true).open(&self.log) {
+            file.set_len(0).unwrap();
+        }
+        log
     }
 
     /// Everything it has written.

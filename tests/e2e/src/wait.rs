@@ -18,14 +18,21 @@ pub async fn eventually<T>(what: &str, check: impl AsyncFnMut() -> Result<T, Str
 pub async fn eventually_within<T>(
     deadline: Duration,
     what: &str,
-    mut check: impl AsyncFnMut() -> Result<T, String>,
+    check: impl AsyncFnMut() -> Result<T, String>,
 ) -> T {
+    within(deadline, check).await.unwrap_or_else(|why| panic!("{what}: not within {deadline:?}: {why}"))
+}
+
+/// Polls `check` until it is `Ok`, or until the deadline, which hands back its last error.
+pub async fn within<T>(
+    deadline: Duration,
+    mut check: impl AsyncFnMut() -> Result<T, String>,
+) -> Result<T, String> {
     let end = Instant::now() + deadline;
     loop {
         match check().await {
-            Ok(value) => return value,
-            Err(why) if Instant::now() > end => panic!("{what}: not within {deadline:?}: {why}"),
-            Err(_) => tokio::time::sleep(POLL).await,
+            Err(_) if Instant::now() <= end => tokio::time::sleep(POLL).await,
+            result => return result,
         }
     }
 }
