@@ -192,7 +192,7 @@ fn failing(flight: &mut Flight, operation: Operation, trouble: Trouble) -> bool 
     let after = match operation {
         Operation::Write => flight.chance.random_range(0..80),
         Operation::Sync => flight.chance.random_range(0..20),
-        Operation::Grow => flight.chance.random_range(0..8),
+        Operation::Grow => flight.chance.random_range(0..4),
         Operation::Read => flight.chance.random_range(0..10),
     };
     let times = flight.chance.random_range(1..6);
