@@ -185,14 +185,17 @@ fn first_start(flight: &mut Flight, seed: u64) -> bool {
 }
 
 fn failing(flight: &mut Flight, operation: Operation, trouble: Trouble) -> bool {
-    flight.work(WORK);
+    // A file grows most when it is new.
+    if operation != Operation::Grow {
+        flight.work(WORK);
+    }
     let after = match operation {
         Operation::Write => flight.chance.random_range(0..80),
         Operation::Sync => flight.chance.random_range(0..20),
-        Operation::Grow => 0,
+        Operation::Grow => flight.chance.random_range(0..4),
         Operation::Read => flight.chance.random_range(0..10),
     };
-    let times = if operation == Operation::Grow { 1_000 } else { flight.chance.random_range(1..6) };
+    let times = flight.chance.random_range(1..6);
     if operation == Operation::Read {
         // What the store has cached it does not read.
         flight.stop();
