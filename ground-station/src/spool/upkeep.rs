@@ -19,6 +19,9 @@ use super::views::names;
 /// Payload bytes that share a transaction, at most.
 const GROUP_BYTES: usize = 16 << 20;
 
+/// How long a disk that fails is left alone, at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
 /// How often the mirror is written while something changes.
 const MIRROR_EVERY: Duration = Duration::from_secs(5);
 
@@ -130,7 +133,7 @@ impl Keeper {
                     );
                     self.status.send_modify(|s| s.failing = Some(error.to_string()));
                     tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(10));
+                    wait = (wait * 2).min(LONGEST_WAIT);
                 }
                 other => {
                     self.status.send_if_modified(|s| s.failing.take().is_some());
