@@ -80,6 +80,14 @@ fn one(
         Counters::of(txn.tables, satellite)?.one(Kind::Duplicates, 1)?;
         return Ok(Applied::Duplicate);
     }
+    if ledger::has_in_another_epoch(txn.tables, key, &header.hash)? {
+        // A log that was put back from a backup begins a new epoch and keeps its sequences and payloads.
+        ledger::insert(&mut txn.tables.open_table(COMMITTED)?, key, header.hash)?;
+        ledger::remember(&mut txn.tables.open_table(RECENT)?, key, header)?;
+        *quota = quota.saturating_sub(delete_partial(txn, key)?);
+        Counters::of(txn.tables, satellite)?.one(Kind::Duplicates, 1)?;
+        return Ok(Applied::Duplicate);
+    }
     match bases::chain(&txn.tables.open_table(BASES)?, satellite, header) {
         Err(SpoolError::Undecodable(_)) => return Ok(Applied::Rejected(RejectReason::MissingBase)),
         chain => drop(chain?),

@@ -7,7 +7,7 @@ use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Header, Lane};
 use perigee_shared::signal::Counts;
 use prost::Message;
-use redb::{ReadableTable, Table};
+use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::error::SpoolError;
 use super::file::Txn;
@@ -87,6 +87,25 @@ pub(super) fn remember(
         table.retain_in(key.at(0)..=key.at(old), |_, _| false)?;
     }
     Ok(())
+}
+
+/// Whether the same payload was committed lately under the same lane and sequence of another epoch of the satellite.
+pub(super) fn has_in_another_epoch(
+    txn: &WriteTransaction,
+    key: SequenceKey,
+    payload: &Hash,
+) -> Result<bool, SpoolError> {
+    let (epochs, table) = (txn.open_table(EPOCHS)?, txn.open_table(RECENT)?);
+    let of = |epoch| EpochKey { satellite: key.satellite, epoch };
+    for row in epochs.range(of(0)..=of(u64::MAX))? {
+        let epoch = row?.0.value().epoch;
+        if epoch != key.epoch
+            && recent(&table, SequenceKey { epoch, ..key })?.is_some_and(|(hash, _)| hash == *payload)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Committed ranges of a lane with the hash of each one's last segment.

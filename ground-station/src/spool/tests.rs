@@ -205,6 +205,24 @@ fn a_segment_that_comes_twice_is_committed_once() {
 }
 
 #[test]
+fn a_segment_that_comes_again_under_a_new_epoch_is_committed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    commit(&mut spool, 1, spans(5));
+    let (header, payload) = segment(1, spans(5), 0);
+    let named = |id| Arc::new(Header { id, ..(*header).clone() });
+    let renamed = named(SegmentId { epoch: header.id.epoch + 1, ..header.id });
+    hello(&mut spool, 1..2, Vec::new());
+    let whole = [0..payload.len()];
+    for _ in 0..2 {
+        assert_eq!(apply(&mut spool, &[incoming(&renamed, &payload, &whole)]), [Applied::Duplicate]);
+    }
+    let other = named(SegmentId { sequence: 2, ..renamed.id });
+    assert_eq!(apply(&mut spool, &[incoming(&other, &payload, &whole)]), [Applied::New], "another sequence");
+    assert_eq!(account(&mut spool).committed.spans, 10);
+}
+
+#[test]
 fn another_payload_under_a_committed_name_is_a_conflict() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = open(&dir);
