@@ -145,9 +145,13 @@ impl Keeper {
         }
     }
 
-    #[cfg(test)]
-    pub(super) async fn end_by_panic(&self) {
-        drop(self.owner.call(|_| panic!("planted")).await);
+    /// Has the spool take note of an error that was met beside it.
+    pub(super) async fn noted(&self, error: SpoolError) -> SpoolError {
+        let note = |spool: &mut Spool| {
+            spool.note(&error);
+            error
+        };
+        self.owner.call(note).await.unwrap_or(SpoolError::Gone)
     }
 
     /// There is something new to export.
