@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::link::Connected;
 use crate::spool::{
-    AccountView, ColumnsView, GapView, LetterView, PassView, SatelliteView, SpoolError, SpoolView, Store,
+    AccountView, ColumnsView, GapView, LetterView, PassView, SatelliteView, SpoolError, SpoolView, Status,
+    Store,
 };
 use crate::telemetry::Metrics;
 
@@ -199,13 +200,33 @@ async fn metrics(State(console): State<Console>) -> Result<Response, Failed> {
     Ok(([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response())
 }
 
-/// 200 while the spool can be written, 503 with the reason while it cannot, or never will be in this process.
 async fn health(State(console): State<Console>) -> Response {
-    let status = console.store.status().borrow().clone();
-    let (code, text) = match status.gone.or(status.failing) {
-        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+    let (code, text) = health_of(&console.store.status().borrow());
+    (code, Json(serde_json::json!({ "status": text }))).into_response()
+}
+
+/// 200 while the spool can be written, 503 with the reason while it cannot, or never will be in this process.
+fn health_of(status: &Status) -> (StatusCode, String) {
+    match status.gone.as_ref().or(status.failing.as_ref()) {
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why.clone()),
         None if status.full => (StatusCode::OK, "the spool is full".to_owned()),
         None => (StatusCode::OK, "ok".to_owned()),
-    };
-    (code, Json(serde_json::json!({ "status": text }))).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spool_that_cannot_be_written_or_is_gone_is_not_healthy() {
+        let mut status = Status::default();
+        assert_eq!(health_of(&status).0, StatusCode::OK);
+        status.full = true;
+        assert_eq!(health_of(&status), (StatusCode::OK, "the spool is full".to_owned()));
+        status.failing = Some("the disk is full".to_owned());
+        assert_eq!(health_of(&status), (StatusCode::SERVICE_UNAVAILABLE, "the disk is full".to_owned()));
+        status.gone = Some("it is given up".to_owned());
+        assert_eq!(health_of(&status), (StatusCode::SERVICE_UNAVAILABLE, "it is given up".to_owned()));
+    }
 }

@@ -85,8 +85,11 @@ impl Exporter {
                 Err(Left::Shutdown | Left::Spool(SpoolError::Gone)) => return,
                 Err(Left::Spool(error)) => {
                     tracing::error!(exporter = %self.name, %error, "the spool cannot be read");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    continue;
+                    tokio::select! {
+                        biased;
+                        () = shutdown.cancelled() => return,
+                        () = tokio::time::sleep(Duration::from_secs(1)) => continue,
+                    }
                 }
             }
             // Nothing to do: what was settled is deleted once it has been quiet for a moment.

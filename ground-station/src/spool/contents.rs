@@ -7,8 +7,8 @@ use std::sync::Arc;
 use perigee_shared::env::{Env, StoreFile};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::signal::{Counts, Signal, SignalSet};
-use perigee_shared::store::{Before, Contents as Stored, StoreError};
-use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+use perigee_shared::store::{Before, Contents as Stored, StoreError, guarded};
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::decode::Decoded;
 use super::error::SpoolError;
@@ -191,6 +191,23 @@ pub(super) fn make_tables(txn: &WriteTransaction) -> Result<(), SpoolError> {
     Ok(())
 }
 
+/// What was read of a damaged file is of no use: the mirror alone is.
+fn begin_again(
+    db: &redb::Database,
+    env: &Env,
+    settings: &Settings,
+    why: &StoreError,
+) -> Result<(), StoreError> {
+    tracing::error!(error = %why, "what could be read of the damaged spool is of no use; only its mirror is taken over");
+    let txn = db.begin_write()?;
+    macro_rules! delete {
+        ($($table:ident)*) => { $(txn.delete_table($table)?;)* };
+    }
+    every_table!(delete);
+    make_tables(&txn).and_then(|()| mirror::begin(&txn, env, settings)).map_err(of_file)?;
+    write_format(txn)
+}
+
 fn write_format(txn: WriteTransaction) -> Result<(), StoreError> {
     txn.open_table(META)?.insert("format", FORMAT)?;
     Ok(txn.commit()?)
@@ -236,8 +253,14 @@ impl Stored for Contents {
             Before::Nothing => mirror::begin(&txn, env, settings).map_err(of_file)?,
             Before::Damaged { file, .. } => {
                 txn.commit()?;
-                rescue::take_over(db, file, env, settings).map_err(of_file)?;
-                return write_format(db.begin_write()?);
+                let rescued = || {
+                    rescue::take_over(db, file, env, settings).map_err(of_file)?;
+                    Self::load(&db.begin_read()?, settings).map(drop)
+                };
+                return match guarded(rescued) {
+                    Err(error @ StoreError::Damaged(_)) => begin_again(db, env, settings, &error),
+                    other => other.and_then(|()| write_format(db.begin_write()?)),
+                };
             }
         }
         write_format(txn)

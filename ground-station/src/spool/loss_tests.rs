@@ -443,6 +443,40 @@ fn one_damaged_page_costs_what_was_in_it_and_it_is_counted() {
 }
 
 #[test]
+fn a_record_that_cannot_be_read_costs_itself_and_never_the_spool() {
+    let disk = Disk::new();
+    let mut spool = on(&disk);
+    for sequence in 1..=5 {
+        commit(&mut spool, sequence, spans(sequence));
+    }
+    let overwrite = |txn: &mut file::Txn<'_>| {
+        txn.tables.open_table(tables::ENTRIES)?.insert(place(3).0, &[0xff; 9][..])?;
+        Ok(())
+    };
+    spool.write(overwrite).unwrap();
+    let next = |spool: &mut Spool| spool.read(|view| outlet::next(view, "a", SignalSet::ALL, 1));
+    let mut exported = Vec::new();
+    for _ in 0..40 {
+        match next(&mut spool) {
+            Ok(Some(found)) => {
+                exported.push(found.header.id.sequence);
+                progress(&mut spool, "a", &done(found.place));
+            }
+            Ok(None) => break,
+            // The file is opened again, and then replaced.
+            Err(SpoolError::Store(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(exported, [1, 2, 4, 5]);
+    assert!(spool.quarantined().is_some());
+    let account = balance(&mut spool);
+    assert_eq!((account.exported.spans, account.lost.spans), (12, 3));
+    spool.close().unwrap();
+    assert!(on(&disk).quarantined().is_none());
+}
+
+#[test]
 fn a_damaged_base_is_removed_and_the_satellite_is_asked_for_another() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = open(&dir);

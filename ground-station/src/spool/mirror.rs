@@ -283,6 +283,14 @@ impl Mirror {
         Ok(Self { ledger, commits: 1, satellites, cursors: Vec::new() })
     }
 
+    /// Takes in what the file says; of a satellite that both have, the file's word counts.
+    pub(super) fn know(&mut self, file: Option<Self>) {
+        if let Some(file) = file {
+            self.satellites.extend(file.satellites);
+            (self.ledger, self.commits, self.cursors) = (file.ledger, file.commits, file.cursors);
+        }
+    }
+
     /// Takes into the tables what the mirror knows and they do not.
     pub(super) fn restore(
         &self,

@@ -12,6 +12,7 @@ use perigee_shared::store::rescue::{Extent, Rescue};
 use prost::Message;
 use redb::{Database, Key, ReadableTable, TableDefinition, TableHandle, Value, WriteTransaction};
 
+use super::bases;
 use super::contents::Settings;
 use super::error::SpoolError;
 use super::migrate;
@@ -30,12 +31,28 @@ pub(super) fn take_over(
 ) -> Result<(), SpoolError> {
     if let Some(rescue) = Rescue::open(file) {
         macro_rules! copy {
-            ($($table:ident)*) => { $(copy(db, &rescue, $table)?;)* };
+            ($($table:path),*) => { $(copy(db, &rescue, $table, |_| true)?;)* };
         }
-        copy!(META SATELLITES EPOCHS COMMITTED RECENT PASSES DROPS DROPPED ENTRIES SEGMENT_CHUNKS BASES BASE_CHUNKS);
-        copy!(CURSORS ENTRY_DEAD LETTERS LETTER_CHUNKS COUNTERS);
-        copy(db, &rescue, migrate::SEGMENTS_1)?;
-        copy(db, &rescue, migrate::CURSORS_1)?;
+        copy!(
+            META,
+            COMMITTED,
+            RECENT,
+            DROPPED,
+            SEGMENT_CHUNKS,
+            BASE_CHUNKS,
+            CURSORS,
+            ENTRY_DEAD,
+            LETTER_CHUNKS
+        );
+        copy!(COUNTERS, PASSES, migrate::CURSORS_1);
+        let segment = |value: &[u8]| decode(value).is_ok_and(|r: SegmentRecord| r.header().is_ok());
+        copy(db, &rescue, ENTRIES, segment)?;
+        copy(db, &rescue, migrate::SEGMENTS_1, segment)?;
+        copy(db, &rescue, BASES, |value| bases::read_header(value).is_ok())?;
+        copy(db, &rescue, SATELLITES, |value| decode::<SatelliteRecord>(value).is_ok())?;
+        copy(db, &rescue, EPOCHS, |value| decode::<EpochRecord>(value).is_ok())?;
+        copy(db, &rescue, DROPS, |value| decode::<DropRecord>(value).is_ok())?;
+        copy(db, &rescue, LETTERS, |value| decode::<LetterRecord>(value).is_ok())?;
         migrate::to_format_2(db, env)?;
     }
     let txn = db.begin_write()?;
@@ -44,20 +61,25 @@ pub(super) fn take_over(
     let known = mirror::read::<Mirror>(env, &settings.directory.join(FILE));
     let known = known.filter(|mirror| ledger.is_none_or(|ledger| mirror.is_of(ledger)));
     let ledger = ledger.unwrap_or_else(|| env.random() | 1);
-    let known = known.map_or_else(|| Mirror::without_file(&txn, ledger), Ok)?;
-    known.restore(&txn, settings, env.unix_nano())?;
+    let mut all = Mirror::without_file(&txn, ledger)?;
+    all.know(known);
+    all.restore(&txn, settings, env.unix_nano())?;
     txn.commit()?;
     Ok(())
 }
 
-/// Copies what there is of a table.
+/// Copies what there is of a table and can be read.
 fn copy<K: Key + 'static, V: Value + 'static>(
     db: &Database,
     rescue: &Rescue<'_>,
     table: TableDefinition<'static, K, V>,
+    is_readable: impl Fn(&[u8]) -> bool,
 ) -> Result<(), SpoolError> {
     let (mut rows, mut bytes, mut failed) = (Vec::new(), 0, None);
     let extent = rescue.table(table.name(), |key, value| {
+        if !is_readable(value) {
+            return;
+        }
         bytes += key.len() + value.len();
         rows.push((key.to_vec(), value.to_vec()));
         if bytes >= PART && failed.is_none() {

@@ -49,7 +49,7 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// - **Views** answer from one moment. What takes long runs beside the commits.
 #[derive(Clone)]
 pub struct Store {
-    keeper: Keeper,
+    pub(super) keeper: Keeper,
     groups: mpsc::Sender<Group>,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
     scrub: Arc<Mutex<Round>>,
@@ -157,17 +157,8 @@ impl Store {
                 self.condemn(Place(entry), error.to_string()).await
             }
             (Fault::Undecodable(_), At::Base(_)) => Ok(()),
-            (Fault::Store(error), _) => Err(self.noted(error.into()).await),
+            (Fault::Store(error), _) => Err(self.keeper.noted(error.into()).await),
         }
-    }
-
-    /// Has the spool take note of an error that was met beside it.
-    async fn noted(&self, error: SpoolError) -> SpoolError {
-        let note = |spool: &mut Spool| {
-            spool.note(&error);
-            error
-        };
-        self.keeper.owner.call(note).await.unwrap_or(SpoolError::Gone)
     }
 
     /// Moves an exporter's cursor and keeps what its backend refused.
@@ -316,11 +307,6 @@ impl Store {
         self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[cfg(test)]
-    pub(super) async fn end_by_panic(&self) {
-        self.keeper.end_by_panic().await;
-    }
-
     /// Has `work` look at the spool as it is now, away from the spool's thread: for what keeps a processor busy.
     async fn study<R: Send + 'static>(
         &self,
@@ -328,7 +314,7 @@ impl Store {
     ) -> Result<R, SpoolError> {
         let snapshot = self.keeper.ask(Spool::snapshot).await?;
         match self.env.cpu(move || guarded(|| work(snapshot))).await {
-            Err(error) => Err(self.noted(error).await),
+            Err(error) => Err(self.keeper.noted(error).await),
             out => out,
         }
     }

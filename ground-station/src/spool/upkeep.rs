@@ -19,6 +19,9 @@ use super::views::names;
 /// Payload bytes that share a transaction, at most.
 const GROUP_BYTES: usize = 16 << 20;
 
+/// How long a disk that fails is left alone, at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
 /// How often the mirror is written while something changes.
 const MIRROR_EVERY: Duration = Duration::from_secs(5);
 
@@ -130,7 +133,7 @@ impl Keeper {
                     );
                     self.status.send_modify(|s| s.failing = Some(error.to_string()));
                     tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(10));
+                    wait = (wait * 2).min(LONGEST_WAIT);
                 }
                 other => {
                     self.status.send_if_modified(|s| s.failing.take().is_some());
@@ -142,9 +145,13 @@ impl Keeper {
         }
     }
 
-    #[cfg(test)]
-    pub(super) async fn end_by_panic(&self) {
-        drop(self.owner.call(|_| panic!("planted")).await);
+    /// Has the spool take note of an error that was met beside it.
+    pub(super) async fn noted(&self, error: SpoolError) -> SpoolError {
+        let note = |spool: &mut Spool| {
+            spool.note(&error);
+            error
+        };
+        self.owner.call(note).await.unwrap_or(SpoolError::Gone)
     }
 
     /// There is something new to export.
