@@ -276,7 +276,7 @@ impl Stored for Contents {
         _: Option<&Self>,
         _: Option<()>,
     ) -> Result<(), StoreError> {
-        migrate::to_format_2(db, env).map_err(of_file)?;
+        migrate::to_format_2(db, env, settings).map_err(of_file)?;
         mirror::catch_up(db, env, settings).map_err(of_file)
     }
 

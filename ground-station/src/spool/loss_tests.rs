@@ -252,23 +252,24 @@ fn a_backup_that_is_put_back_is_noticed_and_the_difference_is_a_gap() {
 }
 
 #[test]
-fn another_ledgers_spool_is_alarmed_and_the_mirror_of_this_one_is_kept() {
+fn another_ledgers_spool_is_put_aside_and_this_ledger_goes_on_from_its_mirror() {
     let disk = Disk::new();
     let mut spool = on(&disk);
     commit(&mut spool, 1, spans(1));
+    let ledger = spool.contents().ledger;
     spool.close().unwrap();
-    let mine = disk.content(Path::new(MIRROR)).unwrap();
     let elsewhere = Disk::new();
     // Environments of two disks are seeded alike.
     drop(elsewhere.env());
-    let other = on(&elsewhere);
-    let ledger = other.contents().ledger;
+    let mut other = on(&elsewhere);
+    commit(&mut other, 7, spans(9));
     other.close().unwrap();
     disk.put(Path::new(FILE), elsewhere.content(Path::new(FILE)).unwrap());
     let mut spool = on(&disk);
     assert_eq!(spool.contents().ledger, ledger);
-    assert!(spool.read(views::accounting).unwrap().is_empty());
-    assert_eq!(disk.content(Path::new("/virtual/ledger.json.other")), Some(mine));
+    let account = balance(&mut spool);
+    assert_eq!((account.committed.spans, account.lost.spans), (1, 1), "nothing of the other one");
+    assert!(disk.files().iter().any(|file| file.to_string_lossy().contains("quarantined")));
 }
 
 fn acknowledged(ledger: u64, station: &str, sequences: Range<u64>) -> link::Acknowledged {

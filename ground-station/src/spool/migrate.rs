@@ -12,15 +12,16 @@ use perigee_shared::env::Env;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::contents::make_tables;
+use super::contents::{Settings, make_tables};
 use super::error::SpoolError;
+use super::mirror;
 use super::tables::*;
 
 pub(super) const SEGMENTS_1: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
 pub(super) const CURSORS_1: TableDefinition<'_, &str, Cursor> = TableDefinition::new("cursors");
 
 /// Brings a file of format 1 to format 2; leaves one of format 2 as it is.
-pub(super) fn to_format_2(db: &Database, env: &Env) -> Result<(), SpoolError> {
+pub(super) fn to_format_2(db: &Database, env: &Env, settings: &Settings) -> Result<(), SpoolError> {
     let read = db.begin_read()?;
     let format = read.open_table(META)?.get("format")?.map(|v| v.value());
     // What was read of a damaged file may be without the number, but has no table of format 1 if it was none.
@@ -33,7 +34,8 @@ pub(super) fn to_format_2(db: &Database, env: &Env) -> Result<(), SpoolError> {
     let lanes = move_entries(&txn)?;
     move_cursors(&txn, &lanes)?;
     let mut meta = txn.open_table(META)?;
-    meta.insert("ledger", env.random() | 1)?;
+    // A copy of before that was put back goes on with the ledger that lies beside it.
+    meta.insert("ledger", mirror::ledger(env, settings).unwrap_or_else(|| env.random() | 1))?;
     meta.insert("format", FORMAT)?;
     drop(meta);
     txn.commit()?;

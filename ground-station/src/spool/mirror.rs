@@ -203,6 +203,13 @@ pub(super) fn begin(txn: &WriteTransaction, env: &Env, settings: &Settings) -> R
     }
 }
 
+/// The ledger that the mirror is of, if there is one.
+pub(super) fn ledger(env: &Env, settings: &Settings) -> Option<u64> {
+    let path = settings.directory.join(FILE);
+    let mirror: Mirror = env.store.exists(&path).then(|| mirror::read(env, &path)).flatten()?;
+    Some(mirror.ledger)
+}
+
 /// Brings a file that is older than its mirror to what the mirror knows.
 pub(super) fn catch_up(db: &Database, env: &Env, settings: &Settings) -> Result<(), SpoolError> {
     let path = settings.directory.join(FILE);
@@ -213,17 +220,10 @@ pub(super) fn catch_up(db: &Database, env: &Env, settings: &Settings) -> Result<
     let read = db.begin_read()?;
     let ledger = read.open_table(META)?.get("ledger")?.map_or(0, |v| v.value());
     if ledger != mirror.ledger {
-        tracing::error!(
-            event.name = "perigee.spool.foreign",
-            "the spool is another ledger than the mirror beside it: what the other one had not exported is reported as \
-             satellites come by; the mirror is kept as ledger.json.other"
-        );
-        let mut other = path.clone();
-        other.as_mut_os_string().push(".other");
-        if let Err(error) = env.store.rename(&path, &other) {
-            tracing::warn!(%error, "the mirror of the other ledger was not kept");
-        }
-        return Ok(());
+        // What lies in it was never ours to export.
+        return Err(SpoolError::damaged(
+            "it is another ledger than the one that ledger.json beside it is of",
+        ));
     }
     if !is_older(&read, &mirror)? {
         return Ok(());

@@ -53,13 +53,19 @@ pub(super) fn take_over(
         copy(db, &rescue, EPOCHS, |value| decode::<EpochRecord>(value).is_ok())?;
         copy(db, &rescue, DROPS, |value| decode::<DropRecord>(value).is_ok())?;
         copy(db, &rescue, LETTERS, |value| decode::<LetterRecord>(value).is_ok())?;
-        migrate::to_format_2(db, env)?;
+        migrate::to_format_2(db, env, settings)?;
     }
     let txn = db.begin_write()?;
     number(&txn)?;
     let ledger = txn.open_table(META)?.get("ledger")?.map(|v| v.value());
     let known = mirror::read::<Mirror>(env, &settings.directory.join(FILE));
-    let known = known.filter(|mirror| ledger.is_none_or(|ledger| mirror.is_of(ledger)));
+    if let (Some(mirror), Some(ledger)) = (&known, ledger)
+        && !mirror.is_of(ledger)
+    {
+        return Err(SpoolError::damaged(
+            "it is another ledger than the one that ledger.json beside it is of",
+        ));
+    }
     let ledger = ledger.unwrap_or_else(|| env.random() | 1);
     let mut all = Mirror::without_file(&txn, ledger)?;
     all.know(known);

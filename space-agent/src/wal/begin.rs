@@ -1,6 +1,6 @@
 //! How a log begins: as a first one, in the place of one that is missing or damaged, or where it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::{Env, StoreFile};
@@ -85,7 +85,10 @@ fn set_life(txn: &WriteTransaction, life: Life) -> Result<(), StoreError> {
 fn belongs_here(found: &Salvage<'_>, config: &WalConfig, mirror: Option<&Mirror>) -> bool {
     let foreign = matches!((&found.satellite, &config.satellite), (Some(a), Some(b)) if a != b);
     let next = found.lanes.iter().map(|(lane, numbers)| (*lane, numbers.next_sequence)).collect();
-    !foreign && mirror.is_none_or(|m| m.compare(found.life, &next) != Age::Older)
+    !foreign
+        && mirror.is_none_or(|m| {
+            m.compare(found.life, &next, |epoch| found.earlier.contains(&epoch)) != Age::Older
+        })
 }
 
 /// Makes a log of what can be had of a damaged one. It begins a new epoch, and the old one is closed with what was lost.
@@ -259,9 +262,13 @@ pub(super) fn settle(
         return Err(StoreError::Damaged(format!("it is the log of satellite {found}, and this is {ours}")));
     }
     let mirror = mirror::read(env, config);
-    let age = mirror.as_ref().map_or(Age::Current, |m| m.compare(found.life, &found.next));
+    let age = mirror
+        .as_ref()
+        .map_or(Age::Current, |m| m.compare(found.life, &found.next, |epoch| found.earlier.contains(&epoch)));
     if age == Age::Older {
-        return Err(StoreError::Damaged("it is older than counters.json beside it".to_owned()));
+        return Err(StoreError::Damaged(
+            "it is older than counters.json beside it, or another log".to_owned(),
+        ));
     }
     let tally = Tally::load(&db.begin_read()?)?;
     let txn = db.begin_write()?;
@@ -297,6 +304,8 @@ struct Found {
     satellite: Option<String>,
     /// The next sequence of each lane.
     next: BTreeMap<u8, u64>,
+    /// Earlier epochs that it names.
+    earlier: BTreeSet<u64>,
     /// The latest group, 0: none; and the number from which on none was given, as far as that was noted.
     last_group: u64,
     next_group: u64,
@@ -322,7 +331,11 @@ impl Found {
         }
         let last_group = txn.open_table(JOURNAL)?.last()?.map_or(0, |(key, _)| key.value().group);
         let next_group = number(META_NEXT_GROUP)?;
-        Ok(Self { life, satellite, next, last_group, next_group })
+        let mut earlier = BTreeSet::new();
+        for row in txn.open_table(EPOCHS)?.iter()? {
+            earlier.insert(row?.0.value());
+        }
+        Ok(Self { life, satellite, next, earlier, last_group, next_group })
     }
 
     /// Puts groups back that a latest commit had; whether there were any. They may have been called safe. Where the commit cannot be

@@ -69,10 +69,12 @@ impl Mirror {
         }
     }
 
-    /// How a log with this life and these next sequences stands to the one that this was written of.
-    pub(super) fn compare(&self, life: Life, next: &BTreeMap<u8, u64>) -> Age {
+    /// How a log with this life and these next sequences stands to the one that this was written of. `names` says whether the log
+    /// names an epoch as an earlier one of its own.
+    pub(super) fn compare(&self, life: Life, next: &BTreeMap<u8, u64>, names: impl Fn(u64) -> bool) -> Age {
         if self.epoch != life.epoch {
-            return if self.start_counter > life.start_counter { Age::Older } else { Age::Current };
+            // A later life of the same log names the one that it has ended.
+            return if names(self.epoch) { Age::Current } else { Age::Older };
         }
         let behind =
             |(lane, sequence, _): &MirrorLane| sequence.saturating_sub(next.get(lane).copied().unwrap_or(1));

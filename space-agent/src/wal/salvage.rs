@@ -32,6 +32,8 @@ pub(super) struct Salvage<'a> {
     pub(super) rescue: Rescue<'a>,
     pub(super) life: Life,
     pub(super) satellite: Option<String>,
+    /// Earlier epochs that it names.
+    pub(super) earlier: BTreeSet<u64>,
     /// Lane → next sequence and position.
     pub(super) lanes: BTreeMap<u8, LaneNumbers>,
     /// The counts at the last commit that touched them.
@@ -74,6 +76,9 @@ impl<'a> Salvage<'a> {
             .iter()
             .map(|(lane, numbers)| Some((*lane.first()?, LaneNumbers::from_bytes(numbers.get(..16)?))))
             .collect::<Option<_>>()?;
+        let (_, epochs) = rows(&rescue, EPOCHS.name());
+        let epoch = |key: &Vec<u8>| Some(u64::from_le_bytes(key.get(..8)?.try_into().ok()?));
+        let earlier = epochs.keys().filter_map(epoch).collect();
         // Bits of segments mean nothing without them.
         whole(&rescue, CONSUMERS.name())?;
         whole(&rescue, CURSORS.name())?;
@@ -93,7 +98,7 @@ impl<'a> Salvage<'a> {
         });
         let all_on_board = extent == Extent::Whole;
         let next_group = number(META_NEXT_GROUP)?;
-        Some(Self { rescue, life, satellite, lanes, tally, next_group, on_board, all_on_board })
+        Some(Self { rescue, life, satellite, earlier, lanes, tally, next_group, on_board, all_on_board })
     }
 
     /// Takes everything over that is known to be whole and undelivered.
