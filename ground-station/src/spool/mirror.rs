@@ -63,6 +63,9 @@ struct Epoch {
     started: u64,
     closed: bool,
     lanes: Vec<LaneOf>,
+    /// The satellite's latest drops: the records of the file, in hexadecimal digits.
+    #[serde(default)]
+    drops: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -154,10 +157,48 @@ fn epochs_of(view: &View<'_>, satellite: u32) -> Result<Vec<Epoch>, SpoolError> 
             started: record.started,
             closed: record.closed,
             lanes: lanes.collect::<Result<_, _>>()?,
+            drops: drops_of(view, key)?,
         });
     }
     out.sort_by_key(|e| (e.start_counter, e.started));
     Ok(out.split_off(out.len().saturating_sub(MOST_EPOCHS)))
+}
+
+/// The latest drops that the satellite has reported of an epoch. What this station lost itself is found anew from the counts.
+fn drops_of(view: &View<'_>, EpochKey { satellite, epoch }: EpochKey) -> Result<Vec<String>, SpoolError> {
+    let key = |id| DropKey { satellite, epoch, id };
+    let mut out = Vec::new();
+    for row in view.tables.open_table(DROPS)?.range(key(0)..=key(u64::MAX))?.rev() {
+        let value = row?.1;
+        let reason = decode::<DropRecord>(value.value())?.drop.map(|d| d.reason());
+        if reason.is_some_and(|reason| reason != link::DropReason::StationLost) {
+            out.push(value.value().iter().map(|byte| format!("{byte:02x}")).collect());
+        }
+        if out.len() == MOST_RANGES {
+            break;
+        }
+    }
+    Ok(out)
+}
+
+/// Puts a drop back that the tables do not have.
+fn restore_drop(tables: &WriteTransaction, key: EpochKey, digits: &str) -> Result<(), SpoolError> {
+    let EpochKey { satellite, epoch } = key;
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(byte).collect();
+    let Some(record) = bytes.and_then(|bytes| decode::<DropRecord>(&bytes).ok()) else { return Ok(()) };
+    let Some(drop) = record.drop else { return Ok(()) };
+    let key = DropKey { satellite, epoch, id: drop.id };
+    let mut drops = tables.open_table(DROPS)?;
+    if drops.get(key)?.is_some() {
+        return Ok(());
+    }
+    drops.insert(key, record.encode_to_vec().as_slice())?;
+    if let (Some(range), Ok(lane)) = (drop.sequences, u8::try_from(drop.lane)) {
+        let first = SequenceKey { satellite, epoch, lane, sequence: range.start };
+        tables.open_table(DROPPED)?.insert(first, DroppedRun { end: range.end, id: drop.id })?;
+    }
+    Ok(())
 }
 
 fn lane_of(view: &View<'_>, key: EpochKey, lane: u8, next_sequence: u64) -> Result<LaneOf, SpoolError> {
@@ -273,8 +314,8 @@ impl Mirror {
             for row in tables.open_table(EPOCHS)?.range(EpochKey::all(number))? {
                 let (key, value) = row?;
                 let EpochRecord { start_counter, started, closed, .. } = decode(value.value())?;
-                let (epoch, lanes) = (key.value().epoch, Vec::new());
-                epochs.push(Epoch { epoch, start_counter, started, closed, lanes });
+                let (epoch, lanes, drops) = (key.value().epoch, Vec::new(), Vec::new());
+                epochs.push(Epoch { epoch, start_counter, started, closed, lanes, drops });
             }
             epochs.sort_by_key(|e| (e.start_counter, e.started));
             let satellite = Satellite { number, next_entry: 1, counters: Vec::new(), epochs };
@@ -354,6 +395,9 @@ fn restore_ledger(
                 next_entry: commits,
             };
             epochs.insert(key, record.encode_to_vec().as_slice())?;
+        }
+        for digits in &epoch.drops {
+            restore_drop(tables, key, digits)?;
         }
         for lane in &epoch.lanes {
             restore_lane(tables, key, lane)?;
