@@ -5,13 +5,12 @@
 use survive::{Campaign, Side, check, faults};
 
 /// Rows in which a promise is still broken; `bench survive` shows them and ends with exit code 1.
-const OPEN: [(&str, Side); 4] =
-    [
-        ("lying_sync", Side::Agent),
-        ("lying_sync", Side::Ground),
-        ("older_file_running", Side::Ground),
-        ("missing_directory", Side::Ground),
-    ];
+const OPEN: [(&str, Side); 4] = [
+    ("lying_sync", Side::Agent),
+    ("lying_sync", Side::Ground),
+    ("older_file_running", Side::Ground),
+    ("missing_directory", Side::Ground),
+];
 
 /// Runs every fault whose name `meant` accepts, on both stores; every promise must be kept in each run.
 fn holds(seeds: u64, meant: impl Fn(&str) -> bool) {
