@@ -7,7 +7,7 @@
 //! what the log and a ground tell each other.
 //!
 //! The file, its failures and its transactions are the store kit's ([`perigee_shared::store`]): a transaction hands back
-//! [`Edit`](state::Edit)s, which change the state in memory when it is committed.
+//! edits, which change the state in memory when it is committed.
 
 #[cfg(test)]
 mod base_tests;

@@ -2,8 +2,8 @@
 //! writes, and come back with only what was synced, or with some of the rest as well, torn where it likes.
 //!
 //! It has a page cache. A program reads what it wrote; the medium has what was synced. After a failed write-back
-//! ([`Trouble::WriteBack`]) the two differ until the power is cut, though every later sync succeeds. [`StoreFile::read_medium`](perigee_shared::env::StoreFile::read_medium) reads
-//! past the cache.
+//! ([`Trouble::WriteBack`]) the two differ until the power is cut, though every later sync succeeds. `StoreFile::read_medium`
+//! reads past the cache.
 
 mod driver;
 mod faults;
