@@ -102,10 +102,7 @@ impl Row {
         self.refused_then_cut += verdict.refused_then_cut;
         self.false_alarms += verdict.false_alarms;
         // What a void run breaks is broken all the same.
-        // After a write-back that failed a store may replace its file; what that costs shows in the other columns.
-        let may_replace = self.fault.contains("write_back");
-        let judged = Verdict { false_alarms: if may_replace { 0 } else { verdict.false_alarms }, ..*verdict };
-        if !judged.is_good() && self.bad_seeds.len() < SHOWN {
+        if !verdict.is_good() && self.bad_seeds.len() < SHOWN {
             self.bad_seeds.push(seed);
         }
     }
