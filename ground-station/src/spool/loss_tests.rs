@@ -197,7 +197,7 @@ fn a_spool_that_is_gone_empty_or_damaged_goes_on_from_its_mirror() {
             resume.lanes[0].committed.iter().filter_map(|r| r.sequences).map(|r| r.start..r.end).collect();
         assert_eq!(ranges, [1..5, 6..7]);
         assert_eq!(resume.lanes[0].committed[1].top_hash, segment(6, spans(60), 0).0.hash);
-        // What comes now is exported, though the exporter had passed the entry numbers of before.
+        // New segments are exported, though the exporter's place was beyond their entry numbers before the loss.
         assert_eq!(commit(&mut spool, 5, spans(5)), Applied::New);
         assert_eq!(pass(&mut spool, "a", SignalSet::ALL), 1, "{how}");
         spool.close().unwrap();

@@ -34,7 +34,7 @@ pub(super) fn to_format_2(db: &Database, env: &Env, settings: &Settings) -> Resu
     let lanes = move_entries(&txn)?;
     move_cursors(&txn, &lanes)?;
     let mut meta = txn.open_table(META)?;
-    // A copy of before that was put back goes on with the ledger that lies beside it.
+    // An older copy of the spool that was put back keeps the ledger id of the mirror beside it.
     meta.insert("ledger", mirror::ledger(env, settings).unwrap_or_else(|| env.random() | 1))?;
     meta.insert("format", FORMAT)?;
     drop(meta);

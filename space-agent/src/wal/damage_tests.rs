@@ -9,7 +9,7 @@ use simdisk::{Fault, Operation, Trouble};
 use super::tests::{Bench, LINK, assert_adds_up, logs, request, seal};
 use super::*;
 
-/// Items of the drops that are told of every epoch, and whether more may be gone than they say.
+/// The items of all drops that the log reports, over all epochs, and whether that number is a lower bound.
 fn told(wal: &mut Wal) -> (Counts, bool) {
     let drops: Vec<link::Drop> = wal.epochs().hello("a").unwrap().into_iter().flat_map(|e| e.drops).collect();
     (

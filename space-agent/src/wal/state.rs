@@ -130,7 +130,7 @@ pub(super) enum Edit {
     BaseForgotten(Place),
     /// The consumers and their ids.
     Consumers(BTreeMap<String, u8>),
-    /// Rules that hold from a group on; those of before `current` are gone.
+    /// Rules, each by the group from which it holds; rules that ended before `current` are removed.
     Rules { from: u64, current: u64, rules: Arc<Rules> },
     /// A new life.
     Life(Life),

@@ -70,7 +70,7 @@ impl Tally {
         Some(())
     }
 
-    /// Items of which it is not known what became of them, when so many are on board.
+    /// Items whose fate is unknown: taken, and neither on board (`on_board`), delivered nor dropped.
     pub(super) fn missing(&self, on_board: Counts) -> Counts {
         let dropped: Counts = self.dropped.values().copied().sum();
         self.accepted.saturating_sub(self.delivered).saturating_sub(dropped).saturating_sub(on_board)
