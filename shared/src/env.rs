@@ -44,6 +44,9 @@ pub trait StoreFile: redb::StorageBackend {
     /// from wherever is fastest. Says which way was found.
     fn read_medium(&self, medium: bool) -> io::Result<ReadFrom>;
 
+    /// Reads what was synced, from the medium; other reads go on as they are.
+    fn read_back(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
     /// Whether the file still has a name. One that was deleted under a running process is lost when the process ends.
     fn is_linked(&self) -> bool;
 }

@@ -38,7 +38,8 @@ impl StoreDriver for Files {
             .mode(FILE_MODE)
             .open(path)?;
         let backend = FileBackend::new(file.try_clone()?).map_err(io::Error::other)?;
-        Ok(Box::new(DiskFile { path: path.to_owned(), file, backend, medium: Mutex::new(Reads::Fast) }))
+        let (medium, back) = (Mutex::new(Reads::Fast), Mutex::new(None));
+        Ok(Box::new(DiskFile { path: path.to_owned(), file, backend, medium, back }))
     }
 
     fn make_directory(&self, path: &Path) -> io::Result<()> {
@@ -136,11 +137,28 @@ struct DiskFile {
     /// redb's own, which knows its locks.
     backend: FileBackend,
     medium: Mutex<Reads>,
+    /// For reading back, once that was wanted.
+    back: Mutex<Option<Reads>>,
 }
 
 impl DiskFile {
-    fn empty_cache(&self) -> io::Result<()> {
-        posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(io::Error::from)
+    /// Empties the cache of these bytes, all when `length` is 0.
+    fn empty_cache(&self, offset: u64, length: usize) -> io::Result<()> {
+        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        posix_fadvise(&self.file, offset as i64, length as i64, advice).map_err(io::Error::from)
+    }
+
+    fn past_the_cache(&self) -> Reads {
+        self.direct().map_or(Reads::Emptied, |file| Reads::Direct { file, buffer: Vec::new() })
+    }
+
+    fn read_from(&self, reads: &mut Reads, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match reads {
+            Reads::Fast => {}
+            Reads::Direct { file, buffer } => return read_direct(file, buffer, offset, out),
+            Reads::Emptied => self.empty_cache(offset, out.len())?,
+        }
+        self.backend.read(offset, out)
     }
 
     /// The file for direct reads, if the file system has them.
@@ -192,13 +210,14 @@ impl StoreFile for DiskFile {
         }
         // Also tells of a write-back that failed before, once.
         self.file.sync_data()?;
-        self.empty_cache()?;
-        let (found, from) = match self.direct() {
-            Some(file) => (Reads::Direct { file, buffer: Vec::new() }, ReadFrom::Medium),
-            None => (Reads::Emptied, ReadFrom::EmptiedCache),
-        };
-        *reads = found;
-        Ok(from)
+        self.empty_cache(0, 0)?;
+        *reads = self.past_the_cache();
+        Ok(if matches!(*reads, Reads::Emptied) { ReadFrom::EmptiedCache } else { ReadFrom::Medium })
+    }
+
+    fn read_back(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut back = self.back.lock().unwrap_or_else(PoisonError::into_inner);
+        self.read_from(back.get_or_insert_with(|| self.past_the_cache()), offset, out)
     }
 
     fn is_linked(&self) -> bool {
@@ -212,12 +231,7 @@ impl StorageBackend for DiskFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        match &mut *self.medium.lock().unwrap_or_else(PoisonError::into_inner) {
-            Reads::Fast => {}
-            Reads::Direct { file, buffer } => return read_direct(file, buffer, offset, out),
-            Reads::Emptied => self.empty_cache()?,
-        }
-        self.backend.read(offset, out)
+        self.read_from(&mut self.medium.lock().unwrap_or_else(PoisonError::into_inner), offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

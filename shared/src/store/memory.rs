@@ -33,6 +33,10 @@ impl StoreFile for MemoryFile {
         Ok(if medium { ReadFrom::Medium } else { ReadFrom::Cache })
     }
 
+    fn read_back(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.read(offset, out)
+    }
+
     fn is_linked(&self) -> bool {
         true
     }

@@ -14,6 +14,7 @@ pub mod backup;
 mod ballast;
 mod error;
 mod file;
+mod first;
 mod keys;
 mod memory;
 pub mod mirror;

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{BackendError, DatabaseError, ReadableDatabase, StorageBackend};
 
+use super::first::FirstWrites;
 use super::{Before, Contents, Quarantine, StoreError, beside, guarded};
 use crate::env::{Env, ReadFrom, StoreFile};
 
@@ -21,12 +22,13 @@ const KEPT_ASIDE: usize = 4;
 pub struct Guard {
     file: Box<dyn StoreFile>,
     failed: AtomicBool,
+    first: Mutex<FirstWrites>,
 }
 
 impl Guard {
     /// A file that has not failed.
     pub(super) fn new(file: Box<dyn StoreFile>) -> Self {
-        Self { file, failed: AtomicBool::new(false) }
+        Self { file, failed: AtomicBool::new(false), first: Mutex::default() }
     }
 
     /// From now on everything fails.
@@ -37,6 +39,10 @@ impl Guard {
     /// Whether the file still has a name.
     pub(super) fn is_linked(&self) -> bool {
         self.file.is_linked()
+    }
+
+    fn first(&self) -> MutexGuard<'_, FirstWrites> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check(&self) -> std::io::Result<()> {
@@ -70,17 +76,22 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> std::io::Result<()> {
         self.0.check()?;
-        self.0.file.set_len(len)
+        self.0.file.set_len(len)?;
+        self.0.first().cut(len);
+        Ok(())
     }
 
     fn sync_data(&self) -> std::io::Result<()> {
         self.0.check()?;
-        self.0.file.sync_data()
+        self.0.file.sync_data()?;
+        self.0.first().read_back(&*self.0.file)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
         self.0.check()?;
-        self.0.file.write(offset, data)
+        self.0.file.write(offset, data)?;
+        self.0.first().wrote(offset, data);
+        Ok(())
     }
 
     fn close(&self) -> std::io::Result<()> {

@@ -42,6 +42,11 @@ impl StoreFile for File {
         Ok(if medium { ReadFrom::Medium } else { ReadFrom::Cache })
     }
 
+    fn read_back(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.alive()?;
+        lock(&self.image).read(offset, out, true)
+    }
+
     fn is_linked(&self) -> bool {
         lock(&self.disk.files).values().any(|image| Arc::ptr_eq(image, &self.image))
     }
@@ -81,6 +86,7 @@ impl StorageBackend for File {
         match self.disk.meets(Operation::Sync) {
             None => image.sync(),
             Some(Trouble::Lie) => {}
+            Some(Trouble::Unsaid) => self.disk.chance(|rng| image.lose_first_writes(|| rng.random_bool(0.4))),
             Some(trouble) => {
                 if trouble == Trouble::WriteBack {
                     self.disk.chance(|rng| image.lose_write_back(|| rng.random_bool(0.4)));

@@ -32,6 +32,9 @@ pub enum Trouble {
     WriteBack,
     /// A sync answers that it is done and does nothing.
     Lie,
+    /// A sync answers that it is done, and of the pages that were written for the first time the medium lacks some: a layer below
+    /// had no room for them and did not say so.
+    Unsaid,
 }
 
 /// Operations that go wrong.

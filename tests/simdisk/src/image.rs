@@ -89,6 +89,17 @@ impl Image {
         }
     }
 
+    /// Some pages are not on the medium, which has had no room for them before.
+    pub(crate) fn lose_first_writes(&mut self, mut arrives: impl FnMut() -> bool) {
+        self.synced.resize(self.now.len(), 0);
+        for (offset, data) in self.pending.drain(..) {
+            let place = &mut self.synced[offset..offset + data.len()];
+            if place.iter().any(|byte| *byte != 0) || arrives() {
+                place.copy_from_slice(&data);
+            }
+        }
+    }
+
     /// The power was cut: of each write since the last sync `survives` says how many of its bytes the medium has.
     pub(crate) fn power_cut(&mut self, survives: &mut impl FnMut(usize) -> Option<usize>) {
         let mut content = std::mem::take(&mut self.synced);

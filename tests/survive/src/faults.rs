@@ -44,13 +44,14 @@ pub enum Kind {
 }
 
 /// Every fault with its name.
-pub const ALL: [(&str, Kind); 35] = [
+pub const ALL: [(&str, Kind); 36] = [
     ("power_loss", Kind::PowerLoss { again: false }),
     ("power_loss_twice", Kind::PowerLoss { again: true }),
     ("kill_9", Kind::Kill),
     ("first_start_killed", Kind::FirstStart),
     ("failed_sync", Kind::Failing(Operation::Sync, Trouble::InputOutput)),
     ("lying_sync", Kind::Lying),
+    ("unsaid_loss", Kind::Failing(Operation::Sync, Trouble::Unsaid)),
     ("write_back", Kind::WriteBack { restarts: false }),
     ("write_back_restart", Kind::WriteBack { restarts: true }),
     ("eio_write", Kind::Failing(Operation::Write, Trouble::InputOutput)),
@@ -185,8 +186,8 @@ fn first_start(flight: &mut Flight, seed: u64) -> bool {
 }
 
 fn failing(flight: &mut Flight, operation: Operation, trouble: Trouble) -> bool {
-    // A file grows most when it is new.
-    if operation != Operation::Grow {
+    // A file grows most, and has most pages that were never written, when it is new.
+    if operation != Operation::Grow && trouble != Trouble::Unsaid {
         flight.work(WORK);
     }
     let after = match operation {

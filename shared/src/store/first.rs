@@ -1,0 +1,119 @@
+//! The first write of each page is read back from the medium before it counts.
+//!
+//! The layer below a file takes room for a page when it is written for the first time: a thin volume, a sparse image, a card that
+//! maps its blocks. When there is no room, some of them lose the page and say that it was written: a loop device of Linux 6.18
+//! answers a short write with success, and so does the sync after it. Pages that were there once have their room.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use twox_hash::XxHash3_64;
+
+use crate::env::StoreFile;
+
+/// What redb writes in.
+const PAGE: u64 = 4096;
+
+/// Pages that are read at once.
+const MOST_AT_ONCE: u64 = 64;
+
+/// Which pages of an open file were read back.
+#[derive(Debug, Default)]
+pub(super) struct FirstWrites {
+    /// A bit for each page that was.
+    done: Vec<u64>,
+    /// Pages that were written and not synced yet, with a hash of what they must have.
+    pending: BTreeMap<u64, u64>,
+    buffer: Vec<u8>,
+}
+
+impl FirstWrites {
+    /// Takes note of a write. redb writes whole pages, but for the header, which is where room was taken first.
+    pub(super) fn wrote(&mut self, offset: u64, data: &[u8]) {
+        if !offset.is_multiple_of(PAGE) {
+            return;
+        }
+        for (page, bytes) in (offset / PAGE..).zip(data.chunks_exact(PAGE as usize)) {
+            if !self.is_done(page) {
+                self.pending.insert(page, XxHash3_64::oneshot(bytes));
+            }
+        }
+    }
+
+    /// After a sync: what was written first must be there.
+    pub(super) fn read_back(&mut self, file: &dyn StoreFile) -> io::Result<()> {
+        while let Some((&first, _)) = self.pending.first_key_value() {
+            let run = (first..first + MOST_AT_ONCE).take_while(|page| self.pending.contains_key(page));
+            let pages = run.count();
+            self.buffer.resize(pages * PAGE as usize, 0);
+            file.read_back(first * PAGE, &mut self.buffer)?;
+            for (page, bytes) in (first..).zip(self.buffer.chunks_exact(PAGE as usize)) {
+                if self.pending.get(&page) != Some(&XxHash3_64::oneshot(bytes)) {
+                    return Err(io::Error::other(format!(
+                        "what was written to byte {} of the file is not on the medium, though the disk said that it was",
+                        page * PAGE
+                    )));
+                }
+            }
+            for page in first..first + pages as u64 {
+                self.pending.remove(&page);
+                self.set_done(page);
+            }
+        }
+        Ok(())
+    }
+
+    /// The file ends at `length` now: what lies behind it gives its room back.
+    pub(super) fn cut(&mut self, length: u64) {
+        let pages = length.div_ceil(PAGE);
+        drop(self.pending.split_off(&pages));
+        self.done.truncate(pages.div_ceil(64) as usize);
+        if let Some(last) = self.done.get_mut(pages as usize / 64) {
+            *last &= (1 << (pages % 64)) - 1;
+        }
+    }
+
+    fn is_done(&self, page: u64) -> bool {
+        self.done.get(page as usize / 64).is_some_and(|word| word >> (page % 64) & 1 == 1)
+    }
+
+    fn set_done(&mut self, page: u64) {
+        let word = page as usize / 64;
+        if self.done.len() <= word {
+            self.done.resize(word + 1, 0);
+        }
+        self.done[word] |= 1 << (page % 64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::StorageBackend;
+
+    use super::*;
+    use crate::env::StoreDriver;
+    use crate::store::Files;
+
+    #[test]
+    fn what_is_on_the_medium_is_accepted_once_and_what_is_not_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Files.open(&dir.path().join("file")).unwrap();
+        let pages: Vec<u8> = (0..300 * PAGE).map(|n| (n / 7) as u8).collect();
+        file.set_len(pages.len() as u64).unwrap();
+        file.write(0, &pages).unwrap();
+        file.sync_data().unwrap();
+        let mut first = FirstWrites::default();
+        first.wrote(0, &pages);
+        first.read_back(&*file).unwrap();
+        // Whatever is written there now has its room.
+        first.wrote(4 * PAGE, &[9; PAGE as usize]);
+        first.read_back(&*file).unwrap();
+
+        first.cut(100 * PAGE);
+        first.wrote(99 * PAGE, &[9; PAGE as usize]);
+        first.read_back(&*file).unwrap();
+        first.wrote(100 * PAGE, &[9; PAGE as usize]);
+        let error = first.read_back(&*file).unwrap_err();
+        assert!(error.to_string().contains("to byte 409600 "), "{error}");
+    }
+}
