@@ -20,8 +20,8 @@ use super::tables::*;
 use super::tally::Tally;
 use super::{WalConfig, drops, group};
 
-/// Numbers of groups that are passed over when a store that failed is opened again: more than one commit has.
-const NUMBERS_SKIPPED: u64 = 64;
+/// Numbers of groups, or of drops, that are passed over where the last one is not known: more than one commit has.
+pub(super) const NUMBERS_SKIPPED: u64 = 64;
 
 /// Makes the tables in an empty file. What lies beside it tells whether there was a log before: its life is closed then, with the
 /// counts that are known. Of a damaged one everything is taken that is whole and known to be undelivered.
@@ -33,7 +33,7 @@ pub(super) fn create(
 ) -> Result<(), StoreError> {
     let mirror = mirror::read(env, config);
     if let Before::Damaged { file, .. } = before
-        && let Some(found) = Rescue::open(file).and_then(Salvage::read)
+        && let Some(found) = Rescue::open(file).and_then(|rescue| Salvage::read(rescue, mirror.as_ref()))
         && belongs_here(&found, config, mirror.as_ref())
     {
         return take_over(db, env, config, &found, mirror.as_ref());
@@ -118,7 +118,8 @@ fn take_over(
     tally.drops = state.tally.drops;
     let missing = tally.missing(state.in_segments + state.in_journal());
     let txn = db.begin_write()?;
-    record_lost(&txn, found.life.epoch, &taken, missing, &mut tally, env.unix_nano())?;
+    let unknown = taken.lost_groups > 0 || found.counts_are_old;
+    record_lost(&txn, found.life.epoch, &taken, (missing, unknown), &mut tally, env.unix_nano())?;
     tally.store(&txn)?;
     let counter = found.life.start_counter.max(mirror.map_or(0, |m| m.start_counter)) + 1;
     let next = found.lanes.iter().map(|(lane, numbers)| (*lane, numbers.next_sequence)).collect();
@@ -136,16 +137,15 @@ fn take_over(
     Ok(())
 }
 
-/// Records what was on board and could not be taken, in the epoch that ends.
+/// Records what was on board and could not be taken, in the epoch that ends; `unknown`: the number is not exact.
 fn record_lost(
     txn: &WriteTransaction,
     epoch: u64,
     taken: &Taken,
-    missing: Counts,
+    (missing, unknown): (Counts, bool),
     tally: &mut Tally,
     now: u64,
 ) -> Result<(), StoreError> {
-    let unknown = taken.lost_groups > 0;
     let mut lost: Vec<link::Drop> = taken
         .lost
         .iter()

@@ -55,10 +55,18 @@ pub(super) struct Mirror {
     lanes: Vec<MirrorLane>,
     /// The satellite whose log it is. Software before format 4 did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    satellite: Option<String>,
+    pub(super) satellite: Option<String>,
 }
 
 impl Mirror {
+    pub(super) const fn life(&self) -> Life {
+        Life {
+            epoch: self.epoch,
+            start_counter: self.start_counter,
+            started_unix_nano: self.started_unix_nano,
+        }
+    }
+
     pub(super) fn tally(&self) -> Tally {
         Tally {
             accepted: counts(self.accepted),

@@ -100,7 +100,7 @@ fn collect(
     }
     let file = env.store.open(path).map_err(|e| fault(e.to_string()))?;
     let rescue = || Rescue::open(&*file).ok_or_else(|| fault("nothing of its header can be read".to_owned()));
-    let certain = Salvage::read(rescue()?);
+    let certain = Salvage::read(rescue()?, None);
     let rescue = rescue()?;
     let (mut requests, mut offered) = (Vec::new(), Offered::default());
     // What is certain of a life that this log continues went into it when the file was put aside.

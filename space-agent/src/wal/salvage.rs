@@ -13,7 +13,9 @@ use perigee_shared::store::{StoreError, pieces};
 use redb::{TableHandle, Value, WriteTransaction};
 
 use super::SegmentRecord;
+use super::begin::NUMBERS_SKIPPED;
 use super::group::{self, GroupHeader};
+use super::mirror::Mirror;
 use super::state::Life;
 use super::tables::*;
 use super::tally::Tally;
@@ -38,6 +40,8 @@ pub(super) struct Salvage<'a> {
     pub(super) lanes: BTreeMap<u8, LaneNumbers>,
     /// The counts at the last commit that touched them.
     pub(super) tally: Tally,
+    /// They are those of the mirror: what was delivered since may be counted as lost.
+    pub(super) counts_are_old: bool,
     /// The number that the next group was to get, as far as that was noted.
     pub(super) next_group: u64,
     /// The segments that were on board, as far as that can be read, and whether that is all of them.
@@ -60,36 +64,79 @@ pub(super) struct Taken {
     pub(super) accepted: Counts,
 }
 
-impl<'a> Salvage<'a> {
-    /// What the file says of itself; `None` when it does not say what was delivered.
-    pub(super) fn read(rescue: Rescue<'a>) -> Option<Self> {
-        let meta = whole(&rescue, META.name())?;
+/// The numbers in `meta`.
+struct Meta {
+    life: Life,
+    satellite: Option<String>,
+    next_drop: u64,
+    drops_reported: u64,
+    next_group: u64,
+}
+
+impl Meta {
+    fn read(meta: &Rows) -> Option<Self> {
         let number =
             |name: &str| Some(u64::from_le_bytes(meta.get(name.as_bytes())?.as_slice().try_into().ok()?));
-        let life = Life {
-            epoch: number(META_EPOCH)?,
-            start_counter: number(META_START_COUNTER)?,
-            started_unix_nano: number(META_STARTED)?,
-        };
-        let satellite = meta.get(META_SATELLITE.as_bytes()).map(|v| String::from_utf8_lossy(v).into_owned());
-        let lanes = whole(&rescue, LANES.name())?
+        Some(Self {
+            life: Life {
+                epoch: number(META_EPOCH)?,
+                start_counter: number(META_START_COUNTER)?,
+                started_unix_nano: number(META_STARTED)?,
+            },
+            satellite: meta.get(META_SATELLITE.as_bytes()).map(|v| String::from_utf8_lossy(v).into_owned()),
+            next_drop: number(META_NEXT_DROP)?,
+            drops_reported: number(META_REPORTED)?,
+            next_group: number(META_NEXT_GROUP)?,
+        })
+    }
+
+    /// The mirror is as old as the last seal.
+    fn of_mirror(mirror: &Mirror) -> Self {
+        let next_drop = mirror.tally().next_drop + NUMBERS_SKIPPED;
+        Self {
+            life: mirror.life(),
+            satellite: mirror.satellite.clone(),
+            next_drop,
+            drops_reported: next_drop,
+            next_group: 0,
+        }
+    }
+}
+
+impl<'a> Salvage<'a> {
+    /// What the file says of itself; `None` when it does not say what was delivered. Its own numbers and counts may come from the
+    /// mirror beside it.
+    pub(super) fn read(rescue: Rescue<'a>, mirror: Option<&Mirror>) -> Option<Self> {
+        let lanes: BTreeMap<_, LaneNumbers> = whole(&rescue, LANES.name())?
             .iter()
             .map(|(lane, numbers)| Some((*lane.first()?, LaneNumbers::from_bytes(numbers.get(..16)?))))
             .collect::<Option<_>>()?;
         let (_, epochs) = rows(&rescue, EPOCHS.name());
         let epoch = |key: &Vec<u8>| Some(u64::from_le_bytes(key.get(..8)?.try_into().ok()?));
-        let earlier = epochs.keys().filter_map(epoch).collect();
+        let earlier: BTreeSet<u64> = epochs.keys().filter_map(epoch).collect();
         // Bits of segments mean nothing without them.
         whole(&rescue, CONSUMERS.name())?;
         whole(&rescue, CURSORS.name())?;
-        let mut tally = Tally {
-            next_drop: number(META_NEXT_DROP)?,
-            drops_reported: number(META_REPORTED)?,
-            ..Tally::default()
+        let meta = match whole(&rescue, META.name()) {
+            Some(meta) => Meta::read(&meta)?,
+            // An epoch that has ended is not the one whose lanes these are.
+            None => mirror.map(Meta::of_mirror).filter(|m| !earlier.contains(&m.life.epoch))?,
         };
-        for (name, value) in whole(&rescue, COUNTERS.name())? {
-            tally.set(std::str::from_utf8(&name).ok()?, Counts::from_bytes(&value)?)?;
+        let counters = whole(&rescue, COUNTERS.name());
+        let counts_are_old = counters.is_none();
+        let mut tally = Tally::default();
+        match counters {
+            Some(counters) => {
+                for (name, value) in counters {
+                    tally.set(std::str::from_utf8(&name).ok()?, Counts::from_bytes(&value)?)?;
+                }
+            }
+            None => tally = mirror?.tally(),
         }
+        (tally.next_drop, tally.drops_reported) = (meta.next_drop, meta.drops_reported);
+        let Meta { life, satellite, .. } = meta;
+        // Lanes take no group below their position.
+        let next_group = lanes.values().map(|l| l.position).fold(meta.next_group, u64::max);
         let mut on_board = BTreeMap::new();
         let extent = rescue.table(SEGMENTS.name(), |key, value| {
             if let (Some(key), Ok(record)) = (key.get(..9), SegmentRecord::from_bytes(value)) {
@@ -97,8 +144,18 @@ impl<'a> Salvage<'a> {
             }
         });
         let all_on_board = extent == Extent::Whole;
-        let next_group = number(META_NEXT_GROUP)?;
-        Some(Self { rescue, life, satellite, earlier, lanes, tally, next_group, on_board, all_on_board })
+        Some(Self {
+            rescue,
+            life,
+            satellite,
+            earlier,
+            lanes,
+            tally,
+            counts_are_old,
+            next_group,
+            on_board,
+            all_on_board,
+        })
     }
 
     /// Takes everything over that is known to be whole and undelivered.

@@ -474,11 +474,13 @@ fn account_of_agent(status: &Value) -> Account {
 
 fn account_of_ground(accounting: &Value) -> Account {
     let of = &accounting[SATELLITE];
+    let mut dropped = by_reason(&of["dropped_by_reason"]);
+    dropped.push(("station_lost".to_owned(), three(&of["lost"])));
     Account {
         taken: three(&of["committed"]),
         delivered: three(&of["exported"]),
         dead: three(&of["dead_lettered"]),
         held: three(&of["in_spool"]),
-        dropped: by_reason(&of["dropped_by_reason"]),
+        dropped,
     }
 }
