@@ -176,11 +176,7 @@ impl Shell {
                 Action::Drops(drops) => {
                     let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
                     self.asked.push(Box::pin(async move {
-                        let ack = link::DropsAck {
-                            epoch: drops.epoch,
-                            ids: drops.drops.iter().map(|d| d.id).collect(),
-                        };
-                        store.drops(satellite, drops).await.map(|()| Event::DropsRecorded(ack))
+                        store.drops(satellite, drops).await.map(Event::DropsRecorded)
                     }));
                 }
                 Action::Conflict(id) => {

@@ -12,6 +12,7 @@ use redb::{ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::decode::Decoded;
 use super::error::SpoolError;
+use super::file::View;
 use super::outlet::Searched;
 use super::tables::*;
 use super::{migrate, mirror, rescue};
@@ -297,6 +298,10 @@ impl Stored for Contents {
         };
         contents.measure(read).map_err(of_file)?;
         Ok(contents)
+    }
+
+    fn outlive(&self, env: &Env, settings: &Self::Settings, read: &ReadTransaction) {
+        mirror::keep(env, settings, &View { tables: read, contents: self });
     }
 
     fn apply(&mut self, change: Vec<Effect>) {

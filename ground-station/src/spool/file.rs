@@ -10,7 +10,7 @@ use redb::{ReadTransaction, WriteTransaction};
 use super::contents::{Contents, Effect, Kept, Settings};
 use super::decode::Snapshot;
 use super::error::SpoolError;
-use super::mirror::Mirrored;
+use super::mirror::{Mirror, Mirrored};
 use super::outlet;
 
 /// A transaction that changes the spool. What it changes in memory is noted as effects, which happen when it is committed.
@@ -131,15 +131,21 @@ impl Spool {
 
     /// Writes the mirror if something has changed since it was written.
     pub(super) fn mirror(&mut self, first: bool) {
-        let env = self.db.env().clone();
-        let changes = (self.db.openings(), self.contents().changes);
-        if !first && self.mirrored.is_current(changes) {
-            return;
+        if first || !self.mirrored.is_current(self.changes()) {
+            self.write_mirror(|mirror| mirror);
         }
+    }
+
+    fn changes(&self) -> (u64, u64) {
+        (self.db.openings(), self.contents().changes)
+    }
+
+    fn write_mirror(&mut self, finish: impl FnOnce(Mirror) -> Mirror) {
+        let (env, changes) = (self.db.env().clone(), self.changes());
         // A spool that fails is noticed by who needs it.
         if let Ok(mirror) = self.read(super::mirror::draw_up) {
             let path: PathBuf = self.db.settings().directory.join(super::mirror::FILE);
-            self.mirrored.write(&env, &path, &mirror, changes);
+            self.mirrored.write(&env, &path, &finish(mirror), changes);
         }
     }
 
@@ -161,7 +167,10 @@ impl Spool {
 
     /// Writes the mirror and gives the file back to the disk in order.
     pub(super) fn close(mut self) -> Result<(), SpoolError> {
-        self.mirror(false);
+        // What only looked has changed nothing.
+        if !self.mirrored.is_current((self.db.openings(), 0)) {
+            self.write_mirror(Mirror::at_the_end);
+        }
         Ok(self.db.close()?)
     }
 }

@@ -53,20 +53,25 @@ pub(super) fn override_drop(txn: &Txn<'_>, key: SequenceKey, items: Counts) -> R
     Ok(())
 }
 
-/// Records drops that are not recorded yet.
+/// Records the drops that are not recorded yet. Returns the acknowledgement of all of them.
 pub(super) fn insert(
     txn: &Txn<'_>,
     satellite: u32,
     epoch: u64,
     new: &[link::Drop],
-) -> Result<(), SpoolError> {
+) -> Result<link::DropsAck, SpoolError> {
+    let mut ack = link::DropsAck { epoch, ..link::DropsAck::default() };
     let mut counters = Counters::of(txn.tables, satellite)?;
     let mut drops = txn.tables.open_table(DROPS)?;
     let mut dropped = txn.tables.open_table(DROPPED)?;
     let recent = txn.tables.open_table(RECENT)?;
     for drop in new {
         let at = DropKey { satellite, epoch, id: drop.id };
-        if drops.get(at)?.is_some() {
+        ack.ids.push(drop.id);
+        let known = drops.get(at)?.map(|v| decode::<DropRecord>(v.value())).transpose()?;
+        if let Some(known) = known {
+            let items = known.overridden.filter(|items| *items != link::Counts::default());
+            ack.overridden.extend(items.map(|items| link::DropOverride { id: drop.id, items: Some(items) }));
             continue;
         }
         let items = Counts::from(drop.items.unwrap_or_default());
@@ -82,10 +87,13 @@ pub(super) fn insert(
             dropped.insert(first, DroppedRun { end: range.end, id: drop.id })?;
         }
         counters.add(kind(drop), reason(drop), items.saturating_sub(overridden))?;
+        if overridden.total() > 0 {
+            ack.overridden.push(link::DropOverride { id: drop.id, items: Some(overridden.into()) });
+        }
         let record = DropRecord { drop: Some(*drop), overridden: Some(overridden.into()), recorded: txn.now };
         drops.insert(at, record.encode_to_vec().as_slice())?;
     }
-    Ok(())
+    Ok(ack)
 }
 
 /// A gap that this station records: it had the items and cannot export them any more.
@@ -96,6 +104,8 @@ pub(super) struct Lost {
     pub(super) sequences: Option<std::ops::Range<u64>>,
     /// `None`: nobody knows how many.
     pub(super) items: Option<Counts>,
+    /// Whether that is the number, or the most that can be missing.
+    pub(super) exact: bool,
     pub(super) time: TimeRange,
 }
 
@@ -109,6 +119,7 @@ impl Lost {
             lane: id.lane.0,
             sequences: Some(id.sequence..id.sequence + 1),
             items: Some(items),
+            exact: true,
             time: header.time,
         }
     }
@@ -116,7 +127,7 @@ impl Lost {
 
 /// Records and counts what this station has lost. Sequences that are not in the ledger are known as dropped from then on.
 pub(super) fn lose(tables: &WriteTransaction, now: u64, lost: Lost) -> Result<(), SpoolError> {
-    let Lost { satellite, epoch, lane, sequences, items, time } = lost;
+    let Lost { satellite, epoch, lane, sequences, items, exact, time } = lost;
     let id = LOST_LOG - take_number(tables, "next_gap")?;
     let drop = link::Drop {
         id,
@@ -124,7 +135,7 @@ pub(super) fn lose(tables: &WriteTransaction, now: u64, lost: Lost) -> Result<()
         lane: u32::from(lane),
         sequences: sequences.as_ref().map(|r| link::Range { start: r.start, end: r.end }),
         items: items.map(Into::into),
-        counts_unknown: items.is_none(),
+        counts_unknown: items.is_none() || !exact,
         time: Some(time.into()),
         dropped_unix_nano: now,
     };
@@ -179,7 +190,8 @@ pub(super) fn lose_acknowledged(
             );
             let epoch = epoch.epoch;
             let (sequences, items, time) = (Some(sequences), None, TimeRange::EMPTY);
-            lose(txn.tables, txn.now, Lost { satellite, epoch, lane, sequences, items, time })?;
+            let lost = Lost { satellite, epoch, lane, sequences, items, exact: false, time };
+            lose(txn.tables, txn.now, lost)?;
         }
     }
     Ok(())

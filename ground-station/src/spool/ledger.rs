@@ -134,9 +134,9 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<
     for epoch in hello.epochs.iter().rev() {
         note_epoch(txn, satellite, epoch)?;
         forget_partials(txn, satellite, epoch)?;
-        gaps::insert(txn, satellite, epoch.epoch, &epoch.drops)?;
+        let drops = gaps::insert(txn, satellite, epoch.epoch, &epoch.drops)?;
         gaps::lose_acknowledged(txn, satellite, epoch)?;
-        epochs.push(resume_epoch(txn, satellite, epoch, &mut room)?);
+        epochs.push(resume_epoch(txn, satellite, epoch, drops, &mut room)?);
     }
     gaps::close_forgotten(txn, satellite, &hello.epochs)?;
     bases::forget_passed(txn, satellite)?;
@@ -144,8 +144,8 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<
     Ok(Answer { ledger: txn.contents.ledger, start_counter, epochs })
 }
 
-/// Records drops that were made during a contact.
-pub(super) fn drops(txn: &Txn<'_>, id: &str, drops: &link::EpochDrops) -> Result<(), SpoolError> {
+/// Records drops that were made during a contact. Returns their acknowledgement.
+pub(super) fn drops(txn: &Txn<'_>, id: &str, drops: &link::EpochDrops) -> Result<link::DropsAck, SpoolError> {
     let satellite = number(txn, id)?;
     gaps::insert(txn, satellite, drops.epoch, &drops.drops)
 }
@@ -226,6 +226,7 @@ fn resume_epoch(
     txn: &Txn<'_>,
     satellite: u32,
     epoch: &link::Epoch,
+    drops: link::DropsAck,
     room: &mut usize,
 ) -> Result<link::ResumeEpoch, SpoolError> {
     let committed = txn.tables.open_table(COMMITTED)?;
@@ -263,8 +264,8 @@ fn resume_epoch(
         }
         lanes.push(link::ResumeLane { lane: lane.lane, committed, partials: held });
     }
-    let drops_acknowledged = epoch.drops.iter().map(|d| d.id).collect();
-    Ok(link::ResumeEpoch { epoch: epoch.epoch, lanes, drops_acknowledged })
+    let link::DropsAck { ids: drops_acknowledged, overridden, .. } = drops;
+    Ok(link::ResumeEpoch { epoch: epoch.epoch, lanes, drops_acknowledged, overridden })
 }
 
 /// Sequences of a lane that are of interest to the satellite: what is on board, and what it has dropped, since a commit overrides

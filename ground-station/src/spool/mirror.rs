@@ -45,6 +45,9 @@ pub(super) struct Mirror {
     satellites: BTreeMap<String, Satellite>,
     /// Exporter, satellite number, lane → entry, request, cut.
     cursors: Vec<(String, u32, u8, u64, u64, u64)>,
+    /// The spool was closed in order after this: nothing has happened since.
+    #[serde(default)]
+    closed: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,6 +107,15 @@ impl Mirrored {
     }
 }
 
+/// Writes the file, of a spool that ends here.
+pub(super) fn keep(env: &Env, settings: &Settings, view: &View<'_>) {
+    let path = settings.directory.join(FILE);
+    let written = draw_up(view).map(|now| mirror::write(env, &path, &now));
+    if let Ok(Err(error)) = written {
+        tracing::warn!(%error, path = %path.display(), "the ledger's mirror was not written");
+    }
+}
+
 /// What the file is to say of the spool as it is now.
 pub(super) fn draw_up(view: &View<'_>) -> Result<Mirror, SpoolError> {
     let meta = view.tables.open_table(META)?;
@@ -126,7 +138,7 @@ pub(super) fn draw_up(view: &View<'_>) -> Result<Mirror, SpoolError> {
         cursors.push((exporter.to_owned(), satellite, lane, at.entry, at.request, at.cut));
     }
     let commits = meta.get("next_entry")?.map_or(1, |v| v.value());
-    Ok(Mirror { ledger: view.contents.ledger, commits, satellites, cursors })
+    Ok(Mirror { ledger: view.contents.ledger, commits, satellites, cursors, closed: false })
 }
 
 /// The latest epochs of a satellite. One that was never named in a Hello may have committed segments all the same.
@@ -239,7 +251,7 @@ pub(super) fn begin(txn: &WriteTransaction, env: &Env, settings: &Settings) -> R
                 event.name = "perigee.spool.restored",
                 "the spool's file is gone or damaged; the ledger goes on from its mirror, and what was not exported is a gap"
             );
-            mirror.restore(txn, settings, env.unix_nano())
+            mirror.restore(txn, settings, env.unix_nano(), mirror.closed)
         }
     }
 }
@@ -275,7 +287,7 @@ pub(super) fn catch_up(db: &Database, env: &Env, settings: &Settings) -> Result<
         "the spool is an older copy of itself; the ledger goes on from its mirror, and what the copy does not have is a gap"
     );
     let txn = db.begin_write()?;
-    mirror.restore(&txn, settings, env.unix_nano())?;
+    mirror.restore(&txn, settings, env.unix_nano(), mirror.closed)?;
     txn.commit()?;
     Ok(())
 }
@@ -321,23 +333,36 @@ impl Mirror {
             let satellite = Satellite { number, next_entry: 1, counters: Vec::new(), epochs };
             satellites.insert(id.value().to_owned(), satellite);
         }
-        Ok(Self { ledger, commits: 1, satellites, cursors: Vec::new() })
+        Ok(Self { ledger, commits: 1, satellites, cursors: Vec::new(), closed: false })
     }
 
     /// Takes in what the file says; of a satellite that both have, the file's word counts.
     pub(super) fn know(&mut self, file: Option<Self>) {
         if let Some(file) = file {
             self.satellites.extend(file.satellites);
-            (self.ledger, self.commits, self.cursors) = (file.ledger, file.commits, file.cursors);
+            (self.ledger, self.commits) = (file.ledger, file.commits);
+            (self.cursors, self.closed) = (file.cursors, file.closed);
         }
     }
 
-    /// Takes into the tables what the mirror knows and they do not.
+    /// Whether the spool was closed in order after this was written.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The same, of a spool that is being closed.
+    pub(super) const fn at_the_end(mut self) -> Self {
+        self.closed = true;
+        self
+    }
+
+    /// Takes into the tables what the mirror knows and they do not. `exact`: nothing was exported that neither of them knows.
     pub(super) fn restore(
         &self,
         tables: &WriteTransaction,
         settings: &Settings,
         now: u64,
+        exact: bool,
     ) -> Result<(), SpoolError> {
         let mut meta = tables.open_table(META)?;
         meta.insert("ledger", self.ledger)?;
@@ -361,7 +386,7 @@ impl Mirror {
         drop(cursors);
         for (id, satellite) in &self.satellites {
             restore_ledger(tables, id, satellite, self.commits)?;
-            restore_account(tables, satellite, settings, now)?;
+            restore_account(tables, satellite, settings, now, exact)?;
         }
         Ok(())
     }
@@ -440,6 +465,7 @@ fn restore_account(
     satellite: &Satellite,
     settings: &Settings,
     now: u64,
+    exact: bool,
 ) -> Result<(), SpoolError> {
     let number = satellite.number;
     let here = settle(tables, number, settings)?;
@@ -449,12 +475,16 @@ fn restore_account(
             counters.change(*kind, *signal, *reason, |before| before.max(*n))?;
         }
     }
-    let mut lost = counters.items(Kind::Committed)?;
+    let mut known: Counts = here.values().map(|(items, _)| *items).sum();
     for kind in [Kind::Exported, Kind::DeadLettered, Kind::Lost] {
-        lost = lost.saturating_sub(counters.items(kind)?);
+        known += counters.items(kind)?;
     }
+    // Pages of several commits may have come together: what is known of a segment was committed.
+    for signal in Signal::ALL {
+        counters.change(Kind::Committed as u8, signal as u8, 0, |before| before.max(known[signal]))?;
+    }
+    let mut lost = counters.items(Kind::Committed)?.saturating_sub(known);
     drop(counters);
-    lost = lost.saturating_sub(here.values().map(|(items, _)| *items).sum());
     let time = TimeRange::EMPTY;
     for epoch in satellite.epochs.iter().rev() {
         for of in &epoch.lanes {
@@ -468,7 +498,11 @@ fn restore_account(
                 lost = lost.saturating_sub(items);
                 let sequences = missing.first().zip(missing.last()).map(|(s, e)| s..e + 1);
                 let (epoch, lane, items) = (epoch.epoch, of.lane, Some(items));
-                gaps::lose(tables, now, Lost { satellite: number, epoch, lane, sequences, items, time })?;
+                gaps::lose(
+                    tables,
+                    now,
+                    Lost { satellite: number, epoch, lane, sequences, items, exact, time },
+                )?;
             }
         }
     }
@@ -477,7 +511,7 @@ fn restore_account(
         let (epoch, lane) =
             satellite.epochs.last().map_or((0, 0), |e| (e.epoch, e.lanes.first().map_or(0, |l| l.lane)));
         let (sequences, items) = (None, Some(lost));
-        gaps::lose(tables, now, Lost { satellite: number, epoch, lane, sequences, items, time })?;
+        gaps::lose(tables, now, Lost { satellite: number, epoch, lane, sequences, items, exact, time })?;
     }
     Ok(())
 }

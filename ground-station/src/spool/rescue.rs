@@ -29,7 +29,9 @@ pub(super) fn take_over(
     env: &Env,
     settings: &Settings,
 ) -> Result<(), SpoolError> {
+    let mut counted = false;
     if let Some(rescue) = Rescue::open(file) {
+        counted = rescue.table(COUNTERS.name(), |_, _| {}) == Extent::Whole;
         macro_rules! copy {
             ($($table:path),*) => { $(copy(db, &rescue, $table, |_| true)?;)* };
         }
@@ -69,7 +71,8 @@ pub(super) fn take_over(
     let ledger = ledger.unwrap_or_else(|| env.random() | 1);
     let mut all = Mirror::without_file(&txn, ledger)?;
     all.know(known);
-    all.restore(&txn, settings, env.unix_nano())?;
+    let exact = counted || all.is_closed();
+    all.restore(&txn, settings, env.unix_nano(), exact)?;
     txn.commit()?;
     Ok(())
 }

@@ -115,8 +115,12 @@ impl Store {
         self.keeper.insist(move |spool| spool.write(|txn| ledger::hello(txn, &satellite, &hello))).await
     }
 
-    /// Records drops.
-    pub async fn drops(&self, satellite: Arc<str>, drops: Arc<link::EpochDrops>) -> Result<(), SpoolError> {
+    /// Records drops. Returns their acknowledgement.
+    pub async fn drops(
+        &self,
+        satellite: Arc<str>,
+        drops: Arc<link::EpochDrops>,
+    ) -> Result<link::DropsAck, SpoolError> {
         self.keeper.insist(move |spool| spool.write(|txn| ledger::drops(txn, &satellite, &drops))).await
     }
 

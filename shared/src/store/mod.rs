@@ -98,6 +98,9 @@ pub trait Contents: Sized {
 
     /// Takes in what a transaction has changed; it is committed.
     fn apply(&mut self, change: Self::Change);
+
+    /// Writes what is known into the files beside the store, for the last time: the file that `read` reads was deleted.
+    fn outlive(&self, env: &Env, settings: &Self::Settings, read: &ReadTransaction);
 }
 
 /// What was there before a new file.
@@ -291,11 +294,12 @@ impl<C: Contents> Database<C> {
     ) -> Result<R, E> {
         self.ensure_open()?;
         let (db, guard) = self.opened()?;
-        let contents = &self.contents;
+        let (contents, env, settings) = (&self.contents, &self.env, &self.settings);
         let result = guarded(|| {
             let txn = db.begin_write().map_err(StoreError::from)?;
             let done = work(&txn, contents)?;
             if !guard.is_linked() {
+                contents.outlive(env, settings, &db.begin_read().map_err(StoreError::from)?);
                 return Err(StoreError::Damaged("the file was deleted".to_owned()).into());
             }
             txn.commit().map_err(StoreError::from)?;

@@ -283,12 +283,12 @@ impl Driver<'_> {
                     self.shipper.wal.call(move |wal| wal.epochs().committed(consumer, &ids)).await??;
                 self.committed(segments);
             }
-            Action::DropsKnown { epoch, ids } => {
+            Action::DropsKnown(ack) => {
                 let station = self.station.clone();
                 let stations: Vec<String> = self.shipper.config.stations.keys().cloned().collect();
                 self.shipper
                     .wal
-                    .call(move |wal| wal.epochs().drops_acknowledged(&station, &stations, epoch, &ids))
+                    .call(move |wal| wal.epochs().drops_acknowledged(&station, &stations, &ack))
                     .await??;
             }
             Action::Verify(id) => {

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use perigee_proto::link::{
-    AgentMessage, Drop, EpochDrops, Goodbye, GoodbyeReason, GroundMessage, Hello, RejectReason, Resume,
-    agent_message, ground_message,
+    AgentMessage, Drop, DropsAck, EpochDrops, Goodbye, GoodbyeReason, GroundMessage, Hello, RejectReason,
+    Resume, agent_message, ground_message,
 };
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Codec, Hash, Header, Lane, SegmentId};
@@ -60,7 +60,7 @@ pub(super) enum Action {
     /// The ground has these for good: so many bytes of payload of those that were sent on this connection.
     Committed { ids: Vec<SegmentId>, bytes: u64 },
     /// The ground has these drops in its ledger.
-    DropsKnown { epoch: u64, ids: Vec<u64> },
+    DropsKnown(DropsAck),
     /// Check the log's own copy, then [`Event::Verified`].
     Verify(SegmentId),
     /// Encode a segment anew with this codec, so that it leans on nothing, then [`Event::Recoded`].
@@ -178,7 +178,7 @@ impl Session {
                     actions.push(Action::Committed { ids, bytes });
                 }
                 for drops in ack.drops {
-                    actions.push(Action::DropsKnown { epoch: drops.epoch, ids: drops.ids });
+                    actions.push(Action::DropsKnown(drops));
                 }
             }
             Some(ground_message::Body::Reject(reject)) => {
@@ -201,7 +201,11 @@ impl Session {
         let mut view = GroundView { ledger, start_counter, epoch: current, lanes: Vec::new() };
         for epoch in resume.epochs {
             if !epoch.drops_acknowledged.is_empty() {
-                actions.push(Action::DropsKnown { epoch: epoch.epoch, ids: epoch.drops_acknowledged });
+                actions.push(Action::DropsKnown(DropsAck {
+                    epoch: epoch.epoch,
+                    ids: epoch.drops_acknowledged,
+                    overridden: epoch.overridden,
+                }));
             }
             if epoch.epoch != current {
                 continue;
@@ -375,7 +379,12 @@ mod tests {
                 })
                 .collect(),
         };
-        let epochs = vec![ResumeEpoch { epoch: EPOCH, lanes: vec![lane], drops_acknowledged: vec![3] }];
+        let epochs = vec![ResumeEpoch {
+            epoch: EPOCH,
+            lanes: vec![lane],
+            drops_acknowledged: vec![3],
+            ..ResumeEpoch::default()
+        }];
         let body = ground_message::Body::Resume(Resume { epochs, ..Resume::default() });
         Event::Message(GroundMessage { body: Some(body) })
     }
@@ -393,7 +402,11 @@ mod tests {
         let actions = s.on_event(fetched(headers));
         assert_eq!(written(&actions), [(2, WHOLE.to_vec())]);
         let actions = s.on_event(resume(0..1, None));
-        assert!(actions.contains(&Action::DropsKnown { epoch: EPOCH, ids: vec![3] }));
+        assert!(actions.contains(&Action::DropsKnown(DropsAck {
+            epoch: EPOCH,
+            ids: vec![3],
+            overridden: vec![]
+        })));
         let actions = s.on_event(Event::Reconciled { new_epoch: false });
         assert_eq!(written(&actions), [(1, WHOLE.to_vec())]);
     }

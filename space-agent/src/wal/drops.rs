@@ -7,7 +7,7 @@ use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
 
-use super::tables::{DROPS, DropKey};
+use super::tables::{DROPS, DropKey, LEDGERS, META_NEXT_DROP, set_numbers};
 use super::tally::Tally;
 
 /// The drop of a segment.
@@ -64,6 +64,44 @@ pub(super) fn record(
     tally.next_drop += 1;
     tally.drops += 1;
     Ok(())
+}
+
+/// Has every drop told to `station` again. What was dropped and has no record any more is in a new one for each reason.
+pub(super) fn tell_again(
+    txn: &WriteTransaction,
+    tally: &mut Tally,
+    epoch: u64,
+    station: &str,
+    now: u64,
+) -> Result<(), StoreError> {
+    let mut records = Vec::new();
+    for row in txn.open_table(DROPS)?.iter()? {
+        let (key, value) = row?;
+        records.push((key.value().epoch, read(value.value())?));
+    }
+    let mut forgotten = tally.dropped.clone();
+    for (epoch, (mut known, drop)) in records {
+        let items = forgotten.entry(drop.reason).or_default();
+        *items = items.saturating_sub(drop.items.unwrap_or_default().into());
+        known.retain(|k| k != station);
+        insert(txn, epoch, &drop, &known)?;
+    }
+    let mut others = Vec::new();
+    for row in txn.open_table(LEDGERS)?.iter()? {
+        let (_, name) = row?;
+        if name.value() != station && !others.iter().any(|o| o == name.value()) {
+            others.push(name.value().to_owned());
+        }
+    }
+    for (reason, items) in forgotten.into_iter().filter(|(_, items)| items.total() > 0) {
+        let reason = DropReason::try_from(reason).unwrap_or_default();
+        let drop = of_unsealed(reason, Lane::BULK, items, TimeRange::EMPTY, now);
+        insert(txn, epoch, &link::Drop { id: tally.next_drop, ..drop }, &others)?;
+        tally.next_drop += 1;
+        tally.drops += 1;
+    }
+    tally.last_drop_unsent = false;
+    set_numbers(txn, &[(META_NEXT_DROP, tally.next_drop)])
 }
 
 /// One record for both, if they have the same reason and lane and their sequences touch.

@@ -128,6 +128,7 @@ impl Epochs<'_> {
             return Ok(Reconciled::NewEpoch);
         }
         let station = self.0.notes.heard.station.clone().unwrap_or_default();
+        self.meet(view.ledger, &station)?;
         self.0.notes.ledger = (view.ledger, station);
         self.count_on(view.start_counter)?;
         self.0.bases().hear(view);
@@ -140,6 +141,29 @@ impl Epochs<'_> {
             answer.committed.insert(lane.lane, lane.committed.clone());
         }
         Ok(Reconciled::Deleted(self.take_in(consumer, answer)?))
+    }
+
+    /// A station that has had another ledger may begin this one without what the other one knew: it is told every drop again, and
+    /// in one more what was dropped and is recorded no longer.
+    fn meet(&mut self, ledger: u64, station: &str) -> Result<(), WalError> {
+        let is_new = |txn: &ReadTransaction, _: &State| -> Result<bool, WalError> {
+            let Some(ledgers) = if_made(txn, LEDGERS)? else { return Ok(false) };
+            let mut before = false;
+            for row in ledgers.iter()? {
+                before |= row?.1.value() == station;
+            }
+            Ok(before && ledgers.get(ledger)?.is_none())
+        };
+        if ledger == 0 || !self.0.read(is_new)? {
+            return Ok(());
+        }
+        let now = self.0.env().unix_nano();
+        self.0.write(|txn, state| {
+            let mut tally = state.tally.clone();
+            drops::tell_again(txn, &mut tally, state.life.epoch, station, now)?;
+            txn.open_table(LEDGERS)?.insert(ledger, station)?;
+            Ok(((), vec![Edit::Tally(tally)]))
+        })
     }
 
     /// A log that was begun without knowing of an earlier one counts its lives on from those that the ground knows.
@@ -197,23 +221,30 @@ impl Epochs<'_> {
         Ok(deleted)
     }
 
-    /// Notes that `station` has these drops of `epoch` in its ledger. A drop that every one of `stations` has is forgotten.
+    /// Notes that `station` has these drops in its ledger. What it had committed of them is delivered. A drop that every one of
+    /// `stations` has is forgotten.
     pub fn drops_acknowledged(
         &mut self,
         station: &str,
         stations: &[String],
-        epoch: u64,
-        ids: &[u64],
+        ack: &link::DropsAck,
     ) -> Result<(), WalError> {
-        if ids.is_empty() {
+        if ack.ids.is_empty() {
             return Ok(());
         }
         self.0.write(|txn, state| {
             let mut tally = state.tally.clone();
-            for id in ids {
+            let epoch = ack.epoch;
+            for id in &ack.ids {
                 let key = DropKey { epoch, id: *id };
                 let found = txn.open_table(DROPS)?.get(key)?.map(|v| drops::read(v.value())).transpose()?;
-                let Some((mut known, drop)) = found else { continue };
+                let Some((mut known, mut drop)) = found else { continue };
+                if let Some(had) = ack.overridden.iter().find(|o| o.id == *id).and_then(|o| o.items) {
+                    let items = Counts::from(drop.items.unwrap_or_default());
+                    let left = items.saturating_sub(had.into());
+                    tally.undo_drop(drop.reason, items.saturating_sub(left));
+                    drop.items = Some(left.into());
+                }
                 if !known.iter().any(|k| k == station) {
                     known.push(station.to_owned());
                 }

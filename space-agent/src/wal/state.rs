@@ -14,7 +14,7 @@ use redb::{ReadTransaction, ReadableTable};
 use super::group::GroupHeader;
 use super::tables::*;
 use super::tally::Tally;
-use super::{SegmentRecord, WalConfig, begin, group};
+use super::{SegmentRecord, WalConfig, begin, group, mirror};
 use crate::lanes::Rules;
 
 /// A life of the log.
@@ -211,6 +211,12 @@ impl Contents for State {
         state.read_journal(read)?;
         state.read_bases(read)?;
         Ok(state)
+    }
+
+    fn outlive(&self, env: &Env, config: &WalConfig, _: &ReadTransaction) {
+        if let Err(error) = mirror::write(env, config, self) {
+            tracing::warn!(%error, "the mirror of the counters could not be written");
+        }
     }
 
     fn apply(&mut self, edits: Vec<Edit>) {

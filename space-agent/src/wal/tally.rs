@@ -35,8 +35,9 @@ impl Tally {
     /// Counts items that were dropped as delivered after all.
     pub(super) fn undo_drop(&mut self, reason: i32, items: Counts) {
         let counted = self.dropped.entry(reason).or_default();
-        *counted = counted.saturating_sub(items);
-        self.delivered += items;
+        let left = counted.saturating_sub(items);
+        self.delivered += counted.saturating_sub(left);
+        *counted = left;
     }
 
     pub(super) fn load(txn: &ReadTransaction) -> Result<Self, StoreError> {

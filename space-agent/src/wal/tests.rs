@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use perigee_proto::link::DropReason;
+use perigee_proto::link::{self, DropReason};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::otlp::walk::Walked;
 use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId, hash};
@@ -263,11 +263,19 @@ fn a_drop_is_repeated_to_each_station_until_all_know_it() {
     let drops = |wal: &mut Wal, station| wal.epochs().hello(station).unwrap().pop().unwrap().drops;
     let known = drops(&mut wal, "a");
     assert_eq!((known.len(), known[0].sequences.unwrap().start), (1, header.id.sequence));
-    wal.epochs().drops_acknowledged("a", &stations, header.id.epoch, &[known[0].id]).unwrap();
+    let ack = link::DropsAck { epoch: header.id.epoch, ids: vec![known[0].id], overridden: vec![] };
+    wal.epochs().drops_acknowledged("a", &stations, &ack).unwrap();
     assert!(drops(&mut wal, "a").is_empty());
     assert_eq!(drops(&mut wal, "b"), known);
-    wal.epochs().drops_acknowledged("b", &stations, header.id.epoch, &[known[0].id]).unwrap();
+    assert_eq!(wal.summary().dropped, [(DropReason::Lifetime, logs(5))]);
+    let had = link::DropOverride { id: known[0].id, items: Some(logs(3).into()) };
+    wal.epochs()
+        .drops_acknowledged("b", &stations, &link::DropsAck { overridden: vec![had], ..ack })
+        .unwrap();
     assert!(drops(&mut wal, "c").is_empty(), "all configured stations know it");
+    assert_eq!(wal.summary().dropped, [(DropReason::Lifetime, logs(2))]);
+    assert_eq!(wal.summary().delivered, logs(3), "what a station had committed is delivered");
+    assert_adds_up(&wal);
 }
 
 #[test]

@@ -161,12 +161,9 @@ impl Board {
         };
         for epoch in &resume.epochs {
             let stations = [STATION.to_owned()];
-            self.wal.epochs().drops_acknowledged(
-                STATION,
-                &stations,
-                epoch.epoch,
-                &epoch.drops_acknowledged,
-            )?;
+            let link::ResumeEpoch { epoch: of, drops_acknowledged: ids, overridden, .. } = epoch.clone();
+            let ack = link::DropsAck { epoch: of, ids, overridden };
+            self.wal.epochs().drops_acknowledged(STATION, &stations, &ack)?;
             if epoch.epoch == current {
                 view.lanes = epoch.lanes.iter().map(lane_view).collect();
             }
