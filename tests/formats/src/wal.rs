@@ -130,6 +130,9 @@ pub struct HelloLane {
     pub next_sequence: u64,
     /// The oldest base that is still needed.
     pub oldest_base: Option<u64>,
+    /// What ledgers have acknowledged: id, station, and sequences of which the second of each pair is not in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub acknowledged: Vec<(u64, String, Vec<(u64, u64)>)>,
 }
 
 /// A drop as Hello names it.
@@ -354,6 +357,11 @@ fn epoch(e: link::Epoch) -> Epoch {
         on_board: l.on_board.iter().map(|r| (r.start, r.end)).collect(),
         next_sequence: l.next_sequence,
         oldest_base: l.oldest_base,
+        acknowledged: l
+            .acknowledged
+            .into_iter()
+            .map(|a| (a.ledger, a.station, a.sequences.iter().map(|r| (r.start, r.end)).collect()))
+            .collect(),
     };
     Epoch {
         life: Life {

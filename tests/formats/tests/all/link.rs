@@ -273,3 +273,21 @@ fn what_ledgers_have_acknowledged_is_told() {
     };
     assert_pinned("resume-ledger", &ground(ground_message::Body::Resume(resume)));
 }
+
+/// The same.
+#[test]
+fn what_the_ground_has_of_a_drop_is_told() {
+    let items = Counts { spans: 3, metric_points: 400, log_records: 5, ..Default::default() };
+    let overridden = vec![DropOverride { id: 500, items: Some(items), ..Default::default() }];
+    let drops = DropsAck { epoch: EPOCH, ids: vec![4, 500], overridden, ..Default::default() };
+    let epoch = ResumeEpoch {
+        epoch: EPOCH,
+        drops_acknowledged: drops.ids.clone(),
+        overridden: drops.overridden.clone(),
+        ..Default::default()
+    };
+    let ack = Ack { drops: vec![drops], ..Default::default() };
+    assert_pinned("ack-overridden", &ground(ground_message::Body::Ack(ack)));
+    let resume = Resume { epochs: vec![epoch], ..Default::default() };
+    assert_pinned("resume-overridden", &ground(ground_message::Body::Resume(resume)));
+}

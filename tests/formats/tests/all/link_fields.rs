@@ -62,8 +62,9 @@ fn every_field_of_every_message_is_in_some_pinned_message() {
         let (name, body) = match file.file_stem().unwrap().to_str().unwrap() {
             "segment-header" => ("SegmentHeader", &bytes[..]),
             "segment-open" => ("SegmentOpen", &bytes[4..]),
-            "ack" | "resume" | "resume-ledger" | "ground-goodbye" => ("GroundMessage", &bytes[4..]),
-            name if name.starts_with("reject") => ("GroundMessage", &bytes[4..]),
+            name if ["ack", "resume", "ground", "reject"].iter().any(|of| name.starts_with(of)) => {
+                ("GroundMessage", &bytes[4..])
+            }
             _ => ("AgentMessage", &bytes[4..]),
         };
         note(&messages, &format!(".perigee.link.v1.{name}"), body, &mut seen);

@@ -59,3 +59,9 @@ fn a_log_of_format_3_by_the_last_commit_that_wrote_it_opens_with_all_that_it_hel
     assert_holds("format-3-last");
     assert_knows_what_it_shipped("format-3-last");
 }
+
+#[test]
+fn a_log_of_format_4_opens_and_knows_what_ledgers_have_acknowledged() {
+    assert_holds("format-4");
+    assert_knows_what_it_shipped("format-4");
+}
