@@ -1,6 +1,6 @@
-//! Benchmarks: `cargo run --release -p bench -- ingest | memory | bytes | link | survive`.
+//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | bytes | link | survive`.
 //!
-//! `ingest` and `memory` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
+//! `ingest`, `memory` and `opening` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
 //! from another; `survive` breaks disks and files under both stores and both programs; `bytes` compares codecs in this process, and
 //! `link` simulates contacts, the same on every machine. Results go to stdout as a table or as JSON, everything else to stderr.
 
@@ -13,6 +13,7 @@ mod ingest;
 mod link;
 mod load;
 mod memory;
+mod opening;
 mod peak;
 mod process;
 mod recut;
@@ -47,6 +48,8 @@ enum Bench {
     Ingest(ingest::Options),
     /// Resident memory: idle, at a steady rate, and when offered far too much
     Memory(memory::Options),
+    /// How long a start takes after kill -9 with much on board, and a plain read of the same file
+    Opening(opening::Options),
     /// Goodput of simulated contacts, and what is sent again
     Link(link::Options),
     /// Bytes per item of segments, alone and leaning on earlier ones, against gzip, zstd and rows; speed and memory
@@ -99,6 +102,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let (name, rows) = match &arguments.bench {
         Bench::Ingest(options) => ("ingest", on_core(&options.setup, ingest::run(options))?),
         Bench::Memory(options) => ("memory", on_core(&options.setup, memory::run(options))?),
+        Bench::Opening(options) => ("opening", on_core(&options.setup, opening::run(options))?),
         Bench::Bytes(options) => ("bytes", bytes_per_item::run(options)?),
         Bench::Link(options) => ("link", link::run(options)?),
         Bench::Survive(options) => {

@@ -39,7 +39,7 @@ pub(crate) struct Running {
     metrics: Option<SocketAddr>,
     log: PathBuf,
     // Last, so that the process ends before its files go.
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Running {
@@ -89,6 +89,17 @@ impl Running {
         }
     }
 
+    /// The agent's log.
+    pub(crate) fn wal(&self) -> PathBuf {
+        self.directory.path().join("store/wal.redb")
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(self) -> Killed {
+        drop(self.process);
+        Killed { directory: self.directory }
+    }
+
     /// An error when the process has ended by itself.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         self.process.check(&self.log)
@@ -100,13 +111,29 @@ impl Running {
     }
 }
 
+/// An agent that was killed; its files are there.
+pub(crate) struct Killed {
+    directory: TempDir,
+}
+
+impl Killed {
+    /// Starts it again with what it has on board.
+    pub(crate) async fn start(self, setup: &Setup, settings: AgentSettings) -> anyhow::Result<Running> {
+        start_in(setup, settings, self.directory).await
+    }
+}
+
 /// Starts the agent with an empty store, out of contact.
 pub(crate) async fn start_agent(setup: &Setup, settings: AgentSettings) -> anyhow::Result<Running> {
-    let program = agent_program(setup)?;
     let directory = scratch(setup)?;
+    make_certificates(directory.path())?;
+    start_in(setup, settings, directory).await
+}
+
+async fn start_in(setup: &Setup, settings: AgentSettings, directory: TempDir) -> anyhow::Result<Running> {
+    let program = agent_program(setup)?;
     let path = directory.path();
     let [grpc, http, metrics, health] = free_ports()?;
-    make_certificates(path)?;
     let config = path.join("agent.yaml");
     std::fs::write(&config, agent_config(setup, settings, path, [grpc, http, metrics, health]))?;
     let mut command = Command::new(program);
@@ -119,7 +146,7 @@ pub(crate) async fn start_agent(setup: &Setup, settings: AgentSettings) -> anyho
         ensure!(Instant::now() < deadline, "the agent is not healthy after {PATIENCE:?}");
         sleep(Duration::from_millis(20)).await;
     }
-    Ok(Running { process, grpc, http, metrics: Some(metrics), log, _directory: directory })
+    Ok(Running { process, grpc, http, metrics: Some(metrics), log, directory })
 }
 
 /// Starts a Collector whose configuration reads its addresses and its queue's directory from the environment.
@@ -144,7 +171,7 @@ pub(crate) async fn start_collector(setup: &Setup, program: &Path, config: &Path
             sleep(Duration::from_millis(20)).await;
         }
     }
-    Ok(Running { process, grpc, http, metrics: None, log, _directory: directory })
+    Ok(Running { process, grpc, http, metrics: None, log, directory })
 }
 
 fn agent_program(setup: &Setup) -> anyhow::Result<PathBuf> {
