@@ -11,9 +11,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use perigee_proto::link;
-use perigee_shared::segment::{CodecError, Header};
+use perigee_shared::segment::{CodecError, Header, hash};
+use perigee_shared::store::join;
 use prost::Message;
-use redb::ReadableTable;
+use redb::{ReadableTable, WriteTransaction};
 
 use super::contents::{Contents, Effect, Kept};
 use super::error::SpoolError;
@@ -86,6 +87,27 @@ pub(super) fn discard(txn: &mut Txn<'_>, key: SequenceKey) -> Result<(), SpoolEr
     };
     txn.tables.open_table(BASE_CHUNKS)?.retain_in(key.base(), |_, _| false)?;
     txn.bytes(key.satellite, Kept::Base, value?.payload_len, 0);
+    Ok(())
+}
+
+/// Deletes the bases in a rescued file whose bytes are not all there: what depends on one is asked for in another encoding, not
+/// committed to be undecodable.
+pub(super) fn delete_damaged(tables: &WriteTransaction) -> Result<(), SpoolError> {
+    let mut bases = tables.open_table(BASES)?;
+    let mut chunks = tables.open_table(BASE_CHUNKS)?;
+    let mut damaged = Vec::new();
+    for row in bases.iter()? {
+        let (key, value) = row?;
+        let (key, header) = (key.value(), read_header(value.value())?);
+        let payload = join(chunks.range(key.base())?, header.payload_len as usize)?;
+        if hash(&payload) != header.hash {
+            damaged.push(key);
+        }
+    }
+    for key in damaged {
+        bases.remove(key)?;
+        chunks.retain_in(key.base(), |_, _| false)?;
+    }
     Ok(())
 }
 

@@ -41,6 +41,8 @@ pub(super) struct View<'t> {
 pub(super) struct Spool {
     db: Database<Contents>,
     mirrored: Mirrored,
+    /// Nobody runs it: it was opened to be asked something.
+    only_looks: bool,
     /// The last file that was put aside since the start.
     quarantined: Option<Quarantine>,
     /// How often the file was replaced by a new one: what was held of partial segments is gone then.
@@ -52,7 +54,8 @@ impl Spool {
     pub(super) fn open(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
         let (directory, ballast) = (settings.directory.clone(), settings.ballast);
         let db = Database::open(env.clone(), &directory, Arc::new(settings), ballast)?;
-        let mut spool = Self { db, mirrored: Mirrored::default(), quarantined: None, replaced: 0 };
+        let mirrored = Mirrored::default();
+        let mut spool = Self { db, mirrored, only_looks: false, quarantined: None, replaced: 0 };
         spool.look_aside();
         outlet::settle_all(&mut spool)?;
         spool.compact()?;
@@ -66,7 +69,7 @@ impl Spool {
         let db = Database::open_existing(env.clone(), &directory, Arc::new(settings))?;
         // What is only looked at has nothing new to be mirrored.
         let mirrored = Mirrored::at((db.openings(), 0));
-        Ok(Self { db, mirrored, quarantined: None, replaced: 0 })
+        Ok(Self { db, mirrored, only_looks: true, quarantined: None, replaced: 0 })
     }
 
     /// Runs `work` in a transaction that is synced when it returns; on an error nothing of it remains.
@@ -168,7 +171,7 @@ impl Spool {
     /// Writes the mirror and gives the file back to the disk in order.
     pub(super) fn close(mut self) -> Result<(), SpoolError> {
         // What only looked has changed nothing.
-        if !self.mirrored.is_current((self.db.openings(), 0)) {
+        if !self.mirrored.is_current(self.changes()) || !self.only_looks {
             self.write_mirror(Mirror::at_the_end);
         }
         Ok(self.db.close()?)

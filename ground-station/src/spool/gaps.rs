@@ -1,9 +1,11 @@
 //! Gaps: what was dropped on board, what a lost log had, and what this station has lost.
 
+use std::collections::BTreeMap;
+
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, Lane};
-use perigee_shared::signal::{Counts, TimeRange};
+use perigee_shared::signal::{Counts, Signal, TimeRange};
 use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
 
@@ -44,6 +46,9 @@ pub(super) fn override_drop(txn: &Txn<'_>, key: SequenceKey, items: Counts) -> R
     let at = DropKey { satellite: key.satellite, epoch: key.epoch, id: run.id };
     let record = drops.get(at)?.map(|v| decode::<DropRecord>(v.value())).transpose()?;
     let Some((mut record, drop)) = record.and_then(|r| r.drop.map(|drop| (r, drop))) else { return Ok(()) };
+    if drop.counts_unknown {
+        return Ok(());
+    }
     let before = Counts::from(record.overridden.unwrap_or_default());
     let left = Counts::from(drop.items.unwrap_or_default()).saturating_sub(before);
     let taken = left.saturating_sub(left.saturating_sub(items));
@@ -80,7 +85,10 @@ pub(super) fn insert(
             && range.start < range.end
         {
             let first = SequenceKey { satellite, epoch, lane, sequence: range.start };
-            for row in recent.range(first..first.at(range.end))? {
+            // Of a number that is not exact nobody knows which segments it is about.
+            let rows =
+                if drop.counts_unknown { None } else { Some(recent.range(first..first.at(range.end))?) };
+            for row in rows.into_iter().flatten() {
                 overridden += split_recent(row?.1.value()).map_or(Counts::ZERO, |(_, counts)| counts);
             }
             overridden = items.saturating_sub(items.saturating_sub(overridden));
@@ -94,6 +102,50 @@ pub(super) fn insert(
         drops.insert(at, record.encode_to_vec().as_slice())?;
     }
     Ok(ack)
+}
+
+/// The highest id of a drop that the satellite has told of an epoch, and what the ledger had of the latest ones, besides `told`.
+pub(super) fn latest(
+    txn: &Txn<'_>,
+    EpochKey { satellite, epoch }: EpochKey,
+    mut told: Vec<link::DropOverride>,
+) -> Result<(u64, Vec<link::DropOverride>), SpoolError> {
+    let mut highest = 0;
+    let key = |id| DropKey { satellite, epoch, id };
+    let drops = txn.tables.open_table(DROPS)?;
+    for row in drops.range(key(0)..key(LOST_LOG / 2))?.rev().take(MOST_RANGES) {
+        let (key, value) = row?;
+        let id = key.value().id;
+        highest = highest.max(id);
+        let items = decode::<DropRecord>(value.value())?.overridden;
+        if items.is_some_and(|items| items != link::Counts::default()) && told.iter().all(|o| o.id != id) {
+            told.push(link::DropOverride { id, items });
+        }
+    }
+    Ok((highest, told))
+}
+
+/// Brings the counters of a satellite to what its recorded gaps come to.
+pub(super) fn count(
+    tables: &WriteTransaction,
+    counters: &mut Counters<'_>,
+    satellite: u32,
+) -> Result<(), SpoolError> {
+    let mut sums = BTreeMap::<(u8, u8), Counts>::new();
+    let key = |epoch, id| DropKey { satellite, epoch, id };
+    for row in tables.open_table(DROPS)?.range(key(0, 0)..=key(u64::MAX, u64::MAX))? {
+        let DropRecord { drop, overridden, .. } = decode(row?.1.value())?;
+        let Some(drop) = drop else { continue };
+        let items = Counts::from(drop.items.unwrap_or_default());
+        let left = items.saturating_sub(overridden.unwrap_or_default().into());
+        *sums.entry((kind(&drop) as u8, reason(&drop))).or_default() += left;
+    }
+    for ((kind, reason), items) in sums {
+        for signal in Signal::ALL {
+            counters.change(kind, signal as u8, reason, |before| before.max(items[signal]))?;
+        }
+    }
+    Ok(())
 }
 
 /// A gap that this station records: it had the items and cannot export them any more.
@@ -138,6 +190,7 @@ pub(super) fn lose(tables: &WriteTransaction, now: u64, lost: Lost) -> Result<()
         counts_unknown: items.is_none() || !exact,
         time: Some(time.into()),
         dropped_unix_nano: now,
+        overridden: None,
     };
     Counters::of(tables, satellite)?.add(Kind::Lost, reason(&drop), items.unwrap_or_default())?;
     if let (None, Some(range)) = (items, sequences) {

@@ -237,11 +237,11 @@ fn resume_epoch(
         let wanted = of_interest(epoch, lane);
         let all = committed_ranges(&committed, satellite, epoch.epoch, number)?;
         let last = all.len().saturating_sub(1);
-        // The last range shows the satellite whether its log is an older one.
-        let told = all
-            .into_iter()
-            .enumerate()
-            .filter(|(i, (range, _))| *i == last || wanted.missing(range.clone()) != [range.clone()]);
+        // The last range shows the satellite whether its log is an older one. What an epoch held that another one continues is on
+        // board under that one's name.
+        let told = all.into_iter().enumerate().filter(|(i, (range, _))| {
+            *i == last || epoch.continued || wanted.missing(range.clone()) != [range.clone()]
+        });
         let committed: Vec<_> = told
             .map(|(_, (range, hash))| link::CommittedRange {
                 sequences: Some(link::Range { start: range.start, end: range.end }),
@@ -264,8 +264,15 @@ fn resume_epoch(
         }
         lanes.push(link::ResumeLane { lane: lane.lane, committed, partials: held });
     }
-    let link::DropsAck { ids: drops_acknowledged, overridden, .. } = drops;
-    Ok(link::ResumeEpoch { epoch: epoch.epoch, lanes, drops_acknowledged, overridden })
+    let key = EpochKey { satellite, epoch: epoch.epoch };
+    let (highest, overridden) = gaps::latest(txn, key, drops.overridden)?;
+    Ok(link::ResumeEpoch {
+        epoch: epoch.epoch,
+        lanes,
+        drops_acknowledged: drops.ids,
+        overridden,
+        highest_drop: Some(highest),
+    })
 }
 
 /// Sequences of a lane that are of interest to the satellite: what is on board, and what it has dropped, since a commit overrides

@@ -24,7 +24,7 @@ use super::counters::{Counters, Kind};
 use super::error::SpoolError;
 use super::file::View;
 use super::gaps::{self, Lost};
-use super::ledger::committed_ranges;
+use super::ledger::{committed_ranges, split_recent};
 use super::outlet::settle_signals;
 use super::tables::*;
 
@@ -475,15 +475,17 @@ fn restore_account(
             counters.change(*kind, *signal, *reason, |before| before.max(*n))?;
         }
     }
+    gaps::count(tables, &mut counters, number)?;
     let mut known: Counts = here.values().map(|(items, _)| *items).sum();
     for kind in [Kind::Exported, Kind::DeadLettered, Kind::Lost] {
         known += counters.items(kind)?;
     }
     // Pages of several commits may have come together: what is known of a segment was committed.
-    for signal in Signal::ALL {
-        counters.change(Kind::Committed as u8, signal as u8, 0, |before| before.max(known[signal]))?;
-    }
-    let mut lost = counters.items(Kind::Committed)?.saturating_sub(known);
+    let counted = counters.items(Kind::Committed)?;
+    let committed = counted.max(known).max(recently_committed(tables, number)?);
+    let exact = exact && committed == counted;
+    counters.add(Kind::Committed, 0, committed.saturating_sub(counted))?;
+    let mut lost = committed.saturating_sub(known);
     drop(counters);
     let time = TimeRange::EMPTY;
     for epoch in satellite.epochs.iter().rev() {
@@ -514,6 +516,15 @@ fn restore_account(
         gaps::lose(tables, now, Lost { satellite: number, epoch, lane, sequences, items, exact, time })?;
     }
     Ok(())
+}
+
+/// Items of the segments whose counts are still remembered.
+fn recently_committed(tables: &WriteTransaction, satellite: u32) -> Result<Counts, SpoolError> {
+    let mut out = Counts::ZERO;
+    for row in tables.open_table(RECENT)?.range(SequenceKey::satellites(satellite, satellite))? {
+        out += split_recent(row?.1.value()).map_or(Counts::ZERO, |(_, counts)| counts);
+    }
+    Ok(out)
 }
 
 /// By epoch and lane, what the file still has to be exported of a satellite.

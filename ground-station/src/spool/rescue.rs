@@ -58,6 +58,7 @@ pub(super) fn take_over(
         migrate::to_format_2(db, env, settings)?;
     }
     let txn = db.begin_write()?;
+    bases::delete_damaged(&txn)?;
     number(&txn)?;
     let ledger = txn.open_table(META)?.get("ledger")?.map(|v| v.value());
     let known = mirror::read::<Mirror>(env, &settings.directory.join(FILE));

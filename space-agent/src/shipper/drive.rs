@@ -283,12 +283,12 @@ impl Driver<'_> {
                     self.shipper.wal.call(move |wal| wal.epochs().committed(consumer, &ids)).await??;
                 self.committed(segments);
             }
-            Action::DropsKnown(ack) => {
+            Action::DropsKnown { ack, highest } => {
                 let station = self.station.clone();
                 let stations: Vec<String> = self.shipper.config.stations.keys().cloned().collect();
                 self.shipper
                     .wal
-                    .call(move |wal| wal.epochs().drops_acknowledged(&station, &stations, &ack))
+                    .call(move |wal| wal.epochs().drops_acknowledged(&station, &stations, &ack, highest))
                     .await??;
             }
             Action::Verify(id) => {

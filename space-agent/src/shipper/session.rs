@@ -60,7 +60,7 @@ pub(super) enum Action {
     /// The ground has these for good: so many bytes of payload of those that were sent on this connection.
     Committed { ids: Vec<SegmentId>, bytes: u64 },
     /// The ground has these drops in its ledger.
-    DropsKnown(DropsAck),
+    DropsKnown { ack: DropsAck, highest: Option<u64> },
     /// Check the log's own copy, then [`Event::Verified`].
     Verify(SegmentId),
     /// Encode a segment anew with this codec, so that it leans on nothing, then [`Event::Recoded`].
@@ -178,7 +178,7 @@ impl Session {
                     actions.push(Action::Committed { ids, bytes });
                 }
                 for drops in ack.drops {
-                    actions.push(Action::DropsKnown(drops));
+                    actions.push(Action::DropsKnown { ack: drops, highest: None });
                 }
             }
             Some(ground_message::Body::Reject(reject)) => {
@@ -198,14 +198,15 @@ impl Session {
             actions.push(Action::GroundReads(resume.codecs));
         }
         let (ledger, start_counter) = (resume.ledger, resume.start_counter);
-        let mut view = GroundView { ledger, start_counter, epoch: current, lanes: Vec::new() };
+        let mut view = GroundView { ledger, start_counter, epoch: current, ..GroundView::default() };
         for epoch in resume.epochs {
-            if !epoch.drops_acknowledged.is_empty() {
-                actions.push(Action::DropsKnown(DropsAck {
-                    epoch: epoch.epoch,
-                    ids: epoch.drops_acknowledged,
-                    overridden: epoch.overridden,
-                }));
+            if let Some(told) = self.hello.epochs.iter().find(|told| told.epoch == epoch.epoch) {
+                view.inherit(told, &epoch);
+            }
+            let ack =
+                DropsAck { epoch: epoch.epoch, ids: epoch.drops_acknowledged, overridden: epoch.overridden };
+            if !ack.ids.is_empty() || !ack.overridden.is_empty() || epoch.highest_drop.is_some() {
+                actions.push(Action::DropsKnown { ack, highest: epoch.highest_drop });
             }
             if epoch.epoch != current {
                 continue;
@@ -402,11 +403,10 @@ mod tests {
         let actions = s.on_event(fetched(headers));
         assert_eq!(written(&actions), [(2, WHOLE.to_vec())]);
         let actions = s.on_event(resume(0..1, None));
-        assert!(actions.contains(&Action::DropsKnown(DropsAck {
-            epoch: EPOCH,
-            ids: vec![3],
-            overridden: vec![]
-        })));
+        assert!(actions.contains(&Action::DropsKnown {
+            ack: DropsAck { epoch: EPOCH, ids: vec![3], overridden: vec![] },
+            highest: None
+        }));
         let actions = s.on_event(Event::Reconciled { new_epoch: false });
         assert_eq!(written(&actions), [(1, WHOLE.to_vec())]);
     }

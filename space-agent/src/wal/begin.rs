@@ -102,7 +102,8 @@ fn take_over(
     let txn = db.begin_write()?;
     make_tables(&txn)?;
     txn.commit()?;
-    let taken = found.take(db)?;
+    let refused = read_refused(env, config).filter(|r| r.epoch == found.life.epoch).map(|r| r.from);
+    let taken = found.take(db, refused)?;
     let txn = db.begin_write()?;
     set_life(&txn, found.life)?;
     set_satellite(&txn, config)?;
@@ -123,7 +124,8 @@ fn take_over(
     tally.store(&txn)?;
     let counter = found.life.start_counter.max(mirror.map_or(0, |m| m.start_counter)) + 1;
     let next = found.lanes.iter().map(|(lane, numbers)| (*lane, numbers.next_sequence)).collect();
-    begin_epoch(&txn, new_life(env, counter), epoch(found.life, &next))?;
+    let closed = link::Epoch { continued: true, ..epoch(found.life, &next) };
+    begin_epoch(&txn, new_life(env, counter), closed)?;
     set_numbers(&txn, &[(META_FORMAT, GROUPS_FORMAT)])?;
     txn.commit()?;
     tracing::error!(
@@ -146,29 +148,21 @@ fn record_lost(
     tally: &mut Tally,
     now: u64,
 ) -> Result<(), StoreError> {
-    let mut lost: Vec<link::Drop> = taken
-        .lost
-        .iter()
-        .map(|(lane, (first, last))| link::Drop {
-            sequences: Some(link::Range { start: *first, end: last + 1 }),
-            ..drops::of_unsealed(DropReason::Corruption, Lane(*lane), Counts::ZERO, TimeRange::EMPTY, now)
-        })
-        .collect();
-    if lost.is_empty() && (unknown || missing.total() > 0) {
-        lost.push(drops::of_unsealed(
-            DropReason::Corruption,
-            Lane::BULK,
-            Counts::ZERO,
-            TimeRange::EMPTY,
-            now,
-        ));
+    let mut left = missing;
+    let mut lost = taken.lost_segments(now);
+    for drop in &mut lost {
+        let items = Counts::from(drop.items.unwrap_or_default());
+        let rest = left.saturating_sub(items);
+        drop.items = Some(left.saturating_sub(rest).into());
+        left = rest;
     }
-    // Of which lane the items were is not known.
-    if let Some(last) = lost.last_mut() {
-        last.items = Some(missing.into());
+    // Of which lane these were is not known.
+    if left.total() > 0 || (unknown && lost.is_empty()) {
+        lost.push(drops::of_unsealed(DropReason::Corruption, Lane::BULK, left, TimeRange::EMPTY, now));
     }
     for mut drop in lost {
-        (drop.id, drop.counts_unknown) = (tally.next_drop, unknown);
+        drop.id = tally.next_drop;
+        drop.counts_unknown |= unknown;
         drops::insert(txn, epoch, &drop, &[])?;
         (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
     }
@@ -287,7 +281,13 @@ pub(super) fn settle(
             "the disk took a commit back that it had called safe; a new epoch begins"
         );
         let counter = found.life.start_counter.max(mirror.as_ref().map_or(0, |m| m.start_counter)) + 1;
-        begin_epoch(&txn, new_life(env, counter), epoch(found.life, &found.next))?;
+        let mut next = found.next.clone();
+        if let Some(mirror) = &mirror {
+            let state = State::load(&db.begin_read()?, config)?;
+            give_up_undone(&txn, mirror, &state, &mut next, env.unix_nano())?;
+        }
+        let closed = link::Epoch { continued: true, ..epoch(found.life, &next) };
+        begin_epoch(&txn, new_life(env, counter), closed)?;
         changed = true;
     }
     if changed {
@@ -296,6 +296,35 @@ pub(super) fn settle(
         txn.abort()?;
     }
     forget_refused(env, config)
+}
+
+/// A segment that was sealed and is gone may have been delivered, so what it was made of is not sealed again: it is dropped under the
+/// segment's name, which a ground that has it overrides.
+fn give_up_undone(
+    txn: &WriteTransaction,
+    mirror: &Mirror,
+    state: &State,
+    next: &mut BTreeMap<u8, u64>,
+    now: u64,
+) -> Result<(), StoreError> {
+    let mut tally = state.tally.clone();
+    tally.next_drop = tally.next_drop.max(mirror.tally().next_drop) + NUMBERS_SKIPPED;
+    for (lane, sequence, position) in mirror.undone(next) {
+        let waiting = state.lanes.get(&Lane(lane)).map(|l| l.pending.iter());
+        let gone = waiting.into_iter().flatten().filter(|group| group.number < position);
+        let items: Counts = gone.map(|group| group.items).sum();
+        let drop = link::Drop {
+            id: tally.next_drop,
+            sequences: Some(link::Range { start: sequence - 1, end: sequence }),
+            ..drops::of_unsealed(DropReason::Corruption, Lane(lane), items, TimeRange::EMPTY, now)
+        };
+        drops::insert(txn, state.life.epoch, &drop, &[])?;
+        tally.drop(DropReason::Corruption, items);
+        (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
+        txn.open_table(LANES)?.insert(lane, LaneNumbers { next_sequence: sequence, position })?;
+        next.insert(lane, sequence);
+    }
+    tally.store(txn)
 }
 
 /// What tells a log from another one.

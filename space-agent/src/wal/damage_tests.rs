@@ -244,7 +244,7 @@ fn a_ledger_is_told_what_it_has_acknowledged() {
         hashes.push(seal(&mut wal).unwrap().unwrap());
     }
     let epoch = wal.summary().life.epoch;
-    let view = GroundView { ledger: 77, start_counter: 9, epoch, lanes: Vec::new() };
+    let view = GroundView { ledger: 77, start_counter: 9, epoch, ..GroundView::default() };
     wal.epochs().reconcile(LINK, &view).unwrap();
     assert_eq!(wal.summary().life.start_counter, 10, "a log that knew of no earlier one counts on");
     wal.epochs().committed(LINK, &[hashes[0].id, hashes[1].id, hashes[3].id]).unwrap();

@@ -1,14 +1,19 @@
 //! Drops: what was accepted and will not be delivered, recorded in the transaction that deletes it, until each station has it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::{Counts, TimeRange};
 use perigee_shared::store::StoreError;
 use prost::Message;
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use super::tables::{DROPS, DropKey, LEDGERS, META_NEXT_DROP, set_numbers};
 use super::tally::Tally;
+
+/// Drops that are kept though every station has them.
+const KEPT: u64 = 256;
 
 /// The drop of a segment.
 pub(super) fn of_segment(header: &Header, reason: DropReason, now: u64) -> link::Drop {
@@ -63,6 +68,76 @@ pub(super) fn record(
     insert(txn, epoch, &drop, &[])?;
     tally.next_drop += 1;
     tally.drops += 1;
+    Ok(())
+}
+
+/// What a station's acknowledgement changes in the record of a drop.
+pub(super) struct Heard {
+    /// The stations that have it in their ledgers.
+    pub(super) known: Vec<String>,
+    pub(super) drop: link::Drop,
+    /// Items of it that count as delivered from now on.
+    pub(super) delivered: Counts,
+}
+
+/// What changes when `station` acknowledges drops and says which items it had committed. It has no drop above `highest`.
+pub(super) fn heard(
+    txn: &ReadTransaction,
+    station: &str,
+    ack: &link::DropsAck,
+    highest: Option<u64>,
+) -> Result<Vec<Heard>, StoreError> {
+    let table = txn.open_table(DROPS)?;
+    let ids: BTreeSet<u64> = ack.ids.iter().copied().collect();
+    let had: BTreeMap<u64, Counts> =
+        ack.overridden.iter().filter_map(|o| Some((o.id, o.items?.into()))).collect();
+    let first = ids.iter().chain(had.keys()).copied().chain(highest).min().unwrap_or(u64::MAX);
+    let mut out = Vec::new();
+    let key = |id| DropKey { epoch: ack.epoch, id };
+    for row in table.range(key(first)..=key(u64::MAX))? {
+        let (mut known, mut drop) = read(row?.1.value())?;
+        let stations = known.len();
+        if ids.contains(&drop.id) {
+            if !known.iter().any(|k| k == station) {
+                known.push(station.to_owned());
+            }
+        } else if highest.is_some_and(|highest| drop.id > highest) {
+            known.retain(|k| k != station);
+        }
+        let before = Counts::from(drop.overridden.unwrap_or_default());
+        let items = Counts::from(drop.items.unwrap_or_default());
+        let now = before.max(had.get(&drop.id).copied().unwrap_or_default());
+        // Never more than the drop has.
+        let now = items.saturating_sub(items.saturating_sub(now));
+        let delivered = now.saturating_sub(before);
+        if stations != known.len() || delivered.total() > 0 {
+            drop.overridden = (now.total() > 0).then(|| now.into());
+            out.push(Heard { known, drop, delivered });
+        }
+    }
+    Ok(out)
+}
+
+/// Forgets drops that every one of `stations` has. The latest stay: a station may still commit what it holds of them, or lose its
+/// ledger.
+pub(super) fn forget(
+    txn: &WriteTransaction,
+    tally: &mut Tally,
+    stations: &[String],
+) -> Result<(), StoreError> {
+    let mut table = txn.open_table(DROPS)?;
+    let mut done = Vec::new();
+    for row in table.iter()? {
+        let (key, value) = row?;
+        let (key, (known, _)) = (key.value(), read(value.value())?);
+        if key.id + KEPT < tally.next_drop && stations.iter().all(|s| known.contains(s)) {
+            done.push(key);
+        }
+    }
+    for key in done {
+        table.remove(key)?;
+        tally.drops = tally.drops.saturating_sub(1);
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use prost::Message;
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use super::custody::{Delivery, Passing};
+use super::drops::Heard;
 use super::state::{Edit, Life, State};
 use super::tables::*;
 use super::tally::Tally;
@@ -38,6 +39,24 @@ pub struct GroundView {
     pub epoch: u64,
     /// Lane by lane.
     pub lanes: Vec<GroundLane>,
+    /// What it has committed under the names of earlier epochs that this one continues.
+    pub inherited: Vec<(Lane, RangeSet)>,
+}
+
+impl GroundView {
+    /// Takes in what the ground has committed of an epoch that `told` closed, if the current one has its sequences.
+    pub fn inherit(&mut self, told: &link::Epoch, committed: &link::ResumeEpoch) {
+        for lane in committed.lanes.iter().filter(|_| told.closed && told.continued) {
+            let (Ok(number), Some(of)) =
+                (u8::try_from(lane.lane), told.lanes.iter().find(|of| of.lane == lane.lane))
+            else {
+                continue;
+            };
+            let ranges = lane.committed.iter().filter_map(|range| range.sequences);
+            let below = ranges.map(|r| r.start..r.end.min(of.next_sequence)).filter(|r| r.start < r.end);
+            self.inherited.push((Lane(number), below.collect()));
+        }
+    }
 }
 
 /// What a ground has committed of a lane.
@@ -140,6 +159,12 @@ impl Epochs<'_> {
             answer.tops.extend(lane.tops.iter().map(|(s, hash)| (id(*s), *hash)));
             answer.committed.insert(lane.lane, lane.committed.clone());
         }
+        for (lane, committed) in &view.inherited {
+            let Some(of) = self.0.state().lanes.get(lane) else { continue };
+            let id = |sequence| SegmentId { epoch: view.epoch, lane: *lane, sequence };
+            let ids = of.on_board.iter().flatten().filter(|s| committed.contains(*s)).map(id);
+            answer.inherited.extend(ids.filter(|id| !answer.ids.contains(id)));
+        }
         Ok(Reconciled::Deleted(self.take_in(consumer, answer)?))
     }
 
@@ -200,7 +225,8 @@ impl Epochs<'_> {
     fn take_in(&mut self, consumer: ConsumerId, mut answer: Answer) -> Result<u64, WalError> {
         let configured = self.0.config().consumers.clone();
         let ledger = self.0.notes.ledger.clone();
-        if answer.ids.is_empty() && answer.tops.is_empty() && self.0.state().tally.drops == 0 {
+        let nothing = answer.ids.is_empty() && answer.inherited.is_empty() && answer.tops.is_empty();
+        if nothing && self.0.state().tally.drops == 0 {
             return Ok(0);
         }
         let (deleted, kept) = self.0.write(|txn, state| {
@@ -209,7 +235,7 @@ impl Epochs<'_> {
             let kept = bases::keep(txn, answer.ids.iter().copied())?;
             let mut passing = Passing::new(txn, state, &configured);
             undo_drops(txn, state.life.epoch, &answer.committed, &mut passing.tally)?;
-            for id in &answer.ids {
+            for id in answer.ids.iter().chain(&answer.inherited) {
                 passing.one(consumer, &Delivery::whole(*id))?;
             }
             let (deleted, mut edits) = passing.finish()?;
@@ -221,40 +247,28 @@ impl Epochs<'_> {
         Ok(deleted)
     }
 
-    /// Notes that `station` has these drops in its ledger. What it had committed of them is delivered. A drop that every one of
-    /// `stations` has is forgotten.
+    /// Notes that `station` has these drops in its ledger, and what it had committed of them: that is delivered. `highest`: the highest
+    /// id that it has of this epoch; what is above it is told again. Drops that every one of `stations` has are forgotten, but for
+    /// the latest.
     pub fn drops_acknowledged(
         &mut self,
         station: &str,
         stations: &[String],
         ack: &link::DropsAck,
+        highest: Option<u64>,
     ) -> Result<(), WalError> {
-        if ack.ids.is_empty() {
+        let changes = self.0.read(|txn, _| Ok::<_, WalError>(drops::heard(txn, station, ack, highest)?))?;
+        if changes.is_empty() {
             return Ok(());
         }
         self.0.write(|txn, state| {
             let mut tally = state.tally.clone();
-            let epoch = ack.epoch;
-            for id in &ack.ids {
-                let key = DropKey { epoch, id: *id };
-                let found = txn.open_table(DROPS)?.get(key)?.map(|v| drops::read(v.value())).transpose()?;
-                let Some((mut known, mut drop)) = found else { continue };
-                if let Some(had) = ack.overridden.iter().find(|o| o.id == *id).and_then(|o| o.items) {
-                    let items = Counts::from(drop.items.unwrap_or_default());
-                    let left = items.saturating_sub(had.into());
-                    tally.undo_drop(drop.reason, items.saturating_sub(left));
-                    drop.items = Some(left.into());
-                }
-                if !known.iter().any(|k| k == station) {
-                    known.push(station.to_owned());
-                }
-                if stations.iter().all(|s| known.contains(s)) {
-                    txn.open_table(DROPS)?.remove(key)?;
-                    tally.drops = tally.drops.saturating_sub(1);
-                } else {
-                    drops::insert(txn, epoch, &drop, &known)?;
-                }
+            for Heard { known, drop, delivered } in &changes {
+                drops::insert(txn, ack.epoch, drop, known)?;
+                tally.undo_drop(drop.reason, *delivered);
             }
+            drops::forget(txn, &mut tally, stations)?;
+            tally.store(txn)?;
             Ok(((), vec![Edit::Tally(tally)]))
         })
     }
@@ -353,6 +367,7 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
         lanes: lanes.collect(),
         drops: drops_told(life.epoch)?,
         closed: false,
+        continued: false,
     });
     Ok(out)
 }
@@ -409,6 +424,8 @@ fn contradicts(txn: &ReadTransaction, state: &State, view: &GroundView) -> Resul
 struct Answer {
     /// Segments that are, or were, on board.
     ids: Vec<SegmentId>,
+    /// The same, of segments that it has under another name.
+    inherited: BTreeSet<SegmentId>,
     /// Payload hashes as far as they are known.
     tops: Vec<(SegmentId, Hash)>,
     committed: BTreeMap<Lane, RangeSet>,
@@ -490,7 +507,8 @@ fn undo_drops(
     for drop in undone {
         table.remove(DropKey { epoch, id: drop.id })?;
         tally.drops = tally.drops.saturating_sub(1);
-        tally.undo_drop(drop.reason, Counts::from(drop.items.unwrap_or_default()));
+        let before = Counts::from(drop.overridden.unwrap_or_default());
+        tally.undo_drop(drop.reason, Counts::from(drop.items.unwrap_or_default()).saturating_sub(before));
     }
     Ok(())
 }

@@ -53,6 +53,9 @@ pub(super) struct Mirror {
     on_board: Three,
     next_drop: u64,
     lanes: Vec<MirrorLane>,
+    /// Lane and journal position: what groups below it have for the lane is in a segment.
+    #[serde(default)]
+    positions: Vec<(u8, u64)>,
     /// The satellite whose log it is. Software before format 4 did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) satellite: Option<String>,
@@ -93,6 +96,15 @@ impl Mirror {
         }
     }
 
+    /// The lanes whose last seal a log with these next sequences lacks: lane, next sequence and position after it. A mirror by
+    /// software that noted no positions has none.
+    pub(super) fn undone(&self, next: &BTreeMap<u8, u64>) -> Vec<(u8, u64, u64)> {
+        let position = |lane: u8| self.positions.iter().find(|(l, _)| *l == lane).map(|(_, at)| *at);
+        let behind =
+            self.lanes.iter().filter(|(l, sequence, _)| next.get(l).copied().unwrap_or(1) < *sequence);
+        behind.filter_map(|(lane, sequence, _)| Some((*lane, *sequence, position(*lane)?))).collect()
+    }
+
     /// What was on board, a drop for each lane. The counts are those of all lanes together, in the last one; more may have been
     /// accepted since, so they are a lower bound.
     pub(super) fn closing_drops(&self, now: u64) -> Vec<link::Drop> {
@@ -105,6 +117,7 @@ impl Mirror {
             counts_unknown: true,
             time: None,
             dropped_unix_nano: now,
+            overridden: None,
         };
         let on_board = self.lanes.iter().filter(|(.., on_board)| on_board.is_some());
         let mut drops: Vec<_> = on_board.map(|(lane, _, on_board)| drop(*lane, *on_board)).collect();
@@ -137,6 +150,7 @@ impl Mirror {
                 .collect(),
             drops: Vec::new(),
             closed: true,
+            continued: false,
         }
     }
 }
@@ -168,6 +182,7 @@ pub(super) fn write(env: &Env, config: &WalConfig, state: &State) -> io::Result<
         on_board: three(state.in_segments + state.in_journal()),
         next_drop: *next_drop,
         lanes: state.lanes.iter().map(on_board).collect(),
+        positions: state.lanes.iter().map(|(lane, l)| (lane.0, l.position)).collect(),
         satellite: config.satellite.clone(),
     };
     mirror::write(env, &path(config), &now)

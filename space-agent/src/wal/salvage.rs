@@ -6,25 +6,32 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use perigee_shared::segment::{Header, hash};
-use perigee_shared::signal::Counts;
+use perigee_proto::link::{self, DropReason};
+use perigee_shared::segment::{Header, Lane, hash};
+use perigee_shared::signal::{Counts, TimeRange};
 use perigee_shared::store::rescue::{Extent, Rescue};
 use perigee_shared::store::{StoreError, pieces};
 use redb::{TableHandle, Value, WriteTransaction};
 
-use super::SegmentRecord;
 use super::begin::NUMBERS_SKIPPED;
 use super::group::{self, GroupHeader};
 use super::mirror::Mirror;
 use super::state::Life;
 use super::tables::*;
 use super::tally::Tally;
+use super::{SegmentRecord, drops};
 
 /// Bytes of what may be groups that are held while a whole file is looked through. A lane holds back 8 MiB.
 const MOST_SCANNED: usize = 32 << 20;
 
 /// Groups after the first that a lane waits for.
 const MOST_AHEAD: u64 = 1 << 24;
+
+/// Runs of lost segments that are recorded one by one.
+const MOST_RUNS: usize = 64;
+
+/// Bases, and the sequence of the one that each needs.
+type Bases = BTreeMap<Place, Option<u64>>;
 
 /// The entries of a table, as stored.
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -55,8 +62,10 @@ pub(super) struct Taken {
     pub(super) items: Counts,
     pub(super) segments: u64,
     pub(super) groups: u64,
-    /// Segments that were on board and could not be taken, by lane: first and last sequence.
-    pub(super) lost: BTreeMap<u8, (u64, u64)>,
+    /// Segments that were on board and could not be taken, and their items.
+    lost: BTreeMap<Place, Counts>,
+    /// Sequences, the end not in them, of lanes whose list of segments is damaged: any of them may have been on board.
+    unlisted: BTreeMap<u8, (u64, u64)>,
     /// Groups that were in the journal and could not be taken.
     pub(super) lost_groups: u64,
     /// The highest number of a group, and the highest count of accepted items, that was seen.
@@ -158,15 +167,15 @@ impl<'a> Salvage<'a> {
         })
     }
 
-    /// Takes everything over that is known to be whole and undelivered.
-    pub(super) fn take(&self, db: &redb::Database) -> Result<Taken, StoreError> {
+    /// Takes everything over that is known to be whole and undelivered, and was not refused: groups from number `refused` on were.
+    pub(super) fn take(&self, db: &redb::Database, refused: Option<u64>) -> Result<Taken, StoreError> {
         let mut taken = Taken { accepted: self.tally.accepted, ..Taken::default() };
         let txn = db.begin_write()?;
         self.copy_small(&txn)?;
         txn.commit()?;
-        self.take_bases(db)?;
-        self.take_segments(db, &mut taken)?;
-        self.take_groups(db, &mut taken)?;
+        let bases = self.take_bases(db)?;
+        self.take_segments(db, &bases, &mut taken)?;
+        self.take_groups(db, refused.unwrap_or(u64::MAX), &mut taken)?;
         Ok(taken)
     }
 
@@ -239,14 +248,15 @@ impl<'a> Salvage<'a> {
         result.map(|()| found)
     }
 
-    fn take_bases(&self, db: &redb::Database) -> Result<(), StoreError> {
+    /// Returns the bases that are whole, and which other one each needs.
+    fn take_bases(&self, db: &redb::Database) -> Result<Bases, StoreError> {
         let mut wanted = BTreeMap::new();
         for (key, value) in rows(&self.rescue, BASES.name()).1 {
             if let (Some(key), Ok(header)) = (key.get(..9), SegmentRecord::header_from(&value)) {
                 wanted.insert(Place::from_bytes(key), header);
             }
         }
-        self.payloads(BASE_CHUNKS.name(), &wanted, |place, header, payload| {
+        let found = self.payloads(BASE_CHUNKS.name(), &wanted, |place, header, payload| {
             let txn = db.begin_write()?;
             txn.open_table(BASES)?.insert(place, header.to_bytes().as_slice())?;
             let mut chunks = txn.open_table(BASE_CHUNKS)?;
@@ -256,11 +266,29 @@ impl<'a> Salvage<'a> {
             drop(chunks);
             Ok(txn.commit()?)
         })?;
-        Ok(())
+        Ok(wanted
+            .into_iter()
+            .filter(|(place, _)| found.contains(place))
+            .map(|(place, header)| (place, header.base_sequence))
+            .collect())
     }
 
-    fn take_segments(&self, db: &redb::Database, taken: &mut Taken) -> Result<(), StoreError> {
-        let wanted = self.on_board.iter().map(|(place, record)| (*place, record.header.clone())).collect();
+    fn take_segments(&self, db: &redb::Database, bases: &Bases, taken: &mut Taken) -> Result<(), StoreError> {
+        // In the epoch that begins no ground has a base, so a segment must be encoded again, which takes all that it depends on.
+        let mut wanted = BTreeMap::new();
+        for (place, record) in &self.on_board {
+            let mut next = record.header.base_sequence;
+            let mut steps = 0..=bases.len();
+            while let (Some(sequence), Some(_)) = (next, steps.next()) {
+                match bases.get(&Place { sequence, ..*place }) {
+                    Some(base) => next = *base,
+                    None => break,
+                }
+            }
+            if next.is_none() {
+                wanted.insert(*place, record.header.clone());
+            }
+        }
         let found = self.payloads(CHUNKS.name(), &wanted, |place, header, payload| {
             let Some(record) = self.on_board.get(&place) else { return Ok(()) };
             let txn = db.begin_write()?;
@@ -269,25 +297,24 @@ impl<'a> Salvage<'a> {
             taken.segments += 1;
             Ok(txn.commit()?)
         })?;
-        for place in self.on_board.keys().filter(|place| !found.contains(place)) {
-            taken.lose(*place);
-        }
+        let lost = self.on_board.iter().filter(|(place, _)| !found.contains(place));
+        taken.lost.extend(lost.map(|(place, record)| (*place, record.header.items)));
         if !self.all_on_board {
-            // Which ones is not known: all that were ever sealed and are not here may be among them.
-            for (lane, numbers) in &self.lanes {
-                taken.lose(Place { lane: *lane, sequence: 1 });
-                taken.lose(Place { lane: *lane, sequence: numbers.next_sequence.saturating_sub(1).max(1) });
-            }
+            let sealed = self.lanes.iter().filter(|(_, numbers)| numbers.next_sequence > 1);
+            taken.unlisted.extend(sealed.map(|(lane, numbers)| (*lane, (1, numbers.next_sequence))));
         }
         Ok(())
     }
 
     /// Groups that a lane still waits for, wherever they are in the file.
-    fn take_groups(&self, db: &redb::Database, taken: &mut Taken) -> Result<(), StoreError> {
+    fn take_groups(&self, db: &redb::Database, refused: u64, taken: &mut Taken) -> Result<(), StoreError> {
         let from = self.lanes.values().map(|l| l.position).min().unwrap_or(1);
         let (groups, complete) = groups_from(&self.rescue, from);
         for (number, bytes) in groups {
             taken.last_group = taken.last_group.max(number);
+            if number >= refused {
+                continue;
+            }
             let whole = group::requests(number, &bytes).and_then(|_| GroupHeader::read(&bytes));
             let Ok(header) = whole else {
                 taken.lost_groups += 1;
@@ -372,9 +399,41 @@ fn scan_groups(rescue: &Rescue<'_>, from: u64) -> BTreeMap<u64, Vec<u8>> {
 }
 
 impl Taken {
-    fn lose(&mut self, place: Place) {
-        let of = self.lost.entry(place.lane).or_insert((place.sequence, place.sequence));
-        *of = (of.0.min(place.sequence), of.1.max(place.sequence));
+    /// Drops of the segments that could not be taken: one for each run of sequences, or for each lane when there are many.
+    pub(super) fn lost_segments(&self, now: u64) -> Vec<link::Drop> {
+        let none = |lane: u8| {
+            drops::of_unsealed(DropReason::Corruption, Lane(lane), Counts::ZERO, TimeRange::EMPTY, now)
+        };
+        let mut out: Vec<link::Drop> = Vec::new();
+        let runs = |out: &mut Vec<link::Drop>, joins: &dyn Fn(u64, u64) -> bool| {
+            for (Place { lane, sequence }, items) in &self.lost {
+                let last = out.last_mut().filter(|last| last.lane == u32::from(*lane));
+                let last = last.and_then(|drop| Some((drop.sequences.as_mut()?, &mut drop.items)));
+                match last {
+                    Some((range, sum)) if joins(range.end, *sequence) => {
+                        range.end = sequence + 1;
+                        *sum = Some((Counts::from(sum.unwrap_or_default()) + *items).into());
+                    }
+                    _ => out.push(link::Drop {
+                        sequences: Some(link::Range { start: *sequence, end: sequence + 1 }),
+                        items: Some((*items).into()),
+                        ..none(*lane)
+                    }),
+                }
+            }
+        };
+        runs(&mut out, &|end, next| end == next);
+        if out.len() > MOST_RUNS {
+            out.clear();
+            runs(&mut out, &|_, _| true);
+            out.iter_mut().for_each(|drop| drop.counts_unknown = true);
+        }
+        out.extend(self.unlisted.iter().map(|(lane, (start, end))| link::Drop {
+            sequences: Some(link::Range { start: *start, end: *end }),
+            counts_unknown: true,
+            ..none(*lane)
+        }));
+        out
     }
 }
 

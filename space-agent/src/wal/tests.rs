@@ -253,7 +253,7 @@ fn the_budget_refuses_or_drops_and_counts_what_it_drops() {
 }
 
 #[test]
-fn a_drop_is_repeated_to_each_station_until_all_know_it() {
+fn a_drop_is_repeated_to_each_station_until_it_knows_it_and_again_when_it_has_forgotten() {
     let bench = Bench::new();
     let mut wal = bench.open();
     wal.journal().append(&[request(1, 5, 100)]).unwrap();
@@ -262,20 +262,36 @@ fn a_drop_is_repeated_to_each_station_until_all_know_it() {
     let stations = ["a".to_owned(), "b".to_owned()];
     let drops = |wal: &mut Wal, station| wal.epochs().hello(station).unwrap().pop().unwrap().drops;
     let known = drops(&mut wal, "a");
+    let id = known[0].id;
     assert_eq!((known.len(), known[0].sequences.unwrap().start), (1, header.id.sequence));
-    let ack = link::DropsAck { epoch: header.id.epoch, ids: vec![known[0].id], overridden: vec![] };
-    wal.epochs().drops_acknowledged("a", &stations, &ack).unwrap();
+    let ack = link::DropsAck { epoch: header.id.epoch, ids: vec![id], overridden: vec![] };
+    wal.epochs().drops_acknowledged("a", &stations, &ack, Some(id)).unwrap();
     assert!(drops(&mut wal, "a").is_empty());
     assert_eq!(drops(&mut wal, "b"), known);
-    assert_eq!(wal.summary().dropped, [(DropReason::Lifetime, logs(5))]);
-    let had = link::DropOverride { id: known[0].id, items: Some(logs(3).into()) };
-    wal.epochs()
-        .drops_acknowledged("b", &stations, &link::DropsAck { overridden: vec![had], ..ack })
-        .unwrap();
-    assert!(drops(&mut wal, "c").is_empty(), "all configured stations know it");
-    assert_eq!(wal.summary().dropped, [(DropReason::Lifetime, logs(2))]);
-    assert_eq!(wal.summary().delivered, logs(3), "what a station had committed is delivered");
-    assert_adds_up(&wal);
+    wal.epochs().drops_acknowledged("b", &stations, &ack, Some(id)).unwrap();
+    assert!(drops(&mut wal, "b").is_empty());
+    let nothing = link::DropsAck { ids: vec![], ..ack.clone() };
+    wal.epochs().drops_acknowledged("a", &stations, &nothing, Some(id - 1)).unwrap();
+    assert_eq!(drops(&mut wal, "a"), known, "its ledger is an older one");
+    assert!(drops(&mut wal, "b").is_empty());
+}
+
+#[test]
+fn what_a_station_had_of_a_drop_is_delivered_whenever_it_says_so() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.journal().append(&[request(1, 5, 100)]).unwrap();
+    let header = seal(&mut wal).unwrap().unwrap();
+    wal.custody().drop_segments(vec![header.clone()], DropReason::Lifetime).unwrap();
+    let stations = ["a".to_owned()];
+    let id = wal.epochs().hello("a").unwrap().pop().unwrap().drops[0].id;
+    for (had, dropped) in [(0, 5), (2, 3), (2, 3), (5, 0), (3, 0)] {
+        let overridden = vec![link::DropOverride { id, items: Some(logs(had).into()) }];
+        let ack = link::DropsAck { epoch: header.id.epoch, ids: vec![id], overridden };
+        wal.epochs().drops_acknowledged("a", &stations, &ack, Some(id)).unwrap();
+        assert_eq!(wal.summary().delivered, logs(5 - dropped), "{had}");
+        assert_adds_up(&wal);
+    }
 }
 
 #[test]

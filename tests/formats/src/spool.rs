@@ -386,6 +386,7 @@ fn told(view: &EpochView) -> Result<link::Epoch> {
         closed: view.closed,
         lanes: view.lanes.iter().map(lane).collect(),
         drops: Vec::new(),
+        continued: false,
     })
 }
 

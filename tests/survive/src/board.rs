@@ -157,13 +157,17 @@ impl Board {
             ledger: resume.ledger,
             start_counter: resume.start_counter,
             epoch: current,
-            lanes: Vec::new(),
+            ..GroundView::default()
         };
         for epoch in &resume.epochs {
+            if let Some(told) = hello.epochs.iter().find(|told| told.epoch == epoch.epoch) {
+                view.inherit(told, epoch);
+            }
             let stations = [STATION.to_owned()];
-            let link::ResumeEpoch { epoch: of, drops_acknowledged: ids, overridden, .. } = epoch.clone();
+            let link::ResumeEpoch { epoch: of, drops_acknowledged: ids, overridden, highest_drop, .. } =
+                epoch.clone();
             let ack = link::DropsAck { epoch: of, ids, overridden };
-            self.wal.epochs().drops_acknowledged(STATION, &stations, &ack)?;
+            self.wal.epochs().drops_acknowledged(STATION, &stations, &ack, highest_drop)?;
             if epoch.epoch == current {
                 view.lanes = epoch.lanes.iter().map(lane_view).collect();
             }

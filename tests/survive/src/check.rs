@@ -308,7 +308,12 @@ impl Facts {
             // A reason that only the ground knows is about what it lost itself, or closed for a satellite that forgot.
             for (reason, items) in &agent.dropped {
                 let there = ground.dropped.iter().find(|(r, _)| r == reason).map_or([0; 3], |(_, n)| *n);
-                self.verdict.uncounted += (0..3).map(|at| items[at].abs_diff(there[at])).sum::<u64>();
+                // A log that was lost whole has forgotten what it had dropped; the ground has not.
+                let off = |at: usize| match unknown {
+                    true => items[at].saturating_sub(there[at]),
+                    false => items[at].abs_diff(there[at]),
+                };
+                self.verdict.uncounted += (0..3).map(off).sum::<u64>();
             }
         }
     }

@@ -285,6 +285,8 @@ fn damaged(flight: &mut Flight, damage: Damage, running: bool) -> bool {
     let fired = flight.damage(damage);
     if running {
         flight.work(WORK);
+        // What came meanwhile may depend on what is damaged.
+        flight.destroy();
         flight.kill();
     }
     flight.judged = true;

@@ -284,10 +284,22 @@ fn what_the_ground_has_of_a_drop_is_told() {
         epoch: EPOCH,
         drops_acknowledged: drops.ids.clone(),
         overridden: drops.overridden.clone(),
+        highest_drop: Some(500),
         ..Default::default()
     };
     let ack = Ack { drops: vec![drops], ..Default::default() };
     assert_pinned("ack-overridden", &ground(ground_message::Body::Ack(ack)));
     let resume = Resume { epochs: vec![epoch], ..Default::default() };
     assert_pinned("resume-overridden", &ground(ground_message::Body::Resume(resume)));
+}
+
+/// The same.
+#[test]
+fn what_an_epoch_goes_on_with_is_told() {
+    let items = Counts { spans: 3, metric_points: 400, log_records: 5, ..Default::default() };
+    let drop = Drop { id: 500, overridden: Some(items), ..Default::default() };
+    let epoch =
+        Epoch { epoch: EPOCH, drops: vec![drop], closed: true, continued: true, ..Default::default() };
+    let hello = Hello { satellite: "sat-1".to_owned(), epochs: vec![epoch], ..Default::default() };
+    assert_pinned("hello-continued", &agent(agent_message::Body::Hello(hello)));
 }

@@ -156,6 +156,17 @@ impl Rig {
         Ok(())
     }
 
+    /// Waits until the two have said Hello and Resume.
+    pub async fn meet(&mut self) -> anyhow::Result<()> {
+        let agent = &self.agent;
+        let up = within(RECOVERY, async || {
+            let status = agent.ask(Method::GET, "/status", None).await?;
+            let state = &status["link"]["state"];
+            if state == "up" { Ok(()) } else { Err(format!("the link is {state}")) }
+        });
+        up.await.map_err(anyhow::Error::msg)
+    }
+
     /// Waits until a side answers; it is started again meanwhile if it ends.
     pub async fn answers(&mut self, side: Side, bound: Duration) -> Result<(), String> {
         let end = Instant::now() + bound;

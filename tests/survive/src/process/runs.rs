@@ -89,16 +89,18 @@ pub async fn run(
     let mut rig = Rig::new(programs, name, side, seed, volume).await?;
     // What is to be lost must be there: on board without a link, or in the spool without a backend.
     let keeps = !matches!(fault, Fault::Kill | Fault::Stop | Fault::FirstStart);
-    if keeps {
-        match side {
-            Side::Agent => rig.link.cut(),
-            Side::Ground => rig.set_backend(false),
-        }
+    if keeps && side == Side::Ground {
+        rig.set_backend(false);
     }
     let fired = match fault {
         Fault::FirstStart => first_start(&mut rig, side, &mut chance).await?,
         fault => {
             rig.start_all().await?;
+            if keeps && side == Side::Agent {
+                // The ground has met the satellite: it alone knows of a log whose whole directory is gone.
+                rig.meet().await?;
+                rig.link.cut();
+            }
             match fault {
                 Fault::WriteBack { restarts } => write_back(&mut rig, side, restarts, &mut chance).await?,
                 Fault::Full => full(&mut rig, side).await?,
@@ -212,6 +214,8 @@ async fn damaged(
         let load = rig.load(2, 3_000);
         go_on(rig, 2_000).await;
         load.stop().await;
+        // What came meanwhile may depend on what is damaged.
+        destroy(rig);
         rig.kill(side).await;
     }
     Ok(before != content)
