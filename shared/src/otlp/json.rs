@@ -5,7 +5,8 @@
 //! unknown ones are ignored, trace and span ids are hex, enums are integers. A field of 64 bits is a string or a number, a
 //! double is a number or one of `"NaN"`, `"Infinity"`, `"-Infinity"`, and `null` is a field that is not there.
 //!
-//! More lenient than the mapping, because a sender writes it: `null` in an array of messages is an empty message.
+//! More lenient than the mapping, because a sender writes it: `null` in an array of messages is an empty message; an enum may be
+//! written by its name; in a string a lone surrogate, or a byte that is not UTF-8, becomes U+FFFD.
 //! A key that stands twice follows protobuf: scalars keep the last, messages merge, arrays are joined.
 
 mod scalar;
@@ -23,7 +24,7 @@ use self::schema::{Field, Kind, Message, Shape};
 use super::protobuf::{put_tag, put_varint, varint_len};
 use crate::signal::Signal;
 
-/// Messages inside messages, the request included. A nested `AnyValue` costs two (array) or three (kvlist) of them.
+/// Values inside one another, as OpenTelemetry limits them. Nothing else nests without end.
 const MAX_DEPTH: usize = 64;
 
 const LENGTH_DELIMITED: u8 = 2;
@@ -54,7 +55,9 @@ pub fn transcode(signal: Signal, json: &[u8], max_bytes: usize) -> Result<Vec<u8
     let mut out =
         Output { bytes: Vec::with_capacity((json.len() / 2).min(max_bytes)), max_bytes, full: false };
     let mut text = serde_json::Deserializer::from_slice(json);
-    let request = Body { out: &mut out, message: schema::request(signal), depth: 1 };
+    // What is known nests no deeper than its values may, and what is not known is passed over without recursion.
+    text.disable_recursion_limit();
+    let request = Body { out: &mut out, message: schema::request(signal), depth: 0 };
     let read = text.deserialize_any(request).and_then(|()| text.end());
     match read {
         _ if out.full => Err(JsonError::TooLarge { limit: max_bytes }),
@@ -150,7 +153,7 @@ struct Body<'o> {
 impl Body<'_> {
     fn read<'de, A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
         if self.depth > MAX_DEPTH {
-            return Err(A::Error::custom("messages are nested too deeply"));
+            return Err(A::Error::custom("values are nested too deeply"));
         }
         while let Some(field) = object.next_key_seed(Key(self.message))? {
             match field {
@@ -218,7 +221,7 @@ impl<'de> DeserializeSeed<'de> for Key {
     type Value = Option<&'static Field>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
+        deserializer.deserialize_bytes(self)
     }
 }
 
@@ -229,8 +232,8 @@ impl Visitor<'_> for Key {
         f.write_str("a key")
     }
 
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.0.fields.iter().find(|field| field.key == key))
+    fn visit_bytes<E>(self, key: &[u8]) -> Result<Self::Value, E> {
+        Ok(self.0.fields.iter().find(|field| field.key.as_bytes() == key))
     }
 }
 
@@ -249,7 +252,7 @@ enum At {
 struct Value<'o> {
     out: &'o mut Output,
     field: &'static Field,
-    /// Messages around it.
+    /// Values around it.
     depth: usize,
     at: At,
 }
@@ -293,6 +296,10 @@ impl<'de> DeserializeSeed<'de> for Value<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        let is_text = self.field.kind == Kind::String;
+        if is_text && !(self.field.shape == Shape::Repeated && self.at == At::Field) {
+            return deserializer.deserialize_option(self);
+        }
         deserializer.deserialize_any(self)
     }
 }
@@ -302,6 +309,22 @@ impl<'de> Visitor<'de> for Value<'_> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.field.kind.expected())
+    }
+
+    fn visit_none<E: Error>(self) -> Result<(), E> {
+        self.visit_unit()
+    }
+
+    /// Only of strings: as bytes, since a string of serde must be whole.
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_bytes(self)
+    }
+
+    fn visit_bytes<E: Error>(self, text: &[u8]) -> Result<(), E> {
+        match std::str::from_utf8(text) {
+            Ok(_) => self.bytes(text),
+            Err(_) => self.bytes(scalar::whole(text).as_bytes()),
+        }
     }
 
     fn visit_unit<E: Error>(self) -> Result<(), E> {
@@ -373,7 +396,8 @@ impl<'de> Visitor<'de> for Value<'_> {
             return Err(self.refuse());
         };
         let start = self.out.open(self.field.number)?;
-        Body { out: self.out, message, depth: self.depth + 1 }.read(object)?;
+        let depth = self.depth + usize::from(*message == schema::ANY_VALUE);
+        Body { out: self.out, message, depth }.read(object)?;
         self.out.close(start)
     }
 }

@@ -88,8 +88,6 @@ impl FirstWrites {
 
 #[cfg(test)]
 mod tests {
-    use redb::StorageBackend;
-
     use super::*;
     use crate::env::StoreDriver;
     use crate::store::Files;

@@ -40,7 +40,7 @@ impl Kind {
             Self::Hex => "expected an id as a string of hex digits, two for each byte",
             Self::Base64 => "expected base64 in a string",
             Self::Bool => "expected true or false",
-            Self::Enum => "expected an integer: OTLP JSON has no names for enum values",
+            Self::Enum(_) => "expected the integer of an enum value, or its name in the protobuf definition",
             Self::Uint32 | Self::Fixed32 => "expected an integer from 0 to 2^32 - 1",
             Self::Int32 | Self::Sint32 => "expected an integer of 32 bits",
             Self::Uint64 | Self::Fixed64 => "expected an integer from 0 to 2^64 - 1, as a string or a number",
@@ -58,7 +58,7 @@ impl Kind {
     /// `value` as this kind; `None` when it is out of range or the kind is not a number.
     pub(super) fn integer(self, value: i128) -> Option<Scalar> {
         Some(match self {
-            Self::Enum | Self::Int32 => Scalar::Varint(i64::from(i32::try_from(value).ok()?) as u64),
+            Self::Enum(_) | Self::Int32 => Scalar::Varint(i64::from(i32::try_from(value).ok()?) as u64),
             Self::Sint32 => {
                 let value = i32::try_from(value).ok()?;
                 Scalar::Varint(u64::from(((value << 1) ^ (value >> 31)) as u32))
@@ -87,7 +87,7 @@ impl Kind {
     pub(super) fn text(self, text: &str) -> Option<Scalar> {
         match self {
             Self::Double => double(text).map(|v| Scalar::Fixed64(v.to_bits())),
-            Self::Enum => None,
+            Self::Enum(names) => names.number(text).and_then(|v| self.integer(i128::from(v))),
             _ => text.parse().ok().and_then(|v| self.integer(v)),
         }
     }
@@ -104,6 +104,22 @@ fn double(text: &str) -> Option<f64> {
         }
         _ => None,
     }
+}
+
+/// Text with U+FFFD in the place of what is not UTF-8. The parser writes a lone surrogate as if it were a code point: in three bytes,
+/// as U+FFFD has.
+pub(super) fn whole(text: &[u8]) -> String {
+    const REPLACEMENT: [u8; 3] = [0xef, 0xbf, 0xbd];
+    let mut text = text.to_vec();
+    let mut at = 0;
+    while let Some(next) = text.get_mut(at..at + 3) {
+        if let [0xed, 0xa0..=0xbf, 0x80..=0xbf] = next {
+            next.copy_from_slice(&REPLACEMENT);
+            at += 2;
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// The bytes of an id. Empty is no id.

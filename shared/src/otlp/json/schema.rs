@@ -3,6 +3,11 @@
 //! From `opentelemetry/proto/{common,resource,trace,metrics,logs}/v1` as `opentelemetry-proto` 0.33 has them; the tests compare
 //! every message with that crate.
 
+use opentelemetry_proto::tonic::logs::v1::SeverityNumber;
+use opentelemetry_proto::tonic::metrics::v1::AggregationTemporality;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+
 use crate::signal::Signal;
 
 /// A message.
@@ -38,7 +43,7 @@ pub(super) enum Kind {
     /// Bytes that OTLP JSON writes in base64.
     Base64,
     Bool,
-    Enum,
+    Enum(Names),
     Int32,
     Sint32,
     Uint32,
@@ -49,6 +54,27 @@ pub(super) enum Kind {
     Sfixed64,
     Double,
     Message(&'static Message),
+}
+
+/// An enum, whose values have names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    SpanKind,
+    StatusCode,
+    Temporality,
+    Severity,
+}
+
+impl Names {
+    /// The number of the value `name`.
+    pub(super) fn number(self, name: &str) -> Option<i32> {
+        Some(match self {
+            Self::SpanKind => SpanKind::from_str_name(name)? as i32,
+            Self::StatusCode => StatusCode::from_str_name(name)? as i32,
+            Self::Temporality => AggregationTemporality::from_str_name(name)? as i32,
+            Self::Severity => SeverityNumber::from_str_name(name)? as i32,
+        })
+    }
 }
 
 /// How often a field may stand in its message.
@@ -92,7 +118,7 @@ const fn messages(key: &'static str, number: u32, message: &'static Message) -> 
 }
 
 use Kind::{
-    Base64, Bool, Double, Enum, Fixed32, Fixed64, Hex, Int32, Int64, Sfixed64, Sint32, String, Uint32, Uint64,
+    Base64, Bool, Double, Fixed32, Fixed64, Hex, Int32, Int64, Sfixed64, Sint32, String, Uint32, Uint64,
 };
 
 static TRACES: Message = Message { fields: &[messages("resourceSpans", 1, &RESOURCE_SPANS)] };
@@ -131,7 +157,7 @@ static KEY_VALUE: Message = Message {
     fields: &[one("key", 1, String), message("value", 2, &ANY_VALUE), one("keyStrindex", 3, Int32)],
 };
 
-static ANY_VALUE: Message = Message {
+pub(super) static ANY_VALUE: Message = Message {
     fields: &[
         set("stringValue", 1, String),
         set("boolValue", 2, Bool),
@@ -167,7 +193,7 @@ static SPAN: Message = Message {
         one("traceState", 3, String),
         one("parentSpanId", 4, Hex),
         one("name", 5, String),
-        one("kind", 6, Enum),
+        one("kind", 6, Kind::Enum(Names::SpanKind)),
         one("startTimeUnixNano", 7, Fixed64),
         one("endTimeUnixNano", 8, Fixed64),
         messages("attributes", 9, &KEY_VALUE),
@@ -201,7 +227,8 @@ static SPAN_LINK: Message = Message {
     ],
 };
 
-static STATUS: Message = Message { fields: &[one("message", 2, String), one("code", 3, Enum)] };
+static STATUS: Message =
+    Message { fields: &[one("message", 2, String), one("code", 3, Kind::Enum(Names::StatusCode))] };
 
 static RESOURCE_METRICS: Message = Message {
     fields: &[
@@ -234,17 +261,23 @@ static GAUGE: Message = Message { fields: &[messages("dataPoints", 1, &NUMBER_PO
 static SUM: Message = Message {
     fields: &[
         messages("dataPoints", 1, &NUMBER_POINT),
-        one("aggregationTemporality", 2, Enum),
+        one("aggregationTemporality", 2, Kind::Enum(Names::Temporality)),
         one("isMonotonic", 3, Bool),
     ],
 };
 
 static HISTOGRAM: Message = Message {
-    fields: &[messages("dataPoints", 1, &HISTOGRAM_POINT), one("aggregationTemporality", 2, Enum)],
+    fields: &[
+        messages("dataPoints", 1, &HISTOGRAM_POINT),
+        one("aggregationTemporality", 2, Kind::Enum(Names::Temporality)),
+    ],
 };
 
 static EXPONENTIAL_HISTOGRAM: Message = Message {
-    fields: &[messages("dataPoints", 1, &EXPONENTIAL_POINT), one("aggregationTemporality", 2, Enum)],
+    fields: &[
+        messages("dataPoints", 1, &EXPONENTIAL_POINT),
+        one("aggregationTemporality", 2, Kind::Enum(Names::Temporality)),
+    ],
 };
 
 static SUMMARY: Message = Message { fields: &[messages("dataPoints", 1, &SUMMARY_POINT)] };
@@ -342,7 +375,7 @@ static SCOPE_LOGS: Message = Message {
 static LOG_RECORD: Message = Message {
     fields: &[
         one("timeUnixNano", 1, Fixed64),
-        one("severityNumber", 2, Enum),
+        one("severityNumber", 2, Kind::Enum(Names::Severity)),
         one("severityText", 3, String),
         message("body", 5, &ANY_VALUE),
         messages("attributes", 6, &KEY_VALUE),

@@ -5,10 +5,12 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
+use opentelemetry_proto::tonic::metrics::v1::metric;
 use prost::Message;
 use serde::de::DeserializeOwned;
 
 use super::*;
+use crate::otlp::walk::walk;
 
 mod messages;
 
@@ -156,14 +158,65 @@ fn doubles_are_numbers_or_the_three_names() {
 }
 
 #[test]
-fn enums_are_integers() {
-    let request: ExportLogsServiceRequest = read(Signal::Logs, &record(r#""severityNumber":17"#));
-    assert_eq!(request.resource_logs[0].scope_logs[0].log_records[0].severity_number, 17);
-    let error = refused(Signal::Logs, &record(r#""severityNumber":"SEVERITY_NUMBER_ERROR""#));
-    assert_eq!(
-        error,
-        "malformed OTLP JSON at line 1 column 87: expected an integer: OTLP JSON has no names for enum values"
-    );
+fn an_enum_is_an_integer_or_a_name() {
+    let severity = |written: &str| {
+        let json = record(&format!(r#""severityNumber":{written}"#));
+        let request: ExportLogsServiceRequest = read(Signal::Logs, &json);
+        request.resource_logs[0].scope_logs[0].log_records[0].severity_number
+    };
+    for (written, number) in
+        [("17", 17), ("\"SEVERITY_NUMBER_ERROR\"", 17), ("\"SEVERITY_NUMBER_TRACE2\"", 2)]
+    {
+        assert_eq!(severity(written), number, "{written}");
+    }
+    let spans = r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"kind":"SPAN_KIND_SERVER","status":{"code":"STATUS_CODE_ERROR"}}]}]}]}"#;
+    let request: ExportTraceServiceRequest = read(Signal::Traces, spans);
+    let span = &request.resource_spans[0].scope_spans[0].spans[0];
+    assert_eq!((span.kind, span.status.as_ref().unwrap().code), (2, 2));
+    let sum = |name: &str| {
+        format!(
+            r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"sum":{{"aggregationTemporality":"{name}"}}}}]}}]}}]}}"#
+        )
+    };
+    let request: ExportMetricsServiceRequest =
+        read(Signal::Metrics, &sum("AGGREGATION_TEMPORALITY_CUMULATIVE"));
+    let data = request.resource_metrics[0].scope_metrics[0].metrics[0].data.clone();
+    assert!(matches!(data, Some(metric::Data::Sum(sum)) if sum.aggregation_temporality == 2));
+    for wrong in ["\"ERROR\"", "\"severity_number_error\"", "\"17\"", "\"SPAN_KIND_SERVER\"", "true"] {
+        let error = refused(Signal::Logs, &record(&format!(r#""severityNumber":{wrong}"#)));
+        assert!(error.contains("expected the integer of an enum value, or its name"), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn text_that_is_not_whole_costs_the_character() {
+    let text = |written: &[u8]| {
+        let json = [
+            br#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"severityText":""#,
+            written,
+            br#"","flags":7}]}]}]}"#,
+        ]
+        .concat();
+        let bytes = transcode(Signal::Logs, &json, LIMIT).unwrap();
+        let request = ExportLogsServiceRequest::decode(&bytes[..]).unwrap();
+        let record = request.resource_logs[0].scope_logs[0].log_records[0].clone();
+        assert_eq!(record.flags, 7, "the rest is read");
+        record.severity_text
+    };
+    for (written, read) in [
+        (&b"a\\ud83db"[..], "a\u{fffd}b"),
+        (b"\\udc00\\ud800", "\u{fffd}\u{fffd}"),
+        (b"\\ud83d\\ud83d\\ude00", "\u{fffd}\u{1f600}"),
+        (b"\\ud83d\\n", "\u{fffd}\n"),
+        (b"a\xffb\xfe", "a\u{fffd}b\u{fffd}"),
+        (b"\xed\xa0\xbd!", "\u{fffd}!"),
+        (b"\xe2\x82", "\u{fffd}"),
+        ("\u{e000}\u{fffd}\u{1f600}".as_bytes(), "\u{e000}\u{fffd}\u{1f600}"),
+    ] {
+        assert_eq!(text(written), read, "{written:?}");
+    }
+    let key = b"{\"\\ud800\":1,\"\xff\":{\"x\":\"\\udfff\"},\"resourceLogs\":[]}";
+    assert_eq!(transcode(Signal::Logs, key, LIMIT), Ok(Vec::new()), "of a key that nobody knows too");
 }
 
 #[test]
@@ -212,22 +265,32 @@ fn what_is_not_a_request_is_refused_with_its_place() {
         refused(Signal::Logs, "{\n  \"resourceLogs\": [ 5 ]\n}"),
         "malformed OTLP JSON at line 2 column 21: expected an object"
     );
-    assert!(transcode(Signal::Logs, b"{\"resourceLogs\":[{\"schemaUrl\":\"\xff\"}]}", LIMIT).is_err());
     assert_eq!(transcode(Signal::Logs, b"{}", 0), Ok(Vec::new()));
 }
 
 #[test]
-fn deep_nesting_is_refused() {
-    let nested = |levels: usize| {
+fn values_nest_as_deeply_as_opentelemetry_lets_them() {
+    let arrays = |levels: usize| {
         let open = r#"{"arrayValue":{"values":["#.repeat(levels);
-        record(&format!(r#""body":{open}{}"#, "]}}".repeat(levels)))
+        record(&format!(r#""body":{open}{{}}{}"#, "]}}".repeat(levels)))
     };
-    assert!(transcode(Signal::Logs, nested(25).as_bytes(), LIMIT).is_ok());
-    let error = refused(Signal::Logs, &nested(40));
-    assert!(error.contains("nested too deeply"), "{error}");
-    assert!(transcode(Signal::Logs, nested(100_000).as_bytes(), LIMIT).is_err());
-    let unclosed = format!("{{\"resourceLogs\":{}", "[".repeat(1_000_000));
-    assert!(transcode(Signal::Logs, unclosed.as_bytes(), LIMIT).is_err());
+    let lists = |levels: usize| {
+        let open = r#"{"kvlistValue":{"values":[{"key":"k","value":"#.repeat(levels);
+        record(&format!(r#""body":{open}{{}}{}"#, "}]}}".repeat(levels)))
+    };
+    for nested in [&arrays as &dyn Fn(usize) -> String, &lists] {
+        let bytes = transcode(Signal::Logs, nested(63).as_bytes(), LIMIT).unwrap();
+        assert_eq!(walk(Signal::Logs, &bytes).unwrap().items, 1);
+        let error = refused(Signal::Logs, &nested(64));
+        assert!(error.contains("nested too deeply"), "{error}");
+        assert!(transcode(Signal::Logs, nested(100_000).as_bytes(), LIMIT).is_err());
+    }
+    for open in ["[", "{\"x\":", "[{\"y\":["] {
+        let unclosed = format!("{{\"resourceLogs\":{}", open.repeat(300_000));
+        assert!(transcode(Signal::Logs, unclosed.as_bytes(), LIMIT).is_err());
+        let unknown = format!("{{\"nobody\":{}", open.repeat(300_000));
+        assert!(transcode(Signal::Logs, unknown.as_bytes(), LIMIT).is_err());
+    }
 }
 
 #[test]
