@@ -117,7 +117,7 @@ impl Ground {
     ///
     /// [`SpoolGone`] when the spool will never work again in this process: it has ended by itself then.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), SpoolGone> {
-        let Self { store, link, exporters, served, scrub, .. } = self;
+        let Self { store, link, exporters, served, scrub, metrics } = self;
         let stop = shutdown.child_token();
         for address in link.addresses() {
             tracing::info!(%address, "the link listens (UDP)");
@@ -130,7 +130,8 @@ impl Ground {
                 tracing::info!(%address, name, "listening");
             }
             let service = TowerToHyperService::new(router);
-            tracker.spawn(serve::serve(listener, serve::Limits::default(), service, late.clone()));
+            let (limits, closed) = (serve::Limits::default(), metrics.closed().clone());
+            tracker.spawn(serve::serve(listener, limits, closed, service, late.clone()));
         }
         let mut work = Vec::new();
         for exporter in exporters {

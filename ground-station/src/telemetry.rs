@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use perigee_shared::env::Env;
+use perigee_shared::serve::Closed;
 use perigee_shared::signal::Signal;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -53,6 +54,7 @@ struct Inner {
     conflicts: Family<OfSatellite, Counter>,
     refused: Counter,
     connections: Gauge,
+    closed: Closed,
 }
 
 impl Metrics {
@@ -69,7 +71,13 @@ impl Metrics {
             conflicts: Family::default(),
             refused: Counter::default(),
             connections: Gauge::default(),
+            closed: Closed::default(),
         }))
+    }
+
+    /// Connections that listeners closed.
+    pub fn closed(&self) -> &Closed {
+        &self.0.closed
     }
 
     /// An exporter's backend took items and rejected some of them.
@@ -146,6 +154,7 @@ impl Metrics {
             add("send_failed", "Items that the backend refused for good", &inner.send_failed);
             add("rejected", "Items that the backend rejected by partial_success", &inner.rejected);
         }
+        inner.closed.register(registry);
         registry.register("perigee_exporter_retries", "Requests sent again", inner.retries.clone());
         let received = inner.received_bytes.clone();
         registry.register_with_unit(

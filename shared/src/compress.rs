@@ -26,9 +26,9 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The encoding with this name in `Content-Encoding` or `grpc-encoding`.
+    /// The encoding with this name, in letters of either case, in `Content-Encoding` or `grpc-encoding`.
     pub fn from_name(name: &str) -> Option<Self> {
-        match name.trim() {
+        match name.trim().to_ascii_lowercase().as_str() {
             "" | "identity" => Some(Self::Identity),
             "gzip" | "x-gzip" => Some(Self::Gzip),
             "zstd" => Some(Self::Zstd),

@@ -1,4 +1,9 @@
 //! Listeners: TCP or unix socket, TLS if wanted, HTTP/1.1 and HTTP/2 over either, with bounded connections and a graceful end.
+//!
+//! Nobody holds a place by saying nothing: a connection whose first request head does not come in time is closed, and when every
+//! place is taken the connection that has been idle the longest goes.
+
+mod connections;
 
 use std::fmt;
 use std::io;
@@ -13,9 +18,11 @@ use hyper_util::server::graceful::GracefulShutdown;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+pub use self::connections::Closed;
+use self::connections::{Connections, Noted};
 use crate::config::Invalid;
 
 /// Where to listen: `HOST:PORT` or `unix:///PATH`.
@@ -184,6 +191,21 @@ async fn bind_unix(path: &PathBuf) -> io::Result<UnixListener> {
     }
 }
 
+/// See [`Limits::header_timeout`].
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// See [`Limits::idle_timeout`]. Longer than the intervals at which clients export.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Header fields of an HTTP/1.1 request. Their bytes are bounded by the read buffer.
+const MOST_HEADERS: usize = 1024;
+
+/// Bytes of the header fields of an HTTP/2 request.
+const MOST_HEADER_BYTES: u32 = 64 << 10;
+
+/// How often a listener says that it runs out of places.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
 /// Bounds of one listener. A connection may buffer `connection_window` bytes, or `http1_buffer` with HTTP/1.1, whatever the
 /// handler does; so these times `max_connections` is memory.
 #[derive(Debug, Clone, Copy)]
@@ -198,8 +220,11 @@ pub struct Limits {
     pub max_streams: u32,
     /// Read buffer of an HTTP/1.1 connection, bytes.
     pub http1_buffer: usize,
-    /// For request headers, a TLS handshake, and an answer to a ping.
-    pub timeout: Duration,
+    /// From accepting a connection to its first complete request head, a TLS handshake included; for an answer to a ping; and
+    /// after the end was asked for.
+    pub header_timeout: Duration,
+    /// Between requests of an HTTP/1.1 connection, to the next complete request head.
+    pub idle_timeout: Duration,
     /// For requests that have begun when the end is asked for.
     pub drain: Duration,
 }
@@ -212,15 +237,21 @@ impl Default for Limits {
             connection_window: 1 << 16,
             max_streams: 32,
             http1_buffer: 1 << 16,
-            timeout: Duration::from_secs(10),
+            header_timeout: HEADER_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
             drain: Duration::from_secs(5),
         }
     }
 }
 
 /// Serves `service` on `listener` until `shutdown`, then gives requests that have begun `limits.drain` to end.
-pub async fn serve<S, B>(listener: Listener, limits: Limits, service: S, shutdown: CancellationToken)
-where
+pub async fn serve<S, B>(
+    listener: Listener,
+    limits: Limits,
+    closed: Closed,
+    service: S,
+    shutdown: CancellationToken,
+) where
     S: hyper::service::Service<
             hyper::Request<hyper::body::Incoming>,
             Response = hyper::Response<B>,
@@ -236,18 +267,16 @@ where
 {
     let builder = Arc::new(builder(limits));
     let graceful = GracefulShutdown::new();
-    let connections = Arc::new(Semaphore::new(limits.max_connections));
+    let mut places = Places::new(limits.max_connections, closed.clone());
     loop {
-        let permit = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => break,
-            permit = Arc::clone(&connections).acquire_owned() => permit,
+        let next = async {
+            let stream = accept(&listener.socket).await;
+            (stream, places.take().await)
         };
-        let Ok(permit) = permit else { break };
-        let stream = tokio::select! {
+        let (stream, permit) = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
-            stream = accept(&listener.socket) => stream,
+            next = next => next,
         };
         let stream = match stream {
             Ok(stream) => stream,
@@ -258,21 +287,39 @@ where
                 continue;
             }
         };
-        let (builder, service, watcher, tls) =
-            (Arc::clone(&builder), service.clone(), graceful.watcher(), listener.tls.clone());
+        let entered = places.connections.enter();
+        let connection = Arc::clone(&entered.connection);
+        let (builder, service) = (Arc::clone(&builder), Noted(service.clone(), Arc::clone(&connection)));
+        let (watcher, tls, silent) = (graceful.watcher(), listener.tls.clone(), closed.silent.clone());
+        let stop = shutdown.clone();
         tokio::spawn(async move {
-            let _permit = permit;
-            let stream: Box<dyn Io> = match tls {
-                None => stream,
-                Some(tls) => match tokio::time::timeout(limits.timeout, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => Box::new(stream),
-                    Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
-                    Err(_) => return tracing::debug!("TLS handshake took too long"),
-                },
+            let _place = (permit, entered);
+            let served = async {
+                let stream: Box<dyn Io> = match tls {
+                    None => stream,
+                    Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) => Box::new(stream),
+                        Err(error) => return tracing::debug!(%error, "TLS handshake failed"),
+                    },
+                };
+                let connection = builder.serve_connection(TokioIo::new(stream), service);
+                if let Err(error) = watcher.watch(connection.into_owned()).await {
+                    tracing::debug!(error, "connection ended");
+                }
             };
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = watcher.watch(connection.into_owned()).await {
-                tracing::debug!(error, "connection ended");
+            let says_nothing = async {
+                tokio::select! {
+                    () = connection.begun.cancelled() => std::future::pending().await,
+                    () = tokio::time::sleep(limits.header_timeout) => drop(silent.inc()),
+                    // Nobody waits for a stranger's first word.
+                    () = stop.cancelled() => {}
+                }
+            };
+            tokio::select! {
+                biased;
+                () = served => {}
+                () = connection.leave.cancelled() => {}
+                () = says_nothing => tracing::debug!("no request came in time"),
             }
         });
     }
@@ -282,6 +329,40 @@ where
     drop(listener);
     if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests that had begun did not end in time");
+    }
+}
+
+/// Places for connections.
+struct Places {
+    free: Arc<Semaphore>,
+    connections: Arc<Connections>,
+    closed: Closed,
+    said: Option<tokio::time::Instant>,
+}
+
+impl Places {
+    fn new(most: usize, closed: Closed) -> Self {
+        Self { free: Arc::new(Semaphore::new(most)), connections: Arc::default(), closed, said: None }
+    }
+
+    /// A place, for which the connection that has been idle the longest goes when there is none.
+    async fn take(&mut self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+            return Some(permit);
+        }
+        let idle = self.connections.end_idle();
+        if idle {
+            self.closed.idle.inc();
+        }
+        if self.said.is_none_or(|said| said.elapsed() > SAID_EVERY) {
+            self.said = Some(tokio::time::Instant::now());
+            let then = if idle { "the longest idle one is closed" } else { "none is idle, new ones wait" };
+            tracing::warn!(
+                event.name = "perigee.listener.full",
+                "max_connections is reached: {then}; raise it, or end clients that hold connections they do not use"
+            );
+        }
+        Arc::clone(&self.free).acquire_owned().await.ok()
     }
 }
 
@@ -323,22 +404,27 @@ fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.timeout)
+        .header_read_timeout(limits.idle_timeout)
+        .half_close(true)
+        .max_headers(MOST_HEADERS)
         .max_buf_size(limits.http1_buffer)
         .http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
         .max_concurrent_streams(limits.max_streams)
-        .max_header_list_size(16 << 10)
+        .max_header_list_size(MOST_HEADER_BYTES)
         .max_pending_accept_reset_streams(32)
         .keep_alive_interval(Duration::from_secs(60))
-        .keep_alive_timeout(limits.timeout);
+        .keep_alive_timeout(limits.header_timeout);
     builder
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
     use super::*;
 
     #[test]
@@ -356,6 +442,96 @@ mod tests {
         ] {
             assert_eq!(Endpoint::parse(address).unwrap().is_local(), local, "{address}");
         }
+    }
+
+    /// Serves "ok" to everybody.
+    async fn served(limits: Limits) -> (SocketAddr, Closed, CancellationToken) {
+        let listener = Listener::bind(&Endpoint::Tcp("127.0.0.1:0".into()), "a test", None).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (closed, stop) = (Closed::default(), CancellationToken::new());
+        let service = hyper::service::service_fn(async |_| {
+            Ok::<_, std::convert::Infallible>(hyper::Response::new("ok".to_owned()))
+        });
+        tokio::spawn(serve(listener, limits, closed.clone(), service, stop.clone()));
+        (address, closed, stop)
+    }
+
+    /// One request over an open connection; the answer, or nothing when the connection is gone.
+    async fn ask(stream: &mut TcpStream, head: &str) -> String {
+        if stream.write_all(head.as_bytes()).await.is_err() {
+            return String::new();
+        }
+        let mut out = Vec::new();
+        while !out.ends_with(b"\r\n\r\nok") && stream.read_buf(&mut out).await.is_ok_and(|n| n > 0) {}
+        String::from_utf8(out).unwrap()
+    }
+
+    const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    #[tokio::test]
+    async fn who_says_nothing_is_closed_and_who_has_asked_is_not() {
+        let header_timeout = Duration::from_millis(300);
+        let (address, closed, _) = served(Limits { header_timeout, ..Limits::default() }).await;
+        let mut asked = TcpStream::connect(address).await.unwrap();
+        assert!(ask(&mut asked, GET).await.starts_with("HTTP/1.1 200"));
+        for word in ["", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nhost: x\r\n"] {
+            let mut silent = TcpStream::connect(address).await.unwrap();
+            silent.write_all(word.as_bytes()).await.unwrap();
+            let mut rest = Vec::new();
+            drop(silent.read_to_end(&mut rest).await);
+        }
+        assert_eq!(closed.silent.get(), 3);
+        assert!(ask(&mut asked, GET).await.starts_with("HTTP/1.1 200"), "it may be idle for longer");
+    }
+
+    #[tokio::test]
+    async fn the_longest_idle_connection_makes_room_for_a_new_one() {
+        let (address, closed, _) = served(Limits { max_connections: 2, ..Limits::default() }).await;
+        let mut open = Vec::new();
+        for _ in 0..4 {
+            let mut next = TcpStream::connect(address).await.unwrap();
+            assert!(ask(&mut next, GET).await.starts_with("HTTP/1.1 200"));
+            open.push(next);
+        }
+        assert_eq!(closed.idle.get(), 2);
+        for (n, stream) in open.iter_mut().enumerate() {
+            assert_eq!(ask(stream, GET).await.is_empty(), n < 2, "connection {n}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_closes_its_half_is_answered() {
+        let (address, ..) = served(Limits::default()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn headers_are_bounded_by_bytes() {
+        let (address, ..) = served(Limits { http1_buffer: 16 << 10, ..Limits::default() }).await;
+        let head = |fields: usize| {
+            let fields: String = (0..fields).map(|n| format!("x-{n:04}: {n}\r\n")).collect();
+            format!("GET / HTTP/1.1\r\nhost: x\r\n{fields}\r\n")
+        };
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        assert!(ask(&mut stream, &head(500)).await.starts_with("HTTP/1.1 200"));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        assert!(!ask(&mut stream, &head(2_000)).await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn the_end_does_not_wait_for_strangers() {
+        let (address, _, stop) = served(Limits::default()).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let mut asked = TcpStream::connect(address).await.unwrap();
+        assert!(ask(&mut asked, GET).await.starts_with("HTTP/1.1 200"), "both were accepted");
+        stop.cancel();
+        assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        assert_eq!(asked.read(&mut [0; 1]).await.unwrap_or(0), 0);
     }
 
     #[tokio::test]

@@ -10,7 +10,9 @@ use perigee_shared::config::{ConfigError, Invalid};
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::tls::{self, Credentials, Role, TlsError};
-use perigee_shared::serve::{BindError, Endpoint, HttpConfig, Limits, Listener, RouterService, serve};
+use perigee_shared::serve::{
+    BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService, serve,
+};
 use perigee_shared::signal::SignalSet;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -269,6 +271,7 @@ impl Agent {
         front.spawn(committer);
         let max_request = config.receivers.otlp.max_request_bytes.as_usize();
         let intake = Arc::new(Intake::new(Arc::clone(&limiter), journal, metrics.receiver(), max_request));
+        let closed = metrics.receiver().closed().clone();
         let control = Control {
             env: env.clone(),
             wal: wal.clone(),
@@ -281,7 +284,7 @@ impl Agent {
             metrics,
             satellite,
         };
-        spawn_operators(operators, control, &back, &stop);
+        spawn_operators(operators, control, &closed, &back, &stop);
         tracing::info!("space-agent is ready");
         let lost = tokio::select! {
             biased;
@@ -346,13 +349,14 @@ async fn operators(config: &Config) -> Result<Vec<Operator>, AgentError> {
 fn spawn_operators(
     operators: Vec<Operator>,
     control: Control,
+    closed: &Closed,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
     let control = Arc::new(control);
     for (listener, router) in operators {
         let service = TowerToHyperService::new(RouterService(router(Arc::clone(&control))));
-        tasks.spawn(serve(listener, Limits::default(), service, stop.clone()));
+        tasks.spawn(serve(listener, Limits::default(), closed.clone(), service, stop.clone()));
     }
 }
 

@@ -7,7 +7,7 @@ use perigee_shared::config::{self, Component, Components, ConfigError, Invalid, 
 use perigee_shared::export::config::ExporterConfig as DirectConfig;
 use perigee_shared::link::tls::is_valid_id;
 use perigee_shared::segment::Codec;
-use perigee_shared::serve::{ControlConfig, Endpoint, HttpConfig, validate_endpoint};
+use perigee_shared::serve::{self, ControlConfig, Endpoint, HttpConfig, validate_endpoint};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::telemetry::TelemetryConfig;
 use perigee_shared::units::{ByteSize, Span};
@@ -109,6 +109,12 @@ pub struct ListenerConfig {
     /// Connections at once.
     #[serde(default = "default_connections")]
     pub max_connections: usize,
+    /// From accepting a connection to its first complete request head.
+    #[serde(default = "default_header_timeout")]
+    pub header_timeout: Span,
+    /// How long an HTTP/1.1 connection may be idle between requests.
+    #[serde(default = "default_idle_timeout")]
+    pub idle_timeout: Span,
 }
 
 /// `tls` of a listener.
@@ -348,6 +354,14 @@ pub struct Pipeline {
 const fn default_max_request() -> ByteSize {
     ByteSize::mib(4)
 }
+const fn default_header_timeout() -> Span {
+    Span(serve::HEADER_TIMEOUT)
+}
+
+const fn default_idle_timeout() -> Span {
+    Span(serve::IDLE_TIMEOUT)
+}
+
 const fn default_connections() -> usize {
     64
 }
@@ -421,6 +435,13 @@ impl Config {
                 listener.insecure || listener.tls.is_some(),
                 "configure tls",
             )?;
+            for (name, span) in
+                [("header_timeout", listener.header_timeout), ("idle_timeout", listener.idle_timeout)]
+            {
+                if span < Span::secs(1) {
+                    return Err(Invalid::new(format!("{key}.{name}"), "must be at least 1s"));
+                }
+            }
             let most = self.processors.memory_limiter.limit.0 / 8 / MIN_WINDOW;
             if !(1..=most).contains(&(listener.max_connections as u64)) {
                 let message = format!(

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use perigee_shared::serve::Closed;
 use perigee_shared::signal::{Counts, Signal};
 use perigee_shared::telemetry::metrics_text;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -58,6 +59,7 @@ pub struct ReceiverCounters {
     unread: Family<SignalLabel, Counter>,
     commits: Counter,
     committed_requests: Counter,
+    closed: Closed,
 }
 
 /// The signal of a request that could not be counted by items.
@@ -97,7 +99,13 @@ impl ReceiverCounters {
             "Requests in those commits",
             counters.committed_requests.clone(),
         );
+        counters.closed.register(registry);
         counters
+    }
+
+    /// Connections that listeners closed.
+    pub const fn closed(&self) -> &Closed {
+        &self.closed
     }
 
     /// `items` were answered with success.

@@ -45,6 +45,9 @@ impl http_body::Body for Reply {
     }
 }
 
+/// What a request may be compressed with.
+const ACCEPTED: HeaderValue = HeaderValue::from_static("identity, gzip, zstd, deflate");
+
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// The service behind a listener.
@@ -55,11 +58,13 @@ pub(super) fn service(
     hyper::service::service_fn(move |request| {
         let intake = Arc::clone(&intake);
         async move {
-            Ok(match export(&intake, request).await {
+            let mut response = match export(&intake, request).await {
                 Ok(()) => success(),
                 Err(Answer::Status(status)) => failure(&status),
                 Err(Answer::NotGrpc) => not_grpc(),
-            })
+            };
+            response.headers_mut().insert("grpc-accept-encoding", ACCEPTED);
+            Ok(response)
         }
     })
 }

@@ -138,12 +138,16 @@ impl Receivers {
     pub async fn run(self, intake: Arc<Intake>, shutdown: CancellationToken) {
         let grpc = async {
             if let Some((listener, limits)) = self.grpc {
-                serve(listener, limits, grpc::service(Arc::clone(&intake)), shutdown.clone()).await;
+                let (closed, service) =
+                    (intake.counters.closed().clone(), grpc::service(Arc::clone(&intake)));
+                serve(listener, limits, closed, service, shutdown.clone()).await;
             }
         };
         let http = async {
             if let Some((listener, limits)) = self.http {
-                serve(listener, limits, http::service(Arc::clone(&intake)), shutdown.clone()).await;
+                let (closed, service) =
+                    (intake.counters.closed().clone(), http::service(Arc::clone(&intake)));
+                serve(listener, limits, closed, service, shutdown.clone()).await;
             }
         };
         tokio::join!(grpc, http);
@@ -179,6 +183,8 @@ fn limits(listener: &ListenerConfig, config: &Config) -> Limits {
         max_streams: 100,
         // Beside what is read next there is the piece that was read last.
         http1_buffer: (window as usize / 2).min(256 << 10),
+        header_timeout: listener.header_timeout.0,
+        idle_timeout: listener.idle_timeout.0,
         ..Limits::default()
     }
 }
