@@ -15,7 +15,7 @@ pub(super) fn read(file: &Value, reader: &Reader) -> Result<Found, Invalid> {
         let read = one(contact, format!("contacts[{n}]"), reader, &mut found, &mut up);
         found.unless(read);
     }
-    found.say(&mut up, |entry, rate| entry.rate_up = *rate);
+    found.say_rates_up(up);
     Ok(found)
 }
 
@@ -34,6 +34,8 @@ fn one(
     let node = |field: &str| name(&contact[field]).ok_or_else(|| missing(&key, field, "a node number"));
     let (source, dest) = (node("source")?, node("dest")?);
     if source == dest {
+        // A node that reaches itself reaches no station.
+        found.ours |= reader.is_us(&source) && reader.station(&dest).is_some();
         return Ok(());
     }
     let Some((station, way)) = reader.way(&source, &dest) else {

@@ -19,6 +19,9 @@ use crate::config::Invalid;
 /// One line's complaint.
 type Wrong = String;
 
+/// What ION takes -1 for as an end, ns since the Unix epoch: the last second that 31 bits count.
+const LATEST: u64 = 2_147_483_647_000_000_000;
+
 struct Lines<'a> {
     reader: &'a Reader,
     epoch: Option<u64>,
@@ -37,11 +40,11 @@ pub(super) fn read(text: &str, reader: &Reader) -> Found {
             lines.found.unusable(Invalid::new(key, message));
         }
     }
-    let Lines { ranges: [mut down, mut back], mut up, mut found, .. } = lines;
+    let Lines { ranges: [mut down, mut back], up, mut found, .. } = lines;
     // A range that is said for one way alone holds for both.
     found.say(&mut back, |entry, seconds| entry.light_time_seconds = Some(*seconds));
     found.say(&mut down, |entry, seconds| entry.light_time_seconds = Some(*seconds));
-    found.say(&mut up, |entry, rate| entry.rate_up = *rate);
+    found.say_rates_up(up);
     found
 }
 
@@ -50,11 +53,14 @@ impl Lines<'_> {
         let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
         match words.as_slice() {
             ["@", time, ..] => self.epoch = Some(self.time(time)?),
-            // Stations alone are reached by contacts.
+            // A node that reaches itself reaches no station.
             ["a", "contact" | "range", _, _, from, to, ..]
             | ["c" | "d", "contact" | "range", _, from, to, ..]
-                if from == to => {}
-            ["a", "contact", "-1", ..] | ["a", "contact", _, "0", ..] => {}
+                if from == to =>
+            {
+                self.found.ours |= self.reader.is_us(from) && self.reader.station(to).is_some();
+            }
+            ["a", "contact", "-1" | "0", ..] | ["a", "contact", _, "0", ..] => {}
             ["a", "contact", start, end, from, to, value, ..] => {
                 self.add_contact(key, [start, end, from, to, value])?
             }
@@ -76,20 +82,23 @@ impl Lines<'_> {
             self.found.of_others(key.to_owned());
             return Ok(());
         };
-        let (start, end) = (self.time(start)?, self.time(end)?);
+        let start = self.time(start)?;
+        let end = if end == "-1" { LATEST } else { self.time(end)? };
         let (rate, station) = (Some(rate(value)?), station.to_owned());
-        self.found.ours = true;
-        match way {
-            Way::Up => self.up.push(Said { station, start, end, value: rate }),
-            Way::Down => self.found.entries.push(Entry {
-                key: key.to_owned(),
-                station,
-                start,
-                end,
-                rate_down: rate,
-                ..Entry::default()
-            }),
+        if way == Way::Up {
+            self.up.push(Said { station, start, end, value: rate });
+            return Ok(());
         }
+        // A plan whose contacts were over when it was loaded has been read.
+        self.found.ours = true;
+        self.found.entries.push(Entry {
+            key: key.to_owned(),
+            station,
+            start,
+            end,
+            rate_down: rate,
+            ..Entry::default()
+        });
         Ok(())
     }
 

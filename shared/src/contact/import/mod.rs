@@ -137,9 +137,16 @@ impl Found {
         }
     }
 
+    /// Tells each contact the rate of the way up. A plan of ways up alone is of no use.
+    fn say_rates_up(&mut self, mut up: Vec<Said<Option<u64>>>) {
+        if self.entries.is_empty() {
+            self.others += up.len();
+        }
+        self.say(&mut up, |entry, rate| entry.rate_up = *rate);
+    }
+
     /// Tells each contact what is said for the time that it begins or, if nothing is, first in it.
     fn say<T>(&mut self, said: &mut [Said<T>], tell: impl Fn(&mut Entry, &T)) {
-        self.ours |= !said.is_empty();
         self.entries.sort_by(|a, b| (&a.station, a.start).cmp(&(&b.station, b.start)));
         said.sort_by(|a, b| (&a.station, a.start).cmp(&(&b.station, b.start)));
         let mut next = 0;

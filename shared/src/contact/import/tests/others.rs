@@ -89,6 +89,7 @@ fn a_file_that_is_wrong_throughout_leaves_twenty_warnings_and_a_count() {
 fn registrations_hypothetical_contacts_and_loopbacks_of_ion_plan_nothing() {
     let text = "a contact -1 -1 10 10 0\n\
                 a contact\t0 0 10 20 0\n\
+                a contact 0 +3600 10 20 100000\n\
                 a contact +0 +3600 10 10 100000\n\
                 a contact 2026/11/23-20:00:00 2038/01/18-03:14:07 10 20 100000\n\
                 a contact 2026/11/3-9:5:00 2026/11/3-9:6:00 10 20 1000 1.0\n";
@@ -98,6 +99,10 @@ fn registrations_hypothetical_contacts_and_loopbacks_of_ion_plan_nothing() {
     assert_eq!(rates, [Some(8_000), Some(800_000)]);
     assert!(plan.warnings().is_empty(), "{:?}", plan.warnings());
     assert!(parse(&satellite("10"), "a contact -1 -1 10 10 0\n").unwrap().is_empty());
+    let endless = parse(&satellite("10"), "a contact +0 -1 10 20 100000\n").unwrap();
+    assert_eq!(times(&endless), [(SEVEN / S, Some(2_147_483_647))]);
+    let error = parse(&satellite("10"), "a contact +0 +60 20 10 100000\n").unwrap_err();
+    assert!(error.contains("none of 1"), "no way down: {error}");
 }
 
 #[test]
