@@ -82,6 +82,8 @@ pub(super) struct FileSource {
     pub(super) plan: Plan,
     orbit: Option<Arc<Orbit>>,
     due: Due,
+    /// [`Work`] is with somebody.
+    is_under_way: bool,
     /// Predicted up to here.
     until: u64,
     /// Why what is on disk is not in force.
@@ -149,7 +151,17 @@ impl FileSource {
             ContactSource::Always | ContactSource::Manual | ContactSource::Probe => return None,
         };
         let (plan, orbit, error) = (Plan::default(), None, None);
-        Some(Self { file, reading, modified: None, plan, orbit, due: Due::Nothing, until: 0, error })
+        Some(Self {
+            file,
+            reading,
+            modified: None,
+            plan,
+            orbit,
+            due: Due::Nothing,
+            is_under_way: false,
+            until: 0,
+            error,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -233,11 +245,13 @@ impl FileSource {
             Due::Passes => self.orbit.clone(),
             Due::Elements => None,
         };
+        self.is_under_way = true;
         Some(Work { prediction: Arc::clone(prediction), orbit, now })
     }
 
     /// Takes what was predicted into force.
     pub(super) fn take(&mut self, predicted: Predicted) {
+        self.is_under_way = false;
         let (is_known, now) = (predicted.is_known, predicted.now);
         let read = self.take_orbit(predicted);
         if is_known && let Err(error) = read {
@@ -254,9 +268,12 @@ impl FileSource {
         matches!(self.reading, Reading::Orbit(_)) && self.orbit.is_none() && self.error.is_none()
     }
 
-    /// When passes are predicted on.
+    /// When passes are predicted on; `None` while they are.
     pub(super) fn refresh_at(&self) -> Option<u64> {
-        self.orbit.as_ref().map(|_| self.until.saturating_sub(HORIZON.as_nanos() as u64 / 2))
+        self.orbit
+            .as_ref()
+            .filter(|_| !self.is_under_way)
+            .map(|_| self.until.saturating_sub(HORIZON.as_nanos() as u64 / 2))
     }
 
     /// What is odd about what is in force.

@@ -217,7 +217,10 @@ fn a_satellite_that_is_always_seen_is_one_contact_without_an_end_and_goes_on_whe
     assert!(source.warnings(SEEN)[0].contains("svalbard always sees 11111"), "{:?}", source.warnings(SEEN));
     let later = source.refresh_at().unwrap();
     source.refresh(later);
-    predict(&mut source, later);
+    let work = source.work(later).unwrap();
+    source.refresh(later);
+    assert!(source.work(later).is_none() && source.refresh_at().is_none(), "once at a time");
+    source.take(work.run());
     assert_eq!(source.plan.current(later), Some(&first), "nothing is interrupted");
     assert!(!source.plan.has_run_out(u64::MAX));
 

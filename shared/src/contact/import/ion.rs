@@ -60,7 +60,10 @@ impl Lines<'_> {
             {
                 self.found.ours |= self.reader.is_us(from) && self.reader.station(to).is_some();
             }
-            ["a", "contact", "-1" | "0", ..] | ["a", "contact", _, "0", ..] => {}
+            ["a", "contact", "-1", ..] => {}
+            ["a", "contact", "0", _, from, to, ..] | ["a", "contact", _, "0", from, to, ..] => {
+                self.found.ours |= self.reader.way(from, to).is_some();
+            }
             ["a", "contact", start, end, from, to, value, ..] => {
                 self.add_contact(key, [start, end, from, to, value])?
             }

@@ -54,7 +54,7 @@ fn list<T: serde::de::DeserializeOwned>(text: &str, path: &str) -> Result<Vec<T>
         .lines()
         .map(str::trim)
         .find(|line| !line.is_empty() && !line.starts_with(['#', '%']) && *line != "---");
-    if begins.is_some_and(|line| line.starts_with('[') || line.starts_with("- ")) {
+    if begins.is_some_and(|line| line.starts_with('[') || line.starts_with("- ") || line == "-") {
         return config::parse(text, path, |_| None);
     }
     config::parse::<File<T>>(text, path, |_| None).map(|file| file.contacts)

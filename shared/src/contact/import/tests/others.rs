@@ -98,7 +98,9 @@ fn registrations_hypothetical_contacts_and_loopbacks_of_ion_plan_nothing() {
     let rates: Vec<_> = plan.upcoming(0).iter().map(|c| c.rate_down).collect();
     assert_eq!(rates, [Some(8_000), Some(800_000)]);
     assert!(plan.warnings().is_empty(), "{:?}", plan.warnings());
-    assert!(parse(&satellite("10"), "a contact -1 -1 10 10 0\n").unwrap().is_empty());
+    for text in ["a contact -1 -1 10 10 0\n", "a contact 0 0 20 10 0\na contact +0 +60 11 20 8\n"] {
+        assert!(parse(&satellite("10"), text).unwrap().is_empty(), "{text}");
+    }
     let endless = parse(&satellite("10"), "a contact +0 -1 10 20 100000\n").unwrap();
     assert_eq!(times(&endless), [(SEVEN / S, Some(2_147_483_647))]);
     let error = parse(&satellite("10"), "a contact +0 +60 20 10 100000\n").unwrap_err();
@@ -194,7 +196,12 @@ fn an_empty_list_is_an_empty_plan_in_every_format_and_a_list_may_stand_alone() {
         }
     }
     let one = r#"{"station": "svalbard", "start": "2026-11-23T19:00:00Z", "end": "2026-11-23T19:08:00Z"}"#;
-    for text in [format!("[{one}]"), format!("# passes\n- {one}\n"), format!("contacts:\n- {one}\n")] {
+    for text in [
+        format!("[{one}]"),
+        format!("# passes\n- {one}\n"),
+        format!("---\n-\n  {one}\n"),
+        format!("contacts:\n- {one}\n"),
+    ] {
         assert_eq!(after_seven(&native(&text).unwrap()), [(0, 480)], "{text}");
     }
 }
