@@ -6,11 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::marker::PhantomData;
 use std::path::Path;
 
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+
+use crate::units::ByteSize;
 
 /// What is wrong with a configuration, with the place where it can be said.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +75,17 @@ pub fn load<T: DeserializeOwned>(
     let text =
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
     parse(&text, &shown, env)
+}
+
+/// Reads the text file at `path`, of at most `most` bytes, without its byte order mark. What is not UTF-8 becomes U+FFFD.
+pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it has more than {}", ByteSize(most))));
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
 }
 
 /// Parses configuration `text`; `path` is only for messages.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use crate::link::transport::LinkShape;
 
 pub use import::{Format, Reader, StationHints, parse_time};
-pub use plan::Plan;
+pub use plan::{Notes, Plan};
 
 /// An interval in which a station is reachable. Times are ns since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -88,7 +88,7 @@ impl Contact {
     /// Bytes that it can carry from `now` on, or from its beginning: its rate times the usable time, and no more than its
     /// budget. `None` when its rate or its end is not known and it has no budget.
     pub fn volume(&self, now: u64) -> Option<u64> {
-        let from = now.max(self.start_unix_nano + self.clock_error());
+        let from = now.max(self.start_unix_nano.saturating_add(self.clock_error()));
         let carried = self.rate_down.zip(self.usable(from));
         let carried = carried.map(|(rate, time)| (rate as f64 / 8.0 * time.as_secs_f64()) as u64);
         [carried, self.byte_budget].into_iter().flatten().min()
@@ -113,6 +113,20 @@ impl Contact {
 pub fn shown_time(unix_nano: u64) -> String {
     let time = std::time::UNIX_EPOCH + Duration::from_nanos(unix_nano);
     humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// A catalogue number as it is printed: digits, or in five places Alpha-5, where a letter stands for the first two of six digits
+/// (<https://www.space-track.org/documentation#tle-alpha5>).
+pub fn catalogue_number(text: &str) -> Option<u64> {
+    const LETTERS: &str = "ABCDEFGHJKLMNPQRSTUVWXYZ";
+    let digits =
+        |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let text = text.trim();
+    match text.chars().next().and_then(|first| LETTERS.find(first)) {
+        Some(at) if text.len() == 5 => Some((at as u64 + 10) * 10_000 + digits(&text[1..])?),
+        Some(_) => None,
+        None => digits(text),
+    }
 }
 
 /// A rate in bit/s, from 1 to 10^12: `20Mbit/s`, `64kbit/s`, `9600bit/s` or `20mbit`.
@@ -164,6 +178,22 @@ mod tests {
         assert_eq!(parse_rate("1.5Gbit"), Ok(1_500_000_000));
         for wrong in ["", "20", "mbit", "-1mbit", "20mb", "fast", "0Mbit/s", "99999gbit"] {
             assert!(parse_rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn catalogue_numbers_are_read_as_printed() {
+        for (text, number) in
+            [("25544", 25_544), ("00010", 10), ("    5", 5), ("A0001", 100_001), ("Z9999", 339_999)]
+        {
+            assert_eq!(catalogue_number(text), Some(number), "{text}");
+        }
+        assert_eq!(catalogue_number("H0000"), Some(170_000), "I and O are left out");
+        assert_eq!(catalogue_number("J0000"), Some(180_000));
+        assert_eq!(catalogue_number("P0000"), Some(230_000));
+        assert_eq!(catalogue_number("799501234"), Some(799_501_234), "nine digits");
+        for wrong in ["", "I0001", "A001", "ISS", "-5", "1 2"] {
+            assert_eq!(catalogue_number(wrong), None, "{wrong}");
         }
     }
 

@@ -1,62 +1,132 @@
 //! A plan: contacts in the order of their start.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use super::{Contact, shown_time};
-use crate::config::Invalid;
 
-/// A contact that is longer is taken for one without an end.
-const LONGEST: Duration = Duration::from_secs(31 * 24 * 3600);
-
-/// Contacts in the order of their start.
+/// Contacts in the order of their start. Those of one station do not overlap.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     contacts: Vec<Contact>,
     warnings: Vec<String>,
 }
 
-/// A contact with the key under which an error names it.
+/// A contact with the key under which a warning names it.
 pub(super) type Keyed = (String, Contact);
 
-impl Plan {
-    /// A plan of these contacts, each with its key. Contacts that end before they begin, have no end, or overlap another one of
-    /// the same station are refused.
-    pub(super) fn try_new(mut contacts: Vec<Keyed>, mut warnings: Vec<String>) -> Result<Self, Invalid> {
-        contacts.sort_by_key(|(_, c)| c.start_unix_nano);
-        let mut before: Vec<&Keyed> = Vec::new();
-        for keyed in &contacts {
-            let (key, contact) = keyed;
-            let (start, end) = (contact.start_unix_nano, contact.end_unix_nano.unwrap_or(u64::MAX));
-            if end <= start {
-                let message = format!("must be after its start, {}", shown_time(start));
-                return Err(Invalid::new(format!("{key}.end"), message));
-            }
-            if Duration::from_nanos(end - start) > LONGEST {
-                let message = "is more than 31 days after its start; a station that can always be reached is `source: always`";
-                return Err(Invalid::new(format!("{key}.end"), message));
-            }
-            before.retain(|(_, other)| other.end_unix_nano.is_some_and(|end| end > start));
-            for (other_key, other) in &before {
-                let message = format!(
-                    "begins at {} while {other_key} lasts until {}",
-                    shown_time(start),
-                    shown_time(other.end_unix_nano.unwrap_or_default())
-                );
-                if other.station == contact.station {
-                    let message = format!("{message}, with the same station; join the two");
-                    return Err(Invalid::new(format!("{key}.start"), message));
-                }
-                warnings.push(format!("{key} {message}; the later one counts from its beginning on"));
-            }
-            before.push(keyed);
+/// Remarks for people: the first twenty, and how many more there are, so that a file that is wrong throughout fills no memory.
+#[derive(Debug, Clone, Default)]
+pub struct Notes {
+    kept: Vec<String>,
+    more: usize,
+}
+
+impl Notes {
+    const KEPT: usize = 20;
+
+    /// Adds a remark.
+    pub fn push(&mut self, note: String) {
+        if self.kept.len() < Self::KEPT {
+            self.kept.push(note);
+        } else {
+            self.more += 1;
         }
-        Ok(Self { contacts: contacts.into_iter().map(|(_, contact)| contact).collect(), warnings })
     }
 
-    /// A plan of contacts that are known to be in order.
-    pub fn predicted(mut contacts: Vec<Contact>) -> Self {
+    /// The first remark.
+    pub fn first(&self) -> Option<&str> {
+        self.kept.first().map(String::as_str)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.kept.len() + self.more
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// The remarks; the last one counts those that are left out.
+    pub fn into_vec(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.kept.push(format!("and {} more like these", self.more));
+        }
+        self.kept
+    }
+}
+
+/// Makes one contact of two with the same station. The rate is the lower one, which no antenna of the two is too slow for.
+fn join(first: &mut Contact, second: &Contact) {
+    let lower = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+    first.end_unix_nano = first.end_unix_nano.zip(second.end_unix_nano).map(|(a, b)| a.max(b));
+    first.rate_down = lower(first.rate_down, second.rate_down);
+    first.rate_up = lower(first.rate_up, second.rate_up);
+    first.light_time_seconds = first.light_time_seconds.or(second.light_time_seconds);
+    first.guard_seconds = first.guard_seconds.max(second.guard_seconds);
+    first.byte_budget = first.byte_budget.max(second.byte_budget);
+}
+
+impl Plan {
+    /// A plan of these contacts, each with its key. Contacts with one station that overlap become one: two antennas, or one
+    /// entry for each destination behind the station.
+    pub(super) fn new(mut contacts: Vec<Keyed>, mut warnings: Notes) -> Self {
+        contacts.sort_by_key(|(_, c)| c.start_unix_nano);
+        let mut joined: Vec<Keyed> = Vec::new();
+        // The latest contact with each station.
+        let mut latest: BTreeMap<String, usize> = BTreeMap::new();
+        for (key, contact) in contacts {
+            let start = contact.start_unix_nano;
+            let lasts = |at: &usize| joined[*at].1.end_unix_nano.is_none_or(|end| end > start);
+            for (station, at) in latest.iter().filter(|(_, at)| lasts(at)) {
+                let (other_key, other) = &joined[*at];
+                if *station == contact.station
+                    && (other.start_unix_nano, other.end_unix_nano) == (start, contact.end_unix_nano)
+                {
+                    continue;
+                }
+                let end = other.end_unix_nano.map_or("it is closed".to_owned(), shown_time);
+                let what = if *station == contact.station {
+                    "with the same station; the two are one contact"
+                } else {
+                    "with another station; the later one counts from its beginning on"
+                };
+                warnings.push(format!(
+                    "{key} begins at {} while {other_key} lasts until {end}, {what}",
+                    shown_time(start)
+                ));
+            }
+            match latest.get(&contact.station).copied().filter(lasts) {
+                Some(at) => join(&mut joined[at].1, &contact),
+                None => {
+                    latest.insert(contact.station.clone(), joined.len());
+                    joined.push((key, contact));
+                }
+            }
+        }
+        let contacts = joined.into_iter().map(|(_, contact)| contact).collect();
+        Self { contacts, warnings: warnings.into_vec() }
+    }
+
+    /// A plan of contacts of which those with one station do not overlap, and what is odd about them.
+    pub fn predicted(mut contacts: Vec<Contact>, warnings: Vec<String>) -> Self {
         contacts.sort_by_key(|c| c.start_unix_nano);
-        Self { contacts, warnings: Vec::new() }
+        Self { contacts, warnings }
+    }
+
+    /// The same plan, in which a contact that is open at `now` and in `earlier` begins as it did there: what is under way goes
+    /// on when passes are predicted anew.
+    pub fn continuing(mut self, earlier: &Self, now: u64) -> Self {
+        for contact in self.contacts.iter_mut().filter(|c| c.contains(now)) {
+            let same = |c: &&Contact| c.station == contact.station && c.contains(now);
+            if let Some(open) = earlier.contacts.iter().find(same) {
+                contact.start_unix_nano = open.start_unix_nano;
+                contact.light_time_seconds = open.light_time_seconds;
+            }
+        }
+        self.contacts.sort_by_key(|c| c.start_unix_nano);
+        self
     }
 
     /// What is odd about it.

@@ -1,6 +1,9 @@
 //! Contacts from a file: a plan, or an orbit with stations. One that cannot be used leaves the last good one in force.
+//!
+//! A plan is read at once. Predicting passes is [`Work`] that is done elsewhere, so that nothing waits for it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use perigee_shared::config::ConfigError;
@@ -18,7 +21,56 @@ const BEFORE: Duration = Duration::from_secs(3600);
 /// How a file becomes contacts.
 enum Reading {
     Plan(Reader),
-    Orbit { satellite: Option<String>, stations: Vec<Mask>, stale_after: Duration },
+    Orbit(Arc<Prediction>),
+}
+
+/// What passes are predicted from, beside the elements.
+struct Prediction {
+    file: PathBuf,
+    satellite: Option<String>,
+    stations: Vec<Mask>,
+    stale_after: Duration,
+}
+
+/// A prediction to be made.
+pub(super) struct Work {
+    prediction: Arc<Prediction>,
+    /// These elements; `None`: those that the file has now.
+    orbit: Option<Arc<Orbit>>,
+    now: u64,
+}
+
+/// A prediction that was made.
+pub(super) struct Predicted {
+    result: Result<(Arc<Orbit>, Plan), OrbitError>,
+    /// From the elements that were in force already.
+    is_known: bool,
+    now: u64,
+}
+
+impl Work {
+    /// Makes it. Its length is bounded by the number of stations, whatever the elements are.
+    pub(super) fn run(self) -> Predicted {
+        let Self { prediction, orbit, now } = self;
+        let is_known = orbit.is_some();
+        let read = || Orbit::read(&prediction.file, prediction.satellite.as_deref()).map(Arc::new);
+        let result = orbit.map_or_else(read, Ok).and_then(|orbit| {
+            let from = now.saturating_sub(BEFORE.as_nanos() as u64);
+            let to = now.saturating_add(HORIZON.as_nanos() as u64);
+            orbit.predict(&prediction.stations, from, to).map(|plan| (orbit, plan))
+        });
+        Predicted { result, is_known, now }
+    }
+}
+
+/// What is to be predicted next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    /// From the elements in force.
+    Passes,
+    /// From those in the file.
+    Elements,
 }
 
 /// See the module.
@@ -28,7 +80,10 @@ pub(super) struct FileSource {
     modified: Option<SystemTime>,
     /// What is in force.
     pub(super) plan: Plan,
-    orbit: Option<Orbit>,
+    orbit: Option<Arc<Orbit>>,
+    due: Due,
+    /// [`Work`] is with somebody.
+    is_under_way: bool,
     /// Predicted up to here.
     until: u64,
     /// Why what is on disk is not in force.
@@ -71,7 +126,7 @@ fn modified(file: &Path) -> Option<SystemTime> {
     std::fs::metadata(file).and_then(|m| m.modified()).ok()
 }
 
-fn unusable(file: &Path, error: &OrbitError) -> ConfigError {
+fn unusable(file: &Path, error: &dyn std::fmt::Display) -> ConfigError {
     ConfigError::Invalid { path: file.display().to_string(), key: "orbit".into(), message: error.to_string() }
 }
 
@@ -87,84 +142,87 @@ impl FileSource {
                 epoch: config.epoch.map(|t| t.0),
                 clock_error_seconds: config.clock_error.0.as_secs_f64(),
             }),
-            ContactSource::Orbit => Reading::Orbit {
+            ContactSource::Orbit => Reading::Orbit(Arc::new(Prediction {
+                file: file.clone(),
                 satellite: config.satellite.clone(),
                 stations: stations.iter().filter_map(|id| mask(config, id)).collect(),
                 stale_after: config.stale_after.0,
-            },
+            })),
             ContactSource::Always | ContactSource::Manual | ContactSource::Probe => return None,
         };
         let (plan, orbit, error) = (Plan::default(), None, None);
-        Some(Self { file, reading, modified: None, plan, orbit, until: 0, error })
+        Some(Self {
+            file,
+            reading,
+            modified: None,
+            plan,
+            orbit,
+            due: Due::Nothing,
+            is_under_way: false,
+            until: 0,
+            error,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.file
     }
 
-    /// Reads the file and takes what is in it into force.
+    /// Reads the file, predicts if need be, and takes what comes of it into force.
     pub(super) fn read(&mut self, now: u64) -> Result<(), ConfigError> {
         match &self.reading {
             Reading::Plan(reader) => {
-                let plan = reader.read(&self.file)?;
-                if !plan.is_empty() && plan.has_run_out(now) && !self.plan.has_run_out(now) {
-                    return Err(ConfigError::Invalid {
-                        path: self.file.display().to_string(),
-                        key: "contacts".into(),
-                        message: "every contact is past, and those in force are not; write [] to end them"
-                            .into(),
-                    });
-                }
-                if !plan.is_empty() && plan.has_run_out(now) {
-                    tracing::warn!(file = %self.file.display(), "every contact of the plan is past");
-                }
-                for warning in plan.warnings() {
-                    tracing::warn!(warning, "the contact plan is odd");
-                }
-                self.plan = plan;
+                self.plan = reader.read(&self.file)?;
+                self.report(now);
+                Ok(())
             }
-            Reading::Orbit { satellite, .. } => {
-                let orbit = Orbit::read(&self.file, satellite.as_deref());
-                let orbit = orbit.map_err(|e| unusable(&self.file, &e))?;
-                if let Some(earlier) = &self.orbit
-                    && orbit.epoch < earlier.epoch
-                {
-                    return Err(ConfigError::Invalid {
-                        path: self.file.display().to_string(),
-                        key: "orbit".into(),
-                        message:
-                            "the elements are older than those in force; restart to use them all the same"
-                                .into(),
-                    });
-                }
-                let plan = self.predict(&orbit, now).map_err(|e| unusable(&self.file, &e))?;
-                self.until = now + HORIZON.as_nanos() as u64;
-                (self.plan, self.orbit) = (plan, Some(orbit));
-                for warning in self.warnings(now) {
-                    tracing::warn!(warning, "the orbit is old");
-                }
+            Reading::Orbit(prediction) => {
+                let work = Work { prediction: Arc::clone(prediction), orbit: None, now };
+                self.take_orbit(work.run())
             }
         }
+    }
+
+    fn report(&self, now: u64) {
+        for warning in self.warnings(now) {
+            tracing::warn!(warning, file = %self.file.display(), "the contact plan is odd");
+        }
         tracing::info!(contacts = self.plan.len(), file = %self.file.display(), "contacts read");
+    }
+
+    fn take_orbit(&mut self, predicted: Predicted) -> Result<(), ConfigError> {
+        let Predicted { result, is_known, now } = predicted;
+        let (orbit, plan) = result.map_err(|e| unusable(&self.file, &e))?;
+        if self.orbit.as_ref().is_some_and(|earlier| orbit.epoch < earlier.epoch) {
+            let message = "the elements are older than those in force; restart to use them all the same";
+            return Err(unusable(&self.file, &message));
+        }
+        self.plan = plan.continuing(&self.plan, now);
+        self.orbit = Some(orbit);
+        self.until = now.saturating_add(HORIZON.as_nanos() as u64);
+        if !is_known {
+            self.report(now);
+        }
         Ok(())
     }
 
-    fn predict(&self, orbit: &Orbit, now: u64) -> Result<Plan, OrbitError> {
-        let Reading::Orbit { stations, .. } = &self.reading else { return Ok(Plan::default()) };
-        orbit.predict(stations, now.saturating_sub(BEFORE.as_nanos() as u64), now + HORIZON.as_nanos() as u64)
-    }
-
-    /// Reads the file; when it cannot be used, what was in force stays so.
+    /// Reads the file, or makes that due; when it cannot be used, what was in force stays so.
     pub(super) fn reload(&mut self, now: u64) {
         self.modified = modified(&self.file);
-        match self.read(now) {
-            Ok(()) => self.error = None,
-            Err(error) => {
-                let in_force = self.plan.len();
-                tracing::error!(%error, in_force, "the contact plan cannot be used; what was in force stays so");
-                self.error = Some(error.to_string());
-            }
+        if let Reading::Orbit(_) = self.reading {
+            self.due = Due::Elements;
+        } else {
+            let read = self.read(now);
+            self.settle(read);
         }
+    }
+
+    fn settle(&mut self, read: Result<(), ConfigError>) {
+        if let Err(error) = &read {
+            let in_force = self.plan.len();
+            tracing::error!(%error, in_force, "the contact plan cannot be used; what was in force stays so");
+        }
+        self.error = read.err().map(|error| error.to_string());
     }
 
     /// Reads the file again if it has another time, and predicts on when half of the time is over.
@@ -172,31 +230,58 @@ impl FileSource {
         if modified(&self.file) != self.modified {
             self.reload(now);
         }
-        if self.refresh_at().is_some_and(|at| at <= now || self.until > now + 2 * HORIZON.as_nanos() as u64)
-            && let Some(orbit) = &self.orbit
-        {
-            match self.predict(orbit, now) {
-                Ok(plan) => self.plan = plan,
-                Err(error) => {
-                    tracing::error!(%error, "passes cannot be predicted; those that are known stay in force");
-                    self.error = Some(error.to_string());
-                }
-            }
-            self.until = now + HORIZON.as_nanos() as u64;
+        // The second is a clock that was set back.
+        let is_over = |at: u64| at <= now || self.until > now.saturating_add(2 * HORIZON.as_nanos() as u64);
+        if self.due == Due::Nothing && self.refresh_at().is_some_and(is_over) {
+            self.due = Due::Passes;
         }
     }
 
-    /// When passes are predicted on.
+    /// What is to be predicted now. It is given to [`FileSource::take`] when it is done.
+    pub(super) fn work(&mut self, now: u64) -> Option<Work> {
+        let Reading::Orbit(prediction) = &self.reading else { return None };
+        let orbit = match std::mem::replace(&mut self.due, Due::Nothing) {
+            Due::Nothing => return None,
+            Due::Passes => self.orbit.clone(),
+            Due::Elements => None,
+        };
+        self.is_under_way = true;
+        Some(Work { prediction: Arc::clone(prediction), orbit, now })
+    }
+
+    /// Takes what was predicted into force.
+    pub(super) fn take(&mut self, predicted: Predicted) {
+        self.is_under_way = false;
+        let (is_known, now) = (predicted.is_known, predicted.now);
+        let read = self.take_orbit(predicted);
+        if is_known && let Err(error) = read {
+            tracing::error!(%error, "passes cannot be predicted; those that are known stay in force");
+            self.error = Some(error.to_string());
+            self.until = now.saturating_add(HORIZON.as_nanos() as u64);
+        } else if !is_known {
+            self.settle(read);
+        }
+    }
+
+    /// Whether the first passes are still to come.
+    pub(super) fn is_awaited(&self) -> bool {
+        matches!(self.reading, Reading::Orbit(_)) && self.orbit.is_none() && self.error.is_none()
+    }
+
+    /// When passes are predicted on; `None` while they are.
     pub(super) fn refresh_at(&self) -> Option<u64> {
-        self.orbit.as_ref().map(|_| self.until.saturating_sub(HORIZON.as_nanos() as u64 / 2))
+        self.orbit
+            .as_ref()
+            .filter(|_| !self.is_under_way)
+            .map(|_| self.until.saturating_sub(HORIZON.as_nanos() as u64 / 2))
     }
 
     /// What is odd about what is in force.
     pub(super) fn warnings(&self, now: u64) -> Vec<String> {
         let mut out = self.plan.warnings().to_vec();
-        if let (Some(orbit), Reading::Orbit { stale_after, .. }) = (&self.orbit, &self.reading) {
+        if let (Some(orbit), Reading::Orbit(prediction)) = (&self.orbit, &self.reading) {
             let age = orbit.age(now);
-            if age > *stale_after {
+            if age > prediction.stale_after {
                 out.push(format!(
                     "the elements of {} are {:.1} days away from now; passes may be off by minutes: get new elements",
                     orbit.name,

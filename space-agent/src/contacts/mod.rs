@@ -10,6 +10,7 @@ mod probe;
 mod status;
 mod watch;
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use perigee_shared::config::ConfigError;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{ContactSource, ContactStation, ContactsConfig, Fallback, ProbeConfig};
 pub use status::{LinkState, LinkStatus};
 
-use file::FileSource;
+use file::{FileSource, Predicted};
 use probe::Probe;
 use watch::FileWatch;
 
@@ -125,11 +126,16 @@ pub struct Contacts {
     file: Option<FileSource>,
     /// `None`: nothing is tried that is not planned.
     probe: Option<Probe>,
+    /// Who asked before the first passes were predicted.
+    asked: Vec<oneshot::Sender<Planned>>,
 }
+
+/// A prediction under way.
+type Prediction = Pin<Box<dyn Future<Output = Predicted> + Send>>;
 
 impl Contacts {
     /// Contacts as `config` says, with these stations. A plan or an orbit that cannot be used keeps no agent from starting:
-    /// it is reported, and stations are tried as after a plan's end.
+    /// it is reported, and stations are tried as after a plan's end. Passes are predicted once [`Contacts::run`] runs.
     pub fn new(
         config: &ContactsConfig,
         stations: &[String],
@@ -155,14 +161,32 @@ impl Contacts {
         };
         let probe = probes.then(|| Probe::new(config, stations.to_vec()));
         let always_wanted = always_wanted || always.is_some();
+        let (by_hand, asked) = (None, Vec::new());
         let contacts =
-            Self { env, commands, told, link, always_wanted, lead, by_hand: None, always, file, probe };
+            Self { env, commands, told, link, always_wanted, lead, by_hand, always, file, probe, asked };
         (contacts, ContactControl(control))
     }
 
-    /// Whether there is a plan, and contacts in it that are not over.
+    /// Whether there is a plan, and contacts in it that are not over, or there will be in a moment.
     fn is_planned(&self, now: u64) -> bool {
-        self.file.as_ref().is_some_and(|f| !f.plan.has_run_out(now))
+        self.file.as_ref().is_some_and(|f| f.is_awaited() || !f.plan.has_run_out(now))
+    }
+
+    /// Begins the prediction that is due; it runs away from the tasks that serve connections.
+    fn begin(&mut self) -> Option<Prediction> {
+        let work = self.file.as_mut()?.work(self.env.unix_nano())?;
+        let env = self.env.clone();
+        Some(Box::pin(async move { env.cpu(move || work.run()).await }))
+    }
+
+    fn take(&mut self, predicted: Predicted) {
+        if let Some(file) = &mut self.file {
+            file.take(predicted);
+        }
+        for reply in std::mem::take(&mut self.asked) {
+            // Whoever asked may have gone away.
+            let _ = reply.send(self.planned());
+        }
     }
 
     fn open_now(&mut self, now: u64) -> Option<Contact> {
@@ -209,9 +233,13 @@ impl Contacts {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let real = self.env.placement == Placement::Thread;
         let mut files = self.file.as_ref().map(|f| FileWatch::new(f.path(), real));
+        let mut prediction = None;
         loop {
             if let Some(file) = &mut self.file {
                 file.refresh(self.env.unix_nano());
+            }
+            if prediction.is_none() {
+                prediction = self.begin();
             }
             let holds = self.tell(self.env.unix_nano()).map(|d| d.max(Duration::from_millis(1)));
             tokio::select! {
@@ -221,6 +249,10 @@ impl Contacts {
                     Some(command) => self.obey(command),
                     None => return,
                 },
+                predicted = finished(&mut prediction) => {
+                    prediction = None;
+                    self.take(predicted);
+                }
                 // An error means that nobody ships.
                 _ = self.link.changed(), if self.probe.is_some() && self.link.has_changed().is_ok() => {}
                 told = changed(&mut files) => {
@@ -243,6 +275,9 @@ impl Contacts {
                 // Whoever asked may have gone away.
                 let _ = reply.send(was_open);
             }
+            Command::List(reply) if self.file.as_ref().is_some_and(FileSource::is_awaited) => {
+                self.asked.push(reply);
+            }
             Command::List(reply) => drop(reply.send(self.planned())),
         }
     }
@@ -259,6 +294,13 @@ impl Contacts {
             plan_error: self.file.as_ref().and_then(|f| f.error.clone()),
             plan_warnings: warnings,
         }
+    }
+}
+
+async fn finished(prediction: &mut Option<Prediction>) -> Predicted {
+    match prediction {
+        Some(prediction) => prediction.await,
+        None => std::future::pending().await,
     }
 }
 

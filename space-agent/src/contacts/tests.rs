@@ -54,8 +54,9 @@ fn a_plan_opens_and_closes_and_wants_segments_a_little_before() {
     std::fs::write(source.path(), text.replace("00:01:40", "00:00:40").replace("00:02:00", "00:00:50"))
         .unwrap();
     source.reload(119 * S);
-    assert!(source.error.as_ref().is_some_and(|e| e.contains("every contact is past")), "{:?}", source.error);
-    assert!(!source.plan.has_run_out(119 * S), "the plan in force is not over");
+    assert_eq!(source.error, None);
+    assert!(source.plan.has_run_out(119 * S), "a plan that is past ends the contacts of the one before");
+    assert!(source.warnings(119 * S)[0].contains("every contact of the plan is past"));
 }
 
 #[test]
@@ -124,10 +125,34 @@ fn a_contact_by_hand_goes_first_and_ends_by_itself() {
     assert_eq!(now.borrow().as_ref().unwrap().end_unix_nano, None);
 }
 
+const DAY: u64 = 86_400 * S;
+const EPOCH: u64 = 1_795_156_200 * S;
+
+/// Makes the prediction that is due, here and now.
+fn predict(source: &mut FileSource, now: u64) {
+    let predicted = source.work(now).unwrap().run();
+    source.take(predicted);
+}
+
+/// A file of elements with a station in Svalbard.
+fn orbit(file: &std::path::Path) -> ContactsConfig {
+    let svalbard = ContactStation {
+        latitude: Some(78.23),
+        longitude: Some(15.4),
+        altitude: 458.0,
+        ..ContactStation::default()
+    };
+    ContactsConfig {
+        source: ContactSource::Orbit,
+        file: Some(file.to_owned()),
+        stations: [("svalbard".to_owned(), svalbard)].into(),
+        rate_down: Some(perigee_shared::contact::Rate(20_000_000)),
+        ..ContactsConfig::default()
+    }
+}
+
 #[test]
 fn an_orbit_gives_passes_warns_when_it_is_old_and_goes_on_when_its_file_is_damaged() {
-    const DAY: u64 = 86_400 * S;
-    const EPOCH: u64 = 1_795_156_200 * S;
     let omm = |epoch: &str| {
         serde_json::json!({
             "OBJECT_NAME": "SAT", "OBJECT_ID": "2026-001A", "EPOCH": epoch, "EPHEMERIS_TYPE": 0,
@@ -141,19 +166,7 @@ fn an_orbit_gives_passes_warns_when_it_is_old_and_goes_on_when_its_file_is_damag
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("elements.json");
     std::fs::write(&file, omm("2026-11-20T06:30:00")).unwrap();
-    let svalbard = ContactStation {
-        latitude: Some(78.23),
-        longitude: Some(15.4),
-        altitude: 458.0,
-        ..ContactStation::default()
-    };
-    let config = ContactsConfig {
-        source: ContactSource::Orbit,
-        file: Some(file.clone()),
-        stations: [("svalbard".to_owned(), svalbard)].into(),
-        rate_down: Some(perigee_shared::contact::Rate(20_000_000)),
-        ..ContactsConfig::default()
-    };
+    let config = orbit(&file);
     let mut source = FileSource::new(&config, &["svalbard".to_owned()]).unwrap();
     source.read(EPOCH).unwrap();
     let passes = source.plan.upcoming(EPOCH).to_vec();
@@ -162,13 +175,90 @@ fn an_orbit_gives_passes_warns_when_it_is_old_and_goes_on_when_its_file_is_damag
     assert!(source.warnings(EPOCH).is_empty());
     assert!(source.refresh_at().unwrap() <= EPOCH + 4 * DAY);
     source.refresh(EPOCH + 4 * DAY);
+    predict(&mut source, EPOCH + 4 * DAY);
     let later = source.plan.upcoming(EPOCH + 4 * DAY);
     assert!(later.len() >= 60 && passes.iter().any(|p| p.start_unix_nano == later[0].start_unix_nano));
     assert!(source.warnings(EPOCH + 20 * DAY)[0].contains("20.0 days"));
     for (content, part) in [("{".to_owned(), "not an OMM"), (omm("2026-11-19T06:30:00"), "older")] {
         std::fs::write(&file, content).unwrap();
         source.reload(EPOCH + DAY);
+        predict(&mut source, EPOCH + DAY);
         assert!(source.error.as_ref().is_some_and(|e| e.contains(part)), "{:?}", source.error);
         assert!(source.plan.len() >= 60);
     }
+}
+
+/// A satellite over the equator at the longitude `east` of Greenwich, in degrees, at the epoch of 2026-11-24T20:56:32Z.
+fn geostationary(east: f64) -> String {
+    let node = (376.9 + east).rem_euclid(360.0);
+    let line = |text: String| {
+        let sum: u32 = text.chars().map(|c| c.to_digit(10).unwrap_or(u32::from(c == '-'))).sum();
+        format!("{text}{}\n", sum % 10)
+    };
+    line("1 11111U 20001A   26328.87259259  .00000000  00000-0  00000-0 0  999".to_owned())
+        + &line(format!("2 11111   0.0500 {node:8.4} 0001413   0.0000   0.0000  1.0027000023600"))
+}
+
+const SEEN: u64 = 1_795_554_000 * S;
+
+#[test]
+fn a_satellite_that_is_always_seen_is_one_contact_without_an_end_and_goes_on_when_it_is_predicted_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sat.tle");
+    std::fs::write(&file, geostationary(15.0)).unwrap();
+    let mut config = orbit(&file);
+    config.stations.get_mut("svalbard").unwrap().latitude = Some(20.0);
+    let mut source = FileSource::new(&config, &["svalbard".to_owned()]).unwrap();
+    source.reload(SEEN);
+    predict(&mut source, SEEN);
+    let first = source.plan.current(SEEN).unwrap().clone();
+    assert_eq!((source.plan.len(), first.end_unix_nano, first.station.as_str()), (1, None, "svalbard"));
+    assert!((0.115..0.13).contains(&first.light_time_seconds.unwrap()), "{first:?}");
+    assert!(source.warnings(SEEN)[0].contains("svalbard always sees 11111"), "{:?}", source.warnings(SEEN));
+    let later = source.refresh_at().unwrap();
+    source.refresh(later);
+    let work = source.work(later).unwrap();
+    source.refresh(later);
+    assert!(source.work(later).is_none() && source.refresh_at().is_none(), "once at a time");
+    source.take(work.run());
+    assert_eq!(source.plan.current(later), Some(&first), "nothing is interrupted");
+    assert!(!source.plan.has_run_out(u64::MAX));
+
+    std::fs::write(&file, geostationary(-165.0)).unwrap();
+    source.reload(later);
+    predict(&mut source, later);
+    assert!(source.plan.is_empty(), "it is below the horizon");
+    assert!(source.warnings(later)[0].contains("no station sees 11111"), "{:?}", source.warnings(later));
+}
+
+#[tokio::test]
+async fn passes_are_predicted_while_the_contacts_run_and_who_asks_before_waits_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sat.tle");
+    std::fs::write(&file, geostationary(15.0)).unwrap();
+    let mut config = orbit(&file);
+    config.stations.get_mut("svalbard").unwrap().latitude = Some(20.0);
+    let (current, mut now) = channel::channel(None);
+    let (wanted, _want) = channel::channel(false);
+    let (_link, status) = channel::channel(LinkStatus::default());
+    let told = Told { current, wanted };
+    let (mut contacts, control) = Contacts::new(
+        &config,
+        &["svalbard".to_owned()],
+        Env::production(),
+        Duration::ZERO,
+        false,
+        told,
+        status,
+    );
+    contacts.tell(SEEN);
+    assert!(now.borrow().is_none(), "nothing is predicted and nothing tried before it runs");
+    assert!(contacts.is_planned(SEEN));
+    let stop = CancellationToken::new();
+    let runs = tokio::spawn(contacts.run(stop.clone()));
+    let planned = control.list().await.unwrap();
+    assert!(planned.current.is_some() && !planned.probing && planned.plan_error.is_none(), "{planned:?}");
+    assert_eq!(now.wait_for(Option::is_some).await.unwrap().as_ref().unwrap().end_unix_nano, None);
+    stop.cancel();
+    runs.await.unwrap();
 }

@@ -1,18 +1,24 @@
-//! Contacts predicted from an orbit: SGP4 from an OMM or a TLE, and stations with their mask angles.
+//! Contacts predicted from an orbit: SGP4 from OMMs or TLEs, and stations with their mask angles.
 
+mod elements;
 mod frames;
+mod omm;
 mod passes;
+mod tle;
 
+use std::cmp::Reverse;
 use std::path::Path;
 use std::time::Duration;
 
-use perigee_shared::units::ByteSize;
-use sgp4::Elements;
+use perigee_shared::config::read_text;
+use sgp4::{MinutesSinceEpoch, ResonanceState};
+
+use elements::{Found, Set};
 
 pub use passes::Mask;
 
-/// An elements file holds a few satellites, not the whole catalogue.
-const MAX_FILE: u64 = 1 << 20;
+/// The active satellites of the public catalogue in its longest form, XML, are 20 MB.
+const MAX_FILE: u64 = 32 << 20;
 
 /// Why an orbit cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +31,7 @@ pub enum OrbitError {
         /// Why.
         source: std::io::Error,
     },
-    /// Neither an OMM in JSON nor a TLE.
+    /// Neither OMMs nor TLEs.
     #[error("{path}: {message}")]
     Format {
         /// The file.
@@ -33,8 +39,8 @@ pub enum OrbitError {
         /// What is wrong.
         message: String,
     },
-    /// The satellite is not in the file, or the file has several.
-    #[error("{path} has {found}; set contacts.satellite to the catalogue number or the name of one of them")]
+    /// The satellite is not in the file, or several are meant.
+    #[error("{path}: {found}; set contacts.satellite to the catalogue number or the name of one of them")]
     Satellite {
         /// The file.
         path: String,
@@ -71,45 +77,37 @@ pub struct Orbit {
 }
 
 impl Orbit {
-    /// Reads the elements of `satellite` (a catalogue number or a name; may be left out when there is only one) from a file
-    /// with OMMs in JSON or with TLEs.
+    /// Reads the newest elements of `satellite` (a catalogue number or a name; may be left out when there is only one) from a
+    /// file with OMMs or TLEs.
     pub fn read(path: &Path, satellite: Option<&str>) -> Result<Self, OrbitError> {
         let shown = path.display().to_string();
-        let read = || {
-            let length = std::fs::metadata(path)?.len();
-            if length > MAX_FILE {
-                let message = format!("it has {}, more than {}", ByteSize(length), ByteSize(MAX_FILE));
-                return Err(std::io::Error::other(message));
-            }
-            std::fs::read_to_string(path)
-        };
-        let text = read().map_err(|source| OrbitError::Read { path: shown.clone(), source })?;
+        let text =
+            read_text(path, MAX_FILE).map_err(|source| OrbitError::Read { path: shown.clone(), source })?;
         Self::parse(&text, satellite, &shown)
     }
 
     fn parse(text: &str, satellite: Option<&str>, path: &str) -> Result<Self, OrbitError> {
         let path = || path.to_owned();
-        let all = elements(text).map_err(|message| OrbitError::Format { path: path(), message })?;
-        if all.is_empty() {
-            return Err(OrbitError::Format { path: path(), message: "there are no elements in it".into() });
+        let found = elements::read(text).map_err(|message| OrbitError::Format { path: path(), message })?;
+        if let Some(first) = found.wrong.first() {
+            tracing::warn!(
+                file = path(),
+                entries = found.wrong.len(),
+                first,
+                "elements that cannot be read are passed over"
+            );
         }
-        let is_it = |e: &&Elements| {
-            satellite.is_none_or(|s| e.norad_id.to_string() == s || e.object_name.as_deref() == Some(s))
-        };
-        let mut chosen = all.iter().filter(is_it);
-        let (Some(elements), None) = (chosen.next(), chosen.next()) else {
-            let names: Vec<String> = all.iter().take(10).map(name).collect();
-            let found = format!("{} satellites ({})", all.len(), names.join(", "));
-            return Err(OrbitError::Satellite { path: path(), found });
-        };
-        let constants = sgp4::Constants::from_elements(elements)
-            .map_err(|e| OrbitError::Elements { path: path(), message: e.to_string() })?;
-        let epoch = elements.datetime.and_utc().timestamp_nanos_opt().and_then(|n| u64::try_from(n).ok());
-        let epoch = epoch.ok_or_else(|| OrbitError::Elements {
-            path: path(),
-            message: "the epoch is out of bounds".into(),
-        })?;
-        Ok(Self { constants, epoch, name: name(elements) })
+        let sets =
+            choose(&found, satellite).map_err(|found| OrbitError::Satellite { path: path(), found })?;
+        let mut why = String::new();
+        for set in sets {
+            match set.constants() {
+                Ok(constants) => return Ok(Self { constants, epoch: set.epoch, name: set.shown() }),
+                Err(message) if why.is_empty() => why = message,
+                Err(_) => {}
+            }
+        }
+        Err(OrbitError::Elements { path: path(), message: why })
     }
 
     /// How far `now` is from the elements' epoch.
@@ -117,36 +115,71 @@ impl Orbit {
         Duration::from_nanos(now.abs_diff(self.epoch))
     }
 
+    fn minutes(&self, unix: f64) -> f64 {
+        (unix - self.epoch as f64 / 1e9) / 60.0
+    }
+
+    /// Positions between two times (seconds).
+    fn between(&self, from: f64, to: f64) -> Positions<'_> {
+        let mut start = self.constants.initial_state();
+        let (from, to) = (self.minutes(from), self.minutes(to));
+        let nearest = if from > 0.0 { from } else { to.min(0.0) };
+        if nearest != 0.0 {
+            // An error comes again when the position is asked for.
+            let _ = self.constants.propagate_from_state(MinutesSinceEpoch(nearest), start.as_mut(), false);
+        }
+        Positions { orbit: self, start }
+    }
+}
+
+/// Positions of a satellite around one time.
+///
+/// For orbits of 12 h and 24 h SGP4 integrates from the epoch in steps of 12 h. The steps up to that time are taken once.
+struct Positions<'a> {
+    orbit: &'a Orbit,
+    start: Option<ResonanceState>,
+}
+
+impl Positions<'_> {
     /// Where the satellite is at `unix` (seconds), in km, fixed to the Earth.
-    fn position(&self, unix: f64) -> Result<frames::Vector, OrbitError> {
-        let minutes = (unix - self.epoch as f64 / 1e9) / 60.0;
+    fn at(&self, unix: f64) -> Result<frames::Vector, OrbitError> {
+        let minutes = self.orbit.minutes(unix);
+        // The integrator goes away from the epoch only.
+        let ahead =
+            |s: &ResonanceState| s.t() == 0.0 || (s.t() * minutes > 0.0 && s.t().abs() <= minutes.abs());
+        let mut state = self.start.filter(ahead).or_else(|| self.orbit.constants.initial_state());
         let prediction = self
+            .orbit
             .constants
-            .propagate(sgp4::MinutesSinceEpoch(minutes))
+            .propagate_from_state(MinutesSinceEpoch(minutes), state.as_mut(), false)
             .map_err(|e| OrbitError::Propagate { minutes, message: e.to_string() })?;
         Ok(frames::to_earth_fixed(prediction.position, unix))
     }
 }
 
-fn name(elements: &Elements) -> String {
-    match &elements.object_name {
-        Some(name) => format!("{name} ({})", elements.norad_id),
-        None => elements.norad_id.to_string(),
+/// The sets of the satellite that is meant, the newest first, or what there is instead.
+fn choose<'a>(found: &'a Found, satellite: Option<&str>) -> Result<Vec<&'a Set>, String> {
+    let mut sets: Vec<&Set> =
+        found.sets.iter().filter(|set| satellite.is_none_or(|wanted| set.is(wanted))).collect();
+    let one = sets.first().is_some_and(|first| sets.iter().all(|set| set.same_object(first)));
+    if one {
+        sets.sort_by_key(|set| Reverse(set.epoch));
+        return Ok(sets);
     }
-}
-
-fn elements(text: &str) -> Result<Vec<Elements>, String> {
-    match text.trim_start().chars().next() {
-        Some('[') => serde_json::from_str(text).map_err(|e| format!("not OMMs in JSON: {e}")),
-        Some('{') => {
-            serde_json::from_str(text).map(|one| vec![one]).map_err(|e| format!("not an OMM in JSON: {e}"))
-        }
-        Some('1') => sgp4::parse_2les(text.trim_end()).map_err(|e| format!("not TLEs: {e}")),
-        Some(_) => {
-            sgp4::parse_3les(text.trim_end()).map_err(|e| format!("neither OMMs in JSON nor TLEs: {e}"))
-        }
-        None => Err("it is empty".into()),
+    let several = !sets.is_empty();
+    let mut names: Vec<String> =
+        if several { sets } else { found.sets.iter().collect() }.into_iter().map(Set::shown).collect();
+    names.sort();
+    names.dedup();
+    let (count, more) = (names.len(), if names.len() > 10 { ", …" } else { "" });
+    names.truncate(10);
+    let wanted = satellite.map_or_else(String::new, |wanted| format!("no `{wanted}` among "));
+    let wanted = if several { "it has " } else { &wanted };
+    let mut message = format!("{wanted}{count} satellites ({}{more})", names.join(", "));
+    if let Some(first) = found.wrong.first() {
+        message = format!("{message}, and {} entries that cannot be read: {first}", found.wrong.len());
     }
+    Err(message)
 }
 
 #[cfg(test)]
@@ -170,7 +203,12 @@ mod tests {
         }
         for wrong in [None, Some("1")] {
             let error = Orbit::parse(&two, wrong, "f").map(|o| o.name).unwrap_err().to_string();
-            assert!(error.contains("f has 2 satellites (ISS"), "{error}");
+            let part = if wrong.is_some() {
+                "f: no `1` among 2 satellites (ISS"
+            } else {
+                "f: it has 2 satellites (ISS"
+            };
+            assert!(error.contains(part), "{error}");
         }
     }
 
@@ -178,15 +216,44 @@ mod tests {
     fn what_is_no_orbit_is_named() {
         for (text, part) in [
             ("", "empty"),
-            ("[{}]", "not OMMs"),
+            ("[{}]", "[0]: not an OMM: EPOCH"),
             ("{", "not an OMM"),
             ("1 25544U", "no elements"),
-            (&TLE.replace("25544U", "25545U"), "not TLEs"),
+            (&TLE.replace("25544U", "25545U"), "not a TLE"),
             ("hello", "no elements"),
             ("a\nb\nc", "neither"),
         ] {
             let error = Orbit::parse(text, None, "f").map(|o| o.name).unwrap_err().to_string();
             assert!(error.starts_with("f: ") && error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn slow_orbits_take_few_steps_of_their_integrator_however_old_their_elements_are() {
+        const YEAR: f64 = 365.25 * 86_400.0;
+        let molniya = "1 08195U 75081A   06176.33215444  .00000099  00000-0  11873-3 0   813\n\
+                       2 08195  64.1586 279.0717 6877146 264.7651  20.2257  2.00491383225656\n";
+        let geostationary = "1 28626U 05008A   06176.46683397 -.00000205  00000-0  10000-3 0  2190\n\
+                             2 28626   0.0019 286.9433 0000335  13.7918  55.6504  1.00270176  4891\n";
+        let mut known = 0;
+        for tle in [molniya, geostationary] {
+            let orbit = Orbit::parse(tle, None, "f").unwrap();
+            let epoch = orbit.epoch as f64 / 1e9;
+            for years in [-36.0, -1.0, -0.01, 0.0, 0.01, 1.0, 20.0] {
+                let (from, to) = (epoch + years * YEAR, epoch + years * YEAR + 15.0 * 86_400.0);
+                let positions = orbit.between(from, to);
+                let nearest = if years < 0.0 { to.min(epoch) } else { from };
+                let start = positions.start.unwrap().t();
+                assert!((start - orbit.minutes(nearest)).abs() <= 1440.0, "{years}: {start}");
+                for at in [from, from + 1e4, epoch, to, to + 1e5, from - 1e5] {
+                    // SGP4 has no position for Molniya orbits of some ages.
+                    let direct = orbit.constants.propagate(MinutesSinceEpoch(orbit.minutes(at))).ok();
+                    let expected = direct.map(|d| frames::to_earth_fixed(d.position, at));
+                    assert_eq!(positions.at(at).ok(), expected, "{years} {at}");
+                    known += usize::from(expected.is_some());
+                }
+            }
+        }
+        assert!(known > 60, "{known}");
     }
 }

@@ -3,11 +3,14 @@
 use perigee_shared::contact::{Contact, Plan};
 
 use super::frames::Place;
-use super::{Orbit, OrbitError};
+use super::{Orbit, OrbitError, Positions};
 
 /// Elevations are looked at in steps of so many seconds. Between two steps a pass can hide only if it is shorter; one that grazes
 /// the mask is found by its highest point.
 const STEP: f64 = 30.0;
+
+/// A pass that lasts longer has no end as far as is known, in seconds: more than the time for which passes are predicted.
+const ENDLESS: f64 = 8.0 * 86_400.0;
 
 /// Beginnings and ends are found to this many seconds.
 const EXACT: f64 = 0.01;
@@ -29,7 +32,7 @@ pub struct Mask {
 
 /// Elevations of one satellite above one station.
 struct View<'a> {
-    orbit: &'a Orbit,
+    positions: &'a Positions<'a>,
     place: Place,
     mask: f64,
 }
@@ -37,7 +40,7 @@ struct View<'a> {
 impl View<'_> {
     /// Degrees above the mask.
     fn above(&self, unix: f64) -> Result<f64, OrbitError> {
-        Ok(self.place.look(self.orbit.position(unix)?).0 - self.mask)
+        Ok(self.place.look(self.positions.at(unix)?).0 - self.mask)
     }
 
     /// When it crosses the mask, between a time on one side of it and a time on the other.
@@ -68,8 +71,8 @@ impl View<'_> {
         Ok((from + to) / 2.0)
     }
 
-    /// Every pass that begins between `from` and `to`; one that is on at `from` begins there.
-    fn passes(&self, from: f64, to: f64) -> Result<Vec<(f64, f64)>, OrbitError> {
+    /// Every pass that begins between `from` and `to`, with its end if it has one; one that is on at `from` begins there.
+    fn passes(&self, from: f64, to: f64) -> Result<Vec<(f64, Option<f64>)>, OrbitError> {
         let mut out = Vec::new();
         let (mut before, mut last) = (self.above(from - STEP)?, self.above(from)?);
         let mut begun = (last >= 0.0).then_some(from);
@@ -79,7 +82,7 @@ impl View<'_> {
             let next = self.above(at + STEP)?;
             match begun {
                 Some(start) if next < 0.0 => {
-                    out.push((start, self.crossing(at, at + STEP)?));
+                    out.push((start, Some(self.crossing(at, at + STEP)?)));
                     begun = None;
                 }
                 None if next >= 0.0 => begun = Some(self.crossing(at, at + STEP)?),
@@ -87,15 +90,16 @@ impl View<'_> {
                 None if last > before && last >= next && last > -5.0 => {
                     let top = self.highest(at - STEP, at + STEP)?;
                     if self.above(top)? >= 0.0 {
-                        out.push((self.crossing(at - STEP, top)?, self.crossing(top, at + STEP)?));
+                        let start = self.crossing(at - STEP, top)?;
+                        out.push((start, Some(self.crossing(top, at + STEP)?)));
                     }
                 }
                 _ => {}
             }
             (before, last) = (last, next);
             at += STEP;
-            // A satellite that stays above the mask has no passes.
-            if begun.is_some_and(|start| at - start > 31.0 * 86_400.0) {
+            if let Some(start) = begun.filter(|start| at - start > ENDLESS) {
+                out.push((start, None));
                 break;
             }
         }
@@ -104,24 +108,36 @@ impl View<'_> {
 }
 
 impl Orbit {
-    /// The passes above `stations` that begin between `from` and `to`, ns since the Unix epoch.
+    /// The passes above `stations` that begin between `from` and `to`, ns since the Unix epoch. A station that sees the satellite
+    /// for more than a week has one contact without an end.
     pub fn predict(&self, stations: &[Mask], from: u64, to: u64) -> Result<Plan, OrbitError> {
         let nano = |unix: f64| (unix * 1e9) as u64;
-        let mut contacts = Vec::new();
+        let (from, to) = (from as f64 / 1e9, to as f64 / 1e9);
+        let positions = self.between(from - STEP, to + ENDLESS + 2.0 * STEP);
+        let (mut contacts, mut warnings) = (Vec::new(), Vec::new());
         for station in stations {
             let place = Place::new(station.latitude, station.longitude, station.altitude);
-            let view = View { orbit: self, place, mask: station.mask };
-            for (start, end) in view.passes(from as f64 / 1e9, to as f64 / 1e9)? {
-                let light_time = place.look(self.position(start)?).1;
+            let view = View { positions: &positions, place, mask: station.mask };
+            for (start, end) in view.passes(from, to)? {
+                let light_time = place.look(positions.at(start)?).1;
+                if end.is_none() {
+                    warnings.push(format!(
+                        "{} always sees {}: it is one contact without an end, as from `source: always`",
+                        station.contact.station, self.name
+                    ));
+                }
                 contacts.push(Contact {
                     start_unix_nano: nano(start),
-                    end_unix_nano: Some(nano(end)),
+                    end_unix_nano: end.map(nano),
                     light_time_seconds: station.contact.light_time_seconds.or(Some(light_time)),
                     ..station.contact.clone()
                 });
             }
         }
-        Ok(Plan::predicted(contacts))
+        if contacts.is_empty() {
+            warnings.push(format!("no station sees {} for as long as passes are predicted", self.name));
+        }
+        Ok(Plan::predicted(contacts, warnings))
     }
 }
 

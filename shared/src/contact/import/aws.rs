@@ -14,24 +14,34 @@ pub(super) fn read(file: &Value, reader: &Reader) -> Result<Found, Invalid> {
     let mut found = Found::default();
     for (n, contact) in list.iter().enumerate() {
         let key = format!("contactList[{n}]");
-        let text = |field: &str| contact[field].as_str().ok_or_else(|| missing(&key, field, "text"));
-        let booked = BOOKED.contains(&text("contactStatus")?);
-        // An ARN ends in the satellite's id.
-        let arn = contact["satelliteArn"].as_str().unwrap_or_default();
-        let us = reader.is_us(arn) || arn.rsplit('/').next().is_some_and(|id| reader.is_us(id));
-        let Some(station) = reader.station(text("groundStation")?).filter(|_| booked && us) else {
-            found.passed_over += 1;
-            continue;
-        };
-        found.entries.push(Entry {
+        let read = one(contact, key, reader, &mut found);
+        found.unless(read);
+    }
+    Ok(found)
+}
+
+fn one(contact: &Value, key: String, reader: &Reader, found: &mut Found) -> Result<(), Invalid> {
+    let text = |field: &str| contact[field].as_str().ok_or_else(|| missing(&key, field, "text"));
+    // An ARN ends in the satellite's id.
+    let arn = contact["satelliteArn"].as_str().unwrap_or_default();
+    let us = reader.is_us(arn) || arn.rsplit('/').next().is_some_and(|id| reader.is_us(id));
+    let Some(station) = reader.station(text("groundStation")?).filter(|_| us) else {
+        found.of_others(key);
+        return Ok(());
+    };
+    // A list in which everything is cancelled or over says that nothing is booked.
+    found.ours = true;
+    if BOOKED.contains(&text("contactStatus")?) {
+        let entry = Entry {
             station: station.to_owned(),
             start: time(&contact["startTime"], &format!("{key}.startTime"))?,
             end: time(&contact["endTime"], &format!("{key}.endTime"))?,
             key,
             ..Entry::default()
-        });
+        };
+        found.entries.push(entry);
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Text, or seconds since the Unix epoch.

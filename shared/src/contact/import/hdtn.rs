@@ -1,8 +1,9 @@
-//! HDTN's contact plan (`contactPlan.json`): nodes by number, times in seconds, one entry for each direction.
+//! HDTN's contact plan (`contactPlan.json`): nodes by number, times in seconds, one entry for each direction. HDTN itself takes
+//! any number as text too, and a rate of 0 as no limit.
 
 use serde_json::Value;
 
-use super::{Entry, Found, Reader, missing, name};
+use super::{Entry, Found, MOST_RATE, Reader, Said, Way, missing, name};
 use crate::config::Invalid;
 
 pub(super) fn read(file: &Value, reader: &Reader) -> Result<Found, Invalid> {
@@ -11,48 +12,63 @@ pub(super) fn read(file: &Value, reader: &Reader) -> Result<Found, Invalid> {
     let mut up = Vec::new();
     let mut found = Found::default();
     for (n, contact) in list.iter().enumerate() {
-        let key = format!("contacts[{n}]");
-        let node = |field: &str| name(&contact[field]).ok_or_else(|| missing(&key, field, "a node number"));
-        let number =
-            |field: &str| contact[field].as_f64().ok_or_else(|| missing(&key, field, "a number of seconds"));
-        let (source, dest) = (node("source")?, node("dest")?);
-        let start = reader.time(&format!("{key}.startTime"), number("startTime")?)?;
-        let end = reader.time(&format!("{key}.endTime"), number("endTime")?)?;
-        let rate = contact["rateBitsPerSec"].as_u64();
-        if rate.is_none() && contact.get("rateBitsPerSec").is_some() {
-            return Err(missing(&key, "rateBitsPerSec", "a number of bits per second"));
-        }
-        let light_time_seconds = contact["owlt"].as_f64().filter(|t| (0.0..1e6).contains(t));
-        if let (true, Some(station)) = (reader.is_us(&source), reader.station(&dest)) {
-            let (station, rate_down) = (station.to_owned(), rate);
-            found.entries.push(Entry {
-                key,
-                station,
-                start,
-                end,
-                rate_down,
-                light_time_seconds,
-                ..Entry::default()
-            });
-        } else if let (true, Some(station)) = (reader.is_us(&dest), reader.station(&source)) {
-            up.push((station.to_owned(), start, end, rate));
-        } else {
-            found.passed_over += 1;
-        }
+        let read = one(contact, format!("contacts[{n}]"), reader, &mut found, &mut up);
+        found.unless(read);
     }
-    join(&mut found, &up);
+    found.say_rates_up(up);
     Ok(found)
 }
 
-/// Gives each contact the rate of the way up that overlaps it.
-pub(super) fn join(found: &mut Found, up: &[(String, u64, u64, Option<u64>)]) {
-    for entry in &mut found.entries {
-        let overlaps = |(station, start, end, _): &&(String, u64, u64, Option<u64>)| {
-            *station == entry.station && *start < entry.end && entry.start < *end
-        };
-        entry.rate_up = up.iter().find(overlaps).and_then(|(.., rate)| *rate);
+fn number(value: &Value) -> Option<f64> {
+    let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+    number.filter(|n| n.is_finite())
+}
+
+fn one(
+    contact: &Value,
+    key: String,
+    reader: &Reader,
+    found: &mut Found,
+    up: &mut Vec<Said<Option<u64>>>,
+) -> Result<(), Invalid> {
+    let node = |field: &str| name(&contact[field]).ok_or_else(|| missing(&key, field, "a node number"));
+    let (source, dest) = (node("source")?, node("dest")?);
+    if source == dest {
+        // A node that reaches itself reaches no station.
+        found.ours |= reader.is_us(&source) && reader.station(&dest).is_some();
+        return Ok(());
     }
-    if found.entries.is_empty() {
-        found.passed_over += up.len();
+    let Some((station, way)) = reader.way(&source, &dest) else {
+        found.of_others(key);
+        return Ok(());
+    };
+    let seconds =
+        |field: &str| number(&contact[field]).ok_or_else(|| missing(&key, field, "a number of seconds"));
+    let (start, end) =
+        reader.times(&format!("{key}.startTime"), seconds("startTime")?, seconds("endTime")?)?;
+    let rate = rate(contact, &key)?;
+    let station = station.to_owned();
+    match way {
+        Way::Up => up.push(Said { station, start, end, value: rate }),
+        Way::Down => found.entries.push(Entry {
+            key,
+            station,
+            start,
+            end,
+            rate_down: rate,
+            light_time_seconds: number(&contact["owlt"]).filter(|t| (0.0..1e6).contains(t)),
+            ..Entry::default()
+        }),
     }
+    Ok(())
+}
+
+/// bit/s; `None` when there is no limit. Earlier versions write `rate`, in Mbit/s.
+fn rate(contact: &Value, key: &str) -> Result<Option<u64>, Invalid> {
+    let known =
+        [("rateBitsPerSec", 1.0), ("rate", 1e6)].into_iter().find(|(field, _)| !contact[*field].is_null());
+    let Some((field, factor)) = known else { return Ok(None) };
+    let rate = number(&contact[field]).filter(|rate| *rate >= 0.0);
+    let rate = rate.ok_or_else(|| missing(key, field, "a rate"))?;
+    Ok(Some((rate * factor) as u64).filter(|rate| *rate > 0).map(|rate| rate.min(MOST_RATE)))
 }

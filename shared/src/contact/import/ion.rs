@@ -3,104 +3,181 @@
 //! ```text
 //! @ 2026/11/23-19:00:00                   relative times count from here
 //! a contact +0 +480 10 20 2500000         from node 10 to node 20, bytes per second
-//! a range +0 +480 10 20 1                 one-way light time in seconds, for both ways
+//! a range +0 +480 10 20 1                 one-way light time in seconds
+//! c contact +0 10 20 1250000              another rate for the contact that begins then
+//! d contact +0 10 20                      there is no such contact; `*` for +0 is all of them
+//! a contact -1 -1 10 10 0                 a registration: node 10 belongs to the region
+//! a contact 0 0 10 20 0                   hypothetical: nobody knows when
 //! ```
 //!
-//! Other commands are passed over, and so are comments (`#`).
+//! Registrations, hypothetical contacts and contacts of a node with itself plan nothing. Other commands and comments (`#`)
+//! are passed over.
 
-use super::hdtn::join;
-use super::{Entry, Found, Reader, parse_time};
-use crate::config::ConfigError;
+use super::{Entry, Found, MOST_RATE, Reader, Said, Way, parse_time};
+use crate::config::Invalid;
 
 /// One line's complaint.
 type Wrong = String;
 
-#[derive(Default)]
-struct Lines {
+/// What ION takes -1 for as an end, ns since the Unix epoch: the last second that 31 bits count.
+const LATEST: u64 = 2_147_483_647_000_000_000;
+
+struct Lines<'a> {
+    reader: &'a Reader,
     epoch: Option<u64>,
-    /// Station, start, end, seconds.
-    ranges: Vec<(String, u64, u64, f64)>,
-    up: Vec<(String, u64, u64, Option<u64>)>,
     found: Found,
+    up: Vec<Said<Option<u64>>>,
+    /// In seconds, as said for the way down and for the way up.
+    ranges: [Vec<Said<f64>>; 2],
 }
 
-pub(super) fn read(text: &str, path: &str, reader: &Reader) -> Result<Found, ConfigError> {
-    let mut lines = Lines { epoch: reader.epoch, ..Lines::default() };
+pub(super) fn read(text: &str, reader: &Reader) -> Found {
+    let (found, up) = (Found::default(), Vec::new());
+    let mut lines = Lines { reader, epoch: reader.epoch, found, up, ranges: Default::default() };
     for (n, line) in text.lines().enumerate() {
-        lines.line(n + 1, line, reader).map_err(|message| ConfigError::Parse {
-            path: path.to_owned(),
-            line: n as u64 + 1,
-            message,
-        })?;
+        let key = format!("line {}", n + 1);
+        if let Err(message) = lines.line(&key, line) {
+            lines.found.unusable(Invalid::new(key, message));
+        }
     }
-    let Lines { ranges, up, mut found, .. } = lines;
-    for entry in &mut found.entries {
-        let overlaps = |(station, start, end, _): &&(String, u64, u64, f64)| {
-            *station == entry.station && *start < entry.end && entry.start < *end
-        };
-        entry.light_time_seconds = ranges.iter().find(overlaps).map(|(.., seconds)| *seconds);
-    }
-    join(&mut found, &up);
-    Ok(found)
+    let Lines { ranges: [mut down, mut back], up, mut found, .. } = lines;
+    // A range that is said for one way alone holds for both.
+    found.say(&mut back, |entry, seconds| entry.light_time_seconds = Some(*seconds));
+    found.say(&mut down, |entry, seconds| entry.light_time_seconds = Some(*seconds));
+    found.say_rates_up(up);
+    found
 }
 
-impl Lines {
-    fn line(&mut self, number: usize, line: &str, reader: &Reader) -> Result<(), Wrong> {
+impl Lines<'_> {
+    fn line(&mut self, key: &str, line: &str) -> Result<(), Wrong> {
         let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
         match words.as_slice() {
             ["@", time, ..] => self.epoch = Some(self.time(time)?),
-            ["a", kind @ ("contact" | "range"), start, end, from, to, value, ..] => {
-                let (start, end) = (self.time(start)?, self.time(end)?);
-                let value: f64 = value.parse().map_err(|_| format!("`{value}` is not a number"))?;
-                if !(0.0..1e15).contains(&value) {
-                    return Err(format!("`{value}` is out of bounds"));
-                }
-                let down = reader.is_us(from).then(|| reader.station(to)).flatten();
-                let up = reader.is_us(to).then(|| reader.station(from)).flatten();
-                let (Some(station), is_down) = (down.or(up), down.is_some()) else {
-                    self.found.passed_over += usize::from(*kind == "contact");
-                    return Ok(());
-                };
-                let station = station.to_owned();
-                // ION's rates are bytes per second.
-                let rate = Some((value * 8.0) as u64);
-                match *kind {
-                    "range" => self.ranges.push((station, start, end, value)),
-                    _ if is_down => self.found.entries.push(Entry {
-                        key: format!("line {number}"),
-                        station,
-                        start,
-                        end,
-                        rate_down: rate,
-                        ..Entry::default()
-                    }),
-                    _ => self.up.push((station, start, end, rate)),
-                }
+            // A node that reaches itself reaches no station.
+            ["a", "contact" | "range", _, _, from, to, ..]
+            | ["c" | "d", "contact" | "range", _, from, to, ..]
+                if from == to =>
+            {
+                self.found.ours |= self.reader.is_us(from) && self.reader.station(to).is_some();
+            }
+            ["a", "contact", "-1", ..] => {}
+            ["a", "contact", "0", _, from, to, ..] | ["a", "contact", _, "0", from, to, ..] => {
+                self.found.ours |= self.reader.way(from, to).is_some();
+            }
+            ["a", "contact", start, end, from, to, value, ..] => {
+                self.add_contact(key, [start, end, from, to, value])?
+            }
+            ["a", "range", start, end, from, to, value, ..] => {
+                self.add_range([start, end, from, to, value])?
             }
             ["a", kind @ ("contact" | "range"), ..] => {
                 return Err(format!("`a {kind}` needs a start, an end, two nodes and a number"));
             }
+            ["c", "contact", start, from, to, value, ..] => self.change_contact(start, from, to, value)?,
+            ["d", kind @ ("contact" | "range"), start, from, to, ..] => self.delete(kind, start, from, to)?,
             _ => {}
+        }
+        Ok(())
+    }
+
+    fn add_contact(&mut self, key: &str, [start, end, from, to, value]: [&str; 5]) -> Result<(), Wrong> {
+        let Some((station, way)) = self.reader.way(from, to) else {
+            self.found.of_others(key.to_owned());
+            return Ok(());
+        };
+        let start = self.time(start)?;
+        let end = if end == "-1" { LATEST } else { self.time(end)? };
+        let (rate, station) = (Some(rate(value)?), station.to_owned());
+        if way == Way::Up {
+            self.up.push(Said { station, start, end, value: rate });
+            return Ok(());
+        }
+        // A plan whose contacts were over when it was loaded has been read.
+        self.found.ours = true;
+        self.found.entries.push(Entry {
+            key: key.to_owned(),
+            station,
+            start,
+            end,
+            rate_down: rate,
+            ..Entry::default()
+        });
+        Ok(())
+    }
+
+    fn add_range(&mut self, [start, end, from, to, value]: [&str; 5]) -> Result<(), Wrong> {
+        let Some((station, way)) = self.reader.way(from, to) else { return Ok(()) };
+        let (start, end) = (self.time(start)?, self.time(end)?);
+        let value = number(value)?;
+        self.ranges[way as usize].push(Said { station: station.to_owned(), start, end, value });
+        Ok(())
+    }
+
+    fn change_contact(&mut self, start: &str, from: &str, to: &str, value: &str) -> Result<(), Wrong> {
+        let Some((station, way)) = self.reader.way(from, to) else { return Ok(()) };
+        let (start, value) = (self.time(start)?, Some(rate(value)?));
+        match way {
+            Way::Down => {
+                let entries = self.found.entries.iter_mut();
+                entries
+                    .filter(|e| e.station == station && e.start == start)
+                    .for_each(|e| e.rate_down = value);
+            }
+            Way::Up => {
+                let said = self.up.iter_mut();
+                said.filter(|s| s.station == station && s.start == start).for_each(|s| s.value = value);
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, kind: &str, start: &str, from: &str, to: &str) -> Result<(), Wrong> {
+        // Of a registration and a hypothetical contact, of which there is nothing to delete.
+        if matches!(start, "-1" | "0") {
+            return Ok(());
+        }
+        let Some((station, way)) = self.reader.way(from, to) else { return Ok(()) };
+        let at = if start == "*" { None } else { Some(self.time(start)?) };
+        let stays = |other: &str, start: u64| other != station || at.is_some_and(|at| at != start);
+        self.found.ours = true;
+        match (kind, way) {
+            ("range", way) => self.ranges[way as usize].retain(|s| stays(&s.station, s.start)),
+            (_, Way::Down) => self.found.entries.retain(|e| stays(&e.station, e.start)),
+            (_, Way::Up) => self.up.retain(|s| stays(&s.station, s.start)),
         }
         Ok(())
     }
 
     /// `+SECONDS`, or `yyyy/mm/dd-hh:mm:ss`.
     fn time(&self, text: &str) -> Result<u64, Wrong> {
+        let wrong = || format!("`{text}` is not a time; ION writes yyyy/mm/dd-hh:mm:ss or +SECONDS");
         if let Some(relative) = text.strip_prefix('+') {
-            let seconds: u64 = relative.parse().map_err(|_| format!("`{text}` is not a time"))?;
+            let seconds: u64 = relative.parse().map_err(|_| wrong())?;
             let epoch = self.epoch.ok_or_else(|| {
                 format!(
                     "`{text}` is a relative time; write `@ yyyy/mm/dd-hh:mm:ss` above, or set contacts.epoch"
                 )
             })?;
-            return seconds
-                .checked_mul(1_000_000_000)
-                .and_then(|n| epoch.checked_add(n))
-                .ok_or_else(|| format!("`{text}` is out of bounds"));
+            // A contact may last as long as one likes.
+            return Ok(epoch.saturating_add(seconds.saturating_mul(1_000_000_000)));
         }
-        let wrong = || format!("`{text}` is not a time; ION writes yyyy/mm/dd-hh:mm:ss or +SECONDS");
         let (date, time) = text.split_once('-').ok_or_else(wrong)?;
-        parse_time(&format!("{}T{time}", date.replace('/', "-"))).map_err(|_| wrong())
+        let padded = |text: &str, by: char, with: &str| -> String {
+            text.split(by).map(|part| format!("{part:0>2}")).collect::<Vec<_>>().join(with)
+        };
+        parse_time(&format!("{}T{}", padded(date, '/', "-"), padded(time, ':', ":"))).map_err(|_| wrong())
+    }
+}
+
+fn number(text: &str) -> Result<f64, Wrong> {
+    let value: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    (0.0..1e15).contains(&value).then_some(value).ok_or_else(|| format!("`{text}` is out of bounds"))
+}
+
+/// ION's rates are bytes per second.
+fn rate(text: &str) -> Result<u64, Wrong> {
+    match (number(text)? * 8.0) as u64 {
+        0 => Err("the rate of a contact must be above 0".to_owned()),
+        rate => Ok(rate.min(MOST_RATE)),
     }
 }

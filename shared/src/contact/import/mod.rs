@@ -16,11 +16,17 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::plan::Keyed;
-use super::{Contact, Plan};
-use crate::config::{ConfigError, Invalid};
+use super::plan::{Keyed, Notes};
+use super::{Contact, Plan, catalogue_number, shown_time};
+use crate::config::{ConfigError, Invalid, read_text};
 
 pub use time::parse_time;
+
+/// A plan is read as a whole: a hundred thousand contacts, and no more memory than a satellite has.
+const MAX_FILE: u64 = 16 << 20;
+
+/// bit/s. Plans write higher rates for what has no limit.
+const MOST_RATE: u64 = 1_000_000_000_000;
 
 /// How a plan file is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -85,30 +91,100 @@ struct Entry {
     byte_budget: Option<u64>,
 }
 
+/// From the satellite to a station, or back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Down,
+    Up,
+}
+
+/// What a file says of the link with a station for some time, beside its contacts.
+struct Said<T> {
+    station: String,
+    start: u64,
+    end: u64,
+    value: T,
+}
+
 /// What was found in a file.
 #[derive(Debug, Default)]
 struct Found {
     entries: Vec<Entry>,
-    /// Contacts of others.
-    passed_over: usize,
+    /// Something in it is of this satellite and its stations, even if it says that there is no contact.
+    ours: bool,
+    /// How many are of others, and the first of them.
+    others: usize,
+    first_other: Option<String>,
+    /// Entries that cannot be used, and why.
+    unusable: Notes,
+    first_unusable: Option<Invalid>,
+}
+
+impl Found {
+    fn of_others(&mut self, key: String) {
+        self.others += 1;
+        self.first_other.get_or_insert(key);
+    }
+
+    fn unusable(&mut self, wrong: Invalid) {
+        self.unusable.push(format!("{}: {}; passed over", wrong.key, wrong.message));
+        self.first_unusable.get_or_insert(wrong);
+    }
+
+    fn unless(&mut self, read: Result<(), Invalid>) {
+        if let Err(wrong) = read {
+            self.unusable(wrong);
+        }
+    }
+
+    /// Tells each contact the rate of the way up. A plan of ways up alone is of no use.
+    fn say_rates_up(&mut self, mut up: Vec<Said<Option<u64>>>) {
+        if self.entries.is_empty() {
+            self.others += up.len();
+        }
+        self.say(&mut up, |entry, rate| entry.rate_up = *rate);
+    }
+
+    /// Tells each contact what is said for the time that it begins or, if nothing is, first in it.
+    fn say<T>(&mut self, said: &mut [Said<T>], tell: impl Fn(&mut Entry, &T)) {
+        self.entries.sort_by(|a, b| (&a.station, a.start).cmp(&(&b.station, b.start)));
+        said.sort_by(|a, b| (&a.station, a.start).cmp(&(&b.station, b.start)));
+        let mut next = 0;
+        for entry in &mut self.entries {
+            let over = |s: &Said<T>| (&s.station, s.end) <= (&entry.station, entry.start);
+            while said.get(next).is_some_and(over) {
+                next += 1;
+            }
+            if let Some(s) = said.get(next).filter(|s| s.station == entry.station && s.start < entry.end) {
+                tell(entry, &s.value);
+            }
+        }
+    }
 }
 
 impl Reader {
     /// Reads the plan in the file at `path`.
     pub fn read(&self, path: &Path) -> Result<Plan, ConfigError> {
         let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
+        let text =
+            read_text(path, MAX_FILE).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
         self.parse(&text, &shown)
     }
 
     /// Reads the plan in `text`; `path` is only for messages.
+    ///
+    /// An entry that is not of this satellite and its stations, or that cannot be used, is passed over with a warning. The plan
+    /// is refused when nothing of it can be read.
     pub fn parse(&self, text: &str, path: &str) -> Result<Plan, ConfigError> {
+        // The empty list ends a plan, in every format.
+        if text.split_whitespace().collect::<String>() == "[]" {
+            return Ok(Plan::default());
+        }
         let invalid = |Invalid { key, message }| ConfigError::Invalid { path: path.to_owned(), key, message };
         let format = if self.format == Format::Auto { detect(text) } else { self.format };
         let found = match format {
             Format::Native | Format::Auto => native::read(text, path, self)?,
-            Format::Ion => ion::read(text, path, self)?,
+            Format::Ion => ion::read(text, self),
             Format::Hdtn => hdtn::read(&json(text, path)?, self).map_err(invalid)?,
             Format::Aws => aws::read(&json(text, path)?, self).map_err(invalid)?,
             Format::Satnogs => satnogs::read(&json(text, path)?, self).map_err(invalid)?,
@@ -116,16 +192,34 @@ impl Reader {
         self.plan(found).map_err(invalid)
     }
 
-    fn plan(&self, found: Found) -> Result<Plan, Invalid> {
-        if found.entries.is_empty() && found.passed_over > 0 {
-            let message = format!(
-                "none of {} is of this satellite with a station of link.stations; set contacts.satellite and the stations' alias to the names in the file",
-                found.passed_over
-            );
-            return Err(Invalid::new("contacts", message));
+    fn plan(&self, mut found: Found) -> Result<Plan, Invalid> {
+        let (entries, backwards): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut found.entries).into_iter().partition(|entry| entry.start < entry.end);
+        for Entry { key, start, .. } in backwards {
+            let message = format!("must be after its start, {}", shown_time(start));
+            found.unusable(Invalid::new(format!("{key}.end"), message));
         }
-        let contacts = found.entries.into_iter().map(|entry| self.contact(entry)).collect();
-        Plan::try_new(contacts, Vec::new())
+        if entries.is_empty() && !found.ours {
+            match found.first_unusable {
+                Some(first) => return Err(first),
+                None if found.others > 0 => {
+                    let message = format!(
+                        "none of {} is of this satellite with a station of link.stations; set contacts.satellite and the stations' alias to the names in the file",
+                        found.others
+                    );
+                    return Err(Invalid::new("contacts", message));
+                }
+                None => {}
+            }
+        }
+        let mut warnings = found.unusable;
+        if let Some(first) = found.first_other {
+            warnings.push(format!(
+                "{} of other satellites or stations passed over, the first at {first}",
+                found.others
+            ));
+        }
+        Ok(Plan::new(entries.into_iter().map(|entry| self.contact(entry)).collect(), warnings))
     }
 
     fn contact(&self, entry: Entry) -> Keyed {
@@ -149,27 +243,38 @@ impl Reader {
         alias.or_else(|| self.stations.get_key_value(name)).map(|(id, _)| id.as_str())
     }
 
-    /// Whether others mean this satellite by `name`.
+    /// Whether others mean this satellite by `name`. Catalogue numbers may be written differently: 10 and 00010.
     fn is_us(&self, name: &str) -> bool {
-        self.satellite.as_deref().is_none_or(|ours| ours == name)
+        let same = |ours: &str| catalogue_number(ours).is_some_and(|n| catalogue_number(name) == Some(n));
+        self.satellite.as_deref().is_none_or(|ours| ours == name || same(ours))
     }
 
-    /// A time in seconds: since the Unix epoch, or relative to [`Reader::epoch`].
-    fn time(&self, key: &str, seconds: f64) -> Result<u64, Invalid> {
-        // The first day of 1973: a relative time of three years makes no plan.
+    /// The station with which a contact from one node to another is, and which way; `None` when it is not ours.
+    fn way(&self, from: &str, to: &str) -> Option<(&str, Way)> {
+        let down = self.is_us(from).then(|| self.station(to)).flatten();
+        let up = self.is_us(to).then(|| self.station(from)).flatten();
+        match (down, up) {
+            (Some(station), None) => Some((station, Way::Down)),
+            (None, Some(station)) => Some((station, Way::Up)),
+            // Between two stations.
+            _ => None,
+        }
+    }
+
+    /// The start and the end of a contact, both in seconds since the Unix epoch or both relative to [`Reader::epoch`].
+    fn times(&self, key: &str, start: f64, end: f64) -> Result<(u64, u64), Invalid> {
+        // The first day of 1973: what begins three years after its epoch makes no plan.
         const FIRST_UNIX: f64 = 1e8;
         let wrong = |message: &str| Invalid::new(key, message);
-        if !(0.0..1e10).contains(&seconds) {
+        if !(0.0..1e10).contains(&start) {
             return Err(wrong("is out of bounds"));
         }
-        let nano = (seconds * 1e9) as u64;
-        if seconds >= FIRST_UNIX {
-            return Ok(nano);
-        }
-        let epoch = self
-            .epoch
-            .ok_or_else(|| wrong("is a relative time; set contacts.epoch to what it counts from"))?;
-        Ok(epoch + nano)
+        let relative = || {
+            self.epoch.ok_or_else(|| wrong("is a relative time; set contacts.epoch to what it counts from"))
+        };
+        let base = if start < FIRST_UNIX { relative()? } else { 0 };
+        let time = |seconds: f64| base.saturating_add((seconds * 1e9) as u64);
+        Ok((time(start), time(end)))
     }
 }
 
@@ -177,18 +282,19 @@ impl Reader {
 fn detect(text: &str) -> Format {
     let ion = |line: &str| {
         let mut words = line.split_whitespace();
-        matches!((words.next(), words.next()), (Some("a"), Some("contact" | "range")))
+        matches!((words.next(), words.next()), (Some("a" | "c" | "d"), Some("contact" | "range")))
     };
     if !text.trim_start().starts_with(['{', '[']) {
         return if text.lines().any(ion) { Format::Ion } else { Format::Native };
     }
     let Ok(value) = serde_json::from_str::<Value>(text) else { return Format::Native };
-    let first = |list: &Value, key: &str| list.get(0).is_some_and(|c| c.get(key).is_some());
+    let any =
+        |list: &Value, key: &str| list.as_array().is_some_and(|l| l.iter().any(|c| c.get(key).is_some()));
     if value.get("contactList").is_some() {
         Format::Aws
-    } else if first(&value["contacts"], "startTime") {
+    } else if any(&value["contacts"], "startTime") {
         Format::Hdtn
-    } else if first(satnogs::list(&value), "ground_station") {
+    } else if value["results"].is_array() || any(&value, "ground_station") {
         Format::Satnogs
     } else {
         Format::Native
