@@ -25,6 +25,8 @@ pub struct RetryConfig {
     pub randomization_factor: f64,
     /// Give up on an attempt's series after so long; 0: never. Giving up deletes nothing.
     pub max_elapsed_time: Span,
+    /// The longest wait that a backend may ask for.
+    pub max_retry_after: Span,
 }
 
 impl Default for RetryConfig {
@@ -35,6 +37,7 @@ impl Default for RetryConfig {
             multiplier: 1.5,
             randomization_factor: 0.5,
             max_elapsed_time: Span::secs(0),
+            max_retry_after: Span::secs(300),
         }
     }
 }

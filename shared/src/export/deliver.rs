@@ -6,10 +6,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::outcome::About;
 use super::rate::RateLimit;
 use super::{Backoff, Client, ExporterConfig, Outcome, halve};
 use crate::env::Env;
 use crate::signal::Signal;
+
+/// How often a part of a request is kept and sent again whose pieces are all refused, and perhaps for the backend's own reasons.
+const KEPT_PARTS: u32 = 3;
 
 /// How long a request that is on its way may take when the program ends.
 const GRACE: Duration = Duration::from_secs(5);
@@ -75,8 +79,14 @@ pub enum Event<'a> {
 
 /// The last word of a backend on one request.
 enum Verdict {
-    Taken { rejected: u64 },
-    Refused { reason: String },
+    Taken {
+        rejected: u64,
+    },
+    /// `certain`: it is about the data.
+    Refused {
+        reason: String,
+        certain: bool,
+    },
 }
 
 /// Sends the requests of one exporter.
@@ -111,21 +121,47 @@ impl Delivery {
         sleep(wait, shutdown).await?;
         let mut out = Delivered::default();
         // Depth first, so that what waits here is never more than the request itself and its order is kept.
-        let mut work = vec![(body, items)];
-        while let Some((body, items)) = work.pop() {
-            match self.decide(signal, &body, items, shutdown, &mut tell).await? {
-                Verdict::Taken { rejected } => out.rejected += rejected,
-                Verdict::Refused { reason } => match halve(signal, &body) {
-                    Some((first, second)) => {
-                        let half = items.div_ceil(2);
-                        work.push((second, items - half));
-                        work.push((first, half));
+        let mut work = vec![Part { body, items, refused: None, kept: None }];
+        while let Some(mut part) = work.pop() {
+            let (reason, certain) = match part.refused.take() {
+                Some(refused) => refused,
+                None => match self.decide(signal, &part.body, part.items, shutdown, &mut tell).await? {
+                    Verdict::Taken { rejected } => {
+                        out.rejected += rejected;
+                        continue;
                     }
-                    None => {
-                        tell(Event::Refused { items });
-                        out.refused.push(Refused { body, items, reason });
-                    }
+                    Verdict::Refused { reason, certain } => (reason, certain),
                 },
+            };
+            let pieces = part.cut(signal, if certain { 1 } else { 2 });
+            if certain {
+                work.extend(pieces.into_iter().rev());
+            } else {
+                let count = pieces.len();
+                let mut refused = Vec::new();
+                for piece in pieces {
+                    match self.decide(signal, &piece.body, piece.items, shutdown, &mut tell).await? {
+                        Verdict::Taken { rejected } => out.rejected += rejected,
+                        Verdict::Refused { reason, certain } => {
+                            refused.push(Part { refused: Some((reason, certain)), ..piece });
+                        }
+                    }
+                }
+                let same = |p: &Part| p.refused.as_ref() == Some(&(reason.clone(), false));
+                let alike = refused.len() == count && refused.iter().all(same);
+                if alike && (count > 0 || part.kept.is_none()) && part.may_be_kept() {
+                    self.pause(None, &reason, false, shutdown, &mut tell).await?;
+                    work.push(part);
+                    continue;
+                }
+                work.extend(refused.into_iter().rev());
+                if count > 0 {
+                    continue;
+                }
+            }
+            if halve(signal, &part.body).is_none() {
+                tell(Event::Refused { items: part.items });
+                out.refused.push(Refused { body: part.body, items: part.items, reason });
             }
         }
         Ok(out)
@@ -142,7 +178,7 @@ impl Delivery {
     ) -> Result<Option<String>, Stopped> {
         Ok(match self.decide(signal, body, items, shutdown, &mut tell).await? {
             Verdict::Taken { .. } => None,
-            Verdict::Refused { reason } => Some(reason),
+            Verdict::Refused { reason, .. } => Some(reason),
         })
     }
 
@@ -159,15 +195,17 @@ impl Delivery {
             if shutdown.is_cancelled() {
                 return Err(Stopped);
             }
-            let mut sending = std::pin::pin!(self.client.send(signal, body));
-            let outcome = tokio::select! {
-                biased;
-                outcome = &mut sending => outcome,
-                // What is on its way may be taken at this moment: to leave it undecided would repeat it.
-                () = shutdown.cancelled() => match tokio::time::timeout(GRACE, sending).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => return Err(Stopped),
-                },
+            let outcome = {
+                let mut sending = std::pin::pin!(self.client.send(signal, body));
+                tokio::select! {
+                    biased;
+                    outcome = &mut sending => outcome,
+                    // What is on its way may be taken at this moment: to leave it undecided would repeat it.
+                    () = shutdown.cancelled() => match tokio::time::timeout(GRACE, sending).await {
+                        Ok(outcome) => outcome,
+                        Err(_) => return Err(Stopped),
+                    },
+                }
             };
             let (after, reason, misconfigured) = match outcome {
                 Outcome::Accepted { rejected, message } => {
@@ -176,18 +214,75 @@ impl Delivery {
                     tell(Event::Sent { items, rejected, message: &message });
                     return Ok(Verdict::Taken { rejected });
                 }
-                Outcome::TooLarge => return Ok(Verdict::Refused { reason: "too large".to_owned() }),
-                Outcome::Refused { reason, misconfigured: false } => return Ok(Verdict::Refused { reason }),
-                Outcome::Refused { reason, misconfigured: true } => (None, reason, true),
+                Outcome::TooLarge { reason } => return Ok(Verdict::Refused { reason, certain: true }),
+                Outcome::Refused { reason, about: About::Settings } => (None, reason, true),
+                Outcome::Refused { reason, about } => {
+                    return Ok(Verdict::Refused { reason, certain: about == About::Data });
+                }
                 Outcome::Retry { after, reason } => (after, reason, false),
             };
-            // With max_elapsed_time the series starts again: running out of retries never deletes anything.
-            let wait = self.backoff.wait(&self.env, after).unwrap_or_else(|| {
-                self.backoff.reset();
-                Duration::from_secs(30)
-            });
-            tell(Event::Retry { wait, reason: &reason, misconfigured });
-            sleep(wait, shutdown).await?;
+            self.pause(after, &reason, misconfigured, shutdown, tell).await?;
+        }
+    }
+
+    /// Waits before the same is sent again.
+    async fn pause(
+        &mut self,
+        after: Option<Duration>,
+        reason: &str,
+        misconfigured: bool,
+        shutdown: &CancellationToken,
+        tell: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), Stopped> {
+        // With max_elapsed_time the series starts again: running out of retries never deletes anything.
+        let wait = self.backoff.wait(&self.env, after).unwrap_or_else(|| {
+            self.backoff.reset();
+            Duration::from_secs(30)
+        });
+        tell(Event::Retry { wait, reason, misconfigured });
+        sleep(wait, shutdown).await
+    }
+}
+
+/// A part of a request that is not decided.
+struct Part {
+    body: Bytes,
+    items: u64,
+    /// Why the backend has refused it, and whether that is certainly about the data.
+    refused: Option<(String, bool)>,
+    /// How often it was kept since all of it was refused alike; `None`: it is the whole request.
+    kept: Option<u32>,
+}
+
+impl Part {
+    /// Halves, or halves of halves, as far as it can be cut.
+    fn cut(&self, signal: Signal, times: usize) -> Vec<Self> {
+        let mut out = vec![(self.body.clone(), self.items)];
+        for _ in 0..times {
+            let cut = |(body, items): (Bytes, u64)| match halve(signal, &body) {
+                Some((first, second)) => {
+                    let half = items.div_ceil(2);
+                    vec![(first, half), (second, items - half)]
+                }
+                None => vec![(body, items)],
+            };
+            out = out.into_iter().flat_map(cut).collect();
+        }
+        if out.len() == 1 {
+            return Vec::new();
+        }
+        out.into_iter().map(|(body, items)| Self { body, items, refused: None, kept: Some(0) }).collect()
+    }
+
+    /// Whether it may be kept and sent again, though all its pieces are refused. The whole request may be for ever: perhaps the
+    /// backend fails. Of a part whose neighbours were taken the data is more likely wrong.
+    fn may_be_kept(&mut self) -> bool {
+        match &mut self.kept {
+            None => true,
+            Some(times) => {
+                *times += 1;
+                *times <= KEPT_PARTS
+            }
         }
     }
 }
@@ -200,5 +295,122 @@ async fn sleep(wait: Duration, shutdown: &CancellationToken) -> Result<(), Stopp
         biased;
         () = shutdown.cancelled() => Err(Stopped),
         () = tokio::time::sleep(wait) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use http_body_util::BodyExt;
+    use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+    use prost::Message;
+
+    use super::super::{Compression, OtlpHttpConfig, RetryConfig};
+    use super::*;
+    use crate::serve::{Closed, Endpoint, Limits, Listener, serve};
+    use crate::units::Span;
+
+    /// A request of log records with these numbers as their times.
+    fn request(times: std::ops::Range<u64>) -> Bytes {
+        let record = |time_unix_nano| LogRecord { time_unix_nano, ..Default::default() };
+        let scope_logs = vec![ScopeLogs { log_records: times.map(record).collect(), ..Default::default() }];
+        let resource_logs = vec![ResourceLogs { scope_logs, ..Default::default() }];
+        ExportLogsServiceRequest { resource_logs }.encode_to_vec().into()
+    }
+
+    fn times(body: &[u8]) -> Vec<u64> {
+        let request = ExportLogsServiceRequest::decode(body).unwrap();
+        let scopes = request.resource_logs.into_iter().flat_map(|r| r.scope_logs);
+        scopes.flat_map(|s| s.log_records).map(|r| r.time_unix_nano).collect()
+    }
+
+    /// What a backend has seen and taken.
+    #[derive(Default)]
+    struct Seen {
+        requests: AtomicUsize,
+        taken: Mutex<Vec<u64>>,
+    }
+
+    /// Sends `count` records to a backend that answers with `code` what this says, and takes the rest.
+    async fn deliver(
+        count: u64,
+        code: u16,
+        refuses: impl Fn(usize, &[u64]) -> bool + Clone + Send + Sync + 'static,
+    ) -> (Delivered, Arc<Seen>, usize) {
+        let seen = Arc::new(Seen::default());
+        let backend = Arc::clone(&seen);
+        let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            let (seen, refuses) = (Arc::clone(&backend), refuses.clone());
+            async move {
+                let number = seen.requests.fetch_add(1, Ordering::Relaxed);
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let times = times(&body);
+                let code = if refuses(number, &times) { code } else { 200 };
+                if code == 200 {
+                    seen.taken.lock().unwrap().extend(times);
+                }
+                let answer = http::Response::builder().status(code).header("content-type", "text/plain");
+                Ok::<_, Infallible>(answer.body("not these".to_owned()).unwrap())
+            }
+        });
+        let listener = Listener::bind(&Endpoint::Tcp("127.0.0.1:0".into()), "a test", None).await.unwrap();
+        let mut config = OtlpHttpConfig::new(format!("http://{}", listener.local_addr().unwrap()));
+        config.compression = Compression::None;
+        config.retry_on_failure = RetryConfig { initial_interval: Span::millis(1), ..RetryConfig::default() };
+        config.retry_on_failure.max_interval = Span::millis(1);
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(listener, Limits::default(), Closed::default(), service, stop.clone()));
+        let (env, config) = (Env::production(), ExporterConfig::OtlpHttp(config));
+        let client = Client::try_new("exporters.otlphttp", &config, &env).unwrap();
+        let mut retries = 0;
+        let tell = |event: Event<'_>| retries += usize::from(matches!(event, Event::Retry { .. }));
+        let mut delivery = Delivery::new(client, &config, &env);
+        let delivered = delivery.send(Signal::Logs, request(0..count), count, &stop, tell).await.unwrap();
+        stop.cancel();
+        (delivered, seen, retries)
+    }
+
+    #[tokio::test]
+    async fn a_bad_item_is_found_with_few_requests_and_its_neighbours_get_through() {
+        for code in [400, 413, 422, 500] {
+            for bad in [0, 77, 199] {
+                let (delivered, seen, _) = deliver(200, code, move |_, times| times.contains(&bad)).await;
+                let refused: Vec<u64> = delivered.refused.iter().flat_map(|r| times(&r.body)).collect();
+                assert_eq!(refused, [bad], "{code}");
+                assert!(delivered.refused[0].reason.contains("not these"), "the backend's own words");
+                let taken = seen.taken.lock().unwrap().len();
+                assert_eq!(taken, 199, "{code}");
+                // 4 × log2 200.
+                let requests = seen.requests.load(Ordering::Relaxed);
+                assert!(requests <= 30, "{code}: {requests} requests");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_fails_whole_with_500_is_kept_and_sent_again() {
+        for count in [1, 2, 100] {
+            let (delivered, seen, retries) = deliver(count, 500, |number, _| number < 12).await;
+            assert_eq!(delivered.refused, [], "{count}");
+            let mut taken = seen.taken.lock().unwrap().clone();
+            // It may have come back between two pieces.
+            taken.sort_unstable();
+            assert_eq!(taken, (0..count).collect::<Vec<_>>(), "once each");
+            assert!(retries > 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_about_the_way_is_never_cut() {
+        for code in [301, 402, 406, 407, 408, 411, 415, 421, 425, 426, 451, 501, 505, 507, 508, 511, 520, 530]
+        {
+            let (delivered, seen, retries) = deliver(50, code, |number, _| number < 5).await;
+            assert_eq!((delivered.refused.len(), retries), (0, 5), "{code}");
+            assert_eq!(seen.requests.load(Ordering::Relaxed), 6, "{code}");
+        }
     }
 }

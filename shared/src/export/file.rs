@@ -6,15 +6,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use prost::Message;
 
 use super::config::FileConfig;
 use super::outcome::Outcome;
 use crate::config::Invalid;
 use crate::env::Env;
+use crate::otlp::json;
 use crate::signal::Signal;
 
 /// A `file` exporter.
@@ -52,12 +49,7 @@ impl File {
 }
 
 fn json_line(signal: Signal, body: &[u8]) -> Option<Vec<u8>> {
-    let mut line = match signal {
-        Signal::Traces => serde_json::to_vec(&ExportTraceServiceRequest::decode(body).ok()?),
-        Signal::Metrics => serde_json::to_vec(&ExportMetricsServiceRequest::decode(body).ok()?),
-        Signal::Logs => serde_json::to_vec(&ExportLogsServiceRequest::decode(body).ok()?),
-    }
-    .ok()?;
+    let mut line = json::write(signal, body).ok()?;
     line.push(b'\n');
     Some(line)
 }
@@ -104,15 +96,17 @@ impl Writer {
             path
         };
         let names: Vec<PathBuf> = (0..=self.config.max_backups).map(name).collect();
+        let mut new = self.config.path.clone();
+        new.as_mut_os_string().push(".new");
+        // Before anything moves: where no file can be made, every attempt would cost a backup.
+        fs::File::create(&new)?;
         for pair in names.windows(2).rev() {
             match fs::rename(&pair[0], &pair[1]) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
             }
         }
-        if self.config.max_backups == 0 {
-            fs::remove_file(&names[0])?;
-        }
+        fs::rename(&new, &names[0])?;
         *self = Self::open(self.config.clone())?;
         Ok(())
     }
@@ -179,6 +173,28 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["out.jsonl", "out.jsonl.1", "out.jsonl.2"]);
+    }
+
+    #[tokio::test]
+    async fn where_no_new_file_can_be_made_no_backup_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = FileConfig { max_bytes: ByteSize(600), ..config(&dir) };
+        let file = File::try_new("x", &config, &Env::production()).unwrap();
+        let body = request(Signal::Logs, &[1]);
+        let content = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap_or_default();
+        while content("out.jsonl.2").is_empty() {
+            assert_eq!(file.send(Signal::Logs, &body).await, Outcome::ACCEPTED);
+        }
+        fs::create_dir(dir.path().join("out.jsonl.new")).unwrap();
+        let backups = || [content("out.jsonl.1"), content("out.jsonl.2")];
+        let before = backups();
+        for _ in 0..5 {
+            while file.send(Signal::Logs, &body).await == Outcome::ACCEPTED {}
+            assert_eq!(backups(), before);
+        }
+        fs::remove_dir(dir.path().join("out.jsonl.new")).unwrap();
+        assert_eq!(file.send(Signal::Logs, &body).await, Outcome::ACCEPTED);
+        assert_eq!(content("out.jsonl.2"), before[0], "it goes on when there is room");
     }
 
     #[test]

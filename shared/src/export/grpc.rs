@@ -9,17 +9,22 @@ use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
 
+use super::answer::Checked;
 use super::client::TlsFiles;
+use super::compression::Negotiated;
 use super::config::{Compression, OtlpConfig, TlsConfig};
-use super::outcome::{Outcome, accepted, short, status};
+use super::outcome::{About, Outcome, accepted, short, status};
 use crate::config::Invalid;
 use crate::signal::Signal;
+
+/// Bytes of the header and trailer fields of an answer: some backends explain themselves at length.
+const MOST_HEADER_BYTES: u32 = 1 << 20;
 
 /// An `otlp` exporter's client.
 pub struct Grpc {
     channel: Channel,
     metadata: MetadataMap,
-    compression: Compression,
+    compression: Negotiated,
     timeout: Duration,
     max_response: usize,
 }
@@ -30,18 +35,27 @@ impl Grpc {
         Ok(Self {
             channel: endpoint(key, config)?.connect_lazy(),
             metadata: metadata(key, config)?,
-            compression: config.compression,
+            compression: Negotiated::new(key, config.compression),
             timeout: config.timeout.0,
             max_response: config.max_response_bytes.as_usize(),
         })
     }
 
     pub(super) async fn send(&self, signal: Signal, body: &Bytes) -> Outcome {
-        let mut client = tonic::client::Grpc::new(self.channel.clone())
+        let compression = self.compression.in_use();
+        let outcome = self.exchange(signal, body, compression).await;
+        let plain = || self.exchange(signal, body, Compression::None);
+        self.compression.or_plain(compression, &outcome, plain).await.unwrap_or(outcome)
+    }
+
+    async fn exchange(&self, signal: Signal, body: &Bytes, compression: Compression) -> Outcome {
+        // Some answer in the encoding of the request.
+        let mut client = tonic::client::Grpc::new(Checked(self.channel.clone()))
             .max_decoding_message_size(self.max_response)
             .max_encoding_message_size(usize::MAX)
-            .accept_compressed(CompressionEncoding::Gzip);
-        client = match self.compression {
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
+        client = match compression {
             Compression::Gzip => client.send_compressed(CompressionEncoding::Gzip),
             Compression::Zstd => client.send_compressed(CompressionEncoding::Zstd),
             Compression::None => client,
@@ -50,7 +64,7 @@ impl Grpc {
         *request.metadata_mut() = self.metadata.clone();
         let path = PathAndQuery::from_static(signal.grpc_path());
         let exchange = async {
-            client.ready().await.map_err(|e| Status::unavailable(cause(&e)))?;
+            client.ready().await.map_err(|e| Status::unavailable(cause(&*e)))?;
             client.unary(request, path, Raw).await
         };
         match tokio::time::timeout(self.timeout, exchange).await {
@@ -83,14 +97,12 @@ fn outcome(s: &Status) -> Outcome {
         | Code::Unavailable
         | Code::DataLoss => Outcome::Retry { after: delay, reason },
         Code::ResourceExhausted if delay.is_some() => Outcome::Retry { after: delay, reason },
-        Code::ResourceExhausted => Outcome::TooLarge,
+        Code::ResourceExhausted => Outcome::TooLarge { reason },
         // A connection that breaks is reported as one of these by tonic, with the transport's error as its source.
         Code::Unknown | Code::Internal if std::error::Error::source(s).is_some() => Outcome::retry(reason),
-        code => {
-            let misconfigured =
-                matches!(code, Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented);
-            Outcome::Refused { reason, misconfigured }
-        }
+        Code::InvalidArgument => Outcome::Refused { reason, about: About::Data },
+        Code::Unknown | Code::Internal => Outcome::Refused { reason, about: About::Perhaps },
+        _ => Outcome::Refused { reason, about: About::Settings },
     }
 }
 
@@ -117,6 +129,7 @@ fn endpoint(key: &str, config: &OtlpConfig) -> Result<Endpoint, Invalid> {
     let mut endpoint = Endpoint::from_shared(uri)
         .map_err(|e| wrong(format!("is not an address ({e}); {shape}")))?
         .connect_timeout(config.timeout.0)
+        .http2_max_header_list_size(MOST_HEADER_BYTES)
         .user_agent(concat!("perigee/", env!("CARGO_PKG_VERSION")))
         .map_err(|e| wrong(e.to_string()))?;
     if https {
@@ -196,8 +209,13 @@ impl Decoder for Raw {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
+    use http_body_util::combinators::BoxBody;
+    use tokio_util::sync::CancellationToken;
+
     use super::super::outcome::tests::status_with_retry;
     use super::*;
+    use crate::serve::{Closed, Endpoint, Limits, Listener, serve};
 
     #[test]
     fn codes_mean_what_the_specification_says() {
@@ -213,7 +231,7 @@ mod tests {
             );
             let out = outcome(&Status::new(code, "because"));
             assert_eq!(matches!(out, Outcome::Retry { .. }), retryable, "{code:?}");
-            assert_eq!(matches!(out, Outcome::TooLarge), code == Code::ResourceExhausted, "{code:?}");
+            assert_eq!(matches!(out, Outcome::TooLarge { .. }), code == Code::ResourceExhausted, "{code:?}");
         }
     }
 
@@ -239,6 +257,98 @@ mod tests {
                 assert_eq!(invalid.key, "exporters.otlp.endpoint");
             }
         }
+    }
+
+    /// What a client makes of a server's answer.
+    async fn answered(
+        answer: impl Fn() -> http::Response<Scripted> + Clone + Send + Sync + 'static,
+    ) -> Outcome {
+        let listener = Listener::bind(&Endpoint::Tcp("127.0.0.1:0".into()), "a test", None).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = hyper::service::service_fn(move |_| {
+            let answer = answer();
+            async move { Ok::<_, std::convert::Infallible>(answer) }
+        });
+        let stop = CancellationToken::new();
+        let serving =
+            tokio::spawn(serve(listener, Limits::default(), Closed::default(), service, stop.clone()));
+        let config = OtlpConfig { compression: Compression::None, ..OtlpConfig::new(address.to_string()) };
+        let client = Grpc::try_new("exporters.otlp", &config).unwrap();
+        let out = client.send(Signal::Logs, &Bytes::new()).await;
+        stop.cancel();
+        serving.abort();
+        out
+    }
+
+    /// A body and its trailers.
+    type Scripted = BoxBody<Bytes, std::convert::Infallible>;
+
+    fn body(bytes: &'static [u8], trailers: Option<&[(&'static str, &str)]>) -> Scripted {
+        let trailers = trailers.map(|fields| {
+            let parse =
+                |(name, value): &(&'static str, &str)| (name.parse().unwrap(), value.parse().unwrap());
+            fields.iter().map(parse).collect::<http::HeaderMap>()
+        });
+        let full = http_body_util::Full::new(Bytes::from_static(bytes));
+        match trailers {
+            Some(trailers) => full.with_trailers(async move { Some(Ok(trailers)) }).boxed(),
+            None => full.boxed(),
+        }
+    }
+
+    fn grpc(body: Scripted) -> http::Response<Scripted> {
+        http::Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_proxys_answer_is_about_the_way_and_never_about_the_data() {
+        for (code, kind) in [
+            (200, "text/html"),
+            (302, "text/html"),
+            (400, "text/plain"),
+            (401, "application/json"),
+            (403, "text/html"),
+            (404, "text/html"),
+            (408, "text/plain"),
+            (413, "text/html"),
+            (429, "text/plain"),
+            (500, "application/json"),
+            (502, "text/html"),
+            (503, ""),
+        ] {
+            let out = answered(move || {
+                let answer = http::Response::builder().status(code).header("content-type", kind);
+                answer.body(body(b"<html>a page</html>", None)).unwrap()
+            })
+            .await;
+            let settings = matches!(&out, Outcome::Refused { about: About::Settings, .. });
+            assert_eq!(settings, matches!(code, 401 | 403 | 404), "{code}: {out:?}");
+            assert!(settings || matches!(&out, Outcome::Retry { .. }), "{code}: {out:?}");
+            assert!(format!("{out:?}").contains(&format!("HTTP {code}")), "{out:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_status_is_tried_again() {
+        for trailers in [None, Some(&[("x", "y")][..])] {
+            let out = answered(move || grpc(body(&[0; 5], trailers))).await;
+            assert!(matches!(&out, Outcome::Retry { .. }), "{out:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn details_that_are_no_base64_and_long_words_are_understood() {
+        for details in ["%%%", "a-_b", "Cg==,Cg=="] {
+            let status = [("grpc-status", "3"), ("grpc-message", "no"), ("grpc-status-details-bin", details)];
+            let out = answered(move || grpc(body(b"", Some(&status)))).await;
+            assert!(matches!(&out, Outcome::Refused { about: About::Data, .. }), "{details}: {out:?}");
+        }
+        let long = "x".repeat(200_000);
+        let out =
+            answered(move || grpc(body(b"", Some(&[("grpc-status", "13"), ("grpc-message", &long)])))).await;
+        assert!(matches!(&out, Outcome::Refused { about: About::Perhaps, .. }), "{out:?}");
+        let ok = answered(|| grpc(body(&[0; 5], Some(&[("grpc-status", "0")])))).await;
+        assert_eq!(ok, Outcome::ACCEPTED);
     }
 
     #[tokio::test]

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT,
 };
-use http::{Method, Request, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -18,11 +18,16 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::client::TlsFiles;
+use super::compression::Negotiated;
 use super::config::{Compression, OtlpHttpConfig, TlsConfig};
-use super::outcome::{Outcome, accepted, short, status};
+use super::outcome::{About, Outcome, accepted, accepted_json, short, status, status_json};
+use crate::compress::{Encoding, decompress_capped};
 use crate::config::Invalid;
 use crate::env::Env;
 use crate::signal::Signal;
+
+/// Redirections that are followed.
+const MOST_REDIRECTIONS: usize = 4;
 
 /// An `otlphttp` exporter's client.
 pub struct Http {
@@ -30,7 +35,7 @@ pub struct Http {
     /// By signal, in the order of [`Signal::ALL`].
     urls: [Uri; 3],
     headers: HeaderMap,
-    compression: Compression,
+    compression: Negotiated,
     timeout: Duration,
     max_response: usize,
     env: Env,
@@ -53,7 +58,7 @@ impl Http {
             client: Client::builder(TokioExecutor::new()).build(connector),
             urls,
             headers: headers(key, config)?,
-            compression: config.compression,
+            compression: Negotiated::new(key, config.compression),
             timeout: config.timeout.0,
             max_response: config.max_response_bytes.as_usize(),
             env: env.clone(),
@@ -61,83 +66,139 @@ impl Http {
     }
 
     pub(super) async fn send(&self, signal: Signal, body: &Bytes) -> Outcome {
-        let (body, compression) = (body.clone(), self.compression);
+        let compression = self.compression.in_use();
+        let outcome = self.send_with(signal, body, compression).await;
+        let plain = || self.send_with(signal, body, Compression::None);
+        self.compression.or_plain(compression, &outcome, plain).await.unwrap_or(outcome)
+    }
+
+    async fn send_with(&self, signal: Signal, body: &Bytes, compression: Compression) -> Outcome {
+        let body = body.clone();
         let body = match self.env.cpu(move || compress(&body, compression)).await {
             Ok(body) => body,
             Err(e) => return Outcome::retry(format!("compression failed: {e}")),
         };
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.urls[signal as usize - 1].clone();
-        *request.headers_mut() = self.headers.clone();
-        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
+        let exchange = self.exchange(self.urls[signal as usize - 1].clone(), &body, compression);
+        match tokio::time::timeout(self.timeout, exchange).await {
             Ok(outcome) => outcome,
             Err(_) => Outcome::retry(format!("no answer within {:?}", self.timeout)),
         }
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Outcome {
-        let response = match self.client.request(request).await {
-            Ok(response) => response,
-            Err(e) => {
-                let mut cause: &dyn std::error::Error = &e;
-                while let Some(source) = cause.source() {
-                    cause = source;
-                }
-                return Outcome::retry(short(&cause.to_string()));
+    /// Sends a request, to where a redirection within the same origin says, and reads the answer.
+    async fn exchange(&self, mut url: Uri, body: &Bytes, compression: Compression) -> Outcome {
+        for _ in 0..=MOST_REDIRECTIONS {
+            let mut request = Request::new(Full::new(body.clone()));
+            *request.method_mut() = Method::POST;
+            *request.uri_mut() = url.clone();
+            *request.headers_mut() = self.headers.clone();
+            if let Some(name) = name(compression) {
+                request.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(name));
             }
-        };
+            let response = match self.client.request(request).await {
+                Ok(response) => response,
+                Err(e) => {
+                    let mut cause: &dyn std::error::Error = &e;
+                    while let Some(source) = cause.source() {
+                        cause = source;
+                    }
+                    return Outcome::retry(short(&cause.to_string()));
+                }
+            };
+            match redirected(&url, &response) {
+                Some(next) => url = next,
+                None => return self.read(response).await,
+            }
+        }
+        let reason = format!("it redirects more than {MOST_REDIRECTIONS} times");
+        Outcome::Refused { reason, about: About::Settings }
+    }
+
+    async fn read(&self, response: Response<hyper::body::Incoming>) -> Outcome {
         let code = response.status();
         let after = response
             .headers()
             .get(RETRY_AFTER)
             .and_then(|v| v.to_str().ok())
             .and_then(|v| retry_after(v, self.env.unix_nano()));
-        let is_protobuf = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .is_some_and(|v| v.as_bytes().starts_with(b"application/x-protobuf"));
+        let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let (kind, encoding) =
+            (header(CONTENT_TYPE).to_owned(), Encoding::from_name(header(CONTENT_ENCODING)));
         // A success whose body is too large, or not ours, is a success all the same.
         let body = Limited::new(response.into_body(), self.max_response).collect().await;
         let body = body.map(|b| b.to_bytes()).unwrap_or_default();
-        outcome(code, after, if is_protobuf { &body } else { &[] })
+        let body = encoding.and_then(|e| decompress_capped(e, &body, self.max_response).ok());
+        outcome(code, after, &kind, &body.unwrap_or_default())
     }
 }
 
-fn outcome(code: StatusCode, after: Option<Duration>, body: &[u8]) -> Outcome {
+/// Where a 307 or 308 sends a request, if that is the same origin: headers may hold credentials.
+fn redirected<B>(from: &Uri, response: &Response<B>) -> Option<Uri> {
+    if ![StatusCode::TEMPORARY_REDIRECT, StatusCode::PERMANENT_REDIRECT].contains(&response.status()) {
+        return None;
+    }
+    let to = response.headers().get(LOCATION)?.to_str().ok().filter(|to| !to.starts_with("//"))?;
+    let to: Uri = to.parse().ok()?;
+    if to.authority().is_some() {
+        return (to.scheme() == from.scheme() && to.authority() == from.authority()).then_some(to);
+    }
+    if !to.path().starts_with('/') {
+        return None;
+    }
+    let mut parts = from.clone().into_parts();
+    parts.path_and_query = to.into_parts().path_and_query;
+    Uri::from_parts(parts).ok()
+}
+
+/// What an answer means. What it says is kept as the reason.
+fn outcome(code: StatusCode, after: Option<Duration>, kind: &str, body: &[u8]) -> Outcome {
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_protobuf = matches!(kind.as_str(), "application/x-protobuf" | "application/protobuf");
+    let is_json = kind == "application/json" || kind.ends_with("+json");
     if code.is_success() {
-        return accepted(body);
+        return if is_protobuf {
+            accepted(body)
+        } else if is_json {
+            accepted_json(body)
+        } else {
+            Outcome::ACCEPTED
+        };
     }
-    let (message, delay) = status(body);
+    let (message, delay) = if is_protobuf {
+        status(body)
+    } else if is_json {
+        status_json(body)
+    } else {
+        (short(String::from_utf8_lossy(body).trim()), None)
+    };
     let reason = if message.is_empty() { format!("HTTP {code}") } else { format!("HTTP {code}: {message}") };
-    match code.as_u16() {
-        429 | 502 | 503 | 504 => Outcome::Retry { after: after.or(delay), reason },
-        413 => Outcome::TooLarge,
-        code => Outcome::Refused { reason, misconfigured: matches!(code, 401 | 403 | 404 | 405) },
-    }
+    // A page is written by a proxy, which knows nothing of the data.
+    let is_page = kind == "text/html";
+    let about = match code.as_u16() {
+        429 | 502 | 503 | 504 => return Outcome::Retry { after: after.or(delay), reason },
+        413 => return Outcome::TooLarge { reason },
+        400 | 422 if !is_page => About::Data,
+        500 if !is_page => About::Perhaps,
+        _ => About::Settings,
+    };
+    Outcome::Refused { reason, about }
 }
 
-/// `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3), of which the IMF form is understood.
+/// `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3).
 fn retry_after(value: &str, now_unix_nano: u64) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse::<u32>() {
         return Some(Duration::from_secs(u64::from(seconds)));
     }
-    let mut parts = value.trim().split_ascii_whitespace().skip(1);
-    let day: i64 = parts.next()?.parse().ok()?;
-    let month = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let name = parts.next()?;
-    let month = month.iter().position(|m| *m == name)? as i64 + 1;
-    let year: i64 = parts.next().and_then(|y| y.parse().ok()).filter(|y| (1970..10_000).contains(y))?;
-    let mut clock = parts.next()?.split(':').map(|n| n.parse::<i64>().ok());
-    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
-    // Days from civil, Howard Hinnant, https://howardhinnant.github.io/date_algorithms.html
-    let y = year - i64::from(month <= 2);
-    let day_of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
-    let (era, year_of_era) = (y / 400, y % 400);
-    let days =
-        era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
-    let at = u64::try_from(days * 86_400 + hour * 3600 + minute * 60 + second).ok()?;
-    Some(Duration::from_secs(at.saturating_sub(now_unix_nano / 1_000_000_000)))
+    let at = httpdate::parse_http_date(value.trim()).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(at.saturating_sub(Duration::from_nanos(now_unix_nano)))
+}
+
+const fn name(compression: Compression) -> Option<&'static str> {
+    match compression {
+        Compression::Gzip => Some("gzip"),
+        Compression::Zstd => Some("zstd"),
+        Compression::None => None,
+    }
 }
 
 fn compress(body: &Bytes, compression: Compression) -> std::io::Result<Bytes> {
@@ -176,11 +237,6 @@ fn headers(key: &str, config: &OtlpHttpConfig) -> Result<HeaderMap, Invalid> {
     let mut out = HeaderMap::new();
     out.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
     out.insert(USER_AGENT, HeaderValue::from_static(concat!("perigee/", env!("CARGO_PKG_VERSION"))));
-    match config.compression {
-        Compression::Gzip => drop(out.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"))),
-        Compression::Zstd => drop(out.insert(CONTENT_ENCODING, HeaderValue::from_static("zstd"))),
-        Compression::None => {}
-    }
     for (name, value) in &config.headers.0 {
         let wrong =
             |what: &str| Invalid::new(format!("{key}.headers.{name}"), format!("is not a header {what}"));
@@ -230,13 +286,80 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_mean_what_the_specification_says() {
+    fn only_a_few_codes_are_about_the_data() {
         for code in (100..600).filter_map(|c| StatusCode::from_u16(c).ok()) {
-            let out = outcome(code, None, &[]);
-            let retryable = matches!(code.as_u16(), 429 | 502 | 503 | 504);
-            assert_eq!(matches!(out, Outcome::Retry { .. }), retryable, "{code}");
-            assert_eq!(matches!(out, Outcome::TooLarge), code.as_u16() == 413);
-            assert_eq!(matches!(out, Outcome::Accepted { .. }), code.is_success());
+            for kind in ["", "text/plain", "text/html; charset=utf-8", "application/json"] {
+                let out = outcome(code, None, kind, b"");
+                let page = kind.starts_with("text/html");
+                let right = match (code.as_u16(), &out) {
+                    (200..300, Outcome::Accepted { .. }) => true,
+                    (429 | 502 | 503 | 504, Outcome::Retry { .. }) => true,
+                    (413, Outcome::TooLarge { .. }) => true,
+                    (400 | 422, Outcome::Refused { about: About::Data, .. }) => !page,
+                    (500, Outcome::Refused { about: About::Perhaps, .. }) => !page,
+                    (400 | 422 | 500, Outcome::Refused { about: About::Settings, .. }) => page,
+                    (200..300 | 429 | 502..=504 | 413, _) => false,
+                    (_, Outcome::Refused { about, .. }) => *about == About::Settings,
+                    _ => false,
+                };
+                assert!(right, "{code} {kind}: {out:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_backends_own_words_are_the_reason() {
+        let reason = |kind: &str, body: &[u8]| match outcome(StatusCode::BAD_REQUEST, None, kind, body) {
+            Outcome::Refused { reason, .. } => reason,
+            other => panic!("{other:?}"),
+        };
+        let says = "HTTP 400 Bad Request: out of order";
+        assert_eq!(reason("text/plain; charset=utf-8", b"out of order\n"), says);
+        assert_eq!(reason("application/json", br#"{"code":3,"message":"out of order"}"#), says);
+        assert_eq!(reason("application/json", br#"{"status":"error","error":"out of order"}"#), says);
+        let mut status = Vec::new();
+        crate::otlp::protobuf::put_bytes(&mut status, 2, b"out of order");
+        assert_eq!(reason("application/x-protobuf", &status), says);
+        assert!(reason("text/plain", &vec![b'x'; 100_000]).len() < 300, "bounded");
+    }
+
+    #[test]
+    fn rejected_items_are_counted_however_they_are_written() {
+        let rejected = |kind: &str, body: &[u8]| outcome(StatusCode::OK, None, kind, body);
+        let expected = Outcome::Accepted { rejected: 3, message: "late".to_owned() };
+        for json in [
+            &br#"{"partialSuccess":{"rejectedLogRecords":"3","errorMessage":"late"}}"#[..],
+            br#"{"partialSuccess":{"rejectedDataPoints":3,"errorMessage":"late"}}"#,
+        ] {
+            assert_eq!(rejected("application/json", json), expected);
+        }
+        let (mut partial, mut response) = (vec![0x08, 3], Vec::new());
+        crate::otlp::protobuf::put_bytes(&mut partial, 2, b"late");
+        crate::otlp::protobuf::put_bytes(&mut response, 1, &partial);
+        for kind in ["application/x-protobuf", "application/protobuf"] {
+            assert_eq!(rejected(kind, &response), expected);
+        }
+        assert_eq!(rejected("text/plain", b"fine"), Outcome::ACCEPTED);
+    }
+
+    #[test]
+    fn redirections_stay_within_the_origin() {
+        let from: Uri = "http://backend:4318/v1/logs".parse().unwrap();
+        let to = |code: u16, location: &str| {
+            let response = Response::builder().status(code).header(LOCATION, location).body(()).unwrap();
+            redirected(&from, &response).map(|uri| uri.to_string())
+        };
+        assert_eq!(to(307, "/otlp/v1/logs?x=1").as_deref(), Some("http://backend:4318/otlp/v1/logs?x=1"));
+        assert_eq!(to(308, "http://backend:4318/x").as_deref(), Some("http://backend:4318/x"));
+        for (code, location) in [
+            (301, "/x"),
+            (302, "/x"),
+            (307, "http://other:4318/x"),
+            (307, "https://backend:4318/x"),
+            (307, "//other/x"),
+            (307, "x"),
+        ] {
+            assert_eq!(to(code, location), None, "{code} {location}");
         }
     }
 

@@ -3,8 +3,10 @@
 //! In the order in which data passes: [`attributes`] are added to resources while [`cut`] turns the requests of a segment into
 //! export requests of bounded size, which a [`Client`] sends; [`retry`] says how long to wait when it could not.
 
-pub mod attributes;
+mod answer;
+mod attributes;
 mod client;
+mod compression;
 pub mod config;
 pub mod cut;
 mod debug;

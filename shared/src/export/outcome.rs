@@ -25,15 +25,29 @@ pub enum Outcome {
         reason: String,
     },
     /// Too large for the backend: send it in pieces.
-    TooLarge,
+    TooLarge {
+        /// What it said.
+        reason: String,
+    },
     /// Refused for good.
     Refused {
         /// Why, without payload.
         reason: String,
-        /// The answer is about this exporter's settings (credentials, address, method), not about the data: every request
-        /// would be refused, so it is better held until somebody has mended them.
-        misconfigured: bool,
+        /// What the answer is about.
+        about: About,
     },
+}
+
+/// What a refusal is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// The data: something in it is refused.
+    Data,
+    /// The data or the backend, which does not say which.
+    Perhaps,
+    /// The way to the backend or this exporter's settings (credentials, address, method): every request would be refused, so it
+    /// is held until somebody has mended them.
+    Settings,
 }
 
 impl Outcome {
@@ -42,7 +56,7 @@ impl Outcome {
 
     /// These bytes are no OTLP request.
     pub(super) fn unreadable() -> Self {
-        Self::Refused { reason: "the request cannot be read".to_owned(), misconfigured: false }
+        Self::Refused { reason: "the request cannot be read".to_owned(), about: About::Data }
     }
 
     pub(super) fn retry(reason: impl Into<String>) -> Self {
@@ -71,6 +85,28 @@ pub(super) fn accepted(response: &[u8]) -> Outcome {
         }
     }
     Outcome::Accepted { rejected, message }
+}
+
+/// The same in OTLP JSON.
+pub(super) fn accepted_json(response: &[u8]) -> Outcome {
+    let response: serde_json::Value = serde_json::from_slice(response).unwrap_or_default();
+    let partial = &response["partialSuccess"];
+    let number = |v: &serde_json::Value| v.as_u64().or_else(|| v.as_str()?.parse().ok());
+    let rejected = ["rejectedSpans", "rejectedDataPoints", "rejectedLogRecords"];
+    let rejected = rejected.iter().find_map(|name| number(&partial[name])).unwrap_or(0);
+    Outcome::Accepted { rejected, message: short(partial["errorMessage"].as_str().unwrap_or_default()) }
+}
+
+/// What an answer in JSON says, as OTLP has it or as others write it, and the delay of a `RetryInfo`.
+pub(super) fn status_json(body: &[u8]) -> (String, Option<Duration>) {
+    let Ok(said) = serde_json::from_slice::<serde_json::Value>(body) else {
+        return (short(&String::from_utf8_lossy(body)), None);
+    };
+    let words = ["message", "error", "errorMessage"].iter().find_map(|name| said[name].as_str());
+    let delays = said["details"].as_array().into_iter().flatten();
+    let mut delays = delays.filter_map(|d| d["retryDelay"].as_str()?.strip_suffix('s')?.parse::<f64>().ok());
+    let delay = delays.find(|d| d.is_finite() && *d >= 0.0).map(|d| Duration::from_secs_f64(d.min(4e9)));
+    (words.map_or_else(|| short(&String::from_utf8_lossy(body)), short), delay)
 }
 
 /// What a `google.rpc.Status` says: its message, and the delay of a `RetryInfo` in its details.

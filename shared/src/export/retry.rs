@@ -19,14 +19,15 @@ impl Backoff {
         Self { config, next: config.initial_interval.0, waited: Duration::ZERO }
     }
 
-    /// How long to wait now; `asked` is what the backend asked for, which is a lower bound. `None`: give up, which only
+    /// How long to wait now; `asked` is what the backend asked for, which is a lower bound up to `max_retry_after`. `None`: give up, which only
     /// happens with `max_elapsed_time` set, and then still deletes nothing.
     pub fn wait(&mut self, env: &Env, asked: Option<Duration>) -> Option<Duration> {
         let limit = self.config.max_elapsed_time.0;
         if !limit.is_zero() && self.waited >= limit {
             return None;
         }
-        let wait = env.jitter(self.next, self.config.randomization_factor).max(asked.unwrap_or_default());
+        let asked = asked.unwrap_or_default().min(self.config.max_retry_after.0);
+        let wait = env.jitter(self.next, self.config.randomization_factor).max(asked);
         self.next = self.next.mul_f64(self.config.multiplier).min(self.config.max_interval.0);
         self.waited += wait;
         Some(wait)

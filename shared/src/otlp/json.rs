@@ -13,6 +13,9 @@ mod scalar;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod write;
+
+pub use write::write;
 
 use std::fmt;
 

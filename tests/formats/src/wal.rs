@@ -25,6 +25,9 @@ const STATIONS: [&str; 2] = ["svalbard", "kiruna"];
 /// By lane: the segment that a consumer works on, and how many of its requests are done.
 type Cursors = BTreeMap<u8, (u64, u64)>;
 
+/// A ledger's id, its station, and sequences; the second of each pair is not in it.
+type Acknowledged = (u64, String, Vec<(u64, u64)>);
+
 /// Everything that a log holds.
 #[derive(Debug, Serialize)]
 pub struct Log {
@@ -130,9 +133,9 @@ pub struct HelloLane {
     pub next_sequence: u64,
     /// The oldest base that is still needed.
     pub oldest_base: Option<u64>,
-    /// What ledgers have acknowledged: id, station, and sequences of which the second of each pair is not in it.
+    /// What ledgers have acknowledged.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub acknowledged: Vec<(u64, String, Vec<(u64, u64)>)>,
+    pub acknowledged: Vec<Acknowledged>,
 }
 
 /// A drop as Hello names it.

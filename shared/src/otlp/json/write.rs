@@ -1,0 +1,235 @@
+//! OTLP protobuf to OTLP JSON, led by the same tables as the way back.
+//!
+//! Fields with their default value are left out. 64-bit integers are strings, ids are hex, other bytes base64, enums integers, and
+//! doubles that JSON has no number for are `"NaN"`, `"Infinity"` and `"-Infinity"`. In a string a byte that is not UTF-8 becomes
+//! U+FFFD. Fields that OTLP does not have are left out.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::schema::{self, Field, Kind, Message, Shape};
+use crate::otlp::protobuf::{Fields, Malformed, Value, varint};
+use crate::signal::Signal;
+
+const WRONG: Malformed = Malformed("a field has the wrong wire type");
+
+/// The export request `body` of `signal`, which a walk has found well formed, in one line of JSON without its end.
+pub fn write(signal: Signal, body: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut out = Vec::with_capacity(body.len() * 3);
+    message(schema::request(signal), body, &mut out)?;
+    Ok(out)
+}
+
+fn message(of: &Message, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+    out.push(b'{');
+    let begin = out.len();
+    for field in of.fields {
+        let mut values = Vec::new();
+        for found in Fields::new(bytes) {
+            let found = found?;
+            if found.number == field.number {
+                values.push(found.value);
+            }
+        }
+        if let (Some(last), false) = (values.last(), is_default(field, &values)) {
+            if out.len() > begin {
+                out.push(b',');
+            }
+            out.extend_from_slice(format!("\"{}\":", field.key).as_bytes());
+            match field.shape {
+                Shape::Repeated => array(field.kind, &values, out)?,
+                // A message that stands twice is both together.
+                _ if values.len() > 1 && matches!(field.kind, Kind::Message(_)) => {
+                    let parts = values.iter().map(|v| bytes_of(*v)).collect::<Result<Vec<_>, _>>()?;
+                    value(field.kind, Value::Bytes(&parts.concat()), out)?;
+                }
+                _ => value(field.kind, *last, out)?,
+            }
+        }
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// Whether a field without presence has the value that it has when it is not there.
+fn is_default(field: &Field, values: &[Value<'_>]) -> bool {
+    let nothing = |value: &Value<'_>| match value {
+        Value::Varint(n) | Value::Fixed64(n) => *n == 0,
+        Value::Fixed32(n) => *n == 0,
+        Value::Bytes(bytes) => bytes.is_empty(),
+    };
+    field.shape == Shape::Implicit && values.last().is_none_or(nothing)
+}
+
+fn bytes_of<'a>(value: Value<'a>) -> Result<&'a [u8], Malformed> {
+    match value {
+        Value::Bytes(bytes) => Ok(bytes),
+        _ => Err(WRONG),
+    }
+}
+
+/// The elements of a repeated field, which may be packed.
+fn array(kind: Kind, values: &[Value<'_>], out: &mut Vec<u8>) -> Result<(), Malformed> {
+    out.push(b'[');
+    let begin = out.len();
+    let mut element = |found: Value<'_>| -> Result<(), Malformed> {
+        if out.len() > begin {
+            out.push(b',');
+        }
+        value(kind, found, out)
+    };
+    for found in values {
+        match *found {
+            Value::Bytes(mut packed) if kind.is_packable() => {
+                while !packed.is_empty() {
+                    let (next, length) = unpack(kind, packed)?;
+                    element(next)?;
+                    packed = &packed[length..];
+                }
+            }
+            found => element(found)?,
+        }
+    }
+    out.push(b']');
+    Ok(())
+}
+
+/// The first element of a packed field and its length.
+fn unpack(kind: Kind, packed: &[u8]) -> Result<(Value<'static>, usize), Malformed> {
+    const CUT: Malformed = Malformed("a packed field ends in an element");
+    Ok(match kind {
+        Kind::Fixed64 | Kind::Sfixed64 | Kind::Double => {
+            let bytes = packed.first_chunk().ok_or(CUT)?;
+            (Value::Fixed64(u64::from_le_bytes(*bytes)), 8)
+        }
+        Kind::Fixed32 => (Value::Fixed32(u32::from_le_bytes(*packed.first_chunk().ok_or(CUT)?)), 4),
+        _ => {
+            let (value, length) = varint(packed)?;
+            (Value::Varint(value), length)
+        }
+    })
+}
+
+fn value(kind: Kind, found: Value<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
+    let mut put = |text: &str| out.extend_from_slice(text.as_bytes());
+    match (kind, found) {
+        (Kind::Message(inner), Value::Bytes(bytes)) => return message(inner, bytes, out),
+        (Kind::String, Value::Bytes(bytes)) => put(&quoted(&String::from_utf8_lossy(bytes))),
+        (Kind::Hex, Value::Bytes(bytes)) => {
+            let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            put(&format!("\"{digits}\""));
+        }
+        (Kind::Base64, Value::Bytes(bytes)) => put(&format!("\"{}\"", STANDARD.encode(bytes))),
+        (Kind::Bool, Value::Varint(n)) => put(if n == 0 { "false" } else { "true" }),
+        (Kind::Enum(_) | Kind::Int32, Value::Varint(n)) => put(&(n as i32).to_string()),
+        (Kind::Sint32, Value::Varint(n)) => {
+            let n = n as u32;
+            put(&((n >> 1) as i32 ^ -((n & 1) as i32)).to_string());
+        }
+        (Kind::Uint32, Value::Varint(n)) => put(&(n as u32).to_string()),
+        (Kind::Fixed32, Value::Fixed32(n)) => put(&n.to_string()),
+        (Kind::Int64, Value::Varint(n)) => put(&format!("\"{}\"", n as i64)),
+        (Kind::Sfixed64, Value::Fixed64(n)) => put(&format!("\"{}\"", n as i64)),
+        (Kind::Uint64, Value::Varint(n)) | (Kind::Fixed64, Value::Fixed64(n)) => put(&format!("\"{n}\"")),
+        (Kind::Double, Value::Fixed64(bits)) => put(&double(f64::from_bits(bits))),
+        _ => return Err(WRONG),
+    }
+    Ok(())
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn double(value: f64) -> String {
+    match serde_json::Number::from_f64(value) {
+        Some(number) => number.to_string(),
+        None if value.is_nan() => "\"NaN\"".to_owned(),
+        None if value > 0.0 => "\"Infinity\"".to_owned(),
+        None => "\"-Infinity\"".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use prost::Message as _;
+
+    use super::super::transcode;
+    use super::*;
+
+    const LIMIT: usize = 1 << 20;
+
+    /// What was written reads back as the same message.
+    fn round_trip(signal: Signal, body: &[u8]) -> Vec<u8> {
+        let json = write(signal, body).unwrap();
+        assert!(serde_json::from_slice::<serde_json::Value>(&json).is_ok());
+        transcode(signal, &json, LIMIT).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&json)))
+    }
+
+    #[test]
+    fn what_is_read_from_json_is_written_as_the_same() {
+        for (signal, json) in [
+            (Signal::Traces, &include_bytes!("tests/traces.json")[..]),
+            (Signal::Metrics, include_bytes!("tests/metrics.json")),
+            (Signal::Logs, include_bytes!("tests/logs.json")),
+        ] {
+            let body = transcode(signal, json, LIMIT).unwrap();
+            let back = round_trip(signal, &body);
+            match signal {
+                Signal::Traces => assert_eq!(
+                    ExportTraceServiceRequest::decode(&back[..]).unwrap(),
+                    ExportTraceServiceRequest::decode(&body[..]).unwrap()
+                ),
+                Signal::Metrics => assert_eq!(
+                    ExportMetricsServiceRequest::decode(&back[..]).unwrap(),
+                    ExportMetricsServiceRequest::decode(&body[..]).unwrap()
+                ),
+                Signal::Logs => assert_eq!(
+                    ExportLogsServiceRequest::decode(&back[..]).unwrap(),
+                    ExportLogsServiceRequest::decode(&body[..]).unwrap()
+                ),
+            }
+        }
+    }
+
+    #[test]
+    fn doubles_without_a_number_in_json_have_their_names_everywhere() {
+        let json = br#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[
+            {"gauge":{"dataPoints":[{"asDouble":"NaN"},{"asDouble":"Infinity"},{"asDouble":-0.0}]}},
+            {"histogram":{"dataPoints":[{"sum":"-Infinity","explicitBounds":[1,"Infinity"]}]}},
+            {"summary":{"dataPoints":[{"quantileValues":[{"quantile":"NaN","value":"Infinity"}]}]}}]}]}]}"#;
+        let body = transcode(Signal::Metrics, json, LIMIT).unwrap();
+        assert_eq!(round_trip(Signal::Metrics, &body), body);
+        let text = String::from_utf8(write(Signal::Metrics, &body).unwrap()).unwrap();
+        assert!(text.contains(r#""explicitBounds":[1.0,"Infinity"]"#) && text.contains("-0.0"), "{text}");
+    }
+
+    #[test]
+    fn text_that_is_not_utf_8_and_values_64_deep_are_written() {
+        use crate::otlp::protobuf::put_bytes;
+        let wrap = |inner: &[u8], numbers: &[u32]| {
+            numbers.iter().fold(inner.to_vec(), |inner, number| {
+                let mut out = Vec::new();
+                put_bytes(&mut out, *number, &inner);
+                out
+            })
+        };
+        // A log record's severity text, and its body of nested lists.
+        let mut record = Vec::new();
+        put_bytes(&mut record, 3, b"a\xffb");
+        let mut value = Vec::new();
+        for _ in 0..63 {
+            value = wrap(&value, &[2, 1, 6]);
+        }
+        put_bytes(&mut record, 5, &value);
+        let body = wrap(&record, &[2, 2, 1]);
+        assert_eq!(crate::otlp::walk::walk(Signal::Logs, &body).unwrap().items, 1);
+        let text = String::from_utf8(write(Signal::Logs, &body).unwrap()).unwrap();
+        assert!(text.contains("\"severityText\":\"a\u{fffd}b\""), "{text}");
+        assert_eq!(text.matches("kvlistValue").count(), 63);
+        assert!(transcode(Signal::Logs, text.as_bytes(), LIMIT).is_ok());
+    }
+}
