@@ -16,6 +16,7 @@ use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Codec, Hash, Header, HeaderError, SegmentId};
 use tokio::time::Instant;
 
+use super::bounds;
 use crate::spool::{Answer, Applied, Incoming, Piece};
 
 /// What one connection is held to.
@@ -145,6 +146,8 @@ pub struct Machine {
     /// When the oldest byte that is not handed over arrived.
     waiting_since: Option<Instant>,
     committing: Option<Committing>,
+    /// Drops that are with the ledger.
+    drops_waiting: usize,
 }
 
 /// What is with the spool.
@@ -164,6 +167,7 @@ impl Machine {
             buffered: 0,
             waiting_since: None,
             committing: None,
+            drops_waiting: 0,
         }
     }
 
@@ -214,6 +218,7 @@ impl Machine {
             }
             Event::Applied(applied) => self.applied(now, applied),
             Event::DropsRecorded(ack) => {
+                self.drops_waiting = self.drops_waiting.saturating_sub(ack.ids.len());
                 vec![send(ground_message::Body::Ack(link::Ack { drops: vec![ack], ..link::Ack::default() }))]
             }
             Event::Tick => self.hand_over(now, false),
@@ -244,10 +249,18 @@ impl Machine {
                     );
                     return self.refuse(Close::Identity, reason);
                 }
+                if let Err(reason) = bounds::hello(&hello) {
+                    return self.refuse(Close::Protocol, reason);
+                }
                 self.phase = Phase::Asked;
                 vec![Action::Ledger(Arc::new(hello))]
             }
             (Some(agent_message::Body::Drops(drops)), Phase::Resumed | Phase::Leaving(_) | Phase::Left) => {
+                self.drops_waiting += drops.drops.len();
+                let waiting = bounds::most("drops that wait", self.drops_waiting, bounds::DROPS_WAITING);
+                if let Err(reason) = bounds::most("drops", drops.drops.len(), bounds::DROPS).and(waiting) {
+                    return self.refuse(Close::Protocol, reason);
+                }
                 vec![Action::Drops(Arc::new(drops))]
             }
             (Some(agent_message::Body::Goodbye(goodbye)), Phase::Resumed) => {
@@ -289,6 +302,9 @@ impl Machine {
         };
         if Codec::from_number(header.codec).is_none() {
             return vec![reject(id, RejectReason::UnknownCodec), Action::Stop(stream)];
+        }
+        if let Err(reason) = bounds::most("ranges of a segment", open.ranges.len(), bounds::SEGMENT_RANGES) {
+            return self.refuse(Close::Protocol, reason);
         }
         let mut ranges = Vec::with_capacity(open.ranges.len());
         let mut end = 0;

@@ -233,3 +233,47 @@ async fn a_message_of_a_later_minor_version_is_ignored() {
     assert!(m.on_event(now, Event::Control(link::AgentMessage { body: None })).is_empty());
     assert!(m.wants_data());
 }
+
+#[tokio::test]
+async fn a_message_that_names_too_much_closes_its_link_before_anything_is_looked_up() {
+    let now = Instant::now();
+    let lane = |lane| link::Lane { lane, ..link::Lane::default() };
+    let epoch = |epoch: u64| link::Epoch { epoch, ..link::Epoch::default() };
+    let lanes = |lanes: Vec<link::Lane>| vec![link::Epoch { lanes, ..epoch(1) }];
+    let range = |start| link::Range { start, end: start + 1 };
+    let drop = |id| link::Drop { id, ..link::Drop::default() };
+    let ranges = |n: u64| link::Lane { on_board: (0..n).map(|n| range(2 * n)).collect(), ..lane(8) };
+    let drops = |n: usize| vec![link::Epoch { drops: (0..n as u64).map(drop).collect(), ..epoch(1) }];
+    for (epochs, taken) in [
+        (lanes(vec![lane(1), lane(8)]), true),
+        (lanes(vec![lane(8), lane(8)]), false),
+        (lanes(vec![lane(256)]), false),
+        (vec![epoch(1), epoch(1)], false),
+        ((0..bounds::EPOCHS as u64).map(epoch).collect(), true),
+        ((0..=bounds::EPOCHS as u64).map(epoch).collect(), false),
+        (lanes(vec![ranges(bounds::RANGES as u64)]), true),
+        (lanes(vec![ranges(bounds::RANGES as u64 + 1)]), false),
+        (drops(bounds::DROPS), true),
+        (drops(bounds::DROPS + 1), false),
+    ] {
+        let hello = link::Hello { satellite: "sat-1".to_owned(), epochs, ..link::Hello::default() };
+        let body = Some(agent_message::Body::Hello(hello));
+        let actions = machine().on_event(now, Event::Control(link::AgentMessage { body }));
+        let closed = matches!(actions.as_slice(), [Action::Close(Close::Protocol, _)]);
+        assert_eq!(closed, !taken, "{actions:?}");
+    }
+    let mut m = resumed(now);
+    let drops = link::EpochDrops { epoch: 1, drops: (0..bounds::DROPS as u64).map(drop).collect() };
+    let told = || {
+        let body = Some(agent_message::Body::Drops(drops.clone()));
+        Event::Control(link::AgentMessage { body })
+    };
+    for _ in 0..bounds::DROPS_WAITING / bounds::DROPS {
+        assert!(matches!(m.on_event(now, told()).as_slice(), [Action::Drops(_)]));
+    }
+    assert!(matches!(m.on_event(now, told()).as_slice(), [Action::Close(Close::Protocol, _)]));
+    let mut m = resumed(now);
+    let many: Vec<_> = (0..=bounds::SEGMENT_RANGES as u64).map(|n| 2 * n..2 * n + 1).collect();
+    let opened = m.on_event(now, Event::Opened(1, open(1, 1 << 20, &many)));
+    assert!(matches!(opened.as_slice(), [Action::Close(Close::Protocol, _)]));
+}

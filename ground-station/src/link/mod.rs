@@ -3,6 +3,7 @@
 //! [`machine`] is the protocol; `connection` moves its bytes; `access` says who may connect; `registry` knows who does.
 
 mod access;
+mod bounds;
 mod connection;
 pub mod machine;
 mod registry;

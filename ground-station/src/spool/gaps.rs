@@ -1,6 +1,6 @@
 //! Gaps: what was dropped on board, what a lost log had, and what this station has lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::link::ranges::RangeSet;
@@ -257,11 +257,12 @@ pub(super) fn close_forgotten(txn: &Txn<'_>, satellite: u32, told: &[link::Epoch
     if told.is_empty() {
         return Ok(());
     }
+    let told: BTreeSet<u64> = told.iter().map(|e| e.epoch).collect();
     let mut forgotten = Vec::new();
     for row in txn.tables.open_table(EPOCHS)?.range(EpochKey::all(satellite))? {
         let (key, value) = row?;
         let record = decode::<EpochRecord>(value.value())?;
-        if !record.closed && !told.iter().any(|e| e.epoch == key.value().epoch) {
+        if !record.closed && !told.contains(&key.value().epoch) {
             forgotten.push((key.value(), record));
         }
     }
