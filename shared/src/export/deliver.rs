@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::outcome::About;
 use super::rate::RateLimit;
-use super::{Backoff, Client, ExporterConfig, Outcome, halve};
+use super::{Backoff, Client, ExporterConfig, Outcome, halve, without_empty};
 use crate::env::Env;
 use crate::signal::Signal;
 
@@ -117,6 +117,10 @@ impl Delivery {
         shutdown: &CancellationToken,
         mut tell: impl FnMut(Event<'_>),
     ) -> Result<Delivered, Stopped> {
+        if items == 0 {
+            return Ok(Delivered::default());
+        }
+        let body = without_empty(signal, &body).unwrap_or(body);
         let wait = self.rate.take(Instant::now(), items);
         sleep(wait, shutdown).await?;
         let mut out = Delivered::default();

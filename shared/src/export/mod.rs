@@ -28,4 +28,4 @@ pub use cut::{Cut, Cuts, Limits, Plan};
 pub use deliver::Delivery;
 pub use outcome::Outcome;
 pub use retry::Backoff;
-pub use split::halve;
+pub use split::{halve, without_empty};

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::cut::Limits;
 use crate::otlp::protobuf::{Fields, Malformed, put_bytes};
-use crate::otlp::tree::{POINTS, leaves, message, points};
+use crate::otlp::tree::{POINTS, branches, leaves, message, points};
 use crate::signal::Signal;
 
 /// The items of an export request, counted by its structure down to spans, log records or data points.
@@ -223,6 +223,52 @@ pub fn halve(signal: Signal, body: &Bytes) -> Option<(Bytes, Bytes)> {
     (!second.is_empty()).then(|| (Bytes::from(first), Bytes::from(second)))
 }
 
+/// A request without metrics that have no data points; some backends refuse the whole request for one of them, and halving,
+/// which goes by points, never finds it. `None`: there is none, or the request cannot be read.
+pub fn without_empty(signal: Signal, body: &Bytes) -> Option<Bytes> {
+    if signal != Signal::Metrics {
+        return None;
+    }
+    let mut empty = false;
+    leaves(body, |metric| {
+        empty |= points(metric)? == 0;
+        Ok(())
+    })
+    .ok()?;
+    empty.then(|| prune(body, 0).ok()).flatten().map(Bytes::from)
+}
+
+/// A request (depth 0), a resource's branch (1) or a scope's (2), without children that hold no point.
+fn prune(branch: &[u8], depth: usize) -> Result<Vec<u8>, Malformed> {
+    let children = [1, 2, 2][depth];
+    let mut out = Vec::with_capacity(branch.len());
+    for field in Fields::new(branch) {
+        let field = field?;
+        if field.number != children {
+            out.extend_from_slice(field.raw);
+        } else if depth == 2 {
+            if points(message(&field)?)? > 0 {
+                out.extend_from_slice(field.raw);
+            }
+        } else if holds_points(message(&field)?, depth + 1)? {
+            put_bytes(&mut out, field.number, &prune(message(&field)?, depth + 1)?);
+        }
+    }
+    Ok(out)
+}
+
+fn holds_points(branch: &[u8], depth: usize) -> Result<bool, Malformed> {
+    if depth == 3 {
+        return Ok(points(branch)? > 0);
+    }
+    for child in branches(branch, 2) {
+        if holds_points(child?, depth + 1)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +302,18 @@ mod tests {
         let items = [decoded_items(Signal::Metrics, &a), decoded_items(Signal::Metrics, &b)];
         assert_eq!((items[0].len(), items[1].len()), (5, 5));
         assert_eq!(items.concat(), decoded_items(Signal::Metrics, &body));
+    }
+
+    #[test]
+    fn metrics_without_points_are_taken_out_and_the_rest_stays_as_it_is() {
+        let good = metric_with_points(3);
+        // Resource {scope {metric {name, sum {}}}} and a resource with nothing in it.
+        let empty: &[u8] = b"\x0a\x09\x12\x07\x12\x05\x0a\x01e\x3a\x00\x0a\x00";
+        let both = Bytes::from([empty, &good, empty].concat());
+        assert_eq!(without_empty(Signal::Metrics, &both), Some(good.clone()));
+        assert_eq!(without_empty(Signal::Metrics, &Bytes::from_static(empty)), Some(Bytes::new()));
+        assert_eq!(without_empty(Signal::Metrics, &good), None);
+        assert_eq!(without_empty(Signal::Metrics, &Bytes::from_static(b"\x0a\xff")), None);
     }
 
     #[test]
