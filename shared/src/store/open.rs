@@ -15,6 +15,9 @@ use crate::env::{Env, ReadFrom, StoreFile};
 /// The progress that redb 4.6 tells its repair callback before it gives up the latest commit.
 const FALLS_BACK: f64 = 0.3;
 
+/// The progress that it tells when it has verified every page, and is about to go through all of them once more.
+const VERIFIED: f64 = 0.6;
+
 /// Files that are kept of those that were put aside; the oldest goes first.
 const KEPT_ASIDE: usize = 4;
 
@@ -283,7 +286,7 @@ fn database(
         );
     }
     let torn = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&torn);
+    let (seen, verified) = (Arc::clone(&torn), Arc::clone(guard));
     let opened = redb::Database::builder()
         .set_cache_size(cache)
         .set_check_integrity_on_open(true)
@@ -292,6 +295,10 @@ fn database(
             if session.progress() == FALLS_BACK && !at_the_one_before {
                 seen.store(true, Ordering::Relaxed);
                 session.abort();
+            }
+            if session.progress() == VERIFIED {
+                // The cache was empty before: what is read from now on comes from the medium once, and then from memory.
+                drop(verified.file.read_medium(false));
             }
         })
         .create_with_backend(Backend(Arc::clone(guard)));
