@@ -4,7 +4,7 @@
 //! export requests of bounded size, which a [`Client`] sends; [`retry`] says how long to wait when it could not.
 
 mod answer;
-mod attributes;
+pub mod attributes;
 mod client;
 mod compression;
 pub mod config;
