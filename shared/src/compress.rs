@@ -28,13 +28,17 @@ pub enum Encoding {
 impl Encoding {
     /// The encoding with this name, in letters of either case, in `Content-Encoding` or `grpc-encoding`.
     pub fn from_name(name: &str) -> Option<Self> {
-        match name.trim().to_ascii_lowercase().as_str() {
-            "" | "identity" => Some(Self::Identity),
-            "gzip" | "x-gzip" => Some(Self::Gzip),
-            "zstd" => Some(Self::Zstd),
-            "deflate" | "zlib" => Some(Self::Deflate),
-            _ => None,
-        }
+        const NAMES: [(&str, Encoding); 7] = [
+            ("", Encoding::Identity),
+            ("identity", Encoding::Identity),
+            ("gzip", Encoding::Gzip),
+            ("x-gzip", Encoding::Gzip),
+            ("zstd", Encoding::Zstd),
+            ("deflate", Encoding::Deflate),
+            ("zlib", Encoding::Deflate),
+        ];
+        let name = name.trim();
+        NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, encoding)| *encoding)
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub use self::connections::Closed;
-use self::connections::{Connections, Noted};
+use self::connections::Connections;
 use crate::config::Invalid;
 
 /// Where to listen: `HOST:PORT` or `unix:///PATH`.
@@ -289,7 +289,15 @@ pub async fn serve<S, B>(
         };
         let entered = places.connections.enter();
         let connection = Arc::clone(&entered.connection);
-        let (builder, service) = (Arc::clone(&builder), Noted(service.clone(), Arc::clone(&connection)));
+        let (builder, inner, requests) = (Arc::clone(&builder), service.clone(), Arc::clone(&connection));
+        let service = hyper::service::service_fn(move |request| {
+            let (answering, answer) = (requests.begin(), inner.call(request));
+            async move {
+                let answer = answer.await;
+                drop(answering);
+                answer
+            }
+        });
         let (watcher, tls, silent) = (graceful.watcher(), listener.tls.clone(), closed.silent.clone());
         let stop = shutdown.clone();
         tokio::spawn(async move {

@@ -1,6 +1,5 @@
 //! The spool's file with what is in memory of it; everything else is functions over its transactions.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use perigee_shared::env::Env;
@@ -147,8 +146,7 @@ impl Spool {
         let (env, changes) = (self.db.env().clone(), self.changes());
         // A spool that fails is noticed by who needs it.
         if let Ok(mirror) = self.read(super::mirror::draw_up) {
-            let path: PathBuf = self.db.settings().directory.join(super::mirror::FILE);
-            self.mirrored.write(&env, &path, &finish(mirror), changes);
+            self.mirrored.write(&env, self.db.settings(), &finish(mirror), changes);
         }
     }
 

@@ -7,7 +7,6 @@
 //! the same way.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use perigee_proto::link;
 use perigee_shared::env::Env;
@@ -97,22 +96,27 @@ impl Mirrored {
         self.0 == Some(changes)
     }
 
-    pub(super) fn write(&mut self, env: &Env, path: &Path, content: &Mirror, changes: (u64, u64)) {
-        match mirror::write(env, path, content) {
-            Ok(()) => self.0 = Some(changes),
-            Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "the ledger's mirror was not written")
-            }
+    pub(super) fn write(&mut self, env: &Env, settings: &Settings, content: &Mirror, changes: (u64, u64)) {
+        if write(env, settings, content) {
+            self.0 = Some(changes);
         }
     }
 }
 
+/// Writes the file; whether that was possible.
+fn write(env: &Env, settings: &Settings, content: &Mirror) -> bool {
+    let path = settings.directory.join(FILE);
+    let written = mirror::write(env, &path, content);
+    if let Err(error) = &written {
+        tracing::warn!(%error, path = %path.display(), "the ledger's mirror was not written");
+    }
+    written.is_ok()
+}
+
 /// Writes the file, of a spool that ends here.
 pub(super) fn keep(env: &Env, settings: &Settings, view: &View<'_>) {
-    let path = settings.directory.join(FILE);
-    let written = draw_up(view).map(|now| mirror::write(env, &path, &now));
-    if let Ok(Err(error)) = written {
-        tracing::warn!(%error, path = %path.display(), "the ledger's mirror was not written");
+    if let Ok(now) = draw_up(view) {
+        write(env, settings, &now);
     }
 }
 

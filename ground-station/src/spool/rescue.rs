@@ -31,7 +31,7 @@ pub(super) fn take_over(
 ) -> Result<(), SpoolError> {
     let mut counted = false;
     if let Some(rescue) = Rescue::open(file) {
-        counted = rescue.table(COUNTERS.name(), |_, _| {}) == Extent::Whole;
+        counted = copy(db, &rescue, COUNTERS, |_| true)? == Extent::Whole;
         macro_rules! copy {
             ($($table:path),*) => { $(copy(db, &rescue, $table, |_| true)?;)* };
         }
@@ -46,7 +46,7 @@ pub(super) fn take_over(
             ENTRY_DEAD,
             LETTER_CHUNKS
         );
-        copy!(COUNTERS, PASSES, migrate::CURSORS_1);
+        copy!(PASSES, migrate::CURSORS_1);
         let segment = |value: &[u8]| decode(value).is_ok_and(|r: SegmentRecord| r.header().is_ok());
         copy(db, &rescue, ENTRIES, segment)?;
         copy(db, &rescue, migrate::SEGMENTS_1, segment)?;
@@ -78,13 +78,13 @@ pub(super) fn take_over(
     Ok(())
 }
 
-/// Copies what there is of a table and can be read.
+/// Copies what there is of a table and can be read. Returns how much of it was there.
 fn copy<K: Key + 'static, V: Value + 'static>(
     db: &Database,
     rescue: &Rescue<'_>,
     table: TableDefinition<'static, K, V>,
     is_readable: impl Fn(&[u8]) -> bool,
-) -> Result<(), SpoolError> {
+) -> Result<Extent, SpoolError> {
     let (mut rows, mut bytes, mut failed) = (Vec::new(), 0, None);
     let extent = rescue.table(table.name(), |key, value| {
         if !is_readable(value) {
@@ -106,7 +106,7 @@ fn copy<K: Key + 'static, V: Value + 'static>(
             "the damaged spool has only a part of this table, or nothing of it"
         );
     }
-    Ok(())
+    Ok(extent)
 }
 
 fn insert<K: Key + 'static, V: Value + 'static>(

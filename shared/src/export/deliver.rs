@@ -138,34 +138,31 @@ impl Delivery {
                 },
             };
             let pieces = part.cut(signal, if certain { 1 } else { 2 });
-            if certain {
-                work.extend(pieces.into_iter().rev());
-            } else {
-                let count = pieces.len();
-                let mut refused = Vec::new();
-                for piece in pieces {
-                    match self.decide(signal, &piece.body, piece.items, shutdown, &mut tell).await? {
-                        Verdict::Taken { rejected } => out.rejected += rejected,
-                        Verdict::Refused { reason, certain } => {
-                            refused.push(Part { refused: Some((reason, certain)), ..piece });
-                        }
-                    }
-                }
-                let same = |p: &Part| p.refused.as_ref() == Some(&(reason.clone(), false));
-                let alike = refused.len() == count && refused.iter().all(same);
-                if alike && (count > 0 || part.kept.is_none()) && part.may_be_kept() {
-                    self.pause(None, &reason, false, shutdown, &mut tell).await?;
-                    work.push(part);
-                    continue;
-                }
-                work.extend(refused.into_iter().rev());
-                if count > 0 {
-                    continue;
-                }
-            }
-            if halve(signal, &part.body).is_none() {
+            let count = pieces.len();
+            if count == 0 && (certain || part.kept.is_some()) {
                 tell(Event::Refused { items: part.items });
                 out.refused.push(Refused { body: part.body, items: part.items, reason });
+                continue;
+            }
+            if certain {
+                work.extend(pieces.into_iter().rev());
+                continue;
+            }
+            let mut refused = Vec::new();
+            for piece in pieces {
+                match self.decide(signal, &piece.body, piece.items, shutdown, &mut tell).await? {
+                    Verdict::Taken { rejected } => out.rejected += rejected,
+                    Verdict::Refused { reason, certain } => {
+                        refused.push(Part { refused: Some((reason, certain)), ..piece });
+                    }
+                }
+            }
+            let same = |p: &Part| p.refused.as_ref().is_some_and(|(r, certain)| *r == reason && !certain);
+            if refused.len() == count && refused.iter().all(same) && part.may_be_kept() {
+                self.pause(None, &reason, false, shutdown, &mut tell).await?;
+                work.push(part);
+            } else {
+                work.extend(refused.into_iter().rev());
             }
         }
         Ok(out)

@@ -1,11 +1,9 @@
 //! The open connections of a listener: which of them have said nothing yet, and which one has been idle the longest.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hyper::service::Service;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
@@ -99,37 +97,21 @@ impl Drop for Entered {
     }
 }
 
+impl Connection {
+    /// Notes a request whose head has come, until the guard goes.
+    pub(super) fn begin(self: &Arc<Self>) -> Answering {
+        self.requests.fetch_add(1, Ordering::Acquire);
+        self.begun.cancel();
+        Answering(Arc::clone(self))
+    }
+}
+
 /// A request that is being answered.
-struct Answering(Arc<Connection>);
+pub(super) struct Answering(Arc<Connection>);
 
 impl Drop for Answering {
     fn drop(&mut self) {
         *lock(&self.0.idle_since) = Instant::now();
         self.0.requests.fetch_sub(1, Ordering::Release);
-    }
-}
-
-/// A service that notes its requests in its connection.
-#[derive(Clone)]
-pub(super) struct Noted<S>(pub(super) S, pub(super) Arc<Connection>);
-
-impl<S, R> Service<R> for Noted<S>
-where
-    S: Service<R>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn call(&self, request: R) -> Self::Future {
-        self.1.requests.fetch_add(1, Ordering::Acquire);
-        self.1.begun.cancel();
-        let (answering, answer) = (Answering(Arc::clone(&self.1)), self.0.call(request));
-        Box::pin(async move {
-            let answer = answer.await;
-            drop(answering);
-            answer
-        })
     }
 }

@@ -43,19 +43,20 @@ impl FirstWrites {
     /// After a sync: what was written first must be there.
     pub(super) fn read_back(&mut self, file: &dyn StoreFile) -> io::Result<()> {
         while let Some((&first, _)) = self.pending.first_key_value() {
-            let run = (first..first + MOST_AT_ONCE).take_while(|page| self.pending.contains_key(page));
-            let pages = run.count();
-            self.buffer.resize(pages * PAGE as usize, 0);
+            let run = self.pending.iter().zip(first..first + MOST_AT_ONCE);
+            let run: Vec<(u64, u64)> =
+                run.map_while(|((page, hash), next)| (*page == next).then_some((next, *hash))).collect();
+            self.buffer.resize(run.len() * PAGE as usize, 0);
             file.read_back(first * PAGE, &mut self.buffer)?;
-            for (page, bytes) in (first..).zip(self.buffer.chunks_exact(PAGE as usize)) {
-                if self.pending.get(&page) != Some(&XxHash3_64::oneshot(bytes)) {
+            for ((page, hash), bytes) in run.iter().zip(self.buffer.chunks_exact(PAGE as usize)) {
+                if XxHash3_64::oneshot(bytes) != *hash {
                     return Err(io::Error::other(format!(
                         "what was written to byte {} of the file is not on the medium, though the disk said that it was",
                         page * PAGE
                     )));
                 }
             }
-            for page in first..first + pages as u64 {
+            for (page, _) in run {
                 self.pending.remove(&page);
                 self.set_done(page);
             }

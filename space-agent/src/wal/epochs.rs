@@ -162,8 +162,9 @@ impl Epochs<'_> {
         for (lane, committed) in &view.inherited {
             let Some(of) = self.0.state().lanes.get(lane) else { continue };
             let id = |sequence| SegmentId { epoch: view.epoch, lane: *lane, sequence };
-            let ids = of.on_board.iter().flatten().filter(|s| committed.contains(*s)).map(id);
-            answer.inherited.extend(ids.filter(|id| !answer.ids.contains(id)));
+            let known = |s: &u64| answer.committed.get(lane).is_some_and(|c| c.contains(*s));
+            let sequences = of.on_board.iter().flatten().filter(|s| committed.contains(*s) && !known(s));
+            answer.inherited.extend(sequences.map(id));
         }
         Ok(Reconciled::Deleted(self.take_in(consumer, answer)?))
     }

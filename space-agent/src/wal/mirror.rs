@@ -2,7 +2,6 @@
 //! what is still known when the log is missing or cannot be read.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 
 use perigee_proto::link::{self, DropReason};
@@ -166,8 +165,8 @@ pub(super) fn read(env: &Env, config: &WalConfig) -> Option<Mirror> {
     ours.then_some(found)
 }
 
-/// Writes the mirror of `state`.
-pub(super) fn write(env: &Env, config: &WalConfig, state: &State) -> io::Result<()> {
+/// Writes the mirror of `state`. A log does without one that cannot be written.
+pub(super) fn write(env: &Env, config: &WalConfig, state: &State) {
     let Tally { accepted, delivered, dropped, next_drop, .. } = &state.tally;
     let on_board = |(lane, l): (&Lane, &super::state::LaneState)| {
         (lane.0, l.next_sequence, l.on_board.first().zip(l.on_board.last()))
@@ -185,5 +184,7 @@ pub(super) fn write(env: &Env, config: &WalConfig, state: &State) -> io::Result<
         positions: state.lanes.iter().map(|(lane, l)| (lane.0, l.position)).collect(),
         satellite: config.satellite.clone(),
     };
-    mirror::write(env, &path(config), &now)
+    if let Err(error) = mirror::write(env, &path(config), &now) {
+        tracing::warn!(%error, "the mirror of the counters could not be written");
+    }
 }

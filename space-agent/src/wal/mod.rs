@@ -388,9 +388,7 @@ impl Wal {
 
     /// Writes the counters beside the log.
     fn mirror(&self) {
-        if let Err(error) = mirror::write(self.env(), self.config(), self.state()) {
-            tracing::warn!(%error, "the mirror of the counters could not be written");
-        }
+        mirror::write(self.env(), self.config(), self.state());
     }
 
     /// What is on board and what has become of the rest.

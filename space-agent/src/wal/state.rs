@@ -214,9 +214,7 @@ impl Contents for State {
     }
 
     fn outlive(&self, env: &Env, config: &WalConfig, _: &ReadTransaction) {
-        if let Err(error) = mirror::write(env, config, self) {
-            tracing::warn!(%error, "the mirror of the counters could not be written");
-        }
+        mirror::write(env, config, self);
     }
 
     fn apply(&mut self, edits: Vec<Edit>) {

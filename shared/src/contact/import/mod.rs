@@ -110,7 +110,7 @@ struct Said<T> {
 #[derive(Debug, Default)]
 struct Found {
     entries: Vec<Entry>,
-    /// Something in it is of this satellite and its stations, even if it says that there is no contact.
+    /// Whether the file names this satellite with one of its stations, if only to cancel a contact.
     ours: bool,
     /// How many are of others, and the first of them.
     others: usize,

@@ -23,14 +23,9 @@ pub fn write(signal: Signal, body: &[u8]) -> Result<Vec<u8>, Malformed> {
 fn message(of: &Message, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
     out.push(b'{');
     let begin = out.len();
+    let found = Fields::new(bytes).collect::<Result<Vec<_>, _>>()?;
     for field in of.fields {
-        let mut values = Vec::new();
-        for found in Fields::new(bytes) {
-            let found = found?;
-            if found.number == field.number {
-                values.push(found.value);
-            }
-        }
+        let values: Vec<_> = found.iter().filter(|f| f.number == field.number).map(|f| f.value).collect();
         if let (Some(last), false) = (values.last(), is_default(field, &values)) {
             if out.len() > begin {
                 out.push(b',');
