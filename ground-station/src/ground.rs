@@ -11,7 +11,6 @@ use perigee_shared::env::Env;
 use perigee_shared::serve::{self, BindError, Endpoint, Listener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, ScrubConfig};
 use crate::console::Console;
@@ -65,18 +64,24 @@ pub struct Ground {
 
 /// Why the program ended by itself.
 #[derive(Debug, thiserror::Error)]
-#[error("the spool cannot be used any more: {0}; look at the disk, then start again")]
-pub struct SpoolGone(String);
+pub enum Ended {
+    /// The spool will never work again in this process.
+    #[error("the spool cannot be used any more: {0}; look at the disk, then start again")]
+    SpoolGone(String),
+    /// A task panicked too often.
+    #[error("the task {0} has panicked again and again; what was acknowledged is safe")]
+    Task(Arc<str>),
+}
 
 impl Ground {
     /// Opens the spool and binds every address; must be called inside a tokio runtime.
     pub async fn build(config: Config, env: &Env) -> Result<Self, StartError> {
         config.validate()?;
         let config = Arc::new(config);
-        let metrics = Metrics::new(env);
         // Certificates are read before the spool is touched.
         Link::check(&config, env)?;
         let store = open_store(&config, env)?;
+        let metrics = Metrics::new(env, store.tasks().clone());
         let mut exporters = Vec::new();
         for (name, signals) in config.service.pipelines.routes() {
             let Some(settings) = config.exporters.get(&name) else { continue };
@@ -115,14 +120,14 @@ impl Ground {
     ///
     /// # Errors
     ///
-    /// [`SpoolGone`] when the spool will never work again in this process: it has ended by itself then.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), SpoolGone> {
+    /// When it has ended by itself.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Ended> {
         let Self { store, link, exporters, served, scrub, metrics } = self;
         let stop = shutdown.child_token();
         for address in link.addresses() {
             tracing::info!(%address, "the link listens (UDP)");
         }
-        let tracker = TaskTracker::new();
+        let (work, watching) = (store.tasks().group(), store.tasks().group());
         // The console outlives the link, so that what happens at the end can be seen.
         let late = CancellationToken::new();
         for Served { name, listener, router } in served {
@@ -131,32 +136,33 @@ impl Ground {
             }
             let service = TowerToHyperService::new(router);
             let (limits, closed) = (serve::Limits::default(), metrics.closed().clone());
-            tracker.spawn(serve::serve(listener, limits, closed, service, late.clone()));
+            serve::keep(&watching, name, listener, (limits, closed), service, late.clone());
         }
-        let mut work = Vec::new();
         for exporter in exporters {
-            work.push(tracker.spawn(exporter.run(stop.clone())));
+            let (name, stop) = (format!("exporter {}", exporter.name()), stop.clone());
+            work.keep(name, exporter, move |exporter| Box::pin(exporter.run(stop.clone())));
         }
-        work.push(tracker.spawn(link.run(stop.clone())));
-        work.push(tracker.spawn(scrub::run(store.clone(), scrub.interval.0, scrub.rate.0, stop.clone())));
+        link.run(&work, &stop);
+        let (scrubbed, end) = (store.clone(), stop.clone());
+        work.keep("scrub", (), move |()| {
+            Box::pin(scrub::run(scrubbed.clone(), scrub.interval.0, scrub.rate.0, end.clone()))
+        });
         let mut status = store.status();
         let gone = tokio::select! {
             biased;
             () = shutdown.cancelled() => None,
-            why = gone(&mut status) => Some(SpoolGone(why)),
+            why = gone(&mut status) => Some(Ended::SpoolGone(why)),
+            task = work.given_up() => Some(Ended::Task(task)),
         };
         if let Some(error) = &gone {
-            tracing::error!(event.name = "perigee.spool.gone", %error, "this process ends");
+            tracing::error!(event.name = "perigee.ground.ended", %error, "this process ends");
         }
         stop.cancel();
         tracing::info!("ending");
         let drained = tokio::time::timeout(DRAIN, async {
-            for task in work {
-                let _ = task.await;
-            }
+            work.ended().await;
             late.cancel();
-            tracker.close();
-            tracker.wait().await;
+            watching.ended().await;
         });
         if drained.await.is_err() {
             tracing::warn!("not everything ended in time; what was not acknowledged comes again");

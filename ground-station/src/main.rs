@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ground_station::commands::{self, Cli};
+use perigee_shared::env::Env;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     // Every dependency uses ring; that one was installed before is no error.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Box::pin(commands::run(cli)).await
+    Box::pin(commands::run(cli, Env::production())).await
 }

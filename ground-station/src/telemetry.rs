@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use perigee_shared::env::Env;
 use perigee_shared::serve::Closed;
 use perigee_shared::signal::Signal;
+use perigee_shared::supervise::Supervisor;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -46,6 +47,7 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     started: Instant,
     env: Env,
+    tasks: Supervisor,
     sent: BySignal,
     send_failed: BySignal,
     rejected: BySignal,
@@ -53,16 +55,16 @@ struct Inner {
     received_bytes: Family<OfSatellite, Counter>,
     conflicts: Family<OfSatellite, Counter>,
     refused: Counter,
-    connections: Gauge,
     closed: Closed,
 }
 
 impl Metrics {
     /// Nothing has happened yet.
-    pub fn new(env: &Env) -> Self {
+    pub fn new(env: &Env, tasks: Supervisor) -> Self {
         Self(Arc::new(Inner {
             started: Instant::now(),
             env: env.clone(),
+            tasks,
             sent: Default::default(),
             send_failed: Default::default(),
             rejected: Default::default(),
@@ -70,9 +72,13 @@ impl Metrics {
             received_bytes: Family::default(),
             conflicts: Family::default(),
             refused: Counter::default(),
-            connections: Gauge::default(),
             closed: Closed::default(),
         }))
+    }
+
+    /// The tasks that have panicked and do not run again yet.
+    pub fn tasks_down(&self) -> Vec<Arc<str>> {
+        self.0.tasks.down()
     }
 
     /// Connections that listeners closed.
@@ -121,22 +127,20 @@ impl Metrics {
         self.0.refused.inc();
     }
 
-    /// Links were opened or closed.
-    pub fn connections(&self, by: i64) {
-        self.0.connections.inc_by(by);
-    }
-
     /// Everything in Prometheus' text format (OpenMetrics).
     pub fn render(
         &self,
         spool: &SpoolView,
         accounts: &std::collections::BTreeMap<String, AccountView>,
         status: &Status,
+        connections: usize,
     ) -> String {
         let mut registry = Registry::default();
         self.register_live(&mut registry);
         register_spool(&mut registry, spool, status);
         register_accounts(&mut registry, accounts);
+        let connections = ConstGauge::new(connections as u64);
+        registry.register("perigee_link_connections", "Open links", connections);
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = encode(&mut text, &registry);
@@ -155,6 +159,7 @@ impl Metrics {
             add("rejected", "Items that the backend rejected by partial_success", &inner.rejected);
         }
         inner.closed.register(registry);
+        inner.tasks.register(registry);
         registry.register("perigee_exporter_retries", "Requests sent again", inner.retries.clone());
         let received = inner.received_bytes.clone();
         registry.register_with_unit(
@@ -173,7 +178,6 @@ impl Metrics {
             "Peers whose certificate is not of a listed satellite",
             inner.refused.clone(),
         );
-        registry.register("perigee_link_connections", "Open links", inner.connections.clone());
         let uptime = ConstGauge::new(inner.started.elapsed().as_secs_f64());
         registry.register("otelcol_process_uptime", "Seconds since the start", uptime);
         if let Some(bytes) = (inner.env.memory)() {
@@ -264,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_collectors_names_are_kept() {
-        let metrics = Metrics::new(&Env::production());
+        let metrics = Metrics::new(&Env::production(), Supervisor::new(&Env::production()));
         metrics.sent(&"otlp/jaeger".into(), Signal::Traces, 10, 2);
         metrics.send_failed(&"otlp/jaeger".into(), Signal::Logs, 3);
         let spool = SpoolView {
@@ -283,7 +287,7 @@ mod tests {
             exporters: Vec::new(),
         };
         let accounts = [("sat-1".to_owned(), AccountView::default())].into();
-        let text = metrics.render(&spool, &accounts, &Status::default());
+        let text = metrics.render(&spool, &accounts, &Status::default(), 0);
         for line in [
             "otelcol_exporter_sent_spans_total{exporter=\"otlp/jaeger\"} 8",
             "otelcol_exporter_send_failed_log_records_total{exporter=\"otlp/jaeger\"} 3",

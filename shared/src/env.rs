@@ -16,6 +16,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
 use crate::store::Files;
+use crate::supervise::Plant;
 
 /// Wall time and the time since the machine started. Elapsed time comes from `tokio::time`, which the simulator pauses.
 pub trait Clock: Send + Sync {
@@ -133,6 +134,8 @@ pub struct Env {
     pub memory: MemoryMeter,
     /// Where `debug` exporters write.
     pub output: Sink,
+    /// Has tasks panic; for tests.
+    pub plant: Option<Plant>,
     rng: Arc<Mutex<SmallRng>>,
 }
 
@@ -146,6 +149,7 @@ impl Env {
             placement: Placement::Thread,
             memory: Arc::new(resident_memory),
             output: stdout_sink(),
+            plant: None,
             rng: Arc::new(Mutex::new(SmallRng::from_os_rng())),
         }
     }
@@ -166,6 +170,7 @@ impl Env {
             placement,
             memory,
             output: stdout_sink(),
+            plant: None,
             rng: Arc::new(Mutex::new(SmallRng::seed_from_u64(seed))),
         }
     }
@@ -209,7 +214,7 @@ impl Env {
     pub fn stream<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut dyn FnMut(T) -> bool) + Send + 'static,
-    ) -> tokio::sync::mpsc::Receiver<T> {
+    ) -> Values<T> {
         match self.placement {
             Placement::Inline => {
                 let mut all = Vec::new();
@@ -219,14 +224,37 @@ impl Env {
                 });
                 let (queue, values) = tokio::sync::mpsc::channel(all.len().max(1));
                 all.into_iter().for_each(|value| drop(queue.try_send(value)));
-                values
+                Values { values, work: None }
             }
             Placement::Thread => {
                 let (queue, values) = tokio::sync::mpsc::channel(1);
-                tokio::task::spawn_blocking(move || work(&mut |value| queue.blocking_send(value).is_ok()));
-                values
+                let work = tokio::task::spawn_blocking(move || {
+                    work(&mut |value| queue.blocking_send(value).is_ok())
+                });
+                Values { values, work: Some(work) }
             }
         }
+    }
+}
+
+/// The values of [`Env::stream`].
+pub struct Values<T> {
+    values: tokio::sync::mpsc::Receiver<T>,
+    work: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl<T> Values<T> {
+    /// The next value; `None` after the last. A panic of the work is one here: what came before it is not all.
+    pub async fn recv(&mut self) -> Option<T> {
+        let next = self.values.recv().await;
+        if next.is_none()
+            && let Some(work) = self.work.take()
+            && let Err(error) = work.await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+        next
     }
 }
 

@@ -16,5 +16,6 @@ pub mod segment;
 pub mod serve;
 pub mod signal;
 pub mod store;
+pub mod supervise;
 pub mod telemetry;
 pub mod units;

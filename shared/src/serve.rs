@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::connections::Closed;
 use self::connections::Connections;
 use crate::config::Invalid;
+use crate::supervise::Supervisor;
 
 /// Where to listen: `HOST:PORT` or `unix:///PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -244,52 +245,129 @@ impl Default for Limits {
     }
 }
 
-/// Serves `service` on `listener` until `shutdown`, then gives requests that have begun `limits.drain` to end.
-pub async fn serve<S, B>(
+/// Keeps a task that serves `service` on `listener` until `shutdown`, then gives requests that have begun `limits.drain` to end.
+pub fn keep<S, B>(
+    tasks: &Supervisor,
+    name: &str,
     listener: Listener,
-    limits: Limits,
-    closed: Closed,
+    (limits, closed): (Limits, Closed),
     service: S,
     shutdown: CancellationToken,
 ) where
+    S: Service<B>,
+    B: Answer,
+{
+    let places = Places::new(limits.max_connections, closed.clone());
+    let server = Server {
+        listener: Some(listener),
+        graceful: Some(GracefulShutdown::new()),
+        builder: Arc::new(builder(limits)),
+        limits,
+        closed,
+        service,
+        places,
+        tasks: tasks.clone(),
+        shutdown,
+    };
+    tasks.keep(format!("listener {name}"), server, |server| Box::pin(server.run()));
+}
+
+/// What a listener serves.
+pub trait Service<B: Answer>:
+    hyper::service::Service<
+        hyper::Request<hyper::body::Incoming>,
+        Response = hyper::Response<B>,
+        Error = std::convert::Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<B: Answer, S> Service<B> for S where
     S: hyper::service::Service<
             hyper::Request<hyper::body::Incoming>,
             Response = hyper::Response<B>,
             Error = std::convert::Infallible,
+            Future: Send,
         > + Clone
         + Send
         + Sync
-        + 'static,
-    S::Future: Send,
-    B: http_body::Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        + 'static
 {
-    let builder = Arc::new(builder(limits));
-    let graceful = GracefulShutdown::new();
-    let mut places = Places::new(limits.max_connections, closed.clone());
-    loop {
-        let next = async {
-            let stream = accept(&listener.socket).await;
-            (stream, places.take().await)
-        };
-        let (stream, permit) = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => break,
-            next = next => next,
-        };
-        let stream = match stream {
-            Ok(stream) => stream,
-            Err(error) => {
-                // Out of descriptors, most likely: what is open must end first.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
+}
+
+/// The body of an answer.
+pub trait Answer:
+    http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static
+{
+}
+
+impl<B> Answer for B where
+    B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static
+{
+}
+
+/// A listener at work.
+struct Server<S> {
+    /// Both are taken when the end begins.
+    listener: Option<Listener>,
+    graceful: Option<GracefulShutdown>,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    limits: Limits,
+    closed: Closed,
+    service: S,
+    places: Places,
+    tasks: Supervisor,
+    shutdown: CancellationToken,
+}
+
+impl<S> Server<S> {
+    async fn run<B: Answer>(&mut self)
+    where
+        S: Service<B>,
+    {
+        while let Some(listener) = &self.listener {
+            let next = async {
+                let stream = accept(&listener.socket).await;
+                (stream, self.places.take().await)
+            };
+            let (stream, permit) = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => break,
+                next = next => next,
+            };
+            match stream {
+                Ok(stream) => self.begin(stream, permit),
+                Err(error) => {
+                    // Out of descriptors, most likely: what is open must end first.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
             }
-        };
-        let entered = places.connections.enter();
+        }
+        if let Some(Socket::Unix(_, path)) = self.listener.take().map(|l| l.socket) {
+            drop(std::fs::remove_file(path));
+        }
+        if let Some(graceful) = self.graceful.take()
+            && tokio::time::timeout(self.limits.drain, graceful.shutdown()).await.is_err()
+        {
+            tracing::warn!("requests that had begun did not end in time");
+        }
+    }
+
+    /// Serves a connection in a task of its own.
+    fn begin<B: Answer>(&self, stream: Box<dyn Io>, permit: Option<OwnedSemaphorePermit>)
+    where
+        S: Service<B>,
+    {
+        let (Some(listener), Some(graceful)) = (&self.listener, &self.graceful) else { return };
+        let entered = self.places.connections.enter();
         let connection = Arc::clone(&entered.connection);
-        let (builder, inner, requests) = (Arc::clone(&builder), service.clone(), Arc::clone(&connection));
+        let (builder, inner) = (Arc::clone(&self.builder), self.service.clone());
+        let requests = Arc::clone(&connection);
         let service = hyper::service::service_fn(move |request| {
             let (answering, answer) = (requests.begin(), inner.call(request));
             async move {
@@ -298,9 +376,9 @@ pub async fn serve<S, B>(
                 answer
             }
         });
-        let (watcher, tls, silent) = (graceful.watcher(), listener.tls.clone(), closed.silent.clone());
-        let stop = shutdown.clone();
-        tokio::spawn(async move {
+        let (watcher, tls, silent) = (graceful.watcher(), listener.tls.clone(), self.closed.silent.clone());
+        let (stop, header_timeout) = (self.shutdown.clone(), self.limits.header_timeout);
+        tokio::spawn(self.tasks.watched("connection", async move {
             let _place = (permit, entered);
             let served = async {
                 let stream: Box<dyn Io> = match tls {
@@ -318,7 +396,7 @@ pub async fn serve<S, B>(
             let says_nothing = async {
                 tokio::select! {
                     () = connection.begun.cancelled() => std::future::pending().await,
-                    () = tokio::time::sleep(limits.header_timeout) => drop(silent.inc()),
+                    () = tokio::time::sleep(header_timeout) => drop(silent.inc()),
                     // Nobody waits for a stranger's first word.
                     () = stop.cancelled() => {}
                 }
@@ -329,14 +407,7 @@ pub async fn serve<S, B>(
                 () = connection.leave.cancelled() => {}
                 () = says_nothing => tracing::debug!("no request came in time"),
             }
-        });
-    }
-    if let Socket::Unix(_, path) = &listener.socket {
-        drop(std::fs::remove_file(path));
-    }
-    drop(listener);
-    if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests that had begun did not end in time");
+        }));
     }
 }
 
@@ -460,7 +531,8 @@ mod tests {
         let service = hyper::service::service_fn(async |_| {
             Ok::<_, std::convert::Infallible>(hyper::Response::new("ok".to_owned()))
         });
-        tokio::spawn(serve(listener, limits, closed.clone(), service, stop.clone()));
+        let tasks = Supervisor::new(&crate::env::Env::production());
+        keep(&tasks, "test", listener, (limits, closed.clone()), service, stop.clone());
         (address, closed, stop)
     }
 

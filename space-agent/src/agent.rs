@@ -10,14 +10,12 @@ use perigee_shared::config::{ConfigError, Invalid};
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::tls::{self, Credentials, Role, TlsError};
-use perigee_shared::serve::{
-    BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService, serve,
-};
+use perigee_shared::serve::{self, BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService};
 use perigee_shared::signal::SignalSet;
+use perigee_shared::supervise::{Supervisor, Work};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::batcher::Batcher;
 use crate::config::{Config, ExporterConfig, LINK, LinkConfig};
@@ -71,6 +69,9 @@ pub enum AgentError {
         "the write-ahead log cannot be used any more: {0}; the agent ends, since nothing that it accepts would be safe"
     )]
     StoreLost(String),
+    /// A task panicked too often.
+    #[error("the task {0} has panicked again and again; the agent ends, what was accepted is safe")]
+    Task(Arc<str>),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -170,7 +171,7 @@ fn open_wal(config: &Config, env: &Env, satellite: Option<String>) -> Result<Wal
 }
 
 /// A bound listener for operators and what it serves.
-type Operator = (Listener, fn(Arc<Control>) -> Router);
+type Operator = (&'static str, Listener, fn(Arc<Control>) -> Router);
 
 /// An agent that is built and not running yet.
 pub struct Agent {
@@ -179,6 +180,7 @@ pub struct Agent {
     outside: Outside,
     wal: Owner<Wal>,
     metrics: Metrics,
+    tasks: Supervisor,
     operators: Vec<Operator>,
     contacts: (Contacts, ContactControl),
     current: watch::Receiver<Option<perigee_shared::contact::Contact>>,
@@ -205,13 +207,15 @@ impl Agent {
         let contacts = contacts(&config, &env, told, link.1.clone());
         let satellite = outside.link.as_ref().map(|(link, _)| link.satellite.clone());
         let wal = Owner::new(env.placement, "wal", open_wal(&config, &env, satellite)?)?;
-        let metrics = Metrics::default();
+        let tasks = Supervisor::new(&env);
+        let metrics = Metrics::watching(&tasks);
         Ok(Self {
             config,
             env,
             outside,
             wal,
             metrics,
+            tasks,
             operators: Vec::new(),
             contacts,
             current,
@@ -236,9 +240,21 @@ impl Agent {
     where
         F: Future<Output = ()>,
     {
-        let Self { config, env, outside, wal, metrics, operators, contacts, current, wanted, link } = self;
+        let Self {
+            config,
+            env,
+            outside,
+            wal,
+            metrics,
+            tasks: back,
+            operators,
+            contacts,
+            current,
+            wanted,
+            link,
+        } = self;
         let limiter = Limiter::new(config.processors.memory_limiter);
-        let (front, back) = (TaskTracker::new(), TaskTracker::new());
+        let front = back.group();
         let stop = CancellationToken::new();
 
         let unsealed = wal.call(|wal| wal.segments().unsealed()).await.unwrap_or_default();
@@ -246,16 +262,30 @@ impl Agent {
         let (sealed_sender, sealed) = watch::channel(0u64);
         let (link_sender, link) = link;
         let (batch, lanes) = (config.processors.batch, config.lanes.lanes().map_err(AgentError::Setting)?);
-        back.spawn(
-            Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender)
-                .run(stop.clone()),
+        let batcher =
+            Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender);
+        keep(&back, "batcher", batcher, &stop, |batcher, stop| Box::pin(batcher.run(stop)));
+        keep(
+            &back,
+            "lifetimes",
+            (lanes.clone(), env.clone(), wal.clone(), sealed.clone()),
+            &stop,
+            |(lanes, env, wal, sealed), stop| {
+                Box::pin(lifetimes::run(lanes.clone(), env.clone(), wal.clone(), sealed.clone(), stop))
+            },
         );
-        back.spawn(lifetimes::run(lanes.clone(), env.clone(), wal.clone(), sealed.clone(), stop.clone()));
-        back.spawn(Arc::clone(&limiter).run(env.clone(), stop.clone()));
-        back.spawn(compact(wal.clone(), link.clone(), stop.clone()));
-        back.spawn(scrub::run(config.storage.scrub, wal.clone(), metrics.scrub(), stop.clone()));
+        keep(&back, "memory limiter", (Arc::clone(&limiter), env.clone()), &stop, |(limiter, env), stop| {
+            Box::pin(limiter.run(env.clone(), stop))
+        });
+        keep(&back, "compaction", (wal.clone(), link.clone()), &stop, |(wal, link), stop| {
+            Box::pin(compact(wal.clone(), link.clone(), stop))
+        });
+        let scrubbed = (config.storage.scrub, wal.clone(), metrics.scrub());
+        keep(&back, "scrub", scrubbed, &stop, |(config, wal, counters), stop| {
+            Box::pin(scrub::run(*config, wal.clone(), counters.clone(), stop))
+        });
         let (contact_source, contact_control) = contacts;
-        back.spawn(contact_source.run(stop.clone()));
+        keep(&back, "contacts", contact_source, &stop, |contacts, stop| Box::pin(contacts.run(stop)));
 
         let satellite = outside.link.as_ref().map(|(l, _)| l.satellite.clone());
         let wires = (current, contact_control.clone(), link_sender);
@@ -268,9 +298,15 @@ impl Agent {
             metrics.receiver(),
             told,
         );
-        front.spawn(committer);
+        front.keep("journal", committer, |committer| Box::pin(committer.run()));
         let max_request = config.receivers.otlp.max_request_bytes.as_usize();
-        let intake = Arc::new(Intake::new(Arc::clone(&limiter), journal, metrics.receiver(), max_request));
+        let intake = Arc::new(Intake::new(
+            Arc::clone(&limiter),
+            journal,
+            metrics.receiver(),
+            max_request,
+            back.group(),
+        ));
         let closed = metrics.receiver().closed().clone();
         let control = Control {
             env: env.clone(),
@@ -283,12 +319,14 @@ impl Agent {
             lanes,
             metrics,
             satellite,
+            tasks: back.clone(),
         };
         spawn_operators(operators, control, &closed, &back, &stop);
         tracing::info!("space-agent is ready");
         let lost = tokio::select! {
             biased;
-            why = store_lost(&wal) => Some(why),
+            why = store_lost(&wal) => Some(AgentError::StoreLost(why)),
+            task = back.given_up() => Some(AgentError::Task(task)),
             () = serve_intake(intake) => None,
         };
 
@@ -297,14 +335,13 @@ impl Agent {
             if let Some(token) = token {
                 token.cancel();
             }
-            tasks.close();
-            if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+            if tokio::time::timeout(DRAIN, tasks.ended()).await.is_err() {
                 tracing::warn!("some tasks did not end in time");
             }
         }
         drop(contact_control);
-        if let Some(why) = lost {
-            return Err(AgentError::StoreLost(why));
+        if let Some(lost) = lost {
+            return Err(lost);
         }
         if let Some(wal) = wal.into_inner() {
             let directory = config.storage.directory.display().to_string();
@@ -333,16 +370,28 @@ async fn operators(config: &Config) -> Result<Vec<Operator>, AgentError> {
     let mut out: Vec<Operator> = Vec::new();
     let http = |c: &Option<HttpConfig>| c.as_ref().and_then(|c| Endpoint::parse(&c.endpoint).ok());
     if let Some(endpoint) = http(&config.service.telemetry.metrics) {
-        out.push((Listener::bind(&endpoint, "metrics", None).await?, metrics_router));
+        out.push(("metrics", Listener::bind(&endpoint, "metrics", None).await?, metrics_router));
     }
     if let Some(endpoint) = http(&config.extensions.health_check) {
-        out.push((Listener::bind(&endpoint, "the health check", None).await?, health_router));
+        out.push(("health_check", Listener::bind(&endpoint, "the health check", None).await?, health_router));
     }
     if let Some(control) = &config.extensions.control {
         let endpoint = Endpoint::Unix(control.socket.clone());
-        out.push((Listener::bind(&endpoint, "the control socket", None).await?, control_router));
+        out.push(("control", Listener::bind(&endpoint, "the control socket", None).await?, control_router));
     }
     Ok(out)
+}
+
+/// Keeps a stage that runs until `stop`.
+fn keep<S: Send + 'static>(
+    tasks: &Supervisor,
+    name: &str,
+    stage: S,
+    stop: &CancellationToken,
+    run: impl for<'a> Fn(&'a mut S, CancellationToken) -> Work<'a> + Send + 'static,
+) {
+    let stop = stop.clone();
+    tasks.keep(name, stage, move |stage| run(stage, stop.clone()));
 }
 
 /// Starts the endpoints for operators.
@@ -350,13 +399,13 @@ fn spawn_operators(
     operators: Vec<Operator>,
     control: Control,
     closed: &Closed,
-    tasks: &TaskTracker,
+    tasks: &Supervisor,
     stop: &CancellationToken,
 ) {
     let control = Arc::new(control);
-    for (listener, router) in operators {
+    for (name, listener, router) in operators {
         let service = TowerToHyperService::new(RouterService(router(Arc::clone(&control))));
-        tasks.spawn(serve(listener, Limits::default(), closed.clone(), service, stop.clone()));
+        serve::keep(tasks, name, listener, (Limits::default(), closed.clone()), service, stop.clone());
     }
 }
 
@@ -374,7 +423,7 @@ async fn spawn_consumers(
     sealed: &watch::Receiver<u64>,
     metrics: &Metrics,
     lanes: &Lanes,
-    tasks: &TaskTracker,
+    tasks: &Supervisor,
     stop: &CancellationToken,
 ) {
     let consumer =
@@ -385,10 +434,11 @@ async fn spawn_consumers(
         let (wal, sealed, counters, lanes) = (wal.clone(), sealed.clone(), metrics.ship(), lanes.clone());
         let shipper =
             Shipper::new(config, lanes, env.clone(), wal, id, current, sealed, planner, counters, link);
-        tasks.spawn(shipper.run(stop.clone()));
+        keep(tasks, "link", shipper, stop, |shipper, stop| Box::pin(shipper.run(stop)));
     }
     for (name, (client, direct, signals)) in outside.direct {
         let Some(id) = consumer(name.clone()).await else { continue };
+        let task = format!("exporter {name}");
         let exporter = Exporter::new(
             name,
             client,
@@ -400,7 +450,7 @@ async fn spawn_consumers(
             sealed.clone(),
             metrics.ship(),
         );
-        tasks.spawn(exporter.run(stop.clone()));
+        keep(tasks, &task, exporter, stop, |exporter, stop| Box::pin(exporter.run(stop)));
     }
 }
 

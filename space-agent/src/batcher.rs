@@ -9,7 +9,8 @@
 use std::time::Duration;
 
 use perigee_shared::env::{Env, Owner};
-use perigee_shared::segment::{Header, Lane};
+use perigee_shared::segment::{Codec, Header, Lane};
+use perigee_shared::supervise::expecting;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use crate::config::BatchConfig;
 use crate::journal::Progress;
 use crate::lanes::Lanes;
 use crate::leaning::{Leaning, LeaningError};
-use crate::wal::{BatchLimits, SealError, Unsealed, Wal, WalError};
+use crate::wal::{BatchLimits, Encoding, SealError, Unsealed, Wal, WalError};
 
 /// Without a request for so long, a burst is over.
 const QUIET: Duration = Duration::from_millis(200);
@@ -69,6 +70,8 @@ pub struct Batcher {
     /// Until then bulk rests, so that sealing keeps to its share of the processor.
     rest: Instant,
     leaning: Leaning,
+    /// The next batch is encoded as rows, since a codec has failed.
+    plain: bool,
 }
 
 impl Batcher {
@@ -84,7 +87,20 @@ impl Batcher {
     ) -> Self {
         let (progress, rest) = (told.subscribe(), Instant::now());
         let leaning = Leaning::default();
-        Self { config, lanes, env, wal, progress, told, wanted, sealed, last: None, rest, leaning }
+        Self {
+            config,
+            lanes,
+            env,
+            wal,
+            progress,
+            told,
+            wanted,
+            sealed,
+            last: None,
+            rest,
+            leaning,
+            plain: false,
+        }
     }
 
     const fn limits(&self) -> BatchLimits {
@@ -92,7 +108,9 @@ impl Batcher {
     }
 
     /// Seals until `shutdown`. What then waits in the journal stays there, durable.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(&mut self, shutdown: CancellationToken) {
+        // After a panic it may be half of itself.
+        self.leaning = Leaning::default();
         loop {
             let progress = self.progress.borrow_and_update().clone();
             let wanted = *self.wanted.borrow_and_update();
@@ -187,9 +205,14 @@ impl Batcher {
         self.last = Some(lane);
         let batch = self.wal.call(move |wal| wal.segments().take_batch(lane, limits, all)).await??;
         let Some(batch) = batch else { return Ok(None) };
-        let encoding = self.leaning.encoding(&self.env, &self.wal, self.config.codec, lane).await?;
+        let encoding = match std::mem::take(&mut self.plain) {
+            false => self.leaning.encoding(&self.env, &self.wal, self.config.codec, lane).await?,
+            true => Encoding { codec: Codec::ZstdRows, ..Encoding::default() },
+        };
         let (now, began) = (self.env.unix_nano(), Instant::now());
-        let mut sealed = match self.env.cpu(move || batch.seal(&encoding, now)).await {
+        let sealed = self.env.cpu(move || expecting(|| batch.seal(&encoding, now))).await;
+        let sealed = sealed.unwrap_or(Err(SealError::Panicked));
+        let mut sealed = match sealed {
             Err(SealError::Journal { group, source }) => {
                 tracing::error!(
                     event.name = "perigee.wal.corruption",
@@ -206,7 +229,7 @@ impl Batcher {
                 dropped.await??;
                 return Ok(None);
             }
-            sealed => sealed?,
+            sealed => sealed.inspect_err(|_| self.plain = true)?,
         };
         let taught = sealed.take_taught();
         let busy = began.elapsed();

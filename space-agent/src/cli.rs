@@ -10,6 +10,7 @@ use perigee_shared::control::{ControlError, request};
 use perigee_shared::env::{Env, Owner, Placement};
 use perigee_shared::segment::Codec;
 use perigee_shared::serve::termination;
+use perigee_shared::supervise;
 use perigee_shared::units::{ByteSize, parse_duration};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -156,8 +157,22 @@ pub enum Failure {
     Config(String),
     /// The log is lost while the agent runs: exit code 74, as EX_IOERR.
     Store(String),
+    /// A task of the agent panicked too often: exit code 70, as EX_SOFTWARE.
+    Task(String),
     /// Anything else: exit code 1.
     Other(String),
+}
+
+impl Failure {
+    /// The exit code and what to say.
+    pub fn parts(self) -> (u8, String) {
+        match self {
+            Self::Config(message) => (64, message),
+            Self::Store(message) => (74, message),
+            Self::Task(message) => (supervise::EXIT_CODE, message),
+            Self::Other(message) => (1, message),
+        }
+    }
 }
 
 impl<E: std::error::Error> From<E> for Failure {
@@ -170,8 +185,8 @@ fn load(path: &Path) -> Result<Config, Failure> {
     Config::load(path).map_err(|e| Failure::Config(e.to_string()))
 }
 
-/// Carries out `cli`; SIGTERM and SIGINT end a running agent.
-pub async fn execute(cli: Cli) -> Result<(), Failure> {
+/// Carries out `cli` on the machine `env`; SIGTERM and SIGINT end a running agent.
+pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
     match cli.command {
         Command::Run(arg) => {
             let (shutdown, termination) = (CancellationToken::new(), termination()?);
@@ -182,15 +197,14 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             });
             let config = load(&arg.config)?;
             perigee_shared::telemetry::init_logs(&config.service.telemetry.logs);
-            let (agent, receivers) =
-                Box::pin(Agent::build(config, Env::production())).await.map_err(|e| match e {
-                    agent::AgentError::Setting(_) | agent::AgentError::Plan(_) => {
-                        Failure::Config(e.to_string())
-                    }
-                    other => Failure::Other(other.to_string()),
-                })?;
+            supervise::log_panics();
+            let (agent, receivers) = Box::pin(Agent::build(config, env)).await.map_err(|e| match e {
+                agent::AgentError::Setting(_) | agent::AgentError::Plan(_) => Failure::Config(e.to_string()),
+                other => Failure::Other(other.to_string()),
+            })?;
             Box::pin(agent.run(|intake| receivers.run(intake, shutdown))).await.map_err(|e| match e {
                 agent::AgentError::StoreLost(_) => Failure::Store(e.to_string()),
+                agent::AgentError::Task(_) => Failure::Task(e.to_string()),
                 other => Failure::Other(other.to_string()),
             })
         }

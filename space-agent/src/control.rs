@@ -14,6 +14,7 @@ use perigee_shared::contact::report::{shown_forecast, shown_pass};
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, Signal};
+use perigee_shared::supervise::Supervisor;
 use perigee_shared::telemetry::METRICS_CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -38,6 +39,8 @@ pub struct Control {
     pub contacts: Option<ContactControl>,
     /// Stations that a contact may name.
     pub stations: Vec<String>,
+    /// Every task.
+    pub tasks: Supervisor,
     /// The link in fact.
     pub link: watch::Receiver<LinkStatus>,
     /// Segments sealed since the start.
@@ -106,6 +109,11 @@ async fn metrics(State(c): Shared) -> Response {
 }
 
 async fn health(State(c): Shared) -> Response {
+    let down = c.tasks.down();
+    if !down.is_empty() {
+        let why = format!("panicked and not running: {}", down.join(", "));
+        return Refusal(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    }
     match c.wal.call(|wal| (wal.failing().map(str::to_owned), wal.in_memory().now)).await {
         Ok((None, false)) => Json(json!({"status": "ok"})).into_response(),
         Ok((None, true)) => Json(json!({"status": "volatile"})).into_response(),

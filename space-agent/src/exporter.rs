@@ -71,7 +71,7 @@ impl Exporter {
     }
 
     /// Exports until `shutdown`, also in the middle of a segment: the cursor says where to go on.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(&mut self, shutdown: CancellationToken) {
         loop {
             self.sealed.mark_unchanged();
             let next = self.next().await;

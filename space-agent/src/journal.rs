@@ -34,7 +34,7 @@ struct Entry {
     accepted: Accepted,
     /// Holds the request's bytes until it is in the log.
     permit: Permit,
-    reply: Option<oneshot::Sender<Result<(), Status>>>,
+    reply: Option<Reply>,
 }
 
 /// What the journal says after each commit.
@@ -55,14 +55,14 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// A journal and the task that commits it, which ends when every handle is gone and the rest is committed.
+    /// A journal and what commits it.
     pub fn new(
         wal: Owner<Wal>,
         acknowledge: Acknowledge,
         commit_interval: Duration,
         counters: Arc<ReceiverCounters>,
         progress: watch::Sender<Progress>,
-    ) -> (Self, impl Future<Output = ()> + Send) {
+    ) -> (Self, Committer) {
         let (queue, entries) = mpsc::channel(QUEUE);
         let committer = Committer {
             wal,
@@ -71,8 +71,9 @@ impl Journal {
             progress,
             counters: Arc::clone(&counters),
             expected: 1,
+            group: Group::default(),
         };
-        (Self { queue, acknowledge, counters }, committer.run())
+        (Self { queue, acknowledge, counters }, committer)
     }
 
     /// Takes a request; returns when the client may be told that it is safe.
@@ -100,7 +101,8 @@ impl Journal {
     }
 }
 
-struct Committer {
+/// Commits what the journal is handed, group by group.
+pub struct Committer {
     wal: Owner<Wal>,
     entries: mpsc::Receiver<Entry>,
     commit_interval: Duration,
@@ -109,13 +111,34 @@ struct Committer {
     /// Requests that are likely to come at once: those that are answered now, whose senders come again, and those that arrived
     /// meanwhile. Counting only the former would let two halves take turns, each with a commit of its own.
     expected: usize,
+    /// What is being committed.
+    group: Group,
+}
+
+/// Who is told that a request is safe.
+type Reply = oneshot::Sender<Result<(), Status>>;
+
+/// Requests that share a commit.
+#[derive(Default)]
+struct Group {
+    requests: Arc<Vec<Accepted>>,
+    waiting: Vec<(Permit, Option<Reply>)>,
 }
 
 impl Committer {
-    async fn run(mut self) {
-        while let Some(first) = self.entries.recv().await {
-            let group = self.gather(first).await;
-            self.commit(group).await;
+    /// Commits until every handle is gone and the rest is committed. After a panic, first the group that was undecided.
+    pub async fn run(&mut self) {
+        loop {
+            if !self.group.waiting.is_empty() {
+                self.commit().await;
+            }
+            let Some(first) = self.entries.recv().await else { return };
+            let (mut requests, mut waiting) = (Vec::new(), Vec::new());
+            for entry in self.gather(first).await {
+                requests.push(entry.accepted);
+                waiting.push((entry.permit, entry.reply));
+            }
+            self.group = Group { requests: Arc::new(requests), waiting };
         }
     }
 
@@ -154,18 +177,12 @@ impl Committer {
         group
     }
 
-    async fn commit(&mut self, group: Vec<Entry>) {
-        let mut requests = Vec::with_capacity(group.len());
-        let mut waiting = Vec::with_capacity(group.len());
-        for entry in group {
-            requests.push(entry.accepted);
-            waiting.push((entry.permit, entry.reply));
-        }
+    async fn commit(&mut self) {
+        let Group { requests, waiting } = &self.group;
         // What was answered before it was safe is tried until it is: only the end of the process can lose it.
         let promised = waiting.iter().any(|(_, reply)| reply.is_none());
-        let requests = Arc::new(requests);
         let result = loop {
-            let (requests, progress) = (Arc::clone(&requests), self.progress.clone());
+            let (requests, progress) = (Arc::clone(requests), self.progress.clone());
             let committed = self.wal.call(move |wal| {
                 let result = wal.journal().append(&requests);
                 // Told by the store itself, so that what is told last is what holds.
@@ -181,7 +198,7 @@ impl Committer {
                 Err(gone) => break Err(StoreError::GivenUp(gone.to_string()).into()),
             }
         };
-        drop(requests);
+        let waiting = std::mem::take(&mut self.group).waiting;
         if promised && let Err(error) = &result {
             tracing::error!(%error, requests = waiting.len(), "requests that were answered are lost: the agent ends");
         }

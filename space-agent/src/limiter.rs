@@ -106,7 +106,7 @@ impl Limiter {
     }
 
     /// Looks at resident memory until `shutdown`, and sleeps while there is nobody to refuse.
-    pub async fn run(self: Arc<Self>, env: Env, shutdown: CancellationToken) {
+    pub async fn run(&self, env: Env, shutdown: CancellationToken) {
         let mut before = None;
         loop {
             let rest = async {
@@ -250,7 +250,8 @@ mod tests {
             counter.fetch_add(1, Ordering::Relaxed);
             Some(1)
         });
-        let run = tokio::spawn(Arc::clone(&limiter).run(env, shutdown.clone()));
+        let (running, stop) = (Arc::clone(&limiter), shutdown.clone());
+        let run = tokio::spawn(async move { running.run(env, stop).await });
         let pass = || tokio::time::sleep(Duration::from_secs(60));
         pass().await;
         assert_eq!(looks.load(Ordering::Relaxed), 0);

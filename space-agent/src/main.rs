@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use perigee_shared::env::Env;
 use space_agent::cli::{Cli, Failure, execute};
 
 /// Gives freed memory back to the system, which glibc's does not: the memory limiter would go on refusing.
@@ -19,11 +20,9 @@ fn main() -> ExitCode {
             Ok(runtime) => runtime,
             Err(error) => return fail(1, &format!("cannot start: {error}")),
         };
-    match runtime.block_on(Box::pin(execute(cli))) {
+    match runtime.block_on(Box::pin(execute(cli, Env::production()))).map_err(Failure::parts) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Config(message)) => fail(64, &message),
-        Err(Failure::Store(message)) => fail(74, &message),
-        Err(Failure::Other(message)) => fail(1, &message),
+        Err((code, message)) => fail(code, &message),
     }
 }
 

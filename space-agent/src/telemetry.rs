@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use perigee_shared::serve::Closed;
 use perigee_shared::signal::{Counts, Signal};
+use perigee_shared::supervise::Supervisor;
 use perigee_shared::telemetry::metrics_text;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -381,6 +382,13 @@ impl Metrics {
     /// For receivers and the journal.
     pub fn receiver(&self) -> Arc<ReceiverCounters> {
         Arc::clone(&self.receiver)
+    }
+
+    /// Metrics that count the panics of `tasks` too.
+    pub fn watching(tasks: &Supervisor) -> Self {
+        let mut metrics = Self::default();
+        tasks.register(&mut metrics.registry);
+        metrics
     }
 
     /// For the shipper and the direct exporters.

@@ -14,6 +14,7 @@ use clap::Parser;
 use http::Method;
 use nix::sys::signal::{Signal, raise};
 use perigee_shared::control::{ControlError, request};
+use perigee_shared::env::Env;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -115,13 +116,14 @@ fn end_with_standard_input() {
 
 /// This process as space-agent.
 pub(crate) async fn agent(config: PathBuf) -> ExitCode {
-    use space_agent::cli::{Cli, Failure, execute};
+    use space_agent::cli::{Cli, execute};
     end_with_standard_input();
     let cli =
         Cli::parse_from(["space-agent".into(), "run".into(), "--config".into(), config.into_os_string()]);
-    match Box::pin(execute(cli)).await {
+    match Box::pin(execute(cli, Env::production())).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Config(message) | Failure::Store(message) | Failure::Other(message)) => {
+        Err(failure) => {
+            let (_, message) = failure.parts();
             say_error(&format!("space-agent: {message}\n"));
             ExitCode::FAILURE
         }
@@ -136,5 +138,5 @@ pub(crate) async fn ground(config: PathBuf) -> ExitCode {
     end_with_standard_input();
     let cli =
         Cli::parse_from(["ground-station".into(), "run".into(), "--config".into(), config.into_os_string()]);
-    Box::pin(run(cli)).await
+    Box::pin(run(cli, Env::production())).await
 }

@@ -12,11 +12,12 @@ use perigee_shared::config::ConfigError;
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
 use perigee_shared::serve::termination;
+use perigee_shared::supervise;
 use perigee_shared::telemetry::init_logs;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::ground::{Ground, SpoolGone, StartError};
+use crate::ground::{Ended, Ground, StartError};
 use crate::link::Link;
 
 /// The exit code of a wrong configuration: `EX_USAGE` of sysexits.h.
@@ -57,10 +58,10 @@ pub(crate) struct ConfigFile {
     config: PathBuf,
 }
 
-/// Does what the command line says; errors are on stderr.
-pub async fn run(cli: Cli) -> ExitCode {
+/// Does what the command line says on the machine `env`; errors are on stderr.
+pub async fn run(cli: Cli, env: Env) -> ExitCode {
     let result = match cli.command {
-        Command::Run(file) => Box::pin(work(file)).await,
+        Command::Run(file) => Box::pin(work(file, &env)).await,
         Command::Validate(file) => validate(file),
         Command::Pki(command) => pki::run(command),
         Command::Satellites(query) => Box::pin(spool::satellites(query)).await,
@@ -73,11 +74,14 @@ pub async fn run(cli: Cli) -> ExitCode {
             let wrong =
                 error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
             let failed = |e: &StartError| matches!(e, StartError::Spool(spool) if spool.is_retryable());
-            let disk = error.is::<SpoolGone>() || error.downcast_ref().is_some_and(failed);
+            let ended = error.downcast_ref();
+            let disk = matches!(ended, Some(Ended::SpoolGone(_))) || error.downcast_ref().is_some_and(failed);
             ExitCode::from(if wrong {
                 WRONG_CONFIGURATION
             } else if disk {
                 DISK
+            } else if matches!(ended, Some(Ended::Task(_))) {
+                supervise::EXIT_CODE
             } else {
                 1
             })
@@ -85,10 +89,11 @@ pub async fn run(cli: Cli) -> ExitCode {
     }
 }
 
-async fn work(file: ConfigFile) -> anyhow::Result<ExitCode> {
+async fn work(file: ConfigFile, env: &Env) -> anyhow::Result<ExitCode> {
     let config = Config::load(&file.config)?;
     init_logs(&config.service.telemetry.logs);
-    let ground = Ground::build(config, &Env::production()).await?;
+    supervise::log_panics();
+    let ground = Ground::build(config, env).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     let termination = termination().context("cannot listen for SIGTERM and SIGINT")?;

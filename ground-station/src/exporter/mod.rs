@@ -74,8 +74,13 @@ impl Exporter {
         })
     }
 
+    /// What it is called.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
     /// Exports until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(&mut self, shutdown: CancellationToken) {
         let mut status = self.store.status();
         loop {
             status.borrow_and_update();

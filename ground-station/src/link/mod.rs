@@ -17,6 +17,7 @@ use std::time::Duration;
 use perigee_shared::env::Env;
 use perigee_shared::link::tls::{self, TlsError};
 use perigee_shared::link::transport;
+use perigee_shared::supervise::Supervisor;
 use quinn::{Endpoint, Incoming};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -62,6 +63,11 @@ pub struct Link {
 pub struct Connected(Registry);
 
 impl Connected {
+    /// Open connections.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Satellites with an open connection.
     pub fn satellites(&self) -> BTreeSet<String> {
         self.0.connected()
@@ -109,50 +115,57 @@ impl Link {
         Connected(self.around.registry.clone())
     }
 
-    /// Serves until `shutdown`; then what arrived is handed over and every connection is closed.
-    pub async fn run(self, shutdown: CancellationToken) {
-        let Self { endpoints, mut access, env, config, mut around } = self;
+    /// Has `tasks` serve until `shutdown`; then what arrived is handed over and every connection is closed.
+    pub fn run(self, tasks: &Supervisor, shutdown: &CancellationToken) {
+        let Self { endpoints, access, env, config, mut around } = self;
         around.shutdown = shutdown.clone();
-        let tracker = TaskTracker::new();
+        let connections = TaskTracker::new();
         let allowed = Arc::new(access.allowed());
         let handshakes = Arc::new(AtomicUsize::new(0));
         for endpoint in &endpoints {
-            let listening = accept(
-                endpoint.clone(),
-                Arc::clone(&config),
-                Arc::clone(&allowed),
-                around.clone(),
-                tracker.clone(),
-                Arc::clone(&handshakes),
-            );
-            tracker.spawn(listening);
+            let accepting = Accepting {
+                endpoint: endpoint.clone(),
+                config: Arc::clone(&config),
+                allowed: Arc::clone(&allowed),
+                around: around.clone(),
+                tasks: tasks.clone(),
+                connections: connections.clone(),
+                handshakes: Arc::clone(&handshakes),
+            };
+            let address = endpoint.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string());
+            tasks.keep(format!("link {address}"), accepting, |accepting| Box::pin(accepting.run()));
         }
-        let mut check = tokio::time::interval(REVOCATION_CHECK);
-        loop {
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                _ = check.tick(), if access.watches_revocations() => {}
-            }
-            if access.has_changed() {
-                match access.server(&env) {
-                    Ok((server, revocations)) => {
-                        for endpoint in &endpoints {
-                            endpoint.set_server_config(Some(server.clone()));
-                        }
-                        tracing::info!("the revocation list was read again");
-                        around.registry.close_revoked(|serial| revocations.contain(serial));
-                    }
-                    // The list of before stays in force.
-                    Err(error) => tracing::error!(%error, "the new revocation list cannot be used"),
+        if access.watches_revocations() {
+            let state = (access, endpoints.clone(), around);
+            tasks.keep("revocations", state, move |(access, endpoints, around)| {
+                Box::pin(watch_revocations(access, endpoints, around, env.clone()))
+            });
+        }
+    }
+}
+
+/// Reads the revocation list again when it changes; then links that are open end where it says so.
+async fn watch_revocations(access: &mut Access, endpoints: &[Endpoint], around: &Surroundings, env: Env) {
+    let mut check = tokio::time::interval(REVOCATION_CHECK);
+    loop {
+        tokio::select! {
+            biased;
+            () = around.shutdown.cancelled() => return,
+            _ = check.tick() => {}
+        }
+        if !access.has_changed() {
+            continue;
+        }
+        match access.server(&env) {
+            Ok((server, revocations)) => {
+                for endpoint in endpoints {
+                    endpoint.set_server_config(Some(server.clone()));
                 }
+                tracing::info!("the revocation list was read again");
+                around.registry.close_revoked(|serial| revocations.contain(serial));
             }
-        }
-        tracker.close();
-        tracker.wait().await;
-        for endpoint in endpoints {
-            endpoint.close(connection::code(Close::Shutdown), b"the ground-station ends");
-            endpoint.wait_idle().await;
+            // The list of before stays in force.
+            Err(error) => tracing::error!(%error, "the new revocation list cannot be used"),
         }
     }
 }
@@ -183,44 +196,75 @@ fn bind(
     env.network.endpoint(local, transport::lasting_endpoint(secret), Some(server)).map_err(fail)
 }
 
-async fn accept(
+/// Takes the connections of one address.
+struct Accepting {
     endpoint: Endpoint,
     config: Arc<Config>,
     allowed: Arc<Allowed>,
     around: Surroundings,
-    tracker: TaskTracker,
+    tasks: Supervisor,
+    connections: TaskTracker,
     handshakes: Arc<AtomicUsize>,
-) {
-    loop {
-        let incoming = tokio::select! {
-            biased;
-            () = around.shutdown.cancelled() => break,
-            incoming = endpoint.accept() => incoming,
-        };
-        let Some(incoming) = incoming else { break };
-        let unfinished = handshakes.load(Ordering::Relaxed);
-        if unfinished >= config.link.retry_above && incoming.may_retry() {
+}
+
+impl Accepting {
+    async fn run(&mut self) {
+        let shutdown = self.around.shutdown.clone();
+        loop {
+            let incoming = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                incoming = self.endpoint.accept() => incoming,
+            };
+            let Some(incoming) = incoming else { break };
+            self.take(incoming);
+        }
+        self.connections.close();
+        self.connections.wait().await;
+        self.endpoint.close(connection::code(Close::Shutdown), b"the ground-station ends");
+        self.endpoint.wait_idle().await;
+    }
+
+    fn take(&self, incoming: Incoming) {
+        let unfinished = self.handshakes.load(Ordering::Relaxed);
+        if unfinished >= self.config.link.retry_above && incoming.may_retry() {
             // Costs the peer a round trip and us nothing.
             let _ = incoming.retry();
-            continue;
+            return;
         }
-        if unfinished >= 4 * config.link.max_connections {
+        if unfinished >= 4 * self.config.link.max_connections {
             incoming.ignore();
-            continue;
+            return;
         }
-        handshakes.fetch_add(1, Ordering::Relaxed);
-        let (config, allowed, around) = (Arc::clone(&config), Arc::clone(&allowed), around.clone());
-        let handshakes = Arc::clone(&handshakes);
-        tracker.spawn(async move {
+        let handshaking = Handshaking::new(&self.handshakes);
+        let (config, allowed, around) =
+            (Arc::clone(&self.config), Arc::clone(&self.allowed), self.around.clone());
+        self.connections.spawn(self.tasks.watched("link connection", async move {
             let remote = incoming.remote_address();
             let connection = handshake(incoming, config.link.handshake_timeout.0).await;
-            handshakes.fetch_sub(1, Ordering::Relaxed);
+            drop(handshaking);
             match connection {
                 Ok(Some(connection)) => Box::pin(admit(connection, &config, &allowed, around)).await,
                 Ok(None) => tracing::debug!(%remote, "the peer has given up an attempt to connect"),
                 Err(error) => tracing::warn!(%remote, error, "a handshake failed"),
             }
-        });
+        }));
+    }
+}
+
+/// One of the handshakes under way.
+struct Handshaking(Arc<AtomicUsize>);
+
+impl Handshaking {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Handshaking {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -277,7 +321,5 @@ async fn admit(connection: quinn::Connection, config: &Config, allowed: &Allowed
     };
     let serial = access::peer_serial(&connection);
     let _registered = around.registry.add(satellite, serial, connection.clone());
-    around.metrics.connections(1);
     connection::serve(connection, settings, around.clone()).await;
-    around.metrics.connections(-1);
 }

@@ -11,8 +11,8 @@ use perigee_shared::segment::{Base, Header};
 use perigee_shared::signal::SignalSet;
 use perigee_shared::store::scrub::Step;
 use perigee_shared::store::{StoreError, backup, guarded};
+use perigee_shared::supervise::Supervisor;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 
 use super::columns::ColumnsView;
 use super::contents::Settings;
@@ -51,7 +51,7 @@ const CLOSE: Duration = Duration::from_secs(5);
 pub struct Store {
     pub(super) keeper: Keeper,
     groups: mpsc::Sender<Group>,
-    task: Arc<Mutex<Option<JoinHandle<()>>>>,
+    tasks: Supervisor,
     scrub: Arc<Mutex<Round>>,
     env: Env,
 }
@@ -71,8 +71,8 @@ impl Store {
             satellites: settings.satellites.clone(),
         };
         let (store, queue) = Self::over(env, Spool::open(env, settings)?, bounds)?;
-        let task = tokio::spawn(store.keeper.clone().run(queue));
-        *store.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        let state = (store.keeper.clone(), queue);
+        store.tasks.keep("spool", state, |(keeper, queue)| Box::pin(keeper.run(queue)));
         Ok(store)
     }
 
@@ -87,8 +87,13 @@ impl Store {
         let owner = Owner::new(env.placement, "spool", spool).map_err(|e| StoreError::Io(e.to_string()))?;
         let keeper = Keeper { owner, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
         let (groups, queue) = mpsc::channel(QUEUE);
-        let (task, scrub) = (Arc::default(), Arc::default());
-        Ok((Self { keeper, groups, task, scrub, env: env.clone() }, queue))
+        let tasks = Supervisor::new(env);
+        Ok((Self { keeper, groups, tasks, scrub: Arc::default(), env: env.clone() }, queue))
+    }
+
+    /// What watches its task, and can watch others.
+    pub fn tasks(&self) -> &Supervisor {
+        &self.tasks
     }
 
     /// What changes while it works.
@@ -326,12 +331,9 @@ impl Store {
     /// Ends the spool in order; what was handed in before is durable then. With other handles still held it is only let go,
     /// and closes when the last of them is.
     pub async fn close(self) {
-        let Self { keeper, groups, task, env, .. } = self;
+        let Self { keeper, groups, tasks, env, .. } = self;
         drop(groups);
-        let task = task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
-            let _ = tokio::time::timeout(CLOSE, task).await;
-        }
+        let _ = tokio::time::timeout(CLOSE, tasks.ended()).await;
         let closed = env.cpu(move || keeper.owner.into_inner().map(Spool::close)).await;
         if let Some(Err(error)) = closed {
             tracing::warn!(%error, "the spool was not closed in order");

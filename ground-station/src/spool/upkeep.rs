@@ -195,7 +195,7 @@ impl Keeper {
     }
 
     /// Commits what connections hand over, and writes the mirror, until nobody can hand over any more or the spool has ended.
-    pub(super) async fn run(self, mut queue: mpsc::Receiver<Group>) {
+    pub(super) async fn run(&self, queue: &mut mpsc::Receiver<Group>) {
         let mut mirror = tokio::time::interval(MIRROR_EVERY);
         mirror.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ground_station::config::Config;
-use ground_station::ground::{Ground, SpoolGone};
+use ground_station::ground::{Ended, Ground};
 use ground_station::pki::{Pki, Role};
 use ground_station::spool::{AccountView, SatelliteView, Store};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -90,7 +90,7 @@ pub(crate) struct Running {
     pub(crate) health: Option<SocketAddr>,
     pub(crate) store: Option<Store>,
     shutdown: CancellationToken,
-    task: JoinHandle<Result<(), SpoolGone>>,
+    task: JoinHandle<Result<(), Ended>>,
 }
 
 impl Running {
@@ -115,7 +115,7 @@ impl Running {
     }
 
     /// How it ended by itself.
-    pub(crate) async fn ended(self) -> Result<(), SpoolGone> {
+    pub(crate) async fn ended(self) -> Result<(), Ended> {
         drop(self.store);
         self.task.await.unwrap()
     }

@@ -312,7 +312,7 @@ mod tests {
 
     use super::super::{Compression, OtlpHttpConfig, RetryConfig};
     use super::*;
-    use crate::serve::{Closed, Endpoint, Limits, Listener, serve};
+    use crate::serve::{Closed, Endpoint, Limits, Listener, keep};
     use crate::units::Span;
 
     /// A request of log records with these numbers as their times.
@@ -364,7 +364,8 @@ mod tests {
         config.retry_on_failure = RetryConfig { initial_interval: Span::millis(1), ..RetryConfig::default() };
         config.retry_on_failure.max_interval = Span::millis(1);
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, Limits::default(), Closed::default(), service, stop.clone()));
+        let tasks = crate::supervise::Supervisor::new(&Env::production());
+        keep(&tasks, "test", listener, (Limits::default(), Closed::default()), service, stop.clone());
         let (env, config) = (Env::production(), ExporterConfig::OtlpHttp(config));
         let client = Client::try_new("exporters.otlphttp", &config, &env).unwrap();
         let mut retries = 0;

@@ -215,7 +215,8 @@ mod tests {
 
     use super::super::outcome::tests::status_with_retry;
     use super::*;
-    use crate::serve::{Closed, Endpoint, Limits, Listener, serve};
+    use crate::env::Env;
+    use crate::serve::{Closed, Endpoint, Limits, Listener, keep};
 
     #[test]
     fn codes_mean_what_the_specification_says() {
@@ -270,13 +271,12 @@ mod tests {
             async move { Ok::<_, std::convert::Infallible>(answer) }
         });
         let stop = CancellationToken::new();
-        let serving =
-            tokio::spawn(serve(listener, Limits::default(), Closed::default(), service, stop.clone()));
+        let tasks = crate::supervise::Supervisor::new(&Env::production());
+        keep(&tasks, "test", listener, (Limits::default(), Closed::default()), service, stop.clone());
         let config = OtlpConfig { compression: Compression::None, ..OtlpConfig::new(address.to_string()) };
         let client = Grpc::try_new("exporters.otlp", &config).unwrap();
         let out = client.send(Signal::Logs, &Bytes::new()).await;
         stop.cancel();
-        serving.abort();
         out
     }
 

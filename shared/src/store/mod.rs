@@ -23,7 +23,6 @@ mod pieces;
 pub mod rescue;
 pub mod scrub;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,6 +36,7 @@ pub use open::Guard;
 pub use pieces::{LARGEST_PIECE, join, pieces};
 
 use crate::env::{Env, StoreFile};
+use crate::supervise::expecting;
 
 /// How long a store that has failed is left alone, in ns: a disk that fails would be asked for every request.
 const REOPEN_AFTER: u64 = 1_000_000_000;
@@ -379,7 +379,7 @@ impl<C: Contents> Database<C> {
         if let File::Open { db, guard } = std::mem::replace(&mut self.file, File::Closed { until, why }) {
             guard.fail();
             // redb may panic once more.
-            drop(catch_unwind(AssertUnwindSafe(|| drop(db))));
+            drop(expecting(|| drop(db)));
         }
     }
 
@@ -463,7 +463,7 @@ impl<C: Contents> Database<C> {
 
 /// Runs `work`; a panic in it is damage, since redb is known to panic on pages that it did not write.
 pub fn guarded<R, E: From<StoreError>>(work: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
-    catch_unwind(AssertUnwindSafe(work))
+    expecting(work)
         .unwrap_or_else(|panic| Err(StoreError::Damaged(format!("panicked on it: {}", said(&*panic))).into()))
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use perigee_shared::config::ConfigError;
 use perigee_shared::contact::{Contact, Plan, Reader, StationHints};
+use perigee_shared::supervise::expecting;
 
 use super::{ContactSource, ContactsConfig};
 use crate::orbit::{Mask, Orbit, OrbitError};
@@ -54,11 +55,14 @@ impl Work {
         let Self { prediction, orbit, now } = self;
         let is_known = orbit.is_some();
         let read = || Orbit::read(&prediction.file, prediction.satellite.as_deref()).map(Arc::new);
-        let result = orbit.map_or_else(read, Ok).and_then(|orbit| {
+        let predict = || {
+            let orbit = orbit.map_or_else(read, Ok)?;
             let from = now.saturating_sub(BEFORE.as_nanos() as u64);
             let to = now.saturating_add(HORIZON.as_nanos() as u64);
             orbit.predict(&prediction.stations, from, to).map(|plan| (orbit, plan))
-        });
+        };
+        // Whatever stands in a file, the agent goes on.
+        let result = expecting(predict).unwrap_or(Err(OrbitError::Panicked));
         Predicted { result, is_known, now }
     }
 }

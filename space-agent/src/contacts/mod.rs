@@ -230,7 +230,7 @@ impl Contacts {
     }
 
     /// Follows the clock, the plan file and the control socket until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(&mut self, shutdown: CancellationToken) {
         let real = self.env.placement == Placement::Thread;
         let mut files = self.file.as_ref().map(|f| FileWatch::new(f.path(), real));
         let mut prediction = None;

@@ -255,7 +255,10 @@ async fn passes_are_predicted_while_the_contacts_run_and_who_asks_before_waits_f
     assert!(now.borrow().is_none(), "nothing is predicted and nothing tried before it runs");
     assert!(contacts.is_planned(SEEN));
     let stop = CancellationToken::new();
-    let runs = tokio::spawn(contacts.run(stop.clone()));
+    let runs = tokio::spawn({
+        let stop = stop.clone();
+        async move { contacts.run(stop).await }
+    });
     let planned = control.list().await.unwrap();
     assert!(planned.current.is_some() && !planned.probing && planned.plan_error.is_none(), "{planned:?}");
     assert_eq!(now.wait_for(Option::is_some).await.unwrap().as_ref().unwrap().end_unix_nano, None);

@@ -23,6 +23,9 @@ const MAX_FILE: u64 = 32 << 20;
 /// Why an orbit cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OrbitError {
+    /// A bug.
+    #[error("the prediction has panicked")]
+    Panicked,
     /// The file could not be read.
     #[error("cannot read {path}: {source}")]
     Read {

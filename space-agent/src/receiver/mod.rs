@@ -13,8 +13,9 @@ use bytes::Bytes;
 use perigee_shared::compress::{DecompressError, Encoding, decompress};
 use perigee_shared::otlp::status::Status;
 use perigee_shared::otlp::walk::walk;
-use perigee_shared::serve::{BindError, Endpoint, Limits, Listener, serve};
+use perigee_shared::serve::{self, BindError, Endpoint, Limits, Listener};
 use perigee_shared::signal::Signal;
+use perigee_shared::supervise::Supervisor;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -30,6 +31,8 @@ pub struct Intake {
     journal: Journal,
     counters: Arc<ReceiverCounters>,
     max_request: usize,
+    /// Where what serves it runs.
+    tasks: Supervisor,
 }
 
 impl Intake {
@@ -39,8 +42,9 @@ impl Intake {
         journal: Journal,
         counters: Arc<ReceiverCounters>,
         max_request: usize,
+        tasks: Supervisor,
     ) -> Self {
-        Self { limiter, journal, counters, max_request }
+        Self { limiter, journal, counters, max_request, tasks }
     }
 
     fn too_large(&self) -> Status {
@@ -136,21 +140,18 @@ impl Receivers {
 
     /// Serves until `shutdown`, then lets the requests that have begun end.
     pub async fn run(self, intake: Arc<Intake>, shutdown: CancellationToken) {
-        let grpc = async {
-            if let Some((listener, limits)) = self.grpc {
-                let (closed, service) =
-                    (intake.counters.closed().clone(), grpc::service(Arc::clone(&intake)));
-                serve(listener, limits, closed, service, shutdown.clone()).await;
-            }
-        };
-        let http = async {
-            if let Some((listener, limits)) = self.http {
-                let (closed, service) =
-                    (intake.counters.closed().clone(), http::service(Arc::clone(&intake)));
-                serve(listener, limits, closed, service, shutdown.clone()).await;
-            }
-        };
-        tokio::join!(grpc, http);
+        let tasks = &intake.tasks;
+        if let Some((listener, limits)) = self.grpc {
+            let bounds = (limits, intake.counters.closed().clone());
+            let service = grpc::service(Arc::clone(&intake));
+            serve::keep(tasks, "otlp/grpc", listener, bounds, service, shutdown.clone());
+        }
+        if let Some((listener, limits)) = self.http {
+            let bounds = (limits, intake.counters.closed().clone());
+            let service = http::service(Arc::clone(&intake));
+            serve::keep(tasks, "otlp/http", listener, bounds, service, shutdown.clone());
+        }
+        tasks.ended().await;
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use perigee_shared::env::Env;
 use perigee_shared::link::transport::{self, LinkShape};
+use perigee_shared::supervise::joined;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -54,16 +55,16 @@ pub(super) async fn connect(
     loop {
         tokio::select! {
             biased;
-            Some(done) = attempts.join_next() => match done {
-                Ok(Ok(connection)) => return Ok((endpoint, connection)),
-                Ok(Err(error)) => {
+            Some(done) = attempts.join_next() => match joined(done) {
+                Some(Ok(connection)) => return Ok((endpoint, connection)),
+                Some(Err(error)) => {
                     counters.failed_attempts.inc();
                     tracing::debug!(station, %error, "no connection yet");
                     if is_final(&error) {
                         return Err(ConnectError::Refused(error));
                     }
                 }
-                Err(_) => {}
+                None => {}
             },
             () = tokio::time::sleep_until(next) => {
                 if handles.len() == OVERLAP && let Some(oldest) = handles.pop_front() {

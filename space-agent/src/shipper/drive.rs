@@ -10,6 +10,7 @@ use perigee_shared::contact::Contact;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::link::{MINOR_VERSION, wire};
 use perigee_shared::segment::{Codec, Header, Lane, SegmentId};
+use perigee_shared::supervise::joined;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -126,12 +127,14 @@ pub(super) async fn drive(
     if matches!(ended, Ok(Ended::ContactOver)) {
         driver.last_acks(&mut received).await;
     }
-    reader.abort();
-    writer.abort();
     // Why the station has closed says more than what broke here; our own close would take its place.
     let closed = connection.close_reason();
     connection.close(0u32.into(), b"contact over");
     driver.stop_writers().await;
+    for task in [reader, writer] {
+        task.abort();
+        joined(task.await);
+    }
     drop(driver.shipper.wal.call(|wal| wal.recoding().end_sending()).await);
     driver.shipper.budget = driver.session.budget_left();
     ended.map_err(|error| closed.map_or(error, DriveError::Connection))
@@ -391,7 +394,7 @@ impl Driver<'_> {
     }
 
     async fn written(&mut self, done: Result<Written, tokio::task::JoinError>) -> Result<(), DriveError> {
-        let Ok(written) = done else { return Ok(()) };
+        let Some(written) = joined(done) else { return Ok(()) };
         self.account(&written);
         let id = written.id;
         tracing::debug!(segment = %id, whole = written.whole, "handed to QUIC");
@@ -443,7 +446,7 @@ impl Driver<'_> {
     /// The connection is closed: writers end by themselves, and what they sent is counted.
     async fn stop_writers(&mut self) {
         while let Some(done) = self.writers.join_next().await {
-            if let Ok(written) = done {
+            if let Some(written) = joined(done) {
                 self.account(&written);
             }
         }

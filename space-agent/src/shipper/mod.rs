@@ -115,7 +115,7 @@ impl Shipper {
     }
 
     /// Ships in every contact until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(&mut self, shutdown: CancellationToken) {
         self.set_state(LinkState::Down, None);
         loop {
             let contact = self.contact.borrow_and_update().clone();

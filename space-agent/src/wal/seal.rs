@@ -193,6 +193,9 @@ pub enum SealError {
     /// The encoder failed.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// So did this program: a bug.
+    #[error("the codec has panicked")]
+    Panicked,
 }
 
 /// From groups to segments.

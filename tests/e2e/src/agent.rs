@@ -23,7 +23,8 @@ pub struct Agent {
     pub grpc: u16,
     /// OTLP/HTTP.
     pub http: u16,
-    metrics: u16,
+    /// The metrics endpoint.
+    pub metrics: u16,
     file: PathBuf,
     socket: PathBuf,
     directory: PathBuf,

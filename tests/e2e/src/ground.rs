@@ -25,7 +25,8 @@ pub struct Ground {
     pub link: SocketAddr,
     /// What was exported.
     pub sink: Sink,
-    metrics: u16,
+    /// The metrics endpoint.
+    pub metrics_port: u16,
     file: PathBuf,
     socket: PathBuf,
 }
@@ -72,7 +73,15 @@ impl Ground {
         let file = dir.join(format!("{station}.yaml"));
         let args = ["run", "--config", file.to_str().unwrap()];
         let process = Process::new(&format!("ground-{station}"), scene.programs.ground, &args, dir);
-        Self { config, process, link, sink, metrics, file, socket: dir.join(format!("{station}.sock")) }
+        Self {
+            config,
+            process,
+            link,
+            sink,
+            metrics_port: metrics,
+            file,
+            socket: dir.join(format!("{station}.sock")),
+        }
     }
 
     /// Starts it without waiting.
@@ -136,7 +145,7 @@ impl Ground {
 
     /// `/metrics`
     pub async fn metrics(&self) -> String {
-        get(&Target::tcp(self.metrics), "/metrics").await
+        get(&Target::tcp(self.metrics_port), "/metrics").await
     }
 
     /// Waits until everything committed of [`SATELLITE`] is exported, and `least` items at least are committed.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ground_station::ground::{Ground, SpoolGone};
+use ground_station::ground::{Ended, Ground};
 use ground_station::spool::Store;
 use ground_station::telemetry::Metrics;
 use perigee_shared::env::{Clock, Env, Owner, Placement};
@@ -358,7 +358,7 @@ struct Serving {
     /// What it exports counts.
     alive: Arc<AtomicBool>,
     stop: CancellationToken,
-    task: JoinHandle<Result<(), SpoolGone>>,
+    task: JoinHandle<Result<(), Ended>>,
 }
 
 impl Station {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use e2e::Programs;
+use perigee_shared::env::Env;
 
 const AGENT: &str = "space-agent";
 const GROUND: &str = "ground-station";
@@ -15,11 +16,9 @@ const GROUND: &str = "ground-station";
 /// `space-agent`, with the arguments of this process.
 pub fn agent() -> ExitCode {
     let cli = space_agent::cli::Cli::parse();
-    let (code, message) = match block_on(space_agent::cli::execute(cli)) {
+    let (code, message) = match block_on(space_agent::cli::execute(cli, Env::production())) {
         Ok(Ok(())) => return ExitCode::SUCCESS,
-        Ok(Err(space_agent::cli::Failure::Config(message))) => (64, message),
-        Ok(Err(space_agent::cli::Failure::Store(message))) => (74, message),
-        Ok(Err(space_agent::cli::Failure::Other(message))) => (1, message),
+        Ok(Err(failure)) => failure.parts(),
         Err(error) => (1, error.to_string()),
     };
     drop(writeln!(std::io::stderr(), "{AGENT}: {message}"));
@@ -31,7 +30,7 @@ pub fn ground() -> ExitCode {
     // Every dependency uses ring; that one was installed before is no error.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = ground_station::commands::Cli::parse();
-    block_on(ground_station::commands::run(cli)).unwrap_or(ExitCode::FAILURE)
+    block_on(ground_station::commands::run(cli, Env::production())).unwrap_or(ExitCode::FAILURE)
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {

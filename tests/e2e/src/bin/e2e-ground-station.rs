@@ -10,5 +10,5 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     // Every dependency uses ring; that one was installed before is no error.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Box::pin(commands::run(cli)).await
+    Box::pin(commands::run(cli, e2e::planting())).await
 }

@@ -9,11 +9,9 @@ use space_agent::cli::{Cli, Failure, execute};
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let (code, message) = match Box::pin(execute(cli)).await {
+    let (code, message) = match Box::pin(execute(cli, e2e::planting())).await.map_err(Failure::parts) {
         Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Config(message)) => (64, message),
-        Err(Failure::Store(message)) => (74, message),
-        Err(Failure::Other(message)) => (1, message),
+        Err(failed) => failed,
     };
     drop(writeln!(std::io::stderr(), "space-agent: {message}"));
     ExitCode::from(code)

@@ -11,6 +11,7 @@ mod full;
 mod goodput;
 mod lanes;
 mod listeners;
+mod panics;
 mod passes;
 mod quarantine;
 mod recode;
