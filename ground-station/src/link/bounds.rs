@@ -1,47 +1,61 @@
-//! What a satellite may name in one message. Its certificate is valid, its software may be anything: nothing is looked up before it
-//! is counted. An agent of ours stays far below.
+//! What a satellite may have under way. What one message holds is bounded before it is decoded, in `perigee_shared::link::bounds`;
+//! an agent of ours stays far below.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use perigee_proto::link;
 
-/// Epochs in a Hello.
-pub(super) const EPOCHS: usize = 4_096;
-/// Ranges of all kinds in a Hello.
-pub(super) const RANGES: usize = 65_536;
-/// Drops in a message.
-pub(super) const DROPS: usize = 8_192;
 /// Drops that were sent and are not in the ledger yet.
-pub(super) const DROPS_WAITING: usize = 65_536;
-/// Pass reports in a Hello.
-pub(super) const PASSES: usize = 256;
-/// Ranges of a segment that a stream announces.
-pub(super) const SEGMENT_RANGES: usize = 8_192;
+pub(super) const DROPS_WAITING: usize = 16_384;
+/// Drops in one contact.
+pub(super) const DROPS_A_CONTACT: usize = 65_536;
+/// Ranges of all segments that are arriving.
+pub(super) const OPEN_RANGES: usize = 65_536;
+/// Segments in one contact, after which the satellite is to connect again.
+pub(super) const SEGMENTS_A_CONTACT: u64 = 65_536;
+/// Connections of one satellite.
+pub(super) const CONNECTIONS: usize = 4;
+/// A connection without Hello goes after this time when others wait for its place.
+pub(super) const SILENT: Duration = Duration::from_secs(3);
 
-/// What a Hello has too much of; the reason for which its link is closed.
+/// Rows that work on the store's thread may take without a pause after it.
+const ROWS_AT_ONCE: usize = 1_024;
+/// The pause after each further row. A row takes 2 to 15 us, so that no satellite has more than a part of the thread.
+const PAUSE_A_ROW: Duration = Duration::from_micros(40);
+
+/// How long a satellite that has had work on `rows` done waits before more of its work is begun.
+pub(super) fn pause(rows: usize) -> Duration {
+    PAUSE_A_ROW * u32::try_from(rows.saturating_sub(ROWS_AT_ONCE)).unwrap_or(u32::MAX)
+}
+
+/// Rows that a Hello is about.
+pub(super) fn rows(hello: &link::Hello) -> usize {
+    let of_lane = |l: &link::Lane| {
+        1 + l.on_board.len() + l.acknowledged.iter().map(|a| a.sequences.len()).sum::<usize>()
+    };
+    let of_epoch = |e: &link::Epoch| 1 + e.drops.len() + e.lanes.iter().map(of_lane).sum::<usize>();
+    hello.passes.len() + hello.epochs.iter().map(of_epoch).sum::<usize>()
+}
+
+/// What a Hello says twice; the reason for which its link is closed.
 pub(super) fn hello(hello: &link::Hello) -> Result<(), String> {
-    most("epochs", hello.epochs.len(), EPOCHS)?;
-    most("pass reports", hello.passes.len(), PASSES)?;
-    let (mut names, mut ranges, mut drops) = (BTreeSet::new(), 0, 0);
+    let mut names = BTreeSet::new();
     for epoch in &hello.epochs {
-        drops += epoch.drops.len();
         if !names.insert(epoch.epoch) {
             return Err("an epoch is named twice".to_owned());
         }
         let mut lanes = BTreeSet::new();
         for lane in &epoch.lanes {
-            ranges += lane.on_board.len();
-            ranges += lane.acknowledged.iter().map(|a| 1 + a.sequences.len()).sum::<usize>();
             if lane.lane > u32::from(u8::MAX) || !lanes.insert(lane.lane) {
                 return Err(format!("an epoch names lane {} twice, or it is no lane", lane.lane));
             }
         }
     }
-    most("ranges", ranges, RANGES)?;
-    most("drops", drops, DROPS)
+    Ok(())
 }
 
 /// That there are no more than so many.
 pub(super) fn most(what: &str, found: usize, limit: usize) -> Result<(), String> {
-    if found > limit { Err(format!("{found} {what} in a message; at most {limit} are read")) } else { Ok(()) }
+    if found > limit { Err(format!("{found} {what}; at most {limit} are taken")) } else { Ok(()) }
 }

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::bounds;
 use super::machine::{Action, Close, Event, Machine, Settings, StreamId};
 use super::registry::Registry;
 use crate::spool::{Incoming, SpoolError, Status, Store};
@@ -59,7 +60,7 @@ pub(super) async fn serve(connection: Connection, settings: Settings, around: Su
     };
     let mut tasks = JoinSet::new();
     let (control_events, mut controls) = mpsc::channel(QUEUE);
-    tasks.spawn(read_control(receive, control_events));
+    tasks.spawn(read_control(receive, control_events, connection.clone()));
     let (stream_events, mut streams) = mpsc::channel(QUEUE);
     let mut shell = Shell {
         connection: connection.clone(),
@@ -98,6 +99,16 @@ impl Shell {
                 }
                 event = next_answer(&mut self.asked), if !self.asked.is_empty() => match event {
                     Ok(event) => event,
+                    Err(SpoolError::Budget(reason)) => {
+                        tracing::error!(
+                            event.name = "perigee.link.budget",
+                            satellite = %self.satellite,
+                            reason,
+                            "link closed: this satellite has used up its part"
+                        );
+                        self.connection.close(code(Close::Protocol), reason.as_bytes());
+                        return;
+                    }
                     Err(error) => {
                         tracing::error!(satellite = %self.satellite, %error, "the spool does not answer");
                         self.connection.close(code(Close::Shutdown), b"the ground-station's spool is gone");
@@ -171,11 +182,17 @@ impl Shell {
                 }
                 Action::Commit(batch) => {
                     let store = self.around.store.clone();
-                    self.asked.push(Box::pin(hand_over(store, batch)));
+                    let turn = self.turn(batch.iter().map(|incoming| incoming.pieces.len()).sum());
+                    self.asked.push(Box::pin(async move {
+                        turn.await;
+                        hand_over(store, batch).await
+                    }));
                 }
                 Action::Drops(drops) => {
                     let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
+                    let turn = self.turn(drops.drops.len());
                     self.asked.push(Box::pin(async move {
+                        turn.await;
                         store.drops(satellite, drops).await.map(Event::DropsRecorded)
                     }));
                 }
@@ -206,10 +223,18 @@ impl Shell {
         );
         let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
         let (registry, id) = (self.around.registry.clone(), self.connection.stable_id());
+        self.around.registry.has_begun(id);
+        let turn = self.turn(bounds::rows(&hello));
         self.asked.push(Box::pin(async move {
+            turn.await;
             registry.supersede(&satellite, id).await;
             store.ledger(satellite, hello).await.map(Event::Ledger)
         }));
+    }
+
+    /// Waits until this satellite may have work on `rows` done: the more it has had done, the longer.
+    fn turn(&self, rows: usize) -> impl Future<Output = ()> + Send + use<> {
+        tokio::time::sleep_until(self.around.registry.turn(&self.satellite, bounds::pause(rows)))
     }
 
     async fn send(&mut self, message: &link::GroundMessage) {
@@ -270,17 +295,20 @@ enum FromStream {
     Ended(StreamId),
 }
 
-async fn read_control(mut stream: RecvStream, events: mpsc::Sender<Event>) {
+async fn read_control(mut stream: RecvStream, events: mpsc::Sender<Event>, connection: Connection) {
     loop {
         match wire::read::<link::AgentMessage>(&mut stream).await {
-            Ok(Some(message)) => {
+            Ok(Some((message, _))) => {
                 if events.send(Event::Control(message)).await.is_err() {
                     return;
                 }
             }
             Ok(None) => return,
             Err(error) => {
-                tracing::debug!(%error, "control stream");
+                if !matches!(error, wire::WireError::Stream(_)) {
+                    tracing::warn!(remote = %connection.remote_address(), %error, "link closed");
+                    connection.close(code(Close::Protocol), error.to_string().as_bytes());
+                }
                 return;
             }
         }
@@ -313,9 +341,9 @@ async fn read_segment(
     events: mpsc::Sender<FromStream>,
     connection: Connection,
 ) {
-    let (open, header) = match read_open(&mut stream).await {
-        Ok(read) => read,
-        Err(wire::WireError::Stream(_)) => return,
+    let (open, header) = match wire::read::<link::SegmentOpen>(&mut stream).await {
+        Ok(Some(read)) => read,
+        Ok(None) | Err(wire::WireError::Stream(_)) => return,
         Err(error) => {
             connection.close(code(Close::Protocol), error.to_string().as_bytes());
             return;
@@ -342,18 +370,4 @@ async fn read_segment(
         }
     }
     let _ = events.send(FromStream::Ended(id)).await;
-}
-
-/// The message that opens a segment's stream, and how many bytes of the stream it takes with its length.
-async fn read_open(stream: &mut RecvStream) -> Result<(link::SegmentOpen, u64), wire::WireError> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length).await?;
-    let length = u32::from_be_bytes(length) as usize;
-    if length > wire::MAX_MESSAGE {
-        return Err(wire::WireError::TooLarge(length));
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await?;
-    let open = prost::Message::decode(body.as_slice()).map_err(|_| wire::WireError::Unreadable)?;
-    Ok((open, 4 + length as u64))
 }

@@ -148,6 +148,12 @@ pub struct Machine {
     committing: Option<Committing>,
     /// Drops that are with the ledger.
     drops_waiting: usize,
+    /// Drops that were told beside Hello.
+    drops_told: usize,
+    /// Ranges of the streams that are open.
+    open_ranges: usize,
+    /// Segments that were committed.
+    committed: u64,
 }
 
 /// What is with the spool.
@@ -168,6 +174,9 @@ impl Machine {
             waiting_since: None,
             committing: None,
             drops_waiting: 0,
+            drops_told: 0,
+            open_ranges: 0,
+            committed: 0,
         }
     }
 
@@ -257,8 +266,10 @@ impl Machine {
             }
             (Some(agent_message::Body::Drops(drops)), Phase::Resumed | Phase::Leaving(_) | Phase::Left) => {
                 self.drops_waiting += drops.drops.len();
+                self.drops_told += drops.drops.len();
                 let waiting = bounds::most("drops that wait", self.drops_waiting, bounds::DROPS_WAITING);
-                if let Err(reason) = bounds::most("drops", drops.drops.len(), bounds::DROPS).and(waiting) {
+                let all = bounds::most("drops in one contact", self.drops_told, bounds::DROPS_A_CONTACT);
+                if let Err(reason) = waiting.and(all) {
                     return self.refuse(Close::Protocol, reason);
                 }
                 vec![Action::Drops(Arc::new(drops))]
@@ -303,7 +314,8 @@ impl Machine {
         if Codec::from_number(header.codec).is_none() {
             return vec![reject(id, RejectReason::UnknownCodec), Action::Stop(stream)];
         }
-        if let Err(reason) = bounds::most("ranges of a segment", open.ranges.len(), bounds::SEGMENT_RANGES) {
+        self.open_ranges += open.ranges.len();
+        if let Err(reason) = bounds::most("ranges of open segments", self.open_ranges, bounds::OPEN_RANGES) {
             return self.refuse(Close::Protocol, reason);
         }
         let mut ranges = Vec::with_capacity(open.ranges.len());
@@ -376,7 +388,12 @@ impl Machine {
                 max_partial_bytes: self.settings.max_partial_bytes,
             });
         }
-        self.streams.retain(|_, s| !s.ended || s.dirty);
+        let open_ranges = &mut self.open_ranges;
+        self.streams.retain(|_, s| {
+            let stays = !s.ended || s.dirty;
+            *open_ranges -= if stays { 0 } else { s.ranges.len() };
+            stays
+        });
         self.buffered -= bytes;
         if self.buffered == 0 {
             self.waiting_since = None;
@@ -398,6 +415,7 @@ impl Machine {
             match applied {
                 Applied::New | Applied::Duplicate => {
                     ack.committed.push(id.into());
+                    self.committed += 1;
                     // More of it may be on its way, for which nobody waits.
                     actions.extend(self.drop_stream(stream));
                 }
@@ -416,12 +434,16 @@ impl Machine {
             actions.insert(0, send(ground_message::Body::Ack(ack)));
         }
         actions.extend(self.hand_over(now, false));
+        if self.committed >= bounds::SEGMENTS_A_CONTACT && self.phase != Phase::Closed {
+            actions.extend(self.refuse(Close::Again, "the ledger is to be looked at; connect again"));
+        }
         actions
     }
 
     fn drop_stream(&mut self, stream: StreamId) -> Option<Action> {
         let inflight = self.streams.remove(&stream)?;
         self.buffered -= cost(&inflight.pending);
+        self.open_ranges -= inflight.ranges.len();
         (!inflight.ended).then_some(Action::Stop(stream))
     }
 

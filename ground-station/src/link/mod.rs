@@ -304,9 +304,9 @@ async fn admit(connection: quinn::Connection, config: &Config, allowed: &Allowed
         connection.close(connection::code(Close::Identity), reason.as_bytes());
         return;
     }
-    if around.registry.len() >= config.link.max_connections {
-        tracing::warn!(satellite = identity.id, "refused: link.max_connections are open");
-        connection.close(connection::code(Close::Busy), b"the ground-station has link.max_connections open");
+    if let Err(reason) = around.registry.make_room(&identity.id, config.link.max_connections) {
+        tracing::warn!(satellite = identity.id, reason, "a connection was refused");
+        connection.close(connection::code(Close::Busy), reason.as_bytes());
         return;
     }
     let satellite: Arc<str> = identity.id.into();

@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quinn::Connection;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::bounds;
 use super::connection::code;
 use super::machine::Close;
 
@@ -18,12 +20,36 @@ struct Entry {
     /// Of its certificate, big-endian.
     serial: Vec<u8>,
     connection: Connection,
+    /// When it came, until it has said Hello.
+    silent_since: Option<Instant>,
     ended: CancellationToken,
 }
 
 /// Connections by the order in which they came.
 #[derive(Clone, Default)]
-pub(super) struct Registry(Arc<Mutex<(u64, BTreeMap<u64, Entry>)>>);
+pub(super) struct Registry(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    last: u64,
+    open: BTreeMap<u64, Entry>,
+    /// When each satellite may have more work done. Only those that are listed come so far.
+    turns: BTreeMap<Arc<str>, Instant>,
+}
+
+impl Inner {
+    /// Closes the first of these connections that has been silent for `least`. Whether there is one.
+    fn end_silent(&mut self, least: Duration, of: impl Fn(&Entry) -> bool) -> bool {
+        let silent = |e: &Entry| e.silent_since.is_some_and(|since| since.elapsed() >= least);
+        let Some((number, _)) = self.open.iter().find(|(_, e)| of(e) && silent(e)) else { return false };
+        let number = *number;
+        if let Some(entry) = self.open.remove(&number) {
+            entry.connection.close(code(Close::Busy), b"no Hello, and others wait for the place");
+            entry.ended.cancel();
+        }
+        true
+    }
+}
 
 /// Takes a connection out of the registry when it ends.
 pub(super) struct Registered {
@@ -33,24 +59,60 @@ pub(super) struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        if let Some(entry) = self.registry.lock().1.remove(&self.number) {
+        if let Some(entry) = self.registry.lock().open.remove(&self.number) {
             entry.ended.cancel();
         }
     }
 }
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, Entry>)> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn add(&self, satellite: Arc<str>, serial: Vec<u8>, connection: Connection) -> Registered {
         let mut inner = self.lock();
-        inner.0 += 1;
-        let number = inner.0;
-        let entry = Entry { satellite, serial, connection, ended: CancellationToken::new() };
-        inner.1.insert(number, entry);
+        inner.last += 1;
+        let number = inner.last;
+        let silent_since = Some(Instant::now());
+        let entry = Entry { satellite, serial, connection, silent_since, ended: CancellationToken::new() };
+        inner.open.insert(number, entry);
         Registered { registry: self.clone(), number }
+    }
+
+    /// Makes room for a connection of `satellite` where `most` are open at once. One that is silent goes; why there is none
+    /// otherwise.
+    pub(super) fn make_room(&self, satellite: &str, most: usize) -> Result<(), &'static str> {
+        let mut inner = self.lock();
+        let own = inner.open.values().filter(|e| *e.satellite == *satellite).count();
+        if own >= bounds::CONNECTIONS && !inner.end_silent(Duration::ZERO, |e| *e.satellite == *satellite) {
+            return Err("this satellite has as many connections as one may have");
+        }
+        if inner.open.len() >= most && !inner.end_silent(bounds::SILENT, |_| true) {
+            return Err("the ground-station has link.max_connections open");
+        }
+        Ok(())
+    }
+
+    /// A connection has said Hello.
+    pub(super) fn has_begun(&self, stable_id: usize) {
+        let mut inner = self.lock();
+        if let Some(entry) = inner.open.values_mut().find(|e| e.connection.stable_id() == stable_id) {
+            entry.silent_since = None;
+        }
+    }
+
+    /// When work of a satellite may be begun; the next one may be `pause` later.
+    pub(super) fn turn(&self, satellite: &Arc<str>, pause: Duration) -> Instant {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        let turn = inner.turns.get(satellite).map_or(now, |turn| now.max(*turn));
+        if pause.is_zero() && turn == now {
+            inner.turns.remove(satellite);
+        } else {
+            inner.turns.insert(Arc::clone(satellite), turn + pause);
+        }
+        turn
     }
 
     /// Closes the connections of `satellite` that came before the one with this `stable_id`, and waits until what they
@@ -58,9 +120,9 @@ impl Registry {
     pub(super) async fn supersede(&self, satellite: &str, stable_id: usize) {
         let older: Vec<CancellationToken> = {
             let inner = self.lock();
-            let own = inner.1.iter().find(|(_, e)| e.connection.stable_id() == stable_id).map(|(n, _)| *n);
+            let own = inner.open.iter().find(|(_, e)| e.connection.stable_id() == stable_id).map(|(n, _)| *n);
             inner
-                .1
+                .open
                 .iter()
                 .filter(|(number, e)| own.is_some_and(|own| **number < own) && *e.satellite == *satellite)
                 .map(|(_, e)| {
@@ -77,7 +139,7 @@ impl Registry {
 
     /// Closes the connections whose certificates are revoked.
     pub(super) fn close_revoked(&self, is_revoked: impl Fn(&[u8]) -> bool) {
-        for entry in self.lock().1.values().filter(|e| is_revoked(&e.serial)) {
+        for entry in self.lock().open.values().filter(|e| is_revoked(&e.serial)) {
             tracing::warn!(satellite = %entry.satellite, "its certificate was revoked; the link is closed");
             entry.connection.close(code(Close::Revoked), b"the satellite's certificate was revoked");
         }
@@ -85,10 +147,10 @@ impl Registry {
 
     /// Satellites with an open connection.
     pub(super) fn connected(&self) -> BTreeSet<String> {
-        self.lock().1.values().map(|e| e.satellite.to_string()).collect()
+        self.lock().open.values().map(|e| e.satellite.to_string()).collect()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.lock().1.len()
+        self.lock().open.len()
     }
 }

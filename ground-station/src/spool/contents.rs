@@ -15,7 +15,7 @@ use super::error::SpoolError;
 use super::file::View;
 use super::outlet::Searched;
 use super::tables::*;
-use super::{migrate, mirror, rescue};
+use super::{intake, migrate, mirror, rescue};
 
 /// Where the spool is and how large it may be.
 #[derive(Debug, Clone)]
@@ -163,8 +163,8 @@ impl Contents {
         }
         for row in read.open_table(PARTIALS)?.iter()? {
             let (key, value) = row?;
-            let held = RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held).total();
-            self.usage.change(key.value().satellite, Kept::Partial, 0, held);
+            let held = RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held);
+            self.usage.change(key.value().satellite, Kept::Partial, 0, intake::partial_bytes(&held));
         }
         for row in read.open_table(BASES)?.iter()? {
             let (key, value) = row?;

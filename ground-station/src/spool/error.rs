@@ -12,6 +12,9 @@ pub enum SpoolError {
     /// A segment does not decode, or the spool does not have the base that it needs.
     #[error(transparent)]
     Undecodable(#[from] CodecError),
+    /// A satellite has more in the ledger than one may have.
+    #[error("{0}")]
+    Budget(String),
     /// The spool's thread has ended.
     #[error("the spool has been shut down")]
     Gone,
@@ -33,7 +36,7 @@ impl Failure for SpoolError {
     fn store_error(&self) -> Option<&StoreError> {
         match self {
             Self::Store(error) => Some(error),
-            Self::Undecodable(_) | Self::Gone => None,
+            Self::Undecodable(_) | Self::Budget(_) | Self::Gone => None,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use perigee_proto::link::{self, RejectReason};
+use perigee_shared::link::bounds::SEGMENT_RANGES;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, SegmentId};
 use perigee_shared::store::LARGEST_PIECE;
@@ -105,22 +106,44 @@ fn one(
         *quota = quota.saturating_sub(delete_partial(txn, key)?);
         return Ok(if committed { Applied::New } else { Applied::Rejected(RejectReason::HashMismatch) });
     }
-    let total = (*quota + after.total()).saturating_sub(before.total());
-    if total > incoming.max_partial_bytes {
+    if after.is_empty() {
+        // A name without bytes is worth nothing after this contact.
+        return Ok(Applied::Held(after));
+    }
+    let (was, is) = (partial_bytes(&before), partial_bytes(&after));
+    let total = (*quota + is).saturating_sub(was);
+    // What ranges and headers take comes on top, within its own bound.
+    if total > incoming.max_partial_bytes + incoming.max_partial_bytes / OVERHEAD {
         return Ok(Applied::Rejected(RejectReason::Quota));
     }
     *quota = total;
     hold(txn, key, header, &after, &fresh)?;
-    txn.bytes(satellite, Kept::Partial, before.total(), after.total());
+    txn.bytes(satellite, Kept::Partial, was, is);
     Ok(Applied::Held(after))
 }
 
-/// What is held with what arrived, and those bytes of it that are new, by their place.
+/// What a partial segment takes beside its bytes: its record, and what a lookup of it costs.
+const PARTIAL: u64 = 4096;
+/// What each of its ranges takes.
+const RANGE: u64 = 32;
+/// The part of `max_partial_bytes` that may be taken beside bytes.
+const OVERHEAD: u64 = 16;
+
+/// What a partial segment of which this is held takes.
+pub(super) fn partial_bytes(held: &RangeSet) -> u64 {
+    if held.is_empty() { 0 } else { PARTIAL + RANGE * held.ranges() as u64 + held.total() }
+}
+
+/// What is held with what arrived, and those bytes of it that are new, by their place. Bytes for which there would be too many
+/// ranges are left out; they come again.
 fn join<'i>(before: &RangeSet, incoming: &'i Incoming) -> (RangeSet, BTreeMap<u64, &'i [u8]>) {
     let (mut after, mut fresh) = (before.clone(), BTreeMap::new());
     for piece in incoming.pieces.iter() {
         let end = (piece.offset + piece.bytes.len() as u64).min(incoming.header.payload_len);
         for missing in after.missing(piece.offset.min(end)..end) {
+            if after.ranges() >= SEGMENT_RANGES && !after.touches(&missing) {
+                continue;
+            }
             let from = (missing.start - piece.offset) as usize;
             let to = (missing.end - piece.offset) as usize;
             fresh.insert(missing.start, &piece.bytes[from..to]);
@@ -158,10 +181,10 @@ fn hold(
     Ok(())
 }
 
-/// Deletes what is held of a segment; returns how many bytes that were.
+/// Deletes what is held of a segment; returns what it took.
 pub(super) fn delete_partial(txn: &mut Txn<'_>, key: SequenceKey) -> Result<u64, SpoolError> {
     let bytes = match txn.tables.open_table(PARTIALS)?.remove(key)? {
-        Some(value) => RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held).total(),
+        Some(value) => partial_bytes(&RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held)),
         None => return Ok(0),
     };
     txn.tables.open_table(PARTIAL_CHUNKS)?.retain_in(key.partial(), |_, _| false)?;
@@ -306,7 +329,7 @@ pub(super) fn relieve(spool: &mut Spool, limit: u64) -> Result<bool, SpoolError>
         }
         for row in view.tables.open_table(PARTIALS)?.iter()? {
             let (key, value) = row?;
-            let held = RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held).total();
+            let held = partial_bytes(&RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held));
             partials.push((held, key.value()));
         }
         partials.sort_unstable();

@@ -1,5 +1,6 @@
 //! The ledger: what was committed, per satellite, epoch and lane, and what a satellite says of itself at the start of a contact.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use perigee_proto::link;
@@ -17,8 +18,17 @@ use super::{bases, gaps, intake, passes};
 /// Committed segments of each lane whose hash and counts are kept. The satellite keeps as many.
 const RECENT_KEPT: u64 = 1000;
 
-/// Ranges in one Resume, committed and held together; a message is at most 1 MiB. What is left out costs bytes, not items.
-const MAX_RANGES: usize = 8192;
+/// Bytes of the lists in one Resume; a message is at most 1 MiB. What is left out costs bytes, not items.
+const MAX_LISTS: usize = 900 << 10;
+
+/// Rows of a satellite in the ledger, by table: epochs, drops, runs of committed sequences, segments that are remembered.
+const EPOCHS_KEPT: usize = 1024;
+/// See [`EPOCHS_KEPT`].
+const DROPS_KEPT: usize = 131_072;
+/// See [`EPOCHS_KEPT`].
+const RUNS_KEPT: usize = 131_072;
+/// See [`EPOCHS_KEPT`].
+const RECENT_KEPT_IN_ALL: usize = 262_144;
 
 /// What the ledger answers to a Hello.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -127,9 +137,10 @@ pub(super) fn committed_ranges(
 /// this is committed, and bases that nobody needs any more are gone.
 pub(super) fn hello(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<Answer, SpoolError> {
     let satellite = meet(txn, id, hello)?;
+    stay_within_budget(txn, satellite, hello.epochs.len())?;
     passes::note(txn, satellite, &hello.passes)?;
     let mut epochs = Vec::new();
-    let mut room = MAX_RANGES;
+    let mut room = Room(MAX_LISTS);
     // The agent's own epoch is the last one.
     for epoch in hello.epochs.iter().rev() {
         note_epoch(txn, satellite, epoch)?;
@@ -205,21 +216,60 @@ pub(super) fn number(txn: &Txn<'_>, id: &str) -> Result<u32, SpoolError> {
 /// Deletes partials of segments that are not on board any more.
 fn forget_partials(txn: &mut Txn<'_>, satellite: u32, epoch: &link::Epoch) -> Result<(), SpoolError> {
     let mut stale = Vec::new();
+    let on_board: BTreeMap<u32, (RangeSet, u64)> =
+        epoch.lanes.iter().map(|l| (l.lane, (RangeSet::from_wire(&l.on_board), l.next_sequence))).collect();
     let first = SequenceKey { satellite, epoch: epoch.epoch, lane: 0, sequence: 0 };
     let last = SequenceKey { lane: u8::MAX, sequence: u64::MAX, ..first };
     for row in txn.tables.open_table(PARTIALS)?.range(first..=last)? {
         let key = row?.0.value();
-        let lane = epoch.lanes.iter().find(|l| l.lane == u32::from(key.lane));
-        let on_board = lane.is_some_and(|l| {
-            l.on_board.iter().any(|r| (r.start..r.end).contains(&key.sequence))
-                // It may have been sealed after this Hello was written.
-                || key.sequence >= l.next_sequence
-        });
-        if !on_board {
+        // It may have been sealed after this Hello was written.
+        let is_there = on_board
+            .get(&u32::from(key.lane))
+            .is_some_and(|(ranges, next)| key.sequence >= *next || ranges.contains(key.sequence));
+        if !is_there {
             stale.push(key);
         }
     }
     stale.into_iter().try_for_each(|key| intake::delete_partial(txn, key).map(drop))
+}
+
+/// The longest varint.
+const ID: usize = 10;
+/// An override with its id and counts, at most.
+const OVERRIDE: usize = 56;
+
+/// Bytes that a Resume still has for its lists.
+struct Room(usize);
+
+impl Room {
+    /// Takes what this message takes in a list, if it is there.
+    fn take(&mut self, message: &impl Message) -> bool {
+        // With its tag and its length.
+        let Some(left) = self.0.checked_sub(message.encoded_len() + 6) else { return false };
+        self.0 = left;
+        true
+    }
+}
+
+/// That the ledger of a satellite is not larger than one may be, with `epochs` that it names. No honest one comes near.
+fn stay_within_budget(txn: &Txn<'_>, satellite: u32, epochs: usize) -> Result<(), SpoolError> {
+    let rows = SequenceKey { satellite, epoch: 0, lane: 0, sequence: 0 };
+    let rows = rows..=SequenceKey { satellite, epoch: u64::MAX, lane: u8::MAX, sequence: u64::MAX };
+    let drop = |epoch, id| DropKey { satellite, epoch, id };
+    let (of_epochs, of_drops) = (EpochKey::all(satellite), drop(0, 0)..=drop(u64::MAX, u64::MAX));
+    let tables = txn.tables;
+    for (what, found, most) in [
+        ("epochs", epochs + tables.open_table(EPOCHS)?.range(of_epochs)?.count(), EPOCHS_KEPT),
+        ("drops", tables.open_table(DROPS)?.range(of_drops)?.count(), DROPS_KEPT),
+        ("runs of segments", tables.open_table(COMMITTED)?.range(rows.clone())?.count(), RUNS_KEPT),
+        ("remembered segments", tables.open_table(RECENT)?.range(rows)?.count(), RECENT_KEPT_IN_ALL),
+    ] {
+        if found > most {
+            let reason = format!("its ledger has {found} {what}; at most {most} are kept of one satellite");
+            return Err(SpoolError::Budget(reason));
+        }
+    }
+    Ok(())
 }
 
 fn resume_epoch(
@@ -227,7 +277,7 @@ fn resume_epoch(
     satellite: u32,
     epoch: &link::Epoch,
     drops: link::DropsAck,
-    room: &mut usize,
+    room: &mut Room,
 ) -> Result<link::ResumeEpoch, SpoolError> {
     let committed = txn.tables.open_table(COMMITTED)?;
     let partials = txn.tables.open_table(PARTIALS)?;
@@ -247,29 +297,39 @@ fn resume_epoch(
                 sequences: Some(link::Range { start: range.start, end: range.end }),
                 top_hash: hash.to_vec(),
             })
-            .take(*room)
+            .take_while(|range| room.take(range))
             .collect();
-        *room -= committed.len();
         let mut held = Vec::new();
         for row in partials.range(SequenceKey::lane(satellite, epoch.epoch, number))? {
             let (key, value) = row?;
-            let mut record = decode::<PartialRecord>(value.value())?;
-            record.held.truncate(*room);
-            *room -= record.held.len();
-            held.push(link::Partial {
+            let record = decode::<PartialRecord>(value.value())?;
+            let partial = link::Partial {
                 sequence: key.value().sequence,
                 payload_hash: record.header.map(|h| h.payload_hash).unwrap_or_default(),
                 held: record.held,
-            });
+            };
+            if !room.take(&partial) {
+                break;
+            }
+            held.push(partial);
         }
-        lanes.push(link::ResumeLane { lane: lane.lane, committed, partials: held });
+        let told = link::ResumeLane { lane: lane.lane, committed, partials: held };
+        if !room.take(&link::ResumeLane { lane: lane.lane, ..Default::default() }) {
+            break;
+        }
+        lanes.push(told);
     }
     let key = EpochKey { satellite, epoch: epoch.epoch };
-    let (highest, overridden) = gaps::latest(txn, key, drops.overridden)?;
+    let (highest, mut overridden) = gaps::latest(txn, key, drops.overridden)?;
+    let mut ids = drops.ids;
+    overridden.truncate(room.0 / OVERRIDE);
+    room.0 -= overridden.len() * OVERRIDE;
+    ids.truncate(room.0 / ID);
+    room.0 -= ids.len() * ID;
     Ok(link::ResumeEpoch {
         epoch: epoch.epoch,
         lanes,
-        drops_acknowledged: drops.ids,
+        drops_acknowledged: ids,
         overridden,
         highest_drop: Some(highest),
     })

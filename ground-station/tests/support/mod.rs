@@ -260,7 +260,7 @@ impl Satellite {
     }
 
     pub(crate) async fn hear(&mut self) -> ground_message::Body {
-        let message: link::GroundMessage = wire::read(&mut self.receive).await.unwrap().unwrap();
+        let (message, _): (link::GroundMessage, _) = wire::read(&mut self.receive).await.unwrap().unwrap();
         message.body.unwrap()
     }
 

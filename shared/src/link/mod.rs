@@ -1,5 +1,6 @@
 //! What both ends of the link share: how messages are framed, who the peer is, and quinn's knobs.
 
+pub mod bounds;
 pub mod ranges;
 pub mod rate;
 pub mod tls;

@@ -56,6 +56,11 @@ impl RangeSet {
         self.0.range(..=n).next_back().is_some_and(|(_, &e)| e > n)
     }
 
+    /// Whether `range` would be joined with one that is in it.
+    pub fn touches(&self, range: &Range<u64>) -> bool {
+        self.0.range(..=range.end).next_back().is_some_and(|(_, &e)| e >= range.start)
+    }
+
     /// The parts of `within` that are not in it, in order.
     pub fn missing(&self, within: Range<u64>) -> Vec<Range<u64>> {
         let mut out = Vec::new();

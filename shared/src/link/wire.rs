@@ -2,6 +2,8 @@
 
 use prost::Message;
 
+use super::bounds::{self, Bounded};
+
 /// The largest message, in bytes, the length before it not counted.
 pub const MAX_MESSAGE: usize = 1 << 20;
 
@@ -14,6 +16,9 @@ pub enum WireError {
     /// The peer announces more than [`MAX_MESSAGE`].
     #[error("a message of {0} bytes is above the bound of {MAX_MESSAGE}")]
     TooLarge(usize),
+    /// It repeats something too often.
+    #[error("a message is refused: {0}")]
+    Bound(String),
     /// Not the message that belongs here.
     #[error("a message cannot be read")]
     Unreadable,
@@ -29,8 +34,10 @@ pub fn frame(message: &impl Message) -> Vec<u8> {
     out
 }
 
-/// The next message of `stream`; `None` at its end.
-pub async fn read<M: Message + Default>(stream: &mut quinn::RecvStream) -> Result<Option<M>, WireError> {
+/// The next message of `stream`, and how many bytes of the stream it took; `None` at its end.
+pub async fn read<M: Message + Bounded + Default>(
+    stream: &mut quinn::RecvStream,
+) -> Result<Option<(M, u64)>, WireError> {
     let mut length = [0; 4];
     match stream.read_exact(&mut length).await {
         Ok(()) => {}
@@ -43,5 +50,7 @@ pub async fn read<M: Message + Default>(stream: &mut quinn::RecvStream) -> Resul
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
-    M::decode(body.as_slice()).map(Some).map_err(|_| WireError::Unreadable)
+    bounds::check::<M>(&body).map_err(WireError::Bound)?;
+    let message = M::decode(body.as_slice()).map_err(|_| WireError::Unreadable)?;
+    Ok(Some((message, 4 + length as u64)))
 }

@@ -161,7 +161,7 @@ async fn read_control(
 ) {
     loop {
         let message = match wire::read(&mut stream).await {
-            Ok(Some(message)) => Ok(message),
+            Ok(Some((message, _))) => Ok(message),
             Ok(None) => return,
             Err(error) => Err(error.into()),
         };

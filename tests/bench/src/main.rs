@@ -1,4 +1,4 @@
-//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | bytes | link | survive`.
+//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | bytes | link | survive | hostile`.
 //!
 //! `ingest`, `memory` and `opening` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
 //! from another; `survive` breaks disks and files under both stores and both programs; `bytes` compares codecs in this process, and
@@ -9,6 +9,7 @@ mod bytes_per_item;
 mod client;
 mod corpus;
 mod cpu;
+mod hostile;
 mod ingest;
 mod link;
 mod load;
@@ -54,6 +55,8 @@ enum Bench {
     Link(link::Options),
     /// Bytes per item of segments, alone and leaning on earlier ones, against gzip, zstd and rows; speed and memory
     Bytes(bytes_per_item::Options),
+    /// What a satellite that was taken over costs the ground-station and the honest one beside it
+    Hostile(hostile::Options),
     /// What both stores survive: faults of disks, files and processes, judged by one checker
     Survive(survive::Options),
     /// What encoding the segment on stdin holds in memory; `bytes` runs it as a process of its own
@@ -105,6 +108,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Bench::Opening(options) => ("opening", on_core(&options.setup, opening::run(options))?),
         Bench::Bytes(options) => ("bytes", bytes_per_item::run(options)?),
         Bench::Link(options) => ("link", link::run(options)?),
+        Bench::Hostile(options) => ("hostile", hostile::run(options)?),
         Bench::Survive(options) => {
             let (rows, all_good) = survive::run(options)?;
             good = all_good;

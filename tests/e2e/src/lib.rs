@@ -9,6 +9,7 @@
 mod agent;
 mod backend;
 mod ground;
+pub mod hostile;
 mod items;
 mod plant;
 mod process;

@@ -120,6 +120,11 @@ impl Process {
         kill(Pid::from_raw(i32::try_from(id).unwrap()), signal).unwrap();
     }
 
+    /// The id of the child.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     /// SIGTERM; the exit status, which must come in time.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);

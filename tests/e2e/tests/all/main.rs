@@ -9,6 +9,7 @@ mod crash;
 mod direct;
 mod full;
 mod goodput;
+mod hostile;
 mod lanes;
 mod listeners;
 mod panics;
