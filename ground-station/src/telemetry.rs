@@ -55,6 +55,7 @@ struct Inner {
     received_bytes: Family<OfSatellite, Counter>,
     conflicts: Family<OfSatellite, Counter>,
     refused: Counter,
+    revocations_in_doubt: Gauge,
     closed: Closed,
 }
 
@@ -72,6 +73,7 @@ impl Metrics {
             received_bytes: Family::default(),
             conflicts: Family::default(),
             refused: Counter::default(),
+            revocations_in_doubt: Gauge::default(),
             closed: Closed::default(),
         }))
     }
@@ -120,6 +122,11 @@ impl Metrics {
     /// A segment came under the name of another.
     pub fn conflict(&self, satellite: &Arc<str>) {
         self.0.conflicts.get_or_create(&OfSatellite { satellite: Text(Arc::clone(satellite)) }).inc();
+    }
+
+    /// Whether the revocation list has expired, or the newest one cannot be used.
+    pub fn revocations_in_doubt(&self, doubt: bool) {
+        self.0.revocations_in_doubt.set(i64::from(doubt));
     }
 
     /// A peer was refused.
@@ -177,6 +184,11 @@ impl Metrics {
             "perigee_link_refused",
             "Peers whose certificate is not of a listed satellite",
             inner.refused.clone(),
+        );
+        registry.register(
+            "perigee_link_revocation_list_unusable",
+            "1 while the revocation list has expired, or the newest one cannot be used",
+            inner.revocations_in_doubt.clone(),
         );
         let uptime = ConstGauge::new(inner.started.elapsed().as_secs_f64());
         registry.register("otelcol_process_uptime", "Seconds since the start", uptime);

@@ -1,25 +1,31 @@
 //! Who may connect: certificates, the list of satellites, revocation.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use perigee_shared::env::Env;
+use perigee_shared::link::revocation::Revocations;
 use perigee_shared::link::tls::{self, Credentials, Identity, Role, TlsError};
 use perigee_shared::link::transport;
 use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::pki_types::CertificateDer;
 
 use crate::config::{Config, LinkConfig};
+
+/// What tells one content of a file from another: when it was changed, its length and its inode.
+type Version = (Option<SystemTime>, u64, u64);
 
 /// What the link's TLS is made of.
 pub(super) struct Access {
     credentials: Credentials,
     satellites: Arc<RootCertStore>,
     domain: String,
+    authorities: PathBuf,
     revocations: Option<PathBuf>,
-    changed: Option<SystemTime>,
+    changed: Option<Version>,
     limits: LinkConfig,
 }
 
@@ -37,6 +43,7 @@ impl Access {
             credentials,
             satellites: tls::load_authorities(&link.satellite_ca_file)?,
             domain: own.trust_domain,
+            authorities: link.satellite_ca_file.clone(),
             revocations: link.satellite_crl_file.clone(),
             changed: None,
             limits: link.clone(),
@@ -45,15 +52,15 @@ impl Access {
 
     /// The server's configuration with the revocations of now, and these.
     pub(super) fn server(&mut self, env: &Env) -> Result<(quinn::ServerConfig, Revocations), TlsError> {
+        self.changed = self.version();
         let revoked = match &self.revocations {
-            Some(path) => tls::load_revocations(path)?,
-            None => Vec::new(),
+            Some(path) => Revocations::load(path, &self.authorities)?,
+            None => Revocations::default(),
         };
-        self.changed = self.modified();
         let mut server = tls::server_config(
             self.credentials.clone(),
             Arc::clone(&self.satellites),
-            revoked.clone(),
+            revoked.lists(),
             Arc::clone(&env.clock),
         )?;
         // Before authentication little is held.
@@ -62,11 +69,12 @@ impl Access {
             .max_incoming(4 * self.limits.max_connections)
             .incoming_buffer_size(64 << 10)
             .incoming_buffer_size_total(1 << 20);
-        Ok((server, Revocations(revoked)))
+        Ok((server, revoked))
     }
 
-    fn modified(&self) -> Option<SystemTime> {
-        std::fs::metadata(self.revocations.as_ref()?).and_then(|m| m.modified()).ok()
+    fn version(&self) -> Option<Version> {
+        let meta = std::fs::metadata(self.revocations.as_ref()?).ok()?;
+        Some((meta.modified().ok(), meta.len(), meta.ino()))
     }
 
     /// Whether there is a revocation list that may change.
@@ -81,7 +89,7 @@ impl Access {
 
     /// Whether the revocation list's file is another one than was read.
     pub(super) fn has_changed(&self) -> bool {
-        self.revocations.is_some() && self.modified() != self.changed
+        self.revocations.is_some() && self.version() != self.changed
     }
 
     /// Who may connect.
@@ -112,19 +120,6 @@ impl Allowed {
             return Err(format!("satellite {} is not in this station's link.satellites", identity.id));
         }
         Ok(())
-    }
-}
-
-/// Revocation lists.
-pub(super) struct Revocations(Vec<CertificateRevocationListDer<'static>>);
-
-impl Revocations {
-    pub(super) fn contain(&self, serial: &[u8]) -> bool {
-        self.0.iter().any(|list| {
-            webpki::BorrowedCertRevocationList::from_der(list)
-                .map(webpki::CertRevocationList::from)
-                .is_ok_and(|list| matches!(list.find_serial(serial), Ok(Some(_))))
-        })
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perigee_proto::link;
+use perigee_shared::link::revocation::Revocations;
 use perigee_shared::link::wire;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
@@ -34,6 +35,8 @@ pub(super) struct Surroundings {
     pub(super) store: Store,
     pub(super) metrics: Metrics,
     pub(super) registry: Registry,
+    /// The lists in force.
+    pub(super) revocations: Arc<watch::Sender<Revocations>>,
     pub(super) shutdown: CancellationToken,
 }
 

@@ -19,6 +19,7 @@ use perigee_shared::link::tls::{self, TlsError};
 use perigee_shared::link::transport;
 use perigee_shared::supervise::Supervisor;
 use quinn::{Endpoint, Incoming};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -89,7 +90,11 @@ impl Link {
         metrics: Metrics,
     ) -> Result<Self, LinkError> {
         let mut access = Access::try_new(&config)?;
-        let (server, _) = access.server(env)?;
+        let (server, revocations) = access.server(env)?;
+        if revocations.has_expired(env.unix_nano()) {
+            say_expired();
+        }
+        metrics.revocations_in_doubt(revocations.has_expired(env.unix_nano()));
         let endpoints = config
             .link
             .listen
@@ -100,6 +105,7 @@ impl Link {
             store,
             metrics,
             registry: Registry::default(),
+            revocations: Arc::new(watch::Sender::new(revocations)),
             shutdown: CancellationToken::new(),
         };
         Ok(Self { endpoints, access, env: env.clone(), config, around })
@@ -144,6 +150,13 @@ impl Link {
     }
 }
 
+fn say_expired() {
+    tracing::error!(
+        event.name = "perigee.link.revocation_list",
+        "the revocation list has expired; make a new one with `pki revoke`, or check the clock"
+    );
+}
+
 /// Reads the revocation list again when it changes; then links that are open end where it says so.
 async fn watch_revocations(access: &mut Access, endpoints: &[Endpoint], around: &Surroundings, env: Env) {
     let mut check = tokio::time::interval(REVOCATION_CHECK);
@@ -154,18 +167,34 @@ async fn watch_revocations(access: &mut Access, endpoints: &[Endpoint], around: 
             _ = check.tick() => {}
         }
         if !access.has_changed() {
+            if around.revocations.borrow().has_expired(env.unix_nano()) {
+                around.metrics.revocations_in_doubt(true);
+            }
             continue;
         }
         match access.server(&env) {
+            Ok((_, revocations)) if revocations.has_expired(env.unix_nano()) => {
+                // The one in force may be as old, but it is not made older.
+                say_expired();
+                around.metrics.revocations_in_doubt(true);
+            }
             Ok((server, revocations)) => {
                 for endpoint in endpoints {
                     endpoint.set_server_config(Some(server.clone()));
                 }
                 tracing::info!("the revocation list was read again");
                 around.registry.close_revoked(|serial| revocations.contain(serial));
+                around.metrics.revocations_in_doubt(false);
+                around.revocations.send_replace(revocations);
             }
-            // The list of before stays in force.
-            Err(error) => tracing::error!(%error, "the new revocation list cannot be used"),
+            Err(error) => {
+                tracing::error!(
+                    event.name = "perigee.link.revocation_list",
+                    %error,
+                    "the new revocation list cannot be used; the one in force stays"
+                );
+                around.metrics.revocations_in_doubt(true);
+            }
         }
     }
 }
@@ -309,6 +338,13 @@ async fn admit(connection: quinn::Connection, config: &Config, allowed: &Allowed
         connection.close(connection::code(Close::Busy), reason.as_bytes());
         return;
     }
+    let serial = access::peer_serial(&connection);
+    // The list may have changed during the handshake.
+    if around.revocations.borrow().contain(&serial) {
+        tracing::warn!(%remote, satellite = identity.id, "a peer was refused: its certificate is revoked");
+        connection.close(connection::code(Close::Revoked), b"the certificate is revoked");
+        return;
+    }
     let satellite: Arc<str> = identity.id.into();
     let bounds = config.satellite(&satellite).unwrap_or_default();
     let settings = Settings {
@@ -319,7 +355,6 @@ async fn admit(connection: quinn::Connection, config: &Config, allowed: &Allowed
         sync_interval: config.link.partial_sync_interval.0,
         max_partial_bytes: bounds.max_partial_bytes.0,
     };
-    let serial = access::peer_serial(&connection);
     let _registered = around.registry.add(satellite, serial, connection.clone());
     connection::serve(connection, settings, around.clone()).await;
 }

@@ -315,7 +315,11 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use perigee_shared::link::tls::{Credentials, load_authorities, load_revocations};
+    use perigee_shared::env::Clock;
+    use perigee_shared::link::revocation::Revocations;
+    use perigee_shared::link::tls::{Credentials, load_authorities};
+    use rustls::pki_types::CertificateRevocationListDer;
+    use rustls::pki_types::pem::PemObject;
 
     use super::*;
 
@@ -332,7 +336,70 @@ mod tests {
             assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
         }
         load_authorities(&dir.path().join("satellite-ca.crt")).unwrap();
-        load_revocations(&dir.path().join("satellite-ca.crl")).unwrap();
+        let (list, authority) = (dir.path().join("satellite-ca.crl"), dir.path().join("satellite-ca.crt"));
+        Revocations::load(&list, &authority).unwrap();
+    }
+
+    struct At(u64);
+
+    impl Clock for At {
+        fn unix_nano(&self) -> u64 {
+            self.0
+        }
+    }
+
+    #[test]
+    fn a_list_is_read_as_pem_and_as_der_and_only_from_its_own_authority() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::production();
+        let path = |name: &str| dir.path().join(name);
+        let mut pki = Pki::init(dir.path(), "example.org", false, &env).unwrap();
+        pki.issue(Role::Satellite, "sat-1", 30).unwrap();
+        let serial = pki.issued()[0].serial.clone();
+        pki.revoke(Role::Satellite, "sat-1").unwrap();
+        let (pem, authority) = (path("satellite-ca.crl"), path("satellite-ca.crt"));
+        let der = CertificateRevocationListDer::from_pem_file(&pem).unwrap();
+        fs::write(path("list.der"), &der).unwrap();
+        for file in [pem.clone(), path("list.der")] {
+            let list = Revocations::load(&file, &authority).unwrap();
+            assert!(list.contain(&unhex(&serial).unwrap()), "{}", file.display());
+            assert!(!list.has_expired(env.unix_nano()));
+        }
+        let text = fs::read_to_string(&pem).unwrap();
+        for (content, says) in [
+            (Vec::new(), "it is empty"),
+            (b"nobody is revoked\n".to_vec(), "there is no list in it"),
+            (fs::read(&authority).unwrap(), "there is no list in it"),
+            (der[..der.len() - 1].to_vec(), "it cannot be read"),
+            ([&der[..], b"x"].concat(), "it cannot be read"),
+            (fs::read(path("station-ca.crl")).unwrap(), "another authority"),
+            (text.replacen("-----END", "=====END", 1).into_bytes(), "PEM"),
+        ] {
+            fs::write(path("list"), &content).unwrap();
+            let error = Revocations::load(&path("list"), &authority).unwrap_err().to_string();
+            assert!(error.contains(says), "{error} for {says}");
+        }
+        let mut signed = der.to_vec();
+        let last = signed.len() - 1;
+        signed[last] ^= 1;
+        fs::write(path("list"), &signed).unwrap();
+        assert!(Revocations::load(&path("list"), &authority).is_err(), "its signature is wrong");
+    }
+
+    #[test]
+    fn an_expired_list_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::production();
+        Pki::init(dir.path(), "example.org", false, &env).unwrap();
+        let mut past = env.clone();
+        past.clock = std::sync::Arc::new(At(1_000_000_000_000_000_000));
+        let mut pki = Pki::open(dir.path(), &past).unwrap();
+        pki.issue(Role::Satellite, "sat-1", 30).unwrap();
+        pki.revoke(Role::Satellite, "sat-1").unwrap();
+        let (list, authority) = (dir.path().join("satellite-ca.crl"), dir.path().join("satellite-ca.crt"));
+        let list = Revocations::load(&list, &authority).unwrap();
+        assert_eq!(list.has_expired(env.unix_nano()), AUTHORITY_DAYS < 20 * 365);
+        assert!(list.has_expired(u64::MAX));
     }
 
     #[test]
@@ -374,9 +441,7 @@ mod tests {
         assert_eq!(pki.revoke_serial(&serial).unwrap(), std::slice::from_ref(&serial));
         assert_eq!(pki.revoke(Role::Satellite, "sat-1").unwrap(), [pki.issued()[1].serial.clone()]);
         assert!(matches!(pki.revoke(Role::Satellite, "sat-1"), Err(PkiError::Unknown(_))));
-        let lists = load_revocations(&dir.path().join("satellite-ca.crl")).unwrap();
-        let list = webpki::BorrowedCertRevocationList::from_der(&lists[0]).unwrap();
-        let list = webpki::CertRevocationList::from(list);
-        assert!(list.find_serial(&unhex(&serial).unwrap()).unwrap().is_some());
+        let (list, authority) = (dir.path().join("satellite-ca.crl"), dir.path().join("satellite-ca.crt"));
+        assert!(Revocations::load(&list, &authority).unwrap().contain(&unhex(&serial).unwrap()));
     }
 }

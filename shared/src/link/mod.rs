@@ -3,6 +3,7 @@
 pub mod bounds;
 pub mod ranges;
 pub mod rate;
+pub mod revocation;
 pub mod tls;
 pub mod transport;
 pub mod wire;

@@ -53,7 +53,10 @@ fn unreadable(what: &'static str, path: &Path, error: &pem::Error) -> TlsError {
     TlsError::File { what, path: path.display().to_string(), why }
 }
 
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(
+    what: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
     match all {
         Ok(list) if list.is_empty() => Err(unreadable(what, path, &pem::Error::NoItemsFound)),
@@ -103,13 +106,6 @@ pub fn load_authorities(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
     Ok(Arc::new(roots))
 }
 
-/// Reads the revocation lists in a PEM file.
-pub fn load_revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    CertificateRevocationListDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|e| unreadable("revocation list", path, &e))
-}
-
 /// Certificate times are checked against the program's own clock.
 struct ClockProvider(Arc<dyn Clock>);
 
@@ -133,7 +129,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 pub fn server_config(
     credentials: Credentials,
     clients: Arc<RootCertStore>,
-    revoked: Vec<CertificateRevocationListDer<'static>>,
+    revoked: &[CertificateRevocationListDer<'static>],
     clock: Arc<dyn Clock>,
 ) -> Result<quinn::ServerConfig, TlsError> {
     let mut verifier =
