@@ -222,7 +222,7 @@ async fn bind(config: &Config, console: &Console) -> Result<Vec<Served>, StartEr
         let endpoint = Endpoint::parse(&endpoint.endpoint)
             .map_err(|message| Invalid::new(format!("{purpose}.endpoint"), message))?;
         let listener = Listener::bind(&endpoint, purpose, None).await?;
-        out.push(Served { name, listener, router });
+        out.push(Served { name, listener, router: serve::keep_out(router, &endpoint) });
     }
     if let Some(control) = &extensions.control {
         let endpoint = Endpoint::Unix(control.socket.clone());

@@ -3,6 +3,7 @@
 //! Nobody holds a place by saying nothing: a connection whose first request head does not come in time is closed, and when every
 //! place is taken the connection that has been idle the longest goes.
 
+mod browsers;
 mod connections;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+pub use self::browsers::keep_out;
 pub use self::connections::Closed;
 use self::connections::Connections;
 use crate::config::Invalid;

@@ -171,7 +171,7 @@ fn open_wal(config: &Config, env: &Env, satellite: Option<String>) -> Result<Wal
 }
 
 /// A bound listener for operators and what it serves.
-type Operator = (&'static str, Listener, fn(Arc<Control>) -> Router);
+type Operator = (&'static str, Endpoint, Listener, fn(Arc<Control>) -> Router);
 
 /// An agent that is built and not running yet.
 pub struct Agent {
@@ -370,14 +370,17 @@ async fn operators(config: &Config) -> Result<Vec<Operator>, AgentError> {
     let mut out: Vec<Operator> = Vec::new();
     let http = |c: &Option<HttpConfig>| c.as_ref().and_then(|c| Endpoint::parse(&c.endpoint).ok());
     if let Some(endpoint) = http(&config.service.telemetry.metrics) {
-        out.push(("metrics", Listener::bind(&endpoint, "metrics", None).await?, metrics_router));
+        let listener = Listener::bind(&endpoint, "metrics", None).await?;
+        out.push(("metrics", endpoint, listener, metrics_router));
     }
     if let Some(endpoint) = http(&config.extensions.health_check) {
-        out.push(("health_check", Listener::bind(&endpoint, "the health check", None).await?, health_router));
+        let listener = Listener::bind(&endpoint, "the health check", None).await?;
+        out.push(("health_check", endpoint, listener, health_router));
     }
     if let Some(control) = &config.extensions.control {
         let endpoint = Endpoint::Unix(control.socket.clone());
-        out.push(("control", Listener::bind(&endpoint, "the control socket", None).await?, control_router));
+        let listener = Listener::bind(&endpoint, "the control socket", None).await?;
+        out.push(("control", endpoint, listener, control_router));
     }
     Ok(out)
 }
@@ -403,8 +406,9 @@ fn spawn_operators(
     stop: &CancellationToken,
 ) {
     let control = Arc::new(control);
-    for (name, listener, router) in operators {
-        let service = TowerToHyperService::new(RouterService(router(Arc::clone(&control))));
+    for (name, endpoint, listener, router) in operators {
+        let router = serve::keep_out(router(Arc::clone(&control)), &endpoint);
+        let service = TowerToHyperService::new(RouterService(router));
         serve::keep(tasks, name, listener, (Limits::default(), closed.clone()), service, stop.clone());
     }
 }

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use perigee_proto::link::DropReason;
-use perigee_shared::contact::Contact;
 use perigee_shared::contact::report::{shown_forecast, shown_pass};
+use perigee_shared::contact::{Contact, check_rate};
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, Signal};
@@ -257,6 +257,16 @@ async fn contact_open(State(c): Shared, Json(asked): Json<OpenContact>) -> Answe
         }
         seconds => seconds.map(|s| now + (s * 1e9) as u64),
     };
+    for (key, rate) in [("rate_down", asked.rate_down), ("rate_up", asked.rate_up)] {
+        if let Some(rate) = rate
+            && let Err(why) = check_rate(rate)
+        {
+            return Err(Refusal(StatusCode::BAD_REQUEST, format!("{key}: {why}")));
+        }
+    }
+    if asked.byte_budget == Some(0) {
+        return Err(Refusal(StatusCode::BAD_REQUEST, "byte_budget: 0 bytes would carry nothing".into()));
+    }
     let contact = Contact {
         end_unix_nano: end,
         rate_down: asked.rate_down,

@@ -270,7 +270,12 @@ impl Accepting {
             (Arc::clone(&self.config), Arc::clone(&self.allowed), self.around.clone());
         self.connections.spawn(self.tasks.watched("link connection", async move {
             let remote = incoming.remote_address();
-            let connection = handshake(incoming, config.link.handshake_timeout.0).await;
+            let connection = tokio::select! {
+                biased;
+                // The end does not wait for strangers.
+                () = around.shutdown.cancelled() => return,
+                connection = handshake(incoming, config.link.handshake_timeout.0) => connection,
+            };
             drop(handshaking);
             match connection {
                 Ok(Some(connection)) => Box::pin(admit(connection, &config, &allowed, around)).await,

@@ -144,7 +144,14 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     let rate = (number * factor).round();
-    (1.0..=1e12).contains(&rate).then_some(rate as u64).ok_or_else(wrong)
+    check_rate(rate as u64).map_err(|why| format!("`{text}`: {why}"))?;
+    Ok(rate as u64)
+}
+
+/// Whether a contact can have this rate, bit/s.
+pub fn check_rate(rate: u64) -> Result<(), String> {
+    const RATES: std::ops::RangeInclusive<u64> = 1..=1_000_000_000_000;
+    if RATES.contains(&rate) { Ok(()) } else { Err("a rate is from 1 bit/s to 1 Tbit/s".to_owned()) }
 }
 
 /// A rate in bit/s, as [`parse_rate`] reads it.

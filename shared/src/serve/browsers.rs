@@ -1,0 +1,101 @@
+//! What keeps web pages away from operators' endpoints: a page that somebody looks at on this machine can send requests to
+//! loopback, by another name even read the answers.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+
+use super::Endpoint;
+
+/// Sent with every answer.
+const HEADERS: [(&str, &str); 5] = [
+    ("cache-control", "no-store"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
+];
+
+/// `router` at `endpoint`, for programs and people and not for pages of others. On loopback the Host header must be loopback too.
+pub fn keep_out(router: Router, endpoint: &Endpoint) -> Router {
+    let by_name = matches!(endpoint, Endpoint::Tcp(_)) && endpoint.is_local();
+    router.layer(from_fn_with_state(by_name, check))
+}
+
+async fn check(State(by_name): State<bool>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let text = |name: &str| headers.get(name).map(|v| v.to_str().unwrap_or("?"));
+    let host = request.uri().host().or_else(|| text("host"));
+    let foreign_page = text("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site");
+    let mut response = if by_name && !host.is_some_and(is_loopback) {
+        let why = "this endpoint answers to the Host localhost, 127.0.0.1 or [::1] only\n";
+        (StatusCode::MISDIRECTED_REQUEST, why).into_response()
+    } else if foreign_page {
+        (StatusCode::FORBIDDEN, "a page of another site asks\n").into_response()
+    } else {
+        next.run(request).await
+    };
+    for (name, value) in HEADERS {
+        response
+            .headers_mut()
+            .entry(header::HeaderName::from_static(name))
+            .or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Whether a Host header names this machine's loopback.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.chars().all(|c| c.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::get;
+    use tower::Service;
+
+    use super::*;
+
+    async fn ask(endpoint: &str, headers: &[(&str, &str)]) -> Response {
+        let router = Router::new().route("/", get(async || "ok"));
+        let mut router = keep_out(router, &Endpoint::parse(endpoint).unwrap());
+        let mut request = Request::builder().uri("/");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        router.call(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn pages_of_others_are_kept_out() {
+        const LOCAL: &str = "127.0.0.1:8890";
+        for (endpoint, headers, status) in [
+            (LOCAL, vec![("host", "127.0.0.1:8890")], 200),
+            (LOCAL, vec![("host", "localhost")], 200),
+            (LOCAL, vec![("host", "[::1]:8890")], 200),
+            (LOCAL, vec![("host", "LOCALHOST:1")], 200),
+            (LOCAL, vec![("host", "evil.example")], 421),
+            (LOCAL, vec![("host", "localhost.evil.example:8890")], 421),
+            (LOCAL, vec![("host", "198.51.100.7:8890")], 421),
+            (LOCAL, vec![("host", "")], 421),
+            (LOCAL, vec![], 421),
+            (LOCAL, vec![("host", "localhost"), ("sec-fetch-site", "cross-site")], 403),
+            (LOCAL, vec![("host", "localhost"), ("sec-fetch-site", "none")], 200),
+            ("0.0.0.0:8890", vec![("host", "ground.example:8890")], 200),
+            ("unix:///run/x.sock", vec![("host", "x")], 200),
+        ] {
+            let answer = ask(endpoint, &headers).await;
+            assert_eq!(answer.status(), status, "{endpoint} {headers:?}");
+            assert_eq!(answer.headers()["cross-origin-resource-policy"], "same-origin");
+        }
+    }
+}
