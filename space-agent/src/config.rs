@@ -220,6 +220,7 @@ struct Nothing {}
 
 impl Component for ExporterConfig {
     const KINDS: &'static [&'static str] = &["link", "debug", "otlp", "otlphttp", "file"];
+    const NOUN: &'static str = "exporter";
 
     fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
         if kind == LINK {

@@ -304,6 +304,7 @@ impl ExporterConfig {
 
 impl Component for ExporterConfig {
     const KINDS: &'static [&'static str] = &["debug", "otlp", "otlphttp", "file"];
+    const NOUN: &'static str = "exporter";
 
     fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
         match kind {

@@ -1,19 +1,24 @@
-//! Configuration files: YAML in the Collector's shape, read strictly.
+//! Configuration files: YAML in the Collector's shape, read strictly, every mistake reported at once.
 //!
-//! [`load`] reads a file, replaces `${env:NAME}` and `${env:NAME:-default}` (`$$` is a dollar sign), and parses it. An unknown
-//! key is an error that names the key, its line and the nearest known key. [`Components`] is the Collector's map of
-//! `kind/name` to the settings of that kind.
+//! In the order in which a file passes: [`tree`] keeps lines, [`mod@env`] replaces variables, [`collector`] turns what the Collector has
+//! and Perigee has otherwise into Perigee's form, and [`read`] reads the result with serde. An unknown key is an error that names the
+//! key, its line and the nearest known key. [`Components`] is the Collector's map of `kind/name` to the settings of that kind.
 
-use std::collections::BTreeMap;
+mod components;
+mod env;
+mod file;
+mod read;
+pub mod tree;
+
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::de::DeserializeOwned;
 
+pub use self::components::{Component, Components, settings_or_default};
+pub use self::file::ConfigFile;
 use crate::units::ByteSize;
 
 /// What is wrong with a configuration, with the place where it can be said.
@@ -47,6 +52,56 @@ pub enum ConfigError {
         /// What is wrong and what to write instead.
         message: String,
     },
+    /// Everything that is wrong with a file.
+    #[error("{}", listed(path, problems))]
+    Problems {
+        /// The file.
+        path: String,
+        /// In the order of their lines.
+        problems: Vec<Problem>,
+    },
+}
+
+/// Something to say of a line of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// From 1; 0 when it is not known.
+    pub line: u64,
+    /// The key, from the top, with dots; empty for the whole file.
+    pub key: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl Problem {
+    /// A complaint about `key` at `line`.
+    pub fn new(line: u64, key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { line, key: key.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line > 0 {
+            write!(f, "{}: ", self.line)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// One line for each problem of the file at `path`.
+fn listed(path: &str, problems: &[Problem]) -> String {
+    let line = |p: &Problem| if p.line > 0 { format!("{path}:{p}") } else { format!("{path}: {p}") };
+    match problems {
+        [one] => line(one),
+        several => {
+            let lines: Vec<String> = several.iter().map(|p| format!("\n  {}", line(p))).collect();
+            format!("{path} has {} problems:{}", several.len(), lines.concat())
+        }
+    }
 }
 
 /// A setting that is readable but cannot be used: the key with dots from the top, and why. [`ConfigError::Invalid`] without
@@ -88,20 +143,22 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
 }
 
-/// Parses configuration `text`; `path` is only for messages.
+/// Parses configuration `text` in Perigee's own form; `path` is only for messages.
 pub fn parse<T: DeserializeOwned>(
     text: &str,
     path: &str,
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<T, ConfigError> {
-    let text = interpolate(text, &env).map_err(|(line, message)| ConfigError::Parse {
-        path: path.to_owned(),
-        line,
-        message,
-    })?;
-    serde_saphyr::from_str(&text).map_err(|error| {
+    let mut file = ConfigFile::parse(text, path, &env)?;
+    let read = file.read(|_| Vec::new());
+    file.finish(read)
+}
+
+/// Parses a long file of data, piece by piece: no tree of it is made, and the first mistake ends it.
+pub fn stream<T: DeserializeOwned>(text: &str, path: &str) -> Result<T, ConfigError> {
+    serde_saphyr::from_str(text).map_err(|error| {
         let line = error.location().map_or(0, |l| l.line());
-        let message = explain(error.without_snippet(), key_at(&text, line));
+        let message = explain(error.without_snippet(), key_at(text, line));
         ConfigError::Parse { path: path.to_owned(), line, message }
     })
 }
@@ -132,8 +189,14 @@ fn explain(error: &serde_saphyr::Error, key: Option<&str>) -> String {
 
 /// "unknown key `x`" with the nearest of `known`.
 fn unknown(what: &str, found: &str, known: &[&str]) -> String {
+    unknown_among(what, found, known, &[])
+}
+
+/// The same; what was meant may also be one of `more`.
+fn unknown_among(what: &str, found: &str, known: &[&str], more: &[&str]) -> String {
     let nearest = known
         .iter()
+        .chain(more)
         .map(|k| (strsim::damerau_levenshtein(found, k), *k))
         .min()
         .filter(|(distance, k)| *distance <= k.len().max(found.len()) / 2);
@@ -146,146 +209,11 @@ fn unknown(what: &str, found: &str, known: &[&str]) -> String {
     }
 }
 
-/// Replaces `${env:NAME}` and `${env:NAME:-default}`; the error is the line and the message.
-fn interpolate(text: &str, env: &impl Fn(&str) -> Option<String>) -> Result<String, (u64, String)> {
-    let mut out = String::with_capacity(text.len());
-    for (number, line) in text.split_inclusive('\n').enumerate() {
-        let fail = |message: String| (number as u64 + 1, message);
-        let (mut rest, comment) = line.split_at(comment_at(line));
-        while let Some(at) = rest.find('$') {
-            out.push_str(&rest[..at]);
-            rest = &rest[at + 1..];
-            if let Some(after) = rest.strip_prefix('$') {
-                out.push('$');
-                rest = after;
-            } else if let Some(after) = rest.strip_prefix("{env:") {
-                let end = after.find('}').ok_or_else(|| fail("`${env:` without its `}`".to_owned()))?;
-                let (name, default) = match after[..end].split_once(":-") {
-                    Some((name, default)) => (name, Some(default)),
-                    None => (&after[..end], None),
-                };
-                let value = env(name)
-                    .filter(|v| !v.is_empty())
-                    .or_else(|| default.map(str::to_owned))
-                    .ok_or_else(|| {
-                        fail(format!(
-                            "the environment variable {name} is not set; set it or write ${{env:{name}:-default}}"
-                        ))
-                    })?;
-                if value.contains(['\n', '\r']) {
-                    return Err(fail(format!("the environment variable {name} has more than one line")));
-                }
-                out.push_str(&value);
-                rest = &after[end + 1..];
-            } else {
-                out.push('$');
-            }
-        }
-        out.push_str(rest);
-        out.push_str(comment);
-    }
-    Ok(out)
-}
-
-/// Where the comment of a line begins, or its end: at a `#` that is outside quotes and behind a space.
-fn comment_at(line: &str) -> usize {
-    let mut quote = None;
-    let mut before = ' ';
-    for (at, c) in line.char_indices() {
-        match (quote, c) {
-            (None, '#') if before.is_whitespace() => return at,
-            (None, '"' | '\'') => quote = Some(c),
-            (Some(q), c) if q == c => quote = None,
-            _ => {}
-        }
-        before = c;
-    }
-    line.len()
-}
-
-/// One kind of component (a receiver, an exporter, ...) and its settings.
-pub trait Component: Sized {
-    /// The kinds that exist, as they are written before the `/`.
-    const KINDS: &'static [&'static str];
-
-    /// Reads the settings of `kind`, which is one of [`Component::KINDS`].
-    fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error>;
-}
-
-/// The Collector's map of `kind` or `kind/name` to settings, in the order of the keys.
-#[derive(Debug, Clone)]
-pub struct Components<T>(pub BTreeMap<String, T>);
-
-impl<T> Default for Components<T> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<T> Components<T> {
-    /// The settings of the component with this full name.
-    pub fn get(&self, name: &str) -> Option<&T> {
-        self.0.get(name)
-    }
-
-    /// Names and settings, in the order of the names.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
-        self.0.iter().map(|(name, settings)| (name.as_str(), settings))
-    }
-
-    /// That no component is called `name`, with the nearest one that is.
-    pub fn unknown(&self, key: impl Into<String>, name: &str) -> Invalid {
-        let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
-        Invalid::new(key, unknown("component", name, &known))
-    }
-}
-
-impl<'de, T: Component> Deserialize<'de> for Components<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MapVisitor<T>(PhantomData<T>);
-
-        impl<'de, T: Component> Visitor<'de> for MapVisitor<T> {
-            type Value = Components<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a map whose keys are one of {} (or KIND/NAME)", T::KINDS.join(", "))
-            }
-
-            fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(Components::default())
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut out = BTreeMap::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    let kind = name.split_once('/').map_or(name.as_str(), |(kind, _)| kind);
-                    if !T::KINDS.contains(&kind) {
-                        return Err(A::Error::unknown_field(kind, T::KINDS));
-                    }
-                    let settings = T::deserialize_kind(kind, &mut map)?;
-                    if out.insert(name.clone(), settings).is_some() {
-                        return Err(A::Error::custom(format!("`{name}` stands here twice")));
-                    }
-                }
-                Ok(Components(out))
-            }
-        }
-
-        deserializer.deserialize_map(MapVisitor(PhantomData))
-    }
-}
-
-/// Reads settings that may be left empty (`debug:` with nothing behind it), which then have their defaults.
-pub fn settings_or_default<'de, T, A>(map: &mut A) -> Result<T, A::Error>
-where
-    T: Deserialize<'de> + Default,
-    A: MapAccess<'de>,
-{
-    Ok(map.next_value::<Option<T>>()?.unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+    use serde::de::MapAccess;
+
     use super::*;
 
     #[derive(Debug, Deserialize, Default)]
@@ -305,6 +233,7 @@ mod tests {
 
     impl Component for Exporter {
         const KINDS: &'static [&'static str] = &["debug", "otlp"];
+        const NOUN: &'static str = "exporter";
         fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
             let settings = settings_or_default(map)?;
             Ok(if kind == "debug" { Self::Debug(settings) } else { Self::Otlp(settings) })
@@ -350,18 +279,37 @@ mod tests {
     #[test]
     fn a_wrong_value_is_named_with_its_line() {
         let error = parse_test("exporters:\n  otlp:\n    timeout: 5 parsecs\n").unwrap_err();
-        assert!(error.starts_with("c.yaml:3: timeout: `5 parsecs` is not a duration"), "{error}");
+        assert!(
+            error.starts_with("c.yaml:3: exporters.otlp.timeout: `5 parsecs` is not a duration"),
+            "{error}"
+        );
     }
 
     #[test]
-    fn variables_come_from_the_environment_or_their_default() {
-        let out = |text| interpolate(text, &|name: &str| (name == "A").then(|| "1".to_owned()));
-        assert_eq!(out("a: ${env:A} ${env:B:-2} $$x $y").as_deref(), Ok("a: 1 2 $x $y"));
-        for text in [" # ${env:B}\n", "a: 'x # y' # ${env:B}"] {
-            assert_eq!(out(text).as_deref(), Ok(text), "a comment may speak of them");
+    fn every_mistake_of_a_file_is_reported_at_once() {
+        let error = parse_test(
+            "exporters:\n  otlp:\n    timeout: 5 parsecs\n    endpiont: x\n  otpl:\n  debug: [1]\nexprters:\n",
+        )
+        .unwrap_err();
+        let lines: Vec<&str> = error.lines().collect();
+        assert_eq!(lines[0], "c.yaml has 5 problems:");
+        for (line, start) in lines[1..].iter().zip([
+            "  c.yaml:3: exporters.otlp.timeout: `5 parsecs` is not a duration",
+            "  c.yaml:4: exporters.otlp: unknown key `endpiont`; did you mean `endpoint`?",
+            "  c.yaml:5: exporters.otpl: unknown exporter `otpl`; did you mean `otlp`?",
+            "  c.yaml:6: exporters.debug: a section is expected here, not a list",
+            "  c.yaml:7: unknown key `exprters`; did you mean `exporters`?",
+        ]) {
+            assert!(line.starts_with(start), "{line}");
         }
-        assert_eq!(out("a: '# ${env:A}'").as_deref(), Ok("a: '# 1'"));
-        let (line, message) = out("\nb: ${env:B}").unwrap_err();
-        assert!(line == 2 && message.contains('B'));
+    }
+
+    #[test]
+    fn nothing_is_the_default_and_an_unknown_key_stays_one() {
+        let config = parse_test("exporters:\n  otlp:\n    endpoint:\n    timeout: null\n").unwrap();
+        let Some(Exporter::Otlp(otlp)) = config.exporters.get("otlp") else { panic!() };
+        assert!(otlp.endpoint.is_empty() && otlp.timeout.is_none());
+        assert!(parse_test("exporters:\n").unwrap().exporters.0.is_empty());
+        assert!(parse_test("exporters: {otlp: {time: }}").unwrap_err().contains("`timeout`"));
     }
 }
