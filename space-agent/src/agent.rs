@@ -76,6 +76,16 @@ pub enum AgentError {
     Thread(#[from] std::io::Error),
 }
 
+impl AgentError {
+    /// Whether the configuration, or a file that it names, is wrong: `validate` says the same.
+    pub const fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::Setting(_) | Self::Plan(_) | Self::Link(_) | Self::Receiver(ReceiverError::Tls(_))
+        )
+    }
+}
+
 /// Certificates and clients: what needs files and can be wrong before anything is opened or bound.
 struct Outside {
     link: Option<(ShipperConfig, SignalSet)>,
@@ -123,6 +133,7 @@ fn link_config(link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError
 pub fn check(config: &Config) -> Result<(), AgentError> {
     let env = Env::production();
     Outside::try_new(config, &env)?;
+    Receivers::check(config)?;
     let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
     Ok(crate::contacts::check(&config.contacts, &stations, env.unix_nano())?)
 }
@@ -263,13 +274,14 @@ impl Agent {
 
         let (journal, committer) = Journal::new(
             wal.clone(),
-            config.receivers.otlp.acknowledge,
+            config.acknowledge(),
             config.storage.commit_interval.0,
             metrics.receiver(),
             told,
         );
         front.spawn(committer);
-        let max_request = config.receivers.otlp.max_request_bytes.as_usize();
+        let largest = config.receivers.iter().map(|(_, r)| r.max_request_bytes.as_usize()).max();
+        let max_request = largest.unwrap_or_default();
         let intake = Arc::new(Intake::new(Arc::clone(&limiter), journal, metrics.receiver(), max_request));
         let closed = metrics.receiver().closed().clone();
         let control = Control {

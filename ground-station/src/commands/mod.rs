@@ -71,7 +71,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Err(error) => {
             eprintln!("ground-station: {error:#}");
             let wrong =
-                error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
+                error.is::<ConfigError>() || error.downcast_ref().is_some_and(StartError::is_configuration);
             let failed = |e: &StartError| matches!(e, StartError::Spool(spool) if spool.is_retryable());
             let disk = error.is::<SpoolGone>() || error.downcast_ref().is_some_and(failed);
             ExitCode::from(if wrong {
@@ -88,6 +88,9 @@ pub async fn run(cli: Cli) -> ExitCode {
 async fn work(file: ConfigFile) -> anyhow::Result<ExitCode> {
     let config = Config::load(&file.config)?;
     init_logs(&config.service.telemetry.logs);
+    for warning in &config.warnings {
+        tracing::warn!(line = warning.line, "{}: {}", warning.key, warning.message);
+    }
     let ground = Ground::build(config, &Env::production()).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
@@ -112,6 +115,10 @@ fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
     if let Err(error) = Link::check(&config, &env) {
         eprintln!("ground-station: {}: {error}", file.config.display());
         return Ok(ExitCode::from(WRONG_CONFIGURATION));
+    }
+    for warning in &config.warnings {
+        let (line, key, message) = (warning.line, &warning.key, &warning.message);
+        say(&format!("{}:{line}: warning: {key}: {message}\n", file.config.display()));
     }
     say(&format!("{}: right\n", file.config.display()));
     Ok(ExitCode::SUCCESS)

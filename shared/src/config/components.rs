@@ -17,9 +17,6 @@ pub trait Component: Sized {
     /// What it is, in a word.
     const NOUN: &'static str;
 
-    /// Those of them that are earlier names of others, and are not proposed.
-    const OLD: &'static [&'static str] = &[];
-
     /// Reads the settings of `kind`, which is one of [`Component::KINDS`].
     fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error>;
 }
@@ -72,8 +69,7 @@ impl<'de, T: Component> Deserialize<'de> for Components<T> {
                 while let Some(name) = map.next_key::<String>()? {
                     let kind = name.split_once('/').map_or(name.as_str(), |(kind, _)| kind);
                     if !T::KINDS.contains(&kind) {
-                        let meant = T::KINDS.iter().copied().filter(|known| !T::OLD.contains(known));
-                        let message = unknown(T::NOUN, kind, &meant.collect::<Vec<_>>());
+                        let message = unknown(T::NOUN, kind, T::KINDS);
                         map.next_value_seed(Refuse(message))?;
                         continue;
                     }

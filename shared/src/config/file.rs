@@ -11,6 +11,15 @@ use super::{ConfigError, Invalid, Problem, env, unknown};
 /// A file with more mistakes than this is no configuration.
 const MOST_PROBLEMS: usize = 200;
 
+/// Whether a key that was taken out stood for another of the same section.
+fn mistyped(removed: &str, key: &str) -> bool {
+    let split = |key: &str| {
+        key.rsplit_once('.').map_or((String::new(), key.to_owned()), |(a, b)| (a.into(), b.into()))
+    };
+    let ((section, name), (other, meant)) = (split(removed), split(key));
+    section == other && strsim::damerau_levenshtein(&name, &meant) <= meant.len() / 2
+}
+
 /// A file that is being read.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
@@ -66,7 +75,8 @@ impl ConfigFile {
         let within = |inner: &str, outer: &str| {
             inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        let follows = |removed: &String| within(removed, &key) || within(&key, removed);
+        let follows =
+            |removed: &String| within(removed, &key) || within(&key, removed) || mistyped(removed, &key);
         if self.removed.iter().any(follows) || self.problems.iter().any(|p| p.key == key) {
             return;
         }
@@ -124,7 +134,7 @@ impl ConfigFile {
             What::Word(found, known) => Problem::new(line, key, unknown("value", found, known)),
             What::Missing(field) => {
                 let missing = if key.is_empty() { (*field).to_owned() } else { format!("{key}.{field}") };
-                if self.removed.contains(&missing) {
+                if self.removed.iter().any(|r| *r == missing || mistyped(r, &missing)) {
                     return;
                 }
                 Problem::new(line, key, format!("the key `{field}` is missing"))
@@ -132,6 +142,11 @@ impl ConfigFile {
             What::Other(message) => Problem::new(line, key, message.clone()),
         };
         self.problems.push(problem);
+    }
+
+    /// The tree as YAML, with every warning in a comment.
+    pub fn written(&self) -> String {
+        super::write::yaml(&self.tree, &self.warnings)
     }
 
     /// The settings, or every problem in the order of the lines.

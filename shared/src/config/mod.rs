@@ -4,11 +4,13 @@
 //! and Perigee has otherwise into Perigee's form, and [`read`] reads the result with serde. An unknown key is an error that names the
 //! key, its line and the nearest known key. [`Components`] is the Collector's map of `kind/name` to the settings of that kind.
 
+pub mod collector;
 mod components;
 mod env;
 mod file;
 mod read;
 pub mod tree;
+mod write;
 
 use std::fmt;
 use std::fs::File;

@@ -28,6 +28,10 @@ impl Client {
     /// A client as `config` says; `key` is the exporter's, from the top of the configuration.
     pub fn try_new(key: &str, config: &ExporterConfig, env: &Env) -> Result<Self, Invalid> {
         config.validate(key)?;
+        if config.is_unauthorized() {
+            // Never without the credentials that were asked for.
+            return Err(Invalid::new(format!("{key}.auth"), "was not looked up in extensions"));
+        }
 
         Ok(match config {
             ExporterConfig::Debug(c) => Self::Debug(Debug::new(c, env.output.clone())),

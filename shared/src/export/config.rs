@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::MapAccess;
 
-use super::auth::{AuthConfig, Authorization};
+use super::auth::{AuthConfig, Authenticator, Authorization};
 use super::cut::Limits;
 use super::endpoint::target;
 use crate::config::{Component, Invalid, settings_or_default};
@@ -442,7 +442,7 @@ impl ExporterConfig {
     }
 
     /// The exporter's requests carry this header from now on.
-    pub fn authorize(&mut self, authorization: Authorization) {
+    fn authorize(&mut self, authorization: Authorization) {
         match self {
             Self::Otlp(c) => c.authorization = Some(authorization),
             Self::OtlpHttp(c) => c.authorization = Some(authorization),
@@ -450,13 +450,28 @@ impl ExporterConfig {
         }
     }
 
-    /// TLS settings.
-    pub fn tls(&self) -> Option<&TlsConfig> {
+    /// Whether `auth` was not looked up.
+    pub(super) fn is_unauthorized(&self) -> bool {
         match self {
-            Self::Otlp(c) => c.tls.as_ref(),
-            Self::OtlpHttp(c) => c.tls.as_ref(),
-            Self::Debug(_) | Self::File(_) => None,
+            Self::Otlp(c) => c.auth.is_some() && c.authorization.is_none(),
+            Self::OtlpHttp(c) => c.auth.is_some() && c.authorization.is_none(),
+            Self::Debug(_) | Self::File(_) => false,
         }
+    }
+
+    /// Looks up who sends in `authenticators`; `name` is the exporter's.
+    pub fn authorize_from(
+        &mut self,
+        name: &str,
+        authenticators: &BTreeMap<String, Authenticator>,
+    ) -> Result<(), Invalid> {
+        let Some(auth) = self.auth().map(|a| a.authenticator.clone()) else { return Ok(()) };
+        let Some(found) = authenticators.get(&auth) else {
+            let message = format!("`{auth}` is no authenticator in extensions");
+            return Err(Invalid::new(format!("exporters.{name}.auth.authenticator"), message));
+        };
+        self.authorize(Authorization::try_new(&format!("extensions.{auth}"), found)?);
+        Ok(())
     }
 
     /// Items a second at most; `None`: no limit.

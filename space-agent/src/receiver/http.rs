@@ -134,6 +134,10 @@ async fn export(intake: &Intake, signal: Signal, request: Request<Body>) -> Resp
         let status = Status::refuse(Code::InvalidArgument, message);
         return Format::Json.failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status);
     };
+    if let Err(status) = intake.has_pipeline(signal) {
+        forget(&mut pieces).await;
+        return format.failure(StatusCode::NOT_FOUND, &status);
+    }
     let read = tokio::time::timeout(READ_TIMEOUT, read(intake, signal, &parts.headers, &mut pieces, format));
     let read = match read.await {
         Ok(read) => read,

@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use perigee_shared::compress::{DecompressError, Encoding, decompress};
+use perigee_shared::link::tls::{Credentials, TlsError, listener_config, load_authorities};
 use perigee_shared::otlp::status::Status;
 use perigee_shared::otlp::walk::walk;
 use perigee_shared::serve::{BindError, Endpoint, Limits, Listener, serve};
-use perigee_shared::signal::Signal;
+use perigee_shared::signal::{Signal, SignalSet};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -30,6 +31,8 @@ pub struct Intake {
     journal: Journal,
     counters: Arc<ReceiverCounters>,
     max_request: usize,
+    /// What comes in here; the rest has no pipeline.
+    signals: SignalSet,
 }
 
 impl Intake {
@@ -40,7 +43,23 @@ impl Intake {
         counters: Arc<ReceiverCounters>,
         max_request: usize,
     ) -> Self {
-        Self { limiter, journal, counters, max_request }
+        let signals = Signal::ALL.into_iter().fold(SignalSet::default(), SignalSet::with);
+        Self { limiter, journal, counters, max_request, signals }
+    }
+
+    /// The same for one listener.
+    fn narrowed(&self, max_request: usize, signals: SignalSet) -> Arc<Self> {
+        let (limiter, counters) = (Arc::clone(&self.limiter), Arc::clone(&self.counters));
+        Arc::new(Self { limiter, journal: self.journal.clone(), counters, max_request, signals })
+    }
+
+    /// Whether anything takes what comes in of this signal.
+    fn has_pipeline(&self, signal: Signal) -> Result<(), Status> {
+        if self.signals.contains(signal) {
+            return Ok(());
+        }
+        let message = format!("no pipeline takes {signal} here; service.pipelines says which do");
+        Err(Status::refuse(Code::Unimplemented, message))
     }
 
     fn too_large(&self) -> Status {
@@ -105,9 +124,21 @@ impl From<DecompressError> for Unpack {
 }
 
 /// Listeners that are bound and not served yet.
-pub struct Receivers {
-    grpc: Option<(Listener, Limits)>,
-    http: Option<(Listener, Limits)>,
+pub struct Receivers(Vec<Bound>);
+
+/// One of them.
+struct Bound {
+    protocol: Protocol,
+    listener: Listener,
+    limits: Limits,
+    max_request: usize,
+    signals: SignalSet,
+}
+
+#[derive(Clone, Copy)]
+enum Protocol {
+    Grpc,
+    Http,
 }
 
 /// A receiver could not be set up.
@@ -125,51 +156,69 @@ pub enum ReceiverError {
 }
 
 impl Receivers {
-    /// Binds what `config` asks for.
+    /// Binds what `config` asks for: receivers that no pipeline uses are not, as in the Collector.
     pub async fn bind(config: &Config) -> Result<Self, ReceiverError> {
-        let protocols = &config.receivers.otlp.protocols;
-        Ok(Self {
-            grpc: bind(protocols.grpc.as_ref(), "OTLP/gRPC", config).await?,
-            http: bind(protocols.http.as_ref(), "OTLP/HTTP", config).await?,
-        })
+        let mut out = Vec::new();
+        for (name, receiver) in config.receivers.iter() {
+            let signals = config.signals_from(name);
+            if signals.is_empty() {
+                continue;
+            }
+            let protocols = &receiver.protocols;
+            for (protocol, settings, purpose) in [
+                (Protocol::Grpc, protocols.grpc.as_ref(), "OTLP/gRPC"),
+                (Protocol::Http, protocols.http.as_ref(), "OTLP/HTTP"),
+            ] {
+                let Some(settings) = settings else { continue };
+                let (listener, limits) = bind(settings, purpose, config).await?;
+                let max_request = settings.max_request_bytes.unwrap_or(receiver.max_request_bytes).as_usize();
+                out.push(Bound { protocol, listener, limits, max_request, signals });
+            }
+        }
+        Ok(Self(out))
+    }
+
+    /// Reads the files that listeners name, without binding anything.
+    pub fn check(config: &Config) -> Result<(), ReceiverError> {
+        for (_, receiver) in config.receivers.iter() {
+            for listener in [&receiver.protocols.grpc, &receiver.protocols.http].into_iter().flatten() {
+                tls(listener)?;
+            }
+        }
+        Ok(())
     }
 
     /// Serves until `shutdown`, then lets the requests that have begun end.
     pub async fn run(self, intake: Arc<Intake>, shutdown: CancellationToken) {
-        let grpc = async {
-            if let Some((listener, limits)) = self.grpc {
-                let (closed, service) =
-                    (intake.counters.closed().clone(), grpc::service(Arc::clone(&intake)));
-                serve(listener, limits, closed, service, shutdown.clone()).await;
-            }
-        };
-        let http = async {
-            if let Some((listener, limits)) = self.http {
-                let (closed, service) =
-                    (intake.counters.closed().clone(), http::service(Arc::clone(&intake)));
-                serve(listener, limits, closed, service, shutdown.clone()).await;
-            }
-        };
-        tokio::join!(grpc, http);
+        let mut served = tokio::task::JoinSet::new();
+        for Bound { protocol, listener, limits, max_request, signals } in self.0 {
+            let intake = intake.narrowed(max_request, signals);
+            let (closed, stop) = (intake.counters.closed().clone(), shutdown.clone());
+            match protocol {
+                Protocol::Grpc => served.spawn(serve(listener, limits, closed, grpc::service(intake), stop)),
+                Protocol::Http => served.spawn(serve(listener, limits, closed, http::service(intake), stop)),
+            };
+        }
+        drop(intake);
+        while served.join_next().await.is_some() {}
     }
 }
 
 async fn bind(
-    listener: Option<&ListenerConfig>,
+    listener: &ListenerConfig,
     purpose: &'static str,
     config: &Config,
-) -> Result<Option<(Listener, Limits)>, ReceiverError> {
-    use perigee_shared::link::tls::{Credentials, listener_config, load_authorities};
-    let Some(listener) = listener else { return Ok(None) };
-    let tls = match &listener.tls {
-        None => None,
-        Some(tls) => {
-            let clients = tls.client_ca_file.as_deref().map(load_authorities).transpose()?;
-            Some(listener_config(Credentials::load(&tls.cert_file, &tls.key_file)?, clients)?)
-        }
-    };
+) -> Result<(Listener, Limits), ReceiverError> {
+    let tls = tls(listener)?;
     let endpoint = Endpoint::parse(&listener.endpoint).map_err(ReceiverError::Endpoint)?;
-    Ok(Some((Listener::bind(&endpoint, purpose, tls).await?, limits(listener, config))))
+    Ok((Listener::bind(&endpoint, purpose, tls).await?, limits(listener, config)))
+}
+
+/// A listener's certificates, read.
+fn tls(listener: &ListenerConfig) -> Result<Option<Arc<rustls::ServerConfig>>, TlsError> {
+    let Some(tls) = &listener.tls else { return Ok(None) };
+    let clients = tls.client_ca_file.as_deref().map(load_authorities).transpose()?;
+    listener_config(Credentials::load(&tls.cert_file, &tls.key_file)?, clients).map(Some)
 }
 
 /// Windows large enough for speed, small enough that all connections of a listener stay within an eighth of the memory limit.
