@@ -124,7 +124,7 @@ impl Http {
             };
             match redirected(&url, &response) {
                 Some(next) => url = next,
-                None => return self.read(response).await,
+                None => return at(self.read(response).await, &url),
             }
         }
         let reason = format!("it redirects more than {MOST_REDIRECTIONS} times");
@@ -146,6 +146,16 @@ impl Http {
         let body = body.map(|b| b.to_bytes()).unwrap_or_default();
         let body = encoding.and_then(|e| decompress_capped(e, &body, self.max_response).ok());
         outcome(code, after, &kind, &body.unwrap_or_default())
+    }
+}
+
+/// An answer about the way names the URL: a wrong path is the usual mistake.
+fn at(outcome: Outcome, url: &Uri) -> Outcome {
+    match outcome {
+        Outcome::Refused { reason, about: About::Settings } => {
+            Outcome::Refused { reason: format!("{reason} (POST {url})"), about: About::Settings }
+        }
+        other => other,
     }
 }
 

@@ -35,6 +35,7 @@ pub struct Process {
     program: PathBuf,
     args: Vec<String>,
     log: PathBuf,
+    env: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -46,13 +47,22 @@ impl Process {
             program: program.into(),
             args: args.iter().map(ToString::to_string).collect(),
             log: directory.join(format!("{name}.log")),
+            env: Vec::new(),
             child: None,
         }
+    }
+
+    /// With these variables in its environment.
+    #[must_use]
+    pub fn with(mut self, env: &[(&str, &str)]) -> Self {
+        self.env.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        self
     }
 
     fn command(&self, args: &[String]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(args).stdin(Stdio::null()).kill_on_drop(true).env("RUST_LOG", LOGS);
+        command.envs(self.env.iter().cloned());
         command
     }
 

@@ -52,7 +52,7 @@ async fn a_wrong_value_is_named_with_its_key() {
             |c| c["service"]["pipelines"]["logs"]["exporters"] = json!(["lnk"]),
             &["service.pipelines.logs.exporters", "link"],
         ),
-        (|c| drop(c["service"]["pipelines"].as_object_mut().unwrap().remove("logs")), &["logs"]),
+        (|c| c["service"]["pipelines"] = json!({}), &["agent.yaml:", "service.pipelines", "has no pipeline"]),
         (
             |c| c["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"] = json!("0.0.0.0:4317"),
             &["grpc.endpoint", "insecure"],
