@@ -151,6 +151,16 @@ impl Config {
             let Some(listener) = listener else { continue };
             let key = format!("{key}.protocols.{name}");
             self.check_listener(&key, listener, wrong);
+            let several = |o: &String| o.matches('*').count() > 1;
+            if listener.cors.as_ref().is_some_and(|c| c.allowed_origins.iter().any(several)) {
+                wrong.push(Invalid::new(
+                    format!("{key}.cors.allowed_origins"),
+                    "an origin has at most one `*`",
+                ));
+            }
+            if name == "grpc" && listener.cors.is_some() {
+                wrong.push(Invalid::new(format!("{key}.cors"), "browsers send over http; write it there"));
+            }
             if let Some(max) = listener.max_request_bytes {
                 self.check_max_request(&format!("{key}.max_request_bytes"), max, wrong);
             }

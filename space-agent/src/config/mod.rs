@@ -118,6 +118,8 @@ pub struct ListenerConfig {
     pub max_request_bytes: Option<ByteSize>,
     /// TLS, and with `client_ca_file` mutual TLS.
     pub tls: Option<ListenerTls>,
+    /// Pages of other origins that may send from a browser; HTTP only.
+    pub cors: Option<CorsConfig>,
     /// Allows an address that is not loopback without TLS.
     #[serde(default)]
     pub insecure: bool,
@@ -130,6 +132,20 @@ pub struct ListenerConfig {
     /// How long an HTTP/1.1 connection may be idle between requests.
     #[serde(default = "default_idle_timeout")]
     pub idle_timeout: Span,
+}
+
+/// `cors` of a listener.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorsConfig {
+    /// Origins, each with at most one `*`.
+    pub allowed_origins: Vec<String>,
+    /// Headers that a page may send beside the usual ones; `*`: any.
+    pub allowed_headers: Vec<String>,
+    /// Headers of an answer that a page may read.
+    pub exposed_headers: Vec<String>,
+    /// Seconds for which a browser need not ask again.
+    pub max_age: u64,
 }
 
 /// `tls` of a listener.

@@ -326,9 +326,6 @@ fn what_would_lose_or_show_data_is_an_error_only_where_it_is_used() {
     let error = used("exporters", "kafka", "[otlp, debug]", "[otlp, kafka]");
     assert!(error.contains("what it gets would be lost"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
-    let error =
-        read(&with("      http:\n", "      http:\n        cors: {allowed_origins: [\"*\"]}\n")).unwrap_err();
-    assert!(error.contains("http.cors"), "{error}");
     let error = read(&with("      http:\n", "      http:\n        auth: {authenticator: x}\n")).unwrap_err();
     assert!(error.contains("anybody could send"), "{error}");
 }

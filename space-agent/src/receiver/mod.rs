@@ -4,6 +4,7 @@
 //! and handed to the journal as raw bytes.
 
 mod body;
+mod cors;
 mod grpc;
 mod http;
 
@@ -19,7 +20,7 @@ use perigee_shared::signal::{Signal, SignalSet};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::config::{Config, ListenerConfig, MIN_WINDOW};
+use crate::config::{Config, CorsConfig, ListenerConfig, MIN_WINDOW};
 use crate::journal::Journal;
 use crate::limiter::{Limiter, Permit};
 use crate::telemetry::ReceiverCounters;
@@ -133,6 +134,7 @@ struct Bound {
     limits: Limits,
     max_request: usize,
     signals: SignalSet,
+    cors: Option<Arc<CorsConfig>>,
 }
 
 #[derive(Clone, Copy)]
@@ -172,7 +174,8 @@ impl Receivers {
                 let Some(settings) = settings else { continue };
                 let (listener, limits) = bind(settings, purpose, config).await?;
                 let max_request = settings.max_request_bytes.unwrap_or(receiver.max_request_bytes).as_usize();
-                out.push(Bound { protocol, listener, limits, max_request, signals });
+                let cors = settings.cors.clone().map(Arc::new);
+                out.push(Bound { protocol, listener, limits, max_request, signals, cors });
             }
         }
         Ok(Self(out))
@@ -191,12 +194,14 @@ impl Receivers {
     /// Serves until `shutdown`, then lets the requests that have begun end.
     pub async fn run(self, intake: Arc<Intake>, shutdown: CancellationToken) {
         let mut served = tokio::task::JoinSet::new();
-        for Bound { protocol, listener, limits, max_request, signals } in self.0 {
+        for Bound { protocol, listener, limits, max_request, signals, cors } in self.0 {
             let intake = intake.narrowed(max_request, signals);
             let (closed, stop) = (intake.counters.closed().clone(), shutdown.clone());
             match protocol {
                 Protocol::Grpc => served.spawn(serve(listener, limits, closed, grpc::service(intake), stop)),
-                Protocol::Http => served.spawn(serve(listener, limits, closed, http::service(intake), stop)),
+                Protocol::Http => {
+                    served.spawn(serve(listener, limits, closed, http::service(intake, cors), stop))
+                }
             };
         }
         drop(intake);

@@ -30,10 +30,6 @@ pub(super) const HTTP: Rules = &[
     ("compression_algorithms", Act::Silent),
     ("include_metadata", Act::Instead("nothing here reads what a request says beside its data")),
     ("response_headers", Act::Instead("answers have no headers of yours")),
-    (
-        "cors",
-        Act::Wrong("browsers could not send here; put a proxy that answers CORS in front, or a Collector"),
-    ),
     ("auth", Act::Wrong("anybody could send; use tls with client_ca_file")),
     ("middlewares", Act::Wrong("what a middleware refuses would be taken")),
     ("traces_url_path", Act::Wrong("the path is /v1/traces")),

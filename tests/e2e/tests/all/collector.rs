@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use e2e::wire::{Target, frame, get, http1, http2};
 use e2e::{Backend, Batch, Process, Scene, eventually, free_port};
 use http::{Method, StatusCode};
@@ -106,6 +107,10 @@ async fn a_larger_file_runs_and_data_arrives_also_after_a_crash() {
     assert_eq!(run.call(Signal::Metrics, &points).await, "0");
     assert_eq!(run.post(Signal::Logs, &logs).await, StatusCode::OK);
     assert_eq!(run.call(Signal::Logs, &logs).await, "12", "logs come in at the other receiver");
+    let asks = [("origin", "https://app.example.com"), ("access-control-request-method", "POST")];
+    let target = Target::Tcp(run.http);
+    let answer = http1(&target, Method::OPTIONS, "/v1/logs", &asks, Bytes::new()).await.unwrap();
+    assert_eq!(answer.header("access-control-allow-origin"), "https://app.example.com", "{answer:?}");
     run.process.kill().await;
     run.start(run.grpc).await;
     assert!(get(&Target::Tcp(run.health), "/").await.contains("ok"));
