@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper_util::service::TowerToHyperService;
-use perigee_shared::config::{ConfigError, Invalid};
+use perigee_shared::config::{ConfigError, Invalid, Problem};
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::tls::{self, Credentials, Role, TlsError};
@@ -138,6 +138,14 @@ pub fn check(config: &Config) -> Result<(), AgentError> {
     Ok(crate::contacts::check(&config.contacts, &stations, env.unix_nano())?)
 }
 
+/// What is to be said of the dates of the satellite's certificate. It stops nothing: a clock may be wrong until it is set, and what
+/// comes is stored meanwhile.
+pub fn dates(config: &Config, env: &Env) -> Option<Problem> {
+    let link = config.link.as_ref().filter(|_| !config.signals_of(LINK).is_empty())?;
+    let message = tls::out_of_date(&link.certificate_file, env.unix_nano())?;
+    Some(Problem::new(0, "link.certificate_file", message))
+}
+
 fn contacts(
     config: &Config,
     env: &Env,
@@ -200,6 +208,7 @@ pub struct Agent {
 impl Agent {
     /// Checks what the configuration names, opens the log and binds every listener.
     pub async fn build(config: Config, env: Env) -> Result<(Self, Receivers), AgentError> {
+        Receivers::check(&config)?;
         let mut agent = Self::without_listeners(config, env)?;
         let receivers = Receivers::bind(&agent.config).await?;
         agent.operators = operators(&agent.config).await?;

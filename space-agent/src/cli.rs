@@ -191,7 +191,7 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
             });
             let config = load(&arg.config)?;
             perigee_shared::telemetry::init_logs(&config.service.telemetry.logs);
-            for warning in &config.warnings {
+            for warning in config.warnings.iter().chain(&agent::dates(&config, &Env::production())) {
                 tracing::warn!(line = warning.line, "{}: {}", warning.key, warning.message);
             }
             let (agent, receivers) =
@@ -213,7 +213,8 @@ pub async fn execute(cli: Cli) -> Result<(), Failure> {
                 0 => format!("{shown}: warning: {w}\n"),
                 line => format!("{shown}:{line}: warning: {}: {}\n", w.key, w.message),
             };
-            let mut text: String = config.warnings.iter().map(warning).collect();
+            let dates = agent::dates(&config, &Env::production());
+            let mut text: String = config.warnings.iter().chain(&dates).map(warning).collect();
             text.push_str(&format!("{shown}: the configuration is valid\n"));
             for name in abandoned(&config).await {
                 text.push_str(&release_hint(&name));

@@ -8,9 +8,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use perigee_shared::config::ConfigError;
+use perigee_shared::config::{ConfigError, Problem};
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
+use perigee_shared::link::tls;
 use perigee_shared::serve::termination;
 use perigee_shared::telemetry::init_logs;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +89,7 @@ pub async fn run(cli: Cli) -> ExitCode {
 async fn work(file: ConfigFile) -> anyhow::Result<ExitCode> {
     let config = Config::load(&file.config)?;
     init_logs(&config.service.telemetry.logs);
-    for warning in &config.warnings {
+    for warning in config.warnings.iter().chain(&dates(&config, &Env::production())) {
         tracing::warn!(line = warning.line, "{}: {}", warning.key, warning.message);
     }
     let ground = Ground::build(config, &Env::production()).await?;
@@ -101,6 +102,12 @@ async fn work(file: ConfigFile) -> anyhow::Result<ExitCode> {
     });
     Box::pin(ground.run(shutdown)).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is to be said of the dates of the station's certificate. It stops nothing: a clock may be wrong until it is set.
+fn dates(config: &Config, env: &Env) -> Option<Problem> {
+    let message = tls::out_of_date(&config.link.certificate_file, env.unix_nano())?;
+    Some(Problem::new(0, "link.certificate_file", message))
 }
 
 fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
@@ -116,9 +123,10 @@ fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
         eprintln!("ground-station: {}: {error}", file.config.display());
         return Ok(ExitCode::from(WRONG_CONFIGURATION));
     }
-    for warning in &config.warnings {
-        let (line, key, message) = (warning.line, &warning.key, &warning.message);
-        say(&format!("{}:{line}: warning: {key}: {message}\n", file.config.display()));
+    for warning in config.warnings.iter().chain(&dates(&config, &env)) {
+        let (key, message) = (&warning.key, &warning.message);
+        let line = if warning.line > 0 { format!("{}:", warning.line) } else { String::new() };
+        say(&format!("{}:{line} warning: {key}: {message}\n", file.config.display()));
     }
     say(&format!("{}: right\n", file.config.display()));
     Ok(ExitCode::SUCCESS)
