@@ -19,6 +19,7 @@ mod http;
 mod outcome;
 mod rate;
 pub mod retry;
+mod show;
 mod split;
 mod tls;
 
