@@ -58,7 +58,9 @@ pub(super) fn value(value: Option<&AnyValue>) -> String {
     let several = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>().join(", ");
     match value {
         // A line stays one.
-        Value::StringValue(text) if text.contains(char::is_control) => format!("Str({})", text.escape_debug()),
+        Value::StringValue(text) if text.contains(char::is_control) => {
+            format!("Str({})", text.escape_debug())
+        }
         Value::StringValue(text) => format!("Str({text})"),
         Value::BoolValue(b) => format!("Bool({b})"),
         Value::IntValue(n) => format!("Int({n})"),

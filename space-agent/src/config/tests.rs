@@ -75,226 +75,192 @@ fn with(from: &str, to: &str) -> String {
     MINIMAL.replacen(from, to, 1)
 }
 
+/// What stands in the minimal file, what stands there instead, and what is said of it in one line.
+const MISTAKES: &[(&str, &str, &[&str])] = &[
+    ("receivers:\n", "recievers:\n", &["c.yaml:2: unknown key `recievers`; did you mean `receivers`?"]),
+    (
+        "  otlp:\n    protocols",
+        "  oltp:\n    protocols",
+        &["receivers.oltp: unknown receiver `oltp`; did you mean `otlp`?"],
+    ),
+    (
+        "      grpc:\n",
+        "      gprc:\n",
+        &["c.yaml:5: receivers.otlp.protocols: unknown key `gprc`; did you mean `grpc`?"],
+    ),
+    (
+        "localhost:${env:OTLP_GRPC_PORT:-4317}",
+        "4317",
+        &["c.yaml:6: receivers.otlp.protocols.grpc.endpoint: `4317` is not an address"],
+    ),
+    (
+        "localhost:${env:OTLP_GRPC_PORT:-4317}",
+        "http://localhost:4317",
+        &["grpc.endpoint: `http://localhost:4317` is not an address; write HOST:PORT"],
+    ),
+    (
+        "localhost:${env:OTLP_GRPC_PORT:-4317}",
+        "${env:NOT_SET}",
+        &["c.yaml:6: the environment variable NOT_SET is not set"],
+    ),
+    ("localhost:${env:OTLP_GRPC_PORT:-4317}", "${file:/x}", &["`${file:...}` is not implemented"]),
+    (
+        "  batch:\n",
+        "  batch: {timeout: 5}\n",
+        &["processors.batch.timeout: `5` is not a duration; write for example 200ms"],
+    ),
+    ("  batch:\n", "  batch: {tiemout: 5s}\n", &["unknown key `tiemout`; did you mean `timeout`?"]),
+    ("  batch:\n", "  batch: {send_batch_size: many}\n", &["send_batch_size: `many` is not a whole number"]),
+    (
+        "  batch:\n",
+        "  batch: {send_batch_size: 10, send_batch_max_size: 5}\n",
+        &["send_batch_max_size: must not be below send_batch_size"],
+    ),
+    ("  batch:\n", "  batch: [1]\n", &["processors.batch: a section is expected here, not a list"]),
+    (
+        "  batch:\n",
+        "  memory_limiter: {limit: 512}\n",
+        &["memory_limiter.limit: is 512 B and must be at least 4MiB; did you mean 512MiB?"],
+    ),
+    ("  batch:\n", "  memory_limiter: {limit_mib: 512MiB}\n", &["limit_mib: must be a whole number of MiB"]),
+    ("  batch:\n", "  memory_limiter: {limit_mib: 512, limit: 1GiB}\n", &["limit_mib: there is `limit` too"]),
+    (
+        "  batch:\n",
+        "  memory_limiter: {limit_mib: 50, spike_limit_mib: 60}\n",
+        &["spike_limit: must be below limit"],
+    ),
+    (
+        "  batch:\n",
+        "  memory_limiter: {limit_mb: 512}\n",
+        &["unknown key `limit_mb`; did you mean `limit_mib`?"],
+    ),
+    ("  batch:\n", "  btach:\n", &["processors.btach: unknown processor `btach`; did you mean `batch`?"]),
+    (
+        "processors: [batch]",
+        "processors: [bacth]",
+        &["c.yaml:24: service.pipelines.traces.processors: unknown processor `bacth`; did you mean `batch`?"],
+    ),
+    (
+        "receivers: [otlp]",
+        "receivers: [otpl]",
+        &["service.pipelines.traces.receivers: unknown receiver `otpl`; did you mean `otlp`?"],
+    ),
+    ("receivers: [otlp]", "receivers: []", &["service.pipelines.traces.receivers: is empty"]),
+    (
+        "exporters: [otlp, debug]",
+        "exporters: [otlp, debgu]",
+        &["c.yaml:25: service.pipelines.traces.exporters: unknown exporter `debgu`; did you mean `debug`?"],
+    ),
+    (
+        "exporters: [otlp, debug]",
+        "exporters: []",
+        &["c.yaml:25: service.pipelines.traces.exporters: is empty"],
+    ),
+    ("exporters: [otlp, debug]", "exporters: otlp", &["a list is expected here, not `otlp`: write [a, b]"]),
+    (
+        "    traces:\n",
+        "    trace:\n",
+        &["service.pipelines.trace: unknown pipeline `trace`; did you mean `traces`?"],
+    ),
+    ("    traces:\n", "    profiles:\n", &["service.pipelines.profiles: profiles are not implemented"]),
+    (
+        "  otlp:\n    endpoint",
+        "  oltp:\n    endpoint",
+        &["exporters.oltp: unknown exporter `oltp`; did you mean"],
+    ),
+    (
+        "  debug:\n",
+        "  debug:\n  otlp_grcp: {endpoint: \"x:1\"}\n",
+        &["unknown exporter `otlp_grcp`; did you mean `otlp_grpc`?"],
+    ),
+    ("  otlp:\n    endpoint", "  otlp:\n    endpiont", &["unknown key `endpiont`; did you mean `endpoint`?"]),
+    ("${env:BACKEND:-localhost:14317}", "", &["exporters.otlp.endpoint: is missing; where does it send to?"]),
+    (
+        "${env:BACKEND:-localhost:14317}",
+        "localhost",
+        &["exporters.otlp.endpoint: has no port; the usual one is 4317"],
+    ),
+    (
+        "${env:BACKEND:-localhost:14317}",
+        "ftp://x:1",
+        &["exporters.otlp.endpoint: `ftp://` is not implemented"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: maybe",
+        &["exporters.otlp.tls.insecure: `maybe` is neither true nor false"],
+    ),
+    ("      insecure: true", "      insecur: true", &["unknown key `insecur`; did you mean `insecure`?"]),
+    (
+        "      insecure: true",
+        "      insecure: true\n    compression: brotli",
+        &["exporters.otlp.compression: unknown value `brotli`"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    timeout: 5 parsecs",
+        &["exporters.otlp.timeout: `5 parsecs` is not a duration"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    sending_queu: {}",
+        &["unknown key `sending_queu`; did you mean `sending_queue`?"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    sending_queue: {storage: file_storage}",
+        &["exporters.otlp.sending_queue.storage: unknown extension `file_storage`"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    auth: {authenticator: bearertokenauth}",
+        &["exporters.otlp.auth.authenticator: `bearertokenauth` is no authenticator"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    retry_on_failure: {max_intervall: 3s}",
+        &["exporters.otlp.retry_on_failure: unknown key `max_intervall`; did you mean `max_interval`?"],
+    ),
+    ("  debug:\n", "  debug: {verbosity: loud}\n", &["exporters.debug.verbosity: unknown value `loud`"]),
+    ("  debug:\n", "  debug: {verbosity: detailed, verbosity: basic}\n", &["`verbosity` stands here twice"]),
+    (
+        "service:\n",
+        "extensions:\n  helth_check:\nservice:\n",
+        &["extensions.helth_check: unknown extension `helth_check`; did you mean `health_check`?"],
+    ),
+    (
+        "service:\n",
+        "service:\n  extensions: [health_check]\n",
+        &["service.extensions: unknown extension `health_check`"],
+    ),
+    (
+        "service:\n",
+        "service:\n  telemetry: {logs: {level: loud}}\n",
+        &["service.telemetry.logs.level: unknown value `loud`"],
+    ),
+    (
+        "service:\n",
+        "service:\n  telemetry: {metrics: {endpoint: nowhere}}\n",
+        &["service.telemetry.metrics.endpoint: `nowhere` is not an address"],
+    ),
+    (
+        "service:\n",
+        "connectors:\n  forward:\nservice:\n",
+        &["connectors.forward: connectors are not implemented"],
+    ),
+    ("service:\n", "storage: {max_bytes: 10KiB}\nservice:\n", &["storage.max_bytes: must be at least 1MiB"]),
+    (
+        "service:\n",
+        "storage: {directory: /x, when_full: drop}\nservice:\n",
+        &["storage.when_full: unknown value `drop`"],
+    ),
+    ("    traces:\n      receivers: [otlp]", "    traces:\n      receivers: [otlp", &["c.yaml:"]),
+];
+
 #[test]
 fn every_mistake_is_named_with_its_line_and_what_was_meant() {
-    let cases: &[(&str, &str, &[&str])] = &[
-        ("receivers:\n", "recievers:\n", &["c.yaml:2: unknown key `recievers`; did you mean `receivers`?"]),
-        (
-            "  otlp:\n    protocols",
-            "  oltp:\n    protocols",
-            &["receivers.oltp: unknown receiver `oltp`; did you mean `otlp`?"],
-        ),
-        (
-            "      grpc:\n",
-            "      gprc:\n",
-            &["c.yaml:5: receivers.otlp.protocols: unknown key `gprc`; did you mean `grpc`?"],
-        ),
-        (
-            "localhost:${env:OTLP_GRPC_PORT:-4317}",
-            "4317",
-            &["c.yaml:6: receivers.otlp.protocols.grpc.endpoint: `4317` is not an address"],
-        ),
-        (
-            "localhost:${env:OTLP_GRPC_PORT:-4317}",
-            "http://localhost:4317",
-            &["grpc.endpoint: `http://localhost:4317` is not an address; write HOST:PORT"],
-        ),
-        (
-            "localhost:${env:OTLP_GRPC_PORT:-4317}",
-            "${env:NOT_SET}",
-            &["c.yaml:6: the environment variable NOT_SET is not set"],
-        ),
-        ("localhost:${env:OTLP_GRPC_PORT:-4317}", "${file:/x}", &["`${file:...}` is not implemented"]),
-        (
-            "  batch:\n",
-            "  batch: {timeout: 5}\n",
-            &["processors.batch.timeout: `5` is not a duration; write for example 200ms"],
-        ),
-        ("  batch:\n", "  batch: {tiemout: 5s}\n", &["unknown key `tiemout`; did you mean `timeout`?"]),
-        (
-            "  batch:\n",
-            "  batch: {send_batch_size: many}\n",
-            &["send_batch_size: `many` is not a whole number"],
-        ),
-        (
-            "  batch:\n",
-            "  batch: {send_batch_size: 10, send_batch_max_size: 5}\n",
-            &["send_batch_max_size: must not be below send_batch_size"],
-        ),
-        ("  batch:\n", "  batch: [1]\n", &["processors.batch: a section is expected here, not a list"]),
-        (
-            "  batch:\n",
-            "  memory_limiter: {limit: 512}\n",
-            &["memory_limiter.limit: is 512 B and must be at least 4MiB; did you mean 512MiB?"],
-        ),
-        (
-            "  batch:\n",
-            "  memory_limiter: {limit_mib: 512MiB}\n",
-            &["limit_mib: must be a whole number of MiB"],
-        ),
-        (
-            "  batch:\n",
-            "  memory_limiter: {limit_mib: 512, limit: 1GiB}\n",
-            &["limit_mib: there is `limit` too"],
-        ),
-        (
-            "  batch:\n",
-            "  memory_limiter: {limit_mib: 50, spike_limit_mib: 60}\n",
-            &["spike_limit: must be below limit"],
-        ),
-        (
-            "  batch:\n",
-            "  memory_limiter: {limit_mb: 512}\n",
-            &["unknown key `limit_mb`; did you mean `limit_mib`?"],
-        ),
-        ("  batch:\n", "  btach:\n", &["processors.btach: unknown processor `btach`; did you mean `batch`?"]),
-        (
-            "processors: [batch]",
-            "processors: [bacth]",
-            &[
-                "c.yaml:24: service.pipelines.traces.processors: unknown processor `bacth`; did you mean `batch`?",
-            ],
-        ),
-        (
-            "receivers: [otlp]",
-            "receivers: [otpl]",
-            &["service.pipelines.traces.receivers: unknown receiver `otpl`; did you mean `otlp`?"],
-        ),
-        ("receivers: [otlp]", "receivers: []", &["service.pipelines.traces.receivers: is empty"]),
-        (
-            "exporters: [otlp, debug]",
-            "exporters: [otlp, debgu]",
-            &[
-                "c.yaml:25: service.pipelines.traces.exporters: unknown exporter `debgu`; did you mean `debug`?",
-            ],
-        ),
-        (
-            "exporters: [otlp, debug]",
-            "exporters: []",
-            &["c.yaml:25: service.pipelines.traces.exporters: is empty"],
-        ),
-        (
-            "exporters: [otlp, debug]",
-            "exporters: otlp",
-            &["a list is expected here, not `otlp`: write [a, b]"],
-        ),
-        (
-            "    traces:\n",
-            "    trace:\n",
-            &["service.pipelines.trace: unknown pipeline `trace`; did you mean `traces`?"],
-        ),
-        ("    traces:\n", "    profiles:\n", &["service.pipelines.profiles: profiles are not implemented"]),
-        (
-            "  otlp:\n    endpoint",
-            "  oltp:\n    endpoint",
-            &["exporters.oltp: unknown exporter `oltp`; did you mean"],
-        ),
-        (
-            "  debug:\n",
-            "  debug:\n  otlp_grcp: {endpoint: \"x:1\"}\n",
-            &["unknown exporter `otlp_grcp`; did you mean `otlp_grpc`?"],
-        ),
-        (
-            "  otlp:\n    endpoint",
-            "  otlp:\n    endpiont",
-            &["unknown key `endpiont`; did you mean `endpoint`?"],
-        ),
-        (
-            "${env:BACKEND:-localhost:14317}",
-            "",
-            &["exporters.otlp.endpoint: is missing; where does it send to?"],
-        ),
-        (
-            "${env:BACKEND:-localhost:14317}",
-            "localhost",
-            &["exporters.otlp.endpoint: has no port; the usual one is 4317"],
-        ),
-        (
-            "${env:BACKEND:-localhost:14317}",
-            "ftp://x:1",
-            &["exporters.otlp.endpoint: `ftp://` is not implemented"],
-        ),
-        (
-            "      insecure: true",
-            "      insecure: maybe",
-            &["exporters.otlp.tls.insecure: `maybe` is neither true nor false"],
-        ),
-        ("      insecure: true", "      insecur: true", &["unknown key `insecur`; did you mean `insecure`?"]),
-        (
-            "      insecure: true",
-            "      insecure: true\n    compression: brotli",
-            &["exporters.otlp.compression: unknown value `brotli`"],
-        ),
-        (
-            "      insecure: true",
-            "      insecure: true\n    timeout: 5 parsecs",
-            &["exporters.otlp.timeout: `5 parsecs` is not a duration"],
-        ),
-        (
-            "      insecure: true",
-            "      insecure: true\n    sending_queu: {}",
-            &["unknown key `sending_queu`; did you mean `sending_queue`?"],
-        ),
-        (
-            "      insecure: true",
-            "      insecure: true\n    sending_queue: {storage: file_storage}",
-            &["exporters.otlp.sending_queue.storage: unknown extension `file_storage`"],
-        ),
-        (
-            "      insecure: true",
-            "      insecure: true\n    auth: {authenticator: bearertokenauth}",
-            &["exporters.otlp.auth.authenticator: `bearertokenauth` is no authenticator"],
-        ),
-        (
-            "      insecure: true",
-            "      insecure: true\n    retry_on_failure: {max_intervall: 3s}",
-            &["exporters.otlp.retry_on_failure: unknown key `max_intervall`; did you mean `max_interval`?"],
-        ),
-        ("  debug:\n", "  debug: {verbosity: loud}\n", &["exporters.debug.verbosity: unknown value `loud`"]),
-        (
-            "  debug:\n",
-            "  debug: {verbosity: detailed, verbosity: basic}\n",
-            &["`verbosity` stands here twice"],
-        ),
-        (
-            "service:\n",
-            "extensions:\n  helth_check:\nservice:\n",
-            &["extensions.helth_check: unknown extension `helth_check`; did you mean `health_check`?"],
-        ),
-        (
-            "service:\n",
-            "service:\n  extensions: [health_check]\n",
-            &["service.extensions: unknown extension `health_check`"],
-        ),
-        (
-            "service:\n",
-            "service:\n  telemetry: {logs: {level: loud}}\n",
-            &["service.telemetry.logs.level: unknown value `loud`"],
-        ),
-        (
-            "service:\n",
-            "service:\n  telemetry: {metrics: {endpoint: nowhere}}\n",
-            &["service.telemetry.metrics.endpoint: `nowhere` is not an address"],
-        ),
-        (
-            "service:\n",
-            "connectors:\n  forward:\nservice:\n",
-            &["connectors.forward: connectors are not implemented"],
-        ),
-        (
-            "service:\n",
-            "storage: {max_bytes: 10KiB}\nservice:\n",
-            &["storage.max_bytes: must be at least 1MiB"],
-        ),
-        (
-            "service:\n",
-            "storage: {directory: /x, when_full: drop}\nservice:\n",
-            &["storage.when_full: unknown value `drop`"],
-        ),
-        ("    traces:\n      receivers: [otlp]", "    traces:\n      receivers: [otlp", &["c.yaml:"]),
-    ];
     let mut wrong = Vec::new();
-    for (from, to, parts) in cases {
+    for (from, to, parts) in MISTAKES {
         match read(&with(from, to)) {
             Ok(_) => wrong.push(format!("{to}: is taken")),
             Err(error) if error.lines().count() != 1 => {

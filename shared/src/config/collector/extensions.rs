@@ -52,44 +52,8 @@ pub(super) struct Storage {
 }
 
 pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) -> Option<Storage> {
-    let listed = map.get_mut("service").and_then(Node::map_mut).and_then(|s| s.take("extensions"));
-    let listed: Option<Vec<(u64, String)>> = listed
-        .as_ref()
-        .and_then(|e| e.node.as_list())
-        .map(|list| list.iter().filter_map(|n| Some((n.line, n.as_text()?.to_owned()))).collect());
-    let starts = |name: &str| listed.as_ref().is_none_or(|l| l.iter().any(|(_, n)| n == name));
-    if let Some(extensions) = map.get("extensions").and_then(Node::as_map) {
-        for entry in extensions.0.iter().filter(|e| HARMLESS.contains(&kind(&e.key)) && starts(&e.key)) {
-            let message = format!(
-                "the extension `{}` is not implemented; nothing is lost without it",
-                kind(&entry.key)
-            );
-            notes.warn(entry.line, format!("extensions.{}", entry.key), message);
-        }
-    }
-    let defined: Vec<String> = map
-        .get("extensions")
-        .and_then(Node::as_map)
-        .into_iter()
-        .flat_map(|m| m.0.iter().map(|e| e.key.clone()))
-        .collect();
-    for (line, name) in listed.iter().flatten().filter(|(_, n)| !defined.contains(n)) {
-        let known: Vec<&str> = defined.iter().map(String::as_str).collect();
-        notes.problems.push(Problem::new(*line, "service.extensions", unknown("extension", name, &known)));
-    }
-    if let Some(extensions) = map.get_mut("extensions").and_then(Node::map_mut) {
-        extensions.0.retain(|e| !HARMLESS.contains(&kind(&e.key)));
-    }
-    let section = if program == Program::Agent { &AGENT } else { &GROUND };
-    names::check(map, section, starts, notes);
+    select(map, program, notes);
     let extensions = map.get_mut("extensions").and_then(Node::map_mut)?;
-    let own = ["control", "api"];
-    for name in defined.iter().filter(|n| !starts(n) && !own.contains(&kind(n))) {
-        if let Some(entry) = extensions.take(name) {
-            let message = "is not in service.extensions and is not started, as in the Collector";
-            notes.warn(entry.line, format!("extensions.{name}"), message);
-        }
-    }
     let mut storage = None;
     let names: Vec<String> = extensions.0.iter().map(|e| e.key.clone()).collect();
     for name in names {
@@ -123,6 +87,48 @@ pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) -> O
         }
     }
     storage
+}
+
+/// Leaves the extensions that start and that Perigee has.
+fn select(map: &mut Map, program: Program, notes: &mut Notes) {
+    let listed = map.get_mut("service").and_then(Node::map_mut).and_then(|s| s.take("extensions"));
+    let listed: Option<Vec<(u64, String)>> = listed
+        .as_ref()
+        .and_then(|e| e.node.as_list())
+        .map(|list| list.iter().filter_map(|n| Some((n.line, n.as_text()?.to_owned()))).collect());
+    let starts = |name: &str| listed.as_ref().is_none_or(|l| l.iter().any(|(_, n)| n == name));
+    if let Some(extensions) = map.get("extensions").and_then(Node::as_map) {
+        for entry in extensions.0.iter().filter(|e| HARMLESS.contains(&kind(&e.key)) && starts(&e.key)) {
+            let message = format!(
+                "the extension `{}` is not implemented; nothing is lost without it",
+                kind(&entry.key)
+            );
+            notes.warn(entry.line, format!("extensions.{}", entry.key), message);
+        }
+    }
+    let defined: Vec<String> = map
+        .get("extensions")
+        .and_then(Node::as_map)
+        .into_iter()
+        .flat_map(|m| m.0.iter().map(|e| e.key.clone()))
+        .collect();
+    for (line, name) in listed.iter().flatten().filter(|(_, n)| !defined.contains(n)) {
+        let known: Vec<&str> = defined.iter().map(String::as_str).collect();
+        notes.problems.push(Problem::new(*line, "service.extensions", unknown("extension", name, &known)));
+    }
+    if let Some(extensions) = map.get_mut("extensions").and_then(Node::map_mut) {
+        extensions.0.retain(|e| !HARMLESS.contains(&kind(&e.key)));
+    }
+    let section = if program == Program::Agent { &AGENT } else { &GROUND };
+    names::check(map, section, starts, notes);
+    let Some(extensions) = map.get_mut("extensions").and_then(Node::map_mut) else { return };
+    let own = ["control", "api"];
+    for name in defined.iter().filter(|n| !starts(n) && !own.contains(&kind(n))) {
+        if let Some(entry) = extensions.take(name) {
+            let message = "is not in service.extensions and is not started, as in the Collector";
+            notes.warn(entry.line, format!("extensions.{name}"), message);
+        }
+    }
 }
 
 /// The directory is the log's.

@@ -127,6 +127,9 @@ async fn certificates_that_cannot_be_used_are_named() {
     assert!(!agent.wal_directory().exists(), "certificates are read before anything is opened");
 }
 
+/// A mistake, made in a configuration that is right.
+type Change = Box<dyn Fn(&mut Value)>;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mistake_in_a_file_that_is_named_has_one_exit_code_in_run_and_validate() {
     let scene = Scene::new(PROGRAMS);
@@ -134,17 +137,17 @@ async fn a_mistake_in_a_file_that_is_named_has_one_exit_code_in_run_and_validate
     std::fs::write(&empty, "").unwrap();
     let (cert, other) = (scene.certificate("satellite-sat-1.crt"), scene.certificate("station-svalbard.key"));
     let tls = |cert: &str, key: &str| json!({"cert_file": cert, "key_file": key});
-    let listener = |tls: Value| -> Box<dyn Fn(&mut Value)> {
+    let listener = |tls: Value| -> Change {
         Box::new(move |c| c["receivers"]["otlp"]["protocols"]["http"]["tls"] = tls.clone())
     };
-    let exporter = |settings: Value| -> Box<dyn Fn(&mut Value)> {
+    let exporter = |settings: Value| -> Change {
         Box::new(move |c| {
             c["exporters"]["otlp_grpc"] = settings.clone();
             c["service"]["pipelines"]["logs"]["exporters"] = json!(["link", "otlp_grpc"]);
         })
     };
     let secure = |tls: Value| exporter(json!({"endpoint": "backend:4317", "tls": tls}));
-    let cases: Vec<(Box<dyn Fn(&mut Value)>, &[&str])> = vec![
+    let cases: Vec<(Change, &[&str])> = vec![
         (listener(tls("/nowhere.crt", &other)), &["certificate", "/nowhere.crt"]),
         (listener(tls(&empty, &other)), &["certificate", "empty.pem", "is it the right file"]),
         (listener(tls(&cert, &other)), &["station-svalbard.key", "it is the key of another certificate"]),
