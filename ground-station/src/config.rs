@@ -454,6 +454,31 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn everything_that_is_wrong_is_told_at_once_also_beside_a_mistyped_key_that_must_be_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("g.yaml");
+        let text = EXAMPLE
+            .replacen("  listen:", "  lisen:", 1)
+            .replacen("max_bytes: 10GiB", "max_bytes: 10KiB", 1)
+            .replacen("[file/logs]", "[file/log]", 1)
+            .replacen("\"http://127.0.0.1:9090/api/v1/otlp\"", "prometheus", 1)
+            .replacen("  health_check:", "  helth_check:", 1);
+        std::fs::write(&file, text).unwrap();
+        let error = Config::load(&file).unwrap_err().to_string();
+        let parts = [
+            "5 problems",
+            "`lisen`",
+            "`file/log`",
+            "storage.max_bytes",
+            "exporters.otlphttp/prometheus",
+            "`helth_check`",
+        ];
+        for part in parts {
+            assert!(error.contains(part), "`{part}` is not in: {error}");
+        }
+    }
+
+    #[test]
     fn an_open_address_is_allowed_when_it_is_wanted() {
         let open = EXAMPLE.replace("{endpoint: 127.0.0.1:8890}", "{endpoint: 0.0.0.0:8890, insecure: true}");
         read(&open).unwrap();

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::read::{Fault, Reader, What};
 use super::tree::{self, Node};
-use super::{ConfigError, Invalid, Problem, env, unknown};
+use super::{ConfigError, Invalid, Problem, collector, env, nearest, unknown};
 
 /// A file with more mistakes than this is no configuration.
 const MOST_PROBLEMS: usize = 200;
@@ -104,6 +104,9 @@ impl ConfigFile {
                 Err(fault) => fault,
             };
             self.note(&fault, &more);
+            if self.goes_on_as_meant(&fault) {
+                continue;
+            }
             let mut path = fault.path;
             if let What::Missing(field) = fault.what {
                 let section = path.clone();
@@ -119,6 +122,17 @@ impl ConfigFile {
                 return None;
             }
         }
+    }
+
+    /// Gives a mistyped key of Perigee's own sections the name that it was meant to have, so that what must be there is there and the
+    /// rest is read too. What the Collector has is translated by its names: it cannot be renamed later.
+    fn goes_on_as_meant(&mut self, fault: &Fault) -> bool {
+        let (What::Key(found, known), Some((_, section))) = (&fault.what, fault.path.split_last()) else {
+            return false;
+        };
+        let own = section.first().is_some_and(|s| collector::OWN_SECTIONS.contains(&s.as_str()));
+        let Some(meant) = nearest(found, known.iter().copied()).filter(|_| own) else { return false };
+        self.problems.len() <= MOST_PROBLEMS && self.tree.rename(section, found, meant)
     }
 
     fn note(&mut self, fault: &Fault, more: &impl Fn(&[String]) -> Vec<&'static str>) {

@@ -194,16 +194,19 @@ fn unknown(what: &str, found: &str, known: &[&str]) -> String {
     unknown_among(what, found, known, &[])
 }
 
+/// The one of `known` that `found` was probably meant to be.
+fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|k| (strsim::damerau_levenshtein(found, k), k))
+        .min()
+        .filter(|(distance, k)| *distance <= k.len().max(found.len()) / 2)
+        .map(|(_, k)| k)
+}
+
 /// The same; what was meant may also be one of `more`.
 fn unknown_among(what: &str, found: &str, known: &[&str], more: &[&str]) -> String {
-    let nearest = known
-        .iter()
-        .chain(more)
-        .map(|k| (strsim::damerau_levenshtein(found, k), *k))
-        .min()
-        .filter(|(distance, k)| *distance <= k.len().max(found.len()) / 2);
-    match nearest {
-        Some((_, k)) => {
+    match nearest(found, known.iter().chain(more).copied()) {
+        Some(k) => {
             format!("unknown {what} `{found}`; did you mean `{k}`? (known: {})", known.join(", "))
         }
         None if known.is_empty() => format!("unknown {what} `{found}`; nothing may stand here"),

@@ -156,6 +156,21 @@ impl Node {
         }
     }
 
+    /// Gives a key of the map at a path another name, unless that is taken. Whether it has it now.
+    pub(super) fn rename(&mut self, path: &[String], from: &str, to: &str) -> bool {
+        match (&mut self.value, path) {
+            (Value::Map(map), []) if map.get(to).is_none() => {
+                map.0.iter_mut().find(|e| e.key == from).map(|e| to.clone_into(&mut e.key)).is_some()
+            }
+            (Value::Map(map), [key, rest @ ..]) => map.get_mut(key).is_some_and(|n| n.rename(rest, from, to)),
+            (Value::List(list), [at, rest @ ..]) => {
+                let at = at.parse::<usize>().ok();
+                at.and_then(|at| list.get_mut(at)).is_some_and(|n| n.rename(rest, from, to))
+            }
+            _ => false,
+        }
+    }
+
     /// The line of a key with dots from the top, or of the nearest part of it that is there. Names may have dots in them.
     pub fn line_of(&self, key: &str) -> u64 {
         let (mut node, mut line, mut rest) = (self, self.line, key);

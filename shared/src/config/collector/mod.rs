@@ -29,7 +29,7 @@ pub enum Program {
 }
 
 /// Sections that no Collector has.
-const OWN_SECTIONS: [&str; 4] = ["storage", "link", "lanes", "contacts"];
+pub(super) const OWN_SECTIONS: [&str; 4] = ["storage", "link", "lanes", "contacts"];
 
 /// Turns what the Collector has into Perigee's own form; what is to be said of it is noted in `file`.
 pub fn translate(file: &mut ConfigFile, program: Program) {
