@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use perigee_shared::config::{self, Components, ConfigError, Invalid};
+use perigee_shared::config::collector::{self, Program};
+use perigee_shared::config::{
+    Component, Components, ConfigError, ConfigFile, Invalid, Problem, settings_or_default,
+};
 use perigee_shared::export::ExporterConfig;
+use perigee_shared::export::auth::Authenticator;
 use perigee_shared::link::tls;
 use perigee_shared::serve::{ControlConfig, HttpConfig};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::telemetry::TelemetryConfig;
 use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
+use serde::de::MapAccess;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -31,6 +36,9 @@ pub struct Config {
     pub extensions: Extensions,
     /// What goes where, and what the program says of itself.
     pub service: Service,
+    /// What its writer should know.
+    #[serde(skip)]
+    pub warnings: Vec<Problem>,
 }
 
 fn yes() -> bool {
@@ -166,7 +174,7 @@ fn default_decoded_bases() -> ByteSize {
 
 /// `extensions`
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(from = "Components<Extension>")]
 pub struct Extensions {
     /// `GET /` answers 200 while the program works.
     pub health_check: Option<HttpConfig>,
@@ -174,6 +182,49 @@ pub struct Extensions {
     pub api: Option<HttpConfig>,
     /// For the commands of this program.
     pub control: Option<ControlConfig>,
+    /// What exporters name in `auth`.
+    pub authenticators: BTreeMap<String, Authenticator>,
+}
+
+#[derive(Debug, Clone)]
+enum Extension {
+    HealthCheck(HttpConfig),
+    Api(HttpConfig),
+    Control(ControlConfig),
+    Authenticator(Authenticator),
+}
+
+impl Component for Extension {
+    const KINDS: &'static [&'static str] =
+        &["health_check", "api", "control", "bearertokenauth", "basicauth"];
+    const NOUN: &'static str = "extension";
+
+    fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
+        Ok(match kind {
+            "health_check" => Self::HealthCheck(map.next_value()?),
+            "api" => Self::Api(map.next_value()?),
+            "control" => Self::Control(map.next_value()?),
+            "bearertokenauth" => Self::Authenticator(Authenticator::Bearer(settings_or_default(map)?)),
+            _ => Self::Authenticator(Authenticator::Basic(settings_or_default(map)?)),
+        })
+    }
+}
+
+impl From<Components<Extension>> for Extensions {
+    fn from(all: Components<Extension>) -> Self {
+        let mut out = Self::default();
+        for (name, extension) in all.0 {
+            match extension {
+                Extension::HealthCheck(http) => out.health_check = Some(http),
+                Extension::Api(http) => out.api = Some(http),
+                Extension::Control(control) => out.control = Some(control),
+                Extension::Authenticator(authenticator) => {
+                    out.authenticators.insert(name, authenticator);
+                }
+            }
+        }
+        out
+    }
 }
 
 /// `service`
@@ -233,115 +284,113 @@ impl Pipelines {
 impl Config {
     /// Reads and checks the file at `path`; nothing is bound.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = config::load(path, |name| std::env::var(name).ok())?;
-        config.validate().map_err(|invalid| ConfigError::Invalid {
-            path: path.display().to_string(),
-            key: invalid.key,
-            message: invalid.message,
-        })?;
-        Ok(config)
+        let mut file = ConfigFile::open(path, &|name| std::env::var(name).ok())?;
+        collector::translate(&mut file, Program::Ground);
+        let mut config: Option<Self> = file.read(|section| collector::keys(Program::Ground, section));
+        if let Some(config) = &mut config {
+            let wrong = config.problems().into_iter().chain(config.authorize());
+            for problem in wrong.collect::<Vec<_>>() {
+                file.complain(problem);
+            }
+            config.warnings.clone_from(&file.warnings);
+        }
+        file.finish(config)
     }
 
-    /// Checks that the settings make sense together.
+    /// Checks that the settings make sense together; the first that does not.
     pub fn validate(&self) -> Result<(), Invalid> {
-        self.validate_link()?;
-        self.validate_pipelines()?;
-        let smallest = ByteSize::mib(1);
-        if self.storage.max_bytes < smallest {
-            return Err(Invalid::new("storage.max_bytes", "must be at least 1MiB; the default is 10GiB"));
+        self.problems().into_iter().chain(self.references()).next().map_or(Ok(()), Err)
+    }
+
+    /// Gives exporters the headers that their authenticators say.
+    fn authorize(&mut self) -> Vec<Invalid> {
+        let (authenticators, mut wrong) = (&self.extensions.authenticators, Vec::new());
+        for (name, exporter) in &mut self.exporters.0 {
+            wrong.extend(exporter.authorize_from(name, authenticators).err());
+        }
+        wrong
+    }
+
+    /// Everything that is wrong with the settings together, but for names that nothing has.
+    fn problems(&self) -> Vec<Invalid> {
+        let mut wrong = Vec::new();
+        self.check_link(&mut wrong);
+        self.check_pipelines(&mut wrong);
+        if self.storage.max_bytes < ByteSize::mib(1) {
+            wrong.push(Invalid::new("storage.max_bytes", "must be at least 1MiB; the default is 10GiB"));
         }
         if self.storage.scrub.rate.0 == 0 {
             let message = "must be more than 0; for no scrub set storage.scrub.interval to 0";
-            return Err(Invalid::new("storage.scrub.rate", message));
+            wrong.push(Invalid::new("storage.scrub.rate", message));
         }
         for (key, listener) in [
             ("extensions.health_check", &self.extensions.health_check),
             ("extensions.api", &self.extensions.api),
             ("service.telemetry.metrics", &self.service.telemetry.metrics),
         ] {
-            if let Some(listener) = listener {
-                listener.validate(key)?;
-            }
+            wrong.extend(listener.as_ref().and_then(|listener| listener.validate(key).err()));
         }
-        Ok(())
+        wrong
     }
 
-    fn validate_link(&self) -> Result<(), Invalid> {
+    fn check_link(&self, wrong: &mut Vec<Invalid>) {
         let link = &self.link;
         const ID: &str = "must be 1 to 63 of a-z, 0-9 and -, as in the certificate";
         if !tls::is_valid_id(&link.station) {
-            return Err(Invalid::new("link.station", ID));
+            wrong.push(Invalid::new("link.station", ID));
         }
         if link.listen.is_empty() {
-            return Err(Invalid::new(
-                "link.listen",
-                "needs at least one UDP address, for example 0.0.0.0:4433",
-            ));
+            let message = "needs at least one UDP address, for example 0.0.0.0:4433";
+            wrong.push(Invalid::new("link.listen", message));
         }
-        for address in &link.listen {
-            if address.parse::<SocketAddr>().is_err() {
-                let message =
-                    format!("`{address}` is not an address; write IP:PORT, for example 0.0.0.0:4433");
-                return Err(Invalid::new("link.listen", message));
-            }
+        if let Some(address) = link.listen.iter().find(|a| a.parse::<SocketAddr>().is_err()) {
+            let message = format!("`{address}` is not an address; write IP:PORT, for example 0.0.0.0:4433");
+            wrong.push(Invalid::new("link.listen", message));
         }
         for (id, satellite) in &link.satellites {
             let key = format!("link.satellites.{id}");
             if !tls::is_valid_id(id) {
-                return Err(Invalid::new(key, ID));
+                wrong.push(Invalid::new(&key, ID));
             }
-            let bounds = satellite.unwrap_or_default();
-            if bounds.max_partial_bytes.0 < perigee_shared::segment::MAX_PAYLOAD {
-                return Err(Invalid::new(
-                    format!("{key}.max_partial_bytes"),
-                    "must hold the largest segment, 64MiB",
-                ));
+            if satellite.unwrap_or_default().max_partial_bytes.0 < perigee_shared::segment::MAX_PAYLOAD {
+                let message = "must hold the largest segment, 64MiB";
+                wrong.push(Invalid::new(format!("{key}.max_partial_bytes"), message));
             }
         }
-        for (name, value, least) in [
-            ("partial_sync_bytes", link.partial_sync_bytes.0, 64 << 10),
-            (
-                "partial_sync_interval",
-                u64::try_from(link.partial_sync_interval.0.as_millis()).unwrap_or(0),
-                10,
-            ),
-            ("receive_window", link.receive_window.0, 64 << 10),
-            ("max_connections", link.max_connections as u64, 1),
-            ("handshake_timeout", link.handshake_timeout.0.as_secs(), 1),
+        let millis = |span: Span| u64::try_from(span.0.as_millis()).unwrap_or(0);
+        for (name, value, least, shown) in [
+            ("partial_sync_bytes", link.partial_sync_bytes.0, 64 << 10, "64KiB"),
+            ("partial_sync_interval", millis(link.partial_sync_interval), 10, "10ms"),
+            ("receive_window", link.receive_window.0, 64 << 10, "64KiB"),
+            ("max_connections", link.max_connections as u64, 1, "1"),
+            ("handshake_timeout", millis(link.handshake_timeout), 1000, "1s"),
         ] {
             if value < least {
-                let unit = match name {
-                    "partial_sync_interval" => "10ms",
-                    "max_connections" => "1",
-                    "handshake_timeout" => "1s",
-                    _ => "64KiB",
-                };
-                return Err(Invalid::new(format!("link.{name}"), format!("must be at least {unit}")));
+                wrong.push(Invalid::new(format!("link.{name}"), format!("must be at least {shown}")));
             }
         }
-        Ok(())
     }
 
-    fn validate_pipelines(&self) -> Result<(), Invalid> {
+    fn check_pipelines(&self, wrong: &mut Vec<Invalid>) {
         for signal in Signal::ALL {
-            let key = format!("service.pipelines.{signal}.exporters");
-            let names = &self.service.pipelines.of(signal).exporters;
-            if names.is_empty() {
-                return Err(Invalid::new(
-                    key,
-                    "needs at least one exporter, or its items would never leave the spool",
-                ));
-            }
-            for name in names {
-                if self.exporters.get(name).is_none() {
-                    return Err(self.exporters.unknown(key, name));
-                }
+            if self.service.pipelines.of(signal).exporters.is_empty() {
+                let message = "needs at least one exporter, or its items would never leave the spool";
+                wrong.push(Invalid::new(format!("service.pipelines.{signal}.exporters"), message));
             }
         }
         for (name, exporter) in self.exporters.iter() {
-            exporter.validate(&format!("exporters.{name}"))?;
+            wrong.extend(exporter.validate(&format!("exporters.{name}")).err());
         }
-        Ok(())
+    }
+
+    /// Names in pipelines that nothing has.
+    fn references(&self) -> Vec<Invalid> {
+        let unknown = |signal: Signal| {
+            let names = &self.service.pipelines.of(signal).exporters;
+            let name = names.iter().find(|name| self.exporters.get(name).is_none())?;
+            Some(self.exporters.unknown(format!("service.pipelines.{signal}.exporters"), name))
+        };
+        Signal::ALL.into_iter().filter_map(unknown).collect()
     }
 
     /// The bounds of a satellite that may connect.
@@ -352,6 +401,8 @@ impl Config {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use perigee_shared::config;
+
     use super::*;
 
     pub(crate) const EXAMPLE: &str = include_str!("../../deploy/config/ground.yaml");
@@ -399,6 +450,31 @@ pub(crate) mod tests {
             assert!(EXAMPLE.contains(from), "{from}");
             let error = read(&EXAMPLE.replacen(from, to, 1)).unwrap_err();
             assert!(error.contains(expected), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once_also_beside_a_mistyped_key_that_must_be_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("g.yaml");
+        let text = EXAMPLE
+            .replacen("  listen:", "  lisen:", 1)
+            .replacen("max_bytes: 10GiB", "max_bytes: 10KiB", 1)
+            .replacen("[file/logs]", "[file/log]", 1)
+            .replacen("\"http://127.0.0.1:9090/api/v1/otlp\"", "prometheus", 1)
+            .replacen("  health_check:", "  helth_check:", 1);
+        std::fs::write(&file, text).unwrap();
+        let error = Config::load(&file).unwrap_err().to_string();
+        let parts = [
+            "5 problems",
+            "`lisen`",
+            "`file/log`",
+            "storage.max_bytes",
+            "exporters.otlphttp/prometheus",
+            "`helth_check`",
+        ];
+        for part in parts {
+            assert!(error.contains(part), "`{part}` is not in: {error}");
         }
     }
 

@@ -39,6 +39,13 @@ pub enum StartError {
     Bind(#[from] BindError),
 }
 
+impl StartError {
+    /// Whether the configuration, or a file that it names, is wrong: `validate` says the same.
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Link(LinkError::Tls(_)))
+    }
+}
+
 impl From<Invalid> for StartError {
     fn from(invalid: Invalid) -> Self {
         Self::Config(invalid)

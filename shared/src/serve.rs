@@ -48,7 +48,7 @@ impl Endpoint {
             };
         }
         match text.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+            Some((host, port)) if !host.is_empty() && !host.contains("//") && port.parse::<u16>().is_ok() => {
                 Ok(Self::Tcp(text.to_owned()))
             }
             _ => Err(format!("`{text}` is not an address; write HOST:PORT or unix:///PATH")),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper_util::service::TowerToHyperService;
-use perigee_shared::config::{ConfigError, Invalid};
+use perigee_shared::config::{ConfigError, Invalid, Problem};
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::tls::{self, Credentials, Role, TlsError};
@@ -77,6 +77,16 @@ pub enum AgentError {
     Thread(#[from] std::io::Error),
 }
 
+impl AgentError {
+    /// Whether the configuration, or a file that it names, is wrong: `validate` says the same.
+    pub const fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::Setting(_) | Self::Plan(_) | Self::Link(_) | Self::Receiver(ReceiverError::Tls(_))
+        )
+    }
+}
+
 /// Certificates and clients: what needs files and can be wrong before anything is opened or bound.
 struct Outside {
     link: Option<(ShipperConfig, SignalSet)>,
@@ -124,8 +134,17 @@ fn link_config(link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError
 pub fn check(config: &Config) -> Result<(), AgentError> {
     let env = Env::production();
     Outside::try_new(config, &env)?;
+    Receivers::check(config)?;
     let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
     Ok(crate::contacts::check(&config.contacts, &stations, env.unix_nano())?)
+}
+
+/// What is to be said of the dates of the satellite's certificate. It stops nothing: a clock may be wrong until it is set, and what
+/// comes is stored meanwhile.
+pub fn dates(config: &Config, env: &Env) -> Option<Problem> {
+    let link = config.link.as_ref().filter(|_| !config.signals_of(LINK).is_empty())?;
+    let message = tls::out_of_date(&link.certificate_file, env.unix_nano())?;
+    Some(Problem::new(0, "link.certificate_file", message))
 }
 
 fn contacts(
@@ -191,6 +210,7 @@ pub struct Agent {
 impl Agent {
     /// Checks what the configuration names, opens the log and binds every listener.
     pub async fn build(config: Config, env: Env) -> Result<(Self, Receivers), AgentError> {
+        Receivers::check(&config)?;
         let mut agent = Self::without_listeners(config, env)?;
         let receivers = Receivers::bind(&agent.config).await?;
         agent.operators = operators(&agent.config).await?;
@@ -293,13 +313,14 @@ impl Agent {
 
         let (journal, committer) = Journal::new(
             wal.clone(),
-            config.receivers.otlp.acknowledge,
+            config.acknowledge(),
             config.storage.commit_interval.0,
             metrics.receiver(),
             told,
         );
         front.keep("journal", committer, |committer| Box::pin(committer.run()));
-        let max_request = config.receivers.otlp.max_request_bytes.as_usize();
+        let largest = config.receivers.iter().map(|(_, r)| r.max_request_bytes.as_usize()).max();
+        let max_request = largest.unwrap_or_default();
         let intake = Arc::new(Intake::new(
             Arc::clone(&limiter),
             journal,

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use http::Method;
+use perigee_shared::config::collector::{self, Program};
+use perigee_shared::config::{ConfigError, ConfigFile, Problem};
 use perigee_shared::contact::parse_rate;
 use perigee_shared::control::{ControlError, request};
 use perigee_shared::env::{Env, Owner, Placement};
@@ -47,7 +49,14 @@ pub enum Command {
     /// Run the agent until SIGTERM or SIGINT
     Run(ConfigArg),
     /// Check the configuration and every file it names, without binding anything
-    Validate(ConfigArg),
+    Validate {
+        /// The file.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Print the configuration of a Collector in Perigee's own form, with a comment for each difference
+        #[arg(long, value_name = "FILE")]
+        from_collector: Option<PathBuf>,
+    },
     /// Show what is on board, the link and the next contact
     Status(ConfigArg),
     /// List, open and close contacts
@@ -198,8 +207,11 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             let config = load(&arg.config)?;
             perigee_shared::telemetry::init_logs(&config.service.telemetry.logs);
             supervise::log_panics();
+            for warning in config.warnings.iter().chain(&agent::dates(&config, &env)) {
+                tracing::warn!(line = warning.line, "{}: {}", warning.key, warning.message);
+            }
             let (agent, receivers) = Box::pin(Agent::build(config, env)).await.map_err(|e| match e {
-                agent::AgentError::Setting(_) | agent::AgentError::Plan(_) => Failure::Config(e.to_string()),
+                e if e.is_configuration() => Failure::Config(e.to_string()),
                 other => Failure::Other(other.to_string()),
             })?;
             Box::pin(agent.run(|intake| receivers.run(intake, shutdown))).await.map_err(|e| match e {
@@ -208,10 +220,18 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
                 other => Failure::Other(other.to_string()),
             })
         }
-        Command::Validate(arg) => {
+        Command::Validate { from_collector: Some(file), .. } => print(&from_collector(&file)?),
+        Command::Validate { config: arg, .. } => {
             let config = load(&arg.config)?;
             agent::check(&config).map_err(|e| Failure::Config(e.to_string()))?;
-            let mut text = format!("{}: the configuration is valid\n", arg.config.display());
+            let shown = arg.config.display();
+            let warning = |w: &Problem| match w.line {
+                0 => format!("{shown}: warning: {w}\n"),
+                line => format!("{shown}:{line}: warning: {}: {}\n", w.key, w.message),
+            };
+            let dates = agent::dates(&config, &Env::production());
+            let mut text: String = config.warnings.iter().chain(&dates).map(warning).collect();
+            text.push_str(&format!("{shown}: the configuration is valid\n"));
             for name in abandoned(&config).await {
                 text.push_str(&release_hint(&name));
             }
@@ -240,6 +260,18 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             }
         }
     }
+}
+
+/// A Collector's configuration in Perigee's own form. Variables stay variables.
+fn from_collector(path: &Path) -> Result<String, Failure> {
+    let wrong = |e: ConfigError| Failure::Config(e.to_string());
+    let shown = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| wrong(ConfigError::Read { path: shown.clone(), source }))?;
+    let mut file = ConfigFile::plain(&text, &shown).map_err(wrong)?;
+    collector::translate(&mut file, Program::Agent);
+    let written = file.written();
+    file.finish(Some(written)).map_err(wrong)
 }
 
 /// Consumers that the log knows, of a running agent or of the file, and this configuration does not.

@@ -98,7 +98,8 @@ pub fn metrics_router(control: Arc<Control>) -> Router {
 
 /// The health endpoint: 200 while the store can be written, 503 when it cannot.
 pub fn health_router(control: Arc<Control>) -> Router {
-    Router::new().route("/", get(health)).route("/health", get(health)).with_state(control)
+    // The Collector's `path` may be any.
+    Router::new().fallback(get(health)).with_state(control)
 }
 
 async fn metrics(State(c): Shared) -> Response {

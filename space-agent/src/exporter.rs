@@ -196,7 +196,7 @@ impl Exporter {
             Event::Refused { .. } => {}
             Event::Retry { wait, reason, .. } => {
                 counters.export_failures.get_or_create(&label).inc();
-                tracing::warn!(exporter = name, reason, ?wait, "not sent; trying again");
+                tracing::warn!(exporter = name, %signal, reason, ?wait, "not sent; trying again");
             }
         };
         self.sender.send(signal, body, items, shutdown, tell).await

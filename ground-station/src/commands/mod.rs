@@ -8,9 +8,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use perigee_shared::config::ConfigError;
+use perigee_shared::config::{ConfigError, Problem};
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
+use perigee_shared::link::tls;
 use perigee_shared::serve::termination;
 use perigee_shared::supervise;
 use perigee_shared::telemetry::init_logs;
@@ -72,7 +73,7 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
         Err(error) => {
             eprintln!("ground-station: {error:#}");
             let wrong =
-                error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
+                error.is::<ConfigError>() || error.downcast_ref().is_some_and(StartError::is_configuration);
             let failed = |e: &StartError| matches!(e, StartError::Spool(spool) if spool.is_retryable());
             let ended = error.downcast_ref();
             let disk = matches!(ended, Some(Ended::SpoolGone(_))) || error.downcast_ref().is_some_and(failed);
@@ -93,6 +94,9 @@ async fn work(file: ConfigFile, env: &Env) -> anyhow::Result<ExitCode> {
     let config = Config::load(&file.config)?;
     init_logs(&config.service.telemetry.logs);
     supervise::log_panics();
+    for warning in config.warnings.iter().chain(&dates(&config, env)) {
+        tracing::warn!(line = warning.line, "{}: {}", warning.key, warning.message);
+    }
     let ground = Ground::build(config, env).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
@@ -103,6 +107,12 @@ async fn work(file: ConfigFile, env: &Env) -> anyhow::Result<ExitCode> {
     });
     Box::pin(ground.run(shutdown)).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is to be said of the dates of the station's certificate. It stops nothing: a clock may be wrong until it is set.
+fn dates(config: &Config, env: &Env) -> Option<Problem> {
+    let message = tls::out_of_date(&config.link.certificate_file, env.unix_nano())?;
+    Some(Problem::new(0, "link.certificate_file", message))
 }
 
 fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
@@ -117,6 +127,11 @@ fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
     if let Err(error) = Link::check(&config, &env) {
         eprintln!("ground-station: {}: {error}", file.config.display());
         return Ok(ExitCode::from(WRONG_CONFIGURATION));
+    }
+    for warning in config.warnings.iter().chain(&dates(&config, &env)) {
+        let (key, message) = (&warning.key, &warning.message);
+        let line = if warning.line > 0 { format!("{}:", warning.line) } else { String::new() };
+        say(&format!("{}:{line} warning: {key}: {message}\n", file.config.display()));
     }
     say(&format!("{}: right\n", file.config.display()));
     Ok(ExitCode::SUCCESS)

@@ -90,6 +90,7 @@ fn note(name: &Arc<str>, metrics: &Metrics, signal: Signal, event: Event<'_>) {
                 tracing::error!(
                     event.name = "perigee.exporter.misconfigured",
                     exporter = %name,
+                    %signal,
                     reason,
                     "the backend refuses this exporter, not the data: check its endpoint and credentials; \
                      the spool keeps everything"

@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::MapAccess;
 
+use super::auth::{AuthConfig, Authenticator, Authorization};
 use super::cut::Limits;
+use super::endpoint::target;
 use crate::config::{Component, Invalid, settings_or_default};
+use crate::signal::Signal;
 use crate::units::{ByteSize, Span};
 
 /// `retry_on_failure`.
@@ -65,14 +68,64 @@ impl RetryConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
+    /// No TLS, for an endpoint without `https://` and settings without an authority.
+    pub insecure: bool,
+    /// Takes whatever certificate the server shows.
+    pub insecure_skip_verify: bool,
     /// Authorities that the server's certificate may come from, PEM.
     pub ca_file: Option<PathBuf>,
+    /// The same, not in a file.
+    pub ca_pem: Option<Secret>,
+    /// The system's authorities beside those.
+    pub include_system_ca_certs_pool: bool,
     /// Our certificate for mutual TLS, PEM.
     pub cert_file: Option<PathBuf>,
+    /// The same, not in a file.
+    pub cert_pem: Option<Secret>,
     /// Its private key, PEM.
     pub key_file: Option<PathBuf>,
+    /// The same, not in a file.
+    pub key_pem: Option<Secret>,
     /// The name that the server's certificate must have, when it is not the endpoint's.
     pub server_name: Option<String>,
+    /// The earliest version of TLS.
+    pub min_version: TlsVersion,
+}
+
+impl TlsConfig {
+    /// Whether these settings turn TLS off.
+    pub fn is_off(&self) -> bool {
+        self.insecure && self.ca_file.is_none() && self.ca_pem.is_none()
+    }
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// RFC 8446.
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+/// Text that is not shown.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("...")
+    }
 }
 
 /// How request bodies are compressed.
@@ -101,13 +154,15 @@ impl fmt::Debug for Headers {
 
 /// The parts that `otlp` and `otlphttp` share.
 macro_rules! otlp_config {
-    ($(#[$doc:meta])* $name:ident, $(#[$endpoint:meta])* endpoint) => {
+    ($(#[$doc:meta])* $name:ident, $(#[$endpoint:meta])* endpoint, $($(#[$more:meta])* $field:ident: $kind:ty,)*) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Deserialize)]
+        #[derive(Debug, Clone, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct $name {
             $(#[$endpoint])*
+            #[serde(default)]
             pub endpoint: String,
+            $($(#[$more])* #[serde(default)] pub $field: $kind,)*
             /// How request bodies are compressed.
             #[serde(default)]
             pub compression: Compression,
@@ -119,6 +174,11 @@ macro_rules! otlp_config {
             pub headers: Headers,
             /// TLS settings.
             pub tls: Option<TlsConfig>,
+            /// Who says who sends.
+            pub auth: Option<AuthConfig>,
+            /// What follows from it.
+            #[serde(skip)]
+            pub authorization: Option<Authorization>,
             /// Items a second at most; 0: no limit.
             #[serde(default)]
             pub rate_limit: u64,
@@ -141,10 +201,13 @@ macro_rules! otlp_config {
             pub fn new(endpoint: impl Into<String>) -> Self {
                 Self {
                     endpoint: endpoint.into(),
+                    $($field: <$kind>::default(),)*
                     compression: Compression::default(),
                     timeout: default_timeout(),
                     headers: Headers::default(),
                     tls: None,
+                    auth: None,
+                    authorization: None,
                     rate_limit: 0,
                     max_response_bytes: default_max_response(),
                     max_request_items: default_max_items(),
@@ -154,6 +217,7 @@ macro_rules! otlp_config {
             }
 
             fn validate(&self, key: &str) -> Result<(), Invalid> {
+                self.validate_endpoint(key)?;
                 self.retry_on_failure.validate(key)?;
                 for (name, zero) in [
                     ("timeout", self.timeout.0.is_zero()),
@@ -192,18 +256,96 @@ fn default_max_bytes() -> ByteSize {
 }
 
 otlp_config!(
-    /// `otlp`: OTLP over gRPC.
+    /// `otlp_grpc`, or `otlp`: OTLP over gRPC.
     OtlpConfig,
-    /// `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT` (TLS when `tls` is there).
-    endpoint
+    /// `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT`, which is TLS unless `tls.insecure` or this machine.
+    endpoint,
+    /// Pings on connections.
+    keepalive: Option<KeepaliveConfig>,
 );
 
 otlp_config!(
-    /// `otlphttp`: OTLP over HTTP, as protobuf.
+    /// `otlp_http`, or `otlphttp`: OTLP over HTTP.
     OtlpHttpConfig,
     /// The URL before `/v1/traces`, `/v1/metrics` and `/v1/logs`.
-    endpoint
+    endpoint,
+    /// The whole URL for spans.
+    traces_endpoint: Option<String>,
+    /// The whole URL for data points.
+    metrics_endpoint: Option<String>,
+    /// The whole URL for log records.
+    logs_endpoint: Option<String>,
+    /// How requests are written.
+    encoding: Encoding,
 );
+
+const NO_ENDPOINT: &str = "is missing; where does it send to?";
+
+impl OtlpConfig {
+    pub(super) fn validate_endpoint(&self, key: &str) -> Result<(), Invalid> {
+        let key = format!("{key}.endpoint");
+        if self.endpoint.is_empty() {
+            return Err(Invalid::new(key, NO_ENDPOINT));
+        }
+        let target =
+            target(&self.endpoint, self.tls.as_ref()).map_err(|message| Invalid::new(&key, message))?;
+        let authority: Result<http::uri::Authority, _> = target.address.trim_end_matches('/').parse();
+        match authority {
+            Err(e) => Err(Invalid::new(key, format!("is not an address ({e}); write HOST:PORT"))),
+            Ok(authority) if authority.port_u16().is_none() => {
+                Err(Invalid::new(key, "has no port; the usual one is 4317"))
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+impl OtlpHttpConfig {
+    /// The setting with the whole URL of a signal, and its name.
+    pub fn url_of(&self, signal: Signal) -> (&'static str, Option<&str>) {
+        match signal {
+            Signal::Traces => ("traces_endpoint", self.traces_endpoint.as_deref()),
+            Signal::Metrics => ("metrics_endpoint", self.metrics_endpoint.as_deref()),
+            Signal::Logs => ("logs_endpoint", self.logs_endpoint.as_deref()),
+        }
+    }
+
+    pub(super) fn validate_endpoint(&self, key: &str) -> Result<(), Invalid> {
+        if self.endpoint.is_empty() && Signal::ALL.iter().all(|s| self.url_of(*s).1.is_none()) {
+            return Err(Invalid::new(format!("{key}.endpoint"), NO_ENDPOINT));
+        }
+        super::http::urls(key, self).map(drop)
+    }
+}
+
+/// `keepalive` of an exporter over gRPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeepaliveConfig {
+    /// A connection that was silent for so long is pinged; 0: never.
+    pub time: Span,
+    /// How long the answer may take.
+    pub timeout: Span,
+    /// Also while no request is on its way.
+    pub permit_without_stream: bool,
+}
+
+impl Default for KeepaliveConfig {
+    fn default() -> Self {
+        Self { time: Span::default(), timeout: Span::secs(20), permit_without_stream: false }
+    }
+}
+
+/// How `otlp_http` writes requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// Protobuf.
+    #[default]
+    Proto,
+    /// OTLP JSON.
+    Json,
+}
 
 /// How much `debug` writes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -247,7 +389,7 @@ fn default_backups() -> u32 {
 }
 
 /// An exporter's kind and its settings.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum ExporterConfig {
     /// `debug`
     Debug(DebugConfig),
@@ -290,6 +432,48 @@ impl ExporterConfig {
         }
     }
 
+    /// Who says who sends.
+    pub fn auth(&self) -> Option<&AuthConfig> {
+        match self {
+            Self::Otlp(c) => c.auth.as_ref(),
+            Self::OtlpHttp(c) => c.auth.as_ref(),
+            Self::Debug(_) | Self::File(_) => None,
+        }
+    }
+
+    /// The exporter's requests carry this header from now on.
+    fn authorize(&mut self, authorization: Authorization) {
+        match self {
+            Self::Otlp(c) => c.authorization = Some(authorization),
+            Self::OtlpHttp(c) => c.authorization = Some(authorization),
+            Self::Debug(_) | Self::File(_) => {}
+        }
+    }
+
+    /// Whether `auth` was not looked up.
+    pub(super) fn is_unauthorized(&self) -> bool {
+        match self {
+            Self::Otlp(c) => c.auth.is_some() && c.authorization.is_none(),
+            Self::OtlpHttp(c) => c.auth.is_some() && c.authorization.is_none(),
+            Self::Debug(_) | Self::File(_) => false,
+        }
+    }
+
+    /// Looks up who sends in `authenticators`; `name` is the exporter's.
+    pub fn authorize_from(
+        &mut self,
+        name: &str,
+        authenticators: &BTreeMap<String, Authenticator>,
+    ) -> Result<(), Invalid> {
+        let Some(auth) = self.auth().map(|a| a.authenticator.clone()) else { return Ok(()) };
+        let Some(found) = authenticators.get(&auth) else {
+            let message = format!("`{auth}` is no authenticator in extensions");
+            return Err(Invalid::new(format!("exporters.{name}.auth.authenticator"), message));
+        };
+        self.authorize(Authorization::try_new(&format!("extensions.{auth}"), found)?);
+        Ok(())
+    }
+
     /// Items a second at most; `None`: no limit.
     pub fn rate_limit(&self) -> Option<u64> {
         let limit = match self {
@@ -303,13 +487,14 @@ impl ExporterConfig {
 }
 
 impl Component for ExporterConfig {
-    const KINDS: &'static [&'static str] = &["debug", "otlp", "otlphttp", "file"];
+    const KINDS: &'static [&'static str] = &["debug", "otlp_grpc", "otlp_http", "otlp", "otlphttp", "file"];
+    const NOUN: &'static str = "exporter";
 
     fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
         match kind {
             "debug" => settings_or_default(map).map(Self::Debug),
-            "otlp" => map.next_value().map(Self::Otlp),
-            "otlphttp" => map.next_value().map(Self::OtlpHttp),
+            "otlp" | "otlp_grpc" => map.next_value().map(Self::Otlp),
+            "otlphttp" | "otlp_http" => map.next_value().map(Self::OtlpHttp),
             "file" => map.next_value().map(Self::File),
             _ => unreachable!("only kinds of KINDS are asked for"),
         }
@@ -343,8 +528,12 @@ mod tests {
     fn a_wrong_setting_is_named() {
         let error = read("otlp:\n  endpoint: x\n  retry_on_failure:\n    max_intervall: 3s\n").unwrap_err();
         assert!(error.contains("c.yaml:4") && error.contains("`max_interval`"), "{error}");
-        assert!(read("otlp: {}\n").unwrap_err().contains("`endpoint` is missing"));
-        let config = read("otlp: {endpoint: x, timeout: 0}\n").unwrap();
+        let invalid = read("otlp:\n").unwrap().get("otlp").unwrap().validate("exporters.otlp").unwrap_err();
+        assert_eq!(
+            (invalid.key.as_str(), invalid.message.as_str()),
+            ("exporters.otlp.endpoint", NO_ENDPOINT)
+        );
+        let config = read("otlp: {endpoint: \"x:1\", timeout: 0}\n").unwrap();
         let invalid = config.get("otlp").unwrap().validate("exporters.otlp").unwrap_err();
         assert_eq!(invalid.key, "exporters.otlp.timeout");
     }

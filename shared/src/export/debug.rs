@@ -3,14 +3,12 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::AnyValue;
-use prost::{DecodeError, Message};
+use prost::Message;
 
 use super::config::{DebugConfig, Verbosity};
 use super::outcome::Outcome;
+use super::show;
 use super::split::items;
 use crate::env::Sink;
 use crate::otlp::protobuf::{Field, Fields, Malformed, Value};
@@ -36,7 +34,7 @@ impl Debug {
         let described = match self.verbosity {
             Verbosity::Basic => true,
             Verbosity::Normal => normal(signal, body, &mut text).is_ok(),
-            Verbosity::Detailed => detailed(signal, body, &mut text).is_ok(),
+            Verbosity::Detailed => show::everything(signal, body, &mut text).is_ok(),
         };
         if !described {
             return Outcome::unreadable();
@@ -56,20 +54,25 @@ fn normal(signal: Signal, body: &[u8], out: &mut String) -> Result<(), Malformed
         match signal {
             Signal::Traces => {
                 let [trace, span, name] = texts(leaf, [1, 2, 5])?;
-                line(format_args!("{} {} {}", String::from_utf8_lossy(name), Hex(trace), Hex(span)));
+                line(format_args!(
+                    "{} {} {}",
+                    String::from_utf8_lossy(name),
+                    show::hex(trace),
+                    show::hex(span)
+                ));
             }
             Signal::Logs => {
                 let [severity, body] = texts(leaf, [3, 5])?;
-                let body = AnyValue::decode(body).map_err(|_| Malformed("a log record's body"))?.value;
+                let body = AnyValue::decode(body).map_err(|_| Malformed("a log record's body"))?;
                 let severity = String::from_utf8_lossy(severity);
-                line(format_args!("{} {severity} {body:?}", time(leaf, 1)?));
+                line(format_args!("{} {severity} {}", show::date(time(leaf, 1)?), show::value(Some(&body))));
             }
             Signal::Metrics => {
                 let [name] = texts(leaf, [1])?;
                 let name = String::from_utf8_lossy(name);
                 for data in data(leaf) {
                     for point in branches(data?, 1) {
-                        line(format_args!("{name} at {}", time(point?, 3)?));
+                        line(format_args!("{name} at {}", show::date(time(point?, 3)?)));
                     }
                 }
             }
@@ -97,26 +100,6 @@ fn time(message: &[u8], number: u32) -> Result<u64, Malformed> {
         Field { number: n, value: Value::Fixed64(value), .. } if n == number => Ok(value),
         _ => Ok(time),
     })
-}
-
-/// Bytes as hexadecimal digits.
-struct Hex<'a>(&'a [u8]);
-
-impl std::fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        digits.filter_map(|d| char::from_digit(d.into(), 16)).try_for_each(|digit| f.write_char(digit))
-    }
-}
-
-/// Everything.
-fn detailed(signal: Signal, body: &[u8], out: &mut String) -> Result<(), DecodeError> {
-    let _ = match signal {
-        Signal::Traces => writeln!(out, "{:#?}", ExportTraceServiceRequest::decode(body)?),
-        Signal::Metrics => writeln!(out, "{:#?}", ExportMetricsServiceRequest::decode(body)?),
-        Signal::Logs => writeln!(out, "{:#?}", ExportLogsServiceRequest::decode(body)?),
-    };
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,19 +1,27 @@
 //! OTLP over gRPC; requests and responses stay bytes.
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
+use http::Uri;
 use http::uri::PathAndQuery;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use rustls::pki_types::ServerName;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
+use tower::Service;
 
 use super::answer::Checked;
-use super::client::TlsFiles;
+use super::auth::Authorization;
 use super::compression::Negotiated;
-use super::config::{Compression, OtlpConfig, TlsConfig};
+use super::config::{Compression, OtlpConfig};
+use super::endpoint::target;
 use super::outcome::{About, Outcome, accepted, short, status};
+use super::tls::client_config;
 use crate::config::Invalid;
 use crate::signal::Signal;
 
@@ -24,6 +32,7 @@ const MOST_HEADER_BYTES: u32 = 1 << 20;
 pub struct Grpc {
     channel: Channel,
     metadata: MetadataMap,
+    authorization: Option<Authorization>,
     compression: Negotiated,
     timeout: Duration,
     max_response: usize,
@@ -32,9 +41,11 @@ pub struct Grpc {
 impl Grpc {
     /// Must be called inside a tokio runtime; it connects when it first sends.
     pub(super) fn try_new(key: &str, config: &OtlpConfig) -> Result<Self, Invalid> {
+        config.validate_endpoint(key)?;
         Ok(Self {
-            channel: endpoint(key, config)?.connect_lazy(),
+            channel: channel(key, config)?,
             metadata: metadata(key, config)?,
+            authorization: config.authorization.clone(),
             compression: Negotiated::new(key, config.compression),
             timeout: config.timeout.0,
             max_response: config.max_response_bytes.as_usize(),
@@ -46,6 +57,16 @@ impl Grpc {
         let outcome = self.exchange(signal, body, compression).await;
         let plain = || self.exchange(signal, body, Compression::None);
         self.compression.or_plain(compression, &outcome, plain).await.unwrap_or(outcome)
+    }
+
+    /// What goes with every request.
+    fn metadata(&self) -> MetadataMap {
+        let Some((name, value)) = self.authorization.as_ref().and_then(Authorization::now) else {
+            return self.metadata.clone();
+        };
+        let mut headers = self.metadata.clone().into_headers();
+        headers.insert(name, value);
+        MetadataMap::from_headers(headers)
     }
 
     async fn exchange(&self, signal: Signal, body: &Bytes, compression: Compression) -> Outcome {
@@ -61,7 +82,7 @@ impl Grpc {
             Compression::None => client,
         };
         let mut request = Request::new(body.clone());
-        *request.metadata_mut() = self.metadata.clone();
+        *request.metadata_mut() = self.metadata();
         let path = PathAndQuery::from_static(signal.grpc_path());
         let exchange = async {
             client.ready().await.map_err(|e| Status::unavailable(cause(&*e)))?;
@@ -106,55 +127,62 @@ fn outcome(s: &Status) -> Outcome {
     }
 }
 
-fn endpoint(key: &str, config: &OtlpConfig) -> Result<Endpoint, Invalid> {
+/// The connection, which is made when it is first needed.
+fn channel(key: &str, config: &OtlpConfig) -> Result<Channel, Invalid> {
     let wrong = |message: String| Invalid::new(format!("{key}.endpoint"), message);
-    let uri = match (config.endpoint.contains("://"), &config.tls) {
-        (true, _) => config.endpoint.clone(),
-        (false, Some(_)) => format!("https://{}", config.endpoint),
-        (false, None) => format!("http://{}", config.endpoint),
-    };
-    let shape = "write http://HOST:PORT, https://HOST:PORT or HOST:PORT";
-    let parsed: http::Uri = uri.parse().map_err(|e| wrong(format!("is not an address ({e}); {shape}")))?;
-    let https = match parsed.scheme_str() {
-        Some("https") => true,
-        Some("http") => false,
-        _ => return Err(wrong(format!("has an unknown scheme; {shape}"))),
-    };
-    if !https && config.tls.is_some() {
-        return Err(wrong("begins with http:// but tls is set; write https://".to_owned()));
-    }
-    if parsed.port_u16().is_none() {
-        return Err(wrong("has no port; the usual one is 4317".to_owned()));
-    }
-    let mut endpoint = Endpoint::from_shared(uri)
-        .map_err(|e| wrong(format!("is not an address ({e}); {shape}")))?
+    let target = target(&config.endpoint, config.tls.as_ref()).map_err(wrong)?;
+    let address = target.address.trim_end_matches('/');
+    // TLS is the connector's: tonic would add its own to what begins with https.
+    let mut endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|e| wrong(format!("is not an address ({e}); write HOST:PORT")))?
         .connect_timeout(config.timeout.0)
         .http2_max_header_list_size(MOST_HEADER_BYTES)
         .user_agent(concat!("perigee/", env!("CARGO_PKG_VERSION")))
         .map_err(|e| wrong(e.to_string()))?;
-    if https {
-        let tls = tls(key, config.tls.as_ref().unwrap_or(&TlsConfig::default()))?;
-        endpoint = endpoint.tls_config(tls).map_err(|e| {
-            Invalid::new(format!("{key}.tls"), format!("cannot be used: {}; check the PEM files", cause(&e)))
-        })?;
+    if let Some(keepalive) = config.keepalive.filter(|k| !k.time.0.is_zero()) {
+        endpoint = endpoint
+            .http2_keep_alive_interval(keepalive.time.0)
+            .keep_alive_timeout(keepalive.timeout.0)
+            .keep_alive_while_idle(keepalive.permit_without_stream);
     }
-    Ok(endpoint)
+    if !target.tls {
+        return Ok(endpoint.connect_lazy());
+    }
+    let settings = config.tls.clone().unwrap_or_default();
+    let tls = client_config(key, &settings)?;
+    let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_only();
+    let connector = match settings.server_name {
+        None => builder.enable_http2().build(),
+        Some(name) => {
+            let name = ServerName::try_from(name)
+                .map_err(|_| Invalid::new(format!("{key}.tls.server_name"), "is not a host name"))?;
+            builder.with_server_name_resolver(FixedServerNameResolver::new(name)).enable_http2().build()
+        }
+    };
+    let origin =
+        format!("https://{address}").parse().map_err(|e| wrong(format!("is not an address ({e})")))?;
+    Ok(endpoint.origin(origin).connect_with_connector_lazy(Secured(connector)))
 }
 
-fn tls(key: &str, config: &TlsConfig) -> Result<ClientTlsConfig, Invalid> {
-    let files = TlsFiles::read(key, config)?;
-    let mut tls = ClientTlsConfig::new();
-    tls = match files.ca {
-        Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
-        None => tls.with_native_roots(),
-    };
-    if let Some((cert, key)) = files.identity {
-        tls = tls.identity(Identity::from_pem(cert, key));
+/// Connects with TLS to what is called `http`.
+#[derive(Clone)]
+struct Secured(HttpsConnector<HttpConnector>);
+
+impl Service<Uri> for Secured {
+    type Response = <HttpsConnector<HttpConnector> as Service<Uri>>::Response;
+    type Error = <HttpsConnector<HttpConnector> as Service<Uri>>::Error;
+    type Future = <HttpsConnector<HttpConnector> as Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
     }
-    if let Some(name) = &config.server_name {
-        tls = tls.domain_name(name);
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let mut parts = uri.clone().into_parts();
+        parts.scheme = Some(http::uri::Scheme::HTTPS);
+        // What was a whole URI stays one with another scheme.
+        self.0.call(Uri::from_parts(parts).unwrap_or(uri))
     }
-    Ok(tls)
 }
 
 fn metadata(key: &str, config: &OtlpConfig) -> Result<MetadataMap, Invalid> {

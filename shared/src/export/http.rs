@@ -1,7 +1,6 @@
 //! OTLP over HTTP, as protobuf.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,16 +13,18 @@ use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilde
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 
-use super::client::TlsFiles;
+use super::auth::Authorization;
 use super::compression::Negotiated;
-use super::config::{Compression, OtlpHttpConfig, TlsConfig};
+use super::config::{Compression, Encoding, OtlpHttpConfig};
+use super::endpoint::target;
 use super::outcome::{About, Outcome, accepted, accepted_json, short, status, status_json};
-use crate::compress::{Encoding, decompress_capped};
+use super::tls::client_config;
+use crate::compress::{Encoding as ContentEncoding, decompress_capped};
 use crate::config::Invalid;
 use crate::env::Env;
+use crate::otlp::json;
 use crate::signal::Signal;
 
 /// Redirections that are followed.
@@ -35,6 +36,8 @@ pub struct Http {
     /// By signal, in the order of [`Signal::ALL`].
     urls: [Uri; 3],
     headers: HeaderMap,
+    authorization: Option<Authorization>,
+    encoding: Encoding,
     compression: Negotiated,
     timeout: Duration,
     max_response: usize,
@@ -43,8 +46,9 @@ pub struct Http {
 
 impl Http {
     pub(super) fn try_new(key: &str, config: &OtlpHttpConfig, env: &Env) -> Result<Self, Invalid> {
+        config.validate_endpoint(key)?;
         let urls = urls(key, config)?;
-        let tls = client_config(key, config.tls.as_ref().unwrap_or(&TlsConfig::default()))?;
+        let tls = client_config(key, &config.tls.clone().unwrap_or_default())?;
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let connector = match config.tls.as_ref().and_then(|tls| tls.server_name.clone()) {
             None => connector.enable_http1().build(),
@@ -58,6 +62,8 @@ impl Http {
             client: Client::builder(TokioExecutor::new()).build(connector),
             urls,
             headers: headers(key, config)?,
+            authorization: config.authorization.clone(),
+            encoding: config.encoding,
             compression: Negotiated::new(key, config.compression),
             timeout: config.timeout.0,
             max_response: config.max_response_bytes.as_usize(),
@@ -73,10 +79,18 @@ impl Http {
     }
 
     async fn send_with(&self, signal: Signal, body: &Bytes, compression: Compression) -> Outcome {
-        let body = body.clone();
-        let body = match self.env.cpu(move || compress(&body, compression)).await {
-            Ok(body) => body,
-            Err(e) => return Outcome::retry(format!("compression failed: {e}")),
+        let (body, encoding) = (body.clone(), self.encoding);
+        let written = self.env.cpu(move || {
+            let body = match encoding {
+                Encoding::Proto => body,
+                Encoding::Json => json::write(signal, &body).ok()?.into(),
+            };
+            Some(compress(&body, compression))
+        });
+        let body = match written.await {
+            Some(Ok(body)) => body,
+            Some(Err(e)) => return Outcome::retry(format!("compression failed: {e}")),
+            None => return Outcome::unreadable(),
         };
         let exchange = self.exchange(self.urls[signal as usize - 1].clone(), &body, compression);
         match tokio::time::timeout(self.timeout, exchange).await {
@@ -92,6 +106,9 @@ impl Http {
             *request.method_mut() = Method::POST;
             *request.uri_mut() = url.clone();
             *request.headers_mut() = self.headers.clone();
+            if let Some((name, value)) = self.authorization.as_ref().and_then(Authorization::now) {
+                request.headers_mut().insert(name, value);
+            }
             if let Some(name) = name(compression) {
                 request.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(name));
             }
@@ -107,7 +124,7 @@ impl Http {
             };
             match redirected(&url, &response) {
                 Some(next) => url = next,
-                None => return self.read(response).await,
+                None => return at(self.read(response).await, &url),
             }
         }
         let reason = format!("it redirects more than {MOST_REDIRECTIONS} times");
@@ -123,12 +140,22 @@ impl Http {
             .and_then(|v| retry_after(v, self.env.unix_nano()));
         let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let (kind, encoding) =
-            (header(CONTENT_TYPE).to_owned(), Encoding::from_name(header(CONTENT_ENCODING)));
+            (header(CONTENT_TYPE).to_owned(), ContentEncoding::from_name(header(CONTENT_ENCODING)));
         // A success whose body is too large, or not ours, is a success all the same.
         let body = Limited::new(response.into_body(), self.max_response).collect().await;
         let body = body.map(|b| b.to_bytes()).unwrap_or_default();
         let body = encoding.and_then(|e| decompress_capped(e, &body, self.max_response).ok());
         outcome(code, after, &kind, &body.unwrap_or_default())
+    }
+}
+
+/// An answer about the way names the URL: a wrong path is the usual mistake.
+fn at(outcome: Outcome, url: &Uri) -> Outcome {
+    match outcome {
+        Outcome::Refused { reason, about: About::Settings } => {
+            Outcome::Refused { reason: format!("{reason} (POST {url})"), about: About::Settings }
+        }
+        other => other,
     }
 }
 
@@ -213,21 +240,26 @@ fn compress(body: &Bytes, compression: Compression) -> std::io::Result<Bytes> {
     }
 }
 
-fn urls(key: &str, config: &OtlpHttpConfig) -> Result<[Uri; 3], Invalid> {
-    let wrong = |message: String| Invalid::new(format!("{key}.endpoint"), message);
+/// Where each signal goes.
+pub(super) fn urls(key: &str, config: &OtlpHttpConfig) -> Result<[Uri; 3], Invalid> {
     let base = config.endpoint.trim_end_matches('/');
     let mut out = std::array::from_fn(|_| Uri::default());
     for signal in Signal::ALL {
-        let uri: Uri = format!("{base}{}", signal.http_path())
+        let (name, whole) = config.url_of(signal);
+        let (name, url) = match whole {
+            Some(url) => (name, url.to_owned()),
+            // The signals that an exporter gets are known elsewhere.
+            None if base.is_empty() => continue,
+            None => ("endpoint", format!("{base}{}", signal.http_path())),
+        };
+        let wrong = |message: String| Invalid::new(format!("{key}.{name}"), message);
+        let uri: Uri = url
             .parse()
             .map_err(|e| wrong(format!("is not a URL ({e}); write http://HOST:PORT or https://HOST:PORT")))?;
-        match uri.scheme_str() {
-            Some("http") if config.tls.is_some() => {
-                return Err(wrong("begins with http:// but tls is set; write https://".to_owned()));
-            }
-            Some("http" | "https") => {}
-            _ => return Err(wrong("must begin with http:// or https://".to_owned())),
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(wrong("must begin with http:// or https://".to_owned()));
         }
+        target(&url, config.tls.as_ref()).map_err(wrong)?;
         out[signal as usize - 1] = uri;
     }
     Ok(out)
@@ -235,7 +267,11 @@ fn urls(key: &str, config: &OtlpHttpConfig) -> Result<[Uri; 3], Invalid> {
 
 fn headers(key: &str, config: &OtlpHttpConfig) -> Result<HeaderMap, Invalid> {
     let mut out = HeaderMap::new();
-    out.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    let kind = match config.encoding {
+        Encoding::Proto => "application/x-protobuf",
+        Encoding::Json => "application/json",
+    };
+    out.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     out.insert(USER_AGENT, HeaderValue::from_static(concat!("perigee/", env!("CARGO_PKG_VERSION"))));
     for (name, value) in &config.headers.0 {
         let wrong =
@@ -246,39 +282,6 @@ fn headers(key: &str, config: &OtlpHttpConfig) -> Result<HeaderMap, Invalid> {
         out.insert(name, value);
     }
     Ok(out)
-}
-
-fn client_config(key: &str, config: &TlsConfig) -> Result<rustls::ClientConfig, Invalid> {
-    let invalid = |name: &str, message: String| Invalid::new(format!("{key}.tls{name}"), message);
-    let files = TlsFiles::read(key, config)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| invalid("", e.to_string()))?;
-    let builder = match files.ca {
-        None => hyper_rustls::ConfigBuilderExt::with_native_roots(builder)
-            .map_err(|e| invalid("", format!("the system's authorities cannot be read: {e}; set ca_file")))?,
-        Some(pem) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|e| invalid(".ca_file", format!("is not PEM: {e}")))?;
-                roots.add(certificate).map_err(|e| invalid(".ca_file", format!("is no authority: {e}")))?;
-            }
-            if roots.is_empty() {
-                return Err(invalid(".ca_file", "has no certificate in it".to_owned()));
-            }
-            builder.with_root_certificates(roots)
-        }
-    };
-    let Some((cert, private)) = files.identity else { return Ok(builder.with_no_client_auth()) };
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&cert)
-        .collect::<Result<_, _>>()
-        .map_err(|e| invalid(".cert_file", format!("is not PEM: {e}")))?;
-    let private = PrivateKeyDer::from_pem_slice(&private)
-        .map_err(|e| invalid(".key_file", format!("has no private key: {e}")))?;
-    builder
-        .with_client_auth_cert(chain, private)
-        .map_err(|e| invalid(".cert_file", format!("does not go with key_file: {e}")))
 }
 
 #[cfg(test)]

@@ -5,24 +5,29 @@
 
 mod answer;
 pub mod attributes;
+pub mod auth;
 mod client;
 mod compression;
 pub mod config;
 pub mod cut;
 mod debug;
 pub mod deliver;
+pub mod endpoint;
 mod file;
 mod grpc;
 mod http;
 mod outcome;
 mod rate;
 pub mod retry;
+mod show;
 mod split;
+mod tls;
 
 pub use attributes::Attributes;
 pub use client::Client;
 pub use config::{
-    Compression, DebugConfig, ExporterConfig, FileConfig, OtlpConfig, OtlpHttpConfig, RetryConfig, TlsConfig,
+    Compression, DebugConfig, ExporterConfig, FileConfig, OtlpConfig, OtlpHttpConfig, RetryConfig, Secret,
+    TlsConfig,
 };
 pub use cut::{Cut, Cuts, Limits, Plan};
 pub use deliver::Delivery;

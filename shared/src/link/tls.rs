@@ -11,8 +11,9 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 
 use super::ALPN;
 use crate::env::Clock;
@@ -74,10 +75,20 @@ pub struct Credentials {
 impl Credentials {
     /// Reads both from PEM files.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        Ok(Self {
+        let loaded = Self {
             chain: certificates("certificate", certificate)?,
             key: PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable("private key", key, &e))?,
-        })
+        };
+        let signing = provider().key_provider.load_private_key(loaded.key.clone_key())?;
+        match CertifiedKey::new(loaded.chain.clone(), signing).keys_match() {
+            Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(TlsError::File {
+                what: "private key",
+                path: key.display().to_string(),
+                why: format!("it is the key of another certificate than {}", certificate.display()),
+            }),
+            // Whether an unusual certificate can be used is said where it is used.
+            _ => Ok(loaded),
+        }
     }
 
     /// A secret that follows from the private key: the same after each start, and for no other purpose.
@@ -94,6 +105,34 @@ impl Credentials {
 impl Clone for Credentials {
     fn clone(&self) -> Self {
         Self { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
+}
+
+/// Why the certificate in a PEM file is not valid by a clock that says `now`, in ns since 1970: its dates and what to do.
+pub fn out_of_date(path: &Path, now: u64) -> Option<String> {
+    let chain = certificates("certificate", path).ok()?;
+    let certificate = webpki::EndEntityCert::try_from(chain.first()?).ok()?;
+    let time = UnixTime::since_unix_epoch(Duration::from_nanos(now));
+    // Its dates are looked at before anything else, and nobody is asked who has signed it.
+    let usage = webpki::KeyUsage::client_auth();
+    let verified = certificate
+        .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &[], &[], time, usage, None, None)
+        .err()?;
+    let shown = |time: UnixTime| {
+        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(time.as_secs()))
+    };
+    let (path, now) = (path.display(), shown(time));
+    match verified {
+        webpki::Error::CertExpired { not_after, .. } => Some(format!(
+            "{path} ended at {}, and the clock of this machine says {now}: if the clock is right, the other side refuses it; issue a \
+             new one",
+            shown(not_after)
+        )),
+        webpki::Error::CertNotValidYet { not_before, .. } => Some(format!(
+            "{path} begins at {}, and the clock of this machine says {now}: is the clock right?",
+            shown(not_before)
+        )),
+        _ => None,
     }
 }
 

@@ -117,6 +117,7 @@ async fn export(intake: &Intake, request: Request<Incoming>) -> Result<(), Answe
         )
         .into());
     };
+    intake.has_pipeline(signal)?;
     let encoding =
         match parts.headers.get("grpc-encoding").map(|v| v.to_str().ok().and_then(Encoding::from_name)) {
             None => Encoding::Identity,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::post;
 use bytes::Bytes;
@@ -19,8 +20,9 @@ use perigee_shared::serve::RouterService;
 use perigee_shared::signal::Signal;
 use tonic::Code;
 
-use super::Intake;
 use super::body::{Pieces, READ_TIMEOUT};
+use super::{Intake, cors};
+use crate::config::CorsConfig;
 use crate::limiter::Permit;
 
 /// How long the rest of a refused request is read.
@@ -91,6 +93,7 @@ fn status_code(status: &Status) -> StatusCode {
 /// The service behind a listener.
 pub(super) fn service(
     intake: Arc<Intake>,
+    origins: Option<Arc<CorsConfig>>,
 ) -> impl hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
 + Clone {
     let mut router = Router::new();
@@ -100,7 +103,10 @@ pub(super) fn service(
         };
         router = router.route(signal.http_path(), post(handler).fallback(wrong_method));
     }
-    let router = router.fallback(not_found).with_state(intake);
+    let mut router = router.fallback(not_found).with_state(intake);
+    if let Some(config) = origins {
+        router = router.layer(from_fn_with_state(config, cors::cors));
+    }
     TowerToHyperService::new(RouterService(router))
 }
 
@@ -134,6 +140,10 @@ async fn export(intake: &Intake, signal: Signal, request: Request<Body>) -> Resp
         let status = Status::refuse(Code::InvalidArgument, message);
         return Format::Json.failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status);
     };
+    if let Err(status) = intake.has_pipeline(signal) {
+        forget(&mut pieces).await;
+        return format.failure(StatusCode::NOT_FOUND, &status);
+    }
     let read = tokio::time::timeout(READ_TIMEOUT, read(intake, signal, &parts.headers, &mut pieces, format));
     let read = match read.await {
         Ok(read) => read,

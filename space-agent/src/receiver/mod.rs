@@ -4,6 +4,7 @@
 //! and handed to the journal as raw bytes.
 
 mod body;
+mod cors;
 mod grpc;
 mod http;
 
@@ -11,15 +12,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use perigee_shared::compress::{DecompressError, Encoding, decompress};
+use perigee_shared::link::tls::{Credentials, TlsError, listener_config, load_authorities};
 use perigee_shared::otlp::status::Status;
 use perigee_shared::otlp::walk::walk;
 use perigee_shared::serve::{self, BindError, Endpoint, Limits, Listener};
-use perigee_shared::signal::Signal;
+use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::config::{Config, ListenerConfig, MIN_WINDOW};
+use crate::config::{Config, CorsConfig, ListenerConfig, MIN_WINDOW};
 use crate::journal::Journal;
 use crate::limiter::{Limiter, Permit};
 use crate::telemetry::ReceiverCounters;
@@ -33,6 +35,8 @@ pub struct Intake {
     max_request: usize,
     /// Where what serves it runs.
     tasks: Supervisor,
+    /// What comes in here; the rest has no pipeline.
+    signals: SignalSet,
 }
 
 impl Intake {
@@ -44,7 +48,24 @@ impl Intake {
         max_request: usize,
         tasks: Supervisor,
     ) -> Self {
-        Self { limiter, journal, counters, max_request, tasks }
+        let signals = Signal::ALL.into_iter().fold(SignalSet::default(), SignalSet::with);
+        Self { limiter, journal, counters, max_request, signals, tasks }
+    }
+
+    /// The same for one listener.
+    fn narrowed(&self, max_request: usize, signals: SignalSet) -> Arc<Self> {
+        let (limiter, counters) = (Arc::clone(&self.limiter), Arc::clone(&self.counters));
+        let (journal, tasks) = (self.journal.clone(), self.tasks.clone());
+        Arc::new(Self { limiter, journal, counters, max_request, signals, tasks })
+    }
+
+    /// Whether anything takes what comes in of this signal.
+    fn has_pipeline(&self, signal: Signal) -> Result<(), Status> {
+        if self.signals.contains(signal) {
+            return Ok(());
+        }
+        let message = format!("no pipeline takes {signal} here; service.pipelines says which do");
+        Err(Status::refuse(Code::Unimplemented, message))
     }
 
     fn too_large(&self) -> Status {
@@ -109,9 +130,22 @@ impl From<DecompressError> for Unpack {
 }
 
 /// Listeners that are bound and not served yet.
-pub struct Receivers {
-    grpc: Option<(Listener, Limits)>,
-    http: Option<(Listener, Limits)>,
+pub struct Receivers(Vec<Bound>);
+
+/// One of them.
+struct Bound {
+    protocol: Protocol,
+    listener: Listener,
+    limits: Limits,
+    max_request: usize,
+    signals: SignalSet,
+    cors: Option<Arc<CorsConfig>>,
+}
+
+#[derive(Clone, Copy)]
+enum Protocol {
+    Grpc,
+    Http,
 }
 
 /// A receiver could not be set up.
@@ -129,48 +163,77 @@ pub enum ReceiverError {
 }
 
 impl Receivers {
-    /// Binds what `config` asks for.
+    /// Binds what `config` asks for: receivers that no pipeline uses are not, as in the Collector.
     pub async fn bind(config: &Config) -> Result<Self, ReceiverError> {
-        let protocols = &config.receivers.otlp.protocols;
-        Ok(Self {
-            grpc: bind(protocols.grpc.as_ref(), "OTLP/gRPC", config).await?,
-            http: bind(protocols.http.as_ref(), "OTLP/HTTP", config).await?,
-        })
+        let mut out = Vec::new();
+        for (name, receiver) in config.receivers.iter() {
+            let signals = config.signals_from(name);
+            if signals.is_empty() {
+                continue;
+            }
+            let protocols = &receiver.protocols;
+            for (protocol, settings, purpose) in [
+                (Protocol::Grpc, protocols.grpc.as_ref(), "OTLP/gRPC"),
+                (Protocol::Http, protocols.http.as_ref(), "OTLP/HTTP"),
+            ] {
+                let Some(settings) = settings else { continue };
+                let (listener, limits) = bind(settings, purpose, config).await?;
+                let max_request = settings.max_request_bytes.unwrap_or(receiver.max_request_bytes).as_usize();
+                let cors = settings.cors.clone().map(Arc::new);
+                out.push(Bound { protocol, listener, limits, max_request, signals, cors });
+            }
+        }
+        Ok(Self(out))
+    }
+
+    /// Reads the files that listeners name, without binding anything.
+    pub fn check(config: &Config) -> Result<(), ReceiverError> {
+        for (_, receiver) in config.receivers.iter() {
+            for listener in [&receiver.protocols.grpc, &receiver.protocols.http].into_iter().flatten() {
+                tls(listener)?;
+            }
+        }
+        Ok(())
     }
 
     /// Serves until `shutdown`, then lets the requests that have begun end.
     pub async fn run(self, intake: Arc<Intake>, shutdown: CancellationToken) {
         let tasks = &intake.tasks;
-        if let Some((listener, limits)) = self.grpc {
+        for Bound { protocol, listener, limits, max_request, signals, cors } in self.0 {
+            let (intake, stop) = (intake.narrowed(max_request, signals), shutdown.clone());
             let bounds = (limits, intake.counters.closed().clone());
-            let service = grpc::service(Arc::clone(&intake));
-            serve::keep(tasks, "otlp/grpc", listener, bounds, service, shutdown.clone());
-        }
-        if let Some((listener, limits)) = self.http {
-            let bounds = (limits, intake.counters.closed().clone());
-            let service = http::service(Arc::clone(&intake));
-            serve::keep(tasks, "otlp/http", listener, bounds, service, shutdown.clone());
+            let place =
+                listener.local_addr().map_or_else(|| "unix".to_owned(), |address| address.to_string());
+            match protocol {
+                Protocol::Grpc => {
+                    let service = grpc::service(intake);
+                    serve::keep(tasks, &format!("otlp/grpc {place}"), listener, bounds, service, stop);
+                }
+                Protocol::Http => {
+                    let service = http::service(intake, cors);
+                    serve::keep(tasks, &format!("otlp/http {place}"), listener, bounds, service, stop);
+                }
+            }
         }
         tasks.ended().await;
     }
 }
 
 async fn bind(
-    listener: Option<&ListenerConfig>,
+    listener: &ListenerConfig,
     purpose: &'static str,
     config: &Config,
-) -> Result<Option<(Listener, Limits)>, ReceiverError> {
-    use perigee_shared::link::tls::{Credentials, listener_config, load_authorities};
-    let Some(listener) = listener else { return Ok(None) };
-    let tls = match &listener.tls {
-        None => None,
-        Some(tls) => {
-            let clients = tls.client_ca_file.as_deref().map(load_authorities).transpose()?;
-            Some(listener_config(Credentials::load(&tls.cert_file, &tls.key_file)?, clients)?)
-        }
-    };
+) -> Result<(Listener, Limits), ReceiverError> {
+    let tls = tls(listener)?;
     let endpoint = Endpoint::parse(&listener.endpoint).map_err(ReceiverError::Endpoint)?;
-    Ok(Some((Listener::bind(&endpoint, purpose, tls).await?, limits(listener, config))))
+    Ok((Listener::bind(&endpoint, purpose, tls).await?, limits(listener, config)))
+}
+
+/// A listener's certificates, read.
+fn tls(listener: &ListenerConfig) -> Result<Option<Arc<rustls::ServerConfig>>, TlsError> {
+    let Some(tls) = &listener.tls else { return Ok(None) };
+    let clients = tls.client_ca_file.as_deref().map(load_authorities).transpose()?;
+    listener_config(Credentials::load(&tls.cert_file, &tls.key_file)?, clients).map(Some)
 }
 
 /// Windows large enough for speed, small enough that all connections of a listener stay within an eighth of the memory limit.

@@ -1,5 +1,6 @@
 //! An OTLP backend, gRPC and HTTP on one port, that can be ended and started again.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
@@ -25,18 +26,27 @@ const LARGEST: usize = 64 << 20;
 /// What has arrived, request by request.
 type Requests = Arc<Mutex<Vec<Vec<String>>>>;
 
+/// What requests said of who sends.
+type Authorizations = Arc<Mutex<BTreeSet<String>>>;
+
 /// See the module.
 pub struct Backend {
     /// Its port, whether it runs or not.
     pub port: u16,
     requests: Requests,
+    authorizations: Authorizations,
     running: Option<DropGuard>,
 }
 
 impl Backend {
     /// One that does not run yet.
     pub fn new() -> Self {
-        Self { port: free_port(), requests: Requests::default(), running: None }
+        Self {
+            port: free_port(),
+            requests: Requests::default(),
+            authorizations: Authorizations::default(),
+            running: None,
+        }
     }
 
     /// Its address as an endpoint.
@@ -49,13 +59,18 @@ impl Backend {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
         let stop = CancellationToken::new();
         let requests = Arc::clone(&self.requests);
+        let authorizations = Arc::clone(&self.authorizations);
         let token = stop.clone();
         tokio::spawn(async move {
             while let Some(Ok((stream, _))) = token.run_until_cancelled(listener.accept()).await {
                 let (requests, token) = (Arc::clone(&requests), token.clone());
+                let authorizations = Arc::clone(&authorizations);
                 tokio::spawn(async move {
-                    let service =
-                        hyper::service::service_fn(move |request| answer(Arc::clone(&requests), request));
+                    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                        let said = request.headers().get("authorization").and_then(|v| v.to_str().ok());
+                        authorizations.lock().unwrap().extend(said.map(str::to_owned));
+                        answer(Arc::clone(&requests), request)
+                    });
                     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     let connection = server.serve_connection(TokioIo::new(stream), service);
                     // A connection that breaks is the client's concern.
@@ -69,6 +84,11 @@ impl Backend {
     /// Ends it; connections break.
     pub fn stop(&mut self) {
         self.running = None;
+    }
+
+    /// What requests have said of who sends.
+    pub fn authorizations(&self) -> BTreeSet<String> {
+        self.authorizations.lock().unwrap().clone()
     }
 
     /// The ids of everything that has arrived, in its order.
@@ -103,18 +123,29 @@ async fn answer(requests: Requests, request: Request<Incoming>) -> Result<Reply,
         let reply = Response::builder().status(StatusCode::NOT_FOUND);
         return Ok(reply.body(Full::default().boxed_unsync()).unwrap());
     };
-    take(&requests, signal, header("content-encoding").flatten(), &body);
+    let encoding = header("content-encoding").flatten();
+    if parts.headers.get("content-type").is_some_and(|v| v == "application/json") {
+        let ids =
+            ids_in(std::str::from_utf8(&unpacked(encoding, &body)).unwrap()).map(str::to_owned).collect();
+        requests.lock().unwrap().push(ids);
+    } else {
+        take(&requests, signal, encoding, &body);
+    }
     let reply = Response::builder().header("content-type", "application/x-protobuf");
     Ok(reply.body(Full::default().boxed_unsync()).unwrap())
 }
 
-fn take(requests: &Requests, signal: Signal, encoding: Option<Encoding>, body: &Bytes) {
-    let unpacked = match encoding {
+fn unpacked(encoding: Option<Encoding>, body: &Bytes) -> Bytes {
+    match encoding {
         Some(encoding) if encoding != Encoding::Identity => {
             decompress_capped(encoding, body, LARGEST).unwrap().into()
         }
         _ => body.clone(),
-    };
+    }
+}
+
+fn take(requests: &Requests, signal: Signal, encoding: Option<Encoding>, body: &Bytes) {
+    let unpacked = unpacked(encoding, body);
     let json = match signal {
         Signal::Traces => serde_json::to_string(&ExportTraceServiceRequest::decode(unpacked).unwrap()),
         Signal::Metrics => serde_json::to_string(&ExportMetricsServiceRequest::decode(unpacked).unwrap()),

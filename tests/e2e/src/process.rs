@@ -38,6 +38,7 @@ pub struct Process {
     program: PathBuf,
     args: Vec<String>,
     log: PathBuf,
+    env: Vec<(String, String)>,
     child: Option<Child>,
     /// Where it looks for panics that are planted.
     pub plants: Option<PathBuf>,
@@ -51,9 +52,17 @@ impl Process {
             program: program.into(),
             args: args.iter().map(ToString::to_string).collect(),
             log: directory.join(format!("{name}.log")),
+            env: Vec::new(),
             child: None,
             plants: None,
         }
+    }
+
+    /// With these variables in its environment.
+    #[must_use]
+    pub fn with(mut self, env: &[(&str, &str)]) -> Self {
+        self.env.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        self
     }
 
     fn command(&self, args: &[String]) -> Command {
@@ -62,6 +71,7 @@ impl Process {
         if let Some(plants) = &self.plants {
             command.env(crate::PLANTS, plants);
         }
+        command.envs(self.env.iter().cloned());
         command
     }
 

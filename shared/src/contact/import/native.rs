@@ -55,9 +55,9 @@ fn list<T: serde::de::DeserializeOwned>(text: &str, path: &str) -> Result<Vec<T>
         .map(str::trim)
         .find(|line| !line.is_empty() && !line.starts_with(['#', '%']) && *line != "---");
     if begins.is_some_and(|line| line.starts_with('[') || line.starts_with("- ") || line == "-") {
-        return config::parse(text, path, |_| None);
+        return config::stream(text, path);
     }
-    config::parse::<File<T>>(text, path, |_| None).map(|file| file.contacts)
+    config::stream::<File<T>>(text, path).map(|file| file.contacts)
 }
 
 fn key(n: usize) -> String {

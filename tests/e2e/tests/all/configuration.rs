@@ -4,7 +4,7 @@ use std::net::{TcpListener, UdpSocket};
 
 use e2e::{Agent, Exit, Ground, STATION, Scene, eventually};
 use ground_station::pki::{Pki, Role};
-use perigee_shared::env::Env;
+use perigee_shared::env::{Clock, Env};
 use serde_json::{Value, json};
 
 use crate::PROGRAMS;
@@ -52,7 +52,7 @@ async fn a_wrong_value_is_named_with_its_key() {
             |c| c["service"]["pipelines"]["logs"]["exporters"] = json!(["lnk"]),
             &["service.pipelines.logs.exporters", "link"],
         ),
-        (|c| drop(c["service"]["pipelines"].as_object_mut().unwrap().remove("logs")), &["logs"]),
+        (|c| c["service"]["pipelines"] = json!({}), &["agent.yaml:", "service.pipelines", "has no pipeline"]),
         (
             |c| c["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"] = json!("0.0.0.0:4317"),
             &["grpc.endpoint", "insecure"],
@@ -125,6 +125,101 @@ async fn certificates_that_cannot_be_used_are_named() {
     let exit = ground.command(&["run"]).await;
     assert!(exit.code != Some(0) && exit.err.contains("empty.crt"), "{exit:?}");
     assert!(!agent.wal_directory().exists(), "certificates are read before anything is opened");
+}
+
+/// A mistake, made in a configuration that is right.
+type Change = Box<dyn Fn(&mut Value)>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mistake_in_a_file_that_is_named_has_one_exit_code_in_run_and_validate() {
+    let scene = Scene::new(PROGRAMS);
+    let empty = scene.path().join("empty.pem").to_str().unwrap().to_owned();
+    std::fs::write(&empty, "").unwrap();
+    let (cert, other) = (scene.certificate("satellite-sat-1.crt"), scene.certificate("station-svalbard.key"));
+    let tls = |cert: &str, key: &str| json!({"cert_file": cert, "key_file": key});
+    let listener = |tls: Value| -> Change {
+        Box::new(move |c| c["receivers"]["otlp"]["protocols"]["http"]["tls"] = tls.clone())
+    };
+    let exporter = |settings: Value| -> Change {
+        Box::new(move |c| {
+            c["exporters"]["otlp_grpc"] = settings.clone();
+            c["service"]["pipelines"]["logs"]["exporters"] = json!(["link", "otlp_grpc"]);
+        })
+    };
+    let secure = |tls: Value| exporter(json!({"endpoint": "backend:4317", "tls": tls}));
+    let cases: Vec<(Change, &[&str])> = vec![
+        (listener(tls("/nowhere.crt", &other)), &["certificate", "/nowhere.crt"]),
+        (listener(tls(&empty, &other)), &["certificate", "empty.pem", "is it the right file"]),
+        (listener(tls(&cert, &other)), &["station-svalbard.key", "it is the key of another certificate"]),
+        (secure(json!({"ca_file": "/nowhere.pem"})), &["exporters.otlp_grpc.tls.ca_file", "/nowhere.pem"]),
+        (secure(json!({"ca_file": empty})), &["exporters.otlp_grpc.tls.ca_file", "no certificate in it"]),
+        (secure(json!({"ca_pem": "x"})), &["exporters.otlp_grpc.tls.ca_pem", "no certificate in it"]),
+        (secure(json!({"ca_pem": "x", "ca_file": empty})), &["ca_file", "keep one of both"]),
+        (secure(json!({"cert_file": cert})), &["exporters.otlp_grpc.tls.key_file", "needs its key_file"]),
+        (
+            exporter(json!({"endpoint": "http://b:4317", "headers": {"a b": "c"}})),
+            &["headers.a b", "header name"],
+        ),
+    ];
+    for (change, parts) in cases {
+        let mut agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+        change(&mut agent.config);
+        for command in ["validate", "run"] {
+            says(&agent.command(&[command]).await, 64, parts);
+        }
+        assert!(!agent.wal_directory().exists(), "checked before anything is opened");
+    }
+    for (text, parts) in [
+        ("", &["agent.yaml:1", "the file is empty"][..]),
+        ("# nothing\n", &["the file is empty"]),
+        ("a: [\n", &["agent.yaml:"]),
+        ("just text\n", &["agent.yaml:1", "a section is expected here, not `just text`"]),
+        ("- a\n- b\n", &["a section is expected here, not a list"]),
+    ] {
+        let file = scene.path().join("agent.yaml");
+        std::fs::write(&file, text).unwrap();
+        let agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+        for command in ["validate", "run"] {
+            says(&agent.process.run(&[command, "--config", file.to_str().unwrap()]).await, 64, parts);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_not_valid_now_is_named_with_its_date_and_the_clock() {
+    let scene = Scene::new(PROGRAMS);
+    let mut env = Env::production();
+    let (start, production) = (env.unix_nano(), env.clone());
+    // Issued by a clock of forty days ago, for thirty.
+    env.clock = std::sync::Arc::new(Past(production, 40 * 86_400_000_000_000));
+    assert!(env.unix_nano() < start);
+    let old = scene.path().join("old");
+    let mut pki = Pki::init(&old, "example.com", false, &env).unwrap();
+    pki.issue(Role::Satellite, "sat-1", 30).unwrap();
+    pki.issue(Role::Station, STATION, 30).unwrap();
+    let mut agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+    let mut ground = Ground::new(&scene);
+    for (config, name) in [(&mut agent.config, "satellite-sat-1"), (&mut ground.config, "station-svalbard")] {
+        config["link"]["certificate_file"] = json!(old.join(format!("{name}.crt")));
+        config["link"]["private_key_file"] = json!(old.join(format!("{name}.key")));
+    }
+    for exit in [agent.command(&["validate"]).await, ground.command(&["validate"]).await] {
+        assert_eq!(exit.code, Some(0), "a clock may be wrong: {exit:?}");
+        for part in
+            ["warning: link.certificate_file", ".crt ended at 20", "the clock of this machine says 20"]
+        {
+            assert!(exit.out.contains(part), "{part}: {exit:?}");
+        }
+    }
+}
+
+/// A clock that is behind.
+struct Past(Env, u64);
+
+impl Clock for Past {
+    fn unix_nano(&self) -> u64 {
+        self.0.unix_nano() - self.1
+    }
 }
 
 /// The agent's last error and the ground's log, once both have noticed.

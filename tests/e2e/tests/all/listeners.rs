@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use e2e::wire::{Target, frame, http1, http2};
-use e2e::{Agent, Backend, Batch, Grpc, Scene};
+use e2e::{Agent, Backend, Batch, Grpc, Scene, eventually};
 use flate2::Compression;
 use http::{Method, StatusCode};
 use perigee_shared::signal::Signal;
@@ -162,4 +162,43 @@ async fn tls_is_served_and_mutual_tls_lets_only_its_own_in() {
     }
     both(&target(agent.http, known(), false), &target(agent.grpc, known(), true)).await;
     assert_eq!(agent.account().await.accepted[Signal::Metrics], 18);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exporters_send_with_tls_show_their_certificate_and_trust_nobody_else() {
+    let scene = Scene::new(PROGRAMS);
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let (certificate, key) = servers.issue();
+    let path = |name: &str| scene.path().join(name);
+    std::fs::write(path("server.crt"), certificate.pem()).unwrap();
+    std::fs::write(path("server.key"), key.serialize_pem()).unwrap();
+    std::fs::write(path("servers.crt"), servers.1.pem()).unwrap();
+    std::fs::write(path("clients.crt"), clients.1.pem()).unwrap();
+    let own = Scene::new(PROGRAMS);
+    let mut backend = agent(&own);
+    for protocol in ["grpc", "http"] {
+        backend.config["receivers"]["otlp"]["protocols"][protocol]["tls"] = json!({"cert_file": path("server.crt"), "key_file": path("server.key"), "client_ca_file": path("clients.crt")});
+    }
+    backend.start().await;
+    let (certificate, key) = clients.issue();
+    let (certificate, key) = (certificate.pem(), key.serialize_pem());
+    let (grpc, http) = (format!("localhost:{}", backend.grpc), format!("https://127.0.0.1:{}", backend.http));
+    let mut sender = Agent::new(&scene, ([127, 0, 0, 1], 9).into()).exporting(json!({
+        "otlp_grpc": {"endpoint": grpc, "tls": {"ca_file": path("servers.crt"), "cert_pem": certificate, "key_pem": key}},
+        "otlp_grpc/blind": {"endpoint": grpc, "tls": {"insecure_skip_verify": true, "cert_pem": certificate, "key_pem": key}},
+        "otlp_http": {"endpoint": http, "tls": {"insecure_skip_verify": true, "cert_pem": certificate, "key_pem": key}},
+        "otlp_grpc/stranger": {"endpoint": grpc, "tls": {"ca_file": path("clients.crt"), "cert_pem": certificate, "key_pem": key}},
+    }));
+    sender.config["processors"]["batch"] = json!({"timeout": "50ms"});
+    sender.start().await;
+    sender.accept(&Batch::new(Signal::Logs, "tls", 5, 5)).await;
+    eventually("three of four get through", async || {
+        let accepted = backend.account().await.accepted[Signal::Logs];
+        let log = sender.process.log();
+        let refused = log.lines().any(|l| l.contains("otlp_grpc/stranger") && l.contains("certificate"));
+        if accepted == 15 && refused { Ok(()) } else { Err(format!("{accepted} accepted: {log}")) }
+    })
+    .await;
+    let log = sender.process.log();
+    assert!(log.contains("exporters.otlp_http.tls.insecure_skip_verify"), "it is said at each start: {log}");
 }

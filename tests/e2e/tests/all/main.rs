@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod collector;
 mod configuration;
 mod contacts;
 mod crash;

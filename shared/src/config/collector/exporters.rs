@@ -1,0 +1,282 @@
+//! `exporters`.
+
+use super::Program;
+use super::names::{self, EXPORTERS, Section, kind, used_in_pipelines};
+use super::rules::{Act, Notes, Rules, apply, is_off};
+use crate::config::tree::{Map, Node, Value};
+use crate::export::endpoint::is_loopback;
+
+const COMMON: Rules = &[
+    ("compression_params", Act::Silent),
+    ("read_buffer_size", Act::Silent),
+    ("write_buffer_size", Act::Silent),
+    ("batcher", Act::Instead("requests are cut by max_request_items and max_request_bytes")),
+    (
+        "middlewares",
+        Act::Wrong("what a middleware adds or hides would be missing; take it out if that is right"),
+    ),
+];
+
+const GRPC: Rules = &[
+    ("wait_for_ready", Act::Silent),
+    ("balancer_name", Act::Silent),
+    ("authority", Act::Instead("the endpoint's host is the authority")),
+];
+
+const HTTP: Rules = &[
+    ("max_idle_conns", Act::Silent),
+    ("max_idle_conns_per_host", Act::Silent),
+    ("max_conns_per_host", Act::Silent),
+    ("idle_conn_timeout", Act::Silent),
+    ("disable_keep_alives", Act::Silent),
+    ("http2_read_idle_timeout", Act::Silent),
+    ("http2_ping_timeout", Act::Silent),
+    ("force_attempt_http2", Act::Silent),
+    ("profiles_endpoint", Act::Silent),
+    ("cookies", Act::Instead("no cookies are kept")),
+    ("proxy_url", Act::Wrong("requests would go past the proxy")),
+];
+
+const DEBUG: Rules = &[
+    ("sampling_initial", Act::Silent),
+    ("sampling_thereafter", Act::Silent),
+    ("use_internal_logger", Act::Silent),
+    ("output_paths", Act::Instead("it writes to standard output")),
+];
+
+const FILE: Rules = &[
+    ("append", Act::Silent),
+    ("flush_interval", Act::Silent),
+    ("create_directory", Act::Silent),
+    ("directory_permissions", Act::Silent),
+    ("compression", Act::Instead("lines are written as they are")),
+    ("encoding", Act::Wrong("lines are OTLP JSON; take it out if that is right")),
+    ("group_by", Act::Wrong("everything would be written to one file; take it out if that is right")),
+];
+
+const ROTATION: Rules = &[
+    ("max_megabytes", Act::Mib("max_bytes")),
+    ("max_days", Act::Instead("max_backups bounds how many files are kept")),
+    ("localtime", Act::Silent),
+];
+
+/// What is looked at by itself.
+pub(super) const QUEUED: Rules = &[("sending_queue", Act::Silent), ("retry_on_failure", Act::Silent)];
+
+pub(super) const TLS: Rules = &[
+    ("server_name_override", Act::Rename("server_name")),
+    ("max_version", Act::Silent),
+    ("cipher_suites", Act::Instead("the cipher suites are those of rustls, all of which are strong")),
+    ("curve_preferences", Act::Instead("the curves are those of rustls")),
+    ("reload_interval", Act::Instead("certificates are read at the start; restart to read new ones")),
+    ("tpm", Act::Wrong("a key in a TPM cannot be used; name a file")),
+];
+
+/// The rules for a kind.
+pub(super) fn rules(kind: &str) -> &'static [Rules] {
+    match kind {
+        "otlp" | "otlp_grpc" => &[COMMON, GRPC],
+        "otlphttp" | "otlp_http" => &[COMMON, HTTP],
+        "debug" => &[DEBUG],
+        "file" => &[FILE],
+        _ => &[],
+    }
+}
+
+const AGENT: Section = Section {
+    name: "exporters",
+    noun: "exporter",
+    known: &["link", "debug", "otlp_grpc", "otlp_http", "otlp", "otlphttp", "file"],
+    theirs: EXPORTERS,
+    loss: "what it gets would be lost; send OTLP to a Collector that has it, or take it out",
+};
+
+const GROUND: Section =
+    Section { known: &["debug", "otlp_grpc", "otlp_http", "otlp", "otlphttp", "file"], ..AGENT };
+
+pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) {
+    let used = used_in_pipelines(map, "exporters");
+    let section = if program == Program::Agent { &AGENT } else { &GROUND };
+    names::check(map, section, |name| used.iter().any(|u| u == name), notes);
+    let stores: Vec<String> = map
+        .get("extensions")
+        .and_then(Node::as_map)
+        .into_iter()
+        .flat_map(|m| m.0.iter().map(|e| e.key.clone()))
+        .collect();
+    let largest = batch_max_size(map, notes);
+    let Some(exporters) = map.get_mut("exporters").and_then(Node::map_mut) else { return };
+    for entry in &mut exporters.0 {
+        let key = format!("exporters.{}", entry.key);
+        let kind = kind(&entry.key).to_owned();
+        if kind == "link" || !(entry.node.is_null() || entry.node.as_map().is_some()) {
+            continue;
+        }
+        let was_null = entry.node.is_null();
+        let Some(settings) = entry.node.map_mut() else { continue };
+        queue(&key, settings, &stores, notes);
+        retries(&key, settings, notes);
+        for rules in rules(&kind) {
+            apply(&key, settings, rules, notes);
+        }
+        match kind.as_str() {
+            "debug" => drop(settings.take("retry_on_failure")),
+            "file" => file(&key, settings, notes),
+            _ => otlp(&key, &kind, settings, largest.clone(), notes),
+        }
+        if was_null && settings.0.is_empty() {
+            entry.node = Node::null(entry.line);
+        }
+    }
+}
+
+/// `send_batch_max_size` of the batch processor: items in a request at most.
+fn batch_max_size(map: &Map, notes: &mut Notes) -> Option<(u64, String)> {
+    let batches = map.get("processors").and_then(Node::as_map).into_iter().flat_map(|m| &m.0);
+    let entry = batches
+        .filter(|e| kind(&e.key) == "batch")
+        .find(|e| e.node.at(&["send_batch_max_size"]).is_some())?;
+    let node = entry.node.at(&["send_batch_max_size"])?;
+    let key = format!("processors.{}.send_batch_max_size", entry.key);
+    let size =
+        |name: &str| entry.node.at(&[name]).and_then(Node::as_text).and_then(|t| t.parse::<u64>().ok());
+    match size("send_batch_max_size") {
+        None if node.as_text().is_some_and(|t| t.starts_with("${")) => {}
+        None => {
+            notes.wrong(node.line, key, "must be a whole number of items");
+            return None;
+        }
+        Some(0) => return None,
+        Some(most) if most < size("send_batch_size").unwrap_or(0) => {
+            notes.wrong(node.line, key, "must not be below send_batch_size");
+            return None;
+        }
+        Some(_) => {}
+    }
+    Some((node.line, node.as_text()?.to_owned()))
+}
+
+fn queue(key: &str, settings: &mut Map, stores: &[String], notes: &mut Notes) {
+    let Some(entry) = settings.take("sending_queue") else { return };
+    let Some(queue) = entry.node.as_map() else { return };
+    if let Some(storage) = queue.get("storage").and_then(|n| n.as_text())
+        && !stores.iter().any(|s| s == storage)
+    {
+        let known: Vec<&str> = stores.iter().map(String::as_str).collect();
+        let message = crate::config::unknown("extension", storage, &known);
+        notes.wrong(entry.line, format!("{key}.sending_queue.storage"), message);
+    }
+    let plain = queue.0.iter().all(|e| match e.key.as_str() {
+        "storage" => true,
+        "enabled" => e.node.is_true(),
+        _ => is_off(&e.node),
+    });
+    if !plain {
+        let message = "has no counterpart: every exporter sends from the log on disk, one request at a time; storage.max_bytes bounds the \
+                       log, and nothing is dropped for want of room in a queue";
+        notes.warn(entry.line, format!("{key}.sending_queue"), message);
+    }
+}
+
+fn retries(key: &str, settings: &mut Map, notes: &mut Notes) {
+    let Some(retry) = settings.get_mut("retry_on_failure").and_then(Node::map_mut) else { return };
+    if let Some(entry) = retry.take("enabled")
+        && entry.node.as_text().is_some_and(|t| t == "false")
+    {
+        let message = "is not taken: what a backend does not answer is sent again until it does, and never dropped for that";
+        notes.warn(entry.line, format!("{key}.retry_on_failure.enabled"), message);
+    }
+}
+
+fn file(key: &str, settings: &mut Map, notes: &mut Notes) {
+    drop(settings.take("retry_on_failure"));
+    if let Some(entry) = settings.take("format")
+        && entry.node.as_text().is_some_and(|t| t != "json")
+    {
+        notes.wrong(entry.line, format!("{key}.format"), "only `json` is implemented");
+    }
+    let Some(mut entry) = settings.take("rotation") else { return };
+    let Some(rotation) = entry.node.map_mut() else { return };
+    if rotation.get("max_megabytes").is_none() {
+        // The Collector's default.
+        rotation.set("max_megabytes", entry.line, Node::plain(entry.line, "100"));
+    }
+    apply(&format!("{key}.rotation"), rotation, ROTATION, notes);
+    for name in ["max_bytes", "max_backups"] {
+        if let Some(moved) = rotation.take(name)
+            && settings.get(name).is_none()
+        {
+            settings.set(name, moved.line, moved.node);
+        }
+    }
+    if !rotation.0.is_empty() {
+        settings.set("rotation", entry.line, entry.node);
+    }
+}
+
+fn otlp(key: &str, kind: &str, settings: &mut Map, largest: Option<(u64, String)>, notes: &mut Notes) {
+    if let Some(entry) = settings.0.iter_mut().find(|e| e.key == "compression")
+        && let Some(name) = entry.node.as_text()
+        && !["gzip", "zstd", "none"].contains(&name)
+        && ["snappy", "zlib", "deflate", "lz4", "x-snappy-framed"].contains(&name)
+    {
+        let message = format!(
+            "`{name}` is not implemented: requests are compressed with gzip, which every OTLP server takes"
+        );
+        notes.warn(entry.line, format!("{key}.compression"), message);
+        entry.node = Node::plain(entry.line, "gzip");
+    }
+    headers(settings);
+    let tls = settings.get_mut("tls").and_then(Node::map_mut);
+    let has_tls = tls.is_some();
+    if let Some(tls) = tls {
+        client_tls(&format!("{key}.tls"), tls, notes);
+    }
+    if let Some((line, most)) = largest
+        && settings.get("max_request_items").is_none()
+    {
+        settings.set("max_request_items", line, Node::plain(line, most));
+    }
+    let endpoint = settings.0.iter().find(|e| e.key == "endpoint");
+    let Some(endpoint) = endpoint.filter(|_| kind == "otlp" || kind == "otlp_grpc") else { return };
+    let Some(text) = endpoint.node.as_text().filter(|t| !t.contains("://") && !has_tls) else { return };
+    let message = if is_loopback(text) {
+        format!(
+            "{text} is this machine and is spoken to without TLS, where the Collector uses it; write http://{text} or https://{text}"
+        )
+    } else {
+        format!(
+            "{text} is spoken to with TLS, as in the Collector; write https://{text}, or http://{text} for plaintext"
+        )
+    };
+    notes.warn(endpoint.line, format!("{key}.endpoint"), message);
+}
+
+/// Headers may be a list of names and values.
+fn headers(settings: &mut Map) {
+    let Some(node) = settings.get_mut("headers") else { return };
+    let Value::List(list) = &node.value else { return };
+    let text = |n: &Node, key: &str| n.at(&[key]).and_then(Node::as_text).map(str::to_owned);
+    let pairs: Option<Vec<_>> =
+        list.iter().map(|n| Some((n.line, text(n, "name")?, text(n, "value")?))).collect();
+    let Some(pairs) = pairs else { return };
+    let mut map = Map::default();
+    for (line, name, value) in pairs {
+        map.set(&name, line, Node::text(line, value));
+    }
+    node.value = Value::Map(map);
+}
+
+fn client_tls(key: &str, tls: &mut Map, notes: &mut Notes) {
+    apply(key, tls, TLS, notes);
+    for entry in &mut tls.0 {
+        let key = format!("{key}.{}", entry.key);
+        if entry.key == "min_version" && matches!(entry.node.as_text(), Some("1.0" | "1.1")) {
+            notes.warn(entry.line, key, "is not implemented: TLS 1.2 is the earliest version");
+            entry.node = Node::text(entry.line, "1.2");
+        } else if entry.key == "insecure_skip_verify" && entry.node.is_true() {
+            let message = "anybody in between can read and change what is sent, credentials included; name the server's authority in ca_file";
+            notes.warn(entry.line, key, message);
+        }
+    }
+}

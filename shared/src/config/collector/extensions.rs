@@ -1,0 +1,148 @@
+//! `extensions`, and which of them `service.extensions` starts.
+
+use super::Program;
+use super::names::{self, EXTENSIONS, Section, kind};
+use super::rules::{Act, Notes, Rules, apply};
+use crate::config::tree::{Map, Node};
+use crate::config::{Problem, unknown};
+
+pub(super) const HEALTH: Rules = &[
+    ("path", Act::Silent),
+    ("response_body", Act::Silent),
+    ("check_collector_pipeline", Act::Silent),
+    ("include_metadata", Act::Silent),
+    ("tls", Act::Wrong("health would be told without TLS; take it out if that is right")),
+    ("auth", Act::Wrong("anybody could ask; take it out if that is right")),
+];
+
+const STORAGE: Rules = &[
+    ("create_directory", Act::Silent),
+    ("directory_permissions", Act::Silent),
+    ("timeout", Act::Silent),
+    ("fsync", Act::Silent),
+    ("compaction", Act::Silent),
+    ("recreate", Act::Silent),
+];
+
+const BASIC: Rules =
+    &[("htpasswd", Act::Wrong("listeners do not ask for passwords; use tls with client_ca_file"))];
+const BEARER: Rules =
+    &[("tokens", Act::Wrong("listeners do not ask for tokens; use tls with client_ca_file"))];
+
+const AGENT: Section = Section {
+    name: "extensions",
+    noun: "extension",
+    known: &["health_check", "control", "bearertokenauth", "basicauth", "file_storage"],
+    theirs: EXTENSIONS,
+    loss: "what relies on it would not work; take it out of service.extensions if it is not needed",
+};
+
+const GROUND: Section =
+    Section { known: &["health_check", "api", "control", "bearertokenauth", "basicauth"], ..AGENT };
+
+/// Extensions whose absence costs no data.
+const HARMLESS: [&str; 6] = ["pprof", "zpages", "memory_ballast", "memory_limiter", "cgroupruntime", "opamp"];
+
+/// Where a `file_storage` would keep a log.
+pub(super) struct Storage {
+    pub(super) line: u64,
+    pub(super) key: String,
+    pub(super) directory: String,
+    pub(super) max_size: Option<String>,
+}
+
+pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) -> Option<Storage> {
+    select(map, program, notes);
+    let extensions = map.get_mut("extensions").and_then(Node::map_mut)?;
+    let mut storage = None;
+    let names: Vec<String> = extensions.0.iter().map(|e| e.key.clone()).collect();
+    for name in names {
+        let key = format!("extensions.{name}");
+        if kind(&name) == "file_storage" {
+            let Some(entry) = extensions.take(&name) else { continue };
+            let one = file_storage(&key, entry.line, entry.node, notes);
+            match &storage {
+                None => storage = one,
+                Some(first) => {
+                    let message = format!("the log lies in one directory, {}", first.directory);
+                    notes.warn(entry.line, key, message);
+                }
+            }
+            continue;
+        }
+        let Some(entry) = extensions.0.iter_mut().find(|e| e.key == name) else { continue };
+        let line = entry.line;
+        let Some(settings) = entry.node.map_mut() else { continue };
+        match kind(&name) {
+            "health_check" => {
+                apply(&key, settings, HEALTH, notes);
+                let default = if program == Program::Agent { "localhost:13133" } else { "localhost:13134" };
+                if settings.get("endpoint").is_none_or(Node::is_null) {
+                    settings.set("endpoint", line, Node::text(line, default));
+                }
+            }
+            "basicauth" => apply(&key, settings, BASIC, notes),
+            "bearertokenauth" => apply(&key, settings, BEARER, notes),
+            _ => {}
+        }
+    }
+    storage
+}
+
+/// Leaves the extensions that start and that Perigee has.
+fn select(map: &mut Map, program: Program, notes: &mut Notes) {
+    let listed = map.get_mut("service").and_then(Node::map_mut).and_then(|s| s.take("extensions"));
+    let listed: Option<Vec<(u64, String)>> = listed
+        .as_ref()
+        .and_then(|e| e.node.as_list())
+        .map(|list| list.iter().filter_map(|n| Some((n.line, n.as_text()?.to_owned()))).collect());
+    let starts = |name: &str| listed.as_ref().is_none_or(|l| l.iter().any(|(_, n)| n == name));
+    if let Some(extensions) = map.get("extensions").and_then(Node::as_map) {
+        for entry in extensions.0.iter().filter(|e| HARMLESS.contains(&kind(&e.key)) && starts(&e.key)) {
+            let message = format!(
+                "the extension `{}` is not implemented; nothing is lost without it",
+                kind(&entry.key)
+            );
+            notes.warn(entry.line, format!("extensions.{}", entry.key), message);
+        }
+    }
+    let defined: Vec<String> = map
+        .get("extensions")
+        .and_then(Node::as_map)
+        .into_iter()
+        .flat_map(|m| m.0.iter().map(|e| e.key.clone()))
+        .collect();
+    for (line, name) in listed.iter().flatten().filter(|(_, n)| !defined.contains(n)) {
+        let known: Vec<&str> = defined.iter().map(String::as_str).collect();
+        notes.problems.push(Problem::new(*line, "service.extensions", unknown("extension", name, &known)));
+    }
+    if let Some(extensions) = map.get_mut("extensions").and_then(Node::map_mut) {
+        extensions.0.retain(|e| !HARMLESS.contains(&kind(&e.key)));
+    }
+    let section = if program == Program::Agent { &AGENT } else { &GROUND };
+    names::check(map, section, starts, notes);
+    let Some(extensions) = map.get_mut("extensions").and_then(Node::map_mut) else { return };
+    let own = ["control", "api"];
+    for name in defined.iter().filter(|n| !starts(n) && !own.contains(&kind(n))) {
+        if let Some(entry) = extensions.take(name) {
+            let message = "is not in service.extensions and is not started, as in the Collector";
+            notes.warn(entry.line, format!("extensions.{name}"), message);
+        }
+    }
+}
+
+/// The directory is the log's.
+fn file_storage(key: &str, line: u64, mut node: Node, notes: &mut Notes) -> Option<Storage> {
+    let settings = node.map_mut()?;
+    apply(key, settings, STORAGE, notes);
+    let max_size =
+        settings.take("max_size").and_then(|e| e.node.as_text().map(str::to_owned)).filter(|t| t != "0");
+    let directory = settings.take("directory").and_then(|e| e.node.as_text().map(str::to_owned));
+    for other in &settings.0 {
+        let known =
+            ["directory", "max_size", "create_directory", "fsync", "timeout", "compaction", "recreate"];
+        notes.wrong(other.line, key, unknown("key", &other.key, &known));
+    }
+    let directory = directory.unwrap_or_else(|| "/var/lib/otelcol/file_storage".to_owned());
+    Some(Storage { line, key: format!("{key}.directory"), directory, max_size })
+}

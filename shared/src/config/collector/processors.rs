@@ -1,0 +1,93 @@
+//! `processors`: any number of limiters and batchers become the one of each that Perigee has.
+
+use super::names::{self, PROCESSORS, Section, kind, used_in_pipelines};
+use super::rules::{Act, Notes, Rules, apply, is_off};
+use crate::config::tree::{Map, Node};
+
+pub(super) const LIMITER: Rules = &[
+    ("limit_mib", Act::Mib("limit")),
+    ("spike_limit_mib", Act::Mib("spike_limit")),
+    ("min_gc_interval_when_soft_limited", Act::Silent),
+    ("min_gc_interval_when_hard_limited", Act::Silent),
+    ("max_gc_interval_when_soft_limited", Act::Silent),
+    ("max_gc_interval_when_hard_limited", Act::Silent),
+];
+
+pub(super) const BATCH: Rules = &[
+    // Exporters have it as max_request_items.
+    ("send_batch_max_size", Act::Silent),
+    ("metadata_keys", Act::Instead("requests of all senders are batched together")),
+    ("metadata_cardinality_limit", Act::Silent),
+];
+
+const SECTION: Section = Section {
+    name: "processors",
+    noun: "processor",
+    known: &["memory_limiter", "batch"],
+    theirs: PROCESSORS,
+    loss: "what it would drop, hide or change would be sent as it is; let a Collector do it before or behind, or take it out of the \
+           pipelines",
+};
+
+pub(super) fn translate(map: &mut Map, notes: &mut Notes) {
+    let used = used_in_pipelines(map, "processors");
+    names::check(map, &SECTION, |name| used.iter().any(|u| u == name), notes);
+    let Some(processors) = map.get_mut("processors").and_then(Node::map_mut) else { return };
+    for (name, rules) in [("memory_limiter", LIMITER), ("batch", BATCH)] {
+        let of_kind = |n: &&String| kind(n) == name && processors.get(n).is_some();
+        let first = used.iter().find(of_kind).cloned();
+        let first = first.or_else(|| processors.0.iter().map(|e| &e.key).find(|k| kind(k) == name).cloned());
+        let Some(first) = first else { continue };
+        let others: Vec<String> =
+            processors.0.iter().map(|e| e.key.clone()).filter(|k| kind(k) == name && *k != first).collect();
+        for other in others {
+            let Some(entry) = processors.take(&other) else { continue };
+            let message = format!("Perigee has one {name} for everything, with the settings of `{first}`");
+            notes.warn(entry.line, format!("processors.{other}"), message);
+        }
+        let Some(mut entry) = processors.take(&first) else { continue };
+        if let Some(settings) = entry.node.map_mut() {
+            apply(&format!("processors.{first}"), settings, rules, notes);
+            if name == "batch" { batch(settings) } else { limiter(settings) }
+        }
+        processors.set(name, entry.line, entry.node);
+    }
+}
+
+/// The Collector's spike limit is a fifth of its limit.
+fn limiter(settings: &mut Map) {
+    for name in ["limit_percentage", "spike_limit_percentage"] {
+        if settings.get(name).is_some_and(is_off) {
+            settings.take(name);
+        }
+    }
+    let given = |name: &str| settings.get(name).is_some();
+    if given("spike_limit") || given("spike_limit_percentage") {
+        return;
+    }
+    let text = |name: &str| {
+        settings.0.iter().find(|e| e.key == name).and_then(|e| Some((e.line, e.node.as_text()?)))
+    };
+    if let Some((line, limit)) = text("limit")
+        && let Some(mib) = limit.strip_suffix("MiB").and_then(|n| n.parse::<u64>().ok())
+    {
+        settings.set("spike_limit", line, Node::text(line, format!("{}KiB", mib * 1024 / 5)));
+    } else if let Some((line, percent)) = text("limit_percentage")
+        && let Ok(percent) = percent.parse::<u64>()
+    {
+        settings.set("spike_limit_percentage", line, Node::plain(line, (percent / 5).to_string()));
+    }
+}
+
+/// 0 is no waiting in the Collector, and as many items as come.
+fn batch(settings: &mut Map) {
+    if let Some(timeout) = settings.get_mut("timeout")
+        && !timeout.is_null()
+        && is_off(timeout)
+    {
+        *timeout = Node::text(timeout.line, "10ms");
+    }
+    if settings.get("send_batch_size").is_some_and(is_off) {
+        settings.take("send_batch_size");
+    }
+}

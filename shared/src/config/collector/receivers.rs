@@ -1,0 +1,144 @@
+//! `receivers`.
+
+use super::names::{self, RECEIVERS, Section, used_in_pipelines};
+use super::rules::{Act, Notes, Rules, apply};
+use crate::config::tree::{Map, Node};
+use crate::serve::Endpoint;
+
+pub(super) const GRPC: Rules = &[
+    ("max_recv_msg_size_mib", Act::Mib("max_request_bytes")),
+    ("max_concurrent_streams", Act::Silent),
+    ("read_buffer_size", Act::Silent),
+    ("write_buffer_size", Act::Silent),
+    (
+        "keepalive",
+        Act::Instead(
+            "a silent connection is pinged every 60 s, and the longest idle one makes room for a new one",
+        ),
+    ),
+    ("include_metadata", Act::Instead("nothing here reads what a request says beside its data")),
+    ("auth", Act::Wrong("anybody could send; use tls with client_ca_file")),
+    ("middlewares", Act::Wrong("what a middleware refuses would be taken")),
+];
+
+pub(super) const HTTP: Rules = &[
+    ("max_request_body_size", Act::Rename("max_request_bytes")),
+    ("read_header_timeout", Act::Rename("header_timeout")),
+    ("read_timeout", Act::Silent),
+    ("write_timeout", Act::Silent),
+    ("keep_alives_enabled", Act::Silent),
+    ("compression_algorithms", Act::Silent),
+    ("include_metadata", Act::Instead("nothing here reads what a request says beside its data")),
+    ("response_headers", Act::Instead("answers have no headers of yours")),
+    ("auth", Act::Wrong("anybody could send; use tls with client_ca_file")),
+    ("middlewares", Act::Wrong("what a middleware refuses would be taken")),
+    ("traces_url_path", Act::Wrong("the path is /v1/traces")),
+    ("metrics_url_path", Act::Wrong("the path is /v1/metrics")),
+    ("logs_url_path", Act::Wrong("the path is /v1/logs")),
+];
+
+const TLS: Rules = &[
+    ("min_version", Act::Silent),
+    ("max_version", Act::Silent),
+    ("cipher_suites", Act::Instead("the cipher suites are those of rustls, all of which are strong")),
+    ("curve_preferences", Act::Instead("the curves are those of rustls")),
+    ("reload_interval", Act::Instead("certificates are read at the start; restart to read new ones")),
+    ("client_ca_file_reload", Act::Instead("certificates are read at the start; restart to read new ones")),
+    ("cert_pem", Act::Wrong("write it to a file and name that in cert_file")),
+    ("key_pem", Act::Wrong("write it to a file and name that in key_file")),
+    ("tpm", Act::Wrong("a key in a TPM cannot be used; name a file")),
+];
+
+const SECTION: Section = Section {
+    name: "receivers",
+    noun: "receiver",
+    known: &["otlp"],
+    theirs: RECEIVERS,
+    loss: "what comes in there would be lost; let a Collector that has it send OTLP here, or take it out",
+};
+
+/// Paths whose default is their own: a value of the default is nothing to refuse.
+const PATHS: [(&str, &str); 3] =
+    [("traces_url_path", "/v1/traces"), ("metrics_url_path", "/v1/metrics"), ("logs_url_path", "/v1/logs")];
+
+pub(super) fn translate(map: &mut Map, notes: &mut Notes) {
+    let used = used_in_pipelines(map, "receivers");
+    names::check(map, &SECTION, |name| used.iter().any(|u| u == name), notes);
+    let Some(receivers) = map.get_mut("receivers").and_then(Node::map_mut) else { return };
+    for entry in &mut receivers.0 {
+        let key = format!("receivers.{}.protocols", entry.key);
+        let Some(protocols) =
+            entry.node.map_mut().and_then(|m| m.get_mut("protocols")).and_then(Node::map_mut)
+        else {
+            continue;
+        };
+        for (name, rules, endpoint) in [("grpc", GRPC, "localhost:4317"), ("http", HTTP, "localhost:4318")] {
+            let Some(entry) = protocols.0.iter_mut().find(|e| e.key == name) else { continue };
+            let (key, line) = (format!("{key}.{name}"), entry.line);
+            let Some(listener) = entry.node.map_mut() else { continue };
+            listener.0.retain(|e| !PATHS.iter().any(|(k, v)| e.key == *k && e.node.as_text() == Some(*v)));
+            apply(&key, listener, rules, notes);
+            if let Some(tls) = listener.get_mut("tls").and_then(Node::map_mut) {
+                apply(&format!("{key}.tls"), tls, TLS, notes);
+            }
+            address(&key, line, listener, endpoint, notes);
+        }
+    }
+}
+
+/// The address as Perigee writes it.
+fn address(key: &str, line: u64, listener: &mut Map, default: &str, notes: &mut Notes) {
+    let transport = listener.take("transport");
+    if listener.get("endpoint").is_none_or(Node::is_null) {
+        listener.set("endpoint", line, Node::text(line, default));
+    }
+    let Some(endpoint) = listener.get_mut("endpoint") else { return };
+    let Some(text) = endpoint.as_text().map(str::to_owned) else { return };
+    match transport.as_ref().and_then(|t| t.node.as_text().map(|kind| (t.line, kind))) {
+        Some((_, "unix")) if text.starts_with('/') => {
+            *endpoint = Node::text(endpoint.line, format!("unix://{text}"))
+        }
+        None | Some((_, "tcp" | "tcp4" | "tcp6" | "unix")) => {}
+        Some((line, other)) => {
+            notes.wrong(
+                line,
+                format!("{key}.transport"),
+                format!("`{other}` is not implemented; tcp and unix are"),
+            );
+        }
+    }
+    if text.starts_with(':') {
+        *endpoint = Node::text(endpoint.line, format!("0.0.0.0{text}"));
+    }
+}
+
+/// A Collector's file may listen to other machines without a word about it, which is said at each start.
+pub(super) fn open_to_others(map: &mut Map, notes: &mut Notes) {
+    let mut open = |key: String, section: Option<&mut Map>| {
+        let Some(section) = section else { return };
+        let Some(endpoint) = section.0.iter().find(|e| e.key == "endpoint") else { return };
+        let (line, text) = (endpoint.line, endpoint.node.as_text().unwrap_or_default().to_owned());
+        let local = text.contains("${") || Endpoint::parse(&text).is_ok_and(|e| e.is_local());
+        if local || text.contains("://") || section.get("tls").is_some() || section.get("insecure").is_some()
+        {
+            return;
+        }
+        section.set("insecure", line, Node::plain(line, "true"));
+        let message = format!(
+            "other machines can reach {text}, without TLS; write localhost, or insecure: true beside it if that is right"
+        );
+        notes.warn(line, format!("{key}.endpoint"), message);
+    };
+    for entry in map.get_mut("receivers").and_then(Node::map_mut).into_iter().flat_map(|m| &mut m.0) {
+        let key = format!("receivers.{}.protocols", entry.key);
+        let protocols = entry.node.map_mut().and_then(|m| m.get_mut("protocols")).and_then(Node::map_mut);
+        for listener in protocols.into_iter().flat_map(|m| &mut m.0) {
+            open(format!("{key}.{}", listener.key), listener.node.map_mut());
+        }
+    }
+    let health = map.get_mut("extensions").and_then(Node::map_mut).and_then(|m| m.get_mut("health_check"));
+    open("extensions.health_check".to_owned(), health.and_then(Node::map_mut));
+    let telemetry = map.get_mut("service").and_then(Node::map_mut).and_then(|m| m.get_mut("telemetry"));
+    let metrics = telemetry.and_then(Node::map_mut).and_then(|m| m.get_mut("metrics"));
+    open("service.telemetry.metrics".to_owned(), metrics.and_then(Node::map_mut));
+}

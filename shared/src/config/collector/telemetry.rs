@@ -1,0 +1,102 @@
+//! `service.telemetry`.
+
+use super::Program;
+use super::rules::{Act, Notes, Rules, apply};
+use crate::config::tree::{Map, Node};
+
+pub(super) const SERVICE: Rules = &[("extensions", Act::Silent)];
+
+pub(super) const TELEMETRY: Rules = &[
+    ("traces", Act::Instead("the program makes no spans of its own work")),
+    ("resource", Act::Instead("the program's metrics are scraped, and carry no resource")),
+];
+
+pub(super) const LOGS: Rules = &[
+    ("encoding", Act::Silent),
+    ("sampling", Act::Silent),
+    ("development", Act::Silent),
+    ("disable_caller", Act::Silent),
+    ("disable_stacktrace", Act::Silent),
+    ("error_output_paths", Act::Silent),
+    ("disable_zap_resource", Act::Silent),
+    ("output_paths", Act::Instead("logs go to standard error")),
+    ("initial_fields", Act::Instead("log lines have no fields of yours")),
+    ("processors", Act::Instead("logs go to standard error")),
+];
+
+pub(super) const METRICS: Rules = &[
+    ("address", Act::Rename("endpoint")),
+    ("level", Act::Silent),
+    ("readers", Act::Silent),
+    ("views", Act::Silent),
+];
+
+pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) {
+    let Some(telemetry) = map.get_mut("service").and_then(Node::map_mut).and_then(|s| s.get_mut("telemetry"))
+    else {
+        return;
+    };
+    let Some(telemetry) = telemetry.map_mut() else { return };
+    let key = "service.telemetry";
+    apply(key, telemetry, TELEMETRY, notes);
+    if let Some(logs) = telemetry.get_mut("logs").and_then(Node::map_mut) {
+        logs_of(logs, notes);
+    }
+    let Some(mut entry) = telemetry.take("metrics") else { return };
+    let Some(metrics) = entry.node.map_mut() else {
+        telemetry.0.push(entry);
+        return;
+    };
+    let none = metrics.take("level").is_some_and(|e| e.node.as_text() == Some("none"));
+    let default = if program == Program::Agent { "8888" } else { "8889" };
+    if let Some(readers) = metrics.take("readers") {
+        read_by(&readers.node, readers.line, metrics, default, notes);
+    }
+    apply("service.telemetry.metrics", metrics, METRICS, notes);
+    if none {
+        return;
+    }
+    if metrics.get("endpoint").is_none_or(Node::is_null) {
+        metrics.set("endpoint", entry.line, Node::text(entry.line, format!("localhost:{default}")));
+    }
+    telemetry.0.push(entry);
+}
+
+fn logs_of(logs: &mut Map, notes: &mut Notes) {
+    let encoding = logs.take("encoding");
+    if let Some(entry) = encoding
+        && logs.get("format").is_none()
+        && let Some(text) = entry.node.as_text()
+    {
+        let format = if text == "console" { "text" } else { text };
+        logs.set("format", entry.line, Node::plain(entry.line, format));
+    }
+    apply("service.telemetry.logs", logs, LOGS, notes);
+    if let Some(level) = logs.get_mut("level")
+        && let Some(text) = level.as_text().map(str::to_lowercase)
+    {
+        *level = Node::plain(level.line, text);
+    }
+}
+
+/// The address of the Prometheus reader.
+fn read_by(readers: &Node, line: u64, metrics: &mut Map, default: &str, notes: &mut Notes) {
+    let key = "service.telemetry.metrics.readers";
+    for reader in readers.as_list().into_iter().flatten() {
+        let Some(prometheus) = reader.at(&["pull", "exporter", "prometheus"]) else {
+            notes.warn(
+                reader.line,
+                key,
+                "only the pull reader of prometheus is implemented: metrics are scraped",
+            );
+            continue;
+        };
+        let text = |name: &str| prometheus.at(&[name]).and_then(Node::as_text);
+        let (host, port) = (text("host").unwrap_or("localhost"), text("port").unwrap_or(default));
+        if metrics.get("endpoint").is_none() {
+            metrics.set("endpoint", line, Node::text(line, format!("{host}:{port}")));
+        } else {
+            notes.warn(reader.line, key, "metrics are served at one address");
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Configuration files: YAML in the Collector's shape, read strictly, every mistake reported at once.
+//!
+//! In the order in which a file passes: [`tree`] keeps lines, [`mod@env`] replaces variables, [`collector`] turns what the Collector has
+//! and Perigee has otherwise into Perigee's form, and [`read`] reads the result with serde. An unknown key is an error that names the
+//! key, its line and the nearest known key. [`Components`] is the Collector's map of `kind/name` to the settings of that kind.
+
+pub mod collector;
+mod components;
+mod env;
+mod file;
+mod read;
+pub mod tree;
+mod write;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+pub use self::components::{Component, Components, settings_or_default};
+pub use self::file::ConfigFile;
+use crate::units::ByteSize;
+
+/// What is wrong with a configuration, with the place where it can be said.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text is not what was expected at that line.
+    #[error("{path}:{line}: {message}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// From 1; 0 when it is not known.
+        line: u64,
+        /// What is wrong and, where it can be guessed, what was meant.
+        message: String,
+    },
+    /// Every key is known, but together they make no sense.
+    #[error("{path}: {key}: {message}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// The key, from the top, with dots.
+        key: String,
+        /// What is wrong and what to write instead.
+        message: String,
+    },
+    /// Everything that is wrong with a file.
+    #[error("{}", listed(path, problems))]
+    Problems {
+        /// The file.
+        path: String,
+        /// In the order of their lines.
+        problems: Vec<Problem>,
+    },
+}
+
+/// Something to say of a line of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// From 1; 0 when it is not known.
+    pub line: u64,
+    /// The key, from the top, with dots; empty for the whole file.
+    pub key: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl Problem {
+    /// A complaint about `key` at `line`.
+    pub fn new(line: u64, key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { line, key: key.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line > 0 {
+            write!(f, "{}: ", self.line)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// One line for each problem of the file at `path`.
+fn listed(path: &str, problems: &[Problem]) -> String {
+    let line = |p: &Problem| if p.line > 0 { format!("{path}:{p}") } else { format!("{path}: {p}") };
+    match problems {
+        [one] => line(one),
+        several => {
+            let lines: Vec<String> = several.iter().map(|p| format!("\n  {}", line(p))).collect();
+            format!("{path} has {} problems:{}", several.len(), lines.concat())
+        }
+    }
+}
+
+/// A setting that is readable but cannot be used: the key with dots from the top, and why. [`ConfigError::Invalid`] without
+/// the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    /// The key, from the top, with dots.
+    pub key: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl Invalid {
+    /// A complaint about `key`.
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into() }
+    }
+}
+
+/// Reads the configuration file at `path`; variables come from `env`.
+pub fn load<T: DeserializeOwned>(
+    path: &Path,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<T, ConfigError> {
+    let shown = path.display().to_string();
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
+    parse(&text, &shown, env)
+}
+
+/// Reads the text file at `path`, of at most `most` bytes, without its byte order mark. What is not UTF-8 becomes U+FFFD.
+pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it has more than {}", ByteSize(most))));
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+}
+
+/// Parses configuration `text` in Perigee's own form; `path` is only for messages.
+pub fn parse<T: DeserializeOwned>(
+    text: &str,
+    path: &str,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<T, ConfigError> {
+    let mut file = ConfigFile::parse(text, path, &env)?;
+    let read = file.read(|_| Vec::new());
+    file.finish(read)
+}
+
+/// Parses a long file of data, piece by piece: no tree of it is made, and the first mistake ends it.
+pub fn stream<T: DeserializeOwned>(text: &str, path: &str) -> Result<T, ConfigError> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        let line = error.location().map_or(0, |l| l.line());
+        let message = explain(error.without_snippet(), key_at(text, line));
+        ConfigError::Parse { path: path.to_owned(), line, message }
+    })
+}
+
+/// The key that stands in this line, from 1.
+fn key_at(text: &str, line: u64) -> Option<&str> {
+    let line = text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
+    let key = line.trim().trim_start_matches("- ").split_once(':')?.0.trim();
+    (!key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || "_/-".contains(c))).then_some(key)
+}
+
+fn explain(error: &serde_saphyr::Error, key: Option<&str>) -> String {
+    match error {
+        serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => unknown("key", field, expected),
+        serde_saphyr::Error::SerdeUnknownVariant { variant, expected, .. } => {
+            unknown("value", variant, expected)
+        }
+        serde_saphyr::Error::SerdeMissingField { field, .. } => format!("the key `{field}` is missing"),
+        other => {
+            let text = other.to_string();
+            let text = text.lines().next().unwrap_or("unreadable");
+            // The line is said before the message.
+            let text = text.rsplit_once(" at line ").map_or(text, |(message, _)| message);
+            key.map_or_else(|| text.to_owned(), |key| format!("{key}: {text}"))
+        }
+    }
+}
+
+/// "unknown key `x`" with the nearest of `known`.
+fn unknown(what: &str, found: &str, known: &[&str]) -> String {
+    unknown_among(what, found, known, &[])
+}
+
+/// The one of `known` that `found` was probably meant to be.
+fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|k| (strsim::damerau_levenshtein(found, k), k))
+        .min()
+        .filter(|(distance, k)| *distance <= k.len().max(found.len()) / 2)
+        .map(|(_, k)| k)
+}
+
+/// The same; what was meant may also be one of `more`.
+fn unknown_among(what: &str, found: &str, known: &[&str], more: &[&str]) -> String {
+    match nearest(found, known.iter().chain(more).copied()) {
+        Some(k) => {
+            format!("unknown {what} `{found}`; did you mean `{k}`? (known: {})", known.join(", "))
+        }
+        None if known.is_empty() => format!("unknown {what} `{found}`; nothing may stand here"),
+        None => format!("unknown {what} `{found}` (known: {})", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde::de::MapAccess;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, Default)]
+    #[serde(deny_unknown_fields)]
+    struct Settings {
+        #[serde(default)]
+        endpoint: String,
+        #[serde(default)]
+        timeout: Option<crate::units::Span>,
+    }
+
+    #[derive(Debug)]
+    enum Exporter {
+        Debug(Settings),
+        Otlp(Settings),
+    }
+
+    impl Component for Exporter {
+        const KINDS: &'static [&'static str] = &["debug", "otlp"];
+        const NOUN: &'static str = "exporter";
+        fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
+            let settings = settings_or_default(map)?;
+            Ok(if kind == "debug" { Self::Debug(settings) } else { Self::Otlp(settings) })
+        }
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Config {
+        #[serde(default)]
+        exporters: Components<Exporter>,
+    }
+
+    fn parse_test(text: &str) -> Result<Config, String> {
+        parse(text, "c.yaml", |name| (name == "PORT").then(|| "4317".to_owned())).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn components_have_a_kind_and_a_name() {
+        let config =
+            parse_test("exporters:\n  debug:\n  otlp/jaeger:\n    endpoint: localhost:${env:PORT}\n")
+                .unwrap();
+        let Some(Exporter::Debug(debug)) = config.exporters.get("debug") else { panic!() };
+        assert_eq!(debug.endpoint, "", "nothing behind it means the defaults");
+        let Some(Exporter::Otlp(otlp)) = config.exporters.get("otlp/jaeger") else { panic!() };
+        assert_eq!(otlp.endpoint, "localhost:4317");
+        assert!(otlp.timeout.is_none());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+        let error = parse_test("exporters:\n  debug:\n  otlp:\n    endpiont: x\n").unwrap_err();
+        assert!(
+            error.contains("c.yaml:4") && error.contains("`endpiont`") && error.contains("`endpoint`"),
+            "{error}"
+        );
+        let error = parse_test("exporters:\n  otpl/jaeger:\n    endpoint: x\n").unwrap_err();
+        assert!(error.contains("c.yaml:2") && error.contains("did you mean `otlp`"), "{error}");
+        let error = parse_test("exporter:\n").unwrap_err();
+        assert!(error.contains("c.yaml:1") && error.contains("`exporters`"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_line() {
+        let error = parse_test("exporters:\n  otlp:\n    timeout: 5 parsecs\n").unwrap_err();
+        assert!(
+            error.starts_with("c.yaml:3: exporters.otlp.timeout: `5 parsecs` is not a duration"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn every_mistake_of_a_file_is_reported_at_once() {
+        let error = parse_test(
+            "exporters:\n  otlp:\n    timeout: 5 parsecs\n    endpiont: x\n  otpl:\n  debug: [1]\nexprters:\n",
+        )
+        .unwrap_err();
+        let lines: Vec<&str> = error.lines().collect();
+        assert_eq!(lines[0], "c.yaml has 5 problems:");
+        for (line, start) in lines[1..].iter().zip([
+            "  c.yaml:3: exporters.otlp.timeout: `5 parsecs` is not a duration",
+            "  c.yaml:4: exporters.otlp: unknown key `endpiont`; did you mean `endpoint`?",
+            "  c.yaml:5: exporters.otpl: unknown exporter `otpl`; did you mean `otlp`?",
+            "  c.yaml:6: exporters.debug: a section is expected here, not a list",
+            "  c.yaml:7: unknown key `exprters`; did you mean `exporters`?",
+        ]) {
+            assert!(line.starts_with(start), "{line}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_the_default_and_an_unknown_key_stays_one() {
+        let config = parse_test("exporters:\n  otlp:\n    endpoint:\n    timeout: null\n").unwrap();
+        let Some(Exporter::Otlp(otlp)) = config.exporters.get("otlp") else { panic!() };
+        assert!(otlp.endpoint.is_empty() && otlp.timeout.is_none());
+        assert!(parse_test("exporters:\n").unwrap().exporters.0.is_empty());
+        assert!(parse_test("exporters: {otlp: {time: }}").unwrap_err().contains("`timeout`"));
+    }
+}

@@ -1,0 +1,284 @@
+//! Whether the keys make sense together. Everything that is wrong is found at once.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use perigee_shared::config::collector::{self, Program};
+use perigee_shared::config::{ConfigError, ConfigFile, Invalid};
+use perigee_shared::link::tls::is_valid_id;
+use perigee_shared::serve::{Endpoint, validate_endpoint};
+use perigee_shared::signal::{Signal, SignalSet};
+use perigee_shared::units::{ByteSize, Span};
+
+use super::{Acknowledge, Config, ExporterConfig, LINK, ListenerConfig, MIN_WINDOW, OtlpReceiver};
+use crate::lanes::Percent;
+
+/// The smallest memory limit: below it the program itself would be refused.
+const LEAST_MEMORY: ByteSize = ByteSize::mib(4);
+
+impl Config {
+    /// Reads and checks the file at `path`: Perigee's own form, or a Collector's.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::read(ConfigFile::open(path, &|name| std::env::var(name).ok())?)
+    }
+
+    /// Checks a file whose text is read.
+    pub fn read(mut file: ConfigFile) -> Result<Self, ConfigError> {
+        collector::translate(&mut file, Program::Agent);
+        let mut config: Option<Self> = file.read(|section| collector::keys(Program::Agent, section));
+        if let Some(config) = &mut config {
+            if file.tree.at(&["processors", "memory_limiter", "max_in_flight"]).is_none() {
+                config.fit_largest_request();
+            }
+            for problem in config.own_problems() {
+                file.complain(problem);
+            }
+            for problem in config.authorize() {
+                file.complain(problem);
+            }
+            if file.problems.is_empty() {
+                for problem in config.references() {
+                    file.complain(problem);
+                }
+            }
+            config.warnings.clone_from(&file.warnings);
+        }
+        file.finish(config)
+    }
+
+    /// Lets the largest request be in flight, where nothing is said about that.
+    fn fit_largest_request(&mut self) {
+        let of = |(_, r): (&str, &OtlpReceiver)| {
+            let listeners = [&r.protocols.grpc, &r.protocols.http].into_iter().flatten();
+            listeners.filter_map(|l| l.max_request_bytes).chain([r.max_request_bytes]).max()
+        };
+        let largest = self.receivers.iter().filter_map(of).max().unwrap_or_default();
+        let limiter = &mut self.processors.memory_limiter;
+        limiter.max_in_flight = limiter.max_in_flight.max(largest).min(limiter.limit);
+    }
+
+    /// Whether the keys make sense together; the first that does not.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        self.own_problems().into_iter().chain(self.references()).next().map_or(Ok(()), Err)
+    }
+
+    /// The signals that the exporter called `name` gets.
+    pub fn signals_of(&self, name: &str) -> SignalSet {
+        self.service.pipelines.signals(name, |p| &p.exporters)
+    }
+
+    /// The signals that the receiver called `name` takes.
+    pub fn signals_from(&self, name: &str) -> SignalSet {
+        self.service.pipelines.signals(name, |p| &p.receivers)
+    }
+
+    /// Exporters that a pipeline uses, with their signals.
+    pub fn consumers(&self) -> BTreeMap<String, SignalSet> {
+        let all = self.exporters.iter().map(|(name, _)| (name.to_owned(), self.signals_of(name)));
+        all.filter(|(_, signals)| !signals.is_empty()).collect()
+    }
+
+    /// When requests are answered: durable if one receiver wants it.
+    pub fn acknowledge(&self) -> Acknowledge {
+        let durable = |(_, r): (&str, &OtlpReceiver)| r.acknowledge == Acknowledge::Durable;
+        if self.receivers.iter().any(durable) { Acknowledge::Durable } else { Acknowledge::Received }
+    }
+
+    /// Gives exporters the headers that their authenticators say.
+    fn authorize(&mut self) -> Vec<Invalid> {
+        let (authenticators, mut wrong) = (&self.extensions.authenticators, Vec::new());
+        for (name, exporter) in &mut self.exporters.0 {
+            if let ExporterConfig::Direct(direct) = exporter {
+                wrong.extend(direct.authorize_from(name, authenticators).err());
+            }
+        }
+        wrong
+    }
+
+    /// Names in pipelines that nothing has.
+    fn references(&self) -> Vec<Invalid> {
+        let mut wrong = Vec::new();
+        for signal in Signal::ALL {
+            let Some(pipeline) = self.service.pipelines.get(signal) else { continue };
+            let key = |part: &str| format!("service.pipelines.{signal}.{part}");
+            let known = ["memory_limiter", "batch"];
+            if let Some(other) = pipeline.processors.iter().find(|p| !known.contains(&p.as_str())) {
+                let message = format!("unknown processor `{other}` (known: memory_limiter, batch)");
+                wrong.push(Invalid::new(key("processors"), message));
+            }
+            let unknown = pipeline.receivers.iter().find(|n| self.receivers.get(n).is_none());
+            wrong.extend(unknown.map(|name| self.receivers.unknown(key("receivers"), name)));
+            let unknown = pipeline.exporters.iter().find(|n| self.exporters.get(n).is_none());
+            wrong.extend(unknown.map(|name| self.exporters.unknown(key("exporters"), name)));
+        }
+        wrong
+    }
+
+    /// Everything else that is wrong.
+    fn own_problems(&self) -> Vec<Invalid> {
+        let mut wrong = Vec::new();
+        for (name, receiver) in self.receivers.iter() {
+            self.check_receiver(&format!("receivers.{name}"), receiver, &mut wrong);
+        }
+        self.check_processors(&mut wrong);
+        self.check_pipelines(&mut wrong);
+        self.check_link(&mut wrong);
+        wrong.extend(self.lanes.lanes().err());
+        for (key, http) in [
+            ("extensions.health_check", self.extensions.health_check.as_ref()),
+            ("service.telemetry.metrics", self.service.telemetry.metrics.as_ref()),
+        ] {
+            wrong.extend(http.and_then(|http| http.validate(key).err()));
+        }
+        for (name, authenticator) in &self.extensions.authenticators {
+            wrong.extend(authenticator.validate(&format!("extensions.{name}")).err());
+        }
+        if self.storage.max_bytes < ByteSize::mib(1) {
+            wrong.push(Invalid::new("storage.max_bytes", "must be at least 1MiB"));
+        }
+        if self.storage.commit_interval > Span::secs(1) {
+            wrong.push(Invalid::new("storage.commit_interval", "must not be above 1s: senders wait for it"));
+        }
+        wrong
+    }
+
+    fn check_receiver(&self, key: &str, otlp: &OtlpReceiver, wrong: &mut Vec<Invalid>) {
+        let protocols = &otlp.protocols;
+        if protocols.grpc.is_none() && protocols.http.is_none() {
+            wrong.push(Invalid::new(format!("{key}.protocols"), "has neither grpc nor http; configure one"));
+        }
+        for (name, listener) in [("grpc", protocols.grpc.as_ref()), ("http", protocols.http.as_ref())] {
+            let Some(listener) = listener else { continue };
+            let key = format!("{key}.protocols.{name}");
+            self.check_listener(&key, listener, wrong);
+            let several = |o: &String| o.matches('*').count() > 1;
+            if listener.cors.as_ref().is_some_and(|c| c.allowed_origins.iter().any(several)) {
+                wrong.push(Invalid::new(
+                    format!("{key}.cors.allowed_origins"),
+                    "an origin has at most one `*`",
+                ));
+            }
+            if name == "grpc" && listener.cors.is_some() {
+                wrong.push(Invalid::new(format!("{key}.cors"), "browsers send over http; write it there"));
+            }
+            if let Some(max) = listener.max_request_bytes {
+                self.check_max_request(&format!("{key}.max_request_bytes"), max, wrong);
+            }
+        }
+        self.check_max_request(&format!("{key}.max_request_bytes"), otlp.max_request_bytes, wrong);
+    }
+
+    fn check_max_request(&self, key: &str, max: ByteSize, wrong: &mut Vec<Invalid>) {
+        if !(ByteSize::kib(1)..=ByteSize::mib(32)).contains(&max) {
+            wrong.push(Invalid::new(key, "must be from 1KiB to 32MiB"));
+        } else if max > self.processors.memory_limiter.max_in_flight
+            && self.processors.memory_limiter.limit >= LEAST_MEMORY
+        {
+            wrong.push(Invalid::new(
+                key,
+                "must not be above processors.memory_limiter.max_in_flight, or the largest request could never be taken",
+            ));
+        }
+    }
+
+    fn check_listener(&self, key: &str, listener: &ListenerConfig, wrong: &mut Vec<Invalid>) {
+        let allowed = listener.insecure || listener.tls.is_some();
+        wrong.extend(
+            validate_endpoint(&format!("{key}.endpoint"), &listener.endpoint, allowed, "configure tls").err(),
+        );
+        for (name, span) in
+            [("header_timeout", listener.header_timeout), ("idle_timeout", listener.idle_timeout)]
+        {
+            if span < Span::secs(1) {
+                wrong.push(Invalid::new(format!("{key}.{name}"), "must be at least 1s"));
+            }
+        }
+        let most = self.processors.memory_limiter.limit.0 / 8 / MIN_WINDOW;
+        // A limit that is too small is its own mistake.
+        if most > 0 && !(1..=most).contains(&(listener.max_connections as u64)) {
+            let message = format!(
+                "must be from 1 to {most}, so that their buffers fit in an eighth of the memory limit"
+            );
+            wrong.push(Invalid::new(format!("{key}.max_connections"), message));
+        }
+    }
+
+    fn check_processors(&self, wrong: &mut Vec<Invalid>) {
+        let limiter = &self.processors.memory_limiter;
+        let batch = &self.processors.batch;
+        let mut check = |right: bool, key: &str, message: &str| {
+            if !right {
+                wrong.push(Invalid::new(format!("processors.{key}"), message));
+            }
+        };
+        if limiter.limit < LEAST_MEMORY {
+            let mib = limiter.limit.0.min(1 << 20);
+            let message = format!("is {} and must be at least 4MiB; did you mean {mib}MiB?", limiter.limit);
+            check(false, "memory_limiter.limit", &message);
+        } else {
+            check(limiter.spike_limit < limiter.limit, "memory_limiter.spike_limit", "must be below limit");
+            let fits = limiter.max_in_flight <= limiter.limit;
+            check(fits, "memory_limiter.max_in_flight", "must not be above limit");
+        }
+        let often = limiter.check_interval >= Span::millis(10);
+        check(often, "memory_limiter.check_interval", "must be at least 10ms");
+        let bytes = (ByteSize::kib(16)..=ByteSize::mib(32)).contains(&batch.send_batch_bytes);
+        check(bytes, "batch.send_batch_bytes", "must be from 16KiB to 32MiB");
+        check(batch.send_batch_size > 0, "batch.send_batch_size", "must be above 0");
+        check(batch.timeout >= Span::millis(10), "batch.timeout", "must be at least 10ms");
+        check(batch.sealing_cpu >= Percent(0.01), "batch.sealing_cpu", "must be at least 1%");
+    }
+
+    fn check_pipelines(&self, wrong: &mut Vec<Invalid>) {
+        let mut any = false;
+        for signal in Signal::ALL {
+            let Some(pipeline) = self.service.pipelines.get(signal) else { continue };
+            any = true;
+            for (part, names) in [("receivers", &pipeline.receivers), ("exporters", &pipeline.exporters)] {
+                if names.is_empty() {
+                    let message = format!("is empty; name at least one of {part}");
+                    wrong.push(Invalid::new(format!("service.pipelines.{signal}.{part}"), message));
+                }
+            }
+        }
+        if !any {
+            let message = "has no pipeline; write one for each signal that comes: traces, metrics, logs";
+            wrong.push(Invalid::new("service.pipelines", message));
+        }
+        for (name, exporter) in self.exporters.iter() {
+            match exporter {
+                ExporterConfig::Link if name != LINK => {
+                    wrong
+                        .push(Invalid::new(format!("exporters.{name}"), "there is one link; call it `link`"));
+                }
+                ExporterConfig::Link => {}
+                ExporterConfig::Direct(direct) => {
+                    wrong.extend(direct.validate(&format!("exporters.{name}")).err());
+                }
+            }
+        }
+    }
+
+    fn check_link(&self, wrong: &mut Vec<Invalid>) {
+        if self.signals_of(LINK).is_empty() {
+            return;
+        }
+        let Some(link) = &self.link else {
+            wrong.push(Invalid::new("link", "is missing; the exporter `link` needs it"));
+            return;
+        };
+        if link.stations.is_empty() {
+            wrong.push(Invalid::new("link.stations", "is empty; name at least one station"));
+        }
+        for (id, station) in &link.stations {
+            let key = format!("link.stations.{id}");
+            if !is_valid_id(id) {
+                wrong.push(Invalid::new(&key, "a station's id is 1 to 63 of a-z, 0-9 and -"));
+            }
+            if !matches!(Endpoint::parse(&station.address), Ok(Endpoint::Tcp(_))) {
+                wrong.push(Invalid::new(format!("{key}.address"), "must be HOST:PORT"));
+            }
+        }
+        wrong.extend(self.contacts.validate(|id| link.stations.contains_key(id)).err());
+    }
+}

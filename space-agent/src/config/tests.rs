@@ -1,0 +1,371 @@
+//! What a Collector's file becomes, and what every mistake is told.
+
+use perigee_shared::config::ConfigFile;
+use perigee_shared::export::Compression;
+use perigee_shared::signal::Signal;
+use perigee_shared::units::{ByteSize, Span};
+
+use perigee_shared::config::collector;
+
+use super::*;
+
+const MINIMAL: &str = include_str!("../../../deploy/config/collector/minimal.yaml");
+const LARGER: &str = include_str!("../../../deploy/config/collector/larger.yaml");
+
+fn read(text: &str) -> Result<Config, String> {
+    let env = |name: &str| (name == "STORAGE").then(|| "/nowhere/storage".to_owned());
+    ConfigFile::parse(text, "c.yaml", &env).and_then(Config::read).map_err(|e| e.to_string())
+}
+
+fn direct<'a>(config: &'a Config, name: &str) -> &'a DirectConfig {
+    match config.exporters.get(name) {
+        Some(ExporterConfig::Direct(direct)) => direct,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_minimal_file_of_a_collector_is_understood() {
+    let config = read(MINIMAL).unwrap();
+    let otlp = config.receivers.get("otlp").unwrap();
+    assert_eq!(otlp.protocols.grpc.as_ref().unwrap().endpoint, "localhost:4317");
+    assert!(config.service.pipelines.logs.is_none());
+    assert!(!config.signals_from("otlp").contains(Signal::Logs));
+    let warnings: Vec<&str> = config.warnings.iter().map(|w| w.key.as_str()).collect();
+    assert_eq!(warnings, ["storage.directory"], "it is said where the log lies");
+}
+
+#[test]
+fn a_larger_file_of_a_collector_is_understood() {
+    let config = read(LARGER).unwrap();
+    let grpc = config.receivers.get("otlp").unwrap().protocols.grpc.as_ref().unwrap();
+    assert_eq!(grpc.max_request_bytes, Some(ByteSize::mib(8)));
+    let limiter = config.processors.memory_limiter;
+    assert_eq!((limiter.limit, limiter.spike_limit), (ByteSize::mib(512), ByteSize::mib(128)));
+    assert_eq!(config.processors.batch.timeout, Span::millis(200));
+    let DirectConfig::Otlp(otlp) = direct(&config, "otlp_grpc") else { panic!() };
+    assert_eq!((otlp.compression, otlp.max_request_items), (Compression::Gzip, 2048));
+    assert!(otlp.authorization.is_some() && otlp.headers.0.contains_key("x-scope-orgid"));
+    assert_eq!(otlp.retry_on_failure.initial_interval, Span::secs(1));
+    let DirectConfig::OtlpHttp(http) = direct(&config, "otlp_http/second") else { panic!() };
+    assert!(http.authorization.is_some() && http.traces_endpoint.is_some());
+    assert_eq!(config.storage.directory, std::path::Path::new("/nowhere/storage"));
+    assert_eq!(config.service.telemetry.metrics.as_ref().unwrap().endpoint, "localhost:8888");
+    let traces = config.service.pipelines.traces.as_ref().unwrap();
+    assert_eq!(traces.exporters, ["otlp_grpc", "debug", "otlp_http/second"]);
+    let keys: Vec<&str> = config.warnings.iter().map(|w| w.key.as_str()).collect();
+    for expected in [
+        "receivers.otlp.protocols.grpc.keepalive",
+        "receivers.otlp/2.protocols.http.include_metadata",
+        "processors.batch/2",
+        "exporters.otlp_grpc.compression",
+        "exporters.otlp_grpc.sending_queue",
+        "extensions.pprof",
+        "service.pipelines.traces",
+    ] {
+        assert!(keys.contains(&expected), "{expected} is not in {keys:?}");
+    }
+    assert_eq!(keys.len(), 7, "nothing else is said: {keys:?}");
+    assert!(config.warnings.iter().all(|w| w.line > 0));
+}
+
+/// A file that is right, with one part in another's place.
+fn with(from: &str, to: &str) -> String {
+    assert!(MINIMAL.contains(from), "{from}");
+    MINIMAL.replacen(from, to, 1)
+}
+
+/// What stands in the minimal file, what stands there instead, and what is said of it in one line.
+const MISTAKES: &[(&str, &str, &[&str])] = &[
+    ("receivers:\n", "recievers:\n", &["c.yaml:2: unknown key `recievers`; did you mean `receivers`?"]),
+    (
+        "  otlp:\n    protocols",
+        "  oltp:\n    protocols",
+        &["receivers.oltp: unknown receiver `oltp`; did you mean `otlp`?"],
+    ),
+    (
+        "      grpc:\n",
+        "      gprc:\n",
+        &["c.yaml:5: receivers.otlp.protocols: unknown key `gprc`; did you mean `grpc`?"],
+    ),
+    (
+        "localhost:${env:OTLP_GRPC_PORT:-4317}",
+        "4317",
+        &["c.yaml:6: receivers.otlp.protocols.grpc.endpoint: `4317` is not an address"],
+    ),
+    (
+        "localhost:${env:OTLP_GRPC_PORT:-4317}",
+        "http://localhost:4317",
+        &["grpc.endpoint: `http://localhost:4317` is not an address; write HOST:PORT"],
+    ),
+    (
+        "localhost:${env:OTLP_GRPC_PORT:-4317}",
+        "${env:NOT_SET}",
+        &["c.yaml:6: the environment variable NOT_SET is not set"],
+    ),
+    ("localhost:${env:OTLP_GRPC_PORT:-4317}", "${file:/x}", &["`${file:...}` is not implemented"]),
+    (
+        "  batch:\n",
+        "  batch: {timeout: 5}\n",
+        &["processors.batch.timeout: `5` is not a duration; write for example 200ms"],
+    ),
+    ("  batch:\n", "  batch: {tiemout: 5s}\n", &["unknown key `tiemout`; did you mean `timeout`?"]),
+    ("  batch:\n", "  batch: {send_batch_size: many}\n", &["send_batch_size: `many` is not a whole number"]),
+    (
+        "  batch:\n",
+        "  batch: {send_batch_size: 10, send_batch_max_size: 5}\n",
+        &["send_batch_max_size: must not be below send_batch_size"],
+    ),
+    ("  batch:\n", "  batch: [1]\n", &["processors.batch: a section is expected here, not a list"]),
+    (
+        "  batch:\n",
+        "  memory_limiter: {limit: 512}\n",
+        &["memory_limiter.limit: is 512 B and must be at least 4MiB; did you mean 512MiB?"],
+    ),
+    ("  batch:\n", "  memory_limiter: {limit_mib: 512MiB}\n", &["limit_mib: must be a whole number of MiB"]),
+    ("  batch:\n", "  memory_limiter: {limit_mib: 512, limit: 1GiB}\n", &["limit_mib: there is `limit` too"]),
+    (
+        "  batch:\n",
+        "  memory_limiter: {limit_mib: 50, spike_limit_mib: 60}\n",
+        &["spike_limit: must be below limit"],
+    ),
+    (
+        "  batch:\n",
+        "  memory_limiter: {limit_mb: 512}\n",
+        &["unknown key `limit_mb`; did you mean `limit_mib`?"],
+    ),
+    ("  batch:\n", "  btach:\n", &["processors.btach: unknown processor `btach`; did you mean `batch`?"]),
+    (
+        "processors: [batch]",
+        "processors: [bacth]",
+        &["c.yaml:24: service.pipelines.traces.processors: unknown processor `bacth`; did you mean `batch`?"],
+    ),
+    (
+        "receivers: [otlp]",
+        "receivers: [otpl]",
+        &["service.pipelines.traces.receivers: unknown receiver `otpl`; did you mean `otlp`?"],
+    ),
+    ("receivers: [otlp]", "receivers: []", &["service.pipelines.traces.receivers: is empty"]),
+    (
+        "exporters: [otlp, debug]",
+        "exporters: [otlp, debgu]",
+        &["c.yaml:25: service.pipelines.traces.exporters: unknown exporter `debgu`; did you mean `debug`?"],
+    ),
+    (
+        "exporters: [otlp, debug]",
+        "exporters: []",
+        &["c.yaml:25: service.pipelines.traces.exporters: is empty"],
+    ),
+    ("exporters: [otlp, debug]", "exporters: otlp", &["a list is expected here, not `otlp`: write [a, b]"]),
+    (
+        "    traces:\n",
+        "    trace:\n",
+        &["service.pipelines.trace: unknown pipeline `trace`; did you mean `traces`?"],
+    ),
+    ("    traces:\n", "    profiles:\n", &["service.pipelines.profiles: profiles are not implemented"]),
+    (
+        "  otlp:\n    endpoint",
+        "  oltp:\n    endpoint",
+        &["exporters.oltp: unknown exporter `oltp`; did you mean"],
+    ),
+    (
+        "  debug:\n",
+        "  debug:\n  otlp_grcp: {endpoint: \"x:1\"}\n",
+        &["unknown exporter `otlp_grcp`; did you mean `otlp_grpc`?"],
+    ),
+    ("  otlp:\n    endpoint", "  otlp:\n    endpiont", &["unknown key `endpiont`; did you mean `endpoint`?"]),
+    ("${env:BACKEND:-localhost:14317}", "", &["exporters.otlp.endpoint: is missing; where does it send to?"]),
+    (
+        "${env:BACKEND:-localhost:14317}",
+        "localhost",
+        &["exporters.otlp.endpoint: has no port; the usual one is 4317"],
+    ),
+    (
+        "${env:BACKEND:-localhost:14317}",
+        "ftp://x:1",
+        &["exporters.otlp.endpoint: `ftp://` is not implemented"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: maybe",
+        &["exporters.otlp.tls.insecure: `maybe` is neither true nor false"],
+    ),
+    ("      insecure: true", "      insecur: true", &["unknown key `insecur`; did you mean `insecure`?"]),
+    (
+        "      insecure: true",
+        "      insecure: true\n    compression: brotli",
+        &["exporters.otlp.compression: unknown value `brotli`"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    timeout: 5 parsecs",
+        &["exporters.otlp.timeout: `5 parsecs` is not a duration"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    sending_queu: {}",
+        &["unknown key `sending_queu`; did you mean `sending_queue`?"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    sending_queue: {storage: file_storage}",
+        &["exporters.otlp.sending_queue.storage: unknown extension `file_storage`"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    auth: {authenticator: bearertokenauth}",
+        &["exporters.otlp.auth.authenticator: `bearertokenauth` is no authenticator"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    retry_on_failure: {max_intervall: 3s}",
+        &["exporters.otlp.retry_on_failure: unknown key `max_intervall`; did you mean `max_interval`?"],
+    ),
+    ("  debug:\n", "  debug: {verbosity: loud}\n", &["exporters.debug.verbosity: unknown value `loud`"]),
+    ("  debug:\n", "  debug: {verbosity: detailed, verbosity: basic}\n", &["`verbosity` stands here twice"]),
+    (
+        "service:\n",
+        "extensions:\n  helth_check:\nservice:\n",
+        &["extensions.helth_check: unknown extension `helth_check`; did you mean `health_check`?"],
+    ),
+    (
+        "service:\n",
+        "service:\n  extensions: [health_check]\n",
+        &["service.extensions: unknown extension `health_check`"],
+    ),
+    (
+        "service:\n",
+        "service:\n  telemetry: {logs: {level: loud}}\n",
+        &["service.telemetry.logs.level: unknown value `loud`"],
+    ),
+    (
+        "service:\n",
+        "service:\n  telemetry: {metrics: {endpoint: nowhere}}\n",
+        &["service.telemetry.metrics.endpoint: `nowhere` is not an address"],
+    ),
+    (
+        "service:\n",
+        "connectors:\n  forward:\nservice:\n",
+        &["connectors.forward: connectors are not implemented"],
+    ),
+    ("service:\n", "storage: {max_bytes: 10KiB}\nservice:\n", &["storage.max_bytes: must be at least 1MiB"]),
+    (
+        "service:\n",
+        "storage: {directory: /x, when_full: drop}\nservice:\n",
+        &["storage.when_full: unknown value `drop`"],
+    ),
+    ("    traces:\n      receivers: [otlp]", "    traces:\n      receivers: [otlp", &["c.yaml:"]),
+];
+
+#[test]
+fn every_mistake_is_named_with_its_line_and_what_was_meant() {
+    let mut wrong = Vec::new();
+    for (from, to, parts) in MISTAKES {
+        match read(&with(from, to)) {
+            Ok(_) => wrong.push(format!("{to}: is taken")),
+            Err(error) if error.lines().count() != 1 => {
+                wrong.push(format!("{to}: more than one problem: {error}"));
+            }
+            Err(error) => wrong.extend(
+                parts
+                    .iter()
+                    .filter(|p| !error.contains(**p))
+                    .map(|p| format!("{to}: `{p}` is not in: {error}")),
+            ),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_would_lose_or_show_data_is_an_error_only_where_it_is_used() {
+    let used = |section: &str, name: &str, list: &str, with_it: &str| {
+        let text = MINIMAL.replacen(&format!("{section}:\n"), &format!("{section}:\n  {name}:\n"), 1);
+        let unused = read(&text).unwrap();
+        assert!(unused.warnings.iter().any(|w| w.key == format!("{section}.{name}")), "{name}");
+        read(&text.replacen(list, with_it, 1)).unwrap_err()
+    };
+    let error = used("processors", "redaction", "processors: [batch]", "processors: [redaction, batch]");
+    assert!(error.contains("processors.redaction: the processor `redaction` is not implemented"), "{error}");
+    let error = used("receivers", "hostmetrics", "receivers: [otlp]", "receivers: [otlp, hostmetrics]");
+    assert!(error.contains("what comes in there would be lost"), "{error}");
+    let error = used("exporters", "kafka", "[otlp, debug]", "[otlp, kafka]");
+    assert!(error.contains("what it gets would be lost"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    let error = read(&with("      http:\n", "      http:\n        auth: {authenticator: x}\n")).unwrap_err();
+    assert!(error.contains("anybody could send"), "{error}");
+}
+
+#[test]
+fn pipelines_of_one_signal_are_joined_when_nobody_gets_more_by_it() {
+    let two = |second: &str| {
+        let receiver = "receivers:\n  otlp/2: {protocols: {grpc: {endpoint: \"localhost:5317\"}}}\n";
+        let pipeline = format!("  pipelines:\n    traces/2: {second}\n");
+        read(&MINIMAL.replacen("receivers:\n", receiver, 1).replacen("  pipelines:\n", &pipeline, 1))
+    };
+    let same = two("{receivers: [otlp], exporters: [debug]}").unwrap();
+    let warning = same.warnings.iter().find(|w| w.key.starts_with("service.pipelines")).unwrap();
+    assert!(warning.message.contains("`debug` is in several pipelines of traces"), "{warning}");
+    let leak = two("{receivers: [otlp/2], exporters: [debug]}").unwrap_err();
+    assert!(leak.contains("what comes in at `otlp/2` would also go to `otlp`"), "{leak}");
+    let apart = two("{receivers: [otlp/2], exporters: [otlp, debug]}").unwrap();
+    assert_eq!(apart.service.pipelines.traces.unwrap().receivers, ["otlp", "otlp/2"]);
+}
+
+#[test]
+fn an_endpoint_without_a_scheme_is_never_plaintext_to_another_machine() {
+    let at = |endpoint: &str| {
+        let plain =
+            with("    tls:\n      insecure: true\n", "").replace("${env:BACKEND:-localhost:14317}", endpoint);
+        let config = read(&plain).unwrap();
+        config.warnings.iter().find(|w| w.key == "exporters.otlp.endpoint").map(|w| w.message.clone())
+    };
+    assert!(at("collector:4317").unwrap().contains("is spoken to with TLS"));
+    assert!(at("localhost:4317").unwrap().contains("without TLS"));
+    assert_eq!(at("http://collector:4317"), None);
+}
+
+#[test]
+fn a_file_of_a_collector_may_listen_to_others_and_perigees_own_must_say_so() {
+    let open = MINIMAL.replace("localhost:$", "0.0.0.0:$");
+    let config = read(&open).unwrap();
+    let warned = config.warnings.iter().filter(|w| w.message.contains("other machines can reach")).count();
+    assert_eq!(warned, 2);
+    let own = read(&format!("{open}storage: {{directory: /x}}\n")).unwrap_err();
+    assert!(own.contains("insecure: true") && own.starts_with("c.yaml has 2 problems"), "{own}");
+}
+
+#[test]
+fn the_log_is_never_put_where_a_collectors_own_files_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = LARGER.replace("${env:STORAGE:-/var/lib/otelcol/file_storage}", dir.path().to_str().unwrap());
+    assert_eq!(read(&text).unwrap().storage.directory, dir.path());
+    std::fs::write(dir.path().join("exporter_otlp__traces"), "").unwrap();
+    let error = read(&text).unwrap_err();
+    assert!(error.contains("holds a Collector's own files (exporter_otlp__traces)"), "{error}");
+    let elsewhere = read(&format!("{text}storage: {{directory: /x}}\n")).unwrap();
+    assert_eq!(elsewhere.storage.directory, std::path::Path::new("/x"));
+}
+
+#[test]
+fn all_problems_of_a_file_are_told_at_once() {
+    let text = with("  batch:\n", "  batch: {timeout: never}\n").replace("insecure: true", "insecur: true");
+    let error = read(&text.replace("[otlp, debug]", "[otpl]").replace("verbosity", "x")).unwrap_err();
+    let starts = ["c.yaml has 3 problems:", "  c.yaml:11:", "  c.yaml:18:", "  c.yaml:25:"];
+    for (line, start) in error.lines().zip(starts) {
+        assert!(line.starts_with(start), "{error}");
+    }
+    assert_eq!(error.lines().count(), 4);
+}
+
+#[test]
+fn the_own_form_of_a_collectors_file_means_the_same_and_says_nothing_more() {
+    for text in [MINIMAL, LARGER] {
+        let mut file = ConfigFile::plain(text, "c.yaml").unwrap();
+        collector::translate(&mut file, collector::Program::Agent);
+        let written = file.written();
+        let config = read(&written).unwrap_or_else(|e| panic!("{e}\n{written}"));
+        assert!(config.warnings.is_empty(), "{:?}\n{written}", config.warnings);
+        assert!(written.contains("# storage.directory: ") || text == LARGER, "{written}");
+    }
+}
