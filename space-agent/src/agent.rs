@@ -9,7 +9,7 @@ use hyper_util::service::TowerToHyperService;
 use perigee_shared::config::{ConfigError, Invalid, Problem};
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
-use perigee_shared::link::tls::{self, Credentials, Role, TlsError};
+use perigee_shared::link::tls::{self, TlsError};
 use perigee_shared::serve::{self, BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService};
 use perigee_shared::signal::SignalSet;
 use perigee_shared::supervise::{Supervisor, Work};
@@ -28,7 +28,7 @@ use crate::lifetimes;
 use crate::limiter::Limiter;
 use crate::receiver::{Intake, ReceiverError, Receivers};
 use crate::scrub;
-use crate::shipper::{Shipper, ShipperConfig};
+use crate::shipper::{Shipper, ShipperConfig, Trust};
 use crate::telemetry::{Metrics, ShipCounters};
 use crate::wal::{Wal, WalConfig, WalError};
 
@@ -116,18 +116,9 @@ impl Outside {
 }
 
 fn link_config(link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError> {
-    let credentials = Credentials::load(&link.certificate_file, &link.private_key_file)?;
-    let identity = credentials.identity()?;
-    if identity.role != Role::Satellite {
-        let message = format!("it is a station's certificate ({}); use a satellite's", identity.id);
-        return Err(AgentError::Setting(Invalid::new("link.certificate_file", message)));
-    }
-    let stations = tls::load_authorities(&link.station_ca_file)?;
-    Ok(ShipperConfig {
-        satellite: identity.id,
-        client: tls::client_config(credentials, stations, Arc::clone(&env.clock))?,
-        stations: link.stations.iter().map(|(id, s)| (id.clone(), s.address.clone())).collect(),
-    })
+    let (trust, satellite) = Trust::try_new(link, env)?;
+    let stations = link.stations.iter().map(|(id, s)| (id.clone(), s.address.clone())).collect();
+    Ok(ShipperConfig { satellite, trust, stations })
 }
 
 /// Checks what only the files that a configuration names can show, without opening or binding anything.

@@ -155,6 +155,8 @@ pub struct ShipCounters {
     pub connections: Counter,
     /// Attempts that failed.
     pub failed_attempts: Counter,
+    /// 1 while the list of revoked stations has expired, or the newest one cannot be used.
+    pub revocations_unusable: Gauge,
     /// 1 while connected.
     pub connected: Gauge,
     /// Items that a direct exporter has sent, by exporter.
@@ -211,6 +213,11 @@ impl ShipCounters {
             c.committed_segments.clone(),
         );
         registry.register("perigee_link_connections", "Connections that came up", c.connections.clone());
+        registry.register(
+            "perigee_link_revocation_list_unusable",
+            "1 while link.station_crl_file has expired, or the newest one cannot be used",
+            c.revocations_unusable.clone(),
+        );
         registry.register(
             "perigee_link_failed_attempts",
             "Attempts to connect that failed",

@@ -10,6 +10,7 @@ use std::time::Duration;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::client::WebPkiServerVerifier;
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
@@ -188,15 +189,21 @@ pub fn server_config(
     Ok(quinn::ServerConfig::with_crypto(Arc::new(crypto)))
 }
 
-/// The agent's end of the link: TLS 1.3, a station certificate of `stations` for the name it connects to.
+/// The agent's end of the link: TLS 1.3, a station certificate of `stations` for the name it connects to that is not revoked.
 pub fn client_config(
     credentials: Credentials,
     stations: Arc<RootCertStore>,
+    revoked: &[CertificateRevocationListDer<'static>],
     clock: Arc<dyn Clock>,
 ) -> Result<quinn::ClientConfig, TlsError> {
+    let mut verifier =
+        WebPkiServerVerifier::builder_with_provider(stations, provider()).with_crls(revoked.iter().cloned());
+    if !revoked.is_empty() {
+        verifier = verifier.allow_unknown_revocation_status();
+    }
     let mut config = ClientConfig::builder_with_details(provider(), Arc::new(ClockProvider(clock)))
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(stations)
+        .with_webpki_verifier(verifier.build()?)
         .with_client_auth_cert(credentials.chain, credentials.key)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_early_data = false;

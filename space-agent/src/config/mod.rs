@@ -240,6 +240,9 @@ pub struct LinkConfig {
     pub private_key_file: PathBuf,
     /// Authorities of stations, PEM.
     pub station_ca_file: PathBuf,
+    /// Stations that are revoked, PEM or DER; read again when it changes.
+    #[serde(default)]
+    pub station_crl_file: Option<PathBuf>,
     /// Stations by id.
     pub stations: BTreeMap<String, StationConfig>,
 }

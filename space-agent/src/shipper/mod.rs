@@ -8,6 +8,7 @@ mod drive;
 mod gate;
 mod queues;
 mod session;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::trust::Trust;
 use crate::contacts::{ContactControl, LinkState, LinkStatus};
 use crate::forecast::{forecast, store};
 use crate::lanes::Lanes;
@@ -48,7 +50,7 @@ pub struct ShipperConfig {
     /// The id in our certificate.
     pub satellite: String,
     /// TLS.
-    pub client: quinn::ClientConfig,
+    pub trust: Trust,
     /// Address of each station, by id.
     pub stations: BTreeMap<String, String>,
 }
@@ -194,11 +196,11 @@ impl Shipper {
         let mut over = std::pin::pin!(self.over(contact.clone(), shutdown.clone()));
         loop {
             self.set_state(LinkState::Connecting, Some(&station));
-            let shape = contact.shape();
+            let (shape, client) = (contact.shape(), self.config.trust.client(&self.counters).clone());
             let connected = tokio::select! {
                 biased;
                 () = &mut over => break,
-                connected = connect::connect(&self.env, &self.config.client, &station, &address, &shape, &self.counters) => connected,
+                connected = connect::connect(&self.env, &client, &station, &address, &shape, &self.counters) => connected,
             };
             let error = match connected {
                 Ok((endpoint, connection)) => {

@@ -90,3 +90,43 @@ async fn loss_and_reordering_and_a_thin_return_lose_nothing() {
     println!("{stats}");
     assert!(stats.forward.dropped.loss > 0 && stats.forward.reordered > 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_station_gets_nothing_and_a_list_that_cannot_be_used_ends_no_contact() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let list = scene.path().join("stations.crl");
+    let mut agent = Agent::new(&scene, ground.link).always();
+    agent.config["link"]["station_crl_file"] = json!(list);
+    agent.start().await;
+    agent.accept(&Batch::new(Signal::Logs, "without-a-list", 10, 20)).await;
+    agent.drained().await;
+    assert_eq!(agent.metric("perigee_link_revocation_list_unusable").await, 1, "there is no file");
+    agent.process.terminate().await;
+
+    Pki::open(&scene.pki(), &Env::production()).unwrap().revoke(Role::Station, STATION).unwrap();
+    std::fs::copy(scene.certificate("station-ca.crl"), &list).unwrap();
+    agent.start().await;
+    let before = ground.accounting_of(SATELLITE).await["committed"]["log_records"].clone();
+    agent.accept(&Batch::new(Signal::Logs, "revoked", 10, 20)).await;
+    eventually("the station is refused", async || match agent.metric("perigee_link_failed_attempts_total").await {
+        0 | 1 => Err("not tried twice yet".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
+    assert_eq!(agent.metric("perigee_link_revocation_list_unusable").await, 0);
+    assert_eq!(ground.accounting_of(SATELLITE).await["committed"]["log_records"], before);
+
+    // What cannot be used does not take the place of what could.
+    std::fs::write(&list, "nobody is revoked").unwrap();
+    eventually("the list is found unusable", async || {
+        match agent.metric("perigee_link_revocation_list_unusable").await {
+            1 => Ok(()),
+            n => Err(n.to_string()),
+        }
+    })
+    .await;
+    assert_eq!(ground.accounting_of(SATELLITE).await["committed"]["log_records"], before);
+    agent.process.take_log();
+}

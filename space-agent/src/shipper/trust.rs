@@ -1,0 +1,110 @@
+//! Whom the link trusts: our certificate, the stations' authorities, and the list of stations that are revoked.
+//!
+//! The list is read again before each attempt to connect if its file has changed. One that cannot be used raises an alarm and
+//! never ends contact: the one before stays in force, and without one every station of the authority is trusted.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use perigee_shared::config::Invalid;
+use perigee_shared::env::Env;
+use perigee_shared::link::revocation::Revocations;
+use perigee_shared::link::tls::{self, Credentials, Role, TlsError};
+use rustls::RootCertStore;
+
+use crate::agent::AgentError;
+use crate::config::LinkConfig;
+use crate::telemetry::ShipCounters;
+
+/// What tells one content of a file from another: when it was changed, its length and its inode.
+type Version = Option<(Option<SystemTime>, u64, u64)>;
+
+/// See the module.
+pub struct Trust {
+    credentials: Credentials,
+    authorities: Arc<RootCertStore>,
+    authority_file: PathBuf,
+    list: Option<PathBuf>,
+    read: Version,
+    revocations: Revocations,
+    unusable: bool,
+    client: quinn::ClientConfig,
+    env: Env,
+}
+
+impl Trust {
+    /// Reads the files of `link`; also which satellite we are.
+    pub fn try_new(link: &LinkConfig, env: &Env) -> Result<(Self, String), AgentError> {
+        let credentials = Credentials::load(&link.certificate_file, &link.private_key_file)?;
+        let identity = credentials.identity()?;
+        if identity.role != Role::Satellite {
+            let message = format!("it is a station's certificate ({}); use a satellite's", identity.id);
+            return Err(AgentError::Setting(Invalid::new("link.certificate_file", message)));
+        }
+        let authorities = tls::load_authorities(&link.station_ca_file)?;
+        let clock = Arc::clone(&env.clock);
+        let client = tls::client_config(credentials.clone(), Arc::clone(&authorities), &[], clock)?;
+        let mut trust = Self {
+            credentials,
+            authorities,
+            authority_file: link.station_ca_file.clone(),
+            list: link.station_crl_file.clone(),
+            read: None,
+            revocations: Revocations::default(),
+            unusable: false,
+            client,
+            env: env.clone(),
+        };
+        trust.refresh();
+        Ok((trust, identity.id))
+    }
+
+    /// The TLS of the next connection.
+    pub fn client(&mut self, counters: &ShipCounters) -> &quinn::ClientConfig {
+        self.refresh();
+        let doubt = self.unusable || self.revocations.has_expired(self.env.unix_nano());
+        counters.revocations_unusable.set(i64::from(doubt));
+        &self.client
+    }
+
+    fn refresh(&mut self) {
+        let Some(path) = self.list.clone() else { return };
+        let version = version(&path);
+        if version.is_some() && version == self.read {
+            return;
+        }
+        let again = self.unusable && version.is_none();
+        self.read = version;
+        let used = Revocations::load(&path, &self.authority_file).and_then(|list| self.trust(list));
+        self.unusable = used.is_err();
+        match used {
+            Ok(()) if self.revocations.has_expired(self.env.unix_nano()) => tracing::error!(
+                event.name = "perigee.link.revocation_list",
+                "link.station_crl_file has expired, or the clock is wrong; it is used"
+            ),
+            Ok(()) => tracing::info!("link.station_crl_file was read"),
+            // Said once for a file that is not there.
+            Err(_) if again => {}
+            Err(error) => tracing::error!(
+                event.name = "perigee.link.revocation_list",
+                %error,
+                "link.station_crl_file cannot be used; what was in force before stays, and contacts go on"
+            ),
+        }
+    }
+
+    fn trust(&mut self, list: Revocations) -> Result<(), TlsError> {
+        let (credentials, authorities) = (self.credentials.clone(), Arc::clone(&self.authorities));
+        let clock = Arc::clone(&self.env.clock);
+        self.client = tls::client_config(credentials, authorities, list.lists(), clock)?;
+        self.revocations = list;
+        Ok(())
+    }
+}
+
+fn version(path: &Path) -> Version {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.modified().ok(), meta.len(), meta.ino()))
+}
