@@ -294,6 +294,14 @@ fn what_would_lose_or_show_data_is_an_error_only_where_it_is_used() {
     assert_eq!(error.lines().count(), 1, "{error}");
     let error = read(&with("      http:\n", "      http:\n        auth: {authenticator: x}\n")).unwrap_err();
     assert!(error.contains("anybody could send"), "{error}");
+    let tls = |version: &str| {
+        let tls =
+            format!("      http:\n        tls: {{cert_file: a, key_file: b, min_version: \"{version}\"}}\n");
+        read(&with("      http:\n", &tls))
+    };
+    assert!(
+        tls("1.2").is_ok() && tls("1.3").unwrap_err().contains("clients with TLS 1.2 would be served too")
+    );
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub(super) const HTTP: Rules = &[
 ];
 
 const TLS: Rules = &[
-    ("min_version", Act::Silent),
+    ("min_version", Act::Wrong("clients with TLS 1.2 would be served too; take it out if that is right")),
     ("max_version", Act::Silent),
     ("cipher_suites", Act::Instead("the cipher suites are those of rustls, all of which are strong")),
     ("curve_preferences", Act::Instead("the curves are those of rustls")),
@@ -79,6 +79,8 @@ pub(super) fn translate(map: &mut Map, notes: &mut Notes) {
             listener.0.retain(|e| !PATHS.iter().any(|(k, v)| e.key == *k && e.node.as_text() == Some(*v)));
             apply(&key, listener, rules, notes);
             if let Some(tls) = listener.get_mut("tls").and_then(Node::map_mut) {
+                // TLS 1.2 is the earliest that there is.
+                tls.0.retain(|e| e.key != "min_version" || e.node.as_text() == Some("1.3"));
                 apply(&format!("{key}.tls"), tls, TLS, notes);
             }
             address(&key, line, listener, endpoint, notes);
