@@ -24,6 +24,11 @@ const ROWS_AT_ONCE: usize = 1_024;
 /// The pause after each further row. A row takes 2 to 15 us, so that no satellite has more than a part of the thread.
 const PAUSE_A_ROW: Duration = Duration::from_micros(40);
 
+/// It waits no longer than this.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How often the log has a line about what one satellite does wrong.
+pub(super) const SAID_EVERY: Duration = Duration::from_secs(10);
+
 /// How long a satellite that has had work on `rows` done waits before more of its work is begun.
 pub(super) fn pause(rows: usize) -> Duration {
     PAUSE_A_ROW * u32::try_from(rows.saturating_sub(ROWS_AT_ONCE)).unwrap_or(u32::MAX)

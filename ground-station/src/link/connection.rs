@@ -103,12 +103,15 @@ impl Shell {
                 event = next_answer(&mut self.asked), if !self.asked.is_empty() => match event {
                     Ok(event) => event,
                     Err(SpoolError::Budget(reason)) => {
-                        tracing::error!(
-                            event.name = "perigee.link.budget",
-                            satellite = %self.satellite,
-                            reason,
-                            "link closed: this satellite has used up its part"
-                        );
+                        if let Some(left_out) = self.around.registry.may_say(&self.satellite) {
+                            tracing::error!(
+                                event.name = "perigee.link.budget",
+                                satellite = %self.satellite,
+                                reason,
+                                left_out,
+                                "link closed: this satellite has used up its part"
+                            );
+                        }
                         self.connection.close(code(Close::Protocol), reason.as_bytes());
                         return;
                     }
@@ -209,7 +212,9 @@ impl Shell {
                     );
                 }
                 Action::Close(why, reason) => {
-                    tracing::warn!(satellite = %self.satellite, reason, "link closed");
+                    if let Some(left_out) = self.around.registry.may_say(&self.satellite) {
+                        tracing::warn!(satellite = %self.satellite, reason, left_out, "link closed");
+                    }
                     self.connection.close(code(why), reason.as_bytes());
                 }
             }
@@ -237,7 +242,12 @@ impl Shell {
 
     /// Waits until this satellite may have work on `rows` done: the more it has had done, the longer.
     fn turn(&self, rows: usize) -> impl Future<Output = ()> + Send + use<> {
-        tokio::time::sleep_until(self.around.registry.turn(&self.satellite, bounds::pause(rows)))
+        let turn = self.around.registry.turn(&self.satellite, bounds::pause(rows));
+        let shutdown = self.around.shutdown.clone();
+        async move {
+            // What is to be durable before the end does not wait.
+            let _ = shutdown.run_until_cancelled(tokio::time::sleep_until(turn)).await;
+        }
     }
 
     async fn send(&mut self, message: &link::GroundMessage) {
@@ -309,7 +319,7 @@ async fn read_control(mut stream: RecvStream, events: mpsc::Sender<Event>, conne
             Ok(None) => return,
             Err(error) => {
                 if !matches!(error, wire::WireError::Stream(_)) {
-                    tracing::warn!(remote = %connection.remote_address(), %error, "link closed");
+                    tracing::debug!(remote = %connection.remote_address(), %error, "link closed");
                     connection.close(code(Close::Protocol), error.to_string().as_bytes());
                 }
                 return;

@@ -14,6 +14,7 @@ use perigee_proto::link::{self, GoodbyeReason, RejectReason, agent_message, grou
 use perigee_shared::link::MINOR_VERSION;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Codec, Hash, Header, HeaderError, SegmentId};
+use prost::Message;
 use tokio::time::Instant;
 
 use super::bounds;
@@ -36,6 +37,9 @@ pub struct Settings {
 
 /// Held ranges of one partial that are said; leaving some out only costs the satellite their bytes, and a message is bounded.
 const MAX_HELD: usize = 2048;
+
+/// What comes after so many bytes of an Ack goes into the next one; a message is at most 1 MiB.
+const LARGE_ACK: usize = 256 << 10;
 
 /// What a piece costs beside its bytes, so that many tiny ones are bounded too.
 const PIECE: usize = 64;
@@ -410,8 +414,11 @@ impl Machine {
             self.committing.take().expect("the spool answers what it was handed");
         assert!(applied.len() == streams.len(), "an answer for each segment");
         let mut ack = link::Ack::default();
-        let mut actions = Vec::new();
+        let (mut acks, mut actions) = (Vec::new(), Vec::new());
         for ((stream, id, hash), applied) in streams.into_iter().zip(applied) {
+            if ack.encoded_len() > LARGE_ACK {
+                acks.push(std::mem::take(&mut ack));
+            }
             match applied {
                 Applied::New | Applied::Duplicate => {
                     ack.committed.push(id.into());
@@ -430,9 +437,8 @@ impl Machine {
                 }
             }
         }
-        if ack != link::Ack::default() {
-            actions.insert(0, send(ground_message::Body::Ack(ack)));
-        }
+        acks.extend(Some(ack).filter(|ack| *ack != link::Ack::default()));
+        actions.splice(0..0, acks.into_iter().map(|ack| send(ground_message::Body::Ack(ack))));
         actions.extend(self.hand_over(now, false));
         if self.committed >= bounds::SEGMENTS_A_CONTACT && self.phase != Phase::Closed {
             actions.extend(self.refuse(Close::Again, "the ledger is to be looked at; connect again"));

@@ -35,6 +35,8 @@ struct Inner {
     open: BTreeMap<u64, Entry>,
     /// When each satellite may have more work done. Only those that are listed come so far.
     turns: BTreeMap<Arc<str>, Instant>,
+    /// When the log last had a line about each, and how many were left out since.
+    said: BTreeMap<Arc<str>, (Instant, u64)>,
 }
 
 impl Inner {
@@ -102,6 +104,22 @@ impl Registry {
         }
     }
 
+    /// Whether the log may have another line about this satellite, and how many were left out.
+    pub(super) fn may_say(&self, satellite: &Arc<str>) -> Option<u64> {
+        let (now, mut inner) = (Instant::now(), self.lock());
+        match inner.said.get_mut(satellite) {
+            Some((last, left_out)) if now.duration_since(*last) < bounds::SAID_EVERY => {
+                *left_out += 1;
+                None
+            }
+            before => {
+                let left_out = before.map_or(0, |b| b.1);
+                inner.said.insert(Arc::clone(satellite), (now, 0));
+                Some(left_out)
+            }
+        }
+    }
+
     /// When work of a satellite may be begun; the next one may be `pause` later.
     pub(super) fn turn(&self, satellite: &Arc<str>, pause: Duration) -> Instant {
         let now = Instant::now();
@@ -110,7 +128,7 @@ impl Registry {
         if pause.is_zero() && turn == now {
             inner.turns.remove(satellite);
         } else {
-            inner.turns.insert(Arc::clone(satellite), turn + pause);
+            inner.turns.insert(Arc::clone(satellite), (turn + pause).min(now + bounds::LONGEST_PAUSE));
         }
         turn
     }

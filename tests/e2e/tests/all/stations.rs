@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use e2e::{Agent, Batch, Ground, Ledger, Load, SATELLITE, STATION, Scene, Sent, eventually};
-use ground_station::pki::Role;
+use ground_station::pki::{Pki, Role};
 use linkem::config::Reorder;
 use linkem::{Config, Link, Path};
+use perigee_shared::env::Env;
 use perigee_shared::signal::{Counts, Signal};
 use serde_json::json;
 
@@ -110,9 +111,11 @@ async fn a_revoked_station_gets_nothing_and_a_list_that_cannot_be_used_ends_no_c
     agent.start().await;
     let before = ground.accounting_of(SATELLITE).await["committed"]["log_records"].clone();
     agent.accept(&Batch::new(Signal::Logs, "revoked", 10, 20)).await;
-    eventually("the station is refused", async || match agent.metric("perigee_link_failed_attempts_total").await {
-        0 | 1 => Err("not tried twice yet".to_owned()),
-        _ => Ok(()),
+    eventually("the station is refused", async || {
+        match agent.metric("perigee_link_failed_attempts_total").await {
+            0 | 1 => Err("not tried twice yet".to_owned()),
+            _ => Ok(()),
+        }
     })
     .await;
     assert_eq!(agent.metric("perigee_link_revocation_list_unusable").await, 0);
