@@ -130,6 +130,12 @@ impl Kind {
         !matches!(self.form, Form::Field | Form::Raw) && self.value.is_number()
     }
 
+    /// Whether entries are text, which may be taken apart.
+    pub(super) const fn is_text(&self) -> bool {
+        matches!(self.form, Form::Field)
+            || (matches!(self.value, Type::String) && !matches!(self.form, Form::Raw))
+    }
+
     /// The field with this content.
     pub(super) fn render(&self, content: &[u8], out: &mut Vec<u8>) {
         let inner = match self.value {
@@ -402,9 +408,13 @@ impl Dictionary {
                 let value = given[..].try_into().map_or(0, u64::from_le_bytes);
                 content.extend_from_slice(&coder.raw(value, 64).to_le_bytes());
             }
-            Type::String => self.patterns.code(coder, numbers, number, given, split, content)?,
-            _ if self.kind.form == Form::Field => {
-                self.patterns.code(coder, numbers, number, given, split, content)?;
+            _ if self.kind.is_text() => {
+                let mut text = std::mem::take(&mut numbers.text);
+                let taken = text.code(coder, number, given, content);
+                numbers.text = text;
+                if !taken? {
+                    self.patterns.code(coder, numbers, number, given, split, content)?;
+                }
             }
             _ => {
                 let length = numbers.code(&mut self.content, coder, given.len() as u64);
