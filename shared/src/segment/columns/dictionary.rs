@@ -130,10 +130,16 @@ impl Kind {
         !matches!(self.form, Form::Field | Form::Raw) && self.value.is_number()
     }
 
-    /// Whether entries are text, which may be taken apart.
-    pub(super) const fn is_text(&self) -> bool {
-        matches!(self.form, Form::Field)
-            || (matches!(self.value, Type::String) && !matches!(self.form, Form::Raw))
+    /// Whether entries are text that may be taken apart: that of logs. The texts of spans are few, and what is new in them zstd
+    /// does as well.
+    pub(super) fn is_taken_apart(&self) -> bool {
+        self.message == Message::LogRecord as u8
+            && (self.form == Form::Field || (self.value == Type::String && self.form != Form::Raw))
+    }
+
+    /// Whether entries are text.
+    fn is_text(&self) -> bool {
+        self.form == Form::Field || self.value == Type::String
     }
 
     /// The field with this content.
@@ -409,10 +415,13 @@ impl Dictionary {
                 content.extend_from_slice(&coder.raw(value, 64).to_le_bytes());
             }
             _ if self.kind.is_text() => {
-                let mut text = std::mem::take(&mut numbers.text);
-                let taken = text.code(coder, number, given, content);
-                numbers.text = text;
-                if !taken? {
+                let taken = self.kind.is_taken_apart() && {
+                    let mut text = std::mem::take(&mut numbers.text);
+                    let taken = text.code(coder, number, given, content);
+                    numbers.text = text;
+                    taken?
+                };
+                if !taken {
                     self.patterns.code(coder, numbers, number, given, split, content)?;
                 }
             }

@@ -4,7 +4,7 @@
 //! requests ─▶ shred ─▶ rows: shape + values ─▶ forest, points ─▶ traces, points, rows ─▶ entropy ─▶ payload
 //! requests ◀─ build ◀─ rows: shape + values ◀──────────────────────── models ◀────────── entropy ◀─ payload
 //!
-//! payload = layout u8 = 1
+//! payload = layout u8 = 1, or 2 for codec 3
 //!         | length of the arithmetic code, length of the raw bits, number of text columns n    varints
 //!         | n × length of a text column                                                        varints
 //!         | arithmetic code | raw bits | one zstd frame over the text columns (none when there is no text)
@@ -30,6 +30,8 @@
 //!
 //! A segment that leans on another begins with the dictionaries, shapes, series and models that the other one ended with. Every
 //! model is bounded ([`state`], [`entropy`]), and a decoder takes from a budget for whatever it makes.
+//!
+//! Codec 3 is the same, but takes the text of logs apart too, see [`text`].
 //!
 //! Against what is usual: no column is compressed for itself, and there are no trials. One adaptive model for each place learns
 //! what a trial would find out, costs nothing when a segment is small, and goes on learning in the segments that lean on it.

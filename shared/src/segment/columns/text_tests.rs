@@ -205,7 +205,7 @@ fn an_id_in_text_costs_little_beside_its_span() {
     let spans =
         (Signal::Traces, prost::Message::encode_to_vec(&ExportTraceServiceRequest { resource_spans }));
     let text = logs(ids.iter().map(|(trace, id)| format!("done trace_id={trace:032x} span_id={id:016x}")));
-    let alone = there_and_back(None, &[spans.clone()]).0.len();
+    let alone = there_and_back(None, std::slice::from_ref(&spans)).0.len();
     let both = there_and_back(None, &[text.clone(), spans]).0.len();
     let text = there_and_back(None, &[text]).0.len();
     assert!(text > 300 * 24, "{text}: ids are random");

@@ -4,9 +4,13 @@ use rustc_hash::FxHashMap;
 
 use super::super::entropy::Coder;
 use super::predict::{Hit, Predictor, mix};
+use super::values::Place;
 
 /// Ids from text that are kept.
 const KEPT: usize = 1 << 14;
+
+/// Spans of the segment before that are still known, about.
+const KEPT_SPANS: usize = 1 << 13;
 
 /// An id as text shows it: digits, of which there are so many.
 type Id = (u128, u8);
@@ -36,7 +40,7 @@ pub(super) struct Ids {
     kept: Vec<Id>,
     /// How many were ever kept.
     count: u64,
-    /// Traces of this segment, and their first spans.
+    /// Traces of this segment and the last ones of its base, and their first spans.
     traces: Vec<(u128, u32)>,
     spans: Vec<u64>,
     last_trace: u64,
@@ -61,10 +65,15 @@ impl Own {
 }
 
 impl Ids {
+    /// Begins a segment. The last spans of the one before it are still known.
     pub(super) fn begin(&mut self) {
-        self.traces.clear();
-        self.spans.clear();
-        self.last_trace = 0;
+        let surplus = self.spans.len().saturating_sub(KEPT_SPANS) as u32;
+        let past = self.traces.partition_point(|t| t.1 < surplus);
+        let from = self.traces.get(past).map_or(self.spans.len(), |t| t.1 as usize);
+        self.traces.drain(..past);
+        self.spans.drain(..from);
+        self.traces.iter_mut().for_each(|t| t.1 -= from as u32);
+        self.last_trace = self.traces.len() as u64;
         self.lookup.traces.clear();
         self.lookup.spans.clear();
         (self.lookup.known_traces, self.lookup.known_spans) = (0, 0);
@@ -72,6 +81,8 @@ impl Ids {
 
     pub(super) const fn size(&self) -> usize {
         self.kept.len() * 2 * size_of::<Id>()
+            + self.spans.len() * 8
+            + self.traces.len() * size_of::<(u128, u32)>()
     }
 
     /// A span of the segment.
@@ -136,14 +147,13 @@ impl Ids {
         at as u32
     }
 
-    /// An id of so many digits in the slot `slot`, in a line whose last variable was `variable`. `None` for one that is not known
+    /// An id of so many digits in its place. `None` for one that is not known
     /// where it should be.
     pub(super) fn code<C: Coder>(
         &mut self,
         coder: &mut C,
         predictor: &mut Predictor,
-        slot: u64,
-        variable: u64,
+        Place { slot, variable, .. }: Place,
         own: Own,
         id: u128,
         digits: u8,

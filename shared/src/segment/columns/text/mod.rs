@@ -233,7 +233,7 @@ impl Text {
     }
 
     /// A token that did not follow here before: a known one, or a word that is new. A new word that is not kept is appended.
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "a token, and where it stands")]
     fn unexpected<C: Coder>(
         &mut self,
         coder: &mut C,
@@ -302,15 +302,14 @@ impl Text {
             Kind::Address => slots.address(coder, predictor, place, given as u32, out),
             Kind::Hex { upper, digits } => {
                 let own = self.around.own;
-                let id =
-                    self.ids.code(coder, predictor, place.slot, place.variable, own, given, digits as u8);
+                let id = self.ids.code(coder, predictor, place, own, given, digits as u8);
                 let id = id.ok_or(WRONG)?;
                 tokens::put_hex(out, id, digits, upper);
                 id as u64 ^ (id >> 64) as u64
             }
             Kind::Uuid { upper } => {
                 let own = self.around.own;
-                let id = self.ids.code(coder, predictor, place.slot, place.variable, own, given, 32);
+                let id = self.ids.code(coder, predictor, place, own, given, 32);
                 let id = id.ok_or(WRONG)?;
                 tokens::put_uuid(out, id, upper);
                 id as u64 ^ (id >> 64) as u64

@@ -175,7 +175,7 @@ impl Slots {
         value
     }
 
-    /// Seconds since 1970, or `thousands` more places of them.
+    /// Seconds since 1970, as a whole number with `places` more digits.
     pub(super) fn epoch<C: Coder>(
         &mut self,
         coder: &mut C,
@@ -211,7 +211,7 @@ impl Slots {
     }
 
     /// A time of day or of a calendar.
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "a value, and where it stands")]
     pub(super) fn time<C: Coder>(
         &mut self,
         coder: &mut C,
