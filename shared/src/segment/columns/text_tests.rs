@@ -233,3 +233,26 @@ fn hostile_text_is_bounded() {
     );
     assert!(base.size() < 16 << 20, "{} bytes", base.size());
 }
+
+/// Captured by `tests/text-logs.sh`.
+#[test]
+fn logs_of_real_programs_come_back_and_take_less_than_in_codec_2() {
+    let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/text-logs/samples");
+    let mut files: Vec<_> = std::fs::read_dir(samples).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 4, "{files:?}");
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        // So small a sample is mostly words that are new: what is learnt of it shows in the segment that leans on it.
+        let all = [logs(text.lines().map(str::to_owned))];
+        let (first, base) = there_and_back(None, &all);
+        let plain = {
+            let mut encoder = Encoder::new(None);
+            all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
+            encoder.finish().unwrap().0
+        };
+        assert!(first.len() <= plain.len(), "{}: {} and {}", file.display(), first.len(), plain.len());
+        let later = [logs(text.lines().map(|line| format!("{line} again")))];
+        assert!(there_and_back(Some(&base), &later).0.len() < first.len() / 2, "{}", file.display());
+    }
+}
