@@ -156,7 +156,10 @@ pub enum WalCommand {
 }
 
 fn parse_codec(name: &str) -> Result<Codec, String> {
-    Codec::ALL.into_iter().find(|c| c.name() == name).ok_or_else(|| "columns or zstd_rows".to_owned())
+    Codec::ALL
+        .into_iter()
+        .find(|c| c.name() == name)
+        .ok_or_else(|| "columns, columns_text or zstd_rows".to_owned())
 }
 
 /// Why a command has failed.

@@ -14,6 +14,7 @@ pub use header::{FORMAT, Hash, Header, HeaderError, Lane, MAX_PAYLOAD, MAX_RAW, 
 use bytes::Bytes;
 
 use crate::signal::Signal;
+use crate::supervise::expecting;
 
 /// How a payload is encoded. The numbers are persisted and travel on the link; they are never renumbered.
 #[derive(
@@ -28,11 +29,13 @@ pub enum Codec {
     /// may lean on another one.
     #[default]
     Columns = 2,
+    /// Codec 2 with text taken apart too, see `columns/text`.
+    ColumnsText = 3,
 }
 
 impl Codec {
     /// Every codec that this software can read and write.
-    pub const ALL: [Self; 2] = [Self::ZstdRows, Self::Columns];
+    pub const ALL: [Self; 3] = [Self::ZstdRows, Self::Columns, Self::ColumnsText];
 
     /// The codec with this number, if this software knows it.
     pub fn from_number(number: u32) -> Option<Self> {
@@ -41,7 +44,16 @@ impl Codec {
 
     /// Whether segments of this codec may depend on others, and teach others something.
     pub const fn has_bases(self) -> bool {
-        matches!(self, Self::Columns)
+        self.layout().is_some()
+    }
+
+    /// The first byte of a payload, of codecs that take items apart.
+    const fn layout(self) -> Option<u8> {
+        match self {
+            Self::ZstdRows => None,
+            Self::Columns => Some(columns::LAYOUT),
+            Self::ColumnsText => Some(columns::LAYOUT_TEXT),
+        }
     }
 
     /// Its name in configuration.
@@ -49,6 +61,7 @@ impl Codec {
         match self {
             Self::ZstdRows => "zstd_rows",
             Self::Columns => "columns",
+            Self::ColumnsText => "columns_text",
         }
     }
 }
@@ -86,7 +99,7 @@ pub enum CodecError {
 pub enum Encoder {
     /// Codec 1.
     ZstdRows(rows::Encoder),
-    /// Codec 2.
+    /// Codec 2 or 3.
     Columns(Box<columns::Encoder>),
 }
 
@@ -99,11 +112,12 @@ pub struct Encoded {
 }
 
 impl Encoder {
-    /// An encoder of `codec` for a segment that leans on `base`, or on nothing. Only codec 2 can lean.
+    /// An encoder of `codec` for a segment that leans on `base`, or on nothing. Codec 1 cannot lean.
     pub fn new(codec: Codec, base: Option<&Base>) -> Result<Self, CodecError> {
         match codec {
             Codec::ZstdRows => rows::Encoder::new().map(Self::ZstdRows),
             Codec::Columns => Ok(Self::Columns(Box::new(columns::Encoder::new(base)))),
+            Codec::ColumnsText => Ok(Self::Columns(Box::new(columns::Encoder::with_text(base)))),
         }
     }
 
@@ -134,9 +148,10 @@ pub fn learn(header: &Header, payload: &[u8], below: Option<Base>) -> Result<Opt
         Some(sequence) => Some(below.ok_or(CodecError::MissingBase(sequence))?),
         None => None,
     };
-    match Codec::from_number(header.codec).ok_or(CodecError::UnknownCodec(header.codec))? {
-        Codec::ZstdRows => Ok(None),
-        Codec::Columns => columns::learn(base, payload, header.raw_len).map(Some),
+    let codec = Codec::from_number(header.codec).ok_or(CodecError::UnknownCodec(header.codec))?;
+    match codec.layout() {
+        None => Ok(None),
+        Some(layout) => columns::learn(layout, base, payload, header.raw_len).map(Some),
     }
 }
 
@@ -144,7 +159,7 @@ pub fn learn(header: &Header, payload: &[u8], below: Option<Base>) -> Result<Opt
 pub enum Decoder<'a> {
     /// Codec 1.
     ZstdRows(rows::Decoder<'a>),
-    /// Codec 2: all of them, and what other segments may lean on.
+    /// Codec 2 or 3: all of them, and what other segments may lean on.
     Columns(std::vec::IntoIter<Request>, Box<Base>),
 }
 
@@ -155,13 +170,16 @@ impl<'a> Decoder<'a> {
             Some(sequence) => Some(base.ok_or(CodecError::MissingBase(sequence))?),
             None => None,
         };
-        match Codec::from_number(header.codec).ok_or(CodecError::UnknownCodec(header.codec))? {
-            Codec::ZstdRows => rows::Decoder::new(payload, header.raw_len).map(Self::ZstdRows),
-            Codec::Columns => {
-                let (requests, base) = columns::decode(base, payload, header.raw_len)?;
+        let codec = Codec::from_number(header.codec).ok_or(CodecError::UnknownCodec(header.codec))?;
+        // Whatever a payload holds, it is this segment alone that does not decode.
+        let decode = || match codec.layout() {
+            None => rows::Decoder::new(payload, header.raw_len).map(Self::ZstdRows),
+            Some(layout) => {
+                let (requests, base) = columns::decode(layout, base, payload, header.raw_len)?;
                 Ok(Self::Columns(requests.into_iter(), Box::new(base)))
             }
-        }
+        };
+        expecting(decode).unwrap_or(Err(CodecError::Damaged("the decoder has panicked on it")))
     }
 
     /// What other segments may lean on, if the codec knows such a thing.

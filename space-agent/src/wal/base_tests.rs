@@ -231,10 +231,20 @@ fn nothing_leans_on_a_base_that_the_next_station_will_not_have() {
 fn a_codec_that_the_ground_does_not_read_is_not_used() {
     let mut wal = Bench::new().open();
     assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::Columns);
+    assert_eq!(
+        wal.bases().codec_for_ground(Codec::ColumnsText),
+        Codec::Columns,
+        "nobody has said that it is read"
+    );
     wal.bases().ground_reads(vec![1]);
     assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::ZstdRows);
+    assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::ZstdRows);
     wal.bases().ground_reads(vec![1, 2]);
     assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::Columns);
+    assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::Columns);
+    wal.bases().ground_reads(vec![1, 2, 3]);
+    assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::Columns);
+    assert_eq!(wal.bases().codec_for_ground(Codec::ColumnsText), Codec::ColumnsText);
 }
 
 #[test]

@@ -128,10 +128,16 @@ impl Bases<'_> {
         self.0.notes.ground_reads = Some(codecs);
     }
 
-    /// `codec` if the ground has not said that it does not read it, else the one that every ground reads.
+    /// `codec` if the ground reads it, else the best below it that it does. A ground that has not said what it reads is taken to
+    /// read codec 2, and no later one: earlier software would have to ask for each segment again.
     pub fn codec_for_ground(&self, codec: Codec) -> Codec {
-        let reads = |codecs: &Vec<u32>| codecs.contains(&(codec as u32));
-        if self.0.notes.ground_reads.as_ref().is_none_or(reads) { codec } else { Codec::ZstdRows }
+        let said = self.0.notes.ground_reads.as_ref();
+        let reads = |codec: Codec| said.map(|codecs| codecs.contains(&(codec as u32)));
+        match codec {
+            Codec::ColumnsText if reads(codec) == Some(true) => codec,
+            Codec::ColumnsText | Codec::Columns if reads(Codec::Columns) != Some(false) => Codec::Columns,
+            _ => Codec::ZstdRows,
+        }
     }
 
     /// The base that a segment of `lane` that is sealed now may depend on: the latest that the ground has of this epoch.

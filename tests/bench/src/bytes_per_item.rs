@@ -104,15 +104,29 @@ enum Method {
     Alone,
     Kept,
     Pass,
+    /// Codec 3, which takes the text of logs apart.
+    Text,
+    TextKept,
 }
 
 impl Method {
+    const ALL: [Self; 6] = [Self::Rows, Self::Alone, Self::Kept, Self::Pass, Self::Text, Self::TextKept];
+
     const fn name(self) -> &'static str {
         match self {
             Self::Rows => "rows",
             Self::Alone => "perigee",
             Self::Kept => "perigee-kept",
             Self::Pass => "perigee-pass",
+            Self::Text => "perigee-text",
+            Self::TextKept => "perigee-text-kept",
+        }
+    }
+
+    const fn codec(self) -> Codec {
+        match self {
+            Self::Text | Self::TextKept => Codec::ColumnsText,
+            Self::Rows | Self::Alone | Self::Kept | Self::Pass => Codec::Columns,
         }
     }
 }
@@ -120,7 +134,7 @@ impl Method {
 fn all_methods(name: &str, stream: &Stream) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for kib in SEGMENTS {
-        for method in [Method::Rows, Method::Alone, Method::Kept, Method::Pass] {
+        for method in Method::ALL {
             let mut total = Total::default();
             for signal in Signal::ALL {
                 total.bytes.push((signal, 0.0));
@@ -167,7 +181,7 @@ impl Total {
         let (mut base, mut last): (Option<[Base; 2]>, Option<[Base; 2]>) = (None, None);
         for (n, pieces) in segments.iter().enumerate() {
             match method {
-                Method::Kept => base = last.take(),
+                Method::Kept | Method::TextKept => base = last.take(),
                 Method::Pass if n % PASS == 0 => base = last.take(),
                 _ => {}
             }
@@ -177,7 +191,7 @@ impl Total {
                 self.rows(pieces)?;
                 continue;
             }
-            last = Some(self.columns(pieces, raw, base.as_ref())?);
+            last = Some(self.columns(method.codec(), pieces, raw, base.as_ref())?);
         }
         Ok(())
     }
@@ -208,12 +222,13 @@ impl Total {
 
     fn columns(
         &mut self,
+        codec: Codec,
         pieces: &[Piece],
         raw: usize,
         base: Option<&[Base; 2]>,
     ) -> anyhow::Result<[Base; 2]> {
         let (encoded, cpu) = fastest(|| {
-            let mut encoder = Encoder::new(Codec::Columns, base.map(|b| &b[0]))?;
+            let mut encoder = Encoder::new(codec, base.map(|b| &b[0]))?;
             for piece in pieces {
                 encoder.push(piece.signal, &piece.body)?;
             }
@@ -221,7 +236,7 @@ impl Total {
         })?;
         self.encode += cpu;
 
-        let header = header(raw, &encoded.payload, base.is_some());
+        let header = header(codec, raw, &encoded.payload, base.is_some());
         let ((back, decoder), cpu) = fastest(|| {
             let mut decoder = Decoder::new(&header, &encoded.payload, base.map(|b| &b[1]))?;
             Ok((decoder.by_ref().collect::<Result<Vec<_>, _>>()?, decoder))
@@ -235,8 +250,8 @@ impl Total {
             *bytes += costs.iter().filter(|c| c.signal == *signal).map(|c| c.bytes).sum::<f64>();
         }
         Ok([
-            encoded.base.context("codec 2 gives a base")?,
-            decoder.into_base().context("codec 2 gives a base")?,
+            encoded.base.context("the codec gives a base")?,
+            decoder.into_base().context("the codec gives a base")?,
         ])
     }
 }
@@ -254,10 +269,10 @@ fn fastest<T>(mut run: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<(T, 
     Ok((out.context("it never ran")?, fastest))
 }
 
-fn header(raw: usize, payload: &[u8], leans: bool) -> Header {
+fn header(codec: Codec, raw: usize, payload: &[u8], leans: bool) -> Header {
     Header {
         id: SegmentId { epoch: 1, lane: Lane::BULK, sequence: 2 },
-        codec: Codec::Columns as u32,
+        codec: codec as u32,
         payload_len: payload.len() as u64,
         raw_len: raw as u64,
         hash: hash(payload),

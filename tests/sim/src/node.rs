@@ -238,6 +238,7 @@ const fn codec(codec: Codec) -> &'static str {
     match codec {
         Codec::ZstdRows => "zstd_rows",
         Codec::Columns => "columns",
+        Codec::ColumnsText => "columns_text",
     }
 }
 

@@ -363,7 +363,7 @@ mod tests {
         encoder.push(Signal::Traces, &request).expect("well formed");
         let (payload, _) = encoder.finish().expect("encodes");
 
-        let mut reader = Reader::new(&payload, LIMIT).expect("a payload");
+        let mut reader = Reader::new(super::super::LAYOUT, &payload, LIMIT).expect("a payload");
         let mut builder = Builder::new(LIMIT);
         let refused = walk(&mut reader, &mut State::new(), LIMIT, &mut builder);
         assert!(matches!(refused, Err(CodecError::TooLarge(_))), "{refused:?}");

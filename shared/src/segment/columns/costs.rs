@@ -44,14 +44,14 @@ impl Costs {
     }
 }
 
-/// What each column of a payload of codec 2 takes, the largest first; together all of the payload. What zstd makes of text is
+/// What each column of a payload of codec 2 or 3 takes, the largest first; together all of the payload. What zstd makes of text is
 /// shared out by length. Of another codec nothing is known.
 pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<Vec<Cost>, CodecError> {
-    if header.codec != Codec::Columns as u32 {
+    let Some(layout) = Codec::from_number(header.codec).and_then(Codec::layout) else {
         return Ok(Vec::new());
-    }
+    };
     let raw_len = header.raw_len;
-    let mut reader = Reader::new(payload, raw_len)?;
+    let mut reader = Reader::new(layout, payload, raw_len)?;
     let lengths: Vec<usize> = reader.columns.iter().map(|c| c.len()).collect();
     let text = reader.text.len();
     let frame = if text == 0 { 0 } else { text_compressor()?.compress(&reader.text)?.len() };

@@ -130,6 +130,18 @@ impl Kind {
         !matches!(self.form, Form::Field | Form::Raw) && self.value.is_number()
     }
 
+    /// Whether entries are text that may be taken apart: that of logs. The texts of spans are few, and what is new in them zstd
+    /// does as well.
+    pub(super) fn is_taken_apart(&self) -> bool {
+        self.message == Message::LogRecord as u8
+            && (self.form == Form::Field || (self.value == Type::String && self.form != Form::Raw))
+    }
+
+    /// Whether entries are text.
+    fn is_text(&self) -> bool {
+        self.form == Form::Field || self.value == Type::String
+    }
+
     /// The field with this content.
     pub(super) fn render(&self, content: &[u8], out: &mut Vec<u8>) {
         let inner = match self.value {
@@ -402,9 +414,16 @@ impl Dictionary {
                 let value = given[..].try_into().map_or(0, u64::from_le_bytes);
                 content.extend_from_slice(&coder.raw(value, 64).to_le_bytes());
             }
-            Type::String => self.patterns.code(coder, numbers, number, given, split, content)?,
-            _ if self.kind.form == Form::Field => {
-                self.patterns.code(coder, numbers, number, given, split, content)?;
+            _ if self.kind.is_text() => {
+                let taken = self.kind.is_taken_apart() && {
+                    let mut text = std::mem::take(&mut numbers.text);
+                    let taken = text.code(coder, number, given, content);
+                    numbers.text = text;
+                    taken?
+                };
+                if !taken {
+                    self.patterns.code(coder, numbers, number, given, split, content)?;
+                }
             }
             _ => {
                 let length = numbers.code(&mut self.content, coder, given.len() as u64);

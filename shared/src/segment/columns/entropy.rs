@@ -8,6 +8,7 @@
 
 use super::dictionary::Scratch;
 use super::schema::Message;
+use super::text::Text;
 use crate::segment::CodecError;
 
 /// The probability that a bit is 1, learnt from the bits before it: 22 bits of probability, 10 bits of count.
@@ -143,6 +144,8 @@ pub(super) struct Numbers {
     pub(super) holes: usize,
     /// For the dictionaries, which are given the numbers wherever they code.
     pub(super) scratch: Scratch,
+    /// Likewise, what is known of text.
+    pub(super) text: Text,
 }
 
 /// A model of numbers that is made when it is first used.

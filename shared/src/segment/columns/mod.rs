@@ -4,7 +4,7 @@
 //! requests ─▶ shred ─▶ rows: shape + values ─▶ forest, points ─▶ traces, points, rows ─▶ entropy ─▶ payload
 //! requests ◀─ build ◀─ rows: shape + values ◀──────────────────────── models ◀────────── entropy ◀─ payload
 //!
-//! payload = layout u8 = 1
+//! payload = layout u8 = 1, or 2 for codec 3
 //!         | length of the arithmetic code, length of the raw bits, number of text columns n    varints
 //!         | n × length of a text column                                                        varints
 //!         | arithmetic code | raw bits | one zstd frame over the text columns (none when there is no text)
@@ -31,6 +31,8 @@
 //! A segment that leans on another begins with the dictionaries, shapes, series and models that the other one ended with. Every
 //! model is bounded ([`state`], [`entropy`]), and a decoder takes from a budget for whatever it makes.
 //!
+//! Codec 3 is the same, but takes the text of logs apart too, see [`text`].
+//!
 //! Against what is usual: no column is compressed for itself, and there are no trials. One adaptive model for each place learns
 //! what a trial would find out, costs nothing when a segment is small, and goes on learning in the segments that lean on it.
 
@@ -53,6 +55,9 @@ mod shred;
 mod state;
 #[cfg(test)]
 mod tests;
+mod text;
+#[cfg(test)]
+mod text_tests;
 mod traces;
 mod vocabulary;
 
@@ -80,8 +85,9 @@ use crate::otlp::protobuf::{put_varint, varint};
 use crate::signal::Signal;
 use rustc_hash::FxHashMap;
 
-/// The layout that this software writes, the first byte of a payload.
-const LAYOUT: u8 = 1;
+/// The layout of codec 2, the first byte of a payload; and that of codec 3, which is the same but for text.
+pub(super) const LAYOUT: u8 = 1;
+pub(super) const LAYOUT_TEXT: u8 = 2;
 
 /// What a decoder may spend for each byte of the raw length; what we write takes less than half of it.
 const BUDGET: u64 = 16;
@@ -136,9 +142,10 @@ impl Places {
     }
 }
 
-/// Writes a payload of codec 2.
+/// Writes a payload of codec 2, or of codec 3.
 #[derive(Debug)]
 pub struct Encoder {
+    layout: u8,
     state: State,
     places: Places,
     shredder: Shredder,
@@ -147,12 +154,21 @@ pub struct Encoder {
 impl Encoder {
     /// An encoder of a segment that leans on `base`, or on nothing.
     pub fn new(base: Option<&Base>) -> Self {
+        Self::of(LAYOUT, base)
+    }
+
+    /// The same for codec 3, which takes text apart.
+    pub fn with_text(base: Option<&Base>) -> Self {
+        Self::of(LAYOUT_TEXT, base)
+    }
+
+    fn of(layout: u8, base: Option<&Base>) -> Self {
         let mut state = base.map_or_else(State::new, |b| b.state.clone());
-        state.begin(u64::MAX);
+        state.begin(u64::MAX, layout == LAYOUT_TEXT);
         let places = base
             .map_or_else(|| Places::of(&state), |b| b.places.get_or_init(|| Places::of(&b.state)).clone());
         let entries = Arc::clone(&places.entries);
-        Self { shredder: Shredder::new(&state, entries, Arc::clone(&places.contexts)), places, state }
+        Self { shredder: Shredder::new(&state, entries, Arc::clone(&places.contexts)), places, state, layout }
     }
 
     /// Adds a request.
@@ -163,14 +179,14 @@ impl Encoder {
 
     /// The payload, and what others may lean on.
     pub fn finish(self) -> Result<(Vec<u8>, Base), CodecError> {
-        let Self { mut state, places, shredder } = self;
+        let Self { mut state, places, shredder, layout } = self;
         let Shredder { vocabulary, shapes, contexts, rows, tape, whole, .. } = shredder;
         let [spans, points, logs] = rows;
         let forest = forest::plan(&shapes, &tape, &spans, &logs);
         let metrics =
             points::plan(&state.series, &places.series, contexts.len(), &shapes, &vocabulary, &tape, &points);
         let kinds = vocabulary.kinds.clone();
-        let mut writer = Writer::new(vocabulary);
+        let mut writer = Writer::new(layout, vocabulary);
         state.definitions(&mut writer, &kinds, &shapes, &contexts)?;
         let given = Given { tape: &tape, forest: &forest };
         state.traces(&mut writer, &given, &mut Nothing)?;
@@ -181,8 +197,9 @@ impl Encoder {
 }
 
 impl State {
-    fn begin(&mut self, budget: u64) {
+    fn begin(&mut self, budget: u64, text: bool) {
         self.spans.clear();
+        self.numbers.text.begin(text, budget);
         self.budget = budget;
     }
 
@@ -210,6 +227,7 @@ impl State {
 }
 
 struct Writer {
+    layout: u8,
     range: RangeEncoder,
     bits: BitWriter,
     /// Text of each dictionary, and behind them of requests that are left whole.
@@ -222,8 +240,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(vocabulary: Vocabulary) -> Self {
+    fn new(layout: u8, vocabulary: Vocabulary) -> Self {
         Self {
+            layout,
             range: RangeEncoder::new(),
             bits: BitWriter::default(),
             text: vec![Vec::new(); vocabulary.kinds.len() + 1],
@@ -235,7 +254,7 @@ impl Writer {
 
     fn finish(self) -> Result<Vec<u8>, CodecError> {
         let (range, bits) = (self.range.finish(), self.bits.finish());
-        let mut out = vec![LAYOUT];
+        let mut out = vec![self.layout];
         put_varint(&mut out, range.len() as u64);
         put_varint(&mut out, bits.len() as u64);
         let used = self.text.iter().rposition(|t| !t.is_empty()).map_or(0, |n| n + 1);
@@ -315,6 +334,7 @@ impl Coder for Writer {
 }
 
 struct Reader<'a> {
+    layout: u8,
     range: RangeDecoder<'a>,
     bits: BitReader<'a>,
     text: Vec<u8>,
@@ -386,10 +406,10 @@ impl Coder for Reader<'_> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(payload: &'a [u8], raw_len: u64) -> Result<Self, CodecError> {
+    fn new(layout: u8, payload: &'a [u8], raw_len: u64) -> Result<Self, CodecError> {
         const SHORT: CodecError = CodecError::Damaged("ends early");
-        let (&layout, mut rest) = payload.split_first().ok_or(SHORT)?;
-        if layout != LAYOUT {
+        let (&first, mut rest) = payload.split_first().ok_or(SHORT)?;
+        if first != layout {
             return Err(CodecError::Damaged("unknown layout"));
         }
         let mut number = || {
@@ -428,7 +448,14 @@ impl<'a> Reader<'a> {
         if text.len() as u64 != total {
             return Err(SHORT);
         }
-        Ok(Self { range: RangeDecoder::new(range), bits: BitReader::new(bits), text, columns, costs: None })
+        Ok(Self {
+            layout,
+            range: RangeDecoder::new(range),
+            bits: BitReader::new(bits),
+            text,
+            columns,
+            costs: None,
+        })
     }
 
     /// Whether all was there that was read, and nothing else.
@@ -442,19 +469,25 @@ impl<'a> Reader<'a> {
 
 /// The requests of a payload that leans on `base`, or on nothing, and what others may lean on.
 pub(super) fn decode(
+    layout: u8,
     base: Option<&Base>,
     payload: &[u8],
     raw_len: u64,
 ) -> Result<(Vec<Request>, Base), CodecError> {
-    let mut reader = Reader::new(payload, raw_len)?;
+    let mut reader = Reader::new(layout, payload, raw_len)?;
     let mut state = base.map_or_else(State::new, |b| b.state.clone());
     let requests = read(&mut reader, &mut state, raw_len)?;
     Ok((requests, Base::new(state)))
 }
 
 /// What others may lean on that lean on a payload, which itself leans on `base` or on nothing. Nothing is built of what is in it.
-pub(super) fn learn(base: Option<Base>, payload: &[u8], raw_len: u64) -> Result<Base, CodecError> {
-    let mut reader = Reader::new(payload, raw_len)?;
+pub(super) fn learn(
+    layout: u8,
+    base: Option<Base>,
+    payload: &[u8],
+    raw_len: u64,
+) -> Result<Base, CodecError> {
+    let mut reader = Reader::new(layout, payload, raw_len)?;
     let mut state = base.map_or_else(State::new, |b| b.state);
     walk(&mut reader, &mut state, raw_len, &mut Nothing)?;
     state.whole(&mut reader, &[], &mut Vec::new())?;
@@ -469,7 +502,7 @@ fn walk(
     raw_len: u64,
     rows: &mut dyn Rows,
 ) -> Result<(), CodecError> {
-    state.begin(raw_len * BUDGET + (1 << 16));
+    state.begin(raw_len * BUDGET + (1 << 16), reader.layout == LAYOUT_TEXT);
     state.definitions(reader, &[], &Shapes::default(), &[])?;
     reader.account(Message::Span, 0);
     let forest = Forest::default();

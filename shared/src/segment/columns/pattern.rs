@@ -162,7 +162,8 @@ impl Patterns {
         if C::ENCODES {
             split(text, given);
         }
-        let found = if C::ENCODES { self.find(&given.pattern) } else { None };
+        // Text with that byte in it would come back with numbers there, were it taken for a pattern that is known.
+        let found = if C::ENCODES && !text.contains(&HOLE) { self.find(&given.pattern) } else { None };
         let plain = found.is_none() && (full || given.numbers.is_empty());
         let index = match self.recent.code(coder, found.map_or(u64::MAX, |n| n as u64)) {
             Some(index) => index,

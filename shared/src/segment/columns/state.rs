@@ -191,7 +191,7 @@ impl State {
         let models = self.slots.size() + self.numbers.size() + self.item_times.len() * size_of::<[Near; 3]>();
         let known =
             self.shapes.size() + self.series.size() + self.types.len() * 64 + self.contexts.len() * 48;
-        entries + known + models + BITS * 4 + NEXT_TYPES * size_of::<Recent>()
+        entries + known + models + self.numbers.text.size() + BITS * 4 + NEXT_TYPES * size_of::<Recent>()
     }
 
     /// A small decision that follows from `a` and `b`.

@@ -59,7 +59,7 @@ proptest! {
     fn prop_every_item_comes_back_with_what_encloses_it(seed in any::<u64>()) {
         let requests = requests(seed);
         let (payload, _) = encode(None, &requests);
-        let (back, _) = decode(None, &payload, raw_len(&requests)).unwrap();
+        let (back, _) = decode(LAYOUT, None, &payload, raw_len(&requests)).unwrap();
         assert_same(&requests, &back);
     }
 
@@ -71,10 +71,10 @@ proptest! {
             let mut all = requests(seed);
             all.extend(requests(seed ^ n));
             let (payload, next) = encode(base.as_ref(), &all);
-            let (back, learnt) = decode(known.as_ref(), &payload, raw_len(&all)).unwrap();
+            let (back, learnt) = decode(LAYOUT, known.as_ref(), &payload, raw_len(&all)).unwrap();
             assert_same(&all, &back);
             // What a decoder has learnt is the same whether anything is built or not.
-            let learnt = if n % 2 == 0 { learnt } else { learn(known, &payload, raw_len(&all)).unwrap() };
+            let learnt = if n % 2 == 0 { learnt } else { learn(LAYOUT, known, &payload, raw_len(&all)).unwrap() };
             (base, known) = (Some(next), Some(learnt));
         }
     }
@@ -87,7 +87,7 @@ proptest! {
         let (mut payload, _) = encode(None, &requests);
         let at = at.index(payload.len());
         payload[at] ^= 1 << bit;
-        if let Ok((back, _)) = decode(None, &payload, raw_len(&requests)) {
+        if let Ok((back, _)) = decode(LAYOUT, None, &payload, raw_len(&requests)) {
             prop_assert!(back.iter().map(|r| r.body.len() as u64).sum::<u64>() <= raw_len(&requests));
         }
     }
@@ -97,7 +97,7 @@ proptest! {
         let mut payload = vec![LAYOUT];
         payload.extend(&noise);
         for payload in [&noise, &payload] {
-            if let Ok((back, _)) = decode(None, payload, raw) {
+            if let Ok((back, _)) = decode(LAYOUT, None, payload, raw) {
                 prop_assert!(back.iter().map(|r| r.body.len() as u64).sum::<u64>() <= raw);
             }
         }
@@ -110,7 +110,7 @@ fn every_truncation_is_an_error() {
     let (payload, _) = encode(None, &requests);
     for cut in 0..payload.len() {
         assert!(
-            decode(None, &payload[..cut], raw_len(&requests)).is_err(),
+            decode(LAYOUT, None, &payload[..cut], raw_len(&requests)).is_err(),
             "cut at {cut} of {}",
             payload.len()
         );
@@ -122,7 +122,7 @@ fn a_segment_does_not_decode_without_what_it_leans_on() {
     let first: Requests = (0..10).flat_map(requests).collect();
     let (_, base) = encode(None, &first);
     let (payload, _) = encode(Some(&base), &first);
-    let alone = decode(None, &payload, raw_len(&first));
+    let alone = decode(LAYOUT, None, &payload, raw_len(&first));
     let same = alone.is_ok_and(|(back, _)| {
         items(back.iter().map(|r| (r.signal, &r.body[..]))) == items(first.iter().map(|(s, b)| (*s, &b[..])))
     });
@@ -138,10 +138,10 @@ fn the_same_requests_give_the_same_bytes() {
 #[test]
 fn nothing_at_all_is_a_segment_too() {
     let (payload, _) = encode(None, &Vec::new());
-    assert!(decode(None, &payload, 0).unwrap().0.is_empty());
+    assert!(decode(LAYOUT, None, &payload, 0).unwrap().0.is_empty());
     let empty = vec![(Signal::Logs, Vec::new())];
     let (payload, _) = encode(None, &empty);
-    let (back, _) = decode(None, &payload, 0).unwrap();
+    let (back, _) = decode(LAYOUT, None, &payload, 0).unwrap();
     assert_eq!(back, [Request { signal: Signal::Logs, body: Bytes::new() }]);
 }
 
@@ -177,13 +177,13 @@ fn spans_come_back_from_whatever_their_parents_are() {
     ] {
         let requests = vec![(Signal::Traces, spans(of))];
         let (payload, _) = encode(None, &requests);
-        let (back, _) = decode(None, &payload, raw_len(&requests)).unwrap();
+        let (back, _) = decode(LAYOUT, None, &payload, raw_len(&requests)).unwrap();
         assert_same(&requests, &back);
     }
     let deep: Vec<_> = (0..=255).map(|n: u8| (1, n, n.checked_sub(1))).collect();
     let requests = vec![(Signal::Traces, spans(&deep))];
     let (payload, _) = encode(None, &requests);
-    assert_same(&requests, &decode(None, &payload, raw_len(&requests)).unwrap().0);
+    assert_same(&requests, &decode(LAYOUT, None, &payload, raw_len(&requests)).unwrap().0);
 }
 
 /// A request of log records, each with an attribute of a key of its own.
@@ -208,11 +208,11 @@ fn more_keys_and_shapes_than_are_kept_come_back_too() {
     let requests: Requests =
         (0..4).map(|n| (Signal::Logs, logs_with_keys(n * 5000..(n + 1) * 5000))).collect();
     let (payload, base) = encode(None, &requests);
-    let (back, known) = decode(None, &payload, raw_len(&requests)).unwrap();
+    let (back, known) = decode(LAYOUT, None, &payload, raw_len(&requests)).unwrap();
     assert_same(&requests, &back);
     assert!(base.size() < 32 << 20, "{} bytes", base.size());
     let (payload, _) = encode(Some(&base), &requests);
-    assert_same(&requests, &decode(Some(&known), &payload, raw_len(&requests)).unwrap().0);
+    assert_same(&requests, &decode(LAYOUT, Some(&known), &payload, raw_len(&requests)).unwrap().0);
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn more_places_than_there_are_slots_come_back_too() {
     };
     let requests = vec![(Signal::Logs, prost::Message::encode_to_vec(&logs))];
     let (payload, _) = encode(None, &requests);
-    assert_same(&requests, &decode(None, &payload, raw_len(&requests)).unwrap().0);
+    assert_same(&requests, &decode(LAYOUT, None, &payload, raw_len(&requests)).unwrap().0);
 }
 
 #[test]
@@ -251,12 +251,12 @@ fn declared_sizes_take_no_memory() {
     for declared in [&[LAYOUT, 0, 0, 1][..], &[LAYOUT, 0, 0]] {
         let mut payload = declared.to_vec();
         put_varint(&mut payload, 1 << 60);
-        assert!(decode(None, &payload, 1 << 20).is_err());
+        assert!(decode(LAYOUT, None, &payload, 1 << 20).is_err());
     }
     // A zstd frame that unpacks to more than its column.
     let mut payload = vec![LAYOUT, 0, 0, 1, 10];
     payload.extend(zstd::bulk::compress(&vec![0; 1 << 24], 3).unwrap());
-    assert!(matches!(decode(None, &payload, 1 << 20), Err(CodecError::TooLarge(_))));
+    assert!(matches!(decode(LAYOUT, None, &payload, 1 << 20), Err(CodecError::TooLarge(_))));
 }
 
 #[test]
@@ -264,10 +264,10 @@ fn messages_inside_one_another_without_end_are_refused() {
     // Shapes that each hold the one before: a decoder that followed them would run out of its stack.
     let mut writer = {
         let state = State::new();
-        Writer::new(Vocabulary::new(&state.dictionaries, Places::of(&state).entries))
+        Writer::new(LAYOUT, Vocabulary::new(&state.dictionaries, Places::of(&state).entries))
     };
     let mut state = State::new();
-    state.begin(u64::MAX);
+    state.begin(u64::MAX, false);
     let mut shapes = Shapes::default();
     let mut inner = shapes.number(Message::Event, &[], |_| dictionary::Purpose::Other);
     for _ in 0..5000 {
@@ -279,7 +279,7 @@ fn messages_inside_one_another_without_end_are_refused() {
         "the encoder does not make them either"
     );
     let payload = writer.finish().unwrap();
-    assert!(decode(None, &payload, 1 << 20).is_err());
+    assert!(decode(LAYOUT, None, &payload, 1 << 20).is_err());
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn fuzz_corpus() -> std::path::PathBuf {
 /// What an input comes to, as a line of `tests/fuzz/corpus/columns.expected` has it.
 fn outcome(input: &[u8]) -> String {
     let Some((length, payload)) = input.split_first_chunk() else { return "too short".to_owned() };
-    match decode(None, payload, u64::from(u32::from_le_bytes(*length))) {
+    match decode(LAYOUT, None, payload, u64::from(u32::from_le_bytes(*length))) {
         Ok((back, _)) => {
             let mut hasher = blake3::Hasher::new();
             for request in &back {
@@ -357,7 +357,7 @@ fn every_input_of_the_fuzz_corpus_is_decoded_or_refused() {
         let input = std::fs::read(file).unwrap();
         let Some((length, payload)) = input.split_first_chunk() else { continue };
         let raw_len = u64::from(u32::from_le_bytes(*length));
-        if let Ok((back, _)) = decode(None, payload, raw_len) {
+        if let Ok((back, _)) = decode(LAYOUT, None, payload, raw_len) {
             decoded += 1;
             let total = back.iter().map(|r| r.body.len() as u64).sum::<u64>();
             assert!(total <= raw_len, "{}", file.display());
@@ -365,7 +365,8 @@ fn every_input_of_the_fuzz_corpus_is_decoded_or_refused() {
             let mut encoder = Encoder::new(None);
             back.iter().for_each(|r| encoder.push(r.signal, &r.body).unwrap());
             let again = encoder.finish().unwrap().0;
-            let back = decode(None, &again, total).unwrap_or_else(|e| panic!("{}: {e}", file.display())).0;
+            let back =
+                decode(LAYOUT, None, &again, total).unwrap_or_else(|e| panic!("{}: {e}", file.display())).0;
             assert!(back.iter().map(|r| r.body.len() as u64).sum::<u64>() <= total, "{}", file.display());
         }
     }

@@ -236,6 +236,7 @@ impl State {
         };
         let span = [trace[0], trace[1], id];
         self.spans.push(span);
+        self.numbers.text.span(span);
         let child =
             Open { kind, id, start, end, children: 0, last_kind: FIRST, last_start: start, last_end: start };
         self.logs(coder, section, span, &child, node.map_or(&[], |n| &n.logs))?;
@@ -287,6 +288,7 @@ impl State {
             known[Role::Time as usize] = Some([end, 0]);
         }
         coder.account(Message::Span, 8);
+        self.numbers.text.record(start, kind as u64, Some([id[0], id[1]]), Some(id[2]));
         let around = Around { known: &known, time: start, series: None };
         self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
         section.rows.row(self, kind as u32, &section.tape.out)?;
@@ -385,6 +387,8 @@ impl State {
         coder.account(Message::LogRecord, 1);
         section.last_log = time;
         section.logs += 1;
+        let (trace, span) = (known[Role::Trace as usize], known[Role::Span as usize]);
+        self.numbers.text.record(time, kind as u64, trace, span.map(|s| s[0]));
         let around = Around { known: &known, time, series: None };
         self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
         section.rows.row(self, kind as u32, &section.tape.out)?;
@@ -417,6 +421,7 @@ impl State {
             let (shape, slots) = (self.types[kind].shape, self.types[kind].slots);
             let mut known = Known::default();
             known[Role::Name as usize] = self.name_known(kind);
+            self.numbers.text.record(0, kind as u64, None, None);
             let around = Around { known: &known, time: 0, series: None };
             self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
             section.rows.row(self, kind as u32, &section.tape.out)?;

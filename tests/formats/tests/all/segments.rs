@@ -42,6 +42,14 @@ fn a_payload_of_codec_2_decodes_to_the_requests_that_it_always_did() {
 }
 
 #[test]
+fn payloads_of_codec_3_decode_to_the_requests_that_were_put_into_them() {
+    assert_decodes("text-1", None);
+    let (first, payload) = header("text-1");
+    let base = learn(&first, &payload, None).unwrap();
+    assert_decodes("text-2", base.as_ref());
+}
+
+#[test]
 fn a_chain_of_bases_decodes_link_by_link() {
     let mut base = None;
     for name in ["chain-1", "chain-2", "chain-3", "chain-4"] {

@@ -1,0 +1,213 @@
+//! Ids in text: those of the segment's spans are references; others are their bytes once, and then known.
+
+use rustc_hash::FxHashMap;
+
+use super::super::entropy::Coder;
+use super::predict::{Hit, Predictor, mix};
+use super::values::Place;
+
+/// Ids from text that are kept.
+const KEPT: usize = 1 << 14;
+
+/// Spans of the segment before that are still known, about.
+const KEPT_SPANS: usize = 1 << 13;
+
+/// An id as text shows it: digits, of which there are so many.
+type Id = (u128, u8);
+
+/// Where an id is known from. The numbers are persisted.
+const NEW: u64 = 0;
+const KNOWN: u64 = 1;
+const OWN_TRACE: u64 = 2;
+const OWN_SPAN: u64 = 3;
+const TRACE: u64 = 4;
+const SPAN: u64 = 5;
+
+/// What the encoder looks ids up in.
+#[derive(Debug, Clone, Default)]
+struct Lookup {
+    kept: FxHashMap<Id, u32>,
+    traces: FxHashMap<u128, u32>,
+    spans: FxHashMap<u64, u32>,
+    /// How many of the segment's are in.
+    known_traces: usize,
+    known_spans: usize,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ids {
+    kept: Vec<Id>,
+    /// How many were ever kept.
+    count: u64,
+    /// Traces of this segment and the last ones of its base, and their first spans.
+    traces: Vec<(u128, u32)>,
+    spans: Vec<u64>,
+    last_trace: u64,
+    lookup: Lookup,
+}
+
+fn from_halves(id: [u64; 2]) -> u128 {
+    u128::from(id[0].swap_bytes()) << 64 | u128::from(id[1].swap_bytes())
+}
+
+/// The ids of the record that text is of.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Own {
+    pub(super) trace: Option<u128>,
+    pub(super) span: Option<u64>,
+}
+
+impl Own {
+    pub(super) fn new(trace: Option<[u64; 2]>, span: Option<u64>) -> Self {
+        Self { trace: trace.map(from_halves), span: span.map(u64::swap_bytes) }
+    }
+}
+
+impl Ids {
+    /// Begins a segment. The last spans of the one before it are still known.
+    pub(super) fn begin(&mut self) {
+        let surplus = self.spans.len().saturating_sub(KEPT_SPANS) as u32;
+        let past = self.traces.partition_point(|t| t.1 < surplus);
+        let from = self.traces.get(past).map_or(self.spans.len(), |t| t.1 as usize);
+        self.traces.drain(..past);
+        self.spans.drain(..from);
+        self.traces.iter_mut().for_each(|t| t.1 -= from as u32);
+        self.last_trace = self.traces.len() as u64;
+        self.lookup.traces.clear();
+        self.lookup.spans.clear();
+        (self.lookup.known_traces, self.lookup.known_spans) = (0, 0);
+    }
+
+    pub(super) const fn size(&self) -> usize {
+        self.kept.len() * 2 * size_of::<Id>()
+            + self.spans.len() * 8
+            + self.traces.len() * size_of::<(u128, u32)>()
+    }
+
+    /// A span of the segment.
+    pub(super) fn span(&mut self, [a, b, id]: [u64; 3]) {
+        let trace = from_halves([a, b]);
+        if self.traces.last().is_none_or(|t| t.0 != trace) {
+            self.traces.push((trace, self.spans.len() as u32));
+        }
+        self.spans.push(id.swap_bytes());
+    }
+
+    /// Brings the lookup to what is known.
+    fn look(&mut self) {
+        let Lookup { kept, traces, spans, known_traces, known_spans } = &mut self.lookup;
+        // A base that came from decoding has none yet.
+        if kept.is_empty() && !self.kept.is_empty() {
+            kept.extend(self.kept.iter().copied().zip(0..));
+        }
+        traces.extend(self.traces.iter().map(|t| t.0).zip(0..).skip(*known_traces));
+        spans.extend(self.spans.iter().copied().zip(0..).skip(*known_spans));
+        (*known_traces, *known_spans) = (self.traces.len(), self.spans.len());
+    }
+
+    fn find(&mut self, own: Own, id: u128, digits: u8) -> (u64, u64) {
+        if digits == 32 && own.trace == Some(id) {
+            return (OWN_TRACE, 0);
+        }
+        if digits == 16 && own.span == Some(id as u64) {
+            return (OWN_SPAN, 0);
+        }
+        self.look();
+        if let Some(n) = self.lookup.kept.get(&(id, digits)) {
+            return (KNOWN, u64::from(*n));
+        }
+        if digits == 32
+            && let Some(n) = self.lookup.traces.get(&id)
+        {
+            return (TRACE, u64::from(*n));
+        }
+        if digits == 16
+            && let Some(n) = self.lookup.spans.get(&(id as u64))
+        {
+            return (SPAN, u64::from(*n));
+        }
+        (NEW, 0)
+    }
+
+    fn keep<C: Coder>(&mut self, id: Id) -> u32 {
+        let at = (self.count % KEPT as u64) as usize;
+        self.count += 1;
+        if at < self.kept.len() {
+            if C::ENCODES && self.lookup.kept.get(&self.kept[at]) == Some(&(at as u32)) {
+                self.lookup.kept.remove(&self.kept[at]);
+            }
+            self.kept[at] = id;
+        } else {
+            self.kept.push(id);
+        }
+        if C::ENCODES {
+            self.lookup.kept.insert(id, at as u32);
+        }
+        at as u32
+    }
+
+    /// An id of so many digits in its place. `None` for one that is not known
+    /// where it should be.
+    pub(super) fn code<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        predictor: &mut Predictor,
+        Place { slot, variable, .. }: Place,
+        own: Own,
+        id: u128,
+        digits: u8,
+    ) -> Option<u128> {
+        let (from, place) = if C::ENCODES { self.find(own, id, digits) } else { (0, 0) };
+        let from = predictor.tree(coder, mix(slot, 11), 3, from);
+        let pair = predictor.pair([mix(slot, 12), mix(mix(slot, variable), 13)]);
+        match from {
+            OWN_TRACE => return own.trace,
+            OWN_SPAN => return own.span.map(u128::from),
+            KNOWN => {
+                let at = match predictor.code(coder, 1, pair, place as u32) {
+                    Hit::First(at) | Hit::Other(at) => at,
+                    Hit::Missed => {
+                        let newest = self.count.checked_sub(1)?;
+                        let back = newest.wrapping_sub(place) % KEPT as u64;
+                        let back = predictor.number(coder, mix(slot, 14), 3, back);
+                        let at = (newest.wrapping_sub(back) % KEPT as u64) as u32;
+                        predictor.learn(pair, at);
+                        at
+                    }
+                };
+                // Cells are shared by what has the same hash.
+                let known = self.kept.get(at as usize)?;
+                return (known.1 == digits).then_some(known.0);
+            }
+            _ => {}
+        }
+        let id = match from {
+            NEW => {
+                let low = coder.raw(id as u64, u32::from(digits.min(16)) * 4);
+                let high = coder.raw((id >> 64) as u64, u32::from(digits.saturating_sub(16)) * 4);
+                u128::from(high) << 64 | u128::from(low)
+            }
+            TRACE => {
+                let step = place.wrapping_sub(self.last_trace);
+                let step = predictor.signed(coder, mix(slot, 15), 3, step);
+                self.last_trace = self.last_trace.wrapping_add(step);
+                self.traces.get(usize::try_from(self.last_trace).ok()?)?.0
+            }
+            SPAN => {
+                let first = self.traces.get(self.last_trace as usize).map_or(0, |t| u64::from(t.1));
+                let step = predictor.signed(coder, mix(slot, 16), 3, place.wrapping_sub(first));
+                let at = first.wrapping_add(step);
+                let span = *self.spans.get(usize::try_from(at).ok()?)?;
+                // What comes next is near that one.
+                self.last_trace =
+                    self.traces.partition_point(|t| u64::from(t.1) <= at).saturating_sub(1) as u64;
+                u128::from(span)
+            }
+            _ => return None,
+        };
+        let at = self.keep::<C>((id, digits));
+        predictor.learn(pair, at);
+        Some(id)
+    }
+}

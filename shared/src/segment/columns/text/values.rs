@@ -1,0 +1,272 @@
+//! Values in text, each expected by its place.
+
+use super::super::entropy::Coder;
+use super::predict::{Hit, Predictor, mix};
+use super::time::{self, Form};
+use super::tokens::MOST_DIGITS;
+
+/// Places that are told apart, a power of two.
+const SLOTS: usize = 1 << 12;
+
+/// What a place has seen.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    check: u16,
+    /// Digits that numbers here have at least.
+    width: u8,
+    /// Whether each of the last three was as expected.
+    history: u8,
+    offset: i32,
+    last: u64,
+    step: u64,
+    /// The last one, less what the record's time says.
+    shift: u64,
+    /// How far off each expectation was lately, in bits times 32.
+    cost: [u32; 4],
+}
+
+/// Where a value stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// A hash of the place in its template.
+    pub(super) slot: u64,
+    /// A hash of the last value in the line.
+    pub(super) variable: u64,
+    /// The record's time.
+    pub(super) time: u64,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Slots(Vec<Slot>);
+
+/// Bits below the first that are expected of a number.
+const LEARNT: u32 = 6;
+
+fn put_decimal(out: &mut Vec<u8>, value: u64, width: usize) {
+    let mut digits = [b'0'; 20];
+    let (mut at, mut rest) = (digits.len(), value);
+    while rest > 0 || at == digits.len() {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    let at = at.min(digits.len() - width.min(MOST_DIGITS));
+    out.extend_from_slice(&digits[at..]);
+}
+
+const fn digits_of(value: u64) -> u32 {
+    if value == 0 { 1 } else { value.ilog10() + 1 }
+}
+
+impl Slots {
+    pub(super) fn open(&mut self) {
+        if self.0.is_empty() {
+            self.0 = vec![Slot::default(); SLOTS];
+        }
+    }
+
+    pub(super) const fn size(&self) -> usize {
+        self.0.len() * size_of::<Slot>()
+    }
+
+    fn slot(&mut self, place: u64) -> &mut Slot {
+        let slot = &mut self.0[(place >> 44) as usize % SLOTS];
+        let check = place as u16;
+        if slot.check != check {
+            *slot = Slot { check, ..Slot::default() };
+        }
+        slot
+    }
+
+    /// A number near one of a few.
+    fn near<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        predictor: &mut Predictor,
+        place: u64,
+        value: u64,
+        near: &[u64],
+    ) -> u64 {
+        let slot = self.slot(place);
+        let mut best = 0;
+        for n in 1..near.len() {
+            if slot.cost[n] < slot.cost[best] {
+                best = n;
+            }
+        }
+        let context = mix(place, 20 + best as u64);
+        let exact = mix(context, u64::from(slot.history & 7));
+        let hit = predictor.bit(coder, exact, value == near[best]);
+        slot.history = slot.history << 1 | u8::from(hit);
+        let value = if hit {
+            near[best]
+        } else {
+            let off = value.wrapping_sub(near[best]);
+            near[best].wrapping_add(predictor.signed(coder, context, LEARNT, off))
+        };
+        for (cost, near) in slot.cost.iter_mut().zip(near) {
+            let off = value.wrapping_sub(*near) as i64;
+            let bits = 64 - off.unsigned_abs().leading_zeros();
+            *cost = *cost - *cost / 8 + bits * 4;
+        }
+        value
+    }
+
+    /// A decimal number of so many digits; `None` if it would have more than a number has.
+    pub(super) fn number<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        predictor: &mut Predictor,
+        place: Place,
+        value: u64,
+        digits: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<u64> {
+        let pair = predictor.pair([mix(place.slot, 30), mix(mix(place.slot, place.variable), 31)]);
+        let small = u32::try_from(value).unwrap_or(u32::MAX);
+        let value = match predictor.code(coder, 2, pair, small) {
+            Hit::First(value) | Hit::Other(value) => u64::from(value),
+            Hit::Missed => {
+                let slot = *self.slot(place.slot);
+                let near = [0, slot.last, slot.last.wrapping_add(slot.step)];
+                let value = self.near(coder, predictor, place.slot, value, &near);
+                if let Ok(small) = u32::try_from(value)
+                    && small != u32::MAX
+                {
+                    predictor.learn(pair, small);
+                }
+                value
+            }
+        };
+        let slot = self.slot(place.slot);
+        slot.step = value.wrapping_sub(slot.last);
+        slot.last = value;
+        let natural = digits_of(value);
+        let expected = natural.max(u32::from(slot.width));
+        let mut written = expected;
+        if !predictor.bit(coder, mix(place.slot, 32), digits == expected) {
+            let zeros = digits.wrapping_sub(natural);
+            written = natural + predictor.tree(coder, mix(place.slot, 33), 5, u64::from(zeros)) as u32;
+            slot.width = if written > natural { written as u8 } else { 0 };
+        }
+        if written as usize > MOST_DIGITS.max(natural as usize) {
+            return None;
+        }
+        put_decimal(out, value, written as usize);
+        Some(value)
+    }
+
+    /// A time in units of which `own` says how many the record's time is.
+    fn moment<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        predictor: &mut Predictor,
+        place: Place,
+        value: u64,
+        own: u64,
+    ) -> u64 {
+        let slot = *self.slot(place.slot);
+        let near = [own, slot.last, own.wrapping_add(slot.shift)];
+        let value = self.near(coder, predictor, place.slot, value, &near);
+        let slot = self.slot(place.slot);
+        slot.last = value;
+        slot.shift = value.wrapping_sub(own);
+        value
+    }
+
+    /// Seconds since 1970, as a whole number with `places` more digits.
+    pub(super) fn epoch<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        predictor: &mut Predictor,
+        place: Place,
+        value: u64,
+        places: u32,
+        out: &mut Vec<u8>,
+    ) -> u64 {
+        let own = place.time / 10u64.pow(9 - places.min(9));
+        let value = self.moment(coder, predictor, place, value, own);
+        put_decimal(out, value, 1);
+        value
+    }
+
+    /// Seconds since 1970 with `digits` decimal places.
+    pub(super) fn epoch_fraction<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        predictor: &mut Predictor,
+        place: Place,
+        value: u64,
+        digits: u32,
+        out: &mut Vec<u8>,
+    ) -> u64 {
+        let own = place.time / 10u64.pow(9 - digits.min(9));
+        let value = self.moment(coder, predictor, place, value, own);
+        let unit = 10u64.pow(digits);
+        put_decimal(out, value / unit, 1);
+        out.push(b'.');
+        put_decimal(out, value % unit, digits as usize);
+        value
+    }
+
+    /// A time of day or of a calendar.
+    #[expect(clippy::too_many_arguments, reason = "a value, and where it stands")]
+    pub(super) fn time<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        predictor: &mut Predictor,
+        place: Place,
+        form: Form,
+        value: u64,
+        offset: i32,
+        out: &mut Vec<u8>,
+    ) -> Option<u64> {
+        let mut offset = offset;
+        if form.has_offset() {
+            let last = self.slot(place.slot).offset;
+            if predictor.bit(coder, mix(place.slot, 40), offset == last) {
+                offset = last;
+            } else {
+                offset = coder.raw((offset + (1 << 11)) as u64, 12) as i32 - (1 << 11);
+                self.slot(place.slot).offset = offset;
+            }
+        }
+        let value = self.moment(coder, predictor, place, value, form.of_nanos(place.time, offset));
+        time::render(form, value, offset, out)?;
+        Some(value)
+    }
+
+    /// An IPv4 address.
+    pub(super) fn address<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        predictor: &mut Predictor,
+        place: Place,
+        value: u32,
+        out: &mut Vec<u8>,
+    ) -> u64 {
+        let pair = predictor.pair([mix(place.slot, 50), mix(mix(place.slot, place.variable), 51)]);
+        let value = match predictor.code(coder, 2, pair, value) {
+            Hit::First(value) | Hit::Other(value) => value,
+            Hit::Missed => {
+                let mut found = 0;
+                let mut context = mix(place.slot, 52);
+                for byte in value.to_be_bytes() {
+                    let byte = predictor.tree(coder, context, 8, u64::from(byte));
+                    context = mix(context, byte);
+                    found = found << 8 | byte as u32;
+                }
+                predictor.learn(pair, found);
+                found
+            }
+        };
+        for (n, byte) in value.to_be_bytes().into_iter().enumerate() {
+            if n > 0 {
+                out.push(b'.');
+            }
+            put_decimal(out, u64::from(byte), 1);
+        }
+        u64::from(value)
+    }
+}

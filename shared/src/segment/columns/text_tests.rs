@@ -1,0 +1,258 @@
+//! Codec 3: whatever text there is comes back byte by byte, and whatever is not ours is refused.
+
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value::Value};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use proptest::prelude::*;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::generate::{Generator, request};
+use super::*;
+
+const NOON: u64 = 1_795_674_323_000_000_000;
+
+fn logs(bodies: impl IntoIterator<Item = String>) -> (Signal, Vec<u8>) {
+    let record = |(n, body): (usize, String)| LogRecord {
+        time_unix_nano: NOON + n as u64 * 1_000_003,
+        body: Some(AnyValue { value: Some(Value::StringValue(body)) }),
+        ..LogRecord::default()
+    };
+    let log_records = bodies.into_iter().enumerate().map(record).collect();
+    let scope_logs = vec![ScopeLogs { log_records, ..ScopeLogs::default() }];
+    let resource_logs = vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }];
+    (Signal::Logs, prost::Message::encode_to_vec(&ExportLogsServiceRequest { resource_logs }))
+}
+
+fn encode(base: Option<&Base>, requests: &[(Signal, Vec<u8>)]) -> (Vec<u8>, Base) {
+    let mut encoder = Encoder::with_text(base);
+    for (signal, body) in requests {
+        encoder.push(*signal, body).unwrap();
+    }
+    encoder.finish().unwrap()
+}
+
+fn raw_len(requests: &[(Signal, Vec<u8>)]) -> u64 {
+    requests.iter().map(|r| r.1.len() as u64).sum()
+}
+
+fn items<'a>(requests: impl IntoIterator<Item = (Signal, &'a [u8])>) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for (signal, body) in requests {
+        crate::otlp::items::visit(signal, body, |i| {
+            all.push([i.resource, i.scope, i.metric, i.body].concat())
+        })
+        .unwrap();
+    }
+    all.sort();
+    all
+}
+
+fn assert_same(given: &[(Signal, Vec<u8>)], back: &[Request]) {
+    let given = items(given.iter().map(|(s, b)| (*s, &b[..])));
+    let back = items(back.iter().map(|r| (r.signal, &r.body[..])));
+    assert_eq!(given.len(), back.len(), "so many items");
+    for (given, back) in given.iter().zip(&back) {
+        assert_eq!(String::from_utf8_lossy(given), String::from_utf8_lossy(back));
+        assert_eq!(given, back);
+    }
+}
+
+/// The payload, once what is in it has been compared with what was put in; and the base that both sides end with.
+fn there_and_back(base: Option<&[Base; 2]>, requests: &[(Signal, Vec<u8>)]) -> (Vec<u8>, [Base; 2]) {
+    let (payload, given) = encode(base.map(|b| &b[0]), requests);
+    let (back, learnt) = decode(LAYOUT_TEXT, base.map(|b| &b[1]), &payload, raw_len(requests)).unwrap();
+    assert_same(requests, &back);
+    (payload, [given, learnt])
+}
+
+/// A line of a few templates with values of every kind, some of them in no form that a kind has.
+fn line(rng: &mut SmallRng) -> String {
+    let pick = |rng: &mut SmallRng, of: &[&str]| of[rng.random_range(0..of.len())].to_owned();
+    let odd = [
+        "007",
+        "1e400",
+        "-0",
+        "0x1F",
+        "2026-02-30",
+        "",
+        "\u{0}",
+        "é\r\n\t at x.y(Z.java:12)",
+        "FFfe01",
+        "1.2.3.256",
+    ];
+    let value = match rng.random_range(0..13) {
+        0 => rng.random_range(0..1_000_000u64).to_string(),
+        1 => format!("{:032x}", rng.random::<u128>()),
+        2 => format!("{:016x}", rng.random_range(0..40u64)),
+        3 => format!("2026-11-26T12:25:2{}.{:03}Z", rng.random_range(0..10), rng.random_range(0..1000)),
+        4 => format!("17956743{:02}.{}", rng.random_range(0..100), rng.random_range(0..1_000_000)),
+        5 => format!("10.0.{}.{}:80", rng.random_range(0..4), rng.random_range(0..300)),
+        6 => format!("{:08x}-0000-4000-8000-{:012X}", rng.random::<u32>(), rng.random_range(0..99u64)),
+        7 => format!("{}ms", f64::from(rng.random_range(0..99_999)) / 1000.0),
+        8 => format!(
+            "/v1/{}/{}?page={}",
+            pick(rng, &["cart", "user"]),
+            rng.random_range(0..50),
+            rng.random_range(0..9)
+        ),
+        9 => format!("Nov {:2} 06:25:{:02}", rng.random_range(0..40), rng.random_range(0..70)),
+        10 => rng.random::<u64>().to_string(),
+        11 => (0..rng.random_range(0..90)).map(|_| rng.random_range(' '..'\u{7f}')).collect(),
+        _ => pick(rng, &odd),
+    };
+    match rng.random_range(0..4) {
+        0 => format!("{{\"level\":\"info\",\"msg\":\"took {value}\",\"in\":{{\"n\":[1,{value}]}}}}"),
+        1 => format!("level=warn msg=\"{value}\" n={value}"),
+        2 => format!("{value} of {value}"),
+        _ => value,
+    }
+}
+
+fn lines(seed: u64, count: usize) -> (Signal, Vec<u8>) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    logs((0..count).map(|_| line(&mut rng)))
+}
+
+proptest! {
+    #[test]
+    fn prop_text_comes_back_in_segments_that_lean_on_one_another(seed in any::<u64>()) {
+        let mut generator = Generator::new(seed);
+        let mut base = None;
+        for n in 0..3 {
+            let requests = [lines(seed ^ n, 60), request(&mut generator), lines(seed, 20)];
+            base = Some(there_and_back(base.as_ref(), &requests).1);
+        }
+    }
+
+    #[test]
+    fn prop_any_text_comes_back(bodies in prop::collection::vec("\\PC{0,40}|[0-9a-f:. -]{0,60}|(?s).{0,20}", 0..30)) {
+        there_and_back(None, &[logs(bodies)]);
+    }
+
+    #[test]
+    fn prop_changed_text_never_panics_and_never_yields_more_than_declared(
+        seed in any::<u64>(), at in any::<prop::sample::Index>(), bit in 0u8..8,
+    ) {
+        let requests = [lines(seed, 40)];
+        let (mut payload, _) = encode(None, &requests);
+        let at = at.index(payload.len());
+        payload[at] ^= 1 << bit;
+        if let Ok((back, _)) = decode(LAYOUT_TEXT, None, &payload, raw_len(&requests)) {
+            prop_assert!(back.iter().map(|r| r.body.len() as u64).sum::<u64>() <= raw_len(&requests));
+        }
+    }
+}
+
+#[test]
+fn every_truncation_of_text_is_an_error() {
+    let requests = [lines(5, 120)];
+    let (payload, _) = encode(None, &requests);
+    for cut in 0..payload.len() {
+        assert!(decode(LAYOUT_TEXT, None, &payload[..cut], raw_len(&requests)).is_err(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_codec_does_not_read_the_layout_of_another() {
+    let requests = [lines(6, 10)];
+    let (payload, _) = encode(None, &requests);
+    assert!(decode(LAYOUT, None, &payload, raw_len(&requests)).is_err());
+}
+
+#[test]
+fn codecs_2_and_3_lean_on_one_another() {
+    let all = [lines(1, 50), lines(2, 50)];
+    let mut base: Option<[Base; 2]> = None;
+    for layout in [LAYOUT, LAYOUT_TEXT, LAYOUT, LAYOUT_TEXT] {
+        let mut encoder = Encoder::of(layout, base.as_ref().map(|b| &b[0]));
+        all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
+        let (payload, given) = encoder.finish().unwrap();
+        let (back, learnt) = decode(layout, base.as_ref().map(|b| &b[1]), &payload, raw_len(&all)).unwrap();
+        assert_same(&all, &back);
+        base = Some([given, learnt]);
+    }
+}
+
+/// A text with a NUL where a known pattern has a number came back from codec 2 with a 0 there.
+#[test]
+fn a_nul_is_not_taken_for_a_number() {
+    let all = [logs((0..40).map(|n| format!("n={n}")).chain(["n=\u{0}".to_owned()]))];
+    for layout in [LAYOUT, LAYOUT_TEXT] {
+        let mut encoder = Encoder::of(layout, None);
+        all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
+        let payload = encoder.finish().unwrap().0;
+        assert_same(&all, &decode(layout, None, &payload, raw_len(&all)).unwrap().0);
+    }
+}
+
+#[test]
+fn an_id_in_text_costs_little_beside_its_span() {
+    let mut rng = SmallRng::seed_from_u64(9);
+    let ids: Vec<(u128, u64)> = (0..300).map(|_| (rng.random(), rng.random())).collect();
+    let span = |(n, (trace, id)): (usize, &(u128, u64))| Span {
+        trace_id: trace.to_be_bytes().to_vec(),
+        span_id: id.to_be_bytes().to_vec(),
+        name: "work".to_owned(),
+        start_time_unix_nano: NOON + n as u64 * 1_000_000,
+        ..Span::default()
+    };
+    let scope_spans =
+        vec![ScopeSpans { spans: ids.iter().enumerate().map(span).collect(), ..ScopeSpans::default() }];
+    let resource_spans = vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }];
+    let spans =
+        (Signal::Traces, prost::Message::encode_to_vec(&ExportTraceServiceRequest { resource_spans }));
+    let text = logs(ids.iter().map(|(trace, id)| format!("done trace_id={trace:032x} span_id={id:016x}")));
+    let alone = there_and_back(None, std::slice::from_ref(&spans)).0.len();
+    let both = there_and_back(None, &[text.clone(), spans]).0.len();
+    let text = there_and_back(None, &[text]).0.len();
+    assert!(text > 300 * 24, "{text}: ids are random");
+    assert!(both - alone < 300 * 4, "{alone} alone, {both} with text");
+}
+
+#[test]
+fn hostile_text_is_bounded() {
+    let mut rng = SmallRng::seed_from_u64(4);
+    let mut noise = |length: usize| (0..length).map(|_| rng.random_range('!'..'~')).collect::<String>();
+    // A template of its own for each line; one line of a megabyte; brackets without end.
+    let templates = (0..20_000).map(|_| noise(60)).collect::<Vec<_>>();
+    let all = [logs(templates), logs([noise(1 << 20)]), logs(["[{\"a\":".repeat(10_000)])];
+    let (payload, [base, _]) = there_and_back(None, &all);
+    let plain = {
+        let mut encoder = Encoder::new(None);
+        all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
+        encoder.finish().unwrap().0
+    };
+    assert!(
+        payload.len() as f64 <= plain.len() as f64 * 1.01,
+        "{} bytes, {} in codec 2",
+        payload.len(),
+        plain.len()
+    );
+    assert!(base.size() < 16 << 20, "{} bytes", base.size());
+}
+
+/// Captured by `tests/text-logs.sh`.
+#[test]
+fn logs_of_real_programs_come_back_and_take_less_than_in_codec_2() {
+    let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/text-logs/samples");
+    let mut files: Vec<_> = std::fs::read_dir(samples).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 4, "{files:?}");
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        // So small a sample is mostly words that are new: what is learnt of it shows in the segment that leans on it.
+        let all = [logs(text.lines().map(str::to_owned))];
+        let (first, base) = there_and_back(None, &all);
+        let plain = {
+            let mut encoder = Encoder::new(None);
+            all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
+            encoder.finish().unwrap().0
+        };
+        assert!(first.len() <= plain.len(), "{}: {} and {}", file.display(), first.len(), plain.len());
+        let later = [logs(text.lines().map(|line| format!("{line} again")))];
+        assert!(there_and_back(Some(&base), &later).0.len() < first.len() / 2, "{}", file.display());
+    }
+}
