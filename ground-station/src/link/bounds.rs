@@ -64,3 +64,47 @@ pub(super) fn hello(hello: &link::Hello) -> Result<(), String> {
 pub(super) fn most(what: &str, found: usize, limit: usize) -> Result<(), String> {
     if found > limit { Err(format!("{found} {what}; at most {limit} are taken")) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use perigee_shared::link::{bounds, transport, wire};
+
+    use super::*;
+    use crate::spool::ledger as kept;
+
+    #[test]
+    fn the_table_in_security_md_is_what_the_code_has() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../SECURITY.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let table: std::collections::BTreeMap<&str, u64> = text
+            .lines()
+            .skip_while(|line| *line != "| of the link | at most |")
+            .skip(2)
+            .map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "))
+            .map(|(what, most)| (what, most.replace(',', "").parse().unwrap()))
+            .collect();
+        let code = [
+            ("bytes of a message", wire::MAX_MESSAGE as u64),
+            ("epochs in a message", bounds::EPOCHS as u64),
+            ("lanes in a message", bounds::LANES as u64),
+            ("ranges in a message", bounds::RANGES as u64),
+            ("ledgers in a message", bounds::LEDGERS as u64),
+            ("drops in a message", bounds::DROPS as u64),
+            ("pass reports in a message", bounds::PASSES as u64),
+            ("partial segments in a message", bounds::PARTIALS as u64),
+            ("segments in an acknowledgement", bounds::SEGMENTS as u64),
+            ("ranges of a segment", bounds::SEGMENT_RANGES as u64),
+            ("segment streams of a connection", u64::from(transport::MAX_SEGMENT_STREAMS)),
+            ("ranges of all open segments of a connection", OPEN_RANGES as u64),
+            ("drops of a satellite that wait for the ledger", DROPS_WAITING as u64),
+            ("drops of a satellite in a contact", DROPS_A_CONTACT as u64),
+            ("segments of a satellite in a contact, then it connects again", SEGMENTS_A_CONTACT),
+            ("connections of a satellite", CONNECTIONS as u64),
+            ("epochs of a satellite in the ledger", kept::EPOCHS_KEPT as u64),
+            ("drops of a satellite in the ledger", kept::DROPS_KEPT as u64),
+            ("runs of segments of a satellite in the ledger", kept::RUNS_KEPT as u64),
+            ("remembered segments of a satellite in the ledger", kept::RECENT_KEPT_IN_ALL as u64),
+        ];
+        assert_eq!(table, code.into_iter().collect());
+    }
+}

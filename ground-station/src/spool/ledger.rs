@@ -22,13 +22,13 @@ const RECENT_KEPT: u64 = 1000;
 const MAX_LISTS: usize = 900 << 10;
 
 /// Rows of a satellite in the ledger, by table: epochs, drops, runs of committed sequences, segments that are remembered.
-const EPOCHS_KEPT: usize = 1024;
+pub(crate) const EPOCHS_KEPT: usize = 1024;
 /// See [`EPOCHS_KEPT`].
-const DROPS_KEPT: usize = 131_072;
+pub(crate) const DROPS_KEPT: usize = 131_072;
 /// See [`EPOCHS_KEPT`].
-const RUNS_KEPT: usize = 131_072;
+pub(crate) const RUNS_KEPT: usize = 131_072;
 /// See [`EPOCHS_KEPT`].
-const RECENT_KEPT_IN_ALL: usize = 262_144;
+pub(crate) const RECENT_KEPT_IN_ALL: usize = 262_144;
 
 /// What the ledger answers to a Hello.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -28,7 +28,7 @@ mod rescue;
 mod bases;
 mod gaps;
 mod intake;
-mod ledger;
+pub(crate) mod ledger;
 mod passes;
 
 mod decode;
