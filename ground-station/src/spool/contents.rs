@@ -48,6 +48,8 @@ impl Settings {
 pub(super) enum Kept {
     Segment,
     Partial,
+    /// What partials take beside their bytes.
+    Overhead,
     Base,
     Letter,
 }
@@ -59,7 +61,7 @@ pub(super) struct Usage {
     pub(super) total: u64,
     /// The same by satellite number.
     pub(super) by_satellite: BTreeMap<u32, u64>,
-    /// Partials by satellite number.
+    /// Partials by satellite number, with what they take beside their bytes.
     pub(super) partial: BTreeMap<u32, u64>,
     /// Bases by satellite number.
     pub(super) bases: BTreeMap<u32, u64>,
@@ -68,10 +70,12 @@ pub(super) struct Usage {
 impl Usage {
     pub(super) fn change(&mut self, satellite: u32, kept: Kept, before: u64, after: u64) {
         let shift = |n: &mut u64| *n = (*n + after).saturating_sub(before);
-        shift(&mut self.total);
-        shift(self.by_satellite.entry(satellite).or_default());
+        if kept != Kept::Overhead {
+            shift(&mut self.total);
+            shift(self.by_satellite.entry(satellite).or_default());
+        }
         match kept {
-            Kept::Partial => shift(self.partial.entry(satellite).or_default()),
+            Kept::Partial | Kept::Overhead => shift(self.partial.entry(satellite).or_default()),
             Kept::Base => shift(self.bases.entry(satellite).or_default()),
             Kept::Segment | Kept::Letter => {}
         }
@@ -164,7 +168,9 @@ impl Contents {
         for row in read.open_table(PARTIALS)?.iter()? {
             let (key, value) = row?;
             let held = RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held);
-            self.usage.change(key.value().satellite, Kept::Partial, 0, intake::partial_bytes(&held));
+            let satellite = key.value().satellite;
+            self.usage.change(satellite, Kept::Partial, 0, held.total());
+            self.usage.change(satellite, Kept::Overhead, 0, intake::overhead(&held));
         }
         for row in read.open_table(BASES)?.iter()? {
             let (key, value) = row?;

@@ -110,7 +110,7 @@ fn one(
         // A name without bytes is worth nothing after this contact.
         return Ok(Applied::Held(after));
     }
-    let (was, is) = (partial_bytes(&before), partial_bytes(&after));
+    let (was, is) = (before.total() + overhead(&before), after.total() + overhead(&after));
     let total = (*quota + is).saturating_sub(was);
     // What ranges and headers take comes on top, within its own bound.
     if total > incoming.max_partial_bytes + incoming.max_partial_bytes / OVERHEAD {
@@ -118,7 +118,8 @@ fn one(
     }
     *quota = total;
     hold(txn, key, header, &after, &fresh)?;
-    txn.bytes(satellite, Kept::Partial, was, is);
+    txn.bytes(satellite, Kept::Partial, before.total(), after.total());
+    txn.bytes(satellite, Kept::Overhead, overhead(&before), overhead(&after));
     Ok(Applied::Held(after))
 }
 
@@ -129,9 +130,9 @@ const RANGE: u64 = 32;
 /// The part of `max_partial_bytes` that may be taken beside bytes.
 const OVERHEAD: u64 = 16;
 
-/// What a partial segment of which this is held takes.
-pub(super) fn partial_bytes(held: &RangeSet) -> u64 {
-    if held.is_empty() { 0 } else { PARTIAL + RANGE * held.ranges() as u64 + held.total() }
+/// What a partial segment of which this is held takes beside its bytes.
+pub(super) fn overhead(held: &RangeSet) -> u64 {
+    if held.is_empty() { 0 } else { PARTIAL + RANGE * held.ranges() as u64 }
 }
 
 /// What is held with what arrived, and those bytes of it that are new, by their place. Bytes for which there would be too many
@@ -183,13 +184,14 @@ fn hold(
 
 /// Deletes what is held of a segment; returns what it took.
 pub(super) fn delete_partial(txn: &mut Txn<'_>, key: SequenceKey) -> Result<u64, SpoolError> {
-    let bytes = match txn.tables.open_table(PARTIALS)?.remove(key)? {
-        Some(value) => partial_bytes(&RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held)),
+    let held = match txn.tables.open_table(PARTIALS)?.remove(key)? {
+        Some(value) => RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held),
         None => return Ok(0),
     };
     txn.tables.open_table(PARTIAL_CHUNKS)?.retain_in(key.partial(), |_, _| false)?;
-    txn.bytes(key.satellite, Kept::Partial, bytes, 0);
-    Ok(bytes)
+    txn.bytes(key.satellite, Kept::Partial, held.total(), 0);
+    txn.bytes(key.satellite, Kept::Overhead, overhead(&held), 0);
+    Ok(held.total() + overhead(&held))
 }
 
 /// Writes a payload in pieces and hashes it on the way.
@@ -329,7 +331,7 @@ pub(super) fn relieve(spool: &mut Spool, limit: u64) -> Result<bool, SpoolError>
         }
         for row in view.tables.open_table(PARTIALS)?.iter()? {
             let (key, value) = row?;
-            let held = partial_bytes(&RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held));
+            let held = RangeSet::from_wire(&decode::<PartialRecord>(value.value())?.held).total();
             partials.push((held, key.value()));
         }
         partials.sort_unstable();

@@ -304,11 +304,11 @@ fn partials_have_a_quota_and_leave_when_they_are_not_on_board_any_more() {
     let mut spool = open(&dir);
     let (header, payload) = segment(1, spans(5), 0);
     let mut first = incoming(&header, &payload, &[0..100]);
-    first.max_partial_bytes = 150;
+    first.max_partial_bytes = 5000;
     assert!(matches!(apply(&mut spool, &[first])[0], Applied::Held(_)));
     let (header, payload) = segment(2, spans(5), 0);
     let mut second = incoming(&header, &payload, &[0..100]);
-    second.max_partial_bytes = 150;
+    second.max_partial_bytes = 5000;
     assert_eq!(apply(&mut spool, &[second]), [Applied::Rejected(RejectReason::Quota)]);
     assert_eq!(usage(&spool), 100);
     hello(&mut spool, 2..3, Vec::new());
