@@ -23,12 +23,16 @@ pub enum Encoding {
     Zstd,
     /// `deflate` in HTTP, which is RFC 1950; some clients send RFC 1951 without the header, which is taken too.
     Deflate,
+    /// Snappy, one block or its framing format: senders call both by this name.
+    Snappy,
+    /// The frame format of LZ4.
+    Lz4,
 }
 
 impl Encoding {
     /// The encoding with this name, in letters of either case, in `Content-Encoding` or `grpc-encoding`.
     pub fn from_name(name: &str) -> Option<Self> {
-        const NAMES: [(&str, Encoding); 7] = [
+        const NAMES: [(&str, Encoding); 10] = [
             ("", Encoding::Identity),
             ("identity", Encoding::Identity),
             ("gzip", Encoding::Gzip),
@@ -36,6 +40,9 @@ impl Encoding {
             ("zstd", Encoding::Zstd),
             ("deflate", Encoding::Deflate),
             ("zlib", Encoding::Deflate),
+            ("snappy", Encoding::Snappy),
+            ("x-snappy-framed", Encoding::Snappy),
+            ("lz4", Encoding::Lz4),
         ];
         let name = name.trim();
         NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, encoding)| *encoding)
@@ -56,8 +63,11 @@ pub enum DecompressError {
     Corrupt(#[source] io::Error),
 }
 
-/// A reader of what `source` unpacks to. It does not bound the bytes that come out: the caller does, or uses [`decompress`].
-pub fn reader<'a>(encoding: Encoding, source: &'a [u8]) -> io::Result<Box<dyn Read + 'a>> {
+/// How snappy's framing format begins.
+const SNAPPY_STREAM: &[u8] = b"\xff\x06\x00\x00sNaPpY";
+
+/// A reader of what `source` unpacks to. It does not bound the bytes that come out: [`decompress`] does.
+fn reader<'a>(encoding: Encoding, source: &'a [u8]) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match encoding {
         Encoding::Identity => Box::new(source),
         Encoding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(source)),
@@ -73,6 +83,8 @@ pub fn reader<'a>(encoding: Encoding, source: &'a [u8]) -> io::Result<Box<dyn Re
             }
         }
         Encoding::Zstd => Box::new(zstd_reader(source)?),
+        Encoding::Snappy => Box::new(snap::read::FrameDecoder::new(source)),
+        Encoding::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(source)),
     })
 }
 
@@ -92,6 +104,12 @@ pub fn decompress<E: From<DecompressError>>(
     mut grow: impl FnMut(usize) -> Result<(), E>,
 ) -> Result<Vec<u8>, E> {
     let corrupt = |e| E::from(DecompressError::Corrupt(e));
+    if encoding == Encoding::Snappy && !source.starts_with(SNAPPY_STREAM) {
+        return snappy_block(source, limit, grow);
+    }
+    if encoding == Encoding::Lz4 && !lz4_is_whole(source) {
+        return Err(corrupt(io::ErrorKind::UnexpectedEof.into()));
+    }
     let mut reader = reader(encoding, source).map_err(corrupt)?;
     let mut out = Vec::new();
     let mut filled = 0;
@@ -116,6 +134,52 @@ pub fn decompress<E: From<DecompressError>>(
         return Err(E::from(DecompressError::TooLarge { limit }));
     }
     out.truncate(filled);
+    Ok(out)
+}
+
+/// Whether the last frame has its end mark: the decoder takes a frame that was cut between two blocks for a whole one. The layout
+/// is that of the LZ4 frame format 1.6: magic, flags, sizes, blocks with their lengths, a length of 0.
+fn lz4_is_whole(source: &[u8]) -> bool {
+    let word = |at: usize| Some(u32::from_le_bytes(*source.get(at..)?.first_chunk()?));
+    let mut at = 0;
+    while at < source.len() {
+        let Some(magic) = word(at) else { return false };
+        let skippable = magic & 0xffff_fff0 == 0x184d_2a50;
+        if skippable {
+            let Some(length) = word(at + 4) else { return false };
+            at += 8 + length as usize;
+            continue;
+        }
+        let Some(&flags) = source.get(at + 4) else { return false };
+        let has = |bit: u8, bytes: usize| if flags & bit == 0 { 0 } else { bytes };
+        at += 7 + has(0x08, 8) + has(0x01, 4);
+        loop {
+            match word(at) {
+                None => return false,
+                Some(0) => break,
+                Some(length) => at += 4 + (length & 0x7fff_ffff) as usize + has(0x10, 4),
+            }
+        }
+        at += 4 + has(0x04, 4);
+    }
+    at == source.len()
+}
+
+/// A block says at its head what it unpacks to.
+fn snappy_block<E: From<DecompressError>>(
+    source: &[u8],
+    limit: usize,
+    mut grow: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Vec<u8>, E> {
+    let corrupt = |e: snap::Error| E::from(DecompressError::Corrupt(e.into()));
+    let length = snap::raw::decompress_len(source).map_err(corrupt)?;
+    if length > limit {
+        return Err(E::from(DecompressError::TooLarge { limit }));
+    }
+    grow(length)?;
+    let mut out = vec![0; length];
+    let written = snap::raw::Decoder::new().decompress(source, &mut out).map_err(corrupt)?;
+    out.truncate(written);
     Ok(out)
 }
 
@@ -148,10 +212,37 @@ mod tests {
                 e.write_all(data).unwrap();
                 e.finish().unwrap()
             }
+            Encoding::Snappy => snap::raw::Encoder::new().compress_vec(data).unwrap(),
+            Encoding::Lz4 => {
+                let mut e = lz4_flex::frame::FrameEncoder::new(Vec::new());
+                e.write_all(data).unwrap();
+                e.finish().unwrap()
+            }
         }
     }
 
-    const ALL: [Encoding; 4] = [Encoding::Identity, Encoding::Gzip, Encoding::Zstd, Encoding::Deflate];
+    const ALL: [Encoding; 6] = [
+        Encoding::Identity,
+        Encoding::Gzip,
+        Encoding::Zstd,
+        Encoding::Deflate,
+        Encoding::Snappy,
+        Encoding::Lz4,
+    ];
+
+    #[test]
+    fn snappy_is_taken_as_a_block_and_as_a_stream() {
+        let data = vec![7; 200_000];
+        let mut stream = snap::write::FrameEncoder::new(Vec::new());
+        stream.write_all(&data).unwrap();
+        let stream = stream.into_inner().unwrap();
+        assert_eq!(decompress_capped(Encoding::Snappy, &stream, data.len()).unwrap(), data);
+        assert!(decompress_capped(Encoding::Snappy, &stream, data.len() - 1).is_err());
+        assert!(decompress_capped(Encoding::Snappy, &stream[..stream.len() - 1], data.len()).is_err());
+        for name in ["snappy", "Snappy", "x-snappy-framed"] {
+            assert_eq!(Encoding::from_name(name), Some(Encoding::Snappy));
+        }
+    }
 
     #[test]
     fn what_fits_comes_back() {
@@ -187,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_cut_or_foreign_body_is_an_error() {
-        for encoding in [Encoding::Gzip, Encoding::Zstd, Encoding::Deflate] {
+        for encoding in [Encoding::Gzip, Encoding::Zstd, Encoding::Deflate, Encoding::Snappy, Encoding::Lz4] {
             let whole = packed(encoding, &[7; 10_000]);
             for cut in [1, whole.len() / 2, whole.len() - 1] {
                 assert!(decompress_capped(encoding, &whole[..cut], 1 << 20).is_err(), "{encoding:?} {cut}");

@@ -46,7 +46,7 @@ impl http_body::Body for Reply {
 }
 
 /// What a request may be compressed with.
-const ACCEPTED: HeaderValue = HeaderValue::from_static("identity, gzip, zstd, deflate");
+const ACCEPTED: HeaderValue = HeaderValue::from_static("identity, gzip, zstd, deflate, snappy");
 
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
