@@ -123,7 +123,7 @@ async fn export(intake: &Intake, request: Request<Incoming>) -> Result<(), Answe
             None => Encoding::Identity,
             Some(Some(encoding)) => encoding,
             Some(None) => {
-                let message = "grpc-encoding is not known; gzip, zstd, deflate and identity are";
+                let message = "grpc-encoding is not known; gzip, zstd, snappy, deflate, lz4 and identity are";
                 return Err(Status::refuse(Code::Unimplemented, message).into());
             }
         };

@@ -174,7 +174,7 @@ async fn read(
     let encoding = match headers.get(header::CONTENT_ENCODING) {
         None => Encoding::Identity,
         Some(value) => value.to_str().ok().and_then(Encoding::from_name).ok_or_else(|| {
-            let message = "Content-Encoding is not known; gzip, zstd, deflate and identity are";
+            let message = "Content-Encoding is not known; gzip, zstd, snappy, deflate, lz4 and identity are";
             Status::refuse(Code::InvalidArgument, message)
         })?,
     };
