@@ -19,6 +19,7 @@ use tonic::Code;
 
 use super::Intake;
 use super::body::{Pieces, READ_TIMEOUT};
+use super::health;
 
 /// A gRPC answer: at most one data frame, then trailers.
 #[derive(Default)]
@@ -58,8 +59,15 @@ pub(super) fn service(
     hyper::service::service_fn(move |request| {
         let intake = Arc::clone(&intake);
         async move {
-            let mut response = match export(&intake, request).await {
-                Ok(()) => success(),
+            let answer = match request.uri().path() == health::PATH && is_grpc(&request) {
+                true => {
+                    health::check(request.into_body()).await.map(|()| health::SERVING).map_err(Answer::from)
+                }
+                // An empty ExportServiceResponse: no partial_success.
+                false => export(&intake, request).await.map(|()| Bytes::from_static(&[0; 5])),
+            };
+            let mut response = match answer {
+                Ok(message) => success(message),
                 Err(Answer::Status(status)) => failure(&status),
                 Err(Answer::NotGrpc) => not_grpc(),
             };
@@ -81,12 +89,10 @@ impl From<Status> for Answer {
     }
 }
 
-fn success() -> Response<Reply> {
-    // An empty ExportServiceResponse: no partial_success.
+fn success(message: Bytes) -> Response<Reply> {
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let mut response =
-        Response::new(Reply { data: Some(Bytes::from_static(&[0; 5])), trailers: Some(trailers) });
+    let mut response = Response::new(Reply { data: Some(message), trailers: Some(trailers) });
     response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
     response
 }
@@ -101,14 +107,18 @@ fn not_grpc() -> Response<Reply> {
     response
 }
 
-async fn export(intake: &Intake, request: Request<Incoming>) -> Result<(), Answer> {
-    let (parts, body) = request.into_parts();
-    let grpc = parts.headers.get(header::CONTENT_TYPE).is_some_and(|v| {
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    let named = request.headers().get(header::CONTENT_TYPE).is_some_and(|v| {
         v.as_bytes().starts_with(b"application/grpc") && !v.as_bytes().starts_with(b"application/grpc-web")
     });
-    if !grpc || parts.method != http::Method::POST {
+    named && request.method() == http::Method::POST
+}
+
+async fn export(intake: &Intake, request: Request<Incoming>) -> Result<(), Answer> {
+    if !is_grpc(&request) {
         return Err(Answer::NotGrpc);
     }
+    let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let Some(signal) = Signal::ALL.into_iter().find(|s| s.grpc_path() == path) else {
         return Err(Status::refuse(

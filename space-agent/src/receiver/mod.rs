@@ -6,6 +6,7 @@
 mod body;
 mod cors;
 mod grpc;
+mod health;
 mod http;
 
 use std::sync::Arc;

@@ -202,3 +202,22 @@ async fn exporters_send_with_tls_show_their_certificate_and_trust_nobody_else() 
     let log = sender.process.log();
     assert!(log.contains("exporters.otlp_http.tls.insecure_skip_verify"), "it is said at each start: {log}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_is_told_over_grpc() {
+    let scene = Scene::new(PROGRAMS);
+    let mut agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+    agent.start().await;
+    let name = |name: &str| [&[0x0a, name.len() as u8], name.as_bytes()].concat();
+    let traces = "opentelemetry.proto.collector.trace.v1.TraceService";
+    for (message, status) in
+        [(Vec::new(), "0"), (name(traces), "0"), (name("nobody"), "5"), (vec![0x0a, 9], "3")]
+    {
+        let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+        let body = e2e::wire::frame(0, &message);
+        let target = Target::tcp(agent.grpc);
+        let answer = http2(&target, "/grpc.health.v1.Health/Check", &headers, body).await.unwrap();
+        assert_eq!(answer.header("grpc-status"), status, "{message:?}");
+        assert_eq!(answer.body.ends_with(&[0x08, 1]), status == "0", "{answer:?}");
+    }
+}
