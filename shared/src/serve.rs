@@ -447,7 +447,7 @@ impl Places {
     }
 }
 
-/// An axum router behind [`serve`]: hands it hyper's bodies.
+/// An axum router behind [`keep`]: hands it hyper's bodies.
 #[derive(Clone)]
 pub struct RouterService(pub axum::Router);
 

@@ -1,7 +1,7 @@
 //! Configuration files: YAML in the Collector's shape, read strictly, every mistake reported at once.
 //!
-//! In the order in which a file passes: [`tree`] keeps lines, [`mod@env`] replaces variables, [`collector`] turns what the Collector has
-//! and Perigee has otherwise into Perigee's form, and [`read`] reads the result with serde. An unknown key is an error that names the
+//! In the order in which a file passes: `tree` keeps lines, `env` replaces variables, [`collector`] turns what the Collector has
+//! and Perigee has otherwise into Perigee's form, and `read` reads the result with serde. An unknown key is an error that names the
 //! key, its line and the nearest known key. [`Components`] is the Collector's map of `kind/name` to the settings of that kind.
 
 pub mod collector;
