@@ -1,13 +1,10 @@
 //! Who may connect: certificates, the list of satellites, revocation.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use perigee_shared::env::Env;
-use perigee_shared::link::revocation::Revocations;
+use perigee_shared::link::revocation::{ListFile, Revocations};
 use perigee_shared::link::tls::{self, Credentials, Identity, Role, TlsError};
 use perigee_shared::link::transport;
 use rustls::RootCertStore;
@@ -15,17 +12,12 @@ use rustls::pki_types::CertificateDer;
 
 use crate::config::{Config, LinkConfig};
 
-/// What tells one content of a file from another: when it was changed, its length and its inode.
-type Version = (Option<SystemTime>, u64, u64);
-
 /// What the link's TLS is made of.
 pub(super) struct Access {
     credentials: Credentials,
     satellites: Arc<RootCertStore>,
     domain: String,
-    authorities: PathBuf,
-    revocations: Option<PathBuf>,
-    changed: Option<Version>,
+    revocations: Option<ListFile>,
     limits: LinkConfig,
 }
 
@@ -43,20 +35,17 @@ impl Access {
             credentials,
             satellites: tls::load_authorities(&link.satellite_ca_file)?,
             domain: own.trust_domain,
-            authorities: link.satellite_ca_file.clone(),
-            revocations: link.satellite_crl_file.clone(),
-            changed: None,
+            revocations: link
+                .satellite_crl_file
+                .as_deref()
+                .map(|path| ListFile::new(path, &link.satellite_ca_file)),
             limits: link.clone(),
         })
     }
 
     /// The server's configuration with the revocations of now, and these.
     pub(super) fn server(&mut self, env: &Env) -> Result<(quinn::ServerConfig, Revocations), TlsError> {
-        self.changed = self.version();
-        let revoked = match &self.revocations {
-            Some(path) => Revocations::load(path, &self.authorities)?,
-            None => Revocations::default(),
-        };
+        let revoked = self.revocations.as_mut().map(ListFile::load).transpose()?.unwrap_or_default();
         let mut server = tls::server_config(
             self.credentials.clone(),
             Arc::clone(&self.satellites),
@@ -72,11 +61,6 @@ impl Access {
         Ok((server, revoked))
     }
 
-    fn version(&self) -> Option<Version> {
-        let meta = std::fs::metadata(self.revocations.as_ref()?).ok()?;
-        Some((meta.modified().ok(), meta.len(), meta.ino()))
-    }
-
     /// Whether there is a revocation list that may change.
     pub(super) fn watches_revocations(&self) -> bool {
         self.revocations.is_some()
@@ -89,7 +73,7 @@ impl Access {
 
     /// Whether the revocation list's file is another one than was read.
     pub(super) fn has_changed(&self) -> bool {
-        self.revocations.is_some() && self.version() != self.changed
+        self.revocations.as_ref().is_some_and(ListFile::has_changed)
     }
 
     /// Who may connect.

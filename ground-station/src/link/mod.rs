@@ -91,10 +91,11 @@ impl Link {
     ) -> Result<Self, LinkError> {
         let mut access = Access::try_new(&config)?;
         let (server, revocations) = access.server(env)?;
-        if revocations.has_expired(env.unix_nano()) {
+        let expired = revocations.has_expired(env.unix_nano());
+        if expired {
             say_expired();
         }
-        metrics.revocations_in_doubt(revocations.has_expired(env.unix_nano()));
+        metrics.revocations_in_doubt(expired);
         let endpoints = config
             .link
             .listen
@@ -142,10 +143,8 @@ impl Link {
             tasks.keep(format!("link {address}"), accepting, |accepting| Box::pin(accepting.run()));
         }
         if access.watches_revocations() {
-            let state = (access, endpoints.clone(), around);
-            tasks.keep("revocations", state, move |(access, endpoints, around)| {
-                Box::pin(watch_revocations(access, endpoints, around, env.clone()))
-            });
+            let watch = RevocationWatch { access, endpoints, around, env, refused: false };
+            tasks.keep("revocations", watch, |watch| Box::pin(watch.run()));
         }
     }
 }
@@ -158,34 +157,48 @@ fn say_expired() {
 }
 
 /// Reads the revocation list again when it changes; then links that are open end where it says so.
-async fn watch_revocations(access: &mut Access, endpoints: &[Endpoint], around: &Surroundings, env: Env) {
-    let mut check = tokio::time::interval(REVOCATION_CHECK);
-    loop {
-        tokio::select! {
-            biased;
-            () = around.shutdown.cancelled() => return,
-            _ = check.tick() => {}
-        }
-        if !access.has_changed() {
-            if around.revocations.borrow().has_expired(env.unix_nano()) {
-                around.metrics.revocations_in_doubt(true);
+struct RevocationWatch {
+    access: Access,
+    endpoints: Vec<Endpoint>,
+    around: Surroundings,
+    env: Env,
+    /// The list in the file cannot be used.
+    refused: bool,
+}
+
+impl RevocationWatch {
+    async fn run(&mut self) {
+        let mut check = tokio::time::interval(REVOCATION_CHECK);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.around.shutdown.cancelled() => return,
+                _ = check.tick() => {}
             }
-            continue;
+            if self.access.has_changed() {
+                self.refused = !self.renew();
+            }
+            let expired = self.around.revocations.borrow().has_expired(self.env.unix_nano());
+            self.around.metrics.revocations_in_doubt(self.refused || expired);
         }
-        match access.server(&env) {
-            Ok((_, revocations)) if revocations.has_expired(env.unix_nano()) => {
+    }
+
+    /// Takes the list in the file in the place of the one in force; whether it could be used.
+    fn renew(&mut self) -> bool {
+        match self.access.server(&self.env) {
+            Ok((_, revocations)) if revocations.has_expired(self.env.unix_nano()) => {
                 // The one in force may be as old, but it is not made older.
                 say_expired();
-                around.metrics.revocations_in_doubt(true);
+                false
             }
             Ok((server, revocations)) => {
-                for endpoint in endpoints {
+                for endpoint in &self.endpoints {
                     endpoint.set_server_config(Some(server.clone()));
                 }
                 tracing::info!("the revocation list was read again");
-                around.registry.close_revoked(|serial| revocations.contain(serial));
-                around.metrics.revocations_in_doubt(false);
-                around.revocations.send_replace(revocations);
+                self.around.registry.close_revoked(|serial| revocations.contain(serial));
+                self.around.revocations.send_replace(revocations);
+                true
             }
             Err(error) => {
                 tracing::error!(
@@ -193,7 +206,7 @@ async fn watch_revocations(access: &mut Access, endpoints: &[Endpoint], around: 
                     %error,
                     "the new revocation list cannot be used; the one in force stays"
                 );
-                around.metrics.revocations_in_doubt(true);
+                false
             }
         }
     }

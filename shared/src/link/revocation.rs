@@ -1,6 +1,8 @@
 //! Revocation lists: read, checked against their authority, and asked for a certificate's serial number.
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
@@ -69,6 +71,40 @@ impl Revocations {
     /// As rustls takes them.
     pub fn lists(&self) -> &[CertificateRevocationListDer<'static>] {
         &self.lists
+    }
+}
+
+/// What tells one content of a file from another: when it was changed, its length and its inode; `None`: there is no file.
+type Version = Option<(Option<SystemTime>, u64, u64)>;
+
+/// A file of lists that is read again when it changes.
+pub struct ListFile {
+    path: PathBuf,
+    authorities: PathBuf,
+    /// `None`: it was never read.
+    read: Option<Version>,
+}
+
+impl ListFile {
+    /// The lists at `path`, which an authority in the file `authorities` must have signed. Nothing is read yet.
+    pub fn new(path: &Path, authorities: &Path) -> Self {
+        Self { path: path.to_owned(), authorities: authorities.to_owned(), read: None }
+    }
+
+    /// Whether it is another file than was read last.
+    pub fn has_changed(&self) -> bool {
+        self.read != Some(self.version())
+    }
+
+    /// Reads it.
+    pub fn load(&mut self) -> Result<Revocations, TlsError> {
+        self.read = Some(self.version());
+        Revocations::load(&self.path, &self.authorities)
+    }
+
+    fn version(&self) -> Version {
+        let meta = std::fs::metadata(&self.path).ok()?;
+        Some((meta.modified().ok(), meta.len(), meta.ino()))
     }
 }
 

@@ -3,14 +3,11 @@
 //! The list is read again before each attempt to connect if its file has changed. One that cannot be used raises an alarm and
 //! never ends contact: the one before stays in force, and without one every station of the authority is trusted.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
-use perigee_shared::link::revocation::Revocations;
+use perigee_shared::link::revocation::{ListFile, Revocations};
 use perigee_shared::link::tls::{self, Credentials, Role, TlsError};
 use rustls::RootCertStore;
 
@@ -18,16 +15,11 @@ use crate::agent::AgentError;
 use crate::config::LinkConfig;
 use crate::telemetry::ShipCounters;
 
-/// What tells one content of a file from another: when it was changed, its length and its inode.
-type Version = Option<(Option<SystemTime>, u64, u64)>;
-
 /// See the module.
 pub struct Trust {
     credentials: Credentials,
     authorities: Arc<RootCertStore>,
-    authority_file: PathBuf,
-    list: Option<PathBuf>,
-    read: Version,
+    list: Option<ListFile>,
     revocations: Revocations,
     unusable: bool,
     client: quinn::ClientConfig,
@@ -49,9 +41,7 @@ impl Trust {
         let mut trust = Self {
             credentials,
             authorities,
-            authority_file: link.station_ca_file.clone(),
-            list: link.station_crl_file.clone(),
-            read: None,
+            list: link.station_crl_file.as_deref().map(|path| ListFile::new(path, &link.station_ca_file)),
             revocations: Revocations::default(),
             unusable: false,
             client,
@@ -70,14 +60,9 @@ impl Trust {
     }
 
     fn refresh(&mut self) {
-        let Some(path) = self.list.clone() else { return };
-        let version = version(&path);
-        if version.is_some() && version == self.read {
-            return;
-        }
-        let again = self.unusable && version.is_none();
-        self.read = version;
-        let used = Revocations::load(&path, &self.authority_file).and_then(|list| self.trust(list));
+        let Some(file) = self.list.as_mut().filter(|file| file.has_changed()) else { return };
+        let loaded = file.load();
+        let used = loaded.and_then(|list| self.trust(list));
         self.unusable = used.is_err();
         match used {
             Ok(()) if self.revocations.has_expired(self.env.unix_nano()) => tracing::error!(
@@ -85,8 +70,6 @@ impl Trust {
                 "link.station_crl_file has expired, or the clock is wrong; it is used"
             ),
             Ok(()) => tracing::info!("link.station_crl_file was read"),
-            // Said once for a file that is not there.
-            Err(_) if again => {}
             Err(error) => tracing::error!(
                 event.name = "perigee.link.revocation_list",
                 %error,
@@ -102,9 +85,4 @@ impl Trust {
         self.revocations = list;
         Ok(())
     }
-}
-
-fn version(path: &Path) -> Version {
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.modified().ok(), meta.len(), meta.ino()))
 }
