@@ -146,13 +146,12 @@ impl Ground {
             serve::keep(&watching, name, listener, (limits, closed), service, late.clone());
         }
         for exporter in exporters {
-            let (name, stop) = (format!("exporter {}", exporter.name()), stop.clone());
-            work.keep(name, exporter, move |exporter| Box::pin(exporter.run(stop.clone())));
+            let name = format!("exporter {}", exporter.name());
+            work.keep_until(name, exporter, &stop, |exporter, stop| Box::pin(exporter.run(stop)));
         }
         link.run(&work, &stop);
-        let (scrubbed, end) = (store.clone(), stop.clone());
-        work.keep("scrub", (), move |()| {
-            Box::pin(scrub::run(scrubbed.clone(), scrub.interval.0, scrub.rate.0, end.clone()))
+        work.keep_until("scrub", store.clone(), &stop, move |store, stop| {
+            Box::pin(scrub::run(store.clone(), scrub.interval.0, scrub.rate.0, stop))
         });
         let mut status = store.status();
         let gone = tokio::select! {

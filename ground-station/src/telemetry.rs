@@ -78,9 +78,9 @@ impl Metrics {
         }))
     }
 
-    /// The tasks that have panicked and do not run again yet.
-    pub fn tasks_down(&self) -> Vec<Arc<str>> {
-        self.0.tasks.down()
+    /// What is wrong with tasks, for health.
+    pub fn trouble(&self) -> Option<String> {
+        self.0.tasks.trouble()
     }
 
     /// Connections that listeners closed.

@@ -18,6 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::env::Env;
@@ -94,6 +95,18 @@ impl Supervisor {
         });
     }
 
+    /// Runs a stage that ends when `stop` is cancelled.
+    pub fn keep_until<S: Send + 'static>(
+        &self,
+        name: impl Into<Arc<str>>,
+        stage: S,
+        stop: &CancellationToken,
+        run: impl for<'a> Fn(&'a mut S, CancellationToken) -> Work<'a> + Send + 'static,
+    ) {
+        let stop = stop.clone();
+        self.keep(name, stage, move |stage| run(stage, stop.clone()));
+    }
+
     /// What serves one peer: a panic in it is logged and counted under `name`, and ends it. It does not start again, since the
     /// peer comes again.
     pub fn watched(
@@ -125,14 +138,14 @@ impl Supervisor {
         }
     }
 
-    /// The tasks that have panicked and do not run again yet.
-    pub fn down(&self) -> Vec<Arc<str>> {
-        self.record.lock().iter().filter(|(_, task)| task.down).map(|(name, _)| Arc::clone(name)).collect()
+    /// What health has to tell: the tasks that have panicked and do not run again yet.
+    pub fn trouble(&self) -> Option<String> {
+        let down = self.down();
+        (!down.is_empty()).then(|| format!("panicked and not running: {}", down.join(", ")))
     }
 
-    /// The names of all tasks that are kept.
-    pub fn kept(&self) -> Vec<Arc<str>> {
-        self.record.lock().keys().cloned().collect()
+    fn down(&self) -> Vec<Arc<str>> {
+        self.record.lock().iter().filter(|(_, task)| task.down).map(|(name, _)| Arc::clone(name)).collect()
     }
 
     /// Adds the count of panics to a registry.

@@ -12,7 +12,7 @@ use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::tls::{self, TlsError};
 use perigee_shared::serve::{self, BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService};
 use perigee_shared::signal::SignalSet;
-use perigee_shared::supervise::{Supervisor, Work};
+use perigee_shared::supervise::Supervisor;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -275,9 +275,8 @@ impl Agent {
         let (batch, lanes) = (config.processors.batch, config.lanes.lanes().map_err(AgentError::Setting)?);
         let batcher =
             Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender);
-        keep(&back, "batcher", batcher, &stop, |batcher, stop| Box::pin(batcher.run(stop)));
-        keep(
-            &back,
+        back.keep_until("batcher", batcher, &stop, |batcher, stop| Box::pin(batcher.run(stop)));
+        back.keep_until(
             "lifetimes",
             (lanes.clone(), env.clone(), wal.clone(), sealed.clone()),
             &stop,
@@ -285,18 +284,21 @@ impl Agent {
                 Box::pin(lifetimes::run(lanes.clone(), env.clone(), wal.clone(), sealed.clone(), stop))
             },
         );
-        keep(&back, "memory limiter", (Arc::clone(&limiter), env.clone()), &stop, |(limiter, env), stop| {
-            Box::pin(limiter.run(env.clone(), stop))
-        });
-        keep(&back, "compaction", (wal.clone(), link.clone()), &stop, |(wal, link), stop| {
+        back.keep_until(
+            "memory limiter",
+            (Arc::clone(&limiter), env.clone()),
+            &stop,
+            |(limiter, env), stop| Box::pin(limiter.run(env.clone(), stop)),
+        );
+        back.keep_until("compaction", (wal.clone(), link.clone()), &stop, |(wal, link), stop| {
             Box::pin(compact(wal.clone(), link.clone(), stop))
         });
         let scrubbed = (config.storage.scrub, wal.clone(), metrics.scrub());
-        keep(&back, "scrub", scrubbed, &stop, |(config, wal, counters), stop| {
+        back.keep_until("scrub", scrubbed, &stop, |(config, wal, counters), stop| {
             Box::pin(scrub::run(*config, wal.clone(), counters.clone(), stop))
         });
         let (contact_source, contact_control) = contacts;
-        keep(&back, "contacts", contact_source, &stop, |contacts, stop| Box::pin(contacts.run(stop)));
+        back.keep_until("contacts", contact_source, &stop, |contacts, stop| Box::pin(contacts.run(stop)));
 
         let satellite = outside.link.as_ref().map(|(l, _)| l.satellite.clone());
         let wires = (current, contact_control.clone(), link_sender);
@@ -397,18 +399,6 @@ async fn operators(config: &Config) -> Result<Vec<Operator>, AgentError> {
     Ok(out)
 }
 
-/// Keeps a stage that runs until `stop`.
-fn keep<S: Send + 'static>(
-    tasks: &Supervisor,
-    name: &str,
-    stage: S,
-    stop: &CancellationToken,
-    run: impl for<'a> Fn(&'a mut S, CancellationToken) -> Work<'a> + Send + 'static,
-) {
-    let stop = stop.clone();
-    tasks.keep(name, stage, move |stage| run(stage, stop.clone()));
-}
-
 /// Starts the endpoints for operators.
 fn spawn_operators(
     operators: Vec<Operator>,
@@ -450,7 +440,7 @@ async fn spawn_consumers(
         let (wal, sealed, counters, lanes) = (wal.clone(), sealed.clone(), metrics.ship(), lanes.clone());
         let shipper =
             Shipper::new(config, lanes, env.clone(), wal, id, current, sealed, planner, counters, link);
-        keep(tasks, "link", shipper, stop, |shipper, stop| Box::pin(shipper.run(stop)));
+        tasks.keep_until("link", shipper, stop, |shipper, stop| Box::pin(shipper.run(stop)));
     }
     for (name, (client, direct, signals)) in outside.direct {
         let Some(id) = consumer(name.clone()).await else { continue };
@@ -466,7 +456,7 @@ async fn spawn_consumers(
             sealed.clone(),
             metrics.ship(),
         );
-        keep(tasks, &task, exporter, stop, |exporter, stop| Box::pin(exporter.run(stop)));
+        tasks.keep_until(task, exporter, stop, |exporter, stop| Box::pin(exporter.run(stop)));
     }
 }
 

@@ -110,9 +110,7 @@ async fn metrics(State(c): Shared) -> Response {
 }
 
 async fn health(State(c): Shared) -> Response {
-    let down = c.tasks.down();
-    if !down.is_empty() {
-        let why = format!("panicked and not running: {}", down.join(", "));
+    if let Some(why) = c.tasks.trouble() {
         return Refusal(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     }
     match c.wal.call(|wal| (wal.failing().map(str::to_owned), wal.in_memory().now)).await {

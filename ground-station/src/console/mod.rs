@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -202,17 +201,14 @@ async fn metrics(State(console): State<Console>) -> Result<Response, Failed> {
 }
 
 async fn health(State(console): State<Console>) -> Response {
-    let (code, text) = health_of(&console.store.status().borrow(), &console.metrics.tasks_down());
+    let (code, text) = health_of(&console.store.status().borrow(), console.metrics.trouble());
     (code, Json(serde_json::json!({ "status": text }))).into_response()
 }
 
 /// 200 while the spool can be written and every task runs, otherwise 503 with the reason.
-fn health_of(status: &Status, down: &[Arc<str>]) -> (StatusCode, String) {
-    match status.gone.as_ref().or(status.failing.as_ref()) {
-        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why.clone()),
-        None if !down.is_empty() => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("panicked and not running: {}", down.join(", ")))
-        }
+fn health_of(status: &Status, trouble: Option<String>) -> (StatusCode, String) {
+    match status.gone.clone().or(status.failing.clone()).or(trouble) {
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
         None if status.full => (StatusCode::OK, "the spool is full".to_owned()),
         None => (StatusCode::OK, "ok".to_owned()),
     }
@@ -225,13 +221,16 @@ mod tests {
     #[test]
     fn a_spool_that_cannot_be_written_or_is_gone_is_not_healthy() {
         let mut status = Status::default();
-        assert_eq!(health_of(&status, &[]).0, StatusCode::OK);
-        assert_eq!(health_of(&status, &["exporter otlp".into()]).0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(health_of(&status, None).0, StatusCode::OK);
+        assert_eq!(health_of(&status, Some("exporter otlp".to_owned())).0, StatusCode::SERVICE_UNAVAILABLE);
         status.full = true;
-        assert_eq!(health_of(&status, &[]), (StatusCode::OK, "the spool is full".to_owned()));
+        assert_eq!(health_of(&status, None), (StatusCode::OK, "the spool is full".to_owned()));
         status.failing = Some("the disk is full".to_owned());
-        assert_eq!(health_of(&status, &[]), (StatusCode::SERVICE_UNAVAILABLE, "the disk is full".to_owned()));
+        assert_eq!(
+            health_of(&status, None),
+            (StatusCode::SERVICE_UNAVAILABLE, "the disk is full".to_owned())
+        );
         status.gone = Some("it is given up".to_owned());
-        assert_eq!(health_of(&status, &[]), (StatusCode::SERVICE_UNAVAILABLE, "it is given up".to_owned()));
+        assert_eq!(health_of(&status, None), (StatusCode::SERVICE_UNAVAILABLE, "it is given up".to_owned()));
     }
 }
