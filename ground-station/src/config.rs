@@ -5,9 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use perigee_shared::config::collector::{self, Program};
-use perigee_shared::config::{
-    Component, Components, ConfigError, ConfigFile, Invalid, Problem, settings_or_default,
-};
+use perigee_shared::config::{Component, Components, ConfigError, ConfigFile, Invalid, Problem};
 use perigee_shared::export::ExporterConfig;
 use perigee_shared::export::auth::Authenticator;
 use perigee_shared::link::tls;
@@ -204,8 +202,7 @@ impl Component for Extension {
             "health_check" => Self::HealthCheck(map.next_value()?),
             "api" => Self::Api(map.next_value()?),
             "control" => Self::Control(map.next_value()?),
-            "bearertokenauth" => Self::Authenticator(Authenticator::Bearer(settings_or_default(map)?)),
-            _ => Self::Authenticator(Authenticator::Basic(settings_or_default(map)?)),
+            _ => Self::Authenticator(Authenticator::deserialize_kind(kind, map)?),
         })
     }
 }

@@ -210,9 +210,7 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             let config = load(&arg.config)?;
             perigee_shared::telemetry::init_logs(&config.service.telemetry.logs);
             supervise::log_panics();
-            for warning in config.warnings.iter().chain(&agent::dates(&config, &env)) {
-                tracing::warn!(line = warning.line, "{}: {}", warning.key, warning.message);
-            }
+            config.warnings.iter().chain(&agent::dates(&config, &env)).for_each(Problem::warn);
             let (agent, receivers) = Box::pin(Agent::build(config, env)).await.map_err(|e| match e {
                 e if e.is_configuration() => Failure::Config(e.to_string()),
                 other => Failure::Other(other.to_string()),
@@ -228,12 +226,9 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             let config = load(&arg.config)?;
             agent::check(&config).map_err(|e| Failure::Config(e.to_string()))?;
             let shown = arg.config.display();
-            let warning = |w: &Problem| match w.line {
-                0 => format!("{shown}: warning: {w}\n"),
-                line => format!("{shown}:{line}: warning: {}: {}\n", w.key, w.message),
-            };
             let dates = agent::dates(&config, &Env::production());
-            let mut text: String = config.warnings.iter().chain(&dates).map(warning).collect();
+            let mut text: String =
+                config.warnings.iter().chain(&dates).map(|w| w.as_warning(&shown.to_string())).collect();
             text.push_str(&format!("{shown}: the configuration is valid\n"));
             for name in abandoned(&config).await {
                 text.push_str(&release_hint(&name));

@@ -94,9 +94,7 @@ async fn work(file: ConfigFile, env: &Env) -> anyhow::Result<ExitCode> {
     let config = Config::load(&file.config)?;
     init_logs(&config.service.telemetry.logs);
     supervise::log_panics();
-    for warning in config.warnings.iter().chain(&dates(&config, env)) {
-        tracing::warn!(line = warning.line, "{}: {}", warning.key, warning.message);
-    }
+    config.warnings.iter().chain(&dates(&config, env)).for_each(Problem::warn);
     let ground = Ground::build(config, env).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
@@ -128,12 +126,11 @@ fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
         eprintln!("ground-station: {}: {error}", file.config.display());
         return Ok(ExitCode::from(WRONG_CONFIGURATION));
     }
+    let shown = file.config.display().to_string();
     for warning in config.warnings.iter().chain(&dates(&config, &env)) {
-        let (key, message) = (&warning.key, &warning.message);
-        let line = if warning.line > 0 { format!("{}:", warning.line) } else { String::new() };
-        say(&format!("{}:{line} warning: {key}: {message}\n", file.config.display()));
+        say(&warning.as_warning(&shown));
     }
-    say(&format!("{}: right\n", file.config.display()));
+    say(&format!("{shown}: right\n"));
     Ok(ExitCode::SUCCESS)
 }
 

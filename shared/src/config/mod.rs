@@ -80,6 +80,19 @@ impl Problem {
     pub fn new(line: u64, key: impl Into<String>, message: impl Into<String>) -> Self {
         Self { line, key: key.into(), message: message.into() }
     }
+
+    /// A line about something in the file at `path` that its writer should know and that stops nothing.
+    pub fn as_warning(&self, path: &str) -> String {
+        match self.line {
+            0 => format!("{path}: warning: {self}\n"),
+            line => format!("{path}:{line}: warning: {}: {}\n", self.key, self.message),
+        }
+    }
+
+    /// Has the log say so.
+    pub fn warn(&self) {
+        tracing::warn!(line = self.line, "{}: {}", self.key, self.message);
+    }
 }
 
 impl fmt::Display for Problem {

@@ -9,10 +9,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
+use serde::de::MapAccess;
 use tokio::time::Instant;
 
 use super::config::Secret;
-use crate::config::Invalid;
+use crate::config::{Invalid, settings_or_default};
 
 /// A token in a file is read again when it was read so long ago: those of Kubernetes are replaced within the hour.
 const READ_AGAIN: Duration = Duration::from_secs(10);
@@ -73,6 +74,14 @@ pub enum Authenticator {
 }
 
 impl Authenticator {
+    /// Reads the settings of `kind`: `bearertokenauth`, or else `basicauth`.
+    pub fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
+        Ok(match kind {
+            "bearertokenauth" => Self::Bearer(settings_or_default(map)?),
+            _ => Self::Basic(settings_or_default(map)?),
+        })
+    }
+
     /// Checks what can be checked without reading a file; `key` is the extension's.
     pub fn validate(&self, key: &str) -> Result<(), Invalid> {
         let wrong = |name: &str, what: &str| Err(Invalid::new(format!("{key}{name}"), what));

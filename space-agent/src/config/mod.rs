@@ -282,8 +282,7 @@ impl Component for Extension {
         Ok(match kind {
             "health_check" => Self::HealthCheck(map.next_value()?),
             "control" => Self::Control(map.next_value()?),
-            "bearertokenauth" => Self::Authenticator(Authenticator::Bearer(settings_or_default(map)?)),
-            _ => Self::Authenticator(Authenticator::Basic(settings_or_default(map)?)),
+            _ => Self::Authenticator(Authenticator::deserialize_kind(kind, map)?),
         })
     }
 }
