@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -24,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::browsers::keep_out;
 pub use self::connections::Closed;
-use self::connections::Connections;
+use self::connections::{Connection, Connections};
 use crate::config::Invalid;
-use crate::supervise::Supervisor;
+use crate::supervise::{Supervisor, Work};
 
 /// Where to listen: `HOST:PORT` or `unix:///PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -256,39 +256,6 @@ pub fn keep<S, B>(
     service: S,
     shutdown: CancellationToken,
 ) where
-    S: Service<B>,
-    B: Answer,
-{
-    let places = Places::new(limits.max_connections, closed.clone());
-    let server = Server {
-        listener: Some(listener),
-        graceful: Some(GracefulShutdown::new()),
-        builder: Arc::new(builder(limits)),
-        limits,
-        closed,
-        service,
-        places,
-        tasks: tasks.clone(),
-        shutdown,
-    };
-    tasks.keep(format!("listener {name}"), server, |server| Box::pin(server.run()));
-}
-
-/// What a listener serves.
-pub trait Service<B: Answer>:
-    hyper::service::Service<
-        hyper::Request<hyper::body::Incoming>,
-        Response = hyper::Response<B>,
-        Error = std::convert::Infallible,
-        Future: Send,
-    > + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<B: Answer, S> Service<B> for S where
     S: hyper::service::Service<
             hyper::Request<hyper::body::Incoming>,
             Response = hyper::Response<B>,
@@ -297,40 +264,58 @@ impl<B: Answer, S> Service<B> for S where
         > + Clone
         + Send
         + Sync
-        + 'static
+        + 'static,
+    B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
+    let builder = Arc::new(builder(limits));
+    let talk = move |stream: Box<dyn Io>, connection: Arc<Connection>, watcher: Watcher| -> Work<'static> {
+        let (builder, service) = (Arc::clone(&builder), service.clone());
+        let service = hyper::service::service_fn(move |request| {
+            let (answering, answer) = (connection.begin(), service.call(request));
+            async move {
+                let answer = answer.await;
+                drop(answering);
+                answer
+            }
+        });
+        Box::pin(async move {
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = watcher.watch(connection.into_owned()).await {
+                tracing::debug!(error, "connection ended");
+            }
+        })
+    };
+    let server = Server {
+        listener: Some(listener),
+        graceful: Some(GracefulShutdown::new()),
+        talk: Arc::new(talk),
+        limits,
+        places: Places::new(limits.max_connections, closed.clone()),
+        closed,
+        tasks: tasks.clone(),
+        shutdown,
+    };
+    tasks.keep(format!("listener {name}"), server, |server| Box::pin(server.run()));
 }
 
-/// The body of an answer.
-pub trait Answer:
-    http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static
-{
-}
-
-impl<B> Answer for B where
-    B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static
-{
-}
+/// Speaks HTTP over a connection until it ends.
+type Talk = Arc<dyn Fn(Box<dyn Io>, Arc<Connection>, Watcher) -> Work<'static> + Send + Sync>;
 
 /// A listener at work.
-struct Server<S> {
+struct Server {
     /// Both are taken when the end begins.
     listener: Option<Listener>,
     graceful: Option<GracefulShutdown>,
-    builder: Arc<auto::Builder<TokioExecutor>>,
+    talk: Talk,
     limits: Limits,
     closed: Closed,
-    service: S,
     places: Places,
     tasks: Supervisor,
     shutdown: CancellationToken,
 }
 
-impl<S> Server<S> {
-    async fn run<B: Answer>(&mut self)
-    where
-        S: Service<B>,
-    {
+impl Server {
+    async fn run(&mut self) {
         while let Some(listener) = &self.listener {
             let next = async {
                 let stream = accept(&listener.socket).await;
@@ -361,25 +346,13 @@ impl<S> Server<S> {
     }
 
     /// Serves a connection in a task of its own.
-    fn begin<B: Answer>(&self, stream: Box<dyn Io>, permit: Option<OwnedSemaphorePermit>)
-    where
-        S: Service<B>,
-    {
+    fn begin(&self, stream: Box<dyn Io>, permit: Option<OwnedSemaphorePermit>) {
         let (Some(listener), Some(graceful)) = (&self.listener, &self.graceful) else { return };
         let entered = self.places.connections.enter();
         let connection = Arc::clone(&entered.connection);
-        let (builder, inner) = (Arc::clone(&self.builder), self.service.clone());
-        let requests = Arc::clone(&connection);
-        let service = hyper::service::service_fn(move |request| {
-            let (answering, answer) = (requests.begin(), inner.call(request));
-            async move {
-                let answer = answer.await;
-                drop(answering);
-                answer
-            }
-        });
-        let (watcher, tls, silent) = (graceful.watcher(), listener.tls.clone(), self.closed.silent.clone());
-        let (stop, header_timeout) = (self.shutdown.clone(), self.limits.header_timeout);
+        let (talk, watcher, tls) = (Arc::clone(&self.talk), graceful.watcher(), listener.tls.clone());
+        let (stop, silent, header_timeout) =
+            (self.shutdown.clone(), self.closed.silent.clone(), self.limits.header_timeout);
         tokio::spawn(self.tasks.watched("connection", async move {
             let _place = (permit, entered);
             let served = async {
@@ -390,10 +363,7 @@ impl<S> Server<S> {
                         Err(error) => return tracing::debug!(%error, "TLS handshake failed"),
                     },
                 };
-                let connection = builder.serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = watcher.watch(connection.into_owned()).await {
-                    tracing::debug!(error, "connection ended");
-                }
+                talk(stream, Arc::clone(&connection), watcher).await;
             };
             let says_nothing = async {
                 tokio::select! {
