@@ -84,6 +84,7 @@ fn reader<'a>(encoding: Encoding, source: &'a [u8]) -> io::Result<Box<dyn Read +
         }
         Encoding::Zstd => Box::new(zstd_reader(source)?),
         Encoding::Snappy => Box::new(snap::read::FrameDecoder::new(source)),
+        Encoding::Lz4 if !lz4_is_whole(source) => return Err(io::ErrorKind::UnexpectedEof.into()),
         Encoding::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(source)),
     })
 }
@@ -106,9 +107,6 @@ pub fn decompress<E: From<DecompressError>>(
     let corrupt = |e| E::from(DecompressError::Corrupt(e));
     if encoding == Encoding::Snappy && !source.starts_with(SNAPPY_STREAM) {
         return snappy_block(source, limit, grow);
-    }
-    if encoding == Encoding::Lz4 && !lz4_is_whole(source) {
-        return Err(corrupt(io::ErrorKind::UnexpectedEof.into()));
     }
     let mut reader = reader(encoding, source).map_err(corrupt)?;
     let mut out = Vec::new();

@@ -322,7 +322,7 @@ impl OtlpHttpConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeepaliveConfig {
-    /// A connection that was silent for so long is pinged; 0: never.
+    /// The client pings a connection after this much silence; 0 disables it.
     pub time: Span,
     /// How long the answer may take.
     pub timeout: Span,

@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::peak::{forget, resident};
 use crate::report::Row;
 
 /// `bench hostile`.
@@ -44,11 +45,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
         let mut rows = Vec::new();
         let mut sequence = 0;
         for (n, (kind, what)) in Attack::ALL.into_iter().enumerate() {
-            let id = ground.process.id().context("the ground-station runs")?;
+            let id = ground.process.id().context("the ground-station runs")?.to_string();
             let alone = honest(&scene, &ground, &mut sequence, options.time / 2).await?;
-            // The highest resident size so far is forgotten (proc(5), clear_refs).
-            std::fs::write(format!("/proc/{id}/clear_refs"), "5")?;
-            let before = resident(id, "VmRSS:")?;
+            forget(&id)?;
+            let before = resident(&id, "VmRSS:")?;
             let over = CancellationToken::new();
             let attacking = async {
                 let name = name(n);
@@ -65,7 +65,6 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
             };
             let ((), under) = tokio::join!(attacking, beside);
             let under = under?;
-            let ended = Instant::now();
             let after = honest(&scene, &ground, &mut sequence, Duration::ZERO).await?;
             ground.process.must_run().map_err(|e| anyhow!(e))?;
             let ms = |d: Duration| d.as_secs_f64() * 1e3;
@@ -77,8 +76,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
                     .with_rounded("worst_ms", ms(under.worst), 1)
                     .with_rounded("worst_alone_ms", ms(alone.worst), 1)
                     .with("rss_before_mib", before >> 20)
-                    .with("rss_peak_mib", resident(id, "VmHWM:")? >> 20)
-                    .with_rounded("recovery_ms", ms(ended.elapsed().min(after.worst)), 1),
+                    .with("rss_peak_mib", resident(&id, "VmHWM:")? >> 20)
+                    .with_rounded("recovery_ms", ms(after.worst), 1),
             );
         }
         ground.process.terminate().await;
@@ -102,10 +101,4 @@ async fn honest(scene: &Scene, ground: &Ground, sequence: &mut u64, time: Durati
     }
     all.sort_unstable();
     Ok(Seen { median: all[all.len() / 2], worst: all[all.len() - 1] })
-}
-
-fn resident(id: u32, field: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-    let line = status.lines().find_map(|l| l.strip_prefix(field)).context("no memory in status")?;
-    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? << 10)
 }

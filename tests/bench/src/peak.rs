@@ -42,22 +42,26 @@ pub(crate) fn run() -> anyhow::Result<()> {
         pieces.push((signal, body));
     }
     let raw: usize = pieces.iter().map(|p| p.1.len()).sum();
-    // The highest resident size so far is forgotten (proc(5), clear_refs).
-    std::fs::write("/proc/self/clear_refs", "5")?;
-    let before = resident("VmRSS:")?;
+    forget("self")?;
+    let before = resident("self", "VmRSS:")?;
     let mut encoder = Encoder::new(Codec::Columns, None)?;
     for (signal, body) in &pieces {
         encoder.push(*signal, body)?;
     }
     drop(encoder.finish()?);
-    let peak = resident("VmHWM:")?.saturating_sub(before) + raw as u64;
+    let peak = resident("self", "VmHWM:")?.saturating_sub(before) + raw as u64;
     crate::report::line(&format!("{:.1}", peak as f64 / f64::from(1 << 20)))
 }
 
-fn resident(field: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line =
-        status.lines().find_map(|l| l.strip_prefix(field)).context("no memory in /proc/self/status")?;
+/// Has the kernel forget the highest resident size so far (proc(5), clear_refs).
+pub(crate) fn forget(process: &str) -> anyhow::Result<()> {
+    Ok(std::fs::write(format!("/proc/{process}/clear_refs"), "5")?)
+}
+
+/// A field of `/proc/PROCESS/status` in bytes.
+pub(crate) fn resident(process: &str, field: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix(field)).context("no memory in its status")?;
     let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
     Ok(kib << 10)
 }

@@ -79,7 +79,7 @@ pub(super) fn translate(map: &mut Map, notes: &mut Notes) {
             listener.0.retain(|e| !PATHS.iter().any(|(k, v)| e.key == *k && e.node.as_text() == Some(*v)));
             apply(&key, listener, rules, notes);
             if let Some(tls) = listener.get_mut("tls").and_then(Node::map_mut) {
-                // TLS 1.2 is the earliest that there is.
+                // rustls implements nothing below TLS 1.2.
                 tls.0.retain(|e| e.key != "min_version" || e.node.as_text() == Some("1.3"));
                 apply(&format!("{key}.tls"), tls, TLS, notes);
             }

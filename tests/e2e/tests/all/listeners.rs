@@ -11,7 +11,7 @@ use perigee_shared::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::Write;
 use tonic::codec::CompressionEncoding;
 
@@ -123,23 +123,34 @@ impl Authority {
         config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
         Arc::new(config)
     }
+
+    /// Writes a listener's certificate and the authority of its clients; the listener's `tls` without them.
+    fn write(&self, scene: &Scene, clients: &Self) -> Value {
+        let (certificate, key) = self.issue();
+        let path = |name: &str| scene.path().join(name);
+        std::fs::write(path("server.crt"), certificate.pem()).unwrap();
+        std::fs::write(path("server.key"), key.serialize_pem()).unwrap();
+        std::fs::write(path("clients.crt"), clients.1.pem()).unwrap();
+        json!({"cert_file": path("server.crt"), "key_file": path("server.key")})
+    }
+}
+
+/// Both protocols over TLS.
+fn with_tls(agent: &mut Agent, tls: &Value) {
+    for protocol in ["grpc", "http"] {
+        agent.config["receivers"]["otlp"]["protocols"][protocol]["tls"] = tls.clone();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_is_served_and_mutual_tls_lets_only_its_own_in() {
     let scene = Scene::new(PROGRAMS);
     let (servers, clients) = (Authority::new(), Authority::new());
-    let (certificate, key) = servers.issue();
     let path = |name: &str| scene.path().join(name);
-    std::fs::write(path("server.crt"), certificate.pem()).unwrap();
-    std::fs::write(path("server.key"), key.serialize_pem()).unwrap();
-    std::fs::write(path("clients.crt"), clients.1.pem()).unwrap();
-    let tls = json!({"cert_file": path("server.crt"), "key_file": path("server.key")});
+    let tls = servers.write(&scene, &clients);
 
     let mut agent = agent(&scene);
-    for protocol in ["grpc", "http"] {
-        agent.config["receivers"]["otlp"]["protocols"][protocol]["tls"] = tls.clone();
-    }
+    with_tls(&mut agent, &tls);
     agent.start().await;
     let target = |port, own: Option<_>, http2| Target::Tls(port, servers.client(own, http2));
     both(&target(agent.http, None, false), &target(agent.grpc, None, true)).await;
@@ -148,10 +159,9 @@ async fn tls_is_served_and_mutual_tls_lets_only_its_own_in() {
     assert!(plain.is_err(), "nothing without TLS: {plain:?}");
     assert!(agent.process.terminate().await.success());
 
-    for protocol in ["grpc", "http"] {
-        agent.config["receivers"]["otlp"]["protocols"][protocol]["tls"]["client_ca_file"] =
-            json!(path("clients.crt"));
-    }
+    let mut tls = tls;
+    tls["client_ca_file"] = json!(path("clients.crt"));
+    with_tls(&mut agent, &tls);
     agent.start().await;
     let known = || Some(clients.issue());
     both(&target(agent.http, known(), false), &target(agent.grpc, known(), true)).await;
@@ -168,17 +178,13 @@ async fn tls_is_served_and_mutual_tls_lets_only_its_own_in() {
 async fn exporters_send_with_tls_show_their_certificate_and_trust_nobody_else() {
     let scene = Scene::new(PROGRAMS);
     let (servers, clients) = (Authority::new(), Authority::new());
-    let (certificate, key) = servers.issue();
     let path = |name: &str| scene.path().join(name);
-    std::fs::write(path("server.crt"), certificate.pem()).unwrap();
-    std::fs::write(path("server.key"), key.serialize_pem()).unwrap();
+    let mut tls = servers.write(&scene, &clients);
+    tls["client_ca_file"] = json!(path("clients.crt"));
     std::fs::write(path("servers.crt"), servers.1.pem()).unwrap();
-    std::fs::write(path("clients.crt"), clients.1.pem()).unwrap();
     let own = Scene::new(PROGRAMS);
     let mut backend = agent(&own);
-    for protocol in ["grpc", "http"] {
-        backend.config["receivers"]["otlp"]["protocols"][protocol]["tls"] = json!({"cert_file": path("server.crt"), "key_file": path("server.key"), "client_ca_file": path("clients.crt")});
-    }
+    with_tls(&mut backend, &tls);
     backend.start().await;
     let (certificate, key) = clients.issue();
     let (certificate, key) = (certificate.pem(), key.serialize_pem());
