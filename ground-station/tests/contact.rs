@@ -248,7 +248,7 @@ async fn drops_become_gaps_once_and_a_goodbye_is_answered() {
             link::EpochDrops { epoch: EPOCH, drops: vec![link::Drop { id: 2, ..link::Drop::default() }] };
         sat.say(agent_message::Body::Drops(more)).await;
         assert_eq!(sat.ack().await.drops[0].ids, [2]);
-        sat.say(agent_message::Body::Goodbye(link::Goodbye { reason: 1 })).await;
+        sat.say(agent_message::Body::Goodbye(link::Goodbye { pass: None, reason: 1 })).await;
         assert!(matches!(sat.hear().await, ground_message::Body::Goodbye(_)));
     }
     let account = ground.account("sat-1").await;

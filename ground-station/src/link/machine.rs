@@ -300,6 +300,7 @@ impl Machine {
             epochs: answer.epochs,
             ledger: answer.ledger,
             start_counter: answer.start_counter,
+            clock: None,
         };
         vec![send(ground_message::Body::Resume(resume))]
     }
@@ -491,7 +492,7 @@ fn send(body: ground_message::Body) -> Action {
 }
 
 fn goodbye(reason: GoodbyeReason) -> Action {
-    send(ground_message::Body::Goodbye(link::Goodbye { reason: reason as i32 }))
+    send(ground_message::Body::Goodbye(link::Goodbye { reason: reason as i32, pass: None }))
 }
 
 fn reject(segment: Option<link::SegmentId>, reason: RejectReason) -> Action {

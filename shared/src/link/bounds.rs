@@ -59,7 +59,8 @@ const DROP_LIST: Shape = Shape(&[(2, Some(Kind::Drop), LEAF)]);
 const LANE: Shape =
     Shape(&[(2, Some(Kind::Range), LEAF), (5, Some(Kind::Ledger), Shape(&[(3, Some(Kind::Range), LEAF)]))]);
 const EPOCH: Shape = Shape(&[(4, Some(Kind::Lane), LANE), (5, Some(Kind::Drop), LEAF)]);
-const HELLO: Shape = Shape(&[(6, Some(Kind::Epoch), EPOCH), (7, Some(Kind::Pass), LEAF)]);
+const HELLO: Shape =
+    Shape(&[(6, Some(Kind::Epoch), EPOCH), (7, Some(Kind::Pass), LEAF), (10, Some(Kind::Lane), LEAF)]);
 const PARTIAL: Shape = Shape(&[(3, Some(Kind::Range), LEAF)]);
 const RESUME_LANE: Shape = Shape(&[(2, Some(Kind::Range), LEAF), (3, Some(Kind::Partial), PARTIAL)]);
 const RESUME_EPOCH: Shape = Shape(&[(2, Some(Kind::Lane), RESUME_LANE), (4, Some(Kind::Drop), LEAF)]);

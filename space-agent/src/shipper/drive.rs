@@ -189,6 +189,7 @@ async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError
         epochs,
         passes,
         forecast,
+        ..Hello::default()
     })
 }
 

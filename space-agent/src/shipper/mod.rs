@@ -156,6 +156,7 @@ impl Shipper {
                 connected_nano: connected.as_nanos() as u64,
                 backlog_bytes: summary.segment_bytes + summary.unsealed_bytes,
                 backlog_since_unix_nano: wal.passes().oldest()?.unwrap_or(0),
+                ..PassReport::default()
             };
             wal.passes().record(&report)?;
             Ok::<_, WalError>(report)

@@ -153,7 +153,10 @@ impl Session {
             Event::End(reason) => {
                 if !self.ending {
                     self.ending = true;
-                    actions.push(send(agent_message::Body::Goodbye(Goodbye { reason: reason as i32 })));
+                    actions.push(send(agent_message::Body::Goodbye(Goodbye {
+                        reason: reason as i32,
+                        pass: None,
+                    })));
                 }
             }
         }

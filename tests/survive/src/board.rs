@@ -144,8 +144,7 @@ impl Board {
             codecs: Codec::ALL.into_iter().map(|c| c as u32).collect(),
             contact: "survive".to_owned(),
             epochs,
-            passes: Vec::new(),
-            forecast: None,
+            ..link::Hello::default()
         })
     }
 

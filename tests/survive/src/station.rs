@@ -164,6 +164,7 @@ impl Station {
             epochs: answer.epochs,
             ledger: answer.ledger,
             start_counter: answer.start_counter,
+            clock: None,
         })
     }
 
