@@ -22,7 +22,7 @@ use crate::config::{Config, ExporterConfig, LINK, LinkConfig};
 use crate::contacts::{ContactControl, Contacts, LinkState, LinkStatus, Told};
 use crate::control::{Control, control_router, health_router, metrics_router};
 use crate::exporter::Exporter;
-use crate::journal::{Journal, Progress};
+use crate::journal::{Journal, Pace, Progress};
 use crate::lanes::Lanes;
 use crate::lifetimes;
 use crate::limiter::Limiter;
@@ -307,7 +307,7 @@ impl Agent {
         let (journal, committer) = Journal::new(
             wal.clone(),
             config.acknowledge(),
-            config.storage.commit_interval.0,
+            Pace { interval: config.storage.commit_interval.0, rules: Arc::clone(&lanes.rules) },
             metrics.receiver(),
             told,
         );

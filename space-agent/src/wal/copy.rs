@@ -17,6 +17,7 @@ impl Wal {
     /// The log as it is now, for a copy.
     pub fn backup(&mut self) -> Result<Backup, WalError> {
         self.ready()?;
+        self.settle_front()?;
         Ok(Backup(self.log.snapshot()?))
     }
 }

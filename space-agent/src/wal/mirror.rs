@@ -95,6 +95,11 @@ impl Mirror {
         }
     }
 
+    /// What groups below it have for any lane was in a segment, as far as is known.
+    pub(super) fn last_position(&self) -> Option<u64> {
+        self.positions.iter().map(|(_, position)| *position).max()
+    }
+
     /// The lanes whose last seal a log with these next sequences lacks: lane, next sequence and position after it. A mirror by
     /// software that noted no positions has none.
     pub(super) fn undone(&self, next: &BTreeMap<u8, u64>) -> Vec<(u8, u64, u64)> {

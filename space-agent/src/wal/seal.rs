@@ -242,7 +242,7 @@ impl Segments<'_> {
             let journal = txn.open_table(JOURNAL)?;
             let mut groups = Vec::with_capacity(numbers.len());
             for number in numbers {
-                let (rules, bytes) = (state.rules_of(number).cloned(), group::read(&journal, number)?);
+                let (rules, bytes) = (state.rules_of(number).cloned(), state.group(&journal, number)?);
                 groups.push(Group { number, rules, bytes });
             }
             Ok(Some(Batch { lane, position, groups }))
@@ -254,7 +254,8 @@ impl Segments<'_> {
         let Sealed { lane, position, mut header, payload, .. } = sealed;
         let waiting = self.0.custody().waiting_for(header.items.signals());
         let budget = self.0.config().max_bytes;
-        let header = self.0.write(|txn, state| {
+        let passed = self.0.state().waited_for(lane, position);
+        let header = self.0.write_passing(passed, |txn, state| {
             let sequence = state.lanes.get(&lane).map_or(1, |l| l.next_sequence);
             header.id = SegmentId { epoch: state.life.epoch, lane, sequence };
             insert_segment(
