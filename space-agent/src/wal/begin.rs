@@ -306,6 +306,7 @@ pub(super) fn settle(
         Err(_) if before.is_some() => front::Found::default(),
         read => read?,
     };
+    front.incomplete &= found.has_front;
     // What this process had accepted it still knows.
     let ours = before.filter(|state| state.life.epoch == found.life.epoch);
     front.groups.extend(ours.iter().flat_map(|state| state.front.clone()));
@@ -350,8 +351,8 @@ pub(super) fn settle(
     } else {
         txn.abort()?;
     }
-    if front.unreadable {
-        front::put_aside(env, config);
+    if front.incomplete {
+        front::replace(env, config);
     }
     forget_refused(env, config)
 }
@@ -396,6 +397,8 @@ struct Found {
     /// The latest group, 0: none; and the number from which on none was given, as far as that was noted.
     last_group: u64,
     next_group: u64,
+    /// Small commits went into a front.
+    has_front: bool,
 }
 
 impl Found {
@@ -422,7 +425,8 @@ impl Found {
         for row in txn.open_table(EPOCHS)?.iter()? {
             earlier.insert(row?.0.value());
         }
-        Ok(Self { life, satellite, next, earlier, last_group, next_group })
+        let has_front = number(META_FORMAT)? >= FRONT_FORMAT;
+        Ok(Self { life, satellite, next, earlier, last_group, next_group, has_front })
     }
 
     /// Reports a latest commit that cannot be read whole. What it had may have been called safe: nobody can tell a power cut, which
@@ -469,7 +473,7 @@ impl Found {
             (next, accepted) = (number + 1, header.accepted);
         }
         let torn = front.torn.iter().copied().filter(|number| *number >= next).max();
-        let unknown = torn.is_some() || front.unreadable;
+        let unknown = torn.is_some() || front.incomplete;
         if lost.total() > 0 || unknown {
             tracing::error!(
                 event.name = "perigee.wal.front_damaged",
@@ -491,7 +495,7 @@ impl Found {
             set_numbers(txn, &[(META_NEXT_GROUP, next)])?;
             raise_format(txn, GROUPS_FORMAT)?;
         }
-        Ok(next > first || front.unreadable)
+        Ok(next > first || front.incomplete)
     }
 
     /// The first group that was refused when the store failed, if any was.

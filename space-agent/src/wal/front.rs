@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use perigee_shared::env::{Env, StoreFile};
@@ -50,8 +50,8 @@ pub(super) struct Found {
     pub(super) groups: Groups,
     /// Numbers of frames that are not whole: a power cut leaves them, and so does damage.
     pub(super) torn: Vec<u64>,
-    /// A page cannot be read.
-    pub(super) unreadable: bool,
+    /// It is not there, or not all of it can be read.
+    pub(super) incomplete: bool,
     /// Where the frame with the highest number ends.
     end: usize,
 }
@@ -105,35 +105,45 @@ fn parse(bytes: &[u8], epoch: u64) -> Found {
 pub(super) fn read(env: &Env, config: &WalConfig, epoch: u64) -> Result<Found, StoreError> {
     let path = path(config);
     if !env.store.exists(&path) {
-        return Ok(Found::default());
+        return Ok(Found { incomplete: true, ..Found::default() });
     }
-    let mut unreadable = false;
+    let mut incomplete = false;
     let mut read = || -> io::Result<Vec<u8>> {
         let file = env.store.open(&path)?;
         file.read_medium(true)?;
         let mut bytes = vec![0; (file.len()? as usize).min(LENGTH)];
+        incomplete = bytes.len() < LENGTH;
         // A page that cannot be read costs what is on it.
         for (page, out) in bytes.chunks_mut(PAGE).enumerate() {
             if let Err(error) = file.read((page * PAGE) as u64, out) {
                 tracing::error!(%error, page, path = %path.display(), "a page of the journal's front cannot be read");
                 out.fill(0);
-                unreadable = true;
+                incomplete = true;
             }
         }
         Ok(bytes)
     };
     let bytes = read().map_err(|e| StoreError::File { path: path.clone(), why: e.to_string() })?;
-    Ok(Found { unreadable, ..parse(&bytes, epoch) })
+    Ok(Found { incomplete, ..parse(&bytes, epoch) })
 }
 
-/// Puts a front aside whose pages cannot all be read.
-pub(super) fn put_aside(env: &Env, config: &WalConfig) {
+/// Puts a new front in the place of one that is not whole.
+pub(super) fn replace(env: &Env, config: &WalConfig) {
     let path = path(config);
-    let mut aside = path.clone();
-    aside.as_mut_os_string().push(".quarantined");
-    if let Err(error) = env.store.rename(&path, &aside) {
-        tracing::warn!(%error, path = %path.display(), "the front of the journal could not be put aside");
+    let aside = beside(&path, ".quarantined");
+    let replaced = match env.store.exists(&path) {
+        true => env.store.rename(&path, &aside).and_then(|()| make(env, &path)),
+        false => make(env, &path),
+    };
+    if let Err(error) = replaced {
+        tracing::warn!(%error, path = %path.display(), "the front of the journal could not be made anew");
     }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut out = path.to_owned();
+    out.as_mut_os_string().push(suffix);
+    out
 }
 
 /// The file, open for appending.
@@ -159,10 +169,7 @@ impl Front {
         let path = path(config);
         let failed = |e: io::Error| StoreError::File { path: path.clone(), why: e.to_string() };
         if !env.store.size(&path).is_ok_and(|(length, _)| length == LENGTH as u64) {
-            let mut new = path.clone();
-            new.as_mut_os_string().push(".new");
-            make(env, &new).map_err(failed)?;
-            env.store.rename(&new, &path).map_err(failed)?;
+            make(env, &path).map_err(failed)?;
         }
         let at = next_page(read(env, config, epoch)?.end);
         Ok(Self { file: env.store.open(&path).map_err(failed)?, at, frame: Vec::new() })
@@ -193,17 +200,18 @@ impl Front {
     }
 }
 
-/// A new file whose every page has its room on the medium.
-fn make(env: &Env, path: &std::path::Path) -> io::Result<()> {
-    env.store.remove(path)?;
-    let file = env.store.open(path)?;
+/// Makes the file `path`, whose every page has its room on the medium.
+fn make(env: &Env, path: &Path) -> io::Result<()> {
+    let new = beside(path, ".new");
+    env.store.remove(&new)?;
+    let file = env.store.open(&new)?;
     let mut pages = vec![FILL; LENGTH];
     file.set_len(LENGTH as u64)?;
     file.write(0, &pages)?;
     file.sync_data()?;
     file.read_back(0, &mut pages)?;
     match pages.iter().all(|byte| *byte == FILL) {
-        true => Ok(()),
+        true => env.store.rename(&new, path),
         false => Err(io::Error::other(
             "what was written to it is not on the medium, though the disk said that it was",
         )),
@@ -213,7 +221,16 @@ fn make(env: &Env, path: &std::path::Path) -> io::Result<()> {
 impl Wal {
     /// Whether a commit of so many bytes may go into the front.
     pub(super) fn is_small(&self, bytes: usize) -> bool {
-        bytes <= SMALL && self.away.is_none() && !matches!(self.front, Access::Off)
+        bytes <= SMALL && self.away.is_none()
+    }
+
+    /// Whether there is a front; makes one, or opens it.
+    pub(super) fn open_front(&mut self) -> bool {
+        if matches!(self.front, Access::Unopened) {
+            let opened = Front::open(self.env(), self.config(), self.state().life.epoch);
+            self.note_front(opened.map(Access::Open).map_err(|e| e.to_string()));
+        }
+        matches!(self.front, Access::Open(_))
     }
 
     /// Adds groups to the front; whether they are safe there. When they are not, they belong into the tables.
@@ -221,44 +238,38 @@ impl Wal {
         &mut self,
         groups: impl Iterator<Item = (u64, &'a [u8])> + Clone,
     ) -> bool {
-        let bytes: usize = groups.clone().map(|(_, group)| HEADER + group.len() + PAGE).sum();
-        let waiting: u64 = self
-            .state()
-            .front
-            .values()
-            .map(|group| (HEADER + group.len()).next_multiple_of(PAGE) as u64)
-            .sum();
+        let framed = |length: usize| (HEADER + length).next_multiple_of(PAGE) as u64;
+        let waiting: u64 = self.state().front.values().map(|group| framed(group.len())).sum();
+        let new: u64 = groups.clone().map(|(_, group)| framed(group.len())).sum();
         // What is deleted under a running agent is noticed by the log itself.
-        if waiting + bytes as u64 > MOST || !self.log.is_linked() {
+        if waiting + new > MOST || !self.log.is_linked() {
             return false;
         }
         let epoch = self.state().life.epoch;
-        let mut access = std::mem::take(&mut self.front);
-        let result = match &mut access {
-            Access::Open(front) => front.append(epoch, groups).map_err(|e| e.to_string()),
-            Access::Off => return false,
-            Access::Unopened => match Front::open(self.env(), self.config(), epoch) {
-                Ok(mut front) => {
-                    let result = front.append(epoch, groups).map_err(|e| e.to_string());
-                    access = Access::Open(front);
-                    result
-                }
-                Err(error) => Err(error.to_string()),
-            },
-        };
-        match result {
-            Ok(()) => self.front = access,
-            Err(ref error) => {
-                tracing::error!(
-                    event.name = "perigee.wal.front_failed",
-                    error,
-                    "the front of the journal failed; until the log is opened again each commit goes into the log itself, which \
-                     writes more"
-                );
-                self.front = Access::Off;
+        match std::mem::take(&mut self.front) {
+            Access::Open(mut front) => {
+                let appended = front.append(epoch, groups);
+                self.note_front(appended.map(|()| Access::Open(front)).map_err(|e| e.to_string()))
+            }
+            other => {
+                self.front = other;
+                false
             }
         }
-        result.is_ok()
+    }
+
+    fn note_front(&mut self, access: Result<Access, String>) -> bool {
+        let works = access.is_ok();
+        self.front = access.unwrap_or_else(|error| {
+            tracing::error!(
+                event.name = "perigee.wal.front_failed",
+                error,
+                "the front of the journal failed: until the log is opened again each commit goes into the log itself, which writes \
+                 seven pages"
+            );
+            Access::Off
+        });
+        works
     }
 
     /// Puts what is in the front alone into the tables.

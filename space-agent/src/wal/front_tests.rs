@@ -108,6 +108,28 @@ fn a_last_group_that_is_not_whole_is_told_once_as_unknown() {
 }
 
 #[test]
+fn a_front_that_is_gone_or_cut_is_told_once_as_unknown() {
+    for left in [None, Some(0), Some(2 * PAGE + 100)] {
+        let (bench, mut wal) = begun();
+        append(&mut wal, 1..4);
+        drop(wal);
+        match left {
+            None => bench.disk.delete(&file(&bench)),
+            Some(left) => bench.disk.damage(&file(&bench), |content| content.truncate(left)),
+        }
+        for start in 0..3 {
+            let mut wal = bench.open();
+            let there = if left == Some(2 * PAGE + 100) { 10 } else { 0 };
+            assert_eq!(wal.summary().in_journal, logs(there + 5 * start));
+            let drops = wal.epochs().hello("a").unwrap().into_iter().flat_map(|e| e.drops).count();
+            assert_eq!((drops, told(&mut wal)), (1, (Counts::ZERO, true)), "start {start}");
+            append(&mut wal, 50 + start..51 + start);
+            assert_adds_up(&wal);
+        }
+    }
+}
+
+#[test]
 fn a_log_that_is_damaged_or_gone_gets_its_front_back() {
     for gone in [false, true] {
         let (bench, mut wal) = begun();

@@ -54,7 +54,8 @@ impl Journal<'_> {
             groups.push((number, group, shares));
         }
         let small = self.0.is_small(groups.iter().map(|(_, group, _)| group.len()).sum());
-        let format = if small { FRONT_FORMAT } else { GROUPS_FORMAT };
+        // A log of that format has a front.
+        let format = if small && self.0.open_front() { FRONT_FORMAT } else { GROUPS_FORMAT };
         let raise = self.0.state().format < format;
         let appended: Vec<Edit> = std::iter::once(Edit::Tally(tally))
             .chain(groups.iter_mut().map(|(number, group, shares)| Edit::Group {
