@@ -238,9 +238,10 @@ fn close_life(
 ) -> Result<(), StoreError> {
     let closed = mirror.closed_epoch();
     txn.open_table(EPOCHS)?.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
-    let lost = mirror.closing_drops(now);
-    // The mirror is as old as the last seal: what is gone is what it does not count as delivered or dropped.
-    tally.drop(DropReason::Corruption, tally.missing(kept));
+    // What is gone is what the mirror, as old as the last seal, does not count as delivered or dropped.
+    let missing = tally.missing(kept);
+    let lost = mirror.closing_drops(missing, now);
+    tally.drop(DropReason::Corruption, missing);
     for drop in &lost {
         drops::insert(txn, closed.epoch, drop, &[])?;
         tally.drops += 1;

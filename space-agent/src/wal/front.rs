@@ -177,8 +177,8 @@ impl Front {
 
     /// Adds groups; they are synced when this returns.
     fn append<'a>(&mut self, epoch: u64, groups: impl Iterator<Item = (u64, &'a [u8])>) -> io::Result<()> {
-        if !self.file.is_linked() {
-            return Err(io::Error::other("it was deleted"));
+        if !self.file.is_linked() || self.file.len()? < LENGTH as u64 {
+            return Err(io::Error::other("it was deleted or cut"));
         }
         for (number, group) in groups {
             let frame = &mut self.frame;
