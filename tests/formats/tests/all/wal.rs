@@ -1,12 +1,16 @@
 //! `wal.redb` of every format.
 
-use formats::fixture::{assert_is, expected, unhex, unpack};
+use formats::fixture::{assert_is, expected, path, unhex, unpack};
 use formats::wal::{contradicts, read};
 
-/// A directory with the log `name`.
+/// A directory with the log in the file `name`, and the front of its journal if it has one.
 fn unpacked(name: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     unpack(name, &directory.path().join("wal.redb")).unwrap();
+    let front = name.replace(".redb", ".front");
+    if path(&format!("{front}.zst")).exists() {
+        unpack(&front, &directory.path().join("journal.front")).unwrap();
+    }
     directory
 }
 
@@ -64,4 +68,9 @@ fn a_log_of_format_3_by_the_last_commit_that_wrote_it_opens_with_all_that_it_hel
 fn a_log_of_format_4_opens_and_knows_what_ledgers_have_acknowledged() {
     assert_holds("format-4");
     assert_knows_what_it_shipped("format-4");
+}
+
+#[test]
+fn a_log_of_format_5_opens_with_what_its_front_holds() {
+    assert_holds("format-5");
 }
