@@ -59,7 +59,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
     let corpus = Corpus::spans(options.setup.corpus.as_deref())?;
     let mut running = JoinSet::new();
     for (n, case) in CASES.into_iter().enumerate() {
-        let load = Load::new(Transport::Grpc, corpus.signal, case.items, &corpus.recut(case.items)?);
+        let load = Load::new(Transport::Http, corpus.signal, case.items, &corpus.recut(case.items)?);
         let (setup, span) = (options.setup.clone(), options.span);
         running.spawn(async move { measure(setup, span, case, load).await.map(|row| (n, row)) });
     }
@@ -76,7 +76,7 @@ async fn measure(setup: Setup, span: Duration, case: Case, load: Load) -> anyhow
     let before = running.process.usage()?;
     let mut tally = Tally::default();
     if case.requests_per_s > 0.0 {
-        let to = running.endpoint(Transport::Grpc);
+        let to = running.endpoint(Transport::Http);
         tally = drive(&load, to, setup.senders, Some(case.requests_per_s), span).await?;
         // What is held is committed.
         sleep(case.interval).await;
