@@ -273,8 +273,18 @@ impl Agent {
         let (sealed_sender, sealed) = watch::channel(0u64);
         let (link_sender, link) = link;
         let (batch, lanes) = (config.processors.batch, config.lanes.lanes().map_err(AgentError::Setting)?);
-        let batcher =
-            Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender);
+        let planner = config.link.is_some().then(|| contacts.1.clone());
+        let (lanes_of_it, told_by_it) = (lanes.clone(), told.clone());
+        let batcher = Batcher::new(
+            batch,
+            lanes_of_it,
+            env.clone(),
+            wal.clone(),
+            told_by_it,
+            wanted,
+            sealed_sender,
+            planner,
+        );
         back.keep_until("batcher", batcher, &stop, |batcher, stop| Box::pin(batcher.run(stop)));
         back.keep_until(
             "lifetimes",
