@@ -89,7 +89,8 @@ impl Orbit {
         Self::parse(&text, satellite, &shown)
     }
 
-    fn parse(text: &str, satellite: Option<&str>, path: &str) -> Result<Self, OrbitError> {
+    /// Reads them from a text; `path` is only for messages.
+    pub fn parse(text: &str, satellite: Option<&str>, path: &str) -> Result<Self, OrbitError> {
         let path = || path.to_owned();
         let found = elements::read(text).map_err(|message| OrbitError::Format { path: path(), message })?;
         if let Some(first) = found.wrong.first() {

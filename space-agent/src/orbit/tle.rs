@@ -79,5 +79,9 @@ fn filled(line: &str, blanks: &[(usize, usize, &str)]) -> Result<Vec<u8>, Wrong>
         };
         line.push(b'0' + (line.iter().map(value).sum::<u32>() % 10) as u8);
     }
+    // The parser takes this for granted.
+    if !line[LENGTH].is_ascii_digit() {
+        return Err("not a TLE: its checksum is not a digit".into());
+    }
     Ok(line)
 }
