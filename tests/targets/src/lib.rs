@@ -20,8 +20,11 @@ use space_agent::orbit::Orbit;
 /// An input was good for something, or was refused.
 pub type Good = bool;
 
+/// What takes any input.
+pub type Target = fn(&[u8]) -> Good;
+
 /// Every target by its name, which is that of its corpus too.
-pub const TARGETS: [(&str, fn(&[u8]) -> Good); 9] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("walk", walked),
     ("json", transcoded),
     ("decompress", decompressed),

@@ -1,11 +1,13 @@
 //! Every input of every corpus, in the order of their names.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test")]
+
 use std::path::{Path, PathBuf};
 
 use fuzz_targets::TARGETS;
 
 fn inputs(target: &str) -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus").join(target);
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     let files = std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
     let mut files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
     files.sort();
