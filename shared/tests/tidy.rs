@@ -38,3 +38,22 @@ fn no_file_is_longer_than_800_lines_and_nothing_is_left_unfinished() {
         assert!(!text.contains(&unfinished), "{}", file.display());
     }
 }
+
+#[test]
+fn every_test_that_the_conformance_page_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut files = Vec::new();
+    sources(root, &mut files);
+    let code: String = files.iter().map(|f| std::fs::read_to_string(f).unwrap()).collect();
+    let page = std::fs::read_to_string(root.join("docs/conformance.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    let mut named = 0;
+    for row in rows {
+        let cell = row.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap().trim();
+        let test = cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`'));
+        let test = test.unwrap_or_else(|| panic!("a line without its test: {row}"));
+        assert!(code.contains(&format!("fn {test}(")), "{test} is not there");
+        named += 1;
+    }
+    assert!(named > 30, "{named} lines");
+}

@@ -307,6 +307,43 @@ fn shared_ids_cost_a_log_little() {
     assert!(together.len() - alone.len() < 200 * 4, "{} and {}", alone.len(), together.len());
 }
 
+/// What belongs to spans of the segment stands behind them inside; of one time it may change places.
+#[test]
+fn logs_come_by_their_times_and_those_of_one_time_without_spans_in_their_order() {
+    use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+    use prost::Message as _;
+    let mut rng = SmallRng::seed_from_u64(8);
+    for of_spans in [false, true] {
+        let spans = spans(&(0..60u8).map(|n| (n, n, None)).collect::<Vec<_>>());
+        let time = |n: u64| if of_spans { n } else { n % 100 };
+        let mut record = |n: u64| {
+            let span = if of_spans { vec![rng.random_range(0..120u8)] } else { Vec::new() };
+            LogRecord {
+                trace_id: span.repeat(16),
+                span_id: span.repeat(8),
+                time_unix_nano: time(n) + 1,
+                severity_text: n.to_string(),
+                ..LogRecord::default()
+            }
+        };
+        let mut numbers: Vec<u64> = (0..400).map(|n| n * 7919 % 1000).collect();
+        let log_records = numbers.iter().map(|n| record(*n)).collect();
+        let scope_logs = vec![ScopeLogs { log_records, ..ScopeLogs::default() }];
+        let resource_logs = vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }];
+        let logs = ExportLogsServiceRequest { resource_logs }.encode_to_vec();
+        let requests = vec![(Signal::Logs, logs), (Signal::Traces, spans)];
+        let payload = encode(None, &requests).0;
+        let back = decode(LAYOUT, None, &payload, raw_len(&requests)).unwrap().0;
+        let logs = back.into_iter().filter(|r| r.signal == Signal::Logs);
+        let resources = logs.flat_map(|r| ExportLogsServiceRequest::decode(r.body).unwrap().resource_logs);
+        let records = resources.flat_map(|r| r.scope_logs).flat_map(|s| s.log_records);
+        let found: Vec<u64> = records.map(|r| r.severity_text.parse().unwrap()).collect();
+        numbers.sort_by_key(|n| time(*n));
+        assert_eq!(found, numbers);
+    }
+}
+
 /// Inputs of the fuzz target `columns`: the declared raw length, u32 LE, and a payload.
 fn fuzz_corpus() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus/columns")
