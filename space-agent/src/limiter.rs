@@ -1,16 +1,19 @@
 //! The memory limiter: what is taken in is bounded, and a refusal always says when to come back.
 //!
-//! Two things are bounded. Request bodies are admitted before they are buffered and hold their place until they are in the
-//! journal ([`Permit`]). And resident memory is looked at every `check_interval`: above the soft limit, or while it grows too
+//! Two things are bounded. Request bodies take room as their bytes come, and hold it until they are in the journal ([`Permit`]): what
+//! is announced and not sent holds none. When a body that comes cannot get its next room, the one that comes slowest is refused. And resident memory is looked at every `check_interval`: above the soft limit, or while it grows too
 //! fast, one request at a time is taken; above the hard limit, requests that are being read are refused as well.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use perigee_shared::env::Env;
 use perigee_shared::otlp::status::Status;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::LimiterConfig;
@@ -41,6 +44,26 @@ pub struct Limiter {
     active: AtomicBool,
     /// Wakes what looks at memory when the first request comes after a rest.
     wake: Notify,
+    /// Bodies that are being read and are not whole with their first piece.
+    reading: Mutex<BTreeMap<u64, Reading>>,
+    next_reading: AtomicU64,
+    /// Tells those who wait that room was given back.
+    given_back: Notify,
+}
+
+/// A body that is being read.
+struct Reading {
+    began: Instant,
+    bytes: u64,
+    refused: CancellationToken,
+}
+
+impl Reading {
+    /// Bytes a second since it began.
+    fn speed(&self, now: Instant) -> f64 {
+        const LEAST: Duration = Duration::from_millis(1);
+        self.bytes as f64 / now.duration_since(self.began).max(LEAST).as_secs_f64()
+    }
 }
 
 impl Limiter {
@@ -53,6 +76,9 @@ impl Limiter {
             refused: AtomicU64::new(0),
             active: AtomicBool::new(false),
             wake: Notify::new(),
+            reading: Mutex::default(),
+            next_reading: AtomicU64::new(0),
+            given_back: Notify::new(),
         })
     }
 
@@ -90,7 +116,37 @@ impl Limiter {
         if refused {
             return Err(self.refuse("memory is above its soft limit"));
         }
-        Ok(Permit { limiter: Arc::clone(self), bytes: 0 })
+        Ok(Permit { limiter: Arc::clone(self), bytes: 0, reading: None })
+    }
+
+    fn reading(&self) -> MutexGuard<'_, BTreeMap<u64, Reading>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes room for `more` bytes; whether there was.
+    fn take(&self, more: u64) -> bool {
+        let max = self.config.max_in_flight.0;
+        let taken = |held: u64| held.checked_add(more).filter(|held| *held <= max);
+        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.in_flight.fetch_sub(bytes, Ordering::Relaxed);
+        self.given_back.notify_waiters();
+    }
+
+    /// Refuses the body that comes slowest so that another gets room: one that is whole, or the body `id`; `false` when that is the
+    /// slowest itself.
+    fn make_room(&self, id: Option<u64>, now: Instant) -> bool {
+        let reading = self.reading();
+        if reading.values().any(|r| r.refused.is_cancelled()) {
+            // Room is about to be given back.
+            return true;
+        }
+        let slowest = reading.iter().min_by(|(_, a), (_, b)| a.speed(now).total_cmp(&b.speed(now)));
+        let Some((_, slowest)) = slowest.filter(|(of, _)| Some(**of) != id) else { return false };
+        slowest.refused.cancel();
+        true
     }
 
     fn refuse(&self, why: &str) -> Status {
@@ -162,9 +218,73 @@ impl Limiter {
 pub struct Permit {
     limiter: Arc<Limiter>,
     bytes: u64,
+    /// Its number among the bodies that are being read, and what says that it is refused.
+    reading: Option<(u64, CancellationToken)>,
 }
 
+const CROWDED: &str = "too many requests are in flight";
+
 impl Permit {
+    /// [`Permit::grow_to`] for a body that comes piece by piece: it waits for room as long as others come slower.
+    pub async fn grow_while_reading(&mut self, bytes: usize) -> Result<(), Status> {
+        let bytes = bytes as u64;
+        if self.limiter.pressure() == Pressure::Hard {
+            return Err(self.limiter.refuse("memory is above its limit"));
+        }
+        let now = Instant::now();
+        let (id, refused) = self
+            .reading
+            .get_or_insert_with(|| {
+                (self.limiter.next_reading.fetch_add(1, Ordering::Relaxed), CancellationToken::new())
+            })
+            .clone();
+        let began = Reading { began: now, bytes: 0, refused: refused.clone() };
+        self.limiter.reading().entry(id).or_insert(began).bytes = bytes;
+        tokio::select! {
+            biased;
+            () = refused.cancelled() => Err(self.limiter.refuse(CROWDED)),
+            grown = self.grow(bytes, Some(id)) => grown,
+        }
+    }
+
+    /// [`Permit::grow_to`] for a body that is whole: bodies that still come make room.
+    pub async fn grow_whole(&mut self, bytes: usize) -> Result<(), Status> {
+        self.grow(bytes as u64, None).await
+    }
+
+    async fn grow(&mut self, bytes: u64, reading: Option<u64>) -> Result<(), Status> {
+        let limiter = Arc::clone(&self.limiter);
+        let more = bytes.saturating_sub(self.bytes);
+        loop {
+            let mut given_back = pin!(limiter.given_back.notified());
+            given_back.as_mut().enable();
+            if limiter.take(more) {
+                self.bytes += more;
+                return Ok(());
+            }
+            if !limiter.make_room(reading, Instant::now()) {
+                return Err(limiter.refuse(CROWDED));
+            }
+            given_back.await;
+        }
+    }
+
+    /// Comes back with a refusal when another body needs the room of this one, which comes slower.
+    pub async fn refused(&self) -> Status {
+        match &self.reading {
+            Some((_, refused)) => refused.cancelled().await,
+            None => std::future::pending().await,
+        }
+        self.limiter.refuse(CROWDED)
+    }
+
+    /// The body is whole.
+    pub fn is_read(&mut self) {
+        if let Some((id, _)) = self.reading.take() {
+            self.limiter.reading().remove(&id);
+        }
+    }
+
     /// Takes room for `bytes` in all before they are buffered.
     pub fn grow_to(&mut self, bytes: usize) -> Result<(), Status> {
         let more = (bytes as u64).saturating_sub(self.bytes);
@@ -174,26 +294,25 @@ impl Permit {
         if self.limiter.pressure() == Pressure::Hard {
             return Err(self.limiter.refuse("memory is above its limit"));
         }
-        let max = self.limiter.config.max_in_flight.0;
-        let before = self.limiter.in_flight.fetch_add(more, Ordering::Relaxed);
-        self.bytes += more;
-        if before + more > max {
-            return Err(self.limiter.refuse("too many requests are in flight"));
+        if !self.limiter.take(more) {
+            return Err(self.limiter.refuse(CROWDED));
         }
+        self.bytes += more;
         Ok(())
     }
 
     /// Gives back what is above `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes as u64);
-        self.limiter.in_flight.fetch_sub(less, Ordering::Relaxed);
+        self.limiter.give_back(less);
         self.bytes -= less;
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.limiter.in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.is_read();
+        self.limiter.give_back(self.bytes);
     }
 }
 
@@ -227,6 +346,36 @@ mod tests {
         assert!(limiter.admit().unwrap().grow_to(90).is_ok());
         drop(first);
         assert_eq!((limiter.in_flight(), limiter.refused()), (0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_body_that_comes_slowest_makes_room_for_the_others() {
+        let limiter = limiter(0);
+        let mut slow = limiter.admit().unwrap();
+        slow.grow_while_reading(50).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let mut other = limiter.admit().unwrap();
+        other.grow_while_reading(40).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // 50 bytes in 6 s, 40 in 1 s, and now 60 at once.
+        let mut fast = limiter.admit().unwrap();
+        let slow = tokio::spawn(async move {
+            let status = slow.refused().await;
+            assert!(status.retry_after.is_some());
+        });
+        fast.grow_while_reading(60).await.unwrap();
+        slow.await.unwrap();
+        assert_eq!(limiter.in_flight(), 100);
+        // It is the slowest itself now: nobody makes room for it.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(other.grow_while_reading(45).await.is_err());
+        drop(other);
+        // One that is whole is nobody's to refuse.
+        fast.is_read();
+        let mut last = limiter.admit().unwrap();
+        assert!(last.grow_while_reading(41).await.is_err());
+        drop((fast, last));
+        assert_eq!((limiter.in_flight(), limiter.reading().len()), (0, 0));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reading a request body within the limiter's bounds.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
 
 use perigee_shared::otlp::status::Status;
@@ -10,6 +10,9 @@ use crate::limiter::Permit;
 
 /// A client may be slow, but not for ever: it holds memory that others wait for.
 pub(super) const READ_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// What a body takes at first; then twice as much each time.
+const FIRST_ROOM: usize = 64 << 10;
 
 /// The body of an HTTP request, piece by piece.
 pub(super) struct Pieces<B> {
@@ -38,23 +41,39 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Pieces<B> {
         Ok(Bytes::new())
     }
 
-    /// Exactly `length` bytes, for which room has been taken; `None` when the body ends before.
-    pub(super) async fn exactly(&mut self, length: usize) -> Result<Option<Bytes>, Status> {
-        let mut first = self.next().await?;
-        if first.len() >= length {
-            self.rest = first.split_off(length);
-            return Ok(Some(first));
+    /// The next bytes of a body that holds room; a refusal when another one needs that.
+    async fn next_of(&mut self, permit: &Permit) -> Result<Bytes, Status> {
+        tokio::select! {
+            biased;
+            refused = permit.refused() => Err(refused),
+            next = self.next() => next,
         }
-        let mut out = BytesMut::with_capacity(length);
-        while !first.is_empty() {
-            let take = first.len().min(length - out.len());
-            out.extend_from_slice(&first[..take]);
-            first.advance(take);
+    }
+
+    /// Exactly `length` bytes, which take room as they come; `None` when the body ends before.
+    pub(super) async fn exactly(
+        &mut self,
+        length: usize,
+        permit: &mut Permit,
+    ) -> Result<Option<Bytes>, Status> {
+        let mut piece = self.next_of(permit).await?;
+        if piece.len() >= length {
+            permit.grow_to(length)?;
+            self.rest = piece.split_off(length);
+            return Ok(Some(piece));
+        }
+        let mut out = Vec::new();
+        while !piece.is_empty() {
+            let take = piece.len().min(length - out.len());
+            make_room(&mut out, take, length, permit).await?;
+            out.extend_from_slice(&piece[..take]);
+            piece.advance(take);
             if out.len() == length {
-                self.rest = first;
-                return Ok(Some(out.freeze()));
+                permit.is_read();
+                self.rest = piece;
+                return Ok(Some(out.into()));
             }
-            first = self.next().await?;
+            piece = self.next_of(permit).await?;
         }
         Ok(None)
     }
@@ -80,23 +99,30 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Pieces<B> {
         if hint.is_some_and(|n| n > limit as u64) {
             return Ok(None);
         }
-        let announced = hint.map_or(0, |n| n as usize);
-        permit.grow_to(announced)?;
-        let mut out = Vec::with_capacity(announced);
+        let most = hint.map_or(limit, |n| n as usize);
+        let mut out = Vec::new();
         loop {
-            let piece = self.next().await?;
+            let piece = self.next_of(permit).await?;
             if piece.is_empty() {
+                permit.is_read();
                 return Ok(Some(out.into()));
             }
             if out.len() + piece.len() > limit {
                 return Ok(None);
             }
-            if out.len() + piece.len() > out.capacity() {
-                let room = (out.capacity() * 2).max(out.len() + piece.len()).min(limit);
-                permit.grow_to(room)?;
-                out.reserve_exact(room - out.len());
-            }
+            make_room(&mut out, piece.len(), most, permit).await?;
             out.extend_from_slice(&piece);
         }
     }
+}
+
+/// Makes room for `more` bytes in `out`, which is to have about `most` in the end.
+async fn make_room(out: &mut Vec<u8>, more: usize, most: usize, permit: &mut Permit) -> Result<(), Status> {
+    let needed = out.len() + more;
+    if needed > out.capacity() {
+        let room = (out.capacity() * 2).max(FIRST_ROOM).min(most).max(needed);
+        permit.grow_while_reading(room).await?;
+        out.reserve_exact(room - out.len());
+    }
+    Ok(())
 }

@@ -152,7 +152,7 @@ async fn message(
 ) -> Result<(Bytes, crate::limiter::Permit), Status> {
     const CUT: &str = "the request ends inside its message";
     let mut permit = intake.limiter.admit()?;
-    let Some(prefix) = pieces.exactly(5).await? else {
+    let Some(prefix) = pieces.exactly(5, &mut permit).await? else {
         return Err(Status::refuse(Code::Internal, CUT));
     };
     let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
@@ -164,11 +164,10 @@ async fn message(
     if length > intake.max_request {
         return Err(intake.too_large());
     }
-    permit.grow_to(length)?;
     let body = if length == 0 {
         Bytes::new()
     } else {
-        pieces.exactly(length).await?.ok_or_else(|| Status::refuse(Code::Internal, CUT))?
+        pieces.exactly(length, &mut permit).await?.ok_or_else(|| Status::refuse(Code::Internal, CUT))?
     };
     let body = intake.unpack(encoding, body, &mut permit)?;
     Ok((body, permit))

@@ -187,7 +187,7 @@ async fn read(
         return Ok((body, permit));
     }
     // Protobuf is smaller than the JSON it is made from, but for doubles without digits: both are held for a moment.
-    permit.grow_to(body.len() * 2)?;
+    permit.grow_whole(body.len() * 2).await?;
     let out = json::transcode(signal, &body, intake.max_request)
         .map_err(|e| Status::refuse(Code::InvalidArgument, e.to_string()))?;
     drop(body);

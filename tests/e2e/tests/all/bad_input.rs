@@ -253,3 +253,71 @@ async fn clients_that_go_away_in_mid_request_leave_nothing_behind() {
     .await;
     assert_eq!(agent.account().await.accepted.total(), 1);
 }
+
+/// A request in JSON of so many bytes.
+fn large(bytes: usize) -> Bytes {
+    let mut batch = good().json().to_vec();
+    // Blanks are as good as items here.
+    batch.resize(bytes, b' ');
+    batch.into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_announced_and_not_sent_holds_no_room() {
+    let scene = Scene::new(PROGRAMS);
+    let agent = agent(&scene).await;
+    let mut slow = Vec::new();
+    for n in 0..60 {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", agent.http)).await.unwrap();
+        let head = "POST /v1/logs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // Half of them send some of it.
+        stream.write_all(&vec![b' '; if n % 2 == 0 { 0 } else { 300_000 }]).await.unwrap();
+        slow.push(stream);
+    }
+    eventually("they are being read", async || {
+        let held = agent.status().await["memory"]["in_flight_bytes"].as_u64().unwrap();
+        (held > 4_000_000).then_some(()).ok_or_else(|| format!("{held} bytes"))
+    })
+    .await;
+    let headers = [("content-type", JSON)];
+    for _ in 0..3 {
+        let answer = http1(&Target::Tcp(agent.http), Method::POST, "/v1/logs", &headers, large(3_900_000))
+            .await
+            .unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    }
+    assert_eq!(agent.account().await.accepted.total(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_large_requests_at_once_all_get_in_some_after_retries() {
+    let scene = Scene::new(PROGRAMS);
+    let agent = agent(&scene).await;
+    let mut senders = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let target = Target::Tcp(agent.http);
+        senders.spawn(async move {
+            let mut refused = 0u64;
+            loop {
+                let headers = [("content-type", JSON)];
+                // A sender that is refused while it writes may find its connection closed.
+                let answer = http1(&target, Method::POST, "/v1/logs", &headers, large(4_000_000)).await;
+                match answer {
+                    Ok(answer) if answer.status == StatusCode::OK => return refused,
+                    Ok(answer) => {
+                        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+                        assert_ne!(answer.header("retry-after"), "");
+                    }
+                    Err(_) => {}
+                }
+                refused += 1;
+                assert!(refused < 300);
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        });
+    }
+    let refused: u64 = senders.join_all().await.into_iter().sum();
+    eprintln!("60 requests were refused {refused} times");
+    assert_eq!(agent.account().await.accepted.total(), 60);
+}
