@@ -198,6 +198,17 @@ impl Exporter {
                 counters.export_failures.get_or_create(&label).inc();
                 tracing::warn!(exporter = name, %signal, reason, ?wait, "not sent; trying again");
             }
+            Event::Kept { time, reason } => tracing::error!(
+                event.name = "perigee.exporter.kept",
+                exporter = name,
+                %signal,
+                reason,
+                minutes = time.as_secs() / 60,
+                "a request cannot be sent: look at its backend; the log keeps everything"
+            ),
+            Event::Back { after } => {
+                tracing::info!(exporter = name, %signal, ?after, "the backend answers again");
+            }
         };
         self.sender.send(signal, body, items, shutdown, tell).await
     }

@@ -16,6 +16,9 @@ use crate::signal::Signal;
 /// How often a part of a request is kept and sent again whose pieces are all refused, and perhaps for the backend's own reasons.
 const KEPT_PARTS: u32 = 3;
 
+/// A request that is sent again for so long is told, and then as often.
+const KEPT: Duration = Duration::from_secs(600);
+
 /// How long a request that is on its way may take when the program ends.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -76,6 +79,18 @@ pub enum Event<'a> {
         /// The answer is about this exporter's settings, not about the data.
         misconfigured: bool,
     },
+    /// The same request is sent again for so long: something has to be done about its backend.
+    Kept {
+        /// How long.
+        time: Duration,
+        /// What the backend said last.
+        reason: &'a str,
+    },
+    /// The backend answers again.
+    Back {
+        /// How long it did not.
+        after: Duration,
+    },
 }
 
 /// The last word of a backend on one request.
@@ -96,6 +111,8 @@ pub struct Delivery {
     backoff: Backoff,
     rate: RateLimit,
     env: Env,
+    /// Since when nothing was decided, and when that was told last.
+    failing: Option<(Instant, Instant)>,
 }
 
 impl Delivery {
@@ -106,6 +123,7 @@ impl Delivery {
             backoff: Backoff::new(config.retry()),
             rate: RateLimit::new(config.rate_limit()),
             env: env.clone(),
+            failing: None,
         }
     }
 
@@ -212,6 +230,9 @@ impl Delivery {
             let (after, reason, misconfigured) = match outcome {
                 Outcome::Accepted { rejected, message } => {
                     self.backoff.reset();
+                    if let Some((since, _)) = self.failing.take() {
+                        tell(Event::Back { after: since.elapsed() });
+                    }
                     let rejected = rejected.min(items);
                     tell(Event::Sent { items, rejected, message: &message });
                     return Ok(Verdict::Taken { rejected });
@@ -242,6 +263,12 @@ impl Delivery {
             Duration::from_secs(30)
         });
         tell(Event::Retry { wait, reason, misconfigured });
+        let now = Instant::now();
+        let (since, told) = self.failing.get_or_insert((now, now));
+        if now.duration_since(*told) >= KEPT {
+            *told = now;
+            tell(Event::Kept { time: now.duration_since(*since), reason });
+        }
         sleep(wait, shutdown).await
     }
 }
@@ -423,5 +450,25 @@ mod tests {
             assert_eq!((delivered.refused.len(), retries), (0, 5), "{code}");
             assert_eq!(seen.requests.load(Ordering::Relaxed), 6, "{code}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_kept_is_told_every_ten_minutes() {
+        let (env, config) = (Env::production(), OtlpHttpConfig::new("http://127.0.0.1:1".to_owned()));
+        let config = ExporterConfig::OtlpHttp(config);
+        let client = Client::try_new("exporters.otlphttp", &config, &env).unwrap();
+        let mut delivery = Delivery::new(client, &config, &env);
+        let (began, stop, mut told) = (Instant::now(), CancellationToken::new(), Vec::new());
+        while began.elapsed() < Duration::from_secs(1900) {
+            let mut tell = |event: Event<'_>| {
+                if let Event::Kept { time, reason } = event {
+                    assert_eq!(reason, "closed");
+                    told.push(time.as_secs() / 60);
+                }
+            };
+            delivery.pause(None, "closed", false, &stop, &mut tell).await.unwrap();
+        }
+        // A wait is up to 45 s.
+        assert!(matches!(told[..], [10, 20 | 21, 30 | 31 | 32]), "{told:?}");
     }
 }
