@@ -96,7 +96,13 @@ impl Sum {
         };
         match costs {
             Ok(costs) if !costs.is_empty() => {
-                costs.into_iter().for_each(|c| column(Some(c.signal), shown(&c.column), c.bytes));
+                for cost in costs {
+                    // That there is nothing of a signal costs a fraction of a byte too.
+                    match header.items[cost.signal] {
+                        0 => column(None, "structure".to_owned(), cost.bytes),
+                        _ => column(Some(cost.signal), shown(&cost.column), cost.bytes),
+                    }
+                }
             }
             Ok(_) => {
                 let name = format!("codec {}, which has no columns", header.codec);
