@@ -4,6 +4,7 @@ pub mod bounds;
 pub mod ranges;
 pub mod rate;
 pub mod revocation;
+mod station;
 pub mod tls;
 pub mod transport;
 pub mod wire;
