@@ -278,10 +278,10 @@ impl Agent {
         back.keep_until("batcher", batcher, &stop, |batcher, stop| Box::pin(batcher.run(stop)));
         back.keep_until(
             "lifetimes",
-            (lanes.clone(), env.clone(), wal.clone(), sealed.clone()),
+            (lanes.clone(), wal.clone(), sealed.clone()),
             &stop,
-            |(lanes, env, wal, sealed), stop| {
-                Box::pin(lifetimes::run(lanes.clone(), env.clone(), wal.clone(), sealed.clone(), stop))
+            |(lanes, wal, sealed), stop| {
+                Box::pin(lifetimes::run(lanes.clone(), wal.clone(), sealed.clone(), stop))
             },
         );
         back.keep_until(

@@ -65,6 +65,7 @@ pub(super) fn create(
     }
     tally.next_drop = 1;
     tally.store(&txn)?;
+    set_clock_floor(&txn, mirror.as_ref())?;
     set_numbers(&txn, &[(META_FORMAT, FIRST_FORMAT)])?;
     txn.commit()?;
     Ok(())
@@ -126,6 +127,7 @@ fn take_over(
     let next = found.lanes.iter().map(|(lane, numbers)| (*lane, numbers.next_sequence)).collect();
     let closed = link::Epoch { continued: true, ..epoch(found.life, &next) };
     begin_epoch(&txn, new_life(env, counter), closed)?;
+    set_clock_floor(&txn, mirror)?;
     set_numbers(&txn, &[(META_FORMAT, GROUPS_FORMAT)])?;
     txn.commit()?;
     tracing::error!(
@@ -183,6 +185,14 @@ fn make_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
     txn.open_table(EPOCHS)?;
     txn.open_table(SHIPPED)?;
     Ok(())
+}
+
+/// What was certain of the time outlives a log.
+fn set_clock_floor(txn: &WriteTransaction, mirror: Option<&Mirror>) -> Result<(), StoreError> {
+    match mirror.map(|m| m.clock_floor).filter(|floor| *floor > 0) {
+        Some(floor) => set_numbers(txn, &[(META_CLOCK_FLOOR, floor)]),
+        None => Ok(()),
+    }
 }
 
 fn set_satellite(txn: &WriteTransaction, config: &WalConfig) -> Result<(), StoreError> {

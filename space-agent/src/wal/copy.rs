@@ -42,6 +42,7 @@ impl Backup {
             copy.table(ACKNOWLEDGED)?;
             copy.table(LEDGERS)?;
             copy.table(REFUSED)?;
+            copy.table(BOOTS)?;
             copy.table(META)
         })
     }

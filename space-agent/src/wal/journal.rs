@@ -8,7 +8,7 @@ use perigee_shared::store::pieces;
 use super::group::Accepted;
 use super::state::{self, Edit, GroupMeta};
 use super::tables::*;
-use super::{Wal, WalError, WhenFull, begin, drops, group};
+use super::{Wal, WalError, WhenFull, begin, boots, drops, group};
 
 /// The way in: commit groups.
 pub struct Journal<'a>(pub(super) &'a mut Wal);
@@ -55,6 +55,7 @@ impl Journal<'_> {
             groups.push((number, group, shares));
         }
         let raise = state.format < GROUPS_FORMAT;
+        let boot = state.boots.due(env);
         self.0.write(|txn, _| {
             {
                 let mut journal = txn.open_table(JOURNAL)?;
@@ -67,12 +68,17 @@ impl Journal<'_> {
             if raise {
                 raise_format(txn, GROUPS_FORMAT)?;
             }
-            let appended = groups.into_iter().map(|(number, group, shares)| Edit::Group {
+            let mut edits = vec![Edit::Tally(tally)];
+            if let Some(boot) = boot {
+                boots::store(txn, boot)?;
+                edits.push(Edit::Boot(boot));
+            }
+            edits.extend(groups.into_iter().map(|(number, group, shares)| Edit::Group {
                 group: GroupMeta { number, stored: group.len() as u64 },
-                received: clocks.0,
+                received: (clocks.0, Some(clocks.1)),
                 shares,
-            });
-            Ok(((), std::iter::once(Edit::Tally(tally)).chain(appended).collect()))
+            }));
+            Ok(((), edits))
         })
     }
 

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use perigee_shared::env::{Env, StoreFile};
+use perigee_shared::env::{Env, SinceBoot, StoreFile};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::Counts;
 use perigee_shared::store::{Before, Contents, StoreError};
 use redb::{ReadTransaction, ReadableTable};
 
+use super::boots::{Boot, Boots};
 use super::group::GroupHeader;
 use super::tables::*;
 use super::tally::Tally;
@@ -35,6 +36,9 @@ pub(super) struct GroupMeta {
     pub(super) stored: u64,
 }
 
+/// When a group was formed, by both clocks.
+pub(super) type Received = (u64, Option<SinceBoot>);
+
 /// What a commit group has for one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct GroupShare {
@@ -50,6 +54,8 @@ pub(super) struct Pending {
     /// What [`State::journaled`] was before it.
     before: u64,
     pub(super) received: u64,
+    /// `None` where a group of version 1 does not say.
+    pub(super) since_boot: Option<SinceBoot>,
     pub(super) items: Counts,
     pub(super) raw: u64,
 }
@@ -113,7 +119,7 @@ pub(super) enum Edit {
     /// Counts and numbers of drops.
     Tally(Tally),
     /// A group was appended.
-    Group { group: GroupMeta, received: u64, shares: Vec<GroupShare> },
+    Group { group: GroupMeta, received: Received, shares: Vec<GroupShare> },
     /// A group was deleted though a lane waited for it.
     GroupLost(u64),
     /// The groups below were deleted.
@@ -134,6 +140,10 @@ pub(super) enum Edit {
     Rules { from: u64, current: u64, rules: Arc<Rules> },
     /// A new life.
     Life(Life),
+    /// A row of `boots`, by its number.
+    Boot((u64, Boot)),
+    /// The time is not before this.
+    ClockFloor(u64),
 }
 
 /// The whole of it.
@@ -162,6 +172,8 @@ pub(super) struct State {
     /// Committed segments that others depend on, and bytes of their payloads.
     pub(super) bases: BTreeMap<Place, Header>,
     pub(super) base_stored: u64,
+    pub(super) boots: Boots,
+    pub(super) clock_floor: u64,
 }
 
 impl Contents for State {
@@ -210,6 +222,7 @@ impl Contents for State {
         state.read_rules(read)?;
         state.read_journal(read)?;
         state.read_bases(read)?;
+        state.boots = Boots::load(read)?;
         Ok(state)
     }
 
@@ -291,6 +304,8 @@ impl State {
                 self.rules.insert(from, rules);
             }
             Edit::Life(life) => self.life = life,
+            Edit::Boot(row) => self.boots.note(row),
+            Edit::ClockFloor(floor) => self.clock_floor = floor,
         }
     }
 
@@ -339,6 +354,7 @@ impl State {
             started_unix_nano: number(META_STARTED)?,
         };
         self.next_group = number(META_NEXT_GROUP)?;
+        self.clock_floor = super::tables::number(&meta, META_CLOCK_FLOOR)?.unwrap_or(0);
         self.tally = Tally::load(txn)?;
         for entry in txn.open_table(CONSUMERS)?.iter()? {
             let (name, id) = entry?;
@@ -414,20 +430,20 @@ impl State {
                     group::shares(rules, group.number, &group::read(&journal, group.number)?, &header)
                 }
             };
-            self.push_group(group, header.received, &shares);
+            self.push_group(group, (header.received, header.since_boot), &shares);
         }
         self.settle_groups();
         Ok(())
     }
 
     /// Takes in the group that follows the last; what lanes have passed already is left out.
-    fn push_group(&mut self, group: GroupMeta, received: u64, shares: &[GroupShare]) {
+    fn push_group(&mut self, group: GroupMeta, (received, since_boot): Received, shares: &[GroupShare]) {
         let GroupMeta { number, stored } = group;
         for share in shares {
             let (before, items, raw) = (self.journaled, share.items, share.raw);
             let lane = self.lane(share.lane);
             if number >= lane.position {
-                lane.push(Pending { number, before, received, items, raw });
+                lane.push(Pending { number, before, received, since_boot, items, raw });
             }
         }
         self.journaled += stored;
