@@ -56,7 +56,7 @@ impl Journal<'_> {
         }
         let raise = state.format < GROUPS_FORMAT;
         let boot = state.boots.due(env);
-        self.0.write(|txn, _| {
+        self.0.write_to_open(|txn, _| {
             {
                 let mut journal = txn.open_table(JOURNAL)?;
                 for (number, group, _) in &groups {

@@ -14,6 +14,8 @@ mod base_tests;
 mod bases;
 mod begin;
 mod boots;
+#[cfg(test)]
+mod clock_tests;
 mod copy;
 mod custody;
 #[cfg(test)]
@@ -396,6 +398,14 @@ impl Wal {
         work: impl FnOnce(&WriteTransaction, &State) -> Result<(R, Vec<Edit>), WalError>,
     ) -> Result<R, WalError> {
         self.ready()?;
+        self.write_to_open(work)
+    }
+
+    /// The same for what was worked out from the state as it is now: the log that is open stays so, though a store may be back.
+    fn write_to_open<R>(
+        &mut self,
+        work: impl FnOnce(&WriteTransaction, &State) -> Result<(R, Vec<Edit>), WalError>,
+    ) -> Result<R, WalError> {
         self.log.write(|txn, state| {
             let (out, change) = work(txn, state)?;
             Ok(perigee_shared::store::Done { out, change })

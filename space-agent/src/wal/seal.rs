@@ -261,7 +261,8 @@ impl Segments<'_> {
         let Sealed { lane, position, mut header, payload, .. } = sealed;
         let waiting = self.0.custody().waiting_for(header.items.signals());
         let budget = self.0.config().max_bytes;
-        let (sealed_at, boot) = (self.0.env().since_boot(), self.0.state().boots.due(self.0.env()));
+        let env = self.0.env().clone();
+        let sealed_at = env.since_boot();
         let header = self.0.write(|txn, state| {
             let sequence = state.lanes.get(&lane).map_or(1, |l| l.next_sequence);
             header.id = SegmentId { epoch: state.life.epoch, lane, sequence };
@@ -279,7 +280,7 @@ impl Segments<'_> {
             txn.open_table(COUNTERS)?.insert(ACCEPTED, &state.tally.accepted.to_bytes()[..])?;
             set_numbers(txn, &[(META_NEXT_GROUP, state.next_group)])?;
             let mut edits = vec![Edit::Sealed { position, header: header.clone() }];
-            if let Some(boot) = boot {
+            if let Some(boot) = state.boots.due(&env) {
                 boots::store(txn, boot)?;
                 edits.push(Edit::Boot(boot));
             }
