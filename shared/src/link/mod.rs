@@ -4,9 +4,9 @@ pub mod bounds;
 pub mod ranges;
 pub mod rate;
 pub mod revocation;
-mod station;
 pub mod tls;
 pub mod transport;
+mod verify;
 pub mod wire;
 
 /// The protocol's name in TLS. Another major version is another name.

@@ -20,7 +20,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
 use super::ALPN;
-use super::station::{StationVerifier, Timekeeper};
+use super::verify::{SatelliteVerifier, StationVerifier, Timekeeper};
 use crate::clock::ClockBounds;
 use crate::env::Clock;
 
@@ -196,7 +196,7 @@ pub fn server_config(
     }
     let mut config = ServerConfig::builder_with_details(provider(), Arc::new(ClockProvider(clock)))
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier.build()?)
+        .with_client_cert_verifier(Arc::new(SatelliteVerifier(verifier.build()?)))
         .with_single_cert(credentials.chain, credentials.key)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.max_early_data_size = 0;
@@ -287,7 +287,7 @@ impl Identity {
         Some(Self { trust_domain: trust_domain.to_owned(), role, id: id.to_owned() })
     }
 
-    fn of(certificate: &CertificateDer<'_>) -> Result<Self, TlsError> {
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, TlsError> {
         const MISSING: TlsError =
             TlsError::Identity("the certificate has no URI SAN spiffe://DOMAIN/satellite/ID or /station/ID");
         let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|_| MISSING)?;

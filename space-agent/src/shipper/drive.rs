@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Shipper;
+use super::connect::refusal;
 use super::gate::{Gate, Turn};
 use super::queues::FETCH;
 use super::session::{Action, Event, Session};
@@ -45,6 +46,8 @@ pub(super) enum Ended {
 pub(super) enum DriveError {
     #[error("{0}")]
     Connection(#[from] quinn::ConnectionError),
+    #[error("{0}")]
+    Closed(String),
     #[error("{0}")]
     Wire(#[from] wire::WireError),
     #[error("stream: {0}")]
@@ -141,7 +144,7 @@ pub(super) async fn drive(
     }
     drop(driver.shipper.wal.call(|wal| wal.recoding().end_sending()).await);
     driver.shipper.budget = driver.session.budget_left();
-    ended.map_err(|error| closed.map_or(error, DriveError::Connection))
+    ended.map_err(|error| closed.map_or(error, |why| DriveError::Closed(refusal(&contact.station, &why))))
 }
 
 /// `greeted` goes when the first frame, which is Hello, is written, or when nothing can be.

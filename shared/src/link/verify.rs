@@ -1,6 +1,6 @@
-//! How a satellite judges a station's certificate, whatever its clock says.
+//! How each side judges the other's certificate, and what it says of dates and clocks when it refuses one.
 //!
-//! With a trusted clock the dates are compared with the clock. Without one, only the floor of the [bounds](crate::clock) is certain:
+//! A station goes by its clock. A satellite's may be wrong. With a trusted clock the dates are compared with the clock. Without one, only the floor of the [bounds](crate::clock) is certain:
 //! the time is that or later. So a certificate that had ended by then is refused, and one that begins later is accepted, since it may
 //! have begun. Its beginning becomes the floor once the connection stands.
 
@@ -10,9 +10,10 @@ use std::time::Duration;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::tls::dates;
+use super::tls::{Identity, dates};
 use crate::clock::{ClockBounds, Wall};
 use crate::contact::shown_time;
 use crate::env::Clock;
@@ -57,30 +58,19 @@ impl StationVerifier {
     pub(super) const fn new(webpki: Arc<WebPkiServerVerifier>, time: Timekeeper) -> Self {
         Self { webpki, time }
     }
+}
 
-    /// `error` with the dates of the certificate and what they were compared with, for people.
-    fn explain(
-        &self,
-        error: Error,
-        station: &ServerName<'_>,
-        certificate: &CertificateDer<'_>,
-        at: u64,
-    ) -> Error {
-        let Error::InvalidCertificate(why) = &error else { return error };
-        let Some((begin, end)) = dates(certificate) else { return error };
-        let dates = match why {
-            CertificateError::NotValidYetContext { .. } => format!("it is valid from {}", shown_time(begin)),
-            CertificateError::ExpiredContext { .. } => format!("it was valid until {}", shown_time(end)),
-            _ => return error,
-        };
-        let compared = match self.time.wall().doubt {
-            None => format!("this satellite's clock says {}", shown_time(at)),
-            Some(doubt) => format!("it is {} or later ({doubt})", shown_time(at)),
-        };
-        let text = format!("certificate of {}: {dates}, but {compared}", station.to_str());
-        // rustls shows no other error of a verifier's own as it is.
-        Error::General(text)
-    }
+/// `error` with the dates of the certificate that `whose` names and what they were compared with, for people.
+fn explain(error: Error, whose: &str, certificate: &CertificateDer<'_>, compared: &str) -> Error {
+    let Error::InvalidCertificate(why) = &error else { return error };
+    let Some((begin, end)) = dates(certificate) else { return error };
+    let dates = match why {
+        CertificateError::NotValidYetContext { .. } => format!("is valid from {}", shown_time(begin)),
+        CertificateError::ExpiredContext { .. } => format!("was valid until {}", shown_time(end)),
+        _ => return error,
+    };
+    // rustls shows no other error of a verifier's own as it is.
+    Error::General(format!("the certificate of {whose} {dates}, but {compared}"))
 }
 
 impl ServerCertVerifier for StationVerifier {
@@ -94,9 +84,15 @@ impl ServerCertVerifier for StationVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let at = self.time.of_chain(std::iter::once(end_entity).chain(intermediates));
         let time = UnixTime::since_unix_epoch(Duration::from_nanos(at));
-        self.webpki
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, time)
-            .map_err(|error| self.explain(error, server_name, end_entity, at))
+        self.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, time).map_err(
+            |error| {
+                let compared = match self.time.wall().doubt {
+                    None => format!("this satellite's clock says {}", shown_time(at)),
+                    Some(doubt) => format!("it is {} or later ({doubt})", shown_time(at)),
+                };
+                explain(error, &format!("station {}", server_name.to_str()), end_entity, &compared)
+            },
+        )
     }
 
     fn verify_tls12_signature(
@@ -123,6 +119,52 @@ impl ServerCertVerifier for StationVerifier {
 
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
         self.webpki.root_hint_subjects()
+    }
+}
+
+/// Checks satellites' certificates by the station's clock.
+#[derive(Debug)]
+pub(super) struct SatelliteVerifier(pub(super) Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for SatelliteVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.0.verify_client_cert(end_entity, intermediates, now).map_err(|error| {
+            let whose = Identity::of(end_entity)
+                .map_or_else(|_| "a satellite".to_owned(), |of| format!("satellite {}", of.id));
+            let says = shown_time(now.as_secs().saturating_mul(1_000_000_000));
+            explain(error, &whose, end_entity, &format!("the station's clock says {says}"))
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 
@@ -192,7 +234,7 @@ mod tests {
         let now = BUILT + YEAR;
         assert_eq!(judge(now, now - DAY, now + DAY), Ok(()));
         let early = judge(now, now + DAY, now + 2 * DAY).unwrap_err();
-        for part in ["svalbard", "valid from 2026-01-02", "this satellite's clock says 2026-01-01"] {
+        for part in ["station svalbard", "valid from 2026-01-02", "this satellite's clock says 2026-01-01"] {
             assert!(early.contains(part), "{early}");
         }
         let late = judge(now, now - 2 * DAY, now - DAY).unwrap_err();
