@@ -52,7 +52,7 @@ impl fmt::Display for Doubt {
             ),
             Self::TooLate { says, end } => write!(
                 f,
-                "the clock says {}, but our own certificate ends at {}",
+                "the clock says {}, but our own certificate ends at {}: is the clock wrong, or a new certificate due?",
                 shown_time(*says),
                 shown_time(*end)
             ),

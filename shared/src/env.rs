@@ -197,6 +197,11 @@ impl Env {
         Wall { unix_nano, doubt: self.bounds.doubt(unix_nano) }
     }
 
+    /// Ns since the Unix epoch by the wall clock if that is trusted; else the earliest time that it can be.
+    pub fn trusted_or_earliest(&self) -> u64 {
+        self.wall().trusted().unwrap_or_else(|| self.bounds.floor())
+    }
+
     /// A random number, uniform over all `u64`.
     pub fn random(&self) -> u64 {
         self.rng.lock().unwrap_or_else(std::sync::PoisonError::into_inner).random()

@@ -128,7 +128,7 @@ pub fn check(config: &Config) -> Result<(), AgentError> {
     Outside::try_new(config, &env)?;
     Receivers::check(config)?;
     let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
-    Ok(crate::contacts::check(&config.contacts, &stations, env.unix_nano())?)
+    Ok(crate::contacts::check(&config.contacts, &stations, env.trusted_or_earliest())?)
 }
 
 /// What is to be said of the dates of the satellite's certificate. It stops nothing: a clock may be wrong until it is set, and what

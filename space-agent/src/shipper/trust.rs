@@ -83,7 +83,7 @@ impl Trust {
 
     /// Whether a new list is due for certain: with a clock that is not trusted, by the floor.
     fn has_expired(&self) -> bool {
-        self.revocations.has_expired(self.env.wall().trusted().unwrap_or_else(|| self.env.bounds.floor()))
+        self.revocations.has_expired(self.env.trusted_or_earliest())
     }
 
     fn trust(&mut self, list: Revocations) -> Result<(), TlsError> {

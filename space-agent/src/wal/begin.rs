@@ -42,8 +42,8 @@ pub(super) fn create(
     let start_counter = match (&mirror, before) {
         (Some(mirror), _) => mirror.start_counter + 1,
         (None, Before::Nothing) => 1,
-        // Nothing tells how many lives there were; the time is above any count of them.
-        (None, Before::Damaged { .. }) => now / 1_000_000_000,
+        // Nothing tells how many lives there were; the time is above any count of them, if it is not that of a cold boot.
+        (None, Before::Damaged { .. }) => env.trusted_or_earliest() / 1_000_000_000,
     };
     if mirror.is_some() && matches!(before, Before::Nothing) {
         tracing::error!(
