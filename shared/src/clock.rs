@@ -86,16 +86,17 @@ impl ClockBounds {
         self.end.store(at, Ordering::Relaxed);
     }
 
-    /// Why a clock that says `says` cannot be right.
-    pub fn doubt(&self, says: u64) -> Option<Doubt> {
+    /// Whether a clock that says `says` can be right.
+    pub fn judge(&self, says: u64) -> Wall {
         let (floor, end) = (self.floor(), self.end());
-        if says < floor {
+        let doubt = if says < floor {
             Some(Doubt::TooEarly { says, floor })
         } else if says > end {
             Some(Doubt::TooLate { says, end })
         } else {
             None
-        }
+        };
+        Wall { unix_nano: says, doubt }
     }
 }
 
@@ -122,11 +123,11 @@ mod tests {
     #[test]
     fn a_clock_is_trusted_from_the_floor_to_the_end_of_our_certificate() {
         let bounds = ClockBounds::new(100);
-        assert_eq!(bounds.doubt(u64::MAX), None, "without a certificate there is no end");
+        assert_eq!(bounds.judge(u64::MAX).doubt, None, "without a certificate there is no end");
         bounds.set_end(200);
-        assert_eq!(bounds.doubt(99), Some(Doubt::TooEarly { says: 99, floor: 100 }));
-        assert_eq!((bounds.doubt(100), bounds.doubt(200)), (None, None));
-        assert_eq!(bounds.doubt(201), Some(Doubt::TooLate { says: 201, end: 200 }));
+        assert_eq!(bounds.judge(99).doubt, Some(Doubt::TooEarly { says: 99, floor: 100 }));
+        assert_eq!([100, 200].map(|says| bounds.judge(says).trusted()), [Some(100), Some(200)]);
+        assert_eq!(bounds.judge(201).doubt, Some(Doubt::TooLate { says: 201, end: 200 }));
         assert!(bounds.raise_floor(150) && !bounds.raise_floor(120));
         assert_eq!(bounds.floor(), 150);
     }
@@ -135,7 +136,7 @@ mod tests {
     fn the_build_has_a_date_and_a_doubt_names_the_clock_and_both_dates() {
         assert!(built() > 1_700_000_000_000_000_000, "{}", built());
         let bounds = ClockBounds::new(1_767_225_600_000_000_000);
-        let text = bounds.doubt(0).expect("1970 is before 2026").to_string();
+        let text = bounds.judge(0).doubt.expect("1970 is before 2026").to_string();
         for part in ["clock", "1970-01-01T00:00:00Z", "2026-01-01T00:00:00Z"] {
             assert!(text.contains(part), "{text}");
         }

@@ -193,8 +193,7 @@ impl Env {
 
     /// What the wall clock says, and whether that can be right.
     pub fn wall(&self) -> Wall {
-        let unix_nano = self.clock.unix_nano();
-        Wall { unix_nano, doubt: self.bounds.doubt(unix_nano) }
+        self.bounds.judge(self.clock.unix_nano())
     }
 
     /// Ns since the Unix epoch by the wall clock if that is trusted; else the earliest time that it can be.

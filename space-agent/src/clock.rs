@@ -342,7 +342,7 @@ mod tests {
     fn wall(unix_nano: u64) -> Wall {
         let bounds = ClockBounds::new(FLOOR);
         bounds.set_end(FLOOR + 1_000 * DAY);
-        Wall { unix_nano, doubt: bounds.doubt(unix_nano) }
+        bounds.judge(unix_nano)
     }
 
     /// What plans go by after a look.

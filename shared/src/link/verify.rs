@@ -39,8 +39,7 @@ impl std::fmt::Debug for Timekeeper {
 
 impl Timekeeper {
     fn wall(&self) -> Wall {
-        let unix_nano = self.clock.unix_nano();
-        Wall { unix_nano, doubt: self.bounds.doubt(unix_nano) }
+        self.bounds.judge(self.clock.unix_nano())
     }
 
     /// The time to check a chain at: the clock's; with one that is not trusted the earliest that the chain and the floor allow, but

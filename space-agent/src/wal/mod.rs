@@ -195,8 +195,7 @@ impl SegmentRecord {
 
     /// How old it is, at least.
     fn age(&self, ages: &Ages, env: &Env) -> Duration {
-        let sealed = self.header.sealed_unix_nano;
-        ages.of(self.sealed_at, env.bounds.doubt(sealed).is_none().then_some(sealed))
+        ages.of(self.sealed_at, env.bounds.judge(self.header.sealed_unix_nano).trusted())
     }
 }
 

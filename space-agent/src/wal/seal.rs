@@ -215,10 +215,8 @@ impl Segments<'_> {
                 items: of.unsealed_items.total(),
                 held_back: state.held_back(of),
                 oldest_unix_nano: first.received,
-                oldest_since_boot: ages.on_present_clock(ages.of(
-                    first.since_boot,
-                    env.bounds.doubt(first.received).is_none().then_some(first.received),
-                )),
+                oldest_since_boot: ages
+                    .on_present_clock(ages.of(first.since_boot, env.bounds.judge(first.received).trusted())),
             })
         };
         state.lanes.iter().filter_map(waiting).collect()
