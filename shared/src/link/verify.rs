@@ -171,8 +171,9 @@ impl ClientCertVerifier for SatelliteVerifier {
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
     use rustls::RootCertStore;
+    use rustls::server::WebPkiClientVerifier;
 
     use super::super::tls::provider;
     use super::*;
@@ -191,9 +192,8 @@ mod tests {
         }
     }
 
-    fn params(names: &[&str], begin: u64, end: u64) -> CertificateParams {
-        let mut params =
-            CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).unwrap();
+    fn params(begin: u64, end: u64) -> CertificateParams {
+        let mut params = CertificateParams::default();
         (params.not_before, params.not_after) = (
             (UNIX_EPOCH + Duration::from_nanos(begin)).into(),
             (UNIX_EPOCH + Duration::from_nanos(end)).into(),
@@ -201,25 +201,32 @@ mod tests {
         params
     }
 
-    /// What a satellite whose clock says `now`, which was built in 2025 and whose own certificate ends in five years, says of the
-    /// certificate of svalbard that is valid from `begin` to `end`.
-    fn judge(now: u64, begin: u64, end: u64) -> Result<(), String> {
-        let mut authority = params(&[], BUILT, BUILT + 20 * YEAR);
+    /// An authority, and a certificate that it has issued for this name or identity.
+    fn issued(subject: SanType, begin: u64, end: u64) -> (RootCertStore, CertificateDer<'static>) {
+        let mut authority = params(BUILT, BUILT + 20 * YEAR);
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let root = authority.self_signed(&key).unwrap();
-        let issuer = Issuer::new(authority, key);
-        let station =
-            params(&["svalbard"], begin, end).signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        let mut certificate = params(begin, end);
+        certificate.subject_alt_names = vec![subject];
+        let issued =
+            certificate.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(authority, key)).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(root.der().clone()).unwrap();
+        (roots, issued.der().clone())
+    }
+
+    /// What a satellite whose clock says `now`, which was built in 2025 and whose own certificate ends in five years, says of the
+    /// certificate of svalbard that is valid from `begin` to `end`.
+    fn judge(now: u64, begin: u64, end: u64) -> Result<(), String> {
+        let (roots, station) = issued(SanType::DnsName("svalbard".try_into().unwrap()), begin, end);
         let webpki = WebPkiServerVerifier::builder_with_provider(roots.into(), provider()).build().unwrap();
         let bounds = Arc::new(ClockBounds::new(BUILT));
         bounds.set_end(BUILT + 5 * YEAR);
         let verifier = StationVerifier::new(webpki, Timekeeper { clock: Arc::new(At(now)), bounds });
         let name = ServerName::try_from("svalbard").unwrap();
         let verified = verifier.verify_server_cert(
-            station.der(),
+            &station,
             &[],
             &name,
             &[],
@@ -238,6 +245,23 @@ mod tests {
         }
         let late = judge(now, now - 2 * DAY, now - DAY).unwrap_err();
         assert!(late.contains("valid until 2025-12-31"), "{late}");
+    }
+
+    #[test]
+    fn a_station_says_which_satellite_it_refuses_and_what_its_clock_says() {
+        let uri = SanType::URI("spiffe://example.org/satellite/sat-1".try_into().unwrap());
+        let (roots, satellite) = issued(uri, BUILT, BUILT + DAY);
+        let webpki = WebPkiClientVerifier::builder_with_provider(roots.into(), provider()).build().unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_nanos(BUILT + YEAR));
+        let error =
+            SatelliteVerifier(webpki).verify_client_cert(&satellite, &[], now).unwrap_err().to_string();
+        for part in [
+            "certificate of satellite sat-1",
+            "valid until 2025-01-02",
+            "the station's clock says 2026-01-01",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -143,6 +143,21 @@ fn under_wrong_clocks_nothing_is_lost_or_expires_early_and_no_contact_is_missed_
 }
 
 #[test]
+fn a_first_boot_in_1970_reaches_a_station_whose_certificate_began_after_the_build() {
+    let text = "
+duration: 90m
+stations: [svalbard]
+telemetry: {raw_per_day: 10MB, every: 1m}
+link: {down: {rate: 1Mbit/s, delay: 5ms}, up: {rate: 1Mbit/s, delay: 5ms}}
+contacts: [{station: svalbard, start: 40m, end: 48m}]
+agent: {probe_interval: 1m}
+clocks: [{at: 0s, node: sat-0, to: 1970-01-01T00:00:00Z}]
+";
+    let report = simulate(scenario(text), false);
+    assert!(report.missed.is_empty() && report.account.exported * 3 > report.account.accepted, "{report}");
+}
+
+#[test]
 fn what_is_older_than_its_lifetime_by_trusted_clocks_is_dropped_though_the_satellite_was_off_meanwhile() {
     let off = |clock: &str| {
         let text = format!(

@@ -251,6 +251,29 @@ fn a_header_is_read_and_written_as_ever() {
     assert_eq!(read.to_bytes(), bytes);
 }
 
+/// Both sides say what their clocks are, and work without that.
+#[test]
+fn clocks_are_told() {
+    let satellite = Clock {
+        unix_nano: TIME,
+        boot_id: 0x0102_0304_0506_0708,
+        since_boot_nano: 98_765_432_109,
+        untrusted: "the clock says 1970".to_owned(),
+        ..Default::default()
+    };
+    let hello = Hello { satellite: "sat-1".to_owned(), clock: Some(satellite), ..Default::default() };
+    assert_pinned("hello-clock", &agent(agent_message::Body::Hello(hello)));
+    let station = Clock {
+        unix_nano: TIME + 5,
+        boot_id: 0x1112_1314_1516_1718,
+        since_boot_nano: 12_345,
+        untrusted: "the clock says 2046".to_owned(),
+        ..Default::default()
+    };
+    let resume = Resume { station: "svalbard".to_owned(), clock: Some(station), ..Default::default() };
+    assert_pinned("resume-clock", &ground(ground_message::Body::Resume(resume)));
+}
+
 /// Fields that came with WAL format 4 and spool format 2. Both programs work without them.
 #[test]
 fn what_ledgers_have_acknowledged_is_told() {
