@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 /// The link between a satellite and a ground station, ALPN `perigee/1`.
+#[allow(clippy::large_enum_variant, reason = "one Hello a connection")]
 pub mod link {
     include!(concat!(env!("OUT_DIR"), "/perigee.link.v1.rs"));
 }
