@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 /// The link between a satellite and a ground station, ALPN `perigee/1`.
-#[allow(clippy::large_enum_variant, reason = "one Hello a connection")]
+#[allow(clippy::large_enum_variant, reason = "a message is read and used up; few are in memory at once")]
 pub mod link {
     include!(concat!(env!("OUT_DIR"), "/perigee.link.v1.rs"));
 }

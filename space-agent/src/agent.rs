@@ -23,7 +23,7 @@ use crate::config::{Config, ExporterConfig, LINK, LinkConfig};
 use crate::contacts::{ContactControl, Contacts, LinkState, LinkStatus, Told};
 use crate::control::{Control, control_router, health_router, metrics_router};
 use crate::exporter::Exporter;
-use crate::journal::{Journal, Progress};
+use crate::journal::{Journal, Pace, Progress};
 use crate::lanes::Lanes;
 use crate::lifetimes;
 use crate::limiter::Limiter;
@@ -281,8 +281,18 @@ impl Agent {
         let (sealed_sender, sealed) = watch::channel(0u64);
         let (link_sender, link) = link;
         let (batch, lanes) = (config.processors.batch, config.lanes.lanes().map_err(AgentError::Setting)?);
-        let batcher =
-            Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender);
+        let planner = config.link.is_some().then(|| contacts.1.clone());
+        let (lanes_of_it, told_by_it) = (lanes.clone(), told.clone());
+        let batcher = Batcher::new(
+            batch,
+            lanes_of_it,
+            env.clone(),
+            wal.clone(),
+            told_by_it,
+            wanted,
+            sealed_sender,
+            planner,
+        );
         back.keep_until("batcher", batcher, &stop, |batcher, stop| Box::pin(batcher.run(stop)));
         back.keep_until(
             "lifetimes",
@@ -315,7 +325,7 @@ impl Agent {
         let (journal, committer) = Journal::new(
             wal.clone(),
             config.acknowledge(),
-            config.storage.commit_interval.0,
+            Pace { interval: config.storage.commit_interval.0, rules: Arc::clone(&lanes.rules) },
             metrics.receiver(),
             told,
         );

@@ -1,4 +1,4 @@
-//! The batcher: decides when what waits in the journal becomes a segment, and makes it one.
+//! The batcher: decides when what waits in the journal becomes a segment, and makes it one ([`crate::sizing`] says how large).
 //!
 //! Each lane is sealed by itself, the most urgent first; one that was just sealed lets another go before it, so that alarms without
 //! end do not keep bulk in the journal. A full batch is always sealed. The rest is sealed when it is older than
@@ -16,10 +16,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BatchConfig;
+use crate::contacts::ContactControl;
 use crate::journal::Progress;
 use crate::lanes::Lanes;
 use crate::leaning::{Leaning, LeaningError};
-use crate::wal::{BatchLimits, Encoding, SealError, Unsealed, Wal, WalError};
+use crate::sizing::Sizing;
+use crate::wal::{Encoding, SealError, Unsealed, Wal, WalError};
 
 /// Without a request for so long, a burst is over.
 const QUIET: Duration = Duration::from_millis(200);
@@ -70,6 +72,7 @@ pub struct Batcher {
     /// Until then bulk rests, so that sealing keeps to its share of the processor.
     rest: Instant,
     leaning: Leaning,
+    sizing: Sizing,
     /// The next batch is encoded as rows, since a codec has failed.
     plain: bool,
 }
@@ -84,6 +87,7 @@ impl Batcher {
         told: watch::Sender<Progress>,
         wanted: watch::Receiver<bool>,
         sealed: watch::Sender<u64>,
+        planner: Option<ContactControl>,
     ) -> Self {
         let (progress, rest) = (told.subscribe(), Instant::now());
         let leaning = Leaning::default();
@@ -99,12 +103,9 @@ impl Batcher {
             last: None,
             rest,
             leaning,
+            sizing: Sizing::new(planner),
             plain: false,
         }
-    }
-
-    const fn limits(&self) -> BatchLimits {
-        BatchLimits { items: self.config.send_batch_size, raw: self.config.send_batch_bytes.0 }
     }
 
     /// Seals until `shutdown`. What then waits in the journal stays there, durable.
@@ -115,6 +116,7 @@ impl Batcher {
             let progress = self.progress.borrow_and_update().clone();
             let wanted = *self.wanted.borrow_and_update();
             self.leaning.wanted(wanted);
+            self.sizing.look().await;
             let decision = self.decide(&progress, wanted, Instant::now(), self.env.since_boot().nano);
             match decision {
                 Decision::Seal { lane, all } => {
@@ -182,7 +184,7 @@ impl Batcher {
         {
             return Decision::Seal { lane, all: true };
         }
-        if waiting.is_full(self.limits()) {
+        if waiting.is_full(self.sizing.limits(lane, &self.config)) {
             let quiet_at = committed + QUIET;
             if waiting.held_back >= self.config.defer_sealing.0 || now >= quiet_at {
                 return Decision::Seal { lane, all: false };
@@ -202,7 +204,7 @@ impl Batcher {
 
     /// Makes one segment.
     async fn seal(&mut self, lane: Lane, all: bool) -> Result<Option<Header>, BatchError> {
-        let limits = self.limits();
+        let limits = self.sizing.limits(lane, &self.config);
         self.last = Some(lane);
         let batch = self.wal.call(move |wal| wal.segments().take_batch(lane, limits, all)).await??;
         let Some(batch) = batch else { return Ok(None) };
@@ -251,6 +253,7 @@ impl Batcher {
             payload = header.payload_len,
             "sealed"
         );
+        self.sizing.sealed(&header);
         self.leaning.sealed(&header, taught);
         self.sealed.send_modify(|n| *n += 1);
         Ok(Some(header))
@@ -292,7 +295,7 @@ mod tests {
         let wal = Wal::open(wal, env.clone()).unwrap();
         let wal = Owner::new(Placement::Inline, "wal", wal).unwrap();
         let (told, _) = watch::channel(Progress { unsealed: Vec::new(), at: Instant::now() });
-        Batcher::new(config, lanes, env, wal, told, watch::channel(false).1, watch::channel(0).0)
+        Batcher::new(config, lanes, env, wal, told, watch::channel(false).1, watch::channel(0).0, None)
     }
 
     const S: u64 = 1_000_000_000;

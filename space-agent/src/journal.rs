@@ -6,17 +6,22 @@ use std::time::Duration;
 
 use perigee_shared::env::Owner;
 use perigee_shared::otlp::status::Status;
+use perigee_shared::segment::Lane;
 use perigee_shared::store::StoreError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::config::Acknowledge;
+use crate::lanes::Rules;
 use crate::limiter::Permit;
 use crate::telemetry::ReceiverCounters;
 use crate::wal::{Accepted, Unsealed, Wal, WalError};
 
 /// Requests that may wait for a commit. Their bytes are bounded by the limiter.
 const QUEUE: usize = 4096;
+
+/// With no interval set, a commit may wait so long for requests that are likely to come.
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// A commit of so many bytes is not held for more.
 const LARGE: usize = 1 << 20;
@@ -46,6 +51,26 @@ pub struct Progress {
     pub at: Instant,
 }
 
+/// How long a commit may be held.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    /// Every commit is held so long for more requests; zero: only while those come that are likely to.
+    pub interval: Duration,
+    /// A request with an item of an urgent lane is not held.
+    pub rules: Arc<Rules>,
+}
+
+impl Pace {
+    fn is_urgent(&self, request: &Accepted) -> bool {
+        !self.rules.is_empty()
+            && self
+                .rules
+                .shares(request.signal, &request.body, request.walked.items)
+                .iter()
+                .any(|share| share.lane < Lane::BULK && share.items > 0)
+    }
+}
+
 /// Hands requests to the committer.
 #[derive(Clone)]
 pub struct Journal {
@@ -59,7 +84,7 @@ impl Journal {
     pub fn new(
         wal: Owner<Wal>,
         acknowledge: Acknowledge,
-        commit_interval: Duration,
+        pace: Pace,
         counters: Arc<ReceiverCounters>,
         progress: watch::Sender<Progress>,
     ) -> (Self, Committer) {
@@ -67,7 +92,7 @@ impl Journal {
         let committer = Committer {
             wal,
             entries,
-            commit_interval,
+            pace,
             progress,
             counters: Arc::clone(&counters),
             expected: 1,
@@ -105,7 +130,7 @@ impl Journal {
 pub struct Committer {
     wal: Owner<Wal>,
     entries: mpsc::Receiver<Entry>,
-    commit_interval: Duration,
+    pace: Pace,
     progress: watch::Sender<Progress>,
     counters: Arc<ReceiverCounters>,
     /// Requests that are likely to come at once: those that are answered now, whose senders come again, and those that arrived
@@ -147,12 +172,14 @@ impl Committer {
         self.entries.is_closed() && self.entries.is_empty()
     }
 
-    /// Collects a commit: everything that is there, and for up to `commit_interval` what is expected to come.
+    /// Collects a commit: everything that comes while it is held.
     async fn gather(&mut self, first: Entry) -> Vec<Entry> {
+        let held = !self.pace.interval.is_zero();
         let mut bytes = first.accepted.body.len();
+        let mut urgent = held && self.pace.is_urgent(&first.accepted);
         let mut group = Vec::with_capacity(self.expected);
         group.push(first);
-        let mut held = pin!(tokio::time::sleep(self.commit_interval));
+        let mut over = pin!(tokio::time::sleep(if held { self.pace.interval } else { MOMENT }));
         // Tasks that are ready to run may have a request each.
         tokio::task::yield_now().await;
         loop {
@@ -160,18 +187,20 @@ impl Committer {
                 && let Ok(entry) = self.entries.try_recv()
             {
                 bytes += entry.accepted.body.len();
+                urgent |= held && self.pace.is_urgent(&entry.accepted);
                 group.push(entry);
             }
-            if group.len() >= self.expected || bytes >= LARGE || self.commit_interval.is_zero() {
+            if urgent || bytes >= LARGE || !held && group.len() >= self.expected {
                 break;
             }
             let entry = tokio::select! {
                 biased;
                 entry = self.entries.recv() => entry,
-                () = &mut held => None,
+                () = &mut over => None,
             };
             let Some(entry) = entry else { break };
             bytes += entry.accepted.body.len();
+            urgent |= held && self.pace.is_urgent(&entry.accepted);
             group.push(entry);
         }
         group
@@ -221,5 +250,117 @@ impl Committer {
                 drop(reply.send(answer));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use perigee_shared::env::Placement;
+    use perigee_shared::otlp::walk;
+    use perigee_shared::signal::{Signal, SignalSet};
+    use simdisk::Disk;
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::config::LimiterConfig;
+    use crate::lanes::{Lanes, LanesConfig};
+    use crate::limiter::Limiter;
+    use crate::wal::{Volatile, WalConfig, WhenFull};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A record of this severity.
+    fn request(severity_number: i32) -> Accepted {
+        use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+        use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+        use prost::Message;
+        let log_records = vec![LogRecord { severity_number, ..LogRecord::default() }];
+        let scope_logs = vec![ScopeLogs { log_records, ..ScopeLogs::default() }];
+        let resource_logs = vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }];
+        let body = ExportLogsServiceRequest { resource_logs }.encode_to_vec();
+        let walked = walk::walk(Signal::Logs, &body).unwrap();
+        Accepted { signal: Signal::Logs, body: body.into(), walked }
+    }
+
+    /// A journal whose commits are held so long, with an urgent lane for errors; and the log's tasks.
+    fn journal(
+        interval: Duration,
+        acknowledge: Acknowledge,
+    ) -> (Journal, Arc<ReceiverCounters>, Arc<Limiter>, JoinSet<()>) {
+        let lanes: LanesConfig =
+            serde_json::from_str(r#"{"alarms": {"number": 1, "match": [{"severity": "error"}]}}"#).unwrap();
+        let lanes: Lanes = lanes.lanes().unwrap();
+        let rules = Arc::clone(&lanes.rules);
+        let config = WalConfig {
+            directory: "/log".into(),
+            satellite: None,
+            max_bytes: 1 << 30,
+            when_full: WhenFull::Refuse,
+            ballast: 0,
+            consumers: [("link".to_owned(), SignalSet::ALL)].into(),
+            lanes,
+            volatile: Volatile::Refuse,
+            volatile_bytes: 0,
+        };
+        let wal = Wal::open(config, Disk::new().env()).unwrap();
+        let wal = Owner::new(Placement::Inline, "wal", wal).unwrap();
+        let progress = watch::Sender::new(Progress { unsealed: Vec::new(), at: Instant::now() });
+        let counters = Arc::default();
+        let (journal, mut committer) =
+            Journal::new(wal, acknowledge, Pace { interval, rules }, Arc::clone(&counters), progress);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { committer.run().await });
+        (journal, counters, Limiter::new(LimiterConfig::default()), tasks)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_an_interval_there_is_one_commit_in_it_whoever_sends() {
+        let (journal, counters, limiter, _tasks) = journal(SECOND, Acknowledge::Durable);
+        let mut senders = JoinSet::new();
+        for sender in 0..5u32 {
+            let (journal, limiter) = (journal.clone(), Arc::clone(&limiter));
+            senders.spawn(async move {
+                tokio::time::sleep(sender * SECOND / 5).await;
+                for _ in 0..20 {
+                    let sent = Instant::now();
+                    journal.append(request(9), limiter.admit().unwrap()).await.unwrap();
+                    assert!(sent.elapsed() <= SECOND + SECOND / 100);
+                }
+            });
+        }
+        let began = Instant::now();
+        senders.join_all().await;
+        let (seconds, commits) = (began.elapsed().as_secs_f64(), counters.commits() as f64);
+        assert!(commits <= seconds + 1.0, "{commits} commits in {seconds} s");
+        assert!(commits >= 20.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_urgent_is_committed_at_once_with_all_that_waits() {
+        let (journal, counters, limiter, _tasks) = journal(60 * SECOND, Acknowledge::Received);
+        for _ in 0..10 {
+            journal.append(request(9), limiter.admit().unwrap()).await.unwrap();
+        }
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(counters.commits(), 0, "they wait for the interval");
+        journal.append(request(17), limiter.admit().unwrap()).await.unwrap();
+        tokio::time::sleep(SECOND / 100).await;
+        assert_eq!(counters.commits(), 1);
+        journal.append(request(9), limiter.admit().unwrap()).await.unwrap();
+        tokio::time::sleep(59 * SECOND).await;
+        assert_eq!(counters.commits(), 1);
+        tokio::time::sleep(2 * SECOND).await;
+        assert_eq!(counters.commits(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_an_interval_a_lone_sender_is_not_held() {
+        let (journal, counters, limiter, _tasks) = journal(Duration::ZERO, Acknowledge::Durable);
+        for _ in 0..50 {
+            let sent = Instant::now();
+            journal.append(request(9), limiter.admit().unwrap()).await.unwrap();
+            assert!(sent.elapsed() < MOMENT);
+        }
+        assert_eq!(counters.commits(), 50);
     }
 }

@@ -21,6 +21,8 @@ pub mod wal;
 
 mod leaning;
 
+mod sizing;
+
 pub mod batcher;
 
 pub mod lifetimes;

@@ -130,6 +130,11 @@ impl ReceiverCounters {
         self.unread.get_or_create(&SignalLabel { signal: signal.name() }).inc();
     }
 
+    #[cfg(test)]
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.get()
+    }
+
     /// A commit of so many requests has ended.
     pub fn commit(&self, requests: usize) {
         self.commits.inc();

@@ -49,6 +49,18 @@ impl Copy<'_> {
         }
         Ok(())
     }
+
+    /// Puts one row into a table of the copy.
+    pub fn put<'k, 'v, K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'_, K, V>,
+        key: impl std::borrow::Borrow<K::SelfType<'k>>,
+        value: impl std::borrow::Borrow<V::SelfType<'v>>,
+    ) -> Result<(), StoreError> {
+        let txn = self.to.begin_write()?;
+        txn.open_table(table)?.insert(key, value)?;
+        Ok(txn.commit()?)
+    }
 }
 
 /// Makes the new file `path` with those tables of a snapshot that `tables` copies. The file gets its name when it is whole; one

@@ -318,6 +318,16 @@ impl<C: Contents> Database<C> {
         }
     }
 
+    /// Takes in what has changed and is safe without a transaction.
+    pub fn apply(&mut self, change: C::Change) {
+        self.contents.apply(change);
+    }
+
+    /// Whether the file still has a name, as far as it is open.
+    pub fn is_linked(&self) -> bool {
+        self.opened().is_ok_and(|(_, guard)| guard.is_linked())
+    }
+
     /// [`Database::write`] of what changes nothing in memory.
     pub fn record<R, E: Failure>(
         &mut self,

@@ -136,8 +136,14 @@ impl Config {
         if self.storage.max_bytes < ByteSize::mib(1) {
             wrong.push(Invalid::new("storage.max_bytes", "must be at least 1MiB"));
         }
-        if self.storage.commit_interval > Span::secs(1) {
-            wrong.push(Invalid::new("storage.commit_interval", "must not be above 1s: senders wait for it"));
+        let (most, why) = match self.acknowledge() {
+            Acknowledge::Durable => {
+                (Span::secs(3), "must not be above 3s: senders wait for it, and some give up after 5s")
+            }
+            Acknowledge::Received => (Span::secs(60), "must not be above 60s: a power cut loses what waits"),
+        };
+        if self.storage.commit_interval > most {
+            wrong.push(Invalid::new("storage.commit_interval", why));
         }
         wrong
     }

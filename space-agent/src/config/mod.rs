@@ -200,7 +200,7 @@ pub struct StorageConfig {
     /// What happens when the budget is used up.
     #[serde(default)]
     pub when_full: WhenFull,
-    /// A commit may wait this long for more requests.
+    /// Each commit is held so long for more requests.
     #[serde(default)]
     pub commit_interval: Span,
     /// Given back when the disk is full.

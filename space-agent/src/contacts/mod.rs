@@ -48,7 +48,7 @@ impl Pass {
 }
 
 /// What is planned.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Planned {
     /// The contact that is open.
     pub current: Option<Pass>,

@@ -13,12 +13,13 @@ use redb::{ReadableDatabase, ReadableTable, TableHandle, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::epochs::{begin_epoch, new_life};
+use super::group::GroupHeader;
 use super::mirror::{self, Age, Mirror};
 use super::salvage::{self, Salvage, Taken};
 use super::state::{Life, State};
 use super::tables::*;
 use super::tally::Tally;
-use super::{WalConfig, drops, group};
+use super::{WalConfig, drops, front, group};
 
 /// Numbers of groups, or of drops, that are passed over where the last one is not known: more than one commit has.
 pub(super) const NUMBERS_SKIPPED: u64 = 64;
@@ -56,13 +57,15 @@ pub(super) fn create(
     let txn = db.begin_write()?;
     make_tables(&txn)?;
     set_life(&txn, new_life(env, start_counter))?;
-    set_numbers(&txn, &[(META_NEXT_GROUP, 1), (META_REPORTED, 1)])?;
     set_satellite(&txn, config)?;
-    txn.open_table(LANES)?.insert(Lane::BULK.0, LaneNumbers { next_sequence: 1, position: 1 })?;
     let mut tally = mirror.as_ref().map_or_else(Tally::default, Mirror::tally);
+    let mut kept = Kept { first: 1, next: 1, items: Counts::ZERO };
     if let Some(mirror) = &mirror {
-        close_life(&txn, mirror, &mut tally, now)?;
+        kept = take_front_alone(&txn, env, config, mirror, &mut tally)?;
+        close_life(&txn, mirror, kept.items, &mut tally, now)?;
     }
+    set_numbers(&txn, &[(META_NEXT_GROUP, kept.next), (META_REPORTED, 1)])?;
+    txn.open_table(LANES)?.insert(Lane::BULK.0, LaneNumbers { next_sequence: 1, position: kept.first })?;
     tally.next_drop = 1;
     tally.store(&txn)?;
     set_clock_floor(&txn, mirror.as_ref())?;
@@ -104,7 +107,8 @@ fn take_over(
     make_tables(&txn)?;
     txn.commit()?;
     let refused = read_refused(env, config).filter(|r| r.epoch == found.life.epoch).map(|r| r.from);
-    let taken = found.take(db, refused)?;
+    let front = front::read(env, config, found.life.epoch)?.groups;
+    let taken = found.take(db, &front, refused)?;
     let txn = db.begin_write()?;
     set_life(&txn, found.life)?;
     set_satellite(&txn, config)?;
@@ -202,18 +206,52 @@ fn set_satellite(txn: &WriteTransaction, config: &WalConfig) -> Result<(), Store
     Ok(())
 }
 
-/// Closes the life that the mirror is of: what was on board then is dropped.
+/// Groups that are all that is left of a log.
+struct Kept {
+    first: u64,
+    next: u64,
+    items: Counts,
+}
+
+/// Takes what the front has of a log that is gone: groups that no lane had sealed, as far as `mirror` beside it knows.
+fn take_front_alone(
+    txn: &WriteTransaction,
+    env: &Env,
+    config: &WalConfig,
+    mirror: &Mirror,
+    tally: &mut Tally,
+) -> Result<Kept, StoreError> {
+    let epoch = mirror.life().epoch;
+    let refused = read_refused(env, config).filter(|r| r.epoch == epoch).map_or(u64::MAX, |r| r.from);
+    let first = mirror.last_position().unwrap_or(1);
+    let mut kept = Kept { first, next: first, items: Counts::ZERO };
+    for (number, bytes) in front::read(env, config, epoch)?.groups.range(first..refused.max(first)) {
+        salvage::insert_group(txn, *number, bytes)?;
+        let header = header(bytes)?;
+        tally.accepted = tally.accepted.max(header.accepted);
+        kept = Kept { next: number + 1, items: kept.items + header.items, ..kept };
+    }
+    Ok(kept)
+}
+
+fn header(group: &[u8]) -> Result<GroupHeader, StoreError> {
+    GroupHeader::read(group).map_err(|e| StoreError::Damaged(e.to_string()))
+}
+
+/// Closes the life that the mirror is of: what was on board then is dropped, but for items that were `kept`.
 fn close_life(
     txn: &WriteTransaction,
     mirror: &Mirror,
+    kept: Counts,
     tally: &mut Tally,
     now: u64,
 ) -> Result<(), StoreError> {
     let closed = mirror.closed_epoch();
     txn.open_table(EPOCHS)?.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
-    let lost = mirror.closing_drops(now);
-    // The mirror is as old as the last seal: what is gone is what it does not count as delivered or dropped.
-    tally.drop(DropReason::Corruption, tally.missing(Counts::ZERO));
+    // What is gone is what the mirror, as old as the last seal, does not count as delivered or dropped.
+    let missing = tally.missing(kept);
+    let lost = mirror.closing_drops(missing, now);
+    tally.drop(DropReason::Corruption, missing);
     for drop in &lost {
         drops::insert(txn, closed.epoch, drop, &[])?;
         tally.drops += 1;
@@ -274,13 +312,32 @@ pub(super) fn settle(
             "it is older than counters.json beside it, or another log".to_owned(),
         ));
     }
-    let tally = Tally::load(&db.begin_read()?)?;
-    let txn = db.begin_write()?;
-    let mut changed = match torn {
-        Some(torn) => found.take_in_torn(&txn, torn, tally, env.unix_nano())?,
-        None => false,
+    let mut tally = Tally::load(&db.begin_read()?)?;
+    let mut front = match front::read(env, config, found.life.epoch) {
+        Err(_) if before.is_some() => front::Found::default(),
+        read => read?,
     };
-    changed |= found.take_out_refused(&txn, env, config, before)?;
+    front.incomplete &= found.has_front;
+    // What this process had accepted it still knows.
+    let ours = before.filter(|state| state.life.epoch == found.life.epoch);
+    front.groups.extend(ours.iter().flat_map(|state| state.front.clone()));
+    let txn = db.begin_write()?;
+    let mut changed = false;
+    if let Some(torn) = torn {
+        front.groups.extend(torn.groups.into_iter().map(|(number, group)| (number, group.into())));
+        if !torn.complete {
+            found.report_torn(&txn, &mut tally, env.unix_nano())?;
+        }
+        changed = true;
+    }
+    let refused = found.refused_from(env, config, before);
+    drop(front.groups.split_off(&refused.unwrap_or(u64::MAX)));
+    front.torn.retain(|number| *number < refused.unwrap_or(u64::MAX));
+    changed |= found.take_in(&txn, &front, &mut tally, env.unix_nano())?;
+    if let Some(refused) = refused {
+        found.take_out_refused(&txn, refused)?;
+        changed = true;
+    }
     if found.satellite.is_none() && config.satellite.is_some() {
         set_satellite(&txn, config)?;
         changed = true;
@@ -304,6 +361,9 @@ pub(super) fn settle(
         txn.commit()?;
     } else {
         txn.abort()?;
+    }
+    if front.incomplete {
+        front::replace(env, config);
     }
     forget_refused(env, config)
 }
@@ -348,6 +408,8 @@ struct Found {
     /// The latest group, 0: none; and the number from which on none was given, as far as that was noted.
     last_group: u64,
     next_group: u64,
+    /// Small commits went into a front.
+    has_front: bool,
 }
 
 impl Found {
@@ -374,26 +436,13 @@ impl Found {
         for row in txn.open_table(EPOCHS)?.iter()? {
             earlier.insert(row?.0.value());
         }
-        Ok(Self { life, satellite, next, earlier, last_group, next_group })
+        let has_front = number(META_FORMAT)? >= FRONT_FORMAT;
+        Ok(Self { life, satellite, next, earlier, last_group, next_group, has_front })
     }
 
-    /// Puts groups back that a latest commit had; whether there were any. They may have been called safe. Where the commit cannot be
-    /// read, nobody can tell a power cut, which loses nothing, from damage: then more may be gone than is known.
-    fn take_in_torn(
-        &self,
-        txn: &WriteTransaction,
-        torn: Torn,
-        mut tally: Tally,
-        now: u64,
-    ) -> Result<bool, StoreError> {
-        let new = |number: &u64| *number > self.last_group && *number >= self.next_group;
-        for (number, bytes) in torn.groups.iter().filter(|(number, _)| new(number)) {
-            salvage::insert_group(txn, *number, bytes)?;
-            raise_format(txn, GROUPS_FORMAT)?;
-        }
-        if torn.complete {
-            return Ok(true);
-        }
+    /// Reports a latest commit that cannot be read whole. What it had may have been called safe: nobody can tell a power cut, which
+    /// loses nothing, from damage.
+    fn report_torn(&self, txn: &WriteTransaction, tally: &mut Tally, now: u64) -> Result<(), StoreError> {
         tracing::error!(
             event.name = "perigee.wal.torn",
             "the latest commit is not whole and the one before took its place; after a power cut in mid-commit nothing is lost by \
@@ -408,23 +457,69 @@ impl Found {
             &[],
         )?;
         tally.next_drop += 1;
-        tally.store(txn)?;
-        Ok(true)
+        tally.store(txn)
     }
 
-    /// Takes out what was refused before the store failed; whether anything was changed.
-    fn take_out_refused(
+    /// Puts groups into the journal that are in the front alone, or in a commit that is not whole, and reports those that are
+    /// missing between them; whether there were any.
+    fn take_in(
         &self,
         txn: &WriteTransaction,
-        env: &Env,
-        config: &WalConfig,
-        before: Option<&State>,
+        front: &front::Found,
+        tally: &mut Tally,
+        now: u64,
     ) -> Result<bool, StoreError> {
+        let (mut next, mut accepted) = (self.next_group.max(self.last_group + 1), tally.accepted);
+        if let Some(piece) = txn.open_table(JOURNAL)?.get(GroupPiece { group: next - 1, piece: 0 })? {
+            accepted = accepted.max(header(piece.value())?.accepted);
+        }
+        let first = next;
+        let mut lost = Counts::ZERO;
+        for (number, bytes) in front.groups.range(first..) {
+            let header = header(bytes)?;
+            if *number > next {
+                lost += header.accepted.saturating_sub(header.items).saturating_sub(accepted);
+            }
+            salvage::insert_group(txn, *number, bytes)?;
+            (next, accepted) = (number + 1, header.accepted);
+        }
+        let torn = front.torn.iter().copied().filter(|number| *number >= next).max();
+        let unknown = torn.is_some() || front.incomplete;
+        if lost.total() > 0 || unknown {
+            tracing::error!(
+                event.name = "perigee.wal.front_damaged",
+                lost_items = lost.total(),
+                "the front of the journal is not whole: what it has lost is reported; after a power cut in mid-commit nothing is lost, \
+                 after damage to the medium something may be"
+            );
+            // Its number is not given again, or it would be reported at each start.
+            next = next.max(torn.map_or(0, |number| number + 1));
+            let drop = drops::of_unsealed(DropReason::Corruption, Lane::BULK, lost, TimeRange::EMPTY, now);
+            let drop = link::Drop { id: tally.next_drop, counts_unknown: unknown, ..drop };
+            drops::insert(txn, self.life.epoch, &drop, &[])?;
+            tally.accepted = accepted;
+            tally.drop(DropReason::Corruption, lost);
+            (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
+            tally.store(txn)?;
+        }
+        if next > first {
+            set_numbers(txn, &[(META_NEXT_GROUP, next)])?;
+            raise_format(txn, GROUPS_FORMAT)?;
+        }
+        Ok(next > first || front.incomplete)
+    }
+
+    /// The first group that was refused when the store failed, if any was.
+    fn refused_from(&self, env: &Env, config: &WalConfig, before: Option<&State>) -> Option<u64> {
         let from = match before {
             Some(state) => (state.life.epoch == self.life.epoch).then_some(state.next_group),
             None => read_refused(env, config).filter(|r| r.epoch == self.life.epoch).map(|r| r.from),
         };
-        let Some(from) = from.filter(|from| *from != u64::MAX) else { return Ok(false) };
+        from.filter(|from| *from != u64::MAX)
+    }
+
+    /// Takes groups out that were refused.
+    fn take_out_refused(&self, txn: &WriteTransaction, from: u64) -> Result<(), StoreError> {
         let mut refused = 0u64;
         txn.open_table(JOURNAL)?.retain_in(groups(from, u64::MAX), |_, _| {
             refused += 1;
@@ -438,8 +533,8 @@ impl Found {
         }
         // Their numbers are not given again: what is left of them in the file is not to be taken for what comes.
         let next = self.last_group.max(from) + NUMBERS_SKIPPED;
-        set_numbers(txn, &[(META_NEXT_GROUP, next.max(self.next_group))])?;
-        Ok(true)
+        let given = number(&txn.open_table(META)?, META_NEXT_GROUP)?.unwrap_or(0);
+        set_numbers(txn, &[(META_NEXT_GROUP, next.max(given))])
     }
 }
 

@@ -5,7 +5,7 @@
 //! time between two boots whose clock was trusted. What is not known counts as nothing, so nothing is ever called older than it is.
 //!
 //! The table `boots` has a row for each of the latest boots. It is written in transactions that are made anyway: for a new boot, when the
-//! clock is trusted first, and else once a minute.
+//! clock is trusted first, and when something is sealed once a minute. Groups in the journal say how long a boot has lasted since.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,8 +21,11 @@ use super::tables::{BOOTS, if_made};
 /// Boots that are kept. What was sealed before the first of them is as old as that one, at least.
 const KEPT: usize = 64;
 
-/// A row is at most so far behind, in ns.
-const BEHIND: u64 = 60 * 1_000_000_000;
+/// A row is at most so far behind what was sealed, in ns.
+pub(super) const MINUTE: u64 = 60 * 1_000_000_000;
+
+/// A row is written for a new boot, and when its clock is trusted first. What it is behind the journal says itself.
+pub(super) const AT_ONCE: u64 = u64::MAX;
 
 stored_as_tuple! {
     /// A start of the machine. Times but the last two are ns since then; those are when it began by the wall clock, as the trusted
@@ -81,16 +84,40 @@ impl Boots {
         (number, boot)
     }
 
-    /// The row to be written now, if one is due.
-    pub(super) fn due(&self, env: &Env) -> Option<(u64, Boot)> {
+    /// A group was formed then: if that boot is known, it has lasted so long.
+    pub(super) fn lasted(&mut self, at: SinceBoot) {
+        if let Some((_, boot)) = self.0.iter_mut().find(|(_, boot)| boot.id == at.boot) {
+            boot.last_seen = boot.last_seen.max(at.nano);
+        }
+    }
+
+    /// The row to be written now, if one is due: at the latest when it is `behind` ns old.
+    pub(super) fn due(&self, env: &Env, behind: u64) -> Option<(u64, Boot)> {
         let (number, boot) = self.present(env.since_boot(), &env.wall());
         let is_due = match self.0.back() {
             Some((known, noted)) if *known == number => {
-                boot.last_seen - noted.last_seen >= BEHIND || boot.is_anchored() != noted.is_anchored()
+                boot.last_seen - noted.last_seen >= behind || boot.is_anchored() != noted.is_anchored()
             }
             _ => true,
         };
         is_due.then_some((number, boot))
+    }
+
+    /// Writes a row, and what the journal has told of the boot before, and gives up the oldest above [`KEPT`].
+    pub(super) fn store(
+        &self,
+        txn: &WriteTransaction,
+        (number, boot): (u64, Boot),
+    ) -> Result<(), StoreError> {
+        let mut table = txn.open_table(BOOTS)?;
+        if let Some((number, boot)) = self.0.back() {
+            table.insert(number, boot)?;
+        }
+        table.insert(number, boot)?;
+        while table.len()? > KEPT as u64 {
+            table.pop_first()?;
+        }
+        Ok(())
     }
 
     /// A row was written.
@@ -109,16 +136,6 @@ impl Boots {
         boots.note(boots.present(now, &env.wall()));
         Ages::new(boots.0.into_iter().map(|(_, boot)| boot).collect(), now)
     }
-}
-
-/// Writes a row, and gives up the oldest above [`KEPT`].
-pub(super) fn store(txn: &WriteTransaction, (number, boot): (u64, Boot)) -> Result<(), StoreError> {
-    let mut table = txn.open_table(BOOTS)?;
-    table.insert(number, boot)?;
-    while table.len()? > KEPT as u64 {
-        table.pop_first()?;
-    }
-    Ok(())
 }
 
 /// The ages of things at one moment.
@@ -234,7 +251,7 @@ mod tests {
         }
 
         fn note(&mut self) {
-            if let Some(row) = self.boots.due(&self.env) {
+            if let Some(row) = self.boots.due(&self.env, MINUTE) {
                 self.boots.note(row);
             }
         }

@@ -11,20 +11,26 @@ use super::tables::*;
 use super::{Wal, WalError};
 
 /// The log as it was at one moment.
-pub struct Backup(ReadTransaction);
+pub struct Backup {
+    snapshot: ReadTransaction,
+    /// A copy has no front.
+    format: u64,
+}
 
 impl Wal {
     /// The log as it is now, for a copy.
     pub fn backup(&mut self) -> Result<Backup, WalError> {
         self.ready()?;
-        Ok(Backup(self.log.snapshot()?))
+        self.settle_front()?;
+        let format = self.state().format.min(GROUPS_FORMAT);
+        Ok(Backup { snapshot: self.log.snapshot()?, format })
     }
 }
 
 impl Backup {
     /// Writes it to the new file `path`, which gets its name when it is whole.
     pub fn write(&self, env: &Env, path: &Path) -> Result<u64, StoreError> {
-        backup(env, path, &self.0, |copy| {
+        backup(env, path, &self.snapshot, |copy| {
             copy.table(LANES)?;
             copy.table(JOURNAL)?;
             copy.table(SEGMENTS)?;
@@ -43,7 +49,8 @@ impl Backup {
             copy.table(LEDGERS)?;
             copy.table(REFUSED)?;
             copy.table(BOOTS)?;
-            copy.table(META)
+            copy.table(META)?;
+            copy.put(META, META_FORMAT, &self.format.to_le_bytes()[..])
         })
     }
 }

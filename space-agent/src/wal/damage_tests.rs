@@ -10,7 +10,7 @@ use super::tests::{Bench, LINK, assert_adds_up, logs, request, seal};
 use super::*;
 
 /// The items of all drops that the log reports, over all epochs, and whether that number is a lower bound.
-fn told(wal: &mut Wal) -> (Counts, bool) {
+pub(super) fn told(wal: &mut Wal) -> (Counts, bool) {
     let drops: Vec<link::Drop> = wal.epochs().hello("a").unwrap().into_iter().flat_map(|e| e.drops).collect();
     (
         drops.iter().map(|d| Counts::from(d.items.unwrap_or_default())).sum(),
@@ -19,7 +19,7 @@ fn told(wal: &mut Wal) -> (Counts, bool) {
 }
 
 /// Items that can still be delivered.
-fn deliverable(wal: &mut Wal) -> Counts {
+pub(super) fn deliverable(wal: &mut Wal) -> Counts {
     while seal(wal).unwrap().is_some() {}
     let segments = wal.custody().segments(usize::MAX).unwrap();
     let whole = segments.iter().filter(|(r, _)| wal.custody().payload(&r.header).unwrap().is_some());
@@ -320,8 +320,10 @@ fn a_commit_that_was_called_safe_and_is_damaged_costs_no_group_beside_the_damage
         for n in 0..4 {
             wal.journal().append(&[request(n, 5, 3_000)]).unwrap();
         }
+        wal.settle_front().unwrap();
         let before = bench.disk.env().store.read(&bench.file()).unwrap();
         wal.journal().append(&[request(9, 5, 3_000)]).unwrap();
+        wal.settle_front().unwrap();
         let after = bench.disk.env().store.read(&bench.file()).unwrap();
         bench.disk.kill();
         drop(wal);
@@ -370,6 +372,7 @@ fn what_a_file_that_was_put_aside_still_holds_can_be_had_and_nothing_that_is_kno
     let mut wal = bench.open();
     for n in 0..6 {
         wal.journal().append(&[request(n, 5, 6_000)]).unwrap();
+        wal.settle_front().unwrap();
         seal(&mut wal).unwrap();
     }
     let first = wal.custody().segments(1).unwrap().remove(0).0.header;

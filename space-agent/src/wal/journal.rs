@@ -3,12 +3,11 @@
 use perigee_proto::link::DropReason;
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, TimeRange};
-use perigee_shared::store::pieces;
 
 use super::group::Accepted;
 use super::state::{self, Edit, GroupMeta};
 use super::tables::*;
-use super::{Wal, WalError, WhenFull, begin, boots, drops, group};
+use super::{Wal, WalError, WhenFull, begin, boots, drops, group, salvage};
 
 /// The way in: commit groups.
 pub struct Journal<'a>(pub(super) &'a mut Wal);
@@ -54,31 +53,39 @@ impl Journal<'_> {
             };
             groups.push((number, group, shares));
         }
-        let raise = state.format < GROUPS_FORMAT;
-        let boot = state.boots.due(env);
-        self.0.write_to_open(|txn, _| {
-            {
-                let mut journal = txn.open_table(JOURNAL)?;
-                for (number, group, _) in &groups {
-                    for (piece, index) in pieces(group).zip(0..) {
-                        journal.insert(GroupPiece { group: *number, piece: index }, piece)?;
-                    }
-                }
+        // A row of `boots` is for the tables.
+        let boot = state.boots.due(env, boots::AT_ONCE);
+        let small = boot.is_none() && self.0.is_small(groups.iter().map(|(_, group, _)| group.len()).sum());
+        // A log of that format has a front.
+        let format = if small && self.0.open_front() { FRONT_FORMAT } else { GROUPS_FORMAT };
+        let raise = self.0.state().format < format;
+        let appended: Vec<Edit> = std::iter::once(Edit::Tally(tally))
+            .chain(groups.iter_mut().map(|(number, group, shares)| Edit::Group {
+                group: GroupMeta { number: *number, stored: group.len() as u64 },
+                received: (clocks.0, Some(clocks.1)),
+                shares: std::mem::take(shares),
+            }))
+            .chain(boot.map(Edit::Boot))
+            .collect();
+        if small
+            && !raise
+            && self.0.append_to_front(groups.iter().map(|(number, group, _)| (*number, &group[..])))
+        {
+            let front = groups.into_iter().map(|(number, group, _)| (number, group.into())).collect();
+            self.0.log.apply(appended.into_iter().chain([Edit::Fronted(front)]).collect());
+            return Ok(());
+        }
+        self.0.write_to_open(0, |txn, state| {
+            for (number, group, _) in &groups {
+                salvage::insert_group(txn, *number, group)?;
             }
             if raise {
-                raise_format(txn, GROUPS_FORMAT)?;
+                raise_format(txn, format)?;
             }
-            let mut edits = vec![Edit::Tally(tally)];
             if let Some(boot) = boot {
-                boots::store(txn, boot)?;
-                edits.push(Edit::Boot(boot));
+                state.boots.store(txn, boot)?;
             }
-            edits.extend(groups.into_iter().map(|(number, group, shares)| Edit::Group {
-                group: GroupMeta { number, stored: group.len() as u64 },
-                received: (clocks.0, Some(clocks.1)),
-                shares,
-            }));
-            Ok(((), edits))
+            Ok(((), appended.into_iter().chain([Edit::Raised(format)]).collect()))
         })
     }
 

@@ -175,7 +175,7 @@ fn the_format_rises_with_the_first_thing_that_needs_it() {
     let mut wal = bench.open();
     assert_eq!(format(&mut wal), tables::FIRST_FORMAT);
     wal.journal().append(&[request(&[(1, ERROR)])]).unwrap();
-    assert_eq!(format(&mut wal), tables::GROUPS_FORMAT);
+    assert_eq!(format(&mut wal), tables::FRONT_FORMAT);
     drop(wal);
     let rules = with_alarms(Policy::default()).config.lanes;
     let mut empty = Bench::new();
@@ -183,7 +183,7 @@ fn the_format_rises_with_the_first_thing_that_needs_it() {
     assert_eq!(format(&mut empty.open()), tables::RULES_FORMAT);
     bench.config.lanes = rules;
     let mut wal = bench.open();
-    assert_eq!(format(&mut wal), tables::GROUPS_FORMAT, "it never falls");
+    assert_eq!(format(&mut wal), tables::FRONT_FORMAT, "it never falls");
     let bulk = seal(&mut wal, Lane::BULK).unwrap();
     assert_eq!(times(&mut wal, &bulk), [1], "it came before the rules");
 }

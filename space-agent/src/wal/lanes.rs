@@ -198,9 +198,9 @@ impl Queues<'_> {
 
     /// Notes how long this boot has lasted, where nothing else was written for long.
     fn note_boot(&mut self) -> Result<(), WalError> {
-        let Some(boot) = self.0.state().boots.due(self.0.env()) else { return Ok(()) };
-        self.0.write(|txn, _| {
-            boots::store(txn, boot)?;
+        let Some(boot) = self.0.state().boots.due(self.0.env(), 10 * boots::MINUTE) else { return Ok(()) };
+        self.0.write(|txn, state| {
+            state.boots.store(txn, boot)?;
             Ok(((), vec![Edit::Boot(boot)]))
         })
     }

@@ -98,6 +98,11 @@ impl Mirror {
         }
     }
 
+    /// What groups below it have for any lane was in a segment, as far as is known.
+    pub(super) fn last_position(&self) -> Option<u64> {
+        self.positions.iter().map(|(_, position)| *position).max()
+    }
+
     /// The lanes whose last seal a log with these next sequences lacks: lane, next sequence and position after it. A mirror by
     /// software that noted no positions has none.
     pub(super) fn undone(&self, next: &BTreeMap<u8, u64>) -> Vec<(u8, u64, u64)> {
@@ -107,9 +112,9 @@ impl Mirror {
         behind.filter_map(|(lane, sequence, _)| Some((*lane, *sequence, position(*lane)?))).collect()
     }
 
-    /// What was on board, a drop for each lane. The counts are those of all lanes together, in the last one; more may have been
-    /// accepted since, so they are a lower bound.
-    pub(super) fn closing_drops(&self, now: u64) -> Vec<link::Drop> {
+    /// What was on board, a drop for each lane. The counts are those of all lanes together, in the last one: what is `missing`. More
+    /// may have been accepted since, so they are a lower bound.
+    pub(super) fn closing_drops(&self, missing: Counts, now: u64) -> Vec<link::Drop> {
         let drop = |lane: u8, sequences: Option<(u64, u64)>| link::Drop {
             id: 0,
             reason: DropReason::Corruption as i32,
@@ -130,7 +135,7 @@ impl Mirror {
             drop.id = id;
         }
         if let Some(last) = drops.last_mut() {
-            last.items = Some(counts(self.on_board).into());
+            last.items = Some(missing.into());
         }
         drops
     }

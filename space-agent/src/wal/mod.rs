@@ -22,6 +22,9 @@ mod custody;
 mod damage_tests;
 mod drops;
 mod epochs;
+mod front;
+#[cfg(test)]
+mod front_tests;
 mod group;
 mod journal;
 #[cfg(test)]
@@ -264,6 +267,7 @@ pub struct Wal {
     /// The opening that the notes are of.
     opening: u64,
     writer: GroupWriter,
+    front: front::Access,
     growth: passes::Growth,
     scrub: scrub::Place,
     /// Why the log is given up, for who waits for it.
@@ -309,6 +313,7 @@ impl Wal {
             notes: Notes::default(),
             opening,
             writer,
+            front: front::Access::default(),
             growth,
             scrub,
             given_up,
@@ -384,6 +389,7 @@ impl Wal {
         self.failing_since = None;
         if self.opening != self.log.openings() {
             (self.opening, self.notes) = (self.log.openings(), Notes::default());
+            self.front = front::Access::default();
             self.custody().register_consumers()?;
             self.queues().register_rules()?;
             self.mirror();
@@ -396,17 +402,31 @@ impl Wal {
         &mut self,
         work: impl FnOnce(&WriteTransaction, &State) -> Result<(R, Vec<Edit>), WalError>,
     ) -> Result<R, WalError> {
+        self.write_passing(0, work)
+    }
+
+    /// [`Wal::write`] by which no lane waits any more for groups below `position`: they need not be in the table.
+    fn write_passing<R>(
+        &mut self,
+        position: u64,
+        work: impl FnOnce(&WriteTransaction, &State) -> Result<(R, Vec<Edit>), WalError>,
+    ) -> Result<R, WalError> {
         self.ready()?;
-        self.write_to_open(work)
+        self.write_to_open(position, work)
     }
 
     /// The same for what was worked out from the state as it is now: the log that is open stays so, though a store may be back.
     fn write_to_open<R>(
         &mut self,
+        position: u64,
         work: impl FnOnce(&WriteTransaction, &State) -> Result<(R, Vec<Edit>), WalError>,
     ) -> Result<R, WalError> {
         self.log.write(|txn, state| {
-            let (out, change) = work(txn, state)?;
+            for (number, group) in state.front.range(position..) {
+                salvage::insert_group(txn, *number, group)?;
+            }
+            let (out, mut change) = work(txn, state)?;
+            change.insert(0, Edit::FrontSettled(position));
             Ok(perigee_shared::store::Done { out, change })
         })
     }
@@ -486,7 +506,8 @@ impl Wal {
     }
 
     /// Closes the file in order, so that the next start need not repair it.
-    pub fn close(self) -> Result<(), WalError> {
+    pub fn close(mut self) -> Result<(), WalError> {
+        self.settle_front()?;
         self.mirror();
         Ok(self.log.close()?)
     }

@@ -14,6 +14,7 @@ use perigee_shared::store::{StoreError, pieces};
 use redb::{TableHandle, Value, WriteTransaction};
 
 use super::begin::NUMBERS_SKIPPED;
+use super::front::Groups;
 use super::group::{self, GroupHeader};
 use super::mirror::Mirror;
 use super::state::Life;
@@ -168,14 +169,20 @@ impl<'a> Salvage<'a> {
     }
 
     /// Takes everything over that is known to be whole and undelivered, and was not refused: groups from number `refused` on were.
-    pub(super) fn take(&self, db: &redb::Database, refused: Option<u64>) -> Result<Taken, StoreError> {
+    /// `front` has groups too.
+    pub(super) fn take(
+        &self,
+        db: &redb::Database,
+        front: &Groups,
+        refused: Option<u64>,
+    ) -> Result<Taken, StoreError> {
         let mut taken = Taken { accepted: self.tally.accepted, ..Taken::default() };
         let txn = db.begin_write()?;
         self.copy_small(&txn)?;
         txn.commit()?;
         let bases = self.take_bases(db)?;
         self.take_segments(db, &bases, &mut taken)?;
-        self.take_groups(db, refused.unwrap_or(u64::MAX), &mut taken)?;
+        self.take_groups(db, front, refused.unwrap_or(u64::MAX), &mut taken)?;
         Ok(taken)
     }
 
@@ -307,9 +314,16 @@ impl<'a> Salvage<'a> {
     }
 
     /// Groups that a lane still waits for, wherever they are in the file.
-    fn take_groups(&self, db: &redb::Database, refused: u64, taken: &mut Taken) -> Result<(), StoreError> {
+    fn take_groups(
+        &self,
+        db: &redb::Database,
+        front: &Groups,
+        refused: u64,
+        taken: &mut Taken,
+    ) -> Result<(), StoreError> {
         let from = self.lanes.values().map(|l| l.position).min().unwrap_or(1);
-        let (groups, complete) = groups_from(&self.rescue, from);
+        let (mut groups, complete) = groups_from(&self.rescue, from);
+        groups.extend(front.range(from..).map(|(number, group)| (*number, group.to_vec())));
         for (number, bytes) in groups {
             taken.last_group = taken.last_group.max(number);
             if number >= refused {

@@ -71,7 +71,7 @@ impl Scrub<'_> {
         self.0.read(|txn, state| {
             let at = state.unsealed.partition_point(|g| g.number < from);
             let Some(number) = state.unsealed.get(at).map(|g| g.number) else { return Ok(None) };
-            let bytes = group::read(&txn.open_table(JOURNAL)?, number)?;
+            let bytes = state.group(&txn.open_table(JOURNAL)?, number)?;
             Ok(Some((number, group::requests(number, &bytes).is_ok(), bytes.len() as u64)))
         })
     }

@@ -247,7 +247,7 @@ impl Segments<'_> {
             let journal = txn.open_table(JOURNAL)?;
             let mut groups = Vec::with_capacity(numbers.len());
             for number in numbers {
-                let (rules, bytes) = (state.rules_of(number).cloned(), group::read(&journal, number)?);
+                let (rules, bytes) = (state.rules_of(number).cloned(), state.group(&journal, number)?);
                 groups.push(Group { number, rules, bytes });
             }
             Ok(Some(Batch { lane, position, groups }))
@@ -261,7 +261,8 @@ impl Segments<'_> {
         let budget = self.0.config().max_bytes;
         let env = self.0.env().clone();
         let sealed_at = env.since_boot();
-        let header = self.0.write(|txn, state| {
+        let passed = self.0.state().waited_for(lane, position);
+        let header = self.0.write_passing(passed, |txn, state| {
             let sequence = state.lanes.get(&lane).map_or(1, |l| l.next_sequence);
             header.id = SegmentId { epoch: state.life.epoch, lane, sequence };
             insert_segment(
@@ -278,8 +279,8 @@ impl Segments<'_> {
             txn.open_table(COUNTERS)?.insert(ACCEPTED, &state.tally.accepted.to_bytes()[..])?;
             set_numbers(txn, &[(META_NEXT_GROUP, state.next_group)])?;
             let mut edits = vec![Edit::Sealed { position, header: header.clone() }];
-            if let Some(boot) = state.boots.due(&env) {
-                boots::store(txn, boot)?;
+            if let Some(boot) = state.boots.due(&env, boots::MINUTE) {
+                state.boots.store(txn, boot)?;
                 edits.push(Edit::Boot(boot));
             }
             let (from, waited_for) = (state.sealed_from, state.waited_for(lane, position));

@@ -12,6 +12,7 @@ use perigee_shared::store::{Before, Contents, StoreError};
 use redb::{ReadTransaction, ReadableTable};
 
 use super::boots::{Boot, Boots};
+use super::front::Groups;
 use super::group::GroupHeader;
 use super::tables::*;
 use super::tally::Tally;
@@ -120,6 +121,12 @@ pub(super) enum Edit {
     Tally(Tally),
     /// A group was appended.
     Group { group: GroupMeta, received: Received, shares: Vec<GroupShare> },
+    /// The groups that were appended last are in the front alone.
+    Fronted(Groups),
+    /// The tables have what was in the front, from this group on; those below are no longer waited for.
+    FrontSettled(u64),
+    /// Software before this format cannot open the file any more.
+    Raised(u64),
     /// A group was deleted though a lane waited for it.
     GroupLost(u64),
     /// The groups below were deleted.
@@ -161,6 +168,8 @@ pub(super) struct State {
     /// Groups before them, which are still in the table: the first number and how many bytes.
     pub(super) sealed_from: u64,
     pub(super) sealed_stored: u64,
+    /// Groups that are in the front and not in the table yet.
+    pub(super) front: Groups,
     pub(super) unsealed_stored: u64,
     /// Bytes of all groups since the log was opened, deleted ones included.
     pub(super) journaled: u64,
@@ -183,7 +192,7 @@ impl Contents for State {
 
     const NAME: &'static str = "write-ahead log";
     const FILE: &'static str = "wal.redb";
-    const FORMAT: u64 = GROUPS_FORMAT;
+    const FORMAT: u64 = FRONT_FORMAT;
     /// The log is written once and read once, so a larger one would not help.
     const PAGE_CACHE: usize = 2 << 20;
 
@@ -218,11 +227,11 @@ impl Contents for State {
     fn load(read: &ReadTransaction, _: &WalConfig) -> Result<Self, StoreError> {
         let mut state = Self::default();
         state.read_numbers(read)?;
+        state.boots = Boots::load(read)?;
         state.read_lanes(read)?;
         state.read_rules(read)?;
         state.read_journal(read)?;
         state.read_bases(read)?;
-        state.boots = Boots::load(read)?;
         Ok(state)
     }
 
@@ -245,6 +254,18 @@ impl State {
     /// Items in the journal that are not in a segment yet.
     pub(super) fn in_journal(&self) -> Counts {
         self.lanes.values().map(|l| l.unsealed_items).sum()
+    }
+
+    /// The bytes of the group `number`.
+    pub(super) fn group(
+        &self,
+        journal: &impl ReadableTable<GroupPiece, &'static [u8]>,
+        number: u64,
+    ) -> Result<Vec<u8>, StoreError> {
+        match self.front.get(&number) {
+            Some(group) => Ok(group.to_vec()),
+            None => group::read(journal, number),
+        }
     }
 
     /// The rules that hold for the group `number`; `None`: everything is bulk.
@@ -273,9 +294,12 @@ impl State {
         match edit {
             Edit::Tally(tally) => self.tally = tally,
             Edit::Group { group, received, shares } => {
-                (self.next_group, self.format) = (group.number + 1, GROUPS_FORMAT);
+                self.next_group = group.number + 1;
                 self.push_group(group, received, &shares);
             }
+            Edit::Fronted(groups) => self.front.extend(groups),
+            Edit::FrontSettled(from) => drop(self.front.split_off(&from)),
+            Edit::Raised(format) => self.format = self.format.max(format),
             Edit::GroupLost(number) => self.forget_group(number),
             Edit::Purged(below) => (self.sealed_stored, self.sealed_from) = (0, below),
             Edit::Sealed { position, header } => {
@@ -430,6 +454,9 @@ impl State {
                     group::shares(rules, group.number, &group::read(&journal, group.number)?, &header)
                 }
             };
+            if let Some(at) = header.since_boot {
+                self.boots.lasted(at);
+            }
             self.push_group(group, (header.received, header.since_boot), &shares);
         }
         self.settle_groups();
@@ -469,7 +496,10 @@ impl State {
         let waited_for = self.waited_for(Lane::BULK, 0);
         while let Some(group) = self.unsealed.pop_front_if(|g| g.number < waited_for) {
             self.unsealed_stored -= group.stored;
-            self.sealed_stored += group.stored;
+            // One that never left the front has nothing to delete.
+            if self.front.remove(&group.number).is_none() {
+                self.sealed_stored += group.stored;
+            }
         }
     }
 }

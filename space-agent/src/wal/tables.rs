@@ -22,9 +22,9 @@
 //! | `boots` | number | a start of the machine, see [`super::boots`]; made with the first |
 //! | `refused` | lane, sequence, consumer id | items that the consumer's backend has refused for good: three u64 LE |
 //!
-//! Formats: 1 has one lane; 2 splits groups by rules; 3 has segments that depend on others; 4 has groups of version 2. A file's
-//! number rises when the first such thing is written. `acknowledged`, `ledgers`, `refused`, `boots` and `clock_floor_unix_nano`
-//! in `meta` may be ignored, so they raise nothing.
+//! Formats: 1 has one lane; 2 splits groups by rules; 3 has segments that depend on others; 4 has groups of version 2; 5 has a
+//! front, see [`super::front`]. A file's number rises when the first such thing is written. `acknowledged`, `ledgers`, `refused`, `boots` and
+//! `clock_floor_unix_nano` in `meta` may be ignored, so they raise nothing.
 
 use super::boots::Boot;
 use perigee_shared::segment::{Lane, SegmentId};
@@ -94,6 +94,7 @@ pub(super) const FIRST_FORMAT: u64 = 1;
 pub(super) const RULES_FORMAT: u64 = 2;
 pub(super) const BASES_FORMAT: u64 = 3;
 pub(super) const GROUPS_FORMAT: u64 = 4;
+pub(super) const FRONT_FORMAT: u64 = 5;
 
 /// Names in `counters`.
 pub(super) const ACCEPTED: &str = "accepted";

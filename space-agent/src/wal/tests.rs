@@ -373,7 +373,7 @@ fn a_damaged_file_is_moved_aside_and_its_epoch_closed_with_what_is_known() {
 fn a_later_format_is_refused_and_stays_where_it_is() {
     let bench = Bench::new();
     let mut wal = bench.open();
-    let later = tables::GROUPS_FORMAT + 1;
+    let later = tables::FRONT_FORMAT + 1;
     wal.write(|txn, _| Ok((tables::set_numbers(txn, &[(tables::META_FORMAT, later)])?, Vec::new()))).unwrap();
     wal.close().unwrap();
     let before = bench.disk.env().store.read(&bench.file()).unwrap();
@@ -381,7 +381,7 @@ fn a_later_format_is_refused_and_stays_where_it_is() {
         let Err(WalError::Store(StoreError::Format { found, known, .. })) = bench.try_open() else {
             panic!("a later format is refused")
         };
-        assert_eq!((found, known), (later, tables::GROUPS_FORMAT));
+        assert_eq!((found, known), (later, tables::FRONT_FORMAT));
     }
     assert!(bench.disk.env().store.read(&bench.file()).unwrap() == before, "nothing in it has changed");
 }

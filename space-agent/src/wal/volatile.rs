@@ -177,7 +177,7 @@ fn left_in_memory(wal: &mut Wal) -> Result<Vec<Accepted>, WalError> {
         let journal = txn.open_table(JOURNAL)?;
         let mut waiting = Vec::new();
         for group in &state.unsealed {
-            let bytes = group::read(&journal, group.number)?;
+            let bytes = state.group(&journal, group.number)?;
             waiting.extend(group::requests(group.number, &bytes).unwrap_or_default());
         }
         Ok(waiting)

@@ -1,6 +1,6 @@
-//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | bytes | link | survive | hostile`.
+//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | wear | bytes | link | survive | hostile`.
 //!
-//! `ingest`, `memory` and `opening` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
+//! `ingest`, `memory`, `opening` and `wear` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
 //! from another; `survive` breaks disks and files under both stores and both programs; `bytes` compares codecs in this process, and
 //! `link` simulates contacts, the same on every machine. Results go to stdout as a table or as JSON, everything else to stderr.
 
@@ -24,6 +24,7 @@ mod scrape;
 mod stream;
 mod survive;
 mod system;
+mod wear;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +52,8 @@ enum Bench {
     Memory(memory::Options),
     /// How long a start takes after kill -9 with much on board, and a plain read of the same file
     Opening(opening::Options),
+    /// What a trickle of telemetry makes a disk write out of contact, and how often the processor wakes
+    Wear(wear::Options),
     /// Goodput of simulated contacts, and what is sent again
     Link(link::Options),
     /// Bytes per item of segments, alone and leaning on earlier ones, against gzip, zstd and rows; speed and memory
@@ -89,7 +92,7 @@ struct Setup {
     #[arg(long, default_value = "15s", value_parser = parse_duration)]
     time: Duration,
     /// The agent's storage.commit_interval
-    #[arg(long, default_value = "5ms", value_parser = parse_duration)]
+    #[arg(long, default_value = "0ms", value_parser = parse_duration)]
     commit_interval: Duration,
     /// The agent's storage.max_bytes
     #[arg(long, default_value = "64GiB")]
@@ -106,6 +109,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Bench::Ingest(options) => ("ingest", on_core(&options.setup, ingest::run(options))?),
         Bench::Memory(options) => ("memory", on_core(&options.setup, memory::run(options))?),
         Bench::Opening(options) => ("opening", on_core(&options.setup, opening::run(options))?),
+        Bench::Wear(options) => ("wear", on_core(&options.setup, wear::run(options))?),
         Bench::Bytes(options) => ("bytes", bytes_per_item::run(options)?),
         Bench::Link(options) => ("link", link::run(options)?),
         Bench::Hostile(options) => ("hostile", hostile::run(options)?),

@@ -31,6 +31,8 @@ pub(crate) struct Usage {
     pub(crate) cpu_s: f64,
     /// Bytes that it made the kernel write to disks.
     pub(crate) written: u64,
+    /// How often a thread of it has waited and was woken.
+    pub(crate) wakeups: u64,
     /// Resident bytes now.
     pub(crate) rss: u64,
     /// The most that was ever resident.
@@ -70,11 +72,22 @@ impl Process {
         let ticks = |field: usize| fields.get(field).and_then(|f| f.parse::<f64>().ok()).context("stat");
         let status = read("status")?;
         Ok(Usage {
+            wakeups: self.wakeups()?,
             cpu_s: (ticks(11)? + ticks(12)?) / TICKS,
             written: named(&read("io")?, "write_bytes:").context("io")?,
             rss: 1024 * named(&status, "VmRSS:").context("status")?,
             peak: 1024 * named(&status, "VmHWM:").context("status")?,
         })
+    }
+
+    fn wakeups(&self) -> anyhow::Result<u64> {
+        let mut sum = 0;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // One that has ended meanwhile has no status.
+            let status = std::fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+            sum += named(&status, "voluntary_ctxt_switches:").unwrap_or(0);
+        }
+        Ok(sum)
     }
 
     /// Asks it to end, and kills it when it does not.

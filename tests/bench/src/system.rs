@@ -28,6 +28,8 @@ pub(crate) struct AgentSettings {
     pub(crate) memory_limit: Option<ByteSize>,
     /// `max_connections` of each listener.
     pub(crate) max_connections: Option<usize>,
+    /// `acknowledge: received`.
+    pub(crate) received: bool,
 }
 
 /// A system that runs.
@@ -243,7 +245,7 @@ receivers:
     protocols:
       grpc: {{endpoint: {grpc}, {connections}}}
       http: {{endpoint: {http}, {connections}}}
-    acknowledge: durable
+    acknowledge: {acknowledge}
 processors:
   memory_limiter: {{{limit}}}
   batch: {{{defer}}}
@@ -270,6 +272,7 @@ service:
     metrics: {{endpoint: {metrics}}}
     logs: {{level: warn}}
 ",
+        acknowledge = if settings.received { "received" } else { "durable" },
         max_bytes = setup.max_bytes.0,
         commit_us = setup.commit_interval.as_micros(),
     )

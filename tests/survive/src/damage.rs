@@ -86,9 +86,13 @@ impl Flight {
         self.world.directory(self.side).join(name)
     }
 
-    /// Damages the file of the store under test. Whether anything changed.
+    /// Damages the file of the store under test, or the front of its journal. Whether anything changed.
     pub fn damage(&mut self, damage: Damage) -> bool {
-        let (path, disk) = (self.file(), self.world.disk(self.side));
+        let (mut path, disk) = (self.file(), self.world.disk(self.side));
+        let front = path.with_file_name("journal.front");
+        if disk.content(&front).is_some() && self.chance.random_bool(0.4) {
+            path = front;
+        }
         let before = disk.content(&path);
         // Two pages that are the same change nothing when they change places.
         for _ in 0..10 {

@@ -251,29 +251,6 @@ fn a_header_is_read_and_written_as_ever() {
     assert_eq!(read.to_bytes(), bytes);
 }
 
-/// Both sides say what their clocks are, and work without that.
-#[test]
-fn clocks_are_told() {
-    let satellite = Clock {
-        unix_nano: TIME,
-        boot_id: 0x0102_0304_0506_0708,
-        since_boot_nano: 98_765_432_109,
-        untrusted: "the clock says 1970".to_owned(),
-        ..Default::default()
-    };
-    let hello = Hello { satellite: "sat-1".to_owned(), clock: Some(satellite), ..Default::default() };
-    assert_pinned("hello-clock", &agent(agent_message::Body::Hello(hello)));
-    let station = Clock {
-        unix_nano: TIME + 5,
-        boot_id: 0x1112_1314_1516_1718,
-        since_boot_nano: 12_345,
-        untrusted: "the clock says 2046".to_owned(),
-        ..Default::default()
-    };
-    let resume = Resume { station: "svalbard".to_owned(), clock: Some(station), ..Default::default() };
-    assert_pinned("resume-clock", &ground(ground_message::Body::Resume(resume)));
-}
-
 /// Fields that came with WAL format 4 and spool format 2. Both programs work without them.
 #[test]
 fn what_ledgers_have_acknowledged_is_told() {
@@ -325,4 +302,66 @@ fn what_an_epoch_goes_on_with_is_told() {
         Epoch { epoch: EPOCH, drops: vec![drop], closed: true, continued: true, ..Default::default() };
     let hello = Hello { satellite: "sat-1".to_owned(), epochs: vec![epoch], ..Default::default() };
     assert_pinned("hello-continued", &agent(agent_message::Body::Hello(hello)));
+}
+
+/// Fields that came with the flight. Both programs work without them.
+#[test]
+fn what_the_flight_added_is_read_and_written_as_ever() {
+    let clock = |untrusted: &str| Clock {
+        unix_nano: TIME,
+        boot_id: 0x0a0b_0c0d_0e0f_1011,
+        since_boot_nano: 77_000_000_001,
+        untrusted: untrusted.to_owned(),
+        ..Default::default()
+    };
+    let backlog = LaneBacklog {
+        lane: 1,
+        name: "alarms".to_owned(),
+        bytes: 70_000,
+        items: Some(counts(9)),
+        since_unix_nano: TIME - 5,
+        ..Default::default()
+    };
+    let plan = Plan {
+        source: "plan".to_owned(),
+        hash: 0x1112_1314_1516_1718,
+        error: "line 3: no such station".to_owned(),
+        next_start_unix_nano: TIME + 9,
+        next_station: "kiruna".to_owned(),
+        ..Default::default()
+    };
+    let state = AgentState {
+        configuration: 0x2122_2324_2526_2728,
+        resident_bytes: 20 << 20,
+        memory_limit_bytes: 64 << 20,
+        cpu_nano: 5_000_000_000,
+        running_nano: 900_000_000_000,
+        certificate_end_unix_nano: TIME + 90,
+        ..Default::default()
+    };
+    let pass = PassReport {
+        station: "svalbard".to_owned(),
+        start_unix_nano: TIME,
+        state: PassState::Cut as i32,
+        connect_nano: 1_500_000_000,
+        held_bytes: 1_700_000,
+        sent_packets: 1_400,
+        lost_packets: 3,
+        round_trip_nano: 41_000_000,
+        ..Default::default()
+    };
+    let hello = Hello {
+        satellite: "sat-1".to_owned(),
+        clock: Some(clock("it is before the build of this software")),
+        backlog: vec![backlog],
+        plan: Some(plan),
+        agent: Some(state),
+        passes: vec![pass.clone()],
+        ..Default::default()
+    };
+    assert_pinned("hello-flight", &agent(agent_message::Body::Hello(hello)));
+    let resume = Resume { station: "svalbard".to_owned(), clock: Some(clock("")), ..Default::default() };
+    assert_pinned("resume-clock", &ground(ground_message::Body::Resume(resume)));
+    let goodbye = Goodbye { pass: Some(pass), ..goodbye(GoodbyeReason::ContactEnd) };
+    assert_pinned("agent-goodbye-pass", &agent(agent_message::Body::Goodbye(goodbye)));
 }

@@ -1,12 +1,16 @@
 //! `wal.redb` of every format.
 
-use formats::fixture::{assert_is, expected, unhex, unpack};
+use formats::fixture::{assert_is, expected, path, unhex, unpack};
 use formats::wal::{contradicts, read, waits};
 
-/// A directory with the log `name`.
+/// A directory with the log in the file `name`, and the front of its journal if it has one.
 fn unpacked(name: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     unpack(name, &directory.path().join("wal.redb")).unwrap();
+    let front = name.replace(".redb", ".front");
+    if path(&format!("{front}.zst")).exists() {
+        unpack(&front, &directory.path().join("journal.front")).unwrap();
+    }
     directory
 }
 
@@ -78,4 +82,9 @@ fn a_log_with_boots_opens_and_knows_how_old_it_is_by_both_clocks() {
     assert_eq!(waits(0xb002, 100, -1), 100, "the present boot, and ms of the first one");
     assert_eq!(waits(0xb003, 10, -1), 11, "a second of the boot between is noted");
     assert_eq!(waits(0xb003, 10, 10 * DAY), 9 * DAY as u64 - 1, "two trusted clocks");
+}
+
+#[test]
+fn a_log_of_format_5_opens_with_what_its_front_holds() {
+    assert_holds("format-5");
 }

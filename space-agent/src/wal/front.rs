@@ -1,0 +1,282 @@
+//! The front of the journal: a small file in which a small commit costs one page. redb writes seven for it, and flash wears by
+//! pages.
+//!
+//! A commit of up to [`SMALL`] bytes goes into `journal.front` and is synced there. Its groups stay in memory too, until the next
+//! transaction of the log puts them into the table; whatever looks for a group looks in both. So the tables alone say what there
+//! is, as soon as the log is opened: what the front has of later groups is taken in then (`begin.rs`).
+//!
+//! ```text
+//! file  = 256 KiB of pages of 4,096 bytes, whole since it has its name
+//! frame = mark 8 bytes | epoch u64 | number u64 | length u64 | checksum u64 | a group, see [`super::group`] | up to the next page
+//! ```
+//!
+//! All numbers are little-endian. `checksum` is the first 8 bytes of the BLAKE3 of what stands before it; the group has its own. A
+//! frame begins at a page, so that no write touches a page with something that was accepted earlier, and goes in behind the one
+//! before; behind the last page comes the first. The log takes over what is in the front when that fills half of it: the frames of
+//! its last transaction are still there should that one turn out not to be whole.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use perigee_shared::env::{Env, StoreFile};
+use perigee_shared::store::StoreError;
+
+use super::group::verify;
+use super::{Wal, WalConfig};
+
+/// Groups of a commit that goes into the front. A larger one costs redb little more than its own bytes.
+const SMALL: usize = 32 << 10;
+
+const PAGE: usize = 4096;
+const LENGTH: usize = 256 << 10;
+
+/// Groups that the front alone may have.
+const MOST: u64 = LENGTH as u64 / 2;
+
+const MARK: [u8; 8] = *b"\x89front\r\n";
+const HEADER: usize = 40;
+
+/// What fills a new file: not zeros, which some layers do not store.
+const FILL: u8 = 0xa5;
+
+/// Groups by number, as stored.
+pub(super) type Groups = BTreeMap<u64, Arc<[u8]>>;
+
+/// What a front holds of one epoch.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) groups: Groups,
+    /// Numbers of frames that are not whole: a power cut leaves them, and so does damage.
+    pub(super) torn: Vec<u64>,
+    /// It is not there, or not all of it can be read.
+    pub(super) incomplete: bool,
+    /// Where the frame with the highest number ends.
+    end: usize,
+}
+
+fn path(config: &WalConfig) -> PathBuf {
+    config.directory.join("journal.front")
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 8] {
+    let mut out = [0; 8];
+    out.copy_from_slice(&blake3::hash(bytes).as_bytes()[..8]);
+    out
+}
+
+/// A frame's header in `page`: epoch, number and length.
+fn header(page: &[u8]) -> Option<(u64, u64, usize)> {
+    let (head, sum) = page.get(..HEADER)?.split_at(HEADER - 8);
+    if head[..8] != MARK || checksum(head) != sum {
+        return None;
+    }
+    let number = |at: usize| head[at..at + 8].try_into().map(u64::from_le_bytes).ok();
+    Some((number(8)?, number(16)?, usize::try_from(number(24)?).ok()?))
+}
+
+/// Where the next frame goes: pages are never cut.
+const fn next_page(at: usize) -> usize {
+    at.next_multiple_of(PAGE) % LENGTH
+}
+
+fn parse(bytes: &[u8], epoch: u64) -> Found {
+    let mut found = Found::default();
+    let mut last = 0;
+    for at in (0..bytes.len()).step_by(PAGE) {
+        let Some((_, number, length)) = header(&bytes[at..]).filter(|(of, ..)| *of == epoch) else {
+            continue;
+        };
+        let end = at + HEADER + length.min(LENGTH);
+        if number >= last {
+            (last, found.end) = (number, end);
+        }
+        match bytes.get(at + HEADER..end).filter(|group| verify(number, group).is_ok()) {
+            Some(group) => drop(found.groups.insert(number, group.into())),
+            None => found.torn.push(number),
+        }
+    }
+    found.torn.retain(|number| !found.groups.contains_key(number));
+    found
+}
+
+/// What the front beside a log has of an epoch, read from the medium.
+pub(super) fn read(env: &Env, config: &WalConfig, epoch: u64) -> Result<Found, StoreError> {
+    let path = path(config);
+    if !env.store.exists(&path) {
+        return Ok(Found { incomplete: true, ..Found::default() });
+    }
+    let mut incomplete = false;
+    let mut read = || -> io::Result<Vec<u8>> {
+        let file = env.store.open(&path)?;
+        file.read_medium(true)?;
+        let mut bytes = vec![0; (file.len()? as usize).min(LENGTH)];
+        incomplete = bytes.len() < LENGTH;
+        // A page that cannot be read costs what is on it.
+        for (page, out) in bytes.chunks_mut(PAGE).enumerate() {
+            if let Err(error) = file.read((page * PAGE) as u64, out) {
+                tracing::error!(%error, page, path = %path.display(), "a page of the journal's front cannot be read");
+                out.fill(0);
+                incomplete = true;
+            }
+        }
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|e| StoreError::File { path: path.clone(), why: e.to_string() })?;
+    Ok(Found { incomplete, ..parse(&bytes, epoch) })
+}
+
+/// Puts a new front in the place of one that is not whole.
+pub(super) fn replace(env: &Env, config: &WalConfig) {
+    let path = path(config);
+    let aside = beside(&path, ".quarantined");
+    let replaced = match env.store.exists(&path) {
+        true => env.store.rename(&path, &aside).and_then(|()| make(env, &path)),
+        false => make(env, &path),
+    };
+    if let Err(error) = replaced {
+        tracing::warn!(%error, path = %path.display(), "the front of the journal could not be made anew");
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut out = path.to_owned();
+    out.as_mut_os_string().push(suffix);
+    out
+}
+
+/// The file, open for appending.
+pub(super) struct Front {
+    file: Box<dyn StoreFile>,
+    at: usize,
+    frame: Vec<u8>,
+}
+
+/// What a log knows of its front.
+#[derive(Default)]
+pub(super) enum Access {
+    /// It was not needed yet.
+    #[default]
+    Unopened,
+    Open(Front),
+    /// It failed, or cannot be made: every commit goes into the tables until the log is opened again.
+    Off,
+}
+
+impl Front {
+    fn open(env: &Env, config: &WalConfig, epoch: u64) -> Result<Self, StoreError> {
+        let path = path(config);
+        let failed = |e: io::Error| StoreError::File { path: path.clone(), why: e.to_string() };
+        if !env.store.size(&path).is_ok_and(|(length, _)| length == LENGTH as u64) {
+            make(env, &path).map_err(failed)?;
+        }
+        let at = next_page(read(env, config, epoch)?.end);
+        Ok(Self { file: env.store.open(&path).map_err(failed)?, at, frame: Vec::new() })
+    }
+
+    /// Adds groups; they are synced when this returns.
+    fn append<'a>(&mut self, epoch: u64, groups: impl Iterator<Item = (u64, &'a [u8])>) -> io::Result<()> {
+        if !self.file.is_linked() || self.file.len()? < LENGTH as u64 {
+            return Err(io::Error::other("it was deleted or cut"));
+        }
+        for (number, group) in groups {
+            let frame = &mut self.frame;
+            frame.clear();
+            frame.extend_from_slice(&MARK);
+            for n in [epoch, number, group.len() as u64] {
+                frame.extend_from_slice(&n.to_le_bytes());
+            }
+            frame.extend_from_slice(&checksum(frame));
+            frame.extend_from_slice(group);
+            frame.resize(frame.len().next_multiple_of(PAGE), 0);
+            if self.at + frame.len() > LENGTH {
+                self.at = 0;
+            }
+            self.file.write(self.at as u64, frame)?;
+            self.at = next_page(self.at + frame.len());
+        }
+        self.file.sync_data()
+    }
+}
+
+/// Makes the file `path`, whose every page has its room on the medium.
+fn make(env: &Env, path: &Path) -> io::Result<()> {
+    let new = beside(path, ".new");
+    env.store.remove(&new)?;
+    let file = env.store.open(&new)?;
+    let mut pages = vec![FILL; LENGTH];
+    file.set_len(LENGTH as u64)?;
+    file.write(0, &pages)?;
+    file.sync_data()?;
+    file.read_back(0, &mut pages)?;
+    match pages.iter().all(|byte| *byte == FILL) {
+        true => env.store.rename(&new, path),
+        false => Err(io::Error::other(
+            "what was written to it is not on the medium, though the disk said that it was",
+        )),
+    }
+}
+
+impl Wal {
+    /// Whether a commit of so many bytes may go into the front.
+    pub(super) fn is_small(&self, bytes: usize) -> bool {
+        bytes <= SMALL && self.away.is_none()
+    }
+
+    /// Whether there is a front; makes one, or opens it.
+    pub(super) fn open_front(&mut self) -> bool {
+        if matches!(self.front, Access::Unopened) {
+            let opened = Front::open(self.env(), self.config(), self.state().life.epoch);
+            self.note_front(opened.map(Access::Open).map_err(|e| e.to_string()));
+        }
+        matches!(self.front, Access::Open(_))
+    }
+
+    /// Adds groups to the front; whether they are safe there. When they are not, they belong into the tables.
+    pub(super) fn append_to_front<'a>(
+        &mut self,
+        groups: impl Iterator<Item = (u64, &'a [u8])> + Clone,
+    ) -> bool {
+        let framed = |length: usize| (HEADER + length).next_multiple_of(PAGE) as u64;
+        let waiting: u64 = self.state().front.values().map(|group| framed(group.len())).sum();
+        let new: u64 = groups.clone().map(|(_, group)| framed(group.len())).sum();
+        // What is deleted under a running agent is noticed by the log itself.
+        if waiting + new > MOST || !self.log.is_linked() {
+            return false;
+        }
+        let epoch = self.state().life.epoch;
+        match std::mem::take(&mut self.front) {
+            Access::Open(mut front) => {
+                let appended = front.append(epoch, groups);
+                self.note_front(appended.map(|()| Access::Open(front)).map_err(|e| e.to_string()))
+            }
+            other => {
+                self.front = other;
+                false
+            }
+        }
+    }
+
+    fn note_front(&mut self, access: Result<Access, String>) -> bool {
+        let works = access.is_ok();
+        self.front = access.unwrap_or_else(|error| {
+            tracing::error!(
+                event.name = "perigee.wal.front_failed",
+                error,
+                "the front of the journal failed: until the log is opened again each commit goes into the log itself, which writes \
+                 seven pages"
+            );
+            Access::Off
+        });
+        works
+    }
+
+    /// Puts what is in the front alone into the tables.
+    pub(super) fn settle_front(&mut self) -> Result<(), super::WalError> {
+        if self.state().front.is_empty() {
+            return Ok(());
+        }
+        self.write(|_, _| Ok(((), Vec::new())))
+    }
+}

@@ -1,0 +1,213 @@
+//! The front of the journal on disks that cut, damage and refuse.
+
+use std::path::PathBuf;
+
+use perigee_shared::signal::Counts;
+use simdisk::{Fault, Operation, Trouble};
+
+use super::damage_tests::{deliverable, told};
+use super::tests::{Bench, assert_adds_up, logs, request, seal};
+use super::*;
+
+const PAGE: usize = 4096;
+
+/// A log whose format is that of the front already, and nothing in it.
+fn begun() -> (Bench, Wal) {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.journal().append(&[request(0, 1, 10)]).unwrap();
+    seal(&mut wal).unwrap();
+    (bench, wal)
+}
+
+fn file(bench: &Bench) -> PathBuf {
+    bench.file().with_file_name("journal.front")
+}
+
+/// Commits of five items each; each takes one page of the front.
+fn append(wal: &mut Wal, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        wal.journal().append(&[request(n, 5, 1_000)]).unwrap();
+    }
+}
+
+/// Where the group that was appended as the `n`th since the front was made is.
+fn damage(bench: &Bench, n: usize, from: usize) {
+    bench.disk.damage(&file(bench), |content| content[n * PAGE + from..(n + 1) * PAGE].fill(7));
+}
+
+#[test]
+fn a_small_commit_is_one_write_and_leaves_the_tables_alone() {
+    let (bench, mut wal) = begun();
+    append(&mut wal, 1..3);
+    let (before, operations) = (bench.disk.content(&bench.file()), bench.disk.operations());
+    append(&mut wal, 3..13);
+    // Each is written and synced.
+    assert_eq!(bench.disk.operations() - operations, 20);
+    assert!(bench.disk.content(&bench.file()) == before, "nothing of it is in the tables");
+    assert_eq!(wal.summary().in_journal, logs(60));
+    wal.settle_front().unwrap();
+    assert!(wal.state().front.is_empty());
+    drop(wal);
+    assert_eq!(bench.open().summary().in_journal, logs(60));
+}
+
+#[test]
+fn the_front_goes_round_for_ever_and_every_commit_survives() {
+    let (bench, mut wal) = begun();
+    let mut sealed = Counts::ZERO;
+    for round in 0..40u64 {
+        append(&mut wal, round * 20..round * 20 + 20);
+        if round % 7 == 3 {
+            sealed += seal(&mut wal).unwrap().unwrap().items;
+        }
+        if round % 5 == 4 {
+            drop(wal);
+            bench.disk.restart();
+            wal = bench.open();
+        }
+        assert_adds_up(&wal);
+        assert_eq!(wal.summary().in_journal + sealed, logs(100 * (round + 1)), "round {round}");
+    }
+    assert_eq!(told(&mut wal), (Counts::ZERO, false));
+    assert_eq!(deliverable(&mut wal), logs(4_001));
+}
+
+#[test]
+fn a_group_that_the_front_has_lost_is_told_with_its_count_and_the_rest_is_taken() {
+    for lost in [0, 4, 8] {
+        let (bench, mut wal) = begun();
+        append(&mut wal, 1..11);
+        drop(wal);
+        damage(&bench, lost, 0);
+        let mut wal = bench.open();
+        assert_eq!(wal.summary().in_journal, logs(45));
+        assert_eq!(told(&mut wal), (logs(5), false), "group {lost}");
+        assert_adds_up(&wal);
+        append(&mut wal, 20..22);
+        drop(wal);
+        let mut wal = bench.open();
+        assert_eq!((wal.summary().in_journal, told(&mut wal).0), (logs(55), logs(5)), "told once");
+    }
+}
+
+#[test]
+fn a_last_group_that_is_not_whole_is_told_once_as_unknown() {
+    let (bench, mut wal) = begun();
+    append(&mut wal, 1..4);
+    drop(wal);
+    damage(&bench, 2, 200);
+    for start in 0..3 {
+        let mut wal = bench.open();
+        assert_eq!(wal.summary().in_journal, logs(10 + 5 * start));
+        let drops = wal.epochs().hello("a").unwrap().into_iter().flat_map(|e| e.drops).count();
+        assert_eq!((drops, told(&mut wal)), (1, (Counts::ZERO, true)), "start {start}");
+        append(&mut wal, 50 + start..51 + start);
+        assert_adds_up(&wal);
+    }
+}
+
+#[test]
+fn a_front_that_is_gone_or_cut_is_told_once_as_unknown() {
+    for left in [None, Some(0), Some(2 * PAGE + 100)] {
+        let (bench, mut wal) = begun();
+        append(&mut wal, 1..4);
+        drop(wal);
+        match left {
+            None => bench.disk.delete(&file(&bench)),
+            Some(left) => bench.disk.damage(&file(&bench), |content| content.truncate(left)),
+        }
+        for start in 0..3 {
+            let mut wal = bench.open();
+            let there = if left == Some(2 * PAGE + 100) { 10 } else { 0 };
+            assert_eq!(wal.summary().in_journal, logs(there + 5 * start));
+            let drops = wal.epochs().hello("a").unwrap().into_iter().flat_map(|e| e.drops).count();
+            assert_eq!((drops, told(&mut wal)), (1, (Counts::ZERO, true)), "start {start}");
+            append(&mut wal, 50 + start..51 + start);
+            assert_adds_up(&wal);
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_damaged_or_gone_gets_its_front_back() {
+    for gone in [false, true] {
+        let (bench, mut wal) = begun();
+        append(&mut wal, 1..6);
+        wal.settle_front().unwrap();
+        append(&mut wal, 6..11);
+        let epoch = wal.summary().life.epoch;
+        drop(wal);
+        match gone {
+            true => bench.disk.delete(&bench.file()),
+            // The pages that the header names.
+            false => bench.disk.damage(&bench.file(), |content| {
+                for page in content[PAGE..].chunks_mut(PAGE).filter(|p| p[0] == 1 || p[0] == 2).take(2) {
+                    page[8..40].fill(9);
+                }
+            }),
+        }
+        let mut wal = bench.try_open().unwrap();
+        assert_ne!(wal.summary().life.epoch, epoch, "it begins anew");
+        // What went into the tables last is still in the front as well.
+        assert_eq!(wal.summary().in_journal, logs(50), "gone: {gone}");
+        assert_adds_up(&wal);
+        append(&mut wal, 20..21);
+        drop(wal);
+        assert_eq!(bench.open().summary().in_journal, logs(55), "nothing comes twice");
+    }
+}
+
+#[test]
+fn a_front_that_cannot_be_written_refuses_nothing() {
+    for operation in [Operation::Write, Operation::Sync] {
+        for trouble in [Trouble::InputOutput, Trouble::NoSpace, Trouble::WriteBack] {
+            let (bench, mut wal) = begun();
+            append(&mut wal, 1..4);
+            bench.disk.arm(Fault { operation, trouble, after: 0, times: 1, seed: 3 });
+            append(&mut wal, 4..8);
+            assert_eq!(bench.disk.heal(), 1);
+            drop(wal);
+            bench.disk.kill();
+            bench.disk.restart();
+            let mut wal = bench.open();
+            assert_eq!(deliverable(&mut wal), logs(36), "{operation:?} {trouble:?}");
+            assert_eq!(told(&mut wal), (Counts::ZERO, false));
+        }
+    }
+}
+
+#[test]
+fn what_was_refused_stays_out_though_the_front_has_it() {
+    let (bench, mut wal) = begun();
+    append(&mut wal, 1..4);
+    // The sync of the front fails, and every one after it.
+    bench.disk.arm(Fault {
+        operation: Operation::Sync,
+        trouble: Trouble::InputOutput,
+        after: 0,
+        times: 100,
+        seed: 3,
+    });
+    assert!(wal.journal().append(&[request(9, 5, 1_000)]).is_err());
+    bench.disk.heal();
+    drop(wal);
+    let mut wal = bench.open();
+    assert_eq!(deliverable(&mut wal), logs(16));
+    append(&mut wal, 10..12);
+    drop(wal);
+    let mut wal = bench.open();
+    assert_eq!(deliverable(&mut wal), logs(26));
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn frames_of_another_epoch_are_not_taken() {
+    let (bench, mut wal) = begun();
+    append(&mut wal, 1..6);
+    wal.epochs().begin("a test").unwrap();
+    append(&mut wal, 6..8);
+    drop(wal);
+    let mut wal = bench.open();
+    assert_eq!((wal.summary().in_journal, told(&mut wal)), (logs(35), (Counts::ZERO, false)));
+}
