@@ -4,8 +4,8 @@
 //! since then. Across boots these count: the time that earlier boots lasted, as far as the log has noted it, and differences of wall
 //! time between two boots whose clock was trusted. What is not known counts as nothing, so nothing is ever called older than it is.
 //!
-//! The table `boots` has a row for each of the latest boots. It is written in transactions that are made anyway: for a new boot, when the
-//! clock is trusted first, and when something is sealed once a minute. Groups in the journal say how long a boot has lasted since.
+//! The table `boots` has a row for each of the latest boots. It is written when the log is opened in a new boot, and then with what is
+//! sealed: when the clock is trusted first, and once a minute. Groups in the journal say how long a boot has lasted since.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const KEPT: usize = 64;
 /// A row is at most so far behind what was sealed, in ns.
 pub(super) const MINUTE: u64 = 60 * 1_000_000_000;
 
-/// A row is written for a new boot, and when its clock is trusted first. What it is behind the journal says itself.
+/// A row is written for a new boot, and when its clock is trusted first, but not for being behind.
 pub(super) const AT_ONCE: u64 = u64::MAX;
 
 stored_as_tuple! {

@@ -7,7 +7,7 @@ use perigee_shared::signal::{Counts, TimeRange};
 use super::group::Accepted;
 use super::state::{self, Edit, GroupMeta};
 use super::tables::*;
-use super::{Wal, WalError, WhenFull, begin, boots, drops, group, salvage};
+use super::{Wal, WalError, WhenFull, begin, drops, group, salvage};
 
 /// The way in: commit groups.
 pub struct Journal<'a>(pub(super) &'a mut Wal);
@@ -53,9 +53,7 @@ impl Journal<'_> {
             };
             groups.push((number, group, shares));
         }
-        // A row of `boots` is for the tables.
-        let boot = state.boots.due(env, boots::AT_ONCE);
-        let small = boot.is_none() && self.0.is_small(groups.iter().map(|(_, group, _)| group.len()).sum());
+        let small = self.0.is_small(groups.iter().map(|(_, group, _)| group.len()).sum());
         // A log of that format has a front.
         let format = if small && self.0.open_front() { FRONT_FORMAT } else { GROUPS_FORMAT };
         let raise = self.0.state().format < format;
@@ -65,7 +63,6 @@ impl Journal<'_> {
                 received: (clocks.0, Some(clocks.1)),
                 shares: std::mem::take(shares),
             }))
-            .chain(boot.map(Edit::Boot))
             .collect();
         if small
             && !raise
@@ -75,15 +72,12 @@ impl Journal<'_> {
             self.0.log.apply(appended.into_iter().chain([Edit::Fronted(front)]).collect());
             return Ok(());
         }
-        self.0.write_to_open(0, |txn, state| {
+        self.0.write_to_open(0, |txn, _| {
             for (number, group, _) in &groups {
                 salvage::insert_group(txn, *number, group)?;
             }
             if raise {
                 raise_format(txn, format)?;
-            }
-            if let Some(boot) = boot {
-                state.boots.store(txn, boot)?;
             }
             Ok(((), appended.into_iter().chain([Edit::Raised(format)]).collect()))
         })

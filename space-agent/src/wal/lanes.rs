@@ -191,14 +191,14 @@ impl Queues<'_> {
             self.0.custody().drop_segments(victims, DropReason::Lifetime)?;
         }
         if next.is_some() {
-            self.note_boot()?;
+            self.note_boot(10 * boots::MINUTE)?;
         }
         Ok(next)
     }
 
-    /// Notes how long this boot has lasted, where nothing else was written for long.
-    fn note_boot(&mut self) -> Result<(), WalError> {
-        let Some(boot) = self.0.state().boots.due(self.0.env(), 10 * boots::MINUTE) else { return Ok(()) };
+    /// Notes this boot and how long it has lasted, if nothing that was written in the last `behind` ns has.
+    pub(super) fn note_boot(&mut self, behind: u64) -> Result<(), WalError> {
+        let Some(boot) = self.0.state().boots.due(self.0.env(), behind) else { return Ok(()) };
         self.0.write(|txn, state| {
             state.boots.store(txn, boot)?;
             Ok(((), vec![Edit::Boot(boot)]))

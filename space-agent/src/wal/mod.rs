@@ -293,6 +293,9 @@ impl Wal {
         let mut wal = Self::with(log)?;
         wal.custody().register_consumers()?;
         wal.queues().register_rules()?;
+        if let Err(error) = wal.queues().note_boot(boots::AT_ONCE) {
+            tracing::warn!(%error, "this start of the machine could not be noted; the next segment does");
+        }
         // A log that was never sealed anything in leaves a trace beside it too.
         wal.mirror();
         Ok(wal)
