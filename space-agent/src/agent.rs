@@ -141,7 +141,6 @@ pub fn dates(config: &Config, env: &Env) -> Option<Problem> {
 
 fn contacts(
     config: &Config,
-    env: &Env,
     clocks: &Clocks,
     told: Told,
     link: watch::Receiver<LinkStatus>,
@@ -149,7 +148,7 @@ fn contacts(
     let direct = config.consumers().keys().any(|name| name != LINK);
     let lead = config.processors.batch.seal_before_contact.0;
     let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
-    Contacts::new(&config.contacts, &stations, env.clone(), clocks.clone(), lead, direct, told, link)
+    Contacts::new(&config.contacts, &stations, clocks.clone(), lead, direct, told, link)
 }
 
 fn wal_config(config: &Config, satellite: Option<String>) -> Result<WalConfig, AgentError> {
@@ -225,7 +224,7 @@ impl Agent {
         let tasks = Supervisor::new(&env);
         let metrics = Metrics::watching(&tasks);
         let clocks = Clocks::new(&env, config.contacts.time_from_ground, metrics.clock());
-        let contacts = contacts(&config, &env, &clocks, told, link.1.clone());
+        let contacts = contacts(&config, &clocks, told, link.1.clone());
         Ok(Self {
             config,
             env,

@@ -267,6 +267,11 @@ impl Clocks {
         look
     }
 
+    /// The machine whose clocks these are.
+    pub const fn env(&self) -> &Env {
+        &self.env
+    }
+
     /// The time as contacts go by it.
     pub fn now(&self) -> Now {
         self.look().now

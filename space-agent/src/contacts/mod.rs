@@ -147,7 +147,6 @@ impl Contacts {
     pub fn new(
         config: &ContactsConfig,
         stations: &[String],
-        env: Env,
         clocks: Clocks,
         lead: Duration,
         always_wanted: bool,
@@ -156,7 +155,7 @@ impl Contacts {
     ) -> (Self, ContactControl) {
         let (control, commands) = mpsc::channel(16);
         let always = match (config.source, &config.station) {
-            (ContactSource::Always, Some(station)) => Some(Contact::open(station, env.unix_nano())),
+            (ContactSource::Always, Some(station)) => Some(Contact::open(station, clocks.now().unix_nano)),
             _ => None,
         };
         let mut file = FileSource::new(config, stations);
@@ -169,7 +168,7 @@ impl Contacts {
             ContactSource::Always | ContactSource::Manual => false,
         };
         let probe = probes.then(|| Probe::new(config, stations.to_vec()));
-        let always_wanted = always_wanted || always.is_some();
+        let (env, always_wanted) = (clocks.env().clone(), always_wanted || always.is_some());
         let (by_hand, asked) = (None, Vec::new());
         let contacts = Self {
             env,

@@ -30,8 +30,7 @@ fn bench(config: &ContactsConfig) -> Bench {
     let mut env = Env::production();
     (env.clock, env.bounds) = (Arc::new(Still), Arc::new(ClockBounds::new(0)));
     let clocks = Clocks::new(&env, config.time_from_ground, Default::default());
-    let (contacts, _) =
-        Contacts::new(config, &["svalbard".to_owned()], env, clocks, lead, false, told, status);
+    let (contacts, _) = Contacts::new(config, &["svalbard".to_owned()], clocks, lead, false, told, status);
     Bench { contacts, now, want, link }
 }
 
@@ -303,7 +302,6 @@ async fn passes_are_predicted_while_the_contacts_run_and_who_asks_before_waits_f
     let (mut contacts, control) = Contacts::new(
         &config,
         &["svalbard".to_owned()],
-        Env::production(),
         Clocks::new(&Env::production(), config.time_from_ground, Default::default()),
         Duration::ZERO,
         false,
