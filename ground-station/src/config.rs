@@ -378,6 +378,12 @@ impl Config {
         for (name, exporter) in self.exporters.iter() {
             wrong.extend(exporter.validate(&format!("exporters.{name}")).err());
         }
+        for (name, signals) in self.service.pipelines.routes() {
+            let exporter = self.exporters.get(&name);
+            wrong.extend(
+                exporter.and_then(|e| e.validate_signals(&format!("exporters.{name}"), signals).err()),
+            );
+        }
     }
 
     /// Names in pipelines that nothing has.

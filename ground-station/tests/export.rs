@@ -154,6 +154,31 @@ async fn what_a_backend_refuses_is_found_by_halving_and_the_rest_gets_through() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replay_sends_requests_and_not_one_item_each() {
+    let site = Site::new();
+    let opinion = Opinion { refuses: Some("s1-".to_owned()), ..Opinion::default() };
+    let (backend, address) = Backend::start(opinion).await;
+    let ground = ground(&site, &exporter("otlphttp/x", address), 100).await;
+    assert_eq!(ground.drained("sat-1").await.dead_lettered.spans, 100);
+    let replay = async |left: u64| {
+        let before = backend.with(|o| o.headers.len());
+        assert_eq!(ground.store.as_ref().unwrap().replay(None).await.unwrap(), 100);
+        while ground.account("sat-1").await.dead_lettered.spans > left
+            || ground.store.as_ref().unwrap().letters(0, 1000).await.unwrap().iter().any(|l| l.replay)
+        {
+            tokio::task::yield_now().await;
+        }
+        backend.with(|o| o.headers.len()) - before
+    };
+    // One of them is still refused.
+    backend.with(|o| o.refuses = Some("s1-37-".to_owned()));
+    let requests = replay(1).await;
+    assert!(requests <= 28, "{requests} requests for 100 letters");
+    assert_eq!(backend.taken(), 99);
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_exporter_that_is_down_holds_no_other_back_and_resumes_after_a_restart() {
     let site = Site::new();
     let (up, up_address) = Backend::start(Opinion::default()).await;

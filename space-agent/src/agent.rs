@@ -281,17 +281,9 @@ impl Agent {
         let (link_sender, link) = link;
         let (batch, lanes) = (config.processors.batch, config.lanes.lanes().map_err(AgentError::Setting)?);
         let planner = config.link.is_some().then(|| contacts.1.clone());
-        let (lanes_of_it, told_by_it) = (lanes.clone(), told.clone());
-        let batcher = Batcher::new(
-            batch,
-            lanes_of_it,
-            env.clone(),
-            wal.clone(),
-            told_by_it,
-            wanted,
-            sealed_sender,
-            planner,
-        );
+        let batcher =
+            Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender)
+                .planned(planner);
         back.keep_until("batcher", batcher, &stop, |batcher, stop| Box::pin(batcher.run(stop)));
         back.keep_until(
             "lifetimes",

@@ -87,7 +87,6 @@ impl Batcher {
         told: watch::Sender<Progress>,
         wanted: watch::Receiver<bool>,
         sealed: watch::Sender<u64>,
-        planner: Option<ContactControl>,
     ) -> Self {
         let (progress, rest) = (told.subscribe(), Instant::now());
         let leaning = Leaning::default();
@@ -103,9 +102,16 @@ impl Batcher {
             last: None,
             rest,
             leaning,
-            sizing: Sizing::new(planner),
+            sizing: Sizing::default(),
             plain: false,
         }
+    }
+
+    /// With segments no larger than the contacts that `planner` knows of allow.
+    #[must_use]
+    pub fn planned(mut self, planner: Option<ContactControl>) -> Self {
+        self.sizing = Sizing::new(planner);
+        self
     }
 
     /// Seals until `shutdown`. What then waits in the journal stays there, durable.
@@ -295,7 +301,7 @@ mod tests {
         let wal = Wal::open(wal, env.clone()).unwrap();
         let wal = Owner::new(Placement::Inline, "wal", wal).unwrap();
         let (told, _) = watch::channel(Progress { unsealed: Vec::new(), at: Instant::now() });
-        Batcher::new(config, lanes, env, wal, told, watch::channel(false).1, watch::channel(0).0, None)
+        Batcher::new(config, lanes, env, wal, told, watch::channel(false).1, watch::channel(0).0)
     }
 
     const S: u64 = 1_000_000_000;

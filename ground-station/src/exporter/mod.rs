@@ -17,7 +17,7 @@ use perigee_shared::signal::{Counts, SignalSet};
 use tokio_util::sync::CancellationToken;
 
 use self::deliver::Delivery;
-use crate::spool::{Letter, Progress, SpoolError, Store, Work};
+use crate::spool::{Letter, Progress, Replay, SpoolError, Store, Work};
 use crate::telemetry::Metrics;
 
 /// How long settled segments may wait to be deleted together.
@@ -118,18 +118,35 @@ impl Exporter {
 
     /// Sends a dead letter that was asked for, or the next segment. Whether there was any.
     async fn step(&mut self, shutdown: &CancellationToken) -> Result<bool, Left> {
-        if let Some(replay) = self.store.next_replay(Arc::clone(&self.name)).await? {
-            let letter = replay.letter;
-            let refused =
-                self.delivery.once(letter.signal, &letter.body, letter.items.total(), shutdown).await?;
-            self.store.replayed(replay.id, refused).await?;
-            return Ok(true);
+        let replays = self.store.next_replays(Arc::clone(&self.name), self.plan.limits).await?;
+        if !replays.is_empty() {
+            return self.replay(&replays, shutdown).await.map(|()| true);
         }
         let fingerprint = self.plan.fingerprint();
         match self.store.next(Arc::clone(&self.name), self.plan.signals, fingerprint).await? {
             None => Ok(false),
             Some(work) => Box::pin(self.segment(work, fingerprint, shutdown)).await.map(|()| true),
         }
+    }
+
+    /// Sends dead letters of one signal in one request, and in halves as long as that is refused.
+    async fn replay(&mut self, replays: &[Replay], shutdown: &CancellationToken) -> Result<(), Left> {
+        let mut work = vec![replays];
+        while let Some(some) = work.pop() {
+            let [first, ..] = some else { continue };
+            // Requests one behind the other are one request.
+            let body: Vec<&[u8]> = some.iter().map(|r| &r.letter.body[..]).collect();
+            let items = some.iter().map(|r| r.letter.items.total()).sum();
+            let refused =
+                self.delivery.once(first.letter.signal, &body.concat().into(), items, shutdown).await?;
+            if refused.is_some() && some.len() > 1 {
+                let (left, right) = some.split_at(some.len() / 2);
+                work.extend([right, left]);
+            } else {
+                self.store.replayed(some.iter().map(|r| r.id).collect(), refused).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn segment(

@@ -52,6 +52,7 @@ fn cost(pieces: &[Piece]) -> usize {
 pub type StreamId = u64;
 
 /// What happened.
+#[allow(clippy::large_enum_variant, reason = "an event is taken in and forgotten; few are in memory at once")]
 #[derive(Debug)]
 pub enum Event {
     /// A message on the control stream.

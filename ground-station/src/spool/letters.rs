@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use perigee_shared::export::Limits;
 use perigee_shared::segment::hash;
 use perigee_shared::signal::{Counts, Signal};
 use perigee_shared::store::{LARGEST_PIECE, join};
@@ -68,10 +69,10 @@ pub struct Replay {
     pub letter: Letter,
 }
 
-/// The next letter that an exporter is to send again, as it is found.
+/// The next letters that an exporter is to send again, as they are found.
 pub(super) enum Next {
-    None,
-    Whole(Replay),
+    /// Of one signal, enough for one request; none: there is none.
+    Whole(Vec<Replay>),
     /// Its bytes are not what was kept.
     Damaged(u64),
 }
@@ -253,14 +254,21 @@ fn replay_segment(spool: &mut Spool, id: u64, letter: LetterRecord) -> Result<bo
     })
 }
 
-/// The next letter that `exporter` is to send again.
-pub(super) fn next_replay(view: &View<'_>, exporter: &str) -> Result<Next, SpoolError> {
+/// The next letters that `exporter` is to send again.
+pub(super) fn next_replays(view: &View<'_>, exporter: &str, limits: Limits) -> Result<Next, SpoolError> {
+    let (mut found, mut total, mut length) = (Vec::<Replay>::new(), 0, 0);
     for row in view.tables.open_table(LETTERS)?.iter()? {
         let (id, value) = row?;
         let record = decode::<LetterRecord>(value.value())?;
         let Some(signal) = signal_of(record.signal) else { continue };
-        if !record.replay || record.exporter != exporter {
+        let other = found.first().is_some_and(|first| first.letter.signal != signal);
+        if !record.replay || record.exporter != exporter || other {
             continue;
+        }
+        let items = Counts::from(record.items.unwrap_or_default());
+        (total, length) = (total + items.total(), length + record.bytes as usize);
+        if !found.is_empty() && (total > limits.items || length > limits.bytes) {
+            break;
         }
         let id = id.value();
         let body = bytes(view, id, &record)?;
@@ -268,11 +276,10 @@ pub(super) fn next_replay(view: &View<'_>, exporter: &str) -> Result<Next, Spool
         if !record.hash.is_empty() && hash(&body) != *record.hash {
             return Ok(Next::Damaged(id));
         }
-        let items = Counts::from(record.items.unwrap_or_default());
         let letter = Letter { signal, body: Bytes::from(body), items, reason: record.reason };
-        return Ok(Next::Whole(Replay { id, satellite: record.satellite.into(), letter }));
+        found.push(Replay { id, satellite: record.satellite.into(), letter });
     }
-    Ok(Next::None)
+    Ok(Next::Whole(found))
 }
 
 /// Notes that a letter was taken (`None`) or refused again, and why.

@@ -6,6 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::Env;
+use perigee_shared::export::Limits;
 use perigee_shared::signal::{Signal, SignalSet};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -148,7 +149,8 @@ fn a_damaged_dead_letter_is_not_sent_again_and_becomes_a_gap() {
     }
     assert_eq!(super::letters::replay(&mut spool, None).unwrap(), 1, "the request is looked at later");
     assert_eq!(balance(&mut spool).lost.spans, 7, "the segment");
-    let damaged = match spool.read(|view| super::letters::next_replay(view, "a")).unwrap() {
+    let damaged = match spool.read(|view| super::letters::next_replays(view, "a", Limits::default())).unwrap()
+    {
         super::letters::Next::Damaged(id) => id,
         _ => panic!("the damage was not noticed"),
     };

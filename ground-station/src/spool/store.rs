@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use perigee_proto::link;
 use perigee_shared::env::{Env, Owner};
+use perigee_shared::export::Limits;
 use perigee_shared::segment::{Base, Header};
 use perigee_shared::signal::SignalSet;
 use perigee_shared::store::scrub::Step;
@@ -18,7 +19,7 @@ use super::columns::ColumnsView;
 use super::contents::Settings;
 use super::decode::{Fault, Snapshot, Work};
 use super::error::SpoolError;
-use super::file::Spool;
+use super::file::{Spool, Txn};
 use super::intake::{Applied, Incoming};
 use super::ledger::Answer;
 use super::letters::{LetterView, Next, Replay};
@@ -196,13 +197,12 @@ impl Store {
         self.keeper.insist(outlet::sweep).await
     }
 
-    /// The next dead letter that an exporter is to send again.
-    pub async fn next_replay(&self, exporter: Arc<str>) -> Result<Option<Replay>, SpoolError> {
+    /// The next dead letters that an exporter is to send again: of one signal, as many as one request may have.
+    pub async fn next_replays(&self, exporter: Arc<str>, limits: Limits) -> Result<Vec<Replay>, SpoolError> {
         let work = move |spool: &mut Spool| {
             loop {
-                match spool.read(|view| letters::next_replay(view, &exporter))? {
-                    Next::None => return Ok(None),
-                    Next::Whole(replay) => return Ok(Some(replay)),
+                match spool.read(|view| letters::next_replays(view, &exporter, limits))? {
+                    Next::Whole(replays) => return Ok(replays),
                     Next::Damaged(id) => spool.write(|txn| letters::lose(txn, id))?,
                 }
             }
@@ -210,9 +210,12 @@ impl Store {
         self.keeper.insist(work).await
     }
 
-    /// Notes what came of a dead letter that was sent again: taken (`None`), or refused and why.
-    pub async fn replayed(&self, id: u64, refused: Option<String>) -> Result<(), SpoolError> {
-        let work = move |spool: &mut Spool| spool.write(|txn| letters::replayed(txn, id, refused.as_deref()));
+    /// Notes what came of dead letters that were sent again: taken (`None`), or refused and why.
+    pub async fn replayed(&self, ids: Arc<[u64]>, refused: Option<String>) -> Result<(), SpoolError> {
+        let note = move |txn: &mut Txn<'_>| {
+            ids.iter().try_for_each(|id| letters::replayed(txn, *id, refused.as_deref()))
+        };
+        let work = move |spool: &mut Spool| spool.write(&note);
         self.keeper.insist(work).await
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use perigee_proto::link::{self, DropReason, RejectReason};
 use perigee_shared::env::Env;
+use perigee_shared::export::Limits;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Codec, Encoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
@@ -119,9 +120,8 @@ pub(super) fn letters(spool: &mut Spool) -> Vec<LetterView> {
 }
 
 pub(super) fn next_replay(spool: &mut Spool, exporter: &str) -> Option<Replay> {
-    match spool.read(|view| letters::next_replay(view, exporter)).unwrap() {
-        letters::Next::Whole(replay) => Some(replay),
-        letters::Next::None => None,
+    match spool.read(|view| letters::next_replays(view, exporter, Limits::default())).unwrap() {
+        letters::Next::Whole(mut replays) => (!replays.is_empty()).then(|| replays.remove(0)),
         letters::Next::Damaged(id) => panic!("letter {id} is damaged"),
     }
 }

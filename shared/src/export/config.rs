@@ -11,7 +11,7 @@ use super::auth::{AuthConfig, Authenticator, Authorization};
 use super::cut::Limits;
 use super::endpoint::target;
 use crate::config::{Component, Invalid, settings_or_default};
-use crate::signal::Signal;
+use crate::signal::{Signal, SignalSet};
 use crate::units::{ByteSize, Span};
 
 /// `retry_on_failure`.
@@ -370,12 +370,26 @@ pub struct DebugConfig {
     pub rate_limit: u64,
 }
 
-/// `file`: appends OTLP JSON, one request a line.
+/// How `file` writes requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileFormat {
+    /// OTLP JSON, a line each.
+    #[default]
+    Json,
+    /// OTLP protobuf as it came, each behind its length.
+    Proto,
+}
+
+/// `file`: appends requests to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileConfig {
     /// The file; it is made when it is absent.
     pub path: PathBuf,
+    /// How requests are written.
+    #[serde(default)]
+    pub format: FileFormat,
     /// The file is renamed to `PATH.1` when it has reached this size (and `PATH.1` to `PATH.2`, ...); 0: never.
     #[serde(default)]
     pub max_bytes: ByteSize,
@@ -411,6 +425,18 @@ impl ExporterConfig {
                 Err(Invalid::new(format!("{key}.path"), "must name a file"))
             }
             Self::Debug(_) | Self::File(_) => Ok(()),
+        }
+    }
+
+    /// Checks the signals of its pipelines.
+    pub fn validate_signals(&self, key: &str, signals: SignalSet) -> Result<(), Invalid> {
+        let several = Signal::ALL.iter().filter(|signal| signals.contains(**signal)).count() > 1;
+        match self {
+            Self::File(FileConfig { format: FileFormat::Proto, .. }) if several => {
+                let message = "does not say which signal a request is of: use an exporter and a file for each signal, such as `file/traces`";
+                Err(Invalid::new(format!("{key}.format"), message))
+            }
+            _ => Ok(()),
         }
     }
 

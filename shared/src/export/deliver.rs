@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::outcome::About;
 use super::rate::RateLimit;
+use super::split::{by_temporality, items};
 use super::{Backoff, Client, ExporterConfig, Outcome, halve, without_empty};
 use crate::env::Env;
 use crate::signal::Signal;
@@ -258,6 +259,14 @@ struct Part {
 impl Part {
     /// Halves, or halves of halves, as far as it can be cut.
     fn cut(&self, signal: Signal, times: usize) -> Vec<Self> {
+        let piece = |(body, items)| Self { body, items, refused: None, kept: Some(0) };
+        // A backend may refuse all for the temporality of some, whatever is beside them.
+        if let Some(parts) = by_temporality(signal, &self.body) {
+            return parts
+                .map(|body| (items(signal, &body).unwrap_or(0), body))
+                .map(|(n, body)| piece((body, n)))
+                .into();
+        }
         let mut out = vec![(self.body.clone(), self.items)];
         for _ in 0..times {
             let cut = |(body, items): (Bytes, u64)| match halve(signal, &body) {
@@ -272,7 +281,7 @@ impl Part {
         if out.len() == 1 {
             return Vec::new();
         }
-        out.into_iter().map(|(body, items)| Self { body, items, refused: None, kept: Some(0) }).collect()
+        out.into_iter().map(piece).collect()
     }
 
     /// Whether it may be kept and sent again, though all its pieces are refused. The whole request may be for ever: perhaps the

@@ -1,4 +1,5 @@
-//! `file`: OTLP JSON, one export request a line, synced before it counts as accepted.
+//! `file`: one export request after the other, each synced before it counts as accepted. `json` is OTLP JSON, a line each; `proto`
+//! is OTLP protobuf as it came, unknown fields and all, each behind its length (u32, big-endian) as the Collector writes it.
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::config::FileConfig;
+use super::config::{FileConfig, FileFormat};
 use super::outcome::Outcome;
 use crate::config::Invalid;
 use crate::env::Env;
@@ -17,6 +18,7 @@ use crate::signal::Signal;
 /// A `file` exporter.
 pub struct File {
     writer: Arc<Mutex<Writer>>,
+    format: FileFormat,
     env: Env,
 }
 
@@ -29,16 +31,20 @@ impl File {
             );
             Invalid::new(format!("{key}.path"), message)
         })?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), env: env.clone() })
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), format: config.format, env: env.clone() })
     }
 
     pub(super) async fn send(&self, signal: Signal, body: &Bytes) -> Outcome {
-        let (writer, body) = (Arc::clone(&self.writer), body.clone());
+        let (writer, body, format) = (Arc::clone(&self.writer), body.clone(), self.format);
         self.env
             .cpu(move || {
-                let Some(line) = json_line(signal, &body) else {
-                    return Outcome::unreadable();
+                let line = match format {
+                    FileFormat::Json => json_line(signal, &body),
+                    FileFormat::Proto => {
+                        u32::try_from(body.len()).ok().map(|n| [&n.to_be_bytes(), &body[..]].concat())
+                    }
                 };
+                let Some(line) = line else { return Outcome::unreadable() };
                 match writer.lock().unwrap_or_else(PoisonError::into_inner).append(&line) {
                     Ok(()) => Outcome::ACCEPTED,
                     Err(e) => Outcome::retry(format!("cannot write: {e}")),
@@ -64,7 +70,10 @@ impl Writer {
     fn open(config: FileConfig) -> io::Result<Self> {
         let mut file =
             fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&config.path)?;
-        let length = whole_lines(&mut file)?;
+        let length = match config.format {
+            FileFormat::Json => whole_lines(&mut file)?,
+            FileFormat::Proto => whole_messages(&mut file)?,
+        };
         file.set_len(length)?;
         file.seek(SeekFrom::Start(length))?;
         Ok(Self { config, file, length })
@@ -129,6 +138,24 @@ fn whole_lines(file: &mut fs::File) -> io::Result<u64> {
     Ok(0)
 }
 
+/// The length of `file` up to the end of its last whole message.
+fn whole_messages(file: &mut fs::File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    let mut reader = io::BufReader::new(file);
+    let (mut at, mut head) = (0, [0; 4]);
+    reader.rewind()?;
+    while at + 4 <= length {
+        reader.read_exact(&mut head)?;
+        let end = at + 4 + u64::from(u32::from_be_bytes(head));
+        if end > length {
+            break;
+        }
+        reader.seek_relative((end - at - 4).cast_signed())?;
+        at = end;
+    }
+    Ok(at)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,7 +163,12 @@ mod tests {
     use crate::units::ByteSize;
 
     fn config(dir: &tempfile::TempDir) -> FileConfig {
-        FileConfig { path: dir.path().join("out.jsonl"), max_bytes: ByteSize(0), max_backups: 2 }
+        FileConfig {
+            path: dir.path().join("out.jsonl"),
+            format: FileFormat::Json,
+            max_bytes: ByteSize(0),
+            max_backups: 2,
+        }
     }
 
     #[tokio::test]
@@ -157,6 +189,30 @@ mod tests {
         for (line, key) in lines.iter().zip(["resourceSpans", "resourceMetrics", "resourceLogs"]) {
             assert_eq!(line[key][0]["schemaUrl"], "https://schema");
         }
+    }
+
+    #[tokio::test]
+    async fn protobuf_is_written_as_it_came_also_after_a_torn_message() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = FileConfig { format: FileFormat::Proto, ..config(&dir) };
+        // A field that no version knows, and bytes that are not UTF-8 in one that is text.
+        let odd = Bytes::from_static(&[0x0a, 0x07, 0x1a, 0x02, 0xff, 0xfe, 0xa8, 0x3f, 0x01]);
+        let bodies = [request(Signal::Logs, &[2]), odd, Bytes::new(), request(Signal::Logs, &[1])];
+        for (body, torn) in bodies.iter().zip([&b"\0\0"[..], b"\0\0\0\x09abc", b"\xff\xff\xff\xff", b""]) {
+            let file = File::try_new("x", &config, &Env::production()).unwrap();
+            assert_eq!(file.send(Signal::Logs, body).await, Outcome::ACCEPTED);
+            drop(file);
+            fs::OpenOptions::new().append(true).open(&config.path).unwrap().write_all(torn).unwrap();
+        }
+        let written = fs::read(&config.path).unwrap();
+        let mut rest = &written[..];
+        for body in &bodies {
+            let (length, after) = rest.split_first_chunk().unwrap();
+            let (message, after) = after.split_at(u32::from_be_bytes(*length) as usize);
+            assert_eq!(message, body);
+            rest = after;
+        }
+        assert!(rest.is_empty());
     }
 
     #[tokio::test]
@@ -199,8 +255,12 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_not_there_is_said() {
-        let config =
-            FileConfig { path: "/nowhere/at/all.jsonl".into(), max_bytes: ByteSize(0), max_backups: 1 };
+        let config = FileConfig {
+            path: "/nowhere/at/all.jsonl".into(),
+            format: FileFormat::Json,
+            max_bytes: ByteSize(0),
+            max_backups: 1,
+        };
         let Err(invalid) = File::try_new("exporters.file", &config, &Env::production()) else { panic!() };
         assert!(invalid.key == "exporters.file.path" && invalid.message.contains("/nowhere/at/all.jsonl"));
     }

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::cut::Limits;
-use crate::otlp::protobuf::{Fields, Malformed, put_bytes};
+use crate::otlp::protobuf::{Fields, Malformed, Value, put_bytes};
 use crate::otlp::tree::{POINTS, branches, leaves, message, points};
 use crate::signal::Signal;
 
@@ -235,11 +235,53 @@ pub fn without_empty(signal: Signal, body: &Bytes) -> Option<Bytes> {
         Ok(())
     })
     .ok()?;
-    empty.then(|| prune(body, 0).ok()).flatten().map(Bytes::from)
+    empty.then(|| prune(body, 0, &|metric| Ok(points(metric)? > 0)).ok()).flatten().map(Bytes::from)
 }
 
-/// A request (depth 0), a resource's branch (1) or a scope's (2), without children that hold no point.
-fn prune(branch: &[u8], depth: usize) -> Result<Vec<u8>, Malformed> {
+/// A request's points of delta temporality, and the others; `None` when one of them is all of it.
+pub(super) fn by_temporality(signal: Signal, body: &Bytes) -> Option<[Bytes; 2]> {
+    if signal != Signal::Metrics {
+        return None;
+    }
+    let (mut delta, mut other) = (false, false);
+    leaves(body, |metric| {
+        if points(metric)? > 0 {
+            *if is_delta(metric)? { &mut delta } else { &mut other } = true;
+        }
+        Ok(())
+    })
+    .ok()?;
+    let part = |of: bool| prune(body, 0, &|metric| Ok(is_delta(metric)? == of)).ok().map(Bytes::from);
+    (delta && other).then(|| Some([part(false)?, part(true)?])).flatten()
+}
+
+/// Whether a metric's points tell what has changed since the one before.
+fn is_delta(metric: &[u8]) -> Result<bool, Malformed> {
+    const TEMPORALITY: u32 = 2;
+    const DELTA: u64 = 1;
+    // Sums and histograms have one; field 2 of a summary or a gauge is none.
+    const OF: [u32; 3] = [7, 9, 10];
+    let mut delta = false;
+    for field in Fields::new(metric) {
+        let field = field?;
+        if !OF.contains(&field.number) {
+            continue;
+        }
+        for inner in Fields::new(message(&field)?) {
+            let inner = inner?;
+            if inner.number == TEMPORALITY {
+                delta = inner.value == Value::Varint(DELTA);
+            }
+        }
+    }
+    Ok(delta)
+}
+
+/// Whether a metric is to stay.
+type Keep<'a> = &'a dyn Fn(&[u8]) -> Result<bool, Malformed>;
+
+/// A request (depth 0), a resource's branch (1) or a scope's (2), without children that hold no metric that is to stay.
+fn prune(branch: &[u8], depth: usize, keep: Keep<'_>) -> Result<Vec<u8>, Malformed> {
     let children = [1, 2, 2][depth];
     let mut out = Vec::with_capacity(branch.len());
     for field in Fields::new(branch) {
@@ -247,22 +289,22 @@ fn prune(branch: &[u8], depth: usize) -> Result<Vec<u8>, Malformed> {
         if field.number != children {
             out.extend_from_slice(field.raw);
         } else if depth == 2 {
-            if points(message(&field)?)? > 0 {
+            if keep(message(&field)?)? {
                 out.extend_from_slice(field.raw);
             }
-        } else if holds_points(message(&field)?, depth + 1)? {
-            put_bytes(&mut out, field.number, &prune(message(&field)?, depth + 1)?);
+        } else if holds(message(&field)?, depth + 1, keep)? {
+            put_bytes(&mut out, field.number, &prune(message(&field)?, depth + 1, keep)?);
         }
     }
     Ok(out)
 }
 
-fn holds_points(branch: &[u8], depth: usize) -> Result<bool, Malformed> {
+fn holds(branch: &[u8], depth: usize, keep: Keep<'_>) -> Result<bool, Malformed> {
     if depth == 3 {
-        return Ok(points(branch)? > 0);
+        return keep(branch);
     }
     for child in branches(branch, 2) {
-        if holds_points(child?, depth + 1)? {
+        if holds(child?, depth + 1, keep)? {
             return Ok(true);
         }
     }
@@ -273,6 +315,65 @@ fn holds_points(branch: &[u8], depth: usize) -> Result<bool, Malformed> {
 mod tests {
     use super::*;
     use crate::export::cut::tests::{decoded_items, metric_with_points, request};
+
+    #[test]
+    fn points_of_both_temporalities_go_apart_and_none_is_lost() {
+        use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+        use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+        use opentelemetry_proto::tonic::metrics::v1::{
+            Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum,
+        };
+        use prost::Message;
+        let point = |n| NumberDataPoint { time_unix_nano: n, ..Default::default() };
+        let sum = |n, temporality| {
+            Data::Sum(Sum {
+                data_points: vec![point(n)],
+                aggregation_temporality: temporality,
+                is_monotonic: true,
+            })
+        };
+        let histogram = |n, aggregation_temporality| {
+            let data_points = vec![HistogramDataPoint { time_unix_nano: n, ..Default::default() }];
+            Data::Histogram(Histogram { data_points, aggregation_temporality })
+        };
+        let gauge = |n| Data::Gauge(Gauge { data_points: vec![point(n)] });
+        let request = |all: Vec<Vec<(&str, Data)>>| {
+            let scopes = |metrics: Vec<(&str, Data)>| ScopeMetrics {
+                metrics: metrics
+                    .into_iter()
+                    .map(|(name, data)| Metric {
+                        name: name.to_owned(),
+                        data: Some(data),
+                        ..Default::default()
+                    })
+                    .collect(),
+                ..Default::default()
+            };
+            let resource_metrics = all
+                .into_iter()
+                .map(|m| ResourceMetrics {
+                    scope_metrics: vec![scopes(m)],
+                    schema_url: "s".to_owned(),
+                    ..Default::default()
+                })
+                .collect();
+            Bytes::from(ExportMetricsServiceRequest { resource_metrics }.encode_to_vec())
+        };
+        let mixed = request(vec![
+            vec![("a", sum(1, 1)), ("b", sum(2, 2)), ("c", gauge(3))],
+            vec![("d", histogram(4, 1))],
+            vec![("e", histogram(5, 2))],
+        ]);
+        let [cumulative, delta] = by_temporality(Signal::Metrics, &mixed).unwrap();
+        assert_eq!(
+            cumulative,
+            request(vec![vec![("b", sum(2, 2)), ("c", gauge(3))], vec![("e", histogram(5, 2))]])
+        );
+        assert_eq!(delta, request(vec![vec![("a", sum(1, 1))], vec![("d", histogram(4, 1))]]));
+        assert_eq!(by_temporality(Signal::Metrics, &cumulative), None);
+        assert_eq!(by_temporality(Signal::Metrics, &delta), None);
+        assert_eq!(by_temporality(Signal::Logs, &mixed), None);
+    }
 
     #[test]
     fn halving_goes_down_to_single_items() {

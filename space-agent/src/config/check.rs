@@ -259,7 +259,9 @@ impl Config {
                 }
                 ExporterConfig::Link => {}
                 ExporterConfig::Direct(direct) => {
-                    wrong.extend(direct.validate(&format!("exporters.{name}")).err());
+                    let key = format!("exporters.{name}");
+                    wrong.extend(direct.validate(&key).err());
+                    wrong.extend(direct.validate_signals(&key, self.signals_of(name)).err());
                 }
             }
         }

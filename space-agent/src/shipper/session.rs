@@ -47,6 +47,7 @@ pub(super) enum Event {
 }
 
 /// What to do.
+#[allow(clippy::large_enum_variant, reason = "a message is sent and forgotten; few are in memory at once")]
 #[derive(Debug, PartialEq)]
 pub(super) enum Action {
     /// Send a message on the control stream.

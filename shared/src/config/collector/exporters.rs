@@ -190,11 +190,6 @@ fn retries(key: &str, settings: &mut Map, notes: &mut Notes) {
 
 fn file(key: &str, settings: &mut Map, notes: &mut Notes) {
     drop(settings.take("retry_on_failure"));
-    if let Some(entry) = settings.take("format")
-        && entry.node.as_text().is_some_and(|t| t != "json")
-    {
-        notes.wrong(entry.line, format!("{key}.format"), "only `json` is implemented");
-    }
     let Some(mut entry) = settings.take("rotation") else { return };
     let Some(rotation) = entry.node.map_mut() else { return };
     if rotation.get("max_megabytes").is_none() {
