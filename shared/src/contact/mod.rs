@@ -78,8 +78,8 @@ impl Contact {
         self.closes().map(|end| Duration::from_nanos(end.saturating_sub(now)))
     }
 
-    /// By how much the clock's error narrows what is planned in it, at each end: of a contact that is shorter than twice the
-    /// error a third is left, since it takes place whatever the clock says.
+    /// By how much the clock's error narrows what is planned in it, at each end: a third of it at most, since it takes place
+    /// whatever the clock says.
     fn narrowed_by(&self) -> u64 {
         let lasts = self.end_unix_nano.map_or(u64::MAX, |end| end.saturating_sub(self.start_unix_nano));
         self.clock_error().min(lasts / 3)

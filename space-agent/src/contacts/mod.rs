@@ -218,9 +218,14 @@ impl Contacts {
     fn open_now(&mut self, now: &Now) -> Option<Contact> {
         self.by_hand = self.by_hand.take().filter(|(_, ends)| ends.is_none_or(|end| now.since_boot < end));
         let planned = self.is_planned(now);
+        let up = self.link.borrow().state == LinkState::Up;
+        let plan = self.file.as_ref().zip(now.plan).and_then(|(f, now)| f.plan.current(now));
         let probed = match &mut self.probe {
-            Some(probe) if !planned && self.by_hand.is_none() => {
-                probe.step(now, self.link.borrow().state == LinkState::Up)
+            // A station that answers is not left because the time is known now.
+            Some(probe)
+                if self.by_hand.is_none() && (!planned || plan.is_none() && up && probe.is_open()) =>
+            {
+                probe.step(now, up)
             }
             Some(probe) => {
                 probe.stop();
@@ -228,7 +233,6 @@ impl Contacts {
             }
             None => None,
         };
-        let plan = self.file.as_ref().zip(now.plan).and_then(|(f, now)| f.plan.current(now));
         self.by_hand
             .as_ref()
             .map(|(contact, _)| contact)

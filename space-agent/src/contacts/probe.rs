@@ -68,6 +68,11 @@ impl Probe {
         self.open.clone()
     }
 
+    /// Whether a station is being tried, or answers.
+    pub(super) const fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// Nothing is tried now, since there is a contact otherwise.
     pub(super) fn stop(&mut self) {
         self.open = None;

@@ -132,6 +132,25 @@ fn while_the_time_is_not_known_a_plan_is_not_followed_and_stations_are_tried_if_
 }
 
 #[test]
+fn a_station_that_answers_a_probe_is_kept_when_the_time_becomes_known_until_the_plan_has_a_contact() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("plan.yaml");
+    let text = "contacts: [{station: svalbard, start: 1970-01-01T00:05:00Z, end: 1970-01-01T00:06:00Z}]\n";
+    std::fs::write(&file, text).unwrap();
+    let config =
+        ContactsConfig { source: ContactSource::Plan, file: Some(file), ..ContactsConfig::default() };
+    let Bench { mut contacts, now, link, .. } = bench(&config);
+    contacts.tell(&Now { plan: None, ..at(110 * S) });
+    link.send_modify(|l| l.state = LinkState::Up);
+    contacts.tell(&at(120 * S));
+    assert_eq!(now.borrow().as_ref().map(|c| c.end_unix_nano), Some(None));
+    contacts.tell(&at(301 * S));
+    assert_eq!(now.borrow().as_ref().unwrap().end_unix_nano, Some(360 * S), "the plan's");
+    contacts.tell(&at(361 * S));
+    assert!(now.borrow().is_none(), "the probe is over");
+}
+
+#[test]
 fn a_contact_by_hand_lasts_as_long_as_was_asked_whatever_the_clock_is_set_to() {
     let config = ContactsConfig { source: ContactSource::Manual, ..ContactsConfig::default() };
     let Bench { mut contacts, now, .. } = bench(&config);
