@@ -135,7 +135,8 @@ fn while_the_time_is_not_known_a_plan_is_not_followed_and_stations_are_tried_if_
 fn a_station_that_answers_a_probe_is_kept_when_the_time_becomes_known_until_the_plan_has_a_contact() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("plan.yaml");
-    let text = "contacts: [{station: svalbard, start: 1970-01-01T00:05:00Z, end: 1970-01-01T00:06:00Z}]\n";
+    let text = "contacts: [{station: svalbard, start: 1970-01-01T00:05:00Z, end: 1970-01-01T00:06:00Z}, \
+                {station: svalbard, start: 1970-01-02T00:00:00Z, end: 1970-01-02T00:06:00Z}]\n";
     std::fs::write(&file, text).unwrap();
     let config =
         ContactsConfig { source: ContactSource::Plan, file: Some(file), ..ContactsConfig::default() };
