@@ -134,18 +134,20 @@ impl Metrics {
         self.0.refused.inc();
     }
 
-    /// Everything in Prometheus' text format (OpenMetrics).
+    /// Everything in Prometheus' text format (OpenMetrics), with what `more` registers.
     pub fn render(
         &self,
         spool: &SpoolView,
         accounts: &std::collections::BTreeMap<String, AccountView>,
         status: &Status,
         connections: usize,
+        more: impl FnOnce(&mut Registry),
     ) -> String {
         let mut registry = Registry::default();
         self.register_live(&mut registry);
         register_spool(&mut registry, spool, status);
         register_accounts(&mut registry, accounts);
+        more(&mut registry);
         let connections = ConstGauge::new(connections as u64);
         registry.register("perigee_link_connections", "Open links", connections);
         let mut text = String::new();
@@ -299,7 +301,7 @@ mod tests {
             exporters: Vec::new(),
         };
         let accounts = [("sat-1".to_owned(), AccountView::default())].into();
-        let text = metrics.render(&spool, &accounts, &Status::default(), 0);
+        let text = metrics.render(&spool, &accounts, &Status::default(), 0, |_| {});
         for line in [
             "otelcol_exporter_sent_spans_total{exporter=\"otlp/jaeger\"} 8",
             "otelcol_exporter_send_failed_log_records_total{exporter=\"otlp/jaeger\"} 3",

@@ -6,6 +6,7 @@
 mod support;
 
 use perigee_proto::link::{self, RejectReason, agent_message, ground_message};
+use perigee_shared::env::Env;
 use perigee_shared::link::ranges::RangeSet;
 use support::{EPOCH, Satellite, Site, get, lane, segment};
 
@@ -278,5 +279,43 @@ async fn the_console_answers_and_metrics_have_the_collectors_names() {
     assert!(accounting.contains("\"committed\":{\"spans\":12"), "{accounting}");
     let (status, _) = get(ground.api, "/api/v1/replay").await;
     assert!(status.contains("404"), "the open API only reads: {status}");
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_say_their_clocks_and_the_station_shows_the_satellites() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    let env = Env::production();
+    let clock = link::Clock {
+        unix_nano: env.unix_nano() - 1_000_000_000_000,
+        boot_id: 3,
+        since_boot_nano: 4,
+        untrusted: "it says 1970".to_owned(),
+    };
+    let epochs = vec![link::Epoch { epoch: EPOCH, start_counter: 1, ..link::Epoch::default() }];
+    let hello =
+        link::Hello { satellite: "sat-1".to_owned(), epochs, clock: Some(clock), ..link::Hello::default() };
+    let before = env.unix_nano();
+    sat.say(agent_message::Body::Hello(hello)).await;
+    let ground_message::Body::Resume(resume) = sat.hear().await else { panic!("Resume comes first") };
+    let told = resume.clock.unwrap();
+    assert!((before..=env.unix_nano()).contains(&told.unix_nano), "{told:?}");
+    assert!(told.boot_id == env.since_boot().boot && told.untrusted.is_empty(), "{told:?}");
+
+    let (_, satellites) = get(ground.api, "/api/v1/satellites").await;
+    let satellites: serde_json::Value = serde_json::from_str(&satellites).unwrap();
+    let shown = &satellites[0]["clock"];
+    let offset = shown["offset_seconds"].as_f64().unwrap();
+    assert!((-1_030.0..-999.0).contains(&offset), "a thousand seconds behind: {shown}");
+    assert!(shown["untrusted"] == "it says 1970" && shown["drift_ppm"].is_null(), "{shown}");
+    let (_, metrics) = get(ground.metrics, "/metrics").await;
+    for line in [
+        "perigee_satellite_clock_untrusted{satellite=\"sat-1\"} 1.0",
+        "perigee_satellite_clock_offset_seconds{satellite=\"sat-1\"} -10",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     ground.stop().await;
 }

@@ -15,6 +15,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 
+use crate::clock::{self, ClockBounds, Wall};
 use crate::store::Files;
 use crate::supervise::Plant;
 
@@ -124,6 +125,8 @@ pub type MemoryMeter = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
 pub struct Env {
     /// Wall time.
     pub clock: Arc<dyn Clock>,
+    /// What wall time is held against.
+    pub bounds: Arc<ClockBounds>,
     /// Where databases live.
     pub store: Arc<dyn StoreDriver>,
     /// Where UDP goes.
@@ -144,6 +147,7 @@ impl Env {
     pub fn production() -> Self {
         Self {
             clock: Arc::new(SystemClock::new()),
+            bounds: Arc::new(ClockBounds::new(clock::built())),
             store: Arc::new(Files),
             network: Arc::new(Udp),
             placement: Placement::Thread,
@@ -154,7 +158,8 @@ impl Env {
         }
     }
 
-    /// A machine made of these parts; its randomness follows from `seed`, and its output is standard output.
+    /// A machine made of these parts; its randomness follows from `seed`, its output is standard output, and its wall clock is
+    /// trusted until [`Env::bounds`] says otherwise.
     pub fn new(
         clock: Arc<dyn Clock>,
         store: Arc<dyn StoreDriver>,
@@ -165,6 +170,7 @@ impl Env {
     ) -> Self {
         Self {
             clock,
+            bounds: Arc::new(ClockBounds::new(0)),
             store,
             network,
             placement,
@@ -183,6 +189,16 @@ impl Env {
     /// The time since this machine started.
     pub fn since_boot(&self) -> SinceBoot {
         self.clock.since_boot()
+    }
+
+    /// What the wall clock says, and whether that can be right.
+    pub fn wall(&self) -> Wall {
+        self.bounds.judge(self.clock.unix_nano())
+    }
+
+    /// Ns since the Unix epoch by the wall clock if that is trusted; else the earliest time that it can be.
+    pub fn trusted_or_earliest(&self) -> u64 {
+        self.wall().trusted().unwrap_or_else(|| self.bounds.floor())
     }
 
     /// A random number, uniform over all `u64`.

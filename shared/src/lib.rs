@@ -2,8 +2,9 @@
 //!
 //! In the order in which data passes: a [`signal`] arrives as [`otlp`], is kept in a [`segment`], crosses the [`link`] and
 //! leaves by [`export`]. Around them: [`config`] and [`units`], the [`env`](mod@env) that programs take from their machine,
-//! [`compress`], [`serve`] and [`telemetry`]; under the logs of both programs lies the [`store`].
+//! [`clock`], [`compress`], [`serve`] and [`telemetry`]; under the logs of both programs lies the [`store`].
 
+pub mod clock;
 pub mod compress;
 pub mod config;
 pub mod contact;

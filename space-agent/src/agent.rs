@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batcher::Batcher;
+use crate::clock::Clocks;
 use crate::config::{Config, ExporterConfig, LINK, LinkConfig};
 use crate::contacts::{ContactControl, Contacts, LinkState, LinkStatus, Told};
 use crate::control::{Control, control_router, health_router, metrics_router};
@@ -127,7 +128,7 @@ pub fn check(config: &Config) -> Result<(), AgentError> {
     Outside::try_new(config, &env)?;
     Receivers::check(config)?;
     let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
-    Ok(crate::contacts::check(&config.contacts, &stations, env.unix_nano())?)
+    Ok(crate::contacts::check(&config.contacts, &stations, env.trusted_or_earliest())?)
 }
 
 /// What is to be said of the dates of the satellite's certificate. It stops nothing: a clock may be wrong until it is set, and what
@@ -140,14 +141,14 @@ pub fn dates(config: &Config, env: &Env) -> Option<Problem> {
 
 fn contacts(
     config: &Config,
-    env: &Env,
+    clocks: &Clocks,
     told: Told,
     link: watch::Receiver<LinkStatus>,
 ) -> (Contacts, ContactControl) {
     let direct = config.consumers().keys().any(|name| name != LINK);
     let lead = config.processors.batch.seal_before_contact.0;
     let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
-    Contacts::new(&config.contacts, &stations, env.clone(), lead, direct, told, link)
+    Contacts::new(&config.contacts, &stations, clocks.clone(), lead, direct, told, link)
 }
 
 fn wal_config(config: &Config, satellite: Option<String>) -> Result<WalConfig, AgentError> {
@@ -187,6 +188,7 @@ type Operator = (&'static str, Endpoint, Listener, fn(Arc<Control>) -> Router);
 pub struct Agent {
     config: Config,
     env: Env,
+    clocks: Clocks,
     outside: Outside,
     wal: Owner<Wal>,
     metrics: Metrics,
@@ -215,14 +217,18 @@ impl Agent {
         let (wanted_sender, wanted) = watch::channel(false);
         let link = watch::channel(LinkStatus::default());
         let told = Told { current: current_sender, wanted: wanted_sender };
-        let contacts = contacts(&config, &env, told, link.1.clone());
         let satellite = outside.link.as_ref().map(|(link, _)| link.satellite.clone());
-        let wal = Owner::new(env.placement, "wal", open_wal(&config, &env, satellite)?)?;
+        let wal = open_wal(&config, &env, satellite)?;
+        env.bounds.raise_floor(wal.clock_floor());
+        let wal = Owner::new(env.placement, "wal", wal)?;
         let tasks = Supervisor::new(&env);
         let metrics = Metrics::watching(&tasks);
+        let clocks = Clocks::new(&env, config.contacts.time_from_ground, metrics.clock());
+        let contacts = contacts(&config, &clocks, told, link.1.clone());
         Ok(Self {
             config,
             env,
+            clocks,
             outside,
             wal,
             metrics,
@@ -254,6 +260,7 @@ impl Agent {
         let Self {
             config,
             env,
+            clocks,
             outside,
             wal,
             metrics,
@@ -280,10 +287,10 @@ impl Agent {
         back.keep_until("batcher", batcher, &stop, |batcher, stop| Box::pin(batcher.run(stop)));
         back.keep_until(
             "lifetimes",
-            (lanes.clone(), env.clone(), wal.clone(), sealed.clone()),
+            (lanes.clone(), wal.clone(), sealed.clone()),
             &stop,
-            |(lanes, env, wal, sealed), stop| {
-                Box::pin(lifetimes::run(lanes.clone(), env.clone(), wal.clone(), sealed.clone(), stop))
+            |(lanes, wal, sealed), stop| {
+                Box::pin(lifetimes::run(lanes.clone(), wal.clone(), sealed.clone(), stop))
             },
         );
         back.keep_until(
@@ -303,7 +310,7 @@ impl Agent {
         back.keep_until("contacts", contact_source, &stop, |contacts, stop| Box::pin(contacts.run(stop)));
 
         let satellite = outside.link.as_ref().map(|(l, _)| l.satellite.clone());
-        let wires = (current, contact_control.clone(), link_sender);
+        let wires = (current, contact_control.clone(), clocks.clone(), link_sender);
         spawn_consumers(outside, &env, &wal, wires, &sealed, &metrics, &lanes, &back, &stop).await;
 
         let (journal, committer) = Journal::new(
@@ -326,6 +333,7 @@ impl Agent {
         let closed = metrics.receiver().closed().clone();
         let control = Control {
             env: env.clone(),
+            clocks,
             wal: wal.clone(),
             contacts: satellite.is_some().then_some(contact_control.clone()),
             stations: config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect(),
@@ -417,9 +425,13 @@ fn spawn_operators(
     }
 }
 
-/// The contact in force, the plan, and where the link says how it stands.
-type LinkWires =
-    (watch::Receiver<Option<perigee_shared::contact::Contact>>, ContactControl, watch::Sender<LinkStatus>);
+/// The contact in force, the plan, the time, and where the link says how it stands.
+type LinkWires = (
+    watch::Receiver<Option<perigee_shared::contact::Contact>>,
+    ContactControl,
+    Clocks,
+    watch::Sender<LinkStatus>,
+);
 
 /// Starts the shipper and the direct exporters.
 #[expect(clippy::too_many_arguments, reason = "each is one end of a wire that Agent::run lays")]
@@ -427,7 +439,7 @@ async fn spawn_consumers(
     outside: Outside,
     env: &Env,
     wal: &Owner<Wal>,
-    (current, planner, link): LinkWires,
+    (current, planner, clocks, link): LinkWires,
     sealed: &watch::Receiver<u64>,
     metrics: &Metrics,
     lanes: &Lanes,
@@ -440,8 +452,19 @@ async fn spawn_consumers(
         && let Some(id) = consumer(LINK.to_owned()).await
     {
         let (wal, sealed, counters, lanes) = (wal.clone(), sealed.clone(), metrics.ship(), lanes.clone());
-        let shipper =
-            Shipper::new(config, lanes, env.clone(), wal, id, current, sealed, planner, counters, link);
+        let shipper = Shipper::new(
+            config,
+            lanes,
+            env.clone(),
+            clocks,
+            wal,
+            id,
+            current,
+            sealed,
+            planner,
+            counters,
+            link,
+        );
         tasks.keep_until("link", shipper, stop, |shipper, stop| Box::pin(shipper.run(stop)));
     }
     for (name, (client, direct, signals)) in outside.direct {

@@ -123,7 +123,7 @@ impl Batcher {
             let wanted = *self.wanted.borrow_and_update();
             self.leaning.wanted(wanted);
             self.sizing.look().await;
-            let decision = self.decide(&progress, wanted, Instant::now(), self.env.unix_nano());
+            let decision = self.decide(&progress, wanted, Instant::now(), self.env.since_boot().nano);
             match decision {
                 Decision::Seal { lane, all } => {
                     if let Err(error) = self.seal(lane, all).await {
@@ -157,11 +157,11 @@ impl Batcher {
         }
     }
 
-    fn decide(&self, progress: &Progress, wanted: bool, now: Instant, unix_nano: u64) -> Decision {
+    fn decide(&self, progress: &Progress, wanted: bool, now: Instant, since_boot: u64) -> Decision {
         let mut next: Option<Instant> = None;
         let mut again = None;
         for waiting in &progress.unsealed {
-            let mut decision = self.decide_lane(waiting, progress.at, wanted, now, unix_nano);
+            let mut decision = self.decide_lane(waiting, progress.at, wanted, now, since_boot);
             if waiting.lane >= Lane::BULK && now < self.rest && decision != Decision::Wait(None) {
                 decision = Decision::Wait(Some(self.rest));
             }
@@ -180,7 +180,7 @@ impl Batcher {
         committed: Instant,
         wanted: bool,
         now: Instant,
-        unix_nano: u64,
+        since_boot: u64,
     ) -> Decision {
         let lane = waiting.lane;
         let policy = self.lanes.policy(lane);
@@ -200,7 +200,8 @@ impl Batcher {
         let timeout = wanted.then(|| policy.timeout.unwrap_or(self.config.timeout.0));
         let timeouts = [timeout, policy.lifetime.map(|lifetime| lifetime / OF_LIFETIME)];
         let Some(timeout) = timeouts.into_iter().flatten().min() else { return Decision::Wait(None) };
-        let age = Duration::from_nanos(unix_nano.saturating_sub(waiting.oldest_unix_nano));
+        let age = i128::from(since_boot) - i128::from(waiting.oldest_since_boot);
+        let age = Duration::from_nanos(u64::try_from(age).unwrap_or(0));
         match timeout.checked_sub(age) {
             Some(left) if !left.is_zero() => Decision::Wait(Some(now + left)),
             _ => Decision::Seal { lane, all: true },
@@ -306,7 +307,7 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn waiting(lane: Lane, raw: u64, oldest: u64) -> Unsealed {
-        Unsealed { lane, raw, items: 1, held_back: 5, oldest_unix_nano: oldest }
+        Unsealed { lane, raw, items: 1, held_back: 5, oldest_unix_nano: 0, oldest_since_boot: oldest as i64 }
     }
 
     fn progress(unsealed: Vec<Unsealed>, at: Instant) -> Progress {

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::clock::Clocks;
 use crate::contacts::{ContactControl, LinkStatus, Planned};
 use crate::forecast;
 use crate::lanes::Lanes;
@@ -33,6 +34,8 @@ use crate::wal::{LaneSummary, Summary, Wal};
 pub struct Control {
     /// The environment.
     pub env: Env,
+    /// What is known of the time.
+    pub clocks: Clocks,
     /// The log.
     pub wal: Owner<Wal>,
     /// Contacts; `None` without a link.
@@ -105,6 +108,8 @@ pub fn health_router(control: Arc<Control>) -> Router {
 async fn metrics(State(c): Shared) -> Response {
     let summary = c.wal.call(|wal| wal.summary()).await.ok();
     let sealed = *c.sealed.borrow();
+    // Its gauges are as of now.
+    c.clocks.now();
     let text = c.metrics.text(summary.as_ref(), sealed, &c.limiter, (c.env.memory)());
     ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response()
 }
@@ -194,6 +199,7 @@ async fn status(State(c): Shared) -> Answer {
         "consumers": known,
         "abandoned_consumers": abandoned,
         "link": link,
+        "clock": c.clocks.status(),
         "contact": planned.as_ref().and_then(|p| p.current.as_ref()),
         "next_contact": planned.as_ref().and_then(|p| p.upcoming.first()),
         "memory": {
@@ -221,7 +227,7 @@ async fn contact_report(State(c): Shared) -> Answer {
         .call(|wal| Ok::<_, crate::wal::WalError>((wal.passes().latest(100)?, forecast::store(wal)?)))
         .await??;
     let ahead: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
-    let ahead = forecast::forecast(c.env.unix_nano(), store, &ahead);
+    let ahead = forecast::forecast(planned.now, store, &ahead);
     Ok(Json(json!({
         "passes": passes.iter().map(shown_pass).collect::<Vec<_>>(),
         "forecast": shown_forecast(&ahead),
@@ -249,7 +255,7 @@ async fn contact_open(State(c): Shared, Json(asked): Json<OpenContact>) -> Answe
         let message = format!("link.stations has no `{}` (known: {})", asked.station, c.stations.join(", "));
         return Err(Refusal(StatusCode::BAD_REQUEST, message));
     }
-    let now = c.env.unix_nano();
+    let now = c.clocks.now().unix_nano;
     let end = match asked.seconds {
         Some(s) if !(s > 0.0 && s < 1e8) => {
             return Err(Refusal(StatusCode::BAD_REQUEST, "the duration must be above 0".into()));

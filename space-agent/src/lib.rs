@@ -7,6 +7,8 @@ pub mod cli;
 pub mod config;
 mod people;
 
+pub mod clock;
+
 pub mod receiver;
 
 pub mod limiter;

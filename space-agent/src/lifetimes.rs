@@ -1,10 +1,11 @@
-//! Lifetimes: drops the segments of a lane when they are older than the lane allows, wherever the contact is.
+//! Lifetimes: drops the segments of a lane when they are older than the lane allows, wherever the contact is. How old they are for certain
+//! is the log's matter: no setting of a clock ends a lifetime early.
 //!
 //! It sleeps until the next lifetime ends, and a little longer, so that what ends together goes together.
 
 use std::time::Duration;
 
-use perigee_shared::env::{Env, Owner};
+use perigee_shared::env::Owner;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -14,13 +15,12 @@ use crate::wal::Wal;
 /// A segment goes at most this part of the shortest lifetime late.
 const LATE: u32 = 64;
 
-/// The wall clock may be set, and a store may have failed: never sleep longer.
+/// The clock may become trusted, and a store may have failed: never sleep longer.
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// Drops what is over until `shutdown`; ends at once when no lane has a lifetime.
 pub async fn run(
     lanes: Lanes,
-    env: Env,
     wal: Owner<Wal>,
     mut sealed: watch::Receiver<u64>,
     shutdown: CancellationToken,
@@ -32,12 +32,11 @@ pub async fn run(
             Ok(Ok(next)) => next,
             Ok(Err(error)) => {
                 tracing::error!(%error, "segments whose lifetime is over could not be dropped; trying again");
-                Some(env.unix_nano())
+                Some(Duration::ZERO)
             }
             Err(_) => return,
         };
-        let left = next.map(|at| Duration::from_nanos(at.saturating_sub(env.unix_nano())));
-        let wait = left
+        let wait = next
             .map_or(LONGEST, |left| (left + (shortest / LATE).max(Duration::from_millis(10))).min(LONGEST));
         tokio::select! {
             biased;

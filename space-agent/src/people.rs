@@ -72,7 +72,11 @@ pub(crate) fn contacts_text(planned: &Value) -> String {
         out.push_str("nothing is planned\n");
     }
     if planned["probing"] == true {
-        out.push_str("there is no plan (any more): stations are tried now and then\n");
+        let why = planned["clock_doubt"].as_str().unwrap_or("there is no plan (any more)");
+        let _ = writeln!(out, "{why}: stations are tried now and then");
+    } else if let Some(doubt) = planned["clock_doubt"].as_str() {
+        let _ =
+            writeln!(out, "{doubt}: the plan cannot be followed, and `fallback: none` tries nothing else");
     }
     if let Some(error) = planned["plan_error"].as_str() {
         let _ = writeln!(out, "the file on disk is not in force: {error}");
@@ -135,6 +139,26 @@ pub(crate) fn status_text(status: &Value) -> String {
         let _ = write!(out, ", last error: {error}");
     }
     let _ = writeln!(out);
+    let clock = &status["clock"];
+    if let Some(doubt) = clock["doubt"].as_str() {
+        let _ = writeln!(
+            out,
+            "clock      NOT TRUSTED: {doubt}; it expires nothing, certificates are checked against what is certain, plans go by: {}",
+            text(&clock["plans_by"])
+        );
+    }
+    let ground = &clock["ground"];
+    if let (Some(offset), Some(error)) = (ground["offset_seconds"].as_f64(), ground["error_seconds"].as_f64())
+    {
+        let _ = writeln!(
+            out,
+            "clock      {:.3} s {} the one of {}, give or take {error:.3} s, {:.0} min ago",
+            offset.abs(),
+            if offset < 0.0 { "behind" } else { "ahead of" },
+            text(&ground["station"]),
+            ground["age_seconds"].as_f64().unwrap_or(0.0) / 60.0
+        );
+    }
     let contact = |v: &Value| v["station"].as_str().map_or("none".to_owned(), str::to_owned);
     let _ = writeln!(
         out,

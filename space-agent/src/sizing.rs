@@ -98,13 +98,7 @@ mod tests {
         let contact =
             Contact { rate_down, end_unix_nano: Some((100 + seconds) * S), ..Contact::open("a", 100 * S) };
         let pass = Pass { volume_bytes: contact.volume(0), contact };
-        Planned {
-            current: None,
-            upcoming: vec![pass],
-            probing: false,
-            plan_error: None,
-            plan_warnings: Vec::new(),
-        }
+        Planned { upcoming: vec![pass], ..Planned::default() }
     }
 
     fn sealed(lane: Lane, raw_len: u64, payload_len: u64) -> Header {

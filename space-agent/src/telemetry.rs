@@ -1,6 +1,7 @@
 //! The agent's own metrics. Names are the Collector's where the meaning is the same, else they begin with `perigee_`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use perigee_shared::serve::Closed;
 use perigee_shared::signal::{Counts, Signal};
@@ -45,7 +46,7 @@ trait SetCounter {
     fn set(&self, value: u64);
 }
 
-impl SetCounter for std::sync::atomic::AtomicU64 {
+impl SetCounter for AtomicU64 {
     fn set(&self, value: u64) {
         self.store(value, std::sync::atomic::Ordering::Relaxed);
     }
@@ -269,6 +270,42 @@ impl ScrubCounters {
     }
 }
 
+/// What is known of the time.
+#[derive(Debug, Clone, Default)]
+pub struct ClockGauges {
+    /// 1 while the wall clock cannot be right.
+    pub untrusted: Gauge,
+    /// By how much it is ahead of the station's that was heard last, in seconds.
+    pub offset: Gauge<f64, AtomicU64>,
+    /// By how much that may be wrong.
+    pub error: Gauge<f64, AtomicU64>,
+}
+
+impl ClockGauges {
+    fn register(registry: &mut Registry) -> Self {
+        let c = Self::default();
+        // Nothing is measured yet.
+        c.offset.set(f64::NAN);
+        c.error.set(f64::NAN);
+        registry.register(
+            "perigee_clock_untrusted",
+            "1 while the wall clock cannot be right: it expires nothing, and certificates are checked against what is certain",
+            c.untrusted.clone(),
+        );
+        registry.register(
+            "perigee_clock_offset_seconds",
+            "The wall clock less that of the station that was heard last",
+            c.offset.clone(),
+        );
+        registry.register(
+            "perigee_clock_offset_error_seconds",
+            "By how much that may be wrong",
+            c.error.clone(),
+        );
+        c
+    }
+}
+
 /// A drop's reason.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DropLabel {
@@ -288,6 +325,7 @@ pub struct Metrics {
     receiver: Arc<ReceiverCounters>,
     ship: Arc<ShipCounters>,
     scrub: ScrubCounters,
+    clock: ClockGauges,
     ever_accepted: PerSignal,
     delivered: PerSignal,
     dropped: Family<DropLabel, Counter>,
@@ -315,7 +353,7 @@ impl Default for Metrics {
         let r = &mut registry;
         let receiver = Arc::new(ReceiverCounters::register(r));
         let ship = Arc::new(ShipCounters::register(r));
-        let scrub = ScrubCounters::register(r);
+        let (scrub, clock) = (ScrubCounters::register(r), ClockGauges::register(r));
         let ever_accepted =
             PerSignal::register(r, "perigee_accepted", "Items ever accepted, restarts included");
         let delivered = PerSignal::register(r, "perigee_delivered", "Items that every consumer has passed");
@@ -366,6 +404,7 @@ impl Default for Metrics {
             receiver,
             ship,
             scrub,
+            clock,
             ever_accepted,
             delivered,
             dropped,
@@ -411,6 +450,11 @@ impl Metrics {
     /// For the scrub.
     pub fn scrub(&self) -> ScrubCounters {
         self.scrub.clone()
+    }
+
+    /// For what the agent knows of the time.
+    pub fn clock(&self) -> ClockGauges {
+        self.clock.clone()
     }
 
     /// The text of all metrics as of now.

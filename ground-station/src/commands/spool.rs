@@ -1,5 +1,6 @@
 //! `ground-station satellites` and `ground-station spool`: asked of the running process, or of the file when nothing runs.
 
+use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -91,9 +92,9 @@ pub(super) async fn satellites(query: Query) -> anyhow::Result<ExitCode> {
         say_json(&all)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let header = ("satellite", "connected", "last contact", "backlog", "partials", "in spool");
-    let (a, b, c, d, e, f) = header;
-    say(&format!("{a:<20}  {b:<9}  {c:<14}  {d:>8}  {e:>8}  {f:>10}\n"));
+    let header = ("satellite", "connected", "last contact", "backlog", "partials", "in spool", "clock");
+    let (a, b, c, d, e, f, g) = header;
+    say(&format!("{a:<20}  {b:<9}  {c:<14}  {d:>8}  {e:>8}  {f:>10}  {g}\n"));
     let now = Env::production().unix_nano();
     for satellite in all.as_array().into_iter().flatten() {
         let lanes = || {
@@ -112,9 +113,25 @@ pub(super) async fn satellites(query: Query) -> anyhow::Result<ExitCode> {
         let connected = if satellite["connected"].as_bool() == Some(true) { "yes" } else { "no" };
         let bytes = ByteSize(satellite["spool_bytes"].as_u64().unwrap_or(0)).to_string();
         let name = satellite["satellite"].as_str().unwrap_or("");
-        say(&format!("{name:<20}  {connected:<9}  {last:<14}  {backlog:>8}  {partials:>8}  {bytes:>10}\n"));
+        say(&format!(
+            "{name:<20}  {connected:<9}  {last:<14}  {backlog:>8}  {partials:>8}  {bytes:>10}  {}\n",
+            clock(&satellite["clock"])
+        ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A satellite's clock against the station's.
+fn clock(clock: &Value) -> String {
+    let Some(offset) = clock["offset_seconds"].as_f64() else { return "-".to_owned() };
+    let mut out = format!("{offset:+.3} s \u{b1} {:.3}", clock["error_seconds"].as_f64().unwrap_or(0.0));
+    if let Some(drift) = clock["drift_ppm"][0].as_f64() {
+        let _ = write!(out, ", {drift:+.1} ppm");
+    }
+    if clock["untrusted"].as_str().is_some_and(|why| !why.is_empty()) {
+        out.push_str(", NOT TRUSTED");
+    }
+    out
 }
 
 pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {

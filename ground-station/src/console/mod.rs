@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use perigee_shared::telemetry::METRICS_CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 
-use crate::link::Connected;
+use crate::link::{ClockView, Connected};
 use crate::spool::{
     AccountView, ColumnsView, GapView, LetterView, PassView, SatelliteView, SpoolError, SpoolView, Status,
     Store,
@@ -138,13 +138,22 @@ impl Console {
     }
 }
 
-async fn satellites(State(console): State<Console>) -> Answer<Vec<SatelliteView>> {
-    let mut all = console.store.satellites().await?;
+/// A satellite, with what only the links know.
+#[derive(Debug, Serialize)]
+struct Linked {
+    #[serde(flatten)]
+    view: SatelliteView,
+    clock: Option<ClockView>,
+}
+
+async fn satellites(State(console): State<Console>) -> Answer<Vec<Linked>> {
+    let all = console.store.satellites().await?;
     let connected = console.connected.satellites();
-    for satellite in &mut all {
-        satellite.connected = connected.contains(&satellite.satellite);
-    }
-    Ok(Json(all))
+    let linked = |view: SatelliteView| Linked {
+        clock: console.connected.clocks().of(&view.satellite),
+        view: SatelliteView { connected: connected.contains(&view.satellite), ..view },
+    };
+    Ok(Json(all.into_iter().map(linked).collect()))
 }
 
 async fn spool(State(console): State<Console>) -> Answer<SpoolView> {
@@ -196,7 +205,9 @@ async fn columns(State(console): State<Console>, Query(Each { each }): Query<Eac
 async fn metrics(State(console): State<Console>) -> Result<Response, Failed> {
     let (spool, accounts) = (console.store.overview().await?, console.store.accounting().await?);
     let status = console.store.status().borrow().clone();
-    let text = console.metrics.render(&spool, &accounts, &status, console.connected.count());
+    let text = console.metrics.render(&spool, &accounts, &status, console.connected.count(), |registry| {
+        console.connected.clocks().register(registry);
+    });
     Ok(([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response())
 }
 

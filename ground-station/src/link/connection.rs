@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::bounds;
+use super::clock::Clocks;
 use super::machine::{Action, Close, Event, Machine, Settings, StreamId};
 use super::registry::Registry;
 use crate::spool::{Incoming, SpoolError, Status, Store};
@@ -34,6 +35,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Surroundings {
     pub(super) store: Store,
     pub(super) metrics: Metrics,
+    pub(super) clocks: Clocks,
     pub(super) registry: Registry,
     /// The lists in force.
     pub(super) revocations: Arc<watch::Sender<Revocations>>,
@@ -180,7 +182,10 @@ impl Shell {
         for action in self.machine.on_event(Instant::now(), event) {
             match action {
                 Action::Ledger(hello) => self.greet(hello),
-                Action::Send(message) => self.send(&message).await,
+                Action::Send(mut message) => {
+                    self.around.clocks.tell(&mut message);
+                    self.send(&message).await;
+                }
                 Action::Stop(stream) => {
                     if let Some(stop) = self.stops.remove(&stream) {
                         stop.cancel();
@@ -223,6 +228,7 @@ impl Shell {
 
     /// Ends older connections of this satellite, so that what they hold is in the ledger, and asks it.
     fn greet(&mut self, hello: Arc<link::Hello>) {
+        self.around.clocks.hear(&self.satellite, &hello, self.connection.rtt());
         tracing::info!(
             satellite = %self.satellite,
             remote = %self.connection.remote_address(),

@@ -4,6 +4,7 @@
 
 mod access;
 mod bounds;
+mod clock;
 mod connection;
 pub mod machine;
 mod registry;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::access::{Access, Allowed};
+pub use self::clock::{ClockView, Clocks};
 use self::connection::Surroundings;
 use self::machine::{Close, Settings};
 use self::registry::Registry;
@@ -61,12 +63,17 @@ pub struct Link {
 
 /// Who is connected, for others to ask.
 #[derive(Clone)]
-pub struct Connected(Registry);
+pub struct Connected(Registry, Clocks);
 
 impl Connected {
     /// Open connections.
     pub fn count(&self) -> usize {
         self.0.len()
+    }
+
+    /// The clocks of those who have said Hello.
+    pub const fn clocks(&self) -> &Clocks {
+        &self.1
     }
 
     /// Satellites with an open connection.
@@ -105,6 +112,7 @@ impl Link {
         let around = Surroundings {
             store,
             metrics,
+            clocks: Clocks::new(env),
             registry: Registry::default(),
             revocations: Arc::new(watch::Sender::new(revocations)),
             shutdown: CancellationToken::new(),
@@ -119,7 +127,7 @@ impl Link {
 
     /// Who is connected.
     pub fn connected(&self) -> Connected {
-        Connected(self.around.registry.clone())
+        Connected(self.around.registry.clone(), self.around.clocks.clone())
     }
 
     /// Has `tasks` serve until `shutdown`; then what arrived is handed over and every connection is closed.

@@ -247,7 +247,9 @@ impl Satellite {
         )
         .unwrap();
         let stations = load_authorities(&dir.join("station-ca.crt")).unwrap();
-        let config = client_config(credentials, stations, &[], Env::production().clock).unwrap();
+        let config =
+            client_config(credentials, stations, &[], Env::production().clock, Env::production().bounds)
+                .unwrap();
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         let connection = endpoint.connect_with(config, address, "svalbard").unwrap().await?;
         let (send, receive) = connection.open_bi().await?;

@@ -78,18 +78,36 @@ impl Contact {
         self.closes().map(|end| Duration::from_nanos(end.saturating_sub(now)))
     }
 
-    /// How long something new may still be begun: until the guard time before the earliest end that the clock allows.
-    pub fn usable(&self, now: u64) -> Option<Duration> {
-        let end = self.end_unix_nano?.saturating_sub(self.clock_error());
+    /// By how much the clock's error narrows what is planned in it, at each end: a third of it at most, since it takes place
+    /// whatever the clock says.
+    fn narrowed_by(&self) -> u64 {
+        let lasts = self.end_unix_nano.map_or(u64::MAX, |end| end.saturating_sub(self.start_unix_nano));
+        self.clock_error().min(lasts / 3)
+    }
+
+    /// The earliest end that the clock's error allows.
+    fn earliest_end(&self) -> Option<u64> {
+        self.end_unix_nano.map(|end| end.saturating_sub(self.narrowed_by()))
+    }
+
+    /// From `now` to the guard time before `end`.
+    fn until_guard(&self, now: u64, end: u64) -> Duration {
         let left = Duration::from_nanos(end.saturating_sub(now));
-        Some(left.saturating_sub(Duration::from_secs_f64(self.guard_seconds)))
+        left.saturating_sub(Duration::from_secs_f64(self.guard_seconds))
+    }
+
+    /// How long something new may still be begun: until the guard time before the earliest end that the clock allows. A station
+    /// that answers behind that end shows that the clock is ahead, so then until the guard time before the latest one.
+    pub fn usable(&self, now: u64) -> Option<Duration> {
+        let end = self.earliest_end().filter(|end| now < *end).or(self.closes())?;
+        Some(self.until_guard(now, end))
     }
 
     /// Bytes that it can carry from `now` on, or from its beginning: its rate times the usable time, and no more than its
     /// budget. `None` when its rate or its end is not known and it has no budget.
     pub fn volume(&self, now: u64) -> Option<u64> {
-        let from = now.max(self.start_unix_nano.saturating_add(self.clock_error()));
-        let carried = self.rate_down.zip(self.usable(from));
+        let from = now.max(self.start_unix_nano.saturating_add(self.narrowed_by()));
+        let carried = self.rate_down.zip(self.earliest_end().map(|end| self.until_guard(from, end)));
         let carried = carried.map(|(rate, time)| (rate as f64 / 8.0 * time.as_secs_f64()) as u64);
         [carried, self.byte_budget].into_iter().flatten().min()
     }
@@ -224,5 +242,11 @@ mod tests {
         let budget = Contact { byte_budget: Some(1000), ..contact };
         assert_eq!(budget.volume(0), Some(1000));
         assert_eq!(Contact::open("svalbard", 0).volume(0), None);
+        let error_above_half =
+            Contact { byte_budget: None, guard_seconds: 0.0, clock_error_seconds: 60.0, ..budget };
+        assert!(error_above_half.contains(40 * S) && error_above_half.contains(259 * S));
+        let third = error_above_half.volume(0).expect("rate and end are known");
+        assert!((33_000_000..34_000_000).contains(&third), "{third}");
+        assert_eq!(error_above_half.usable(170 * S), Some(Duration::from_secs(90)), "it answers late");
     }
 }

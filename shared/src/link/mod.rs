@@ -6,6 +6,7 @@ pub mod rate;
 pub mod revocation;
 pub mod tls;
 pub mod transport;
+mod verify;
 pub mod wire;
 
 /// The protocol's name in TLS. Another major version is another name.

@@ -15,8 +15,13 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use x509_parser::time::ASN1Time;
 
 use super::ALPN;
+use super::verify::{SatelliteVerifier, StationVerifier, Timekeeper};
+use crate::clock::ClockBounds;
 use crate::env::Clock;
 
 /// Why TLS cannot be set up or a peer is not who it must be.
@@ -97,6 +102,11 @@ impl Credentials {
         blake3::derive_key(purpose, self.key.secret_der())
     }
 
+    /// When the certificate ends, ns since the Unix epoch.
+    pub fn end(&self) -> Option<u64> {
+        dates(&self.chain[0]).map(|(_, end)| end)
+    }
+
     /// The identity in the certificate.
     pub fn identity(&self) -> Result<Identity, TlsError> {
         Identity::of(&self.chain[0])
@@ -107,6 +117,13 @@ impl Clone for Credentials {
     fn clone(&self) -> Self {
         Self { chain: self.chain.clone(), key: self.key.clone_key() }
     }
+}
+
+/// When a certificate begins and ends, ns since the Unix epoch.
+pub(super) fn dates(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let nano = |time: ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0).saturating_mul(1_000_000_000);
+    Some((nano(parsed.validity().not_before), nano(parsed.validity().not_after)))
 }
 
 /// Why the certificate in a PEM file is not valid by a clock that says `now`, in ns since 1970: its dates and what to do.
@@ -161,7 +178,7 @@ impl TimeProvider for ClockProvider {
     }
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+pub(super) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -179,7 +196,7 @@ pub fn server_config(
     }
     let mut config = ServerConfig::builder_with_details(provider(), Arc::new(ClockProvider(clock)))
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier.build()?)
+        .with_client_cert_verifier(Arc::new(SatelliteVerifier(verifier.build()?)))
         .with_single_cert(credentials.chain, credentials.key)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.max_early_data_size = 0;
@@ -189,21 +206,25 @@ pub fn server_config(
     Ok(quinn::ServerConfig::with_crypto(Arc::new(crypto)))
 }
 
-/// The agent's end of the link: TLS 1.3, a station certificate of `stations` for the name it connects to that is not revoked.
+/// The agent's end of the link: TLS 1.3, a station certificate of `stations` for the name it connects to that is not revoked. Its
+/// dates are compared with `clock`, as far as `bounds` trust that.
 pub fn client_config(
     credentials: Credentials,
     stations: Arc<RootCertStore>,
     revoked: &[CertificateRevocationListDer<'static>],
     clock: Arc<dyn Clock>,
+    bounds: Arc<ClockBounds>,
 ) -> Result<quinn::ClientConfig, TlsError> {
     let mut verifier =
         WebPkiServerVerifier::builder_with_provider(stations, provider()).with_crls(revoked.iter().cloned());
     if !revoked.is_empty() {
         verifier = verifier.allow_unknown_revocation_status();
     }
+    let time = Timekeeper { clock: Arc::clone(&clock), bounds };
     let mut config = ClientConfig::builder_with_details(provider(), Arc::new(ClockProvider(clock)))
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_webpki_verifier(verifier.build()?)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(StationVerifier::new(verifier.build()?, time)))
         .with_client_auth_cert(credentials.chain, credentials.key)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_early_data = false;
@@ -266,7 +287,7 @@ impl Identity {
         Some(Self { trust_domain: trust_domain.to_owned(), role, id: id.to_owned() })
     }
 
-    fn of(certificate: &CertificateDer<'_>) -> Result<Self, TlsError> {
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, TlsError> {
         const MISSING: TlsError =
             TlsError::Identity("the certificate has no URI SAN spiffe://DOMAIN/satellite/ID or /station/ID");
         let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|_| MISSING)?;
@@ -289,11 +310,19 @@ pub fn is_valid_id(id: &str) -> bool {
 
 /// The identity that the peer of `connection` has proved.
 pub fn peer_identity(connection: &quinn::Connection) -> Result<Identity, TlsError> {
-    let chain = connection
-        .peer_identity()
-        .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
-        .ok_or(TlsError::Identity("the peer has shown no certificate"))?;
-    Identity::of(chain.first().ok_or(TlsError::Identity("the peer has shown no certificate"))?)
+    Identity::of(
+        &peer_certificate(connection).ok_or(TlsError::Identity("the peer has shown no certificate"))?,
+    )
+}
+
+/// When the certificate of the peer of `connection` begins, ns since the Unix epoch.
+pub fn peer_begins(connection: &quinn::Connection) -> Option<u64> {
+    dates(&peer_certificate(connection)?).map(|(begin, _)| begin)
+}
+
+fn peer_certificate(connection: &quinn::Connection) -> Option<CertificateDer<'static>> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    chain.into_iter().next()
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use perigee_shared::contact::{Format, Rate, Time};
 use perigee_shared::units::Span;
 use serde::Deserialize;
 
+use crate::clock::TimeFromGround;
+
 /// `contacts`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -40,6 +42,8 @@ pub struct ContactsConfig {
     pub probe: ProbeConfig,
     /// Elements that are so far from now are reported.
     pub stale_after: Span,
+    /// What the time of a station is used for.
+    pub time_from_ground: TimeFromGround,
 }
 
 impl Default for ContactsConfig {
@@ -59,6 +63,7 @@ impl Default for ContactsConfig {
             fallback: Fallback::default(),
             probe: ProbeConfig::default(),
             stale_after: Span::secs(14 * 86_400),
+            time_from_ground: TimeFromGround::default(),
         }
     }
 }
@@ -215,7 +220,7 @@ mod tests {
     fn contacts_that_make_no_sense_are_named() {
         for text in [
             "{source: manual}",
-            "{source: probe, probe: {interval: 1h}}",
+            "{source: probe, probe: {interval: 1h}, time_from_ground: use}",
             "{source: plan, file: plan.json, format: hdtn, satellite: '10', epoch: 2026-11-23T00:00:00Z}",
             "{source: orbit, file: sat.tle, stations: {svalbard: {latitude: 78, longitude: 15.5, mask: 5}}}",
             "{source: always, station: svalbard, clock_error: 2s, guard: 1s, rate_down: 20Mbit/s}",
@@ -238,6 +243,7 @@ mod tests {
             ("{source: orbits}", "`orbit`"),
             ("{format: ionrc}", "`ion`"),
             ("{epoch: today}", "today"),
+            ("{time_from_ground: always}", "off, measure, use"),
         ] {
             let error = validate(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -2,7 +2,7 @@
 //! over the control socket.
 //!
 //! A contact that was opened by hand goes before the plan until it is closed or over. A plan that has run out falls back to
-//! probing, so that a satellite never goes silent.
+//! probing, and so does any while the time is not known ([`crate::clock`]), so that a satellite never goes silent.
 
 mod config;
 mod file;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{ContactSource, ContactStation, ContactsConfig, Fallback, ProbeConfig};
 pub use status::{LinkState, LinkStatus};
 
+use crate::clock::{Clocks, Now};
 use file::{FileSource, Predicted};
 use probe::Probe;
 use watch::FileWatch;
@@ -47,7 +48,7 @@ impl Pass {
 }
 
 /// What is planned.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Planned {
     /// The contact that is open.
     pub current: Option<Pass>,
@@ -55,6 +56,11 @@ pub struct Planned {
     pub upcoming: Vec<Pass>,
     /// There is no plan any more: stations are tried now and then.
     pub probing: bool,
+    /// Why the plan in force cannot be followed: the time is not known.
+    pub clock_doubt: Option<String>,
+    /// The time that this is as of, ns since the Unix epoch.
+    #[serde(skip)]
+    pub now: u64,
     /// Why the plan file on disk is not in force.
     pub plan_error: Option<String>,
     /// What is odd about the plan that is in force.
@@ -113,6 +119,7 @@ pub struct Told {
 /// See the module.
 pub struct Contacts {
     env: Env,
+    clocks: Clocks,
     commands: mpsc::Receiver<Command>,
     told: Told,
     /// The link in fact: a probe that has found its station goes on.
@@ -121,7 +128,8 @@ pub struct Contacts {
     always_wanted: bool,
     /// What waits is sealed this long before a contact.
     lead: Duration,
-    by_hand: Option<Contact>,
+    /// With the time since boot at which it is over.
+    by_hand: Option<(Contact, Option<u64>)>,
     always: Option<Contact>,
     file: Option<FileSource>,
     /// `None`: nothing is tried that is not planned.
@@ -139,7 +147,7 @@ impl Contacts {
     pub fn new(
         config: &ContactsConfig,
         stations: &[String],
-        env: Env,
+        clocks: Clocks,
         lead: Duration,
         always_wanted: bool,
         told: Told,
@@ -147,12 +155,12 @@ impl Contacts {
     ) -> (Self, ContactControl) {
         let (control, commands) = mpsc::channel(16);
         let always = match (config.source, &config.station) {
-            (ContactSource::Always, Some(station)) => Some(Contact::open(station, env.unix_nano())),
+            (ContactSource::Always, Some(station)) => Some(Contact::open(station, clocks.now().unix_nano)),
             _ => None,
         };
         let mut file = FileSource::new(config, stations);
         if let Some(file) = &mut file {
-            file.reload(env.unix_nano());
+            file.reload(clocks.now().unix_nano);
         }
         let probes = match config.source {
             ContactSource::Probe => true,
@@ -160,21 +168,39 @@ impl Contacts {
             ContactSource::Always | ContactSource::Manual => false,
         };
         let probe = probes.then(|| Probe::new(config, stations.to_vec()));
-        let always_wanted = always_wanted || always.is_some();
+        let (env, always_wanted) = (clocks.env().clone(), always_wanted || always.is_some());
         let (by_hand, asked) = (None, Vec::new());
-        let contacts =
-            Self { env, commands, told, link, always_wanted, lead, by_hand, always, file, probe, asked };
+        let contacts = Self {
+            env,
+            clocks,
+            commands,
+            told,
+            link,
+            always_wanted,
+            lead,
+            by_hand,
+            always,
+            file,
+            probe,
+            asked,
+        };
         (contacts, ContactControl(control))
     }
 
-    /// Whether there is a plan, and contacts in it that are not over, or there will be in a moment.
-    fn is_planned(&self, now: u64) -> bool {
-        self.file.as_ref().is_some_and(|f| f.is_awaited() || !f.plan.has_run_out(now))
+    /// Whether the time is known and there is a plan, and contacts in it that are not over, or there will be in a moment.
+    fn is_planned(&self, now: &Now) -> bool {
+        let runs = |f: &FileSource| now.plan.is_some_and(|now| f.is_awaited() || !f.plan.has_run_out(now));
+        self.file.as_ref().is_some_and(runs)
+    }
+
+    /// Whether the first passes are still to come.
+    fn is_awaited(&self) -> bool {
+        self.clocks.now().plan.is_some() && self.file.as_ref().is_some_and(FileSource::is_awaited)
     }
 
     /// Begins the prediction that is due; it runs away from the tasks that serve connections.
     fn begin(&mut self) -> Option<Prediction> {
-        let work = self.file.as_mut()?.work(self.env.unix_nano())?;
+        let work = self.file.as_mut()?.work(self.clocks.now().plan?)?;
         let env = self.env.clone();
         Some(Box::pin(async move { env.cpu(move || work.run()).await }))
     }
@@ -189,12 +215,17 @@ impl Contacts {
         }
     }
 
-    fn open_now(&mut self, now: u64) -> Option<Contact> {
-        self.by_hand = self.by_hand.take().filter(|c| c.contains(now));
+    fn open_now(&mut self, now: &Now) -> Option<Contact> {
+        self.by_hand = self.by_hand.take().filter(|(_, ends)| ends.is_none_or(|end| now.since_boot < end));
         let planned = self.is_planned(now);
+        let up = self.link.borrow().state == LinkState::Up;
+        let plan = self.file.as_ref().zip(now.plan).and_then(|(f, now)| f.plan.current(now));
         let probed = match &mut self.probe {
-            Some(probe) if !planned && self.by_hand.is_none() => {
-                probe.step(now, self.link.borrow().state == LinkState::Up)
+            // A station that answers is not left because the time is known now.
+            Some(probe)
+                if self.by_hand.is_none() && (!planned || plan.is_none() && up && probe.is_open()) =>
+            {
+                probe.step(now, up)
             }
             Some(probe) => {
                 probe.stop();
@@ -202,31 +233,44 @@ impl Contacts {
             }
             None => None,
         };
-        let plan = self.file.as_ref().and_then(|f| f.plan.current(now));
-        self.by_hand.as_ref().or(plan).or(self.always.as_ref()).cloned().or(probed)
+        self.by_hand
+            .as_ref()
+            .map(|(contact, _)| contact)
+            .or(plan)
+            .or(self.always.as_ref())
+            .cloned()
+            .or(probed)
     }
 
     /// Tells the others what holds at `now`; returns how long that is at least. `None`: until something happens.
-    fn tell(&mut self, now: u64) -> Option<Duration> {
+    fn tell(&mut self, now: &Now) -> Option<Duration> {
         let contact = self.open_now(now);
-        let plan = self.file.as_ref().map(|f| &f.plan);
-        let next_start = plan.and_then(|p| p.upcoming(now).first()).map(Contact::opens);
-        let soon = next_start.map(|start| Duration::from_nanos(start - now));
+        let at = now.plan.unwrap_or(now.unix_nano);
+        // With an unknown time there are no starts and ends; it may become known at any time.
+        let plan = self.file.as_ref().filter(|_| now.plan.is_some()).map(|f| &f.plan);
+        let next_start = plan.and_then(|p| p.upcoming(at).first()).map(Contact::opens);
+        let soon = next_start.map(|start| Duration::from_nanos(start - at));
         let wanted = self.always_wanted || contact.is_some() || soon.is_some_and(|s| s <= self.lead);
-        let ends = contact.as_ref().and_then(|c| c.left(now));
+        let since_boot = |end: u64| Duration::from_nanos(end.saturating_sub(now.since_boot));
+        let by_hand = self.by_hand.as_ref().and_then(|(_, ends)| *ends).map(since_boot);
         self.told.current.send_if_modified(|current| {
             let changed = *current != contact;
             *current = contact;
             changed
         });
         self.told.wanted.send_if_modified(|w| std::mem::replace(w, wanted) != wanted);
-        let from_now = |at: u64| Duration::from_nanos(at.saturating_sub(now));
-        let change = plan.and_then(|p| p.next_change(now)).map(from_now);
+        let from_now = |time: u64| Duration::from_nanos(time.saturating_sub(at));
+        let change = plan.and_then(|p| p.next_change(at)).map(from_now);
         let lead = soon.and_then(|s| s.checked_sub(self.lead)).filter(|d| !d.is_zero());
         let refresh = self.file.as_ref().and_then(FileSource::refresh_at).map(from_now);
         let probe =
-            self.probe.as_ref().filter(|_| !self.is_planned(now)).and_then(Probe::wakes).map(from_now);
-        [ends, change, lead, refresh, probe].into_iter().flatten().min().map(|d| d.min(LONGEST_SLEEP))
+            self.probe.as_ref().filter(|_| !self.is_planned(now)).and_then(Probe::wakes).map(since_boot);
+        let unknown = (self.file.is_some() && now.plan.is_none()).then_some(LONGEST_SLEEP);
+        [by_hand, change, lead, refresh, probe, unknown]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|d| d.min(LONGEST_SLEEP))
     }
 
     /// Follows the clock, the plan file and the control socket until `shutdown`.
@@ -236,12 +280,12 @@ impl Contacts {
         let mut prediction = None;
         loop {
             if let Some(file) = &mut self.file {
-                file.refresh(self.env.unix_nano());
+                file.refresh(self.clocks.now().unix_nano);
             }
             if prediction.is_none() {
                 prediction = self.begin();
             }
-            let holds = self.tell(self.env.unix_nano()).map(|d| d.max(Duration::from_millis(1)));
+            let holds = self.tell(&self.clocks.now()).map(|d| d.max(Duration::from_millis(1)));
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
@@ -258,7 +302,7 @@ impl Contacts {
                 told = changed(&mut files) => {
                     // Without word from the kernel its time decides, at the head of this loop.
                     if let Some(file) = self.file.as_mut().filter(|_| told) {
-                        file.reload(self.env.unix_nano());
+                        file.reload(self.clocks.now().unix_nano);
                     }
                 }
                 () = sleep(holds) => {}
@@ -268,14 +312,18 @@ impl Contacts {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Open(contact) => self.by_hand = Some(*contact),
+            Command::Open(contact) => {
+                let now = self.clocks.now();
+                let ends = contact.left(now.unix_nano).map(|left| now.since_boot + left.as_nanos() as u64);
+                self.by_hand = Some((*contact, ends));
+            }
             Command::Close(reply) => {
                 let was_open = self.by_hand.take().is_some();
-                self.tell(self.env.unix_nano());
+                self.tell(&self.clocks.now());
                 // Whoever asked may have gone away.
                 let _ = reply.send(was_open);
             }
-            Command::List(reply) if self.file.as_ref().is_some_and(FileSource::is_awaited) => {
+            Command::List(reply) if self.is_awaited() => {
                 self.asked.push(reply);
             }
             Command::List(reply) => drop(reply.send(self.planned())),
@@ -283,14 +331,18 @@ impl Contacts {
     }
 
     fn planned(&mut self) -> Planned {
-        let now = self.env.unix_nano();
-        let current = self.open_now(now).map(|c| Pass::new(&c, now));
-        let upcoming = self.file.as_ref().map_or(&[][..], |f| f.plan.upcoming(now));
-        let warnings = self.file.as_ref().map(|f| f.warnings(now)).unwrap_or_default();
+        let at = self.clocks.now();
+        let now = at.unix_nano;
+        let current = self.open_now(&at).map(|c| Pass::new(&c, now));
+        let plan = self.file.as_ref().filter(|_| at.plan.is_some());
+        let upcoming = plan.map_or(&[][..], |f| f.plan.upcoming(now));
+        let warnings = plan.map(|f| f.warnings(now)).unwrap_or_default();
         Planned {
             current,
             upcoming: upcoming.iter().take(100).map(|c| Pass::new(c, now)).collect(),
-            probing: self.probe.is_some() && !self.is_planned(now),
+            probing: self.probe.is_some() && !self.is_planned(&at),
+            clock_doubt: self.file.as_ref().and_then(|_| self.clocks.unknown()),
+            now,
             plan_error: self.file.as_ref().and_then(|f| f.error.clone()),
             plan_warnings: warnings,
         }

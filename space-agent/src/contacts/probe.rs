@@ -5,6 +5,7 @@ use perigee_shared::contact::Contact;
 
 use super::ContactsConfig;
 use super::file::hints;
+use crate::clock::Now;
 
 /// See the module.
 pub(super) struct Probe {
@@ -15,7 +16,7 @@ pub(super) struct Probe {
     next: usize,
     open: Option<Contact>,
     was_up: bool,
-    /// While it is open: until when without an answer. Else: when the next one begins.
+    /// While it is open: until when without an answer. Else: when the next one begins. Since boot: no clock that is set moves it.
     at: u64,
 }
 
@@ -42,7 +43,8 @@ impl Probe {
     }
 
     /// The contact that is open at `now`; `up` says whether its station answers.
-    pub(super) fn step(&mut self, now: u64, up: bool) -> Option<Contact> {
+    pub(super) fn step(&mut self, now: &Now, up: bool) -> Option<Contact> {
+        let Now { since_boot: now, unix_nano, .. } = *now;
         if self.stations.is_empty() {
             return None;
         }
@@ -56,15 +58,19 @@ impl Probe {
                 self.open = None;
                 self.at = now + self.interval;
             }
-        } else if now >= self.at || self.at > now + self.interval {
-            // The second is a clock that was set back.
+        } else if now >= self.at {
             let station = &self.stations[self.next % self.stations.len()];
-            self.open = Some(Contact { start_unix_nano: now, ..station.clone() });
+            self.open = Some(Contact { start_unix_nano: unix_nano, ..station.clone() });
             self.next += 1;
             self.at = now + self.duration;
             self.was_up = false;
         }
         self.open.clone()
+    }
+
+    /// Whether a station is being tried, or answers.
+    pub(super) const fn is_open(&self) -> bool {
+        self.open.is_some()
     }
 
     /// Nothing is tried now, since there is a contact otherwise.
@@ -73,7 +79,7 @@ impl Probe {
         self.at = 0;
     }
 
-    /// When [`Probe::step`] may say something else; `None` while a station answers.
+    /// When [`Probe::step`] may say something else, since boot; `None` while a station answers.
     pub(super) fn wakes(&self) -> Option<u64> {
         (!self.was_up && !self.stations.is_empty()).then_some(self.at)
     }
@@ -85,6 +91,10 @@ mod tests {
 
     const S: u64 = 1_000_000_000;
 
+    fn at(since_boot: u64) -> Now {
+        Now { plan: None, unix_nano: 7, since_boot }
+    }
+
     #[test]
     fn stations_are_tried_in_turn_and_one_that_answers_is_kept() {
         let config = ContactsConfig::default();
@@ -92,21 +102,21 @@ mod tests {
         let mut probe = Probe::new(&config, vec!["a".into(), "b".into()]);
         let station = |c: Option<Contact>| c.map(|c| c.station);
         let mut now = 100 * S;
-        assert_eq!(station(probe.step(now, false)).as_deref(), Some("a"));
+        assert_eq!(station(probe.step(&at(now), false)).as_deref(), Some("a"));
         assert_eq!(probe.wakes(), Some(now + duration * S));
         now += duration * S;
-        assert_eq!(probe.step(now, false), None);
+        assert_eq!(probe.step(&at(now), false), None);
         assert_eq!(probe.wakes(), Some(now + interval * S));
         now += interval * S;
-        assert_eq!(station(probe.step(now, false)).as_deref(), Some("b"));
-        assert_eq!(station(probe.step(now + S, true)).as_deref(), Some("b"));
+        assert_eq!(station(probe.step(&at(now), false)).as_deref(), Some("b"));
+        assert_eq!(station(probe.step(&at(now + S), true)).as_deref(), Some("b"));
         assert_eq!(probe.wakes(), None, "it answers");
         now += 10 * duration * S;
-        assert_eq!(station(probe.step(now, true)).as_deref(), Some("b"));
-        assert_eq!(station(probe.step(now + 9 * S, false)).as_deref(), Some("b"), "it may come back");
+        assert_eq!(station(probe.step(&at(now), true)).as_deref(), Some("b"));
+        assert_eq!(station(probe.step(&at(now + 9 * S), false)).as_deref(), Some("b"), "it may come back");
         now += (9 + duration) * S;
-        assert_eq!(probe.step(now, false), None);
+        assert_eq!(probe.step(&at(now), false), None);
         probe.stop();
-        assert_eq!(station(probe.step(now, false)).as_deref(), Some("a"));
+        assert_eq!(station(probe.step(&at(now), false)).as_deref(), Some("a"));
     }
 }

@@ -1,5 +1,19 @@
 use super::*;
 
+use std::sync::Arc;
+
+use perigee_shared::clock::ClockBounds;
+use perigee_shared::env::Clock;
+
+/// A clock that says the same at each look.
+struct Still;
+
+impl Clock for Still {
+    fn unix_nano(&self) -> u64 {
+        121 * S
+    }
+}
+
 struct Bench {
     contacts: Contacts,
     now: channel::Receiver<Option<Contact>>,
@@ -13,12 +27,19 @@ fn bench(config: &ContactsConfig) -> Bench {
     let (link, status) = channel::channel(LinkStatus::default());
     let told = Told { current, wanted };
     let lead = Duration::from_secs(5);
-    let (contacts, _) =
-        Contacts::new(config, &["svalbard".to_owned()], Env::production(), lead, false, told, status);
+    let mut env = Env::production();
+    (env.clock, env.bounds) = (Arc::new(Still), Arc::new(ClockBounds::new(0)));
+    let clocks = Clocks::new(&env, config.time_from_ground, Default::default());
+    let (contacts, _) = Contacts::new(config, &["svalbard".to_owned()], clocks, lead, false, told, status);
     Bench { contacts, now, want, link }
 }
 
 const S: u64 = 1_000_000_000;
+
+/// A time that is known, of a machine that was started at the epoch.
+fn at(time: u64) -> Now {
+    Now { plan: Some(time), unix_nano: time, since_boot: time }
+}
 
 #[test]
 fn a_plan_opens_and_closes_and_wants_segments_a_little_before() {
@@ -33,14 +54,14 @@ fn a_plan_opens_and_closes_and_wants_segments_a_little_before() {
         ..ContactsConfig::default()
     };
     let Bench { mut contacts, now, want, .. } = bench(&config);
-    let sleeps = contacts.tell(90 * S);
+    let sleeps = contacts.tell(&at(90 * S));
     assert!(now.borrow().is_none() && !*want.borrow());
     assert_eq!(sleeps, Some(Duration::from_secs(5)));
-    contacts.tell(95 * S);
+    contacts.tell(&at(95 * S));
     assert!(now.borrow().is_none() && *want.borrow());
-    contacts.tell(100 * S);
+    contacts.tell(&at(100 * S));
     assert!(now.borrow().is_some());
-    let sleeps = contacts.tell(120 * S);
+    let sleeps = contacts.tell(&at(120 * S));
     assert!(now.borrow().is_none() && !*want.borrow());
     assert_eq!(sleeps, None, "nothing to wake for");
 
@@ -68,25 +89,81 @@ fn a_plan_that_has_run_out_falls_back_to_probing() {
     let config =
         ContactsConfig { source: ContactSource::Plan, file: Some(file.clone()), ..ContactsConfig::default() };
     let Bench { mut contacts, now, link, .. } = bench(&config);
-    contacts.tell(90 * S);
+    contacts.tell(&at(90 * S));
     assert!(now.borrow().is_none(), "there is a plan");
-    contacts.tell(121 * S);
+    contacts.tell(&at(121 * S));
     assert_eq!(now.borrow().as_ref().unwrap().end_unix_nano, None);
     let planned = contacts.planned();
     assert!(planned.probing && planned.plan_warnings[0].contains("past"), "{planned:?}");
     link.send_modify(|l| l.state = LinkState::Up);
-    contacts.tell(122 * S);
-    contacts.tell(1200 * S);
+    contacts.tell(&at(122 * S));
+    contacts.tell(&at(1200 * S));
     assert!(now.borrow().is_some(), "the station answers");
     link.send_modify(|l| l.state = LinkState::Connecting);
-    contacts.tell(1201 * S);
-    contacts.tell(1300 * S);
+    contacts.tell(&at(1201 * S));
+    contacts.tell(&at(1300 * S));
     assert!(now.borrow().is_none());
 
     std::fs::write(&file, text.replace("1970", "2100")).unwrap();
     contacts.file.as_mut().unwrap().reload(1301 * S);
-    contacts.tell(100_000 * S);
+    contacts.tell(&at(100_000 * S));
     assert!(now.borrow().is_none(), "a new plan ends the probing");
+}
+
+#[test]
+fn while_the_time_is_not_known_a_plan_is_not_followed_and_stations_are_tried_if_they_may_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("plan.yaml");
+    let text = "contacts: [{station: svalbard, start: 1970-01-01T00:01:40Z, end: 1970-01-01T00:02:00Z}]\n";
+    std::fs::write(&file, text).unwrap();
+    for fallback in [Fallback::Probe, Fallback::None] {
+        let source = ContactSource::Plan;
+        let config =
+            ContactsConfig { source, file: Some(file.clone()), fallback, ..ContactsConfig::default() };
+        let Bench { mut contacts, now, .. } = bench(&config);
+        let unknown = Now { plan: None, ..at(110 * S) };
+        let sleeps = contacts.tell(&unknown);
+        let tried = now.borrow().as_ref().map(|contact| contact.end_unix_nano);
+        assert_eq!(tried, (fallback == Fallback::Probe).then_some(None), "the plan would have an end");
+        assert!(sleeps.is_some_and(|s| s <= LONGEST_SLEEP), "the clock may be set at any time");
+        contacts.tell(&at(111 * S));
+        assert_eq!(now.borrow().as_ref().unwrap().end_unix_nano, Some(120 * S), "the time is known");
+    }
+}
+
+#[test]
+fn a_station_that_answers_a_probe_is_kept_when_the_time_becomes_known_until_the_plan_has_a_contact() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("plan.yaml");
+    let text = "contacts: [{station: svalbard, start: 1970-01-01T00:05:00Z, end: 1970-01-01T00:06:00Z}, \
+                {station: svalbard, start: 1970-01-02T00:00:00Z, end: 1970-01-02T00:06:00Z}]\n";
+    std::fs::write(&file, text).unwrap();
+    let config =
+        ContactsConfig { source: ContactSource::Plan, file: Some(file), ..ContactsConfig::default() };
+    let Bench { mut contacts, now, link, .. } = bench(&config);
+    contacts.tell(&Now { plan: None, ..at(110 * S) });
+    link.send_modify(|l| l.state = LinkState::Up);
+    contacts.tell(&at(120 * S));
+    assert_eq!(now.borrow().as_ref().map(|c| c.end_unix_nano), Some(None));
+    contacts.tell(&at(301 * S));
+    assert_eq!(now.borrow().as_ref().unwrap().end_unix_nano, Some(360 * S), "the plan's");
+    contacts.tell(&at(361 * S));
+    assert!(now.borrow().is_none(), "the probe is over");
+}
+
+#[test]
+fn a_contact_by_hand_lasts_as_long_as_was_asked_whatever_the_clock_is_set_to() {
+    let config = ContactsConfig { source: ContactSource::Manual, ..ContactsConfig::default() };
+    let Bench { mut contacts, now, .. } = bench(&config);
+    let contact = Contact { end_unix_nano: Some(131 * S), ..Contact::open("svalbard", 121 * S) };
+    contacts.obey(Command::Open(Box::new(contact)));
+    for set_to in [0, 10_000 * S] {
+        let sleeps = contacts.tell(&Now { since_boot: 130 * S, ..at(set_to) });
+        assert!(now.borrow().is_some());
+        assert_eq!(sleeps, Some(Duration::from_secs(1)));
+    }
+    contacts.tell(&Now { since_boot: 131 * S, ..at(122 * S) });
+    assert!(now.borrow().is_none());
 }
 
 #[test]
@@ -101,7 +178,7 @@ fn a_plan_that_cannot_be_used_at_the_start_is_reported_and_stations_are_tried() 
         }
         assert!(check(&config, &["svalbard".to_owned()], 0).is_err());
         let Bench { mut contacts, now, .. } = bench(&config);
-        contacts.tell(100 * S);
+        contacts.tell(&at(100 * S));
         let planned = contacts.planned();
         assert!(now.borrow().is_some() && planned.probing && planned.plan_error.is_some(), "{planned:?}");
     }
@@ -115,13 +192,13 @@ fn a_contact_by_hand_goes_first_and_ends_by_itself() {
         ..ContactsConfig::default()
     };
     let Bench { mut contacts, now, .. } = bench(&config);
-    contacts.tell(u64::MAX);
+    contacts.tell(&at(u64::MAX));
     assert_eq!(now.borrow().as_ref().unwrap().end_unix_nano, None);
     let by_hand = Contact { end_unix_nano: Some(20 * S), ..Contact::open("svalbard", 10 * S) };
-    contacts.obey(Command::Open(Box::new(by_hand.clone())));
-    contacts.tell(15 * S);
+    contacts.by_hand = Some((by_hand.clone(), Some(20 * S)));
+    contacts.tell(&at(15 * S));
     assert_eq!(*now.borrow(), Some(by_hand));
-    contacts.tell(20 * S);
+    contacts.tell(&at(20 * S));
     assert_eq!(now.borrow().as_ref().unwrap().end_unix_nano, None);
 }
 
@@ -245,15 +322,15 @@ async fn passes_are_predicted_while_the_contacts_run_and_who_asks_before_waits_f
     let (mut contacts, control) = Contacts::new(
         &config,
         &["svalbard".to_owned()],
-        Env::production(),
+        Clocks::new(&Env::production(), config.time_from_ground, Default::default()),
         Duration::ZERO,
         false,
         told,
         status,
     );
-    contacts.tell(SEEN);
+    contacts.tell(&at(SEEN));
     assert!(now.borrow().is_none(), "nothing is predicted and nothing tried before it runs");
-    assert!(contacts.is_planned(SEEN));
+    assert!(contacts.is_planned(&at(SEEN)));
     let stop = CancellationToken::new();
     let runs = tokio::spawn({
         let stop = stop.clone();

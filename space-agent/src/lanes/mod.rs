@@ -40,7 +40,7 @@ pub enum Order {
     OldestFirst,
     /// Against the numbers: what is new goes before the backlog.
     NewestFirst,
-    /// By the time at which a segment's lifetime ends. It differs from the numbers where the clock was set in between.
+    /// By the time at which a segment's lifetime ends. Within a lane that is the order of the numbers, whatever the clock was set to.
     EarliestExpiry,
 }
 

@@ -27,9 +27,26 @@ pub(super) enum ConnectError {
     Socket(#[from] std::io::Error),
     #[error("{0}")]
     Connect(#[from] quinn::ConnectError),
-    /// The station has answered, and it will answer so again.
-    #[error("the station refuses: {0}")]
-    Refused(quinn::ConnectionError),
+    /// One side has refused the other, and it will again.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Which side has ended a connection with `station`, and why.
+pub(super) fn refusal(station: &str, error: &quinn::ConnectionError) -> String {
+    use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed, TransportError};
+    // What rustls writes before a verifier's own words.
+    let plain = |why: String| why.replace("unexpected error: ", "");
+    match error {
+        TransportError(error) => {
+            format!("this satellite refuses station {station}: {}", plain(error.to_string()))
+        }
+        ConnectionClosed(why) => {
+            format!("station {station} refuses this satellite: {}", plain(why.to_string()))
+        }
+        ApplicationClosed(why) => format!("station {station} has closed the connection: {why}"),
+        other => format!("station {station}: {other}"),
+    }
 }
 
 /// Connects to `station` at `address`. Tries until it succeeds, is refused, or the caller gives up.
@@ -61,7 +78,7 @@ pub(super) async fn connect(
                     counters.failed_attempts.inc();
                     tracing::debug!(station, %error, "no connection yet");
                     if is_final(&error) {
-                        return Err(ConnectError::Refused(error));
+                        return Err(ConnectError::Refused(refusal(station, &error)));
                     }
                 }
                 None => {}

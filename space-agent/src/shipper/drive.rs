@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use perigee_proto::link::{AgentMessage, GoodbyeReason, GroundMessage, Hello, SegmentOpen};
+use perigee_proto::link::{AgentMessage, GoodbyeReason, GroundMessage, Hello, SegmentOpen, ground_message};
 use perigee_shared::contact::Contact;
+use perigee_shared::env::SinceBoot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::link::{MINOR_VERSION, wire};
 use perigee_shared::segment::{Codec, Header, Lane, SegmentId};
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Shipper;
+use super::connect::refusal;
 use super::gate::{Gate, Turn};
 use super::queues::FETCH;
 use super::session::{Action, Event, Session};
@@ -45,6 +47,8 @@ pub(super) enum DriveError {
     #[error("{0}")]
     Connection(#[from] quinn::ConnectionError),
     #[error("{0}")]
+    Closed(String),
+    #[error("{0}")]
     Wire(#[from] wire::WireError),
     #[error("stream: {0}")]
     Write(#[from] quinn::WriteError),
@@ -70,6 +74,8 @@ struct Written {
 struct Driver<'a> {
     shipper: &'a mut Shipper,
     station: String,
+    /// When the clocks in Hello were read.
+    asked: SinceBoot,
     /// The epoch that Hello has named.
     epoch: u64,
     connection: &'a quinn::Connection,
@@ -101,14 +107,15 @@ pub(super) async fn drive(
     let (queue, frames) = mpsc::channel(QUEUE);
     let greeted = CancellationToken::new();
     let writer = tokio::spawn(write_control(control, frames, greeted.clone().drop_guard()));
-    let hello = hello(shipper, contact).await?;
+    let (hello, asked) = hello(shipper, contact).await?;
     let mut sealed = shipper.sealed.clone();
     sealed.mark_unchanged();
     // What leaves later than one light time before the end does not arrive.
     let light = contact.shape().light_time.unwrap_or_default();
-    let usable = contact.usable(shipper.env.unix_nano()).map(|left| left.saturating_sub(light));
+    let usable = contact.usable(shipper.clocks.now().unix_nano).map(|left| left.saturating_sub(light));
     let mut driver = Driver {
         station: contact.station.clone(),
+        asked,
         epoch: hello.epochs.last().map_or(0, |e| e.epoch),
         session: Session::new(hello, shipper.budget, &shipper.lanes),
         connection,
@@ -137,7 +144,7 @@ pub(super) async fn drive(
     }
     drop(driver.shipper.wal.call(|wal| wal.recoding().end_sending()).await);
     driver.shipper.budget = driver.session.budget_left();
-    ended.map_err(|error| closed.map_or(error, DriveError::Connection))
+    ended.map_err(|error| closed.map_or(error, |why| DriveError::Closed(refusal(&contact.station, &why))))
 }
 
 /// `greeted` goes when the first frame, which is Hello, is written, or when nothing can be.
@@ -172,7 +179,8 @@ async fn read_control(
     }
 }
 
-async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError> {
+/// Hello, and when its clocks were read.
+async fn hello(shipper: &Shipper, contact: &Contact) -> Result<(Hello, SinceBoot), DriveError> {
     let station = contact.station.clone();
     let greet = move |wal: &mut Wal| {
         wal.bases().greets(&station);
@@ -180,7 +188,9 @@ async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError
     };
     let epochs = shipper.wal.call(greet).await??;
     let (passes, forecast) = shipper.outlook().await?;
-    Ok(Hello {
+    let clock = shipper.clocks.told();
+    let asked = SinceBoot { boot: clock.boot_id, nano: clock.since_boot_nano };
+    let hello = Hello {
         satellite: shipper.config.satellite.clone(),
         software: format!("space-agent {}", env!("CARGO_PKG_VERSION")),
         minor_version: MINOR_VERSION,
@@ -189,8 +199,10 @@ async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError
         epochs,
         passes,
         forecast,
+        clock: Some(clock),
         ..Hello::default()
-    })
+    };
+    Ok((hello, asked))
 }
 
 impl Driver<'_> {
@@ -222,7 +234,10 @@ impl Driver<'_> {
                     self.event(Event::End(GoodbyeReason::ContactEnd)).await?;
                 }
                 message = received.recv() => match message {
-                    Some(Ok(message)) => self.event(Event::Message(message)).await?,
+                    Some(Ok(message)) => {
+                        self.hear_time(&message);
+                        self.event(Event::Message(message)).await?;
+                    }
                     Some(Err(error)) => return Err(error),
                     None => return Err(DriveError::ControlClosed),
                 },
@@ -236,6 +251,15 @@ impl Driver<'_> {
             }
         }
         Ok(Ended::Again)
+    }
+
+    /// Resume says what the station's clock is.
+    fn hear_time(&self, message: &GroundMessage) {
+        if let Some(ground_message::Body::Resume(resume)) = &message.body
+            && let Some(clock) = &resume.clock
+        {
+            self.shipper.clocks.heard(&self.station, clock, self.asked);
+        }
     }
 
     /// Feeds an event to the session and carries out what follows, which may be further events.

@@ -18,12 +18,14 @@ use perigee_proto::link::{Forecast, PassReport};
 use perigee_shared::contact::Contact;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::link::tls;
 use perigee_shared::segment::SegmentId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::trust::Trust;
+use crate::clock::Clocks;
 use crate::contacts::{ContactControl, LinkState, LinkStatus};
 use crate::forecast::{forecast, store};
 use crate::lanes::Lanes;
@@ -60,6 +62,7 @@ pub struct Shipper {
     config: ShipperConfig,
     lanes: Lanes,
     env: Env,
+    clocks: Clocks,
     wal: Owner<Wal>,
     consumer: ConsumerId,
     contact: watch::Receiver<Option<Contact>>,
@@ -81,6 +84,7 @@ impl Shipper {
         config: ShipperConfig,
         lanes: Lanes,
         env: Env,
+        clocks: Clocks,
         wal: Owner<Wal>,
         consumer: ConsumerId,
         contact: watch::Receiver<Option<Contact>>,
@@ -93,6 +97,7 @@ impl Shipper {
             config,
             lanes,
             env,
+            clocks,
             wal,
             consumer,
             contact,
@@ -122,7 +127,7 @@ impl Shipper {
         loop {
             let contact = self.contact.borrow_and_update().clone();
             if let Some(contact) = contact {
-                let (began, connected) = (self.env.unix_nano(), self.ship(&contact, &shutdown).await);
+                let (began, connected) = (self.clocks.now().unix_nano, self.ship(&contact, &shutdown).await);
                 self.set_state(LinkState::Down, None);
                 // A station that was tried and did not answer was no pass.
                 let was_a_pass = contact.end_unix_nano.is_some() || !connected.is_zero();
@@ -141,7 +146,7 @@ impl Shipper {
     /// Keeps what became of `contact`.
     async fn report(&self, contact: &Contact, began: u64, connected: Duration) -> Result<(), ReportError> {
         let status = self.status.borrow().clone();
-        let (station, end) = (contact.station.clone(), self.env.unix_nano());
+        let (station, end) = (contact.station.clone(), self.clocks.now().unix_nano);
         let planned = contact.volume(began).unwrap_or(0);
         let kept = self.wal.call(move |wal| {
             let summary = wal.summary();
@@ -179,7 +184,7 @@ impl Shipper {
             self.wal.call(|wal| Ok::<_, WalError>((wal.passes().latest(REPORTS)?, store(wal)?))).await??;
         let forecast = planned.map(|planned| {
             let all: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
-            forecast(self.env.unix_nano(), store, &all)
+            forecast(planned.now, store, &all)
         });
         Ok((passes, forecast))
     }
@@ -208,6 +213,7 @@ impl Shipper {
                     self.counters.connections.inc();
                     self.set_state(LinkState::Up, Some(&station));
                     tracing::info!(station, "connected");
+                    self.accepted(&connection).await;
                     let up = Instant::now();
                     let ended = drive::drive(self, contact, &connection, over.as_mut()).await;
                     connected_for += up.elapsed();
@@ -237,6 +243,17 @@ impl Shipper {
         }
         tracing::info!(contact = contact.name(), "contact is over");
         connected_for
+    }
+
+    /// A station was accepted: the time is not before the beginning of its certificate.
+    async fn accepted(&self, connection: &quinn::Connection) {
+        let Some(begins) = tls::peer_begins(connection).filter(|at| self.env.bounds.raise_floor(*at)) else {
+            return;
+        };
+        let kept = self.wal.call(move |wal| wal.raise_clock_floor(begins)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(%error, "what is certain of the time could not be kept");
+        }
     }
 
     /// Ends when `contact` is over: by its end, because another is in force, or at `shutdown`.

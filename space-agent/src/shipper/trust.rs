@@ -36,8 +36,11 @@ impl Trust {
             return Err(AgentError::Setting(Invalid::new("link.certificate_file", message)));
         }
         let authorities = tls::load_authorities(&link.station_ca_file)?;
-        let clock = Arc::clone(&env.clock);
-        let client = tls::client_config(credentials.clone(), Arc::clone(&authorities), &[], clock)?;
+        if let Some(end) = credentials.end() {
+            env.bounds.set_end(end);
+        }
+        let (clock, bounds) = (Arc::clone(&env.clock), Arc::clone(&env.bounds));
+        let client = tls::client_config(credentials.clone(), Arc::clone(&authorities), &[], clock, bounds)?;
         let mut trust = Self {
             credentials,
             authorities,
@@ -54,7 +57,7 @@ impl Trust {
     /// The TLS of the next connection.
     pub fn client(&mut self, counters: &ShipCounters) -> &quinn::ClientConfig {
         self.refresh();
-        let doubt = self.unusable || self.revocations.has_expired(self.env.unix_nano());
+        let doubt = self.unusable || self.has_expired();
         counters.revocations_unusable.set(i64::from(doubt));
         &self.client
     }
@@ -65,7 +68,7 @@ impl Trust {
         let used = loaded.and_then(|list| self.trust(list));
         self.unusable = used.is_err();
         match used {
-            Ok(()) if self.revocations.has_expired(self.env.unix_nano()) => tracing::error!(
+            Ok(()) if self.has_expired() => tracing::error!(
                 event.name = "perigee.link.revocation_list",
                 "link.station_crl_file has expired, or the clock is wrong; it is used"
             ),
@@ -78,10 +81,15 @@ impl Trust {
         }
     }
 
+    /// Whether a new list is due for certain: with a clock that is not trusted, by the floor.
+    fn has_expired(&self) -> bool {
+        self.revocations.has_expired(self.env.trusted_or_earliest())
+    }
+
     fn trust(&mut self, list: Revocations) -> Result<(), TlsError> {
         let (credentials, authorities) = (self.credentials.clone(), Arc::clone(&self.authorities));
-        let clock = Arc::clone(&self.env.clock);
-        self.client = tls::client_config(credentials, authorities, list.lists(), clock)?;
+        let (clock, bounds) = (Arc::clone(&self.env.clock), Arc::clone(&self.env.bounds));
+        self.client = tls::client_config(credentials, authorities, list.lists(), clock, bounds)?;
         self.revocations = list;
         Ok(())
     }

@@ -43,8 +43,8 @@ pub(super) fn create(
     let start_counter = match (&mirror, before) {
         (Some(mirror), _) => mirror.start_counter + 1,
         (None, Before::Nothing) => 1,
-        // Nothing tells how many lives there were; the time is above any count of them.
-        (None, Before::Damaged { .. }) => now / 1_000_000_000,
+        // Nothing tells how many lives there were; the time is above any count of them, if it is not that of a cold boot.
+        (None, Before::Damaged { .. }) => env.trusted_or_earliest() / 1_000_000_000,
     };
     if mirror.is_some() && matches!(before, Before::Nothing) {
         tracing::error!(
@@ -68,6 +68,7 @@ pub(super) fn create(
     txn.open_table(LANES)?.insert(Lane::BULK.0, LaneNumbers { next_sequence: 1, position: kept.first })?;
     tally.next_drop = 1;
     tally.store(&txn)?;
+    set_clock_floor(&txn, mirror.as_ref())?;
     set_numbers(&txn, &[(META_FORMAT, FIRST_FORMAT)])?;
     txn.commit()?;
     Ok(())
@@ -130,6 +131,7 @@ fn take_over(
     let next = found.lanes.iter().map(|(lane, numbers)| (*lane, numbers.next_sequence)).collect();
     let closed = link::Epoch { continued: true, ..epoch(found.life, &next) };
     begin_epoch(&txn, new_life(env, counter), closed)?;
+    set_clock_floor(&txn, mirror)?;
     set_numbers(&txn, &[(META_FORMAT, GROUPS_FORMAT)])?;
     txn.commit()?;
     tracing::error!(
@@ -187,6 +189,14 @@ fn make_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
     txn.open_table(EPOCHS)?;
     txn.open_table(SHIPPED)?;
     Ok(())
+}
+
+/// What was certain of the time outlives a log.
+fn set_clock_floor(txn: &WriteTransaction, mirror: Option<&Mirror>) -> Result<(), StoreError> {
+    match mirror.map(|m| m.clock_floor).filter(|floor| *floor > 0) {
+        Some(floor) => set_numbers(txn, &[(META_CLOCK_FLOOR, floor)]),
+        None => Ok(()),
+    }
 }
 
 fn set_satellite(txn: &WriteTransaction, config: &WalConfig) -> Result<(), StoreError> {

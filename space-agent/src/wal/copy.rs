@@ -48,6 +48,7 @@ impl Backup {
             copy.table(ACKNOWLEDGED)?;
             copy.table(LEDGERS)?;
             copy.table(REFUSED)?;
+            copy.table(BOOTS)?;
             copy.table(META)?;
             copy.put(META, META_FORMAT, &self.format.to_le_bytes()[..])
         })

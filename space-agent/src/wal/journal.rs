@@ -60,7 +60,7 @@ impl Journal<'_> {
         let appended: Vec<Edit> = std::iter::once(Edit::Tally(tally))
             .chain(groups.iter_mut().map(|(number, group, shares)| Edit::Group {
                 group: GroupMeta { number: *number, stored: group.len() as u64 },
-                received: clocks.0,
+                received: (clocks.0, Some(clocks.1)),
                 shares: std::mem::take(shares),
             }))
             .collect();
@@ -72,7 +72,7 @@ impl Journal<'_> {
             self.0.log.apply(appended.into_iter().chain([Edit::Fronted(front)]).collect());
             return Ok(());
         }
-        self.0.write(|txn, _| {
+        self.0.write_to_open(0, |txn, _| {
             for (number, group, _) in &groups {
                 salvage::insert_group(txn, *number, group)?;
             }

@@ -1,7 +1,5 @@
 //! What makes lanes differ: the rules of each part of the journal, the order of sending, quotas and lifetimes.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +13,7 @@ use redb::ReadableTable;
 
 use super::state::{Edit, LaneState, State};
 use super::tables::*;
-use super::{ConsumerId, SegmentRecord, Wal, WalError};
+use super::{ConsumerId, SegmentRecord, Wal, WalError, boots};
 use crate::lanes::{Order, QuotaPolicy};
 
 /// What a lane has on board.
@@ -53,88 +51,6 @@ fn record(
 ) -> Result<Option<SegmentRecord>, StoreError> {
     let found = segments.get(Place { lane: lane.0, sequence })?;
     found.map(|value| SegmentRecord::from_bytes(value.value())).transpose()
-}
-
-/// Where sequences are not in the order in which they were sealed by the clock, since it was set back.
-#[derive(Debug, Clone, Default)]
-pub(super) struct SetBack {
-    /// Sequences that were sealed at an earlier time than the one before.
-    at: Vec<u64>,
-    /// Sequences from here on were not looked at, and when the last one before was sealed.
-    next: u64,
-    last_sealed_unix_nano: u64,
-}
-
-impl SetBack {
-    /// `free` cut where the clock was set back: in each run what was sealed later by the clock has the higher sequence.
-    fn runs(&self, free: &[Range<u64>]) -> Vec<Run> {
-        let starts = std::iter::once(0).chain(self.at.iter().copied());
-        let ends = self.at.iter().copied().chain([u64::MAX]);
-        let within = |(start, end): (u64, u64)| {
-            let cut = |r: &Range<u64>| r.start.max(start)..r.end.min(end);
-            free.iter().map(cut).filter(|r| !r.is_empty()).collect::<Vec<_>>().into_iter().flatten()
-        };
-        starts.zip(ends).map(within).collect()
-    }
-
-    /// Looks at what was sealed since it last looked: each segment once.
-    fn look(
-        &mut self,
-        segments: &impl ReadableTable<Place, &'static [u8]>,
-        lane: Lane,
-        first: u64,
-    ) -> Result<(), StoreError> {
-        self.at.retain(|at| *at > first);
-        for entry in segments.range(lane_from(lane, self.next))? {
-            let header = SegmentRecord::from_bytes(entry?.1.value())?.header;
-            if header.sealed_unix_nano < self.last_sealed_unix_nano {
-                self.at.push(header.id.sequence);
-            }
-            (self.next, self.last_sealed_unix_nano) = (header.id.sequence + 1, header.sealed_unix_nano);
-        }
-        Ok(())
-    }
-}
-
-/// Sequences in ascending order.
-type Run = std::iter::Flatten<std::vec::IntoIter<Range<u64>>>;
-
-/// Sequences of a lane in the order in which their lifetimes end, which is that of sealing by the clock: runs merged.
-struct ByExpiry<'a, T> {
-    segments: &'a T,
-    lane: Lane,
-    runs: Vec<Run>,
-    /// When the next of each run was sealed, its sequence, and which run it is of.
-    next: BinaryHeap<Reverse<(u64, u64, usize)>>,
-}
-
-impl<'a, T: ReadableTable<Place, &'static [u8]>> ByExpiry<'a, T> {
-    fn try_new(segments: &'a T, lane: Lane, runs: Vec<Run>) -> Result<Self, StoreError> {
-        let mut out = Self { segments, lane, runs, next: BinaryHeap::new() };
-        for run in 0..out.runs.len() {
-            out.advance(run)?;
-        }
-        Ok(out)
-    }
-
-    fn advance(&mut self, run: usize) -> Result<(), StoreError> {
-        for sequence in self.runs[run].by_ref() {
-            if let Some(record) = record(self.segments, self.lane, sequence)? {
-                self.next.push(Reverse((record.header.sealed_unix_nano, sequence, run)));
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<T: ReadableTable<Place, &'static [u8]>> Iterator for ByExpiry<'_, T> {
-    type Item = Result<u64, StoreError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let Reverse((_, sequence, run)) = self.next.pop()?;
-        Some(self.advance(run).map(|()| sequence))
-    }
 }
 
 pub(super) fn summaries(state: &State) -> Vec<LaneSummary> {
@@ -188,22 +104,16 @@ impl Queues<'_> {
         most: usize,
     ) -> Result<ToShip, WalError> {
         let order = self.0.config().lanes.policy(lane).order;
-        let mut set_back = self.0.notes.set_back.remove(&lane).unwrap_or_default();
-        let found = self.0.read(|txn, state| {
+        let mut out = self.0.read(|txn, state| {
             let mut out = ToShip { headers: Vec::new(), looked: RangeSet::default(), more: false };
             let Some(of) = state.lanes.get(&lane) else { return Ok(out) };
             let free: Vec<Range<u64>> = of.on_board.iter().flat_map(|r| taken.missing(r)).collect();
             let segments = txn.open_table(SEGMENTS)?;
-            let sequences: Box<dyn Iterator<Item = Result<u64, StoreError>>> = match order {
-                Order::OldestFirst => Box::new(free.into_iter().flatten().map(Ok)),
-                Order::NewestFirst => Box::new(free.into_iter().rev().flat_map(Iterator::rev).map(Ok)),
-                Order::EarliestExpiry => {
-                    set_back.look(&segments, lane, of.on_board.first().unwrap_or(0))?;
-                    Box::new(ByExpiry::try_new(&segments, lane, set_back.runs(&free))?)
-                }
+            let sequences: Box<dyn Iterator<Item = u64>> = match order {
+                Order::OldestFirst | Order::EarliestExpiry => Box::new(free.into_iter().flatten()),
+                Order::NewestFirst => Box::new(free.into_iter().rev().flat_map(Iterator::rev)),
             };
             for sequence in sequences {
-                let sequence = sequence?;
                 if out.headers.len() == most {
                     out.more = true;
                     break;
@@ -216,9 +126,7 @@ impl Queues<'_> {
                 }
             }
             Ok(out)
-        });
-        self.0.notes.set_back.insert(lane, set_back);
-        let mut out = found?;
+        })?;
         for (header, unsent) in &mut out.headers {
             *unsent = !self.0.custody().was_sent(header.id);
         }
@@ -258,23 +166,22 @@ impl Queues<'_> {
         self.0.custody().drop_segments(victims, reason)
     }
 
-    /// Drops the segments whose lifetime is over. Returns when that of the next one is, ns since the Unix epoch.
-    pub fn expire(&mut self) -> Result<Option<u64>, WalError> {
-        let now = self.0.env().unix_nano();
+    /// Drops the segments whose lifetime is over for certain. Returns in what time that of the next one may be.
+    pub fn expire(&mut self) -> Result<Option<Duration>, WalError> {
+        let env = self.0.env().clone();
         let policies = &self.0.config().lanes.policies;
         let lifetimes: Vec<(Lane, Duration)> =
             policies.iter().filter_map(|(lane, policy)| Some((*lane, policy.lifetime?))).collect();
-        let (victims, next) = self.0.read(|txn, _| {
+        let (victims, next) = self.0.read(|txn, state| {
             let segments = txn.open_table(SEGMENTS)?;
-            let (mut victims, mut next) = (Vec::new(), None::<u64>);
+            let ages = state.boots.ages(&env);
+            let (mut victims, mut next) = (Vec::new(), None::<Duration>);
             for (lane, lifetime) in lifetimes {
                 for entry in segments.range(lane_from(lane, 0))? {
-                    let header = SegmentRecord::from_bytes(entry?.1.value())?.header;
-                    let ends = header.sealed_unix_nano.saturating_add(lifetime.as_nanos() as u64);
-                    if ends <= now {
-                        victims.push(header);
-                    } else {
-                        next = Some(next.map_or(ends, |n| n.min(ends)));
+                    let record = SegmentRecord::from_bytes(entry?.1.value())?;
+                    match lifetime.checked_sub(record.age(&ages, &env)).filter(|left| !left.is_zero()) {
+                        Some(left) => next = Some(next.map_or(left, |n| n.min(left))),
+                        None => victims.push(record.header),
                     }
                 }
             }
@@ -283,6 +190,18 @@ impl Queues<'_> {
         if !victims.is_empty() {
             self.0.custody().drop_segments(victims, DropReason::Lifetime)?;
         }
+        if next.is_some() {
+            self.note_boot(10 * boots::MINUTE)?;
+        }
         Ok(next)
+    }
+
+    /// Notes this boot and how long it has lasted, if nothing that was written in the last `behind` ns has.
+    pub(super) fn note_boot(&mut self, behind: u64) -> Result<(), WalError> {
+        let Some(boot) = self.0.state().boots.due(self.0.env(), behind) else { return Ok(()) };
+        self.0.write(|txn, state| {
+            state.boots.store(txn, boot)?;
+            Ok(((), vec![Edit::Boot(boot)]))
+        })
     }
 }

@@ -55,6 +55,9 @@ pub(super) struct Mirror {
     /// Lane and journal position: what groups below it have for the lane is in a segment.
     #[serde(default)]
     positions: Vec<(u8, u64)>,
+    /// The time is not before this, for certain.
+    #[serde(default)]
+    pub(super) clock_floor: u64,
     /// The satellite whose log it is. Software before format 4 did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) satellite: Option<String>,
@@ -187,6 +190,7 @@ pub(super) fn write(env: &Env, config: &WalConfig, state: &State) {
         next_drop: *next_drop,
         lanes: state.lanes.iter().map(on_board).collect(),
         positions: state.lanes.iter().map(|(lane, l)| (lane.0, l.position)).collect(),
+        clock_floor: state.clock_floor,
         satellite: config.satellite.clone(),
     };
     if let Err(error) = mirror::write(env, &path(config), &now) {

@@ -13,6 +13,9 @@
 mod base_tests;
 mod bases;
 mod begin;
+mod boots;
+#[cfg(test)]
+mod clock_tests;
 mod copy;
 mod custody;
 #[cfg(test)]
@@ -43,14 +46,16 @@ mod volatile;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use perigee_proto::link::DropReason;
-use perigee_shared::env::Env;
+use perigee_shared::env::{Env, SinceBoot};
 use perigee_shared::from_redb;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, HeaderError, Lane};
 use perigee_shared::signal::{Counts, SignalSet};
 use perigee_shared::store::{Database, Failure, Quarantine, StoreError};
+use prost::Message;
 use redb::{ReadTransaction, WriteTransaction};
 use tokio::sync::watch;
 
@@ -70,6 +75,7 @@ pub use state::Life;
 pub use volatile::{InMemory, Volatile};
 
 use crate::lanes::Lanes;
+use boots::Ages;
 use group::GroupWriter;
 use state::{Edit, State};
 use tables::Place;
@@ -151,6 +157,8 @@ pub struct SegmentRecord {
     pub waiting: u64,
     /// Items that a direct exporter's backend has refused for good, as software before format 4 noted them.
     pub refused: Counts,
+    /// When it was sealed, by the clock that nobody sets. Earlier software did not say.
+    pub sealed_at: Option<SinceBoot>,
     /// The header.
     pub header: Header,
 }
@@ -160,9 +168,11 @@ impl SegmentRecord {
         let short = || StoreError::Damaged("a segment's record".to_owned());
         let (waiting, rest) = bytes.split_first_chunk().ok_or_else(short)?;
         let (refused, header) = rest.split_at_checked(24).ok_or_else(short)?;
+        let times = SealedAt::decode(header).map_err(|_| short())?;
         Ok(Self {
             waiting: u64::from_le_bytes(*waiting),
             refused: Counts::from_bytes(refused).ok_or_else(short)?,
+            sealed_at: times.boot.zip(times.nano).map(|(boot, nano)| SinceBoot { boot, nano }),
             header: Self::header_from(header)?,
         })
     }
@@ -181,8 +191,25 @@ impl SegmentRecord {
         let mut out = self.waiting.to_le_bytes().to_vec();
         out.extend(self.refused.to_bytes());
         out.extend(self.header.to_bytes());
+        let (boot, nano) = (self.sealed_at.map(|at| at.boot), self.sealed_at.map(|at| at.nano));
+        out.extend(SealedAt { boot, nano }.encode_to_vec());
         out
     }
+
+    /// How old it is, at least.
+    fn age(&self, ages: &Ages, env: &Env) -> Duration {
+        ages.of(self.sealed_at, env.bounds.judge(self.header.sealed_unix_nano).trusted())
+    }
+}
+
+/// Fields of the protobuf message in a [`SegmentRecord`] that are not of the link's `SegmentHeader`: they never leave the satellite,
+/// and earlier software passes over them.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SealedAt {
+    #[prost(fixed64, optional, tag = "100")]
+    boot: Option<u64>,
+    #[prost(fixed64, optional, tag = "101")]
+    nano: Option<u64>,
 }
 
 /// What is on board and what has become of the rest. `accepted = delivered + dropped + in_segments + in_journal`.
@@ -231,8 +258,6 @@ struct Notes {
     ground_reads: Option<Vec<u32>>,
     /// The ledger that answered last and its station; 0: it does not say.
     ledger: (u64, String),
-    /// Where the clock was set back, lane by lane, as far as it was looked for.
-    set_back: BTreeMap<Lane, lanes::SetBack>,
 }
 
 /// The write-ahead log.
@@ -268,6 +293,9 @@ impl Wal {
         let mut wal = Self::with(log)?;
         wal.custody().register_consumers()?;
         wal.queues().register_rules()?;
+        if let Err(error) = wal.queues().note_boot(boots::AT_ONCE) {
+            tracing::warn!(%error, "this start of the machine could not be noted; the next segment does");
+        }
         // A log that was never sealed anything in leaves a trace beside it too.
         wal.mirror();
         Ok(wal)
@@ -280,7 +308,7 @@ impl Wal {
     }
 
     fn with(log: Database<State>) -> Result<Self, WalError> {
-        let growth = passes::Growth::new(log.env().unix_nano());
+        let growth = passes::Growth::new(log.env().since_boot().nano);
         let (opening, writer) = (log.openings(), GroupWriter::new()?);
         let (scrub, given_up) = (scrub::Place::default(), watch::channel(None).0);
         Ok(Self {
@@ -387,6 +415,15 @@ impl Wal {
         work: impl FnOnce(&WriteTransaction, &State) -> Result<(R, Vec<Edit>), WalError>,
     ) -> Result<R, WalError> {
         self.ready()?;
+        self.write_to_open(position, work)
+    }
+
+    /// The same for what was worked out from the state as it is now: the log that is open stays so, though a store may be back.
+    fn write_to_open<R>(
+        &mut self,
+        position: u64,
+        work: impl FnOnce(&WriteTransaction, &State) -> Result<(R, Vec<Edit>), WalError>,
+    ) -> Result<R, WalError> {
         self.log.write(|txn, state| {
             for (number, group) in state.front.range(position..) {
                 salvage::insert_group(txn, *number, group)?;
@@ -453,6 +490,22 @@ impl Wal {
         self.ready()?;
         let stored = self.state().stored();
         Ok(self.log.compact(stored, force)?)
+    }
+
+    /// The time is not before this, for certain, as far as the log knows.
+    pub fn clock_floor(&self) -> u64 {
+        self.state().clock_floor
+    }
+
+    /// Keeps that the time is not before `floor`.
+    pub fn raise_clock_floor(&mut self, floor: u64) -> Result<(), WalError> {
+        if floor <= self.state().clock_floor {
+            return Ok(());
+        }
+        self.write(|txn, _| {
+            tables::set_numbers(txn, &[(tables::META_CLOCK_FLOOR, floor)])?;
+            Ok(((), vec![Edit::ClockFloor(floor)]))
+        })
     }
 
     /// Closes the file in order, so that the next start need not repair it.

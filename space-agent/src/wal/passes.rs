@@ -38,7 +38,7 @@ impl Growth {
             Some(age) if age < 2 * WINDOW => {
                 *self = Self { since: now, bytes: 0, before: (self.bytes, age) };
             }
-            // The clock was set, or nothing came for long.
+            // Nothing came for long.
             _ => *self = Self::new(now),
         }
     }
@@ -57,25 +57,30 @@ impl Passes<'_> {
     /// Bytes that are sealed a second, as measured since the log was opened, or over the last half day; `None` before there is
     /// enough to say.
     pub fn growth(&self) -> Option<f64> {
-        self.0.growth.rate(self.0.env().unix_nano())
+        self.0.growth.rate(self.0.env().since_boot().nano)
     }
 
-    /// Since when the oldest of what is on board waits, ns since the Unix epoch: when its segment was sealed or, in the journal,
-    /// when it was committed.
+    /// Since when the oldest of what is on board waits, ns since the Unix epoch by the clock as it is now: when its segment was sealed
+    /// or, in the journal, when it was committed. No earlier than is certain.
     pub fn oldest(&mut self) -> Result<Option<u64>, WalError> {
-        let unsealed = self.0.segments().unsealed().iter().map(|u| u.oldest_unix_nano).min();
-        self.0.read(|txn, state| {
+        let env = self.0.env().clone();
+        let now = i128::from(env.since_boot().nano);
+        let waited = |since_boot: i64| u64::try_from(now - i128::from(since_boot)).unwrap_or(0);
+        let unsealed = self.0.segments().unsealed().iter().map(|u| waited(u.oldest_since_boot)).max();
+        let age = self.0.read(|txn, state| {
             let mut oldest = unsealed;
+            let ages = state.boots.ages(&env);
             let segments = txn.open_table(SEGMENTS)?;
             for (lane, of) in &state.lanes {
                 let Some(sequence) = of.on_board.first() else { continue };
                 if let Some(value) = segments.get(Place { lane: lane.0, sequence })? {
-                    let sealed = SegmentRecord::from_bytes(value.value())?.header.sealed_unix_nano;
-                    oldest = Some(oldest.map_or(sealed, |o| o.min(sealed)));
+                    let age = SegmentRecord::from_bytes(value.value())?.age(&ages, &env).as_nanos() as u64;
+                    oldest = oldest.max(Some(age));
                 }
             }
             Ok(oldest)
-        })
+        })?;
+        Ok(age.map(|age| env.unix_nano().saturating_sub(age)))
     }
 
     /// Keeps the report of a pass; of many only the latest are kept.

@@ -12,7 +12,7 @@ use redb::WriteTransaction;
 use super::group::{self, Accepted};
 use super::state::Edit;
 use super::tables::*;
-use super::{SegmentRecord, Wal, WalError};
+use super::{SegmentRecord, Wal, WalError, boots};
 use crate::lanes::{Part, Rules};
 
 /// Sealed groups are deleted when there are so many bytes or so many of them: deleting one alone would rewrite its neighbours.
@@ -47,6 +47,8 @@ pub struct Unsealed {
     pub held_back: u64,
     /// When the oldest of it was committed, ns since the Unix epoch.
     pub oldest_unix_nano: u64,
+    /// The same as a time since this start of the machine, in ns: before it when negative, and no earlier than is certain.
+    pub oldest_since_boot: i64,
 }
 
 impl Unsealed {
@@ -204,7 +206,8 @@ pub struct Segments<'a>(pub(super) &'a mut Wal);
 impl Segments<'_> {
     /// What waits in the journal for a segment, lane by lane, most urgent first; a lane for which nothing waits is not in it.
     pub fn unsealed(&self) -> Vec<Unsealed> {
-        let state = self.0.state();
+        let (state, env) = (self.0.state(), self.0.env());
+        let ages = state.boots.ages(env);
         let waiting = |(lane, of): (&Lane, &super::state::LaneState)| {
             of.pending.front().map(|first| Unsealed {
                 lane: *lane,
@@ -212,6 +215,8 @@ impl Segments<'_> {
                 items: of.unsealed_items.total(),
                 held_back: state.held_back(of),
                 oldest_unix_nano: first.received,
+                oldest_since_boot: ages
+                    .on_present_clock(ages.of(first.since_boot, env.bounds.judge(first.received).trusted())),
             })
         };
         state.lanes.iter().filter_map(waiting).collect()
@@ -254,19 +259,30 @@ impl Segments<'_> {
         let Sealed { lane, position, mut header, payload, .. } = sealed;
         let waiting = self.0.custody().waiting_for(header.items.signals());
         let budget = self.0.config().max_bytes;
+        let env = self.0.env().clone();
+        let sealed_at = env.since_boot();
         let passed = self.0.state().waited_for(lane, position);
         let header = self.0.write_passing(passed, |txn, state| {
             let sequence = state.lanes.get(&lane).map_or(1, |l| l.next_sequence);
             header.id = SegmentId { epoch: state.life.epoch, lane, sequence };
             insert_segment(
                 txn,
-                &SegmentRecord { waiting, refused: Counts::ZERO, header: header.clone() },
+                &SegmentRecord {
+                    waiting,
+                    refused: Counts::ZERO,
+                    sealed_at: Some(sealed_at),
+                    header: header.clone(),
+                },
                 &payload,
             )?;
             txn.open_table(LANES)?.insert(lane.0, LaneNumbers { next_sequence: sequence + 1, position })?;
             txn.open_table(COUNTERS)?.insert(ACCEPTED, &state.tally.accepted.to_bytes()[..])?;
             set_numbers(txn, &[(META_NEXT_GROUP, state.next_group)])?;
             let mut edits = vec![Edit::Sealed { position, header: header.clone() }];
+            if let Some(boot) = state.boots.due(&env, boots::MINUTE) {
+                state.boots.store(txn, boot)?;
+                edits.push(Edit::Boot(boot));
+            }
             let (from, waited_for) = (state.sealed_from, state.waited_for(lane, position));
             let newly: u64 =
                 state.unsealed.iter().take_while(|g| g.number < waited_for).map(|g| g.stored).sum();
@@ -280,8 +296,7 @@ impl Segments<'_> {
         })?;
         let sequence = header.id.sequence;
         self.0.notes.unsent.entry(lane).or_default().insert(sequence..sequence + 1);
-        let now = self.0.env().unix_nano();
-        self.0.growth.add(header.payload_len, now);
+        self.0.growth.add(header.payload_len, sealed_at.nano);
         self.0.queues().keep_quota(lane)?;
         self.0.mirror();
         Ok(header)

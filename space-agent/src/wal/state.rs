@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use perigee_shared::env::{Env, StoreFile};
+use perigee_shared::env::{Env, SinceBoot, StoreFile};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::Counts;
 use perigee_shared::store::{Before, Contents, StoreError};
 use redb::{ReadTransaction, ReadableTable};
 
+use super::boots::{Boot, Boots};
 use super::front::Groups;
 use super::group::GroupHeader;
 use super::tables::*;
@@ -36,6 +37,9 @@ pub(super) struct GroupMeta {
     pub(super) stored: u64,
 }
 
+/// When a group was formed, by both clocks.
+pub(super) type Received = (u64, Option<SinceBoot>);
+
 /// What a commit group has for one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct GroupShare {
@@ -51,6 +55,8 @@ pub(super) struct Pending {
     /// What [`State::journaled`] was before it.
     before: u64,
     pub(super) received: u64,
+    /// `None` where a group of version 1 does not say.
+    pub(super) since_boot: Option<SinceBoot>,
     pub(super) items: Counts,
     pub(super) raw: u64,
 }
@@ -114,7 +120,7 @@ pub(super) enum Edit {
     /// Counts and numbers of drops.
     Tally(Tally),
     /// A group was appended.
-    Group { group: GroupMeta, received: u64, shares: Vec<GroupShare> },
+    Group { group: GroupMeta, received: Received, shares: Vec<GroupShare> },
     /// The groups that were appended last are in the front alone.
     Fronted(Groups),
     /// The tables have what was in the front, from this group on; those below are no longer waited for.
@@ -141,6 +147,10 @@ pub(super) enum Edit {
     Rules { from: u64, current: u64, rules: Arc<Rules> },
     /// A new life.
     Life(Life),
+    /// A row of `boots`, by its number.
+    Boot((u64, Boot)),
+    /// The time is not before this.
+    ClockFloor(u64),
 }
 
 /// The whole of it.
@@ -171,6 +181,8 @@ pub(super) struct State {
     /// Committed segments that others depend on, and bytes of their payloads.
     pub(super) bases: BTreeMap<Place, Header>,
     pub(super) base_stored: u64,
+    pub(super) boots: Boots,
+    pub(super) clock_floor: u64,
 }
 
 impl Contents for State {
@@ -215,6 +227,7 @@ impl Contents for State {
     fn load(read: &ReadTransaction, _: &WalConfig) -> Result<Self, StoreError> {
         let mut state = Self::default();
         state.read_numbers(read)?;
+        state.boots = Boots::load(read)?;
         state.read_lanes(read)?;
         state.read_rules(read)?;
         state.read_journal(read)?;
@@ -315,6 +328,8 @@ impl State {
                 self.rules.insert(from, rules);
             }
             Edit::Life(life) => self.life = life,
+            Edit::Boot(row) => self.boots.note(row),
+            Edit::ClockFloor(floor) => self.clock_floor = floor,
         }
     }
 
@@ -363,6 +378,7 @@ impl State {
             started_unix_nano: number(META_STARTED)?,
         };
         self.next_group = number(META_NEXT_GROUP)?;
+        self.clock_floor = super::tables::number(&meta, META_CLOCK_FLOOR)?.unwrap_or(0);
         self.tally = Tally::load(txn)?;
         for entry in txn.open_table(CONSUMERS)?.iter()? {
             let (name, id) = entry?;
@@ -438,20 +454,23 @@ impl State {
                     group::shares(rules, group.number, &group::read(&journal, group.number)?, &header)
                 }
             };
-            self.push_group(group, header.received, &shares);
+            if let Some(at) = header.since_boot {
+                self.boots.lasted(at);
+            }
+            self.push_group(group, (header.received, header.since_boot), &shares);
         }
         self.settle_groups();
         Ok(())
     }
 
     /// Takes in the group that follows the last; what lanes have passed already is left out.
-    fn push_group(&mut self, group: GroupMeta, received: u64, shares: &[GroupShare]) {
+    fn push_group(&mut self, group: GroupMeta, (received, since_boot): Received, shares: &[GroupShare]) {
         let GroupMeta { number, stored } = group;
         for share in shares {
             let (before, items, raw) = (self.journaled, share.items, share.raw);
             let lane = self.lane(share.lane);
             if number >= lane.position {
-                lane.push(Pending { number, before, received, items, raw });
+                lane.push(Pending { number, before, received, since_boot, items, raw });
             }
         }
         self.journaled += stored;

@@ -19,12 +19,14 @@
 //! | `shipped` | lane, sequence | payload hashes of a segment of this epoch that a ground has committed |
 //! | `acknowledged` | ledger, epoch, lane, sequence | payload hash of a segment that this ledger has committed; made with the first |
 //! | `ledgers` | ledger | the station that answered for it last; made with the first |
+//! | `boots` | number | a start of the machine, see [`super::boots`]; made with the first |
 //! | `refused` | lane, sequence, consumer id | items that the consumer's backend has refused for good: three u64 LE |
 //!
 //! Formats: 1 has one lane; 2 splits groups by rules; 3 has segments that depend on others; 4 has groups of version 2; 5 has a
-//! front, see [`super::front`]. A file's number rises when the first such thing is written. `acknowledged`, `ledgers` and `refused` may be
-//! ignored, so they raise nothing.
+//! front, see [`super::front`]. A file's number rises when the first such thing is written. `acknowledged`, `ledgers`, `refused`, `boots` and
+//! `clock_floor_unix_nano` in `meta` may be ignored, so they raise nothing.
 
+use super::boots::Boot;
 use perigee_shared::segment::{Lane, SegmentId};
 use perigee_shared::store::StoreError;
 use perigee_shared::stored_as_tuple;
@@ -84,6 +86,7 @@ pub(super) const BASES: TableDefinition<'_, Place, &[u8]> = TableDefinition::new
 pub(super) const BASE_CHUNKS: TableDefinition<'_, PlacePiece, &[u8]> = TableDefinition::new("base_chunks");
 pub(super) const ACKNOWLEDGED: TableDefinition<'_, AckKey, &[u8]> = TableDefinition::new("acknowledged");
 pub(super) const LEDGERS: TableDefinition<'_, u64, &str> = TableDefinition::new("ledgers");
+pub(super) const BOOTS: TableDefinition<'_, u64, Boot> = TableDefinition::new("boots");
 pub(super) const REFUSED: TableDefinition<'_, RefusedKey, &[u8]> = TableDefinition::new("refused");
 
 /// The formats with which things came; see above.
@@ -106,6 +109,8 @@ pub(super) const META_NEXT_GROUP: &str = "next_group";
 pub(super) const META_NEXT_DROP: &str = "next_drop";
 /// Drops below it may have been reported: they no longer change.
 pub(super) const META_REPORTED: &str = "drops_reported";
+/// The time is not before this, for certain: the latest beginning of a station certificate that was accepted.
+pub(super) const META_CLOCK_FLOOR: &str = "clock_floor_unix_nano";
 /// The id of the satellite whose log it is, from format 4 on.
 pub(super) const META_SATELLITE: &str = "satellite";
 

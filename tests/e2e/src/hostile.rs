@@ -73,7 +73,8 @@ impl Peer {
         let credentials =
             Credentials::load(&path(format!("satellite-{id}.crt")), &path(format!("satellite-{id}.key")))?;
         let stations = load_authorities(&path("station-ca.crt".to_owned()))?;
-        let mut config = client_config(credentials, stations, &[], Env::production().clock)?;
+        let mut config =
+            client_config(credentials, stations, &[], Env::production().clock, Env::production().bounds)?;
         let mut transport = quinn::TransportConfig::default();
         transport.keep_alive_interval(Some(Duration::from_secs(3)));
         config.transport_config(Arc::new(transport));

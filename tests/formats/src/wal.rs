@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use perigee_proto::link;
-use perigee_shared::env::{Clock, Env};
+use perigee_shared::clock::ClockBounds;
+use perigee_shared::env::{Clock, Env, SinceBoot};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Codec, Hash, Header, Lane};
 use perigee_shared::signal::{Signal, SignalSet};
@@ -59,6 +60,14 @@ pub struct Log {
     pub hello: BTreeMap<&'static str, Vec<Epoch>>,
     /// Reports of passes, oldest first.
     pub passes: Vec<Pass>,
+    /// The time is not before this.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub clock_floor_unix_nano: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it so")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// A life of a log.
@@ -81,6 +90,9 @@ pub struct Segment {
     pub waiting: Vec<String>,
     /// Items of it that a backend has refused.
     pub refused: Items,
+    /// The boot in which it was sealed, and the time since then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealed_since_boot: Option<(u64, u64)>,
     /// What it decodes to.
     pub content: Content,
 }
@@ -201,14 +213,34 @@ impl Clock for Still {
     }
 }
 
-/// Opens the log in `directory` without lane rules, so that those in the file decide about what waits in the journal.
+/// Both clocks of a machine at one moment.
+struct Stopped {
+    wall: u64,
+    since_boot: SinceBoot,
+}
+
+impl Clock for Stopped {
+    fn unix_nano(&self) -> u64 {
+        self.wall
+    }
+
+    fn since_boot(&self) -> SinceBoot {
+        self.since_boot
+    }
+}
+
 fn open(directory: &Path) -> Result<Wal> {
     let mut env = Env::production();
     env.clock = Arc::new(Still);
+    Ok(Wal::open(config(directory), env)?)
+}
+
+/// Without lane rules, so that those in the file decide about what waits in the journal.
+fn config(directory: &Path) -> WalConfig {
     // The consumers of the fixtures.
     let direct = SignalSet::default().with(Signal::Traces).with(Signal::Logs);
     let consumers = [("link", SignalSet::ALL), ("archive", direct)];
-    let config = WalConfig {
+    WalConfig {
         directory: directory.to_owned(),
         satellite: None,
         volatile: space_agent::wal::Volatile::Refuse,
@@ -218,8 +250,7 @@ fn open(directory: &Path) -> Result<Wal> {
         ballast: 0,
         consumers: consumers.map(|(name, signals)| (name.to_owned(), signals)).into(),
         lanes: Lanes::default(),
-    };
-    Ok(Wal::open(config, env)?)
+    }
 }
 
 /// Reads the log in `directory` whole. What was in its journal is in segments afterwards.
@@ -247,12 +278,27 @@ pub fn read(directory: &Path) -> Result<Log> {
         segments,
         bases: bases(&mut wal)?,
         hello: hello(&mut wal)?,
+        clock_floor_unix_nano: wal.clock_floor(),
         passes: wal.passes().latest(usize::MAX)?.into_iter().map(pass).collect(),
         // The last, since it changes the log.
         journal: journal(&mut wal)?,
     };
     wal.close()?;
     Ok(log)
+}
+
+/// Seconds that the oldest of what is on board waits for certain, by a clock that stands still in this boot, `since_boot` s after its start:
+/// at `wall` s after [`T0`], from where on it is trusted.
+pub fn waits(directory: &Path, boot: u64, since_boot: u64, wall: i64) -> Result<u64> {
+    const S: u64 = 1_000_000_000;
+    let mut env = Env::production();
+    let since_boot = SinceBoot { boot, nano: since_boot * S };
+    let now = T0.saturating_add_signed(wall * S as i64);
+    env.clock = Arc::new(Stopped { wall: now, since_boot });
+    env.bounds = Arc::new(ClockBounds::new(T0));
+    let mut wal = Wal::open(config(directory), env)?;
+    let oldest = wal.passes().oldest()?.context("something waits")?;
+    Ok((now - oldest) / S)
 }
 
 /// Opens a log whose file is damaged.
@@ -304,9 +350,11 @@ fn segments(wal: &mut Wal) -> Result<Vec<Segment>> {
     let records = wal.custody().segments(usize::MAX)?;
     records
         .into_iter()
-        .map(|(SegmentRecord { refused, header, .. }, waiting)| {
+        .map(|(SegmentRecord { refused, header, sealed_at, .. }, waiting)| {
             let content = content(wal, &header)?;
-            Ok(Segment { header: (&header).into(), waiting, refused: refused.into(), content })
+            let sealed_since_boot = sealed_at.map(|at| (at.boot, at.nano));
+            let refused = refused.into();
+            Ok(Segment { header: (&header).into(), waiting, refused, sealed_since_boot, content })
         })
         .collect()
 }

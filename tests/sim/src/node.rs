@@ -8,8 +8,10 @@ use std::time::Duration;
 use ground_station::ground::{Ended, Ground};
 use ground_station::spool::Store;
 use ground_station::telemetry::Metrics;
-use perigee_shared::env::{Clock, Env, Owner, Placement};
+use perigee_shared::clock::ClockBounds;
+use perigee_shared::env::{Env, Owner, Placement};
 use perigee_shared::segment::Codec;
+use perigee_shared::units::Span;
 use simdisk::Disk;
 use space_agent::agent::Agent;
 use space_agent::receiver::Intake;
@@ -19,11 +21,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::NodeClock;
 use crate::history::History;
 use crate::items::Generator;
 use crate::network::{Ether, Node};
 use crate::plan::Pass;
-use crate::scenario::{Ledger, Scenario, Telemetry};
+use crate::scenario::{Ledger, Scenario, Setting, Telemetry};
 
 /// What happened, for everybody to write into.
 pub(crate) type Shared = Arc<Mutex<History>>;
@@ -47,10 +50,9 @@ impl Time {
     pub(crate) fn now(&self) -> Duration {
         self.began.elapsed()
     }
-}
 
-impl Clock for Time {
-    fn unix_nano(&self) -> u64 {
+    /// The right time, ns since the Unix epoch.
+    pub(crate) fn unix_nano(&self) -> u64 {
         (self.shown + self.now()).as_nanos() as u64
     }
 }
@@ -65,21 +67,25 @@ pub(crate) struct World {
     pub(crate) history: Shared,
 }
 
+/// So long before the start of a scenario the programs were built.
+const BUILT_BEFORE: Duration = Duration::from_secs(30 * 86_400);
+
+const fn number(node: Node) -> u64 {
+    match node {
+        Node::Satellite(n) => (n as u64) << 1,
+        Node::Station(n) => (n as u64) << 1 | 1,
+    }
+}
+
 impl World {
-    fn env(&self, disk: &Arc<Disk>, node: Node, life: u64) -> Env {
-        let number = match node {
-            Node::Satellite(n) => u64::from(n) << 1,
-            Node::Station(n) => u64::from(n) << 1 | 1,
-        };
+    fn env(&self, disk: &Arc<Disk>, node: Node, life: u64, clock: &Arc<NodeClock>) -> Env {
+        let number = number(node);
         let seed = self.scenario.seed.wrapping_add((life << 32 | number).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        Env::new(
-            Arc::new(self.time),
-            disk.driver(),
-            self.ether.of(node),
-            Placement::Inline,
-            Arc::new(|| None),
-            seed,
-        )
+        let (clock, network, memory) = (Arc::clone(clock), self.ether.of(node), Arc::new(|| None));
+        let mut env = Env::new(clock, disk.driver(), network, Placement::Inline, memory, seed);
+        let built = self.time.shown.saturating_sub(BUILT_BEFORE);
+        env.bounds = Arc::new(ClockBounds::new(built.as_nanos() as u64));
+        env
     }
 }
 
@@ -110,6 +116,7 @@ pub(crate) struct Satellite {
     world: World,
     number: u16,
     disk: Arc<Disk>,
+    clock: Arc<NodeClock>,
     passes: Arc<[Pass]>,
     generator: Arc<Mutex<Generator>>,
     life: u64,
@@ -133,6 +140,7 @@ impl Satellite {
         Ok(Self {
             number,
             disk: Disk::new(),
+            clock: NodeClock::new(world.time, self::number(Node::Satellite(number))),
             passes: passes.into(),
             generator: Arc::new(Mutex::new(generator)),
             life: 0,
@@ -150,6 +158,8 @@ impl Satellite {
             .zip(&scenario.stations)
             .map(|(n, id)| format!("    {id}: {{address: \"{}\"}}\n", Node::Station(n).address()))
             .collect();
+        let lifetime = |of: Span| format!("lanes: {{bulk: {{lifetime: {}s}}}}\n", of.0.as_secs());
+        let lanes = scenario.agent.lifetime.map(lifetime).unwrap_or_default();
         // Nobody looks at memory here, and a limiter that wakes ten times a second would be most of the work.
         let text = format!(
             "receivers: {{otlp: {{protocols: {{grpc: {{endpoint: 127.0.0.1:4317}}}}}}}}\n\
@@ -158,12 +168,14 @@ impl Satellite {
              storage: {{directory: {directory}/{id}, max_bytes: {}B, when_full: {}, ballast: 0B}}\n\
              link:\n  certificate_file: {directory}/{id}.crt\n  private_key_file: {directory}/{id}.key\n  \
              station_ca_file: {directory}/station-ca.crt\n  stations:\n{stations}\
-             contacts: {{source: plan, file: {directory}/{id}.plan.yaml}}\n\
+             contacts: {{source: plan, file: {directory}/{id}.plan.yaml, probe: {{interval: {}s, duration: {}s}}}}\n{lanes}\
              service:\n  pipelines:\n    traces: {{receivers: [otlp], exporters: [link]}}\n    \
              metrics: {{receivers: [otlp], exporters: [link]}}\n    logs: {{receivers: [otlp], exporters: [link]}}\n",
             codec(scenario.agent.codec),
             scenario.agent.max_bytes.0,
             scenario.agent.when_full.name(),
+            scenario.agent.probe_interval.0.as_secs(),
+            scenario.agent.probe_duration.0.as_secs(),
         );
         let config: space_agent::config::Config = perigee_shared::config::parse(&text, &id, |_| None)?;
         config.validate().map_err(|e| anyhow::anyhow!("{id}: {}: {}", e.key, e.message))?;
@@ -172,7 +184,7 @@ impl Satellite {
 
     /// The environment of the agent's next life.
     pub(crate) fn env(&self) -> Env {
-        self.world.env(&self.disk, Node::Satellite(self.number), self.life)
+        self.world.env(&self.disk, Node::Satellite(self.number), self.life, &self.clock)
     }
 
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
@@ -214,6 +226,16 @@ impl Satellite {
             stop.cancel();
             self.shipped.add(&counters);
         }
+    }
+
+    /// The power is back.
+    pub(crate) fn boot(&mut self, wall: Option<Duration>) {
+        self.clock = self.clock.rebooted(wall);
+    }
+
+    /// Its wall clock is set.
+    pub(crate) fn set_clock(&self, setting: &Setting) {
+        self.clock.set(setting);
     }
 
     /// Bytes on board.
@@ -349,6 +371,7 @@ pub(crate) struct Station {
     /// Its ledger's number.
     ledger: usize,
     disk: Arc<Disk>,
+    clock: Arc<NodeClock>,
     life: u64,
     running: Option<Serving>,
 }
@@ -370,8 +393,9 @@ impl Station {
             Ledger::Shared => vec![numbers],
             Ledger::Own => numbers.into_iter().map(|n| vec![n]).collect(),
         };
-        let new = |(ledger, numbers)| Self {
+        let new = |(ledger, numbers): (usize, Vec<u16>)| Self {
             world: world.clone(),
+            clock: NodeClock::new(world.time, number(Node::Station(numbers[0]))),
             numbers,
             ledger,
             disk: Disk::new(),
@@ -423,7 +447,7 @@ impl Station {
 
     /// The environment of the ground's next life.
     pub(crate) fn env(&self) -> Env {
-        self.world.env(&self.disk, self.node(), self.life)
+        self.world.env(&self.disk, self.node(), self.life, &self.clock)
     }
 
     pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
@@ -464,6 +488,16 @@ impl Station {
             alive.store(false, Ordering::Relaxed);
             stop.cancel();
         }
+    }
+
+    /// The power is back.
+    pub(crate) fn boot(&mut self, wall: Option<Duration>) {
+        self.clock = self.clock.rebooted(wall);
+    }
+
+    /// Its wall clock is set.
+    pub(crate) fn set_clock(&self, setting: &Setting) {
+        self.clock.set(setting);
     }
 
     /// Its spool, while it works.

@@ -31,6 +31,8 @@ pub struct Report {
     pub simulated: Duration,
     /// Contacts that were planned.
     pub passes: usize,
+    /// Those in which no connection came up though both sides ran all the time, by their numbers.
+    pub missed: Vec<usize>,
     /// How long they were in fact, together.
     pub contact_time: Duration,
     /// Connections that came up.
@@ -115,9 +117,10 @@ impl fmt::Display for Report {
         let hours = self.simulated.as_secs_f64() / 3600.0;
         writeln!(
             f,
-            "simulated  {hours:.1} h, {} contacts of {:.1} min together, {} connections",
+            "simulated  {hours:.1} h, {} contacts of {:.1} min together, {} missed, {} connections",
             self.passes,
             self.contact_time.as_secs_f64() / 60.0,
+            self.missed.len(),
             self.connections
         )?;
         writeln!(

@@ -14,7 +14,7 @@ use crate::node::{Satellite, Station, Time, World, certificates, note};
 use crate::picture::Sample;
 use crate::plan::{Pass, passes, windows};
 use crate::report::{Filled, Reached, Report};
-use crate::scenario::{FaultKind, Scenario};
+use crate::scenario::{Fault, FaultKind, Scenario};
 
 /// Samples of a picture.
 const SAMPLES: u32 = 600;
@@ -43,8 +43,12 @@ enum Event {
     Sample,
     /// A pass begins.
     Pass,
+    /// The pass with this number begins or is over, for who counts those without a connection.
+    Aos(usize),
+    Los(usize),
     Down(usize),
     Up(usize),
+    Clock(usize),
 }
 
 struct Simulation {
@@ -53,6 +57,9 @@ struct Simulation {
     satellites: Vec<Satellite>,
     stations: Vec<Station>,
     samples: Vec<Sample>,
+    /// Connections that the satellite of each pass had when it began.
+    connections_before: Vec<u64>,
+    missed: Vec<usize>,
     /// What the grounds held at the beginning of each pass, where one satellite keeps a backlog.
     held_before: Vec<u64>,
 }
@@ -102,7 +109,9 @@ impl Simulation {
             satellite.start()?;
             satellites.push(satellite);
         }
-        Ok(Self { world, passes, satellites, stations, samples: Vec::new(), held_before: Vec::new() })
+        let connections_before = vec![0; passes.len()];
+        let (samples, missed, held_before) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { world, passes, satellites, stations, samples, connections_before, missed, held_before })
     }
 
     /// Goes through time until the end of the scenario.
@@ -112,6 +121,13 @@ impl Simulation {
             (0..=SAMPLES).map(|n| (duration * n / SAMPLES, Event::Sample)).collect();
         if self.is_filled() {
             events.extend(self.passes.iter().map(|pass| (pass.start, Event::Pass)));
+        }
+        for (n, pass) in self.passes.iter().enumerate().filter(|(_, pass)| !self.is_disturbed(pass)) {
+            events.push((pass.start, Event::Aos(n)));
+            events.push((pass.los, Event::Los(n)));
+        }
+        for (n, set) in self.world.scenario.clocks.iter().enumerate() {
+            events.push((set.at.0, Event::Clock(n)));
         }
         for (n, fault) in self.world.scenario.faults.iter().enumerate() {
             events.push((fault.at.0, Event::Down(n)));
@@ -126,11 +142,39 @@ impl Simulation {
                     let held = self.held().await?;
                     self.held_before.push(held);
                 }
+                Event::Aos(n) => self.connections_before[n] = self.connections(n),
+                Event::Los(n) if self.connections(n) == self.connections_before[n] => self.missed.push(n),
+                Event::Los(_) => {}
+                Event::Clock(n) => self.set_clock(n),
                 Event::Down(n) => self.fail(n).await?,
                 Event::Up(n) => self.recover(n).await?,
             }
         }
         Ok(())
+    }
+
+    /// Whether a node of the pass is gone for a part of it.
+    fn is_disturbed(&self, pass: &Pass) -> bool {
+        self.world.scenario.faults.iter().any(|fault| {
+            let (satellite, ground) = self.node(&fault.node);
+            let concerns = satellite == Some(usize::from(pass.satellite))
+                || ground.is_some_and(|g| self.stations[g].serves(pass.station));
+            concerns && fault.at.0 < pass.los && fault.at.0 + fault.down.0 > pass.start
+        })
+    }
+
+    /// Connections that the satellite of a pass has had.
+    fn connections(&self, pass: usize) -> u64 {
+        self.satellites[usize::from(self.passes[pass].satellite)].shipped().connections
+    }
+
+    fn set_clock(&self, n: usize) {
+        let set = &self.world.scenario.clocks[n];
+        match self.node(&set.node) {
+            (Some(s), _) => self.satellites[s].set_clock(&set.to),
+            (_, Some(g)) => self.stations[g].set_clock(&set.to),
+            _ => {}
+        }
     }
 
     /// Whether one satellite has more to send than each of its passes carries.
@@ -150,9 +194,9 @@ impl Simulation {
         self.held_before.iter().zip(after).zip(self.passes.iter()).map(filled).collect()
     }
 
-    /// The satellite or the ground that fault `n` is about.
-    fn node(&self, n: usize) -> (Option<usize>, Option<usize>) {
-        match self.world.scenario.node(&self.world.scenario.faults[n].node) {
+    /// The satellite or the ground with this name.
+    fn node(&self, name: &str) -> (Option<usize>, Option<usize>) {
+        match self.world.scenario.node(name) {
             Some(Node::Satellite(number)) => (Some(usize::from(number)), None),
             Some(Node::Station(number)) => (None, self.stations.iter().position(|s| s.serves(number))),
             None => (None, None),
@@ -160,9 +204,9 @@ impl Simulation {
     }
 
     async fn fail(&mut self, n: usize) -> anyhow::Result<()> {
-        let kind = self.world.scenario.faults[n].kind;
+        let Fault { kind, node, .. } = self.world.scenario.faults[n].clone();
         let torn = (kind == FaultKind::Torn).then_some(self.world.scenario.seed ^ n as u64);
-        match (self.node(n), kind) {
+        match (self.node(&node), kind) {
             ((Some(s), _), FaultKind::Restart) => self.satellites[s].stop().await?,
             ((Some(s), _), _) => self.satellites[s].crash(torn),
             ((_, Some(g)), FaultKind::Restart) => self.stations[g].stop().await?,
@@ -173,9 +217,21 @@ impl Simulation {
     }
 
     async fn recover(&mut self, n: usize) -> anyhow::Result<()> {
-        match self.node(n) {
-            (Some(s), _) => self.satellites[s].start()?,
-            (_, Some(g)) => Box::pin(self.stations[g].start()).await?,
+        let Fault { kind, node, clock, .. } = self.world.scenario.faults[n].clone();
+        let (had_no_power, wall) = (kind != FaultKind::Restart, clock.map(|time| time.0));
+        match self.node(&node) {
+            (Some(s), _) => {
+                if had_no_power {
+                    self.satellites[s].boot(wall);
+                }
+                self.satellites[s].start()?;
+            }
+            (_, Some(g)) => {
+                if had_no_power {
+                    self.stations[g].boot(wall);
+                }
+                Box::pin(self.stations[g].start()).await?;
+            }
             _ => {}
         }
         Ok(())
@@ -251,6 +307,7 @@ impl Simulation {
             samples: self.samples,
             simulated: self.world.time.now(),
             passes: self.passes.len(),
+            missed: self.missed,
             contact_time: self.passes.iter().map(|p| p.los - p.start).sum(),
             spool_hash: spools.iter().map(|s| s.hash().to_hex().to_string()).collect(),
             ..Report::default()

@@ -64,6 +64,9 @@ pub struct Scenario {
     /// What goes wrong.
     #[serde(default)]
     pub faults: Vec<Fault>,
+    /// What clocks are set to.
+    #[serde(default)]
+    pub clocks: Vec<ClockSet>,
 }
 
 const fn one() -> u16 {
@@ -259,11 +262,24 @@ pub struct Agent {
     pub when_full: WhenFull,
     /// `processors.batch.codec`.
     pub codec: Codec,
+    /// `lanes.bulk.lifetime`.
+    pub lifetime: Option<Span>,
+    /// `contacts.probe.interval`.
+    pub probe_interval: Span,
+    /// `contacts.probe.duration`.
+    pub probe_duration: Span,
 }
 
 impl Default for Agent {
     fn default() -> Self {
-        Self { max_bytes: ByteSize::mib(1024), when_full: WhenFull::default(), codec: Codec::default() }
+        Self {
+            max_bytes: ByteSize::mib(1024),
+            when_full: WhenFull::default(),
+            codec: Codec::default(),
+            lifetime: None,
+            probe_interval: Span::secs(600),
+            probe_duration: Span::secs(30),
+        }
     }
 }
 
@@ -312,6 +328,61 @@ pub struct Fault {
     /// How long it is gone.
     #[serde(default)]
     pub down: Span,
+    /// What its clock shows when the power is back; absent: it has gone on.
+    pub clock: Option<Time>,
+}
+
+/// A wall clock is set.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClockSet {
+    /// When, since the start.
+    pub at: Span,
+    /// `sat-N`, or a station's id.
+    pub node: String,
+    /// To what.
+    pub to: Setting,
+}
+
+/// What a wall clock is set to: `right`, a time as RFC 3339, `20y` too far or `-20y`, or a speed such as `x-1` or `x0.5`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Setting {
+    /// This time since the Unix epoch.
+    To(Duration),
+    /// Ahead of the right time.
+    Ahead(Duration),
+    /// Behind it.
+    Behind(Duration),
+    /// From what it shows on, so many times as fast.
+    Rate(f64),
+}
+
+impl std::str::FromStr for Setting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no setting of a clock: write right, a time, 20y, -20y or x-1");
+        if text == "right" {
+            return Ok(Self::Ahead(Duration::ZERO));
+        }
+        if let Some(rate) = text.strip_prefix('x') {
+            return rate.parse().ok().filter(|r: &f64| r.abs() <= 1000.0).map(Self::Rate).ok_or_else(wrong);
+        }
+        if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+            return time.duration_since(UNIX_EPOCH).map(Self::To).map_err(|_| wrong());
+        }
+        match text.strip_prefix('-') {
+            Some(behind) => humantime::parse_duration(behind).map(Self::Behind),
+            None => humantime::parse_duration(text).map(Self::Ahead),
+        }
+        .map_err(|_| wrong())
+    }
+}
+
+impl<'de> Deserialize<'de> for Setting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parsed(deserializer)?.ok_or_else(|| de::Error::custom("is missing"))
+    }
 }
 
 /// What goes wrong.
@@ -363,6 +434,11 @@ impl Scenario {
             }
         }
         self.validate_contacts()?;
+        for (n, set) in self.clocks.iter().enumerate() {
+            if self.node(&set.node).is_none() {
+                return Err(Invalid::new(format!("clocks[{n}].node"), format!("there is no `{}`", set.node)));
+            }
+        }
         for (n, fault) in self.faults.iter().enumerate() {
             let key = |name: &str| format!("faults[{n}].{name}");
             if self.node(&fault.node).is_none() {
@@ -485,6 +561,11 @@ contacts:
 faults:
 - {at: 3h, kind: crash, node: sat-1, down: 1m}
 - {at: 4h, kind: restart, node: beijing}
+clocks:
+- {at: 5h, node: sat-1, to: 1970-01-01T00:00:00Z}
+- {at: 6h, node: sat-1, to: -20y}
+- {at: 7h, node: sat-1, to: x-1}
+- {at: 8h, node: sat-1, to: right}
 ";
 
     fn read(text: &str) -> Result<Scenario, String> {
@@ -499,6 +580,9 @@ faults:
         assert_eq!(scenario.link.down.burst, Some(Burst { chance: 0.001, length: 20.0 }));
         assert_eq!(scenario.link.down.path().overhead, 0);
         assert_eq!(scenario.ledger, Ledger::Own);
+        let years = Duration::from_secs(20 * 31_557_600);
+        let settings = [Setting::To(Duration::ZERO), Setting::Behind(years), Setting::Rate(-1.0)];
+        assert_eq!(scenario.clocks.iter().take(3).map(|c| c.to).collect::<Vec<_>>(), settings);
     }
 
     #[test]
@@ -521,6 +605,9 @@ faults:
             ("node: sat-1", "node: sat-2", "faults[0].node"),
             ("at: 4h", "at: 24h", "faults[1].at"),
             ("kind: restart", "kind: explode", "explode"),
+            ("to: -20y", "to: soon", "soon"),
+            ("to: right", "to: xyz", "xyz"),
+            ("{at: 8h, node: sat-1", "{at: 8h, node: sat-2", "clocks[3].node"),
             ("  up:", "  upp:", "did you mean `up`"),
         ] {
             assert!(TEXT.contains(from), "{from}");

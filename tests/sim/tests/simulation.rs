@@ -110,6 +110,74 @@ contacts:
     assert!(report.account.dropped > 0 && report.account.exported > 0);
 }
 
+/// Two days of a satellite whose clock is wrong in every way, with items that live for 12 hours. Without a known time the station is tried for
+/// 20 s every two minutes; a pass has five.
+const WRONG_CLOCKS: &str = "
+seed: 9
+duration: 48h
+stations: [svalbard]
+telemetry: {raw_per_day: 2MB, every: 30m}
+link: {down: {rate: 4Mbit/s, delay: 50ms}, up: {rate: 1Mbit/s, delay: 50ms}}
+passes: {per_day: 6, shortest: 5m, longest: 6m}
+agent: {lifetime: 12h, probe_interval: 100s, probe_duration: 20s}
+clocks:
+- {at: 10h, node: sat-0, to: right}
+- {at: 14h, node: sat-0, to: 20y}
+- {at: 18h, node: sat-0, to: -20y}
+- {at: 19h, node: sat-0, to: right}
+- {at: 20h, node: sat-0, to: x-1}
+- {at: 44h, node: sat-0, to: right}
+faults:
+- {at: 5h, kind: crash, node: sat-0, down: 5m, clock: 1970-01-01T00:00:00Z}
+- {at: 12h, kind: torn, node: sat-0, down: 1m}
+- {at: 16h, kind: restart, node: sat-0, down: 1s}
+- {at: 45h, kind: crash, node: sat-0, down: 1m, clock: 2046-01-01T00:00:00Z}
+";
+
+#[test]
+fn under_wrong_clocks_nothing_is_lost_or_expires_early_and_no_contact_is_missed_that_trying_would_have_met() {
+    let report = simulate(scenario(WRONG_CLOCKS), false);
+    assert_eq!((report.account.lost, report.account.dropped), (0, 0), "{report}");
+    assert_eq!(report.missed, Vec::<usize>::new(), "{report}");
+    assert!(report.account.exported * 10 > report.account.accepted * 9, "{report}");
+}
+
+#[test]
+fn a_first_boot_in_1970_reaches_a_station_whose_certificate_began_after_the_build() {
+    let text = "
+duration: 90m
+stations: [svalbard]
+telemetry: {raw_per_day: 10MB, every: 1m}
+link: {down: {rate: 1Mbit/s, delay: 5ms}, up: {rate: 1Mbit/s, delay: 5ms}}
+contacts: [{station: svalbard, start: 40m, end: 48m}]
+agent: {probe_interval: 1m}
+clocks: [{at: 0s, node: sat-0, to: 1970-01-01T00:00:00Z}]
+";
+    let report = simulate(scenario(text), false);
+    assert!(report.missed.is_empty() && report.account.exported * 3 > report.account.accepted, "{report}");
+}
+
+#[test]
+fn what_is_older_than_its_lifetime_by_trusted_clocks_is_dropped_though_the_satellite_was_off_meanwhile() {
+    let off = |clock: &str| {
+        let text = format!(
+            "
+duration: 60h
+stations: [svalbard]
+telemetry: {{raw_per_day: 1MB, every: 1h}}
+link: {{down: {{rate: 1Mbit/s, delay: 5ms}}, up: {{rate: 1Mbit/s, delay: 5ms}}}}
+contacts: [{{station: svalbard, start: 59h, end: 59h10m}}]
+agent: {{lifetime: 30h, probe_interval: 1h}}
+faults: [{{at: 20h, kind: crash, node: sat-0, down: 24h{clock}}}]
+"
+        );
+        simulate(scenario(&text), false).account.dropped
+    };
+    let (trusted, in_1970) = (off(""), off(", clock: 1970-01-01T00:00:00Z"));
+    assert!(trusted > 0, "what was sealed in the first hours was off for a day");
+    assert_eq!(in_1970, 0, "nobody knows for how long it was off");
+}
+
 #[test]
 fn a_byte_budget_and_a_guard_time_are_kept() {
     let text = "

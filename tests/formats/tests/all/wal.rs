@@ -1,7 +1,7 @@
 //! `wal.redb` of every format.
 
 use formats::fixture::{assert_is, expected, path, unhex, unpack};
-use formats::wal::{contradicts, read};
+use formats::wal::{contradicts, read, waits};
 
 /// A directory with the log in the file `name`, and the front of its journal if it has one.
 fn unpacked(name: &str) -> tempfile::TempDir {
@@ -68,6 +68,20 @@ fn a_log_of_format_3_by_the_last_commit_that_wrote_it_opens_with_all_that_it_hel
 fn a_log_of_format_4_opens_and_knows_what_ledgers_have_acknowledged() {
     assert_holds("format-4");
     assert_knows_what_it_shipped("format-4");
+}
+
+#[test]
+fn a_log_with_boots_opens_and_knows_how_old_it_is_by_both_clocks() {
+    assert_holds("format-4-boots");
+    let waits = |boot, since_boot, wall| {
+        let directory = unpacked("wal/format-4-boots.redb");
+        waits(directory.path(), boot, since_boot, wall).unwrap()
+    };
+    const DAY: i64 = 86_400;
+    // The first segment was sealed in boot 0xb001, a day after T0; the second in boot 0xb002, whose clock was not trusted.
+    assert_eq!(waits(0xb002, 100, -1), 100, "the present boot, and ms of the first one");
+    assert_eq!(waits(0xb003, 10, -1), 11, "a second of the boot between is noted");
+    assert_eq!(waits(0xb003, 10, 10 * DAY), 9 * DAY as u64 - 1, "two trusted clocks");
 }
 
 #[test]
