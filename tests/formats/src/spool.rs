@@ -12,6 +12,7 @@ use ground_station::spool::{
 };
 use perigee_proto::link;
 use perigee_shared::env::Env;
+use perigee_shared::export::Limits;
 use perigee_shared::segment::{Base, Hash, Header, Lane, SegmentId};
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use serde::Serialize;
@@ -351,9 +352,11 @@ async fn replay(store: &Store) -> Result<Vec<RequestDigest>> {
     store.replay(None).await?;
     let mut out = Vec::new();
     for (name, ..) in exporters() {
-        while let Some(replay) = store.next_replay(name.into()).await? {
+        // One by one, as they were listed.
+        let one = Limits { items: 0, bytes: 0 };
+        while let Some(replay) = store.next_replays(name.into(), one).await?.pop() {
             out.push(digest(replay.letter.signal, &replay.letter.body));
-            store.replayed(replay.id, None).await?;
+            store.replayed([replay.id].into(), None).await?;
         }
     }
     Ok(out)
