@@ -280,3 +280,82 @@ async fn the_console_answers_and_metrics_have_the_collectors_names() {
     assert!(status.contains("404"), "the open API only reads: {status}");
     ground.stop().await;
 }
+
+/// The only pass that the ground knows, once `until` holds of it.
+async fn pass(ground: &support::Running, until: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    loop {
+        let passes = ground.store.as_ref().unwrap().passes(10).await.unwrap();
+        assert!(passes.len() < 2, "{passes:?}");
+        if let Some(pass) = passes.first() {
+            let pass = serde_json::to_value(pass).unwrap();
+            if until(&pass) {
+                return pass;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn greet(sat: &mut Satellite, contact_start_unix_nano: u64) {
+    let lanes = vec![lane(1..3, 3)];
+    let epoch = link::Epoch { epoch: EPOCH, start_counter: 1, lanes, ..link::Epoch::default() };
+    let satellite = sat.id.clone();
+    let hello =
+        link::Hello { satellite, epochs: vec![epoch], contact_start_unix_nano, ..link::Hello::default() };
+    sat.say(agent_message::Body::Hello(hello)).await;
+    assert!(matches!(sat.hear().await, ground_message::Body::Resume(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ground_keeps_a_pass_at_los_and_matches_what_the_satellite_says_of_it() {
+    const OPENED: u64 = 5_000;
+    let site = Site::new();
+    let ground = site.start_with("  partial_sync_interval: 10ms\n").await;
+    let (first, second) = (segment(1, 10), segment(2, 5_000));
+    let (one, two) = (first.header.payload_len, second.header.payload_len);
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    greet(&mut sat, OPENED).await;
+    sat.send(&first).await;
+    sat.committed(&[1]).await;
+    let _stream = sat.send_part(&second, &[0..two], 5_000).await;
+    while sat.ack().await.partials.is_empty() {}
+    // LOS without Goodbye.
+    sat.connection.close(0_u32.into(), b"");
+    let kept = pass(&ground, |_| true).await;
+    let seen = &kept["ground"];
+    assert_eq!((&kept["station"], &seen["ended"]), (&"svalbard".into(), &"lost".into()), "{kept}");
+    assert!(
+        kept["state"].is_null() && kept["efficiency"].is_null(),
+        "the satellite has said nothing: {kept}"
+    );
+    assert_eq!((&seen["held_bytes"], &seen["committed_segments"]), (&(one + 5_000).into(), &1.into()));
+
+    // The same contact goes on, and this time there is time for a Goodbye.
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    greet(&mut sat, OPENED).await;
+    let mut rest = sat.send_part(&second, &[5_000..two], usize::MAX).await;
+    rest.finish().unwrap();
+    sat.committed(&[2]).await;
+    let report = link::PassReport {
+        station: "svalbard".to_owned(),
+        start_unix_nano: OPENED,
+        planned_bytes: 2 * (one + two),
+        held_bytes: one + two,
+        state: link::PassState::DeliveredAll.into(),
+        ..link::PassReport::default()
+    };
+    let goodbye = link::Goodbye { pass: Some(report), ..link::Goodbye::default() };
+    sat.say(agent_message::Body::Goodbye(goodbye)).await;
+    assert!(matches!(sat.hear().await, ground_message::Body::Goodbye(_)));
+    sat.connection.close(0_u32.into(), b"");
+    let kept = pass(&ground, |pass| pass["ground"]["connections"] == 2).await;
+    let seen = &kept["ground"];
+    assert_eq!(
+        (&seen["held_bytes"], &seen["committed_segments"]),
+        (&(one + two).into(), &2.into()),
+        "{kept}"
+    );
+    assert_eq!((&seen["committed"]["spans"], &seen["ended"]), (&5_010.into(), &"goodbye".into()), "{kept}");
+    assert_eq!((&kept["state"], &kept["efficiency"]), (&"delivered_all".into(), &0.5.into()), "{kept}");
+    ground.stop().await;
+}

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::bounds;
 use super::machine::{Action, Close, Event, Machine, Settings, StreamId};
 use super::registry::Registry;
-use crate::spool::{Incoming, SpoolError, Status, Store};
+use crate::spool::{Ending, Heard, Incoming, SpoolError, Status, Store};
 use crate::telemetry::Metrics;
 
 /// Bytes that are read from a stream at once.
@@ -51,6 +51,17 @@ struct Shell {
     satellite: Arc<str>,
     asked: Vec<Pending>,
     stops: std::collections::BTreeMap<StreamId, CancellationToken>,
+    /// Once Hello has come.
+    greeted: Option<Greeted>,
+    /// When the last of it came.
+    last: Instant,
+}
+
+/// The contact that a connection is of.
+struct Greeted {
+    at: Instant,
+    /// When the satellite opened it, by its clock.
+    opened: u64,
 }
 
 /// Serves a connection until it ends; what arrived is in the spool then.
@@ -73,9 +84,12 @@ pub(super) async fn serve(connection: Connection, settings: Settings, around: Su
         satellite,
         asked: Vec::new(),
         stops: Default::default(),
+        greeted: None,
+        last: Instant::now(),
     };
     tasks.spawn(accept_streams(connection.clone(), stream_events));
     shell.run(&mut controls, &mut streams).await;
+    shell.tell_of_contact().await;
     tasks.shutdown().await;
 }
 
@@ -122,7 +136,10 @@ impl Shell {
                     }
                 },
                 event = controls.recv(), if controls_open => match event {
-                    Some(event) => event,
+                    Some(event) => {
+                        self.last = Instant::now();
+                        event
+                    }
                     None => {
                         controls_open = false;
                         continue;
@@ -135,6 +152,7 @@ impl Shell {
                         Event::Opened(stream, open)
                     }
                     Some(FromStream::Data(stream, offset, bytes)) => {
+                        self.last = Instant::now();
                         self.around.metrics.received(&self.satellite, bytes.len() as u64);
                         Event::Data(stream, offset, bytes)
                     }
@@ -173,6 +191,51 @@ impl Shell {
             if self.asked.is_empty() && !self.machine.is_idle() {
                 self.handle(Event::Lost).await;
             }
+        }
+    }
+
+    /// The link has ended: what came in it goes into the log and the spool.
+    async fn tell_of_contact(&mut self) {
+        let Some(Greeted { at, opened }) = self.greeted.take() else { return };
+        let haul = self.machine.haul().clone();
+        let ended = self.ending(haul.goodbye.is_some());
+        let lost = if ended == Ending::Lost { self.last } else { Instant::now() };
+        tracing::info!(
+            satellite = %self.satellite,
+            ended = ended.name(),
+            seconds = lost.duration_since(at).as_secs_f64(),
+            received_bytes = haul.received,
+            held_bytes = haul.held,
+            segments = haul.segments,
+            items = haul.items.total(),
+            "contact has ended"
+        );
+        let heard = Heard {
+            opened,
+            began: at.elapsed(),
+            lost: lost.elapsed(),
+            received: haul.received,
+            held: haul.held,
+            segments: haul.segments,
+            items: haul.items,
+            ended,
+            report: haul.goodbye.flatten(),
+        };
+        if let Err(error) = self.around.store.heard(Arc::clone(&self.satellite), heard).await {
+            tracing::error!(satellite = %self.satellite, %error, "the record of a contact could not be kept");
+        }
+    }
+
+    fn ending(&self, goodbye: bool) -> Ending {
+        let by_us = matches!(self.connection.close_reason(), Some(quinn::ConnectionError::LocallyClosed));
+        if goodbye {
+            Ending::Goodbye
+        } else if self.around.shutdown.is_cancelled() {
+            Ending::Shutdown
+        } else if by_us && !self.around.registry.is_superseded(self.connection.stable_id()) {
+            Ending::Closed
+        } else {
+            Ending::Lost
         }
     }
 
@@ -232,6 +295,7 @@ impl Shell {
         let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
         let (registry, id) = (self.around.registry.clone(), self.connection.stable_id());
         self.around.registry.has_begun(id);
+        self.greeted = Some(Greeted { at: Instant::now(), opened: hello.contact_start_unix_nano });
         let turn = self.turn(bounds::rows(&hello));
         self.asked.push(Box::pin(async move {
             turn.await;

@@ -22,6 +22,8 @@ struct Entry {
     connection: Connection,
     /// When it came, until it has said Hello.
     silent_since: Option<Instant>,
+    /// A newer one of the satellite takes its place.
+    superseded: bool,
     ended: CancellationToken,
 }
 
@@ -77,7 +79,8 @@ impl Registry {
         inner.last += 1;
         let number = inner.last;
         let silent_since = Some(Instant::now());
-        let entry = Entry { satellite, serial, connection, silent_since, ended: CancellationToken::new() };
+        let (superseded, ended) = (false, CancellationToken::new());
+        let entry = Entry { satellite, serial, connection, silent_since, superseded, ended };
         inner.open.insert(number, entry);
         Registered { registry: self.clone(), number }
     }
@@ -137,13 +140,14 @@ impl Registry {
     /// hold is in the spool.
     pub(super) async fn supersede(&self, satellite: &str, stable_id: usize) {
         let older: Vec<CancellationToken> = {
-            let inner = self.lock();
+            let mut inner = self.lock();
             let own = inner.open.iter().find(|(_, e)| e.connection.stable_id() == stable_id).map(|(n, _)| *n);
             inner
                 .open
-                .iter()
+                .iter_mut()
                 .filter(|(number, e)| own.is_some_and(|own| **number < own) && *e.satellite == *satellite)
                 .map(|(_, e)| {
+                    e.superseded = true;
                     e.connection.close(code(Close::Superseded), b"a newer connection of this satellite");
                     e.ended.clone()
                 })
@@ -153,6 +157,11 @@ impl Registry {
             // One that hangs must not keep the new contact waiting.
             let _ = tokio::time::timeout(HAND_OVER, ended.cancelled()).await;
         }
+    }
+
+    /// Whether a connection was closed because a newer one took its place: the satellite had lost it.
+    pub(super) fn is_superseded(&self, stable_id: usize) -> bool {
+        self.lock().open.values().any(|e| e.superseded && e.connection.stable_id() == stable_id)
     }
 
     /// Closes the connections whose certificates are revoked.

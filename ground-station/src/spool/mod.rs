@@ -62,7 +62,7 @@ pub use intake::{Applied, Incoming, Piece};
 pub use ledger::Answer;
 pub use letters::{Letter, LetterView, Replay};
 pub use outlet::{Place, Progress};
-pub use passes::PassView;
+pub use passes::{Ending, Heard, HeardView, PassView};
 pub use store::{Store, Taken};
 pub use upkeep::Status;
 pub use views::{

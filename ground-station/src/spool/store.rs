@@ -23,7 +23,7 @@ use super::intake::{Applied, Incoming};
 use super::ledger::Answer;
 use super::letters::{LetterView, Next, Replay};
 use super::outlet::{Place, Progress};
-use super::passes::PassView;
+use super::passes::{Heard, PassView};
 use super::scrub::{self, At, Round};
 use super::tables::*;
 use super::upkeep::{Bounds, Group, Keeper, Status};
@@ -127,6 +127,11 @@ impl Store {
         drops: Arc<link::EpochDrops>,
     ) -> Result<link::DropsAck, SpoolError> {
         self.keeper.insist(move |spool| spool.write(|txn| ledger::drops(txn, &satellite, &drops))).await
+    }
+
+    /// Keeps what was seen of a contact on a link that has ended.
+    pub async fn heard(&self, satellite: Arc<str>, heard: Heard) -> Result<(), SpoolError> {
+        self.keeper.insist(move |spool| spool.write(|txn| passes::heard(txn, &satellite, &heard))).await
     }
 
     /// The next segment with one of `signals` for an exporter whose cut has this fingerprint. One whose bytes are not what was

@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use perigee_proto::link::{AgentMessage, GoodbyeReason, GroundMessage, Hello, SegmentOpen};
-use perigee_shared::contact::Contact;
 use perigee_shared::link::ranges::RangeSet;
-use perigee_shared::link::{MINOR_VERSION, wire};
+use perigee_shared::link::{Close, MINOR_VERSION, wire};
 use perigee_shared::segment::{Codec, Header, Lane, SegmentId};
 use perigee_shared::supervise::joined;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Shipper;
 use super::gate::{Gate, Turn};
+use super::pass::Pass;
 use super::queues::FETCH;
 use super::session::{Action, Event, Session};
 use crate::wal::{Recoder, Reconciled, Sending, Wal, WalError};
@@ -29,6 +30,9 @@ const PIECE: u64 = 32 << 10;
 
 /// After Goodbye, so long is waited for the last acknowledgements, beyond a round trip.
 const LAST_ACKS: Duration = Duration::from_secs(2);
+
+/// The same when only the answer to Goodbye is waited for.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// How a connection has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +64,14 @@ pub(super) enum DriveError {
     ControlClosed,
 }
 
+impl DriveError {
+    /// Whether the ground has refused us: it will do so again.
+    pub(super) fn is_refusal(&self) -> bool {
+        let Self::Connection(quinn::ConnectionError::ApplicationClosed(close)) = self else { return false };
+        Close::is_refusal(close.error_code)
+    }
+}
+
 /// What became of writing a segment: which bytes QUIC has taken, and whether that was all of them.
 struct Written {
     id: SegmentId,
@@ -69,6 +81,7 @@ struct Written {
 
 struct Driver<'a> {
     shipper: &'a mut Shipper,
+    pass: &'a mut Pass,
     station: String,
     /// The epoch that Hello has named.
     epoch: u64,
@@ -90,7 +103,7 @@ struct Driver<'a> {
 /// Ships over `connection` until it breaks or `over` ends.
 pub(super) async fn drive(
     shipper: &mut Shipper,
-    contact: &Contact,
+    pass: &mut Pass,
     connection: &quinn::Connection,
     mut over: Pin<&mut (impl Future<Output = ()> + Send)>,
 ) -> Result<Ended, DriveError> {
@@ -101,16 +114,16 @@ pub(super) async fn drive(
     let (queue, frames) = mpsc::channel(QUEUE);
     let greeted = CancellationToken::new();
     let writer = tokio::spawn(write_control(control, frames, greeted.clone().drop_guard()));
-    let hello = hello(shipper, contact).await?;
+    let hello = hello(shipper, pass).await?;
     let mut sealed = shipper.sealed.clone();
     sealed.mark_unchanged();
     // What leaves later than one light time before the end does not arrive.
-    let light = contact.shape().light_time.unwrap_or_default();
-    let usable = contact.usable(shipper.env.unix_nano()).map(|left| left.saturating_sub(light));
+    let light = pass.contact.shape().light_time.unwrap_or_default();
+    let usable = pass.contact.usable(shipper.env.unix_nano()).map(|left| left.saturating_sub(light));
     let mut driver = Driver {
-        station: contact.station.clone(),
+        station: pass.contact.station.clone(),
         epoch: hello.epochs.last().map_or(0, |e| e.epoch),
-        session: Session::new(hello, shipper.budget, &shipper.lanes),
+        session: Session::new(hello, pass.standing.budget, std::mem::take(&mut pass.gained), &shipper.lanes),
         connection,
         control: queue,
         greeted,
@@ -119,6 +132,7 @@ pub(super) async fn drive(
         writers: JoinSet::new(),
         reported_drops: shipper.wal.call(|wal| wal.epochs().drops_recorded()).await?,
         shipper,
+        pass,
         recoder: Recoder::default(),
         again: false,
         finished: false,
@@ -136,7 +150,9 @@ pub(super) async fn drive(
         joined(task.await);
     }
     drop(driver.shipper.wal.call(|wal| wal.recoding().end_sending()).await);
-    driver.shipper.budget = driver.session.budget_left();
+    let Driver { session, pass, .. } = driver;
+    pass.standing = session.standing();
+    pass.gained = session.into_gained();
     ended.map_err(|error| closed.map_or(error, DriveError::Connection))
 }
 
@@ -172,8 +188,8 @@ async fn read_control(
     }
 }
 
-async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError> {
-    let station = contact.station.clone();
+async fn hello(shipper: &Shipper, pass: &Pass) -> Result<Hello, DriveError> {
+    let station = pass.contact.station.clone();
     let greet = move |wal: &mut Wal| {
         wal.bases().greets(&station);
         wal.epochs().hello(&station)
@@ -185,7 +201,8 @@ async fn hello(shipper: &Shipper, contact: &Contact) -> Result<Hello, DriveError
         software: format!("space-agent {}", env!("CARGO_PKG_VERSION")),
         minor_version: MINOR_VERSION,
         codecs: Codec::ALL.into_iter().map(|c| c as u32).collect(),
-        contact: contact.name(),
+        contact: pass.contact.name(),
+        contact_start_unix_nano: pass.began,
         epochs,
         passes,
         forecast,
@@ -214,12 +231,12 @@ impl Driver<'_> {
                 biased;
                 () = &mut over => {
                     // Over it is, whether Goodbye gets through or not: behind a full send window it would wait for ever.
-                    drop(tokio::time::timeout(LAST_ACKS, self.event(Event::End(GoodbyeReason::ContactEnd))).await);
+                    drop(tokio::time::timeout(LAST_ACKS, self.end()).await);
                     return Ok(Ended::ContactOver);
                 }
                 () = &mut guard, if !guarded => {
                     guarded = true;
-                    self.event(Event::End(GoodbyeReason::ContactEnd)).await?;
+                    self.end().await?;
                 }
                 message = received.recv() => match message {
                     Some(Ok(message)) => self.event(Event::Message(message)).await?,
@@ -236,6 +253,14 @@ impl Driver<'_> {
             }
         }
         Ok(Ended::Again)
+    }
+
+    /// Says Goodbye, with what has become of the contact so far.
+    async fn end(&mut self) -> Result<(), DriveError> {
+        self.pass.measure(&self.connection.stats().path);
+        self.pass.standing = self.session.standing();
+        let report = self.shipper.report(self.pass).await?;
+        self.event(Event::End(GoodbyeReason::ContactEnd, Some(Box::new(report)))).await
     }
 
     /// Feeds an event to the session and carries out what follows, which may be further events.
@@ -417,15 +442,15 @@ impl Driver<'_> {
         self.shipper.status.send_modify(|s| s.sent_bytes += bytes);
     }
 
-    /// After Goodbye: takes the acknowledgements that still come, for a moment.
+    /// After Goodbye: takes the acknowledgements that still come, for a moment. The ground answers Goodbye, so that it has the report
+    /// of the pass is known too.
     async fn last_acks(&mut self, received: &mut mpsc::Receiver<Result<GroundMessage, DriveError>>) {
-        let patience = self.connection.rtt() * 2 + LAST_ACKS;
-        let end = tokio::time::sleep(patience);
-        let mut end = std::pin::pin!(end);
-        while !self.finished && !self.session.is_idle() {
+        let begun = Instant::now();
+        while !self.finished {
+            let spare = if self.session.is_idle() { LAST_WORD } else { LAST_ACKS };
             let event = tokio::select! {
                 biased;
-                () = &mut end => return,
+                () = tokio::time::sleep_until(begun + self.connection.rtt() * 2 + spare) => return,
                 message = received.recv() => match message {
                     Some(Ok(message)) => Event::Message(message),
                     _ => return,
