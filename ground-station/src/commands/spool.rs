@@ -1,4 +1,4 @@
-//! `ground-station satellites` and `ground-station spool`: asked of the running process, or of the file when nothing runs.
+//! `ground-station spool`: asked of the running process, or of the file when nothing runs.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -21,10 +21,10 @@ use crate::spool::{SpoolError, Store};
 #[derive(Debug, Args)]
 pub(super) struct Query {
     #[command(flatten)]
-    file: ConfigFile,
+    pub(super) file: ConfigFile,
     /// As JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,7 +64,7 @@ pub(super) enum Command {
 }
 
 /// Reads `path` from the running process, or asks the file when nothing runs.
-async fn fetch<R: serde::Serialize>(
+pub(super) async fn fetch<R: serde::Serialize>(
     config: &Config,
     path: &str,
     body: Option<Value>,
@@ -82,39 +82,6 @@ async fn fetch<R: serde::Serialize>(
     let answer = otherwise(store.clone()).await?;
     store.close().await;
     Ok(serde_json::to_value(answer)?)
-}
-
-pub(super) async fn satellites(query: Query) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&query.file.config)?;
-    let all = fetch(&config, "/api/v1/satellites", None, async |store| store.satellites().await).await?;
-    if query.json {
-        say_json(&all)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let header = ("satellite", "connected", "last contact", "backlog", "partials", "in spool");
-    let (a, b, c, d, e, f) = header;
-    say(&format!("{a:<20}  {b:<9}  {c:<14}  {d:>8}  {e:>8}  {f:>10}\n"));
-    let now = Env::production().unix_nano();
-    for satellite in all.as_array().into_iter().flatten() {
-        let lanes = || {
-            satellite["epochs"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .flat_map(|epoch| epoch["lanes"].as_array().into_iter().flatten())
-        };
-        let backlog: u64 = lanes().filter_map(|l| l["backlog_segments"].as_u64()).sum();
-        let partials: usize = lanes().filter_map(|l| l["partials"].as_array()).map(Vec::len).sum();
-        let last = match satellite["last_contact_unix_nano"].as_u64() {
-            None | Some(0) => "never".to_owned(),
-            Some(at) => format!("{} s ago", now.saturating_sub(at) / 1_000_000_000),
-        };
-        let connected = if satellite["connected"].as_bool() == Some(true) { "yes" } else { "no" };
-        let bytes = ByteSize(satellite["spool_bytes"].as_u64().unwrap_or(0)).to_string();
-        let name = satellite["satellite"].as_str().unwrap_or("");
-        say(&format!("{name:<20}  {connected:<9}  {last:<14}  {backlog:>8}  {partials:>8}  {bytes:>10}\n"));
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {

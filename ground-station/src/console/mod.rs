@@ -17,7 +17,7 @@ use crate::spool::{
     AccountView, ColumnsView, GapView, LetterView, PassView, SatelliteView, SpoolError, SpoolView, Status,
     Store,
 };
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Satellites};
 
 /// What the answers are made from.
 #[derive(Clone)]
@@ -142,7 +142,10 @@ async fn satellites(State(console): State<Console>) -> Answer<Vec<SatelliteView>
     let mut all = console.store.satellites().await?;
     let connected = console.connected.satellites();
     for satellite in &mut all {
-        satellite.connected = connected.contains(&satellite.satellite);
+        if let Some(heard) = connected.get(&satellite.satellite) {
+            satellite.connected = true;
+            satellite.standing.last_heard_unix_nano = *heard;
+        }
     }
     Ok(Json(all))
 }
@@ -196,7 +199,12 @@ async fn columns(State(console): State<Console>, Query(Each { each }): Query<Eac
 async fn metrics(State(console): State<Console>) -> Result<Response, Failed> {
     let (spool, accounts) = (console.store.overview().await?, console.store.accounting().await?);
     let status = console.store.status().borrow().clone();
-    let text = console.metrics.render(&spool, &accounts, &status, console.connected.count());
+    let satellites = Satellites {
+        accounts: &accounts,
+        standings: &console.store.standings().await?,
+        connected: &console.connected.satellites(),
+    };
+    let text = console.metrics.render(&spool, &satellites, &status, console.connected.count());
     Ok(([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response())
 }
 

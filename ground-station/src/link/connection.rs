@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use perigee_proto::link;
 use perigee_shared::link::revocation::Revocations;
-use perigee_shared::link::wire;
+use perigee_shared::link::{tls, wire};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::bounds;
 use super::machine::{Action, Close, Event, Machine, Settings, StreamId};
 use super::registry::Registry;
-use crate::spool::{Ending, Heard, Incoming, SpoolError, Status, Store};
+use crate::spool::{Applied, Ending, Heard, Incoming, SpoolError, Status, Store};
 use crate::telemetry::Metrics;
 
 /// Bytes that are read from a stream at once.
@@ -219,7 +219,7 @@ impl Shell {
             segments: haul.segments,
             items: haul.items,
             ended,
-            report: haul.goodbye.flatten(),
+            goodbye: haul.goodbye,
         };
         if let Err(error) = self.around.store.heard(Arc::clone(&self.satellite), heard).await {
             tracing::error!(satellite = %self.satellite, %error, "the record of a contact could not be kept");
@@ -250,11 +250,11 @@ impl Shell {
                     }
                 }
                 Action::Commit(batch) => {
-                    let store = self.around.store.clone();
+                    let (store, metrics) = (self.around.store.clone(), self.around.metrics.clone());
                     let turn = self.turn(batch.iter().map(|incoming| incoming.pieces.len()).sum());
                     self.asked.push(Box::pin(async move {
                         turn.await;
-                        hand_over(store, batch).await
+                        hand_over(store, metrics, batch).await
                     }));
                 }
                 Action::Drops(drops) => {
@@ -285,7 +285,11 @@ impl Shell {
     }
 
     /// Ends older connections of this satellite, so that what they hold is in the ledger, and asks it.
-    fn greet(&mut self, hello: Arc<link::Hello>) {
+    fn greet(&mut self, mut hello: Arc<link::Hello>) {
+        // What the certificate itself says goes before what is said of it.
+        if let Some(end) = tls::peer_end(&self.connection) {
+            Arc::make_mut(&mut hello).agent.get_or_insert_default().certificate_end_unix_nano = end;
+        }
         tracing::info!(
             satellite = %self.satellite,
             remote = %self.connection.remote_address(),
@@ -326,12 +330,17 @@ impl Shell {
 }
 
 /// Has the store take the bytes, then commit what they belong to.
-async fn hand_over(store: Store, batch: Vec<Incoming>) -> Result<Event, SpoolError> {
+async fn hand_over(store: Store, metrics: Metrics, batch: Vec<Incoming>) -> Result<Event, SpoolError> {
+    let of = batch.iter().map(|i| (Arc::clone(&i.satellite), Arc::clone(&i.header))).collect::<Vec<_>>();
     let mut taken = Vec::with_capacity(batch.len());
     for incoming in batch {
         taken.push(store.put_payload(incoming).await?);
     }
-    store.commit(taken).await.map(Event::Applied)
+    let applied = store.commit(taken).await?;
+    for ((satellite, header), _) in of.iter().zip(&applied).filter(|(_, a)| **a == Applied::New) {
+        metrics.delivered(satellite, header);
+    }
+    Ok(Event::Applied(applied))
 }
 
 pub(super) fn code(close: Close) -> VarInt {

@@ -119,8 +119,8 @@ pub struct Haul {
     pub segments: u64,
     /// Items in them.
     pub items: Counts,
-    /// The satellite has said Goodbye, with what it knew of the contact then.
-    pub goodbye: Option<Option<link::PassReport>>,
+    /// The satellite's last word.
+    pub goodbye: Option<link::Goodbye>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -290,7 +290,7 @@ impl Machine {
             }
             (Some(agent_message::Body::Goodbye(goodbye)), Phase::Resumed) => {
                 self.phase = Phase::Leaving(goodbye.reason());
-                self.haul.goodbye = Some(goodbye.pass);
+                self.haul.goodbye = Some(goodbye);
                 self.leave()
             }
             // A message of a later minor version.
@@ -516,7 +516,7 @@ fn send(body: ground_message::Body) -> Action {
 }
 
 fn goodbye(reason: GoodbyeReason) -> Action {
-    send(ground_message::Body::Goodbye(link::Goodbye { reason: reason as i32, pass: None }))
+    send(ground_message::Body::Goodbye(link::Goodbye { reason: reason as i32, ..link::Goodbye::default() }))
 }
 
 fn reject(segment: Option<link::SegmentId>, reason: RejectReason) -> Action {

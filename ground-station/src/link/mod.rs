@@ -8,7 +8,7 @@ mod connection;
 pub mod machine;
 mod registry;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -61,17 +61,22 @@ pub struct Link {
 
 /// Who is connected, for others to ask.
 #[derive(Clone)]
-pub struct Connected(Registry);
+pub struct Connected {
+    registry: Registry,
+    env: Env,
+}
 
 impl Connected {
     /// Open connections.
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.registry.len()
     }
 
-    /// Satellites with an open connection.
-    pub fn satellites(&self) -> BTreeSet<String> {
-        self.0.connected()
+    /// Satellites with an open connection, and when the last datagram came, ns since the Unix epoch.
+    pub fn satellites(&self) -> BTreeMap<String, u64> {
+        let now = self.env.unix_nano();
+        let ago = |time: Duration| now.saturating_sub(time.as_nanos() as u64);
+        self.registry.connected().into_iter().map(|(id, time)| (id, ago(time))).collect()
     }
 }
 
@@ -119,7 +124,7 @@ impl Link {
 
     /// Who is connected.
     pub fn connected(&self) -> Connected {
-        Connected(self.around.registry.clone())
+        Connected { registry: self.around.registry.clone(), env: self.env.clone() }
     }
 
     /// Has `tasks` serve until `shutdown`; then what arrived is handed over and every connection is closed.

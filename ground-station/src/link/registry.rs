@@ -1,6 +1,6 @@
 //! The connections that are open now.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ struct Entry {
     connection: Connection,
     /// When it came, until it has said Hello.
     silent_since: Option<Instant>,
+    /// Datagrams that had come when it was last looked, and since when there were so many.
+    heard: (u64, Instant),
     /// A newer one of the satellite takes its place.
     superseded: bool,
     ended: CancellationToken,
@@ -79,8 +81,8 @@ impl Registry {
         inner.last += 1;
         let number = inner.last;
         let silent_since = Some(Instant::now());
-        let (superseded, ended) = (false, CancellationToken::new());
-        let entry = Entry { satellite, serial, connection, silent_since, superseded, ended };
+        let (superseded, ended, heard) = (false, CancellationToken::new(), (0, Instant::now()));
+        let entry = Entry { satellite, serial, connection, silent_since, heard, superseded, ended };
         inner.open.insert(number, entry);
         Registered { registry: self.clone(), number }
     }
@@ -172,9 +174,18 @@ impl Registry {
         }
     }
 
-    /// Satellites with an open connection.
-    pub(super) fn connected(&self) -> BTreeSet<String> {
-        self.lock().open.values().map(|e| e.satellite.to_string()).collect()
+    /// Satellites with an open connection, and how long ago the last datagram came, as far as this was looked at.
+    pub(super) fn connected(&self) -> BTreeMap<String, Duration> {
+        let mut out = BTreeMap::new();
+        for entry in self.lock().open.values_mut() {
+            let datagrams = entry.connection.stats().udp_rx.datagrams;
+            if datagrams > entry.heard.0 {
+                entry.heard = (datagrams, Instant::now());
+            }
+            // The last one is the newest.
+            out.insert(entry.satellite.to_string(), entry.heard.1.elapsed());
+        }
+        out
     }
 
     pub(super) fn len(&self) -> usize {

@@ -37,6 +37,7 @@ mod outlet;
 pub mod scrub;
 
 mod columns;
+mod standing;
 mod views;
 
 mod store;
@@ -63,6 +64,7 @@ pub use ledger::Answer;
 pub use letters::{Letter, LetterView, Replay};
 pub use outlet::{Place, Progress};
 pub use passes::{Ending, Heard, HeardView, PassView};
+pub use standing::{AgentView, BacklogView, LastPass, NextContact, PlanView, StandingView};
 pub use store::{Store, Taken};
 pub use upkeep::Status;
 pub use views::{

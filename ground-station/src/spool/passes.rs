@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use perigee_proto::link::PassReport;
+use perigee_proto::link::{Goodbye, PassReport};
 use perigee_shared::contact::report::shown_pass;
 use perigee_shared::signal::Counts;
 use prost::Message;
@@ -15,11 +15,12 @@ use redb::{ReadableTable, TableError};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::contents::Effect;
 use super::error::SpoolError;
 use super::file::{Txn, View};
-use super::ledger;
 use super::tables::*;
 use super::views::{Items, names};
+use super::{ledger, standing};
 
 /// Reports that are taken from one Hello.
 const TAKEN: usize = 64;
@@ -78,8 +79,8 @@ pub struct Heard {
     pub items: Counts,
     /// How it ended.
     pub ended: Ending,
-    /// What the satellite's Goodbye says of the contact.
-    pub report: Option<PassReport>,
+    /// What the satellite's Goodbye says of the contact, and of what waits.
+    pub goodbye: Option<Goodbye>,
 }
 
 /// A pass of a satellite.
@@ -149,9 +150,12 @@ fn keep_latest(
 }
 
 /// Keeps what was seen of a contact on a link that has ended. A contact has one record, however many links it took.
-pub(super) fn heard(txn: &Txn<'_>, id: &str, heard: &Heard) -> Result<(), SpoolError> {
+pub(super) fn heard(txn: &mut Txn<'_>, id: &str, heard: &Heard) -> Result<(), SpoolError> {
     let satellite = ledger::number(txn, id)?;
-    note(txn, satellite, heard.report.as_slice())?;
+    if let Some(report) = heard.goodbye.as_ref().and_then(|goodbye| goodbye.pass.as_ref()) {
+        note(txn, satellite, std::slice::from_ref(report))?;
+    }
+    stand(txn, satellite, id, heard)?;
     let ago = |time: Duration| txn.now.saturating_sub(time.as_nanos() as u64);
     let mut table = txn.tables.open_table(CONTACTS)?;
     let latest = table.range(all(satellite))?.next_back().transpose()?;
@@ -179,19 +183,40 @@ pub(super) fn heard(txn: &Txn<'_>, id: &str, heard: &Heard) -> Result<(), SpoolE
     keep_latest(&mut table, satellite)
 }
 
+/// Keeps when a satellite was last heard, and what waits on board now.
+fn stand(txn: &mut Txn<'_>, satellite: u32, id: &str, heard: &Heard) -> Result<(), SpoolError> {
+    let mut table = txn.tables.open_table(SATELLITES)?;
+    let before =
+        table.get(id)?.map(|v| decode::<SatelliteRecord>(v.value())).transpose()?.unwrap_or_default();
+    let told = heard.goodbye.as_ref().map(|goodbye| standing::lanes(&goodbye.backlog));
+    let backlog = told.filter(|lanes| !lanes.is_empty());
+    let backlog = backlog.unwrap_or_else(|| standing::left(txn.contents, satellite, &before.backlog));
+    let lost = txn.now.saturating_sub(heard.lost.as_nanos() as u64);
+    let record = SatelliteRecord { heard: lost, backlog, ..before };
+    table.insert(id, record.encode_to_vec().as_slice())?;
+    txn.effects.push(Effect::Told { satellite });
+    Ok(())
+}
+
 /// The latest passes of each satellite, at most `limit` of each, latest first.
 pub(super) fn passes(view: &View<'_>, limit: usize) -> Result<Vec<PassView>, SpoolError> {
     let mut out = Vec::new();
     for (number, satellite) in names(view.tables)? {
         let of_one = of_satellite(view, number, limit)?.into_iter().take(limit);
-        out.extend(of_one.map(|(report, ground)| PassView { satellite: satellite.clone(), report, ground }));
+        let shown = |Pass { report, ground }| PassView { satellite: satellite.clone(), report, ground };
+        out.extend(of_one.map(shown));
     }
     Ok(out)
 }
 
-type Pass = (Value, Option<HeardView>);
+/// A report as JSON, and what this station saw of the pass.
+pub(super) struct Pass {
+    pub(super) report: Value,
+    pub(super) ground: Option<HeardView>,
+}
 
-fn of_satellite(view: &View<'_>, satellite: u32, limit: usize) -> Result<Vec<Pass>, SpoolError> {
+/// The latest passes of a satellite, latest first.
+pub(super) fn of_satellite(view: &View<'_>, satellite: u32, limit: usize) -> Result<Vec<Pass>, SpoolError> {
     let mut reports = BTreeMap::new();
     for row in view.tables.open_table(PASSES)?.range(all(satellite))?.rev().take(limit) {
         let report = decode::<PassReport>(row?.1.value())?;
@@ -209,11 +234,13 @@ fn of_satellite(view: &View<'_>, satellite: u32, limit: usize) -> Result<Vec<Pas
                 let report = report
                     .map_or_else(|| serde_json::json!({ "station": record.station }), |r| shown_pass(&r));
                 let start = key.value().start;
-                out.push((start, (report, Some(shown(start, &record)))));
+                out.push((start, Pass { report, ground: Some(shown(start, &record)) }));
             }
         }
     }
-    out.extend(reports.into_values().map(|r| (r.start_unix_nano, (shown_pass(&r), None))));
+    out.extend(
+        reports.into_values().map(|r| (r.start_unix_nano, Pass { report: shown_pass(&r), ground: None })),
+    );
     out.sort_by_key(|(start, _)| Reverse(*start));
     Ok(out.into_iter().map(|(_, pass)| pass).collect())
 }

@@ -25,6 +25,7 @@ use super::letters::{LetterView, Next, Replay};
 use super::outlet::{Place, Progress};
 use super::passes::{Heard, PassView};
 use super::scrub::{self, At, Round};
+use super::standing::{self, StandingView};
 use super::tables::*;
 use super::upkeep::{Bounds, Group, Keeper, Status};
 use super::views::{AccountView, GapView, SatelliteView, SpoolView};
@@ -231,6 +232,11 @@ impl Store {
     /// Every satellite that was ever heard.
     pub async fn satellites(&self) -> Result<Vec<SatelliteView>, SpoolError> {
         self.keeper.ask(|spool| spool.read(views::satellites)).await
+    }
+
+    /// How every satellite stands that was ever heard.
+    pub async fn standings(&self) -> Result<BTreeMap<String, StandingView>, SpoolError> {
+        self.keeper.ask(|spool| spool.read(standing::standings)).await
     }
 
     /// The spool as a whole.

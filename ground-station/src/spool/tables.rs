@@ -218,6 +218,17 @@ pub(super) struct SatelliteRecord {
     /// What it expected then.
     #[prost(message, optional, tag = "7")]
     pub(super) forecast: Option<link::Forecast>,
+    /// When the last of it came, ns since the Unix epoch, as of the end of its last link.
+    #[prost(uint64, tag = "8")]
+    pub(super) heard: u64,
+    /// What waited on board, as of its last Hello or the end of its last link.
+    #[prost(message, repeated, tag = "9")]
+    pub(super) backlog: Vec<link::LaneBacklog>,
+    #[prost(message, optional, tag = "10")]
+    pub(super) plan: Option<link::Plan>,
+    /// Its certificate's end is that of the certificate which it has shown.
+    #[prost(message, optional, tag = "11")]
+    pub(super) agent: Option<link::AgentState>,
 }
 
 /// A pass as this station saw it: a contact of the satellite, over all its connections.

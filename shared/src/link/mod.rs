@@ -14,6 +14,12 @@ pub const ALPN: &[u8] = b"perigee/1";
 /// The protocol's minor version, for people: what it adds can be ignored.
 pub const MINOR_VERSION: u32 = 0;
 
+/// The first 8 bytes of the BLAKE3 hash of a file, by which Hello tells one configuration or plan from another.
+pub fn short_hash(content: &[u8]) -> u64 {
+    let hash = blake3::hash(content);
+    u64::from_be_bytes(std::array::from_fn(|i| hash.as_bytes()[i]))
+}
+
 /// Why the ground closes a connection. The numbers are QUIC's application error codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]

@@ -97,6 +97,11 @@ impl Credentials {
         blake3::derive_key(purpose, self.key.secret_der())
     }
 
+    /// When the first certificate of the chain ends, ns since the Unix epoch.
+    pub fn end(&self) -> Option<u64> {
+        self.chain.iter().filter_map(end).min()
+    }
+
     /// The identity in the certificate.
     pub fn identity(&self) -> Result<Identity, TlsError> {
         Identity::of(&self.chain[0])
@@ -109,16 +114,35 @@ impl Clone for Credentials {
     }
 }
 
+/// What is wrong with a certificate at `time`, if anything. Its dates are looked at before anything else, and nobody is asked who has
+/// signed it.
+fn verified_at(certificate: &CertificateDer<'_>, time: UnixTime) -> Option<webpki::Error> {
+    let usage = webpki::KeyUsage::client_auth();
+    let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
+    certificate.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &[], &[], time, usage, None, None).err()
+}
+
+/// When a certificate ends, ns since the Unix epoch.
+fn end(certificate: &CertificateDer<'_>) -> Option<u64> {
+    match verified_at(certificate, UnixTime::since_unix_epoch(Duration::from_nanos(u64::MAX)))? {
+        webpki::Error::CertExpired { not_after, .. } => {
+            Some(not_after.as_secs().saturating_mul(1_000_000_000))
+        }
+        _ => None,
+    }
+}
+
+/// When the certificate that the peer of `connection` has shown ends, ns since the Unix epoch.
+pub fn peer_end(connection: &quinn::Connection) -> Option<u64> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    end(chain.first()?)
+}
+
 /// Why the certificate in a PEM file is not valid by a clock that says `now`, in ns since 1970: its dates and what to do.
 pub fn out_of_date(path: &Path, now: u64) -> Option<String> {
     let chain = certificates("certificate", path).ok()?;
-    let certificate = webpki::EndEntityCert::try_from(chain.first()?).ok()?;
     let time = UnixTime::since_unix_epoch(Duration::from_nanos(now));
-    // Its dates are looked at before anything else, and nobody is asked who has signed it.
-    let usage = webpki::KeyUsage::client_auth();
-    let verified = certificate
-        .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &[], &[], time, usage, None, None)
-        .err()?;
+    let verified = verified_at(chain.first()?, time)?;
     let shown = |time: UnixTime| {
         humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(time.as_secs()))
     };

@@ -53,6 +53,11 @@ pub struct Planned {
     pub current: Option<Pass>,
     /// The next ones, at most a hundred.
     pub upcoming: Vec<Pass>,
+    /// `contacts.source`.
+    pub source: &'static str,
+    /// The first 8 bytes of the BLAKE3 hash of the file that is in force.
+    #[serde(skip)]
+    pub plan_hash: Option<u64>,
     /// There is no plan any more: stations are tried now and then.
     pub probing: bool,
     /// Why the plan file on disk is not in force.
@@ -128,6 +133,7 @@ pub struct Contacts {
     probe: Option<Probe>,
     /// Who asked before the first passes were predicted.
     asked: Vec<oneshot::Sender<Planned>>,
+    source: ContactSource,
 }
 
 /// A prediction under way.
@@ -162,8 +168,21 @@ impl Contacts {
         let probe = probes.then(|| Probe::new(config, stations.to_vec()));
         let always_wanted = always_wanted || always.is_some();
         let (by_hand, asked) = (None, Vec::new());
-        let contacts =
-            Self { env, commands, told, link, always_wanted, lead, by_hand, always, file, probe, asked };
+        let source = config.source;
+        let contacts = Self {
+            env,
+            commands,
+            told,
+            link,
+            always_wanted,
+            lead,
+            by_hand,
+            always,
+            file,
+            probe,
+            asked,
+            source,
+        };
         (contacts, ContactControl(control))
     }
 
@@ -290,6 +309,8 @@ impl Contacts {
         Planned {
             current,
             upcoming: upcoming.iter().take(100).map(|c| Pass::new(c, now)).collect(),
+            source: self.source.name(),
+            plan_hash: self.file.as_ref().and_then(|f| f.hash),
             probing: self.probe.is_some() && !self.is_planned(now),
             plan_error: self.file.as_ref().and_then(|f| f.error.clone()),
             plan_warnings: warnings,

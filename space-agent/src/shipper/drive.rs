@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use perigee_proto::link::{AgentMessage, GoodbyeReason, GroundMessage, Hello, SegmentOpen};
+use perigee_proto::link::{AgentMessage, Goodbye, GoodbyeReason, GroundMessage, Hello, SegmentOpen};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::link::{Close, MINOR_VERSION, wire};
 use perigee_shared::segment::{Codec, Header, Lane, SegmentId};
@@ -195,7 +195,7 @@ async fn hello(shipper: &Shipper, pass: &Pass) -> Result<Hello, DriveError> {
         wal.epochs().hello(&station)
     };
     let epochs = shipper.wal.call(greet).await??;
-    let (passes, forecast) = shipper.outlook().await?;
+    let outlook = shipper.outlook().await?;
     Ok(Hello {
         satellite: shipper.config.satellite.clone(),
         software: format!("space-agent {}", env!("CARGO_PKG_VERSION")),
@@ -204,9 +204,7 @@ async fn hello(shipper: &Shipper, pass: &Pass) -> Result<Hello, DriveError> {
         contact: pass.contact.name(),
         contact_start_unix_nano: pass.began,
         epochs,
-        passes,
-        forecast,
-        ..Hello::default()
+        ..outlook
     })
 }
 
@@ -259,8 +257,12 @@ impl Driver<'_> {
     async fn end(&mut self) -> Result<(), DriveError> {
         self.pass.measure(&self.connection.stats().path);
         self.pass.standing = self.session.standing();
-        let report = self.shipper.report(self.pass).await?;
-        self.event(Event::End(GoodbyeReason::ContactEnd, Some(Box::new(report)))).await
+        let goodbye = Goodbye {
+            reason: GoodbyeReason::ContactEnd.into(),
+            pass: Some(self.shipper.report(self.pass).await?),
+            backlog: self.shipper.backlog().await?,
+        };
+        self.event(Event::End(Box::new(goodbye))).await
     }
 
     /// Feeds an event to the session and carries out what follows, which may be further events.

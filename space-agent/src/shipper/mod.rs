@@ -18,12 +18,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perigee_proto::link::{Forecast, PassReport};
+use perigee_proto::link::{AgentState, Hello, LaneBacklog, PassReport, Plan};
 use perigee_shared::contact::Contact;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::SegmentId;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::connect::ConnectError;
@@ -31,7 +32,7 @@ use self::drive::DriveError;
 use self::pass::{Left, Pass};
 use self::said::Said;
 pub use self::trust::Trust;
-use crate::contacts::{ContactControl, LinkState, LinkStatus};
+use crate::contacts::{ContactControl, LinkState, LinkStatus, Planned};
 use crate::forecast::{forecast, store};
 use crate::lanes::Lanes;
 use crate::telemetry::ShipCounters;
@@ -60,6 +61,10 @@ pub struct ShipperConfig {
     pub trust: Trust,
     /// Address of each station, by id.
     pub stations: BTreeMap<String, String>,
+    /// The first 8 bytes of the BLAKE3 hash of the configuration's file; 0: there is none.
+    pub configuration: u64,
+    /// What the memory limiter allows, bytes.
+    pub memory_limit: u64,
 }
 
 /// See the module.
@@ -79,6 +84,19 @@ pub struct Shipper {
     sent: BTreeMap<SegmentId, RangeSet>,
     /// What the log has about stations that are not reached.
     said: Said,
+    started: Instant,
+}
+
+/// Where contacts come from, for Hello.
+fn plan(planned: &Planned) -> Plan {
+    let next = planned.upcoming.first().map(|pass| &pass.contact);
+    Plan {
+        source: planned.source.to_owned(),
+        hash: planned.plan_hash.unwrap_or(0),
+        error: planned.plan_error.clone().unwrap_or_default(),
+        next_start_unix_nano: next.map_or(0, |contact| contact.start_unix_nano),
+        next_station: next.map(|contact| contact.station.clone()).unwrap_or_default(),
+    }
 }
 
 impl Shipper {
@@ -109,6 +127,7 @@ impl Shipper {
             status,
             sent: BTreeMap::new(),
             said: Said::default(),
+            started: Instant::now(),
         }
     }
 
@@ -175,16 +194,31 @@ impl Shipper {
         Ok(())
     }
 
-    /// The latest reports, and what is expected now.
-    async fn outlook(&self) -> Result<(Vec<PassReport>, Option<Forecast>), ReportError> {
+    /// What waits on board, by lane.
+    async fn backlog(&self) -> Result<Vec<LaneBacklog>, ReportError> {
+        Ok(self.wal.call(|wal| wal.passes().backlog()).await??)
+    }
+
+    /// What Hello says beside the log: the latest passes, what waits, what is planned and expected, and how this process is.
+    async fn outlook(&self) -> Result<Hello, ReportError> {
         let planned = self.planner.list().await.ok();
         let (passes, store) =
             self.wal.call(|wal| Ok::<_, WalError>((wal.passes().latest(REPORTS)?, store(wal)?))).await??;
+        let plan = planned.as_ref().map(plan);
         let forecast = planned.map(|planned| {
             let all: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
             forecast(self.env.unix_nano(), store, &all)
         });
-        Ok((passes, forecast))
+        let agent = AgentState {
+            configuration: self.config.configuration,
+            resident_bytes: (self.env.memory)().unwrap_or(0),
+            memory_limit_bytes: self.config.memory_limit,
+            cpu_nano: (self.env.cpu_time)().map_or(0, |time| time.as_nanos() as u64),
+            running_nano: self.started.elapsed().as_nanos() as u64,
+            certificate_end_unix_nano: self.config.trust.end().unwrap_or(0),
+        };
+        let backlog = self.backlog().await?;
+        Ok(Hello { passes, forecast, backlog, plan, agent: Some(agent), ..Hello::default() })
     }
 
     /// Serves one contact: connects, again if the connection breaks, until it is over.

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use perigee_proto::link::{
-    AgentMessage, Drop, DropsAck, EpochDrops, Goodbye, GoodbyeReason, GroundMessage, Hello, PassReport,
-    RejectReason, Resume, agent_message, ground_message,
+    AgentMessage, Drop, DropsAck, EpochDrops, Goodbye, GroundMessage, Hello, RejectReason, Resume,
+    agent_message, ground_message,
 };
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Codec, Hash, Header, Lane, SegmentId};
@@ -43,8 +43,8 @@ pub(super) enum Event {
     Verified { id: SegmentId, whole: bool },
     /// A segment was encoded anew, or could not be.
     Recoded { id: SegmentId, done: bool },
-    /// Nothing more is to be begun: why, and what came of the contact so far.
-    End(GoodbyeReason, Option<Box<PassReport>>),
+    /// Nothing more is to be begun; this is the last word.
+    End(Box<Goodbye>),
 }
 
 /// What to do.
@@ -179,11 +179,10 @@ impl Session {
             Event::Recoded { id, done: false } => {
                 tracing::error!(segment = %id, "a segment cannot be encoded anew; it stays on board");
             }
-            Event::End(reason, pass) => {
+            Event::End(goodbye) => {
                 if !self.ending {
                     self.ending = true;
-                    let goodbye = Goodbye { reason: reason as i32, pass: pass.map(|pass| *pass) };
-                    actions.push(send(agent_message::Body::Goodbye(goodbye)));
+                    actions.push(send(agent_message::Body::Goodbye(*goodbye)));
                 }
             }
         }
@@ -476,7 +475,7 @@ mod tests {
         assert!(
             s.on_event(committed(1)).contains(&Action::Committed { ids: vec![header(1).id], bytes: 1000 })
         );
-        let actions = s.on_event(Event::End(GoodbyeReason::ContactEnd, None));
+        let actions = s.on_event(Event::End(Box::default()));
         assert!(matches!(actions[..], [Action::Send(_)]));
         assert!(written(&s.on_event(Event::Written(header(2).id))).is_empty(), "nothing new after the end");
         s.on_event(Event::Written(header(3).id));

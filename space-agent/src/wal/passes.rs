@@ -1,6 +1,6 @@
 //! Reports of passes, and how fast the store grows: what a forecast is made from.
 
-use perigee_proto::link::PassReport;
+use perigee_proto::link::{LaneBacklog, PassReport};
 use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadableTable, ReadableTableMetadata};
@@ -63,18 +63,34 @@ impl Passes<'_> {
     /// Since when the oldest of what is on board waits, ns since the Unix epoch: when its segment was sealed or, in the journal,
     /// when it was committed.
     pub fn oldest(&mut self) -> Result<Option<u64>, WalError> {
-        let unsealed = self.0.segments().unsealed().iter().map(|u| u.oldest_unix_nano).min();
+        let since = self.backlog()?.into_iter().map(|lane| lane.since_unix_nano);
+        Ok(since.filter(|since| *since != 0).min())
+    }
+
+    /// What is on board, by lane; lanes without anything are among them. Where a direct exporter is behind the link, what waits
+    /// for that one alone counts too.
+    pub fn backlog(&mut self) -> Result<Vec<LaneBacklog>, WalError> {
+        let names = self.0.config().lanes.clone();
         self.0.read(|txn, state| {
-            let mut oldest = unsealed;
             let segments = txn.open_table(SEGMENTS)?;
+            let mut out = Vec::new();
             for (lane, of) in &state.lanes {
-                let Some(sequence) = of.on_board.first() else { continue };
-                if let Some(value) = segments.get(Place { lane: lane.0, sequence })? {
+                let mut since = of.pending.front().map(|group| group.received);
+                if let Some(sequence) = of.on_board.first()
+                    && let Some(value) = segments.get(Place { lane: lane.0, sequence })?
+                {
                     let sealed = SegmentRecord::from_bytes(value.value())?.header.sealed_unix_nano;
-                    oldest = Some(oldest.map_or(sealed, |o| o.min(sealed)));
+                    since = Some(since.map_or(sealed, |since| since.min(sealed)));
                 }
+                out.push(LaneBacklog {
+                    lane: u32::from(lane.0),
+                    name: names.name(*lane),
+                    bytes: of.segment_stored + of.unsealed_raw,
+                    items: Some((of.segment_items + of.unsealed_items).into()),
+                    since_unix_nano: since.unwrap_or(0),
+                });
             }
-            Ok(oldest)
+            Ok(out)
         })
     }
 

@@ -424,7 +424,7 @@ fn satellite(s: SatelliteView) -> Satellite {
         station: s.station,
         contacts: s.contacts,
         spool_bytes: s.spool_bytes,
-        forecast: s.forecast,
+        forecast: s.standing.forecast,
         epochs: s.epochs.into_iter().map(epoch).collect(),
     }
 }

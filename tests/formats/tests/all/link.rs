@@ -303,3 +303,76 @@ fn what_an_epoch_goes_on_with_is_told() {
     let hello = Hello { satellite: "sat-1".to_owned(), epochs: vec![epoch], ..Default::default() };
     assert_pinned("hello-continued", &agent(agent_message::Body::Hello(hello)));
 }
+
+fn clock() -> Clock {
+    Clock {
+        unix_nano: TIME,
+        boot_id: EPOCH,
+        since_boot_nano: 86_400_000_000_000,
+        untrusted: "it is before the build".to_owned(),
+        ..Default::default()
+    }
+}
+
+fn lane_backlog() -> Vec<LaneBacklog> {
+    let lane = |lane: u32, name: &str| LaneBacklog {
+        lane,
+        name: name.to_owned(),
+        bytes: 4_000_000,
+        items: Some(counts(70)),
+        since_unix_nano: TIME - 5,
+        ..Default::default()
+    };
+    vec![lane(1, "alarms"), lane(8, "bulk")]
+}
+
+/// Fields that tell the ground how a satellite stands, and what becomes of a pass. Both programs work without them.
+#[test]
+fn how_a_satellite_stands_is_told() {
+    let pass = PassReport {
+        station: "svalbard".to_owned(),
+        start_unix_nano: TIME,
+        state: PassState::Cut as i32,
+        connect_nano: 1_200_000_000,
+        held_bytes: 1_700_000,
+        sent_packets: 1_300,
+        lost_packets: 17,
+        round_trip_nano: 41_000_000,
+        ..Default::default()
+    };
+    let hello = Hello {
+        satellite: "sat-1".to_owned(),
+        passes: vec![pass.clone()],
+        clock: Some(clock()),
+        backlog: lane_backlog(),
+        plan: Some(Plan {
+            source: "plan".to_owned(),
+            hash: EPOCH,
+            error: "line 3: a contact ends before it begins".to_owned(),
+            next_start_unix_nano: TIME + 9,
+            next_station: "kourou".to_owned(),
+            ..Default::default()
+        }),
+        agent: Some(AgentState {
+            configuration: EPOCH,
+            resident_bytes: 30 << 20,
+            memory_limit_bytes: 128 << 20,
+            cpu_nano: 77_000_000_000,
+            running_nano: 86_000_000_000_000,
+            certificate_end_unix_nano: TIME + 11,
+            ..Default::default()
+        }),
+        contact_start_unix_nano: TIME,
+        ..Default::default()
+    };
+    assert_pinned("hello-standing", &agent(agent_message::Body::Hello(hello)));
+    let goodbye = Goodbye {
+        reason: GoodbyeReason::ContactEnd as i32,
+        pass: Some(pass),
+        backlog: lane_backlog(),
+        ..Default::default()
+    };
+    assert_pinned("agent-goodbye-pass", &agent(agent_message::Body::Goodbye(goodbye)));
+    let resume = Resume { station: "svalbard".to_owned(), clock: Some(clock()), ..Default::default() };
+    assert_pinned("resume-clock", &ground(ground_message::Body::Resume(resume)));
+}
