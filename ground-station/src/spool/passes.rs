@@ -88,11 +88,26 @@ pub struct Heard {
 pub struct PassView {
     /// The satellite.
     pub satellite: String,
-    /// What it says of it; only the station while it has not said anything.
+    /// What came of it.
     #[serde(flatten)]
-    pub report: Value,
+    pub pass: Pass,
+}
+
+/// What came of a pass.
+#[derive(Debug, Clone, Serialize)]
+pub struct Pass {
+    /// What the satellite says of it; only the station while it has not said anything.
+    #[serde(flatten)]
+    report: Value,
     /// What this station saw of it; none: it was over another station, or never came up.
     pub ground: Option<HeardView>,
+}
+
+impl Pass {
+    /// Bytes that the ground gained over those that the plan said it can carry.
+    pub fn fill(&self) -> Option<f64> {
+        self.report["efficiency"].as_f64()
+    }
 }
 
 /// A pass as this station saw it.
@@ -203,16 +218,9 @@ pub(super) fn passes(view: &View<'_>, limit: usize) -> Result<Vec<PassView>, Spo
     let mut out = Vec::new();
     for (number, satellite) in names(view.tables)? {
         let of_one = of_satellite(view, number, limit)?.into_iter().take(limit);
-        let shown = |Pass { report, ground }| PassView { satellite: satellite.clone(), report, ground };
-        out.extend(of_one.map(shown));
+        out.extend(of_one.map(|pass| PassView { satellite: satellite.clone(), pass }));
     }
     Ok(out)
-}
-
-/// A report as JSON, and what this station saw of the pass.
-pub(super) struct Pass {
-    pub(super) report: Value,
-    pub(super) ground: Option<HeardView>,
 }
 
 /// The latest passes of a satellite, latest first.

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use perigee_proto::link::{AgentState, Hello, LaneBacklog, Plan};
+use perigee_proto::link::{self, AgentState, Hello, LaneBacklog, Plan};
 use perigee_shared::contact::report::shown_forecast;
 use perigee_shared::signal::Counts;
 use redb::ReadableTable;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::contents::Delivered;
+use super::contents::{Contents, Delivered};
 use super::error::SpoolError;
 use super::file::View;
 use super::passes::{self, Pass};
@@ -24,6 +24,9 @@ const NAME: usize = 63;
 
 /// Characters of another text that are kept.
 const TEXT: usize = 200;
+
+/// Bytes or items that a lane can have, at most: sums of them do not overflow.
+const MOST: u64 = 1 << 50;
 
 /// How a satellite stands. What it has not said is null.
 #[derive(Debug, Clone, Serialize)]
@@ -43,7 +46,7 @@ pub struct StandingView {
     /// Bytes of segments that are not whole, and what they take beside their bytes.
     pub partial_bytes: u64,
     /// The last pass, as in the list of passes.
-    pub last_pass: Option<LastPass>,
+    pub last_pass: Option<Pass>,
 }
 
 /// A contact to come.
@@ -98,22 +101,6 @@ pub struct AgentView {
     pub certificate_end_unix_nano: Option<u64>,
 }
 
-/// What came of a pass: the satellite's report, and what this station saw.
-#[derive(Debug, Clone, Serialize)]
-pub struct LastPass {
-    #[serde(flatten)]
-    pub(super) report: Value,
-    /// What this station saw.
-    pub ground: Option<passes::HeardView>,
-}
-
-impl LastPass {
-    /// Bytes that the ground gained over those that the plan said it can carry.
-    pub fn fill(&self) -> Option<f64> {
-        self.report["efficiency"].as_f64()
-    }
-}
-
 /// `text` as it is kept.
 pub(super) fn clean(text: &str, most: usize) -> String {
     text.chars().filter(|c| !c.is_control()).take(most).collect()
@@ -123,7 +110,13 @@ pub(super) fn clean(text: &str, most: usize) -> String {
 pub(super) fn lanes(said: &[LaneBacklog]) -> Vec<LaneBacklog> {
     let mut lanes = BTreeMap::new();
     for lane in said.iter().filter(|lane| lane.lane <= u32::from(u8::MAX)) {
-        lanes.insert(lane.lane, LaneBacklog { name: clean(&lane.name, NAME), ..lane.clone() });
+        let items = lane.items.map(|items| link::Counts {
+            spans: items.spans.min(MOST),
+            metric_points: items.metric_points.min(MOST),
+            log_records: items.log_records.min(MOST),
+        });
+        let (name, bytes) = (clean(&lane.name, NAME), lane.bytes.min(MOST));
+        lanes.insert(lane.lane, LaneBacklog { name, bytes, items, ..lane.clone() });
     }
     lanes.into_values().collect()
 }
@@ -139,24 +132,23 @@ pub(super) fn said(hello: &Hello) -> (Vec<LaneBacklog>, Option<Plan>, Option<Age
     (lanes(&hello.backlog), plan, hello.agent)
 }
 
-/// What is left of a lane.
-pub(super) fn less(lane: &LaneBacklog, delivered: &Delivered) -> LaneBacklog {
-    let bytes = lane.bytes.saturating_sub(delivered.bytes);
-    if bytes == 0 {
+/// What is left of a lane. Items are exact; of bytes it is no more than the part of the items, since what was in no segment yet has
+/// become smaller in one.
+fn less(lane: &LaneBacklog, delivered: &Delivered) -> LaneBacklog {
+    let before = Counts::from(lane.items.unwrap_or_default());
+    let items = before.saturating_sub(delivered.items);
+    let part = u128::from(lane.bytes) * u128::from(items.total()) / u128::from(before.total().max(1));
+    let bytes = lane.bytes.saturating_sub(delivered.bytes).min(part as u64);
+    if bytes == 0 || items.total() == 0 {
         return LaneBacklog { lane: lane.lane, name: lane.name.clone(), ..LaneBacklog::default() };
     }
-    let items = Counts::from(lane.items.unwrap_or_default()).saturating_sub(delivered.items);
     LaneBacklog { bytes, items: Some(items.into()), ..lane.clone() }
 }
 
 /// What is left of the lanes of a satellite.
-pub(super) fn left(
-    view: &super::contents::Contents,
-    satellite: u32,
-    said: &[LaneBacklog],
-) -> Vec<LaneBacklog> {
+pub(super) fn left(contents: &Contents, satellite: u32, said: &[LaneBacklog]) -> Vec<LaneBacklog> {
     let none = Delivered::default();
-    let delivered = |lane: u32| view.delivered.get(&(satellite, lane as u8)).unwrap_or(&none);
+    let delivered = |lane: u32| contents.delivered.get(&(satellite, lane as u8)).unwrap_or(&none);
     said.iter().map(|lane| less(lane, delivered(lane.lane))).collect()
 }
 
@@ -186,7 +178,6 @@ pub(super) fn standing(view: &View<'_>, record: &SatelliteRecord) -> Result<Stan
         items: Counts::from(lane.items.unwrap_or_default()).into(),
         since_unix_nano: known(lane.since_unix_nano),
     });
-    let last = passes::of_satellite(view, record.number, 1)?.into_iter().next();
     Ok(StandingView {
         last_heard_unix_nano: record.heard.max(record.last_contact),
         next_contact: plan.filter(|plan| plan.next_start_unix_nano != 0).map(|plan| NextContact {
@@ -209,6 +200,6 @@ pub(super) fn standing(view: &View<'_>, record: &SatelliteRecord) -> Result<Stan
             certificate_end_unix_nano: known(agent.certificate_end_unix_nano),
         }),
         partial_bytes: view.contents.usage.partial.get(&record.number).copied().unwrap_or(0),
-        last_pass: last.map(|Pass { report, ground }| LastPass { report, ground }),
+        last_pass: passes::of_satellite(view, record.number, 1)?.into_iter().next(),
     })
 }

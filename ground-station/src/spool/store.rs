@@ -43,7 +43,7 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// - **Ledger.** [`Store::commit`] answers [`Applied::New`] once for each segment and ledger, whoever asks. What it answers is
 ///   durable. [`Store::put_payload`] is the call before it: it may make bytes durable that no ledger names yet.
 ///   [`Store::ledger`] and [`Store::drops`] are durable when they return.
-/// - **Outlet.** [`Store::next`] hands out segments in the order of their commits, verified and decoded. [`Store::progress`]
+/// - **Outlet.** [`Store::next`] hands out segments, urgent lanes first and of each lane in the order of commits, verified and decoded. [`Store::progress`]
 ///   moves a cursor and keeps dead letters, both or none; the same progress may be reported again.
 /// - **Patience.** While the disk fails, the calls that change something wait, and the status says so. Nothing is given up, and
 ///   links stop reading. An error that comes back is one that waiting does not mend.
@@ -157,6 +157,20 @@ impl Store {
             };
             self.mend(At::Entry(place.0), fault).await?;
         }
+    }
+
+    /// Whether an exporter that is at `place` would be handed another segment now: a more urgent one, or one of a lane whose turn it
+    /// is.
+    pub async fn goes_elsewhere(
+        &self,
+        exporter: Arc<str>,
+        signals: SignalSet,
+        fingerprint: u64,
+        place: Place,
+    ) -> Result<bool, SpoolError> {
+        let find =
+            move |spool: &mut Spool| spool.read(|view| outlet::next(view, &exporter, signals, fingerprint));
+        Ok(self.keeper.insist(find).await?.is_some_and(|found| found.place != place))
     }
 
     /// Takes out what was found damaged or not to decode.
