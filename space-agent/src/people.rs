@@ -83,7 +83,7 @@ pub(crate) fn contacts_text(planned: &Value) -> String {
     out
 }
 
-/// A number with one digit behind the point, and what it is of.
+/// A number with one digit behind the point, and its unit.
 fn number(value: &Value, factor: f64, unit: &str) -> String {
     value.as_f64().map_or_else(|| "-".to_owned(), |n| format!("{:.1}{unit}", n * factor))
 }
@@ -91,24 +91,23 @@ fn number(value: &Value, factor: f64, unit: &str) -> String {
 /// Passes and the forecast for people.
 pub(crate) fn report_text(report: &Value) -> String {
     let mut out = format!(
-        "{:<12} {:<21}{:<16}{:>6}{:>9}{:>5}{:>9}{:>6}{:>8}{:>7}\n",
+        "{:<14} {:<16}{:<16}{:>6}{:>11}{:>5}{:>11}{:>6}{:>7}{:>8}\n",
         "station", "began", "ended", "up in", "held", "%", "left", "loss", "rtt", "kbit/s"
     );
-    let passes = report["passes"].as_array().into_iter().flatten();
-    for pass in passes {
+    for pass in report["passes"].as_array().into_iter().flatten() {
         let percent = pass["efficiency"].as_f64().map_or("-".to_owned(), |e| format!("{:.0}", e * 100.0));
         let rate = pass["rate_bits_per_second"].as_f64();
         let _ = writeln!(
             out,
-            "{:<12} {:<21}{:<16}{:>6}{:>9}{percent:>5}{:>9}{:>6}{:>8}{:>7}",
+            "{:<14} {:<16}{:<16}{:>6}{:>11}{percent:>5}{:>11}{:>6}{:>7}{:>8}",
             text(&pass["station"]),
-            time(&pass["start_unix_nano"]),
+            time(&pass["start_unix_nano"]).get(5..19).unwrap_or("-").replace('T', " "),
             text(&pass["state"]).replace('_', " "),
             number(&pass["connect_seconds"], 1.0, "s"),
             size(&pass["held_bytes"]),
             size(&pass["backlog_bytes"]),
             number(&pass["loss"], 100.0, "%"),
-            number(&pass["round_trip_seconds"], 1000.0, "ms"),
+            pass["round_trip_seconds"].as_f64().map_or("-".to_owned(), |s| format!("{:.0}ms", s * 1000.0)),
             rate.map_or("-".to_owned(), |r| format!("{:.0}", r / 1000.0)),
         );
     }

@@ -108,7 +108,8 @@ fn overview(satellite: &Value, now: u64) -> String {
 fn last_pass(pass: &Value) -> String {
     let ended = pass["state"].as_str().or(pass["ground"]["ended"].as_str());
     let Some(ended) = ended else { return if pass.is_null() { "-" } else { "unknown" }.to_owned() };
-    let fill = pass["efficiency"].as_f64().map_or_else(String::new, |fill| format!(" {:.0}%", fill * 100.0));
+    let fill = pass["efficiency"].as_f64().filter(|fill| *fill >= 0.005);
+    let fill = fill.map_or_else(String::new, |fill| format!(" {:.0}%", fill * 100.0));
     format!("{}{fill}", ended.replace('_', " "))
 }
 

@@ -55,6 +55,7 @@ pub type StreamId = u64;
 
 /// What happened.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an event is handed over at once, and a few wait at most")]
 pub enum Event {
     /// A message on the control stream.
     Control(link::AgentMessage),

@@ -117,9 +117,7 @@ pub(super) async fn drive(
     let hello = hello(shipper, pass).await?;
     let mut sealed = shipper.sealed.clone();
     sealed.mark_unchanged();
-    // What leaves later than one light time before the end does not arrive.
-    let light = pass.contact.shape().light_time.unwrap_or_default();
-    let usable = pass.contact.usable(shipper.env.unix_nano()).map(|left| left.saturating_sub(light));
+    let usable = pass.usable(shipper.env.unix_nano());
     let mut driver = Driver {
         station: pass.contact.station.clone(),
         epoch: hello.epochs.last().map_or(0, |e| e.epoch),

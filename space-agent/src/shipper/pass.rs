@@ -96,6 +96,12 @@ impl Pass {
         self.up_since = None;
     }
 
+    /// How long something new may still be begun. What leaves later than one light time before the end does not arrive.
+    pub(super) fn usable(&self, now: u64) -> Option<Duration> {
+        let light = self.contact.shape().light_time.unwrap_or_default();
+        self.contact.usable(now).map(|left| left.saturating_sub(light))
+    }
+
     /// How long the link was up in fact.
     pub(super) fn connected(&self) -> Duration {
         self.connected + self.up_since.map_or(Duration::ZERO, |since| since.elapsed())
@@ -126,10 +132,10 @@ impl Pass {
         }
     }
 
-    /// The report as of `now`, by the satellite's clock. While the link is up the pass counts as if it ended by plan now.
+    /// The report as of `now`, by the satellite's clock: when the contact is over, or when nothing more is begun in it.
     pub(super) fn report(&self, now: u64, left: &Left, status: &LinkStatus) -> PassReport {
         let is_up = self.up_since.is_some();
-        let by_plan = is_up || self.contact.left(now).is_some_and(|left| left.is_zero());
+        let by_plan = self.usable(now).is_some_and(|usable| usable.is_zero());
         let nano = |time: Duration| time.as_nanos() as u64;
         PassReport {
             station: self.contact.station.clone(),

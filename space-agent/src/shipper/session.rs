@@ -49,6 +49,7 @@ pub(super) enum Event {
 
 /// What to do.
 #[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "an action is carried out at once, and a few wait at most")]
 pub(super) enum Action {
     /// Send a message on the control stream.
     Send(AgentMessage),

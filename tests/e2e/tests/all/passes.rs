@@ -61,6 +61,17 @@ async fn a_pass_is_reported_on_board_and_on_the_ground_when_it_ends() {
         "{forecast}"
     );
     assert_eq!(forecast["full_unix_nano"], Value::Null);
+    let (plan, process) = (&satellites[0]["plan"], &satellites[0]["agent"]);
+    assert_eq!((&plan["source"], &plan["error"]), (&json!("manual"), &Value::Null), "{plan}");
+    assert!(process["configuration"].is_string() && process["cpu_seconds"].is_f64(), "{process}");
+    assert!(process["resident_bytes"].as_u64().unwrap() > 1 << 20, "{process}");
+    let waits = &satellites[0]["backlog"][0];
+    assert_eq!((&waits["name"], &waits["bytes"]), (&json!("bulk"), &json!(0)), "b was committed: {waits}");
+    let table = ground.command(&["satellites"]).await.out;
+    assert!(
+        table.lines().nth(1).is_some_and(|row| row.contains("up") && row.contains("delivered all")),
+        "{table}"
+    );
 
     for args in [["contact", "report"], ["contact", "list"]] {
         let text = agent.command(&args).await;
