@@ -1,10 +1,13 @@
 //! The program's own metrics, in a registry of its own; names are the Collector's where they mean the same.
 
+mod satellites;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use perigee_shared::env::Env;
+use perigee_shared::segment::Header;
 use perigee_shared::serve::Closed;
 use perigee_shared::signal::Signal;
 use perigee_shared::supervise::Supervisor;
@@ -16,6 +19,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
+pub use self::satellites::Satellites;
 use crate::spool::{AccountView, Items, SpoolView, Status};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,6 +58,7 @@ struct Inner {
     retries: Family<OfExporter, Counter>,
     received_bytes: Family<OfSatellite, Counter>,
     conflicts: Family<OfSatellite, Counter>,
+    delays: satellites::Delays,
     refused: Counter,
     revocations_in_doubt: Gauge,
     closed: Closed,
@@ -72,6 +77,7 @@ impl Metrics {
             retries: Family::default(),
             received_bytes: Family::default(),
             conflicts: Family::default(),
+            delays: satellites::delays(),
             refused: Counter::default(),
             revocations_in_doubt: Gauge::default(),
             closed: Closed::default(),
@@ -119,6 +125,11 @@ impl Metrics {
         self.0.received_bytes.get_or_create(&OfSatellite { satellite: Text(satellite.into()) }).get()
     }
 
+    /// A segment of a satellite was committed now.
+    pub fn delivered(&self, satellite: &str, header: &Header) {
+        satellites::observe(&self.0.delays, satellite, header, self.0.env.unix_nano());
+    }
+
     /// A segment came under the name of another.
     pub fn conflict(&self, satellite: &Arc<str>) {
         self.0.conflicts.get_or_create(&OfSatellite { satellite: Text(Arc::clone(satellite)) }).inc();
@@ -138,7 +149,7 @@ impl Metrics {
     pub fn render(
         &self,
         spool: &SpoolView,
-        accounts: &std::collections::BTreeMap<String, AccountView>,
+        satellites: &Satellites<'_>,
         status: &Status,
         connections: usize,
         more: impl FnOnce(&mut Registry),
@@ -146,7 +157,8 @@ impl Metrics {
         let mut registry = Registry::default();
         self.register_live(&mut registry);
         register_spool(&mut registry, spool, status);
-        register_accounts(&mut registry, accounts);
+        register_accounts(&mut registry, satellites.accounts);
+        satellites::register(&mut registry, satellites);
         more(&mut registry);
         let connections = ConstGauge::new(connections as u64);
         registry.register("perigee_link_connections", "Open links", connections);
@@ -181,6 +193,11 @@ impl Metrics {
             "perigee_link_conflicts",
             "Segments that came under the name of another",
             inner.conflicts.clone(),
+        );
+        registry.register(
+            "perigee_delivery_delay_seconds",
+            "From sealing a segment, by the satellite's clock, to its commit, by this one's; once for each signal in it",
+            inner.delays.clone(),
         );
         registry.register(
             "perigee_link_refused",
@@ -301,7 +318,12 @@ mod tests {
             exporters: Vec::new(),
         };
         let accounts = [("sat-1".to_owned(), AccountView::default())].into();
-        let text = metrics.render(&spool, &accounts, &Status::default(), 0, |_| {});
+        let satellites = Satellites {
+            accounts: &accounts,
+            standings: &Default::default(),
+            connected: &Default::default(),
+        };
+        let text = metrics.render(&spool, &satellites, &Status::default(), 0, |_| {});
         for line in [
             "otelcol_exporter_sent_spans_total{exporter=\"otlp/jaeger\"} 8",
             "otelcol_exporter_send_failed_log_records_total{exporter=\"otlp/jaeger\"} 3",

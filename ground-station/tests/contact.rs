@@ -249,7 +249,7 @@ async fn drops_become_gaps_once_and_a_goodbye_is_answered() {
             link::EpochDrops { epoch: EPOCH, drops: vec![link::Drop { id: 2, ..link::Drop::default() }] };
         sat.say(agent_message::Body::Drops(more)).await;
         assert_eq!(sat.ack().await.drops[0].ids, [2]);
-        sat.say(agent_message::Body::Goodbye(link::Goodbye { pass: None, reason: 1 })).await;
+        sat.say(agent_message::Body::Goodbye(link::Goodbye { reason: 1, ..link::Goodbye::default() })).await;
         assert!(matches!(sat.hear().await, ground_message::Body::Goodbye(_)));
     }
     let account = ground.account("sat-1").await;
@@ -317,5 +317,175 @@ async fn both_sides_say_their_clocks_and_the_station_shows_the_satellites() {
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
+    ground.stop().await;
+}
+
+/// The only pass that the ground knows, once `until` holds of it.
+async fn pass(ground: &support::Running, until: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    loop {
+        let passes = ground.store.as_ref().unwrap().passes(10).await.unwrap();
+        assert!(passes.len() < 2, "{passes:?}");
+        if let Some(pass) = passes.first() {
+            let pass = serde_json::to_value(pass).unwrap();
+            if until(&pass) {
+                return pass;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn greet(sat: &mut Satellite, contact_start_unix_nano: u64) {
+    let lanes = vec![lane(1..3, 3)];
+    let epoch = link::Epoch { epoch: EPOCH, start_counter: 1, lanes, ..link::Epoch::default() };
+    let satellite = sat.id.clone();
+    let hello =
+        link::Hello { satellite, epochs: vec![epoch], contact_start_unix_nano, ..link::Hello::default() };
+    sat.say(agent_message::Body::Hello(hello)).await;
+    assert!(matches!(sat.hear().await, ground_message::Body::Resume(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ground_keeps_a_pass_at_los_and_matches_what_the_satellite_says_of_it() {
+    const OPENED: u64 = 5_000;
+    let site = Site::new();
+    let ground = site.start_with("  partial_sync_interval: 10ms\n").await;
+    let (first, second) = (segment(1, 10), segment(2, 5_000));
+    let (one, two) = (first.header.payload_len, second.header.payload_len);
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    greet(&mut sat, OPENED).await;
+    sat.send(&first).await;
+    sat.committed(&[1]).await;
+    let _stream = sat.send_part(&second, &[0..two], 5_000).await;
+    while sat.ack().await.partials.is_empty() {}
+    // LOS without Goodbye.
+    sat.connection.close(0_u32.into(), b"");
+    let kept = pass(&ground, |_| true).await;
+    let seen = &kept["ground"];
+    assert_eq!((&kept["station"], &seen["ended"]), (&"svalbard".into(), &"lost".into()), "{kept}");
+    assert!(
+        kept["state"].is_null() && kept["efficiency"].is_null(),
+        "the satellite has said nothing: {kept}"
+    );
+    assert_eq!((&seen["held_bytes"], &seen["committed_segments"]), (&(one + 5_000).into(), &1.into()));
+
+    // The same contact goes on, and this time there is time for a Goodbye.
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    greet(&mut sat, OPENED).await;
+    let mut rest = sat.send_part(&second, &[5_000..two], usize::MAX).await;
+    rest.finish().unwrap();
+    sat.committed(&[2]).await;
+    let report = link::PassReport {
+        station: "svalbard".to_owned(),
+        start_unix_nano: OPENED,
+        planned_bytes: 2 * (one + two),
+        held_bytes: one + two,
+        state: link::PassState::DeliveredAll.into(),
+        ..link::PassReport::default()
+    };
+    let goodbye = link::Goodbye { pass: Some(report), ..link::Goodbye::default() };
+    sat.say(agent_message::Body::Goodbye(goodbye)).await;
+    assert!(matches!(sat.hear().await, ground_message::Body::Goodbye(_)));
+    sat.connection.close(0_u32.into(), b"");
+    let kept = pass(&ground, |pass| pass["ground"]["connections"] == 2).await;
+    let seen = &kept["ground"];
+    assert_eq!(
+        (&seen["held_bytes"], &seen["committed_segments"]),
+        (&(one + two).into(), &2.into()),
+        "{kept}"
+    );
+    assert_eq!((&seen["committed"]["spans"], &seen["ended"]), (&5_010.into(), &"goodbye".into()), "{kept}");
+    assert_eq!((&kept["state"], &kept["efficiency"]), (&"delivered_all".into(), &0.5.into()), "{kept}");
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ground_knows_what_waits_on_board_and_shows_no_text_of_a_peer_as_a_label() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let waits = |lane: u32, name: &str, bytes: u64| link::LaneBacklog {
+        lane,
+        name: name.to_owned(),
+        bytes,
+        items: Some(link::Counts { spans: 100, ..link::Counts::default() }),
+        since_unix_nano: 7_000_000_000,
+    };
+    let first = segment(1, 10);
+    let size = first.header.payload_len;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    let epoch = link::Epoch { epoch: EPOCH, lanes: vec![lane(1..2, 2)], ..link::Epoch::default() };
+    let hostile = format!("evil\u{1b}[2J\n{}", "x".repeat(500));
+    let hello = link::Hello {
+        satellite: "sat-1".to_owned(),
+        epochs: vec![epoch],
+        backlog: vec![
+            waits(8, "bulk", size + 50),
+            waits(3, &hostile, 9),
+            waits(200, "b", 1),
+            waits(201, "b", u64::MAX),
+            waits(999, "c", 1),
+        ],
+        plan: Some(link::Plan {
+            source: "plan".to_owned(),
+            error: "line 3".to_owned(),
+            next_start_unix_nano: 99_000_000_000,
+            next_station: hostile.clone(),
+            ..link::Plan::default()
+        }),
+        agent: Some(link::AgentState { configuration: 0xab, resident_bytes: 1 << 20, ..Default::default() }),
+        ..link::Hello::default()
+    };
+    sat.say(agent_message::Body::Hello(hello)).await;
+    assert!(matches!(sat.hear().await, ground_message::Body::Resume(_)));
+    sat.send(&first).await;
+    sat.committed(&[1]).await;
+    let (_, text) = get(ground.metrics, "/metrics").await;
+    for line in [
+        "perigee_satellite_connected{satellite=\"sat-1\"} 1.0",
+        "perigee_satellite_next_contact_timestamp_seconds{satellite=\"sat-1\"} 99.0",
+        "perigee_satellite_backlog_bytes{satellite=\"sat-1\",lane=\"8\"} 50.0",
+        "perigee_satellite_backlog_items{satellite=\"sat-1\",lane=\"8\"} 90.0",
+        "perigee_satellite_backlog_oldest_timestamp_seconds{satellite=\"sat-1\",lane=\"3\"} 7.0",
+        "perigee_satellite_backlog_bytes{satellite=\"sat-1\",lane=\"other\"} 1125899906842625.0",
+        "perigee_satellite_memory_rss_bytes{satellite=\"sat-1\"} 1048576.0",
+        "perigee_delivery_delay_seconds_count{satellite=\"sat-1\",signal=\"traces\",lane=\"8\"} 1",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    assert!(!text.contains("evil") && !text.contains("lane=\"999\""), "{text}");
+    let expiry =
+        text.lines().find(|l| l.starts_with("perigee_satellite_certificate_expiry_timestamp_seconds{"));
+    let expiry: f64 = expiry.unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+    let now = perigee_shared::env::Env::production().unix_nano() as f64 / 1e9;
+    assert!((0.5..1.5).contains(&((expiry - now) / 86_400.0)), "of the certificate itself: {expiry}");
+    let (_, api) = get(ground.api, "/api/v1/satellites").await;
+    let satellite = &serde_json::from_str::<serde_json::Value>(&api).unwrap()[0];
+    let name = satellite["backlog"][0]["name"].as_str().unwrap();
+    assert!(name.len() == 63 && name.starts_with("evil[2Jxx"), "{satellite}");
+    assert_eq!(
+        (&satellite["plan"]["error"], &satellite["agent"]["configuration"]),
+        (&"line 3".into(), &"00000000000000ab".into())
+    );
+    let heard = satellite["last_heard_unix_nano"].as_u64().unwrap() as f64 / 1e9;
+    assert!((now - heard).abs() < 60.0, "{satellite}");
+
+    // What the Goodbye says is newer than what was worked out.
+    let goodbye = link::Goodbye { backlog: vec![waits(8, "bulk", 777)], ..link::Goodbye::default() };
+    sat.say(agent_message::Body::Goodbye(goodbye)).await;
+    assert!(matches!(sat.hear().await, ground_message::Body::Goodbye(_)));
+    sat.connection.close(0_u32.into(), b"");
+    pass(&ground, |_| true).await;
+    let standing = ground.satellites().await.remove(0).standing;
+    let waits = standing.backlog.unwrap();
+    assert_eq!((waits.len(), waits[0].bytes), (1, 777));
+
+    // An agent that says nothing of it.
+    let mut old = site.satellite("sat-2", ground.address).await;
+    old.hello(1..2).await;
+    let (_, text) = get(ground.metrics, "/metrics").await;
+    assert!(!text.contains("backlog_bytes{satellite=\"sat-2\""), "unknown is not 0: {text}");
+    assert!(text.contains("perigee_satellite_connected{satellite=\"sat-2\"} 1.0"), "{text}");
+    let standing = ground.satellites().await.remove(1).standing;
+    assert!(standing.backlog.is_none() && standing.next_contact.is_none() && standing.plan.is_none());
     ground.stop().await;
 }

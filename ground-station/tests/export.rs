@@ -15,6 +15,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use perigee_shared::segment::Lane;
 use prost::Message;
 use support::{EPOCH, Running, Site, columns, get, lane, sealed, segment};
 
@@ -33,6 +34,9 @@ struct Opinion {
     rejects: u64,
     /// Names of the spans it took, and how often.
     taken: BTreeMap<String, u32>,
+    /// The first span of each request, taken or not, and of those that were taken.
+    asked: Vec<String>,
+    order: Vec<String>,
     headers: Vec<HeaderMap>,
 }
 
@@ -75,6 +79,7 @@ fn decide(backend: &Backend, headers: HeaderMap, body: Bytes) -> (StatusCode, Ve
     let names: Vec<String> = spans.map(|s| s.name).collect();
     backend.with(|o| {
         o.headers.push(headers);
+        o.asked.push(names[0].clone());
         if o.unavailable > 0 {
             o.unavailable -= 1;
             return (StatusCode::SERVICE_UNAVAILABLE, Vec::new());
@@ -88,6 +93,7 @@ fn decide(backend: &Backend, headers: HeaderMap, body: Bytes) -> (StatusCode, Ve
         if names.iter().any(|n| o.refuses.as_ref().is_some_and(|r| n.starts_with(r.as_str()))) {
             return (StatusCode::BAD_REQUEST, Vec::new());
         }
+        o.order.push(names[0].clone());
         for name in names {
             *o.taken.entry(name).or_default() += 1;
         }
@@ -348,5 +354,74 @@ async fn a_spool_full_of_partial_segments_gives_some_up_and_takes_them_again() {
         sat.committed(&[n]).await;
     }
     assert_eq!(ground.drained("sat-1").await.exported.spans, 320_000);
+    ground.stop().await;
+}
+
+/// A segment of the lane of alarms.
+fn alarm(sequence: u64, spans: usize) -> support::Segment {
+    let mut alarm = segment(sequence, spans);
+    alarm.header.id.lane = Lane(1);
+    alarm
+}
+
+/// Waits until this holds of a backend.
+async fn until(backend: &Backend, holds: impl Fn(&Opinion) -> bool) {
+    while !backend.with(|o| holds(o)) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_behind_a_day_of_bulk_goes_first_and_bulk_goes_on_where_it_was_left() {
+    let site = Site::new();
+    let (backend, address) = Backend::start(Opinion { unavailable: u32::MAX, ..Opinion::default() }).await;
+    let fast = exporter("otlphttp/x", address);
+    let slow = fast.replace("compression:", "rate_limit: 2000, compression:");
+    assert_ne!(fast, slow);
+    let ground = ground(&site, &slow, 23_000).await;
+    until(&backend, |o| !o.asked.is_empty()).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(2..2).await;
+    // The exporter waits to send bulk again. It leaves that, though the backend is still down.
+    sat.send(&alarm(100, 1)).await;
+    sat.committed(&[100]).await;
+    until(&backend, |o| o.asked.last().is_some_and(|name| name.starts_with("s100-"))).await;
+    backend.with(|o| o.unavailable = 0);
+    until(&backend, |o| o.order.len() >= 2).await;
+    // Now it waits for its rate, in the middle of the segment.
+    sat.send(&alarm(101, 1)).await;
+    sat.committed(&[101]).await;
+    until(&backend, |o| o.order.len() >= 3).await;
+    let order = backend.with(|o| o.order.clone());
+    let of = |n: usize| order[n].split('-').next().unwrap();
+    assert_eq!([of(0), of(1), of(2)], ["s100", "s1", "s101"]);
+    ground.stop().await;
+
+    let ground = Running::start(site.config("", &fast)).await;
+    assert_eq!(ground.drained("sat-1").await.exported.spans, 23_002);
+    assert_eq!(backend.taken(), 23_002);
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bulk_keeps_a_tenth_of_what_is_sent_while_alarms_do_not_end() {
+    const ALARMS: usize = 15;
+    let site = Site::new();
+    let (backend, address) = Backend::start(Opinion { unavailable: u32::MAX, ..Opinion::default() }).await;
+    let ground = ground(&site, &exporter("otlphttp/x", address), 8_192).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(2..2).await;
+    let alarms = 100..100 + ALARMS as u64;
+    for sequence in alarms.clone() {
+        sat.send(&alarm(sequence, 8_192)).await;
+    }
+    sat.committed(&alarms.collect::<Vec<_>>()).await;
+    until(&backend, |o| o.asked.last().is_some_and(|name| name.starts_with("s100-"))).await;
+    backend.with(|o| o.unavailable = 0);
+    ground.drained("sat-1").await;
+    assert_eq!(backend.taken(), (ALARMS + 1) * 8_192);
+    let order = backend.with(|o| o.order.clone());
+    let bulk = order.iter().position(|name| name.starts_with("s1-")).unwrap();
+    assert!(order.len() == ALARMS + 1 && (10..12).contains(&bulk), "one request in ten: {bulk} of {order:?}");
     ground.stop().await;
 }

@@ -120,6 +120,9 @@ fn stdout_sink() -> Sink {
 /// Resident memory of this process in bytes, if it can be had.
 pub type MemoryMeter = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
 
+/// CPU time that this process has used, if it can be had.
+pub type CpuMeter = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
+
 /// What a program takes from the machine.
 #[derive(Clone)]
 pub struct Env {
@@ -135,6 +138,8 @@ pub struct Env {
     pub placement: Placement,
     /// Resident memory.
     pub memory: MemoryMeter,
+    /// CPU time used.
+    pub cpu_time: CpuMeter,
     /// Where `debug` exporters write.
     pub output: Sink,
     /// Has tasks panic; for tests.
@@ -152,14 +157,15 @@ impl Env {
             network: Arc::new(Udp),
             placement: Placement::Thread,
             memory: Arc::new(resident_memory),
+            cpu_time: Arc::new(|| clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).ok().map(Duration::from)),
             output: stdout_sink(),
             plant: None,
             rng: Arc::new(Mutex::new(SmallRng::from_os_rng())),
         }
     }
 
-    /// A machine made of these parts; its randomness follows from `seed`, its output is standard output, and its wall clock is
-    /// trusted until [`Env::bounds`] says otherwise.
+    /// A machine made of these parts; its randomness follows from `seed`, its output is standard output, its CPU time is not known, and
+    /// its wall clock is trusted until [`Env::bounds`] says otherwise.
     pub fn new(
         clock: Arc<dyn Clock>,
         store: Arc<dyn StoreDriver>,
@@ -175,6 +181,7 @@ impl Env {
             network,
             placement,
             memory,
+            cpu_time: Arc::new(|| None),
             output: stdout_sink(),
             plant: None,
             rng: Arc::new(Mutex::new(SmallRng::seed_from_u64(seed))),

@@ -130,7 +130,7 @@ impl Counts {
 
     /// Items of all signals together.
     pub const fn total(self) -> u64 {
-        self.0[0] + self.0[1] + self.0[2]
+        self.0[0].saturating_add(self.0[1]).saturating_add(self.0[2])
     }
 
     /// The signals of which there is at least one item.
@@ -220,7 +220,8 @@ impl Add for Counts {
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
         for (a, b) in self.0.iter_mut().zip(other.0) {
-            *a += b;
+            // A peer may say any number.
+            *a = a.saturating_add(b);
         }
     }
 }

@@ -101,7 +101,7 @@ impl Outside {
             match config.exporters.get(&name) {
                 Some(ExporterConfig::Link) => {
                     if let Some(link) = &config.link {
-                        outside.link = Some((link_config(link, env)?, signals));
+                        outside.link = Some((link_config(config, link, env)?, signals));
                     }
                 }
                 Some(ExporterConfig::Direct(direct)) => {
@@ -116,10 +116,16 @@ impl Outside {
     }
 }
 
-fn link_config(link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError> {
+fn link_config(config: &Config, link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError> {
     let (trust, satellite) = Trust::try_new(link, env)?;
     let stations = link.stations.iter().map(|(id, s)| (id.clone(), s.address.clone())).collect();
-    Ok(ShipperConfig { satellite, trust, stations })
+    Ok(ShipperConfig {
+        satellite,
+        trust,
+        stations,
+        configuration: config.hash,
+        memory_limit: config.processors.memory_limiter.limit.0,
+    })
 }
 
 /// Checks what only the files that a configuration names can show, without opening or binding anything.

@@ -87,41 +87,79 @@ pub(crate) fn contacts_text(planned: &Value) -> String {
     out
 }
 
+/// A number with one digit behind the point, and its unit.
+fn number(value: &Value, factor: f64, unit: &str) -> String {
+    value.as_f64().map_or_else(|| "-".to_owned(), |n| format!("{:.1}{unit}", n * factor))
+}
+
 /// Passes and the forecast for people.
 pub(crate) fn report_text(report: &Value) -> String {
     let mut out = format!(
-        "{:<16}{:<22}{:>12}{:>12}{:>6}{:>12}\n",
-        "station", "began", "planned", "achieved", "%", "left"
+        "{:<14} {:<16}{:<16}{:>6}{:>11}{:>5}{:>11}{:>6}{:>7}{:>8}\n",
+        "station", "began", "ended", "up in", "held", "%", "left", "loss", "rtt", "kbit/s"
     );
     for pass in report["passes"].as_array().into_iter().flatten() {
         let percent = pass["efficiency"].as_f64().map_or("-".to_owned(), |e| format!("{:.0}", e * 100.0));
+        let rate = pass["rate_bits_per_second"].as_f64();
         let _ = writeln!(
             out,
-            "{:<16}{:<22}{:>12}{:>12}{percent:>6}{:>12}",
+            "{:<14} {:<16}{:<16}{:>6}{:>11}{percent:>5}{:>11}{:>6}{:>7}{:>8}",
             text(&pass["station"]),
-            time(&pass["start_unix_nano"]),
-            size(&pass["planned_bytes"]),
-            size(&pass["achieved_bytes"]),
+            time(&pass["start_unix_nano"]).get(5..19).unwrap_or("-").replace('T', " "),
+            text(&pass["state"]).replace('_', " "),
+            number(&pass["connect_seconds"], 1.0, "s"),
+            size(&pass["held_bytes"]),
             size(&pass["backlog_bytes"]),
+            number(&pass["loss"], 100.0, "%"),
+            pass["round_trip_seconds"].as_f64().map_or("-".to_owned(), |s| format!("{:.0}ms", s * 1000.0)),
+            rate.map_or("-".to_owned(), |r| format!("{:.0}", r / 1000.0)),
         );
     }
-    let f = &report["forecast"];
-    let growth = ByteSize(f["growth_bytes_per_second"].as_f64().unwrap_or(0.0) as u64);
+    if report["passes"].as_array().is_none_or(Vec::is_empty) {
+        out.push_str("no pass has ended yet\n");
+    } else {
+        out.push_str("held: what the ground has gained by the end of the pass; %: of what the plan said it can carry\n");
+    }
+    out.push('\n');
+    out.push_str(&forecast_text(&report["forecast"]));
+    out
+}
+
+/// What is expected, as of when it was made.
+fn forecast_text(f: &Value) -> String {
+    let made = f["made_unix_nano"].as_u64().unwrap_or(0);
+    let away = |value: &Value| {
+        value.as_u64().map(|at| {
+            let minutes = at.saturating_sub(made) as f64 / 6e10;
+            if minutes < 120.0 {
+                format!("in about {minutes:.0} min")
+            } else {
+                format!("in about {:.0} h", minutes / 60.0)
+            }
+        })
+    };
+    let waits = match f["backlog_since_unix_nano"].as_u64() {
+        Some(since) => format!("; the oldest waits since {}", shown_time(since)),
+        None => String::new(),
+    };
+    let mut out = format!("stored now {} of {}{waits}\n", size(&f["stored_bytes"]), size(&f["max_bytes"]));
+    let Some(until) = f["plan_until_unix_nano"].as_u64() else {
+        out.push_str("forecast   none: no contact with a rate and an end is planned\n");
+        return out;
+    };
+    let growth = match f["growth_bytes_per_second"].as_f64() {
+        Some(growth) => format!("{} a second go on coming", ByteSize(growth as u64)),
+        None => "nothing more comes (too early to say how much does)".to_owned(),
+    };
     let _ = writeln!(
         out,
-        "\nstored {} of {}, {growth} more a second; the plan carries {} until {}",
-        size(&f["stored_bytes"]),
-        size(&f["max_bytes"]),
+        "forecast   if the plan holds ({} until {}) and {growth}:",
         size(&f["planned_bytes"]),
-        time(&f["plan_until_unix_nano"]),
+        shown_time(until)
     );
-    let _ = writeln!(
-        out,
-        "the oldest waits since {}; everything is delivered: {}; the store is full: {}",
-        time(&f["backlog_since_unix_nano"]),
-        time(&f["empty_unix_nano"]),
-        time(&f["full_unix_nano"]),
-    );
+    let empty = away(&f["empty_unix_nano"]).unwrap_or("not while the plan lasts".to_owned());
+    let full = away(&f["full_unix_nano"]).unwrap_or("not while the plan lasts".to_owned());
+    let _ = writeln!(out, "           everything delivered {empty}; store full {full}");
     out
 }
 
@@ -135,10 +173,10 @@ pub(crate) fn status_text(status: &Value) -> String {
     if let Some(station) = link["station"].as_str() {
         let _ = write!(out, " ({station})");
     }
-    if let Some(error) = link["last_error"].as_str() {
-        let _ = write!(out, ", last error: {error}");
-    }
     let _ = writeln!(out);
+    if let Some(error) = link["last_error"].as_str() {
+        let _ = writeln!(out, "           last error at {}: {error}", time(&link["last_error_unix_nano"]));
+    }
     let clock = &status["clock"];
     if let Some(doubt) = clock["doubt"].as_str() {
         let _ = writeln!(

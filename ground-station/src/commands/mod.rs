@@ -1,6 +1,7 @@
 //! The command line.
 
 mod pki;
+mod satellites;
 mod spool;
 
 use std::path::PathBuf;
@@ -44,7 +45,7 @@ enum Command {
     /// Make authorities and certificates.
     #[command(subcommand)]
     Pki(pki::Command),
-    /// Show the satellites, their lanes, backlog and last contact.
+    /// Show how each satellite stands: link, next contact, what waits on board, last pass.
     Satellites(spool::Query),
     /// Look into the spool.
     #[command(subcommand)]
@@ -56,7 +57,7 @@ enum Command {
 pub(crate) struct ConfigFile {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    pub(crate) config: PathBuf,
 }
 
 /// Does what the command line says on the machine `env`; errors are on stderr.
@@ -65,7 +66,7 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
         Command::Run(file) => Box::pin(work(file, &env)).await,
         Command::Validate(file) => validate(file),
         Command::Pki(command) => pki::run(command),
-        Command::Satellites(query) => Box::pin(spool::satellites(query)).await,
+        Command::Satellites(query) => Box::pin(satellites::run(query)).await,
         Command::Spool(command) => Box::pin(spool::run(command)).await,
     };
     match result {

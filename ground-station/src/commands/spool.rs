@@ -1,6 +1,5 @@
-//! `ground-station satellites` and `ground-station spool`: asked of the running process, or of the file when nothing runs.
+//! `ground-station spool`: asked of the running process, or of the file when nothing runs.
 
-use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,10 +21,10 @@ use crate::spool::{SpoolError, Store};
 #[derive(Debug, Args)]
 pub(super) struct Query {
     #[command(flatten)]
-    file: ConfigFile,
+    pub(super) file: ConfigFile,
     /// As JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -65,7 +64,7 @@ pub(super) enum Command {
 }
 
 /// Reads `path` from the running process, or asks the file when nothing runs.
-async fn fetch<R: serde::Serialize>(
+pub(super) async fn fetch<R: serde::Serialize>(
     config: &Config,
     path: &str,
     body: Option<Value>,
@@ -83,55 +82,6 @@ async fn fetch<R: serde::Serialize>(
     let answer = otherwise(store.clone()).await?;
     store.close().await;
     Ok(serde_json::to_value(answer)?)
-}
-
-pub(super) async fn satellites(query: Query) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&query.file.config)?;
-    let all = fetch(&config, "/api/v1/satellites", None, async |store| store.satellites().await).await?;
-    if query.json {
-        say_json(&all)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let header = ("satellite", "connected", "last contact", "backlog", "partials", "in spool", "clock");
-    let (a, b, c, d, e, f, g) = header;
-    say(&format!("{a:<20}  {b:<9}  {c:<14}  {d:>8}  {e:>8}  {f:>10}  {g}\n"));
-    let now = Env::production().unix_nano();
-    for satellite in all.as_array().into_iter().flatten() {
-        let lanes = || {
-            satellite["epochs"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .flat_map(|epoch| epoch["lanes"].as_array().into_iter().flatten())
-        };
-        let backlog: u64 = lanes().filter_map(|l| l["backlog_segments"].as_u64()).sum();
-        let partials: usize = lanes().filter_map(|l| l["partials"].as_array()).map(Vec::len).sum();
-        let last = match satellite["last_contact_unix_nano"].as_u64() {
-            None | Some(0) => "never".to_owned(),
-            Some(at) => format!("{} s ago", now.saturating_sub(at) / 1_000_000_000),
-        };
-        let connected = if satellite["connected"].as_bool() == Some(true) { "yes" } else { "no" };
-        let bytes = ByteSize(satellite["spool_bytes"].as_u64().unwrap_or(0)).to_string();
-        let name = satellite["satellite"].as_str().unwrap_or("");
-        say(&format!(
-            "{name:<20}  {connected:<9}  {last:<14}  {backlog:>8}  {partials:>8}  {bytes:>10}  {}\n",
-            clock(&satellite["clock"])
-        ));
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A satellite's clock against the station's.
-fn clock(clock: &Value) -> String {
-    let Some(offset) = clock["offset_seconds"].as_f64() else { return "-".to_owned() };
-    let mut out = format!("{offset:+.3} s \u{b1} {:.3}", clock["error_seconds"].as_f64().unwrap_or(0.0));
-    if let Some(drift) = clock["drift_ppm"][0].as_f64() {
-        let _ = write!(out, ", {drift:+.1} ppm");
-    }
-    if clock["untrusted"].as_str().is_some_and(|why| !why.is_empty()) {
-        out.push_str(", NOT TRUSTED");
-    }
-    out
 }
 
 pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {

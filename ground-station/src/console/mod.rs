@@ -17,7 +17,7 @@ use crate::spool::{
     AccountView, ColumnsView, GapView, LetterView, PassView, SatelliteView, SpoolError, SpoolView, Status,
     Store,
 };
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Satellites};
 
 /// What the answers are made from.
 #[derive(Clone)]
@@ -149,9 +149,13 @@ struct Linked {
 async fn satellites(State(console): State<Console>) -> Answer<Vec<Linked>> {
     let all = console.store.satellites().await?;
     let connected = console.connected.satellites();
-    let linked = |view: SatelliteView| Linked {
-        clock: console.connected.clocks().of(&view.satellite),
-        view: SatelliteView { connected: connected.contains(&view.satellite), ..view },
+    let linked = |view: SatelliteView| {
+        let mut linked = Linked { clock: console.connected.clocks().of(&view.satellite), view };
+        if let Some(heard) = connected.get(&linked.view.satellite) {
+            linked.view.connected = true;
+            linked.view.standing.last_heard_unix_nano = *heard;
+        }
+        linked
     };
     Ok(Json(all.into_iter().map(linked).collect()))
 }
@@ -205,7 +209,13 @@ async fn columns(State(console): State<Console>, Query(Each { each }): Query<Eac
 async fn metrics(State(console): State<Console>) -> Result<Response, Failed> {
     let (spool, accounts) = (console.store.overview().await?, console.store.accounting().await?);
     let status = console.store.status().borrow().clone();
-    let text = console.metrics.render(&spool, &accounts, &status, console.connected.count(), |registry| {
+    let satellites = Satellites {
+        accounts: &accounts,
+        standings: &console.store.standings().await?,
+        connected: &console.connected.satellites(),
+    };
+    let connections = console.connected.count();
+    let text = console.metrics.render(&spool, &satellites, &status, connections, |registry| {
         console.connected.clocks().register(registry);
     });
     Ok(([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response())

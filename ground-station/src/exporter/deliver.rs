@@ -39,17 +39,19 @@ impl Delivery {
         Self { name, delivery: deliver::Delivery::new(client, config, env), metrics }
     }
 
-    /// Sends a request until all of it is decided.
+    /// Sends a request until all of it is decided; `None` when it was left before that, since `leave` was cancelled.
     pub(super) async fn send(
         &mut self,
         signal: Signal,
         body: Bytes,
         items: u64,
         shutdown: &CancellationToken,
-    ) -> Result<Delivered, Stopped> {
+        leave: &CancellationToken,
+    ) -> Result<Option<Delivered>, Stopped> {
         let (name, metrics) = (&self.name, &self.metrics);
         let tell = |event: Event<'_>| note(name, metrics, signal, event);
-        let sent = self.delivery.send(signal, body, items, shutdown, tell).await?;
+        let sent = self.delivery.send_or_leave(signal, body, items, shutdown, leave, tell).await?;
+        let Some(sent) = sent else { return Ok(None) };
         if let Some(first) = sent.refused.first() {
             let (letters, reason) = (sent.refused.len(), &first.reason);
             tracing::warn!(exporter = %name, %signal, letters, reason, "refused for good; kept in dead-letter");
@@ -60,7 +62,8 @@ impl Delivery {
             items: Counts::of(signal, r.items),
             reason: r.reason,
         };
-        Ok(Delivered { rejected: sent.rejected, letters: sent.refused.into_iter().map(letter).collect() })
+        let letters = sent.refused.into_iter().map(letter).collect();
+        Ok(Some(Delivered { rejected: sent.rejected, letters }))
     }
 
     /// Sends a request as it is; why it was refused, if it was.

@@ -2,26 +2,35 @@
 //!
 //! One that is down holds nobody back: it waits and tries again, for ever. What a backend refuses is halved until the single
 //! items that it means are found; only those go to dead-letter, in the transaction that moves the place on.
+//!
+//! A segment is left between two requests, and while one of it waits, when something more urgent was committed: the place in it is
+//! kept, since each lane has one.
 
 mod deliver;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
 use perigee_shared::export::cut::Plan;
 use perigee_shared::export::deliver::Stopped;
 use perigee_shared::export::{Attributes, Client, Cut, Cuts, ExporterConfig};
-use perigee_shared::signal::{Counts, SignalSet};
+use perigee_shared::signal::{Counts, Signal, SignalSet};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::deliver::Delivery;
-use crate::spool::{Letter, Progress, Replay, SpoolError, Store, Work};
+use self::deliver::{Delivered, Delivery};
+use crate::spool::{Letter, Place, Progress, Replay, SpoolError, Status, Store, Work};
 use crate::telemetry::Metrics;
 
 /// How long settled segments may wait to be deleted together.
 const SWEEP_AFTER: Duration = Duration::from_secs(1);
+
+/// While a request is being sent, something more urgent is looked for, at most this often.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
 
 /// One exporter.
 pub struct Exporter {
@@ -123,9 +132,11 @@ impl Exporter {
             return self.replay(&replays, shutdown).await.map(|()| true);
         }
         let fingerprint = self.plan.fingerprint();
+        // What is committed from here on is looked at while a request is being sent.
+        let status = self.store.status();
         match self.store.next(Arc::clone(&self.name), self.plan.signals, fingerprint).await? {
             None => Ok(false),
-            Some(work) => Box::pin(self.segment(work, fingerprint, shutdown)).await.map(|()| true),
+            Some(work) => Box::pin(self.segment(work, fingerprint, status, shutdown)).await.map(|()| true),
         }
     }
 
@@ -153,6 +164,7 @@ impl Exporter {
         &mut self,
         mut work: Work,
         fingerprint: u64,
+        mut status: watch::Receiver<Status>,
         shutdown: &CancellationToken,
     ) -> Result<(), Left> {
         let (place, first) = (work.place, work.request);
@@ -179,7 +191,12 @@ impl Exporter {
             progress.finished = cuts.peek().is_none();
             match cut {
                 Cut::Request { signal, body, items } => {
-                    let delivered = self.delivery.send(signal, body, items, shutdown).await?;
+                    let at = (fingerprint, place);
+                    let Some(delivered) = self.send(signal, body, items, at, &mut status, shutdown).await?
+                    else {
+                        return Ok(());
+                    };
+                    progress.items = items;
                     progress.letters = delivered.letters;
                     progress.rejected = Counts::of(signal, delivered.rejected);
                 }
@@ -187,9 +204,13 @@ impl Exporter {
                     let reason = "the request cannot be read".to_owned();
                     progress.letters = vec![Letter { signal, body, items: Counts::ZERO, reason }];
                     progress.rejected = Counts::ZERO;
+                    progress.items = 0;
                 }
             }
             self.store.progress(Arc::clone(&self.name), progress.clone()).await?;
+            if !progress.finished && self.goes_elsewhere(fingerprint, place).await? {
+                return Ok(());
+            }
         }
         if !progress.finished {
             // Nothing was left of it for this exporter.
@@ -197,5 +218,39 @@ impl Exporter {
             self.store.progress(Arc::clone(&self.name), none).await?;
         }
         Ok(())
+    }
+
+    async fn goes_elsewhere(&self, fingerprint: u64, place: Place) -> Result<bool, SpoolError> {
+        self.store.goes_elsewhere(Arc::clone(&self.name), self.plan.signals, fingerprint, place).await
+    }
+
+    /// Sends a request of the segment at `place`; `None` when it was left for another segment.
+    async fn send(
+        &mut self,
+        signal: Signal,
+        body: Bytes,
+        items: u64,
+        (fingerprint, place): (u64, Place),
+        status: &mut watch::Receiver<Status>,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Delivered>, Stopped> {
+        let (store, name, signals) = (self.store.clone(), Arc::clone(&self.name), self.plan.signals);
+        let leave = CancellationToken::new();
+        let watch = async {
+            while status.changed().await.is_ok() {
+                let elsewhere = store.goes_elsewhere(Arc::clone(&name), signals, fingerprint, place);
+                // A spool that cannot be read is noticed once the request is decided.
+                if elsewhere.await.unwrap_or(false) {
+                    leave.cancel();
+                }
+                tokio::time::sleep(LOOK_AFTER).await;
+            }
+            std::future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            biased;
+            sent = self.delivery.send(signal, body, items, shutdown, &leave) => Ok(sent?),
+            never = watch => match never {},
+        }
     }
 }

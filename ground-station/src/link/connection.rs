@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use perigee_proto::link;
 use perigee_shared::link::revocation::Revocations;
-use perigee_shared::link::wire;
+use perigee_shared::link::{tls, wire};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -18,7 +18,7 @@ use super::bounds;
 use super::clock::Clocks;
 use super::machine::{Action, Close, Event, Machine, Settings, StreamId};
 use super::registry::Registry;
-use crate::spool::{Incoming, SpoolError, Status, Store};
+use crate::spool::{Applied, Ending, Heard, Incoming, SpoolError, Status, Store};
 use crate::telemetry::Metrics;
 
 /// Bytes that are read from a stream at once.
@@ -53,6 +53,17 @@ struct Shell {
     satellite: Arc<str>,
     asked: Vec<Pending>,
     stops: std::collections::BTreeMap<StreamId, CancellationToken>,
+    /// Once Hello has come.
+    greeted: Option<Greeted>,
+    /// When the last of it came.
+    last: Instant,
+}
+
+/// The contact that a connection is of.
+struct Greeted {
+    at: Instant,
+    /// When the satellite opened it, by its clock.
+    opened: u64,
 }
 
 /// Serves a connection until it ends; what arrived is in the spool then.
@@ -75,9 +86,12 @@ pub(super) async fn serve(connection: Connection, settings: Settings, around: Su
         satellite,
         asked: Vec::new(),
         stops: Default::default(),
+        greeted: None,
+        last: Instant::now(),
     };
     tasks.spawn(accept_streams(connection.clone(), stream_events));
     shell.run(&mut controls, &mut streams).await;
+    shell.tell_of_contact().await;
     tasks.shutdown().await;
 }
 
@@ -124,7 +138,10 @@ impl Shell {
                     }
                 },
                 event = controls.recv(), if controls_open => match event {
-                    Some(event) => event,
+                    Some(event) => {
+                        self.last = Instant::now();
+                        event
+                    }
                     None => {
                         controls_open = false;
                         continue;
@@ -137,6 +154,7 @@ impl Shell {
                         Event::Opened(stream, open)
                     }
                     Some(FromStream::Data(stream, offset, bytes)) => {
+                        self.last = Instant::now();
                         self.around.metrics.received(&self.satellite, bytes.len() as u64);
                         Event::Data(stream, offset, bytes)
                     }
@@ -178,6 +196,51 @@ impl Shell {
         }
     }
 
+    /// The link has ended: what came in it goes into the log and the spool.
+    async fn tell_of_contact(&mut self) {
+        let Some(Greeted { at, opened }) = self.greeted.take() else { return };
+        let haul = self.machine.haul().clone();
+        let ended = self.ending(haul.goodbye.is_some());
+        let lost = if ended == Ending::Lost { self.last } else { Instant::now() };
+        tracing::info!(
+            satellite = %self.satellite,
+            ended = ended.name(),
+            seconds = lost.duration_since(at).as_secs_f64(),
+            received_bytes = haul.received,
+            held_bytes = haul.held,
+            segments = haul.segments,
+            items = haul.items.total(),
+            "contact has ended"
+        );
+        let heard = Heard {
+            opened,
+            began: at.elapsed(),
+            lost: lost.elapsed(),
+            received: haul.received,
+            held: haul.held,
+            segments: haul.segments,
+            items: haul.items,
+            ended,
+            goodbye: haul.goodbye,
+        };
+        if let Err(error) = self.around.store.heard(Arc::clone(&self.satellite), heard).await {
+            tracing::error!(satellite = %self.satellite, %error, "the record of a contact could not be kept");
+        }
+    }
+
+    fn ending(&self, goodbye: bool) -> Ending {
+        let by_us = matches!(self.connection.close_reason(), Some(quinn::ConnectionError::LocallyClosed));
+        if goodbye {
+            Ending::Goodbye
+        } else if self.around.shutdown.is_cancelled() {
+            Ending::Shutdown
+        } else if by_us && !self.around.registry.is_superseded(self.connection.stable_id()) {
+            Ending::Closed
+        } else {
+            Ending::Lost
+        }
+    }
+
     async fn handle(&mut self, event: Event) {
         for action in self.machine.on_event(Instant::now(), event) {
             match action {
@@ -192,11 +255,11 @@ impl Shell {
                     }
                 }
                 Action::Commit(batch) => {
-                    let store = self.around.store.clone();
+                    let (store, metrics) = (self.around.store.clone(), self.around.metrics.clone());
                     let turn = self.turn(batch.iter().map(|incoming| incoming.pieces.len()).sum());
                     self.asked.push(Box::pin(async move {
                         turn.await;
-                        hand_over(store, batch).await
+                        hand_over(store, metrics, batch).await
                     }));
                 }
                 Action::Drops(drops) => {
@@ -227,8 +290,12 @@ impl Shell {
     }
 
     /// Ends older connections of this satellite, so that what they hold is in the ledger, and asks it.
-    fn greet(&mut self, hello: Arc<link::Hello>) {
+    fn greet(&mut self, mut hello: Arc<link::Hello>) {
         self.around.clocks.hear(&self.satellite, &hello, self.connection.rtt());
+        // What the certificate itself says goes before what is said of it.
+        if let Some(end) = tls::peer_end(&self.connection) {
+            Arc::make_mut(&mut hello).agent.get_or_insert_default().certificate_end_unix_nano = end;
+        }
         tracing::info!(
             satellite = %self.satellite,
             remote = %self.connection.remote_address(),
@@ -238,6 +305,7 @@ impl Shell {
         let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
         let (registry, id) = (self.around.registry.clone(), self.connection.stable_id());
         self.around.registry.has_begun(id);
+        self.greeted = Some(Greeted { at: Instant::now(), opened: hello.contact_start_unix_nano });
         let turn = self.turn(bounds::rows(&hello));
         self.asked.push(Box::pin(async move {
             turn.await;
@@ -268,12 +336,17 @@ impl Shell {
 }
 
 /// Has the store take the bytes, then commit what they belong to.
-async fn hand_over(store: Store, batch: Vec<Incoming>) -> Result<Event, SpoolError> {
+async fn hand_over(store: Store, metrics: Metrics, batch: Vec<Incoming>) -> Result<Event, SpoolError> {
+    let of = batch.iter().map(|i| (Arc::clone(&i.satellite), Arc::clone(&i.header))).collect::<Vec<_>>();
     let mut taken = Vec::with_capacity(batch.len());
     for incoming in batch {
         taken.push(store.put_payload(incoming).await?);
     }
-    store.commit(taken).await.map(Event::Applied)
+    let applied = store.commit(taken).await?;
+    for ((satellite, header), _) in of.iter().zip(&applied).filter(|(_, a)| **a == Applied::New) {
+        metrics.delivered(satellite, header);
+    }
+    Ok(Event::Applied(applied))
 }
 
 pub(super) fn code(close: Close) -> VarInt {

@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use perigee_proto::link::{self, GoodbyeReason, RejectReason, agent_message, ground_message};
+pub use perigee_shared::link::Close;
 use perigee_shared::link::MINOR_VERSION;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Codec, Hash, Header, HeaderError, SegmentId};
+use perigee_shared::signal::Counts;
 use prost::Message;
 use tokio::time::Instant;
 
@@ -54,6 +56,7 @@ pub type StreamId = u64;
 /// What happened.
 #[allow(clippy::large_enum_variant, reason = "an event is taken in and forgotten; few are in memory at once")]
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an event is handed over at once, and a few wait at most")]
 pub enum Event {
     /// A message on the control stream.
     Control(link::AgentMessage),
@@ -96,28 +99,6 @@ pub enum Action {
     Close(Close, String),
 }
 
-/// Why a connection is closed. The numbers are QUIC's application error codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Close {
-    /// Everything was said.
-    Done = 0,
-    /// The peer broke the protocol.
-    Protocol = 1,
-    /// The satellite is not on the list, or not who its message says.
-    Identity = 2,
-    /// A newer connection of the same satellite.
-    Superseded = 3,
-    /// Its certificate was revoked.
-    Revoked = 4,
-    /// Too many connections.
-    Busy = 5,
-    /// The ground-station ends.
-    Shutdown = 6,
-    /// Partial segments were given up: the satellite is to ask anew what is held.
-    Again = 7,
-}
-
 /// A segment that is arriving.
 struct Inflight {
     header: Arc<Header>,
@@ -127,6 +108,21 @@ struct Inflight {
     /// Something is to be handed over, if only that nothing is missing.
     dirty: bool,
     ended: bool,
+}
+
+/// What has come over a connection.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Haul {
+    /// Payload bytes that arrived.
+    pub received: u64,
+    /// Of these, bytes that the spool has taken and keeps.
+    pub held: u64,
+    /// Segments that were committed.
+    pub segments: u64,
+    /// Items in them.
+    pub items: Counts,
+    /// The satellite's last word.
+    pub goodbye: Option<link::Goodbye>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -157,15 +153,24 @@ pub struct Machine {
     drops_told: usize,
     /// Ranges of the streams that are open.
     open_ranges: usize,
-    /// Segments that were committed.
+    /// Segments that were committed, now or before.
     committed: u64,
+    haul: Haul,
 }
 
 /// What is with the spool.
 struct Committing {
     /// In the order of the answers.
-    streams: Vec<(StreamId, SegmentId, Hash)>,
+    streams: Vec<HandedOver>,
     bytes: usize,
+}
+
+/// What is with the spool of one segment.
+struct HandedOver {
+    stream: StreamId,
+    header: Arc<Header>,
+    /// Payload bytes.
+    bytes: u64,
 }
 
 impl Machine {
@@ -182,7 +187,13 @@ impl Machine {
             drops_told: 0,
             open_ranges: 0,
             committed: 0,
+            haul: Haul::default(),
         }
+    }
+
+    /// What has come so far.
+    pub const fn haul(&self) -> &Haul {
+        &self.haul
     }
 
     /// Whether segment streams may be read: the ledger has answered, and the buffer has room.
@@ -281,6 +292,7 @@ impl Machine {
             }
             (Some(agent_message::Body::Goodbye(goodbye)), Phase::Resumed) => {
                 self.phase = Phase::Leaving(goodbye.reason());
+                self.haul.goodbye = Some(goodbye);
                 self.leave()
             }
             // A message of a later minor version.
@@ -365,6 +377,7 @@ impl Machine {
             }
         }
         inflight.dirty = true;
+        self.haul.received += bytes.len() as u64;
         self.buffered += bytes.len() + fresh;
         self.waiting_since.get_or_insert(now);
         if self.buffered >= self.settings.sync_bytes { self.hand_over(now, false) } else { Vec::new() }
@@ -386,7 +399,11 @@ impl Machine {
             inflight.dirty = false;
             let pieces: Arc<[Piece]> = std::mem::take(&mut inflight.pending).into();
             bytes += cost(&pieces);
-            streams.push((*stream, inflight.header.id, inflight.header.hash));
+            streams.push(HandedOver {
+                stream: *stream,
+                header: Arc::clone(&inflight.header),
+                bytes: pieces.iter().map(|p| p.bytes.len() as u64).sum(),
+            });
             batch.push(Incoming {
                 satellite: Arc::clone(&self.settings.satellite),
                 header: Arc::clone(&inflight.header),
@@ -417,9 +434,17 @@ impl Machine {
         assert!(applied.len() == streams.len(), "an answer for each segment");
         let mut ack = link::Ack::default();
         let (mut acks, mut actions) = (Vec::new(), Vec::new());
-        for ((stream, id, hash), applied) in streams.into_iter().zip(applied) {
+        for (HandedOver { stream, header, bytes }, applied) in streams.into_iter().zip(applied) {
+            let id = header.id;
             if ack.encoded_len() > LARGE_ACK {
                 acks.push(std::mem::take(&mut ack));
+            }
+            if applied == Applied::New {
+                self.haul.segments += 1;
+                self.haul.items += header.items;
+            }
+            if matches!(applied, Applied::New | Applied::Held(_)) {
+                self.haul.held += bytes;
             }
             match applied {
                 Applied::New | Applied::Duplicate => {
@@ -428,7 +453,7 @@ impl Machine {
                     // More of it may be on its way, for which nobody waits.
                     actions.extend(self.drop_stream(stream));
                 }
-                Applied::Held(held) => ack.partials.push(partial_ack(id, hash, &held)),
+                Applied::Held(held) => ack.partials.push(partial_ack(id, header.hash, &held)),
                 Applied::Rejected(reason) => {
                     actions.push(reject(Some(id.into()), reason));
                     actions.extend(self.drop_stream(stream));
@@ -493,7 +518,7 @@ fn send(body: ground_message::Body) -> Action {
 }
 
 fn goodbye(reason: GoodbyeReason) -> Action {
-    send(ground_message::Body::Goodbye(link::Goodbye { reason: reason as i32, pass: None }))
+    send(ground_message::Body::Goodbye(link::Goodbye { reason: reason as i32, ..link::Goodbye::default() }))
 }
 
 fn reject(segment: Option<link::SegmentId>, reason: RejectReason) -> Action {

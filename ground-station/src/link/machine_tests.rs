@@ -170,7 +170,7 @@ async fn a_goodbye_waits_for_what_is_under_way() {
     let mut m = resumed(now);
     m.on_event(now, Event::Opened(0, open(1, 10, &[0..10])));
     m.on_event(now, Event::Data(0, 0, bytes(10)));
-    let goodbye = agent_message::Body::Goodbye(link::Goodbye { pass: None, reason: 3 });
+    let goodbye = agent_message::Body::Goodbye(link::Goodbye { reason: 3, ..link::Goodbye::default() });
     assert!(m.on_event(now, Event::Control(link::AgentMessage { body: Some(goodbye) })).is_empty());
     m.on_event(now, Event::Ended(0));
     let actions = m.on_event(now, Event::Applied(vec![Applied::New]));

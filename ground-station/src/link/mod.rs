@@ -9,7 +9,7 @@ mod connection;
 pub mod machine;
 mod registry;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -63,22 +63,28 @@ pub struct Link {
 
 /// Who is connected, for others to ask.
 #[derive(Clone)]
-pub struct Connected(Registry, Clocks);
+pub struct Connected {
+    registry: Registry,
+    clocks: Clocks,
+    env: Env,
+}
 
 impl Connected {
     /// Open connections.
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.registry.len()
     }
 
     /// The clocks of those who have said Hello.
     pub const fn clocks(&self) -> &Clocks {
-        &self.1
+        &self.clocks
     }
 
-    /// Satellites with an open connection.
-    pub fn satellites(&self) -> BTreeSet<String> {
-        self.0.connected()
+    /// Satellites with an open connection, and when the last datagram came, ns since the Unix epoch.
+    pub fn satellites(&self) -> BTreeMap<String, u64> {
+        let now = self.env.unix_nano();
+        let ago = |time: Duration| now.saturating_sub(time.as_nanos() as u64);
+        self.registry.connected().into_iter().map(|(id, time)| (id, ago(time))).collect()
     }
 }
 
@@ -127,7 +133,11 @@ impl Link {
 
     /// Who is connected.
     pub fn connected(&self) -> Connected {
-        Connected(self.around.registry.clone(), self.around.clocks.clone())
+        Connected {
+            registry: self.around.registry.clone(),
+            clocks: self.around.clocks.clone(),
+            env: self.env.clone(),
+        }
     }
 
     /// Has `tasks` serve until `shutdown`; then what arrived is handed over and every connection is closed.

@@ -1,6 +1,6 @@
 //! The connections that are open now.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,10 @@ struct Entry {
     connection: Connection,
     /// When it came, until it has said Hello.
     silent_since: Option<Instant>,
+    /// Datagrams that had come when it was last looked, and since when there were so many.
+    heard: (u64, Instant),
+    /// A newer one of the satellite takes its place.
+    superseded: bool,
     ended: CancellationToken,
 }
 
@@ -77,7 +81,8 @@ impl Registry {
         inner.last += 1;
         let number = inner.last;
         let silent_since = Some(Instant::now());
-        let entry = Entry { satellite, serial, connection, silent_since, ended: CancellationToken::new() };
+        let (superseded, ended, heard) = (false, CancellationToken::new(), (0, Instant::now()));
+        let entry = Entry { satellite, serial, connection, silent_since, heard, superseded, ended };
         inner.open.insert(number, entry);
         Registered { registry: self.clone(), number }
     }
@@ -137,13 +142,14 @@ impl Registry {
     /// hold is in the spool.
     pub(super) async fn supersede(&self, satellite: &str, stable_id: usize) {
         let older: Vec<CancellationToken> = {
-            let inner = self.lock();
+            let mut inner = self.lock();
             let own = inner.open.iter().find(|(_, e)| e.connection.stable_id() == stable_id).map(|(n, _)| *n);
             inner
                 .open
-                .iter()
+                .iter_mut()
                 .filter(|(number, e)| own.is_some_and(|own| **number < own) && *e.satellite == *satellite)
                 .map(|(_, e)| {
+                    e.superseded = true;
                     e.connection.close(code(Close::Superseded), b"a newer connection of this satellite");
                     e.ended.clone()
                 })
@@ -155,6 +161,11 @@ impl Registry {
         }
     }
 
+    /// Whether a connection was closed because a newer one took its place: the satellite had lost it.
+    pub(super) fn is_superseded(&self, stable_id: usize) -> bool {
+        self.lock().open.values().any(|e| e.superseded && e.connection.stable_id() == stable_id)
+    }
+
     /// Closes the connections whose certificates are revoked.
     pub(super) fn close_revoked(&self, is_revoked: impl Fn(&[u8]) -> bool) {
         for entry in self.lock().open.values().filter(|e| is_revoked(&e.serial)) {
@@ -163,9 +174,18 @@ impl Registry {
         }
     }
 
-    /// Satellites with an open connection.
-    pub(super) fn connected(&self) -> BTreeSet<String> {
-        self.lock().open.values().map(|e| e.satellite.to_string()).collect()
+    /// Satellites with an open connection, and how long ago the last datagram came, as far as this was looked at.
+    pub(super) fn connected(&self) -> BTreeMap<String, Duration> {
+        let mut out = BTreeMap::new();
+        for entry in self.lock().open.values_mut() {
+            let datagrams = entry.connection.stats().udp_rx.datagrams;
+            if datagrams > entry.heard.0 {
+                entry.heard = (datagrams, Instant::now());
+            }
+            // The last one is the newest.
+            out.insert(entry.satellite.to_string(), entry.heard.1.elapsed());
+        }
+        out
     }
 
     pub(super) fn len(&self) -> usize {

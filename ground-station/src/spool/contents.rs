@@ -91,12 +91,23 @@ pub(super) struct Waiting {
     pub(super) sequences: RangeSet,
 }
 
+/// What was committed of a lane since its satellite last said what waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Delivered {
+    pub(super) bytes: u64,
+    pub(super) items: Counts,
+}
+
 /// One thing that a transaction has changed.
 pub(super) enum Effect {
     /// Bytes that something takes.
     Bytes { satellite: u32, kept: Kept, before: u64, after: u64 },
     /// A segment has become an entry with these items to be exported.
     Entered { entry: EntryKey, segment: SequenceKey, items: Counts },
+    /// A segment was committed that was not before.
+    Delivered { satellite: u32, lane: u8, bytes: u64, items: Counts },
+    /// It is known what waits on board of a satellite.
+    Told { satellite: u32 },
     /// Items of an entry are not to be exported any more; with `whole` it has none left.
     Left { entry: EntryKey, segment: SequenceKey, items: Counts, whole: bool },
     /// An entry was deleted.
@@ -115,6 +126,8 @@ pub(super) struct Contents {
     pub(super) usage: Usage,
     /// By satellite, epoch and lane.
     pub(super) waiting: BTreeMap<(u32, u64, u8), Waiting>,
+    /// By satellite and lane.
+    pub(super) delivered: BTreeMap<(u32, u8), Delivered>,
     /// The last entry of each lane of a satellite that ever had one in this process.
     pub(super) lanes: BTreeMap<(u32, u8), u64>,
     /// Entries that everybody is done with and that are still to be deleted.
@@ -294,6 +307,7 @@ impl Stored for Contents {
             ledger,
             usage: Usage::default(),
             waiting: BTreeMap::new(),
+            delivered: BTreeMap::new(),
             lanes: BTreeMap::new(),
             finished: BTreeSet::new(),
             bases_held: true,
@@ -318,6 +332,12 @@ impl Stored for Contents {
                     self.usage.change(satellite, kept, before, after);
                 }
                 Effect::Entered { entry, segment, items } => self.enter(entry, segment, items),
+                Effect::Delivered { satellite, lane, bytes, items } => {
+                    let delivered = self.delivered.entry((satellite, lane)).or_default();
+                    delivered.bytes = delivered.bytes.saturating_add(bytes);
+                    delivered.items += items;
+                }
+                Effect::Told { satellite } => self.delivered.retain(|(of, _), _| *of != satellite),
                 Effect::Left { entry, segment, items, whole } => self.leave(entry, segment, items, whole),
                 Effect::Deleted(entry) => drop(self.finished.remove(&entry)),
                 Effect::BasesHeld(held) => self.bases_held = held,

@@ -283,6 +283,12 @@ fn commit(
         payload,
     };
     enter(txn, header.id, &record)?;
+    txn.effects.push(Effect::Delivered {
+        satellite: key.satellite,
+        lane: key.lane,
+        bytes: header.payload_len,
+        items: header.items,
+    });
     ledger::insert(&mut txn.tables.open_table(COMMITTED)?, key, header.hash)?;
     gaps::override_drop(txn, key, header.items)?;
     ledger::remember(&mut txn.tables.open_table(RECENT)?, key, header)?;

@@ -10,10 +10,11 @@ use perigee_shared::signal::Counts;
 use prost::Message;
 use redb::{ReadableTable, Table, WriteTransaction};
 
+use super::contents::Effect;
 use super::error::SpoolError;
 use super::file::Txn;
 use super::tables::*;
-use super::{bases, gaps, intake, passes};
+use super::{bases, gaps, intake, passes, standing};
 
 /// Committed segments of each lane whose hash and counts are kept. The satellite keeps as many.
 const RECENT_KEPT: u64 = 1000;
@@ -161,20 +162,27 @@ pub(super) fn drops(txn: &Txn<'_>, id: &str, drops: &link::EpochDrops) -> Result
     gaps::insert(txn, satellite, drops.epoch, &drops.drops)
 }
 
-fn meet(txn: &Txn<'_>, id: &str, hello: &link::Hello) -> Result<u32, SpoolError> {
+fn meet(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<u32, SpoolError> {
     let number = number(txn, id)?;
     let mut table = txn.tables.open_table(SATELLITES)?;
     let before = table.get(id)?.map(|v| decode::<SatelliteRecord>(v.value())).transpose()?;
+    let (backlog, plan, agent) = standing::said(hello);
+    let before = before.unwrap_or_default();
     let record = SatelliteRecord {
         number,
         software: hello.software.chars().take(200).collect(),
         last_contact: txn.now,
         contact: hello.contact.chars().take(200).collect(),
         station: txn.contents.settings.station.clone(),
-        contacts: before.map_or(0, |r| r.contacts) + 1,
+        contacts: before.contacts + 1,
         forecast: hello.forecast,
+        heard: before.heard,
+        backlog,
+        plan,
+        agent,
     };
     table.insert(id, record.encode_to_vec().as_slice())?;
+    txn.effects.push(Effect::Told { satellite: number });
     Ok(number)
 }
 

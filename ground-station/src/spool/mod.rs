@@ -35,8 +35,10 @@ mod decode;
 mod letters;
 mod outlet;
 pub mod scrub;
+mod turns;
 
 mod columns;
+mod standing;
 mod views;
 
 mod store;
@@ -62,7 +64,8 @@ pub use intake::{Applied, Incoming, Piece};
 pub use ledger::Answer;
 pub use letters::{Letter, LetterView, Replay};
 pub use outlet::{Place, Progress};
-pub use passes::PassView;
+pub use passes::{Ending, Heard, HeardView, Pass, PassView};
+pub use standing::{AgentView, BacklogView, NextContact, PlanView, StandingView};
 pub use store::{Store, Taken};
 pub use upkeep::Status;
 pub use views::{

@@ -1,7 +1,8 @@
 //! The way out: each exporter has a durable cursor of its own in every lane of a satellite; what all of a signal's exporters have
-//! passed is exported. Exporters take segments in the order of their commits.
+//! passed is exported. Exporters take lanes by their urgency ([`Turns`]), and of a lane, over all satellites, segments in the order
+//! of their commits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use perigee_shared::segment::Header;
@@ -17,6 +18,7 @@ use super::file::{Spool, Txn, View};
 use super::gaps::{self, Lost};
 use super::letters::{self, Letter};
 use super::tables::*;
+use super::turns::Turns;
 
 /// Finished entries that are deleted together, at most.
 const SWEEP: usize = 64;
@@ -34,6 +36,8 @@ pub struct Progress {
     pub request: u64,
     /// The fingerprint of the cut that numbers the requests.
     pub fingerprint: u64,
+    /// Items of the request that was sent.
+    pub items: u64,
     /// All of it is done.
     pub finished: bool,
     /// What the backend refused for good.
@@ -46,7 +50,7 @@ impl Progress {
     /// Nothing is done yet of the segment at `place`.
     pub fn at(place: Place, fingerprint: u64) -> Self {
         let (letters, rejected) = (Vec::new(), Counts::ZERO);
-        Self { place, request: 0, fingerprint, finished: false, letters, rejected }
+        Self { place, request: 0, fingerprint, items: 0, finished: false, letters, rejected }
     }
 
     /// Whether a cursor says that this was done before.
@@ -79,9 +83,17 @@ struct Seek {
 /// Of each lane of a satellite.
 type Seeks = BTreeMap<(u32, u8), Seek>;
 
-/// How far each exporter's lanes were looked through. Entries only come at the end, so what was looked at once need not be again.
+/// Where an exporter is, in memory.
 #[derive(Default)]
-pub(super) struct Searched(Mutex<BTreeMap<String, Seeks>>);
+struct Search {
+    /// How far its lanes were looked through. Entries only come at the end, so what was looked at once need not be again.
+    seeks: Seeks,
+    turns: Turns,
+}
+
+/// By exporter.
+#[derive(Default)]
+pub(super) struct Searched(Mutex<BTreeMap<String, Search>>);
 
 fn cursor(
     table: &impl ReadableTable<(&'static str, u32, u8), Cursor>,
@@ -101,9 +113,10 @@ pub(super) fn next(
     let entries = view.tables.open_table(ENTRIES)?;
     let cursors = view.tables.open_table(CURSORS)?;
     let mut searched = view.contents.searched.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let lanes = searched.entry(exporter.to_owned()).or_default();
+    let Search { seeks: lanes, turns } = searched.entry(exporter.to_owned()).or_default();
     loop {
-        let mut first: Option<(u64, EntryKey)> = None;
+        // By the number of a lane: what was committed first.
+        let mut first = BTreeMap::<u8, (u64, EntryKey)>::new();
         for ((satellite, lane), last) in &view.contents.lanes {
             let seek = lanes.entry((*satellite, *lane)).or_default();
             let at = EntryKey { satellite: *satellite, lane: *lane, entry: seek.from };
@@ -118,11 +131,14 @@ pub(super) fn next(
                     },
                 };
             }
-            if let Some(payload) = seek.payload.filter(|p| first.is_none_or(|(least, _)| *p < least)) {
-                first = Some((payload, EntryKey { entry: seek.from, ..at }));
+            if let Some(payload) = seek.payload
+                && first.get(lane).is_none_or(|(least, _)| payload < *least)
+            {
+                first.insert(*lane, (payload, EntryKey { entry: seek.from, ..at }));
             }
         }
-        let Some((payload, at)) = first else { return Ok(None) };
+        let Some(lane) = turns.next(&first.keys().copied().collect::<BTreeSet<_>>()) else { return Ok(None) };
+        let (payload, at) = first[&lane];
         let done = cursor(&cursors, exporter, at)?.unwrap_or(Cursor { entry: 0, request: 0, cut: 0 });
         let record = entries.get(at)?.map(|v| decode::<SegmentRecord>(v.value())).transpose()?;
         let record = record.filter(|r| done.entry <= at.entry && r.open().signals().intersects(signals));
@@ -147,6 +163,9 @@ pub(super) fn progress(txn: &mut Txn<'_>, exporter: &str, progress: &Progress) -
     if before.is_some_and(|cursor| progress.is_behind(cursor)) {
         return Ok(());
     }
+    let mut searched = txn.contents.searched.0.lock().unwrap_or_else(PoisonError::into_inner);
+    searched.entry(exporter.to_owned()).or_default().turns.sent(at.lane, progress.items);
+    drop(searched);
     let mut dead = Counts::ZERO;
     for letter in &progress.letters {
         dead += letter.items;

@@ -1,41 +1,143 @@
-//! Pass reports, as satellites tell them in later contacts.
+//! Passes: as this station saw them, and as satellites report them, in Goodbye and in later contacts.
+//!
+//! A report is keyed by the satellite's clock, the station's own record by the station's. Hello says when the satellite opened the
+//! contact, which is the start of the report that will come of it: so the two are matched.
 
-use perigee_proto::link::PassReport;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use perigee_proto::link::{Goodbye, PassReport};
 use perigee_shared::contact::report::shown_pass;
+use perigee_shared::signal::Counts;
 use prost::Message;
-use redb::ReadableTable;
+use redb::{ReadableTable, TableError};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::contents::Effect;
 use super::error::SpoolError;
 use super::file::{Txn, View};
 use super::tables::*;
-use super::views::names;
+use super::views::{Items, names};
+use super::{ledger, standing};
 
 /// Reports that are taken from one Hello.
 const TAKEN: usize = 64;
 
-/// Reports that are kept of each satellite, the latest ones.
+/// Reports that are kept of each satellite, and as many records of our own: the latest ones.
 const KEPT: usize = 500;
 
 /// The longest id of a station.
 const STATION: usize = 63;
+
+/// How a link ended, as the station saw it. The numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Ending {
+    /// The satellite said Goodbye.
+    Goodbye = 1,
+    /// Nothing more came.
+    Lost = 2,
+    /// This station closed it: the satellite may not connect, or broke the protocol.
+    Closed = 3,
+    /// This station ended.
+    Shutdown = 4,
+}
+
+impl Ending {
+    const ALL: [Self; 4] = [Self::Goodbye, Self::Lost, Self::Closed, Self::Shutdown];
+
+    /// As in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Goodbye => "goodbye",
+            Self::Lost => "lost",
+            Self::Closed => "closed",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// A link that has ended.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// When the satellite opened the contact, by its clock; 0: it did not say.
+    pub opened: u64,
+    /// How long ago Hello came.
+    pub began: Duration,
+    /// How long ago the last of it came.
+    pub lost: Duration,
+    /// Payload bytes that arrived.
+    pub received: u64,
+    /// Of these, bytes that were kept.
+    pub held: u64,
+    /// Segments that were committed.
+    pub segments: u64,
+    /// Items in them.
+    pub items: Counts,
+    /// How it ended.
+    pub ended: Ending,
+    /// What the satellite's Goodbye says of the contact, and of what waits.
+    pub goodbye: Option<Goodbye>,
+}
 
 /// A pass of a satellite.
 #[derive(Debug, Clone, Serialize)]
 pub struct PassView {
     /// The satellite.
     pub satellite: String,
-    /// What it said of it.
+    /// What came of it.
     #[serde(flatten)]
-    pub report: Value,
+    pub pass: Pass,
+}
+
+/// What came of a pass.
+#[derive(Debug, Clone, Serialize)]
+pub struct Pass {
+    /// What the satellite says of it; only the station while it has not said anything.
+    #[serde(flatten)]
+    report: Value,
+    /// What this station saw of it; none: it was over another station, or never came up.
+    pub ground: Option<HeardView>,
+}
+
+impl Pass {
+    /// Bytes that the ground gained over those that the plan said it can carry.
+    pub fn fill(&self) -> Option<f64> {
+        self.report["efficiency"].as_f64()
+    }
+}
+
+/// A pass as this station saw it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HeardView {
+    /// When the satellite's first Hello came, ns since the Unix epoch.
+    pub start_unix_nano: u64,
+    /// When the last of it came.
+    pub end_unix_nano: u64,
+    /// How long links were up.
+    pub connected_seconds: f64,
+    /// How many links it took.
+    pub connections: u32,
+    /// Payload bytes that arrived.
+    pub received_bytes: u64,
+    /// Of these, bytes that were kept: of whole segments and of parts.
+    pub held_bytes: u64,
+    /// Segments that were committed.
+    pub committed_segments: u64,
+    /// Items in them.
+    pub committed: Items,
+    /// How the last link ended.
+    pub ended: Option<Ending>,
 }
 
 const fn all(satellite: u32) -> std::ops::RangeInclusive<PassKey> {
     PassKey { satellite, start: 0 }..=PassKey { satellite, start: u64::MAX }
 }
 
-/// Keeps what a Hello says of earlier passes.
+/// Keeps what a satellite says of its passes.
 pub(super) fn note(txn: &Txn<'_>, satellite: u32, reports: &[PassReport]) -> Result<(), SpoolError> {
     if reports.is_empty() {
         return Ok(());
@@ -47,6 +149,13 @@ pub(super) fn note(txn: &Txn<'_>, satellite: u32, reports: &[PassReport]) -> Res
         let key = PassKey { satellite, start: report.start_unix_nano };
         table.insert(key, kept.encode_to_vec().as_slice())?;
     }
+    keep_latest(&mut table, satellite)
+}
+
+fn keep_latest(
+    table: &mut redb::Table<'_, PassKey, &'static [u8]>,
+    satellite: u32,
+) -> Result<(), SpoolError> {
     let keys: Vec<PassKey> =
         table.range(all(satellite))?.map(|row| row.map(|(key, _)| key.value())).collect::<Result<_, _>>()?;
     for key in &keys[..keys.len().saturating_sub(KEPT)] {
@@ -55,15 +164,105 @@ pub(super) fn note(txn: &Txn<'_>, satellite: u32, reports: &[PassReport]) -> Res
     Ok(())
 }
 
+/// Keeps what was seen of a contact on a link that has ended. A contact has one record, however many links it took.
+pub(super) fn heard(txn: &mut Txn<'_>, id: &str, heard: &Heard) -> Result<(), SpoolError> {
+    let satellite = ledger::number(txn, id)?;
+    if let Some(report) = heard.goodbye.as_ref().and_then(|goodbye| goodbye.pass.as_ref()) {
+        note(txn, satellite, std::slice::from_ref(report))?;
+    }
+    stand(txn, satellite, id, heard)?;
+    let ago = |time: Duration| txn.now.saturating_sub(time.as_nanos() as u64);
+    let mut table = txn.tables.open_table(CONTACTS)?;
+    let latest = table.range(all(satellite))?.next_back().transpose()?;
+    let latest = latest.map(|(key, value)| Ok::<_, SpoolError>((key.value(), decode(value.value())?)));
+    let same =
+        latest.transpose()?.filter(|(_, r): &(_, ContactRecord)| r.opened != 0 && r.opened == heard.opened);
+    let (key, before) = same.unwrap_or_else(|| {
+        let began = PassKey { satellite, start: ago(heard.began) };
+        (began, ContactRecord::default())
+    });
+    let items = Counts::from(before.items.unwrap_or_default()) + heard.items;
+    let record = ContactRecord {
+        station: txn.contents.settings.station.clone(),
+        opened: heard.opened,
+        lost: ago(heard.lost),
+        connected: before.connected + heard.began.saturating_sub(heard.lost).as_nanos() as u64,
+        connections: before.connections + 1,
+        received: before.received + heard.received,
+        held: before.held + heard.held,
+        segments: before.segments + heard.segments,
+        items: Some(items.into()),
+        ended: heard.ended as u32,
+    };
+    table.insert(key, record.encode_to_vec().as_slice())?;
+    keep_latest(&mut table, satellite)
+}
+
+/// Keeps when a satellite was last heard, and what waits on board now.
+fn stand(txn: &mut Txn<'_>, satellite: u32, id: &str, heard: &Heard) -> Result<(), SpoolError> {
+    let mut table = txn.tables.open_table(SATELLITES)?;
+    let before =
+        table.get(id)?.map(|v| decode::<SatelliteRecord>(v.value())).transpose()?.unwrap_or_default();
+    let told = heard.goodbye.as_ref().map(|goodbye| standing::lanes(&goodbye.backlog));
+    let backlog = told.filter(|lanes| !lanes.is_empty());
+    let backlog = backlog.unwrap_or_else(|| standing::left(txn.contents, satellite, &before.backlog));
+    let lost = txn.now.saturating_sub(heard.lost.as_nanos() as u64);
+    let record = SatelliteRecord { heard: lost, backlog, ..before };
+    table.insert(id, record.encode_to_vec().as_slice())?;
+    txn.effects.push(Effect::Told { satellite });
+    Ok(())
+}
+
 /// The latest passes of each satellite, at most `limit` of each, latest first.
 pub(super) fn passes(view: &View<'_>, limit: usize) -> Result<Vec<PassView>, SpoolError> {
-    let table = view.tables.open_table(PASSES)?;
     let mut out = Vec::new();
     for (number, satellite) in names(view.tables)? {
-        for row in table.range(all(number))?.rev().take(limit) {
-            let report = shown_pass(&decode::<PassReport>(row?.1.value())?);
-            out.push(PassView { satellite: satellite.clone(), report });
-        }
+        let of_one = of_satellite(view, number, limit)?.into_iter().take(limit);
+        out.extend(of_one.map(|pass| PassView { satellite: satellite.clone(), pass }));
     }
     Ok(out)
+}
+
+/// The latest passes of a satellite, latest first.
+pub(super) fn of_satellite(view: &View<'_>, satellite: u32, limit: usize) -> Result<Vec<Pass>, SpoolError> {
+    let mut reports = BTreeMap::new();
+    for row in view.tables.open_table(PASSES)?.range(all(satellite))?.rev().take(limit) {
+        let report = decode::<PassReport>(row?.1.value())?;
+        reports.insert((report.start_unix_nano, report.station.clone()), report);
+    }
+    let mut out = Vec::new();
+    match view.tables.open_table(CONTACTS) {
+        // No link has ended since this software runs.
+        Err(TableError::TableDoesNotExist(_)) => {}
+        table => {
+            for row in table?.range(all(satellite))?.rev().take(limit) {
+                let (key, value) = row?;
+                let record = decode::<ContactRecord>(value.value())?;
+                let report = reports.remove(&(record.opened, record.station.clone()));
+                let report = report
+                    .map_or_else(|| serde_json::json!({ "station": record.station }), |r| shown_pass(&r));
+                let start = key.value().start;
+                out.push((start, Pass { report, ground: Some(shown(start, &record)) }));
+            }
+        }
+    }
+    out.extend(
+        reports.into_values().map(|r| (r.start_unix_nano, Pass { report: shown_pass(&r), ground: None })),
+    );
+    out.sort_by_key(|(start, _)| Reverse(*start));
+    Ok(out.into_iter().map(|(_, pass)| pass).collect())
+}
+
+fn shown(start: u64, r: &ContactRecord) -> HeardView {
+    HeardView {
+        start_unix_nano: start,
+        end_unix_nano: r.lost,
+        connected_seconds: r.connected as f64 / 1e9,
+        connections: r.connections,
+        received_bytes: r.received,
+        held_bytes: r.held,
+        committed_segments: r.segments,
+        committed: Counts::from(r.items.unwrap_or_default()).into(),
+        ended: Ending::ALL.into_iter().find(|e| *e as u32 == r.ended),
+    }
 }

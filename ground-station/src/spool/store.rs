@@ -24,8 +24,9 @@ use super::intake::{Applied, Incoming};
 use super::ledger::Answer;
 use super::letters::{LetterView, Next, Replay};
 use super::outlet::{Place, Progress};
-use super::passes::PassView;
+use super::passes::{Heard, PassView};
 use super::scrub::{self, At, Round};
+use super::standing::{self, StandingView};
 use super::tables::*;
 use super::upkeep::{Bounds, Group, Keeper, Status};
 use super::views::{AccountView, GapView, SatelliteView, SpoolView};
@@ -43,7 +44,7 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// - **Ledger.** [`Store::commit`] answers [`Applied::New`] once for each segment and ledger, whoever asks. What it answers is
 ///   durable. [`Store::put_payload`] is the call before it: it may make bytes durable that no ledger names yet.
 ///   [`Store::ledger`] and [`Store::drops`] are durable when they return.
-/// - **Outlet.** [`Store::next`] hands out segments in the order of their commits, verified and decoded. [`Store::progress`]
+/// - **Outlet.** [`Store::next`] hands out segments, urgent lanes first and of each lane in the order of commits, verified and decoded. [`Store::progress`]
 ///   moves a cursor and keeps dead letters, both or none; the same progress may be reported again.
 /// - **Patience.** While the disk fails, the calls that change something wait, and the status says so. Nothing is given up, and
 ///   links stop reading. An error that comes back is one that waiting does not mend.
@@ -130,6 +131,11 @@ impl Store {
         self.keeper.insist(move |spool| spool.write(|txn| ledger::drops(txn, &satellite, &drops))).await
     }
 
+    /// Keeps what was seen of a contact on a link that has ended.
+    pub async fn heard(&self, satellite: Arc<str>, heard: Heard) -> Result<(), SpoolError> {
+        self.keeper.insist(move |spool| spool.write(|txn| passes::heard(txn, &satellite, &heard))).await
+    }
+
     /// The next segment with one of `signals` for an exporter whose cut has this fingerprint. One whose bytes are not what was
     /// committed becomes a gap, one that does not decode a dead letter; both are passed over.
     pub async fn next(
@@ -152,6 +158,20 @@ impl Store {
             };
             self.mend(At::Entry(place.0), fault).await?;
         }
+    }
+
+    /// Whether an exporter that is at `place` would be handed another segment now: a more urgent one, or one of a lane whose turn it
+    /// is.
+    pub async fn goes_elsewhere(
+        &self,
+        exporter: Arc<str>,
+        signals: SignalSet,
+        fingerprint: u64,
+        place: Place,
+    ) -> Result<bool, SpoolError> {
+        let find =
+            move |spool: &mut Spool| spool.read(|view| outlet::next(view, &exporter, signals, fingerprint));
+        Ok(self.keeper.insist(find).await?.is_some_and(|found| found.place != place))
     }
 
     /// Takes out what was found damaged or not to decode.
@@ -229,6 +249,11 @@ impl Store {
     /// Every satellite that was ever heard.
     pub async fn satellites(&self) -> Result<Vec<SatelliteView>, SpoolError> {
         self.keeper.ask(|spool| spool.read(views::satellites)).await
+    }
+
+    /// How every satellite stands that was ever heard.
+    pub async fn standings(&self) -> Result<BTreeMap<String, StandingView>, SpoolError> {
+        self.keeper.ask(|spool| spool.read(standing::standings)).await
     }
 
     /// The spool as a whole.

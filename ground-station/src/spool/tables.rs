@@ -49,7 +49,7 @@ stored_as_tuple! {
 }
 
 stored_as_tuple! {
-    /// A pass of a satellite, by the satellite's clock.
+    /// A pass of a satellite: by the satellite's clock in [`PASSES`], by the ground's in [`CONTACTS`].
     pub(super) struct PassKey {
         pub(super) satellite: u32,
         pub(super) start: u64,
@@ -153,6 +153,8 @@ pub(super) const COMMITTED: TableDefinition<'_, SequenceKey, Run> = TableDefinit
 pub(super) const RECENT: TableDefinition<'_, SequenceKey, &[u8; 56]> = TableDefinition::new("recent");
 /// → protobuf `PassReport`.
 pub(super) const PASSES: TableDefinition<'_, PassKey, &[u8]> = TableDefinition::new("passes");
+/// → [`ContactRecord`].
+pub(super) const CONTACTS: TableDefinition<'_, PassKey, &[u8]> = TableDefinition::new("contacts");
 /// → [`DropRecord`].
 pub(super) const DROPS: TableDefinition<'_, DropKey, &[u8]> = TableDefinition::new("drops");
 /// The first sequence of a dropped range → the range.
@@ -187,8 +189,8 @@ pub(super) const COUNTERS: TableDefinition<'_, CounterKey, u64> = TableDefinitio
 macro_rules! every_table {
     ($each:ident) => {
         $each!(
-            META SATELLITES EPOCHS COMMITTED RECENT PASSES DROPS DROPPED PARTIALS PARTIAL_CHUNKS ENTRIES SEGMENT_CHUNKS
-            BASES BASE_CHUNKS CURSORS ENTRY_DEAD LETTERS LETTER_CHUNKS COUNTERS
+            META SATELLITES EPOCHS COMMITTED RECENT PASSES CONTACTS DROPS DROPPED PARTIALS PARTIAL_CHUNKS ENTRIES
+            SEGMENT_CHUNKS BASES BASE_CHUNKS CURSORS ENTRY_DEAD LETTERS LETTER_CHUNKS COUNTERS
         )
     };
 }
@@ -216,6 +218,49 @@ pub(super) struct SatelliteRecord {
     /// What it expected then.
     #[prost(message, optional, tag = "7")]
     pub(super) forecast: Option<link::Forecast>,
+    /// When the last of it came, ns since the Unix epoch, as of the end of its last link.
+    #[prost(uint64, tag = "8")]
+    pub(super) heard: u64,
+    /// What waited on board, as of its last Hello or the end of its last link.
+    #[prost(message, repeated, tag = "9")]
+    pub(super) backlog: Vec<link::LaneBacklog>,
+    #[prost(message, optional, tag = "10")]
+    pub(super) plan: Option<link::Plan>,
+    /// Its certificate's end is that of the certificate which it has shown.
+    #[prost(message, optional, tag = "11")]
+    pub(super) agent: Option<link::AgentState>,
+}
+
+/// A pass as this station saw it: a contact of the satellite, over all its connections.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ContactRecord {
+    #[prost(string, tag = "1")]
+    pub(super) station: String,
+    /// When the satellite opened it, by its clock: the start of its report; 0: it did not say.
+    #[prost(uint64, tag = "2")]
+    pub(super) opened: u64,
+    /// LOS: when the last of it arrived, ns since the Unix epoch.
+    #[prost(uint64, tag = "3")]
+    pub(super) lost: u64,
+    /// How long links were up, ns.
+    #[prost(uint64, tag = "4")]
+    pub(super) connected: u64,
+    #[prost(uint32, tag = "5")]
+    pub(super) connections: u32,
+    /// Payload bytes that arrived.
+    #[prost(uint64, tag = "6")]
+    pub(super) received: u64,
+    /// Of these, bytes that were kept.
+    #[prost(uint64, tag = "7")]
+    pub(super) held: u64,
+    /// Segments that were committed.
+    #[prost(uint64, tag = "8")]
+    pub(super) segments: u64,
+    #[prost(message, optional, tag = "9")]
+    pub(super) items: Option<link::Counts>,
+    /// An [`Ending`](super::passes::Ending).
+    #[prost(uint32, tag = "10")]
+    pub(super) ended: u32,
 }
 
 /// What the satellite last said of one life of its log.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use perigee_proto::link::{DropReason, Lane};
-use perigee_shared::contact::report::shown_forecast;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment;
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
@@ -16,6 +15,7 @@ use super::error::SpoolError;
 use super::file::View;
 use super::ledger::committed_ranges;
 use super::scrub::Scrubbed;
+use super::standing::{StandingView, standing};
 use super::tables::*;
 
 /// First and last sequence of a range, both included.
@@ -61,8 +61,9 @@ pub struct SatelliteView {
     pub connected: bool,
     /// Bytes of it in the spool.
     pub spool_bytes: u64,
-    /// What it expected when it was last heard: whether its store will fill.
-    pub forecast: Option<serde_json::Value>,
+    /// How it stands.
+    #[serde(flatten)]
+    pub standing: StandingView,
     /// Lives of its log, in the order of their counters.
     pub epochs: Vec<EpochView>,
 }
@@ -230,7 +231,7 @@ pub(super) fn satellites(view: &View<'_>) -> Result<Vec<SatelliteView>, SpoolErr
         }
         lives.sort_by_key(|e| e.start_counter);
         out.push(SatelliteView {
-            forecast: record.forecast.as_ref().map(shown_forecast),
+            standing: standing(view, &record)?,
             satellite: id.value().to_owned(),
             software: record.software,
             last_contact_unix_nano: record.last_contact,
@@ -418,6 +419,11 @@ impl Items {
         if let Some(signal) = signal {
             *self.slot(signal) += n;
         }
+    }
+
+    /// All signals together.
+    pub const fn total(self) -> u64 {
+        self.spans + self.metric_points + self.log_records
     }
 
     /// The number of one signal.

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::read::{Fault, Reader, What};
 use super::tree::{self, Node};
 use super::{ConfigError, Invalid, Problem, collector, env, nearest, unknown};
+use crate::link::short_hash;
 
 /// A file with more mistakes than this is no configuration.
 const MOST_PROBLEMS: usize = 200;
@@ -25,6 +26,8 @@ fn mistyped(removed: &str, key: &str) -> bool {
 pub struct ConfigFile {
     /// For messages.
     pub path: String,
+    /// The first 8 bytes of the BLAKE3 hash of a file that was opened; 0: the text came from elsewhere.
+    pub hash: u64,
     /// What stands in it.
     pub tree: Node,
     /// What is wrong with it.
@@ -41,7 +44,7 @@ impl ConfigFile {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
-        Self::parse(&text, &shown, env)
+        Ok(Self { hash: short_hash(text.as_bytes()), ..Self::parse(&text, &shown, env)? })
     }
 
     /// Reads YAML and replaces variables; `path` is only for messages.
@@ -66,7 +69,7 @@ impl ConfigFile {
             return Err(ConfigError::Parse { path: path.to_owned(), line: 1, message });
         }
         let (problems, warnings, removed) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { path: path.to_owned(), tree, problems, warnings, removed })
+        Ok(Self { path: path.to_owned(), hash: 0, tree, problems, warnings, removed })
     }
 
     /// Adds a problem at the line where `key` stands, unless it only follows from another.

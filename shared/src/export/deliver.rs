@@ -26,6 +26,45 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped;
 
+/// Why nothing more is sent of a request.
+enum Halt {
+    Stopped,
+    /// Something else goes first; of this request nothing is decided.
+    Left,
+}
+
+/// When a wait ends early: the program ends, or somebody else is to go first.
+#[derive(Clone, Copy)]
+struct Until<'a> {
+    shutdown: &'a CancellationToken,
+    leave: Option<&'a CancellationToken>,
+}
+
+impl Until<'_> {
+    /// The same for what may not be left: a part of the request may be decided.
+    const fn end(self) -> Self {
+        Self { leave: None, ..self }
+    }
+
+    async fn sleep(self, wait: Duration) -> Result<(), Halt> {
+        if wait.is_zero() {
+            return Ok(());
+        }
+        let left = async {
+            match self.leave {
+                Some(leave) => leave.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => Err(Halt::Stopped),
+            () = left => Err(Halt::Left),
+            () = tokio::time::sleep(wait) => Ok(()),
+        }
+    }
+}
+
 /// Part of a request that a backend has refused for good, as small as it could be cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
@@ -134,21 +173,56 @@ impl Delivery {
         body: Bytes,
         items: u64,
         shutdown: &CancellationToken,
-        mut tell: impl FnMut(Event<'_>),
+        tell: impl FnMut(Event<'_>),
     ) -> Result<Delivered, Stopped> {
+        let until = Until { shutdown, leave: None };
+        self.work(signal, body, items, until, tell).await.map_err(|_| Stopped)
+    }
+
+    /// The same; but while it waits, for its rate or for a backend that does not answer, it is left once `leave` is cancelled, as
+    /// long as nothing of it is decided. Then it is as if it had never been sent: `None`.
+    pub async fn send_or_leave(
+        &mut self,
+        signal: Signal,
+        body: Bytes,
+        items: u64,
+        shutdown: &CancellationToken,
+        leave: &CancellationToken,
+        tell: impl FnMut(Event<'_>),
+    ) -> Result<Option<Delivered>, Stopped> {
+        let until = Until { shutdown, leave: Some(leave) };
+        match self.work(signal, body, items, until, tell).await {
+            Ok(delivered) => Ok(Some(delivered)),
+            Err(Halt::Stopped) => Err(Stopped),
+            Err(Halt::Left) => {
+                self.rate.give_back(items);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn work(
+        &mut self,
+        signal: Signal,
+        body: Bytes,
+        items: u64,
+        until: Until<'_>,
+        mut tell: impl FnMut(Event<'_>),
+    ) -> Result<Delivered, Halt> {
         if items == 0 {
             return Ok(Delivered::default());
         }
         let body = without_empty(signal, &body).unwrap_or(body);
         let wait = self.rate.take(Instant::now(), items);
-        sleep(wait, shutdown).await?;
+        until.sleep(wait).await?;
         let mut out = Delivered::default();
         // Depth first, so that what waits here is never more than the request itself and its order is kept.
         let mut work = vec![Part { body, items, refused: None, kept: None }];
         while let Some(mut part) = work.pop() {
+            let whole = if part.kept.is_none() { until } else { until.end() };
             let (reason, certain) = match part.refused.take() {
                 Some(refused) => refused,
-                None => match self.decide(signal, &part.body, part.items, shutdown, &mut tell).await? {
+                None => match self.decide(signal, &part.body, part.items, whole, &mut tell).await? {
                     Verdict::Taken { rejected } => {
                         out.rejected += rejected;
                         continue;
@@ -169,7 +243,7 @@ impl Delivery {
             }
             let mut refused = Vec::new();
             for piece in pieces {
-                match self.decide(signal, &piece.body, piece.items, shutdown, &mut tell).await? {
+                match self.decide(signal, &piece.body, piece.items, until.end(), &mut tell).await? {
                     Verdict::Taken { rejected } => out.rejected += rejected,
                     Verdict::Refused { reason, certain } => {
                         refused.push(Part { refused: Some((reason, certain)), ..piece });
@@ -178,7 +252,7 @@ impl Delivery {
             }
             let same = |p: &Part| p.refused.as_ref().is_some_and(|(r, certain)| *r == reason && !certain);
             if refused.len() == count && refused.iter().all(same) && part.may_be_kept() {
-                self.pause(None, &reason, false, shutdown, &mut tell).await?;
+                self.pause(None, &reason, false, whole, &mut tell).await?;
                 work.push(part);
             } else {
                 work.extend(refused.into_iter().rev());
@@ -196,10 +270,12 @@ impl Delivery {
         shutdown: &CancellationToken,
         mut tell: impl FnMut(Event<'_>),
     ) -> Result<Option<String>, Stopped> {
-        Ok(match self.decide(signal, body, items, shutdown, &mut tell).await? {
-            Verdict::Taken { .. } => None,
-            Verdict::Refused { reason, .. } => Some(reason),
-        })
+        let until = Until { shutdown, leave: None };
+        match self.decide(signal, body, items, until, &mut tell).await {
+            Ok(Verdict::Taken { .. }) => Ok(None),
+            Ok(Verdict::Refused { reason, .. }) => Ok(Some(reason)),
+            Err(_) => Err(Stopped),
+        }
     }
 
     /// Tries until the backend decides. An answer about this exporter's settings decides nothing about the data.
@@ -208,12 +284,12 @@ impl Delivery {
         signal: Signal,
         body: &Bytes,
         items: u64,
-        shutdown: &CancellationToken,
+        until: Until<'_>,
         tell: &mut impl FnMut(Event<'_>),
-    ) -> Result<Verdict, Stopped> {
+    ) -> Result<Verdict, Halt> {
         loop {
-            if shutdown.is_cancelled() {
-                return Err(Stopped);
+            if until.shutdown.is_cancelled() {
+                return Err(Halt::Stopped);
             }
             let outcome = {
                 let mut sending = std::pin::pin!(self.client.send(signal, body));
@@ -221,9 +297,9 @@ impl Delivery {
                     biased;
                     outcome = &mut sending => outcome,
                     // What is on its way may be taken at this moment: to leave it undecided would repeat it.
-                    () = shutdown.cancelled() => match tokio::time::timeout(GRACE, sending).await {
+                    () = until.shutdown.cancelled() => match tokio::time::timeout(GRACE, sending).await {
                         Ok(outcome) => outcome,
-                        Err(_) => return Err(Stopped),
+                        Err(_) => return Err(Halt::Stopped),
                     },
                 }
             };
@@ -244,7 +320,7 @@ impl Delivery {
                 }
                 Outcome::Retry { after, reason } => (after, reason, false),
             };
-            self.pause(after, &reason, misconfigured, shutdown, tell).await?;
+            self.pause(after, &reason, misconfigured, until, tell).await?;
         }
     }
 
@@ -254,9 +330,9 @@ impl Delivery {
         after: Option<Duration>,
         reason: &str,
         misconfigured: bool,
-        shutdown: &CancellationToken,
+        until: Until<'_>,
         tell: &mut impl FnMut(Event<'_>),
-    ) -> Result<(), Stopped> {
+    ) -> Result<(), Halt> {
         // With max_elapsed_time the series starts again: running out of retries never deletes anything.
         let wait = self.backoff.wait(&self.env, after).unwrap_or_else(|| {
             self.backoff.reset();
@@ -269,7 +345,7 @@ impl Delivery {
             *told = now;
             tell(Event::Kept { time: now.duration_since(*since), reason });
         }
-        sleep(wait, shutdown).await
+        until.sleep(wait).await
     }
 }
 
@@ -321,17 +397,6 @@ impl Part {
                 *times <= KEPT_PARTS
             }
         }
-    }
-}
-
-async fn sleep(wait: Duration, shutdown: &CancellationToken) -> Result<(), Stopped> {
-    if wait.is_zero() {
-        return Ok(());
-    }
-    tokio::select! {
-        biased;
-        () = shutdown.cancelled() => Err(Stopped),
-        () = tokio::time::sleep(wait) => Ok(()),
     }
 }
 
@@ -466,7 +531,8 @@ mod tests {
                     told.push(time.as_secs() / 60);
                 }
             };
-            delivery.pause(None, "closed", false, &stop, &mut tell).await.unwrap();
+            let until = Until { shutdown: &stop, leave: None };
+            assert!(delivery.pause(None, "closed", false, until, &mut tell).await.is_ok());
         }
         // A wait is up to 45 s.
         assert!(matches!(told[..], [10, 20 | 21, 30 | 31 | 32]), "{told:?}");

@@ -24,6 +24,15 @@ impl RateLimit {
         self.paid = Some(paid + Duration::from_secs_f64(items as f64 / rate as f64));
         (paid - now).saturating_sub(burst)
     }
+
+    /// The last `items` were not sent after all.
+    pub(super) fn give_back(&mut self, items: u64) {
+        if let (Some(rate), Some(paid)) = (self.per_second, &mut self.paid)
+            && let Some(before) = paid.checked_sub(Duration::from_secs_f64(items as f64 / rate as f64))
+        {
+            *paid = before;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -61,6 +61,7 @@ const LANE: Shape =
 const EPOCH: Shape = Shape(&[(4, Some(Kind::Lane), LANE), (5, Some(Kind::Drop), LEAF)]);
 const HELLO: Shape =
     Shape(&[(6, Some(Kind::Epoch), EPOCH), (7, Some(Kind::Pass), LEAF), (10, Some(Kind::Lane), LEAF)]);
+const GOODBYE: Shape = Shape(&[(3, Some(Kind::Lane), LEAF)]);
 const PARTIAL: Shape = Shape(&[(3, Some(Kind::Range), LEAF)]);
 const RESUME_LANE: Shape = Shape(&[(2, Some(Kind::Range), LEAF), (3, Some(Kind::Partial), PARTIAL)]);
 const RESUME_EPOCH: Shape = Shape(&[(2, Some(Kind::Lane), RESUME_LANE), (4, Some(Kind::Drop), LEAF)]);
@@ -78,7 +79,7 @@ pub trait Bounded {
 }
 
 impl Bounded for AgentMessage {
-    const SHAPE: Shape = Shape(&[(1, None, HELLO), (2, None, DROP_LIST)]);
+    const SHAPE: Shape = Shape(&[(1, None, HELLO), (2, None, DROP_LIST), (3, None, GOODBYE)]);
 }
 
 impl Bounded for GroundMessage {
@@ -137,6 +138,7 @@ mod tests {
         let epochs = vec![link::Epoch::default(); EPOCHS + 1];
         let lanes = link::Epoch { lanes: vec![link::Lane::default(); LANES + 1], ..Default::default() };
         let drops = vec![link::Drop::default(); DROPS + 1];
+        let waits = vec![link::LaneBacklog::default(); LANES + 1];
         let acknowledged = vec![link::Acknowledged { sequences: range(RANGES + 1), ..Default::default() }];
         let passes = vec![link::PassReport::default(); PASSES + 1];
         let partial = link::Partial { held: range(RANGES + 1), ..Default::default() };
@@ -147,6 +149,8 @@ mod tests {
             (hello(lane(link::Lane { on_board: range(RANGES + 1), ..Default::default() })), "ranges"),
             (hello(lane(link::Lane { acknowledged, ..Default::default() })), "ranges"),
             (hello(link::Epoch { drops: drops.clone(), ..Default::default() }), "drops"),
+            (agent(A::Hello(link::Hello { backlog: waits.clone(), ..Default::default() })), "lanes"),
+            (agent(A::Goodbye(link::Goodbye { backlog: waits, ..Default::default() })), "lanes"),
             (agent(A::Drops(link::EpochDrops { epoch: 1, drops })), "drops"),
         ] {
             let error = check::<AgentMessage>(&message).unwrap_err();

@@ -102,9 +102,9 @@ impl Credentials {
         blake3::derive_key(purpose, self.key.secret_der())
     }
 
-    /// When the certificate ends, ns since the Unix epoch.
+    /// When the first certificate of the chain ends, ns since the Unix epoch.
     pub fn end(&self) -> Option<u64> {
-        dates(&self.chain[0]).map(|(_, end)| end)
+        self.chain.iter().filter_map(end).min()
     }
 
     /// The identity in the certificate.
@@ -126,32 +126,36 @@ pub(super) fn dates(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
     Some((nano(parsed.validity().not_before), nano(parsed.validity().not_after)))
 }
 
+fn end(certificate: &CertificateDer<'_>) -> Option<u64> {
+    dates(certificate).map(|(_, end)| end)
+}
+
+/// When the certificate that the peer of `connection` has shown ends, ns since the Unix epoch.
+pub fn peer_end(connection: &quinn::Connection) -> Option<u64> {
+    end(&peer_certificate(connection)?)
+}
+
 /// Why the certificate in a PEM file is not valid by a clock that says `now`, in ns since 1970: its dates and what to do.
 pub fn out_of_date(path: &Path, now: u64) -> Option<String> {
     let chain = certificates("certificate", path).ok()?;
-    let certificate = webpki::EndEntityCert::try_from(chain.first()?).ok()?;
-    let time = UnixTime::since_unix_epoch(Duration::from_nanos(now));
-    // Its dates are looked at before anything else, and nobody is asked who has signed it.
-    let usage = webpki::KeyUsage::client_auth();
-    let verified = certificate
-        .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &[], &[], time, usage, None, None)
-        .err()?;
-    let shown = |time: UnixTime| {
-        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(time.as_secs()))
+    let (begin, end) = dates(chain.first()?)?;
+    let shown = |nano: u64| {
+        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(nano / 1_000_000_000))
     };
-    let (path, now) = (path.display(), shown(time));
-    match verified {
-        webpki::Error::CertExpired { not_after, .. } => Some(format!(
-            "{path} ended at {}, and the clock of this machine says {now}: if the clock is right, the other side refuses it; issue a \
+    let (path, clock) = (path.display(), shown(now));
+    if now > end {
+        return Some(format!(
+            "{path} ended at {}, and the clock of this machine says {clock}: if the clock is right, the other side refuses it; issue a \
              new one",
-            shown(not_after)
-        )),
-        webpki::Error::CertNotValidYet { not_before, .. } => Some(format!(
-            "{path} begins at {}, and the clock of this machine says {now}: is the clock right?",
-            shown(not_before)
-        )),
-        _ => None,
+            shown(end)
+        ));
     }
+    (now < begin).then(|| {
+        format!(
+            "{path} begins at {}, and the clock of this machine says {clock}: is the clock right?",
+            shown(begin)
+        )
+    })
 }
 
 /// Reads the authorities in a PEM file; two during a change of authority.

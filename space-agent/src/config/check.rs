@@ -27,6 +27,7 @@ impl Config {
         collector::translate(&mut file, Program::Agent);
         let mut config: Option<Self> = file.read(|section| collector::keys(Program::Agent, section));
         if let Some(config) = &mut config {
+            config.hash = file.hash;
             if file.tree.at(&["processors", "memory_limiter", "max_in_flight"]).is_none() {
                 config.fit_largest_request();
             }

@@ -55,6 +55,9 @@ pub struct Config {
     /// Which signals go where.
     #[serde(default)]
     pub service: Service,
+    /// The first 8 bytes of the BLAKE3 hash of its file; 0: there is none.
+    #[serde(skip)]
+    pub hash: u64,
     /// What its writer should know.
     #[serde(skip)]
     pub warnings: Vec<Problem>,

@@ -152,6 +152,19 @@ pub enum ContactSource {
     Manual,
 }
 
+impl ContactSource {
+    /// As in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Plan => "plan",
+            Self::Orbit => "orbit",
+            Self::Probe => "probe",
+            Self::Manual => "manual",
+        }
+    }
+}
+
 impl ContactsConfig {
     /// Whether it makes sense with the stations that are `known`.
     pub fn validate(&self, known: impl Fn(&str) -> bool) -> Result<(), Invalid> {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use perigee_shared::config::ConfigError;
 use perigee_shared::contact::{Contact, Plan, Reader, StationHints};
+use perigee_shared::link::short_hash;
 use perigee_shared::supervise::expecting;
 
 use super::{ContactSource, ContactsConfig};
@@ -92,6 +93,8 @@ pub(super) struct FileSource {
     until: u64,
     /// Why what is on disk is not in force.
     pub(super) error: Option<String>,
+    /// The first 8 bytes of the BLAKE3 hash of the file that is in force.
+    pub(super) hash: Option<u64>,
 }
 
 /// What is known of a station beside what a plan says.
@@ -165,6 +168,7 @@ impl FileSource {
             is_under_way: false,
             until: 0,
             error,
+            hash: None,
         })
     }
 
@@ -222,6 +226,9 @@ impl FileSource {
     }
 
     fn settle(&mut self, read: Result<(), ConfigError>) {
+        if read.is_ok() {
+            self.hash = std::fs::read(&self.file).ok().map(|content| short_hash(&content));
+        }
         if let Err(error) = &read {
             let in_force = self.plan.len();
             tracing::error!(%error, in_force, "the contact plan cannot be used; what was in force stays so");

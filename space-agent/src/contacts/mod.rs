@@ -54,6 +54,11 @@ pub struct Planned {
     pub current: Option<Pass>,
     /// The next ones, at most a hundred.
     pub upcoming: Vec<Pass>,
+    /// `contacts.source`.
+    pub source: &'static str,
+    /// The first 8 bytes of the BLAKE3 hash of the file that is in force.
+    #[serde(skip)]
+    pub plan_hash: Option<u64>,
     /// There is no plan any more: stations are tried now and then.
     pub probing: bool,
     /// Why the plan in force cannot be followed: the time is not known.
@@ -136,6 +141,7 @@ pub struct Contacts {
     probe: Option<Probe>,
     /// Who asked before the first passes were predicted.
     asked: Vec<oneshot::Sender<Planned>>,
+    source: ContactSource,
 }
 
 /// A prediction under way.
@@ -170,6 +176,7 @@ impl Contacts {
         let probe = probes.then(|| Probe::new(config, stations.to_vec()));
         let (env, always_wanted) = (clocks.env().clone(), always_wanted || always.is_some());
         let (by_hand, asked) = (None, Vec::new());
+        let source = config.source;
         let contacts = Self {
             env,
             clocks,
@@ -183,6 +190,7 @@ impl Contacts {
             file,
             probe,
             asked,
+            source,
         };
         (contacts, ContactControl(control))
     }
@@ -340,6 +348,8 @@ impl Contacts {
         Planned {
             current,
             upcoming: upcoming.iter().take(100).map(|c| Pass::new(c, now)).collect(),
+            source: self.source.name(),
+            plan_hash: self.file.as_ref().and_then(|f| f.hash),
             probing: self.probe.is_some() && !self.is_planned(&at),
             clock_doubt: self.file.as_ref().and_then(|_| self.clocks.unknown()),
             now,

@@ -26,6 +26,8 @@ pub struct LinkStatus {
     pub since_unix_nano: u64,
     /// Why the last connection ended or did not come up.
     pub last_error: Option<String>,
+    /// When that was, ns since the Unix epoch.
+    pub last_error_unix_nano: Option<u64>,
     /// Payload bytes sent in this contact.
     pub sent_bytes: u64,
     /// Segments that the ground has committed in this contact.

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use perigee_shared::env::Env;
 use perigee_shared::link::transport::{self, LinkShape};
@@ -17,6 +18,9 @@ use crate::telemetry::ShipCounters;
 
 /// Attempts under way at once. The oldest, which waits longest before it tries again, makes room for the next.
 const OVERLAP: usize = 8;
+
+/// The least time until it is said that a station does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +51,19 @@ pub(super) fn refusal(station: &str, error: &quinn::ConnectionError) -> String {
         ApplicationClosed(why) => format!("station {station} has closed the connection: {why}"),
         other => format!("station {station}: {other}"),
     }
+}
+
+/// How long a station may take to answer before it is said that it does not.
+pub(super) fn patience(shape: &LinkShape) -> Duration {
+    PATIENCE.max(shape.rtt() * 4)
+}
+
+/// What is said then.
+pub(super) fn no_answer(address: &str, shape: &LinkShape) -> String {
+    let waited = patience(shape).as_secs();
+    format!(
+        "no answer from {address} (UDP) for {waited} s; does the station listen there, and is the port open?"
+    )
 }
 
 /// Connects to `station` at `address`. Tries until it succeeds, is refused, or the caller gives up.

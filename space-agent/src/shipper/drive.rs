@@ -5,20 +5,23 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use perigee_proto::link::{AgentMessage, GoodbyeReason, GroundMessage, Hello, SegmentOpen, ground_message};
-use perigee_shared::contact::Contact;
+use perigee_proto::link::{
+    AgentMessage, Goodbye, GoodbyeReason, GroundMessage, Hello, SegmentOpen, ground_message,
+};
 use perigee_shared::env::SinceBoot;
 use perigee_shared::link::ranges::RangeSet;
-use perigee_shared::link::{MINOR_VERSION, wire};
+use perigee_shared::link::{Close, MINOR_VERSION, wire};
 use perigee_shared::segment::{Codec, Header, Lane, SegmentId};
 use perigee_shared::supervise::joined;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Shipper;
 use super::connect::refusal;
 use super::gate::{Gate, Turn};
+use super::pass::Pass;
 use super::queues::FETCH;
 use super::session::{Action, Event, Session};
 use crate::wal::{Recoder, Reconciled, Sending, Wal, WalError};
@@ -31,6 +34,9 @@ const PIECE: u64 = 32 << 10;
 
 /// After Goodbye, so long is waited for the last acknowledgements, beyond a round trip.
 const LAST_ACKS: Duration = Duration::from_secs(2);
+
+/// The same when only the answer to Goodbye is waited for.
+const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// How a connection has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +70,14 @@ pub(super) enum DriveError {
     ControlClosed,
 }
 
+impl DriveError {
+    /// Whether the ground has refused us: it will do so again.
+    pub(super) fn is_refusal(&self) -> bool {
+        let Self::Connection(quinn::ConnectionError::ApplicationClosed(close)) = self else { return false };
+        Close::is_refusal(close.error_code)
+    }
+}
+
 /// What became of writing a segment: which bytes QUIC has taken, and whether that was all of them.
 struct Written {
     id: SegmentId,
@@ -73,6 +87,7 @@ struct Written {
 
 struct Driver<'a> {
     shipper: &'a mut Shipper,
+    pass: &'a mut Pass,
     station: String,
     /// When the clocks in Hello were read.
     asked: SinceBoot,
@@ -96,7 +111,7 @@ struct Driver<'a> {
 /// Ships over `connection` until it breaks or `over` ends.
 pub(super) async fn drive(
     shipper: &mut Shipper,
-    contact: &Contact,
+    pass: &mut Pass,
     connection: &quinn::Connection,
     mut over: Pin<&mut (impl Future<Output = ()> + Send)>,
 ) -> Result<Ended, DriveError> {
@@ -107,17 +122,15 @@ pub(super) async fn drive(
     let (queue, frames) = mpsc::channel(QUEUE);
     let greeted = CancellationToken::new();
     let writer = tokio::spawn(write_control(control, frames, greeted.clone().drop_guard()));
-    let (hello, asked) = hello(shipper, contact).await?;
+    let (hello, asked) = hello(shipper, pass).await?;
     let mut sealed = shipper.sealed.clone();
     sealed.mark_unchanged();
-    // What leaves later than one light time before the end does not arrive.
-    let light = contact.shape().light_time.unwrap_or_default();
-    let usable = contact.usable(shipper.clocks.now().unix_nano).map(|left| left.saturating_sub(light));
+    let usable = pass.usable(shipper.clocks.now().unix_nano);
     let mut driver = Driver {
-        station: contact.station.clone(),
+        station: pass.contact.station.clone(),
         asked,
         epoch: hello.epochs.last().map_or(0, |e| e.epoch),
-        session: Session::new(hello, shipper.budget, &shipper.lanes),
+        session: Session::new(hello, pass.standing.budget, std::mem::take(&mut pass.gained), &shipper.lanes),
         connection,
         control: queue,
         greeted,
@@ -126,6 +139,7 @@ pub(super) async fn drive(
         writers: JoinSet::new(),
         reported_drops: shipper.wal.call(|wal| wal.epochs().drops_recorded()).await?,
         shipper,
+        pass,
         recoder: Recoder::default(),
         again: false,
         finished: false,
@@ -143,8 +157,11 @@ pub(super) async fn drive(
         joined(task.await);
     }
     drop(driver.shipper.wal.call(|wal| wal.recoding().end_sending()).await);
-    driver.shipper.budget = driver.session.budget_left();
-    ended.map_err(|error| closed.map_or(error, |why| DriveError::Closed(refusal(&contact.station, &why))))
+    let Driver { session, pass, .. } = driver;
+    pass.standing = session.standing();
+    pass.gained = session.into_gained();
+    let station = &pass.contact.station;
+    ended.map_err(|error| closed.map_or(error, |why| DriveError::Closed(refusal(station, &why))))
 }
 
 /// `greeted` goes when the first frame, which is Hello, is written, or when nothing can be.
@@ -180,14 +197,14 @@ async fn read_control(
 }
 
 /// Hello, and when its clocks were read.
-async fn hello(shipper: &Shipper, contact: &Contact) -> Result<(Hello, SinceBoot), DriveError> {
-    let station = contact.station.clone();
+async fn hello(shipper: &Shipper, pass: &Pass) -> Result<(Hello, SinceBoot), DriveError> {
+    let station = pass.contact.station.clone();
     let greet = move |wal: &mut Wal| {
         wal.bases().greets(&station);
         wal.epochs().hello(&station)
     };
     let epochs = shipper.wal.call(greet).await??;
-    let (passes, forecast) = shipper.outlook().await?;
+    let outlook = shipper.outlook().await?;
     let clock = shipper.clocks.told();
     let asked = SinceBoot { boot: clock.boot_id, nano: clock.since_boot_nano };
     let hello = Hello {
@@ -195,12 +212,11 @@ async fn hello(shipper: &Shipper, contact: &Contact) -> Result<(Hello, SinceBoot
         software: format!("space-agent {}", env!("CARGO_PKG_VERSION")),
         minor_version: MINOR_VERSION,
         codecs: Codec::ALL.into_iter().map(|c| c as u32).collect(),
-        contact: contact.name(),
+        contact: pass.contact.name(),
+        contact_start_unix_nano: pass.began,
         epochs,
-        passes,
-        forecast,
         clock: Some(clock),
-        ..Hello::default()
+        ..outlook
     };
     Ok((hello, asked))
 }
@@ -226,12 +242,12 @@ impl Driver<'_> {
                 biased;
                 () = &mut over => {
                     // Over it is, whether Goodbye gets through or not: behind a full send window it would wait for ever.
-                    drop(tokio::time::timeout(LAST_ACKS, self.event(Event::End(GoodbyeReason::ContactEnd))).await);
+                    drop(tokio::time::timeout(LAST_ACKS, self.end()).await);
                     return Ok(Ended::ContactOver);
                 }
                 () = &mut guard, if !guarded => {
                     guarded = true;
-                    self.event(Event::End(GoodbyeReason::ContactEnd)).await?;
+                    self.end().await?;
                 }
                 message = received.recv() => match message {
                     Some(Ok(message)) => {
@@ -260,6 +276,18 @@ impl Driver<'_> {
         {
             self.shipper.clocks.heard(&self.station, clock, self.asked);
         }
+    }
+
+    /// Says Goodbye, with what has become of the contact so far.
+    async fn end(&mut self) -> Result<(), DriveError> {
+        self.pass.measure(&self.connection.stats().path);
+        self.pass.standing = self.session.standing();
+        let goodbye = Goodbye {
+            reason: GoodbyeReason::ContactEnd.into(),
+            pass: Some(self.shipper.report(self.pass).await?),
+            backlog: self.shipper.backlog().await?,
+        };
+        self.event(Event::End(Box::new(goodbye))).await
     }
 
     /// Feeds an event to the session and carries out what follows, which may be further events.
@@ -441,15 +469,15 @@ impl Driver<'_> {
         self.shipper.status.send_modify(|s| s.sent_bytes += bytes);
     }
 
-    /// After Goodbye: takes the acknowledgements that still come, for a moment.
+    /// After Goodbye: takes the acknowledgements that still come, for a moment. The ground answers Goodbye, so that it has the report
+    /// of the pass is known too.
     async fn last_acks(&mut self, received: &mut mpsc::Receiver<Result<GroundMessage, DriveError>>) {
-        let patience = self.connection.rtt() * 2 + LAST_ACKS;
-        let end = tokio::time::sleep(patience);
-        let mut end = std::pin::pin!(end);
-        while !self.finished && !self.session.is_idle() {
+        let begun = Instant::now();
+        while !self.finished {
+            let spare = if self.session.is_idle() { LAST_WORD } else { LAST_ACKS };
             let event = tokio::select! {
                 biased;
-                () = &mut end => return,
+                () = tokio::time::sleep_until(begun + self.connection.rtt() * 2 + spare) => return,
                 message = received.recv() => match message {
                     Some(Ok(message)) => Event::Message(message),
                     _ => return,

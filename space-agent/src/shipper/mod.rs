@@ -5,16 +5,20 @@
 
 mod connect;
 mod drive;
+mod gained;
 mod gate;
+mod pass;
 mod queues;
+mod said;
 mod session;
 mod trust;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use perigee_proto::link::{Forecast, PassReport};
+use perigee_proto::link::{AgentState, Hello, LaneBacklog, PassReport, Plan};
 use perigee_shared::contact::Contact;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::link::ranges::RangeSet;
@@ -24,9 +28,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::connect::ConnectError;
+use self::drive::DriveError;
+use self::pass::{Left, Pass};
+use self::said::Said;
 pub use self::trust::Trust;
 use crate::clock::Clocks;
-use crate::contacts::{ContactControl, LinkState, LinkStatus};
+use crate::contacts::{ContactControl, LinkState, LinkStatus, Planned};
 use crate::forecast::{forecast, store};
 use crate::lanes::Lanes;
 use crate::telemetry::ShipCounters;
@@ -55,6 +63,10 @@ pub struct ShipperConfig {
     pub trust: Trust,
     /// Address of each station, by id.
     pub stations: BTreeMap<String, String>,
+    /// The first 8 bytes of the BLAKE3 hash of the configuration's file; 0: there is none.
+    pub configuration: u64,
+    /// What the memory limiter allows, bytes.
+    pub memory_limit: u64,
 }
 
 /// See the module.
@@ -73,8 +85,21 @@ pub struct Shipper {
     status: watch::Sender<LinkStatus>,
     /// What was sent on earlier connections and not acknowledged, to tell what is sent again.
     sent: BTreeMap<SegmentId, RangeSet>,
-    /// Segment bytes that may still be sent in this contact, over all its connections.
-    budget: Option<u64>,
+    /// What the log has about stations that are not reached.
+    said: Said,
+    started: Instant,
+}
+
+/// Where contacts come from, for Hello.
+fn plan(planned: &Planned) -> Plan {
+    let next = planned.upcoming.first().map(|pass| &pass.contact);
+    Plan {
+        source: planned.source.to_owned(),
+        hash: planned.plan_hash.unwrap_or(0),
+        error: planned.plan_error.clone().unwrap_or_default(),
+        next_start_unix_nano: next.map_or(0, |contact| contact.start_unix_nano),
+        next_station: next.map(|contact| contact.station.clone()).unwrap_or_default(),
+    }
 }
 
 impl Shipper {
@@ -106,7 +131,8 @@ impl Shipper {
             counters,
             status,
             sent: BTreeMap::new(),
-            budget: None,
+            said: Said::default(),
+            started: Instant::now(),
         }
     }
 
@@ -127,11 +153,11 @@ impl Shipper {
         loop {
             let contact = self.contact.borrow_and_update().clone();
             if let Some(contact) = contact {
-                let (began, connected) = (self.clocks.now().unix_nano, self.ship(&contact, &shutdown).await);
+                let pass = self.ship(&contact, &shutdown).await;
                 self.set_state(LinkState::Down, None);
                 // A station that was tried and did not answer was no pass.
-                let was_a_pass = contact.end_unix_nano.is_some() || !connected.is_zero();
-                if was_a_pass && let Err(error) = self.report(&contact, began, connected).await {
+                let was_a_pass = contact.end_unix_nano.is_some() || !pass.connected().is_zero();
+                if was_a_pass && let Err(error) = self.record(&pass).await {
                     tracing::warn!(%error, "the report of the pass could not be kept");
                 }
             }
@@ -143,106 +169,161 @@ impl Shipper {
         }
     }
 
-    /// Keeps what became of `contact`.
-    async fn report(&self, contact: &Contact, began: u64, connected: Duration) -> Result<(), ReportError> {
-        let status = self.status.borrow().clone();
-        let (station, end) = (contact.station.clone(), self.clocks.now().unix_nano);
-        let planned = contact.volume(began).unwrap_or(0);
-        let kept = self.wal.call(move |wal| {
+    /// What has become of `pass` so far.
+    async fn report(&self, pass: &Pass) -> Result<PassReport, ReportError> {
+        let left = self.wal.call(|wal| {
             let summary = wal.summary();
-            let report = PassReport {
-                station,
-                start_unix_nano: began,
-                end_unix_nano: end,
-                planned_bytes: planned,
-                achieved_bytes: status.committed_bytes,
-                sent_bytes: status.sent_bytes,
-                committed_segments: status.committed_segments,
-                connected_nano: connected.as_nanos() as u64,
-                backlog_bytes: summary.segment_bytes + summary.unsealed_bytes,
-                backlog_since_unix_nano: wal.passes().oldest()?.unwrap_or(0),
-                ..PassReport::default()
-            };
-            wal.passes().record(&report)?;
-            Ok::<_, WalError>(report)
+            Ok::<_, WalError>(Left {
+                bytes: summary.segment_bytes + summary.unsealed_bytes,
+                unsealed_bytes: summary.unsealed_bytes,
+                since_unix_nano: wal.passes().oldest()?,
+            })
         });
-        let report = kept.await??;
+        let left = left.await??;
+        Ok(pass.report(self.clocks.now().unix_nano, &left, &self.status.borrow()))
+    }
+
+    /// Keeps what became of `pass`.
+    async fn record(&self, pass: &Pass) -> Result<(), ReportError> {
+        let report = self.report(pass).await?;
+        let kept = report.clone();
+        self.wal.call(move |wal| wal.passes().record(&kept)).await??;
         tracing::info!(
-            contact = contact.name(),
+            contact = pass.contact.name(),
+            state = report.state().as_str_name().trim_start_matches("PASS_STATE_").to_lowercase(),
             planned = report.planned_bytes,
-            achieved = report.achieved_bytes,
+            held = report.held_bytes,
             backlog = report.backlog_bytes,
             "pass report"
         );
         Ok(())
     }
 
-    /// The latest reports, and what is expected now.
-    async fn outlook(&self) -> Result<(Vec<PassReport>, Option<Forecast>), ReportError> {
+    /// What waits on board, by lane.
+    async fn backlog(&self) -> Result<Vec<LaneBacklog>, ReportError> {
+        Ok(self.wal.call(|wal| wal.passes().backlog()).await??)
+    }
+
+    /// What Hello says beside the log: the latest passes, what waits, what is planned and expected, and how this process is.
+    async fn outlook(&self) -> Result<Hello, ReportError> {
         let planned = self.planner.list().await.ok();
         let (passes, store) =
             self.wal.call(|wal| Ok::<_, WalError>((wal.passes().latest(REPORTS)?, store(wal)?))).await??;
+        let plan = planned.as_ref().map(plan);
         let forecast = planned.map(|planned| {
             let all: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
             forecast(planned.now, store, &all)
         });
-        Ok((passes, forecast))
+        let agent = AgentState {
+            configuration: self.config.configuration,
+            resident_bytes: (self.env.memory)().unwrap_or(0),
+            memory_limit_bytes: self.config.memory_limit,
+            cpu_nano: (self.env.cpu_time)().map_or(0, |time| time.as_nanos() as u64),
+            running_nano: self.started.elapsed().as_nanos() as u64,
+            certificate_end_unix_nano: self.config.trust.end().unwrap_or(0),
+        };
+        let backlog = self.backlog().await?;
+        Ok(Hello { passes, forecast, backlog, plan, agent: Some(agent), ..Hello::default() })
     }
 
-    /// Serves one contact: connects, again if the connection breaks, until it is over. Returns how long it was connected.
-    async fn ship(&mut self, contact: &Contact, shutdown: &CancellationToken) -> Duration {
-        let mut connected_for = Duration::ZERO;
+    /// Serves one contact: connects, again if the connection breaks, until it is over.
+    async fn ship(&mut self, contact: &Contact, shutdown: &CancellationToken) -> Pass {
+        let mut pass = Pass::new(contact, self.clocks.now().unix_nano);
         let station = contact.station.clone();
         let Some(address) = self.config.stations.get(&station).cloned() else {
             tracing::error!(station, "the contact names a station that link.stations does not have");
-            return connected_for;
+            return pass;
         };
         tracing::info!(contact = contact.name(), "contact begins");
-        self.budget = contact.byte_budget;
         let mut over = std::pin::pin!(self.over(contact.clone(), shutdown.clone()));
         loop {
             self.set_state(LinkState::Connecting, Some(&station));
-            let (shape, client) = (contact.shape(), self.config.trust.client(&self.counters).clone());
-            let connected = tokio::select! {
-                biased;
-                () = &mut over => break,
-                connected = connect::connect(&self.env, &client, &station, &address, &shape, &self.counters) => connected,
-            };
-            let error = match connected {
-                Ok((endpoint, connection)) => {
-                    self.counters.connections.inc();
-                    self.set_state(LinkState::Up, Some(&station));
-                    tracing::info!(station, "connected");
-                    self.accepted(&connection).await;
-                    let up = Instant::now();
-                    let ended = drive::drive(self, contact, &connection, over.as_mut()).await;
-                    connected_for += up.elapsed();
-                    let stats = connection.stats();
-                    self.counters.udp_sent_bytes.inc_by(stats.udp_tx.bytes);
-                    self.counters.udp_received_bytes.inc_by(stats.udp_rx.bytes);
-                    self.counters.lost_bytes.inc_by(stats.path.lost_bytes);
-                    // Lets the close frame leave.
-                    drop(tokio::time::timeout(shape.rtt(), endpoint.wait_idle()).await);
-                    match ended {
+            let error = match self.connect(&mut pass, &address, over.as_mut()).await {
+                None => break,
+                Some(Ok((endpoint, connection))) => {
+                    match self.serve(&mut pass, &endpoint, &connection, over.as_mut()).await {
                         Ok(drive::Ended::ContactOver) => break,
-                        Ok(drive::Ended::Again) => None,
-                        Err(error) => Some(error.to_string()),
+                        Ok(drive::Ended::Again) => continue,
+                        Err(error) => {
+                            pass.is_refused = error.is_refusal();
+                            error.to_string()
+                        }
                     }
                 }
-                Err(error) => Some(error.to_string()),
-            };
-            if let Some(error) = error {
-                tracing::warn!(station, error, "the link is down; trying again while the contact lasts");
-                self.status.send_modify(|s| s.last_error = Some(error));
-                tokio::select! {
-                    biased;
-                    () = &mut over => break,
-                    () = tokio::time::sleep(PAUSE) => {}
+                Some(Err(error)) => {
+                    pass.is_refused = matches!(error, ConnectError::Refused(_));
+                    error.to_string()
                 }
+            };
+            self.complain(&station, error);
+            tokio::select! {
+                biased;
+                () = &mut over => break,
+                () = tokio::time::sleep(PAUSE) => {}
             }
         }
         tracing::info!(contact = contact.name(), "contact is over");
-        connected_for
+        pass
+    }
+
+    /// Connects to the station of `pass`; `None` when the contact is over before that.
+    async fn connect(
+        &mut self,
+        pass: &mut Pass,
+        address: &str,
+        mut over: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Option<Result<(quinn::Endpoint, quinn::Connection), ConnectError>> {
+        let (station, shape) = (&pass.contact.station, pass.contact.shape());
+        let client = self.config.trust.client(&self.counters).clone();
+        let (env, counters) = (self.env.clone(), Arc::clone(&self.counters));
+        let mut connecting =
+            std::pin::pin!(connect::connect(&env, &client, station, address, &shape, &counters));
+        tokio::select! {
+            biased;
+            () = &mut over => return None,
+            connected = &mut connecting => return Some(connected),
+            () = tokio::time::sleep(connect::patience(&shape)) => {}
+        }
+        self.complain(station, connect::no_answer(address, &shape));
+        tokio::select! {
+            biased;
+            () = &mut over => None,
+            connected = &mut connecting => Some(connected),
+        }
+    }
+
+    /// Ships over a connection until it ends.
+    async fn serve(
+        &mut self,
+        pass: &mut Pass,
+        endpoint: &quinn::Endpoint,
+        connection: &quinn::Connection,
+        over: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<drive::Ended, DriveError> {
+        self.counters.connections.inc();
+        self.set_state(LinkState::Up, Some(&pass.contact.station));
+        tracing::info!(station = pass.contact.station, "connected");
+        self.accepted(connection).await;
+        pass.up();
+        let ended = drive::drive(self, pass, connection, over).await;
+        let stats = connection.stats();
+        pass.measure(&stats.path);
+        pass.down();
+        self.counters.udp_sent_bytes.inc_by(stats.udp_tx.bytes);
+        self.counters.udp_received_bytes.inc_by(stats.udp_rx.bytes);
+        self.counters.lost_bytes.inc_by(stats.path.lost_bytes);
+        // Lets the close frame leave.
+        drop(tokio::time::timeout(pass.contact.shape().rtt(), endpoint.wait_idle()).await);
+        ended
+    }
+
+    /// Notes why `station` is not reached, for `status` and, rarely, for the log.
+    fn complain(&mut self, station: &str, error: String) {
+        if self.said.may_say(station, &error) {
+            tracing::warn!(station, error, "the link is down; trying again while the contact lasts");
+        }
+        let now = self.env.unix_nano();
+        self.status.send_modify(|s| (s.last_error, s.last_error_unix_nano) = (Some(error), Some(now)));
     }
 
     /// A station was accepted: the time is not before the beginning of its certificate.

@@ -120,6 +120,12 @@ impl Queues {
         self.0.values().all(|q| q.ready.is_empty())
     }
 
+    /// Whether the log has no segment more, and nothing is being written.
+    pub(super) fn are_drained(&self) -> bool {
+        let is_drained = |q: &Queue| !q.more && !q.fetching && q.held.is_empty() && q.ready.is_empty();
+        !self.are_writing() && self.0.values().all(is_drained)
+    }
+
     /// There may be new segments in every lane.
     pub(super) fn look_again(&mut self) {
         self.0.values_mut().for_each(|q| q.more = true);

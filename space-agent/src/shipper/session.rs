@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use perigee_proto::link::{
-    AgentMessage, Drop, DropsAck, EpochDrops, Goodbye, GoodbyeReason, GroundMessage, Hello, RejectReason,
-    Resume, agent_message, ground_message,
+    AgentMessage, Drop, DropsAck, EpochDrops, Goodbye, GroundMessage, Hello, RejectReason, Resume,
+    agent_message, ground_message,
 };
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Codec, Hash, Header, Lane, SegmentId};
 
+use super::gained::Gained;
 use super::queues::Queues;
 use crate::lanes::Lanes;
 use crate::wal::{GroundLane, GroundView, ToShip};
@@ -42,13 +43,14 @@ pub(super) enum Event {
     Verified { id: SegmentId, whole: bool },
     /// A segment was encoded anew, or could not be.
     Recoded { id: SegmentId, done: bool },
-    /// Nothing more is to be begun.
-    End(GoodbyeReason),
+    /// Nothing more is to be begun; this is the last word.
+    End(Box<Goodbye>),
 }
 
 /// What to do.
 #[allow(clippy::large_enum_variant, reason = "a message is sent and forgotten; few are in memory at once")]
 #[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "an action is carried out at once, and a few wait at most")]
 pub(super) enum Action {
     /// Send a message on the control stream.
     Send(AgentMessage),
@@ -74,6 +76,21 @@ pub(super) enum Action {
     Finished,
 }
 
+/// How far the sessions of a contact have come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Segment bytes that may still be sent; `None`: any number.
+    pub(super) budget: Option<u64>,
+    /// Bytes that the ground has gained.
+    pub(super) held: u64,
+    /// Every segment of the log is on the ground.
+    pub(super) is_drained: bool,
+    /// The ground has no room.
+    pub(super) is_refused: bool,
+    /// The last session has said Goodbye.
+    pub(super) is_over: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -89,10 +106,11 @@ pub(super) struct Session {
     resent_once: BTreeSet<SegmentId>,
     recoded: BTreeSet<SegmentId>,
     budget: Option<u64>,
+    gained: Gained,
 }
 
 impl Session {
-    pub(super) fn new(hello: Hello, budget: Option<u64>, lanes: &Lanes) -> Self {
+    pub(super) fn new(hello: Hello, budget: Option<u64>, gained: Gained, lanes: &Lanes) -> Self {
         let on_board = hello.epochs.last().into_iter().flat_map(|e| &e.lanes);
         let on_board = on_board.filter_map(|l| u8::try_from(l.lane).ok()).map(Lane);
         let queues = Queues::new(on_board, lanes);
@@ -107,6 +125,7 @@ impl Session {
             resent_once: BTreeSet::new(),
             recoded: BTreeSet::new(),
             budget,
+            gained,
         }
     }
 
@@ -116,9 +135,20 @@ impl Session {
         !self.queues.are_writing() && self.unacknowledged.is_empty() && nothing_left
     }
 
-    /// Segment bytes that may still be sent.
-    pub(super) const fn budget_left(&self) -> Option<u64> {
-        self.budget
+    /// How far this session has come.
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            budget: self.budget,
+            held: self.gained.bytes(),
+            is_drained: self.queues.are_drained() && self.unacknowledged.is_empty(),
+            is_refused: self.refused,
+            is_over: self.ending,
+        }
+    }
+
+    /// What the next session of the contact goes on with.
+    pub(super) fn into_gained(self) -> Gained {
+        self.gained
     }
 
     pub(super) fn on_event(&mut self, event: Event) -> Vec<Action> {
@@ -151,13 +181,10 @@ impl Session {
             Event::Recoded { id, done: false } => {
                 tracing::error!(segment = %id, "a segment cannot be encoded anew; it stays on board");
             }
-            Event::End(reason) => {
+            Event::End(goodbye) => {
                 if !self.ending {
                     self.ending = true;
-                    actions.push(send(agent_message::Body::Goodbye(Goodbye {
-                        reason: reason as i32,
-                        pass: None,
-                    })));
+                    actions.push(send(agent_message::Body::Goodbye(*goodbye)));
                 }
             }
         }
@@ -177,6 +204,13 @@ impl Session {
                     let sent = self.unacknowledged.remove(id).or(writing);
                     bytes += sent.map_or(0, |header| header.payload_len);
                     self.partials.remove(id);
+                    self.gained.committed(*id);
+                }
+                for held in ack.partials {
+                    let Some(partial) = held.partial else { continue };
+                    let Ok(lane) = u8::try_from(held.lane) else { continue };
+                    let id = SegmentId { epoch: held.epoch, lane: Lane(lane), sequence: partial.sequence };
+                    self.gained.holds(id, RangeSet::from_wire(&partial.held).total());
                 }
                 if !ids.is_empty() {
                     actions.push(Action::Committed { ids, bytes });
@@ -232,7 +266,9 @@ impl Session {
                 for partial in lane.partials {
                     let id = SegmentId { epoch: current, lane: number, sequence: partial.sequence };
                     if let Ok(hash) = Hash::try_from(partial.payload_hash.as_slice()) {
-                        self.partials.insert(id, (hash, RangeSet::from_wire(&partial.held)));
+                        let held = RangeSet::from_wire(&partial.held);
+                        self.gained.holds(id, held.total());
+                        self.partials.insert(id, (hash, held));
                     }
                 }
                 view.lanes.push(ground);
@@ -241,6 +277,7 @@ impl Session {
         for lane in &view.lanes {
             let id = |sequence| SegmentId { epoch: current, lane: lane.lane, sequence };
             self.queues.forget(lane.lane, &lane.committed);
+            self.gained.committed_in(current, lane.lane, &lane.committed);
             self.unacknowledged.retain(|i, _| *i != id(i.sequence) || !lane.committed.contains(i.sequence));
         }
         actions.push(Action::Reconcile(view));
@@ -292,6 +329,7 @@ impl Session {
         {
             let held = self.partials.remove(&header.id).filter(|(hash, _)| *hash == header.hash);
             let held = held.map_or_else(RangeSet::default, |(_, held)| held);
+            self.gained.begin(&header, held.total());
             let mut ranges = held.missing(0..header.payload_len);
             if ranges.is_empty() {
                 // Held whole and not committed: the last byte once more makes the ground look again.
@@ -352,7 +390,7 @@ mod tests {
 
     fn session() -> Session {
         let epochs = vec![Epoch { epoch: EPOCH, ..Epoch::default() }];
-        Session::new(Hello { epochs, ..Hello::default() }, None, &Lanes::default())
+        Session::new(Hello { epochs, ..Hello::default() }, None, Gained::default(), &Lanes::default())
     }
 
     fn fetched(headers: Vec<(Header, bool)>) -> Event {
@@ -439,7 +477,7 @@ mod tests {
         assert!(
             s.on_event(committed(1)).contains(&Action::Committed { ids: vec![header(1).id], bytes: 1000 })
         );
-        let actions = s.on_event(Event::End(GoodbyeReason::ContactEnd));
+        let actions = s.on_event(Event::End(Box::default()));
         assert!(matches!(actions[..], [Action::Send(_)]));
         assert!(written(&s.on_event(Event::Written(header(2).id))).is_empty(), "nothing new after the end");
         s.on_event(Event::Written(header(3).id));
@@ -489,12 +527,54 @@ mod tests {
 
     #[test]
     fn a_byte_budget_ends_what_is_begun() {
-        let mut s = Session::new(Hello::default(), Some(1500), &Lanes::default());
+        let mut s = Session::new(Hello::default(), Some(1500), Gained::default(), &Lanes::default());
         s.on_event(Event::Connected);
         let headers = (1..=4).map(|n| (header(n), true)).collect();
         let begun = written(&s.on_event(fetched(headers)));
         assert_eq!(begun.len(), 2);
         assert_eq!((begun[0].1.as_slice(), begun[1].1.first()), (WHOLE, Some(&(0..500))));
         assert!(written(&s.on_event(Event::Written(header(1).id))).is_empty());
+    }
+
+    fn holds(sequence: u64, held: Range<u64>) -> Event {
+        let partial = Partial {
+            sequence,
+            payload_hash: header(sequence).hash.to_vec(),
+            held: vec![link::Range { start: held.start, end: held.end }],
+        };
+        let partial =
+            link::PartialAck { epoch: EPOCH, lane: u32::from(Lane::BULK.0), partial: Some(partial) };
+        let ack = Ack { partials: vec![partial], ..Ack::default() };
+        Event::Message(GroundMessage { body: Some(ground_message::Body::Ack(ack)) })
+    }
+
+    #[test]
+    fn what_the_ground_has_gained_counts_once_over_the_connections_of_a_contact() {
+        let mut s = session();
+        s.on_event(Event::Connected);
+        s.on_event(fetched(vec![(header(1), false), (header(2), false), (header(3), true)]));
+        assert!(!s.standing().is_drained);
+        // Of segment 2 it held 400 bytes before this contact.
+        s.on_event(resume(0..1, Some((2, header(2).hash, 0..400))));
+        s.on_event(Event::Reconciled { new_epoch: false });
+        s.on_event(committed(1));
+        s.on_event(holds(2, 0..700));
+        s.on_event(holds(2, 0..700));
+        assert_eq!(s.standing().held, 1000 + 300);
+
+        // The connection is lost. What it has kept besides, Resume says.
+        let epochs = vec![Epoch { epoch: EPOCH, ..Epoch::default() }];
+        let hello = Hello { epochs, ..Hello::default() };
+        let mut s = Session::new(hello, None, s.into_gained(), &Lanes::default());
+        s.on_event(Event::Connected);
+        s.on_event(resume(1..2, Some((2, header(2).hash, 0..900))));
+        assert_eq!(s.standing().held, 1000 + 500);
+        s.on_event(fetched(vec![(header(2), false)]));
+        s.on_event(Event::Reconciled { new_epoch: false });
+        s.on_event(Event::Written(header(2).id));
+        s.on_event(committed(2));
+        s.on_event(resume(3..4, None));
+        assert_eq!(s.standing().held, 2000 + 600, "3 was committed and never acknowledged");
+        assert!(s.standing().is_drained);
     }
 }

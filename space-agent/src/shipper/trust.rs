@@ -62,6 +62,11 @@ impl Trust {
         &self.client
     }
 
+    /// When the first of our certificates ends, ns since the Unix epoch.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.credentials.end()
+    }
+
     fn refresh(&mut self) {
         let Some(file) = self.list.as_mut().filter(|file| file.has_changed()) else { return };
         let loaded = file.load();

@@ -214,6 +214,37 @@ fn a_lane_is_handed_out_in_its_order_without_what_was_taken_or_passed() {
 }
 
 #[test]
+fn what_waits_is_told_by_lane_sealed_or_not_and_the_same_after_a_restart() {
+    let bench = with_alarms(Policy::default());
+    let mut wal = bench.open();
+    wal.journal().append(&[request(&[(1, INFO), (2, ERROR), (3, INFO)])]).unwrap();
+    let alarms = seal_at(&mut wal, ALARMS, 77).unwrap();
+    wal.journal().append(&[request(&[(4, ERROR)])]).unwrap();
+    let told = |wal: &mut Wal| {
+        let lanes = wal.passes().backlog().unwrap();
+        lanes
+            .into_iter()
+            .map(|l| (l.lane, Counts::from(l.items.unwrap()), l.bytes, l.since_unix_nano))
+            .collect()
+    };
+    let before: Vec<_> = told(&mut wal);
+    assert_eq!(
+        (before[0].0, before[0].1, before[0].3),
+        (1, logs(2), 77),
+        "one in a segment, one in the journal"
+    );
+    assert!(before[0].2 > alarms.payload_len, "{before:?}");
+    assert_eq!((before[1].0, before[1].1), (8, logs(2)));
+    assert_eq!(wal.passes().oldest().unwrap(), Some(77));
+    drop(wal);
+    let mut wal = bench.open();
+    assert_eq!(told(&mut wal), before);
+    wal.custody().pass(LINK, &[Delivery { id: alarms.id, refused: Counts::ZERO }]).unwrap();
+    let after: Vec<_> = told(&mut wal);
+    assert_eq!((after[0].1, after[0].2), (logs(1), before[0].2 - alarms.payload_len));
+}
+
+#[test]
 fn a_quota_drops_the_oldest_or_the_newest_of_its_lane_alone() {
     for (when_full, left, reason) in [
         (QuotaPolicy::DropOldest, [4, 5], DropReason::QuotaOldest),

@@ -1,6 +1,9 @@
 //! Reports of passes, and how fast the store grows: what a forecast is made from.
 
-use perigee_proto::link::PassReport;
+use std::collections::BTreeMap;
+
+use perigee_proto::link::{LaneBacklog, PassReport};
+use perigee_shared::segment::Lane;
 use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadableTable, ReadableTableMetadata};
@@ -63,24 +66,40 @@ impl Passes<'_> {
     /// Since when the oldest of what is on board waits, ns since the Unix epoch by the clock as it is now: when its segment was sealed
     /// or, in the journal, when it was committed. No earlier than is certain.
     pub fn oldest(&mut self) -> Result<Option<u64>, WalError> {
-        let env = self.0.env().clone();
+        let since = self.backlog()?.into_iter().map(|lane| lane.since_unix_nano);
+        Ok(since.filter(|since| *since != 0).min())
+    }
+
+    /// What is on board, by lane; lanes without anything are among them. Where a direct exporter is behind the link, what waits
+    /// for that one alone counts too.
+    pub fn backlog(&mut self) -> Result<Vec<LaneBacklog>, WalError> {
+        let (names, env) = (self.0.config().lanes.clone(), self.0.env().clone());
         let now = i128::from(env.since_boot().nano);
         let waited = |since_boot: i64| u64::try_from(now - i128::from(since_boot)).unwrap_or(0);
-        let unsealed = self.0.segments().unsealed().iter().map(|u| waited(u.oldest_since_boot)).max();
-        let age = self.0.read(|txn, state| {
-            let mut oldest = unsealed;
+        let unsealed: BTreeMap<Lane, u64> =
+            self.0.segments().unsealed().iter().map(|u| (u.lane, waited(u.oldest_since_boot))).collect();
+        self.0.read(|txn, state| {
             let ages = state.boots.ages(&env);
             let segments = txn.open_table(SEGMENTS)?;
+            let mut out = Vec::new();
             for (lane, of) in &state.lanes {
-                let Some(sequence) = of.on_board.first() else { continue };
-                if let Some(value) = segments.get(Place { lane: lane.0, sequence })? {
+                let mut waits = unsealed.get(lane).copied();
+                if let Some(sequence) = of.on_board.first()
+                    && let Some(value) = segments.get(Place { lane: lane.0, sequence })?
+                {
                     let age = SegmentRecord::from_bytes(value.value())?.age(&ages, &env).as_nanos() as u64;
-                    oldest = oldest.max(Some(age));
+                    waits = waits.max(Some(age));
                 }
+                out.push(LaneBacklog {
+                    lane: u32::from(lane.0),
+                    name: names.name(*lane),
+                    bytes: of.segment_stored + of.unsealed_raw,
+                    items: Some((of.segment_items + of.unsealed_items).into()),
+                    since_unix_nano: waits.map_or(0, |age| env.unix_nano().saturating_sub(age).max(1)),
+                });
             }
-            Ok(oldest)
-        })?;
-        Ok(age.map(|age| env.unix_nano().saturating_sub(age)))
+            Ok(out)
+        })
     }
 
     /// Keeps the report of a pass; of many only the latest are kept.

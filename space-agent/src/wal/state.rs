@@ -73,8 +73,9 @@ pub(super) struct LaneState {
     pub(super) unsealed_raw: u64,
     pub(super) unsealed_items: Counts,
     pub(super) on_board: RangeSet,
-    /// Payload bytes of its segments.
+    /// Payload bytes of its segments, and the items in them.
     pub(super) segment_stored: u64,
+    pub(super) segment_items: Counts,
 }
 
 impl LaneState {
@@ -339,6 +340,7 @@ impl State {
         self.in_segments += header.items;
         let lane = self.lane(header.id.lane);
         lane.segment_stored += header.payload_len;
+        lane.segment_items += header.items;
         lane.on_board.insert(header.id.sequence..header.id.sequence + 1);
     }
 
@@ -348,6 +350,7 @@ impl State {
         self.in_segments = self.in_segments.saturating_sub(header.items);
         let lane = self.lane(header.id.lane);
         lane.segment_stored = lane.segment_stored.saturating_sub(header.payload_len);
+        lane.segment_items = lane.segment_items.saturating_sub(header.items);
         lane.on_board.remove(header.id.sequence..header.id.sequence + 1);
     }
 

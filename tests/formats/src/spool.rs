@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use ground_station::spool::{
-    AccountView, Applied, EpochView, GapView, Incoming, LaneView, LetterView, Piece, SatelliteView, Settings,
-    Store,
+    AccountView, Applied, EpochView, GapView, Incoming, LaneView, LetterView, Piece, Progress, SatelliteView,
+    Settings, Store,
 };
 use perigee_proto::link;
 use perigee_shared::env::Env;
@@ -338,13 +338,25 @@ async fn decoding(store: &Store) -> Result<Vec<Segment>> {
     Ok(segments(store).await?.into_iter().flatten().collect())
 }
 
+/// What comes first in the order of commits. Exporters are handed urgent lanes first, so a copy of the store is emptied.
 async fn next(store: &Store) -> Result<BTreeMap<&'static str, Option<Next>>> {
+    let copy = tempfile::tempdir()?;
+    store.backup(copy.path().join("spool.redb")).await?;
+    let store = open(copy.path()).await?;
     let mut out = BTreeMap::new();
     for (name, signals, cut) in exporters() {
-        let here = store.next(name.into(), signals, cut).await?.map(|work| (work.number, work.request));
-        let other = store.next(name.into(), signals, !cut).await?.map_or(0, |work| work.request);
-        out.insert(name, here.map(|(entry, request)| (entry, request, other)));
+        let mut first: Option<Next> = None;
+        while let Some(work) = store.next(name.into(), signals, cut).await? {
+            let other = store.next(name.into(), signals, !cut).await?.map_or(0, |work| work.request);
+            if first.is_none_or(|(entry, ..)| work.number < entry) {
+                first = Some((work.number, work.request, other));
+            }
+            let done = Progress { finished: true, ..Progress::at(work.place, cut) };
+            store.progress(name.into(), done).await?;
+        }
+        out.insert(name, first);
     }
+    store.close().await;
     Ok(out)
 }
 
@@ -427,7 +439,7 @@ fn satellite(s: SatelliteView) -> Satellite {
         station: s.station,
         contacts: s.contacts,
         spool_bytes: s.spool_bytes,
-        forecast: s.forecast,
+        forecast: s.standing.forecast,
         epochs: s.epochs.into_iter().map(epoch).collect(),
     }
 }

@@ -304,64 +304,75 @@ fn what_an_epoch_goes_on_with_is_told() {
     assert_pinned("hello-continued", &agent(agent_message::Body::Hello(hello)));
 }
 
-/// Fields that came with the flight. Both programs work without them.
-#[test]
-fn what_the_flight_added_is_read_and_written_as_ever() {
-    let clock = |untrusted: &str| Clock {
+fn clock() -> Clock {
+    Clock {
         unix_nano: TIME,
-        boot_id: 0x0a0b_0c0d_0e0f_1011,
-        since_boot_nano: 77_000_000_001,
-        untrusted: untrusted.to_owned(),
+        boot_id: EPOCH,
+        since_boot_nano: 86_400_000_000_000,
+        untrusted: "it is before the build".to_owned(),
         ..Default::default()
-    };
-    let backlog = LaneBacklog {
-        lane: 1,
-        name: "alarms".to_owned(),
-        bytes: 70_000,
-        items: Some(counts(9)),
+    }
+}
+
+fn lane_backlog() -> Vec<LaneBacklog> {
+    let lane = |lane: u32, name: &str| LaneBacklog {
+        lane,
+        name: name.to_owned(),
+        bytes: 4_000_000,
+        items: Some(counts(70)),
         since_unix_nano: TIME - 5,
         ..Default::default()
     };
-    let plan = Plan {
-        source: "plan".to_owned(),
-        hash: 0x1112_1314_1516_1718,
-        error: "line 3: no such station".to_owned(),
-        next_start_unix_nano: TIME + 9,
-        next_station: "kiruna".to_owned(),
-        ..Default::default()
-    };
-    let state = AgentState {
-        configuration: 0x2122_2324_2526_2728,
-        resident_bytes: 20 << 20,
-        memory_limit_bytes: 64 << 20,
-        cpu_nano: 5_000_000_000,
-        running_nano: 900_000_000_000,
-        certificate_end_unix_nano: TIME + 90,
-        ..Default::default()
-    };
+    vec![lane(1, "alarms"), lane(8, "bulk")]
+}
+
+/// Fields that tell the ground how a satellite stands, and what becomes of a pass. Both programs work without them.
+#[test]
+fn how_a_satellite_stands_is_told() {
     let pass = PassReport {
         station: "svalbard".to_owned(),
         start_unix_nano: TIME,
         state: PassState::Cut as i32,
-        connect_nano: 1_500_000_000,
+        connect_nano: 1_200_000_000,
         held_bytes: 1_700_000,
-        sent_packets: 1_400,
-        lost_packets: 3,
+        sent_packets: 1_300,
+        lost_packets: 17,
         round_trip_nano: 41_000_000,
         ..Default::default()
     };
     let hello = Hello {
         satellite: "sat-1".to_owned(),
-        clock: Some(clock("it is before the build of this software")),
-        backlog: vec![backlog],
-        plan: Some(plan),
-        agent: Some(state),
         passes: vec![pass.clone()],
+        clock: Some(clock()),
+        backlog: lane_backlog(),
+        plan: Some(Plan {
+            source: "plan".to_owned(),
+            hash: EPOCH,
+            error: "line 3: a contact ends before it begins".to_owned(),
+            next_start_unix_nano: TIME + 9,
+            next_station: "kourou".to_owned(),
+            ..Default::default()
+        }),
+        agent: Some(AgentState {
+            configuration: EPOCH,
+            resident_bytes: 30 << 20,
+            memory_limit_bytes: 128 << 20,
+            cpu_nano: 77_000_000_000,
+            running_nano: 86_000_000_000_000,
+            certificate_end_unix_nano: TIME + 11,
+            ..Default::default()
+        }),
+        contact_start_unix_nano: TIME,
         ..Default::default()
     };
-    assert_pinned("hello-flight", &agent(agent_message::Body::Hello(hello)));
-    let resume = Resume { station: "svalbard".to_owned(), clock: Some(clock("")), ..Default::default() };
-    assert_pinned("resume-clock", &ground(ground_message::Body::Resume(resume)));
-    let goodbye = Goodbye { pass: Some(pass), ..goodbye(GoodbyeReason::ContactEnd) };
+    assert_pinned("hello-standing", &agent(agent_message::Body::Hello(hello)));
+    let goodbye = Goodbye {
+        reason: GoodbyeReason::ContactEnd as i32,
+        pass: Some(pass),
+        backlog: lane_backlog(),
+        ..Default::default()
+    };
     assert_pinned("agent-goodbye-pass", &agent(agent_message::Body::Goodbye(goodbye)));
+    let resume = Resume { station: "svalbard".to_owned(), clock: Some(clock()), ..Default::default() };
+    assert_pinned("resume-clock", &ground(ground_message::Body::Resume(resume)));
 }

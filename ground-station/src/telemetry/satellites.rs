@@ -1,0 +1,199 @@
+//! What is known of each satellite, as metrics. What a satellite has not said has no sample: unknown is not 0.
+//!
+//! Labels are ids from certificates, and numbers: a lane is its number, never the name that the satellite gives it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+
+use perigee_shared::segment::Header;
+use perigee_shared::signal::Signal;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::{OfSatellite, Text};
+use crate::spool::{AccountView, Items, StandingView};
+
+/// The largest number of a lane that an agent can be configured with. Larger ones share a label.
+const LARGEST_LANE: u8 = 15;
+
+/// Upper bounds of the buckets of delivery delays, s: from a second to a week.
+const DELAYS: [f64; 12] =
+    [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0, 604_800.0];
+
+/// What the metrics of satellites are made from, by satellite.
+#[derive(Clone, Copy)]
+pub struct Satellites<'a> {
+    /// Where items are.
+    pub accounts: &'a BTreeMap<String, AccountView>,
+    /// How they stand.
+    pub standings: &'a BTreeMap<String, StandingView>,
+    /// Those with an open link, and when the last of it came, ns since the Unix epoch.
+    pub connected: &'a BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLane {
+    satellite: Text,
+    lane: Text,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfReason {
+    satellite: Text,
+    signal: &'static str,
+    reason: Text,
+}
+
+/// The label of a segment's delay.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OfDelivery {
+    satellite: Text,
+    signal: &'static str,
+    lane: Text,
+}
+
+/// Delays of delivery.
+pub(super) type Delays = Family<OfDelivery, Histogram, fn() -> Histogram>;
+
+pub(super) fn delays() -> Delays {
+    Family::new_with_constructor(|| Histogram::new(DELAYS))
+}
+
+/// A segment was committed at `now`: how long that is after it was sealed counts once for each signal in it.
+pub(super) fn observe(delays: &Delays, satellite: &str, header: &Header, now: u64) {
+    let delay = now.saturating_sub(header.sealed_unix_nano) as f64 / 1e9;
+    for signal in header.items.signals().iter() {
+        let satellite = Text(satellite.into());
+        let label = OfDelivery { satellite, signal: signal.name(), lane: lane(header.id.lane.0) };
+        delays.get_or_create(&label).observe(delay);
+    }
+}
+
+fn lane(number: u8) -> Text {
+    Text(if number <= LARGEST_LANE { number.to_string().into() } else { "other".into() })
+}
+
+type Value = Gauge<f64, AtomicU64>;
+
+/// Registers a gauge of those satellites for which there is a value.
+fn gauge<'a>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = (&'a String, Option<f64>)>,
+) {
+    let family = Family::<OfSatellite, Value>::default();
+    for (satellite, value) in values {
+        if let Some(value) = value {
+            family.get_or_create(&OfSatellite { satellite: Text(satellite.as_str().into()) }).set(value);
+        }
+    }
+    registry.register(format!("perigee_satellite_{name}"), help, family);
+}
+
+pub(super) fn register(registry: &mut Registry, of: &Satellites<'_>) {
+    let seconds = |nano: u64| (nano != 0).then_some(nano as f64 / 1e9);
+    type Of = fn(&StandingView) -> Option<u64>;
+    let heard =
+        |id: &String, s: &StandingView| seconds(*of.connected.get(id).unwrap_or(&s.last_heard_unix_nano));
+    let connected = |id: &String| Some(f64::from(u8::from(of.connected.contains_key(id))));
+    let ids = of.standings.keys();
+    gauge(registry, "connected", "1 while a link is open", ids.map(|id| (id, connected(id))));
+    gauge(
+        registry,
+        "last_heard_timestamp_seconds",
+        "When the last of it came, while a link is open as of the last look",
+        of.standings.iter().map(|(id, s)| (id, heard(id, s))),
+    );
+    let times: [(&str, &str, Of); 3] = [
+        ("next_contact_timestamp_seconds", "Its next contact by its own plan", |s| {
+            s.next_contact.as_ref().map(|next| next.start_unix_nano)
+        }),
+        ("certificate_expiry_timestamp_seconds", "When the certificate that it has shown ends", |s| {
+            s.agent.as_ref()?.certificate_end_unix_nano
+        }),
+        (
+            "store_full_timestamp_seconds",
+            "When its store will be full if its plan holds; absent while it will not",
+            |s| s.forecast.as_ref()?["full_unix_nano"].as_u64(),
+        ),
+    ];
+    for (name, help, value) in times {
+        gauge(registry, name, help, of.standings.iter().map(|(id, s)| (id, value(s).and_then(seconds))));
+    }
+    let plain: [(&str, &str, Of); 5] = [
+        (
+            "partial_bytes",
+            "Held of segments that are not whole, with what they take beside their bytes",
+            |s| Some(s.partial_bytes),
+        ),
+        ("store_bytes", "Stored on board, as it last said", |s| {
+            s.forecast.as_ref()?["stored_bytes"].as_u64()
+        }),
+        ("store_max_bytes", "What its store may take", |s| s.forecast.as_ref()?["max_bytes"].as_u64()),
+        ("memory_rss_bytes", "Resident memory of its agent, as it last said", |s| {
+            s.agent.as_ref()?.resident_bytes
+        }),
+        ("memory_limit_bytes", "What its agent's memory limiter allows", |s| {
+            s.agent.as_ref()?.memory_limit_bytes
+        }),
+    ];
+    for (name, help, value) in plain {
+        gauge(registry, name, help, of.standings.iter().map(|(id, s)| (id, value(s).map(|n| n as f64))));
+    }
+    gauge(
+        registry,
+        "last_pass_fill_ratio",
+        "Bytes that the ground gained in its last pass over those that its plan said it can carry",
+        of.standings.iter().map(|(id, s)| (id, s.last_pass.as_ref().and_then(|pass| pass.fill()))),
+    );
+    register_backlog(registry, of);
+    register_gaps(registry, of);
+}
+
+fn register_backlog(registry: &mut Registry, of: &Satellites<'_>) {
+    let [bytes, items, oldest]: [Family<OfLane, Value>; 3] = Default::default();
+    for (id, standing) in of.standings {
+        for waits in standing.backlog.iter().flatten() {
+            let label = OfLane { satellite: Text(id.as_str().into()), lane: lane(waits.lane) };
+            bytes.get_or_create(&label).inc_by(waits.bytes as f64);
+            items.get_or_create(&label).inc_by(waits.items.total() as f64);
+            if let Some(since) = waits.since_unix_nano {
+                let since = since as f64 / 1e9;
+                let before = oldest.get(&label).map(|gauge| gauge.get());
+                oldest.get_or_create(&label).set(before.map_or(since, |before| before.min(since)));
+            }
+        }
+    }
+    for (name, help, family) in [
+        ("bytes", "Waiting on board by lane, as it last said, less what was committed since", bytes),
+        ("items", "Waiting on board by lane, as it last said, less what was committed since", items),
+        (
+            "oldest_timestamp_seconds",
+            "Since when the oldest of a lane waits, by the satellite's clock",
+            oldest,
+        ),
+    ] {
+        registry.register(format!("perigee_satellite_backlog_{name}"), help, family);
+    }
+}
+
+fn register_gaps(registry: &mut Registry, of: &Satellites<'_>) {
+    let gaps = Family::<OfReason, Value>::default();
+    for (id, account) in of.accounts {
+        let lost = ("station_lost", account.lost);
+        let dropped = account.dropped_by_reason.iter().map(|(reason, items)| (reason.as_str(), *items));
+        for (reason, items) in dropped.chain(std::iter::once(lost).filter(|(_, n)| *n != Items::default())) {
+            for signal in Signal::ALL {
+                let (satellite, reason) = (Text(id.as_str().into()), Text(reason.into()));
+                let label = OfReason { satellite, signal: signal.name(), reason };
+                gaps.get_or_create(&label).inc_by(items.of(signal) as f64);
+            }
+        }
+    }
+    let help = "Items that will not be exported, by reason; what was committed all the same is taken back";
+    registry.register("perigee_satellite_gap_items", help, gaps);
+}

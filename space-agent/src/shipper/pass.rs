@@ -1,0 +1,234 @@
+//! One contact from AOS to LOS: what is measured while it lasts, and the report of it.
+
+use std::time::Duration;
+
+use perigee_proto::link::{PassReport, PassState};
+use perigee_shared::contact::Contact;
+use tokio::time::Instant;
+
+use super::gained::Gained;
+use super::session::Standing;
+use crate::contacts::LinkStatus;
+
+/// What is left on board.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Left {
+    /// Bytes in segments and in the journal.
+    pub(super) bytes: u64,
+    /// Those of them that are in no segment yet.
+    pub(super) unsealed_bytes: u64,
+    /// Since when the oldest of it waits.
+    pub(super) since_unix_nano: Option<u64>,
+}
+
+/// Packets, as QUIC counts them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Packets {
+    sent: u64,
+    lost: u64,
+}
+
+/// A contact in force.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub(super) contact: Contact,
+    /// When it was opened, by the satellite's clock: with the station it names the pass.
+    pub(super) began: u64,
+    opened: Instant,
+    planned_bytes: u64,
+    /// How far its sessions have come.
+    pub(super) standing: Standing,
+    /// Goes from one session to the next.
+    pub(super) gained: Gained,
+    /// From AOS until the link was up first.
+    connect: Option<Duration>,
+    up_since: Option<Instant>,
+    /// On earlier connections.
+    connected: Duration,
+    packets: Packets,
+    /// On the connection that is open.
+    now: Packets,
+    round_trip: Option<Duration>,
+    /// The last connection ended, or did not come up, because one side refused the other.
+    pub(super) is_refused: bool,
+}
+
+impl Pass {
+    /// A contact that is opened at `began`.
+    pub(super) fn new(contact: &Contact, began: u64) -> Self {
+        Self {
+            contact: contact.clone(),
+            began,
+            opened: Instant::now(),
+            planned_bytes: contact.volume(began).unwrap_or(0),
+            standing: Standing { budget: contact.byte_budget, ..Standing::default() },
+            gained: Gained::default(),
+            connect: None,
+            up_since: None,
+            connected: Duration::ZERO,
+            packets: Packets::default(),
+            now: Packets::default(),
+            round_trip: None,
+            is_refused: false,
+        }
+    }
+
+    /// The link is up.
+    pub(super) fn up(&mut self) {
+        self.connect.get_or_insert(self.opened.elapsed());
+        self.up_since = Some(Instant::now());
+        self.is_refused = false;
+    }
+
+    /// What QUIC has measured on the connection that is open.
+    pub(super) fn measure(&mut self, path: &quinn::PathStats) {
+        self.now = Packets { sent: path.sent_packets, lost: path.lost_packets };
+        self.round_trip = Some(self.round_trip.map_or(path.min_rtt, |before| before.min(path.min_rtt)));
+    }
+
+    /// The connection is closed.
+    pub(super) fn down(&mut self) {
+        let Packets { sent, lost } = std::mem::take(&mut self.now);
+        self.packets.sent += sent;
+        self.packets.lost += lost;
+        self.connected = self.connected();
+        self.up_since = None;
+    }
+
+    /// How long something new may still be begun. What leaves later than one light time before the end does not arrive.
+    pub(super) fn usable(&self, now: u64) -> Option<Duration> {
+        let light = self.contact.shape().light_time.unwrap_or_default();
+        self.contact.usable(now).map(|left| left.saturating_sub(light))
+    }
+
+    /// How long the link was up in fact.
+    pub(super) fn connected(&self) -> Duration {
+        self.connected + self.up_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// How it ends. `is_cut`: the link was lost and did not come back; `by_plan`: its time is over.
+    fn state(&self, left: &Left, sent_bytes: u64, is_cut: bool, by_plan: bool) -> PassState {
+        if self.is_refused {
+            return PassState::Refused;
+        }
+        if self.connect.is_none() {
+            return PassState::Unreachable;
+        }
+        if self.standing.is_drained && left.unsealed_bytes == 0 {
+            let nothing = sent_bytes == 0 && self.standing.held == 0;
+            return if nothing { PassState::NothingToSend } else { PassState::DeliveredAll };
+        }
+        if self.standing.is_refused {
+            PassState::Refused
+        } else if is_cut {
+            PassState::Cut
+        } else if self.standing.budget == Some(0) {
+            PassState::BudgetSpent
+        } else if by_plan {
+            PassState::EndedByPlan
+        } else {
+            PassState::Closed
+        }
+    }
+
+    /// The report as of `now`, by the satellite's clock: when the contact is over, or when nothing more is begun in it.
+    pub(super) fn report(&self, now: u64, left: &Left, status: &LinkStatus) -> PassReport {
+        let is_up = self.up_since.is_some();
+        let by_plan = self.usable(now).is_some_and(|usable| usable.is_zero());
+        let nano = |time: Duration| time.as_nanos() as u64;
+        PassReport {
+            station: self.contact.station.clone(),
+            start_unix_nano: self.began,
+            end_unix_nano: now,
+            planned_bytes: self.planned_bytes,
+            achieved_bytes: status.committed_bytes,
+            sent_bytes: status.sent_bytes,
+            committed_segments: status.committed_segments,
+            connected_nano: nano(self.connected()),
+            backlog_bytes: left.bytes,
+            backlog_since_unix_nano: left.since_unix_nano.unwrap_or(0),
+            state: self.state(left, status.sent_bytes, !is_up && !self.standing.is_over, by_plan).into(),
+            connect_nano: self.connect.map_or(0, nano),
+            held_bytes: self.standing.held,
+            sent_packets: self.packets.sent + self.now.sent,
+            lost_packets: self.packets.lost + self.now.lost,
+            round_trip_nano: self.round_trip.map_or(0, nano),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: u64 = 1_000_000_000;
+
+    /// A contact of 100 s that the link was up in, and nothing has come of yet.
+    fn pass() -> Pass {
+        let start = 1_800_000_000 * S;
+        let contact = Contact {
+            end_unix_nano: Some(start + 100 * S),
+            rate_down: Some(8000),
+            ..Contact::open("svalbard", start)
+        };
+        let mut pass = Pass::new(&contact, start);
+        pass.up();
+        pass.down();
+        pass
+    }
+
+    fn ended(pass: &Pass, bytes: u64, sent: u64, seconds: u64) -> PassState {
+        let left = Left { bytes, unsealed_bytes: bytes, since_unix_nano: None };
+        let status = LinkStatus { sent_bytes: sent, ..LinkStatus::default() };
+        pass.report(pass.contact.start_unix_nano + seconds * S, &left, &status).state()
+    }
+
+    #[tokio::test]
+    async fn a_pass_says_how_it_ended() {
+        let mut p = pass();
+        assert_eq!(ended(&p, 5, 9, 50), PassState::Cut);
+        p.standing.is_drained = true;
+        assert_eq!(ended(&p, 0, 9, 50), PassState::DeliveredAll, "whatever became of the link then");
+        assert_eq!(ended(&p, 0, 0, 50), PassState::NothingToSend);
+        assert_eq!(ended(&p, 5, 0, 50), PassState::Cut, "the journal has something");
+        p.standing.is_over = true;
+        assert_eq!(ended(&p, 5, 9, 50), PassState::Closed);
+        assert_eq!(ended(&p, 5, 9, 101), PassState::EndedByPlan);
+        p.standing.budget = Some(0);
+        assert_eq!(ended(&p, 5, 9, 101), PassState::BudgetSpent);
+        p.standing.is_refused = true;
+        assert_eq!(ended(&p, 5, 9, 101), PassState::Refused, "no room");
+        p.standing.is_drained = false;
+        p.is_refused = true;
+        assert_eq!(ended(&p, 0, 9, 101), PassState::Refused);
+        p.up();
+        assert!(!p.is_refused, "the next connection came up");
+        let never = Pass::new(&p.contact, p.began);
+        assert_eq!(ended(&never, 0, 0, 101), PassState::Unreachable);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn planned_and_held_are_the_same_thing_and_connections_add_up() {
+        let mut p = Pass::new(&pass().contact, pass().began);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        for _ in 0..2 {
+            p.up();
+            tokio::time::advance(Duration::from_secs(10)).await;
+            p.down();
+        }
+        p.standing.held = 50_000;
+        let left = Left { bytes: 1, unsealed_bytes: 0, since_unix_nano: Some(7) };
+        let report = p.report(0, &left, &LinkStatus::default());
+        assert_eq!((report.connect_nano, report.connected_nano), (3 * S, 20 * S));
+        assert!((99_000..=100_000).contains(&report.planned_bytes), "{report:?}");
+        let shown = perigee_shared::contact::report::shown_pass(&report);
+        assert!((shown["efficiency"].as_f64().unwrap() - 0.5).abs() < 0.01, "{shown}");
+        assert_eq!((&shown["rate_bits_per_second"], &shown["state"]), (&20_000.0.into(), &"cut".into()));
+        let old = PassReport { state: 0, planned_bytes: 5, achieved_bytes: 10, ..report };
+        let shown = perigee_shared::contact::report::shown_pass(&old);
+        assert!(
+            shown["efficiency"].is_null() && shown["held_bytes"].is_null(),
+            "unknown, never 204 %: {shown}"
+        );
+    }
+}
