@@ -535,6 +535,6 @@ mod tests {
             assert!(delivery.pause(None, "closed", false, until, &mut tell).await.is_ok());
         }
         // A wait is up to 45 s.
-        assert!(matches!(told[..], [10, 20 | 21, 30 | 31 | 32]), "{told:?}");
+        assert!(matches!(told[..], [10, 20..=21, 30..=32]), "{told:?}");
     }
 }
