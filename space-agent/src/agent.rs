@@ -203,7 +203,7 @@ impl Agent {
     pub async fn build(config: Config, env: Env) -> Result<(Self, Receivers), AgentError> {
         Receivers::check(&config)?;
         let mut agent = Self::without_listeners(config, env)?;
-        let receivers = Receivers::bind(&agent.config).await?;
+        let receivers = Receivers::bind(&agent.config, &agent.env).await?;
         agent.operators = operators(&agent.config).await?;
         Ok((agent, receivers))
     }
@@ -314,7 +314,7 @@ impl Agent {
             told,
         );
         front.keep("journal", committer, |committer| Box::pin(committer.run()));
-        let largest = config.receivers.iter().map(|(_, r)| r.max_request_bytes.as_usize()).max();
+        let largest = config.otlp_receivers().map(|(_, r)| r.max_request_bytes.as_usize()).max();
         let max_request = largest.unwrap_or_default();
         let intake = Arc::new(Intake::new(
             Arc::clone(&limiter),
