@@ -60,12 +60,6 @@ const METRICS: Rules = &[
     ("process.windows.handle.count", Act::Instead("only Windows has handles")),
 ];
 
-/// Keys of a metric.
-const METRIC: Rules = &[
-    ("attributes", Act::Instead("a point keeps all of its attributes")),
-    ("aggregation_strategy", Act::Instead("a point keeps all of its attributes")),
-];
-
 const SECTION: Section = Section {
     name: "receivers",
     noun: "receiver",
@@ -120,13 +114,10 @@ fn host_metrics(key: &str, section: Option<&mut Map>, notes: &mut Notes) {
     }
     for scraper in &mut scrapers.0 {
         let key = format!("{key}.scrapers.{}.metrics", scraper.key);
-        let metrics = scraper.node.map_mut().and_then(|m| m.get_mut("metrics")).and_then(Node::map_mut);
-        let Some(metrics) = metrics else { continue };
-        apply(&key, metrics, METRICS, notes);
-        for metric in &mut metrics.0 {
-            if let Some(settings) = metric.node.map_mut() {
-                apply(&format!("{key}.{}", metric.key), settings, METRIC, notes);
-            }
+        if let Some(metrics) =
+            scraper.node.map_mut().and_then(|m| m.get_mut("metrics")).and_then(Node::map_mut)
+        {
+            apply(&key, metrics, METRICS, notes);
         }
     }
 }

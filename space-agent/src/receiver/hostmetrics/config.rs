@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess};
 
 use super::filter::{Filter, List, MatchType};
+use super::points::{Aggregation, Shape, Wanted};
 use super::scrapers::{self, Kind};
 
 /// `receivers.hostmetrics`.
@@ -41,8 +42,21 @@ const fn default_delay() -> Span {
 #[derive(Debug, Clone)]
 pub struct ScraperConfig {
     pub(super) kind: Kind,
-    metrics: Toggles,
+    metrics: Metrics,
     pub(super) options: Options,
+}
+
+/// Metrics by name.
+type Metrics = BTreeMap<String, MetricConfig>;
+
+/// What is wanted of a metric.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MetricConfig {
+    enabled: Option<bool>,
+    /// Attributes that points have; others are aggregated away.
+    attributes: Option<Vec<String>>,
+    aggregation_strategy: Option<Aggregation>,
 }
 
 /// Names that are turned on or off.
@@ -70,14 +84,14 @@ pub(super) enum Options {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct PlainConfig {
-    metrics: Toggles,
+    metrics: Metrics,
 }
 
 /// `load`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct LoadConfig {
-    metrics: Toggles,
+    metrics: Metrics,
     /// Whether the load is divided by the number of CPUs.
     pub(super) cpu_average: bool,
 }
@@ -125,7 +139,7 @@ list!(Names, names);
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DiskConfig {
-    metrics: Toggles,
+    metrics: Metrics,
     include: Option<Devices>,
     exclude: Option<Devices>,
 }
@@ -134,7 +148,7 @@ pub(super) struct DiskConfig {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct NetworkConfig {
-    metrics: Toggles,
+    metrics: Metrics,
     include: Option<Interfaces>,
     exclude: Option<Interfaces>,
 }
@@ -143,7 +157,7 @@ pub(super) struct NetworkConfig {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FilesystemConfig {
-    metrics: Toggles,
+    metrics: Metrics,
     /// Whether file systems without a device are measured too.
     pub(super) include_virtual_filesystems: bool,
     include_devices: Option<Devices>,
@@ -158,7 +172,7 @@ pub(super) struct FilesystemConfig {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ProcessConfig {
-    metrics: Toggles,
+    metrics: Metrics,
     resource_attributes: Toggles,
     include: Option<Names>,
     exclude: Option<Names>,
@@ -243,9 +257,22 @@ impl Component for ScraperConfig {
 }
 
 impl ScraperConfig {
-    /// Whether the metric called `name` is measured.
-    pub(super) fn is_on(&self, name: &str, default: bool) -> bool {
-        self.metrics.get(name).map_or(default, |toggle| toggle.enabled)
+    /// The metrics that are measured, and how.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = Wanted> {
+        self.kind.metrics().iter().filter_map(|description| {
+            let said = self.metrics.get(description.name);
+            let is_wanted = |key: &&str| match said.and_then(|s| s.attributes.as_ref()) {
+                Some(attributes) => attributes.iter().any(|a| a == key),
+                None => *key != description.opt_in,
+            };
+            let default = if description.shape == Shape::Gauge { Aggregation::Avg } else { Aggregation::Sum };
+            let wanted = Wanted {
+                description,
+                attributes: description.attributes.iter().copied().filter(is_wanted).collect(),
+                aggregation: said.and_then(|s| s.aggregation_strategy).unwrap_or(default),
+            };
+            said.and_then(|s| s.enabled).unwrap_or(description.on).then_some(wanted)
+        })
     }
 
     /// Names that the scraper does not have.
@@ -253,6 +280,14 @@ impl ScraperConfig {
         let known: Vec<&str> = self.kind.metrics().iter().map(|m| m.name).collect();
         let strange = self.metrics.keys().filter(|name| !known.contains(&name.as_str()));
         wrong.extend(strange.map(|n| Invalid::new(format!("{key}.metrics"), unknown("metric", n, &known))));
+        for m in self.kind.metrics() {
+            let said = self.metrics.get(m.name).and_then(|s| s.attributes.as_ref());
+            let strange = said.into_iter().flatten().filter(|a| !m.attributes.contains(&a.as_str()));
+            let key = format!("{key}.metrics");
+            wrong.extend(strange.map(|a| {
+                Invalid::new(&key, format!("{}: {}", m.name, unknown("attribute", a, m.attributes)))
+            }));
+        }
         if let Options::Process(process) = &self.options {
             let known: Vec<&str> = scrapers::PROCESS_ATTRIBUTES.iter().map(|(name, _)| *name).collect();
             let strange = process.resource_attributes.keys().filter(|n| !known.contains(&n.as_str()));

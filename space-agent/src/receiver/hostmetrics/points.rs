@@ -15,8 +15,22 @@ pub(super) struct Description {
     pub(super) unit: &'static str,
     pub(super) text: &'static str,
     pub(super) shape: Shape,
+    /// Keys of its points' attributes.
+    pub(super) attributes: &'static [&'static str],
+    /// One of them that points have only when the configuration asks for it.
+    pub(super) opt_in: &'static str,
     /// Whether it is there unless the configuration says otherwise.
     pub(super) on: bool,
+}
+
+/// What becomes of points that differ in nothing but an attribute that is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Aggregation {
+    Sum,
+    Avg,
+    Min,
+    Max,
 }
 
 /// How values of a metric follow each other.
@@ -32,7 +46,7 @@ pub(super) enum Shape {
 
 impl Description {
     const fn new(shape: Shape, name: &'static str, unit: &'static str, text: &'static str) -> Self {
-        Self { name, unit, text, shape, on: true }
+        Self { name, unit, text, shape, attributes: &[], opt_in: "", on: true }
     }
 
     pub(super) const fn gauge(name: &'static str, unit: &'static str, text: &'static str) -> Self {
@@ -45,6 +59,16 @@ impl Description {
 
     pub(super) const fn counter(name: &'static str, unit: &'static str, text: &'static str) -> Self {
         Self::new(Shape::Counter, name, unit, text)
+    }
+
+    /// The same, with attributes.
+    pub(super) const fn by(self, attributes: &'static [&'static str]) -> Self {
+        Self { attributes, ..self }
+    }
+
+    /// The same, where one of the attributes is left out unless the configuration asks for it.
+    pub(super) const fn opt_in(self, opt_in: &'static str) -> Self {
+        Self { opt_in, ..self }
     }
 
     /// The same, only when the configuration asks for it.
@@ -60,48 +84,78 @@ pub(super) struct Origin {
     pub(super) schema: &'static str,
 }
 
+/// A metric as the configuration wants it.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) description: &'static Description,
+    /// Attributes that points have.
+    pub(super) attributes: Vec<&'static str>,
+    pub(super) aggregation: Aggregation,
+}
+
+/// A metric and what was collected of it: points, and how many were put together in each.
+#[derive(Debug)]
+struct Collected {
+    wanted: Wanted,
+    points: Vec<(NumberDataPoint, u64)>,
+}
+
 /// Collects the points of one scraper.
 #[derive(Debug)]
 pub(super) struct Points {
     origin: Origin,
-    metrics: Vec<(&'static Description, Vec<NumberDataPoint>)>,
+    metrics: Vec<Collected>,
     pub(super) now: u64,
     pub(super) start: u64,
 }
 
 impl Points {
-    /// Takes points of the metrics among `all` for which `is_on` holds.
-    pub(super) fn new(
-        origin: Origin,
-        all: &'static [Description],
-        is_on: impl Fn(&Description) -> bool,
-    ) -> Self {
-        let metrics = all.iter().filter(|m| is_on(m)).map(|m| (m, Vec::new())).collect();
+    /// Takes points of these metrics.
+    pub(super) fn new(origin: Origin, wanted: impl Iterator<Item = Wanted>) -> Self {
+        let metrics = wanted.map(|wanted| Collected { wanted, points: Vec::new() }).collect();
         Self { origin, metrics, now: 0, start: 0 }
     }
 
     /// Whether one of these metrics is wanted, so that it pays to measure it.
     pub(super) fn wants(&self, names: &[&str]) -> bool {
-        self.metrics.iter().any(|(m, _)| names.contains(&m.name))
+        self.metrics.iter().any(|m| names.contains(&m.wanted.description.name))
     }
 
     /// A point of the metric called `name`, if that is wanted.
     pub(super) fn add(&mut self, name: &str, value: impl Into<Number>, attributes: &[(&'static str, &str)]) {
-        let Some((_, points)) = self.metrics.iter_mut().find(|(m, _)| m.name == name) else { return };
-        points.push(NumberDataPoint {
-            attributes: attributes.iter().map(|(key, value)| text(key, *value)).collect(),
+        let Some(metric) = self.metrics.iter_mut().find(|m| m.wanted.description.name == name) else {
+            return;
+        };
+        debug_assert!(
+            attributes.iter().map(|(key, _)| key).eq(metric.wanted.description.attributes),
+            "{name}"
+        );
+        let kept = attributes.iter().filter(|(key, _)| metric.wanted.attributes.contains(key));
+        let point = NumberDataPoint {
+            attributes: kept.map(|(key, value)| text(key, *value)).collect(),
             start_time_unix_nano: self.start,
             time_unix_nano: self.now,
             value: Some(value.into().0),
             ..NumberDataPoint::default()
-        });
+        };
+        let has_less = point.attributes.len() < attributes.len();
+        let same = || metric.points.iter().position(|(p, _)| p.attributes == point.attributes);
+        match has_less.then(same).flatten() {
+            Some(at) => {
+                let (before, count) = &mut metric.points[at];
+                let pair = before.value.zip(point.value);
+                before.value = pair.map(|(a, b)| metric.wanted.aggregation.join(a, *count, b));
+                *count += 1;
+            }
+            None => metric.points.push((point, 1)),
+        }
     }
 
     /// What was collected, as one resource's metrics; nothing if there are no points.
     pub(super) fn take(&mut self, resource: Vec<KeyValue>) -> Option<ResourceMetrics> {
-        let taken = self.metrics.iter_mut().map(|(m, points)| (*m, std::mem::take(points)));
-        let metrics: Vec<Metric> =
-            taken.filter(|(_, points)| !points.is_empty()).map(|(m, points)| metric(m, points)).collect();
+        let some = self.metrics.iter_mut().filter(|m| !m.points.is_empty());
+        let points = |m: &mut Collected| m.points.drain(..).map(|(point, _)| point).collect();
+        let metrics: Vec<Metric> = some.map(|m| metric(m.wanted.description, points(m))).collect();
         let scope = InstrumentationScope {
             name: self.origin.scope.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -112,6 +166,28 @@ impl Points {
             scope_metrics: vec![ScopeMetrics { scope: Some(scope), metrics, ..ScopeMetrics::default() }],
             schema_url: self.origin.schema.to_owned(),
         })
+    }
+}
+
+impl Aggregation {
+    /// What `count` points came to, and one more.
+    fn join(self, before: Value, count: u64, more: Value) -> Value {
+        match (before, more) {
+            (Value::AsInt(a), Value::AsInt(b)) => Value::AsInt(match self {
+                Self::Sum => a.saturating_add(b),
+                // As in the Collector, whole numbers have a whole average.
+                Self::Avg => (a * count as i64 + b) / (count as i64 + 1),
+                Self::Min => a.min(b),
+                Self::Max => a.max(b),
+            }),
+            (Value::AsDouble(a), Value::AsDouble(b)) => Value::AsDouble(match self {
+                Self::Sum => a + b,
+                Self::Avg => (a * count as f64 + b) / (count + 1) as f64,
+                Self::Min => a.min(b),
+                Self::Max => a.max(b),
+            }),
+            (before, _) => before,
+        }
     }
 }
 

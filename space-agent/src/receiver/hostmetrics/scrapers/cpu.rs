@@ -5,16 +5,16 @@ use super::super::points::{Description, Points};
 use super::{Outcome, Scraper};
 
 pub(super) const METRICS: &[Description] = &[
-    Description::gauge("system.cpu.frequency", "Hz", "Current frequency of the CPU core in Hz.").optional(),
+    Description::gauge("system.cpu.frequency", "Hz", "Current frequency of the CPU core in Hz.").by(&["cpu"]).optional(),
     Description::up_down("system.cpu.logical.count", "{cpu}", "Number of available logical CPUs."),
     Description::up_down("system.cpu.physical.count", "{cpu}", "Number of available physical CPUs.")
         .optional(),
-    Description::counter("system.cpu.time", "s", "Total seconds each logical CPU spent on each mode."),
+    Description::counter("system.cpu.time", "s", "Total seconds each logical CPU spent on each mode.").by(&["cpu", "state"]).opt_in("cpu"),
     Description::gauge(
         "system.cpu.utilization",
         "1",
         "Difference in system.cpu.time since the last measurement per logical CPU, divided by the elapsed time (value in interval [0,1]).",
-    )
+    ).by(&["cpu", "state"]).opt_in("cpu")
     .optional(),
 ];
 

@@ -6,29 +6,35 @@ use super::super::points::{Description, Points};
 use super::{Outcome, Scraper};
 
 pub(super) const METRICS: &[Description] = &[
-    Description::counter("system.disk.io", "By", "Disk bytes transferred."),
+    Description::counter("system.disk.io", "By", "Disk bytes transferred.").by(&["device", "direction"]),
     Description::counter(
         "system.disk.io_time",
         "s",
         "Time disk spent activated. On Windows, this is calculated as the inverse of disk idle time.",
-    ),
+    )
+    .by(&["device"]),
     Description::counter(
         "system.disk.merged",
         "{operations}",
         "The number of disk reads/writes merged into single physical disk access operations.",
-    ),
-    Description::counter("system.disk.operation_time", "s", "Time spent in disk operations."),
-    Description::counter("system.disk.operations", "{operations}", "Disk operations count."),
+    )
+    .by(&["device", "direction"]),
+    Description::counter("system.disk.operation_time", "s", "Time spent in disk operations.")
+        .by(&["device", "direction"]),
+    Description::counter("system.disk.operations", "{operations}", "Disk operations count.")
+        .by(&["device", "direction"]),
     Description::up_down(
         "system.disk.pending_operations",
         "{operations}",
         "The queue size of pending I/O operations.",
-    ),
+    )
+    .by(&["device"]),
     Description::counter(
         "system.disk.weighted_io_time",
         "s",
         "Time disk spent activated multiplied by the queue length.",
-    ),
+    )
+    .by(&["device"]),
 ];
 
 /// Bytes of a sector in `/proc/diskstats`, whatever the disk has.

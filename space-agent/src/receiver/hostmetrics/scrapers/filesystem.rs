@@ -11,9 +11,23 @@ use super::super::points::{Description, Points};
 use super::{Outcome, Scraper};
 
 pub(super) const METRICS: &[Description] = &[
-    Description::up_down("system.filesystem.inodes.usage", "{inodes}", "FileSystem inodes used."),
-    Description::up_down("system.filesystem.usage", "By", "Filesystem bytes used."),
-    Description::gauge("system.filesystem.utilization", "1", "Fraction of filesystem bytes used.").optional(),
+    Description::up_down("system.filesystem.inodes.usage", "{inodes}", "FileSystem inodes used.").by(&[
+        "device",
+        "mode",
+        "mountpoint",
+        "type",
+        "state",
+    ]),
+    Description::up_down("system.filesystem.usage", "By", "Filesystem bytes used.").by(&[
+        "device",
+        "mode",
+        "mountpoint",
+        "type",
+        "state",
+    ]),
+    Description::gauge("system.filesystem.utilization", "1", "Fraction of filesystem bytes used.")
+        .by(&["device", "mode", "mountpoint", "type"])
+        .optional(),
 ];
 
 /// The scraper `filesystem`.

@@ -34,13 +34,13 @@ pub(super) const METRICS: &[Description] = &[
         "system.memory.linux.hugepages.usage",
         "{page}",
         "Number of hugepages in use by state.",
-    )
+    ).by(&["system.memory.linux.hugepages.state"])
     .optional(),
     Description::gauge(
         "system.memory.linux.hugepages.utilization",
         "1",
         "Percentage of hugepages in use by state.",
-    )
+    ).by(&["system.memory.linux.hugepages.state"])
     .optional(),
     Description::up_down(
         "system.memory.linux.shared",
@@ -54,8 +54,8 @@ pub(super) const METRICS: &[Description] = &[
         "A constant value for the system's configured page size.",
     )
     .optional(),
-    Description::up_down("system.memory.usage", "By", "Bytes of memory in use."),
-    Description::gauge("system.memory.utilization", "1", "Percentage of memory bytes in use.").optional(),
+    Description::up_down("system.memory.usage", "By", "Bytes of memory in use.").by(&["state"]),
+    Description::gauge("system.memory.utilization", "1", "Percentage of memory bytes in use.").by(&["state"]).optional(),
 ];
 
 /// The scraper `memory`.

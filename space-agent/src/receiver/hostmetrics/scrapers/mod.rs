@@ -91,7 +91,7 @@ pub(super) fn build(config: &ScraperConfig, key: &str) -> Result<Running, Invali
         (Kind::Temperature, _) => Box::new(temperature::Temperature),
         (kind, options) => unreachable!("{kind:?} is not read with {options:?}"),
     };
-    let points = Points::new(config.kind.origin(), config.kind.metrics(), |m| config.is_on(m.name, m.on));
+    let points = Points::new(config.kind.origin(), config.wanted());
     Ok(Running { kind: config.kind, scraper, points })
 }
 

@@ -8,7 +8,8 @@ use super::super::points::{Description, Points};
 use super::{Outcome, Scraper};
 
 pub(super) const METRICS: &[Description] = &[
-    Description::up_down("system.network.connections", "{connections}", "The number of connections."),
+    Description::up_down("system.network.connections", "{connections}", "The number of connections.")
+        .by(&["protocol", "state"]),
     Description::up_down(
         "system.network.conntrack.count",
         "{entries}",
@@ -21,10 +22,14 @@ pub(super) const METRICS: &[Description] = &[
         "The limit for entries in the conntrack table.",
     )
     .optional(),
-    Description::counter("system.network.dropped", "{packets}", "The number of packets dropped."),
-    Description::counter("system.network.errors", "{errors}", "The number of errors encountered."),
-    Description::counter("system.network.io", "By", "The number of bytes transmitted and received."),
-    Description::counter("system.network.packets", "{packets}", "The number of packets transferred."),
+    Description::counter("system.network.dropped", "{packets}", "The number of packets dropped.")
+        .by(&["device", "direction"]),
+    Description::counter("system.network.errors", "{errors}", "The number of errors encountered.")
+        .by(&["device", "direction"]),
+    Description::counter("system.network.io", "By", "The number of bytes transmitted and received.")
+        .by(&["device", "direction"]),
+    Description::counter("system.network.packets", "{packets}", "The number of packets transferred.")
+        .by(&["device", "direction"]),
 ];
 
 /// States of TCP by the kernel's number, from 1. No connection on Linux is in `DELETE`, which the Collector reports too.

@@ -5,10 +5,13 @@ use super::super::points::{Description, Points};
 use super::{Outcome, Scraper};
 
 pub(super) const METRICS: &[Description] = &[
-    Description::counter("system.paging.faults", "{faults}", "The number of page faults."),
-    Description::counter("system.paging.operations", "{operations}", "The number of paging operations."),
-    Description::up_down("system.paging.usage", "By", "Swap (unix) or pagefile (windows) usage."),
+    Description::counter("system.paging.faults", "{faults}", "The number of page faults.").by(&["type"]),
+    Description::counter("system.paging.operations", "{operations}", "The number of paging operations.")
+        .by(&["direction", "type"]),
+    Description::up_down("system.paging.usage", "By", "Swap (unix) or pagefile (windows) usage.")
+        .by(&["device", "state"]),
     Description::gauge("system.paging.utilization", "1", "Swap (unix) or pagefile (windows) utilization.")
+        .by(&["device", "state"])
         .optional(),
 ];
 

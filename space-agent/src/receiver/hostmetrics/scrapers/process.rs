@@ -19,21 +19,21 @@ pub(super) const METRICS: &[Description] = &[
         "process.context_switches",
         "{count}",
         "Number of times the process has been context switched.",
-    )
+    ).by(&["type"])
     .optional(),
-    Description::counter("process.cpu.time", "s", "Total CPU seconds broken down by different states."),
+    Description::counter("process.cpu.time", "s", "Total CPU seconds broken down by different states.").by(&["state"]),
     Description::gauge(
         "process.cpu.utilization",
         "1",
         "Percentage of total CPU time used by the process since last scrape, expressed as a value between 0 and 1. On the first scrape, no data point is emitted for this metric.",
-    )
+    ).by(&["state"])
     .optional(),
-    Description::counter("process.disk.io", "By", "Disk bytes transferred."),
+    Description::counter("process.disk.io", "By", "Disk bytes transferred.").by(&["direction"]),
     Description::counter(
         "process.disk.operations",
         "{operations}",
         "Number of disk operations performed by the process.",
-    )
+    ).by(&["direction"])
     .optional(),
     Description::up_down("process.memory.usage", "By", "The amount of physical memory in use."),
     Description::gauge(
@@ -49,7 +49,7 @@ pub(super) const METRICS: &[Description] = &[
         "Number of file descriptors in use by the process.",
     )
     .optional(),
-    Description::counter("process.paging.faults", "{faults}", "Number of page faults the process has made.")
+    Description::counter("process.paging.faults", "{faults}", "Number of page faults the process has made.").by(&["type"])
         .optional(),
     Description::up_down(
         "process.signals_pending",

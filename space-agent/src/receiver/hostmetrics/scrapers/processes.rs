@@ -7,7 +7,8 @@ use super::super::points::{Description, Points};
 use super::{Outcome, Scraper};
 
 pub(super) const METRICS: &[Description] = &[
-    Description::up_down("system.processes.count", "{processes}", "Total number of processes in each state."),
+    Description::up_down("system.processes.count", "{processes}", "Total number of processes in each state.")
+        .by(&["status"]),
     Description::counter(
         "system.processes.created",
         "{processes}",

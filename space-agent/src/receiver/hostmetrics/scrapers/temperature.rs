@@ -5,7 +5,8 @@ use super::super::points::{Description, Points};
 use super::{Outcome, Scraper};
 
 pub(super) const METRICS: &[Description] =
-    &[Description::gauge("hw.temperature", "Cel", "Temperature in degrees Celsius.")];
+    &[Description::gauge("hw.temperature", "Cel", "Temperature in degrees Celsius.")
+        .by(&["hw.id", "hw.name"])];
 
 /// The conventions that have `hw.temperature`.
 pub(super) const SCHEMA: &str = "https://opentelemetry.io/schemas/1.37.0";
