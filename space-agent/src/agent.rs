@@ -219,7 +219,7 @@ impl Agent {
         let satellite = outside.link.as_ref().map(|(link, _)| link.satellite.clone());
         let wal = Owner::new(env.placement, "wal", open_wal(&config, &env, satellite)?)?;
         let tasks = Supervisor::new(&env);
-        let metrics = Metrics::watching(&tasks);
+        let metrics = Metrics::watching(&tasks, &config.consumers());
         Ok(Self {
             config,
             env,

@@ -30,7 +30,7 @@ use self::hostmetrics::HostMetrics;
 use crate::config::{Config, CorsConfig, ListenerConfig, MIN_WINDOW, ReceiverConfig};
 use crate::journal::Journal;
 use crate::limiter::{Limiter, Permit};
-use crate::telemetry::ReceiverCounters;
+use crate::telemetry::{ReceiverCounters, Source};
 use crate::wal::Accepted;
 
 /// What both receivers do with a request.
@@ -43,6 +43,8 @@ pub struct Intake {
     tasks: Supervisor,
     /// What comes in here; the rest has no pipeline.
     signals: SignalSet,
+    /// Where it comes from.
+    source: Source,
 }
 
 impl Intake {
@@ -55,14 +57,16 @@ impl Intake {
         tasks: Supervisor,
     ) -> Self {
         let signals = Signal::ALL.into_iter().fold(SignalSet::default(), SignalSet::with);
-        Self { limiter, journal, counters, max_request, signals, tasks }
+        let source = Source { receiver: "".into(), transport: "" };
+        Self { limiter, journal, counters, max_request, signals, source, tasks }
     }
 
-    /// The same for one listener.
-    fn narrowed(&self, max_request: usize, signals: SignalSet) -> Arc<Self> {
+    /// The same for what comes from one source.
+    fn narrowed(&self, source: Source, max_request: usize, signals: SignalSet) -> Arc<Self> {
         let (limiter, counters) = (Arc::clone(&self.limiter), Arc::clone(&self.counters));
         let (journal, tasks) = (self.journal.clone(), self.tasks.clone());
-        Arc::new(Self { limiter, journal, counters, max_request, signals, tasks })
+        counters.begin(&source, signals);
+        Arc::new(Self { limiter, journal, counters, max_request, signals, source, tasks })
     }
 
     /// Whether anything takes what comes in of this signal.
@@ -121,7 +125,13 @@ impl Intake {
         if body.is_empty() || walked.items == 0 {
             return Ok(());
         }
-        self.journal.append(Accepted { signal, body, walked }, permit).await
+        let items = walked.items;
+        let result = self.journal.append(Accepted { signal, body, walked }, permit).await;
+        match &result {
+            Ok(()) => self.counters.accepted(&self.source, signal, items),
+            Err(_) => self.counters.refused(&self.source, signal, items),
+        }
+        result
     }
 }
 
@@ -144,6 +154,7 @@ pub struct Receivers {
 
 /// One of them.
 struct Bound {
+    receiver: Arc<str>,
     protocol: Protocol,
     listener: Listener,
     limits: Limits,
@@ -201,7 +212,15 @@ impl Receivers {
                 let (listener, limits) = bind(settings, purpose, config).await?;
                 let max_request = settings.max_request_bytes.unwrap_or(receiver.max_request_bytes).as_usize();
                 let cors = settings.cors.clone().map(Arc::new);
-                bound.push(Bound { protocol, listener, limits, max_request, signals, cors });
+                bound.push(Bound {
+                    receiver: name.into(),
+                    protocol,
+                    listener,
+                    limits,
+                    max_request,
+                    signals,
+                    cors,
+                });
             }
         }
         Ok(Self { bound, hosts })
@@ -220,8 +239,13 @@ impl Receivers {
     /// Serves until `shutdown`, then lets the requests that have begun end.
     pub async fn run(self, intake: Arc<Intake>, shutdown: CancellationToken) {
         let tasks = &intake.tasks;
-        for Bound { protocol, listener, limits, max_request, signals, cors } in self.bound {
-            let (intake, stop) = (intake.narrowed(max_request, signals), shutdown.clone());
+        for Bound { receiver, protocol, listener, limits, max_request, signals, cors } in self.bound {
+            let transport = match protocol {
+                Protocol::Grpc => "grpc",
+                Protocol::Http => "http",
+            };
+            let source = Source { receiver, transport };
+            let (intake, stop) = (intake.narrowed(source, max_request, signals), shutdown.clone());
             let bounds = (limits, intake.counters.closed().clone());
             let place =
                 listener.local_addr().map_or_else(|| "unix".to_owned(), |address| address.to_string());
@@ -237,9 +261,11 @@ impl Receivers {
             }
         }
         for host in self.hosts {
-            let host =
-                host.into(intake.narrowed(intake.max_request, SignalSet::default().with(Signal::Metrics)));
-            tasks.keep_until(host.task(), host, &shutdown, |host, stop| Box::pin(host.run(stop)));
+            let source = Source { receiver: host.name().into(), transport: "" };
+            let metrics = SignalSet::default().with(Signal::Metrics);
+            let host = host.into(intake.narrowed(source, intake.max_request, metrics));
+            let task = format!("receiver {}", host.name());
+            tasks.keep_until(task, host, &shutdown, |host, stop| Box::pin(host.run(stop)));
         }
         tasks.ended().await;
     }

@@ -120,9 +120,9 @@ impl HostMetrics {
         Ok(Self { name, config, clock, intake: None, state: None })
     }
 
-    /// The name of its task.
-    pub(super) fn task(&self) -> String {
-        format!("receiver {}", self.name)
+    /// Its name in the configuration.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Where its requests go.
