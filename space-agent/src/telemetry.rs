@@ -452,7 +452,7 @@ impl Default for Metrics {
             "Payload bytes of segments on board, by lane",
             lane_bytes.clone(),
         );
-        let dropped = Family::default();
+        let dropped = Family::<DropLabel, Counter>::default();
         r.register("perigee_dropped_items", "Items dropped, by signal and reason", dropped.clone());
         for signal in Signal::ALL {
             let known = (1..32).filter_map(|number| DropReason::try_from(number).ok());
