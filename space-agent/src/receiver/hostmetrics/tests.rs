@@ -92,7 +92,7 @@ fn every_metric_has_the_value_that_proc_and_sys_give() {
     // Shares of CPU time need a scrape before.
     let second = lines(&state.scrape(NOW)).join("\n");
     let shares = |text: &str| text.lines().filter(|l| l.contains("utilization") && l.contains("cpu")).count();
-    assert_eq!((shares(&first), shares(&second)), (0, 3 * 8 + 2 * 3));
+    assert_eq!((shares(&first), shares(&second)), (0, 8 + 2 * 3));
 }
 
 #[test]
@@ -108,6 +108,27 @@ fn what_is_optional_is_off_unless_it_is_turned_on() {
     assert_eq!(names(r#"{"cpu": null}"#), ["system.cpu.logical.count", "system.cpu.time"]);
     let chosen = r#"{"memory": {"metrics": {"system.memory.limit": {"enabled": true}, "system.memory.usage": {"enabled": false}}}}"#;
     assert_eq!(names(chosen), ["system.memory.limit"]);
+}
+
+#[test]
+fn points_that_differ_in_what_is_left_out_are_put_together() {
+    let of = |time: &str| {
+        let scrapers = format!(
+            r#"{{"cpu": {{"metrics": {{"system.cpu.time": {time}, "system.cpu.logical.count": {{"enabled": false}}}}}}}}"#
+        );
+        let lines = lines(&state(&scrapers).scrape(NOW));
+        let value =
+            |line: &String| line.split("counter ").nth(1).unwrap().split(" since").next().unwrap().to_owned();
+        lines.iter().map(value).collect::<Vec<_>>()
+    };
+    let each = of(r#"{"attributes": ["cpu", "state"]}"#);
+    assert_eq!(each.len(), 3 * 8);
+    assert!(each.contains(&"cpu=cpu3 state=wait = 5.0".to_owned()), "{each:?}");
+    let longest = of(r#"{"attributes": ["cpu"], "aggregation_strategy": "max"}"#);
+    assert_eq!(longest, ["cpu=cpu0 = 3007.0", "cpu=cpu1 = 3000.0", "cpu=cpu3 = 3000.0"]);
+    assert_eq!(of(r#"{"attributes": [], "aggregation_strategy": "min"}"#), [" = 0.04"]);
+    let mean = of(r#"{"attributes": ["state"], "aggregation_strategy": "avg"}"#);
+    assert!(mean.contains(&"state=user = 100.33333333333333".to_owned()), "{mean:?}");
 }
 
 #[test]
