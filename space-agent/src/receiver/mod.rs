@@ -12,7 +12,6 @@ mod http;
 
 use std::sync::Arc;
 
-pub use self::hostmetrics::{HostMetricsConfig, ScraperConfig};
 use bytes::Bytes;
 use perigee_shared::compress::{DecompressError, Encoding, decompress};
 use perigee_shared::config::Invalid;
@@ -27,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use self::hostmetrics::HostMetrics;
+pub use self::hostmetrics::{HostMetricsConfig, ScraperConfig};
 use crate::config::{Config, CorsConfig, ListenerConfig, MIN_WINDOW, ReceiverConfig};
 use crate::journal::Journal;
 use crate::limiter::{Limiter, Permit};
