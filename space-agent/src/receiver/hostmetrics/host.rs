@@ -3,7 +3,8 @@
 //! Parsed here rather than with the crate `procfs`: that one loses the numbers of CPUs where one is offline, reads loads as `f32`, cuts
 //! names at a colon and leaves escapes in mount points.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{SysconfVar, sysconf};
@@ -93,6 +94,27 @@ impl Host {
         let path = self.root.join(path);
         let bytes = std::fs::read(&path).map_err(|source| ScrapeError::Read { path, source })?;
         Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+    }
+
+    /// The text of a table that the kernel walks whole for every read, as it does for TCP's: most of a scrape's time.
+    ///
+    /// It fills a page with whole lines, so a read that left room for a line was the last; another one would walk all to find nothing.
+    pub(super) fn read_table(&self, path: impl AsRef<Path>) -> Result<String, ScrapeError> {
+        const LINE: usize = 512;
+        let path = self.root.join(path);
+        let (mut out, mut page) = (Vec::new(), vec![0; self.page as usize]);
+        let mut read = || {
+            let mut file = File::open(&path)?;
+            loop {
+                let bytes = file.read(&mut page)?;
+                out.extend_from_slice(&page[..bytes]);
+                if bytes + LINE < page.len() {
+                    return Ok(());
+                }
+            }
+        };
+        read().map_err(|source| ScrapeError::Read { path: path.clone(), source })?;
+        Ok(String::from_utf8_lossy(&out).into_owned())
     }
 
     /// The names in a directory, sorted.

@@ -199,6 +199,25 @@ fn a_clock_that_is_read_a_second_off_moves_no_start_and_one_that_was_set_does() 
 }
 
 #[test]
+fn a_table_of_any_length_is_read_whole() {
+    let root = tempfile::tempdir().unwrap();
+    let host = Host::new(root.path());
+    for length in [0, 100, 3500, 3583, 3584, 3585, 4095, 4096, 4097, 8192, 20_000] {
+        let text: String = "0123456789\n".chars().cycle().take(length).collect();
+        std::fs::write(root.path().join("table"), &text).unwrap();
+        assert_eq!(host.read_table("table").unwrap(), text);
+    }
+    assert!(host.read_table("none").unwrap_err().is_gone());
+    // More sockets than fit in a page.
+    let listeners: Vec<_> = (0..100).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let text = Host::new(Path::new("/")).read_table("proc/net/tcp").unwrap();
+    for listener in listeners {
+        let address = format!("0100007F:{:04X} ", listener.local_addr().unwrap().port());
+        assert!(text.contains(&address), "{address} is not in {text}");
+    }
+}
+
+#[test]
 fn many_processes_are_several_requests_of_bounded_size() {
     let mut state = state(r#"{"process": {"mute_process_all_errors": true}}"#);
     let one = ExportMetricsServiceRequest::decode(state.scrape(NOW).remove(0)).unwrap().resource_metrics;

@@ -102,7 +102,7 @@ impl Network {
 fn connections(host: &Host, points: &mut Points, outcome: &mut Outcome) {
     let mut counts = [0u64; STATES.len()];
     for file in ["proc/net/tcp", "proc/net/tcp6"] {
-        let text = match host.read(file) {
+        let text = match host.read_table(file) {
             // A kernel without IPv6.
             Err(error) if error.is_gone() && file.ends_with('6') => continue,
             text => text,
