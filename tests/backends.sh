@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds real backends (Prometheus, Jaeger) and the Collector of the bench from their Go modules, and runs the tests
-# that send through space-agent and ground-station into them.
+# Builds real backends (Prometheus, Jaeger) and a Collector from their Go modules, and runs the tests
+# that send through space-agent and ground-station into them, and those that compare with the Collector.
 #
 #   tests/backends.sh                  build what is missing or out of date, then test
 #   tests/backends.sh --build-only     build alone
@@ -105,4 +105,4 @@ done
 [ -z "$build_only" ] || exit 0
 
 say "testing"
-exec "$venv/bin/python" -m pytest -p no:cacheprovider -v "$here/test_backends.py" "$here/test_orbit.py" "$@"
+exec "$venv/bin/python" -m pytest -p no:cacheprovider -v "$here/test_backends.py" "$here/test_hostmetrics.py" "$here/test_orbit.py" "$@"

@@ -89,9 +89,11 @@ impl Ground {
         Link::check(&config, env)?;
         let store = open_store(&config, env)?;
         let metrics = Metrics::new(env, store.tasks().clone());
+        config.link.satellites.keys().for_each(|satellite| metrics.expect(satellite));
         let mut exporters = Vec::new();
         for (name, signals) in config.service.pipelines.routes() {
             let Some(settings) = config.exporters.get(&name) else { continue };
+            metrics.begin(&name.as_str().into(), signals);
             let station = config.resource_attributes.then(|| config.link.station.clone());
             let (store, metrics) = (store.clone(), metrics.clone());
             exporters.push(Exporter::try_new(&name, settings, signals, station, env, store, metrics)?);

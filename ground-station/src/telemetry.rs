@@ -9,8 +9,9 @@ use std::sync::atomic::AtomicU64;
 use perigee_shared::env::Env;
 use perigee_shared::segment::Header;
 use perigee_shared::serve::Closed;
-use perigee_shared::signal::Signal;
+use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
+use perigee_shared::telemetry::{QUEUE_CAPACITY, queue_capacity, register_identity};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -94,6 +95,22 @@ impl Metrics {
         &self.0.closed
     }
 
+    /// There is an exporter with these signals: what is counted of it is there from now on, as 0, so that the first is an increase.
+    pub fn begin(&self, exporter: &Arc<str>, signals: SignalSet) {
+        for signal in Signal::ALL.into_iter().filter(|signal| signals.contains(*signal)) {
+            self.sent(exporter, signal, 0, 0);
+            self.send_failed(exporter, signal, 0);
+        }
+        self.0.retries.get_or_create(&OfExporter { exporter: Text(Arc::clone(exporter)) }).inc_by(0);
+    }
+
+    /// This satellite may connect; as above.
+    pub fn expect(&self, satellite: &str) {
+        let label = OfSatellite { satellite: Text(satellite.into()) };
+        self.0.received_bytes.get_or_create(&label).inc_by(0);
+        self.0.conflicts.get_or_create(&label).inc_by(0);
+    }
+
     /// An exporter's backend took items and rejected some of them.
     pub fn sent(&self, exporter: &Arc<str>, signal: Signal, items: u64, rejected: u64) {
         let label = OfExporter { exporter: Text(Arc::clone(exporter)) };
@@ -155,6 +172,7 @@ impl Metrics {
         more: impl FnOnce(&mut Registry),
     ) -> String {
         let mut registry = Registry::default();
+        register_identity(&mut registry, "ground-station");
         self.register_live(&mut registry);
         register_spool(&mut registry, spool, status);
         register_accounts(&mut registry, satellites.accounts);
@@ -243,11 +261,14 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
     ] {
         registry.register(format!("perigee_store_scrub_{name}"), help, ConstCounter::new(n));
     }
-    let backlog = Family::<OfExporter, Gauge>::default();
+    let (backlog, capacity) = <(Family<OfExporter, Gauge>, Family<OfExporter, Gauge>)>::default();
+    let room = queue_capacity(spool.segments, spool.used_bytes, spool.max_bytes);
     for exporter in &spool.exporters {
         let label = OfExporter { exporter: Text(exporter.name.as_str().into()) };
         backlog.get_or_create(&label).set(i64::try_from(exporter.backlog_segments).unwrap_or(i64::MAX));
+        capacity.get_or_create(&label).set(i64::try_from(room).unwrap_or(i64::MAX));
     }
+    registry.register("otelcol_exporter_queue_capacity", QUEUE_CAPACITY, capacity);
     registry.register("otelcol_exporter_queue_size", "Segments before the exporter's place", backlog);
 }
 
@@ -296,10 +317,13 @@ fn register_accounts(registry: &mut Registry, accounts: &std::collections::BTree
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::ExporterView;
 
     #[test]
     fn the_collectors_names_are_kept() {
         let metrics = Metrics::new(&Env::production(), Supervisor::new(&Env::production()));
+        metrics.begin(&"otlp/prometheus".into(), SignalSet::default().with(Signal::Metrics));
+        metrics.expect("sat-2");
         metrics.sent(&"otlp/jaeger".into(), Signal::Traces, 10, 2);
         metrics.send_failed(&"otlp/jaeger".into(), Signal::Logs, 3);
         let spool = SpoolView {
@@ -315,7 +339,13 @@ mod tests {
             base_bytes: 0,
             dead_letters: 0,
             quarantined: None,
-            exporters: Vec::new(),
+            exporters: vec![ExporterView {
+                name: "otlp/jaeger".to_owned(),
+                signals: vec!["traces"],
+                entry: 1,
+                request: 0,
+                backlog_segments: 1,
+            }],
         };
         let accounts = [("sat-1".to_owned(), AccountView::default())].into();
         let satellites = Satellites {
@@ -327,6 +357,17 @@ mod tests {
         for line in [
             "otelcol_exporter_sent_spans_total{exporter=\"otlp/jaeger\"} 8",
             "otelcol_exporter_send_failed_log_records_total{exporter=\"otlp/jaeger\"} 3",
+            "otelcol_exporter_sent_metric_points_total{exporter=\"otlp/prometheus\"} 0",
+            "otelcol_exporter_send_failed_metric_points_total{exporter=\"otlp/prometheus\"} 0",
+            "perigee_exporter_retries_total{exporter=\"otlp/prometheus\"} 0",
+            "perigee_link_conflicts_total{satellite=\"sat-2\"} 0",
+            "otelcol_exporter_queue_capacity{exporter=\"otlp/jaeger\"} 2",
+            concat!("perigee_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            concat!(
+                "target_info{service_name=\"ground-station\",service_version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"} 1"
+            ),
             "perigee_ground_committed_spans{satellite=\"sat-1\"} 0",
             "perigee_spool_used_bytes 5",
         ] {

@@ -1,5 +1,6 @@
 //! Logs, and the text format of metrics.
 
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
@@ -74,6 +75,25 @@ pub fn init_logs(config: &LogsConfig) {
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
 }
 
+/// Registers who this is: `target_info`, as the Collector has it, and `perigee_build_info`.
+pub fn register_identity(registry: &mut Registry, service: &'static str) {
+    let version = env!("CARGO_PKG_VERSION");
+    registry.register("perigee_build", "What was built", Info::new([("version", version)]));
+    let target = Info::new([("service_name", service), ("service_version", version)]);
+    registry.register("target", "What these metrics are of", target);
+}
+
+/// What `otelcol_exporter_queue_capacity` is, for its help.
+pub const QUEUE_CAPACITY: &str = "Segments of the present mean size that the store would hold";
+
+/// How many segments a store of `max_bytes` would hold if they were as large as those `segments` that take `used_bytes` of it now;
+/// without any, as large as a full one.
+pub fn queue_capacity(segments: u64, used_bytes: u64, max_bytes: u64) -> u64 {
+    const FULL: u64 = 1 << 20;
+    let mean = used_bytes.checked_div(segments).unwrap_or(FULL).max(1);
+    (max_bytes / mean).max(segments)
+}
+
 /// The content type of [`metrics_text`].
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -83,5 +103,18 @@ pub fn metrics_text(registry: &Registry) -> String {
     match prometheus_client::encoding::text::encode(&mut out, registry) {
         Ok(()) => out,
         Err(std::fmt::Error) => String::from("# EOF\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_as_full_as_the_store() {
+        assert_eq!(queue_capacity(10, 1000, 4000), 40);
+        assert_eq!(queue_capacity(0, 0, 8 << 20), 8, "nothing there yet");
+        assert_eq!(queue_capacity(0, 5, 8 << 20), 8);
+        assert_eq!(queue_capacity(10, 5000, 4000), 10, "never less than what is there");
     }
 }

@@ -211,7 +211,7 @@ impl Agent {
     pub async fn build(config: Config, env: Env) -> Result<(Self, Receivers), AgentError> {
         Receivers::check(&config)?;
         let mut agent = Self::without_listeners(config, env)?;
-        let receivers = Receivers::bind(&agent.config).await?;
+        let receivers = Receivers::bind(&agent.config, &agent.env).await?;
         agent.operators = operators(&agent.config).await?;
         Ok((agent, receivers))
     }
@@ -228,7 +228,7 @@ impl Agent {
         env.bounds.raise_floor(wal.clock_floor());
         let wal = Owner::new(env.placement, "wal", wal)?;
         let tasks = Supervisor::new(&env);
-        let metrics = Metrics::watching(&tasks);
+        let metrics = Metrics::watching(&tasks, &config.consumers());
         let clocks = Clocks::new(&env, config.contacts.time_from_ground, metrics.clock());
         let contacts = contacts(&config, &clocks, told, link.1.clone());
         Ok(Self {
@@ -327,7 +327,7 @@ impl Agent {
             told,
         );
         front.keep("journal", committer, |committer| Box::pin(committer.run()));
-        let largest = config.receivers.iter().map(|(_, r)| r.max_request_bytes.as_usize()).max();
+        let largest = config.otlp_receivers().map(|(_, r)| r.max_request_bytes.as_usize()).max();
         let max_request = largest.unwrap_or_default();
         let intake = Arc::new(Intake::new(
             Arc::clone(&limiter),

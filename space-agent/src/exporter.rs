@@ -187,15 +187,13 @@ impl Exporter {
         items: u64,
         shutdown: &CancellationToken,
     ) -> Result<Delivered, Stopped> {
-        let label = ExporterLabel { exporter: self.name.clone(), signal: signal.name() };
+        let label = ExporterLabel::new(&self.name);
         let (counters, name) = (&self.counters, &self.name);
         let tell = |event: Event<'_>| match event {
-            Event::Sent { items, rejected, .. } => {
-                counters.exported.get_or_create(&label).inc_by(items - rejected);
-            }
-            Event::Refused { .. } => {}
+            Event::Sent { items, rejected, .. } => counters.sent(&label, signal, items, rejected),
+            Event::Refused { items } => counters.send_failed(&label, signal, items),
             Event::Retry { wait, reason, .. } => {
-                counters.export_failures.get_or_create(&label).inc();
+                counters.retried(&label);
                 tracing::warn!(exporter = name, %signal, reason, ?wait, "not sent; trying again");
             }
             Event::Kept { time, reason } => tracing::error!(

@@ -76,7 +76,6 @@ impl Pace {
 pub struct Journal {
     queue: mpsc::Sender<Entry>,
     acknowledge: Acknowledge,
-    counters: Arc<ReceiverCounters>,
 }
 
 impl Journal {
@@ -89,16 +88,9 @@ impl Journal {
         progress: watch::Sender<Progress>,
     ) -> (Self, Committer) {
         let (queue, entries) = mpsc::channel(QUEUE);
-        let committer = Committer {
-            wal,
-            entries,
-            pace,
-            progress,
-            counters: Arc::clone(&counters),
-            expected: 1,
-            group: Group::default(),
-        };
-        (Self { queue, acknowledge, counters }, committer)
+        let committer =
+            Committer { wal, entries, pace, progress, counters, expected: 1, group: Group::default() };
+        (Self { queue, acknowledge }, committer)
     }
 
     /// Takes a request; returns when the client may be told that it is safe.
@@ -112,17 +104,11 @@ impl Journal {
             }
             Acknowledge::Received => (None, None),
         };
-        let (signal, items) = (accepted.signal, accepted.walked.items);
         self.queue.send(Entry { accepted, permit, reply }).await.map_err(|_| unavailable())?;
-        let result = match answer {
+        match answer {
             Some(answer) => answer.await.unwrap_or_else(|_| Err(unavailable())),
             None => Ok(()),
-        };
-        match &result {
-            Ok(()) => self.counters.accepted(signal, items),
-            Err(_) => self.counters.refused(signal, items),
         }
-        result
     }
 }
 

@@ -1,18 +1,21 @@
 //! The agent's own metrics. Names are the Collector's where the meaning is the same, else they begin with `perigee_`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use perigee_proto::link::DropReason;
 use perigee_shared::serve::Closed;
-use perigee_shared::signal::{Counts, Signal};
+use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
-use perigee_shared::telemetry::metrics_text;
+use perigee_shared::telemetry::{QUEUE_CAPACITY, metrics_text, queue_capacity, register_identity};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::config::LINK;
 use crate::limiter::Limiter;
 use crate::wal::Summary;
 
@@ -52,11 +55,48 @@ impl SetCounter for AtomicU64 {
     }
 }
 
+/// Where a request came in, in the Collector's words.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Source {
+    /// The receiver's name in the configuration.
+    pub receiver: Arc<str>,
+    /// `grpc` or `http`; empty where nothing is transported.
+    pub transport: &'static str,
+}
+
+/// A counter for each signal and set of labels.
+#[derive(Debug, Clone)]
+struct Labelled<L>([Family<L, Counter>; 3]);
+
+impl<L: Clone + std::hash::Hash + Eq> Default for Labelled<L> {
+    fn default() -> Self {
+        Self(Default::default())
+    }
+}
+
+impl<L: Clone + std::fmt::Debug + std::hash::Hash + Eq + EncodeLabelSet + Send + Sync + 'static> Labelled<L> {
+    /// Registers the three as `prefix` and the signal's item name.
+    fn register(registry: &mut Registry, prefix: &str, help: &str) -> Self {
+        let all = Self::default();
+        for signal in Signal::ALL {
+            let name = format!("{prefix}_{}", signal.items_name());
+            let family = all.0[signal as usize - 1].clone();
+            registry.register(name, format!("{help} ({})", signal.items_name()), family);
+        }
+        all
+    }
+
+    /// Counts; with 0, from when on there is something to count.
+    fn add(&self, label: &L, signal: Signal, items: u64) {
+        self.0[signal as usize - 1].get_or_create(label).inc_by(items);
+    }
+}
+
 /// What receivers and the journal count while they work.
 #[derive(Debug, Clone, Default)]
 pub struct ReceiverCounters {
-    accepted: PerSignal,
-    refused: PerSignal,
+    accepted: Labelled<Source>,
+    refused: Labelled<Source>,
     malformed: Family<SignalLabel, Counter>,
     unread: Family<SignalLabel, Counter>,
     commits: Counter,
@@ -73,12 +113,12 @@ struct SignalLabel {
 impl ReceiverCounters {
     fn register(registry: &mut Registry) -> Self {
         let counters = Self {
-            accepted: PerSignal::register(
+            accepted: Labelled::register(
                 registry,
                 "otelcol_receiver_accepted",
                 "Items answered with success",
             ),
-            refused: PerSignal::register(
+            refused: Labelled::register(
                 registry,
                 "otelcol_receiver_refused",
                 "Items refused after they were counted",
@@ -102,7 +142,20 @@ impl ReceiverCounters {
             counters.committed_requests.clone(),
         );
         counters.closed.register(registry);
+        for signal in Signal::ALL {
+            let label = SignalLabel { signal: signal.name() };
+            counters.malformed.get_or_create(&label).inc_by(0);
+            counters.unread.get_or_create(&label).inc_by(0);
+        }
         counters
+    }
+
+    /// Items of these signals may come in here: what is counted is there from now on, as 0, so that the first is an increase.
+    pub fn begin(&self, source: &Source, signals: SignalSet) {
+        for signal in Signal::ALL.into_iter().filter(|signal| signals.contains(*signal)) {
+            self.accepted(source, signal, 0);
+            self.refused(source, signal, 0);
+        }
     }
 
     /// Connections that listeners closed.
@@ -111,13 +164,13 @@ impl ReceiverCounters {
     }
 
     /// `items` were answered with success.
-    pub fn accepted(&self, signal: Signal, items: u64) {
-        self.accepted.get(signal).inc_by(items);
+    pub fn accepted(&self, source: &Source, signal: Signal, items: u64) {
+        self.accepted.add(source, signal, items);
     }
 
     /// `items` were refused after they had been counted.
-    pub fn refused(&self, signal: Signal, items: u64) {
-        self.refused.get(signal).inc_by(items);
+    pub fn refused(&self, source: &Source, signal: Signal, items: u64) {
+        self.refused.add(source, signal, items);
     }
 
     /// A request was not OTLP.
@@ -165,24 +218,68 @@ pub struct ShipCounters {
     pub revocations_unusable: Gauge,
     /// 1 while connected.
     pub connected: Gauge,
-    /// Items that a direct exporter has sent, by exporter.
-    pub exported: Family<ExporterLabel, Counter>,
-    /// Attempts of a direct exporter that failed.
-    pub export_failures: Family<ExporterLabel, Counter>,
+    sent: Labelled<ExporterLabel>,
+    send_failed: Labelled<ExporterLabel>,
+    rejected: Labelled<ExporterLabel>,
+    retries: Family<ExporterLabel, Counter>,
 }
 
-/// A direct exporter.
+/// An exporter, by its name in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ExporterLabel {
-    /// Its name in the configuration.
-    pub exporter: String,
-    /// The signal.
-    pub signal: &'static str,
+    exporter: Arc<str>,
+}
+
+impl ExporterLabel {
+    /// The exporter called `name`.
+    pub fn new(name: &str) -> Self {
+        Self { exporter: name.into() }
+    }
+}
+
+impl ShipCounters {
+    /// There is a direct exporter with these signals: what is counted of it is there from now on, as 0.
+    pub fn begin(&self, exporter: &ExporterLabel, signals: SignalSet) {
+        for signal in Signal::ALL.into_iter().filter(|signal| signals.contains(*signal)) {
+            self.sent(exporter, signal, 0, 0);
+            self.send_failed(exporter, signal, 0);
+        }
+        self.retries.get_or_create(exporter).inc_by(0);
+    }
+
+    /// A backend took items and rejected some of them.
+    pub fn sent(&self, exporter: &ExporterLabel, signal: Signal, items: u64, rejected: u64) {
+        self.sent.add(exporter, signal, items.saturating_sub(rejected));
+        self.rejected.add(exporter, signal, rejected);
+    }
+
+    /// A backend refused items for good.
+    pub fn send_failed(&self, exporter: &ExporterLabel, signal: Signal, items: u64) {
+        self.send_failed.add(exporter, signal, items);
+    }
+
+    /// A request has to be sent again.
+    pub fn retried(&self, exporter: &ExporterLabel) {
+        self.retries.get_or_create(exporter).inc();
+    }
 }
 
 impl ShipCounters {
     fn register(registry: &mut Registry) -> Self {
-        let c = Self::default();
+        let c = Self {
+            sent: Labelled::register(registry, "otelcol_exporter_sent", "Items that the backend took"),
+            send_failed: Labelled::register(
+                registry,
+                "otelcol_exporter_send_failed",
+                "Items that the backend refused for good",
+            ),
+            rejected: Labelled::register(
+                registry,
+                "otelcol_exporter_rejected",
+                "Items that the backend rejected by partial_success",
+            ),
+            ..Self::default()
+        };
         registry.register_with_unit(
             "perigee_link_sent",
             "Payload bytes of segments handed to QUIC",
@@ -230,16 +327,7 @@ impl ShipCounters {
             c.failed_attempts.clone(),
         );
         registry.register("perigee_link_connected", "1 while connected to a station", c.connected.clone());
-        registry.register(
-            "perigee_exporter_sent_items",
-            "Items sent by direct exporters",
-            c.exported.clone(),
-        );
-        registry.register(
-            "perigee_exporter_send_failures",
-            "Attempts of direct exporters that failed and are tried again",
-            c.export_failures.clone(),
-        );
+        registry.register("perigee_exporter_retries", "Requests sent again", c.retries.clone());
         c
     }
 }
@@ -313,6 +401,13 @@ struct DropLabel {
     reason: String,
 }
 
+impl DropLabel {
+    fn new(signal: Signal, reason: DropReason) -> Self {
+        let reason = reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase();
+        Self { signal: signal.name(), reason }
+    }
+}
+
 /// A lane, by its number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LaneLabel {
@@ -329,6 +424,9 @@ pub struct Metrics {
     ever_accepted: PerSignal,
     delivered: PerSignal,
     dropped: Family<DropLabel, Counter>,
+    queue_size: Family<ExporterLabel, Gauge>,
+    queue_capacity: Family<ExporterLabel, Gauge>,
+    exporters: Vec<ExporterLabel>,
     on_board: [Gauge; 3],
     unsealed_bytes: Gauge,
     unsealed_items: Gauge,
@@ -351,6 +449,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
         let r = &mut registry;
+        register_identity(r, "space-agent");
         let receiver = Arc::new(ReceiverCounters::register(r));
         let ship = Arc::new(ShipCounters::register(r));
         let (scrub, clock) = (ScrubCounters::register(r), ClockGauges::register(r));
@@ -391,8 +490,21 @@ impl Default for Metrics {
             "Payload bytes of segments on board, by lane",
             lane_bytes.clone(),
         );
-        let dropped = Family::default();
+        let dropped = Family::<DropLabel, Counter>::default();
         r.register("perigee_dropped_items", "Items dropped, by signal and reason", dropped.clone());
+        for signal in Signal::ALL {
+            let known = (1..32).filter_map(|number| DropReason::try_from(number).ok());
+            for reason in known {
+                dropped.get_or_create(&DropLabel::new(signal, reason)).inc_by(0);
+            }
+        }
+        let (queue_size, queue_capacity) = <(Family<ExporterLabel, Gauge>, Family<_, _>)>::default();
+        r.register(
+            "otelcol_exporter_queue_size",
+            "Sealed segments on board, which exporters share",
+            queue_size.clone(),
+        );
+        r.register("otelcol_exporter_queue_capacity", QUEUE_CAPACITY, queue_capacity.clone());
         let (sealed, limiter_refused) = (Counter::default(), Counter::default());
         r.register("perigee_segments_sealed", "Segments sealed since the start", sealed.clone());
         r.register(
@@ -408,6 +520,9 @@ impl Default for Metrics {
             ever_accepted,
             delivered,
             dropped,
+            queue_size,
+            queue_capacity,
+            exporters: Vec::new(),
             on_board,
             unsealed_bytes,
             unsealed_items,
@@ -435,10 +550,17 @@ impl Metrics {
         Arc::clone(&self.receiver)
     }
 
-    /// Metrics that count the panics of `tasks` too.
-    pub fn watching(tasks: &Supervisor) -> Self {
+    /// Metrics of an agent with these consumers, which count the panics of `tasks` too.
+    pub fn watching(tasks: &Supervisor, consumers: &BTreeMap<String, SignalSet>) -> Self {
         let mut metrics = Self::default();
         tasks.register(&mut metrics.registry);
+        for (name, signals) in consumers {
+            let exporter = ExporterLabel::new(name);
+            if name != LINK {
+                metrics.ship.begin(&exporter, *signals);
+            }
+            metrics.exporters.push(exporter);
+        }
         metrics
     }
 
@@ -464,11 +586,7 @@ impl Metrics {
             self.delivered.set(wal.delivered);
             for (reason, items) in &wal.dropped {
                 for signal in Signal::ALL {
-                    let reason = reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase();
-                    self.dropped
-                        .get_or_create(&DropLabel { signal: signal.name(), reason })
-                        .inner()
-                        .set(items[signal]);
+                    self.dropped.get_or_create(&DropLabel::new(signal, *reason)).inner().set(items[signal]);
                 }
             }
             let on_board = wal.in_journal + wal.in_segments;
@@ -481,6 +599,11 @@ impl Metrics {
             for lane in &wal.lanes {
                 let label = LaneLabel { lane: lane.lane.0 };
                 self.lane_bytes.get_or_create(&label).set(lane.segment_bytes as i64);
+            }
+            let capacity = queue_capacity(wal.segments, wal.stored_bytes, wal.max_bytes);
+            for exporter in &self.exporters {
+                self.queue_size.get_or_create(exporter).set(wal.segments as i64);
+                self.queue_capacity.get_or_create(exporter).set(capacity as i64);
             }
             self.segment_bytes.set(wal.segment_bytes as i64);
             self.stored_bytes.set(wal.stored_bytes as i64);
@@ -495,5 +618,55 @@ impl Metrics {
         self.pressure.set(limiter.pressure() as i64);
         self.memory.set(memory.unwrap_or_default() as i64);
         metrics_text(&self.registry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use perigee_shared::env::Env;
+
+    use super::*;
+    use crate::config::LimiterConfig;
+
+    #[test]
+    fn counters_have_the_collectors_labels_and_are_there_before_the_first_event() {
+        let consumers = [
+            (LINK.to_owned(), SignalSet::ALL),
+            ("otlp/bench".to_owned(), SignalSet::default().with(Signal::Traces)),
+        ];
+        let metrics = Metrics::watching(&Supervisor::new(&Env::production()), &consumers.into());
+        let source = Source { receiver: "otlp/2".into(), transport: "grpc" };
+        metrics.receiver().begin(&source, SignalSet::default().with(Signal::Logs));
+        let text = || metrics.text(None, 0, &Limiter::new(LimiterConfig::default()), None);
+        let first = text();
+        for line in [
+            "otelcol_receiver_accepted_log_records_total{receiver=\"otlp/2\",transport=\"grpc\"} 0",
+            "otelcol_receiver_refused_log_records_total{receiver=\"otlp/2\",transport=\"grpc\"} 0",
+            "otelcol_exporter_sent_spans_total{exporter=\"otlp/bench\"} 0",
+            "otelcol_exporter_send_failed_spans_total{exporter=\"otlp/bench\"} 0",
+            "perigee_exporter_retries_total{exporter=\"otlp/bench\"} 0",
+            "perigee_receiver_malformed_requests_total{signal=\"logs\"} 0",
+            "perigee_dropped_items_total{signal=\"metrics\",reason=\"quota_oldest\"} 0",
+            "perigee_dropped_items_total{signal=\"traces\",reason=\"station_lost\"} 0",
+            concat!("perigee_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            concat!(
+                "target_info{service_name=\"space-agent\",service_version=\"",
+                env!("CARGO_PKG_VERSION"),
+                "\"} 1"
+            ),
+        ] {
+            assert!(first.lines().any(|l| l == line), "{line}\n{first}");
+        }
+        assert!(!first.contains("exporter_sent_spans_total{exporter=\"link\"}"), "the link counts segments");
+        metrics.receiver().accepted(&source, Signal::Logs, 7);
+        metrics.ship().sent(&ExporterLabel::new("otlp/bench"), Signal::Traces, 5, 2);
+        let then = text();
+        for line in [
+            "otelcol_receiver_accepted_log_records_total{receiver=\"otlp/2\",transport=\"grpc\"} 7",
+            "otelcol_exporter_sent_spans_total{exporter=\"otlp/bench\"} 3",
+            "otelcol_exporter_rejected_spans_total{exporter=\"otlp/bench\"} 2",
+        ] {
+            assert!(then.lines().any(|l| l == line), "{line}\n{then}");
+        }
     }
 }

@@ -203,7 +203,7 @@ fn explain(error: &serde_saphyr::Error, key: Option<&str>) -> String {
 }
 
 /// "unknown key `x`" with the nearest of `known`.
-fn unknown(what: &str, found: &str, known: &[&str]) -> String {
+pub fn unknown(what: &str, found: &str, known: &[&str]) -> String {
     unknown_among(what, found, known, &[])
 }
 

@@ -10,7 +10,9 @@ use perigee_shared::serve::{Endpoint, validate_endpoint};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::units::{ByteSize, Span};
 
-use super::{Acknowledge, Config, ExporterConfig, LINK, ListenerConfig, MIN_WINDOW, OtlpReceiver};
+use super::{
+    Acknowledge, Config, ExporterConfig, LINK, ListenerConfig, MIN_WINDOW, OtlpReceiver, ReceiverConfig,
+};
 use crate::lanes::Percent;
 
 /// The smallest memory limit: below it the program itself would be refused.
@@ -53,7 +55,7 @@ impl Config {
             let listeners = [&r.protocols.grpc, &r.protocols.http].into_iter().flatten();
             listeners.filter_map(|l| l.max_request_bytes).chain([r.max_request_bytes]).max()
         };
-        let largest = self.receivers.iter().filter_map(of).max().unwrap_or_default();
+        let largest = self.otlp_receivers().filter_map(of).max().unwrap_or_default();
         let limiter = &mut self.processors.memory_limiter;
         limiter.max_in_flight = limiter.max_in_flight.max(largest).min(limiter.limit);
     }
@@ -73,6 +75,14 @@ impl Config {
         self.service.pipelines.signals(name, |p| &p.receivers)
     }
 
+    /// The receivers of OTLP.
+    pub fn otlp_receivers(&self) -> impl Iterator<Item = (&str, &OtlpReceiver)> {
+        self.receivers.iter().filter_map(|(name, receiver)| match receiver {
+            ReceiverConfig::Otlp(otlp) => Some((name, &**otlp)),
+            ReceiverConfig::HostMetrics(_) => None,
+        })
+    }
+
     /// Exporters that a pipeline uses, with their signals.
     pub fn consumers(&self) -> BTreeMap<String, SignalSet> {
         let all = self.exporters.iter().map(|(name, _)| (name.to_owned(), self.signals_of(name)));
@@ -82,7 +92,7 @@ impl Config {
     /// When requests are answered: durable if one receiver wants it.
     pub fn acknowledge(&self) -> Acknowledge {
         let durable = |(_, r): (&str, &OtlpReceiver)| r.acknowledge == Acknowledge::Durable;
-        if self.receivers.iter().any(durable) { Acknowledge::Durable } else { Acknowledge::Received }
+        if self.otlp_receivers().any(durable) { Acknowledge::Durable } else { Acknowledge::Received }
     }
 
     /// Gives exporters the headers that their authenticators say.
@@ -109,6 +119,13 @@ impl Config {
             }
             let unknown = pipeline.receivers.iter().find(|n| self.receivers.get(n).is_none());
             wrong.extend(unknown.map(|name| self.receivers.unknown(key("receivers"), name)));
+            let of_host = |n: &&String| matches!(self.receivers.get(n), Some(ReceiverConfig::HostMetrics(_)));
+            if signal != Signal::Metrics
+                && let Some(name) = pipeline.receivers.iter().find(of_host)
+            {
+                let message = format!("`{name}` has metrics alone; take it out of the pipeline of {signal}");
+                wrong.push(Invalid::new(key("receivers"), message));
+            }
             let unknown = pipeline.exporters.iter().find(|n| self.exporters.get(n).is_none());
             wrong.extend(unknown.map(|name| self.exporters.unknown(key("exporters"), name)));
         }
@@ -119,7 +136,11 @@ impl Config {
     fn own_problems(&self) -> Vec<Invalid> {
         let mut wrong = Vec::new();
         for (name, receiver) in self.receivers.iter() {
-            self.check_receiver(&format!("receivers.{name}"), receiver, &mut wrong);
+            let key = format!("receivers.{name}");
+            match receiver {
+                ReceiverConfig::Otlp(otlp) => self.check_receiver(&key, otlp, &mut wrong),
+                ReceiverConfig::HostMetrics(host) => host.problems(&key, &mut wrong),
+            }
         }
         self.check_processors(&mut wrong);
         self.check_pipelines(&mut wrong);

@@ -21,6 +21,7 @@ use serde::de::MapAccess;
 pub use self::processors::{BatchConfig, LimiterConfig, Processors};
 use crate::contacts::ContactsConfig;
 use crate::lanes::LanesConfig;
+use crate::receiver::HostMetricsConfig;
 use crate::wal::{Volatile, WhenFull};
 
 /// The consumer that ships segments to ground stations.
@@ -30,9 +31,9 @@ pub const LINK: &str = "link";
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where OTLP comes in.
+    /// Where data comes in.
     #[serde(default)]
-    pub receivers: Components<OtlpReceiver>,
+    pub receivers: Components<ReceiverConfig>,
     /// What happens to it before it is stored.
     #[serde(default)]
     pub processors: Processors,
@@ -81,12 +82,24 @@ pub struct OtlpReceiver {
     pub acknowledge: Acknowledge,
 }
 
-impl Component for OtlpReceiver {
-    const KINDS: &'static [&'static str] = &["otlp"];
+/// A receiver.
+#[derive(Debug, Clone)]
+pub enum ReceiverConfig {
+    /// From clients.
+    Otlp(Box<OtlpReceiver>),
+    /// From this machine.
+    HostMetrics(HostMetricsConfig),
+}
+
+impl Component for ReceiverConfig {
+    const KINDS: &'static [&'static str] = &["otlp", "hostmetrics", "host_metrics"];
     const NOUN: &'static str = "receiver";
 
-    fn deserialize_kind<'de, A: MapAccess<'de>>(_: &str, map: &mut A) -> Result<Self, A::Error> {
-        map.next_value()
+    fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
+        match kind {
+            "otlp" => map.next_value().map(Self::Otlp),
+            _ => map.next_value().map(Self::HostMetrics),
+        }
     }
 }
 

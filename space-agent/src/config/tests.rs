@@ -17,6 +17,10 @@ fn read(text: &str) -> Result<Config, String> {
     ConfigFile::parse(text, "c.yaml", &env).and_then(Config::read).map_err(|e| e.to_string())
 }
 
+fn otlp(config: &Config) -> &OtlpReceiver {
+    config.otlp_receivers().find(|(name, _)| *name == "otlp").unwrap().1
+}
+
 fn direct<'a>(config: &'a Config, name: &str) -> &'a DirectConfig {
     match config.exporters.get(name) {
         Some(ExporterConfig::Direct(direct)) => direct,
@@ -27,7 +31,7 @@ fn direct<'a>(config: &'a Config, name: &str) -> &'a DirectConfig {
 #[test]
 fn a_minimal_file_of_a_collector_is_understood() {
     let config = read(MINIMAL).unwrap();
-    let otlp = config.receivers.get("otlp").unwrap();
+    let otlp = otlp(&config);
     assert_eq!(otlp.protocols.grpc.as_ref().unwrap().endpoint, "localhost:4317");
     assert!(config.service.pipelines.logs.is_none());
     assert!(!config.signals_from("otlp").contains(Signal::Logs));
@@ -38,7 +42,7 @@ fn a_minimal_file_of_a_collector_is_understood() {
 #[test]
 fn a_larger_file_of_a_collector_is_understood() {
     let config = read(LARGER).unwrap();
-    let grpc = config.receivers.get("otlp").unwrap().protocols.grpc.as_ref().unwrap();
+    let grpc = otlp(&config).protocols.grpc.as_ref().unwrap();
     assert_eq!(grpc.max_request_bytes, Some(ByteSize::mib(8)));
     let limiter = config.processors.memory_limiter;
     assert_eq!((limiter.limit, limiter.spike_limit), (ByteSize::mib(512), ByteSize::mib(128)));
@@ -277,6 +281,96 @@ fn every_mistake_is_named_with_its_line_and_what_was_meant() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What stands under `receivers.hostmetrics`, and what is said of it in one line.
+const HOST_MISTAKES: &[(&str, &str)] = &[
+    ("", "c.yaml:3: receivers.hostmetrics.scrapers: is empty; name at least one of cpu, memory"),
+    ("scraper: {cpu: }", "receivers.hostmetrics: unknown key `scraper`; did you mean `scrapers`?"),
+    ("scrapers: {cpus: }", "scrapers.cpus: unknown scraper `cpus`; did you mean `cpu`?"),
+    ("scrapers: {nfs: , cpu: }", "c.yaml:4: receivers.hostmetrics.scrapers.nfs: NFS is not measured"),
+    ("scrapers: {cpu/2: }", "a scraper has no name of its own"),
+    (
+        "scrapers: {cpu: {metrics: {system.cpu.tim: {enabled: true}}}}",
+        "c.yaml:4: receivers.hostmetrics.scrapers.cpu.metrics: unknown metric `system.cpu.tim`; did you mean `system.cpu.time`?",
+    ),
+    (
+        "scrapers: {cpu: {metrics: {system.cpu.time: {enable: true}}}}",
+        "unknown key `enable`; did you mean `enabled`?",
+    ),
+    (
+        "scrapers: {cpu: {metrics: {system.cpu.time: {attributes: [stat]}}}}",
+        "system.cpu.time: unknown attribute `stat`; did you mean `state`?",
+    ),
+    ("scrapers: {cpu: {cpu_average: true}}", "unknown key `cpu_average`"),
+    ("scrapers: {disk: {include: {devices: [sda]}}}", "the key `match_type` is missing"),
+    ("scrapers: {disk: {include: {devices: [sda], match_type: glob}}}", "unknown value `glob`"),
+    (
+        "scrapers: {disk: {include: {devices: [], interfaces: [sda], match_type: strict}}}",
+        "unknown key `interfaces`",
+    ),
+    (
+        "scrapers: {network: {exclude: {interfaces: ['('], match_type: regexp}}}",
+        "c.yaml:4: receivers.hostmetrics.scrapers.network.exclude.interfaces: `(` is not a regular expression",
+    ),
+    (
+        "scrapers: {process: {resource_attributes: {process.own: {enabled: false}}}}",
+        "unknown resource attribute `process.own`; did you mean `process.owner`?",
+    ),
+    ("collection_interval: 1ms\n    scrapers: {cpu: }", "collection_interval: must be at least 100ms"),
+    ("root_path: hostfs\n    scrapers: {cpu: }", "root_path: must be an absolute path"),
+];
+
+#[test]
+fn mistakes_about_the_metrics_of_the_host_are_named_too() {
+    let mut wrong = Vec::new();
+    for (section, expected) in HOST_MISTAKES {
+        let text =
+            MINIMAL.replacen("receivers:\n", &format!("receivers:\n  hostmetrics:\n    {section}\n"), 1);
+        match read(&text) {
+            Ok(_) => wrong.push(format!("{section}: is taken")),
+            Err(error) if !error.contains(expected) || error.lines().count() != 1 => {
+                wrong.push(format!("{section}: `{expected}` is not all of: {error}"));
+            }
+            Err(_) => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_metrics_of_the_host_have_the_collectors_keys() {
+    let section = "receivers:
+  host_metrics/slow:
+    collection_interval: 30s
+    initial_delay: 2s
+    timeout: 10s
+    metadata_collection_interval: 5m
+    root_path: /
+    scrapers:
+      cpu: {metrics: {system.cpu.utilization: {enabled: true, attributes: [state], aggregation_strategy: sum}}}
+      load: {cpu_average: true}
+      filesystem:
+        include_virtual_filesystems: true
+        exclude_mount_points: {mount_points: [/dev/*], match_type: regexp, regexp: {cacheenabled: true}}
+      process: {mute_process_exe_error: true, metrics: {process.handles: {enabled: false}}}
+";
+    let text = MINIMAL.replacen("receivers:\n", section, 1);
+    let config = read(&text).unwrap();
+    assert!(matches!(config.receivers.get("host_metrics/slow"), Some(ReceiverConfig::HostMetrics(_))));
+    let keys: Vec<&str> = config.warnings.iter().map(|w| w.key.as_str()).collect();
+    let scrapers = "receivers.host_metrics/slow.scrapers";
+    for expected in [
+        "receivers.host_metrics/slow.timeout".to_owned(),
+        format!("{scrapers}.process.metrics.process.handles"),
+    ] {
+        assert!(keys.contains(&expected.as_str()), "{expected} is not in {keys:?}");
+    }
+    let error = read(&text.replacen("receivers: [otlp]", "receivers: [host_metrics/slow]", 1)).unwrap_err();
+    assert!(
+        error.contains("`host_metrics/slow` has metrics alone; take it out of the pipeline of traces"),
+        "{error}"
+    );
+}
+
 #[test]
 fn what_would_lose_or_show_data_is_an_error_only_where_it_is_used() {
     let used = |section: &str, name: &str, list: &str, with_it: &str| {
@@ -287,7 +381,7 @@ fn what_would_lose_or_show_data_is_an_error_only_where_it_is_used() {
     };
     let error = used("processors", "redaction", "processors: [batch]", "processors: [redaction, batch]");
     assert!(error.contains("processors.redaction: the processor `redaction` is not implemented"), "{error}");
-    let error = used("receivers", "hostmetrics", "receivers: [otlp]", "receivers: [otlp, hostmetrics]");
+    let error = used("receivers", "filelog", "receivers: [otlp]", "receivers: [otlp, filelog]");
     assert!(error.contains("what comes in there would be lost"), "{error}");
     let error = used("exporters", "kafka", "[otlp, debug]", "[otlp, kafka]");
     assert!(error.contains("what it gets would be lost"), "{error}");

@@ -1,18 +1,21 @@
-//! OTLP receivers: gRPC and HTTP, each over TCP or a unix socket.
+//! Receivers: OTLP over gRPC and HTTP, each over TCP or a unix socket, and the metrics of the machine.
 //!
-//! Both end in one intake: a body is admitted by the limiter before it is buffered, unpacked within its bound, walked once,
+//! All end in one intake: a body is admitted by the limiter before it is buffered, unpacked within its bound, walked once,
 //! and handed to the journal as raw bytes.
 
 mod body;
 mod cors;
 mod grpc;
 mod health;
+mod hostmetrics;
 mod http;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use perigee_shared::compress::{DecompressError, Encoding, decompress};
+use perigee_shared::config::Invalid;
+use perigee_shared::env::Env;
 use perigee_shared::link::tls::{Credentials, TlsError, listener_config, load_authorities};
 use perigee_shared::otlp::status::Status;
 use perigee_shared::otlp::walk::walk;
@@ -22,10 +25,12 @@ use perigee_shared::supervise::Supervisor;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::config::{Config, CorsConfig, ListenerConfig, MIN_WINDOW};
+use self::hostmetrics::HostMetrics;
+pub use self::hostmetrics::{HostMetricsConfig, ScraperConfig};
+use crate::config::{Config, CorsConfig, ListenerConfig, MIN_WINDOW, ReceiverConfig};
 use crate::journal::Journal;
 use crate::limiter::{Limiter, Permit};
-use crate::telemetry::ReceiverCounters;
+use crate::telemetry::{ReceiverCounters, Source};
 use crate::wal::Accepted;
 
 /// What both receivers do with a request.
@@ -38,6 +43,8 @@ pub struct Intake {
     tasks: Supervisor,
     /// What comes in here; the rest has no pipeline.
     signals: SignalSet,
+    /// Where it comes from.
+    source: Source,
 }
 
 impl Intake {
@@ -50,14 +57,16 @@ impl Intake {
         tasks: Supervisor,
     ) -> Self {
         let signals = Signal::ALL.into_iter().fold(SignalSet::default(), SignalSet::with);
-        Self { limiter, journal, counters, max_request, signals, tasks }
+        let source = Source { receiver: "".into(), transport: "" };
+        Self { limiter, journal, counters, max_request, signals, source, tasks }
     }
 
-    /// The same for one listener.
-    fn narrowed(&self, max_request: usize, signals: SignalSet) -> Arc<Self> {
+    /// The same for what comes from one source.
+    fn narrowed(&self, source: Source, max_request: usize, signals: SignalSet) -> Arc<Self> {
         let (limiter, counters) = (Arc::clone(&self.limiter), Arc::clone(&self.counters));
         let (journal, tasks) = (self.journal.clone(), self.tasks.clone());
-        Arc::new(Self { limiter, journal, counters, max_request, signals, tasks })
+        counters.begin(&source, signals);
+        Arc::new(Self { limiter, journal, counters, max_request, signals, source, tasks })
     }
 
     /// Whether anything takes what comes in of this signal.
@@ -101,8 +110,9 @@ impl Intake {
 
     /// Takes an export request that is in memory already, as receivers do with what they have read.
     pub async fn accept(&self, signal: Signal, body: Bytes) -> Result<(), Status> {
-        let mut permit = self.limiter.admit()?;
-        permit.grow_to(body.len())?;
+        let admitted =
+            self.limiter.admit().and_then(|mut permit| permit.grow_to(body.len()).map(|()| permit));
+        let permit = admitted.inspect_err(|_| self.counters.unread(signal))?;
         self.take(signal, body, permit).await
     }
 
@@ -115,7 +125,13 @@ impl Intake {
         if body.is_empty() || walked.items == 0 {
             return Ok(());
         }
-        self.journal.append(Accepted { signal, body, walked }, permit).await
+        let items = walked.items;
+        let result = self.journal.append(Accepted { signal, body, walked }, permit).await;
+        match &result {
+            Ok(()) => self.counters.accepted(&self.source, signal, items),
+            Err(_) => self.counters.refused(&self.source, signal, items),
+        }
+        result
     }
 }
 
@@ -130,11 +146,15 @@ impl From<DecompressError> for Unpack {
     }
 }
 
-/// Listeners that are bound and not served yet.
-pub struct Receivers(Vec<Bound>);
+/// Listeners that are bound and not served yet, and what measures the machine.
+pub struct Receivers {
+    bound: Vec<Bound>,
+    hosts: Vec<HostMetrics>,
+}
 
 /// One of them.
 struct Bound {
+    receiver: Arc<str>,
     protocol: Protocol,
     listener: Listener,
     limits: Limits,
@@ -158,6 +178,9 @@ pub enum ReceiverError {
     /// The certificates.
     #[error(transparent)]
     Tls(#[from] perigee_shared::link::tls::TlsError),
+    /// A setting cannot be used, which validation should have found.
+    #[error("{}: {}", .0.key, .0.message)]
+    Setting(Invalid),
     /// The address cannot be read, which validation should have found.
     #[error("{0}")]
     Endpoint(String),
@@ -165,13 +188,21 @@ pub enum ReceiverError {
 
 impl Receivers {
     /// Binds what `config` asks for: receivers that no pipeline uses are not, as in the Collector.
-    pub async fn bind(config: &Config) -> Result<Self, ReceiverError> {
-        let mut out = Vec::new();
+    pub async fn bind(config: &Config, env: &Env) -> Result<Self, ReceiverError> {
+        let (mut bound, mut hosts) = (Vec::new(), Vec::new());
         for (name, receiver) in config.receivers.iter() {
             let signals = config.signals_from(name);
             if signals.is_empty() {
                 continue;
             }
+            let receiver = match receiver {
+                ReceiverConfig::Otlp(receiver) => receiver,
+                ReceiverConfig::HostMetrics(host) => {
+                    let host = HostMetrics::try_new(name, host, Arc::clone(&env.clock));
+                    hosts.push(host.map_err(ReceiverError::Setting)?);
+                    continue;
+                }
+            };
             let protocols = &receiver.protocols;
             for (protocol, settings, purpose) in [
                 (Protocol::Grpc, protocols.grpc.as_ref(), "OTLP/gRPC"),
@@ -181,15 +212,23 @@ impl Receivers {
                 let (listener, limits) = bind(settings, purpose, config).await?;
                 let max_request = settings.max_request_bytes.unwrap_or(receiver.max_request_bytes).as_usize();
                 let cors = settings.cors.clone().map(Arc::new);
-                out.push(Bound { protocol, listener, limits, max_request, signals, cors });
+                bound.push(Bound {
+                    receiver: name.into(),
+                    protocol,
+                    listener,
+                    limits,
+                    max_request,
+                    signals,
+                    cors,
+                });
             }
         }
-        Ok(Self(out))
+        Ok(Self { bound, hosts })
     }
 
     /// Reads the files that listeners name, without binding anything.
     pub fn check(config: &Config) -> Result<(), ReceiverError> {
-        for (_, receiver) in config.receivers.iter() {
+        for (_, receiver) in config.otlp_receivers() {
             for listener in [&receiver.protocols.grpc, &receiver.protocols.http].into_iter().flatten() {
                 tls(listener)?;
             }
@@ -200,8 +239,13 @@ impl Receivers {
     /// Serves until `shutdown`, then lets the requests that have begun end.
     pub async fn run(self, intake: Arc<Intake>, shutdown: CancellationToken) {
         let tasks = &intake.tasks;
-        for Bound { protocol, listener, limits, max_request, signals, cors } in self.0 {
-            let (intake, stop) = (intake.narrowed(max_request, signals), shutdown.clone());
+        for Bound { receiver, protocol, listener, limits, max_request, signals, cors } in self.bound {
+            let transport = match protocol {
+                Protocol::Grpc => "grpc",
+                Protocol::Http => "http",
+            };
+            let source = Source { receiver, transport };
+            let (intake, stop) = (intake.narrowed(source, max_request, signals), shutdown.clone());
             let bounds = (limits, intake.counters.closed().clone());
             let place =
                 listener.local_addr().map_or_else(|| "unix".to_owned(), |address| address.to_string());
@@ -215,6 +259,13 @@ impl Receivers {
                     serve::keep(tasks, &format!("otlp/http {place}"), listener, bounds, service, stop);
                 }
             }
+        }
+        for host in self.hosts {
+            let source = Source { receiver: host.name().into(), transport: "" };
+            let metrics = SignalSet::default().with(Signal::Metrics);
+            let host = host.into(intake.narrowed(source, intake.max_request, metrics));
+            let task = format!("receiver {}", host.name());
+            tasks.keep_until(task, host, &shutdown, |host, stop| Box::pin(host.run(stop)));
         }
         tasks.ended().await;
     }

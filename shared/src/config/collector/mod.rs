@@ -67,6 +67,7 @@ pub fn keys(program: Program, section: &[String]) -> Vec<&'static str> {
     let rules: &[Rules] = match parts.as_slice() {
         ["exporters", kind] => exporters::rules(kind),
         ["exporters", _, "tls"] => &[exporters::TLS],
+        ["receivers", "hostmetrics" | "host_metrics"] => &[receivers::HOST],
         ["receivers", _, "protocols", "grpc"] => &[receivers::GRPC],
         ["receivers", _, "protocols", "http"] => &[receivers::HTTP],
         ["processors", "memory_limiter"] => &[processors::LIMITER],

@@ -11,7 +11,6 @@ pub(super) const RECEIVERS: &[&str] = &[
     "docker_stats",
     "filelog",
     "fluentforward",
-    "hostmetrics",
     "httpcheck",
     "influxdb",
     "jaeger",

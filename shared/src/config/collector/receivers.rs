@@ -49,10 +49,21 @@ const TLS: Rules = &[
     ("tpm", Act::Wrong("a key in a TPM cannot be used; name a file")),
 ];
 
+pub(super) const HOST: Rules = &[
+    ("timeout", Act::Instead("a scrape is never cut short, and the next one waits for it")),
+    ("metadata_collection_interval", Act::Silent),
+];
+
+/// Keys among the metrics of a scraper.
+const METRICS: Rules = &[
+    ("process.handles", Act::Instead("only Windows has handles")),
+    ("process.windows.handle.count", Act::Instead("only Windows has handles")),
+];
+
 const SECTION: Section = Section {
     name: "receivers",
     noun: "receiver",
-    known: &["otlp"],
+    known: &["otlp", "hostmetrics", "host_metrics"],
     theirs: RECEIVERS,
     loss: "what comes in there would be lost; let a Collector that has it send OTLP here, or take it out",
 };
@@ -66,6 +77,10 @@ pub(super) fn translate(map: &mut Map, notes: &mut Notes) {
     names::check(map, &SECTION, |name| used.iter().any(|u| u == name), notes);
     let Some(receivers) = map.get_mut("receivers").and_then(Node::map_mut) else { return };
     for entry in &mut receivers.0 {
+        if names::kind(&entry.key) != "otlp" {
+            host_metrics(&format!("receivers.{}", entry.key), entry.node.map_mut(), notes);
+            continue;
+        }
         let key = format!("receivers.{}.protocols", entry.key);
         let Some(protocols) =
             entry.node.map_mut().and_then(|m| m.get_mut("protocols")).and_then(Node::map_mut)
@@ -84,6 +99,25 @@ pub(super) fn translate(map: &mut Map, notes: &mut Notes) {
                 apply(&format!("{key}.tls"), tls, TLS, notes);
             }
             address(&key, line, listener, endpoint, notes);
+        }
+    }
+}
+
+/// What only the Collector's `hostmetrics` has.
+fn host_metrics(key: &str, section: Option<&mut Map>, notes: &mut Notes) {
+    let Some(section) = section else { return };
+    apply(key, section, HOST, notes);
+    let Some(scrapers) = section.get_mut("scrapers").and_then(Node::map_mut) else { return };
+    if let Some(nfs) = scrapers.take("nfs") {
+        let message = "NFS is not measured; let a Collector do it, or take it out";
+        notes.wrong(nfs.line, format!("{key}.scrapers.nfs"), message);
+    }
+    for scraper in &mut scrapers.0 {
+        let key = format!("{key}.scrapers.{}.metrics", scraper.key);
+        if let Some(metrics) =
+            scraper.node.map_mut().and_then(|m| m.get_mut("metrics")).and_then(Node::map_mut)
+        {
+            apply(&key, metrics, METRICS, notes);
         }
     }
 }

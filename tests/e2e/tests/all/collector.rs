@@ -150,3 +150,46 @@ async fn the_own_form_is_printed_and_valid() {
     let asis = run.process.run(&["validate", "--config", example("larger.yaml").to_str().unwrap()]).await;
     assert!(asis.code == Some(0) && asis.out.contains("larger.yaml:10: warning: "), "{asis:?}");
 }
+
+/// What a `file` exporter has written so far.
+fn written(file: &Path) -> String {
+    std::fs::read_to_string(file).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metrics_of_the_host_arrive_and_are_counted() {
+    let scene = Scene::new(PROGRAMS);
+    let (out, metrics) = (scene.path().join("out.jsonl"), free_port());
+    let file = scene.path().join("host.yaml");
+    let text = format!(
+        "receivers: {{hostmetrics/fast: {{collection_interval: 200ms, initial_delay: 0s, scrapers: {{cpu: , memory: , filesystem: , process: \
+         {{include: {{names: [space-agent, e2e-space-agent], match_type: strict}}}}}}}}}}\n\
+         exporters: {{file: {{path: {}}}}}\nstorage: {{directory: {}}}\n\
+         service:\n  telemetry: {{metrics: {{endpoint: 'localhost:{metrics}'}}}}\n  \
+         pipelines: {{metrics: {{receivers: [hostmetrics/fast], exporters: [file]}}}}\n",
+        out.display(),
+        scene.path().join("store").display(),
+    );
+    std::fs::write(&file, text).unwrap();
+    let args = ["run", "--config", file.to_str().unwrap()];
+    let mut process = Process::new("space-agent", PROGRAMS.agent, &args, scene.path());
+    process.start();
+    let names = ["system.cpu.time", "system.memory.usage", "system.filesystem.usage", "process.memory.usage"];
+    eventually("what was measured is written", async || {
+        process.must_run()?;
+        let text = written(&out);
+        let missing: Vec<&str> =
+            names.into_iter().filter(|n| !text.contains(&format!("\"name\":\"{n}\""))).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} are not there")) }
+    })
+    .await;
+    let counted = get(&Target::Tcp(metrics), "/metrics").await;
+    let line = "otelcol_receiver_accepted_metric_points_total{receiver=\"hostmetrics/fast\",transport=\"\"} ";
+    let accepted = counted.lines().find_map(|l| l.strip_prefix(line)).map(|n| n.parse::<u64>().unwrap());
+    assert!(accepted.is_some_and(|n| n > 0), "{counted}");
+    assert!(
+        counted.contains("otelcol_exporter_send_failed_metric_points_total{exporter=\"file\"} 0"),
+        "{counted}"
+    );
+    assert!(process.terminate().await.success());
+}
