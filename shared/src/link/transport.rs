@@ -102,8 +102,9 @@ pub fn attempt_pause(shape: &LinkShape, n: u32) -> Duration {
     rare.min(interval.max(RARE_ATTEMPTS))
 }
 
+/// When nothing comes for so long, the signal is lost. Both sides keep a link alive that has nothing to say, three times in it.
 fn idle_timeout(rtt: Duration) -> Duration {
-    (rtt * 6 + Duration::from_secs(8)).min(Duration::from_secs(30))
+    (rtt * 2 + Duration::from_secs(3)).min(Duration::from_secs(30))
 }
 
 fn common(rtt: Duration, idle: Duration) -> TransportConfig {
@@ -199,6 +200,16 @@ mod tests {
     fn shape(rate_down: u64, rate_up: u64, one_way_ms: u64) -> LinkShape {
         let light_time = Some(Duration::from_millis(one_way_ms));
         LinkShape { rate_down: Some(rate_down), rate_up: Some(rate_up), light_time }
+    }
+
+    #[test]
+    fn a_lost_signal_is_noticed_in_three_seconds_and_two_round_trips() {
+        let of = |one_way_ms| idle_timeout(shape(2_000_000, 64_000, one_way_ms).rtt());
+        let rtt = |one_way_ms| shape(2_000_000, 64_000, one_way_ms).rtt();
+        for one_way_ms in [5, 20, 300, 1300] {
+            assert_eq!(of(one_way_ms), Duration::from_secs(3) + 2 * rtt(one_way_ms));
+        }
+        assert!(of(5) < Duration::from_millis(3_500));
     }
 
     #[test]

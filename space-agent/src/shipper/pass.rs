@@ -7,7 +7,7 @@ use perigee_shared::contact::Contact;
 use tokio::time::Instant;
 
 use super::gained::Gained;
-use super::session::Standing;
+use super::session::{Budget, Standing};
 use crate::contacts::LinkStatus;
 
 /// What is left on board.
@@ -61,7 +61,7 @@ impl Pass {
             began,
             opened: Instant::now(),
             planned_bytes: contact.volume(began).unwrap_or(0),
-            standing: Standing { budget: contact.byte_budget, ..Standing::default() },
+            standing: Standing { budget: contact.byte_budget.map(Budget::new), ..Standing::default() },
             gained: Gained::default(),
             connect: None,
             up_since: None,
@@ -122,7 +122,7 @@ impl Pass {
             PassState::Refused
         } else if is_cut {
             PassState::Cut
-        } else if self.standing.budget == Some(0) {
+        } else if self.standing.budget.is_some_and(Budget::is_spent) {
             PassState::BudgetSpent
         } else if by_plan {
             PassState::EndedByPlan
@@ -194,7 +194,7 @@ mod tests {
         p.standing.is_over = true;
         assert_eq!(ended(&p, 5, 9, 50), PassState::Closed);
         assert_eq!(ended(&p, 5, 9, 101), PassState::EndedByPlan);
-        p.standing.budget = Some(0);
+        p.standing.budget = Some(Budget::new(0));
         assert_eq!(ended(&p, 5, 9, 101), PassState::BudgetSpent);
         p.standing.is_refused = true;
         assert_eq!(ended(&p, 5, 9, 101), PassState::Refused, "no room");

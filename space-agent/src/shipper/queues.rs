@@ -196,12 +196,12 @@ impl Queues {
         }
     }
 
-    /// Takes out the segment that is to be begun now, and whether it goes before everything; `None` when none may be.
-    pub(super) fn next(&mut self) -> Option<(Header, bool)> {
+    /// Takes out the segment that is to be begun now, of lanes up to `last`, and whether it goes before everything; `None` when none may be.
+    pub(super) fn next(&mut self, last: Lane) -> Option<(Header, bool)> {
         let total = self.total();
         let owed = self.0.iter().filter(|(_, q)| q.is_owed(total)).map(|(lane, _)| *lane).next_back();
         let mut open = 0;
-        for (lane, queue) in &mut self.0 {
+        for (lane, queue) in self.0.range_mut(..=last) {
             open += queue.writing.len();
             let waits_for_another = owed.is_some_and(|owed| owed > *lane);
             let first = owed == Some(*lane) && queue.writing.values().all(|w| !w.first);
@@ -285,7 +285,7 @@ mod tests {
     /// Begins what may be begun.
     fn begin(queues: &mut Queues) -> Vec<(u8, u64)> {
         let mut out = Vec::new();
-        while let Some((header, first)) = queues.next() {
+        while let Some((header, first)) = queues.next(Lane(u8::MAX)) {
             out.push((header.id.lane.0, header.id.sequence));
             let bytes = header.payload_len;
             queues.begin(header, bytes, first);
@@ -323,7 +323,8 @@ mod tests {
             for n in [2, 1, 3] {
                 queues.put(header(ALARMS, n, 10), true);
             }
-            let sent: Vec<u64> = std::iter::from_fn(|| queues.next()).map(|(h, _)| h.id.sequence).collect();
+            let sent: Vec<u64> =
+                std::iter::from_fn(|| queues.next(Lane(u8::MAX))).map(|(h, _)| h.id.sequence).collect();
             assert_eq!(sent, expected, "{order:?}");
         }
     }
@@ -378,7 +379,7 @@ mod tests {
             while sent.values().sum::<u64>() < enough {
                 fill(&mut queues, &mut sequence, [(ALARMS, alarm_bytes), (Lane::BULK, bulk_bytes)]);
                 while in_quic.len() < 8
-                    && let Some((header, first)) = queues.next()
+                    && let Some((header, first)) = queues.next(Lane(u8::MAX))
                 {
                     let (id, bytes) = (header.id, header.payload_len);
                     in_quic.insert((!first, id), bytes);

@@ -76,11 +76,47 @@ pub(super) enum Action {
     Finished,
 }
 
+/// Segment bytes that may still be sent in a contact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Budget {
+    left: u64,
+    /// Of these, bytes that are kept for lanes more urgent than bulk: what they have may only come.
+    reserve: u64,
+}
+
+impl Budget {
+    /// A tenth of it is kept.
+    const KEPT: u64 = 10;
+
+    pub(super) const fn new(bytes: u64) -> Self {
+        Self { left: bytes, reserve: bytes / Self::KEPT }
+    }
+
+    /// Nothing more of bulk is sent.
+    pub(super) const fn is_spent(self) -> bool {
+        self.left <= self.reserve
+    }
+
+    /// What `lane` may have.
+    const fn of(self, lane: Lane) -> u64 {
+        if lane.0 < Lane::BULK.0 { self.left } else { self.left.saturating_sub(self.reserve) }
+    }
+
+    /// The last lane that may have something.
+    const fn last(self) -> Option<Lane> {
+        match self {
+            Self { left: 0, .. } => None,
+            _ if self.is_spent() => Some(Lane(Lane::BULK.0 - 1)),
+            _ => Some(Lane(u8::MAX)),
+        }
+    }
+}
+
 /// How far the sessions of a contact have come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Standing {
     /// Segment bytes that may still be sent; `None`: any number.
-    pub(super) budget: Option<u64>,
+    pub(super) budget: Option<Budget>,
     /// Bytes that the ground has gained.
     pub(super) held: u64,
     /// Every segment of the log is on the ground.
@@ -105,15 +141,18 @@ pub(super) struct Session {
     refused: bool,
     resent_once: BTreeSet<SegmentId>,
     recoded: BTreeSet<SegmentId>,
-    budget: Option<u64>,
+    budget: Option<Budget>,
     gained: Gained,
 }
 
 impl Session {
-    pub(super) fn new(hello: Hello, budget: Option<u64>, gained: Gained, lanes: &Lanes) -> Self {
+    pub(super) fn new(hello: Hello, budget: Option<Budget>, gained: Gained, lanes: &Lanes) -> Self {
         let on_board = hello.epochs.last().into_iter().flat_map(|e| &e.lanes);
         let on_board = on_board.filter_map(|l| u8::try_from(l.lane).ok()).map(Lane);
         let queues = Queues::new(on_board, lanes);
+        // Nobody needs a reserve where everything is bulk.
+        let has_urgent = lanes.rules.lanes().any(|lane| lane < Lane::BULK);
+        let budget = budget.map(|b| Budget { reserve: if has_urgent { b.reserve } else { 0 }, ..b });
         Self {
             hello,
             resumed: false,
@@ -324,8 +363,8 @@ impl Session {
         if self.ending || self.refused {
             return;
         }
-        while self.budget != Some(0)
-            && let Some((header, first)) = self.queues.next()
+        while let Some(last) = self.budget.map_or(Some(Lane(u8::MAX)), Budget::last)
+            && let Some((header, first)) = self.queues.next(last)
         {
             let held = self.partials.remove(&header.id).filter(|(hash, _)| *hash == header.hash);
             let held = held.map_or_else(RangeSet::default, |(_, held)| held);
@@ -337,7 +376,10 @@ impl Session {
             }
             if let Some(budget) = &mut self.budget {
                 // A part of a segment is worth sending: the next contact goes on behind it.
-                spend(budget, &mut ranges);
+                let mut may = budget.of(header.id.lane);
+                let before = may;
+                spend(&mut may, &mut ranges);
+                budget.left -= before - may;
             }
             let bytes = ranges.iter().map(|r| r.end - r.start).sum();
             self.queues.begin(header.clone(), bytes, first);
@@ -527,13 +569,35 @@ mod tests {
 
     #[test]
     fn a_byte_budget_ends_what_is_begun() {
-        let mut s = Session::new(Hello::default(), Some(1500), Gained::default(), &Lanes::default());
+        let mut s =
+            Session::new(Hello::default(), Some(Budget::new(1500)), Gained::default(), &Lanes::default());
         s.on_event(Event::Connected);
         let headers = (1..=4).map(|n| (header(n), true)).collect();
         let begun = written(&s.on_event(fetched(headers)));
         assert_eq!(begun.len(), 2);
         assert_eq!((begun[0].1.as_slice(), begun[1].1.first()), (WHOLE, Some(&(0..500))));
         assert!(written(&s.on_event(Event::Written(header(1).id))).is_empty());
+    }
+
+    #[test]
+    fn a_part_of_the_budget_is_kept_for_what_is_urgent() {
+        let alarms = br#"[[1, {"severity": "error"}]]"#;
+        let rules = crate::lanes::Rules::from_bytes(alarms).expect("rules").into();
+        let policies = [(Lane(1), crate::lanes::Policy::default())].into();
+        let lanes = Lanes { rules, policies, ..Lanes::default() };
+        let mut s = Session::new(Hello::default(), Some(Budget::new(2000)), Gained::default(), &lanes);
+        s.on_event(Event::Connected);
+        let begun = written(&s.on_event(fetched((1..=4).map(|n| (header(n), true)).collect())));
+        // Of 2,000 bytes bulk may have 1,800.
+        assert_eq!((begun.len(), begun[1].1.first()), (2, Some(&(0..800))));
+        s.on_event(Event::Written(header(1).id));
+        assert!(written(&s.on_event(Event::Written(header(2).id))).is_empty());
+        assert!(s.standing().budget.is_some_and(Budget::is_spent));
+        let mut alarm = header(1);
+        alarm.id.lane = Lane(1);
+        let found = ToShip { headers: vec![(alarm.clone(), true)], looked: RangeSet::default(), more: false };
+        let begun = written(&s.on_event(Event::Fetched { lane: Lane(1), found }));
+        assert_eq!((begun[0].0, begun[0].1.first()), (alarm.id.sequence, Some(&(0..200))));
     }
 
     fn holds(sequence: u64, held: Range<u64>) -> Event {
