@@ -23,7 +23,7 @@ pub(super) enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Issue a certificate.
+    /// Issue a certificate. One that is there is never replaced.
     Issue {
         /// What it is for.
         role: Role,
@@ -34,6 +34,9 @@ pub(super) enum Command {
         /// How long it is valid.
         #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36500))]
         days: u32,
+        /// A certificate signing request in PEM: its key stays where it was made.
+        #[arg(long, value_name = "FILE")]
+        csr: Option<PathBuf>,
     },
     /// Revoke a certificate by its serial number, or all of a satellite or a station.
     Revoke {
@@ -70,7 +73,11 @@ pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
                 directory.dir.display()
             ));
         }
-        Command::Issue { role, id, directory, days } => {
+        Command::Issue { role, id, directory, days, csr: Some(csr) } => {
+            let certificate = Pki::open(&directory.dir, &env)?.issue_to(role, &id, days, &csr)?;
+            say(&format!("{}\n", certificate.display()));
+        }
+        Command::Issue { role, id, directory, days, csr: None } => {
             let (certificate, key) = Pki::open(&directory.dir, &env)?.issue(role, &id, days)?;
             say(&format!("{}\n{}\n", certificate.display(), key.display()));
         }

@@ -16,8 +16,9 @@ use perigee_shared::env::Env;
 use perigee_shared::link::tls::is_valid_id;
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PublicKeyData, RevokedCertParams, SanType, SerialNumber,
 };
 
 use index::Index;
@@ -59,6 +60,19 @@ pub enum PkiError {
     /// There is something already.
     #[error("{0} exists; --force replaces it, and certificates issued from it become worthless")]
     Exists(PathBuf),
+    /// There is a key or a certificate of that name.
+    #[error("{0} exists and may be in use: nothing was issued; move it away first if it is not")]
+    InUse(PathBuf),
+    /// A request for somebody else.
+    #[error("{path}: the request is for {asked}, not for {id}")]
+    OtherId {
+        /// The request.
+        path: PathBuf,
+        /// Whom it names.
+        asked: String,
+        /// Whom it is to be issued to.
+        id: String,
+    },
     /// Nothing of that name was issued.
     #[error("no valid certificate of {0} was issued here; `pki list` shows what was")]
     Unknown(String),
@@ -129,7 +143,59 @@ impl Pki {
         if !is_valid_id(id) {
             return Err(PkiError::Id(id.to_owned()));
         }
+        let key_path = self.free(&format!("{role}-{id}.key"))?;
+        self.free(&format!("{role}-{id}.crt"))?;
         let key = KeyPair::generate()?;
+        let certificate_path = self.sign(role, id, days, &key)?;
+        let name = key_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok((certificate_path, self.write(&name, &key.serialize_pem(), true)?))
+    }
+
+    /// Issues a certificate for the key that the request in `csr` is signed with: it never leaves the machine where it was made.
+    pub fn issue_to(&mut self, role: Role, id: &str, days: u32, csr: &Path) -> Result<PathBuf, PkiError> {
+        if !is_valid_id(id) {
+            return Err(PkiError::Id(id.to_owned()));
+        }
+        let pem = fs::read_to_string(csr).map_err(|e| failed(csr, &e))?;
+        let request = CertificateSigningRequestParams::from_pem(&pem).map_err(|e| PkiError::File {
+            path: csr.to_owned(),
+            why: format!("is not a certificate signing request in PEM, or not signed with its own key: {e}"),
+        })?;
+        let uri = format!("spiffe://{}/{role}/{id}", self.index.domain);
+        for name in &request.params.subject_alt_names {
+            let asked = match name {
+                SanType::URI(asked) if asked.as_str() != uri => asked.as_str(),
+                SanType::DnsName(asked) if asked.as_str() != id => asked.as_str(),
+                _ => continue,
+            };
+            return Err(PkiError::OtherId {
+                path: csr.to_owned(),
+                asked: asked.to_owned(),
+                id: id.to_owned(),
+            });
+        }
+        if let Some(DnValue::Utf8String(asked)) = request.params.distinguished_name.get(&DnType::CommonName)
+            && asked != id
+        {
+            return Err(PkiError::OtherId { path: csr.to_owned(), asked: asked.clone(), id: id.to_owned() });
+        }
+        self.free(&format!("{role}-{id}.crt"))?;
+        self.sign(role, id, days, &request.public_key)
+    }
+
+    /// A name that no file has.
+    fn free(&self, name: &str) -> Result<PathBuf, PkiError> {
+        let path = self.directory.join(name);
+        if path.exists() { Err(PkiError::InUse(path)) } else { Ok(path) }
+    }
+
+    fn sign(
+        &mut self,
+        role: Role,
+        id: &str,
+        days: u32,
+        key: &impl PublicKeyData,
+    ) -> Result<PathBuf, PkiError> {
         let mut params = CertificateParams::default();
         let uri = format!("spiffe://{}/{role}/{id}", self.index.domain);
         params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(uri)?)];
@@ -149,8 +215,7 @@ impl Pki {
         (params.not_before, params.not_after) = (date!(begin), date!(end));
         let serial = self.serial();
         params.serial_number = Some(SerialNumber::from_slice(&serial));
-        let certificate = params.signed_by(&key, &self.issuer(role)?)?;
-        let key_path = self.write(&format!("{role}-{id}.key"), &key.serialize_pem(), true)?;
+        let certificate = params.signed_by(key, &self.issuer(role)?)?;
         let certificate_path = self.write(&format!("{role}-{id}.crt"), &certificate.pem(), false)?;
         self.index.issued.push(Issued {
             serial: hex(&serial),
@@ -160,7 +225,7 @@ impl Pki {
             revoked_unix: None,
         });
         self.save()?;
-        Ok((certificate_path, key_path))
+        Ok(certificate_path)
     }
 
     /// Revokes every certificate of a satellite or a station; returns their serial numbers.
@@ -432,10 +497,61 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_there_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pki = Pki::init(dir.path(), "example.org", false, &Env::production()).unwrap();
+        let (certificate, key) = pki.issue(Role::Satellite, "sat-1", 30).unwrap();
+        let before = (fs::read(&certificate).unwrap(), fs::read(&key).unwrap());
+        for gone in [None, Some(&certificate)] {
+            gone.into_iter().for_each(|file| fs::rename(file, dir.path().join("old")).unwrap());
+            let error = pki.issue(Role::Satellite, "sat-1", 30).unwrap_err();
+            assert!(error.to_string().contains("exists and may be in use"), "{error}");
+        }
+        assert_eq!((fs::read(dir.path().join("old")).unwrap(), fs::read(&key).unwrap()), before);
+        assert_eq!(pki.issued().len(), 1);
+    }
+
+    #[test]
+    fn a_request_is_signed_and_its_key_stays_where_it_was_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pki = Pki::init(dir.path(), "example.org", false, &Env::production()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let request = |name: &str, san: Option<&str>| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.subject_alt_names =
+                san.into_iter().map(|uri| SanType::URI(Ia5String::try_from(uri).unwrap())).collect();
+            let path = dir.path().join("request");
+            fs::write(&path, params.serialize_request(&key).unwrap().pem().unwrap()).unwrap();
+            path
+        };
+        for (name, san) in [("sat-2", None), ("sat-1", Some("spiffe://example.org/satellite/sat-2"))] {
+            let error = pki.issue_to(Role::Satellite, "sat-1", 30, &request(name, san)).unwrap_err();
+            assert!(matches!(&error, PkiError::OtherId { asked, .. } if asked.contains("sat-2")), "{error}");
+        }
+        fs::write(dir.path().join("junk"), "junk").unwrap();
+        let error = pki.issue_to(Role::Satellite, "sat-1", 30, &dir.path().join("junk")).unwrap_err();
+        assert!(error.to_string().contains("signing request"), "{error}");
+        assert!(pki.issued().is_empty());
+
+        let asked = request("sat-1", Some("spiffe://example.org/satellite/sat-1"));
+        let certificate = pki.issue_to(Role::Satellite, "sat-1", 30, &asked).unwrap();
+        let own = dir.path().join("own.key");
+        fs::write(&own, key.serialize_pem()).unwrap();
+        let credentials = Credentials::load(&certificate, &own).unwrap();
+        let identity = credentials.identity().unwrap();
+        assert_eq!((identity.id.as_str(), pki.issued().len()), ("sat-1", 1));
+        assert!(!dir.path().join("satellite-sat-1.key").exists());
+    }
+
+    #[test]
     fn a_revoked_certificate_is_listed_once() {
         let dir = tempfile::tempdir().unwrap();
         let mut pki = Pki::init(dir.path(), "example.org", false, &Env::production()).unwrap();
-        pki.issue(Role::Satellite, "sat-1", 30).unwrap();
+        let (certificate, key) = pki.issue(Role::Satellite, "sat-1", 30).unwrap();
+        fs::remove_file(certificate).unwrap();
+        fs::remove_file(key).unwrap();
         pki.issue(Role::Satellite, "sat-1", 30).unwrap();
         let serial = pki.issued()[0].serial.clone();
         assert_eq!(pki.revoke_serial(&serial).unwrap(), std::slice::from_ref(&serial));

@@ -76,6 +76,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn prop_each_lane_behind_keeps_a_tenth_and_the_first_has_half(
             lanes in prop::collection::btree_map(any::<u8>(), 1..=8192u64, 2..10),
