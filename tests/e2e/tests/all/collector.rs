@@ -112,7 +112,8 @@ async fn a_larger_file_runs_and_data_arrives_also_after_a_crash() {
     let answer = http1(&target, Method::OPTIONS, "/v1/logs", &asks, Bytes::new()).await.unwrap();
     assert_eq!(answer.header("access-control-allow-origin"), "https://app.example.com", "{answer:?}");
     run.process.kill().await;
-    run.start(run.grpc).await;
+    // It is bound last.
+    run.start(run.health).await;
     assert!(get(&Target::Tcp(run.health), "/").await.contains("ok"));
     assert!(get(&Target::Tcp(run.metrics), "/metrics").await.contains("otelcol_receiver_accepted_spans"));
     backend.start().await;
