@@ -1,4 +1,4 @@
-//! The batcher: decides when what waits in the journal becomes a segment, and makes it one ([`crate::sizing`] says how large).
+//! The batcher: decides when what waits in the journal becomes a segment, and makes it one (`sizing.rs` says how large).
 //!
 //! Each lane is sealed by itself, the most urgent first; one that was just sealed lets another go before it, so that alarms without
 //! end do not keep bulk in the journal. A full batch is always sealed. The rest is sealed when it is older than
