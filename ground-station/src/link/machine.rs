@@ -303,7 +303,10 @@ impl Machine {
     }
 
     fn resume(&mut self, answer: Answer) -> Vec<Action> {
-        assert!(self.phase == Phase::Asked, "the ledger answers once");
+        // The station may have said Goodbye meanwhile.
+        if self.phase != Phase::Asked {
+            return Vec::new();
+        }
         self.phase = Phase::Resumed;
         let resume = link::Resume {
             software: concat!("ground-station ", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -273,3 +273,11 @@ async fn a_message_that_names_too_much_closes_its_link_before_anything_is_looked
     let opened = m.on_event(now, Event::Opened(99, open(99, 1 << 20, &most)));
     assert!(matches!(opened.as_slice(), [Action::Close(Close::Protocol, _)]));
 }
+
+#[test]
+fn a_station_that_ends_while_the_ledger_is_asked_says_goodbye_and_no_resume() {
+    let (mut machine, now) = (machine(), Instant::now());
+    machine.on_event(now, hello());
+    assert!(matches!(machine.on_event(now, Event::Shutdown).as_slice(), [Action::Send(_)]));
+    assert!(machine.on_event(now, Event::Ledger(Answer::default())).is_empty());
+}
