@@ -30,6 +30,10 @@ pub enum Encoding {
 }
 
 impl Encoding {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Identity, Self::Gzip, Self::Zstd, Self::Deflate, Self::Snappy, Self::Lz4];
+
     /// The encoding with this name, in letters of either case, in `Content-Encoding` or `grpc-encoding`.
     pub fn from_name(name: &str) -> Option<Self> {
         const NAMES: [(&str, Encoding); 10] = [
@@ -219,15 +223,6 @@ mod tests {
         }
     }
 
-    const ALL: [Encoding; 6] = [
-        Encoding::Identity,
-        Encoding::Gzip,
-        Encoding::Zstd,
-        Encoding::Deflate,
-        Encoding::Snappy,
-        Encoding::Lz4,
-    ];
-
     #[test]
     fn snappy_is_taken_as_a_block_and_as_a_stream() {
         let data = vec![7; 200_000];
@@ -245,7 +240,7 @@ mod tests {
     #[test]
     fn what_fits_comes_back() {
         let data: Vec<u8> = (0..100_000u32).flat_map(|n| (n % 251).to_le_bytes()).collect();
-        for encoding in ALL {
+        for encoding in Encoding::ALL {
             let out = decompress_capped(encoding, &packed(encoding, &data), data.len()).unwrap();
             assert!(out == data, "{encoding:?}");
             assert!(decompress_capped(encoding, &packed(encoding, &[]), 0).unwrap().is_empty());
@@ -262,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_bomb_stops_at_the_limit_and_never_grows_beyond_it() {
-        for encoding in ALL {
+        for encoding in Encoding::ALL {
             let bomb = packed(encoding, &vec![0; 8 << 20]);
             let mut most = 0;
             let result = decompress::<DecompressError>(encoding, &bomb, 1 << 20, |n| {

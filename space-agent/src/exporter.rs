@@ -189,23 +189,13 @@ impl Exporter {
     ) -> Result<Delivered, Stopped> {
         let label = ExporterLabel::new(&self.name);
         let (counters, name) = (&self.counters, &self.name);
-        let tell = |event: Event<'_>| match event {
-            Event::Sent { items, rejected, .. } => counters.sent(&label, signal, items, rejected),
-            Event::Refused { items } => counters.send_failed(&label, signal, items),
-            Event::Retry { wait, reason, .. } => {
-                counters.retried(&label);
-                tracing::warn!(exporter = name, %signal, reason, ?wait, "not sent; trying again");
-            }
-            Event::Kept { time, reason } => tracing::error!(
-                event.name = "perigee.exporter.kept",
-                exporter = name,
-                %signal,
-                reason,
-                minutes = time.as_secs() / 60,
-                "a request cannot be sent: look at its backend; the log keeps everything"
-            ),
-            Event::Back { after } => {
-                tracing::info!(exporter = name, %signal, ?after, "the backend answers again");
+        let tell = |event: Event<'_>| {
+            event.log(name, signal, "log");
+            match event {
+                Event::Sent { items, rejected, .. } => counters.sent(&label, signal, items, rejected),
+                Event::Refused { items } => counters.send_failed(&label, signal, items),
+                Event::Retry { .. } => counters.retried(&label),
+                Event::Kept { .. } | Event::Back { .. } => {}
             }
         };
         self.sender.send(signal, body, items, shutdown, tell).await

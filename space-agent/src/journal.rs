@@ -61,13 +61,28 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// Whether `request` may not be held though commits are.
     fn is_urgent(&self, request: &Accepted) -> bool {
-        !self.rules.is_empty()
-            && self
-                .rules
-                .shares(request.signal, &request.body, request.walked.items)
-                .iter()
-                .any(|share| share.lane < Lane::BULK && share.items > 0)
+        if self.interval.is_zero() || self.rules.is_empty() {
+            return false;
+        }
+        let shares = self.rules.shares(request.signal, &request.body, request.walked.items);
+        shares.iter().any(|share| share.lane < Lane::BULK && share.items > 0)
+    }
+}
+
+/// A commit that is being collected.
+struct Gathering {
+    entries: Vec<Entry>,
+    bytes: usize,
+    urgent: bool,
+}
+
+impl Gathering {
+    fn add(&mut self, entry: Entry, pace: &Pace) {
+        self.bytes += entry.accepted.body.len();
+        self.urgent |= pace.is_urgent(&entry.accepted);
+        self.entries.push(entry);
     }
 }
 
@@ -161,22 +176,18 @@ impl Committer {
     /// Collects a commit: everything that comes while it is held.
     async fn gather(&mut self, first: Entry) -> Vec<Entry> {
         let held = !self.pace.interval.is_zero();
-        let mut bytes = first.accepted.body.len();
-        let mut urgent = held && self.pace.is_urgent(&first.accepted);
-        let mut group = Vec::with_capacity(self.expected);
-        group.push(first);
+        let mut group = Gathering { entries: Vec::with_capacity(self.expected), bytes: 0, urgent: false };
+        group.add(first, &self.pace);
         let mut over = pin!(tokio::time::sleep(if held { self.pace.interval } else { MOMENT }));
         // Tasks that are ready to run may have a request each.
         tokio::task::yield_now().await;
         loop {
-            while bytes < MAX_COMMIT
+            while group.bytes < MAX_COMMIT
                 && let Ok(entry) = self.entries.try_recv()
             {
-                bytes += entry.accepted.body.len();
-                urgent |= held && self.pace.is_urgent(&entry.accepted);
-                group.push(entry);
+                group.add(entry, &self.pace);
             }
-            if urgent || bytes >= LARGE || !held && group.len() >= self.expected {
+            if group.urgent || group.bytes >= LARGE || !held && group.entries.len() >= self.expected {
                 break;
             }
             let entry = tokio::select! {
@@ -185,11 +196,9 @@ impl Committer {
                 () = &mut over => None,
             };
             let Some(entry) = entry else { break };
-            bytes += entry.accepted.body.len();
-            urgent |= held && self.pace.is_urgent(&entry.accepted);
-            group.push(entry);
+            group.add(entry, &self.pace);
         }
-        group
+        group.entries
     }
 
     async fn commit(&mut self) {

@@ -87,19 +87,8 @@ fn note(name: &Arc<str>, metrics: &Metrics, signal: Signal, event: Event<'_>) {
             }
             metrics.sent(name, signal, items, rejected);
         }
-        Event::Kept { time, reason } => tracing::error!(
-            event.name = "perigee.exporter.kept",
-            exporter = %name,
-            %signal,
-            reason,
-            minutes = time.as_secs() / 60,
-            "a request cannot be sent: look at its backend; the spool keeps everything"
-        ),
-        Event::Back { after } => {
-            tracing::info!(exporter = %name, %signal, ?after, "the backend answers again");
-        }
         Event::Refused { items } => metrics.send_failed(name, signal, items),
-        Event::Retry { wait, reason, misconfigured } => {
+        Event::Retry { reason, misconfigured, .. } => {
             if misconfigured {
                 tracing::error!(
                     event.name = "perigee.exporter.misconfigured",
@@ -111,7 +100,8 @@ fn note(name: &Arc<str>, metrics: &Metrics, signal: Signal, event: Event<'_>) {
                 );
             }
             metrics.retried(name);
-            tracing::warn!(exporter = %name, %signal, reason, ?wait, "not sent; trying again");
         }
+        Event::Kept { .. } | Event::Back { .. } => {}
     }
+    event.log(name, signal, "spool");
 }

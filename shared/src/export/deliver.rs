@@ -16,7 +16,7 @@ use crate::signal::Signal;
 /// How often a part of a request is kept and sent again whose pieces are all refused, and perhaps for the backend's own reasons.
 const KEPT_PARTS: u32 = 3;
 
-/// A request that is sent again for so long is told, and then as often.
+/// When one request has been sent again for this long, that is reported, and once more each time it has gone on for as long.
 const KEPT: Duration = Duration::from_secs(600);
 
 /// How long a request that is on its way may take when the program ends.
@@ -130,6 +130,29 @@ pub enum Event<'a> {
         /// How long it did not.
         after: Duration,
     },
+}
+
+impl Event<'_> {
+    /// Says how it goes with the backend of `exporter`; `store` is what keeps everything meanwhile.
+    pub fn log(&self, exporter: &str, signal: Signal, store: &str) {
+        match self {
+            Self::Retry { wait, reason, .. } => {
+                tracing::warn!(exporter, %signal, reason, ?wait, "not sent; trying again");
+            }
+            Self::Kept { time, reason } => tracing::error!(
+                event.name = "perigee.exporter.kept",
+                exporter,
+                %signal,
+                reason,
+                minutes = time.as_secs() / 60,
+                "a request cannot be sent: look at its backend; the {store} keeps everything"
+            ),
+            Self::Back { after } => {
+                tracing::info!(exporter, %signal, ?after, "the backend answers again");
+            }
+            Self::Sent { .. } | Self::Refused { .. } => {}
+        }
+    }
 }
 
 /// The last word of a backend on one request.

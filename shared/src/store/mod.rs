@@ -478,7 +478,7 @@ pub fn guarded<R, E: From<StoreError>>(work: impl FnOnce() -> Result<R, E>) -> R
 }
 
 /// The path with something added to its last name.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut out = path.to_owned();
     out.as_mut_os_string().push(suffix);
     out

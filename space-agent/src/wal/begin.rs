@@ -448,15 +448,22 @@ impl Found {
             "the latest commit is not whole and the one before took its place; after a power cut in mid-commit nothing is lost by \
              that, after damage to the medium something may be: it is reported as unknown"
         );
-        let drop =
-            drops::of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
-        drops::insert(
-            txn,
-            self.life.epoch,
-            &link::Drop { id: tally.next_drop, counts_unknown: true, ..drop },
-            &[],
-        )?;
-        tally.next_drop += 1;
+        self.record_gone(txn, (Counts::ZERO, true), tally, now)
+    }
+
+    /// Records what is gone of groups, of lanes that nobody knows; `unknown`: there may be more.
+    fn record_gone(
+        &self,
+        txn: &WriteTransaction,
+        (items, unknown): (Counts, bool),
+        tally: &mut Tally,
+        now: u64,
+    ) -> Result<(), StoreError> {
+        let drop = drops::of_unsealed(DropReason::Corruption, Lane::BULK, items, TimeRange::EMPTY, now);
+        let drop = link::Drop { id: tally.next_drop, counts_unknown: unknown, ..drop };
+        drops::insert(txn, self.life.epoch, &drop, &[])?;
+        tally.drop(DropReason::Corruption, items);
+        (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
         tally.store(txn)
     }
 
@@ -494,13 +501,8 @@ impl Found {
             );
             // Its number is not given again, or it would be reported at each start.
             next = next.max(torn.map_or(0, |number| number + 1));
-            let drop = drops::of_unsealed(DropReason::Corruption, Lane::BULK, lost, TimeRange::EMPTY, now);
-            let drop = link::Drop { id: tally.next_drop, counts_unknown: unknown, ..drop };
-            drops::insert(txn, self.life.epoch, &drop, &[])?;
             tally.accepted = accepted;
-            tally.drop(DropReason::Corruption, lost);
-            (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
-            tally.store(txn)?;
+            self.record_gone(txn, (lost, unknown), tally, now)?;
         }
         if next > first {
             set_numbers(txn, &[(META_NEXT_GROUP, next)])?;

@@ -21,9 +21,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use perigee_shared::env::{Env, StoreFile};
-use perigee_shared::store::StoreError;
+use perigee_shared::store::{StoreError, beside};
 
-use super::group::verify;
+use super::group::{first_bytes, verify};
 use super::{Wal, WalConfig};
 
 /// Groups of a commit that goes into the front. A larger one costs redb little more than its own bytes.
@@ -60,16 +60,10 @@ fn path(config: &WalConfig) -> PathBuf {
     config.directory.join("journal.front")
 }
 
-fn checksum(bytes: &[u8]) -> [u8; 8] {
-    let mut out = [0; 8];
-    out.copy_from_slice(&blake3::hash(bytes).as_bytes()[..8]);
-    out
-}
-
 /// A frame's header in `page`: epoch, number and length.
 fn header(page: &[u8]) -> Option<(u64, u64, usize)> {
     let (head, sum) = page.get(..HEADER)?.split_at(HEADER - 8);
-    if head[..8] != MARK || checksum(head) != sum {
+    if head[..8] != MARK || first_bytes(blake3::hash(head)) != sum {
         return None;
     }
     let number = |at: usize| head[at..at + 8].try_into().map(u64::from_le_bytes).ok();
@@ -140,12 +134,6 @@ pub(super) fn replace(env: &Env, config: &WalConfig) {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut out = path.to_owned();
-    out.as_mut_os_string().push(suffix);
-    out
-}
-
 /// The file, open for appending.
 pub(super) struct Front {
     file: Box<dyn StoreFile>,
@@ -187,7 +175,7 @@ impl Front {
             for n in [epoch, number, group.len() as u64] {
                 frame.extend_from_slice(&n.to_le_bytes());
             }
-            frame.extend_from_slice(&checksum(frame));
+            frame.extend_from_slice(&first_bytes(blake3::hash(frame)));
             frame.extend_from_slice(group);
             frame.resize(frame.len().next_multiple_of(PAGE), 0);
             if self.at + frame.len() > LENGTH {

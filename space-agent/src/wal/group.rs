@@ -119,8 +119,13 @@ impl GroupHeader {
 fn checksum(number: u64, checked: &[u8]) -> [u8; 8] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&number.to_le_bytes()).update(checked);
+    first_bytes(hasher.finalize())
+}
+
+/// What is kept of a hash as a checksum.
+pub(super) fn first_bytes(hash: blake3::Hash) -> [u8; 8] {
     let mut out = [0; 8];
-    out.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    out.copy_from_slice(&hash.as_bytes()[..8]);
     out
 }
 

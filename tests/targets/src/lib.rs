@@ -88,21 +88,13 @@ pub fn transcoded(input: &[u8]) -> Good {
 
 /// A compressed body, behind a byte that says how: memory never exceeds what was asked for.
 pub fn decompressed(input: &[u8]) -> Good {
-    const ALL: [Encoding; 6] = [
-        Encoding::Identity,
-        Encoding::Gzip,
-        Encoding::Zstd,
-        Encoding::Deflate,
-        Encoding::Snappy,
-        Encoding::Lz4,
-    ];
     let Some((first, source)) = input.split_first() else { return false };
     let mut asked = 0;
     let grow = |bytes: usize| {
         asked = bytes;
         Ok::<_, DecompressError>(())
     };
-    let out = decompress(ALL[*first as usize % ALL.len()], source, MOST, grow);
+    let out = decompress(Encoding::ALL[*first as usize % Encoding::ALL.len()], source, MOST, grow);
     assert!(asked <= MOST + 1, "{asked} bytes were asked for");
     out.is_ok_and(|out| {
         assert!(out.len() <= MOST.min(asked));
