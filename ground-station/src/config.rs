@@ -320,6 +320,7 @@ impl Config {
             let message = "must be more than 0; for no scrub set storage.scrub.interval to 0";
             wrong.push(Invalid::new("storage.scrub.rate", message));
         }
+        wrong.extend(self.service.telemetry.otlp.check("service.telemetry.otlp"));
         for (key, listener) in [
             ("extensions.health_check", &self.extensions.health_check),
             ("extensions.api", &self.extensions.api),

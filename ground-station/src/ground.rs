@@ -9,12 +9,13 @@ use hyper_util::service::TowerToHyperService;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
 use perigee_shared::serve::{self, BindError, Endpoint, Listener};
+use perigee_shared::telemetry::Captured;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ScrubConfig};
 use crate::console::Console;
-use crate::exporter::Exporter;
+use crate::exporter::{Exporter, Own};
 use crate::link::{Link, LinkError};
 use crate::spool::{Settings, SpoolError, Status, Store, scrub};
 use crate::telemetry::Metrics;
@@ -67,6 +68,7 @@ pub struct Ground {
     served: Vec<Served>,
     metrics: Metrics,
     scrub: ScrubConfig,
+    own: Option<Own>,
 }
 
 /// Why the program ended by itself.
@@ -81,8 +83,8 @@ pub enum Ended {
 }
 
 impl Ground {
-    /// Opens the spool and binds every address; must be called inside a tokio runtime.
-    pub async fn build(config: Config, env: &Env) -> Result<Self, StartError> {
+    /// Opens the spool and binds every address; must be called inside a tokio runtime. What `own` keeps is exported with the rest.
+    pub async fn build(config: Config, env: &Env, own: Option<Captured>) -> Result<Self, StartError> {
         config.validate()?;
         let config = Arc::new(config);
         // Certificates are read before the spool is touched.
@@ -101,8 +103,9 @@ impl Ground {
         let link = Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?;
         let console = Console::new(store.clone(), metrics.clone(), link.connected());
         let served = bind(&config, &console).await?;
-        let scrub = config.storage.scrub;
-        Ok(Self { store, link, exporters, served, metrics, scrub })
+        let (scrub, says) = (config.storage.scrub, config.service.telemetry.otlp);
+        let own = own.map(|own| Own::new((own, says), &config.link.station, console, env, &exporters));
+        Ok(Self { store, link, exporters, served, metrics, scrub, own })
     }
 
     /// The addresses that the link is bound to.
@@ -131,7 +134,7 @@ impl Ground {
     ///
     /// When it has ended by itself.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Ended> {
-        let Self { store, link, exporters, served, scrub, metrics } = self;
+        let Self { store, link, exporters, served, scrub, metrics, own } = self;
         let stop = shutdown.child_token();
         for address in link.addresses() {
             tracing::info!(%address, "the link listens (UDP)");
@@ -150,6 +153,9 @@ impl Ground {
         for exporter in exporters {
             let name = format!("exporter {}", exporter.name());
             work.keep_until(name, exporter, &stop, |exporter, stop| Box::pin(exporter.run(stop)));
+        }
+        if let Some(own) = own {
+            work.keep_until("own telemetry", own, &stop, |own, stop| Box::pin(own.run(stop)));
         }
         link.run(&work, &stop);
         work.keep_until("scrub", store.clone(), &stop, move |store, stop| {

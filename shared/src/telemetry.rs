@@ -1,4 +1,7 @@
-//! Logs, and the text format of metrics.
+//! Logs, the text format of metrics, and what a program says of itself as OTLP.
+
+mod capture;
+mod report;
 
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -8,7 +11,11 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+pub use self::capture::Captured;
+pub use self::report::Report;
+use crate::config::Invalid;
 use crate::serve::HttpConfig;
+use crate::units::Span;
 
 /// `service.telemetry`: what a program says of itself.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -18,6 +25,47 @@ pub struct TelemetryConfig {
     pub metrics: Option<HttpConfig>,
     /// Logs.
     pub logs: LogsConfig,
+    /// The same as OTLP, on the way that all data takes.
+    pub otlp: OwnConfig,
+}
+
+/// `service.telemetry.otlp`: metrics, warnings and alarms of the program itself, on the way that all data takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OwnConfig {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// How often metrics are sent.
+    pub interval: Span,
+    /// The least severity of log records that are sent.
+    pub logs: OwnLevel,
+}
+
+impl Default for OwnConfig {
+    fn default() -> Self {
+        Self { enabled: true, interval: Span::secs(300), logs: OwnLevel::Warn }
+    }
+}
+
+impl OwnConfig {
+    /// What cannot be used of it.
+    pub fn check(&self, key: &str) -> Option<Invalid> {
+        let short = self.interval < Span::secs(1);
+        short.then(|| Invalid::new(format!("{key}.interval"), "must be at least 1s"))
+    }
+}
+
+/// The least severity of own log records that are sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnLevel {
+    /// None is.
+    Off,
+    /// Alarms.
+    Error,
+    /// Warnings too.
+    #[default]
+    Warn,
 }
 
 /// `service.telemetry.logs`.
@@ -54,8 +102,11 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to stderr. `RUST_LOG` (`TARGET=LEVEL`, separated by commas) overrides the configured level.
-pub fn init_logs(config: &LogsConfig) {
+/// Starts logging to stderr. `RUST_LOG` (`TARGET=LEVEL`, separated by commas) overrides the configured level. What is to be sent as
+/// OTLP is kept from here on.
+pub fn init_logs(config: &TelemetryConfig) -> Option<Captured> {
+    let own = config.otlp.enabled.then(|| Captured::new(config.otlp.logs));
+    let config = &config.logs;
     let level = match config.level {
         Level::Error => tracing::Level::ERROR,
         Level::Warn => tracing::Level::WARN,
@@ -72,7 +123,8 @@ pub fn init_logs(config: &LogsConfig) {
         LogFormat::Json => lines.json().boxed(),
     };
     // A second call in one process keeps the first, as a program that runs two of us in one process wants it.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(own.clone()).try_init();
+    own
 }
 
 /// Registers who this is: `target_info`, as the Collector has it, and `perigee_build_info`.

@@ -11,8 +11,9 @@ use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::tls::{self, TlsError};
 use perigee_shared::serve::{self, BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService};
-use perigee_shared::signal::SignalSet;
+use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
+use perigee_shared::telemetry::Captured;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ use crate::journal::{Journal, Pace, Progress};
 use crate::lanes::Lanes;
 use crate::lifetimes;
 use crate::limiter::Limiter;
-use crate::receiver::{Intake, ReceiverError, Receivers};
+use crate::receiver::{Intake, Own, ReceiverError, Receivers};
 use crate::scrub;
 use crate::shipper::{Shipper, ShipperConfig, Trust};
 use crate::telemetry::{Metrics, ShipCounters};
@@ -200,6 +201,8 @@ pub struct Agent {
     metrics: Metrics,
     tasks: Supervisor,
     operators: Vec<Operator>,
+    /// What the agent has to say of itself, if it does.
+    own: Option<Captured>,
     contacts: (Contacts, ContactControl),
     current: watch::Receiver<Option<perigee_shared::contact::Contact>>,
     wanted: watch::Receiver<bool>,
@@ -207,12 +210,17 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Checks what the configuration names, opens the log and binds every listener.
-    pub async fn build(config: Config, env: Env) -> Result<(Self, Receivers), AgentError> {
+    /// Checks what the configuration names, opens the log and binds every listener. What `own` keeps is sent with the rest.
+    pub async fn build(
+        config: Config,
+        env: Env,
+        own: Option<Captured>,
+    ) -> Result<(Self, Receivers), AgentError> {
         Receivers::check(&config)?;
         let mut agent = Self::without_listeners(config, env)?;
         let receivers = Receivers::bind(&agent.config, &agent.env).await?;
         agent.operators = operators(&agent.config).await?;
+        agent.own = own;
         Ok((agent, receivers))
     }
 
@@ -240,6 +248,7 @@ impl Agent {
             metrics,
             tasks,
             operators: Vec::new(),
+            own: None,
             contacts,
             current,
             wanted,
@@ -272,6 +281,7 @@ impl Agent {
             metrics,
             tasks: back,
             operators,
+            own,
             contacts,
             current,
             wanted,
@@ -337,7 +347,7 @@ impl Agent {
             back.group(),
         ));
         let closed = metrics.receiver().closed().clone();
-        let control = Control {
+        let control = Arc::new(Control {
             env: env.clone(),
             clocks,
             wal: wal.clone(),
@@ -350,8 +360,18 @@ impl Agent {
             metrics,
             satellite,
             tasks: back.clone(),
-        };
-        spawn_operators(operators, control, &closed, &back, &stop);
+        });
+        spawn_operators(operators, &control, &closed, &back, &stop);
+        if let Some(own) = own {
+            let (says, counters) = ((own, config.service.telemetry.otlp), control.metrics.own());
+            let signals = Signal::ALL.into_iter().filter(|s| config.service.pipelines.get(*s).is_some());
+            let signals = signals.fold(SignalSet::default(), SignalSet::with);
+            let into = (&*intake, signals);
+            let own = Own::new(says, into, Arc::clone(&control), counters, config.storage.max_bytes.0);
+            back.keep_until("own telemetry", own, &stop, |own, stop| Box::pin(own.run(stop)));
+        }
+        // It has the log, which is closed in the end.
+        drop(control);
         tracing::info!("space-agent is ready");
         let lost = tokio::select! {
             biased;
@@ -418,14 +438,13 @@ async fn operators(config: &Config) -> Result<Vec<Operator>, AgentError> {
 /// Starts the endpoints for operators.
 fn spawn_operators(
     operators: Vec<Operator>,
-    control: Control,
+    control: &Arc<Control>,
     closed: &Closed,
     tasks: &Supervisor,
     stop: &CancellationToken,
 ) {
-    let control = Arc::new(control);
     for (name, endpoint, listener, router) in operators {
-        let router = serve::keep_out(router(Arc::clone(&control)), &endpoint);
+        let router = serve::keep_out(router(Arc::clone(control)), &endpoint);
         let service = TowerToHyperService::new(RouterService(router));
         serve::keep(tasks, name, listener, (Limits::default(), closed.clone()), service, stop.clone());
     }

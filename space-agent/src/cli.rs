@@ -208,10 +208,10 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
                 token.cancel();
             });
             let config = load(&arg.config)?;
-            perigee_shared::telemetry::init_logs(&config.service.telemetry.logs);
+            let own = perigee_shared::telemetry::init_logs(&config.service.telemetry);
             supervise::log_panics();
             config.warnings.iter().chain(&agent::dates(&config, &env)).for_each(Problem::warn);
-            let (agent, receivers) = Box::pin(Agent::build(config, env)).await.map_err(|e| match e {
+            let (agent, receivers) = Box::pin(Agent::build(config, env, own)).await.map_err(|e| match e {
                 e if e.is_configuration() => Failure::Config(e.to_string()),
                 other => Failure::Other(other.to_string()),
             })?;

@@ -58,6 +58,17 @@ pub struct Control {
     pub satellite: Option<String>,
 }
 
+impl Control {
+    /// All metrics as of now, as text.
+    pub async fn metrics_text(&self) -> String {
+        let summary = self.wal.call(|wal| wal.summary()).await.ok();
+        let sealed = *self.sealed.borrow();
+        // Its gauges are as of now.
+        self.clocks.now();
+        self.metrics.text(summary.as_ref(), sealed, &self.limiter, (self.env.memory)())
+    }
+}
+
 /// An error as JSON: `{"error": "..."}`.
 struct Refusal(StatusCode, String);
 
@@ -106,12 +117,7 @@ pub fn health_router(control: Arc<Control>) -> Router {
 }
 
 async fn metrics(State(c): Shared) -> Response {
-    let summary = c.wal.call(|wal| wal.summary()).await.ok();
-    let sealed = *c.sealed.borrow();
-    // Its gauges are as of now.
-    c.clocks.now();
-    let text = c.metrics.text(summary.as_ref(), sealed, &c.limiter, (c.env.memory)());
-    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response()
+    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], c.metrics_text().await).into_response()
 }
 
 async fn health(State(c): Shared) -> Response {

@@ -394,6 +394,32 @@ impl ClockGauges {
     }
 }
 
+/// What is sent of the agent itself.
+#[derive(Debug, Clone, Default)]
+pub struct OwnCounters {
+    /// Records that had no room.
+    pub lost: Counter,
+    /// Times that metrics were due and not sent.
+    pub put_off: Counter,
+}
+
+impl OwnCounters {
+    fn register(registry: &mut Registry) -> Self {
+        let c = Self::default();
+        registry.register(
+            "perigee_telemetry_lost_records",
+            "The agent's own log records that had no room before they could be sent",
+            c.lost.clone(),
+        );
+        registry.register(
+            "perigee_telemetry_put_off",
+            "Times that the agent's own metrics were due and not sent, for want of quota or memory",
+            c.put_off.clone(),
+        );
+        c
+    }
+}
+
 /// A drop's reason.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DropLabel {
@@ -421,6 +447,7 @@ pub struct Metrics {
     ship: Arc<ShipCounters>,
     scrub: ScrubCounters,
     clock: ClockGauges,
+    own: OwnCounters,
     ever_accepted: PerSignal,
     delivered: PerSignal,
     dropped: Family<DropLabel, Counter>,
@@ -453,6 +480,7 @@ impl Default for Metrics {
         let receiver = Arc::new(ReceiverCounters::register(r));
         let ship = Arc::new(ShipCounters::register(r));
         let (scrub, clock) = (ScrubCounters::register(r), ClockGauges::register(r));
+        let own = OwnCounters::register(r);
         let ever_accepted =
             PerSignal::register(r, "perigee_accepted", "Items ever accepted, restarts included");
         let delivered = PerSignal::register(r, "perigee_delivered", "Items that every consumer has passed");
@@ -517,6 +545,7 @@ impl Default for Metrics {
             ship,
             scrub,
             clock,
+            own,
             ever_accepted,
             delivered,
             dropped,
@@ -572,6 +601,11 @@ impl Metrics {
     /// For the scrub.
     pub fn scrub(&self) -> ScrubCounters {
         self.scrub.clone()
+    }
+
+    /// For what is sent of the agent itself.
+    pub fn own(&self) -> OwnCounters {
+        self.own.clone()
     }
 
     /// For what the agent knows of the time.

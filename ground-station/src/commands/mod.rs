@@ -93,10 +93,10 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
 
 async fn work(file: ConfigFile, env: &Env) -> anyhow::Result<ExitCode> {
     let config = Config::load(&file.config)?;
-    init_logs(&config.service.telemetry.logs);
+    let own = init_logs(&config.service.telemetry);
     supervise::log_panics();
     config.warnings.iter().chain(&dates(&config, env)).for_each(Problem::warn);
-    let ground = Ground::build(config, env).await?;
+    let ground = Ground::build(config, env, own).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     let termination = termination().context("cannot listen for SIGTERM and SIGINT")?;

@@ -127,6 +127,21 @@ impl Console {
         self.api().merge(own.with_state(self.clone()))
     }
 
+    /// All metrics as of now, as text.
+    pub async fn metrics_text(&self) -> Result<String, SpoolError> {
+        let (spool, accounts) = (self.store.overview().await?, self.store.accounting().await?);
+        let status = self.store.status().borrow().clone();
+        let satellites = Satellites {
+            accounts: &accounts,
+            standings: &self.store.standings().await?,
+            connected: &self.connected.satellites(),
+        };
+        let connections = self.connected.count();
+        Ok(self.metrics.render(&spool, &satellites, &status, connections, |registry| {
+            self.connected.clocks().register(registry);
+        }))
+    }
+
     /// `GET /metrics`
     pub fn metrics(&self) -> Router {
         Router::new().route("/metrics", get(metrics)).with_state(self.clone())
@@ -207,18 +222,7 @@ async fn columns(State(console): State<Console>, Query(Each { each }): Query<Eac
 }
 
 async fn metrics(State(console): State<Console>) -> Result<Response, Failed> {
-    let (spool, accounts) = (console.store.overview().await?, console.store.accounting().await?);
-    let status = console.store.status().borrow().clone();
-    let satellites = Satellites {
-        accounts: &accounts,
-        standings: &console.store.standings().await?,
-        connected: &console.connected.satellites(),
-    };
-    let connections = console.connected.count();
-    let text = console.metrics.render(&spool, &satellites, &status, connections, |registry| {
-        console.connected.clocks().register(registry);
-    });
-    Ok(([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response())
+    Ok(([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], console.metrics_text().await?).into_response())
 }
 
 async fn health(State(console): State<Console>) -> Response {

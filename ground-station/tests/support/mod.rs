@@ -95,7 +95,7 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(config: Config) -> Self {
-        let ground = Box::pin(Ground::build(config, &Env::production())).await.unwrap();
+        let ground = Box::pin(Ground::build(config, &Env::production(), None)).await.unwrap();
         let shutdown = CancellationToken::new();
         Self {
             address: ground.link_addresses()[0],

@@ -152,6 +152,7 @@ impl Config {
         ] {
             wrong.extend(http.and_then(|http| http.validate(key).err()));
         }
+        wrong.extend(self.service.telemetry.otlp.check("service.telemetry.otlp"));
         for (name, authenticator) in &self.extensions.authenticators {
             wrong.extend(authenticator.validate(&format!("extensions.{name}")).err());
         }

@@ -57,7 +57,8 @@ impl Agent {
                 "pipelines": {"traces": pipeline, "metrics": pipeline, "logs": pipeline},
                 "telemetry": {
                     "metrics": {"endpoint": format!("127.0.0.1:{metrics}")},
-
+                    // What arrives is what was sent.
+                    "otlp": {"enabled": false},
                 },
             },
         });

@@ -66,7 +66,8 @@ impl Ground {
                 },
                 "telemetry": {
                     "metrics": {"endpoint": format!("127.0.0.1:{metrics}")},
-
+                    // What arrives is what was sent.
+                    "otlp": {"enabled": false},
                 },
             },
         });

@@ -13,6 +13,7 @@ mod goodput;
 mod hostile;
 mod lanes;
 mod listeners;
+mod own;
 mod panics;
 mod passes;
 mod quarantine;
