@@ -83,7 +83,14 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum ContactCommand {
     /// The contact that is open and the next ones
-    List,
+    List {
+        /// Those that begin before this: a time such as 2026-12-01T12:00:00Z, or 3d from now
+        #[arg(long, value_name = "TIME", value_parser = parse_until)]
+        until: Option<u64>,
+        /// At most so many [default: 100, with --until all]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
     /// Open a contact now; it goes before the plan until it is closed or over
     Open {
         /// The station, as in link.stations
@@ -241,7 +248,7 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
         }
         Command::Contact { config: arg, command } => {
             let text = match command {
-                ContactCommand::List => contacts_text,
+                ContactCommand::List { .. } => contacts_text,
                 ContactCommand::Report => report_text,
                 ContactCommand::Open { .. } | ContactCommand::Close => pretty,
             };
@@ -311,9 +318,25 @@ async fn ask(config: &Config, method: Method, path: &str, body: Option<&Value>) 
     })
 }
 
+/// A time, or how long from now, in ns since the Unix epoch.
+fn parse_until(text: &str) -> Result<u64, String> {
+    match parse_duration(text) {
+        Ok(time) => Ok(Env::production().unix_nano().saturating_add(time.as_nanos() as u64)),
+        Err(_) => perigee_shared::contact::parse_time(text),
+    }
+}
+
 async fn contact(config: &Config, command: ContactCommand) -> Result<Value, Failure> {
     match command {
-        ContactCommand::List => ask(config, Method::GET, "/contact/list", None).await,
+        ContactCommand::List { until, limit } => {
+            let limit = limit.unwrap_or(if until.is_some() {
+                usize::MAX
+            } else {
+                crate::contacts::Asked::default().limit
+            });
+            let until = until.unwrap_or(u64::MAX);
+            ask(config, Method::GET, &format!("/contact/list?until={until}&limit={limit}"), None).await
+        }
         ContactCommand::Report => ask(config, Method::GET, "/contact/report", None).await,
         ContactCommand::Close => ask(config, Method::POST, "/contact/close", None).await,
         ContactCommand::Open { station, duration, rate_down, rate_up, byte_budget } => {

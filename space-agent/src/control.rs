@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::clock::Clocks;
-use crate::contacts::{ContactControl, LinkStatus, Planned};
+use crate::contacts::{Asked, ContactControl, LinkStatus, Planned};
 use crate::forecast;
 use crate::lanes::Lanes;
 use crate::limiter::Limiter;
@@ -193,7 +193,7 @@ async fn status(State(c): Shared) -> Answer {
     let (wal, known, abandoned) =
         c.wal.call(|wal| (wal.summary(), wal.custody().known(), wal.custody().abandoned())).await?;
     let planned = match &c.contacts {
-        Some(contacts) => Some(contacts.list().await?),
+        Some(contacts) => Some(contacts.list(Asked { limit: 1, ..Asked::default() }).await?),
         None => None,
     };
     let link = c.link.borrow().clone();
@@ -222,18 +222,17 @@ fn contacts(c: &Control) -> Result<&ContactControl, Refusal> {
         .ok_or_else(|| Refusal(StatusCode::CONFLICT, "no pipeline uses the exporter `link`".into()))
 }
 
-async fn contact_list(State(c): Shared) -> Result<Json<Planned>, Refusal> {
-    Ok(Json(contacts(&c)?.list().await?))
+async fn contact_list(State(c): Shared, Query(asked): Query<Asked>) -> Result<Json<Planned>, Refusal> {
+    Ok(Json(contacts(&c)?.list(asked).await?))
 }
 
 async fn contact_report(State(c): Shared) -> Answer {
-    let planned = contacts(&c)?.list().await?;
+    let planned = contacts(&c)?.ahead().await?;
     let (passes, store) = c
         .wal
         .call(|wal| Ok::<_, crate::wal::WalError>((wal.passes().latest(100)?, forecast::store(wal)?)))
         .await??;
-    let ahead: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
-    let ahead = forecast::forecast(planned.now, store, &ahead);
+    let ahead = forecast::forecast(planned.now, store, &planned.ahead);
     Ok(Json(json!({
         "passes": passes.iter().map(shown_pass).collect::<Vec<_>>(),
         "forecast": shown_forecast(&ahead),

@@ -48,8 +48,10 @@ pub(crate) fn recode_text(report: &Value) -> String {
 
 /// The planned contacts for people.
 pub(crate) fn contacts_text(planned: &Value) -> String {
-    let mut out =
-        format!("{:<6}{:<16}{:<22}{:>9}{:>14}{:>14}\n", "", "station", "AOS", "minutes", "Mbit/s", "volume");
+    let mut out = format!(
+        "{:<6}{:<16}{:<22}{:>9}{:>12}{:>12}{:>5}{:>9}\n",
+        "", "station", "AOS", "minutes", "Mbit/s", "volume", "max", "azimuth"
+    );
     let current = [&planned["current"]].into_iter().filter(|c| c.is_object()).map(|c| ("now", c));
     let upcoming = planned["upcoming"].as_array().into_iter().flatten().map(|c| ("", c));
     let mut any = false;
@@ -62,14 +64,19 @@ pub(crate) fn contacts_text(planned: &Value) -> String {
             contact["rate_down"].as_u64().map_or("-".to_owned(), |rate| format!("{:.3}", rate as f64 / 1e6));
         let _ = writeln!(
             out,
-            "{when:<6}{:<16}{:<22}{minutes:>9}{rate:>14}{:>14}",
+            "{when:<6}{:<16}{:<22}{minutes:>9}{rate:>12}{:>12}{:>5}{:>9}",
             text(&contact["station"]),
             time(&contact["start_unix_nano"]),
             size(&contact["volume_bytes"]),
+            number(&contact["max_elevation_degrees"], 1.0, ""),
+            azimuths(contact),
         );
     }
     if !any {
         out.push_str("nothing is planned\n");
+    }
+    if let Some(more) = planned["more"].as_u64().filter(|more| *more > 0) {
+        let _ = writeln!(out, "and {more} more: --limit N or --until TIME shows them");
     }
     if planned["probing"] == true {
         let why = planned["clock_doubt"].as_str().unwrap_or("there is no plan (any more)");
@@ -85,6 +92,13 @@ pub(crate) fn contacts_text(planned: &Value) -> String {
         let _ = writeln!(out, "warning: {}", text(warning));
     }
     out
+}
+
+/// From where to where a satellite goes over the sky, in degrees.
+fn azimuths(contact: &Value) -> String {
+    let degrees = |key: &str| contact[key].as_f64().map_or_else(|| "-".to_owned(), |d| format!("{d:.0}"));
+    let (aos, los) = (degrees("aos_azimuth_degrees"), degrees("los_azimuth_degrees"));
+    if aos == "-" { aos } else { format!("{aos}-{los}") }
 }
 
 /// A number with one digit behind the point, and its unit.

@@ -16,11 +16,11 @@ use std::time::Duration;
 use perigee_shared::config::ConfigError;
 use perigee_shared::contact::Contact;
 use perigee_shared::env::{Env, Placement};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch as channel};
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ContactSource, ContactStation, ContactsConfig, Fallback, ProbeConfig};
+pub use config::{ContactSource, ContactStation, ContactsConfig, Fallback, OrbitConfig, ProbeConfig};
 pub use status::{LinkState, LinkStatus};
 
 use crate::clock::{Clocks, Now};
@@ -47,13 +47,46 @@ impl Pass {
     }
 }
 
+/// A contact of which it is known when it ends and what it can carry, for forecasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// LOS, ns since the Unix epoch.
+    pub end: u64,
+    /// Bytes.
+    pub volume: u64,
+}
+
+/// Which contacts are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Asked {
+    /// Those that begin before this, ns since the Unix epoch.
+    pub until: u64,
+    /// At most so many.
+    pub limit: usize,
+    /// What all of the plan carries, too.
+    #[serde(skip)]
+    pub ahead: bool,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self { until: u64::MAX, limit: 100, ahead: false }
+    }
+}
+
 /// What is planned.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Planned {
     /// The contact that is open.
     pub current: Option<Pass>,
-    /// The next ones, at most a hundred.
+    /// The next ones, of those that were asked for.
     pub upcoming: Vec<Pass>,
+    /// How many of those that were asked for are not among them.
+    pub more: usize,
+    /// What all of the plan carries, the open contact first, where that was asked for.
+    #[serde(skip)]
+    pub ahead: Vec<Ahead>,
     /// `contacts.source`.
     pub source: &'static str,
     /// The first 8 bytes of the BLAKE3 hash of the file that is in force.
@@ -80,7 +113,7 @@ pub fn check(config: &ContactsConfig, stations: &[String], now: u64) -> Result<(
 enum Command {
     Open(Box<Contact>),
     Close(oneshot::Sender<bool>),
-    List(oneshot::Sender<Planned>),
+    List(Asked, oneshot::Sender<Planned>),
 }
 
 /// Opens, closes and lists contacts.
@@ -105,11 +138,16 @@ impl ContactControl {
         answer.await.map_err(|_| Ending)
     }
 
-    /// What is planned.
-    pub async fn list(&self) -> Result<Planned, Ending> {
+    /// What is planned, of the next contacts those that are asked for.
+    pub async fn list(&self, asked: Asked) -> Result<Planned, Ending> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Command::List(reply)).await.map_err(|_| Ending)?;
+        self.0.send(Command::List(asked, reply)).await.map_err(|_| Ending)?;
         answer.await.map_err(|_| Ending)
+    }
+
+    /// What is planned next, and what all of the plan carries.
+    pub async fn ahead(&self) -> Result<Planned, Ending> {
+        self.list(Asked { limit: 1, ahead: true, ..Asked::default() }).await
     }
 }
 
@@ -140,7 +178,7 @@ pub struct Contacts {
     /// `None`: nothing is tried that is not planned.
     probe: Option<Probe>,
     /// Who asked before the first passes were predicted.
-    asked: Vec<oneshot::Sender<Planned>>,
+    asked: Vec<(Asked, oneshot::Sender<Planned>)>,
     source: ContactSource,
 }
 
@@ -217,9 +255,9 @@ impl Contacts {
         if let Some(file) = &mut self.file {
             file.take(predicted);
         }
-        for reply in std::mem::take(&mut self.asked) {
+        for (asked, reply) in std::mem::take(&mut self.asked) {
             // Whoever asked may have gone away.
-            let _ = reply.send(self.planned());
+            let _ = reply.send(self.planned(asked));
         }
     }
 
@@ -331,23 +369,29 @@ impl Contacts {
                 // Whoever asked may have gone away.
                 let _ = reply.send(was_open);
             }
-            Command::List(reply) if self.is_awaited() => {
-                self.asked.push(reply);
+            Command::List(asked, reply) if self.is_awaited() => {
+                self.asked.push((asked, reply));
             }
-            Command::List(reply) => drop(reply.send(self.planned())),
+            Command::List(asked, reply) => drop(reply.send(self.planned(asked))),
         }
     }
 
-    fn planned(&mut self) -> Planned {
+    fn planned(&mut self, asked: Asked) -> Planned {
         let at = self.clocks.now();
         let now = at.unix_nano;
         let current = self.open_now(&at).map(|c| Pass::new(&c, now));
         let plan = self.file.as_ref().filter(|_| at.plan.is_some());
         let upcoming = plan.map_or(&[][..], |f| f.plan.upcoming(now));
         let warnings = plan.map(|f| f.warnings(now)).unwrap_or_default();
+        let ahead = current.iter().map(|pass| &pass.contact).chain(upcoming).filter(|_| asked.ahead);
+        let ahead =
+            ahead.filter_map(|c| Some(Ahead { end: c.end_unix_nano?, volume: c.volume(now)? })).collect();
+        let asked_for = &upcoming[..upcoming.partition_point(|c| c.start_unix_nano < asked.until)];
         Planned {
             current,
-            upcoming: upcoming.iter().take(100).map(|c| Pass::new(c, now)).collect(),
+            upcoming: asked_for.iter().take(asked.limit).map(|c| Pass::new(c, now)).collect(),
+            more: asked_for.len().saturating_sub(asked.limit),
+            ahead,
             source: self.source.name(),
             plan_hash: self.file.as_ref().and_then(|f| f.hash),
             probing: self.probe.is_some() && !self.is_planned(&at),

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::connect::ConnectError;
+use self::connect::{ConnectError, Up};
 use self::drive::DriveError;
 use self::pass::{Left, Pass};
 use self::said::Said;
@@ -206,14 +206,11 @@ impl Shipper {
 
     /// What Hello says beside the log: the latest passes, what waits, what is planned and expected, and how this process is.
     async fn outlook(&self) -> Result<Hello, ReportError> {
-        let planned = self.planner.list().await.ok();
+        let planned = self.planner.ahead().await.ok();
         let (passes, store) =
             self.wal.call(|wal| Ok::<_, WalError>((wal.passes().latest(REPORTS)?, store(wal)?))).await??;
         let plan = planned.as_ref().map(plan);
-        let forecast = planned.map(|planned| {
-            let all: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
-            forecast(planned.now, store, &all)
-        });
+        let forecast = planned.map(|planned| forecast(planned.now, store, &planned.ahead));
         let agent = AgentState {
             configuration: self.config.configuration,
             resident_bytes: (self.env.memory)().unwrap_or(0),
@@ -238,18 +235,19 @@ impl Shipper {
         let mut over = std::pin::pin!(self.over(contact.clone(), shutdown.clone()));
         loop {
             self.set_state(LinkState::Connecting, Some(&station));
+            if let Some(planned) = self.planned(&pass.contact) {
+                pass.replan(&planned);
+            }
             let error = match self.connect(&mut pass, &address, over.as_mut()).await {
                 None => break,
-                Some(Ok((endpoint, connection))) => {
-                    match self.serve(&mut pass, &endpoint, &connection, over.as_mut()).await {
-                        Ok(drive::Ended::ContactOver) => break,
-                        Ok(drive::Ended::Again) => continue,
-                        Err(error) => {
-                            pass.is_refused = error.is_refusal();
-                            error.to_string()
-                        }
+                Some(Ok(up)) => match self.serve(&mut pass, &up, over.as_mut()).await {
+                    Ok(drive::Ended::ContactOver) => break,
+                    Ok(drive::Ended::Again) => continue,
+                    Err(error) => {
+                        pass.is_refused = error.is_refusal();
+                        error.to_string()
                     }
-                }
+                },
                 Some(Err(error)) => {
                     pass.is_refused = matches!(error, ConnectError::Refused(_));
                     error.to_string()
@@ -272,7 +270,7 @@ impl Shipper {
         pass: &mut Pass,
         address: &str,
         mut over: Pin<&mut (impl Future<Output = ()> + Send)>,
-    ) -> Option<Result<(quinn::Endpoint, quinn::Connection), ConnectError>> {
+    ) -> Option<Result<Up, ConnectError>> {
         let (station, shape) = (&pass.contact.station, pass.contact.shape());
         let client = self.config.trust.client(&self.counters).clone();
         let (env, counters) = (self.env.clone(), Arc::clone(&self.counters));
@@ -296,24 +294,29 @@ impl Shipper {
     async fn serve(
         &mut self,
         pass: &mut Pass,
-        endpoint: &quinn::Endpoint,
-        connection: &quinn::Connection,
+        up: &Up,
         over: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<drive::Ended, DriveError> {
         self.counters.connections.inc();
         self.set_state(LinkState::Up, Some(&pass.contact.station));
         tracing::info!(station = pass.contact.station, "connected");
-        self.accepted(connection).await;
+        self.accepted(&up.connection).await;
         pass.up();
-        let ended = drive::drive(self, pass, connection, over).await;
-        let stats = connection.stats();
+        let ended = drive::drive(self, pass, up, over).await;
+        let stats = up.connection.stats();
         pass.measure(&stats.path);
         pass.down();
         self.counters.udp_sent_bytes.inc_by(stats.udp_tx.bytes);
         self.counters.udp_received_bytes.inc_by(stats.udp_rx.bytes);
         self.counters.lost_bytes.inc_by(stats.path.lost_bytes);
-        // Lets the close frame leave.
-        drop(tokio::time::timeout(pass.contact.shape().rtt(), endpoint.wait_idle()).await);
+        // Lets the close frame leave, while the next station is called.
+        let (endpoint, rtt) = (up.endpoint.clone(), pass.contact.shape().rtt());
+        let leave = async move { drop(tokio::time::timeout(rtt, endpoint.wait_idle()).await) };
+        if self.is_left_for_another(&pass.contact.station) {
+            tokio::spawn(leave);
+        } else {
+            leave.await;
+        }
         ended
     }
 
@@ -337,15 +340,32 @@ impl Shipper {
         }
     }
 
-    /// Ends when `contact` is over: by its end, because another is in force, or at `shutdown`.
+    /// `contact` as it is planned now, if it is in force.
+    fn planned(&self, contact: &Contact) -> Option<Contact> {
+        self.contact.borrow().clone().filter(|now| contact.goes_on_as(now))
+    }
+
+    /// Whether a contact with another station is in force.
+    fn is_left_for_another(&self, station: &str) -> bool {
+        self.contact.borrow().as_ref().is_some_and(|contact| contact.station != station)
+    }
+
+    /// Ends when `contact` is over: by its end, because another is in force, or at `shutdown`. One that is planned anew goes on.
     fn over(&self, contact: Contact, shutdown: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
-        let mut contacts = self.contact.clone();
+        let (mut contacts, mut contact) = (self.contact.clone(), contact);
+        let another = move |now: &Option<Contact>| match now {
+            Some(now) if contact.goes_on_as(now) => {
+                contact = now.clone();
+                false
+            }
+            _ => true,
+        };
         async move {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {}
                 // An error means that the source of contacts is gone.
-                _ = contacts.wait_for(|now| now.as_ref() != Some(&contact)) => {}
+                _ = contacts.wait_for(another) => {}
             }
         }
     }
