@@ -62,6 +62,7 @@ struct Inner {
     delays: satellites::Delays,
     refused: Counter,
     revocations_in_doubt: Gauge,
+    certificate_end: Gauge,
     closed: Closed,
 }
 
@@ -81,6 +82,7 @@ impl Metrics {
             delays: satellites::delays(),
             refused: Counter::default(),
             revocations_in_doubt: Gauge::default(),
+            certificate_end: Gauge::default(),
             closed: Closed::default(),
         }))
     }
@@ -157,6 +159,11 @@ impl Metrics {
         self.0.revocations_in_doubt.set(i64::from(doubt));
     }
 
+    /// When our certificate ends, ns since the Unix epoch.
+    pub fn certificate_end(&self, end: Option<u64>) {
+        self.0.certificate_end.set(end.map_or(0, |end| (end / 1_000_000_000) as i64));
+    }
+
     /// A peer was refused.
     pub fn refused(&self) {
         self.0.refused.inc();
@@ -226,6 +233,11 @@ impl Metrics {
             "perigee_link_revocation_list_unusable",
             "1 while the revocation list has expired, or the newest one cannot be used",
             inner.revocations_in_doubt.clone(),
+        );
+        registry.register(
+            "perigee_link_certificate_expiry_timestamp_seconds",
+            "When link.certificate_file ends, in seconds since 1970",
+            inner.certificate_end.clone(),
         );
         let uptime = ConstGauge::new(inner.started.elapsed().as_secs_f64());
         registry.register("otelcol_process_uptime", "Seconds since the start", uptime);

@@ -119,7 +119,7 @@ impl Outside {
 
 fn link_config(config: &Config, link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError> {
     let (trust, satellite) = Trust::try_new(link, env)?;
-    let stations = link.stations.iter().map(|(id, s)| (id.clone(), s.address.clone())).collect();
+    let stations = link.stations.clone();
     Ok(ShipperConfig {
         satellite,
         trust,

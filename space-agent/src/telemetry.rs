@@ -216,6 +216,8 @@ pub struct ShipCounters {
     pub failed_attempts: Counter,
     /// 1 while the list of revoked stations has expired, or the newest one cannot be used.
     pub revocations_unusable: Gauge,
+    /// When our certificate ends, s since the Unix epoch.
+    certificate_end: Gauge,
     /// 1 while connected.
     pub connected: Gauge,
     sent: Labelled<ExporterLabel>,
@@ -238,6 +240,11 @@ impl ExporterLabel {
 }
 
 impl ShipCounters {
+    /// When our certificate ends, ns since the Unix epoch.
+    pub fn certificate_end(&self, end: Option<u64>) {
+        self.certificate_end.set(end.map_or(0, |end| (end / 1_000_000_000) as i64));
+    }
+
     /// There is a direct exporter with these signals: what is counted of it is there from now on, as 0.
     pub fn begin(&self, exporter: &ExporterLabel, signals: SignalSet) {
         for signal in Signal::ALL.into_iter().filter(|signal| signals.contains(*signal)) {
@@ -320,6 +327,11 @@ impl ShipCounters {
             "perigee_link_revocation_list_unusable",
             "1 while link.station_crl_file has expired, or the newest one cannot be used",
             c.revocations_unusable.clone(),
+        );
+        registry.register(
+            "perigee_link_certificate_expiry_timestamp_seconds",
+            "When link.certificate_file ends, in seconds since 1970; 0: nothing was connected to yet",
+            c.certificate_end.clone(),
         );
         registry.register(
             "perigee_link_failed_attempts",

@@ -33,8 +33,8 @@ use crate::config::Config;
 use crate::spool::Store;
 use crate::telemetry::Metrics;
 
-/// How often the revocation list's file is looked at.
-const REVOCATION_CHECK: Duration = Duration::from_secs(1);
+/// How often the files of certificates and of the revocation list are looked at.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// Why the link cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -160,10 +160,8 @@ impl Link {
             let address = endpoint.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string());
             tasks.keep(format!("link {address}"), accepting, |accepting| Box::pin(accepting.run()));
         }
-        if access.watches_revocations() {
-            let watch = RevocationWatch { access, endpoints, around, env, refused: false };
-            tasks.keep("revocations", watch, |watch| Box::pin(watch.run()));
-        }
+        let watch = AccessWatch { access, endpoints, around, env, refused: false };
+        tasks.keep("certificates", watch, |watch| Box::pin(watch.run()));
     }
 }
 
@@ -174,8 +172,8 @@ fn say_expired() {
     );
 }
 
-/// Reads the revocation list again when it changes; then links that are open end where it says so.
-struct RevocationWatch {
+/// Reads certificates and the revocation list again when they change; then links that are open end where the list says so.
+struct AccessWatch {
     access: Access,
     endpoints: Vec<Endpoint>,
     around: Surroundings,
@@ -184,25 +182,47 @@ struct RevocationWatch {
     refused: bool,
 }
 
-impl RevocationWatch {
+impl AccessWatch {
     async fn run(&mut self) {
-        let mut check = tokio::time::interval(REVOCATION_CHECK);
+        let mut check = tokio::time::interval(CHECK);
         loop {
             tokio::select! {
                 biased;
                 () = self.around.shutdown.cancelled() => return,
                 _ = check.tick() => {}
             }
-            if self.access.has_changed() {
-                self.refused = !self.renew();
+            if self.access.is_renewed() {
+                self.renew();
             }
+            if self.access.has_changed() {
+                self.refused = !self.renew_list();
+            }
+            self.around.metrics.certificate_end(self.access.end(self.env.unix_nano()));
             let expired = self.around.revocations.borrow().has_expired(self.env.unix_nano());
             self.around.metrics.revocations_in_doubt(self.refused || expired);
         }
     }
 
+    /// Takes the certificates in the files in the place of those in force.
+    fn renew(&mut self) {
+        match self.access.renew() {
+            // With them comes a server, which reads the list again.
+            Ok(()) => {
+                self.refused = !self.renew_list();
+                if !self.refused {
+                    tracing::info!("the link's certificates were read again; new connections use them");
+                }
+            }
+            Err(error) => tracing::error!(
+                event.name = "perigee.link.certificate",
+                %error,
+                "the link's new certificates cannot be used; those in force stay"
+            ),
+        }
+    }
+
     /// Takes the list in the file in the place of the one in force; whether it could be used.
-    fn renew(&mut self) -> bool {
+    fn renew_list(&mut self) -> bool {
         match self.access.server(&self.env) {
             Ok((_, revocations)) if revocations.has_expired(self.env.unix_nano()) => {
                 // The one in force may be as old, but it is not made older.
@@ -213,7 +233,9 @@ impl RevocationWatch {
                 for endpoint in &self.endpoints {
                     endpoint.set_server_config(Some(server.clone()));
                 }
-                tracing::info!("the revocation list was read again");
+                if self.access.watches_revocations() {
+                    tracing::info!("the revocation list was read again");
+                }
                 self.around.registry.close_revoked(|serial| revocations.contain(serial));
                 self.around.revocations.send_replace(revocations);
                 true

@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_rate_that_is_planned_anew_holds_from_the_next_acknowledgement_on() {
-        let (now, known) = (Instant::now(), Known::new(config()));
+        let (now, known) = (tokio::time::Instant::now().into_std(), Known::new(config()));
         let mut rate = Rate::new(known.clone(), now, 1452);
         let before = rate.window();
         known.set(RateConfig { rate: 2_000_000, ..config() });

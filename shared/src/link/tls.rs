@@ -22,6 +22,7 @@ use x509_parser::time::ASN1Time;
 use super::ALPN;
 use super::verify::{SatelliteVerifier, StationVerifier, Timekeeper};
 use crate::clock::ClockBounds;
+use crate::contact::shown_time;
 use crate::env::Clock;
 
 /// Why TLS cannot be set up or a peer is not who it must be.
@@ -69,6 +70,35 @@ pub(super) fn certificates(
         Ok(list) if list.is_empty() => Err(unreadable(what, path, &pem::Error::NoItemsFound)),
         Ok(list) => Ok(list),
         Err(e) => Err(unreadable(what, path, &e)),
+    }
+}
+
+/// A certificate that ends within this time is to be renewed.
+const RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
+
+/// Says once a day that a certificate is about to end.
+#[derive(Debug, Default)]
+pub struct Expiry(Option<tokio::time::Instant>);
+
+impl Expiry {
+    /// Looks at a certificate that ends at `end` by a clock that says `now`, both in ns since 1970; `key` is where it is configured.
+    pub fn look(&mut self, key: &str, end: Option<u64>, now: u64) {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let Some(end) = end.filter(|end| *end < now.saturating_add(RENEW_BEFORE.as_nanos() as u64)) else {
+            return;
+        };
+        if self.0.is_some_and(|said| said.elapsed() < DAY) {
+            return;
+        }
+        self.0 = Some(tokio::time::Instant::now());
+        let days = end.saturating_sub(now) / DAY.as_nanos() as u64;
+        tracing::warn!(
+            event.name = "perigee.link.certificate_expiry",
+            key,
+            days,
+            end = shown_time(end),
+            "the certificate ends soon, or has ended: issue a new one; the file is read again when it changes"
+        );
     }
 }
 
@@ -139,21 +169,18 @@ pub fn peer_end(connection: &quinn::Connection) -> Option<u64> {
 pub fn out_of_date(path: &Path, now: u64) -> Option<String> {
     let chain = certificates("certificate", path).ok()?;
     let (begin, end) = dates(chain.first()?)?;
-    let shown = |nano: u64| {
-        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(nano / 1_000_000_000))
-    };
-    let (path, clock) = (path.display(), shown(now));
+    let (path, clock) = (path.display(), shown_time(now));
     if now > end {
         return Some(format!(
             "{path} ended at {}, and the clock of this machine says {clock}: if the clock is right, the other side refuses it; issue a \
              new one",
-            shown(end)
+            shown_time(end)
         ));
     }
     (now < begin).then(|| {
         format!(
             "{path} begins at {}, and the clock of this machine says {clock}: is the clock right?",
-            shown(begin)
+            shown_time(begin)
         )
     })
 }

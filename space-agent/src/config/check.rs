@@ -309,6 +309,10 @@ impl Config {
             if !matches!(Endpoint::parse(&station.address), Ok(Endpoint::Tcp(_))) {
                 wrong.push(Invalid::new(format!("{key}.address"), "must be HOST:PORT"));
             }
+            if !is_valid_id(station.server_name(id)) {
+                let message = "is the id in a station's certificate: 1 to 63 of a-z, 0-9 and -";
+                wrong.push(Invalid::new(format!("{key}.server_name"), message));
+            }
         }
         wrong.extend(self.contacts.validate(|id| link.stations.contains_key(id)).err());
     }

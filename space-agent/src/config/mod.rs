@@ -269,6 +269,15 @@ pub struct LinkConfig {
 pub struct StationConfig {
     /// `HOST:PORT`, UDP.
     pub address: String,
+    /// The id in its certificate, when that is another one: of several antennas behind one ground-station.
+    pub server_name: Option<String>,
+}
+
+impl StationConfig {
+    /// Which ground-station answers for the station `id`.
+    pub fn server_name<'a>(&'a self, id: &'a str) -> &'a str {
+        self.server_name.as_deref().unwrap_or(id)
+    }
 }
 
 /// `extensions`.

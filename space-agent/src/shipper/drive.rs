@@ -90,7 +90,8 @@ struct Written {
 struct Driver<'a> {
     shipper: &'a mut Shipper,
     pass: &'a mut Pass,
-    station: String,
+    /// Whose ledger it is.
+    ground: String,
     /// When the clocks in Hello were read.
     asked: SinceBoot,
     /// The epoch that Hello has named.
@@ -129,7 +130,7 @@ pub(super) async fn drive(
     let mut sealed = shipper.sealed.clone();
     sealed.mark_unchanged();
     let mut driver = Driver {
-        station: pass.contact.station.clone(),
+        ground: shipper.ground(&pass.contact.station).to_owned(),
         asked,
         epoch: hello.epochs.last().map_or(0, |e| e.epoch),
         session: Session::new(hello, pass.standing.budget, std::mem::take(&mut pass.gained), &shipper.lanes),
@@ -208,7 +209,7 @@ async fn read_control(
 
 /// Hello, and when its clocks were read.
 async fn hello(shipper: &Shipper, pass: &Pass) -> Result<(Hello, SinceBoot), DriveError> {
-    let station = pass.contact.station.clone();
+    let station = shipper.ground(&pass.contact.station).to_owned();
     let greet = move |wal: &mut Wal| {
         wal.bases().greets(&station);
         wal.epochs().hello(&station)
@@ -308,7 +309,7 @@ impl Driver<'_> {
         if let Some(ground_message::Body::Resume(resume)) = &message.body
             && let Some(clock) = &resume.clock
         {
-            self.shipper.clocks.heard(&self.station, clock, self.asked);
+            self.shipper.clocks.heard(&self.ground, clock, self.asked);
         }
     }
 
@@ -374,8 +375,10 @@ impl Driver<'_> {
                 self.committed(segments);
             }
             Action::DropsKnown { ack, highest } => {
-                let station = self.station.clone();
-                let stations: Vec<String> = self.shipper.config.stations.keys().cloned().collect();
+                let station = self.ground.clone();
+                let stations =
+                    self.shipper.config.stations.iter().map(|(id, at)| at.server_name(id).to_owned());
+                let stations: Vec<String> = stations.collect();
                 self.shipper
                     .wal
                     .call(move |wal| wal.epochs().drops_acknowledged(&station, &stations, &ack, highest))
@@ -433,7 +436,7 @@ impl Driver<'_> {
 
     /// Tells the ground of drops that were made since Hello.
     async fn report_drops(&mut self) -> Result<(), DriveError> {
-        let (station, from) = (self.station.clone(), self.reported_drops);
+        let (station, from) = (self.ground.clone(), self.reported_drops);
         let new = self.shipper.wal.call(move |wal| wal.epochs().drops_since(&station, from)).await??;
         self.reported_drops = new.recorded;
         if !new.drops.is_empty() {
@@ -509,7 +512,7 @@ impl Driver<'_> {
         let begun = Instant::now();
         while !self.finished {
             // Another station may begin to hear meanwhile what this one has not acknowledged: it says what it has.
-            let leaves = self.shipper.is_left_for_another(&self.station);
+            let leaves = self.shipper.is_left_for_another(&self.pass.contact.station);
             let spare = if leaves || self.session.is_idle() { LAST_WORD } else { LAST_ACKS };
             let round_trips = if leaves { Duration::ZERO } else { self.up.connection.rtt() * 2 };
             let event = tokio::select! {

@@ -34,6 +34,7 @@ use self::pass::{Left, Pass};
 use self::said::Said;
 pub use self::trust::Trust;
 use crate::clock::Clocks;
+use crate::config::StationConfig;
 use crate::contacts::{ContactControl, LinkState, LinkStatus, Planned};
 use crate::forecast::{forecast, store};
 use crate::lanes::Lanes;
@@ -61,8 +62,8 @@ pub struct ShipperConfig {
     pub satellite: String,
     /// TLS.
     pub trust: Trust,
-    /// Address of each station, by id.
-    pub stations: BTreeMap<String, String>,
+    /// Where each station is, by id.
+    pub stations: BTreeMap<String, StationConfig>,
     /// The first 8 bytes of the BLAKE3 hash of the configuration's file; 0: there is none.
     pub configuration: u64,
     /// What the memory limiter allows, bytes.
@@ -227,7 +228,7 @@ impl Shipper {
     async fn ship(&mut self, contact: &Contact, shutdown: &CancellationToken) -> Pass {
         let mut pass = Pass::new(contact, self.clocks.now().unix_nano);
         let station = contact.station.clone();
-        let Some(address) = self.config.stations.get(&station).cloned() else {
+        let Some(at) = self.config.stations.get(&station).cloned() else {
             tracing::error!(station, "the contact names a station that link.stations does not have");
             return pass;
         };
@@ -238,7 +239,7 @@ impl Shipper {
             if let Some(planned) = self.planned(&pass.contact) {
                 pass.replan(&planned);
             }
-            let error = match self.connect(&mut pass, &address, over.as_mut()).await {
+            let error = match self.connect(&mut pass, &at, over.as_mut()).await {
                 None => break,
                 Some(Ok(up)) => match self.serve(&mut pass, &up, over.as_mut()).await {
                     Ok(drive::Ended::ContactOver) => break,
@@ -268,21 +269,27 @@ impl Shipper {
     async fn connect(
         &mut self,
         pass: &mut Pass,
-        address: &str,
+        at: &StationConfig,
         mut over: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Option<Result<Up, ConnectError>> {
         let (station, shape) = (&pass.contact.station, pass.contact.shape());
         let client = self.config.trust.client(&self.counters).clone();
         let (env, counters) = (self.env.clone(), Arc::clone(&self.counters));
-        let mut connecting =
-            std::pin::pin!(connect::connect(&env, &client, station, address, &shape, &counters));
+        let mut connecting = std::pin::pin!(connect::connect(
+            &env,
+            &client,
+            at.server_name(station),
+            &at.address,
+            &shape,
+            &counters
+        ));
         tokio::select! {
             biased;
             () = &mut over => return None,
             connected = &mut connecting => return Some(connected),
             () = tokio::time::sleep(connect::patience(&shape)) => {}
         }
-        self.complain(station, connect::no_answer(address, &shape));
+        self.complain(station, connect::no_answer(&at.address, &shape));
         tokio::select! {
             biased;
             () = &mut over => None,
@@ -343,6 +350,11 @@ impl Shipper {
     /// `contact` as it is planned now, if it is in force.
     fn planned(&self, contact: &Contact) -> Option<Contact> {
         self.contact.borrow().clone().filter(|now| contact.goes_on_as(now))
+    }
+
+    /// The ground-station that answers for `station`: what is known of a ledger is known of that.
+    fn ground<'a>(&'a self, station: &'a str) -> &'a str {
+        self.config.stations.get(station).map_or(station, |at| at.server_name(station))
     }
 
     /// Whether a contact with another station is in force.
