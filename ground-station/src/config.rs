@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use perigee_shared::config::collector::{self, Program};
+use perigee_shared::config::reload::InForce;
 use perigee_shared::config::{Component, Components, ConfigError, ConfigFile, Invalid, Problem};
 use perigee_shared::export::ExporterConfig;
 use perigee_shared::export::auth::Authenticator;
@@ -37,6 +38,9 @@ pub struct Config {
     /// What its writer should know.
     #[serde(skip)]
     pub warnings: Vec<Problem>,
+    /// The settings as they are written.
+    #[serde(skip)]
+    pub written: InForce,
 }
 
 fn yes() -> bool {
@@ -79,8 +83,11 @@ pub struct LinkConfig {
     pub handshake_timeout: Span,
     /// Who may connect.
     #[serde(default)]
-    pub satellites: BTreeMap<String, Option<SatelliteConfig>>,
+    pub satellites: Satellites,
 }
+
+/// Who may connect, by id, with bounds.
+pub type Satellites = BTreeMap<String, Option<SatelliteConfig>>;
 
 fn default_sync_bytes() -> ByteSize {
     ByteSize::mib(2)
@@ -290,6 +297,7 @@ impl Config {
                 file.complain(problem);
             }
             config.warnings.clone_from(&file.warnings);
+            config.written = InForce::new(file.tree.settings());
         }
         file.finish(config)
     }
@@ -396,11 +404,6 @@ impl Config {
         };
         Signal::ALL.into_iter().filter_map(unknown).collect()
     }
-
-    /// The bounds of a satellite that may connect.
-    pub fn satellite(&self, id: &str) -> Option<SatelliteConfig> {
-        self.link.satellites.get(id).map(|s| s.unwrap_or_default())
-    }
 }
 
 #[cfg(test)]
@@ -426,8 +429,7 @@ pub(crate) mod tests {
         assert_eq!(config.link.max_connections, default_connections());
         assert_eq!(config.link.retry_above, default_retry_above());
         assert_eq!(config.link.handshake_timeout, default_handshake());
-        assert_eq!(config.satellite("sat-1"), Some(SatelliteConfig::default()));
-        assert_eq!(config.satellite("sat-2"), None);
+        assert_eq!(config.link.satellites, [("sat-1".to_owned(), None)].into());
         assert_eq!(config.storage.max_bytes, default_max_bytes());
         assert_eq!(config.storage.ballast, default_ballast());
         assert_eq!(config.storage.scrub, ScrubConfig::default());

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ScrubConfig};
 use crate::console::Console;
 use crate::exporter::{Exporter, Own};
-use crate::link::{Link, LinkError};
+use crate::link::{Link, LinkError, Reload};
 use crate::spool::{Settings, SpoolError, Status, Store, scrub};
 use crate::telemetry::Metrics;
 
@@ -111,6 +111,11 @@ impl Ground {
     /// The addresses that the link is bound to.
     pub fn link_addresses(&self) -> Vec<SocketAddr> {
         self.link.addresses()
+    }
+
+    /// Changes what can change while it runs.
+    pub fn reload(&self) -> Reload {
+        self.link.reload()
     }
 
     /// The TCP address of `api`, `health_check` or `metrics`.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, fmt, reload};
 
 pub use self::capture::Captured;
 pub use self::report::Report;
@@ -104,18 +104,12 @@ pub enum LogFormat {
 
 /// Starts logging to stderr. `RUST_LOG` (`TARGET=LEVEL`, separated by commas) overrides the configured level. What is to be sent as
 /// OTLP is kept from here on.
-pub fn init_logs(config: &TelemetryConfig) -> Option<Captured> {
+pub fn init_logs(config: &TelemetryConfig) -> Logs {
     let own = config.otlp.enabled.then(|| Captured::new(config.otlp.logs));
     let config = &config.logs;
-    let level = match config.level {
-        Level::Error => tracing::Level::ERROR,
-        Level::Warn => tracing::Level::WARN,
-        Level::Info => tracing::Level::INFO,
-        Level::Debug => tracing::Level::DEBUG,
-        Level::Trace => tracing::Level::TRACE,
-    };
-    let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
-    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(level));
+    let wanted: Option<Targets> = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    let is_fixed = wanted.is_some();
+    let (filter, handle) = reload::Layer::new(wanted.unwrap_or_else(|| targets(config.level)));
     let lines = fmt::layer().with_writer(std::io::stderr);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = match config.format {
@@ -124,7 +118,38 @@ pub fn init_logs(config: &TelemetryConfig) -> Option<Captured> {
     };
     // A second call in one process keeps the first, as a program that runs two of us in one process wants it.
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(own.clone()).try_init();
-    own
+    Logs { own, filter: (!is_fixed).then_some(handle) }
+}
+
+fn targets(level: Level) -> Targets {
+    Targets::new().with_default(match level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+        Level::Trace => tracing::Level::TRACE,
+    })
+}
+
+/// The key of what [`Logs::set_level`] sets.
+pub const LOG_LEVEL: &str = "service.telemetry.logs.level";
+
+/// Logging that was started.
+pub struct Logs {
+    /// What is to be sent as OTLP, if anything is.
+    pub own: Option<Captured>,
+    /// `None`: `RUST_LOG` says what is logged.
+    filter: Option<reload::Handle<Targets, tracing_subscriber::Registry>>,
+}
+
+impl Logs {
+    /// From here on this level holds.
+    pub fn set_level(&self, level: Level) {
+        if let Some(filter) = &self.filter {
+            // It fails when nothing logs any more.
+            let _ = filter.reload(targets(level));
+        }
+    }
 }
 
 /// Registers who this is: `target_info`, as the Collector has it, and `perigee_build_info`.

@@ -13,7 +13,7 @@ use perigee_shared::link::tls::{self, TlsError};
 use perigee_shared::serve::{self, BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
-use perigee_shared::telemetry::Captured;
+use perigee_shared::telemetry::{Captured, LOG_LEVEL, Logs};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ use crate::lifetimes;
 use crate::limiter::Limiter;
 use crate::receiver::{Intake, Own, ReceiverError, Receivers};
 use crate::scrub;
-use crate::shipper::{Shipper, ShipperConfig, Trust};
+use crate::shipper::{Shipper, ShipperConfig, Stations, Trust};
 use crate::telemetry::{Metrics, ShipCounters};
 use crate::wal::{Wal, WalConfig, WalError};
 
@@ -96,13 +96,13 @@ struct Outside {
 }
 
 impl Outside {
-    fn try_new(config: &Config, env: &Env) -> Result<Self, AgentError> {
+    fn try_new(config: &Config, env: &Env, stations: &watch::Receiver<Stations>) -> Result<Self, AgentError> {
         let mut outside = Self { link: None, direct: BTreeMap::new() };
         for (name, signals) in config.consumers() {
             match config.exporters.get(&name) {
                 Some(ExporterConfig::Link) => {
                     if let Some(link) = &config.link {
-                        outside.link = Some((link_config(config, link, env)?, signals));
+                        outside.link = Some((link_config(config, link, env, stations.clone())?, signals));
                     }
                 }
                 Some(ExporterConfig::Direct(direct)) => {
@@ -117,9 +117,13 @@ impl Outside {
     }
 }
 
-fn link_config(config: &Config, link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError> {
+fn link_config(
+    config: &Config,
+    link: &LinkConfig,
+    env: &Env,
+    stations: watch::Receiver<Stations>,
+) -> Result<ShipperConfig, AgentError> {
     let (trust, satellite) = Trust::try_new(link, env)?;
-    let stations = link.stations.clone();
     Ok(ShipperConfig {
         satellite,
         trust,
@@ -132,7 +136,7 @@ fn link_config(config: &Config, link: &LinkConfig, env: &Env) -> Result<ShipperC
 /// Checks what only the files that a configuration names can show, without opening or binding anything.
 pub fn check(config: &Config) -> Result<(), AgentError> {
     let env = Env::production();
-    Outside::try_new(config, &env)?;
+    Outside::try_new(config, &env, &watch::Sender::new(stations_of(config)).subscribe())?;
     Receivers::check(config)?;
     let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
     Ok(crate::contacts::check(&config.contacts, &stations, env.trusted_or_earliest())?)
@@ -144,6 +148,34 @@ pub fn dates(config: &Config, env: &Env) -> Option<Problem> {
     let link = config.link.as_ref().filter(|_| !config.signals_of(LINK).is_empty())?;
     let message = tls::out_of_date(&link.certificate_file, env.unix_nano())?;
     Some(Problem::new(0, "link.certificate_file", message))
+}
+
+fn stations_of(config: &Config) -> Stations {
+    Arc::new(config.link.as_ref().map(|link| link.stations.clone()).unwrap_or_default())
+}
+
+/// Changes what can change while an agent runs.
+pub struct Reload {
+    contacts: ContactControl,
+    stations: watch::Sender<Stations>,
+}
+
+impl Reload {
+    /// Whether a setting can.
+    pub fn can(key: &str) -> bool {
+        let of = |section: &str| key == section || key.starts_with(&format!("{section}."));
+        key == LOG_LEVEL || of("link.stations") || of("contacts") && key != "contacts.time_from_ground"
+    }
+
+    /// Takes those settings of `config` into force.
+    pub async fn apply(&self, config: &Config, logs: &Logs) {
+        logs.set_level(config.service.telemetry.logs.level);
+        let stations = stations_of(config);
+        let names = stations.keys().cloned().collect();
+        self.stations.send_replace(stations);
+        // The agent may be ending.
+        let _ = self.contacts.configure(config.contacts.clone(), names).await;
+    }
 }
 
 fn contacts(
@@ -201,6 +233,7 @@ pub struct Agent {
     metrics: Metrics,
     tasks: Supervisor,
     operators: Vec<Operator>,
+    stations: watch::Sender<Stations>,
     /// What the agent has to say of itself, if it does.
     own: Option<Captured>,
     contacts: (Contacts, ContactControl),
@@ -226,7 +259,8 @@ impl Agent {
 
     /// An agent that binds nothing, whatever its configuration says: requests come to its intake alone.
     pub fn without_listeners(config: Config, env: Env) -> Result<Self, AgentError> {
-        let outside = Outside::try_new(&config, &env)?;
+        let stations = watch::Sender::new(stations_of(&config));
+        let outside = Outside::try_new(&config, &env, &stations.subscribe())?;
         let (current_sender, current) = watch::channel(None);
         let (wanted_sender, wanted) = watch::channel(false);
         let link = watch::channel(LinkStatus::default());
@@ -248,6 +282,7 @@ impl Agent {
             metrics,
             tasks,
             operators: Vec::new(),
+            stations,
             own: None,
             contacts,
             current,
@@ -259,6 +294,11 @@ impl Agent {
     /// The log.
     pub fn wal(&self) -> Owner<Wal> {
         self.wal.clone()
+    }
+
+    /// Changes what can change while it runs.
+    pub fn reload(&self) -> Reload {
+        Reload { contacts: self.contacts.1.clone(), stations: self.stations.clone() }
     }
 
     /// What the shipper counts.
@@ -281,6 +321,7 @@ impl Agent {
             metrics,
             tasks: back,
             operators,
+            stations,
             own,
             contacts,
             current,
@@ -352,7 +393,7 @@ impl Agent {
             clocks,
             wal: wal.clone(),
             contacts: satellite.is_some().then_some(contact_control.clone()),
-            stations: config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect(),
+            stations: stations.subscribe(),
             link,
             sealed,
             limiter,

@@ -26,6 +26,7 @@ use crate::forecast;
 use crate::lanes::Lanes;
 use crate::limiter::Limiter;
 use crate::recode::{Recode, Report, recode};
+use crate::shipper::Stations;
 
 use crate::telemetry::Metrics;
 use crate::wal::{LaneSummary, Summary, Wal};
@@ -41,7 +42,7 @@ pub struct Control {
     /// Contacts; `None` without a link.
     pub contacts: Option<ContactControl>,
     /// Stations that a contact may name.
-    pub stations: Vec<String>,
+    pub stations: watch::Receiver<Stations>,
     /// Every task.
     pub tasks: Supervisor,
     /// The link in fact.
@@ -256,8 +257,10 @@ pub struct OpenContact {
 }
 
 async fn contact_open(State(c): Shared, Json(asked): Json<OpenContact>) -> Answer {
-    if !c.stations.contains(&asked.station) {
-        let message = format!("link.stations has no `{}` (known: {})", asked.station, c.stations.join(", "));
+    let stations = Arc::clone(&c.stations.borrow());
+    if !stations.contains_key(&asked.station) {
+        let known: Vec<&str> = stations.keys().map(String::as_str).collect();
+        let message = format!("link.stations has no `{}` (known: {})", asked.station, known.join(", "));
         return Err(Refusal(StatusCode::BAD_REQUEST, message));
     }
     let now = c.clocks.now().unix_nano;

@@ -74,8 +74,8 @@ impl Stage {
     pub(crate) fn set(&self, backends: &Backends) -> anyhow::Result<()> {
         let pki = self.dir.join("pki");
         let mut authority = Pki::init(&pki, "perigee.example", false, &Env::production())?;
-        authority.issue(Role::Satellite, SATELLITE, 30)?;
-        authority.issue(Role::Station, STATION, 30)?;
+        authority.issue(Role::Satellite, SATELLITE, 60)?;
+        authority.issue(Role::Station, STATION, 60)?;
         self.write("agent.yaml", &self.agent())?;
         self.write("ground.yaml", &self.ground(backends))
     }

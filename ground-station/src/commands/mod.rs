@@ -9,18 +9,19 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use perigee_shared::config::reload::{Hangups, InForce};
 use perigee_shared::config::{ConfigError, Problem};
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
 use perigee_shared::link::tls;
 use perigee_shared::serve::termination;
 use perigee_shared::supervise;
-use perigee_shared::telemetry::init_logs;
+use perigee_shared::telemetry::{LOG_LEVEL, Logs, init_logs};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::ground::{Ended, Ground, StartError};
-use crate::link::Link;
+use crate::link::{Link, Reload};
 
 /// The exit code of a wrong configuration: `EX_USAGE` of sysexits.h.
 const WRONG_CONFIGURATION: u8 = 64;
@@ -93,10 +94,11 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
 
 async fn work(file: ConfigFile, env: &Env) -> anyhow::Result<ExitCode> {
     let config = Config::load(&file.config)?;
-    let own = init_logs(&config.service.telemetry);
+    let logs = init_logs(&config.service.telemetry);
     supervise::log_panics();
     config.warnings.iter().chain(&dates(&config, env)).for_each(Problem::warn);
-    let ground = Ground::build(config, env, own).await?;
+    let (in_force, hangups) = (config.written.clone(), Hangups::new().context("cannot listen for SIGHUP")?);
+    let ground = Ground::build(config, env, logs.own.clone()).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     let termination = termination().context("cannot listen for SIGTERM and SIGINT")?;
@@ -104,8 +106,34 @@ async fn work(file: ConfigFile, env: &Env) -> anyhow::Result<ExitCode> {
         termination.await;
         stop.cancel();
     });
+    tokio::spawn(reload(file.config, in_force, ground.reload(), logs, hangups));
     Box::pin(ground.run(shutdown)).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the configuration again at each SIGHUP. One that is wrong changes nothing.
+async fn reload(path: PathBuf, mut in_force: InForce, reload: Reload, logs: Logs, mut hangups: Hangups) {
+    // What a satellite may keep in the spool is the spool's.
+    let can = |key: &str| {
+        key == LOG_LEVEL || key.starts_with("link.satellites") && !key.ends_with(".max_spool_bytes")
+    };
+    loop {
+        hangups.next().await;
+        match Config::load(&path) {
+            Ok(config) => {
+                config.warnings.iter().for_each(Problem::warn);
+                let changes = in_force.take(&config.written, can);
+                if !changes.now.is_empty() {
+                    logs.set_level(config.service.telemetry.logs.level);
+                    reload.apply(&config.link.satellites);
+                }
+                changes.log();
+            }
+            Err(error) => {
+                tracing::error!(%error, "the configuration was not read again; what was in force stays so");
+            }
+        }
+    }
 }
 
 /// What is to be said of the dates of the station's certificate. It stops nothing: a clock may be wrong until it is set.

@@ -1,6 +1,5 @@
 //! Who may connect: certificates, the list of satellites, revocation.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use perigee_shared::env::Env;
@@ -11,7 +10,7 @@ use perigee_shared::link::transport;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
-use crate::config::{Config, LinkConfig};
+use crate::config::{Config, LinkConfig, SatelliteConfig, Satellites};
 
 /// What the link's TLS is made of.
 pub(super) struct Access {
@@ -101,7 +100,7 @@ impl Access {
 
     /// Who may connect.
     pub(super) fn allowed(&self) -> Allowed {
-        Allowed { domain: self.domain.clone(), satellites: self.limits.satellites.keys().cloned().collect() }
+        Allowed { domain: self.domain.clone() }
     }
 }
 
@@ -120,12 +119,15 @@ fn credentials(link: &LinkConfig) -> Result<(Credentials, Identity), TlsError> {
 /// Who may connect.
 pub(super) struct Allowed {
     domain: String,
-    satellites: BTreeSet<String>,
 }
 
 impl Allowed {
-    /// Whether this peer is a satellite of our domain.
-    pub(super) fn judge(&self, identity: &Identity) -> Result<(), String> {
+    /// Whether this peer is one of these satellites, and of our domain; what is said of it.
+    pub(super) fn judge(
+        &self,
+        identity: &Identity,
+        satellites: &Satellites,
+    ) -> Result<SatelliteConfig, String> {
         if identity.role != Role::Satellite {
             return Err("the certificate is not a satellite's".to_owned());
         }
@@ -135,10 +137,8 @@ impl Allowed {
                 identity.trust_domain, self.domain
             ));
         }
-        if !self.satellites.contains(&identity.id) {
-            return Err(format!("satellite {} is not in this station's link.satellites", identity.id));
-        }
-        Ok(())
+        let found = satellites.get(&identity.id).map(|found| found.unwrap_or_default());
+        found.ok_or_else(|| format!("satellite {} is not in this station's link.satellites", identity.id))
     }
 }
 

@@ -29,7 +29,7 @@ pub use self::clock::{ClockView, Clocks};
 use self::connection::Surroundings;
 use self::machine::{Close, Settings};
 use self::registry::Registry;
-use crate::config::Config;
+use crate::config::{Config, Satellites};
 use crate::spool::Store;
 use crate::telemetry::Metrics;
 
@@ -58,7 +58,24 @@ pub struct Link {
     access: Access,
     env: Env,
     config: Arc<Config>,
+    satellites: watch::Sender<Arc<Satellites>>,
     around: Surroundings,
+}
+
+/// Changes who may connect while the link is up.
+pub struct Reload {
+    satellites: watch::Sender<Arc<Satellites>>,
+    registry: Registry,
+    metrics: Metrics,
+}
+
+impl Reload {
+    /// From here on these may; links with others end.
+    pub fn apply(&self, satellites: &Satellites) {
+        satellites.keys().for_each(|satellite| self.metrics.expect(satellite));
+        self.satellites.send_replace(Arc::new(satellites.clone()));
+        self.registry.close_unknown(|satellite| satellites.contains_key(satellite));
+    }
 }
 
 /// Who is connected, for others to ask.
@@ -123,7 +140,8 @@ impl Link {
             revocations: Arc::new(watch::Sender::new(revocations)),
             shutdown: CancellationToken::new(),
         };
-        Ok(Self { endpoints, access, env: env.clone(), config, around })
+        let satellites = watch::Sender::new(Arc::new(config.link.satellites.clone()));
+        Ok(Self { endpoints, access, env: env.clone(), config, satellites, around })
     }
 
     /// The addresses it is bound to, with the ports that were chosen where 0 was asked for.
@@ -140,9 +158,15 @@ impl Link {
         }
     }
 
+    /// Changes who may connect.
+    pub fn reload(&self) -> Reload {
+        let (registry, metrics) = (self.around.registry.clone(), self.around.metrics.clone());
+        Reload { satellites: self.satellites.clone(), registry, metrics }
+    }
+
     /// Has `tasks` serve until `shutdown`; then what arrived is handed over and every connection is closed.
     pub fn run(self, tasks: &Supervisor, shutdown: &CancellationToken) {
-        let Self { endpoints, access, env, config, mut around } = self;
+        let Self { endpoints, access, env, config, satellites, mut around } = self;
         around.shutdown = shutdown.clone();
         let connections = TaskTracker::new();
         let allowed = Arc::new(access.allowed());
@@ -152,6 +176,7 @@ impl Link {
                 endpoint: endpoint.clone(),
                 config: Arc::clone(&config),
                 allowed: Arc::clone(&allowed),
+                satellites: satellites.subscribe(),
                 around: around.clone(),
                 tasks: tasks.clone(),
                 connections: connections.clone(),
@@ -283,6 +308,7 @@ struct Accepting {
     endpoint: Endpoint,
     config: Arc<Config>,
     allowed: Arc<Allowed>,
+    satellites: watch::Receiver<Arc<Satellites>>,
     around: Surroundings,
     tasks: Supervisor,
     connections: TaskTracker,
@@ -319,8 +345,11 @@ impl Accepting {
             return;
         }
         let handshaking = Handshaking::new(&self.handshakes);
-        let (config, allowed, around) =
-            (Arc::clone(&self.config), Arc::clone(&self.allowed), self.around.clone());
+        let (config, allowed, around) = (
+            Arc::clone(&self.config),
+            (Arc::clone(&self.allowed), self.satellites.clone()),
+            self.around.clone(),
+        );
         self.connections.spawn(self.tasks.watched("link connection", async move {
             let remote = incoming.remote_address();
             let connection = tokio::select! {
@@ -370,7 +399,12 @@ async fn handshake(incoming: Incoming, timeout: Duration) -> Result<Option<quinn
     }
 }
 
-async fn admit(connection: quinn::Connection, config: &Config, allowed: &Allowed, around: Surroundings) {
+async fn admit(
+    connection: quinn::Connection,
+    config: &Config,
+    (allowed, satellites): &(Arc<Allowed>, watch::Receiver<Arc<Satellites>>),
+    around: Surroundings,
+) {
     let remote = connection.remote_address();
     let identity = match tls::peer_identity(&connection) {
         Ok(identity) => identity,
@@ -380,17 +414,21 @@ async fn admit(connection: quinn::Connection, config: &Config, allowed: &Allowed
             return;
         }
     };
-    if let Err(reason) = allowed.judge(&identity) {
-        around.metrics.refused();
-        tracing::warn!(
-            %remote,
-            satellite = identity.id,
-            reason,
-            "a peer was refused; add it to link.satellites if it is yours"
-        );
-        connection.close(connection::code(Close::Identity), reason.as_bytes());
-        return;
-    }
+    let listed = allowed.judge(&identity, &satellites.borrow());
+    let bounds = match listed {
+        Ok(bounds) => bounds,
+        Err(reason) => {
+            around.metrics.refused();
+            tracing::warn!(
+                %remote,
+                satellite = identity.id,
+                reason,
+                "a peer was refused; add it to link.satellites if it is yours"
+            );
+            connection.close(connection::code(Close::Identity), reason.as_bytes());
+            return;
+        }
+    };
     if let Err(reason) = around.registry.make_room(&identity.id, config.link.max_connections) {
         tracing::warn!(satellite = identity.id, reason, "a connection was refused");
         connection.close(connection::code(Close::Busy), reason.as_bytes());
@@ -404,7 +442,6 @@ async fn admit(connection: quinn::Connection, config: &Config, allowed: &Allowed
         return;
     }
     let satellite: Arc<str> = identity.id.into();
-    let bounds = config.satellite(&satellite).unwrap_or_default();
     let settings = Settings {
         satellite: Arc::clone(&satellite),
         station: config.link.station.clone(),

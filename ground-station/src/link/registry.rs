@@ -174,6 +174,14 @@ impl Registry {
         }
     }
 
+    /// Closes the connections of satellites that may not connect any more.
+    pub(super) fn close_unknown(&self, is_known: impl Fn(&str) -> bool) {
+        for entry in self.lock().open.values().filter(|e| !is_known(&e.satellite)) {
+            tracing::warn!(satellite = %entry.satellite, "it is not in link.satellites any more; the link is closed");
+            entry.connection.close(code(Close::Identity), b"not in link.satellites any more");
+        }
+    }
+
     /// Satellites with an open connection, and how long ago the last datagram came, as far as this was looked at.
     pub(super) fn connected(&self) -> BTreeMap<String, Duration> {
         let mut out = BTreeMap::new();

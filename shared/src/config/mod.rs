@@ -9,6 +9,7 @@ mod components;
 mod env;
 mod file;
 mod read;
+pub mod reload;
 pub mod tree;
 mod write;
 

@@ -76,9 +76,15 @@ pub(super) fn certificates(
 /// A certificate that ends within this time is to be renewed.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
 
-/// Says once a day that a certificate is about to end.
-#[derive(Debug, Default)]
-pub struct Expiry(Option<tokio::time::Instant>);
+/// Says once a day that a certificate is about to end; at the start [`out_of_date`] does.
+#[derive(Debug)]
+pub struct Expiry(tokio::time::Instant);
+
+impl Default for Expiry {
+    fn default() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+}
 
 impl Expiry {
     /// Looks at a certificate that ends at `end` by a clock that says `now`, both in ns since 1970; `key` is where it is configured.
@@ -87,10 +93,10 @@ impl Expiry {
         let Some(end) = end.filter(|end| *end < now.saturating_add(RENEW_BEFORE.as_nanos() as u64)) else {
             return;
         };
-        if self.0.is_some_and(|said| said.elapsed() < DAY) {
+        if self.0.elapsed() < DAY {
             return;
         }
-        self.0 = Some(tokio::time::Instant::now());
+        self.0 = tokio::time::Instant::now();
         let days = end.saturating_sub(now) / DAY.as_nanos() as u64;
         tracing::warn!(
             event.name = "perigee.link.certificate_expiry",
@@ -165,7 +171,8 @@ pub fn peer_end(connection: &quinn::Connection) -> Option<u64> {
     end(&peer_certificate(connection)?)
 }
 
-/// Why the certificate in a PEM file is not valid by a clock that says `now`, in ns since 1970: its dates and what to do.
+/// Why the certificate in a PEM file is not valid by a clock that says `now`, in ns since 1970, or will soon not be: its dates and
+/// what to do.
 pub fn out_of_date(path: &Path, now: u64) -> Option<String> {
     let chain = certificates("certificate", path).ok()?;
     let (begin, end) = dates(chain.first()?)?;
@@ -177,12 +184,14 @@ pub fn out_of_date(path: &Path, now: u64) -> Option<String> {
             shown_time(end)
         ));
     }
-    (now < begin).then(|| {
-        format!(
-            "{path} begins at {}, and the clock of this machine says {clock}: is the clock right?",
-            shown_time(begin)
-        )
-    })
+    if now < begin {
+        let begin = shown_time(begin);
+        return Some(format!(
+            "{path} begins at {begin}, and the clock of this machine says {clock}: is the clock right?"
+        ));
+    }
+    (end - now < RENEW_BEFORE.as_nanos() as u64)
+        .then(|| format!("{path} ends at {}, in less than 30 days: issue a new one in time", shown_time(end)))
 }
 
 /// Reads the authorities in a PEM file; two during a change of authority.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use perigee_shared::config::collector::{self, Program};
+use perigee_shared::config::reload::InForce;
 use perigee_shared::config::{ConfigError, ConfigFile, Invalid};
 use perigee_shared::link::tls::is_valid_id;
 use perigee_shared::serve::{Endpoint, validate_endpoint};
@@ -30,6 +31,7 @@ impl Config {
         let mut config: Option<Self> = file.read(|section| collector::keys(Program::Agent, section));
         if let Some(config) = &mut config {
             config.hash = file.hash;
+            config.written = InForce::new(file.tree.settings());
             if file.tree.at(&["processors", "memory_limiter", "max_in_flight"]).is_none() {
                 config.fit_largest_request();
             }

@@ -113,6 +113,7 @@ pub fn check(config: &ContactsConfig, stations: &[String], now: u64) -> Result<(
 enum Command {
     Open(Box<Contact>),
     Close(oneshot::Sender<bool>),
+    Configure(Box<ContactsConfig>, Vec<String>),
     List(Asked, oneshot::Sender<Planned>),
 }
 
@@ -136,6 +137,11 @@ impl ContactControl {
         let (reply, answer) = oneshot::channel();
         self.0.send(Command::Close(reply)).await.map_err(|_| Ending)?;
         answer.await.map_err(|_| Ending)
+    }
+
+    /// Goes by another configuration, with these stations. A contact that was opened by hand stays.
+    pub async fn configure(&self, config: ContactsConfig, stations: Vec<String>) -> Result<(), Ending> {
+        self.0.send(Command::Configure(Box::new(config), stations)).await.map_err(|_| Ending)
     }
 
     /// What is planned, of the next contacts those that are asked for.
@@ -167,8 +173,8 @@ pub struct Contacts {
     told: Told,
     /// The link in fact: a probe that has found its station goes on.
     link: channel::Receiver<LinkStatus>,
-    /// Something takes segments at any time.
-    always_wanted: bool,
+    /// Something beside the link takes segments at any time.
+    direct: bool,
     /// What waits is sealed this long before a contact.
     lead: Duration,
     /// With the time since boot at which it is over.
@@ -193,44 +199,47 @@ impl Contacts {
         stations: &[String],
         clocks: Clocks,
         lead: Duration,
-        always_wanted: bool,
+        direct: bool,
         told: Told,
         link: channel::Receiver<LinkStatus>,
     ) -> (Self, ContactControl) {
         let (control, commands) = mpsc::channel(16);
-        let always = match (config.source, &config.station) {
-            (ContactSource::Always, Some(station)) => Some(Contact::open(station, clocks.now().unix_nano)),
+        let mut contacts = Self {
+            env: clocks.env().clone(),
+            clocks,
+            commands,
+            told,
+            link,
+            direct,
+            lead,
+            by_hand: None,
+            always: None,
+            file: None,
+            probe: None,
+            asked: Vec::new(),
+            source: config.source,
+        };
+        contacts.configure(config, stations);
+        (contacts, ContactControl(control))
+    }
+
+    fn configure(&mut self, config: &ContactsConfig, stations: &[String]) {
+        let now = self.clocks.now().unix_nano;
+        self.source = config.source;
+        self.always = match (config.source, &config.station) {
+            (ContactSource::Always, Some(station)) => Some(Contact::open(station, now)),
             _ => None,
         };
-        let mut file = FileSource::new(config, stations);
-        if let Some(file) = &mut file {
-            file.reload(clocks.now().unix_nano);
+        self.file = FileSource::new(config, stations);
+        if let Some(file) = &mut self.file {
+            file.reload(now);
         }
         let probes = match config.source {
             ContactSource::Probe => true,
             ContactSource::Plan | ContactSource::Orbit => config.fallback == Fallback::Probe,
             ContactSource::Always | ContactSource::Manual => false,
         };
-        let probe = probes.then(|| Probe::new(config, stations.to_vec()));
-        let (env, always_wanted) = (clocks.env().clone(), always_wanted || always.is_some());
-        let (by_hand, asked) = (None, Vec::new());
-        let source = config.source;
-        let contacts = Self {
-            env,
-            clocks,
-            commands,
-            told,
-            link,
-            always_wanted,
-            lead,
-            by_hand,
-            always,
-            file,
-            probe,
-            asked,
-            source,
-        };
-        (contacts, ContactControl(control))
+        self.probe = probes.then(|| Probe::new(config, stations.to_vec()));
     }
 
     /// Whether the time is known and there is a plan, and contacts in it that are not over, or there will be in a moment.
@@ -255,6 +264,11 @@ impl Contacts {
         if let Some(file) = &mut self.file {
             file.take(predicted);
         }
+        self.answer();
+    }
+
+    /// Tells those who have waited for the first passes.
+    fn answer(&mut self) {
         for (asked, reply) in std::mem::take(&mut self.asked) {
             // Whoever asked may have gone away.
             let _ = reply.send(self.planned(asked));
@@ -296,7 +310,8 @@ impl Contacts {
         let plan = self.file.as_ref().filter(|_| now.plan.is_some()).map(|f| &f.plan);
         let next_start = plan.and_then(|p| p.upcoming(at).first()).map(Contact::opens);
         let soon = next_start.map(|start| Duration::from_nanos(start - at));
-        let wanted = self.always_wanted || contact.is_some() || soon.is_some_and(|s| s <= self.lead);
+        let wanted =
+            self.direct || self.always.is_some() || contact.is_some() || soon.is_some_and(|s| s <= self.lead);
         let since_boot = |end: u64| Duration::from_nanos(end.saturating_sub(now.since_boot));
         let by_hand = self.by_hand.as_ref().and_then(|(_, ends)| *ends).map(since_boot);
         self.told.current.send_if_modified(|current| {
@@ -322,7 +337,8 @@ impl Contacts {
     /// Follows the clock, the plan file and the control socket until `shutdown`.
     pub async fn run(&mut self, shutdown: CancellationToken) {
         let real = self.env.placement == Placement::Thread;
-        let mut files = self.file.as_ref().map(|f| FileWatch::new(f.path(), real));
+        let watch = |file: &Option<FileSource>| file.as_ref().map(|f| FileWatch::new(f.path(), real));
+        let mut files = watch(&self.file);
         let mut prediction = None;
         loop {
             if let Some(file) = &mut self.file {
@@ -336,6 +352,11 @@ impl Contacts {
                 biased;
                 () = shutdown.cancelled() => return,
                 command = self.commands.recv() => match command {
+                    Some(Command::Configure(config, stations)) => {
+                        self.configure(&config, &stations);
+                        (files, prediction) = (watch(&self.file), None);
+                        self.answer();
+                    }
                     Some(command) => self.obey(command),
                     None => return,
                 },
@@ -358,6 +379,8 @@ impl Contacts {
 
     fn obey(&mut self, command: Command) {
         match command {
+            // It concerns what `run` keeps, too.
+            Command::Configure(config, stations) => self.configure(&config, &stations),
             Command::Open(contact) => {
                 let now = self.clocks.now();
                 let ends = contact.left(now.unix_nano).map(|left| now.since_boot + left.as_nanos() as u64);

@@ -32,6 +32,9 @@ pub(super) enum ConnectError {
     Socket(#[from] std::io::Error),
     #[error("{0}")]
     Connect(#[from] quinn::ConnectError),
+    /// The station is somewhere else now.
+    #[error("the configuration says that the station is somewhere else now")]
+    Moved,
     /// One side has refused the other, and it will again.
     #[error("{0}")]
     Refused(String),

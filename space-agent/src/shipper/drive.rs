@@ -54,8 +54,8 @@ pub(super) enum Ended {
 pub(super) enum DriveError {
     #[error("{0}")]
     Connection(#[from] quinn::ConnectionError),
-    #[error("{0}")]
-    Closed(String),
+    #[error("{why}")]
+    Closed { why: String, is_refusal: bool },
     #[error("{0}")]
     Wire(#[from] wire::WireError),
     #[error("stream: {0}")]
@@ -73,10 +73,23 @@ pub(super) enum DriveError {
 }
 
 impl DriveError {
+    /// The connection to `station` has ended for this reason.
+    fn closed(station: &str, why: &quinn::ConnectionError) -> Self {
+        // RFC 9001, section 4.8.
+        const CRYPTO: Range<u64> = 0x100..0x200;
+        use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed};
+        let is_refusal = match why {
+            ApplicationClosed(close) => Close::is_refusal(close.error_code),
+            // What TLS says of a certificate may come when this side is already done.
+            ConnectionClosed(close) => CRYPTO.contains(&u64::from(close.error_code)),
+            _ => false,
+        };
+        Self::Closed { why: refusal(station, why), is_refusal }
+    }
+
     /// Whether the ground has refused us: it will do so again.
-    pub(super) fn is_refusal(&self) -> bool {
-        let Self::Connection(quinn::ConnectionError::ApplicationClosed(close)) = self else { return false };
-        Close::is_refusal(close.error_code)
+    pub(super) const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Closed { is_refusal: true, .. })
     }
 }
 
@@ -119,7 +132,8 @@ pub(super) async fn drive(
     mut over: Pin<&mut (impl Future<Output = ()> + Send)>,
 ) -> Result<Ended, DriveError> {
     let connection = &up.connection;
-    let (control, answers) = connection.open_bi().await?;
+    let opened = connection.open_bi().await;
+    let (control, answers) = opened.map_err(|why| DriveError::closed(&pass.contact.station, &why))?;
     let (messages, mut received) = mpsc::channel(16);
     let reader = tokio::spawn(read_control(answers, messages));
     // A ground that reads nothing holds back its writer, never the driver.
@@ -130,7 +144,7 @@ pub(super) async fn drive(
     let mut sealed = shipper.sealed.clone();
     sealed.mark_unchanged();
     let mut driver = Driver {
-        ground: shipper.ground(&pass.contact.station).to_owned(),
+        ground: shipper.ground(&pass.contact.station),
         asked,
         epoch: hello.epochs.last().map_or(0, |e| e.epoch),
         session: Session::new(hello, pass.standing.budget, std::mem::take(&mut pass.gained), &shipper.lanes),
@@ -164,7 +178,7 @@ pub(super) async fn drive(
     pass.standing = session.standing();
     pass.gained = session.into_gained();
     let station = &pass.contact.station;
-    ended.map_err(|error| closed.map_or(error, |why| DriveError::Closed(refusal(station, &why))))
+    ended.map_err(|error| closed.map_or(error, |why| DriveError::closed(station, &why)))
 }
 
 /// Ends when nothing new may be begun any more.
@@ -209,7 +223,7 @@ async fn read_control(
 
 /// Hello, and when its clocks were read.
 async fn hello(shipper: &Shipper, pass: &Pass) -> Result<(Hello, SinceBoot), DriveError> {
-    let station = shipper.ground(&pass.contact.station).to_owned();
+    let station = shipper.ground(&pass.contact.station);
     let greet = move |wal: &mut Wal| {
         wal.bases().greets(&station);
         wal.epochs().hello(&station)
@@ -376,9 +390,9 @@ impl Driver<'_> {
             }
             Action::DropsKnown { ack, highest } => {
                 let station = self.ground.clone();
-                let stations =
-                    self.shipper.config.stations.iter().map(|(id, at)| at.server_name(id).to_owned());
-                let stations: Vec<String> = stations.collect();
+                let stations = self.shipper.stations();
+                let stations: Vec<String> =
+                    stations.iter().map(|(id, at)| at.server_name(id).to_owned()).collect();
                 self.shipper
                     .wal
                     .call(move |wal| wal.epochs().drops_acknowledged(&station, &stations, &ack, highest))

@@ -56,6 +56,9 @@ enum ReportError {
     Gone(#[from] perigee_shared::env::Gone),
 }
 
+/// Where stations are, by id.
+pub type Stations = Arc<BTreeMap<String, StationConfig>>;
+
 /// What a shipper needs to know.
 pub struct ShipperConfig {
     /// The id in our certificate.
@@ -63,7 +66,7 @@ pub struct ShipperConfig {
     /// TLS.
     pub trust: Trust,
     /// Where each station is, by id.
-    pub stations: BTreeMap<String, StationConfig>,
+    pub stations: watch::Receiver<Stations>,
     /// The first 8 bytes of the BLAKE3 hash of the configuration's file; 0: there is none.
     pub configuration: u64,
     /// What the memory limiter allows, bytes.
@@ -228,10 +231,10 @@ impl Shipper {
     async fn ship(&mut self, contact: &Contact, shutdown: &CancellationToken) -> Pass {
         let mut pass = Pass::new(contact, self.clocks.now().unix_nano);
         let station = contact.station.clone();
-        let Some(at) = self.config.stations.get(&station).cloned() else {
+        if !self.stations().contains_key(&station) {
             tracing::error!(station, "the contact names a station that link.stations does not have");
             return pass;
-        };
+        }
         tracing::info!(contact = contact.name(), "contact begins");
         let mut over = std::pin::pin!(self.over(contact.clone(), shutdown.clone()));
         loop {
@@ -239,8 +242,10 @@ impl Shipper {
             if let Some(planned) = self.planned(&pass.contact) {
                 pass.replan(&planned);
             }
+            let Some(at) = self.stations().get(&station).cloned() else { break };
             let error = match self.connect(&mut pass, &at, over.as_mut()).await {
                 None => break,
+                Some(Err(ConnectError::Moved)) => continue,
                 Some(Ok(up)) => match self.serve(&mut pass, &up, over.as_mut()).await {
                     Ok(drive::Ended::ContactOver) => break,
                     Ok(drive::Ended::Again) => continue,
@@ -283,10 +288,14 @@ impl Shipper {
             &shape,
             &counters
         ));
+        let mut stations = self.config.stations.clone();
+        let elsewhere = |stations: &Stations| stations.get(station) != Some(at);
+        let mut moved = std::pin::pin!(stations.wait_for(elsewhere));
         tokio::select! {
             biased;
             () = &mut over => return None,
             connected = &mut connecting => return Some(connected),
+            _ = &mut moved => return Some(Err(ConnectError::Moved)),
             () = tokio::time::sleep(connect::patience(&shape)) => {}
         }
         self.complain(station, connect::no_answer(&at.address, &shape));
@@ -294,6 +303,7 @@ impl Shipper {
             biased;
             () = &mut over => None,
             connected = &mut connecting => Some(connected),
+            _ = &mut moved => Some(Err(ConnectError::Moved)),
         }
     }
 
@@ -353,8 +363,12 @@ impl Shipper {
     }
 
     /// The ground-station that answers for `station`: what is known of a ledger is known of that.
-    fn ground<'a>(&'a self, station: &'a str) -> &'a str {
-        self.config.stations.get(station).map_or(station, |at| at.server_name(station))
+    fn ground(&self, station: &str) -> String {
+        self.stations().get(station).map_or(station, |at| at.server_name(station)).to_owned()
+    }
+
+    fn stations(&self) -> Stations {
+        Arc::clone(&self.config.stations.borrow())
     }
 
     /// Whether a contact with another station is in force.

@@ -64,6 +64,7 @@ impl Trust {
         let doubt = self.unusable || self.has_expired();
         counters.revocations_unusable.set(i64::from(doubt));
         counters.certificate_end(self.end());
+        self.expiry.look("link.certificate_file", self.end(), self.env.trusted_or_earliest());
         &self.client
     }
 
@@ -84,7 +85,6 @@ impl Trust {
                 ),
             }
         }
-        self.expiry.look("link.certificate_file", self.end(), self.env.trusted_or_earliest());
         let Some(file) = self.list.as_mut().filter(|file| file.has_changed()) else { return };
         let loaded = file.load();
         let used = loaded.and_then(|list| self.trust(list));

@@ -25,7 +25,8 @@ pub struct Agent {
     pub http: u16,
     /// The metrics endpoint.
     pub metrics: u16,
-    file: PathBuf,
+    /// Where its configuration is.
+    pub file: PathBuf,
     socket: PathBuf,
     directory: PathBuf,
 }

