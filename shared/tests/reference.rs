@@ -12,8 +12,17 @@ use perigee_shared::units::{ByteSize, parse_duration};
 
 /// Structs that refuse unknown keys and are no section of a file: requests to the control socket and the API, the exporter `link`, which
 /// has no key, lists of names (the page shows them with their sections), and the list around a plan's contacts.
-const OTHERS: [&str; 9] =
-    ["OpenContact", "Release", "Backup", "Salvage", "Recode", "BackupRequest", "ReplayRequest", "Nothing", "File"];
+const OTHERS: [&str; 9] = [
+    "OpenContact",
+    "Release",
+    "Backup",
+    "Salvage",
+    "Recode",
+    "BackupRequest",
+    "ReplayRequest",
+    "Nothing",
+    "File",
+];
 
 #[derive(Debug)]
 struct Field {
@@ -36,7 +45,9 @@ fn sources(root: &Path) -> BTreeMap<String, String> {
                 directories.push(path);
             } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
-                let end = text.find("#[cfg(test)]\nmod tests {").or(text.find("#[cfg(test)]\npub(crate) mod tests"));
+                let end = text
+                    .find("#[cfg(test)]\nmod tests {")
+                    .or(text.find("#[cfg(test)]\npub(crate) mod tests"));
                 out.insert(name, text[..end.unwrap_or(text.len())].to_owned());
             }
         }
@@ -113,7 +124,8 @@ fn sections(sources: &BTreeMap<String, String>) -> BTreeMap<String, Vec<Field>> 
     for (file, text) in sources {
         for (at, _) in text.match_indices("#[serde(deny_unknown_fields") {
             let all_default = text[at..].lines().next().unwrap().contains("default");
-            let Some((name, body)) = text[at..].split_once("struct ").and_then(|(_, t)| t.split_once(" {")) else {
+            let Some((name, body)) = text[at..].split_once("struct ").and_then(|(_, t)| t.split_once(" {"))
+            else {
                 continue;
             };
             let name = name.split('<').next().unwrap();
@@ -142,17 +154,19 @@ fn sections(sources: &BTreeMap<String, String>) -> BTreeMap<String, Vec<Field>> 
 
 /// A choice: the words that may be written, and the one that is the default.
 fn words(sources: &BTreeMap<String, String>, name: &str) -> Option<(Vec<String>, Option<String>)> {
-    let text = sources.values().find(|text| text.contains(&format!("enum {name} {{")))?;
-    let at = text.find(&format!("enum {name} {{"))?;
-    let (head, body) = (&text[..at], &text[at..at + text[at..].find("\n}")?]);
-    let head = &head[head.rfind("\n\n").unwrap_or(0)..];
+    let (head, body) = sources.values().find_map(|text| {
+        let at = text.find(&format!("enum {name} {{"))?;
+        let head = &text[text[..at].rfind("\n\n").unwrap_or(0)..at];
+        head.contains("Deserialize").then_some((head, &text[at..at + text[at..].find("\n}")?]))
+    })?;
     let (mut all, mut default, mut renamed, mut is_default) = (Vec::new(), None, None, false);
     for line in body.lines().skip(1).map(str::trim) {
         if line == "#[default]" {
             is_default = true;
         } else if let Some(rest) = line.strip_prefix("#[serde(rename = \"") {
             renamed = rest.split('"').next().map(str::to_owned);
-        } else if let Some(variant) = line.strip_suffix(',').filter(|v| v.chars().all(char::is_alphanumeric)) {
+        } else if let Some(variant) = line.strip_suffix(',').filter(|v| v.chars().all(char::is_alphanumeric))
+        {
             let snake = head.contains("snake_case");
             let mut word = String::new();
             for (n, c) in variant.chars().enumerate() {
@@ -330,4 +344,25 @@ fn the_reference_has_every_key_that_the_code_reads_with_its_type_and_default() {
     }
     assert!(wrong.is_empty(), "docs/configuration.md:\n{}", wrong.join("\n"));
     assert!(keys > 200 && compared > 140, "{keys} keys, {compared} defaults");
+}
+
+/// What stands between `start` and the next quotation mark or backquote, wherever `start` is in `text`.
+fn names<'a>(text: &'a str, start: &str) -> Vec<&'a str> {
+    let found = text.match_indices(start).map(|(at, _)| &text[at + start.len()..]);
+    found.filter_map(|rest| rest.split(['"', '`']).next()).collect()
+}
+
+#[test]
+fn every_alarm_is_listed_with_its_remedy() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let page = std::fs::read_to_string(root.join("docs/operations.md")).unwrap();
+    let sources = sources(root);
+    let mut raised: Vec<&str> =
+        sources.values().flat_map(|text| names(text, "event.name = \"perigee.")).collect();
+    raised.sort_unstable();
+    raised.dedup();
+    let mut listed = names(&page, "\n| `perigee.");
+    listed.sort_unstable();
+    assert!(raised.len() > 20, "{raised:?}");
+    assert_eq!(listed, raised, "docs/operations.md, \"Alarms\", and the code");
 }
