@@ -1,4 +1,5 @@
-//! Whether docs/configuration.md says what the code reads: every key, its type, its default and the words that it may have.
+//! Whether the pages say what the code does: docs/configuration.md every key with its type, its default and the words that it may have,
+//! docs/operations.md every alarm, ARCHITECTURE.md files and functions that are there.
 //!
 //! The code is read as text. A section of a configuration file is a struct with `deny_unknown_fields`; on the page a comment
 //! `<!-- keys: FILE STRUCT -->` stands above the table of its keys.
@@ -365,4 +366,45 @@ fn every_alarm_is_listed_with_its_remedy() {
     listed.sort_unstable();
     assert!(raised.len() > 20, "{raised:?}");
     assert_eq!(listed, raised, "docs/operations.md, \"Alarms\", and the code");
+}
+
+#[test]
+fn every_file_and_function_that_the_architecture_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let page = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    assert!(page.lines().count() <= 300, "ARCHITECTURE.md has more than 300 lines");
+    let (mut directories, mut files, mut code) = (vec![root.to_owned()], Vec::new(), String::new());
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && !name.starts_with('.') && name != "target" {
+                directories.push(path);
+            } else if name.ends_with(".rs") || name.ends_with(".py") {
+                code.push_str(&std::fs::read_to_string(&path).unwrap());
+                files.push(path);
+            }
+        }
+    }
+    let (mut named, mut wrong) = (0, Vec::new());
+    for word in page.split('`').skip(1).step_by(2) {
+        let known = if word.ends_with(".rs") || word.ends_with(".py") {
+            files.iter().any(|file| file.ends_with(word))
+        } else if word.contains("::") || (word.contains('_') && word.len() > 24) {
+            let name = word.rsplit("::").next().unwrap().trim_end_matches("()");
+            let is_variant = name.starts_with(char::is_uppercase);
+            (is_variant && code.contains(word))
+                || ["fn ", "def ", "struct "].iter().any(|kind| {
+                    [" ", "(", "<"].iter().any(|end| code.contains(&format!("{kind}{name}{end}")))
+                })
+        } else {
+            continue;
+        };
+        named += 1;
+        if !known {
+            wrong.push(word);
+        }
+    }
+    assert!(wrong.is_empty(), "ARCHITECTURE.md names what is not there: {wrong:?}");
+    assert!(named > 150, "{named} names");
 }
