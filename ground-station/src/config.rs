@@ -83,7 +83,7 @@ pub struct LinkConfig {
     pub handshake_timeout: Span,
     /// Who may connect.
     #[serde(default)]
-    pub satellites: Satellites,
+    pub satellites: BTreeMap<String, Option<SatelliteConfig>>,
 }
 
 /// Who may connect, by id, with bounds.

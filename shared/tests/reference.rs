@@ -13,8 +13,9 @@ use perigee_shared::units::{ByteSize, parse_duration};
 
 /// Structs that refuse unknown keys and are no section of a file: requests to the control socket and the API, the exporter `link`, which
 /// has no key, lists of names (the page shows them with their sections), and the list around a plan's contacts.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "OpenContact",
+    "Asked",
     "Release",
     "Backup",
     "Salvage",
@@ -202,6 +203,7 @@ fn type_word(sources: &BTreeMap<String, String>, kind: &str) -> &'static str {
         "Vec" => "list",
         "BTreeMap" | "Headers" | "Metrics" | "Toggles" | "LanesConfig" => "map",
         "Components" | "Extensions" => "components",
+        "Skyline" => "number or list",
         name if words(sources, name).is_some() => "choice",
         _ => "section",
     }
