@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper_util::service::TowerToHyperService;
-use perigee_shared::config::{ConfigError, Invalid, Problem};
+use perigee_shared::config::{ConfigError, Invalid, Problem, check_directory};
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::tls::{self, TlsError};
@@ -137,6 +137,7 @@ fn link_config(
 pub fn check(config: &Config) -> Result<(), AgentError> {
     let env = Env::production();
     Outside::try_new(config, &env, &watch::Sender::new(stations_of(config)).subscribe())?;
+    check_directory("storage.directory", &config.storage.directory).map_err(AgentError::Setting)?;
     Receivers::check(config)?;
     let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
     Ok(crate::contacts::check(&config.contacts, &stations, env.trusted_or_earliest())?)

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{self, Agent, Reload};
 use crate::config::Config;
 use crate::control::{Backup, OpenContact, Release, Salvage, inspect};
-use crate::people::{contacts_text, recode_text, release_hint, report_text, status_text};
+use crate::people::{contacts_text, opened_text, recode_text, release_hint, report_text, status_text};
 use crate::recode::{Recode, recode};
 
 /// Receives OTLP on board, keeps it durable, and ships it to a ground-station when a contact opens.
@@ -277,7 +277,7 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             let text = match command {
                 ContactCommand::List { .. } => contacts_text,
                 ContactCommand::Report => report_text,
-                ContactCommand::Open { .. } | ContactCommand::Close => pretty,
+                ContactCommand::Open { .. } | ContactCommand::Close => opened_text,
             };
             let answer = contact(&load(&arg.config)?, command).await?;
             print(&if arg.json { pretty(&answer) } else { text(&answer) })

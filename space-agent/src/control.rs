@@ -191,8 +191,10 @@ fn lane(lane: &LaneSummary, lanes: &Lanes) -> Value {
 }
 
 async fn status(State(c): Shared) -> Answer {
-    let (wal, known, abandoned) =
-        c.wal.call(|wal| (wal.summary(), wal.custody().known(), wal.custody().abandoned())).await?;
+    let look = |wal: &mut Wal| {
+        (wal.summary(), wal.custody().known(), wal.custody().abandoned(), wal.passes().oldest())
+    };
+    let (wal, known, abandoned, oldest) = c.wal.call(look).await?;
     let planned = match &c.contacts {
         Some(contacts) => Some(contacts.list(Asked { limit: 1, ..Asked::default() }).await?),
         None => None,
@@ -208,7 +210,11 @@ async fn status(State(c): Shared) -> Answer {
         "link": link,
         "clock": c.clocks.status(),
         "contact": planned.as_ref().and_then(|p| p.current.as_ref()),
+        "contact_by": planned.as_ref().and_then(|p| p.current_by),
         "next_contact": planned.as_ref().and_then(|p| p.upcoming.first()),
+        "plan_error": planned.as_ref().and_then(|p| p.plan_error.as_ref()),
+        "waits_since_unix_nano": oldest.ok().flatten(),
+        "unix_nano": c.clocks.now().unix_nano,
         "memory": {
             "resident_bytes": (c.env.memory)(),
             "in_flight_bytes": c.limiter.in_flight(),

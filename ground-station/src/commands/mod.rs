@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use perigee_shared::config::reload::{Hangups, InForce};
-use perigee_shared::config::{ConfigError, Problem};
+use perigee_shared::config::{ConfigError, Problem, check_directory};
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
 use perigee_shared::link::tls;
@@ -57,7 +57,7 @@ enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct ConfigFile {
     /// The configuration file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/perigee/ground.yaml")]
     pub(crate) config: PathBuf,
 }
 
@@ -151,6 +151,7 @@ fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
             Client::try_new(&format!("exporters.{name}"), exporter, &env).map_err(StartError::Config)?;
         }
     }
+    check_directory("storage.directory", &config.storage.directory).map_err(StartError::Config)?;
     if let Err(error) = Link::check(&config, &env) {
         eprintln!("ground-station: {}: {error}", file.config.display());
         return Ok(ExitCode::from(WRONG_CONFIGURATION));

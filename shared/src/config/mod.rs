@@ -137,6 +137,19 @@ impl Invalid {
     }
 }
 
+/// Whether `path` can be a directory: one that is not there is made at the start.
+pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
+    match std::fs::metadata(path) {
+        Ok(meta) if !meta.is_dir() => {
+            Err(Invalid::new(key, format!("{} is a file; name a directory", path.display())))
+        }
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound) => {
+            Err(Invalid::new(key, format!("{}: {error}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads the configuration file at `path`; variables come from `env`.
 pub fn load<T: DeserializeOwned>(
     path: &Path,

@@ -87,6 +87,8 @@ pub struct Planned {
     /// What all of the plan carries, the open contact first, where that was asked for.
     #[serde(skip)]
     pub ahead: Vec<Ahead>,
+    /// What the open contact comes from: `hand`, `plan`, `always` or `probe`.
+    pub current_by: Option<&'static str>,
     /// `contacts.source`.
     pub source: &'static str,
     /// The first 8 bytes of the BLAKE3 hash of the file that is in force.
@@ -403,6 +405,13 @@ impl Contacts {
         let at = self.clocks.now();
         let now = at.unix_nano;
         let current = self.open_now(&at).map(|c| Pass::new(&c, now));
+        let of_plan = self.file.as_ref().zip(at.plan).is_some_and(|(f, now)| f.plan.current(now).is_some());
+        let current_by = current.as_ref().map(|_| match () {
+            () if self.by_hand.is_some() => "hand",
+            () if of_plan => "plan",
+            () if self.always.is_some() => "always",
+            () => "probe",
+        });
         let plan = self.file.as_ref().filter(|_| at.plan.is_some());
         let upcoming = plan.map_or(&[][..], |f| f.plan.upcoming(now));
         let warnings = plan.map(|f| f.warnings(now)).unwrap_or_default();
@@ -412,6 +421,7 @@ impl Contacts {
         let asked_for = &upcoming[..upcoming.partition_point(|c| c.start_unix_nano < asked.until)];
         Planned {
             current,
+            current_by,
             upcoming: asked_for.iter().take(asked.limit).map(|c| Pass::new(c, now)).collect(),
             more: asked_for.len().saturating_sub(asked.limit),
             ahead,

@@ -44,6 +44,9 @@ use crate::wal::{ConsumerId, Wal, WalError};
 /// After a station has refused, or a session has failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What the log has when a station answers.
+const CONNECTED: &str = "connected";
+
 /// Reports of passes that a Hello brings.
 const REPORTS: usize = 16;
 
@@ -236,6 +239,7 @@ impl Shipper {
             return pass;
         }
         tracing::info!(contact = contact.name(), "contact begins");
+        self.said.forget(&station, CONNECTED);
         let mut over = std::pin::pin!(self.over(contact.clone(), shutdown.clone()));
         loop {
             self.set_state(LinkState::Connecting, Some(&station));
@@ -316,7 +320,10 @@ impl Shipper {
     ) -> Result<drive::Ended, DriveError> {
         self.counters.connections.inc();
         self.set_state(LinkState::Up, Some(&pass.contact.station));
-        tracing::info!(station = pass.contact.station, "connected");
+        // Where a station refuses us it is connected to again and again.
+        if self.said.may_say(&pass.contact.station, CONNECTED) {
+            tracing::info!(station = pass.contact.station, "{CONNECTED}");
+        }
         self.accepted(&up.connection).await;
         pass.up();
         let ended = drive::drive(self, pass, up, over).await;

@@ -273,6 +273,24 @@ async fn a_satellite_that_may_not_connect_is_told_so_on_both_sides() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_a_file_is_named_by_validate() {
+    let scene = Scene::new(PROGRAMS);
+    let file = scene.path().join("a-file");
+    std::fs::write(&file, "").unwrap();
+    let mut ground = Ground::new(&scene);
+    let mut agent = Agent::new(&scene, ground.link);
+    for config in [&mut ground.config, &mut agent.config] {
+        config["storage"]["directory"] = json!(file);
+    }
+    std::fs::write(&ground.file, ground.config.to_string()).unwrap();
+    std::fs::write(&agent.file, agent.config.to_string()).unwrap();
+    for (process, file) in [(&ground.process, &ground.file), (&agent.process, &agent.file)] {
+        let exit = process.run(&["validate", "--config", file.to_str().unwrap()]).await;
+        says(&exit, 64, &["storage.directory", "a-file is a file; name a directory"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sighup_takes_what_can_change_into_force_names_the_rest_and_refuses_what_is_wrong() {
     let scene = Scene::new(PROGRAMS);
     let mut ground = Ground::new(&scene);
