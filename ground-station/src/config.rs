@@ -16,6 +16,8 @@ use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 use serde::de::MapAccess;
 
+use crate::spool::Keep;
+
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -140,6 +142,32 @@ pub struct StorageConfig {
     /// Reading everything again now and then, so that damage is found early.
     #[serde(default)]
     pub scrub: ScrubConfig,
+    /// What is remembered of every segment that was committed.
+    #[serde(default)]
+    pub catalogue: CatalogueConfig,
+}
+
+/// `storage.catalogue`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CatalogueConfig {
+    /// For how long; 0: nothing is remembered.
+    pub keep: Span,
+    /// What all of it may take; the oldest goes first. About 190 bytes a segment.
+    pub max_bytes: ByteSize,
+}
+
+impl Default for CatalogueConfig {
+    fn default() -> Self {
+        Self { keep: Span::secs(90 * 86_400), max_bytes: ByteSize::mib(64) }
+    }
+}
+
+impl CatalogueConfig {
+    /// The same for the spool.
+    pub fn keep(&self) -> Keep {
+        Keep { nano: u64::try_from(self.keep.0.as_nanos()).unwrap_or(u64::MAX), bytes: self.max_bytes.0 }
+    }
 }
 
 /// `storage.scrub`

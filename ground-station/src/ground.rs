@@ -213,6 +213,7 @@ pub fn settings(config: &Config) -> Settings {
             .collect(),
         ballast: config.storage.ballast.0,
         decoded_bases: config.storage.decoded_bases.0,
+        catalogue: config.storage.catalogue.keep(),
         station: config.link.station.clone(),
         routes: config.service.pipelines.routes(),
     }

@@ -1,7 +1,7 @@
 //! Verifying and decoding what the spool holds, for work that keeps a processor busy: it reads the spool as it was at one moment,
 //! beside whatever the spool does meanwhile. What is deleted meanwhile is given back to the file only when that is over.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perigee_shared::segment::{Base, CodecError, Decoder, Header, Request, hash, learn};
@@ -9,12 +9,16 @@ use perigee_shared::store::{StoreError, join};
 use redb::{ReadTransaction, ReadableTable};
 
 use super::bases;
+use super::catalogue::Services;
 use super::error::SpoolError;
 use super::outlet::{Found, Place};
 use super::tables::*;
 
 /// Bases that are kept decoded whatever they take: the one that segments need now, and the next one.
 const DECODED: usize = 2;
+
+/// Payloads whose services are known and not in the catalogue yet, at most.
+const NAMED: usize = 256;
 
 /// Why bytes cannot be used.
 #[derive(Debug)]
@@ -66,6 +70,8 @@ struct Latest {
     bases: VecDeque<Known>,
     /// Payloads that were found to decode.
     checked: BTreeSet<u64>,
+    /// Services in payloads that were decoded, until the catalogue has them.
+    services: BTreeMap<u64, Vec<String>>,
 }
 
 /// What was decoded lately, so that a run of segments that need one base decodes it once. A spool's exporters share it.
@@ -114,6 +120,21 @@ impl Decoded {
         let checked = &mut self.latest().checked;
         *checked = checked.split_off(&payload);
     }
+
+    /// Notes which services are in a payload.
+    fn names(&self, payload: u64, services: Services) {
+        let known = &mut self.latest().services;
+        known.insert(payload, services.0.into_iter().collect());
+        // What no exporter finishes is forgotten: the oldest first.
+        while known.len() > NAMED {
+            known.pop_first();
+        }
+    }
+
+    /// Which services are in a payload, for the catalogue to keep.
+    pub(super) fn take_names(&self, payload: u64) -> Option<Vec<String>> {
+        self.latest().services.remove(&payload)
+    }
 }
 
 /// A segment for an exporter, verified and decoded.
@@ -158,8 +179,10 @@ impl Snapshot {
         let Found { place, satellite, header, payload: number, request } = found;
         let bytes = self.payload(number, &header)?;
         let checked = self.decoded.latest().checked.contains(&number);
-        let decoded = self.decode(place.0.satellite, &header, &bytes, checked)?;
+        let mut services = Services::default();
+        let decoded = self.decode(place.0.satellite, &header, &bytes, checked, |r| services.look(r))?;
         if !checked {
+            self.decoded.names(number, services);
             self.decoded.latest().checked.insert(number);
             if let Some((first, _)) = self.read.open_table(SEGMENT_CHUNKS)?.iter()?.next().transpose()? {
                 self.decoded.forget_before(first.value().of);
@@ -178,18 +201,19 @@ impl Snapshot {
         payload: &[u8],
     ) -> Result<Option<Vec<Request>>, Fault> {
         match hash(payload) == header.hash {
-            true => self.decode(satellite, header, payload, false),
+            true => self.decode(satellite, header, payload, false, |_| ()),
             false => Err(Fault::Payload),
         }
     }
 
-    /// The same of a payload that has its hash; one by one they are looked through unless `checked`.
+    /// The same of a payload that has its hash; one by one they are looked through unless `checked`. What is looked through, `each` is shown.
     fn decode(
         &self,
         satellite: u32,
         header: &Header,
         payload: &[u8],
         checked: bool,
+        mut each: impl FnMut(&Request),
     ) -> Result<Option<Vec<Request>>, Fault> {
         let base = self.base_of(satellite, header)?;
         match Decoder::new(header, payload, base.as_deref())? {
@@ -197,11 +221,13 @@ impl Snapshot {
                 if header.is_base {
                     self.decoded.remember(SequenceKey::new(satellite, header.id), &Arc::from(own));
                 }
-                Ok(Some(requests.collect()))
+                let requests: Vec<Request> = requests.collect();
+                requests.iter().for_each(each);
+                Ok(Some(requests))
             }
             mut rows => {
                 if !checked {
-                    rows.try_for_each(|request| request.map(drop))?;
+                    rows.try_for_each(|request| request.map(|request| each(&request)))?;
                 }
                 Ok(None)
             }
@@ -282,7 +308,7 @@ impl Snapshot {
             }
             let header = record.header()?;
             let bytes = fresh.payload(record.payload, &header);
-            let found = bytes.and_then(|bytes| fresh.decode(record.number, &header, &bytes, false));
+            let found = bytes.and_then(|bytes| fresh.decode(record.number, &header, &bytes, false, |_| ()));
             wrong.extend(said(found)?.map(|why| format!("{}: segment {}: {why}", record.payload, header.id)));
         }
         for row in fresh.read.open_table(BASES)?.iter()? {
@@ -290,7 +316,7 @@ impl Snapshot {
             let (key, record) = (key.value(), decode::<BaseRecord>(value.value())?);
             let header = bases::read_header(value.value())?;
             let bytes = fresh.base(key, &header);
-            let found = bytes.and_then(|bytes| fresh.decode(key.satellite, &header, &bytes, false));
+            let found = bytes.and_then(|bytes| fresh.decode(key.satellite, &header, &bytes, false, |_| ()));
             wrong.extend(said(found)?.map(|why| format!("{}: base {}: {why}", record.entry, header.id)));
         }
         Ok(wrong)

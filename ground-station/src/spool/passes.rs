@@ -108,6 +108,17 @@ impl Pass {
     pub fn fill(&self) -> Option<f64> {
         self.report["efficiency"].as_f64()
     }
+
+    /// What the satellite says of it; only the station while it has not said anything.
+    pub const fn report(&self) -> &Value {
+        &self.report
+    }
+
+    /// When it began: by this station's clock if it saw it, else by the satellite's, ns since the Unix epoch.
+    pub fn start(&self) -> u64 {
+        let said = || self.report["start_unix_nano"].as_u64().unwrap_or(0);
+        self.ground.as_ref().map_or_else(said, |ground| ground.start_unix_nano)
+    }
 }
 
 /// A pass as this station saw it.
