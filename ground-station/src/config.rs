@@ -16,6 +16,7 @@ use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 use serde::de::MapAccess;
 
+use crate::console::ConsoleConfig;
 use crate::spool::Keep;
 
 /// The whole file.
@@ -206,6 +207,8 @@ pub struct Extensions {
     pub health_check: Option<HttpConfig>,
     /// JSON for people and tools.
     pub api: Option<HttpConfig>,
+    /// Pages in the browser.
+    pub console: Option<ConsoleConfig>,
     /// For the commands of this program.
     pub control: Option<ControlConfig>,
     /// What exporters name in `auth`.
@@ -216,19 +219,21 @@ pub struct Extensions {
 enum Extension {
     HealthCheck(HttpConfig),
     Api(HttpConfig),
+    Console(ConsoleConfig),
     Control(ControlConfig),
     Authenticator(Authenticator),
 }
 
 impl Component for Extension {
     const KINDS: &'static [&'static str] =
-        &["health_check", "api", "control", "bearertokenauth", "basicauth"];
+        &["health_check", "api", "console", "control", "bearertokenauth", "basicauth"];
     const NOUN: &'static str = "extension";
 
     fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
         Ok(match kind {
             "health_check" => Self::HealthCheck(map.next_value()?),
             "api" => Self::Api(map.next_value()?),
+            "console" => Self::Console(map.next_value()?),
             "control" => Self::Control(map.next_value()?),
             _ => Self::Authenticator(Authenticator::deserialize_kind(kind, map)?),
         })
@@ -242,6 +247,7 @@ impl From<Components<Extension>> for Extensions {
             match extension {
                 Extension::HealthCheck(http) => out.health_check = Some(http),
                 Extension::Api(http) => out.api = Some(http),
+                Extension::Console(console) => out.console = Some(console),
                 Extension::Control(control) => out.control = Some(control),
                 Extension::Authenticator(authenticator) => {
                     out.authenticators.insert(name, authenticator);
@@ -355,6 +361,8 @@ impl Config {
         ] {
             wrong.extend(listener.as_ref().and_then(|listener| listener.validate(key).err()));
         }
+        let console = self.extensions.console.as_ref();
+        wrong.extend(console.into_iter().flat_map(|console| console.validate("extensions.console")));
         wrong
     }
 

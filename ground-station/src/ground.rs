@@ -8,12 +8,13 @@ use axum::Router;
 use hyper_util::service::TowerToHyperService;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
+use perigee_shared::link::tls;
 use perigee_shared::serve::{self, BindError, Endpoint, Listener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ScrubConfig};
-use crate::console::Console;
+use crate::console::{Beside, Console, ConsoleConfig};
 use crate::exporter::Exporter;
 use crate::link::{Link, LinkError};
 use crate::spool::{Settings, SpoolError, Status, Store, scrub};
@@ -65,6 +66,7 @@ pub struct Ground {
     link: Link,
     exporters: Vec<Exporter>,
     served: Vec<Served>,
+    console: Console,
     metrics: Metrics,
     scrub: ScrubConfig,
 }
@@ -99,10 +101,17 @@ impl Ground {
             exporters.push(Exporter::try_new(&name, settings, signals, station, env, store, metrics)?);
         }
         let link = Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?;
-        let console = Console::new(store.clone(), metrics.clone(), link.connected());
+        let beside = Beside {
+            metrics: metrics.clone(),
+            connected: link.connected(),
+            directory: config.storage.directory.clone(),
+            station: config.link.station.clone(),
+            certificate_end: tls::end_of(&config.link.certificate_file),
+        };
+        let console = Console::new(store.clone(), env, beside);
         let served = bind(&config, &console).await?;
         let scrub = config.storage.scrub;
-        Ok(Self { store, link, exporters, served, metrics, scrub })
+        Ok(Self { store, link, exporters, served, console, metrics, scrub })
     }
 
     /// The addresses that the link is bound to.
@@ -131,7 +140,7 @@ impl Ground {
     ///
     /// When it has ended by itself.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Ended> {
-        let Self { store, link, exporters, served, scrub, metrics } = self;
+        let Self { store, link, exporters, served, console, scrub, metrics } = self;
         let stop = shutdown.child_token();
         for address in link.addresses() {
             tracing::info!(%address, "the link listens (UDP)");
@@ -144,9 +153,11 @@ impl Ground {
                 tracing::info!(%address, name, "listening");
             }
             let service = TowerToHyperService::new(router);
-            let (limits, closed) = (serve::Limits::default(), metrics.closed().clone());
+            let (limits, closed) = (limits_of(name), metrics.closed().clone());
             serve::keep(&watching, name, listener, (limits, closed), service, late.clone());
         }
+        let board = console.clone();
+        watching.keep_until("console", board, &late, |board, _| Box::pin(board.run()));
         for exporter in exporters {
             let name = format!("exporter {}", exporter.name());
             work.keep_until(name, exporter, &stop, |exporter, stop| Box::pin(exporter.run(stop)));
@@ -169,6 +180,7 @@ impl Ground {
         tracing::info!("ending");
         let drained = tokio::time::timeout(DRAIN, async {
             work.ended().await;
+            console.end();
             late.cancel();
             watching.ended().await;
         });
@@ -219,6 +231,22 @@ pub fn settings(config: &Config) -> Settings {
     }
 }
 
+/// The console's certificates, read.
+fn console_tls(config: &ConsoleConfig) -> Result<Option<Arc<rustls::ServerConfig>>, Invalid> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let read = || {
+        let clients = files.client_ca_file.as_deref().map(tls::load_authorities).transpose()?;
+        tls::listener_config(tls::Credentials::load(&files.cert_file, &files.key_file)?, clients)
+    };
+    read().map(Some).map_err(|error| Invalid::new("extensions.console.tls", error.to_string()))
+}
+
+/// Browsers hold several connections each.
+fn limits_of(name: &str) -> serve::Limits {
+    let limits = serve::Limits::default();
+    if name == "console" { serve::Limits { max_connections: 128, ..limits } } else { limits }
+}
+
 async fn bind(config: &Config, console: &Console) -> Result<Vec<Served>, StartError> {
     let mut out = Vec::new();
     let extensions = &config.extensions;
@@ -232,6 +260,14 @@ async fn bind(config: &Config, console: &Console) -> Result<Vec<Served>, StartEr
             .map_err(|message| Invalid::new(format!("{purpose}.endpoint"), message))?;
         let listener = Listener::bind(&endpoint, purpose, None).await?;
         out.push(Served { name, listener, router: serve::keep_out(router, &endpoint) });
+    }
+    if let Some(console_config) = &extensions.console {
+        let endpoint = Endpoint::parse(&console_config.endpoint)
+            .map_err(|message| Invalid::new("extensions.console.endpoint", message))?;
+        let tls = console_tls(console_config)?;
+        let router = console.pages(console_config)?;
+        let listener = Listener::bind(&endpoint, "extensions.console", tls).await?;
+        out.push(Served { name: "console", listener, router: serve::keep_out_but_links(router, &endpoint) });
     }
     if let Some(control) = &extensions.control {
         let endpoint = Endpoint::Unix(control.socket.clone());

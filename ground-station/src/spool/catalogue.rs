@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use super::error::SpoolError;
 use super::file::{Txn, View};
+use super::look::Part;
 use super::standing;
 use super::tables::*;
 use super::views::{Items, names};
@@ -95,7 +96,7 @@ pub struct Wanted {
 }
 
 /// A segment that was committed here.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct CatalogueView {
     /// Its number in the order of commits; the next page begins behind it.
     pub number: u64,
@@ -268,30 +269,31 @@ fn rows(read: &ReadTransaction) -> Result<Option<redb::ReadOnlyTable<u64, &'stat
     }
 }
 
-/// What was committed, the latest first, at most `limit`, and the number behind which the next page begins if there is one.
+/// What was committed, the latest first, at most `limit`.
 pub(super) fn list(
     view: &View<'_>,
     wanted: &Wanted,
     limit: usize,
-) -> Result<(Vec<CatalogueView>, Option<u64>), SpoolError> {
-    let mut out = Vec::new();
-    let Some(table) = rows(view.tables)? else { return Ok((out, None)) };
+) -> Result<Part<CatalogueView>, SpoolError> {
+    let mut out = Part { rows: Vec::new(), next: None };
+    let Some(table) = rows(view.tables)? else { return Ok(out) };
     let names = names(view.tables)?;
     let mut shown = Shown::new(view)?;
     let mut looked_at = 0;
     for row in table.range(..wanted.after.unwrap_or(u64::MAX))?.rev() {
         let (key, value) = row?;
         looked_at += 1;
-        if out.len() == limit || looked_at > LOOKED_AT {
-            return Ok((out, Some(key.value() + 1)));
+        if out.rows.len() == limit || looked_at > LOOKED_AT {
+            out.next = Some((key.value() + 1).to_string());
+            break;
         }
         let record = decode::<CatalogueRecord>(value.value())?;
         let Some(satellite) = names.get(&record.satellite) else { continue };
         if wanted.is(satellite, &record) {
-            out.extend(shown.view(key.value(), satellite, record)?);
+            out.rows.extend(shown.view(key.value(), satellite, record)?);
         }
     }
-    Ok((out, None))
+    Ok(out)
 }
 
 impl Wanted {

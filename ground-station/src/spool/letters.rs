@@ -35,7 +35,7 @@ pub struct Letter {
 }
 
 /// A letter as it is listed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct LetterView {
     /// What to call it when it is replayed.
     pub id: u64,

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
+use perigee_shared::env::Env;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::store::guarded;
@@ -22,6 +23,8 @@ use super::passes::{self, Pass, PassView};
 use super::standing::{StandingView, standing};
 use super::store::Store;
 use super::tables::*;
+use super::tail::{self, Tail};
+use super::upkeep::Keeper;
 use super::views::{self, AccountView, EpochView, GapView, SpoolView};
 
 /// Segments before an exporter that are counted, at most.
@@ -134,26 +137,50 @@ pub struct Part<T> {
     pub next: Option<String>,
 }
 
+/// The spool at one moment, to be asked as often as somebody likes: it costs the store's thread one short call. While it is kept,
+/// what is deleted meanwhile is not given back to the file.
+#[derive(Clone)]
+pub struct Glance {
+    moment: Arc<Moment>,
+    keeper: Keeper,
+    env: Env,
+}
+
+struct Moment {
+    snapshot: Snapshot,
+    contents: Contents,
+    /// What is not said in the tables.
+    spool: SpoolView,
+}
+
 impl Store {
+    /// The spool as it is now.
+    pub async fn glance(&self) -> Result<Glance, SpoolError> {
+        let scrub = self.round().done;
+        let look = move |spool: &mut Spool| {
+            let (file_length_bytes, file_bytes) = spool.file_bytes();
+            let aside = spool.quarantined().and_then(|q| q.moved_to.as_ref());
+            let quarantined = aside.map(|path| path.display().to_string());
+            let (snapshot, contents) = (spool.snapshot()?, memory(spool.contents()));
+            let spool =
+                SpoolView { file_bytes, file_length_bytes, quarantined, scrub, ..in_memory(&contents) };
+            Ok(Moment { snapshot, contents, spool })
+        };
+        let moment = Arc::new(self.keeper.ask(look).await?);
+        Ok(Glance { moment, keeper: self.keeper.clone(), env: self.env.clone() })
+    }
+
+    /// Discards dead letters: their items become a gap of reason `operator`. How many there were.
+    pub async fn discard(&self, ids: Vec<u64>) -> Result<u64, SpoolError> {
+        self.keeper.insist(move |spool| letters::discard(spool, &ids)).await
+    }
+}
+
+impl Glance {
     /// Every satellite and the spool in a few words.
     pub async fn digest(&self) -> Result<Digest, SpoolError> {
-        let scrub = self.round().done;
-        let files = |spool: &mut Spool| {
-            let aside = spool.quarantined().and_then(|q| q.moved_to.as_ref());
-            (spool.file_bytes(), aside.map(|path| path.display().to_string()))
-        };
-        self.look_with(files, move |view, _, ((length, bytes), quarantined)| {
-            let mut digest = digest(view)?;
-            digest.spool = SpoolView {
-                file_bytes: bytes,
-                file_length_bytes: length,
-                quarantined,
-                scrub,
-                ..digest.spool
-            };
-            Ok(digest)
-        })
-        .await
+        let spool = self.moment.spool.clone();
+        self.look(move |view, _| digest(view, spool)).await
     }
 
     /// A satellite with its latest passes and how late its data was since `from`.
@@ -162,7 +189,7 @@ impl Store {
     }
 
     /// Passes, the latest first, of one satellite or of all.
-    pub async fn passes_page(
+    pub async fn passes(
         &self,
         of: Option<String>,
         after: Option<String>,
@@ -172,7 +199,7 @@ impl Store {
     }
 
     /// Gaps, the latest first, of one satellite or of all.
-    pub async fn gaps_page(
+    pub async fn gaps(
         &self,
         of: Option<String>,
         after: Option<String>,
@@ -186,53 +213,62 @@ impl Store {
         self.look(move |view, _| away(view, of.as_deref())).await
     }
 
-    /// Dead letters with an id below `before`, the latest first.
-    pub async fn letters_page(
-        &self,
-        before: Option<u64>,
-        limit: usize,
-    ) -> Result<Vec<LetterView>, SpoolError> {
-        self.look(move |view, _| letters::list_back(view, before.unwrap_or(u64::MAX), limit)).await
+    /// Dead letters, the latest first; `after` is the id that the part before ended with.
+    pub async fn letters(&self, after: Option<u64>, limit: usize) -> Result<Part<LetterView>, SpoolError> {
+        let work = move |view: &View<'_>, _: &Snapshot| {
+            let mut rows = letters::list_back(view, after.unwrap_or(u64::MAX), limit.saturating_add(1))?;
+            let more = rows.len() > limit;
+            rows.truncate(limit);
+            let next = rows.last().filter(|_| more).map(|last| last.id.to_string());
+            Ok(Part { rows, next })
+        };
+        self.look(work).await
     }
 
-    /// What was committed, the latest first, and the number behind which the next part begins.
-    pub async fn catalogue(
-        &self,
-        wanted: Wanted,
-        limit: usize,
-    ) -> Result<(Vec<CatalogueView>, Option<u64>), SpoolError> {
+    /// What was committed, the latest first.
+    pub async fn catalogue(&self, wanted: Wanted, limit: usize) -> Result<Part<CatalogueView>, SpoolError> {
         self.look(move |view, _| catalogue::list(view, &wanted, limit)).await
     }
 
-    /// Discards dead letters: their items become a gap of reason `discarded`. How many.
-    pub async fn discard(&self, ids: Vec<u64>) -> Result<u64, SpoolError> {
-        self.keeper.insist(move |spool| letters::discard(spool, &ids)).await
+    /// Items of segments that were committed with a number above `after`: of the newest ones, until `bytes` of OTLP are decoded; of
+    /// each at most `each`.
+    pub async fn tail(&self, after: u64, bytes: u64, each: usize) -> Result<Tail, SpoolError> {
+        self.look(move |view, snapshot| tail::tail(view, snapshot, after, bytes, each)).await
     }
 
-    pub(super) async fn look<R: Send + 'static>(
+    /// Has `work` look, away from the spool's thread.
+    async fn look<R: Send + 'static>(
         &self,
         work: impl FnOnce(&View<'_>, &Snapshot) -> Result<R, SpoolError> + Send + 'static,
     ) -> Result<R, SpoolError> {
-        self.look_with(|_| (), move |view, snapshot, ()| work(view, snapshot)).await
-    }
-
-    /// Has `work` look at the spool as it is now, away from the spool's thread, with what `first` finds on it.
-    async fn look_with<F: Send + 'static, R: Send + 'static>(
-        &self,
-        first: impl FnOnce(&mut Spool) -> F + Send + 'static,
-        work: impl FnOnce(&View<'_>, &Snapshot, F) -> Result<R, SpoolError> + Send + 'static,
-    ) -> Result<R, SpoolError> {
-        let take = |spool: &mut Spool| {
-            let found = first(spool);
-            Ok((spool.snapshot()?, memory(spool.contents()), found))
+        let moment = Arc::clone(&self.moment);
+        let work = move || {
+            let view = View { tables: &moment.snapshot.read, contents: &moment.contents };
+            guarded(|| work(&view, &moment.snapshot))
         };
-        let (snapshot, contents, found) = self.keeper.ask(take).await?;
-        let work =
-            move || guarded(|| work(&View { tables: &snapshot.read, contents: &contents }, &snapshot, found));
         match self.env.cpu(work).await {
             Err(error) => Err(self.keeper.noted(error).await),
             out => out,
         }
+    }
+}
+
+/// The spool as far as its memory knows it.
+fn in_memory(contents: &Contents) -> SpoolView {
+    SpoolView {
+        ledger: format!("{:016x}", contents.ledger),
+        next_entry: 0,
+        used_bytes: contents.usage.total,
+        max_bytes: contents.settings.max_bytes,
+        file_bytes: 0,
+        file_length_bytes: 0,
+        segments: 0,
+        bases: 0,
+        base_bytes: contents.usage.bases.values().sum(),
+        dead_letters: 0,
+        quarantined: None,
+        scrub: Default::default(),
+        exporters: Vec::new(),
     }
 }
 
@@ -254,7 +290,7 @@ fn memory(contents: &Contents) -> Contents {
     }
 }
 
-fn digest(view: &View<'_>) -> Result<Digest, SpoolError> {
+fn digest(view: &View<'_>, spool: SpoolView) -> Result<Digest, SpoolError> {
     let mut accounts = views::accounting(view)?;
     let mut satellites = Vec::new();
     for row in view.tables.open_table(SATELLITES)?.iter()? {
@@ -263,27 +299,16 @@ fn digest(view: &View<'_>) -> Result<Digest, SpoolError> {
         satellites.push(satellite(view, id.value(), &decode(value.value())?, account)?);
     }
     let contents = view.contents;
-    let live = view.tables.open_table(ENTRIES)?.len()?.saturating_sub(contents.finished.len() as u64);
+    let entries = view.tables.open_table(ENTRIES)?.len()?;
     let exporters = contents.settings.routes.iter().map(|(name, signals)| exporter(view, name, *signals));
-    Ok(Digest {
-        satellites,
-        spool: SpoolView {
-            ledger: format!("{:016x}", contents.ledger),
-            next_entry: view.tables.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value()),
-            used_bytes: contents.usage.total,
-            max_bytes: contents.settings.max_bytes,
-            file_bytes: 0,
-            file_length_bytes: 0,
-            segments: live,
-            bases: view.tables.open_table(BASES)?.len()?,
-            base_bytes: contents.usage.bases.values().sum(),
-            dead_letters: view.tables.open_table(LETTERS)?.len()?,
-            quarantined: None,
-            scrub: Default::default(),
-            exporters: Vec::new(),
-        },
-        exporters: exporters.collect::<Result<_, _>>()?,
-    })
+    let spool = SpoolView {
+        next_entry: view.tables.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value()),
+        segments: entries.saturating_sub(contents.finished.len() as u64),
+        bases: view.tables.open_table(BASES)?.len()?,
+        dead_letters: view.tables.open_table(LETTERS)?.len()?,
+        ..spool
+    };
+    Ok(Digest { satellites, spool, exporters: exporters.collect::<Result<_, _>>()? })
 }
 
 fn satellite(

@@ -67,7 +67,7 @@ pub use error::SpoolError;
 pub use intake::{Applied, Incoming, Piece};
 pub use ledger::Answer;
 pub use letters::{Letter, LetterView, Replay};
-pub use look::{AwayView, Digest, ExporterDigest, Part, PartialDigest, Portrait, SatelliteDigest};
+pub use look::{AwayView, Digest, ExporterDigest, Glance, Part, PartialDigest, Portrait, SatelliteDigest};
 pub use outlet::{Place, Progress};
 pub use passes::{Ending, Heard, HeardView, Pass, PassView};
 pub use standing::{AgentView, BacklogView, NextContact, PlanView, StandingView};

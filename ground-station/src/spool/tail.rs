@@ -21,7 +21,6 @@ use super::decode::{Fault, Snapshot};
 use super::error::SpoolError;
 use super::file::View;
 use super::standing::clean;
-use super::store::Store;
 use super::tables::*;
 use super::views::names;
 
@@ -71,15 +70,7 @@ struct Candidate {
     key: SequenceKey,
 }
 
-impl Store {
-    /// Items of segments that were committed with a number above `after`: of the newest ones, until `bytes` of OTLP are decoded; of each
-    /// at most `each`.
-    pub async fn tail(&self, after: u64, bytes: u64, each: usize) -> Result<Tail, SpoolError> {
-        self.look(move |view, snapshot| tail(view, snapshot, after, bytes, each)).await
-    }
-}
-
-fn tail(
+pub(super) fn tail(
     view: &View<'_>,
     snapshot: &Snapshot,
     after: u64,

@@ -27,7 +27,7 @@ fn shown(range: &Range<u64>) -> Sequences {
 }
 
 /// Items by signal.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Items {
     /// Spans.
     pub spans: u64,
@@ -44,7 +44,7 @@ impl From<Counts> for Items {
 }
 
 /// A satellite and its lanes.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct SatelliteView {
     /// Its id.
     pub satellite: String,
@@ -70,7 +70,7 @@ pub struct SatelliteView {
 }
 
 /// One life of a satellite's log.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct EpochView {
     /// Its random id, in hex.
     pub epoch: String,
@@ -85,26 +85,29 @@ pub struct EpochView {
 }
 
 /// One lane.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct LaneView {
     /// Its number.
     pub lane: u8,
     /// The sequence that its next segment will have, as last said.
     pub next_sequence: u64,
     /// Sequences that are committed, both ends included.
+    #[schema(value_type = Vec<Vec<u64>>)]
     pub committed: Vec<Sequences>,
     /// On board when last heard, and not committed since.
+    #[schema(value_type = Vec<Vec<u64>>)]
     pub on_board: Vec<Sequences>,
     /// How many those are.
     pub backlog_segments: u64,
     /// Neither on board nor committed here nor dropped: delivered to another station.
+    #[schema(value_type = Vec<Vec<u64>>)]
     pub elsewhere: Vec<Sequences>,
     /// Segments of which some bytes are held.
     pub partials: Vec<PartialView>,
 }
 
 /// A segment that is not whole.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct PartialView {
     /// Its sequence.
     pub sequence: u64,
@@ -113,11 +116,12 @@ pub struct PartialView {
     /// Bytes of its payload.
     pub payload_bytes: u64,
     /// First and last byte of each held range.
+    #[schema(value_type = Vec<Vec<u64>>)]
     pub held: Vec<(u64, u64)>,
 }
 
 /// Items that will never be exported.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct GapView {
     /// Whose they were.
     pub satellite: String,
@@ -130,6 +134,7 @@ pub struct GapView {
     /// Why.
     pub reason: String,
     /// Sequences, both ends included; none: they had none yet.
+    #[schema(value_type = Option<Vec<u64>>)]
     pub sequences: Option<Sequences>,
     /// Items of it that are missing.
     pub items: Items,
@@ -146,7 +151,7 @@ pub struct GapView {
 }
 
 /// Where the items of a satellite are. `committed = exported + dead_lettered + lost + in_spool`; `rejected` are among the exported.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct AccountView {
     /// Of segments in the ledger.
     pub committed: Items,
@@ -175,7 +180,7 @@ pub struct AccountView {
 }
 
 /// The spool as a whole.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct SpoolView {
     /// The random id of the ledger, in hex.
     pub ledger: String,
@@ -206,7 +211,7 @@ pub struct SpoolView {
 }
 
 /// An exporter's place in the spool.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct ExporterView {
     /// Its name.
     pub name: String,
