@@ -466,6 +466,8 @@ pub(crate) mod tests {
         assert_eq!(config.storage.max_bytes, default_max_bytes());
         assert_eq!(config.storage.ballast, default_ballast());
         assert_eq!(config.storage.scrub, ScrubConfig::default());
+        assert_eq!(config.storage.catalogue, CatalogueConfig::default());
+        assert_eq!(config.extensions.console.as_ref().unwrap().endpoint, "127.0.0.1:8891");
         assert_eq!(config.service.telemetry.logs, perigee_shared::telemetry::LogsConfig::default());
         let routes = config.service.pipelines.routes();
         assert!(routes["otlp/jaeger"].contains(Signal::Traces));
@@ -479,6 +481,7 @@ pub(crate) mod tests {
             ("exporters: [file/logs]", "exporters: []", "service.pipelines.logs.exporters"),
             ("exporters: [file/logs]", "exporters: [file/log]", "did you mean `file/logs`"),
             ("endpoint: 127.0.0.1:8890", "endpoint: 0.0.0.0:8890", "extensions.api.endpoint"),
+            ("endpoint: 127.0.0.1:8891", "endpoint: 0.0.0.0:8891", "extensions.console.endpoint"),
             ("{endpoint: 127.0.0.1:8889}", "{endpoint: \"[::]:8889\"}", "insecure: true"),
             ("max_bytes: 10GiB", "max_bytes: 10KiB", "storage.max_bytes"),
             ("rate: 4MiB", "rate: 0B", "storage.scrub.rate"),

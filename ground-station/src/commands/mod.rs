@@ -1,5 +1,6 @@
 //! The command line.
 
+mod catalogue;
 mod pki;
 mod satellites;
 mod spool;

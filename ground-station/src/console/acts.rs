@@ -78,7 +78,7 @@ struct Filled {
 }
 
 #[derive(Clone)]
-struct Acts {
+pub(super) struct Acts {
     console: Console,
     roles: Shared,
 }

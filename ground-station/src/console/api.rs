@@ -244,7 +244,7 @@ impl CatalogueQuery {
     }
 
     /// The same as an address, behind a number.
-    pub(super) fn address(&self, after: Option<&str>) -> String {
+    pub fn address(&self, after: Option<&str>) -> String {
         let limit = self.limit.map(|limit| limit.to_string());
         let pairs = [
             ("satellite", self.satellite.as_deref()),

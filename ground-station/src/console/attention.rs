@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use perigee_shared::contact::shown_time;
 use serde::Serialize;
 
-use super::show::{bytes, number, span};
+use super::show::{bytes, counted, span};
 use crate::link::ClockView;
 use crate::spool::{Digest, Items, SatelliteDigest, Status};
 use crate::telemetry::Trouble;
@@ -83,11 +83,11 @@ pub(super) fn of_satellite(sat: &SatelliteDigest, clock: Option<&ClockView>, now
     agent(sat, clock, now, &mut out);
     let account = &sat.account;
     if account.lost != Items::default() {
-        let text = format!("{} items were here and are lost or given up", number(account.lost.total()));
+        let text = format!("{} lost or given up here", counted(account.lost.total(), "item", "items"));
         out.push(note(Level::Note, text, "see Gaps for which and why"));
     }
     if account.dead_lettered != Items::default() {
-        let text = format!("{} items are dead letters", number(account.dead_lettered.total()));
+        let text = format!("{} in dead letters", counted(account.dead_lettered.total(), "item", "items"));
         out.push(note(Level::Warning, text, "see Data for the backend's words, then replay or discard them"));
     }
     out.sort_by_key(|note| std::cmp::Reverse(note.level));
@@ -256,7 +256,8 @@ pub(super) fn of_station(
         }
     }
     if digest.spool.dead_letters > 0 {
-        let text = format!("{} dead letters wait for a decision", number(digest.spool.dead_letters));
+        let text =
+            format!("{} to decide on", counted(digest.spool.dead_letters, "dead letter", "dead letters"));
         out.push(note(Level::Warning, text, "see Data for the backend's words, then replay or discard them"));
     }
     if digest.spool.quarantined.is_some() {

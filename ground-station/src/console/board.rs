@@ -258,7 +258,7 @@ impl Board {
             }
         });
         let mut rows: Vec<Row> = rows.collect();
-        rows.sort_by(|a, b| (b.level, b.digest.connected).cmp(&(a.level, a.digest.connected)));
+        rows.sort_by_key(|row| std::cmp::Reverse((row.level, row.digest.connected)));
         Shown { at, taken, backends: backends.collect(), spool: digest.spool, rows, notes }
     }
 

@@ -21,7 +21,13 @@ pub(super) fn span(nano: u64) -> String {
 
 /// The same of seconds.
 pub(super) fn seconds(seconds: f64) -> String {
-    if seconds < 10.0 { format!("{seconds:.1} s") } else { span((seconds * 1e9) as u64) }
+    if seconds < 0.1 {
+        format!("{:.0} ms", seconds * 1e3)
+    } else if seconds < 10.0 {
+        format!("{seconds:.1} s")
+    } else {
+        span((seconds * 1e9) as u64)
+    }
 }
 
 /// A time as its distance from `now`, which the page keeps up to date; 0: never.
@@ -58,7 +64,7 @@ pub(super) fn number(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -66,11 +72,20 @@ pub(super) fn number(n: u64) -> String {
     out
 }
 
+/// A number of things.
+pub(super) fn counted(n: u64, one: &str, more: &str) -> String {
+    format!("{} {}", number(n), if n == 1 { one } else { more })
+}
+
 /// Items by signal, without those of which there are none.
 pub(super) fn items(items: Items) -> String {
-    let all = [(items.spans, "spans"), (items.metric_points, "points"), (items.log_records, "logs")];
+    let all = [
+        (items.spans, "span", "spans"),
+        (items.metric_points, "point", "points"),
+        (items.log_records, "log", "logs"),
+    ];
     let some: Vec<String> =
-        all.iter().filter(|(n, _)| *n > 0).map(|(n, name)| format!("{} {name}", number(*n))).collect();
+        all.iter().filter(|(n, ..)| *n > 0).map(|(n, one, more)| counted(*n, one, more)).collect();
     if some.is_empty() { "none".to_owned() } else { some.join(", ") }
 }
 
@@ -121,7 +136,7 @@ mod tests {
         assert_eq!(number(123), "123");
         assert_eq!(span(89 * 1_000 * MS), "89 s");
         assert_eq!(span(3 * 3_600 * 1_000 * MS), "3.0 h");
-        assert_eq!(items(Items { spans: 1, metric_points: 0, log_records: 2_000 }), "1 spans, 2,000 logs");
+        assert_eq!(items(Items { spans: 1, metric_points: 0, log_records: 2_000 }), "1 span, 2,000 logs");
         assert_eq!(items(Items::default()), "none");
     }
 

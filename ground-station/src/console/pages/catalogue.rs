@@ -42,26 +42,28 @@ fn body(query: &CatalogueQuery, part: &Part<CatalogueView>, now: u64) -> Markup 
         @if part.rows.is_empty() {
             p { "Nothing of this was committed here, as far as the catalogue reaches back." }
         } @else {
-            (table("Catalogue", true, rows(&part.rows, now)))
+            (table("Catalogue", true, rows(&part.rows, now, true)))
         }
         (next(part.next.as_ref().map(|mark| format!("/catalogue{}", query.address(Some(mark))))))
     }
 }
 
-/// The head and the lines of a table of segments.
-pub(super) fn rows(rows: &[CatalogueView], now: u64) -> Markup {
+/// The head and the lines of a table of segments; `whole` with where they came from and what times are in them.
+pub(super) fn rows(rows: &[CatalogueView], now: u64, whole: bool) -> Markup {
     html! {
         thead { tr {
             th scope="col" { "Committed" }
             th scope="col" { "Satellite" }
             th scope="col" { "Lane, sequence" }
             th scope="col" { "Items" }
-            th scope="col" { "From (UTC)" }
-            th scope="col" { "To (UTC)" }
+            @if whole {
+                th scope="col" { "From (UTC)" }
+                th scope="col" { "To (UTC)" }
+            }
             th.n scope="col" { "Bytes" }
             th.n scope="col" { "Delay" }
             th scope="col" { "Services" }
-            th scope="col" { "Pass (UTC)" }
+            @if whole { th scope="col" { "Pass (UTC)" } }
             th scope="col" { "Backends" }
         } }
         tbody {
@@ -73,15 +75,19 @@ pub(super) fn rows(rows: &[CatalogueView], now: u64) -> Markup {
                     td data-label="Satellite" { (satellite_link(&row.satellite)) }
                     td.nowrap data-label="Lane, sequence" { (row.lane) ", " (row.sequence) }
                     td data-label="Items" { (items(row.items)) }
-                    td.nowrap data-label="From" { (date(row.start_unix_nano)) }
-                    td.nowrap data-label="To" { (date(row.end_unix_nano)) }
+                    @if whole {
+                        td data-label="From" { (date(row.start_unix_nano)) }
+                        td data-label="To" { (date(row.end_unix_nano)) }
+                    }
                     td.n.nowrap data-label="Bytes" { (bytes(row.bytes)) }
                     td.n.nowrap data-label="Delay" { @match row.delay_seconds { Some(s) => (seconds(s)), None => "-" } }
                     td data-label="Services" {
                         @if row.services.is_empty() { "not known" } @else { (row.services.join(", ")) }
                     }
-                    td.nowrap data-label="Pass" {
-                        @match row.pass_unix_nano { Some(start) => (date(start)), None => "this one or unknown" }
+                    @if whole {
+                        td data-label="Pass" {
+                            @match row.pass_unix_nano { Some(start) => (date(start)), None => "this one or unknown" }
+                        }
                     }
                     td data-label="Backends" {
                         @for name in &row.backends { span { (name) " has it. " } }

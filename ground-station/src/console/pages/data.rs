@@ -11,7 +11,7 @@ use crate::console::attention::{self, Level};
 use crate::console::board::{Backend, Shown};
 use crate::console::problem::Asked;
 use crate::console::roles::Access;
-use crate::console::show::{bar, bytes, date, number, severity, span, when};
+use crate::console::show::{bar, bytes, counted, date, number, severity, span, when};
 use crate::spool::{ItemView, LetterView, Part, SpoolView};
 
 /// Dead letters on one page.
@@ -108,7 +108,7 @@ fn exporters(shown: &Shown) -> Markup {
                         td data-label="Signals" { (digest.signals.join(", ")) }
                         td.n data-label="Waits" {
                             @if digest.and_more { "more than " }
-                            (number(digest.waiting_segments)) " segments, " (bytes(digest.waiting_bytes))
+                            (counted(digest.waiting_segments, "segment", "segments")) ", " (bytes(digest.waiting_bytes))
                         }
                         td data-label="Oldest" {
                             @match digest.oldest_unix_nano { Some(oldest) => (when(oldest, shown.at)), None => "-" }
@@ -169,7 +169,7 @@ fn dead_letters(part: &Part<LetterView>, wanted: &Wanted, access: Access, shown:
             p { (Level::Fine.badge()) " No backend has refused anything that is still kept." }
         } @else {
             p {
-                (number(shown.spool.dead_letters)) " requests or segments that no backend takes. Mend what the backend complains of, "
+                (counted(shown.spool.dead_letters, "request or segment", "requests or segments")) " that no backend takes. Mend what the backend complains of, "
                 "then send them again."
                 @if !access.acts {
                     " Nobody may do that here: set extensions.console.act_tokens_file, or use "
@@ -207,7 +207,7 @@ fn letter_line(letter: &LetterView, access: Access) -> Markup {
             td data-label="Exporter" { @if exporter.is_empty() { "does not decode" } @else { (exporter) } }
             td data-label="Satellite" { (satellite_link(&letter.satellite)) }
             td data-label="What" {
-                (number(letter.items)) " " (letter.signal.unwrap_or("items")) ", " (bytes(letter.bytes))
+                (counted(letter.items, "item", "items")) " of " (letter.signal.unwrap_or("all signals")) ", " (bytes(letter.bytes))
                 @if letter.replay { " (is sent again)" }
             }
             td.wide data-label="The backend's words" { (letter.reason) }

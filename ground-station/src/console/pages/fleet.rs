@@ -10,7 +10,7 @@ use super::{Page, Pages, ROWS, satellite_link, table};
 use crate::console::attention::{self, Level};
 use crate::console::board::{Row, Shown};
 use crate::console::problem::Asked;
-use crate::console::show::{bar, bytes, encoded, number, when};
+use crate::console::show::{bar, bytes, counted, encoded, number, when};
 use crate::spool::StandingView;
 
 /// `?find=TEXT&page=N`
@@ -47,7 +47,7 @@ fn body(shown: &Shown, wanted: &Wanted) -> Markup {
             }
             (table("Satellites", true, html! {
                 caption {
-                    (number(found.len() as u64)) " satellites; what needs a human comes first"
+                    (counted(found.len() as u64, "satellite", "satellites")) "; what needs a human comes first"
                 }
                 thead {
                     tr {
@@ -129,7 +129,7 @@ pub(super) fn forecast(standing: &StandingView, now: u64) -> Markup {
         @if let Some(full) = time("full_unix_nano") {
             (Level::Warning.badge()) " store full " (when(full, now))
         } @else if let Some(empty) = time("empty_unix_nano") {
-            "all delivered " (when(empty, now)) " if the plan holds"
+            @if empty <= now { "all delivered" } @else { "all delivered " (when(empty, now)) " if the plan holds" }
         } @else if time("planned_bytes").unwrap_or(0) > 0 {
             "more than the plan carries"
         } @else {

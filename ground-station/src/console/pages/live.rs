@@ -37,7 +37,7 @@ fn body(shown: &Shown, latest: &[CatalogueView]) -> Markup {
         @if latest.is_empty() {
             p { "Nothing yet." }
         } @else {
-            (table("Committed lately", true, html! { (super::catalogue::rows(latest, shown.at)) }))
+            (table("Committed lately", true, html! { (super::catalogue::rows(latest, shown.at, false)) }))
         }
     }
 }

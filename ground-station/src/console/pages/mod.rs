@@ -26,7 +26,7 @@ use super::attention::Level;
 use super::board::{Look, Shown};
 use super::problem::Problem;
 use super::roles::{self, Access, Shared};
-use super::show::{encoded, number};
+use super::show::{counted, encoded};
 use crate::spool::SpoolError;
 
 /// Sent with every page and asset: nothing from elsewhere, no script or style within a page, no frame around it.
@@ -153,8 +153,8 @@ fn state(shown: &Shown) -> Markup {
         @if alarms + warnings == 0 && station < Level::Warning {
             (Level::Fine.badge()) " everything is healthy"
         } @else {
-            @if alarms > 0 { (Level::Alarm.badge()) " " (number(alarms as u64)) " satellites " }
-            @if warnings > 0 { (Level::Warning.badge()) " " (number(warnings as u64)) " satellites " }
+            @if alarms > 0 { (Level::Alarm.badge()) " " (counted(alarms as u64, "satellite", "satellites")) " " }
+            @if warnings > 0 { (Level::Warning.badge()) " " (counted(warnings as u64, "satellite", "satellites")) " " }
             @if station >= Level::Warning { (station.badge()) " this station" }
         }
     }
