@@ -183,6 +183,8 @@ test("acting needs the token, by keyboard, and is in the audit; without it nothi
   const page = await open();
   await page.go("/data");
   const act = async (summary, button, token) => {
+    const left = (await letters()).length;
+    await until("the page shows every letter", async () => (await page.locator("summary", { hasText: "Act on" }).count()) === left);
     const summaryAt = page.locator("summary", { hasText: summary }).first();
     await summaryAt.focus();
     await page.keyboard.press("Enter");

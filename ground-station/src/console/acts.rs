@@ -174,6 +174,7 @@ impl Acts {
         };
         self.note(deed.clone()).await?;
         let done = self.carry_out(&request).await;
+        self.console.board.forget().await;
         let result = match &done {
             Ok(done) => format!("done: {done}"),
             Err(problem) => format!("failed: {}", problem.detail.chars().take(200).collect::<String>()),

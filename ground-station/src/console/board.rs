@@ -200,6 +200,11 @@ impl Board {
         Ok(look)
     }
 
+    /// Something was done: what was seen before is old.
+    pub(super) async fn forget(&self) {
+        *self.0.look.lock().await = None;
+    }
+
     /// When the latest look may be followed by another one.
     async fn due(&self) -> Option<Instant> {
         self.0.look.lock().await.as_ref().map(|look| look.shown.taken + look.keep)

@@ -17,6 +17,12 @@ use super::tables::*;
 /// Bases that are kept decoded whatever they take: the one that segments need now, and the next one.
 const DECODED: usize = 2;
 
+/// Bytes of requests that are kept for people to look at.
+const SEEN: usize = 4 << 20;
+
+/// Payloads that they are of, at most.
+const SEEN_PAYLOADS: usize = 256;
+
 /// Payloads whose services are known and not in the catalogue yet, at most.
 const NAMED: usize = 256;
 
@@ -72,6 +78,41 @@ struct Latest {
     checked: BTreeSet<u64>,
     /// Services in payloads that were decoded, until the catalogue has them.
     services: BTreeMap<u64, Vec<String>>,
+    /// The latest payloads that were decoded for an exporter, the latest last, and the bytes of their requests.
+    seen: (VecDeque<Seen>, usize),
+}
+
+/// What was in a payload that was decoded for an exporter, for people to look at.
+#[derive(Clone)]
+pub(super) struct Seen {
+    /// The number of the payload.
+    pub(super) number: u64,
+    pub(super) satellite: Arc<str>,
+    pub(super) lane: u8,
+    /// Its last requests.
+    pub(super) requests: Arc<[Request]>,
+    bytes: usize,
+}
+
+/// The last requests of a payload, and which services are in all of them.
+#[derive(Default)]
+struct Look {
+    services: Services,
+    requests: VecDeque<Request>,
+    bytes: usize,
+}
+
+impl Look {
+    fn at(&mut self, request: &Request) {
+        self.services.look(request);
+        self.bytes += request.body.len();
+        self.requests.push_back(request.clone());
+        while self.bytes > SEEN
+            && let Some(first) = self.requests.pop_front()
+        {
+            self.bytes -= first.body.len();
+        }
+    }
 }
 
 /// What was decoded lately, so that a run of segments that need one base decodes it once. A spool's exporters share it.
@@ -121,14 +162,30 @@ impl Decoded {
         *checked = checked.split_off(&payload);
     }
 
-    /// Notes which services are in a payload.
-    fn names(&self, payload: u64, services: Services) {
-        let known = &mut self.latest().services;
-        known.insert(payload, services.0.into_iter().collect());
+    /// Notes what is in a payload.
+    fn note(&self, number: u64, satellite: &Arc<str>, lane: u8, look: Look) {
+        let mut latest = self.latest();
+        let Look { services, requests, bytes } = look;
+        let (seen, all) = &mut latest.seen;
+        let requests: Arc<[Request]> = requests.into_iter().collect();
+        seen.push_back(Seen { number, satellite: Arc::clone(satellite), lane, requests, bytes });
+        *all += bytes;
+        while (*all > SEEN || seen.len() > SEEN_PAYLOADS)
+            && let Some(first) = seen.pop_front()
+        {
+            *all -= first.bytes;
+        }
+        let known = &mut latest.services;
+        known.insert(number, services.0.into_iter().collect());
         // What no exporter finishes is forgotten: the oldest first.
         while known.len() > NAMED {
             known.pop_first();
         }
+    }
+
+    /// What was decoded for exporters lately, of payloads with a number above `after`.
+    pub(super) fn seen(&self, after: u64) -> Vec<Seen> {
+        self.latest().seen.0.iter().filter(|seen| seen.number > after).cloned().collect()
     }
 
     /// Which services are in a payload, for the catalogue to keep.
@@ -179,17 +236,22 @@ impl Snapshot {
         let Found { place, satellite, header, payload: number, request } = found;
         let bytes = self.payload(number, &header)?;
         let checked = self.decoded.latest().checked.contains(&number);
-        let mut services = Services::default();
-        let decoded = self.decode(place.0.satellite, &header, &bytes, checked, |r| services.look(r))?;
+        let (satellite, mut look) = (Arc::from(satellite), Look::default());
+        let see = |request: &Request| {
+            if !checked {
+                look.at(request);
+            }
+        };
+        let decoded = self.decode(place.0.satellite, &header, &bytes, checked, see)?;
         if !checked {
-            self.decoded.names(number, services);
+            self.decoded.note(number, &satellite, header.id.lane.0, look);
             self.decoded.latest().checked.insert(number);
             if let Some((first, _)) = self.read.open_table(SEGMENT_CHUNKS)?.iter()?.next().transpose()? {
                 self.decoded.forget_before(first.value().of);
             }
         }
         let payload = if decoded.is_some() { Arc::default() } else { bytes.into() };
-        let (satellite, header) = (satellite.into(), Arc::new(header));
+        let header = Arc::new(header);
         Ok(Work { place, satellite, header, number, request, payload, decoded })
     }
 

@@ -1,4 +1,5 @@
-//! The latest items in the spool, decoded for people: of segments that wait for an exporter, and of bases, which stay longer.
+//! The latest items, decoded for people: of segments that wait for an exporter, of those that were decoded for one lately, and of bases,
+//! which stay longer.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -17,7 +18,7 @@ use prost::Message;
 use redb::ReadableTable;
 use serde::Serialize;
 
-use super::decode::{Fault, Snapshot};
+use super::decode::{Fault, Seen, Snapshot};
 use super::error::SpoolError;
 use super::file::View;
 use super::standing::clean;
@@ -62,6 +63,14 @@ pub struct Tail {
     pub items: Vec<ItemView>,
 }
 
+/// Where items can be had from.
+enum Source {
+    /// An exporter has had it decoded.
+    Seen(Seen),
+    /// It is still to be decoded.
+    Segment(Candidate),
+}
+
 /// A segment that can be decoded.
 struct Candidate {
     satellite: u32,
@@ -70,6 +79,7 @@ struct Candidate {
     key: SequenceKey,
 }
 
+/// Items of segments with a number above `after`, of the newest ones, until `bytes` of OTLP are decoded; of each at most `each`.
 pub(super) fn tail(
     view: &View<'_>,
     snapshot: &Snapshot,
@@ -77,29 +87,61 @@ pub(super) fn tail(
     bytes: u64,
     each: usize,
 ) -> Result<Tail, SpoolError> {
-    let (names, mut found) = (names(view.tables)?, candidates(view, after)?);
+    let names = names(view.tables)?;
+    let mut found: BTreeMap<u64, Source> =
+        candidates(view, after)?.into_iter().map(|(number, c)| (number, Source::Segment(c))).collect();
+    found.extend(snapshot.decoded.seen(after).into_iter().map(|seen| (seen.number, Source::Seen(seen))));
     let mut out = Tail::default();
     let mut left = bytes;
-    while let Some((number, candidate)) = found.pop_last() {
+    while let Some((number, source)) = found.pop_last() {
         out.newest = out.newest.max(number);
-        let Some(rest) = left.checked_sub(candidate.header.raw_len) else {
+        let length = match &source {
+            Source::Seen(seen) => seen.requests.iter().map(|request| request.body.len() as u64).sum(),
+            Source::Segment(candidate) => candidate.header.raw_len,
+        };
+        let Some(rest) = left.checked_sub(length) else {
             // One that is larger than all that may be decoded must not hide the others.
-            if candidate.header.raw_len > bytes {
+            if length > bytes {
                 continue;
             }
             break;
         };
         left = rest;
-        let Some(satellite) = names.get(&candidate.satellite) else { continue };
-        let items = match items(snapshot, number, &candidate, satellite) {
-            Ok(items) => items,
-            Err(Fault::Store(error)) => return Err(error.into()),
-            // What is wrong with it is for its exporter and the scrub to say.
-            Err(_) => continue,
-        };
+        let mut items = Vec::new();
+        match source {
+            Source::Seen(seen) => {
+                let like = like(number, &seen.satellite, seen.lane);
+                seen.requests.iter().for_each(|request| show(request, &like, &mut items));
+            }
+            Source::Segment(candidate) => {
+                let Some(satellite) = names.get(&candidate.satellite) else { continue };
+                let like = like(number, satellite, candidate.header.id.lane.0);
+                match requests(snapshot, number, &candidate) {
+                    Ok(requests) => requests.iter().for_each(|request| show(request, &like, &mut items)),
+                    Err(Fault::Store(error)) => return Err(error.into()),
+                    // What is wrong with it is for its exporter and the scrub to say.
+                    Err(_) => continue,
+                }
+            }
+        }
         out.items.extend(items.into_iter().rev().take(each));
     }
     Ok(out)
+}
+
+/// An item that has nothing yet but where it comes from.
+fn like(number: u64, satellite: &str, lane: u8) -> ItemView {
+    ItemView {
+        number,
+        satellite: satellite.to_owned(),
+        lane,
+        signal: "",
+        service: String::new(),
+        unix_nano: 0,
+        severity: 0,
+        name: String::new(),
+        text: String::new(),
+    }
 }
 
 /// Segments in the spool and bases by their numbers.
@@ -147,35 +189,16 @@ fn candidates(view: &View<'_>, after: u64) -> Result<BTreeMap<u64, Candidate>, S
     Ok(found)
 }
 
-fn items(
-    snapshot: &Snapshot,
-    number: u64,
-    candidate: &Candidate,
-    satellite: &str,
-) -> Result<Vec<ItemView>, Fault> {
+fn requests(snapshot: &Snapshot, number: u64, candidate: &Candidate) -> Result<Vec<Request>, Fault> {
     let header = &candidate.header;
     let payload = match candidate.is_entry {
         true => snapshot.payload(number, header)?,
         false => snapshot.base(candidate.key, header)?,
     };
-    let requests = match snapshot.requests(candidate.satellite, header, &payload)? {
+    Ok(match snapshot.requests(candidate.satellite, header, &payload)? {
         Some(all) => all,
         None => Decoder::new(header, &payload, None)?.collect::<Result<_, _>>()?,
-    };
-    let like = ItemView {
-        number,
-        satellite: satellite.to_owned(),
-        lane: header.id.lane.0,
-        signal: "",
-        service: String::new(),
-        unix_nano: 0,
-        severity: 0,
-        name: String::new(),
-        text: String::new(),
-    };
-    let mut out = Vec::new();
-    requests.iter().for_each(|request| show(request, &like, &mut out));
-    Ok(out)
+    })
 }
 
 /// The items of a request; one that cannot be read shows nothing.

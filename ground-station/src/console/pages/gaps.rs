@@ -90,6 +90,13 @@ fn body(away: &[AwayView], gaps: &Part<GapView>, wanted: &Wanted) -> Markup {
                 }
             }))
         }
+        (lost(gaps, wanted))
+    }
+}
+
+/// What was dropped or lost.
+fn lost(gaps: &Part<GapView>, wanted: &Wanted) -> Markup {
+    html! {
         h2 { "Does not come any more" }
         @if gaps.rows.is_empty() {
             p { (Level::Fine.badge()) " Nothing was dropped or lost." }
