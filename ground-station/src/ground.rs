@@ -187,7 +187,8 @@ impl Ground {
         if drained.await.is_err() {
             tracing::warn!("not everything ended in time; what was not acknowledged comes again");
         }
-        drop(status);
+        // Nothing may hold the spool when it is closed.
+        drop((status, console));
         store.close().await;
         gone.map_or(Ok(()), Err)
     }
@@ -229,6 +230,13 @@ pub fn settings(config: &Config) -> Settings {
         station: config.link.station.clone(),
         routes: config.service.pipelines.routes(),
     }
+}
+
+/// Checks the files that the console needs, without binding anything.
+pub fn check_console(config: &Config) -> Result<(), Invalid> {
+    let Some(console) = &config.extensions.console else { return Ok(()) };
+    console_tls(console)?;
+    Console::check(console)
 }
 
 /// The console's certificates, read.

@@ -273,7 +273,7 @@ async fn the_catalogue_knows_what_has_left_the_spool_and_who_has_it() {
         tokio::task::yield_now().await;
     }
     let (_, page) = ask(ground.console.unwrap(), "GET", "/catalogue?satellite=sat-1", "", "").await;
-    assert!(page.contains("file has it."), "{page}");
+    assert!(page.contains("In file."), "{page}");
     ground.stop().await;
 }
 
@@ -571,4 +571,25 @@ async fn the_openapi_document_names_every_address_and_answers_are_as_it_says() {
         assert!(document["paths"]["/api/v1/dead-letters/act"]["post"].is_object());
     }
     ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_console_that_was_looked_at_does_not_keep_the_spool_open() {
+    let site = Site::new();
+    for _ in 0..2 {
+        let ground = start(&site, false).await;
+        let mut stream = Stream::open(ground.console.unwrap()).await;
+        stream.next("look").await;
+        for path in ["/", "/data", "/satellites/sat-1"] {
+            ask(ground.console.unwrap(), "GET", path, "", "").await;
+        }
+        let began = Instant::now();
+        ground.stop().await;
+        assert!(began.elapsed() < Duration::from_secs(4), "the stream ends with the program");
+        // Nobody else may have the file open for this.
+        let config = site.config("", &site.file_exporter());
+        let settings = ground_station::ground::settings(&config);
+        let env = perigee_shared::env::Env::production();
+        ground_station::spool::Store::open_existing(&env, settings).unwrap().close().await;
+    }
 }

@@ -269,6 +269,36 @@ pub(super) fn of_station(
     out
 }
 
+/// What to do about an alarm that an agent has raised, by its `event.name`; empty: it is not one of ours.
+pub(super) fn remedy(event: &str) -> &'static str {
+    match event {
+        "perigee.clock.untrusted" => "set the clock on board; until then a plan may not be followed",
+        "perigee.clock.trusted" => "nothing has to be done",
+        "perigee.exporter.kept" => "look at the backend on board that does not take its requests",
+        "perigee.link.revocation_list" => "bring a list on board that can be used, or check the clock",
+        "perigee.listener.full" => {
+            "raise max_connections, or end clients that hold connections they do not use"
+        }
+        "perigee.panic" | "perigee.task.panic" => {
+            "report it with the agent's log; what was acknowledged is safe"
+        }
+        "perigee.store.ballast" => "free space on the volume on board",
+        "perigee.store.failed" => "look at the storage on board; requests are refused meanwhile",
+        "perigee.store.quarantined" => {
+            "see Gaps for what was lost; fetch the file that was put aside if it matters"
+        }
+        "perigee.wal.volatile" => "data is in memory only: look at the storage on board",
+        "perigee.wal.lost" | "perigee.wal.corruption" | "perigee.wal.torn" => {
+            "see Gaps for what was lost; look at the storage on board"
+        }
+        "perigee.wal.front_damaged" | "perigee.wal.front_failed" | "perigee.wal.scrub" => {
+            "look at the storage on board"
+        }
+        "perigee.wal.codec" => "report it: a segment could not be coded as configured",
+        _ => "",
+    }
+}
+
 /// Notes as a list with their remedies.
 pub(super) fn list(notes: &[Note]) -> Markup {
     html! {

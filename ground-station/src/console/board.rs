@@ -187,14 +187,15 @@ impl Board {
         let look = Look { number, glance, shown, keep };
         *latest = Some(look.clone());
         drop(latest);
-        // Nobody may ask again.
-        let board = self.clone();
+        // Nobody may ask again. What waits here must not keep the spool open.
+        let board = Arc::downgrade(&self.0);
         tokio::spawn(async move {
             tokio::time::sleep(keep).await;
-            let mut latest = board.0.look.lock().await;
+            let Some(board) = board.upgrade() else { return };
+            let mut latest = board.look.lock().await;
             if latest.as_ref().is_some_and(|look| look.number == number) {
                 *latest = None;
-                lock(&board.0.pages).rendered.clear();
+                *lock(&board.pages) = Pages::default();
             }
         });
         Ok(look)

@@ -180,6 +180,11 @@ impl Console {
         Ok(all.layer(axum::middleware::from_fn(pages::dress)))
     }
 
+    /// Checks the files that the console's section names, without binding anything.
+    pub fn check(config: &ConsoleConfig) -> Result<(), Invalid> {
+        Roles::try_new(config, "extensions.console").map(drop)
+    }
+
     /// `GET /metrics`
     pub fn metrics(&self) -> Router {
         Router::new().route("/metrics", get(metrics)).with_state(self.clone())

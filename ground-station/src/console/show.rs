@@ -50,8 +50,9 @@ pub(super) fn date(unix_nano: u64) -> Markup {
     if unix_nano == 0 {
         return html! { "unknown" };
     }
-    let text = shown_time(unix_nano).replace('T', " ");
-    html! { time datetime=(shown_time(unix_nano)) { (text.trim_end_matches('Z')) } }
+    let text = shown_time(unix_nano);
+    let (day, time) = text.trim_end_matches('Z').split_once('T').unwrap_or((&text, ""));
+    html! { time datetime=(text) { span.nowrap { (day) } " " span.nowrap { (time) } } }
 }
 
 /// Bytes with a unit.

@@ -399,8 +399,10 @@ impl<'v, 't> Shown<'v, 't> {
         }
         let spans = &self.passes[&satellite];
         let at = spans.partition_point(|(start, _)| *start <= committed);
-        let pass = at.checked_sub(1).map(|at| spans[at]);
-        Ok(pass.filter(|(_, end)| committed <= end + AFTER).map(|(start, _)| start))
+        let before = at.checked_sub(1).map(|at| spans[at]).filter(|(_, end)| committed <= end + AFTER);
+        // The record of a pass is written after it, and where the disk was slow it begins a little late.
+        let behind = || spans.get(at).copied().filter(|(start, _)| *start <= committed + AFTER);
+        Ok(before.or_else(behind).map(|(start, _)| start))
     }
 }
 

@@ -50,6 +50,8 @@ mod upkeep;
 #[cfg(test)]
 mod base_tests;
 #[cfg(test)]
+mod catalogue_tests;
+#[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
 mod format_tests;

@@ -89,8 +89,15 @@ async fn fill(ground: &Ground, options: &Options) -> anyhow::Result<()> {
             let hello = Hello {
                 satellite: id.to_string(),
                 software: "space-agent".to_owned(),
-                passes: (first..each.min(first + TOLD)).map(|n| report(n * options.satellites + satellite + 1)).collect(),
-                backlog: vec![LaneBacklog { lane: 8, name: "bulk".to_owned(), bytes: 1 << 20, ..Default::default() }],
+                passes: (first..each.min(first + TOLD))
+                    .map(|n| report(n * options.satellites + satellite + 1))
+                    .collect(),
+                backlog: vec![LaneBacklog {
+                    lane: 8,
+                    name: "bulk".to_owned(),
+                    bytes: 1 << 20,
+                    ..Default::default()
+                }],
                 ..Hello::default()
             };
             store.ledger(Arc::clone(&id), Arc::new(hello)).await?;
@@ -107,7 +114,11 @@ async fn get(console: SocketAddr, path: &str) -> anyhow::Result<Vec<u8>> {
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
-    ensure!(answer.starts_with(b"HTTP/1.1 200"), "{path}: {}", String::from_utf8_lossy(&answer[..100.min(answer.len())]));
+    ensure!(
+        answer.starts_with(b"HTTP/1.1 200"),
+        "{path}: {}",
+        String::from_utf8_lossy(&answer[..100.min(answer.len())])
+    );
     Ok(answer)
 }
 

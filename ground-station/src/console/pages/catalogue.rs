@@ -90,8 +90,8 @@ pub(super) fn rows(rows: &[CatalogueView], now: u64, whole: bool) -> Markup {
                         }
                     }
                     td data-label="Backends" {
-                        @for name in &row.backends { span { (name) " has it. " } }
-                        @for name in &row.waits_for { span { "Waits for " (name) ". " } }
+                        @if !row.backends.is_empty() { "In " (row.backends.join(", ")) ". " }
+                        @if !row.waits_for.is_empty() { "Waits for " (row.waits_for.join(", ")) "." }
                     }
                 }
             }

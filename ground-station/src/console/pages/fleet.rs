@@ -10,7 +10,7 @@ use super::{Page, Pages, ROWS, satellite_link, table};
 use crate::console::attention::{self, Level};
 use crate::console::board::{Row, Shown};
 use crate::console::problem::Asked;
-use crate::console::show::{bar, bytes, counted, encoded, number, when};
+use crate::console::show::{bar, bytes, counted, encoded, when};
 use crate::spool::StandingView;
 
 /// `?find=TEXT&page=N`
@@ -97,7 +97,7 @@ fn line(row: &Row, now: u64) -> Markup {
             td data-label="Last pass" { (last_pass(standing)) }
             td data-label="Never comes" {
                 @if gone == 0 { "nothing" } @else {
-                    a href=(format!("/gaps?satellite={}", encoded(&digest.satellite))) { (number(gone)) " items" }
+                    a href=(format!("/gaps?satellite={}", encoded(&digest.satellite))) { (counted(gone, "item", "items")) }
                 }
             }
         }

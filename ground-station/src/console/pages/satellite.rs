@@ -174,6 +174,7 @@ fn board_alarms(alarms: &[&ItemView], now: u64) -> Markup {
                 th scope="col" { "Service" }
                 th scope="col" { "Event" }
                 th scope="col" { "What it says" }
+                th scope="col" { "Remedy" }
             } }
             tbody {
                 @for item in alarms {
@@ -182,6 +183,9 @@ fn board_alarms(alarms: &[&ItemView], now: u64) -> Markup {
                         td data-label="Service" { (item.service) }
                         td.code data-label="Event" { (item.name) }
                         td.wide data-label="What it says" { (item.text) }
+                        td data-label="Remedy" {
+                            @match attention::remedy(&item.name) { "" => "see what raised it", remedy => (remedy) }
+                        }
                     }
                 }
             }
