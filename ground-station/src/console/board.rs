@@ -1,10 +1,11 @@
 //! What pages and streams of events share: one look at the spool a second at most, whatever is asked and by however many.
 //!
-//! A look is kept for a second; the larger a spool is, the longer, so that looking takes at most a fiftieth of a core. What changed
+//! A look is kept for a second; the more it takes, with the pages that are made of it, the longer, so that all of it takes at most two
+//! hundredths of a core and 20 ms a look. What changed
 //! between two looks goes to every stream in the same bytes. A page is rendered once a look.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,8 +26,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The longest.
 const LOOK_AT_LEAST: Duration = Duration::from_secs(10);
 
-/// A look that took so long is kept for this many times as long.
+/// A look that took longer than [`FREE`], with its pages, is kept for this many times as long.
 const SHARE: u32 = 50;
+
+/// What a look may take that is kept no longer than others.
+const FREE: Duration = Duration::from_millis(20);
 
 /// A stream hears at least so often that all is as it was.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -96,8 +100,15 @@ pub(super) struct Look {
     pub(super) number: u64,
     pub(super) glance: Glance,
     pub(super) shown: Arc<Shown>,
+    /// How long it took, with the pages that were made of it.
+    spent: Duration,
     /// How long it is kept.
     keep: Duration,
+}
+
+/// How long a look is kept that took so long.
+fn kept(spent: Duration) -> Duration {
+    (spent.saturating_sub(FREE) * SHARE).clamp(LOOK_EVERY, LOOK_AT_LEAST)
 }
 
 #[derive(Default)]
@@ -176,7 +187,8 @@ impl Board {
         let began = Instant::now();
         let glance = self.0.store.glance().await?;
         let digest = glance.digest().await?;
-        let keep = (began.elapsed() * SHARE).clamp(LOOK_EVERY, LOOK_AT_LEAST);
+        let spent = began.elapsed();
+        let keep = kept(spent);
         let (number, shown) = {
             let mut before = lock(&self.0.before);
             let number = before.as_ref().map_or(0, |(number, _)| *number) + 1;
@@ -184,20 +196,11 @@ impl Board {
             *before = Some((number, Arc::clone(&shown)));
             (number, shown)
         };
-        let look = Look { number, glance, shown, keep };
+        let look = Look { number, glance, shown, spent, keep };
         *latest = Some(look.clone());
         drop(latest);
-        // Nobody may ask again. What waits here must not keep the spool open.
-        let board = Arc::downgrade(&self.0);
-        tokio::spawn(async move {
-            tokio::time::sleep(keep).await;
-            let Some(board) = board.upgrade() else { return };
-            let mut latest = board.look.lock().await;
-            if latest.as_ref().is_some_and(|look| look.number == number) {
-                *latest = None;
-                *lock(&board.pages) = Pages::default();
-            }
-        });
+        // Nobody may ask again, and what it holds of the file is not given back meanwhile.
+        tokio::spawn(let_go(Arc::downgrade(&self.0), number));
         Ok(look)
     }
 
@@ -274,6 +277,15 @@ impl Board {
         pages.rendered.get(address).filter(|_| pages.of == look.number).cloned()
     }
 
+    /// Notes that a page was made of a look, which took so long.
+    pub(super) async fn made(&self, look: &Look, took: Duration) {
+        if let Some(latest) = self.0.look.lock().await.as_mut().filter(|latest| latest.number == look.number)
+        {
+            latest.spent += took;
+            latest.keep = kept(latest.spent);
+        }
+    }
+
     /// Keeps a page for those who ask for the same.
     pub(super) fn keep(&self, look: &Look, address: &str, page: &Bytes) {
         let mut pages = lock(&self.0.pages);
@@ -311,7 +323,7 @@ impl Board {
     pub(super) async fn run(&self, stop: CancellationToken) {
         let mut status = self.0.store.status();
         // What streams were told last; nothing while nobody listens.
-        let mut told = None::<Arc<Shown>>;
+        let mut told = None::<Told>;
         loop {
             if self.0.news.receiver_count() == 0 {
                 told = None;
@@ -342,8 +354,7 @@ impl Board {
             status.borrow_and_update();
             match self.look().await {
                 Ok(look) => {
-                    let frames = frames(told.as_deref(), &look);
-                    told = Some(look.shown);
+                    let frames = frames(told.get_or_insert_default(), &look);
                     // Nobody may listen any more.
                     drop(self.0.news.send(frames));
                 }
@@ -361,6 +372,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Lets a look go when its time is over. What waits here keeps neither the board nor the spool.
+async fn let_go(board: Weak<Inner>, number: u64) {
+    while let Some(inner) = board.upgrade() {
+        let mut latest = inner.look.lock().await;
+        let Some(look) = latest.as_ref().filter(|look| look.number == number) else { return };
+        let due = look.shown.taken + look.keep;
+        if due <= Instant::now() {
+            *latest = None;
+            *lock(&inner.pages) = Pages::default();
+            return;
+        }
+        drop(latest);
+        drop(inner);
+        tokio::time::sleep_until(due).await;
+    }
+}
+
 /// One server-sent event.
 fn frame(out: &mut String, event: &str, data: &impl Serialize) {
     // What is shown has no maps with keys that are no texts.
@@ -368,38 +396,45 @@ fn frame(out: &mut String, event: &str, data: &impl Serialize) {
     out.push_str(&format!("event: {event}\ndata: {json}\n\n"));
 }
 
-/// What is different from before, as server-sent events; the last one says which look this is.
-fn frames(before: Option<&Shown>, look: &Look) -> Bytes {
+/// What streams were told last.
+#[derive(Default)]
+struct Told {
+    /// Of each satellite what was said, as a hash.
+    rows: BTreeMap<String, blake3::Hash>,
+    backends: Vec<Backend>,
+    spool: String,
+    notes: Option<Vec<Note>>,
+}
+
+/// What is different from what was told, as server-sent events; the last one says which look this is.
+fn frames(told: &mut Told, look: &Look) -> Bytes {
     let (mut out, now) = (String::new(), &look.shown);
-    let mut changed = 0;
-    let json = |value: &Row| serde_json::to_string(value).unwrap_or_default();
-    let known: BTreeMap<&str, &Row> =
-        before.iter().flat_map(|b| &b.rows).map(|row| (row.digest.satellite.as_str(), row)).collect();
+    let (mut changed, mut rows) = (0, BTreeMap::new());
     for row in &now.rows {
-        let text = json(row);
-        if known.get(row.digest.satellite.as_str()).is_some_and(|before| json(before) == text) {
-            continue;
+        let text = serde_json::to_string(row).unwrap_or_default();
+        let (id, hash) = (row.digest.satellite.clone(), blake3::hash(text.as_bytes()));
+        if told.rows.get(&id) != Some(&hash) {
+            changed += 1;
+            if changed <= MOST_CHANGED {
+                out.push_str(&format!("event: satellite\ndata: {text}\n\n"));
+            }
         }
-        changed += 1;
-        if changed <= MOST_CHANGED {
-            out.push_str(&format!("event: satellite\ndata: {text}\n\n"));
-        }
+        rows.insert(id, hash);
     }
     if changed > MOST_CHANGED {
         frame(&mut out, "more", &serde_json::json!({ "satellites": changed }));
     }
-    for backend in &now.backends {
-        if !before.is_some_and(|before| before.backends.contains(backend)) {
-            frame(&mut out, "exporter", backend);
-        }
+    for backend in now.backends.iter().filter(|backend| !told.backends.contains(backend)) {
+        frame(&mut out, "exporter", backend);
     }
     let spool = serde_json::to_string(&now.spool).unwrap_or_default();
-    if before.is_none_or(|before| serde_json::to_string(&before.spool).unwrap_or_default() != spool) {
+    if told.spool != spool {
         out.push_str(&format!("event: spool\ndata: {spool}\n\n"));
     }
-    if before.is_none_or(|before| before.notes != now.notes) {
+    if told.notes.as_ref() != Some(&now.notes) {
         frame(&mut out, "notes", &now.notes);
     }
+    *told = Told { rows, backends: now.backends.clone(), spool, notes: Some(now.notes.clone()) };
     let quiet = out.is_empty();
     let look = serde_json::json!({ "number": look.number, "unix_nano": now.at, "changed": !quiet });
     frame(&mut out, "look", &look);

@@ -35,7 +35,10 @@ const SERVICES: usize = 16;
 const LONGEST: usize = 63;
 
 /// Rows that one question looks at, at most; what is behind them comes with the next page.
-const LOOKED_AT: usize = 200_000;
+const LOOKED_AT: usize = 50_000;
+
+/// Rows, of all satellites, that delays are worked out from.
+const DELAYS_OF: usize = 20_000;
 
 /// How long rows stay, and what they may take together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -414,7 +417,7 @@ pub(super) fn delays(
 ) -> Result<BTreeMap<&'static str, Delay>, SpoolError> {
     let Some(table) = rows(view.tables)? else { return Ok(BTreeMap::new()) };
     let mut found = BTreeMap::<&'static str, Vec<f64>>::new();
-    for row in table.iter()?.rev().take(LOOKED_AT) {
+    for row in table.iter()?.rev().take(DELAYS_OF) {
         let record = decode::<CatalogueRecord>(row?.1.value())?;
         if record.committed != 0 && record.committed < from {
             break;

@@ -103,8 +103,6 @@ pub struct ExporterDigest {
 /// A satellite in full.
 #[derive(Debug, Clone)]
 pub struct Portrait {
-    /// In a few words.
-    pub digest: SatelliteDigest,
     /// Its latest passes, latest first.
     pub passes: Vec<Pass>,
     /// Lives of its log, in the order of their counters.
@@ -382,9 +380,7 @@ fn portrait(view: &View<'_>, id: &str, from: u64) -> Result<Option<Portrait>, Sp
         return Ok(None);
     };
     let record: SatelliteRecord = record;
-    let account = views::accounting(view)?.remove(id).unwrap_or_default();
     Ok(Some(Portrait {
-        digest: satellite(view, id, &record, account)?,
         passes: passes::of_satellite(view, record.number, PASSES_SHOWN)?
             .into_iter()
             .take(PASSES_SHOWN)
