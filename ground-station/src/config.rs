@@ -17,6 +17,9 @@ use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 use serde::de::MapAccess;
 
+use crate::console::ConsoleConfig;
+use crate::spool::Keep;
+
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -147,6 +150,32 @@ pub struct StorageConfig {
     /// Reading everything again now and then, so that damage is found early.
     #[serde(default)]
     pub scrub: ScrubConfig,
+    /// What is remembered of every segment that was committed.
+    #[serde(default)]
+    pub catalogue: CatalogueConfig,
+}
+
+/// `storage.catalogue`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CatalogueConfig {
+    /// For how long; 0: nothing is remembered.
+    pub keep: Span,
+    /// What all of it may take; the oldest goes first. About 190 bytes a segment.
+    pub max_bytes: ByteSize,
+}
+
+impl Default for CatalogueConfig {
+    fn default() -> Self {
+        Self { keep: Span::secs(90 * 86_400), max_bytes: ByteSize::mib(64) }
+    }
+}
+
+impl CatalogueConfig {
+    /// The same for the spool.
+    pub fn keep(&self) -> Keep {
+        Keep { nano: u64::try_from(self.keep.0.as_nanos()).unwrap_or(u64::MAX), bytes: self.max_bytes.0 }
+    }
 }
 
 /// `storage.scrub`
@@ -185,6 +214,8 @@ pub struct Extensions {
     pub health_check: Option<HttpConfig>,
     /// JSON for people and tools.
     pub api: Option<HttpConfig>,
+    /// Pages in the browser.
+    pub console: Option<ConsoleConfig>,
     /// For the commands of this program.
     pub control: Option<ControlConfig>,
     /// What exporters name in `auth`.
@@ -195,19 +226,21 @@ pub struct Extensions {
 enum Extension {
     HealthCheck(HttpConfig),
     Api(HttpConfig),
+    Console(ConsoleConfig),
     Control(ControlConfig),
     Authenticator(Authenticator),
 }
 
 impl Component for Extension {
     const KINDS: &'static [&'static str] =
-        &["health_check", "api", "control", "bearertokenauth", "basicauth"];
+        &["health_check", "api", "console", "control", "bearertokenauth", "basicauth"];
     const NOUN: &'static str = "extension";
 
     fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
         Ok(match kind {
             "health_check" => Self::HealthCheck(map.next_value()?),
             "api" => Self::Api(map.next_value()?),
+            "console" => Self::Console(map.next_value()?),
             "control" => Self::Control(map.next_value()?),
             _ => Self::Authenticator(Authenticator::deserialize_kind(kind, map)?),
         })
@@ -221,6 +254,7 @@ impl From<Components<Extension>> for Extensions {
             match extension {
                 Extension::HealthCheck(http) => out.health_check = Some(http),
                 Extension::Api(http) => out.api = Some(http),
+                Extension::Console(console) => out.console = Some(console),
                 Extension::Control(control) => out.control = Some(control),
                 Extension::Authenticator(authenticator) => {
                     out.authenticators.insert(name, authenticator);
@@ -336,6 +370,8 @@ impl Config {
         ] {
             wrong.extend(listener.as_ref().and_then(|listener| listener.validate(key).err()));
         }
+        let console = self.extensions.console.as_ref();
+        wrong.extend(console.into_iter().flat_map(|console| console.validate("extensions.console")));
         wrong
     }
 
@@ -433,6 +469,8 @@ pub(crate) mod tests {
         assert_eq!(config.storage.max_bytes, default_max_bytes());
         assert_eq!(config.storage.ballast, default_ballast());
         assert_eq!(config.storage.scrub, ScrubConfig::default());
+        assert_eq!(config.storage.catalogue, CatalogueConfig::default());
+        assert_eq!(config.extensions.console.as_ref().unwrap().endpoint, "127.0.0.1:8891");
         assert_eq!(config.service.telemetry.logs, perigee_shared::telemetry::LogsConfig::default());
         let routes = config.service.pipelines.routes();
         assert!(routes["otlp/jaeger"].contains(Signal::Traces));
@@ -446,6 +484,7 @@ pub(crate) mod tests {
             ("exporters: [file/logs]", "exporters: []", "service.pipelines.logs.exporters"),
             ("exporters: [file/logs]", "exporters: [file/log]", "did you mean `file/logs`"),
             ("endpoint: 127.0.0.1:8890", "endpoint: 0.0.0.0:8890", "extensions.api.endpoint"),
+            ("endpoint: 127.0.0.1:8891", "endpoint: 0.0.0.0:8891", "extensions.console.endpoint"),
             ("{endpoint: 127.0.0.1:8889}", "{endpoint: \"[::]:8889\"}", "insecure: true"),
             ("max_bytes: 10GiB", "max_bytes: 10KiB", "storage.max_bytes"),
             ("rate: 4MiB", "rate: 0B", "storage.scrub.rate"),

@@ -8,13 +8,14 @@ use axum::Router;
 use hyper_util::service::TowerToHyperService;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
+use perigee_shared::link::tls;
 use perigee_shared::serve::{self, BindError, Endpoint, Listener};
 use perigee_shared::telemetry::Captured;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ScrubConfig};
-use crate::console::Console;
+use crate::console::{Beside, Console, ConsoleConfig};
 use crate::exporter::{Exporter, Own};
 use crate::link::{Link, LinkError, Reload};
 use crate::spool::{Settings, SpoolError, Status, Store, scrub};
@@ -66,6 +67,7 @@ pub struct Ground {
     link: Link,
     exporters: Vec<Exporter>,
     served: Vec<Served>,
+    console: Console,
     metrics: Metrics,
     scrub: ScrubConfig,
     own: Option<Own>,
@@ -101,11 +103,19 @@ impl Ground {
             exporters.push(Exporter::try_new(&name, settings, signals, station, env, store, metrics)?);
         }
         let link = Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?;
-        let console = Console::new(store.clone(), metrics.clone(), link.connected());
+        let beside = Beside {
+            metrics: metrics.clone(),
+            connected: link.connected(),
+            directory: config.storage.directory.clone(),
+            station: config.link.station.clone(),
+            certificate_end: tls::end_of(&config.link.certificate_file),
+        };
+        let console = Console::new(store.clone(), env, beside);
         let served = bind(&config, &console).await?;
         let (scrub, says) = (config.storage.scrub, config.service.telemetry.otlp);
-        let own = own.map(|own| Own::new((own, says), &config.link.station, console, env, &exporters));
-        Ok(Self { store, link, exporters, served, metrics, scrub, own })
+        let own =
+            own.map(|own| Own::new((own, says), &config.link.station, console.clone(), env, &exporters));
+        Ok(Self { store, link, exporters, served, console, metrics, scrub, own })
     }
 
     /// The addresses that the link is bound to.
@@ -139,7 +149,7 @@ impl Ground {
     ///
     /// When it has ended by itself.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Ended> {
-        let Self { store, link, exporters, served, scrub, metrics, own } = self;
+        let Self { store, link, exporters, served, console, scrub, metrics, own } = self;
         let stop = shutdown.child_token();
         for address in link.addresses() {
             tracing::info!(%address, "the link listens (UDP)");
@@ -152,9 +162,11 @@ impl Ground {
                 tracing::info!(%address, name, "listening");
             }
             let service = TowerToHyperService::new(router);
-            let (limits, closed) = (serve::Limits::default(), metrics.closed().clone());
+            let (limits, closed) = (limits_of(name), metrics.closed().clone());
             serve::keep(&watching, name, listener, (limits, closed), service, late.clone());
         }
+        let board = console.clone();
+        watching.keep_until("console", board, &late, |board, _| Box::pin(board.run()));
         for exporter in exporters {
             let name = format!("exporter {}", exporter.name());
             work.keep_until(name, exporter, &stop, |exporter, stop| Box::pin(exporter.run(stop)));
@@ -180,13 +192,15 @@ impl Ground {
         tracing::info!("ending");
         let drained = tokio::time::timeout(DRAIN, async {
             work.ended().await;
+            console.end();
             late.cancel();
             watching.ended().await;
         });
         if drained.await.is_err() {
             tracing::warn!("not everything ended in time; what was not acknowledged comes again");
         }
-        drop(status);
+        // Nothing may hold the spool when it is closed.
+        drop((status, console));
         store.close().await;
         gone.map_or(Ok(()), Err)
     }
@@ -224,9 +238,33 @@ pub fn settings(config: &Config) -> Settings {
             .collect(),
         ballast: config.storage.ballast.0,
         decoded_bases: config.storage.decoded_bases.0,
+        catalogue: config.storage.catalogue.keep(),
         station: config.link.station.clone(),
         routes: config.service.pipelines.routes(),
     }
+}
+
+/// Checks the files that the console needs, without binding anything.
+pub fn check_console(config: &Config) -> Result<(), Invalid> {
+    let Some(console) = &config.extensions.console else { return Ok(()) };
+    console_tls(console)?;
+    Console::check(console)
+}
+
+/// The console's certificates, read.
+fn console_tls(config: &ConsoleConfig) -> Result<Option<Arc<rustls::ServerConfig>>, Invalid> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let read = || {
+        let clients = files.client_ca_file.as_deref().map(tls::load_authorities).transpose()?;
+        tls::listener_config(tls::Credentials::load(&files.cert_file, &files.key_file)?, clients)
+    };
+    read().map(Some).map_err(|error| Invalid::new("extensions.console.tls", error.to_string()))
+}
+
+/// Browsers hold several connections each.
+fn limits_of(name: &str) -> serve::Limits {
+    let limits = serve::Limits::default();
+    if name == "console" { serve::Limits { max_connections: 128, ..limits } } else { limits }
 }
 
 async fn bind(config: &Config, console: &Console) -> Result<Vec<Served>, StartError> {
@@ -242,6 +280,14 @@ async fn bind(config: &Config, console: &Console) -> Result<Vec<Served>, StartEr
             .map_err(|message| Invalid::new(format!("{purpose}.endpoint"), message))?;
         let listener = Listener::bind(&endpoint, purpose, None).await?;
         out.push(Served { name, listener, router: serve::keep_out(router, &endpoint) });
+    }
+    if let Some(console_config) = &extensions.console {
+        let endpoint = Endpoint::parse(&console_config.endpoint)
+            .map_err(|message| Invalid::new("extensions.console.endpoint", message))?;
+        let tls = console_tls(console_config)?;
+        let router = console.pages(console_config)?;
+        let listener = Listener::bind(&endpoint, "extensions.console", tls).await?;
+        out.push(Served { name: "console", listener, router: serve::keep_out_but_links(router, &endpoint) });
     }
     if let Some(control) = &extensions.control {
         let endpoint = Endpoint::Unix(control.socket.clone());

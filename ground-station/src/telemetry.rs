@@ -2,9 +2,10 @@
 
 mod satellites;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perigee_shared::env::Env;
 use perigee_shared::segment::Header;
@@ -45,6 +46,19 @@ impl EncodeLabelValue for Text {
 
 type BySignal = [Family<OfExporter, Counter>; 3];
 
+/// Why an exporter does not get on.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Trouble {
+    /// Since when nothing was taken, ns since the Unix epoch.
+    pub since_unix_nano: u64,
+    /// When it was tried last.
+    pub last_unix_nano: u64,
+    /// What the backend or the way to it said then.
+    pub reason: String,
+    /// The backend refuses this exporter, not the data.
+    pub misconfigured: bool,
+}
+
 /// Counts what happens. Clones count together.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -57,6 +71,7 @@ struct Inner {
     send_failed: BySignal,
     rejected: BySignal,
     retries: Family<OfExporter, Counter>,
+    troubles: Mutex<BTreeMap<Arc<str>, Trouble>>,
     received_bytes: Family<OfSatellite, Counter>,
     conflicts: Family<OfSatellite, Counter>,
     delays: satellites::Delays,
@@ -77,6 +92,7 @@ impl Metrics {
             send_failed: Default::default(),
             rejected: Default::default(),
             retries: Family::default(),
+            troubles: Mutex::default(),
             received_bytes: Family::default(),
             conflicts: Family::default(),
             delays: satellites::delays(),
@@ -115,9 +131,39 @@ impl Metrics {
 
     /// An exporter's backend took items and rejected some of them.
     pub fn sent(&self, exporter: &Arc<str>, signal: Signal, items: u64, rejected: u64) {
+        if items > 0 {
+            self.troubles().remove(exporter);
+        }
         let label = OfExporter { exporter: Text(Arc::clone(exporter)) };
         self.0.sent[signal as usize - 1].get_or_create(&label).inc_by(items.saturating_sub(rejected));
         self.0.rejected[signal as usize - 1].get_or_create(&label).inc_by(rejected);
+    }
+
+    /// An exporter's request did not get through and is tried again.
+    pub fn troubled(&self, exporter: &Arc<str>, reason: &str, misconfigured: bool) {
+        /// Characters of a reason that are kept.
+        const SHOWN: usize = 300;
+        let now = self.0.env.unix_nano();
+        let reason = reason.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
+        let mut all = self.troubles();
+        let since_unix_nano = all.get(exporter).map_or(now, |trouble| trouble.since_unix_nano);
+        let trouble = Trouble { since_unix_nano, last_unix_nano: now, reason, misconfigured };
+        all.insert(Arc::clone(exporter), trouble);
+    }
+
+    /// Why an exporter does not get on, if it does not.
+    pub fn trouble_of(&self, exporter: &str) -> Option<Trouble> {
+        self.troubles().get(exporter).cloned()
+    }
+
+    /// Items that an exporter's backend took since the start.
+    pub fn sent_by(&self, exporter: &str) -> u64 {
+        let label = OfExporter { exporter: Text(exporter.into()) };
+        self.0.sent.iter().map(|family| family.get_or_create(&label).get()).sum()
+    }
+
+    fn troubles(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Trouble>> {
+        self.0.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An exporter's backend refused items for good.

@@ -13,8 +13,9 @@ use perigee_shared::units::{ByteSize, parse_duration};
 
 /// Structs that refuse unknown keys and are no section of a file: requests to the control socket and the API, the exporter `link`, which
 /// has no key, lists of names (the page shows them with their sections), and the list around a plan's contacts.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
     "OpenContact",
+    "ActRequest",
     "Asked",
     "Release",
     "Backup",

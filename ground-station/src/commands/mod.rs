@@ -1,5 +1,6 @@
 //! The command line.
 
+mod catalogue;
 mod pki;
 mod satellites;
 mod spool;
@@ -20,7 +21,7 @@ use perigee_shared::telemetry::{LOG_LEVEL, Logs, init_logs};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::ground::{Ended, Ground, StartError};
+use crate::ground::{Ended, Ground, StartError, check_console};
 use crate::link::{Link, Reload};
 
 /// The exit code of a wrong configuration: `EX_USAGE` of sysexits.h.
@@ -156,6 +157,7 @@ fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
         eprintln!("ground-station: {}: {error}", file.config.display());
         return Ok(ExitCode::from(WRONG_CONFIGURATION));
     }
+    check_console(&config).map_err(StartError::Config)?;
     let shown = file.config.display().to_string();
     for warning in config.warnings.iter().chain(&dates(&config, &env)) {
         say(&warning.as_warning(&shown));

@@ -11,7 +11,7 @@ use perigee_shared::env::Env;
 use perigee_shared::units::ByteSize;
 use serde_json::Value;
 
-use super::{ConfigFile, say, say_json};
+use super::{ConfigFile, catalogue, say, say_json};
 use crate::config::Config;
 use crate::console::{BackupAnswer, BackupRequest, ReplayAnswer, ReplayRequest, VerifyAnswer};
 use crate::ground::settings;
@@ -49,6 +49,13 @@ pub(super) enum Command {
         /// The file to make.
         #[arg(value_name = "FILE")]
         path: PathBuf,
+    },
+    /// Show what was committed, the latest first: when, by which pass it came, and which backend has it.
+    Catalogue {
+        #[command(flatten)]
+        query: Query,
+        #[command(flatten)]
+        wanted: catalogue::Wanted,
     },
     /// Send dead letters again.
     Replay {
@@ -88,6 +95,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Inspect { query, columns: true, each } => columns(query, each).await,
         Command::Inspect { query, .. } => inspect(query).await,
+        Command::Catalogue { query, wanted } => catalogue::run(query, wanted).await,
         Command::Verify(query) => verify(query).await,
         Command::Backup { query, path } => backup(query, path).await,
         Command::Replay { query, id, all } => {

@@ -104,6 +104,7 @@ fn note(name: &Arc<str>, metrics: &Metrics, signal: Signal, event: Event<'_>) {
                      the spool keeps everything"
                 );
             }
+            metrics.troubled(name, reason, misconfigured);
             metrics.retried(name);
         }
         Event::Kept { .. } | Event::Back { .. } => {}

@@ -86,7 +86,32 @@ pub struct Connected {
     env: Env,
 }
 
+/// An open link.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, utoipa::ToSchema)]
+pub struct LinkView {
+    /// When the satellite said Hello, ns since the Unix epoch.
+    pub since_unix_nano: u64,
+    /// LOS by the satellite's plan and clock, ns since the Unix epoch; none: it did not say, or the contact has no end.
+    pub ends_unix_nano: Option<u64>,
+    /// The round trip, as QUIC measures it.
+    pub round_trip_seconds: f64,
+}
+
 impl Connected {
+    /// Links whose satellite has said Hello.
+    pub fn links(&self) -> BTreeMap<String, LinkView> {
+        let now = self.env.unix_nano();
+        let view = |(id, (since, ends, path)): (String, (Duration, u64, quinn::PathStats))| {
+            let view = LinkView {
+                since_unix_nano: now.saturating_sub(since.as_nanos() as u64),
+                ends_unix_nano: (ends != 0).then_some(ends),
+                round_trip_seconds: path.rtt.as_secs_f64(),
+            };
+            (id, view)
+        };
+        self.registry.links().into_iter().map(view).collect()
+    }
+
     /// Open connections.
     pub fn count(&self) -> usize {
         self.registry.len()

@@ -28,6 +28,7 @@ fn settings(directory: &Path) -> Settings {
         satellites: Vec::new(),
         ballast: 0,
         decoded_bases: 64 << 20,
+        catalogue: Default::default(),
         station: "svalbard".to_owned(),
         routes: [("a".to_owned(), SignalSet::ALL)].into(),
     }

@@ -10,6 +10,7 @@ use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::store::{Before, Contents as Stored, StoreError, guarded};
 use redb::{ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 
+use super::catalogue::{self, Keep};
 use super::decode::Decoded;
 use super::error::SpoolError;
 use super::file::View;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub decoded_bases: u64,
     /// This station's id.
     pub station: String,
+    /// How long what was committed stays in the catalogue.
+    pub catalogue: Keep,
     /// Exporters with their signals.
     pub routes: BTreeMap<String, SignalSet>,
 }
@@ -297,7 +300,8 @@ impl Stored for Contents {
         _: Option<()>,
     ) -> Result<(), StoreError> {
         migrate::to_format_2(db, env, settings).map_err(of_file)?;
-        mirror::catch_up(db, env, settings).map_err(of_file)
+        mirror::catch_up(db, env, settings).map_err(of_file)?;
+        catalogue::rebuild(db).map_err(of_file)
     }
 
     fn load(read: &ReadTransaction, settings: &Self::Settings) -> Result<Self, StoreError> {

@@ -20,6 +20,7 @@ fn settings() -> Settings {
         satellites: Vec::new(),
         ballast: 1 << 20,
         decoded_bases: 64 << 20,
+        catalogue: Default::default(),
         station: "svalbard".to_owned(),
         routes: [("a".to_owned(), SignalSet::ALL)].into(),
     }

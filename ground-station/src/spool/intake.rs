@@ -17,7 +17,7 @@ use super::counters::{Counters, Kind};
 use super::error::SpoolError;
 use super::file::{Spool, Txn};
 use super::tables::*;
-use super::{gaps, ledger, outlet};
+use super::{catalogue, gaps, ledger, outlet};
 
 /// Bytes of a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -282,7 +282,8 @@ fn commit(
         number: key.satellite,
         payload,
     };
-    enter(txn, header.id, &record)?;
+    let entry = enter(txn, header.id, &record)?;
+    catalogue::note(txn, key.satellite, header, (payload, entry))?;
     txn.effects.push(Effect::Delivered {
         satellite: key.satellite,
         lane: key.lane,
@@ -303,8 +304,8 @@ fn commit(
     Ok(true)
 }
 
-/// Makes a segment the latest entry of its satellite. Its payload is there.
-pub(super) fn enter(txn: &mut Txn<'_>, id: SegmentId, record: &SegmentRecord) -> Result<(), SpoolError> {
+/// Makes a segment the latest entry of its satellite, whose number is returned. Its payload is there.
+pub(super) fn enter(txn: &mut Txn<'_>, id: SegmentId, record: &SegmentRecord) -> Result<u64, SpoolError> {
     let satellite = record.number;
     let entry = take_number(txn.tables, &format!("entry.{satellite}"))?;
     let key = EntryKey { satellite, lane: id.lane.0, entry };
@@ -312,7 +313,7 @@ pub(super) fn enter(txn: &mut Txn<'_>, id: SegmentId, record: &SegmentRecord) ->
     let segment = SequenceKey::new(satellite, id);
     txn.bytes(satellite, Kept::Segment, 0, record.bytes());
     txn.effects.push(Effect::Entered { entry: key, segment, items: record.open() });
-    Ok(())
+    Ok(entry)
 }
 
 /// The next number of this name, from 1. No number is used twice.

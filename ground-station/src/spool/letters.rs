@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use perigee_proto::link::DropReason;
 use perigee_shared::export::Limits;
 use perigee_shared::segment::hash;
 use perigee_shared::signal::{Counts, Signal};
@@ -34,7 +35,7 @@ pub struct Letter {
 }
 
 /// A letter as it is listed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct LetterView {
     /// What to call it when it is replayed.
     pub id: u64,
@@ -163,23 +164,51 @@ fn bytes(view: &View<'_>, id: u64, record: &LetterRecord) -> Result<Vec<u8>, Spo
 pub(super) fn list(view: &View<'_>, after: u64, limit: usize) -> Result<Vec<LetterView>, SpoolError> {
     let table = view.tables.open_table(LETTERS)?;
     let rows = table.range(after.saturating_add(1)..)?.take(limit);
-    rows.map(|row| {
-        let (id, value) = row?;
-        let record = decode::<LetterRecord>(value.value())?;
-        Ok(LetterView {
-            id: id.value(),
-            satellite: record.satellite,
-            segment: header(record.header).map_or_else(String::new, |h| h.id.to_string()),
-            exporter: (!record.exporter.is_empty()).then_some(record.exporter),
-            signal: signal_of(record.signal).map(Signal::name),
-            items: Counts::from(record.items.unwrap_or_default()).total(),
-            bytes: record.bytes,
-            reason: record.reason,
-            unix_nano: record.at,
-            replay: record.replay,
-        })
+    rows.map(|row| row.map_err(SpoolError::from).and_then(|(id, value)| shown(id.value(), value.value())))
+        .collect()
+}
+
+/// Letters below the id `before`, the latest first, at most `limit`.
+pub(super) fn list_back(view: &View<'_>, before: u64, limit: usize) -> Result<Vec<LetterView>, SpoolError> {
+    let table = view.tables.open_table(LETTERS)?;
+    let rows = table.range(..before)?.rev().take(limit);
+    rows.map(|row| row.map_err(SpoolError::from).and_then(|(id, value)| shown(id.value(), value.value())))
+        .collect()
+}
+
+fn shown(id: u64, value: &[u8]) -> Result<LetterView, SpoolError> {
+    let record = decode::<LetterRecord>(value)?;
+    Ok(LetterView {
+        id,
+        satellite: record.satellite,
+        segment: header(record.header).map_or_else(String::new, |h| h.id.to_string()),
+        exporter: (!record.exporter.is_empty()).then_some(record.exporter),
+        signal: signal_of(record.signal).map(Signal::name),
+        items: Counts::from(record.items.unwrap_or_default()).total(),
+        bytes: record.bytes,
+        reason: record.reason,
+        unix_nano: record.at,
+        replay: record.replay,
     })
-    .collect()
+}
+
+/// Deletes letters that an operator gives up; their items become a gap. How many there were.
+pub(super) fn discard(spool: &mut Spool, ids: &[u64]) -> Result<u64, SpoolError> {
+    spool.write(|txn| {
+        let mut discarded = 0;
+        for id in ids {
+            let Some(letter) = record(txn, *id)? else { continue };
+            let items = Counts::from(letter.items.unwrap_or_default());
+            Counters::of(txn.tables, letter.number)?.sub(Kind::DeadLettered, 0, items)?;
+            if let Some(header) = header(letter.header.clone()) {
+                let lost = Lost::segment(letter.number, &header, items);
+                gaps::lose_for(txn.tables, txn.now, lost, DropReason::Operator)?;
+            }
+            delete(txn, *id, &letter)?;
+            discarded += 1;
+        }
+        Ok(discarded)
+    })
 }
 
 /// Has letters sent again: those with these ids, or all. Segments that decode by now go back into the spool at once; requests are

@@ -26,6 +26,7 @@ mod mirror;
 mod rescue;
 
 mod bases;
+mod catalogue;
 mod gaps;
 mod intake;
 pub(crate) mod ledger;
@@ -38,7 +39,9 @@ pub mod scrub;
 mod turns;
 
 mod columns;
+mod look;
 mod standing;
+mod tail;
 mod views;
 
 mod store;
@@ -46,6 +49,8 @@ mod upkeep;
 
 #[cfg(test)]
 mod base_tests;
+#[cfg(test)]
+mod catalogue_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
@@ -55,6 +60,7 @@ mod loss_tests;
 #[cfg(test)]
 mod tests;
 
+pub use catalogue::{CatalogueView, Delay, Keep, Wanted};
 pub use columns::{ColumnView, ColumnsView, SegmentColumns};
 pub use contents::Settings;
 pub use counters::Kind;
@@ -63,10 +69,12 @@ pub use error::SpoolError;
 pub use intake::{Applied, Incoming, Piece};
 pub use ledger::Answer;
 pub use letters::{Letter, LetterView, Replay};
+pub use look::{AwayView, Digest, ExporterDigest, Glance, Part, PartialDigest, Portrait, SatelliteDigest};
 pub use outlet::{Place, Progress};
 pub use passes::{Ending, Heard, HeardView, Pass, PassView};
 pub use standing::{AgentView, BacklogView, NextContact, PlanView, StandingView};
 pub use store::{Store, Taken};
+pub use tail::{ItemView, Tail};
 pub use upkeep::Status;
 pub use views::{
     AccountView, EpochView, ExporterView, GapView, Items, LaneView, PartialView, SatelliteView, SpoolView,

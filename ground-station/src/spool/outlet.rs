@@ -11,6 +11,7 @@ use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
 
 use super::bases;
+use super::catalogue;
 use super::contents::{Effect, Kept, Settings};
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
@@ -181,7 +182,13 @@ pub(super) fn progress(txn: &mut Txn<'_>, exporter: &str, progress: &Progress) -
     let (entry, request) = if progress.finished { (at.entry + 1, 0) } else { (at.entry, progress.request) };
     let cursor = Cursor { entry, request, cut: progress.fingerprint };
     txn.tables.open_table(CURSORS)?.insert((exporter, at.satellite, at.lane), cursor)?;
-    if progress.finished { settle(txn, at, record) } else { Ok(()) }
+    if !progress.finished {
+        return Ok(());
+    }
+    if let Some(services) = txn.contents.decoded.take_names(record.payload) {
+        catalogue::name_services(txn, record.payload, &services)?;
+    }
+    settle(txn, at, record)
 }
 
 /// Whether every exporter of a signal has passed an entry.

@@ -55,7 +55,7 @@ pub struct Store {
     groups: mpsc::Sender<Group>,
     tasks: Supervisor,
     scrub: Arc<Mutex<Round>>,
-    env: Env,
+    pub(super) env: Env,
 }
 
 /// Bytes that the store has taken, for [`Store::commit`] to name. Here they share the transaction of the commit; what is dropped
@@ -340,7 +340,7 @@ impl Store {
         Ok(Step { bytes: found.bytes, finished: found.next.is_none() })
     }
 
-    fn round(&self) -> MutexGuard<'_, Round> {
+    pub(super) fn round(&self) -> MutexGuard<'_, Round> {
         self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

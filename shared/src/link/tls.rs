@@ -16,6 +16,7 @@ use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
@@ -169,6 +170,23 @@ fn end(certificate: &CertificateDer<'_>) -> Option<u64> {
 /// When the certificate that the peer of `connection` has shown ends, ns since the Unix epoch.
 pub fn peer_end(connection: &quinn::Connection) -> Option<u64> {
     end(&peer_certificate(connection)?)
+}
+
+/// When the first certificate in a PEM file ends, ns since the Unix epoch.
+pub fn end_of(path: &Path) -> Option<u64> {
+    certificates("certificate", path).ok()?.iter().filter_map(end).min()
+}
+
+/// The names in a certificate (DER) that was verified: common name, then DNS names, e-mail addresses and URIs.
+pub fn names_in(certificate: &[u8]) -> Vec<String> {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let common = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    let others = parsed.subject_alternative_name().ok().flatten();
+    let others = others.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => Some(*name),
+        _ => None,
+    });
+    common.chain(others).map(str::to_owned).collect()
 }
 
 /// Why the certificate in a PEM file is not valid by a clock that says `now`, in ns since 1970, or will soon not be: its dates and

@@ -239,6 +239,7 @@ async fn hello(shipper: &Shipper, pass: &Pass) -> Result<(Hello, SinceBoot), Dri
         codecs: Codec::ALL.into_iter().map(|c| c as u32).collect(),
         contact: pass.contact.name(),
         contact_start_unix_nano: pass.began,
+        contact_end_unix_nano: pass.contact.end_unix_nano.unwrap_or(0),
         epochs,
         clock: Some(clock),
         ..outlook

@@ -1,4 +1,4 @@
-//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | wear | bytes | link | survive | hostile`.
+//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | wear | bytes | link | survive | hostile | console`.
 //!
 //! `ingest`, `memory`, `opening` and `wear` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
 //! from another; `survive` breaks disks and files under both stores and both programs; `bytes` compares codecs in this process, and
@@ -7,6 +7,7 @@
 mod affinity;
 mod bytes_per_item;
 mod client;
+mod console;
 mod corpus;
 mod cpu;
 mod hostile;
@@ -60,6 +61,8 @@ enum Bench {
     Bytes(bytes_per_item::Options),
     /// What a satellite that was taken over costs the ground-station and the honest one beside it
     Hostile(hostile::Options),
+    /// What the console's pages and viewers cost with many satellites and passes in the store
+    Console(console::Options),
     /// What both stores survive: faults of disks, files and processes, judged by one checker
     Survive(survive::Options),
     /// What encoding the segment on stdin holds in memory; `bytes` runs it as a process of its own
@@ -113,6 +116,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Bench::Bytes(options) => ("bytes", bytes_per_item::run(options)?),
         Bench::Link(options) => ("link", link::run(options)?),
         Bench::Hostile(options) => ("hostile", hostile::run(options)?),
+        Bench::Console(options) => ("console", console::run(options)?),
         Bench::Survive(options) => {
             let (rows, all_good) = survive::run(options)?;
             good = all_good;
