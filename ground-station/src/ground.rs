@@ -87,7 +87,7 @@ impl Ground {
         let config = Arc::new(config);
         // Certificates are read before the spool is touched.
         Link::check(&config, env)?;
-        let store = open_store(&config, env)?;
+        let store = open_store(&config, env).await?;
         let metrics = Metrics::new(env, store.tasks().clone());
         config.link.satellites.keys().for_each(|satellite| metrics.expect(satellite));
         let mut exporters = Vec::new();
@@ -191,12 +191,23 @@ async fn gone(status: &mut watch::Receiver<Status>) -> String {
     }
 }
 
-/// The spool as the configuration has it; nothing else may have it open.
-pub fn open_store(config: &Config, env: &Env) -> Result<Store, SpoolError> {
+/// The store as the configuration has it; nothing else may have a file open, while the ledger in PostgreSQL is shared.
+pub async fn open_store(config: &Config, env: &Env) -> Result<Store, SpoolError> {
     let link = &config.link;
     // What every connection may hold, twice over since the spool may hold what it writes.
     let reserve = link.max_connections as u64 * (2 * link.partial_sync_bytes.0 + link.receive_window.0);
-    Store::open(env, settings(config), reserve)
+    match config.storage.fleet() {
+        Some(fleet) => Box::pin(Store::join(env, settings(config), fleet, reserve)).await,
+        None => Store::open(env, settings(config), reserve),
+    }
+}
+
+/// The same to ask it something while nothing runs.
+pub async fn look_at_store(config: &Config, env: &Env) -> Result<Store, SpoolError> {
+    match config.storage.fleet() {
+        Some(fleet) => Box::pin(Store::look(env, settings(config), fleet)).await,
+        None => Store::open_existing(env, settings(config)),
+    }
 }
 
 /// What the spool needs of the configuration.

@@ -44,6 +44,8 @@ pub struct Status {
     pub relieved: u64,
     /// How often a damaged file was replaced since the start.
     replaced: u64,
+    /// Commits of all stations that share the ledger.
+    pub(super) commits: u64,
 }
 
 impl Status {
@@ -270,7 +272,7 @@ impl Keeper {
 }
 
 impl Group {
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.batch.iter().flat_map(|i| i.pieces.iter()).map(|p| p.bytes.len()).sum()
     }
 }
