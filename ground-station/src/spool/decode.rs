@@ -46,7 +46,9 @@ impl From<SpoolError> for Fault {
         match error {
             SpoolError::Store(error) => Self::Store(error),
             SpoolError::Undecodable(error) => Self::Undecodable(error),
-            SpoolError::Budget(_) | SpoolError::Engine(_) | SpoolError::Gone => Self::Store(StoreError::GivenUp(error.to_string())),
+            SpoolError::Budget(_) | SpoolError::Engine(_) | SpoolError::Gone => {
+                Self::Store(StoreError::GivenUp(error.to_string()))
+            }
         }
     }
 }

@@ -96,7 +96,11 @@ impl Local {
     }
 
     /// Takes in a satellite's Hello and answers where it may resume.
-    pub(super) async fn ledger(&self, satellite: Arc<str>, hello: Arc<link::Hello>) -> Result<Answer, SpoolError> {
+    pub(super) async fn ledger(
+        &self,
+        satellite: Arc<str>,
+        hello: Arc<link::Hello>,
+    ) -> Result<Answer, SpoolError> {
         self.keeper.insist(move |spool| spool.write(|txn| ledger::hello(txn, &satellite, &hello))).await
     }
 
@@ -197,7 +201,11 @@ impl Local {
     }
 
     /// The next dead letters that an exporter is to send again: of one signal, as many as one request may have.
-    pub(super) async fn next_replays(&self, exporter: Arc<str>, limits: Limits) -> Result<Vec<Replay>, SpoolError> {
+    pub(super) async fn next_replays(
+        &self,
+        exporter: Arc<str>,
+        limits: Limits,
+    ) -> Result<Vec<Replay>, SpoolError> {
         let work = move |spool: &mut Spool| {
             loop {
                 match spool.read(|view| letters::next_replays(view, &exporter, limits))? {

@@ -54,6 +54,8 @@ mod both_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod fleet_tests;
+#[cfg(test)]
 mod format_tests;
 #[cfg(test)]
 mod loss_tests;

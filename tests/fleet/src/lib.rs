@@ -84,16 +84,28 @@ impl Postgres {
     pub fn start_in(parent: &Path, settings: &str) -> Option<Self> {
         let Some(programs) = programs() else {
             // Nobody reads standard output of a test that passes; this is for who looks.
-            eprintln!("skipped: no PostgreSQL 15 or later in /usr/lib/postgresql; install the package postgresql-15");
+            eprintln!(
+                "skipped: no PostgreSQL 15 or later in /usr/lib/postgresql; install the package postgresql-15"
+            );
             return None;
         };
         let directory = tempfile::Builder::new().prefix("fleet-pg-").tempdir_in(parent).unwrap();
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut server =
-            Self { programs, directory, port: free_port(), script: None, pid: 0, databases: AtomicU32::new(0) };
+        let mut server = Self {
+            programs,
+            directory,
+            port: free_port(),
+            script: None,
+            pid: 0,
+            databases: AtomicU32::new(0),
+        };
         std::fs::create_dir(server.data()).unwrap();
         server.own();
-        server.run("initdb", &["-A", "trust", "-U", "perigee", "--data-checksums", "-E", "UTF8", "--locale=C", "-D"], true);
+        server.run(
+            "initdb",
+            &["-A", "trust", "-U", "perigee", "--data-checksums", "-E", "UTF8", "--locale=C", "-D"],
+            true,
+        );
         server.configure(&format!("{SETTINGS}{settings}"));
         server.begin();
         Some(server)
@@ -260,7 +272,11 @@ impl Postgres {
         standby.own();
         let from = format!("host=127.0.0.1 port={} user=perigee application_name={name}", self.port);
         let slot = format!("slot_{name}");
-        standby.run("pg_basebackup", &["-d", &from, "-R", "-X", "stream", "-C", "-S", &slot, "-c", "fast", "-D"], true);
+        standby.run(
+            "pg_basebackup",
+            &["-d", &from, "-R", "-X", "stream", "-C", "-S", &slot, "-c", "fast", "-D"],
+            true,
+        );
         standby.begin();
         standby
     }

@@ -116,8 +116,7 @@ fn need(fleet: &Fleet, batch: &Arc<[Incoming]>) -> Need {
     let mut named: Vec<[i64; 4]> = batch.iter().map(|i| key(of(i), i.header.id)).collect();
     named.sort_unstable();
     named.dedup();
-    let lists =
-        || (0..4).map(|at| List::Numbers(named.iter().map(|k| k[at]).collect())).collect::<Vec<_>>();
+    let lists = || (0..4).map(|at| List::Numbers(named.iter().map(|k| k[at]).collect())).collect::<Vec<_>>();
     let of_satellites: Vec<i64> = named.iter().map(|k| k[0]).collect();
     let ask = |of, text| Query { of, text, lists: lists() };
     let mut queries = vec![

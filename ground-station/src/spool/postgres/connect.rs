@@ -98,11 +98,13 @@ impl Connector {
         let (client, connection) = self.config.connect(self.tls.clone()).await.map_err(|error| {
             let error = EngineError::from(error);
             match error {
-                EngineError::Away(why) if why.contains("does not allow writes") => EngineError::Away(format!(
-                    "no server of {} takes writes: all are standbys or in read-only mode \
+                EngineError::Away(why) if why.contains("does not allow writes") => {
+                    EngineError::Away(format!(
+                        "no server of {} takes writes: all are standbys or in read-only mode \
                      (default_transaction_read_only); one must be promoted",
-                    self.hosts
-                )),
+                        self.hosts
+                    ))
+                }
                 EngineError::Away(why) => EngineError::Away(format!("{why} ({})", self.hosts)),
                 other => other,
             }
@@ -134,10 +136,7 @@ async fn verify(client: &Client, replication: Replication) -> Result<(), EngineE
     let row = client.query_one(WHAT, &[]).await?;
     let (version, shown): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
     if version < OLDEST {
-        return Err(EngineError::refused(
-            format!("it is version {shown}"),
-            "version 15 or later is needed",
-        ));
+        return Err(EngineError::refused(format!("it is version {shown}"), "version 15 or later is needed"));
     }
     if row.try_get::<_, bool>(2)? {
         return Err(EngineError::Away(
@@ -152,7 +151,8 @@ async fn verify(client: &Client, replication: Replication) -> Result<(), EngineE
     }
     let commit: String = row.try_get(5)?;
     if !["on", "remote_apply"].contains(&commit.as_str()) {
-        let cause = format!("synchronous_commit is {commit} for this role, so that a commit is answered early");
+        let cause =
+            format!("synchronous_commit is {commit} for this role, so that a commit is answered early");
         return Err(EngineError::refused(cause, "set it to on, for the server, the database and the role"));
     }
     let standbys: String = row.try_get(6)?;

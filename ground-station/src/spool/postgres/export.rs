@@ -16,13 +16,13 @@ use perigee_shared::signal::SignalSet;
 use perigee_shared::store::guarded;
 use tokio::time::Instant;
 
+use super::super::bases;
 use super::super::decode::{Fault, Work};
 use super::super::error::SpoolError;
 use super::super::outlet::{self, Found, Place, Progress};
 use super::super::scrub::At;
 use super::super::tables::{BaseRecord, Cursor, EntryKey, SegmentRecord, SequenceKey, decode, header};
 use super::super::turns::Turns;
-use super::super::bases;
 use super::error::EngineError;
 use super::rows::{Cell, Of};
 use super::scratch::Loaded;
@@ -65,7 +65,8 @@ const TAKE: &str = "insert into place (sat, lane, exporter, owner, fence) values
     select from worker w where w.owner = place.owner and w.until > clock_timestamp()) returning fence";
 
 /// Leaves a lane to others.
-const LEAVE: &str = "update place set owner = null where sat = $1 and lane = $2 and exporter = $3 and owner = $4";
+const LEAVE: &str =
+    "update place set owner = null where sat = $1 and lane = $2 and exporter = $3 and owner = $4";
 
 /// The next segment of a lane and the exporter's place.
 const HEAD: &str = "select e.entry, e.payload, e.committed, e.record, p.entry, p.request, p.cut from place p \
@@ -135,7 +136,8 @@ impl Search {
         {
             return Some(at);
         }
-        let elsewhere = of_turn().filter(|(at, _)| self.others == 0 || self.at.is_none_or(|(was, _)| was != **at));
+        let elsewhere =
+            of_turn().filter(|(at, _)| self.others == 0 || self.at.is_none_or(|(was, _)| was != **at));
         let first = elsewhere.min_by_key(|(_, committed)| **committed).or_else(|| of_turn().next());
         first.map(|(at, _)| *at)
     }
@@ -258,7 +260,8 @@ impl Fleet {
                 let name = name.clone();
                 async move {
                     let connection = fleet.connection().await?;
-                    let (lanes, others) = (connection.prepare(LANES).await?, connection.prepare(OTHERS).await?);
+                    let (lanes, others) =
+                        (connection.prepare(LANES).await?, connection.prepare(OTHERS).await?);
                     let client = connection.client();
                     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&name, &mask, &owner];
                     let parameters_of_others: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&owner];
@@ -275,7 +278,8 @@ impl Fleet {
             .await?;
         let mut lanes = BTreeMap::new();
         for row in rows {
-            let (satellite, lane, committed): (i64, i64, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            let (satellite, lane, committed): (i64, i64, i64) =
+                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             lanes.insert((satellite as u32, lane as u8), committed as u64);
         }
         self.search(exporter, |search| {
@@ -292,7 +296,8 @@ impl Fleet {
         let (held, left) = self.search(exporter, |search| {
             let held = search.held.get(&lane).copied();
             // Beside others, one lane at a time.
-            let left = search.at.map(|(at, _)| at).filter(|at| search.others > 0 && *at != lane && lane != LETTERS);
+            let left =
+                search.at.map(|(at, _)| at).filter(|at| search.others > 0 && *at != lane && lane != LETTERS);
             (held, left.filter(|at| search.held.remove(at).is_some()))
         });
         if let Some(left) = left {
@@ -355,7 +360,8 @@ impl Fleet {
                 let name = name.clone();
                 async move {
                     let connection = fleet.connection().await?;
-                    let (head, bytes) = (connection.prepare(HEAD).await?, connection.prepare(HEAD_BYTES).await?);
+                    let (head, bytes) =
+                        (connection.prepare(HEAD).await?, connection.prepare(HEAD_BYTES).await?);
                     let client = connection.client();
                     let (satellite, lane) = (i64::from(lane.0), i64::from(lane.1));
                     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =

@@ -189,8 +189,9 @@ impl Fleet {
         let shown = self.inner.scratch.view(Vec::new(), loaded)?;
         let bytes: Arc<[u8]> = shown.look(|view| letters::bytes(view, id, &letter))?.into();
         let (payload, of) = (Arc::clone(&bytes), header.clone());
-        let decoded =
-            move || guarded(|| shown.snapshot().map_err(Fault::from)?.requests(satellite, &of, &payload).map(drop));
+        let decoded = move || {
+            guarded(|| shown.snapshot().map_err(Fault::from)?.requests(satellite, &of, &payload).map(drop))
+        };
         match self.inner.env.cpu(decoded).await {
             Ok(()) => {}
             Err(Fault::Payload) => return self.lose_letter(id).await.map(|()| false),

@@ -145,7 +145,9 @@ impl Fleet {
         reserve: u64,
         patient: bool,
     ) -> Result<(Self, mpsc::Receiver<Group>), SpoolError> {
-        let refused = |invalid: Invalid| EngineError::refused(format!("{}: {}", invalid.key, invalid.message), "correct the configuration");
+        let refused = |invalid: Invalid| {
+            EngineError::refused(format!("{}: {}", invalid.key, invalid.message), "correct the configuration")
+        };
         let (config, tls) = fleet.client("storage", &settings.station).map_err(refused)?;
         let pool = Pool::new(&fleet, config, tls);
         let ledger = loop {

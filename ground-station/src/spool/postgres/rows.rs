@@ -138,7 +138,9 @@ impl Of {
     }
 
     /// The columns of the key, in its order, then the others.
-    pub(super) const fn columns(self) -> (&'static [(&'static str, Holds)], &'static [(&'static str, Holds)]) {
+    pub(super) const fn columns(
+        self,
+    ) -> (&'static [(&'static str, Holds)], &'static [(&'static str, Holds)]) {
         use Holds::{Bytes, Numbers, Texts};
         const RECORD: &[(&str, Holds)] = &[("record", Bytes)];
         const BYTES: &[(&str, Holds)] = &[("bytes", Bytes)];
@@ -327,12 +329,7 @@ fn sequence(r: &[Cell]) -> SequenceKey {
 }
 
 fn sequence_cells(k: SequenceKey) -> Row {
-    vec![
-        Cell::of(k.satellite.into()),
-        Cell::of(k.epoch),
-        Cell::of(k.lane.into()),
-        Cell::of(k.sequence),
-    ]
+    vec![Cell::of(k.satellite.into()), Cell::of(k.epoch), Cell::of(k.lane.into()), Cell::of(k.sequence)]
 }
 
 /// Puts rows into a table whose values are bytes.
@@ -360,9 +357,7 @@ pub(super) fn fill(tables: &WriteTransaction, of: Of, rows: &Rows) -> Result<(),
         Of::Contact => put(tables, CONTACTS, rows, pass_key, 0),
         Of::Gap => put(tables, DROPS, rows, gap_key, 0),
         Of::Partial => put(tables, PARTIALS, rows, sequence, 0),
-        Of::PartialChunk => {
-            put(tables, PARTIAL_CHUNKS, rows, |k| sequence(k).partial_at(k[4].number()), 0)
-        }
+        Of::PartialChunk => put(tables, PARTIAL_CHUNKS, rows, |k| sequence(k).partial_at(k[4].number()), 0),
         Of::Entry => put(tables, ENTRIES, rows, entry_key, 3),
         Of::SegmentChunk => put(tables, SEGMENT_CHUNKS, rows, chunk_key, 0),
         Of::Base => put(tables, BASES, rows, sequence, 0),
@@ -510,7 +505,8 @@ pub(super) fn take(tables: &WriteTransaction, of: Of) -> Result<Rows, SpoolError
         Of::Dropped => each!(DROPPED, |k, v| (sequence_cells(k), vec![Cell::of(v.end), Cell::of(v.id)])),
         Of::Place => each!(CURSORS, |k, v| {
             let (exporter, satellite, lane) = k;
-            let key = vec![Cell::of(satellite.into()), Cell::of(lane.into()), Cell::Text(exporter.to_owned())];
+            let key =
+                vec![Cell::of(satellite.into()), Cell::of(lane.into()), Cell::Text(exporter.to_owned())];
             (key, vec![Cell::of(v.entry), Cell::of(v.request), Cell::of(v.cut)])
         }),
         Of::EntryDead => each!(ENTRY_DEAD, |k, v| {

@@ -215,7 +215,8 @@ impl Fleet {
             unknown.sort();
             unknown.dedup();
             let connection = self.connection().await?;
-            const MEET: &str = "insert into satellite (name) select * from unnest($1::text[]) on conflict (name) do nothing";
+            const MEET: &str =
+                "insert into satellite (name) select * from unnest($1::text[]) on conflict (name) do nothing";
             const NUMBERS: &str = "select name, sat from satellite where name = any($1::text[])";
             let client = connection.client();
             let work = async {
@@ -253,7 +254,9 @@ impl Fleet {
                 tokio::time::sleep(QUIET).await;
                 match self.inner.pool.fate(backend).await {
                     Fate::Gone => return,
-                    Fate::Alive => self.is_slow("a statement has waited for 5 s: a standby may be missing, or a lock is held"),
+                    Fate::Alive => self.is_slow(
+                        "a statement has waited for 5 s: a standby may be missing, or a lock is held",
+                    ),
                     Fate::Unknown => self.is_slow("no server that leads answers"),
                 }
             }
@@ -323,7 +326,8 @@ impl Fleet {
         }
         let holds = connection.prepare(HOLDS).await?;
         let client = connection.client();
-        let begin = async { client.batch_execute("begin").await.map(|()| Vec::new()).map_err(SpoolError::from) };
+        let begin =
+            async { client.batch_execute("begin").await.map(|()| Vec::new()).map_err(SpoolError::from) };
         let locked = async { Ok(client.query(&lock, &[&locks]).await?) };
         let mut all: Vec<Pending<'_, Result<Vec<Answered>, SpoolError>>> =
             vec![Box::pin(begin), Box::pin(locked)];
@@ -331,9 +335,7 @@ impl Fleet {
             all.push(Box::pin(async {
                 let (satellite, lane) = (i64::from(lease.satellite), i64::from(lease.lane));
                 let exporter: &str = &lease.exporter;
-                Ok(client
-                    .query(&holds, &[&satellite, &lane, &exporter, &lease.owner, &lease.fence])
-                    .await?)
+                Ok(client.query(&holds, &[&satellite, &lane, &exporter, &lease.owner, &lease.fence]).await?)
             }));
         }
         all.extend(need.queries.iter().map(|query| Box::pin(ask(connection, query)) as Pending<'_, _>));

@@ -29,7 +29,10 @@ static TEXTS: LazyLock<BTreeMap<(Of, Ask), String>> = LazyLock::new(|| {
             texts.insert((of, Ask::Delete(first)), of.delete(first));
             texts.insert((of, Ask::Keys(first)), of.by_keys(first));
         }
-        texts.insert((of, Ask::OfSatellites), format!("select {columns} from {name} where sat = any($1::int8[])"));
+        texts.insert(
+            (of, Ask::OfSatellites),
+            format!("select {columns} from {name} where sat = any($1::int8[])"),
+        );
         texts.insert((of, Ask::All), format!("select {columns} from {name}"));
     }
     texts
@@ -80,7 +83,8 @@ pub(super) const UNLOCK: &str = "update satellite s set record = k.record, tally
     as k(sat, record, tally, next_payload, next_entry, next_letter, next_gap, used) where s.sat = k.sat";
 
 /// What a commit of segments looks at, of each: satellite, epoch, lane and sequence in four lists.
-pub(super) const NAMED: &str = "unnest($1::int8[], $2::int8[], $3::int8[], $4::int8[]) as k(sat, epoch, lane, sequence)";
+pub(super) const NAMED: &str =
+    "unnest($1::int8[], $2::int8[], $3::int8[], $4::int8[]) as k(sat, epoch, lane, sequence)";
 
 macro_rules! lazy {
     ($($(#[$meta:meta])* $name:ident = $text:expr;)*) => {

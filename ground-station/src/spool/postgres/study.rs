@@ -95,8 +95,7 @@ impl Fleet {
             Behind::Base(key) => (Of::Base, BASES, key.to_vec()),
         };
         key.push(PAGE);
-        let rows =
-            self.rows(move || Query { of, text, lists: vec![List::Numbers(key.clone())] }).await?;
+        let rows = self.rows(move || Query { of, text, lists: vec![List::Numbers(key.clone())] }).await?;
         let make = if of == Of::Entry { Looked::of_entry } else { Looked::of_base };
         rows.iter().map(|row| make(of.read(row)?)).collect()
     }
@@ -187,8 +186,7 @@ impl Fleet {
 
     pub(in super::super) async fn columns(&self, each: bool) -> Result<ColumnsView, SpoolError> {
         let most = if each { LATEST.1 } else { LATEST.0 };
-        let latest =
-            move || Query { of: Of::Entry, text: NEWEST, lists: vec![List::Numbers(vec![most])] };
+        let latest = move || Query { of: Of::Entry, text: NEWEST, lists: vec![List::Numbers(vec![most])] };
         let rows = self.rows(latest).await?;
         let (mut loaded, mut bytes) = (Loaded::new(), 0);
         for row in &rows {

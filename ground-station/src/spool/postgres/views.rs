@@ -66,8 +66,7 @@ impl Fleet {
     }
 
     pub(in super::super) async fn satellites(&self) -> Result<Vec<SatelliteView>, SpoolError> {
-        const NEEDED: &[Of] =
-            &[Of::Epoch, Of::Committed, Of::Dropped, Of::Partial, Of::Pass, Of::Contact];
+        const NEEDED: &[Of] = &[Of::Epoch, Of::Committed, Of::Dropped, Of::Partial, Of::Pass, Of::Contact];
         self.show(NEEDED, views::satellites).await
     }
 
@@ -101,9 +100,7 @@ impl Fleet {
 
     pub(in super::super) async fn gaps(&self, limit: usize) -> Result<Vec<GapView>, SpoolError> {
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
-        let some = move || {
-            vec![Query { of: Of::Gap, text: GAPS, lists: vec![List::Numbers(vec![most])] }]
-        };
+        let some = move || vec![Query { of: Of::Gap, text: GAPS, lists: vec![List::Numbers(vec![most])] }];
         let (satellites, loaded) = self.everything(some).await?;
         self.inner.scratch.view(satellites, loaded)?.look(|view| views::gaps(view, limit))
     }

@@ -23,7 +23,8 @@ const BEAT: &str = "insert into worker (owner, station, until) \
     on conflict (owner) do update set until = excluded.until";
 
 /// Bytes in use, and a number that grows with every commit.
-const LEVEL: &str = "select coalesce(sum(used), 0)::int8, coalesce(sum(next_payload), 0)::int8 from satellite";
+const LEVEL: &str =
+    "select coalesce(sum(used), 0)::int8, coalesce(sum(next_payload), 0)::int8 from satellite";
 
 /// Satellites above their own bound.
 const FULL: &str = "select s.name from satellite s join unnest($1::text[], $2::int8[]) as k(name, most) \
@@ -95,12 +96,16 @@ impl Fleet {
                     let client = connection.client();
                     let work = async {
                         let level = client.query_one(&level, &[]).await?;
-                        let full =
-                            if names.is_empty() { Vec::new() } else { client.query(&full, &[&names, &most]).await? };
+                        let full = if names.is_empty() {
+                            Vec::new()
+                        } else {
+                            client.query(&full, &[&names, &most]).await?
+                        };
                         Ok::<_, tokio_postgres::Error>((level, full))
                     };
                     let (level, full) = fleet.watched(&connection, work).await??;
-                    let full = full.iter().map(|row| row.try_get::<_, String>(0)).collect::<Result<_, _>>()?;
+                    let full =
+                        full.iter().map(|row| row.try_get::<_, String>(0)).collect::<Result<_, _>>()?;
                     Ok((level.try_get::<_, i64>(0)? as u64, level.try_get::<_, i64>(1)? as u64, full))
                 }
             })
