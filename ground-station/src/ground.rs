@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ScrubConfig};
 use crate::console::Console;
 use crate::exporter::Exporter;
-use crate::link::{Link, LinkError};
+use crate::link::{Connected, Link, LinkError};
 use crate::spool::{Settings, SpoolError, Status, Store, scrub};
 use crate::telemetry::Metrics;
 
@@ -59,14 +59,32 @@ struct Served {
     router: Router,
 }
 
+/// What a process does of a ground-station's work. Processes that share a ledger may divide it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Part {
+    /// Takes segments from satellites.
+    Link,
+    /// Sends to backends, and looks through what is stored.
+    Export,
+    /// Answers questions about the ledger.
+    Api,
+}
+
+impl Part {
+    /// All of it.
+    pub const ALL: [Self; 3] = [Self::Link, Self::Export, Self::Api];
+}
+
 /// The program, with everything bound.
 pub struct Ground {
     store: Store,
-    link: Link,
+    /// None: satellites connect to other processes.
+    link: Option<Link>,
     exporters: Vec<Exporter>,
     served: Vec<Served>,
     metrics: Metrics,
-    scrub: ScrubConfig,
+    /// None: another process looks through what is stored.
+    scrub: Option<ScrubConfig>,
 }
 
 /// Why the program ended by itself.
@@ -83,31 +101,48 @@ pub enum Ended {
 impl Ground {
     /// Opens the spool and binds every address; must be called inside a tokio runtime.
     pub async fn build(config: Config, env: &Env) -> Result<Self, StartError> {
+        Self::build_parts(config, env, &Part::ALL).await
+    }
+
+    /// The same for a process that does only these parts of the work; others that share its ledger do the rest.
+    pub async fn build_parts(config: Config, env: &Env, parts: &[Part]) -> Result<Self, StartError> {
         config.validate()?;
+        let does = |part: Part| parts.contains(&part);
+        if config.storage.fleet().is_none() && !Part::ALL.into_iter().all(does) {
+            let message = "a part of the work needs kind: postgres: a file serves one process, which does all of it";
+            return Err(Invalid::new("storage.kind", message).into());
+        }
         let config = Arc::new(config);
         // Certificates are read before the spool is touched.
-        Link::check(&config, env)?;
+        if does(Part::Link) {
+            Link::check(&config, env)?;
+        }
         let store = open_store(&config, env).await?;
         let metrics = Metrics::new(env, store.tasks().clone());
         config.link.satellites.keys().for_each(|satellite| metrics.expect(satellite));
         let mut exporters = Vec::new();
-        for (name, signals) in config.service.pipelines.routes() {
+        let routes = if does(Part::Export) { config.service.pipelines.routes() } else { Default::default() };
+        for (name, signals) in routes {
             let Some(settings) = config.exporters.get(&name) else { continue };
             metrics.begin(&name.as_str().into(), signals);
             let station = config.resource_attributes.then(|| config.link.station.clone());
             let (store, metrics) = (store.clone(), metrics.clone());
             exporters.push(Exporter::try_new(&name, settings, signals, station, env, store, metrics)?);
         }
-        let link = Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?;
-        let console = Console::new(store.clone(), metrics.clone(), link.connected());
-        let served = bind(&config, &console).await?;
-        let scrub = config.storage.scrub;
+        let link = match does(Part::Link) {
+            true => Some(Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?),
+            false => None,
+        };
+        let connected = link.as_ref().map_or_else(|| Connected::nobody(env), Link::connected);
+        let console = Console::new(store.clone(), metrics.clone(), connected);
+        let served = bind(&config, &console, does(Part::Api)).await?;
+        let scrub = does(Part::Export).then_some(config.storage.scrub);
         Ok(Self { store, link, exporters, served, metrics, scrub })
     }
 
     /// The addresses that the link is bound to.
     pub fn link_addresses(&self) -> Vec<SocketAddr> {
-        self.link.addresses()
+        self.link.as_ref().map(Link::addresses).unwrap_or_default()
     }
 
     /// The TCP address of `api`, `health_check` or `metrics`.
@@ -133,7 +168,7 @@ impl Ground {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Ended> {
         let Self { store, link, exporters, served, scrub, metrics } = self;
         let stop = shutdown.child_token();
-        for address in link.addresses() {
+        for address in link.iter().flat_map(Link::addresses) {
             tracing::info!(%address, "the link listens (UDP)");
         }
         let (work, watching) = (store.tasks().group(), store.tasks().group());
@@ -151,10 +186,14 @@ impl Ground {
             let name = format!("exporter {}", exporter.name());
             work.keep_until(name, exporter, &stop, |exporter, stop| Box::pin(exporter.run(stop)));
         }
-        link.run(&work, &stop);
-        work.keep_until("scrub", store.clone(), &stop, move |store, stop| {
-            Box::pin(scrub::run(store.clone(), scrub.interval.0, scrub.rate.0, stop))
-        });
+        if let Some(link) = link {
+            link.run(&work, &stop);
+        }
+        if let Some(scrub) = scrub {
+            work.keep_until("scrub", store.clone(), &stop, move |store, stop| {
+                Box::pin(scrub::run(store.clone(), scrub.interval.0, scrub.rate.0, stop))
+            });
+        }
         let mut status = store.status();
         let gone = tokio::select! {
             biased;
@@ -229,7 +268,7 @@ pub fn settings(config: &Config) -> Settings {
     }
 }
 
-async fn bind(config: &Config, console: &Console) -> Result<Vec<Served>, StartError> {
+async fn bind(config: &Config, console: &Console, api: bool) -> Result<Vec<Served>, StartError> {
     let mut out = Vec::new();
     let extensions = &config.extensions;
     for (name, purpose, endpoint, router) in [
@@ -237,7 +276,7 @@ async fn bind(config: &Config, console: &Console) -> Result<Vec<Served>, StartEr
         ("api", "extensions.api", &extensions.api, console.api()),
         ("metrics", "service.telemetry.metrics", &config.service.telemetry.metrics, console.metrics()),
     ] {
-        let Some(endpoint) = endpoint else { continue };
+        let Some(endpoint) = endpoint.as_ref().filter(|_| api || name != "api") else { continue };
         let endpoint = Endpoint::parse(&endpoint.endpoint)
             .map_err(|message| Invalid::new(format!("{purpose}.endpoint"), message))?;
         let listener = Listener::bind(&endpoint, purpose, None).await?;

@@ -19,7 +19,7 @@ use perigee_shared::telemetry::init_logs;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::ground::{Ended, Ground, StartError};
+use crate::ground::{Ended, Ground, Part, StartError};
 use crate::link::Link;
 
 /// The exit code of a wrong configuration: `EX_USAGE` of sysexits.h.
@@ -39,7 +39,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Receive and export until SIGTERM or SIGINT.
-    Run(ConfigFile),
+    Run(Work),
     /// Check the configuration and the files that it names; exit code 64 when something is wrong.
     Validate(ConfigFile),
     /// Make authorities and certificates.
@@ -50,6 +50,16 @@ enum Command {
     /// Look into the spool.
     #[command(subcommand)]
     Spool(spool::Command),
+}
+
+/// What to run.
+#[derive(Debug, Args)]
+struct Work {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Do only these parts of the work; other processes that share the ledger do the rest.
+    #[arg(long, value_name = "PARTS", value_delimiter = ',', default_values_t = Part::ALL, value_enum)]
+    role: Vec<Part>,
 }
 
 /// Where the configuration is.
@@ -63,7 +73,7 @@ pub(crate) struct ConfigFile {
 /// Does what the command line says on the machine `env`; errors are on stderr.
 pub async fn run(cli: Cli, env: Env) -> ExitCode {
     let result = match cli.command {
-        Command::Run(file) => Box::pin(work(file, &env)).await,
+        Command::Run(what) => Box::pin(work(what, &env)).await,
         Command::Validate(file) => validate(file),
         Command::Pki(command) => pki::run(command),
         Command::Satellites(query) => Box::pin(satellites::run(query)).await,
@@ -91,12 +101,12 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
     }
 }
 
-async fn work(file: ConfigFile, env: &Env) -> anyhow::Result<ExitCode> {
+async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> {
     let config = Config::load(&file.config)?;
     init_logs(&config.service.telemetry.logs);
     supervise::log_panics();
     config.warnings.iter().chain(&dates(&config, env)).for_each(Problem::warn);
-    let ground = Ground::build(config, env).await?;
+    let ground = Ground::build_parts(config, env, &role).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     let termination = termination().context("cannot listen for SIGTERM and SIGINT")?;

@@ -70,6 +70,11 @@ pub struct Connected {
 }
 
 impl Connected {
+    /// Nobody connects to this process.
+    pub fn nobody(env: &Env) -> Self {
+        Self { registry: Registry::default(), clocks: Clocks::new(env), env: env.clone() }
+    }
+
     /// Open connections.
     pub fn count(&self) -> usize {
         self.registry.len()

@@ -72,6 +72,9 @@ impl Holds {
     }
 }
 
+/// Columns with what they hold.
+type Columns = &'static [(&'static str, Holds)];
+
 /// A shared table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Of {
