@@ -109,7 +109,8 @@ impl Ground {
         config.validate()?;
         let does = |part: Part| parts.contains(&part);
         if config.storage.fleet().is_none() && !Part::ALL.into_iter().all(does) {
-            let message = "a part of the work needs kind: postgres: a file serves one process, which does all of it";
+            let message =
+                "a part of the work needs kind: postgres: a file serves one process, which does all of it";
             return Err(Invalid::new("storage.kind", message).into());
         }
         let config = Arc::new(config);

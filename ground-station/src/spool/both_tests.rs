@@ -519,8 +519,10 @@ over_both! {
     }
 
     fn the_ledger_behaves_like_a_set_and_every_item_is_counted_once(site) {
-        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 12, ..ProptestConfig::default() });
         let (fleet, whole) = (site.fleet.is_some(), steps());
+        let cases = if fleet { 6 } else { 24 };
+        let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+        let mut runner = proptest::test_runner::TestRunner::new(config);
         runner.run(&whole, |steps| {
             let site = if fleet { Site::postgres() } else { Site::redb() };
             follow(&site.unwrap(), steps);

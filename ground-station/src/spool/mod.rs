@@ -52,6 +52,8 @@ mod base_tests;
 #[cfg(test)]
 mod both_tests;
 #[cfg(test)]
+mod cut_off_tests;
+#[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
 mod fleet_tests;

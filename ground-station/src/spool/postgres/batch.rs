@@ -58,7 +58,14 @@ impl Fleet {
     }
 
     async fn commit_groups(&self, groups: Vec<Group>) {
-        match self.apply(&groups).await {
+        let batch: Arc<[Incoming]> = groups.iter().flat_map(|g| g.batch.iter().cloned()).collect();
+        let applied = tokio::select! {
+            biased;
+            applied = self.apply_now(Arc::clone(&batch)) => applied,
+            // An attempt that is under way goes on; what it commits is a duplicate later.
+            () = self.cut_off() => self.hold_aside(batch).await,
+        };
+        match applied {
             Ok(applied) => answer(groups, applied),
             Err(error) if groups.len() == 1 => {
                 // The caller sees that its answer never comes.
@@ -68,7 +75,8 @@ impl Fleet {
             Err(_) => {
                 for group in groups {
                     let one = [group];
-                    match self.apply(&one).await {
+                    let batch = one[0].batch.as_slice().into();
+                    match self.apply_now(batch).await {
                         Ok(applied) => answer(one, applied),
                         Err(error) => tracing::error!(%error, "the shared ledger did not take a batch"),
                     }
@@ -77,9 +85,8 @@ impl Fleet {
         }
     }
 
-    /// The groups' segments in one transaction.
-    async fn apply(&self, groups: &[Group]) -> Result<Vec<Applied>, SpoolError> {
-        let batch: Arc<[Incoming]> = groups.iter().flat_map(|g| g.batch.iter().cloned()).collect();
+    /// Segments in one transaction.
+    pub(super) async fn apply_now(&self, batch: Arc<[Incoming]>) -> Result<Vec<Applied>, SpoolError> {
         let mut names: Vec<Arc<str>> = batch.iter().map(|i| Arc::clone(&i.satellite)).collect();
         names.sort_unstable();
         names.dedup();

@@ -10,6 +10,7 @@
 //! - `batch.rs`: what several connections hand in shares a transaction.
 //! - `export.rs`: leases, cursors and what an exporter is handed.
 //! - `letters.rs`, `views.rs`, `study.rs`: dead letters, what is shown, and what is verified.
+//! - `aside.rs`: what a station does while the engine does not answer.
 //! - `watch.rs`: how full it is, whether it answers, and this worker's life.
 
 mod connect;
@@ -20,6 +21,7 @@ mod scratch;
 mod settings;
 mod sql;
 
+mod aside;
 mod batch;
 mod export;
 mod letters;
@@ -40,6 +42,7 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::aside::Aside;
 use self::connect::Pool;
 pub use self::error::EngineError;
 use self::export::Search;
@@ -48,6 +51,7 @@ use self::scratch::{Changes, Scratch};
 use self::session::Need;
 pub use self::settings::{FleetSettings, Replication};
 use self::study::Round;
+use self::views::Last;
 use super::contents::Settings;
 use super::error::SpoolError;
 use super::ledger::Answer;
@@ -91,6 +95,10 @@ struct Inner {
     /// Satellites of which segments have left: bases may have become free.
     freed: Mutex<BTreeSet<u32>>,
     scrub: Mutex<Round>,
+    /// Where bytes are held while the engine does not answer.
+    aside: Mutex<Option<Aside>>,
+    /// What was shown last, for while it does not.
+    shown: Mutex<Last>,
 }
 
 /// How much the spool may hold.
@@ -160,6 +168,8 @@ impl Fleet {
                 Err(error) => return Err(error.into()),
             }
         };
+        // Who only asks takes nothing in.
+        let aside = if patient { Some(Aside::open(env, &settings)?) } else { None };
         let bounds = Bounds { max_bytes: settings.max_bytes, reserve: reserve.min(settings.max_bytes / 4) };
         let (groups, queue) = mpsc::channel(QUEUE);
         let inner = Inner {
@@ -178,6 +188,8 @@ impl Fleet {
             searches: Mutex::default(),
             freed: Mutex::default(),
             scrub: Mutex::default(),
+            aside: Mutex::new(aside),
+            shown: Mutex::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, queue))
     }
@@ -246,7 +258,13 @@ impl Fleet {
             Of::Entry,
             Of::Letter,
         ];
-        self.one(&satellite, NEEDED, move |txn, row| ledger::hello(txn, &row.name, &hello)).await
+        let said = Arc::clone(&hello);
+        let asked = self.one(&satellite, NEEDED, move |txn, row| ledger::hello(txn, &row.name, &said));
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            () = self.cut_off() => self.answer_aside(Arc::clone(&satellite), hello).await,
+        }
     }
 
     pub(super) async fn drops(
@@ -260,7 +278,23 @@ impl Fleet {
 
     pub(super) async fn heard(&self, satellite: Arc<str>, heard: Heard) -> Result<(), SpoolError> {
         const NEEDED: &[Of] = &[Of::Pass, Of::Contact];
-        self.one(&satellite, NEEDED, move |txn, row| passes::heard(txn, &row.name, &heard)).await
+        let asked = self.one(&satellite, NEEDED, move |txn, row| passes::heard(txn, &row.name, &heard));
+        self.or_cut_off(asked).await
+    }
+
+    /// Waits for what is worth nothing later: an error once the engine is gone for now.
+    async fn or_cut_off<R>(
+        &self,
+        asked: impl Future<Output = Result<R, SpoolError>>,
+    ) -> Result<R, SpoolError> {
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            () = self.cut_off() => {
+                let why = self.inner.status.borrow().failing.clone();
+                Err(EngineError::Away(why.unwrap_or_default()).into())
+            }
+        }
     }
 
     /// Runs a rule over everything that a satellite has in these tables.
@@ -295,6 +329,11 @@ impl Fleet {
         let _ = tokio::time::timeout(CLOSE, self.inner.running.wait()).await;
         let _ = tokio::time::timeout(CLOSE, self.leave()).await;
         self.inner.pool.close();
+        // Nobody else has it any more: the file is free when this returns.
+        let aside = locked(&self.inner.aside).take();
+        if let Some(aside) = aside {
+            aside.close().await;
+        }
     }
 }
 

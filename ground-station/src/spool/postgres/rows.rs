@@ -141,9 +141,7 @@ impl Of {
     }
 
     /// The columns of the key, in its order, then the others.
-    pub(super) const fn columns(
-        self,
-    ) -> (&'static [(&'static str, Holds)], &'static [(&'static str, Holds)]) {
+    pub(super) const fn columns(self) -> (Columns, Columns) {
         use Holds::{Bytes, Numbers, Texts};
         const RECORD: &[(&str, Holds)] = &[("record", Bytes)];
         const BYTES: &[(&str, Holds)] = &[("bytes", Bytes)];

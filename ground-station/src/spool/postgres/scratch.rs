@@ -131,6 +131,10 @@ impl Scratch {
         &self.settings
     }
 
+    pub(super) const fn ledger(&self) -> u64 {
+        self.ledger
+    }
+
     pub(super) const fn decoded(&self) -> &Decoded {
         &self.decoded
     }

@@ -18,7 +18,34 @@ use super::{Fleet, locked};
 /// Gaps, at most so many.
 const GAPS: &str = "select sat, epoch, id, record from gap order by sat, epoch, id limit ($1::int8[])[1]";
 
+/// What was shown last: while the engine does not answer, metrics still say so, and how it was.
+#[derive(Default)]
+pub(super) struct Last {
+    overview: Option<SpoolView>,
+    accounting: Option<BTreeMap<String, AccountView>>,
+    standings: Option<BTreeMap<String, StandingView>>,
+}
+
 impl Fleet {
+    /// The answer, which is kept, or the last one when the engine is gone for now.
+    async fn or_last<R: Clone>(
+        &self,
+        asked: impl Future<Output = Result<R, SpoolError>>,
+        place: fn(&mut Last) -> &mut Option<R>,
+    ) -> Result<R, SpoolError> {
+        let answer = self.or_cut_off(asked).await;
+        let mut last = locked(&self.inner.shown);
+        let last = place(&mut last);
+        match (answer, last.as_ref()) {
+            (Ok(answer), _) => {
+                *last = Some(answer.clone());
+                Ok(answer)
+            }
+            (Err(error), Some(last)) if error.is_retryable() => Ok(last.clone()),
+            (Err(error), _) => Err(error),
+        }
+    }
+
     /// Every satellite, and every row of these tables.
     pub(super) async fn everything(
         &self,
@@ -67,14 +94,19 @@ impl Fleet {
 
     pub(in super::super) async fn satellites(&self) -> Result<Vec<SatelliteView>, SpoolError> {
         const NEEDED: &[Of] = &[Of::Epoch, Of::Committed, Of::Dropped, Of::Partial, Of::Pass, Of::Contact];
-        self.show(NEEDED, views::satellites).await
+        self.or_cut_off(self.show(NEEDED, views::satellites)).await
     }
 
     pub(in super::super) async fn standings(&self) -> Result<BTreeMap<String, StandingView>, SpoolError> {
-        self.show(&[Of::Pass, Of::Contact], standing::standings).await
+        let asked = self.show(&[Of::Pass, Of::Contact], standing::standings);
+        self.or_last(asked, |last| &mut last.standings).await
     }
 
     pub(in super::super) async fn overview(&self) -> Result<SpoolView, SpoolError> {
+        self.or_last(self.overview_now(), |last| &mut last.overview).await
+    }
+
+    async fn overview_now(&self) -> Result<SpoolView, SpoolError> {
         let scrub = locked(&self.inner.scrub).done;
         let all = || {
             let tables = [Of::Entry, Of::Base, Of::Letter, Of::Place];
@@ -95,18 +127,18 @@ impl Fleet {
     }
 
     pub(in super::super) async fn passes(&self, limit: usize) -> Result<Vec<PassView>, SpoolError> {
-        self.show(&[Of::Pass, Of::Contact], move |view| passes::passes(view, limit)).await
+        self.or_cut_off(self.show(&[Of::Pass, Of::Contact], move |view| passes::passes(view, limit))).await
     }
 
     pub(in super::super) async fn gaps(&self, limit: usize) -> Result<Vec<GapView>, SpoolError> {
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
         let some = move || vec![Query { of: Of::Gap, text: GAPS, lists: vec![List::Numbers(vec![most])] }];
-        let (satellites, loaded) = self.everything(some).await?;
+        let (satellites, loaded) = self.or_cut_off(self.everything(some)).await?;
         self.inner.scratch.view(satellites, loaded)?.look(|view| views::gaps(view, limit))
     }
 
     pub(in super::super) async fn accounting(&self) -> Result<BTreeMap<String, AccountView>, SpoolError> {
-        self.show(&[], views::accounting).await
+        self.or_last(self.show(&[], views::accounting), |last| &mut last.accounting).await
     }
 
     pub(in super::super) async fn backup(&self, _: PathBuf) -> Result<u64, SpoolError> {

@@ -46,12 +46,17 @@ impl Fleet {
                 biased;
                 () = closing.cancelled() => return,
                 _ = beat.tick() => closing.run_until_cancelled(self.beat()).await,
-                _ = look.tick() => closing.run_until_cancelled(self.look_around()).await,
+                _ = look.tick() => closing.run_until_cancelled(self.look_and_hand_in()).await,
             };
             if let Some(Err(error)) = done {
                 tracing::warn!(%error, "the shared ledger could not be looked at");
             }
         }
+    }
+
+    async fn look_and_hand_in(&self) -> Result<(), SpoolError> {
+        self.look_around().await?;
+        self.hand_in().await
     }
 
     /// Says that this worker lives.
