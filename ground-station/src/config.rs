@@ -564,6 +564,33 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_shared_ledger_is_configured_as_the_example_shows_and_mistakes_are_named() {
+        const SHARED: &str = include_str!("../../deploy/fleet/station.yaml");
+        let config = read(SHARED).unwrap();
+        let fleet = config.storage.fleet().unwrap();
+        assert_eq!((fleet.replication, fleet.connections), (Replication::Required, default_pool()));
+        assert_eq!(fleet.lease, default_lease().0);
+        assert!(read(EXAMPLE).unwrap().storage.fleet().is_none());
+        for (from, to, expected) in [
+            ("  kind: postgres\n", "", "storage.hosts"),
+            ("hosts: [10.0.0.1, 10.0.0.2, 10.0.0.3]", "hosts: []", "storage.hosts"),
+            ("10.0.0.2,", "\"10.0.0.2:port\",", "is no host"),
+            ("  tls: {ca_file: /etc/perigee/ledger-ca.crt}", "", "storage.tls"),
+            ("  database: perigee\n", "", "storage.database"),
+            ("connections: 8", "connections: 1", "storage.connections"),
+            ("lease: 15s", "lease: 1s", "storage.lease"),
+            ("  user: perigee\n", "  user: perigee\n  password: x\n", "keep one of both"),
+            ("replication: required", "replication: two", "required"),
+        ] {
+            assert!(SHARED.contains(from), "{from}");
+            let error = read(&SHARED.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+        let clear = SHARED.replace("{ca_file: /etc/perigee/ledger-ca.crt}", "{insecure: true}");
+        read(&clear).unwrap();
+    }
+
+    #[test]
     fn an_open_address_is_allowed_when_it_is_wanted() {
         let open = EXAMPLE.replace("{endpoint: 127.0.0.1:8890}", "{endpoint: 0.0.0.0:8890, insecure: true}");
         read(&open).unwrap();

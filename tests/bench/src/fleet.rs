@@ -30,6 +30,9 @@ const ITEMS: u64 = 1000;
 /// Segments that workers export, and satellites that they are of.
 const EXPORTED: (u64, u64) = (400, 16);
 
+/// What an operator of PostgreSQL is told to set.
+const TUNING: &str = include_str!("../../../deploy/fleet/tuning.sql");
+
 /// See the module.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -123,7 +126,9 @@ impl Engine {
                     connections: 8,
                     lease: Duration::from_secs(15),
                 };
-                Store::join(&env, settings, fleet, 0).await?
+                let store = Store::join(&env, settings, fleet, 0).await?;
+                servers[0].sql(database, TUNING);
+                store
             }
         })
     }
