@@ -15,7 +15,7 @@ use super::*;
 
 /// A database of a server, and stations on it.
 pub(super) struct Database {
-    fleet: FleetSettings,
+    pub(super) fleet: FleetSettings,
     dir: tempfile::TempDir,
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn commit(store: &Store, satellite: &str, sequence: u64) -> App
 }
 
 /// Hands a segment in until it is committed, as a satellite does: a station that is cut off only holds it.
-async fn commit_in_the_end(store: &Store, satellite: &str, sequence: u64) -> Applied {
+pub(super) async fn commit_in_the_end(store: &Store, satellite: &str, sequence: u64) -> Applied {
     loop {
         match commit(store, satellite, sequence).await {
             Applied::Held(_) => drop(store.status().wait_for(|status| !status.aside).await.unwrap()),

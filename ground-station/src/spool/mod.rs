@@ -54,6 +54,8 @@ mod both_tests;
 #[cfg(test)]
 mod cut_off_tests;
 #[cfg(test)]
+mod failover_tests;
+#[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
 mod fleet_tests;

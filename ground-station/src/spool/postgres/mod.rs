@@ -225,6 +225,7 @@ impl Fleet {
             self.wake();
         }
         locked(&self.inner.freed).extend(&changes.left);
+        self.note_level(changes);
         for satellite in &changes.satellites {
             if bases::is_above_bound(self.settings(), &satellite.name, satellite.tally.bases) {
                 let (fleet, number) = (self.clone(), satellite.number);

@@ -99,6 +99,8 @@ pub(super) struct Changes {
     pub(super) remembered: Vec<Row>,
     /// A segment became an entry.
     pub(super) entered: bool,
+    /// How many bytes more are in use.
+    pub(super) grown: i64,
     /// Satellites of which a segment has left.
     pub(super) left: Vec<u32>,
 }
@@ -195,7 +197,9 @@ impl Scratch {
         }
         contents.apply(effects);
         for satellite in &mut satellites {
+            let before = satellite.tally.used as i64;
             count(&contents, satellite);
+            changes.grown += satellite.tally.used as i64 - before;
         }
         changes.satellites = satellites;
         compare(&tables, loaded, &mut changes)?;

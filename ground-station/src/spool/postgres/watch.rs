@@ -8,7 +8,9 @@ use super::super::error::SpoolError;
 use super::super::intake;
 use super::super::tables::{PARTIALS, SequenceKey};
 use super::Fleet;
+use super::super::upkeep::Status;
 use super::rows::Of;
+use super::scratch::Changes;
 use super::session::Need;
 
 /// How often it is looked what other stations have done.
@@ -30,8 +32,9 @@ const LEVEL: &str =
 const FULL: &str = "select s.name from satellite s join unnest($1::text[], $2::int8[]) as k(name, most) \
     on k.name = s.name where s.used >= k.most";
 
-/// Satellites with partial segments, when there is nothing to export.
-const HOLDERS: &str = "select distinct sat from partial where not exists(select from entry) order by sat";
+/// Satellites with partial segments, when they alone fill the spool.
+const HOLDERS: &str = "select distinct sat from partial where not exists(select from entry) \
+                       and (select coalesce(sum(used), 0) from satellite) >= $1::int8 order by sat";
 
 impl Fleet {
     /// Looks around until the store ends.
@@ -115,39 +118,62 @@ impl Fleet {
                 }
             })
             .await?;
-        let limit = self.inner.bounds.limit();
-        let max = self.inner.bounds.max_bytes;
-        let mut became_full = false;
-        self.inner.status.send_if_modified(|status| {
-            let before = status.clone();
+        self.note_used(|status| {
             status.used = used;
-            // Once full it stays so until a little has gone, so that it does not flutter.
-            status.full = used >= if before.full { limit - limit / 16 } else { limit };
             status.full_satellites = full;
             if status.commits != commits {
                 status.commits = commits;
                 status.version += 1;
             }
-            became_full = status.full && !before.full;
+        });
+        let limit = self.inner.bounds.limit();
+        if used >= limit { self.relieve().await } else { Ok(()) }
+    }
+
+    /// Takes note of what a transaction of this station has changed, until the next look around.
+    pub(super) fn note_level(&self, changes: &Changes) {
+        let bounds = &self.settings().satellites;
+        self.note_used(|status| {
+            status.used = status.used.saturating_add_signed(changes.grown);
+            for satellite in &changes.satellites {
+                let bound = bounds.iter().find(|(name, _)| *name == satellite.name);
+                if bound.is_some_and(|(_, most)| satellite.tally.used >= *most) {
+                    status.full_satellites.insert(satellite.name.clone());
+                } else {
+                    status.full_satellites.remove(&satellite.name);
+                }
+            }
+        });
+    }
+
+    fn note_used(&self, change: impl FnOnce(&mut Status)) {
+        let (limit, max) = (self.inner.bounds.limit(), self.inner.bounds.max_bytes);
+        self.inner.status.send_if_modified(|status| {
+            let before = status.clone();
+            change(status);
+            // Once full it stays so until a little has gone, so that it does not flutter.
+            status.full = status.used >= if before.full { limit - limit / 16 } else { limit };
+            if status.full && !before.full {
+                tracing::error!(
+                    event.name = "perigee.spool.full",
+                    used = status.used,
+                    max,
+                    "the shared spool is full: links stop reading and nothing is dropped; see which exporter is behind"
+                );
+            }
             *status != before
         });
-        if became_full {
-            tracing::error!(
-                event.name = "perigee.spool.full",
-                used,
-                max,
-                "the shared spool is full: links stop reading and nothing is dropped; see which exporter is behind"
-            );
-        }
-        if used >= limit { self.relieve().await } else { Ok(()) }
     }
 
     /// Gives up partial segments when they fill the spool and there is nothing to export: nothing else would make room.
     async fn relieve(&self) -> Result<(), SpoolError> {
+        let limit = self.inner.bounds.limit() as i64;
         let holders = self
-            .patiently(|fleet| async move {
+            .patiently(move |fleet| async move {
                 let connection = fleet.connection().await?;
-                let asked = connection.client().query(HOLDERS, &[]);
+                let statement = connection.prepare(HOLDERS).await?;
+                let limit: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&limit];
+                let asked = connection.client().query(&statement, &limit);
                 let rows = fleet.watched(&connection, asked).await??;
                 Ok(rows.iter().map(|row| row.try_get::<_, i64>(0)).collect::<Result<Vec<_>, _>>()?)
             })
