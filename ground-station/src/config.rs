@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use perigee_shared::config::collector::{self, Program};
 use perigee_shared::config::reload::InForce;
 use perigee_shared::config::{Component, Components, ConfigError, ConfigFile, Invalid, Problem};
-use perigee_shared::export::ExporterConfig;
 use perigee_shared::export::auth::Authenticator;
+use perigee_shared::export::{ExporterConfig, Secret, TlsConfig};
 use perigee_shared::link::tls;
 use perigee_shared::serve::{ControlConfig, HttpConfig};
 use perigee_shared::signal::{Signal, SignalSet};
@@ -19,6 +19,7 @@ use serde::de::MapAccess;
 
 use crate::console::ConsoleConfig;
 use crate::spool::Keep;
+use crate::spool::postgres::{FleetSettings, Replication};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -136,8 +137,35 @@ impl Default for SatelliteConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StorageConfig {
+    /// What keeps ledger and spool.
+    #[serde(default)]
+    pub kind: StorageKind,
     /// Where the spool's file is.
     pub directory: PathBuf,
+    /// With `kind: postgres`: the servers, as `host`, `host:port` or the directory of a socket.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// The database.
+    #[serde(default)]
+    pub database: String,
+    /// The role.
+    #[serde(default)]
+    pub user: String,
+    /// Its password.
+    pub password: Option<Secret>,
+    /// Or the file that has it.
+    pub password_file: Option<PathBuf>,
+    /// Of connections to the servers.
+    pub tls: Option<TlsConfig>,
+    /// What a server must do before the ledger trusts it.
+    #[serde(default)]
+    pub replication: Replication,
+    /// Connections at once.
+    #[serde(default = "default_pool")]
+    pub connections: usize,
+    /// After so long a worker that exports and says nothing is replaced.
+    #[serde(default = "default_lease")]
+    pub lease: Span,
     /// Of segments, partials and dead letters; keep it well below the volume.
     #[serde(default = "default_max_bytes")]
     pub max_bytes: ByteSize,
@@ -176,6 +204,58 @@ impl CatalogueConfig {
     pub fn keep(&self) -> Keep {
         Keep { nano: u64::try_from(self.keep.0.as_nanos()).unwrap_or(u64::MAX), bytes: self.max_bytes.0 }
     }
+}
+
+/// `storage.kind`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StorageKind {
+    /// A file of this station alone.
+    #[default]
+    Redb,
+    /// PostgreSQL, which several stations share.
+    Postgres,
+}
+
+impl StorageConfig {
+    /// How the shared ledger is reached, if there is one.
+    pub fn fleet(&self) -> Option<FleetSettings> {
+        (self.kind == StorageKind::Postgres).then(|| FleetSettings {
+            hosts: self.hosts.clone(),
+            database: self.database.clone(),
+            user: self.user.clone(),
+            password: self.password.clone(),
+            password_file: self.password_file.clone(),
+            tls: self.tls.clone(),
+            replication: self.replication,
+            connections: self.connections,
+            lease: self.lease.0,
+        })
+    }
+
+    fn problems(&self) -> Vec<Invalid> {
+        if let Some(fleet) = self.fleet() {
+            return fleet.problems("storage");
+        }
+        let written = [
+            ("hosts", !self.hosts.is_empty()),
+            ("database", !self.database.is_empty()),
+            ("user", !self.user.is_empty()),
+            ("password", self.password.is_some()),
+            ("password_file", self.password_file.is_some()),
+            ("tls", self.tls.is_some()),
+        ];
+        let only = |(name, _)| Invalid::new(format!("storage.{name}"), "needs kind: postgres beside it");
+        written.into_iter().filter(|(_, is)| *is).map(only).collect()
+    }
+}
+
+fn default_pool() -> usize {
+    8
+}
+
+fn default_lease() -> Span {
+    Span::secs(15)
 }
 
 /// `storage.scrub`
@@ -358,6 +438,7 @@ impl Config {
         if self.storage.max_bytes < ByteSize::mib(1) {
             wrong.push(Invalid::new("storage.max_bytes", "must be at least 1MiB; the default is 10GiB"));
         }
+        wrong.extend(self.storage.problems());
         if self.storage.scrub.rate.0 == 0 {
             let message = "must be more than 0; for no scrub set storage.scrub.interval to 0";
             wrong.push(Invalid::new("storage.scrub.rate", message));
@@ -521,6 +602,33 @@ pub(crate) mod tests {
         for part in parts {
             assert!(error.contains(part), "`{part}` is not in: {error}");
         }
+    }
+
+    #[test]
+    fn a_shared_ledger_is_configured_as_the_example_shows_and_mistakes_are_named() {
+        const SHARED: &str = include_str!("../../deploy/fleet/station.yaml");
+        let config = read(SHARED).unwrap();
+        let fleet = config.storage.fleet().unwrap();
+        assert_eq!((fleet.replication, fleet.connections), (Replication::Required, default_pool()));
+        assert_eq!(fleet.lease, default_lease().0);
+        assert!(read(EXAMPLE).unwrap().storage.fleet().is_none());
+        for (from, to, expected) in [
+            ("  kind: postgres\n", "", "storage.hosts"),
+            ("hosts: [10.0.0.1, 10.0.0.2, 10.0.0.3]", "hosts: []", "storage.hosts"),
+            ("10.0.0.2,", "\"10.0.0.2:port\",", "is no host"),
+            ("  tls: {ca_file: /etc/perigee/ledger-ca.crt}", "", "storage.tls"),
+            ("  database: perigee\n", "", "storage.database"),
+            ("connections: 8", "connections: 1", "storage.connections"),
+            ("lease: 15s", "lease: 1s", "storage.lease"),
+            ("  user: perigee\n", "  user: perigee\n  password: x\n", "keep one of both"),
+            ("replication: required", "replication: two", "required"),
+        ] {
+            assert!(SHARED.contains(from), "{from}");
+            let error = read(&SHARED.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+        let clear = SHARED.replace("{ca_file: /etc/perigee/ledger-ca.crt}", "{insecure: true}");
+        read(&clear).unwrap();
     }
 
     #[test]

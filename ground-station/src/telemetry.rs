@@ -311,6 +311,9 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
     );
     let failing = u64::from(status.failing.is_some());
     gauge("perigee_spool_failing", "1 while the spool cannot be written", failing);
+    let help =
+        "1 while the shared ledger does not answer and this station holds on its own disk what arrives";
+    gauge("perigee_spool_aside", help, u64::from(status.aside));
     let quarantined = u64::from(spool.quarantined.is_some());
     gauge("perigee_spool_quarantined", "1 when a damaged file was put aside since the start", quarantined);
     for (name, help, n) in [

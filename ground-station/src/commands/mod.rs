@@ -21,7 +21,7 @@ use perigee_shared::telemetry::{LOG_LEVEL, Logs, init_logs};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::ground::{Ended, Ground, StartError, check_console};
+use crate::ground::{Ended, Ground, Part, StartError, check_console};
 use crate::link::{Link, Reload};
 
 /// The exit code of a wrong configuration: `EX_USAGE` of sysexits.h.
@@ -41,7 +41,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Receive and export until SIGTERM or SIGINT.
-    Run(ConfigFile),
+    Run(Work),
     /// Check the configuration and the files that it names; exit code 64 when something is wrong.
     Validate(ConfigFile),
     /// Make authorities and certificates.
@@ -52,6 +52,16 @@ enum Command {
     /// Look into the spool.
     #[command(subcommand)]
     Spool(spool::Command),
+}
+
+/// What to run.
+#[derive(Debug, Args)]
+struct Work {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Do only these parts of the work; other processes that share the ledger do the rest.
+    #[arg(long, value_name = "PARTS", value_delimiter = ',', default_values_t = Part::ALL, value_enum)]
+    role: Vec<Part>,
 }
 
 /// Where the configuration is.
@@ -65,7 +75,7 @@ pub(crate) struct ConfigFile {
 /// Does what the command line says on the machine `env`; errors are on stderr.
 pub async fn run(cli: Cli, env: Env) -> ExitCode {
     let result = match cli.command {
-        Command::Run(file) => Box::pin(work(file, &env)).await,
+        Command::Run(what) => Box::pin(work(what, &env)).await,
         Command::Validate(file) => validate(file),
         Command::Pki(command) => pki::run(command),
         Command::Satellites(query) => Box::pin(satellites::run(query)).await,
@@ -93,13 +103,13 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
     }
 }
 
-async fn work(file: ConfigFile, env: &Env) -> anyhow::Result<ExitCode> {
+async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> {
     let config = Config::load(&file.config)?;
     let logs = init_logs(&config.service.telemetry);
     supervise::log_panics();
     config.warnings.iter().chain(&dates(&config, env)).for_each(Problem::warn);
     let (in_force, hangups) = (config.written.clone(), Hangups::new().context("cannot listen for SIGHUP")?);
-    let ground = Ground::build(config, env, logs.own.clone()).await?;
+    let ground = Ground::build_parts(config, env, &role, logs.own.clone()).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     let termination = termination().context("cannot listen for SIGTERM and SIGINT")?;
@@ -113,7 +123,13 @@ async fn work(file: ConfigFile, env: &Env) -> anyhow::Result<ExitCode> {
 }
 
 /// Reads the configuration again at each SIGHUP. One that is wrong changes nothing.
-async fn reload(path: PathBuf, mut in_force: InForce, reload: Reload, logs: Logs, mut hangups: Hangups) {
+async fn reload(
+    path: PathBuf,
+    mut in_force: InForce,
+    link: Option<Reload>,
+    logs: Logs,
+    mut hangups: Hangups,
+) {
     // What a satellite may keep in the spool is the spool's.
     let can = |key: &str| {
         key == LOG_LEVEL || key.starts_with("link.satellites") && !key.ends_with(".max_spool_bytes")
@@ -126,7 +142,9 @@ async fn reload(path: PathBuf, mut in_force: InForce, reload: Reload, logs: Logs
                 let changes = in_force.take(&config.written, can);
                 if !changes.now.is_empty() {
                     logs.set_level(config.service.telemetry.logs.level);
-                    reload.apply(&config.link.satellites);
+                    if let Some(link) = &link {
+                        link.apply(&config.link.satellites);
+                    }
                 }
                 changes.log();
             }

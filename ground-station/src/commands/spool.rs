@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{ConfigFile, catalogue, say, say_json};
 use crate::config::Config;
 use crate::console::{BackupAnswer, BackupRequest, ReplayAnswer, ReplayRequest, VerifyAnswer};
-use crate::ground::settings;
+use crate::ground::look_at_store;
 use crate::spool::{SpoolError, Store};
 
 /// What to ask of.
@@ -84,8 +84,9 @@ pub(super) async fn fetch<R: serde::Serialize>(
             other => return Ok(other?),
         }
     }
-    let store = Store::open_existing(&Env::production(), settings(config))
-        .context("nothing answers on the control socket, so the file was opened")?;
+    let store = look_at_store(config, &Env::production())
+        .await
+        .context("nothing answers on the control socket, so the store itself was asked")?;
     let answer = otherwise(store.clone()).await?;
     store.close().await;
     Ok(serde_json::to_value(answer)?)

@@ -98,6 +98,11 @@ pub struct LinkView {
 }
 
 impl Connected {
+    /// Nobody connects to this process.
+    pub fn nobody(env: &Env) -> Self {
+        Self { registry: Registry::default(), clocks: Clocks::new(env), env: env.clone() }
+    }
+
     /// Links whose satellite has said Hello.
     pub fn links(&self) -> BTreeMap<String, LinkView> {
         let now = self.env.unix_nano();

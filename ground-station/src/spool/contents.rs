@@ -172,14 +172,42 @@ impl Contents {
         }
     }
 
-    /// Reads the entries, the bytes and what is left to be exported.
-    fn measure(&mut self, read: &ReadTransaction) -> Result<(), SpoolError> {
+    /// Nothing is in memory yet of the ledger with this id.
+    pub(super) fn empty(settings: &Arc<Settings>, ledger: u64) -> Self {
+        Self {
+            settings: Arc::clone(settings),
+            ledger,
+            usage: Usage::default(),
+            waiting: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            finished: BTreeSet::new(),
+            bases_held: true,
+            bases_looked: 0,
+            changes: 0,
+            decoded: Decoded::new(settings.decoded_bases),
+            searched: Searched::default(),
+        }
+    }
+
+    /// Reads what is left to be exported.
+    pub(super) fn measure_entries(&mut self, read: &ReadTransaction) -> Result<(), SpoolError> {
         for row in read.open_table(ENTRIES)?.iter()? {
             let (key, value) = row?;
             let (key, record) = (key.value(), decode::<SegmentRecord>(value.value())?);
-            self.usage.change(key.satellite, Kept::Segment, 0, record.bytes());
             let segment = SequenceKey::new(key.satellite, record.header()?.id);
             self.enter(key, segment, record.open());
+        }
+        Ok(())
+    }
+
+    /// Reads the entries, the bytes and what is left to be exported.
+    fn measure(&mut self, read: &ReadTransaction) -> Result<(), SpoolError> {
+        self.measure_entries(read)?;
+        for row in read.open_table(ENTRIES)?.iter()? {
+            let (key, value) = row?;
+            let bytes = decode::<SegmentRecord>(value.value())?.bytes();
+            self.usage.change(key.value().satellite, Kept::Segment, 0, bytes);
         }
         for row in read.open_table(PARTIALS)?.iter()? {
             let (key, value) = row?;
@@ -306,20 +334,7 @@ impl Stored for Contents {
 
     fn load(read: &ReadTransaction, settings: &Self::Settings) -> Result<Self, StoreError> {
         let ledger = read.open_table(META)?.get("ledger")?.map_or(0, |v| v.value());
-        let mut contents = Self {
-            settings: Arc::clone(settings),
-            ledger,
-            usage: Usage::default(),
-            waiting: BTreeMap::new(),
-            delivered: BTreeMap::new(),
-            lanes: BTreeMap::new(),
-            finished: BTreeSet::new(),
-            bases_held: true,
-            bases_looked: 0,
-            changes: 0,
-            decoded: Decoded::new(settings.decoded_bases),
-            searched: Searched::default(),
-        };
+        let mut contents = Self::empty(settings, ledger);
         contents.measure(read).map_err(of_file)?;
         Ok(contents)
     }

@@ -56,7 +56,9 @@ impl From<SpoolError> for Fault {
         match error {
             SpoolError::Store(error) => Self::Store(error),
             SpoolError::Undecodable(error) => Self::Undecodable(error),
-            SpoolError::Budget(_) | SpoolError::Gone => Self::Store(StoreError::GivenUp(error.to_string())),
+            SpoolError::Budget(_) | SpoolError::Engine(_) | SpoolError::Gone => {
+                Self::Store(StoreError::GivenUp(error.to_string()))
+            }
         }
     }
 }
@@ -140,6 +142,11 @@ impl Decoded {
         let base = Arc::clone(&found.base);
         bases.push_front(found);
         Some(base)
+    }
+
+    /// Whether a base is kept decoded.
+    pub(super) fn knows(&self, key: SequenceKey) -> bool {
+        self.latest().bases.iter().any(|known| known.key == key)
     }
 
     fn remember(&self, key: SequenceKey, base: &Arc<Base>) {

@@ -9,7 +9,7 @@ use perigee_shared::env::Env;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::store::guarded;
-use redb::{ReadableTable, ReadableTableMetadata, TableError};
+use redb::{Database, ReadableTable, ReadableTableMetadata, TableError};
 use serde::Serialize;
 
 use super::catalogue::{self, CatalogueView, Delay, Wanted};
@@ -18,10 +18,11 @@ use super::decode::{Decoded, Snapshot};
 use super::error::SpoolError;
 use super::file::{Spool, View};
 use super::letters::{self, LetterView};
+use super::local::Local;
 use super::outlet::Searched;
 use super::passes::{self, Pass, PassView};
+use super::scrub::Scrubbed;
 use super::standing::{StandingView, standing};
-use super::store::Store;
 use super::tables::*;
 use super::tail::{self, Tail};
 use super::upkeep::Keeper;
@@ -140,7 +141,8 @@ pub struct Part<T> {
 #[derive(Clone)]
 pub struct Glance {
     moment: Arc<Moment>,
-    keeper: Keeper,
+    /// Who is told when the file cannot be read; `None`: the tables are in memory.
+    keeper: Option<Keeper>,
     env: Env,
 }
 
@@ -149,11 +151,13 @@ struct Moment {
     contents: Contents,
     /// What is not said in the tables.
     spool: SpoolView,
+    /// Where they are, if nobody else holds that.
+    _tables: Option<Database>,
 }
 
-impl Store {
+impl Local {
     /// The spool as it is now.
-    pub async fn glance(&self) -> Result<Glance, SpoolError> {
+    pub(super) async fn glance(&self) -> Result<Glance, SpoolError> {
         let scrub = self.round().done;
         let look = move |spool: &mut Spool| {
             let (file_length_bytes, file_bytes) = spool.file_bytes();
@@ -162,19 +166,33 @@ impl Store {
             let (snapshot, contents) = (spool.snapshot()?, memory(spool.contents()));
             let spool =
                 SpoolView { file_bytes, file_length_bytes, quarantined, scrub, ..in_memory(&contents) };
-            Ok(Moment { snapshot, contents, spool })
+            Ok(Moment { snapshot, contents, spool, _tables: None })
         };
         let moment = Arc::new(self.keeper.ask(look).await?);
-        Ok(Glance { moment, keeper: self.keeper.clone(), env: self.env.clone() })
+        Ok(Glance { moment, keeper: Some(self.keeper.clone()), env: self.env.clone() })
     }
 
     /// Discards dead letters: their items become a gap of reason `operator`. How many there were.
-    pub async fn discard(&self, ids: Vec<u64>) -> Result<u64, SpoolError> {
+    pub(super) async fn discard(&self, ids: Vec<u64>) -> Result<u64, SpoolError> {
         self.keeper.insist(move |spool| letters::discard(spool, &ids)).await
     }
 }
 
 impl Glance {
+    /// Tables that were made for it.
+    pub(super) fn over(
+        snapshot: Snapshot,
+        contents: &Contents,
+        scrub: Scrubbed,
+        tables: Database,
+        env: Env,
+    ) -> Self {
+        let contents = memory(contents);
+        let spool = SpoolView { scrub, ..in_memory(&contents) };
+        let moment = Arc::new(Moment { snapshot, contents, spool, _tables: Some(tables) });
+        Self { moment, keeper: None, env }
+    }
+
     /// Every satellite and the spool in a few words.
     pub async fn digest(&self) -> Result<Digest, SpoolError> {
         let spool = self.moment.spool.clone();
@@ -245,7 +263,10 @@ impl Glance {
             guarded(|| work(&view, &moment.snapshot))
         };
         match self.env.cpu(work).await {
-            Err(error) => Err(self.keeper.noted(error).await),
+            Err(error) => match &self.keeper {
+                Some(keeper) => Err(keeper.noted(error).await),
+                None => Err(error),
+            },
             out => out,
         }
     }

@@ -1,6 +1,7 @@
 //! The spool: committed segments that are still to be exported, and the ledger of everything that was ever committed.
 //!
-//! [`Store`] is the asynchronous interface that everything else uses, so that another store can stand behind it. Behind it
+//! [`Store`] is the asynchronous interface that everything else uses. Behind it stands the file of one station (`local.rs`), or
+//! PostgreSQL, which several stations share ([`postgres`]); the rules below are the same functions for both.
 //! `Spool` owns the redb file, opened, verified and replaced by [`perigee_shared::store`]. The modules are named for what they
 //! know: each is functions over the spool's transactions. A transaction that changes the tables says what changes in memory
 //! (`Effect`), and that happens when it is committed.
@@ -44,15 +45,25 @@ mod standing;
 mod tail;
 mod views;
 
+mod local;
+pub mod postgres;
 mod store;
 mod upkeep;
 
 #[cfg(test)]
 mod base_tests;
 #[cfg(test)]
+mod both_tests;
+#[cfg(test)]
 mod catalogue_tests;
 #[cfg(test)]
+mod cut_off_tests;
+#[cfg(test)]
+mod failover_tests;
+#[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod fleet_tests;
 #[cfg(test)]
 mod format_tests;
 #[cfg(test)]

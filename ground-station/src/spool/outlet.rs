@@ -248,6 +248,16 @@ fn settle(txn: &mut Txn<'_>, at: EntryKey, record: SegmentRecord) -> Result<(), 
     Ok(())
 }
 
+/// Settles those entries in the tables that the exporters of this configuration have passed.
+pub(super) fn settle_passed(txn: &mut Txn<'_>) -> Result<(), SpoolError> {
+    let mut all = Vec::new();
+    for row in txn.tables.open_table(ENTRIES)?.iter()? {
+        let (key, value) = row?;
+        all.push((key.value(), decode::<SegmentRecord>(value.value())?));
+    }
+    all.into_iter().try_for_each(|(at, record)| settle(txn, at, record))
+}
+
 /// Settles what the exporters of this configuration have passed: one may have been taken out of it.
 pub(super) fn settle_all(spool: &mut Spool) -> Result<(), SpoolError> {
     let passed = spool.read(|view| {
@@ -295,6 +305,18 @@ pub(super) fn sweep(spool: &mut Spool) -> Result<(), SpoolError> {
         })?;
     }
     if any { bases::sweep(spool) } else { Ok(()) }
+}
+
+/// Deletes the entries among those in the tables that everybody is done with.
+pub(super) fn delete_finished(txn: &mut Txn<'_>) -> Result<(), SpoolError> {
+    let mut finished = Vec::new();
+    for row in txn.tables.open_table(ENTRIES)?.iter()? {
+        let (key, value) = row?;
+        if decode::<SegmentRecord>(value.value())?.is_finished() {
+            finished.push(key.value());
+        }
+    }
+    finished.into_iter().try_for_each(|at| delete(txn, at))
 }
 
 /// Puts a whole segment that does not decode into dead-letter.

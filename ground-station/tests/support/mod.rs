@@ -27,6 +27,13 @@ pub(crate) const EPOCH: u64 = 7;
 /// A directory with authorities, a station, two satellites, and one that no station lists.
 pub(crate) struct Site {
     pub(crate) dir: tempfile::TempDir,
+    /// Where the ledger is, if it is shared: host and database.
+    database: Option<(String, String)>,
+}
+
+/// Whether the tests of this program are over PostgreSQL: `contact_fleet` has the same as `contact`.
+fn is_shared() -> bool {
+    env!("CARGO_CRATE_NAME").ends_with("_fleet")
 }
 
 impl Site {
@@ -37,7 +44,20 @@ impl Site {
         for id in ["sat-1", "sat-2", "stranger"] {
             pki.issue(Role::Satellite, id, 1).unwrap();
         }
-        Self { dir }
+        let database = if is_shared() { fleet::shared_database() } else { None };
+        Self { dir, database }
+    }
+
+    /// `storage` without the bound.
+    fn storage(&self) -> String {
+        let dir = self.dir.path().display();
+        match &self.database {
+            None => format!("directory: {dir}/spool, ballast: 0B"),
+            Some((host, database)) => format!(
+                "kind: postgres, directory: {dir}/spool, hosts: [\"{host}\"], database: {database}, user: perigee, \
+                 replication: none"
+            ),
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -50,13 +70,13 @@ impl Site {
 
     /// The configuration, with `storage` and `link` lines of the test's own.
     pub(crate) fn config(&self, link: &str, exporter: &str) -> Config {
-        let dir = self.dir.path().display();
+        let (dir, storage) = (self.dir.path().display(), self.storage());
         let names: Vec<&str> = exporter.lines().filter_map(|l| l.trim().split(':').next()).collect();
         let text = format!(
             "link:\n  station: svalbard\n  listen: [\"127.0.0.1:0\"]\n  certificate_file: {dir}/station-svalbard.crt\n  \
              private_key_file: {dir}/station-svalbard.key\n  satellite_ca_file: {dir}/satellite-ca.crt\n  \
              satellite_crl_file: {dir}/satellite-ca.crl\n  satellites: {{sat-1: {{}}, sat-2: {{}}}}\n{link}\
-             exporters:\n  {exporter}\nstorage: {{directory: {dir}/spool, ballast: 0B, max_bytes: 8MiB}}\n\
+             exporters:\n  {exporter}\nstorage: {{{storage}, max_bytes: 8MiB}}\n\
              extensions:\n  api: {{endpoint: 127.0.0.1:0}}\n  control: {{socket: {dir}/ground.sock}}\n\
              service:\n  pipelines:\n    traces: {{exporters: [out]}}\n    metrics: {{exporters: [out]}}\n    \
              logs: {{exporters: [out]}}\n  telemetry:\n    metrics: {{endpoint: 127.0.0.1:0}}\n"

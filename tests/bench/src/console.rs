@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
 async fn fill(ground: &Ground, options: &Options) -> anyhow::Result<()> {
     let config: Config = perigee_shared::config::parse(&ground.config.to_string(), "bench.yaml", |_| None)?;
     let env = Env::production();
-    let store = open_store(&config, &env)?;
+    let store = open_store(&config, &env).await?;
     let (each, now) = (options.passes / options.satellites.max(1), env.unix_nano());
     let report = |n: u64| PassReport {
         station: "svalbard".to_owned(),

@@ -1,7 +1,7 @@
-//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | wear | bytes | link | survive | hostile | console`.
+//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | wear | bytes | link | fleet | survive | hostile | console`.
 //!
 //! `ingest`, `memory`, `opening` and `wear` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
-//! from another; `survive` breaks disks and files under both stores and both programs; `bytes` compares codecs in this process, and
+//! from another; `fleet` compares the ground's stores, of which it starts PostgreSQL itself; `survive` breaks disks and files under both stores and both programs; `bytes` compares codecs in this process, and
 //! `link` simulates contacts, the same on every machine. Results go to stdout as a table or as JSON, everything else to stderr.
 
 mod affinity;
@@ -10,6 +10,7 @@ mod client;
 mod console;
 mod corpus;
 mod cpu;
+mod fleet;
 mod hostile;
 mod ingest;
 mod link;
@@ -63,6 +64,8 @@ enum Bench {
     Hostile(hostile::Options),
     /// What the console's pages and viewers cost with many satellites and passes in the store
     Console(console::Options),
+    /// What the ledger commits and exports a second: a file of one station, PostgreSQL alone, and with standbys
+    Fleet(fleet::Options),
     /// What both stores survive: faults of disks, files and processes, judged by one checker
     Survive(survive::Options),
     /// What encoding the segment on stdin holds in memory; `bytes` runs it as a process of its own
@@ -117,6 +120,15 @@ fn main() -> anyhow::Result<ExitCode> {
         Bench::Link(options) => ("link", link::run(options)?),
         Bench::Hostile(options) => ("hostile", hostile::run(options)?),
         Bench::Console(options) => ("console", console::run(options)?),
+        Bench::Fleet(options) => {
+            let (rows, exports) = fleet::run(options)?;
+            if !arguments.json {
+                report::print("fleet", &rows, false)?;
+                report::print("fleet", &exports, false)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            ("fleet", rows.into_iter().chain(exports).collect())
+        }
         Bench::Survive(options) => {
             let (rows, all_good) = survive::run(options)?;
             good = all_good;

@@ -8,6 +8,7 @@ mod configuration;
 mod contacts;
 mod crash;
 mod direct;
+mod fleet;
 mod full;
 mod goodput;
 mod hostile;
