@@ -3,7 +3,7 @@
 #
 # Needs: Node 20 or later with npm, and Chromium (Debian: apt-get install chromium). CHROMIUM names another one.
 # Uses the programs in target/debug (or PROFILE=release, or those that GROUND_STATION and SPACE_AGENT name).
-# SCREENSHOTS=DIRECTORY keeps pictures of the pages. Without a browser it says so and ends with 0; REQUIRE_BROWSER=1 makes that an error.
+# SCREENSHOTS=DIRECTORY takes pictures of the pages over a small fleet instead, as in docs/screenshots. Without a browser it says so and ends with 0; REQUIRE_BROWSER=1 makes that an error.
 set -euo pipefail
 cd "$(dirname "$0")/console"
 
@@ -32,4 +32,7 @@ if [ -z "${GROUND_STATION:-}" ] || [ -z "${SPACE_AGENT:-}" ]; then
 fi
 [ -d node_modules/playwright-core ] || npm ci --no-audit --no-fund
 export CHROMIUM
+if [ -n "${SCREENSHOTS:-}" ]; then
+    exec node screenshots.mjs "$SCREENSHOTS"
+fi
 exec node --test --test-concurrency=1 console.test.mjs

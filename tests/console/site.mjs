@@ -36,7 +36,7 @@ async function freePort() {
 }
 
 /** A backend that refuses what has a certain word in it, with hostile words, and takes the rest. */
-async function backend() {
+async function backend(words) {
   const state = { refuses: true };
   const server = createServer((request, response) => {
     const parts = [];
@@ -44,7 +44,7 @@ async function backend() {
     request.on("end", () => {
       const refused = state.refuses && Buffer.concat(parts).includes("refuse-me");
       response.writeHead(refused ? 400 : 200, { "content-type": refused ? "text/plain" : "application/x-protobuf" });
-      response.end(refused ? `I do not like this: ${HOSTILE}` : "");
+      response.end(refused ? words : "");
     });
   });
   await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
@@ -52,21 +52,21 @@ async function backend() {
 }
 
 /** Everything together. */
-export async function site() {
+export async function site({ satellites = ["sat-1", "sat-2"], lane = "alarms <b>", words = `I do not like this: ${HOSTILE}` } = {}) {
   const dir = mkdtempSync(join(tmpdir(), "perigee-console-"));
   const at = (name) => join(dir, name);
   const pki = (...words) => execFileSync(GROUND, ["pki", ...words, "--dir", at("pki")]);
   pki("init", "--domain", "example.org");
-  for (const id of ["sat-1", "sat-2"]) pki("issue", "satellite", id);
+  for (const id of satellites) pki("issue", "satellite", id);
   pki("issue", "station", "svalbard");
-  const taker = await backend();
+  const taker = await backend(words);
   const [link, console_, api] = [await freePort(), await freePort(), await freePort()];
   writeFileSync(at("act"), `# who may act\nann ${TOKEN}\n`);
   const ground = {
     link: {
       station: "svalbard", listen: [`127.0.0.1:${link}`], certificate_file: at("pki/station-svalbard.crt"),
       private_key_file: at("pki/station-svalbard.key"), satellite_ca_file: at("pki/satellite-ca.crt"),
-      satellites: { "sat-1": {}, "sat-2": {} }, partial_sync_interval: "200ms",
+      satellites: Object.fromEntries(satellites.map((id) => [id, {}])), partial_sync_interval: "200ms",
     },
     exporters: {
       "file/all": { path: at("out.jsonl") },
@@ -111,7 +111,7 @@ export async function site() {
       processors: { memory_limiter: {}, batch: { timeout: "200ms" } },
       exporters: { link: {} },
       storage: { directory: at(`wal-${id}`), ballast: "0B" },
-      lanes: { "alarms <b>": { number: 1, match: [{ severity: "error" }], timeout: "0s" } },
+      lanes: { [lane]: { number: 1, match: [{ severity: "error" }], timeout: "0s" } },
       link: {
         certificate_file: at(`pki/satellite-${id}.crt`), private_key_file: at(`pki/satellite-${id}.key`),
         station_ca_file: at("pki/station-ca.crt"), stations: { svalbard: { address: `127.0.0.1:${link}` } },

@@ -127,7 +127,7 @@ async fn page(console: SocketAddr, path: &str) -> anyhow::Result<Row> {
     // The file is in memory then.
     get(console, path).await?;
     let (mut fresh, mut again, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for _ in 0..5 {
+    for _ in 0..3 {
         // A look is not kept for longer.
         tokio::time::sleep(Duration::from_secs(10)).await;
         let began = Instant::now();

@@ -58,7 +58,7 @@ fn body(shown: &Shown, wanted: &Wanted) -> Markup {
                         th scope="col" { "Waits on board" }
                         th scope="col" { "Oldest" }
                         th scope="col" { "Next contact" }
-                        th scope="col" { "Forecast" }
+                        th scope="col" { "If its plan holds" }
                         th scope="col" { "Last pass" }
                         th scope="col" { "Never comes" }
                     }
@@ -93,7 +93,7 @@ fn line(row: &Row, now: u64) -> Markup {
             td.nowrap data-label="Waits on board" { (waits(standing)) }
             td.nowrap data-label="Oldest" { @match oldest { Some(since) => (when(since, now)), None => "-" } }
             td data-label="Next contact" { (next_contact(standing, now)) }
-            td data-label="Forecast" { (forecast(standing, now)) }
+            td data-label="If its plan holds" { (forecast(standing, now)) }
             td data-label="Last pass" { (last_pass(standing)) }
             td data-label="Never comes" {
                 @if gone == 0 { "nothing" } @else {
@@ -129,7 +129,7 @@ pub(super) fn forecast(standing: &StandingView, now: u64) -> Markup {
         @if let Some(full) = time("full_unix_nano") {
             (Level::Warning.badge()) " store full " (when(full, now))
         } @else if let Some(empty) = time("empty_unix_nano") {
-            @if empty <= now { "all delivered" } @else { "all delivered " (when(empty, now)) " if the plan holds" }
+            @if empty <= now { "all delivered" } @else { "all delivered " (when(empty, now)) }
         } @else if time("planned_bytes").unwrap_or(0) > 0 {
             "more than the plan carries"
         } @else {

@@ -1,5 +1,7 @@
 //! Gaps: what is missing, why, how much, and whether it can still come.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
@@ -8,9 +10,10 @@ use serde::Deserialize;
 
 use super::{Page, Pages, ROWS, next, satellite_link, table};
 use crate::console::attention::Level;
+use crate::console::board::Shown;
 use crate::console::problem::Asked;
-use crate::console::show::{date, encoded, items, number};
-use crate::spool::{AwayView, GapView, Part};
+use crate::console::show::{bytes, date, encoded, items, number};
+use crate::spool::{AwayView, BacklogView, GapView, Part};
 
 /// Lanes that are shown of what may still come.
 const AWAY: usize = 500;
@@ -30,7 +33,7 @@ pub(super) async fn page(State(pages): State<Pages>, uri: Uri, Asked(wanted): As
         .answer(&uri, async |look| {
             let (away, gaps) =
                 (look.glance.away(of.clone()).await?, look.glance.gaps(of, after, ROWS).await?);
-            Ok(Page::new("Gaps", body(&away, &gaps, &wanted)))
+            Ok(Page::new("Gaps", body(&look.shown, &away, &gaps, &wanted)))
         })
         .await
 }
@@ -58,40 +61,73 @@ fn reason(word: &str) -> (&'static str, &'static str) {
     }
 }
 
-fn body(away: &[AwayView], gaps: &Part<GapView>, wanted: &Wanted) -> Markup {
+/// What is not here of a lane and may still come.
+struct Waits<'a> {
+    away: Option<&'a AwayView>,
+    backlog: Option<&'a BacklogView>,
+}
+
+fn body(shown: &Shown, away: &[AwayView], gaps: &Part<GapView>, wanted: &Wanted) -> Markup {
+    let mut lanes = BTreeMap::<(&str, u8), Waits<'_>>::new();
+    for row in away {
+        lanes.insert((&row.satellite, row.lane), Waits { away: Some(row), backlog: None });
+    }
+    let rows = shown.rows.iter().map(|row| &row.digest);
+    for digest in rows.filter(|d| wanted.satellite.is_empty() || d.satellite == wanted.satellite) {
+        for lane in digest.standing.backlog.iter().flatten().filter(|lane| lane.bytes > 0) {
+            let waits = lanes.entry((&digest.satellite, lane.lane));
+            waits.or_insert(Waits { away: None, backlog: None }).backlog = Some(lane);
+        }
+    }
     html! {
         form.filter method="get" action="/gaps" {
             label { "Satellite " input name="satellite" value=(wanted.satellite); }
             button { "Show" }
         }
         h2 { "May still come" }
-        @if away.is_empty() {
+        @if lanes.is_empty() {
             p { "Nothing is known to wait on board or to be elsewhere." }
         } @else {
-            (table("What may still come", true, html! {
-                caption { "Segments, as of what each satellite said last" }
-                thead { tr {
-                    th scope="col" { "Satellite" }
-                    th scope="col" { "Lane" }
-                    th.n scope="col" { "On board" }
-                    th.n scope="col" { "Of these held in part" }
-                    th.n scope="col" { "With another station" }
-                } }
-                tbody {
-                    @for row in away.iter().take(AWAY) {
-                        tr data-key=(format!("{}-{}", row.satellite, row.lane)) {
-                            th scope="row" { (satellite_link(&row.satellite)) }
-                            td data-label="Lane" { (row.lane) }
-                            td.n data-label="On board" { (number(row.on_board)) }
-                            td.n data-label="Of these held in part" { (number(row.partial)) }
-                            td.n data-label="With another station" { (number(row.elsewhere)) }
-                        }
-                    }
-                }
-            }))
+            (may_come(&lanes))
         }
         (lost(gaps, wanted))
     }
+}
+
+fn may_come(lanes: &BTreeMap<(&str, u8), Waits<'_>>) -> Markup {
+    table(
+        "What may still come",
+        true,
+        html! {
+            caption { "As of what each satellite said last" }
+            thead { tr {
+                th scope="col" { "Satellite" }
+                th scope="col" { "Lane" }
+                th scope="col" { "Waits on board" }
+                th.n scope="col" { "Segments on board" }
+                th.n scope="col" { "Segments held in part" }
+                th.n scope="col" { "Segments with another station" }
+            } }
+            tbody {
+                @for ((satellite, lane), waits) in lanes.iter().take(AWAY) {
+                    @let count = |of: fn(&AwayView) -> u64| number(waits.away.map_or(0, of));
+                    tr data-key=(format!("{satellite}-{lane}")) {
+                        th scope="row" { (satellite_link(satellite)) }
+                        td data-label="Lane" { (lane) }
+                        td data-label="Waits on board" {
+                            @match waits.backlog {
+                                Some(backlog) => { (items(backlog.items)) ", " (bytes(backlog.bytes)) },
+                                None => "-",
+                            }
+                        }
+                        td.n data-label="Segments on board" { (count(|away| away.on_board)) }
+                        td.n data-label="Segments held in part" { (count(|away| away.partial)) }
+                        td.n data-label="Segments with another station" { (count(|away| away.elsewhere)) }
+                    }
+                }
+            }
+        },
+    )
 }
 
 /// What was dropped or lost.

@@ -94,9 +94,7 @@ pub(super) fn heads(satellite: bool) -> Markup {
             th scope="col" { "Began (UTC)" }
             @if satellite { th scope="col" { "Satellite" } }
             th scope="col" { "Station" }
-            th scope="col" { "Planned" }
-            th scope="col" { "Gained" }
-            th scope="col" { "Of the plan" }
+            th scope="col" { "Gained of planned" }
             th scope="col" { "Segments, items" }
             th scope="col" { "Link up" }
             th scope="col" { "Ended" }
@@ -116,10 +114,11 @@ pub(super) fn line(satellite: Option<&str>, pass: &Pass) -> Markup {
             th scope="row" { (date(pass.start())) }
             @if let Some(satellite) = satellite { td data-label="Satellite" { (satellite_link(satellite)) } }
             td data-label="Station" { (report["station"].as_str().unwrap_or("")) }
-            td data-label="Planned" { @match number_of("planned_bytes") { Some(n) => (bytes(n)), None => "unknown" } }
-            td data-label="Gained" { @match held { Some(n) => (bytes(n)), None => "unknown" } }
-            td data-label="Of the plan" {
-                @match pass.fill() { Some(fill) => (bar(fill, "of what the plan carries")), None => "-" }
+            td data-label="Gained of planned" {
+                span.nowrap { @match held { Some(n) => (bytes(n)), None => "unknown" } }
+                " of "
+                span.nowrap { @match number_of("planned_bytes") { Some(n) => (bytes(n)), None => "an unknown plan" } }
+                @if let Some(fill) = pass.fill() { " " (bar(fill, "of what the plan carries")) }
             }
             td data-label="Segments, items" {
                 @match &pass.ground {
@@ -200,7 +199,7 @@ pub(super) fn why(pass: &Pass) -> String {
         why.push(format!("it took {connections} links"));
     }
     if why.is_empty() && pass.fill().is_some() {
-        why.push("the link was slower than its plan says".to_owned());
+        why.push("it carried less than its rate by plan; nothing more is recorded".to_owned());
     }
     why.join("; ")
 }

@@ -58,7 +58,7 @@ fn body(shown: &Shown, row: &Row, portrait: &Portrait, alarms: &[&ItemView]) -> 
             (fact("Link", html! { @if digest.connected { a href="/live" { "up" } } @else { "down" } }))
             (fact("Last heard", html! { (when(digest.standing.last_heard_unix_nano, now)) " over " (digest.station) }))
             (fact("Next contact", fleet::next_contact(&digest.standing, now)))
-            (fact("Forecast", fleet::forecast(&digest.standing, now)))
+            (fact("If its plan holds", fleet::forecast(&digest.standing, now)))
             (fact("Contacts heard", html! { (number(digest.contacts)) }))
             (fact("In the spool here", html! { (bytes(digest.spool_bytes)) }))
         }
