@@ -325,7 +325,8 @@ pub(super) fn lists(of: Of, columns: usize, rows: impl Iterator<Item = Row>) -> 
     lists
 }
 
-fn sequence(r: &[Cell]) -> SequenceKey {
+/// The segment that a key begins with.
+pub(super) fn sequence(r: &[Cell]) -> SequenceKey {
     SequenceKey { satellite: r[0].small(), epoch: r[1].number(), lane: r[2].small(), sequence: r[3].number() }
 }
 
