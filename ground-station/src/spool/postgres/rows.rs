@@ -397,7 +397,7 @@ pub(super) fn fill(tables: &WriteTransaction, of: Of, rows: &Rows) -> Result<(),
         }
         Of::Place => {
             let mut table = tables.open_table(CURSORS)?;
-            for (k, v) in rows.iter().filter(|(_, v)| v[0].number() > 0) {
+            for (k, v) in rows {
                 let cursor = Cursor { entry: v[0].number(), request: v[1].number(), cut: v[2].number() };
                 table.insert((k[2].text(), k[0].small(), k[1].small()), cursor)?;
             }
