@@ -21,6 +21,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Workers that have said nothing for so long are forgotten.
 const FORGET: &str = "delete from worker where until < clock_timestamp() - interval '1 hour'";
 
+/// Whether there is something to export.
+const WAITING: &str = "select exists(select from entry)";
+
 /// This worker lives on.
 const BEAT: &str = "insert into worker (owner, station, until) \
     values ($1, $2, clock_timestamp() + $3 * interval '1 millisecond') \
@@ -64,24 +67,31 @@ impl Fleet {
         self.hand_in().await
     }
 
-    /// Says that this worker lives.
+    /// Says that this worker lives. While there is something to export, exporters look again: a lane whose worker has died is heard
+    /// of by nobody.
     pub(super) async fn beat(&self) -> Result<(), SpoolError> {
         let (owner, station) = (self.inner.owner, self.settings().station.clone());
         let lease = self.inner.lease.as_millis() as f64;
-        self.patiently(move |fleet| {
-            let station = station.clone();
-            async move {
-                let connection = fleet.connection().await?;
-                let (beat, forget) = (connection.prepare(BEAT).await?, connection.prepare(FORGET).await?);
-                let work = async {
-                    connection.client().execute(&beat, &[&owner, &station, &lease]).await?;
-                    connection.client().execute(&forget, &[]).await
-                };
-                fleet.watched(&connection, work).await??;
-                Ok(())
-            }
-        })
-        .await
+        let waiting = self
+            .patiently(move |fleet| {
+                let station = station.clone();
+                async move {
+                    let connection = fleet.connection().await?;
+                    let (beat, forget) = (connection.prepare(BEAT).await?, connection.prepare(FORGET).await?);
+                    let waiting = connection.prepare(WAITING).await?;
+                    let work = async {
+                        connection.client().execute(&beat, &[&owner, &station, &lease]).await?;
+                        connection.client().execute(&forget, &[]).await?;
+                        connection.client().query_one(&waiting, &[]).await
+                    };
+                    Ok(fleet.watched(&connection, work).await??.try_get::<_, bool>(0)?)
+                }
+            })
+            .await?;
+        if waiting {
+            self.wake();
+        }
+        Ok(())
     }
 
     /// Gives every lane to whoever wants it.
