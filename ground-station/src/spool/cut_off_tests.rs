@@ -1,4 +1,5 @@
 //! A station that is cut off from the shared ledger.
+#![allow(clippy::single_range_in_vec_init, reason = "a list of ranges may have one")]
 
 use std::sync::Arc;
 use std::time::Duration;

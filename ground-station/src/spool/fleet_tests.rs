@@ -189,6 +189,23 @@ async fn workers_share_an_exporter_and_none_sends_what_another_sends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_exporter_does_takes_no_lease_from_another() {
+    let Some(database) = Database::new() else { return };
+    let stations = [database.station("svalbard").await, database.station("kiruna").await];
+    commit(&stations[0], "sat-1", 1).await;
+    let of = |store: &Store, exporter: &str| {
+        let (store, exporter) = (store.clone(), exporter.into());
+        async move { store.next(exporter, SignalSet::ALL, 1).await.unwrap() }
+    };
+    let waits = of(&stations[0], "b").await.unwrap();
+    let work = of(&stations[0], "a").await.unwrap();
+    stations[0].progress("a".into(), done(work.place)).await.unwrap();
+    commit(&stations[0], "sat-1", 2).await;
+    assert!(of(&stations[1], "b").await.is_none(), "the first station still has it");
+    stations[0].progress("b".into(), done(waits.place)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_dies_is_replaced_within_the_lease_and_moves_nothing_when_it_wakes() {
     let Some(database) = Database::new() else { return };
     let dying = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

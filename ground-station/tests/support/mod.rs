@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ground_station::config::Config;
-use ground_station::ground::{Ended, Ground};
+use ground_station::ground::{Ended, Ground, Part};
 use ground_station::pki::{Pki, Role};
 use ground_station::spool::{AccountView, SatelliteView, Store};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -46,6 +46,11 @@ impl Site {
         }
         let database = if is_shared() { fleet::shared_database() } else { None };
         Self { dir, database }
+    }
+
+    /// Whether its ledger is in PostgreSQL.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.database.is_some()
     }
 
     /// `storage` without the bound.
@@ -116,11 +121,17 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(config: Config) -> Self {
-        let ground = Box::pin(Ground::build(config, &Env::production(), None)).await.unwrap();
+        Self::start_parts(config, &Part::ALL).await
+    }
+
+    /// A process that does a part of the work; addresses that it does not have are `0.0.0.0:0`.
+    pub(crate) async fn start_parts(config: Config, parts: &[Part]) -> Self {
+        let ground = Box::pin(Ground::build_parts(config, &Env::production(), parts, None)).await.unwrap();
         let shutdown = CancellationToken::new();
+        let none = SocketAddr::from(([0, 0, 0, 0], 0));
         Self {
-            address: ground.link_addresses()[0],
-            api: ground.address("api").unwrap(),
+            address: ground.link_addresses().first().copied().unwrap_or(none),
+            api: ground.address("api").unwrap_or(none),
             metrics: ground.address("metrics").unwrap(),
             health: ground.address("health_check"),
             console: ground.address("console"),

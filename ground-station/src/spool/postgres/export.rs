@@ -175,7 +175,11 @@ impl Fleet {
                 continue;
             }
             let Some(head) = self.head(&exporter, lane, signals).await? else {
-                self.search(&exporter, |search| search.lanes.remove(&lane));
+                // Somebody else was there: the lane is taken anew when there is something again.
+                self.search(&exporter, |search| {
+                    search.held.remove(&lane);
+                    search.lanes.remove(&lane);
+                });
                 continue;
             };
             let is_first = self.search(&exporter, |search| {

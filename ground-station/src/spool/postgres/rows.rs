@@ -325,7 +325,8 @@ pub(super) fn lists(of: Of, columns: usize, rows: impl Iterator<Item = Row>) -> 
     lists
 }
 
-fn sequence(r: &[Cell]) -> SequenceKey {
+/// The segment that a key begins with.
+pub(super) fn sequence(r: &[Cell]) -> SequenceKey {
     SequenceKey { satellite: r[0].small(), epoch: r[1].number(), lane: r[2].small(), sequence: r[3].number() }
 }
 
@@ -396,7 +397,7 @@ pub(super) fn fill(tables: &WriteTransaction, of: Of, rows: &Rows) -> Result<(),
         }
         Of::Place => {
             let mut table = tables.open_table(CURSORS)?;
-            for (k, v) in rows.iter().filter(|(_, v)| v[0].number() > 0) {
+            for (k, v) in rows {
                 let cursor = Cursor { entry: v[0].number(), request: v[1].number(), cut: v[2].number() };
                 table.insert((k[2].text(), k[0].small(), k[1].small()), cursor)?;
             }

@@ -124,7 +124,10 @@ pub(super) fn note(of: Of, rows: &[Answered], loaded: &mut Loaded) -> Result<(),
     let table = loaded.entry(of).or_default();
     for row in rows {
         let (key, rest) = of.read(row)?;
-        table.insert(key, rest);
+        // A place where nothing was done yet is a lease alone, which no rule knows and none may take away.
+        if of != Of::Place || rest[0].number() > 0 {
+            table.insert(key, rest);
+        }
     }
     Ok(())
 }

@@ -2,22 +2,27 @@
 
 use std::time::Duration;
 
+use perigee_shared::link::ranges::RangeSet;
 use tokio::time::MissedTickBehavior;
 
 use super::super::error::SpoolError;
 use super::super::intake;
-use super::super::tables::{PARTIALS, SequenceKey};
+use super::super::tables::{PartialRecord, decode};
 use super::super::upkeep::Status;
 use super::Fleet;
-use super::rows::Of;
+use super::rows::{Cell, List, Of, sequence};
 use super::scratch::Changes;
 use super::session::Need;
+use super::sql::Query;
 
 /// How often it is looked what other stations have done.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Workers that have said nothing for so long are forgotten.
 const FORGET: &str = "delete from worker where until < clock_timestamp() - interval '1 hour'";
+
+/// Whether there is something to export.
+const WAITING: &str = "select exists(select from entry)";
 
 /// This worker lives on.
 const BEAT: &str = "insert into worker (owner, station, until) \
@@ -32,9 +37,9 @@ const LEVEL: &str =
 const FULL: &str = "select s.name from satellite s join unnest($1::text[], $2::int8[]) as k(name, most) \
     on k.name = s.name where s.used >= k.most";
 
-/// Satellites with partial segments, when they alone fill the spool.
-const HOLDERS: &str = "select distinct sat from partial where not exists(select from entry) \
-                       and (select coalesce(sum(used), 0) from satellite) >= $1::int8 order by sat";
+/// Partial segments, when they alone fill the spool.
+const ALONE: &str = "select sat, epoch, lane, sequence, record from partial where not exists(select from entry) \
+                     and (select coalesce(sum(used), 0) from satellite) >= ($1::int8[])[1]";
 
 impl Fleet {
     /// Looks around until the store ends.
@@ -62,24 +67,31 @@ impl Fleet {
         self.hand_in().await
     }
 
-    /// Says that this worker lives.
+    /// Says that this worker lives. While there is something to export, exporters look again: a lane whose worker has died is heard
+    /// of by nobody.
     pub(super) async fn beat(&self) -> Result<(), SpoolError> {
         let (owner, station) = (self.inner.owner, self.settings().station.clone());
         let lease = self.inner.lease.as_millis() as f64;
-        self.patiently(move |fleet| {
-            let station = station.clone();
-            async move {
-                let connection = fleet.connection().await?;
-                let (beat, forget) = (connection.prepare(BEAT).await?, connection.prepare(FORGET).await?);
-                let work = async {
-                    connection.client().execute(&beat, &[&owner, &station, &lease]).await?;
-                    connection.client().execute(&forget, &[]).await
-                };
-                fleet.watched(&connection, work).await??;
-                Ok(())
-            }
-        })
-        .await
+        let waiting = self
+            .patiently(move |fleet| {
+                let station = station.clone();
+                async move {
+                    let connection = fleet.connection().await?;
+                    let (beat, forget) = (connection.prepare(BEAT).await?, connection.prepare(FORGET).await?);
+                    let waiting = connection.prepare(WAITING).await?;
+                    let work = async {
+                        connection.client().execute(&beat, &[&owner, &station, &lease]).await?;
+                        connection.client().execute(&forget, &[]).await?;
+                        connection.client().query_one(&waiting, &[]).await
+                    };
+                    Ok(fleet.watched(&connection, work).await??.try_get::<_, bool>(0)?)
+                }
+            })
+            .await?;
+        if waiting {
+            self.wake();
+        }
+        Ok(())
     }
 
     /// Gives every lane to whoever wants it.
@@ -165,39 +177,42 @@ impl Fleet {
         });
     }
 
-    /// Gives up partial segments when they fill the spool and there is nothing to export: nothing else would make room.
+    /// Gives up partial segments when they fill the spool and there is nothing to export: nothing else would make room. Those of
+    /// which least is held go, until half of the room is free; their bytes are sent again.
     async fn relieve(&self) -> Result<(), SpoolError> {
-        let limit = self.inner.bounds.limit() as i64;
-        let holders = self
-            .patiently(move |fleet| async move {
-                let connection = fleet.connection().await?;
-                let statement = connection.prepare(HOLDERS).await?;
-                let limit: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&limit];
-                let asked = connection.client().query(&statement, &limit);
-                let rows = fleet.watched(&connection, asked).await??;
-                Ok(rows.iter().map(|row| row.try_get::<_, i64>(0)).collect::<Result<Vec<_>, _>>()?)
-            })
-            .await?;
-        if holders.is_empty() {
-            return Ok(());
+        let limit = self.inner.bounds.limit();
+        let least =
+            move || Query { of: Of::Partial, text: ALONE, lists: vec![List::Numbers(vec![limit as i64])] };
+        let mut partials = Vec::new();
+        for row in self.rows(least).await? {
+            let (key, rest) = Of::Partial.read(&row)?;
+            let held = RangeSet::from_wire(&decode::<PartialRecord>(rest[0].bytes())?.held).total();
+            partials.push((held, key));
         }
-        for satellite in holders {
-            let need = |satellites: &[u32]| Need::all_of(&[Of::Partial], satellites);
-            let give_up = |txn: &mut super::super::file::Txn<'_>, _: &_| {
-                use redb::ReadableTable;
-                let partials = txn.tables.open_table(PARTIALS)?;
-                let keys = partials.iter()?.map(|row| row.map(|(key, _)| key.value()));
-                let keys = keys.collect::<Result<Vec<SequenceKey>, _>>()?;
-                drop(partials);
-                keys.into_iter().try_for_each(|key| intake::delete_partial(txn, key).map(drop))
-            };
-            self.insist_on(satellite as u32, need, give_up).await?;
+        partials.sort_unstable();
+        let mut above = self.inner.status.borrow().used.saturating_sub(limit / 2);
+        let mut given_up = 0u64;
+        for (held, key) in partials {
+            if above == 0 {
+                break;
+            }
+            above = above.saturating_sub(held);
+            given_up += 1;
+            let named: Vec<u64> = key.iter().map(Cell::number).collect();
+            let at = sequence(&key);
+            let need = move |_: &[u32]| Need::rows(vec![Query::key(Of::Partial, &named)]);
+            let give_up =
+                move |txn: &mut super::super::file::Txn<'_>, _: &_| intake::delete_partial(txn, at).map(drop);
+            self.insist_on(at.satellite, need, give_up).await?;
         }
-        tracing::error!(
-            event.name = "perigee.spool.relieved",
-            "the shared spool was full of partial segments alone; they were given up and are sent again"
-        );
-        self.inner.status.send_modify(|status| status.relieved += 1);
+        if given_up > 0 {
+            tracing::error!(
+                event.name = "perigee.spool.relieved",
+                partials = given_up,
+                "the shared spool was full of partial segments alone; some were given up and are sent again"
+            );
+            self.inner.status.send_modify(|status| status.relieved += 1);
+        }
         Ok(())
     }
 
