@@ -62,7 +62,7 @@ FLEET = dashboard(
         table(
             "Satellites", "Those with the most alerts first. What a satellite has not said is empty.", ["satellite"],
             [
-                Column("alerts", f"count by (satellite) (ALERTS{{alertname=~\"Perigee.*\", alertstate=\"firing\", {OF}}})", limits=SOME_IS_BAD),
+                Column("alerts", f"count by (satellite) (ALERTS{{alertname=~\"Perigee.*\", alertstate=\"firing\", satellite!=\"\", {OF}}})", limits=SOME_IS_BAD),
                 Column("link", f"satellite:perigee_connected:max{{{OF}}}", mappings=LINK),
                 Column("heard ago", heard_ago(), "s", AGE),
                 Column("next contact in", until("next_contact_timestamp_seconds"), "s", steps((0, GREEN), base=RED)),
@@ -117,7 +117,7 @@ SATELLITE = dashboard(
         curves("Waiting, bytes", "By lane, as of the last contact, less what was committed since.",
                (f"satellite_lane:perigee_backlog_bytes:last{{{IN}}}", "{{satellite}} lane {{lane}}"), unit="bytes", stack=True, width=8),
         curves("Waiting, items", "By lane.", (f"satellite_lane:perigee_backlog_items:last{{{IN}}}", "{{satellite}} lane {{lane}}"), stack=True, width=8),
-        curves("Waiting since", "For how long the oldest of each lane has waited, by the satellite's clock.",
+        curves("Waiting since", "For how long the oldest of each lane has waited.",
                (f"satellite_lane:perigee_backlog_age_seconds:last{{{IN}}}", "{{satellite}} lane {{lane}}"), unit="s", width=8),
         curves("Store", "What it holds and what it may hold.", (latest("store_bytes"), "{{satellite}} stored"),
                (latest("store_max_bytes"), "{{satellite}} limit"), unit="bytes"),

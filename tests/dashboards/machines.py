@@ -247,9 +247,9 @@ class Satellite(Clocked):
         found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text.decode(), re.M)
         return sum(map(float, found))
 
-    def post(self, path, body):
-        """Status of one OTLP/HTTP request with JSON."""
-        return fetch(f"http://127.0.0.1:{self.http}/v1/{path}", body, {"content-type": "application/json"})[0]
+    def post(self, path, body, form="application/json"):
+        """Status of one OTLP/HTTP request."""
+        return fetch(f"http://127.0.0.1:{self.http}/v1/{path}", body, {"content-type": form})[0]
 
     def logs(self, count, service="payload", severity=9, size=0):
         """Log records, each with `size` bytes that do not compress."""
