@@ -24,7 +24,7 @@ def all_signals(metric, labels, by, window):
 AT = 'station=~"$station"'
 G = f'job="ground-station", {AT}'
 NAME = "{{station}} {{exporter}}"
-FILL = steps((0.6, YELLOW), (0.8, RED))
+FILL = steps((0.5, YELLOW), (0.7, RED))
 SOME_IS_BAD = steps((1, RED))
 ROWS = "station, exporter"
 

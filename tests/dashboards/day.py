@@ -67,9 +67,11 @@ class Day:
         return backend
 
     def scraped(self):
-        """Waits until Prometheus has asked everything that runs twice more."""
-        after = time.time() + 2.5
-        eventually(lambda: time.time() > after, "time passes")
+        """Waits until Prometheus has asked everything twice more."""
+        targets = sum(len(targets) for targets in self.prometheus.targets.values())
+        for _ in range(2):
+            asked = f"count(timestamp(up) > {time.time():.3f}) == {targets}"
+            eventually(lambda: self.prometheus.now(asked), "Prometheus asks everything")
 
     @staticmethod
     def in_contact(satellite):
@@ -107,7 +109,7 @@ class Day:
             self.dir, self.ground, self.pki, "inuvik", ["sat-1", "sat-5"],
             {"otlp_http/dead": {"endpoint": self.dead.endpoint, **again}},
             {signal: ["otlp_http/dead"] for signal in ("traces", "metrics", "logs")},
-            storage={"max_bytes": "4MiB"},
+            storage={"max_bytes": "8MiB"},
             link={"max_connections": 1, "partial_sync_bytes": "256KiB"},
         )
 
@@ -268,7 +270,7 @@ class Day:
 
     def spool_fills_and_breaks(self):
         self.say("inuvik: its backend is down, its spool fills, its disk breaks")
-        for _ in range(16):
+        for _ in range(30):
             assert self.sat_1.logs(20, size=15_000) == 200
         metric = lambda name: self.prometheus.now(f"{name}{{station='inuvik'}} > 0")  # noqa: E731
         with self.sat_1.contact(self.inuvik):
@@ -306,6 +308,7 @@ class Day:
         self.gather(sat)
         with sat.contact(self.svalbard):
             eventually(lambda: not sealed(), "sat-5 delivers")
+            self.scraped()
         sat.stop()
         shutil.rmtree(log)
         copy.rename(log)
@@ -315,14 +318,17 @@ class Day:
             conflict = "perigee_link_conflicts_total{satellite='sat-5'} > 0"
             eventually(lambda: self.prometheus.now(conflict), "two segments have one name")
             eventually(lambda: not sealed(), "sat-5 delivers in a new epoch")
+            self.scraped()
         self.gather(sat)
         sat.stop()
         (log / "wal.redb").unlink()
         sat.start()
-        sat.everything()
+        for _ in range(6):  # more than ever before
+            self.gather(sat)
         with sat.contact(self.svalbard):
             lost = "perigee_satellite_gap_items{satellite='sat-5',reason='corruption'} > 0"
             eventually(lambda: self.prometheus.now(lost), "what was lost is a gap")
+            self.scraped()
         self.satellite_crl.write_text("no list")
         self.station_crl.write_text("no list")
         with self.sat_3.contact(self.svalbard):
