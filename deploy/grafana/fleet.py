@@ -8,6 +8,7 @@ LANE = variable("lane", "Lane", 'satellite_lane:perigee_backlog_bytes:last{satel
 OF = 'satellite=~"$satellite"'
 AT = 'satellite=~"$satellite", station=~"$station"'
 IN = 'satellite=~"$satellite", lane=~"$lane"'
+BOTH = "satellite, station"
 LATEST = "on (satellite, instance) satellite:perigee_heard_last:timestamp_seconds"
 FIRING = 'ALERTS{alertname=~"Perigee.*", alertstate="firing"}'
 
@@ -29,6 +30,11 @@ def items(what, by, labels=AT, gauge=True):
     """Items of all signals together."""
     names = ("spans", "metric_points", "log_records")
     return " + ".join(f"sum by ({by}) (perigee_ground_{what}_{name}{{{labels}}})" for name in names)
+
+
+def gaps(by):
+    """Items in gaps. A satellite tells each station of its drops, so stations are not added up."""
+    return f"max by ({by}) (satellite:perigee_gap_items:sum{{{AT}}})"
 
 
 def by_signal(what, labels=AT, change=None):
@@ -57,24 +63,24 @@ FLEET = dashboard(
         number("Waiting on board", "As of each satellite's last contact.",
                f"sum(satellite_lane:perigee_backlog_bytes:last{{{OF}}})", "bytes"),
         number("Items in gaps", "Items that are known to exist and will not come.",
-               f"sum(satellite:perigee_gap_items:sum{{{AT}}}) or vector(0)", limits=SOME_IS_BAD),
+               f"sum({gaps('satellite, reason')}) or vector(0)", limits=SOME_IS_BAD),
         number("Alerts", "Firing now; each has a runbook in docs/alerts.md.", f"count({FIRING}) or vector(0)", limits=SOME_IS_BAD),
         table(
             "Satellites", "Those with the most alerts first. What a satellite has not said is empty.", ["satellite"],
             [
                 Column("alerts", f"count by (satellite) (ALERTS{{alertname=~\"Perigee.*\", alertstate=\"firing\", satellite!=\"\", {OF}}})", limits=SOME_IS_BAD),
-                Column("link", f"satellite:perigee_connected:max{{{OF}}}", mappings=LINK),
+                Column("link", f"max by (satellite) (satellite:perigee_connected:max{{{OF}}})", mappings=LINK),
                 Column("heard ago", heard_ago(), "s", AGE),
                 Column("next contact in", until("next_contact_timestamp_seconds"), "s", steps((0, GREEN), base=RED)),
                 Column("waiting", f"sum by (satellite) (satellite_lane:perigee_backlog_bytes:last{{{OF}}})", "bytes"),
                 Column("oldest waits", f"max by (satellite) (satellite_lane:perigee_backlog_age_seconds:last{{{OF}}})", "s",
                        steps((12 * 3600, YELLOW), (24 * 3600, RED))),
-                Column("store", f"satellite:perigee_store_fill:last{{{OF}}}", "percentunit", FILL),
+                Column("store", f"max by (satellite) (satellite:perigee_store_fill:last{{{OF}}})", "percentunit", FILL),
                 Column("store full in", until("store_full_timestamp_seconds"), "s", steps((86400, YELLOW), base=RED)),
                 Column("last pass", latest("last_pass_fill_ratio"), "percentunit", REACHED),
                 Column("clock off by", latest("clock_offset_seconds"), "s", decimals=3),
                 Column("certificate ends in", until("certificate_expiry_timestamp_seconds"), "s", ENDS),
-                Column("items in gaps", f"sum by (satellite) (satellite:perigee_gap_items:sum{{{AT}}})", limits=SOME_IS_BAD),
+                Column("items in gaps", f"sum by (satellite) ({gaps('satellite, reason')})", limits=SOME_IS_BAD),
             ],
             ("alerts", True), height=9, links=[("satellite", "This satellite", SEE)],
         ),
@@ -88,25 +94,26 @@ FLEET = dashboard(
         curves("Stores on board", "Above 80 % the limit is near.", (f"satellite:perigee_store_fill:last{{{OF}}}", "{{satellite}}"),
                unit="percentunit", limits=steps((0.8, RED))),
         curves("Items in gaps", "Items that will not come, by reason.",
-               (f"sum by (satellite, reason) (satellite:perigee_gap_items:sum{{{AT}}})", "{{satellite}} {{reason}}")),
+               (gaps("satellite, reason"), "{{satellite}} {{reason}}")),
         curves("Items committed", "All signals.", (items("committed", "satellite"), "{{satellite}}")),
         table("Alerts firing", "The runbook of each is docs/alerts.md.", ["alertname", "severity", "satellite", "station", "instance"],
               [Column("firing", FIRING)], ("severity", False), hide=("__name__", "alertstate", "job", "firing", "Value")),
     ],
 )
 
+NAME = "{{satellite}}"
 ONE = [STATION, SATELLITES, LANE]
 SATELLITE = dashboard(
     "perigee-satellite", "Perigee / Satellite", "How one satellite stands: contacts, what is on board, what is missing, its agent.", ONE,
     [
-        number("Link", "With any station, now.", f"satellite:perigee_connected:max{{{OF}}}", mappings=LINK),
-        number("Heard ago", "By any of these stations.", heard_ago(), "s", AGE),
+        number("Link", "With any station, now.", f"satellite:perigee_connected:max{{{OF}}}", mappings=LINK, legend=NAME),
+        number("Heard ago", "By any of these stations.", heard_ago(), "s", AGE, legend=NAME),
         number("Next contact in", "By the satellite's own plan; red when it has passed.", until("next_contact_timestamp_seconds"), "s",
-               steps((0, GREEN), base=RED), empty="no plan"),
-        number("Last pass", "Bytes gained against what its plan can carry.", latest("last_pass_fill_ratio"), "percentunit", REACHED, empty="no plan"),
+               steps((0, GREEN), base=RED), empty="no plan", legend=NAME),
+        number("Last pass", "Bytes gained against what its plan can carry.", latest("last_pass_fill_ratio"), "percentunit", REACHED, empty="no plan", legend=NAME),
         number("Store full in", "A forecast, if its plan holds.", until("store_full_timestamp_seconds"), "s",
-               steps((86400, YELLOW), base=RED), empty="not forecast"),
-        number("Certificate ends in", "Then every station refuses it.", until("certificate_expiry_timestamp_seconds"), "s", ENDS),
+               steps((86400, YELLOW), base=RED), empty="not forecast", legend=NAME),
+        number("Certificate ends in", "Then every station refuses it.", until("certificate_expiry_timestamp_seconds"), "s", ENDS, legend=NAME),
         row("Contacts"),
         states("Links", "By station.", f"max by (satellite, station) (perigee_satellite_connected{{{AT}}})", "{{satellite}} {{station}}", LINK, height=5),
         curves("Arriving", "Payload bytes over the link.",
@@ -135,9 +142,9 @@ SATELLITE = dashboard(
         curves("Exported", "Items that every exporter of their pipeline is done with.", *by_signal("exported"), width=8),
         row("Missing"),
         curves("Gaps", "Items that will not come, by reason.",
-               (f"sum by (signal, reason) (perigee_satellite_gap_items{{{AT}}})", "{{signal}} {{reason}}"), width=8),
-        curves("Dropped on board and lost here", "Items.", (items("dropped", "satellite"), "{{satellite}} dropped"),
-               (items("lost", "satellite"), "{{satellite}} lost"), (items("dead_lettered", "satellite"), "{{satellite}} dead letters"), width=8),
+               (f"max by (satellite, signal, reason) (perigee_satellite_gap_items{{{AT}}}) > 0", "{{satellite}} {{signal}} {{reason}}"), width=8),
+        curves("Dropped on board and lost here", "Items.", (items("dropped", BOTH), "{{satellite}} {{station}} dropped"),
+               (items("lost", BOTH), "{{satellite}} {{station}} lost"), (items("dead_lettered", BOTH), "{{satellite}} {{station}} dead letters"), width=8),
         curves("Segments that came wrong", "Came again, damaged, or under the name of another, in an hour.",
                (f"sum by (satellite) (increase(perigee_ground_duplicate_segments_total{{{AT}}}[1h]))", "{{satellite}} again"),
                (f"sum by (satellite) (increase(perigee_ground_hash_mismatches_total{{{AT}}}[1h]))", "{{satellite}} damaged"),

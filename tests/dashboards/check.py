@@ -33,6 +33,7 @@ NOT_IN_A_DAY = {
     "PerigeeScrubFoundDamage": "what a running program has read is in its memory, where damage of the file does not reach it",
     "PerigeeBacklogOld": "an age goes by clocks that nobody sets, and the day takes minutes",
     "PerigeeUrgentDataWaits": "an age goes by clocks that nobody sets, and the day takes minutes",
+    "PerigeeSpoolFailing": "a station whose spool is opened again has no metrics meanwhile, and may be down instead",
     "PerigeeExporterBehind": "needs a queue that grows for half an hour",
     "PerigeeTaskRestarted": "a release build has no panic to provoke",
     "PerigeeAgentLinkLossy": "loopback hardly loses anything",
@@ -182,6 +183,7 @@ def shown(place, expr, found):
 def panel_problems(asker, show):
     for board in boards():
         for panel in panels(board):
+            rows = set()
             for target in panel["targets"]:
                 query = Query(board, panel, target)
                 # What is 0 without data would hide that there is none.
@@ -195,6 +197,10 @@ def panel_problems(asker, show):
                     shown(query.place, expr, found)
                 if not found:
                     yield f"{query.place}: no data\n    {expr}"
+                rows |= {tuple(sorted(labels)) for labels, _ in found}
+            # A table joins its columns by all labels.
+            if panel["type"] == "table" and len(panel["targets"]) > 1 and len(rows) != 1:
+                yield f"{board['title']}: {panel['title']}: its columns have different labels: {sorted(rows)}"
         for note in board["annotations"]["list"]:
             if not asker.series(asker.filled_in(note["expr"])):
                 yield f"{board['title']}: annotation {note['name']}: no data"
@@ -232,9 +238,10 @@ def health_problems(groups):
             if rule["health"] != "ok":
                 yield f"{rule['name']}: {rule['health']}: {rule.get('lastError')}"
             for alert in rule.get("alerts", []):
-                text = json.dumps(alert["annotations"])
-                if "<" in text or "{{" in text or re.search(r'(^|[" ])(of|at|to)? *(has|is|does)? *" *', alert["annotations"]["summary"][:1]):
-                    yield f"{rule['name']}: its words are not whole: {text}"
+                for text in alert["annotations"].values():
+                    # A label or value that is not there leaves a hole, and a template that fails says so.
+                    if "<" in text or "{{" in text or "  " in text or text != text.strip():
+                        yield f"{rule['name']}: its words are not whole: {text}"
 
 
 def recording_problems(asker, groups):
