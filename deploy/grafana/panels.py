@@ -30,7 +30,14 @@ LINK = words(v0=("no contact", "text"), v1=("in contact", GREEN))
 
 def query(expr, legend="", instant=False, form="time_series"):
     """One query. What is drawn over time is a range, what is a number or a table is instant."""
-    target = {"datasource": SOURCE, "editorMode": "code", "expr": expr, "format": form, "instant": instant, "range": not instant}
+    target = {
+        "datasource": SOURCE,
+        "editorMode": "code",
+        "expr": expr,
+        "format": form,
+        "instant": instant,
+        "range": not instant,
+    }
     return {**target, **({"legendFormat": legend} if legend else {})}
 
 
@@ -38,19 +45,32 @@ def panel(kind, title, why, queries, width, height, options, defaults, custom=No
     for number, target in enumerate(queries):
         target["refId"] = chr(ord("A") + number)
     return {
-        "type": kind, "title": title, "description": why, "datasource": SOURCE, "targets": queries,
-        "size": (width, height), "options": options,
+        "type": kind,
+        "title": title,
+        "description": why,
+        "datasource": SOURCE,
+        "targets": queries,
+        "size": (width, height),
+        "options": options,
         "fieldConfig": {"defaults": {**defaults, **({"custom": custom} if custom else {})}, "overrides": list(overrides)},
         **more,
     }
 
 
-def number(title, why, expr, unit="short", limits=None, mappings=(), width=4, empty=None, decimals=None, legend="", text="auto"):
+def number(
+    title, why, expr, unit="short", limits=None, mappings=(), width=4, empty=None, decimals=None, legend="", text="auto"
+):
     """One number, large."""
     options = {
-        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "orientation": "auto",
-        "textMode": text, "colorMode": "value", "graphMode": "none", "justifyMode": "auto", "wideLayout": True,
-        "showPercentChange": False, "percentChangeColorMode": "standard",
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+        "orientation": "auto",
+        "textMode": text,
+        "colorMode": "value",
+        "graphMode": "none",
+        "justifyMode": "auto",
+        "wideLayout": True,
+        "showPercentChange": False,
+        "percentChangeColorMode": "standard",
     }
     defaults = {"unit": unit, "thresholds": limits or steps(), "mappings": list(mappings), "color": {"mode": "thresholds"}}
     defaults |= {"noValue": empty} if empty else {}
@@ -61,8 +81,13 @@ def number(title, why, expr, unit="short", limits=None, mappings=(), width=4, em
 def curves(title, why, *pairs, unit="short", width=12, height=8, stack=False, least=0, limits=None, points="auto"):
     """Curves over time; `pairs` are (expression, legend)."""
     custom = {
-        "drawStyle": "line", "lineInterpolation": "linear", "lineWidth": 1, "fillOpacity": 15 if stack else 8,
-        "showPoints": points, "spanNulls": False, "stacking": {"mode": "normal" if stack else "none", "group": "A"},
+        "drawStyle": "line",
+        "lineInterpolation": "linear",
+        "lineWidth": 1,
+        "fillOpacity": 15 if stack else 8,
+        "showPoints": points,
+        "spanNulls": False,
+        "stacking": {"mode": "normal" if stack else "none", "group": "A"},
         "thresholdsStyle": {"mode": "line" if limits else "off"},
     }
     defaults = {"unit": unit, "color": {"mode": "palette-classic"}, **({"thresholds": limits} if limits else {})}
@@ -74,7 +99,11 @@ def curves(title, why, *pairs, unit="short", width=12, height=8, stack=False, le
 def states(title, why, expr, legend, mappings, width=24, height=6):
     """States over time, a line for each series."""
     options = {
-        "showValue": "never", "rowHeight": 0.9, "mergeValues": True, "alignValue": "left", "legend": LEGEND,
+        "showValue": "never",
+        "rowHeight": 0.9,
+        "mergeValues": True,
+        "alignValue": "left",
+        "legend": LEGEND,
         "tooltip": {"mode": "single", "sort": "none"},
     }
     defaults = {"mappings": mappings, "color": {"mode": "thresholds"}, "thresholds": steps(base="text")}
@@ -85,13 +114,24 @@ def states(title, why, expr, legend, mappings, width=24, height=6):
 def delays(title, why, expr, width=12, height=8):
     """A histogram over time."""
     options = {
-        "calculate": False, "cellGap": 1, "color": {
-            "mode": "scheme", "scheme": "Blues", "fill": "blue", "scale": "exponential", "exponent": 0.5, "steps": 64,
+        "calculate": False,
+        "cellGap": 1,
+        "color": {
+            "mode": "scheme",
+            "scheme": "Blues",
+            "fill": "blue",
+            "scale": "exponential",
+            "exponent": 0.5,
+            "steps": 64,
             "reverse": False,
         },
-        "yAxis": {"unit": "s", "axisPlacement": "left"}, "legend": {"show": True}, "rowsFrame": {"layout": "auto"},
+        "yAxis": {"unit": "s", "axisPlacement": "left"},
+        "legend": {"show": True},
+        "rowsFrame": {"layout": "auto"},
         "tooltip": {"mode": "single", "yHistogram": False, "showColorScale": False},
-        "exemplars": {"color": "red"}, "filterValues": {"le": 1e-9}, "showValue": "never",
+        "exemplars": {"color": "red"},
+        "filterValues": {"le": 1e-9},
+        "showValue": "never",
     }
     custom = {"scaleDistribution": {"type": "linear"}, "hideFrom": {"legend": False, "tooltip": False, "viz": False}}
     return panel("heatmap", title, why, [query(expr, "{{le}}", form="heatmap")], width, height, options, {}, custom)
@@ -126,9 +166,15 @@ def table(title, why, rows, columns, sort, height=8, links=(), hide=()):
         for row, says, url in links
     ]
     return panel(
-        "table", title, why, queries, WIDTH, height,
+        "table",
+        title,
+        why,
+        queries,
+        WIDTH,
+        height,
         {"frameIndex": 0, "showHeader": True, "cellHeight": "sm", "sortBy": [{"displayName": sort[0], "desc": sort[1]}]},
-        {"color": {"mode": "thresholds"}, "thresholds": steps(), "mappings": []}, {"align": "auto", "inspect": False},
+        {"color": {"mode": "thresholds"}, "thresholds": steps(), "mappings": []},
+        {"align": "auto", "inspect": False},
         [*(column.override() for column in columns), *linked],
         transformations=[{"id": "merge", "options": {}}, {"id": "organize", "options": change}],
     )
@@ -155,38 +201,85 @@ def variable(name, label, metric, of=None, several=True):
     selector = f"label_values({metric}, {of or name})"
     every = {"selected": True, "text": ["All"], "value": ["$__all"]} if several else {}
     return {
-        "type": "query", "name": name, "label": label, "datasource": SOURCE, "definition": selector,
+        "type": "query",
+        "name": name,
+        "label": label,
+        "datasource": SOURCE,
+        "definition": selector,
         "query": {"qryType": 1, "query": selector, "refId": "PrometheusVariableQueryEditor-VariableQuery"},
-        "refresh": 2, "sort": 7, "multi": several, "includeAll": several, "hide": 0, "regex": "", "options": [],
-        **({"allValue": ".*"} if several else {}), "current": every,
+        "refresh": 2,
+        "sort": 7,
+        "multi": several,
+        "includeAll": several,
+        "hide": 0,
+        "regex": "",
+        "options": [],
+        **({"allValue": ".*"} if several else {}),
+        "current": every,
     }
 
 
 def dashboard(uid, title, why, variables, panels, since="now-24h", refresh="30s"):
     source = {
-        "type": "datasource", "name": "datasource", "label": "Data source", "query": "prometheus", "regex": "",
-        "refresh": 1, "hide": 0, "multi": False, "includeAll": False, "options": [],
+        "type": "datasource",
+        "name": "datasource",
+        "label": "Data source",
+        "query": "prometheus",
+        "regex": "",
+        "refresh": 1,
+        "hide": 0,
+        "multi": False,
+        "includeAll": False,
+        "options": [],
         "current": {"selected": False, "text": "default", "value": "default"},
     }
     others = {
-        "type": "dashboards", "title": "Perigee", "tags": ["perigee"], "asDropdown": True, "includeVars": True,
-        "keepTime": True, "targetBlank": False, "icon": "external link", "tooltip": "", "url": "",
+        "type": "dashboards",
+        "title": "Perigee",
+        "tags": ["perigee"],
+        "asDropdown": True,
+        "includeVars": True,
+        "keepTime": True,
+        "targetBlank": False,
+        "icon": "external link",
+        "tooltip": "",
+        "url": "",
     }
     alerts = {
-        "datasource": SOURCE, "enable": True, "hide": False, "iconColor": "red", "name": "Critical alerts",
-        "expr": 'ALERTS{alertname=~"Perigee.*", alertstate="firing", severity="critical"}', "titleFormat": "{{alertname}}",
-        "textFormat": "{{satellite}} {{station}}", "step": "60s",
+        "datasource": SOURCE,
+        "enable": True,
+        "hide": False,
+        "iconColor": "red",
+        "name": "Critical alerts",
+        "expr": 'ALERTS{alertname=~"Perigee.*", alertstate="firing", severity="critical"}',
+        "titleFormat": "{{alertname}}",
+        "textFormat": "{{satellite}} {{station}}",
+        "step": "60s",
     }
     return {
-        "uid": uid, "title": title, "description": why, "tags": ["perigee"], "schemaVersion": 42, "version": 1,
-        "editable": True, "graphTooltip": 1, "fiscalYearStartMonth": 0, "timezone": "utc", "refresh": refresh,
-        "time": {"from": since, "to": "now"}, "timepicker": {}, "links": [others],
-        "annotations": {"list": [alerts]}, "templating": {"list": [source, *variables]}, "panels": laid_out(panels),
+        "uid": uid,
+        "title": title,
+        "description": why,
+        "tags": ["perigee"],
+        "schemaVersion": 42,
+        "version": 1,
+        "editable": True,
+        "graphTooltip": 1,
+        "fiscalYearStartMonth": 0,
+        "timezone": "utc",
+        "refresh": refresh,
+        "time": {"from": since, "to": "now"},
+        "timepicker": {},
+        "links": [others],
+        "annotations": {"list": [alerts]},
+        "templating": {"list": [source, *variables]},
+        "panels": laid_out(panels),
     }
 
 
 def written(document):
     """As it is kept in a file: a line for each query, option and place, so that changes can be read."""
+
     def text(value, depth):
         inner = json.dumps(value, ensure_ascii=False)
         if len(inner) + depth <= 120 or not isinstance(value, (dict, list)) or not value:
@@ -197,4 +290,5 @@ def written(document):
             return "[\n" + ",\n".join(lines) + f"\n{end}]"
         lines = [f"{pad}{json.dumps(key)}: {text(each, depth + 1)}" for key, each in value.items()]
         return "{\n" + ",\n".join(lines) + f"\n{end}}}"
+
     return text(document, 0) + "\n"

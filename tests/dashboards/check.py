@@ -106,7 +106,7 @@ def layout_problems(board):
             unknown = set(re.findall(r"\$\{?(\w+)", target["expr"])) - names
             if unknown:
                 yield f"{place}: no variable {', '.join(sorted(unknown))}"
-    linked = set(re.findall(r'/d/([\w-]+)', json.dumps(board)))
+    linked = set(re.findall(r"/d/([\w-]+)", json.dumps(board)))
     yield from (f"{board['title']}: no dashboard {uid}" for uid in linked - {b["uid"] for b in boards()})
 
 
@@ -117,17 +117,27 @@ def rule_problems(rules):
     tests = "".join(path.read_text() for path in RULE_TESTS)
     for rule in rules:
         name, labels, notes = rule["name"], rule["labels"], rule["annotations"]
-        if labels.get("severity") not in ("critical", "warning", "info") or not notes.get("summary") or not notes.get("description"):
+        if (
+            labels.get("severity") not in ("critical", "warning", "info")
+            or not notes.get("summary")
+            or not notes.get("description")
+        ):
             yield f"{name}: no severity, summary or description"
         page, _, heading = notes.get("runbook_url", "").partition("#")
         if page != "docs/alerts.md" or heading != name.lower() or heading not in headings:
             yield f"{name}: its runbook is not docs/alerts.md#{name.lower()}"
-        yield from (f"{name}: no test says that it {what}" for what in ("fires", "does not fire") if f"name: {name} {what}\n" not in tests)
+        yield from (
+            f"{name}: no test says that it {what}"
+            for what in ("fires", "does not fire")
+            if f"name: {name} {what}\n" not in tests
+        )
     known = {rule["name"].lower() for rule in rules}
     yield from (f"docs/alerts.md: no alert {heading}" for heading in headings - known)
     links = set(re.findall(r"\(#(perigee\w+)\)", runbook))
     yield from (f"docs/alerts.md: a link to {link}, which is nowhere" for link in links - headings)
-    yield from (f"docs/alerts.md says nothing of the alarm {alarm}" for alarm in sorted(alarms()) if f"`{alarm}`" not in runbook)
+    yield from (
+        f"docs/alerts.md says nothing of the alarm {alarm}" for alarm in sorted(alarms()) if f"`{alarm}`" not in runbook
+    )
 
 
 def alarms():
@@ -169,7 +179,9 @@ class Asker:
 
     def series(self, expr, step=1):
         """What a query finds in the day: series with at least one number."""
-        data = self.prometheus.ask("query_range", query=expr, start=f"{self.day.begun:.3f}", end=f"{self.day.ended:.3f}", step=step)
+        data = self.prometheus.ask(
+            "query_range", query=expr, start=f"{self.day.begun:.3f}", end=f"{self.day.ended:.3f}", step=step
+        )
         return [(series["metric"], numbers) for series in data["result"] if (numbers := finite(series["values"]))]
 
 
@@ -276,12 +288,21 @@ def run(options, directory):
         rules = [rule for group in groups for rule in group["rules"] if rule["type"] == "alerting"]
         asker = Asker(day)
         alarming = " ".join(rule["query"] for group in groups for rule in group["rules"])
-        hold([
-            *rule_problems(rules), *health_problems(groups), *recording_problems(asker, groups),
-            *variable_problems(asker), *panel_problems(asker, options.show), *alert_problems(asker, rules, options.show),
-            *(f"no alert looks at {name}, which the documentation advises" for name in advised()
-              if name not in BY_ANOTHER_NAME and not re.search(name.replace("*", r"\w+"), alarming)),
-        ])
+        hold(
+            [
+                *rule_problems(rules),
+                *health_problems(groups),
+                *recording_problems(asker, groups),
+                *variable_problems(asker),
+                *panel_problems(asker, options.show),
+                *alert_problems(asker, rules, options.show),
+                *(
+                    f"no alert looks at {name}, which the documentation advises"
+                    for name in advised()
+                    if name not in BY_ANOTHER_NAME and not re.search(name.replace("*", r"\w+"), alarming)
+                ),
+            ]
+        )
         firing = asker.series('ALERTS{alertstate="firing"}')
         fired = {labels["alertname"] for labels, _ in firing}
     finally:

@@ -91,7 +91,11 @@ class Day:
         crl.write_bytes((self.pki.directory / "satellite-ca.crl").read_bytes())
         everyone = ["sat-1", "sat-2", "sat-3", "sat-4", "sat-5", "sat-6"]
         self.svalbard = Station(
-            self.dir, self.ground, self.pki, "svalbard", everyone,
+            self.dir,
+            self.ground,
+            self.pki,
+            "svalbard",
+            everyone,
             {
                 "otlp_http/traces": {"endpoint": self.traces.endpoint, **again},
                 "otlp_http/prometheus": {"endpoint": f"{self.prometheus.base}/api/v1/otlp", **again},
@@ -99,14 +103,21 @@ class Day:
                 "file/logs": {"path": str(self.dir / "logs.jsonl")},
             },
             {
-                "traces": ["otlp_http/traces"], "metrics": ["otlp_http/prometheus"],
+                "traces": ["otlp_http/traces"],
+                "metrics": ["otlp_http/prometheus"],
                 "logs": ["otlp_http/logs", "file/logs"],
             },
-            storage={"scrub": {"interval": "2s", "rate": "4MiB"}}, link={"satellite_crl_file": str(crl)}, shift=YESTERDAY,
+            storage={"scrub": {"interval": "2s", "rate": "4MiB"}},
+            link={"satellite_crl_file": str(crl)},
+            shift=YESTERDAY,
         )
         self.dead = self.backend("down")
         self.inuvik = Station(
-            self.dir, self.ground, self.pki, "inuvik", ["sat-1", "sat-5"],
+            self.dir,
+            self.ground,
+            self.pki,
+            "inuvik",
+            ["sat-1", "sat-5"],
             {"otlp_http/dead": {"endpoint": self.dead.endpoint, **again}},
             {signal: ["otlp_http/dead"] for signal in ("traces", "metrics", "logs")},
             storage={"max_bytes": "8MiB"},
@@ -129,8 +140,14 @@ class Day:
             "beacons": {"number": 3, "match": [{"resource_attributes": {"service.name": "beacon*"}}], "lifetime": "5s"},
         }
         self.sat_1 = Satellite(
-            self.dir, self.agent, self.pki, "sat-1", [self.svalbard, self.inuvik], lanes=lanes,
-            batch={"max_hold_back": "256KiB", "send_batch_bytes": "256KiB"}, shift=YESTERDAY,
+            self.dir,
+            self.agent,
+            self.pki,
+            "sat-1",
+            [self.svalbard, self.inuvik],
+            lanes=lanes,
+            batch={"max_hold_back": "256KiB", "send_batch_bytes": "256KiB"},
+            shift=YESTERDAY,
         )
         self.start(self.sat_1)
         for _ in range(4):
@@ -166,20 +183,47 @@ class Day:
         assert self.sat_1.logs(30, service="beacon-1") == 200
         self.plan = self.dir / "plan.yaml"
         self.aos = time.time() + 62  # a forecast needs a minute of growth
-        self.plan.write_text(json.dumps({"contacts": [
-            {"station": "svalbard", "start": utc(self.aos + at), "end": utc(self.aos + at + 12), "rate_down": "256kbit/s"}
-            for at in (0, 20)
-        ]}))
+        self.plan.write_text(
+            json.dumps(
+                {
+                    "contacts": [
+                        {
+                            "station": "svalbard",
+                            "start": utc(self.aos + at),
+                            "end": utc(self.aos + at + 12),
+                            "rate_down": "256kbit/s",
+                        }
+                        for at in (0, 20)
+                    ]
+                }
+            )
+        )
         self.sat_4 = Satellite(
-            self.dir, self.agent, self.pki, "sat-4", [self.svalbard], contacts={"source": "plan", "file": str(self.plan)},
-            storage={"max_bytes": "4MiB"}, batch={"max_hold_back": "256KiB", "send_batch_bytes": "512KiB"},
+            self.dir,
+            self.agent,
+            self.pki,
+            "sat-4",
+            [self.svalbard],
+            contacts={"source": "plan", "file": str(self.plan)},
+            storage={"max_bytes": "4MiB"},
+            batch={"max_hold_back": "256KiB", "send_batch_bytes": "512KiB"},
         )
         self.sat_5 = Satellite(
-            self.dir, self.agent, self.pki, "sat-5", [self.svalbard, self.inuvik], shift=120,
+            self.dir,
+            self.agent,
+            self.pki,
+            "sat-5",
+            [self.svalbard, self.inuvik],
+            shift=120,
             batch={"max_hold_back": "64KiB"},
         )
         self.sat_6 = Satellite(
-            self.dir, self.agent, self.pki, "sat-6", [self.svalbard], storage={"volatile": "accept"},
+            self.dir,
+            self.agent,
+            self.pki,
+            "sat-6",
+            [self.svalbard],
+            storage={"volatile": "accept"},
             memory_limiter={"limit": "64MiB"},
         )
         for satellite in (self.sat_4, self.sat_5, self.sat_6):
@@ -195,19 +239,28 @@ class Day:
         eventually(lambda: self.sat_6.spans(1) != 200, "nothing is accepted without a store")
 
     def flat_sat(self):
-        self.say("a satellite on the bench: a clock that is wrong, backends that refuse, too little memory, clients that hold connections")
+        self.say(
+            "a satellite on the bench: a clock that is wrong, backends that refuse, too little memory, clients that hold connections"
+        )
         self.station_crl = crl = self.dir / "station.crl"
         crl.write_bytes((self.pki.directory / "station-ca.crl").read_bytes())
         refusing, dead = self.backend("refuse"), self.backend("down")
         again = {"retry_on_failure": {"initial_interval": "200ms", "max_interval": "500ms"}}
         self.sat_3 = Satellite(
-            self.dir, self.agent, self.pki, "sat-3", [self.svalbard], days=5, shift=-30 * 24 * HOUR,
+            self.dir,
+            self.agent,
+            self.pki,
+            "sat-3",
+            [self.svalbard],
+            days=5,
+            shift=-30 * 24 * HOUR,
             exporters={
                 "otlp_http/bench": {"endpoint": refusing.endpoint, **again},
                 "otlp_http/dead": {"endpoint": dead.endpoint, **again},
             },
             memory_limiter={"limit": "16MiB", "spike_limit": "6MiB", "max_in_flight": "2MiB"},
-            otlp={"max_request_bytes": "1MiB"}, http={"max_connections": 2},
+            otlp={"max_request_bytes": "1MiB"},
+            http={"max_connections": 2},
             link={"station_crl_file": str(crl)},
         )
         self.start(self.sat_3)

@@ -174,20 +174,28 @@ class Station(Clocked):
         self.api = f"http://127.0.0.1:{api}"
         self.config = directory / f"{name}.yaml"
         pki.issue("station", name)
-        self.config.write_text(json.dumps({
-            "link": {
-                "station": name, "listen": [f"127.0.0.1:{self.link}"], **pki.files("station", name),
-                "satellite_ca_file": f"{pki.directory}/satellite-ca.crt",
-                "satellites": {satellite: {} for satellite in satellites}, **(link or {}),
-            },
-            "exporters": exporters,
-            "storage": {"directory": str(self.home), "max_bytes": "256MiB", "ballast": "1MiB", **(storage or {})},
-            "extensions": {"api": {"endpoint": f"127.0.0.1:{api}"}, "control": {"socket": f"{directory}/{name}.sock"}},
-            "service": {
-                "pipelines": {signal: {"exporters": names} for signal, names in pipelines.items()},
-                "telemetry": {"metrics": {"endpoint": f"127.0.0.1:{self.metrics}"}},
-            },
-        }, indent=1))
+        self.config.write_text(
+            json.dumps(
+                {
+                    "link": {
+                        "station": name,
+                        "listen": [f"127.0.0.1:{self.link}"],
+                        **pki.files("station", name),
+                        "satellite_ca_file": f"{pki.directory}/satellite-ca.crt",
+                        "satellites": {satellite: {} for satellite in satellites},
+                        **(link or {}),
+                    },
+                    "exporters": exporters,
+                    "storage": {"directory": str(self.home), "max_bytes": "256MiB", "ballast": "1MiB", **(storage or {})},
+                    "extensions": {"api": {"endpoint": f"127.0.0.1:{api}"}, "control": {"socket": f"{directory}/{name}.sock"}},
+                    "service": {
+                        "pipelines": {signal: {"exporters": names} for signal, names in pipelines.items()},
+                        "telemetry": {"metrics": {"endpoint": f"127.0.0.1:{self.metrics}"}},
+                    },
+                },
+                indent=1,
+            )
+        )
         ready = lambda: answers(f"{self.api}/api/v1/spool")  # noqa: E731
         super().__init__(name, [program, "run", "--config", self.config], directory, ready, shift)
 
@@ -213,8 +221,10 @@ class Satellite(Clocked):
             "exporters": exporters,
             "storage": {"directory": str(self.home), "max_bytes": "64MiB", "ballast": "1MiB", **more.pop("storage", {})},
             "link": {
-                **pki.files("satellite", name), "station_ca_file": f"{pki.directory}/station-ca.crt",
-                "stations": {s.id: {"address": f"127.0.0.1:{s.link}"} for s in stations}, **more.pop("link", {}),
+                **pki.files("satellite", name),
+                "station_ca_file": f"{pki.directory}/station-ca.crt",
+                "stations": {s.id: {"address": f"127.0.0.1:{s.link}"} for s in stations},
+                **more.pop("link", {}),
             },
             "contacts": more.pop("contacts", {"source": "manual"}),
             "extensions": {"control": {"socket": f"{directory}/{name}.sock"}},
@@ -255,20 +265,31 @@ class Satellite(Clocked):
         """Log records, each with `size` bytes that do not compress."""
         now = time.time_ns()
         resource = {"attributes": [{"key": "service.name", "value": {"stringValue": service}}]}
-        records = [{
-            "timeUnixNano": str(now + n), "severityNumber": severity,
-            "body": {"stringValue": f"record {n} {base64.b64encode(os.urandom(size)).decode()}"},
-        } for n in range(count)]
+        records = [
+            {
+                "timeUnixNano": str(now + n),
+                "severityNumber": severity,
+                "body": {"stringValue": f"record {n} {base64.b64encode(os.urandom(size)).decode()}"},
+            }
+            for n in range(count)
+        ]
         body = {"resourceLogs": [{"resource": resource, "scopeLogs": [{"logRecords": records}]}]}
         return self.post("logs", json.dumps(body).encode())
 
     def spans(self, count, service="payload"):
         now = time.time_ns()
         resource = {"attributes": [{"key": "service.name", "value": {"stringValue": service}}]}
-        spans = [{
-            "traceId": os.urandom(16).hex(), "spanId": os.urandom(8).hex(), "name": "take picture", "kind": 2,
-            "startTimeUnixNano": str(now), "endTimeUnixNano": str(now + 1_000_000),
-        } for _ in range(count)]
+        spans = [
+            {
+                "traceId": os.urandom(16).hex(),
+                "spanId": os.urandom(8).hex(),
+                "name": "take picture",
+                "kind": 2,
+                "startTimeUnixNano": str(now),
+                "endTimeUnixNano": str(now + 1_000_000),
+            }
+            for _ in range(count)
+        ]
         body = {"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": spans}]}]}
         return self.post("traces", json.dumps(body).encode())
 
