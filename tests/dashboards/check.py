@@ -110,6 +110,23 @@ def layout_problems(board):
     yield from (f"{board['title']}: no dashboard {uid}" for uid in linked - {b["uid"] for b in boards()})
 
 
+def mount_problems():
+    """deploy/compose.yaml mounts what Grafana's provisioning and Prometheus' configuration name, from folders that are there."""
+    deploy = ROOT / "deploy"
+    mounts = dict(re.findall(r"^      - \./(\S+?):(/\S+):ro$", (deploy / "compose.yaml").read_text(), re.M))
+    provider = re.search(r"path: (\S+)", (deploy / "grafana" / "provisioning" / "dashboards" / "perigee.yaml").read_text())
+    wanted = {
+        "grafana/dashboards": provider.group(1),
+        "grafana/provisioning": "/etc/grafana/provisioning",
+        "prometheus.yml": "/etc/prometheus/prometheus.yml",
+        "prometheus": "/etc/prometheus/prometheus",
+    }
+    yield from (
+        f"deploy/compose.yaml: {source} is not mounted at {at}" for source, at in wanted.items() if mounts.get(source) != at
+    )
+    yield from (f"deploy/{source} is missing" for source in mounts if not (deploy / source).exists())
+
+
 def rule_problems(rules):
     """Every alert has its words, its runbook and its tests; every alarm of the programs has its place in the runbook."""
     runbook = (ROOT / "docs" / "alerts.md").read_text()
@@ -275,7 +292,7 @@ def run(options, directory):
     command(BIN / "promtool", "check", "config", "deploy/prometheus.yml")
     command(BIN / "promtool", "check", "rules", "--lint=all", "--lint-fatal", *RULES)
     command(BIN / "promtool", "test", "rules", *RULE_TESTS)
-    hold(problem for board in boards() for problem in layout_problems(board))
+    hold([*mount_problems(), *(problem for board in boards() for problem in layout_problems(board))])
     day = Day(programs_directory(), directory, say)
     try:
         try:
