@@ -3,7 +3,7 @@
 # that send through space-agent and ground-station into them, and those that compare with the Collector.
 #
 #   tests/backends.sh                  build what is missing or out of date, then test
-#   tests/backends.sh --build-only     build alone
+#   tests/backends.sh --build-only     build alone; names behind it (prometheus, promtool) build these alone
 #   tests/backends.sh -k counters      anything else goes to pytest
 #
 # PERIGEE_BIN_DIR names a folder with space-agent and ground-station; without it the release binaries are built here.
@@ -39,12 +39,12 @@ current() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 
 key_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
 
-# go_program NAME PACKAGE MINUTES [FLAG...]: bin/NAME from the module in the folder NAME.
+# go_program FOLDER NAME PACKAGE MINUTES [FLAG...]: bin/NAME from the module in the folder.
 go_program() {
-  local name=$1 package=$2 minutes=$3 key
-  shift 3
-  local sources=("$here/$name"/go.*)
-  [ ! -f "$here/$name/main.go" ] || sources+=("$here/$name/main.go")
+  local folder=$here/$1 name=$2 package=$3 minutes=$4 key
+  shift 4
+  local sources=("$folder"/go.*)
+  [ ! -f "$folder/main.go" ] || sources+=("$folder/main.go")
   key="$(key_of "${sources[@]}") $(go env GOVERSION GOOS GOARCH | xargs) $*"
   if [ -x "$bin/$name" ] && current "$bin/$name.stamp" "$key"; then
     say "$name is up to date"
@@ -52,7 +52,7 @@ go_program() {
   fi
   rm -f "$bin/$name.stamp"
   timed "building $name (about $minutes min the first time)" \
-    go -C "$here/$name" build -mod=readonly -trimpath "$@" -o "$bin/$name.new" "$package"
+    go -C "$folder" build -mod=readonly -trimpath "$@" -o "$bin/$name.new" "$package"
   mv "$bin/$name.new" "$bin/$name"
   echo "$key" >"$bin/$name.stamp"
 }
@@ -76,6 +76,10 @@ if [ "${1:-}" = --build-only ]; then
   build_only=1
   shift
 fi
+only=" ${build_only:+$*} "
+
+# wanted NAME: whether it is to be built.
+wanted() { [[ $only =~ ^\ *$ || $only == *" $1 "* ]]; }
 
 need go "install Go 1.26 or later (https://go.dev/dl/)"
 need "$python" "install Python 3.10 or later, or name it with PYTHON"
@@ -88,10 +92,13 @@ need "$python" "install Python 3.10 or later, or name it with PYTHON"
 [ -z "${PERIGEE_BIN_DIR:-}" ] || PERIGEE_BIN_DIR=$(realpath -m "$PERIGEE_BIN_DIR")
 cd "$root"
 mkdir -p "$bin"
-go_program prometheus github.com/prometheus/prometheus/cmd/prometheus 4 -tags remove_all_sd
-go_program jaeger github.com/jaegertracing/jaeger/cmd/jaeger 4
-go_program collector . 2
-python_client
+! wanted prometheus || go_program prometheus prometheus github.com/prometheus/prometheus/cmd/prometheus 4 -tags remove_all_sd
+# Only tests/dashboards.sh needs it.
+[[ $only != *" promtool "* ]] || go_program prometheus promtool github.com/prometheus/prometheus/cmd/promtool 2 -tags remove_all_sd
+! wanted jaeger || go_program jaeger jaeger github.com/jaegertracing/jaeger/cmd/jaeger 4
+! wanted collector || go_program collector collector . 2
+! wanted python || python_client
+[[ $only =~ ^\ *$ ]] || exit 0
 
 if [ -z "${PERIGEE_BIN_DIR:-}" ]; then
   timed "building space-agent and ground-station" \

@@ -47,6 +47,6 @@ async fn a_file_serves_one_process_that_does_all_of_the_work() {
     config.storage.database.clear();
     config.storage.user.clear();
     let error =
-        Box::pin(Ground::build_parts(config, &Env::production(), &[Part::Export])).await.err().unwrap();
+        Box::pin(Ground::build_parts(config, &Env::production(), &[Part::Export], None)).await.err().unwrap();
     assert!(error.to_string().contains("needs kind: postgres"), "{error}");
 }
