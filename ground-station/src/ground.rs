@@ -95,10 +95,10 @@ pub struct Ground {
 #[derive(Debug, thiserror::Error)]
 pub enum Ended {
     /// The spool will never work again in this process.
-    #[error("the spool cannot be used any more: {0}; look at the disk, then start again")]
+    #[error("the spool can no longer be used: {0}; check the disk, then start again")]
     SpoolGone(String),
     /// A task panicked too often.
-    #[error("the task {0} has panicked again and again; what was acknowledged is safe")]
+    #[error("the task {0} panicked six times in ten minutes; acknowledged data is safe")]
     Task(Arc<str>),
 }
 
@@ -231,7 +231,7 @@ impl Ground {
             task = work.given_up() => Some(Ended::Task(task)),
         };
         if let Some(error) = &gone {
-            tracing::error!(event.name = "perigee.ground.ended", %error, "this process ends");
+            tracing::error!(event.name = "perigee.ground.ended", %error, "the program exits");
         }
         stop.cancel();
         tracing::info!("ending");
@@ -242,7 +242,7 @@ impl Ground {
             watching.ended().await;
         });
         if drained.await.is_err() {
-            tracing::warn!("not everything ended in time; what was not acknowledged comes again");
+            tracing::warn!("not every task ended in time; satellites send again what was not acknowledged");
         }
         // Nothing may hold the spool when it is closed.
         drop((status, console));

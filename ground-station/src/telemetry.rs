@@ -262,7 +262,7 @@ impl Metrics {
         );
         registry.register(
             "perigee_link_conflicts",
-            "Segments that came under the name of another",
+            "Segments that came under a name that was taken",
             inner.conflicts.clone(),
         );
         registry.register(
@@ -272,7 +272,7 @@ impl Metrics {
         );
         registry.register(
             "perigee_link_refused",
-            "Peers whose certificate is not of a listed satellite",
+            "Peers whose certificate does not belong to a listed satellite",
             inner.refused.clone(),
         );
         registry.register(
@@ -298,12 +298,16 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
     let mut gauge =
         |name: &str, help: &str, value: u64| registry.register(name, help, ConstGauge::new(value));
     gauge("perigee_spool_used_bytes", "Segments, partials and dead letters", spool.used_bytes);
-    gauge("perigee_spool_max_bytes", "What they may take", spool.max_bytes);
+    gauge("perigee_spool_max_bytes", "Budget of segments, partials and dead letters", spool.max_bytes);
     gauge("perigee_spool_file_bytes", "What the spool's file takes on the volume", spool.file_bytes);
     gauge("perigee_spool_file_length_bytes", "Length of the spool's file", spool.file_length_bytes);
     gauge("perigee_spool_segments", "Segments still to be exported", spool.segments);
     gauge("perigee_spool_base_bytes", "Segments kept because later ones may need them", spool.base_bytes);
-    gauge("perigee_spool_dead_letters", "Requests and segments that no backend takes", spool.dead_letters);
+    gauge(
+        "perigee_spool_dead_letters",
+        "Requests and segments that a backend refused for good",
+        spool.dead_letters,
+    );
     gauge(
         "perigee_spool_full",
         "1 while links do not read because the spool is full",
@@ -330,15 +334,15 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
         capacity.get_or_create(&label).set(i64::try_from(room).unwrap_or(i64::MAX));
     }
     registry.register("otelcol_exporter_queue_capacity", QUEUE_CAPACITY, capacity);
-    registry.register("otelcol_exporter_queue_size", "Segments before the exporter's place", backlog);
+    registry.register("otelcol_exporter_queue_size", "Segments that the exporter has not finished", backlog);
 }
 
 fn register_accounts(registry: &mut Registry, accounts: &std::collections::BTreeMap<String, AccountView>) {
     type ItemsOf = fn(&AccountView) -> Items;
     let counters: [(&str, &str, ItemsOf); 6] = [
         ("committed", "Items of segments in the ledger", |a| a.committed),
-        ("exported", "Items that every exporter of their pipeline is done with", |a| a.exported),
-        ("dead_lettered", "Items that no backend takes", |a| a.dead_lettered),
+        ("exported", "Items that every exporter of their pipeline has finished", |a| a.exported),
+        ("dead_lettered", "Items that a backend refused for good", |a| a.dead_lettered),
         ("lost", "Items that this station had and lost", |a| a.lost),
         ("dropped", "Items that were dropped on board", |a| a.dropped),
         ("in_spool", "Items still to be exported", |a| a.in_spool),
@@ -358,7 +362,7 @@ fn register_accounts(registry: &mut Registry, accounts: &std::collections::BTree
     for (name, help, of) in [
         ("segments", "Segments in the ledger", (|a| a.segments) as fn(&AccountView) -> u64),
         ("duplicate_segments", "Segments that came again", |a| a.duplicates),
-        ("hash_mismatches", "Segments whose payload did not have its hash", |a| a.hash_mismatches),
+        ("hash_mismatches", "Segments whose payload did not match its hash", |a| a.hash_mismatches),
         ("committed_payload_bytes", "Payload bytes of segments in the ledger", |a| a.bytes),
     ] {
         let family = Family::<OfSatellite, Counter<u64, AtomicU64>>::default();

@@ -30,5 +30,5 @@ async fn a_ground_that_has_lost_its_spool_for_good_says_so_and_ends() {
     assert!(gone.contains("given up"), "{gone}");
     drop(store);
     let ended = running.ended().await.unwrap_err().to_string();
-    assert!(ended.contains("cannot be used any more"), "{ended}");
+    assert!(ended.contains("can no longer be used"), "{ended}");
 }

@@ -46,7 +46,7 @@ impl fmt::Display for Doubt {
         match self {
             Self::TooEarly { says, floor } => write!(
                 f,
-                "the clock says {}, but {} has passed: this program was built or a station's certificate began then",
+                "the clock says {}, but it must be later than {}, when this program was built or a station's certificate began",
                 shown_time(*says),
                 shown_time(*floor)
             ),

@@ -17,7 +17,7 @@ const MAX_ANSWER: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Nothing listens there.
-    #[error("nothing runs behind {path}: {source}")]
+    #[error("no program answers on {path}: {source}")]
     NotRunning {
         /// The socket.
         path: String,
@@ -28,7 +28,7 @@ pub enum ControlError {
     #[error("{0}")]
     Refused(String),
     /// The conversation broke off.
-    #[error("the control socket broke off: {0}")]
+    #[error("the connection to the control socket broke: {0}")]
     Broken(String),
 }
 

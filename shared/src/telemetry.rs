@@ -155,9 +155,9 @@ impl Logs {
 /// Registers who this is: `target_info`, as the Collector has it, and `perigee_build_info`.
 pub fn register_identity(registry: &mut Registry, service: &'static str) {
     let version = env!("CARGO_PKG_VERSION");
-    registry.register("perigee_build", "What was built", Info::new([("version", version)]));
+    registry.register("perigee_build", "Version of this program", Info::new([("version", version)]));
     let target = Info::new([("service_name", service), ("service_version", version)]);
-    registry.register("target", "What these metrics are of", target);
+    registry.register("target", "The program that these metrics describe", target);
 }
 
 /// What `otelcol_exporter_queue_capacity` is, for its help.

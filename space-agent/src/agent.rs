@@ -68,11 +68,11 @@ pub enum AgentError {
     Bind(#[from] BindError),
     /// The log is lost while the agent runs.
     #[error(
-        "the write-ahead log cannot be used any more: {0}; the agent ends, since nothing that it accepts would be safe"
+        "the write-ahead log can no longer be used: {0}; the agent exits, since it could not keep what it accepts"
     )]
     StoreLost(String),
     /// A task panicked too often.
-    #[error("the task {0} has panicked again and again; the agent ends, what was accepted is safe")]
+    #[error("the task {0} panicked six times in ten minutes; the agent exits, and accepted data is safe")]
     Task(Arc<str>),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]

@@ -227,7 +227,7 @@ impl Batcher {
                     event.name = "perigee.wal.corruption",
                     error = %source,
                     group,
-                    "a part of the journal is damaged and dropped"
+                    "a damaged part of the journal was dropped"
                 );
                 let told = self.told.clone();
                 let dropped = self.wal.call(move |wal| {

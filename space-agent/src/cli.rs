@@ -70,7 +70,7 @@ pub enum Command {
         #[command(subcommand)]
         command: ContactCommand,
     },
-    /// Look into the write-ahead log, of a running agent or of a file that nobody has open
+    /// Inspect the write-ahead log, of a running agent or of a file that no program has open
     Wal {
         /// The file.
         #[command(flatten)]
@@ -84,7 +84,7 @@ pub enum Command {
 /// `contact ...`
 #[derive(Debug, Subcommand)]
 pub enum ContactCommand {
-    /// The contact that is open and the next ones
+    /// Show the open contact and the next ones
     List {
         /// Those that begin before this: a time such as 2026-12-01T12:00:00Z, or 3d from now
         #[arg(long, value_name = "TIME", value_parser = parse_until)]
@@ -93,11 +93,11 @@ pub enum ContactCommand {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// Open a contact now; it goes before the plan until it is closed or over
+    /// Open a contact now; it overrides the plan until it is closed or its time is over
     Open {
         /// The station, as in link.stations
         station: String,
-        /// How long, for example 8m; until it is closed when absent
+        /// How long, for example 8m; without this until it is closed
         #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
         duration: Option<std::time::Duration>,
         /// Rate from the satellite to the ground, for example 20Mbit/s
@@ -106,22 +106,22 @@ pub enum ContactCommand {
         /// Rate from the ground to the satellite
         #[arg(long, value_name = "RATE", value_parser = parse_rate)]
         rate_up: Option<u64>,
-        /// Segment bytes that may be sent at most, for example 100MB
+        /// Send at most this many bytes of segments, for example 100MB
         #[arg(long, value_name = "SIZE")]
         byte_budget: Option<ByteSize>,
     },
     /// Close the contact that was opened by hand
     Close,
-    /// What became of the latest passes, and what the plan means for the store
+    /// Show how the latest passes ended, and a forecast of the store
     Report,
 }
 
 /// `wal ...`
 #[derive(Debug, Subcommand)]
 pub enum WalCommand {
-    /// Show the segments on board and who they wait for
+    /// Show the segments on board and which consumers they wait for
     Inspect {
-        /// Show so many segments
+        /// Show at most this many segments
         #[arg(long, default_value_t = 100)]
         most: usize,
     },
@@ -129,7 +129,7 @@ pub enum WalCommand {
     Verify,
     /// Give unused bytes of the file back to the volume
     Compact,
-    /// Let go of what an exporter that has left the configuration still holds
+    /// Delete data that waits only for an exporter which has left the configuration
     Release {
         /// The exporter's name
         consumer: String,
@@ -139,15 +139,15 @@ pub enum WalCommand {
         /// The file to write; it must not exist
         file: PathBuf,
     },
-    /// Append what a file that was put aside still holds, as if it had just come
+    /// Append the data of a file that was set aside, as if it had just arrived
     Salvage {
         /// The file, for example wal.redb.quarantined-1
         file: PathBuf,
-        /// Also what may have been delivered already: rather twice than not at all
+        /// Include data that may have been delivered already: it may arrive twice
         #[arg(long)]
         may_repeat: bool,
     },
-    /// Encode segments anew, so that they lean on no other
+    /// Re-encode segments so that they depend on no other
     Recode {
         /// Segments, each as LANE/SEQUENCE (see `wal inspect`)
         #[arg(value_name = "SEGMENT", required_unless_present_any = ["lane", "all"], conflicts_with_all = ["lane", "all"])]
@@ -158,7 +158,7 @@ pub enum WalCommand {
         /// All segments on board
         #[arg(long)]
         all: bool,
-        /// columns or zstd_rows
+        /// The codec: columns, columns_text or zstd_rows
         #[arg(long, default_value = "columns", value_parser = parse_codec)]
         codec: Codec,
     },
@@ -288,7 +288,9 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             print(&if arg.json { pretty(&answer) } else { text(&answer) })?;
             match answer["refused"].as_array().map_or(0, Vec::len) {
                 0 => Ok(()),
-                refused => Err(Failure::Other(format!("{refused} segments stay as they are"))),
+                refused => Err(Failure::Other(format!(
+                    "{refused} segments were not re-encoded; the reasons are above"
+                ))),
             }
         }
     }
@@ -336,11 +338,13 @@ fn pretty(value: &Value) -> String {
 async fn ask(config: &Config, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
     let Some(control) = &config.extensions.control else {
         return Err(Failure::Config(
-            "extensions.control is missing: this command asks a running agent there".into(),
+            "extensions.control is missing: this command talks to a running agent over that socket".into(),
         ));
     };
     request(&control.socket, method, path, body).await.map_err(|e| match e {
-        ControlError::NotRunning { .. } => Failure::Other(format!("{e}; is space-agent running?")),
+        ControlError::NotRunning { .. } => {
+            Failure::Other(format!("{e}; is space-agent running, and may this user write to the socket?"))
+        }
         other => Failure::Other(other.to_string()),
     })
 }
@@ -437,7 +441,7 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
         WalCommand::Release { consumer } => {
             if !wal.custody().abandoned().contains(&consumer) {
                 return Err(Failure::Other(format!(
-                    "{consumer} holds nothing, or is still in the configuration: take it out first"
+                    "no data waits for {consumer}, or it is still in the configuration: remove it there first"
                 )));
             }
             json!({"deleted_segments": wal.custody().release(&consumer)?})

@@ -256,7 +256,7 @@ impl Clocks {
                 event.name = "perigee.clock.untrusted",
                 doubt,
                 plans_by = ?look.source,
-                "the wall clock cannot be right: it expires nothing, and certificates are checked against what is certain"
+                "the wall clock cannot be right: no data expires by it, and certificates are checked against the time that is certain"
             ),
             (None, true) => {
                 tracing::warn!(event.name = "perigee.clock.trusted", "the wall clock is trusted again")

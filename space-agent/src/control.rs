@@ -418,7 +418,8 @@ async fn wal_release(State(c): Shared, Json(asked): Json<Release>) -> Answer {
         Some(segments) => Ok(Json(json!({"deleted_segments": segments}))),
         None => Err(Refusal(
             StatusCode::CONFLICT,
-            "no such consumer holds anything, or it is still in the configuration: take it out first".into(),
+            "no data waits for that exporter, or it is still in the configuration: remove it there first"
+                .into(),
         )),
     }
 }

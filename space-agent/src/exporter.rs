@@ -86,7 +86,7 @@ impl Exporter {
             };
             let held_up = failed.is_some();
             if let Some(error) = failed {
-                tracing::error!(exporter = self.name, %error, "export is held up by the log; trying again");
+                tracing::error!(exporter = self.name, %error, "the log cannot be read now; export waits and tries again");
             }
             tokio::select! {
                 biased;

@@ -125,7 +125,7 @@ async fn decode(
     let base = match env.cpu(move || chain.decode_on(before.as_ref().map(|b| &*b.2))).await {
         Ok(base) => base.map(Arc::new),
         Err(error) => {
-            tracing::error!(%lane, sequence, %error, "a base cannot be decoded; nothing leans on it");
+            tracing::error!(%lane, sequence, %error, "a base cannot be decoded; no segment will depend on it");
             None
         }
     };

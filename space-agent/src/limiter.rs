@@ -191,7 +191,7 @@ impl Limiter {
                 match now {
                     Pressure::None => tracing::info!(%resident, "memory is below its soft limit again"),
                     _ => {
-                        tracing::warn!(%resident, pressure = ?now, "requests are refused until memory is back")
+                        tracing::warn!(%resident, pressure = ?now, "requests are refused until memory is free again")
                     }
                 }
             }

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// How to let go of what an exporter holds that has left the configuration.
 pub(crate) fn release_hint(name: &str) -> String {
     format!(
-        "{name} is in no pipeline any more and may still hold segments; `space-agent wal release {name}` lets go of them\n"
+        "{name} is no longer in a pipeline, but segments may still wait for it; `space-agent wal release {name}` deletes those\n"
     )
 }
 
@@ -34,11 +34,11 @@ pub(crate) fn recode_text(report: &Value) -> String {
         let _ = writeln!(out, "{}: {} before, {} now", text(&one["segment"]), size(before), size(now));
     }
     for one in all("refused") {
-        let _ = writeln!(out, "{}: stays as it is: {}", text(&one["segment"]), text(&one["reason"]));
+        let _ = writeln!(out, "{}: not re-encoded: {}", text(&one["segment"]), text(&one["reason"]));
     }
     let _ = writeln!(
         out,
-        "{} encoded anew, {} as wanted already, {} not possible",
+        "{} re-encoded, {} already as wanted, {} not possible",
         all("recoded").len(),
         report["unchanged"],
         all("refused").len()
@@ -79,14 +79,16 @@ pub(crate) fn contacts_text(planned: &Value) -> String {
         let _ = writeln!(out, "and {more} more: --limit N or --until TIME shows them");
     }
     if planned["probing"] == true {
-        let why = planned["clock_doubt"].as_str().unwrap_or("there is no plan (any more)");
-        let _ = writeln!(out, "{why}: stations are tried now and then");
+        let why = planned["clock_doubt"].as_str().unwrap_or("no plan is in force");
+        let _ = writeln!(out, "{why}: the agent tries its stations in turn");
     } else if let Some(doubt) = planned["clock_doubt"].as_str() {
-        let _ =
-            writeln!(out, "{doubt}: the plan cannot be followed, and `fallback: none` tries nothing else");
+        let _ = writeln!(
+            out,
+            "{doubt}: the agent cannot follow the plan, and `fallback: none` forbids trying stations"
+        );
     }
     if let Some(error) = planned["plan_error"].as_str() {
-        let _ = writeln!(out, "the file on disk is not in force: {error}");
+        let _ = writeln!(out, "the plan file cannot be used: {error}");
     }
     for warning in planned["plan_warnings"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "warning: {}", text(warning));
@@ -159,7 +161,7 @@ pub(crate) fn report_text(report: &Value) -> String {
     if report["passes"].as_array().is_none_or(Vec::is_empty) {
         out.push_str("no pass has ended yet\n");
     } else {
-        out.push_str("held: what the ground has gained by the end of the pass; %: of what the plan said it can carry\n");
+        out.push_str("held: bytes that the ground gained in the pass; %: part of what the pass could carry by its plan\n");
     }
     out.push('\n');
     out.push_str(&forecast_text(&report["forecast"]));
@@ -189,8 +191,8 @@ fn forecast_text(f: &Value) -> String {
         return out;
     };
     let growth = match f["growth_bytes_per_second"].as_f64() {
-        Some(growth) => format!("{} a second go on coming", ByteSize(growth as u64)),
-        None => "nothing more comes (too early to say how much does)".to_owned(),
+        Some(growth) => format!("{} a second keep coming", ByteSize(growth as u64)),
+        None => "no new data comes (its rate is not known yet)".to_owned(),
     };
     let _ = writeln!(
         out,
@@ -198,8 +200,8 @@ fn forecast_text(f: &Value) -> String {
         size(&f["planned_bytes"]),
         shown_time(until)
     );
-    let empty = away(&f["empty_unix_nano"]).unwrap_or("not while the plan lasts".to_owned());
-    let full = away(&f["full_unix_nano"]).unwrap_or("not while the plan lasts".to_owned());
+    let empty = away(&f["empty_unix_nano"]).unwrap_or("not before the plan ends".to_owned());
+    let full = away(&f["full_unix_nano"]).unwrap_or("not before the plan ends".to_owned());
     let _ = writeln!(out, "           everything delivered {empty}; store full {full}");
     out
 }
@@ -222,7 +224,7 @@ pub(crate) fn status_text(status: &Value) -> String {
     if let Some(doubt) = clock["doubt"].as_str() {
         let _ = writeln!(
             out,
-            "clock      NOT TRUSTED: {doubt}; it expires nothing, certificates are checked against what is certain, plans go by: {}",
+            "clock      NOT TRUSTED: {doubt}; no data expires by it, certificates are checked against the time that is certain, plans use: {}",
             text(&clock["plans_by"])
         );
     }
@@ -266,7 +268,7 @@ pub(crate) fn status_text(status: &Value) -> String {
         let _ = writeln!(out, "           next: nothing is planned");
     }
     if let Some(error) = status["plan_error"].as_str() {
-        let _ = writeln!(out, "           the plan on disk is not in force: {error}");
+        let _ = writeln!(out, "           the plan file cannot be used: {error}");
     }
     let _ = writeln!(
         out,

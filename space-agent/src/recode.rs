@@ -60,7 +60,7 @@ pub enum RecodeError {
     #[error("name segments, or a lane, or all of them")]
     Nothing,
     /// A segment's name is not one.
-    #[error("`{0}` is no segment: LANE/SEQUENCE, as in `wal inspect`")]
+    #[error("`{0}` is not a segment; write LANE/SEQUENCE, as in `wal inspect`")]
     Name(String),
     /// There is no such lane.
     #[error("there is no lane `{0}`")]
@@ -163,7 +163,7 @@ pub async fn recode(
         recoded = report.recoded.len(),
         refused = report.refused.len(),
         codec = codec.name(),
-        "segments were encoded anew, as an operator has asked"
+        "segments were re-encoded at an operator's request"
     );
     Ok(report)
 }

@@ -26,13 +26,13 @@ async fn step(wal: &Owner<Wal>, counters: &ScrubCounters) -> Option<Step> {
                 tracing::error!(
                     event.name = "perigee.wal.scrub",
                     damaged = found.damaged,
-                    "the scrub found damage; what was damaged is dropped and reported"
+                    "the scrub found damaged data; it was dropped and reported"
                 );
             }
             Some(Step { bytes: found.bytes, finished: found.finished })
         }
         Err(error) => {
-            tracing::debug!(%error, "the store fails; the next round of the scrub begins anew");
+            tracing::debug!(%error, "the store failed; the scrub starts over with the next round");
             Some(Step { bytes: 0, finished: true })
         }
     }

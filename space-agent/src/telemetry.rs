@@ -132,7 +132,7 @@ impl ReceiverCounters {
         );
         registry.register(
             "perigee_receiver_refused_requests",
-            "Requests refused before they were whole: too large, too slow, no memory, or damaged",
+            "Requests refused before they were complete: too large, too slow, no memory, or malformed",
             counters.unread.clone(),
         );
         registry.register("perigee_journal_commits", "Commits of the journal", counters.commits.clone());
@@ -295,13 +295,13 @@ impl ShipCounters {
         );
         registry.register_with_unit(
             "perigee_link_resent",
-            "Payload bytes handed to QUIC that had been handed to it on an earlier connection, whether they left or not",
+            "Payload bytes handed to QUIC again after an earlier connection, whether they had left or not",
             Unit::Bytes,
             c.resent_bytes.clone(),
         );
         registry.register_with_unit(
             "perigee_link_lost",
-            "Bytes of packets that QUIC took to be lost; what was in them is sent again",
+            "Bytes of packets that QUIC considered lost; their content is sent again",
             Unit::Bytes,
             c.lost_bytes.clone(),
         );
@@ -377,7 +377,7 @@ pub struct ClockGauges {
     pub untrusted: Gauge,
     /// By how much it is ahead of the station's that was heard last, in seconds.
     pub offset: Gauge<f64, AtomicU64>,
-    /// By how much that may be wrong.
+    /// Uncertainty of that offset.
     pub error: Gauge<f64, AtomicU64>,
 }
 
@@ -389,17 +389,17 @@ impl ClockGauges {
         c.error.set(f64::NAN);
         registry.register(
             "perigee_clock_untrusted",
-            "1 while the wall clock cannot be right: it expires nothing, and certificates are checked against what is certain",
+            "1 while the wall clock cannot be right: no data expires by it, and certificates are checked against the time that is certain",
             c.untrusted.clone(),
         );
         registry.register(
             "perigee_clock_offset_seconds",
-            "The wall clock less that of the station that was heard last",
+            "Offset of the wall clock from that of the latest station",
             c.offset.clone(),
         );
         registry.register(
             "perigee_clock_offset_error_seconds",
-            "By how much that may be wrong",
+            "Uncertainty of that offset",
             c.error.clone(),
         );
         c
@@ -495,7 +495,7 @@ impl Default for Metrics {
         let own = OwnCounters::register(r);
         let ever_accepted =
             PerSignal::register(r, "perigee_accepted", "Items ever accepted, restarts included");
-        let delivered = PerSignal::register(r, "perigee_delivered", "Items that every consumer has passed");
+        let delivered = PerSignal::register(r, "perigee_delivered", "Items that every consumer has received");
         let accepted_in_memory = PerSignal::register(
             r,
             "perigee_store_volatile_accepted",
@@ -549,7 +549,7 @@ impl Default for Metrics {
         r.register("perigee_segments_sealed", "Segments sealed since the start", sealed.clone());
         r.register(
             "otelcol_processor_memory_limiter_refused_requests",
-            "Requests refused for want of memory",
+            "Requests refused because memory was short",
             limiter_refused.clone(),
         );
         Self {

@@ -44,12 +44,12 @@ enum Command {
     Run(Work),
     /// Check the configuration and the files that it names; exit code 64 when something is wrong.
     Validate(ConfigFile),
-    /// Make authorities and certificates.
+    /// Create authorities and certificates, and revoke them.
     #[command(subcommand)]
     Pki(pki::Command),
     /// Show how each satellite stands: link, next contact, what waits on board, last pass.
     Satellites(spool::Query),
-    /// Look into the spool.
+    /// Inspect the spool, verify it, copy it, and send dead letters again.
     #[command(subcommand)]
     Spool(spool::Command),
 }
@@ -180,7 +180,7 @@ fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
     for warning in config.warnings.iter().chain(&dates(&config, &env)) {
         say(&warning.as_warning(&shown));
     }
-    say(&format!("{shown}: right\n"));
+    say(&format!("{shown}: the configuration is valid\n"));
     Ok(ExitCode::SUCCESS)
 }
 

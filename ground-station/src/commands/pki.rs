@@ -12,18 +12,18 @@ use crate::pki::{Pki, Role};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make an authority for satellites and one for stations.
+    /// Create an authority for satellites and one for stations.
     Init {
         #[command(flatten)]
         directory: Directory,
         /// The domain in every identity: spiffe://DOMAIN/satellite/ID
         #[arg(long)]
         domain: String,
-        /// Replace authorities that are there.
+        /// Replace existing authorities.
         #[arg(long)]
         force: bool,
     },
-    /// Issue a certificate. One that is there is never replaced.
+    /// Issue a certificate; an existing one is never replaced.
     Issue {
         /// What it is for.
         role: Role,
@@ -49,11 +49,11 @@ pub(super) enum Command {
         #[command(flatten)]
         directory: Directory,
     },
-    /// Show what was issued.
+    /// List issued certificates.
     List {
         #[command(flatten)]
         directory: Directory,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },

@@ -143,7 +143,7 @@ fn notes(satellite: &Value, now: u64) -> String {
     let name = satellite["satellite"].as_str().unwrap_or("");
     let mut out = String::new();
     if let Some(error) = satellite["plan"]["error"].as_str() {
-        out.push_str(&format!("{name}: the plan on board is not in force: {error}\n"));
+        out.push_str(&format!("{name}: the plan file on board cannot be used: {error}\n"));
     }
     if let Some(full) = satellite["forecast"]["full_unix_nano"].as_u64() {
         let when = span(full.saturating_sub(now));

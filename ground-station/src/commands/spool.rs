@@ -22,31 +22,31 @@ use crate::spool::{SpoolError, Store};
 pub(super) struct Query {
     #[command(flatten)]
     pub(super) file: ConfigFile,
-    /// As JSON.
+    /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Show how full it is, where each exporter is, where the items are, gaps and dead letters.
+    /// Show its fill level, the place of each exporter, item counts, gaps and dead letters.
     Inspect {
         #[command(flatten)]
         query: Query,
         /// Show instead where the bytes of its segments go, column by column.
         #[arg(long)]
         columns: bool,
-        /// Of each segment too.
+        /// Show them for each segment too.
         #[arg(long, requires = "columns")]
         each: bool,
     },
     /// Check every segment in it; exit code 1 when one is damaged.
     Verify(Query),
-    /// Copy the spool as it is now into a new file, while the program works or when nothing runs.
+    /// Write a consistent copy of the spool to a new file, also while the ground-station runs.
     Backup {
         #[command(flatten)]
         query: Query,
-        /// The file to make.
+        /// The file to write; it must not exist.
         #[arg(value_name = "FILE")]
         path: PathBuf,
     },
@@ -61,10 +61,10 @@ pub(super) enum Command {
     Replay {
         #[command(flatten)]
         query: Query,
-        /// Only these; `spool inspect` shows their numbers.
+        /// Only dead letters with these numbers, as `spool inspect` shows them.
         #[arg(long, value_name = "ID")]
         id: Vec<u64>,
-        /// All of them.
+        /// All dead letters.
         #[arg(long, conflicts_with = "id", required_unless_present = "id")]
         all: bool,
     },
@@ -110,7 +110,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             if query.json {
                 say_json(&answer)?;
             } else {
-                say(&format!("{} dead letters are sent again\n", answer["replayed"]));
+                say(&format!("{} dead letters will be sent again\n", answer["replayed"]));
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -178,7 +178,7 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
     for exporter in spool["exporters"].as_array().into_iter().flatten() {
         let name = exporter["name"].as_str().unwrap_or("");
         say(&format!(
-            "exporter {name}: at entry {}, request {}, {} segments behind\n",
+            "exporter {name}: {2} segments behind (next: entry {0}, request {1})\n",
             exporter["entry"], exporter["request"], exporter["backlog_segments"]
         ));
     }

@@ -59,7 +59,7 @@ impl Delivery {
         let Some(sent) = sent else { return Ok(None) };
         if let Some(first) = sent.refused.first() {
             let (letters, reason) = (sent.refused.len(), &first.reason);
-            tracing::warn!(exporter = %name, %signal, letters, reason, "refused for good; kept in dead-letter");
+            tracing::warn!(exporter = %name, %signal, letters, reason, "the backend refused items for good; they are kept as dead letters");
         }
         let letter = |r: deliver::Refused| Letter {
             signal,

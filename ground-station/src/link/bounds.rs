@@ -62,7 +62,7 @@ pub(super) fn hello(hello: &link::Hello) -> Result<(), String> {
 
 /// That there are no more than so many.
 pub(super) fn most(what: &str, found: usize, limit: usize) -> Result<(), String> {
-    if found > limit { Err(format!("{found} {what}; at most {limit} are taken")) } else { Ok(()) }
+    if found > limit { Err(format!("{found} {what}; at most {limit} are accepted")) } else { Ok(()) }
 }
 
 #[cfg(test)]

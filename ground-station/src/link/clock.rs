@@ -28,7 +28,7 @@ pub struct ClockView {
     pub heard_unix_nano: u64,
     /// By how much its wall clock was ahead.
     pub offset_seconds: f64,
-    /// By how much that may be wrong.
+    /// Uncertainty of that offset.
     pub error_seconds: f64,
     /// By how much its clock gains, in parts per million, and by how much that may be wrong; `None` before there is enough to say.
     pub drift_ppm: Option<[f64; 2]>,
@@ -131,10 +131,12 @@ impl Clocks {
     pub fn register(&self, registry: &mut Registry) {
         type Value = fn(&ClockView) -> Option<f64>;
         let gauges: [(&str, &str, Value); 4] = [
-            ("offset_seconds", "A satellite's wall clock less this station's, when it was heard last", |c| {
-                Some(c.offset_seconds)
-            }),
-            ("offset_error_seconds", "By how much that may be wrong", |c| Some(c.error_seconds)),
+            (
+                "offset_seconds",
+                "Offset of a satellite's wall clock from this station's, when it was last heard",
+                |c| Some(c.offset_seconds),
+            ),
+            ("offset_error_seconds", "Uncertainty of that offset", |c| Some(c.error_seconds)),
             ("drift_ppm", "By how much a satellite's clock gains, in parts per million", |c| {
                 c.drift_ppm.map(|[drift, _]| drift)
             }),

@@ -105,7 +105,7 @@ impl Shell {
         loop {
             let room = status.borrow_and_update().has_room(&self.satellite);
             if status.borrow().relieved != relieved {
-                self.connection.close(code(Close::Again), b"partial segments were given up; connect again");
+                self.connection.close(code(Close::Again), b"partial segments were discarded; connect again");
                 break;
             }
             let reading = self.machine.wants_data() && room;
@@ -125,7 +125,7 @@ impl Shell {
                                 satellite = %self.satellite,
                                 reason,
                                 left_out,
-                                "link closed: this satellite has used up its part"
+                                "link closed: this satellite has reached one of its bounds"
                             );
                         }
                         self.connection.close(code(Close::Protocol), reason.as_bytes());

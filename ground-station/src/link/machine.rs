@@ -471,7 +471,7 @@ impl Machine {
         actions.splice(0..0, acks.into_iter().map(|ack| send(ground_message::Body::Ack(ack))));
         actions.extend(self.hand_over(now, false));
         if self.committed >= bounds::SEGMENTS_A_CONTACT && self.phase != Phase::Closed {
-            actions.extend(self.refuse(Close::Again, "the ledger is to be looked at; connect again"));
+            actions.extend(self.refuse(Close::Again, "the ledger must be read again; connect again"));
         }
         actions
     }

@@ -392,7 +392,7 @@ impl Accepting {
             match connection {
                 Ok(Some(connection)) => Box::pin(admit(connection, &config, &allowed, around)).await,
                 Ok(None) => tracing::debug!(%remote, "the peer has given up an attempt to connect"),
-                Err(error) => tracing::warn!(%remote, error, "a handshake failed"),
+                Err(error) => tracing::warn!(%remote, error, "a handshake failed; check the certificates, authorities and clocks of both sides"),
             }
         }));
     }

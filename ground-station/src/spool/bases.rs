@@ -44,7 +44,7 @@ pub(super) fn chain(
     let mut next = header.base_sequence;
     while let Some(sequence) = next {
         if chain.len() == LONGEST_CHAIN {
-            return Err(CodecError::TooLarge("the number of segments that it leans on").into());
+            return Err(CodecError::TooLarge("the number of segments that it depends on").into());
         }
         let key = SequenceKey::new(satellite, header.id).at(sequence);
         let value = table.get(key)?.ok_or(CodecError::MissingBase(sequence))?;

@@ -249,7 +249,7 @@ fn begin_again(
     settings: &Settings,
     why: &StoreError,
 ) -> Result<(), StoreError> {
-    tracing::error!(error = %why, "what could be read of the damaged spool is of no use; only its mirror is taken over");
+    tracing::error!(error = %why, "nothing in the damaged spool can be used; the ledger continues from its mirror alone");
     let txn = db.begin_write()?;
     macro_rules! delete {
         ($($table:ident)*) => { $(txn.delete_table($table)?;)* };

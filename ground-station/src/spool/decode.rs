@@ -396,9 +396,9 @@ impl Snapshot {
 fn said<T>(found: Result<T, Fault>) -> Result<Option<String>, SpoolError> {
     match found {
         Ok(_) => Ok(None),
-        Err(Fault::Payload) => Ok(Some("the payload does not have its hash".to_owned())),
+        Err(Fault::Payload) => Ok(Some("the payload does not match its hash".to_owned())),
         Err(Fault::Base(key)) => {
-            Ok(Some(format!("the payload of base {} does not have its hash", key.sequence)))
+            Ok(Some(format!("the payload of base {} does not match its hash", key.sequence)))
         }
         Err(Fault::Undecodable(why)) => Ok(Some(why.to_string())),
         Err(Fault::Store(error)) => Err(error.into()),

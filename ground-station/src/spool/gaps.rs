@@ -280,7 +280,7 @@ pub(super) fn close_forgotten(txn: &Txn<'_>, satellite: u32, told: &[link::Epoch
         tracing::error!(
             event.name = "perigee.ledger.epoch_lost",
             epoch = format!("{:016x}", key.epoch),
-            "the satellite has lost an earlier log; what was on board is reported as unknown"
+            "the satellite has lost an earlier log; its items are a gap with unknown counts"
         );
         let lanes = record.lanes.iter().filter_map(|lane| Some((u8::try_from(lane.lane).ok()?, lane)));
         let drops = lanes.map(|(n, lane)| lost_lane(txn, key, n, lane)).collect::<Result<Vec<_>, _>>()?;

@@ -420,7 +420,7 @@ pub(super) fn relieve(spool: &mut Spool, limit: u64) -> Result<bool, SpoolError>
         event.name = "perigee.spool.relieved",
         partials = given_up.len(),
         bytes = given_up.iter().map(|(held, _)| held).sum::<u64>(),
-        "the spool was full of partial segments alone; some were given up and are sent again"
+        "partial segments alone filled the spool; some were discarded and will be sent again"
     );
     Ok(true)
 }

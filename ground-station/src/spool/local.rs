@@ -170,7 +170,7 @@ impl Local {
                 tracing::error!(
                     event.name = "perigee.spool.undecodable",
                     reason,
-                    "a committed segment does not decode; it is kept in dead-letter"
+                    "a committed segment cannot be decoded; it is kept as a dead letter"
                 );
                 self.condemn(Place(entry), reason).await
             }

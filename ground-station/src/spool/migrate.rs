@@ -39,7 +39,7 @@ pub(super) fn to_format_2(db: &Database, env: &Env, settings: &Settings) -> Resu
     meta.insert("format", FORMAT)?;
     drop(meta);
     txn.commit()?;
-    tracing::info!("the spool was brought to format 2; earlier software refuses it now");
+    tracing::info!("the spool was converted to format 2; earlier software refuses it from now on");
     Ok(())
 }
 

@@ -253,7 +253,7 @@ pub(super) fn begin(txn: &WriteTransaction, env: &Env, settings: &Settings) -> R
         Some(mirror) => {
             tracing::error!(
                 event.name = "perigee.spool.restored",
-                "the spool's file is gone or damaged; the ledger goes on from its mirror, and what was not exported is a gap"
+                "the spool's file is missing or damaged; the ledger continues from its mirror, and what was not exported becomes a gap"
             );
             mirror.restore(txn, settings, env.unix_nano(), mirror.closed)
         }
@@ -278,9 +278,7 @@ pub(super) fn catch_up(db: &Database, env: &Env, settings: &Settings) -> Result<
     let ledger = read.open_table(META)?.get("ledger")?.map_or(0, |v| v.value());
     if ledger != mirror.ledger {
         // What lies in it was never ours to export.
-        return Err(SpoolError::damaged(
-            "it is another ledger than the one that ledger.json beside it is of",
-        ));
+        return Err(SpoolError::damaged("it is not the ledger to which ledger.json belongs"));
     }
     if !is_older(&read, &mirror)? {
         return Ok(());
@@ -288,7 +286,7 @@ pub(super) fn catch_up(db: &Database, env: &Env, settings: &Settings) -> Result<
     drop(read);
     tracing::error!(
         event.name = "perigee.spool.restored",
-        "the spool is an older copy of itself; the ledger goes on from its mirror, and what the copy does not have is a gap"
+        "the spool is an older copy of itself; the ledger continues from its mirror, and what the copy lacks becomes a gap"
     );
     let txn = db.begin_write()?;
     mirror.restore(&txn, settings, env.unix_nano(), mirror.closed)?;

@@ -65,9 +65,7 @@ pub(super) fn take_over(
     if let (Some(mirror), Some(ledger)) = (&known, ledger)
         && !mirror.is_of(ledger)
     {
-        return Err(SpoolError::damaged(
-            "it is another ledger than the one that ledger.json beside it is of",
-        ));
+        return Err(SpoolError::damaged("it is not the ledger to which ledger.json belongs"));
     }
     let ledger = ledger.unwrap_or_else(|| env.random() | 1);
     let mut all = Mirror::without_file(&txn, ledger)?;
@@ -103,7 +101,7 @@ fn copy<K: Key + 'static, V: Value + 'static>(
         tracing::error!(
             event.name = "perigee.spool.rescued",
             table = table.name(),
-            "the damaged spool has only a part of this table, or nothing of it"
+            "this table of the damaged spool is incomplete or missing"
         );
     }
     Ok(extent)

@@ -118,7 +118,7 @@ pub async fn run(store: Store, interval: Duration, rate: u64, stop: Cancellation
             Ok(step) => Some(step),
             Err(SpoolError::Gone) => None,
             Err(error) => {
-                tracing::warn!(%error, "the scrub cannot read the spool; it begins again with the next round");
+                tracing::warn!(%error, "the scrub cannot read the spool; it starts over with the next round");
                 Some(scrub::Step { bytes: 0, finished: true })
             }
         }

@@ -245,7 +245,7 @@ impl Keeper {
                     match self.apply(&one).await {
                         Ok(applied) => self.answer(one, applied),
                         // The caller sees that its answer never comes.
-                        Err(error) => tracing::error!(%error, "the spool did not take a batch"),
+                        Err(error) => tracing::error!(%error, "the spool could not store a batch"),
                     }
                 }
             }

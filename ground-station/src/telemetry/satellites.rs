@@ -105,7 +105,7 @@ pub(super) fn register(registry: &mut Registry, of: &Satellites<'_>) {
     gauge(
         registry,
         "last_heard_timestamp_seconds",
-        "When the last of it came, while a link is open as of the last look",
+        "When its data last arrived; while a link is open, the time of the last check",
         of.standings.iter().map(|(id, s)| (id, heard(id, s))),
     );
     let times: [(&str, &str, Of); 3] = [
@@ -125,21 +125,15 @@ pub(super) fn register(registry: &mut Registry, of: &Satellites<'_>) {
         gauge(registry, name, help, of.standings.iter().map(|(id, s)| (id, value(s).and_then(seconds))));
     }
     let plain: [(&str, &str, Of); 5] = [
-        (
-            "partial_bytes",
-            "Held of segments that are not whole, with what they take beside their bytes",
-            |s| Some(s.partial_bytes),
-        ),
-        ("store_bytes", "Stored on board, as it last said", |s| {
+        ("partial_bytes", "Bytes held for partial segments, overhead included", |s| Some(s.partial_bytes)),
+        ("store_bytes", "Bytes stored on board, by its last report", |s| {
             s.forecast.as_ref()?["stored_bytes"].as_u64()
         }),
-        ("store_max_bytes", "What its store may take", |s| s.forecast.as_ref()?["max_bytes"].as_u64()),
-        ("memory_rss_bytes", "Resident memory of its agent, as it last said", |s| {
+        ("store_max_bytes", "Budget of its store", |s| s.forecast.as_ref()?["max_bytes"].as_u64()),
+        ("memory_rss_bytes", "Resident memory of its agent, by its last report", |s| {
             s.agent.as_ref()?.resident_bytes
         }),
-        ("memory_limit_bytes", "What its agent's memory limiter allows", |s| {
-            s.agent.as_ref()?.memory_limit_bytes
-        }),
+        ("memory_limit_bytes", "Memory limit of its agent", |s| s.agent.as_ref()?.memory_limit_bytes),
     ];
     for (name, help, value) in plain {
         gauge(registry, name, help, of.standings.iter().map(|(id, s)| (id, value(s).map(|n| n as f64))));
@@ -147,7 +141,7 @@ pub(super) fn register(registry: &mut Registry, of: &Satellites<'_>) {
     gauge(
         registry,
         "last_pass_fill_ratio",
-        "Bytes that the ground gained in its last pass over those that its plan said it can carry",
+        "Bytes that the ground gained in its last pass, divided by what its plan said the pass can carry",
         of.standings.iter().map(|(id, s)| (id, s.last_pass.as_ref().and_then(|pass| pass.fill()))),
     );
     register_backlog(registry, of);
@@ -169,8 +163,8 @@ fn register_backlog(registry: &mut Registry, of: &Satellites<'_>) {
         }
     }
     for (name, help, family) in [
-        ("bytes", "Waiting on board by lane, as it last said, less what was committed since", bytes),
-        ("items", "Waiting on board by lane, as it last said, less what was committed since", items),
+        ("bytes", "Waiting on board by lane, by its last report, minus what was committed since", bytes),
+        ("items", "Waiting on board by lane, by its last report, minus what was committed since", items),
         (
             "oldest_timestamp_seconds",
             "Since when the oldest of a lane waits, by the satellite's clock",
@@ -194,6 +188,6 @@ fn register_gaps(registry: &mut Registry, of: &Satellites<'_>) {
             }
         }
     }
-    let help = "Items that will not be exported, by reason; what was committed all the same is taken back";
+    let help = "Items that will not be exported, by reason, without those that were committed all the same";
     registry.register("perigee_satellite_gap_items", help, gaps);
 }

@@ -103,13 +103,11 @@ fn variable(text: &str, env: &dyn Fn(&str) -> Option<String>, depth: usize) -> R
     };
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_name) {
-        return Err(format!("`{name}` is no name of an environment variable"));
+        return Err(format!("`{name}` is not a valid name of an environment variable"));
     }
     match (env(name), default) {
         (Some(value), _) => Ok(value),
-        (None, Some(_)) if depth == 0 => {
-            Err(format!("the default of {name} has too many variables in each other"))
-        }
+        (None, Some(_)) if depth == 0 => Err(format!("the default of {name} nests too many variables")),
         (None, Some(default)) => replaced(default, env, depth - 1),
         (None, None) => Err(format!(
             "the environment variable {name} is not set; set it or write ${{env:{name}:-default}}"

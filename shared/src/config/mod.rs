@@ -28,7 +28,7 @@ use crate::units::ByteSize;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("cannot read configuration {path}: {source}")]
+    #[error("cannot read {path}: {source}")]
     Read {
         /// The file.
         path: String,
@@ -236,7 +236,7 @@ fn unknown_among(what: &str, found: &str, known: &[&str], more: &[&str]) -> Stri
         Some(k) => {
             format!("unknown {what} `{found}`; did you mean `{k}`? (known: {})", known.join(", "))
         }
-        None if known.is_empty() => format!("unknown {what} `{found}`; nothing may stand here"),
+        None if known.is_empty() => format!("unknown {what} `{found}`; this section has none"),
         None => format!("unknown {what} `{found}` (known: {})", known.join(", ")),
     }
 }

@@ -174,7 +174,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_> {
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let scalar = self.scalar()?;
         if scalar.is_null() {
-            return Err(other("nothing is written here; a value is needed"));
+            return Err(other("a value is missing here"));
         }
         visitor.visit_str(&scalar.text)
     }

@@ -332,9 +332,14 @@ impl<'a> Builder<'a> {
                 let known = self.anchors.get(&id).map(|(_, nodes)| *nodes);
                 self.count(at, known.unwrap_or_default())?;
                 let node = self.anchors.get(&id).map(|(node, _)| node.clone());
-                (node.ok_or_else(|| (at, "an alias of something that is not there yet".to_owned()))?, 0)
+                (
+                    node.ok_or_else(|| {
+                        (at, "an alias of an anchor that is not defined above it".to_owned())
+                    })?,
+                    0,
+                )
             }
-            _ => return Err((at, "this cannot stand here".to_owned())),
+            _ => return Err((at, "this is not allowed here".to_owned())),
         };
         if anchor > 0 {
             self.anchors.insert(anchor, (node.clone(), self.nodes - before));
@@ -359,7 +364,7 @@ impl<'a> Builder<'a> {
             if plain && key == "<<" {
                 merged.push((at, node));
             } else if map.get(&key).is_some() {
-                return Err((at, format!("`{key}` stands here twice")));
+                return Err((at, format!("`{key}` is here twice")));
             } else {
                 map.0.push(Entry { key, line: at, node });
             }

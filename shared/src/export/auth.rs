@@ -87,14 +87,14 @@ impl Authenticator {
         let wrong = |name: &str, what: &str| Err(Invalid::new(format!("{key}{name}"), what));
         match self {
             Self::Bearer(c) if c.header.parse::<HeaderName>().is_err() => {
-                wrong(".header", "is no header's name")
+                wrong(".header", "is not a valid header name")
             }
             Self::Bearer(c) => match (&c.token, &c.filename) {
                 (None, None) => wrong("", "has neither token nor filename; one is needed"),
                 (Some(token), None) if token.0.is_empty() => wrong(".token", "is empty"),
                 _ => self.fixed().map_or(Ok(()), |value| match HeaderValue::from_str(&value) {
                     Ok(_) => Ok(()),
-                    Err(_) => wrong(".token", "has a character that no header may have"),
+                    Err(_) => wrong(".token", "has a character that a header cannot have"),
                 }),
             },
             Self::Basic(BasicConfig { client_auth: Some(c) }) if !c.username.is_empty() => Ok(()),
@@ -147,7 +147,7 @@ impl Authorization {
             Authenticator::Basic(_) => "authorization",
         };
         let header: HeaderName =
-            name.parse().map_err(|_| Invalid::new(format!("{key}.header"), "is no header's name"))?;
+            name.parse().map_err(|_| Invalid::new(format!("{key}.header"), "is not a valid header name"))?;
         if let Authenticator::Bearer(BearerConfig { filename: Some(path), scheme, .. }) = authenticator {
             let (path, scheme) = (path.clone(), scheme.clone());
             if let Err(e) = read(&path, &scheme) {
@@ -157,7 +157,7 @@ impl Authorization {
             return Ok(Self { header, source: Source::File { path, scheme, read: Arc::default() } });
         }
         let value = authenticator.fixed().unwrap_or_default();
-        let wrong = |_| Invalid::new(key, "has a character that no header may have");
+        let wrong = |_| Invalid::new(key, "has a character that a header cannot have");
         let mut value = HeaderValue::from_str(&value).map_err(wrong)?;
         value.set_sensitive(true);
         Ok(Self { header, source: Source::Fixed(value) })

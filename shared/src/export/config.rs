@@ -279,7 +279,7 @@ otlp_config!(
     encoding: Encoding,
 );
 
-const NO_ENDPOINT: &str = "is missing; where does it send to?";
+const NO_ENDPOINT: &str = "is missing; name the backend's address";
 
 impl OtlpConfig {
     pub(super) fn validate_endpoint(&self, key: &str) -> Result<(), Invalid> {
@@ -493,7 +493,7 @@ impl ExporterConfig {
     ) -> Result<(), Invalid> {
         let Some(auth) = self.auth().map(|a| a.authenticator.clone()) else { return Ok(()) };
         let Some(found) = authenticators.get(&auth) else {
-            let message = format!("`{auth}` is no authenticator in extensions");
+            let message = format!("`{auth}` is not an authenticator in extensions");
             return Err(Invalid::new(format!("exporters.{name}.auth.authenticator"), message));
         };
         self.authorize(Authorization::try_new(&format!("extensions.{auth}"), found)?);

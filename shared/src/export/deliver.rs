@@ -146,7 +146,7 @@ impl Event<'_> {
                 %signal,
                 reason,
                 minutes = time.as_secs() / 60,
-                "a request cannot be sent: look at its backend; the {store} keeps everything"
+                "a request could not be sent for ten minutes: check its backend; the {store} keeps everything"
             ),
             Self::Back { after } => {
                 tracing::info!(exporter, %signal, ?after, "the backend answers again");

@@ -1,4 +1,4 @@
-//! quinn's knobs, all in one place. The values come from measurements on simulated and emulated links (README, "The link").
+//! quinn's knobs, all in one place. The values come from measurements on simulated and emulated links (docs/figures.md, "The link").
 
 use std::sync::Arc;
 use std::time::Duration;

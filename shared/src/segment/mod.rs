@@ -88,7 +88,7 @@ pub enum CodecError {
     #[error("codec {0} is not known to this software")]
     UnknownCodec(u32),
     /// It leans on a segment that is not there.
-    #[error("leans on segment {0} of its lane, which is not there")]
+    #[error("depends on segment {0} of its lane, which is not here")]
     MissingBase(u64),
     /// A declared or actual size is above its bound.
     #[error("{0} is above its bound")]

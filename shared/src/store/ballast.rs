@@ -23,7 +23,7 @@ impl Ballast {
             tracing::error!(
                 event.name = "perigee.store.ballast",
                 bytes = self.bytes,
-                "the disk is full; the ballast was given back so that deletes get through: free space on the volume"
+                "the disk is full; the ballast file was deleted so that data can be deleted: free space on the volume"
             );
         }
     }

@@ -15,13 +15,13 @@ pub enum StoreError {
     #[error("it is damaged: {0}")]
     Damaged(String),
     /// It failed a moment ago and is left alone until it is tried again.
-    #[error("it failed and is tried again soon: {0}")]
+    #[error("it failed and is being opened again: {0}")]
     Closed(String),
     /// It cannot be used any more in this process.
-    #[error("it is given up: {0}")]
+    #[error("it was given up: {0}")]
     GivenUp(String),
     /// Another process has it.
-    #[error("another process has {} open; end it, ask it over its control socket, or configure another storage.directory", .0.display())]
+    #[error("another process has {} open; stop it, use its control socket, or set another storage.directory", .0.display())]
     Locked(PathBuf),
     /// Written by later software.
     #[error("{} has format {found}, this software knows {known}: update it; nothing in the file was changed", .path.display())]

@@ -51,7 +51,7 @@ impl FirstWrites {
             for ((page, hash), bytes) in run.iter().zip(self.buffer.chunks_exact(PAGE as usize)) {
                 if XxHash3_64::oneshot(bytes) != *hash {
                     return Err(io::Error::other(format!(
-                        "what was written to byte {} of the file is not on the medium, though the disk said that it was",
+                        "the disk reported data written to byte {} of the file as safe, but it is not there",
                         page * PAGE
                     )));
                 }

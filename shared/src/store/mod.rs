@@ -427,7 +427,9 @@ impl<C: Contents> Database<C> {
                     self.quarantines.extend(opened.quarantine);
                 }
                 if self.in_a_row >= MOST_QUARANTINES {
-                    self.give_up("file after file was damaged; the disk destroys what is written to it");
+                    self.give_up(
+                        "three files in a row were damaged; the disk destroys what is written to it",
+                    );
                 }
                 Ok(())
             }

@@ -192,7 +192,7 @@ fn attach<C: Contents>(
         if !in_order {
             tracing::info!(
                 store = C::NAME,
-                "the file was not closed in order; every page of it was verified"
+                "the previous process did not close the file; every page was verified and is whole"
             );
         }
         let found = C::format(&db.begin_read()?)?;
@@ -282,7 +282,7 @@ fn database(
     if from.map_err(|e| Unopened::Error(StoreError::Io(e.to_string())))? == ReadFrom::EmptiedCache {
         tracing::warn!(
             path = %path.display(),
-            "this file system has no direct reads: the cache is emptied instead, as far as the system does that"
+            "this file system does not support direct reads; the page cache is emptied instead, as far as the system allows"
         );
     }
     let torn = Arc::new(AtomicBool::new(false));
@@ -358,7 +358,7 @@ fn replace<C: Contents>(
         store = C::NAME,
         why,
         aside = %aside.display(),
-        "the file is damaged; it was put aside, and a new one has what could be read of it"
+        "the file is damaged; it was set aside, and its readable data moved to a new file"
     );
     Ok(Opened { quarantine: Some(Quarantine { moved_to: Some(aside), why }), ..opened })
 }
@@ -393,7 +393,7 @@ fn name_aside(env: &Env, path: &Path) -> Result<PathBuf, StoreError> {
     numbers.sort_unstable();
     let name = |n: u64| beside(&prefix, &n.to_string());
     for old in &numbers[..(numbers.len() + 1).saturating_sub(KEPT_ASIDE)] {
-        tracing::warn!(file = %name(*old).display(), "an earlier file that was put aside is deleted to make room");
+        tracing::warn!(file = %name(*old).display(), "an earlier quarantined file is deleted to make room");
         drop(env.store.remove(&name(*old)));
     }
     Ok(name(numbers.last().map_or(1, |n| n + 1)))

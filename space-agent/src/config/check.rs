@@ -125,7 +125,8 @@ impl Config {
             if signal != Signal::Metrics
                 && let Some(name) = pipeline.receivers.iter().find(of_host)
             {
-                let message = format!("`{name}` has metrics alone; take it out of the pipeline of {signal}");
+                let message =
+                    format!("`{name}` produces only metrics; remove it from the pipeline of {signal}");
                 wrong.push(Invalid::new(key("receivers"), message));
             }
             let unknown = pipeline.exporters.iter().find(|n| self.exporters.get(n).is_none());
@@ -267,7 +268,7 @@ impl Config {
             any = true;
             for (part, names) in [("receivers", &pipeline.receivers), ("exporters", &pipeline.exporters)] {
                 if names.is_empty() {
-                    let message = format!("is empty; name at least one of {part}");
+                    let message = format!("is empty; name at least one of the {part}");
                     wrong.push(Invalid::new(format!("service.pipelines.{signal}.{part}"), message));
                 }
             }

@@ -127,7 +127,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["memory_limiter.limit: is 512 B and must be at least 4MiB; did you mean 512MiB?"],
     ),
     ("  batch:\n", "  memory_limiter: {limit_mib: 512MiB}\n", &["limit_mib: must be a whole number of MiB"]),
-    ("  batch:\n", "  memory_limiter: {limit_mib: 512, limit: 1GiB}\n", &["limit_mib: there is `limit` too"]),
+    ("  batch:\n", "  memory_limiter: {limit_mib: 512, limit: 1GiB}\n", &["limit_mib: `limit` is set too"]),
     (
         "  batch:\n",
         "  memory_limiter: {limit_mib: 50, spike_limit_mib: 60}\n",
@@ -178,7 +178,11 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["unknown exporter `otlp_grcp`; did you mean `otlp_grpc`?"],
     ),
     ("  otlp:\n    endpoint", "  otlp:\n    endpiont", &["unknown key `endpiont`; did you mean `endpoint`?"]),
-    ("${env:BACKEND:-localhost:14317}", "", &["exporters.otlp.endpoint: is missing; where does it send to?"]),
+    (
+        "${env:BACKEND:-localhost:14317}",
+        "",
+        &["exporters.otlp.endpoint: is missing; name the backend's address"],
+    ),
     (
         "${env:BACKEND:-localhost:14317}",
         "localhost",
@@ -218,7 +222,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     (
         "      insecure: true",
         "      insecure: true\n    auth: {authenticator: bearertokenauth}",
-        &["exporters.otlp.auth.authenticator: `bearertokenauth` is no authenticator"],
+        &["exporters.otlp.auth.authenticator: `bearertokenauth` is not an authenticator"],
     ),
     (
         "      insecure: true",
@@ -226,7 +230,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["exporters.otlp.retry_on_failure: unknown key `max_intervall`; did you mean `max_interval`?"],
     ),
     ("  debug:\n", "  debug: {verbosity: loud}\n", &["exporters.debug.verbosity: unknown value `loud`"]),
-    ("  debug:\n", "  debug: {verbosity: detailed, verbosity: basic}\n", &["`verbosity` stands here twice"]),
+    ("  debug:\n", "  debug: {verbosity: detailed, verbosity: basic}\n", &["`verbosity` is here twice"]),
     (
         "service:\n",
         "extensions:\n  helth_check:\nservice:\n",
@@ -366,7 +370,7 @@ fn the_metrics_of_the_host_have_the_collectors_keys() {
     }
     let error = read(&text.replacen("receivers: [otlp]", "receivers: [host_metrics/slow]", 1)).unwrap_err();
     assert!(
-        error.contains("`host_metrics/slow` has metrics alone; take it out of the pipeline of traces"),
+        error.contains("`host_metrics/slow` produces only metrics; remove it from the pipeline of traces"),
         "{error}"
     );
 }
@@ -382,9 +386,9 @@ fn what_would_lose_or_show_data_is_an_error_only_where_it_is_used() {
     let error = used("processors", "redaction", "processors: [batch]", "processors: [redaction, batch]");
     assert!(error.contains("processors.redaction: the processor `redaction` is not implemented"), "{error}");
     let error = used("receivers", "filelog", "receivers: [otlp]", "receivers: [otlp, filelog]");
-    assert!(error.contains("what comes in there would be lost"), "{error}");
+    assert!(error.contains("its data would be lost"), "{error}");
     let error = used("exporters", "kafka", "[otlp, debug]", "[otlp, kafka]");
-    assert!(error.contains("what it gets would be lost"), "{error}");
+    assert!(error.contains("its data would be lost"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
     let error = read(&with("      http:\n", "      http:\n        auth: {authenticator: x}\n")).unwrap_err();
     assert!(error.contains("anybody could send"), "{error}");
@@ -422,8 +426,8 @@ fn an_endpoint_without_a_scheme_is_never_plaintext_to_another_machine() {
         let config = read(&plain).unwrap();
         config.warnings.iter().find(|w| w.key == "exporters.otlp.endpoint").map(|w| w.message.clone())
     };
-    assert!(at("collector:4317").unwrap().contains("is spoken to with TLS"));
-    assert!(at("localhost:4317").unwrap().contains("without TLS"));
+    assert!(at("collector:4317").unwrap().contains("uses TLS for collector:4317"));
+    assert!(at("localhost:4317").unwrap().contains("uses no TLS"));
     assert_eq!(at("http://collector:4317"), None);
 }
 

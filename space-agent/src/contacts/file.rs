@@ -201,7 +201,7 @@ impl FileSource {
 
     fn report(&self, now: u64) {
         for warning in self.warnings(now) {
-            tracing::warn!(warning, file = %self.file.display(), "the contact plan is odd");
+            tracing::warn!(warning, file = %self.file.display(), "check the contact plan");
         }
         tracing::info!(contacts = self.plan.len(), file = %self.file.display(), "contacts read");
     }
@@ -210,7 +210,7 @@ impl FileSource {
         let Predicted { result, is_known, now } = predicted;
         let (orbit, plan) = result.map_err(|e| unusable(&self.file, &e))?;
         if self.orbit.as_ref().is_some_and(|earlier| orbit.epoch < earlier.epoch) {
-            let message = "the elements are older than those in force; restart to use them all the same";
+            let message = "the elements are older than those in force; restart the agent to use them anyway";
             return Err(unusable(&self.file, &message));
         }
         self.plan = plan.continuing(&self.plan, now);
@@ -239,7 +239,7 @@ impl FileSource {
         }
         if let Err(error) = &read {
             let in_force = self.plan.len();
-            tracing::error!(%error, in_force, "the contact plan cannot be used; what was in force stays so");
+            tracing::error!(%error, in_force, "the contact plan cannot be used; the previous one stays in force");
         }
         self.error = read.err().map(|error| error.to_string());
     }

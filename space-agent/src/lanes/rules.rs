@@ -119,12 +119,12 @@ impl RuleConfig {
     /// Whether there is an item that it could take, and one that it could not.
     pub(super) fn validate(&self) -> Result<(), String> {
         if *self == Self::default() {
-            return Err("has no condition; it would take everything".into());
+            return Err("has no condition; it would match everything".into());
         }
         let implied = self.implied();
         if let Some(other) = implied.iter().find(|s| **s != implied[0]) {
             return Err(format!(
-                "can never hold: one condition is about {}, another about {other} (severity is of logs, status of traces, metric of metrics)",
+                "can never match: one condition is about {}, another about {other} (severity is for logs, status for traces, metric for metrics)",
                 implied[0]
             ));
         }

@@ -98,7 +98,7 @@ impl Orbit {
                 file = path(),
                 entries = found.wrong.len(),
                 first,
-                "elements that cannot be read are passed over"
+                "elements that cannot be read are skipped"
             );
         }
         let sets =

@@ -76,7 +76,7 @@ impl Intake {
         if self.signals.contains(signal) {
             return Ok(());
         }
-        let message = format!("no pipeline takes {signal} here; service.pipelines says which do");
+        let message = format!("no pipeline accepts {signal}; add one to service.pipelines");
         Err(Status::refuse(Code::Unimplemented, message))
     }
 

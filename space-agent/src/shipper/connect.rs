@@ -55,10 +55,16 @@ pub(super) fn refusal(station: &str, error: &quinn::ConnectionError) -> String {
     let plain = |why: String| why.replace("unexpected error: ", "");
     match error {
         TransportError(error) => {
-            format!("this satellite refuses station {station}: {}", plain(error.to_string()))
+            format!(
+                "this satellite refuses station {station} (check link.station_ca_file, the station's certificate and both clocks): {}",
+                plain(error.to_string())
+            )
         }
         ConnectionClosed(why) => {
-            format!("station {station} refuses this satellite: {}", plain(why.to_string()))
+            format!(
+                "station {station} refuses this satellite (check link.certificate_file, the station's link.satellite_ca_file and both clocks): {}",
+                plain(why.to_string())
+            )
         }
         ApplicationClosed(why) => format!("station {station} has closed the connection: {why}"),
         other => format!("station {station}: {other}"),

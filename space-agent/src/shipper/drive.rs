@@ -430,7 +430,7 @@ impl Driver<'_> {
         self.recoder = recoder;
         match result {
             Ok(recoded) => {
-                tracing::info!(segment = %id, codec = codec.name(), "encoded anew, as the ground asks");
+                tracing::info!(segment = %id, codec = codec.name(), "re-encoded at the ground's request");
                 Ok(self.shipper.wal.call(move |wal| wal.recoding().replace(recoded)).await??)
             }
             Err(error) => {

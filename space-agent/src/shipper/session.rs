@@ -240,7 +240,7 @@ impl Session {
             Event::Verified { id, whole } => self.on_verified(id, whole),
             Event::Recoded { id, done: true } => self.queues.again(id),
             Event::Recoded { id, done: false } => {
-                tracing::error!(segment = %id, "a segment cannot be encoded anew; it stays on board");
+                tracing::error!(segment = %id, "a segment cannot be re-encoded; it stays on board");
             }
             Event::Budget(budget) => self.set_budget(budget),
             Event::End(goodbye) => {

@@ -92,13 +92,13 @@ impl Trust {
         match used {
             Ok(()) if self.has_expired() => tracing::error!(
                 event.name = "perigee.link.revocation_list",
-                "link.station_crl_file has expired, or the clock is wrong; it is used"
+                "link.station_crl_file has expired, or the clock is wrong; it is used all the same"
             ),
             Ok(()) => tracing::info!("link.station_crl_file was read"),
             Err(error) => tracing::error!(
                 event.name = "perigee.link.revocation_list",
                 %error,
-                "link.station_crl_file cannot be used; what was in force before stays, and contacts go on"
+                "link.station_crl_file cannot be used; the previous list stays in force, and contacts continue"
             ),
         }
     }

@@ -140,7 +140,7 @@ fn take_over(
         groups = taken.groups,
         lost_items = missing.total(),
         lost_groups = taken.lost_groups,
-        "a damaged write-ahead log was replaced by one with what could be read of it; a new epoch begins"
+        "a damaged write-ahead log was replaced by a new one with its readable data; a new epoch begins"
     );
     Ok(())
 }
@@ -345,7 +345,7 @@ pub(super) fn settle(
     if age == Age::OneSealBehind {
         tracing::error!(
             event.name = "perigee.wal.taken_back",
-            "the disk took a commit back that it had called safe; a new epoch begins"
+            "the disk lost a commit that it had reported as safe; a new epoch begins"
         );
         let counter = found.life.start_counter.max(mirror.as_ref().map_or(0, |m| m.start_counter)) + 1;
         let mut next = found.next.clone();
@@ -528,10 +528,7 @@ impl Found {
             false
         })?;
         if refused > 0 {
-            tracing::warn!(
-                pieces = refused,
-                "requests that were refused were on the disk; they were taken out"
-            );
+            tracing::warn!(pieces = refused, "refused requests were found on the disk and removed");
         }
         // Their numbers are not given again: what is left of them in the file is not to be taken for what comes.
         let next = self.last_group.max(from) + NUMBERS_SKIPPED;
@@ -575,7 +572,7 @@ fn read_refused(env: &Env, config: &WalConfig) -> Option<Refused> {
 /// Notes beside the log that what is appended from here on was refused, for a process that is killed before the log is open again.
 pub(super) fn note_refused(env: &Env, config: &WalConfig, epoch: u64, from: u64) {
     if let Err(error) = store::mirror::write(env, &refused_path(config), &Refused { epoch, from }) {
-        tracing::debug!(%error, "what was refused could not be noted beside the log");
+        tracing::debug!(%error, "the note of refused requests could not be written");
     }
 }
 

@@ -130,7 +130,7 @@ pub(super) fn replace(env: &Env, config: &WalConfig) {
         false => make(env, &path),
     };
     if let Err(error) = replaced {
-        tracing::warn!(%error, path = %path.display(), "the front of the journal could not be made anew");
+        tracing::warn!(%error, path = %path.display(), "a new front of the journal could not be created");
     }
 }
 
@@ -200,9 +200,7 @@ fn make(env: &Env, path: &Path) -> io::Result<()> {
     file.read_back(0, &mut pages)?;
     match pages.iter().all(|byte| *byte == FILL) {
         true => env.store.rename(&new, path),
-        false => Err(io::Error::other(
-            "what was written to it is not on the medium, though the disk said that it was",
-        )),
+        false => Err(io::Error::other("the disk reported data as written that is not there")),
     }
 }
 

@@ -90,10 +90,10 @@ pub enum Cannot {
     #[error("it is being sent; try again when the contact is over")]
     BeingSent,
     /// Cursors count requests, and it may have others afterwards.
-    #[error("the exporter {0} has still to pass it and counts its requests")]
+    #[error("the exporter {0} still needs it and counts its requests")]
     Waits(String),
     /// What it would take is more than there is room for.
-    #[error("storage.max_bytes leaves no room for what it would take")]
+    #[error("storage.max_bytes leaves too little room")]
     NoRoom,
 }
 

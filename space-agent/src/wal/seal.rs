@@ -124,7 +124,7 @@ impl Batch {
                     event.name = "perigee.wal.codec",
                     %error,
                     codec = encoding.codec as u32,
-                    "a segment could not be encoded; codec 1 takes its place"
+                    "a segment could not be encoded; codec 1 was used instead"
                 );
                 self.encode(&Encoding { codec: Codec::ZstdRows, ..Encoding::default() }, now)
             }

@@ -129,7 +129,9 @@ impl Wal {
             .iter()
             .any(|(name, id)| store.contents().consumers.get(name).is_some_and(|n| n != id))
         {
-            tracing::error!("the store is back, and its consumers have other numbers: restart to use it");
+            tracing::error!(
+                "the store is back, but its consumers have other numbers: restart the agent to use it"
+            );
             return Ok(());
         }
         let left = left_in_memory(self)?;

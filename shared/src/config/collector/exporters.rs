@@ -13,7 +13,7 @@ const COMMON: Rules = &[
     ("batcher", Act::Instead("requests are cut by max_request_items and max_request_bytes")),
     (
         "middlewares",
-        Act::Wrong("what a middleware adds or hides would be missing; take it out if that is right"),
+        Act::Wrong("what a middleware adds or hides would be missing; remove it if that is intended"),
     ),
 ];
 
@@ -50,8 +50,8 @@ const FILE: Rules = &[
     ("create_directory", Act::Silent),
     ("directory_permissions", Act::Silent),
     ("compression", Act::Instead("lines are written as they are")),
-    ("encoding", Act::Wrong("lines are OTLP JSON; take it out if that is right")),
-    ("group_by", Act::Wrong("everything would be written to one file; take it out if that is right")),
+    ("encoding", Act::Wrong("lines are OTLP JSON; remove it if that is intended")),
+    ("group_by", Act::Wrong("everything would be written to one file; remove it if that is intended")),
 ];
 
 const ROTATION: Rules = &[
@@ -88,7 +88,7 @@ const AGENT: Section = Section {
     noun: "exporter",
     known: &["link", "debug", "otlp_grpc", "otlp_http", "otlp", "otlphttp", "file"],
     theirs: EXPORTERS,
-    loss: "what it gets would be lost; send OTLP to a Collector that has it, or take it out",
+    loss: "its data would be lost; send OTLP to a Collector that has it, or remove it",
 };
 
 const GROUND: Section =
@@ -183,7 +183,7 @@ fn retries(key: &str, settings: &mut Map, notes: &mut Notes) {
     if let Some(entry) = retry.take("enabled")
         && entry.node.as_text().is_some_and(|t| t == "false")
     {
-        let message = "is not taken: what a backend does not answer is sent again until it does, and never dropped for that";
+        let message = "is ignored: a request without an answer is sent again until it has one, and never dropped for that";
         notes.warn(entry.line, format!("{key}.retry_on_failure.enabled"), message);
     }
 }
@@ -237,11 +237,11 @@ fn otlp(key: &str, kind: &str, settings: &mut Map, largest: Option<(u64, String)
     let Some(text) = endpoint.node.as_text().filter(|t| !t.contains("://") && !has_tls) else { return };
     let message = if is_loopback(text) {
         format!(
-            "{text} is this machine and is spoken to without TLS, where the Collector uses it; write http://{text} or https://{text}"
+            "{text} is this machine, so Perigee uses no TLS, while the Collector does; write http://{text} or https://{text}"
         )
     } else {
         format!(
-            "{text} is spoken to with TLS, as in the Collector; write https://{text}, or http://{text} for plaintext"
+            "Perigee uses TLS for {text}, as the Collector does; write https://{text}, or http://{text} for plaintext"
         )
     };
     notes.warn(endpoint.line, format!("{key}.endpoint"), message);

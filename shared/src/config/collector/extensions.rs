@@ -11,8 +11,8 @@ pub(super) const HEALTH: Rules = &[
     ("response_body", Act::Silent),
     ("check_collector_pipeline", Act::Silent),
     ("include_metadata", Act::Silent),
-    ("tls", Act::Wrong("health would be told without TLS; take it out if that is right")),
-    ("auth", Act::Wrong("anybody could ask; take it out if that is right")),
+    ("tls", Act::Wrong("health would be served without TLS; remove it if that is intended")),
+    ("auth", Act::Wrong("anybody could ask; remove it if that is intended")),
 ];
 
 const STORAGE: Rules = &[
@@ -66,7 +66,7 @@ pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) -> O
             match &storage {
                 None => storage = one,
                 Some(first) => {
-                    let message = format!("the log lies in one directory, {}", first.directory);
+                    let message = format!("the log is in one directory, {}", first.directory);
                     notes.warn(entry.line, key, message);
                 }
             }

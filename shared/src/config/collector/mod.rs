@@ -145,9 +145,7 @@ fn log_directory(map: &mut Map, storage: Option<extensions::Storage>, notes: &mu
         notes.wrong(line, key.clone(), message);
     }
     if storage.is_none() {
-        let message = format!(
-            "is not set: the log lies in {shown}, where what was accepted is kept until every exporter has it"
-        );
+        let message = format!("is not set: accepted data is kept in {shown} until every exporter has it");
         notes.warn(0, key, message);
     }
     let at = line.max(1);

@@ -54,7 +54,7 @@ pub(super) fn translate(map: &mut Map, program: Program, mut processors: Vec<Str
         let Some(signal) = signals.into_iter().find(|s| *s == kind(&entry.key)) else {
             let message = match kind(&entry.key) {
                 "profiles" => {
-                    "profiles are not implemented: what comes would be lost; take the pipeline out".to_owned()
+                    "profiles are not implemented: their data would be lost; remove the pipeline".to_owned()
                 }
                 other => unknown("pipeline", other, &signals),
             };
@@ -98,7 +98,7 @@ fn references(key: &str, entry: &Entry, known: &BTreeMap<&'static str, Vec<Strin
                 .as_map()
                 .and_then(|m| m.0.iter().find(|e| e.key == *part))
                 .map_or(entry.line, |e| e.line);
-            notes.wrong(line, format!("{key}.{part}"), format!("is empty; name at least one of {part}"));
+            notes.wrong(line, format!("{key}.{part}"), format!("is empty; name at least one of the {part}"));
         }
         for node in list.and_then(Node::as_list).into_iter().flatten() {
             let Some(name) = node.as_text() else { continue };
@@ -145,7 +145,7 @@ fn join(signal: &str, all: &[(Pipeline, Entry)], notes: &mut Notes) -> Entry {
             notes.wrong(line, key, message);
         } else if mine.iter().map(|p| p.receivers.len()).sum::<usize>() > from.len() {
             let message = format!(
-                "`{exporter}` is in several pipelines of {signal}: the Collector would send it everything twice, Perigee does once"
+                "`{exporter}` is in several pipelines of {signal}: the Collector would send it everything twice, Perigee sends it once"
             );
             notes.warn(line, key, message);
         }

@@ -16,9 +16,9 @@ pub(super) const GRPC: Rules = &[
             "a silent connection is pinged every 60 s, and the longest idle one makes room for a new one",
         ),
     ),
-    ("include_metadata", Act::Instead("nothing here reads what a request says beside its data")),
+    ("include_metadata", Act::Instead("Perigee reads only the data of a request, not its metadata")),
     ("auth", Act::Wrong("anybody could send; use tls with client_ca_file")),
-    ("middlewares", Act::Wrong("what a middleware refuses would be taken")),
+    ("middlewares", Act::Wrong("what a middleware refuses would be accepted")),
 ];
 
 pub(super) const HTTP: Rules = &[
@@ -28,17 +28,17 @@ pub(super) const HTTP: Rules = &[
     ("write_timeout", Act::Silent),
     ("keep_alives_enabled", Act::Silent),
     ("compression_algorithms", Act::Silent),
-    ("include_metadata", Act::Instead("nothing here reads what a request says beside its data")),
-    ("response_headers", Act::Instead("answers have no headers of yours")),
+    ("include_metadata", Act::Instead("Perigee reads only the data of a request, not its metadata")),
+    ("response_headers", Act::Instead("answers cannot have headers of your own")),
     ("auth", Act::Wrong("anybody could send; use tls with client_ca_file")),
-    ("middlewares", Act::Wrong("what a middleware refuses would be taken")),
+    ("middlewares", Act::Wrong("what a middleware refuses would be accepted")),
     ("traces_url_path", Act::Wrong("the path is /v1/traces")),
     ("metrics_url_path", Act::Wrong("the path is /v1/metrics")),
     ("logs_url_path", Act::Wrong("the path is /v1/logs")),
 ];
 
 const TLS: Rules = &[
-    ("min_version", Act::Wrong("clients with TLS 1.2 would be served too; take it out if that is right")),
+    ("min_version", Act::Wrong("clients with TLS 1.2 would be served too; remove it if that is intended")),
     ("max_version", Act::Silent),
     ("cipher_suites", Act::Instead("the cipher suites are those of rustls, all of which are strong")),
     ("curve_preferences", Act::Instead("the curves are those of rustls")),
@@ -65,7 +65,7 @@ const SECTION: Section = Section {
     noun: "receiver",
     known: &["otlp", "hostmetrics", "host_metrics"],
     theirs: RECEIVERS,
-    loss: "what comes in there would be lost; let a Collector that has it send OTLP here, or take it out",
+    loss: "its data would be lost; let a Collector that has it send OTLP here, or remove it",
 };
 
 /// Paths whose default is their own: a value of the default is nothing to refuse.
@@ -109,7 +109,7 @@ fn host_metrics(key: &str, section: Option<&mut Map>, notes: &mut Notes) {
     apply(key, section, HOST, notes);
     let Some(scrapers) = section.get_mut("scrapers").and_then(Node::map_mut) else { return };
     if let Some(nfs) = scrapers.take("nfs") {
-        let message = "NFS is not measured; let a Collector do it, or take it out";
+        let message = "NFS is not measured; let a Collector do it, or remove it";
         notes.wrong(nfs.line, format!("{key}.scrapers.nfs"), message);
     }
     for scraper in &mut scrapers.0 {

@@ -67,7 +67,7 @@ pub(super) fn apply(key: &str, map: &mut Map, rules: Rules, notes: &mut Notes) {
             Act::Wrong(why) => notes.wrong(entry.line, key, format!("is not implemented: {why}")),
             Act::Rename(_) | Act::Mib(_) if entry.node.is_null() => {}
             Act::Rename(to) | Act::Mib(to) if map.get(to).is_some() => {
-                notes.wrong(entry.line, key, format!("there is `{to}` too; keep one of both"));
+                notes.wrong(entry.line, key, format!("`{to}` is set too; keep one of them"));
             }
             Act::Rename(to) => map.set(to, entry.line, entry.node),
             Act::Mib(_) if off => {}

@@ -7,7 +7,7 @@ use crate::config::tree::{Map, Node};
 pub(super) const SERVICE: Rules = &[("extensions", Act::Silent)];
 
 pub(super) const TELEMETRY: Rules = &[
-    ("traces", Act::Instead("the program makes no spans of its own work")),
+    ("traces", Act::Instead("the program records no spans of its own")),
     ("resource", Act::Instead("the program's metrics are scraped, and carry no resource")),
 ];
 
@@ -20,7 +20,7 @@ pub(super) const LOGS: Rules = &[
     ("error_output_paths", Act::Silent),
     ("disable_zap_resource", Act::Silent),
     ("output_paths", Act::Instead("logs go to standard error")),
-    ("initial_fields", Act::Instead("log lines have no fields of yours")),
+    ("initial_fields", Act::Instead("log lines cannot have fields of your own")),
     ("processors", Act::Instead("logs go to standard error")),
 ];
 

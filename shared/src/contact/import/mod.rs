@@ -127,7 +127,7 @@ impl Found {
     }
 
     fn unusable(&mut self, wrong: Invalid) {
-        self.unusable.push(format!("{}: {}; passed over", wrong.key, wrong.message));
+        self.unusable.push(format!("{}: {}; skipped", wrong.key, wrong.message));
         self.first_unusable.get_or_insert(wrong);
     }
 
@@ -215,7 +215,7 @@ impl Reader {
         let mut warnings = found.unusable;
         if let Some(first) = found.first_other {
             warnings.push(format!(
-                "{} of other satellites or stations passed over, the first at {first}",
+                "{} of other satellites or stations skipped, the first at {first}",
                 found.others
             ));
         }

@@ -43,7 +43,7 @@ async fn segments_that_lean_on_another_are_encoded_anew_on_request_and_arrive() 
     let segments = leaning(&agent).await;
     let one = format!("{}/{}", segments[0]["lane"], segments[0]["sequence"]);
     let done = agent.command(&["wal", "recode", &one]).await;
-    assert!(done.code == Some(0) && done.out.contains("1 encoded anew"), "{done:?}");
+    assert!(done.code == Some(0) && done.out.contains("1 re-encoded"), "{done:?}");
     let again = agent.command(&["wal", "recode", &one, "--json"]).await;
     let report: Value = serde_json::from_str(&again.out).unwrap();
     assert_eq!((&report["unchanged"], &report["refused"]), (&json!(1), &json!([])), "{again:?}");
@@ -63,7 +63,7 @@ async fn segments_that_lean_on_another_are_encoded_anew_on_request_and_arrive() 
 
     assert!(agent.process.terminate().await.success());
     let rows = agent.command(&["wal", "recode", "--all", "--codec", "zstd_rows"]).await;
-    assert!(rows.code == Some(0) && !rows.out.contains("0 encoded anew"), "{rows:?}");
+    assert!(rows.code == Some(0) && !rows.out.contains("0 re-encoded"), "{rows:?}");
     agent.start().await;
     let wal = agent.ask(http::Method::GET, "/wal/inspect", None).await.unwrap();
     for segment in wal["segments"].as_array().unwrap() {

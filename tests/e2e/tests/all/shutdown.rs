@@ -65,7 +65,7 @@ async fn sigint_ends_too_and_a_second_start_finds_nothing_to_repair() {
         agent.process.signal(nix::sys::signal::Signal::SIGINT);
         assert_eq!(agent.process.wait().await.code(), Some(0));
     }
-    let repaired = |agent: &Agent| agent.process.log().contains("not closed in order");
+    let repaired = |agent: &Agent| agent.process.log().contains("did not close the file");
     assert!(!repaired(&agent), "{}", agent.process.log());
     agent.start().await;
     agent.process.kill().await;

@@ -38,7 +38,7 @@ async fn two_stations_in_turn_share_the_segments_and_miss_nothing() {
     let here = agent.account().await;
     assert_eq!((here.accepted, here.delivered), (ledger.items, ledger.items));
     // What leans on a segment that the other station has was encoded anew for this one.
-    assert!(agent.process.log().contains("encoded anew"), "{}", agent.process.log());
+    assert!(agent.process.log().contains("re-encoded"), "{}", agent.process.log());
     let mut committed = Counts::default();
     for ground in &mut grounds {
         committed += ground.exported(Counts::default()).await;
