@@ -129,8 +129,8 @@ struct Inner {
     env: Env,
     certificate_end: Option<u64>,
     look: tokio::sync::Mutex<Option<Look>>,
-    /// What was seen last, for rates and differences.
-    before: Mutex<Option<(u64, Arc<Shown>)>>,
+    /// What was seen last, for rates, and how long that took.
+    before: Mutex<Option<(u64, Arc<Shown>, Duration)>>,
     pages: Mutex<Pages>,
     items: tokio::sync::Mutex<Items>,
     news: broadcast::Sender<Bytes>,
@@ -184,13 +184,15 @@ impl Board {
         let began = Instant::now();
         let glance = self.0.store.glance().await?;
         let digest = glance.digest().await?;
-        let keep = kept(began.elapsed());
-        let (number, shown) = {
+        let took = began.elapsed();
+        let (number, shown, keep) = {
             let mut before = lock(&self.0.before);
-            let number = before.as_ref().map_or(0, |(number, _)| *number) + 1;
-            let shown = Arc::new(self.shown(digest, began, before.as_ref().map(|(_, shown)| &**shown)));
-            *before = Some((number, Arc::clone(&shown)));
-            (number, shown)
+            let number = before.as_ref().map_or(0, |(number, ..)| *number) + 1;
+            // One that took long since the machine was busy makes no update late; a large store takes long each time.
+            let keep = kept(before.as_ref().map_or(Duration::ZERO, |(.., last)| took.min(*last)));
+            let shown = Arc::new(self.shown(digest, began, before.as_ref().map(|(_, shown, _)| &**shown)));
+            *before = Some((number, Arc::clone(&shown), took));
+            (number, shown, keep)
         };
         let look = Look { number, glance, shown, keep };
         *latest = Some(look.clone());
