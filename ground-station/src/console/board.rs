@@ -1,7 +1,6 @@
 //! What pages and streams of events share: one look at the spool a second at most, whatever is asked and by however many.
 //!
-//! A look is kept for a second; the more it takes, with the pages that are made of it, the longer, so that all of it takes at most two
-//! hundredths of a core and 20 ms a look. What changed
+//! A look is kept for a second, and longer where it takes more than 20 ms, which is so with thousands of satellites. What changed
 //! between two looks goes to every stream in the same bytes. A page is rendered once a look.
 
 use std::collections::BTreeMap;
@@ -24,9 +23,9 @@ use crate::telemetry::{Metrics, Trouble};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The longest.
-const LOOK_AT_LEAST: Duration = Duration::from_secs(10);
+const LOOK_AT_LEAST: Duration = Duration::from_secs(5);
 
-/// A look that took longer than [`FREE`], with its pages, is kept for this many times as long.
+/// What a look takes beyond [`FREE`] is made up for by keeping it for so many times as long.
 const SHARE: u32 = 50;
 
 /// What a look may take that is kept no longer than others.
@@ -100,8 +99,6 @@ pub(super) struct Look {
     pub(super) number: u64,
     pub(super) glance: Glance,
     pub(super) shown: Arc<Shown>,
-    /// How long it took, with the pages that were made of it.
-    spent: Duration,
     /// How long it is kept.
     keep: Duration,
 }
@@ -132,8 +129,8 @@ struct Inner {
     env: Env,
     certificate_end: Option<u64>,
     look: tokio::sync::Mutex<Option<Look>>,
-    /// What was seen last, for rates and differences.
-    before: Mutex<Option<(u64, Arc<Shown>)>>,
+    /// What was seen last, for rates, and how long that took.
+    before: Mutex<Option<(u64, Arc<Shown>, Duration)>>,
     pages: Mutex<Pages>,
     items: tokio::sync::Mutex<Items>,
     news: broadcast::Sender<Bytes>,
@@ -187,16 +184,17 @@ impl Board {
         let began = Instant::now();
         let glance = self.0.store.glance().await?;
         let digest = glance.digest().await?;
-        let spent = began.elapsed();
-        let keep = kept(spent);
-        let (number, shown) = {
+        let took = began.elapsed();
+        let (number, shown, keep) = {
             let mut before = lock(&self.0.before);
-            let number = before.as_ref().map_or(0, |(number, _)| *number) + 1;
-            let shown = Arc::new(self.shown(digest, began, before.as_ref().map(|(_, shown)| &**shown)));
-            *before = Some((number, Arc::clone(&shown)));
-            (number, shown)
+            let number = before.as_ref().map_or(0, |(number, ..)| *number) + 1;
+            // One that took long since the machine was busy makes no update late; a large store takes long each time.
+            let keep = kept(before.as_ref().map_or(Duration::ZERO, |(.., last)| took.min(*last)));
+            let shown = Arc::new(self.shown(digest, began, before.as_ref().map(|(_, shown, _)| &**shown)));
+            *before = Some((number, Arc::clone(&shown), took));
+            (number, shown, keep)
         };
-        let look = Look { number, glance, shown, spent, keep };
+        let look = Look { number, glance, shown, keep };
         *latest = Some(look.clone());
         drop(latest);
         // Nobody may ask again, and what it holds of the file is not given back meanwhile.
@@ -275,15 +273,6 @@ impl Board {
     pub(super) fn rendered(&self, look: &Look, address: &str) -> Option<Bytes> {
         let pages = lock(&self.0.pages);
         pages.rendered.get(address).filter(|_| pages.of == look.number).cloned()
-    }
-
-    /// Notes that a page was made of a look, which took so long.
-    pub(super) async fn made(&self, look: &Look, took: Duration) {
-        if let Some(latest) = self.0.look.lock().await.as_mut().filter(|latest| latest.number == look.number)
-        {
-            latest.spent += took;
-            latest.keep = kept(latest.spent);
-        }
     }
 
     /// Keeps a page for those who ask for the same.

@@ -420,6 +420,31 @@ fn mark(text: Option<&str>) -> Option<(u64, u32)> {
 /// A satellite in the merge of all passes: by its newest pass that is not out yet.
 type Next = (u64, Reverse<u32>);
 
+/// Passes of a satellite that are read at first: seldom more of one are on a page of all satellites.
+const AT_FIRST: usize = 16;
+
+/// Passes of a satellite that were read and are not out yet.
+struct Left {
+    passes: VecDeque<Pass>,
+    /// There may be earlier ones.
+    and_more: bool,
+}
+
+impl Left {
+    /// At most `most` passes of a satellite that are behind a place.
+    fn read(
+        view: &View<'_>,
+        number: u32,
+        after: Option<(u64, u32)>,
+        most: usize,
+    ) -> Result<Self, SpoolError> {
+        let all = passes::of_satellite(view, number, most)?;
+        let and_more = all.len() >= most;
+        let behind = |pass: &Pass| after.is_none_or(|(time, n)| (pass.start(), n) < (time, number));
+        Ok(Self { passes: all.into_iter().take(most).filter(behind).collect(), and_more })
+    }
+}
+
 fn passes_page(
     view: &View<'_>,
     of: Option<&str>,
@@ -428,53 +453,59 @@ fn passes_page(
 ) -> Result<Part<PassView>, SpoolError> {
     let after = mark(after);
     let names = views::names(view.tables)?;
-    let mut newest = BinaryHeap::<Next>::new();
-    for (number, name) in &names {
-        if of.is_none_or(|of| of == name) {
-            newest.extend(newest_before(view, *number, after)?.map(|time| (time, Reverse(*number))));
-        }
-    }
-    let mut read = BTreeMap::<u32, VecDeque<Pass>>::new();
+    let mut newest =
+        newest_before(view, names.iter().filter(|(_, name)| of.is_none_or(|of| of == *name)), after)?;
+    let mut read = BTreeMap::<u32, Left>::new();
     let mut out = Part { rows: Vec::new(), next: None };
     let mut last = None;
     while let Some((time, Reverse(number))) = newest.pop() {
-        if let std::collections::btree_map::Entry::Vacant(place) = read.entry(number) {
+        let Some(left) = read.get_mut(&number) else {
             // The time was that of the newest record; that of the pass may be another one.
-            let all = passes::of_satellite(view, number, usize::MAX)?.into_iter();
-            let left = all.filter(|pass| after.is_none_or(|(t, n)| (pass.start(), n) < (t, number)));
-            let left = place.insert(left.collect());
-            newest.extend(left.front().map(|pass| (pass.start(), Reverse(number))));
+            let most = if after.is_none() && of.is_none() { AT_FIRST } else { usize::MAX };
+            let left = Left::read(view, number, after, most)?;
+            newest.extend(left.passes.front().map(|pass| (pass.start(), Reverse(number))));
+            read.insert(number, left);
             continue;
-        }
+        };
         if out.rows.len() == limit {
             out.next = last.map(|(time, number): (u64, u32)| format!("{time}-{number}"));
             break;
         }
-        let Some(left) = read.get_mut(&number) else { continue };
-        if let Some(pass) = left.pop_front() {
+        if let Some(pass) = left.passes.pop_front() {
             out.rows.push(PassView { satellite: names[&number].clone(), pass });
             last = Some((time, number));
         }
-        newest.extend(left.front().map(|pass| (pass.start(), Reverse(number))));
+        if left.passes.is_empty() && left.and_more {
+            *left = Left::read(view, number, Some((time, number)), usize::MAX)?;
+        }
+        newest.extend(left.passes.front().map(|pass| (pass.start(), Reverse(number))));
     }
     Ok(out)
 }
 
-/// The time of the newest record of a pass of this satellite that is not after the mark.
-fn newest_before(
+/// The times of the newest records of passes of these satellites that are not after the mark.
+fn newest_before<'n>(
     view: &View<'_>,
-    satellite: u32,
+    satellites: impl Iterator<Item = (&'n u32, &'n String)>,
     after: Option<(u64, u32)>,
-) -> Result<Option<u64>, SpoolError> {
+) -> Result<BinaryHeap<Next>, SpoolError> {
     let until = after.map_or(u64::MAX, |(time, _)| time);
-    let range = PassKey { satellite, start: 0 }..=PassKey { satellite, start: until };
-    let reported = view.tables.open_table(PASSES)?.range(range.clone())?.next_back().transpose()?;
-    let reported = reported.map(|(key, _)| key.value().start);
+    let reported = view.tables.open_table(PASSES)?;
     let seen = match view.tables.open_table(CONTACTS) {
         Err(TableError::TableDoesNotExist(_)) => None,
-        table => table?.range(range)?.next_back().transpose()?.map(|(key, _)| key.value().start),
+        table => Some(table?),
     };
-    Ok(reported.max(seen))
+    let mut newest = BinaryHeap::new();
+    for (satellite, _) in satellites {
+        let range =
+            PassKey { satellite: *satellite, start: 0 }..=PassKey { satellite: *satellite, start: until };
+        let last = |table: &redb::ReadOnlyTable<PassKey, &'static [u8]>| -> Result<Option<u64>, SpoolError> {
+            Ok(table.range(range.clone())?.next_back().transpose()?.map(|(key, _)| key.value().start))
+        };
+        let time = last(&reported)?.max(seen.as_ref().map(last).transpose()?.flatten());
+        newest.extend(time.map(|time| (time, Reverse(*satellite))));
+    }
+    Ok(newest)
 }
 
 fn away(view: &View<'_>, of: Option<&str>) -> Result<Vec<AwayView>, SpoolError> {

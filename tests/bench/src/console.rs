@@ -145,7 +145,12 @@ async fn page(console: SocketAddr, path: &str) -> anyhow::Result<Row> {
         .with("what", path)
         .with_rounded("new_look_ms", ms(&mut fresh), 1)
         .with_rounded("same_look_ms", ms(&mut again), 2)
-        .with("bytes", bytes))
+        .with("bytes", bytes)
+        .with("core_percent", "")
+        .with("grown_mib", "")
+        .with("commits_per_s_without", "")
+        .with("commits_per_s_with", "")
+        .with("ratio", ""))
 }
 
 /// What viewers cost the process, and what they cost commits.
@@ -182,6 +187,9 @@ async fn viewers(
     let (alone, beside) = (median(&mut alone), median(&mut beside));
     Ok(Row::default()
         .with("what", format!("{} viewers of /", options.viewers))
+        .with("new_look_ms", "")
+        .with("same_look_ms", "")
+        .with("bytes", "")
         .with_rounded("core_percent", (watched - quiet) * 100.0, 2)
         .with_rounded("grown_mib", grown as f64 / f64::from(1 << 20), 1)
         .with_rounded("commits_per_s_without", alone, 1)

@@ -101,12 +101,10 @@ impl Pages {
         if let Some(page) = board.rendered(&look, address).filter(|_| keeps) {
             return as_html(StatusCode::OK, page);
         }
-        let began = tokio::time::Instant::now();
         match make(look.clone()).await {
             Ok(page) => {
                 let text = self.frame(uri.path(), &look.shown, &page).into_string();
                 let bytes = Bytes::from(text);
-                board.made(&look, began.elapsed()).await;
                 if page.status == StatusCode::OK && keeps {
                     board.keep(&look, address, &bytes);
                 }
