@@ -288,7 +288,8 @@ async fn row(engine: &Engine, options: &Options, payload: ByteSize) -> anyhow::R
 async fn duplicates(committers: &[Committer], known: u64, time: Duration) -> anyhow::Result<f64> {
     let (began, end) = (Instant::now(), Instant::now() + time);
     let mut working = JoinSet::new();
-    for committer in committers.iter().cloned() {
+    for committer in committers {
+        let committer = committer.clone();
         working.spawn(async move {
             let mut n = 0u64;
             while Instant::now() < end {
@@ -322,7 +323,8 @@ async fn export(engine: &Engine, workers: usize, payload: ByteSize) -> anyhow::R
     }
     let began = Instant::now();
     let mut working = JoinSet::new();
-    for store in stores.iter().cloned() {
+    for store in &stores {
+        let store = store.clone();
         working.spawn(async move {
             let mut segments = 0;
             while let Some(work) = store.next("a".into(), SignalSet::ALL, 1).await? {
