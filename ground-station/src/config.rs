@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use perigee_shared::config::collector::{self, Program};
+use perigee_shared::config::reload::InForce;
 use perigee_shared::config::{Component, Components, ConfigError, ConfigFile, Invalid, Problem};
-use perigee_shared::export::ExporterConfig;
 use perigee_shared::export::auth::Authenticator;
+use perigee_shared::export::{ExporterConfig, Secret, TlsConfig};
 use perigee_shared::link::tls;
 use perigee_shared::serve::{ControlConfig, HttpConfig};
 use perigee_shared::signal::{Signal, SignalSet};
@@ -15,6 +16,10 @@ use perigee_shared::telemetry::TelemetryConfig;
 use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 use serde::de::MapAccess;
+
+use crate::console::ConsoleConfig;
+use crate::spool::Keep;
+use crate::spool::postgres::{FleetSettings, Replication};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -37,6 +42,9 @@ pub struct Config {
     /// What its writer should know.
     #[serde(skip)]
     pub warnings: Vec<Problem>,
+    /// The settings as they are written.
+    #[serde(skip)]
+    pub written: InForce,
 }
 
 fn yes() -> bool {
@@ -82,6 +90,9 @@ pub struct LinkConfig {
     pub satellites: BTreeMap<String, Option<SatelliteConfig>>,
 }
 
+/// Who may connect, by id, with bounds.
+pub type Satellites = BTreeMap<String, Option<SatelliteConfig>>;
+
 fn default_sync_bytes() -> ByteSize {
     ByteSize::mib(2)
 }
@@ -126,8 +137,35 @@ impl Default for SatelliteConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StorageConfig {
+    /// What keeps ledger and spool.
+    #[serde(default)]
+    pub kind: StorageKind,
     /// Where the spool's file is.
     pub directory: PathBuf,
+    /// With `kind: postgres`: the servers, as `host`, `host:port` or the directory of a socket.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// The database.
+    #[serde(default)]
+    pub database: String,
+    /// The role.
+    #[serde(default)]
+    pub user: String,
+    /// Its password.
+    pub password: Option<Secret>,
+    /// Or the file that has it.
+    pub password_file: Option<PathBuf>,
+    /// Of connections to the servers.
+    pub tls: Option<TlsConfig>,
+    /// What a server must do before the ledger trusts it.
+    #[serde(default)]
+    pub replication: Replication,
+    /// Connections at once.
+    #[serde(default = "default_pool")]
+    pub connections: usize,
+    /// After so long a worker that exports and says nothing is replaced.
+    #[serde(default = "default_lease")]
+    pub lease: Span,
     /// Of segments, partials and dead letters; keep it well below the volume.
     #[serde(default = "default_max_bytes")]
     pub max_bytes: ByteSize,
@@ -140,6 +178,84 @@ pub struct StorageConfig {
     /// Reading everything again now and then, so that damage is found early.
     #[serde(default)]
     pub scrub: ScrubConfig,
+    /// What is remembered of every segment that was committed.
+    #[serde(default)]
+    pub catalogue: CatalogueConfig,
+}
+
+/// `storage.catalogue`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CatalogueConfig {
+    /// For how long; 0: nothing is remembered.
+    pub keep: Span,
+    /// What all of it may take; the oldest goes first. About 190 bytes a segment.
+    pub max_bytes: ByteSize,
+}
+
+impl Default for CatalogueConfig {
+    fn default() -> Self {
+        Self { keep: Span::secs(90 * 86_400), max_bytes: ByteSize::mib(64) }
+    }
+}
+
+impl CatalogueConfig {
+    /// The same for the spool.
+    pub fn keep(&self) -> Keep {
+        Keep { nano: u64::try_from(self.keep.0.as_nanos()).unwrap_or(u64::MAX), bytes: self.max_bytes.0 }
+    }
+}
+
+/// `storage.kind`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StorageKind {
+    /// A file of this station alone.
+    #[default]
+    Redb,
+    /// PostgreSQL, which several stations share.
+    Postgres,
+}
+
+impl StorageConfig {
+    /// How the shared ledger is reached, if there is one.
+    pub fn fleet(&self) -> Option<FleetSettings> {
+        (self.kind == StorageKind::Postgres).then(|| FleetSettings {
+            hosts: self.hosts.clone(),
+            database: self.database.clone(),
+            user: self.user.clone(),
+            password: self.password.clone(),
+            password_file: self.password_file.clone(),
+            tls: self.tls.clone(),
+            replication: self.replication,
+            connections: self.connections,
+            lease: self.lease.0,
+        })
+    }
+
+    fn problems(&self) -> Vec<Invalid> {
+        if let Some(fleet) = self.fleet() {
+            return fleet.problems("storage");
+        }
+        let written = [
+            ("hosts", !self.hosts.is_empty()),
+            ("database", !self.database.is_empty()),
+            ("user", !self.user.is_empty()),
+            ("password", self.password.is_some()),
+            ("password_file", self.password_file.is_some()),
+            ("tls", self.tls.is_some()),
+        ];
+        let only = |(name, _)| Invalid::new(format!("storage.{name}"), "needs kind: postgres beside it");
+        written.into_iter().filter(|(_, is)| *is).map(only).collect()
+    }
+}
+
+fn default_pool() -> usize {
+    8
+}
+
+fn default_lease() -> Span {
+    Span::secs(15)
 }
 
 /// `storage.scrub`
@@ -178,6 +294,8 @@ pub struct Extensions {
     pub health_check: Option<HttpConfig>,
     /// JSON for people and tools.
     pub api: Option<HttpConfig>,
+    /// Pages in the browser.
+    pub console: Option<ConsoleConfig>,
     /// For the commands of this program.
     pub control: Option<ControlConfig>,
     /// What exporters name in `auth`.
@@ -188,19 +306,21 @@ pub struct Extensions {
 enum Extension {
     HealthCheck(HttpConfig),
     Api(HttpConfig),
+    Console(ConsoleConfig),
     Control(ControlConfig),
     Authenticator(Authenticator),
 }
 
 impl Component for Extension {
     const KINDS: &'static [&'static str] =
-        &["health_check", "api", "control", "bearertokenauth", "basicauth"];
+        &["health_check", "api", "console", "control", "bearertokenauth", "basicauth"];
     const NOUN: &'static str = "extension";
 
     fn deserialize_kind<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Self, A::Error> {
         Ok(match kind {
             "health_check" => Self::HealthCheck(map.next_value()?),
             "api" => Self::Api(map.next_value()?),
+            "console" => Self::Console(map.next_value()?),
             "control" => Self::Control(map.next_value()?),
             _ => Self::Authenticator(Authenticator::deserialize_kind(kind, map)?),
         })
@@ -214,6 +334,7 @@ impl From<Components<Extension>> for Extensions {
             match extension {
                 Extension::HealthCheck(http) => out.health_check = Some(http),
                 Extension::Api(http) => out.api = Some(http),
+                Extension::Console(console) => out.console = Some(console),
                 Extension::Control(control) => out.control = Some(control),
                 Extension::Authenticator(authenticator) => {
                     out.authenticators.insert(name, authenticator);
@@ -290,6 +411,7 @@ impl Config {
                 file.complain(problem);
             }
             config.warnings.clone_from(&file.warnings);
+            config.written = InForce::new(file.tree.settings());
         }
         file.finish(config)
     }
@@ -316,10 +438,12 @@ impl Config {
         if self.storage.max_bytes < ByteSize::mib(1) {
             wrong.push(Invalid::new("storage.max_bytes", "must be at least 1MiB; the default is 10GiB"));
         }
+        wrong.extend(self.storage.problems());
         if self.storage.scrub.rate.0 == 0 {
             let message = "must be more than 0; for no scrub set storage.scrub.interval to 0";
             wrong.push(Invalid::new("storage.scrub.rate", message));
         }
+        wrong.extend(self.service.telemetry.otlp.check("service.telemetry.otlp"));
         for (key, listener) in [
             ("extensions.health_check", &self.extensions.health_check),
             ("extensions.api", &self.extensions.api),
@@ -327,6 +451,8 @@ impl Config {
         ] {
             wrong.extend(listener.as_ref().and_then(|listener| listener.validate(key).err()));
         }
+        let console = self.extensions.console.as_ref();
+        wrong.extend(console.into_iter().flat_map(|console| console.validate("extensions.console")));
         wrong
     }
 
@@ -395,11 +521,6 @@ impl Config {
         };
         Signal::ALL.into_iter().filter_map(unknown).collect()
     }
-
-    /// The bounds of a satellite that may connect.
-    pub fn satellite(&self, id: &str) -> Option<SatelliteConfig> {
-        self.link.satellites.get(id).map(|s| s.unwrap_or_default())
-    }
 }
 
 #[cfg(test)]
@@ -425,11 +546,12 @@ pub(crate) mod tests {
         assert_eq!(config.link.max_connections, default_connections());
         assert_eq!(config.link.retry_above, default_retry_above());
         assert_eq!(config.link.handshake_timeout, default_handshake());
-        assert_eq!(config.satellite("sat-1"), Some(SatelliteConfig::default()));
-        assert_eq!(config.satellite("sat-2"), None);
+        assert_eq!(config.link.satellites, [("sat-1".to_owned(), None)].into());
         assert_eq!(config.storage.max_bytes, default_max_bytes());
         assert_eq!(config.storage.ballast, default_ballast());
         assert_eq!(config.storage.scrub, ScrubConfig::default());
+        assert_eq!(config.storage.catalogue, CatalogueConfig::default());
+        assert_eq!(config.extensions.console.as_ref().unwrap().endpoint, "127.0.0.1:8891");
         assert_eq!(config.service.telemetry.logs, perigee_shared::telemetry::LogsConfig::default());
         let routes = config.service.pipelines.routes();
         assert!(routes["otlp/jaeger"].contains(Signal::Traces));
@@ -443,6 +565,7 @@ pub(crate) mod tests {
             ("exporters: [file/logs]", "exporters: []", "service.pipelines.logs.exporters"),
             ("exporters: [file/logs]", "exporters: [file/log]", "did you mean `file/logs`"),
             ("endpoint: 127.0.0.1:8890", "endpoint: 0.0.0.0:8890", "extensions.api.endpoint"),
+            ("endpoint: 127.0.0.1:8891", "endpoint: 0.0.0.0:8891", "extensions.console.endpoint"),
             ("{endpoint: 127.0.0.1:8889}", "{endpoint: \"[::]:8889\"}", "insecure: true"),
             ("max_bytes: 10GiB", "max_bytes: 10KiB", "storage.max_bytes"),
             ("rate: 4MiB", "rate: 0B", "storage.scrub.rate"),
@@ -479,6 +602,33 @@ pub(crate) mod tests {
         for part in parts {
             assert!(error.contains(part), "`{part}` is not in: {error}");
         }
+    }
+
+    #[test]
+    fn a_shared_ledger_is_configured_as_the_example_shows_and_mistakes_are_named() {
+        const SHARED: &str = include_str!("../../deploy/fleet/station.yaml");
+        let config = read(SHARED).unwrap();
+        let fleet = config.storage.fleet().unwrap();
+        assert_eq!((fleet.replication, fleet.connections), (Replication::Required, default_pool()));
+        assert_eq!(fleet.lease, default_lease().0);
+        assert!(read(EXAMPLE).unwrap().storage.fleet().is_none());
+        for (from, to, expected) in [
+            ("  kind: postgres\n", "", "storage.hosts"),
+            ("hosts: [10.0.0.1, 10.0.0.2, 10.0.0.3]", "hosts: []", "storage.hosts"),
+            ("10.0.0.2,", "\"10.0.0.2:port\",", "is no host"),
+            ("  tls: {ca_file: /etc/perigee/ledger-ca.crt}", "", "storage.tls"),
+            ("  database: perigee\n", "", "storage.database"),
+            ("connections: 8", "connections: 1", "storage.connections"),
+            ("lease: 15s", "lease: 1s", "storage.lease"),
+            ("  user: perigee\n", "  user: perigee\n  password: x\n", "keep one of both"),
+            ("replication: required", "replication: two", "required"),
+        ] {
+            assert!(SHARED.contains(from), "{from}");
+            let error = read(&SHARED.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+        let clear = SHARED.replace("{ca_file: /etc/perigee/ledger-ca.crt}", "{insecure: true}");
+        read(&clear).unwrap();
     }
 
     #[test]

@@ -8,14 +8,16 @@ use axum::Router;
 use hyper_util::service::TowerToHyperService;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
+use perigee_shared::link::tls;
 use perigee_shared::serve::{self, BindError, Endpoint, Listener};
+use perigee_shared::telemetry::Captured;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ScrubConfig};
-use crate::console::Console;
-use crate::exporter::Exporter;
-use crate::link::{Link, LinkError};
+use crate::console::{Beside, Console, ConsoleConfig};
+use crate::exporter::{Exporter, Own};
+use crate::link::{Connected, Link, LinkError, Reload};
 use crate::spool::{Settings, SpoolError, Status, Store, scrub};
 use crate::telemetry::Metrics;
 
@@ -59,14 +61,34 @@ struct Served {
     router: Router,
 }
 
+/// What a process does of a ground-station's work. Processes that share a ledger may divide it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Part {
+    /// Takes segments from satellites.
+    Link,
+    /// Sends to backends, and looks through what is stored.
+    Export,
+    /// Answers questions about the ledger.
+    Api,
+}
+
+impl Part {
+    /// All of it.
+    pub const ALL: [Self; 3] = [Self::Link, Self::Export, Self::Api];
+}
+
 /// The program, with everything bound.
 pub struct Ground {
     store: Store,
-    link: Link,
+    /// None: satellites connect to other processes.
+    link: Option<Link>,
     exporters: Vec<Exporter>,
     served: Vec<Served>,
+    console: Console,
     metrics: Metrics,
-    scrub: ScrubConfig,
+    /// None: another process looks through what is stored.
+    scrub: Option<ScrubConfig>,
+    own: Option<Own>,
 }
 
 /// Why the program ended by itself.
@@ -81,33 +103,70 @@ pub enum Ended {
 }
 
 impl Ground {
-    /// Opens the spool and binds every address; must be called inside a tokio runtime.
-    pub async fn build(config: Config, env: &Env) -> Result<Self, StartError> {
+    /// Opens the spool and binds every address; must be called inside a tokio runtime. What `own` keeps is exported with the rest.
+    pub async fn build(config: Config, env: &Env, own: Option<Captured>) -> Result<Self, StartError> {
+        Self::build_parts(config, env, &Part::ALL, own).await
+    }
+
+    /// The same for a process that does only these parts of the work; others that share its ledger do the rest.
+    pub async fn build_parts(
+        config: Config,
+        env: &Env,
+        parts: &[Part],
+        own: Option<Captured>,
+    ) -> Result<Self, StartError> {
         config.validate()?;
+        let does = |part: Part| parts.contains(&part);
+        if config.storage.fleet().is_none() && !Part::ALL.into_iter().all(does) {
+            let message =
+                "a part of the work needs kind: postgres: a file serves one process, which does all of it";
+            return Err(Invalid::new("storage.kind", message).into());
+        }
         let config = Arc::new(config);
         // Certificates are read before the spool is touched.
-        Link::check(&config, env)?;
-        let store = open_store(&config, env)?;
+        if does(Part::Link) {
+            Link::check(&config, env)?;
+        }
+        let store = open_store(&config, env).await?;
         let metrics = Metrics::new(env, store.tasks().clone());
         config.link.satellites.keys().for_each(|satellite| metrics.expect(satellite));
         let mut exporters = Vec::new();
-        for (name, signals) in config.service.pipelines.routes() {
+        let routes = if does(Part::Export) { config.service.pipelines.routes() } else { Default::default() };
+        for (name, signals) in routes {
             let Some(settings) = config.exporters.get(&name) else { continue };
             metrics.begin(&name.as_str().into(), signals);
             let station = config.resource_attributes.then(|| config.link.station.clone());
             let (store, metrics) = (store.clone(), metrics.clone());
             exporters.push(Exporter::try_new(&name, settings, signals, station, env, store, metrics)?);
         }
-        let link = Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?;
-        let console = Console::new(store.clone(), metrics.clone(), link.connected());
-        let served = bind(&config, &console).await?;
-        let scrub = config.storage.scrub;
-        Ok(Self { store, link, exporters, served, metrics, scrub })
+        let link = match does(Part::Link) {
+            true => Some(Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?),
+            false => None,
+        };
+        let beside = Beside {
+            metrics: metrics.clone(),
+            connected: link.as_ref().map_or_else(|| Connected::nobody(env), Link::connected),
+            directory: config.storage.directory.clone(),
+            station: config.link.station.clone(),
+            certificate_end: tls::end_of(&config.link.certificate_file),
+        };
+        let console = Console::new(store.clone(), env, beside);
+        let served = bind(&config, &console, does(Part::Api)).await?;
+        let (scrub, says) = (config.storage.scrub, config.service.telemetry.otlp);
+        let scrub = does(Part::Export).then_some(scrub);
+        let own =
+            own.map(|own| Own::new((own, says), &config.link.station, console.clone(), env, &exporters));
+        Ok(Self { store, link, exporters, served, console, metrics, scrub, own })
     }
 
     /// The addresses that the link is bound to.
     pub fn link_addresses(&self) -> Vec<SocketAddr> {
-        self.link.addresses()
+        self.link.as_ref().map(Link::addresses).unwrap_or_default()
+    }
+
+    /// Changes what can change of the link while it runs, if there is one.
+    pub fn reload(&self) -> Option<Reload> {
+        self.link.as_ref().map(Link::reload)
     }
 
     /// The TCP address of `api`, `health_check` or `metrics`.
@@ -131,9 +190,9 @@ impl Ground {
     ///
     /// When it has ended by itself.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Ended> {
-        let Self { store, link, exporters, served, scrub, metrics } = self;
+        let Self { store, link, exporters, served, console, scrub, metrics, own } = self;
         let stop = shutdown.child_token();
-        for address in link.addresses() {
+        for address in link.iter().flat_map(Link::addresses) {
             tracing::info!(%address, "the link listens (UDP)");
         }
         let (work, watching) = (store.tasks().group(), store.tasks().group());
@@ -144,17 +203,26 @@ impl Ground {
                 tracing::info!(%address, name, "listening");
             }
             let service = TowerToHyperService::new(router);
-            let (limits, closed) = (serve::Limits::default(), metrics.closed().clone());
+            let (limits, closed) = (limits_of(name), metrics.closed().clone());
             serve::keep(&watching, name, listener, (limits, closed), service, late.clone());
         }
+        let board = console.clone();
+        watching.keep_until("console", board, &late, |board, _| Box::pin(board.run()));
         for exporter in exporters {
             let name = format!("exporter {}", exporter.name());
             work.keep_until(name, exporter, &stop, |exporter, stop| Box::pin(exporter.run(stop)));
         }
-        link.run(&work, &stop);
-        work.keep_until("scrub", store.clone(), &stop, move |store, stop| {
-            Box::pin(scrub::run(store.clone(), scrub.interval.0, scrub.rate.0, stop))
-        });
+        if let Some(own) = own {
+            work.keep_until("own telemetry", own, &stop, |own, stop| Box::pin(own.run(stop)));
+        }
+        if let Some(link) = link {
+            link.run(&work, &stop);
+        }
+        if let Some(scrub) = scrub {
+            work.keep_until("scrub", store.clone(), &stop, move |store, stop| {
+                Box::pin(scrub::run(store.clone(), scrub.interval.0, scrub.rate.0, stop))
+            });
+        }
         let mut status = store.status();
         let gone = tokio::select! {
             biased;
@@ -169,13 +237,15 @@ impl Ground {
         tracing::info!("ending");
         let drained = tokio::time::timeout(DRAIN, async {
             work.ended().await;
+            console.end();
             late.cancel();
             watching.ended().await;
         });
         if drained.await.is_err() {
             tracing::warn!("not everything ended in time; what was not acknowledged comes again");
         }
-        drop(status);
+        // Nothing may hold the spool when it is closed.
+        drop((status, console));
         store.close().await;
         gone.map_or(Ok(()), Err)
     }
@@ -191,12 +261,23 @@ async fn gone(status: &mut watch::Receiver<Status>) -> String {
     }
 }
 
-/// The spool as the configuration has it; nothing else may have it open.
-pub fn open_store(config: &Config, env: &Env) -> Result<Store, SpoolError> {
+/// The store as the configuration has it; nothing else may have a file open, while the ledger in PostgreSQL is shared.
+pub async fn open_store(config: &Config, env: &Env) -> Result<Store, SpoolError> {
     let link = &config.link;
     // What every connection may hold, twice over since the spool may hold what it writes.
     let reserve = link.max_connections as u64 * (2 * link.partial_sync_bytes.0 + link.receive_window.0);
-    Store::open(env, settings(config), reserve)
+    match config.storage.fleet() {
+        Some(fleet) => Box::pin(Store::join(env, settings(config), fleet, reserve)).await,
+        None => Store::open(env, settings(config), reserve),
+    }
+}
+
+/// The same to ask it something while nothing runs.
+pub async fn look_at_store(config: &Config, env: &Env) -> Result<Store, SpoolError> {
+    match config.storage.fleet() {
+        Some(fleet) => Box::pin(Store::look(env, settings(config), fleet)).await,
+        None => Store::open_existing(env, settings(config)),
+    }
 }
 
 /// What the spool needs of the configuration.
@@ -213,12 +294,36 @@ pub fn settings(config: &Config) -> Settings {
             .collect(),
         ballast: config.storage.ballast.0,
         decoded_bases: config.storage.decoded_bases.0,
+        catalogue: config.storage.catalogue.keep(),
         station: config.link.station.clone(),
         routes: config.service.pipelines.routes(),
     }
 }
 
-async fn bind(config: &Config, console: &Console) -> Result<Vec<Served>, StartError> {
+/// Checks the files that the console needs, without binding anything.
+pub fn check_console(config: &Config) -> Result<(), Invalid> {
+    let Some(console) = &config.extensions.console else { return Ok(()) };
+    console_tls(console)?;
+    Console::check(console)
+}
+
+/// The console's certificates, read.
+fn console_tls(config: &ConsoleConfig) -> Result<Option<Arc<rustls::ServerConfig>>, Invalid> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let read = || {
+        let clients = files.client_ca_file.as_deref().map(tls::load_authorities).transpose()?;
+        tls::listener_config(tls::Credentials::load(&files.cert_file, &files.key_file)?, clients)
+    };
+    read().map(Some).map_err(|error| Invalid::new("extensions.console.tls", error.to_string()))
+}
+
+/// Browsers hold several connections each.
+fn limits_of(name: &str) -> serve::Limits {
+    let limits = serve::Limits::default();
+    if name == "console" { serve::Limits { max_connections: 128, ..limits } } else { limits }
+}
+
+async fn bind(config: &Config, console: &Console, api: bool) -> Result<Vec<Served>, StartError> {
     let mut out = Vec::new();
     let extensions = &config.extensions;
     for (name, purpose, endpoint, router) in [
@@ -226,11 +331,19 @@ async fn bind(config: &Config, console: &Console) -> Result<Vec<Served>, StartEr
         ("api", "extensions.api", &extensions.api, console.api()),
         ("metrics", "service.telemetry.metrics", &config.service.telemetry.metrics, console.metrics()),
     ] {
-        let Some(endpoint) = endpoint else { continue };
+        let Some(endpoint) = endpoint.as_ref().filter(|_| api || name != "api") else { continue };
         let endpoint = Endpoint::parse(&endpoint.endpoint)
             .map_err(|message| Invalid::new(format!("{purpose}.endpoint"), message))?;
         let listener = Listener::bind(&endpoint, purpose, None).await?;
         out.push(Served { name, listener, router: serve::keep_out(router, &endpoint) });
+    }
+    if let Some(console_config) = &extensions.console {
+        let endpoint = Endpoint::parse(&console_config.endpoint)
+            .map_err(|message| Invalid::new("extensions.console.endpoint", message))?;
+        let tls = console_tls(console_config)?;
+        let router = console.pages(console_config)?;
+        let listener = Listener::bind(&endpoint, "extensions.console", tls).await?;
+        out.push(Served { name: "console", listener, router: serve::keep_out_but_links(router, &endpoint) });
     }
     if let Some(control) = &extensions.control {
         let endpoint = Endpoint::Unix(control.socket.clone());

@@ -2,9 +2,10 @@
 
 mod satellites;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perigee_shared::env::Env;
 use perigee_shared::segment::Header;
@@ -45,6 +46,19 @@ impl EncodeLabelValue for Text {
 
 type BySignal = [Family<OfExporter, Counter>; 3];
 
+/// Why an exporter does not get on.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Trouble {
+    /// Since when nothing was taken, ns since the Unix epoch.
+    pub since_unix_nano: u64,
+    /// When it was tried last.
+    pub last_unix_nano: u64,
+    /// What the backend or the way to it said then.
+    pub reason: String,
+    /// The backend refuses this exporter, not the data.
+    pub misconfigured: bool,
+}
+
 /// Counts what happens. Clones count together.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -57,11 +71,13 @@ struct Inner {
     send_failed: BySignal,
     rejected: BySignal,
     retries: Family<OfExporter, Counter>,
+    troubles: Mutex<BTreeMap<Arc<str>, Trouble>>,
     received_bytes: Family<OfSatellite, Counter>,
     conflicts: Family<OfSatellite, Counter>,
     delays: satellites::Delays,
     refused: Counter,
     revocations_in_doubt: Gauge,
+    certificate_end: Gauge,
     closed: Closed,
 }
 
@@ -76,11 +92,13 @@ impl Metrics {
             send_failed: Default::default(),
             rejected: Default::default(),
             retries: Family::default(),
+            troubles: Mutex::default(),
             received_bytes: Family::default(),
             conflicts: Family::default(),
             delays: satellites::delays(),
             refused: Counter::default(),
             revocations_in_doubt: Gauge::default(),
+            certificate_end: Gauge::default(),
             closed: Closed::default(),
         }))
     }
@@ -113,9 +131,39 @@ impl Metrics {
 
     /// An exporter's backend took items and rejected some of them.
     pub fn sent(&self, exporter: &Arc<str>, signal: Signal, items: u64, rejected: u64) {
+        if items > 0 {
+            self.troubles().remove(exporter);
+        }
         let label = OfExporter { exporter: Text(Arc::clone(exporter)) };
         self.0.sent[signal as usize - 1].get_or_create(&label).inc_by(items.saturating_sub(rejected));
         self.0.rejected[signal as usize - 1].get_or_create(&label).inc_by(rejected);
+    }
+
+    /// An exporter's request did not get through and is tried again.
+    pub fn troubled(&self, exporter: &Arc<str>, reason: &str, misconfigured: bool) {
+        /// Characters of a reason that are kept.
+        const SHOWN: usize = 300;
+        let now = self.0.env.unix_nano();
+        let reason = reason.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
+        let mut all = self.troubles();
+        let since_unix_nano = all.get(exporter).map_or(now, |trouble| trouble.since_unix_nano);
+        let trouble = Trouble { since_unix_nano, last_unix_nano: now, reason, misconfigured };
+        all.insert(Arc::clone(exporter), trouble);
+    }
+
+    /// Why an exporter does not get on, if it does not.
+    pub fn trouble_of(&self, exporter: &str) -> Option<Trouble> {
+        self.troubles().get(exporter).cloned()
+    }
+
+    /// Items that an exporter's backend took since the start.
+    pub fn sent_by(&self, exporter: &str) -> u64 {
+        let label = OfExporter { exporter: Text(exporter.into()) };
+        self.0.sent.iter().map(|family| family.get_or_create(&label).get()).sum()
+    }
+
+    fn troubles(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Trouble>> {
+        self.0.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An exporter's backend refused items for good.
@@ -155,6 +203,11 @@ impl Metrics {
     /// Whether the revocation list has expired, or the newest one cannot be used.
     pub fn revocations_in_doubt(&self, doubt: bool) {
         self.0.revocations_in_doubt.set(i64::from(doubt));
+    }
+
+    /// When our certificate ends, ns since the Unix epoch.
+    pub fn certificate_end(&self, end: Option<u64>) {
+        self.0.certificate_end.set(end.map_or(0, |end| (end / 1_000_000_000) as i64));
     }
 
     /// A peer was refused.
@@ -227,6 +280,11 @@ impl Metrics {
             "1 while the revocation list has expired, or the newest one cannot be used",
             inner.revocations_in_doubt.clone(),
         );
+        registry.register(
+            "perigee_link_certificate_expiry_timestamp_seconds",
+            "When link.certificate_file ends, in seconds since 1970",
+            inner.certificate_end.clone(),
+        );
         let uptime = ConstGauge::new(inner.started.elapsed().as_secs_f64());
         registry.register("otelcol_process_uptime", "Seconds since the start", uptime);
         if let Some(bytes) = (inner.env.memory)() {
@@ -253,6 +311,9 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
     );
     let failing = u64::from(status.failing.is_some());
     gauge("perigee_spool_failing", "1 while the spool cannot be written", failing);
+    let help =
+        "1 while the shared ledger does not answer and this station holds on its own disk what arrives";
+    gauge("perigee_spool_aside", help, u64::from(status.aside));
     let quarantined = u64::from(spool.quarantined.is_some());
     gauge("perigee_spool_quarantined", "1 when a damaged file was put aside since the start", quarantined);
     for (name, help, n) in [

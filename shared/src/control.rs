@@ -63,6 +63,8 @@ pub async fn request(
     if status == StatusCode::OK {
         return Ok(answer);
     }
-    let said = answer.get("error").and_then(Value::as_str).map_or_else(|| status.to_string(), str::to_owned);
+    // The ground answers with problem documents.
+    let said = answer.get("detail").or_else(|| answer.get("error")).and_then(Value::as_str);
+    let said = said.map_or_else(|| status.to_string(), str::to_owned);
     Err(ControlError::Refused(said))
 }

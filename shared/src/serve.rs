@@ -8,7 +8,7 @@ mod connections;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-pub use self::browsers::keep_out;
-pub use self::connections::Closed;
+pub use self::browsers::{keep_out, keep_out_but_links};
+pub use self::connections::{Closed, Peer};
 use self::connections::{Connection, Connections};
 use crate::config::Invalid;
 use crate::supervise::{Supervisor, Work};
@@ -270,7 +270,8 @@ pub fn keep<S, B>(
     let builder = Arc::new(builder(limits));
     let talk = move |stream: Box<dyn Io>, connection: Arc<Connection>, watcher: Watcher| -> Work<'static> {
         let (builder, service) = (Arc::clone(&builder), service.clone());
-        let service = hyper::service::service_fn(move |request| {
+        let service = hyper::service::service_fn(move |mut request: hyper::Request<_>| {
+            request.extensions_mut().insert(connection.peer.get().cloned().unwrap_or_default());
             let (answering, answer) = (connection.begin(), service.call(request));
             async move {
                 let answer = answer.await;
@@ -327,7 +328,7 @@ impl Server {
                 next = next => next,
             };
             match stream {
-                Ok(stream) => self.begin(stream, permit),
+                Ok((stream, address)) => self.begin(stream, address, permit),
                 Err(error) => {
                     // Out of descriptors, most likely: what is open must end first.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -346,7 +347,7 @@ impl Server {
     }
 
     /// Serves a connection in a task of its own.
-    fn begin(&self, stream: Box<dyn Io>, permit: Option<OwnedSemaphorePermit>) {
+    fn begin(&self, stream: Box<dyn Io>, address: Option<IpAddr>, permit: Option<OwnedSemaphorePermit>) {
         let (Some(listener), Some(graceful)) = (&self.listener, &self.graceful) else { return };
         let entered = self.places.connections.enter();
         let connection = Arc::clone(&entered.connection);
@@ -356,13 +357,19 @@ impl Server {
         tokio::spawn(self.tasks.watched("connection", async move {
             let _place = (permit, entered);
             let served = async {
+                let mut peer = Peer { address, certificate: None, close: connection.leave.clone() };
                 let stream: Box<dyn Io> = match tls {
                     None => stream,
                     Some(tls) => match tls.accept(stream).await {
-                        Ok(stream) => Box::new(stream),
+                        Ok(stream) => {
+                            let shown = stream.get_ref().1.peer_certificates();
+                            peer.certificate = shown.and_then(<[_]>::first).map(|c| Arc::from(c.as_ref()));
+                            Box::new(stream)
+                        }
                         Err(error) => return tracing::debug!(%error, "TLS handshake failed"),
                     },
                 };
+                let _ = connection.peer.set(peer);
                 talk(stream, Arc::clone(&connection), watcher).await;
             };
             let says_nothing = async {
@@ -439,14 +446,14 @@ impl tower::Service<hyper::Request<hyper::body::Incoming>> for RouterService {
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-async fn accept(socket: &Socket) -> io::Result<Box<dyn Io>> {
+async fn accept(socket: &Socket) -> io::Result<(Box<dyn Io>, Option<IpAddr>)> {
     match socket {
         Socket::Tcp(listener) => {
-            let (stream, _) = listener.accept().await?;
+            let (stream, address) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            Ok(Box::new(stream))
+            Ok((Box::new(stream), Some(address.ip())))
         }
-        Socket::Unix(listener, _) => Ok(Box::new(listener.accept().await?.0)),
+        Socket::Unix(listener, _) => Ok((Box::new(listener.accept().await?.0), None)),
     }
 }
 

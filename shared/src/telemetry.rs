@@ -1,4 +1,7 @@
-//! Logs, and the text format of metrics.
+//! Logs, the text format of metrics, and what a program says of itself as OTLP.
+
+mod capture;
+mod report;
 
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -6,9 +9,13 @@ use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, fmt, reload};
 
+pub use self::capture::Captured;
+pub use self::report::Report;
+use crate::config::Invalid;
 use crate::serve::HttpConfig;
+use crate::units::Span;
 
 /// `service.telemetry`: what a program says of itself.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -18,6 +25,47 @@ pub struct TelemetryConfig {
     pub metrics: Option<HttpConfig>,
     /// Logs.
     pub logs: LogsConfig,
+    /// The same as OTLP, on the way that all data takes.
+    pub otlp: OwnConfig,
+}
+
+/// `service.telemetry.otlp`: metrics, warnings and alarms of the program itself, on the way that all data takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OwnConfig {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// How often metrics are sent.
+    pub interval: Span,
+    /// The least severity of log records that are sent.
+    pub logs: OwnLevel,
+}
+
+impl Default for OwnConfig {
+    fn default() -> Self {
+        Self { enabled: true, interval: Span::secs(300), logs: OwnLevel::Warn }
+    }
+}
+
+impl OwnConfig {
+    /// What cannot be used of it.
+    pub fn check(&self, key: &str) -> Option<Invalid> {
+        let short = self.interval < Span::secs(1);
+        short.then(|| Invalid::new(format!("{key}.interval"), "must be at least 1s"))
+    }
+}
+
+/// The least severity of own log records that are sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnLevel {
+    /// None is.
+    Off,
+    /// Alarms.
+    Error,
+    /// Warnings too.
+    #[default]
+    Warn,
 }
 
 /// `service.telemetry.logs`.
@@ -54,17 +102,14 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to stderr. `RUST_LOG` (`TARGET=LEVEL`, separated by commas) overrides the configured level.
-pub fn init_logs(config: &LogsConfig) {
-    let level = match config.level {
-        Level::Error => tracing::Level::ERROR,
-        Level::Warn => tracing::Level::WARN,
-        Level::Info => tracing::Level::INFO,
-        Level::Debug => tracing::Level::DEBUG,
-        Level::Trace => tracing::Level::TRACE,
-    };
-    let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
-    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(level));
+/// Starts logging to stderr. `RUST_LOG` (`TARGET=LEVEL`, separated by commas) overrides the configured level. What is to be sent as
+/// OTLP is kept from here on.
+pub fn init_logs(config: &TelemetryConfig) -> Logs {
+    let own = config.otlp.enabled.then(|| Captured::new(config.otlp.logs));
+    let config = &config.logs;
+    let wanted: Option<Targets> = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    let is_fixed = wanted.is_some();
+    let (filter, handle) = reload::Layer::new(wanted.unwrap_or_else(|| targets(config.level)));
     let lines = fmt::layer().with_writer(std::io::stderr);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = match config.format {
@@ -72,7 +117,39 @@ pub fn init_logs(config: &LogsConfig) {
         LogFormat::Json => lines.json().boxed(),
     };
     // A second call in one process keeps the first, as a program that runs two of us in one process wants it.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(own.clone()).try_init();
+    Logs { own, filter: (!is_fixed).then_some(handle) }
+}
+
+fn targets(level: Level) -> Targets {
+    Targets::new().with_default(match level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+        Level::Trace => tracing::Level::TRACE,
+    })
+}
+
+/// The key of what [`Logs::set_level`] sets.
+pub const LOG_LEVEL: &str = "service.telemetry.logs.level";
+
+/// Logging that was started.
+pub struct Logs {
+    /// What is to be sent as OTLP, if anything is.
+    pub own: Option<Captured>,
+    /// `None`: `RUST_LOG` says what is logged.
+    filter: Option<reload::Handle<Targets, tracing_subscriber::Registry>>,
+}
+
+impl Logs {
+    /// From here on this level holds.
+    pub fn set_level(&self, level: Level) {
+        if let Some(filter) = &self.filter {
+            // It fails when nothing logs any more.
+            let _ = filter.reload(targets(level));
+        }
+    }
 }
 
 /// Registers who this is: `target_info`, as the Collector has it, and `perigee_build_info`.

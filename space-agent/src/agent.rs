@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper_util::service::TowerToHyperService;
-use perigee_shared::config::{ConfigError, Invalid, Problem};
+use perigee_shared::config::{ConfigError, Invalid, Problem, check_directory};
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::tls::{self, TlsError};
 use perigee_shared::serve::{self, BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService};
-use perigee_shared::signal::SignalSet;
+use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
+use perigee_shared::telemetry::{Captured, LOG_LEVEL, Logs};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,9 +28,9 @@ use crate::journal::{Journal, Pace, Progress};
 use crate::lanes::Lanes;
 use crate::lifetimes;
 use crate::limiter::Limiter;
-use crate::receiver::{Intake, ReceiverError, Receivers};
+use crate::receiver::{Intake, Own, ReceiverError, Receivers};
 use crate::scrub;
-use crate::shipper::{Shipper, ShipperConfig, Trust};
+use crate::shipper::{Shipper, ShipperConfig, Stations, Trust};
 use crate::telemetry::{Metrics, ShipCounters};
 use crate::wal::{Wal, WalConfig, WalError};
 
@@ -95,13 +96,13 @@ struct Outside {
 }
 
 impl Outside {
-    fn try_new(config: &Config, env: &Env) -> Result<Self, AgentError> {
+    fn try_new(config: &Config, env: &Env, stations: &watch::Receiver<Stations>) -> Result<Self, AgentError> {
         let mut outside = Self { link: None, direct: BTreeMap::new() };
         for (name, signals) in config.consumers() {
             match config.exporters.get(&name) {
                 Some(ExporterConfig::Link) => {
                     if let Some(link) = &config.link {
-                        outside.link = Some((link_config(config, link, env)?, signals));
+                        outside.link = Some((link_config(config, link, env, stations.clone())?, signals));
                     }
                 }
                 Some(ExporterConfig::Direct(direct)) => {
@@ -116,9 +117,13 @@ impl Outside {
     }
 }
 
-fn link_config(config: &Config, link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError> {
+fn link_config(
+    config: &Config,
+    link: &LinkConfig,
+    env: &Env,
+    stations: watch::Receiver<Stations>,
+) -> Result<ShipperConfig, AgentError> {
     let (trust, satellite) = Trust::try_new(link, env)?;
-    let stations = link.stations.iter().map(|(id, s)| (id.clone(), s.address.clone())).collect();
     Ok(ShipperConfig {
         satellite,
         trust,
@@ -131,7 +136,8 @@ fn link_config(config: &Config, link: &LinkConfig, env: &Env) -> Result<ShipperC
 /// Checks what only the files that a configuration names can show, without opening or binding anything.
 pub fn check(config: &Config) -> Result<(), AgentError> {
     let env = Env::production();
-    Outside::try_new(config, &env)?;
+    Outside::try_new(config, &env, &watch::Sender::new(stations_of(config)).subscribe())?;
+    check_directory("storage.directory", &config.storage.directory).map_err(AgentError::Setting)?;
     Receivers::check(config)?;
     let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
     Ok(crate::contacts::check(&config.contacts, &stations, env.trusted_or_earliest())?)
@@ -143,6 +149,34 @@ pub fn dates(config: &Config, env: &Env) -> Option<Problem> {
     let link = config.link.as_ref().filter(|_| !config.signals_of(LINK).is_empty())?;
     let message = tls::out_of_date(&link.certificate_file, env.unix_nano())?;
     Some(Problem::new(0, "link.certificate_file", message))
+}
+
+fn stations_of(config: &Config) -> Stations {
+    Arc::new(config.link.as_ref().map(|link| link.stations.clone()).unwrap_or_default())
+}
+
+/// Changes what can change while an agent runs.
+pub struct Reload {
+    contacts: ContactControl,
+    stations: watch::Sender<Stations>,
+}
+
+impl Reload {
+    /// Whether a setting can.
+    pub fn can(key: &str) -> bool {
+        let of = |section: &str| key == section || key.starts_with(&format!("{section}."));
+        key == LOG_LEVEL || of("link.stations") || of("contacts") && key != "contacts.time_from_ground"
+    }
+
+    /// Takes those settings of `config` into force.
+    pub async fn apply(&self, config: &Config, logs: &Logs) {
+        logs.set_level(config.service.telemetry.logs.level);
+        let stations = stations_of(config);
+        let names = stations.keys().cloned().collect();
+        self.stations.send_replace(stations);
+        // The agent may be ending.
+        let _ = self.contacts.configure(config.contacts.clone(), names).await;
+    }
 }
 
 fn contacts(
@@ -200,6 +234,9 @@ pub struct Agent {
     metrics: Metrics,
     tasks: Supervisor,
     operators: Vec<Operator>,
+    stations: watch::Sender<Stations>,
+    /// What the agent has to say of itself, if it does.
+    own: Option<Captured>,
     contacts: (Contacts, ContactControl),
     current: watch::Receiver<Option<perigee_shared::contact::Contact>>,
     wanted: watch::Receiver<bool>,
@@ -207,18 +244,24 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Checks what the configuration names, opens the log and binds every listener.
-    pub async fn build(config: Config, env: Env) -> Result<(Self, Receivers), AgentError> {
+    /// Checks what the configuration names, opens the log and binds every listener. What `own` keeps is sent with the rest.
+    pub async fn build(
+        config: Config,
+        env: Env,
+        own: Option<Captured>,
+    ) -> Result<(Self, Receivers), AgentError> {
         Receivers::check(&config)?;
         let mut agent = Self::without_listeners(config, env)?;
         let receivers = Receivers::bind(&agent.config, &agent.env).await?;
         agent.operators = operators(&agent.config).await?;
+        agent.own = own;
         Ok((agent, receivers))
     }
 
     /// An agent that binds nothing, whatever its configuration says: requests come to its intake alone.
     pub fn without_listeners(config: Config, env: Env) -> Result<Self, AgentError> {
-        let outside = Outside::try_new(&config, &env)?;
+        let stations = watch::Sender::new(stations_of(&config));
+        let outside = Outside::try_new(&config, &env, &stations.subscribe())?;
         let (current_sender, current) = watch::channel(None);
         let (wanted_sender, wanted) = watch::channel(false);
         let link = watch::channel(LinkStatus::default());
@@ -240,6 +283,8 @@ impl Agent {
             metrics,
             tasks,
             operators: Vec::new(),
+            stations,
+            own: None,
             contacts,
             current,
             wanted,
@@ -250,6 +295,11 @@ impl Agent {
     /// The log.
     pub fn wal(&self) -> Owner<Wal> {
         self.wal.clone()
+    }
+
+    /// Changes what can change while it runs.
+    pub fn reload(&self) -> Reload {
+        Reload { contacts: self.contacts.1.clone(), stations: self.stations.clone() }
     }
 
     /// What the shipper counts.
@@ -272,6 +322,8 @@ impl Agent {
             metrics,
             tasks: back,
             operators,
+            stations,
+            own,
             contacts,
             current,
             wanted,
@@ -337,12 +389,12 @@ impl Agent {
             back.group(),
         ));
         let closed = metrics.receiver().closed().clone();
-        let control = Control {
+        let control = Arc::new(Control {
             env: env.clone(),
             clocks,
             wal: wal.clone(),
             contacts: satellite.is_some().then_some(contact_control.clone()),
-            stations: config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect(),
+            stations: stations.subscribe(),
             link,
             sealed,
             limiter,
@@ -350,8 +402,18 @@ impl Agent {
             metrics,
             satellite,
             tasks: back.clone(),
-        };
-        spawn_operators(operators, control, &closed, &back, &stop);
+        });
+        spawn_operators(operators, &control, &closed, &back, &stop);
+        if let Some(own) = own {
+            let (says, counters) = ((own, config.service.telemetry.otlp), control.metrics.own());
+            let signals = Signal::ALL.into_iter().filter(|s| config.service.pipelines.get(*s).is_some());
+            let signals = signals.fold(SignalSet::default(), SignalSet::with);
+            let into = (&*intake, signals);
+            let own = Own::new(says, into, Arc::clone(&control), counters, config.storage.max_bytes.0);
+            back.keep_until("own telemetry", own, &stop, |own, stop| Box::pin(own.run(stop)));
+        }
+        // It has the log, which is closed in the end.
+        drop(control);
         tracing::info!("space-agent is ready");
         let lost = tokio::select! {
             biased;
@@ -418,14 +480,13 @@ async fn operators(config: &Config) -> Result<Vec<Operator>, AgentError> {
 /// Starts the endpoints for operators.
 fn spawn_operators(
     operators: Vec<Operator>,
-    control: Control,
+    control: &Arc<Control>,
     closed: &Closed,
     tasks: &Supervisor,
     stop: &CancellationToken,
 ) {
-    let control = Arc::new(control);
     for (name, endpoint, listener, router) in operators {
-        let router = serve::keep_out(router(Arc::clone(&control)), &endpoint);
+        let router = serve::keep_out(router(Arc::clone(control)), &endpoint);
         let service = TowerToHyperService::new(RouterService(router));
         serve::keep(tasks, name, listener, (Limits::default(), closed.clone()), service, stop.clone());
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use http::Method;
 use perigee_shared::config::collector::{self, Program};
+use perigee_shared::config::reload::{Hangups, InForce};
 use perigee_shared::config::{ConfigError, ConfigFile, Problem};
 use perigee_shared::contact::parse_rate;
 use perigee_shared::control::{ControlError, request};
@@ -13,14 +14,15 @@ use perigee_shared::env::{Env, Owner, Placement};
 use perigee_shared::segment::Codec;
 use perigee_shared::serve::termination;
 use perigee_shared::supervise;
+use perigee_shared::telemetry::Logs;
 use perigee_shared::units::{ByteSize, parse_duration};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{self, Agent};
+use crate::agent::{self, Agent, Reload};
 use crate::config::Config;
 use crate::control::{Backup, OpenContact, Release, Salvage, inspect};
-use crate::people::{contacts_text, recode_text, release_hint, report_text, status_text};
+use crate::people::{contacts_text, opened_text, recode_text, release_hint, report_text, status_text};
 use crate::recode::{Recode, recode};
 
 /// Receives OTLP on board, keeps it durable, and ships it to a ground-station when a contact opens.
@@ -83,7 +85,14 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum ContactCommand {
     /// The contact that is open and the next ones
-    List,
+    List {
+        /// Those that begin before this: a time such as 2026-12-01T12:00:00Z, or 3d from now
+        #[arg(long, value_name = "TIME", value_parser = parse_until)]
+        until: Option<u64>,
+        /// At most so many [default: 100, with --until all]
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
     /// Open a contact now; it goes before the plan until it is closed or over
     Open {
         /// The station, as in link.stations
@@ -197,24 +206,49 @@ fn load(path: &Path) -> Result<Config, Failure> {
     Config::load(path).map_err(|e| Failure::Config(e.to_string()))
 }
 
+/// Reads the configuration again at each SIGHUP. One that is wrong changes nothing.
+async fn reload(path: PathBuf, mut in_force: InForce, reload: Reload, logs: Logs, mut hangups: Hangups) {
+    loop {
+        hangups.next().await;
+        let read = Config::load(&path).map_err(|e| e.to_string());
+        match read.and_then(|config| agent::check(&config).map(|()| config).map_err(|e| e.to_string())) {
+            Ok(config) => {
+                config.warnings.iter().for_each(Problem::warn);
+                let changes = in_force.take(&config.written, Reload::can);
+                if !changes.now.is_empty() {
+                    reload.apply(&config, &logs).await;
+                }
+                changes.log();
+            }
+            Err(error) => {
+                tracing::error!(error, "the configuration was not read again; what was in force stays so")
+            }
+        }
+    }
+}
+
 /// Carries out `cli` on the machine `env`; SIGTERM and SIGINT end a running agent.
 pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
     match cli.command {
         Command::Run(arg) => {
             let (shutdown, termination) = (CancellationToken::new(), termination()?);
+            let hangups = Hangups::new()?;
             let token = shutdown.clone();
             tokio::spawn(async move {
                 termination.await;
                 token.cancel();
             });
             let config = load(&arg.config)?;
-            perigee_shared::telemetry::init_logs(&config.service.telemetry.logs);
+            let logs = perigee_shared::telemetry::init_logs(&config.service.telemetry);
             supervise::log_panics();
             config.warnings.iter().chain(&agent::dates(&config, &env)).for_each(Problem::warn);
-            let (agent, receivers) = Box::pin(Agent::build(config, env)).await.map_err(|e| match e {
-                e if e.is_configuration() => Failure::Config(e.to_string()),
-                other => Failure::Other(other.to_string()),
-            })?;
+            let in_force = config.written.clone();
+            let (agent, receivers) =
+                Box::pin(Agent::build(config, env, logs.own.clone())).await.map_err(|e| match e {
+                    e if e.is_configuration() => Failure::Config(e.to_string()),
+                    other => Failure::Other(other.to_string()),
+                })?;
+            tokio::spawn(reload(arg.config, in_force, agent.reload(), logs, hangups));
             Box::pin(agent.run(|intake| receivers.run(intake, shutdown))).await.map_err(|e| match e {
                 agent::AgentError::StoreLost(_) => Failure::Store(e.to_string()),
                 agent::AgentError::Task(_) => Failure::Task(e.to_string()),
@@ -241,9 +275,9 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
         }
         Command::Contact { config: arg, command } => {
             let text = match command {
-                ContactCommand::List => contacts_text,
+                ContactCommand::List { .. } => contacts_text,
                 ContactCommand::Report => report_text,
-                ContactCommand::Open { .. } | ContactCommand::Close => pretty,
+                ContactCommand::Open { .. } | ContactCommand::Close => opened_text,
             };
             let answer = contact(&load(&arg.config)?, command).await?;
             print(&if arg.json { pretty(&answer) } else { text(&answer) })
@@ -311,9 +345,25 @@ async fn ask(config: &Config, method: Method, path: &str, body: Option<&Value>) 
     })
 }
 
+/// A time, or how long from now, in ns since the Unix epoch.
+fn parse_until(text: &str) -> Result<u64, String> {
+    match parse_duration(text) {
+        Ok(time) => Ok(Env::production().unix_nano().saturating_add(time.as_nanos() as u64)),
+        Err(_) => perigee_shared::contact::parse_time(text),
+    }
+}
+
 async fn contact(config: &Config, command: ContactCommand) -> Result<Value, Failure> {
     match command {
-        ContactCommand::List => ask(config, Method::GET, "/contact/list", None).await,
+        ContactCommand::List { until, limit } => {
+            let limit = limit.unwrap_or(if until.is_some() {
+                usize::MAX
+            } else {
+                crate::contacts::Asked::default().limit
+            });
+            let until = until.unwrap_or(u64::MAX);
+            ask(config, Method::GET, &format!("/contact/list?until={until}&limit={limit}"), None).await
+        }
         ContactCommand::Report => ask(config, Method::GET, "/contact/report", None).await,
         ContactCommand::Close => ask(config, Method::POST, "/contact/close", None).await,
         ContactCommand::Open { station, duration, rate_down, rate_up, byte_budget } => {

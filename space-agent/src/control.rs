@@ -21,11 +21,12 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::clock::Clocks;
-use crate::contacts::{ContactControl, LinkStatus, Planned};
+use crate::contacts::{Asked, ContactControl, LinkStatus, Planned};
 use crate::forecast;
 use crate::lanes::Lanes;
 use crate::limiter::Limiter;
 use crate::recode::{Recode, Report, recode};
+use crate::shipper::Stations;
 
 use crate::telemetry::Metrics;
 use crate::wal::{LaneSummary, Summary, Wal};
@@ -41,7 +42,7 @@ pub struct Control {
     /// Contacts; `None` without a link.
     pub contacts: Option<ContactControl>,
     /// Stations that a contact may name.
-    pub stations: Vec<String>,
+    pub stations: watch::Receiver<Stations>,
     /// Every task.
     pub tasks: Supervisor,
     /// The link in fact.
@@ -56,6 +57,17 @@ pub struct Control {
     pub metrics: Metrics,
     /// The id in our certificate, if there is a link.
     pub satellite: Option<String>,
+}
+
+impl Control {
+    /// All metrics as of now, as text.
+    pub async fn metrics_text(&self) -> String {
+        let summary = self.wal.call(|wal| wal.summary()).await.ok();
+        let sealed = *self.sealed.borrow();
+        // Its gauges are as of now.
+        self.clocks.now();
+        self.metrics.text(summary.as_ref(), sealed, &self.limiter, (self.env.memory)())
+    }
 }
 
 /// An error as JSON: `{"error": "..."}`.
@@ -106,12 +118,7 @@ pub fn health_router(control: Arc<Control>) -> Router {
 }
 
 async fn metrics(State(c): Shared) -> Response {
-    let summary = c.wal.call(|wal| wal.summary()).await.ok();
-    let sealed = *c.sealed.borrow();
-    // Its gauges are as of now.
-    c.clocks.now();
-    let text = c.metrics.text(summary.as_ref(), sealed, &c.limiter, (c.env.memory)());
-    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response()
+    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], c.metrics_text().await).into_response()
 }
 
 async fn health(State(c): Shared) -> Response {
@@ -184,10 +191,12 @@ fn lane(lane: &LaneSummary, lanes: &Lanes) -> Value {
 }
 
 async fn status(State(c): Shared) -> Answer {
-    let (wal, known, abandoned) =
-        c.wal.call(|wal| (wal.summary(), wal.custody().known(), wal.custody().abandoned())).await?;
+    let look = |wal: &mut Wal| {
+        (wal.summary(), wal.custody().known(), wal.custody().abandoned(), wal.passes().oldest())
+    };
+    let (wal, known, abandoned, oldest) = c.wal.call(look).await?;
     let planned = match &c.contacts {
-        Some(contacts) => Some(contacts.list().await?),
+        Some(contacts) => Some(contacts.list(Asked { limit: 1, ..Asked::default() }).await?),
         None => None,
     };
     let link = c.link.borrow().clone();
@@ -201,7 +210,11 @@ async fn status(State(c): Shared) -> Answer {
         "link": link,
         "clock": c.clocks.status(),
         "contact": planned.as_ref().and_then(|p| p.current.as_ref()),
+        "contact_by": planned.as_ref().and_then(|p| p.current_by),
         "next_contact": planned.as_ref().and_then(|p| p.upcoming.first()),
+        "plan_error": planned.as_ref().and_then(|p| p.plan_error.as_ref()),
+        "waits_since_unix_nano": oldest.ok().flatten(),
+        "unix_nano": c.clocks.now().unix_nano,
         "memory": {
             "resident_bytes": (c.env.memory)(),
             "in_flight_bytes": c.limiter.in_flight(),
@@ -216,18 +229,17 @@ fn contacts(c: &Control) -> Result<&ContactControl, Refusal> {
         .ok_or_else(|| Refusal(StatusCode::CONFLICT, "no pipeline uses the exporter `link`".into()))
 }
 
-async fn contact_list(State(c): Shared) -> Result<Json<Planned>, Refusal> {
-    Ok(Json(contacts(&c)?.list().await?))
+async fn contact_list(State(c): Shared, Query(asked): Query<Asked>) -> Result<Json<Planned>, Refusal> {
+    Ok(Json(contacts(&c)?.list(asked).await?))
 }
 
 async fn contact_report(State(c): Shared) -> Answer {
-    let planned = contacts(&c)?.list().await?;
+    let planned = contacts(&c)?.ahead().await?;
     let (passes, store) = c
         .wal
         .call(|wal| Ok::<_, crate::wal::WalError>((wal.passes().latest(100)?, forecast::store(wal)?)))
         .await??;
-    let ahead: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
-    let ahead = forecast::forecast(planned.now, store, &ahead);
+    let ahead = forecast::forecast(planned.now, store, &planned.ahead);
     Ok(Json(json!({
         "passes": passes.iter().map(shown_pass).collect::<Vec<_>>(),
         "forecast": shown_forecast(&ahead),
@@ -251,8 +263,10 @@ pub struct OpenContact {
 }
 
 async fn contact_open(State(c): Shared, Json(asked): Json<OpenContact>) -> Answer {
-    if !c.stations.contains(&asked.station) {
-        let message = format!("link.stations has no `{}` (known: {})", asked.station, c.stations.join(", "));
+    let stations = Arc::clone(&c.stations.borrow());
+    if !stations.contains_key(&asked.station) {
+        let known: Vec<&str> = stations.keys().map(String::as_str).collect();
+        let message = format!("link.stations has no `{}` (known: {})", asked.station, known.join(", "));
         return Err(Refusal(StatusCode::BAD_REQUEST, message));
     }
     let now = c.clocks.now().unix_nano;

@@ -2,7 +2,7 @@
 
 use perigee_proto::link::Forecast;
 
-use crate::contacts::Pass;
+use crate::contacts::Ahead;
 use crate::wal::{Wal, WalError};
 
 /// How the store stands.
@@ -31,7 +31,7 @@ pub fn store(wal: &mut Wal) -> Result<Store, WalError> {
 
 /// Follows the store through the planned passes, in the order of their start. What comes is taken to come evenly, and each pass to
 /// carry its volume at its end.
-pub fn forecast(now: u64, store: Store, passes: &[Pass]) -> Forecast {
+pub fn forecast(now: u64, store: Store, passes: &[Ahead]) -> Forecast {
     let rate = store.growth.unwrap_or(0.0);
     let mut out = Forecast {
         made_unix_nano: now,
@@ -42,8 +42,7 @@ pub fn forecast(now: u64, store: Store, passes: &[Pass]) -> Forecast {
         ..Forecast::default()
     };
     let (mut level, mut at, max) = (store.stored as f64, now, store.max as f64);
-    for pass in passes {
-        let (Some(end), Some(volume)) = (pass.contact.end_unix_nano, pass.volume_bytes) else { continue };
+    for &Ahead { end, volume } in passes {
         out.planned_bytes += volume;
         out.plan_until_unix_nano = out.plan_until_unix_nano.max(end);
         let seconds = end.saturating_sub(at) as f64 / 1e9;
@@ -65,15 +64,12 @@ pub fn forecast(now: u64, store: Store, passes: &[Pass]) -> Forecast {
 
 #[cfg(test)]
 mod tests {
-    use perigee_shared::contact::Contact;
-
     use super::*;
 
     const S: u64 = 1_000_000_000;
 
-    fn pass(start: u64, end: u64, volume: u64) -> Pass {
-        let contact = Contact { end_unix_nano: Some(end * S), ..Contact::open("svalbard", start * S) };
-        Pass { contact, volume_bytes: Some(volume) }
+    fn pass(end: u64, volume: u64) -> Ahead {
+        Ahead { end: end * S, volume }
     }
 
     fn filled(stored: u64, growth: f64) -> Store {
@@ -82,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_plan_that_carries_more_than_comes_empties_the_store() {
-        let passes = [pass(10, 20, 300), pass(90, 100, 300), pass(190, 200, 900)];
+        let passes = [pass(20, 300), pass(100, 300), pass(200, 900)];
         let f = forecast(0, filled(500, 1.0), &passes);
         assert_eq!((f.full_unix_nano, f.empty_unix_nano), (0, 100 * S), "500 + 20 - 300 + 80 - 300");
         assert_eq!((f.planned_bytes, f.plan_until_unix_nano), (1500, 200 * S));
@@ -91,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_store_that_fills_between_passes_says_when() {
-        let passes = [pass(10, 20, 100), pass(190, 200, 100)];
+        let passes = [pass(20, 100), pass(200, 100)];
         let f = forecast(0, filled(500, 5.0), &passes);
         assert_eq!((f.full_unix_nano, f.empty_unix_nano), (120 * S, 0), "500 at 20 s, 5 a second");
     }
@@ -100,8 +96,7 @@ mod tests {
     fn without_a_plan_or_a_growth_nothing_is_promised() {
         let f = forecast(5, filled(500, 5.0), &[]);
         assert_eq!((f.full_unix_nano, f.empty_unix_nano, f.planned_bytes), (0, 0, 0));
-        let open = Pass { contact: Contact::open("svalbard", 0), volume_bytes: None };
-        let f = forecast(5, Store { growth: None, ..filled(500, 0.0) }, &[open]);
+        let f = forecast(5, Store { growth: None, ..filled(500, 0.0) }, &[]);
         assert_eq!((f.full_unix_nano, f.growth_bytes_per_second), (0, 0.0));
     }
 }

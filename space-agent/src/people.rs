@@ -48,8 +48,10 @@ pub(crate) fn recode_text(report: &Value) -> String {
 
 /// The planned contacts for people.
 pub(crate) fn contacts_text(planned: &Value) -> String {
-    let mut out =
-        format!("{:<6}{:<16}{:<22}{:>9}{:>14}{:>14}\n", "", "station", "AOS", "minutes", "Mbit/s", "volume");
+    let mut out = format!(
+        "{:<6}{:<16}{:<22}{:>9}{:>12}{:>12}{:>5}{:>9}\n",
+        "", "station", "AOS", "minutes", "Mbit/s", "volume", "max", "azimuth"
+    );
     let current = [&planned["current"]].into_iter().filter(|c| c.is_object()).map(|c| ("now", c));
     let upcoming = planned["upcoming"].as_array().into_iter().flatten().map(|c| ("", c));
     let mut any = false;
@@ -62,14 +64,19 @@ pub(crate) fn contacts_text(planned: &Value) -> String {
             contact["rate_down"].as_u64().map_or("-".to_owned(), |rate| format!("{:.3}", rate as f64 / 1e6));
         let _ = writeln!(
             out,
-            "{when:<6}{:<16}{:<22}{minutes:>9}{rate:>14}{:>14}",
+            "{when:<6}{:<16}{:<22}{minutes:>9}{rate:>12}{:>12}{:>5}{:>9}",
             text(&contact["station"]),
             time(&contact["start_unix_nano"]),
             size(&contact["volume_bytes"]),
+            number(&contact["max_elevation_degrees"], 1.0, ""),
+            azimuths(contact),
         );
     }
     if !any {
         out.push_str("nothing is planned\n");
+    }
+    if let Some(more) = planned["more"].as_u64().filter(|more| *more > 0) {
+        let _ = writeln!(out, "and {more} more: --limit N or --until TIME shows them");
     }
     if planned["probing"] == true {
         let why = planned["clock_doubt"].as_str().unwrap_or("there is no plan (any more)");
@@ -85,6 +92,40 @@ pub(crate) fn contacts_text(planned: &Value) -> String {
         let _ = writeln!(out, "warning: {}", text(warning));
     }
     out
+}
+
+/// A time in ns as people say it: its two largest units.
+fn span(nano: u64) -> String {
+    let seconds = nano / 1_000_000_000;
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, s) => format!("{s} s"),
+        (0, 0, m, s) => format!("{m} min {s} s"),
+        (0, h, m, _) => format!("{h} h {m} min"),
+        (d, h, _, _) => format!("{d} d {h} h"),
+    }
+}
+
+/// How far a time is from now.
+fn away(at: u64, now: u64) -> String {
+    if at >= now { format!("in {}", span(at - now)) } else { format!("{} ago", span(now - at)) }
+}
+
+/// What became of a contact that was opened or closed.
+pub(crate) fn opened_text(answer: &Value) -> String {
+    let opened = &answer["opened"];
+    match (opened["station"].as_str(), opened["end_unix_nano"].as_u64()) {
+        (Some(station), Some(end)) => format!("a contact with {station} is open until {}\n", shown_time(end)),
+        (Some(station), None) => format!("a contact with {station} is open until it is closed\n"),
+        _ if answer["closed"] == true => "the contact that was opened by hand is closed\n".to_owned(),
+        _ => "no contact was opened by hand\n".to_owned(),
+    }
+}
+
+/// From where to where a satellite goes over the sky, in degrees.
+fn azimuths(contact: &Value) -> String {
+    let degrees = |key: &str| contact[key].as_f64().map_or_else(|| "-".to_owned(), |d| format!("{d:.0}"));
+    let (aos, los) = (degrees("aos_azimuth_degrees"), degrees("los_azimuth_degrees"));
+    if aos == "-" { aos } else { format!("{aos}-{los}") }
 }
 
 /// A number with one digit behind the point, and its unit.
@@ -197,13 +238,36 @@ pub(crate) fn status_text(status: &Value) -> String {
             ground["age_seconds"].as_f64().unwrap_or(0.0) / 60.0
         );
     }
-    let contact = |v: &Value| v["station"].as_str().map_or("none".to_owned(), str::to_owned);
-    let _ = writeln!(
-        out,
-        "contact    by plan {}, next: {}",
-        contact(&status["contact"]),
-        contact(&status["next_contact"])
-    );
+    let now = status["unix_nano"].as_u64();
+    let (contact, next) = (&status["contact"], &status["next_contact"]);
+    match contact["station"].as_str() {
+        Some(station) => {
+            let ends = contact["end_unix_nano"].as_u64().zip(now).map_or_else(
+                || "until it is closed".to_owned(),
+                |(end, now)| format!("until {}, {}", shown_time(end), away(end, now)),
+            );
+            let by = match status["contact_by"].as_str() {
+                Some("hand") => "opened by hand",
+                Some("plan") => "by the plan",
+                Some("probe") => "a probe: it is tried whether it answers",
+                _ => "always",
+            };
+            let _ = writeln!(out, "contact    {station} {ends} ({by})");
+        }
+        None => {
+            let _ = writeln!(out, "contact    none");
+        }
+    }
+    if let (Some(station), Some(start), Some(now)) =
+        (next["station"].as_str(), next["start_unix_nano"].as_u64(), now)
+    {
+        let _ = writeln!(out, "           next: {station} at {}, {}", shown_time(start), away(start, now));
+    } else if !next.is_null() || contact["station"].is_null() {
+        let _ = writeln!(out, "           next: nothing is planned");
+    }
+    if let Some(error) = status["plan_error"].as_str() {
+        let _ = writeln!(out, "           the plan on disk is not in force: {error}");
+    }
     let _ = writeln!(
         out,
         "stored     {} of {} in {} segments ({}) and the journal ({} unsealed)",
@@ -213,6 +277,9 @@ pub(crate) fn status_text(status: &Value) -> String {
         size(&wal["segment_bytes"]),
         size(&wal["unsealed_bytes"]),
     );
+    if let (Some(since), Some(now)) = (status["waits_since_unix_nano"].as_u64(), now) {
+        let _ = writeln!(out, "           the oldest of it waits for {}", span(now.saturating_sub(since)));
+    }
     let _ =
         writeln!(out, "\n{:<10}{:>14}{:>14}{:>14}{:>14}", "", "accepted", "delivered", "dropped", "on board");
     for signal in ["traces", "metrics", "logs"] {

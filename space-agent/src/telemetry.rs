@@ -216,6 +216,8 @@ pub struct ShipCounters {
     pub failed_attempts: Counter,
     /// 1 while the list of revoked stations has expired, or the newest one cannot be used.
     pub revocations_unusable: Gauge,
+    /// When our certificate ends, s since the Unix epoch.
+    certificate_end: Gauge,
     /// 1 while connected.
     pub connected: Gauge,
     sent: Labelled<ExporterLabel>,
@@ -238,6 +240,11 @@ impl ExporterLabel {
 }
 
 impl ShipCounters {
+    /// When our certificate ends, ns since the Unix epoch.
+    pub fn certificate_end(&self, end: Option<u64>) {
+        self.certificate_end.set(end.map_or(0, |end| (end / 1_000_000_000) as i64));
+    }
+
     /// There is a direct exporter with these signals: what is counted of it is there from now on, as 0.
     pub fn begin(&self, exporter: &ExporterLabel, signals: SignalSet) {
         for signal in Signal::ALL.into_iter().filter(|signal| signals.contains(*signal)) {
@@ -322,6 +329,11 @@ impl ShipCounters {
             c.revocations_unusable.clone(),
         );
         registry.register(
+            "perigee_link_certificate_expiry_timestamp_seconds",
+            "When link.certificate_file ends, in seconds since 1970; 0: nothing was connected to yet",
+            c.certificate_end.clone(),
+        );
+        registry.register(
             "perigee_link_failed_attempts",
             "Attempts to connect that failed",
             c.failed_attempts.clone(),
@@ -394,6 +406,32 @@ impl ClockGauges {
     }
 }
 
+/// What is sent of the agent itself.
+#[derive(Debug, Clone, Default)]
+pub struct OwnCounters {
+    /// Records that had no room.
+    pub lost: Counter,
+    /// Times that metrics were due and not sent.
+    pub put_off: Counter,
+}
+
+impl OwnCounters {
+    fn register(registry: &mut Registry) -> Self {
+        let c = Self::default();
+        registry.register(
+            "perigee_telemetry_lost_records",
+            "The agent's own log records that had no room before they could be sent",
+            c.lost.clone(),
+        );
+        registry.register(
+            "perigee_telemetry_put_off",
+            "Times that the agent's own metrics were due and not sent, for want of quota or memory",
+            c.put_off.clone(),
+        );
+        c
+    }
+}
+
 /// A drop's reason.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DropLabel {
@@ -421,6 +459,7 @@ pub struct Metrics {
     ship: Arc<ShipCounters>,
     scrub: ScrubCounters,
     clock: ClockGauges,
+    own: OwnCounters,
     ever_accepted: PerSignal,
     delivered: PerSignal,
     dropped: Family<DropLabel, Counter>,
@@ -453,6 +492,7 @@ impl Default for Metrics {
         let receiver = Arc::new(ReceiverCounters::register(r));
         let ship = Arc::new(ShipCounters::register(r));
         let (scrub, clock) = (ScrubCounters::register(r), ClockGauges::register(r));
+        let own = OwnCounters::register(r);
         let ever_accepted =
             PerSignal::register(r, "perigee_accepted", "Items ever accepted, restarts included");
         let delivered = PerSignal::register(r, "perigee_delivered", "Items that every consumer has passed");
@@ -517,6 +557,7 @@ impl Default for Metrics {
             ship,
             scrub,
             clock,
+            own,
             ever_accepted,
             delivered,
             dropped,
@@ -572,6 +613,11 @@ impl Metrics {
     /// For the scrub.
     pub fn scrub(&self) -> ScrubCounters {
         self.scrub.clone()
+    }
+
+    /// For what is sent of the agent itself.
+    pub fn own(&self) -> OwnCounters {
+        self.own.clone()
     }
 
     /// For what the agent knows of the time.

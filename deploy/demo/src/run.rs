@@ -79,7 +79,8 @@ fn introduce(stage: &Stage, backends: &Backends) {
     say(&format!(
         "traces   to {}\nmetrics  to {}\nlogs     to {}\n\
          agent    http://{}/metrics, control socket {}\n\
-         ground   http://{}/metrics, http://{}/api/v1/accounting\n",
+         ground   http://{}/metrics, http://{}/api/v1/accounting\n\
+         console  http://{}/ (in the browser)\n",
         to(Signal::Traces),
         to(Signal::Metrics),
         to(Signal::Logs),
@@ -87,6 +88,7 @@ fn introduce(stage: &Stage, backends: &Backends) {
         dir.join("agent.sock").display(),
         stage.ground_metrics,
         stage.api,
+        stage.console,
     ));
 }
 

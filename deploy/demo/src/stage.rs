@@ -31,6 +31,8 @@ pub(crate) struct Stage {
     pub(crate) ground_metrics: String,
     /// The ground's API for people.
     pub(crate) api: String,
+    /// The ground's console.
+    pub(crate) console: String,
     link: String,
 }
 
@@ -52,7 +54,7 @@ impl Stage {
         }
         // All are held until each has a port, so that no two are the same.
         let mut held = Vec::new();
-        let [otlp, agent_metrics, ground_metrics, api] = [(); 4].map(|()| free_tcp(&mut held));
+        let [otlp, agent_metrics, ground_metrics, api, console] = [(); 5].map(|()| free_tcp(&mut held));
         let link = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string();
         Ok(Self {
             dir,
@@ -61,6 +63,7 @@ impl Stage {
             agent_metrics: options.agent_metrics.clone().map_or(agent_metrics, Ok)?,
             ground_metrics: options.ground_metrics.clone().map_or(ground_metrics, Ok)?,
             api: api?,
+            console: console?,
             link,
         })
     }
@@ -74,8 +77,8 @@ impl Stage {
     pub(crate) fn set(&self, backends: &Backends) -> anyhow::Result<()> {
         let pki = self.dir.join("pki");
         let mut authority = Pki::init(&pki, "perigee.example", false, &Env::production())?;
-        authority.issue(Role::Satellite, SATELLITE, 30)?;
-        authority.issue(Role::Station, STATION, 30)?;
+        authority.issue(Role::Satellite, SATELLITE, 60)?;
+        authority.issue(Role::Station, STATION, 60)?;
         self.write("agent.yaml", &self.agent())?;
         self.write("ground.yaml", &self.ground(backends))
     }
@@ -135,6 +138,7 @@ impl Stage {
             "storage": {"directory": self.dir.join("ground"), "max_bytes": "256MiB", "ballast": "1MiB"},
             "extensions": {
                 "api": {"endpoint": self.api},
+                "console": {"endpoint": self.console},
                 "control": {"socket": self.dir.join("ground.sock")},
             },
             "service": {

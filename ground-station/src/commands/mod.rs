@@ -1,5 +1,6 @@
 //! The command line.
 
+mod catalogue;
 mod pki;
 mod satellites;
 mod spool;
@@ -9,18 +10,19 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use perigee_shared::config::{ConfigError, Problem};
+use perigee_shared::config::reload::{Hangups, InForce};
+use perigee_shared::config::{ConfigError, Problem, check_directory};
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
 use perigee_shared::link::tls;
 use perigee_shared::serve::termination;
 use perigee_shared::supervise;
-use perigee_shared::telemetry::init_logs;
+use perigee_shared::telemetry::{LOG_LEVEL, Logs, init_logs};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::ground::{Ended, Ground, StartError};
-use crate::link::Link;
+use crate::ground::{Ended, Ground, Part, StartError, check_console};
+use crate::link::{Link, Reload};
 
 /// The exit code of a wrong configuration: `EX_USAGE` of sysexits.h.
 const WRONG_CONFIGURATION: u8 = 64;
@@ -39,7 +41,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Receive and export until SIGTERM or SIGINT.
-    Run(ConfigFile),
+    Run(Work),
     /// Check the configuration and the files that it names; exit code 64 when something is wrong.
     Validate(ConfigFile),
     /// Make authorities and certificates.
@@ -52,18 +54,28 @@ enum Command {
     Spool(spool::Command),
 }
 
+/// What to run.
+#[derive(Debug, Args)]
+struct Work {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Do only these parts of the work; other processes that share the ledger do the rest.
+    #[arg(long, value_name = "PARTS", value_delimiter = ',', default_values_t = Part::ALL, value_enum)]
+    role: Vec<Part>,
+}
+
 /// Where the configuration is.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigFile {
     /// The configuration file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/perigee/ground.yaml")]
     pub(crate) config: PathBuf,
 }
 
 /// Does what the command line says on the machine `env`; errors are on stderr.
 pub async fn run(cli: Cli, env: Env) -> ExitCode {
     let result = match cli.command {
-        Command::Run(file) => Box::pin(work(file, &env)).await,
+        Command::Run(what) => Box::pin(work(what, &env)).await,
         Command::Validate(file) => validate(file),
         Command::Pki(command) => pki::run(command),
         Command::Satellites(query) => Box::pin(satellites::run(query)).await,
@@ -91,12 +103,13 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
     }
 }
 
-async fn work(file: ConfigFile, env: &Env) -> anyhow::Result<ExitCode> {
+async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> {
     let config = Config::load(&file.config)?;
-    init_logs(&config.service.telemetry.logs);
+    let logs = init_logs(&config.service.telemetry);
     supervise::log_panics();
     config.warnings.iter().chain(&dates(&config, env)).for_each(Problem::warn);
-    let ground = Ground::build(config, env).await?;
+    let (in_force, hangups) = (config.written.clone(), Hangups::new().context("cannot listen for SIGHUP")?);
+    let ground = Ground::build_parts(config, env, &role, logs.own.clone()).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     let termination = termination().context("cannot listen for SIGTERM and SIGINT")?;
@@ -104,8 +117,42 @@ async fn work(file: ConfigFile, env: &Env) -> anyhow::Result<ExitCode> {
         termination.await;
         stop.cancel();
     });
+    tokio::spawn(reload(file.config, in_force, ground.reload(), logs, hangups));
     Box::pin(ground.run(shutdown)).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the configuration again at each SIGHUP. One that is wrong changes nothing.
+async fn reload(
+    path: PathBuf,
+    mut in_force: InForce,
+    link: Option<Reload>,
+    logs: Logs,
+    mut hangups: Hangups,
+) {
+    // What a satellite may keep in the spool is the spool's.
+    let can = |key: &str| {
+        key == LOG_LEVEL || key.starts_with("link.satellites") && !key.ends_with(".max_spool_bytes")
+    };
+    loop {
+        hangups.next().await;
+        match Config::load(&path) {
+            Ok(config) => {
+                config.warnings.iter().for_each(Problem::warn);
+                let changes = in_force.take(&config.written, can);
+                if !changes.now.is_empty() {
+                    logs.set_level(config.service.telemetry.logs.level);
+                    if let Some(link) = &link {
+                        link.apply(&config.link.satellites);
+                    }
+                }
+                changes.log();
+            }
+            Err(error) => {
+                tracing::error!(%error, "the configuration was not read again; what was in force stays so");
+            }
+        }
+    }
 }
 
 /// What is to be said of the dates of the station's certificate. It stops nothing: a clock may be wrong until it is set.
@@ -123,10 +170,12 @@ fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
             Client::try_new(&format!("exporters.{name}"), exporter, &env).map_err(StartError::Config)?;
         }
     }
+    check_directory("storage.directory", &config.storage.directory).map_err(StartError::Config)?;
     if let Err(error) = Link::check(&config, &env) {
         eprintln!("ground-station: {}: {error}", file.config.display());
         return Ok(ExitCode::from(WRONG_CONFIGURATION));
     }
+    check_console(&config).map_err(StartError::Config)?;
     let shown = file.config.display().to_string();
     for warning in config.warnings.iter().chain(&dates(&config, &env)) {
         say(&warning.as_warning(&shown));

@@ -37,6 +37,9 @@ pub(super) enum Command {
         /// A certificate signing request in PEM: its key stays where it was made.
         #[arg(long, value_name = "FILE")]
         csr: Option<PathBuf>,
+        /// Of a station: another name that satellites may call it by, as of a second antenna; may be repeated.
+        #[arg(long = "name", value_name = "NAME")]
+        names: Vec<String>,
     },
     /// Revoke a certificate by its serial number, or all of a satellite or a station.
     Revoke {
@@ -73,13 +76,18 @@ pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
                 directory.dir.display()
             ));
         }
-        Command::Issue { role, id, directory, days, csr: Some(csr) } => {
-            let certificate = Pki::open(&directory.dir, &env)?.issue_to(role, &id, days, &csr)?;
-            say(&format!("{}\n", certificate.display()));
+        Command::Issue { role: Role::Satellite, names, .. } if !names.is_empty() => {
+            bail!("--name is for stations: a satellite has one id")
         }
-        Command::Issue { role, id, directory, days, csr: None } => {
-            let (certificate, key) = Pki::open(&directory.dir, &env)?.issue(role, &id, days)?;
-            say(&format!("{}\n{}\n", certificate.display(), key.display()));
+        Command::Issue { role, id, directory, days, csr, names } => {
+            let mut pki = Pki::open(&directory.dir, &env)?.also_named(names)?;
+            match csr {
+                Some(csr) => say(&format!("{}\n", pki.issue_to(role, &id, days, &csr)?.display())),
+                None => {
+                    let (certificate, key) = pki.issue(role, &id, days)?;
+                    say(&format!("{}\n{}\n", certificate.display(), key.display()));
+                }
+            }
         }
         Command::Revoke { what, directory } => {
             let mut pki = Pki::open(&directory.dir, &env)?;

@@ -11,10 +11,10 @@ use perigee_shared::env::Env;
 use perigee_shared::units::ByteSize;
 use serde_json::Value;
 
-use super::{ConfigFile, say, say_json};
+use super::{ConfigFile, catalogue, say, say_json};
 use crate::config::Config;
 use crate::console::{BackupAnswer, BackupRequest, ReplayAnswer, ReplayRequest, VerifyAnswer};
-use crate::ground::settings;
+use crate::ground::look_at_store;
 use crate::spool::{SpoolError, Store};
 
 /// What to ask of.
@@ -50,6 +50,13 @@ pub(super) enum Command {
         #[arg(value_name = "FILE")]
         path: PathBuf,
     },
+    /// Show what was committed, the latest first: when, by which pass it came, and which backend has it.
+    Catalogue {
+        #[command(flatten)]
+        query: Query,
+        #[command(flatten)]
+        wanted: catalogue::Wanted,
+    },
     /// Send dead letters again.
     Replay {
         #[command(flatten)]
@@ -77,8 +84,9 @@ pub(super) async fn fetch<R: serde::Serialize>(
             other => return Ok(other?),
         }
     }
-    let store = Store::open_existing(&Env::production(), settings(config))
-        .context("nothing answers on the control socket, so the file was opened")?;
+    let store = look_at_store(config, &Env::production())
+        .await
+        .context("nothing answers on the control socket, so the store itself was asked")?;
     let answer = otherwise(store.clone()).await?;
     store.close().await;
     Ok(serde_json::to_value(answer)?)
@@ -88,6 +96,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Inspect { query, columns: true, each } => columns(query, each).await,
         Command::Inspect { query, .. } => inspect(query).await,
+        Command::Catalogue { query, wanted } => catalogue::run(query, wanted).await,
         Command::Verify(query) => verify(query).await,
         Command::Backup { query, path } => backup(query, path).await,
         Command::Replay { query, id, all } => {

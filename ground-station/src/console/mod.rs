@@ -1,23 +1,52 @@
-//! What people and tools ask the running program: JSON over HTTP, health and metrics.
+//! What people and tools ask the running program: pages in the browser, JSON over HTTP, health and metrics.
+//!
+//! The console's pages are rendered here and need nothing from elsewhere: every asset is in the program. They show what a look at the
+//! spool found ([`board`]), who may see and do what is in [`roles`], and what was done is in [`audit`].
 
-use std::collections::BTreeMap;
+mod acts;
+mod api;
+mod assets;
+mod attention;
+mod audit;
+mod board;
+mod events;
+mod openapi;
+mod pages;
+mod problem;
+mod roles;
+mod show;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use axum::extract::{Query, State};
+use axum::Json;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use perigee_shared::config::Invalid;
+use perigee_shared::env::Env;
 use perigee_shared::telemetry::METRICS_CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
-use crate::link::{ClockView, Connected};
-use crate::spool::{
-    AccountView, ColumnsView, GapView, LetterView, PassView, SatelliteView, SpoolError, SpoolView, Status,
-    Store,
-};
+pub use self::acts::{ActAnswer, ActRequest, What};
+pub use self::api::CatalogueQuery;
+pub use self::audit::{Audit, Deed};
+pub use self::problem::Problem;
+pub use self::roles::{ConsoleConfig, ConsoleTls};
+
+use self::board::Board;
+use self::events::Events;
+use self::roles::Roles;
+use crate::link::Connected;
+use crate::spool::{SpoolError, Status, Store};
 use crate::telemetry::{Metrics, Satellites};
+
+/// The largest body of a request.
+const MAX_BODY: usize = 64 << 10;
 
 /// What the answers are made from.
 #[derive(Clone)]
@@ -25,6 +54,26 @@ pub struct Console {
     store: Store,
     metrics: Metrics,
     connected: Connected,
+    board: Board,
+    events: Events,
+    audit: Audit,
+    /// This station's id.
+    station: Arc<str>,
+    stop: CancellationToken,
+}
+
+/// What the console needs beside the store.
+pub struct Beside {
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Who is connected.
+    pub connected: Connected,
+    /// The directory of the audit.
+    pub directory: PathBuf,
+    /// This station's id.
+    pub station: String,
+    /// When this station's certificate ends, ns since the Unix epoch.
+    pub certificate_end: Option<u64>,
 }
 
 /// `POST /api/v1/replay`
@@ -36,7 +85,7 @@ pub struct ReplayRequest {
 }
 
 /// The answer to `POST /api/v1/replay`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ReplayAnswer {
     /// How many are sent again.
     pub replayed: u64,
@@ -64,55 +113,44 @@ pub struct BackupAnswer {
     pub bytes: u64,
 }
 
-/// `?after=ID&limit=N`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default)]
-struct Page {
-    after: u64,
-    limit: usize,
-}
-
-impl Default for Page {
-    fn default() -> Self {
-        Self { after: 0, limit: 1000 }
-    }
-}
-
-/// Rows in one answer, at most.
-const MAX_ROWS: usize = 10_000;
-
-struct Failed(SpoolError);
-
-impl From<SpoolError> for Failed {
-    fn from(error: SpoolError) -> Self {
-        Self(error)
-    }
-}
-
-impl IntoResponse for Failed {
-    fn into_response(self) -> Response {
-        let body = Json(serde_json::json!({ "error": self.0.to_string() }));
-        (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
-    }
-}
-
-type Answer<T> = Result<Json<T>, Failed>;
-
 impl Console {
     /// Answers from these.
-    pub fn new(store: Store, metrics: Metrics, connected: Connected) -> Self {
-        Self { store, metrics, connected }
+    pub fn new(store: Store, env: &Env, beside: Beside) -> Self {
+        let Beside { metrics, connected, directory, station, certificate_end } = beside;
+        let board =
+            Board::new(store.clone(), metrics.clone(), connected.clone(), env.clone(), certificate_end);
+        let stop = CancellationToken::new();
+        let events = Events::new(board.clone(), stop.clone());
+        let audit = Audit::new(&directory, env);
+        Self { store, metrics, connected, board, events, audit, station: station.into(), stop }
+    }
+
+    /// Ends streams of events, which would go on otherwise.
+    pub fn end(&self) {
+        self.stop.cancel();
+    }
+
+    /// Looks whenever something has changed and somebody listens, until the end.
+    pub async fn run(&self) {
+        self.board.run(self.stop.clone()).await;
     }
 
     /// The API that only reads.
     pub fn api(&self) -> Router {
+        self.reading().fallback(problem::nothing_here).method_not_allowed_fallback(problem::not_this_way)
+    }
+
+    fn reading(&self) -> Router {
         Router::new()
-            .route("/api/v1/satellites", get(satellites))
-            .route("/api/v1/spool", get(spool))
-            .route("/api/v1/passes", get(passes))
-            .route("/api/v1/gaps", get(gaps))
-            .route("/api/v1/accounting", get(accounting))
-            .route("/api/v1/dead-letters", get(letters))
+            .route("/api/v1/satellites", get(api::satellites))
+            .route("/api/v1/spool", get(api::spool))
+            .route("/api/v1/passes", get(api::passes))
+            .route("/api/v1/gaps", get(api::gaps))
+            .route("/api/v1/accounting", get(api::accounting))
+            .route("/api/v1/dead-letters", get(api::letters))
+            .route("/api/v1/catalogue", get(api::catalogue))
+            .route("/api/v1/events", get(api::events))
+            .route("/api/v1/openapi.json", get(openapi::openapi))
             .with_state(self.clone())
     }
 
@@ -120,11 +158,46 @@ impl Console {
     /// asks for what takes long.
     pub fn control(&self) -> Router {
         let own = Router::new()
-            .route("/api/v1/replay", post(replay))
-            .route("/api/v1/verify", get(verify))
-            .route("/api/v1/backup", post(backup))
-            .route("/api/v1/columns", get(columns));
+            .route("/api/v1/replay", post(api::replay))
+            .route("/api/v1/verify", get(api::verify))
+            .route("/api/v1/backup", post(api::backup))
+            .route("/api/v1/columns", get(api::columns));
         self.api().merge(own.with_state(self.clone()))
+    }
+
+    /// All metrics as of now, as text.
+    pub async fn metrics_text(&self) -> Result<String, SpoolError> {
+        let (spool, accounts) = (self.store.overview().await?, self.store.accounting().await?);
+        let status = self.store.status().borrow().clone();
+        let satellites = Satellites {
+            accounts: &accounts,
+            standings: &self.store.standings().await?,
+            connected: &self.connected.satellites(),
+        };
+        let connections = self.connected.count();
+        Ok(self.metrics.render(&spool, &satellites, &status, connections, |registry| {
+            self.connected.clocks().register(registry);
+        }))
+    }
+
+    /// The pages, with the API, for those who may.
+    pub fn pages(&self, config: &ConsoleConfig) -> Result<Router, Invalid> {
+        let roles = Arc::new(Roles::try_new(config, "extensions.console")?);
+        let inside = self
+            .reading()
+            .merge(pages::router(self, &roles))
+            .merge(acts::router(self, &roles))
+            .fallback(pages::nothing_here)
+            .method_not_allowed_fallback(problem::not_this_way)
+            .layer(axum::middleware::from_fn_with_state(Arc::clone(&roles), pages::guard));
+        let outside = pages::entrance(&roles).merge(assets::router());
+        let all = outside.merge(inside).layer(DefaultBodyLimit::max(MAX_BODY));
+        Ok(all.layer(axum::middleware::from_fn(pages::dress)))
+    }
+
+    /// Checks the files that the console's section names, without binding anything.
+    pub fn check(config: &ConsoleConfig) -> Result<(), Invalid> {
+        Roles::try_new(config, "extensions.console").map(drop)
     }
 
     /// `GET /metrics`
@@ -138,87 +211,8 @@ impl Console {
     }
 }
 
-/// A satellite, with what only the links know.
-#[derive(Debug, Serialize)]
-struct Linked {
-    #[serde(flatten)]
-    view: SatelliteView,
-    clock: Option<ClockView>,
-}
-
-async fn satellites(State(console): State<Console>) -> Answer<Vec<Linked>> {
-    let all = console.store.satellites().await?;
-    let connected = console.connected.satellites();
-    let linked = |view: SatelliteView| {
-        let mut linked = Linked { clock: console.connected.clocks().of(&view.satellite), view };
-        if let Some(heard) = connected.get(&linked.view.satellite) {
-            linked.view.connected = true;
-            linked.view.standing.last_heard_unix_nano = *heard;
-        }
-        linked
-    };
-    Ok(Json(all.into_iter().map(linked).collect()))
-}
-
-async fn spool(State(console): State<Console>) -> Answer<SpoolView> {
-    Ok(Json(console.store.overview().await?))
-}
-
-async fn passes(State(console): State<Console>, Query(page): Query<Page>) -> Answer<Vec<PassView>> {
-    let limit = page.limit.min(MAX_ROWS);
-    Ok(Json(console.store.passes(limit).await?))
-}
-
-async fn gaps(State(console): State<Console>, Query(page): Query<Page>) -> Answer<Vec<GapView>> {
-    let limit = page.limit.min(MAX_ROWS);
-    Ok(Json(console.store.gaps(limit).await?))
-}
-
-async fn accounting(State(console): State<Console>) -> Answer<BTreeMap<String, AccountView>> {
-    Ok(Json(console.store.accounting().await?))
-}
-
-async fn letters(State(console): State<Console>, Query(page): Query<Page>) -> Answer<Vec<LetterView>> {
-    let limit = page.limit.min(MAX_ROWS);
-    Ok(Json(console.store.letters(page.after, limit).await?))
-}
-
-async fn replay(State(console): State<Console>, Json(request): Json<ReplayRequest>) -> Answer<ReplayAnswer> {
-    Ok(Json(ReplayAnswer { replayed: console.store.replay(request.ids).await? }))
-}
-
-async fn verify(State(console): State<Console>) -> Answer<VerifyAnswer> {
-    Ok(Json(VerifyAnswer { wrong: console.store.verify().await? }))
-}
-
-async fn backup(State(console): State<Console>, Json(request): Json<BackupRequest>) -> Answer<BackupAnswer> {
-    Ok(Json(BackupAnswer { bytes: console.store.backup(request.path).await? }))
-}
-
-/// `?each=true`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Each {
-    each: bool,
-}
-
-async fn columns(State(console): State<Console>, Query(Each { each }): Query<Each>) -> Answer<ColumnsView> {
-    Ok(Json(console.store.columns(each).await?))
-}
-
-async fn metrics(State(console): State<Console>) -> Result<Response, Failed> {
-    let (spool, accounts) = (console.store.overview().await?, console.store.accounting().await?);
-    let status = console.store.status().borrow().clone();
-    let satellites = Satellites {
-        accounts: &accounts,
-        standings: &console.store.standings().await?,
-        connected: &console.connected.satellites(),
-    };
-    let connections = console.connected.count();
-    let text = console.metrics.render(&spool, &satellites, &status, connections, |registry| {
-        console.connected.clocks().register(registry);
-    });
-    Ok(([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response())
+async fn metrics(State(console): State<Console>) -> Result<Response, Problem> {
+    Ok(([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], console.metrics_text().await?).into_response())
 }
 
 async fn health(State(console): State<Console>) -> Response {

@@ -39,6 +39,11 @@ impl Delivery {
         Self { name, delivery: deliver::Delivery::new(client, config, env), metrics }
     }
 
+    /// What sends.
+    pub(super) fn client(&self) -> Arc<Client> {
+        self.delivery.client()
+    }
+
     /// Sends a request until all of it is decided; `None` when it was left before that, since `leave` was cancelled.
     pub(super) async fn send(
         &mut self,
@@ -99,6 +104,7 @@ fn note(name: &Arc<str>, metrics: &Metrics, signal: Signal, event: Event<'_>) {
                      the spool keeps everything"
                 );
             }
+            metrics.troubled(name, reason, misconfigured);
             metrics.retried(name);
         }
         Event::Kept { .. } | Event::Back { .. } => {}

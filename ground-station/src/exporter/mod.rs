@@ -7,6 +7,7 @@
 //! kept, since each lane has one.
 
 mod deliver;
+mod own;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::deliver::{Delivered, Delivery};
+pub use self::own::Own;
 use crate::spool::{Letter, Place, Progress, Replay, SpoolError, Status, Store, Work};
 use crate::telemetry::Metrics;
 

@@ -1,19 +1,21 @@
 //! Who may connect: certificates, the list of satellites, revocation.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use perigee_shared::env::Env;
+use perigee_shared::link::files::Files;
 use perigee_shared::link::revocation::{ListFile, Revocations};
-use perigee_shared::link::tls::{self, Credentials, Identity, Role, TlsError};
+use perigee_shared::link::tls::{self, Credentials, Expiry, Identity, Role, TlsError};
 use perigee_shared::link::transport;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
-use crate::config::{Config, LinkConfig};
+use crate::config::{Config, LinkConfig, SatelliteConfig, Satellites};
 
 /// What the link's TLS is made of.
 pub(super) struct Access {
+    files: Files,
+    expiry: Expiry,
     credentials: Credentials,
     satellites: Arc<RootCertStore>,
     domain: String,
@@ -24,14 +26,13 @@ pub(super) struct Access {
 impl Access {
     pub(super) fn try_new(config: &Config) -> Result<Self, TlsError> {
         let link = &config.link;
-        let credentials = Credentials::load(&link.certificate_file, &link.private_key_file)?;
-        let own = credentials.identity()?;
-        if own.role != Role::Station || own.id != link.station {
-            return Err(TlsError::Identity(
-                "link.certificate_file is not of the station link.station: issue one with `pki issue station ID`",
-            ));
-        }
+        let mut files =
+            Files::new([&*link.certificate_file, &*link.private_key_file, &*link.satellite_ca_file]);
+        files.reading();
+        let (credentials, own) = credentials(link)?;
         Ok(Self {
+            files,
+            expiry: Expiry::default(),
             credentials,
             satellites: tls::load_authorities(&link.satellite_ca_file)?,
             domain: own.trust_domain,
@@ -66,6 +67,27 @@ impl Access {
         self.revocations.is_some()
     }
 
+    /// Whether a file of certificates is another one than was read.
+    pub(super) fn is_renewed(&self) -> bool {
+        self.files.have_changed()
+    }
+
+    /// Reads the certificates again; those in force stay when that fails.
+    pub(super) fn renew(&mut self) -> Result<(), TlsError> {
+        self.files.reading();
+        let (credentials, own) = credentials(&self.limits)?;
+        let satellites = tls::load_authorities(&self.limits.satellite_ca_file)?;
+        (self.credentials, self.satellites, self.domain) = (credentials, satellites, own.trust_domain);
+        Ok(())
+    }
+
+    /// When our certificate ends, ns since the Unix epoch; warns before that.
+    pub(super) fn end(&mut self, now: u64) -> Option<u64> {
+        let end = self.credentials.end();
+        self.expiry.look("link.certificate_file", end, now);
+        end
+    }
+
     /// What a ground that was killed signs the ends of its old connections with.
     pub(super) fn reset_secret(&self) -> [u8; 32] {
         self.credentials.secret("perigee 2026 QUIC stateless reset")
@@ -78,19 +100,34 @@ impl Access {
 
     /// Who may connect.
     pub(super) fn allowed(&self) -> Allowed {
-        Allowed { domain: self.domain.clone(), satellites: self.limits.satellites.keys().cloned().collect() }
+        Allowed { domain: self.domain.clone() }
     }
+}
+
+/// The station's certificate and key, and who it says we are.
+fn credentials(link: &LinkConfig) -> Result<(Credentials, Identity), TlsError> {
+    let credentials = Credentials::load(&link.certificate_file, &link.private_key_file)?;
+    let own = credentials.identity()?;
+    if own.role != Role::Station || own.id != link.station {
+        return Err(TlsError::Identity(
+            "link.certificate_file is not of the station link.station: issue one with `pki issue station ID`",
+        ));
+    }
+    Ok((credentials, own))
 }
 
 /// Who may connect.
 pub(super) struct Allowed {
     domain: String,
-    satellites: BTreeSet<String>,
 }
 
 impl Allowed {
-    /// Whether this peer is a satellite of our domain.
-    pub(super) fn judge(&self, identity: &Identity) -> Result<(), String> {
+    /// Whether this peer is one of these satellites, and of our domain; what is said of it.
+    pub(super) fn judge(
+        &self,
+        identity: &Identity,
+        satellites: &Satellites,
+    ) -> Result<SatelliteConfig, String> {
         if identity.role != Role::Satellite {
             return Err("the certificate is not a satellite's".to_owned());
         }
@@ -100,10 +137,8 @@ impl Allowed {
                 identity.trust_domain, self.domain
             ));
         }
-        if !self.satellites.contains(&identity.id) {
-            return Err(format!("satellite {} is not in this station's link.satellites", identity.id));
-        }
-        Ok(())
+        let found = satellites.get(&identity.id).map(|found| found.unwrap_or_default());
+        found.ok_or_else(|| format!("satellite {} is not in this station's link.satellites", identity.id))
     }
 }
 

@@ -22,7 +22,7 @@ const LEAST: Duration = Duration::from_secs(60);
 const SHOWN: usize = 200;
 
 /// A satellite's clock, as it was heard last.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct ClockView {
     /// When that was by this station's clock, ns since the Unix epoch.
     pub heard_unix_nano: u64,

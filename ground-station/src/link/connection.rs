@@ -304,7 +304,7 @@ impl Shell {
         );
         let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
         let (registry, id) = (self.around.registry.clone(), self.connection.stable_id());
-        self.around.registry.has_begun(id);
+        self.around.registry.has_begun(id, hello.contact_end_unix_nano);
         self.greeted = Some(Greeted { at: Instant::now(), opened: hello.contact_start_unix_nano });
         let turn = self.turn(bounds::rows(&hello));
         self.asked.push(Box::pin(async move {

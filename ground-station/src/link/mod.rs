@@ -29,12 +29,12 @@ pub use self::clock::{ClockView, Clocks};
 use self::connection::Surroundings;
 use self::machine::{Close, Settings};
 use self::registry::Registry;
-use crate::config::Config;
+use crate::config::{Config, Satellites};
 use crate::spool::Store;
 use crate::telemetry::Metrics;
 
-/// How often the revocation list's file is looked at.
-const REVOCATION_CHECK: Duration = Duration::from_secs(1);
+/// How often the files of certificates and of the revocation list are looked at.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// Why the link cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,24 @@ pub struct Link {
     access: Access,
     env: Env,
     config: Arc<Config>,
+    satellites: watch::Sender<Arc<Satellites>>,
     around: Surroundings,
+}
+
+/// Changes who may connect while the link is up.
+pub struct Reload {
+    satellites: watch::Sender<Arc<Satellites>>,
+    registry: Registry,
+    metrics: Metrics,
+}
+
+impl Reload {
+    /// From here on these may; links with others end.
+    pub fn apply(&self, satellites: &Satellites) {
+        satellites.keys().for_each(|satellite| self.metrics.expect(satellite));
+        self.satellites.send_replace(Arc::new(satellites.clone()));
+        self.registry.close_unknown(|satellite| satellites.contains_key(satellite));
+    }
 }
 
 /// Who is connected, for others to ask.
@@ -69,7 +86,37 @@ pub struct Connected {
     env: Env,
 }
 
+/// An open link.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, utoipa::ToSchema)]
+pub struct LinkView {
+    /// When the satellite said Hello, ns since the Unix epoch.
+    pub since_unix_nano: u64,
+    /// LOS by the satellite's plan and clock, ns since the Unix epoch; none: it did not say, or the contact has no end.
+    pub ends_unix_nano: Option<u64>,
+    /// The round trip, as QUIC measures it.
+    pub round_trip_seconds: f64,
+}
+
 impl Connected {
+    /// Nobody connects to this process.
+    pub fn nobody(env: &Env) -> Self {
+        Self { registry: Registry::default(), clocks: Clocks::new(env), env: env.clone() }
+    }
+
+    /// Links whose satellite has said Hello.
+    pub fn links(&self) -> BTreeMap<String, LinkView> {
+        let now = self.env.unix_nano();
+        let view = |(id, (since, ends, path)): (String, (Duration, u64, quinn::PathStats))| {
+            let view = LinkView {
+                since_unix_nano: now.saturating_sub(since.as_nanos() as u64),
+                ends_unix_nano: (ends != 0).then_some(ends),
+                round_trip_seconds: path.rtt.as_secs_f64(),
+            };
+            (id, view)
+        };
+        self.registry.links().into_iter().map(view).collect()
+    }
+
     /// Open connections.
     pub fn count(&self) -> usize {
         self.registry.len()
@@ -123,7 +170,8 @@ impl Link {
             revocations: Arc::new(watch::Sender::new(revocations)),
             shutdown: CancellationToken::new(),
         };
-        Ok(Self { endpoints, access, env: env.clone(), config, around })
+        let satellites = watch::Sender::new(Arc::new(config.link.satellites.clone()));
+        Ok(Self { endpoints, access, env: env.clone(), config, satellites, around })
     }
 
     /// The addresses it is bound to, with the ports that were chosen where 0 was asked for.
@@ -140,9 +188,15 @@ impl Link {
         }
     }
 
+    /// Changes who may connect.
+    pub fn reload(&self) -> Reload {
+        let (registry, metrics) = (self.around.registry.clone(), self.around.metrics.clone());
+        Reload { satellites: self.satellites.clone(), registry, metrics }
+    }
+
     /// Has `tasks` serve until `shutdown`; then what arrived is handed over and every connection is closed.
     pub fn run(self, tasks: &Supervisor, shutdown: &CancellationToken) {
-        let Self { endpoints, access, env, config, mut around } = self;
+        let Self { endpoints, access, env, config, satellites, mut around } = self;
         around.shutdown = shutdown.clone();
         let connections = TaskTracker::new();
         let allowed = Arc::new(access.allowed());
@@ -152,6 +206,7 @@ impl Link {
                 endpoint: endpoint.clone(),
                 config: Arc::clone(&config),
                 allowed: Arc::clone(&allowed),
+                satellites: satellites.subscribe(),
                 around: around.clone(),
                 tasks: tasks.clone(),
                 connections: connections.clone(),
@@ -160,10 +215,8 @@ impl Link {
             let address = endpoint.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string());
             tasks.keep(format!("link {address}"), accepting, |accepting| Box::pin(accepting.run()));
         }
-        if access.watches_revocations() {
-            let watch = RevocationWatch { access, endpoints, around, env, refused: false };
-            tasks.keep("revocations", watch, |watch| Box::pin(watch.run()));
-        }
+        let watch = AccessWatch { access, endpoints, around, env, refused: false };
+        tasks.keep("certificates", watch, |watch| Box::pin(watch.run()));
     }
 }
 
@@ -174,8 +227,8 @@ fn say_expired() {
     );
 }
 
-/// Reads the revocation list again when it changes; then links that are open end where it says so.
-struct RevocationWatch {
+/// Reads certificates and the revocation list again when they change; then links that are open end where the list says so.
+struct AccessWatch {
     access: Access,
     endpoints: Vec<Endpoint>,
     around: Surroundings,
@@ -184,25 +237,47 @@ struct RevocationWatch {
     refused: bool,
 }
 
-impl RevocationWatch {
+impl AccessWatch {
     async fn run(&mut self) {
-        let mut check = tokio::time::interval(REVOCATION_CHECK);
+        let mut check = tokio::time::interval(CHECK);
         loop {
             tokio::select! {
                 biased;
                 () = self.around.shutdown.cancelled() => return,
                 _ = check.tick() => {}
             }
-            if self.access.has_changed() {
-                self.refused = !self.renew();
+            if self.access.is_renewed() {
+                self.renew();
             }
+            if self.access.has_changed() {
+                self.refused = !self.renew_list();
+            }
+            self.around.metrics.certificate_end(self.access.end(self.env.unix_nano()));
             let expired = self.around.revocations.borrow().has_expired(self.env.unix_nano());
             self.around.metrics.revocations_in_doubt(self.refused || expired);
         }
     }
 
+    /// Takes the certificates in the files in the place of those in force.
+    fn renew(&mut self) {
+        match self.access.renew() {
+            // With them comes a server, which reads the list again.
+            Ok(()) => {
+                self.refused = !self.renew_list();
+                if !self.refused {
+                    tracing::info!("the link's certificates were read again; new connections use them");
+                }
+            }
+            Err(error) => tracing::error!(
+                event.name = "perigee.link.certificate",
+                %error,
+                "the link's new certificates cannot be used; those in force stay"
+            ),
+        }
+    }
+
     /// Takes the list in the file in the place of the one in force; whether it could be used.
-    fn renew(&mut self) -> bool {
+    fn renew_list(&mut self) -> bool {
         match self.access.server(&self.env) {
             Ok((_, revocations)) if revocations.has_expired(self.env.unix_nano()) => {
                 // The one in force may be as old, but it is not made older.
@@ -213,7 +288,9 @@ impl RevocationWatch {
                 for endpoint in &self.endpoints {
                     endpoint.set_server_config(Some(server.clone()));
                 }
-                tracing::info!("the revocation list was read again");
+                if self.access.watches_revocations() {
+                    tracing::info!("the revocation list was read again");
+                }
                 self.around.registry.close_revoked(|serial| revocations.contain(serial));
                 self.around.revocations.send_replace(revocations);
                 true
@@ -261,6 +338,7 @@ struct Accepting {
     endpoint: Endpoint,
     config: Arc<Config>,
     allowed: Arc<Allowed>,
+    satellites: watch::Receiver<Arc<Satellites>>,
     around: Surroundings,
     tasks: Supervisor,
     connections: TaskTracker,
@@ -297,8 +375,11 @@ impl Accepting {
             return;
         }
         let handshaking = Handshaking::new(&self.handshakes);
-        let (config, allowed, around) =
-            (Arc::clone(&self.config), Arc::clone(&self.allowed), self.around.clone());
+        let (config, allowed, around) = (
+            Arc::clone(&self.config),
+            (Arc::clone(&self.allowed), self.satellites.clone()),
+            self.around.clone(),
+        );
         self.connections.spawn(self.tasks.watched("link connection", async move {
             let remote = incoming.remote_address();
             let connection = tokio::select! {
@@ -348,7 +429,12 @@ async fn handshake(incoming: Incoming, timeout: Duration) -> Result<Option<quinn
     }
 }
 
-async fn admit(connection: quinn::Connection, config: &Config, allowed: &Allowed, around: Surroundings) {
+async fn admit(
+    connection: quinn::Connection,
+    config: &Config,
+    (allowed, satellites): &(Arc<Allowed>, watch::Receiver<Arc<Satellites>>),
+    around: Surroundings,
+) {
     let remote = connection.remote_address();
     let identity = match tls::peer_identity(&connection) {
         Ok(identity) => identity,
@@ -358,17 +444,21 @@ async fn admit(connection: quinn::Connection, config: &Config, allowed: &Allowed
             return;
         }
     };
-    if let Err(reason) = allowed.judge(&identity) {
-        around.metrics.refused();
-        tracing::warn!(
-            %remote,
-            satellite = identity.id,
-            reason,
-            "a peer was refused; add it to link.satellites if it is yours"
-        );
-        connection.close(connection::code(Close::Identity), reason.as_bytes());
-        return;
-    }
+    let listed = allowed.judge(&identity, &satellites.borrow());
+    let bounds = match listed {
+        Ok(bounds) => bounds,
+        Err(reason) => {
+            around.metrics.refused();
+            tracing::warn!(
+                %remote,
+                satellite = identity.id,
+                reason,
+                "a peer was refused; add it to link.satellites if it is yours"
+            );
+            connection.close(connection::code(Close::Identity), reason.as_bytes());
+            return;
+        }
+    };
     if let Err(reason) = around.registry.make_room(&identity.id, config.link.max_connections) {
         tracing::warn!(satellite = identity.id, reason, "a connection was refused");
         connection.close(connection::code(Close::Busy), reason.as_bytes());
@@ -382,7 +472,6 @@ async fn admit(connection: quinn::Connection, config: &Config, allowed: &Allowed
         return;
     }
     let satellite: Arc<str> = identity.id.into();
-    let bounds = config.satellite(&satellite).unwrap_or_default();
     let settings = Settings {
         satellite: Arc::clone(&satellite),
         station: config.link.station.clone(),

@@ -22,6 +22,8 @@ struct Entry {
     connection: Connection,
     /// When it came, until it has said Hello.
     silent_since: Option<Instant>,
+    /// When it said Hello, and when the contact ends by the satellite's clock.
+    greeted: Option<(Instant, u64)>,
     /// Datagrams that had come when it was last looked, and since when there were so many.
     heard: (u64, Instant),
     /// A newer one of the satellite takes its place.
@@ -82,7 +84,8 @@ impl Registry {
         let number = inner.last;
         let silent_since = Some(Instant::now());
         let (superseded, ended, heard) = (false, CancellationToken::new(), (0, Instant::now()));
-        let entry = Entry { satellite, serial, connection, silent_since, heard, superseded, ended };
+        let greeted = None;
+        let entry = Entry { satellite, serial, connection, silent_since, greeted, heard, superseded, ended };
         inner.open.insert(number, entry);
         Registered { registry: self.clone(), number }
     }
@@ -101,12 +104,23 @@ impl Registry {
         Ok(())
     }
 
-    /// A connection has said Hello.
-    pub(super) fn has_begun(&self, stable_id: usize) {
+    /// A connection has said Hello, of a contact that `ends` then by the satellite's clock; 0: it did not say.
+    pub(super) fn has_begun(&self, stable_id: usize, ends: u64) {
         let mut inner = self.lock();
         if let Some(entry) = inner.open.values_mut().find(|e| e.connection.stable_id() == stable_id) {
             entry.silent_since = None;
+            entry.greeted = Some((Instant::now(), ends));
         }
+    }
+
+    /// Satellites whose link has begun: for how long, when it ends by the satellite's clock, and the path as QUIC measures it.
+    pub(super) fn links(&self) -> BTreeMap<String, (Duration, u64, quinn::PathStats)> {
+        let inner = self.lock();
+        let begun = inner.open.values().filter_map(|e| {
+            let (since, ends) = e.greeted?;
+            Some((e.satellite.to_string(), (since.elapsed(), ends, e.connection.stats().path)))
+        });
+        begun.collect()
     }
 
     /// Whether the log may have another line about this satellite, and how many were left out.
@@ -171,6 +185,14 @@ impl Registry {
         for entry in self.lock().open.values().filter(|e| is_revoked(&e.serial)) {
             tracing::warn!(satellite = %entry.satellite, "its certificate was revoked; the link is closed");
             entry.connection.close(code(Close::Revoked), b"the satellite's certificate was revoked");
+        }
+    }
+
+    /// Closes the connections of satellites that may not connect any more.
+    pub(super) fn close_unknown(&self, is_known: impl Fn(&str) -> bool) {
+        for entry in self.lock().open.values().filter(|e| !is_known(&e.satellite)) {
+            tracing::warn!(satellite = %entry.satellite, "it is not in link.satellites any more; the link is closed");
+            entry.connection.close(code(Close::Identity), b"not in link.satellites any more");
         }
     }
 

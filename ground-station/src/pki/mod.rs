@@ -85,6 +85,7 @@ pub enum PkiError {
 pub struct Pki {
     directory: PathBuf,
     index: Index,
+    names: Vec<String>,
     env: Env,
 }
 
@@ -108,6 +109,7 @@ impl Pki {
         let this = Self {
             directory: directory.to_owned(),
             index: Index { domain: domain.to_owned(), issued: Vec::new() },
+            names: Vec::new(),
             env: env.clone(),
         };
         for role in Role::ALL {
@@ -135,7 +137,15 @@ impl Pki {
             _ => failed(&path, &e),
         })?;
         let index = serde_json::from_slice(&text).map_err(|e| PkiError::File { path, why: e.to_string() })?;
-        Ok(Self { directory: directory.to_owned(), index, env: env.clone() })
+        Ok(Self { directory: directory.to_owned(), index, names: Vec::new(), env: env.clone() })
+    }
+
+    /// Certificates of stations carry these names too: of several antennas behind one ground-station.
+    pub fn also_named(self, names: Vec<String>) -> Result<Self, PkiError> {
+        match names.iter().find(|name| !is_valid_id(name)) {
+            Some(wrong) => Err(PkiError::Id(wrong.clone())),
+            None => Ok(Self { names, ..self }),
+        }
     }
 
     /// Issues a certificate for `days`; returns the paths of certificate and key.
@@ -207,7 +217,9 @@ impl Pki {
             Role::Satellite => params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
             Role::Station => {
                 // The agent connects with this as the server's name.
-                params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(id)?));
+                for name in std::iter::once(id).chain(self.names.iter().map(String::as_str)) {
+                    params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(name)?));
+                }
                 params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
             }
         }

@@ -28,6 +28,7 @@ fn settings(directory: &Path) -> Settings {
         satellites: Vec::new(),
         ballast: 0,
         decoded_bases: 64 << 20,
+        catalogue: Default::default(),
         station: "svalbard".to_owned(),
         routes: [("a".to_owned(), SignalSet::ALL)].into(),
     }
@@ -37,14 +38,14 @@ fn open(dir: &tempfile::TempDir) -> Spool {
     Spool::open(&Env::production(), settings(dir.path())).unwrap()
 }
 
-struct Sealed {
+pub(super) struct Sealed {
     header: Header,
     payload: Vec<u8>,
     base: Base,
 }
 
 /// A segment of spans whose names tell where they come from; `on` is what it leans on.
-fn seal(sequence: u64, on: Option<&Sealed>) -> Sealed {
+pub(super) fn seal(sequence: u64, on: Option<&Sealed>) -> Sealed {
     let span = |n: u64| Span {
         trace_id: vec![n as u8 + 1; 16],
         span_id: (sequence * 1000 + n + 1).to_be_bytes().to_vec(),
@@ -76,12 +77,12 @@ fn seal(sequence: u64, on: Option<&Sealed>) -> Sealed {
 }
 
 /// One that nothing leans on.
-fn leaf(sequence: u64, on: Option<&Sealed>) -> Sealed {
+pub(super) fn leaf(sequence: u64, on: Option<&Sealed>) -> Sealed {
     let sealed = seal(sequence, on);
     Sealed { header: Header { is_base: false, ..sealed.header }, ..sealed }
 }
 
-fn incoming(sealed: &Sealed) -> Incoming {
+pub(super) fn incoming(sealed: &Sealed) -> Incoming {
     Incoming {
         satellite: "sat-1".into(),
         header: Arc::new(sealed.header.clone()),
@@ -158,15 +159,19 @@ fn export_all(spool: &mut Spool) -> u64 {
 fn names(spool: &mut Spool) -> Vec<String> {
     let found = next(spool).unwrap().unwrap();
     let mut work = spool.snapshot().unwrap().work(found).unwrap();
+    names_in(work.requests().unwrap())
+}
+
+pub(super) fn names_in(requests: Requests<'_>) -> Vec<String> {
     let spans = |r: Request| ExportTraceServiceRequest::decode(r.body).unwrap().resource_spans;
-    let spans = work.requests().unwrap().map(Result::unwrap).flat_map(spans);
+    let spans = requests.map(Result::unwrap).flat_map(spans);
     let mut names: Vec<String> =
         spans.flat_map(|r| r.scope_spans).flat_map(|s| s.spans).map(|s| s.name).collect();
     names.sort();
     names
 }
 
-fn expected(sequence: u64) -> Vec<String> {
+pub(super) fn expected(sequence: u64) -> Vec<String> {
     let mut names: Vec<String> = (0..SPANS).map(|n| format!("s{sequence}-{n}")).collect();
     names.sort();
     names

@@ -16,7 +16,7 @@ use perigee_shared::store::join;
 use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
 
-use super::contents::{Contents, Effect, Kept};
+use super::contents::{Contents, Effect, Kept, Settings};
 use super::error::SpoolError;
 use super::file::{Spool, Txn};
 use super::tables::*;
@@ -283,6 +283,31 @@ pub(super) fn sweep(spool: &mut Spool) -> Result<(), SpoolError> {
 pub(super) fn trim(spool: &mut Spool) -> Result<(), SpoolError> {
     let total: u64 = spool.contents().usage.bases.values().sum();
     if total <= spool.contents().bases_looked || excess(spool)?.is_empty() { Ok(()) } else { sweep(spool) }
+}
+
+/// Whether the bases of a satellite are above their bound, which its own room and that of the spool give.
+pub(super) fn is_above_bound(settings: &Settings, name: &str, bytes: u64) -> bool {
+    bytes > bound_of(settings, name)
+}
+
+/// Deletes the earliest bases of one satellite when they are above their bound; it alone is in the tables.
+pub(super) fn trim_one(txn: &mut Txn<'_>, satellite: u32, name: &str) -> Result<(), SpoolError> {
+    let bytes = txn.contents.usage.bases.get(&satellite).copied().unwrap_or(0);
+    let most = bound_of(&txn.contents.settings, name);
+    if bytes <= most {
+        return Ok(());
+    }
+    let (needed, mut forgotten) = (needed(txn)?, Forgotten::default());
+    delete(txn, passed(txn, satellite, satellite)?, u64::MAX, &needed, &mut forgotten)?;
+    let left = (bytes - most + most / 8).saturating_sub(forgotten.of(satellite));
+    delete(txn, earliest(txn, satellite)?, left, &needed, &mut forgotten)?;
+    forgotten.note(txn);
+    Ok(())
+}
+
+fn bound_of(settings: &Settings, name: &str) -> u64 {
+    let own = settings.satellites.iter().find(|(of, _)| of == name);
+    bound(own.map_or(settings.max_bytes, |(_, room)| *room))
 }
 
 /// What bases may take of so much room.

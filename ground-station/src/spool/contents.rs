@@ -10,6 +10,7 @@ use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::store::{Before, Contents as Stored, StoreError, guarded};
 use redb::{ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 
+use super::catalogue::{self, Keep};
 use super::decode::Decoded;
 use super::error::SpoolError;
 use super::file::View;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub decoded_bases: u64,
     /// This station's id.
     pub station: String,
+    /// How long what was committed stays in the catalogue.
+    pub catalogue: Keep,
     /// Exporters with their signals.
     pub routes: BTreeMap<String, SignalSet>,
 }
@@ -169,14 +172,42 @@ impl Contents {
         }
     }
 
-    /// Reads the entries, the bytes and what is left to be exported.
-    fn measure(&mut self, read: &ReadTransaction) -> Result<(), SpoolError> {
+    /// Nothing is in memory yet of the ledger with this id.
+    pub(super) fn empty(settings: &Arc<Settings>, ledger: u64) -> Self {
+        Self {
+            settings: Arc::clone(settings),
+            ledger,
+            usage: Usage::default(),
+            waiting: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            finished: BTreeSet::new(),
+            bases_held: true,
+            bases_looked: 0,
+            changes: 0,
+            decoded: Decoded::new(settings.decoded_bases),
+            searched: Searched::default(),
+        }
+    }
+
+    /// Reads what is left to be exported.
+    pub(super) fn measure_entries(&mut self, read: &ReadTransaction) -> Result<(), SpoolError> {
         for row in read.open_table(ENTRIES)?.iter()? {
             let (key, value) = row?;
             let (key, record) = (key.value(), decode::<SegmentRecord>(value.value())?);
-            self.usage.change(key.satellite, Kept::Segment, 0, record.bytes());
             let segment = SequenceKey::new(key.satellite, record.header()?.id);
             self.enter(key, segment, record.open());
+        }
+        Ok(())
+    }
+
+    /// Reads the entries, the bytes and what is left to be exported.
+    fn measure(&mut self, read: &ReadTransaction) -> Result<(), SpoolError> {
+        self.measure_entries(read)?;
+        for row in read.open_table(ENTRIES)?.iter()? {
+            let (key, value) = row?;
+            let bytes = decode::<SegmentRecord>(value.value())?.bytes();
+            self.usage.change(key.value().satellite, Kept::Segment, 0, bytes);
         }
         for row in read.open_table(PARTIALS)?.iter()? {
             let (key, value) = row?;
@@ -297,25 +328,13 @@ impl Stored for Contents {
         _: Option<()>,
     ) -> Result<(), StoreError> {
         migrate::to_format_2(db, env, settings).map_err(of_file)?;
-        mirror::catch_up(db, env, settings).map_err(of_file)
+        mirror::catch_up(db, env, settings).map_err(of_file)?;
+        catalogue::rebuild(db).map_err(of_file)
     }
 
     fn load(read: &ReadTransaction, settings: &Self::Settings) -> Result<Self, StoreError> {
         let ledger = read.open_table(META)?.get("ledger")?.map_or(0, |v| v.value());
-        let mut contents = Self {
-            settings: Arc::clone(settings),
-            ledger,
-            usage: Usage::default(),
-            waiting: BTreeMap::new(),
-            delivered: BTreeMap::new(),
-            lanes: BTreeMap::new(),
-            finished: BTreeSet::new(),
-            bases_held: true,
-            bases_looked: 0,
-            changes: 0,
-            decoded: Decoded::new(settings.decoded_bases),
-            searched: Searched::default(),
-        };
+        let mut contents = Self::empty(settings, ledger);
         contents.measure(read).map_err(of_file)?;
         Ok(contents)
     }

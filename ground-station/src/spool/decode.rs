@@ -1,7 +1,7 @@
 //! Verifying and decoding what the spool holds, for work that keeps a processor busy: it reads the spool as it was at one moment,
 //! beside whatever the spool does meanwhile. What is deleted meanwhile is given back to the file only when that is over.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perigee_shared::segment::{Base, CodecError, Decoder, Header, Request, hash, learn};
@@ -9,12 +9,22 @@ use perigee_shared::store::{StoreError, join};
 use redb::{ReadTransaction, ReadableTable};
 
 use super::bases;
+use super::catalogue::Services;
 use super::error::SpoolError;
 use super::outlet::{Found, Place};
 use super::tables::*;
 
 /// Bases that are kept decoded whatever they take: the one that segments need now, and the next one.
 const DECODED: usize = 2;
+
+/// Bytes of requests that are kept for people to look at.
+const SEEN: usize = 4 << 20;
+
+/// Payloads that they are of, at most.
+const SEEN_PAYLOADS: usize = 256;
+
+/// Payloads whose services are known and not in the catalogue yet, at most.
+const NAMED: usize = 256;
 
 /// Why bytes cannot be used.
 #[derive(Debug)]
@@ -46,7 +56,9 @@ impl From<SpoolError> for Fault {
         match error {
             SpoolError::Store(error) => Self::Store(error),
             SpoolError::Undecodable(error) => Self::Undecodable(error),
-            SpoolError::Budget(_) | SpoolError::Gone => Self::Store(StoreError::GivenUp(error.to_string())),
+            SpoolError::Budget(_) | SpoolError::Engine(_) | SpoolError::Gone => {
+                Self::Store(StoreError::GivenUp(error.to_string()))
+            }
         }
     }
 }
@@ -66,6 +78,43 @@ struct Latest {
     bases: VecDeque<Known>,
     /// Payloads that were found to decode.
     checked: BTreeSet<u64>,
+    /// Services in payloads that were decoded, until the catalogue has them.
+    services: BTreeMap<u64, Vec<String>>,
+    /// The latest payloads that were decoded for an exporter, the latest last, and the bytes of their requests.
+    seen: (VecDeque<Seen>, usize),
+}
+
+/// What was in a payload that was decoded for an exporter, for people to look at.
+#[derive(Clone)]
+pub(super) struct Seen {
+    /// The number of the payload.
+    pub(super) number: u64,
+    pub(super) satellite: Arc<str>,
+    pub(super) lane: u8,
+    /// Its last requests.
+    pub(super) requests: Arc<[Request]>,
+    bytes: usize,
+}
+
+/// The last requests of a payload, and which services are in all of them.
+#[derive(Default)]
+struct Look {
+    services: Services,
+    requests: VecDeque<Request>,
+    bytes: usize,
+}
+
+impl Look {
+    fn at(&mut self, request: &Request) {
+        self.services.look(request);
+        self.bytes += request.body.len();
+        self.requests.push_back(request.clone());
+        while self.bytes > SEEN
+            && let Some(first) = self.requests.pop_front()
+        {
+            self.bytes -= first.body.len();
+        }
+    }
 }
 
 /// What was decoded lately, so that a run of segments that need one base decodes it once. A spool's exporters share it.
@@ -95,6 +144,11 @@ impl Decoded {
         Some(base)
     }
 
+    /// Whether a base is kept decoded.
+    pub(super) fn knows(&self, key: SequenceKey) -> bool {
+        self.latest().bases.iter().any(|known| known.key == key)
+    }
+
     fn remember(&self, key: SequenceKey, base: &Arc<Base>) {
         let bytes = base.size();
         let bases = &mut self.latest().bases;
@@ -113,6 +167,37 @@ impl Decoded {
     fn forget_before(&self, payload: u64) {
         let checked = &mut self.latest().checked;
         *checked = checked.split_off(&payload);
+    }
+
+    /// Notes what is in a payload.
+    fn note(&self, number: u64, satellite: &Arc<str>, lane: u8, look: Look) {
+        let mut latest = self.latest();
+        let Look { services, requests, bytes } = look;
+        let (seen, all) = &mut latest.seen;
+        let requests: Arc<[Request]> = requests.into_iter().collect();
+        seen.push_back(Seen { number, satellite: Arc::clone(satellite), lane, requests, bytes });
+        *all += bytes;
+        while (*all > SEEN || seen.len() > SEEN_PAYLOADS)
+            && let Some(first) = seen.pop_front()
+        {
+            *all -= first.bytes;
+        }
+        let known = &mut latest.services;
+        known.insert(number, services.0.into_iter().collect());
+        // What no exporter finishes is forgotten: the oldest first.
+        while known.len() > NAMED {
+            known.pop_first();
+        }
+    }
+
+    /// What was decoded for exporters lately, of payloads with a number above `after`.
+    pub(super) fn seen(&self, after: u64) -> Vec<Seen> {
+        self.latest().seen.0.iter().filter(|seen| seen.number > after).cloned().collect()
+    }
+
+    /// Which services are in a payload, for the catalogue to keep.
+    pub(super) fn take_names(&self, payload: u64) -> Option<Vec<String>> {
+        self.latest().services.remove(&payload)
     }
 }
 
@@ -158,15 +243,22 @@ impl Snapshot {
         let Found { place, satellite, header, payload: number, request } = found;
         let bytes = self.payload(number, &header)?;
         let checked = self.decoded.latest().checked.contains(&number);
-        let decoded = self.decode(place.0.satellite, &header, &bytes, checked)?;
+        let (satellite, mut look) = (Arc::from(satellite), Look::default());
+        let see = |request: &Request| {
+            if !checked {
+                look.at(request);
+            }
+        };
+        let decoded = self.decode(place.0.satellite, &header, &bytes, checked, see)?;
         if !checked {
+            self.decoded.note(number, &satellite, header.id.lane.0, look);
             self.decoded.latest().checked.insert(number);
             if let Some((first, _)) = self.read.open_table(SEGMENT_CHUNKS)?.iter()?.next().transpose()? {
                 self.decoded.forget_before(first.value().of);
             }
         }
         let payload = if decoded.is_some() { Arc::default() } else { bytes.into() };
-        let (satellite, header) = (satellite.into(), Arc::new(header));
+        let header = Arc::new(header);
         Ok(Work { place, satellite, header, number, request, payload, decoded })
     }
 
@@ -178,18 +270,19 @@ impl Snapshot {
         payload: &[u8],
     ) -> Result<Option<Vec<Request>>, Fault> {
         match hash(payload) == header.hash {
-            true => self.decode(satellite, header, payload, false),
+            true => self.decode(satellite, header, payload, false, |_| ()),
             false => Err(Fault::Payload),
         }
     }
 
-    /// The same of a payload that has its hash; one by one they are looked through unless `checked`.
+    /// The same of a payload that has its hash; one by one they are looked through unless `checked`. What is looked through, `each` is shown.
     fn decode(
         &self,
         satellite: u32,
         header: &Header,
         payload: &[u8],
         checked: bool,
+        mut each: impl FnMut(&Request),
     ) -> Result<Option<Vec<Request>>, Fault> {
         let base = self.base_of(satellite, header)?;
         match Decoder::new(header, payload, base.as_deref())? {
@@ -197,11 +290,13 @@ impl Snapshot {
                 if header.is_base {
                     self.decoded.remember(SequenceKey::new(satellite, header.id), &Arc::from(own));
                 }
-                Ok(Some(requests.collect()))
+                let requests: Vec<Request> = requests.collect();
+                requests.iter().for_each(each);
+                Ok(Some(requests))
             }
             mut rows => {
                 if !checked {
-                    rows.try_for_each(|request| request.map(drop))?;
+                    rows.try_for_each(|request| request.map(|request| each(&request)))?;
                 }
                 Ok(None)
             }
@@ -282,7 +377,7 @@ impl Snapshot {
             }
             let header = record.header()?;
             let bytes = fresh.payload(record.payload, &header);
-            let found = bytes.and_then(|bytes| fresh.decode(record.number, &header, &bytes, false));
+            let found = bytes.and_then(|bytes| fresh.decode(record.number, &header, &bytes, false, |_| ()));
             wrong.extend(said(found)?.map(|why| format!("{}: segment {}: {why}", record.payload, header.id)));
         }
         for row in fresh.read.open_table(BASES)?.iter()? {
@@ -290,7 +385,7 @@ impl Snapshot {
             let (key, record) = (key.value(), decode::<BaseRecord>(value.value())?);
             let header = bases::read_header(value.value())?;
             let bytes = fresh.base(key, &header);
-            let found = bytes.and_then(|bytes| fresh.decode(key.satellite, &header, &bytes, false));
+            let found = bytes.and_then(|bytes| fresh.decode(key.satellite, &header, &bytes, false, |_| ()));
             wrong.extend(said(found)?.map(|why| format!("{}: base {}: {why}", record.entry, header.id)));
         }
         Ok(wrong)

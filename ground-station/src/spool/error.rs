@@ -3,6 +3,8 @@
 use perigee_shared::segment::CodecError;
 use perigee_shared::store::{Failure, StoreError};
 
+use super::postgres::EngineError;
+
 /// Why the spool did not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
@@ -15,6 +17,9 @@ pub enum SpoolError {
     /// A satellite has more in the ledger than one may have.
     #[error("{0}")]
     Budget(String),
+    /// The engine that stations share.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The spool's thread has ended.
     #[error("the spool has been shut down")]
     Gone,
@@ -23,7 +28,11 @@ pub enum SpoolError {
 impl SpoolError {
     /// Whether trying the same later may help.
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_retryable())
+        match self {
+            Self::Store(error) => error.is_retryable(),
+            Self::Engine(error) => error.is_retryable(),
+            _ => false,
+        }
     }
 
     /// A record that cannot be read: the file is verified before the spool goes on.
@@ -36,12 +45,18 @@ impl Failure for SpoolError {
     fn store_error(&self) -> Option<&StoreError> {
         match self {
             Self::Store(error) => Some(error),
-            Self::Undecodable(_) | Self::Budget(_) | Self::Gone => None,
+            Self::Undecodable(_) | Self::Budget(_) | Self::Engine(_) | Self::Gone => None,
         }
     }
 }
 
 perigee_shared::from_redb!(SpoolError);
+
+impl From<tokio_postgres::Error> for SpoolError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Engine(error.into())
+    }
+}
 
 impl From<perigee_shared::env::Gone> for SpoolError {
     fn from(_: perigee_shared::env::Gone) -> Self {

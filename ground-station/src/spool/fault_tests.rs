@@ -20,6 +20,7 @@ fn settings() -> Settings {
         satellites: Vec::new(),
         ballast: 1 << 20,
         decoded_bases: 64 << 20,
+        catalogue: Default::default(),
         station: "svalbard".to_owned(),
         routes: [("a".to_owned(), SignalSet::ALL)].into(),
     }
@@ -217,7 +218,7 @@ async fn a_spool_whose_thread_has_ended_is_gone() {
     let settings = Settings { directory: dir.path().to_owned(), ..settings() };
     let store = Store::open(&perigee_shared::env::Env::production(), settings, 0).unwrap();
     let mut status = store.status();
-    drop(store.keeper.owner.call(|_| panic!("planted")).await);
+    drop(store.local().keeper.owner.call(|_| panic!("planted")).await);
     let gone = status.wait_for(|s| s.gone.is_some()).await.unwrap().gone.clone();
     assert_eq!(gone.unwrap(), "the spool's thread has ended");
     assert!(matches!(store.accounting().await, Err(SpoolError::Gone)));

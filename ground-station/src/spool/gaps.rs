@@ -179,11 +179,21 @@ impl Lost {
 
 /// Records and counts what this station has lost. Sequences that are not in the ledger are known as dropped from then on.
 pub(super) fn lose(tables: &WriteTransaction, now: u64, lost: Lost) -> Result<(), SpoolError> {
+    lose_for(tables, now, lost, DropReason::StationLost)
+}
+
+/// The same for another reason.
+pub(super) fn lose_for(
+    tables: &WriteTransaction,
+    now: u64,
+    lost: Lost,
+    why: DropReason,
+) -> Result<(), SpoolError> {
     let Lost { satellite, epoch, lane, sequences, items, exact, time } = lost;
     let id = LOST_LOG - take_number(tables, "next_gap")?;
     let drop = link::Drop {
         id,
-        reason: DropReason::StationLost as i32,
+        reason: why as i32,
         lane: u32::from(lane),
         sequences: sequences.as_ref().map(|r| link::Range { start: r.start, end: r.end }),
         items: items.map(Into::into),

@@ -15,9 +15,10 @@ use super::bases;
 use super::contents::{Effect, Kept};
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
-use super::file::{Spool, Txn};
+use super::file::{Spool, Txn, View};
 use super::tables::*;
-use super::{gaps, ledger, outlet};
+use super::views::names;
+use super::{catalogue, gaps, ledger, outlet};
 
 /// Bytes of a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,21 +107,73 @@ fn one(
         *quota = quota.saturating_sub(delete_partial(txn, key)?);
         return Ok(if committed { Applied::New } else { Applied::Rejected(RejectReason::HashMismatch) });
     }
+    hold_part(txn, incoming, key, (&before, after, &fresh), quota)
+}
+
+/// Holds what arrived of a segment that is not whole.
+fn hold_part(
+    txn: &mut Txn<'_>,
+    incoming: &Incoming,
+    key: SequenceKey,
+    (before, after, fresh): (&RangeSet, RangeSet, &BTreeMap<u64, &[u8]>),
+    quota: &mut u64,
+) -> Result<Applied, SpoolError> {
     if after.is_empty() {
         // A name without bytes is worth nothing after this contact.
         return Ok(Applied::Held(after));
     }
-    let (was, is) = (before.total() + overhead(&before), after.total() + overhead(&after));
+    let (was, is) = (before.total() + overhead(before), after.total() + overhead(&after));
     let total = (*quota + is).saturating_sub(was);
     // What ranges and headers take comes on top, within its own bound.
     if total > incoming.max_partial_bytes + incoming.max_partial_bytes / OVERHEAD {
         return Ok(Applied::Rejected(RejectReason::Quota));
     }
     *quota = total;
-    hold(txn, key, header, &after, &fresh)?;
-    txn.bytes(satellite, Kept::Partial, before.total(), after.total());
-    txn.bytes(satellite, Kept::Overhead, overhead(&before), overhead(&after));
+    hold(txn, key, &incoming.header, &after, fresh)?;
+    txn.bytes(key.satellite, Kept::Partial, before.total(), after.total());
+    txn.bytes(key.satellite, Kept::Overhead, overhead(before), overhead(&after));
     Ok(Applied::Held(after))
+}
+
+/// Holds what arrived, also what is whole: the ledger cannot be asked, so that nothing is committed.
+pub(super) fn hold_only(txn: &mut Txn<'_>, batch: &[Incoming]) -> Result<Vec<Applied>, SpoolError> {
+    let mut quotas = txn.contents.usage.partial.clone();
+    let mut held = Vec::new();
+    for incoming in batch {
+        let satellite = ledger::number(txn, &incoming.satellite)?;
+        let key = SequenceKey::new(satellite, incoming.header.id);
+        let quota = quotas.entry(satellite).or_default();
+        let mut before = held_of(txn, key)?;
+        if before.as_ref().is_some_and(|(hash, _)| *hash != incoming.header.hash) {
+            *quota = quota.saturating_sub(delete_partial(txn, key)?);
+            before = None;
+        }
+        let before = before.map(|(_, ranges)| ranges).unwrap_or_default();
+        let (after, fresh) = join(&before, incoming);
+        held.push(hold_part(txn, incoming, key, (&before, after, &fresh), quota)?);
+    }
+    Ok(held)
+}
+
+/// The next segment behind `after` of which bytes are held, with those bytes.
+pub(super) fn next_held(
+    view: &View<'_>,
+    after: Option<SequenceKey>,
+) -> Result<Option<(SequenceKey, Incoming)>, SpoolError> {
+    use std::ops::Bound;
+    let partials = view.tables.open_table(PARTIALS)?;
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let Some(row) = partials.range((from, Bound::Unbounded))?.next().transpose()? else { return Ok(None) };
+    let (key, record) = (row.0.value(), decode::<PartialRecord>(row.1.value())?);
+    let wrong = || SpoolError::damaged("a partial segment's header cannot be read");
+    let header = Arc::new(header(record.header).ok_or_else(wrong)?);
+    let satellite = names(view.tables)?.remove(&key.satellite).ok_or_else(wrong)?.into();
+    let mut pieces = Vec::new();
+    for row in view.tables.open_table(PARTIAL_CHUNKS)?.range(key.partial())? {
+        let (at, bytes) = row?;
+        pieces.push(Piece { offset: at.value().offset, bytes: bytes.value().to_vec() });
+    }
+    Ok(Some((key, Incoming { satellite, header, pieces: pieces.into(), max_partial_bytes: u64::MAX / 2 })))
 }
 
 /// What a partial segment takes beside its bytes: its record, and what a lookup of it costs.
@@ -282,7 +335,8 @@ fn commit(
         number: key.satellite,
         payload,
     };
-    enter(txn, header.id, &record)?;
+    let entry = enter(txn, header.id, &record)?;
+    catalogue::note(txn, key.satellite, header, (payload, entry))?;
     txn.effects.push(Effect::Delivered {
         satellite: key.satellite,
         lane: key.lane,
@@ -303,8 +357,8 @@ fn commit(
     Ok(true)
 }
 
-/// Makes a segment the latest entry of its satellite. Its payload is there.
-pub(super) fn enter(txn: &mut Txn<'_>, id: SegmentId, record: &SegmentRecord) -> Result<(), SpoolError> {
+/// Makes a segment the latest entry of its satellite, whose number is returned. Its payload is there.
+pub(super) fn enter(txn: &mut Txn<'_>, id: SegmentId, record: &SegmentRecord) -> Result<u64, SpoolError> {
     let satellite = record.number;
     let entry = take_number(txn.tables, &format!("entry.{satellite}"))?;
     let key = EntryKey { satellite, lane: id.lane.0, entry };
@@ -312,7 +366,7 @@ pub(super) fn enter(txn: &mut Txn<'_>, id: SegmentId, record: &SegmentRecord) ->
     let segment = SequenceKey::new(satellite, id);
     txn.bytes(satellite, Kept::Segment, 0, record.bytes());
     txn.effects.push(Effect::Entered { entry: key, segment, items: record.open() });
-    Ok(())
+    Ok(entry)
 }
 
 /// The next number of this name, from 1. No number is used twice.

@@ -156,6 +156,23 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<
     Ok(Answer { ledger: txn.contents.ledger, start_counter, epochs })
 }
 
+/// Answers a Hello without the ledger: nothing is known to be committed, and what is held here is said.
+pub(super) fn hello_without_ledger(
+    txn: &Txn<'_>,
+    id: &str,
+    hello: &link::Hello,
+    ledger: u64,
+) -> Result<Answer, SpoolError> {
+    let satellite = number(txn, id)?;
+    let mut room = Room(MAX_LISTS);
+    let mut epochs = Vec::new();
+    for epoch in hello.epochs.iter().rev() {
+        let drops = link::DropsAck { epoch: epoch.epoch, ..link::DropsAck::default() };
+        epochs.push(resume_epoch(txn, satellite, epoch, drops, &mut room)?);
+    }
+    Ok(Answer { ledger, start_counter: 0, epochs })
+}
+
 /// Records drops that were made during a contact. Returns their acknowledgement.
 pub(super) fn drops(txn: &Txn<'_>, id: &str, drops: &link::EpochDrops) -> Result<link::DropsAck, SpoolError> {
     let satellite = number(txn, id)?;

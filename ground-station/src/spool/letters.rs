@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use perigee_proto::link::DropReason;
 use perigee_shared::export::Limits;
-use perigee_shared::segment::hash;
+use perigee_shared::segment::{Header, hash};
 use perigee_shared::signal::{Counts, Signal};
 use perigee_shared::store::{LARGEST_PIECE, join};
 use prost::Message;
@@ -34,7 +35,7 @@ pub struct Letter {
 }
 
 /// A letter as it is listed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct LetterView {
     /// What to call it when it is replayed.
     pub id: u64,
@@ -154,7 +155,7 @@ fn record(txn: &Txn<'_>, id: u64) -> Result<Option<LetterRecord>, SpoolError> {
     txn.tables.open_table(LETTERS)?.get(id)?.map(|v| decode(v.value())).transpose()
 }
 
-fn bytes(view: &View<'_>, id: u64, record: &LetterRecord) -> Result<Vec<u8>, SpoolError> {
+pub(super) fn bytes(view: &View<'_>, id: u64, record: &LetterRecord) -> Result<Vec<u8>, SpoolError> {
     let chunks = view.tables.open_table(LETTER_CHUNKS)?;
     Ok(join(chunks.range(ChunkKey::all(id))?, record.bytes as usize)?)
 }
@@ -163,23 +164,56 @@ fn bytes(view: &View<'_>, id: u64, record: &LetterRecord) -> Result<Vec<u8>, Spo
 pub(super) fn list(view: &View<'_>, after: u64, limit: usize) -> Result<Vec<LetterView>, SpoolError> {
     let table = view.tables.open_table(LETTERS)?;
     let rows = table.range(after.saturating_add(1)..)?.take(limit);
-    rows.map(|row| {
-        let (id, value) = row?;
-        let record = decode::<LetterRecord>(value.value())?;
-        Ok(LetterView {
-            id: id.value(),
-            satellite: record.satellite,
-            segment: header(record.header).map_or_else(String::new, |h| h.id.to_string()),
-            exporter: (!record.exporter.is_empty()).then_some(record.exporter),
-            signal: signal_of(record.signal).map(Signal::name),
-            items: Counts::from(record.items.unwrap_or_default()).total(),
-            bytes: record.bytes,
-            reason: record.reason,
-            unix_nano: record.at,
-            replay: record.replay,
-        })
+    rows.map(|row| row.map_err(SpoolError::from).and_then(|(id, value)| shown(id.value(), value.value())))
+        .collect()
+}
+
+/// Letters below the id `before`, the latest first, at most `limit`.
+pub(super) fn list_back(view: &View<'_>, before: u64, limit: usize) -> Result<Vec<LetterView>, SpoolError> {
+    let table = view.tables.open_table(LETTERS)?;
+    let rows = table.range(..before)?.rev().take(limit);
+    rows.map(|row| row.map_err(SpoolError::from).and_then(|(id, value)| shown(id.value(), value.value())))
+        .collect()
+}
+
+fn shown(id: u64, value: &[u8]) -> Result<LetterView, SpoolError> {
+    let record = decode::<LetterRecord>(value)?;
+    Ok(LetterView {
+        id,
+        satellite: record.satellite,
+        segment: header(record.header).map_or_else(String::new, |h| h.id.to_string()),
+        exporter: (!record.exporter.is_empty()).then_some(record.exporter),
+        signal: signal_of(record.signal).map(Signal::name),
+        items: Counts::from(record.items.unwrap_or_default()).total(),
+        bytes: record.bytes,
+        reason: record.reason,
+        unix_nano: record.at,
+        replay: record.replay,
     })
-    .collect()
+}
+
+/// Deletes letters that an operator gives up; their items become a gap. How many there were.
+pub(super) fn discard(spool: &mut Spool, ids: &[u64]) -> Result<u64, SpoolError> {
+    spool.write(|txn| {
+        let mut discarded = 0;
+        for id in ids {
+            discarded += u64::from(give_up(txn, *id)?);
+        }
+        Ok(discarded)
+    })
+}
+
+/// The same for one of them; whether it was there.
+pub(super) fn give_up(txn: &mut Txn<'_>, id: u64) -> Result<bool, SpoolError> {
+    let Some(letter) = record(txn, id)? else { return Ok(false) };
+    let items = Counts::from(letter.items.unwrap_or_default());
+    Counters::of(txn.tables, letter.number)?.sub(Kind::DeadLettered, 0, items)?;
+    if let Some(header) = header(letter.header.clone()) {
+        let lost = Lost::segment(letter.number, &header, items);
+        gaps::lose_for(txn.tables, txn.now, lost, DropReason::Operator)?;
+    }
+    delete(txn, id, &letter)?;
+    Ok(true)
 }
 
 /// Has letters sent again: those with these ids, or all. Segments that decode by now go back into the spool at once; requests are
@@ -200,11 +234,7 @@ pub(super) fn replay(spool: &mut Spool, ids: Option<&[u64]>) -> Result<u64, Spoo
         replayed += u64::from(if record.exporter.is_empty() {
             replay_segment(spool, id, record)?
         } else {
-            let marked = LetterRecord { replay: true, ..record }.encode_to_vec();
-            spool.write(|txn| {
-                txn.tables.open_table(LETTERS)?.insert(id, marked.as_slice())?;
-                Ok(true)
-            })?
+            spool.write(|txn| mark(txn, id))?
         });
     }
     Ok(replayed)
@@ -225,33 +255,49 @@ fn replay_segment(spool: &mut Spool, id: u64, letter: LetterRecord) -> Result<bo
             return Err(error.into());
         }
     }
+    spool.write(|txn| back_into_spool(txn, id, &letter, &header, &bytes)).map(|()| true)
+}
+
+/// Makes the segment in a letter an entry again: it decodes by now.
+pub(super) fn back_into_spool(
+    txn: &mut Txn<'_>,
+    id: u64,
+    letter: &LetterRecord,
+    header: &Header,
+    bytes: &[u8],
+) -> Result<(), SpoolError> {
+    if record(txn, id)?.is_none() {
+        return Ok(());
+    }
     let items = Counts::from(letter.items.unwrap_or_default());
     // Signals that were exported before it was found not to decode stay settled.
     let settled = header.items.signals().iter().filter(|s| items[*s] == 0);
     let settled = settled.fold(0, |bits, s| bits | 1 << s as u8);
-    spool.write(|txn| {
-        if record(txn, id)?.is_none() {
-            return Ok(true);
-        }
-        let payload = take_number(txn.tables, "next_entry")?;
-        let mut chunks = txn.tables.open_table(SEGMENT_CHUNKS)?;
-        for (piece, bytes) in (0..).zip(bytes.chunks(LARGEST_PIECE)) {
-            chunks.insert(ChunkKey { of: payload, piece }, bytes)?;
-        }
-        drop(chunks);
-        let segment = SegmentRecord {
-            satellite: letter.satellite.clone(),
-            header: letter.header.clone(),
-            committed: txn.now,
-            settled,
-            number: letter.number,
-            payload,
-        };
-        enter(txn, header.id, &segment)?;
-        Counters::of(txn.tables, letter.number)?.sub(Kind::DeadLettered, 0, items)?;
-        delete(txn, id, &letter)?;
-        Ok(true)
-    })
+    let payload = take_number(txn.tables, "next_entry")?;
+    let mut chunks = txn.tables.open_table(SEGMENT_CHUNKS)?;
+    for (piece, bytes) in (0..).zip(bytes.chunks(LARGEST_PIECE)) {
+        chunks.insert(ChunkKey { of: payload, piece }, bytes)?;
+    }
+    drop(chunks);
+    let segment = SegmentRecord {
+        satellite: letter.satellite.clone(),
+        header: letter.header.clone(),
+        committed: txn.now,
+        settled,
+        number: letter.number,
+        payload,
+    };
+    enter(txn, header.id, &segment)?;
+    Counters::of(txn.tables, letter.number)?.sub(Kind::DeadLettered, 0, items)?;
+    delete(txn, id, letter)
+}
+
+/// Has the request in a letter sent again by its exporter.
+pub(super) fn mark(txn: &Txn<'_>, id: u64) -> Result<bool, SpoolError> {
+    let Some(letter) = record(txn, id)? else { return Ok(false) };
+    let marked = LetterRecord { replay: true, ..letter }.encode_to_vec();
+    txn.tables.open_table(LETTERS)?.insert(id, marked.as_slice())?;
+    Ok(true)
 }
 
 /// The next letters that `exporter` is to send again.

@@ -29,6 +29,7 @@ fn on(disk: &std::sync::Arc<Disk>) -> Spool {
         satellites: Vec::new(),
         ballast: 0,
         decoded_bases: 1 << 20,
+        catalogue: Default::default(),
         station: "svalbard".to_owned(),
         routes,
     };

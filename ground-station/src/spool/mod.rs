@@ -1,6 +1,7 @@
 //! The spool: committed segments that are still to be exported, and the ledger of everything that was ever committed.
 //!
-//! [`Store`] is the asynchronous interface that everything else uses, so that another store can stand behind it. Behind it
+//! [`Store`] is the asynchronous interface that everything else uses. Behind it stands the file of one station (`local.rs`), or
+//! PostgreSQL, which several stations share ([`postgres`]); the rules below are the same functions for both.
 //! `Spool` owns the redb file, opened, verified and replaced by [`perigee_shared::store`]. The modules are named for what they
 //! know: each is functions over the spool's transactions. A transaction that changes the tables says what changes in memory
 //! (`Effect`), and that happens when it is committed.
@@ -26,6 +27,7 @@ mod mirror;
 mod rescue;
 
 mod bases;
+mod catalogue;
 mod gaps;
 mod intake;
 pub(crate) mod ledger;
@@ -38,16 +40,30 @@ pub mod scrub;
 mod turns;
 
 mod columns;
+mod look;
 mod standing;
+mod tail;
 mod views;
 
+mod local;
+pub mod postgres;
 mod store;
 mod upkeep;
 
 #[cfg(test)]
 mod base_tests;
 #[cfg(test)]
+mod both_tests;
+#[cfg(test)]
+mod catalogue_tests;
+#[cfg(test)]
+mod cut_off_tests;
+#[cfg(test)]
+mod failover_tests;
+#[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod fleet_tests;
 #[cfg(test)]
 mod format_tests;
 #[cfg(test)]
@@ -55,6 +71,7 @@ mod loss_tests;
 #[cfg(test)]
 mod tests;
 
+pub use catalogue::{CatalogueView, Delay, Keep, Wanted};
 pub use columns::{ColumnView, ColumnsView, SegmentColumns};
 pub use contents::Settings;
 pub use counters::Kind;
@@ -63,10 +80,12 @@ pub use error::SpoolError;
 pub use intake::{Applied, Incoming, Piece};
 pub use ledger::Answer;
 pub use letters::{Letter, LetterView, Replay};
+pub use look::{AwayView, Digest, ExporterDigest, Glance, Part, PartialDigest, Portrait, SatelliteDigest};
 pub use outlet::{Place, Progress};
 pub use passes::{Ending, Heard, HeardView, Pass, PassView};
 pub use standing::{AgentView, BacklogView, NextContact, PlanView, StandingView};
 pub use store::{Store, Taken};
+pub use tail::{ItemView, Tail};
 pub use upkeep::Status;
 pub use views::{
     AccountView, EpochView, ExporterView, GapView, Items, LaneView, PartialView, SatelliteView, SpoolView,

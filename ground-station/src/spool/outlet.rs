@@ -11,6 +11,7 @@ use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
 
 use super::bases;
+use super::catalogue;
 use super::contents::{Effect, Kept, Settings};
 use super::counters::{Counters, Kind};
 use super::error::SpoolError;
@@ -181,7 +182,13 @@ pub(super) fn progress(txn: &mut Txn<'_>, exporter: &str, progress: &Progress) -
     let (entry, request) = if progress.finished { (at.entry + 1, 0) } else { (at.entry, progress.request) };
     let cursor = Cursor { entry, request, cut: progress.fingerprint };
     txn.tables.open_table(CURSORS)?.insert((exporter, at.satellite, at.lane), cursor)?;
-    if progress.finished { settle(txn, at, record) } else { Ok(()) }
+    if !progress.finished {
+        return Ok(());
+    }
+    if let Some(services) = txn.contents.decoded.take_names(record.payload) {
+        catalogue::name_services(txn, record.payload, &services)?;
+    }
+    settle(txn, at, record)
 }
 
 /// Whether every exporter of a signal has passed an entry.
@@ -241,6 +248,16 @@ fn settle(txn: &mut Txn<'_>, at: EntryKey, record: SegmentRecord) -> Result<(), 
     Ok(())
 }
 
+/// Settles those entries in the tables that the exporters of this configuration have passed.
+pub(super) fn settle_passed(txn: &mut Txn<'_>) -> Result<(), SpoolError> {
+    let mut all = Vec::new();
+    for row in txn.tables.open_table(ENTRIES)?.iter()? {
+        let (key, value) = row?;
+        all.push((key.value(), decode::<SegmentRecord>(value.value())?));
+    }
+    all.into_iter().try_for_each(|(at, record)| settle(txn, at, record))
+}
+
 /// Settles what the exporters of this configuration have passed: one may have been taken out of it.
 pub(super) fn settle_all(spool: &mut Spool) -> Result<(), SpoolError> {
     let passed = spool.read(|view| {
@@ -288,6 +305,18 @@ pub(super) fn sweep(spool: &mut Spool) -> Result<(), SpoolError> {
         })?;
     }
     if any { bases::sweep(spool) } else { Ok(()) }
+}
+
+/// Deletes the entries among those in the tables that everybody is done with.
+pub(super) fn delete_finished(txn: &mut Txn<'_>) -> Result<(), SpoolError> {
+    let mut finished = Vec::new();
+    for row in txn.tables.open_table(ENTRIES)?.iter()? {
+        let (key, value) = row?;
+        if decode::<SegmentRecord>(value.value())?.is_finished() {
+            finished.push(key.value());
+        }
+    }
+    finished.into_iter().try_for_each(|at| delete(txn, at))
 }
 
 /// Puts a whole segment that does not decode into dead-letter.

@@ -32,7 +32,7 @@ const KEPT: usize = 500;
 const STATION: usize = 63;
 
 /// How a link ended, as the station saw it. The numbers are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Ending {
@@ -84,7 +84,7 @@ pub struct Heard {
 }
 
 /// A pass of a satellite.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct PassView {
     /// The satellite.
     pub satellite: String,
@@ -94,10 +94,11 @@ pub struct PassView {
 }
 
 /// What came of a pass.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Pass {
     /// What the satellite says of it; only the station while it has not said anything.
     #[serde(flatten)]
+    #[schema(value_type = Object)]
     report: Value,
     /// What this station saw of it; none: it was over another station, or never came up.
     pub ground: Option<HeardView>,
@@ -108,10 +109,21 @@ impl Pass {
     pub fn fill(&self) -> Option<f64> {
         self.report["efficiency"].as_f64()
     }
+
+    /// What the satellite says of it; only the station while it has not said anything.
+    pub const fn report(&self) -> &Value {
+        &self.report
+    }
+
+    /// When it began: by this station's clock if it saw it, else by the satellite's, ns since the Unix epoch.
+    pub fn start(&self) -> u64 {
+        let said = || self.report["start_unix_nano"].as_u64().unwrap_or(0);
+        self.ground.as_ref().map_or_else(said, |ground| ground.start_unix_nano)
+    }
 }
 
 /// A pass as this station saw it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct HeardView {
     /// When the satellite's first Hello came, ns since the Unix epoch.
     pub start_unix_nano: u64,

@@ -26,7 +26,7 @@ pub(super) enum At {
 }
 
 /// What the scrub has done since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Scrubbed {
     /// Rounds that are done.
     pub rounds: u64,

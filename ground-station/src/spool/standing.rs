@@ -29,7 +29,7 @@ const TEXT: usize = 200;
 const MOST: u64 = 1 << 50;
 
 /// How a satellite stands. What it has not said is null.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct StandingView {
     /// When the last of it came, ns since the Unix epoch; 0: never.
     pub last_heard_unix_nano: u64,
@@ -40,6 +40,7 @@ pub struct StandingView {
     /// What waits on board, by lane: as of the last Hello or Goodbye, less what was committed since.
     pub backlog: Option<Vec<BacklogView>>,
     /// What it expected at its last Hello: whether its store will fill.
+    #[schema(value_type = Option<Object>)]
     pub forecast: Option<Value>,
     /// Its agent as a process, as of the last Hello.
     pub agent: Option<AgentView>,
@@ -50,7 +51,7 @@ pub struct StandingView {
 }
 
 /// A contact to come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct NextContact {
     /// The station.
     pub station: String,
@@ -59,7 +60,7 @@ pub struct NextContact {
 }
 
 /// Where a satellite takes contacts from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct PlanView {
     /// `contacts.source`.
     pub source: String,
@@ -70,7 +71,7 @@ pub struct PlanView {
 }
 
 /// What waits in a lane.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct BacklogView {
     /// The lane's number.
     pub lane: u8,
@@ -85,7 +86,7 @@ pub struct BacklogView {
 }
 
 /// An agent as a process.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct AgentView {
     /// The first 8 bytes of the BLAKE3 hash of its configuration, in hex.
     pub configuration: Option<String>,

@@ -2,105 +2,120 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use perigee_proto::link;
-use perigee_shared::env::{Env, Owner};
+use perigee_shared::env::Env;
 use perigee_shared::export::Limits;
 use perigee_shared::segment::{Base, Header};
 use perigee_shared::signal::SignalSet;
 use perigee_shared::store::scrub::Step;
-use perigee_shared::store::{StoreError, backup, guarded};
 use perigee_shared::supervise::Supervisor;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
 use super::columns::ColumnsView;
 use super::contents::Settings;
-use super::decode::{Fault, Snapshot, Work};
+use super::decode::Work;
 use super::error::SpoolError;
-use super::file::{Spool, Txn};
 use super::intake::{Applied, Incoming};
 use super::ledger::Answer;
-use super::letters::{LetterView, Next, Replay};
+use super::letters::{LetterView, Replay};
+use super::local::Local;
+use super::look::Glance;
 use super::outlet::{Place, Progress};
 use super::passes::{Heard, PassView};
-use super::scrub::{self, At, Round};
-use super::standing::{self, StandingView};
-use super::tables::*;
-use super::upkeep::{Bounds, Group, Keeper, Status};
+use super::postgres::{Fleet, FleetSettings};
+use super::standing::StandingView;
+use super::upkeep::Status;
 use super::views::{AccountView, GapView, SatelliteView, SpoolView};
-use super::{bases, ledger, letters, outlet, passes, views};
-
-/// Calls of [`Store::commit`] that may wait.
-const QUEUE: usize = 64;
-/// How long the last transaction may take when the spool ends.
-const CLOSE: Duration = Duration::from_secs(5);
 
 /// How the program reaches its store. Clones reach the same one.
 ///
-/// Behind it is the spool, a file that this process alone owns. Another store can stand there that keeps these promises:
+/// Behind it is a redb file that this process alone owns, or PostgreSQL, which any number of stations share. Both keep these
+/// promises:
 ///
 /// - **Ledger.** [`Store::commit`] answers [`Applied::New`] once for each segment and ledger, whoever asks. What it answers is
 ///   durable. [`Store::put_payload`] is the call before it: it may make bytes durable that no ledger names yet.
 ///   [`Store::ledger`] and [`Store::drops`] are durable when they return.
 /// - **Outlet.** [`Store::next`] hands out segments, urgent lanes first and of each lane in the order of commits, verified and decoded. [`Store::progress`]
 ///   moves a cursor and keeps dead letters, both or none; the same progress may be reported again.
-/// - **Patience.** While the disk fails, the calls that change something wait, and the status says so. Nothing is given up, and
+/// - **Patience.** While the store fails, the calls that change something wait, and the status says so. Nothing is given up, and
 ///   links stop reading. An error that comes back is one that waiting does not mend.
 /// - **Views** answer from one moment. What takes long runs beside the commits.
 #[derive(Clone)]
-pub struct Store {
-    pub(super) keeper: Keeper,
-    groups: mpsc::Sender<Group>,
-    tasks: Supervisor,
-    scrub: Arc<Mutex<Round>>,
-    env: Env,
+pub struct Store(Engine);
+
+#[derive(Clone)]
+enum Engine {
+    File(Local),
+    Shared(Fleet),
 }
 
-/// Bytes that the store has taken, for [`Store::commit`] to name. Here they share the transaction of the commit; what is dropped
+/// Bytes that the store has taken, for [`Store::commit`] to name. They share the transaction of the commit; what is dropped
 /// without one is forgotten.
 #[derive(Debug)]
 pub struct Taken(Incoming);
 
+/// Asks the one that is there.
+macro_rules! ask {
+    ($store:expr, $method:ident($($argument:expr),*)) => {
+        match &$store.0 {
+            Engine::File(file) => file.$method($($argument),*).await,
+            Engine::Shared(fleet) => fleet.$method($($argument),*).await,
+        }
+    };
+}
+
 impl Store {
-    /// Opens the spool; makes one when there is none. `reserve` bytes are kept free for what is being received. Must be called
-    /// inside a tokio runtime.
+    /// Opens the spool's file; makes one when there is none. `reserve` bytes are kept free for what is being received. Must be
+    /// called inside a tokio runtime.
     pub fn open(env: &Env, settings: Settings, reserve: u64) -> Result<Self, SpoolError> {
-        let bounds = Bounds {
-            max_bytes: settings.max_bytes,
-            reserve: reserve.min(settings.max_bytes / 4),
-            satellites: settings.satellites.clone(),
-        };
-        let (store, queue) = Self::over(env, Spool::open(env, settings)?, bounds)?;
-        let state = (store.keeper.clone(), queue);
-        store.tasks.keep("spool", state, |(keeper, queue)| Box::pin(keeper.run(queue)));
-        Ok(store)
+        Ok(Self(Engine::File(Local::open(env, settings, reserve)?)))
     }
 
-    /// Opens a spool that is there and that nobody runs, to ask it something: takes nothing in and puts nothing aside. One of an
+    /// Opens a file that is there and that nobody runs, to ask it something: takes nothing in and puts nothing aside. One of an
     /// earlier format is brought to this one.
     pub fn open_existing(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
-        let bounds = Bounds { max_bytes: u64::MAX, reserve: 0, satellites: Vec::new() };
-        Ok(Self::over(env, Spool::open_existing(env, settings)?, bounds)?.0)
+        Ok(Self(Engine::File(Local::open_existing(env, settings)?)))
     }
 
-    fn over(env: &Env, spool: Spool, bounds: Bounds) -> Result<(Self, mpsc::Receiver<Group>), SpoolError> {
-        let owner = Owner::new(env.placement, "spool", spool).map_err(|e| StoreError::Io(e.to_string()))?;
-        let keeper = Keeper { owner, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
-        let (groups, queue) = mpsc::channel(QUEUE);
-        let tasks = Supervisor::new(env);
-        Ok((Self { keeper, groups, tasks, scrub: Arc::default(), env: env.clone() }, queue))
+    /// Joins the stations that share the ledger in PostgreSQL; waits until the database answers.
+    pub async fn join(
+        env: &Env,
+        settings: Settings,
+        fleet: FleetSettings,
+        reserve: u64,
+    ) -> Result<Self, SpoolError> {
+        Ok(Self(Engine::Shared(Fleet::join(env, settings, fleet, reserve).await?)))
     }
 
-    /// What watches its task, and can watch others.
+    /// Reaches the shared ledger to ask it something: nothing runs beside the questions.
+    pub async fn look(env: &Env, settings: Settings, fleet: FleetSettings) -> Result<Self, SpoolError> {
+        Ok(Self(Engine::Shared(Fleet::look(env, settings, fleet).await?)))
+    }
+
+    #[cfg(test)]
+    pub(super) fn local(&self) -> &Local {
+        match &self.0 {
+            Engine::File(local) => local,
+            Engine::Shared(_) => panic!("this store is shared"),
+        }
+    }
+
+    /// What watches its tasks, and can watch others.
     pub fn tasks(&self) -> &Supervisor {
-        &self.tasks
+        match &self.0 {
+            Engine::File(file) => file.tasks(),
+            Engine::Shared(fleet) => fleet.tasks(),
+        }
     }
 
     /// What changes while it works.
     pub fn status(&self) -> watch::Receiver<Status> {
-        self.keeper.status.subscribe()
+        match &self.0 {
+            Engine::File(file) => file.status(),
+            Engine::Shared(fleet) => fleet.status(),
+        }
     }
 
     /// Takes bytes of a segment, for a commit to name.
@@ -111,15 +126,13 @@ impl Store {
     /// Commits what is whole and holds what is not; what comes back is durable. What several connections hand in at once shares
     /// a transaction.
     pub async fn commit(&self, batch: Vec<Taken>) -> Result<Vec<Applied>, SpoolError> {
-        let (reply, answer) = oneshot::channel();
-        let batch = batch.into_iter().map(|taken| taken.0).collect();
-        self.groups.send(Group { batch, reply }).await.map_err(|_| SpoolError::Gone)?;
-        answer.await.map_err(|_| SpoolError::Gone)
+        let batch: Vec<Incoming> = batch.into_iter().map(|taken| taken.0).collect();
+        ask!(self, commit(batch))
     }
 
     /// Takes in a satellite's Hello and answers where it may resume.
     pub async fn ledger(&self, satellite: Arc<str>, hello: Arc<link::Hello>) -> Result<Answer, SpoolError> {
-        self.keeper.insist(move |spool| spool.write(|txn| ledger::hello(txn, &satellite, &hello))).await
+        ask!(self, ledger(satellite, hello))
     }
 
     /// Records drops. Returns their acknowledgement.
@@ -128,12 +141,12 @@ impl Store {
         satellite: Arc<str>,
         drops: Arc<link::EpochDrops>,
     ) -> Result<link::DropsAck, SpoolError> {
-        self.keeper.insist(move |spool| spool.write(|txn| ledger::drops(txn, &satellite, &drops))).await
+        ask!(self, drops(satellite, drops))
     }
 
     /// Keeps what was seen of a contact on a link that has ended.
     pub async fn heard(&self, satellite: Arc<str>, heard: Heard) -> Result<(), SpoolError> {
-        self.keeper.insist(move |spool| spool.write(|txn| passes::heard(txn, &satellite, &heard))).await
+        ask!(self, heard(satellite, heard))
     }
 
     /// The next segment with one of `signals` for an exporter whose cut has this fingerprint. One whose bytes are not what was
@@ -144,20 +157,7 @@ impl Store {
         signals: SignalSet,
         fingerprint: u64,
     ) -> Result<Option<Work>, SpoolError> {
-        loop {
-            let exporter = Arc::clone(&exporter);
-            let find = move |spool: &mut Spool| {
-                let found = spool.read(|view| outlet::next(view, &exporter, signals, fingerprint))?;
-                found.map(|found| Ok((found, spool.snapshot()?))).transpose()
-            };
-            let Some((found, snapshot)) = self.keeper.insist(find).await? else { return Ok(None) };
-            let place = found.place;
-            let fault = match self.env.cpu(move || guarded(|| snapshot.work(found))).await {
-                Ok(work) => return Ok(Some(work)),
-                Err(fault) => fault,
-            };
-            self.mend(At::Entry(place.0), fault).await?;
-        }
+        ask!(self, next(exporter, signals, fingerprint))
     }
 
     /// Whether an exporter that is at `place` would be handed another segment now: a more urgent one, or one of a lane whose turn it
@@ -169,37 +169,12 @@ impl Store {
         fingerprint: u64,
         place: Place,
     ) -> Result<bool, SpoolError> {
-        let find =
-            move |spool: &mut Spool| spool.read(|view| outlet::next(view, &exporter, signals, fingerprint));
-        Ok(self.keeper.insist(find).await?.is_some_and(|found| found.place != place))
-    }
-
-    /// Takes out what was found damaged or not to decode.
-    async fn mend(&self, at: At, fault: Fault) -> Result<(), SpoolError> {
-        match (fault, at) {
-            (Fault::Payload, At::Entry(entry)) => {
-                self.keeper.insist(move |spool| spool.write(|txn| outlet::lose(txn, Place(entry)))).await
-            }
-            (Fault::Base(key), _) | (Fault::Payload, At::Base(key)) => {
-                self.keeper.insist(move |spool| spool.write(|txn| bases::discard(txn, key))).await
-            }
-            (Fault::Undecodable(error), At::Entry(entry)) => {
-                self.condemn(Place(entry), error.to_string()).await
-            }
-            (Fault::Undecodable(_), At::Base(_)) => Ok(()),
-            (Fault::Store(error), _) => Err(self.keeper.noted(error.into()).await),
-        }
+        ask!(self, goes_elsewhere(exporter, signals, fingerprint, place))
     }
 
     /// Moves an exporter's cursor and keeps what its backend refused.
     pub async fn progress(&self, exporter: Arc<str>, progress: Progress) -> Result<(), SpoolError> {
-        let work = move |spool: &mut Spool| {
-            if outlet::is_due(spool) {
-                outlet::sweep(spool)?;
-            }
-            spool.write(|txn| outlet::progress(txn, &exporter, &progress))
-        };
-        self.keeper.insist(work).await
+        ask!(self, progress(exporter, progress))
     }
 
     /// Puts a segment that does not decode into dead-letter.
@@ -209,94 +184,82 @@ impl Store {
             reason,
             "a committed segment does not decode; it is kept in dead-letter"
         );
-        self.keeper.insist(move |spool| spool.write(|txn| outlet::condemn(txn, place, &reason))).await
+        ask!(self, condemn(place, reason))
     }
 
     /// Deletes what everybody is done with.
     pub async fn sweep(&self) -> Result<(), SpoolError> {
-        self.keeper.insist(outlet::sweep).await
+        ask!(self, sweep())
     }
 
     /// The next dead letters that an exporter is to send again: of one signal, as many as one request may have.
     pub async fn next_replays(&self, exporter: Arc<str>, limits: Limits) -> Result<Vec<Replay>, SpoolError> {
-        let work = move |spool: &mut Spool| {
-            loop {
-                match spool.read(|view| letters::next_replays(view, &exporter, limits))? {
-                    Next::Whole(replays) => return Ok(replays),
-                    Next::Damaged(id) => spool.write(|txn| letters::lose(txn, id))?,
-                }
-            }
-        };
-        self.keeper.insist(work).await
+        ask!(self, next_replays(exporter, limits))
     }
 
     /// Notes what came of dead letters that were sent again: taken (`None`), or refused and why.
     pub async fn replayed(&self, ids: Arc<[u64]>, refused: Option<String>) -> Result<(), SpoolError> {
-        let note = move |txn: &mut Txn<'_>| {
-            ids.iter().try_for_each(|id| letters::replayed(txn, *id, refused.as_deref()))
-        };
-        let work = move |spool: &mut Spool| spool.write(&note);
-        self.keeper.insist(work).await
+        ask!(self, replayed(ids, refused))
     }
 
     /// Has dead letters sent again: those with these ids, or all. How many.
     pub async fn replay(&self, ids: Option<Vec<u64>>) -> Result<u64, SpoolError> {
-        let replayed = self.keeper.insist(move |spool| letters::replay(spool, ids.as_deref())).await?;
-        self.keeper.wake();
-        Ok(replayed)
+        ask!(self, replay(ids))
     }
 
     /// Every satellite that was ever heard.
     pub async fn satellites(&self) -> Result<Vec<SatelliteView>, SpoolError> {
-        self.keeper.ask(|spool| spool.read(views::satellites)).await
+        ask!(self, satellites())
     }
 
     /// How every satellite stands that was ever heard.
     pub async fn standings(&self) -> Result<BTreeMap<String, StandingView>, SpoolError> {
-        self.keeper.ask(|spool| spool.read(standing::standings)).await
+        ask!(self, standings())
     }
 
     /// The spool as a whole.
     pub async fn overview(&self) -> Result<SpoolView, SpoolError> {
-        let scrub = self.round().done;
-        let work = move |spool: &mut Spool| {
-            let (file_length_bytes, file_bytes) = spool.file_bytes();
-            let aside = spool.quarantined().and_then(|q| q.moved_to.as_ref());
-            let quarantined = aside.map(|path| path.display().to_string());
-            let view = spool.read(views::overview)?;
-            Ok(SpoolView { file_bytes, file_length_bytes, quarantined, scrub, ..view })
-        };
-        self.keeper.ask(work).await
+        ask!(self, overview())
     }
 
     /// The latest passes of each satellite, at most `limit` of each, latest first.
     pub async fn passes(&self, limit: usize) -> Result<Vec<PassView>, SpoolError> {
-        self.keeper.ask(move |spool| spool.read(|view| passes::passes(view, limit))).await
+        ask!(self, passes(limit))
     }
 
     /// What is missing for good, at most `limit` gaps.
     pub async fn gaps(&self, limit: usize) -> Result<Vec<GapView>, SpoolError> {
-        self.keeper.ask(move |spool| spool.read(|view| views::gaps(view, limit))).await
+        ask!(self, gaps(limit))
     }
 
     /// Where the items are, by satellite.
     pub async fn accounting(&self) -> Result<BTreeMap<String, AccountView>, SpoolError> {
-        self.keeper.ask(|spool| spool.read(views::accounting)).await
+        ask!(self, accounting())
     }
 
     /// Dead letters after the id `after`, at most `limit`.
     pub async fn letters(&self, after: u64, limit: usize) -> Result<Vec<LetterView>, SpoolError> {
-        self.keeper.ask(move |spool| spool.read(|view| letters::list(view, after, limit))).await
+        ask!(self, letters(after, limit))
+    }
+
+    /// What the store knows now, to be asked as often as somebody likes.
+    pub async fn glance(&self) -> Result<Glance, SpoolError> {
+        ask!(self, glance())
+    }
+
+    /// Discards dead letters: their items become a gap of reason `operator`. How many there were.
+    pub async fn discard(&self, ids: Vec<u64>) -> Result<u64, SpoolError> {
+        ask!(self, discard(ids))
     }
 
     /// Checks every segment and every base; what is wrong, one line each.
     pub async fn verify(&self) -> Result<Vec<String>, SpoolError> {
-        self.study(Snapshot::verify).await
+        ask!(self, verify())
     }
 
     /// Where the bytes of the latest segments go, together, and one by one when `each` is wanted.
     pub async fn columns(&self, each: bool) -> Result<ColumnsView, SpoolError> {
-        self.study(move |snapshot| snapshot.columns(each)).await
+        ask!(self, columns(each))
     }
 
     /// Shows `each` every segment in the spool with its satellite and the base that it needs, in the order of commits.
@@ -304,67 +267,25 @@ impl Store {
         &self,
         each: impl FnMut(&str, &Header, &[u8], Option<&Base>) + Send + 'static,
     ) -> Result<(), SpoolError> {
-        self.study(move |snapshot| snapshot.each_segment(each)).await
+        ask!(self, segments(each))
     }
 
     /// Copies the spool as it is now into the new file `path`; returns the file's length.
     pub async fn backup(&self, path: PathBuf) -> Result<u64, SpoolError> {
-        let env = self.env.clone();
-        let copy = move |snapshot: Snapshot| {
-            let tables = |copy: &mut backup::Copy<'_>| {
-                macro_rules! each {
-                    ($($table:ident)*) => { $(copy.table($table)?;)* };
-                }
-                every_table!(each);
-                Ok(())
-            };
-            Ok(backup::backup(&env, &path, &snapshot.read, tables)?)
-        };
-        self.study(copy).await
+        ask!(self, backup(path))
     }
 
     /// Verifies the next segments and bases, some MiB of them; what is damaged is taken out. After the last it begins again.
     pub async fn scrub(&self) -> Result<Step, SpoolError> {
-        let at = self.round().at;
-        let found = self.study(move |snapshot| scrub::step(&snapshot, at)).await?;
-        let damaged = found.faults.len() as u64;
-        for (at, fault) in found.faults {
-            self.mend(at, fault).await?;
-        }
-        let mut round = self.round();
-        round.done.checked += found.checked;
-        round.done.bytes += found.bytes;
-        round.done.damaged += damaged;
-        round.done.rounds += u64::from(found.next.is_none());
-        round.at = found.next;
-        Ok(Step { bytes: found.bytes, finished: found.next.is_none() })
+        ask!(self, scrub())
     }
 
-    fn round(&self) -> MutexGuard<'_, Round> {
-        self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has `work` look at the spool as it is now, away from the spool's thread: for what keeps a processor busy.
-    async fn study<R: Send + 'static>(
-        &self,
-        work: impl FnOnce(Snapshot) -> Result<R, SpoolError> + Send + 'static,
-    ) -> Result<R, SpoolError> {
-        let snapshot = self.keeper.ask(Spool::snapshot).await?;
-        match self.env.cpu(move || guarded(|| work(snapshot))).await {
-            Err(error) => Err(self.keeper.noted(error).await),
-            out => out,
-        }
-    }
-
-    /// Ends the spool in order; what was handed in before is durable then. With other handles still held it is only let go,
-    /// and closes when the last of them is.
+    /// Ends the store in order; what was handed in before is durable then. With other handles still held it is only let go, and
+    /// closes when the last of them is.
     pub async fn close(self) {
-        let Self { keeper, groups, tasks, env, .. } = self;
-        drop(groups);
-        let _ = tokio::time::timeout(CLOSE, tasks.ended()).await;
-        let closed = env.cpu(move || keeper.owner.into_inner().map(Spool::close)).await;
-        if let Some(Err(error)) = closed {
-            tracing::warn!(%error, "the spool was not closed in order");
+        match self.0 {
+            Engine::File(file) => file.close().await,
+            Engine::Shared(fleet) => fleet.close().await,
         }
     }
 }

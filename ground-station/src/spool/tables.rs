@@ -185,12 +185,15 @@ pub(super) const LETTER_CHUNKS: TableDefinition<'_, ChunkKey, &[u8]> =
 /// → how many.
 pub(super) const COUNTERS: TableDefinition<'_, CounterKey, u64> = TableDefinition::new("counters");
 
+/// Payload number → [`CatalogueRecord`](super::catalogue::CatalogueRecord). Earlier software ignores it.
+pub(super) const CATALOGUE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("catalogue");
+
 /// Does the same with every table; `$each` is a macro that takes one.
 macro_rules! every_table {
     ($each:ident) => {
         $each!(
             META SATELLITES EPOCHS COMMITTED RECENT PASSES CONTACTS DROPS DROPPED PARTIALS PARTIAL_CHUNKS ENTRIES
-            SEGMENT_CHUNKS BASES BASE_CHUNKS CURSORS ENTRY_DEAD LETTERS LETTER_CHUNKS COUNTERS
+            SEGMENT_CHUNKS BASES BASE_CHUNKS CURSORS ENTRY_DEAD LETTERS LETTER_CHUNKS COUNTERS CATALOGUE
         )
     };
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use perigee_proto::link::{self, DropReason, RejectReason};
+use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::Env;
 use perigee_shared::export::Limits;
 use perigee_shared::link::ranges::RangeSet;
@@ -24,6 +24,7 @@ pub(super) fn settings(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) ->
         satellites: Vec::new(),
         ballast: 0,
         decoded_bases: 64 << 20,
+        catalogue: Default::default(),
         station: "svalbard".to_owned(),
         routes: routes.iter().map(|(name, signals)| ((*name).to_owned(), *signals)).collect(),
     }
@@ -195,44 +196,6 @@ fn partial_segments_are_given_up_when_they_alone_fill_the_spool() {
 }
 
 #[test]
-fn a_segment_that_comes_twice_is_committed_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = open(&dir);
-    assert_eq!(commit(&mut spool, 1, spans(5)), Applied::New);
-    assert_eq!(commit(&mut spool, 1, spans(5)), Applied::Duplicate);
-    let account = account(&mut spool);
-    assert_eq!((account.committed.spans, account.segments, account.duplicates), (5, 1, 1));
-}
-
-#[test]
-fn a_segment_that_comes_again_under_a_new_epoch_is_committed_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = open(&dir);
-    commit(&mut spool, 1, spans(5));
-    let (header, payload) = segment(1, spans(5), 0);
-    let named = |id| Arc::new(Header { id, ..(*header).clone() });
-    let renamed = named(SegmentId { epoch: header.id.epoch + 1, ..header.id });
-    hello(&mut spool, 1..2, Vec::new());
-    let whole = [0..payload.len()];
-    for _ in 0..2 {
-        assert_eq!(apply(&mut spool, &[incoming(&renamed, &payload, &whole)]), [Applied::Duplicate]);
-    }
-    let other = named(SegmentId { sequence: 2, ..renamed.id });
-    assert_eq!(apply(&mut spool, &[incoming(&other, &payload, &whole)]), [Applied::New], "another sequence");
-    assert_eq!(account(&mut spool).committed.spans, 10);
-}
-
-#[test]
-fn another_payload_under_a_committed_name_is_a_conflict() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = open(&dir);
-    commit(&mut spool, 1, spans(5));
-    let (header, payload) = segment(1, spans(5), 9);
-    let whole = 0..payload.len();
-    assert_eq!(apply(&mut spool, &[incoming(&header, &payload, &[whole])]), [Applied::Conflict]);
-}
-
-#[test]
 fn a_partial_survives_a_crash_and_is_completed_out_of_order() {
     let dir = tempfile::tempdir().unwrap();
     let (header, payload) = segment(1, spans(5), 0);
@@ -273,65 +236,6 @@ fn a_large_segment_is_kept_in_pieces_and_comes_back_equal() {
 }
 
 #[test]
-fn another_payload_of_a_partial_begins_at_zero() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = open(&dir);
-    let (header, payload) = segment(1, spans(5), 0);
-    apply(&mut spool, &[incoming(&header, &payload, &[0..100])]);
-    let (header, payload) = segment(1, spans(5), 1);
-    let out = apply(&mut spool, &[incoming(&header, &payload, &[100..200])]);
-    assert_eq!(out, [Applied::Held([100..200].into_iter().collect())]);
-    assert_eq!(usage(&spool), 100);
-}
-
-#[test]
-fn a_wrong_hash_leaves_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = open(&dir);
-    let (header, mut payload) = segment(1, spans(5), 0);
-    payload[7] ^= 1;
-    let whole = 0..payload.len();
-    let out = apply(&mut spool, &[incoming(&header, &payload, &[whole])]);
-    assert_eq!(out, [Applied::Rejected(RejectReason::HashMismatch)]);
-    assert_eq!((usage(&spool), account(&mut spool).hash_mismatches), (0, 1));
-    assert!(next(&mut spool, "a", SignalSet::ALL, 1).is_none());
-    assert_eq!(commit(&mut spool, 1, spans(5)), Applied::New);
-}
-
-#[test]
-fn partials_have_a_quota_and_leave_when_they_are_not_on_board_any_more() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = open(&dir);
-    let (header, payload) = segment(1, spans(5), 0);
-    let mut first = incoming(&header, &payload, &[0..100]);
-    first.max_partial_bytes = 5000;
-    assert!(matches!(apply(&mut spool, &[first])[0], Applied::Held(_)));
-    let (header, payload) = segment(2, spans(5), 0);
-    let mut second = incoming(&header, &payload, &[0..100]);
-    second.max_partial_bytes = 5000;
-    assert_eq!(apply(&mut spool, &[second]), [Applied::Rejected(RejectReason::Quota)]);
-    assert_eq!(usage(&spool), 100);
-    hello(&mut spool, 2..3, Vec::new());
-    assert_eq!(usage(&spool), 0);
-}
-
-#[test]
-fn a_commit_overrides_a_drop_whichever_comes_first() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = open(&dir);
-    commit(&mut spool, 1, spans(10));
-    hello(&mut spool, 4..4, vec![dropped(1, 1..4, 60)]);
-    assert_eq!(account(&mut spool).dropped.spans, 50);
-    commit(&mut spool, 3, spans(20));
-    assert_eq!(account(&mut spool).dropped.spans, 30);
-    // The same drop again, after a lost acknowledgement.
-    let resume = hello(&mut spool, 4..4, vec![dropped(1, 1..4, 60)]);
-    assert_eq!(resume.drops_acknowledged, [1]);
-    assert_eq!(account(&mut spool).dropped.spans, 30);
-    assert_eq!(spool.read(|view| views::gaps(view, 10)).unwrap()[0].items.spans, 30);
-}
-
-#[test]
 fn a_cursor_means_the_same_after_a_crash_and_nothing_under_another_cut() {
     let dir = tempfile::tempdir().unwrap();
     {
@@ -345,27 +249,6 @@ fn a_cursor_means_the_same_after_a_crash_and_nothing_under_another_cut() {
     assert_eq!((work.place, work.request), (place(1), 3));
     let work = next(&mut spool, "a", SignalSet::ALL, 2).unwrap();
     assert_eq!((work.place, work.request), (place(1), 0));
-}
-
-#[test]
-fn a_segment_leaves_when_every_exporter_of_its_signals_has_passed_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let traces = SignalSet::default().with(Signal::Traces);
-    let logs = SignalSet::default().with(Signal::Logs);
-    let mut spool = open_with(&dir, &[("a", traces), ("b", traces), ("c", logs)]);
-    let mixed = spans(10) + Counts::of(Signal::Logs, 4);
-    commit(&mut spool, 1, mixed);
-    commit(&mut spool, 2, spans(7));
-    assert_eq!(pass(&mut spool, "a", traces), 2);
-    assert_eq!(account(&mut spool).exported.spans, 0, "b has them still to send");
-    assert_eq!(pass(&mut spool, "b", traces), 2);
-    let now = account(&mut spool);
-    assert_eq!((now.exported.spans, now.in_spool.spans, now.in_spool.log_records), (17, 0, 4));
-    assert_eq!(pass(&mut spool, "c", logs), 1, "a segment without logs is not its business");
-    assert_eq!(account(&mut spool).exported.log_records, 4);
-    outlet::sweep(&mut spool).unwrap();
-    assert_eq!((usage(&spool), spool.read(views::overview).unwrap().segments), (0, 0));
-    assert_eq!(commit(&mut spool, 2, spans(7)), Applied::Duplicate, "the ledger does not forget");
 }
 
 #[test]
@@ -414,23 +297,6 @@ fn dead_letters_are_kept_listed_and_replayed() {
 }
 
 #[test]
-fn a_segment_that_does_not_decode_is_kept_whole() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = open(&dir);
-    commit(&mut spool, 1, spans(5));
-    spool.write(|txn| outlet::condemn(txn, place(1), "damaged")).unwrap();
-    let now = account(&mut spool);
-    assert_eq!((now.dead_lettered.spans, now.in_spool.spans), (5, 0));
-    assert!(next(&mut spool, "a", SignalSet::ALL, 1).is_none());
-    // It decodes after all: later software, say.
-    assert_eq!(letters::replay(&mut spool, None).unwrap(), 1);
-    let now = account(&mut spool);
-    assert_eq!((now.dead_lettered.spans, now.in_spool.spans), (0, 5));
-    assert_eq!(pass(&mut spool, "a", SignalSet::ALL), 1);
-    assert_eq!(account(&mut spool).exported.spans, 5);
-}
-
-#[test]
 fn a_damaged_file_is_put_aside_and_a_new_one_begins() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("spool.redb"), vec![0x17; 100_000]).unwrap();
@@ -464,16 +330,6 @@ fn a_spool_that_is_open_elsewhere_is_not_quarantined() {
 }
 
 #[test]
-fn a_segment_without_items_passes_through() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = open(&dir);
-    assert_eq!(commit(&mut spool, 1, Counts::ZERO), Applied::New);
-    assert!(next(&mut spool, "a", SignalSet::ALL, 1).is_none());
-    outlet::sweep(&mut spool).unwrap();
-    assert_eq!(usage(&spool), 0);
-}
-
-#[test]
 fn verification_finds_what_was_changed_on_disk() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = open(&dir);
@@ -492,7 +348,7 @@ fn verification_finds_what_was_changed_on_disk() {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Commit(u64),
     Drop(u64, u64),
     Hello,
@@ -500,7 +356,7 @@ enum Step {
     Crash,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (1u64..20).prop_map(Step::Commit),
         2 => (1u64..20, 1u64..4).prop_map(|(from, n)| Step::Drop(from, n)),
@@ -514,14 +370,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// What the spool should know: a set of sequences, and each drop with its sequences. A sequence has as many items as its
 /// number.
 #[derive(Default)]
-struct Model {
-    committed: BTreeSet<u64>,
-    duplicates: u64,
-    drops: BTreeMap<u64, std::ops::Range<u64>>,
+pub(super) struct Model {
+    pub(super) committed: BTreeSet<u64>,
+    pub(super) duplicates: u64,
+    pub(super) drops: BTreeMap<u64, std::ops::Range<u64>>,
 }
 
 impl Model {
-    fn dropped(&self) -> u64 {
+    pub(super) fn dropped(&self) -> u64 {
         let missing = self.drops.values().flat_map(Clone::clone).filter(|s| !self.committed.contains(s));
         missing.sum()
     }

@@ -44,12 +44,18 @@ pub struct Status {
     pub relieved: u64,
     /// How often a damaged file was replaced since the start.
     replaced: u64,
+    /// Commits of all stations that share the ledger.
+    pub(super) commits: u64,
+    /// The shared ledger does not answer, and this station holds on its own disk what arrives: nothing is committed, and links go
+    /// on reading.
+    pub aside: bool,
 }
 
 impl Status {
     /// Whether a link of `satellite` may read.
     pub fn has_room(&self, satellite: &str) -> bool {
-        !self.full && self.failing.is_none() && !self.full_satellites.contains(satellite)
+        let takes = self.failing.is_none() || self.aside;
+        !self.full && takes && !self.full_satellites.contains(satellite)
     }
 }
 
@@ -270,7 +276,7 @@ impl Keeper {
 }
 
 impl Group {
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.batch.iter().flat_map(|i| i.pieces.iter()).map(|p| p.bytes.len()).sum()
     }
 }

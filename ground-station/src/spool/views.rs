@@ -14,6 +14,7 @@ use super::counters::Kind;
 use super::error::SpoolError;
 use super::file::View;
 use super::ledger::committed_ranges;
+use super::look::Part;
 use super::scrub::Scrubbed;
 use super::standing::{StandingView, standing};
 use super::tables::*;
@@ -26,7 +27,7 @@ fn shown(range: &Range<u64>) -> Sequences {
 }
 
 /// Items by signal.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Items {
     /// Spans.
     pub spans: u64,
@@ -43,7 +44,7 @@ impl From<Counts> for Items {
 }
 
 /// A satellite and its lanes.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct SatelliteView {
     /// Its id.
     pub satellite: String,
@@ -69,7 +70,7 @@ pub struct SatelliteView {
 }
 
 /// One life of a satellite's log.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct EpochView {
     /// Its random id, in hex.
     pub epoch: String,
@@ -84,26 +85,29 @@ pub struct EpochView {
 }
 
 /// One lane.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct LaneView {
     /// Its number.
     pub lane: u8,
     /// The sequence that its next segment will have, as last said.
     pub next_sequence: u64,
     /// Sequences that are committed, both ends included.
+    #[schema(value_type = Vec<Vec<u64>>)]
     pub committed: Vec<Sequences>,
     /// On board when last heard, and not committed since.
+    #[schema(value_type = Vec<Vec<u64>>)]
     pub on_board: Vec<Sequences>,
     /// How many those are.
     pub backlog_segments: u64,
     /// Neither on board nor committed here nor dropped: delivered to another station.
+    #[schema(value_type = Vec<Vec<u64>>)]
     pub elsewhere: Vec<Sequences>,
     /// Segments of which some bytes are held.
     pub partials: Vec<PartialView>,
 }
 
 /// A segment that is not whole.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct PartialView {
     /// Its sequence.
     pub sequence: u64,
@@ -112,11 +116,12 @@ pub struct PartialView {
     /// Bytes of its payload.
     pub payload_bytes: u64,
     /// First and last byte of each held range.
+    #[schema(value_type = Vec<Vec<u64>>)]
     pub held: Vec<(u64, u64)>,
 }
 
 /// Items that will never be exported.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct GapView {
     /// Whose they were.
     pub satellite: String,
@@ -129,6 +134,7 @@ pub struct GapView {
     /// Why.
     pub reason: String,
     /// Sequences, both ends included; none: they had none yet.
+    #[schema(value_type = Option<Vec<u64>>)]
     pub sequences: Option<Sequences>,
     /// Items of it that are missing.
     pub items: Items,
@@ -140,10 +146,12 @@ pub struct GapView {
     pub end_unix_nano: u64,
     /// When they were dropped by the satellite's clock.
     pub dropped_unix_nano: u64,
+    /// When this station learned of it.
+    pub recorded_unix_nano: u64,
 }
 
 /// Where the items of a satellite are. `committed = exported + dead_lettered + lost + in_spool`; `rejected` are among the exported.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct AccountView {
     /// Of segments in the ledger.
     pub committed: Items,
@@ -172,7 +180,7 @@ pub struct AccountView {
 }
 
 /// The spool as a whole.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct SpoolView {
     /// The random id of the ledger, in hex.
     pub ledger: String,
@@ -203,7 +211,7 @@ pub struct SpoolView {
 }
 
 /// An exporter's place in the spool.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct ExporterView {
     /// Its name.
     pub name: String,
@@ -219,17 +227,11 @@ pub struct ExporterView {
 
 /// Every satellite that was ever heard.
 pub(super) fn satellites(view: &View<'_>) -> Result<Vec<SatelliteView>, SpoolError> {
-    let epochs = view.tables.open_table(EPOCHS)?;
     let mut out = Vec::new();
     for row in view.tables.open_table(SATELLITES)?.iter()? {
         let (id, value) = row?;
         let record = decode::<SatelliteRecord>(value.value())?;
-        let mut lives = Vec::new();
-        for row in epochs.range(EpochKey::all(record.number))? {
-            let (key, value) = row?;
-            lives.push(epoch_view(view.tables, key.value(), decode(value.value())?)?);
-        }
-        lives.sort_by_key(|e| e.start_counter);
+        let lives = epochs(view, record.number)?;
         out.push(SatelliteView {
             standing: standing(view, &record)?,
             satellite: id.value().to_owned(),
@@ -244,6 +246,17 @@ pub(super) fn satellites(view: &View<'_>) -> Result<Vec<SatelliteView>, SpoolErr
         });
     }
     Ok(out)
+}
+
+/// Lives of a satellite's log, in the order of their counters.
+pub(super) fn epochs(view: &View<'_>, satellite: u32) -> Result<Vec<EpochView>, SpoolError> {
+    let mut lives = Vec::new();
+    for row in view.tables.open_table(EPOCHS)?.range(EpochKey::all(satellite))? {
+        let (key, value) = row?;
+        lives.push(epoch_view(view.tables, key.value(), decode(value.value())?)?);
+    }
+    lives.sort_by_key(|e| e.start_counter);
+    Ok(lives)
 }
 
 fn epoch_view(read: &ReadTransaction, key: EpochKey, record: EpochRecord) -> Result<EpochView, SpoolError> {
@@ -301,27 +314,71 @@ pub(super) fn gaps(view: &View<'_>, limit: usize) -> Result<Vec<GapView>, SpoolE
     let mut out = Vec::new();
     for row in view.tables.open_table(DROPS)?.iter()?.take(limit) {
         let (key, value) = row?;
-        let DropKey { satellite, epoch, id } = key.value();
-        let record = decode::<DropRecord>(value.value())?;
-        let Some(drop) = record.drop else { continue };
-        let items = Counts::from(drop.items.unwrap_or_default())
-            .saturating_sub(record.overridden.unwrap_or_default().into());
-        let time = TimeRange::from(drop.time.unwrap_or_default());
-        out.push(GapView {
-            satellite: names.get(&satellite).cloned().unwrap_or_default(),
-            epoch: format!("{epoch:016x}"),
-            lane: drop.lane,
-            id,
-            reason: reason_name(u8::try_from(drop.reason).unwrap_or(0)),
-            sequences: drop.sequences.filter(|r| r.start < r.end).map(|r| shown(&(r.start..r.end))),
-            items: items.into(),
-            unknown: drop.counts_unknown,
-            start_unix_nano: if time.is_empty() { 0 } else { time.start },
-            end_unix_nano: time.end,
-            dropped_unix_nano: drop.dropped_unix_nano,
-        });
+        out.extend(gap_view(&names, key.value(), decode(value.value())?));
     }
     Ok(out)
+}
+
+/// Gaps in the order in which they became known, the latest first.
+pub(super) fn gaps_page(
+    view: &View<'_>,
+    of: Option<&str>,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Part<GapView>, SpoolError> {
+    type Mark = (u64, u32, u64, u64);
+    let marked = |text: &str| {
+        let mut parts = text.split('-').map(|part| part.parse::<u64>().ok());
+        let mut next = || parts.next().flatten();
+        Some((next()?, u32::try_from(next()?).ok()?, next()?, next()?))
+    };
+    let (names, after) = (names(view.tables)?, after.and_then(marked));
+    // The latest so far; the oldest of them goes when there is one too many.
+    let mut latest = BTreeMap::<Mark, DropRecord>::new();
+    let mut more = false;
+    for row in view.tables.open_table(DROPS)?.iter()? {
+        let (key, value) = row?;
+        let DropKey { satellite, epoch, id } = key.value();
+        if of.is_some_and(|of| names.get(&satellite).is_none_or(|name| name != of)) {
+            continue;
+        }
+        let record = decode::<DropRecord>(value.value())?;
+        let mark = (record.recorded, satellite, epoch, id);
+        if record.drop.is_none() || after.is_some_and(|after| mark >= after) {
+            continue;
+        }
+        latest.insert(mark, record);
+        if latest.len() > limit {
+            latest.pop_first();
+            more = true;
+        }
+    }
+    let next = latest.keys().next().filter(|_| more).map(|(t, s, e, i)| format!("{t}-{s}-{e}-{i}"));
+    let row =
+        |((_, satellite, epoch, id), record)| gap_view(&names, DropKey { satellite, epoch, id }, record);
+    Ok(Part { rows: latest.into_iter().rev().filter_map(row).collect(), next })
+}
+
+fn gap_view(names: &BTreeMap<u32, String>, key: DropKey, record: DropRecord) -> Option<GapView> {
+    let DropKey { satellite, epoch, id } = key;
+    let drop = record.drop?;
+    let items = Counts::from(drop.items.unwrap_or_default())
+        .saturating_sub(record.overridden.unwrap_or_default().into());
+    let time = TimeRange::from(drop.time.unwrap_or_default());
+    Some(GapView {
+        satellite: names.get(&satellite).cloned().unwrap_or_default(),
+        epoch: format!("{epoch:016x}"),
+        lane: drop.lane,
+        id,
+        reason: reason_name(u8::try_from(drop.reason).unwrap_or(0)),
+        sequences: drop.sequences.filter(|r| r.start < r.end).map(|r| shown(&(r.start..r.end))),
+        items: items.into(),
+        unknown: drop.counts_unknown,
+        start_unix_nano: if time.is_empty() { 0 } else { time.start },
+        end_unix_nano: time.end,
+        dropped_unix_nano: drop.dropped_unix_nano,
+        recorded_unix_nano: record.recorded,
+    })
 }
 
 /// Where the items are, by satellite.

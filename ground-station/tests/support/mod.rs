@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ground_station::config::Config;
-use ground_station::ground::{Ended, Ground};
+use ground_station::ground::{Ended, Ground, Part};
 use ground_station::pki::{Pki, Role};
 use ground_station::spool::{AccountView, SatelliteView, Store};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -27,6 +27,13 @@ pub(crate) const EPOCH: u64 = 7;
 /// A directory with authorities, a station, two satellites, and one that no station lists.
 pub(crate) struct Site {
     pub(crate) dir: tempfile::TempDir,
+    /// Where the ledger is, if it is shared: host and database.
+    database: Option<(String, String)>,
+}
+
+/// Whether the tests of this program are over PostgreSQL: `contact_fleet` has the same as `contact`.
+fn is_shared() -> bool {
+    env!("CARGO_CRATE_NAME").ends_with("_fleet")
 }
 
 impl Site {
@@ -37,7 +44,25 @@ impl Site {
         for id in ["sat-1", "sat-2", "stranger"] {
             pki.issue(Role::Satellite, id, 1).unwrap();
         }
-        Self { dir }
+        let database = if is_shared() { fleet::shared_database() } else { None };
+        Self { dir, database }
+    }
+
+    /// Whether its ledger is in PostgreSQL.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.database.is_some()
+    }
+
+    /// `storage` without the bound.
+    fn storage(&self) -> String {
+        let dir = self.dir.path().display();
+        match &self.database {
+            None => format!("directory: {dir}/spool, ballast: 0B"),
+            Some((host, database)) => format!(
+                "kind: postgres, directory: {dir}/spool, hosts: [\"{host}\"], database: {database}, user: perigee, \
+                 replication: none"
+            ),
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -50,13 +75,13 @@ impl Site {
 
     /// The configuration, with `storage` and `link` lines of the test's own.
     pub(crate) fn config(&self, link: &str, exporter: &str) -> Config {
-        let dir = self.dir.path().display();
+        let (dir, storage) = (self.dir.path().display(), self.storage());
         let names: Vec<&str> = exporter.lines().filter_map(|l| l.trim().split(':').next()).collect();
         let text = format!(
             "link:\n  station: svalbard\n  listen: [\"127.0.0.1:0\"]\n  certificate_file: {dir}/station-svalbard.crt\n  \
              private_key_file: {dir}/station-svalbard.key\n  satellite_ca_file: {dir}/satellite-ca.crt\n  \
              satellite_crl_file: {dir}/satellite-ca.crl\n  satellites: {{sat-1: {{}}, sat-2: {{}}}}\n{link}\
-             exporters:\n  {exporter}\nstorage: {{directory: {dir}/spool, ballast: 0B, max_bytes: 8MiB}}\n\
+             exporters:\n  {exporter}\nstorage: {{{storage}, max_bytes: 8MiB}}\n\
              extensions:\n  api: {{endpoint: 127.0.0.1:0}}\n  control: {{socket: {dir}/ground.sock}}\n\
              service:\n  pipelines:\n    traces: {{exporters: [out]}}\n    metrics: {{exporters: [out]}}\n    \
              logs: {{exporters: [out]}}\n  telemetry:\n    metrics: {{endpoint: 127.0.0.1:0}}\n"
@@ -88,6 +113,7 @@ pub(crate) struct Running {
     pub(crate) api: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) health: Option<SocketAddr>,
+    pub(crate) console: Option<SocketAddr>,
     pub(crate) store: Option<Store>,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), Ended>>,
@@ -95,13 +121,20 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(config: Config) -> Self {
-        let ground = Box::pin(Ground::build(config, &Env::production())).await.unwrap();
+        Self::start_parts(config, &Part::ALL).await
+    }
+
+    /// A process that does a part of the work; addresses that it does not have are `0.0.0.0:0`.
+    pub(crate) async fn start_parts(config: Config, parts: &[Part]) -> Self {
+        let ground = Box::pin(Ground::build_parts(config, &Env::production(), parts, None)).await.unwrap();
         let shutdown = CancellationToken::new();
+        let none = SocketAddr::from(([0, 0, 0, 0], 0));
         Self {
-            address: ground.link_addresses()[0],
-            api: ground.address("api").unwrap(),
+            address: ground.link_addresses().first().copied().unwrap_or(none),
+            api: ground.address("api").unwrap_or(none),
             metrics: ground.address("metrics").unwrap(),
             health: ground.address("health_check"),
+            console: ground.address("console"),
             store: Some(ground.store()),
             task: tokio::spawn(ground.run(shutdown.clone())),
             shutdown,

@@ -9,6 +9,7 @@ mod components;
 mod env;
 mod file;
 mod read;
+pub mod reload;
 pub mod tree;
 mod write;
 
@@ -133,6 +134,19 @@ impl Invalid {
     /// A complaint about `key`.
     pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
         Self { key: key.into(), message: message.into() }
+    }
+}
+
+/// Whether `path` can be a directory: one that is not there is made at the start.
+pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
+    match std::fs::metadata(path) {
+        Ok(meta) if !meta.is_dir() => {
+            Err(Invalid::new(key, format!("{} is a file; name a directory", path.display())))
+        }
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound) => {
+            Err(Invalid::new(key, format!("{}: {error}", path.display())))
+        }
+        _ => Ok(()),
     }
 }
 

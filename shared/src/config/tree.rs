@@ -127,6 +127,33 @@ impl Node {
         }
     }
 
+    /// Every setting: its key with dots from the top, and what stands there; a list is one setting.
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        let mut out = BTreeMap::new();
+        self.collect("", &mut out);
+        out
+    }
+
+    fn collect(&self, at: &str, out: &mut BTreeMap<String, String>) {
+        match &self.value {
+            Value::Map(map) if !map.0.is_empty() => {
+                for entry in &map.0 {
+                    let dot = if at.is_empty() { "" } else { "." };
+                    entry.node.collect(&format!("{at}{dot}{}", entry.key), out);
+                }
+            }
+            Value::Map(_) => drop(out.insert(at.to_owned(), String::new())),
+            Value::Scalar(scalar) => drop(out.insert(at.to_owned(), scalar.text.clone())),
+            Value::List(list) => {
+                let mut inside = BTreeMap::new();
+                for (n, node) in list.iter().enumerate() {
+                    node.collect(&n.to_string(), &mut inside);
+                }
+                out.insert(at.to_owned(), format!("{inside:?}"));
+            }
+        }
+    }
+
     /// The node at a path of keys and numbers.
     pub fn at(&self, path: &[&str]) -> Option<&Self> {
         let Some((first, rest)) = path.split_first() else { return Some(self) };

@@ -36,6 +36,20 @@ pub struct Contact {
     pub clock_error_seconds: f64,
     /// Segment bytes that may be sent in it.
     pub byte_budget: Option<u64>,
+    /// How the satellite is seen from the station, where that was predicted.
+    #[serde(flatten)]
+    pub sight: Option<Sight>,
+}
+
+/// How a satellite is seen from a station in a pass. Azimuths count from north over east.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Sight {
+    /// The largest elevation.
+    pub max_elevation_degrees: f64,
+    /// The azimuth at AOS.
+    pub aos_azimuth_degrees: f64,
+    /// The azimuth at LOS, where there is one.
+    pub los_azimuth_degrees: Option<f64>,
 }
 
 impl Contact {
@@ -51,6 +65,7 @@ impl Contact {
             guard_seconds: 0.0,
             clock_error_seconds: 0.0,
             byte_budget: None,
+            sight: None,
         }
     }
 
@@ -71,6 +86,13 @@ impl Contact {
     /// Whether it is open at `now`.
     pub fn contains(&self, now: u64) -> bool {
         self.opens() <= now && self.closes().is_none_or(|end| now < end)
+    }
+
+    /// Whether `now` is the same contact, planned anew: with the same station and not behind it.
+    pub fn goes_on_as(&self, now: &Self) -> bool {
+        let overlap = self.closes().is_none_or(|end| now.opens() < end)
+            && now.closes().is_none_or(|end| self.opens() < end);
+        self.station == now.station && overlap
     }
 
     /// How long it still is at `now`; `None` when it has no end.

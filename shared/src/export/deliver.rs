@@ -1,5 +1,6 @@
 //! Getting one request to a backend: retried until it is taken, halved until what is refused is found.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -169,7 +170,7 @@ enum Verdict {
 
 /// Sends the requests of one exporter.
 pub struct Delivery {
-    client: Client,
+    client: Arc<Client>,
     backoff: Backoff,
     rate: RateLimit,
     env: Env,
@@ -181,12 +182,17 @@ impl Delivery {
     /// Sends with `client` as `config` says.
     pub fn new(client: Client, config: &ExporterConfig, env: &Env) -> Self {
         Self {
-            client,
+            client: Arc::new(client),
             backoff: Backoff::new(config.retry()),
             rate: RateLimit::new(config.rate_limit()),
             env: env.clone(),
             failing: None,
         }
+    }
+
+    /// What sends, for what is not counted and not tried again here.
+    pub fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client)
     }
 
     /// Sends a request until all of it is decided.

@@ -23,6 +23,8 @@ mod show;
 mod split;
 mod tls;
 
+pub use tls::client_config as client_tls;
+
 pub use attributes::Attributes;
 pub use client::Client;
 pub use config::{

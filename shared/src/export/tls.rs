@@ -33,8 +33,8 @@ fn part(key: &str, name: &str, from_file: bool) -> String {
     format!("{key}.tls.{name}_{}", if from_file { "file" } else { "pem" })
 }
 
-/// What `config` says, as rustls takes it; `key` is the exporter's.
-pub(super) fn client_config(key: &str, config: &TlsConfig) -> Result<ClientConfig, Invalid> {
+/// What `config` says, as rustls takes it; `key` is where it was configured.
+pub fn client_config(key: &str, config: &TlsConfig) -> Result<ClientConfig, Invalid> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let versions: &[_] = match config.min_version {
         TlsVersion::Tls12 => rustls::ALL_VERSIONS,

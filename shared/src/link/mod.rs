@@ -1,6 +1,7 @@
 //! What both ends of the link share: how messages are framed, who the peer is, and quinn's knobs.
 
 pub mod bounds;
+pub mod files;
 pub mod ranges;
 pub mod rate;
 pub mod revocation;

@@ -11,7 +11,7 @@
 //! what the link itself holds: a quarter of it, and what acknowledgements add.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use quinn::congestion::{Controller, ControllerFactory};
@@ -58,15 +58,37 @@ impl RateConfig {
     }
 }
 
-impl ControllerFactory for RateConfig {
+/// What is known of the link of one connection, which may change while it is up.
+#[derive(Debug, Clone)]
+pub struct Known(Arc<Mutex<RateConfig>>);
+
+impl Known {
+    /// At first this.
+    pub(super) fn new(config: RateConfig) -> Self {
+        Self(Arc::new(Mutex::new(config)))
+    }
+
+    /// What holds now.
+    fn get(&self) -> RateConfig {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From the next acknowledgement on this holds.
+    pub(super) fn set(&self, config: RateConfig) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+}
+
+impl ControllerFactory for Known {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Rate::new(*self, now, current_mtu))
+        Box::new(Rate::new(Self::clone(&self), now, current_mtu))
     }
 }
 
 /// See the module.
 #[derive(Debug, Clone)]
 struct Rate {
+    known: Known,
     config: RateConfig,
     mtu: u64,
     /// The shortest time from a packet to its acknowledgement.
@@ -88,9 +110,10 @@ struct Period {
 }
 
 impl Rate {
-    fn new(config: RateConfig, now: Instant, mtu: u16) -> Self {
+    fn new(known: Known, now: Instant, mtu: u16) -> Self {
         let mut rate = Self {
-            config,
+            config: known.get(),
+            known,
             mtu: mtu.into(),
             shortest: None,
             first_acked: 0,
@@ -145,6 +168,10 @@ impl Controller for Rate {
     }
 
     fn on_end_acks(&mut self, now: Instant, _: u64, _: bool, _: Option<u64>) {
+        let config = self.known.get();
+        if config != self.config {
+            (self.config, self.scale) = (config, 1.0);
+        }
         self.judge(now);
         self.refresh();
     }
@@ -195,9 +222,20 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_that_is_planned_anew_holds_from_the_next_acknowledgement_on() {
+        let (now, known) = (tokio::time::Instant::now().into_std(), Known::new(config()));
+        let mut rate = Rate::new(known.clone(), now, 1452);
+        let before = rate.window();
+        known.set(RateConfig { rate: 2_000_000, ..config() });
+        assert_eq!(rate.window(), before);
+        rate.on_end_acks(now, 0, false, None);
+        assert_eq!(rate.window(), before / 10);
+    }
+
+    #[test]
     fn the_window_is_a_quarter_more_than_the_link_holds() {
         let now = tokio::time::Instant::now().into_std();
-        let mut rate = Rate::new(config(), now, 1452);
+        let mut rate = Rate::new(Known::new(config()), now, 1452);
         assert_eq!(rate.window(), 187_500);
         rate.shortest = Some(40 * MS);
         rate.first_acked = 1 << 20;
@@ -208,7 +246,7 @@ mod tests {
     #[test]
     fn a_long_handshake_does_not_widen_the_window() {
         let now = tokio::time::Instant::now().into_std();
-        let mut rate = Rate::new(config(), now, 1452);
+        let mut rate = Rate::new(Known::new(config()), now, 1452);
         rate.shortest = Some(200 * MS);
         rate.refresh();
         assert_eq!(rate.window(), 187_500, "the return was busy with certificates");
@@ -220,7 +258,7 @@ mod tests {
     #[test]
     fn only_sustained_loss_makes_it_slower_and_it_comes_back() {
         let mut now = tokio::time::Instant::now().into_std();
-        let mut rate = Rate::new(config(), now, 1452);
+        let mut rate = Rate::new(Known::new(config()), now, 1452);
         for _ in 0..100 {
             period(&mut rate, &mut now, 0.03);
         }

@@ -1,8 +1,6 @@
 //! Revocation lists: read, checked against their authority, and asked for a certificate's serial number.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
@@ -10,6 +8,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
+use super::files::Files;
 use super::tls::{TlsError, certificates};
 
 /// Bytes of a list's file.
@@ -74,37 +73,28 @@ impl Revocations {
     }
 }
 
-/// What tells one content of a file from another: when it was changed, its length and its inode; `None`: there is no file.
-type Version = Option<(Option<SystemTime>, u64, u64)>;
-
 /// A file of lists that is read again when it changes.
 pub struct ListFile {
     path: PathBuf,
     authorities: PathBuf,
-    /// `None`: it was never read.
-    read: Option<Version>,
+    file: Files,
 }
 
 impl ListFile {
     /// The lists at `path`, which an authority in the file `authorities` must have signed. Nothing is read yet.
     pub fn new(path: &Path, authorities: &Path) -> Self {
-        Self { path: path.to_owned(), authorities: authorities.to_owned(), read: None }
+        Self { path: path.to_owned(), authorities: authorities.to_owned(), file: Files::new([path]) }
     }
 
     /// Whether it is another file than was read last.
     pub fn has_changed(&self) -> bool {
-        self.read != Some(self.version())
+        self.file.have_changed()
     }
 
     /// Reads it.
     pub fn load(&mut self) -> Result<Revocations, TlsError> {
-        self.read = Some(self.version());
+        self.file.reading();
         Revocations::load(&self.path, &self.authorities)
-    }
-
-    fn version(&self) -> Version {
-        let meta = std::fs::metadata(&self.path).ok()?;
-        Some((meta.modified().ok(), meta.len(), meta.ino()))
     }
 }
 

@@ -16,12 +16,14 @@ use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
 use super::ALPN;
 use super::verify::{SatelliteVerifier, StationVerifier, Timekeeper};
 use crate::clock::ClockBounds;
+use crate::contact::shown_time;
 use crate::env::Clock;
 
 /// Why TLS cannot be set up or a peer is not who it must be.
@@ -69,6 +71,41 @@ pub(super) fn certificates(
         Ok(list) if list.is_empty() => Err(unreadable(what, path, &pem::Error::NoItemsFound)),
         Ok(list) => Ok(list),
         Err(e) => Err(unreadable(what, path, &e)),
+    }
+}
+
+/// A certificate that ends within this time is to be renewed.
+const RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
+
+/// Says once a day that a certificate is about to end; at the start [`out_of_date`] does.
+#[derive(Debug)]
+pub struct Expiry(tokio::time::Instant);
+
+impl Default for Expiry {
+    fn default() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+}
+
+impl Expiry {
+    /// Looks at a certificate that ends at `end` by a clock that says `now`, both in ns since 1970; `key` is where it is configured.
+    pub fn look(&mut self, key: &str, end: Option<u64>, now: u64) {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let Some(end) = end.filter(|end| *end < now.saturating_add(RENEW_BEFORE.as_nanos() as u64)) else {
+            return;
+        };
+        if self.0.elapsed() < DAY {
+            return;
+        }
+        self.0 = tokio::time::Instant::now();
+        let days = end.saturating_sub(now) / DAY.as_nanos() as u64;
+        tracing::warn!(
+            event.name = "perigee.link.certificate_expiry",
+            key,
+            days,
+            end = shown_time(end),
+            "the certificate ends soon, or has ended: issue a new one; the file is read again when it changes"
+        );
     }
 }
 
@@ -135,27 +172,44 @@ pub fn peer_end(connection: &quinn::Connection) -> Option<u64> {
     end(&peer_certificate(connection)?)
 }
 
-/// Why the certificate in a PEM file is not valid by a clock that says `now`, in ns since 1970: its dates and what to do.
+/// When the first certificate in a PEM file ends, ns since the Unix epoch.
+pub fn end_of(path: &Path) -> Option<u64> {
+    certificates("certificate", path).ok()?.iter().filter_map(end).min()
+}
+
+/// The names in a certificate (DER) that was verified: common name, then DNS names, e-mail addresses and URIs.
+pub fn names_in(certificate: &[u8]) -> Vec<String> {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let common = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    let others = parsed.subject_alternative_name().ok().flatten();
+    let others = others.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(name) | GeneralName::RFC822Name(name) | GeneralName::URI(name) => Some(*name),
+        _ => None,
+    });
+    common.chain(others).map(str::to_owned).collect()
+}
+
+/// Why the certificate in a PEM file is not valid by a clock that says `now`, in ns since 1970, or will soon not be: its dates and
+/// what to do.
 pub fn out_of_date(path: &Path, now: u64) -> Option<String> {
     let chain = certificates("certificate", path).ok()?;
     let (begin, end) = dates(chain.first()?)?;
-    let shown = |nano: u64| {
-        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(nano / 1_000_000_000))
-    };
-    let (path, clock) = (path.display(), shown(now));
+    let (path, clock) = (path.display(), shown_time(now));
     if now > end {
         return Some(format!(
             "{path} ended at {}, and the clock of this machine says {clock}: if the clock is right, the other side refuses it; issue a \
              new one",
-            shown(end)
+            shown_time(end)
         ));
     }
-    (now < begin).then(|| {
-        format!(
-            "{path} begins at {}, and the clock of this machine says {clock}: is the clock right?",
-            shown(begin)
-        )
-    })
+    if now < begin {
+        let begin = shown_time(begin);
+        return Some(format!(
+            "{path} begins at {begin}, and the clock of this machine says {clock}: is the clock right?"
+        ));
+    }
+    (end - now < RENEW_BEFORE.as_nanos() as u64)
+        .then(|| format!("{path} ends at {}, in less than 30 days: issue a new one in time", shown_time(end)))
 }
 
 /// Reads the authorities in a PEM file; two during a change of authority.

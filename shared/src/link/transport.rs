@@ -7,7 +7,7 @@ use quinn::crypto::{CryptoError, HmacKey};
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use quinn_proto::{ConnectionIdGenerator, HashedConnectionIdGenerator};
 
-use super::rate::RateConfig;
+use super::rate::{Known, RateConfig};
 
 /// UDP payload of a packet where the link is known: an MTU of 1,500 less IPv6, UDP and a little for tunnels.
 pub const MTU: u16 = 1452;
@@ -124,17 +124,16 @@ fn common(rtt: Duration, idle: Duration) -> TransportConfig {
 
 /// The agent's side. Where the contact names a rate, the window follows from it and nothing is searched for; else Cubic and MTU
 /// discovery find out.
-pub fn agent(shape: &LinkShape) -> Arc<TransportConfig> {
+/// Through what comes with it a contact whose rate changes says so while the connection is up.
+pub fn agent(shape: &LinkShape) -> (Arc<TransportConfig>, Option<Known>) {
     let mut config = common(shape.rtt(), idle_timeout(shape.rtt()));
-    let mut window = 2 << 20;
+    let (mut window, mut known) = (2 << 20, None);
     if let (Some(rate), Some(threshold)) = (shape.rate(), shape.ack_threshold()) {
-        // QUIC keeps what lies above a packet that was lost until that one has been acknowledged, a round trip later for each
-        // time that it was lost: with less the pipe would run dry.
-        window = (rate.window(rate.rtt) * 4).clamp(MIN_SEND_WINDOW, MAX_SEND_WINDOW);
+        window = send_window(&rate);
         let mut acks = AckFrequencyConfig::default();
         acks.ack_eliciting_threshold(VarInt::from_u32(threshold));
         config
-            .congestion_controller_factory(Arc::new(rate))
+            .congestion_controller_factory(Arc::new(known.insert(Known::new(rate)).clone()))
             .initial_mtu(MTU)
             .mtu_discovery_config(None)
             .ack_frequency_config(Some(acks));
@@ -145,7 +144,21 @@ pub fn agent(shape: &LinkShape) -> Arc<TransportConfig> {
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .receive_window(VarInt::from_u32(1 << 20))
         .stream_receive_window(VarInt::from_u32(1 << 20));
-    Arc::new(config)
+    (Arc::new(config), known)
+}
+
+/// QUIC keeps what lies above a packet that was lost until that one has been acknowledged, a round trip later for each time that
+/// it was lost: with less the pipe would run dry.
+fn send_window(rate: &RateConfig) -> u64 {
+    (rate.window(rate.rtt) * 4).clamp(MIN_SEND_WINDOW, MAX_SEND_WINDOW)
+}
+
+/// The contact of a connection that is up has another shape now.
+pub fn reshape(connection: &quinn::Connection, known: &Known, shape: &LinkShape) {
+    if let Some(rate) = shape.rate() {
+        known.set(rate);
+        connection.set_send_window(send_window(&rate));
+    }
 }
 
 /// The ground's side: `buffer` bounds the bytes that one connection may have sent and the ground not yet taken. The ground does

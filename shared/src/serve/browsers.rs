@@ -3,7 +3,7 @@
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 
@@ -18,17 +18,40 @@ const HEADERS: [(&str, &str); 5] = [
     ("x-content-type-options", "nosniff"),
 ];
 
-/// `router` at `endpoint`, for programs and people and not for pages of others. On loopback a Host header must be loopback too.
-pub fn keep_out(router: Router, endpoint: &Endpoint) -> Router {
-    let by_name = matches!(endpoint, Endpoint::Tcp(_)) && endpoint.is_local();
-    router.layer(from_fn_with_state(by_name, check))
+/// What is let through.
+#[derive(Clone, Copy)]
+struct Rules {
+    /// A Host header must be loopback.
+    by_name: bool,
+    /// A page of another site may have a link that somebody follows.
+    links: bool,
 }
 
-async fn check(State(by_name): State<bool>, request: Request, next: Next) -> Response {
+/// `router` at `endpoint`, for programs and people and not for pages of others. On loopback a Host header must be loopback too.
+pub fn keep_out(router: Router, endpoint: &Endpoint) -> Router {
+    layered(router, endpoint, false)
+}
+
+/// The same for pages that people look at: they may come by a link on a page of another site, which does not see the answer.
+pub fn keep_out_but_links(router: Router, endpoint: &Endpoint) -> Router {
+    layered(router, endpoint, true)
+}
+
+fn layered(router: Router, endpoint: &Endpoint, links: bool) -> Router {
+    let by_name = matches!(endpoint, Endpoint::Tcp(_)) && endpoint.is_local();
+    router.layer(from_fn_with_state(Rules { by_name, links }, check))
+}
+
+async fn check(State(Rules { by_name, links }): State<Rules>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let text = |name: &str| headers.get(name).map(|v| v.to_str().unwrap_or("?"));
     let host = request.uri().host().or_else(|| text("host"));
-    let foreign_page = text("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site");
+    let followed = links
+        && *request.method() == Method::GET
+        && text("sec-fetch-mode") == Some("navigate")
+        && text("sec-fetch-dest") == Some("document");
+    let foreign = text("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site");
+    let foreign_page = foreign && !followed;
     let mut response = if by_name && !host.is_none_or(is_loopback) {
         let why = "this endpoint answers to the Host localhost, 127.0.0.1 or [::1] only\n";
         (StatusCode::MISDIRECTED_REQUEST, why).into_response()
@@ -73,6 +96,23 @@ mod tests {
             request = request.header(*name, *value);
         }
         router.call(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_link_on_a_page_of_another_site_leads_to_a_page_and_nowhere_else() {
+        let link = [("host", "localhost"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
+        for (dest, method, status) in
+            [("document", Method::GET, 200), ("iframe", Method::GET, 403), ("document", Method::POST, 403)]
+        {
+            let router = Router::new().route("/", get(async || "ok").post(async || "ok"));
+            let mut router = keep_out_but_links(router, &Endpoint::parse("127.0.0.1:1").unwrap());
+            let mut request = Request::builder().uri("/").method(&method).header("sec-fetch-dest", dest);
+            for (name, value) in link {
+                request = request.header(name, value);
+            }
+            let answer = router.call(request.body(Body::empty()).unwrap()).await.unwrap();
+            assert_eq!(answer.status(), status, "{method} {dest}");
+        }
     }
 
     #[tokio::test]

@@ -1,8 +1,9 @@
 //! The open connections of a listener: which of them have said nothing yet, and which one has been idle the longest.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -49,6 +50,19 @@ pub(super) struct Connection {
     pub(super) begun: CancellationToken,
     /// Cancelled when it has to go.
     pub(super) leave: CancellationToken,
+    /// Who is at the other end, once that is known.
+    pub(super) peer: OnceLock<Peer>,
+}
+
+/// Who is at the other end of a connection: an extension of each of its requests.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    /// Its address; none: a unix socket.
+    pub address: Option<IpAddr>,
+    /// The certificate that it has shown, which TLS has verified, DER.
+    pub certificate: Option<Arc<[u8]>>,
+    /// Ends the connection when it is cancelled, whatever is being sent.
+    pub close: CancellationToken,
 }
 
 /// All of them.
@@ -66,6 +80,7 @@ impl Connections {
             idle_since: Mutex::new(Instant::now()),
             begun: CancellationToken::new(),
             leave: CancellationToken::new(),
+            peer: OnceLock::new(),
         });
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.open).insert(id, Arc::clone(&connection));

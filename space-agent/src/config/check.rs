@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use perigee_shared::config::collector::{self, Program};
+use perigee_shared::config::reload::InForce;
 use perigee_shared::config::{ConfigError, ConfigFile, Invalid};
 use perigee_shared::link::tls::is_valid_id;
 use perigee_shared::serve::{Endpoint, validate_endpoint};
@@ -30,6 +31,7 @@ impl Config {
         let mut config: Option<Self> = file.read(|section| collector::keys(Program::Agent, section));
         if let Some(config) = &mut config {
             config.hash = file.hash;
+            config.written = InForce::new(file.tree.settings());
             if file.tree.at(&["processors", "memory_limiter", "max_in_flight"]).is_none() {
                 config.fit_largest_request();
             }
@@ -152,6 +154,7 @@ impl Config {
         ] {
             wrong.extend(http.and_then(|http| http.validate(key).err()));
         }
+        wrong.extend(self.service.telemetry.otlp.check("service.telemetry.otlp"));
         for (name, authenticator) in &self.extensions.authenticators {
             wrong.extend(authenticator.validate(&format!("extensions.{name}")).err());
         }
@@ -307,6 +310,10 @@ impl Config {
             }
             if !matches!(Endpoint::parse(&station.address), Ok(Endpoint::Tcp(_))) {
                 wrong.push(Invalid::new(format!("{key}.address"), "must be HOST:PORT"));
+            }
+            if !is_valid_id(station.server_name(id)) {
+                let message = "is the id in a station's certificate: 1 to 63 of a-z, 0-9 and -";
+                wrong.push(Invalid::new(format!("{key}.server_name"), message));
             }
         }
         wrong.extend(self.contacts.validate(|id| link.stations.contains_key(id)).err());

@@ -8,6 +8,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use perigee_shared::config::reload::InForce;
 use perigee_shared::config::{Component, Components, Problem, settings_or_default};
 use perigee_shared::export::auth::Authenticator;
 use perigee_shared::export::config::ExporterConfig as DirectConfig;
@@ -62,6 +63,9 @@ pub struct Config {
     /// What its writer should know.
     #[serde(skip)]
     pub warnings: Vec<Problem>,
+    /// The settings as they are written.
+    #[serde(skip)]
+    pub written: InForce,
 }
 
 /// The smallest flow-control window of a connection, bytes.
@@ -264,11 +268,20 @@ pub struct LinkConfig {
 }
 
 /// A ground station.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StationConfig {
     /// `HOST:PORT`, UDP.
     pub address: String,
+    /// The id in its certificate, when that is another one: of several antennas behind one ground-station.
+    pub server_name: Option<String>,
+}
+
+impl StationConfig {
+    /// Which ground-station answers for the station `id`.
+    pub fn server_name<'a>(&'a self, id: &'a str) -> &'a str {
+        self.server_name.as_deref().unwrap_or(id)
+    }
 }
 
 /// `extensions`.

@@ -9,6 +9,7 @@ use perigee_shared::units::Span;
 use serde::Deserialize;
 
 use crate::clock::TimeFromGround;
+use crate::orbit::Skyline;
 
 /// `contacts`.
 #[derive(Debug, Clone, Deserialize)]
@@ -40,6 +41,8 @@ pub struct ContactsConfig {
     pub fallback: Fallback,
     /// How stations are tried without a plan.
     pub probe: ProbeConfig,
+    /// How passes are predicted.
+    pub orbit: OrbitConfig,
     /// Elements that are so far from now are reported.
     pub stale_after: Span,
     /// What the time of a station is used for.
@@ -62,6 +65,7 @@ impl Default for ContactsConfig {
             stations: BTreeMap::new(),
             fallback: Fallback::default(),
             probe: ProbeConfig::default(),
+            orbit: OrbitConfig::default(),
             stale_after: Span::secs(14 * 86_400),
             time_from_ground: TimeFromGround::default(),
         }
@@ -80,8 +84,8 @@ pub struct ContactStation {
     pub longitude: Option<f64>,
     /// Above the ellipsoid, in m.
     pub altitude: f64,
-    /// The lowest usable elevation, in degrees.
-    pub mask: f64,
+    /// The lowest usable elevation, in degrees: a number, or a list by azimuth.
+    pub mask: Skyline,
     /// From the satellite to the ground.
     pub rate_down: Option<Rate>,
     /// From the ground to the satellite.
@@ -99,12 +103,28 @@ impl Default for ContactStation {
             latitude: None,
             longitude: None,
             altitude: 0.0,
-            mask: 10.0,
+            mask: Skyline::Level(10.0),
             rate_down: None,
             rate_up: None,
             light_time: None,
             guard: None,
         }
+    }
+}
+
+/// `contacts.orbit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OrbitConfig {
+    /// Passes are predicted for so long, and again when half of it is over.
+    pub horizon: Span,
+    /// A shorter pass is none.
+    pub minimum_pass: Span,
+}
+
+impl Default for OrbitConfig {
+    fn default() -> Self {
+        Self { horizon: Span::secs(7 * 86_400), minimum_pass: Span::default() }
     }
 }
 
@@ -177,11 +197,13 @@ impl ContactsConfig {
                 (".latitude", station.latitude.unwrap_or(0.0), 90.0),
                 (".longitude", station.longitude.unwrap_or(0.0), 180.0),
                 (".altitude", station.altitude, 10_000.0),
-                (".mask", station.mask, 89.0),
             ] {
                 if !(-most..=most).contains(&value) {
                     return Err(Invalid::new(key(part), format!("must be from -{most} to {most}")));
                 }
+            }
+            if let Some(problem) = station.mask.problem() {
+                return Err(Invalid::new(key(".mask"), problem));
             }
             if self.source == ContactSource::Orbit
                 && (station.latitude.is_none() || station.longitude.is_none())
@@ -191,6 +213,10 @@ impl ContactsConfig {
                     "needs latitude and longitude, in degrees, for source `orbit`",
                 ));
             }
+        }
+        let days = Span::secs(86_400)..=Span::secs(60 * 86_400);
+        if !days.contains(&self.orbit.horizon) {
+            return Err(Invalid::new("contacts.orbit.horizon", "must be from 1d to 60d"));
         }
         if self.probe.interval < Span::secs(1) || self.probe.duration < Span::secs(1) {
             return Err(Invalid::new("contacts.probe", "interval and duration must be at least 1s"));
@@ -236,6 +262,8 @@ mod tests {
             "{source: probe, probe: {interval: 1h}, time_from_ground: use}",
             "{source: plan, file: plan.json, format: hdtn, satellite: '10', epoch: 2026-11-23T00:00:00Z}",
             "{source: orbit, file: sat.tle, stations: {svalbard: {latitude: 78, longitude: 15.5, mask: 5}}}",
+            "{source: orbit, file: f, orbit: {horizon: 60d, minimum_pass: 2m}, stations: {svalbard: {latitude: 78, longitude: 15.5, \
+             mask: [{azimuth: 0, elevation: 5}, {azimuth: 120.5, elevation: 20}]}}}",
             "{source: always, station: svalbard, clock_error: 2s, guard: 1s, rate_down: 20Mbit/s}",
         ] {
             validate(text).unwrap();
@@ -252,6 +280,13 @@ mod tests {
             ("{source: always, station: mars}", "mars"),
             ("{stations: {mars: {alias: '1'}}}", "contacts.stations.mars"),
             ("{stations: {svalbard: {latitude: 91}}}", "contacts.stations.svalbard.latitude"),
+            ("{stations: {svalbard: {mask: 95}}}", "contacts.stations.svalbard.mask: an elevation"),
+            ("{stations: {svalbard: {mask: []}}}", "contacts.stations.svalbard.mask: is an empty list"),
+            (
+                "{stations: {svalbard: {mask: [{azimuth: 9, elevation: 1}, {azimuth: 9, elevation: 2}]}}}",
+                "must rise",
+            ),
+            ("{orbit: {horizon: 61d}}", "contacts.orbit.horizon: must be from 1d to 60d"),
             ("{probe: {interval: 0s}}", "contacts.probe"),
             ("{source: orbits}", "`orbit`"),
             ("{format: ionrc}", "`ion`"),

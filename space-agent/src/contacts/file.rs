@@ -14,9 +14,6 @@ use perigee_shared::supervise::expecting;
 use super::{ContactSource, ContactsConfig};
 use crate::orbit::{Mask, Orbit, OrbitError};
 
-/// Passes are predicted for so long, and again when half of it is over.
-const HORIZON: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// A pass that is on is found from its beginning.
 const BEFORE: Duration = Duration::from_secs(3600);
 
@@ -31,7 +28,16 @@ struct Prediction {
     file: PathBuf,
     satellite: Option<String>,
     stations: Vec<Mask>,
+    horizon: Duration,
+    shortest: Duration,
     stale_after: Duration,
+}
+
+impl Prediction {
+    /// As far as passes are predicted at `now`.
+    fn until(&self, now: u64) -> u64 {
+        now.saturating_add(self.horizon.as_nanos() as u64)
+    }
 }
 
 /// A prediction to be made.
@@ -59,8 +65,8 @@ impl Work {
         let predict = || {
             let orbit = orbit.map_or_else(read, Ok)?;
             let from = now.saturating_sub(BEFORE.as_nanos() as u64);
-            let to = now.saturating_add(HORIZON.as_nanos() as u64);
-            orbit.predict(&prediction.stations, from, to).map(|plan| (orbit, plan))
+            let span = (from, prediction.until(now));
+            orbit.predict(&prediction.stations, span, prediction.shortest).map(|plan| (orbit, plan))
         };
         // Whatever stands in a file, the agent goes on.
         let result = expecting(predict).unwrap_or(Err(OrbitError::Panicked));
@@ -117,7 +123,7 @@ fn mask(config: &ContactsConfig, id: &str) -> Option<Mask> {
         latitude: station.latitude?,
         longitude: station.longitude?,
         altitude: station.altitude,
-        mask: station.mask,
+        mask: station.mask.clone(),
         contact: Contact {
             rate_down: known.rate_down,
             rate_up: known.rate_up,
@@ -153,6 +159,8 @@ impl FileSource {
                 file: file.clone(),
                 satellite: config.satellite.clone(),
                 stations: stations.iter().filter_map(|id| mask(config, id)).collect(),
+                horizon: config.orbit.horizon.0,
+                shortest: config.orbit.minimum_pass.0,
                 stale_after: config.stale_after.0,
             })),
             ContactSource::Always | ContactSource::Manual | ContactSource::Probe => return None,
@@ -207,7 +215,7 @@ impl FileSource {
         }
         self.plan = plan.continuing(&self.plan, now);
         self.orbit = Some(orbit);
-        self.until = now.saturating_add(HORIZON.as_nanos() as u64);
+        self.until = self.predicted(now);
         if !is_known {
             self.report(now);
         }
@@ -242,7 +250,7 @@ impl FileSource {
             self.reload(now);
         }
         // The second is a clock that was set back.
-        let is_over = |at: u64| at <= now || self.until > now.saturating_add(2 * HORIZON.as_nanos() as u64);
+        let is_over = |at: u64| at <= now || self.until > self.predicted(self.predicted(now));
         if self.due == Due::Nothing && self.refresh_at().is_some_and(is_over) {
             self.due = Due::Passes;
         }
@@ -268,9 +276,17 @@ impl FileSource {
         if is_known && let Err(error) = read {
             tracing::error!(%error, "passes cannot be predicted; those that are known stay in force");
             self.error = Some(error.to_string());
-            self.until = now.saturating_add(HORIZON.as_nanos() as u64);
+            self.until = self.predicted(now);
         } else if !is_known {
             self.settle(read);
+        }
+    }
+
+    /// As far as passes are predicted at `now`.
+    fn predicted(&self, now: u64) -> u64 {
+        match &self.reading {
+            Reading::Orbit(prediction) => prediction.until(now),
+            Reading::Plan(_) => now,
         }
     }
 
@@ -284,7 +300,7 @@ impl FileSource {
         self.orbit
             .as_ref()
             .filter(|_| !self.is_under_way)
-            .map(|_| self.until.saturating_sub(HORIZON.as_nanos() as u64 / 2))
+            .map(|_| self.until.saturating_sub(self.predicted(0) / 2))
     }
 
     /// What is odd about what is in force.

@@ -16,11 +16,11 @@ use std::time::Duration;
 use perigee_shared::config::ConfigError;
 use perigee_shared::contact::Contact;
 use perigee_shared::env::{Env, Placement};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch as channel};
 use tokio_util::sync::CancellationToken;
 
-pub use config::{ContactSource, ContactStation, ContactsConfig, Fallback, ProbeConfig};
+pub use config::{ContactSource, ContactStation, ContactsConfig, Fallback, OrbitConfig, ProbeConfig};
 pub use status::{LinkState, LinkStatus};
 
 use crate::clock::{Clocks, Now};
@@ -47,13 +47,48 @@ impl Pass {
     }
 }
 
+/// A contact of which it is known when it ends and what it can carry, for forecasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// LOS, ns since the Unix epoch.
+    pub end: u64,
+    /// Bytes.
+    pub volume: u64,
+}
+
+/// Which contacts are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Asked {
+    /// Those that begin before this, ns since the Unix epoch.
+    pub until: u64,
+    /// At most so many.
+    pub limit: usize,
+    /// What all of the plan carries, too.
+    #[serde(skip)]
+    pub ahead: bool,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self { until: u64::MAX, limit: 100, ahead: false }
+    }
+}
+
 /// What is planned.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Planned {
     /// The contact that is open.
     pub current: Option<Pass>,
-    /// The next ones, at most a hundred.
+    /// The next ones, of those that were asked for.
     pub upcoming: Vec<Pass>,
+    /// How many of those that were asked for are not among them.
+    pub more: usize,
+    /// What all of the plan carries, the open contact first, where that was asked for.
+    #[serde(skip)]
+    pub ahead: Vec<Ahead>,
+    /// What the open contact comes from: `hand`, `plan`, `always` or `probe`.
+    pub current_by: Option<&'static str>,
     /// `contacts.source`.
     pub source: &'static str,
     /// The first 8 bytes of the BLAKE3 hash of the file that is in force.
@@ -80,7 +115,8 @@ pub fn check(config: &ContactsConfig, stations: &[String], now: u64) -> Result<(
 enum Command {
     Open(Box<Contact>),
     Close(oneshot::Sender<bool>),
-    List(oneshot::Sender<Planned>),
+    Configure(Box<ContactsConfig>, Vec<String>),
+    List(Asked, oneshot::Sender<Planned>),
 }
 
 /// Opens, closes and lists contacts.
@@ -105,11 +141,21 @@ impl ContactControl {
         answer.await.map_err(|_| Ending)
     }
 
-    /// What is planned.
-    pub async fn list(&self) -> Result<Planned, Ending> {
+    /// Goes by another configuration, with these stations. A contact that was opened by hand stays.
+    pub async fn configure(&self, config: ContactsConfig, stations: Vec<String>) -> Result<(), Ending> {
+        self.0.send(Command::Configure(Box::new(config), stations)).await.map_err(|_| Ending)
+    }
+
+    /// What is planned, of the next contacts those that are asked for.
+    pub async fn list(&self, asked: Asked) -> Result<Planned, Ending> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Command::List(reply)).await.map_err(|_| Ending)?;
+        self.0.send(Command::List(asked, reply)).await.map_err(|_| Ending)?;
         answer.await.map_err(|_| Ending)
+    }
+
+    /// What is planned next, and what all of the plan carries.
+    pub async fn ahead(&self) -> Result<Planned, Ending> {
+        self.list(Asked { limit: 1, ahead: true, ..Asked::default() }).await
     }
 }
 
@@ -129,8 +175,8 @@ pub struct Contacts {
     told: Told,
     /// The link in fact: a probe that has found its station goes on.
     link: channel::Receiver<LinkStatus>,
-    /// Something takes segments at any time.
-    always_wanted: bool,
+    /// Something beside the link takes segments at any time.
+    direct: bool,
     /// What waits is sealed this long before a contact.
     lead: Duration,
     /// With the time since boot at which it is over.
@@ -140,7 +186,7 @@ pub struct Contacts {
     /// `None`: nothing is tried that is not planned.
     probe: Option<Probe>,
     /// Who asked before the first passes were predicted.
-    asked: Vec<oneshot::Sender<Planned>>,
+    asked: Vec<(Asked, oneshot::Sender<Planned>)>,
     source: ContactSource,
 }
 
@@ -155,44 +201,47 @@ impl Contacts {
         stations: &[String],
         clocks: Clocks,
         lead: Duration,
-        always_wanted: bool,
+        direct: bool,
         told: Told,
         link: channel::Receiver<LinkStatus>,
     ) -> (Self, ContactControl) {
         let (control, commands) = mpsc::channel(16);
-        let always = match (config.source, &config.station) {
-            (ContactSource::Always, Some(station)) => Some(Contact::open(station, clocks.now().unix_nano)),
+        let mut contacts = Self {
+            env: clocks.env().clone(),
+            clocks,
+            commands,
+            told,
+            link,
+            direct,
+            lead,
+            by_hand: None,
+            always: None,
+            file: None,
+            probe: None,
+            asked: Vec::new(),
+            source: config.source,
+        };
+        contacts.configure(config, stations);
+        (contacts, ContactControl(control))
+    }
+
+    fn configure(&mut self, config: &ContactsConfig, stations: &[String]) {
+        let now = self.clocks.now().unix_nano;
+        self.source = config.source;
+        self.always = match (config.source, &config.station) {
+            (ContactSource::Always, Some(station)) => Some(Contact::open(station, now)),
             _ => None,
         };
-        let mut file = FileSource::new(config, stations);
-        if let Some(file) = &mut file {
-            file.reload(clocks.now().unix_nano);
+        self.file = FileSource::new(config, stations);
+        if let Some(file) = &mut self.file {
+            file.reload(now);
         }
         let probes = match config.source {
             ContactSource::Probe => true,
             ContactSource::Plan | ContactSource::Orbit => config.fallback == Fallback::Probe,
             ContactSource::Always | ContactSource::Manual => false,
         };
-        let probe = probes.then(|| Probe::new(config, stations.to_vec()));
-        let (env, always_wanted) = (clocks.env().clone(), always_wanted || always.is_some());
-        let (by_hand, asked) = (None, Vec::new());
-        let source = config.source;
-        let contacts = Self {
-            env,
-            clocks,
-            commands,
-            told,
-            link,
-            always_wanted,
-            lead,
-            by_hand,
-            always,
-            file,
-            probe,
-            asked,
-            source,
-        };
-        (contacts, ContactControl(control))
+        self.probe = probes.then(|| Probe::new(config, stations.to_vec()));
     }
 
     /// Whether the time is known and there is a plan, and contacts in it that are not over, or there will be in a moment.
@@ -217,9 +266,14 @@ impl Contacts {
         if let Some(file) = &mut self.file {
             file.take(predicted);
         }
-        for reply in std::mem::take(&mut self.asked) {
+        self.answer();
+    }
+
+    /// Tells those who have waited for the first passes.
+    fn answer(&mut self) {
+        for (asked, reply) in std::mem::take(&mut self.asked) {
             // Whoever asked may have gone away.
-            let _ = reply.send(self.planned());
+            let _ = reply.send(self.planned(asked));
         }
     }
 
@@ -258,7 +312,8 @@ impl Contacts {
         let plan = self.file.as_ref().filter(|_| now.plan.is_some()).map(|f| &f.plan);
         let next_start = plan.and_then(|p| p.upcoming(at).first()).map(Contact::opens);
         let soon = next_start.map(|start| Duration::from_nanos(start - at));
-        let wanted = self.always_wanted || contact.is_some() || soon.is_some_and(|s| s <= self.lead);
+        let wanted =
+            self.direct || self.always.is_some() || contact.is_some() || soon.is_some_and(|s| s <= self.lead);
         let since_boot = |end: u64| Duration::from_nanos(end.saturating_sub(now.since_boot));
         let by_hand = self.by_hand.as_ref().and_then(|(_, ends)| *ends).map(since_boot);
         self.told.current.send_if_modified(|current| {
@@ -284,7 +339,8 @@ impl Contacts {
     /// Follows the clock, the plan file and the control socket until `shutdown`.
     pub async fn run(&mut self, shutdown: CancellationToken) {
         let real = self.env.placement == Placement::Thread;
-        let mut files = self.file.as_ref().map(|f| FileWatch::new(f.path(), real));
+        let watch = |file: &Option<FileSource>| file.as_ref().map(|f| FileWatch::new(f.path(), real));
+        let mut files = watch(&self.file);
         let mut prediction = None;
         loop {
             if let Some(file) = &mut self.file {
@@ -298,6 +354,11 @@ impl Contacts {
                 biased;
                 () = shutdown.cancelled() => return,
                 command = self.commands.recv() => match command {
+                    Some(Command::Configure(config, stations)) => {
+                        self.configure(&config, &stations);
+                        (files, prediction) = (watch(&self.file), None);
+                        self.answer();
+                    }
                     Some(command) => self.obey(command),
                     None => return,
                 },
@@ -320,6 +381,8 @@ impl Contacts {
 
     fn obey(&mut self, command: Command) {
         match command {
+            // It concerns what `run` keeps, too.
+            Command::Configure(config, stations) => self.configure(&config, &stations),
             Command::Open(contact) => {
                 let now = self.clocks.now();
                 let ends = contact.left(now.unix_nano).map(|left| now.since_boot + left.as_nanos() as u64);
@@ -331,23 +394,37 @@ impl Contacts {
                 // Whoever asked may have gone away.
                 let _ = reply.send(was_open);
             }
-            Command::List(reply) if self.is_awaited() => {
-                self.asked.push(reply);
+            Command::List(asked, reply) if self.is_awaited() => {
+                self.asked.push((asked, reply));
             }
-            Command::List(reply) => drop(reply.send(self.planned())),
+            Command::List(asked, reply) => drop(reply.send(self.planned(asked))),
         }
     }
 
-    fn planned(&mut self) -> Planned {
+    fn planned(&mut self, asked: Asked) -> Planned {
         let at = self.clocks.now();
         let now = at.unix_nano;
         let current = self.open_now(&at).map(|c| Pass::new(&c, now));
+        let of_plan = self.file.as_ref().zip(at.plan).is_some_and(|(f, now)| f.plan.current(now).is_some());
+        let current_by = current.as_ref().map(|_| match () {
+            () if self.by_hand.is_some() => "hand",
+            () if of_plan => "plan",
+            () if self.always.is_some() => "always",
+            () => "probe",
+        });
         let plan = self.file.as_ref().filter(|_| at.plan.is_some());
         let upcoming = plan.map_or(&[][..], |f| f.plan.upcoming(now));
         let warnings = plan.map(|f| f.warnings(now)).unwrap_or_default();
+        let ahead = current.iter().map(|pass| &pass.contact).chain(upcoming).filter(|_| asked.ahead);
+        let ahead =
+            ahead.filter_map(|c| Some(Ahead { end: c.end_unix_nano?, volume: c.volume(now)? })).collect();
+        let asked_for = &upcoming[..upcoming.partition_point(|c| c.start_unix_nano < asked.until)];
         Planned {
             current,
-            upcoming: upcoming.iter().take(100).map(|c| Pass::new(c, now)).collect(),
+            current_by,
+            upcoming: asked_for.iter().take(asked.limit).map(|c| Pass::new(c, now)).collect(),
+            more: asked_for.len().saturating_sub(asked.limit),
+            ahead,
             source: self.source.name(),
             plan_hash: self.file.as_ref().and_then(|f| f.hash),
             probing: self.probe.is_some() && !self.is_planned(&at),

@@ -93,7 +93,7 @@ fn a_plan_that_has_run_out_falls_back_to_probing() {
     assert!(now.borrow().is_none(), "there is a plan");
     contacts.tell(&at(121 * S));
     assert_eq!(now.borrow().as_ref().unwrap().end_unix_nano, None);
-    let planned = contacts.planned();
+    let planned = contacts.planned(Asked::default());
     assert!(planned.probing && planned.plan_warnings[0].contains("past"), "{planned:?}");
     link.send_modify(|l| l.state = LinkState::Up);
     contacts.tell(&at(122 * S));
@@ -179,7 +179,7 @@ fn a_plan_that_cannot_be_used_at_the_start_is_reported_and_stations_are_tried() 
         assert!(check(&config, &["svalbard".to_owned()], 0).is_err());
         let Bench { mut contacts, now, .. } = bench(&config);
         contacts.tell(&at(100 * S));
-        let planned = contacts.planned();
+        let planned = contacts.planned(Asked::default());
         assert!(now.borrow().is_some() && planned.probing && planned.plan_error.is_some(), "{planned:?}");
     }
 }
@@ -336,7 +336,7 @@ async fn passes_are_predicted_while_the_contacts_run_and_who_asks_before_waits_f
         let stop = stop.clone();
         async move { contacts.run(stop).await }
     });
-    let planned = control.list().await.unwrap();
+    let planned = control.list(Asked::default()).await.unwrap();
     assert!(planned.current.is_some() && !planned.probing && planned.plan_error.is_none(), "{planned:?}");
     assert_eq!(now.wait_for(Option::is_some).await.unwrap().as_ref().unwrap().end_unix_nano, None);
     stop.cancel();

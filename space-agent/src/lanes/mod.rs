@@ -16,6 +16,7 @@ use perigee_shared::segment::Lane;
 use perigee_shared::units::{ByteSize, Span};
 use serde::{Deserialize, Deserializer, de};
 
+use rules::MAX_RULES;
 pub use rules::{RuleConfig, Rules, Severity, SpanStatus};
 pub use split::{Part, Share};
 
@@ -174,6 +175,12 @@ impl LanesConfig {
         }
         if shares > 1.0 {
             return Err(Invalid::new("lanes", "the shares of all lanes together are above 100%"));
+        }
+        // The agent's own alarms go before everything else.
+        if let Some(first) = lanes.policies.keys().next().filter(|first| **first < Lane::BULK)
+            && rules.len() < MAX_RULES
+        {
+            rules.push((*first, RuleConfig::own_alarms()));
         }
         lanes.rules = Arc::new(Rules::try_new(rules).map_err(|message| Invalid::new("lanes", message))?);
         Ok(lanes)

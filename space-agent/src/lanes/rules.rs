@@ -17,7 +17,7 @@ use perigee_shared::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 /// As many rules as a [`Mask`] has bits.
-const MAX_RULES: usize = 64;
+pub(super) const MAX_RULES: usize = 64;
 
 /// The least severity of a log record, by the names of OpenTelemetry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +101,12 @@ pub struct RuleConfig {
 }
 
 impl RuleConfig {
+    /// Takes what the agent says of itself and somebody has to look at.
+    pub(super) fn own_alarms() -> Self {
+        let resource_attributes = [("service.name".to_owned(), "space-agent".to_owned())].into();
+        Self { severity: Some(Severity::Error), resource_attributes, ..Self::default() }
+    }
+
     /// The signal that the conditions can only be about.
     fn implied(&self) -> Vec<Signal> {
         let mut out: Vec<Signal> = self.signal.map(Signal::from).into_iter().collect();

@@ -39,6 +39,19 @@ pub(super) struct Place {
     position: Vector,
     /// Straight up.
     zenith: Vector,
+    east: Vector,
+    north: Vector,
+}
+
+/// How a satellite is seen from a place.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Look {
+    /// Above the horizon, in degrees.
+    pub(super) elevation: f64,
+    /// From north over east, in degrees from 0 to 360.
+    pub(super) azimuth: f64,
+    /// In seconds.
+    pub(super) light_time: f64,
 }
 
 fn dot(a: Vector, b: Vector) -> f64 {
@@ -56,15 +69,20 @@ impl Place {
         let altitude = altitude / 1000.0;
         let [x, y, z] = zenith;
         let position = [(radius + altitude) * x, (radius + altitude) * y, (radius * squeezed + altitude) * z];
-        Self { position, zenith }
+        let (east, north) = ([-sin_lon, cos_lon, 0.0], [-sin_lat * cos_lon, -sin_lat * sin_lon, cos_lat]);
+        Self { position, zenith, east, north }
     }
 
-    /// The elevation in degrees of a position that is fixed to the Earth, and the light time from there in seconds.
-    pub(super) fn look(&self, at: Vector) -> (f64, f64) {
+    /// How a position that is fixed to the Earth is seen.
+    pub(super) fn look(&self, at: Vector) -> Look {
         let [a, b] = [at, self.position];
         let way = [a[0] - b[0], a[1] - b[1], a[2] - b[2]];
         let distance = dot(way, way).sqrt();
-        ((dot(way, self.zenith) / distance).asin().to_degrees(), distance / LIGHT)
+        Look {
+            elevation: (dot(way, self.zenith) / distance).asin().to_degrees(),
+            azimuth: dot(way, self.east).atan2(dot(way, self.north)).to_degrees().rem_euclid(360.0),
+            light_time: distance / LIGHT,
+        }
     }
 }
 
@@ -83,10 +101,18 @@ mod tests {
     fn what_is_straight_above_is_at_90_degrees_and_the_pole_has_its_radius() {
         let pole = Place::new(90.0, 0.0, 0.0);
         assert!((pole.position[2] - 6_356.752_314).abs() < 1e-5);
-        let (elevation, light_time) = pole.look([0.0, 0.0, 6_356.752_314 + 299.792_458]);
-        assert!((elevation - 90.0).abs() < 1e-6 && (light_time - 1e-3).abs() < 1e-9);
+        let seen = pole.look([0.0, 0.0, 6_356.752_314 + 299.792_458]);
+        assert!((seen.elevation - 90.0).abs() < 1e-6 && (seen.light_time - 1e-3).abs() < 1e-9);
         let equator = Place::new(0.0, 90.0, 1000.0);
         assert!((equator.position[1] - 6379.137).abs() < 1e-9);
-        assert!(equator.look([0.0, -7000.0, 0.0]).0 < -89.9);
+        assert!(equator.look([0.0, -7000.0, 0.0]).elevation < -89.9);
+        for (at, azimuth) in [
+            ([0.0, 6379.0, 1000.0], 0.0),
+            ([-1000.0, 6379.0, 0.0], 90.0),
+            ([0.0, 6379.0, -1000.0], 180.0),
+            ([1000.0, 6379.0, 0.0], 270.0),
+        ] {
+            assert!((equator.look(at).azimuth - azimuth).abs() < 0.01, "{at:?}: {:?}", equator.look(at));
+        }
     }
 }

@@ -15,7 +15,7 @@ use sgp4::{MinutesSinceEpoch, ResonanceState};
 
 use elements::{Found, Set};
 
-pub use passes::Mask;
+pub use passes::{Mask, Skyline};
 
 /// The active satellites of the public catalogue in its longest form, XML, are 20 MB.
 const MAX_FILE: u64 = 32 << 20;

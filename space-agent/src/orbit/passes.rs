@@ -1,19 +1,78 @@
 //! Finding passes: when a satellite is above a station's mask angle.
 
-use perigee_shared::contact::{Contact, Plan};
+use std::time::Duration;
 
-use super::frames::Place;
+use perigee_shared::contact::{Contact, Plan, Sight};
+use serde::Deserialize;
+
+use super::frames::{Look, Place};
 use super::{Orbit, OrbitError, Positions};
 
 /// Elevations are looked at in steps of so many seconds. Between two steps a pass can hide only if it is shorter; one that grazes
 /// the mask is found by its highest point.
 const STEP: f64 = 30.0;
 
-/// A pass that lasts longer has no end as far as is known, in seconds: more than the time for which passes are predicted.
-const ENDLESS: f64 = 8.0 * 86_400.0;
+/// A pass that lasts so long beyond the time for which passes are predicted has no end as far as is known, in seconds.
+const ENDLESS: f64 = 86_400.0;
 
 /// Beginnings and ends are found to this many seconds.
 const EXACT: f64 = 0.01;
+
+/// The lowest usable elevation, in degrees: everywhere the same, or by azimuth.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Skyline {
+    /// Everywhere.
+    Level(f64),
+    /// At these azimuths, and evenly from each to the next.
+    Points(Vec<SkylinePoint>),
+}
+
+/// What stands in the way in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SkylinePoint {
+    /// From north over east, in degrees.
+    pub azimuth: f64,
+    /// The lowest usable elevation there, in degrees.
+    pub elevation: f64,
+}
+
+impl Skyline {
+    /// The lowest usable elevation at an azimuth.
+    fn at(&self, azimuth: f64) -> f64 {
+        let points = match self {
+            Self::Level(elevation) => return *elevation,
+            Self::Points(points) => points,
+        };
+        let (Some(first), Some(last)) = (points.first(), points.last()) else { return 0.0 };
+        let next = points.partition_point(|p| p.azimuth <= azimuth);
+        // North lies between the last and the first.
+        let (from, turn) = if next == 0 { (last, -360.0) } else { (&points[next - 1], 0.0) };
+        let (to, further) = if next == points.len() { (first, 360.0) } else { (&points[next], 0.0) };
+        let (a, b) = (from.azimuth + turn, to.azimuth + further);
+        let part = if b > a { (azimuth - a) / (b - a) } else { 0.0 };
+        from.elevation + part * (to.elevation - from.elevation)
+    }
+
+    /// What makes no sense in it.
+    pub fn problem(&self) -> Option<&'static str> {
+        let elevations: Vec<f64> = match self {
+            Self::Level(elevation) => vec![*elevation],
+            Self::Points(points) if points.is_empty() => return Some("is an empty list; write an elevation"),
+            Self::Points(points) => points.iter().map(|p| p.elevation).collect(),
+        };
+        if !elevations.iter().all(|e| (-89.0..=89.0).contains(e)) {
+            return Some("an elevation must be from -89 to 89 degrees");
+        }
+        let Self::Points(points) = self else { return None };
+        if !points.iter().all(|p| (0.0..360.0).contains(&p.azimuth)) {
+            return Some("an azimuth must be from 0 to 360 degrees");
+        }
+        let rises = points.windows(2).all(|two| two[0].azimuth < two[1].azimuth);
+        (!rises).then_some("the azimuths must rise from one entry to the next")
+    }
+}
 
 /// A station and how it is seen.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,8 +83,8 @@ pub struct Mask {
     pub longitude: f64,
     /// Above the ellipsoid, in m.
     pub altitude: f64,
-    /// The lowest usable elevation, in degrees.
-    pub mask: f64,
+    /// The lowest usable elevation.
+    pub mask: Skyline,
     /// What else is known of a contact with it; its times are not used.
     pub contact: Contact,
 }
@@ -34,13 +93,39 @@ pub struct Mask {
 struct View<'a> {
     positions: &'a Positions<'a>,
     place: Place,
-    mask: f64,
+    mask: &'a Skyline,
+    /// A pass that lasts longer has no end as far as is known, in seconds.
+    endless: f64,
 }
 
 impl View<'_> {
     /// Degrees above the mask.
     fn above(&self, unix: f64) -> Result<f64, OrbitError> {
-        Ok(self.place.look(self.positions.at(unix)?).0 - self.mask)
+        let look = self.look(unix)?;
+        Ok(look.elevation - self.mask.at(look.azimuth))
+    }
+
+    fn look(&self, unix: f64) -> Result<Look, OrbitError> {
+        Ok(self.place.look(self.positions.at(unix)?))
+    }
+
+    /// How the satellite is seen in a pass.
+    fn sight(&self, start: f64, end: Option<f64>) -> Result<Sight, OrbitError> {
+        let (aos, los) = (self.look(start)?, end.map(|end| self.look(end)).transpose()?);
+        let mut highest = aos.elevation.max(los.map_or(f64::MIN, |los| los.elevation));
+        // Of one without an end its first day.
+        let until = end.unwrap_or(start + ENDLESS);
+        let mut at = start;
+        while at < until {
+            highest = highest.max(self.look(at)?.elevation);
+            at += STEP / 3.0;
+        }
+        let tenth = |degrees: f64| (degrees * 10.0).round() / 10.0;
+        Ok(Sight {
+            max_elevation_degrees: tenth(highest),
+            aos_azimuth_degrees: tenth(aos.azimuth),
+            los_azimuth_degrees: los.map(|los| tenth(los.azimuth)),
+        })
     }
 
     /// When it crosses the mask, between a time on one side of it and a time on the other.
@@ -98,7 +183,7 @@ impl View<'_> {
             }
             (before, last) = (last, next);
             at += STEP;
-            if let Some(start) = begun.filter(|start| at - start > ENDLESS) {
+            if let Some(start) = begun.filter(|start| at - start > self.endless) {
                 out.push((start, None));
                 break;
             }
@@ -108,18 +193,27 @@ impl View<'_> {
 }
 
 impl Orbit {
-    /// The passes above `stations` that begin between `from` and `to`, ns since the Unix epoch. A station that sees the satellite
-    /// for more than a week has one contact without an end.
-    pub fn predict(&self, stations: &[Mask], from: u64, to: u64) -> Result<Plan, OrbitError> {
+    /// The passes above `stations` that begin between `from` and `to`, ns since the Unix epoch, and last at least `shortest`. A station
+    /// that sees the satellite for longer than that and a day has one contact without an end.
+    pub fn predict(
+        &self,
+        stations: &[Mask],
+        (from, to): (u64, u64),
+        shortest: Duration,
+    ) -> Result<Plan, OrbitError> {
         let nano = |unix: f64| (unix * 1e9) as u64;
         let (from, to) = (from as f64 / 1e9, to as f64 / 1e9);
-        let positions = self.between(from - STEP, to + ENDLESS + 2.0 * STEP);
+        let endless = to - from + ENDLESS;
+        let positions = self.between(from - STEP, to + endless + 2.0 * STEP);
         let (mut contacts, mut warnings) = (Vec::new(), Vec::new());
         for station in stations {
             let place = Place::new(station.latitude, station.longitude, station.altitude);
-            let view = View { positions: &positions, place, mask: station.mask };
+            let view = View { positions: &positions, place, mask: &station.mask, endless };
             for (start, end) in view.passes(from, to)? {
-                let light_time = place.look(positions.at(start)?).1;
+                if end.is_some_and(|end| end - start < shortest.as_secs_f64()) {
+                    continue;
+                }
+                let light_time = view.look(start)?.light_time;
                 if end.is_none() {
                     warnings.push(format!(
                         "{} always sees {}: it is one contact without an end, as from `source: always`",
@@ -130,6 +224,7 @@ impl Orbit {
                     start_unix_nano: nano(start),
                     end_unix_nano: end.map(nano),
                     light_time_seconds: station.contact.light_time_seconds.or(Some(light_time)),
+                    sight: Some(view.sight(start, end)?),
                     ..station.contact.clone()
                 });
             }
@@ -143,8 +238,6 @@ impl Orbit {
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
 
     /// What tests/orbit/passes.py writes.
@@ -178,11 +271,12 @@ mod tests {
                     latitude: station.latitude,
                     longitude: station.longitude,
                     altitude: station.altitude,
-                    mask: station.mask,
+                    mask: Skyline::Level(station.mask),
                     contact: Contact::open("svalbard", 0),
                 };
                 let nano = |unix: f64| (unix * 1e9) as u64;
-                let plan = orbit.predict(&[mask], nano(fixture.from), nano(fixture.to)).unwrap();
+                let plan =
+                    orbit.predict(&[mask], (nano(fixture.from), nano(fixture.to)), Duration::ZERO).unwrap();
                 // One that is under way at the beginning is no pass of the fixture.
                 let found: Vec<_> =
                     plan.upcoming(0).iter().filter(|c| c.start_unix_nano > nano(fixture.from)).collect();
@@ -211,11 +305,12 @@ mod tests {
             latitude: 78.0,
             longitude: 15.0,
             altitude: 0.0,
-            mask: 5.0,
+            mask: Skyline::Level(5.0),
             contact: Contact::open("a", 0),
         };
         let year = 365 * 86_400 * 1_000_000_000;
-        let error = orbit.predict(&[mask], orbit.epoch + year, orbit.epoch + year + 1).unwrap_err();
+        let error =
+            orbit.predict(&[mask], (orbit.epoch + year, orbit.epoch + year + 1), Duration::ZERO).unwrap_err();
         assert!(error.to_string().contains("get new elements"), "{error}");
     }
 }

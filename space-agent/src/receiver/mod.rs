@@ -9,6 +9,7 @@ mod grpc;
 mod health;
 mod hostmetrics;
 mod http;
+mod own;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use tonic::Code;
 
 use self::hostmetrics::HostMetrics;
 pub use self::hostmetrics::{HostMetricsConfig, ScraperConfig};
+pub use self::own::Own;
 use crate::config::{Config, CorsConfig, ListenerConfig, MIN_WINDOW, ReceiverConfig};
 use crate::journal::Journal;
 use crate::limiter::{Limiter, Permit};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perigee_shared::env::Env;
+use perigee_shared::link::rate::Known;
 use perigee_shared::link::transport::{self, LinkShape};
 use perigee_shared::supervise::joined;
 use tokio::task::JoinSet;
@@ -31,9 +32,20 @@ pub(super) enum ConnectError {
     Socket(#[from] std::io::Error),
     #[error("{0}")]
     Connect(#[from] quinn::ConnectError),
+    /// The station is somewhere else now.
+    #[error("the configuration says that the station is somewhere else now")]
+    Moved,
     /// One side has refused the other, and it will again.
     #[error("{0}")]
     Refused(String),
+}
+
+/// A connection that has come up.
+pub(super) struct Up {
+    pub(super) endpoint: quinn::Endpoint,
+    pub(super) connection: quinn::Connection,
+    /// What it was told of the link's rate, if that is known.
+    pub(super) known: Option<Known>,
 }
 
 /// Which side has ended a connection with `station`, and why.
@@ -74,7 +86,7 @@ pub(super) async fn connect(
     address: &str,
     shape: &LinkShape,
     counters: &Arc<ShipCounters>,
-) -> Result<(quinn::Endpoint, quinn::Connection), ConnectError> {
+) -> Result<Up, ConnectError> {
     let peer = resolve(address).await?;
     let local: IpAddr = match peer {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -82,7 +94,8 @@ pub(super) async fn connect(
     };
     let endpoint = env.network.endpoint(SocketAddr::new(local, 0), quinn::EndpointConfig::default(), None)?;
     let mut config = config.clone();
-    config.transport_config(transport::agent(shape));
+    let (transport, known) = transport::agent(shape);
+    config.transport_config(transport);
     let mut attempts: JoinSet<Result<quinn::Connection, quinn::ConnectionError>> = JoinSet::new();
     let mut handles = VecDeque::new();
     let (mut next, mut count) = (Instant::now(), 0);
@@ -90,7 +103,7 @@ pub(super) async fn connect(
         tokio::select! {
             biased;
             Some(done) = attempts.join_next() => match joined(done) {
-                Some(Ok(connection)) => return Ok((endpoint, connection)),
+                Some(Ok(connection)) => return Ok(Up { endpoint, connection, known }),
                 Some(Err(error)) => {
                     counters.failed_attempts.inc();
                     tracing::debug!(station, %error, "no connection yet");

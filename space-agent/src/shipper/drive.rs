@@ -8,8 +8,10 @@ use bytes::Bytes;
 use perigee_proto::link::{
     AgentMessage, Goodbye, GoodbyeReason, GroundMessage, Hello, SegmentOpen, ground_message,
 };
+use perigee_shared::contact::Contact;
 use perigee_shared::env::SinceBoot;
 use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::link::transport;
 use perigee_shared::link::{Close, MINOR_VERSION, wire};
 use perigee_shared::segment::{Codec, Header, Lane, SegmentId};
 use perigee_shared::supervise::joined;
@@ -19,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Shipper;
-use super::connect::refusal;
+use super::connect::{Up, refusal};
 use super::gate::{Gate, Turn};
 use super::pass::Pass;
 use super::queues::FETCH;
@@ -52,8 +54,8 @@ pub(super) enum Ended {
 pub(super) enum DriveError {
     #[error("{0}")]
     Connection(#[from] quinn::ConnectionError),
-    #[error("{0}")]
-    Closed(String),
+    #[error("{why}")]
+    Closed { why: String, is_refusal: bool },
     #[error("{0}")]
     Wire(#[from] wire::WireError),
     #[error("stream: {0}")]
@@ -71,10 +73,23 @@ pub(super) enum DriveError {
 }
 
 impl DriveError {
+    /// The connection to `station` has ended for this reason.
+    fn closed(station: &str, why: &quinn::ConnectionError) -> Self {
+        // RFC 9001, section 4.8.
+        const CRYPTO: Range<u64> = 0x100..0x200;
+        use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed};
+        let is_refusal = match why {
+            ApplicationClosed(close) => Close::is_refusal(close.error_code),
+            // What TLS says of a certificate may come when this side is already done.
+            ConnectionClosed(close) => CRYPTO.contains(&u64::from(close.error_code)),
+            _ => false,
+        };
+        Self::Closed { why: refusal(station, why), is_refusal }
+    }
+
     /// Whether the ground has refused us: it will do so again.
-    pub(super) fn is_refusal(&self) -> bool {
-        let Self::Connection(quinn::ConnectionError::ApplicationClosed(close)) = self else { return false };
-        Close::is_refusal(close.error_code)
+    pub(super) const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Closed { is_refusal: true, .. })
     }
 }
 
@@ -88,12 +103,13 @@ struct Written {
 struct Driver<'a> {
     shipper: &'a mut Shipper,
     pass: &'a mut Pass,
-    station: String,
+    /// Whose ledger it is.
+    ground: String,
     /// When the clocks in Hello were read.
     asked: SinceBoot,
     /// The epoch that Hello has named.
     epoch: u64,
-    connection: &'a quinn::Connection,
+    up: &'a Up,
     control: mpsc::Sender<Vec<u8>>,
     /// QUIC has Hello. Segments could take all of the window before it, and the ground reads none of them until it has come.
     greeted: CancellationToken,
@@ -112,10 +128,12 @@ struct Driver<'a> {
 pub(super) async fn drive(
     shipper: &mut Shipper,
     pass: &mut Pass,
-    connection: &quinn::Connection,
+    up: &Up,
     mut over: Pin<&mut (impl Future<Output = ()> + Send)>,
 ) -> Result<Ended, DriveError> {
-    let (control, answers) = connection.open_bi().await?;
+    let connection = &up.connection;
+    let opened = connection.open_bi().await;
+    let (control, answers) = opened.map_err(|why| DriveError::closed(&pass.contact.station, &why))?;
     let (messages, mut received) = mpsc::channel(16);
     let reader = tokio::spawn(read_control(answers, messages));
     // A ground that reads nothing holds back its writer, never the driver.
@@ -125,13 +143,12 @@ pub(super) async fn drive(
     let (hello, asked) = hello(shipper, pass).await?;
     let mut sealed = shipper.sealed.clone();
     sealed.mark_unchanged();
-    let usable = pass.usable(shipper.clocks.now().unix_nano);
     let mut driver = Driver {
-        station: pass.contact.station.clone(),
+        ground: shipper.ground(&pass.contact.station),
         asked,
         epoch: hello.epochs.last().map_or(0, |e| e.epoch),
         session: Session::new(hello, pass.standing.budget, std::mem::take(&mut pass.gained), &shipper.lanes),
-        connection,
+        up,
         control: queue,
         greeted,
         gate: Gate::new(),
@@ -144,7 +161,7 @@ pub(super) async fn drive(
         again: false,
         finished: false,
     };
-    let ended = driver.run(&mut received, &mut sealed, usable, over.as_mut()).await;
+    let ended = driver.run(&mut received, &mut sealed, over.as_mut()).await;
     if matches!(ended, Ok(Ended::ContactOver)) {
         driver.last_acks(&mut received).await;
     }
@@ -161,7 +178,15 @@ pub(super) async fn drive(
     pass.standing = session.standing();
     pass.gained = session.into_gained();
     let station = &pass.contact.station;
-    ended.map_err(|error| closed.map_or(error, |why| DriveError::Closed(refusal(station, &why))))
+    ended.map_err(|error| closed.map_or(error, |why| DriveError::closed(station, &why)))
+}
+
+/// Ends when nothing new may be begun any more.
+async fn guard(usable: Option<Duration>) {
+    match usable {
+        Some(left) => tokio::time::sleep(left).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// `greeted` goes when the first frame, which is Hello, is written, or when nothing can be.
@@ -198,7 +223,7 @@ async fn read_control(
 
 /// Hello, and when its clocks were read.
 async fn hello(shipper: &Shipper, pass: &Pass) -> Result<(Hello, SinceBoot), DriveError> {
-    let station = pass.contact.station.clone();
+    let station = shipper.ground(&pass.contact.station);
     let greet = move |wal: &mut Wal| {
         wal.bases().greets(&station);
         wal.epochs().hello(&station)
@@ -214,6 +239,7 @@ async fn hello(shipper: &Shipper, pass: &Pass) -> Result<(Hello, SinceBoot), Dri
         codecs: Codec::ALL.into_iter().map(|c| c as u32).collect(),
         contact: pass.contact.name(),
         contact_start_unix_nano: pass.began,
+        contact_end_unix_nano: pass.contact.end_unix_nano.unwrap_or(0),
         epochs,
         clock: Some(clock),
         ..outlook
@@ -226,16 +252,11 @@ impl Driver<'_> {
         &mut self,
         received: &mut mpsc::Receiver<Result<GroundMessage, DriveError>>,
         sealed: &mut watch::Receiver<u64>,
-        usable: Option<Duration>,
         mut over: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<Ended, DriveError> {
         self.event(Event::Connected).await?;
-        let mut guard = std::pin::pin!(async move {
-            match usable {
-                Some(left) => tokio::time::sleep(left).await,
-                None => std::future::pending().await,
-            }
-        });
+        let mut contacts = self.shipper.contact.clone();
+        let mut guard = std::pin::pin!(guard(self.usable()));
         let mut guarded = false;
         while !self.again {
             tokio::select! {
@@ -248,6 +269,20 @@ impl Driver<'_> {
                 () = &mut guard, if !guarded => {
                     guarded = true;
                     self.end().await?;
+                }
+                changed = contacts.changed() => {
+                    // That it is over is told by `over`.
+                    let contact = contacts.borrow_and_update().clone();
+                    let contact = contact.filter(|now| self.pass.contact.goes_on_as(now));
+                    if let (Ok(()), Some(contact)) = (changed, contact) {
+                        self.replan(&contact).await?;
+                        let usable = self.usable();
+                        if guarded && usable.is_none_or(|left| !left.is_zero()) {
+                            // Goodbye is said already.
+                            return Ok(Ended::Again);
+                        }
+                        guard.set(self::guard(usable));
+                    }
                 }
                 message = received.recv() => match message {
                     Some(Ok(message)) => {
@@ -269,18 +304,33 @@ impl Driver<'_> {
         Ok(Ended::Again)
     }
 
+    /// How long something new may still be begun.
+    fn usable(&self) -> Option<Duration> {
+        self.pass.usable(self.shipper.clocks.now().unix_nano)
+    }
+
+    /// The contact that is in force has another end, rate or budget.
+    async fn replan(&mut self, contact: &Contact) -> Result<(), DriveError> {
+        self.pass.standing = self.session.standing();
+        self.pass.replan(contact);
+        if let Some(known) = &self.up.known {
+            transport::reshape(&self.up.connection, known, &self.pass.contact.shape());
+        }
+        self.event(Event::Budget(self.pass.standing.budget)).await
+    }
+
     /// Resume says what the station's clock is.
     fn hear_time(&self, message: &GroundMessage) {
         if let Some(ground_message::Body::Resume(resume)) = &message.body
             && let Some(clock) = &resume.clock
         {
-            self.shipper.clocks.heard(&self.station, clock, self.asked);
+            self.shipper.clocks.heard(&self.ground, clock, self.asked);
         }
     }
 
     /// Says Goodbye, with what has become of the contact so far.
     async fn end(&mut self) -> Result<(), DriveError> {
-        self.pass.measure(&self.connection.stats().path);
+        self.pass.measure(&self.up.connection.stats().path);
         self.pass.standing = self.session.standing();
         let goodbye = Goodbye {
             reason: GoodbyeReason::ContactEnd.into(),
@@ -340,8 +390,10 @@ impl Driver<'_> {
                 self.committed(segments);
             }
             Action::DropsKnown { ack, highest } => {
-                let station = self.station.clone();
-                let stations: Vec<String> = self.shipper.config.stations.keys().cloned().collect();
+                let station = self.ground.clone();
+                let stations = self.shipper.stations();
+                let stations: Vec<String> =
+                    stations.iter().map(|(id, at)| at.server_name(id).to_owned()).collect();
                 self.shipper
                     .wal
                     .call(move |wal| wal.epochs().drops_acknowledged(&station, &stations, &ack, highest))
@@ -399,7 +451,7 @@ impl Driver<'_> {
 
     /// Tells the ground of drops that were made since Hello.
     async fn report_drops(&mut self) -> Result<(), DriveError> {
-        let (station, from) = (self.station.clone(), self.reported_drops);
+        let (station, from) = (self.ground.clone(), self.reported_drops);
         let new = self.shipper.wal.call(move |wal| wal.epochs().drops_since(&station, from)).await??;
         self.reported_drops = new.recorded;
         if !new.drops.is_empty() {
@@ -427,7 +479,7 @@ impl Driver<'_> {
         let lane = if first { Lane(0) } else { id.lane };
         self.begun = (self.begun + 1) & 0x00ff_ffff;
         let priority = -(i32::from(lane.0) << 24) - self.begun;
-        let (connection, turn) = (self.connection.clone(), self.gate.enter(lane));
+        let (connection, turn) = (self.up.connection.clone(), self.gate.enter(lane));
         let greeted = self.greeted.clone();
         self.writers.spawn(async move {
             greeted.cancelled().await;
@@ -474,10 +526,13 @@ impl Driver<'_> {
     async fn last_acks(&mut self, received: &mut mpsc::Receiver<Result<GroundMessage, DriveError>>) {
         let begun = Instant::now();
         while !self.finished {
-            let spare = if self.session.is_idle() { LAST_WORD } else { LAST_ACKS };
+            // Another station may begin to hear meanwhile what this one has not acknowledged: it says what it has.
+            let leaves = self.shipper.is_left_for_another(&self.pass.contact.station);
+            let spare = if leaves || self.session.is_idle() { LAST_WORD } else { LAST_ACKS };
+            let round_trips = if leaves { Duration::ZERO } else { self.up.connection.rtt() * 2 };
             let event = tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(begun + self.connection.rtt() * 2 + spare) => return,
+                () = tokio::time::sleep_until(begun + round_trips + spare) => return,
                 message = received.recv() => match message {
                     Some(Ok(message)) => Event::Message(message),
                     _ => return,

@@ -28,12 +28,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::connect::ConnectError;
+use self::connect::{ConnectError, Up};
 use self::drive::DriveError;
 use self::pass::{Left, Pass};
 use self::said::Said;
 pub use self::trust::Trust;
 use crate::clock::Clocks;
+use crate::config::StationConfig;
 use crate::contacts::{ContactControl, LinkState, LinkStatus, Planned};
 use crate::forecast::{forecast, store};
 use crate::lanes::Lanes;
@@ -42,6 +43,9 @@ use crate::wal::{ConsumerId, Wal, WalError};
 
 /// After a station has refused, or a session has failed.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// What the log has when a station answers.
+const CONNECTED: &str = "connected";
 
 /// Reports of passes that a Hello brings.
 const REPORTS: usize = 16;
@@ -55,14 +59,17 @@ enum ReportError {
     Gone(#[from] perigee_shared::env::Gone),
 }
 
+/// Where stations are, by id.
+pub type Stations = Arc<BTreeMap<String, StationConfig>>;
+
 /// What a shipper needs to know.
 pub struct ShipperConfig {
     /// The id in our certificate.
     pub satellite: String,
     /// TLS.
     pub trust: Trust,
-    /// Address of each station, by id.
-    pub stations: BTreeMap<String, String>,
+    /// Where each station is, by id.
+    pub stations: watch::Receiver<Stations>,
     /// The first 8 bytes of the BLAKE3 hash of the configuration's file; 0: there is none.
     pub configuration: u64,
     /// What the memory limiter allows, bytes.
@@ -206,14 +213,11 @@ impl Shipper {
 
     /// What Hello says beside the log: the latest passes, what waits, what is planned and expected, and how this process is.
     async fn outlook(&self) -> Result<Hello, ReportError> {
-        let planned = self.planner.list().await.ok();
+        let planned = self.planner.ahead().await.ok();
         let (passes, store) =
             self.wal.call(|wal| Ok::<_, WalError>((wal.passes().latest(REPORTS)?, store(wal)?))).await??;
         let plan = planned.as_ref().map(plan);
-        let forecast = planned.map(|planned| {
-            let all: Vec<_> = planned.current.into_iter().chain(planned.upcoming).collect();
-            forecast(planned.now, store, &all)
-        });
+        let forecast = planned.map(|planned| forecast(planned.now, store, &planned.ahead));
         let agent = AgentState {
             configuration: self.config.configuration,
             resident_bytes: (self.env.memory)().unwrap_or(0),
@@ -230,26 +234,30 @@ impl Shipper {
     async fn ship(&mut self, contact: &Contact, shutdown: &CancellationToken) -> Pass {
         let mut pass = Pass::new(contact, self.clocks.now().unix_nano);
         let station = contact.station.clone();
-        let Some(address) = self.config.stations.get(&station).cloned() else {
+        if !self.stations().contains_key(&station) {
             tracing::error!(station, "the contact names a station that link.stations does not have");
             return pass;
-        };
+        }
         tracing::info!(contact = contact.name(), "contact begins");
+        self.said.forget(&station, CONNECTED);
         let mut over = std::pin::pin!(self.over(contact.clone(), shutdown.clone()));
         loop {
             self.set_state(LinkState::Connecting, Some(&station));
-            let error = match self.connect(&mut pass, &address, over.as_mut()).await {
+            if let Some(planned) = self.planned(&pass.contact) {
+                pass.replan(&planned);
+            }
+            let Some(at) = self.stations().get(&station).cloned() else { break };
+            let error = match self.connect(&mut pass, &at, over.as_mut()).await {
                 None => break,
-                Some(Ok((endpoint, connection))) => {
-                    match self.serve(&mut pass, &endpoint, &connection, over.as_mut()).await {
-                        Ok(drive::Ended::ContactOver) => break,
-                        Ok(drive::Ended::Again) => continue,
-                        Err(error) => {
-                            pass.is_refused = error.is_refusal();
-                            error.to_string()
-                        }
+                Some(Err(ConnectError::Moved)) => continue,
+                Some(Ok(up)) => match self.serve(&mut pass, &up, over.as_mut()).await {
+                    Ok(drive::Ended::ContactOver) => break,
+                    Ok(drive::Ended::Again) => continue,
+                    Err(error) => {
+                        pass.is_refused = error.is_refusal();
+                        error.to_string()
                     }
-                }
+                },
                 Some(Err(error)) => {
                     pass.is_refused = matches!(error, ConnectError::Refused(_));
                     error.to_string()
@@ -270,25 +278,36 @@ impl Shipper {
     async fn connect(
         &mut self,
         pass: &mut Pass,
-        address: &str,
+        at: &StationConfig,
         mut over: Pin<&mut (impl Future<Output = ()> + Send)>,
-    ) -> Option<Result<(quinn::Endpoint, quinn::Connection), ConnectError>> {
+    ) -> Option<Result<Up, ConnectError>> {
         let (station, shape) = (&pass.contact.station, pass.contact.shape());
         let client = self.config.trust.client(&self.counters).clone();
         let (env, counters) = (self.env.clone(), Arc::clone(&self.counters));
-        let mut connecting =
-            std::pin::pin!(connect::connect(&env, &client, station, address, &shape, &counters));
+        let mut connecting = std::pin::pin!(connect::connect(
+            &env,
+            &client,
+            at.server_name(station),
+            &at.address,
+            &shape,
+            &counters
+        ));
+        let mut stations = self.config.stations.clone();
+        let elsewhere = |stations: &Stations| stations.get(station) != Some(at);
+        let mut moved = std::pin::pin!(stations.wait_for(elsewhere));
         tokio::select! {
             biased;
             () = &mut over => return None,
             connected = &mut connecting => return Some(connected),
+            _ = &mut moved => return Some(Err(ConnectError::Moved)),
             () = tokio::time::sleep(connect::patience(&shape)) => {}
         }
-        self.complain(station, connect::no_answer(address, &shape));
+        self.complain(station, connect::no_answer(&at.address, &shape));
         tokio::select! {
             biased;
             () = &mut over => None,
             connected = &mut connecting => Some(connected),
+            _ = &mut moved => Some(Err(ConnectError::Moved)),
         }
     }
 
@@ -296,24 +315,32 @@ impl Shipper {
     async fn serve(
         &mut self,
         pass: &mut Pass,
-        endpoint: &quinn::Endpoint,
-        connection: &quinn::Connection,
+        up: &Up,
         over: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<drive::Ended, DriveError> {
         self.counters.connections.inc();
         self.set_state(LinkState::Up, Some(&pass.contact.station));
-        tracing::info!(station = pass.contact.station, "connected");
-        self.accepted(connection).await;
+        // Where a station refuses us it is connected to again and again.
+        if self.said.may_say(&pass.contact.station, CONNECTED) {
+            tracing::info!(station = pass.contact.station, "{CONNECTED}");
+        }
+        self.accepted(&up.connection).await;
         pass.up();
-        let ended = drive::drive(self, pass, connection, over).await;
-        let stats = connection.stats();
+        let ended = drive::drive(self, pass, up, over).await;
+        let stats = up.connection.stats();
         pass.measure(&stats.path);
         pass.down();
         self.counters.udp_sent_bytes.inc_by(stats.udp_tx.bytes);
         self.counters.udp_received_bytes.inc_by(stats.udp_rx.bytes);
         self.counters.lost_bytes.inc_by(stats.path.lost_bytes);
-        // Lets the close frame leave.
-        drop(tokio::time::timeout(pass.contact.shape().rtt(), endpoint.wait_idle()).await);
+        // Lets the close frame leave, while the next station is called.
+        let (endpoint, rtt) = (up.endpoint.clone(), pass.contact.shape().rtt());
+        let leave = async move { drop(tokio::time::timeout(rtt, endpoint.wait_idle()).await) };
+        if self.is_left_for_another(&pass.contact.station) {
+            tokio::spawn(leave);
+        } else {
+            leave.await;
+        }
         ended
     }
 
@@ -337,15 +364,41 @@ impl Shipper {
         }
     }
 
-    /// Ends when `contact` is over: by its end, because another is in force, or at `shutdown`.
+    /// `contact` as it is planned now, if it is in force.
+    fn planned(&self, contact: &Contact) -> Option<Contact> {
+        self.contact.borrow().clone().filter(|now| contact.goes_on_as(now))
+    }
+
+    /// The ground-station that answers for `station`: what is known of a ledger is known of that.
+    fn ground(&self, station: &str) -> String {
+        self.stations().get(station).map_or(station, |at| at.server_name(station)).to_owned()
+    }
+
+    fn stations(&self) -> Stations {
+        Arc::clone(&self.config.stations.borrow())
+    }
+
+    /// Whether a contact with another station is in force.
+    fn is_left_for_another(&self, station: &str) -> bool {
+        self.contact.borrow().as_ref().is_some_and(|contact| contact.station != station)
+    }
+
+    /// Ends when `contact` is over: by its end, because another is in force, or at `shutdown`. One that is planned anew goes on.
     fn over(&self, contact: Contact, shutdown: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
-        let mut contacts = self.contact.clone();
+        let (mut contacts, mut contact) = (self.contact.clone(), contact);
+        let another = move |now: &Option<Contact>| match now {
+            Some(now) if contact.goes_on_as(now) => {
+                contact = now.clone();
+                false
+            }
+            _ => true,
+        };
         async move {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {}
                 // An error means that the source of contacts is gone.
-                _ = contacts.wait_for(|now| now.as_ref() != Some(&contact)) => {}
+                _ = contacts.wait_for(another) => {}
             }
         }
     }

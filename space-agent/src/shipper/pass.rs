@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use perigee_proto::link::{PassReport, PassState};
-use perigee_shared::contact::Contact;
+use perigee_shared::contact::{Contact, shown_time};
 use tokio::time::Instant;
 
 use super::gained::Gained;
@@ -71,6 +71,22 @@ impl Pass {
             round_trip: None,
             is_refused: false,
         }
+    }
+
+    /// It is planned anew: with another end, rate or budget. It keeps its name; what it was to carry is what that now says, and of
+    /// a new budget what is sent already is taken off.
+    pub(super) fn replan(&mut self, contact: &Contact) {
+        if self.contact == *contact {
+            return;
+        }
+        if self.contact.byte_budget != contact.byte_budget {
+            let spent = self.standing.budget.map_or(self.standing.held, Budget::spent);
+            self.standing.budget = contact.byte_budget.map(|bytes| Budget::new(bytes).less(spent));
+        }
+        let start_unix_nano = self.contact.start_unix_nano;
+        self.contact = Contact { start_unix_nano, ..contact.clone() };
+        self.planned_bytes = self.contact.volume(self.began).unwrap_or(0);
+        tracing::info!(contact = self.contact.name(), end = ?contact.end_unix_nano.map(shown_time), "the contact is planned anew");
     }
 
     /// The link is up.

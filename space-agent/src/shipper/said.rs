@@ -8,19 +8,35 @@ use tokio::time::Instant;
 /// The same is said again after this time.
 const AGAIN: Duration = Duration::from_secs(3600);
 
-/// The last line about each station.
+/// Reasons of one station that are remembered: the one that was said first goes.
+const REASONS: usize = 8;
+
+/// When which reason was said of each station. Numbers in it are left out: a time or a count makes no other reason.
 #[derive(Debug, Default)]
-pub(super) struct Said(BTreeMap<String, (String, Instant)>);
+pub(super) struct Said(BTreeMap<String, Vec<(String, Instant)>>);
 
 impl Said {
     /// Whether the log may have a line that says `text` about `station`.
     pub(super) fn may_say(&mut self, station: &str, text: &str) -> bool {
         let now = Instant::now();
-        if self.0.get(station).is_some_and(|(last, at)| last == text && now.duration_since(*at) < AGAIN) {
+        let reason: String = text.chars().filter(|c| !c.is_ascii_digit()).collect();
+        let said = self.0.entry(station.to_owned()).or_default();
+        said.retain(|(_, at)| now.duration_since(*at) < AGAIN);
+        if said.iter().any(|(other, _)| *other == reason) {
             return false;
         }
-        self.0.insert(station.to_owned(), (text.to_owned(), now));
+        if said.len() == REASONS {
+            said.remove(0);
+        }
+        said.push((reason, now));
         true
+    }
+
+    /// What was said of `station` is new again.
+    pub(super) fn forget(&mut self, station: &str, text: &str) {
+        if let Some(said) = self.0.get_mut(station) {
+            said.retain(|(other, _)| other != text);
+        }
     }
 }
 
@@ -40,6 +56,12 @@ mod tests {
         }
         assert_eq!(told, [0, 3600, 7200]);
         assert!(said.may_say("kourou", "no answer"));
-        assert!(said.may_say("svalbard", "refused") && said.may_say("svalbard", "no answer"));
+        for second in 0..100 {
+            // Two ways to say one thing, and the time in one of them.
+            assert_eq!(said.may_say("svalbard", "refused: aborted by peer"), second == 0);
+            assert_eq!(said.may_say("svalbard", &format!("refused: it is 12:00:{second} here")), second == 0);
+        }
+        said.forget("svalbard", "refused: aborted by peer");
+        assert!(said.may_say("svalbard", "refused: aborted by peer"));
     }
 }

@@ -43,6 +43,8 @@ pub(super) enum Event {
     Verified { id: SegmentId, whole: bool },
     /// A segment was encoded anew, or could not be.
     Recoded { id: SegmentId, done: bool },
+    /// The contact has another budget.
+    Budget(Option<Budget>),
     /// Nothing more is to be begun; this is the last word.
     End(Box<Goodbye>),
 }
@@ -79,8 +81,10 @@ pub(super) enum Action {
 /// Segment bytes that may still be sent in a contact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Budget {
+    /// At first.
+    whole: u64,
     left: u64,
-    /// Of these, bytes that are kept for lanes more urgent than bulk: what they have may only come.
+    /// Of what is left, bytes that are kept for lanes more urgent than bulk: what they have may only come.
     reserve: u64,
 }
 
@@ -89,7 +93,18 @@ impl Budget {
     const KEPT: u64 = 10;
 
     pub(super) const fn new(bytes: u64) -> Self {
-        Self { left: bytes, reserve: bytes / Self::KEPT }
+        Self { whole: bytes, left: bytes, reserve: bytes / Self::KEPT }
+    }
+
+    /// Bytes that were sent of it.
+    pub(super) const fn spent(self) -> u64 {
+        self.whole - self.left
+    }
+
+    /// The same when so many bytes have been sent.
+    pub(super) const fn less(self, spent: u64) -> Self {
+        let left = self.whole.saturating_sub(spent);
+        Self { left, ..self }
     }
 
     /// Nothing more of bulk is sent.
@@ -141,6 +156,7 @@ pub(super) struct Session {
     refused: bool,
     resent_once: BTreeSet<SegmentId>,
     recoded: BTreeSet<SegmentId>,
+    has_urgent: bool,
     budget: Option<Budget>,
     gained: Gained,
 }
@@ -150,10 +166,7 @@ impl Session {
         let on_board = hello.epochs.last().into_iter().flat_map(|e| &e.lanes);
         let on_board = on_board.filter_map(|l| u8::try_from(l.lane).ok()).map(Lane);
         let queues = Queues::new(on_board, lanes);
-        // Nobody needs a reserve where everything is bulk.
-        let has_urgent = lanes.rules.lanes().any(|lane| lane < Lane::BULK);
-        let budget = budget.map(|b| Budget { reserve: if has_urgent { b.reserve } else { 0 }, ..b });
-        Self {
+        let mut session = Self {
             hello,
             resumed: false,
             ending: false,
@@ -163,9 +176,18 @@ impl Session {
             refused: false,
             resent_once: BTreeSet::new(),
             recoded: BTreeSet::new(),
-            budget,
+            // Nobody needs a reserve where everything is bulk.
+            has_urgent: lanes.rules.lanes().any(|lane| lane < Lane::BULK),
+            budget: None,
             gained,
-        }
+        };
+        session.set_budget(budget);
+        session
+    }
+
+    /// So much may be sent from now on.
+    fn set_budget(&mut self, budget: Option<Budget>) {
+        self.budget = budget.map(|b| Budget { reserve: if self.has_urgent { b.reserve } else { 0 }, ..b });
     }
 
     /// Whether everything that was sent is acknowledged and there is nothing left to send.
@@ -220,6 +242,7 @@ impl Session {
             Event::Recoded { id, done: false } => {
                 tracing::error!(segment = %id, "a segment cannot be encoded anew; it stays on board");
             }
+            Event::Budget(budget) => self.set_budget(budget),
             Event::End(goodbye) => {
                 if !self.ending {
                     self.ending = true;
@@ -428,6 +451,26 @@ mod tests {
             base_sequence: None,
             is_base: false,
         }
+    }
+
+    #[test]
+    fn of_a_new_budget_what_was_sent_is_taken_off() {
+        let mut session = session();
+        session.on_event(Event::Budget(Some(Budget::new(1500))));
+        session.on_event(Event::Connected);
+        let actions =
+            session.on_event(fetched(vec![(header(0), true), (header(1), true), (header(2), true)]));
+        let bytes = |actions: &[Action]| -> u64 {
+            written(actions).iter().flat_map(|(_, ranges)| ranges).map(|r| r.end - r.start).sum()
+        };
+        assert_eq!(bytes(&actions), 1500);
+        let spent = session.standing().budget.map(Budget::spent);
+        assert_eq!(spent, Some(1500));
+        let mut more = session.on_event(Event::Budget(Some(Budget::new(2000).less(1500))));
+        more.extend(session.on_event(Event::Written(header(0).id)));
+        more.extend(session.on_event(Event::Written(header(1).id)));
+        assert_eq!(bytes(&more), 500, "{more:?}");
+        assert_eq!(Budget::new(1000).less(1500).spent(), 1000, "a smaller one is spent");
     }
 
     fn session() -> Session {

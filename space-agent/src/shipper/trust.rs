@@ -1,14 +1,15 @@
 //! Whom the link trusts: our certificate, the stations' authorities, and the list of stations that are revoked.
 //!
-//! The list is read again before each attempt to connect if its file has changed. One that cannot be used raises an alarm and
-//! never ends contact: the one before stays in force, and without one every station of the authority is trusted.
+//! Files are read again before each attempt to connect if they have changed. What cannot be used raises an alarm and never ends
+//! contact: what was in force before stays so, and without a list every station of the authority is trusted.
 
 use std::sync::Arc;
 
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
+use perigee_shared::link::files::Files;
 use perigee_shared::link::revocation::{ListFile, Revocations};
-use perigee_shared::link::tls::{self, Credentials, Role, TlsError};
+use perigee_shared::link::tls::{self, Credentials, Expiry, Role, TlsError};
 use rustls::RootCertStore;
 
 use crate::agent::AgentError;
@@ -17,6 +18,10 @@ use crate::telemetry::ShipCounters;
 
 /// See the module.
 pub struct Trust {
+    link: LinkConfig,
+    files: Files,
+    satellite: String,
+    expiry: Expiry,
     credentials: Credentials,
     authorities: Arc<RootCertStore>,
     list: Option<ListFile>,
@@ -29,29 +34,28 @@ pub struct Trust {
 impl Trust {
     /// Reads the files of `link`; also which satellite we are.
     pub fn try_new(link: &LinkConfig, env: &Env) -> Result<(Self, String), AgentError> {
-        let credentials = Credentials::load(&link.certificate_file, &link.private_key_file)?;
-        let identity = credentials.identity()?;
-        if identity.role != Role::Satellite {
-            let message = format!("it is a station's certificate ({}); use a satellite's", identity.id);
-            return Err(AgentError::Setting(Invalid::new("link.certificate_file", message)));
-        }
+        let mut files =
+            Files::new([&*link.certificate_file, &*link.private_key_file, &*link.station_ca_file]);
+        files.reading();
+        let (credentials, satellite) = credentials(link)?;
         let authorities = tls::load_authorities(&link.station_ca_file)?;
-        if let Some(end) = credentials.end() {
-            env.bounds.set_end(end);
-        }
-        let (clock, bounds) = (Arc::clone(&env.clock), Arc::clone(&env.bounds));
-        let client = tls::client_config(credentials.clone(), Arc::clone(&authorities), &[], clock, bounds)?;
+        let client = client(env, &credentials, &authorities, &Revocations::default())?;
         let mut trust = Self {
+            files,
+            satellite: satellite.clone(),
+            expiry: Expiry::default(),
+            list: link.station_crl_file.as_deref().map(|path| ListFile::new(path, &link.station_ca_file)),
+            link: link.clone(),
             credentials,
             authorities,
-            list: link.station_crl_file.as_deref().map(|path| ListFile::new(path, &link.station_ca_file)),
             revocations: Revocations::default(),
             unusable: false,
             client,
             env: env.clone(),
         };
+        trust.take_end();
         trust.refresh();
-        Ok((trust, identity.id))
+        Ok((trust, satellite))
     }
 
     /// The TLS of the next connection.
@@ -59,6 +63,8 @@ impl Trust {
         self.refresh();
         let doubt = self.unusable || self.has_expired();
         counters.revocations_unusable.set(i64::from(doubt));
+        counters.certificate_end(self.end());
+        self.expiry.look("link.certificate_file", self.end(), self.env.trusted_or_earliest());
         &self.client
     }
 
@@ -68,6 +74,17 @@ impl Trust {
     }
 
     fn refresh(&mut self) {
+        if self.files.have_changed() {
+            self.files.reading();
+            match self.renew() {
+                Ok(()) => tracing::info!("the link's certificates were read again"),
+                Err(error) => tracing::error!(
+                    event.name = "perigee.link.certificate",
+                    %error,
+                    "the link's new certificates cannot be used; those in force stay"
+                ),
+            }
+        }
         let Some(file) = self.list.as_mut().filter(|file| file.has_changed()) else { return };
         let loaded = file.load();
         let used = loaded.and_then(|list| self.trust(list));
@@ -92,10 +109,51 @@ impl Trust {
     }
 
     fn trust(&mut self, list: Revocations) -> Result<(), TlsError> {
-        let (credentials, authorities) = (self.credentials.clone(), Arc::clone(&self.authorities));
-        let (clock, bounds) = (Arc::clone(&self.env.clock), Arc::clone(&self.env.bounds));
-        self.client = tls::client_config(credentials, authorities, list.lists(), clock, bounds)?;
+        self.client = client(&self.env, &self.credentials, &self.authorities, &list)?;
         self.revocations = list;
         Ok(())
     }
+
+    /// Takes what the files say now.
+    fn renew(&mut self) -> Result<(), AgentError> {
+        let (credentials, satellite) = credentials(&self.link)?;
+        if satellite != self.satellite {
+            let message =
+                format!("it is of {satellite} now, and this is {}; restart to change that", self.satellite);
+            return Err(AgentError::Setting(Invalid::new("link.certificate_file", message)));
+        }
+        let authorities = tls::load_authorities(&self.link.station_ca_file)?;
+        self.client = client(&self.env, &credentials, &authorities, &self.revocations)?;
+        (self.credentials, self.authorities) = (credentials, authorities);
+        self.take_end();
+        Ok(())
+    }
+
+    /// The clock is not beyond the end of our own certificate.
+    fn take_end(&self) {
+        if let Some(end) = self.end() {
+            self.env.bounds.set_end(end);
+        }
+    }
+}
+
+/// The satellite's certificate and key, and its id.
+fn credentials(link: &LinkConfig) -> Result<(Credentials, String), AgentError> {
+    let credentials = Credentials::load(&link.certificate_file, &link.private_key_file)?;
+    let identity = credentials.identity()?;
+    if identity.role != Role::Satellite {
+        let message = format!("it is a station's certificate ({}); use a satellite's", identity.id);
+        return Err(AgentError::Setting(Invalid::new("link.certificate_file", message)));
+    }
+    Ok((credentials, identity.id))
+}
+
+fn client(
+    env: &Env,
+    credentials: &Credentials,
+    authorities: &Arc<RootCertStore>,
+    list: &Revocations,
+) -> Result<quinn::ClientConfig, TlsError> {
+    let (clock, bounds) = (Arc::clone(&env.clock), Arc::clone(&env.bounds));
+    tls::client_config(credentials.clone(), Arc::clone(authorities), list.lists(), clock, bounds)
 }

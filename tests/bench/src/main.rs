@@ -1,14 +1,16 @@
-//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | wear | bytes | link | survive | hostile`.
+//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | wear | bytes | link | fleet | survive | hostile | console`.
 //!
 //! `ingest`, `memory`, `opening` and `wear` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
-//! from another; `survive` breaks disks and files under both stores and both programs; `bytes` compares codecs in this process, and
+//! from another; `fleet` compares the ground's stores, of which it starts PostgreSQL itself; `survive` breaks disks and files under both stores and both programs; `bytes` compares codecs in this process, and
 //! `link` simulates contacts, the same on every machine. Results go to stdout as a table or as JSON, everything else to stderr.
 
 mod affinity;
 mod bytes_per_item;
 mod client;
+mod console;
 mod corpus;
 mod cpu;
+mod fleet;
 mod hostile;
 mod ingest;
 mod link;
@@ -60,6 +62,10 @@ enum Bench {
     Bytes(bytes_per_item::Options),
     /// What a satellite that was taken over costs the ground-station and the honest one beside it
     Hostile(hostile::Options),
+    /// What the console's pages and viewers cost with many satellites and passes in the store
+    Console(console::Options),
+    /// What the ledger commits and exports a second: a file of one station, PostgreSQL alone, and with standbys
+    Fleet(fleet::Options),
     /// What both stores survive: faults of disks, files and processes, judged by one checker
     Survive(survive::Options),
     /// What encoding the segment on stdin holds in memory; `bytes` runs it as a process of its own
@@ -113,6 +119,16 @@ fn main() -> anyhow::Result<ExitCode> {
         Bench::Bytes(options) => ("bytes", bytes_per_item::run(options)?),
         Bench::Link(options) => ("link", link::run(options)?),
         Bench::Hostile(options) => ("hostile", hostile::run(options)?),
+        Bench::Console(options) => ("console", console::run(options)?),
+        Bench::Fleet(options) => {
+            let (rows, exports) = fleet::run(options)?;
+            if !arguments.json {
+                report::print("fleet", &rows, false)?;
+                report::print("fleet", &exports, false)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            ("fleet", rows.into_iter().chain(exports).collect())
+        }
         Bench::Survive(options) => {
             let (rows, all_good) = survive::run(options)?;
             good = all_good;

@@ -271,6 +271,7 @@ service:
   telemetry:
     metrics: {{endpoint: {metrics}}}
     logs: {{level: warn}}
+    otlp: {{enabled: false}}
 ",
         acknowledge = if settings.received { "received" } else { "durable" },
         max_bytes = setup.max_bytes.0,

@@ -25,7 +25,8 @@ pub struct Agent {
     pub http: u16,
     /// The metrics endpoint.
     pub metrics: u16,
-    file: PathBuf,
+    /// Where its configuration is.
+    pub file: PathBuf,
     socket: PathBuf,
     directory: PathBuf,
 }
@@ -57,7 +58,8 @@ impl Agent {
                 "pipelines": {"traces": pipeline, "metrics": pipeline, "logs": pipeline},
                 "telemetry": {
                     "metrics": {"endpoint": format!("127.0.0.1:{metrics}")},
-
+                    // What arrives is what was sent.
+                    "otlp": {"enabled": false},
                 },
             },
         });

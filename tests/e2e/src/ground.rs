@@ -27,7 +27,8 @@ pub struct Ground {
     pub sink: Sink,
     /// The metrics endpoint.
     pub metrics_port: u16,
-    file: PathBuf,
+    /// Where its configuration is.
+    pub file: PathBuf,
     socket: PathBuf,
 }
 
@@ -66,7 +67,8 @@ impl Ground {
                 },
                 "telemetry": {
                     "metrics": {"endpoint": format!("127.0.0.1:{metrics}")},
-
+                    // What arrives is what was sent.
+                    "otlp": {"enabled": false},
                 },
             },
         });

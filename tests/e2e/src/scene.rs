@@ -58,7 +58,7 @@ impl Scene {
 
     /// A certificate more.
     pub fn issue(&self, role: Role, id: &str) {
-        Pki::open(&self.pki(), &Env::production()).unwrap().issue(role, id, 30).unwrap();
+        Pki::open(&self.pki(), &Env::production()).unwrap().issue(role, id, 60).unwrap();
     }
 }
 

@@ -206,6 +206,7 @@ async fn open(directory: &Path) -> Result<Store> {
         satellites: Vec::new(),
         ballast: 0,
         decoded_bases: 64 << 20,
+        catalogue: Default::default(),
         station: "svalbard".to_owned(),
         routes: exporters().map(|(name, signals, _)| (name.to_owned(), signals)).into(),
     };

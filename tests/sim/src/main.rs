@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use perigee_shared::telemetry::{Level, LogsConfig, init_logs};
+use perigee_shared::telemetry::{Level, LogsConfig, TelemetryConfig, init_logs};
 use sim::{Options, Scenario, picture, run};
 
 /// Simulates agents and grounds: weeks of passes in seconds. Ends with 1 when anything is lost or there twice.
@@ -42,7 +42,8 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     };
     // What the programs complain of, to stderr; RUST_LOG shows more.
-    init_logs(&LogsConfig { level: Level::Error, ..LogsConfig::default() });
+    let logs = LogsConfig { level: Level::Error, ..LogsConfig::default() };
+    init_logs(&TelemetryConfig { logs, ..TelemetryConfig::default() });
     scenario.seed = arguments.seed.unwrap_or(scenario.seed);
     let options = Options { keep_packets: arguments.packets.is_some(), ..Options::default() };
     let report = run(scenario, options)?;

@@ -461,7 +461,7 @@ impl Station {
                 note(&history, |h| h.exported(ledger, text, time.now()));
             }
         });
-        let ground = Box::pin(Ground::build(self.config()?, &env)).await?;
+        let ground = Box::pin(Ground::build(self.config()?, &env, None)).await?;
         let (store, metrics) = (ground.store(), ground.metrics());
         let stop = CancellationToken::new();
         let task = tokio::spawn(ground.run(stop.clone()));

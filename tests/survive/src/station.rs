@@ -79,6 +79,7 @@ impl Subject for Station {
             satellites: Vec::new(),
             ballast: 0,
             decoded_bases: 8 << 20,
+            catalogue: Default::default(),
             station: STATION.to_owned(),
             routes: [(EXPORTER.to_owned(), SignalSet::ALL)].into(),
         };

@@ -37,8 +37,10 @@ const AGENT: Section = Section {
     loss: "what relies on it would not work; take it out of service.extensions if it is not needed",
 };
 
-const GROUND: Section =
-    Section { known: &["health_check", "api", "control", "bearertokenauth", "basicauth"], ..AGENT };
+const GROUND: Section = Section {
+    known: &["health_check", "api", "console", "control", "bearertokenauth", "basicauth"],
+    ..AGENT
+};
 
 /// Extensions whose absence costs no data.
 const HARMLESS: [&str; 6] = ["pprof", "zpages", "memory_ballast", "memory_limiter", "cgroupruntime", "opamp"];

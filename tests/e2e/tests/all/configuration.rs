@@ -2,9 +2,11 @@
 
 use std::net::{TcpListener, UdpSocket};
 
-use e2e::{Agent, Exit, Ground, STATION, Scene, eventually};
+use e2e::{Agent, Batch, Exit, Ground, Process, SATELLITE, STATION, Scene, eventually};
 use ground_station::pki::{Pki, Role};
+use nix::sys::signal::Signal as Unix;
 use perigee_shared::env::{Clock, Env};
+use perigee_shared::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::PROGRAMS;
@@ -268,4 +270,66 @@ async fn a_satellite_that_may_not_connect_is_told_so_on_both_sides() {
     let error = refused(&mut agent, &ground, "a handshake failed").await;
     assert!(error.contains("this satellite refuses station svalbard"), "{error}");
     assert_eq!(ground.ask("/api/v1/satellites").await.unwrap().as_array().unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_a_file_is_named_by_validate() {
+    let scene = Scene::new(PROGRAMS);
+    let file = scene.path().join("a-file");
+    std::fs::write(&file, "").unwrap();
+    let mut ground = Ground::new(&scene);
+    let mut agent = Agent::new(&scene, ground.link);
+    for config in [&mut ground.config, &mut agent.config] {
+        config["storage"]["directory"] = json!(file);
+    }
+    std::fs::write(&ground.file, ground.config.to_string()).unwrap();
+    std::fs::write(&agent.file, agent.config.to_string()).unwrap();
+    for (process, file) in [(&ground.process, &ground.file), (&agent.process, &agent.file)] {
+        let exit = process.run(&["validate", "--config", file.to_str().unwrap()]).await;
+        says(&exit, 64, &["storage.directory", "a-file is a file; name a directory"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_takes_what_can_change_into_force_names_the_rest_and_refuses_what_is_wrong() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.config["link"]["satellites"] = json!({"sat-2": {}});
+    ground.start().await;
+    let mut agent = Agent::new(&scene, ground.link).always();
+    agent.config["link"]["stations"] = json!({STATION: {"address": "127.0.0.1:1"}});
+    agent.start().await;
+    agent.accept(&Batch::new(Signal::Logs, "a", 10, 100)).await;
+
+    let says = async |process: &Process, words: &str| {
+        eventually(words, async || {
+            let log = process.log();
+            log.contains(words).then_some(()).ok_or(log)
+        })
+        .await;
+    };
+    std::fs::write(&ground.file, "link: {satellites: {sat-1: {}").unwrap();
+    std::fs::write(&agent.file, "contacts: {source: nowhere}").unwrap();
+    for process in [&ground.process, &agent.process] {
+        process.signal(Unix::SIGHUP);
+        says(process, "what was in force stays so").await;
+    }
+    ground.config["link"]["satellites"] = json!({SATELLITE: {}});
+    ground.config["storage"]["max_bytes"] = json!("128MiB");
+    std::fs::write(&ground.file, ground.config.to_string()).unwrap();
+    ground.process.signal(Unix::SIGHUP);
+    says(&ground.process, "storage.max_bytes").await;
+    agent.config["link"]["stations"] = json!({STATION: {"address": ground.link.to_string()}});
+    agent.config["service"]["telemetry"]["logs"] = json!({"level": "debug"});
+    agent.config["processors"]["memory_limiter"]["limit"] = json!("128MiB");
+    std::fs::write(&agent.file, agent.config.to_string()).unwrap();
+    agent.process.signal(Unix::SIGHUP);
+    says(&agent.process, "processors.memory_limiter.limit").await;
+    says(&agent.process, " DEBUG ").await;
+    agent.drained().await;
+    ground.config["link"]["satellites"] = json!({});
+    std::fs::write(&ground.file, ground.config.to_string()).unwrap();
+    ground.process.signal(Unix::SIGHUP);
+    says(&ground.process, "not in link.satellites any more; the link is closed").await;
+    assert!(agent.process.terminate().await.success() && ground.process.terminate().await.success());
 }

@@ -62,6 +62,49 @@ async fn a_plan_is_followed_and_read_again_when_it_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_contact_that_is_planned_anew_keeps_its_connection_and_is_one_pass() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let file = scene.path().join("plan.yaml");
+    let begin = SystemTime::now() - Duration::from_secs(10);
+    write_plan(&file, begin, 3600);
+    let mut agent = Agent::new(&scene, ground.link);
+    agent.config["contacts"] = json!({"source": "plan", "file": file});
+    agent.start().await;
+    let mut ledger = Ledger::default();
+    accept(&agent, &mut ledger, "first", 3).await;
+    agent.drained().await;
+    for n in 1..=8 {
+        // Another beginning, another end, and the same entry twice, as a scheduler writes it.
+        let (earlier, lasts) = (Duration::from_secs(n), 3600 + 60 * n);
+        write_plan(&file, begin - earlier, lasts);
+        let end = (begin - earlier + Duration::from_secs(lasts)).duration_since(SystemTime::UNIX_EPOCH);
+        let end = end.unwrap().as_millis();
+        eventually("the new plan is in force", async || {
+            let list = agent.ask(http::Method::GET, "/contact/list", None).await?;
+            let shown = list["current"]["end_unix_nano"].as_u64().unwrap_or(0) / 1_000_000;
+            (u128::from(shown) == end).then_some(()).ok_or_else(|| format!("{end}: {list}"))
+        })
+        .await;
+        accept(&agent, &mut ledger, &format!("n{n}-"), 3).await;
+        agent.drained().await;
+    }
+    assert_eq!(agent.metric("perigee_link_connections_total").await, 1, "the link stayed up");
+    let report = agent.ask(http::Method::GET, "/contact/report", None).await.unwrap();
+    assert_eq!(report["passes"], json!([]), "and it is still the same pass: {report}");
+    write_plan(&file, begin + Duration::from_secs(36_000), 3000);
+    eventually("the pass is over with its plan", async || {
+        let report = agent.ask(http::Method::GET, "/contact/report", None).await?;
+        let passes = report["passes"].as_array().map_or(0, Vec::len);
+        (passes == 1).then_some(()).ok_or_else(|| report.to_string())
+    })
+    .await;
+    write_plan(&file, begin, 3600);
+    assert_eq!(settle(&mut agent, &mut ground, &ledger).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_that_has_run_out_is_followed_by_trying_until_a_station_answers() {
     let scene = Scene::new(PROGRAMS);
     let mut ground = Ground::new(&scene);

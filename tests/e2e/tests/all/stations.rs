@@ -133,3 +133,57 @@ async fn a_revoked_station_gets_nothing_and_a_list_that_cannot_be_used_ends_no_c
     assert_eq!(ground.accounting_of(SATELLITE).await["committed"]["log_records"], before);
     agent.process.take_log();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_that_are_renewed_are_used_without_a_restart_and_antennas_share_a_ledger() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let mut agent = Agent::new(&scene, ground.link);
+    let address = ground.link.to_string();
+    agent.config["link"]["stations"] = json!({
+        "dish-1": {"address": address, "server_name": STATION},
+        "dish-2": {"address": address},
+    });
+    agent.start().await;
+    let mut ledger = Ledger::default();
+    let mut send = async |agent: &Agent, name: &str| {
+        let batch = Batch::new(Signal::Logs, name, 10, 100);
+        agent.accept(&batch).await;
+        ledger.note(&batch, &Sent::Acknowledged);
+    };
+    send(&agent, "a").await;
+    agent.open_contact("dish-1", json!({})).await;
+    agent.drained().await;
+    agent.close_contact().await;
+
+    send(&agent, "b").await;
+    agent.open_contact("dish-2", json!({})).await;
+    eventually("the certificate does not have that name", async || {
+        let status = agent.status().await;
+        let error = status["link"]["last_error"].as_str().unwrap_or_default().to_owned();
+        error.contains("dish-2").then_some(()).ok_or(error)
+    })
+    .await;
+    let files =
+        ["station-svalbard.crt", "station-svalbard.key", "satellite-sat-1.crt", "satellite-sat-1.key"];
+    for file in files {
+        std::fs::rename(scene.certificate(file), scene.certificate(&format!("{file}.old"))).unwrap();
+    }
+    let pki = Pki::open(&scene.pki(), &Env::production()).unwrap();
+    let mut pki = pki.also_named(vec!["dish-2".to_owned()]).unwrap();
+    pki.issue(Role::Station, STATION, 7).unwrap();
+    pki.issue(Role::Satellite, SATELLITE, 7).unwrap();
+    agent.drained().await;
+    for text in [ground.metrics().await, agent_metrics(&agent).await] {
+        let line = text.lines().find(|l| l.starts_with("perigee_link_certificate_expiry_timestamp_seconds "));
+        let end: u64 = line.unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+        let left = end - e2e::now_nano() / 1_000_000_000;
+        assert!((6 * 86_400..8 * 86_400).contains(&left), "the new certificate ends in {left} s");
+    }
+    assert_eq!(settle(&mut agent, &mut ground, &ledger).await, 0);
+}
+
+async fn agent_metrics(agent: &Agent) -> String {
+    e2e::wire::get(&e2e::wire::Target::tcp(agent.metrics), "/metrics").await
+}

@@ -1,0 +1,442 @@
+//! What pages and streams of events share: one look at the spool a second at most, whatever is asked and by however many.
+//!
+//! A look is kept for a second; the more it takes, with the pages that are made of it, the longer, so that all of it takes at most two
+//! hundredths of a core and 20 ms a look. What changed
+//! between two looks goes to every stream in the same bytes. A page is rendered once a look.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use perigee_shared::env::Env;
+use serde::Serialize;
+use tokio::sync::{Notify, broadcast};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::attention::{self, Level, Note};
+use crate::link::{ClockView, Connected, LinkView};
+use crate::spool::{ExporterDigest, Glance, ItemView, SatelliteDigest, SpoolError, SpoolView, Store};
+use crate::telemetry::{Metrics, Trouble};
+
+/// The shortest time between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The longest.
+const LOOK_AT_LEAST: Duration = Duration::from_secs(10);
+
+/// A look that took longer than [`FREE`], with its pages, is kept for this many times as long.
+const SHARE: u32 = 50;
+
+/// What a look may take that is kept no longer than others.
+const FREE: Duration = Duration::from_millis(20);
+
+/// A stream hears at least so often that all is as it was.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Looks that wait for a slow stream.
+const NEWS: usize = 8;
+
+/// Satellites in one piece of news, at most.
+const MOST_CHANGED: usize = 200;
+
+/// Rendered pages that are kept for a look, and their bytes.
+const PAGES: usize = 32;
+/// See [`PAGES`].
+const PAGE_BYTES: usize = 4 << 20;
+
+/// The latest items that are kept.
+const ITEMS: usize = 1_000;
+/// Of one segment, at most.
+const ITEMS_OF_ONE: usize = 200;
+/// OTLP bytes that are decoded for a look at items, at most.
+const DECODED: u64 = 4 << 20;
+
+/// A satellite as pages show it.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Row {
+    #[serde(flatten)]
+    pub(super) digest: SatelliteDigest,
+    pub(super) clock: Option<ClockView>,
+    pub(super) link: Option<LinkView>,
+    /// Payload bytes over the link a second, as of late.
+    pub(super) bytes_per_second: f64,
+    /// Payload bytes over the link since this program began.
+    pub(super) received_bytes: u64,
+    pub(super) level: Level,
+    pub(super) notes: Vec<Note>,
+}
+
+/// An exporter as pages show it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Backend {
+    #[serde(flatten)]
+    pub(super) digest: ExporterDigest,
+    /// Items that it took since this program began.
+    pub(super) sent_items: u64,
+    /// Items a second, as of late.
+    pub(super) items_per_second: f64,
+    pub(super) trouble: Option<Trouble>,
+}
+
+/// What was seen in a look.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// When, ns since the Unix epoch.
+    pub(super) at: u64,
+    taken: Instant,
+    /// What needs a human first.
+    pub(super) rows: Vec<Row>,
+    pub(super) spool: SpoolView,
+    pub(super) backends: Vec<Backend>,
+    /// What needs a human of this station.
+    pub(super) notes: Vec<Note>,
+}
+
+/// A look.
+#[derive(Clone)]
+pub(super) struct Look {
+    pub(super) number: u64,
+    pub(super) glance: Glance,
+    pub(super) shown: Arc<Shown>,
+    /// How long it took, with the pages that were made of it.
+    spent: Duration,
+    /// How long it is kept.
+    keep: Duration,
+}
+
+/// How long a look is kept that took so long.
+fn kept(spent: Duration) -> Duration {
+    (spent.saturating_sub(FREE) * SHARE).clamp(LOOK_EVERY, LOOK_AT_LEAST)
+}
+
+#[derive(Default)]
+struct Pages {
+    of: u64,
+    rendered: BTreeMap<String, Bytes>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Items {
+    newest: u64,
+    /// The latest first.
+    latest: Arc<Vec<ItemView>>,
+}
+
+struct Inner {
+    store: Store,
+    metrics: Metrics,
+    connected: Connected,
+    env: Env,
+    certificate_end: Option<u64>,
+    look: tokio::sync::Mutex<Option<Look>>,
+    /// What was seen last, for rates and differences.
+    before: Mutex<Option<(u64, Arc<Shown>)>>,
+    pages: Mutex<Pages>,
+    items: tokio::sync::Mutex<Items>,
+    news: broadcast::Sender<Bytes>,
+    /// Somebody has begun to listen.
+    listens: Notify,
+}
+
+/// What pages and streams share.
+#[derive(Clone)]
+pub(super) struct Board(Arc<Inner>);
+
+impl Board {
+    pub(super) fn new(
+        store: Store,
+        metrics: Metrics,
+        connected: Connected,
+        env: Env,
+        certificate_end: Option<u64>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            metrics,
+            connected,
+            env,
+            certificate_end,
+            look: Default::default(),
+            before: Default::default(),
+            pages: Default::default(),
+            items: Default::default(),
+            news: broadcast::Sender::new(NEWS),
+            listens: Notify::new(),
+        }))
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.0.env.unix_nano()
+    }
+
+    /// The latest look; a new one when that is old enough.
+    pub(super) async fn look(&self) -> Result<Look, SpoolError> {
+        let mut latest = self.0.look.lock().await;
+        if let Some(look) = latest.as_ref().filter(|look| look.shown.taken.elapsed() < look.keep) {
+            return Ok(look.clone());
+        }
+        // What it holds of the file is let go before another one is taken.
+        *latest = None;
+        let began = Instant::now();
+        let glance = self.0.store.glance().await?;
+        let digest = glance.digest().await?;
+        let spent = began.elapsed();
+        let keep = kept(spent);
+        let (number, shown) = {
+            let mut before = lock(&self.0.before);
+            let number = before.as_ref().map_or(0, |(number, _)| *number) + 1;
+            let shown = Arc::new(self.shown(digest, began, before.as_ref().map(|(_, shown)| &**shown)));
+            *before = Some((number, Arc::clone(&shown)));
+            (number, shown)
+        };
+        let look = Look { number, glance, shown, spent, keep };
+        *latest = Some(look.clone());
+        drop(latest);
+        // Nobody may ask again, and what it holds of the file is not given back meanwhile.
+        tokio::spawn(let_go(Arc::downgrade(&self.0), number));
+        Ok(look)
+    }
+
+    /// Something was done: what was seen before is old.
+    pub(super) async fn forget(&self) {
+        *self.0.look.lock().await = None;
+    }
+
+    /// When the latest look may be followed by another one.
+    async fn due(&self) -> Option<Instant> {
+        self.0.look.lock().await.as_ref().map(|look| look.shown.taken + look.keep)
+    }
+
+    fn shown(&self, digest: crate::spool::Digest, taken: Instant, before: Option<&Shown>) -> Shown {
+        let inner = &self.0;
+        let at = inner.env.unix_nano();
+        let seconds = before.map_or(0.0, |before| taken.duration_since(before.taken).as_secs_f64());
+        let rate = |now: u64, then: Option<u64>| match then {
+            Some(then) if seconds > 0.1 => now.saturating_sub(then) as f64 / seconds,
+            _ => 0.0,
+        };
+        let (connected, links) = (inner.connected.satellites(), inner.connected.links());
+        let known: BTreeMap<&str, u64> = before
+            .iter()
+            .flat_map(|before| &before.rows)
+            .map(|row| (row.digest.satellite.as_str(), row.received_bytes))
+            .collect();
+        let sent: BTreeMap<&str, u64> = before
+            .iter()
+            .flat_map(|before| &before.backends)
+            .map(|backend| (backend.digest.name.as_str(), backend.sent_items))
+            .collect();
+        let troubles: Vec<(String, Trouble)> = digest
+            .exporters
+            .iter()
+            .filter_map(|e| Some((e.name.clone(), inner.metrics.trouble_of(&e.name)?)))
+            .collect();
+        let status = inner.store.status().borrow().clone();
+        let health = inner.metrics.trouble();
+        let notes = attention::of_station(&digest, &status, &troubles, health, inner.certificate_end, at);
+        let backends = digest.exporters.into_iter().map(|digest| {
+            let sent_items = inner.metrics.sent_by(&digest.name);
+            let items_per_second = rate(sent_items, sent.get(digest.name.as_str()).copied());
+            let trouble = troubles.iter().find(|(name, _)| *name == digest.name).map(|(_, t)| t.clone());
+            Backend { digest, sent_items, items_per_second, trouble }
+        });
+        let rows = digest.satellites.into_iter().map(|mut digest| {
+            let name = digest.satellite.clone();
+            if let Some(heard) = connected.get(&name) {
+                digest.connected = true;
+                digest.standing.last_heard_unix_nano = *heard;
+            }
+            let clock = inner.connected.clocks().of(&name);
+            let notes = attention::of_satellite(&digest, clock.as_ref(), at);
+            let received_bytes = inner.metrics.received_from(&name);
+            Row {
+                bytes_per_second: rate(received_bytes, known.get(name.as_str()).copied()),
+                link: links.get(&name).cloned(),
+                level: attention::gravest(&notes),
+                clock,
+                received_bytes,
+                notes,
+                digest,
+            }
+        });
+        let mut rows: Vec<Row> = rows.collect();
+        rows.sort_by_key(|row| std::cmp::Reverse((row.level, row.digest.connected)));
+        Shown { at, taken, backends: backends.collect(), spool: digest.spool, rows, notes }
+    }
+
+    /// A page that was rendered from this look before.
+    pub(super) fn rendered(&self, look: &Look, address: &str) -> Option<Bytes> {
+        let pages = lock(&self.0.pages);
+        pages.rendered.get(address).filter(|_| pages.of == look.number).cloned()
+    }
+
+    /// Notes that a page was made of a look, which took so long.
+    pub(super) async fn made(&self, look: &Look, took: Duration) {
+        if let Some(latest) = self.0.look.lock().await.as_mut().filter(|latest| latest.number == look.number)
+        {
+            latest.spent += took;
+            latest.keep = kept(latest.spent);
+        }
+    }
+
+    /// Keeps a page for those who ask for the same.
+    pub(super) fn keep(&self, look: &Look, address: &str, page: &Bytes) {
+        let mut pages = lock(&self.0.pages);
+        if pages.of != look.number {
+            *pages = Pages { of: look.number, ..Pages::default() };
+        }
+        if pages.rendered.len() < PAGES && pages.bytes + page.len() <= PAGE_BYTES {
+            pages.bytes += page.len();
+            pages.rendered.insert(address.to_owned(), page.clone());
+        }
+    }
+
+    /// The latest items, decoded away from the spool's thread, by one at a time.
+    pub(super) async fn items(&self, look: &Look) -> Result<Arc<Vec<ItemView>>, SpoolError> {
+        let mut items = self.0.items.lock().await;
+        let tail = look.glance.tail(items.newest, DECODED, ITEMS_OF_ONE).await?;
+        if !tail.items.is_empty() {
+            let mut latest = tail.items;
+            latest.extend(items.latest.iter().take(ITEMS.saturating_sub(latest.len())).cloned());
+            latest.truncate(ITEMS);
+            items.latest = Arc::new(latest);
+        }
+        items.newest = items.newest.max(tail.newest);
+        Ok(Arc::clone(&items.latest))
+    }
+
+    /// Listens to what changes.
+    pub(super) fn listen(&self) -> broadcast::Receiver<Bytes> {
+        let news = self.0.news.subscribe();
+        self.0.listens.notify_one();
+        news
+    }
+
+    /// Looks whenever something has changed and somebody listens, until `stop`.
+    pub(super) async fn run(&self, stop: CancellationToken) {
+        let mut status = self.0.store.status();
+        // What streams were told last; nothing while nobody listens.
+        let mut told = None::<Told>;
+        loop {
+            if self.0.news.receiver_count() == 0 {
+                told = None;
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = self.0.listens.notified() => {}
+                }
+            }
+            if let Some(due) = self.due().await {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep_until(due) => {}
+                }
+            }
+            // What is only in the links is looked at every second while one is open.
+            let wait = if self.0.connected.count() > 0 { LOOK_EVERY } else { HEARTBEAT };
+            if told.is_some() {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    changed = status.changed() => if changed.is_err() { return },
+                    () = self.0.listens.notified() => {}
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+            status.borrow_and_update();
+            match self.look().await {
+                Ok(look) => {
+                    let frames = frames(told.get_or_insert_default(), &look);
+                    // Nobody may listen any more.
+                    drop(self.0.news.send(frames));
+                }
+                Err(SpoolError::Gone) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "the console cannot look at the spool");
+                    tokio::time::sleep(HEARTBEAT).await;
+                }
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets a look go when its time is over. What waits here keeps neither the board nor the spool.
+async fn let_go(board: Weak<Inner>, number: u64) {
+    while let Some(inner) = board.upgrade() {
+        let mut latest = inner.look.lock().await;
+        let Some(look) = latest.as_ref().filter(|look| look.number == number) else { return };
+        let due = look.shown.taken + look.keep;
+        if due <= Instant::now() {
+            *latest = None;
+            *lock(&inner.pages) = Pages::default();
+            return;
+        }
+        drop(latest);
+        drop(inner);
+        tokio::time::sleep_until(due).await;
+    }
+}
+
+/// One server-sent event.
+fn frame(out: &mut String, event: &str, data: &impl Serialize) {
+    // What is shown has no maps with keys that are no texts.
+    let json = serde_json::to_string(data).unwrap_or_else(|_| "null".to_owned());
+    out.push_str(&format!("event: {event}\ndata: {json}\n\n"));
+}
+
+/// What streams were told last.
+#[derive(Default)]
+struct Told {
+    /// Of each satellite what was said, as a hash.
+    rows: BTreeMap<String, blake3::Hash>,
+    backends: Vec<Backend>,
+    spool: String,
+    notes: Option<Vec<Note>>,
+}
+
+/// What is different from what was told, as server-sent events; the last one says which look this is.
+fn frames(told: &mut Told, look: &Look) -> Bytes {
+    let (mut out, now) = (String::new(), &look.shown);
+    let (mut changed, mut rows) = (0, BTreeMap::new());
+    for row in &now.rows {
+        let text = serde_json::to_string(row).unwrap_or_default();
+        let (id, hash) = (row.digest.satellite.clone(), blake3::hash(text.as_bytes()));
+        if told.rows.get(&id) != Some(&hash) {
+            changed += 1;
+            if changed <= MOST_CHANGED {
+                out.push_str(&format!("event: satellite\ndata: {text}\n\n"));
+            }
+        }
+        rows.insert(id, hash);
+    }
+    if changed > MOST_CHANGED {
+        frame(&mut out, "more", &serde_json::json!({ "satellites": changed }));
+    }
+    for backend in now.backends.iter().filter(|backend| !told.backends.contains(backend)) {
+        frame(&mut out, "exporter", backend);
+    }
+    let spool = serde_json::to_string(&now.spool).unwrap_or_default();
+    if told.spool != spool {
+        out.push_str(&format!("event: spool\ndata: {spool}\n\n"));
+    }
+    if told.notes.as_ref() != Some(&now.notes) {
+        frame(&mut out, "notes", &now.notes);
+    }
+    *told = Told { rows, backends: now.backends.clone(), spool, notes: Some(now.notes.clone()) };
+    let quiet = out.is_empty();
+    let look = serde_json::json!({ "number": look.number, "unix_nano": now.at, "changed": !quiet });
+    frame(&mut out, "look", &look);
+    out.into()
+}

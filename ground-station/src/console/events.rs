@@ -1,0 +1,205 @@
+//! `GET /api/v1/events`: what changes, as server-sent events.
+//!
+//! Every stream gets the same bytes. One that reads too slowly is closed when it is so far behind that something would be left out,
+//! and one that does not read at all after half a minute; the browser then begins again.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body::Frame;
+use perigee_shared::serve::Peer;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::board::Board;
+use super::problem::Problem;
+
+/// Streams at once.
+const STREAMS: usize = 32;
+
+/// A stream that has taken nothing for so long while there was something is closed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a browser waits before it begins again.
+const RETRY: &str = "retry: 2000\n\n";
+
+/// Hands out streams.
+#[derive(Clone)]
+pub(super) struct Events {
+    board: Board,
+    places: Arc<Semaphore>,
+    /// Streams end with it.
+    stop: CancellationToken,
+}
+
+impl Events {
+    pub(super) fn new(board: Board, stop: CancellationToken) -> Self {
+        Self { board, places: Arc::new(Semaphore::new(STREAMS)), stop }
+    }
+
+    pub(super) fn stream(&self, peer: &Peer) -> Response {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let detail =
+                format!("{STREAMS} streams are open, which is the most; close a page, then try again");
+            return Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
+        };
+        let stream = Stream::new(self.board.listen(), place, peer.close.clone(), self.stop.clone());
+        let headers = [
+            (header::CONTENT_TYPE, "text/event-stream"),
+            (header::HeaderName::from_static("x-accel-buffering"), "no"),
+        ];
+        (headers, Body::new(stream)).into_response()
+    }
+}
+
+type Waiting = Pin<Box<dyn Future<Output = (Result<Bytes, RecvError>, broadcast::Receiver<Bytes>)> + Send>>;
+
+/// The body of an answer.
+struct Stream {
+    next: Waiting,
+    begun: bool,
+    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// What was handed to the connection, counted.
+    taken: Arc<AtomicU64>,
+    _place: OwnedSemaphorePermit,
+    /// Ends the watch.
+    _watched: tokio_util::sync::DropGuard,
+}
+
+impl Stream {
+    fn new(
+        news: broadcast::Receiver<Bytes>,
+        place: OwnedSemaphorePermit,
+        close: CancellationToken,
+        stop: CancellationToken,
+    ) -> Self {
+        let (taken, over) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
+        tokio::spawn(watch(news.resubscribe(), Arc::clone(&taken), close, over.clone()));
+        Self {
+            next: Box::pin(receive(news)),
+            begun: false,
+            stopped: Box::pin(stop.cancelled_owned()),
+            taken,
+            _place: place,
+            _watched: over.drop_guard(),
+        }
+    }
+}
+
+async fn receive(
+    mut news: broadcast::Receiver<Bytes>,
+) -> (Result<Bytes, RecvError>, broadcast::Receiver<Bytes>) {
+    (news.recv().await, news)
+}
+
+/// Ends a connection that takes nothing although there is something: nobody asks its stream for more, so it cannot end by itself.
+async fn watch(
+    mut news: broadcast::Receiver<Bytes>,
+    taken: Arc<AtomicU64>,
+    close: CancellationToken,
+    over: CancellationToken,
+) {
+    // Since when there is something that was not taken, and what had been taken then.
+    let mut waits = None::<(Instant, u64)>;
+    loop {
+        let now = taken.load(Ordering::Relaxed);
+        waits = waits.filter(|(_, then)| *then == now);
+        let patience = waits.map(|(since, _)| since + PATIENCE);
+        tokio::select! {
+            biased;
+            () = over.cancelled() => return,
+            () = async { tokio::time::sleep_until(patience.unwrap_or_else(Instant::now)).await }, if patience.is_some() => {
+                if taken.load(Ordering::Relaxed) == now {
+                    tracing::info!("a stream of events was not read; its connection is closed");
+                    return close.cancel();
+                }
+            }
+            said = news.recv() => match said {
+                Err(RecvError::Closed) => return,
+                // It was taken at once, or the next look at the counter shows it.
+                _ => waits = waits.or(Some((Instant::now(), now))),
+            },
+        }
+    }
+}
+
+impl http_body::Body for Stream {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if !self.begun {
+            self.begun = true;
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(RETRY.as_bytes())))));
+        }
+        if self.stopped.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        match self.next.as_mut().poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready((Ok(bytes), news)) => {
+                self.next = Box::pin(receive(news));
+                self.taken.fetch_add(1, Ordering::Relaxed);
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            // Too slow, or the program ends.
+            Poll::Ready((Err(_), _)) => Poll::Ready(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn settle() {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_never_read_is_closed_and_one_that_is_read_is_not() {
+        let news = broadcast::Sender::new(8);
+        let begin = |taken: &Arc<AtomicU64>| {
+            let (close, over) = (CancellationToken::new(), CancellationToken::new());
+            tokio::spawn(watch(news.subscribe(), Arc::clone(taken), close.clone(), over.clone()));
+            (close, over)
+        };
+        let (silent, reading) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let ((silent_closed, _), (reading_closed, over)) = (begin(&silent), begin(&reading));
+        settle().await;
+        for _ in 0..12 {
+            assert!(!silent_closed.is_cancelled());
+            news.send(Bytes::from_static(b"x")).unwrap();
+            reading.fetch_add(1, Ordering::Relaxed);
+            settle().await;
+            if silent_closed.is_cancelled() {
+                break;
+            }
+            tokio::time::advance(Duration::from_secs(5)).await;
+            settle().await;
+            if silent_closed.is_cancelled() {
+                break;
+            }
+        }
+        assert!(silent_closed.is_cancelled());
+        assert!(!reading_closed.is_cancelled());
+        over.cancel();
+        settle().await;
+        assert_eq!(news.receiver_count(), 0, "nobody watches any more");
+    }
+}

@@ -1,0 +1,40 @@
+//! The OpenAPI document, made from the code that answers.
+
+use axum::Json;
+use utoipa::OpenApi;
+use utoipa::openapi::OpenApi as Document;
+
+use super::{acts, api};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "ground-station",
+        description = "What a Perigee ground station knows. Lists come in parts, the latest first: a Link header with rel=\"next\" leads \
+                       to the next part. Errors are problem documents (RFC 9457). Where reading needs a token it is sent as \
+                       Authorization: Bearer TOKEN.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    paths(
+        api::satellites,
+        api::spool,
+        api::passes,
+        api::gaps,
+        api::accounting,
+        api::letters,
+        api::catalogue,
+        api::events,
+        acts::by_program,
+    )
+)]
+struct Api;
+
+/// The document.
+pub(super) fn document() -> Document {
+    Api::openapi()
+}
+
+/// `GET /api/v1/openapi.json`
+pub(super) async fn openapi() -> Json<Document> {
+    Json(document())
+}

@@ -1,0 +1,100 @@
+//! Catalogue: what was committed, when, by which pass it came, and which backend has it.
+
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::{Page, Pages, ROWS, message, next, satellite_link, table};
+use crate::console::api::CatalogueQuery;
+use crate::console::problem::Asked;
+use crate::console::show::{bytes, date, items, seconds, when};
+use crate::spool::{CatalogueView, Part};
+
+pub(super) async fn page(
+    State(pages): State<Pages>,
+    uri: Uri,
+    Asked(query): Asked<CatalogueQuery>,
+) -> Response {
+    let wanted = match query.wanted() {
+        Ok(wanted) => wanted,
+        Err(why) => return message(StatusCode::BAD_REQUEST, &format!("{why}.")),
+    };
+    pages
+        .answer(&uri, async |look| {
+            let part = look.glance.catalogue(wanted, ROWS).await?;
+            Ok(Page::new("Catalogue", body(&query, &part, look.shown.at)))
+        })
+        .await
+}
+
+fn body(query: &CatalogueQuery, part: &Part<CatalogueView>, now: u64) -> Markup {
+    let said = |text: &Option<String>| text.clone().unwrap_or_default();
+    html! {
+        p { "Segments that were committed here, the latest first, also those that have left the spool." }
+        form.filter method="get" action="/catalogue" {
+            label { "Satellite " input name="satellite" value=(said(&query.satellite)); }
+            label { "Service " input name="service" value=(said(&query.service)); }
+            label { "Items from (UTC) " input name="from" placeholder="2026-11-26T14:00" value=(said(&query.from)); }
+            label { "to (UTC) " input name="until" placeholder="2026-11-26T14:05" value=(said(&query.until)); }
+            button { "Show" }
+        }
+        @if part.rows.is_empty() {
+            p { "Nothing of this was committed here, as far as the catalogue reaches back." }
+        } @else {
+            (table("Catalogue", true, rows(&part.rows, now, true)))
+        }
+        (next(part.next.as_ref().map(|mark| format!("/catalogue{}", query.address(Some(mark))))))
+    }
+}
+
+/// The head and the lines of a table of segments; `whole` with where they came from and what times are in them.
+pub(super) fn rows(rows: &[CatalogueView], now: u64, whole: bool) -> Markup {
+    html! {
+        thead { tr {
+            th scope="col" { "Committed" }
+            th scope="col" { "Satellite" }
+            th scope="col" { "Lane, sequence" }
+            th scope="col" { "Items" }
+            @if whole {
+                th scope="col" { "From (UTC)" }
+                th scope="col" { "To (UTC)" }
+            }
+            th.n scope="col" { "Bytes" }
+            th.n scope="col" { "Delay" }
+            th scope="col" { "Services" }
+            @if whole { th scope="col" { "Pass (UTC)" } }
+            th scope="col" { "Backends" }
+        } }
+        tbody {
+            @for row in rows {
+                tr data-key=(row.number) {
+                    th scope="row" {
+                        @if row.committed_unix_nano == 0 { "unknown" } @else { (when(row.committed_unix_nano, now)) }
+                    }
+                    td data-label="Satellite" { (satellite_link(&row.satellite)) }
+                    td.nowrap data-label="Lane, sequence" { (row.lane) ", " (row.sequence) }
+                    td data-label="Items" { (items(row.items)) }
+                    @if whole {
+                        td data-label="From" { (date(row.start_unix_nano)) }
+                        td data-label="To" { (date(row.end_unix_nano)) }
+                    }
+                    td.n.nowrap data-label="Bytes" { (bytes(row.bytes)) }
+                    td.n.nowrap data-label="Delay" { @match row.delay_seconds { Some(s) => (seconds(s)), None => "-" } }
+                    td data-label="Services" {
+                        @if row.services.is_empty() { "not known" } @else { (row.services.join(", ")) }
+                    }
+                    @if whole {
+                        td data-label="Pass" {
+                            @match row.pass_unix_nano { Some(start) => (date(start)), None => "this one or unknown" }
+                        }
+                    }
+                    td data-label="Backends" {
+                        @if !row.backends.is_empty() { "In " (row.backends.join(", ")) ". " }
+                        @if !row.waits_for.is_empty() { "Waits for " (row.waits_for.join(", ")) "." }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Gaps: what is missing, why, how much, and whether it can still come.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::{Page, Pages, ROWS, next, satellite_link, table};
+use crate::console::attention::Level;
+use crate::console::board::Shown;
+use crate::console::problem::Asked;
+use crate::console::show::{bytes, date, encoded, items, number};
+use crate::spool::{AwayView, BacklogView, GapView, Part};
+
+/// Lanes that are shown of what may still come.
+const AWAY: usize = 500;
+
+/// `?satellite=ID&after=PLACE`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Wanted {
+    satellite: String,
+    after: String,
+}
+
+pub(super) async fn page(State(pages): State<Pages>, uri: Uri, Asked(wanted): Asked<Wanted>) -> Response {
+    let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let (of, after) = (some(&wanted.satellite), some(&wanted.after));
+    pages
+        .answer(&uri, async |look| {
+            let (away, gaps) =
+                (look.glance.away(of.clone()).await?, look.glance.gaps(of, after, ROWS).await?);
+            Ok(Page::new("Gaps", body(&look.shown, &away, &gaps, &wanted)))
+        })
+        .await
+}
+
+/// Why something is missing, and what follows.
+fn reason(word: &str) -> (&'static str, &'static str) {
+    match word {
+        "quota_oldest" => (
+            "the store on board was full, and the oldest was dropped",
+            "plan more contacts or raise the quota",
+        ),
+        "quota_newest" => (
+            "the store on board was full, and the newest was dropped",
+            "plan more contacts or raise the quota",
+        ),
+        "lifetime" => {
+            ("it was older than its lane allows", "plan more contacts or raise the lane's lifetime")
+        }
+        "filter" => ("a filter on board dropped it", ""),
+        "corruption" => ("bytes on board were damaged", "look at the satellite's storage"),
+        "backend_refused" => ("a backend on board refused it for good", ""),
+        "operator" => ("an operator gave it up", "see Audit"),
+        "station_lost" => ("a station had it and lost it", "look at this station's disk"),
+        _ => ("nobody knows why", ""),
+    }
+}
+
+/// What is not here of a lane and may still come.
+struct Waits<'a> {
+    away: Option<&'a AwayView>,
+    backlog: Option<&'a BacklogView>,
+}
+
+fn body(shown: &Shown, away: &[AwayView], gaps: &Part<GapView>, wanted: &Wanted) -> Markup {
+    let mut lanes = BTreeMap::<(&str, u8), Waits<'_>>::new();
+    for row in away {
+        lanes.insert((&row.satellite, row.lane), Waits { away: Some(row), backlog: None });
+    }
+    let rows = shown.rows.iter().map(|row| &row.digest);
+    for digest in rows.filter(|d| wanted.satellite.is_empty() || d.satellite == wanted.satellite) {
+        for lane in digest.standing.backlog.iter().flatten().filter(|lane| lane.bytes > 0) {
+            let waits = lanes.entry((&digest.satellite, lane.lane));
+            waits.or_insert(Waits { away: None, backlog: None }).backlog = Some(lane);
+        }
+    }
+    html! {
+        form.filter method="get" action="/gaps" {
+            label { "Satellite " input name="satellite" value=(wanted.satellite); }
+            button { "Show" }
+        }
+        h2 { "May still come" }
+        @if lanes.is_empty() {
+            p { "Nothing is known to wait on board or to be elsewhere." }
+        } @else {
+            (may_come(&lanes))
+        }
+        (lost(gaps, wanted))
+    }
+}
+
+fn may_come(lanes: &BTreeMap<(&str, u8), Waits<'_>>) -> Markup {
+    table(
+        "What may still come",
+        true,
+        html! {
+            caption { "As of what each satellite said last" }
+            thead { tr {
+                th scope="col" { "Satellite" }
+                th scope="col" { "Lane" }
+                th scope="col" { "Waits on board" }
+                th.n scope="col" { "Segments on board" }
+                th.n scope="col" { "Segments held in part" }
+                th.n scope="col" { "Segments with another station" }
+            } }
+            tbody {
+                @for ((satellite, lane), waits) in lanes.iter().take(AWAY) {
+                    @let count = |of: fn(&AwayView) -> u64| number(waits.away.map_or(0, of));
+                    tr data-key=(format!("{satellite}-{lane}")) {
+                        th scope="row" { (satellite_link(satellite)) }
+                        td data-label="Lane" { (lane) }
+                        td data-label="Waits on board" {
+                            @match waits.backlog {
+                                Some(backlog) => { (items(backlog.items)) ", " (bytes(backlog.bytes)) },
+                                None => "-",
+                            }
+                        }
+                        td.n data-label="Segments on board" { (count(|away| away.on_board)) }
+                        td.n data-label="Segments held in part" { (count(|away| away.partial)) }
+                        td.n data-label="Segments with another station" { (count(|away| away.elsewhere)) }
+                    }
+                }
+            }
+        },
+    )
+}
+
+/// What was dropped or lost.
+fn lost(gaps: &Part<GapView>, wanted: &Wanted) -> Markup {
+    html! {
+        h2 { "Does not come any more" }
+        @if gaps.rows.is_empty() {
+            p { (Level::Fine.badge()) " Nothing was dropped or lost." }
+        } @else {
+            (table("What does not come any more", true, html! {
+                thead { tr {
+                    th scope="col" { "Known since (UTC)" }
+                    th scope="col" { "Satellite" }
+                    th scope="col" { "Lane" }
+                    th scope="col" { "What is missing" }
+                    th scope="col" { "From (UTC)" }
+                    th scope="col" { "To (UTC)" }
+                    th scope="col" { "Why" }
+                    th scope="col" { "Sequences" }
+                } }
+                tbody {
+                    @for gap in &gaps.rows {
+                        @let (why, remedy) = reason(&gap.reason);
+                        tr data-key=(format!("{}-{}-{}", gap.satellite, gap.epoch, gap.id)) {
+                            th scope="row" { (date(gap.recorded_unix_nano)) }
+                            td data-label="Satellite" { (satellite_link(&gap.satellite)) }
+                            td data-label="Lane" { (gap.lane) }
+                            td data-label="Missing" { @if gap.unknown { "at least " } (items(gap.items)) }
+                            td data-label="From" { (date(gap.start_unix_nano)) }
+                            td data-label="To" { (date(gap.end_unix_nano)) }
+                            td.wide data-label="Why" {
+                                (why) "."
+                                @if !remedy.is_empty() { " " span.remedy { "Remedy: " (remedy) "." } }
+                            }
+                            td data-label="Sequences" {
+                                @match gap.sequences {
+                                    Some((first, last)) if first == last => (first),
+                                    Some((first, last)) => { (first) " to " (last) },
+                                    None => "none yet",
+                                }
+                            }
+                        }
+                    }
+                }
+            }))
+            (next(gaps.next.as_ref().map(|mark| {
+                format!("/gaps?satellite={}&after={}", encoded(&wanted.satellite), encoded(mark))
+            })))
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Satellite: how it stands, what is on board, how late its data comes, its passes, and the agent itself.
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::{Page, Pages, fleet, passes, table};
+use crate::console::attention;
+use crate::console::board::{Row, Shown};
+use crate::console::show::{bar, bytes, date, encoded, items, number, seconds, span, when};
+use crate::spool::{ItemView, Pass, Portrait};
+
+/// Delays are of segments that were committed in so long.
+const DELAYS_OF: u64 = 7 * 86_400 * 1_000_000_000;
+
+/// Log records of this severity and above are shown as alarms.
+const ALARM: u32 = 17;
+
+/// Alarms that are shown.
+const ALARMS: usize = 20;
+
+/// The agent's own `service.name`.
+const AGENT: &str = "space-agent";
+
+pub(super) async fn page(State(pages): State<Pages>, Path(id): Path<String>, uri: Uri) -> Response {
+    let board = pages.console.board.clone();
+    pages
+        .answer(&uri, async |look| {
+            let from = look.shown.at.saturating_sub(DELAYS_OF);
+            let row = look.shown.rows.iter().find(|row| row.digest.satellite == id);
+            let (Some(row), Some(portrait)) = (row, look.glance.portrait(id.clone(), from).await?) else {
+                let body = html! { p { "No satellite of this name was ever heard here." } };
+                return Ok(Page { title: "Not found".to_owned(), body, status: StatusCode::NOT_FOUND });
+            };
+            let latest = board.items(&look).await?;
+            let alarms = latest.iter().filter(|item| {
+                item.satellite == id
+                    && item.severity >= ALARM
+                    && (item.service == AGENT || item.signal == "logs")
+            });
+            let alarms: Vec<&ItemView> = alarms.take(ALARMS).collect();
+            Ok(Page::new(id.clone(), body(&look.shown, row, &portrait, &alarms)))
+        })
+        .await
+}
+
+fn body(shown: &Shown, row: &Row, portrait: &Portrait, alarms: &[&ItemView]) -> Markup {
+    let (now, digest) = (shown.at, &row.digest);
+    let of = encoded(&digest.satellite);
+    html! {
+        @if row.notes.is_empty() {
+            p { (attention::Level::Fine.badge()) " nothing needs a human." }
+        } @else {
+            (attention::list(&row.notes))
+        }
+        dl.facts {
+            (fact("Link", html! { @if digest.connected { a href="/live" { "up" } } @else { "down" } }))
+            (fact("Last heard", html! { (when(digest.standing.last_heard_unix_nano, now)) " over " (digest.station) }))
+            (fact("Next contact", fleet::next_contact(&digest.standing, now)))
+            (fact("If its plan holds", fleet::forecast(&digest.standing, now)))
+            (fact("Contacts heard", html! { (number(digest.contacts)) }))
+            (fact("In the spool here", html! { (bytes(digest.spool_bytes)) }))
+        }
+        p {
+            a href=(format!("/catalogue?satellite={of}")) { "What we have of it" } ", "
+            a href=(format!("/gaps?satellite={of}")) { "what is missing" } ", "
+            a href=(format!("/data?satellite={of}#items")) { "its latest items" }
+        }
+        h2 { "On board, by lane" }
+        (backlog(row, now))
+        h2 { "How late its data came in the last week" }
+        (delays(portrait))
+        h2 { "Alarms on board" }
+        (board_alarms(alarms, now))
+        h2 { "Passes" }
+        @if portrait.passes.is_empty() {
+            p { "No pass is recorded." }
+        } @else {
+            (timeline(&portrait.passes))
+            (table("Passes", true, html! {
+                (passes::heads(false))
+                tbody { @for pass in portrait.passes.iter().take(10) { (passes::line(None, pass)) } }
+            }))
+            p.next { a href=(format!("/passes?satellite={of}")) { "All passes" } }
+        }
+        h2 { "Dropped on board" }
+        (drops(row))
+        h2 { "The agent" }
+        (agent(row, portrait, now))
+    }
+}
+
+fn fact(name: &str, value: Markup) -> Markup {
+    html! { div { dt { (name) } dd { (value) } } }
+}
+
+fn backlog(row: &Row, now: u64) -> Markup {
+    let Some(lanes) = &row.digest.standing.backlog else {
+        return html! { p { "Its agent does not say what waits." } };
+    };
+    if lanes.is_empty() {
+        return html! { p { "It has no lanes with anything in them." } };
+    }
+    table(
+        "On board, by lane",
+        true,
+        html! {
+            thead { tr {
+                th scope="col" { "Lane" }
+                th scope="col" { "Name" }
+                th.n scope="col" { "Bytes" }
+                th scope="col" { "Items" }
+                th scope="col" { "Oldest" }
+            } }
+            tbody {
+                @for lane in lanes {
+                    tr {
+                        th scope="row" { (lane.lane) }
+                        td data-label="Name" { (lane.name) }
+                        td.n data-label="Bytes" { (bytes(lane.bytes)) }
+                        td data-label="Items" { (items(lane.items)) }
+                        td data-label="Oldest" {
+                            @match lane.since_unix_nano { Some(since) => (when(since, now)), None => "-" }
+                        }
+                    }
+                }
+            }
+        },
+    )
+}
+
+fn delays(portrait: &Portrait) -> Markup {
+    if portrait.delays.is_empty() {
+        return html! { p { "Nothing was committed in that time." } };
+    }
+    table(
+        "Delay of delivery by signal",
+        true,
+        html! {
+            caption { "From sealing on board, by the satellite's clock, to the commit here, by segment" }
+            thead { tr {
+                th scope="col" { "Signal" }
+                th.n scope="col" { "Median" }
+                th.n scope="col" { "95 of 100 within" }
+                th.n scope="col" { "Latest" }
+                th.n scope="col" { "Segments" }
+            } }
+            tbody {
+                @for (signal, delay) in &portrait.delays {
+                    tr {
+                        th scope="row" { (signal) }
+                        td.n data-label="Median" { (seconds(delay.median_seconds)) }
+                        td.n data-label="95 of 100 within" { (seconds(delay.p95_seconds)) }
+                        td.n data-label="Latest" { (seconds(delay.worst_seconds)) }
+                        td.n data-label="Segments" { (number(delay.segments)) }
+                    }
+                }
+            }
+        },
+    )
+}
+
+fn board_alarms(alarms: &[&ItemView], now: u64) -> Markup {
+    if alarms.is_empty() {
+        return html! { p { "No log record of severity ERROR or above is among the latest items." } };
+    }
+    table(
+        "Alarms on board",
+        true,
+        html! {
+            thead { tr {
+                th scope="col" { "When" }
+                th scope="col" { "Service" }
+                th scope="col" { "Event" }
+                th scope="col" { "What it says" }
+                th scope="col" { "Remedy" }
+            } }
+            tbody {
+                @for item in alarms {
+                    tr {
+                        th scope="row" { (when(item.unix_nano, now)) }
+                        td data-label="Service" { (item.service) }
+                        td.code data-label="Event" { (item.name) }
+                        td.wide data-label="What it says" { (item.text) }
+                        td data-label="Remedy" {
+                            @match attention::remedy(&item.name) { "" => "see what raised it", remedy => (remedy) }
+                        }
+                    }
+                }
+            }
+        },
+    )
+}
+
+/// Passes along time: an outline from AOS to LOS as the satellite had it, filled where this station had the link.
+fn timeline(passes: &[Pass]) -> Markup {
+    const WIDTH: f64 = 1000.0;
+    const HEIGHT: f64 = 60.0;
+    struct Bar {
+        plan: (u64, u64),
+        fact: Option<(u64, u64)>,
+        fill: f64,
+        cut: bool,
+    }
+    let bars: Vec<Bar> = passes
+        .iter()
+        .take(20)
+        .map(|pass| {
+            let report = pass.report();
+            let time = |name: &str| report[name].as_u64();
+            let fact = pass.ground.as_ref().map(|g| (g.start_unix_nano, g.end_unix_nano));
+            let plan = time("start_unix_nano").zip(time("end_unix_nano")).or(fact);
+            let cut = matches!(report["state"].as_str(), Some("cut" | "unreachable" | "refused"));
+            Bar {
+                plan: plan.unwrap_or((pass.start(), pass.start())),
+                fact,
+                fill: pass.fill().unwrap_or(1.0),
+                cut,
+            }
+        })
+        .collect();
+    let begin = bars.iter().map(|bar| bar.plan.0).min().unwrap_or(0);
+    let end = bars.iter().map(|bar| bar.plan.1.max(bar.fact.map_or(0, |fact| fact.1))).max().unwrap_or(1);
+    let scale = WIDTH / (end.saturating_sub(begin)).max(1) as f64;
+    let x = |time: u64| time.saturating_sub(begin) as f64 * scale;
+    let width = |(from, to): (u64, u64)| (to.saturating_sub(from) as f64 * scale).max(3.0);
+    html! {
+        svg.times viewBox="0 0 1000 84" role="img" aria-label="The latest passes along time: outlined as the satellite had them, filled where this station had the link, as high as they were full" {
+            line.axis x1="0" x2="1000" y1="60" y2="60" {}
+            @for bar in &bars {
+                rect.plan x=(format!("{:.1}", x(bar.plan.0))) y="4" width=(format!("{:.1}", width(bar.plan))) height="56" {}
+                @if let Some(fact) = bar.fact {
+                    @let high = (bar.fill.clamp(0.05, 1.0) * (HEIGHT - 4.0)).round();
+                    rect class=(if bar.cut { "cutoff" } else { "fact" }) x=(format!("{:.1}", x(fact.0))) y=(60.0 - high)
+                        width=(format!("{:.1}", width(fact))) height=(high) {}
+                }
+            }
+            text x="2" y="78" { (date_text(begin)) }
+            text x="998" y="78" text-anchor="end" { (date_text(end)) }
+        }
+    }
+}
+
+fn date_text(nano: u64) -> String {
+    perigee_shared::contact::shown_time(nano).replace('T', " ").trim_end_matches('Z').to_owned()
+}
+
+fn drops(row: &Row) -> Markup {
+    let dropped = &row.digest.account.dropped_by_reason;
+    if dropped.is_empty() {
+        return html! { p { "Nothing." } };
+    }
+    table(
+        "Dropped on board",
+        true,
+        html! {
+            thead { tr { th scope="col" { "Reason" } th scope="col" { "Items" } } }
+            tbody {
+                @for (reason, of) in dropped {
+                    tr {
+                        th scope="row" { (reason.replace('_', " ")) }
+                        td data-label="Items" { (items(*of)) }
+                    }
+                }
+            }
+        },
+    )
+}
+
+fn agent(row: &Row, portrait: &Portrait, now: u64) -> Markup {
+    let digest = &row.digest;
+    let agent = digest.standing.agent.as_ref();
+    let forecast = digest.standing.forecast.as_ref();
+    let of_forecast = |name: &str| forecast.and_then(|forecast| forecast[name].as_u64());
+    let cpu = agent.and_then(|a| a.cpu_seconds.zip(a.running_seconds));
+    html! {
+        p.soft { "As it said in its last contact." }
+        dl.facts {
+            (fact("Software", html! { @if digest.software.is_empty() { "unknown" } @else { (digest.software) } }))
+            (fact("Configuration", html! {
+                span.code { (agent.and_then(|a| a.configuration.clone()).unwrap_or_else(|| "unknown".to_owned())) }
+            }))
+            (fact("Running for", html! {
+                @match agent.and_then(|a| a.running_seconds) { Some(s) => (span((s * 1e9) as u64)), None => "unknown" }
+            }))
+            (fact("CPU", html! {
+                @match cpu {
+                    Some((cpu, running)) if running > 0.0 => {
+                        (seconds(cpu)) ", " (format!("{:.1} % of a core", cpu / running * 100.0))
+                    },
+                    _ => "unknown",
+                }
+            }))
+            (fact("Memory", html! {
+                @match agent.and_then(|a| a.resident_bytes.zip(a.memory_limit_bytes)) {
+                    Some((resident, most)) => { (bytes(resident)) " of " (bytes(most)) },
+                    None => "unknown",
+                }
+            }))
+            (fact("Store", html! {
+                @match of_forecast("stored_bytes").zip(of_forecast("max_bytes")) {
+                    Some((stored, most)) => {
+                        (bytes(stored)) " of " (bytes(most)) " " (bar(stored as f64 / most.max(1) as f64, "of the store"))
+                    },
+                    None => "unknown",
+                }
+            }))
+            (fact("Clock", html! {
+                @match &row.clock {
+                    Some(clock) => {
+                        (format!("{:+.3} s ± {:.3}", clock.offset_seconds, clock.error_seconds))
+                        @if let Some([drift, error]) = clock.drift_ppm { (format!(", {drift:+.1} ± {error:.1} ppm")) }
+                        @if !clock.untrusted.is_empty() { ", not trusted" }
+                    },
+                    None => "not heard since this program began",
+                }
+            }))
+            (fact("Certificate ends", html! {
+                @match agent.and_then(|a| a.certificate_end_unix_nano) {
+                    Some(end) => { (date(end)) " (" (when(end, now)) ")" },
+                    None => "unknown",
+                }
+            }))
+            (fact("Plan", html! {
+                @match &digest.standing.plan {
+                    Some(plan) => {
+                        (plan.source)
+                        @if let Some(hash) = &plan.hash { ", file " span.code { (hash) } }
+                    },
+                    None => "unknown",
+                }
+            }))
+            (fact("Lives of its log", html! { (portrait.epochs.len()) }))
+        }
+    }
+}

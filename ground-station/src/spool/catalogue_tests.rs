@@ -1,0 +1,142 @@
+//! The catalogue: what stays in it, for how long, and what it says of exporters and passes.
+
+use perigee_shared::segment::Request;
+use perigee_shared::signal::{Signal, SignalSet};
+
+use super::catalogue::{Services, list};
+use super::tests::{commit, done, next, open, open_with, place, progress, settings, spans};
+use super::*;
+
+fn rows(spool: &mut super::file::Spool, wanted: &Wanted) -> Vec<CatalogueView> {
+    spool.read(|view| list(view, wanted, 1_000)).unwrap().rows
+}
+
+fn sequences(spool: &mut super::file::Spool) -> Vec<u64> {
+    rows(spool, &Wanted::default()).iter().map(|row| row.sequence).collect()
+}
+
+#[test]
+fn a_segment_stays_when_it_has_left_and_says_who_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open_with(&dir, &[("a", SignalSet::ALL), ("b", SignalSet::ALL)]);
+    assert_eq!(commit(&mut spool, 1, spans(5)), Applied::New);
+    let names = |spool: &mut super::file::Spool| {
+        let row = rows(spool, &Wanted::default()).remove(0);
+        (row.backends.join(" "), row.waits_for.join(" "))
+    };
+    assert_eq!(names(&mut spool), (String::new(), "a b".to_owned()));
+    next(&mut spool, "a", SignalSet::ALL, 1).unwrap();
+    progress(&mut spool, "a", &done(place(1)));
+    assert_eq!(names(&mut spool), ("a".to_owned(), "b".to_owned()));
+    progress(&mut spool, "b", &done(place(1)));
+    outlet::sweep(&mut spool).unwrap();
+    assert_eq!(names(&mut spool), ("a b".to_owned(), String::new()));
+    assert_eq!(commit(&mut spool, 1, spans(5)), Applied::Duplicate);
+    assert_eq!(sequences(&mut spool), [1], "what comes again is there once");
+    spool.close().unwrap();
+    // A backend that is new in the configuration never had it, and does not get it.
+    let mut spool = open_with(&dir, &[("a", SignalSet::ALL), ("c", SignalSet::ALL)]);
+    assert_eq!(names(&mut spool), ("a".to_owned(), String::new()));
+}
+
+#[test]
+fn the_oldest_go_when_there_are_too_many_and_when_their_time_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |keep: Keep| Settings { catalogue: keep, ..settings(&dir, &[("a", SignalSet::ALL)]) };
+    let env = perigee_shared::env::Env::production();
+    let ten = Keep { bytes: 10 * 192, ..Keep::default() };
+    let mut spool = super::file::Spool::open(&env, with(ten)).unwrap();
+    for sequence in 1..=40 {
+        commit(&mut spool, sequence, spans(1));
+    }
+    assert_eq!(sequences(&mut spool), (31..=40).rev().collect::<Vec<_>>());
+    spool.close().unwrap();
+    // A smaller bound is reached while commits go on.
+    let mut spool = super::file::Spool::open(&env, with(Keep { bytes: 3 * 192, ..ten })).unwrap();
+    for sequence in 41..=50 {
+        commit(&mut spool, sequence, spans(1));
+    }
+    assert_eq!(sequences(&mut spool), [50, 49, 48]);
+    spool.close().unwrap();
+    let mut spool = super::file::Spool::open(&env, with(Keep { nano: 1, ..ten })).unwrap();
+    commit(&mut spool, 51, spans(1));
+    assert_eq!(sequences(&mut spool), [51]);
+    spool.close().unwrap();
+    let mut spool = super::file::Spool::open(&env, with(Keep { nano: 0, ..ten })).unwrap();
+    commit(&mut spool, 52, spans(1));
+    assert_eq!(sequences(&mut spool), [51], "nothing more is kept");
+}
+
+#[test]
+fn a_spool_of_earlier_software_begins_with_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    for sequence in [1, 2] {
+        commit(&mut spool, sequence, spans(sequence));
+    }
+    // Earlier software has no such table.
+    let table = tables::CATALOGUE;
+    assert!(spool.write(|txn| Ok(txn.tables.delete_table(table)?)).unwrap());
+    assert!(sequences(&mut spool).is_empty(), "a file without it is read all the same");
+    spool.close().unwrap();
+    let mut spool = open(&dir);
+    let all = rows(&mut spool, &Wanted::default());
+    assert_eq!(all.iter().map(|row| row.sequence).collect::<Vec<_>>(), [2, 1]);
+    assert!(all.iter().all(|row| row.committed_unix_nano > 0 && row.waits_for == ["a"]), "{all:?}");
+    commit(&mut spool, 3, spans(3));
+    assert_eq!(sequences(&mut spool), [3, 2, 1]);
+}
+
+#[test]
+fn parts_follow_each_other_and_what_is_not_wanted_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    for sequence in 1..=7 {
+        commit(&mut spool, sequence, spans(1));
+    }
+    let mut wanted = Wanted::default();
+    let mut seen = Vec::new();
+    loop {
+        let part = spool.read(|view| list(view, &wanted, 3)).unwrap();
+        seen.extend(part.rows.iter().map(|row| row.sequence));
+        let Some(next) = part.next else { break };
+        wanted.after = next.parse().ok();
+    }
+    assert_eq!(seen, (1..=7).rev().collect::<Vec<_>>());
+    let other = Wanted { satellite: Some("sat-2".to_owned()), ..Wanted::default() };
+    assert_eq!(rows(&mut spool, &other), []);
+    let timed = Wanted { from: Some(1), ..Wanted::default() };
+    assert_eq!(rows(&mut spool, &timed), [], "their times are not known");
+}
+
+#[test]
+fn services_are_read_within_bounds_whatever_a_request_says() {
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+    use opentelemetry_proto::tonic::resource::v1::Resource;
+    use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
+    use prost::Message;
+    let resource = |name: String| ResourceSpans {
+        resource: Some(Resource {
+            attributes: vec![KeyValue {
+                key: "service.name".to_owned(),
+                value: Some(AnyValue { value: Some(Value::StringValue(name)) }),
+                ..KeyValue::default()
+            }],
+            ..Resource::default()
+        }),
+        ..ResourceSpans::default()
+    };
+    let mut names = vec!["camera".to_owned(), format!("evil\u{1b}{}", "x".repeat(500))];
+    names.extend((0..40).map(|n| format!("s{n}")));
+    let request = ExportTraceServiceRequest { resource_spans: names.into_iter().map(resource).collect() };
+    let mut services = Services::default();
+    let body = request.encode_to_vec();
+    services.look(&Request { signal: Signal::Traces, body: body.clone().into() });
+    assert_eq!(services.0.len(), 16);
+    assert!(services.0.contains("camera"));
+    assert!(services.0.iter().all(|name| name.len() <= 63 && !name.contains(char::is_control)));
+    for cut in 0..body.len().min(300) {
+        Services::default().look(&Request { signal: Signal::Traces, body: body[..cut].to_vec().into() });
+    }
+}

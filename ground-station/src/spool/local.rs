@@ -1,0 +1,357 @@
+//! The store of one station: a redb file that this process alone owns, on a thread of its own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use perigee_proto::link;
+use perigee_shared::env::{Env, Owner};
+use perigee_shared::export::Limits;
+use perigee_shared::segment::{Base, Header};
+use perigee_shared::signal::SignalSet;
+use perigee_shared::store::scrub::Step;
+use perigee_shared::store::{StoreError, backup, guarded};
+use perigee_shared::supervise::Supervisor;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::columns::ColumnsView;
+use super::contents::Settings;
+use super::decode::{Fault, Snapshot, Work};
+use super::error::SpoolError;
+use super::file::{Spool, Txn};
+use super::intake::{Applied, Incoming};
+use super::ledger::Answer;
+use super::letters::{LetterView, Next, Replay};
+use super::outlet::{Place, Progress};
+use super::passes::{Heard, PassView};
+use super::scrub::{self, At, Round};
+use super::standing::{self, StandingView};
+use super::tables::*;
+use super::upkeep::{Bounds, Group, Keeper, Status};
+use super::views::{AccountView, GapView, SatelliteView, SpoolView};
+use super::{bases, ledger, letters, outlet, passes, views};
+
+/// Calls of [`Store::commit`] that may wait.
+const QUEUE: usize = 64;
+/// How long the last transaction may take when the spool ends.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// The file behind [`Store`](super::Store). Clones reach the same one.
+#[derive(Clone)]
+pub(super) struct Local {
+    pub(super) keeper: Keeper,
+    groups: mpsc::Sender<Group>,
+    tasks: Supervisor,
+    scrub: Arc<Mutex<Round>>,
+    pub(super) env: Env,
+}
+
+impl Local {
+    /// Opens the spool; makes one when there is none. `reserve` bytes are kept free for what is being received. Must be called
+    /// inside a tokio runtime.
+    pub(super) fn open(env: &Env, settings: Settings, reserve: u64) -> Result<Self, SpoolError> {
+        let bounds = Bounds {
+            max_bytes: settings.max_bytes,
+            reserve: reserve.min(settings.max_bytes / 4),
+            satellites: settings.satellites.clone(),
+        };
+        let (store, queue) = Self::over(env, Spool::open(env, settings)?, bounds)?;
+        let state = (store.keeper.clone(), queue);
+        store.tasks.keep("spool", state, |(keeper, queue)| Box::pin(keeper.run(queue)));
+        Ok(store)
+    }
+
+    /// Opens a spool that is there and that nobody runs, to ask it something: takes nothing in and puts nothing aside. One of an
+    /// earlier format is brought to this one.
+    pub(super) fn open_existing(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
+        let bounds = Bounds { max_bytes: u64::MAX, reserve: 0, satellites: Vec::new() };
+        Ok(Self::over(env, Spool::open_existing(env, settings)?, bounds)?.0)
+    }
+
+    fn over(env: &Env, spool: Spool, bounds: Bounds) -> Result<(Self, mpsc::Receiver<Group>), SpoolError> {
+        let owner = Owner::new(env.placement, "spool", spool).map_err(|e| StoreError::Io(e.to_string()))?;
+        let keeper = Keeper { owner, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
+        let (groups, queue) = mpsc::channel(QUEUE);
+        let tasks = Supervisor::new(env);
+        Ok((Self { keeper, groups, tasks, scrub: Arc::default(), env: env.clone() }, queue))
+    }
+
+    /// What watches its task, and can watch others.
+    pub(super) fn tasks(&self) -> &Supervisor {
+        &self.tasks
+    }
+
+    /// What changes while it works.
+    pub(super) fn status(&self) -> watch::Receiver<Status> {
+        self.keeper.status.subscribe()
+    }
+
+    /// Commits what is whole and holds what is not; what comes back is durable. What several connections hand in at once shares
+    /// a transaction.
+    pub(super) async fn commit(&self, batch: Vec<Incoming>) -> Result<Vec<Applied>, SpoolError> {
+        let (reply, answer) = oneshot::channel();
+        self.groups.send(Group { batch, reply }).await.map_err(|_| SpoolError::Gone)?;
+        answer.await.map_err(|_| SpoolError::Gone)
+    }
+
+    /// Takes in a satellite's Hello and answers where it may resume.
+    pub(super) async fn ledger(
+        &self,
+        satellite: Arc<str>,
+        hello: Arc<link::Hello>,
+    ) -> Result<Answer, SpoolError> {
+        self.keeper.insist(move |spool| spool.write(|txn| ledger::hello(txn, &satellite, &hello))).await
+    }
+
+    /// Records drops. Returns their acknowledgement.
+    pub(super) async fn drops(
+        &self,
+        satellite: Arc<str>,
+        drops: Arc<link::EpochDrops>,
+    ) -> Result<link::DropsAck, SpoolError> {
+        self.keeper.insist(move |spool| spool.write(|txn| ledger::drops(txn, &satellite, &drops))).await
+    }
+
+    /// Keeps what was seen of a contact on a link that has ended.
+    pub(super) async fn heard(&self, satellite: Arc<str>, heard: Heard) -> Result<(), SpoolError> {
+        self.keeper.insist(move |spool| spool.write(|txn| passes::heard(txn, &satellite, &heard))).await
+    }
+
+    /// The next segment with one of `signals` for an exporter whose cut has this fingerprint. One whose bytes are not what was
+    /// committed becomes a gap, one that does not decode a dead letter; both are passed over.
+    pub(super) async fn next(
+        &self,
+        exporter: Arc<str>,
+        signals: SignalSet,
+        fingerprint: u64,
+    ) -> Result<Option<Work>, SpoolError> {
+        loop {
+            let exporter = Arc::clone(&exporter);
+            let find = move |spool: &mut Spool| {
+                let found = spool.read(|view| outlet::next(view, &exporter, signals, fingerprint))?;
+                found.map(|found| Ok((found, spool.snapshot()?))).transpose()
+            };
+            let Some((found, snapshot)) = self.keeper.insist(find).await? else { return Ok(None) };
+            let place = found.place;
+            let fault = match self.env.cpu(move || guarded(|| snapshot.work(found))).await {
+                Ok(work) => return Ok(Some(work)),
+                Err(fault) => fault,
+            };
+            self.mend(At::Entry(place.0), fault).await?;
+        }
+    }
+
+    /// Whether an exporter that is at `place` would be handed another segment now: a more urgent one, or one of a lane whose turn it
+    /// is.
+    pub(super) async fn goes_elsewhere(
+        &self,
+        exporter: Arc<str>,
+        signals: SignalSet,
+        fingerprint: u64,
+        place: Place,
+    ) -> Result<bool, SpoolError> {
+        let find =
+            move |spool: &mut Spool| spool.read(|view| outlet::next(view, &exporter, signals, fingerprint));
+        Ok(self.keeper.insist(find).await?.is_some_and(|found| found.place != place))
+    }
+
+    /// Takes out what was found damaged or not to decode.
+    async fn mend(&self, at: At, fault: Fault) -> Result<(), SpoolError> {
+        match (fault, at) {
+            (Fault::Payload, At::Entry(entry)) => {
+                self.keeper.insist(move |spool| spool.write(|txn| outlet::lose(txn, Place(entry)))).await
+            }
+            (Fault::Base(key), _) | (Fault::Payload, At::Base(key)) => {
+                self.keeper.insist(move |spool| spool.write(|txn| bases::discard(txn, key))).await
+            }
+            (Fault::Undecodable(error), At::Entry(entry)) => {
+                let reason = error.to_string();
+                tracing::error!(
+                    event.name = "perigee.spool.undecodable",
+                    reason,
+                    "a committed segment does not decode; it is kept in dead-letter"
+                );
+                self.condemn(Place(entry), reason).await
+            }
+            (Fault::Undecodable(_), At::Base(_)) => Ok(()),
+            (Fault::Store(error), _) => Err(self.keeper.noted(error.into()).await),
+        }
+    }
+
+    /// Moves an exporter's cursor and keeps what its backend refused.
+    pub(super) async fn progress(&self, exporter: Arc<str>, progress: Progress) -> Result<(), SpoolError> {
+        let work = move |spool: &mut Spool| {
+            if outlet::is_due(spool) {
+                outlet::sweep(spool)?;
+            }
+            spool.write(|txn| outlet::progress(txn, &exporter, &progress))
+        };
+        self.keeper.insist(work).await
+    }
+
+    /// Puts a segment that does not decode into dead-letter.
+    pub(super) async fn condemn(&self, place: Place, reason: String) -> Result<(), SpoolError> {
+        self.keeper.insist(move |spool| spool.write(|txn| outlet::condemn(txn, place, &reason))).await
+    }
+
+    /// Deletes what everybody is done with.
+    pub(super) async fn sweep(&self) -> Result<(), SpoolError> {
+        self.keeper.insist(outlet::sweep).await
+    }
+
+    /// The next dead letters that an exporter is to send again: of one signal, as many as one request may have.
+    pub(super) async fn next_replays(
+        &self,
+        exporter: Arc<str>,
+        limits: Limits,
+    ) -> Result<Vec<Replay>, SpoolError> {
+        let work = move |spool: &mut Spool| {
+            loop {
+                match spool.read(|view| letters::next_replays(view, &exporter, limits))? {
+                    Next::Whole(replays) => return Ok(replays),
+                    Next::Damaged(id) => spool.write(|txn| letters::lose(txn, id))?,
+                }
+            }
+        };
+        self.keeper.insist(work).await
+    }
+
+    /// Notes what came of dead letters that were sent again: taken (`None`), or refused and why.
+    pub(super) async fn replayed(&self, ids: Arc<[u64]>, refused: Option<String>) -> Result<(), SpoolError> {
+        let note = move |txn: &mut Txn<'_>| {
+            ids.iter().try_for_each(|id| letters::replayed(txn, *id, refused.as_deref()))
+        };
+        let work = move |spool: &mut Spool| spool.write(&note);
+        self.keeper.insist(work).await
+    }
+
+    /// Has dead letters sent again: those with these ids, or all. How many.
+    pub(super) async fn replay(&self, ids: Option<Vec<u64>>) -> Result<u64, SpoolError> {
+        let replayed = self.keeper.insist(move |spool| letters::replay(spool, ids.as_deref())).await?;
+        self.keeper.wake();
+        Ok(replayed)
+    }
+
+    /// Every satellite that was ever heard.
+    pub(super) async fn satellites(&self) -> Result<Vec<SatelliteView>, SpoolError> {
+        self.keeper.ask(|spool| spool.read(views::satellites)).await
+    }
+
+    /// How every satellite stands that was ever heard.
+    pub(super) async fn standings(&self) -> Result<BTreeMap<String, StandingView>, SpoolError> {
+        self.keeper.ask(|spool| spool.read(standing::standings)).await
+    }
+
+    /// The spool as a whole.
+    pub(super) async fn overview(&self) -> Result<SpoolView, SpoolError> {
+        let scrub = self.round().done;
+        let work = move |spool: &mut Spool| {
+            let (file_length_bytes, file_bytes) = spool.file_bytes();
+            let aside = spool.quarantined().and_then(|q| q.moved_to.as_ref());
+            let quarantined = aside.map(|path| path.display().to_string());
+            let view = spool.read(views::overview)?;
+            Ok(SpoolView { file_bytes, file_length_bytes, quarantined, scrub, ..view })
+        };
+        self.keeper.ask(work).await
+    }
+
+    /// The latest passes of each satellite, at most `limit` of each, latest first.
+    pub(super) async fn passes(&self, limit: usize) -> Result<Vec<PassView>, SpoolError> {
+        self.keeper.ask(move |spool| spool.read(|view| passes::passes(view, limit))).await
+    }
+
+    /// What is missing for good, at most `limit` gaps.
+    pub(super) async fn gaps(&self, limit: usize) -> Result<Vec<GapView>, SpoolError> {
+        self.keeper.ask(move |spool| spool.read(|view| views::gaps(view, limit))).await
+    }
+
+    /// Where the items are, by satellite.
+    pub(super) async fn accounting(&self) -> Result<BTreeMap<String, AccountView>, SpoolError> {
+        self.keeper.ask(|spool| spool.read(views::accounting)).await
+    }
+
+    /// Dead letters after the id `after`, at most `limit`.
+    pub(super) async fn letters(&self, after: u64, limit: usize) -> Result<Vec<LetterView>, SpoolError> {
+        self.keeper.ask(move |spool| spool.read(|view| letters::list(view, after, limit))).await
+    }
+
+    /// Checks every segment and every base; what is wrong, one line each.
+    pub(super) async fn verify(&self) -> Result<Vec<String>, SpoolError> {
+        self.study(Snapshot::verify).await
+    }
+
+    /// Where the bytes of the latest segments go, together, and one by one when `each` is wanted.
+    pub(super) async fn columns(&self, each: bool) -> Result<ColumnsView, SpoolError> {
+        self.study(move |snapshot| snapshot.columns(each)).await
+    }
+
+    /// Shows `each` every segment in the spool with its satellite and the base that it needs, in the order of commits.
+    pub(super) async fn segments(
+        &self,
+        each: impl FnMut(&str, &Header, &[u8], Option<&Base>) + Send + 'static,
+    ) -> Result<(), SpoolError> {
+        self.study(move |snapshot| snapshot.each_segment(each)).await
+    }
+
+    /// Copies the spool as it is now into the new file `path`; returns the file's length.
+    pub(super) async fn backup(&self, path: PathBuf) -> Result<u64, SpoolError> {
+        let env = self.env.clone();
+        let copy = move |snapshot: Snapshot| {
+            let tables = |copy: &mut backup::Copy<'_>| {
+                macro_rules! each {
+                    ($($table:ident)*) => { $(copy.table($table)?;)* };
+                }
+                every_table!(each);
+                Ok(())
+            };
+            Ok(backup::backup(&env, &path, &snapshot.read, tables)?)
+        };
+        self.study(copy).await
+    }
+
+    /// Verifies the next segments and bases, some MiB of them; what is damaged is taken out. After the last it begins again.
+    pub(super) async fn scrub(&self) -> Result<Step, SpoolError> {
+        let at = self.round().at;
+        let found = self.study(move |snapshot| scrub::step(&snapshot, at)).await?;
+        let damaged = found.faults.len() as u64;
+        for (at, fault) in found.faults {
+            self.mend(at, fault).await?;
+        }
+        let mut round = self.round();
+        round.done.checked += found.checked;
+        round.done.bytes += found.bytes;
+        round.done.damaged += damaged;
+        round.done.rounds += u64::from(found.next.is_none());
+        round.at = found.next;
+        Ok(Step { bytes: found.bytes, finished: found.next.is_none() })
+    }
+
+    pub(super) fn round(&self) -> MutexGuard<'_, Round> {
+        self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `work` look at the spool as it is now, away from the spool's thread: for what keeps a processor busy.
+    async fn study<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(Snapshot) -> Result<R, SpoolError> + Send + 'static,
+    ) -> Result<R, SpoolError> {
+        let snapshot = self.keeper.ask(Spool::snapshot).await?;
+        match self.env.cpu(move || guarded(|| work(snapshot))).await {
+            Err(error) => Err(self.keeper.noted(error).await),
+            out => out,
+        }
+    }
+
+    /// Ends the spool in order; what was handed in before is durable then. With other handles still held it is only let go,
+    /// and closes when the last of them is.
+    pub(super) async fn close(self) {
+        let Self { keeper, groups, tasks, env, .. } = self;
+        drop(groups);
+        let _ = tokio::time::timeout(CLOSE, tasks.ended()).await;
+        let closed = env.cpu(move || keeper.owner.into_inner().map(Spool::close)).await;
+        if let Some(Err(error)) = closed {
+            tracing::warn!(%error, "the spool was not closed in order");
+        }
+    }
+}

@@ -1,0 +1,502 @@
+//! What the console shows, read from one moment of the spool and away from its thread: a page costs the store one short call,
+//! whatever it shows.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::sync::Arc;
+
+use perigee_shared::env::Env;
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::signal::{Signal, SignalSet};
+use perigee_shared::store::guarded;
+use redb::{Database, ReadableTable, ReadableTableMetadata, TableError};
+use serde::Serialize;
+
+use super::catalogue::{self, CatalogueView, Delay, Wanted};
+use super::contents::{Contents, Waiting};
+use super::decode::{Decoded, Snapshot};
+use super::error::SpoolError;
+use super::file::{Spool, View};
+use super::letters::{self, LetterView};
+use super::local::Local;
+use super::outlet::Searched;
+use super::passes::{self, Pass, PassView};
+use super::scrub::Scrubbed;
+use super::standing::{StandingView, standing};
+use super::tables::*;
+use super::tail::{self, Tail};
+use super::upkeep::Keeper;
+use super::views::{self, AccountView, EpochView, GapView, SpoolView};
+
+/// Segments before an exporter that are counted, at most.
+const COUNTED: usize = 10_000;
+
+/// Segments of a satellite that are not whole and are shown, at most.
+const PARTIALS_SHOWN: usize = 64;
+
+/// The spool and its satellites at one moment.
+#[derive(Debug, Clone)]
+pub struct Digest {
+    /// Every satellite that was ever heard, by id.
+    pub satellites: Vec<SatelliteDigest>,
+    /// The spool as a whole; its exporters are below.
+    pub spool: SpoolView,
+    /// Each exporter's place.
+    pub exporters: Vec<ExporterDigest>,
+}
+
+/// A satellite in a few words.
+#[derive(Debug, Clone, Serialize)]
+pub struct SatelliteDigest {
+    /// Its id.
+    pub satellite: String,
+    /// What it runs.
+    pub software: String,
+    /// The station over which it was heard last.
+    pub station: String,
+    /// The contact as it called it.
+    pub contact: String,
+    /// How often it was heard.
+    pub contacts: u64,
+    /// Whether a link is open now.
+    pub connected: bool,
+    /// Bytes of it in the spool.
+    pub spool_bytes: u64,
+    /// How it stands.
+    #[serde(flatten)]
+    pub standing: StandingView,
+    /// Where its items are.
+    pub account: AccountView,
+    /// Segments of which some bytes are held.
+    pub partials: Vec<PartialDigest>,
+}
+
+/// A segment that is not whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartialDigest {
+    /// Its lane.
+    pub lane: u8,
+    /// Its sequence in the lane.
+    pub sequence: u64,
+    /// Bytes that are held.
+    pub held_bytes: u64,
+    /// Bytes of its payload.
+    pub payload_bytes: u64,
+}
+
+/// An exporter's place in the spool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExporterDigest {
+    /// Its name.
+    pub name: String,
+    /// Its signals.
+    pub signals: Vec<&'static str>,
+    /// Segments with its signals that it has not passed, as far as they are counted.
+    pub waiting_segments: u64,
+    /// There are more than were counted.
+    pub and_more: bool,
+    /// Payload bytes of those.
+    pub waiting_bytes: u64,
+    /// When the oldest of them was committed, ns since the Unix epoch.
+    pub oldest_unix_nano: Option<u64>,
+}
+
+/// A satellite in full.
+#[derive(Debug, Clone)]
+pub struct Portrait {
+    /// Its latest passes, latest first.
+    pub passes: Vec<Pass>,
+    /// Lives of its log, in the order of their counters.
+    pub epochs: Vec<EpochView>,
+    /// How late its data came, by signal, since the time that was asked for.
+    pub delays: BTreeMap<&'static str, Delay>,
+}
+
+/// What has not come and may still come, or went elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AwayView {
+    /// Whose it is.
+    pub satellite: String,
+    /// Its lane.
+    pub lane: u8,
+    /// Segments that were on board when it was last heard and are not committed.
+    pub on_board: u64,
+    /// Of those, segments of which some bytes are held.
+    pub partial: u64,
+    /// Segments that another station has.
+    pub elsewhere: u64,
+}
+
+/// A part of a list, and behind what the next one begins.
+#[derive(Debug, Clone)]
+pub struct Part<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// What to ask for next; none: this is the end.
+    pub next: Option<String>,
+}
+
+/// The spool at one moment, to be asked as often as somebody likes: it costs the store's thread one short call. While it is kept,
+/// what is deleted meanwhile is not given back to the file.
+#[derive(Clone)]
+pub struct Glance {
+    moment: Arc<Moment>,
+    /// Who is told when the file cannot be read; `None`: the tables are in memory.
+    keeper: Option<Keeper>,
+    env: Env,
+}
+
+struct Moment {
+    snapshot: Snapshot,
+    contents: Contents,
+    /// What is not said in the tables.
+    spool: SpoolView,
+    /// Where they are, if nobody else holds that.
+    _tables: Option<Database>,
+}
+
+impl Local {
+    /// The spool as it is now.
+    pub(super) async fn glance(&self) -> Result<Glance, SpoolError> {
+        let scrub = self.round().done;
+        let look = move |spool: &mut Spool| {
+            let (file_length_bytes, file_bytes) = spool.file_bytes();
+            let aside = spool.quarantined().and_then(|q| q.moved_to.as_ref());
+            let quarantined = aside.map(|path| path.display().to_string());
+            let (snapshot, contents) = (spool.snapshot()?, memory(spool.contents()));
+            let spool =
+                SpoolView { file_bytes, file_length_bytes, quarantined, scrub, ..in_memory(&contents) };
+            Ok(Moment { snapshot, contents, spool, _tables: None })
+        };
+        let moment = Arc::new(self.keeper.ask(look).await?);
+        Ok(Glance { moment, keeper: Some(self.keeper.clone()), env: self.env.clone() })
+    }
+
+    /// Discards dead letters: their items become a gap of reason `operator`. How many there were.
+    pub(super) async fn discard(&self, ids: Vec<u64>) -> Result<u64, SpoolError> {
+        self.keeper.insist(move |spool| letters::discard(spool, &ids)).await
+    }
+}
+
+impl Glance {
+    /// Tables that were made for it.
+    pub(super) fn over(
+        snapshot: Snapshot,
+        contents: &Contents,
+        scrub: Scrubbed,
+        tables: Database,
+        env: Env,
+    ) -> Self {
+        let contents = memory(contents);
+        let spool = SpoolView { scrub, ..in_memory(&contents) };
+        let moment = Arc::new(Moment { snapshot, contents, spool, _tables: Some(tables) });
+        Self { moment, keeper: None, env }
+    }
+
+    /// Every satellite and the spool in a few words.
+    pub async fn digest(&self) -> Result<Digest, SpoolError> {
+        let spool = self.moment.spool.clone();
+        self.look(move |view, _| digest(view, spool)).await
+    }
+
+    /// A satellite with its latest passes and how late its data was since `from`.
+    pub async fn portrait(&self, satellite: String, from: u64) -> Result<Option<Portrait>, SpoolError> {
+        self.look(move |view, _| portrait(view, &satellite, from)).await
+    }
+
+    /// Passes, the latest first, of one satellite or of all.
+    pub async fn passes(
+        &self,
+        of: Option<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Part<PassView>, SpoolError> {
+        self.look(move |view, _| passes_page(view, of.as_deref(), after.as_deref(), limit)).await
+    }
+
+    /// Gaps, the latest first, of one satellite or of all.
+    pub async fn gaps(
+        &self,
+        of: Option<String>,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Part<GapView>, SpoolError> {
+        self.look(move |view, _| views::gaps_page(view, of.as_deref(), after.as_deref(), limit)).await
+    }
+
+    /// What is not here and may come, or is elsewhere.
+    pub async fn away(&self, of: Option<String>) -> Result<Vec<AwayView>, SpoolError> {
+        self.look(move |view, _| away(view, of.as_deref())).await
+    }
+
+    /// Dead letters, the latest first; `after` is the id that the part before ended with.
+    pub async fn letters(&self, after: Option<u64>, limit: usize) -> Result<Part<LetterView>, SpoolError> {
+        let work = move |view: &View<'_>, _: &Snapshot| {
+            let mut rows = letters::list_back(view, after.unwrap_or(u64::MAX), limit.saturating_add(1))?;
+            let more = rows.len() > limit;
+            rows.truncate(limit);
+            let next = rows.last().filter(|_| more).map(|last| last.id.to_string());
+            Ok(Part { rows, next })
+        };
+        self.look(work).await
+    }
+
+    /// What was committed, the latest first.
+    pub async fn catalogue(&self, wanted: Wanted, limit: usize) -> Result<Part<CatalogueView>, SpoolError> {
+        self.look(move |view, _| catalogue::list(view, &wanted, limit)).await
+    }
+
+    /// Items of segments that were committed with a number above `after`: of the newest ones, until `bytes` of OTLP are decoded; of
+    /// each at most `each`.
+    pub async fn tail(&self, after: u64, bytes: u64, each: usize) -> Result<Tail, SpoolError> {
+        self.look(move |view, snapshot| tail::tail(view, snapshot, after, bytes, each)).await
+    }
+
+    /// Has `work` look, away from the spool's thread.
+    async fn look<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&View<'_>, &Snapshot) -> Result<R, SpoolError> + Send + 'static,
+    ) -> Result<R, SpoolError> {
+        let moment = Arc::clone(&self.moment);
+        let work = move || {
+            let view = View { tables: &moment.snapshot.read, contents: &moment.contents };
+            guarded(|| work(&view, &moment.snapshot))
+        };
+        match self.env.cpu(work).await {
+            Err(error) => match &self.keeper {
+                Some(keeper) => Err(keeper.noted(error).await),
+                None => Err(error),
+            },
+            out => out,
+        }
+    }
+}
+
+/// The spool as far as its memory knows it.
+fn in_memory(contents: &Contents) -> SpoolView {
+    SpoolView {
+        ledger: format!("{:016x}", contents.ledger),
+        next_entry: 0,
+        used_bytes: contents.usage.total,
+        max_bytes: contents.settings.max_bytes,
+        file_bytes: 0,
+        file_length_bytes: 0,
+        segments: 0,
+        bases: 0,
+        base_bytes: contents.usage.bases.values().sum(),
+        dead_letters: 0,
+        quarantined: None,
+        scrub: Default::default(),
+        exporters: Vec::new(),
+    }
+}
+
+/// What is in memory of the tables, as far as views need it.
+fn memory(contents: &Contents) -> Contents {
+    Contents {
+        settings: Arc::clone(&contents.settings),
+        ledger: contents.ledger,
+        usage: contents.usage.clone(),
+        waiting: BTreeMap::<_, Waiting>::new(),
+        delivered: contents.delivered.clone(),
+        lanes: contents.lanes.clone(),
+        finished: contents.finished.clone(),
+        bases_held: contents.bases_held,
+        bases_looked: contents.bases_looked,
+        changes: contents.changes,
+        decoded: Decoded::new(0),
+        searched: Searched::default(),
+    }
+}
+
+fn digest(view: &View<'_>, spool: SpoolView) -> Result<Digest, SpoolError> {
+    let mut accounts = views::accounting(view)?;
+    let mut satellites = Vec::new();
+    for row in view.tables.open_table(SATELLITES)?.iter()? {
+        let (id, value) = row?;
+        let account = accounts.remove(id.value()).unwrap_or_default();
+        satellites.push(satellite(view, id.value(), &decode(value.value())?, account)?);
+    }
+    let contents = view.contents;
+    let entries = view.tables.open_table(ENTRIES)?.len()?;
+    let exporters = contents.settings.routes.iter().map(|(name, signals)| exporter(view, name, *signals));
+    let spool = SpoolView {
+        next_entry: view.tables.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value()),
+        segments: entries.saturating_sub(contents.finished.len() as u64),
+        bases: view.tables.open_table(BASES)?.len()?,
+        dead_letters: view.tables.open_table(LETTERS)?.len()?,
+        ..spool
+    };
+    Ok(Digest { satellites, spool, exporters: exporters.collect::<Result<_, _>>()? })
+}
+
+fn satellite(
+    view: &View<'_>,
+    id: &str,
+    record: &SatelliteRecord,
+    account: AccountView,
+) -> Result<SatelliteDigest, SpoolError> {
+    let mut partials = Vec::new();
+    let of_one = SequenceKey::satellites(record.number, record.number);
+    for row in view.tables.open_table(PARTIALS)?.range(of_one)?.take(PARTIALS_SHOWN) {
+        let (key, value) = row?;
+        let partial = decode::<PartialRecord>(value.value())?;
+        partials.push(PartialDigest {
+            lane: key.value().lane,
+            sequence: key.value().sequence,
+            held_bytes: RangeSet::from_wire(&partial.held).total(),
+            payload_bytes: partial.header.map_or(0, |h| h.payload_len),
+        });
+    }
+    Ok(SatelliteDigest {
+        satellite: id.to_owned(),
+        software: record.software.clone(),
+        station: record.station.clone(),
+        contact: record.contact.clone(),
+        contacts: record.contacts,
+        connected: false,
+        spool_bytes: view.contents.usage.by_satellite.get(&record.number).copied().unwrap_or(0),
+        standing: standing(view, record)?,
+        account,
+        partials,
+    })
+}
+
+fn exporter(view: &View<'_>, name: &str, signals: SignalSet) -> Result<ExporterDigest, SpoolError> {
+    let entries = view.tables.open_table(ENTRIES)?;
+    let cursors = view.tables.open_table(CURSORS)?;
+    let (mut count, mut waiting_segments, mut waiting_bytes, mut oldest) = (0, 0, 0, None::<u64>);
+    'lanes: for (satellite, lane) in view.contents.lanes.keys() {
+        let at = cursors.get((name, *satellite, *lane))?.map_or(0, |v| v.value().entry);
+        let from = EntryKey { satellite: *satellite, lane: *lane, entry: at };
+        for row in entries.range(from.and_later())? {
+            count += 1;
+            if count > COUNTED {
+                break 'lanes;
+            }
+            let record = decode::<SegmentRecord>(row?.1.value())?;
+            if !record.open().signals().intersects(signals) {
+                continue;
+            }
+            waiting_segments += 1;
+            waiting_bytes += record.bytes();
+            oldest = Some(oldest.map_or(record.committed, |oldest| oldest.min(record.committed)));
+        }
+    }
+    Ok(ExporterDigest {
+        name: name.to_owned(),
+        signals: signals.iter().map(Signal::name).collect(),
+        waiting_segments,
+        and_more: count > COUNTED,
+        waiting_bytes,
+        oldest_unix_nano: oldest,
+    })
+}
+
+fn portrait(view: &View<'_>, id: &str, from: u64) -> Result<Option<Portrait>, SpoolError> {
+    /// Passes in a timeline.
+    const PASSES_SHOWN: usize = 50;
+    let Some(record) = view.tables.open_table(SATELLITES)?.get(id)?.map(|v| decode(v.value())).transpose()?
+    else {
+        return Ok(None);
+    };
+    let record: SatelliteRecord = record;
+    Ok(Some(Portrait {
+        passes: passes::of_satellite(view, record.number, PASSES_SHOWN)?
+            .into_iter()
+            .take(PASSES_SHOWN)
+            .collect(),
+        epochs: views::epochs(view, record.number)?,
+        delays: catalogue::delays(view, record.number, from)?,
+    }))
+}
+
+/// Where a list goes on: a time and a satellite's number.
+fn mark(text: Option<&str>) -> Option<(u64, u32)> {
+    let (time, number) = text?.split_once('-')?;
+    Some((time.parse().ok()?, number.parse().ok()?))
+}
+
+/// A satellite in the merge of all passes: by its newest pass that is not out yet.
+type Next = (u64, Reverse<u32>);
+
+fn passes_page(
+    view: &View<'_>,
+    of: Option<&str>,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Part<PassView>, SpoolError> {
+    let after = mark(after);
+    let names = views::names(view.tables)?;
+    let mut newest = BinaryHeap::<Next>::new();
+    for (number, name) in &names {
+        if of.is_none_or(|of| of == name) {
+            newest.extend(newest_before(view, *number, after)?.map(|time| (time, Reverse(*number))));
+        }
+    }
+    let mut read = BTreeMap::<u32, VecDeque<Pass>>::new();
+    let mut out = Part { rows: Vec::new(), next: None };
+    let mut last = None;
+    while let Some((time, Reverse(number))) = newest.pop() {
+        if let std::collections::btree_map::Entry::Vacant(place) = read.entry(number) {
+            // The time was that of the newest record; that of the pass may be another one.
+            let all = passes::of_satellite(view, number, usize::MAX)?.into_iter();
+            let left = all.filter(|pass| after.is_none_or(|(t, n)| (pass.start(), n) < (t, number)));
+            let left = place.insert(left.collect());
+            newest.extend(left.front().map(|pass| (pass.start(), Reverse(number))));
+            continue;
+        }
+        if out.rows.len() == limit {
+            out.next = last.map(|(time, number): (u64, u32)| format!("{time}-{number}"));
+            break;
+        }
+        let Some(left) = read.get_mut(&number) else { continue };
+        if let Some(pass) = left.pop_front() {
+            out.rows.push(PassView { satellite: names[&number].clone(), pass });
+            last = Some((time, number));
+        }
+        newest.extend(left.front().map(|pass| (pass.start(), Reverse(number))));
+    }
+    Ok(out)
+}
+
+/// The time of the newest record of a pass of this satellite that is not after the mark.
+fn newest_before(
+    view: &View<'_>,
+    satellite: u32,
+    after: Option<(u64, u32)>,
+) -> Result<Option<u64>, SpoolError> {
+    let until = after.map_or(u64::MAX, |(time, _)| time);
+    let range = PassKey { satellite, start: 0 }..=PassKey { satellite, start: until };
+    let reported = view.tables.open_table(PASSES)?.range(range.clone())?.next_back().transpose()?;
+    let reported = reported.map(|(key, _)| key.value().start);
+    let seen = match view.tables.open_table(CONTACTS) {
+        Err(TableError::TableDoesNotExist(_)) => None,
+        table => table?.range(range)?.next_back().transpose()?.map(|(key, _)| key.value().start),
+    };
+    Ok(reported.max(seen))
+}
+
+fn away(view: &View<'_>, of: Option<&str>) -> Result<Vec<AwayView>, SpoolError> {
+    let mut out = Vec::new();
+    for (number, satellite) in views::names(view.tables)? {
+        if of.is_some_and(|of| of != satellite) {
+            continue;
+        }
+        let mut lanes = BTreeMap::<u8, AwayView>::new();
+        for lane in views::epochs(view, number)?.into_iter().flat_map(|epoch| epoch.lanes) {
+            let away = lanes.entry(lane.lane).or_insert_with(|| AwayView {
+                satellite: satellite.clone(),
+                lane: lane.lane,
+                on_board: 0,
+                partial: 0,
+                elsewhere: 0,
+            });
+            away.on_board += lane.backlog_segments;
+            away.partial += lane.partials.len() as u64;
+            away.elsewhere += lane.elsewhere.iter().map(|(first, last)| last - first + 1).sum::<u64>();
+        }
+        out.extend(lanes.into_values().filter(|a| a.on_board + a.partial + a.elsewhere > 0));
+    }
+    Ok(out)
+}

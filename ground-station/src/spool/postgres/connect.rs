@@ -1,0 +1,234 @@
+//! Connections: a bounded pool, and what is verified of a server before the first statement of each.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult, Timeouts};
+use tokio_postgres::{Client, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::error::EngineError;
+use super::settings::{FleetSettings, Replication};
+
+/// The oldest PostgreSQL that the tests run on.
+const OLDEST: i64 = 150_000;
+
+/// How long a server may take to take a connection and answer what is verified.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// What every session sets. A lock that is not to be had is an error after this time, so that no queue of transactions builds up
+/// behind one that hangs; a session that was left in a transaction is ended by the server.
+const SESSION: &str = "set lock_timeout = '5s'; set idle_in_transaction_session_timeout = '60s'; \
+                       set default_transaction_isolation = 'read committed'";
+
+/// Which process of which server a connection has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Backend {
+    pid: i32,
+    /// When that process and its server began: a process number comes again.
+    began: String,
+    server: String,
+}
+
+/// A connection that was verified.
+pub(super) struct Connection {
+    client: Client,
+    statements: Mutex<HashMap<&'static str, Statement>>,
+    /// None: the engine does not tell.
+    backend: Option<Backend>,
+}
+
+impl Connection {
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn backend(&self) -> Option<&Backend> {
+        self.backend.as_ref()
+    }
+
+    /// The prepared statement of this text.
+    pub(super) async fn prepare(&self, text: &'static str) -> Result<Statement, tokio_postgres::Error> {
+        let known = || self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(statement) = known().get(text) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(text).await?;
+        known().insert(text, statement.clone());
+        Ok(statement)
+    }
+}
+
+/// Makes connections.
+pub(super) struct Connector {
+    config: tokio_postgres::Config,
+    tls: MakeRustlsConnect,
+    replication: Replication,
+    hosts: String,
+}
+
+/// A connection from the pool.
+pub(super) type Pooled = managed::Object<Connector>;
+
+impl managed::Manager for Connector {
+    type Type = Connection;
+    type Error = EngineError;
+
+    async fn create(&self) -> Result<Connection, EngineError> {
+        match tokio::time::timeout(CONNECT, self.connect()).await {
+            Ok(connection) => connection,
+            Err(_) => {
+                let shown = CONNECT.as_secs();
+                Err(EngineError::Away(format!("no server of {} took a connection in {shown} s", self.hosts)))
+            }
+        }
+    }
+
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<EngineError> {
+        if connection.client.is_closed() {
+            return Err(RecycleError::message("the server has closed it"));
+        }
+        Ok(())
+    }
+}
+
+impl Connector {
+    async fn connect(&self) -> Result<Connection, EngineError> {
+        let (client, connection) = self.config.connect(self.tls.clone()).await.map_err(|error| {
+            let error = EngineError::from(error);
+            match error {
+                EngineError::Away(why) if why.contains("does not allow writes") => {
+                    EngineError::Away(format!(
+                        "no server of {} takes writes: all are standbys or in read-only mode \
+                     (default_transaction_read_only); one must be promoted",
+                        self.hosts
+                    ))
+                }
+                EngineError::Away(why) => EngineError::Away(format!("{why} ({})", self.hosts)),
+                other => other,
+            }
+        })?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to PostgreSQL has ended");
+            }
+        });
+        verify(&client, self.replication).await?;
+        client.batch_execute(SESSION).await?;
+        let backend = match self.replication {
+            Replication::Engine => None,
+            _ => Some(backend(&client).await?),
+        };
+        Ok(Connection { client, statements: Mutex::default(), backend })
+    }
+}
+
+/// Takes a server only if what it acknowledges is durable where that was asked for.
+async fn verify(client: &Client, replication: Replication) -> Result<(), EngineError> {
+    if replication == Replication::Engine {
+        return Ok(());
+    }
+    const WHAT: &str = "select current_setting('server_version_num')::int8, current_setting('server_version'), \
+                        pg_is_in_recovery() or current_setting('transaction_read_only')::bool, \
+                        current_setting('fsync')::bool, current_setting('full_page_writes')::bool, \
+                        current_setting('synchronous_commit'), current_setting('synchronous_standby_names')";
+    let row = client.query_one(WHAT, &[]).await?;
+    let (version, shown): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
+    if version < OLDEST {
+        return Err(EngineError::refused(format!("it is version {shown}"), "version 15 or later is needed"));
+    }
+    if row.try_get::<_, bool>(2)? {
+        return Err(EngineError::Away(
+            "the server is a standby or in read-only mode; one of storage.hosts must take writes".to_owned(),
+        ));
+    }
+    for (at, name) in [(3, "fsync"), (4, "full_page_writes")] {
+        if !row.try_get::<_, bool>(at)? {
+            let cause = format!("{name} is off, so that a power cut loses what was committed");
+            return Err(EngineError::refused(cause, format!("set {name} = on and restart it")));
+        }
+    }
+    let commit: String = row.try_get(5)?;
+    if !["on", "remote_apply"].contains(&commit.as_str()) {
+        let cause =
+            format!("synchronous_commit is {commit} for this role, so that a commit is answered early");
+        return Err(EngineError::refused(cause, "set it to on, for the server, the database and the role"));
+    }
+    let standbys: String = row.try_get(6)?;
+    if replication == Replication::Required && standbys.trim().is_empty() {
+        return Err(EngineError::refused(
+            "synchronous_standby_names is empty, so that one disk alone has what was committed",
+            "set it to ANY 1 (...) with at least two standbys, or write storage.replication: none to live with one server",
+        ));
+    }
+    Ok(())
+}
+
+async fn backend(client: &Client) -> Result<Backend, EngineError> {
+    const WHO: &str = "select pid, backend_start::text, pg_postmaster_start_time()::text \
+                       from pg_stat_activity where pid = pg_backend_pid()";
+    let row = client.query_one(WHO, &[]).await?;
+    Ok(Backend { pid: row.try_get(0)?, began: row.try_get(1)?, server: row.try_get(2)? })
+}
+
+/// What is known of the process behind a connection that does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It works on: what it was asked may still come.
+    Alive,
+    /// It has ended, or its server does not lead any more. What it was asked is unknown and may be asked again.
+    Gone,
+    /// Nobody could say.
+    Unknown,
+}
+
+/// Connections.
+#[derive(Clone)]
+pub(super) struct Pool {
+    pool: managed::Pool<Connector>,
+}
+
+impl Pool {
+    pub(super) fn new(
+        settings: &FleetSettings,
+        config: tokio_postgres::Config,
+        tls: MakeRustlsConnect,
+    ) -> Self {
+        let hosts = settings.shown();
+        let connector = Connector { config, tls, replication: settings.replication, hosts };
+        // A wait for a connection is a wait for the transaction before it, whose end nobody hurries.
+        let timeouts = Timeouts { wait: None, create: None, recycle: None };
+        let pool = managed::Pool::builder(connector)
+            .max_size(settings.connections)
+            .timeouts(timeouts)
+            .build()
+            .unwrap_or_else(|_| unreachable!("there are no time limits that need a runtime"));
+        Self { pool }
+    }
+
+    pub(super) async fn get(&self) -> Result<Pooled, EngineError> {
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => error,
+            other => EngineError::Away(other.to_string()),
+        })
+    }
+
+    /// Asks a server that leads what has become of a process. The connection is beside the pool, whose own may all hang.
+    pub(super) async fn fate(&self, backend: &Backend) -> Fate {
+        let ask = async {
+            let connector = self.pool.manager();
+            let connection = managed::Manager::create(connector).await.ok()?;
+            const ALIVE: &str = "select pg_postmaster_start_time()::text, exists(select from pg_stat_activity \
+                                 where pid = $1 and backend_start::text = $2)";
+            let row = connection.client.query_one(ALIVE, &[&backend.pid, &backend.began]).await.ok()?;
+            let (server, alive): (String, bool) = (row.try_get(0).ok()?, row.try_get(1).ok()?);
+            Some(if server == backend.server && alive { Fate::Alive } else { Fate::Gone })
+        };
+        tokio::time::timeout(2 * CONNECT, ask).await.ok().flatten().unwrap_or(Fate::Unknown)
+    }
+
+    pub(super) fn close(&self) {
+        self.pool.close();
+    }
+}

@@ -1,0 +1,94 @@
+//! What can go wrong with the engine that stations share.
+
+use tokio_postgres::error::SqlState;
+
+/// Why the shared ledger did not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// It answers and must not be used.
+    #[error("PostgreSQL cannot keep the ledger: {cause}; {remedy}")]
+    Refused {
+        /// What is so.
+        cause: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// It does not answer, or not now.
+    #[error("PostgreSQL does not answer: {0}; the satellites keep what is not committed")]
+    Away(String),
+    /// Others were at the same rows: the same again may work at once.
+    #[error("PostgreSQL took another transaction first: {0}")]
+    Conflict(String),
+    /// It does not know what was asked.
+    #[error("PostgreSQL refused a statement: {0}; this is a fault of this program or of the schema")]
+    Statement(String),
+    /// Another worker exports in this one's place.
+    #[error(
+        "the export of lane {lane} of satellite number {satellite} has gone over to another worker, since this one was \
+         not heard of in time; it takes another lane"
+    )]
+    TakenOver {
+        /// The satellite.
+        satellite: u32,
+        /// The lane.
+        lane: u8,
+    },
+    /// The shared ledger does not have this.
+    #[error("{0}")]
+    NotHere(&'static str),
+}
+
+impl EngineError {
+    pub(super) fn refused(cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Refused { cause: cause.into(), remedy: remedy.into() }
+    }
+
+    /// Whether trying the same later may help.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Conflict(_) | Self::Refused { .. })
+    }
+}
+
+/// The text of an error with what is behind it.
+fn told(error: &tokio_postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        return format!("{} ({})", db.message(), db.code().code());
+    }
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(behind) = source {
+        text = format!("{text}: {behind}");
+        source = behind.source();
+    }
+    text
+}
+
+impl From<tokio_postgres::Error> for EngineError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let text = told(&error);
+        let Some(code) = error.code() else { return Self::Away(text) };
+        match *code {
+            SqlState::T_R_SERIALIZATION_FAILURE
+            | SqlState::T_R_DEADLOCK_DETECTED
+            | SqlState::LOCK_NOT_AVAILABLE => Self::Conflict(text),
+            SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+                Self::refused(text, "check storage.user, its password, and pg_hba.conf on the servers")
+            }
+            SqlState::INVALID_CATALOG_NAME => {
+                Self::refused(text, "create the database that storage.database names")
+            }
+            SqlState::INSUFFICIENT_PRIVILEGE => {
+                Self::refused(text, "the role of storage.user must own the database and its schema")
+            }
+            SqlState::READ_ONLY_SQL_TRANSACTION => Self::Away(format!("{text}: this server takes no writes")),
+            SqlState::DISK_FULL => {
+                Self::Away(format!("{text}: free some space on the volume of the server's data"))
+            }
+            _ => match &code.code()[..2] {
+                // Connection, rolled back, resources, operator, system.
+                "08" | "40" | "53" | "57" | "58" => Self::Away(text),
+                _ => Self::Statement(text),
+            },
+        }
+    }
+}

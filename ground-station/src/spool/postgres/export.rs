@@ -1,0 +1,587 @@
+//! The way out: lanes are leased, so that any number of workers share an exporter and none sends what another sends.
+//!
+//! A worker is a row with a time until which it lives, by the clock of the database. A lane's place names its owner and a fence that
+//! grows with each owner. Whoever moves a cursor shows owner and fence in the same transaction: a worker that was taken for dead,
+//! and woke up, moves nothing. A place whose owner has no living row belongs to the next worker that asks.
+//!
+//! A worker that is alone keeps every lane and takes segments in the order of commits. With others beside it, it stays in a lane for
+//! some segments and then leaves it to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use perigee_shared::segment::Header;
+use perigee_shared::signal::SignalSet;
+use perigee_shared::store::guarded;
+use tokio::time::Instant;
+
+use super::super::bases;
+use super::super::decode::{Fault, Work};
+use super::super::error::SpoolError;
+use super::super::outlet::{self, Found, Place, Progress};
+use super::super::scrub::At;
+use super::super::tables::{BaseRecord, Cursor, EntryKey, SegmentRecord, SequenceKey, decode, header};
+use super::super::turns::Turns;
+use super::error::EngineError;
+use super::rows::{Cell, Of};
+use super::scratch::Loaded;
+use super::session::{Lease, Need, note};
+use super::sql::{self, Query};
+use super::{Fleet, locked};
+
+/// Segments of a lane that a worker sends before it leaves the lane to the others.
+const STAY: u32 = 64;
+
+/// Lanes that are looked at again with every commit; with more, at most once in [`LOOK`].
+const FEW: usize = 64;
+/// See [`FEW`].
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Lanes are looked at again after so long, whatever was heard.
+const LOOK_ANYWAY: Duration = Duration::from_secs(1);
+
+/// Lanes with something for an exporter that no other worker has, and the next segment of each. Lanes without entries cost
+/// nothing: each step goes to the next lane that has one.
+const LANES: &str = "with recursive l as (\
+    (select sat, lane from entry order by sat, lane limit 1) union all \
+    select n.sat, n.lane from l cross join lateral (select e.sat, e.lane from entry e \
+    where (e.sat, e.lane) > (l.sat, l.lane) order by e.sat, e.lane limit 1) n) \
+    select l.sat, l.lane, h.committed from l \
+    left join place p on p.sat = l.sat and p.lane = l.lane and p.exporter = $1 \
+    left join worker w on w.owner = p.owner and w.until > clock_timestamp() \
+    cross join lateral (select e.committed from entry e where e.sat = l.sat and e.lane = l.lane \
+    and e.entry >= coalesce(p.entry, 0) and e.open & $2 <> 0 order by e.entry limit 1) h \
+    where w.owner is null or w.owner = $3";
+
+/// Workers that live, besides this one.
+const OTHERS: &str = "select count(*) from worker where until > clock_timestamp() and owner <> $1";
+
+/// Takes a lane that nobody living has; again by its owner, the fence stays.
+const TAKE: &str = "insert into place (sat, lane, exporter, owner, fence) values ($1, $2, $3, $4, 1) \
+    on conflict (sat, lane, exporter) do update set owner = $4, \
+    fence = case when place.owner = $4 then place.fence else place.fence + 1 end \
+    where place.owner is null or place.owner = $4 or not exists(\
+    select from worker w where w.owner = place.owner and w.until > clock_timestamp()) returning fence";
+
+/// Leaves a lane to others.
+const LEAVE: &str =
+    "update place set owner = null where sat = $1 and lane = $2 and exporter = $3 and owner = $4";
+
+/// The next segment of a lane and the exporter's place.
+const HEAD: &str = "select e.entry, e.payload, e.committed, e.record, p.entry, p.request, p.cut from place p \
+    cross join lateral (select * from entry e where e.sat = p.sat and e.lane = p.lane and e.entry >= p.entry \
+    and e.open & $4 <> 0 order by e.entry limit 1) e where p.sat = $1 and p.lane = $2 and p.exporter = $3";
+
+/// Its bytes.
+const HEAD_BYTES: &str = "select c.sat, c.payload, c.piece, c.bytes from segment_chunk c where c.sat = $1 and c.payload = (\
+    select e.payload from place p cross join lateral (select e.payload from entry e where e.sat = p.sat \
+    and e.lane = p.lane and e.entry >= p.entry and e.open & $4 <> 0 order by e.entry limit 1) e \
+    where p.sat = $1 and p.lane = $2 and p.exporter = $3)";
+
+/// Satellites with segments that every exporter which still wants something of them has passed.
+const PASSED: &str = "select distinct e.sat from entry e where not exists(\
+    select from unnest($1::text[], $2::int8[]) as x(name, mask) \
+    left join place p on p.sat = e.sat and p.lane = e.lane and p.exporter = x.name \
+    where x.mask & e.open <> 0 and (p.entry is null or p.entry <= e.entry))";
+
+/// Moves a place on within a segment: nothing else changes, so the satellite is not locked.
+const STEP: &str = "update place p set entry = $6, request = $7, cut = $8 where p.sat = $1 and p.lane = $2 and p.exporter = $3 \
+    and p.owner = $4 and p.fence = $5 and p.entry <= $6 and exists(\
+    select from worker w where w.owner = p.owner and w.until > clock_timestamp())";
+
+/// Dead letters have a lease too, under a number that no satellite has.
+pub(super) const LETTERS: (u32, u8) = (0, 0);
+
+/// Satellite and lane.
+type LaneOf = (u32, u8);
+
+/// Where an exporter is, in memory.
+#[derive(Default)]
+pub(super) struct Search {
+    /// Lanes with something to send, and when the next segment of each was committed.
+    lanes: BTreeMap<LaneOf, u64>,
+    /// Those that this worker has, with their fences.
+    held: BTreeMap<LaneOf, i64>,
+    /// The lane that it is in, and segments sent of it without a pause.
+    at: Option<(LaneOf, u32)>,
+    /// Other workers that live.
+    others: i64,
+    turns: Turns,
+    looked: Option<Instant>,
+    version: u64,
+    /// When it was looked for dead letters that are to be sent again, and the version then.
+    pub(super) letters_looked: Option<(Instant, u64)>,
+}
+
+impl Search {
+    fn is_stale(&self, version: u64) -> bool {
+        let Some(looked) = self.looked else { return true };
+        let since = looked.elapsed();
+        since >= LOOK_ANYWAY
+            || version != self.version && (self.lanes.len() <= FEW || since >= LOOK)
+            || self.lanes.is_empty() && since >= LOOK
+    }
+
+    /// The lane whose turn it is.
+    fn pick(&mut self) -> Option<LaneOf> {
+        let urgencies: BTreeSet<u8> = self.lanes.keys().map(|(_, lane)| *lane).collect();
+        let turn = self.turns.next(&urgencies)?;
+        let of_turn = || self.lanes.iter().filter(|((_, lane), _)| *lane == turn);
+        if self.others > 0
+            && let Some((at, sent)) = self.at
+            && at.1 == turn
+            && sent < STAY
+            && self.lanes.contains_key(&at)
+        {
+            return Some(at);
+        }
+        let elsewhere =
+            of_turn().filter(|(at, _)| self.others == 0 || self.at.is_none_or(|(was, _)| was != **at));
+        let first = elsewhere.min_by_key(|(_, committed)| **committed).or_else(|| of_turn().next());
+        first.map(|(at, _)| *at)
+    }
+}
+
+/// A bit for each signal.
+fn mask(signals: SignalSet) -> i64 {
+    signals.iter().fold(0, |bits, signal| bits | 1 << signal as u8)
+}
+
+/// The next segment of a lane, as it was read.
+struct Head {
+    entry: u64,
+    payload: u64,
+    committed: u64,
+    record: SegmentRecord,
+    cursor: Cursor,
+    loaded: Loaded,
+}
+
+impl Fleet {
+    pub(in super::super) async fn next(
+        &self,
+        exporter: Arc<str>,
+        signals: SignalSet,
+        fingerprint: u64,
+    ) -> Result<Option<Work>, SpoolError> {
+        // Damage is believed when it was read twice.
+        let mut doubted = None;
+        loop {
+            self.look_for_lanes(&exporter, signals).await?;
+            let Some(lane) = self.search(&exporter, Search::pick) else { return Ok(None) };
+            if self.take(&exporter, lane).await?.is_none() {
+                self.search(&exporter, |search| search.lanes.remove(&lane));
+                continue;
+            }
+            let Some(head) = self.head(&exporter, lane, signals).await? else {
+                // Somebody else was there: the lane is taken anew when there is something again.
+                self.search(&exporter, |search| {
+                    search.held.remove(&lane);
+                    search.lanes.remove(&lane);
+                });
+                continue;
+            };
+            let is_first = self.search(&exporter, |search| {
+                search.lanes.insert(lane, head.committed);
+                search.pick() == Some(lane)
+            });
+            if !is_first {
+                continue;
+            }
+            let place = Place(EntryKey { satellite: lane.0, lane: lane.1, entry: head.entry });
+            let fault = match self.work(place, head, fingerprint).await? {
+                Ok(work) => {
+                    self.search(&exporter, |search| match &mut search.at {
+                        Some((at, _)) if *at == lane => {}
+                        at => *at = Some((lane, 0)),
+                    });
+                    return Ok(Some(work));
+                }
+                Err(fault) => fault,
+            };
+            if matches!(fault, Fault::Payload | Fault::Base(_)) && doubted != Some(place) {
+                doubted = Some(place);
+                continue;
+            }
+            self.mend(At::Entry(place.0), fault).await?;
+        }
+    }
+
+    pub(in super::super) async fn goes_elsewhere(
+        &self,
+        exporter: Arc<str>,
+        signals: SignalSet,
+        _fingerprint: u64,
+        place: Place,
+    ) -> Result<bool, SpoolError> {
+        self.look_for_lanes(&exporter, signals).await?;
+        let here = (place.0.satellite, place.0.lane);
+        Ok(self.search(&exporter, Search::pick).is_some_and(|lane| lane != here))
+    }
+
+    /// Settles what the exporters of this configuration have passed: one may have been taken out of it.
+    pub(super) async fn settle_all(&self) -> Result<(), SpoolError> {
+        let routes = &self.settings().routes;
+        if routes.is_empty() {
+            return Ok(());
+        }
+        let (names, masks): (Vec<String>, Vec<i64>) =
+            routes.iter().map(|(name, signals)| (name.clone(), mask(*signals))).unzip();
+        let passed = self
+            .patiently(move |fleet| {
+                let (names, masks) = (names.clone(), masks.clone());
+                async move {
+                    let connection = fleet.connection().await?;
+                    let statement = connection.prepare(PASSED).await?;
+                    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&names, &masks];
+                    let asked = connection.client().query(&statement, &parameters);
+                    let rows = fleet.watched(&connection, asked).await??;
+                    Ok(rows.iter().map(|row| row.try_get::<_, i64>(0)).collect::<Result<Vec<_>, _>>()?)
+                }
+            })
+            .await?;
+        for satellite in passed {
+            let need = |satellites: &[u32]| Need::all_of(&[Of::Entry, Of::Place, Of::EntryDead], satellites);
+            self.insist_on(satellite as u32, need, |txn, _| outlet::settle_passed(txn)).await?;
+        }
+        Ok(())
+    }
+
+    fn search<R>(&self, exporter: &Arc<str>, work: impl FnOnce(&mut Search) -> R) -> R {
+        work(locked(&self.inner.searches).entry(Arc::clone(exporter)).or_default())
+    }
+
+    /// Looks which lanes have something to send, unless that is known.
+    async fn look_for_lanes(&self, exporter: &Arc<str>, signals: SignalSet) -> Result<(), SpoolError> {
+        let version = self.inner.status.borrow().version;
+        if !self.search(exporter, |search| search.is_stale(version)) {
+            return Ok(());
+        }
+        let (name, owner, mask) = (exporter.to_string(), self.inner.owner, mask(signals));
+        let (rows, others) = self
+            .patiently(move |fleet| {
+                let name = name.clone();
+                async move {
+                    let connection = fleet.connection().await?;
+                    let (lanes, others) =
+                        (connection.prepare(LANES).await?, connection.prepare(OTHERS).await?);
+                    let client = connection.client();
+                    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&name, &mask, &owner];
+                    let parameters_of_others: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&owner];
+                    let both = async {
+                        tokio::join!(
+                            client.query(&lanes, &parameters),
+                            client.query_one(&others, &parameters_of_others)
+                        )
+                    };
+                    let (rows, others) = fleet.watched(&connection, both).await?;
+                    Ok((rows?, others?.try_get::<_, i64>(0)?))
+                }
+            })
+            .await?;
+        let mut lanes = BTreeMap::new();
+        for row in rows {
+            let (satellite, lane, committed): (i64, i64, i64) =
+                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            lanes.insert((satellite as u32, lane as u8), committed as u64);
+        }
+        self.search(exporter, |search| {
+            search.lanes = lanes;
+            search.others = others;
+            search.looked = Some(Instant::now());
+            search.version = version;
+        });
+        Ok(())
+    }
+
+    /// Takes a lane, unless another living worker has it; the fence.
+    pub(super) async fn take(&self, exporter: &Arc<str>, lane: LaneOf) -> Result<Option<i64>, SpoolError> {
+        let (held, left) = self.search(exporter, |search| {
+            let held = search.held.get(&lane).copied();
+            // Beside others, one lane at a time.
+            let left =
+                search.at.map(|(at, _)| at).filter(|at| search.others > 0 && *at != lane && lane != LETTERS);
+            (held, left.filter(|at| search.held.remove(at).is_some()))
+        });
+        if let Some(left) = left {
+            self.leave_lane(exporter, left).await?;
+            self.search(exporter, |search| search.at = None);
+        }
+        if held.is_some() {
+            return Ok(held);
+        }
+        let (name, owner) = (exporter.to_string(), self.inner.owner);
+        let taken = self
+            .patiently(move |fleet| {
+                let name = name.clone();
+                async move {
+                    let connection = fleet.connection().await?;
+                    let statement = connection.prepare(TAKE).await?;
+                    let (satellite, lane) = (i64::from(lane.0), i64::from(lane.1));
+                    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+                        [&satellite, &lane, &name, &owner];
+                    let asked = connection.client().query_opt(&statement, &parameters);
+                    let row = fleet.watched(&connection, asked).await??;
+                    Ok(row.map(|row| row.try_get::<_, i64>(0)).transpose()?)
+                }
+            })
+            .await?;
+        if let Some(fence) = taken {
+            self.search(exporter, |search| search.held.insert(lane, fence));
+        }
+        Ok(taken)
+    }
+
+    async fn leave_lane(&self, exporter: &Arc<str>, lane: LaneOf) -> Result<(), SpoolError> {
+        let (name, owner) = (exporter.to_string(), self.inner.owner);
+        self.patiently(move |fleet| {
+            let name = name.clone();
+            async move {
+                let connection = fleet.connection().await?;
+                let statement = connection.prepare(LEAVE).await?;
+                let (satellite, lane) = (i64::from(lane.0), i64::from(lane.1));
+                let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+                    [&satellite, &lane, &name, &owner];
+                let asked = connection.client().execute(&statement, &parameters);
+                fleet.watched(&connection, asked).await??;
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    /// Reads the next segment of a lane, with its bytes.
+    async fn head(
+        &self,
+        exporter: &Arc<str>,
+        lane: LaneOf,
+        signals: SignalSet,
+    ) -> Result<Option<Head>, SpoolError> {
+        let (name, mask) = (exporter.to_string(), mask(signals));
+        let (row, pieces) = self
+            .patiently(move |fleet| {
+                let name = name.clone();
+                async move {
+                    let connection = fleet.connection().await?;
+                    let (head, bytes) =
+                        (connection.prepare(HEAD).await?, connection.prepare(HEAD_BYTES).await?);
+                    let client = connection.client();
+                    let (satellite, lane) = (i64::from(lane.0), i64::from(lane.1));
+                    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+                        [&satellite, &lane, &name, &mask];
+                    let both = async {
+                        tokio::join!(client.query_opt(&head, &parameters), client.query(&bytes, &parameters))
+                    };
+                    let (row, pieces) = fleet.watched(&connection, both).await?;
+                    Ok((row?, pieces?))
+                }
+            })
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let mut loaded = Loaded::new();
+        note(Of::SegmentChunk, &pieces, &mut loaded)?;
+        let number = |at: usize| row.try_get::<_, i64>(at).map(|n| n as u64);
+        Ok(Some(Head {
+            entry: number(0)?,
+            payload: number(1)?,
+            committed: number(2)?,
+            record: decode(row.try_get::<_, &[u8]>(3)?)?,
+            cursor: Cursor { entry: number(4)?, request: number(5)?, cut: number(6)? },
+            loaded,
+        }))
+    }
+
+    /// Verifies and decodes it.
+    async fn work(
+        &self,
+        place: Place,
+        head: Head,
+        fingerprint: u64,
+    ) -> Result<Result<Work, Fault>, SpoolError> {
+        let Head { entry, payload, record, cursor, mut loaded, .. } = head;
+        let segment = record.header()?;
+        self.add_bases(place.0.satellite, &segment, false, &mut loaded).await?;
+        // Under another cut the number means nothing: the segment is sent from its beginning.
+        let same = cursor.entry == entry && cursor.cut == fingerprint;
+        let request = if same { cursor.request } else { 0 };
+        let found = Found { place, satellite: record.satellite, header: segment, payload, request };
+        let scratch = self.inner.scratch.clone();
+        let work = move || {
+            let shown = scratch.view(Vec::new(), loaded)?;
+            let snapshot = shown.snapshot()?;
+            Ok(guarded(|| snapshot.work(found)))
+        };
+        self.inner.env.cpu(work).await
+    }
+
+    /// Reads the bases that a segment needs; the bytes of those that are not kept decoded, or of all.
+    pub(super) async fn add_bases(
+        &self,
+        satellite: u32,
+        segment: &Header,
+        bytes_of_all: bool,
+        loaded: &mut Loaded,
+    ) -> Result<(), SpoolError> {
+        let (mut next, mut known) = (segment.base_sequence, false);
+        for _ in 0..=bases::LONGEST_CHAIN {
+            let Some(sequence) = next else { break };
+            let key = SequenceKey::new(satellite, segment.id).at(sequence);
+            let named = [u64::from(satellite), key.epoch, key.lane.into(), sequence];
+            let rows = self.rows(move || Query::key(Of::Base, &named)).await?;
+            note(Of::Base, &rows, loaded)?;
+            known |= !bytes_of_all && self.inner.scratch.decoded().knows(key);
+            if !known {
+                let pieces = self.rows(move || Query::key(Of::BaseChunk, &named)).await?;
+                note(Of::BaseChunk, &pieces, loaded)?;
+            }
+            let row: Vec<Cell> = named.iter().map(|n| Cell::of(*n)).collect();
+            let base = loaded.get(&Of::Base).and_then(|rows| rows.get(&row));
+            let record = base.and_then(|v| decode::<BaseRecord>(v[0].bytes()).ok());
+            next = record.and_then(|record| header(record.header)).and_then(|header| header.base_sequence);
+        }
+        Ok(())
+    }
+
+    /// The rows of one query.
+    pub(super) async fn rows(
+        &self,
+        query: impl Fn() -> Query + Send + Sync + 'static,
+    ) -> Result<Vec<tokio_postgres::Row>, SpoolError> {
+        let query = Arc::new(query);
+        self.patiently(move |fleet| {
+            let query = Arc::clone(&query);
+            async move {
+                let connection = fleet.connection().await?;
+                let query = query();
+                fleet.watched(&connection, super::session::ask(&connection, &query)).await?
+            }
+        })
+        .await
+    }
+
+    pub(in super::super) async fn progress(
+        &self,
+        exporter: Arc<str>,
+        progress: Progress,
+    ) -> Result<(), SpoolError> {
+        let at = progress.place.0;
+        let lane = (at.satellite, at.lane);
+        let Some(fence) = self.take(&exporter, lane).await? else {
+            return Err(EngineError::TakenOver { satellite: at.satellite, lane: at.lane }.into());
+        };
+        let lease = Lease {
+            satellite: at.satellite,
+            lane: at.lane,
+            exporter: Arc::clone(&exporter),
+            owner: self.inner.owner,
+            fence,
+        };
+        let plain = !progress.finished && progress.letters.is_empty() && progress.rejected.total() == 0;
+        let moved = plain && self.step(&lease, &progress).await?;
+        if !moved {
+            self.settle(lease, &progress).await.inspect_err(|error| {
+                if matches!(error, SpoolError::Engine(EngineError::TakenOver { .. })) {
+                    self.search(&exporter, |search| {
+                        search.held.remove(&lane);
+                        search.lanes.remove(&lane);
+                        search.at = None;
+                    });
+                }
+            })?;
+        }
+        self.search(&exporter, |search| {
+            search.turns.sent(at.lane, progress.items);
+            match &mut search.at {
+                Some((here, sent)) if *here == lane => *sent += u32::from(progress.finished),
+                here => *here = Some((lane, 1)),
+            }
+        });
+        Ok(())
+    }
+
+    /// Moves the place within a segment; false when that was not to be done.
+    async fn step(&self, lease: &Lease, progress: &Progress) -> Result<bool, SpoolError> {
+        let (lease, at) = (lease.clone(), progress.place.0.entry as i64);
+        let (request, cut) = (progress.request as i64, progress.fingerprint as i64);
+        let moved = self
+            .patiently(move |fleet| {
+                let lease = lease.clone();
+                async move {
+                    let connection = fleet.connection().await?;
+                    let statement = connection.prepare(STEP).await?;
+                    let exporter: &str = &lease.exporter;
+                    let (satellite, lane) = (i64::from(lease.satellite), i64::from(lease.lane));
+                    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
+                        [&satellite, &lane, &exporter, &lease.owner, &lease.fence, &at, &request, &cut];
+                    let asked = connection.client().execute(&statement, &parameters);
+                    Ok(fleet.watched(&connection, asked).await??)
+                }
+            })
+            .await?;
+        Ok(moved == 1)
+    }
+
+    /// Moves the place, keeps what was refused and settles what every exporter has passed.
+    async fn settle(&self, lease: Lease, progress: &Progress) -> Result<(), SpoolError> {
+        let (at, progress, exporter) = (progress.place.0, progress.clone(), Arc::clone(&lease.exporter));
+        let key = [u64::from(at.satellite), at.lane.into(), at.entry];
+        let need = move |_: &[u32]| {
+            let lists = || Query::key(Of::Entry, &key).lists;
+            let queries = vec![
+                Query::key(Of::Entry, &key),
+                Query::key(Of::Place, &key[..2]),
+                Query { of: Of::EntryDead, text: sql::DEAD_OF, lists: lists() },
+            ];
+            Need { lease: Some(lease.clone()), ..Need::rows(queries) }
+        };
+        self.insist_on(at.satellite, need, move |txn, _| outlet::progress(txn, &exporter, &progress)).await
+    }
+
+    pub(in super::super) async fn condemn(&self, place: Place, reason: String) -> Result<(), SpoolError> {
+        let (need, satellite) = (need_of_entry(place.0, true), place.0.satellite);
+        self.insist_on(satellite, need, move |txn, _| outlet::condemn(txn, place, &reason)).await
+    }
+
+    /// Takes out what was found damaged or not to decode.
+    pub(super) async fn mend(&self, at: At, fault: Fault) -> Result<(), SpoolError> {
+        match (fault, at) {
+            (Fault::Payload, At::Entry(entry)) => {
+                let need = need_of_entry(entry, false);
+                self.insist_on(entry.satellite, need, move |txn, _| outlet::lose(txn, Place(entry))).await
+            }
+            (Fault::Base(key), _) | (Fault::Payload, At::Base(key)) => {
+                let base = [u64::from(key.satellite), key.epoch, key.lane.into(), key.sequence];
+                let need = move |_: &[u32]| Need::rows(vec![Query::key(Of::Base, &base)]);
+                self.insist_on(key.satellite, need, move |txn, _| bases::discard(txn, key)).await
+            }
+            (Fault::Undecodable(error), At::Entry(entry)) => {
+                let reason = error.to_string();
+                tracing::error!(
+                    event.name = "perigee.spool.undecodable",
+                    reason,
+                    "a committed segment does not decode; it is kept in dead-letter"
+                );
+                self.condemn(Place(entry), reason).await
+            }
+            (Fault::Undecodable(_), At::Base(_)) => Ok(()),
+            (Fault::Store(error), _) => Err(error.into()),
+        }
+    }
+}
+
+/// What is looked at to take an entry out; with its bytes, when they are to be kept.
+fn need_of_entry(at: EntryKey, bytes: bool) -> impl Fn(&[u32]) -> Need + Send + Sync + 'static {
+    let key = [u64::from(at.satellite), at.lane.into(), at.entry];
+    move |_| {
+        let lists = || Query::key(Of::Entry, &key).lists;
+        let mut queries = vec![
+            Query::key(Of::Entry, &key),
+            Query { of: Of::EntryDead, text: sql::DEAD_OF, lists: lists() },
+        ];
+        if bytes {
+            queries.push(Query { of: Of::SegmentChunk, text: sql::PIECES_OF, lists: lists() });
+        }
+        Need::rows(queries)
+    }
+}

@@ -1,0 +1,348 @@
+//! The ledger and the spool in PostgreSQL, which any number of stations share.
+//!
+//! A transaction locks the rows of its satellites, reads what the rule needs into working tables, runs the same rule as the store
+//! of one station (`scratch.rs`), and writes what differs (`session.rs`). What is answered is committed, and the servers were
+//! verified to commit on two disks (`connect.rs`). Nothing is numbered over satellites, so no cursor can pass a commit that ends
+//! later; the lock of a satellite orders what it has.
+//!
+//! - `settings.rs`, `connect.rs`, `schema.rs`: which servers, what is verified of them, the tables.
+//! - `rows.rs`, `sql.rs`: rows there and here, and the statements.
+//! - `batch.rs`: what several connections hand in shares a transaction.
+//! - `export.rs`: leases, cursors and what an exporter is handed.
+//! - `letters.rs`, `views.rs`, `study.rs`: dead letters, what is shown, and what is verified.
+//! - `aside.rs`: what a station does while the engine does not answer.
+//! - `watch.rs`: how full it is, whether it answers, and this worker's life.
+
+mod connect;
+mod error;
+mod rows;
+mod schema;
+mod scratch;
+mod settings;
+mod sql;
+
+mod aside;
+mod batch;
+mod export;
+mod letters;
+mod session;
+mod study;
+mod views;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use perigee_proto::link;
+use perigee_shared::config::Invalid;
+use perigee_shared::env::Env;
+use perigee_shared::supervise::Supervisor;
+use tokio::sync::{mpsc, watch as channel};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::aside::Aside;
+use self::connect::Pool;
+pub use self::error::EngineError;
+use self::export::Search;
+use self::rows::Of;
+use self::scratch::{Changes, Scratch};
+use self::session::Need;
+pub use self::settings::{FleetSettings, Replication};
+use self::study::Round;
+use self::views::Last;
+use super::contents::Settings;
+use super::error::SpoolError;
+use super::ledger::Answer;
+use super::passes::Heard;
+use super::upkeep::{Group, Status};
+use super::{bases, ledger, passes};
+
+/// Hand-overs that may wait.
+const QUEUE: usize = 64;
+
+/// How long the last transactions may take when the store ends.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// How often a start tries again while the servers do not answer.
+const KNOCK: Duration = Duration::from_secs(1);
+
+/// How a station reaches the shared ledger. Clones reach the same one.
+#[derive(Clone)]
+pub(super) struct Fleet {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    pool: Pool,
+    scratch: Scratch,
+    bounds: Bounds,
+    /// After so long without a word a worker is replaced.
+    lease: Duration,
+    /// This process among the workers.
+    owner: i64,
+    status: channel::Sender<Status>,
+    known: Mutex<HashMap<Arc<str>, u32>>,
+    groups: mpsc::Sender<Group>,
+    tasks: Supervisor,
+    /// Attempts, which end whoever waits for them.
+    running: TaskTracker,
+    closing: CancellationToken,
+    /// By exporter.
+    searches: Mutex<BTreeMap<Arc<str>, Search>>,
+    /// Satellites of which segments have left: bases may have become free.
+    freed: Mutex<BTreeSet<u32>>,
+    scrub: Mutex<Round>,
+    /// Where bytes are held while the engine does not answer.
+    aside: Mutex<Option<Aside>>,
+    /// What was shown last, for while it does not.
+    shown: Mutex<Last>,
+}
+
+/// How much the spool may hold.
+struct Bounds {
+    max_bytes: u64,
+    /// Kept free for what links hold in memory when it gets full.
+    reserve: u64,
+}
+
+impl Bounds {
+    const fn limit(&self) -> u64 {
+        self.max_bytes - self.reserve
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Fleet {
+    /// Joins the stations of a ledger: waits until a server answers, verifies it and brings its schema up to date. An error says why
+    /// it must not be used.
+    pub(super) async fn join(
+        env: &Env,
+        settings: Settings,
+        fleet: FleetSettings,
+        reserve: u64,
+    ) -> Result<Self, SpoolError> {
+        let (fleet, queue) = Self::reach(env, settings, fleet, reserve, true).await?;
+        fleet.beat().await?;
+        fleet.settle_all().await?;
+        fleet.look_around().await?;
+        let state = (fleet.clone(), queue);
+        fleet.inner.tasks.keep("fleet", state, |(fleet, queue)| Box::pin(fleet.take_in(queue)));
+        fleet.inner.tasks.keep("fleet watch", fleet.clone(), |fleet| Box::pin(fleet.watch()));
+        Ok(fleet)
+    }
+
+    /// Reaches the ledger to ask it something; a server that does not answer is an error.
+    pub(super) async fn look(
+        env: &Env,
+        settings: Settings,
+        fleet: FleetSettings,
+    ) -> Result<Self, SpoolError> {
+        Ok(Self::reach(env, settings, fleet, 0, false).await?.0)
+    }
+
+    async fn reach(
+        env: &Env,
+        settings: Settings,
+        fleet: FleetSettings,
+        reserve: u64,
+        patient: bool,
+    ) -> Result<(Self, mpsc::Receiver<Group>), SpoolError> {
+        let refused = |invalid: Invalid| {
+            EngineError::refused(format!("{}: {}", invalid.key, invalid.message), "correct the configuration")
+        };
+        let (config, tls) = fleet.client("storage", &settings.station).map_err(refused)?;
+        let pool = Pool::new(&fleet, config, tls);
+        let ledger = loop {
+            match first_contact(&pool, env).await {
+                Ok(ledger) => break ledger,
+                Err(error @ EngineError::Away(_)) if patient => {
+                    tracing::error!(event.name = "perigee.fleet.away", %error, "this station waits for the shared ledger");
+                    tokio::time::sleep(KNOCK).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        // Who only asks takes nothing in.
+        let aside = if patient { Some(Aside::open(env, &settings)?) } else { None };
+        let bounds = Bounds { max_bytes: settings.max_bytes, reserve: reserve.min(settings.max_bytes / 4) };
+        let (groups, queue) = mpsc::channel(QUEUE);
+        let inner = Inner {
+            env: env.clone(),
+            pool,
+            scratch: Scratch::new(Arc::new(settings), ledger),
+            bounds,
+            lease: fleet.lease,
+            owner: (env.random() >> 1) as i64,
+            status: channel::Sender::default(),
+            known: Mutex::default(),
+            groups,
+            tasks: Supervisor::new(env),
+            running: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            searches: Mutex::default(),
+            freed: Mutex::default(),
+            scrub: Mutex::default(),
+            aside: Mutex::new(aside),
+            shown: Mutex::default(),
+        };
+        Ok((Self { inner: Arc::new(inner) }, queue))
+    }
+
+    pub(super) fn tasks(&self) -> &Supervisor {
+        &self.inner.tasks
+    }
+
+    pub(super) fn status(&self) -> channel::Receiver<Status> {
+        self.inner.status.subscribe()
+    }
+
+    fn settings(&self) -> &Settings {
+        self.inner.scratch.settings()
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Arc<str>, u32>> {
+        locked(&self.inner.known)
+    }
+
+    fn number_of(&self, name: &str) -> Option<u32> {
+        self.known().get(name).copied()
+    }
+
+    /// There is something new to export.
+    fn wake(&self) {
+        self.inner.status.send_modify(|status| status.version += 1);
+    }
+
+    /// Takes note of what a transaction has done.
+    fn after(&self, changes: &Changes) {
+        if changes.entered {
+            self.wake();
+        }
+        locked(&self.inner.freed).extend(&changes.left);
+        self.note_level(changes);
+        for satellite in &changes.satellites {
+            if bases::is_above_bound(self.settings(), &satellite.name, satellite.tally.bases) {
+                let (fleet, number) = (self.clone(), satellite.number);
+                self.inner.running.spawn(async move {
+                    let need = |satellites: &[u32]| Need::all_of(BASES_NEEDED, satellites);
+                    let trim = |txn: &mut super::file::Txn<'_>, row: &scratch::SatelliteRow| {
+                        bases::trim_one(txn, row.number, &row.name)
+                    };
+                    if let Err(error) = fleet.insist_on(number, need, trim).await {
+                        tracing::warn!(%error, "bases above their bound could not be deleted");
+                    }
+                });
+            }
+        }
+    }
+
+    pub(super) async fn ledger(
+        &self,
+        satellite: Arc<str>,
+        hello: Arc<link::Hello>,
+    ) -> Result<Answer, SpoolError> {
+        const NEEDED: &[Of] = &[
+            Of::Epoch,
+            Of::Committed,
+            Of::Recent,
+            Of::Pass,
+            Of::Gap,
+            Of::Dropped,
+            Of::Partial,
+            Of::Base,
+            Of::Entry,
+            Of::Letter,
+        ];
+        let said = Arc::clone(&hello);
+        let asked = self.one(&satellite, NEEDED, move |txn, row| ledger::hello(txn, &row.name, &said));
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            () = self.cut_off() => self.answer_aside(Arc::clone(&satellite), hello).await,
+        }
+    }
+
+    pub(super) async fn drops(
+        &self,
+        satellite: Arc<str>,
+        drops: Arc<link::EpochDrops>,
+    ) -> Result<link::DropsAck, SpoolError> {
+        const NEEDED: &[Of] = &[Of::Recent, Of::Gap, Of::Dropped];
+        self.one(&satellite, NEEDED, move |txn, row| ledger::drops(txn, &row.name, &drops)).await
+    }
+
+    pub(super) async fn heard(&self, satellite: Arc<str>, heard: Heard) -> Result<(), SpoolError> {
+        const NEEDED: &[Of] = &[Of::Pass, Of::Contact];
+        let asked = self.one(&satellite, NEEDED, move |txn, row| passes::heard(txn, &row.name, &heard));
+        self.or_cut_off(asked).await
+    }
+
+    /// Waits for what is worth nothing later: an error once the engine is gone for now.
+    async fn or_cut_off<R>(
+        &self,
+        asked: impl Future<Output = Result<R, SpoolError>>,
+    ) -> Result<R, SpoolError> {
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            () = self.cut_off() => {
+                let why = self.inner.status.borrow().failing.clone();
+                Err(EngineError::Away(why.unwrap_or_default()).into())
+            }
+        }
+    }
+
+    /// Runs a rule over everything that a satellite has in these tables.
+    async fn one<R: Send + 'static>(
+        &self,
+        satellite: &Arc<str>,
+        tables: &'static [Of],
+        work: impl Fn(&mut super::file::Txn<'_>, &scratch::SatelliteRow) -> Result<R, SpoolError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<R, SpoolError> {
+        let need = move |satellites: &[u32]| Need::all_of(tables, satellites);
+        let out = self.insist(std::slice::from_ref(satellite), need, work).await?;
+        out.into_iter().next().ok_or(SpoolError::Gone)
+    }
+
+    /// Deletes bases that nothing needs any more, of the satellites of which segments have left.
+    pub(super) async fn sweep(&self) -> Result<(), SpoolError> {
+        let freed = std::mem::take(&mut *locked(&self.inner.freed));
+        for satellite in freed {
+            let need = |satellites: &[u32]| Need::all_of(BASES_NEEDED, satellites);
+            self.insist_on(satellite, need, |txn, row| bases::forget_passed(txn, row.number)).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn close(self) {
+        self.inner.closing.cancel();
+        let _ = tokio::time::timeout(CLOSE, self.inner.tasks.ended()).await;
+        self.inner.running.close();
+        let _ = tokio::time::timeout(CLOSE, self.inner.running.wait()).await;
+        let _ = tokio::time::timeout(CLOSE, self.leave()).await;
+        self.inner.pool.close();
+        // Nobody else has it any more: the file is free when this returns.
+        let aside = locked(&self.inner.aside).take();
+        if let Some(aside) = aside {
+            aside.close().await;
+        }
+    }
+}
+
+/// What decides whether a base may go.
+const BASES_NEEDED: &[Of] = &[Of::Epoch, Of::Base, Of::Entry, Of::Letter];
+
+/// Brings the schema up to date; the ledger's id.
+async fn first_contact(pool: &Pool, env: &Env) -> Result<u64, EngineError> {
+    let connection = pool.get().await?;
+    schema::prepare(&connection, env.random() | 1).await
+}

@@ -1,0 +1,251 @@
+//! How full the shared spool is, whether the engine answers, and that this worker lives.
+
+use std::time::Duration;
+
+use perigee_shared::link::ranges::RangeSet;
+use tokio::time::MissedTickBehavior;
+
+use super::super::error::SpoolError;
+use super::super::intake;
+use super::super::tables::{PartialRecord, decode};
+use super::super::upkeep::Status;
+use super::Fleet;
+use super::rows::{Cell, List, Of, sequence};
+use super::scratch::Changes;
+use super::session::Need;
+use super::sql::Query;
+
+/// How often it is looked what other stations have done.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Workers that have said nothing for so long are forgotten.
+const FORGET: &str = "delete from worker where until < clock_timestamp() - interval '1 hour'";
+
+/// Whether there is something to export.
+const WAITING: &str = "select exists(select from entry)";
+
+/// This worker lives on.
+const BEAT: &str = "insert into worker (owner, station, until) \
+    values ($1, $2, clock_timestamp() + $3 * interval '1 millisecond') \
+    on conflict (owner) do update set until = excluded.until";
+
+/// Bytes in use, and a number that grows with every commit.
+const LEVEL: &str =
+    "select coalesce(sum(used), 0)::int8, coalesce(sum(next_payload), 0)::int8 from satellite";
+
+/// Satellites above their own bound.
+const FULL: &str = "select s.name from satellite s join unnest($1::text[], $2::int8[]) as k(name, most) \
+    on k.name = s.name where s.used >= k.most";
+
+/// Partial segments, when they alone fill the spool.
+const ALONE: &str = "select sat, epoch, lane, sequence, record from partial where not exists(select from entry) \
+                     and (select coalesce(sum(used), 0) from satellite) >= ($1::int8[])[1]";
+
+impl Fleet {
+    /// Looks around until the store ends.
+    pub(super) async fn watch(&mut self) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beat = tokio::time::interval(self.inner.lease / 4);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let closing = self.inner.closing.clone();
+        loop {
+            let done = tokio::select! {
+                biased;
+                () = closing.cancelled() => return,
+                _ = beat.tick() => closing.run_until_cancelled(self.beat()).await,
+                _ = look.tick() => closing.run_until_cancelled(self.look_and_hand_in()).await,
+            };
+            if let Some(Err(error)) = done {
+                tracing::warn!(%error, "the shared ledger could not be looked at");
+            }
+        }
+    }
+
+    async fn look_and_hand_in(&self) -> Result<(), SpoolError> {
+        self.look_around().await?;
+        self.hand_in().await
+    }
+
+    /// Says that this worker lives. While there is something to export, exporters look again: a lane whose worker has died is heard
+    /// of by nobody.
+    pub(super) async fn beat(&self) -> Result<(), SpoolError> {
+        let (owner, station) = (self.inner.owner, self.settings().station.clone());
+        let lease = self.inner.lease.as_millis() as f64;
+        let waiting = self
+            .patiently(move |fleet| {
+                let station = station.clone();
+                async move {
+                    let connection = fleet.connection().await?;
+                    let (beat, forget) = (connection.prepare(BEAT).await?, connection.prepare(FORGET).await?);
+                    let waiting = connection.prepare(WAITING).await?;
+                    let work = async {
+                        connection.client().execute(&beat, &[&owner, &station, &lease]).await?;
+                        connection.client().execute(&forget, &[]).await?;
+                        connection.client().query_one(&waiting, &[]).await
+                    };
+                    Ok(fleet.watched(&connection, work).await??.try_get::<_, bool>(0)?)
+                }
+            })
+            .await?;
+        if waiting {
+            self.wake();
+        }
+        Ok(())
+    }
+
+    /// Gives every lane to whoever wants it.
+    pub(super) async fn leave(&self) -> Result<(), SpoolError> {
+        let connection = self.connection().await?;
+        let owner: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&self.inner.owner];
+        let gone = connection.client().execute("delete from worker where owner = $1", &owner);
+        self.watched(&connection, gone).await??;
+        Ok(())
+    }
+
+    /// Looks how full it is and whether others have committed something.
+    pub(super) async fn look_around(&self) -> Result<(), SpoolError> {
+        let (names, most): (Vec<String>, Vec<i64>) =
+            self.settings().satellites.iter().map(|(name, most)| (name.clone(), *most as i64)).unzip();
+        let (used, commits, full) = self
+            .patiently(move |fleet| {
+                let (names, most) = (names.clone(), most.clone());
+                async move {
+                    let connection = fleet.connection().await?;
+                    let (level, full) = (connection.prepare(LEVEL).await?, connection.prepare(FULL).await?);
+                    let client = connection.client();
+                    let work = async {
+                        let level = client.query_one(&level, &[]).await?;
+                        let full = if names.is_empty() {
+                            Vec::new()
+                        } else {
+                            client.query(&full, &[&names, &most]).await?
+                        };
+                        Ok::<_, tokio_postgres::Error>((level, full))
+                    };
+                    let (level, full) = fleet.watched(&connection, work).await??;
+                    let full =
+                        full.iter().map(|row| row.try_get::<_, String>(0)).collect::<Result<_, _>>()?;
+                    Ok((level.try_get::<_, i64>(0)? as u64, level.try_get::<_, i64>(1)? as u64, full))
+                }
+            })
+            .await?;
+        self.note_used(|status| {
+            status.used = used;
+            status.full_satellites = full;
+            if status.commits != commits {
+                status.commits = commits;
+                status.version += 1;
+            }
+        });
+        let limit = self.inner.bounds.limit();
+        if used >= limit { self.relieve().await } else { Ok(()) }
+    }
+
+    /// Takes note of what a transaction of this station has changed, until the next look around.
+    pub(super) fn note_level(&self, changes: &Changes) {
+        let bounds = &self.settings().satellites;
+        self.note_used(|status| {
+            status.used = status.used.saturating_add_signed(changes.grown);
+            for satellite in &changes.satellites {
+                let bound = bounds.iter().find(|(name, _)| *name == satellite.name);
+                if bound.is_some_and(|(_, most)| satellite.tally.used >= *most) {
+                    status.full_satellites.insert(satellite.name.clone());
+                } else {
+                    status.full_satellites.remove(&satellite.name);
+                }
+            }
+        });
+    }
+
+    fn note_used(&self, change: impl FnOnce(&mut Status)) {
+        let (limit, max) = (self.inner.bounds.limit(), self.inner.bounds.max_bytes);
+        self.inner.status.send_if_modified(|status| {
+            let before = status.clone();
+            change(status);
+            // Once full it stays so until a little has gone, so that it does not flutter.
+            status.full = status.used >= if before.full { limit - limit / 16 } else { limit };
+            if status.full && !before.full {
+                tracing::error!(
+                    event.name = "perigee.spool.full",
+                    used = status.used,
+                    max,
+                    "the shared spool is full: links stop reading and nothing is dropped; see which exporter is behind"
+                );
+            }
+            *status != before
+        });
+    }
+
+    /// Gives up partial segments when they fill the spool and there is nothing to export: nothing else would make room. Those of
+    /// which least is held go, until half of the room is free; their bytes are sent again.
+    async fn relieve(&self) -> Result<(), SpoolError> {
+        let limit = self.inner.bounds.limit();
+        let least =
+            move || Query { of: Of::Partial, text: ALONE, lists: vec![List::Numbers(vec![limit as i64])] };
+        let mut partials = Vec::new();
+        for row in self.rows(least).await? {
+            let (key, rest) = Of::Partial.read(&row)?;
+            let held = RangeSet::from_wire(&decode::<PartialRecord>(rest[0].bytes())?.held).total();
+            partials.push((held, key));
+        }
+        partials.sort_unstable();
+        let mut above = self.inner.status.borrow().used.saturating_sub(limit / 2);
+        let mut given_up = 0u64;
+        for (held, key) in partials {
+            if above == 0 {
+                break;
+            }
+            above = above.saturating_sub(held);
+            given_up += 1;
+            let named: Vec<u64> = key.iter().map(Cell::number).collect();
+            let at = sequence(&key);
+            let need = move |_: &[u32]| Need::rows(vec![Query::key(Of::Partial, &named)]);
+            let give_up =
+                move |txn: &mut super::super::file::Txn<'_>, _: &_| intake::delete_partial(txn, at).map(drop);
+            self.insist_on(at.satellite, need, give_up).await?;
+        }
+        if given_up > 0 {
+            tracing::error!(
+                event.name = "perigee.spool.relieved",
+                partials = given_up,
+                "the shared spool was full of partial segments alone; some were given up and are sent again"
+            );
+            self.inner.status.send_modify(|status| status.relieved += 1);
+        }
+        Ok(())
+    }
+
+    /// The engine has answered.
+    pub(super) fn is_well(&self) {
+        self.inner.status.send_if_modified(|status| {
+            let was = status.failing.take();
+            if was.is_some() {
+                tracing::info!(event.name = "perigee.fleet.back", "the shared ledger answers again");
+            }
+            was.is_some()
+        });
+    }
+
+    /// The engine does not answer; why.
+    pub(super) fn is_failing(&self, error: &SpoolError) {
+        let text = error.to_string();
+        self.inner.status.send_if_modified(|status| {
+            if status.failing.as_ref() == Some(&text) {
+                return false;
+            }
+            tracing::error!(
+                event.name = "perigee.fleet.away",
+                error = text,
+                "the shared ledger cannot be written; links stop reading and nothing is dropped"
+            );
+            status.failing = Some(text);
+            true
+        });
+    }
+
+    /// The engine takes its time.
+    pub(super) fn is_slow(&self, why: &str) {
+        self.is_failing(&super::EngineError::Away(why.to_owned()).into());
+    }
+}

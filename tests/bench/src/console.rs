@@ -1,0 +1,239 @@
+//! `bench console`: what the pages cost with a thousand satellites and a hundred thousand passes in the store.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+use clap::Args;
+use e2e::hostile::{Peer, epoch};
+use e2e::{Ground, SATELLITE, Scene, free_port};
+use ground_station::config::Config;
+use ground_station::ground::open_store;
+use perigee_proto::link::{Hello, LaneBacklog, PassReport, PassState};
+use perigee_shared::env::Env;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::peak::resident;
+use crate::report::Row;
+
+/// Passes that one Hello tells.
+const TOLD: u64 = 50;
+
+/// `bench console`.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Satellites in the store
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    satellites: u64,
+    /// Passes in the store, of all satellites
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    passes: u64,
+    /// Viewers, each with a stream of events and the page that it keeps up to date
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    viewers: usize,
+    /// How long each turn lasts
+    #[arg(long, default_value = "10s", value_parser = perigee_shared::units::parse_duration)]
+    time: Duration,
+    /// Turns without and with viewers
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    turns: usize,
+}
+
+/// A row for each page, then one for the viewers.
+pub(crate) fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
+    let directory = tempfile::tempdir()?;
+    let programs = ::survive::programs::links(directory.path())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let scene = Scene::new(programs);
+        let mut ground = Ground::new(&scene);
+        let console: SocketAddr = format!("127.0.0.1:{}", free_port()).parse()?;
+        ground.config["extensions"]["console"] = json!({"endpoint": console.to_string()});
+        fill(&ground, options).await?;
+        ground.start().await;
+        let id = ground.process.id().context("the ground-station runs")?.to_string();
+        let mut rows = Vec::new();
+        for path in ["/", "/satellites/sat-500", "/passes", "/gaps", "/data", "/live", "/catalogue"] {
+            rows.push(page(console, path).await?);
+        }
+        rows.push(viewers(&scene, &ground, console, &id, options).await?);
+        ground.process.terminate().await;
+        Ok(rows)
+    })
+}
+
+/// Has satellites tell of their passes, in a store that nobody runs.
+async fn fill(ground: &Ground, options: &Options) -> anyhow::Result<()> {
+    let config: Config = perigee_shared::config::parse(&ground.config.to_string(), "bench.yaml", |_| None)?;
+    let env = Env::production();
+    let store = open_store(&config, &env).await?;
+    let (each, now) = (options.passes / options.satellites.max(1), env.unix_nano());
+    let report = |n: u64| PassReport {
+        station: "svalbard".to_owned(),
+        start_unix_nano: now - n * 5_400_000_000_000,
+        end_unix_nano: now - n * 5_400_000_000_000 + 480_000_000_000,
+        planned_bytes: 100 << 20,
+        held_bytes: (n % 100) << 20,
+        connected_nano: 400_000_000_000,
+        state: PassState::EndedByPlan.into(),
+        ..PassReport::default()
+    };
+    for satellite in 0..options.satellites {
+        let id: Arc<str> = format!("sat-{satellite}").into();
+        for first in (0..each).step_by(TOLD as usize) {
+            let hello = Hello {
+                satellite: id.to_string(),
+                software: "space-agent".to_owned(),
+                passes: (first..each.min(first + TOLD))
+                    .map(|n| report(n * options.satellites + satellite + 1))
+                    .collect(),
+                backlog: vec![LaneBacklog {
+                    lane: 8,
+                    name: "bulk".to_owned(),
+                    bytes: 1 << 20,
+                    ..Default::default()
+                }],
+                ..Hello::default()
+            };
+            store.ledger(Arc::clone(&id), Arc::new(hello)).await?;
+        }
+    }
+    store.close().await;
+    Ok(())
+}
+
+/// The answer to a request, head included.
+async fn get(console: SocketAddr, path: &str) -> anyhow::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(console).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    ensure!(
+        answer.starts_with(b"HTTP/1.1 200"),
+        "{path}: {}",
+        String::from_utf8_lossy(&answer[..100.min(answer.len())])
+    );
+    Ok(answer)
+}
+
+/// A page whose look is new, and the same again.
+async fn page(console: SocketAddr, path: &str) -> anyhow::Result<Row> {
+    // The file is in memory then.
+    get(console, path).await?;
+    let (mut fresh, mut again, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..3 {
+        // A look is not kept for longer.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let began = Instant::now();
+        bytes = get(console, path).await?.len();
+        fresh.push(began.elapsed());
+        let began = Instant::now();
+        get(console, path).await?;
+        again.push(began.elapsed());
+    }
+    let ms = |all: &mut Vec<Duration>| {
+        all.sort_unstable();
+        all[all.len() / 2].as_secs_f64() * 1e3
+    };
+    Ok(Row::default()
+        .with("what", path)
+        .with_rounded("new_look_ms", ms(&mut fresh), 1)
+        .with_rounded("same_look_ms", ms(&mut again), 2)
+        .with("bytes", bytes))
+}
+
+/// What viewers cost the process, and what they cost commits.
+async fn viewers(
+    scene: &Scene,
+    ground: &Ground,
+    console: SocketAddr,
+    id: &str,
+    options: &Options,
+) -> anyhow::Result<Row> {
+    let mut sequence = 0;
+    let quiet = cpu_of(id, options.time).await?;
+    let memory = resident(id, "VmRSS:")?;
+    let watched = {
+        let over = watch(console, options.viewers);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let watched = cpu_of(id, options.time).await?;
+        over.cancel();
+        watched
+    };
+    let grown = resident(id, "VmRSS:")?.saturating_sub(memory);
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..options.turns {
+        alone.push(commits(scene, ground, &mut sequence, options.time).await?);
+        let over = watch(console, options.viewers);
+        beside.push(commits(scene, ground, &mut sequence, options.time).await?);
+        over.cancel();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let median = |all: &mut Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    let (alone, beside) = (median(&mut alone), median(&mut beside));
+    Ok(Row::default()
+        .with("what", format!("{} viewers of /", options.viewers))
+        .with_rounded("core_percent", (watched - quiet) * 100.0, 2)
+        .with_rounded("grown_mib", grown as f64 / f64::from(1 << 20), 1)
+        .with_rounded("commits_per_s_without", alone, 1)
+        .with_rounded("commits_per_s_with", beside, 1)
+        .with_rounded("ratio", beside / alone, 3))
+}
+
+/// CPU time that a process takes in this time, as a part of a core.
+async fn cpu_of(id: &str, time: Duration) -> anyhow::Result<f64> {
+    let seconds = || -> anyhow::Result<f64> {
+        let text = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+        let fields: Vec<&str> = text.rsplit(')').next().context("no fields")?.split_whitespace().collect();
+        let ticks: u64 = [11, 12].iter().map(|n| fields[*n].parse::<u64>().unwrap_or(0)).sum();
+        Ok(ticks as f64 / 100.0)
+    };
+    let (before, began) = (seconds()?, Instant::now());
+    tokio::time::sleep(time).await;
+    Ok((seconds()? - before) / began.elapsed().as_secs_f64())
+}
+
+/// Has so many look at the fleet, as a browser does, until the token is cancelled.
+fn watch(console: SocketAddr, viewers: usize) -> CancellationToken {
+    let over = CancellationToken::new();
+    for _ in 0..viewers {
+        let over = over.clone();
+        tokio::spawn(async move { over.run_until_cancelled(view(console)).await });
+    }
+    over
+}
+
+async fn view(console: SocketAddr) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(console).await?;
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
+    let mut lines = BufReader::new(stream).lines();
+    while let Some(line) = lines.next_line().await? {
+        if line.contains("\"changed\":true") {
+            get(console, "/").await?;
+        }
+    }
+    Ok(())
+}
+
+/// Commits small segments one after the other; how many a second.
+async fn commits(scene: &Scene, ground: &Ground, sequence: &mut u64, time: Duration) -> anyhow::Result<f64> {
+    let failed = |e: Box<dyn std::error::Error + Send + Sync>| anyhow!("the satellite: {e}");
+    let mut peer = Peer::connect(scene, SATELLITE, ground.link).await.map_err(failed)?;
+    peer.hello(vec![epoch(1)]).await.map_err(failed)?;
+    let (began, mut count) = (Instant::now(), 0);
+    while began.elapsed() < time {
+        *sequence += 1;
+        peer.commit(1, *sequence).await.map_err(failed)?;
+        count += 1;
+    }
+    Ok(f64::from(count) / began.elapsed().as_secs_f64())
+}

@@ -1,0 +1,259 @@
+// The console in a real browser, over a running ground-station with two agents.
+
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { after, before, test } from "node:test";
+import { chromium } from "playwright-core";
+import { HOSTILE, TOKEN, site, until } from "./site.mjs";
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const PAGES = ["/", "/satellites/sat-1", "/passes", "/gaps", "/data", "/live", "/catalogue", "/audit"];
+const WIDE = { width: 1280, height: 860 };
+const NARROW = { width: 360, height: 740 };
+
+let here, browser, ground;
+
+/** A page that notes everything that a browser complains of. */
+async function open(options = {}) {
+  const context = await browser.newContext({ viewport: WIDE, ...options });
+  const page = await context.newPage();
+  page.complaints = [];
+  page.on("console", (said) => {
+    if (["error", "warning"].includes(said.type())) page.complaints.push(said.text());
+  });
+  page.on("pageerror", (error) => page.complaints.push(String(error)));
+  page.on("request", (request) => {
+    if (!request.url().startsWith(here.url)) page.complaints.push(`asks ${request.url()}`);
+  });
+  page.go = (path) => page.goto(here.url + path);
+  return page;
+}
+
+/** Runs axe over a page. What a policy forbids to pages is not forbidden to the debugger, which puts it in. */
+async function violations(page) {
+  const session = await page.context().newCDPSession(page);
+  await session.send("Runtime.evaluate", { expression: AXE });
+  const { result } = await session.send("Runtime.evaluate", {
+    expression: `axe.run(document).then((found) => JSON.stringify({
+      wrong: found.violations.map((v) => v.id + ": " + v.nodes.map((n) => n.target.join(" ")).slice(0, 3).join(", ")),
+      right: found.passes.length }))`,
+    awaitPromise: true,
+  });
+  const found = JSON.parse(result.value);
+  assert.ok(found.right > 10, "axe has looked");
+  return found.wrong;
+}
+
+before(async () => {
+  here = await site();
+  ground = await here.startGround();
+  await here.startAgent("sat-1", { source: "manual" });
+  const in_ = (seconds) => new Date(Date.now() + seconds * 1000).toISOString().replace(/\.\d+/, "");
+  const plan = [[2, 14], [1800, 2300], [7200, 7700]].map(([start, end]) => ({
+    station: "svalbard", start: in_(start), end: in_(end), rate_down: "2Mbit/s",
+  }));
+  writeFileSync(here.at("plan.yaml"), JSON.stringify({ contacts: plan }));
+  await here.startAgent("sat-2", { source: "plan", file: here.at("plan.yaml") });
+  await here.logs("sat-1", `payload${HOSTILE}`, [[9, `all is well ${HOSTILE}`], [17, `the wheel is hot ${HOSTILE}`, `wheel.hot${HOSTILE}`]]);
+  await here.spans("sat-1", "camera", ["expose", "refuse-me 1", "refuse-me 2", "refuse-me 3", "fail to store"]);
+  await here.gauge("sat-2", "power", "battery.voltage", [7.4, 7.5, 7.3]);
+  await here.logs("sat-2", "power", [[13, "the battery is cold"]]);
+  browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox"] });
+  here.contact("sat-1", "open", "svalbard", "--for", "10m");
+  await until("both satellites were heard and letters are there", async () => {
+    const [satellites, letters] = await Promise.all(
+      ["satellites", "dead-letters"].map(async (name) => (await fetch(`${here.api}/api/v1/${name}`)).json()),
+    );
+    return satellites.length === 2 && satellites.every((s) => s.last_contact_unix_nano > 0) && letters.length >= 3;
+  });
+}, { timeout: 60_000 });
+
+after(async () => {
+  await browser?.close();
+  await here?.stop();
+});
+
+test("every page is without violations, complaints and sideways scrolling, dark and light, wide and narrow", async () => {
+  for (const colorScheme of ["light", "dark"]) {
+    for (const viewport of [WIDE, NARROW]) {
+      const page = await open({ colorScheme, viewport });
+      for (const path of [...PAGES, "/nothing/here"]) {
+        const answer = await page.go(path);
+        assert.equal(answer.status(), path === "/nothing/here" ? 404 : 200, path);
+        assert.deepEqual(await violations(page), [], `${path} ${colorScheme} ${viewport.width}`);
+        const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+        assert.ok(wide <= 0, `${path} is ${wide} pixels too wide at ${viewport.width}`);
+        assert.equal(await page.evaluate(() => window.hacked), undefined, path);
+      }
+      const other = page.complaints.filter((said) => !said.includes("404"));
+      assert.deepEqual(other, [], `${colorScheme} ${viewport.width}`);
+      await page.context().close();
+    }
+  }
+});
+
+test("hostile text is text: in names, bodies and a backend's words", async () => {
+  const page = await open();
+  await page.go("/data");
+  for (const what of [`all is well ${HOSTILE}`, `I do not like this: ${HOSTILE}`.slice(0, 40)]) {
+    await until(`the page says ${what}`, async () => (await page.locator("main").innerText()).includes(what));
+  }
+  await page.go("/satellites/sat-1");
+  await until("the alarm is shown", async () => (await page.locator("main").innerText()).includes("the wheel is hot"));
+  await page.go(`/data?find=${encodeURIComponent(HOSTILE)}&satellite=${encodeURIComponent(HOSTILE)}`);
+  assert.equal(await page.locator("input[name=find]").inputValue(), HOSTILE);
+  await page.go(`/satellites/${encodeURIComponent(HOSTILE)}`);
+  assert.match(await page.locator("main").innerText(), /No satellite of this name/);
+  assert.equal(await page.evaluate(() => window.hacked), undefined);
+  assert.equal(await page.locator("main img, main script").count(), 0);
+  await page.context().close();
+});
+
+test("what is committed is shown within a second, in the page that is open, and what is typed stays", async () => {
+  const page = await open();
+  await page.go("/data");
+  await page.evaluate(() => { window.sameDocument = true; });
+  await page.locator("input[name=service]").fill("half a na");
+  const times = [];
+  for (let n = 0; n < 5; n++) {
+    const name = `news ${n} ${Date.now()}`;
+    await here.logs("sat-1", "camera", [[9, name]]);
+    const committed = await until("it is committed", async () => {
+      const out = readFileSync(here.at("out.jsonl"), "utf8");
+      return out.includes(name) && Date.now();
+    });
+    await until("it is shown", async () => (await page.locator("#items ~ *").allInnerTexts()).join().includes(name), 10);
+    times.push(Date.now() - committed);
+  }
+  console.log(`# shown so many ms after it was exported: ${times.join(", ")}`);
+  // Others may use this machine too: one of them may be late.
+  assert.ok(times.sort((a, b) => a - b)[2] < 1_500, `${times}`);
+  assert.equal(await page.evaluate(() => window.sameDocument), true, "the page was not loaded again");
+  assert.equal(await page.locator("input[name=service]").inputValue(), "half a na");
+  await page.context().close();
+});
+
+test("a page that is loaded again during a pass shows the pass", async () => {
+  const page = await open();
+  await page.go("/live");
+  for (let n = 0; n < 3; n++) {
+    await until("the link is up", async () => (await page.locator("section[aria-label=sat-1]").count()) === 1);
+    await page.reload();
+  }
+  assert.match(await page.locator("main").innerText(), /LOS by its plan/);
+  assert.deepEqual(page.complaints, []);
+  await page.context().close();
+});
+
+test("by keyboard alone: to the content, to another page, through a filter", async () => {
+  const page = await open();
+  await page.go("/");
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to content");
+  await page.keyboard.press("Enter");
+  assert.equal(await page.evaluate(() => document.activeElement.id || location.hash), "main");
+  await page.go("/");
+  for (let n = 0; n < 40; n++) {
+    await page.keyboard.press("Tab");
+    if ((await page.evaluate(() => document.activeElement.textContent)) === "Data") break;
+  }
+  await page.keyboard.press("Enter");
+  await page.waitForURL("**/data");
+  const reach = async (look) => {
+    for (let n = 0; n < 120; n++) {
+      await page.keyboard.press("Tab");
+      if (await page.evaluate(look)) return;
+    }
+    assert.fail(`not reached: ${look}`);
+  };
+  await reach("document.activeElement.name === 'service'");
+  await page.keyboard.type("power");
+  await page.keyboard.press("Enter");
+  await page.waitForURL("**/data?*service=power*");
+  const services = await page.locator("td[data-label=Service]").allInnerTexts();
+  assert.ok(services.length > 0 && services.every((name) => name === "power"), `${services}`);
+  await page.context().close();
+});
+
+test("acting needs the token, by keyboard, and is in the audit; without it nothing changes", async () => {
+  const letters = async () => (await fetch(`${here.api}/api/v1/dead-letters`)).json();
+  const all = await letters();
+  const page = await open();
+  await page.go("/data");
+  const act = async (summary, button, token) => {
+    const left = (await letters()).length;
+    await until("the page shows every letter", async () => (await page.locator("summary", { hasText: "Act on" }).count()) === left);
+    const summaryAt = page.locator("summary", { hasText: summary }).first();
+    await summaryAt.focus();
+    await page.keyboard.press("Enter");
+    const form = page.locator("form.act", { has: page.locator("button", { hasText: button }) }).locator("visible=true").first();
+    await form.locator("input[name=token]").fill(token);
+    await form.locator("button").focus();
+    await Promise.all([page.waitForNavigation(), page.keyboard.press("Enter")]);
+  };
+  await act("Act on", "Send this one again", "a wrong token, but long enough");
+  assert.match(await page.locator("main").innerText(), /not a token that may act/);
+  assert.deepEqual((await letters()).map((l) => [l.id, l.replay]), all.map((l) => [l.id, l.replay]));
+  here.backend.refuses = false;
+  await page.go("/data");
+  await act("Act on", "Send this one again", TOKEN);
+  await until("one has gone", async () => (await letters()).length === all.length - 1);
+  await page.go("/data");
+  await act("Act on", "Discard this one", TOKEN);
+  await until("another one has gone", async () => (await letters()).length === all.length - 2);
+  await page.go("/gaps");
+  await until("it is a gap", async () => (await page.locator("main").innerText()).includes("an operator gave it up"));
+  await page.go("/data");
+  await act("Send all of them again", "Send all again", TOKEN);
+  await until("none is left", async () => (await letters()).length === 0);
+  await page.go("/audit");
+  const audit = await page.locator("main").innerText();
+  assert.match(audit, /ann/);
+  assert.match(audit, /discard dead letter \d+/);
+  assert.match(audit, /done: 1/);
+  await page.context().close();
+});
+
+test("a page of another site cannot ask, act or look", async () => {
+  for (const [headers, body, expected] of [
+    [{ host: "evil.example" }, undefined, 421],
+    [{ "sec-fetch-site": "cross-site", "sec-fetch-mode": "cors" }, undefined, 403],
+    [{ "content-type": "application/x-www-form-urlencoded", origin: "https://evil.example" }, `what=replay&all=all&token=${TOKEN}`, 403],
+  ]) {
+    const { request } = await import("node:http");
+    const status = await new Promise((done, failed) => {
+      const asked = request(here.url + (body ? "/data/act" : "/"), { method: body ? "POST" : "GET", headers }, (answer) => {
+        answer.resume();
+        done(answer.statusCode);
+      });
+      asked.on("error", failed);
+      asked.end(body);
+    });
+    assert.equal(status, expected, JSON.stringify(headers));
+  }
+});
+
+test("without scripts the pages say the same", async () => {
+  const page = await open({ javaScriptEnabled: false });
+  for (const path of PAGES) {
+    await page.go(path);
+    assert.ok((await page.locator("main").innerText()).length > 40, path);
+  }
+  await page.context().close();
+});
+
+test("a ground station that does not answer is said to, and one that is back brings the page up to date", async () => {
+  const page = await open();
+  await page.go("/");
+  await page.waitForTimeout(500);
+  ground.kill("SIGSTOP");
+  try {
+    await page.locator("#stale").waitFor({ state: "visible", timeout: 25_000 });
+    assert.match(await page.locator("#stale").innerText(), /has not answered for/);
+  } finally {
+    ground.kill("SIGCONT");
+  }
+  await page.locator("#stale").waitFor({ state: "hidden", timeout: 25_000 });
+  await page.context().close();
+});
