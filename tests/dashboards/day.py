@@ -304,7 +304,7 @@ class Day:
             self.scraped()
 
     def heard(self, satellite):
-        return satellite in self.svalbard.satellites()
+        return self.prometheus.now(f"perigee_satellite_connected{{station='svalbard',satellite='{satellite}'}}")
 
     def backends_refuse(self):
         self.say("backends: one refuses for good, one rejects a part, one is down")

@@ -19,7 +19,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE.parent / "backends"))
 
-from stack import DEADLINE, Process, answers, fetch, free_port, get_json, listens, run  # noqa: E402
+from stack import DEADLINE, Process, answers, fetch, free_port, listens, run  # noqa: E402
 
 CLOCK = HERE / "bin" / "clock.so"
 
@@ -198,9 +198,6 @@ class Station(Clocked):
         )
         ready = lambda: answers(f"{self.api}/api/v1/spool")  # noqa: E731
         super().__init__(name, [program, "run", "--config", self.config], directory, ready, shift)
-
-    def satellites(self):
-        return {s["satellite"]: s for s in get_json(f"{self.api}/api/v1/satellites")}
 
 
 class Satellite(Clocked):
