@@ -95,8 +95,8 @@ pub(super) async fn fetch<R: serde::Serialize>(
 pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Inspect { query, columns: true, each } => columns(query, each).await,
-        Command::Inspect { query, .. } => inspect(query).await,
-        Command::Catalogue { query, wanted } => catalogue::run(query, wanted).await,
+        Command::Inspect { query, .. } => Box::pin(inspect(query)).await,
+        Command::Catalogue { query, wanted } => Box::pin(catalogue::run(query, wanted)).await,
         Command::Verify(query) => verify(query).await,
         Command::Backup { query, path } => backup(query, path).await,
         Command::Replay { query, id, all } => {

@@ -252,7 +252,7 @@ async fn commits(
 
 /// Measures commits of one payload on a store with nothing in it.
 async fn row(engine: &Engine, options: &Options, payload: ByteSize) -> anyhow::Result<Row> {
-    let store = engine.open(&engine.database(&format!("commits-{}", payload.0))).await?;
+    let store = Box::pin(engine.open(&engine.database(&format!("commits-{}", payload.0)))).await?;
     let committers = (1..=options.committers)
         .map(|n| Committer::new(&store, n, payload.0))
         .collect::<anyhow::Result<Vec<_>>>()?;
@@ -310,7 +310,7 @@ async fn duplicates(committers: &[Committer], known: u64, time: Duration) -> any
 /// Measures workers that share an exporter. A file has one.
 async fn export(engine: &Engine, workers: usize, payload: ByteSize) -> anyhow::Result<Row> {
     let database = engine.database(&format!("export-{workers}"));
-    let first = engine.open(&database).await?;
+    let first = Box::pin(engine.open(&database)).await?;
     for number in 1..=EXPORTED.1 {
         let committer = Committer::new(&first, number, payload.0)?;
         for sequence in 1..=EXPORTED.0 / EXPORTED.1 {
@@ -319,7 +319,7 @@ async fn export(engine: &Engine, workers: usize, payload: ByteSize) -> anyhow::R
     }
     let mut stores = vec![first];
     for _ in 1..workers {
-        stores.push(engine.open(&database).await?);
+        stores.push(Box::pin(engine.open(&database)).await?);
     }
     let began = Instant::now();
     let mut working = JoinSet::new();
