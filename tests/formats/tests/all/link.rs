@@ -366,6 +366,12 @@ fn how_a_satellite_stands_is_told() {
         ..Default::default()
     };
     assert_pinned("hello-standing", &agent(agent_message::Body::Hello(hello)));
+    let hello = Hello {
+        satellite: "sat-1".to_owned(),
+        contact_end_unix_nano: TIME + 480_000_000_000,
+        ..Default::default()
+    };
+    assert_pinned("hello-contact-end", &agent(agent_message::Body::Hello(hello)));
     let goodbye = Goodbye {
         reason: GoodbyeReason::ContactEnd as i32,
         pass: Some(pass),
