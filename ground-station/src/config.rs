@@ -546,7 +546,7 @@ pub(crate) mod tests {
         assert_eq!(config.link.max_connections, default_connections());
         assert_eq!(config.link.retry_above, default_retry_above());
         assert_eq!(config.link.handshake_timeout, default_handshake());
-        assert_eq!(config.link.satellites, [("sat-1".to_owned(), None)].into());
+        assert_eq!(config.link.satellites["sat-1"], Some(SatelliteConfig::default()));
         assert_eq!(config.storage.max_bytes, default_max_bytes());
         assert_eq!(config.storage.ballast, default_ballast());
         assert_eq!(config.storage.scrub, ScrubConfig::default());

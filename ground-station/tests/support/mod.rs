@@ -336,8 +336,11 @@ impl Satellite {
         stream.write_all(&wire::frame(&open)).await.unwrap();
         let body: Vec<u8> =
             ranges.iter().flat_map(|r| segment.payload[r.start as usize..r.end as usize].to_vec()).collect();
-        stream.write_all(&body[..bytes.min(body.len())]).await.unwrap();
-        stream
+        match stream.write_all(&body[..bytes.min(body.len())]).await {
+            // The ground has refused the segment before all of it was written.
+            Ok(()) | Err(quinn::WriteError::Stopped(_)) => stream,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     pub(crate) async fn send(&mut self, segment: &Segment) {
