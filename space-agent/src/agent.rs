@@ -404,13 +404,15 @@ impl Agent {
             tasks: back.clone(),
         });
         spawn_operators(operators, &control, &closed, &back, &stop);
+        // It hands requests to the journal, which ends when nobody can any more.
+        let (mouth, quiet) = (back.group(), CancellationToken::new());
         if let Some(own) = own {
             let (says, counters) = ((own, config.service.telemetry.otlp), control.metrics.own());
             let signals = Signal::ALL.into_iter().filter(|s| config.service.pipelines.get(*s).is_some());
             let signals = signals.fold(SignalSet::default(), SignalSet::with);
             let into = (&*intake, signals);
             let own = Own::new(says, into, Arc::clone(&control), counters, config.storage.max_bytes.0);
-            back.keep_until("own telemetry", own, &stop, |own, stop| Box::pin(own.run(stop)));
+            mouth.keep_until("own telemetry", own, &quiet, |own, quiet| Box::pin(own.run(quiet)));
         }
         // It has the log, which is closed in the end.
         drop(control);
@@ -423,7 +425,7 @@ impl Agent {
         };
 
         tracing::info!("stopping: what was accepted is committed");
-        for (tasks, token) in [(front, None), (back, Some(&stop))] {
+        for (tasks, token) in [(mouth, Some(&quiet)), (front, None), (back, Some(&stop))] {
             if let Some(token) = token {
                 token.cancel();
             }

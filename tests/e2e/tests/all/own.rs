@@ -67,6 +67,8 @@ async fn an_alarm_on_board_and_the_metrics_of_both_reach_the_backends() {
         })
         .await;
     }
-    agent.process.terminate().await;
-    ground.process.terminate().await;
+    assert!(agent.process.terminate().await.success() && ground.process.terminate().await.success());
+    for log in [agent.process.log(), ground.process.log()] {
+        assert!(!log.contains("in time"), "every task ends when it is told to: {log}");
+    }
 }
