@@ -1,7 +1,7 @@
 //! What people and tools ask the running program: pages in the browser, JSON over HTTP, health and metrics.
 //!
 //! The console's pages are rendered here and need nothing from elsewhere: every asset is in the program. They show what a look at the
-//! spool found ([`board`]), who may see and do what is in [`roles`], and what was done is in [`audit`].
+//! spool found (`board`), who may see and do what is in `roles`, and what was done is in `audit`.
 
 mod acts;
 mod api;
