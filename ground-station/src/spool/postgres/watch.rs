@@ -1,5 +1,7 @@
 //! How full the shared spool is, whether the engine answers, and that this worker lives.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use perigee_shared::link::ranges::RangeSet;
@@ -18,7 +20,7 @@ use super::sql::Query;
 /// How often it is looked what other stations have done.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Workers that have said nothing for so long are forgotten.
+/// Workers that have been silent for this long are forgotten.
 const FORGET: &str = "delete from worker where until < clock_timestamp() - interval '1 hour'";
 
 /// Whether there is something to export.
@@ -191,7 +193,7 @@ impl Fleet {
         }
         partials.sort_unstable();
         let mut above = self.inner.status.borrow().used.saturating_sub(limit / 2);
-        let mut given_up = 0u64;
+        let (mut given_up, mut of) = (0u64, BTreeMap::<u32, Vec<_>>::new());
         for (held, key) in partials {
             if above == 0 {
                 break;
@@ -200,10 +202,19 @@ impl Fleet {
             given_up += 1;
             let named: Vec<u64> = key.iter().map(Cell::number).collect();
             let at = sequence(&key);
-            let need = move |_: &[u32]| Need::rows(vec![Query::key(Of::Partial, &named)]);
-            let give_up =
-                move |txn: &mut super::super::file::Txn<'_>, _: &_| intake::delete_partial(txn, at).map(drop);
-            self.insist_on(at.satellite, need, give_up).await?;
+            of.entry(at.satellite).or_default().push((named, at));
+        }
+        // At once for each satellite: links read on as soon as there is room, and would fill what the next transaction empties.
+        for (satellite, partials) in of {
+            let partials = Arc::new(partials);
+            let named = Arc::clone(&partials);
+            let need = move |_: &[u32]| {
+                Need::rows(named.iter().map(|(key, _)| Query::key(Of::Partial, key)).collect())
+            };
+            let give_up = move |txn: &mut super::super::file::Txn<'_>, _: &_| {
+                partials.iter().try_for_each(|(_, at)| intake::delete_partial(txn, *at).map(drop))
+            };
+            self.insist_on(satellite, need, give_up).await?;
         }
         if given_up > 0 {
             tracing::error!(
