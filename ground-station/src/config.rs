@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use perigee_shared::config::collector::{self, Program};
-use perigee_shared::config::reload::InForce;
+use perigee_shared::config::reload::{InForce, Reread};
 use perigee_shared::config::{Component, Components, ConfigError, ConfigFile, Invalid, Problem};
 use perigee_shared::export::auth::Authenticator;
 use perigee_shared::export::{ExporterConfig, Secret, TlsConfig};
@@ -396,6 +396,16 @@ impl Pipelines {
             }
         }
         out
+    }
+}
+
+impl Reread for Config {
+    fn written(&self) -> &InForce {
+        &self.written
+    }
+
+    fn warnings(&self) -> &[Problem] {
+        &self.warnings
     }
 }
 

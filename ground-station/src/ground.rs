@@ -148,7 +148,6 @@ impl Ground {
             connected: link.as_ref().map_or_else(|| Connected::nobody(env), Link::connected),
             directory: config.storage.directory.clone(),
             station: config.link.station.clone(),
-            certificate_end: tls::end_of(&config.link.certificate_file),
         };
         let console = Console::new(store.clone(), env, beside);
         let served = bind(&config, &console, does(Part::Api)).await?;

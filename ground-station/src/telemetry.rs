@@ -205,9 +205,14 @@ impl Metrics {
         self.0.revocations_in_doubt.set(i64::from(doubt));
     }
 
-    /// When our certificate ends, ns since the Unix epoch.
-    pub fn certificate_end(&self, end: Option<u64>) {
+    /// Our certificate ends then, ns since the Unix epoch.
+    pub fn certificate_ends(&self, end: Option<u64>) {
         self.0.certificate_end.set(end.map_or(0, |end| (end / 1_000_000_000) as i64));
+    }
+
+    /// When it does, to the second; `None`: there is no link here, or it was not looked at yet.
+    pub fn certificate_end(&self) -> Option<u64> {
+        u64::try_from(self.0.certificate_end.get()).ok().filter(|end| *end > 0).map(|end| end * 1_000_000_000)
     }
 
     /// A peer was refused.

@@ -148,6 +148,17 @@ impl Serialize for Span {
     }
 }
 
+/// A length of time in ns, in two or three digits.
+pub fn shown_span(nano: u64) -> String {
+    let seconds = nano as f64 / 1e9;
+    match seconds {
+        ..90.0 => format!("{seconds:.0} s"),
+        ..5_400.0 => format!("{:.0} min", seconds / 60.0),
+        ..172_800.0 => format!("{:.1} h", seconds / 3_600.0),
+        _ => format!("{:.0} d", seconds / 86_400.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -408,6 +408,6 @@ fn every_file_and_function_that_the_architecture_names_is_there() {
             wrong.push(word);
         }
     }
-    assert!(wrong.is_empty(), "ARCHITECTURE.md names what is not there: {wrong:?}");
+    assert!(wrong.is_empty(), "ARCHITECTURE.md names files or functions that do not exist: {wrong:?}");
     assert!(named > 150, "{named} names");
 }

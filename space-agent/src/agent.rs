@@ -96,13 +96,13 @@ struct Outside {
 }
 
 impl Outside {
-    fn try_new(config: &Config, env: &Env, stations: &watch::Receiver<Stations>) -> Result<Self, AgentError> {
+    fn try_new(config: &Config, env: &Env) -> Result<Self, AgentError> {
         let mut outside = Self { link: None, direct: BTreeMap::new() };
         for (name, signals) in config.consumers() {
             match config.exporters.get(&name) {
                 Some(ExporterConfig::Link) => {
                     if let Some(link) = &config.link {
-                        outside.link = Some((link_config(config, link, env, stations.clone())?, signals));
+                        outside.link = Some((link_config(config, link, env)?, signals));
                     }
                 }
                 Some(ExporterConfig::Direct(direct)) => {
@@ -117,17 +117,11 @@ impl Outside {
     }
 }
 
-fn link_config(
-    config: &Config,
-    link: &LinkConfig,
-    env: &Env,
-    stations: watch::Receiver<Stations>,
-) -> Result<ShipperConfig, AgentError> {
+fn link_config(config: &Config, link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError> {
     let (trust, satellite) = Trust::try_new(link, env)?;
     Ok(ShipperConfig {
         satellite,
         trust,
-        stations,
         configuration: config.hash,
         memory_limit: config.processors.memory_limiter.limit.0,
     })
@@ -136,7 +130,7 @@ fn link_config(
 /// Checks what only the files that a configuration names can show, without opening or binding anything.
 pub fn check(config: &Config) -> Result<(), AgentError> {
     let env = Env::production();
-    Outside::try_new(config, &env, &watch::Sender::new(stations_of(config)).subscribe())?;
+    Outside::try_new(config, &env)?;
     check_directory("storage.directory", &config.storage.directory).map_err(AgentError::Setting)?;
     Receivers::check(config)?;
     let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
@@ -260,8 +254,8 @@ impl Agent {
 
     /// An agent that binds nothing, whatever its configuration says: requests come to its intake alone.
     pub fn without_listeners(config: Config, env: Env) -> Result<Self, AgentError> {
+        let outside = Outside::try_new(&config, &env)?;
         let stations = watch::Sender::new(stations_of(&config));
-        let outside = Outside::try_new(&config, &env, &stations.subscribe())?;
         let (current_sender, current) = watch::channel(None);
         let (wanted_sender, wanted) = watch::channel(false);
         let link = watch::channel(LinkStatus::default());
@@ -368,7 +362,7 @@ impl Agent {
         back.keep_until("contacts", contact_source, &stop, |contacts, stop| Box::pin(contacts.run(stop)));
 
         let satellite = outside.link.as_ref().map(|(l, _)| l.satellite.clone());
-        let wires = (current, contact_control.clone(), clocks.clone(), link_sender);
+        let wires = (stations.subscribe(), current, contact_control.clone(), clocks.clone(), link_sender);
         spawn_consumers(outside, &env, &wal, wires, &sealed, &metrics, &lanes, &back, &stop).await;
 
         let (journal, committer) = Journal::new(
@@ -494,8 +488,9 @@ fn spawn_operators(
     }
 }
 
-/// The contact in force, the plan, the time, and where the link says how it stands.
+/// Where stations are, the contact in force, the plan, the time, and where the link says how it stands.
 type LinkWires = (
+    watch::Receiver<Stations>,
     watch::Receiver<Option<perigee_shared::contact::Contact>>,
     ContactControl,
     Clocks,
@@ -508,7 +503,7 @@ async fn spawn_consumers(
     outside: Outside,
     env: &Env,
     wal: &Owner<Wal>,
-    (current, planner, clocks, link): LinkWires,
+    (stations, current, planner, clocks, link): LinkWires,
     sealed: &watch::Receiver<u64>,
     metrics: &Metrics,
     lanes: &Lanes,
@@ -523,6 +518,7 @@ async fn spawn_consumers(
         let (wal, sealed, counters, lanes) = (wal.clone(), sealed.clone(), metrics.ship(), lanes.clone());
         let shipper = Shipper::new(
             config,
+            stations,
             lanes,
             env.clone(),
             clocks,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use http::Method;
 use perigee_shared::config::collector::{self, Program};
-use perigee_shared::config::reload::{Hangups, InForce};
+use perigee_shared::config::reload::Rereading;
 use perigee_shared::config::{ConfigError, ConfigFile, Problem};
 use perigee_shared::contact::parse_rate;
 use perigee_shared::control::{ControlError, request};
@@ -206,24 +206,16 @@ fn load(path: &Path) -> Result<Config, Failure> {
     Config::load(path).map_err(|e| Failure::Config(e.to_string()))
 }
 
-/// Reads the configuration again at each SIGHUP. One that is wrong changes nothing.
-async fn reload(path: PathBuf, mut in_force: InForce, reload: Reload, logs: Logs, mut hangups: Hangups) {
+/// Reads the configuration again at each SIGHUP.
+async fn reload(path: PathBuf, mut rereading: Rereading, reload: Reload, logs: Logs) {
+    let load = || {
+        let config = Config::load(&path).map_err(|e| e.to_string())?;
+        agent::check(&config).map_err(|e| e.to_string())?;
+        Ok(config)
+    };
     loop {
-        hangups.next().await;
-        let read = Config::load(&path).map_err(|e| e.to_string());
-        match read.and_then(|config| agent::check(&config).map(|()| config).map_err(|e| e.to_string())) {
-            Ok(config) => {
-                config.warnings.iter().for_each(Problem::warn);
-                let changes = in_force.take(&config.written, Reload::can);
-                if !changes.now.is_empty() {
-                    reload.apply(&config, &logs).await;
-                }
-                changes.log();
-            }
-            Err(error) => {
-                tracing::error!(error, "the configuration was not read again; what was in force stays so")
-            }
-        }
+        let config = rereading.next(load, Reload::can).await;
+        reload.apply(&config, &logs).await;
     }
 }
 
@@ -232,7 +224,6 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
     match cli.command {
         Command::Run(arg) => {
             let (shutdown, termination) = (CancellationToken::new(), termination()?);
-            let hangups = Hangups::new()?;
             let token = shutdown.clone();
             tokio::spawn(async move {
                 termination.await;
@@ -242,13 +233,13 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             let logs = perigee_shared::telemetry::init_logs(&config.service.telemetry);
             supervise::log_panics();
             config.warnings.iter().chain(&agent::dates(&config, &env)).for_each(Problem::warn);
-            let in_force = config.written.clone();
+            let rereading = Rereading::new(config.written.clone())?;
             let (agent, receivers) =
                 Box::pin(Agent::build(config, env, logs.own.clone())).await.map_err(|e| match e {
                     e if e.is_configuration() => Failure::Config(e.to_string()),
                     other => Failure::Other(other.to_string()),
                 })?;
-            tokio::spawn(reload(arg.config, in_force, agent.reload(), logs, hangups));
+            tokio::spawn(reload(arg.config, rereading, agent.reload(), logs));
             Box::pin(agent.run(|intake| receivers.run(intake, shutdown))).await.map_err(|e| match e {
                 agent::AgentError::StoreLost(_) => Failure::Store(e.to_string()),
                 agent::AgentError::Task(_) => Failure::Task(e.to_string()),

@@ -196,7 +196,7 @@ async fn status(State(c): Shared) -> Answer {
     };
     let (wal, known, abandoned, oldest) = c.wal.call(look).await?;
     let planned = match &c.contacts {
-        Some(contacts) => Some(contacts.list(Asked { limit: 1, ..Asked::default() }).await?),
+        Some(contacts) => Some(contacts.next().await?),
         None => None,
     };
     let link = c.link.borrow().clone();

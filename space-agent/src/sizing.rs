@@ -8,7 +8,7 @@ use perigee_shared::segment::{Header, Lane};
 use tokio::time::{Instant, timeout};
 
 use crate::config::BatchConfig;
-use crate::contacts::{Asked, ContactControl, Planned};
+use crate::contacts::{ContactControl, Planned};
 use crate::wal::BatchLimits;
 
 /// What a segment may take of a contact: so much of its time, and such a part of its bytes.
@@ -52,8 +52,7 @@ impl Sizing {
             return;
         }
         self.asked = Some(Instant::now());
-        if let Ok(Ok(planned)) = timeout(PATIENCE, planner.list(Asked { limit: 1, ..Asked::default() })).await
-        {
+        if let Ok(Ok(planned)) = timeout(PATIENCE, planner.next()).await {
             self.bytes = allowed(&planned);
         }
     }

@@ -217,7 +217,7 @@ def panel_problems(asker, show):
             rows = set()
             for target in panel["targets"]:
                 query = Query(board, panel, target)
-                # What is 0 without data would hide that there is none.
+                # `or vector(0)` would answer 0 where there is no data.
                 expr = asker.filled_in(query.expr.removesuffix(" or vector(0)"))
                 try:
                     found = asker.series(expr)

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use perigee_shared::config::reload::{Hangups, InForce};
+use perigee_shared::config::reload::Rereading;
 use perigee_shared::config::{ConfigError, Problem, check_directory};
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
@@ -108,7 +108,7 @@ async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> 
     let logs = init_logs(&config.service.telemetry);
     supervise::log_panics();
     config.warnings.iter().chain(&dates(&config, env)).for_each(Problem::warn);
-    let (in_force, hangups) = (config.written.clone(), Hangups::new().context("cannot listen for SIGHUP")?);
+    let rereading = Rereading::new(config.written.clone()).context("cannot listen for SIGHUP")?;
     let ground = Ground::build_parts(config, env, &role, logs.own.clone()).await?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
@@ -117,40 +117,22 @@ async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> 
         termination.await;
         stop.cancel();
     });
-    tokio::spawn(reload(file.config, in_force, ground.reload(), logs, hangups));
+    tokio::spawn(reload(file.config, rereading, ground.reload(), logs));
     Box::pin(ground.run(shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads the configuration again at each SIGHUP. One that is wrong changes nothing.
-async fn reload(
-    path: PathBuf,
-    mut in_force: InForce,
-    link: Option<Reload>,
-    logs: Logs,
-    mut hangups: Hangups,
-) {
+/// Reads the configuration again at each SIGHUP.
+async fn reload(path: PathBuf, mut rereading: Rereading, link: Option<Reload>, logs: Logs) {
     // What a satellite may keep in the spool is the spool's.
     let can = |key: &str| {
         key == LOG_LEVEL || key.starts_with("link.satellites") && !key.ends_with(".max_spool_bytes")
     };
     loop {
-        hangups.next().await;
-        match Config::load(&path) {
-            Ok(config) => {
-                config.warnings.iter().for_each(Problem::warn);
-                let changes = in_force.take(&config.written, can);
-                if !changes.now.is_empty() {
-                    logs.set_level(config.service.telemetry.logs.level);
-                    if let Some(link) = &link {
-                        link.apply(&config.link.satellites);
-                    }
-                }
-                changes.log();
-            }
-            Err(error) => {
-                tracing::error!(%error, "the configuration was not read again; what was in force stays so");
-            }
+        let config = rereading.next(|| Config::load(&path).map_err(|e| e.to_string()), can).await;
+        logs.set_level(config.service.telemetry.logs.level);
+        if let Some(link) = &link {
+            link.apply(&config.link.satellites);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use perigee_shared::contact::shown_time;
 use perigee_shared::env::Env;
-use perigee_shared::units::ByteSize;
+use perigee_shared::units::{ByteSize, shown_span as span};
 use serde_json::Value;
 
 use super::spool::{Query, fetch};
@@ -68,17 +68,6 @@ fn cut(text: &str, most: usize) -> String {
         return text.to_owned();
     }
     text.chars().take(most - 1).chain(['…']).collect()
-}
-
-/// A length of time in two or three digits.
-fn span(nano: u64) -> String {
-    let seconds = nano as f64 / 1e9;
-    match seconds {
-        ..90.0 => format!("{seconds:.0} s"),
-        ..5_400.0 => format!("{:.0} min", seconds / 60.0),
-        ..172_800.0 => format!("{:.1} h", seconds / 3_600.0),
-        _ => format!("{:.0} d", seconds / 86_400.0),
-    }
 }
 
 fn overview(satellite: &Value, now: u64) -> String {

@@ -10,7 +10,7 @@ use axum::{Extension, Json};
 use perigee_shared::serve::Peer;
 use serde::{Deserialize, Serialize};
 
-use super::problem::{Asked, Problem};
+use super::problem::{Asked, Problem, Refusals};
 use super::show::encoded;
 use super::{BackupAnswer, BackupRequest, Console, ReplayAnswer, ReplayRequest, VerifyAnswer};
 use crate::link::{ClockView, LinkView};
@@ -101,9 +101,7 @@ pub(super) struct Linked {
     params(Page),
     responses(
         (status = 200, description = "Every satellite that was ever heard, by id", body = [Linked]),
-        (status = 400, description = "The request makes no sense", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Reading needs a token", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The spool cannot be read", body = Problem, content_type = "application/problem+json")
+        Refusals
     )
 )]
 pub(super) async fn satellites(State(console): State<Console>, Asked(page): Asked<Page>) -> List<Linked> {
@@ -133,9 +131,7 @@ pub(super) async fn satellites(State(console): State<Console>, Asked(page): Aske
     path = "/api/v1/spool",
     responses(
         (status = 200, description = "The spool as a whole", body = SpoolView),
-        (status = 400, description = "The request makes no sense", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Reading needs a token", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The spool cannot be read", body = Problem, content_type = "application/problem+json")
+        Refusals
     )
 )]
 pub(super) async fn spool(State(console): State<Console>) -> Answer<SpoolView> {
@@ -149,9 +145,7 @@ pub(super) async fn spool(State(console): State<Console>) -> Answer<SpoolView> {
     params(Page),
     responses(
         (status = 200, description = "Passes, the latest first", body = [PassView]),
-        (status = 400, description = "The request makes no sense", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Reading needs a token", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The spool cannot be read", body = Problem, content_type = "application/problem+json")
+        Refusals
     )
 )]
 pub(super) async fn passes(State(console): State<Console>, Asked(page): Asked<Page>) -> List<PassView> {
@@ -166,9 +160,7 @@ pub(super) async fn passes(State(console): State<Console>, Asked(page): Asked<Pa
     params(Page),
     responses(
         (status = 200, description = "What will never be exported, the latest first", body = [GapView]),
-        (status = 400, description = "The request makes no sense", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Reading needs a token", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The spool cannot be read", body = Problem, content_type = "application/problem+json")
+        Refusals
     )
 )]
 pub(super) async fn gaps(State(console): State<Console>, Asked(page): Asked<Page>) -> List<GapView> {
@@ -182,9 +174,7 @@ pub(super) async fn gaps(State(console): State<Console>, Asked(page): Asked<Page
     path = "/api/v1/accounting",
     responses(
         (status = 200, description = "Where the items are, by satellite", body = BTreeMap<String, AccountView>),
-        (status = 400, description = "The request makes no sense", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Reading needs a token", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The spool cannot be read", body = Problem, content_type = "application/problem+json")
+        Refusals
     )
 )]
 pub(super) async fn accounting(State(console): State<Console>) -> Answer<BTreeMap<String, AccountView>> {
@@ -198,9 +188,7 @@ pub(super) async fn accounting(State(console): State<Console>) -> Answer<BTreeMa
     params(Page),
     responses(
         (status = 200, description = "Dead letters, the latest first", body = [LetterView]),
-        (status = 400, description = "The request makes no sense", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Reading needs a token", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The spool cannot be read", body = Problem, content_type = "application/problem+json")
+        Refusals
     )
 )]
 pub(super) async fn letters(State(console): State<Console>, Asked(page): Asked<Page>) -> List<LetterView> {
@@ -280,9 +268,7 @@ fn time(name: &str, text: &str) -> Result<u64, String> {
     params(CatalogueQuery),
     responses(
         (status = 200, description = "What was committed, the latest first", body = [CatalogueView]),
-        (status = 400, description = "The request makes no sense", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Reading needs a token", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The spool cannot be read", body = Problem, content_type = "application/problem+json")
+        Refusals
     )
 )]
 pub(super) async fn catalogue(

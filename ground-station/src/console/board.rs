@@ -127,7 +127,6 @@ struct Inner {
     metrics: Metrics,
     connected: Connected,
     env: Env,
-    certificate_end: Option<u64>,
     look: tokio::sync::Mutex<Option<Look>>,
     /// What was seen last, for rates, and how long that took.
     before: Mutex<Option<(u64, Arc<Shown>, Duration)>>,
@@ -143,19 +142,12 @@ struct Inner {
 pub(super) struct Board(Arc<Inner>);
 
 impl Board {
-    pub(super) fn new(
-        store: Store,
-        metrics: Metrics,
-        connected: Connected,
-        env: Env,
-        certificate_end: Option<u64>,
-    ) -> Self {
+    pub(super) fn new(store: Store, metrics: Metrics, connected: Connected, env: Env) -> Self {
         Self(Arc::new(Inner {
             store,
             metrics,
             connected,
             env,
-            certificate_end,
             look: Default::default(),
             before: Default::default(),
             pages: Default::default(),
@@ -238,7 +230,8 @@ impl Board {
             .collect();
         let status = inner.store.status().borrow().clone();
         let health = inner.metrics.trouble();
-        let notes = attention::of_station(&digest, &status, &troubles, health, inner.certificate_end, at);
+        let certificate_end = inner.metrics.certificate_end();
+        let notes = attention::of_station(&digest, &status, &troubles, health, certificate_end, at);
         let backends = digest.exporters.into_iter().map(|digest| {
             let sent_items = inner.metrics.sent_by(&digest.name);
             let items_per_second = rate(sent_items, sent.get(digest.name.as_str()).copied());

@@ -27,7 +27,7 @@ use super::problem::Problem;
 /// Streams at once.
 const STREAMS: usize = 32;
 
-/// A stream that has taken nothing for so long while there was something is closed.
+/// A stream that reads nothing for this long although events wait is closed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a browser waits before it begins again.

@@ -72,8 +72,6 @@ pub struct Beside {
     pub directory: PathBuf,
     /// This station's id.
     pub station: String,
-    /// When this station's certificate ends, ns since the Unix epoch.
-    pub certificate_end: Option<u64>,
 }
 
 /// `POST /api/v1/replay`
@@ -116,9 +114,8 @@ pub struct BackupAnswer {
 impl Console {
     /// Answers from these.
     pub fn new(store: Store, env: &Env, beside: Beside) -> Self {
-        let Beside { metrics, connected, directory, station, certificate_end } = beside;
-        let board =
-            Board::new(store.clone(), metrics.clone(), connected.clone(), env.clone(), certificate_end);
+        let Beside { metrics, connected, directory, station } = beside;
+        let board = Board::new(store.clone(), metrics.clone(), connected.clone(), env.clone());
         let stop = CancellationToken::new();
         let events = Events::new(board.clone(), stop.clone());
         let audit = Audit::new(&directory, env);

@@ -61,6 +61,21 @@ impl IntoResponse for Problem {
     }
 }
 
+/// How reading is refused, for the OpenAPI document.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code, reason = "only what it is described by is used")]
+pub(super) enum Refusals {
+    /// The request makes no sense
+    #[response(status = 400, content_type = "application/problem+json")]
+    Bad(Problem),
+    /// Reading needs a token
+    #[response(status = 401, content_type = "application/problem+json")]
+    Token(Problem),
+    /// The spool cannot be read
+    #[response(status = 503, content_type = "application/problem+json")]
+    Spool(Problem),
+}
+
 /// `?name=value`; what cannot be read is a problem document.
 pub(super) struct Asked<T>(pub(super) T);
 

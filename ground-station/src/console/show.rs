@@ -3,21 +3,11 @@
 use maud::{Markup, html};
 use perigee_shared::contact::shown_time;
 use perigee_shared::units::ByteSize;
+pub(super) use perigee_shared::units::shown_span as span;
 
 use crate::spool::Items;
 
 const MS: u64 = 1_000_000;
-
-/// A length of time in two or three digits.
-pub(super) fn span(nano: u64) -> String {
-    let seconds = nano as f64 / 1e9;
-    match seconds {
-        ..90.0 => format!("{seconds:.0} s"),
-        ..5_400.0 => format!("{:.0} min", seconds / 60.0),
-        ..172_800.0 => format!("{:.1} h", seconds / 3_600.0),
-        _ => format!("{:.0} d", seconds / 86_400.0),
-    }
-}
 
 /// The same of seconds.
 pub(super) fn seconds(seconds: f64) -> String {

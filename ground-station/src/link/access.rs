@@ -75,9 +75,9 @@ impl Access {
     /// Reads the certificates again; those in force stay when that fails.
     pub(super) fn renew(&mut self) -> Result<(), TlsError> {
         self.files.reading();
-        let (credentials, own) = credentials(&self.limits)?;
+        let (credentials, _) = credentials(&self.limits)?;
         let satellites = tls::load_authorities(&self.limits.satellite_ca_file)?;
-        (self.credentials, self.satellites, self.domain) = (credentials, satellites, own.trust_domain);
+        (self.credentials, self.satellites) = (credentials, satellites);
         Ok(())
     }
 

@@ -252,7 +252,7 @@ impl AccessWatch {
             if self.access.has_changed() {
                 self.refused = !self.renew_list();
             }
-            self.around.metrics.certificate_end(self.access.end(self.env.unix_nano()));
+            self.around.metrics.certificate_ends(self.access.end(self.env.unix_nano()));
             let expired = self.around.revocations.borrow().has_expired(self.env.unix_nano());
             self.around.metrics.revocations_in_doubt(self.refused || expired);
         }

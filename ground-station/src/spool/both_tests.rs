@@ -541,6 +541,10 @@ fn check(model: &Model, spool: &Subject<'_>) {
     let ranges: Vec<link::Range> = resume.lanes[0].committed.iter().map(|r| r.sequences.unwrap()).collect();
     let expected: RangeSet = model.committed.iter().map(|s| *s..s + 1).collect();
     assert_eq!(ranges, expected.to_wire());
+    for range in &resume.lanes[0].committed {
+        let (top, _) = segment(range.sequences.unwrap().end - 1, spans(0), 0);
+        assert_eq!(range.top_hash, top.hash);
+    }
 }
 
 fn follow(site: &Site, steps: Vec<Step>) {

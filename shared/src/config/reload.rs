@@ -1,9 +1,11 @@
 //! A configuration that is read again while the program runs, at SIGHUP.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::Problem;
 
 /// The settings of a file that is in force.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +29,7 @@ impl InForce {
     /// What `new` changes; `can` says of a key whether it can change now. What can is in force from here on, what cannot stays as it is
     /// until the restart, and is named again next time.
     pub fn take(&mut self, new: &Self, can: impl Fn(&str) -> bool) -> Changes {
-        let keys: std::collections::BTreeSet<&String> = self.0.keys().chain(new.0.keys()).collect();
+        let keys: BTreeSet<&String> = self.0.keys().chain(new.0.keys()).collect();
         let differ = keys.into_iter().filter(|key| self.0.get(*key) != new.0.get(*key));
         let (now, later): (Vec<String>, Vec<String>) = differ.cloned().partition(|key| can(key));
         for key in &now {
@@ -61,20 +63,54 @@ impl Changes {
     }
 }
 
-/// SIGHUPs, one after the other. From here on they do not end the program.
-#[derive(Debug)]
-pub struct Hangups(Signal);
+/// A configuration that knows how it is written.
+pub trait Reread {
+    /// Its settings.
+    fn written(&self) -> &InForce;
+    /// What its writer should know.
+    fn warnings(&self) -> &[Problem];
+}
 
-impl Hangups {
-    /// Listens for them.
-    pub fn new() -> io::Result<Self> {
-        signal(SignalKind::hangup()).map(Self)
+/// Reads a configuration again at each SIGHUP. From here on that does not end the program.
+#[derive(Debug)]
+pub struct Rereading {
+    hangups: Signal,
+    in_force: InForce,
+}
+
+impl Rereading {
+    /// Begins with what is in force.
+    pub fn new(in_force: InForce) -> io::Result<Self> {
+        Ok(Self { hangups: signal(SignalKind::hangup())?, in_force })
     }
 
-    /// Waits for the next one.
-    pub async fn next(&mut self) {
-        if self.0.recv().await.is_none() {
-            std::future::pending().await
+    /// The next configuration that changes something now, by what `can` says of a key. `load` reads and checks the file; one that is
+    /// wrong changes nothing.
+    pub async fn next<C: Reread>(
+        &mut self,
+        load: impl Fn() -> Result<C, String>,
+        can: impl Fn(&str) -> bool,
+    ) -> C {
+        loop {
+            if self.hangups.recv().await.is_none() {
+                std::future::pending().await
+            }
+            match load() {
+                Ok(config) => {
+                    config.warnings().iter().for_each(Problem::warn);
+                    let changes = self.in_force.take(config.written(), &can);
+                    changes.log();
+                    if !changes.now.is_empty() {
+                        return config;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error,
+                        "the configuration was not read again; what was in force stays so"
+                    );
+                }
+            }
         }
     }
 }

@@ -172,11 +172,6 @@ pub fn peer_end(connection: &quinn::Connection) -> Option<u64> {
     end(&peer_certificate(connection)?)
 }
 
-/// When the first certificate in a PEM file ends, ns since the Unix epoch.
-pub fn end_of(path: &Path) -> Option<u64> {
-    certificates("certificate", path).ok()?.iter().filter_map(end).min()
-}
-
 /// The names in a certificate (DER) that was verified: common name, then DNS names, e-mail addresses and URIs.
 pub fn names_in(certificate: &[u8]) -> Vec<String> {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };

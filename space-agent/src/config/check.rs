@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use perigee_shared::config::collector::{self, Program};
-use perigee_shared::config::reload::InForce;
-use perigee_shared::config::{ConfigError, ConfigFile, Invalid};
+use perigee_shared::config::reload::{InForce, Reread};
+use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Problem};
 use perigee_shared::link::tls::is_valid_id;
 use perigee_shared::serve::{Endpoint, validate_endpoint};
 use perigee_shared::signal::{Signal, SignalSet};
@@ -18,6 +18,16 @@ use crate::lanes::Percent;
 
 /// The smallest memory limit: below it the program itself would be refused.
 const LEAST_MEMORY: ByteSize = ByteSize::mib(4);
+
+impl Reread for Config {
+    fn written(&self) -> &InForce {
+        &self.written
+    }
+
+    fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+}
 
 impl Config {
     /// Reads and checks the file at `path`: Perigee's own form, or a Collector's.

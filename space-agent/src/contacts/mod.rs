@@ -64,14 +64,11 @@ pub struct Asked {
     pub until: u64,
     /// At most so many.
     pub limit: usize,
-    /// What all of the plan carries, too.
-    #[serde(skip)]
-    pub ahead: bool,
 }
 
 impl Default for Asked {
     fn default() -> Self {
-        Self { until: u64::MAX, limit: 100, ahead: false }
+        Self { until: u64::MAX, limit: 100 }
     }
 }
 
@@ -116,7 +113,14 @@ enum Command {
     Open(Box<Contact>),
     Close(oneshot::Sender<bool>),
     Configure(Box<ContactsConfig>, Vec<String>),
-    List(Asked, oneshot::Sender<Planned>),
+    List(Asked, Extent, oneshot::Sender<Planned>),
+}
+
+/// Whether what all of the plan carries is wanted too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Listed,
+    All,
 }
 
 /// Opens, closes and lists contacts.
@@ -148,14 +152,23 @@ impl ContactControl {
 
     /// What is planned, of the next contacts those that are asked for.
     pub async fn list(&self, asked: Asked) -> Result<Planned, Ending> {
-        let (reply, answer) = oneshot::channel();
-        self.0.send(Command::List(asked, reply)).await.map_err(|_| Ending)?;
-        answer.await.map_err(|_| Ending)
+        self.ask(asked, Extent::Listed).await
+    }
+
+    /// What is planned next.
+    pub async fn next(&self) -> Result<Planned, Ending> {
+        self.ask(Asked { limit: 1, ..Asked::default() }, Extent::Listed).await
     }
 
     /// What is planned next, and what all of the plan carries.
     pub async fn ahead(&self) -> Result<Planned, Ending> {
-        self.list(Asked { limit: 1, ahead: true, ..Asked::default() }).await
+        self.ask(Asked { limit: 1, ..Asked::default() }, Extent::All).await
+    }
+
+    async fn ask(&self, asked: Asked, extent: Extent) -> Result<Planned, Ending> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Command::List(asked, extent, reply)).await.map_err(|_| Ending)?;
+        answer.await.map_err(|_| Ending)
     }
 }
 
@@ -186,7 +199,7 @@ pub struct Contacts {
     /// `None`: nothing is tried that is not planned.
     probe: Option<Probe>,
     /// Who asked before the first passes were predicted.
-    asked: Vec<(Asked, oneshot::Sender<Planned>)>,
+    asked: Vec<(Asked, Extent, oneshot::Sender<Planned>)>,
     source: ContactSource,
 }
 
@@ -271,9 +284,9 @@ impl Contacts {
 
     /// Tells those who have waited for the first passes.
     fn answer(&mut self) {
-        for (asked, reply) in std::mem::take(&mut self.asked) {
+        for (asked, extent, reply) in std::mem::take(&mut self.asked) {
             // Whoever asked may have gone away.
-            let _ = reply.send(self.planned(asked));
+            let _ = reply.send(self.planned(asked, extent));
         }
     }
 
@@ -354,12 +367,9 @@ impl Contacts {
                 biased;
                 () = shutdown.cancelled() => return,
                 command = self.commands.recv() => match command {
-                    Some(Command::Configure(config, stations)) => {
-                        self.configure(&config, &stations);
+                    Some(command) => if self.obey(command) {
                         (files, prediction) = (watch(&self.file), None);
-                        self.answer();
-                    }
-                    Some(command) => self.obey(command),
+                    },
                     None => return,
                 },
                 predicted = finished(&mut prediction) => {
@@ -379,10 +389,14 @@ impl Contacts {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    /// Whether it has another file to go by now.
+    fn obey(&mut self, command: Command) -> bool {
         match command {
-            // It concerns what `run` keeps, too.
-            Command::Configure(config, stations) => self.configure(&config, &stations),
+            Command::Configure(config, stations) => {
+                self.configure(&config, &stations);
+                self.answer();
+                return true;
+            }
             Command::Open(contact) => {
                 let now = self.clocks.now();
                 let ends = contact.left(now.unix_nano).map(|left| now.since_boot + left.as_nanos() as u64);
@@ -394,14 +408,15 @@ impl Contacts {
                 // Whoever asked may have gone away.
                 let _ = reply.send(was_open);
             }
-            Command::List(asked, reply) if self.is_awaited() => {
-                self.asked.push((asked, reply));
+            Command::List(asked, extent, reply) if self.is_awaited() => {
+                self.asked.push((asked, extent, reply));
             }
-            Command::List(asked, reply) => drop(reply.send(self.planned(asked))),
+            Command::List(asked, extent, reply) => drop(reply.send(self.planned(asked, extent))),
         }
+        false
     }
 
-    fn planned(&mut self, asked: Asked) -> Planned {
+    fn planned(&mut self, asked: Asked, extent: Extent) -> Planned {
         let at = self.clocks.now();
         let now = at.unix_nano;
         let current = self.open_now(&at).map(|c| Pass::new(&c, now));
@@ -415,7 +430,8 @@ impl Contacts {
         let plan = self.file.as_ref().filter(|_| at.plan.is_some());
         let upcoming = plan.map_or(&[][..], |f| f.plan.upcoming(now));
         let warnings = plan.map(|f| f.warnings(now)).unwrap_or_default();
-        let ahead = current.iter().map(|pass| &pass.contact).chain(upcoming).filter(|_| asked.ahead);
+        let ahead =
+            current.iter().map(|pass| &pass.contact).chain(upcoming).filter(|_| extent == Extent::All);
         let ahead =
             ahead.filter_map(|c| Some(Ahead { end: c.end_unix_nano?, volume: c.volume(now)? })).collect();
         let asked_for = &upcoming[..upcoming.partition_point(|c| c.start_unix_nano < asked.until)];

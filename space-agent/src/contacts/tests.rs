@@ -93,7 +93,7 @@ fn a_plan_that_has_run_out_falls_back_to_probing() {
     assert!(now.borrow().is_none(), "there is a plan");
     contacts.tell(&at(121 * S));
     assert_eq!(now.borrow().as_ref().unwrap().end_unix_nano, None);
-    let planned = contacts.planned(Asked::default());
+    let planned = contacts.planned(Asked::default(), Extent::Listed);
     assert!(planned.probing && planned.plan_warnings[0].contains("past"), "{planned:?}");
     link.send_modify(|l| l.state = LinkState::Up);
     contacts.tell(&at(122 * S));
@@ -179,7 +179,7 @@ fn a_plan_that_cannot_be_used_at_the_start_is_reported_and_stations_are_tried() 
         assert!(check(&config, &["svalbard".to_owned()], 0).is_err());
         let Bench { mut contacts, now, .. } = bench(&config);
         contacts.tell(&at(100 * S));
-        let planned = contacts.planned(Asked::default());
+        let planned = contacts.planned(Asked::default(), Extent::Listed);
         assert!(now.borrow().is_some() && planned.probing && planned.plan_error.is_some(), "{planned:?}");
     }
 }

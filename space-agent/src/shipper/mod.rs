@@ -68,8 +68,6 @@ pub struct ShipperConfig {
     pub satellite: String,
     /// TLS.
     pub trust: Trust,
-    /// Where each station is, by id.
-    pub stations: watch::Receiver<Stations>,
     /// The first 8 bytes of the BLAKE3 hash of the configuration's file; 0: there is none.
     pub configuration: u64,
     /// What the memory limiter allows, bytes.
@@ -79,6 +77,7 @@ pub struct ShipperConfig {
 /// See the module.
 pub struct Shipper {
     config: ShipperConfig,
+    stations: watch::Receiver<Stations>,
     lanes: Lanes,
     env: Env,
     clocks: Clocks,
@@ -114,6 +113,7 @@ impl Shipper {
     #[expect(clippy::too_many_arguments, reason = "each is one end of a wire that agent.rs lays")]
     pub fn new(
         config: ShipperConfig,
+        stations: watch::Receiver<Stations>,
         lanes: Lanes,
         env: Env,
         clocks: Clocks,
@@ -127,6 +127,7 @@ impl Shipper {
     ) -> Self {
         Self {
             config,
+            stations,
             lanes,
             env,
             clocks,
@@ -292,7 +293,7 @@ impl Shipper {
             &shape,
             &counters
         ));
-        let mut stations = self.config.stations.clone();
+        let mut stations = self.stations.clone();
         let elsewhere = |stations: &Stations| stations.get(station) != Some(at);
         let mut moved = std::pin::pin!(stations.wait_for(elsewhere));
         tokio::select! {
@@ -375,7 +376,7 @@ impl Shipper {
     }
 
     fn stations(&self) -> Stations {
-        Arc::clone(&self.config.stations.borrow())
+        Arc::clone(&self.stations.borrow())
     }
 
     /// Whether a contact with another station is in force.

@@ -17,7 +17,7 @@ use super::super::local::Local;
 use super::super::tables::SequenceKey;
 use super::{Fleet, locked};
 
-/// An engine that has not answered for so long is gone for now: links go on without it.
+/// After this time without an answer the station works without the engine until it answers again.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is held without the engine, at most.

@@ -23,7 +23,7 @@ use super::rows::{Cell, List, Of, Row, lists};
 use super::scratch::{Changes, Loaded, SatelliteRow, Tally, numbers};
 use super::sql::{self, Ask, Query};
 
-/// A connection that says nothing for so long is asked about.
+/// After this much silence it is checked whether the server process of a connection still runs.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// Segments of each lane whose hash and counts are remembered, as in the ledger of one station.

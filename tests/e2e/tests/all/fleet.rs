@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use e2e::{Agent, Batch, Ground, Ledger, Load, SATELLITE, STATION, Scene, Sent, eventually};
+use e2e::{Agent, Ground, Load, SATELLITE, STATION, Scene, eventually};
 use fleet::Postgres;
-use ground_station::pki::Role;
-use perigee_shared::signal::{Counts, Signal};
+use perigee_shared::signal::Counts;
 use serde_json::json;
 
+use crate::stations::in_turn;
 use crate::{PROGRAMS, items, settle};
 
 /// Puts a station's ledger into a database.
@@ -75,34 +75,15 @@ async fn stations_with_one_ledger_see_what_the_other_has_and_commit_nothing_twic
     let Some(server) = Postgres::start() else { return };
     let database = server.database();
     let scene = Scene::new(PROGRAMS);
-    scene.issue(Role::Station, "beijing");
-    let mut grounds = [Ground::new(&scene), Ground::named(&scene, "beijing")];
-    for ground in &mut grounds {
-        share(ground, &server, &database);
-        ground.start().await;
-    }
-    let mut agent = Agent::new(&scene, grounds[0].link);
-    agent.config["link"]["stations"]["beijing"] = json!({"address": grounds[1].link.to_string()});
-    agent.config["processors"]["batch"] = json!({"send_batch_size": 20});
-    agent.start().await;
-    let mut ledger = Ledger::default();
-    for pass in 0..6 {
-        for n in 0..8 {
-            let batch = Batch::new(Signal::ALL[n % 3], &format!("p{pass}-{n}"), 10, 400);
-            agent.accept(&batch).await;
-            ledger.note(&batch, &Sent::Acknowledged);
-        }
-        agent.open_contact([STATION, "beijing"][pass % 2], json!({})).await;
-        agent.drained().await;
-        agent.close_contact().await;
+    let set_up = |ground: &mut Ground| share(ground, &server, &database);
+    let after = async |pass: usize, grounds: &mut [Ground; 2]| {
         if pass == 3 {
             // The first station ends in the middle; the other one exports what it had.
             grounds[0].process.kill().await;
             grounds[0].start().await;
         }
-    }
-    let here = agent.account().await;
-    assert_eq!((here.accepted, here.delivered), (ledger.items, ledger.items));
+    };
+    let (mut grounds, _agent, ledger) = in_turn(&scene, set_up, after).await;
     let [first, second] = &mut grounds;
     assert_eq!(first.exported(ledger.items).await, ledger.items, "either station tells of everything");
     assert_eq!(second.exported(ledger.items).await, ledger.items);

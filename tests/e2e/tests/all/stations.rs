@@ -12,15 +12,20 @@ use serde_json::json;
 
 use crate::{PROGRAMS, items, settle};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_stations_in_turn_share_the_segments_and_miss_nothing() {
-    let scene = Scene::new(PROGRAMS);
+/// A satellite that hands everything over in six contacts with two stations in turn. `set_up` is called for each station before it
+/// starts, `after` with the number of each pass that is over.
+pub(crate) async fn in_turn(
+    scene: &Scene,
+    set_up: impl Fn(&mut Ground),
+    after: impl AsyncFn(usize, &mut [Ground; 2]),
+) -> ([Ground; 2], Agent, Ledger) {
     scene.issue(Role::Station, "beijing");
-    let mut grounds = [Ground::new(&scene), Ground::named(&scene, "beijing")];
+    let mut grounds = [Ground::new(scene), Ground::named(scene, "beijing")];
     for ground in &mut grounds {
+        set_up(ground);
         ground.start().await;
     }
-    let mut agent = Agent::new(&scene, grounds[0].link);
+    let mut agent = Agent::new(scene, grounds[0].link);
     agent.config["link"]["stations"]["beijing"] = json!({"address": grounds[1].link.to_string()});
     agent.config["processors"]["batch"] = json!({"send_batch_size": 20});
     agent.start().await;
@@ -34,9 +39,18 @@ async fn two_stations_in_turn_share_the_segments_and_miss_nothing() {
         agent.open_contact([STATION, "beijing"][pass % 2], json!({})).await;
         agent.drained().await;
         agent.close_contact().await;
+        after(pass, &mut grounds).await;
     }
     let here = agent.account().await;
     assert_eq!((here.accepted, here.delivered), (ledger.items, ledger.items));
+    (grounds, agent, ledger)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_stations_in_turn_share_the_segments_and_miss_nothing() {
+    let scene = Scene::new(PROGRAMS);
+    let (mut grounds, agent, ledger) = in_turn(&scene, |_| (), async |_, _| ()).await;
+    let here = agent.account().await;
     // What leans on a segment that the other station has was encoded anew for this one.
     assert!(agent.process.log().contains("re-encoded"), "{}", agent.process.log());
     let mut committed = Counts::default();
