@@ -67,7 +67,8 @@ impl Signal {
         }
     }
 
-    const fn slot(self) -> usize {
+    /// Its place in [`Signal::ALL`].
+    pub const fn slot(self) -> usize {
         self as usize - 1
     }
 }
@@ -90,6 +91,12 @@ impl SignalSet {
     #[must_use]
     pub const fn with(self, signal: Signal) -> Self {
         Self(self.0 | 1 << signal.slot())
+    }
+
+    /// Those that are not in `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Whether `signal` is in it.

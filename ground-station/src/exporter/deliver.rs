@@ -1,10 +1,11 @@
 //! Sending for one exporter of the ground: what was refused becomes dead letters, and everything is counted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use perigee_shared::env::Env;
-use perigee_shared::export::deliver::{self, Event, Stopped};
+use perigee_shared::export::deliver::{self, Event, Leave, Stopped, Trouble};
 use perigee_shared::export::{Client, ExporterConfig};
 use perigee_shared::signal::{Counts, Signal};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,16 @@ use tokio_util::sync::CancellationToken;
 use crate::spool::Letter;
 use crate::telemetry::Metrics;
 
-/// What came of a request.
+/// What came of sending one.
+pub(super) enum Sent {
+    Done(Delivered),
+    /// It was left for another; nothing of it is decided.
+    Left,
+    /// It was tried often enough for now; nothing of it is decided. It is to be sent again after so long.
+    Undecided(Duration),
+}
+
+/// What came of a request that is decided.
 #[derive(Default)]
 pub(super) struct Delivered {
     /// What the backend refused for good.
@@ -44,19 +54,28 @@ impl Delivery {
         self.delivery.client()
     }
 
-    /// Sends a request until all of it is decided; `None` when it was left before that, since `leave` was cancelled.
+    /// Goes on with the trouble of another request; returns what there was.
+    pub(super) fn change(&mut self, trouble: Trouble) -> Trouble {
+        self.delivery.change(trouble)
+    }
+
+    /// Sends a request until all of it is decided or it is left.
     pub(super) async fn send(
         &mut self,
         signal: Signal,
         body: Bytes,
         items: u64,
         shutdown: &CancellationToken,
-        leave: &CancellationToken,
-    ) -> Result<Option<Delivered>, Stopped> {
+        leave: Leave<'_>,
+    ) -> Result<Sent, Stopped> {
         let (name, metrics) = (&self.name, &self.metrics);
         let tell = |event: Event<'_>| note(name, metrics, signal, event);
         let sent = self.delivery.send_or_leave(signal, body, items, shutdown, leave, tell).await?;
-        let Some(sent) = sent else { return Ok(None) };
+        let sent = match sent {
+            deliver::Sent::Done(sent) => sent,
+            deliver::Sent::Left => return Ok(Sent::Left),
+            deliver::Sent::Undecided(wait) => return Ok(Sent::Undecided(wait)),
+        };
         if let Some(first) = sent.refused.first() {
             let (letters, reason) = (sent.refused.len(), &first.reason);
             tracing::warn!(exporter = %name, %signal, letters, reason, "the backend refused items for good; they are kept as dead letters");
@@ -68,7 +87,7 @@ impl Delivery {
             reason: r.reason,
         };
         let letters = sent.refused.into_iter().map(letter).collect();
-        Ok(Some(Delivered { rejected: sent.rejected, letters }))
+        Ok(Sent::Done(Delivered { rejected: sent.rejected, letters }))
     }
 
     /// Sends a request as it is; why it was refused, if it was.

@@ -4,8 +4,9 @@
 //! items that it means are found; only those go to dead-letter, in the transaction that moves the place on.
 //!
 //! A segment is left between two requests, and while one of it waits, when something more urgent was committed: the place in it is
-//! kept, since each lane has one.
+//! kept, since each lane has one. What a backend does not decide at all holds back only its own signal of its own lane ([`aside`]).
 
+mod aside;
 mod deliver;
 mod own;
 
@@ -17,13 +18,15 @@ use bytes::Bytes;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
 use perigee_shared::export::cut::Plan;
-use perigee_shared::export::deliver::Stopped;
+use perigee_shared::export::deliver::{Leave, Stopped, Trouble};
 use perigee_shared::export::{Attributes, Client, Cut, Cuts, ExporterConfig};
-use perigee_shared::signal::{Counts, Signal, SignalSet};
+use perigee_shared::signal::{Counts, SignalSet};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::deliver::{Delivered, Delivery};
+use self::aside::{Aside, At};
+use self::deliver::{Delivered, Delivery, Sent};
 pub use self::own::Own;
 use crate::spool::{Letter, Place, Progress, Replay, SpoolError, Status, Store, Work};
 use crate::telemetry::Metrics;
@@ -41,7 +44,17 @@ pub struct Exporter {
     /// Whether the satellite's and this station's id are added.
     station: Option<String>,
     delivery: Delivery,
+    config: ExporterConfig,
+    aside: Aside,
+    env: Env,
     store: Store,
+}
+
+/// A request of a segment.
+struct Request {
+    at: At,
+    body: Bytes,
+    items: u64,
 }
 
 /// Why a segment was left before its end.
@@ -80,6 +93,9 @@ impl Exporter {
             plan: Plan { signals, limits: config.limits(), attributes: Attributes::default() },
             station,
             delivery: Delivery::new(Arc::clone(&name), client, config, env, metrics),
+            config: config.clone(),
+            aside: Aside::new(config),
+            env: env.clone(),
             name,
             store,
         })
@@ -109,10 +125,19 @@ impl Exporter {
                 }
             }
             // Nothing to do: what was settled is deleted once it has been quiet for a moment.
+            let due = self.aside.alone();
+            let due = async move {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let mut due = std::pin::pin!(due);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
                 changed = status.changed() => if changed.is_err() { return },
+                () = &mut due => {}
                 () = tokio::time::sleep(SWEEP_AFTER) => {
                     if self.store.sweep().await.is_err() {
                         return;
@@ -121,6 +146,7 @@ impl Exporter {
                         biased;
                         () = shutdown.cancelled() => return,
                         changed = status.changed() => if changed.is_err() { return },
+                        () = &mut due => {}
                     }
                 }
             }
@@ -132,6 +158,9 @@ impl Exporter {
         let replays = self.store.next_replays(Arc::clone(&self.name), self.plan.limits).await?;
         if !replays.is_empty() {
             return self.replay(&replays, shutdown).await.map(|()| true);
+        }
+        if let Some(place) = self.aside.take_back(Instant::now()) {
+            self.tell_aside(place).await?;
         }
         let fingerprint = self.plan.fingerprint();
         // What is committed from here on is looked at while a request is being sent.
@@ -169,35 +198,34 @@ impl Exporter {
         mut status: watch::Receiver<Status>,
         shutdown: &CancellationToken,
     ) -> Result<(), Left> {
-        let (place, first) = (work.place, work.request);
+        let (place, first, satellite) = (work.place, work.first, Arc::clone(&work.satellite));
         let mut plan = self.plan.clone();
         if let Some(station) = &self.station {
             plan.attributes =
-                Attributes::new(&[("satellite.id", &*work.satellite), ("ground.station.id", station)]);
+                Attributes::new(&[("satellite.id", &*satellite), ("ground.station.id", station)]);
         }
         let requests = match work.requests() {
             Ok(requests) => requests,
             Err(error) => return Ok(self.store.condemn(place, error.to_string()).await?),
         };
-        let mut progress = Progress::at(place, fingerprint);
+        let mut progress = Progress { signals: first.signals(), ..Progress::at(place, fingerprint) };
         let mut cuts = (0u64..).zip(Cuts::new(requests, plan)).peekable();
         while let Some((number, cut)) = cuts.next() {
             let cut = match cut {
                 Ok(cut) => cut,
                 Err(error) => return Ok(self.store.condemn(place, error.to_string()).await?),
             };
-            if number < first {
+            let (Cut::Request { signal, .. } | Cut::Undecodable { signal, .. }) = cut;
+            if number < first.of(signal) {
                 continue;
             }
             progress.request = number + 1;
             progress.finished = cuts.peek().is_none();
             match cut {
                 Cut::Request { signal, body, items } => {
-                    let at = (fingerprint, place);
-                    let Some(delivered) = self.send(signal, body, items, at, &mut status, shutdown).await?
-                    else {
-                        return Ok(());
-                    };
+                    let request = Request { at: At { place, number, signal }, body, items };
+                    let sent = self.send(request, &satellite, fingerprint, &mut status, shutdown).await?;
+                    let Some(delivered) = sent else { return Ok(()) };
                     progress.items = items;
                     progress.letters = delivered.letters;
                     progress.rejected = Counts::of(signal, delivered.rejected);
@@ -216,7 +244,8 @@ impl Exporter {
         }
         if !progress.finished {
             // Nothing was left of it for this exporter.
-            let none = Progress { finished: true, ..Progress::at(place, fingerprint) };
+            let none = Progress::at(place, fingerprint);
+            let none = Progress { finished: true, signals: first.signals(), ..none };
             self.store.progress(Arc::clone(&self.name), none).await?;
         }
         Ok(())
@@ -226,33 +255,72 @@ impl Exporter {
         self.store.goes_elsewhere(Arc::clone(&self.name), self.plan.signals, fingerprint, place).await
     }
 
-    /// Sends a request of the segment at `place`; `None` when it was left for another segment.
+    /// Has the store leave out what is put aside of this lane.
+    async fn tell_aside(&self, place: Place) -> Result<(), SpoolError> {
+        self.store.put_aside(Arc::clone(&self.name), place, self.aside.signals_of(place)).await
+    }
+
+    /// Sends a request of this satellite; `None` when it was left for another one.
     async fn send(
         &mut self,
-        signal: Signal,
-        body: Bytes,
-        items: u64,
-        (fingerprint, place): (u64, Place),
+        Request { at, body, items }: Request,
+        satellite: &str,
+        fingerprint: u64,
         status: &mut watch::Receiver<Status>,
         shutdown: &CancellationToken,
-    ) -> Result<Option<Delivered>, Stopped> {
+    ) -> Result<Option<Delivered>, Left> {
         let (store, name, signals) = (self.store.clone(), Arc::clone(&self.name), self.plan.signals);
-        let leave = CancellationToken::new();
+        let early = CancellationToken::new();
         let watch = async {
             while status.changed().await.is_ok() {
-                let elsewhere = store.goes_elsewhere(Arc::clone(&name), signals, fingerprint, place);
+                let elsewhere = store.goes_elsewhere(Arc::clone(&name), signals, fingerprint, at.place);
                 // A spool that cannot be read is noticed once the request is decided.
                 if elsewhere.await.unwrap_or(false) {
-                    leave.cancel();
+                    early.cancel();
                 }
                 tokio::time::sleep(LOOK_AFTER).await;
             }
             std::future::pending::<Infallible>().await
         };
+        let (waits, before) = self.aside.turn(at);
+        let again = before.is_some();
+        let usual = before.map(|trouble| self.delivery.change(trouble));
+        let leave = Leave { early: &early, waits };
+        let sent = tokio::select! {
+            biased;
+            sent = self.delivery.send(at.signal, body, items, shutdown, leave) => sent?,
+            never = watch => match never {},
+        };
+        let mut trouble = usual.map(|usual| self.delivery.change(usual));
+        let wait = match sent {
+            Sent::Done(delivered) => {
+                self.aside.answered();
+                return Ok(Some(delivered));
+            }
+            Sent::Left => {
+                if let Some(trouble) = trouble {
+                    self.aside.keep(at, trouble);
+                }
+                return Ok(None);
+            }
+            Sent::Undecided(wait) => wait,
+        };
+        let trouble = trouble.take().unwrap_or_else(|| self.delivery.change(Trouble::new(&self.config)));
+        let pause = self.aside.put(&self.env, at, trouble, wait);
+        self.tell_aside(at.place).await?;
+        if !again {
+            tracing::warn!(
+                exporter = %self.name,
+                satellite,
+                signal = %at.signal,
+                lane = at.place.lane().1,
+                "a request is put aside that the backend does not decide about; it is tried again, and the rest goes on"
+            );
+        }
         tokio::select! {
             biased;
-            sent = self.delivery.send(signal, body, items, shutdown, &leave) => Ok(sent?),
-            never = watch => match never {},
+            () = shutdown.cancelled() => Err(Left::Shutdown),
+            () = tokio::time::sleep(pause) => Ok(None),
         }
     }
 }

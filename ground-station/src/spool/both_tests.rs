@@ -116,6 +116,10 @@ impl Subject<'_> {
         self.wait(self.store.progress(exporter.into(), progress.clone()));
     }
 
+    fn put_aside(&self, exporter: &str, place: Place, signals: SignalSet) {
+        self.wait(self.store.put_aside(exporter.into(), place, signals));
+    }
+
     fn pass(&self, exporter: &str, signals: SignalSet) -> u64 {
         let mut passed = 0;
         while let Some(work) = self.next(exporter, signals, 1) {
@@ -337,9 +341,9 @@ over_both! {
         spool.close();
         let spool = site.open();
         let work = spool.next("a", SignalSet::ALL, 1).unwrap();
-        assert_eq!((work.place, work.request), (place(1), 3));
+        assert_eq!((work.place, work.first.least()), (place(1), 3));
         let work = spool.next("a", SignalSet::ALL, 2).unwrap();
-        assert_eq!((work.place, work.request), (place(1), 0));
+        assert_eq!((work.place, work.first.least()), (place(1), 0));
     }
 
     fn a_segment_leaves_when_every_exporter_of_its_signals_has_passed_it(site) {
@@ -359,6 +363,59 @@ over_both! {
         spool.sweep();
         assert_eq!((spool.usage(), spool.overview().segments), (0, 0));
         assert_eq!(spool.commit(2, spans(7)), Applied::Duplicate, "the ledger does not forget");
+    }
+
+    fn what_is_put_aside_holds_back_its_signal_of_its_lane_and_nothing_else(site) {
+        let spool = site.open();
+        let logs = SignalSet::default().with(Signal::Logs);
+        let mixed = spans(10) + Counts::of(Signal::Logs, 4);
+        spool.commit(1, mixed);
+        spool.commit(2, spans(7));
+        spool.commit(3, mixed);
+        // Its first request is done; the second, of logs, is not decided.
+        spool.progress("a", &Progress { request: 1, ..Progress::at(place(1), 1) });
+        spool.put_aside("a", place(1), logs);
+        for n in 1..=3 {
+            let work = spool.next("a", SignalSet::ALL, 1).unwrap();
+            let first = work.first;
+            let spans_from = u64::from(n == 1);
+            assert_eq!(work.place, place(n));
+            assert_eq!((first.of(Signal::Traces), first.of(Signal::Logs)), (spans_from, u64::MAX));
+            spool.progress("a", &Progress { signals: first.signals(), ..done(place(n)) });
+        }
+        assert!(spool.next("a", SignalSet::ALL, 1).is_none());
+        let now = spool.account();
+        assert_eq!((now.exported.spans, now.in_spool.log_records), (27, 8));
+        spool.close();
+
+        // Whoever comes next finds the same.
+        let spool = site.open();
+        let work = spool.next("a", SignalSet::ALL, 1).unwrap();
+        let first = work.first;
+        assert_eq!((work.place, first.of(Signal::Logs), first.of(Signal::Traces)), (place(1), 1, u64::MAX));
+        spool.progress("a", &done(place(1)));
+        let work = spool.next("a", SignalSet::ALL, 1).unwrap();
+        let first = work.first;
+        assert_eq!((work.place, first.of(Signal::Logs), first.of(Signal::Traces)), (place(3), 0, u64::MAX));
+        spool.progress("a", &done(place(3)));
+        assert_eq!(spool.account().exported.log_records, 8);
+        spool.commit(4, mixed);
+        assert_eq!(spool.next("a", SignalSet::ALL, 1).unwrap().first.least(), 0);
+        spool.progress("a", &done(place(4)));
+        spool.sweep();
+        assert_eq!((spool.usage(), spool.account().exported.spans), (0, 37));
+    }
+
+    fn requests_put_aside_and_taken_back_are_each_decided_once_and_in_their_order(site) {
+        let fleet = site.fleet.is_some();
+        let config = ProptestConfig { cases: if fleet { 6 } else { 32 }, failure_persistence: None, ..ProptestConfig::default() };
+        let mut runner = proptest::test_runner::TestRunner::new(config);
+        let sides = prop::collection::vec(side(), 1..60);
+        runner.run(&sides, |sides| {
+            let site = if fleet { Site::postgres() } else { Site::redb() };
+            put_aside(&site.unwrap(), sides);
+            Ok(())
+        }).unwrap();
     }
 
     fn an_exporter_that_is_taken_out_holds_nothing_back(site) {
@@ -583,4 +640,93 @@ fn follow(site: &Site, steps: Vec<Step>) {
         }
         check(&model, &spool);
     }
+}
+
+/// What happens to the requests of an exporter.
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    Commit,
+    /// So many are decided, and the next one is not.
+    Send(u64),
+    /// One that was put aside has its turn again.
+    Back,
+    Restart,
+}
+
+fn side() -> impl Strategy<Value = Side> {
+    prop_oneof![
+        4 => Just(Side::Commit),
+        6 => (0..6u64).prop_map(Side::Send),
+        3 => Just(Side::Back),
+        1 => Just(Side::Restart),
+    ]
+}
+
+/// The signals of the requests that the segment with this sequence is cut into.
+fn requests_of(sequence: u64) -> Vec<Signal> {
+    let n = sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    (0..1 + n % 4).map(|at| Signal::ALL[(n >> (4 + 2 * at)) as usize % 3]).collect()
+}
+
+/// Follows the steps, then sends what is left.
+fn put_aside(site: &Site, sides: Vec<Side>) {
+    let mut spool = site.open();
+    let (mut committed, mut aside) = (0, BTreeSet::new());
+    let mut decided: Vec<(u64, u64, Signal)> = Vec::new();
+    let set = |aside: &BTreeSet<Signal>| aside.iter().fold(SignalSet::default(), |all, s| all.with(*s));
+    for side in sides.into_iter().chain([Side::Restart, Side::Send(u64::MAX)]) {
+        match side {
+            Side::Commit => {
+                committed += 1;
+                let items = requests_of(committed).into_iter().map(|signal| Counts::of(signal, 1));
+                spool.commit(committed, items.fold(Counts::ZERO, |all, one| all + one));
+            }
+            Side::Restart => {
+                spool.close();
+                spool = site.open();
+                aside.clear();
+            }
+            Side::Back => {
+                aside.pop_first();
+                spool.put_aside("a", place(1), set(&aside));
+            }
+            Side::Send(mut left) => {
+                'sending: while let Some(work) = spool.next("a", SignalSet::ALL, 1) {
+                    let entry = work.place.0.entry;
+                    let requests = requests_of(entry);
+                    let mut progress =
+                        Progress { signals: work.first.signals(), ..Progress::at(work.place, 1) };
+                    for (number, signal) in (0..).zip(&requests) {
+                        if number < work.first.of(*signal) {
+                            continue;
+                        }
+                        if left == 0 {
+                            aside.insert(*signal);
+                            spool.put_aside("a", work.place, set(&aside));
+                            break 'sending;
+                        }
+                        left -= 1;
+                        decided.push((entry, number, *signal));
+                        progress.request = number + 1;
+                        progress.finished = number + 1 == requests.len() as u64;
+                        spool.progress("a", &progress);
+                    }
+                    if !progress.finished {
+                        progress.finished = true;
+                        spool.progress("a", &progress);
+                    }
+                }
+            }
+        }
+    }
+    for signal in Signal::ALL {
+        let of =
+            |all: Vec<(u64, u64, Signal)>| -> Vec<_> { all.into_iter().filter(|d| d.2 == signal).collect() };
+        let all = (1..=committed).flat_map(|sequence| {
+            (0..).zip(requests_of(sequence)).map(move |(number, signal)| (sequence, number, signal))
+        });
+        assert_eq!(of(decided.clone()), of(all.collect()), "{signal}");
+    }
+    spool.sweep();
+    assert_eq!(spool.usage(), 0);
 }

@@ -11,7 +11,7 @@ use redb::{ReadTransaction, ReadableTable};
 use super::bases;
 use super::catalogue::Services;
 use super::error::SpoolError;
-use super::outlet::{Found, Place};
+use super::outlet::{First, Found, Place};
 use super::tables::*;
 
 /// Bases that are kept decoded whatever they take: the one that segments need now, and the next one.
@@ -211,8 +211,8 @@ pub struct Work {
     pub header: Arc<Header>,
     /// Its number in the order of commits.
     pub number: u64,
-    /// The first request that is not done.
-    pub request: u64,
+    /// The first request of each signal that is to be sent.
+    pub first: First,
     /// The encoded bytes, unless they were decoded at once.
     payload: Arc<[u8]>,
     decoded: Option<Vec<Request>>,
@@ -240,7 +240,7 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// Reads, verifies and decodes a segment for an exporter.
     pub(super) fn work(&self, found: Found) -> Result<Work, Fault> {
-        let Found { place, satellite, header, payload: number, request } = found;
+        let Found { place, satellite, header, payload: number, first } = found;
         let bytes = self.payload(number, &header)?;
         let checked = self.decoded.latest().checked.contains(&number);
         let (satellite, mut look) = (Arc::from(satellite), Look::default());
@@ -259,7 +259,7 @@ impl Snapshot {
         }
         let payload = if decoded.is_some() { Arc::default() } else { bytes.into() };
         let header = Arc::new(header);
-        Ok(Work { place, satellite, header, number, request, payload, decoded })
+        Ok(Work { place, satellite, header, number, first, payload, decoded })
     }
 
     /// The requests of a segment of this satellite, or nothing when its codec hands them out one by one; those are looked through.

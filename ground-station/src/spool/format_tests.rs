@@ -65,7 +65,7 @@ fn a_spool_of_format_1_goes_on_where_every_exporter_was() {
     let mut spool = open_with(&dir, &routes);
     let next = |spool: &mut Spool, exporter: &str| {
         let found = spool.read(|view| outlet::next(view, exporter, SignalSet::ALL, 1)).unwrap();
-        found.map(|found| (found.payload, found.request))
+        found.map(|found| (found.payload, found.first.least()))
     };
     assert_eq!(next(&mut spool, "a"), None);
     assert_eq!(next(&mut spool, "b"), Some((2, 5)), "in the middle of a segment");

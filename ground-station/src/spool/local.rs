@@ -179,6 +179,20 @@ impl Local {
         }
     }
 
+    /// Leaves signals of a lane out of what an exporter is handed.
+    pub(super) async fn put_aside(
+        &self,
+        exporter: Arc<str>,
+        place: Place,
+        signals: SignalSet,
+    ) -> Result<(), SpoolError> {
+        let put = move |spool: &mut Spool| {
+            outlet::put_aside(&spool.contents().searched, &exporter, place, signals);
+            Ok(())
+        };
+        self.keeper.ask(put).await
+    }
+
     /// Moves an exporter's cursor and keeps what its backend refused.
     pub(super) async fn progress(&self, exporter: Arc<str>, progress: Progress) -> Result<(), SpoolError> {
         let work = move |spool: &mut Spool| {

@@ -1,7 +1,11 @@
 //! The way out: each exporter has a durable cursor of its own in every lane of a satellite; what all of a signal's exporters have
 //! passed is exported. Exporters take lanes by their urgency ([`Turns`]), and of a lane, over all satellites, segments in the order
 //! of their commits.
+//!
+//! A lane has one cursor for each exporter. While a request of one signal is put aside, that cursor stays with it, and the others
+//! have cursors of their own ahead of it ([`ahead`]); once it is decided the lane's cursor goes on, past what is done already.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -28,6 +32,35 @@ const SWEEP: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place(pub(super) EntryKey);
 
+impl Place {
+    /// The lane that it is in, as a satellite's number and the lane's.
+    pub const fn lane(self) -> (u32, u8) {
+        (self.0.satellite, self.0.lane)
+    }
+}
+
+/// The first request of each signal that an exporter has to send of a segment; of a signal that it is to leave alone, none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct First([Option<u64>; 3]);
+
+impl First {
+    /// No request of this signal before this one is to be sent.
+    pub fn of(self, signal: Signal) -> u64 {
+        self.0[signal.slot()].unwrap_or(u64::MAX)
+    }
+
+    /// No request of any signal before this one is to be sent.
+    pub fn least(self) -> u64 {
+        self.0.into_iter().flatten().min().unwrap_or(u64::MAX)
+    }
+
+    /// Those that it is to send.
+    pub fn signals(self) -> SignalSet {
+        let all = Signal::ALL.into_iter().filter(|s| self.0[s.slot()].is_some());
+        all.fold(SignalSet::default(), SignalSet::with)
+    }
+}
+
 /// What an exporter has done.
 #[derive(Debug, Clone)]
 pub struct Progress {
@@ -37,6 +70,8 @@ pub struct Progress {
     pub request: u64,
     /// The fingerprint of the cut that numbers the requests.
     pub fingerprint: u64,
+    /// The signals that are done so far; all, unless some are put aside.
+    pub signals: SignalSet,
     /// Items of the request that was sent.
     pub items: u64,
     /// All of it is done.
@@ -50,16 +85,95 @@ pub struct Progress {
 impl Progress {
     /// Nothing is done yet of the segment at `place`.
     pub fn at(place: Place, fingerprint: u64) -> Self {
-        let (letters, rejected) = (Vec::new(), Counts::ZERO);
-        Self { place, request: 0, fingerprint, items: 0, finished: false, letters, rejected }
+        Self {
+            place,
+            request: 0,
+            fingerprint,
+            signals: SignalSet::ALL,
+            items: 0,
+            finished: false,
+            letters: Vec::new(),
+            rejected: Counts::ZERO,
+        }
     }
 
-    /// Whether a cursor says that this was done before.
-    const fn is_behind(&self, cursor: Cursor) -> bool {
+    /// Whether this was done before, as a position says.
+    const fn is_behind(&self, at: Position) -> bool {
         let entry = self.place.0.entry;
-        let here = cursor.entry == entry && cursor.cut == self.fingerprint;
-        cursor.entry > entry || here && !self.finished && cursor.request >= self.request
+        at.entry > entry || at.entry == entry && !self.finished && at.request >= self.request
     }
+}
+
+/// How far somebody is in a lane: which request of which entry is the first that is not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Position {
+    pub(super) entry: u64,
+    pub(super) request: u64,
+}
+
+impl Position {
+    /// What a cursor says. Under another cut its number means nothing: the segment is sent from its beginning.
+    pub(super) const fn of(cursor: Cursor, fingerprint: u64) -> Self {
+        let request = if cursor.cut == fingerprint { cursor.request } else { 0 };
+        Self { entry: cursor.entry, request }
+    }
+}
+
+/// How far an exporter is in a lane.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Reached {
+    /// With everything.
+    pub(super) lane: Position,
+    /// Ahead of that, with a signal.
+    pub(super) ahead: [Position; 3],
+}
+
+impl Reached {
+    /// Asks for the cursors of an exporter in a lane.
+    pub(super) fn read(
+        exporter: &str,
+        fingerprint: u64,
+        cursor: impl Fn(&str) -> Result<Option<Cursor>, SpoolError>,
+    ) -> Result<Self, SpoolError> {
+        let position = |name: &str| -> Result<Position, SpoolError> {
+            Ok(cursor(name)?.map_or_else(Position::default, |c| Position::of(c, fingerprint)))
+        };
+        let mut reached = Self { lane: position(exporter)?, ahead: Default::default() };
+        for signal in Signal::ALL {
+            reached.ahead[signal.slot()] = position(&ahead(exporter, signal))?;
+        }
+        Ok(reached)
+    }
+
+    pub(super) fn of(&self, signal: Signal) -> Position {
+        self.lane.max(self.ahead[signal.slot()])
+    }
+
+    /// With all of these.
+    pub(super) fn least(&self, signals: SignalSet) -> Position {
+        signals.iter().map(|signal| self.of(signal)).min().unwrap_or(self.lane)
+    }
+
+    /// What is to be sent of an entry of these signals.
+    pub(super) fn first(&self, entry: u64, wanted: SignalSet) -> First {
+        let mut first = First([None; 3]);
+        for signal in wanted.iter() {
+            let at = self.of(signal);
+            let done = match at.entry.cmp(&entry) {
+                Ordering::Less => 0,
+                Ordering::Equal => at.request,
+                Ordering::Greater => u64::MAX,
+            };
+            first.0[signal.slot()] = Some(done);
+        }
+        first
+    }
+}
+
+/// What a cursor ahead of its lane's is called.
+pub(super) fn ahead(exporter: &str, signal: Signal) -> String {
+    // No exporter has a colon in its name.
+    format!("{exporter}:{}", signal.name())
 }
 
 /// A segment that an exporter has to send next.
@@ -68,8 +182,8 @@ pub(super) struct Found {
     pub(super) satellite: String,
     pub(super) header: Header,
     pub(super) payload: u64,
-    /// The first request that is not done.
-    pub(super) request: u64,
+    /// What is to be sent of it.
+    pub(super) first: First,
 }
 
 /// The next entry of a lane that an exporter has to look at.
@@ -90,6 +204,8 @@ struct Search {
     /// How far its lanes were looked through. Entries only come at the end, so what was looked at once need not be again.
     seeks: Seeks,
     turns: Turns,
+    /// Signals that are left out, by lane.
+    aside: BTreeMap<(u32, u8), SignalSet>,
 }
 
 /// By exporter.
@@ -104,6 +220,27 @@ fn cursor(
     Ok(table.get((exporter, at.satellite, at.lane))?.map(|v| v.value()))
 }
 
+fn reached(
+    table: &impl ReadableTable<(&'static str, u32, u8), Cursor>,
+    exporter: &str,
+    at: EntryKey,
+    fingerprint: u64,
+) -> Result<Reached, SpoolError> {
+    Reached::read(exporter, fingerprint, |name| cursor(table, name, at))
+}
+
+/// Leaves `signals` out of what `exporter` is handed of the lane of `place`, in place of those before.
+pub(super) fn put_aside(searched: &Searched, exporter: &str, place: Place, signals: SignalSet) {
+    let mut searched = searched.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let search = searched.entry(exporter.to_owned()).or_default();
+    // What was left out before begins further back.
+    search.seeks.remove(&place.lane());
+    search.aside.remove(&place.lane());
+    if !signals.is_empty() {
+        search.aside.insert(place.lane(), signals);
+    }
+}
+
 /// The next segment with one of `signals` for `exporter`, whose requests are numbered by `fingerprint`.
 pub(super) fn next(
     view: &View<'_>,
@@ -114,15 +251,20 @@ pub(super) fn next(
     let entries = view.tables.open_table(ENTRIES)?;
     let cursors = view.tables.open_table(CURSORS)?;
     let mut searched = view.contents.searched.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let Search { seeks: lanes, turns } = searched.entry(exporter.to_owned()).or_default();
+    let Search { seeks: lanes, turns, aside } = searched.entry(exporter.to_owned()).or_default();
     loop {
         // By the number of a lane: what was committed first.
         let mut first = BTreeMap::<u8, (u64, EntryKey)>::new();
-        for ((satellite, lane), last) in &view.contents.lanes {
-            let seek = lanes.entry((*satellite, *lane)).or_default();
+        for (of, last) in &view.contents.lanes {
+            let (satellite, lane) = of;
+            let wanted = signals.without(aside.get(of).copied().unwrap_or_default());
+            if wanted.is_empty() {
+                continue;
+            }
+            let seek = lanes.entry(*of).or_default();
             let at = EntryKey { satellite: *satellite, lane: *lane, entry: seek.from };
             if seek.payload.is_none() && seek.from <= *last {
-                let done = cursor(&cursors, exporter, at)?.map_or(0, |c| c.entry);
+                let done = reached(&cursors, exporter, at, fingerprint)?.least(wanted).entry;
                 let from = EntryKey { entry: seek.from.max(done), ..at };
                 *seek = match entries.range(from.and_later())?.next().transpose()? {
                     None => Seek { from: last + 1, payload: None },
@@ -140,18 +282,17 @@ pub(super) fn next(
         }
         let Some(lane) = turns.next(&first.keys().copied().collect::<BTreeSet<_>>()) else { return Ok(None) };
         let (payload, at) = first[&lane];
-        let done = cursor(&cursors, exporter, at)?.unwrap_or(Cursor { entry: 0, request: 0, cut: 0 });
+        let wanted = signals.without(aside.get(&(at.satellite, at.lane)).copied().unwrap_or_default());
+        let done = reached(&cursors, exporter, at, fingerprint)?;
         let record = entries.get(at)?.map(|v| decode::<SegmentRecord>(v.value())).transpose()?;
-        let record = record.filter(|r| done.entry <= at.entry && r.open().signals().intersects(signals));
-        let Some(record) = record else {
+        let is_open =
+            |r: &SegmentRecord| done.least(wanted).entry <= at.entry && r.open().signals().intersects(wanted);
+        let Some(record) = record.filter(is_open) else {
             lanes.insert((at.satellite, at.lane), Seek { from: at.entry + 1, payload: None });
             continue;
         };
-        // Under another cut the number means nothing: the segment is sent from its beginning.
-        let same = done.entry == at.entry && done.cut == fingerprint;
-        let header = record.header()?;
-        let request = if same { done.request } else { 0 };
-        return Ok(Some(Found { place: Place(at), satellite: record.satellite, header, payload, request }));
+        let (header, first) = (record.header()?, done.first(at.entry, wanted));
+        return Ok(Some(Found { place: Place(at), satellite: record.satellite, header, payload, first }));
     }
 }
 
@@ -160,8 +301,9 @@ pub(super) fn next(
 pub(super) fn progress(txn: &mut Txn<'_>, exporter: &str, progress: &Progress) -> Result<(), SpoolError> {
     let at = progress.place.0;
     let Some(record) = entry(txn, at)? else { return Ok(()) };
-    let before = cursor(&txn.tables.open_table(CURSORS)?, exporter, at)?;
-    if before.is_some_and(|cursor| progress.is_behind(cursor)) {
+    let signals = txn.contents.settings.routes.get(exporter).copied().unwrap_or(progress.signals);
+    let before = reached(&txn.tables.open_table(CURSORS)?, exporter, at, progress.fingerprint)?;
+    if progress.is_behind(before.least(progress.signals)) {
         return Ok(());
     }
     let mut searched = txn.contents.searched.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,7 +323,22 @@ pub(super) fn progress(txn: &mut Txn<'_>, exporter: &str, progress: &Progress) -
     Counters::of(txn.tables, at.satellite)?.add(Kind::Rejected, 0, progress.rejected)?;
     let (entry, request) = if progress.finished { (at.entry + 1, 0) } else { (at.entry, progress.request) };
     let cursor = Cursor { entry, request, cut: progress.fingerprint };
-    txn.tables.open_table(CURSORS)?.insert((exporter, at.satellite, at.lane), cursor)?;
+    let here = Position { entry, request };
+    let mut cursors = txn.tables.open_table(CURSORS)?;
+    let all = signals.without(progress.signals).is_empty();
+    if all {
+        cursors.insert((exporter, at.satellite, at.lane), cursor)?;
+    }
+    for signal in Signal::ALL {
+        let (name, there) = (ahead(exporter, signal), before.ahead[signal.slot()]);
+        let key = (name.as_str(), at.satellite, at.lane);
+        if all && there != Position::default() && there <= here {
+            cursors.remove(key)?;
+        } else if !all && progress.signals.contains(signal) && there < here {
+            cursors.insert(key, cursor)?;
+        }
+    }
+    drop(cursors);
     if !progress.finished {
         return Ok(());
     }
@@ -199,7 +356,7 @@ fn is_passed(
     signal: Signal,
 ) -> Result<bool, SpoolError> {
     for exporter in settings.exporters_of(signal) {
-        if cursor(cursors, exporter, at)?.is_none_or(|c| c.entry <= at.entry) {
+        if reached(cursors, exporter, at, 0)?.of(signal).entry <= at.entry {
             return Ok(false);
         }
     }

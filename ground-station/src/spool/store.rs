@@ -172,6 +172,16 @@ impl Store {
         ask!(self, goes_elsewhere(exporter, signals, fingerprint, place))
     }
 
+    /// Leaves these signals out of what an exporter is handed of the lane of `place`, in place of those before. It may forget that.
+    pub async fn put_aside(
+        &self,
+        exporter: Arc<str>,
+        place: Place,
+        signals: SignalSet,
+    ) -> Result<(), SpoolError> {
+        ask!(self, put_aside(exporter, place, signals))
+    }
+
     /// Moves an exporter's cursor and keeps what its backend refused.
     pub async fn progress(&self, exporter: Arc<str>, progress: Progress) -> Result<(), SpoolError> {
         ask!(self, progress(exporter, progress))

@@ -27,18 +27,40 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped;
 
+/// What came of sending a request that may be left.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// All of it is decided.
+    Done(Delivered),
+    /// Somebody else goes first; it is as if it had never been sent.
+    Left,
+    /// It was tried often enough for now. Nothing of it is decided; it is to be sent again after so long.
+    Undecided(Duration),
+}
+
+/// When a request is left of which nothing is decided.
+#[derive(Debug, Clone, Copy)]
+pub struct Leave<'a> {
+    /// Once this is cancelled.
+    pub early: &'a CancellationToken,
+    /// After so many waits.
+    pub waits: u32,
+}
+
 /// Why nothing more is sent of a request.
 enum Halt {
     Stopped,
     /// Something else goes first; of this request nothing is decided.
     Left,
+    /// It has had its waits.
+    Undecided(Duration),
 }
 
 /// When a wait ends early: the program ends, or somebody else is to go first.
 #[derive(Clone, Copy)]
 struct Until<'a> {
     shutdown: &'a CancellationToken,
-    leave: Option<&'a CancellationToken>,
+    leave: Option<Leave<'a>>,
 }
 
 impl Until<'_> {
@@ -53,7 +75,7 @@ impl Until<'_> {
         }
         let left = async {
             match self.leave {
-                Some(leave) => leave.cancelled().await,
+                Some(leave) => leave.early.cancelled().await,
                 None => std::future::pending().await,
             }
         };
@@ -168,14 +190,29 @@ enum Verdict {
     },
 }
 
+/// How long it has gone wrong, and how long the next wait is.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    backoff: Backoff,
+    /// Since when nothing was decided, and when that was told last.
+    failing: Option<(Instant, Instant)>,
+}
+
+impl Trouble {
+    /// None yet.
+    pub fn new(config: &ExporterConfig) -> Self {
+        Self { backoff: Backoff::new(config.retry()), failing: None }
+    }
+}
+
 /// Sends the requests of one exporter.
 pub struct Delivery {
     client: Arc<Client>,
-    backoff: Backoff,
     rate: RateLimit,
     env: Env,
-    /// Since when nothing was decided, and when that was told last.
-    failing: Option<(Instant, Instant)>,
+    trouble: Trouble,
+    /// Waits of the request that is being sent.
+    waits: u32,
 }
 
 impl Delivery {
@@ -183,11 +220,16 @@ impl Delivery {
     pub fn new(client: Client, config: &ExporterConfig, env: &Env) -> Self {
         Self {
             client: Arc::new(client),
-            backoff: Backoff::new(config.retry()),
             rate: RateLimit::new(config.rate_limit()),
             env: env.clone(),
-            failing: None,
+            trouble: Trouble::new(config),
+            waits: 0,
         }
+    }
+
+    /// Goes on with the trouble of another request; returns what there was.
+    pub fn change(&mut self, trouble: Trouble) -> Trouble {
+        std::mem::replace(&mut self.trouble, trouble)
     }
 
     /// What sends, for what is not counted and not tried again here.
@@ -208,26 +250,26 @@ impl Delivery {
         self.work(signal, body, items, until, tell).await.map_err(|_| Stopped)
     }
 
-    /// The same; but while it waits, for its rate or for a backend that does not answer, it is left once `leave` is cancelled, as
-    /// long as nothing of it is decided. Then it is as if it had never been sent: `None`.
+    /// The same; but while it waits, for its rate or for a backend that does not answer, it is left as `leave` says, as long as
+    /// nothing of it is decided.
     pub async fn send_or_leave(
         &mut self,
         signal: Signal,
         body: Bytes,
         items: u64,
         shutdown: &CancellationToken,
-        leave: &CancellationToken,
+        leave: Leave<'_>,
         tell: impl FnMut(Event<'_>),
-    ) -> Result<Option<Delivered>, Stopped> {
+    ) -> Result<Sent, Stopped> {
         let until = Until { shutdown, leave: Some(leave) };
-        match self.work(signal, body, items, until, tell).await {
-            Ok(delivered) => Ok(Some(delivered)),
-            Err(Halt::Stopped) => Err(Stopped),
-            Err(Halt::Left) => {
-                self.rate.give_back(items);
-                Ok(None)
-            }
-        }
+        let sent = match self.work(signal, body, items, until, tell).await {
+            Ok(delivered) => return Ok(Sent::Done(delivered)),
+            Err(Halt::Stopped) => return Err(Stopped),
+            Err(Halt::Left) => Sent::Left,
+            Err(Halt::Undecided(wait)) => Sent::Undecided(wait),
+        };
+        self.rate.give_back(items);
+        Ok(sent)
     }
 
     async fn work(
@@ -241,6 +283,7 @@ impl Delivery {
         if items == 0 {
             return Ok(Delivered::default());
         }
+        self.waits = 0;
         let body = without_empty(signal, &body).unwrap_or(body);
         let wait = self.rate.take(Instant::now(), items);
         until.sleep(wait).await?;
@@ -334,8 +377,8 @@ impl Delivery {
             };
             let (after, reason, misconfigured) = match outcome {
                 Outcome::Accepted { rejected, message } => {
-                    self.backoff.reset();
-                    if let Some((since, _)) = self.failing.take() {
+                    self.trouble.backoff.reset();
+                    if let Some((since, _)) = self.trouble.failing.take() {
                         tell(Event::Back { after: since.elapsed() });
                     }
                     let rejected = rejected.min(items);
@@ -363,17 +406,21 @@ impl Delivery {
         tell: &mut impl FnMut(Event<'_>),
     ) -> Result<(), Halt> {
         // With max_elapsed_time the series starts again: running out of retries never deletes anything.
-        let wait = self.backoff.wait(&self.env, after).unwrap_or_else(|| {
-            self.backoff.reset();
+        let wait = self.trouble.backoff.wait(&self.env, after).unwrap_or_else(|| {
+            self.trouble.backoff.reset();
             Duration::from_secs(30)
         });
         tell(Event::Retry { wait, reason, misconfigured });
         let now = Instant::now();
-        let (since, told) = self.failing.get_or_insert((now, now));
+        let (since, told) = self.trouble.failing.get_or_insert((now, now));
         if now.duration_since(*told) >= KEPT {
             *told = now;
             tell(Event::Kept { time: now.duration_since(*since), reason });
         }
+        if until.leave.is_some_and(|leave| self.waits >= leave.waits) {
+            return Err(Halt::Undecided(wait));
+        }
+        self.waits += 1;
         until.sleep(wait).await
     }
 }

@@ -348,9 +348,9 @@ async fn next(store: &Store) -> Result<BTreeMap<&'static str, Option<Next>>> {
     for (name, signals, cut) in exporters() {
         let mut first: Option<Next> = None;
         while let Some(work) = store.next(name.into(), signals, cut).await? {
-            let other = store.next(name.into(), signals, !cut).await?.map_or(0, |work| work.request);
+            let other = store.next(name.into(), signals, !cut).await?.map_or(0, |work| work.first.least());
             if first.is_none_or(|(entry, ..)| work.number < entry) {
-                first = Some((work.number, work.request, other));
+                first = Some((work.number, work.first.least(), other));
             }
             let done = Progress { finished: true, ..Progress::at(work.place, cut) };
             store.progress(name.into(), done).await?;

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::super::bases;
 use super::super::decode::{Fault, Work};
 use super::super::error::SpoolError;
-use super::super::outlet::{self, Found, Place, Progress};
+use super::super::outlet::{self, Found, Place, Progress, Reached};
 use super::super::scrub::At;
 use super::super::tables::{BaseRecord, Cursor, EntryKey, SegmentRecord, SequenceKey, decode, header};
 use super::super::turns::Turns;
@@ -68,16 +68,33 @@ const TAKE: &str = "insert into place (sat, lane, exporter, owner, fence) values
 const LEAVE: &str =
     "update place set owner = null where sat = $1 and lane = $2 and exporter = $3 and owner = $4";
 
+/// From where on an exporter looks in a lane: its place, or with some signals put aside what it has ahead of that with the others.
+macro_rules! head {
+    ($columns:literal) => {
+        concat!(
+            "select ",
+            $columns,
+            " from place p cross join lateral (select greatest(p.entry, coalesce(min(coalesce(a.entry, 0)), 0)) as entry \
+             from unnest($5::text[]) as x(name) left join place a on a.sat = p.sat and a.lane = p.lane and a.exporter = x.name) f \
+             cross join lateral (select * from entry e where e.sat = p.sat and e.lane = p.lane and e.entry >= f.entry \
+             and e.open & $4 <> 0 order by e.entry limit 1) e where p.sat = $1 and p.lane = $2 and p.exporter = $3"
+        )
+    };
+}
+
 /// The next segment of a lane and the exporter's place.
-const HEAD: &str = "select e.entry, e.payload, e.committed, e.record, p.entry, p.request, p.cut from place p \
-    cross join lateral (select * from entry e where e.sat = p.sat and e.lane = p.lane and e.entry >= p.entry \
-    and e.open & $4 <> 0 order by e.entry limit 1) e where p.sat = $1 and p.lane = $2 and p.exporter = $3";
+const HEAD: &str = head!("e.entry, e.payload, e.committed, e.record, p.entry, p.request, p.cut");
 
 /// Its bytes.
-const HEAD_BYTES: &str = "select c.sat, c.payload, c.piece, c.bytes from segment_chunk c where c.sat = $1 and c.payload = (\
-    select e.payload from place p cross join lateral (select e.payload from entry e where e.sat = p.sat \
-    and e.lane = p.lane and e.entry >= p.entry and e.open & $4 <> 0 order by e.entry limit 1) e \
-    where p.sat = $1 and p.lane = $2 and p.exporter = $3)";
+const HEAD_BYTES: &str = concat!(
+    "select c.sat, c.payload, c.piece, c.bytes from segment_chunk c where c.sat = $1 and c.payload = (",
+    head!("e.payload"),
+    ")"
+);
+
+/// What an exporter has ahead of its place in a lane.
+const AHEAD: &str = "select p.exporter, p.entry, p.request, p.cut from place p where p.sat = $1 and p.lane = $2 \
+    and p.exporter = any($3::text[])";
 
 /// Satellites with segments that every exporter which still wants something of them has passed.
 const PASSED: &str = "select distinct e.sat from entry e where not exists(\
@@ -103,6 +120,8 @@ pub(super) struct Search {
     lanes: BTreeMap<LaneOf, u64>,
     /// Those that this worker has, with their fences.
     held: BTreeMap<LaneOf, i64>,
+    /// Signals that are left out, by lane. Such a lane is not left to others.
+    aside: BTreeMap<LaneOf, SignalSet>,
     /// The lane that it is in, and segments sent of it without a pause.
     at: Option<(LaneOf, u32)>,
     /// Other workers that live.
@@ -123,16 +142,24 @@ impl Search {
             || self.lanes.is_empty() && since >= LOOK
     }
 
+    /// Of these signals, those that are not left out of a lane.
+    fn wanted(&self, lane: LaneOf, signals: SignalSet) -> SignalSet {
+        signals.without(self.aside.get(&lane).copied().unwrap_or_default())
+    }
+
     /// The lane whose turn it is.
-    fn pick(&mut self) -> Option<LaneOf> {
-        let urgencies: BTreeSet<u8> = self.lanes.keys().map(|(_, lane)| *lane).collect();
+    fn pick(&mut self, signals: SignalSet) -> Option<LaneOf> {
+        let aside = &self.aside;
+        let open = |lane: &LaneOf| !aside.get(lane).is_some_and(|out| signals.without(*out).is_empty());
+        let urgencies: BTreeSet<u8> = self.lanes.keys().filter(|l| open(l)).map(|(_, lane)| *lane).collect();
         let turn = self.turns.next(&urgencies)?;
-        let of_turn = || self.lanes.iter().filter(|((_, lane), _)| *lane == turn);
+        let of_turn = || self.lanes.iter().filter(|(at, _)| at.1 == turn && open(at));
         if self.others > 0
             && let Some((at, sent)) = self.at
             && at.1 == turn
             && sent < STAY
             && self.lanes.contains_key(&at)
+            && open(&at)
         {
             return Some(at);
         }
@@ -154,7 +181,7 @@ struct Head {
     payload: u64,
     committed: u64,
     record: SegmentRecord,
-    cursor: Cursor,
+    reached: Reached,
     loaded: Loaded,
 }
 
@@ -169,28 +196,32 @@ impl Fleet {
         let mut doubted = None;
         loop {
             self.look_for_lanes(&exporter, signals).await?;
-            let Some(lane) = self.search(&exporter, Search::pick) else { return Ok(None) };
+            let Some(lane) = self.search(&exporter, |search| search.pick(signals)) else { return Ok(None) };
             if self.take(&exporter, lane).await?.is_none() {
                 self.search(&exporter, |search| search.lanes.remove(&lane));
                 continue;
             }
-            let Some(head) = self.head(&exporter, lane, signals).await? else {
+            let wanted = self.search(&exporter, |search| search.wanted(lane, signals));
+            let aside = wanted != signals;
+            let Some(head) = self.head(&exporter, lane, (wanted, aside), fingerprint).await? else {
                 // Somebody else was there: the lane is taken anew when there is something again.
                 self.search(&exporter, |search| {
-                    search.held.remove(&lane);
+                    if !aside {
+                        search.held.remove(&lane);
+                    }
                     search.lanes.remove(&lane);
                 });
                 continue;
             };
             let is_first = self.search(&exporter, |search| {
                 search.lanes.insert(lane, head.committed);
-                search.pick() == Some(lane)
+                search.pick(signals) == Some(lane)
             });
             if !is_first {
                 continue;
             }
             let place = Place(EntryKey { satellite: lane.0, lane: lane.1, entry: head.entry });
-            let fault = match self.work(place, head, fingerprint).await? {
+            let fault = match self.work(place, head, wanted).await? {
                 Ok(work) => {
                     self.search(&exporter, |search| match &mut search.at {
                         Some((at, _)) if *at == lane => {}
@@ -217,7 +248,23 @@ impl Fleet {
     ) -> Result<bool, SpoolError> {
         self.look_for_lanes(&exporter, signals).await?;
         let here = (place.0.satellite, place.0.lane);
-        Ok(self.search(&exporter, Search::pick).is_some_and(|lane| lane != here))
+        Ok(self.search(&exporter, |search| search.pick(signals)).is_some_and(|lane| lane != here))
+    }
+
+    pub(in super::super) async fn put_aside(
+        &self,
+        exporter: Arc<str>,
+        place: Place,
+        signals: SignalSet,
+    ) -> Result<(), SpoolError> {
+        self.search(&exporter, |search| {
+            search.aside.remove(&place.lane());
+            if !signals.is_empty() {
+                search.aside.insert(place.lane(), signals);
+            }
+            search.looked = None;
+        });
+        Ok(())
     }
 
     /// Settles what the exporters of this configuration have passed: one may have been taken out of it.
@@ -302,6 +349,7 @@ impl Fleet {
             // Beside others, one lane at a time.
             let left =
                 search.at.map(|(at, _)| at).filter(|at| search.others > 0 && *at != lane && lane != LETTERS);
+            let left = left.filter(|at| !search.aside.contains_key(at));
             (held, left.filter(|at| search.held.remove(at).is_some()))
         });
         if let Some(left) = left {
@@ -356,29 +404,52 @@ impl Fleet {
         &self,
         exporter: &Arc<str>,
         lane: LaneOf,
-        signals: SignalSet,
+        (wanted, aside): (SignalSet, bool),
+        fingerprint: u64,
     ) -> Result<Option<Head>, SpoolError> {
-        let (name, mask) = (exporter.to_string(), mask(signals));
-        let (row, pieces) = self
+        let (name, mask) = (exporter.to_string(), mask(wanted));
+        let (row, pieces, ahead) = self
             .patiently(move |fleet| {
                 let name = name.clone();
                 async move {
                     let connection = fleet.connection().await?;
-                    let (head, bytes) =
-                        (connection.prepare(HEAD).await?, connection.prepare(HEAD_BYTES).await?);
+                    let (head, bytes, ahead) = (
+                        connection.prepare(HEAD).await?,
+                        connection.prepare(HEAD_BYTES).await?,
+                        connection.prepare(AHEAD).await?,
+                    );
                     let client = connection.client();
                     let (satellite, lane) = (i64::from(lane.0), i64::from(lane.1));
-                    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-                        [&satellite, &lane, &name, &mask];
-                    let both = async {
-                        tokio::join!(client.query_opt(&head, &parameters), client.query(&bytes, &parameters))
+                    let names = |signals: SignalSet| -> Vec<String> {
+                        signals.iter().map(|signal| outlet::ahead(&name, signal)).collect()
                     };
-                    let (row, pieces) = fleet.watched(&connection, both).await?;
-                    Ok((row?, pieces?))
+                    let from = names(if aside { wanted } else { SignalSet::default() });
+                    let all = names(SignalSet::ALL);
+                    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+                        [&satellite, &lane, &name, &mask, &from];
+                    let of_ahead: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&satellite, &lane, &all];
+                    let three = async {
+                        tokio::join!(
+                            client.query_opt(&head, &parameters),
+                            client.query(&bytes, &parameters),
+                            client.query(&ahead, &of_ahead)
+                        )
+                    };
+                    let (row, pieces, ahead) = fleet.watched(&connection, three).await?;
+                    Ok((row?, pieces?, ahead?))
                 }
             })
             .await?;
         let Some(row) = row else { return Ok(None) };
+        let cursor_in = |row: &tokio_postgres::Row, at: usize| -> Result<Cursor, SpoolError> {
+            let number = |at: usize| row.try_get::<_, i64>(at).map(|n| n as u64);
+            Ok(Cursor { entry: number(at)?, request: number(at + 1)?, cut: number(at + 2)? })
+        };
+        let mut cursors = BTreeMap::from([(exporter.to_string(), cursor_in(&row, 4)?)]);
+        for row in ahead {
+            cursors.insert(row.try_get(0)?, cursor_in(&row, 1)?);
+        }
+        let reached = Reached::read(exporter, fingerprint, |name| Ok(cursors.get(name).copied()))?;
         let mut loaded = Loaded::new();
         note(Of::SegmentChunk, &pieces, &mut loaded)?;
         let number = |at: usize| row.try_get::<_, i64>(at).map(|n| n as u64);
@@ -387,7 +458,7 @@ impl Fleet {
             payload: number(1)?,
             committed: number(2)?,
             record: decode(row.try_get::<_, &[u8]>(3)?)?,
-            cursor: Cursor { entry: number(4)?, request: number(5)?, cut: number(6)? },
+            reached,
             loaded,
         }))
     }
@@ -397,15 +468,13 @@ impl Fleet {
         &self,
         place: Place,
         head: Head,
-        fingerprint: u64,
+        wanted: SignalSet,
     ) -> Result<Result<Work, Fault>, SpoolError> {
-        let Head { entry, payload, record, cursor, mut loaded, .. } = head;
+        let Head { entry, payload, record, reached, mut loaded, .. } = head;
         let segment = record.header()?;
         self.add_bases(place.0.satellite, &segment, false, &mut loaded).await?;
-        // Under another cut the number means nothing: the segment is sent from its beginning.
-        let same = cursor.entry == entry && cursor.cut == fingerprint;
-        let request = if same { cursor.request } else { 0 };
-        let found = Found { place, satellite: record.satellite, header: segment, payload, request };
+        let first = reached.first(entry, wanted);
+        let found = Found { place, satellite: record.satellite, header: segment, payload, first };
         let scratch = self.inner.scratch.clone();
         let work = move || {
             let shown = scratch.view(Vec::new(), loaded)?;
@@ -477,7 +546,10 @@ impl Fleet {
             owner: self.inner.owner,
             fence,
         };
-        let plain = !progress.finished && progress.letters.is_empty() && progress.rejected.total() == 0;
+        let routes = &self.settings().routes;
+        let all = routes.get(&*exporter).is_none_or(|s| s.without(progress.signals).is_empty());
+        let plain =
+            all && !progress.finished && progress.letters.is_empty() && progress.rejected.total() == 0;
         let moved = plain && self.step(&lease, &progress).await?;
         if !moved {
             self.settle(lease, &progress).await.inspect_err(|error| {
