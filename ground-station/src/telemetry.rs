@@ -71,6 +71,7 @@ struct Inner {
     send_failed: BySignal,
     rejected: BySignal,
     retries: Family<OfExporter, Counter>,
+    aside: Family<OfExporter, Gauge>,
     troubles: Mutex<BTreeMap<Arc<str>, Trouble>>,
     received_bytes: Family<OfSatellite, Counter>,
     conflicts: Family<OfSatellite, Counter>,
@@ -92,6 +93,7 @@ impl Metrics {
             send_failed: Default::default(),
             rejected: Default::default(),
             retries: Family::default(),
+            aside: Family::default(),
             troubles: Mutex::default(),
             received_bytes: Family::default(),
             conflicts: Family::default(),
@@ -120,6 +122,7 @@ impl Metrics {
             self.send_failed(exporter, signal, 0);
         }
         self.0.retries.get_or_create(&OfExporter { exporter: Text(Arc::clone(exporter)) }).inc_by(0);
+        self.aside(exporter, 0);
     }
 
     /// This satellite may connect; as above.
@@ -131,10 +134,10 @@ impl Metrics {
 
     /// An exporter's backend took items and rejected some of them.
     pub fn sent(&self, exporter: &Arc<str>, signal: Signal, items: u64, rejected: u64) {
-        if items > 0 {
+        let label = OfExporter { exporter: Text(Arc::clone(exporter)) };
+        if items > 0 && self.0.aside.get_or_create(&label).get() == 0 {
             self.troubles().remove(exporter);
         }
-        let label = OfExporter { exporter: Text(Arc::clone(exporter)) };
         self.0.sent[signal as usize - 1].get_or_create(&label).inc_by(items.saturating_sub(rejected));
         self.0.rejected[signal as usize - 1].get_or_create(&label).inc_by(rejected);
     }
@@ -175,6 +178,14 @@ impl Metrics {
     /// An exporter has to send a request again.
     pub fn retried(&self, exporter: &Arc<str>) {
         self.0.retries.get_or_create(&OfExporter { exporter: Text(Arc::clone(exporter)) }).inc();
+    }
+
+    /// So many requests of an exporter are put aside, since its backend does not decide about them.
+    pub fn aside(&self, exporter: &Arc<str>, requests: usize) {
+        let label = OfExporter { exporter: Text(Arc::clone(exporter)) };
+        if self.0.aside.get_or_create(&label).set(requests as i64) > 0 && requests == 0 {
+            self.troubles().remove(exporter);
+        }
     }
 
     /// Payload bytes came over the link.
@@ -258,6 +269,8 @@ impl Metrics {
         inner.closed.register(registry);
         inner.tasks.register(registry);
         registry.register("perigee_exporter_retries", "Requests sent again", inner.retries.clone());
+        let aside = "Requests put aside that the backend does not decide about, while others go on";
+        registry.register("perigee_exporter_aside_requests", aside, inner.aside.clone());
         let received = inner.received_bytes.clone();
         registry.register_with_unit(
             "perigee_link_received",

@@ -93,6 +93,11 @@ impl Aside {
         self.waiting.insert(at.key(), Waiting { at, trouble, until: None });
     }
 
+    /// How many are put aside.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The signals of this lane of which one waits.
     pub(super) fn signals_of(&self, place: Place) -> SignalSet {
         let of_lane =

@@ -49,6 +49,11 @@ impl Delivery {
         Self { name, delivery: deliver::Delivery::new(client, config, env), metrics }
     }
 
+    /// Says how many requests are put aside.
+    pub(super) fn aside(&self, requests: usize) {
+        self.metrics.aside(&self.name, requests);
+    }
+
     /// What sends.
     pub(super) fn client(&self) -> Arc<Client> {
         self.delivery.client()

@@ -295,6 +295,9 @@ impl Exporter {
         let wait = match sent {
             Sent::Done(delivered) => {
                 self.aside.answered();
+                if again {
+                    self.delivery.aside(self.aside.len());
+                }
                 return Ok(Some(delivered));
             }
             Sent::Left => {
@@ -307,6 +310,7 @@ impl Exporter {
         };
         let trouble = trouble.take().unwrap_or_else(|| self.delivery.change(Trouble::new(&self.config)));
         let pause = self.aside.put(&self.env, at, trouble, wait);
+        self.delivery.aside(self.aside.len());
         self.tell_aside(at.place).await?;
         if !again {
             tracing::warn!(
