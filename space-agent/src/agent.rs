@@ -335,7 +335,8 @@ impl Agent {
         let planner = config.link.is_some().then(|| contacts.1.clone());
         let batcher =
             Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender)
-                .planned(planner);
+                .planned(planner)
+                .within(config.processors.memory_limiter.limit);
         back.keep_until("batcher", batcher, &stop, |batcher, stop| Box::pin(batcher.run(stop)));
         back.keep_until(
             "lifetimes",

@@ -9,8 +9,9 @@
 use std::time::Duration;
 
 use perigee_shared::env::{Env, Owner};
-use perigee_shared::segment::{Codec, Header, Lane};
+use perigee_shared::segment::{Header, Lane};
 use perigee_shared::supervise::expecting;
+use perigee_shared::units::ByteSize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,9 @@ const QUIET: Duration = Duration::from_millis(200);
 /// What is not full waits in the journal for this part of its lane's lifetime at most, since a segment's lifetime begins when it
 /// is sealed.
 const OF_LIFETIME: u32 = 4;
+
+/// What of the memory limit a codec may take: three eighths. Requests have a quarter of it, the log and the program the rest.
+const PART_OF_MEMORY: (u64, u64) = (3, 8);
 
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
@@ -75,6 +79,8 @@ pub struct Batcher {
     sizing: Sizing,
     /// The next batch is encoded as rows, since a codec has failed.
     plain: bool,
+    /// Bytes of memory that a codec may take.
+    memory: Option<usize>,
 }
 
 impl Batcher {
@@ -104,7 +110,15 @@ impl Batcher {
             leaning,
             sizing: Sizing::default(),
             plain: false,
+            memory: None,
         }
+    }
+
+    /// With codecs that take their part of the memory that there is.
+    #[must_use]
+    pub fn within(mut self, limit: ByteSize) -> Self {
+        self.memory = usize::try_from(limit.0 / PART_OF_MEMORY.1 * PART_OF_MEMORY.0).ok();
+        self
     }
 
     /// With segments no larger than the contacts that `planner` knows of allow.
@@ -216,8 +230,9 @@ impl Batcher {
         let Some(batch) = batch else { return Ok(None) };
         let encoding = match std::mem::take(&mut self.plain) {
             false => self.leaning.encoding(&self.env, &self.wal, self.config.codec, lane).await?,
-            true => Encoding { codec: Codec::ZstdRows, ..Encoding::default() },
+            true => Encoding::plain(),
         };
+        let encoding = Encoding { memory: self.memory, ..encoding };
         let (now, began) = (self.env.unix_nano(), Instant::now());
         let sealed = self.env.cpu(move || expecting(|| batch.seal(&encoding, now))).await;
         let sealed = sealed.unwrap_or(Err(SealError::Panicked));

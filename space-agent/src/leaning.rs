@@ -93,7 +93,7 @@ impl Leaning {
         let to_lean_on = self.is_due(lane);
         let Some(sequence) = current else {
             self.known.remove(&lane);
-            return Ok(Encoding { codec, base: None, to_lean_on });
+            return Ok(Encoding { codec, to_lean_on, ..Encoding::default() });
         };
         if self.known.get(&lane).is_none_or(|k| k.sequence != sequence) {
             let known = match self.next.take_if(|(l, k)| *l == lane && k.sequence == sequence) {
@@ -104,7 +104,7 @@ impl Leaning {
         }
         let known = self.known.get(&lane).filter(|k| !to_lean_on || k.height < LONGEST_CHAIN);
         let base = known.and_then(|k| Some((k.sequence, Arc::clone(k.base.as_ref()?))));
-        Ok(Encoding { codec, base, to_lean_on })
+        Ok(Encoding { codec, base, to_lean_on, ..Encoding::default() })
     }
 }
 

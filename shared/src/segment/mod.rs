@@ -121,6 +121,16 @@ impl Encoder {
         }
     }
 
+    /// The same with about so many bytes of memory at most, besides the base: a request that needs more is
+    /// [`CodecError::TooLarge`], and the encoder is of no use then. Codec 1 always takes little.
+    #[must_use]
+    pub fn bounded(mut self, bytes: usize) -> Self {
+        if let Self::Columns(e) = &mut self {
+            e.bound(bytes);
+        }
+        self
+    }
+
     /// Adds a request, which [`walk`](crate::otlp::walk::walk) has found to be well formed.
     pub fn push(&mut self, signal: Signal, body: &[u8]) -> Result<(), CodecError> {
         match self {

@@ -40,7 +40,7 @@ fn seal(wal: &mut Wal, numbers: std::ops::Range<u64>, to_lean_on: bool) -> Heade
     let base = wal.bases().chain(Lane::BULK, sequence).unwrap().decode().unwrap();
     let base = sequence.zip(base.map(Arc::new));
     let batch = wal.segments().take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
-    let encoding = Encoding { codec: Codec::Columns, base, to_lean_on };
+    let encoding = Encoding { codec: Codec::Columns, base, to_lean_on, ..Encoding::default() };
     wal.segments().commit(batch.seal(&encoding, 7).unwrap()).unwrap()
 }
 
@@ -94,7 +94,7 @@ fn a_base_goes_when_nothing_leans_on_it_any_more() {
     // The next base leans on nothing.
     wal.journal().append(&[request(400..600)]).unwrap();
     let batch = wal.segments().take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
-    let encoding = Encoding { codec: Codec::Columns, base: None, to_lean_on: true };
+    let encoding = Encoding { codec: Codec::Columns, to_lean_on: true, ..Encoding::default() };
     let second = wal.segments().commit(batch.seal(&encoding, 7).unwrap()).unwrap();
     committed(&mut wal, &second);
     assert_eq!((wal.bases().current(Lane::BULK), oldest_base(&mut wal)), (Some(3), Some(1)));
@@ -221,7 +221,7 @@ fn nothing_leans_on_a_base_that_the_next_station_will_not_have() {
     assert_eq!(hears(&mut wal, "svalbard", 0..0), None, "it has lost its ledger");
     wal.journal().append(&[request(200..400)]).unwrap();
     let batch = wal.segments().take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
-    let encoding = Encoding { codec: Codec::Columns, base: None, to_lean_on: true };
+    let encoding = Encoding { codec: Codec::Columns, to_lean_on: true, ..Encoding::default() };
     let second = wal.segments().commit(batch.seal(&encoding, 7).unwrap()).unwrap();
     committed(&mut wal, &second);
     assert_eq!(wal.bases().to_depend_on(Lane::BULK), Some(2), "and has what is new");
@@ -278,11 +278,33 @@ fn lean_on_one_another(wal: &mut Wal) -> bool {
         let base = wal.bases().chain(Lane::BULK, sequence)?.decode().unwrap();
         let base = sequence.zip(base.map(Arc::new));
         let batch = wal.segments().take_batch(Lane::BULK, ALL, true)?.ok_or(WalError::Consumers)?;
-        let encoding = Encoding { codec: Codec::Columns, base, to_lean_on: true };
+        let encoding = Encoding { codec: Codec::Columns, base, to_lean_on: true, ..Encoding::default() };
         let id = wal.segments().commit(batch.seal(&encoding, 7).unwrap())?.id;
         wal.epochs().committed(consumer, &[id])?;
         wal.epochs().hello("a")?;
         Ok(id)
     };
     (0..3).all(|n| one(n * 100..n * 100 + 100).is_ok())
+}
+
+/// What a codec may not hold together goes into several segments, and what it may not hold at all into one of codec 1.
+#[test]
+fn a_codec_takes_no_more_memory_than_it_may() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for n in 0..3 {
+        wal.journal().append(&[request(n * 1000..n * 1000 + 200)]).unwrap();
+    }
+    let mut seal = |memory| {
+        let batch = wal.segments().take_batch(Lane::BULK, ALL, true).unwrap()?;
+        let encoding = Encoding { codec: Codec::Columns, memory: Some(memory), ..Encoding::default() };
+        Some(wal.segments().commit(batch.seal(&encoding, 7).unwrap()).unwrap())
+    };
+    // A line takes some 600 bytes.
+    let header = seal(300_000).unwrap();
+    assert_eq!((header.items[Signal::Logs], header.codec), (400, Codec::Columns as u32));
+    let header = seal(30_000).unwrap();
+    assert_eq!((header.items[Signal::Logs], header.codec), (200, Codec::ZstdRows as u32));
+    assert!(seal(30_000).is_none(), "all of it is sealed");
+    assert_adds_up(&wal);
 }

@@ -84,6 +84,15 @@ pub struct Encoding {
     pub base: Option<(u64, Arc<Base>)>,
     /// Others are to lean on it, if it is worth it.
     pub to_lean_on: bool,
+    /// Bytes of memory that the codec may take; `None`: whatever it needs.
+    pub memory: Option<usize>,
+}
+
+impl Encoding {
+    /// Codec 1, which takes everything, and little memory.
+    pub fn plain() -> Self {
+        Self { codec: Codec::ZstdRows, ..Self::default() }
+    }
 }
 
 /// Groups whose part for one lane becomes a segment.
@@ -116,9 +125,21 @@ impl Sealed {
 
 impl Batch {
     /// Encodes the groups' part for the lane. What another codec does not take, codec 1 does: a segment that cannot be sealed
-    /// would hold back the journal for ever. CPU-heavy.
-    pub fn seal(self, encoding: &Encoding, now: u64) -> Result<Sealed, SealError> {
-        match self.encode(encoding, now) {
+    /// would hold back the journal for ever. Of groups that take too much memory together, as many as do not are in the segment; of
+    /// one that takes too much alone, codec 1 takes little. CPU-heavy.
+    pub fn seal(mut self, encoding: &Encoding, now: u64) -> Result<Sealed, SealError> {
+        let mut fit = 0;
+        let mut result = self.encode(encoding, now, &mut fit);
+        if let Err(SealError::Codec(CodecError::TooLarge(_))) = result
+            && encoding.codec != Codec::ZstdRows
+        {
+            self.keep(fit.max(1));
+            result = match fit {
+                0 => self.encode(&Encoding::plain(), now, &mut fit),
+                _ => self.encode(encoding, now, &mut fit),
+            };
+        }
+        match result {
             Err(SealError::Codec(error)) if encoding.codec != Codec::ZstdRows => {
                 tracing::error!(
                     event.name = "perigee.wal.codec",
@@ -126,15 +147,26 @@ impl Batch {
                     codec = encoding.codec as u32,
                     "a segment could not be encoded; codec 1 was used instead"
                 );
-                self.encode(&Encoding { codec: Codec::ZstdRows, ..Encoding::default() }, now)
+                self.encode(&Encoding::plain(), now, &mut fit)
             }
             result => result,
         }
     }
 
-    fn encode(&self, encoding: &Encoding, now: u64) -> Result<Sealed, SealError> {
-        let Encoding { codec, base, to_lean_on } = encoding;
-        let mut encoder = Encoder::new(*codec, base.as_ref().map(|b| &*b.1))?;
+    /// Leaves all but the first `groups` for later.
+    fn keep(&mut self, groups: usize) {
+        if let Some(next) = self.groups.get(groups) {
+            self.position = next.number;
+            self.groups.truncate(groups);
+        }
+    }
+
+    /// Encodes them; `fit` counts those that were taken in whole.
+    fn encode(&self, encoding: &Encoding, now: u64, fit: &mut usize) -> Result<Sealed, SealError> {
+        let Encoding { codec, base, to_lean_on, memory } = encoding;
+        let encoder = Encoder::new(*codec, base.as_ref().map(|b| &*b.1))?;
+        let mut encoder = encoder.bounded(memory.unwrap_or(usize::MAX));
+        *fit = 0;
         let (mut items, mut time, mut raw_len, mut requests) = (Counts::ZERO, TimeRange::EMPTY, 0, 0);
         for group in &self.groups {
             let requests_of_it = group
@@ -147,6 +179,7 @@ impl Batch {
                 raw_len += request.body.len() as u64;
                 requests += 1;
             }
+            *fit += 1;
         }
         let Encoded { payload, base: next } = encoder.finish()?;
         let is_worth_it = *to_lean_on && raw_len >= LEAST_BASE;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::otlp::walk::Walked;
-use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId, hash};
+use perigee_shared::segment::{Decoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use simdisk::Disk;
 
@@ -72,9 +72,7 @@ pub(super) fn logs(n: u64) -> Counts {
 
 pub(super) fn seal(wal: &mut Wal) -> Result<Option<Header>, WalError> {
     let Some(batch) = wal.segments().take_batch(Lane::BULK, ALL, true)? else { return Ok(None) };
-    wal.segments()
-        .commit(batch.seal(&Encoding { codec: Codec::ZstdRows, ..Encoding::default() }, 7).unwrap())
-        .map(Some)
+    wal.segments().commit(batch.seal(&Encoding::plain(), 7).unwrap()).map(Some)
 }
 
 /// `accepted = delivered + dropped + on board`, always.

@@ -9,7 +9,7 @@ use perigee_proto::link;
 use perigee_shared::clock::ClockBounds;
 use perigee_shared::env::{Clock, Env, SinceBoot};
 use perigee_shared::link::ranges::RangeSet;
-use perigee_shared::segment::{Codec, Hash, Header, Lane};
+use perigee_shared::segment::{Hash, Header, Lane};
 use perigee_shared::signal::{Signal, SignalSet};
 use serde::Serialize;
 use space_agent::lanes::Lanes;
@@ -369,7 +369,7 @@ fn content(wal: &mut Wal, header: &Header) -> Result<Content> {
 
 fn journal(wal: &mut Wal) -> Result<Vec<Unsealed>> {
     let all = BatchLimits { items: u64::MAX, raw: u64::MAX };
-    let encoding = Encoding { codec: Codec::ZstdRows, ..Encoding::default() };
+    let encoding = Encoding::plain();
     let mut out = Vec::new();
     for unsealed in wal.segments().unsealed() {
         let batch = wal.segments().take_batch(unsealed.lane, all, true)?.context("something waits")?;

@@ -171,10 +171,15 @@ impl Encoder {
         Self { shredder: Shredder::new(&state, entries, Arc::clone(&places.contexts)), places, state, layout }
     }
 
+    /// It takes about so many bytes of memory at most, besides its base.
+    pub const fn bound(&mut self, bytes: usize) {
+        self.shredder.bound(bytes);
+    }
+
     /// Adds a request.
     pub fn push(&mut self, signal: Signal, body: &[u8]) -> Result<(), CodecError> {
         self.shredder.push(signal, body);
-        Ok(())
+        if self.shredder.is_full { Err(CodecError::TooLarge("what an encoder holds")) } else { Ok(()) }
     }
 
     /// The payload, and what others may lean on.

@@ -25,6 +25,9 @@ pub(super) struct Row {
     pub(super) at: u32,
 }
 
+/// Within an item it is looked at its size after so many fields.
+const LOOK_AGAIN: usize = 256;
+
 /// A part of a request is not what this codec takes apart.
 struct Irregular;
 
@@ -47,6 +50,12 @@ pub(super) struct Shredder {
     orders: Orders,
     /// The dictionary of the orders of so many attributes.
     order_dictionaries: [Option<u32>; LONGEST + 1],
+    /// Bytes of `whole`.
+    whole_bytes: usize,
+    /// Bytes that all this may take.
+    bound: usize,
+    /// It takes more: what was handed in last is not complete.
+    pub(super) is_full: bool,
 }
 
 /// Attributes one behind the other.
@@ -90,14 +99,40 @@ impl Shredder {
             scratch: Vec::new(),
             orders: Orders::default(),
             order_dictionaries: [None; LONGEST + 1],
+            whole_bytes: 0,
+            bound: usize::MAX,
+            is_full: false,
         }
+    }
+
+    /// Takes about so many bytes at most.
+    pub(super) const fn bound(&mut self, bytes: usize) {
+        self.bound = bytes;
+    }
+
+    /// Whether it takes more than it may: what is kept here, and what is made of it in the end. The weights were measured on
+    /// requests of one kind each: empty spans, metrics with names of their own, long attributes, short lines.
+    #[inline]
+    fn is_over(&mut self) -> bool {
+        let rows: usize = self.rows.iter().map(Vec::len).sum();
+        let contexts = self.contexts_by.len();
+        let size =
+            self.vocabulary.size() + rows * 24 + self.tape.len() * 8 + contexts * 300 + self.whole_bytes * 3;
+        self.is_full |= size > self.bound;
+        self.is_full
+    }
+
+    fn leave_whole(&mut self, signal: Signal, body: &[u8]) {
+        self.whole_bytes += body.len();
+        self.whole.push((signal, body.to_vec()));
     }
 
     /// Takes a request apart.
     pub(super) fn push(&mut self, signal: Signal, body: &[u8]) {
         // The walk lets nothing pass that has no fields to its end; whatever it is, it is kept as it is, and all of it.
         if body.is_empty() || Fields::new(body).any(|field| field.is_err()) {
-            self.whole.push((signal, body.to_vec()));
+            self.leave_whole(signal, body);
+            self.is_over();
             return;
         }
         for field in Fields::new(body).flatten() {
@@ -111,9 +146,13 @@ impl Shredder {
                 self.rows[slot].truncate(rows);
                 self.tape.truncate(tape);
                 self.elements.clear();
-                self.whole.push((signal, field.raw.to_vec()));
+                if self.is_full {
+                    return;
+                }
+                self.leave_whole(signal, field.raw);
             }
         }
+        self.is_over();
     }
 
     /// `ResourceSpans`, `ResourceMetrics` or `ResourceLogs`.
@@ -205,6 +244,9 @@ impl Shredder {
     }
 
     fn item(&mut self, signal: Signal, context: u32, message: Message, body: &[u8]) -> Result<(), Irregular> {
+        if self.is_over() {
+            return Err(Irregular);
+        }
         let at = u32::try_from(self.tape.len()).map_err(|_| Irregular)?;
         let shape = if self.shapes.all.len() < MOST_SHAPES - 4096 {
             self.message(message, body)?
@@ -294,6 +336,9 @@ impl Shredder {
                 attributes.length += usize::from(attributes.element + attributes.length == element);
             }
             self.elements.push(element);
+            if self.elements.len().is_multiple_of(LOOK_AGAIN) && self.is_over() {
+                return Err(Irregular);
+            }
         }
         if (2..=LONGEST).contains(&attributes.length) {
             self.put_in_order(attributes);

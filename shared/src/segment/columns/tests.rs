@@ -8,6 +8,7 @@ use super::generate::{Generator, request};
 use super::shape::Element;
 use super::*;
 use crate::otlp::items::visit;
+use crate::otlp::protobuf::put_bytes;
 use crate::otlp::walk::walk;
 
 type Requests = Vec<(Signal, Vec<u8>)>;
@@ -257,6 +258,43 @@ fn declared_sizes_take_no_memory() {
     let mut payload = vec![LAYOUT, 0, 0, 1, 10];
     payload.extend(zstd::bulk::compress(&vec![0; 1 << 24], 3).unwrap());
     assert!(matches!(decode(LAYOUT, None, &payload, 1 << 20), Err(CodecError::TooLarge(_))));
+}
+
+/// Whatever a request is full of, an encoder that is bounded refuses it before it takes much more.
+#[test]
+fn an_encoder_holds_no_more_than_it_may() {
+    let field = |number, body: &[u8]| {
+        let mut out = Vec::new();
+        put_bytes(&mut out, number, body);
+        out
+    };
+    let in_scope = |items: Vec<u8>| field(1, &field(2, &items));
+    let empty = in_scope(field(2, b"").repeat(100_000));
+    let text = |n: u32| field(5, &field(1, format!("line {n}").as_bytes()));
+    let lines = in_scope((0..5_000).flat_map(|n| field(2, &text(n))).collect());
+    let attribute =
+        |n: u32| field(9, &[field(1, format!("k{n}").as_bytes()), field(2, &field(1, b"v"))].concat());
+    let attributes = in_scope(field(2, &(0..5_000).flat_map(attribute).collect::<Vec<_>>()));
+    let scope = |n: u32| field(2, &[field(1, &field(1, format!("s{n}").as_bytes())), field(2, b"")].concat());
+    let scopes = field(1, &(0..5_000).flat_map(scope).collect::<Vec<_>>());
+    let whole = field(1, &vec![8; 1_000_000]);
+    let each = [
+        (Signal::Traces, empty),
+        (Signal::Logs, lines),
+        (Signal::Traces, attributes),
+        (Signal::Traces, scopes),
+        (Signal::Traces, whole),
+    ];
+    for (signal, body) in each {
+        let mut free = Encoder::new(None);
+        free.push(signal, &body).unwrap();
+        assert!(free.finish().is_ok());
+        let mut bounded = Encoder::new(None);
+        bounded.bound(1_000_000);
+        assert!(matches!(bounded.push(signal, &body), Err(CodecError::TooLarge(_))), "{signal}");
+        let rows: usize = bounded.shredder.rows.iter().map(Vec::len).sum();
+        assert!(rows < 100_000 && bounded.shredder.tape.len() < 5_000, "it went on");
+    }
 }
 
 #[test]

@@ -135,6 +135,12 @@ impl Vocabulary {
         }
     }
 
+    /// Bytes that it takes, and its text wherever that stands until the segment is made, roughly.
+    #[inline]
+    pub(super) fn size(&self) -> usize {
+        self.pool.entries.len() * 420 + self.pool.bytes.len() * 3
+    }
+
     fn find_kind(&self, kind: &Kind) -> Option<u32> {
         self.known.kinds.get(kind).or_else(|| self.by_kind.get(kind)).copied()
     }
