@@ -62,6 +62,8 @@ pub(crate) struct Connection {
     signal: Signal,
     authority: String,
     sender: Sender,
+    /// Of requests over HTTP.
+    content_type: &'static str,
 }
 
 enum Sender {
@@ -82,7 +84,12 @@ impl Connection {
                 Sender::Http(sender)
             }
         };
-        Ok(Self { signal, authority, sender })
+        Ok(Self { signal, authority, sender, content_type: "application/x-protobuf" })
+    }
+
+    /// Requests over HTTP are JSON.
+    pub(crate) fn json(self) -> Self {
+        Self { content_type: "application/json", ..self }
     }
 
     /// Sends `body`, framed for the transport; an error when the connection broke.
@@ -92,7 +99,7 @@ impl Connection {
             Sender::Http(sender) => {
                 let request = Request::post(self.signal.http_path())
                     .header("host", &self.authority)
-                    .header("content-type", "application/x-protobuf");
+                    .header("content-type", self.content_type);
                 sender.ready().await?;
                 let mut response = sender.send_request(build(request, body)).await?;
                 let status = response.status();

@@ -1,4 +1,4 @@
-//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | wear | bytes | link | fleet | survive | hostile | console`.
+//! Benchmarks: `cargo run --release -p bench -- ingest | memory | opening | wear | bytes | link | thin | fleet | survive | hostile | console`.
 //!
 //! `ingest`, `memory`, `opening` and `wear` start space-agent (and, to compare, an OpenTelemetry Collector) as a child process on one core and send
 //! from another; `fleet` compares the ground's stores, of which it starts PostgreSQL itself; `survive` breaks disks and files under both stores and both programs; `bytes` compares codecs in this process, and
@@ -12,6 +12,7 @@ mod corpus;
 mod cpu;
 mod fleet;
 mod hostile;
+mod hostile_memory;
 mod ingest;
 mod link;
 mod load;
@@ -26,6 +27,7 @@ mod scrape;
 mod stream;
 mod survive;
 mod system;
+mod thin;
 mod wear;
 
 use std::path::PathBuf;
@@ -62,6 +64,8 @@ enum Bench {
     Bytes(bytes_per_item::Options),
     /// What a satellite that was taken over costs the ground-station and the honest one beside it
     Hostile(hostile::Options),
+    /// What a link of some kbit/s brings, pass by pass: real processes and an emulated link
+    Thin(thin::Options),
     /// What the console's pages and viewers cost with many satellites and passes in the store
     Console(console::Options),
     /// What the ledger commits and exports a second: a file of one station, PostgreSQL alone, and with standbys
@@ -119,6 +123,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Bench::Bytes(options) => ("bytes", bytes_per_item::run(options)?),
         Bench::Link(options) => ("link", link::run(options)?),
         Bench::Hostile(options) => ("hostile", hostile::run(options)?),
+        Bench::Thin(options) => ("thin", thin::run(options)?),
         Bench::Console(options) => ("console", console::run(options)?),
         Bench::Fleet(options) => {
             let (rows, exports) = fleet::run(options)?;

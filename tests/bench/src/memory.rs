@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::Setup;
 use crate::client::{Answer, Connection, Payload, Transport};
 use crate::corpus::Corpus;
+use crate::hostile_memory;
 use crate::ingest::{measure, mib};
 use crate::load::{Load, Tally, drive};
 use crate::report::Row;
@@ -31,7 +32,7 @@ pub(crate) struct Options {
     pub(crate) setup: Setup,
     /// The agent's processors.memory_limiter.limit
     #[arg(long, default_value = "64MiB")]
-    limit: ByteSize,
+    pub(crate) limit: ByteSize,
     /// The steady rate, in items a second
     #[arg(long, default_value_t = 100_000.0)]
     rate: f64,
@@ -41,10 +42,16 @@ pub(crate) struct Options {
     /// The agent's max_connections [default: the agent's own]
     #[arg(long, value_name = "N")]
     agent_connections: Option<usize>,
+    /// Instead, requests that take many times their own size: a row for each kind
+    #[arg(long)]
+    hostile: bool,
 }
 
 /// Rows: idle, steady for each transport and size of request, overload for each transport.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
+    if options.hostile {
+        return hostile_memory::run(options).await;
+    }
     let setup = &options.setup;
     let settings = AgentSettings {
         memory_limit: Some(options.limit),
@@ -190,7 +197,7 @@ async fn overload(
 }
 
 /// How long it takes until the agent takes a request again once the others are gone.
-async fn recovers(running: &mut Running, load: &Load) -> anyhow::Result<Duration> {
+pub(crate) async fn recovers(running: &mut Running, load: &Load) -> anyhow::Result<Duration> {
     const PATIENCE: Duration = Duration::from_secs(30);
     let begin = Instant::now();
     let mut seen = Tally::default();

@@ -80,6 +80,16 @@ impl Process {
         })
     }
 
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Resident bytes that are its own, without the page cache.
+    pub(crate) fn anonymous(&self) -> anyhow::Result<u64> {
+        crate::peak::resident(&self.child.id().to_string(), "RssAnon:")
+    }
+
     fn wakeups(&self) -> anyhow::Result<u64> {
         let mut sum = 0;
         for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
