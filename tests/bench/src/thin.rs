@@ -19,13 +19,10 @@ use crate::corpus::Corpus;
 use crate::report::Row;
 
 /// Spans of a request.
-const ITEMS: usize = 100;
+const ITEMS: usize = 500;
 
 /// Raw bytes of the segment that others are compared with.
 const WHOLE: usize = 4 << 20;
-
-/// From the plan's file to the first AOS.
-const AHEAD: Duration = Duration::from_secs(20);
 
 /// Nothing is sent twice: more spans than the link can carry are made of the corpus, with ids and times of their own.
 const COPIES: u64 = 4;
@@ -51,6 +48,9 @@ pub(crate) struct Options {
     /// From AOS to LOS
     #[arg(long, default_value = "30s", value_parser = parse_duration)]
     pass: Duration,
+    /// From the plan's file to the first AOS; all spans are on board by then
+    #[arg(long, default_value = "30s", value_parser = parse_duration)]
+    ahead: Duration,
     /// From LOS to the next AOS
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     gap: Duration,
@@ -140,7 +140,7 @@ async fn fly(
     let rate = options.rate * 1000;
     let path = Path { rate: Some(rate), overhead: 0, delay: options.rtt / 2, ..Path::default() };
     let starts: Vec<Duration> =
-        (0..options.passes).map(|n| AHEAD + (options.pass + options.gap) * n).collect();
+        (0..options.passes).map(|n| options.ahead + (options.pass + options.gap) * n).collect();
     let windows: Vec<_> = starts.iter().map(|at| (*at, *at + options.pass)).collect();
     let schedule = Schedule::windows(&windows).map_err(anyhow::Error::msg)?;
     let config = Config { forward: path.clone(), back: path, schedule, ..Config::perfect(ground.link) };
@@ -165,7 +165,10 @@ async fn fly(
         let answer = connection.export(Payload::whole(request.clone().into())).await?;
         ensure!(answer == Answer::Accepted, "the agent refused spans");
     }
-    ensure!(began.elapsed() < AHEAD, "the spans were not on board before the first pass");
+    ensure!(
+        began.elapsed() < options.ahead,
+        "the spans were not on board before the first pass: give more --ahead"
+    );
     let mut rows = Vec::new();
     let (mut before, mut worst, mut first_item, mut slowest_alarm) =
         (Committed::default(), f64::MAX, None::<Duration>, Duration::ZERO);
