@@ -34,6 +34,9 @@ pub struct Config {
     /// Whether `satellite.id` and `ground.station.id` are added to every resource.
     #[serde(default = "yes")]
     pub resource_attributes: bool,
+    /// Whether `perigee.segment`, a segment's epoch/lane/sequence, is added too.
+    #[serde(default)]
+    pub segment_attribute: bool,
     /// Listeners for people and machines.
     #[serde(default)]
     pub extensions: Extensions,

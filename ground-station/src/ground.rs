@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ScrubConfig};
 use crate::console::{Beside, Console, ConsoleConfig};
-use crate::exporter::{Exporter, Own};
+use crate::exporter::{Added, Exporter, Own};
 use crate::link::{Connected, Link, LinkError, Reload};
 use crate::spool::{Settings, SpoolError, Status, Store, scrub};
 use crate::telemetry::Metrics;
@@ -135,9 +135,12 @@ impl Ground {
         for (name, signals) in routes {
             let Some(settings) = config.exporters.get(&name) else { continue };
             metrics.begin(&name.as_str().into(), signals);
-            let station = config.resource_attributes.then(|| config.link.station.clone());
+            let added = Added {
+                station: config.resource_attributes.then(|| config.link.station.clone()),
+                segment: config.segment_attribute,
+            };
             let (store, metrics) = (store.clone(), metrics.clone());
-            exporters.push(Exporter::try_new(&name, settings, signals, station, env, store, metrics)?);
+            exporters.push(Exporter::try_new(&name, settings, signals, added, env, store, metrics)?);
         }
         let link = match does(Part::Link) {
             true => Some(Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?),

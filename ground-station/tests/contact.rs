@@ -33,6 +33,23 @@ async fn segments_are_committed_acknowledged_and_exported_with_their_station_and
     ground.stop().await;
 }
 
+/// Two ledgers that both have a segment export it twice: a backend can tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn items_say_which_segment_they_came_in_when_that_is_wanted() {
+    let site = Site::new();
+    let mut config = site.config("", &site.file_exporter());
+    config.segment_attribute = true;
+    let ground = support::Running::start(config).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(3..4).await;
+    sat.send(&segment(3, 5)).await;
+    sat.committed(&[3]).await;
+    ground.drained("sat-1").await;
+    let name = format!("\"perigee.segment\",\"value\":{{\"stringValue\":\"{EPOCH:016x}/8/3\"}}");
+    assert!(site.exported().contains(&name), "{}", site.exported());
+    ground.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_that_is_cut_resumes_above_zero_and_is_exported_once() {
     let site = Site::new();

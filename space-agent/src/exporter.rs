@@ -1,22 +1,27 @@
 //! Direct exporters: consumers of the log that send to a backend without a ground station.
 //!
 //! Each has a durable cursor (segment, request) of its own and passes a segment when the backend has all of it, or has refused
-//! it for good. One that is down holds back nobody but itself.
+//! it for good. One that is down holds back nobody but itself. A request that the backend leaves undecided holds back its lane: after
+//! some waits the others have their turn, and it is tried again from time to time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use perigee_shared::env::{Env, Owner};
-use perigee_shared::export::deliver::{Delivered, Event, Stopped};
+use perigee_shared::export::deliver::{Delivered, Event, Leave, Sent, Stopped, Trouble};
 use perigee_shared::export::{Client, Cut, Cuts, Delivery as Sender, ExporterConfig, Plan};
 use perigee_shared::segment::{CodecError, Decoder, Header, Lane, Request};
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::{ExporterLabel, ShipCounters};
 use crate::wal::{ConsumerId, Delivery, Wal, WalError};
+
+/// Waits that a request has before another lane has its turn.
+const WAITS: u32 = 3;
 
 /// After the log has failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -49,6 +54,9 @@ pub struct Exporter {
     counters: Arc<ShipCounters>,
     /// By lane: nothing below waits for this exporter, so that what others have still to pass is not looked at again.
     passed: BTreeMap<Lane, u64>,
+    config: ExporterConfig,
+    /// Lanes whose first request was not decided: when it is sent again, and the trouble that it has had.
+    aside: BTreeMap<Lane, (Instant, Trouble)>,
 }
 
 impl Exporter {
@@ -67,7 +75,8 @@ impl Exporter {
     ) -> Self {
         let plan = Plan { signals, limits: config.limits(), ..Plan::default() };
         let sender = Sender::new(client, config, &env);
-        Self { name, sender, plan, env, wal, consumer, sealed, counters, passed: BTreeMap::new() }
+        let (passed, aside, config) = (BTreeMap::new(), BTreeMap::new(), config.clone());
+        Self { name, sender, plan, env, wal, consumer, sealed, counters, passed, config, aside }
     }
 
     /// Exports until `shutdown`, also in the middle of a segment: the cursor says where to go on.
@@ -85,6 +94,13 @@ impl Exporter {
                 Err(error) => Some(error),
             };
             let held_up = failed.is_some();
+            let due = self.aside.values().map(|(until, _)| *until).min();
+            let due = async move {
+                match due {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
             if let Some(error) = failed {
                 tracing::error!(exporter = self.name, %error, "the log cannot be read now; export waits and tries again");
             }
@@ -92,16 +108,20 @@ impl Exporter {
                 biased;
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(PAUSE), if held_up => {}
+                () = due, if !held_up => {}
                 changed = self.sealed.changed() => if changed.is_err() { return },
             }
         }
     }
 
-    /// The next segment that this exporter has not passed, most urgent lane first.
+    /// The next segment that this exporter has not passed, most urgent lane first; none of a lane that is aside.
     async fn next(&mut self) -> Result<Option<(Lane, Header)>, ExportError> {
         let (consumer, mut passed) = (self.consumer, std::mem::take(&mut self.passed));
+        let now = Instant::now();
+        let aside: Vec<Lane> =
+            self.aside.iter().filter(|(_, (until, _))| *until > now).map(|(lane, _)| *lane).collect();
         let next = self.wal.call(move |wal| {
-            for lane in wal.custody().lanes() {
+            for lane in wal.custody().lanes().into_iter().filter(|lane| !aside.contains(lane)) {
                 let from = passed.entry(lane).or_default();
                 let (found, next) = wal.custody().first_waiting(consumer, lane, *from)?;
                 *from = next;
@@ -167,7 +187,7 @@ impl Exporter {
             if number <= done {
                 continue;
             }
-            let outcome = self.send(signal, body, items, shutdown).await?;
+            let Some(outcome) = self.send(lane, signal, body, items, shutdown).await? else { return Ok(()) };
             if let Some(first) = outcome.refused.first() {
                 let reason = &first.reason;
                 tracing::error!(exporter = self.name, reason, "the backend refuses items for good");
@@ -180,13 +200,19 @@ impl Exporter {
         Ok(())
     }
 
+    /// Sends a request; `None` when it was not decided and its lane is aside for a while.
     async fn send(
         &mut self,
+        lane: Lane,
         signal: Signal,
         body: bytes::Bytes,
         items: u64,
         shutdown: &CancellationToken,
-    ) -> Result<Delivered, Stopped> {
+    ) -> Result<Option<Delivered>, Stopped> {
+        let before = self.aside.remove(&lane).map(|(_, trouble)| trouble);
+        // While everything fails, each is tried once in its turn.
+        let waits = if before.is_some() || !self.aside.is_empty() { 0 } else { WAITS };
+        let usual = before.map(|trouble| self.sender.change(trouble));
         let label = ExporterLabel::new(&self.name);
         let (counters, name) = (&self.counters, &self.name);
         let tell = |event: Event<'_>| {
@@ -198,6 +224,19 @@ impl Exporter {
                 Event::Kept { .. } | Event::Back { .. } => {}
             }
         };
-        self.sender.send(signal, body, items, shutdown, tell).await
+        let early = CancellationToken::new();
+        let leave = Leave { early: &early, waits };
+        let sent = self.sender.send_or_leave(signal, body, items, shutdown, leave, tell).await?;
+        let mut now = usual.map(|usual| self.sender.change(usual));
+        match sent {
+            Sent::Done(delivered) => Ok(Some(delivered)),
+            Sent::Left => Ok(None),
+            Sent::Undecided(wait) => {
+                let fresh = || Trouble::new(&self.config);
+                let trouble = now.take().unwrap_or_else(|| self.sender.change(fresh()));
+                self.aside.insert(lane, (Instant::now() + wait, trouble));
+                Ok(None)
+            }
+        }
     }
 }

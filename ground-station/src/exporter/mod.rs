@@ -20,6 +20,7 @@ use perigee_shared::env::Env;
 use perigee_shared::export::cut::Plan;
 use perigee_shared::export::deliver::{Leave, Stopped, Trouble};
 use perigee_shared::export::{Attributes, Client, Cut, Cuts, ExporterConfig};
+use perigee_shared::segment::SegmentId;
 use perigee_shared::signal::{Counts, SignalSet};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -41,13 +42,34 @@ const LOOK_AFTER: Duration = Duration::from_millis(100);
 pub struct Exporter {
     name: Arc<str>,
     plan: Plan,
-    /// Whether the satellite's and this station's id are added.
-    station: Option<String>,
+    added: Added,
     delivery: Delivery,
     config: ExporterConfig,
     aside: Aside,
     env: Env,
     store: Store,
+}
+
+/// What is added to every resource.
+#[derive(Debug, Clone, Default)]
+pub struct Added {
+    /// The satellite's id, and this station's.
+    pub station: Option<String>,
+    /// Which segment it came in.
+    pub segment: bool,
+}
+
+impl Added {
+    fn to(&self, work: &Work) -> Attributes {
+        let SegmentId { epoch, lane, sequence } = work.header.id;
+        let segment = format!("{epoch:016x}/{}/{sequence}", lane.0);
+        let mut all = Vec::new();
+        if let Some(station) = &self.station {
+            all.extend([("satellite.id", &*work.satellite), ("ground.station.id", station)]);
+        }
+        all.extend(self.segment.then_some(("perigee.segment", segment.as_str())));
+        Attributes::new(&all)
+    }
 }
 
 /// A request of a segment.
@@ -76,13 +98,12 @@ impl From<Stopped> for Left {
 }
 
 impl Exporter {
-    /// An exporter called `name` of these signals; must be called inside a tokio runtime. `station`: whose id is added to
-    /// every resource beside the satellite's, if they are.
+    /// An exporter called `name` of these signals; must be called inside a tokio runtime.
     pub fn try_new(
         name: &str,
         config: &ExporterConfig,
         signals: SignalSet,
-        station: Option<String>,
+        added: Added,
         env: &Env,
         store: Store,
         metrics: Metrics,
@@ -91,7 +112,7 @@ impl Exporter {
         let name: Arc<str> = name.into();
         Ok(Self {
             plan: Plan { signals, limits: config.limits(), attributes: Attributes::default() },
-            station,
+            added,
             delivery: Delivery::new(Arc::clone(&name), client, config, env, metrics),
             config: config.clone(),
             aside: Aside::new(config),
@@ -199,11 +220,7 @@ impl Exporter {
         shutdown: &CancellationToken,
     ) -> Result<(), Left> {
         let (place, first, satellite) = (work.place, work.first, Arc::clone(&work.satellite));
-        let mut plan = self.plan.clone();
-        if let Some(station) = &self.station {
-            plan.attributes =
-                Attributes::new(&[("satellite.id", &*satellite), ("ground.station.id", station)]);
-        }
+        let plan = Plan { attributes: self.added.to(&work), ..self.plan.clone() };
         let requests = match work.requests() {
             Ok(requests) => requests,
             Err(error) => return Ok(self.store.condemn(place, error.to_string()).await?),

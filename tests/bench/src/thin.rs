@@ -150,7 +150,8 @@ async fn fly(
     let time = |at: Duration| humantime::format_rfc3339_millis(clock + at).to_string();
     let entry = |(start, end): &(Duration, Duration)| {
         let (start, end) = (time(*start), time(*end));
-        let light = format!("{}us", options.rtt.as_micros() / 2);
+        let light = format!("{}ms", options.rtt.as_millis() / 2);
+        let rate = format!("{}kbit/s", options.rate);
         json!({"station": STATION, "start": start, "end": end, "rate_down": rate, "rate_up": rate, "light_time": light})
     };
     let plan = scene.path().join("plan.yaml");
@@ -189,7 +190,9 @@ async fn fly(
         let share = (now.bytes - before.bytes) as f64 * 8.0 / (rate as f64 * options.pass.as_secs_f64());
         first_item = first_item.or(item);
         worst = worst.min(share);
-        slowest_alarm = slowest_alarm.max(alarm.context("an alarm did not arrive in its pass")?);
+        let status = agent.status().await;
+        slowest_alarm = slowest_alarm
+            .max(alarm.with_context(|| format!("no alarm arrived in pass {}: {status}", n + 1))?);
         rows.push(
             Row::default()
                 .with("pass", (n + 1).to_string())

@@ -29,12 +29,16 @@ type Requests = Arc<Mutex<Vec<Vec<String>>>>;
 /// What requests said of who sends.
 type Authorizations = Arc<Mutex<BTreeSet<String>>>;
 
+/// Of what it answers over HTTP that it cannot take it now: requests with an item whose id begins so.
+type Undecided = Arc<Mutex<Option<&'static str>>>;
+
 /// See the module.
 pub struct Backend {
     /// Its port, whether it runs or not.
     pub port: u16,
     requests: Requests,
     authorizations: Authorizations,
+    undecided: Undecided,
     running: Option<DropGuard>,
 }
 
@@ -45,6 +49,7 @@ impl Backend {
             port: free_port(),
             requests: Requests::default(),
             authorizations: Authorizations::default(),
+            undecided: Undecided::default(),
             running: None,
         }
     }
@@ -60,16 +65,17 @@ impl Backend {
         let stop = CancellationToken::new();
         let requests = Arc::clone(&self.requests);
         let authorizations = Arc::clone(&self.authorizations);
+        let undecided = Arc::clone(&self.undecided);
         let token = stop.clone();
         tokio::spawn(async move {
             while let Some(Ok((stream, _))) = token.run_until_cancelled(listener.accept()).await {
                 let (requests, token) = (Arc::clone(&requests), token.clone());
-                let authorizations = Arc::clone(&authorizations);
+                let (authorizations, undecided) = (Arc::clone(&authorizations), Arc::clone(&undecided));
                 tokio::spawn(async move {
                     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
                         let said = request.headers().get("authorization").and_then(|v| v.to_str().ok());
                         authorizations.lock().unwrap().extend(said.map(str::to_owned));
-                        answer(Arc::clone(&requests), request)
+                        answer(Arc::clone(&requests), *undecided.lock().unwrap(), request)
                     });
                     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     let connection = server.serve_connection(TokioIo::new(stream), service);
@@ -84,6 +90,11 @@ impl Backend {
     /// Ends it; connections break.
     pub fn stop(&mut self) {
         self.running = None;
+    }
+
+    /// Does not decide, over HTTP, about requests with an item whose id begins with this.
+    pub fn never(&self, id: Option<&'static str>) {
+        *self.undecided.lock().unwrap() = id;
     }
 
     /// What requests have said of who sends.
@@ -105,14 +116,19 @@ impl Default for Backend {
 
 type Reply = Response<http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>>;
 
-async fn answer(requests: Requests, request: Request<Incoming>) -> Result<Reply, hyper::Error> {
+async fn answer(
+    requests: Requests,
+    undecided: Option<&'static str>,
+    request: Request<Incoming>,
+) -> Result<Reply, hyper::Error> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let path = parts.uri.path();
     let header = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok()).map(Encoding::from_name);
     if let Some(signal) = Signal::ALL.into_iter().find(|s| s.grpc_path() == path) {
         let encoding = if body[0] == 1 { header("grpc-encoding").flatten() } else { None };
-        take(&requests, signal, encoding, &body.slice(5..));
+        let ids = ids_of(signal, encoding, &body.slice(5..));
+        requests.lock().unwrap().push(ids);
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", "0".parse().unwrap());
         let body = Full::new(Bytes::from_static(&[0; 5])).with_trailers(async { Some(Ok(trailers)) });
@@ -124,13 +140,16 @@ async fn answer(requests: Requests, request: Request<Incoming>) -> Result<Reply,
         return Ok(reply.body(Full::default().boxed_unsync()).unwrap());
     };
     let encoding = header("content-encoding").flatten();
-    if parts.headers.get("content-type").is_some_and(|v| v == "application/json") {
-        let ids =
-            ids_in(std::str::from_utf8(&unpacked(encoding, &body)).unwrap()).map(str::to_owned).collect();
-        requests.lock().unwrap().push(ids);
+    let ids: Vec<String> = if parts.headers.get("content-type").is_some_and(|v| v == "application/json") {
+        ids_in(std::str::from_utf8(&unpacked(encoding, &body)).unwrap()).map(str::to_owned).collect()
     } else {
-        take(&requests, signal, encoding, &body);
+        ids_of(signal, encoding, &body)
+    };
+    if undecided.is_some_and(|begin| ids.iter().any(|id| id.starts_with(begin))) {
+        let reply = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
+        return Ok(reply.body(Full::default().boxed_unsync()).unwrap());
     }
+    requests.lock().unwrap().push(ids);
     let reply = Response::builder().header("content-type", "application/x-protobuf");
     Ok(reply.body(Full::default().boxed_unsync()).unwrap())
 }
@@ -144,13 +163,12 @@ fn unpacked(encoding: Option<Encoding>, body: &Bytes) -> Bytes {
     }
 }
 
-fn take(requests: &Requests, signal: Signal, encoding: Option<Encoding>, body: &Bytes) {
+fn ids_of(signal: Signal, encoding: Option<Encoding>, body: &Bytes) -> Vec<String> {
     let unpacked = unpacked(encoding, body);
     let json = match signal {
         Signal::Traces => serde_json::to_string(&ExportTraceServiceRequest::decode(unpacked).unwrap()),
         Signal::Metrics => serde_json::to_string(&ExportMetricsServiceRequest::decode(unpacked).unwrap()),
         Signal::Logs => serde_json::to_string(&ExportLogsServiceRequest::decode(unpacked).unwrap()),
     };
-    let ids = ids_in(&json.unwrap()).map(str::to_owned).collect();
-    requests.lock().unwrap().push(ids);
+    ids_in(&json.unwrap()).map(str::to_owned).collect()
 }

@@ -65,6 +65,42 @@ async fn a_backend_that_comes_late_gets_everything_over_both_protocols_also_afte
     assert!(agent.process.log().contains("a0-0"), "debug shows items");
 }
 
+/// Bulk that a backend never decides about holds no alarm back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_never_decided_holds_back_its_lane_alone() {
+    let scene = Scene::new(PROGRAMS);
+    let mut backend = Backend::new();
+    backend.never(Some("bulk"));
+    backend.start().await;
+    let mut agent =
+        Agent::new(&scene, NOBODY.into()).exporting(json!({"otlphttp": quick(&backend.endpoint())}));
+    agent.config["processors"]["batch"] = json!({"timeout": "50ms"});
+    agent.config["lanes"] =
+        json!({"alarms": {"number": 1, "match": [{"severity": "error"}], "timeout": "0s"}});
+    agent.start().await;
+    let mut ledger = Ledger::default();
+    fill(&agent, &mut ledger, "bulk", 6).await;
+    eventually("it is sent again", async || {
+        let retries = agent.metric("perigee_exporter_retries_total").await;
+        if retries > 5 { Ok(()) } else { Err(retries.to_string()) }
+    })
+    .await;
+    for n in 0..3 {
+        let alarm = Batch { severity: 17, ..Batch::new(Signal::Logs, &format!("alarm{n}"), 2, 20) };
+        let sent = agent.send(&alarm).await;
+        ledger.note(&alarm, &sent);
+        eventually("the alarm has arrived", async || {
+            let arrived: BTreeSet<String> = backend.ids().into_iter().collect();
+            if alarm.ids.iter().all(|id| arrived.contains(id)) { Ok(()) } else { Err("not yet".to_owned()) }
+        })
+        .await;
+    }
+    backend.never(None);
+    agent.drained().await;
+    assert_eq!(missing(&ledger, &backend), Ok(()));
+    assert_eq!(backend.ids().len(), ledger.acknowledged.len(), "each once");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exporter_killed_on_its_way_goes_on_where_it_was() {
     let scene = Scene::new(PROGRAMS);
