@@ -144,8 +144,9 @@ async fn fly(
     let windows: Vec<_> = starts.iter().map(|at| (*at, *at + options.pass)).collect();
     let schedule = Schedule::windows(&windows).map_err(anyhow::Error::msg)?;
     let config = Config { forward: path.clone(), back: path, schedule, ..Config::perfect(ground.link) };
-    let (began, clock) = (Instant::now(), SystemTime::now());
     let link = Link::start(config).await?;
+    // The plan's AOS is that of the link, or a moment later.
+    let (began, clock) = (Instant::now(), SystemTime::now());
     let mut agent = Agent::new(&scene, link.local_addr());
     let time = |at: Duration| humantime::format_rfc3339_millis(clock + at).to_string();
     let entry = |(start, end): &(Duration, Duration)| {
