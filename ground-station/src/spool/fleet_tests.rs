@@ -16,7 +16,7 @@ use super::*;
 /// A database of a server, and stations on it.
 pub(super) struct Database {
     pub(super) fleet: FleetSettings,
-    dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
 }
 
 impl Database {
@@ -363,12 +363,12 @@ async fn a_schema_of_later_or_other_software_is_refused_and_not_touched() {
     database.station("svalbard").await.close().await;
     let name = &database.fleet.database;
     // A later version that still serves this software is not refused.
-    server.sql(name, "insert into perigee_schema values (2, 1, 'x', 'later')");
+    server.sql(name, "insert into perigee_schema values (9, 1, 'x', 'later')");
     database.station("svalbard").await.close().await;
-    server.sql(name, "update perigee_schema set readable_from = 2 where version = 2");
+    server.sql(name, "update perigee_schema set readable_from = 9 where version = 9");
     let why = database.refusal().await;
-    assert!(why.contains("schema is version 2") && why.contains("update this ground-station"), "{why}");
-    server.sql(name, "delete from perigee_schema where version = 2; update perigee_schema set hash = 'x' where version = 1");
+    assert!(why.contains("schema is version 9") && why.contains("update this ground-station"), "{why}");
+    server.sql(name, "delete from perigee_schema where version = 9; update perigee_schema set hash = 'x' where version = 1");
     let why = database.refusal().await;
     assert!(why.contains("step 1 of its schema"), "{why}");
     let missing = Database::of(server.host(), "nowhere".to_owned());

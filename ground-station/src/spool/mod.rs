@@ -69,6 +69,8 @@ mod format_tests;
 #[cfg(test)]
 mod loss_tests;
 #[cfg(test)]
+mod migration_tests;
+#[cfg(test)]
 mod tests;
 
 pub use catalogue::{CatalogueView, Delay, Keep, Wanted};

@@ -33,6 +33,14 @@ pub enum EngineError {
         /// The lane.
         lane: u8,
     },
+    /// A station's own file must not come into the shared ledger now.
+    #[error("the spool was not migrated: {cause}; {remedy}")]
+    NotMigrated {
+        /// What is so.
+        cause: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
     /// The shared ledger does not have this.
     #[error("{0}")]
     NotHere(&'static str),

@@ -117,7 +117,8 @@ pub(super) struct Scratch {
     idle: Arc<Mutex<Vec<Database>>>,
 }
 
-fn memory() -> Result<Database, SpoolError> {
+/// Tables in memory.
+pub(super) fn memory() -> Result<Database, SpoolError> {
     let backend = InMemoryBackend::new();
     let db = Database::builder().set_cache_size(8 << 20).create_with_backend(backend)?;
     let txn = db.begin_write()?;
@@ -278,7 +279,7 @@ fn write_satellite(tables: &WriteTransaction, satellite: &SatelliteRow) -> Resul
 }
 
 /// Puts the numbers of a satellite where the rules take numbers from.
-fn set_numbers(tables: &WriteTransaction, satellite: &SatelliteRow) -> Result<(), SpoolError> {
+pub(super) fn set_numbers(tables: &WriteTransaction, satellite: &SatelliteRow) -> Result<(), SpoolError> {
     let number = u64::from(satellite.number);
     let mut meta = tables.open_table(META)?;
     meta.insert("next_entry", number << PAYLOAD_BITS | satellite.next_payload)?;
@@ -288,7 +289,10 @@ fn set_numbers(tables: &WriteTransaction, satellite: &SatelliteRow) -> Result<()
     Ok(())
 }
 
-fn read_satellite(tables: &WriteTransaction, satellite: &mut SatelliteRow) -> Result<(), SpoolError> {
+pub(super) fn read_satellite(
+    tables: &WriteTransaction,
+    satellite: &mut SatelliteRow,
+) -> Result<(), SpoolError> {
     let number = u64::from(satellite.number);
     let meta = tables.open_table(META)?;
     let read = |name: &str| Ok::<_, SpoolError>(meta.get(name)?.map_or(1, |v| v.value()));
@@ -370,7 +374,7 @@ fn has_other_bytes(was: &Row, is: &Row) -> bool {
     hash(was) != hash(is)
 }
 
-fn delete_pieces(of: Of, gone: &Rows, replaced: Vec<Row>, changes: &mut Changes) {
+pub(super) fn delete_pieces(of: Of, gone: &Rows, replaced: Vec<Row>, changes: &mut Changes) {
     let keys = || gone.keys().cloned().collect::<Vec<Row>>();
     let mut add = |of: Of, columns: usize, rows: Vec<Row>| {
         if !rows.is_empty() {
