@@ -36,7 +36,7 @@ enum To {
 
 /// What to migrate.
 #[derive(Debug, Args)]
-pub(super) struct Migrate {
+pub(super) struct Migration {
     /// What keeps the spool now.
     #[arg(long, value_enum)]
     from: From,
@@ -52,7 +52,7 @@ pub(super) struct Migrate {
     ahead: bool,
 }
 
-pub(super) async fn run(query: Query, what: Migrate) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(query: Query, what: Migration) -> anyhow::Result<ExitCode> {
     let (From::Redb, To::Postgres) = (what.from, what.to);
     let config = Config::load(&query.file.config)?;
     let fleet = config.storage.fleet().context(

@@ -63,7 +63,7 @@ pub(super) enum Command {
         #[command(flatten)]
         query: Query,
         #[command(flatten)]
-        what: migrate::Migrate,
+        what: migrate::Migration,
     },
     /// Send dead letters again.
     Replay {

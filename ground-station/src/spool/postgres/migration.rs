@@ -421,7 +421,9 @@ impl Migration {
         let count = |of| rows.get(&of).map_or(0, |rows| rows.len() as u64);
         Ok(MigratedView {
             satellite: name.to_owned(),
-            segments: count(Of::Entry),
+            // What everybody is done with is only still to be deleted.
+            segments: rows.get(&Of::Entry).into_iter().flatten().filter(|(_, v)| v[1].number() != 0).count()
+                as u64,
             dead_letters: count(Of::Letter),
             partials: count(Of::Partial),
             rows: here.values().map(|sum| sum.rows).sum(),

@@ -116,13 +116,6 @@ lazy! {
          select * from dropped d where d.sat = k.sat and d.epoch = k.epoch and d.lane = k.lane \
          and d.sequence <= k.sequence order by d.sequence desc limit 1) d"
     );
-    /// The gap of that range.
-    gaps_around = format!(
-        "select g.sat, g.epoch, g.id, g.record from {NAMED} cross join lateral (\
-         select * from dropped d where d.sat = k.sat and d.epoch = k.epoch and d.lane = k.lane \
-         and d.sequence <= k.sequence order by d.sequence desc limit 1) d \
-         join gap g on g.sat = d.sat and g.epoch = d.epoch and g.id = d.id"
-    );
 }
 
 /// A lane forgets what came this long before the segments that it now remembers.
