@@ -74,20 +74,21 @@ pub(super) async fn run(query: Query, what: Migration) -> anyhow::Result<ExitCod
 
 /// What was said last of the way so far.
 #[derive(Default)]
-struct Said(Option<(String, Stage, Instant)>);
+struct Said(Option<(String, Stage, u64, Instant)>);
 
 impl Said {
     /// Says it, now and then.
     fn tell(&mut self, at: &Migrating<'_>) {
-        let same = |(satellite, stage, when): &(String, Stage, Instant)| {
-            *satellite == at.satellite && *stage == at.stage && when.elapsed() < SAY
+        let is_new = |(satellite, stage, bytes, when): &(String, Stage, u64, Instant)| {
+            let moved = *bytes != at.bytes && (when.elapsed() >= SAY || at.bytes >= at.of_bytes);
+            *satellite != at.satellite || *stage != at.stage || moved
         };
-        if self.0.as_ref().is_some_and(same) && at.bytes < at.of_bytes {
+        if !self.0.as_ref().is_none_or(is_new) {
             return;
         }
         let does = if at.stage == Stage::Copy { "copied" } else { "verified" };
         eprintln!("{}: {does} {} of {}", at.satellite, ByteSize(at.bytes), ByteSize(at.of_bytes));
-        self.0 = Some((at.satellite.to_owned(), at.stage, Instant::now()));
+        self.0 = Some((at.satellite.to_owned(), at.stage, at.bytes, Instant::now()));
     }
 }
 

@@ -403,6 +403,30 @@ async fn stations_that_begin_together_make_one_ledger() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_rows_of_the_catalogue_go_when_there_are_too_many_or_their_time_is_over() {
+    let Some(database) = Database::new() else { return };
+    let store = database.station("svalbard").await;
+    for sequence in 1..=10 {
+        commit(&store, "sat-1", sequence).await;
+    }
+    store.close().await;
+    let left = async |keep: Keep, until: usize| {
+        let settings = Settings { catalogue: keep, ..settings(&database.dir, &[("a", SignalSet::ALL)]) };
+        let store = Store::join(&Env::production(), settings, database.fleet.clone(), 0).await.unwrap();
+        let sequences = loop {
+            let rows = store.glance().await.unwrap().catalogue(Wanted::default(), 100).await.unwrap().rows;
+            if rows.len() <= until {
+                break rows.iter().map(|row| row.sequence).collect::<Vec<_>>();
+            }
+        };
+        store.close().await;
+        sequences
+    };
+    assert_eq!(left(Keep { bytes: 3 * 192, ..Keep::default() }, 3).await, [10, 9, 8]);
+    assert!(left(Keep { nano: 1, ..Keep::default() }, 0).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_in_read_only_mode_is_waited_for_and_said() {
     let Some(server) = ::fleet::shared() else { return };
     let database = Database::on(server);

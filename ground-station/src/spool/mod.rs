@@ -59,6 +59,8 @@ mod catalogue_tests;
 #[cfg(test)]
 mod cut_off_tests;
 #[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
 mod failover_tests;
 #[cfg(test)]
 mod fault_tests;

@@ -9,7 +9,7 @@
 //! - `rows.rs`, `sql.rs`: rows there and here, and the statements.
 //! - `batch.rs`: what several connections hand in shares a transaction.
 //! - `export.rs`: leases, cursors and what an exporter is handed.
-//! - `letters.rs`, `views.rs`, `study.rs`: dead letters, what is shown, and what is verified.
+//! - `letters.rs`, `catalogue.rs`, `views.rs`, `study.rs`: dead letters, what was ever committed, what is shown, and what is verified.
 //! - `aside.rs`: what a station does while the engine does not answer.
 //! - `source.rs`, `migration.rs`: how a station's own file comes here.
 //! - `watch.rs`: how full it is, whether it answers, and this worker's life.
@@ -24,6 +24,7 @@ mod sql;
 
 mod aside;
 mod batch;
+mod catalogue;
 mod export;
 mod letters;
 mod migration;
@@ -217,6 +218,10 @@ impl Fleet {
             shown: Mutex::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, queue))
+    }
+
+    pub(super) fn env(&self) -> &Env {
+        &self.inner.env
     }
 
     pub(super) fn tasks(&self) -> &Supervisor {

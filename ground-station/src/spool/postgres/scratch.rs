@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use perigee_proto::link;
-use perigee_shared::env::Env;
 use perigee_shared::signal::Counts;
 use perigee_shared::store::{Contents as _, StoreError};
 use prost::Message;
@@ -23,6 +22,7 @@ use super::super::look::Glance;
 use super::super::outlet;
 use super::super::scrub::Scrubbed;
 use super::super::tables::*;
+use super::Fleet;
 use super::rows::{LETTER_BITS, Of, PAYLOAD_BITS, Row, Rows, fill, take};
 
 /// Databases that wait for the next transaction, at most.
@@ -252,9 +252,9 @@ impl Shown {
     }
 
     /// To be asked as often as somebody likes.
-    pub(super) fn glance(self, scrub: Scrubbed, env: Env) -> Glance {
+    pub(super) fn glance(self, scrub: Scrubbed, fleet: Fleet) -> Glance {
         let snapshot = Snapshot { read: self.read, decoded: self.contents.decoded.clone() };
-        Glance::over(snapshot, &self.contents, scrub, self.db, env)
+        Glance::over(snapshot, &self.contents, scrub, self.db, fleet)
     }
 
     /// The same for decoding; only while this is there.

@@ -6,6 +6,7 @@
 use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
 
+use super::super::catalogue::CatalogueRecord;
 use super::super::error::SpoolError;
 use super::super::file::View;
 use super::super::tables::*;
@@ -168,6 +169,15 @@ fn copy_spool(view: &View<'_>, to: &WriteTransaction, moved: Moved) -> Result<()
         let (exporter, of, lane) = key.value();
         if of == from {
             cursors.insert((exporter, satellite, lane), value.value())?;
+        }
+    }
+    let mut catalogue = to.open_table(CATALOGUE)?;
+    for row in view.tables.open_table(CATALOGUE)?.iter()? {
+        let (payload, value) = row?;
+        let mut record: CatalogueRecord = decode(value.value())?;
+        if record.satellite == from {
+            record.satellite = satellite;
+            catalogue.insert(moved.payload(payload.value()), record.encode_to_vec().as_slice())?;
         }
     }
     let mut letters = to.open_table(LETTERS)?;

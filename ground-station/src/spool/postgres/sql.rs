@@ -129,6 +129,12 @@ pub(super) const DEAD_OF: &str = "select d.sat, d.payload, d.exporter, d.record 
     join entry e on e.sat = k.sat and e.lane = k.lane and e.entry = k.entry \
     join entry_dead d on d.sat = e.sat and d.payload = e.payload";
 
+/// What the catalogue has of an entry: satellite, lane, entry.
+pub(super) const CATALOGUE_OF: &str = "select c.sat, c.payload, c.committed, c.record from \
+    unnest($1::int8[], $2::int8[], $3::int8[]) as k(sat, lane, entry) \
+    join entry e on e.sat = k.sat and e.lane = k.lane and e.entry = k.entry \
+    join catalogue c on c.sat = e.sat and c.payload = e.payload";
+
 /// The pieces of an entry's payload: satellite, lane, entry.
 pub(super) const PIECES_OF: &str = "select c.sat, c.payload, c.piece, c.bytes from \
     unnest($1::int8[], $2::int8[], $3::int8[]) as k(sat, lane, entry) \
