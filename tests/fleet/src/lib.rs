@@ -40,6 +40,12 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Whether a process runs: one that has ended stays there until its parent, which waits for something else, looks for it.
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
 /// Gives a file or a directory to the user who runs servers.
 fn give(path: &Path) {
     if is_root() {
@@ -212,7 +218,7 @@ impl Postgres {
         let mut ready = Command::new(self.programs.join("pg_isready"));
         ready.args(["-q", "-t", "1", "-U", "perigee", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
         while !ready.status().unwrap().success() {
-            if !Path::new("/proc").join(self.pid.to_string()).exists() {
+            if !runs(self.pid) {
                 self.stop();
                 return false;
             }
