@@ -188,7 +188,11 @@ impl Site {
 
     /// Joins the shared ledger as a station with the same exporters.
     async fn join(&self) -> Result<Store, SpoolError> {
-        let settings = Settings { directory: self.dir.path().join("beside"), ..self.file() };
+        self.join_in("beside").await
+    }
+
+    async fn join_in(&self, directory: &str) -> Result<Store, SpoolError> {
+        let settings = Settings { directory: self.dir.path().join(directory), ..self.file() };
         Store::join(&Env::production(), settings, self.database.fleet.clone(), 0).await
     }
 
@@ -332,6 +336,8 @@ async fn a_ledger_that_has_other_data_or_a_station_takes_no_file() {
     let station = site.join().await.unwrap();
     let why = site.refusal().await;
     assert!(why.contains("svalbard works with the shared ledger"), "{why}");
+    // Nothing of it remains: a second station joins.
+    site.join_in("second").await.unwrap().close().await;
     station.close().await;
     // Another file's migration goes first.
     let other = Site { dir: tempfile::tempdir().unwrap(), database: Database::on(server) };

@@ -347,7 +347,10 @@ impl Postgres {
 
     /// Bytes of the primary's log that a standby has.
     pub fn received(&self) -> u64 {
-        self.sql("postgres", "select (pg_last_wal_receive_lsn() - '0/0'::pg_lsn)::int8").parse().unwrap()
+        // One that has just begun has received nothing and has what its copy had.
+        const HAS: &str =
+            "select (greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn)::int8";
+        self.sql("postgres", HAS).parse().unwrap()
     }
 
     /// Makes a standby the primary.

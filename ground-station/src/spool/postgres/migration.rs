@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use perigee_shared::env::Env;
 use perigee_shared::store::StoreError;
 use serde::Serialize;
+use tokio_postgres::Client;
 
 use super::super::contents::Settings;
 use super::super::error::SpoolError;
@@ -127,11 +128,6 @@ fn add_all(sums: &mut Sums, of: Of, rows: &Rows) {
     rows.iter().for_each(|(key, rest)| sum.add(key, rest));
 }
 
-/// The payload bytes of a row, as its record says.
-fn payload_bytes(row: &SatelliteRow) -> u64 {
-    row.tally.used
-}
-
 /// A file on its way into a ledger.
 struct Migration {
     file: Local,
@@ -209,73 +205,84 @@ impl Migration {
 
     /// Notes that these satellites are on their way; their numbers in the shared ledger. `None`: all of it is there.
     async fn begin(&self, names: &[String]) -> Result<Option<BTreeMap<String, u32>>, SpoolError> {
-        let source = self.ledger as i64;
         let connection = self.fleet.connection().await?;
         let client = connection.client();
         let work = async {
             client.batch_execute("begin").await?;
             // Of two migrations that begin together the second one sees what the first one notes.
             client.query_one("select version from perigee_schema where version = 0 for update", &[]).await?;
-            const DONE: &str =
-                "select s.name from migration m join satellite s using (sat) where source = $1 and done = 1";
-            let done: Vec<String> = column(&client.query(DONE, &[&source]).await?)?;
-            if !done.is_empty() {
+            if self.is_done(client, names).await? {
                 client.batch_execute("rollback").await?;
-                let new = names.iter().find(|name| !done.contains(name));
-                return new.map_or(Ok(None), |new| {
-                    let cause = format!("it was migrated before, and has met {new} since");
-                    let remedy = "let what is in it be exported by a station that uses this file alone";
-                    Err(EngineError::NotMigrated { cause, remedy }.into())
-                });
+                return Ok(None);
             }
-            const OTHER: &str =
-                "select to_hex(source) from migration where done = 0 and source <> $1 limit 1";
-            if let Some(other) = column(&client.query(OTHER, &[&source]).await?)?.pop() {
-                let cause = format!("the migration of another file, with the ledger {other}, has begun");
-                let remedy = "finish that one first";
-                return Err(EngineError::NotMigrated { cause, remedy }.into());
-            }
-            const TAKEN: &str = "select s.name from satellite s where s.name = any($1::text[]) \
-                and (s.next_payload > 1 or length(s.record) > 0 or length(s.tally) > 0) \
-                and not exists(select from migration m where m.sat = s.sat and m.source = $2 and m.done = 0)";
-            let taken = column(&client.query(TAKEN, &[&names, &source]).await?)?;
-            if !taken.is_empty() {
-                let cause = format!("the shared ledger has other data of {}", taken.join(", "));
-                let remedy = "let the file be exported by its own station, which satellites then leave, or take an empty database";
-                return Err(EngineError::NotMigrated { cause, remedy }.into());
-            }
-            // An empty ledger goes on under the id that satellites know.
-            const SAME: &str = "update ledger set id = $1 where not exists(select from satellite)";
-            client.execute(SAME, &[&source]).await?;
-            const MEET: &str =
-                "insert into satellite (name) select * from unnest($1::text[]) on conflict (name) do nothing";
-            client.execute(MEET, &[&names]).await?;
-            const BEGIN: &str = "insert into migration (sat, source) select sat, $2 from satellite \
-                where name = any($1::text[]) on conflict (sat) do nothing";
-            client.execute(BEGIN, &[&names, &source]).await?;
-            const NUMBERS: &str = "select name, sat from satellite where name = any($1::text[])";
-            let numbers = client.query(NUMBERS, &[&names]).await?;
+            nobody_is_there(client).await?;
+            let (numbers, new) = self.enroll(client, names).await?;
             client.batch_execute("commit").await?;
-            let pair = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get::<_, i64>(1)? as u32));
-            let numbers = numbers.iter().map(pair).collect::<Result<BTreeMap<String, u32>, SpoolError>>()?;
             // Whoever joins from here on sees that a migration has begun.
-            const THERE: &str = "select distinct station from worker where until > clock_timestamp()";
-            let there = column(&client.query(THERE, &[]).await?)?;
-            if there.is_empty() {
-                return Ok(Some(numbers));
+            if let Err(error) = nobody_is_there(client).await {
+                client.execute("delete from migration where sat = any($1::int8[])", &[&new]).await?;
+                return Err(error);
             }
-            let cause = format!("{} works with the shared ledger", there.join(", "));
-            Err(EngineError::NotMigrated {
-                cause,
-                remedy: "stop it, wait for `storage.lease`, and run this again",
-            }
-            .into())
+            Ok(Some(numbers))
         };
         let begun = self.fleet.watched(&connection, work).await.flatten();
         if begun.is_err() {
             drop(Pooled::take(connection));
         }
         begun
+    }
+
+    /// Whether a migration of this file has ended; an error when it must not begin.
+    async fn is_done(&self, client: &Client, names: &[String]) -> Result<bool, SpoolError> {
+        let source = self.ledger as i64;
+        const DONE: &str =
+            "select s.name from migration m join satellite s using (sat) where source = $1 and done = 1";
+        let done = column(&client.query(DONE, &[&source]).await?)?;
+        if !done.is_empty() {
+            let Some(new) = names.iter().find(|name| !done.contains(name)) else { return Ok(true) };
+            let cause = format!("it was migrated before, and has met {new} since");
+            return Err(refused(cause, "let a station that uses this file alone export what is in it"));
+        }
+        const OTHER: &str = "select to_hex(source) from migration where done = 0 and source <> $1 limit 1";
+        if let Some(other) = column(&client.query(OTHER, &[&source]).await?)?.pop() {
+            let cause = format!("the migration of another file, with the ledger {other}, has begun");
+            return Err(refused(cause, "finish that one first"));
+        }
+        const TAKEN: &str = "select s.name from satellite s where s.name = any($1::text[]) \
+            and (s.next_payload > 1 or length(s.record) > 0 or length(s.tally) > 0) \
+            and not exists(select from migration m where m.sat = s.sat and m.source = $2 and m.done = 0)";
+        let taken = column(&client.query(TAKEN, &[&names, &source]).await?)?;
+        if !taken.is_empty() {
+            let cause = format!("the shared ledger has other data of {}", taken.join(", "));
+            return Err(refused(
+                cause,
+                "let the file's own station export what is in it, or take an empty database",
+            ));
+        }
+        Ok(false)
+    }
+
+    /// Gives satellites their numbers, and notes that they are on their way; the numbers, and which were not noted before.
+    async fn enroll(
+        &self,
+        client: &Client,
+        names: &[String],
+    ) -> Result<(BTreeMap<String, u32>, Vec<i64>), SpoolError> {
+        let source = self.ledger as i64;
+        // An empty ledger goes on under the id that satellites know.
+        const SAME: &str = "update ledger set id = $1 where not exists(select from satellite)";
+        client.execute(SAME, &[&source]).await?;
+        const MEET: &str =
+            "insert into satellite (name) select * from unnest($1::text[]) on conflict (name) do nothing";
+        client.execute(MEET, &[&names]).await?;
+        const BEGIN: &str = "insert into migration (sat, source) select sat, $2 from satellite \
+            where name = any($1::text[]) on conflict (sat) do nothing returning sat";
+        let new = client.query(BEGIN, &[&names, &source]).await?;
+        let new = new.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+        const NUMBERS: &str = "select name, sat from satellite where name = any($1::text[])";
+        let pair = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get::<_, i64>(1)? as u32));
+        let numbers = client.query(NUMBERS, &[&names]).await?;
+        Ok((numbers.iter().map(pair).collect::<Result<_, SpoolError>>()?, new))
     }
 
     /// What the file has of a satellite.
@@ -331,7 +338,7 @@ impl Migration {
         let (row, rows) = self.source(name, of).await?;
         let mut there = self.target(of.to).await?;
         let (mut changed, mut bytes) = (0, 0);
-        let of_bytes = payload_bytes(&row);
+        let of_bytes = row.tally.used;
         let mut say = |bytes| tell(Migrating { satellite: name, stage: Stage::Copy, bytes, of_bytes });
         say(0);
         for (table, rows) in rows {
@@ -376,7 +383,7 @@ impl Migration {
         let (row, rows) = self.source(name, of).await?;
         let (mut here, mut there) = (Sums::new(), Sums::new());
         self.target(of.to).await?.iter().for_each(|(of, rows)| add_all(&mut there, *of, rows));
-        let (mut bytes, of_bytes) = (0, payload_bytes(&row));
+        let (mut bytes, of_bytes) = (0, row.tally.used);
         for (table, rows) in &rows {
             add_all(&mut here, *table, rows);
             let Some(pieces) = pieces_of(*table) else { continue };
@@ -408,11 +415,7 @@ impl Migration {
         let same_row = satellites.first().map(satellite_of).transpose()?.as_ref() == Some(&row);
         if let Some(table) = different.or((!same_row).then_some("satellite")) {
             let cause = format!("the table `{table}` has not the same of {name} on both sides");
-            return Err(EngineError::NotMigrated {
-                cause,
-                remedy: "run this again; no station may use either side meanwhile",
-            }
-            .into());
+            return Err(refused(cause, "run this again; no station may use either side meanwhile"));
         }
         let mut all = blake3::Hasher::new();
         for part in here.values().flat_map(|sum| sum.hash) {
@@ -451,6 +454,21 @@ impl Migration {
         self.fleet.watched(&connection, connection.client().execute(FINISH, &source)).await??;
         Ok(())
     }
+}
+
+/// An error while a station works with the ledger.
+async fn nobody_is_there(client: &Client) -> Result<(), SpoolError> {
+    const THERE: &str = "select distinct station from worker where until > clock_timestamp()";
+    let there = column(&client.query(THERE, &[]).await?)?;
+    if there.is_empty() {
+        return Ok(());
+    }
+    let cause = format!("{} works with the shared ledger", there.join(", "));
+    Err(refused(cause, "stop it, wait for `storage.lease`, and run this again"))
+}
+
+fn refused(cause: String, remedy: &'static str) -> SpoolError {
+    EngineError::NotMigrated { cause, remedy }.into()
 }
 
 fn column(rows: &[tokio_postgres::Row]) -> Result<Vec<String>, SpoolError> {

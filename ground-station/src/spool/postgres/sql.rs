@@ -107,7 +107,8 @@ lazy! {
     /// What is remembered of these sequences, in every epoch of the satellite.
     remembered = format!(
         "select r.sat, r.epoch, r.lane, r.sequence, r.record from {NAMED} \
-         cross join lateral (select e.epoch from epoch e where e.sat = k.sat union select k.epoch) e \
+         cross join lateral (select k.epoch union all \
+         select e.epoch from epoch e where e.sat = k.sat and e.epoch <> k.epoch) e \
          join recent r on r.sat = k.sat and r.epoch = e.epoch and r.lane = k.lane and r.sequence = k.sequence"
     );
     /// The dropped range that each sequence may be in.
