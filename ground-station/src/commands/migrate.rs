@@ -104,7 +104,7 @@ fn text(view: &MigrationView) -> String {
         ));
     }
     match (view.finished, view.satellites.is_empty()) {
-        (true, true) => out.push_str("the spool was migrated before\n"),
+        (true, true) => out.push_str("the spool was migrated before, or nothing was ever in it\n"),
         (true, false) => out.push_str("the spool is in the shared ledger; stations may be started\n"),
         (false, _) => out.push_str("copied ahead; run this without --ahead on the stopped station's spool\n"),
     }

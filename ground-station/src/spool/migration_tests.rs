@@ -339,7 +339,8 @@ async fn a_ledger_that_has_other_data_or_a_station_takes_no_file() {
     // Nothing of it remains: a second station joins.
     site.join_in("second").await.unwrap().close().await;
     station.close().await;
-    // Another file's migration goes first.
+    // The migration of another file that has begun goes first.
+    assert!(!site.killed_after(5).await);
     let other = Site { dir: tempfile::tempdir().unwrap(), database: Database::on(server) };
     let other = Site { database: Database { fleet: site.database.fleet.clone(), ..other.database }, ..other };
     let store = other.store();
