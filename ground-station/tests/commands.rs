@@ -8,7 +8,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use ground_station::config::Config;
-use support::{Running, Site, columns, segment};
+use ground_station::ground::open_store;
+use ground_station::spool::{Applied, Incoming, Piece, Progress};
+use perigee_shared::env::Env;
+use perigee_shared::signal::SignalSet;
+use support::{Running, Segment, Site, columns, segment};
 
 fn ground(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ground-station")).args(arguments).output().unwrap()
@@ -165,6 +169,99 @@ async fn a_backup_is_made_by_the_running_process_and_from_the_file_when_nothing_
         std::fs::rename(site.path(name), directory.join("spool.redb")).unwrap();
         let output = ground(&["spool", "inspect", "--json", "--config", &path]);
         assert_eq!(json(&output)["accounting"]["sat-1"]["committed"]["spans"], 3, "{}", text(&output));
+    }
+}
+
+/// A segment with the payload of another, whole.
+fn handed_in(satellite: &str, segment: &Segment) -> Incoming {
+    Incoming {
+        satellite: satellite.into(),
+        header: segment.header.clone().into(),
+        pieces: [Piece { offset: 0, bytes: segment.payload.clone() }].into(),
+        max_partial_bytes: 1 << 30,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_is_migrated_by_a_command_that_may_be_killed_and_the_station_goes_on_from_there() {
+    const SEGMENTS: u64 = 8;
+    let Some((host, database)) = fleet::shared_database() else { return };
+    let server = fleet::shared().unwrap();
+    let site = Site::new();
+    let path = file(&site);
+    let store = open_store(&Config::load(Path::new(&path)).unwrap(), &Env::production()).await.unwrap();
+    for sequence in 1..=SEGMENTS {
+        let taken = store.put_payload(handed_in("sat-1", &segment(sequence, 400))).await.unwrap();
+        assert_eq!(store.commit(vec![taken]).await.unwrap(), [Applied::New]);
+    }
+    // The backend has the first two already.
+    for _ in 0..2 {
+        let work = store.next("file".into(), SignalSet::ALL, 1).await.unwrap().unwrap();
+        let done = Progress { finished: true, ..Progress::at(work.place, 1) };
+        store.progress("file".into(), done).await.unwrap();
+    }
+    store.close().await;
+    let shared = std::fs::read_to_string(&path).unwrap().replace(
+        "storage: {",
+        &format!(
+            "storage: {{kind: postgres, hosts: [\"{host}\"], database: {database}, user: perigee, replication: none, "
+        ),
+    );
+    let shared = write(&site.path("shared.yaml"), &shared);
+    let migrate = |config: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ground-station"));
+        command.args(["spool", "migrate", "--from", "redb", "--to", "postgres", "--config", config]);
+        command
+    };
+    let output = migrate(&path).output().unwrap();
+    assert!(!output.status.success() && text(&output).contains("kind: postgres"), "{}", text(&output));
+    // The tables are made; then somebody holds one of them, so that the migration is in the middle for certain when it is killed.
+    assert!(ground(&["satellites", "--config", &shared]).status.success());
+    let at = format!("host=127.0.0.1 port={} user=perigee dbname={database}", server.port());
+    let (holder, connection) = tokio_postgres::connect(&at, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    holder.batch_execute("begin; lock table place in share mode").await.unwrap();
+    let mut killed = migrate(&shared).spawn().unwrap();
+    const WAITS: &str =
+        "select exists(select from pg_locks where relation = 'place'::regclass and not granted)";
+    while !holder.query_one(WAITS, &[]).await.unwrap().get::<_, bool>(0) {
+        assert!(killed.try_wait().unwrap().is_none(), "it ended by itself");
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    holder.batch_execute("rollback").await.unwrap();
+    assert_eq!(server.sql(&database, "select count(*) from entry where open <> 0"), "6");
+    let output = ground(&["run", "--config", &shared]);
+    assert!(!output.status.success() && text(&output).contains("spool migrate"), "{}", text(&output));
+
+    let output = migrate(&shared).output().unwrap();
+    assert!(
+        output.status.success() && text(&output).contains("stations may be started"),
+        "{}",
+        text(&output)
+    );
+    assert!(text(&output).contains("sat-1: 6 segments to export"), "{}", text(&output));
+    assert!(!site.path("spool").join("spool.redb").exists());
+    let running = start(&site, &shared).await;
+    let mut sat = site.satellite("sat-1", running.address).await;
+    let resume = sat.hello(1..SEGMENTS + 2).await;
+    let committed = resume.epochs[0].lanes[0].committed[0].sequences.unwrap();
+    assert_eq!((committed.start, committed.end), (1, SEGMENTS + 1));
+    // An acknowledgement was lost before the migration; and the next segment comes.
+    for sequence in [SEGMENTS, SEGMENTS + 1] {
+        sat.send(&segment(sequence, 400)).await;
+    }
+    sat.committed(&[SEGMENTS, SEGMENTS + 1]).await;
+    let account = running.drained("sat-1").await;
+    assert_eq!((account.committed.spans, account.exported.spans), (9 * 400, 9 * 400));
+    assert_eq!(account.duplicates, 1);
+    running.stop().await;
+    let exported = site.exported();
+    for sequence in 1..=SEGMENTS + 1 {
+        for span in [0, 399] {
+            let times = exported.matches(&format!("\"s{sequence}-{span}-")).count();
+            assert_eq!(times, usize::from(sequence > 2), "span {span} of segment {sequence}");
+        }
     }
 }
 

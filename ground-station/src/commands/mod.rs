@@ -1,6 +1,7 @@
 //! The command line.
 
 mod catalogue;
+mod migrate;
 mod pki;
 mod satellites;
 mod spool;
@@ -49,7 +50,7 @@ enum Command {
     Pki(pki::Command),
     /// Show how each satellite stands: link, next contact, what waits on board, last pass.
     Satellites(spool::Query),
-    /// Inspect the spool, verify it, copy it, and send dead letters again.
+    /// Inspect the spool, verify, copy or migrate it, and send dead letters again.
     #[command(subcommand)]
     Spool(spool::Command),
 }

@@ -11,7 +11,7 @@ use perigee_shared::env::Env;
 use perigee_shared::units::ByteSize;
 use serde_json::Value;
 
-use super::{ConfigFile, catalogue, say, say_json};
+use super::{ConfigFile, catalogue, migrate, say, say_json};
 use crate::config::Config;
 use crate::console::{BackupAnswer, BackupRequest, ReplayAnswer, ReplayRequest, VerifyAnswer};
 use crate::ground::look_at_store;
@@ -57,6 +57,14 @@ pub(super) enum Command {
         #[command(flatten)]
         wanted: catalogue::Wanted,
     },
+    /// Bring the spool of a station's own file into the ledger that stations share, while neither is used. It can be repeated at
+    /// any time.
+    Migrate {
+        #[command(flatten)]
+        query: Query,
+        #[command(flatten)]
+        what: migrate::Migration,
+    },
     /// Send dead letters again.
     Replay {
         #[command(flatten)]
@@ -97,6 +105,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Inspect { query, columns: true, each } => columns(query, each).await,
         Command::Inspect { query, .. } => Box::pin(inspect(query)).await,
         Command::Catalogue { query, wanted } => Box::pin(catalogue::run(query, wanted)).await,
+        Command::Migrate { query, what } => Box::pin(migrate::run(query, what)).await,
         Command::Verify(query) => verify(query).await,
         Command::Backup { query, path } => backup(query, path).await,
         Command::Replay { query, id, all } => {

@@ -145,6 +145,17 @@ impl Subject<'_> {
         self.wait(self.store.sweep());
     }
 
+    /// Satellites and sequences of the catalogue, in parts of so many rows.
+    fn catalogue(&self, mut wanted: Wanted, part: usize) -> Vec<(String, u64)> {
+        let mut seen = Vec::new();
+        loop {
+            let read = self.wait(async { self.store.glance().await?.catalogue(wanted.clone(), part).await });
+            seen.extend(read.rows.into_iter().map(|row| (row.satellite, row.sequence)));
+            let Some(next) = read.next else { return seen };
+            wanted.after = next.parse().ok();
+        }
+    }
+
     fn letters(&self) -> Vec<LetterView> {
         self.wait(self.store.letters(0, 10))
     }
@@ -564,6 +575,35 @@ over_both! {
         while !spool.wait(spool.store.scrub()).finished {}
         let view = spool.overview().scrub;
         assert_eq!((view.checked, view.damaged, view.rounds), (3, 0, 1));
+    }
+
+    fn the_catalogue_says_what_was_committed_and_who_has_it(site) {
+        let spool = site.open();
+        for sequence in 1..=4 {
+            assert_eq!(spool.commit(sequence, spans(1)), Applied::New);
+            let (header, payload) = segment(sequence, spans(1), 5);
+            let other = incoming(&header, &payload, &[0..payload.len()]);
+            assert_eq!(spool.apply(&[Incoming { satellite: "sat-2".into(), ..other }]), [Applied::New]);
+        }
+        let all: Vec<(String, u64)> =
+            (1..=4).rev().flat_map(|n| [("sat-2".to_owned(), n), ("sat-1".to_owned(), n)]).collect();
+        assert_eq!(spool.catalogue(Wanted::default(), 3), all);
+        let one = Wanted { satellite: Some("sat-1".to_owned()), ..Wanted::default() };
+        assert_eq!(spool.catalogue(one.clone(), 3), all.iter().filter(|row| row.0 == "sat-1").cloned().collect::<Vec<_>>());
+        let nobody = Wanted { satellite: Some("sat-9".to_owned()), ..Wanted::default() };
+        let timed = Wanted { from: Some(1), ..Wanted::default() };
+        assert_eq!((spool.catalogue(nobody, 3), spool.catalogue(timed, 3)), (Vec::new(), Vec::new()));
+        let rows = |wanted: &Wanted| spool.wait(async {
+            spool.store.glance().await?.catalogue(wanted.clone(), 100).await
+        }).rows;
+        assert!(rows(&one).iter().all(|row| row.waits_for == ["a"] && row.backends.is_empty()));
+        assert_eq!(spool.pass("a", SignalSet::ALL), 8);
+        spool.sweep();
+        assert!(rows(&one).iter().all(|row| row.backends == ["a"] && row.waits_for.is_empty()));
+        assert_eq!(spool.commit(1, spans(1)), Applied::Duplicate);
+        assert_eq!(rows(&Wanted::default()).len(), 8, "what has left the spool, each once");
+        let delays = spool.wait(async { spool.store.glance().await?.portrait("sat-1".to_owned(), 0).await });
+        assert!(delays.unwrap().delays.is_empty(), "nobody knows when these were sealed");
     }
 
     fn the_ledger_has_one_id_and_a_resume_tells_it(site) {

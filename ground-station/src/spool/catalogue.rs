@@ -24,7 +24,7 @@ use super::tables::*;
 use super::views::{Items, names};
 
 /// What a row takes in the file, about: key, record and its part of a page.
-const ROW: u64 = 192;
+pub(super) const ROW: u64 = 192;
 
 /// Rows that one commit deletes, at most: twice what it adds, so that a smaller bound is reached while commits go on.
 const PRUNED: usize = 4;
@@ -35,10 +35,10 @@ const SERVICES: usize = 16;
 const LONGEST: usize = 63;
 
 /// Rows that one question looks at, at most; what is behind them comes with the next page.
-const LOOKED_AT: usize = 50_000;
+pub(super) const LOOKED_AT: usize = 50_000;
 
 /// Rows, of all satellites, that delays are worked out from.
-const DELAYS_OF: usize = 20_000;
+pub(super) const DELAYS_OF: usize = 20_000;
 
 /// How long rows stay, and what they may take together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Default for Keep {
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct CatalogueRecord {
     #[prost(uint32, tag = "1")]
-    satellite: u32,
+    pub(super) satellite: u32,
     #[prost(message, optional, tag = "2")]
     segment: Option<link::SegmentId>,
     #[prost(message, optional, tag = "3")]
@@ -74,7 +74,7 @@ pub(super) struct CatalogueRecord {
     sealed: u64,
     /// By this station's clock; 0: it was found afterwards in what the ledger kept.
     #[prost(fixed64, tag = "7")]
-    committed: u64,
+    pub(super) committed: u64,
     /// Its number in its satellite, which cursors name; 0: unknown.
     #[prost(uint64, tag = "8")]
     entry: u64,
@@ -278,28 +278,46 @@ pub(super) fn list(
     wanted: &Wanted,
     limit: usize,
 ) -> Result<Part<CatalogueView>, SpoolError> {
+    let Some(table) = rows(view.tables)? else { return Ok(Part { rows: Vec::new(), next: None }) };
+    let rows = table.range(..wanted.after.unwrap_or(u64::MAX))?.rev().map(|row| {
+        let (key, value) = row?;
+        Ok((key.value(), decode::<CatalogueRecord>(value.value())?))
+    });
+    list_of(view, wanted, limit, rows)
+}
+
+/// The same of rows that come latest first; what to ask for next is the number of the last that was looked at.
+pub(super) fn list_of(
+    view: &View<'_>,
+    wanted: &Wanted,
+    limit: usize,
+    rows: impl Iterator<Item = Result<(u64, CatalogueRecord), SpoolError>>,
+) -> Result<Part<CatalogueView>, SpoolError> {
     let mut out = Part { rows: Vec::new(), next: None };
-    let Some(table) = rows(view.tables)? else { return Ok(out) };
     let names = names(view.tables)?;
     let mut shown = Shown::new(view)?;
-    let mut looked_at = 0;
-    for row in table.range(..wanted.after.unwrap_or(u64::MAX))?.rev() {
-        let (key, value) = row?;
-        looked_at += 1;
-        if out.rows.len() == limit || looked_at > LOOKED_AT {
-            out.next = Some((key.value() + 1).to_string());
+    let mut last = wanted.after;
+    for (looked_at, row) in rows.enumerate() {
+        if out.rows.len() == limit || looked_at == LOOKED_AT {
+            out.next = last.map(|last| last.to_string());
             break;
         }
-        let record = decode::<CatalogueRecord>(value.value())?;
+        let (number, record) = row?;
+        last = Some(number);
         let Some(satellite) = names.get(&record.satellite) else { continue };
         if wanted.is(satellite, &record) {
-            out.rows.extend(shown.view(key.value(), satellite, record)?);
+            out.rows.extend(shown.view(number, satellite, record)?);
         }
     }
     Ok(out)
 }
 
 impl Wanted {
+    /// Whether every segment is wanted, of one satellite or of all.
+    pub(super) const fn is_all(&self) -> bool {
+        self.from.is_none() && self.until.is_none() && self.service.is_none()
+    }
+
     fn is(&self, satellite: &str, record: &CatalogueRecord) -> bool {
         let time = TimeRange::from(record.time.unwrap_or_default());
         let known = !time.is_empty();
@@ -416,21 +434,29 @@ pub(super) fn delays(
     from: u64,
 ) -> Result<BTreeMap<&'static str, Delay>, SpoolError> {
     let Some(table) = rows(view.tables)? else { return Ok(BTreeMap::new()) };
-    let mut found = BTreeMap::<&'static str, Vec<f64>>::new();
+    let mut of_satellite = Vec::new();
     for row in table.iter()?.rev().take(DELAYS_OF) {
         let record = decode::<CatalogueRecord>(row?.1.value())?;
         if record.committed != 0 && record.committed < from {
             break;
         }
-        if record.satellite != satellite || record.committed == 0 || record.sealed == 0 {
-            continue;
+        if record.satellite == satellite {
+            of_satellite.push(record);
         }
+    }
+    Ok(delays_of(&of_satellite))
+}
+
+/// Delays of delivery of these segments, by signal.
+pub(super) fn delays_of(records: &[CatalogueRecord]) -> BTreeMap<&'static str, Delay> {
+    let mut found = BTreeMap::<&'static str, Vec<f64>>::new();
+    for record in records.iter().filter(|record| record.committed != 0 && record.sealed != 0) {
         let delay = record.committed.saturating_sub(record.sealed) as f64 / 1e9;
         for signal in Counts::from(record.items.unwrap_or_default()).signals().iter() {
             found.entry(signal.name()).or_default().push(delay);
         }
     }
-    Ok(found.into_iter().map(|(signal, delays)| (signal, Delay::of(delays))).collect())
+    found.into_iter().map(|(signal, delays)| (signal, Delay::of(delays))).collect()
 }
 
 impl Delay {

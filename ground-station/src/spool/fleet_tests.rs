@@ -16,7 +16,7 @@ use super::*;
 /// A database of a server, and stations on it.
 pub(super) struct Database {
     pub(super) fleet: FleetSettings,
-    dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
 }
 
 impl Database {
@@ -363,12 +363,12 @@ async fn a_schema_of_later_or_other_software_is_refused_and_not_touched() {
     database.station("svalbard").await.close().await;
     let name = &database.fleet.database;
     // A later version that still serves this software is not refused.
-    server.sql(name, "insert into perigee_schema values (2, 1, 'x', 'later')");
+    server.sql(name, "insert into perigee_schema values (9, 1, 'x', 'later')");
     database.station("svalbard").await.close().await;
-    server.sql(name, "update perigee_schema set readable_from = 2 where version = 2");
+    server.sql(name, "update perigee_schema set readable_from = 9 where version = 9");
     let why = database.refusal().await;
-    assert!(why.contains("schema is version 2") && why.contains("update this ground-station"), "{why}");
-    server.sql(name, "delete from perigee_schema where version = 2; update perigee_schema set hash = 'x' where version = 1");
+    assert!(why.contains("schema is version 9") && why.contains("update this ground-station"), "{why}");
+    server.sql(name, "delete from perigee_schema where version = 9; update perigee_schema set hash = 'x' where version = 1");
     let why = database.refusal().await;
     assert!(why.contains("step 1 of its schema"), "{why}");
     let missing = Database::of(server.host(), "nowhere".to_owned());
@@ -400,6 +400,30 @@ async fn stations_that_begin_together_make_one_ledger() {
         stations[0].backup("/tmp/x".into()).await.unwrap_err().to_string().matches("pg_dump").count(),
         1
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_rows_of_the_catalogue_go_when_there_are_too_many_or_their_time_is_over() {
+    let Some(database) = Database::new() else { return };
+    let store = database.station("svalbard").await;
+    for sequence in 1..=10 {
+        commit(&store, "sat-1", sequence).await;
+    }
+    store.close().await;
+    let left = async |keep: Keep, until: usize| {
+        let settings = Settings { catalogue: keep, ..settings(&database.dir, &[("a", SignalSet::ALL)]) };
+        let store = Store::join(&Env::production(), settings, database.fleet.clone(), 0).await.unwrap();
+        let sequences = loop {
+            let rows = store.glance().await.unwrap().catalogue(Wanted::default(), 100).await.unwrap().rows;
+            if rows.len() <= until {
+                break rows.iter().map(|row| row.sequence).collect::<Vec<_>>();
+            }
+        };
+        store.close().await;
+        sequences
+    };
+    assert_eq!(left(Keep { bytes: 3 * 192, ..Keep::default() }, 3).await, [10, 9, 8]);
+    assert!(left(Keep { nano: 1, ..Keep::default() }, 0).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

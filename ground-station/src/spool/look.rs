@@ -21,6 +21,7 @@ use super::letters::{self, LetterView};
 use super::local::Local;
 use super::outlet::Searched;
 use super::passes::{self, Pass, PassView};
+use super::postgres::Fleet;
 use super::scrub::Scrubbed;
 use super::standing::{StandingView, standing};
 use super::tables::*;
@@ -30,6 +31,9 @@ use super::views::{self, AccountView, EpochView, GapView, SpoolView};
 
 /// Segments before an exporter that are counted, at most.
 const COUNTED: usize = 10_000;
+
+/// Rows of a shared catalogue that are read together.
+const ROWS_AT_ONCE: usize = 4096;
 
 /// Segments of a satellite that are not whole and are shown, at most.
 const PARTIALS_SHOWN: usize = 64;
@@ -143,6 +147,8 @@ pub struct Glance {
     moment: Arc<Moment>,
     /// Who is told when the file cannot be read; `None`: the tables are in memory.
     keeper: Option<Keeper>,
+    /// Where the catalogue is, if it is not among the tables.
+    fleet: Option<Fleet>,
     env: Env,
 }
 
@@ -169,7 +175,7 @@ impl Local {
             Ok(Moment { snapshot, contents, spool, _tables: None })
         };
         let moment = Arc::new(self.keeper.ask(look).await?);
-        Ok(Glance { moment, keeper: Some(self.keeper.clone()), env: self.env.clone() })
+        Ok(Glance { moment, keeper: Some(self.keeper.clone()), fleet: None, env: self.env.clone() })
     }
 
     /// Discards dead letters: their items become a gap of reason `operator`. How many there were.
@@ -185,12 +191,12 @@ impl Glance {
         contents: &Contents,
         scrub: Scrubbed,
         tables: Database,
-        env: Env,
+        fleet: Fleet,
     ) -> Self {
         let contents = memory(contents);
         let spool = SpoolView { scrub, ..in_memory(&contents) };
         let moment = Arc::new(Moment { snapshot, contents, spool, _tables: Some(tables) });
-        Self { moment, keeper: None, env }
+        Self { moment, keeper: None, env: fleet.env().clone(), fleet: Some(fleet) }
     }
 
     /// Every satellite and the spool in a few words.
@@ -201,7 +207,14 @@ impl Glance {
 
     /// A satellite with its latest passes and how late its data was since `from`.
     pub async fn portrait(&self, satellite: String, from: u64) -> Result<Option<Portrait>, SpoolError> {
-        self.look(move |view, _| portrait(view, &satellite, from)).await
+        let shown = self.look(move |view, _| portrait(view, &satellite, from)).await?;
+        let Some((number, mut portrait)) = shown else { return Ok(None) };
+        if let Some(fleet) = &self.fleet {
+            let rows = fleet.catalogue_since(number, from, catalogue::DELAYS_OF).await?;
+            let records: Vec<_> = rows.into_iter().map(|(_, record)| record).collect();
+            portrait.delays = catalogue::delays_of(&records);
+        }
+        Ok(Some(portrait))
     }
 
     /// Passes, the latest first, of one satellite or of all.
@@ -243,7 +256,38 @@ impl Glance {
 
     /// What was committed, the latest first.
     pub async fn catalogue(&self, wanted: Wanted, limit: usize) -> Result<Part<CatalogueView>, SpoolError> {
-        self.look(move |view, _| catalogue::list(view, &wanted, limit)).await
+        let Some(fleet) = &self.fleet else {
+            return self.look(move |view, _| catalogue::list(view, &wanted, limit)).await;
+        };
+        let number = match wanted.satellite.clone() {
+            None => None,
+            Some(name) => match self.look(move |view, _| number(view, &name)).await? {
+                None => return Ok(Part { rows: Vec::new(), next: None }),
+                number => number,
+            },
+        };
+        let (mut out, mut after, mut looked_at) = (Part { rows: Vec::new(), next: None }, wanted.after, 0);
+        loop {
+            let left = limit - out.rows.len();
+            let most = if wanted.is_all() { left.saturating_add(1).min(ROWS_AT_ONCE) } else { ROWS_AT_ONCE };
+            let rows = fleet.catalogue_before(number, after, most).await?;
+            (looked_at, after) = (looked_at + rows.len(), rows.last().map(|(number, _)| *number).or(after));
+            let is_end = rows.len() < most;
+            let wanted = wanted.clone();
+            let list = move |view: &View<'_>, _: &Snapshot| {
+                catalogue::list_of(view, &wanted, left, rows.into_iter().map(Ok))
+            };
+            let part = self.look(list).await?;
+            out.rows.extend(part.rows);
+            if part.next.is_some() || is_end {
+                out.next = part.next;
+                return Ok(out);
+            }
+            if out.rows.len() == limit || looked_at >= catalogue::LOOKED_AT {
+                out.next = after.map(|after| after.to_string());
+                return Ok(out);
+            }
+        }
     }
 
     /// Items of segments that were committed with a number above `after`: of the newest ones, until `bytes` of OTLP are decoded; of
@@ -393,22 +437,22 @@ fn exporter(view: &View<'_>, name: &str, signals: SignalSet) -> Result<ExporterD
     })
 }
 
-fn portrait(view: &View<'_>, id: &str, from: u64) -> Result<Option<Portrait>, SpoolError> {
+/// The number of a satellite, if it was ever heard.
+fn number(view: &View<'_>, id: &str) -> Result<Option<u32>, SpoolError> {
+    let record = view.tables.open_table(SATELLITES)?.get(id)?.map(|v| decode::<SatelliteRecord>(v.value()));
+    Ok(record.transpose()?.map(|record| record.number))
+}
+
+fn portrait(view: &View<'_>, id: &str, from: u64) -> Result<Option<(u32, Portrait)>, SpoolError> {
     /// Passes in a timeline.
     const PASSES_SHOWN: usize = 50;
-    let Some(record) = view.tables.open_table(SATELLITES)?.get(id)?.map(|v| decode(v.value())).transpose()?
-    else {
-        return Ok(None);
+    let Some(number) = number(view, id)? else { return Ok(None) };
+    let portrait = Portrait {
+        passes: passes::of_satellite(view, number, PASSES_SHOWN)?.into_iter().take(PASSES_SHOWN).collect(),
+        epochs: views::epochs(view, number)?,
+        delays: catalogue::delays(view, number, from)?,
     };
-    let record: SatelliteRecord = record;
-    Ok(Some(Portrait {
-        passes: passes::of_satellite(view, record.number, PASSES_SHOWN)?
-            .into_iter()
-            .take(PASSES_SHOWN)
-            .collect(),
-        epochs: views::epochs(view, record.number)?,
-        delays: catalogue::delays(view, record.number, from)?,
-    }))
+    Ok(Some((number, portrait)))
 }
 
 /// Where a list goes on: a time and a satellite's number.

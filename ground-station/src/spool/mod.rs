@@ -59,6 +59,8 @@ mod catalogue_tests;
 #[cfg(test)]
 mod cut_off_tests;
 #[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
 mod failover_tests;
 #[cfg(test)]
 mod fault_tests;
@@ -68,6 +70,8 @@ mod fleet_tests;
 mod format_tests;
 #[cfg(test)]
 mod loss_tests;
+#[cfg(test)]
+mod migration_tests;
 #[cfg(test)]
 mod tests;
 

@@ -24,7 +24,7 @@ use super::local::Local;
 use super::look::Glance;
 use super::outlet::{Place, Progress};
 use super::passes::{Heard, PassView};
-use super::postgres::{Fleet, FleetSettings};
+use super::postgres::{Fleet, FleetSettings, Migrating, MigrationView};
 use super::standing::StandingView;
 use super::upkeep::Status;
 use super::views::{AccountView, GapView, SatelliteView, SpoolView};
@@ -92,6 +92,18 @@ impl Store {
     /// Reaches the shared ledger to ask it something: nothing runs beside the questions.
     pub async fn look(env: &Env, settings: Settings, fleet: FleetSettings) -> Result<Self, SpoolError> {
         Ok(Self(Engine::Shared(Fleet::look(env, settings, fleet).await?)))
+    }
+
+    /// Brings the file of `from`, which nobody runs, into the shared ledger, and says how far that is. With `ahead` it is not
+    /// ended: no station joins the ledger before a run without `ahead` has written what has changed since.
+    pub async fn migrate(
+        env: &Env,
+        from: Settings,
+        fleet: FleetSettings,
+        ahead: bool,
+        tell: impl FnMut(Migrating<'_>),
+    ) -> Result<MigrationView, SpoolError> {
+        Fleet::migrate(env, from, fleet, ahead, tell).await
     }
 
     #[cfg(test)]

@@ -101,8 +101,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<(Vec<Row>, bool)> {
 
 fn jobs(options: &Options) -> Vec<Job> {
     let memory = faults::ALL.into_iter().map(|(name, kind)| (name, What::Memory(kind), kind.share()));
-    let real = process::ALL.into_iter().map(|(name, fault)| (name, What::Real(fault), 0));
-    let cannot = process::volume::can_mount().err();
+    let real = process::all().map(|(name, fault)| (name, What::Real(fault), 0));
     let mut jobs = Vec::new();
     for (name, what, share) in memory.chain(real) {
         for side in [Side::Agent, Side::Ground] {
@@ -117,13 +116,16 @@ fn jobs(options: &Options) -> Vec<Job> {
                 What::Memory(_) => (options.seeds * share / 100).max(1),
                 What::Real(_) => (options.seeds / REAL).clamp(1, MOST_REAL),
             };
+            if matches!(what, What::Real(fault) if !fault.meets(side)) {
+                continue;
+            }
             let mut row = ::survive::Row::new(name, side);
             let mut seeds = options.seed.map_or(0..count, |seed| seed..seed + 1);
-            if let (What::Real(fault), Some(why)) = (&what, &cannot)
-                && fault.needs_mounts()
+            if let What::Real(fault) = &what
+                && let Some(why) = fault.is_impossible()
             {
                 eprintln!("{name} on the {} is skipped: {why}", side.name());
-                row.skipped = Some(why.clone());
+                row.skipped = Some(why);
                 seeds = 0..0;
             }
             jobs.push(Job { what, side, row, seeds });

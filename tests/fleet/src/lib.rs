@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -26,6 +26,11 @@ fn programs() -> Option<PathBuf> {
     Some(all.pop()?.join("bin"))
 }
 
+/// Whether this machine has PostgreSQL.
+pub fn is_there() -> bool {
+    programs().is_some()
+}
+
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
 }
@@ -33,6 +38,19 @@ fn is_root() -> bool {
 /// A port of 127.0.0.1 that nothing has.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Whether a process runs: one that has ended stays there until its parent, which waits for something else, looks for it.
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// Gives a file or a directory to the user who runs servers.
+fn give(path: &Path) {
+    if is_root() {
+        assert!(Command::new("chown").arg("-R").arg("postgres").arg(path).status().unwrap().success());
+    }
 }
 
 /// Settings that are for small servers in tests; durability is as it must be.
@@ -117,10 +135,7 @@ impl Postgres {
 
     /// The directory belongs to who runs the server.
     fn own(&self) {
-        if is_root() {
-            let done = Command::new("chown").arg("-R").arg("postgres").arg(self.directory.path()).status();
-            assert!(done.unwrap().success());
-        }
+        give(self.directory.path());
         std::fs::set_permissions(self.data(), std::fs::Permissions::from_mode(0o700)).unwrap();
     }
 
@@ -147,6 +162,20 @@ impl Postgres {
         let mut file =
             std::fs::OpenOptions::new().append(true).open(self.data().join("postgresql.conf")).unwrap();
         writeln!(file, "{settings}").unwrap();
+    }
+
+    /// Puts a file beside the server's settings, which only the server's user may read.
+    pub fn keep_file(&self, name: &str, content: &str) {
+        let path = self.data().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        give(&path);
+    }
+
+    /// Makes a directory that belongs to the server's user.
+    pub fn keep_directory(&self, path: &Path) {
+        std::fs::create_dir(path).unwrap();
+        give(path);
     }
 
     /// Has the server read its settings again.
@@ -189,7 +218,7 @@ impl Postgres {
         let mut ready = Command::new(self.programs.join("pg_isready"));
         ready.args(["-q", "-t", "1", "-U", "perigee", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
         while !ready.status().unwrap().success() {
-            if !Path::new("/proc").join(self.pid.to_string()).exists() {
+            if !runs(self.pid) {
                 self.stop();
                 return false;
             }
@@ -211,6 +240,12 @@ impl Postgres {
             }
             let _ = script.wait();
         }
+    }
+
+    /// Stops all of its processes, as a machine that hangs, or has them go on: `STOP`, `CONT`.
+    pub fn signal_all(&self, signal: &str) {
+        // One that has ended meanwhile needs no signal.
+        Command::new("kill").args(["-s", signal]).args(self.processes()).output().unwrap();
     }
 
     /// Sends the server's first process a signal: `KILL`, `STOP`, `CONT`.
@@ -244,13 +279,22 @@ impl Postgres {
         name
     }
 
-    /// Runs SQL; what it answers, without headings.
-    pub fn sql(&self, database: &str, text: &str) -> String {
-        let out = Command::new(self.programs.join("psql"))
+    /// Runs SQL that may fail; whether it did not.
+    pub fn try_sql(&self, database: &str, text: &str) -> bool {
+        self.psql(database, text).status.success()
+    }
+
+    fn psql(&self, database: &str, text: &str) -> Output {
+        Command::new(self.programs.join("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "perigee"])
             .args(["-p", &self.port.to_string(), "-d", database, "-c", text])
             .output()
-            .unwrap();
+            .unwrap()
+    }
+
+    /// Runs SQL; what it answers, without headings.
+    pub fn sql(&self, database: &str, text: &str) -> String {
+        let out = self.psql(database, text);
         assert!(out.status.success(), "{text}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     }
@@ -268,17 +312,45 @@ impl Postgres {
             pid: 0,
             databases: AtomicU32::new(0),
         };
-        std::fs::create_dir(standby.data()).unwrap();
-        standby.own();
-        let from = format!("host=127.0.0.1 port={} user=perigee application_name={name}", self.port);
+        standby.follow(self, name);
+        standby
+    }
+
+    /// Begins again as a standby of `primary`, with a new copy of its data, whatever this server had. It must not run.
+    pub fn follow(&mut self, primary: &Self, name: &str) {
+        if self.data().exists() {
+            std::fs::remove_dir_all(self.data()).unwrap();
+        }
+        std::fs::create_dir(self.data()).unwrap();
+        self.own();
+        let from = format!("host=127.0.0.1 port={} user=perigee application_name={name}", primary.port);
         let slot = format!("slot_{name}");
-        standby.run(
+        let drop = format!(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{slot}'"
+        );
+        primary.sql("postgres", &drop);
+        self.run(
             "pg_basebackup",
             &["-d", &from, "-R", "-X", "stream", "-C", "-S", &slot, "-c", "fast", "-D"],
             true,
         );
-        standby.begin();
-        standby
+        self.begin();
+    }
+
+    /// Follows another primary from where it is.
+    pub fn follow_on(&self, primary: &Self, name: &str) {
+        let from = format!("host=127.0.0.1 port={} user=perigee application_name={name}", primary.port);
+        self.sql("postgres", &format!("alter system set primary_conninfo = '{from}'"));
+        self.sql("postgres", "alter system set primary_slot_name = ''");
+        self.reload();
+    }
+
+    /// Bytes of the primary's log that a standby has.
+    pub fn received(&self) -> u64 {
+        // One that has just begun has received nothing and has what its copy had.
+        const HAS: &str =
+            "select (greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn)::int8";
+        self.sql("postgres", HAS).parse().unwrap()
     }
 
     /// Makes a standby the primary.
@@ -317,6 +389,73 @@ impl Drop for Postgres {
             // The server's user made files that only it may list.
             let _ = Command::new("rm").arg("-rf").arg(self.data()).status();
         }
+    }
+}
+
+/// Three servers: a primary and two standbys, of which one must have each commit. Nobody watches over them: a test does what Patroni
+/// would.
+pub struct Cluster {
+    servers: Vec<Postgres>,
+    leads: usize,
+}
+
+impl Cluster {
+    /// `None`: this machine has no PostgreSQL.
+    pub fn start() -> Option<Self> {
+        let primary = Postgres::start()?;
+        let standbys = [primary.standby("s1"), primary.standby("s2")];
+        let cluster = Self { servers: [primary].into_iter().chain(standbys).collect(), leads: 0 };
+        cluster.asks_of(0);
+        Some(cluster)
+    }
+
+    /// Has this server want one of the two others to have each commit.
+    fn asks_of(&self, leads: usize) {
+        let others: Vec<String> = (0..3).filter(|n| *n != leads).map(|n| format!("s{n}")).collect();
+        self.servers[leads]
+            .configure(&format!("synchronous_standby_names = 'ANY 1 ({})'", others.join(", ")));
+        self.servers[leads].reload();
+    }
+
+    /// All of them, whichever leads.
+    pub fn hosts(&self) -> Vec<String> {
+        self.servers.iter().map(Postgres::host).collect()
+    }
+
+    /// The one that leads.
+    pub fn primary(&mut self) -> &mut Postgres {
+        &mut self.servers[self.leads]
+    }
+
+    /// One of the two that follow.
+    pub fn standby(&mut self, which: usize) -> &mut Postgres {
+        &mut self.servers[(self.leads + 1 + which % 2) % 3]
+    }
+
+    /// The primary is killed for good, and the standby that is ahead leads: it has every commit that was answered.
+    pub fn fail_over(&mut self) {
+        let old = self.leads;
+        self.servers[old].signal("KILL");
+        let (a, b) = ((old + 1) % 3, (old + 2) % 3);
+        let ahead = self.servers[a].received() >= self.servers[b].received();
+        let (next, other) = if ahead { (a, b) } else { (b, a) };
+        self.asks_of(next);
+        self.servers[next].promote();
+        self.servers[other].follow_on(&self.servers[next], &format!("s{other}"));
+        self.leads = next;
+    }
+
+    /// The disk of one that does not lead is lost; it begins again with a new copy. Also what the last primary does after a failover.
+    pub fn rebuild(&mut self, which: usize) {
+        let at = (self.leads + 1 + which % 2) % 3;
+        let [one, primary] = self.servers.get_disjoint_mut([at, self.leads]).unwrap();
+        one.stop();
+        one.follow(primary, &format!("s{at}"));
+    }
+
+    /// The place of the server that led before the last failover, for [`Cluster::rebuild`].
+    pub fn stopped(&self) -> Option<usize> {
+        (0..2).find(|which| self.servers[(self.leads + 1 + which) % 3].script.is_none())
     }
 }
 

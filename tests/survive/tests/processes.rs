@@ -14,12 +14,12 @@ const PROGRAMS: Programs = Programs {
 /// Runs every fault for CI that `meant` accepts, once on each side; every promise must be kept.
 async fn holds(meant: impl Fn(Fault) -> bool) {
     let mut broken = Vec::new();
-    for (name, fault) in process::ALL.into_iter().filter(|(_, fault)| fault.is_for_ci() && meant(*fault)) {
-        if let Some(why) = process::volume::can_mount().err().filter(|_| fault.needs_mounts()) {
+    for (name, fault) in process::all().filter(|(_, fault)| fault.is_for_ci() && meant(*fault)) {
+        if let Some(why) = fault.is_impossible() {
             eprintln!("{name} is skipped: {why}");
             continue;
         }
-        for side in [Side::Agent, Side::Ground] {
+        for side in [Side::Agent, Side::Ground].into_iter().filter(|side| fault.meets(*side)) {
             let seed = e2e::seed(name);
             let history = Box::pin(process::run(PROGRAMS, name, fault, side, seed)).await.unwrap();
             let mut row = Row::new(name, side);
@@ -66,4 +66,9 @@ async fn kill_9_of_either_side_under_a_link_that_comes_and_goes_costs_nothing() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_start_that_is_killed_is_no_damage() {
     holds(|fault| fault == Fault::FirstStart).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stations_that_share_a_ledger_lose_nothing_whichever_of_them_or_of_its_servers_ends_or_hangs() {
+    holds(|fault| matches!(fault, Fault::Shared(_))).await;
 }

@@ -131,7 +131,6 @@ fn need(fleet: &Fleet, batch: &Arc<[Incoming]>) -> Need {
         ask(Of::Committed, sql::runs_around()),
         ask(Of::Recent, sql::remembered()),
         ask(Of::Dropped, sql::dropped_around()),
-        ask(Of::Gap, sql::gaps_around()),
         Query::keys(Of::Partial, lists()),
     ];
     let leaning = batch.iter().filter(|i| i.header.base_sequence.is_some());
@@ -147,11 +146,23 @@ fn need(fleet: &Fleet, batch: &Arc<[Incoming]>) -> Need {
             (key(of(i), i.header.id), bytes, i.header.payload_len)
         })
         .collect();
-    Need { then: Some(Box::new(move |loaded| pieces(loaded, &arriving))), ..Need::rows(queries) }
+    let then = move |loaded: &Loaded| pieces(loaded, &arriving).into_iter().chain(gaps(loaded)).collect();
+    Need { then: Some(Box::new(then)), ..Need::rows(queries) }
 }
 
 fn key(satellite: u32, id: SegmentId) -> [i64; 4] {
     [satellite.into(), id.epoch as i64, id.lane.0.into(), id.sequence as i64]
+}
+
+/// The gaps of dropped ranges: a commit overrides a drop. There are seldom any.
+fn gaps(loaded: &Loaded) -> Option<Query> {
+    let dropped = loaded.get(&Of::Dropped).filter(|rows| !rows.is_empty())?;
+    let mut named: Vec<[u64; 3]> =
+        dropped.iter().map(|(k, v)| [k[0].number(), k[1].number(), v[1].number()]).collect();
+    named.sort_unstable();
+    named.dedup();
+    let list = |at: usize| List::Numbers(named.iter().map(|gap| gap[at] as i64).collect());
+    Some(Query::keys(Of::Gap, (0..3).map(list).collect()))
 }
 
 /// What is held of segments that may be whole now.

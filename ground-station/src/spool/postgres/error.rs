@@ -33,6 +33,14 @@ pub enum EngineError {
         /// The lane.
         lane: u8,
     },
+    /// A station's own file must not come into the shared ledger now.
+    #[error("the spool was not migrated: {cause}; {remedy}")]
+    NotMigrated {
+        /// What is so.
+        cause: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
     /// The shared ledger does not have this.
     #[error("{0}")]
     NotHere(&'static str),
@@ -63,10 +71,30 @@ fn told(error: &tokio_postgres::Error) -> String {
     text
 }
 
+/// What the server did not say itself: a certificate that does not fit is no matter of waiting.
+fn without_code(error: &tokio_postgres::Error, text: String) -> EngineError {
+    const TLS: &str = "see storage.tls: ca_file must have the authority of the server's certificate, and server_name the name in it";
+    let mut source = std::error::Error::source(error);
+    while let Some(behind) = source {
+        let io = behind.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if io
+            .and_then(|inner| inner.downcast_ref())
+            .is_some_and(|e| matches!(e, rustls::Error::InvalidCertificate(_)))
+        {
+            return EngineError::refused(text, TLS);
+        }
+        source = behind.source();
+    }
+    if text.contains("does not support TLS") {
+        return EngineError::refused(text, "set ssl = on there, or write storage.tls: {insecure: true}");
+    }
+    EngineError::Away(text)
+}
+
 impl From<tokio_postgres::Error> for EngineError {
     fn from(error: tokio_postgres::Error) -> Self {
         let text = told(&error);
-        let Some(code) = error.code() else { return Self::Away(text) };
+        let Some(code) = error.code() else { return without_code(&error, text) };
         match *code {
             SqlState::T_R_SERIALIZATION_FAILURE
             | SqlState::T_R_DEADLOCK_DETECTED

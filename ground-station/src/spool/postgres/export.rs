@@ -604,6 +604,7 @@ impl Fleet {
                 Query::key(Of::Entry, &key),
                 Query::key(Of::Place, &key[..2]),
                 Query { of: Of::EntryDead, text: sql::DEAD_OF, lists: lists() },
+                Query { of: Of::Catalogue, text: sql::CATALOGUE_OF, lists: lists() },
             ];
             Need { lease: Some(lease.clone()), ..Need::rows(queries) }
         };

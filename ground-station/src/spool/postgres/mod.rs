@@ -9,8 +9,9 @@
 //! - `rows.rs`, `sql.rs`: rows there and here, and the statements.
 //! - `batch.rs`: what several connections hand in shares a transaction.
 //! - `export.rs`: leases, cursors and what an exporter is handed.
-//! - `letters.rs`, `views.rs`, `study.rs`: dead letters, what is shown, and what is verified.
+//! - `letters.rs`, `catalogue.rs`, `views.rs`, `study.rs`: dead letters, what was ever committed, what is shown, and what is verified.
 //! - `aside.rs`: what a station does while the engine does not answer.
+//! - `source.rs`, `migration.rs`: how a station's own file comes here.
 //! - `watch.rs`: how full it is, whether it answers, and this worker's life.
 
 mod connect;
@@ -23,9 +24,12 @@ mod sql;
 
 mod aside;
 mod batch;
+mod catalogue;
 mod export;
 mod letters;
+mod migration;
 mod session;
+mod source;
 mod study;
 mod views;
 mod watch;
@@ -46,6 +50,7 @@ use self::aside::Aside;
 use self::connect::Pool;
 pub use self::error::EngineError;
 use self::export::Search;
+pub use self::migration::{MigratedView, Migrating, MigrationView, Stage};
 use self::rows::Of;
 use self::scratch::{Changes, Scratch};
 use self::session::Need;
@@ -129,12 +134,33 @@ impl Fleet {
     ) -> Result<Self, SpoolError> {
         let (fleet, queue) = Self::reach(env, settings, fleet, reserve, true).await?;
         fleet.beat().await?;
+        fleet.check_migration().await?;
         fleet.settle_all().await?;
         fleet.look_around().await?;
         let state = (fleet.clone(), queue);
         fleet.inner.tasks.keep("fleet", state, |(fleet, queue)| Box::pin(fleet.take_in(queue)));
         fleet.inner.tasks.keep("fleet watch", fleet.clone(), |fleet| Box::pin(fleet.watch()));
         Ok(fleet)
+    }
+
+    /// An error while a station's own file is on its way into the ledger. This worker was heard of before, so that a migration
+    /// that begins now sees it.
+    async fn check_migration(&self) -> Result<(), SpoolError> {
+        const UNFINISHED: &str = "select exists(select from migration where done = 0)";
+        let unfinished = self
+            .patiently(|fleet| async move {
+                let connection = fleet.connection().await?;
+                let asked = connection.client().query_one(UNFINISHED, &[]);
+                Ok(fleet.watched(&connection, asked).await??.try_get::<_, bool>(0)?)
+            })
+            .await?;
+        if !unfinished {
+            return Ok(());
+        }
+        self.leave().await?;
+        let cause = "a station's own file is being migrated into it and is not all there";
+        Err(EngineError::refused(cause, "run `ground-station spool migrate` again until it has finished")
+            .into())
     }
 
     /// Reaches the ledger to ask it something; a server that does not answer is an error.
@@ -192,6 +218,10 @@ impl Fleet {
             shown: Mutex::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, queue))
+    }
+
+    pub(super) fn env(&self) -> &Env {
+        &self.inner.env
     }
 
     pub(super) fn tasks(&self) -> &Supervisor {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use redb::{Key, ReadableTable, TableDefinition, WriteTransaction};
 use tokio_postgres::types::ToSql;
 
+use super::super::catalogue::CatalogueRecord;
 use super::super::error::SpoolError;
 use super::super::tables::*;
 
@@ -95,10 +96,11 @@ pub(super) enum Of {
     EntryDead,
     Letter,
     LetterChunk,
+    Catalogue,
 }
 
 impl Of {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Epoch,
         Self::Committed,
         Self::Recent,
@@ -116,6 +118,7 @@ impl Of {
         Self::EntryDead,
         Self::Letter,
         Self::LetterChunk,
+        Self::Catalogue,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -137,6 +140,7 @@ impl Of {
             Self::EntryDead => "entry_dead",
             Self::Letter => "letter",
             Self::LetterChunk => "letter_chunk",
+            Self::Catalogue => "catalogue",
         }
     }
 
@@ -189,6 +193,9 @@ impl Of {
                 &[("exporter", Texts), ("replay", Numbers), ("record", Bytes)],
             ),
             Self::LetterChunk => (&[("sat", Numbers), ("id", Numbers), ("piece", Numbers)], BYTES),
+            Self::Catalogue => {
+                (&[("sat", Numbers), ("payload", Numbers)], &[("committed", Numbers), ("record", Bytes)])
+            }
         }
     }
 
@@ -372,6 +379,7 @@ pub(super) fn fill(tables: &WriteTransaction, of: Of, rows: &Rows) -> Result<(),
             Ok(())
         }
         Of::LetterChunk => put(tables, LETTER_CHUNKS, rows, chunk_key, 0),
+        Of::Catalogue => put(tables, CATALOGUE, rows, |k| k[1].number(), 1),
         Of::Committed => {
             let mut table = tables.open_table(COMMITTED)?;
             for (k, v) in rows {
@@ -522,6 +530,11 @@ pub(super) fn take(tables: &WriteTransaction, of: Of) -> Result<Rows, SpoolError
             let mut rest = vec![Cell::Text(record.exporter), Cell::of(record.replay.into())];
             rest.extend(bytes(v));
             (key, rest)
+        }),
+        Of::Catalogue => each!(CATALOGUE, |payload, v| {
+            let committed = decode::<CatalogueRecord>(v)?.committed;
+            let key = vec![Cell::of(satellite_of_payload(payload)), Cell::of(payload)];
+            (key, vec![Cell::of(committed), Cell::Bytes(v.to_vec())])
         }),
         Of::LetterChunk => each!(LETTER_CHUNKS, |k, v| {
             let satellite = satellite_of_letter(k.of);

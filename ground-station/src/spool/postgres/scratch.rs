@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use perigee_proto::link;
-use perigee_shared::env::Env;
 use perigee_shared::signal::Counts;
 use perigee_shared::store::{Contents as _, StoreError};
 use prost::Message;
@@ -23,6 +22,7 @@ use super::super::look::Glance;
 use super::super::outlet;
 use super::super::scrub::Scrubbed;
 use super::super::tables::*;
+use super::Fleet;
 use super::rows::{LETTER_BITS, Of, PAYLOAD_BITS, Row, Rows, fill, take};
 
 /// Databases that wait for the next transaction, at most.
@@ -117,7 +117,8 @@ pub(super) struct Scratch {
     idle: Arc<Mutex<Vec<Database>>>,
 }
 
-fn memory() -> Result<Database, SpoolError> {
+/// Tables in memory.
+pub(super) fn memory() -> Result<Database, SpoolError> {
     let backend = InMemoryBackend::new();
     let db = Database::builder().set_cache_size(8 << 20).create_with_backend(backend)?;
     let txn = db.begin_write()?;
@@ -251,9 +252,9 @@ impl Shown {
     }
 
     /// To be asked as often as somebody likes.
-    pub(super) fn glance(self, scrub: Scrubbed, env: Env) -> Glance {
+    pub(super) fn glance(self, scrub: Scrubbed, fleet: Fleet) -> Glance {
         let snapshot = Snapshot { read: self.read, decoded: self.contents.decoded.clone() };
-        Glance::over(snapshot, &self.contents, scrub, self.db, env)
+        Glance::over(snapshot, &self.contents, scrub, self.db, fleet)
     }
 
     /// The same for decoding; only while this is there.
@@ -278,7 +279,7 @@ fn write_satellite(tables: &WriteTransaction, satellite: &SatelliteRow) -> Resul
 }
 
 /// Puts the numbers of a satellite where the rules take numbers from.
-fn set_numbers(tables: &WriteTransaction, satellite: &SatelliteRow) -> Result<(), SpoolError> {
+pub(super) fn set_numbers(tables: &WriteTransaction, satellite: &SatelliteRow) -> Result<(), SpoolError> {
     let number = u64::from(satellite.number);
     let mut meta = tables.open_table(META)?;
     meta.insert("next_entry", number << PAYLOAD_BITS | satellite.next_payload)?;
@@ -288,7 +289,10 @@ fn set_numbers(tables: &WriteTransaction, satellite: &SatelliteRow) -> Result<()
     Ok(())
 }
 
-fn read_satellite(tables: &WriteTransaction, satellite: &mut SatelliteRow) -> Result<(), SpoolError> {
+pub(super) fn read_satellite(
+    tables: &WriteTransaction,
+    satellite: &mut SatelliteRow,
+) -> Result<(), SpoolError> {
     let number = u64::from(satellite.number);
     let meta = tables.open_table(META)?;
     let read = |name: &str| Ok::<_, SpoolError>(meta.get(name)?.map_or(1, |v| v.value()));
@@ -370,7 +374,7 @@ fn has_other_bytes(was: &Row, is: &Row) -> bool {
     hash(was) != hash(is)
 }
 
-fn delete_pieces(of: Of, gone: &Rows, replaced: Vec<Row>, changes: &mut Changes) {
+pub(super) fn delete_pieces(of: Of, gone: &Rows, replaced: Vec<Row>, changes: &mut Changes) {
     let keys = || gone.keys().cloned().collect::<Vec<Row>>();
     let mut add = |of: Of, columns: usize, rows: Vec<Row>| {
         if !rows.is_empty() {

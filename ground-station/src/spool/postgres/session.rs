@@ -373,7 +373,7 @@ impl Fleet {
 }
 
 /// Writes and commits.
-async fn write(connection: &Connection, changes: &mut Changes) -> Result<(), SpoolError> {
+pub(super) async fn write(connection: &Connection, changes: &mut Changes) -> Result<(), SpoolError> {
     // Deletes go first: a row may be written again under a key that goes.
     let mut work: Vec<(&'static str, Vec<List>)> = Vec::new();
     for (of, columns, rows) in std::mem::take(&mut changes.deletes) {

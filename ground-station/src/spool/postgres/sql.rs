@@ -107,7 +107,8 @@ lazy! {
     /// What is remembered of these sequences, in every epoch of the satellite.
     remembered = format!(
         "select r.sat, r.epoch, r.lane, r.sequence, r.record from {NAMED} \
-         cross join lateral (select e.epoch from epoch e where e.sat = k.sat union select k.epoch) e \
+         cross join lateral (select k.epoch union all \
+         select e.epoch from epoch e where e.sat = k.sat and e.epoch <> k.epoch) e \
          join recent r on r.sat = k.sat and r.epoch = e.epoch and r.lane = k.lane and r.sequence = k.sequence"
     );
     /// The dropped range that each sequence may be in.
@@ -115,13 +116,6 @@ lazy! {
         "select d.sat, d.epoch, d.lane, d.sequence, d.past, d.id from {NAMED} cross join lateral (\
          select * from dropped d where d.sat = k.sat and d.epoch = k.epoch and d.lane = k.lane \
          and d.sequence <= k.sequence order by d.sequence desc limit 1) d"
-    );
-    /// The gap of that range.
-    gaps_around = format!(
-        "select g.sat, g.epoch, g.id, g.record from {NAMED} cross join lateral (\
-         select * from dropped d where d.sat = k.sat and d.epoch = k.epoch and d.lane = k.lane \
-         and d.sequence <= k.sequence order by d.sequence desc limit 1) d \
-         join gap g on g.sat = d.sat and g.epoch = d.epoch and g.id = d.id"
     );
 }
 
@@ -135,6 +129,12 @@ pub(super) const DEAD_OF: &str = "select d.sat, d.payload, d.exporter, d.record 
     unnest($1::int8[], $2::int8[], $3::int8[]) as k(sat, lane, entry) \
     join entry e on e.sat = k.sat and e.lane = k.lane and e.entry = k.entry \
     join entry_dead d on d.sat = e.sat and d.payload = e.payload";
+
+/// What the catalogue has of an entry: satellite, lane, entry.
+pub(super) const CATALOGUE_OF: &str = "select c.sat, c.payload, c.committed, c.record from \
+    unnest($1::int8[], $2::int8[], $3::int8[]) as k(sat, lane, entry) \
+    join entry e on e.sat = k.sat and e.lane = k.lane and e.entry = k.entry \
+    join catalogue c on c.sat = e.sat and c.payload = e.payload";
 
 /// The pieces of an entry's payload: satellite, lane, entry.
 pub(super) const PIECES_OF: &str = "select c.sat, c.payload, c.piece, c.bytes from \

@@ -114,8 +114,8 @@ impl Fleet {
             NEEDED.map(query).into()
         };
         let (satellites, loaded) = self.or_cut_off(self.everything(all)).await?;
-        let (scratch, env) = (self.inner.scratch.clone(), self.inner.env.clone());
-        let made = move || scratch.view(satellites, loaded).map(|shown| shown.glance(scrub, env));
+        let (scratch, fleet) = (self.inner.scratch.clone(), self.clone());
+        let made = move || scratch.view(satellites, loaded).map(|shown| shown.glance(scrub, fleet));
         self.inner.env.cpu(made).await
     }
 

@@ -12,6 +12,7 @@ use super::super::intake;
 use super::super::tables::{PartialRecord, decode};
 use super::super::upkeep::Status;
 use super::Fleet;
+use super::catalogue::PRUNE;
 use super::rows::{Cell, List, Of, sequence};
 use super::scratch::Changes;
 use super::session::Need;
@@ -50,12 +51,15 @@ impl Fleet {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beat = tokio::time::interval(self.inner.lease / 4);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut prune = tokio::time::interval(PRUNE);
+        prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let closing = self.inner.closing.clone();
         loop {
             let done = tokio::select! {
                 biased;
                 () = closing.cancelled() => return,
                 _ = beat.tick() => closing.run_until_cancelled(self.beat()).await,
+                _ = prune.tick() => closing.run_until_cancelled(self.prune_catalogue()).await,
                 _ = look.tick() => closing.run_until_cancelled(self.look_and_hand_in()).await,
             };
             if let Some(Err(error)) = done {

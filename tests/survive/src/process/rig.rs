@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use e2e::{Agent, Ground, Programs, SATELLITE, Scene, within};
+use fleet::Cluster;
 use http::Method;
 use linkem::{Config, Link};
 use perigee_shared::signal::Signal;
@@ -45,6 +46,14 @@ struct Watched {
     log: String,
 }
 
+/// A ledger that two stations share.
+pub struct SharedLedger {
+    /// Its servers.
+    pub cluster: Cluster,
+    /// The station that exports beside the one under test.
+    pub other: Ground,
+}
+
 /// See the module.
 pub struct Rig {
     /// The agent.
@@ -57,15 +66,17 @@ pub struct Rig {
     pub history: Shared,
     /// A file system that can fail, under the store of the side under test.
     pub volume: Option<Volume>,
+    /// Where the ledger is, if it is shared: the servers, and a second station that exports beside the first.
+    pub shared: Option<SharedLedger>,
     side: Side,
     source: Arc<Mutex<Source>>,
     watched: [Watched; 2],
-    /// Bytes of each sink that were read.
-    read: BTreeMap<Signal, usize>,
+    /// Bytes of each sink's file that were read.
+    read: BTreeMap<PathBuf, usize>,
     judged: bool,
     exporters: Value,
     /// Last, since everything else is in it.
-    _scene: Scene,
+    scene: Scene,
 }
 
 impl Rig {
@@ -95,14 +106,33 @@ impl Rig {
             link,
             history: Arc::new(Mutex::new(History::new(fault, side, seed))),
             volume,
+            shared: None,
             side,
             source: Arc::new(Mutex::new(Source::new(seed, 400))),
             watched: Default::default(),
             read: BTreeMap::new(),
             judged: false,
             exporters,
-            _scene: scene,
+            scene,
         })
+    }
+
+    /// Puts the ledger into these servers, which another station shares: it takes no segments, and exports into files of its own.
+    pub fn share(&mut self, cluster: Cluster) {
+        let mut other = Ground::named(&self.scene, "beijing");
+        other.config["resource_attributes"] = json!(false);
+        let mut shared = SharedLedger { cluster, other };
+        let database = shared.cluster.primary().database();
+        for config in [&mut self.ground.config, &mut shared.other.config] {
+            let storage = config["storage"].as_object_mut();
+            let of_storage = json!({
+                "kind": "postgres", "hosts": shared.cluster.hosts(), "database": database, "user": "perigee", "lease": "2s",
+            });
+            if let (Some(storage), Value::Object(more)) = (storage, of_storage) {
+                storage.extend(more);
+            }
+        }
+        self.shared = Some(shared);
     }
 
     /// Notes an event.
@@ -146,8 +176,19 @@ impl Rig {
         }
     }
 
+    /// Starts the other station again if it has ended: what it sent last may be sent once more.
+    pub fn start_other(&mut self) {
+        self.read_sinks();
+        let Some(shared) = &mut self.shared else { return };
+        if shared.other.process.has_ended().is_some() || !shared.other.process.is_started() {
+            shared.other.start_only();
+            self.note(Event::Restart { side: Side::Ground, power_cut: false });
+        }
+    }
+
     /// Starts both and waits until they answer.
     pub async fn start_all(&mut self) -> anyhow::Result<()> {
+        self.start_other();
         self.start(Side::Ground);
         self.start(Side::Agent);
         for side in [Side::Ground, Side::Agent] {
@@ -215,6 +256,10 @@ impl Rig {
                 tokio::time::sleep(RESTART).await;
                 self.start(side);
             }
+        }
+        if self.shared.as_mut().is_some_and(|shared| shared.other.process.has_ended().is_some()) {
+            tokio::time::sleep(RESTART).await;
+            self.start_other();
         }
     }
 
@@ -307,10 +352,15 @@ impl Rig {
     }
 
     /// Notes what has come out since this was called last.
-    fn read_sinks(&mut self) {
-        for signal in Signal::ALL {
-            let text = std::fs::read(self.ground.sink.file(signal)).unwrap_or_default();
-            let from = self.read.entry(signal).or_default();
+    pub fn read_sinks(&mut self) {
+        let sinks = [Some(&self.ground.sink), self.shared.as_ref().map(|shared| &shared.other.sink)];
+        let files = sinks
+            .into_iter()
+            .flatten()
+            .flat_map(|sink| Signal::ALL.map(|signal| (signal, sink.file(signal))));
+        for (signal, file) in files {
+            let text = std::fs::read(&file).unwrap_or_default();
+            let from = self.read.entry(file).or_default();
             let new = text.get(*from..).unwrap_or_default();
             // A line that is being written is read when it is whole.
             let Some(end) = new.iter().rposition(|b| *b == b'\n') else { continue };
@@ -327,6 +377,7 @@ impl Rig {
         let began = Instant::now();
         self.set_backend(true);
         self.link.restore();
+        self.start_other();
         for side in [Side::Ground, Side::Agent] {
             let process = if side == Side::Agent { &self.agent.process } else { &self.ground.process };
             if !process.is_started() {
@@ -438,6 +489,14 @@ impl Rig {
             self.kill(side).await;
             self.read_log(side);
         }
+        if let Some(shared) = &mut self.shared {
+            shared.other.process.kill().await;
+            let panics = shared.other.process.take_log().matches("panicked at").count();
+            for _ in 0..panics {
+                let why = "the other station".to_owned();
+                self.note(Event::Panic { side: Side::Ground, why, handled: false });
+            }
+        }
         self.note(Event::End);
         if let Some(mut volume) = self.volume.take() {
             volume.unmount().await?;
@@ -451,6 +510,9 @@ impl Drop for Rig {
     fn drop(&mut self) {
         self.agent.process.take_log();
         self.ground.process.take_log();
+        if let Some(shared) = &self.shared {
+            shared.other.process.take_log();
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::rig::Rig;
+use super::shared;
 use crate::damage::{Damage, Replaced};
 use crate::history::{Event, History, Side};
 
@@ -30,10 +31,16 @@ pub enum Fault {
     Stop,
     /// kill -9 within the first start.
     FirstStart,
+    /// Of stations that share a ledger, or of its servers.
+    Shared(shared::Fault),
 }
 
 /// Every fault with its name.
-pub const ALL: [(&str, Fault); 16] = [
+pub fn all() -> impl Iterator<Item = (&'static str, Fault)> {
+    ALONE.into_iter().chain(shared::ALL.into_iter().map(|(name, fault)| (name, Fault::Shared(fault))))
+}
+
+const ALONE: [(&str, Fault); 16] = [
     ("real_write_back", Fault::WriteBack { restarts: false }),
     ("real_write_back_restart", Fault::WriteBack { restarts: true }),
     ("real_full", Fault::Full),
@@ -53,9 +60,18 @@ pub const ALL: [(&str, Fault); 16] = [
 ];
 
 impl Fault {
-    /// Whether it needs a file system of its own, and so root.
-    pub const fn needs_mounts(self) -> bool {
-        matches!(self, Self::WriteBack { .. } | Self::Full)
+    /// Why this machine cannot have it, if so.
+    pub fn is_impossible(self) -> Option<String> {
+        match self {
+            Self::WriteBack { .. } | Self::Full => super::volume::can_mount().err(),
+            Self::Shared(_) => shared::can_run().err(),
+            _ => None,
+        }
+    }
+
+    /// Whether it is meant for the store of this side.
+    pub const fn meets(self, side: Side) -> bool {
+        matches!(side, Side::Ground) || !matches!(self, Self::Shared(_))
     }
 
     /// Whether it is one for CI, where each row costs seconds.
@@ -68,6 +84,7 @@ impl Fault {
                 | Self::Replaced(Replaced::Missing | Replaced::Older, false)
                 | Self::Kill
                 | Self::FirstStart
+                | Self::Shared(_)
         )
     }
 }
@@ -88,12 +105,13 @@ pub async fn run(
     };
     let mut rig = Rig::new(programs, name, side, seed, volume).await?;
     // What is to be lost must be there: on board without a link, or in the spool without a backend.
-    let keeps = !matches!(fault, Fault::Kill | Fault::Stop | Fault::FirstStart);
+    let keeps = !matches!(fault, Fault::Kill | Fault::Stop | Fault::FirstStart | Fault::Shared(_));
     if keeps && side == Side::Ground {
         rig.set_backend(false);
     }
     let fired = match fault {
         Fault::FirstStart => first_start(&mut rig, side, &mut chance).await?,
+        Fault::Shared(fault) => shared::run(&mut rig, fault, &mut chance).await?,
         fault => {
             rig.start_all().await?;
             if keeps && side == Side::Agent {
@@ -110,7 +128,7 @@ pub async fn run(
                 Fault::Replaced(with, running) => replaced(&mut rig, programs, side, with, running).await?,
                 Fault::Kill => kill(&mut rig, side, &mut chance).await?,
                 Fault::Stop => stop(&mut rig, side, &mut chance).await?,
-                Fault::FirstStart => unreachable!("above"),
+                Fault::FirstStart | Fault::Shared(_) => unreachable!("above"),
             }
         }
     };
@@ -120,7 +138,7 @@ pub async fn run(
 }
 
 /// Lets the world go on for so long; what ends is started again.
-async fn go_on(rig: &mut Rig, ms: u64) {
+pub(super) async fn go_on(rig: &mut Rig, ms: u64) {
     // Not a wait for anything: load runs for this long.
     for _ in 0..ms.div_ceil(100) {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -1,0 +1,164 @@
+//! The faults that meet stations which share a ledger: of the stations, and of the three servers.
+
+use std::time::Duration;
+
+use fleet::Cluster;
+use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use super::rig::Rig;
+use super::runs::go_on;
+use crate::history::{Event, Side};
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// kill -9 of the station that takes segments.
+    Station,
+    /// kill -9 of the one that exports beside it.
+    Exporter,
+    /// The primary is killed for good, a standby leads, and the primary begins again as a standby.
+    Primary,
+    /// kill -9 of the primary, which comes back and recovers.
+    PrimaryRestarts,
+    /// kill -9 of a standby; the other one has each commit.
+    Standby,
+    /// kill -9 of both standbys for a while: nothing can be acknowledged.
+    BothStandbys,
+    /// A standby loses its disk.
+    StandbyDisk,
+    /// SIGSTOP of the station that takes segments, for longer than a lease.
+    StationStops,
+    /// SIGSTOP of the one that exports beside it.
+    ExporterStops,
+    /// SIGSTOP of all of the primary's processes, for longer than a station waits.
+    PrimaryStops,
+}
+
+/// Every fault with its name.
+pub const ALL: [(&str, Fault); 10] = [
+    ("fleet_station_kill_9", Fault::Station),
+    ("fleet_exporter_kill_9", Fault::Exporter),
+    ("fleet_primary_gone", Fault::Primary),
+    ("fleet_primary_kill_9", Fault::PrimaryRestarts),
+    ("fleet_standby_kill_9", Fault::Standby),
+    ("fleet_two_nodes_kill_9", Fault::BothStandbys),
+    ("fleet_standby_disk_lost", Fault::StandbyDisk),
+    ("fleet_station_sigstop", Fault::StationStops),
+    ("fleet_exporter_sigstop", Fault::ExporterStops),
+    ("fleet_primary_sigstop", Fault::PrimaryStops),
+];
+
+/// Whether this machine has PostgreSQL; why not, if not.
+pub fn can_run() -> Result<(), String> {
+    fleet::is_there().then_some(()).ok_or_else(|| "needs PostgreSQL 15 or later".to_owned())
+}
+
+/// Does something with the servers; they are waited for.
+fn with_servers(rig: &mut Rig, work: impl FnOnce(&mut Cluster)) {
+    if let Some(shared) = &mut rig.shared {
+        tokio::task::block_in_place(|| work(&mut shared.cluster));
+    }
+}
+
+/// One run: load goes on while it happens again and again.
+pub(super) async fn run(rig: &mut Rig, fault: Fault, chance: &mut SmallRng) -> anyhow::Result<bool> {
+    let Some(cluster) = tokio::task::block_in_place(Cluster::start) else { return Ok(false) };
+    rig.share(cluster);
+    rig.start_all().await?;
+    rig.meet().await?;
+    let load = rig.load(2, 4_000);
+    go_on(rig, 800).await;
+    // What takes seconds each time happens fewer times.
+    let times = match fault {
+        Fault::Station | Fault::Exporter => 4,
+        Fault::Primary | Fault::PrimaryRestarts | Fault::Standby => 2,
+        _ => 1,
+    };
+    for _ in 0..times {
+        once(rig, fault, chance).await;
+        go_on(rig, chance.random_range(200..1_200)).await;
+    }
+    load.stop().await;
+    Ok(true)
+}
+
+async fn once(rig: &mut Rig, fault: Fault, chance: &mut SmallRng) {
+    let which = chance.random_range(0..2);
+    let stopped = chance.random_range(2_500..6_000);
+    match fault {
+        Fault::Station => {
+            rig.kill(Side::Ground).await;
+            rig.start(Side::Ground);
+        }
+        Fault::Exporter => {
+            if let Some(shared) = &mut rig.shared {
+                shared.other.process.kill().await;
+            }
+            // Its lanes are free again when its lease is over, or when it is back.
+            go_on(rig, chance.random_range(0..3_000)).await;
+            rig.start_other();
+        }
+        Fault::Primary => {
+            with_servers(rig, Cluster::fail_over);
+            go_on(rig, chance.random_range(0..2_000)).await;
+            with_servers(rig, |cluster| {
+                if let Some(was) = cluster.stopped() {
+                    cluster.rebuild(was);
+                }
+            });
+        }
+        Fault::PrimaryRestarts => {
+            with_servers(rig, |cluster| {
+                cluster.primary().signal("KILL");
+                cluster.primary().begin();
+            });
+        }
+        Fault::Standby => {
+            with_servers(rig, |cluster| cluster.standby(which).signal("KILL"));
+            go_on(rig, chance.random_range(500..2_500)).await;
+            with_servers(rig, |cluster| cluster.standby(which).begin());
+        }
+        Fault::BothStandbys => {
+            with_servers(rig, |cluster| (0..2).for_each(|n| cluster.standby(n).signal("KILL")));
+            go_on(rig, stopped).await;
+            with_servers(rig, |cluster| (0..2).for_each(|n| cluster.standby(n).begin()));
+        }
+        Fault::StandbyDisk => {
+            with_servers(rig, |cluster| cluster.standby(which).signal("KILL"));
+            go_on(rig, 500).await;
+            with_servers(rig, |cluster| cluster.rebuild(which));
+        }
+        Fault::StationStops => {
+            rig.ground.process.signal(SIGSTOP);
+            // Nothing is tended meanwhile: it does not answer, and has not ended.
+            tokio::time::sleep(Duration::from_millis(stopped)).await;
+            woken(rig);
+            rig.ground.process.signal(SIGCONT);
+        }
+        Fault::ExporterStops => {
+            signal_other(rig, SIGSTOP);
+            go_on(rig, stopped).await;
+            woken(rig);
+            signal_other(rig, SIGCONT);
+        }
+        Fault::PrimaryStops => {
+            with_servers(rig, |cluster| cluster.primary().signal_all("STOP"));
+            go_on(rig, stopped).await;
+            with_servers(rig, |cluster| cluster.primary().signal_all("CONT"));
+        }
+    }
+}
+
+/// A worker goes on that was taken for dead: the request that it was sending is sent by another one too.
+fn woken(rig: &mut Rig) {
+    rig.read_sinks();
+    rig.note(Event::Restart { side: Side::Ground, power_cut: false });
+}
+
+fn signal_other(rig: &Rig, signal: nix::sys::signal::Signal) {
+    if let Some(shared) = &rig.shared {
+        shared.other.process.signal(signal);
+    }
+}
