@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starts a shared ledger of three servers (etcd, Patroni, PostgreSQL), two stations and an exporter with deploy/fleet/fleet.sh, kills
-# the primary in the middle of passes, and fails when an item is lost or arrives twice, or the ledger takes no writes for 40 s.
+# the primary in the middle of passes. Fails when an item is lost or twice in the ledger, when more comes twice to the backend than the
+# request that each death left undecided, or when the ledger takes no writes for 40 s.
 #
 #   tests/fleet.sh                 two deaths of the primary, about two minutes
 #   tests/fleet.sh --rounds 20     as many as wanted; --seed N sends other items
