@@ -25,12 +25,15 @@ for tool in cargo-deb cargo-cyclonedx; do
     command -v $tool >/dev/null || fail "$tool is missing: cargo install --locked $tool"
 done
 case ${1:-} in
-"") cargo build --locked --release -p space-agent -p ground-station -p perigee-man ;;
+"")
+    cargo build --locked --release -p space-agent -p ground-station
+    cargo build --locked -p perigee-man
+    ;;
 --no-build) ;;
 *) fail "unknown argument $1" ;;
 esac
-for program in "${programs[@]}" perigee-man; do
-    [ -x "$target/release/$program" ] || fail "$target/release/$program is missing: run without --no-build"
+for program in release/space-agent release/ground-station debug/perigee-man; do
+    [ -x "$target/$program" ] || fail "$target/$program is missing: run without --no-build"
 done
 
 rm -rf "$dist"
@@ -44,7 +47,7 @@ version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Carg
 # Where the packages' assets look for them.
 man=$target/release/man
 rm -rf "$man"
-"$target/release/perigee-man" "$man"
+"$target/debug/perigee-man" "$man"
 
 for program in "${programs[@]}"; do
     side=${program%-station}

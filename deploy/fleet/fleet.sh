@@ -69,7 +69,8 @@ pid_of() {
 
 all_run() {
     local name
-    for name in $(ls "$dir/run"); do
+    for name in "$dir"/run/*; do
+        name=${name##*/}
         pid_of "$name" >/dev/null || fail "$name has ended: $(tail -n 1 "$dir/log/$name.log")"
     done
 }
@@ -112,8 +113,9 @@ get_tools() {
     if [ ! -x "$tools/etcd/usr/bin/etcd" ]; then
         say "fetching etcd from Debian"
         mkdir -p "$tools/debs"
-        (cd "$tools/debs" && apt-get -q download etcd-server etcd-client >/dev/null 2>&1) ||
-            fail "apt-get cannot fetch etcd-server and etcd-client: run apt-get update, or put them into $tools/etcd/usr/bin"
+        download() { (cd "$tools/debs" && apt-get -q download etcd-server etcd-client >/dev/null 2>&1); }
+        download || { apt-get -qq update && download; } ||
+            fail "apt-get cannot fetch etcd-server and etcd-client: put them into $tools/etcd/usr/bin"
         for package in "$tools"/debs/*.deb; do dpkg -x "$package" "$tools/etcd"; done
     fi
     if [ ! -x "$tools/patroni/bin/patroni" ]; then
@@ -224,15 +226,17 @@ start() {
 healthy() { curl -sf --max-time 2 "http://${address[$1]}:13134/"; }
 
 status() {
-    local name state
+    local name state link
     [ -e "$dir/run" ] || fail "$dir has no fleet"
     cluster | jq -r '.members[] | "\(.name)  \(.host):\(.port)  \(.role), \(.state), timeline \(.timeline // "-"), lag \(.lag // 0)"' ||
         echo "no server answers"
     for name in svalbard kiruna exporter; do
         state="does not run"
         gone "$name" || state=$(curl -s --max-time 2 "http://${address[$name]}:13134/" || echo "does not answer")
-        printf '%s  link %s:4433 (UDP)  api http://%s:8890  metrics http://%s:8889  %s\n' \
-            "$name" "${address[$name]}" "${address[$name]}" "${address[$name]}" "$state"
+        link="${address[$name]}:4433 (UDP)"
+        [ "$name" != exporter ] || link=-
+        printf '%s  link %s  api http://%s:8890  metrics http://%s:8889  %s\n' \
+            "$name" "$link" "${address[$name]}" "${address[$name]}" "$state"
     done
     echo "files  $dir: SERVER/etc, log, pki; delivered items in ${BACKEND:-$dir/received.jsonl}"
 }
