@@ -253,8 +253,10 @@ kill_primary() {
     local server pids
     server=$(leader) || fail "no server leads"
     pids="$(pid_of "$server.patroni") $(pid_of "$server.etcd") $(postgres_of "$server" | xargs)"
+    # Some of PostgreSQL's processes end by themselves meanwhile.
     # shellcheck disable=SC2086
-    kill -KILL $pids
+    kill -KILL $pids 2>/dev/null || true
+    until_true 10 "$server is dead" gone "$server.patroni"
     echo "$server"
 }
 
