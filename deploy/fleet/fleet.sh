@@ -113,9 +113,9 @@ get_tools() {
     if [ ! -x "$tools/etcd/usr/bin/etcd" ]; then
         say "fetching etcd from Debian"
         mkdir -p "$tools/debs"
-        download() { (cd "$tools/debs" && apt-get -q download etcd-server etcd-client >/dev/null 2>&1); }
+        download() { (cd "$tools/debs" && apt-get -q download etcd-server >/dev/null 2>&1); }
         download || { apt-get -qq update && download; } ||
-            fail "apt-get cannot fetch etcd-server and etcd-client: put them into $tools/etcd/usr/bin"
+            fail "apt-get cannot fetch etcd-server: put etcd into $tools/etcd/usr/bin"
         for package in "$tools"/debs/*.deb; do dpkg -x "$package" "$tools/etcd"; done
     fi
     if [ ! -x "$tools/patroni/bin/patroni" ]; then
