@@ -97,6 +97,7 @@ mkdir -p "$bin"
 [[ $only != *" promtool "* ]] || go_program prometheus promtool github.com/prometheus/prometheus/cmd/promtool 2 -tags remove_all_sd
 ! wanted jaeger || go_program jaeger jaeger github.com/jaegertracing/jaeger/cmd/jaeger 4
 ! wanted victorialogs || go_program victorialogs victorialogs github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs 1
+! wanted gosdk || go_program gosdk gosdk . 1
 ! wanted collector || go_program collector collector . 2
 ! wanted python || python_client
 [[ $only =~ ^\ *$ ]] || exit 0

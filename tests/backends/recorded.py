@@ -1,7 +1,11 @@
-"""Requests as bytes: those that the OpenTelemetry SDK for Python sends, and made ones with all that OTLP has."""
+"""Requests as bytes: those that the OpenTelemetry SDKs for Python and Go send, and made ones with all that OTLP has."""
 
+import contextlib
+import gzip
 import http.server
+import os
 import random
+import subprocess
 import threading
 import time
 
@@ -15,7 +19,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeL
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as m
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
-from stack import fetch
+from stack import DEADLINE, HERE, fetch
 
 METHODS = {
     "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
@@ -150,14 +154,16 @@ def made(seed, base_ns):
         yield signal, make(rng, base_ns).SerializeToString()
 
 
-def of_the_sdk():
-    """(signal, bytes) of what three services with the SDK send."""
+@contextlib.contextmanager
+def recorder():
+    """A server that takes OTLP over HTTP: its port, and the requests that it has taken, (signal, bytes)."""
     requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             signal = self.path.rsplit("/", 1)[1]
-            requests.append((signal, self.rfile.read(int(self.headers["content-length"]))))
+            body = self.rfile.read(int(self.headers["content-length"]))
+            requests.append((signal, gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body))
             answer = ANSWERS[signal]().SerializeToString()
             self.send_response(200)
             self.send_header("content-type", "application/x-protobuf")
@@ -170,7 +176,16 @@ def of_the_sdk():
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    client = Client(lambda: http_exporters(server.server_address[1]))
+    try:
+        yield server.server_address[1], requests
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def of_the_sdk_for_python(port):
+    """Three services that call each other."""
+    client = Client(lambda: http_exporters(port))
     for number in range(10):
         client.user_request(number)
     client.flush()
@@ -178,13 +193,20 @@ def of_the_sdk():
         for amount in (3, 4, 5):
             service.count(amount)
     client.shutdown()
-    server.shutdown()
-    return requests
+
+
+def of_the_sdk_for_go(port):
+    """One service, with exemplars and both kinds of histograms."""
+    environment = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
+    subprocess.run([HERE / "bin" / "gosdk"], env=environment, check=True, timeout=DEADLINE)
 
 
 def record(seed):
     """Everything, in an order that the seed gives."""
-    requests = [*made(seed, time.time_ns() - 30_000_000_000), *of_the_sdk()]
+    with recorder() as (port, recorded):
+        of_the_sdk_for_python(port)
+        of_the_sdk_for_go(port)
+    requests = [*made(seed, time.time_ns() - 30_000_000_000), *recorded]
     random.Random(seed).shuffle(requests)
     return requests
 

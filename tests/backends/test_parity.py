@@ -175,7 +175,7 @@ def differences(theirs, ours):
             for key in mine if other.get(key) != mine[key]]
 
 
-@pytest.mark.parametrize("what, at_least", [("spans", 110), ("series", 29), ("records", 100)])
+@pytest.mark.parametrize("what, at_least", [("spans", 160), ("series", 77), ("records", 134)])
 def test_all_ways_give_the_backends_the_same(ways, what, at_least):
     theirs, *ours = (getattr(way, what)() for way in ways)
     assert len(theirs) >= at_least, f"the Collector's backends have {len(theirs)} {what}"
