@@ -5,6 +5,7 @@ import gzip
 import http.server
 import os
 import random
+import shlex
 import subprocess
 import threading
 import time
@@ -162,7 +163,7 @@ def recorder():
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             signal = self.path.rsplit("/", 1)[1]
-            body = self.rfile.read(int(self.headers["content-length"]))
+            body = self.body()
             requests.append((signal, gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body))
             answer = ANSWERS[signal]().SerializeToString()
             self.send_response(200)
@@ -170,6 +171,15 @@ def recorder():
             self.send_header("content-length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
+
+        def body(self):
+            if self.headers["transfer-encoding"] != "chunked":
+                return self.rfile.read(int(self.headers["content-length"]))
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            return body
 
         def log_message(self, *_):
             pass
@@ -195,17 +205,18 @@ def of_the_sdk_for_python(port):
     client.shutdown()
 
 
-def of_the_sdk_for_go(port):
-    """One service, with exemplars and both kinds of histograms."""
+def of_other_sdks(port):
+    """One service each: Go, and what the lines of PERIGEE_SDKS run."""
     environment = os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
-    subprocess.run([HERE / "bin" / "gosdk"], env=environment, check=True, timeout=DEADLINE)
+    for command in [str(HERE / "bin" / "gosdk"), *os.environ.get("PERIGEE_SDKS", "").splitlines()]:
+        subprocess.run(shlex.split(command), env=environment, check=True, timeout=DEADLINE)
 
 
 def record(seed):
     """Everything, in an order that the seed gives."""
     with recorder() as (port, recorded):
         of_the_sdk_for_python(port)
-        of_the_sdk_for_go(port)
+        of_other_sdks(port)
     requests = [*made(seed, time.time_ns() - 30_000_000_000), *recorded]
     random.Random(seed).shuffle(requests)
     return requests

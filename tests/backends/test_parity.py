@@ -143,8 +143,8 @@ def through_a_contact(directory):
 def ways(watch, request):
     """The three ways, after all requests have arrived."""
     print(f"PERIGEE_SEED={SEED}")
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="perigee-"))
     requests = record(SEED)
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="perigee-"))
     collector, direct, contact = ways = [
         make(directory) for make in (through_the_collector, through_the_agents_exporters, through_a_contact)
     ]
