@@ -10,7 +10,7 @@ if ! command -v systemd-analyze >/dev/null; then
 fi
 
 failed=0
-for unit in space-agent.service ground-station.service; do
+for unit in *.service ../fleet/*.service; do
     # The score is times 10 here: 20 is 2.0.
     if score=$(systemd-analyze security --offline=true --threshold=20 --no-pager "$unit" 2>&1); then
         echo "$unit: $(echo "$score" | sed -n 's/.*Overall exposure level[^:]*: *\([0-9.]*\).*/\1/p')"
@@ -20,7 +20,7 @@ for unit in space-agent.service ground-station.service; do
         failed=1
     fi
     # A misspelled key only warns, and the programs are not installed where this runs.
-    wrong=$(systemd-analyze verify --man=no "./$unit" 2>&1 | grep "$unit" | grep -v 'is not executable' || true)
+    wrong=$(systemd-analyze verify --man=no "./$unit" 2>&1 | grep "${unit##*/}" | grep -v 'is not executable' || true)
     if [ -n "$wrong" ]; then
         echo "$wrong" >&2
         failed=1

@@ -35,6 +35,12 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(scope="session")
+def watch():
+    """Takes an object with `processes` and `directory`, whose logs are shown when a test fails."""
+    return _running.append
+
+
+@pytest.fixture(scope="session")
 def stack():
     """Jaeger, Prometheus, ground-station and space-agent, running."""
     stack = Stack(programs_directory())

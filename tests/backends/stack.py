@@ -180,6 +180,7 @@ otlp:
             f"--storage.tsdb.path={directory / 'prometheus'}",
             f"--web.listen-address=127.0.0.1:{self.port}",
             "--web.enable-otlp-receiver",
+            "--enable-feature=exemplar-storage",
         ]
         super().__init__("prometheus", command, directory, lambda: answers(f"{self.base}/-/ready"))
 
@@ -188,6 +189,11 @@ otlp:
         answer = get_json(f"{self.base}/api/v1/query", query=expression, time=f"{at_s:.3f}")
         assert answer["status"] == "success", answer
         return answer["data"]["result"]
+
+    def exemplars(self, expression, start_s, end_s):
+        answer = get_json(f"{self.base}/api/v1/query_exemplars", query=expression, start=f"{start_s:.3f}", end=f"{end_s:.3f}")
+        assert answer["status"] == "success", answer
+        return answer["data"]
 
     def query_range(self, expression, start_s, end_s, step_s):
         answer = get_json(
@@ -198,15 +204,39 @@ otlp:
         return answer["data"]["result"]
 
 
-class Ground(Process):
-    """ground-station, exporting traces to Jaeger, metrics to Prometheus and logs to a file."""
+class VictoriaLogs(Process):
+    """VictoriaLogs, which keeps log records for a week."""
 
-    def __init__(self, directory, program, pki, jaeger, prometheus):
+    def __init__(self, directory):
+        port = free_port()
+        self.base = f"http://127.0.0.1:{port}"
+        command = [
+            HERE / "bin" / "victorialogs",
+            f"-storageDataPath={directory / 'victorialogs'}",
+            f"-httpListenAddr=127.0.0.1:{port}",
+        ]
+        super().__init__("victorialogs", command, directory, lambda: answers(f"{self.base}/health"))
+
+    def query(self, expression):
+        """Every record that matches, with all of its fields as text."""
+        assert fetch(f"{self.base}/internal/force_flush")[0] == 200
+        status, body = fetch(f"{self.base}/select/logsql/query", query=expression)
+        assert status == 200, body
+        return [json.loads(line) for line in body.splitlines()]
+
+
+class Ground(Process):
+    """ground-station, exporting traces to Jaeger, metrics to Prometheus and logs to a file, or to VictoriaLogs."""
+
+    def __init__(self, directory, program, pki, jaeger, prometheus, victorialogs=None):
         self.link, api = free_port(socket.SOCK_DGRAM), free_port()
         self.api = f"http://127.0.0.1:{api}"
         self.logs = directory / "logs.jsonl"
         config = directory / "ground.yaml"
         retry = "{initial_interval: 500ms, max_interval: 1s}"
+        logs = f"file/logs: {{path: {self.logs}}}"
+        if victorialogs:
+            logs = f'otlphttp/logs: {{endpoint: "{victorialogs.base}/insert/opentelemetry", retry_on_failure: {retry}}}'
         config.write_text(f"""\
 link:
   station: {STATION}
@@ -218,7 +248,7 @@ link:
 exporters:
   otlp/jaeger: {{endpoint: "http://127.0.0.1:{jaeger.otlp}", retry_on_failure: {retry}}}
   otlphttp/prometheus: {{endpoint: "{prometheus.base}/api/v1/otlp", retry_on_failure: {retry}}}
-  file/logs: {{path: {self.logs}}}
+  {logs}
 storage: {{directory: {directory}/ground, max_bytes: 1GiB}}
 extensions:
   health_check: {{endpoint: "127.0.0.1:{free_port()}"}}
@@ -228,7 +258,7 @@ service:
   pipelines:
     traces: {{exporters: [otlp/jaeger]}}
     metrics: {{exporters: [otlphttp/prometheus]}}
-    logs: {{exporters: [file/logs]}}
+    logs: {{exporters: [{logs.split(":")[0]}]}}
   telemetry:
     metrics: {{endpoint: "127.0.0.1:{free_port()}"}}
 """)
@@ -295,6 +325,15 @@ def run(*command):
     return done.stdout
 
 
+def make_pki(ground_station, directory):
+    """Both authorities, and a certificate for the satellite and the station; the folder."""
+    pki = directory / "pki"
+    run(ground_station, "pki", "init", "--dir", pki, "--domain", DOMAIN)
+    run(ground_station, "pki", "issue", "satellite", SATELLITE, "--dir", pki)
+    run(ground_station, "pki", "issue", "station", STATION, "--dir", pki)
+    return pki
+
+
 class Stack:
     """All four, wired together."""
 
@@ -304,10 +343,7 @@ class Stack:
         # Short, since unix socket paths are.
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="perigee-"))
         ground_station = programs / "ground-station"
-        pki = self.directory / "pki"
-        run(ground_station, "pki", "init", "--dir", pki, "--domain", DOMAIN)
-        run(ground_station, "pki", "issue", "satellite", SATELLITE, "--dir", pki)
-        run(ground_station, "pki", "issue", "station", STATION, "--dir", pki)
+        pki = make_pki(ground_station, self.directory)
         self.jaeger = Jaeger(self.directory)
         self.prometheus = Prometheus(self.directory)
         self.ground = Ground(self.directory, ground_station, pki, self.jaeger, self.prometheus)
