@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use http::Method;
@@ -24,6 +25,7 @@ use crate::config::Config;
 use crate::control::{Backup, OpenContact, Release, Salvage, inspect};
 use crate::people::{contacts_text, opened_text, recode_text, release_hint, report_text, status_text};
 use crate::recode::{Recode, recode};
+use crate::top;
 
 /// Receives OTLP on board, keeps it durable, and ships it to a ground-station when a contact opens.
 #[derive(Debug, Parser)]
@@ -61,6 +63,8 @@ pub enum Command {
     },
     /// Show what is on board, the link and the next contact
     Status(ConfigArg),
+    /// Show the status as a screen that follows it: rates, limiter, backlog, contacts, exporters
+    Top(ConfigArg),
     /// List, open and close contacts
     Contact {
         /// The file.
@@ -263,6 +267,18 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
         Command::Status(arg) => {
             let answer = ask(&load(&arg.config)?, Method::GET, "/status", None).await?;
             print(&if arg.json { pretty(&answer) } else { status_text(&answer) })
+        }
+        Command::Top(arg) => {
+            let config = Arc::new(load(&arg.config)?);
+            let status = move || {
+                let config = Arc::clone(&config);
+                async move {
+                    ask(&config, Method::GET, "/status", None).await.map_err(|failure| failure.parts().1)
+                }
+            };
+            perigee_top::run("space-agent", "space-agent status", status, top::view)
+                .await
+                .map_err(Failure::Other)
         }
         Command::Contact { config: arg, command } => {
             let text = match command {

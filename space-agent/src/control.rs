@@ -207,6 +207,7 @@ async fn status(State(c): Shared) -> Answer {
         "lanes": wal.lanes.iter().map(|l| lane(l, &c.lanes)).collect::<Vec<_>>(),
         "consumers": known,
         "abandoned_consumers": abandoned,
+        "exporters": c.metrics.exporters(),
         "link": link,
         "clock": c.clocks.status(),
         "contact": planned.as_ref().and_then(|p| p.current.as_ref()),

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 mod people;
+mod top;
 
 pub mod clock;
 
