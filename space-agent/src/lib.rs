@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 mod people;
 mod top;
+mod wal_text;
 
 pub mod clock;
 

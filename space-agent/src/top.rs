@@ -24,6 +24,9 @@ pub(crate) fn view(seen: &Seen, _: u16) -> Vec<Line<'static>> {
     lines.extend(contacts(status));
     lines.push(memory(&status["memory"]));
     lines.push(stored(status));
+    if let Some(path) = status["store_missing"].as_str() {
+        lines.push(labelled("", [format!("THE STORE IS GONE: {path} was deleted or moved").red().bold()]));
+    }
     lines.push(Line::default());
     lines.extend(items(seen));
     lines.push(Line::default());
