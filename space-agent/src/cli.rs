@@ -514,3 +514,6 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
     wal.close()?;
     Ok(answer)
 }
+
+#[cfg(test)]
+mod mistakes;

@@ -11,10 +11,8 @@ use std::time::Duration;
 use perigee_shared::serve::termination;
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
-use ratatui::layout::Rect;
-use ratatui::style::Stylize;
-use ratatui::text::{Line, Text};
-use ratatui::widgets::Paragraph;
+use ratatui::style::{Style, Stylize};
+use ratatui::text::Line;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -68,22 +66,22 @@ impl Seen {
 
 /// Draws what was seen from the line `first` on; returns the last line from which anything would be left to see.
 pub fn draw(frame: &mut Frame<'_>, name: &str, seen: &Seen, view: View, first: u16) -> u16 {
-    let area = frame.area();
-    let (foot, body) = (
-        Rect { y: area.bottom().saturating_sub(1), height: area.height.min(1), ..area },
-        Rect { height: area.height.saturating_sub(1), ..area },
-    );
+    let (area, buffer) = (frame.area(), frame.buffer_mut());
+    let Some(foot) = area.bottom().checked_sub(1) else { return 0 };
     let lines = view(seen, area.width);
-    let last = (lines.len() as u16).saturating_sub(body.height);
-    let text = Text::from(lines);
-    let text = if seen.trouble.is_some() { text.dim() } else { text };
-    frame.render_widget(Paragraph::new(text).scroll((first.min(last), 0)), body);
+    let last = (lines.len() as u16).saturating_sub(foot - area.y);
+    for (y, line) in (area.y..foot).zip(lines.iter().skip(usize::from(first.min(last)))) {
+        buffer.set_line(area.x, y, line, area.width);
+    }
     let foot_line = match &seen.trouble {
-        Some(why) => Line::from(format!("{name} does not answer: {why}")).red().bold(),
+        Some(why) => {
+            buffer.set_style(area, Style::new().dim());
+            Line::from(format!("{name} does not answer: {why}")).red().bold()
+        }
         None if last > 0 => Line::from("q quits, the arrows scroll").dim(),
         None => Line::from("q quits").dim(),
     };
-    frame.render_widget(foot_line, foot);
+    buffer.set_line(area.x, foot, &foot_line, area.width);
     last
 }
 

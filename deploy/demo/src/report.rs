@@ -124,8 +124,9 @@ impl Result<'_> {
         writeln!(
             out,
             "\nraw OTLP: what the services sent, as protobuf, not compressed; half of it is the\n\
-             camera's noise. on link: UDP payload from the satellite, {} of it segments;\n\
-             {} came up. A segment holds all signals, so the link is known in total only.",
+             camera's noise. on link: UDP payload from the satellite, {} of it\n\
+             segments; {} came up. A segment holds all signals, so the link is known in\n\
+             total only.",
             size(self.link.segments),
             size(self.link.up),
         )?;

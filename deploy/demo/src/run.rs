@@ -86,7 +86,7 @@ fn until_told() -> anyhow::Result<CancellationToken> {
 
 fn introduce(stage: &Stage, backends: &Backends) {
     say("Three services and space-agent on board, ground-station below, and between them\n\
-         a radio link of 512 kbit/s with passes of seconds. The story takes 40 seconds.\n\n");
+         a radio link of 512 kbit/s with passes of seconds. The story takes 30 seconds.\n\n");
     for note in &backends.notes {
         say(&format!("{note}: a file takes its place\n"));
     }

@@ -91,7 +91,7 @@ impl Demo {
         self.within("the link does not break", async |demo| Ok((!demo.radio.is_up()).then_some(()))).await?;
         let broken = self.within("the ground holds no part of a segment", Self::partial).await?;
         self.tell(&format!(
-            "The link breaks in mid-segment. The ground holds {} of its {}.",
+            "The link breaks in mid-segment.\nThe ground holds {} of its {}.",
             ByteSize(broken.held),
             ByteSize(broken.whole)
         ));
@@ -137,7 +137,7 @@ impl Demo {
         .await?;
         let twice = LinkBytes::read(&self.stage.agent_metrics).await?.resent - resent;
         self.tell(&format!(
-            "The broken segment is whole. {} of it crossed the link twice:\nwhat was under way when it broke.",
+            "The broken segment is whole. {} of it were sent again:\nwhat was under way, or not yet acknowledged, when the link broke.",
             ByteSize(twice)
         ));
         passes::close(&self.agent).await
