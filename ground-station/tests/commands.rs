@@ -76,6 +76,66 @@ fn a_wrong_configuration_ends_with_64_and_says_what_is_wrong() {
     assert_eq!(output.status.code(), Some(64));
 }
 
+/// What is typed behind `ground-station`, the exit code, and parts of what is said. `GOOD` is a right configuration of which nothing
+/// runs, `DIR` the site's directory.
+const MISTAKES: &[(&str, i32, &[&str])] = &[
+    ("", 2, &["Usage: ground-station <COMMAND>", "satellites"]),
+    ("rnu", 2, &["unrecognized subcommand 'rnu'", "run"]),
+    ("run --confg x", 2, &["unexpected argument '--confg'", "'--config'"]),
+    ("run -c", 2, &["a value is required for '--config <FILE>'"]),
+    ("run --role everything", 2, &["invalid value 'everything'", "link"]),
+    ("spool", 2, &["inspect", "replay"]),
+    ("spool inspcet", 2, &["unrecognized subcommand 'inspcet'", "inspect"]),
+    ("spool inspect --each", 2, &["--columns"]),
+    ("spool replay", 2, &["--all"]),
+    ("spool replay --id x", 2, &["invalid value 'x' for '--id <ID>'"]),
+    ("spool replay --all --id 1", 2, &["cannot be used with"]),
+    ("spool backup", 2, &["<FILE>"]),
+    ("spool catalogue --limit -1", 2, &["--limit"]),
+    ("pki init", 2, &["--dir <DIR>", "--domain <DOMAIN>"]),
+    ("pki issue plane p-1 --dir DIR", 2, &["invalid value 'plane'", "satellite", "station"]),
+    ("pki issue satellite s-1 --dir DIR/none", 1, &["DIR/none"]),
+    ("pki issue satellite s-1 --dir DIR --days 0", 2, &["'--days <DAYS>'"]),
+    ("pki issue satellite s-1 --dir DIR --name other", 1, &["--name is for stations"]),
+    ("pki revoke a b c --dir DIR", 2, &["unexpected"]),
+    ("pki list --dir DIR/none", 1, &["DIR/none"]),
+    ("run -c DIR/nothing.yaml", 64, &["cannot read DIR/nothing.yaml", "No such file"]),
+    ("run -c DIR", 64, &["cannot read DIR", "directory"]),
+    ("validate -c DIR/nothing.yaml", 64, &["cannot read DIR/nothing.yaml"]),
+    ("validate -c DIR/empty.yaml", 64, &["DIR/empty.yaml"]),
+    ("satellites -c DIR/nothing.yaml", 64, &["cannot read"]),
+    ("satellites -c GOOD", 1, &["nothing answers on the control socket", "no spool"]),
+    ("spool verify -c GOOD", 1, &["nothing answers on the control socket", "no spool"]),
+    ("spool catalogue --from yesterday -c GOOD", 1, &["yesterday"]),
+    ("top -c GOOD", 1, &["top needs a terminal", "ground-station satellites"]),
+];
+
+#[test]
+fn every_mistake_has_its_exit_code_and_says_what_to_do_once() {
+    let site = Site::new();
+    let good = file(&site);
+    write(&site.path("empty.yaml"), "");
+    let here = site.dir.path().display().to_string();
+    let mut wrong = Vec::new();
+    for (typed, code, parts) in MISTAKES {
+        let place = |text: &str| text.replace("DIR", &here).replace("GOOD", &good);
+        let words = place(typed);
+        let output = ground(&words.split_whitespace().collect::<Vec<_>>());
+        let said = text(&output);
+        if output.status.code() != Some(*code) {
+            wrong.push(format!("{typed}: ends with {:?}, not {code}: {said}", output.status.code()));
+        }
+        let missing = parts.iter().map(|part| place(part)).filter(|part| !said.contains(part));
+        wrong.extend(missing.map(|part| format!("{typed}: `{part}` is not in: {said}")));
+        // A cause that the error's own words have already must not follow once more.
+        let causes: Vec<&str> = said.trim().split(": ").collect();
+        let again =
+            causes.iter().enumerate().find(|(n, cause)| cause.len() > 8 && causes[..*n].contains(cause));
+        wrong.extend(again.map(|(_, cause)| format!("{typed}: `{cause}` is said twice: {said}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn pki_makes_revokes_and_lists() {
     let dir = tempfile::tempdir().unwrap();

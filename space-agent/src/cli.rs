@@ -1,7 +1,8 @@
 //! The command line: `run`, `validate`, and what asks a running agent over its control socket.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use http::Method;
@@ -24,6 +25,7 @@ use crate::config::Config;
 use crate::control::{Backup, OpenContact, Release, Salvage, inspect};
 use crate::people::{contacts_text, opened_text, recode_text, release_hint, report_text, status_text};
 use crate::recode::{Recode, recode};
+use crate::{top, wal_text};
 
 /// Receives OTLP on board, keeps it durable, and ships it to a ground-station when a contact opens.
 #[derive(Debug, Parser)]
@@ -61,6 +63,8 @@ pub enum Command {
     },
     /// Show what is on board, the link and the next contact
     Status(ConfigArg),
+    /// Show the status as a screen that follows it: rates, limiter, backlog, contacts, exporters
+    Top(ConfigArg),
     /// List, open and close contacts
     Contact {
         /// The file.
@@ -164,6 +168,19 @@ pub enum WalCommand {
     },
 }
 
+impl WalCommand {
+    /// What to say to somebody who waits: the running agent answers when it is done.
+    const fn patience(&self) -> Option<&'static str> {
+        match self {
+            Self::Verify => Some("reading and checking every segment; this takes as long as the disk needs"),
+            Self::Backup { .. } => Some("copying the log; the agent goes on meanwhile"),
+            Self::Salvage { .. } => Some("reading the file; requests wait meanwhile"),
+            Self::Compact => Some("moving data within the file; requests wait meanwhile"),
+            _ => None,
+        }
+    }
+}
+
 fn parse_codec(name: &str) -> Result<Codec, String> {
     Codec::ALL
         .into_iter()
@@ -247,22 +264,22 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             })
         }
         Command::Validate { from_collector: Some(file), .. } => print(&from_collector(&file)?),
-        Command::Validate { config: arg, .. } => {
-            let config = load(&arg.config)?;
-            agent::check(&config).map_err(|e| Failure::Config(e.to_string()))?;
-            let shown = arg.config.display();
-            let dates = agent::dates(&config, &Env::production());
-            let mut text: String =
-                config.warnings.iter().chain(&dates).map(|w| w.as_warning(&shown.to_string())).collect();
-            text.push_str(&format!("{shown}: the configuration is valid\n"));
-            for name in abandoned(&config).await {
-                text.push_str(&release_hint(&name));
-            }
-            print(&text)
-        }
+        Command::Validate { config: arg, .. } => validate(&arg).await,
         Command::Status(arg) => {
             let answer = ask(&load(&arg.config)?, Method::GET, "/status", None).await?;
             print(&if arg.json { pretty(&answer) } else { status_text(&answer) })
+        }
+        Command::Top(arg) => {
+            let config = Arc::new(load(&arg.config)?);
+            let status = move || {
+                let config = Arc::clone(&config);
+                async move {
+                    ask(&config, Method::GET, "/status", None).await.map_err(|failure| failure.parts().1)
+                }
+            };
+            perigee_top::run("space-agent", "space-agent status", status, top::view)
+                .await
+                .map_err(Failure::Other)
         }
         Command::Contact { config: arg, command } => {
             let text = match command {
@@ -274,7 +291,18 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             print(&if arg.json { pretty(&answer) } else { text(&answer) })
         }
         Command::Wal { config: arg, command } => {
-            let text = if matches!(command, WalCommand::Recode { .. }) { recode_text } else { pretty };
+            let text = match command {
+                WalCommand::Inspect { .. } => wal_text::inspected,
+                WalCommand::Verify => wal_text::verified,
+                WalCommand::Compact => wal_text::compacted,
+                WalCommand::Release { .. } => wal_text::released,
+                WalCommand::Backup { .. } => wal_text::copied,
+                WalCommand::Salvage { .. } => wal_text::salvaged,
+                WalCommand::Recode { .. } => recode_text,
+            };
+            if let Some(patience) = command.patience().filter(|_| std::io::stderr().is_terminal()) {
+                eprintln!("{patience}");
+            }
             let answer = wal(&load(&arg.config)?, command).await?;
             print(&if arg.json { pretty(&answer) } else { text(&answer) })?;
             match answer["refused"].as_array().map_or(0, Vec::len) {
@@ -285,6 +313,40 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             }
         }
     }
+}
+
+/// Says everything that is wrong with the configuration, and what its writer should know.
+async fn validate(arg: &ConfigArg) -> Result<(), Failure> {
+    let shown = arg.config.display().to_string();
+    let checked = Config::load(&arg.config).map_err(|e| (e.problems(), e.to_string())).and_then(|config| {
+        let wrong = |e: agent::AgentError| (vec![Problem::new(0, "", e.to_string())], e.to_string());
+        agent::check(&config).map_err(wrong).map(|()| config)
+    });
+    let said = |errors: &[Problem], warnings: &[&Problem], abandoned: &[String]| {
+        pretty(&json!({
+            "file": shown, "valid": errors.is_empty(), "errors": errors, "warnings": warnings,
+            "abandoned_consumers": abandoned,
+        }))
+    };
+    let config = match checked {
+        Ok(config) => config,
+        Err((problems, message)) => {
+            if arg.json {
+                print(&said(&problems, &[], &[]))?;
+            }
+            return Err(Failure::Config(message));
+        }
+    };
+    let dates = agent::dates(&config, &Env::production());
+    let warnings: Vec<&Problem> = config.warnings.iter().chain(&dates).collect();
+    let abandoned = abandoned(&config).await;
+    if arg.json {
+        return print(&said(&[], &warnings, &abandoned));
+    }
+    let mut text: String = warnings.iter().map(|w| w.as_warning(&shown)).collect();
+    text.push_str(&format!("{shown}: the configuration is valid\n"));
+    abandoned.iter().for_each(|name| text.push_str(&release_hint(name)));
+    print(&text)
 }
 
 /// A Collector's configuration in Perigee's own form. Variables stay variables.
@@ -452,3 +514,6 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
     wal.close()?;
     Ok(answer)
 }
+
+#[cfg(test)]
+mod mistakes;

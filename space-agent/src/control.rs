@@ -192,9 +192,10 @@ fn lane(lane: &LaneSummary, lanes: &Lanes) -> Value {
 
 async fn status(State(c): Shared) -> Answer {
     let look = |wal: &mut Wal| {
-        (wal.summary(), wal.custody().known(), wal.custody().abandoned(), wal.passes().oldest())
+        let (known, abandoned) = (wal.custody().known(), wal.custody().abandoned());
+        (wal.summary(), known, abandoned, wal.passes().oldest(), wal.missing())
     };
-    let (wal, known, abandoned, oldest) = c.wal.call(look).await?;
+    let (wal, known, abandoned, oldest, missing) = c.wal.call(look).await?;
     let planned = match &c.contacts {
         Some(contacts) => Some(contacts.next().await?),
         None => None,
@@ -206,7 +207,9 @@ async fn status(State(c): Shared) -> Answer {
         "wal": summary(&wal),
         "lanes": wal.lanes.iter().map(|l| lane(l, &c.lanes)).collect::<Vec<_>>(),
         "consumers": known,
+        "store_missing": missing,
         "abandoned_consumers": abandoned,
+        "exporters": c.metrics.exporters(),
         "link": link,
         "clock": c.clocks.status(),
         "contact": planned.as_ref().and_then(|p| p.current.as_ref()),

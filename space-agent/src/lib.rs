@@ -6,6 +6,8 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 mod people;
+mod top;
+mod wal_text;
 
 pub mod clock;
 

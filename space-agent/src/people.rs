@@ -279,6 +279,13 @@ pub(crate) fn status_text(status: &Value) -> String {
         size(&wal["segment_bytes"]),
         size(&wal["unsealed_bytes"]),
     );
+    if let Some(path) = status["store_missing"].as_str() {
+        let _ = writeln!(
+            out,
+            "           THE STORE IS GONE: {path} was deleted or moved while the agent runs; what it holds is\n           \
+             lost when the agent stops. `space-agent wal backup FILE` copies it; a contact delivers it"
+        );
+    }
     if let (Some(since), Some(now)) = (status["waits_since_unix_nano"].as_u64(), now) {
         let _ = writeln!(out, "           the oldest of it waits for {}", span(now.saturating_sub(since)));
     }

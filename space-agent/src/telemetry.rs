@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+use serde_json::{Map, Value, json};
 
 use crate::config::LINK;
 use crate::limiter::Limiter;
@@ -84,6 +85,11 @@ impl<L: Clone + std::fmt::Debug + std::hash::Hash + Eq + EncodeLabelSet + Send +
             registry.register(name, format!("{help} ({})", signal.items_name()), family);
         }
         all
+    }
+
+    /// What was counted of all signals.
+    fn total(&self, label: &L) -> u64 {
+        self.0.iter().filter_map(|family| family.get(label)).map(|counter| counter.get()).sum()
     }
 
     /// Counts; with 0, from when on there is something to count.
@@ -603,6 +609,17 @@ impl Metrics {
             metrics.exporters.push(exporter);
         }
         metrics
+    }
+
+    /// What each direct exporter has done since the start, as JSON.
+    pub fn exporters(&self) -> Value {
+        let direct = self.exporters.iter().filter(|exporter| *exporter.exporter != *LINK);
+        let done = direct.map(|exporter| {
+            let retries = self.ship.retries.get(exporter).map_or(0, |counter| counter.get());
+            let (sent, refused) = (self.ship.sent.total(exporter), self.ship.send_failed.total(exporter));
+            (exporter.exporter.to_string(), json!({"sent": sent, "refused": refused, "retries": retries}))
+        });
+        done.collect::<Map<_, _>>().into()
     }
 
     /// For the shipper and the direct exporters.

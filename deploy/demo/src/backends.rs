@@ -1,4 +1,5 @@
-//! Where the ground sends what it has: Jaeger and Prometheus when they answer, else files.
+//! Where the ground sends what it has: spans to Jaeger and data points to Prometheus when they answer, else to files; log records to
+//! a backend of the demo's own, which can fail.
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,8 @@ use anyhow::Context;
 use http::{Method, StatusCode};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Body;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_sdk::trace::SpanExporter as _;
 use perigee_shared::signal::Signal;
 use serde_json::{Value, json};
@@ -27,6 +30,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub(crate) struct Backends {
     jaeger: Option<String>,
     prometheus: Option<String>,
+    /// Where log records go.
+    pub(crate) logs: String,
     /// What the user should know about one that does not.
     pub(crate) notes: Vec<String>,
 }
@@ -68,6 +73,10 @@ impl Backends {
             (Signal::Metrics, _, Some(url)) => {
                 ("otlphttp/prometheus".into(), json!({"endpoint": url, "retry_on_failure": retry}))
             }
+            (Signal::Logs, ..) => (
+                "otlphttp/logs".into(),
+                json!({"endpoint": self.logs, "encoding": "json", "compression": "none", "retry_on_failure": retry}),
+            ),
             _ => (format!("file/{signal}"), json!({"path": Self::file(signal, dir)})),
         }
     }
@@ -84,6 +93,22 @@ impl Backends {
             (Signal::Metrics, _, Some(url)) => format!("Prometheus at {url}"),
             _ => Self::file(signal, dir).display().to_string(),
         }
+    }
+
+    /// How to look at what was delivered: a line for each signal but logs.
+    pub(crate) fn queries(&self, dir: &Path) -> String {
+        let traces = match &self.jaeger {
+            Some(_) => "http://localhost:16686/search?service=front-end-a".to_owned(),
+            None => format!("head -1 {}", Self::file(Signal::Traces, dir).display()),
+        };
+        let points = match &self.prometheus {
+            Some(url) => {
+                let url = url.trim_end_matches("/api/v1/otlp");
+                format!("{url}/query?g0.expr=bus_attitude")
+            }
+            None => format!("head -1 {}", Self::file(Signal::Metrics, dir).display()),
+        };
+        format!("traces   {traces}\npoints   {points}\n")
     }
 }
 
@@ -110,18 +135,35 @@ async fn takes_points(url: &str) -> Result<(), String> {
     }
 }
 
-/// Log records in a file of the ground's `file` exporter; 0 when there is none yet.
+/// Timestamps of the log records of a file of OTLP JSON whose body is `text`, ns since the Unix epoch.
+pub(crate) fn log_times(path: &Path, text: &str) -> anyhow::Result<Vec<u64>> {
+    let mut times = Vec::new();
+    each_record(path, |record| {
+        let body = record.body.as_ref().and_then(|body| body.value.as_ref());
+        if matches!(body, Some(Body::StringValue(body)) if body == text) {
+            times.push(record.time_unix_nano);
+        }
+    })?;
+    Ok(times)
+}
+
+/// Log records in a file of OTLP JSON; 0 when there is none yet.
 pub(crate) fn count_logs(path: &Path) -> anyhow::Result<u64> {
+    let mut records = 0;
+    each_record(path, |_| records += 1)?;
+    Ok(records)
+}
+
+fn each_record(path: &Path, mut found: impl FnMut(&LogRecord)) -> anyhow::Result<()> {
     let file = match std::fs::File::open(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.with_context(|| format!("cannot read {}", path.display()))?,
     };
-    let mut records = 0;
     for line in std::io::BufReader::new(file).lines() {
         let request: ExportLogsServiceRequest =
             serde_json::from_str(&line?).with_context(|| format!("{} is not OTLP JSON", path.display()))?;
         let scopes = request.resource_logs.iter().flat_map(|r| &r.scope_logs);
-        records += scopes.map(|s| s.log_records.len() as u64).sum::<u64>();
+        scopes.flat_map(|s| &s.log_records).for_each(&mut found);
     }
-    Ok(records)
+    Ok(())
 }

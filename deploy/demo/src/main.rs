@@ -1,18 +1,22 @@
 //! The demo: three services on board, an agent, a ground station, and contacts of seconds.
 //!
 //! [`options`] says what is wanted; [`stage`] makes the directory, certificates and configurations; [`child`] runs the agent and
-//! the ground station as processes of this same program; [`services`] make telemetry; [`backends`] finds where it goes;
-//! [`passes`] opens contacts; [`observe`] asks both programs where everything is; [`report`] shows it; [`run`] is the course.
+//! the ground station as processes of this same program; [`services`] make telemetry; [`backends`] finds where it goes, [`logs`] is
+//! one; [`radio`] is the link and [`passes`] opens contacts; [`observe`] asks both programs where everything is; [`report`] shows it;
+//! [`run`] is the course and [`story`] its first part.
 
 mod backends;
 mod child;
+mod logs;
 mod observe;
 mod options;
 mod passes;
+mod radio;
 mod report;
 mod run;
 mod services;
 mod stage;
+mod story;
 
 use std::process::ExitCode;
 

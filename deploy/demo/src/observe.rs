@@ -97,6 +97,8 @@ pub(crate) struct LinkBytes {
     pub(crate) up: u64,
     /// Segments within what went down.
     pub(crate) segments: u64,
+    /// Of those, what had been sent on an earlier connection.
+    pub(crate) resent: u64,
 }
 
 impl LinkBytes {
@@ -113,6 +115,7 @@ impl LinkBytes {
             down: value("perigee_link_udp_sent_bytes_total")?,
             up: value("perigee_link_udp_received_bytes_total")?,
             segments: value("perigee_link_sent_bytes_total")?,
+            resent: value("perigee_link_resent_bytes_total")?,
         })
     }
 }

@@ -10,13 +10,13 @@ use perigee_shared::units::parse_duration;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "demo", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
-    /// End after this many passes; without it the demo runs until Ctrl-C
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) passes: Option<u64>,
-    /// How long a contact is
+    /// End after the story; without it passes go on until Ctrl-C, so that there is something to look at
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// How long a contact is, after the story
     #[arg(long, value_name = "DURATION", default_value = "6s", value_parser = parse_duration)]
     pub(crate) contact: Duration,
-    /// How long it is to the next contact
+    /// How long it is to the next contact, after the story
     #[arg(long, value_name = "DURATION", default_value = "6s", value_parser = parse_duration)]
     pub(crate) gap: Duration,
     /// User requests a second, in all
@@ -37,7 +37,7 @@ pub(crate) struct Options {
     /// Where the ground station's own metrics are; a free port by default
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) ground_metrics: Option<String>,
-    /// Send everything to files, whatever answers
+    /// Send traces and metrics to files, whatever answers
     #[arg(long)]
     pub(crate) files: bool,
     /// Where files are put; it must be empty or absent

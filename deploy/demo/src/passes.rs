@@ -7,6 +7,7 @@ use http::Method;
 use serde_json::json;
 
 use crate::child::Program;
+use crate::radio::RATE_DOWN;
 use crate::stage::STATION;
 
 /// Where in a pass the demo is.
@@ -22,7 +23,8 @@ pub(crate) enum Phase {
 
 /// Opens a contact; one that lasts until [`close`] when `length` is absent.
 pub(crate) async fn open(agent: &Program, length: Option<Duration>) -> anyhow::Result<()> {
-    let body = json!({"station": STATION, "seconds": length.map(|l| l.as_secs_f64())});
+    let body =
+        json!({"station": STATION, "seconds": length.map(|l| l.as_secs_f64()), "rate_down": RATE_DOWN});
     agent.ask(Method::POST, "/contact/open", Some(&body)).await.context("cannot open a contact")?;
     Ok(())
 }

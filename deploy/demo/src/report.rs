@@ -33,17 +33,15 @@ impl Progress {
         Self { in_place: std::io::stdout().is_terminal(), open: false }
     }
 
-    /// Shows where things are.
-    pub(crate) fn show(&mut self, pass: u64, passes: Option<u64>, phase: Phase, at: &Snapshot) {
-        let of = passes.map(|n| format!("/{n}")).unwrap_or_default();
+    /// Shows where things are, in less than 80 columns.
+    pub(crate) fn show(&mut self, pass: u64, phase: Phase, at: &Snapshot) {
         let phase = match phase {
             Phase::Gap => "no contact",
             Phase::Contact => "in contact",
-            Phase::Drain => "last data ",
+            Phase::Drain => "last data",
         };
         let line = format!(
-            "pass {pass}{of}  {phase}  link {:<10}  accepted {:>7}  on board {:>6}  delivered {:>7}",
-            at.link,
+            "pass {pass:<4} {phase:<10} {:>8} accepted {:>7} on board {:>8} delivered",
             at.accepted.total(),
             at.on_board.total(),
             at.delivered().total(),
@@ -125,9 +123,10 @@ impl Result<'_> {
         )?;
         writeln!(
             out,
-            "\nraw OTLP: requests of the services as protobuf, not compressed. on link: UDP payload from the\n\
-             satellite, QUIC and handshakes included ({} of it segments; {} came up). A segment holds all\n\
-             three signals, so the link is known in total only. ratio: raw OTLP to on link.",
+            "\nraw OTLP: what the services sent, as protobuf, not compressed; half of it is the\n\
+             camera's noise. on link: UDP payload from the satellite, {} of it\n\
+             segments; {} came up. A segment holds all signals, so the link is known in\n\
+             total only.",
             size(self.link.segments),
             size(self.link.up),
         )?;

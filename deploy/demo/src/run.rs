@@ -1,7 +1,8 @@
-//! The course of the demo: set the stage, let passes go by, bring everything down, account for it.
+//! The course of the demo: set the stage, tell the story, let passes go by, bring everything down, account for it.
 
 use std::process::ExitCode;
 
+use linkem::Link;
 use perigee_shared::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -9,21 +10,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backends::{Backends, count_logs};
 use crate::child::{POLL, Program};
+use crate::logs::LogsBackend;
 use crate::observe::{LinkBytes, Snapshot};
 use crate::options::Options;
 use crate::passes::{self, Phase};
 use crate::report::{self, Progress, say};
 use crate::services::{Services, Tally};
 use crate::stage::Stage;
+use crate::{radio, story};
+
+/// Passes of the story.
+const STORY_PASSES: u64 = 3;
 
 /// Everything that runs.
-struct Demo {
+pub(crate) struct Demo {
     options: Options,
-    stage: Stage,
-    agent: Program,
-    ground: Program,
+    pub(crate) stage: Stage,
+    backends: Backends,
+    pub(crate) logs: LogsBackend,
+    pub(crate) radio: Link,
+    pub(crate) agent: Program,
+    pub(crate) ground: Program,
+    pub(crate) services: Services,
     progress: Progress,
-    stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
+    pub(crate) begun: Instant,
     pass: u64,
 }
 
@@ -31,22 +42,25 @@ struct Demo {
 pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let stop = until_told()?;
     let stage = Stage::try_new(&options)?;
-    let backends = match options.files {
+    let mut backends = match options.files {
         true => Backends::default(),
         false => Backends::find(&options, &stop).await,
     };
-    stage.set(&backends)?;
+    let (logs, url) = LogsBackend::start(&Backends::file(Signal::Logs, stage.dir()), story::DUMP).await?;
+    backends.logs = url;
+    let radio = radio::start(stage.link).await?;
+    stage.set(&backends, radio.local_addr())?;
     introduce(&stage, &backends);
     let ground = Program::start("ground", stage.dir()).await?;
     let agent = Program::start("agent", stage.dir()).await?;
     let services = Services::start(&stage.otlp, options.requests).await?;
-    let mut demo = Demo { options, stage, agent, ground, progress: Progress::new(), stop, pass: 0 };
+    let (progress, begun, pass) = (Progress::new(), Instant::now(), STORY_PASSES);
+    let mut demo =
+        Demo { options, stage, backends, logs, radio, agent, ground, services, progress, stop, begun, pass };
+    demo.story().await?;
+    demo.addresses();
     demo.passes().await?;
-    demo.progress.end();
-    say("stopping the services and bringing down what they still have\n");
-    let tally = services.stop().await?;
-    let last = demo.drain().await?;
-    demo.finish(&last, &tally).await
+    demo.end().await
 }
 
 /// Cancelled by the first SIGINT or SIGTERM; the second ends the program, and its children with it.
@@ -71,32 +85,41 @@ fn until_told() -> anyhow::Result<CancellationToken> {
 }
 
 fn introduce(stage: &Stage, backends: &Backends) {
-    let dir = stage.dir();
-    let to = |signal| backends.destination(signal, dir);
+    say("Three services and space-agent on board, ground-station below, and between them\n\
+         a radio link of 512 kbit/s with passes of seconds. The story takes 30 seconds.\n\n");
     for note in &backends.notes {
         say(&format!("{note}: a file takes its place\n"));
     }
-    say(&format!(
-        "traces   to {}\nmetrics  to {}\nlogs     to {}\n\
-         agent    http://{}/metrics, control socket {}\n\
-         ground   http://{}/metrics, http://{}/api/v1/accounting\n\
-         console  http://{}/ (in the browser)\n",
-        to(Signal::Traces),
-        to(Signal::Metrics),
-        to(Signal::Logs),
-        stage.agent_metrics,
-        dir.join("agent.sock").display(),
-        stage.ground_metrics,
-        stage.api,
-        stage.console,
-    ));
+    for signal in Signal::ALL {
+        say(&format!("{:<9}to {}\n", signal.name(), backends.destination(signal, stage.dir())));
+    }
+    say("\n");
 }
 
 impl Demo {
-    /// Lets passes go by, until as many as were asked for are over or somebody ends it.
+    /// What can be looked at while everything runs.
+    fn addresses(&self) {
+        if self.stop.is_cancelled() || self.options.once {
+            return;
+        }
+        let dir = self.stage.dir().display();
+        say(&format!(
+            "\nEverything still runs, and passes go on. Look around, then press Ctrl-C.\n\
+             console  http://{}/ in the browser\n\
+             {}\
+             alarm    grep -c 'battery voltage' {dir}/logs.jsonl\n\
+             account  curl http://{}/api/v1/accounting\n\
+             metrics  curl http://{}/metrics\n\n",
+            self.stage.console,
+            self.backends.queries(self.stage.dir()),
+            self.stage.api,
+            self.stage.agent_metrics,
+        ));
+    }
+
+    /// Lets passes go by until somebody ends it.
     async fn passes(&mut self) -> anyhow::Result<()> {
-        let passes = self.options.passes.unwrap_or(u64::MAX);
-        while self.pass < passes && !self.stop.is_cancelled() {
+        while !self.options.once && !self.stop.is_cancelled() {
             self.pass += 1;
             self.watch(Phase::Gap).await?;
             if self.stop.is_cancelled() {
@@ -105,6 +128,7 @@ impl Demo {
             passes::open(&self.agent, Some(self.options.contact)).await?;
             self.watch(Phase::Contact).await?;
         }
+        self.progress.end();
         Ok(())
     }
 
@@ -119,25 +143,40 @@ impl Demo {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep_until(end) => return Ok(()),
-                _ = clock.tick() => { self.look(phase).await?; }
+                _ = clock.tick() => { self.show(phase).await?; }
             }
         }
     }
 
-    async fn look(&mut self, phase: Phase) -> anyhow::Result<Snapshot> {
+    async fn show(&mut self, phase: Phase) -> anyhow::Result<Snapshot> {
+        let now = self.look().await?;
+        self.progress.show(self.pass, phase, &now);
+        Ok(now)
+    }
+
+    /// Where everything is.
+    pub(crate) async fn look(&mut self) -> anyhow::Result<Snapshot> {
         self.agent.still_runs()?;
         self.ground.still_runs()?;
-        let now = Snapshot::take(&self.agent, &self.ground).await?;
-        self.progress.show(self.pass, self.options.passes, phase, &now);
-        Ok(now)
+        Snapshot::take(&self.agent, &self.ground).await
+    }
+
+    /// Brings down what is left, ends everything and says what it comes to.
+    async fn end(mut self) -> anyhow::Result<ExitCode> {
+        say("\nThe services stop, and what they still have is brought down.\n");
+        let tally = self.services.stop().await?;
+        let last = self.drain().await?;
+        self.finish(&last, &tally).await
     }
 
     /// Keeps a contact open until nothing waits, or for as long as the options allow; returns the counts with the link down.
     async fn drain(&mut self) -> anyhow::Result<Snapshot> {
+        self.logs.fail(false);
+        self.radio.restore();
         passes::open(&self.agent, None).await?;
         let deadline = Instant::now() + self.options.drain;
         loop {
-            let now = self.look(Phase::Drain).await?;
+            let now = self.show(Phase::Drain).await?;
             if now.at_rest() && now.accounted() == now.accepted {
                 break;
             }

@@ -1,6 +1,6 @@
 //! The demo's directory: certificates, configurations and free ports.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -16,6 +16,10 @@ use crate::options::Options;
 pub(crate) const SATELLITE: &str = "demo-sat";
 /// The station's id.
 pub(crate) const STATION: &str = "demo-ground";
+/// What is sent before everything else.
+const ALARMS: &str = "alarms";
+/// Its number.
+pub(crate) const ALARM_LANE: u8 = 1;
 /// A unix socket's path has 108 bytes; the names in the directory need some.
 const LONGEST_PATH: usize = 90;
 
@@ -33,7 +37,8 @@ pub(crate) struct Stage {
     pub(crate) api: String,
     /// The ground's console.
     pub(crate) console: String,
-    link: String,
+    /// Where the ground listens for the link.
+    pub(crate) link: SocketAddr,
 }
 
 impl Stage {
@@ -55,7 +60,7 @@ impl Stage {
         // All are held until each has a port, so that no two are the same.
         let mut held = Vec::new();
         let [otlp, agent_metrics, ground_metrics, api, console] = [(); 5].map(|()| free_tcp(&mut held));
-        let link = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let link = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
         Ok(Self {
             dir,
             keep: options.keep,
@@ -73,13 +78,13 @@ impl Stage {
         &self.dir
     }
 
-    /// Issues certificates and writes both configurations.
-    pub(crate) fn set(&self, backends: &Backends) -> anyhow::Result<()> {
+    /// Issues certificates and writes both configurations; the satellite reaches the ground through `radio`.
+    pub(crate) fn set(&self, backends: &Backends, radio: SocketAddr) -> anyhow::Result<()> {
         let pki = self.dir.join("pki");
         let mut authority = Pki::init(&pki, "perigee.example", false, &Env::production())?;
         authority.issue(Role::Satellite, SATELLITE, 60)?;
         authority.issue(Role::Station, STATION, 60)?;
-        self.write("agent.yaml", &self.agent())?;
+        self.write("agent.yaml", &self.agent(radio))?;
         self.write("ground.yaml", &self.ground(backends))
     }
 
@@ -90,7 +95,7 @@ impl Stage {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    fn agent(&self) -> Value {
+    fn agent(&self, radio: SocketAddr) -> Value {
         let pki = self.dir.join("pki");
         let pipeline =
             json!({"receivers": ["otlp"], "processors": ["memory_limiter", "batch"], "exporters": ["link"]});
@@ -99,12 +104,13 @@ impl Stage {
             // A build without optimisation is larger than the agent itself.
             "processors": {"memory_limiter": {"limit": "256MiB"}, "batch": {}},
             "exporters": {"link": {}},
+            "lanes": {ALARMS: {"number": ALARM_LANE, "match": [{"severity": "fatal"}], "timeout": "0s"}},
             "storage": {"directory": self.dir.join("agent"), "max_bytes": "256MiB", "ballast": "1MiB"},
             "link": {
                 "certificate_file": pki.join(format!("satellite-{SATELLITE}.crt")),
                 "private_key_file": pki.join(format!("satellite-{SATELLITE}.key")),
                 "station_ca_file": pki.join("station-ca.crt"),
-                "stations": {STATION: {"address": self.link}},
+                "stations": {STATION: {"address": radio}},
             },
             "contacts": {"source": "manual"},
             "extensions": {"control": {"socket": self.dir.join("agent.sock")}},

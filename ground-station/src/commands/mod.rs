@@ -5,6 +5,7 @@ mod migrate;
 mod pki;
 mod satellites;
 mod spool;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ enum Command {
     Pki(pki::Command),
     /// Show how each satellite stands: link, next contact, what waits on board, last pass.
     Satellites(spool::Query),
+    /// Show satellites, spool and exporters as a screen that follows them, with rates and countdowns.
+    Top(ConfigFile),
     /// Inspect the spool, verify, copy or migrate it, and send dead letters again.
     #[command(subcommand)]
     Spool(spool::Command),
@@ -80,6 +83,7 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
         Command::Validate(file) => validate(file),
         Command::Pki(command) => pki::run(command),
         Command::Satellites(query) => Box::pin(satellites::run(query)).await,
+        Command::Top(file) => top::run(file).await,
         Command::Spool(command) => Box::pin(spool::run(command)).await,
     };
     match result {

@@ -65,8 +65,20 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// The same as a list, for programs.
+    pub fn problems(&self) -> Vec<Problem> {
+        match self {
+            Self::Read { source, .. } => vec![Problem::new(0, "", source.to_string())],
+            Self::Parse { line, message, .. } => vec![Problem::new(*line, "", message)],
+            Self::Invalid { key, message, .. } => vec![Problem::new(0, key, message)],
+            Self::Problems { problems, .. } => problems.clone(),
+        }
+    }
+}
+
 /// Something to say of a line of a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {
     /// From 1; 0 when it is not known.
     pub line: u64,

@@ -54,7 +54,7 @@ use perigee_shared::from_redb;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, HeaderError, Lane};
 use perigee_shared::signal::{Counts, SignalSet};
-use perigee_shared::store::{Database, Failure, Quarantine, StoreError};
+use perigee_shared::store::{Contents, Database, Failure, Quarantine, StoreError};
 use prost::Message;
 use redb::{ReadTransaction, WriteTransaction};
 use tokio::sync::watch;
@@ -468,6 +468,12 @@ impl Wal {
             file_bytes: self.log.file_bytes(),
             in_memory: self.in_memory(),
         }
+    }
+
+    /// The log's file when it is no longer there: somebody deleted or moved it, and what is written goes with the process.
+    pub fn missing(&self) -> Option<PathBuf> {
+        let path = self.config().directory.join(<State as Contents>::FILE);
+        (!self.in_memory().now && !path.exists()).then_some(path)
     }
 
     /// Why the log cannot be written, as far as is known; `None` while it can.

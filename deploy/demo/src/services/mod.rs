@@ -81,17 +81,45 @@ impl Services {
         Ok(address)
     }
 
+    /// The camera dumps raw data: so many log records that do not compress, the first of which says `first`.
+    pub(crate) async fn dump(&self, first: &'static str, records: u64) -> anyhow::Result<()> {
+        self.say(move |telemetry| {
+            telemetry.log(Severity::Info, first, Vec::new());
+            for (n, data) in noise().take(records as usize).enumerate() {
+                let attributes = vec![KeyValue::new("line", n as i64), KeyValue::new("data", data)];
+                telemetry.log(Severity::Info, "camera data", attributes);
+            }
+        })
+        .await
+    }
+
+    /// Somebody on board has something urgent to say.
+    pub(crate) async fn alarm(&self, severity: Severity, text: &'static str) -> anyhow::Result<()> {
+        self.say(move |telemetry| telemetry.log(severity, text, Vec::new())).await
+    }
+
+    /// Logs as the service `front-end-a` and sends it at once.
+    async fn say(&self, log: impl FnOnce(&Telemetry) + Send + 'static) -> anyhow::Result<()> {
+        let service = Arc::clone(self.all.last().context("no service runs")?);
+        // Sending blocks its thread.
+        tokio::task::spawn_blocking(move || {
+            log(&service.telemetry);
+            service.telemetry.flush_logs()
+        })
+        .await?
+    }
+
     /// Ends users and servers, then sends what the SDKs still hold.
-    pub(crate) async fn stop(self) -> anyhow::Result<Tally> {
+    pub(crate) async fn stop(&mut self) -> anyhow::Result<Tally> {
         self.stop.cancel();
         self.tasks.close();
         // A connection that is kept alive may hold a server up; what matters is what the SDKs hold.
         let _ = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await;
-        for service in self.all {
+        for service in std::mem::take(&mut self.all) {
             // The SDK's shutdown blocks its thread until the last batch is through.
             tokio::task::spawn_blocking(move || service.telemetry.shutdown()).await?;
         }
-        Ok(self.tally)
+        Ok(self.tally.clone())
     }
 }
 
@@ -130,6 +158,18 @@ async fn frame(State(s): State<Arc<Service>>, Path(id): Path<u64>) -> Answer {
         return Err(StatusCode::BAD_GATEWAY);
     }
     Ok(format!("{} bytes", 40_000 + id % 1000))
+}
+
+/// Lines of 4 KiB in which nothing repeats, the same in each run: xorshift64 in hexadecimal digits.
+fn noise() -> impl Iterator<Item = String> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut word = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        format!("{state:016x}")
+    };
+    std::iter::repeat_with(move || (0..256).map(|_| word()).collect())
 }
 
 async fn work(ms: u64) {

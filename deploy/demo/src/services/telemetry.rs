@@ -102,6 +102,11 @@ impl Telemetry {
         gauges.entry(name).or_insert_with(|| self.meter.f64_gauge(name).build()).record(value, &[]);
     }
 
+    /// Sends the log records that are held; blocks.
+    pub(crate) fn flush_logs(&self) -> anyhow::Result<()> {
+        Ok(self.logs.force_flush()?)
+    }
+
     /// Sends what is held, then ends; blocks.
     pub(crate) fn shutdown(&self) {
         // What could not be sent is in the tally as failed.

@@ -52,11 +52,11 @@ fn traces_of(path: &Path, service: &str) -> std::collections::BTreeSet<String> {
 }
 
 #[test]
-fn one_pass_brings_everything_down_and_accounts_for_it() {
+fn the_story_is_told_and_everything_is_accounted_for() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("run");
     let output = Command::new(env!("CARGO_BIN_EXE_demo"))
-        .args(["--passes", "1", "--contact", "2s", "--gap", "2s", "--files", "--dir"])
+        .args(["--once", "--files", "--dir"])
         .arg(&dir)
         .output()
         .unwrap();
@@ -64,6 +64,20 @@ fn one_pass_brings_everything_down_and_accounts_for_it() {
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{}\n{shown}\n{errors}", output.status);
     assert!(shown.contains("everything that was accepted is accounted for"), "{shown}");
+
+    for told in [
+        "The link breaks in mid-segment.",
+        "The alarm is on the ground",
+        "The broken segment is whole.",
+        "log records wait on the ground's disk",
+        "Its timestamp is the one that the service gave it",
+    ] {
+        assert!(shown.contains(told), "{told}\n{shown}");
+    }
+    assert!(
+        shown.lines().all(|line| line.contains(dir.to_str().unwrap()) || line.chars().count() <= 80),
+        "{shown}"
+    );
 
     let logs = dir.canonicalize().unwrap().join("logs.jsonl");
     let records = items(&logs, "logRecords");

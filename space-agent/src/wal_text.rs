@@ -1,0 +1,155 @@
+//! What `wal` commands print for people.
+
+use std::fmt::Write as _;
+
+use perigee_shared::contact::shown_time;
+use perigee_shared::units::ByteSize;
+use serde_json::Value;
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
+fn size(value: &Value) -> String {
+    ByteSize(number(value)).to_string()
+}
+
+fn items(counts: &Value) -> u64 {
+    counts.as_object().into_iter().flatten().map(|(_, n)| number(n)).sum()
+}
+
+/// A line for each segment.
+pub(crate) fn inspected(log: &Value) -> String {
+    let summary = &log["summary"];
+    let segments = log["segments"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut out = format!(
+        "{} segments ({}) and {} unsealed, of at most {}; {} items on board\n",
+        summary["segments"],
+        size(&summary["segment_bytes"]),
+        size(&summary["unsealed_bytes"]),
+        size(&summary["max_bytes"]),
+        items(&summary["on_board"]),
+    );
+    if segments.is_empty() {
+        return out;
+    }
+    // Writing to a String does not fail.
+    let _ = writeln!(
+        out,
+        "\n{:<13}{:>8}{:>11}{:>11}  {:<22}{:<6}waits for",
+        "lane/sequence", "items", "OTLP", "sealed", "sealed at", "sent"
+    );
+    for segment in segments {
+        let waiting = segment["waiting_for"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let _ = writeln!(
+            out,
+            "{:<13}{:>8}{:>11}{:>11}  {:<22}{:<6}{}",
+            format!("{}/{}", segment["lane"], segment["sequence"]),
+            items(&segment["items"]),
+            size(&segment["raw_bytes"]),
+            size(&segment["payload_bytes"]),
+            shown_time(number(&segment["sealed_unix_nano"])),
+            if segment["sent"] == true { "yes" } else { "no" },
+            waiting.collect::<Vec<_>>().join(", "),
+        );
+    }
+    let more = number(&summary["segments"]).saturating_sub(segments.len() as u64);
+    if more > 0 {
+        let _ = writeln!(out, "and {more} more: --most N shows them");
+    }
+    out
+}
+
+/// What a check of all segments has found.
+pub(crate) fn verified(answer: &Value) -> String {
+    match number(&answer["damaged"]) {
+        0 => format!("{} segments were read: all are whole\n", answer["segments"]),
+        damaged => format!(
+            "{} segments were read: {damaged} were damaged; they are dropped, counted and reported to the ground\n",
+            answer["segments"]
+        ),
+    }
+}
+
+/// What became of the file.
+pub(crate) fn compacted(answer: &Value) -> String {
+    match (answer["bytes_before"].as_u64(), answer["bytes_after"].as_u64()) {
+        (Some(before), Some(after)) => {
+            format!("the file had {}, now {}\n", ByteSize(before), ByteSize(after))
+        }
+        _ => "there was nothing to give back\n".to_owned(),
+    }
+}
+
+/// What waited for an exporter that is gone.
+pub(crate) fn released(answer: &Value) -> String {
+    format!("{} segments waited for nobody else and were deleted\n", answer["deleted_segments"])
+}
+
+/// Where the copy is.
+pub(crate) fn copied(answer: &Value) -> String {
+    format!("the log was copied into {}\n", answer["file"].as_str().unwrap_or("-"))
+}
+
+/// What was taken out of a file.
+pub(crate) fn salvaged(answer: &Value) -> String {
+    let mut out = format!("{} requests with {} items were appended\n", answer["requests"], answer["items"]);
+    if number(&answer["left_out"]) > 0 {
+        let _ = writeln!(
+            out,
+            "{} segments and groups were left out: this log has them, they were delivered, or may have been \
+             (--may-repeat takes the last kind)",
+            answer["left_out"]
+        );
+    }
+    if number(&answer["undecodable"]) > 0 {
+        let _ = writeln!(
+            out,
+            "{} segments cannot be decoded: what they depend on is lost",
+            answer["undecodable"]
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_segment_is_a_line_and_what_is_not_shown_is_counted() {
+        let log = json!({
+            "summary": {
+                "segments": 3, "segment_bytes": 4096, "unsealed_bytes": 10, "max_bytes": 1 << 20,
+                "on_board": {"traces": 5, "metrics": 2, "logs": 1},
+            },
+            "segments": [{
+                "lane": 8, "sequence": 41, "items": {"traces": 5, "logs": 1}, "raw_bytes": 9000, "payload_bytes": 2048,
+                "sealed_unix_nano": 1_764_165_600_000_000_000_u64, "sent": true, "waiting_for": ["link", "otlp/bench"],
+            }],
+        });
+        assert_eq!(
+            inspected(&log),
+            "3 segments (4.0 KiB) and 10 B unsealed, of at most 1.0 MiB; 8 items on board\n\
+             \n\
+             lane/sequence   items       OTLP     sealed  sealed at             sent  waits for\n\
+             8/41                6    8.8 KiB    2.0 KiB  2025-11-26T14:00:00Z  yes   link, otlp/bench\n\
+             and 2 more: --most N shows them\n"
+        );
+    }
+
+    #[test]
+    fn what_was_damaged_or_left_out_is_said() {
+        assert!(verified(&json!({"segments": 9, "damaged": 0})).contains("all are whole"));
+        assert!(verified(&json!({"segments": 9, "damaged": 2})).contains("2 were damaged"));
+        assert!(compacted(&json!({"bytes_before": null})).contains("nothing to give back"));
+        let offered = json!({"requests": 2, "items": 8, "left_out": 1, "undecodable": 0});
+        let text = salvaged(&offered);
+        assert!(
+            text.contains("8 items") && text.contains("--may-repeat") && !text.contains("decoded"),
+            "{text}"
+        );
+    }
+}
