@@ -43,6 +43,9 @@ const RARE_ATTEMPTS: Duration = Duration::from_secs(2);
 /// What a handshake takes of the return: the ground's certificate and its proof.
 const HANDSHAKE_BYTES: f64 = 1_700.0;
 
+/// UDP payload of the packet that begins a handshake (RFC 9000, section 14.1).
+const FIRST_PACKET: f64 = 1_200.0;
+
 /// What is known of a link before it is up.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LinkShape {
@@ -62,8 +65,12 @@ impl LinkShape {
 
     /// So many bytes on the return take this long.
     fn on_return(&self, bytes: f64) -> Duration {
-        let seconds = self.rate_up.filter(|up| *up > 0).map_or(0.0, |up| bytes * 8.0 / up as f64);
-        Duration::from_secs_f64(seconds)
+        time_of(bytes, self.rate_up)
+    }
+
+    /// The packet that begins a handshake takes this long on its way to the ground.
+    fn first_packet(&self) -> Duration {
+        time_of(FIRST_PACKET, self.rate_down)
     }
 
     /// Packets after which the ground acknowledges, when the rate is known.
@@ -87,10 +94,15 @@ impl LinkShape {
     }
 }
 
+fn time_of(bytes: f64, rate: Option<u64>) -> Duration {
+    let seconds = rate.filter(|rate| *rate > 0).map_or(0.0, |rate| bytes * 8.0 / rate as f64);
+    Duration::from_secs_f64(seconds)
+}
+
 /// Between two attempts to connect around AOS: one round trip with a handshake on the return, at least 80 ms. An attempt that is
-/// lost must not be waited for, since QUIC doubles its own retry each time.
+/// lost must not be waited for, since QUIC doubles its own retry each time. On a thin link more of them would fill it.
 fn attempt_interval(shape: &LinkShape) -> Duration {
-    let round_trip = shape.rtt().mul_f64(0.9) + shape.on_return(HANDSHAKE_BYTES);
+    let round_trip = shape.rtt().mul_f64(0.9) + shape.first_packet() + shape.on_return(HANDSHAKE_BYTES);
     round_trip.max(Duration::from_millis(80))
 }
 
@@ -126,7 +138,8 @@ fn common(rtt: Duration, idle: Duration) -> TransportConfig {
 /// discovery find out.
 /// Through what comes with it a contact whose rate changes says so while the connection is up.
 pub fn agent(shape: &LinkShape) -> (Arc<TransportConfig>, Option<Known>) {
-    let mut config = common(shape.rtt(), idle_timeout(shape.rtt()));
+    // QUIC sends again what begins a handshake after three times what it expects of the round trip.
+    let mut config = common(shape.rtt() + shape.first_packet(), idle_timeout(shape.rtt()));
     let (mut window, mut known) = (2 << 20, None);
     if let (Some(rate), Some(threshold)) = (shape.rate(), shape.ack_threshold()) {
         window = send_window(&rate);
