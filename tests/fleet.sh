@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Starts a shared ledger of three servers (etcd, Patroni, PostgreSQL), two stations and an exporter with deploy/fleet/fleet.sh, kills
-# the primary in the middle of passes. Fails when an item is lost or twice in the ledger, when more comes twice to the backend than the
-# request that each death left undecided, or when the ledger takes no writes for 40 s.
+# or pauses the primary in the middle of passes. Fails when an item is lost or twice in the ledger, when more comes twice to the backend
+# than the request that each fault left undecided, or when the ledger takes no writes for 40 s.
 #
-#   tests/fleet.sh                 two deaths of the primary, about two minutes
-#   tests/fleet.sh --rounds 20     as many as wanted; --seed N sends other items
+#   tests/fleet.sh                             two deaths, about two minutes
+#   tests/fleet.sh --rounds 20 --faults pause  as many as wanted, of another kind; --seed N sends other items
 #
 # PERIGEE_BIN_DIR names a folder with space-agent and ground-station; without it the release binaries of this tree are used.
 # FLEET_TOOLS names a folder that keeps etcd and Patroni from one run to the next. KEEP=1 keeps data and logs.

@@ -6,6 +6,8 @@
 #   fleet.sh status         shows that again, and how the servers stand
 #   fleet.sh kill-primary   kills the server that leads, as a loss of power would: etcd, Patroni and PostgreSQL, with SIGKILL
 #   fleet.sh start-server NAME   starts a server that was killed
+#   fleet.sh pause-primary  stops it in its tracks instead (SIGSTOP): connections stay open, nothing answers
+#   fleet.sh resume NAME    lets it go on; it believes that it still leads
 #   fleet.sh stop           stops everything; the folder with data and logs stays
 #
 # DIR         the folder for everything (/tmp/perigee-fleet); the user postgres must be able to reach it
@@ -249,20 +251,39 @@ postgres_of() {
     cat "/proc/$first/task/$first/children" 2>/dev/null || true
 }
 
+# processes_of SERVER: all of them.
+processes_of() {
+    pid_of "$1.patroni" || true
+    pid_of "$1.etcd" || true
+    postgres_of "$1"
+}
+
+# signal SIGNAL SERVER: some of PostgreSQL's processes may end by themselves meanwhile.
+signal() {
+    # shellcheck disable=SC2046
+    kill -s "$1" $(processes_of "$2") 2>/dev/null || true
+}
+
 kill_primary() {
-    local server pids
+    local server
     server=$(leader) || fail "no server leads"
-    pids="$(pid_of "$server.patroni") $(pid_of "$server.etcd") $(postgres_of "$server" | xargs)"
-    # Some of PostgreSQL's processes end by themselves meanwhile.
-    # shellcheck disable=SC2086
-    kill -KILL $pids 2>/dev/null || true
+    signal KILL "$server"
     until_true 10 "$server is dead" gone "$server.patroni"
+    echo "$server"
+}
+
+pause_primary() {
+    local server
+    server=$(leader) || fail "no server leads"
+    signal STOP "$server"
     echo "$server"
 }
 
 stop() {
     [ -e "$dir/run" ] || fail "$dir has no fleet"
     local name
+    # A server that is paused could not end.
+    for name in "${servers[@]}"; do signal CONT "$name"; done
     for name in exporter kiruna svalbard; do end "$name"; done
     # The primary last: a standby that sees it go would take over.
     local last
@@ -276,6 +297,8 @@ stop() {
 case ${1:-} in
 start | status | stop) "$1" ;;
 kill-primary) kill_primary ;;
+pause-primary) pause_primary ;;
+resume) signal CONT "${2:?which server}" ;;
 start-server) start_server "${2:?which server}" ;;
 exec-as-unit)
     set -a

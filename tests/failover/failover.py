@@ -1,7 +1,8 @@
-"""Kills the primary of a fleet of deploy/fleet/fleet.sh in the middle of passes, and compares what arrived with what was accepted.
+"""Takes the primary away from a fleet of deploy/fleet/fleet.sh in the middle of passes, and compares what arrived with what was accepted.
 
 Log records with numbers are sent to an agent without a break. In each round the agent has a contact with one of the two
-stations. As soon as the ledger has items of this contact, the server that leads is killed with SIGKILL; the contact stays open.
+stations. As soon as the ledger has items of this contact, the server that leads is killed (SIGKILL) or paused (SIGSTOP); the contact
+stays open. A killed server is started again once another one leads. A paused one goes on, and believes that it still leads.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 import urllib.request
 
 STATIONS = ("svalbard", "kiruna")
+FAULTS = {"kill": "start-server", "pause": "resume"}  # what makes the server whole again
 DEADLINE = 120  # seconds until a condition that should hold counts as a failure
 ITEMS = 20  # in a request
 PAUSE = 0.02  # between requests
@@ -156,23 +158,23 @@ class Fleet:
         return command(self.script, "status").count("streaming") == 2
 
 
-def one_round(fleet, agent, sender, station):
-    """One contact in which the primary is killed. Seconds from the kill to the first write and to the first delivered item."""
+def one_round(fleet, agent, sender, station, fault):
+    """One contact in which the primary goes. Seconds from then to the first write, and until what was accepted by then is delivered."""
     before = agent.wal()["delivered"]["logs"]
     agent.say("contact", "open", station)
     until("items of this contact are delivered", lambda: agent.wal()["delivered"]["logs"] > before)
-    killed_at = time.monotonic()
-    killed = command(fleet.script, "kill-primary").strip()
+    begun = time.monotonic()
+    server = command(fleet.script, f"{fault}-primary").strip()
     until("the ledger takes writes", fleet.writes)
-    writable = time.monotonic() - killed_at
-    # What was acknowledged to the station just before the kill is delivered at once; this is above it.
+    writable = time.monotonic() - begun
+    # What was committed just before the fault is delivered at once; this is above it.
     waiting = len(sender.acknowledged)
     until("what waited is delivered", lambda: agent.wal()["delivered"]["logs"] >= waiting)
-    delivered = time.monotonic() - killed_at
+    delivered = time.monotonic() - begun
     agent.say("contact", "close")
-    command(fleet.script, "start-server", killed)
-    until("the killed server is a standby", fleet.is_whole, pause=0.5)
-    print(f"{station:<9} {killed} killed   writable after {writable:5.1f} s   "
+    command(fleet.script, FAULTS[fault], server)
+    until("the server that led is a standby", fleet.is_whole, pause=0.5)
+    print(f"{station:<9} {fault:<5} {server}   writable after {writable:5.1f} s   "
           f"all {waiting} items accepted by then in the ledger after {delivered:5.1f} s", flush=True)
     return writable, delivered
 
@@ -203,6 +205,7 @@ def main():
     arguments.add_argument("--net", required=True)
     arguments.add_argument("--fleet", required=True)
     arguments.add_argument("--rounds", type=int, default=2)
+    arguments.add_argument("--faults", default="kill", help="in turn: kill, pause or kill,pause")
     arguments.add_argument("--seed", type=int, default=1)
     given = arguments.parse_args()
     fleet = Fleet(given.directory, given.bin, given.net, given.fleet)
@@ -219,7 +222,8 @@ def run(fleet, agent, given):
     sender = Sender(agent.host, agent.port, given.seed)
     sender.start()
     try:
-        rounds = [one_round(fleet, agent, sender, STATIONS[n % 2]) for n in range(given.rounds)]
+        faults = given.faults.split(",")
+        rounds = [one_round(fleet, agent, sender, STATIONS[n % 2], faults[n % len(faults)]) for n in range(given.rounds)]
     finally:
         sender.stopping.set()
         sender.join()
@@ -244,7 +248,7 @@ def run(fleet, agent, given):
     print(f"accepted {accepted}, refused {sender.refused}; in the ledger {accounts[0]['committed']['log_records']}, "
           f"segments {accounts[0]['segments']}, of which handed in again {accounts[0]['duplicates']}")
     print(f"at the backend: lost {lost}, twice {twice}, requests repeated whole {repeated}, never sent {unknown}; dropped on board {agent.wal()['dropped']}")
-    print(f"{len(rounds)} deaths of the primary: writable again after {percentile(writable, 0.5):.1f} s (median), "
+    print(f"{len(rounds)} times without the primary: writable again after {percentile(writable, 0.5):.1f} s (median), "
           f"{percentile(writable, 0.95):.1f} s (95 %), {max(writable):.1f} s (longest); "
           f"backlog in the ledger after {percentile(delivered, 0.5):.1f} s, {max(delivered):.1f} s")
 
@@ -256,7 +260,7 @@ def run(fleet, agent, given):
     if lost or unknown or agent.wal()["dropped"]:
         wrong.append("items are missing, or there are too many")
     if twice or repeated > len(rounds):
-        wrong.append("more arrived twice than the one request that each death left undecided")
+        wrong.append("more arrived twice than the one request that each fault left undecided")
     if percentile(writable, 0.95) > WRITABLE:
         wrong.append(f"the ledger took no writes for more than {WRITABLE} s")
     for complaint in wrong:
