@@ -38,3 +38,14 @@ async fn when_the_primary_is_gone_for_good_what_was_answered_is_on_the_next_one(
         station.close().await;
     }
 }
+
+/// A server that hangs still takes connections: the kernel does, and nobody answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_keeps_nobody_from_the_one_that_leads() {
+    let Some(mut database) = Database::new() else { return };
+    let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    database.fleet.hosts.insert(0, hangs.local_addr().unwrap().to_string());
+    let station = database.station("svalbard").await;
+    assert_eq!(commit(&station, "sat-1", 1).await, Applied::New);
+    station.close().await;
+}

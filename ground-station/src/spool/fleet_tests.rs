@@ -36,7 +36,7 @@ impl Database {
     }
 
     /// On the server that the tests share; `None`: there is no PostgreSQL.
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         ::fleet::shared_database().map(|(host, database)| Self::of(host, database))
     }
 

@@ -152,7 +152,12 @@ async fn told(store: &Store) -> serde_json::Value {
 async fn left(store: &Store, exporter: &str) -> Vec<(String, u8, u64, u64)> {
     let mut sent = Vec::new();
     while let Some(work) = next(store, exporter).await {
-        sent.push((work.satellite.to_string(), work.header.id.lane.0, work.header.id.sequence, work.first.least()));
+        sent.push((
+            work.satellite.to_string(),
+            work.header.id.lane.0,
+            work.header.id.sequence,
+            work.first.least(),
+        ));
         store.progress(exporter.into(), done(work.place)).await.unwrap();
     }
     sent.sort();

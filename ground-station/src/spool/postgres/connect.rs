@@ -14,8 +14,9 @@ use super::settings::{FleetSettings, Replication};
 /// The oldest PostgreSQL that the tests run on.
 const OLDEST: i64 = 150_000;
 
-/// How long a server may take to take a connection and answer what is verified.
-const CONNECT: Duration = Duration::from_secs(5);
+/// How long one server may take to take a connection and answer what is verified. One that hangs may take the connection all the
+/// same, since the kernel does; another may lead by then.
+const CONNECT: Duration = Duration::from_secs(3);
 
 /// What every session sets. A lock that is not to be had is an error after this time, so that no queue of transactions builds up
 /// behind one that hangs; a session that was left in a transaction is ended by the server.
@@ -62,7 +63,8 @@ impl Connection {
 
 /// Makes connections.
 pub(super) struct Connector {
-    config: tokio_postgres::Config,
+    /// Host by host.
+    configs: Vec<tokio_postgres::Config>,
     tls: MakeRustlsConnect,
     replication: Replication,
     hosts: String,
@@ -75,14 +77,23 @@ impl managed::Manager for Connector {
     type Type = Connection;
     type Error = EngineError;
 
+    /// To the first host that leads. Of those that do not, the one that was refused for what it is tells most.
     async fn create(&self) -> Result<Connection, EngineError> {
-        match tokio::time::timeout(CONNECT, self.connect()).await {
-            Ok(connection) => connection,
-            Err(_) => {
-                let shown = CONNECT.as_secs();
-                Err(EngineError::Away(format!("no server of {} took a connection in {shown} s", self.hosts)))
+        let mut why = None::<EngineError>;
+        for config in &self.configs {
+            let error = match tokio::time::timeout(CONNECT, self.connect(config)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    let shown = CONNECT.as_secs();
+                    EngineError::Away(format!("a server of {} took no connection in {shown} s", self.hosts))
+                }
+            };
+            if why.as_ref().is_none_or(|before| matches!(before, EngineError::Away(_))) {
+                why = Some(error);
             }
         }
+        Err(why.unwrap_or_else(|| EngineError::Away("there are no hosts".to_owned())))
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<EngineError> {
@@ -94,8 +105,8 @@ impl managed::Manager for Connector {
 }
 
 impl Connector {
-    async fn connect(&self) -> Result<Connection, EngineError> {
-        let (client, connection) = self.config.connect(self.tls.clone()).await.map_err(|error| {
+    async fn connect(&self, config: &tokio_postgres::Config) -> Result<Connection, EngineError> {
+        let (client, connection) = config.connect(self.tls.clone()).await.map_err(|error| {
             let error = EngineError::from(error);
             match error {
                 EngineError::Away(why) if why.contains("does not allow writes") => {
@@ -192,11 +203,11 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(
         settings: &FleetSettings,
-        config: tokio_postgres::Config,
+        configs: Vec<tokio_postgres::Config>,
         tls: MakeRustlsConnect,
     ) -> Self {
         let hosts = settings.shown();
-        let connector = Connector { config, tls, replication: settings.replication, hosts };
+        let connector = Connector { configs, tls, replication: settings.replication, hosts };
         // A wait for a connection is a wait for the transaction before it, whose end nobody hurries.
         let timeouts = Timeouts { wait: None, create: None, recycle: None };
         let pool = managed::Pool::builder(connector)
@@ -225,7 +236,8 @@ impl Pool {
             let (server, alive): (String, bool) = (row.try_get(0).ok()?, row.try_get(1).ok()?);
             Some(if server == backend.server && alive { Fate::Alive } else { Fate::Gone })
         };
-        tokio::time::timeout(2 * CONNECT, ask).await.ok().flatten().unwrap_or(Fate::Unknown)
+        let patience = CONNECT * (1 + self.pool.manager().configs.len() as u32);
+        tokio::time::timeout(patience, ask).await.ok().flatten().unwrap_or(Fate::Unknown)
     }
 
     pub(super) fn close(&self) {

@@ -133,16 +133,32 @@ impl FleetSettings {
         self.hosts.join(", ")
     }
 
-    /// What the client is built from. Reads the files that are named.
+    /// What the client is built from, host by host. Reads the files that are named.
     pub(super) fn client(
         &self,
         key: &str,
         station: &str,
-    ) -> Result<(tokio_postgres::Config, MakeRustlsConnect), Invalid> {
-        let mut config = tokio_postgres::Config::new();
+    ) -> Result<(Vec<tokio_postgres::Config>, MakeRustlsConnect), Invalid> {
+        let mut common = tokio_postgres::Config::new();
         let tls = self.tls.clone().unwrap_or_default();
         let clear = self.tls.is_none() || tls.is_off();
+        if let Some(password) = self.read_password(key)? {
+            common.password(password);
+        }
+        common
+            .dbname(&self.database)
+            .user(&self.user)
+            .application_name(format!("perigee {station}"))
+            .ssl_mode(if clear { SslMode::Disable } else { SslMode::Require })
+            .connect_timeout(Duration::from_secs(2))
+            .tcp_user_timeout(Duration::from_secs(10))
+            .keepalives_idle(Duration::from_secs(5))
+            .keepalives_interval(Duration::from_secs(2))
+            .keepalives_retries(3)
+            .target_session_attrs(TargetSessionAttrs::ReadWrite);
+        let mut configs = Vec::new();
         for host in &self.hosts {
+            let mut config = common.clone();
             match Host::parse(host) {
                 Some(Host::Tcp(host, port)) => {
                     match (&tls.server_name, host.parse()) {
@@ -156,23 +172,10 @@ impl FleetSettings {
                 }
                 None => return Err(Invalid::new(format!("{key}.hosts"), format!("`{host}` is no host"))),
             }
+            configs.push(config);
         }
-        if let Some(password) = self.read_password(key)? {
-            config.password(password);
-        }
-        config
-            .dbname(&self.database)
-            .user(&self.user)
-            .application_name(format!("perigee {station}"))
-            .ssl_mode(if clear { SslMode::Disable } else { SslMode::Require })
-            .connect_timeout(Duration::from_secs(2))
-            .tcp_user_timeout(Duration::from_secs(10))
-            .keepalives_idle(Duration::from_secs(5))
-            .keepalives_interval(Duration::from_secs(2))
-            .keepalives_retries(3)
-            .target_session_attrs(TargetSessionAttrs::ReadWrite);
         let tls = if clear { TlsConfig { insecure_skip_verify: true, ..TlsConfig::default() } } else { tls };
-        Ok((config, MakeRustlsConnect::new(client_tls(key, &tls)?)))
+        Ok((configs, MakeRustlsConnect::new(client_tls(key, &tls)?)))
     }
 
     fn read_password(&self, key: &str) -> Result<Option<String>, Invalid> {
