@@ -2,6 +2,7 @@
 # A whole shared ledger on this machine, from packages and with the settings beside this script: three servers (etcd, Patroni,
 # PostgreSQL), two stations and an exporter. Each has addresses of its own in 127.0.0.0/8, so that all ports are the usual ones.
 #
+#   fleet.sh tools          fetches etcd and Patroni, which start does too
 #   fleet.sh start          starts everything, waits until it answers and shows where it listens
 #   fleet.sh status         shows that again, and how the servers stand
 #   fleet.sh kill-primary   kills the server that leads, as a loss of power would: etcd, Patroni and PostgreSQL, with SIGKILL
@@ -296,6 +297,7 @@ stop() {
 
 case ${1:-} in
 start | status | stop) "$1" ;;
+tools) get_tools ;;
 kill-primary) kill_primary ;;
 pause-primary) pause_primary ;;
 resume) signal CONT "${2:?which server}" ;;

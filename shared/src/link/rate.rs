@@ -37,8 +37,10 @@ const LEAST_SCALE: f64 = 0.05;
 const JUDGED_PACKETS: u64 = 64;
 const JUDGED_TIME: Duration = Duration::from_millis(200);
 
-/// Packets that the window always has room for.
-const LEAST_PACKETS: u64 = 10;
+/// Packets that the window always has room for: as many as the link carries in [`LEAST_TIME`], within these bounds. What has left
+/// cannot be overtaken, so that on a thin link more of them would keep an alarm waiting.
+const LEAST_PACKETS: std::ops::RangeInclusive<f64> = 4.0..=10.0;
+const LEAST_TIME: Duration = Duration::from_millis(250);
 
 /// What is known of the link.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -138,7 +140,9 @@ impl Rate {
 
     fn refresh(&mut self) {
         let window = self.config.window(self.rtt()) as f64 * self.scale;
-        self.window = (window as u64).max(LEAST_PACKETS * self.mtu);
+        let packets = self.config.rate as f64 / 8.0 * LEAST_TIME.as_secs_f64() / self.mtu as f64;
+        let least = packets.clamp(*LEAST_PACKETS.start(), *LEAST_PACKETS.end()) * self.mtu as f64;
+        self.window = window.max(least) as u64;
     }
 
     fn judge(&mut self, now: Instant) {
