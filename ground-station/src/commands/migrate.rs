@@ -61,8 +61,7 @@ pub(super) async fn run(query: Query, what: Migration) -> anyhow::Result<ExitCod
     let mut from = settings(&config);
     from.directory = what.directory.unwrap_or(from.directory);
     let mut said = Said::default();
-    let migrated =
-        Box::pin(Store::migrate(&Env::production(), from, fleet, what.ahead, |at| said.tell(&at))).await;
+    let migrated = Store::migrate(&Env::production(), from, fleet, what.ahead, |at| said.tell(&at)).await;
     let view = migrated.context("what was written stays; the same command goes on from there")?;
     if query.json {
         say_json(&view)?;

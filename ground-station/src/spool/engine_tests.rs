@@ -62,7 +62,7 @@ impl Authority {
 /// Why a look at the ledger fails.
 async fn refusal(database: &Database) -> EngineError {
     let settings = settings(&database.dir, &[]);
-    match Store::look(&Env::production(), settings, database.fleet.clone()).await.err() {
+    match Box::pin(Store::look(&Env::production(), settings, database.fleet.clone())).await.err() {
         Some(SpoolError::Engine(error)) => error,
         other => panic!("it was not refused: {other:?}"),
     }

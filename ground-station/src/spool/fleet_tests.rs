@@ -412,7 +412,8 @@ async fn the_oldest_rows_of_the_catalogue_go_when_there_are_too_many_or_their_ti
     store.close().await;
     let left = async |keep: Keep, until: usize| {
         let settings = Settings { catalogue: keep, ..settings(&database.dir, &[("a", SignalSet::ALL)]) };
-        let store = Store::join(&Env::production(), settings, database.fleet.clone(), 0).await.unwrap();
+        let store =
+            Box::pin(Store::join(&Env::production(), settings, database.fleet.clone(), 0)).await.unwrap();
         let sequences = loop {
             let rows = store.glance().await.unwrap().catalogue(Wanted::default(), 100).await.unwrap().rows;
             if rows.len() <= until {

@@ -36,7 +36,8 @@ fn whole(satellite: &str, sequence: u64, lane: u8) -> Incoming {
     let (header, payload) = segment(sequence, spans(sequence), satellite.as_bytes()[4]);
     let id = SegmentId { lane: Lane(lane), ..header.id };
     let header = Arc::new(Header { id, ..(*header).clone() });
-    of(satellite, incoming(&header, &payload, &[0..payload.len()]))
+    let whole = 0..payload.len();
+    of(satellite, incoming(&header, &payload, &[whole]))
 }
 
 /// Segments that later ones need, and one of those.
@@ -198,7 +199,7 @@ impl Site {
 
     async fn join_in(&self, directory: &str) -> Result<Store, SpoolError> {
         let settings = Settings { directory: self.dir.path().join(directory), ..self.file() };
-        Store::join(&Env::production(), settings, self.database.fleet.clone(), 0).await
+        Box::pin(Store::join(&Env::production(), settings, self.database.fleet.clone(), 0)).await
     }
 
     /// Begins a migration and kills it when it has told something for the `n`th time; whether it had ended before.

@@ -103,7 +103,7 @@ impl Store {
         ahead: bool,
         tell: impl FnMut(Migrating<'_>),
     ) -> Result<MigrationView, SpoolError> {
-        Fleet::migrate(env, from, fleet, ahead, tell).await
+        Box::pin(Fleet::migrate(env, from, fleet, ahead, tell)).await
     }
 
     #[cfg(test)]

@@ -148,7 +148,7 @@ impl Fleet {
     ) -> Result<MigrationView, SpoolError> {
         let directory = from.directory.clone();
         let file = Local::open_existing(env, from.clone())?;
-        let fleet = Self::look(env, from, fleet).await?;
+        let fleet = Box::pin(Self::look(env, from, fleet)).await?;
         let look = |spool: &mut file::Spool| Ok((spool.contents().ledger, spool.read(|v| names(v.tables))?));
         let (ledger, satellites) = file.keeper.ask(look).await?;
         let migration = Migration { file, fleet, ledger };
