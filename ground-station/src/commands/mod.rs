@@ -89,7 +89,7 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ground-station: {error:#}");
+            eprintln!("ground-station: {}", said(&error));
             let wrong =
                 error.is::<ConfigError>() || error.downcast_ref().is_some_and(StartError::is_configuration);
             let failed = |e: &StartError| matches!(e, StartError::Spool(spool) if spool.is_retryable());
@@ -106,6 +106,18 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
             })
         }
     }
+}
+
+/// An error and its causes, each once: some errors' own words have those of their cause.
+fn said(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text.push_str(&format!("{colon}{cause}"));
+        }
+        text
+    })
 }
 
 async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> {
