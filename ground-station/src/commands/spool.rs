@@ -102,12 +102,12 @@ pub(super) async fn fetch<R: serde::Serialize>(
 
 pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Inspect { query, columns: true, each } => columns(query, each).await,
+        Command::Inspect { query, columns: true, each } => Box::pin(columns(query, each)).await,
         Command::Inspect { query, .. } => Box::pin(inspect(query)).await,
         Command::Catalogue { query, wanted } => Box::pin(catalogue::run(query, wanted)).await,
         Command::Migrate { query, what } => Box::pin(migrate::run(query, what)).await,
-        Command::Verify(query) => verify(query).await,
-        Command::Backup { query, path } => backup(query, path).await,
+        Command::Verify(query) => Box::pin(verify(query)).await,
+        Command::Backup { query, path } => Box::pin(backup(query, path)).await,
         Command::Replay { query, id, all } => {
             let config = Config::load(&query.file.config)?;
             let request = ReplayRequest { ids: (!all).then_some(id) };
