@@ -86,12 +86,12 @@ impl Store {
         fleet: FleetSettings,
         reserve: u64,
     ) -> Result<Self, SpoolError> {
-        Ok(Self(Engine::Shared(Fleet::join(env, settings, fleet, reserve).await?)))
+        Ok(Self(Engine::Shared(Box::pin(Fleet::join(env, settings, fleet, reserve)).await?)))
     }
 
     /// Reaches the shared ledger to ask it something: nothing runs beside the questions.
     pub async fn look(env: &Env, settings: Settings, fleet: FleetSettings) -> Result<Self, SpoolError> {
-        Ok(Self(Engine::Shared(Fleet::look(env, settings, fleet).await?)))
+        Ok(Self(Engine::Shared(Box::pin(Fleet::look(env, settings, fleet)).await?)))
     }
 
     /// Brings the file of `from`, which nobody runs, into the shared ledger, and says how far that is. With `ahead` it is not
