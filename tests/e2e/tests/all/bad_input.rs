@@ -245,7 +245,12 @@ async fn clients_that_go_away_in_mid_request_leave_nothing_behind() {
         let head = "POST /v1/logs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n\r\n{\"";
         stream.write_all(head.as_bytes()).await.unwrap();
     }
-    assert_eq!(agent.send(&good()).await, Sent::Acknowledged);
+    // Refused at most for now, while a slow machine has still to notice that they are gone.
+    eventually("a request is taken", async || match agent.send(&good()).await {
+        Sent::Acknowledged => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
     eventually("their memory is given back", async || {
         let memory = agent.status().await["memory"].clone();
         (memory["in_flight_bytes"] == 0).then_some(()).ok_or_else(|| memory.to_string())
