@@ -403,11 +403,16 @@ async fn bulk_keeps_a_tenth_of_what_is_sent_while_alarms_do_not_end() {
     const ALARMS: usize = 23;
     let site = Site::new();
     let (backend, address) = Backend::start(Opinion { unavailable: u32::MAX, ..Opinion::default() }).await;
-    let ground = ground(&site, &exporter("otlphttp/x", address), 8_192).await;
+    let mut config = site.config("", &exporter("otlphttp/x", address));
+    // There is room for all of it.
+    config.storage.max_bytes = perigee_shared::units::ByteSize::mib(32);
+    let ground = Running::start(config).await;
     let mut sat = site.satellite("sat-1", ground.address).await;
-    sat.hello(2..3).await;
-    sat.send(&segment(2, 8_192)).await;
-    sat.committed(&[2]).await;
+    sat.hello(1..3).await;
+    for sequence in [1, 2] {
+        sat.send(&segment(sequence, 8_192)).await;
+    }
+    sat.committed(&[1, 2]).await;
     let alarms = 100..100 + ALARMS as u64;
     for sequence in alarms.clone() {
         sat.send(&alarm(sequence, 8_192)).await;
