@@ -12,7 +12,7 @@ use crate::contacts::{ContactControl, Planned};
 use crate::wal::BatchLimits;
 
 /// What a segment may take of a contact: so much of its time, and such a part of its bytes.
-const TIME: Duration = Duration::from_millis(2500);
+const TIME: Duration = Duration::from_secs(2);
 const PART: u64 = 10;
 
 /// Below it a segment's own costs count.
