@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
         let mut ground = Ground::new(&scene);
         let console: SocketAddr = format!("127.0.0.1:{}", free_port()).parse()?;
         ground.config["extensions"]["console"] = json!({"endpoint": console.to_string()});
-        fill(&ground, options).await?;
+        Box::pin(fill(&ground, options)).await?;
         ground.start().await;
         let id = ground.process.id().context("the ground-station runs")?.to_string();
         let mut rows = Vec::new();
