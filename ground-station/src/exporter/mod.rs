@@ -4,7 +4,7 @@
 //! items that it means are found; only those go to dead-letter, in the transaction that moves the place on.
 //!
 //! A segment is left between two requests, and while one of it waits, when something more urgent was committed: the place in it is
-//! kept, since each lane has one. What a backend does not decide at all holds back only its own signal of its own lane ([`aside`]).
+//! kept, since each lane has one. What a backend does not decide at all holds back only its own signal of its own lane (`aside.rs`).
 
 mod aside;
 mod deliver;
