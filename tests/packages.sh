@@ -71,7 +71,8 @@ inside) ;;
 esac
 
 cd /
-# What this writes goes to /root: /tmp is emptied while the machine boots.
+# Not /tmp, which is emptied while the machine boots.
+work=$(mktemp -d /var/tmp/packages-XXXXXX)
 dist=/mnt
 passed=0
 ok() {
@@ -91,10 +92,10 @@ until_true() {
 }
 
 ! id perigee 2>/dev/null || fail "this machine has a user perigee already"
-dpkg -i "$dist"/*.deb >/root/install.log 2>&1 || fail "dpkg -i: $(cat /root/install.log)"
+dpkg -i "$dist"/*.deb >$work/install.log 2>&1 || fail "dpkg -i: $(cat $work/install.log)"
 for program in "${programs[@]}"; do
     [ "$(dpkg-query -W -f '${Status}' "$program")" = "install ok installed" ] || fail "$program is not installed"
-    dpkg -L "$program" >"/root/$program.files"
+    dpkg -L "$program" >"$work/$program.files"
     "$program" --version
 done
 id perigee >/dev/null || fail "no user perigee"
@@ -115,13 +116,13 @@ done
 ok "man pages, completions and units"
 
 # What the guide has an operator do; both programs on one machine, and files in the place of backends.
-ground-station pki init --dir /root/pki --domain example.org >/dev/null
-ground-station pki issue satellite sat-1 --dir /root/pki >/dev/null
-ground-station pki issue station svalbard --dir /root/pki >/dev/null
+ground-station pki init --dir $work/pki --domain example.org >/dev/null
+ground-station pki issue satellite sat-1 --dir $work/pki >/dev/null
+ground-station pki issue station svalbard --dir $work/pki >/dev/null
 for file in satellite-sat-1:satellite station-svalbard:station; do
-    for end in crt key; do install -m 0600 "/root/pki/${file%:*}.$end" "/etc/perigee/${file#*:}.$end"; done
+    for end in crt key; do install -m 0600 "$work/pki/${file%:*}.$end" "/etc/perigee/${file#*:}.$end"; done
 done
-install -m 0644 /root/pki/satellite-ca.crt /root/pki/station-ca.crt /etc/perigee/
+install -m 0644 $work/pki/satellite-ca.crt $work/pki/station-ca.crt /etc/perigee/
 systemd-tmpfiles --create space-agent.conf ground-station.conf 2>/dev/null
 is /etc/perigee/satellite.key 640 root:perigee
 is /etc/perigee/station-ca.crt 644 root:perigee
@@ -135,9 +136,9 @@ for program in "${programs[@]}"; do
 done
 until_true "space-agent answers" space-agent status
 until_true "ground-station answers" curl -sf http://127.0.0.1:13134/
-sh "$dist/send.sh" http://127.0.0.1:4318 >/root/send.log
+sh "$dist/send.sh" http://127.0.0.1:4318 >$work/send.log
 space-agent contact open svalbard --for 1m >/dev/null
-until_true "the trace arrives" grep -q "$(sed -n 's/^trace //p' /root/send.log)" /var/lib/perigee/ground/logs.jsonl
+until_true "the trace arrives" grep -q "$(sed -n 's/^trace //p' $work/send.log)" /var/lib/perigee/ground/logs.jsonl
 ground-station satellites | grep -q sat-1 || fail "ground-station satellites does not know sat-1"
 is /var/lib/perigee/agent 700 perigee:perigee
 ok "started by systemd, with all that the units forbid: a trace came through a contact"
@@ -152,7 +153,7 @@ until_true "space-agent answers again" space-agent status
 ok "killed: systemd has started it again"
 
 before=$(main_of ground-station)
-dpkg -i "$dist"/*.deb >/root/again.log 2>&1 || fail "dpkg -i again: $(cat /root/again.log)"
+dpkg -i "$dist"/*.deb >$work/again.log 2>&1 || fail "dpkg -i again: $(cat $work/again.log)"
 grep -q 127.0.0.1:4433 /etc/perigee/agent.yaml || fail "installing again has overwritten agent.yaml"
 is /etc/perigee/agent.yaml 640 root:perigee
 until_true "ground-station is restarted" is_another ground-station "$before"
@@ -171,21 +172,21 @@ systemctl reset-failed space-agent
 systemctl start space-agent ground-station
 ok "stopped in order; with a wrong configuration it stays down"
 
-dpkg -r "${programs[@]}" >/root/remove.log 2>&1 || fail "dpkg -r: $(cat /root/remove.log)"
+dpkg -r "${programs[@]}" >$work/remove.log 2>&1 || fail "dpkg -r: $(cat $work/remove.log)"
 [ ! -e /usr/bin/space-agent ] && [ ! -e /usr/bin/ground-station ] || fail "a program is still there"
 ! systemctl is-active --quiet space-agent || fail "removing has not stopped space-agent"
 [ -e /etc/perigee/agent.yaml ] && [ -e /etc/perigee/ground.yaml ] || fail "removing has deleted the settings"
 ok "removed: the settings stay"
 
-dpkg -P "${programs[@]}" >/root/purge.log 2>&1 || fail "dpkg -P: $(cat /root/purge.log)"
+dpkg -P "${programs[@]}" >$work/purge.log 2>&1 || fail "dpkg -P: $(cat $work/purge.log)"
 for program in "${programs[@]}"; do
     while read -r file; do
         [ -d "$file" ] || [ ! -e "$file" ] || fail "$file is still there"
-    done <"/root/$program.files"
+    done <"$work/$program.files"
     [ ! -L "/etc/systemd/system/multi-user.target.wants/$program.service" ] || fail "$program.service is still enabled"
     [ ! -e "/etc/systemd/system/$program.service" ] || fail "$program.service is still masked"
 done
-grep -q '/var/lib/perigee/agent stays' /root/purge.log || fail "purging does not say what stays: $(cat /root/purge.log)"
+grep -q '/var/lib/perigee/agent stays' $work/purge.log || fail "purging does not say what stays: $(cat $work/purge.log)"
 [ -e /etc/perigee/satellite.key ] && [ -e /var/lib/perigee/agent ] || fail "purging has deleted keys or data"
 ok "purged: keys and data stay, and it says so"
 echo "$passed passed, 0 failed"

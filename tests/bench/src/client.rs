@@ -24,6 +24,9 @@ pub(crate) enum Transport {
     Grpc,
     /// OTLP/HTTP with protobuf.
     Http,
+    /// OTLP/HTTP with JSON.
+    #[value(skip)]
+    Json,
 }
 
 impl Transport {
@@ -31,13 +34,14 @@ impl Transport {
         match self {
             Self::Grpc => "grpc",
             Self::Http => "http",
+            Self::Json => "json",
         }
     }
 
     /// `request` as it goes on the wire, not compressed.
     pub(crate) fn frame(self, request: &Bytes) -> Bytes {
         match self {
-            Self::Http => request.clone(),
+            Self::Http | Self::Json => request.clone(),
             Self::Grpc => {
                 let mut framed = BytesMut::with_capacity(request.len() + 5);
                 framed.put_u8(0);
@@ -78,18 +82,15 @@ impl Connection {
         let authority = to.to_string();
         let sender = match transport {
             Transport::Grpc => Sender::Grpc(Box::new(Http2::open(stream, &authority, signal).await?)),
-            Transport::Http => {
+            Transport::Http | Transport::Json => {
                 let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
                 tokio::spawn(connection);
                 Sender::Http(sender)
             }
         };
-        Ok(Self { signal, authority, sender, content_type: "application/x-protobuf" })
-    }
-
-    /// Requests over HTTP are JSON.
-    pub(crate) fn json(self) -> Self {
-        Self { content_type: "application/json", ..self }
+        let content_type =
+            if transport == Transport::Json { "application/json" } else { "application/x-protobuf" };
+        Ok(Self { signal, authority, sender, content_type })
     }
 
     /// Sends `body`, framed for the transport; an error when the connection broke.

@@ -9,13 +9,13 @@ use bytes::Bytes;
 use perigee_shared::otlp::protobuf::{put_bytes, put_tag};
 use perigee_shared::signal::Signal;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::Instant;
 
-use crate::client::{Answer, Connection, Payload, Transport};
+use crate::client::Transport;
 use crate::corpus::Corpus;
 use crate::ingest::mib;
 use crate::load::{Load, Tally};
-use crate::memory::{Options, recovers};
+use crate::memory::{Kind, Offer, Options, recovers};
 use crate::report::Row;
 use crate::system::{AgentSettings, start_agent};
 
@@ -29,9 +29,6 @@ const LARGEST: usize = (4 << 20) - (64 << 10);
 
 /// After the last request it is looked on for so long: what waits is sealed then.
 const AFTERWARDS: Duration = Duration::from_secs(8);
-
-/// Answers that are refusals are not followed at once by the next request.
-const AFTER_REFUSAL: Duration = Duration::from_millis(50);
 
 fn field(number: u32, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len() + 8);
@@ -71,13 +68,13 @@ fn in_scope(items: &[u8]) -> Vec<u8> {
 struct Case {
     name: &'static str,
     signal: Signal,
-    json: bool,
+    transport: Transport,
     /// The n-th request.
     make: fn(u64) -> Vec<u8>,
 }
 
 const fn protobuf(name: &'static str, signal: Signal, make: fn(u64) -> Vec<u8>) -> Case {
-    Case { name, signal, json: false, make }
+    Case { name, signal, transport: Transport::Http, make }
 }
 
 const CASES: &[Case] = &[
@@ -121,7 +118,7 @@ const CASES: &[Case] = &[
     Case {
         name: "JSON of escapes",
         signal: Signal::Logs,
-        json: true,
+        transport: Transport::Json,
         make: |_| {
             let text = "\\u0000".repeat(LARGEST / 6);
             let record = format!("{{\"body\":{{\"stringValue\":\"{text}\"}}}}");
@@ -131,7 +128,7 @@ const CASES: &[Case] = &[
     Case {
         name: "JSON of empty records",
         signal: Signal::Logs,
-        json: true,
+        transport: Transport::Json,
         make: |_| {
             let records = vec!["{}"; LARGEST / 3].join(",");
             format!("{{\"resourceLogs\":[{{\"scopeLogs\":[{{\"logRecords\":[{records}]}}]}}]}}").into()
@@ -154,13 +151,20 @@ async fn row(options: &Options, case: &Case, small: &Load) -> anyhow::Result<Row
     let settings = AgentSettings { memory_limit: Some(options.limit), ..AgentSettings::default() };
     let bodies: Vec<Bytes> = (0..REQUESTS).map(|n| (case.make)(n).into()).collect();
     let bytes = bodies[0].len() as u64;
+    let load = Load::new(case.transport, case.signal, 1, &bodies);
     let mut running = start_agent(&options.setup, settings).await?;
     let group = Group::around(running.process.id(), options.limit.0 + options.limit.0 / 4);
     let end = Instant::now() + options.setup.time;
     let mut tasks = JoinSet::new();
     for n in 0..CONNECTIONS {
-        let offer = Offer { bodies: bodies.clone(), signal: case.signal, json: case.json, next: n, end };
-        tasks.spawn(offer.run(running.endpoint(Transport::Http)));
+        let offer = Offer {
+            load: load.clone(),
+            kind: Kind::Large,
+            to: running.endpoint(load.transport),
+            next: n,
+            end,
+        };
+        tasks.spawn(offer.run());
     }
     let (mut tally, mut peak) = (Tally::default(), 0);
     let mut ticks = tokio::time::interval(Duration::from_millis(5));
@@ -194,46 +198,6 @@ async fn row(options: &Options, case: &Case, small: &Load) -> anyhow::Result<Row
         .with("broken_connections", tally.broken);
     eprintln!("bench: {}", serde_json::to_string(&row).unwrap_or_default());
     Ok(row)
-}
-
-/// A connection that offers one request after the other, and is opened anew whenever it breaks.
-struct Offer {
-    bodies: Vec<Bytes>,
-    signal: Signal,
-    json: bool,
-    next: usize,
-    end: Instant,
-}
-
-impl Offer {
-    async fn run(mut self, to: std::net::SocketAddr) -> Tally {
-        let mut tally = Tally::default();
-        while Instant::now() < self.end {
-            if let Ok(Err(_)) = timeout_at(self.end, self.connection(to, &mut tally)).await {
-                tally.broken += 1;
-                sleep(AFTER_REFUSAL).await;
-            }
-        }
-        tally
-    }
-
-    async fn connection(&mut self, to: std::net::SocketAddr, tally: &mut Tally) -> anyhow::Result<()> {
-        let mut connection = Connection::open(Transport::Http, self.signal, to).await?;
-        if self.json {
-            connection = connection.json();
-        }
-        loop {
-            let body = self.bodies[self.next % self.bodies.len()].clone();
-            self.next += 1;
-            match connection.export(Payload::whole(body)).await? {
-                Answer::Accepted => tally.accepted += 1,
-                Answer::Refused => {
-                    tally.refused += 1;
-                    sleep(AFTER_REFUSAL).await;
-                }
-            }
-        }
-    }
 }
 
 /// A control group of its own, with a limit of memory; it goes when this is dropped.

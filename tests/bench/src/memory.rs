@@ -220,23 +220,23 @@ pub(crate) async fn recovers(running: &mut Running, load: &Load) -> anyhow::Resu
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Large,
     Slow,
     Small,
 }
 
 /// A connection that offers too much, and is opened anew whenever it breaks.
-struct Offer {
-    load: Load,
-    kind: Kind,
-    to: std::net::SocketAddr,
-    next: usize,
-    end: Instant,
+pub(crate) struct Offer {
+    pub(crate) load: Load,
+    pub(crate) kind: Kind,
+    pub(crate) to: std::net::SocketAddr,
+    pub(crate) next: usize,
+    pub(crate) end: Instant,
 }
 
 impl Offer {
-    async fn run(mut self) -> Tally {
+    pub(crate) async fn run(mut self) -> Tally {
         let mut tally = Tally::default();
         while Instant::now() < self.end {
             // At the end whatever is under way is given up.

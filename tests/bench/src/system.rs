@@ -49,7 +49,7 @@ impl Running {
     pub(crate) const fn endpoint(&self, transport: Transport) -> SocketAddr {
         match transport {
             Transport::Grpc => self.grpc,
-            Transport::Http => self.http,
+            Transport::Http | Transport::Json => self.http,
         }
     }
 

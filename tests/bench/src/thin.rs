@@ -91,6 +91,8 @@ fn copies(corpus: &Corpus) -> anyhow::Result<Vec<Vec<u8>>> {
     ensure!(corpus.signal == Signal::Traces, "{} has no spans", corpus.name);
     let mut out = Vec::new();
     for copy in 0..COPIES {
+        // The first copy is the corpus as it is.
+        let mask = if copy > 0 { *blake3::hash(&copy.to_le_bytes()).as_bytes() } else { [0; 32] };
         for request in corpus.recut(ITEMS)? {
             let mut request = ExportTraceServiceRequest::decode(request)?;
             let scopes = request.resource_spans.iter_mut().flat_map(|r| &mut r.scope_spans);
@@ -101,10 +103,7 @@ fn copies(corpus: &Corpus) -> anyhow::Result<Vec<Vec<u8>>> {
                 let links = span.links.iter_mut().flat_map(|l| [&mut l.trace_id, &mut l.span_id]);
                 let own = [&mut span.trace_id, &mut span.span_id, &mut span.parent_span_id];
                 for id in own.into_iter().chain(links) {
-                    let mask = blake3::hash(&copy.to_le_bytes());
-                    id.iter_mut()
-                        .zip(mask.as_bytes())
-                        .for_each(|(byte, mask)| *byte ^= mask * u8::from(copy > 0));
+                    id.iter_mut().zip(&mask).for_each(|(byte, mask)| *byte ^= mask);
                 }
             }
             out.push(request.encode_to_vec());
