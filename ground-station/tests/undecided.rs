@@ -33,10 +33,7 @@ impl Backend {
             .route("/v1/{signal}", axum::routing::post(take))
             .layer(axum::extract::DefaultBodyLimit::disable())
             .with_state(backend.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        (backend, address)
+        (backend, support::serve(router).await)
     }
 
     fn never(&self, stubborn: Stubborn) {

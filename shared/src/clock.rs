@@ -15,6 +15,14 @@ pub fn built() -> u64 {
     env!("PERIGEE_BUILT").parse::<u64>().map_or(0, |seconds| seconds.saturating_mul(1_000_000_000))
 }
 
+/// Ends then; without a time, never.
+pub async fn sleep_until(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What a wall clock is held against. Times are ns since the Unix epoch.
 #[derive(Debug)]
 pub struct ClockBounds {

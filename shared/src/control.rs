@@ -32,6 +32,18 @@ pub enum ControlError {
     Broken(String),
 }
 
+impl ControlError {
+    /// What to tell whoever wanted to ask the running `program`.
+    pub fn told(&self, program: &str) -> String {
+        match self {
+            Self::NotRunning { .. } => {
+                format!("{self}; is {program} running, and may this user write to the socket?")
+            }
+            Self::Refused(_) | Self::Broken(_) => self.to_string(),
+        }
+    }
+}
+
 /// Sends a request to the process behind `socket` and hands back the JSON it answers with.
 pub async fn request(
     socket: &Path,

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use perigee_shared::clock::sleep_until;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::segment::{Header, Lane};
 use perigee_shared::supervise::expecting;
@@ -114,7 +115,7 @@ impl Batcher {
         }
     }
 
-    /// With codecs that take their part of the memory that there is.
+    /// Bounds what a codec may take in memory to its part of `limit`.
     #[must_use]
     pub fn within(mut self, limit: ByteSize) -> Self {
         self.memory = usize::try_from(limit.0 / PART_OF_MEMORY.1 * PART_OF_MEMORY.0).ok();
@@ -153,18 +154,12 @@ impl Batcher {
                     }
                 }
                 Decision::Wait(until) => {
-                    let timer = async {
-                        match until {
-                            Some(at) => tokio::time::sleep_until(at).await,
-                            None => std::future::pending().await,
-                        }
-                    };
                     tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return,
                         changed = self.progress.changed() => if changed.is_err() { return },
                         changed = self.wanted.changed() => if changed.is_err() { return },
-                        () = timer => {}
+                        () = sleep_until(until) => {}
                     }
                 }
             }

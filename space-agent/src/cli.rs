@@ -394,12 +394,7 @@ async fn ask(config: &Config, method: Method, path: &str, body: Option<&Value>) 
             "extensions.control is missing: this command talks to a running agent over that socket".into(),
         ));
     };
-    request(&control.socket, method, path, body).await.map_err(|e| match e {
-        ControlError::NotRunning { .. } => {
-            Failure::Other(format!("{e}; is space-agent running, and may this user write to the socket?"))
-        }
-        other => Failure::Other(other.to_string()),
-    })
+    request(&control.socket, method, path, body).await.map_err(|e| Failure::Other(e.told("space-agent")))
 }
 
 /// A time, or how long from now, in ns since the Unix epoch.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use perigee_shared::clock::sleep_until;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::deliver::{Delivered, Event, Leave, Sent, Stopped, Trouble};
 use perigee_shared::export::{Client, Cut, Cuts, Delivery as Sender, ExporterConfig, Plan};
@@ -54,7 +55,6 @@ pub struct Exporter {
     counters: Arc<ShipCounters>,
     /// By lane: nothing below waits for this exporter, so that what others have still to pass is not looked at again.
     passed: BTreeMap<Lane, u64>,
-    config: ExporterConfig,
     /// Lanes whose first request was not decided: when it is sent again, and the trouble that it has had.
     aside: BTreeMap<Lane, (Instant, Trouble)>,
 }
@@ -75,8 +75,8 @@ impl Exporter {
     ) -> Self {
         let plan = Plan { signals, limits: config.limits(), ..Plan::default() };
         let sender = Sender::new(client, config, &env);
-        let (passed, aside, config) = (BTreeMap::new(), BTreeMap::new(), config.clone());
-        Self { name, sender, plan, env, wal, consumer, sealed, counters, passed, config, aside }
+        let (passed, aside) = (BTreeMap::new(), BTreeMap::new());
+        Self { name, sender, plan, env, wal, consumer, sealed, counters, passed, aside }
     }
 
     /// Exports until `shutdown`, also in the middle of a segment: the cursor says where to go on.
@@ -95,12 +95,6 @@ impl Exporter {
             };
             let held_up = failed.is_some();
             let due = self.aside.values().map(|(until, _)| *until).min();
-            let due = async move {
-                match due {
-                    Some(until) => tokio::time::sleep_until(until).await,
-                    None => std::future::pending().await,
-                }
-            };
             if let Some(error) = failed {
                 tracing::error!(exporter = self.name, %error, "the log cannot be read now; export waits and tries again");
             }
@@ -108,7 +102,7 @@ impl Exporter {
                 biased;
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(PAUSE), if held_up => {}
-                () = due, if !held_up => {}
+                () = sleep_until(due), if !held_up => {}
                 changed = self.sealed.changed() => if changed.is_err() { return },
             }
         }
@@ -133,6 +127,10 @@ impl Exporter {
         });
         let (passed, found) = next.await??;
         self.passed = passed;
+        if found.is_none() {
+            // What a lane waited for that might go on is not on board any more.
+            self.aside.retain(|_, (until, _)| *until > now);
+        }
         Ok(found)
     }
 
@@ -209,10 +207,9 @@ impl Exporter {
         items: u64,
         shutdown: &CancellationToken,
     ) -> Result<Option<Delivered>, Stopped> {
-        let before = self.aside.remove(&lane).map(|(_, trouble)| trouble);
+        let trouble = self.aside.remove(&lane).map(|(_, trouble)| trouble);
         // While everything fails, each is tried once in its turn.
-        let waits = if before.is_some() || !self.aside.is_empty() { 0 } else { WAITS };
-        let usual = before.map(|trouble| self.sender.change(trouble));
+        let waits = if trouble.is_some() || !self.aside.is_empty() { 0 } else { WAITS };
         let label = ExporterLabel::new(&self.name);
         let (counters, name) = (&self.counters, &self.name);
         let tell = |event: Event<'_>| {
@@ -225,15 +222,12 @@ impl Exporter {
             }
         };
         let early = CancellationToken::new();
-        let leave = Leave { early: &early, waits };
-        let sent = self.sender.send_or_leave(signal, body, items, shutdown, leave, tell).await?;
-        let mut now = usual.map(|usual| self.sender.change(usual));
-        match sent {
+        let leave = Leave { early: &early, waits, trouble };
+        match self.sender.send_or_leave(signal, body, items, shutdown, leave, tell).await? {
             Sent::Done(delivered) => Ok(Some(delivered)),
-            Sent::Left => Ok(None),
-            Sent::Undecided(wait) => {
-                let fresh = || Trouble::new(&self.config);
-                let trouble = now.take().unwrap_or_else(|| self.sender.change(fresh()));
+            // Nobody cancels `early`.
+            Sent::Left(_) => Ok(None),
+            Sent::Undecided(wait, trouble) => {
                 self.aside.insert(lane, (Instant::now() + wait, trouble));
                 Ok(None)
             }

@@ -13,16 +13,21 @@ pub(crate) fn release_hint(name: &str) -> String {
     )
 }
 
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     value.as_str().unwrap_or("-").to_owned()
 }
 
-fn size(value: &Value) -> String {
+pub(crate) fn size(value: &Value) -> String {
     value.as_u64().map_or_else(|| "-".to_owned(), |bytes| ByteSize(bytes).to_string())
 }
 
-fn time(value: &Value) -> String {
+pub(crate) fn time(value: &Value) -> String {
     value.as_u64().map_or_else(|| "-".to_owned(), shown_time)
+}
+
+/// A count; what is missing is none.
+pub(crate) fn count(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
 }
 
 /// What was encoded anew, for people.

@@ -8,10 +8,12 @@ use perigee_top::ratatui::text::{Line, Span};
 use perigee_top::text::{bar, byte_rate, countdown, cut, head, labelled, rate, size};
 use serde_json::Value;
 
+use crate::people::{count, text, time};
+
 const SIGNALS: [&str; 3] = ["traces", "metrics", "logs"];
 
 /// What the control socket's `/status` says.
-pub(crate) fn view(seen: &Seen, _: u16) -> Vec<Line<'static>> {
+pub(crate) fn view(seen: &Seen) -> Vec<Line<'static>> {
     let status = seen.now();
     let mut lines = vec![
         labelled(
@@ -35,18 +37,6 @@ pub(crate) fn view(seen: &Seen, _: u16) -> Vec<Line<'static>> {
     lines
 }
 
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or("-").to_owned()
-}
-
-fn time(value: &Value) -> String {
-    value.as_u64().map_or_else(|| "-".to_owned(), shown_time)
-}
-
-fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or(0)
-}
-
 fn doubt(status: &Value) -> String {
     status["clock"]["doubt"].as_str().map_or_else(String::new, |why| format!("  NOT TRUSTED: {why}"))
 }
@@ -60,7 +50,7 @@ fn link(seen: &Seen) -> Vec<Line<'static>> {
         _ => Span::from(state),
     };
     let station = link["station"].as_str().map_or_else(String::new, |station| format!(" ({station})"));
-    let speed = byte_rate(seen.rate(|v| number(&v["link"]["sent_bytes"])));
+    let speed = byte_rate(seen.rate(|v| count(&v["link"]["sent_bytes"])));
     let sent = format!("  {speed}, {} in this contact", size(&link["sent_bytes"]));
     let rest = if station.is_empty() { String::new() } else { sent };
     let mut lines = vec![labelled("link", [state, station.into(), rest.into()])];
@@ -72,7 +62,7 @@ fn link(seen: &Seen) -> Vec<Line<'static>> {
 }
 
 fn contacts(status: &Value) -> Vec<Line<'static>> {
-    let now = number(&status["unix_nano"]);
+    let now = count(&status["unix_nano"]);
     let (contact, next) = (&status["contact"], &status["next_contact"]);
     let open = match (contact["station"].as_str(), contact["end_unix_nano"].as_u64()) {
         (Some(station), Some(end)) => format!("{station}, LOS in {}", countdown(end.saturating_sub(now))),
@@ -115,7 +105,7 @@ fn stored(status: &Value) -> Line<'static> {
         _ => String::new(),
     };
     let of = format!(" of {}{waits}", size(&wal["max_bytes"]));
-    labelled("stored", [bar(number(&wal["stored_bytes"]), number(&wal["max_bytes"])), of.into()])
+    labelled("stored", [bar(count(&wal["stored_bytes"]), count(&wal["max_bytes"])), of.into()])
 }
 
 fn items(seen: &Seen) -> Vec<Line<'static>> {
@@ -125,17 +115,17 @@ fn items(seen: &Seen) -> Vec<Line<'static>> {
     let mut lines = vec![head(row(names.map(str::to_owned)))];
     let wal = &seen.now()["wal"];
     for signal in SIGNALS {
-        let of = |key: &'static str| rate(seen.rate(|v| number(&v["wal"][key][signal])));
+        let of = |key: &'static str| rate(seen.rate(|v| count(&v["wal"][key][signal])));
         let dropped: u64 =
-            wal["dropped"].as_object().into_iter().flatten().map(|(_, d)| number(&d[signal])).sum();
+            wal["dropped"].as_object().into_iter().flatten().map(|(_, d)| count(&d[signal])).sum();
         let line = Line::from(row([
             signal.to_owned(),
             of("accepted"),
             of("delivered"),
-            number(&wal["accepted"][signal]).to_string(),
-            number(&wal["delivered"][signal]).to_string(),
+            count(&wal["accepted"][signal]).to_string(),
+            count(&wal["delivered"][signal]).to_string(),
             dropped.to_string(),
-            number(&wal["on_board"][signal]).to_string(),
+            count(&wal["on_board"][signal]).to_string(),
         ]));
         lines.push(if dropped > 0 { line.yellow() } else { line });
     }
@@ -145,11 +135,11 @@ fn items(seen: &Seen) -> Vec<Line<'static>> {
 fn lanes(status: &Value) -> Vec<Line<'static>> {
     let mut lines = vec![head(format!("{:<20}{:>10}{:>12}{:>12}", "lane", "segments", "bytes", "unsealed"))];
     for lane in status["lanes"].as_array().into_iter().flatten() {
-        let unsealed: u64 = SIGNALS.iter().map(|s| number(&lane["in_journal"][s])).sum();
+        let unsealed: u64 = SIGNALS.iter().map(|s| count(&lane["in_journal"][s])).sum();
         lines.push(Line::from(format!(
             "{:<20}{:>10}{:>12}{unsealed:>12}",
             cut(&text(&lane["name"]), 19),
-            number(&lane["segments"]),
+            count(&lane["segments"]),
             size(&lane["segment_bytes"]),
         )));
     }
@@ -167,13 +157,13 @@ fn exporters(seen: &Seen) -> Vec<Line<'static>> {
                 names.0, names.1, names.2, names.3, names.4
             )));
         }
-        let sent = rate(seen.rate(|v| number(&v["exporters"][name]["sent"])));
+        let sent = rate(seen.rate(|v| count(&v["exporters"][name]["sent"])));
         lines.push(Line::from(format!(
             "{:<30}{sent:>10}{:>12}{:>10}{:>10}",
             cut(name, 29),
-            number(&counts["sent"]),
-            number(&counts["refused"]),
-            number(&counts["retries"]),
+            count(&counts["sent"]),
+            count(&counts["refused"]),
+            count(&counts["retries"]),
         )));
     }
     lines

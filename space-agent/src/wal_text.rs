@@ -6,16 +6,10 @@ use perigee_shared::contact::shown_time;
 use perigee_shared::units::ByteSize;
 use serde_json::Value;
 
-fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or(0)
-}
-
-fn size(value: &Value) -> String {
-    ByteSize(number(value)).to_string()
-}
+use crate::people::{count, size};
 
 fn items(counts: &Value) -> u64 {
-    counts.as_object().into_iter().flatten().map(|(_, n)| number(n)).sum()
+    counts.as_object().into_iter().flatten().map(|(_, n)| count(n)).sum()
 }
 
 /// A line for each segment.
@@ -48,12 +42,12 @@ pub(crate) fn inspected(log: &Value) -> String {
             items(&segment["items"]),
             size(&segment["raw_bytes"]),
             size(&segment["payload_bytes"]),
-            shown_time(number(&segment["sealed_unix_nano"])),
+            shown_time(count(&segment["sealed_unix_nano"])),
             if segment["sent"] == true { "yes" } else { "no" },
             waiting.collect::<Vec<_>>().join(", "),
         );
     }
-    let more = number(&summary["segments"]).saturating_sub(segments.len() as u64);
+    let more = count(&summary["segments"]).saturating_sub(segments.len() as u64);
     if more > 0 {
         let _ = writeln!(out, "and {more} more: --most N shows them");
     }
@@ -62,7 +56,7 @@ pub(crate) fn inspected(log: &Value) -> String {
 
 /// What a check of all segments has found.
 pub(crate) fn verified(answer: &Value) -> String {
-    match number(&answer["damaged"]) {
+    match count(&answer["damaged"]) {
         0 => format!("{} segments were read: all are whole\n", answer["segments"]),
         damaged => format!(
             "{} segments were read: {damaged} were damaged; they are dropped, counted and reported to the ground\n",
@@ -94,7 +88,7 @@ pub(crate) fn copied(answer: &Value) -> String {
 /// What was taken out of a file.
 pub(crate) fn salvaged(answer: &Value) -> String {
     let mut out = format!("{} requests with {} items were appended\n", answer["requests"], answer["items"]);
-    if number(&answer["left_out"]) > 0 {
+    if count(&answer["left_out"]) > 0 {
         let _ = writeln!(
             out,
             "{} segments and groups were left out: this log has them, they were delivered, or may have been \
@@ -102,7 +96,7 @@ pub(crate) fn salvaged(answer: &Value) -> String {
             answer["left_out"]
         );
     }
-    if number(&answer["undecodable"]) > 0 {
+    if count(&answer["undecodable"]) > 0 {
         let _ = writeln!(
             out,
             "{} segments cannot be decoded: what they depend on is lost",

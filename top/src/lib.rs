@@ -25,8 +25,8 @@ const EACH: Duration = Duration::from_secs(1);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a program makes of its answers, for a screen with so many columns.
-pub type View = fn(&Seen, u16) -> Vec<Line<'static>>;
+/// What a program makes of its answers.
+pub type View = fn(&Seen) -> Vec<Line<'static>>;
 
 /// The latest answer, and the one before it.
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ impl Seen {
 pub fn draw(frame: &mut Frame<'_>, name: &str, seen: &Seen, view: View, first: u16) -> u16 {
     let (area, buffer) = (frame.area(), frame.buffer_mut());
     let Some(foot) = area.bottom().checked_sub(1) else { return 0 };
-    let lines = view(seen, area.width);
+    let lines = view(seen);
     let last = (lines.len() as u16).saturating_sub(foot - area.y);
     for (y, line) in (area.y..foot).zip(lines.iter().skip(usize::from(first.min(last)))) {
         buffer.set_line(area.x, y, line, area.width);
@@ -197,9 +197,9 @@ mod tests {
 
     use super::*;
 
-    fn view(seen: &Seen, width: u16) -> Vec<Line<'static>> {
+    fn view(seen: &Seen) -> Vec<Line<'static>> {
         let rate = seen.rate(|v| v["n"].as_u64().unwrap_or(0));
-        (0..30).map(|n| Line::from(format!("{n} of {width}: {} {rate:?}", seen.now()["n"]))).collect()
+        (0..30).map(|n| Line::from(format!("{n} of 30: {} {rate:?}", seen.now()["n"]))).collect()
     }
 
     fn drawn(seen: &Seen, first: u16) -> (String, u16) {

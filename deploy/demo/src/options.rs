@@ -10,7 +10,7 @@ use perigee_shared::units::parse_duration;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "demo", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
-    /// End after the story; without it passes go on until Ctrl-C, so that there is something to look at
+    /// End after the story; otherwise passes go on until Ctrl-C, and there is something to look at
     #[arg(long)]
     pub(crate) once: bool,
     /// How long a contact is, after the story

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use perigee_shared::contact::shown_time;
 use perigee_shared::env::Env;
 use perigee_shared::units::{ByteSize, shown_span as span};
+use perigee_top::text::cut;
 use serde_json::Value;
 
 use super::spool::{Query, fetch};
@@ -61,13 +62,6 @@ fn row([a, b, c, d, e, f, g, h]: [&str; 8]) -> String {
 
 fn lane_row([a, b, c, d, e, f]: [&str; 6]) -> String {
     format!("{:<14} {b:>4} {:<20} {d:>10} {e:>12} {f:>8}\n", cut(a, 14), cut(c, 20))
-}
-
-fn cut(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
-        return text.to_owned();
-    }
-    text.chars().take(most - 1).chain(['…']).collect()
 }
 
 fn overview(satellite: &Value, now: u64) -> String {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{anyhow, bail};
 use perigee_shared::contact::shown_time;
-use perigee_shared::control::{ControlError, request};
+use perigee_shared::control::request;
 use perigee_shared::env::Env;
 use perigee_shared::units::shown_span;
 use perigee_top::Seen;
@@ -44,16 +44,11 @@ async fn look(socket: PathBuf) -> Result<Value, String> {
 }
 
 async fn ask(socket: &Path, path: &str) -> Result<Value, String> {
-    request(socket, http::Method::GET, path, None).await.map_err(|e| match e {
-        ControlError::NotRunning { .. } => {
-            format!("{e}; is ground-station running, and may this user write to the socket?")
-        }
-        other => other.to_string(),
-    })
+    request(socket, http::Method::GET, path, None).await.map_err(|e| e.told("ground-station"))
 }
 
 /// The answers of [`look`] as lines.
-fn view(seen: &Seen, _: u16) -> Vec<Line<'static>> {
+fn view(seen: &Seen) -> Vec<Line<'static>> {
     let now = seen.now();
     let spool = &now["spool"];
     let rest = format!(" of {}, {} segments", size(&spool["max_bytes"]), number(&spool["segments"]));

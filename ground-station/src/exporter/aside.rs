@@ -116,9 +116,11 @@ impl Aside {
         Some(first.at.place)
     }
 
-    /// There is nothing else to be sent. When the next request is to be taken back in.
+    /// There is nothing else to be sent. When the next request is to be taken back in. One that was taken back in and not handed out
+    /// is not there any more.
     pub(super) fn alone(&mut self) -> Option<Instant> {
         self.others_first = false;
+        self.waiting.retain(|_, w| w.until.is_some());
         self.waiting.values().filter_map(|w| w.until).min()
     }
 }

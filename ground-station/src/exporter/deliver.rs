@@ -1,26 +1,16 @@
 //! Sending for one exporter of the ground: what was refused becomes dead letters, and everything is counted.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use perigee_shared::env::Env;
-use perigee_shared::export::deliver::{self, Event, Leave, Stopped, Trouble};
+use perigee_shared::export::deliver::{self, Event, Leave, Sent, Stopped};
 use perigee_shared::export::{Client, ExporterConfig};
 use perigee_shared::signal::{Counts, Signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::spool::Letter;
 use crate::telemetry::Metrics;
-
-/// What came of sending one.
-pub(super) enum Sent {
-    Done(Delivered),
-    /// It was left for another; nothing of it is decided.
-    Left,
-    /// It was tried often enough for now; nothing of it is decided. It is to be sent again after so long.
-    Undecided(Duration),
-}
 
 /// What came of a request that is decided.
 #[derive(Default)]
@@ -59,11 +49,6 @@ impl Delivery {
         self.delivery.client()
     }
 
-    /// Goes on with the trouble of another request; returns what there was.
-    pub(super) fn change(&mut self, trouble: Trouble) -> Trouble {
-        self.delivery.change(trouble)
-    }
-
     /// Sends a request until all of it is decided or it is left.
     pub(super) async fn send(
         &mut self,
@@ -72,14 +57,14 @@ impl Delivery {
         items: u64,
         shutdown: &CancellationToken,
         leave: Leave<'_>,
-    ) -> Result<Sent, Stopped> {
+    ) -> Result<Sent<Delivered>, Stopped> {
         let (name, metrics) = (&self.name, &self.metrics);
         let tell = |event: Event<'_>| note(name, metrics, signal, event);
         let sent = self.delivery.send_or_leave(signal, body, items, shutdown, leave, tell).await?;
         let sent = match sent {
-            deliver::Sent::Done(sent) => sent,
-            deliver::Sent::Left => return Ok(Sent::Left),
-            deliver::Sent::Undecided(wait) => return Ok(Sent::Undecided(wait)),
+            Sent::Done(sent) => sent,
+            Sent::Left(trouble) => return Ok(Sent::Left(trouble)),
+            Sent::Undecided(wait, trouble) => return Ok(Sent::Undecided(wait, trouble)),
         };
         if let Some(first) = sent.refused.first() {
             let (letters, reason) = (sent.refused.len(), &first.reason);

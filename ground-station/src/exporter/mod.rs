@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use perigee_shared::clock::sleep_until;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
 use perigee_shared::export::cut::Plan;
-use perigee_shared::export::deliver::{Leave, Stopped, Trouble};
+use perigee_shared::export::deliver::{Leave, Sent, Stopped};
 use perigee_shared::export::{Attributes, Client, Cut, Cuts, ExporterConfig};
 use perigee_shared::segment::SegmentId;
 use perigee_shared::signal::{Counts, SignalSet};
@@ -27,7 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::aside::{Aside, At};
-use self::deliver::{Delivered, Delivery, Sent};
+use self::deliver::{Delivered, Delivery};
 pub use self::own::Own;
 use crate::spool::{Letter, Place, Progress, Replay, SpoolError, Status, Store, Work};
 use crate::telemetry::Metrics;
@@ -44,7 +45,6 @@ pub struct Exporter {
     plan: Plan,
     added: Added,
     delivery: Delivery,
-    config: ExporterConfig,
     aside: Aside,
     env: Env,
     store: Store,
@@ -62,12 +62,12 @@ pub struct Added {
 impl Added {
     fn to(&self, work: &Work) -> Attributes {
         let SegmentId { epoch, lane, sequence } = work.header.id;
-        let segment = format!("{epoch:016x}/{}/{sequence}", lane.0);
+        let segment = self.segment.then(|| format!("{epoch:016x}/{}/{sequence}", lane.0));
         let mut all = Vec::new();
         if let Some(station) = &self.station {
             all.extend([("satellite.id", &*work.satellite), ("ground.station.id", station)]);
         }
-        all.extend(self.segment.then_some(("perigee.segment", segment.as_str())));
+        all.extend(segment.as_deref().map(|segment| ("perigee.segment", segment)));
         Attributes::new(&all)
     }
 }
@@ -114,7 +114,6 @@ impl Exporter {
             plan: Plan { signals, limits: config.limits(), attributes: Attributes::default() },
             added,
             delivery: Delivery::new(Arc::clone(&name), client, config, env, metrics),
-            config: config.clone(),
             aside: Aside::new(config),
             env: env.clone(),
             name,
@@ -147,18 +146,12 @@ impl Exporter {
             }
             // Nothing to do: what was settled is deleted once it has been quiet for a moment.
             let due = self.aside.alone();
-            let due = async move {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let mut due = std::pin::pin!(due);
+            self.delivery.aside(self.aside.len());
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
                 changed = status.changed() => if changed.is_err() { return },
-                () = &mut due => {}
+                () = sleep_until(due) => {}
                 () = tokio::time::sleep(SWEEP_AFTER) => {
                     if self.store.sweep().await.is_err() {
                         return;
@@ -167,7 +160,7 @@ impl Exporter {
                         biased;
                         () = shutdown.cancelled() => return,
                         changed = status.changed() => if changed.is_err() { return },
-                        () = &mut due => {}
+                        () = sleep_until(due) => {}
                     }
                 }
             }
@@ -225,7 +218,8 @@ impl Exporter {
             Ok(requests) => requests,
             Err(error) => return Ok(self.store.condemn(place, error.to_string()).await?),
         };
-        let mut progress = Progress { signals: first.signals(), ..Progress::at(place, fingerprint) };
+        let begin = || Progress { signals: first.signals(), ..Progress::at(place, fingerprint) };
+        let mut progress = begin();
         let mut cuts = (0u64..).zip(Cuts::new(requests, plan)).peekable();
         while let Some((number, cut)) = cuts.next() {
             let cut = match cut {
@@ -261,8 +255,7 @@ impl Exporter {
         }
         if !progress.finished {
             // Nothing was left of it for this exporter.
-            let none = Progress::at(place, fingerprint);
-            let none = Progress { finished: true, signals: first.signals(), ..none };
+            let none = Progress { finished: true, ..begin() };
             self.store.progress(Arc::clone(&self.name), none).await?;
         }
         Ok(())
@@ -299,17 +292,15 @@ impl Exporter {
             }
             std::future::pending::<Infallible>().await
         };
-        let (waits, before) = self.aside.turn(at);
-        let again = before.is_some();
-        let usual = before.map(|trouble| self.delivery.change(trouble));
-        let leave = Leave { early: &early, waits };
+        let (waits, trouble) = self.aside.turn(at);
+        let again = trouble.is_some();
+        let leave = Leave { early: &early, waits, trouble };
         let sent = tokio::select! {
             biased;
             sent = self.delivery.send(at.signal, body, items, shutdown, leave) => sent?,
             never = watch => match never {},
         };
-        let mut trouble = usual.map(|usual| self.delivery.change(usual));
-        let wait = match sent {
+        let (wait, trouble) = match sent {
             Sent::Done(delivered) => {
                 self.aside.answered();
                 if again {
@@ -317,15 +308,14 @@ impl Exporter {
                 }
                 return Ok(Some(delivered));
             }
-            Sent::Left => {
+            Sent::Left(trouble) => {
                 if let Some(trouble) = trouble {
                     self.aside.keep(at, trouble);
                 }
                 return Ok(None);
             }
-            Sent::Undecided(wait) => wait,
+            Sent::Undecided(wait, trouble) => (wait, trouble),
         };
-        let trouble = trouble.take().unwrap_or_else(|| self.delivery.change(Trouble::new(&self.config)));
         let pause = self.aside.put(&self.env, at, trouble, wait);
         self.delivery.aside(self.aside.len());
         self.tell_aside(at.place).await?;

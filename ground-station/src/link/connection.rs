@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perigee_proto::link;
+use perigee_shared::clock::sleep_until;
 use perigee_shared::link::revocation::Revocations;
 use perigee_shared::link::{tls, wire};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -365,13 +366,6 @@ async fn next_answer(asked: &mut Vec<Pending>) -> Result<Event, SpoolError> {
         std::task::Poll::Pending
     })
     .await
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn changed(status: &mut watch::Receiver<Status>) {

@@ -20,7 +20,9 @@ use tokio::runtime::Runtime;
 
 use super::base_tests::{expected, leaf, names_in, seal};
 use super::postgres::{FleetSettings, Replication};
-use super::tests::{EPOCH, Model, Step, done, dropped, incoming, place, segment, settings, spans, steps};
+use super::tests::{
+    EPOCH, Model, Step, done, dropped, heard, incoming, place, segment, settings, spans, steps,
+};
 use super::*;
 
 /// Where a store is kept, over several openings of it.
@@ -517,18 +519,7 @@ over_both! {
         let spool = site.open();
         spool.commit(1, spans(5));
         spool.hello(1..4, vec![dropped(1, 3..4, 60)]);
-        let heard = Heard {
-            opened: 7,
-            began: Duration::from_secs(20),
-            lost: Duration::from_secs(1),
-            received: 3000,
-            held: 2000,
-            segments: 1,
-            items: spans(5),
-            ended: Ending::Goodbye,
-            goodbye: None,
-        };
-        spool.wait(spool.store.heard("sat-1".into(), heard));
+        spool.wait(spool.store.heard("sat-1".into(), heard(1)));
         let view = spool.wait(spool.store.satellites()).remove(0);
         assert_eq!((view.satellite.as_str(), view.station.as_str(), view.contacts), ("sat-1", "svalbard", 1));
         let lane = &view.epochs[0].lanes[0];

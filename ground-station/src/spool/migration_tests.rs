@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::fleet::Postgres;
 use bytes::Bytes;
@@ -16,9 +15,8 @@ use tokio::sync::Notify;
 
 use super::base_tests::{self, leaf, seal};
 use super::fleet_tests::{Database, hand_in};
-use super::passes::Ending;
 use super::postgres::MigrationView;
-use super::tests::{EPOCH, done, dropped, incoming, segment, settings, spans};
+use super::tests::{EPOCH, done, dropped, heard, incoming, segment, settings, spans};
 use super::*;
 
 const SATELLITES: [&str; 3] = ["sat-2", "sat-1", "sat-3"];
@@ -84,18 +82,7 @@ async fn fill(store: &Store) {
         store.ledger(satellite.into(), hello()).await.unwrap();
         let [first, _] = halves(satellite);
         assert!(matches!(hand_in(store, vec![first]).await.unwrap()[0], Applied::Held(_)));
-        let heard = Heard {
-            opened: 7,
-            began: Duration::from_secs(20),
-            lost: Duration::from_secs(1),
-            received: 3000,
-            held: 2000,
-            segments: SEGMENTS,
-            items: spans(5),
-            ended: Ending::Goodbye,
-            goodbye: None,
-        };
-        store.heard(satellite.into(), heard).await.unwrap();
+        store.heard(satellite.into(), heard(SEGMENTS)).await.unwrap();
     }
     for leaning in leaning() {
         assert_eq!(hand_in(store, vec![leaning]).await.unwrap(), [Applied::New]);
@@ -123,7 +110,7 @@ async fn next(store: &Store, exporter: &str) -> Option<Work> {
     store.next(exporter.into(), SignalSet::ALL, 1).await.unwrap()
 }
 
-/// Everything that people are told of a store, without what two stores name in their own way.
+/// All that a store answers to people, without the ids and numbers that differ from store to store.
 async fn told(store: &Store) -> serde_json::Value {
     let mut letters = serde_json::to_value(store.letters(0, 100).await.unwrap()).unwrap();
     letters.as_array_mut().unwrap().iter_mut().for_each(|letter| drop(letter["id"].take()));

@@ -97,6 +97,11 @@ impl Progress {
         }
     }
 
+    /// Whether it is about every signal that `exporter` gets.
+    pub(super) fn is_of_all(&self, exporter: &str, settings: &Settings) -> bool {
+        settings.routes.get(exporter).is_none_or(|all| all.without(self.signals).is_empty())
+    }
+
     /// Whether this was done before, as a position says.
     const fn is_behind(&self, at: Position) -> bool {
         let entry = self.place.0.entry;
@@ -198,14 +203,37 @@ struct Seek {
 /// Of each lane of a satellite.
 type Seeks = BTreeMap<(u32, u8), Seek>;
 
+/// What an exporter is not handed for now: signals, by lane.
+#[derive(Default)]
+pub(super) struct LeftOut(BTreeMap<(u32, u8), SignalSet>);
+
+impl LeftOut {
+    /// These, of the lane of `place`, in place of those before.
+    pub(super) fn set(&mut self, place: Place, signals: SignalSet) {
+        match signals.is_empty() {
+            true => self.0.remove(&place.lane()),
+            false => self.0.insert(place.lane(), signals),
+        };
+    }
+
+    /// Whether anything of this lane is left out.
+    pub(super) fn has(&self, lane: (u32, u8)) -> bool {
+        self.0.contains_key(&lane)
+    }
+
+    /// Of these signals, those that are not left out of this lane.
+    pub(super) fn wanted(&self, lane: (u32, u8), signals: SignalSet) -> SignalSet {
+        signals.without(self.0.get(&lane).copied().unwrap_or_default())
+    }
+}
+
 /// Where an exporter is, in memory.
 #[derive(Default)]
 struct Search {
     /// How far its lanes were looked through. Entries only come at the end, so what was looked at once need not be again.
     seeks: Seeks,
     turns: Turns,
-    /// Signals that are left out, by lane.
-    aside: BTreeMap<(u32, u8), SignalSet>,
+    aside: LeftOut,
 }
 
 /// By exporter.
@@ -235,10 +263,7 @@ pub(super) fn put_aside(searched: &Searched, exporter: &str, place: Place, signa
     let search = searched.entry(exporter.to_owned()).or_default();
     // What was left out before begins further back.
     search.seeks.remove(&place.lane());
-    search.aside.remove(&place.lane());
-    if !signals.is_empty() {
-        search.aside.insert(place.lane(), signals);
-    }
+    search.aside.set(place, signals);
 }
 
 /// The next segment with one of `signals` for `exporter`, whose requests are numbered by `fingerprint`.
@@ -257,7 +282,7 @@ pub(super) fn next(
         let mut first = BTreeMap::<u8, (u64, EntryKey)>::new();
         for (of, last) in &view.contents.lanes {
             let (satellite, lane) = of;
-            let wanted = signals.without(aside.get(of).copied().unwrap_or_default());
+            let wanted = aside.wanted(*of, signals);
             if wanted.is_empty() {
                 continue;
             }
@@ -282,7 +307,7 @@ pub(super) fn next(
         }
         let Some(lane) = turns.next(&first.keys().copied().collect::<BTreeSet<_>>()) else { return Ok(None) };
         let (payload, at) = first[&lane];
-        let wanted = signals.without(aside.get(&(at.satellite, at.lane)).copied().unwrap_or_default());
+        let wanted = aside.wanted((at.satellite, at.lane), signals);
         let done = reached(&cursors, exporter, at, fingerprint)?;
         let record = entries.get(at)?.map(|v| decode::<SegmentRecord>(v.value())).transpose()?;
         let is_open =
@@ -301,7 +326,6 @@ pub(super) fn next(
 pub(super) fn progress(txn: &mut Txn<'_>, exporter: &str, progress: &Progress) -> Result<(), SpoolError> {
     let at = progress.place.0;
     let Some(record) = entry(txn, at)? else { return Ok(()) };
-    let signals = txn.contents.settings.routes.get(exporter).copied().unwrap_or(progress.signals);
     let before = reached(&txn.tables.open_table(CURSORS)?, exporter, at, progress.fingerprint)?;
     if progress.is_behind(before.least(progress.signals)) {
         return Ok(());
@@ -325,7 +349,7 @@ pub(super) fn progress(txn: &mut Txn<'_>, exporter: &str, progress: &Progress) -
     let cursor = Cursor { entry, request, cut: progress.fingerprint };
     let here = Position { entry, request };
     let mut cursors = txn.tables.open_table(CURSORS)?;
-    let all = signals.without(progress.signals).is_empty();
+    let all = progress.is_of_all(exporter, &txn.contents.settings);
     if all {
         cursors.insert((exporter, at.satellite, at.lane), cursor)?;
     }

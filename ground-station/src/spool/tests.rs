@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use perigee_proto::link::{self, DropReason};
@@ -33,6 +34,21 @@ pub(super) fn settings(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) ->
 /// The entry of satellite 1 in the bulk lane with this number.
 pub(super) fn place(entry: u64) -> Place {
     Place(tables::EntryKey { satellite: 1, lane: 8, entry })
+}
+
+/// What was seen of a contact in which so many segments came.
+pub(super) fn heard(segments: u64) -> Heard {
+    Heard {
+        opened: 7,
+        began: Duration::from_secs(20),
+        lost: Duration::from_secs(1),
+        received: 3000,
+        held: 2000,
+        segments,
+        items: spans(5),
+        ended: Ending::Goodbye,
+        goodbye: None,
+    }
 }
 
 pub(super) fn done(place: Place) -> Progress {

@@ -174,6 +174,14 @@ impl Running {
     }
 }
 
+/// Serves a backend on a free port.
+pub(crate) async fn serve(router: axum::Router) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
 /// A sealed segment.
 #[derive(Clone)]
 pub(crate) struct Segment {

@@ -28,23 +28,25 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Stopped;
 
 /// What came of sending a request that may be left.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Sent {
+#[derive(Debug)]
+pub enum Sent<D = Delivered> {
     /// All of it is decided.
-    Done(Delivered),
-    /// Somebody else goes first; it is as if it had never been sent.
-    Left,
-    /// It was tried often enough for now. Nothing of it is decided; it is to be sent again after so long.
-    Undecided(Duration),
+    Done(D),
+    /// Somebody else goes first; it is as if it had not been sent now. The trouble that it had before.
+    Left(Option<Trouble>),
+    /// It was tried often enough for now. Nothing of it is decided; it is to be sent again after so long, with this trouble.
+    Undecided(Duration, Trouble),
 }
 
 /// When a request is left of which nothing is decided.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Leave<'a> {
     /// Once this is cancelled.
     pub early: &'a CancellationToken,
     /// After so many waits.
     pub waits: u32,
+    /// The trouble that it had when it was sent before.
+    pub trouble: Option<Trouble>,
 }
 
 /// Why nothing more is sent of a request.
@@ -60,7 +62,8 @@ enum Halt {
 #[derive(Clone, Copy)]
 struct Until<'a> {
     shutdown: &'a CancellationToken,
-    leave: Option<Leave<'a>>,
+    /// Until it is cancelled, or so many waits are over.
+    leave: Option<(&'a CancellationToken, u32)>,
 }
 
 impl Until<'_> {
@@ -75,7 +78,7 @@ impl Until<'_> {
         }
         let left = async {
             match self.leave {
-                Some(leave) => leave.early.cancelled().await,
+                Some((early, _)) => early.cancelled().await,
                 None => std::future::pending().await,
             }
         };
@@ -199,9 +202,11 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// None yet.
-    pub fn new(config: &ExporterConfig) -> Self {
-        Self { backoff: Backoff::new(config.retry()), failing: None }
+    /// None, with the same waits.
+    fn none(&self) -> Self {
+        let mut backoff = self.backoff.clone();
+        backoff.reset();
+        Self { backoff, failing: None }
     }
 }
 
@@ -222,14 +227,9 @@ impl Delivery {
             client: Arc::new(client),
             rate: RateLimit::new(config.rate_limit()),
             env: env.clone(),
-            trouble: Trouble::new(config),
+            trouble: Trouble { backoff: Backoff::new(config.retry()), failing: None },
             waits: 0,
         }
-    }
-
-    /// Goes on with the trouble of another request; returns what there was.
-    pub fn change(&mut self, trouble: Trouble) -> Trouble {
-        std::mem::replace(&mut self.trouble, trouble)
     }
 
     /// What sends, for what is not counted and not tried again here.
@@ -261,15 +261,24 @@ impl Delivery {
         leave: Leave<'_>,
         tell: impl FnMut(Event<'_>),
     ) -> Result<Sent, Stopped> {
-        let until = Until { shutdown, leave: Some(leave) };
-        let sent = match self.work(signal, body, items, until, tell).await {
-            Ok(delivered) => return Ok(Sent::Done(delivered)),
-            Err(Halt::Stopped) => return Err(Stopped),
-            Err(Halt::Left) => Sent::Left,
-            Err(Halt::Undecided(wait)) => Sent::Undecided(wait),
-        };
-        self.rate.give_back(items);
-        Ok(sent)
+        let until = Until { shutdown, leave: Some((leave.early, leave.waits)) };
+        // One that had trouble before has it for itself: the next request begins without.
+        let usual = leave.trouble.map(|trouble| std::mem::replace(&mut self.trouble, trouble));
+        let worked = self.work(signal, body, items, until, tell).await;
+        if let Err(Halt::Undecided(wait)) = worked {
+            self.rate.give_back(items);
+            let usual = usual.unwrap_or_else(|| self.trouble.none());
+            return Ok(Sent::Undecided(wait, std::mem::replace(&mut self.trouble, usual)));
+        }
+        let own = usual.map(|usual| std::mem::replace(&mut self.trouble, usual));
+        match worked {
+            Ok(delivered) => Ok(Sent::Done(delivered)),
+            Err(Halt::Left) => {
+                self.rate.give_back(items);
+                Ok(Sent::Left(own))
+            }
+            Err(_) => Err(Stopped),
+        }
     }
 
     async fn work(
@@ -417,7 +426,7 @@ impl Delivery {
             *told = now;
             tell(Event::Kept { time: now.duration_since(*since), reason });
         }
-        if until.leave.is_some_and(|leave| self.waits >= leave.waits) {
+        if until.leave.is_some_and(|(_, waits)| self.waits >= waits) {
             return Err(Halt::Undecided(wait));
         }
         self.waits += 1;

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::super::bases;
 use super::super::decode::{Fault, Work};
 use super::super::error::SpoolError;
-use super::super::outlet::{self, Found, Place, Progress, Reached};
+use super::super::outlet::{self, Found, LeftOut, Place, Progress, Reached};
 use super::super::scrub::At;
 use super::super::tables::{BaseRecord, Cursor, EntryKey, SegmentRecord, SequenceKey, decode, header};
 use super::super::turns::Turns;
@@ -68,7 +68,7 @@ const TAKE: &str = "insert into place (sat, lane, exporter, owner, fence) values
 const LEAVE: &str =
     "update place set owner = null where sat = $1 and lane = $2 and exporter = $3 and owner = $4";
 
-/// From where on an exporter looks in a lane: its place, or with some signals put aside what it has ahead of that with the others.
+/// From where on an exporter looks in a lane: its place, or what it has ahead of that with all of the signals that it wants.
 macro_rules! head {
     ($columns:literal) => {
         concat!(
@@ -120,8 +120,8 @@ pub(super) struct Search {
     lanes: BTreeMap<LaneOf, u64>,
     /// Those that this worker has, with their fences.
     held: BTreeMap<LaneOf, i64>,
-    /// Signals that are left out, by lane. Such a lane is not left to others.
-    aside: BTreeMap<LaneOf, SignalSet>,
+    /// A lane that is in it is not left to others.
+    aside: LeftOut,
     /// The lane that it is in, and segments sent of it without a pause.
     at: Option<(LaneOf, u32)>,
     /// Other workers that live.
@@ -142,15 +142,10 @@ impl Search {
             || self.lanes.is_empty() && since >= LOOK
     }
 
-    /// Of these signals, those that are not left out of a lane.
-    fn wanted(&self, lane: LaneOf, signals: SignalSet) -> SignalSet {
-        signals.without(self.aside.get(&lane).copied().unwrap_or_default())
-    }
-
     /// The lane whose turn it is.
     fn pick(&mut self, signals: SignalSet) -> Option<LaneOf> {
         let aside = &self.aside;
-        let open = |lane: &LaneOf| !aside.get(lane).is_some_and(|out| signals.without(*out).is_empty());
+        let open = |lane: &LaneOf| !aside.wanted(*lane, signals).is_empty();
         let urgencies: BTreeSet<u8> = self.lanes.keys().filter(|l| open(l)).map(|(_, lane)| *lane).collect();
         let turn = self.turns.next(&urgencies)?;
         let of_turn = || self.lanes.iter().filter(|(at, _)| at.1 == turn && open(at));
@@ -201,12 +196,11 @@ impl Fleet {
                 self.search(&exporter, |search| search.lanes.remove(&lane));
                 continue;
             }
-            let wanted = self.search(&exporter, |search| search.wanted(lane, signals));
-            let aside = wanted != signals;
-            let Some(head) = self.head(&exporter, lane, (wanted, aside), fingerprint).await? else {
+            let wanted = self.search(&exporter, |search| search.aside.wanted(lane, signals));
+            let Some(head) = self.head(&exporter, lane, wanted, fingerprint).await? else {
                 // Somebody else was there: the lane is taken anew when there is something again.
                 self.search(&exporter, |search| {
-                    if !aside {
+                    if !search.aside.has(lane) {
                         search.held.remove(&lane);
                     }
                     search.lanes.remove(&lane);
@@ -258,10 +252,7 @@ impl Fleet {
         signals: SignalSet,
     ) -> Result<(), SpoolError> {
         self.search(&exporter, |search| {
-            search.aside.remove(&place.lane());
-            if !signals.is_empty() {
-                search.aside.insert(place.lane(), signals);
-            }
+            search.aside.set(place, signals);
             search.looked = None;
         });
         Ok(())
@@ -349,7 +340,7 @@ impl Fleet {
             // Beside others, one lane at a time.
             let left =
                 search.at.map(|(at, _)| at).filter(|at| search.others > 0 && *at != lane && lane != LETTERS);
-            let left = left.filter(|at| !search.aside.contains_key(at));
+            let left = left.filter(|at| !search.aside.has(*at));
             (held, left.filter(|at| search.held.remove(at).is_some()))
         });
         if let Some(left) = left {
@@ -404,7 +395,7 @@ impl Fleet {
         &self,
         exporter: &Arc<str>,
         lane: LaneOf,
-        (wanted, aside): (SignalSet, bool),
+        wanted: SignalSet,
         fingerprint: u64,
     ) -> Result<Option<Head>, SpoolError> {
         let (name, mask) = (exporter.to_string(), mask(wanted));
@@ -420,14 +411,12 @@ impl Fleet {
                     );
                     let client = connection.client();
                     let (satellite, lane) = (i64::from(lane.0), i64::from(lane.1));
-                    let names = |signals: SignalSet| -> Vec<String> {
-                        signals.iter().map(|signal| outlet::ahead(&name, signal)).collect()
-                    };
-                    let from = names(if aside { wanted } else { SignalSet::default() });
-                    let all = names(SignalSet::ALL);
+                    let names: Vec<String> =
+                        wanted.iter().map(|signal| outlet::ahead(&name, signal)).collect();
                     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-                        [&satellite, &lane, &name, &mask, &from];
-                    let of_ahead: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&satellite, &lane, &all];
+                        [&satellite, &lane, &name, &mask, &names];
+                    let of_ahead: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+                        [&satellite, &lane, &names];
                     let three = async {
                         tokio::join!(
                             client.query_opt(&head, &parameters),
@@ -546,10 +535,10 @@ impl Fleet {
             owner: self.inner.owner,
             fence,
         };
-        let routes = &self.settings().routes;
-        let all = routes.get(&*exporter).is_none_or(|s| s.without(progress.signals).is_empty());
-        let plain =
-            all && !progress.finished && progress.letters.is_empty() && progress.rejected.total() == 0;
+        let plain = progress.is_of_all(&exporter, self.settings())
+            && !progress.finished
+            && progress.letters.is_empty()
+            && progress.rejected.total() == 0;
         let moved = plain && self.step(&lease, &progress).await?;
         if !moved {
             self.settle(lease, &progress).await.inspect_err(|error| {

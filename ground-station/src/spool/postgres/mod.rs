@@ -143,8 +143,8 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// An error while a station's own file is on its way into the ledger. This worker was heard of before, so that a migration
-    /// that begins now sees it.
+    /// Refuses to join while the migration of a station's own file is not finished. This worker has registered before it asks: a
+    /// migration that begins now sees it.
     async fn check_migration(&self) -> Result<(), SpoolError> {
         const UNFINISHED: &str = "select exists(select from migration where done = 0)";
         let unfinished = self
