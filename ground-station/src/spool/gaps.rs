@@ -1,6 +1,7 @@
 //! Gaps: what was dropped on board, what a lost log had, and what this station has lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::link::ranges::RangeSet;
@@ -13,7 +14,7 @@ use super::counters::{Counters, Kind};
 use super::error::SpoolError;
 use super::file::Txn;
 use super::intake::take_number;
-use super::ledger::{committed_ranges, split_recent};
+use super::ledger::{self, committed_ranges, split_recent};
 use super::tables::*;
 
 /// Ids that the ground gives are above every one that a satellite gives: from here on a lane of a lost log has its own, below
@@ -46,13 +47,19 @@ pub(super) fn override_drop(txn: &Txn<'_>, key: SequenceKey, items: Counts) -> R
     let at = DropKey { satellite: key.satellite, epoch: key.epoch, id: run.id };
     let record = drops.get(at)?.map(|v| decode::<DropRecord>(v.value())).transpose()?;
     let Some((mut record, drop)) = record.and_then(|r| r.drop.map(|drop| (r, drop))) else { return Ok(()) };
-    if drop.counts_unknown {
+    let own = kind(&drop) == Kind::Lost;
+    if drop.counts_unknown && !own {
         return Ok(());
     }
     let before = Counts::from(record.overridden.unwrap_or_default());
     let left = Counts::from(drop.items.unwrap_or_default()).saturating_sub(before);
     let taken = left.saturating_sub(left.saturating_sub(items));
-    Counters::of(txn.tables, key.satellite)?.sub(kind(&drop), reason(&drop), taken)?;
+    let mut counters = Counters::of(txn.tables, key.satellite)?;
+    counters.sub(kind(&drop), reason(&drop), taken)?;
+    if own {
+        // It was counted as committed then, and is counted so again.
+        counters.sub(Kind::Committed, 0, taken)?;
+    }
     record.overridden = Some((before + taken).into());
     drops.insert(at, record.encode_to_vec().as_slice())?;
     Ok(())
@@ -153,19 +160,23 @@ pub(super) struct Lost {
     pub(super) satellite: u32,
     pub(super) epoch: u64,
     pub(super) lane: u8,
-    pub(super) sequences: Option<std::ops::Range<u64>>,
+    pub(super) sequences: Option<Range<u64>>,
     /// `None`: nobody knows how many.
     pub(super) items: Option<Counts>,
     /// Whether that is the number, or the most that can be missing.
     pub(super) exact: bool,
     pub(super) time: TimeRange,
+    /// Of these, what was exported is little or unknown: a satellite that still has them sends them again.
+    pub(super) again: RangeSet,
 }
 
 impl Lost {
     /// What is left of a committed segment.
-    pub(super) const fn segment(satellite: u32, header: &Header, items: Counts) -> Self {
+    pub(super) fn segment(satellite: u32, header: &Header, items: Counts) -> Self {
         let id = header.id;
+        let again = (items == header.items).then_some(id.sequence..id.sequence + 1);
         Self {
+            again: again.into_iter().collect(),
             satellite,
             epoch: id.epoch,
             lane: id.lane.0,
@@ -177,7 +188,7 @@ impl Lost {
     }
 }
 
-/// Records and counts what this station has lost. Sequences that are not in the ledger are known as dropped from then on.
+/// Records and counts what this station has lost.
 pub(super) fn lose(tables: &WriteTransaction, now: u64, lost: Lost) -> Result<(), SpoolError> {
     lose_for(tables, now, lost, DropReason::StationLost)
 }
@@ -189,7 +200,7 @@ pub(super) fn lose_for(
     lost: Lost,
     why: DropReason,
 ) -> Result<(), SpoolError> {
-    let Lost { satellite, epoch, lane, sequences, items, exact, time } = lost;
+    let Lost { satellite, epoch, lane, sequences, items, exact, time, again } = lost;
     let id = LOST_LOG - take_number(tables, "next_gap")?;
     let drop = link::Drop {
         id,
@@ -203,9 +214,9 @@ pub(super) fn lose_for(
         overridden: None,
     };
     Counters::of(tables, satellite)?.add(Kind::Lost, reason(&drop), items.unwrap_or_default())?;
-    if let (None, Some(range)) = (items, sequences) {
-        let first = SequenceKey { satellite, epoch, lane, sequence: range.start };
-        tables.open_table(DROPPED)?.insert(first, DroppedRun { end: range.end, id })?;
+    let mut dropped = tables.open_table(DROPPED)?;
+    for Range { start, end } in again.iter() {
+        dropped.insert(SequenceKey { satellite, epoch, lane, sequence: start }, DroppedRun { end, id })?;
     }
     let record = DropRecord { drop: Some(drop), overridden: None, recorded: now };
     let at = DropKey { satellite, epoch, id };
@@ -252,9 +263,43 @@ pub(super) fn lose_acknowledged(
                  one; what was not exported before is gone"
             );
             let epoch = epoch.epoch;
-            let (sequences, items, time) = (Some(sequences), None, TimeRange::EMPTY);
-            let lost = Lost { satellite, epoch, lane, sequences, items, exact: false, time };
+            let (items, time, again) = (None, TimeRange::EMPTY, std::iter::once(sequences.clone()).collect());
+            let lost =
+                Lost { satellite, epoch, lane, sequences: Some(sequences), items, exact: false, time, again };
             lose(txn.tables, txn.now, lost)?;
+        }
+    }
+    Ok(())
+}
+
+/// What this station has lost and the satellite still has is not committed: it comes again, and overrides the gap. `on_board`: what
+/// the satellite has by lane, under the name of this epoch or of one that continues it.
+pub(super) fn take_again(
+    txn: &Txn<'_>,
+    satellite: u32,
+    epoch: u64,
+    on_board: &BTreeMap<u8, RangeSet>,
+) -> Result<(), SpoolError> {
+    let (dropped, drops) = (txn.tables.open_table(DROPPED)?, txn.tables.open_table(DROPS)?);
+    for (lane, there) in on_board {
+        let mut lost = RangeSet::default();
+        for row in dropped.range(SequenceKey::lane(satellite, epoch, Lane(*lane)))? {
+            let (key, run) = row?;
+            let (start, DroppedRun { end, id }) = (key.value().sequence, run.value());
+            let both = there.iter().map(|r| r.start.max(start)..r.end.min(end)).filter(|r| !r.is_empty());
+            let mut both = both.peekable();
+            if both.peek().is_none() {
+                continue;
+            }
+            let record =
+                drops.get(DropKey { satellite, epoch, id })?.map(|v| decode::<DropRecord>(v.value()));
+            let drop = record.transpose()?.and_then(|record| record.drop);
+            if drop.is_some_and(|drop| drop.reason() == DropReason::StationLost) {
+                both.for_each(|range| lost.insert(range));
+            }
+        }
+        if !lost.is_empty() {
+            ledger::remove(txn, SequenceKey { satellite, epoch, lane: *lane, sequence: 0 }, &lost)?;
         }
     }
     Ok(())

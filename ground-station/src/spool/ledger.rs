@@ -70,6 +70,34 @@ pub(super) fn insert(
     Ok(true)
 }
 
+/// The hash of a segment at the end of a range, where it is not known.
+const UNKNOWN: Hash = [0; 32];
+
+/// Takes sequences of a lane out again, and forgets their hashes.
+pub(super) fn remove(txn: &Txn<'_>, lane: SequenceKey, sequences: &RangeSet) -> Result<(), SpoolError> {
+    let mut table = txn.tables.open_table(COMMITTED)?;
+    for (run, top) in committed_ranges(&table, lane.satellite, lane.epoch, Lane(lane.lane))? {
+        let left = sequences.missing(run.clone());
+        if left == [run.clone()] {
+            continue;
+        }
+        table.remove(lane.at(run.start))?;
+        for Range { start, end } in left {
+            let top = if end == run.end { top } else { UNKNOWN };
+            table.insert(lane.at(start), Run { end, top })?;
+        }
+    }
+    let mut recent = txn.tables.open_table(RECENT)?;
+    for range in sequences.iter() {
+        let known = recent.range(lane.at(range.start)..lane.at(range.end))?;
+        let known = known.map(|row| Ok(row?.0.value())).collect::<Result<Vec<_>, SpoolError>>()?;
+        for key in known {
+            recent.insert(key, &[0; 56])?;
+        }
+    }
+    Ok(())
+}
+
 /// Hash and counts of a segment that was committed lately.
 pub(super) fn recent(
     table: &impl ReadableTable<SequenceKey, &'static [u8; 56]>,
@@ -142,18 +170,27 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<
     passes::note(txn, satellite, &hello.passes)?;
     let mut epochs = Vec::new();
     let mut room = Room(MAX_LISTS);
+    let on_board = on_board(hello);
     // The agent's own epoch is the last one.
     for epoch in hello.epochs.iter().rev() {
         note_epoch(txn, satellite, epoch)?;
         forget_partials(txn, satellite, epoch)?;
         let drops = gaps::insert(txn, satellite, epoch.epoch, &epoch.drops)?;
         gaps::lose_acknowledged(txn, satellite, epoch)?;
+        gaps::take_again(txn, satellite, epoch.epoch, &on_board)?;
         epochs.push(resume_epoch(txn, satellite, epoch, drops, &mut room)?);
     }
     gaps::close_forgotten(txn, satellite, &hello.epochs)?;
     bases::forget_passed(txn, satellite)?;
     let start_counter = highest_counter(txn, satellite)?;
     Ok(Answer { ledger: txn.contents.ledger, start_counter, epochs })
+}
+
+/// What a satellite has on board now, by lane.
+fn on_board(hello: &link::Hello) -> BTreeMap<u8, RangeSet> {
+    let lanes = hello.epochs.last().map(|epoch| epoch.lanes.as_slice()).unwrap_or_default();
+    let of = |lane: &link::Lane| Some((u8::try_from(lane.lane).ok()?, RangeSet::from_wire(&lane.on_board)));
+    lanes.iter().filter_map(of).collect()
 }
 
 /// Answers a Hello without the ledger: nothing is known to be committed, and what is held here is said.
@@ -320,7 +357,7 @@ fn resume_epoch(
         let committed: Vec<_> = told
             .map(|(_, (range, hash))| link::CommittedRange {
                 sequences: Some(link::Range { start: range.start, end: range.end }),
-                top_hash: hash.to_vec(),
+                top_hash: if hash == UNKNOWN { Vec::new() } else { hash.to_vec() },
             })
             .take_while(|range| room.take(range))
             .collect();

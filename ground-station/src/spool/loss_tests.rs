@@ -195,11 +195,9 @@ fn a_spool_that_is_gone_empty_or_damaged_goes_on_from_its_mirror() {
         assert_eq!((gap.sequences, gap.items.spans, gap.unknown, gap.lane), (Some((2, 6)), 69, false, 8));
         // Nothing is committed twice in one ledger, and Resume says so.
         assert_eq!(commit(&mut spool, 3, spans(3)), Applied::Duplicate);
-        let resume = hello(&mut spool, 1..9, Vec::new());
-        let ranges: Vec<Range<u64>> =
-            resume.lanes[0].committed.iter().filter_map(|r| r.sequences).map(|r| r.start..r.end).collect();
-        assert_eq!(ranges, [1..5, 6..7]);
-        assert_eq!(resume.lanes[0].committed[1].top_hash, segment(6, spans(60), 0).0.hash);
+        let resume = hello(&mut spool, 7..9, Vec::new());
+        assert_eq!(claimed(&resume), [(6, 7)], "the last one");
+        assert_eq!(resume.lanes[0].committed[0].top_hash, segment(6, spans(60), 0).0.hash);
         // New segments are exported, though the exporter's place was beyond their entry numbers before the loss.
         assert_eq!(commit(&mut spool, 5, spans(5)), Applied::New);
         assert_eq!(pass(&mut spool, "a", SignalSet::ALL), 1, "{how}");
@@ -208,6 +206,86 @@ fn a_spool_that_is_gone_empty_or_damaged_goes_on_from_its_mirror() {
         assert_eq!((account.exported.spans, account.lost.spans), (6, 69), "it is lost once");
         assert!(on(&disk).quarantined().is_none(), "{how}");
     }
+}
+
+fn claimed(resume: &link::ResumeEpoch) -> Vec<(u64, u64)> {
+    resume.lanes[0].committed.iter().filter_map(|r| r.sequences).map(|r| (r.start, r.end)).collect()
+}
+
+#[test]
+fn what_the_station_has_lost_and_the_satellite_still_has_comes_again() {
+    let disk = Disk::new();
+    let mut spool = on(&disk);
+    hello(&mut spool, 1..9, Vec::new());
+    for sequence in 1..=6 {
+        commit(&mut spool, sequence, spans(sequence));
+    }
+    progress(&mut spool, "a", &done(place(1)));
+    spool.close().unwrap();
+    disk.delete(Path::new(FILE));
+    let mut spool = on(&disk);
+    assert_eq!(balance(&mut spool).lost.spans, 20);
+
+    // 1 was exported; of the others the satellite still has 3, 4 and 6, whose acknowledgements it has not heard.
+    let lane = |on_board: &[(u64, u64)]| link::Lane {
+        lane: 8,
+        on_board: on_board.iter().map(|(start, end)| link::Range { start: *start, end: *end }).collect(),
+        next_sequence: 9,
+        ..link::Lane::default()
+    };
+    let resumed = |spool: &mut Spool, epoch, on_board: &[(u64, u64)], old: Option<link::Epoch>| {
+        let now = link::Epoch { epoch, lanes: vec![lane(on_board)], start_counter: 9, ..Default::default() };
+        let hello = link::Hello { epochs: old.into_iter().chain([now]).collect(), ..Default::default() };
+        spool.write(|txn| ledger::hello(txn, "sat-1", &hello)).unwrap().epochs
+    };
+    let resume = resumed(&mut spool, EPOCH, &[(1, 2), (3, 5), (6, 7)], None).remove(0);
+    assert_eq!(claimed(&resume), [(1, 3), (5, 6)]);
+    assert!(resume.lanes[0].committed.iter().all(|range| range.top_hash.is_empty()), "nobody knows them");
+    for sequence in [3, 4] {
+        assert_eq!(commit(&mut spool, sequence, spans(sequence)), Applied::New);
+        assert_eq!(commit(&mut spool, sequence, spans(sequence)), Applied::Duplicate);
+    }
+    for sequence in [1, 2, 5] {
+        assert_eq!(commit(&mut spool, sequence, spans(sequence)), Applied::Duplicate);
+    }
+    let account = balance(&mut spool);
+    assert_eq!((account.committed.spans, account.lost.spans, account.in_spool.spans), (21, 13, 7));
+    assert_eq!(lost(&mut spool)[0].items.spans, 13);
+    assert_eq!(pass(&mut spool, "a", SignalSet::ALL), 2);
+
+    // 6 comes under the name of an epoch that continues this one.
+    let old = link::Epoch { epoch: EPOCH, closed: true, continued: true, ..link::Epoch::default() };
+    let old = link::Epoch { lanes: vec![lane(&[])], ..old };
+    let resume = resumed(&mut spool, EPOCH + 1, &[(6, 7)], Some(old)).remove(1);
+    assert_eq!(claimed(&resume), [(1, 6)], "not 6");
+    let (header, payload) = segment(6, spans(6), 0);
+    let mut renamed = (*header).clone();
+    renamed.id.epoch = EPOCH + 1;
+    let whole = 0..payload.len();
+    let again = incoming(&std::sync::Arc::new(renamed), &payload, std::slice::from_ref(&whole));
+    assert_eq!(apply(&mut spool, &[again]), [Applied::New]);
+    assert_eq!(balance(&mut spool).in_spool.spans, 6);
+}
+
+#[test]
+fn a_damaged_segment_comes_again_if_nothing_of_it_was_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    let (traces, logs) = (SignalSet::default().with(Signal::Traces), SignalSet::default().with(Signal::Logs));
+    let mut spool = open_with(&dir, &[("a", traces), ("b", logs)]);
+    let both = spans(3) + perigee_shared::signal::Counts::of(Signal::Logs, 4);
+    commit(&mut spool, 1, both);
+    commit(&mut spool, 2, both);
+    progress(&mut spool, "a", &done(place(1)));
+    for entry in [1, 2] {
+        spool.write(|txn| outlet::lose(txn, place(entry))).unwrap();
+    }
+    let resume = hello(&mut spool, 1..3, Vec::new());
+    assert_eq!(claimed(&resume), [(1, 2)]);
+    assert_eq!(commit(&mut spool, 1, both), Applied::Duplicate, "a has its spans");
+    assert_eq!(commit(&mut spool, 2, both), Applied::New);
+    let account = account(&mut spool);
+    assert_eq!((account.committed.spans, account.exported.spans, account.lost.spans), (6, 3, 0));
+    assert_eq!((account.committed.log_records, account.lost.log_records), (8, 4));
 }
 
 #[test]

@@ -79,6 +79,9 @@ struct LaneOf {
     dropped: Vec<(u64, u64)>,
     /// What was still to be exported: first sequence, the one behind the last, and items by signal.
     waiting: Option<(u64, u64, [u64; 3])>,
+    /// The sequences themselves, as far as they fit: first, the one behind the last.
+    #[serde(default)]
+    waiting_ranges: Vec<(u64, u64)>,
 }
 
 /// How much of the spool is in the file.
@@ -231,7 +234,9 @@ fn lane_of(view: &View<'_>, key: EpochKey, lane: u8, next_sequence: u64) -> Resu
         }
     }
     let waiting = view.contents.waiting.get(&(satellite, epoch, lane));
+    let ranges = waiting.into_iter().flat_map(|left| left.sequences.iter());
     Ok(LaneOf {
+        waiting_ranges: ranges.take(MOST_RANGES).map(|r| (r.start, r.end)).collect(),
         lane,
         next_sequence,
         committed: latest.map(|(range, top)| (range.start, range.end, *top)).collect(),
@@ -500,12 +505,14 @@ fn restore_account(
             sequences.iter().for_each(|r| missing.remove(r));
             if items.total() > 0 {
                 lost = lost.saturating_sub(items);
+                let mut again: RangeSet = of.waiting_ranges.iter().map(|(start, end)| *start..*end).collect();
+                sequences.iter().for_each(|r| again.remove(r));
                 let sequences = missing.first().zip(missing.last()).map(|(s, e)| s..e + 1);
                 let (epoch, lane, items) = (epoch.epoch, of.lane, Some(items));
                 gaps::lose(
                     tables,
                     now,
-                    Lost { satellite: number, epoch, lane, sequences, items, exact, time },
+                    Lost { satellite: number, epoch, lane, sequences, items, exact, time, again },
                 )?;
             }
         }
@@ -514,8 +521,12 @@ fn restore_account(
         // Dead letters, and gaps that the lost file had.
         let (epoch, lane) =
             satellite.epochs.last().map_or((0, 0), |e| (e.epoch, e.lanes.first().map_or(0, |l| l.lane)));
-        let (sequences, items) = (None, Some(lost));
-        gaps::lose(tables, now, Lost { satellite: number, epoch, lane, sequences, items, exact, time })?;
+        let (sequences, items, again) = (None, Some(lost), RangeSet::default());
+        gaps::lose(
+            tables,
+            now,
+            Lost { satellite: number, epoch, lane, sequences, items, exact, time, again },
+        )?;
     }
     Ok(())
 }

@@ -1,12 +1,14 @@
 //! What can be read of a damaged spool goes into the new one.
 //!
 //! Every entry of every table comes along whose pages have their checksums. Numbers go on behind the highest that is there, and
-//! the ledger's mirror fills in what it knows. A segment whose bytes are not all there is found when it is read, as ever; one
-//! whose entry is gone shows in the counts and becomes a gap. Partial segments do not come along: their bytes are sent again.
+//! the ledger's mirror fills in what it knows. A segment whose bytes are not all there becomes a gap before any satellite is told
+//! that it is committed, so that one that still has it sends it again; one whose entry is gone shows in the counts. Partial segments do not come along: their bytes are sent again.
 
 use std::collections::BTreeMap;
 
 use perigee_shared::env::{Env, StoreFile};
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::signal::TimeRange;
 use perigee_shared::store::mirror;
 use perigee_shared::store::rescue::{Extent, Rescue};
 use prost::Message;
@@ -14,7 +16,9 @@ use redb::{Database, Key, ReadableTable, TableDefinition, TableHandle, Value, Wr
 
 use super::bases;
 use super::contents::Settings;
+use super::counters::{Counters, Kind};
 use super::error::SpoolError;
+use super::gaps::{self, Lost};
 use super::migrate;
 use super::mirror::{FILE, Mirror};
 use super::tables::*;
@@ -72,7 +76,64 @@ pub(super) fn take_over(
     all.know(known);
     let exact = counted || all.is_closed();
     all.restore(&txn, settings, env.unix_nano(), exact)?;
+    lose_damaged(&txn, env.unix_nano())?;
+    if !counted {
+        admit(&txn, env.unix_nano())?;
+    }
     txn.commit()?;
+    Ok(())
+}
+
+/// Takes out the segments whose payload is not what was committed.
+fn lose_damaged(txn: &WriteTransaction, now: u64) -> Result<(), SpoolError> {
+    let mut damaged = Vec::new();
+    let mut chunks = txn.open_table(SEGMENT_CHUNKS)?;
+    let mut entries = txn.open_table(ENTRIES)?;
+    for row in entries.iter()? {
+        let (key, value) = row?;
+        let record = decode::<SegmentRecord>(value.value())?;
+        let (mut hasher, header) = (blake3::Hasher::new(), record.header()?);
+        for row in chunks.range(ChunkKey::all(record.payload))? {
+            hasher.update(row?.1.value());
+        }
+        if *hasher.finalize().as_bytes() != header.hash {
+            damaged.push((key.value(), record, header));
+        }
+    }
+    for (key, record, header) in damaged {
+        gaps::lose(txn, now, Lost::segment(record.number, &header, record.open()))?;
+        entries.remove(key)?;
+        chunks.retain_in(ChunkKey::all(record.payload), |_, _| false)?;
+        txn.open_table(ENTRY_DEAD)?
+            .retain_in((record.payload, "")..(record.payload + 1, ""), |_, _| false)?;
+    }
+    Ok(())
+}
+
+/// Of segments that the ledger names and no count knows, nobody can say what they had or whether it was exported.
+fn admit(txn: &WriteTransaction, now: u64) -> Result<(), SpoolError> {
+    let mut named = BTreeMap::<u32, (u64, SequenceKey)>::new();
+    for row in txn.open_table(COMMITTED)?.iter()? {
+        let (key, run) = row?;
+        let (key, run) = (key.value(), run.value());
+        let (segments, latest) = named.entry(key.satellite).or_insert((0, key));
+        *segments += run.end.saturating_sub(key.sequence);
+        *latest = key;
+    }
+    for (satellite, (segments, SequenceKey { epoch, lane, .. })) in named {
+        let remembered =
+            txn.open_table(RECENT)?.range(SequenceKey::satellites(satellite, satellite))?.count() as u64;
+        let mut known = remembered;
+        Counters::of(txn, satellite)?.change(Kind::Segments as u8, 0, 0, |counted| {
+            known = known.max(counted);
+            counted.max(segments)
+        })?;
+        if segments > known {
+            let (again, time) = (RangeSet::default(), TimeRange::EMPTY);
+            let (sequences, items, exact) = (None, None, false);
+            gaps::lose(txn, now, Lost { satellite, epoch, lane, sequences, items, exact, time, again })?;
+        }
+    }
     Ok(())
 }
 

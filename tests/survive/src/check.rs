@@ -97,6 +97,8 @@ struct Facts {
     delivered: BTreeSet<u64>,
     destroyed: BTreeSet<u64>,
     untold: BTreeSet<u64>,
+    /// A backend has them, and the ground could not note it.
+    not_noted: BTreeSet<u64>,
     gaps: Vec<Gap>,
     accounts: BTreeMap<Side, Account>,
     /// Commits were noted one by one.
@@ -164,7 +166,10 @@ impl Facts {
                     self.verdict.twice += again.max(name_again);
                 }
                 Event::Restart { side: Side::Ground, .. } => exported.clear(),
-                Event::Exported { items } => {
+                Event::Exported { items, noted } => {
+                    if !noted {
+                        self.not_noted.extend(items.iter().map(|(id, _)| *id));
+                    }
                     for (id, digest) in items {
                         self.verdict.twice += u64::from(!exported.insert(*id));
                         self.deliver(*id, *digest);
@@ -233,10 +238,11 @@ impl Facts {
     fn judge_losses(&mut self) {
         let (mut destroyed, mut others, mut maybe) = ([0; 3], [0; 3], [0; 3]);
         for (id, sent) in &self.sent {
+            let at = sent.at();
             if self.delivered.contains(id) {
+                maybe[at] += u64::from(self.not_noted.contains(id) && self.destroyed.contains(id));
                 continue;
             }
-            let at = sent.at();
             match sent.answer {
                 Answer::Accepted if self.untold.contains(id) => self.verdict.given_up += 1,
                 Answer::Accepted if self.destroyed.contains(id) => destroyed[at] += 1,

@@ -24,7 +24,7 @@ fn good() -> History {
         Event::Fault { what: "fault".to_owned(), fired: true },
         Event::Committed { segment: (1, 2, 1), items: (0..6).collect() },
         Event::Committed { segment: (1, 2, 2), items: (6..10).collect() },
-        Event::Exported { items: items(0..10) },
+        Event::Exported { items: items(0..10), noted: true },
         Event::Recovered { side: Side::Agent, ms: 40 },
         Event::Gap(Gap { reason: "lifetime".to_owned(), items: [0, 0, 2], unknown: false }),
         Event::Account { side: Side::Agent, account: account(12, 10) },
@@ -42,7 +42,7 @@ fn change(history: &mut History, mut each: impl FnMut(&mut Event)) {
 fn without(range: std::ops::Range<u64>) -> History {
     let mut history = good();
     change(&mut history, |event| {
-        if let Event::Exported { items } = event {
+        if let Event::Exported { items, .. } = event {
             items.retain(|(id, _)| !range.contains(id));
         }
     });
@@ -105,6 +105,13 @@ fn a_gap_that_says_too_little_or_too_much_is_found() {
     insert(&mut much, 1, destroyed(0..10));
     insert(&mut much, 2, gap("corruption", 8, false));
     assert_eq!(check(&much).uncounted, 5);
+    let mut unsure = much.clone();
+    for event in &mut unsure.events {
+        if let Event::Exported { items, noted } = event {
+            *noted = items.iter().all(|(id, _)| *id > 9);
+        }
+    }
+    assert_eq!(check(&unsure).uncounted, 0, "the ground could not note what the backend has");
     let mut nothing = good();
     insert(&mut nothing, 1, gap("corruption", 2, false));
     assert_eq!(check(&nothing).uncounted, 2, "nothing is missing");
@@ -138,13 +145,13 @@ fn what_nothing_can_know_of_is_not_lost() {
 fn an_altered_item_is_found_and_so_is_one_that_was_never_sent() {
     let mut altered = good();
     change(&mut altered, |event| {
-        if let Event::Exported { items } = event {
+        if let Event::Exported { items, .. } = event {
             items[3].1 += 1;
         }
     });
     assert_eq!(check(&altered).altered, 1);
     let mut invented = good();
-    insert(&mut invented, 8, Event::Exported { items: items(99..101) });
+    insert(&mut invented, 8, Event::Exported { items: items(99..101), noted: true });
     assert_eq!(check(&invented).altered, 2);
 }
 
@@ -157,7 +164,7 @@ fn a_second_commit_and_a_second_export_are_found() {
     insert(&mut name, 8, Event::Committed { segment: (1, 2, 1), items: Vec::new() });
     assert_eq!(check(&name).twice, 1, "a name twice");
     let mut exported = good();
-    insert(&mut exported, 9, Event::Exported { items: items(0..2) });
+    insert(&mut exported, 9, Event::Exported { items: items(0..2), noted: true });
     assert_eq!(check(&exported).twice, 2);
     insert(&mut exported, 9, Event::Restart { side: Side::Ground, power_cut: false });
     assert_eq!(check(&exported).twice, 0, "a restart leaves a request undecided");
@@ -205,7 +212,7 @@ fn accounts_that_do_not_add_up_or_disagree_are_found() {
 #[test]
 fn what_was_refused_and_delivered_is_found_and_shown_apart_when_a_power_cut_came_first() {
     let mut refused = good();
-    insert(&mut refused, 9, Event::Exported { items: items(20..22) });
+    insert(&mut refused, 9, Event::Exported { items: items(20..22), noted: true });
     let verdict = check(&refused);
     assert_eq!((verdict.refused_delivered, verdict.refused_then_cut), (2, 0));
     insert(&mut refused, 4, Event::Restart { side: Side::Agent, power_cut: false });
@@ -214,7 +221,7 @@ fn what_was_refused_and_delivered_is_found_and_shown_apart_when_a_power_cut_came
     let verdict = check(&refused);
     assert_eq!((verdict.refused_delivered, verdict.refused_then_cut), (0, 2));
     let mut later = good();
-    insert(&mut later, 9, Event::Exported { items: items(20..22) });
+    insert(&mut later, 9, Event::Exported { items: items(20..22), noted: true });
     insert(&mut later, 6, Event::Restart { side: Side::Agent, power_cut: true });
     assert_eq!(check(&later).refused_delivered, 2, "it was opened again before the power cut");
 }
@@ -224,7 +231,7 @@ fn an_undecided_request_may_be_there_or_not() {
     let mut there = good();
     insert(&mut there, 1, Event::Undecided { signal: 3, items: items(30..33) });
     assert!(check(&there).is_good());
-    insert(&mut there, 9, Event::Exported { items: items(30..33) });
+    insert(&mut there, 9, Event::Exported { items: items(30..33), noted: true });
     assert!(check(&there).is_good());
 }
 

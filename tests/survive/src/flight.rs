@@ -298,9 +298,9 @@ impl Flight {
                 None => return false,
                 Some(Exported::Nothing) => return true,
                 Some(Exported::Other) => {}
-                Some(Exported::Items(items)) => {
+                Some(Exported::Items(items, noted)) => {
                     self.in_spool.retain(|id| !items.iter().any(|(exported, _)| exported == id));
-                    self.world.note(Event::Exported { items });
+                    self.world.note(Event::Exported { items, noted });
                 }
             }
         }

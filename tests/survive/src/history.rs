@@ -26,6 +26,10 @@ impl Side {
     }
 }
 
+const fn noted() -> bool {
+    true
+}
+
 /// Id and digest of an item.
 pub type Item = (u64, u64);
 
@@ -113,6 +117,9 @@ pub enum Event {
     Exported {
         /// The items, as they arrived.
         items: Vec<Item>,
+        /// The store has noted it. Otherwise it cannot know, and if it loses the rest it counts these with it.
+        #[serde(default = "noted")]
+        noted: bool,
     },
     /// A store still holds these at the end, and would deliver them.
     Held {

@@ -53,8 +53,8 @@ pub enum Said {
 
 /// What an exporter has done with one request.
 pub enum Exported {
-    /// The backend has these.
-    Items(Vec<Item>),
+    /// The backend has these, and the store has noted it or not.
+    Items(Vec<Item>, bool),
     /// Something went to dead-letter, or nothing of it was for this exporter.
     Other,
     /// There is nothing to export.
@@ -234,7 +234,7 @@ impl Station {
         match moved {
             Err(failure) if done.is_empty() => Err(failure),
             _ if done.is_empty() => Ok(Exported::Other),
-            _ => Ok(Exported::Items(done)),
+            moved => Ok(Exported::Items(done, moved.is_ok())),
         }
     }
 

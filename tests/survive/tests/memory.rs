@@ -80,6 +80,18 @@ fn a_file_that_is_gone_empty_older_or_anothers_is_noticed_and_what_it_costs_is_r
     holds(6, |name| ["missing", "empty", "older", "foreign"].iter().any(|begin| name.starts_with(begin)));
 }
 
+/// Runs that once broke a promise, of faults that have more seeds than the others try.
+#[test]
+fn what_broke_once_holds() {
+    let mut campaign = Campaign::new().unwrap();
+    let runs = [("cut_file_running", vec![18, 73, 152, 167]), ("lying_sync", vec![84])];
+    for (fault, seeds) in runs {
+        let (name, kind) = faults::ALL.into_iter().find(|(name, _)| *name == fault).unwrap();
+        let row = campaign.row(name, kind, Side::Ground, seeds.into_iter());
+        assert!(row.is_good(), "{row:?}");
+    }
+}
+
 #[test]
 fn a_clock_that_jumps_costs_nothing() {
     holds(8, |name| name == "clock_jump");

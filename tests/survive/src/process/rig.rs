@@ -340,7 +340,7 @@ impl Rig {
         for event in &history.events {
             match event {
                 Event::Accepted { items, .. } => inside.extend(items.iter().map(|(id, _)| *id)),
-                Event::Exported { items } => {
+                Event::Exported { items, .. } => {
                     for (id, _) in items {
                         inside.remove(id);
                     }
@@ -366,7 +366,7 @@ impl Rig {
             let Some(end) = new.iter().rposition(|b| *b == b'\n') else { continue };
             let items = items_of_json(signal, &String::from_utf8_lossy(&new[..=end]));
             *from += end + 1;
-            noted(&self.history).note(Event::Exported { items });
+            noted(&self.history).note(Event::Exported { items, noted: true });
         }
     }
 
