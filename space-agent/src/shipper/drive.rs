@@ -363,11 +363,10 @@ impl Driver<'_> {
                 });
                 let reconciled =
                     self.shipper.wal.call(move |wal| wal.epochs().reconcile(consumer, &view)).await??;
-                let new_epoch = reconciled == Reconciled::NewEpoch;
-                if let Reconciled::Deleted(segments) = reconciled {
-                    self.committed(segments);
+                if let Reconciled::Believed { deleted, .. } = reconciled {
+                    self.committed(deleted);
                 }
-                return Ok(Some(Event::Reconciled { new_epoch }));
+                return Ok(Some(Event::Reconciled(reconciled)));
             }
             Action::Fetch { lane, taken } => {
                 let found = self

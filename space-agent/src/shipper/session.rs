@@ -16,7 +16,7 @@ use perigee_shared::segment::{Codec, Hash, Header, Lane, SegmentId};
 use super::gained::Gained;
 use super::queues::Queues;
 use crate::lanes::Lanes;
-use crate::wal::{GroundLane, GroundView, ToShip};
+use crate::wal::{GroundLane, GroundView, Reconciled, ToShip};
 
 /// What has happened.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) enum Event {
     /// The ground has sent a message.
     Message(GroundMessage),
     /// The log has taken in Resume; `new_epoch` when it could not follow it.
-    Reconciled { new_epoch: bool },
+    Reconciled(Reconciled),
     /// The answer to [`Action::Fetch`].
     Fetched { lane: Lane, found: ToShip },
     /// There are new segments in the log.
@@ -217,8 +217,13 @@ impl Session {
         match event {
             Event::Connected => actions.push(send(agent_message::Body::Hello(self.hello.clone()))),
             Event::Message(message) => self.on_message(message, &mut actions),
-            Event::Reconciled { new_epoch: true } => actions.push(Action::Restart),
-            Event::Reconciled { new_epoch: false } => {
+            Event::Reconciled(Reconciled::NewEpoch) => actions.push(Action::Restart),
+            Event::Reconciled(Reconciled::Believed { committed, .. }) => {
+                for (lane, committed) in committed {
+                    self.queues.forget(lane, &committed);
+                    self.gained.committed_in(self.epoch(), lane, &committed);
+                    self.unacknowledged.retain(|id, _| id.lane != lane || !committed.contains(id.sequence));
+                }
                 self.resumed = true;
                 self.queues.release();
             }
@@ -292,8 +297,13 @@ impl Session {
         }
     }
 
+    /// The agent's own epoch.
+    fn epoch(&self) -> u64 {
+        self.hello.epochs.last().map_or(0, |e| e.epoch)
+    }
+
     fn on_resume(&mut self, resume: Resume, actions: &mut Vec<Action>) {
-        let current = self.hello.epochs.last().map_or(0, |e| e.epoch);
+        let current = self.epoch();
         if !resume.codecs.is_empty() {
             actions.push(Action::GroundReads(resume.codecs));
         }
@@ -335,12 +345,6 @@ impl Session {
                 }
                 view.lanes.push(ground);
             }
-        }
-        for lane in &view.lanes {
-            let id = |sequence| SegmentId { epoch: current, lane: lane.lane, sequence };
-            self.queues.forget(lane.lane, &lane.committed);
-            self.gained.committed_in(current, lane.lane, &lane.committed);
-            self.unacknowledged.retain(|i, _| *i != id(i.sequence) || !lane.committed.contains(i.sequence));
         }
         actions.push(Action::Reconcile(view));
     }
@@ -522,6 +526,21 @@ mod tests {
         Event::Message(GroundMessage { body: Some(ground_message::Body::Ack(ack)) })
     }
 
+    fn believed(committed: Range<u64>) -> Event {
+        let committed = [(Lane::BULK, std::iter::once(committed).collect())].into();
+        Event::Reconciled(Reconciled::Believed { committed, deleted: 0 })
+    }
+
+    #[test]
+    fn a_segment_that_the_ground_only_claims_to_have_is_sent() {
+        let mut s = session();
+        s.on_event(Event::Connected);
+        s.on_event(fetched(vec![(header(1), false), (header(2), false)]));
+        s.on_event(resume(1..3, None));
+        let actions = s.on_event(believed(2..3));
+        assert_eq!(written(&actions), [(1, WHOLE.to_vec())]);
+    }
+
     #[test]
     fn a_segment_that_was_never_on_a_wire_does_not_wait_for_resume() {
         let mut s = session();
@@ -534,7 +553,7 @@ mod tests {
             ack: DropsAck { epoch: EPOCH, ids: vec![3], overridden: vec![] },
             highest: None
         }));
-        let actions = s.on_event(Event::Reconciled { new_epoch: false });
+        let actions = s.on_event(believed(0..0));
         assert_eq!(written(&actions), [(1, WHOLE.to_vec())]);
     }
 
@@ -545,7 +564,7 @@ mod tests {
             s.on_event(Event::Connected);
             s.on_event(fetched(vec![(header(1), false), (header(2), false)]));
             s.on_event(resume(1..2, Some((2, held_hash, 0..400))));
-            let actions = s.on_event(Event::Reconciled { new_epoch: false });
+            let actions = s.on_event(believed(1..2));
             assert_eq!(written(&actions), [(2, vec![expected])], "segment 1 is committed and not sent again");
         }
     }
@@ -663,7 +682,7 @@ mod tests {
         assert!(!s.standing().is_drained);
         // Of segment 2 it held 400 bytes before this contact.
         s.on_event(resume(0..1, Some((2, header(2).hash, 0..400))));
-        s.on_event(Event::Reconciled { new_epoch: false });
+        s.on_event(believed(0..0));
         s.on_event(committed(1));
         s.on_event(holds(2, 0..700));
         s.on_event(holds(2, 0..700));
@@ -677,10 +696,11 @@ mod tests {
         s.on_event(resume(1..2, Some((2, header(2).hash, 0..900))));
         assert_eq!(s.standing().held, 1000 + 500);
         s.on_event(fetched(vec![(header(2), false)]));
-        s.on_event(Event::Reconciled { new_epoch: false });
+        s.on_event(believed(0..0));
         s.on_event(Event::Written(header(2).id));
         s.on_event(committed(2));
         s.on_event(resume(3..4, None));
+        s.on_event(believed(3..4));
         assert_eq!(s.standing().held, 2000 + 600, "3 was committed and never acknowledged");
         assert!(s.standing().is_drained);
     }

@@ -148,6 +148,8 @@ impl Bases<'_> {
     /// Notes which station is greeted: what is heard from now on is its.
     pub fn greets(&mut self, station: &str) {
         self.0.notes.heard.station = Some(station.to_owned());
+        self.0.notes.ledger = (0, station.to_owned());
+        self.0.notes.sent.greet(station);
     }
 
     /// The base that a segment of `lane` that is sealed now should depend on: the current one, unless the station that was heard

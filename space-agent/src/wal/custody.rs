@@ -195,6 +195,7 @@ impl Custody<'_> {
         if let Some(unsent) = self.0.notes.unsent.get_mut(&id.lane) {
             unsent.remove(id.sequence..id.sequence + 1);
         }
+        self.0.notes.sent.note(id);
     }
 
     /// Whether a segment may have been on a wire.

@@ -247,6 +247,7 @@ fn a_ledger_is_told_what_it_has_acknowledged() {
     let view = GroundView { ledger: 77, start_counter: 9, epoch, ..GroundView::default() };
     wal.epochs().reconcile(LINK, &view).unwrap();
     assert_eq!(wal.summary().life.start_counter, 10, "a log that knew of no earlier one counts on");
+    hashes.iter().for_each(|header| wal.custody().mark_sent(header.id));
     wal.epochs().committed(LINK, &[hashes[0].id, hashes[1].id, hashes[3].id]).unwrap();
     drop(wal);
     let mut wal = bench.open();
@@ -376,6 +377,7 @@ fn what_a_file_that_was_put_aside_still_holds_can_be_had_and_nothing_that_is_kno
         seal(&mut wal).unwrap();
     }
     let first = wal.custody().segments(1).unwrap().remove(0).0.header;
+    wal.custody().mark_sent(first.id);
     wal.epochs().committed(LINK, &[first.id]).unwrap();
     wal.close().unwrap();
     // The list of lanes is gone, so nobody can tell what was delivered.

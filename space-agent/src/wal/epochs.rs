@@ -82,10 +82,15 @@ pub struct NewDrops {
 }
 
 /// What came of a Resume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reconciled {
-    /// So many segments were deleted since the ground has them.
-    Deleted(u64),
+    /// The ground has segments that were on board.
+    Believed {
+        /// Which, by lane. What it claims beside them was never sent to it, as far as is known, and is still to be sent.
+        committed: BTreeMap<Lane, RangeSet>,
+        /// How many were deleted.
+        deleted: u64,
+    },
     /// The ground knows a later state than this log: nothing was deleted, and what is on board now belongs to a new epoch.
     NewEpoch,
 }
@@ -140,7 +145,7 @@ impl Epochs<'_> {
     pub fn reconcile(&mut self, consumer: ConsumerId, view: &GroundView) -> Result<Reconciled, WalError> {
         self.0.ready()?;
         if view.epoch != self.0.state().life.epoch {
-            return Ok(Reconciled::Deleted(0));
+            return Ok(Reconciled::Believed { committed: BTreeMap::new(), deleted: 0 });
         }
         if self.0.read(|txn, state| Ok(contradicts(txn, state, view)?))? {
             self.begin("the ground knows a later state of this log")?;
@@ -149,6 +154,7 @@ impl Epochs<'_> {
         let station = self.0.notes.heard.station.clone().unwrap_or_default();
         self.meet(view.ledger, &station)?;
         self.0.notes.ledger = (view.ledger, station);
+        self.0.notes.sent.names(view.ledger);
         self.count_on(view.start_counter)?;
         self.0.bases().hear(view);
         let mut answer = Answer::default();
@@ -166,7 +172,41 @@ impl Epochs<'_> {
             let sequences = of.on_board.iter().flatten().filter(|s| committed.contains(*s) && !known(s));
             answer.inherited.extend(sequences.map(id));
         }
-        Ok(Reconciled::Deleted(self.take_in(consumer, answer)?))
+        answer.ids = self.believed(answer.ids)?;
+        answer.inherited = self.believed(answer.inherited.into_iter().collect())?.into_iter().collect();
+        let mut committed = BTreeMap::<Lane, RangeSet>::new();
+        for SegmentId { lane, sequence, .. } in answer.ids.iter().chain(&answer.inherited) {
+            committed.entry(*lane).or_default().insert(*sequence..sequence + 1);
+        }
+        Ok(Reconciled::Believed { committed, deleted: self.take_in(consumer, answer)? })
+    }
+
+    /// Those of the segments that the ledger can have: they were sent to it, or it acknowledged them earlier.
+    fn believed(&mut self, mut claimed: Vec<SegmentId>) -> Result<Vec<SegmentId>, WalError> {
+        let notes = &self.0.notes;
+        let unsure: Vec<SegmentId> = claimed.iter().filter(|id| !notes.sent.has(**id)).copied().collect();
+        let ledger = notes.ledger.0;
+        if unsure.is_empty() {
+            return Ok(claimed);
+        }
+        let unsure: BTreeSet<SegmentId> = self.0.read(|txn, _| {
+            let acknowledged = if_made(txn, ACKNOWLEDGED)?;
+            let mut unsure: BTreeSet<SegmentId> = unsure.into_iter().collect();
+            for id in unsure.clone() {
+                let SegmentId { epoch, lane, sequence } = id;
+                let key = AckKey { ledger, epoch, lane: lane.0, sequence };
+                if acknowledged.as_ref().map(|table| table.get(key)).transpose()?.flatten().is_some() {
+                    unsure.remove(&id);
+                }
+            }
+            Ok::<_, WalError>(unsure)
+        })?;
+        claimed.retain(|id| !unsure.contains(id));
+        tracing::debug!(
+            segments = unsure.len(),
+            "the ground says that it has segments that were not sent to it since the start; they are sent"
+        );
+        Ok(claimed)
     }
 
     /// A station that has had another ledger may begin this one without what the other one knew: it is told every drop again, and
@@ -214,7 +254,7 @@ impl Epochs<'_> {
     pub fn committed(&mut self, consumer: ConsumerId, ids: &[SegmentId]) -> Result<u64, WalError> {
         self.0.ready()?;
         let epoch = self.0.state().life.epoch;
-        let ids: Vec<_> = ids.iter().filter(|id| id.epoch == epoch).copied().collect();
+        let ids = self.believed(ids.iter().filter(|id| id.epoch == epoch).copied().collect())?;
         let mut answer = Answer { ids, ..Answer::default() };
         for id in &answer.ids {
             answer.committed.entry(id.lane).or_default().insert(id.sequence..id.sequence + 1);
@@ -226,6 +266,7 @@ impl Epochs<'_> {
     fn take_in(&mut self, consumer: ConsumerId, mut answer: Answer) -> Result<u64, WalError> {
         let configured = self.0.config().consumers.clone();
         let ledger = self.0.notes.ledger.clone();
+        let passed: Vec<SegmentId> = answer.ids.iter().chain(&answer.inherited).copied().collect();
         let nothing = answer.ids.is_empty() && answer.inherited.is_empty() && answer.tops.is_empty();
         if nothing && self.0.state().tally.drops == 0 {
             return Ok(0);
@@ -245,6 +286,7 @@ impl Epochs<'_> {
             Ok(((deleted, places), edits))
         })?;
         self.0.bases().heard(&kept);
+        passed.into_iter().for_each(|id| self.0.notes.sent.forget(id));
         Ok(deleted)
     }
 

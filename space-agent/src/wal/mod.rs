@@ -37,6 +37,7 @@ mod recode;
 mod salvage;
 mod scrub;
 mod seal;
+mod sent;
 mod state;
 mod tables;
 mod tally;
@@ -256,8 +257,10 @@ struct Notes {
     heard: bases::Heard,
     /// The codecs that the ground has last said it reads.
     ground_reads: Option<Vec<u32>>,
-    /// The ledger that answered last and its station; 0: it does not say.
+    /// The ledger of the station that is greeted and its name; 0: it has not said yet, or never says.
     ledger: (u64, String),
+    /// What was sent to whom.
+    sent: sent::Sent,
 }
 
 /// The write-ahead log.
@@ -391,7 +394,12 @@ impl Wal {
         }
         self.failing_since = None;
         if self.opening != self.log.openings() {
-            (self.opening, self.notes) = (self.log.openings(), Notes::default());
+            let notes = std::mem::take(&mut self.notes);
+            if notes.sent.is_of(self.state().life.epoch) {
+                // A connection goes on over it.
+                (self.notes.ledger, self.notes.sent) = (notes.ledger, notes.sent);
+            }
+            self.opening = self.log.openings();
             self.front = front::Access::default();
             self.custody().register_consumers()?;
             self.queues().register_rules()?;

@@ -293,6 +293,42 @@ fn what_a_station_had_of_a_drop_is_delivered_whenever_it_says_so() {
 }
 
 #[test]
+fn a_station_that_claims_everything_is_believed_what_it_was_sent_or_has_acknowledged() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for n in 0..6 {
+        wal.journal().append(&[request(n, 1, 100)]).unwrap();
+        seal(&mut wal).unwrap();
+    }
+    let ids: Vec<SegmentId> =
+        wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap().iter().map(|h| h.id).collect();
+    let claims = |wal: &mut Wal, station: &str, ledger| {
+        wal.bases().greets(station);
+        let all = view(wal, 1..7, [0; 32]);
+        let lanes = vec![GroundLane { tops: Vec::new(), ..all.lanes[0].clone() }];
+        match wal.epochs().reconcile(LINK, &GroundView { ledger, lanes, ..all }).unwrap() {
+            Reconciled::Believed { deleted, .. } => deleted,
+            Reconciled::NewEpoch => panic!("nothing contradicts"),
+        }
+    };
+    assert_eq!(claims(&mut wal, "svalbard", 7), 0);
+    ids[..3].iter().for_each(|id| wal.custody().mark_sent(*id));
+    // One is acknowledged by a station with the same ledger, and by another one everything is.
+    assert_eq!(claims(&mut wal, "mallory", 8), 0);
+    assert_eq!(wal.epochs().committed(LINK, &ids).unwrap(), 0, "nor by acknowledging it");
+    assert_eq!(claims(&mut wal, "kiruna", 7), 3, "the ledger is the same");
+    // What was sent before a start is offered again.
+    wal.custody().mark_sent(ids[3]);
+    drop(wal);
+    let mut wal = bench.open();
+    assert_eq!(claims(&mut wal, "svalbard", 7), 0);
+    wal.custody().mark_sent(ids[3]);
+    assert_eq!(wal.epochs().committed(LINK, &ids[3..4]).unwrap(), 1);
+    assert_eq!(wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap().len(), 2);
+    assert_adds_up(&wal);
+}
+
+#[test]
 fn a_commit_overrides_a_drop() {
     let bench = Bench::new();
     let mut wal = bench.open();
@@ -324,7 +360,13 @@ fn what_the_ground_has_is_deleted_and_a_ground_that_knows_more_begins_a_new_epoc
     }
     let headers = wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap();
     let right = view(&wal, 1..3, headers[1].hash);
-    assert_eq!(wal.epochs().reconcile(LINK, &right).unwrap(), Reconciled::Deleted(2));
+    let deleted = |wal: &mut Wal| match wal.epochs().reconcile(LINK, &right).unwrap() {
+        Reconciled::Believed { deleted, .. } => deleted,
+        Reconciled::NewEpoch => panic!("nothing contradicts"),
+    };
+    assert_eq!(deleted(&mut wal), 0, "nothing was sent");
+    headers[..2].iter().for_each(|header| wal.custody().mark_sent(header.id));
+    assert_eq!(deleted(&mut wal), 2);
     let epoch = wal.summary().life.epoch;
     for wrong in [view(&wal, 1..5, [0; 32]), view(&wal, 1..4, [0; 32])] {
         let wrong = GroundView { epoch: wal.summary().life.epoch, ..wrong };

@@ -55,6 +55,8 @@ pub struct Flight {
     in_flight: BTreeMap<Name, Vec<u64>>,
     /// Segments that are known to be committed.
     committed: BTreeSet<Name>,
+    /// What was in them.
+    durable: BTreeSet<u64>,
 }
 
 impl Flight {
@@ -76,6 +78,7 @@ impl Flight {
             codec: if script.is_multiple_of(2) { Codec::Columns } else { Codec::ZstdRows },
             in_flight: BTreeMap::new(),
             committed: BTreeSet::new(),
+            durable: BTreeSet::new(),
         }
     }
 
@@ -246,10 +249,7 @@ impl Flight {
             let said = self.station.call(&mut self.world, self.judged, |s| s.take(header, vec![part]))?;
             match said {
                 Said::New | Said::Known => {
-                    // What is new twice is noted twice.
-                    if said == Said::New || !self.committed.contains(&name(header.id)) {
-                        self.commit(name(header.id));
-                    }
+                    self.commit(name(header.id), said == Said::New);
                     let id = header.id;
                     return self.board.call(&mut self.world, self.judged, |b| b.committed(&[id]));
                 }
@@ -267,16 +267,20 @@ impl Flight {
         Some(())
     }
 
-    /// A segment is durable on the ground, as far as it was not known to be.
-    fn commit(&mut self, segment: Name) {
+    /// A segment is durable on the ground. What is `new` twice is noted twice; what is not may have been noted under the name that
+    /// it had in an earlier life of the log.
+    fn commit(&mut self, segment: Name, new: bool) {
         let Some(items) = self.in_flight.remove(&segment) else { return };
-        self.committed.insert(segment);
+        let first = self.committed.insert(segment) && !items.iter().all(|id| self.durable.contains(id));
+        self.durable.extend(&items);
         for id in &items {
             self.on_board.remove(id);
             self.since_seal.remove(id);
             self.in_spool.insert(*id);
         }
-        self.world.note(Event::Committed { segment, items });
+        if new || first {
+            self.world.note(Event::Committed { segment, items });
+        }
     }
 
     /// What was sent without an answer may be durable after all.
@@ -288,7 +292,7 @@ impl Flight {
         };
         let new = |n: &&Name| committed(n) && !self.committed.contains(*n);
         let found: Vec<Name> = self.in_flight.keys().filter(new).copied().collect();
-        found.into_iter().for_each(|segment| self.commit(segment));
+        found.into_iter().for_each(|segment| self.commit(segment, false));
     }
 
     /// Exports up to `most` segments. Whether nothing is left.
