@@ -134,6 +134,22 @@ def made_metrics(rng, base_ns):
         m.ResourceMetrics(resource=of, schema_url=SCHEMA, scope_metrics=[m.ScopeMetrics(scope=SCOPE, metrics=metrics, schema_url=SCHEMA)])])
 
 
+def late_metrics(base_ns):
+    """Requests of a service whose points are ten minutes apart."""
+    of = resource("late", **{"service.instance.id": "obc-2", "deployment.environment.name": "orbit"})
+    for n in range(6):
+        at = dict(start_time_unix_nano=base_ns, time_unix_nano=base_ns + n * 600_000_000_000)
+        metrics = [
+            m.Metric(name="late.temperature", unit="Cel", gauge=m.Gauge(data_points=[m.NumberDataPoint(**at, as_double=20.5 + n)])),
+            m.Metric(name="late.commands", sum=m.Sum(aggregation_temporality=2, is_monotonic=True, data_points=[
+                m.NumberDataPoint(**at, as_int=n * 10)])),
+            m.Metric(name="late.latency", unit="s", histogram=m.Histogram(aggregation_temporality=2, data_points=[
+                m.HistogramDataPoint(**at, count=4 * n, sum=3.5 * n, bucket_counts=[n] * 4, explicit_bounds=[0.1, 1.0, 10.0])])),
+        ]
+        yield ExportMetricsServiceRequest(resource_metrics=[
+            m.ResourceMetrics(resource=of, scope_metrics=[m.ScopeMetrics(scope=SCOPE, metrics=metrics)])])
+
+
 def made_logs(rng, base_ns):
     """Bodies of every kind, every severity, with and without a span."""
     records = [
@@ -217,7 +233,9 @@ def record(seed):
     with recorder() as (port, recorded):
         of_the_sdk_for_python(port)
         of_other_sdks(port)
-    requests = [*made(seed, time.time_ns() - 30_000_000_000), *recorded]
+    now = time.time_ns()
+    late = [("metrics", request.SerializeToString()) for request in late_metrics(now - 20 * 3600 * 1_000_000_000)]
+    requests = [*made(seed, now - 30_000_000_000), *late, *recorded]
     random.Random(seed).shuffle(requests)
     return requests
 

@@ -63,7 +63,7 @@ class Way:
         """Each series of Prometheus with its samples, exemplars too."""
         now = time.time()
         found = {}
-        for series in self.prometheus.query('{__name__=~".+"}[1h]', now):
+        for series in self.prometheus.query('{__name__=~".+"}[1d]', now):
             if series["metric"].get("job", "").rsplit("/", 1)[-1] in OWN:
                 continue
             samples = series.get("values", []) + series.get("histograms", [])
@@ -72,6 +72,15 @@ class Way:
             found[without(series["metric"])] = samples
         for exemplars in self.prometheus.exemplars('{__name__=~".+"}', now - 3600, now):
             found[("exemplars", without(exemplars["seriesLabels"]))] = exemplars["exemplars"]
+        return found
+
+    def infos(self):
+        """What Prometheus joins to the points of the late service: target_info at the time of each of them."""
+        found = {}
+        for series in self.prometheus.query('{job="late",__name__!="target_info"}[1d]', time.time()):
+            for at, _ in series["values"]:
+                infos = self.prometheus.query('target_info{job="late"}', at)
+                found[at] = sorted(without(info["metric"]) for info in infos)
         return found
 
     def records(self):
@@ -169,13 +178,20 @@ def ways(watch, request):
             shutil.rmtree(directory)
 
 
+def test_target_info_of_late_points_is_there_with_the_clients_own_attributes(ways):
+    for way in ways:
+        for at, infos in way.infos().items():
+            assert len(infos) == 1, f"{way.name}: {infos} at {at}"
+            assert ("deployment_environment_name", "orbit") in infos[0], f"{way.name}: {infos}"
+
+
 def differences(theirs, ours):
     """What only one of two has, shortened."""
     return [f"{side} {key}: {mine.get(key)!s:.300}" for side, mine, other in (("-", theirs, ours), ("+", ours, theirs))
             for key in mine if other.get(key) != mine[key]]
 
 
-@pytest.mark.parametrize("what, at_least", [("spans", 160), ("series", 77), ("records", 134)])
+@pytest.mark.parametrize("what, at_least", [("spans", 160), ("series", 84), ("infos", 6), ("records", 134)])
 def test_all_ways_give_the_backends_the_same(ways, what, at_least):
     theirs, *ours = (getattr(way, what)() for way in ways)
     assert len(theirs) >= at_least, f"the Collector's backends have {len(theirs)} {what}"
