@@ -102,8 +102,8 @@ fn note(name: &Arc<str>, metrics: &Metrics, signal: Signal, event: Event<'_>) {
             metrics.sent(name, signal, items, rejected);
         }
         Event::Refused { items } => metrics.send_failed(name, signal, items),
-        Event::Retry { reason, misconfigured, .. } => {
-            if misconfigured {
+        Event::Retry { reason, misconfigured, news, .. } => {
+            if misconfigured && news {
                 tracing::error!(
                     event.name = "perigee.exporter.misconfigured",
                     exporter = %name,

@@ -20,6 +20,9 @@ const KEPT_PARTS: u32 = 3;
 /// When one request has been sent again for this long, that is reported, and once more each time it has gone on for as long.
 const KEPT: Duration = Duration::from_secs(600);
 
+/// Another reason why nothing is sent is told at most this often.
+const SAID: Duration = Duration::from_secs(60);
+
 /// How long a request that is on its way may take when the program ends.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -143,6 +146,8 @@ pub enum Event<'a> {
         reason: &'a str,
         /// The answer is about this exporter's settings, not about the data.
         misconfigured: bool,
+        /// It is the first time, or for another reason than was said a minute ago or more.
+        news: bool,
     },
     /// The same request is sent again for so long: something has to be done about its backend.
     Kept {
@@ -162,8 +167,15 @@ impl Event<'_> {
     /// Says how it goes with the backend of `exporter`; `store` is what keeps everything meanwhile.
     pub fn log(&self, exporter: &str, signal: Signal, store: &str) {
         match self {
+            Self::Retry { wait, reason, news: true, .. } => tracing::warn!(
+                exporter,
+                %signal,
+                reason,
+                ?wait,
+                "not sent; trying again until the backend answers, and this is not said each time"
+            ),
             Self::Retry { wait, reason, .. } => {
-                tracing::warn!(exporter, %signal, reason, ?wait, "not sent; trying again");
+                tracing::debug!(exporter, %signal, reason, ?wait, "not sent; trying again");
             }
             Self::Kept { time, reason } => tracing::error!(
                 event.name = "perigee.exporter.kept",
@@ -199,6 +211,8 @@ pub struct Trouble {
     backoff: Backoff,
     /// Since when nothing was decided, and when that was told last.
     failing: Option<(Instant, Instant)>,
+    /// Why, as it was said last, and when.
+    said: Option<(Instant, String)>,
 }
 
 impl Trouble {
@@ -206,7 +220,7 @@ impl Trouble {
     fn none(&self) -> Self {
         let mut backoff = self.backoff.clone();
         backoff.reset();
-        Self { backoff, failing: None }
+        Self { backoff, failing: None, said: None }
     }
 }
 
@@ -227,7 +241,7 @@ impl Delivery {
             client: Arc::new(client),
             rate: RateLimit::new(config.rate_limit()),
             env: env.clone(),
-            trouble: Trouble { backoff: Backoff::new(config.retry()), failing: None },
+            trouble: Trouble { backoff: Backoff::new(config.retry()), failing: None, said: None },
             waits: 0,
         }
     }
@@ -387,6 +401,7 @@ impl Delivery {
             let (after, reason, misconfigured) = match outcome {
                 Outcome::Accepted { rejected, message } => {
                     self.trouble.backoff.reset();
+                    self.trouble.said = None;
                     if let Some((since, _)) = self.trouble.failing.take() {
                         tell(Event::Back { after: since.elapsed() });
                     }
@@ -419,8 +434,15 @@ impl Delivery {
             self.trouble.backoff.reset();
             Duration::from_secs(30)
         });
-        tell(Event::Retry { wait, reason, misconfigured });
         let now = Instant::now();
+        let news = match &self.trouble.said {
+            Some((at, said)) => said != reason && now.duration_since(*at) >= SAID,
+            None => true,
+        };
+        if news {
+            self.trouble.said = Some((now, reason.to_owned()));
+        }
+        tell(Event::Retry { wait, reason, misconfigured, news });
         let (since, told) = self.trouble.failing.get_or_insert((now, now));
         if now.duration_since(*told) >= KEPT {
             *told = now;
@@ -603,21 +625,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_that_is_kept_is_told_every_ten_minutes() {
+    async fn a_request_that_is_kept_is_told_every_ten_minutes_and_its_reason_once() {
         let (env, config) = (Env::production(), OtlpHttpConfig::new("http://127.0.0.1:1".to_owned()));
         let config = ExporterConfig::OtlpHttp(config);
         let client = Client::try_new("exporters.otlphttp", &config, &env).unwrap();
         let mut delivery = Delivery::new(client, &config, &env);
-        let (began, stop, mut told) = (Instant::now(), CancellationToken::new(), Vec::new());
+        let (began, stop) = (Instant::now(), CancellationToken::new());
+        let (mut told, mut said) = (Vec::new(), Vec::new());
         while began.elapsed() < Duration::from_secs(1900) {
             let mut tell = |event: Event<'_>| {
                 if let Event::Kept { time, reason } = event {
                     assert_eq!(reason, "closed");
                     told.push(time.as_secs() / 60);
                 }
+                said.extend(matches!(event, Event::Retry { news: true, .. }).then(|| began.elapsed()));
             };
             let until = Until { shutdown: &stop, leave: None };
             assert!(delivery.pause(None, "closed", false, until, &mut tell).await.is_ok());
+        }
+        assert_eq!(said, [Duration::ZERO], "the reason is said once");
+        for (reason, news) in [("closed", 0), ("busy", 1), ("closed", 0), ("busy", 0)] {
+            let mut count = 0;
+            let mut tell =
+                |event: Event<'_>| count += usize::from(matches!(event, Event::Retry { news: true, .. }));
+            let until = Until { shutdown: &stop, leave: None };
+            assert!(delivery.pause(None, reason, false, until, &mut tell).await.is_ok());
+            assert_eq!(count, news, "{reason}");
         }
         // A wait is up to 45 s.
         assert!(matches!(told[..], [10, 20..=21, 30..=32]), "{told:?}");
