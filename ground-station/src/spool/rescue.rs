@@ -50,9 +50,10 @@ pub(super) fn take_over(
             ENTRY_DEAD,
             LETTER_CHUNKS
         );
-        copy!(PASSES, CONTACTS, CATALOGUE, migrate::CURSORS_1);
+        copy!(PASSES, CONTACTS, CATALOGUE, REPLAYS, migrate::CURSORS_1);
         let segment = |value: &[u8]| decode(value).is_ok_and(|r: SegmentRecord| r.header().is_ok());
         copy(db, &rescue, ENTRIES, segment)?;
+        copy(db, &rescue, KEPT, segment)?;
         copy(db, &rescue, migrate::SEGMENTS_1, segment)?;
         copy(db, &rescue, BASES, |value| bases::read_header(value).is_ok())?;
         copy(db, &rescue, SATELLITES, |value| decode::<SatelliteRecord>(value).is_ok())?;
