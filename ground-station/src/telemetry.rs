@@ -382,6 +382,7 @@ fn register_accounts(registry: &mut Registry, accounts: &std::collections::BTree
     for (name, help, of) in [
         ("segments", "Segments in the ledger", (|a| a.segments) as fn(&AccountView) -> u64),
         ("duplicate_segments", "Segments that came again", |a| a.duplicates),
+        ("handover_twice_segments", "Segments that another station's ledger has too", |a| a.handover_twice),
         ("hash_mismatches", "Segments whose payload did not match its hash", |a| a.hash_mismatches),
         ("committed_payload_bytes", "Payload bytes of segments in the ledger", |a| a.bytes),
     ] {

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use perigee_proto::link;
 use perigee_shared::segment::Header;
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use proptest::prelude::*;
 
 use super::base_tests::{expected, incoming as of_sealed, leaf, names_in, seal};
 use super::both_tests::{Site, Subject};
-use super::tests::{done, incoming, segment, settings, spans};
+use super::tests::{EPOCH, done, incoming, segment, settings, spans};
 use super::*;
 
 const ALL: SignalSet = SignalSet::ALL;
@@ -198,6 +199,35 @@ over_both! {
         let spool = open(site, &[("a", ALL)], Keep { nano: 1, ..KEEP });
         spool.wait(spool.store.trim_kept());
         assert_eq!((spool.overview().bases, spool.overview().kept_bytes), (0, 0));
+    }
+
+    fn what_another_ledger_has_acknowledged_too_is_counted_once(site) {
+        let spool = open(site, &[("a", ALL)], Keep::OFF);
+        for sequence in [1, 2, 3, 7] {
+            spool.commit(sequence, spans(1));
+        }
+        let own = u64::from_str_radix(&spool.overview().ledger, 16).unwrap();
+        let acknowledged = |ledger, start, end| link::Acknowledged {
+            ledger,
+            sequences: vec![link::Range { start, end }],
+            ..link::Acknowledged::default()
+        };
+        let hello = |spool: &Subject<'_>, acknowledged: Vec<link::Acknowledged>| {
+            let lane = link::Lane { lane: 8, next_sequence: 8, acknowledged, ..link::Lane::default() };
+            let epoch = link::Epoch { epoch: EPOCH, lanes: vec![lane], ..link::Epoch::default() };
+            let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
+            spool.wait(spool.store.ledger("sat-1".into(), Arc::new(hello)));
+            spool.account().handover_twice
+        };
+        assert_eq!(hello(&spool, vec![acknowledged(own, 1, 4)]), 0, "it is this ledger");
+        assert_eq!(hello(&spool, vec![acknowledged(own ^ 1, 4, 7)]), 0, "only the other one has those");
+        assert_eq!(hello(&spool, vec![acknowledged(own ^ 1, 3, 7), acknowledged(own ^ 2, 2, 4)]), 2);
+        spool.close();
+        let spool = open(site, &[("a", ALL)], Keep::OFF);
+        assert_eq!(hello(&spool, vec![acknowledged(own ^ 1, 2, 8)]), 3, "one more, and none again");
+        assert_eq!(hello(&spool, Vec::new()), 3);
+        assert_eq!(hello(&spool, vec![acknowledged(own ^ 1, 0, u64::MAX)]), 4, "what does not exist is not looked for");
+        assert_eq!(spool.account().duplicates, 0);
     }
 
     fn a_replay_can_be_ended_and_a_name_that_is_not_there_is_said(site) {

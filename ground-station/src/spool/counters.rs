@@ -32,11 +32,13 @@ pub enum Kind {
     Lost = 10,
     /// Items that were sent again by the replay of a range.
     Replayed = 11,
+    /// Segments that another ledger has acknowledged as well.
+    HandoverTwice = 12,
 }
 
 impl Kind {
     /// Every kind, in the order of its numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Committed,
         Self::Exported,
         Self::DeadLettered,
@@ -48,6 +50,7 @@ impl Kind {
         Self::Bytes,
         Self::Lost,
         Self::Replayed,
+        Self::HandoverTwice,
     ];
 }
 

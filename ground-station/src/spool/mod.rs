@@ -31,6 +31,7 @@ mod archive;
 mod bases;
 mod catalogue;
 mod gaps;
+mod handover;
 mod intake;
 pub(crate) mod ledger;
 mod passes;

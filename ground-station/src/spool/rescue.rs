@@ -210,6 +210,8 @@ fn number(txn: &WriteTransaction) -> Result<(), SpoolError> {
     let (last, letter) = (chunks.last()?, txn.open_table(LETTERS)?.last()?.map(|(id, _)| id.value()));
     last.into_iter().for_each(|(key, _)| behind("next_entry".to_owned(), key.value().of));
     letter.into_iter().for_each(|id| behind("next_letter".to_owned(), id));
+    let replay = txn.open_table(REPLAYS)?.last()?.map(|(id, _)| id.value());
+    replay.into_iter().for_each(|id| behind("next_replay".to_owned(), id));
     for row in txn.open_table(BASES)?.iter()? {
         behind("next_entry".to_owned(), decode::<BaseRecord>(row?.1.value())?.entry);
     }

@@ -286,6 +286,18 @@ pub(super) struct EpochRecord {
     /// The payload number that the next segment had then: bases from there on are later than what was said.
     #[prost(uint64, tag = "5")]
     pub(super) next_entry: u64,
+    /// What was counted as committed by another ledger too.
+    #[prost(message, repeated, tag = "6")]
+    pub(super) twice: Vec<TwiceRecord>,
+}
+
+/// Segments of a lane that are in two ledgers.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct TwiceRecord {
+    #[prost(uint32, tag = "1")]
+    pub(super) lane: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) sequences: Vec<link::Range>,
 }
 
 /// A drop, as the satellite reported it.

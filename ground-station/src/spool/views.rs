@@ -175,6 +175,8 @@ pub struct AccountView {
     pub segments: u64,
     /// Segments that came again after they had been committed.
     pub duplicates: u64,
+    /// Segments that a ledger of another station has committed as well.
+    pub handover_twice: u64,
     /// Segments whose payload did not have its hash.
     pub hash_mismatches: u64,
     /// Payload bytes committed.
@@ -409,6 +411,7 @@ pub(super) fn accounting(view: &View<'_>) -> Result<BTreeMap<String, AccountView
             }
             Kind::Segments => account.segments = n,
             Kind::Duplicates => account.duplicates = n,
+            Kind::HandoverTwice => account.handover_twice = n,
             Kind::HashMismatches => account.hash_mismatches = n,
             Kind::Bytes => account.bytes = n,
         }

@@ -43,7 +43,8 @@ fn a_plan_of_a_hundred_thousand_contacts_with_all_their_keys_is_read() {
         )
     };
     let text: String = std::iter::once("contacts:\n".to_owned()).chain((0..100_000).map(entry)).collect();
-    let reader = Reader { stations: [("svalbard".to_owned(), StationHints::default())].into(), ..Reader::default() };
+    let reader =
+        Reader { stations: [("svalbard".to_owned(), StationHints::default())].into(), ..Reader::default() };
     let plan = reader.parse(&text, "plan.yaml").unwrap();
     assert_eq!((plan.len(), plan.warnings().len()), (100_000, 0));
 }
