@@ -313,7 +313,10 @@ impl Local {
                     work.map(|found| guarded(|| snapshot.work_again(found))),
                 ))
             };
-            let (sought, payload, work) = self.env.cpu(look).await?;
+            let (sought, payload, work) = match self.env.cpu(move || guarded(look)).await {
+                Err(error) => return Err(self.keeper.noted(error).await),
+                Ok(found) => found,
+            };
             match work {
                 Some(Err(Fault::Store(error))) => return Err(self.keeper.noted(error.into()).await),
                 work => {

@@ -217,8 +217,10 @@ impl Keeper {
                     let limit = self.bounds.limit();
                     let tick = move |spool: &mut Spool| {
                         spool.mirror(false);
-                        archive::trim(spool, limit)?;
-                        spool.given_up().map_or(Ok(()), |why| Err(StoreError::GivenUp(why.to_owned()).into()))
+                        match spool.given_up() {
+                            Some(why) => Err(StoreError::GivenUp(why.to_owned()).into()),
+                            None => archive::trim(spool, limit),
+                        }
                     };
                     // That it is gone is in the status.
                     drop(self.ask(tick).await);

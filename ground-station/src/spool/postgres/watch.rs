@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const FORGET: &str = "delete from worker where until < clock_timestamp() - interval '1 hour'";
 
 /// Whether there is something to export.
-const WAITING: &str = "select exists(select from entry)";
+const WAITING: &str = "select exists(select from entry) or exists(select from replay where open = 1)";
 
 /// This worker lives on.
 const BEAT: &str = "insert into worker (owner, station, until) \
