@@ -184,6 +184,46 @@ pub struct StorageConfig {
     /// What is remembered of every segment that was committed.
     #[serde(default)]
     pub catalogue: CatalogueConfig,
+    /// What stays after it was exported, to be sent again.
+    #[serde(default)]
+    pub keep: KeepConfig,
+}
+
+/// `storage.keep`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeepConfig {
+    /// For how long; 0: nothing stays.
+    pub age: Span,
+    /// How much of it, at most; the oldest goes first.
+    pub bytes: ByteSize,
+}
+
+impl Default for KeepConfig {
+    fn default() -> Self {
+        Self { age: Span::secs(0), bytes: ByteSize(0) }
+    }
+}
+
+impl KeepConfig {
+    /// The same for the spool.
+    pub fn keep(&self) -> Keep {
+        Keep { nano: u64::try_from(self.age.0.as_nanos()).unwrap_or(u64::MAX), bytes: self.bytes.0 }
+    }
+
+    fn problems(&self, catalogue: CatalogueConfig) -> Option<Invalid> {
+        let (age, bytes) = (self.age.0, self.bytes.0);
+        let (key, message) = if age.is_zero() && bytes > 0 {
+            ("age", "needs a time beside bytes, as in 30d; without both nothing is kept")
+        } else if !age.is_zero() && bytes == 0 {
+            ("bytes", "needs a size beside age, as in 100GiB; without both nothing is kept")
+        } else if age > catalogue.keep.0 || !age.is_zero() && catalogue.max_bytes.0 == 0 {
+            ("age", "must not be longer than storage.catalogue.keep, which finds what is kept")
+        } else {
+            return None;
+        };
+        Some(Invalid::new(format!("storage.keep.{key}"), message))
+    }
 }
 
 /// `storage.catalogue`
@@ -452,6 +492,7 @@ impl Config {
             wrong.push(Invalid::new("storage.max_bytes", "must be at least 1MiB; the default is 10GiB"));
         }
         wrong.extend(self.storage.problems());
+        wrong.extend(self.storage.keep.problems(self.storage.catalogue));
         if self.storage.scrub.rate.0 == 0 {
             let message = "must be more than 0; for no scrub set storage.scrub.interval to 0";
             wrong.push(Invalid::new("storage.scrub.rate", message));

@@ -297,6 +297,7 @@ pub fn settings(config: &Config) -> Settings {
         ballast: config.storage.ballast.0,
         decoded_bases: config.storage.decoded_bases.0,
         catalogue: config.storage.catalogue.keep(),
+        keep: config.storage.keep.keep(),
         station: config.link.station.clone(),
         routes: config.service.pipelines.routes(),
     }

@@ -321,6 +321,7 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
     gauge("perigee_spool_file_length_bytes", "Length of the spool's file", spool.file_length_bytes);
     gauge("perigee_spool_segments", "Segments still to be exported", spool.segments);
     gauge("perigee_spool_base_bytes", "Segments kept because later ones may need them", spool.base_bytes);
+    gauge("perigee_spool_kept_bytes", "Segments that stay after their export", spool.kept_bytes);
     gauge(
         "perigee_spool_dead_letters",
         "Requests and segments that a backend refused for good",
@@ -357,13 +358,14 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
 
 fn register_accounts(registry: &mut Registry, accounts: &std::collections::BTreeMap<String, AccountView>) {
     type ItemsOf = fn(&AccountView) -> Items;
-    let counters: [(&str, &str, ItemsOf); 6] = [
+    let counters: [(&str, &str, ItemsOf); 7] = [
         ("committed", "Items of segments in the ledger", |a| a.committed),
         ("exported", "Items that every exporter of their pipeline has finished", |a| a.exported),
         ("dead_lettered", "Items that a backend refused for good", |a| a.dead_lettered),
         ("lost", "Items that this station had and lost", |a| a.lost),
         ("dropped", "Items that were dropped on board", |a| a.dropped),
         ("in_spool", "Items still to be exported", |a| a.in_spool),
+        ("replayed", "Items that replays of ranges sent again", |a| a.replayed),
     ];
     for (name, help, of) in counters {
         for signal in Signal::ALL {
@@ -380,6 +382,7 @@ fn register_accounts(registry: &mut Registry, accounts: &std::collections::BTree
     for (name, help, of) in [
         ("segments", "Segments in the ledger", (|a| a.segments) as fn(&AccountView) -> u64),
         ("duplicate_segments", "Segments that came again", |a| a.duplicates),
+        ("handover_twice_segments", "Segments that another station's ledger has too", |a| a.handover_twice),
         ("hash_mismatches", "Segments whose payload did not match its hash", |a| a.hash_mismatches),
         ("committed_payload_bytes", "Payload bytes of segments in the ledger", |a| a.bytes),
     ] {
@@ -421,6 +424,7 @@ mod tests {
             bases: 0,
             base_bytes: 0,
             dead_letters: 0,
+            kept_bytes: 0,
             quarantined: None,
             exporters: vec![ExporterView {
                 name: "otlp/jaeger".to_owned(),

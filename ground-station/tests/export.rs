@@ -14,6 +14,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
+use ground_station::spool::ReplayWanted;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use perigee_shared::segment::Lane;
 use prost::Message;
@@ -425,5 +426,60 @@ async fn bulk_keeps_a_tenth_of_what_is_sent_while_alarms_do_not_end() {
     let alarms = order.iter().skip_while(is_bulk);
     let bulk = alarms.clone().position(|name| is_bulk(&name)).unwrap();
     assert!(alarms.count() > ALARMS && (10..22).contains(&bulk), "one request in ten: {bulk} of {order:?}");
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_reaches_a_backend_that_is_new_and_goes_on_where_it_was_stopped() {
+    let site = Site::new();
+    let keep = |exporters: &str| {
+        let mut config = site.config("", exporters);
+        config.storage.keep.age = perigee_shared::units::Span::secs(86_400);
+        config.storage.keep.bytes = perigee_shared::units::ByteSize::mib(64);
+        config
+    };
+    let (first, at_first) = Backend::start(Opinion::default()).await;
+    let ground = Running::start(keep(&exporter("otlphttp/x", at_first))).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..5).await;
+    for sequence in 1..=4 {
+        sat.send(&segment(sequence, 50)).await;
+    }
+    sat.committed(&[1, 2, 3, 4]).await;
+    ground.drained("sat-1").await;
+    ground.stop().await;
+    // It takes one request, and then nothing.
+    let opinion = Opinion { refuses: Some("s3-7-".to_owned()), ..Opinion::default() };
+    let (late, at_late) = Backend::start(opinion).await;
+    let both = format!("{}\n  {}", exporter("otlphttp/x", at_first), exporter("otlphttp/late", at_late));
+    let ground = Running::start(keep(&both)).await;
+    let store = ground.store.clone().unwrap();
+    late.with(|o| o.unavailable = u32::MAX);
+    let wanted = ReplayWanted { exporter: "otlphttp/late".to_owned(), ..ReplayWanted::default() };
+    store.replay_range(wanted).await.unwrap();
+    while late.with(|o| o.asked.is_empty()) {
+        tokio::task::yield_now().await;
+    }
+    drop(store);
+    ground.stop().await;
+    assert_eq!(late.taken(), 0);
+    late.with(|o| o.unavailable = 0);
+    let ground = Running::start(keep(&both)).await;
+    let store = ground.store.clone().unwrap();
+    let done = loop {
+        let replay = store.ranges().await.unwrap().remove(0);
+        if replay.state == "done" {
+            break replay;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((late.taken(), first.taken()), (199, 200), "each once");
+    assert_eq!((done.segments, done.items.spans, done.refused.spans), (4, 199, 1));
+    assert_eq!(late.with(|o| o.order[0].split('-').next().unwrap().to_owned()), "s1");
+    let account = ground.account("sat-1").await;
+    assert_eq!((account.exported.spans, account.dead_lettered.spans), (200, 0), "no count changes");
+    let (_, metrics) = get(ground.metrics, "/metrics").await;
+    assert!(metrics.contains("perigee_ground_replayed_spans{satellite=\"sat-1\"} 199"), "{metrics}");
+    drop(store);
     ground.stop().await;
 }

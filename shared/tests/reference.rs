@@ -13,9 +13,10 @@ use perigee_shared::units::{ByteSize, parse_duration};
 
 /// Structs that refuse unknown keys and are no section of a file: requests to the control socket and the API, the exporter `link`, which
 /// has no key, lists of names (the page shows them with their sections), and the list around a plan's contacts.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 12] = [
     "OpenContact",
     "ActRequest",
+    "RangeRequest",
     "Asked",
     "Release",
     "Backup",

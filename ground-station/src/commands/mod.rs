@@ -3,6 +3,7 @@
 mod catalogue;
 mod migrate;
 mod pki;
+mod replay;
 mod satellites;
 mod spool;
 mod top;
@@ -53,6 +54,13 @@ enum Command {
     Satellites(spool::Query),
     /// Show satellites, spool and exporters as a screen that follows them, with rates and countdowns.
     Top(ConfigFile),
+    /// Send what was committed in a range of time to one exporter again.
+    Replay {
+        #[command(flatten)]
+        query: spool::Query,
+        #[command(flatten)]
+        what: replay::What,
+    },
     /// Inspect the spool, verify, copy or migrate it, and send dead letters again.
     #[command(subcommand)]
     Spool(spool::Command),
@@ -84,6 +92,7 @@ pub async fn run(cli: Cli, env: Env) -> ExitCode {
         Command::Pki(command) => pki::run(command),
         Command::Satellites(query) => Box::pin(satellites::run(query)).await,
         Command::Top(file) => top::run(file).await,
+        Command::Replay { query, what } => Box::pin(replay::run(query, what)).await,
         Command::Spool(command) => Box::pin(spool::run(command)).await,
     };
     match result {

@@ -195,6 +195,10 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
         for state in ["committed", "exported", "in_spool", "dead_lettered", "lost", "dropped"] {
             say(&format!("{satellite} {state}: {}\n", items(&account[state])));
         }
+        say(&format!(
+            "{satellite} segments: {}, came again {}, handover twice {}\n",
+            account["segments"], account["duplicates"], account["handover_twice"]
+        ));
     }
     for gap in gaps.as_array().into_iter().flatten() {
         say(&format!(

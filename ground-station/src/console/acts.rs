@@ -1,10 +1,10 @@
-//! What changes something: dead letters are sent again or discarded. Each needs a token or a certificate of its own, comes from a page
+//! What changes something: dead letters are sent again or discarded, replays begin and end. Each needs a token or a certificate of its own, comes from a page
 //! of this console or from a program, and is in the audit before it is done.
 
-use axum::extract::{Form, State};
+use axum::extract::{Form, Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::routing::post;
+use axum::routing::{delete, post};
 use axum::{Extension, Json, Router};
 use perigee_shared::serve::Peer;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use super::Console;
 use super::audit::Deed;
 use super::pages::message;
 use super::problem::Problem;
+use super::replays::{RangeAnswer, RangeRequest};
 use super::roles::{self, Roles, Shared};
 use crate::spool::LetterView;
 
@@ -88,6 +89,8 @@ pub(super) fn router(console: &Console, roles: &Shared) -> Router {
     Router::new()
         .route("/api/v1/dead-letters/act", post(by_program))
         .route("/data/act", post(by_form))
+        .route("/api/v1/replays", post(begin_replay))
+        .route("/api/v1/replays/{id}", delete(cancel_replay))
         .with_state(acts)
 }
 
@@ -113,6 +116,56 @@ pub(super) async fn by_program(
     let token = roles::bearer(&headers).map(str::to_owned);
     let done = acts.act(token.as_deref(), &headers, &peer, request).await?;
     Ok(Json(ActAnswer { done }))
+}
+
+/// What was committed of a range of time goes to one exporter again
+#[utoipa::path(
+    post,
+    path = "/api/v1/replays",
+    request_body = RangeRequest,
+    responses(
+        (status = 200, description = "It has begun", body = RangeAnswer),
+        (status = 400, description = "There is no such exporter or satellite, or a time cannot be read", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "This is not a token that may act", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site asks, or nobody may act here", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The spool or the audit cannot be written", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn begin_replay(
+    State(acts): State<Acts>,
+    headers: HeaderMap,
+    Extension(peer): Extension<Peer>,
+    Json(request): Json<RangeRequest>,
+) -> Result<Json<RangeAnswer>, Problem> {
+    let who = acts.permit(roles::bearer(&headers), &headers, &peer)?;
+    let begin = acts.console.begin_replay(&request);
+    let id = acts.audited(who, &peer, "replay range", request.words(), begin).await?;
+    Ok(Json(RangeAnswer { id }))
+}
+
+/// A replay ends before its end
+#[utoipa::path(
+    delete,
+    path = "/api/v1/replays/{id}",
+    params(("id" = u64, Path, description = "The replay")),
+    responses(
+        (status = 200, description = "It has ended", body = RangeAnswer),
+        (status = 400, description = "No such replay goes on", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "This is not a token that may act", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site asks, or nobody may act here", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The spool or the audit cannot be written", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn cancel_replay(
+    State(acts): State<Acts>,
+    headers: HeaderMap,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<u64>,
+) -> Result<Json<RangeAnswer>, Problem> {
+    let who = acts.permit(roles::bearer(&headers), &headers, &peer)?;
+    let cancel = acts.console.cancel_replay(id);
+    acts.audited(who, &peer, "cancel replay", format!("replay {id}"), cancel).await?;
+    Ok(Json(RangeAnswer { id }))
 }
 
 async fn by_form(
@@ -145,12 +198,7 @@ impl Acts {
         peer: &Peer,
         request: ActRequest,
     ) -> Result<u64, Problem> {
-        if !roles::is_own(headers) {
-            let detail =
-                "a page of another site asks for this, or a program without Authorization: Bearer TOKEN";
-            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
-        }
-        let Some(who) = self.roles.actor(token, peer) else { return Err(refusal(&self.roles)) };
+        let who = self.permit(token, headers, peer)?;
         let of = match (&request.id, &request.exporter, request.all) {
             (Some(id), None, false) => format!("dead letter {id}"),
             (None, Some(exporter), false) => {
@@ -164,16 +212,38 @@ impl Acts {
                 return Err(Problem::bad(detail));
             }
         };
+        self.audited(who, peer, request.what.name(), of, self.carry_out(&request)).await
+    }
+
+    /// Who may act; a refusal says why nobody may.
+    fn permit(&self, token: Option<&str>, headers: &HeaderMap, peer: &Peer) -> Result<String, Problem> {
+        if !roles::is_own(headers) {
+            let detail =
+                "a page of another site asks for this, or a program without Authorization: Bearer TOKEN";
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        }
+        self.roles.actor(token, peer).ok_or_else(|| refusal(&self.roles))
+    }
+
+    /// Does something that is in the audit before and after.
+    async fn audited(
+        &self,
+        who: String,
+        peer: &Peer,
+        what: &str,
+        of: String,
+        work: impl Future<Output = Result<u64, Problem>>,
+    ) -> Result<u64, Problem> {
         let deed = Deed {
             unix_nano: self.console.board.now(),
             who,
             from: peer.address.map_or_else(|| "this machine".to_owned(), |a| a.to_string()),
-            what: request.what.name().to_owned(),
+            what: what.to_owned(),
             of,
             result: "asked".to_owned(),
         };
         self.note(deed.clone()).await?;
-        let done = self.carry_out(&request).await;
+        let done = work.await;
         self.console.board.forget().await;
         let result = match &done {
             Ok(done) => format!("done: {done}"),

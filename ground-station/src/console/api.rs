@@ -249,7 +249,7 @@ impl CatalogueQuery {
 }
 
 /// A time: RFC 3339, without a zone UTC, also without seconds; or ns since the Unix epoch.
-fn time(name: &str, text: &str) -> Result<u64, String> {
+pub(super) fn time(name: &str, text: &str) -> Result<u64, String> {
     if let Ok(nano) = text.parse() {
         return Ok(nano);
     }

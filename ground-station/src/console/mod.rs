@@ -13,6 +13,7 @@ mod events;
 mod openapi;
 mod pages;
 mod problem;
+mod replays;
 mod roles;
 mod show;
 
@@ -25,7 +26,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
 use perigee_shared::telemetry::METRICS_CONTENT_TYPE;
@@ -36,6 +37,7 @@ pub use self::acts::{ActAnswer, ActRequest, What};
 pub use self::api::CatalogueQuery;
 pub use self::audit::{Audit, Deed};
 pub use self::problem::Problem;
+pub use self::replays::{RangeAnswer, RangeRequest};
 pub use self::roles::{ConsoleConfig, ConsoleTls};
 
 use self::board::Board;
@@ -146,6 +148,7 @@ impl Console {
             .route("/api/v1/accounting", get(api::accounting))
             .route("/api/v1/dead-letters", get(api::letters))
             .route("/api/v1/catalogue", get(api::catalogue))
+            .route("/api/v1/replays", get(replays::list))
             .route("/api/v1/events", get(api::events))
             .route("/api/v1/openapi.json", get(openapi::openapi))
             .with_state(self.clone())
@@ -156,6 +159,8 @@ impl Console {
     pub fn control(&self) -> Router {
         let own = Router::new()
             .route("/api/v1/replay", post(api::replay))
+            .route("/api/v1/replays", post(replays::begin))
+            .route("/api/v1/replays/{id}", delete(replays::cancel))
             .route("/api/v1/verify", get(api::verify))
             .route("/api/v1/backup", post(api::backup))
             .route("/api/v1/columns", get(api::columns));

@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 
-use super::{acts, api};
+use super::{acts, api, replays};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,6 +25,9 @@ use super::{acts, api};
         api::catalogue,
         api::events,
         acts::by_program,
+        replays::list,
+        acts::begin_replay,
+        acts::cancel_replay,
     )
 )]
 struct Api;

@@ -6,6 +6,7 @@
 //! A segment is left between two requests, and while one of it waits, when something more urgent was committed: the place in it is
 //! kept, since each lane has one. What a backend does not decide at all holds back only its own signal of its own lane (`aside.rs`).
 
+mod again;
 mod aside;
 mod deliver;
 mod own;
@@ -46,6 +47,7 @@ pub struct Exporter {
     added: Added,
     delivery: Delivery,
     aside: Aside,
+    turn: again::Turn,
     env: Env,
     store: Store,
 }
@@ -115,6 +117,7 @@ impl Exporter {
             added,
             delivery: Delivery::new(Arc::clone(&name), client, config, env, metrics),
             aside: Aside::new(config),
+            turn: again::Turn::default(),
             env: env.clone(),
             name,
             store,
@@ -145,7 +148,7 @@ impl Exporter {
                 }
             }
             // Nothing to do: what was settled is deleted once it has been quiet for a moment.
-            let due = self.aside.alone();
+            let due = self.aside.alone().into_iter().chain(self.turn.again_at()).min();
             self.delivery.aside(self.aside.len());
             tokio::select! {
                 biased;
@@ -173,6 +176,9 @@ impl Exporter {
         if !replays.is_empty() {
             return self.replay(&replays, shutdown).await.map(|()| true);
         }
+        if self.turn.is_due() && self.again(shutdown).await? {
+            return Ok(true);
+        }
         if let Some(place) = self.aside.take_back(Instant::now()) {
             self.tell_aside(place).await?;
         }
@@ -180,8 +186,12 @@ impl Exporter {
         // What is committed from here on is looked at while a request is being sent.
         let status = self.store.status();
         match self.store.next(Arc::clone(&self.name), self.plan.signals, fingerprint).await? {
+            None if self.turn.may() => self.again(shutdown).await,
             None => Ok(false),
-            Some(work) => Box::pin(self.segment(work, fingerprint, status, shutdown)).await.map(|()| true),
+            Some(work) => {
+                self.turn.sent_new();
+                Box::pin(self.segment(work, fingerprint, status, shutdown)).await.map(|()| true)
+            }
         }
     }
 

@@ -68,7 +68,7 @@ pub(super) fn keep(
     payload: u64,
     header: &Header,
 ) -> Result<(), SpoolError> {
-    let record = BaseRecord { header: Some(header.into()), entry: payload };
+    let record = BaseRecord { header: Some(header.into()), entry: payload, kept_for: 0, only_kept: false };
     txn.tables.open_table(BASES)?.insert(key, record.encode_to_vec().as_slice())?;
     let segments = txn.tables.open_table(SEGMENT_CHUNKS)?;
     let mut chunks = txn.tables.open_table(BASE_CHUNKS)?;
@@ -80,13 +80,33 @@ pub(super) fn keep(
     Ok(())
 }
 
+/// Notes that a kept segment with this payload depends on its bases.
+pub(super) fn need_for_kept(
+    txn: &Txn<'_>,
+    satellite: u32,
+    header: &Header,
+    payload: u64,
+) -> Result<(), SpoolError> {
+    let mut bases = txn.tables.open_table(BASES)?;
+    let mut next = header.base_sequence;
+    while let Some(sequence) = next {
+        let key = SequenceKey::new(satellite, header.id).at(sequence);
+        let found = bases.get(key)?.map(|v| decode::<BaseRecord>(v.value())).transpose()?;
+        // What this base needs was noted with what needed this base before.
+        let Some(record) = found.filter(|record| record.kept_for < payload) else { break };
+        let record = BaseRecord { kept_for: payload, ..record };
+        bases.insert(key, record.encode_to_vec().as_slice())?;
+        next = self::header(record.header).and_then(|header| header.base_sequence);
+    }
+    Ok(())
+}
+
 /// Deletes a base that is damaged.
 pub(super) fn discard(txn: &mut Txn<'_>, key: SequenceKey) -> Result<(), SpoolError> {
-    let Some(value) = txn.tables.open_table(BASES)?.remove(key)?.map(|v| read_header(v.value())) else {
-        return Ok(());
-    };
+    let removed = txn.tables.open_table(BASES)?.remove(key)?.map(|v| decode::<BaseRecord>(v.value()));
+    let Some(record) = removed.transpose()? else { return Ok(()) };
     txn.tables.open_table(BASE_CHUNKS)?.retain_in(key.base(), |_, _| false)?;
-    txn.bytes(key.satellite, Kept::Base, value?.payload_len, 0);
+    txn.bytes(key.satellite, record.counts_as(), record.header.map_or(0, |h| h.payload_len), 0);
     Ok(())
 }
 
@@ -116,6 +136,9 @@ pub(super) fn delete_damaged(tables: &WriteTransaction) -> Result<(), SpoolError
 struct Forgotten {
     /// Satellites and bytes.
     freed: Vec<(u32, u64)>,
+    /// The same of what counted as kept, and of what counts as kept from here on.
+    kept_freed: Vec<(u32, u64)>,
+    kept: Vec<(u32, u64)>,
     /// Something depends on others that could have gone, or there were too many at once.
     held: bool,
 }
@@ -128,6 +151,12 @@ impl Forgotten {
     fn note(self, txn: &mut Txn<'_>) {
         for (satellite, bytes) in self.freed {
             txn.bytes(satellite, Kept::Base, bytes, 0);
+        }
+        for (satellite, bytes) in self.kept_freed {
+            txn.bytes(satellite, Kept::Archive, bytes, 0);
+        }
+        for (satellite, bytes) in self.kept {
+            txn.bytes(satellite, Kept::Archive, 0, bytes);
         }
     }
 }
@@ -224,18 +253,36 @@ fn delete(
 ) -> Result<(), SpoolError> {
     let mut bases = txn.tables.open_table(BASES)?;
     let mut chunks = txn.tables.open_table(BASE_CHUNKS)?;
+    // What is kept goes in the order of payloads.
+    let oldest = txn.tables.open_table(KEPT)?.first()?.map(|(payload, _)| payload.value());
     let mut freed = 0;
     for key in keys {
         if freed >= bytes {
             break;
         }
-        if needed.contains(&key) || forgotten.freed.len() >= SWEEP {
+        if needed.contains(&key) || forgotten.freed.len() + forgotten.kept_freed.len() >= SWEEP {
             forgotten.held = true;
             continue;
         }
-        let Some(value) = bases.remove(key)? else { continue };
-        let length = decode::<BaseRecord>(value.value())?.header.map_or(0, |h| h.payload_len);
-        chunks.retain_in(key.base(), |_, _| false)?;
+        let Some(value) = bases.get(key)? else { continue };
+        let record = decode::<BaseRecord>(value.value())?;
+        drop(value);
+        let length = record.header.as_ref().map_or(0, |h| h.payload_len);
+        if oldest.is_some_and(|oldest| oldest <= record.kept_for) {
+            if record.only_kept {
+                continue;
+            }
+            forgotten.kept.push((key.satellite, length));
+            let record = BaseRecord { only_kept: true, ..record };
+            bases.insert(key, record.encode_to_vec().as_slice())?;
+        } else {
+            bases.remove(key)?;
+            chunks.retain_in(key.base(), |_, _| false)?;
+            if record.only_kept {
+                forgotten.kept_freed.push((key.satellite, length));
+                continue;
+            }
+        }
         forgotten.freed.push((key.satellite, length));
         freed += length;
     }

@@ -27,7 +27,7 @@ use super::*;
 
 /// Where a store is kept, over several openings of it.
 pub(super) struct Site {
-    dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
     fleet: Option<FleetSettings>,
     runtime: Runtime,
 }
@@ -35,7 +35,7 @@ pub(super) struct Site {
 /// An open store, asked synchronously.
 pub(super) struct Subject<'s> {
     site: &'s Site,
-    store: Store,
+    pub(super) store: Store,
 }
 
 impl Site {
@@ -68,11 +68,11 @@ impl Site {
         self.open_with(&[("a", SignalSet::ALL)])
     }
 
-    fn open_with(&self, routes: &[(&str, SignalSet)]) -> Subject<'_> {
+    pub(super) fn open_with(&self, routes: &[(&str, SignalSet)]) -> Subject<'_> {
         self.open_at("svalbard", settings(&self.dir, routes))
     }
 
-    fn open_at(&self, station: &str, settings: Settings) -> Subject<'_> {
+    pub(super) fn open_at(&self, station: &str, settings: Settings) -> Subject<'_> {
         let settings = Settings { station: station.to_owned(), ..settings };
         let env = Env::production();
         let store = self.runtime.block_on(async {
@@ -86,15 +86,15 @@ impl Site {
 }
 
 impl Subject<'_> {
-    fn wait<R>(&self, work: impl Future<Output = Result<R, SpoolError>>) -> R {
+    pub(super) fn wait<R>(&self, work: impl Future<Output = Result<R, SpoolError>>) -> R {
         self.site.runtime.block_on(work).unwrap()
     }
 
-    fn close(self) {
+    pub(super) fn close(self) {
         self.site.runtime.block_on(self.store.close());
     }
 
-    fn apply(&self, batch: &[Incoming]) -> Vec<Applied> {
+    pub(super) fn apply(&self, batch: &[Incoming]) -> Vec<Applied> {
         self.wait(async {
             let mut taken = Vec::new();
             for incoming in batch {
@@ -104,17 +104,17 @@ impl Subject<'_> {
         })
     }
 
-    fn commit(&self, sequence: u64, items: Counts) -> Applied {
+    pub(super) fn commit(&self, sequence: u64, items: Counts) -> Applied {
         let (header, payload) = segment(sequence, items, 0);
         let whole = 0..payload.len();
         self.apply(&[incoming(&header, &payload, &[whole])]).remove(0)
     }
 
-    fn next(&self, exporter: &str, signals: SignalSet, fingerprint: u64) -> Option<Work> {
+    pub(super) fn next(&self, exporter: &str, signals: SignalSet, fingerprint: u64) -> Option<Work> {
         self.wait(self.store.next(exporter.into(), signals, fingerprint))
     }
 
-    fn progress(&self, exporter: &str, progress: &Progress) {
+    pub(super) fn progress(&self, exporter: &str, progress: &Progress) {
         self.wait(self.store.progress(exporter.into(), progress.clone()));
     }
 
@@ -122,7 +122,7 @@ impl Subject<'_> {
         self.wait(self.store.put_aside(exporter.into(), place, signals));
     }
 
-    fn pass(&self, exporter: &str, signals: SignalSet) -> u64 {
+    pub(super) fn pass(&self, exporter: &str, signals: SignalSet) -> u64 {
         let mut passed = 0;
         while let Some(work) = self.next(exporter, signals, 1) {
             self.progress(exporter, &done(work.place));
@@ -131,19 +131,19 @@ impl Subject<'_> {
         passed
     }
 
-    fn account(&self) -> AccountView {
+    pub(super) fn account(&self) -> AccountView {
         self.wait(self.store.accounting()).remove("sat-1").unwrap()
     }
 
-    fn overview(&self) -> SpoolView {
+    pub(super) fn overview(&self) -> SpoolView {
         self.wait(self.store.overview())
     }
 
-    fn usage(&self) -> u64 {
+    pub(super) fn usage(&self) -> u64 {
         self.overview().used_bytes
     }
 
-    fn sweep(&self) {
+    pub(super) fn sweep(&self) {
         self.wait(self.store.sweep());
     }
 
@@ -196,7 +196,7 @@ impl Subject<'_> {
     }
 
     /// A Hello of a lane whose next sequence is 100.
-    fn hello_of_bases(&self, oldest_base: Option<u64>) {
+    pub(super) fn hello_of_bases(&self, oldest_base: Option<u64>) {
         let lane = link::Lane { lane: 8, next_sequence: 100, oldest_base, ..link::Lane::default() };
         let epoch =
             link::Epoch { epoch: EPOCH, start_counter: 1, lanes: vec![lane], ..link::Epoch::default() };

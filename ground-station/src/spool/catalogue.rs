@@ -49,6 +49,16 @@ pub struct Keep {
     pub bytes: u64,
 }
 
+impl Keep {
+    /// Nothing stays.
+    pub const OFF: Self = Self { nano: 0, bytes: 0 };
+
+    /// Whether anything stays.
+    pub const fn is_on(self) -> bool {
+        self.nano > 0 && self.bytes > 0
+    }
+}
+
 impl Default for Keep {
     fn default() -> Self {
         Self { nano: 90 * 86_400 * 1_000_000_000, bytes: 64 << 20 }
@@ -81,6 +91,19 @@ pub(super) struct CatalogueRecord {
     /// Values of `service.name` in it; empty: nobody has decoded it yet.
     #[prost(string, repeated, tag = "9")]
     services: Vec<String>,
+}
+
+impl CatalogueRecord {
+    /// The entry that it was, if that is known.
+    pub(super) fn entry(&self) -> Option<EntryKey> {
+        let lane = self.segment.and_then(|id| SegmentId::try_from(id).ok())?.lane.0;
+        (self.entry != 0).then_some(EntryKey { satellite: self.satellite, lane, entry: self.entry })
+    }
+
+    /// Items in it.
+    pub(super) fn items(&self) -> Counts {
+        self.items.unwrap_or_default().into()
+    }
 }
 
 /// Which segments are asked for.
@@ -318,7 +341,7 @@ impl Wanted {
         self.from.is_none() && self.until.is_none() && self.service.is_none()
     }
 
-    fn is(&self, satellite: &str, record: &CatalogueRecord) -> bool {
+    pub(super) fn is(&self, satellite: &str, record: &CatalogueRecord) -> bool {
         let time = TimeRange::from(record.time.unwrap_or_default());
         let known = !time.is_empty();
         self.satellite.as_ref().is_none_or(|wanted| wanted == satellite)

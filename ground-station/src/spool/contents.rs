@@ -16,7 +16,7 @@ use super::error::SpoolError;
 use super::file::View;
 use super::outlet::Searched;
 use super::tables::*;
-use super::{intake, migrate, mirror, rescue};
+use super::{archive, intake, migrate, mirror, rescue};
 
 /// Where the spool is and how large it may be.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub struct Settings {
     pub station: String,
     /// How long what was committed stays in the catalogue.
     pub catalogue: Keep,
+    /// How long segments stay after their export; off unless both are more than 0.
+    pub keep: Keep,
     /// Exporters with their signals.
     pub routes: BTreeMap<String, SignalSet>,
 }
@@ -55,6 +57,8 @@ pub(super) enum Kept {
     Overhead,
     Base,
     Letter,
+    /// A segment that stays after its export, or a base that only such segments need.
+    Archive,
 }
 
 /// Bytes in use.
@@ -68,20 +72,28 @@ pub(super) struct Usage {
     pub(super) partial: BTreeMap<u32, u64>,
     /// Bases by satellite number.
     pub(super) bases: BTreeMap<u32, u64>,
+    /// What is kept after its export, by satellite number; it is not in the total.
+    pub(super) kept: BTreeMap<u32, u64>,
 }
 
 impl Usage {
     pub(super) fn change(&mut self, satellite: u32, kept: Kept, before: u64, after: u64) {
         let shift = |n: &mut u64| *n = (*n + after).saturating_sub(before);
-        if kept != Kept::Overhead {
+        if !matches!(kept, Kept::Overhead | Kept::Archive) {
             shift(&mut self.total);
             shift(self.by_satellite.entry(satellite).or_default());
         }
         match kept {
             Kept::Partial | Kept::Overhead => shift(self.partial.entry(satellite).or_default()),
             Kept::Base => shift(self.bases.entry(satellite).or_default()),
+            Kept::Archive => shift(self.kept.entry(satellite).or_default()),
             Kept::Segment | Kept::Letter => {}
         }
+    }
+
+    /// All that is kept after its export.
+    pub(super) fn kept(&self) -> u64 {
+        self.kept.values().sum()
     }
 }
 
@@ -218,8 +230,13 @@ impl Contents {
         }
         for row in read.open_table(BASES)?.iter()? {
             let (key, value) = row?;
-            let bytes = decode::<BaseRecord>(value.value())?.header.map_or(0, |h| h.payload_len);
-            self.usage.change(key.value().satellite, Kept::Base, 0, bytes);
+            let record = decode::<BaseRecord>(value.value())?;
+            let bytes = record.header.as_ref().map_or(0, |h| h.payload_len);
+            self.usage.change(key.value().satellite, record.counts_as(), 0, bytes);
+        }
+        for row in read.open_table(KEPT)?.iter()? {
+            let record = decode::<SegmentRecord>(row?.1.value())?;
+            self.usage.change(record.number, Kept::Archive, 0, record.bytes());
         }
         for row in read.open_table(LETTERS)?.iter()? {
             let record = decode::<LetterRecord>(row?.1.value())?;
@@ -329,6 +346,7 @@ impl Stored for Contents {
     ) -> Result<(), StoreError> {
         migrate::to_format_2(db, env, settings).map_err(of_file)?;
         mirror::catch_up(db, env, settings).map_err(of_file)?;
+        archive::begin(db).map_err(of_file)?;
         catalogue::rebuild(db).map_err(of_file)
     }
 

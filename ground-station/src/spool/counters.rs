@@ -30,11 +30,15 @@ pub enum Kind {
     Bytes = 9,
     /// Items that were committed and that the station has lost.
     Lost = 10,
+    /// Items that were sent again by the replay of a range.
+    Replayed = 11,
+    /// Segments that another ledger has acknowledged as well.
+    HandoverTwice = 12,
 }
 
 impl Kind {
     /// Every kind, in the order of its numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Committed,
         Self::Exported,
         Self::DeadLettered,
@@ -45,6 +49,8 @@ impl Kind {
         Self::HashMismatches,
         Self::Bytes,
         Self::Lost,
+        Self::Replayed,
+        Self::HandoverTwice,
     ];
 }
 

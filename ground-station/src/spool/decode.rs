@@ -56,7 +56,7 @@ impl From<SpoolError> for Fault {
         match error {
             SpoolError::Store(error) => Self::Store(error),
             SpoolError::Undecodable(error) => Self::Undecodable(error),
-            SpoolError::Budget(_) | SpoolError::Engine(_) | SpoolError::Gone => {
+            SpoolError::Budget(_) | SpoolError::Unknown(_) | SpoolError::Engine(_) | SpoolError::Gone => {
                 Self::Store(StoreError::GivenUp(error.to_string()))
             }
         }
@@ -169,6 +169,11 @@ impl Decoded {
         *checked = checked.split_off(&payload);
     }
 
+    /// Forgets that a payload decodes: no exporter is handed it any more.
+    pub(super) fn forget(&self, payload: u64) {
+        self.latest().checked.remove(&payload);
+    }
+
     /// Notes what is in a payload.
     fn note(&self, number: u64, satellite: &Arc<str>, lane: u8, look: Look) {
         let mut latest = self.latest();
@@ -240,9 +245,18 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// Reads, verifies and decodes a segment for an exporter.
     pub(super) fn work(&self, found: Found) -> Result<Work, Fault> {
+        let checked = self.decoded.latest().checked.contains(&found.payload);
+        self.read(found, checked)
+    }
+
+    /// The same of a segment that was exported before: nothing is learnt from it.
+    pub(super) fn work_again(&self, found: Found) -> Result<Work, Fault> {
+        self.read(found, true)
+    }
+
+    fn read(&self, found: Found, checked: bool) -> Result<Work, Fault> {
         let Found { place, satellite, header, payload: number, first } = found;
         let bytes = self.payload(number, &header)?;
-        let checked = self.decoded.latest().checked.contains(&number);
         let (satellite, mut look) = (Arc::from(satellite), Look::default());
         let see = |request: &Request| {
             if !checked {

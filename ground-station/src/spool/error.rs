@@ -17,6 +17,9 @@ pub enum SpoolError {
     /// A satellite has more in the ledger than one may have.
     #[error("{0}")]
     Budget(String),
+    /// There is no exporter or satellite of this name.
+    #[error("{0}")]
+    Unknown(String),
     /// The engine that stations share.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -45,7 +48,7 @@ impl Failure for SpoolError {
     fn store_error(&self) -> Option<&StoreError> {
         match self {
             Self::Store(error) => Some(error),
-            Self::Undecodable(_) | Self::Budget(_) | Self::Engine(_) | Self::Gone => None,
+            Self::Undecodable(_) | Self::Budget(_) | Self::Unknown(_) | Self::Engine(_) | Self::Gone => None,
         }
     }
 }

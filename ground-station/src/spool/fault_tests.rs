@@ -21,6 +21,7 @@ fn settings() -> Settings {
         ballast: 1 << 20,
         decoded_bases: 64 << 20,
         catalogue: Default::default(),
+        keep: Keep::OFF,
         station: "svalbard".to_owned(),
         routes: [("a".to_owned(), SignalSet::ALL)].into(),
     }

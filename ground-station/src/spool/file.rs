@@ -107,6 +107,11 @@ impl Spool {
         self.db.note(error);
     }
 
+    /// Ns since the Unix epoch.
+    pub(super) fn now(&self) -> u64 {
+        self.db.env().unix_nano()
+    }
+
     pub(super) fn contents(&self) -> &Contents {
         self.db.contents()
     }

@@ -14,7 +14,7 @@ use super::contents::Effect;
 use super::error::SpoolError;
 use super::file::Txn;
 use super::tables::*;
-use super::{bases, gaps, intake, passes, standing};
+use super::{bases, gaps, handover, intake, passes, standing};
 
 /// Committed segments of each lane whose hash and counts are kept. The satellite keeps as many.
 const RECENT_KEPT: u64 = 1000;
@@ -249,6 +249,7 @@ fn note_epoch(txn: &Txn<'_>, satellite: u32, epoch: &link::Epoch) -> Result<(), 
         closed: epoch.closed,
         lanes: lanes.collect(),
         next_entry: txn.tables.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value()),
+        twice: handover::note(txn, satellite, epoch)?,
     };
     let key = EpochKey { satellite, epoch: epoch.epoch };
     txn.tables.open_table(EPOCHS)?.insert(key, record.encode_to_vec().as_slice())?;

@@ -25,6 +25,7 @@ use super::ledger::Answer;
 use super::letters::{LetterView, Next, Replay};
 use super::outlet::{Place, Progress};
 use super::passes::{Heard, PassView};
+use super::replay::{self, Again, ReplayRecord, ReplayStep, ReplayView, ReplayWanted};
 use super::scrub::{self, At, Round};
 use super::standing::{self, StandingView};
 use super::tables::*;
@@ -45,6 +46,7 @@ pub(super) struct Local {
     tasks: Supervisor,
     scrub: Arc<Mutex<Round>>,
     pub(super) env: Env,
+    settings: Arc<Settings>,
 }
 
 impl Local {
@@ -56,7 +58,8 @@ impl Local {
             reserve: reserve.min(settings.max_bytes / 4),
             satellites: settings.satellites.clone(),
         };
-        let (store, queue) = Self::over(env, Spool::open(env, settings)?, bounds)?;
+        let known = Arc::new(settings.clone());
+        let (store, queue) = Self::over(env, Spool::open(env, settings)?, bounds, known)?;
         let state = (store.keeper.clone(), queue);
         store.tasks.keep("spool", state, |(keeper, queue)| Box::pin(keeper.run(queue)));
         Ok(store)
@@ -66,15 +69,25 @@ impl Local {
     /// earlier format is brought to this one.
     pub(super) fn open_existing(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
         let bounds = Bounds { max_bytes: u64::MAX, reserve: 0, satellites: Vec::new() };
-        Ok(Self::over(env, Spool::open_existing(env, settings)?, bounds)?.0)
+        let known = Arc::new(settings.clone());
+        Ok(Self::over(env, Spool::open_existing(env, settings)?, bounds, known)?.0)
     }
 
-    fn over(env: &Env, spool: Spool, bounds: Bounds) -> Result<(Self, mpsc::Receiver<Group>), SpoolError> {
+    fn over(
+        env: &Env,
+        spool: Spool,
+        bounds: Bounds,
+        settings: Arc<Settings>,
+    ) -> Result<(Self, mpsc::Receiver<Group>), SpoolError> {
         let owner = Owner::new(env.placement, "spool", spool).map_err(|e| StoreError::Io(e.to_string()))?;
         let keeper = Keeper { owner, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
         let (groups, queue) = mpsc::channel(QUEUE);
         let tasks = Supervisor::new(env);
-        Ok((Self { keeper, groups, tasks, scrub: Arc::default(), env: env.clone() }, queue))
+        Ok((Self { keeper, groups, tasks, scrub: Arc::default(), env: env.clone(), settings }, queue))
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// What watches its task, and can watch others.
@@ -209,6 +222,12 @@ impl Local {
         self.keeper.insist(move |spool| spool.write(|txn| outlet::condemn(txn, place, &reason))).await
     }
 
+    #[cfg(test)]
+    pub(super) async fn trim_kept(&self) -> Result<(), SpoolError> {
+        let limit = self.keeper.bounds.limit();
+        self.keeper.insist(move |spool| super::archive::trim(spool, limit)).await
+    }
+
     /// Deletes what everybody is done with.
     pub(super) async fn sweep(&self) -> Result<(), SpoolError> {
         self.keeper.insist(outlet::sweep).await
@@ -245,6 +264,78 @@ impl Local {
         let replayed = self.keeper.insist(move |spool| letters::replay(spool, ids.as_deref())).await?;
         self.keeper.wake();
         Ok(replayed)
+    }
+
+    /// Has what was committed of a range of time sent to one exporter again; its id.
+    pub(super) async fn replay_range(
+        &self,
+        wanted: ReplayWanted,
+        signals: SignalSet,
+    ) -> Result<u64, SpoolError> {
+        let job = ReplayRecord::new(&wanted, self.env.unix_nano());
+        let job = self.study(move |snapshot| replay::measure(&snapshot.read, job, signals)).await?;
+        let id = self.keeper.insist(move |spool| spool.write(|txn| replay::begin(txn, &job))).await?;
+        self.keeper.wake();
+        Ok(id)
+    }
+
+    /// Replays of ranges, the latest first.
+    pub(super) async fn ranges(&self) -> Result<Vec<ReplayView>, SpoolError> {
+        self.keeper.ask(|spool| spool.read(|view| replay::list(view.tables))).await
+    }
+
+    /// Ends a replay of a range; whether there was one that went on.
+    pub(super) async fn cancel_range(&self, id: u64) -> Result<bool, SpoolError> {
+        self.keeper.insist(move |spool| spool.write(|txn| replay::cancel(txn, id))).await
+    }
+
+    /// The next segment that a replay of a range sends to this exporter.
+    pub(super) async fn next_again(
+        &self,
+        exporter: Arc<str>,
+        signals: SignalSet,
+        fingerprint: u64,
+    ) -> Result<Option<Again>, SpoolError> {
+        loop {
+            let exporter = Arc::clone(&exporter);
+            let find = move |spool: &mut Spool| {
+                let open = spool.read(|view| replay::first_open(view.tables, &exporter))?;
+                open.map(|open| Ok((open, spool.snapshot()?))).transpose()
+            };
+            let Some(((id, job), snapshot)) = self.keeper.insist(find).await? else { return Ok(None) };
+            let look = move || {
+                let mut sought = replay::seek_on(&snapshot.read, &job, signals, fingerprint)?;
+                let work = sought.found.take();
+                let payload = work.as_ref().map(|found| found.payload);
+                Ok::<_, SpoolError>((
+                    sought,
+                    payload,
+                    work.map(|found| guarded(|| snapshot.work_again(found))),
+                ))
+            };
+            let (sought, payload, work) = match self.env.cpu(move || guarded(look)).await {
+                Err(error) => return Err(self.keeper.noted(error).await),
+                Ok(found) => found,
+            };
+            match work {
+                Some(Err(Fault::Store(error))) => return Err(self.keeper.noted(error.into()).await),
+                work => {
+                    let usable = work.and_then(Result::ok);
+                    let unusable = payload.is_some() && usable.is_none();
+                    if let Some(step) = ReplayStep::of(&sought, payload, unusable, fingerprint) {
+                        self.again(id, 0, step).await?;
+                    }
+                    if let Some(work) = usable {
+                        return Ok(Some(Again { id, work }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes how far a replay of a range has come with segments of this satellite.
+    pub(super) async fn again(&self, id: u64, satellite: u32, step: ReplayStep) -> Result<(), SpoolError> {
+        self.keeper.insist(move |spool| spool.write(|txn| replay::note(txn, id, satellite, &step))).await
     }
 
     /// Every satellite that was ever heard.

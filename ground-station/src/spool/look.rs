@@ -329,6 +329,7 @@ fn in_memory(contents: &Contents) -> SpoolView {
         bases: 0,
         base_bytes: contents.usage.bases.values().sum(),
         dead_letters: 0,
+        kept_bytes: contents.usage.kept(),
         quarantined: None,
         scrub: Default::default(),
         exporters: Vec::new(),

@@ -425,6 +425,7 @@ fn restore_ledger(
                 closed: epoch.closed,
                 lanes: epoch.lanes.iter().map(lane).collect(),
                 next_entry: commits,
+                twice: Vec::new(),
             };
             epochs.insert(key, record.encode_to_vec().as_slice())?;
         }

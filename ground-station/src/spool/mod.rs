@@ -11,6 +11,7 @@
 //! - A sequence is in the ledger at most once; a drop and a commit of one sequence count once, as the commit.
 //! - A segment leaves when every exporter of each of its signals has passed it, into dead-letter, or as a gap because its bytes are
 //!   damaged; never otherwise.
+//! - What is kept after that, for replays, is in none of the counts below.
 //! - Bytes are used only when they have the hash that was committed.
 //! - A segment that later ones may need is kept as a base in the transaction that commits it, and stays while the satellite
 //!   may need it or something here depends on it.
@@ -26,9 +27,11 @@ mod migrate;
 mod mirror;
 mod rescue;
 
+mod archive;
 mod bases;
 mod catalogue;
 mod gaps;
+mod handover;
 mod intake;
 pub(crate) mod ledger;
 mod passes;
@@ -36,6 +39,7 @@ mod passes;
 mod decode;
 mod letters;
 mod outlet;
+mod replay;
 pub mod scrub;
 mod turns;
 
@@ -53,7 +57,10 @@ mod upkeep;
 #[cfg(test)]
 mod base_tests;
 #[cfg(test)]
+#[macro_use]
 mod both_tests;
+#[cfg(test)]
+mod archive_tests;
 #[cfg(test)]
 mod catalogue_tests;
 #[cfg(test)]
@@ -87,6 +94,7 @@ pub use letters::{Letter, LetterView, Replay};
 pub use look::{AwayView, Digest, ExporterDigest, Glance, Part, PartialDigest, Portrait, SatelliteDigest};
 pub use outlet::{Place, Progress};
 pub use passes::{Ending, Heard, HeardView, Pass, PassView};
+pub use replay::{Again, ReplayStep, ReplayView, ReplayWanted};
 pub use standing::{AgentView, BacklogView, NextContact, PlanView, StandingView};
 pub use store::{Store, Taken};
 pub use tail::{ItemView, Tail};

@@ -14,6 +14,7 @@ use perigee_shared::signal::{Counts, Signal, SignalSet};
 use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
 
+use super::archive;
 use super::bases;
 use super::catalogue;
 use super::contents::{Effect, Kept, Settings};
@@ -33,6 +34,9 @@ const SWEEP: usize = 64;
 pub struct Place(pub(super) EntryKey);
 
 impl Place {
+    /// Where no segment is.
+    pub const NOWHERE: Self = Self(EntryKey { satellite: 0, lane: 0, entry: 0 });
+
     /// The lane that it is in, as a satellite's number and the lane's.
     pub const fn lane(self) -> (u32, u8) {
         (self.0.satellite, self.0.lane)
@@ -44,6 +48,13 @@ impl Place {
 pub struct First([Option<u64>; 3]);
 
 impl First {
+    /// Of these signals every request from this one on is to be sent.
+    pub(super) fn from(signals: SignalSet, request: u64) -> Self {
+        Self(std::array::from_fn(|slot| {
+            signals.iter().any(|signal| signal.slot() == slot).then_some(request)
+        }))
+    }
+
     /// No request of this signal before this one is to be sent.
     pub fn of(self, signal: Signal) -> u64 {
         self.0[signal.slot()].unwrap_or(u64::MAX)
@@ -482,7 +493,7 @@ pub(super) fn sweep(spool: &mut Spool) -> Result<(), SpoolError> {
     while !spool.contents().finished.is_empty() {
         spool.write(|txn| {
             let part: Vec<EntryKey> = txn.contents.finished.iter().take(SWEEP).copied().collect();
-            part.into_iter().try_for_each(|at| delete(txn, at))
+            part.into_iter().try_for_each(|at| finish(txn, at))
         })?;
     }
     if any { bases::sweep(spool) } else { Ok(()) }
@@ -497,7 +508,7 @@ pub(super) fn delete_finished(txn: &mut Txn<'_>) -> Result<(), SpoolError> {
             finished.push(key.value());
         }
     }
-    finished.into_iter().try_for_each(|at| delete(txn, at))
+    finished.into_iter().try_for_each(|at| finish(txn, at))
 }
 
 /// Puts a whole segment that does not decode into dead-letter.
@@ -534,11 +545,23 @@ pub(super) fn entry(txn: &Txn<'_>, at: EntryKey) -> Result<Option<SegmentRecord>
     txn.tables.open_table(ENTRIES)?.get(at)?.map(|v| decode(v.value())).transpose()
 }
 
+/// Takes an entry out that everybody is done with; its payload may be kept.
+fn finish(txn: &mut Txn<'_>, at: EntryKey) -> Result<(), SpoolError> {
+    let kept = entry(txn, at)?.map(|record| archive::keep(txn, &record)).transpose()?.unwrap_or(false);
+    take_out(txn, at, kept)
+}
+
 fn delete(txn: &mut Txn<'_>, at: EntryKey) -> Result<(), SpoolError> {
+    take_out(txn, at, false)
+}
+
+fn take_out(txn: &mut Txn<'_>, at: EntryKey, kept: bool) -> Result<(), SpoolError> {
     txn.effects.push(Effect::Deleted(at));
     let removed = txn.tables.open_table(ENTRIES)?.remove(at)?.map(|v| decode::<SegmentRecord>(v.value()));
     let Some(record) = removed.transpose()? else { return Ok(()) };
-    txn.tables.open_table(SEGMENT_CHUNKS)?.retain_in(ChunkKey::all(record.payload), |_, _| false)?;
+    if !kept {
+        txn.tables.open_table(SEGMENT_CHUNKS)?.retain_in(ChunkKey::all(record.payload), |_, _| false)?;
+    }
     let refused = (record.payload, "")..(record.payload + 1, "");
     txn.tables.open_table(ENTRY_DEAD)?.retain_in(refused, |_, _| false)?;
     txn.bytes(at.satellite, Kept::Segment, record.bytes(), 0);

@@ -50,9 +50,10 @@ pub(super) fn take_over(
             ENTRY_DEAD,
             LETTER_CHUNKS
         );
-        copy!(PASSES, CONTACTS, CATALOGUE, migrate::CURSORS_1);
+        copy!(PASSES, CONTACTS, CATALOGUE, REPLAYS, migrate::CURSORS_1);
         let segment = |value: &[u8]| decode(value).is_ok_and(|r: SegmentRecord| r.header().is_ok());
         copy(db, &rescue, ENTRIES, segment)?;
+        copy(db, &rescue, KEPT, segment)?;
         copy(db, &rescue, migrate::SEGMENTS_1, segment)?;
         copy(db, &rescue, BASES, |value| bases::read_header(value).is_ok())?;
         copy(db, &rescue, SATELLITES, |value| decode::<SatelliteRecord>(value).is_ok())?;
@@ -209,6 +210,8 @@ fn number(txn: &WriteTransaction) -> Result<(), SpoolError> {
     let (last, letter) = (chunks.last()?, txn.open_table(LETTERS)?.last()?.map(|(id, _)| id.value()));
     last.into_iter().for_each(|(key, _)| behind("next_entry".to_owned(), key.value().of));
     letter.into_iter().for_each(|id| behind("next_letter".to_owned(), id));
+    let replay = txn.open_table(REPLAYS)?.last()?.map(|(id, _)| id.value());
+    replay.into_iter().for_each(|id| behind("next_replay".to_owned(), id));
     for row in txn.open_table(BASES)?.iter()? {
         behind("next_entry".to_owned(), decode::<BaseRecord>(row?.1.value())?.entry);
     }

@@ -25,6 +25,7 @@ use super::look::Glance;
 use super::outlet::{Place, Progress};
 use super::passes::{Heard, PassView};
 use super::postgres::{Fleet, FleetSettings, Migrating, MigrationView};
+use super::replay::{Again, ReplayStep, ReplayView, ReplayWanted};
 use super::standing::StandingView;
 use super::upkeep::Status;
 use super::views::{AccountView, GapView, SatelliteView, SpoolView};
@@ -106,11 +107,24 @@ impl Store {
         Box::pin(Fleet::migrate(env, from, fleet, ahead, tell)).await
     }
 
+    /// Gives up what is kept above its bounds, as is done from time to time.
+    #[cfg(test)]
+    pub(super) async fn trim_kept(&self) -> Result<(), SpoolError> {
+        ask!(self, trim_kept())
+    }
+
     #[cfg(test)]
     pub(super) fn local(&self) -> &Local {
         match &self.0 {
             Engine::File(local) => local,
             Engine::Shared(_) => panic!("this store is shared"),
+        }
+    }
+
+    fn settings(&self) -> &Settings {
+        match &self.0 {
+            Engine::File(file) => file.settings(),
+            Engine::Shared(fleet) => fleet.settings(),
         }
     }
 
@@ -227,6 +241,61 @@ impl Store {
     /// Has dead letters sent again: those with these ids, or all. How many.
     pub async fn replay(&self, ids: Option<Vec<u64>>) -> Result<u64, SpoolError> {
         ask!(self, replay(ids))
+    }
+
+    /// Has what was committed of a range of time sent to one of the exporters again: what is kept, and what this exporter has passed of
+    /// the spool. Its id; [`SpoolError::Unknown`] when there is no such exporter or satellite.
+    pub async fn replay_range(&self, wanted: ReplayWanted) -> Result<u64, SpoolError> {
+        let Some(signals) = self.settings().routes.get(&wanted.exporter).copied() else {
+            let exporters: Vec<&str> = self.settings().routes.keys().map(String::as_str).collect();
+            let why = format!(
+                "no pipeline has the exporter `{}`; there are {}",
+                wanted.exporter,
+                exporters.join(", ")
+            );
+            return Err(SpoolError::Unknown(why));
+        };
+        if let Some(satellite) = &wanted.satellite
+            && !self.standings().await?.contains_key(satellite)
+        {
+            return Err(SpoolError::Unknown(format!("the satellite `{satellite}` was never heard here")));
+        }
+        ask!(self, replay_range(wanted, signals))
+    }
+
+    /// Replays of ranges, the latest first.
+    pub async fn ranges(&self) -> Result<Vec<ReplayView>, SpoolError> {
+        ask!(self, ranges())
+    }
+
+    /// Ends a replay of a range; whether there was one that went on.
+    pub async fn cancel_range(&self, id: u64) -> Result<bool, SpoolError> {
+        ask!(self, cancel_range(id))
+    }
+
+    /// The next segment that a replay of a range sends to this exporter.
+    pub async fn next_again(
+        &self,
+        exporter: Arc<str>,
+        signals: SignalSet,
+        fingerprint: u64,
+    ) -> Result<Option<Again>, SpoolError> {
+        ask!(self, next_again(exporter, signals, fingerprint))
+    }
+
+    /// Notes how far a replay of a range has come, with a segment from this place. No cursor moves.
+    pub async fn again(
+        &self,
+        exporter: Arc<str>,
+        id: u64,
+        place: Place,
+        step: ReplayStep,
+    ) -> Result<(), SpoolError> {
+        let satellite = place.lane().0;
+        match &self.0 {
+            Engine::File(file) => file.again(id, satellite, step).await,
+            Engine::Shared(fleet) => fleet.again(exporter, id, satellite, step).await,
+        }
     }
 
     /// Every satellite that was ever heard.

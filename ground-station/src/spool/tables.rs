@@ -15,6 +15,7 @@ use perigee_shared::signal::{Counts, Signal};
 use perigee_shared::stored_as_tuple;
 use redb::TableDefinition;
 
+use super::contents::Kept;
 use super::error::SpoolError;
 
 /// The format of the file. Earlier ones are opened, later ones refused.
@@ -141,7 +142,7 @@ stored_as_tuple! {
 }
 
 /// `format`; `ledger`, the id; `next_entry`, the next payload number; `entry.N`, the next entry number of satellite N;
-/// `next_letter`; `next_satellite`; `next_gap`.
+/// `next_letter`; `next_satellite`; `next_gap`; `next_replay`.
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Id → [`SatelliteRecord`].
 pub(super) const SATELLITES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("satellites");
@@ -187,6 +188,10 @@ pub(super) const COUNTERS: TableDefinition<'_, CounterKey, u64> = TableDefinitio
 
 /// Payload number → [`CatalogueRecord`](super::catalogue::CatalogueRecord). Earlier software ignores it.
 pub(super) const CATALOGUE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("catalogue");
+/// Payload number of a segment that is kept after its export → [`SegmentRecord`]. Earlier software ignores it.
+pub(super) const KEPT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("kept");
+/// Replays → [`ReplayRecord`](super::replay::ReplayRecord). Earlier software ignores it.
+pub(super) const REPLAYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("replays");
 
 /// Does the same with every table; `$each` is a macro that takes one.
 macro_rules! every_table {
@@ -194,6 +199,7 @@ macro_rules! every_table {
         $each!(
             META SATELLITES EPOCHS COMMITTED RECENT PASSES CONTACTS DROPS DROPPED PARTIALS PARTIAL_CHUNKS ENTRIES
             SEGMENT_CHUNKS BASES BASE_CHUNKS CURSORS ENTRY_DEAD LETTERS LETTER_CHUNKS COUNTERS CATALOGUE
+            KEPT REPLAYS
         )
     };
 }
@@ -280,6 +286,18 @@ pub(super) struct EpochRecord {
     /// The payload number that the next segment had then: bases from there on are later than what was said.
     #[prost(uint64, tag = "5")]
     pub(super) next_entry: u64,
+    /// What was counted as committed by another ledger too.
+    #[prost(message, repeated, tag = "6")]
+    pub(super) twice: Vec<TwiceRecord>,
+}
+
+/// Segments of a lane that are in two ledgers.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct TwiceRecord {
+    #[prost(uint32, tag = "1")]
+    pub(super) lane: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) sequences: Vec<link::Range>,
 }
 
 /// A drop, as the satellite reported it.
@@ -332,6 +350,12 @@ pub(super) struct BaseRecord {
     /// The payload number that it was committed with: smaller is earlier.
     #[prost(uint64, tag = "2")]
     pub(super) entry: u64,
+    /// The payload number of the latest kept segment that depends on it; 0: none.
+    #[prost(uint64, tag = "3")]
+    pub(super) kept_for: u64,
+    /// Only kept segments need it: it counts as kept.
+    #[prost(bool, tag = "4")]
+    pub(super) only_kept: bool,
 }
 
 /// Something that no backend takes.
@@ -453,6 +477,13 @@ impl SegmentRecord {
     /// What the payload takes.
     pub(super) fn bytes(&self) -> u64 {
         self.header.as_ref().map_or(0, |h| h.payload_len)
+    }
+}
+
+impl BaseRecord {
+    /// What its bytes count as.
+    pub(super) const fn counts_as(&self) -> Kept {
+        if self.only_kept { Kept::Archive } else { Kept::Base }
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) fn settings(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) ->
         ballast: 0,
         decoded_bases: 64 << 20,
         catalogue: Default::default(),
+        keep: Keep::OFF,
         station: "svalbard".to_owned(),
         routes: routes.iter().map(|(name, signals)| ((*name).to_owned(), *signals)).collect(),
     }

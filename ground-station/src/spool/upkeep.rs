@@ -10,6 +10,7 @@ use perigee_shared::store::StoreError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
+use super::archive;
 use super::bases;
 use super::error::SpoolError;
 use super::file::Spool;
@@ -82,7 +83,7 @@ struct Level {
 }
 
 impl Bounds {
-    fn limit(&self) -> u64 {
+    pub(super) fn limit(&self) -> u64 {
         self.max_bytes - self.reserve
     }
 
@@ -213,9 +214,13 @@ impl Keeper {
                     return;
                 }
                 _ = mirror.tick() => {
-                    let tick = |spool: &mut Spool| {
+                    let limit = self.bounds.limit();
+                    let tick = move |spool: &mut Spool| {
                         spool.mirror(false);
-                        spool.given_up().map_or(Ok(()), |why| Err(StoreError::GivenUp(why.to_owned()).into()))
+                        match spool.given_up() {
+                            Some(why) => Err(StoreError::GivenUp(why.to_owned()).into()),
+                            None => archive::trim(spool, limit),
+                        }
                     };
                     // That it is gone is in the status.
                     drop(self.ask(tick).await);
@@ -255,7 +260,11 @@ impl Keeper {
     /// The groups' segments in one transaction.
     async fn apply(&self, groups: &[Group]) -> Result<Vec<Applied>, SpoolError> {
         let batch: Arc<[Incoming]> = groups.iter().flat_map(|g| g.batch.iter().cloned()).collect();
+        let limit = self.bounds.limit();
         self.insist(move |spool| {
+            if archive::is_above(spool, limit) {
+                archive::trim(spool, limit)?;
+            }
             bases::trim(spool)?;
             spool.write(|txn| intake::apply(txn, &batch))
         })

@@ -163,6 +163,8 @@ pub struct AccountView {
     pub lost: Items,
     /// Still to be exported.
     pub in_spool: Items,
+    /// Sent again by replays of ranges; they are counted elsewhere too.
+    pub replayed: Items,
     /// Taken by a backend and then refused.
     pub rejected: Items,
     /// Dropped on board, all reasons together.
@@ -173,6 +175,8 @@ pub struct AccountView {
     pub segments: u64,
     /// Segments that came again after they had been committed.
     pub duplicates: u64,
+    /// Segments that a ledger of another station has committed as well.
+    pub handover_twice: u64,
     /// Segments whose payload did not have its hash.
     pub hash_mismatches: u64,
     /// Payload bytes committed.
@@ -202,6 +206,8 @@ pub struct SpoolView {
     pub base_bytes: u64,
     /// Dead letters.
     pub dead_letters: u64,
+    /// Segments that stay after their export, outside of what is used.
+    pub kept_bytes: u64,
     /// Where the last damaged file was put since the start.
     pub quarantined: Option<String>,
     /// What the scrub has done since the start.
@@ -397,6 +403,7 @@ pub(super) fn accounting(view: &View<'_>) -> Result<BTreeMap<String, AccountView
             Kind::Exported => account.exported.add(items, n),
             Kind::DeadLettered => account.dead_lettered.add(items, n),
             Kind::Lost => account.lost.add(items, n),
+            Kind::Replayed => account.replayed.add(items, n),
             Kind::Rejected => account.rejected.add(items, n),
             Kind::Dropped => {
                 account.dropped.add(items, n);
@@ -404,6 +411,7 @@ pub(super) fn accounting(view: &View<'_>) -> Result<BTreeMap<String, AccountView
             }
             Kind::Segments => account.segments = n,
             Kind::Duplicates => account.duplicates = n,
+            Kind::HandoverTwice => account.handover_twice = n,
             Kind::HashMismatches => account.hash_mismatches = n,
             Kind::Bytes => account.bytes = n,
         }
@@ -432,6 +440,7 @@ pub(super) fn overview(view: &View<'_>) -> Result<SpoolView, SpoolError> {
         bases: view.tables.open_table(BASES)?.len()?,
         base_bytes: view.contents.usage.bases.values().sum(),
         dead_letters: view.tables.open_table(LETTERS)?.len()?,
+        kept_bytes: view.contents.usage.kept(),
         quarantined: None,
         scrub: Scrubbed::default(),
         exporters: exporters.collect::<Result<_, _>>()?,

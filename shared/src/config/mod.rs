@@ -197,7 +197,9 @@ pub fn parse<T: DeserializeOwned>(
 
 /// Parses a long file of data, piece by piece: no tree of it is made, and the first mistake ends it.
 pub fn stream<T: DeserializeOwned>(text: &str, path: &str) -> Result<T, ConfigError> {
-    serde_saphyr::from_str(text).map_err(|error| {
+    // The parser's own bounds are for settings: 16,000 contacts with all their keys exceed them. Whoever reads the file bounds its length.
+    let budget = serde_saphyr::budget! { max_nodes: text.len() + 1, max_events: 2 * text.len() + 16 };
+    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { budget: budget }).map_err(|error| {
         let line = error.location().map_or(0, |l| l.line());
         let message = explain(error.without_snippet(), key_at(text, line));
         ConfigError::Parse { path: path.to_owned(), line, message }

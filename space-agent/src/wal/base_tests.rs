@@ -228,6 +228,27 @@ fn nothing_leans_on_a_base_that_the_next_station_will_not_have() {
 }
 
 #[test]
+fn that_stations_have_ledgers_of_their_own_is_known_after_a_start() {
+    for (stations, expected) in [
+        ([("svalbard", 7), ("beijing", 8)], None),
+        ([("svalbard", 7), ("beijing", 7)], Some(2)),
+        ([("svalbard", 7), ("svalbard", 8)], Some(2)),
+    ] {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        for (at, (station, ledger)) in (0..).zip(stations) {
+            wal.bases().greets(station);
+            let epoch = wal.summary().life.epoch;
+            wal.epochs().reconcile(LINK, &GroundView { ledger, epoch, ..GroundView::default() }).unwrap();
+            let header = seal(&mut wal, at * 200..(at + 1) * 200, true);
+            committed(&mut wal, &header);
+        }
+        drop(wal);
+        assert_eq!(bench.open().bases().to_depend_on(Lane::BULK), expected, "{stations:?}");
+    }
+}
+
+#[test]
 fn a_codec_that_the_ground_does_not_read_is_not_used() {
     let mut wal = Bench::new().open();
     assert_eq!(wal.bases().codec_for_ground(Codec::Columns), Codec::Columns);

@@ -57,8 +57,8 @@ pub(super) struct Heard {
     from: BTreeMap<Place, String>,
     /// Current bases that the station that was heard last does not have.
     lacking: BTreeSet<Place>,
-    /// A station did not have what another one has: they have ledgers of their own.
-    ledgers_differ: bool,
+    /// Whether a station did not have what another one has: they have ledgers of their own. Until that shows, what the log says.
+    ledgers_differ: Option<bool>,
 }
 
 impl Heard {
@@ -66,7 +66,7 @@ impl Heard {
     fn note(&mut self, base: Place, has: bool) {
         let elsewhere = self.from.get(&base).is_some_and(|from| Some(from) != self.station.as_ref());
         if elsewhere {
-            self.ledgers_differ = !has;
+            self.ledgers_differ = Some(!has);
         }
         if has {
             self.lacking.remove(&base);
@@ -157,7 +157,8 @@ impl Bases<'_> {
     pub fn to_depend_on(&self, lane: Lane) -> Option<u64> {
         let heard = &self.0.notes.heard;
         let lacking = |sequence: &u64| heard.lacking.contains(&Place { lane: lane.0, sequence: *sequence });
-        self.current(lane).filter(|sequence| !heard.ledgers_differ && !lacking(sequence))
+        let differ = heard.ledgers_differ.unwrap_or(self.0.state().own_ledgers);
+        self.current(lane).filter(|sequence| !differ && !lacking(sequence))
     }
 
     /// Notes which of the current bases the station has, by its Resume.

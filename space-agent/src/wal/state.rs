@@ -1,7 +1,7 @@
 //! What the write-ahead log keeps in memory of its tables: numbers, ranges and sums, never payloads. It is read when the log is
 //! opened and changed by [`Edit`]s alone, which a transaction hands back and which are applied when it is committed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use perigee_shared::env::{Env, SinceBoot, StoreFile};
@@ -182,6 +182,8 @@ pub(super) struct State {
     /// Committed segments that others depend on, and bytes of their payloads.
     pub(super) bases: BTreeMap<Place, Header>,
     pub(super) base_stored: u64,
+    /// Stations had ledgers of their own when the log was opened: several have acknowledged segments of this epoch.
+    pub(super) own_ledgers: bool,
     pub(super) boots: Boots,
     pub(super) clock_floor: u64,
 }
@@ -233,6 +235,7 @@ impl Contents for State {
         state.read_rules(read)?;
         state.read_journal(read)?;
         state.read_bases(read)?;
+        state.read_ledgers(read)?;
         Ok(state)
     }
 
@@ -365,6 +368,24 @@ impl State {
         for entry in table.iter()? {
             self.keep_base(SegmentRecord::header_from(entry?.1.value())?);
         }
+        Ok(())
+    }
+
+    fn read_ledgers(&mut self, txn: &ReadTransaction) -> Result<(), StoreError> {
+        let (Some(rows), Some(ledgers)) = (if_made(txn, ACKNOWLEDGED)?, if_made(txn, LEDGERS)?) else {
+            return Ok(());
+        };
+        // A station that has got a new ledger is one station.
+        let mut stations = BTreeSet::new();
+        for entry in ledgers.iter()? {
+            let (ledger, station) = entry?;
+            let key =
+                |lane, sequence| AckKey { ledger: ledger.value(), epoch: self.life.epoch, lane, sequence };
+            if rows.range(key(0, 0)..=key(u8::MAX, u64::MAX))?.next().is_some() {
+                stations.insert(station.value().to_owned());
+            }
+        }
+        self.own_ledgers = stations.len() > 1;
         Ok(())
     }
 

@@ -109,6 +109,7 @@ impl Engine {
             ballast: 0,
             decoded_bases: 64 << 20,
             catalogue: Default::default(),
+            keep: ground_station::spool::Keep::OFF,
             station: "bench".to_owned(),
             routes: [("a".to_owned(), SignalSet::ALL)].into(),
         };

@@ -20,6 +20,9 @@ struct Arguments {
     /// Draws goodput, backlog and delivery delay over time to this SVG file
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
+    /// Shows when the first payload byte of each contact came to the ground, from AOS on
+    #[arg(long)]
+    first_bytes: bool,
     /// Writes every packet to this file as CSV
     #[arg(long, value_name = "FILE")]
     packets: Option<PathBuf>,
@@ -45,7 +48,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let logs = LogsConfig { level: Level::Error, ..LogsConfig::default() };
     init_logs(&TelemetryConfig { logs, ..TelemetryConfig::default() });
     scenario.seed = arguments.seed.unwrap_or(scenario.seed);
-    let options = Options { keep_packets: arguments.packets.is_some(), ..Options::default() };
+    let options = Options { keep_packets: arguments.packets.is_some(), first_bytes: arguments.first_bytes };
     let report = run(scenario, options)?;
     if let Some(path) = &arguments.picture {
         picture::draw(path, &arguments.file.display().to_string(), &report.samples)?;

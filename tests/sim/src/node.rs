@@ -131,10 +131,23 @@ struct Flying {
     task: JoinHandle<anyhow::Result<()>>,
 }
 
+/// Writes the plan file of a satellite. Its time is that of the simulation, so that each one is another.
+fn write_plan(world: &World, satellite: u16, plan: &str) -> anyhow::Result<()> {
+    let path = world.directory.join(format!("{}.plan.yaml", Scenario::satellite_id(satellite)));
+    std::fs::write(&path, plan)?;
+    let now = std::time::UNIX_EPOCH + world.time.shown + world.time.now();
+    Ok(std::fs::File::options().write(true).open(path)?.set_modified(now)?)
+}
+
 impl Satellite {
+    /// There is a new plan.
+    pub(crate) fn replan(&self, plan: &str) -> anyhow::Result<()> {
+        write_plan(&self.world, self.number, plan)
+    }
+
     pub(crate) fn new(world: World, number: u16, passes: Arc<[Pass]>) -> anyhow::Result<Self> {
         let plan = crate::plan::file(&world.scenario, &passes, number);
-        std::fs::write(world.directory.join(format!("{}.plan.yaml", Scenario::satellite_id(number))), plan)?;
+        write_plan(&world, number, &plan)?;
         let generator = Generator::new(number, world.scenario.telemetry.shape(), world.scenario.seed);
         let passes: Vec<Pass> = passes.iter().filter(|p| p.satellite == number).copied().collect();
         Ok(Self {

@@ -9,6 +9,9 @@ use rand::{Rng, SeedableRng};
 use crate::log::Window;
 use crate::scenario::{Link, Passes, Scenario};
 
+/// How far a new plan is off, at most.
+const OFF: Duration = Duration::from_secs(5);
+
 /// A contact; times since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pass {
@@ -84,9 +87,30 @@ pub fn windows(passes: &[Pass], satellite: u16, station: u16) -> Vec<Window> {
 
 /// The plan file of a satellite.
 pub fn file(scenario: &Scenario, passes: &[Pass], satellite: u16) -> String {
+    listed(scenario, passes.iter().filter(|p| p.satellite == satellite))
+}
+
+/// The plan file that comes in the pass with this number: it has no earlier one, and each of its passes is up to [`OFF`] off.
+pub fn new_file(scenario: &Scenario, passes: &[Pass], number: usize) -> String {
+    let off = |(at, pass): (usize, &Pass)| {
+        // None, too late, too early, and again; another one in the next plan.
+        let moved = |time: Duration| match (at + number) % 3 {
+            0 => time,
+            1 => time + OFF,
+            _ => time.saturating_sub(OFF),
+        };
+        Pass { start: moved(pass.start), end: moved(pass.end), ..*pass }
+    };
+    let later = passes.iter().enumerate().skip(number);
+    let of_satellite: Vec<Pass> =
+        later.filter(|(_, p)| p.satellite == passes[number].satellite).map(off).collect();
+    listed(scenario, of_satellite.iter())
+}
+
+fn listed<'p>(scenario: &Scenario, passes: impl Iterator<Item = &'p Pass>) -> String {
     let mut out = String::from("contacts:\n");
     let mut any = false;
-    for pass in passes.iter().filter(|p| p.satellite == satellite) {
+    for pass in passes {
         any = true;
         let time = |at: Duration| humantime::format_rfc3339_millis(UNIX_EPOCH + scenario.start.0 + at);
         let _ = writeln!(
@@ -118,6 +142,27 @@ fn about(link: &Link) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_plan_has_no_earlier_pass_and_is_some_seconds_off() {
+        let text = "
+duration: 48h
+stations: [svalbard]
+telemetry: {raw_per_day: 1MB}
+link: {down: {rate: 1Mbit/s, delay: 5ms}, up: {rate: 1Mbit/s, delay: 5ms}}
+passes: {per_day: 14, shortest: 5m, longest: 9m}
+";
+        let scenario: Scenario =
+            perigee_shared::config::parse(text, "test.yaml", |_| None).expect("it is right");
+        let passes = passes(&scenario);
+        let (whole, new, next) =
+            (file(&scenario, &passes, 0), new_file(&scenario, &passes, 3), new_file(&scenario, &passes, 4));
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(lines(&new).len(), lines(&whole).len() - 3);
+        assert_eq!(lines(&new)[1], lines(&whole)[4], "the pass that is under way is as it was");
+        assert_eq!(lines(&new).iter().zip(&lines(&whole)[3..]).filter(|(new, was)| new == was).count(), 9);
+        assert!(lines(&next)[1] != lines(&new)[2], "the next plan has it at another time");
+    }
 
     #[test]
     fn a_day_has_as_many_passes_as_it_says_and_they_do_not_overlap() {

@@ -146,6 +146,11 @@ impl fmt::Display for Report {
                 emptiest.share * 100.0
             )?;
         }
+        if !self.first_bytes.is_empty() {
+            let shown = |at: &Option<Duration>| at.map_or("never".to_owned(), |at| format!("{at:?}"));
+            let all: Vec<String> = self.first_bytes.iter().map(shown).collect();
+            writeln!(f, "first byte {} after AOS", all.join(", "))?;
+        }
         traffic(f, "down", &self.down)?;
         traffic(f, "up", &self.up)?;
         let reached: Vec<String> = self.reached.iter().map(|r| r.0.to_string()).collect();

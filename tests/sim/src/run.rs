@@ -12,7 +12,7 @@ use crate::log::{Log, Way};
 use crate::network::{Ether, Node};
 use crate::node::{Satellite, Station, Time, World, certificates, note};
 use crate::picture::Sample;
-use crate::plan::{Pass, passes, windows};
+use crate::plan::{Pass, new_file, passes, windows};
 use crate::report::{Filled, Reached, Report};
 use crate::scenario::{Fault, FaultKind, Scenario};
 
@@ -46,6 +46,8 @@ enum Event {
     /// The pass with this number begins or is over, for who counts those without a connection.
     Aos(usize),
     Los(usize),
+    /// There is a new plan, in the pass with this number.
+    Plan(usize),
     Down(usize),
     Up(usize),
     Clock(usize),
@@ -126,6 +128,10 @@ impl Simulation {
             events.push((pass.start, Event::Aos(n)));
             events.push((pass.los, Event::Los(n)));
         }
+        if self.world.scenario.link.replanned {
+            let middle = |(n, pass): (usize, &Pass)| ((pass.start + pass.los) / 2, Event::Plan(n));
+            events.extend(self.passes.iter().enumerate().map(middle));
+        }
         for (n, set) in self.world.scenario.clocks.iter().enumerate() {
             events.push((set.at.0, Event::Clock(n)));
         }
@@ -145,6 +151,10 @@ impl Simulation {
                 Event::Aos(n) => self.connections_before[n] = self.connections(n),
                 Event::Los(n) if self.connections(n) == self.connections_before[n] => self.missed.push(n),
                 Event::Los(_) => {}
+                Event::Plan(n) => {
+                    let plan = new_file(&self.world.scenario, &self.passes, n);
+                    self.satellites[usize::from(self.passes[n].satellite)].replan(&plan)?;
+                }
                 Event::Clock(n) => self.set_clock(n),
                 Event::Down(n) => self.fail(n).await?,
                 Event::Up(n) => self.recover(n).await?,

@@ -160,6 +160,9 @@ pub struct Link {
     pub guard: Span,
     /// Segment bytes that the plan allows in a contact.
     pub byte_budget: Option<ByteSize>,
+    /// Whether there is a new plan in each pass, by which this pass and all later ones begin and end some seconds off.
+    #[serde(default)]
+    pub replanned: bool,
 }
 
 /// One direction of a link.

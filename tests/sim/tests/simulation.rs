@@ -94,6 +94,29 @@ contacts:
     assert_eq!(shared.reached.len(), 1);
 }
 
+/// One contact ends where the one with another station begins.
+const SWITCH: &str = "
+duration: 5m
+stations: [svalbard, beijing]
+telemetry: {item_bytes: 4KiB, compressible: false, backlog: 8MiB}
+link: {down: {rate: 4Mbit/s, delay: 20ms}, up: {rate: 64kbit/s, delay: 20ms}}
+contacts:
+- {station: svalbard, start: 1m, end: 2m}
+- {station: beijing, start: 2m, end: 3m}
+";
+
+#[test]
+fn a_switch_of_stations_takes_at_most_300_ms_and_a_round_trip() {
+    for ledger in ["own", "shared"] {
+        let scenario = scenario(&format!("{SWITCH}ledger: {ledger}\n"));
+        let report = run(scenario, Options { first_bytes: true, ..Options::default() }).unwrap();
+        println!("{ledger}: {report}");
+        assert!(report.is_right(), "{report}");
+        let switch = report.first_bytes[1].unwrap();
+        assert!(switch <= std::time::Duration::from_millis(300 + 40), "{ledger}: {switch:?}");
+    }
+}
+
 #[test]
 fn a_full_store_drops_by_rule_and_every_drop_is_counted() {
     let text = "

@@ -80,6 +80,7 @@ impl Subject for Station {
             ballast: 0,
             decoded_bases: 8 << 20,
             catalogue: Default::default(),
+            keep: ground_station::spool::Keep::OFF,
             station: STATION.to_owned(),
             routes: [(EXPORTER.to_owned(), SignalSet::ALL)].into(),
         };

@@ -24,7 +24,7 @@ use super::super::scrub::At;
 use super::super::tables::{BaseRecord, Cursor, EntryKey, SegmentRecord, SequenceKey, decode, header};
 use super::super::turns::Turns;
 use super::error::EngineError;
-use super::rows::{Cell, Of};
+use super::rows::{Cell, Of, Row};
 use super::scratch::Loaded;
 use super::session::{Lease, Need, note};
 use super::sql::{self, Query};
@@ -110,6 +110,9 @@ const STEP: &str = "update place p set entry = $6, request = $7, cut = $8 where 
 /// Dead letters have a lease too, under a number that no satellite has.
 pub(super) const LETTERS: (u32, u8) = (0, 0);
 
+/// So do replays of ranges.
+pub(super) const REPLAYS: (u32, u8) = (0, 1);
+
 /// Satellite and lane.
 type LaneOf = (u32, u8);
 
@@ -131,6 +134,8 @@ pub(super) struct Search {
     version: u64,
     /// When it was looked for dead letters that are to be sent again, and the version then.
     pub(super) letters_looked: Option<(Instant, u64)>,
+    /// The same for replays.
+    pub(super) replays_looked: Option<(Instant, u64)>,
 }
 
 impl Search {
@@ -280,7 +285,9 @@ impl Fleet {
             })
             .await?;
         for satellite in passed {
-            let need = |satellites: &[u32]| Need::all_of(&[Of::Entry, Of::Place, Of::EntryDead], satellites);
+            let need = |satellites: &[u32]| {
+                Need::all_of(&[Of::Entry, Of::Place, Of::EntryDead, Of::Base], satellites)
+            };
             self.insist_on(satellite as u32, need, |txn, _| outlet::settle_passed(txn)).await?;
         }
         Ok(())
@@ -338,8 +345,10 @@ impl Fleet {
         let (held, left) = self.search(exporter, |search| {
             let held = search.held.get(&lane).copied();
             // Beside others, one lane at a time.
-            let left =
-                search.at.map(|(at, _)| at).filter(|at| search.others > 0 && *at != lane && lane != LETTERS);
+            let left = search
+                .at
+                .map(|(at, _)| at)
+                .filter(|at| search.others > 0 && *at != lane && lane.0 != LETTERS.0);
             let left = left.filter(|at| !search.aside.has(*at));
             (held, left.filter(|at| search.held.remove(at).is_some()))
         });
@@ -370,6 +379,11 @@ impl Fleet {
             self.search(exporter, |search| search.held.insert(lane, fence));
         }
         Ok(taken)
+    }
+
+    /// Another worker has it now.
+    pub(super) fn forget_lease(&self, exporter: &Arc<str>, lane: LaneOf) {
+        self.search(exporter, |search| search.held.remove(&lane));
     }
 
     async fn leave_lane(&self, exporter: &Arc<str>, lane: LaneOf) -> Result<(), SpoolError> {
@@ -587,6 +601,7 @@ impl Fleet {
     async fn settle(&self, lease: Lease, progress: &Progress) -> Result<(), SpoolError> {
         let (at, progress, exporter) = (progress.place.0, progress.clone(), Arc::clone(&lease.exporter));
         let key = [u64::from(at.satellite), at.lane.into(), at.entry];
+        let keeps = self.settings().keep.is_on();
         let need = move |_: &[u32]| {
             let lists = || Query::key(Of::Entry, &key).lists;
             let queries = vec![
@@ -595,7 +610,8 @@ impl Fleet {
                 Query { of: Of::EntryDead, text: sql::DEAD_OF, lists: lists() },
                 Query { of: Of::Catalogue, text: sql::CATALOGUE_OF, lists: lists() },
             ];
-            Need { lease: Some(lease.clone()), ..Need::rows(queries) }
+            let then = keeps.then(|| Box::new(bases_of_entries) as super::session::Then);
+            Need { lease: Some(lease.clone()), then, ..Need::rows(queries) }
         };
         self.insist_on(at.satellite, need, move |txn, _| outlet::progress(txn, &exporter, &progress)).await
     }
@@ -630,6 +646,17 @@ impl Fleet {
             (Fault::Store(error), _) => Err(error.into()),
         }
     }
+}
+
+/// The bases that the entries may need: to keep an entry is to keep them.
+fn bases_of_entries(loaded: &Loaded) -> Vec<Query> {
+    let entries = loaded.get(&Of::Entry).into_iter().flatten();
+    let base = |(key, rest): (&Row, &Row)| {
+        let record: SegmentRecord = decode(rest[3].bytes()).ok()?;
+        let id = record.header().ok().filter(|header| header.base_sequence.is_some())?.id;
+        Some(Query::key(Of::Base, &[key[0].number(), id.epoch, id.lane.0.into()]))
+    };
+    entries.filter_map(base).collect()
 }
 
 /// What is looked at to take an entry out; with its bytes, when they are to be kept.

@@ -348,7 +348,7 @@ impl Migration {
             while !gone.is_empty() {
                 let part: Rows = gone.drain(..gone.len().min(BATCH_ROWS)).collect();
                 let mut changes = Changes::default();
-                delete_pieces(table, &part, Vec::new(), &mut changes);
+                delete_pieces(table, &part, &Rows::new(), Vec::new(), &mut changes);
                 let keys = table.columns().0.len();
                 changes.deletes.push((table, keys, part.into_keys().collect()));
                 self.write(changes).await?;

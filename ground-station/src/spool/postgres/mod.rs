@@ -9,7 +9,8 @@
 //! - `rows.rs`, `sql.rs`: rows there and here, and the statements.
 //! - `batch.rs`: what several connections hand in shares a transaction.
 //! - `export.rs`: leases, cursors and what an exporter is handed.
-//! - `letters.rs`, `catalogue.rs`, `views.rs`, `study.rs`: dead letters, what was ever committed, what is shown, and what is verified.
+//! - `letters.rs`, `catalogue.rs`, `replay.rs`, `views.rs`, `study.rs`: dead letters, what was ever committed, what is kept and sent
+//!   again, what is shown, and what is verified.
 //! - `aside.rs`: what a station does while the engine does not answer.
 //! - `source.rs`, `migration.rs`: how a station's own file comes here.
 //! - `watch.rs`: how full it is, whether it answers, and this worker's life.
@@ -28,6 +29,7 @@ mod catalogue;
 mod export;
 mod letters;
 mod migration;
+mod replay;
 mod session;
 mod source;
 mod study;
@@ -232,7 +234,7 @@ impl Fleet {
         self.inner.status.subscribe()
     }
 
-    fn settings(&self) -> &Settings {
+    pub(super) fn settings(&self) -> &Settings {
         self.inner.scratch.settings()
     }
 
@@ -288,6 +290,7 @@ impl Fleet {
             Of::Base,
             Of::Entry,
             Of::Letter,
+            Of::Kept,
         ];
         let said = Arc::clone(&hello);
         let asked = self.one(&satellite, NEEDED, move |txn, row| ledger::hello(txn, &row.name, &said));
@@ -369,7 +372,7 @@ impl Fleet {
 }
 
 /// What decides whether a base may go.
-const BASES_NEEDED: &[Of] = &[Of::Epoch, Of::Base, Of::Entry, Of::Letter];
+const BASES_NEEDED: &[Of] = &[Of::Epoch, Of::Base, Of::Entry, Of::Letter, Of::Kept];
 
 /// Brings the schema up to date; the ledger's id.
 async fn first_contact(pool: &Pool, env: &Env) -> Result<u64, EngineError> {

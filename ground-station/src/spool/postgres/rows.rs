@@ -4,11 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message;
 use redb::{Key, ReadableTable, TableDefinition, WriteTransaction};
 use tokio_postgres::types::ToSql;
 
 use super::super::catalogue::CatalogueRecord;
 use super::super::error::SpoolError;
+use super::super::replay::ReplayRecord;
 use super::super::tables::*;
 
 /// One value.
@@ -97,10 +99,12 @@ pub(super) enum Of {
     Letter,
     LetterChunk,
     Catalogue,
+    Kept,
+    Replay,
 }
 
 impl Of {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Epoch,
         Self::Committed,
         Self::Recent,
@@ -119,6 +123,8 @@ impl Of {
         Self::Letter,
         Self::LetterChunk,
         Self::Catalogue,
+        Self::Kept,
+        Self::Replay,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -141,6 +147,8 @@ impl Of {
             Self::Letter => "letter",
             Self::LetterChunk => "letter_chunk",
             Self::Catalogue => "catalogue",
+            Self::Kept => "kept",
+            Self::Replay => "replay",
         }
     }
 
@@ -196,6 +204,14 @@ impl Of {
             Self::Catalogue => {
                 (&[("sat", Numbers), ("payload", Numbers)], &[("committed", Numbers), ("record", Bytes)])
             }
+            Self::Kept => (
+                &[("sat", Numbers), ("payload", Numbers)],
+                &[("committed", Numbers), ("bytes", Numbers), ("record", Bytes)],
+            ),
+            Self::Replay => (
+                &[("sat", Numbers), ("id", Numbers)],
+                &[("exporter", Texts), ("open", Numbers), ("record", Bytes)],
+            ),
         }
     }
 
@@ -380,6 +396,16 @@ pub(super) fn fill(tables: &WriteTransaction, of: Of, rows: &Rows) -> Result<(),
         }
         Of::LetterChunk => put(tables, LETTER_CHUNKS, rows, chunk_key, 0),
         Of::Catalogue => put(tables, CATALOGUE, rows, |k| k[1].number(), 1),
+        Of::Kept => put(tables, KEPT, rows, |k| k[1].number(), 2),
+        Of::Replay => {
+            let mut table = tables.open_table(REPLAYS)?;
+            for (k, v) in rows {
+                let mut record: ReplayRecord = decode(v[2].bytes())?;
+                record.cancelled |= record.is_open() && v[1].number() == 0;
+                table.insert(k[1].number(), record.encode_to_vec().as_slice())?;
+            }
+            Ok(())
+        }
         Of::Committed => {
             let mut table = tables.open_table(COMMITTED)?;
             for (k, v) in rows {
@@ -535,6 +561,17 @@ pub(super) fn take(tables: &WriteTransaction, of: Of) -> Result<Rows, SpoolError
             let committed = decode::<CatalogueRecord>(v)?.committed;
             let key = vec![Cell::of(satellite_of_payload(payload)), Cell::of(payload)];
             (key, vec![Cell::of(committed), Cell::Bytes(v.to_vec())])
+        }),
+        Of::Kept => each!(KEPT, |payload, v| {
+            let record: SegmentRecord = decode(v)?;
+            let key = vec![Cell::of(satellite_of_payload(payload)), Cell::of(payload)];
+            (key, vec![Cell::of(record.committed), Cell::of(record.bytes()), Cell::Bytes(v.to_vec())])
+        }),
+        Of::Replay => each!(REPLAYS, |id, v| {
+            let record: ReplayRecord = decode(v)?;
+            let mut rest = vec![Cell::Text(record.exporter.clone()), Cell::of(record.is_open().into())];
+            rest.extend(bytes(v));
+            (vec![Cell::of(0), Cell::of(id)], rest)
         }),
         Of::LetterChunk => each!(LETTER_CHUNKS, |k, v| {
             let satellite = satellite_of_letter(k.of);

@@ -332,6 +332,7 @@ fn count(contents: &Contents, satellite: &mut SatelliteRow) {
 
 /// Finds what the rules have changed.
 fn compare(tables: &WriteTransaction, mut loaded: Loaded, changes: &mut Changes) -> Result<(), SpoolError> {
+    let kept = take(tables, Of::Kept)?;
     for of in Of::ALL {
         let mut before = loaded.remove(&of).unwrap_or_default();
         let mut upserts = Vec::new();
@@ -352,7 +353,7 @@ fn compare(tables: &WriteTransaction, mut loaded: Loaded, changes: &mut Changes)
         if of.is_pieces() {
             // They go with the row that they belong to.
         } else {
-            delete_pieces(of, &before, replaced, changes);
+            delete_pieces(of, &before, &kept, replaced, changes);
             // The lane's oldest go by themselves.
             if of != Of::Recent && !before.is_empty() {
                 let keys = of.columns().0.len();
@@ -374,7 +375,8 @@ fn has_other_bytes(was: &Row, is: &Row) -> bool {
     hash(was) != hash(is)
 }
 
-pub(super) fn delete_pieces(of: Of, gone: &Rows, replaced: Vec<Row>, changes: &mut Changes) {
+/// Notes that the pieces of rows go that are gone. The payload of an entry that is kept from here on stays.
+pub(super) fn delete_pieces(of: Of, gone: &Rows, kept: &Rows, replaced: Vec<Row>, changes: &mut Changes) {
     let keys = || gone.keys().cloned().collect::<Vec<Row>>();
     let mut add = |of: Of, columns: usize, rows: Vec<Row>| {
         if !rows.is_empty() {
@@ -388,9 +390,14 @@ pub(super) fn delete_pieces(of: Of, gone: &Rows, replaced: Vec<Row>, changes: &m
         Of::Entry => {
             let payload = |(k, v): (&Row, &Row)| vec![k[0].clone(), v[0].clone()];
             let payloads: Vec<Row> = gone.iter().map(payload).collect();
-            add(Of::SegmentChunk, 2, payloads.clone());
+            add(
+                Of::SegmentChunk,
+                2,
+                payloads.iter().filter(|row| !kept.contains_key(*row)).cloned().collect(),
+            );
             add(Of::EntryDead, 2, payloads);
         }
+        Of::Kept => add(Of::SegmentChunk, 2, keys()),
         _ => {}
     }
 }

@@ -68,7 +68,7 @@ pub(super) struct Need {
     pub(super) lease: Option<Lease>,
 }
 
-type Then = Box<dyn Fn(&Loaded) -> Vec<Query> + Send + Sync>;
+pub(super) type Then = Box<dyn Fn(&Loaded) -> Vec<Query> + Send + Sync>;
 
 /// A lane that a worker exports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,12 @@ impl Need {
     /// Every row of these tables that the satellites have.
     pub(super) fn all_of(tables: &[Of], satellites: &[u32]) -> Self {
         let satellites = numbers(satellites.iter().copied());
-        Self::rows(tables.iter().map(|of| Query::of_satellites(*of, &satellites)).collect())
+        let query = |of: &Of| match of {
+            // The oldest says which bases are needed for what is kept.
+            Of::Kept => Query { text: sql::OLDEST_KEPT, ..Query::of_satellites(*of, &satellites) },
+            of => Query::of_satellites(*of, &satellites),
+        };
+        Self::rows(tables.iter().map(query).collect())
     }
 }
 

@@ -145,7 +145,11 @@ fn copy_spool(view: &View<'_>, to: &WriteTransaction, moved: Moved) -> Result<()
     for row in view.tables.open_table(BASES)?.range(sequences)? {
         let (key, value) = row?;
         let record: BaseRecord = decode(value.value())?;
-        let record = BaseRecord { entry: moved.payload(record.entry), ..record };
+        // What the file keeps after its export stays in the file.
+        if record.only_kept {
+            continue;
+        }
+        let record = BaseRecord { entry: moved.payload(record.entry), kept_for: 0, ..record };
         bases.insert(SequenceKey { satellite, ..key.value() }, record.encode_to_vec().as_slice())?;
     }
     let (mut entries, mut dead) = (to.open_table(ENTRIES)?, to.open_table(ENTRY_DEAD)?);

@@ -136,6 +136,10 @@ pub(super) const CATALOGUE_OF: &str = "select c.sat, c.payload, c.committed, c.r
     join entry e on e.sat = k.sat and e.lane = k.lane and e.entry = k.entry \
     join catalogue c on c.sat = e.sat and c.payload = e.payload";
 
+/// The oldest segment that is kept of each of these satellites.
+pub(super) const OLDEST_KEPT: &str = "select distinct on (sat) sat, payload, committed, bytes, record from kept \
+    where sat = any($1::int8[]) order by sat, payload";
+
 /// The pieces of an entry's payload: satellite, lane, entry.
 pub(super) const PIECES_OF: &str = "select c.sat, c.payload, c.piece, c.bytes from \
     unnest($1::int8[], $2::int8[], $3::int8[]) as k(sat, lane, entry) \

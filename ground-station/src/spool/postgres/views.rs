@@ -150,7 +150,7 @@ impl Fleet {
             let own = exporter.entry & ((1 << super::rows::PAYLOAD_BITS) - 1);
             exporter.entry = if exporter.entry == BEHIND_ALL { commits + 1 } else { own };
         }
-        Ok(SpoolView { scrub, ..view })
+        Ok(SpoolView { scrub, kept_bytes: self.kept_bytes().await?, ..view })
     }
 
     pub(in super::super) async fn passes(&self, limit: usize) -> Result<Vec<PassView>, SpoolError> {

@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const FORGET: &str = "delete from worker where until < clock_timestamp() - interval '1 hour'";
 
 /// Whether there is something to export.
-const WAITING: &str = "select exists(select from entry)";
+const WAITING: &str = "select exists(select from entry) or exists(select from replay where open = 1)";
 
 /// This worker lives on.
 const BEAT: &str = "insert into worker (owner, station, until) \
@@ -59,13 +59,18 @@ impl Fleet {
                 biased;
                 () = closing.cancelled() => return,
                 _ = beat.tick() => closing.run_until_cancelled(self.beat()).await,
-                _ = prune.tick() => closing.run_until_cancelled(self.prune_catalogue()).await,
+                _ = prune.tick() => closing.run_until_cancelled(self.prune()).await,
                 _ = look.tick() => closing.run_until_cancelled(self.look_and_hand_in()).await,
             };
             if let Some(Err(error)) = done {
                 tracing::warn!(%error, "the shared ledger could not be looked at");
             }
         }
+    }
+
+    async fn prune(&self) -> Result<(), SpoolError> {
+        self.prune_catalogue().await?;
+        self.trim_kept().await
     }
 
     async fn look_and_hand_in(&self) -> Result<(), SpoolError> {

@@ -34,6 +34,22 @@ fn native(text: &str) -> Result<Plan, String> {
 }
 
 #[test]
+fn a_plan_of_a_hundred_thousand_contacts_with_all_their_keys_is_read() {
+    let entry = |n: u64| {
+        format!(
+            "- {{station: svalbard, start: {}, end: {}, rate_down: 20Mbit/s, rate_up: 64kbit/s, light_time: 4ms, guard: 2s}}\n",
+            crate::contact::shown_time((1_800_000_000 + n * 600) * 1_000_000_000),
+            crate::contact::shown_time((1_800_000_400 + n * 600) * 1_000_000_000),
+        )
+    };
+    let text: String = std::iter::once("contacts:\n".to_owned()).chain((0..100_000).map(entry)).collect();
+    let reader =
+        Reader { stations: [("svalbard".to_owned(), StationHints::default())].into(), ..Reader::default() };
+    let plan = reader.parse(&text, "plan.yaml").unwrap();
+    assert_eq!((plan.len(), plan.warnings().len()), (100_000, 0));
+}
+
+#[test]
 fn a_plan_says_what_is_open_and_what_comes_next() {
     let plan = native(
         "contacts:\n\
