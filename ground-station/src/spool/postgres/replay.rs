@@ -75,7 +75,7 @@ impl Fleet {
         let (mut at, names) = (job.clone(), self.names().await?);
         loop {
             let (sought, is_end) = self.sought(&names, &at, signals, 0).await?;
-            at.next = sought.next;
+            at.go_on(sought.next);
             match sought.found {
                 Some(found) => job.count(&found),
                 None if is_end => break,
@@ -190,7 +190,7 @@ impl Fleet {
             missing += std::mem::take(&mut sought.missing);
             let found = sought.found.take();
             if found.is_none() && !is_end {
-                job.next = sought.next;
+                job.go_on(sought.next);
                 continue;
             }
             sought.missing = missing;
@@ -201,7 +201,8 @@ impl Fleet {
             };
             let unusable = place.is_some() && work.is_none();
             if let Some(step) = ReplayStep::of(&sought, place, unusable, fingerprint) {
-                (job.next, missing) = (step.next, 0);
+                missing = 0;
+                job.go_on(step.next);
                 self.again(Arc::clone(exporter), id, any, step).await?;
             }
             if work.is_some() || place.is_none() {
@@ -239,7 +240,7 @@ impl Fleet {
         fingerprint: u64,
     ) -> Result<(Sought, bool), SpoolError> {
         let wanted = names.iter().find(|(_, name)| **name == job.satellite).map_or(0, |(sat, _)| *sat);
-        let next = job.next.max(u64::from(wanted) << PAYLOAD_BITS);
+        let next = job.next().max(u64::from(wanted) << PAYLOAD_BITS);
         let asked: Vec<i64> =
             vec![wanted.into(), satellite_of_payload(next) as i64, next as i64, PAGE as i64];
         let from = move || Query { of: Of::Catalogue, text: FROM, lists: vec![List::Numbers(asked.clone())] };
