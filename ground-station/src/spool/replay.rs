@@ -60,7 +60,7 @@ pub(super) struct ReplayRecord {
     pub(super) cancelled: bool,
     /// The payload number of the first segment that is not done.
     #[prost(uint64, tag = "8")]
-    pub(super) next: u64,
+    next: u64,
     /// The first request of it that is not done, in the cut with this fingerprint.
     #[prost(uint64, tag = "9")]
     request: u64,
@@ -169,6 +169,18 @@ impl ReplayRecord {
 
     pub(super) fn is_open(&self) -> bool {
         self.ended == 0 && !self.cancelled
+    }
+
+    /// The payload number of the first segment that is not done.
+    pub(super) const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Everything before the payload number `next` is done.
+    pub(super) fn go_on(&mut self, next: u64) {
+        if next != self.next {
+            (self.next, self.request) = (next, 0);
+        }
     }
 
     /// Notes how much there is to send.
@@ -293,7 +305,7 @@ pub(super) fn measure(
     let (mut at, names) = (job.clone(), names(read)?);
     while let Some(found) = seek(read, &names, &at, signals, 0, rows(read, at.next)?)?.found {
         job.count(&found);
-        at.next = found.payload + 1;
+        at.go_on(found.payload + 1);
     }
     Ok(job)
 }

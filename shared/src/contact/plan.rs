@@ -105,7 +105,9 @@ impl Plan {
                 }
             }
         }
-        let contacts = joined.into_iter().map(|(_, contact)| contact).collect();
+        let mut contacts: Vec<Contact> = joined.into_iter().map(|(_, contact)| contact).collect();
+        // The list takes over the room of the one with keys, which is larger and grew by doubling.
+        contacts.shrink_to_fit();
         Self { contacts, warnings: warnings.into_vec() }
     }
 

@@ -74,8 +74,8 @@ impl Fleet {
         let mut job = ReplayRecord::new(&wanted, self.inner.env.unix_nano());
         let (mut at, names) = (job.clone(), self.names().await?);
         loop {
-            let (sought, is_end, _) = self.sought(&names, &at, signals, 0).await?;
-            at.next = sought.next;
+            let (sought, is_end) = self.sought(&names, &at, signals, 0).await?;
+            at.go_on(sought.next);
             match sought.found {
                 Some(found) => job.count(&found),
                 None if is_end => break,
@@ -186,22 +186,23 @@ impl Fleet {
             return self.cancel_range(id).await.map(|_| None);
         };
         loop {
-            let (mut sought, is_end, shown) = self.sought(&names, &job, signals, fingerprint).await?;
+            let (mut sought, is_end) = self.sought(&names, &job, signals, fingerprint).await?;
             missing += std::mem::take(&mut sought.missing);
             let found = sought.found.take();
             if found.is_none() && !is_end {
-                job.next = sought.next;
+                job.go_on(sought.next);
                 continue;
             }
             sought.missing = missing;
             let place = found.as_ref().map(|found| found.payload);
             let work = match found {
-                Some(found) => self.work_again(shown, found).await?,
+                Some(found) => self.work_again(found).await?,
                 None => None,
             };
             let unusable = place.is_some() && work.is_none();
             if let Some(step) = ReplayStep::of(&sought, place, unusable, fingerprint) {
-                (job.next, missing) = (step.next, 0);
+                missing = 0;
+                job.go_on(step.next);
                 self.again(Arc::clone(exporter), id, any, step).await?;
             }
             if work.is_some() || place.is_none() {
@@ -211,8 +212,7 @@ impl Fleet {
     }
 
     /// Verifies and decodes a segment; none when it cannot be used.
-    async fn work_again(&self, shown: Shown, found: Found) -> Result<Option<Work>, SpoolError> {
-        drop(shown);
+    async fn work_again(&self, found: Found) -> Result<Option<Work>, SpoolError> {
         let (satellite, payload) = (satellite_of_payload(found.payload), found.payload);
         let mut loaded = Loaded::new();
         let pieces = self.rows(move || Query::key(Of::SegmentChunk, &[satellite, payload])).await?;
@@ -238,9 +238,9 @@ impl Fleet {
         job: &ReplayRecord,
         signals: SignalSet,
         fingerprint: u64,
-    ) -> Result<(Sought, bool, Shown), SpoolError> {
+    ) -> Result<(Sought, bool), SpoolError> {
         let wanted = names.iter().find(|(_, name)| **name == job.satellite).map_or(0, |(sat, _)| *sat);
-        let next = job.next.max(u64::from(wanted) << PAYLOAD_BITS);
+        let next = job.next().max(u64::from(wanted) << PAYLOAD_BITS);
         let asked: Vec<i64> =
             vec![wanted.into(), satellite_of_payload(next) as i64, next as i64, PAGE as i64];
         let from = move || Query { of: Of::Catalogue, text: FROM, lists: vec![List::Numbers(asked.clone())] };
@@ -275,7 +275,7 @@ impl Fleet {
         let is_end = page.len() < PAGE;
         let rows = page.into_iter().map(Ok);
         let sought = shown.look(|view| replay::seek(view.tables, names, job, signals, fingerprint, rows))?;
-        Ok((sought, is_end, shown))
+        Ok((sought, is_end))
     }
 
     pub(in super::super) async fn again(
