@@ -198,11 +198,22 @@ impl Site {
                 kill.notify_one();
             }
         };
-        let (env, fleet) = (Env::production(), self.database.fleet.clone());
+        let env = Env::production();
+        let migrate = async {
+            loop {
+                match Store::migrate(&env, self.file(), self.database.fleet.clone(), false, tell).await {
+                    // The thread of the one that was killed lets go of the file in its own time.
+                    Err(SpoolError::Store(perigee_shared::store::StoreError::Locked(_))) => {
+                        tokio::task::yield_now().await
+                    }
+                    done => return done.unwrap(),
+                }
+            }
+        };
         tokio::select! {
             biased;
             () = kill.notified() => false,
-            done = Store::migrate(&env, self.file(), fleet, false, tell) => done.unwrap().finished,
+            done = migrate => done.finished,
         }
     }
 }

@@ -102,7 +102,9 @@ fn lose_damaged(txn: &WriteTransaction, now: u64) -> Result<(), SpoolError> {
         }
     }
     for (key, record, header) in damaged {
-        gaps::lose(txn, now, Lost::segment(record.number, &header, record.open()))?;
+        if record.open().total() > 0 {
+            gaps::lose(txn, now, Lost::segment(record.number, &header, record.open()))?;
+        }
         entries.remove(key)?;
         chunks.retain_in(ChunkKey::all(record.payload), |_, _| false)?;
         txn.open_table(ENTRY_DEAD)?
