@@ -33,7 +33,6 @@ NOT_IN_A_DAY = {
     "PerigeeScrubFoundDamage": "what a running program has read is in its memory, where damage of the file does not reach it",
     "PerigeeBacklogOld": "an age goes by clocks that nobody sets, and the day takes minutes",
     "PerigeeUrgentDataWaits": "an age goes by clocks that nobody sets, and the day takes minutes",
-    "PerigeeSpoolFailing": "a station whose spool is opened again has no metrics meanwhile, and may be down instead",
     "PerigeeStationCutOff": "needs a shared ledger on PostgreSQL; tests/fleet has it",
     "PerigeeAgentOwnRecordsLost": "needs more warnings than a day of minutes brings",
     "PerigeeExporterBehind": "needs a queue that grows for half an hour",

@@ -27,7 +27,7 @@ use super::standing::{StandingView, standing};
 use super::tables::*;
 use super::tail::{self, Tail};
 use super::upkeep::Keeper;
-use super::views::{self, AccountView, EpochView, GapView, SpoolView};
+use super::views::{self, AccountView, EpochView, GapView, Gaps, SpoolView};
 
 /// Segments before an exporter that are counted, at most.
 const COUNTED: usize = 10_000;
@@ -235,6 +235,11 @@ impl Glance {
         limit: usize,
     ) -> Result<Part<GapView>, SpoolError> {
         self.look(move |view, _| views::gaps_page(view, of.as_deref(), after.as_deref(), limit)).await
+    }
+
+    /// How many gaps there are.
+    pub(super) async fn gap_counts(&self) -> Result<Gaps, SpoolError> {
+        self.look(|view, _| views::gap_counts(view)).await
     }
 
     /// What is not here and may come, or is elsewhere.

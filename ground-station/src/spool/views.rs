@@ -325,6 +325,23 @@ pub(super) fn gaps(view: &View<'_>, limit: usize) -> Result<Vec<GapView>, SpoolE
     Ok(out)
 }
 
+/// How many gaps there are, by satellite and reason.
+pub type Gaps = BTreeMap<(String, String), u64>;
+
+/// How many gaps there are.
+pub(super) fn gap_counts(view: &View<'_>) -> Result<Gaps, SpoolError> {
+    let (names, mut out) = (names(view.tables)?, Gaps::new());
+    for row in view.tables.open_table(DROPS)?.iter()? {
+        let (key, value) = row?;
+        let drop = decode::<DropRecord>(value.value())?.drop;
+        if let (Some(name), Some(drop)) = (names.get(&key.value().satellite), drop) {
+            let reason = reason_name(u8::try_from(drop.reason).unwrap_or(0));
+            *out.entry((name.clone(), reason)).or_default() += 1;
+        }
+    }
+    Ok(out)
+}
+
 /// Gaps in the order in which they became known, the latest first.
 pub(super) fn gaps_page(
     view: &View<'_>,
