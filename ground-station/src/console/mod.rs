@@ -9,6 +9,7 @@ mod assets;
 mod attention;
 mod audit;
 mod board;
+mod curves;
 mod events;
 mod openapi;
 mod pages;
@@ -146,6 +147,7 @@ impl Console {
     fn reading(&self) -> Router {
         Router::new()
             .route("/api/v1/satellites", get(api::satellites))
+            .route("/api/v1/satellites/{id}/curves", get(api::curves))
             .route("/api/v1/spool", get(api::spool))
             .route("/api/v1/passes", get(api::passes))
             .route("/api/v1/gaps", get(api::gaps))
