@@ -155,8 +155,10 @@ pub(super) async fn curves(
                 return Err(Problem::new(StatusCode::NOT_FOUND, "this satellite was never heard here"));
             };
             // They have no maps with keys that are no texts, and their numbers are finite.
-            let json = serde_json::to_vec(&curves::of(&portrait, &board.history(&id))).unwrap_or_default();
-            let json = Bytes::from(json);
+            let row = look.shown.rows.iter().find(|row| row.digest.satellite == id);
+            let now = row.map(|row| &row.digest.standing);
+            let curves = curves::of(&portrait, &board.history(&id), now);
+            let json = Bytes::from(serde_json::to_vec(&curves).unwrap_or_default());
             board.keep(&look, &key, &json);
             json
         }

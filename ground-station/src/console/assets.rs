@@ -12,6 +12,8 @@ const CURVES: &str = include_str!("assets/curves.js");
 const UPLOT_JS: &str = include_str!("assets/uplot/uPlot.iife.min.js");
 /// See [`UPLOT_JS`].
 const UPLOT_CSS: &str = include_str!("assets/uplot/uPlot.min.css");
+/// Goes with every copy.
+const UPLOT_LICENCE: &str = include_str!("assets/uplot/LICENSE");
 const ICON: &str = include_str!("assets/icon.svg");
 
 /// Where an asset is: its name with the version of the program, so that a browser may keep it.
@@ -24,6 +26,8 @@ pub(super) const CURVES_AT: &str = concat!("/assets/", env!("CARGO_PKG_VERSION")
 pub(super) const UPLOT_JS_AT: &str = concat!("/assets/", env!("CARGO_PKG_VERSION"), "/uplot.js");
 /// See [`CSS_AT`].
 pub(super) const UPLOT_CSS_AT: &str = concat!("/assets/", env!("CARGO_PKG_VERSION"), "/uplot.css");
+/// See [`CSS_AT`].
+pub(super) const UPLOT_LICENCE_AT: &str = concat!("/assets/", env!("CARGO_PKG_VERSION"), "/uplot.txt");
 /// See [`CSS_AT`].
 pub(super) const ICON_AT: &str = concat!("/assets/", env!("CARGO_PKG_VERSION"), "/icon.svg");
 
@@ -41,6 +45,7 @@ pub(super) fn router() -> Router {
         .route(CURVES_AT, asset("text/javascript; charset=utf-8", CURVES))
         .route(UPLOT_JS_AT, asset("text/javascript; charset=utf-8", UPLOT_JS))
         .route(UPLOT_CSS_AT, asset("text/css; charset=utf-8", UPLOT_CSS))
+        .route(UPLOT_LICENCE_AT, asset("text/plain; charset=utf-8", UPLOT_LICENCE))
         .route(ICON_AT, asset("image/svg+xml", ICON))
 }
 
@@ -53,7 +58,7 @@ mod tests {
     #[test]
     fn assets_are_small_and_name_no_other_machine() {
         let mut packed = 0;
-        for text in [CSS, JS, CURVES, UPLOT_JS, UPLOT_CSS, ICON] {
+        for text in [CSS, JS, CURVES, UPLOT_JS, UPLOT_CSS, UPLOT_LICENCE, ICON] {
             let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
             gzip.write_all(text.as_bytes()).unwrap();
             packed += gzip.finish().unwrap().len();

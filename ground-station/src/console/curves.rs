@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use crate::link::Point;
-use crate::spool::Portrait;
+use crate::spool::{Portrait, StandingView};
 
 /// Points of a curve, at most.
 const POINTS: usize = 600;
@@ -38,8 +38,8 @@ pub(super) struct Curve {
     pub(super) values: Vec<f64>,
 }
 
-/// The curves of a satellite; one of which nothing is known has no points.
-pub(super) fn of(portrait: &Portrait, points: &[Point]) -> Vec<Curve> {
+/// The curves of a satellite; one of which nothing is known has no points. What waits goes on to what is known of it now.
+pub(super) fn of(portrait: &Portrait, points: &[Point], now: Option<&StandingView>) -> Vec<Curve> {
     let said = |value: fn(&Point) -> f32| {
         let all = points.iter().map(move |point| (f64::from(point.at), f64::from(value(point))));
         all.filter(|(_, value)| value.is_finite())
@@ -51,9 +51,14 @@ pub(super) fn of(portrait: &Portrait, points: &[Point]) -> Vec<Curve> {
         let end = seen.or_else(|| report["end_unix_nano"].as_u64())?;
         Some((seconds(end), report["backlog_bytes"].as_f64()?))
     });
+    let waits = now.and_then(|standing| {
+        let bytes: u64 = standing.backlog.as_ref()?.iter().map(|lane| lane.bytes).sum();
+        Some((seconds(standing.last_heard_unix_nano), bytes as f64))
+    });
+    let backlog = after_passes.chain(said(|p| p.backlog)).chain(waits);
     let delays = portrait.delay_over_time.iter().map(|(at, delay)| (seconds(*at), *delay));
     vec![
-        curve("backlog", "Waiting on board", Unit::Bytes, after_passes.chain(said(|p| p.backlog))),
+        curve("backlog", "Waiting on board", Unit::Bytes, backlog),
         curve("delay", "Delay of delivery", Unit::Seconds, delays),
         curve("cpu", "CPU of the agent", Unit::Percent, said(|p| p.cpu)),
         curve("memory", "Memory of the agent", Unit::Bytes, said(|p| p.memory)),

@@ -2,7 +2,7 @@
 //! drawn without a database of metrics.
 //!
 //! A satellite takes 12 KiB at most: [`KEPT`] points of 24 bytes. Points are at least [`APART`] seconds from each other, so a link that
-//! comes and goes without end pushes no day out.
+//! comes and goes without end does not push an hour out.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,8 +12,8 @@ use perigee_proto::link::{Hello, LaneBacklog};
 /// Points of a satellite; the oldest goes.
 const KEPT: usize = 512;
 
-/// A point that comes sooner takes the place of the one before, s.
-const APART: u32 = 60;
+/// A point that comes sooner is joined to the one before, s.
+const APART: u32 = 10;
 
 /// What a satellite said at one time. What it did not say is not a number.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,6 +35,21 @@ pub struct Point {
 const NOTHING: Point =
     Point { at: 0, backlog: f32::NAN, store: f32::NAN, memory: f32::NAN, cpu: f32::NAN, clock: f32::NAN };
 
+impl Point {
+    /// This one, and of what it does not say what `before` said.
+    fn over(self, before: Self) -> Self {
+        let or = |value: f32, before: f32| if value.is_nan() { before } else { value };
+        Self {
+            at: self.at,
+            backlog: or(self.backlog, before.backlog),
+            store: or(self.store, before.store),
+            memory: or(self.memory, before.memory),
+            cpu: or(self.cpu, before.cpu),
+            clock: or(self.clock, before.clock),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Ring {
     points: VecDeque<Point>,
@@ -46,9 +61,9 @@ impl Ring {
     fn push(&mut self, point: Point) {
         let last = self.points.len().wrapping_sub(1);
         let close = |before: &Point| point.at.saturating_sub(before.at) <= APART;
-        // The newest is always there; the one before it stays where it is.
+        // What was said last is always there; the one before it stays where it is.
         if last.checked_sub(1).and_then(|before| self.points.get(before)).is_some_and(close) {
-            self.points[last] = point;
+            self.points[last] = point.over(self.points[last]);
             return;
         }
         if self.points.len() == KEPT {
@@ -148,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_comes_and_goes_keeps_the_day_and_the_newest_and_all_is_bounded() {
+    fn a_link_that_comes_and_goes_keeps_an_hour_and_the_newest_and_all_is_bounded() {
         let (history, id) = (History::default(), Arc::from("sat-1"));
         for n in 0..100_000u64 {
             history.hello(&id, &hello(n, 0, 0), n * S, None);
@@ -158,5 +173,16 @@ mod tests {
         assert_eq!(points[KEPT - 1].backlog, 99_999.0, "the newest is there");
         assert!(points[KEPT - 1].at - points[0].at > (KEPT as u32 - 2) * APART);
         assert!(KEPT * size_of::<Point>() <= 12 << 10, "as the documentation says");
+    }
+
+    #[test]
+    fn a_goodbye_soon_after_a_hello_takes_nothing_of_it_away() {
+        let (history, id) = (History::default(), Arc::from("sat-1"));
+        history.hello(&id, &hello(1, 0, 0), 100 * S, None);
+        history.hello(&id, &hello(2, S, 10 * S), 105 * S, Some(0.5));
+        history.goodbye(&id, &hello(3, 0, 0).backlog, 108 * S);
+        let points = history.of("sat-1");
+        assert_eq!(points.len(), 2);
+        assert_eq!((points[1].at, points[1].backlog, points[1].clock, points[1].cpu), (108, 3.0, 0.5, 10.0));
     }
 }

@@ -45,7 +45,7 @@
     const plot = new uPlot({
       width, height: 150,
       cursor: { points: { size: 6 }, drag: { x: true, y: false } },
-      scales: { y: { range: (u, least, most) => uPlot.rangeNum(curve.id === "clock" ? least : Math.min(0, least), most || 1, 0.1, true) } },
+      scales: { y: { range: (u, least, most) => uPlot.rangeNum(curve.id === "clock" ? least : Math.min(0, least), most || (curve.unit === "bytes" ? 1024 : 1), 0.1, true) } },
       series: [
         { label: "UTC", value: (u, s) => (s == null ? "-" : date(s).slice(0, 19).replace("T", " ")) },
         { label: curve.name, stroke: line, width: 1.5, points: { show: curve.at.length < 100, size: 4 }, value: (u, n) => show(n) },

@@ -7,6 +7,7 @@ use axum::http::Uri;
 use axum::response::Response;
 use maud::{Markup, html};
 
+use super::catalogue::Columns;
 use super::{Page, Pages, fleet, satellite_link, table};
 use crate::console::board::{Row, Shown};
 use crate::console::show::{bar, bytes, counted, number, span, when};
@@ -30,6 +31,9 @@ pub(super) async fn page(State(pages): State<Pages>, uri: Uri) -> Response {
 }
 
 fn body(shown: &Shown, links: &BTreeMap<String, LinkView>, latest: &[CatalogueView]) -> Markup {
+    let other =
+        |row: &&CatalogueView| links.get(&row.satellite).is_none_or(|link| !is_of(row, &row.satellite, link));
+    let others: Vec<CatalogueView> = latest.iter().filter(other).take(LATEST).cloned().collect();
     html! {
         @if links.is_empty() {
             p { "No link is up now." }
@@ -42,15 +46,18 @@ fn body(shown: &Shown, links: &BTreeMap<String, LinkView>, latest: &[CatalogueVi
             // One that was never heard before is in the next look.
             @if let Some(row) = shown.rows.iter().find(|row| row.digest.satellite == *id) { (pass(row, link, latest, shown.at)) }
         }
-        h2 { "Committed lately, of all satellites" }
-        @if latest.is_empty() {
-            p { "Nothing yet." }
+        h2 { @if links.is_empty() { "Committed lately" } @else { "Committed lately in other passes" } }
+        @if others.is_empty() {
+            p { "Nothing." }
         } @else {
-            (table("Committed lately", true, html! {
-                (super::catalogue::rows(&latest[..latest.len().min(LATEST)], shown.at, false))
-            }))
+            (table("Committed lately", true, html! { (super::catalogue::rows(&others, shown.at, Columns::Lately)) }))
         }
     }
+}
+
+/// Whether a segment was committed in the pass that goes on.
+fn is_of(row: &CatalogueView, id: &str, link: &LinkView) -> bool {
+    row.satellite == id && row.committed_unix_nano >= link.since_unix_nano
 }
 
 /// A segment of which something is here and not all.
@@ -88,9 +95,7 @@ fn pass(row: &Row, link: &LinkView, latest: &[CatalogueView], now: u64) -> Marku
     // LOS is by the satellite's clock.
     let offset = row.clock.as_ref().map_or(0.0, |clock| clock.offset_seconds * 1e9) as i64;
     let ends = link.ends_unix_nano.map(|end| end.saturating_add_signed(-offset));
-    let came = |row: &&CatalogueView| {
-        row.satellite == digest.satellite && row.committed_unix_nano >= link.since_unix_nano
-    };
+    let came = |row: &&CatalogueView| is_of(row, &digest.satellite, link);
     let came: Vec<CatalogueView> = latest.iter().filter(came).take(LATEST).cloned().collect();
     html! {
         section aria-label=(digest.satellite) data-key=(digest.satellite) {
@@ -138,7 +143,7 @@ fn pass(row: &Row, link: &LinkView, latest: &[CatalogueView], now: u64) -> Marku
             }
             @if !came.is_empty() {
                 h3 { "Committed in this pass" }
-                (table(&format!("Committed in this pass of {}", digest.satellite), true, html! { (super::catalogue::rows(&came, now, false)) }))
+                (table(&format!("Committed in this pass of {}", digest.satellite), true, html! { (super::catalogue::rows(&came, now, Columns::OfOne)) }))
                 @if link.committed_segments > came.len() as u64 {
                     p.soft { "These are the latest of " (number(link.committed_segments)) "." }
                 }

@@ -7,6 +7,7 @@ use maud::{Markup, html};
 
 use super::{Page, Pages, fleet, passes, table};
 use crate::console::api::WEEK;
+use crate::console::assets::UPLOT_LICENCE_AT;
 use crate::console::attention;
 use crate::console::board::{Row, Shown};
 use crate::console::curves::{self, Curve, Unit};
@@ -39,7 +40,7 @@ pub(super) async fn page(State(pages): State<Pages>, Path(id): Path<String>, uri
                     && (item.service == AGENT || item.signal == "logs")
             });
             let alarms: Vec<&ItemView> = alarms.take(ALARMS).collect();
-            let curves = curves::of(&portrait, &board.history(&id));
+            let curves = curves::of(&portrait, &board.history(&id), Some(&row.digest.standing));
             let body = body(&look.shown, row, &portrait, &alarms, &curves);
             Ok(Page { curves: true, ..Page::new(id.clone(), body) })
         })
@@ -176,7 +177,8 @@ fn over_time(of: &str, curves: &[Curve]) -> Markup {
     };
     html! {
         p.soft {
-            "What waits is as of each contact. The agent's own values are what this program has heard since it began; the rest is of the last week."
+            "What waits is as of each contact. The agent's own values are what this program has heard since it began; the rest is of the last week. Drawn by "
+            a href=(UPLOT_LICENCE_AT) { "uPlot" } "."
         }
         div.curves data-curves=(format!("/api/v1/satellites/{of}/curves")) {
             @for curve in curves {
