@@ -23,6 +23,7 @@
     const at = date(s);
     return step >= 86400 ? at.slice(5, 10) : step >= 60 ? at.slice(11, 16) : at.slice(11, 19);
   });
+  const twos = Array.from({ length: 50 }, (_, power) => 2 ** power);
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   const drawn = new Map();
@@ -50,7 +51,7 @@
         { label: "UTC", value: (u, s) => (s == null ? "-" : date(s).slice(0, 19).replace("T", " ")) },
         { label: curve.name, stroke: line, width: 1.5, points: { show: curve.at.length < 100, size: 4 }, value: (u, n) => show(n) },
       ],
-      axes: [{ ...axis, values: times, space: 60 }, { ...axis, size: 66, values: (u, splits) => splits.map(show) }],
+      axes: [{ ...axis, values: times, space: 60 }, { ...axis, size: 70, values: (u, splits) => splits.map(show), ...(curve.unit === "bytes" ? { incrs: twos } : {}) }],
     }, [curve.at, curve.values], place);
     drawn.set(curve.id, { plot, place, width, unit: curve.unit });
   };
