@@ -42,6 +42,9 @@ NOT_IN_A_DAY = {
 
 # What the documentation advises to watch and an alert watches by another name.
 BY_ANOTHER_NAME = {
+    "perigee_spool_failing": "perigee_store_failing is the same, on both programs",
+    "perigee_exporter_last_success_timestamp_seconds": "PerigeeExporterStuck sees it sooner, by requests that are sent again",
+    "perigee_satellite_last_pass_connect_seconds": "PerigeePassFellShort looks at what came of it",
     "perigee_ground_dropped_*": "perigee_satellite_gap_items has the same by reason",
     "perigee_ground_lost_*": "perigee_satellite_gap_items has the same as station_lost",
 }

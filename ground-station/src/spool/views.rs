@@ -328,15 +328,16 @@ pub(super) fn gaps(view: &View<'_>, limit: usize) -> Result<Vec<GapView>, SpoolE
 /// How many gaps there are, by satellite and reason.
 pub type Gaps = BTreeMap<(String, String), u64>;
 
-/// How many gaps there are.
+/// How many gaps there are, without those of which everything has come all the same.
 pub(super) fn gap_counts(view: &View<'_>) -> Result<Gaps, SpoolError> {
     let (names, mut out) = (names(view.tables)?, Gaps::new());
     for row in view.tables.open_table(DROPS)?.iter()? {
         let (key, value) = row?;
-        let drop = decode::<DropRecord>(value.value())?.drop;
-        if let (Some(name), Some(drop)) = (names.get(&key.value().satellite), drop) {
-            let reason = reason_name(u8::try_from(drop.reason).unwrap_or(0));
-            *out.entry((name.clone(), reason)).or_default() += 1;
+        let record = decode::<DropRecord>(value.value())?;
+        let came = record.overridden.is_some_and(|came| Counts::from(came) != Counts::default());
+        let Some(gap) = gap_view(&names, key.value(), record) else { continue };
+        if !came || gap.unknown || gap.items != Items::default() {
+            *out.entry((gap.satellite, gap.reason)).or_default() += 1;
         }
     }
     Ok(out)
