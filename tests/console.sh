@@ -22,6 +22,7 @@ for name in "${CHROMIUM:-}" chromium chromium-browser google-chrome; do
 done
 [ -n "$CHROMIUM" ] || skip "no Chromium; apt-get install chromium, or name one with CHROMIUM"
 command -v npm > /dev/null || skip "no npm; apt-get install npm"
+node -e 'process.exit(parseInt(process.versions.node, 10) < 20 ? 1 : 0)' || skip "Node is older than 20"
 
 if [ -z "${GROUND_STATION:-}" ] || [ -z "${SPACE_AGENT:-}" ]; then
     profile=${PROFILE:-debug}
