@@ -562,17 +562,6 @@ AGENT = dashboard(
             height=7,
         ),
         curves(
-            "Taken last",
-            "How long ago each backend took a request.",
-            (
-                f"time() - max by (satellite, exporter) (perigee_exporter_last_success_timestamp_seconds{{{S}}})",
-                "{{satellite}} {{exporter}}",
-            ),
-            unit="s",
-            width=8,
-            height=7,
-        ),
-        curves(
             "Panics",
             "In an hour. Each is a bug; the log names the task.",
             (f"sum by (satellite) (increase(perigee_task_panics_total{{{S}}}[1h]))", EACH),

@@ -35,6 +35,7 @@ NOT_IN_A_DAY = {
     "PerigeeUrgentDataWaits": "an age goes by clocks that nobody sets, and the day takes minutes",
     "PerigeeStationCutOff": "needs a shared ledger on PostgreSQL; tests/fleet has it",
     "PerigeeAgentOwnRecordsLost": "needs more warnings than a day of minutes brings",
+    "PerigeeRequestsAside": "needs a backend that takes some requests and does not decide about others",
     "PerigeeExporterBehind": "needs a queue that grows for half an hour",
     "PerigeeTaskRestarted": "a release build has no panic to provoke",
     "PerigeeAgentLinkLossy": "loopback hardly loses anything",

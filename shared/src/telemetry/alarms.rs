@@ -62,7 +62,7 @@ mod tests {
                 tracing::error!(event.name = "perigee.store.failed", why = "x", "the disk");
             }
             tracing::warn!(target: "perigee_shared::export", { event.name = "perigee.exporter.kept" }, "kept");
-            tracing::error!(target: "quinn", { event.name = "theirs" }, "of a library");
+            tracing::error!(target: "quinn", { event.name = "perigee.panic" }, "of a library");
             tracing::error!("without a name");
         });
         let text = metrics_text(&registry);
