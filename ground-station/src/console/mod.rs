@@ -256,7 +256,7 @@ mod tests {
     use simdisk::Disk;
 
     use super::*;
-    use crate::spool::Settings;
+    use crate::spool::{Keep, Settings};
 
     #[tokio::test(start_paused = true)]
     async fn metrics_answer_while_the_store_does_not_and_say_how_it_was() {
@@ -269,6 +269,7 @@ mod tests {
             ballast: 1 << 20,
             decoded_bases: 1 << 20,
             catalogue: Default::default(),
+            keep: Keep::OFF,
             station: "svalbard".to_owned(),
             routes: Default::default(),
         };
