@@ -22,6 +22,7 @@ for name in "${CHROMIUM:-}" chromium chromium-browser google-chrome; do
 done
 [ -n "$CHROMIUM" ] || skip "no Chromium; apt-get install chromium, or name one with CHROMIUM"
 command -v npm > /dev/null || skip "no npm; apt-get install npm"
+node -e 'process.exit(parseInt(process.versions.node, 10) < 20 ? 1 : 0)' || skip "Node is older than 20"
 
 if [ -z "${GROUND_STATION:-}" ] || [ -z "${SPACE_AGENT:-}" ]; then
     profile=${PROFILE:-debug}
@@ -30,7 +31,7 @@ if [ -z "${GROUND_STATION:-}" ] || [ -z "${SPACE_AGENT:-}" ]; then
     target=${CARGO_TARGET_DIR:-../../target}
     export GROUND_STATION=$target/$profile/ground-station SPACE_AGENT=$target/$profile/space-agent
 fi
-[ -d node_modules/playwright-core ] || npm ci --no-audit --no-fund
+[ -d node_modules/playwright-core ] || npm ci --no-audit --no-fund || skip "the packages of package-lock.json cannot be had"
 export CHROMIUM
 if [ -n "${SCREENSHOTS:-}" ]; then
     exec node screenshots.mjs "$SCREENSHOTS"

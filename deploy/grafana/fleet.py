@@ -251,6 +251,28 @@ SATELLITE = dashboard(
             unit="percentunit",
             limits=steps((0.5, RED)),
         ),
+        curves(
+            "Gained in the last pass",
+            "Bytes, one value each pass.",
+            (latest("last_pass_held_bytes"), "{{satellite}}"),
+            unit="bytes",
+            width=8,
+        ),
+        curves(
+            "From AOS to the link",
+            "How long the last pass took to connect.",
+            (latest("last_pass_connect_seconds"), "{{satellite}}"),
+            unit="s",
+            width=8,
+        ),
+        curves(
+            "Lost in the last pass",
+            "Packets lost of those sent.",
+            (latest("last_pass_loss_ratio"), "{{satellite}}"),
+            unit="percentunit",
+            limits=steps((0.05, RED)),
+            width=8,
+        ),
         row("On board"),
         curves(
             "Waiting, bytes",
@@ -322,6 +344,12 @@ SATELLITE = dashboard(
                 f"max by (satellite, signal, reason) (perigee_satellite_gap_items{{{AT}}}) > 0",
                 "{{satellite}} {{signal}} {{reason}}",
             ),
+            width=8,
+        ),
+        curves(
+            "Number of gaps",
+            "By reason, also of those whose items nobody could count.",
+            (f"max by (satellite, reason) (perigee_satellite_gaps{{{AT}}})", "{{satellite}} {{reason}}"),
             width=8,
         ),
         curves(

@@ -147,6 +147,19 @@ GROUND_STATION = dashboard(
             "Rejected", "Items a second, by partial_success.", *rates("otelcol_exporter_rejected", G, ROWS), unit="cps", width=8
         ),
         curves("Dead letters", "Requests and segments.", (f"perigee_spool_dead_letters{{{AT}}}", "{{station}}"), width=8),
+        curves(
+            "Taken last",
+            "How long ago each backend took a request; it grows without harm while there is nothing to send.",
+            (f"time() - max by ({ROWS}) (perigee_exporter_last_success_timestamp_seconds{{{G}}})", NAME),
+            unit="s",
+            width=12,
+        ),
+        curves(
+            "Alarms",
+            "Raised in an hour, by name; docs/operations.md has the remedy of each.",
+            (f"sum by (station, name) (increase(perigee_alarms_total{{{G}}}[1h]))", "{{station}} {{name}}"),
+            width=12,
+        ),
         row("Spool"),
         curves(
             "Used",
@@ -420,6 +433,22 @@ AGENT = dashboard(
                 for n, says in SIGNALS.items()
             ),
             width=8,
+        ),
+        states(
+            "Store fails",
+            "It cannot be written, and requests are refused.",
+            f"perigee_store_failing{{{S}}}",
+            EACH,
+            YES_IS_BAD,
+            width=12,
+            height=7,
+        ),
+        curves(
+            "Alarms",
+            "Raised in an hour, by name; docs/operations.md has the remedy of each.",
+            (f"sum by (satellite, name) (increase(perigee_alarms_total{{{S}}}[1h]))", "{{satellite}} {{name}}"),
+            width=12,
+            height=7,
         ),
         states(
             "Without a store",

@@ -12,7 +12,9 @@ use perigee_shared::segment::Header;
 use perigee_shared::serve::Closed;
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
-use perigee_shared::telemetry::{QUEUE_CAPACITY, queue_capacity, register_identity};
+use perigee_shared::telemetry::{
+    EXPORTER_SUCCESS, QUEUE_CAPACITY, STORE_FAILING, queue_capacity, register_identity,
+};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -21,8 +23,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
-pub use self::satellites::Satellites;
-use crate::spool::{AccountView, Items, SpoolView, Status};
+use crate::spool::{AccountView, Gaps, Items, SpoolView, StandingView, Status};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfExporter {
@@ -42,6 +43,19 @@ impl EncodeLabelValue for Text {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
         encoder.write_str(&self.0)
     }
+}
+
+/// What metrics show of the store.
+#[derive(Debug)]
+pub struct Stored {
+    /// The spool as a whole.
+    pub spool: SpoolView,
+    /// Where items are, by satellite.
+    pub accounts: BTreeMap<String, AccountView>,
+    /// How satellites stand.
+    pub standings: BTreeMap<String, StandingView>,
+    /// How many gaps there are.
+    pub gaps: Gaps,
 }
 
 type BySignal = [Family<OfExporter, Counter>; 3];
@@ -72,6 +86,7 @@ struct Inner {
     rejected: BySignal,
     retries: Family<OfExporter, Counter>,
     aside: Family<OfExporter, Gauge>,
+    succeeded: Family<OfExporter, Gauge>,
     troubles: Mutex<BTreeMap<Arc<str>, Trouble>>,
     received_bytes: Family<OfSatellite, Counter>,
     conflicts: Family<OfSatellite, Counter>,
@@ -94,6 +109,7 @@ impl Metrics {
             rejected: Default::default(),
             retries: Family::default(),
             aside: Family::default(),
+            succeeded: Family::default(),
             troubles: Mutex::default(),
             received_bytes: Family::default(),
             conflicts: Family::default(),
@@ -135,8 +151,12 @@ impl Metrics {
     /// An exporter's backend took items and rejected some of them.
     pub fn sent(&self, exporter: &Arc<str>, signal: Signal, items: u64, rejected: u64) {
         let label = OfExporter { exporter: Text(Arc::clone(exporter)) };
-        if items > 0 && self.0.aside.get_or_create(&label).get() == 0 {
-            self.troubles().remove(exporter);
+        if items > 0 {
+            let now = self.0.env.unix_nano() / 1_000_000_000;
+            self.0.succeeded.get_or_create(&label).set(now as i64);
+            if self.0.aside.get_or_create(&label).get() == 0 {
+                self.troubles().remove(exporter);
+            }
         }
         self.0.sent[signal as usize - 1].get_or_create(&label).inc_by(items.saturating_sub(rejected));
         self.0.rejected[signal as usize - 1].get_or_create(&label).inc_by(rejected);
@@ -231,11 +251,12 @@ impl Metrics {
         self.0.refused.inc();
     }
 
-    /// Everything in Prometheus' text format (OpenMetrics), with what `more` registers.
+    /// Everything in Prometheus' text format (OpenMetrics), with what `more` registers. Without `stored`, what is known without the
+    /// store; `connected` are the satellites with an open link, with when the last of it came, ns since the Unix epoch.
     pub fn render(
         &self,
-        spool: &SpoolView,
-        satellites: &Satellites<'_>,
+        stored: Option<&Stored>,
+        connected: &BTreeMap<String, u64>,
         status: &Status,
         connections: usize,
         more: impl FnOnce(&mut Registry),
@@ -243,9 +264,12 @@ impl Metrics {
         let mut registry = Registry::default();
         register_identity(&mut registry, "ground-station");
         self.register_live(&mut registry);
-        register_spool(&mut registry, spool, status);
-        register_accounts(&mut registry, satellites.accounts);
-        satellites::register(&mut registry, satellites);
+        register_status(&mut registry, status);
+        if let Some(stored) = stored {
+            register_spool(&mut registry, &stored.spool);
+            register_accounts(&mut registry, &stored.accounts);
+            satellites::register(&mut registry, stored, connected);
+        }
         more(&mut registry);
         let connections = ConstGauge::new(connections as u64);
         registry.register("perigee_link_connections", "Open links", connections);
@@ -268,9 +292,12 @@ impl Metrics {
         }
         inner.closed.register(registry);
         inner.tasks.register(registry);
+        inner.env.alarms.register(registry);
         registry.register("perigee_exporter_retries", "Requests sent again", inner.retries.clone());
         let aside = "Requests put aside that the backend does not decide about, while others go on";
         registry.register("perigee_exporter_aside_requests", aside, inner.aside.clone());
+        let succeeded = inner.succeeded.clone();
+        registry.register("perigee_exporter_last_success_timestamp_seconds", EXPORTER_SUCCESS, succeeded);
         let received = inner.received_bytes.clone();
         registry.register_with_unit(
             "perigee_link_received",
@@ -312,7 +339,21 @@ impl Metrics {
     }
 }
 
-fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
+/// What is known of the store while it does not answer.
+fn register_status(registry: &mut Registry, status: &Status) {
+    let mut gauge = |name: &str, help: &str, value: bool| {
+        registry.register(name, help, ConstGauge::new(u64::from(value)));
+    };
+    gauge("perigee_spool_full", "1 while links do not read because the spool is full", status.full);
+    let failing = status.failing.is_some() || status.gone.is_some();
+    gauge("perigee_spool_failing", "1 while the spool cannot be written", failing);
+    gauge("perigee_store_failing", STORE_FAILING, failing);
+    let help =
+        "1 while the shared ledger does not answer and this station holds on its own disk what arrives";
+    gauge("perigee_spool_aside", help, status.aside);
+}
+
+fn register_spool(registry: &mut Registry, spool: &SpoolView) {
     let mut gauge =
         |name: &str, help: &str, value: u64| registry.register(name, help, ConstGauge::new(value));
     gauge("perigee_spool_used_bytes", "Segments, partials and dead letters", spool.used_bytes);
@@ -327,16 +368,6 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
         "Requests and segments that a backend refused for good",
         spool.dead_letters,
     );
-    gauge(
-        "perigee_spool_full",
-        "1 while links do not read because the spool is full",
-        u64::from(status.full),
-    );
-    let failing = u64::from(status.failing.is_some());
-    gauge("perigee_spool_failing", "1 while the spool cannot be written", failing);
-    let help =
-        "1 while the shared ledger does not answer and this station holds on its own disk what arrives";
-    gauge("perigee_spool_aside", help, u64::from(status.aside));
     let quarantined = u64::from(spool.quarantined.is_some());
     gauge("perigee_spool_quarantined", "1 when a damaged file was put aside since the start", quarantined);
     for (name, help, n) in [
@@ -356,7 +387,7 @@ fn register_spool(registry: &mut Registry, spool: &SpoolView, status: &Status) {
     registry.register("otelcol_exporter_queue_size", "Segments that the exporter has not finished", backlog);
 }
 
-fn register_accounts(registry: &mut Registry, accounts: &std::collections::BTreeMap<String, AccountView>) {
+fn register_accounts(registry: &mut Registry, accounts: &BTreeMap<String, AccountView>) {
     type ItemsOf = fn(&AccountView) -> Items;
     let counters: [(&str, &str, ItemsOf); 7] = [
         ("committed", "Items of segments in the ledger", |a| a.committed),
@@ -435,12 +466,23 @@ mod tests {
             }],
         };
         let accounts = [("sat-1".to_owned(), AccountView::default())].into();
-        let satellites = Satellites {
-            accounts: &accounts,
-            standings: &Default::default(),
-            connected: &Default::default(),
-        };
-        let text = metrics.render(&spool, &satellites, &Status::default(), 0, |_| {});
+        let gaps = [(("sat-1".to_owned(), "station_lost".to_owned()), 2)].into();
+        let stored = Stored { spool, accounts, standings: Default::default(), gaps };
+        let mut failing = Status::default();
+        failing.failing = Some("the disk is full".to_owned());
+        let text = |stored, status: &Status| metrics.render(stored, &Default::default(), status, 0, |_| {});
+        let without = text(None, &failing);
+        for line in [
+            "perigee_store_failing 1",
+            "perigee_spool_failing 1",
+            "otelcol_exporter_sent_spans_total{exporter=\"otlp/jaeger\"} 8",
+        ] {
+            assert!(without.contains(line), "{line}\n{without}");
+        }
+        assert!(!without.contains("perigee_spool_used_bytes"), "it is not known: {without}");
+        let text = text(Some(&stored), &Status::default());
+        assert!(text.contains("perigee_exporter_last_success_timestamp_seconds{exporter=\"otlp/jaeger\"} 1"));
+        assert!(!text.contains("last_success_timestamp_seconds{exporter=\"otlp/prometheus\"}"), "{text}");
         for line in [
             "otelcol_exporter_sent_spans_total{exporter=\"otlp/jaeger\"} 8",
             "otelcol_exporter_send_failed_log_records_total{exporter=\"otlp/jaeger\"} 3",
@@ -457,6 +499,8 @@ mod tests {
             ),
             "perigee_ground_committed_spans{satellite=\"sat-1\"} 0",
             "perigee_spool_used_bytes 5",
+            "perigee_store_failing 0",
+            "perigee_satellite_gaps{satellite=\"sat-1\",reason=\"station_lost\"} 2",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use crate::clock::{self, ClockBounds, Wall};
 use crate::store::Files;
 use crate::supervise::Plant;
+use crate::telemetry::Alarms;
 
 /// Wall time and the time since the machine started. Elapsed time comes from `tokio::time`, which the simulator pauses.
 pub trait Clock: Send + Sync {
@@ -142,6 +143,8 @@ pub struct Env {
     pub cpu_time: CpuMeter,
     /// Where `debug` exporters write.
     pub output: Sink,
+    /// Alarms that were raised.
+    pub alarms: Alarms,
     /// Has tasks panic; for tests.
     pub plant: Option<Plant>,
     rng: Arc<Mutex<SmallRng>>,
@@ -159,6 +162,7 @@ impl Env {
             memory: Arc::new(resident_memory),
             cpu_time: Arc::new(|| clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).ok().map(Duration::from)),
             output: stdout_sink(),
+            alarms: Alarms::default(),
             plant: None,
             rng: Arc::new(Mutex::new(SmallRng::from_os_rng())),
         }
@@ -183,6 +187,7 @@ impl Env {
             memory,
             cpu_time: Arc::new(|| None),
             output: stdout_sink(),
+            alarms: Alarms::default(),
             plant: None,
             rng: Arc::new(Mutex::new(SmallRng::seed_from_u64(seed))),
         }

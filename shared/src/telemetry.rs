@@ -1,5 +1,6 @@
 //! Logs, the text format of metrics, and what a program says of itself as OTLP.
 
+mod alarms;
 mod capture;
 mod report;
 
@@ -11,6 +12,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt, reload};
 
+pub use self::alarms::Alarms;
 pub use self::capture::Captured;
 pub use self::report::Report;
 use crate::config::Invalid;
@@ -103,8 +105,8 @@ pub enum LogFormat {
 }
 
 /// Starts logging to stderr. `RUST_LOG` (`TARGET=LEVEL`, separated by commas) overrides the configured level. What is to be sent as
-/// OTLP is kept from here on.
-pub fn init_logs(config: &TelemetryConfig) -> Logs {
+/// OTLP is kept, and `alarms` counts, from here on.
+pub fn init_logs(config: &TelemetryConfig, alarms: &Alarms) -> Logs {
     let own = config.otlp.enabled.then(|| Captured::new(config.otlp.logs));
     let config = &config.logs;
     let wanted: Option<Targets> = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
@@ -117,7 +119,8 @@ pub fn init_logs(config: &TelemetryConfig) -> Logs {
         LogFormat::Json => lines.json().boxed(),
     };
     // A second call in one process keeps the first, as a program that runs two of us in one process wants it.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(own.clone()).try_init();
+    let layers = tracing_subscriber::registry().with(lines.with_filter(filter));
+    let _ = layers.with(own.clone()).with(alarms.clone()).try_init();
     Logs { own, filter: (!is_fixed).then_some(handle) }
 }
 
@@ -162,6 +165,13 @@ pub fn register_identity(registry: &mut Registry, service: &'static str) {
 
 /// What `otelcol_exporter_queue_capacity` is, for its help.
 pub const QUEUE_CAPACITY: &str = "Segments of the present mean size that the store would hold";
+
+/// What `perigee_store_failing` is, for its help.
+pub const STORE_FAILING: &str = "1 while the store cannot be written, or is being opened again";
+
+/// What `perigee_exporter_last_success_timestamp_seconds` is, for its help.
+pub const EXPORTER_SUCCESS: &str =
+    "When the backend took a request last, in seconds since 1970; absent: not since the start";
 
 /// How many segments a store of `max_bytes` would hold if they were as large as those `segments` that take `used_bytes` of it now;
 /// without any, as large as a full one.

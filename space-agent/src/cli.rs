@@ -247,7 +247,7 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
                 token.cancel();
             });
             let config = load(&arg.config)?;
-            let logs = perigee_shared::telemetry::init_logs(&config.service.telemetry);
+            let logs = perigee_shared::telemetry::init_logs(&config.service.telemetry, &env.alarms);
             supervise::log_panics();
             config.warnings.iter().chain(&agent::dates(&config, &env)).for_each(Problem::warn);
             let rereading = Rereading::new(config.written.clone())?;

@@ -211,11 +211,14 @@ impl Exporter {
         // While everything fails, each is tried once in its turn.
         let waits = if trouble.is_some() || !self.aside.is_empty() { 0 } else { WAITS };
         let label = ExporterLabel::new(&self.name);
-        let (counters, name) = (&self.counters, &self.name);
+        let (counters, name, env) = (&self.counters, &self.name, &self.env);
         let tell = |event: Event<'_>| {
             event.log(name, signal, "log");
             match event {
-                Event::Sent { items, rejected, .. } => counters.sent(&label, signal, items, rejected),
+                Event::Sent { items, rejected, .. } => {
+                    counters.sent(&label, signal, items, rejected);
+                    counters.succeeded(&label, env.unix_nano());
+                }
                 Event::Refused { items } => counters.send_failed(&label, signal, items),
                 Event::Retry { .. } => counters.retried(&label),
                 Event::Kept { .. } | Event::Back { .. } => {}

@@ -8,7 +8,9 @@ use perigee_proto::link::DropReason;
 use perigee_shared::serve::Closed;
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
-use perigee_shared::telemetry::{QUEUE_CAPACITY, metrics_text, queue_capacity, register_identity};
+use perigee_shared::telemetry::{
+    Alarms, EXPORTER_SUCCESS, QUEUE_CAPACITY, STORE_FAILING, metrics_text, queue_capacity, register_identity,
+};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -230,6 +232,7 @@ pub struct ShipCounters {
     send_failed: Labelled<ExporterLabel>,
     rejected: Labelled<ExporterLabel>,
     retries: Family<ExporterLabel, Counter>,
+    succeeded: Family<ExporterLabel, Gauge>,
 }
 
 /// An exporter, by its name in the configuration.
@@ -264,6 +267,11 @@ impl ShipCounters {
     pub fn sent(&self, exporter: &ExporterLabel, signal: Signal, items: u64, rejected: u64) {
         self.sent.add(exporter, signal, items.saturating_sub(rejected));
         self.rejected.add(exporter, signal, rejected);
+    }
+
+    /// A backend took a request at this time, ns since the Unix epoch.
+    pub fn succeeded(&self, exporter: &ExporterLabel, now: u64) {
+        self.succeeded.get_or_create(exporter).set((now / 1_000_000_000) as i64);
     }
 
     /// A backend refused items for good.
@@ -346,6 +354,11 @@ impl ShipCounters {
         );
         registry.register("perigee_link_connected", "1 while connected to a station", c.connected.clone());
         registry.register("perigee_exporter_retries", "Requests sent again", c.retries.clone());
+        registry.register(
+            "perigee_exporter_last_success_timestamp_seconds",
+            EXPORTER_SUCCESS,
+            c.succeeded.clone(),
+        );
         c
     }
 }
@@ -483,6 +496,7 @@ pub struct Metrics {
     max_bytes: Gauge,
     file_bytes: Gauge,
     volatile: Gauge,
+    failing: Gauge,
     accepted_in_memory: PerSignal,
     in_flight: Gauge,
     limiter_refused: Counter,
@@ -526,6 +540,7 @@ impl Default for Metrics {
         let max_bytes = gauge("perigee_wal_max_bytes", "The byte budget");
         let file_bytes = gauge("perigee_wal_file_bytes", "Bytes that the file takes on the volume");
         let volatile = gauge("perigee_store_volatile", "1 while the store is gone and the log is in memory");
+        let failing = gauge("perigee_store_failing", STORE_FAILING);
         let in_flight = gauge("perigee_memory_limiter_in_flight_bytes", "Bytes of request bodies held");
         let pressure =
             gauge("perigee_memory_limiter_pressure", "0: none, 1: above the soft limit, 2: above the limit");
@@ -581,6 +596,7 @@ impl Default for Metrics {
             max_bytes,
             file_bytes,
             volatile,
+            failing,
             accepted_in_memory,
             in_flight,
             limiter_refused,
@@ -597,10 +613,11 @@ impl Metrics {
         Arc::clone(&self.receiver)
     }
 
-    /// Metrics of an agent with these consumers, which count the panics of `tasks` too.
-    pub fn watching(tasks: &Supervisor, consumers: &BTreeMap<String, SignalSet>) -> Self {
+    /// Metrics of an agent with these consumers, which count the panics of `tasks` and `alarms` too.
+    pub fn watching(tasks: &Supervisor, alarms: &Alarms, consumers: &BTreeMap<String, SignalSet>) -> Self {
         let mut metrics = Self::default();
         tasks.register(&mut metrics.registry);
+        alarms.register(&mut metrics.registry);
         for (name, signals) in consumers {
             let exporter = ExporterLabel::new(name);
             if name != LINK {
@@ -675,6 +692,7 @@ impl Metrics {
             self.volatile.set(i64::from(wal.in_memory.now));
             self.accepted_in_memory.set(wal.in_memory.accepted);
         }
+        self.failing.set(i64::from(wal.is_none_or(|wal| wal.failing)));
         self.sealed.inner().set(sealed);
         self.in_flight.set(limiter.in_flight() as i64);
         self.limiter_refused.inner().set(limiter.refused());
@@ -697,7 +715,8 @@ mod tests {
             (LINK.to_owned(), SignalSet::ALL),
             ("otlp/bench".to_owned(), SignalSet::default().with(Signal::Traces)),
         ];
-        let metrics = Metrics::watching(&Supervisor::new(&Env::production()), &consumers.into());
+        let metrics =
+            Metrics::watching(&Supervisor::new(&Env::production()), &Alarms::default(), &consumers.into());
         let source = Source { receiver: "otlp/2".into(), transport: "grpc" };
         metrics.receiver().begin(&source, SignalSet::default().with(Signal::Logs));
         let text = || metrics.text(None, 0, &Limiter::new(LimiterConfig::default()), None);

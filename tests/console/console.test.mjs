@@ -46,7 +46,7 @@ async function violations(page) {
 }
 
 before(async () => {
-  here = await site();
+  here = await site({ satellites: ["sat-1", "sat-2", "sat-3"] });
   ground = await here.startGround();
   await here.startAgent("sat-1", { source: "manual" });
   const in_ = (seconds) => new Date(Date.now() + seconds * 1000).toISOString().replace(/\.\d+/, "");
@@ -144,6 +144,103 @@ test("a page that is loaded again during a pass shows the pass", async () => {
   assert.match(await page.locator("main").innerText(), /LOS by its plan/);
   assert.deepEqual(page.complaints, []);
   await page.context().close();
+});
+
+test("a pass is followed while it goes on: each segment grows in its row, and LOS is held against the rate", async () => {
+  // One segment over a slow link.
+  const processors = { memory_limiter: {}, batch: { timeout: "1s", send_batch_bytes: "8MiB" } };
+  await here.startAgent("sat-3", { source: "manual" }, { processors }, await here.radio(100_000));
+  const noise = () => Buffer.from(crypto.getRandomValues(new Uint8Array(3000))).toString("base64");
+  await here.logs("sat-3", "camera", Array.from({ length: 400 }, () => [9, noise()]));
+  const page = await open();
+  await page.go("/live");
+  await page.evaluate(() => { window.sameDocument = true; });
+  here.contact("sat-3", "open", "svalbard", "--for", "60s", "--rate-down", "800kbit/s");
+  const link = async () => {
+    const all = await (await fetch(`${here.api}/api/v1/satellites?satellite=sat-3`)).json();
+    return all[0]?.link;
+  };
+  const section = page.locator("section[aria-label=sat-3]");
+  const bar = section.locator("meter").first();
+  const shown = async () => ((await bar.count()) === 1 ? Number(await bar.getAttribute("value")) : 0);
+  await until("its segment is on its way", async () => (await shown()) > 0);
+  const late = [];
+  let last = 0;
+  for (let n = 0; n < 5; n++) {
+    const part = await until("more has come", async () => {
+      const arrives = (await link())?.arriving[0];
+      const part = arrives ? Math.floor((arrives.held_bytes / arrives.payload_bytes) * 100) : 0;
+      return part > last && part;
+    });
+    const begun = Date.now();
+    await until("the page says so", async () => (await shown()) >= part, 10);
+    late.push(Date.now() - begun);
+    last = Math.max(part, await shown());
+  }
+  console.log(`# shown so many ms after it had come: ${late.join(", ")}`);
+  assert.ok(late.sort((a, b) => a - b)[2] <= 1_000, `${late}`);
+  assert.ok(last < 100, "the segment was still on its way");
+  await until("LOS is held against the rate", async () => /before LOS|left at LOS/.test(await section.innerText()));
+  await until("it is committed", async () => (await link())?.committed_segments > 0, 40);
+  await until("it is among what came in this pass", async () => (await section.locator("h3").allInnerTexts()).join() === "Committed in this pass");
+  assert.equal(await section.locator("meter").count(), 0, "nothing is on its way any more");
+  assert.equal(await page.evaluate(() => window.sameDocument), true, "the page was not loaded again");
+  assert.deepEqual(await violations(page), []);
+  assert.deepEqual(page.complaints, []);
+  await page.context().close();
+});
+
+test("curves are drawn, stay when the page changes, and are tables without scripts", async () => {
+  // A second contact, so that there are two values of each.
+  here.contact("sat-3", "close");
+  await until("the first one is over", async () => {
+    const passes = await (await fetch(`${here.api}/api/v1/passes?satellite=sat-3`)).json();
+    return passes.length === 1;
+  });
+  here.contact("sat-3", "open", "svalbard", "--for", "10m");
+  const curves = await until("every curve has two values", async () => {
+    const all = await (await fetch(`${here.api}/api/v1/satellites/sat-3/curves`)).json();
+    return all.filter((c) => c.id !== "delay").every((c) => c.at.length >= 2) && all;
+  });
+  assert.deepEqual(curves.map((c) => c.id), ["backlog", "delay", "cpu", "memory", "store", "clock"]);
+  await here.logs("sat-3", "camera", [[9, "one more"]]);
+  for (const colorScheme of ["light", "dark"]) {
+    for (const viewport of [WIDE, NARROW]) {
+      const page = await open({ colorScheme, viewport });
+      await page.go("/satellites/sat-3");
+      const canvases = page.locator("figure[data-curve] canvas");
+      await until("each curve is drawn", async () => (await canvases.count()) === 6);
+      assert.deepEqual(await violations(page), [], `${colorScheme} ${viewport.width}`);
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      assert.ok(wide <= 0, `${wide} pixels too wide at ${viewport.width}`);
+      const painted = await canvases.evaluateAll((all) => all.map((canvas) => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        return data.filter((value, at) => at % 4 === 3 && value > 0).length;
+      }));
+      assert.ok(painted.every((pixels) => pixels > 200), `${painted}`);
+      if (viewport === WIDE && colorScheme === "light") {
+        await canvases.first().evaluate((canvas) => { canvas.mine = true; });
+        await page.locator(".u-over").first().hover();
+        assert.match(await page.locator(".u-legend").first().innerText(), /Waiting on board\s*[\d.]+ (B|KiB)/);
+        await here.logs("sat-3", "camera", [[9, "another one"]]);
+        const before = await page.locator("footer").innerText();
+        await until("the page has changed", async () => (await page.locator("footer").innerText()) !== before);
+        assert.equal(await canvases.first().evaluate((canvas) => canvas.mine), true, "it is the same drawing");
+        assert.equal(await canvases.count(), 6);
+      }
+      assert.deepEqual(page.complaints, []);
+      await page.context().close();
+    }
+  }
+  const plain = await open({ javaScriptEnabled: false });
+  await plain.go("/satellites/sat-3");
+  for (const [id, like] of [["backlog", /B$/], ["cpu", /%$/], ["memory", /MiB$/], ["clock", /s$/]]) {
+    const figure = plain.locator(`figure[data-curve=${id}]`);
+    await figure.locator("summary").click();
+    const values = await figure.locator("td").allInnerTexts();
+    assert.ok(values.length >= 2 && values.every((value) => like.test(value)), `${id}: ${values}`);
+  }
+  await plain.context().close();
 });
 
 test("by keyboard alone: to the content, to another page, through a filter", async () => {

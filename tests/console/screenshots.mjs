@@ -23,9 +23,9 @@ try {
     contacts: contacts.map(([start, end, rate_down]) => ({ station: "svalbard", start: at(start), end: at(end), rate_down })),
   }));
   plan("aurora-1.plan", [[22, 200, "300kbit/s"], [5400, 5900, "2Mbit/s"]]);
-  plan("aurora-2.plan", [[1, 5, "1Mbit/s"], [8, 12, "1Mbit/s"], [15, 18, "200kbit/s"], [2520, 3000, "2Mbit/s"]]);
-  await here.startAgent("aurora-1", { source: "plan", file: here.at("aurora-1.plan") });
-  await here.startAgent("aurora-2", { source: "plan", file: here.at("aurora-2.plan") });
+  plan("aurora-2.plan", [[1, 5, "1Mbit/s"], [8, 12, "1Mbit/s"], [15, 18, "2Mbit/s"], [2520, 3000, "2Mbit/s"]]);
+  await here.startAgent("aurora-1", { source: "plan", file: here.at("aurora-1.plan") }, {}, await here.radio(37_000));
+  await here.startAgent("aurora-2", { source: "plan", file: here.at("aurora-2.plan") }, {}, await here.radio(120_000));
   await here.startAgent("kestrel", { source: "manual" }, {
     lanes: { alarms: { number: 1, match: [{ severity: "error" }] }, bulk: { lifetime: "2s" } },
   });
@@ -54,6 +54,7 @@ try {
     await page.goto(here.url + path);
     await page.waitForTimeout(2500);
     await page.screenshot({ path: join(directory, `${name}.png`) });
+    if (name === "satellite") await page.locator(".curves").screenshot({ path: join(directory, "curves.png") });
     await page.close();
   }
 } finally {

@@ -2,6 +2,7 @@
 
 import { spawn, execFileSync } from "node:child_process";
 import { mkdtempSync, writeFileSync, rmSync, openSync, readFileSync } from "node:fs";
+import { createSocket as createUdp } from "node:dgram";
 import { createServer } from "node:http";
 import { createServer as createSocket } from "node:net";
 import { tmpdir } from "node:os";
@@ -49,6 +50,25 @@ async function backend(words) {
   });
   await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
   return { port: server.address().port, state, close: () => server.close() };
+}
+
+/** A radio link before a UDP port: what is sent to it goes on at so many bytes a second, and what it has no room for is lost. */
+async function radio(port, bytesPerSecond) {
+  const [front, back] = [createUdp("udp4"), createUdp("udp4")];
+  let satellite, free = 0;
+  front.on("message", (packet, from) => {
+    satellite = from;
+    const now = performance.now();
+    if (free - now > 300) return;
+    free = Math.max(free, now) + (packet.length / bytesPerSecond) * 1000;
+    setTimeout(() => back.send(packet, port, "127.0.0.1"), free - now);
+  });
+  back.on("message", (packet) => front.send(packet, satellite.port, satellite.address));
+  await Promise.all([front, back].map((socket) => new Promise((bound) => socket.bind(0, "127.0.0.1", bound))));
+  // They keep no process alive, and send nothing into sockets that are closed.
+  front.unref();
+  back.unref();
+  return front.address().port;
 }
 
 /** Everything together. */
@@ -104,7 +124,7 @@ export async function site({ satellites = ["sat-1", "sat-2"], lane = "alarms <b>
     return child;
   };
   const agents = {};
-  const startAgent = async (id, contacts, extra = {}) => {
+  const startAgent = async (id, contacts, extra = {}, port = link) => {
     const http = await freePort();
     const config = {
       receivers: { otlp: { protocols: { http: { endpoint: `127.0.0.1:${http}` } } } },
@@ -114,7 +134,7 @@ export async function site({ satellites = ["sat-1", "sat-2"], lane = "alarms <b>
       lanes: { [lane]: { number: 1, match: [{ severity: "error" }], timeout: "0s" } },
       link: {
         certificate_file: at(`pki/satellite-${id}.crt`), private_key_file: at(`pki/satellite-${id}.key`),
-        station_ca_file: at("pki/station-ca.crt"), stations: { svalbard: { address: `127.0.0.1:${link}` } },
+        station_ca_file: at("pki/station-ca.crt"), stations: { svalbard: { address: `127.0.0.1:${port}` } },
       },
       contacts,
       extensions: { control: { socket: at(`${id}.sock`) } },
@@ -167,7 +187,7 @@ export async function site({ satellites = ["sat-1", "sat-2"], lane = "alarms <b>
   };
   return {
     dir, at, url: `http://127.0.0.1:${console_}`, api: `http://127.0.0.1:${api}`, backend: taker.state,
-    startGround, startAgent, contact, logs, spans, gauge, send, stop,
+    startGround, startAgent, radio: (bytesPerSecond) => radio(link, bytesPerSecond), contact, logs, spans, gauge, send, stop,
     log: (name) => readFileSync(at(`${name}.log`), "utf8"),
   };
 }

@@ -33,9 +33,9 @@ NOT_IN_A_DAY = {
     "PerigeeScrubFoundDamage": "what a running program has read is in its memory, where damage of the file does not reach it",
     "PerigeeBacklogOld": "an age goes by clocks that nobody sets, and the day takes minutes",
     "PerigeeUrgentDataWaits": "an age goes by clocks that nobody sets, and the day takes minutes",
-    "PerigeeSpoolFailing": "a station whose spool is opened again has no metrics meanwhile, and may be down instead",
     "PerigeeStationCutOff": "needs a shared ledger on PostgreSQL; tests/fleet has it",
     "PerigeeAgentOwnRecordsLost": "needs more warnings than a day of minutes brings",
+    "PerigeeRequestsAside": "needs a backend that takes some requests and does not decide about others",
     "PerigeeExporterBehind": "needs a queue that grows for half an hour",
     "PerigeeTaskRestarted": "a release build has no panic to provoke",
     "PerigeeAgentLinkLossy": "loopback hardly loses anything",
@@ -43,6 +43,9 @@ NOT_IN_A_DAY = {
 
 # What the documentation advises to watch and an alert watches by another name.
 BY_ANOTHER_NAME = {
+    "perigee_spool_failing": "perigee_store_failing is the same, on both programs",
+    "perigee_exporter_last_success_timestamp_seconds": "PerigeeExporterStuck sees it sooner, by requests that are sent again",
+    "perigee_satellite_last_pass_connect_seconds": "PerigeePassFellShort looks at what came of it",
     "perigee_ground_dropped_*": "perigee_satellite_gap_items has the same by reason",
     "perigee_ground_lost_*": "perigee_satellite_gap_items has the same as station_lost",
 }

@@ -418,9 +418,8 @@ class Day:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (64 << 10, everything))
         self.sat_1.everything()
         with self.sat_1.contact(self.svalbard):
-            # While it is opened again there are no metrics of it.
-            fails = "perigee_spool_failing == 1 or up{station='svalbard'} == 0"
-            eventually(lambda: self.prometheus.now(fails), "the spool of svalbard fails")
+            fails = "perigee_store_failing{station='svalbard'} == 1 and up == 1"
+            eventually(lambda: self.prometheus.now(fails), "the spool of svalbard fails, and its metrics say so")
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (everything, everything))
         works = "perigee_spool_failing{station='svalbard'} == 0 and up == 1"
         eventually(lambda: self.prometheus.now(works), "it works again")

@@ -131,7 +131,7 @@ fn said(error: &anyhow::Error) -> String {
 
 async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> {
     let config = Config::load(&file.config)?;
-    let logs = init_logs(&config.service.telemetry);
+    let logs = init_logs(&config.service.telemetry, &env.alarms);
     supervise::log_panics();
     config.warnings.iter().chain(&dates(&config, env)).for_each(Problem::warn);
     let rereading = Rereading::new(config.written.clone()).context("cannot listen for SIGHUP")?;

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::Response;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use bytes::Bytes;
 use perigee_shared::serve::Peer;
 use serde::{Deserialize, Serialize};
 
+use super::curves::{self, Curve};
 use super::problem::{Asked, Problem, Refusals};
 use super::show::encoded;
 use super::{BackupAnswer, BackupRequest, Console, ReplayAnswer, ReplayRequest, VerifyAnswer};
@@ -21,6 +23,9 @@ use crate::spool::{
 
 /// Rows in one answer, at most.
 const MAX_ROWS: usize = 10_000;
+
+/// Delays are of segments that were committed in so long.
+pub(super) const WEEK: u64 = 7 * 86_400 * 1_000_000_000;
 
 /// Rows in an answer when nothing is said.
 const ROWS: usize = 1_000;
@@ -123,6 +128,42 @@ pub(super) async fn satellites(State(console): State<Console>, Asked(page): Aske
     let rows: Vec<_> = rest.by_ref().take(page.limit()).map(linked).collect();
     let next = rows.last().map(|row| row.view.satellite.clone()).filter(|_| rest.next().is_some());
     Ok(listed(&page, Part { rows, next }))
+}
+
+/// What changes slowly of a satellite, over time
+#[utoipa::path(
+    get,
+    path = "/api/v1/satellites/{id}/curves",
+    params(("id" = String, Path, description = "The satellite")),
+    responses(
+        (status = 200, description = "What changes slowly of a satellite, over time", body = [Curve]),
+        (status = 404, description = "It was never heard here", body = Problem, content_type = "application/problem+json"),
+        Refusals
+    )
+)]
+pub(super) async fn curves(
+    State(console): State<Console>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let (board, key) = (&console.board, format!("curves {id}"));
+    let look = board.look().await?;
+    let json = match board.rendered(&look, &key) {
+        Some(json) => json,
+        None => {
+            let from = look.shown.at.saturating_sub(WEEK);
+            let Some(portrait) = look.glance.portrait(id.clone(), from).await? else {
+                return Err(Problem::new(StatusCode::NOT_FOUND, "this satellite was never heard here"));
+            };
+            // They have no maps with keys that are no texts, and their numbers are finite.
+            let row = look.shown.rows.iter().find(|row| row.digest.satellite == id);
+            let now = row.map(|row| &row.digest.standing);
+            let curves = curves::of(&portrait, &board.history(&id), now);
+            let json = Bytes::from(serde_json::to_vec(&curves).unwrap_or_default());
+            board.keep(&look, &key, &json);
+            json
+        }
+    };
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 /// The spool as a whole
@@ -282,12 +323,12 @@ pub(super) async fn catalogue(
     Ok((headers, Json(part.rows)))
 }
 
-/// What changes, as server-sent events: satellite, exporter, spool, notes, and look after each look
+/// What changes, as server-sent events: satellite, exporter, spool, notes, links, and look after each look
 #[utoipa::path(
     get,
     path = "/api/v1/events",
     responses(
-        (status = 200, description = "What changes, as server-sent events: satellite, exporter, spool, notes, and look after each look", content_type = "text/event-stream"),
+        (status = 200, description = "What changes, as server-sent events: satellite, exporter, spool, notes, links, and look after each look", content_type = "text/event-stream"),
         (status = 401, description = "Reading needs a token", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The spool cannot be read", body = Problem, content_type = "application/problem+json")
     )

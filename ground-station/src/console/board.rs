@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attention::{self, Level, Note};
-use crate::link::{ClockView, Connected, LinkView};
+use crate::link::{ClockView, Connected, LinkView, Point};
 use crate::spool::{ExporterDigest, Glance, ItemView, SatelliteDigest, SpoolError, SpoolView, Store};
 use crate::telemetry::{Metrics, Trouble};
 
@@ -31,11 +31,14 @@ const SHARE: u32 = 50;
 /// What a look may take that is kept no longer than others.
 const FREE: Duration = Duration::from_millis(20);
 
+/// The shortest time between two looks at the links alone, which ask the store nothing.
+const LINKS_EVERY: Duration = Duration::from_millis(500);
+
 /// A stream hears at least so often that all is as it was.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// Looks that wait for a slow stream.
-const NEWS: usize = 8;
+/// Pieces of news that wait for a slow stream: three a second while a link is open.
+const NEWS: usize = 24;
 
 /// Satellites in one piece of news, at most.
 const MOST_CHANGED: usize = 200;
@@ -103,6 +106,15 @@ pub(super) struct Look {
     keep: Duration,
 }
 
+/// Open links at one moment.
+#[derive(Debug)]
+pub(super) struct Links {
+    pub(super) number: u64,
+    taken: Instant,
+    /// By satellite.
+    pub(super) of: BTreeMap<String, LinkView>,
+}
+
 /// How long a look is kept that took so long.
 fn kept(spent: Duration) -> Duration {
     (spent.saturating_sub(FREE) * SHARE).clamp(LOOK_EVERY, LOOK_AT_LEAST)
@@ -128,6 +140,7 @@ struct Inner {
     connected: Connected,
     env: Env,
     look: tokio::sync::Mutex<Option<Look>>,
+    links: Mutex<Option<Arc<Links>>>,
     /// What was seen last, for rates, and how long that took.
     before: Mutex<Option<(u64, Arc<Shown>, Duration)>>,
     pages: Mutex<Pages>,
@@ -149,6 +162,7 @@ impl Board {
             connected,
             env,
             look: Default::default(),
+            links: Default::default(),
             before: Default::default(),
             pages: Default::default(),
             items: Default::default(),
@@ -192,6 +206,23 @@ impl Board {
         // Nobody may ask again, and what it holds of the file is not given back meanwhile.
         tokio::spawn(let_go(Arc::downgrade(&self.0), number));
         Ok(look)
+    }
+
+    /// Open links as of half a second ago or later.
+    pub(super) fn links(&self) -> Arc<Links> {
+        let mut latest = lock(&self.0.links);
+        let before = latest.as_ref();
+        if let Some(links) = before.filter(|links| links.taken.elapsed() < LINKS_EVERY) {
+            return Arc::clone(links);
+        }
+        let number = before.map_or(1, |before| before.number + 1);
+        let links = Links { number, taken: Instant::now(), of: self.0.connected.links() };
+        Arc::clone(latest.insert(Arc::new(links)))
+    }
+
+    /// What a satellite said over time.
+    pub(super) fn history(&self, satellite: &str) -> Vec<Point> {
+        self.0.connected.history().of(satellite)
     }
 
     /// Something was done: what was seen before is old.
@@ -306,37 +337,53 @@ impl Board {
         let mut status = self.0.store.status();
         // What streams were told last; nothing while nobody listens.
         let mut told = None::<Told>;
+        // When they hear that all is as it was.
+        let mut beat = Instant::now();
+        let mut is_up = false;
         loop {
             if self.0.news.receiver_count() == 0 {
-                told = None;
+                (told, is_up) = (None, false);
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
                     () = self.0.listens.notified() => {}
                 }
             }
-            if let Some(due) = self.due().await {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep_until(due) => {}
+            let due = self.due().await.unwrap_or_else(Instant::now);
+            // What is only in the links is looked at as often as may be while one is open.
+            let waits = told.is_some() && !is_up;
+            let again = async {
+                tokio::time::sleep_until(due).await;
+                if waits {
+                    tokio::select! {
+                        biased;
+                        _ = status.changed() => {}
+                        () = self.0.listens.notified() => {}
+                        () = tokio::time::sleep_until(beat) => {}
+                    }
                 }
-            }
-            // What is only in the links is looked at every second while one is open.
-            let wait = if self.0.connected.count() > 0 { LOOK_EVERY } else { HEARTBEAT };
-            if told.is_some() {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return,
-                    changed = status.changed() => if changed.is_err() { return },
-                    () = self.0.listens.notified() => {}
-                    () = tokio::time::sleep(wait) => {}
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = again => {}
+                () = tokio::time::sleep(LINKS_EVERY), if told.is_some() => {
+                    let links = self.links();
+                    let was_up = std::mem::replace(&mut is_up, !links.of.is_empty());
+                    if is_up || was_up {
+                        drop(self.0.news.send(of_links(&links)));
+                    }
+                    if is_up != was_up {
+                        beat = Instant::now();
+                    }
+                    continue;
                 }
             }
             status.borrow_and_update();
             match self.look().await {
                 Ok(look) => {
                     let frames = frames(told.get_or_insert_default(), &look);
+                    beat = Instant::now() + HEARTBEAT;
                     // Nobody may listen any more.
                     drop(self.0.news.send(frames));
                 }
@@ -376,6 +423,14 @@ fn frame(out: &mut String, event: &str, data: &impl Serialize) {
     // What is shown has no maps with keys that are no texts.
     let json = serde_json::to_string(data).unwrap_or_else(|_| "null".to_owned());
     out.push_str(&format!("event: {event}\ndata: {json}\n\n"));
+}
+
+/// Open links, as a server-sent event.
+fn of_links(links: &Links) -> Bytes {
+    let mut out = String::new();
+    let of: BTreeMap<_, _> = links.of.iter().take(MOST_CHANGED).collect();
+    frame(&mut out, "links", &serde_json::json!({ "number": links.number, "links": of }));
+    out.into()
 }
 
 /// What streams were told last.

@@ -9,6 +9,7 @@ mod assets;
 mod attention;
 mod audit;
 mod board;
+mod curves;
 mod events;
 mod openapi;
 mod pages;
@@ -18,7 +19,8 @@ mod roles;
 mod show;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -45,7 +47,7 @@ use self::events::Events;
 use self::roles::Roles;
 use crate::link::Connected;
 use crate::spool::{SpoolError, Status, Store};
-use crate::telemetry::{Metrics, Satellites};
+use crate::telemetry::{Metrics, Stored};
 
 /// The largest body of a request.
 const MAX_BODY: usize = 64 << 10;
@@ -59,6 +61,8 @@ pub struct Console {
     board: Board,
     events: Events,
     audit: Audit,
+    /// What metrics showed of the store when it answered last.
+    last: Arc<Mutex<Option<Arc<Stored>>>>,
     /// This station's id.
     station: Arc<str>,
     stop: CancellationToken,
@@ -121,7 +125,8 @@ impl Console {
         let stop = CancellationToken::new();
         let events = Events::new(board.clone(), stop.clone());
         let audit = Audit::new(&directory, env);
-        Self { store, metrics, connected, board, events, audit, station: station.into(), stop }
+        let (last, station) = (Arc::default(), station.into());
+        Self { store, metrics, connected, board, events, audit, last, station, stop }
     }
 
     /// Ends streams of events, which would go on otherwise.
@@ -142,6 +147,7 @@ impl Console {
     fn reading(&self) -> Router {
         Router::new()
             .route("/api/v1/satellites", get(api::satellites))
+            .route("/api/v1/satellites/{id}/curves", get(api::curves))
             .route("/api/v1/spool", get(api::spool))
             .route("/api/v1/passes", get(api::passes))
             .route("/api/v1/gaps", get(api::gaps))
@@ -167,19 +173,32 @@ impl Console {
         self.api().merge(own.with_state(self.clone()))
     }
 
-    /// All metrics as of now, as text.
-    pub async fn metrics_text(&self) -> Result<String, SpoolError> {
-        let (spool, accounts) = (self.store.overview().await?, self.store.accounting().await?);
-        let status = self.store.status().borrow().clone();
-        let satellites = Satellites {
-            accounts: &accounts,
-            standings: &self.store.standings().await?,
-            connected: &self.connected.satellites(),
+    /// All metrics as of now, as text. While the store does not answer, what is known without it, and how it was.
+    pub async fn metrics_text(&self) -> String {
+        /// Who asks does not wait much longer.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let answer = tokio::time::timeout(PATIENCE, self.stored()).await;
+        let mut status = self.store.status().borrow().clone();
+        if let Ok(Err(error)) = &answer {
+            status.failing.get_or_insert_with(|| error.to_string());
+        }
+        let stored = {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Ok(Ok(stored)) = answer {
+                *last = Some(Arc::new(stored));
+            }
+            last.clone()
         };
-        let connections = self.connected.count();
-        Ok(self.metrics.render(&spool, &satellites, &status, connections, |registry| {
+        let (connected, connections) = (self.connected.satellites(), self.connected.count());
+        self.metrics.render(stored.as_deref(), &connected, &status, connections, |registry| {
             self.connected.clocks().register(registry);
-        }))
+        })
+    }
+
+    async fn stored(&self) -> Result<Stored, SpoolError> {
+        let store = &self.store;
+        let (spool, accounts) = (store.overview().await?, store.accounting().await?);
+        Ok(Stored { spool, accounts, standings: store.standings().await?, gaps: store.gap_counts().await? })
     }
 
     /// The pages, with the API, for those who may.
@@ -213,8 +232,8 @@ impl Console {
     }
 }
 
-async fn metrics(State(console): State<Console>) -> Result<Response, Problem> {
-    Ok(([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], console.metrics_text().await?).into_response())
+async fn metrics(State(console): State<Console>) -> Response {
+    ([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], console.metrics_text().await).into_response()
 }
 
 async fn health(State(console): State<Console>) -> Response {
@@ -233,7 +252,52 @@ fn health_of(status: &Status, trouble: Option<String>) -> (StatusCode, String) {
 
 #[cfg(test)]
 mod tests {
+    use perigee_proto::link::Hello;
+    use simdisk::Disk;
+
     use super::*;
+    use crate::spool::{Keep, Settings};
+
+    #[tokio::test(start_paused = true)]
+    async fn metrics_answer_while_the_store_does_not_and_say_how_it_was() {
+        let disk = Disk::new();
+        let env = disk.env();
+        let settings = Settings {
+            directory: "/virtual".into(),
+            max_bytes: 1 << 30,
+            satellites: Vec::new(),
+            ballast: 1 << 20,
+            decoded_bases: 1 << 20,
+            catalogue: Default::default(),
+            keep: Keep::OFF,
+            station: "svalbard".to_owned(),
+            routes: Default::default(),
+        };
+        let store = Store::open(&env, settings, 0).unwrap();
+        let console = || {
+            let beside = Beside {
+                metrics: Metrics::new(&env, store.tasks().clone()),
+                connected: Connected::nobody(&env),
+                directory: "/virtual".into(),
+                station: "svalbard".to_owned(),
+            };
+            Console::new(store.clone(), &env, beside)
+        };
+        let (seen, late) = (console(), console());
+        assert!(seen.metrics_text().await.contains("perigee_store_failing 0"));
+        disk.set_full(true);
+        let (other, mut status) = (store.clone(), store.status());
+        let waits = tokio::spawn(async move { other.ledger("sat-1".into(), Hello::default().into()).await });
+        status.wait_for(|status| status.failing.is_some()).await.unwrap();
+        assert!(store.overview().await.is_err(), "it is closed");
+        for (console, known) in [(seen, true), (late, false)] {
+            let text = console.metrics_text().await;
+            assert!(text.contains("perigee_store_failing 1"), "{text}");
+            assert_eq!(text.contains("perigee_spool_max_bytes 1073741824"), known, "{text}");
+        }
+        disk.set_full(false);
+        waits.await.unwrap().unwrap();
+    }
 
     #[test]
     fn a_spool_that_cannot_be_written_or_is_gone_is_not_healthy() {

@@ -17,6 +17,7 @@ use super::{acts, api, replays};
     ),
     paths(
         api::satellites,
+        api::curves,
         api::spool,
         api::passes,
         api::gaps,

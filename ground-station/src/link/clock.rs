@@ -101,6 +101,11 @@ impl Clocks {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// This station's clock, ns since the Unix epoch.
+    pub(super) fn now(&self) -> u64 {
+        self.env.unix_nano()
+    }
+
     /// A Hello of `satellite` has come.
     pub(super) fn hear(&self, satellite: &Arc<str>, hello: &link::Hello, round_trip: Duration) {
         let Some(clock) = &hello.clock else { return };

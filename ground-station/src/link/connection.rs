@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::bounds;
 use super::clock::Clocks;
+use super::history::History;
 use super::machine::{Action, Close, Event, Machine, Settings, StreamId};
+use super::passing::Passing;
 use super::registry::Registry;
 use crate::spool::{Applied, Ending, Heard, Incoming, SpoolError, Status, Store};
 use crate::telemetry::Metrics;
@@ -37,6 +39,7 @@ pub(super) struct Surroundings {
     pub(super) store: Store,
     pub(super) metrics: Metrics,
     pub(super) clocks: Clocks,
+    pub(super) history: History,
     pub(super) registry: Registry,
     /// The lists in force.
     pub(super) revocations: Arc<watch::Sender<Revocations>>,
@@ -56,6 +59,7 @@ struct Shell {
     stops: std::collections::BTreeMap<StreamId, CancellationToken>,
     /// Once Hello has come.
     greeted: Option<Greeted>,
+    passing: Passing,
     /// When the last of it came.
     last: Instant,
 }
@@ -88,6 +92,7 @@ pub(super) async fn serve(connection: Connection, settings: Settings, around: Su
         asked: Vec::new(),
         stops: Default::default(),
         greeted: None,
+        passing: Passing::default(),
         last: Instant::now(),
     };
     tasks.spawn(accept_streams(connection.clone(), stream_events));
@@ -157,10 +162,12 @@ impl Shell {
                     Some(FromStream::Data(stream, offset, bytes)) => {
                         self.last = Instant::now();
                         self.around.metrics.received(&self.satellite, bytes.len() as u64);
+                        self.passing.data(stream, bytes.len() as u64);
                         Event::Data(stream, offset, bytes)
                     }
                     Some(FromStream::Ended(stream)) => {
                         self.stops.remove(&stream);
+                        self.passing.ended(stream);
                         Event::Ended(stream)
                     }
                     // The connection is gone and everything that had arrived was taken.
@@ -174,7 +181,7 @@ impl Shell {
                 }
                 _ = changed(&mut status) => continue,
             };
-            self.handle(event).await;
+            self.take(event).await;
             if leaving && self.machine.is_idle() && self.asked.is_empty() {
                 self.connection.close(code(Close::Shutdown), b"the ground-station ends");
                 break;
@@ -213,6 +220,10 @@ impl Shell {
             items = haul.items.total(),
             "contact has ended"
         );
+        if let Some(goodbye) = &haul.goodbye {
+            let Surroundings { clocks, history, .. } = &self.around;
+            history.goodbye(&self.satellite, &goodbye.backlog, clocks.now());
+        }
         let heard = Heard {
             opened,
             began: at.elapsed(),
@@ -239,6 +250,21 @@ impl Shell {
             Ending::Closed
         } else {
             Ending::Lost
+        }
+    }
+
+    /// Takes an event in, and shows what has come.
+    async fn take(&mut self, event: Event) {
+        let opened = if let Event::Opened(stream, _) = &event { Some(*stream) } else { None };
+        let is_answer = matches!(event, Event::Applied(_));
+        self.handle(event).await;
+        if let Some((stream, (id, payload, missing))) =
+            opened.and_then(|s| Some((s, self.machine.arriving(s)?)))
+        {
+            self.passing.opened(stream, id, payload, missing);
+        }
+        if is_answer {
+            self.passing.hauled(self.machine.haul());
         }
     }
 
@@ -292,7 +318,11 @@ impl Shell {
 
     /// Ends older connections of this satellite, so that what they hold is in the ledger, and asks it.
     fn greet(&mut self, mut hello: Arc<link::Hello>) {
-        self.around.clocks.hear(&self.satellite, &hello, self.connection.rtt());
+        let Surroundings { clocks, history, .. } = &self.around;
+        clocks.hear(&self.satellite, &hello, self.connection.rtt());
+        let offset =
+            hello.clock.as_ref().and_then(|_| clocks.of(&self.satellite)).map(|clock| clock.offset_seconds);
+        history.hello(&self.satellite, &hello, clocks.now(), offset);
         // What the certificate itself says goes before what is said of it.
         if let Some(end) = tls::peer_end(&self.connection) {
             Arc::make_mut(&mut hello).agent.get_or_insert_default().certificate_end_unix_nano = end;
@@ -305,7 +335,7 @@ impl Shell {
         );
         let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
         let (registry, id) = (self.around.registry.clone(), self.connection.stable_id());
-        self.around.registry.has_begun(id, hello.contact_end_unix_nano);
+        self.around.registry.has_begun(id, hello.contact_end_unix_nano, self.passing.clone());
         self.greeted = Some(Greeted { at: Instant::now(), opened: hello.contact_start_unix_nano });
         let turn = self.turn(bounds::rows(&hello));
         self.asked.push(Box::pin(async move {

@@ -196,6 +196,13 @@ impl Machine {
         &self.haul
     }
 
+    /// The segment of a stream that is open: its name, the bytes of its payload, and those that the stream brings.
+    pub fn arriving(&self, stream: StreamId) -> Option<(SegmentId, u64, u64)> {
+        let inflight = self.streams.get(&stream)?;
+        let missing = inflight.ranges.iter().map(|range| range.end - range.start).sum();
+        Some((inflight.header.id, inflight.header.payload_len, missing))
+    }
+
     /// Whether segment streams may be read: the ledger has answered, and the buffer has room.
     pub fn wants_data(&self) -> bool {
         let in_spool = self.committing.as_ref().map_or(0, |c| c.bytes);

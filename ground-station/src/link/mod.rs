@@ -6,7 +6,9 @@ mod access;
 mod bounds;
 mod clock;
 mod connection;
+mod history;
 pub mod machine;
+mod passing;
 mod registry;
 
 use std::collections::BTreeMap;
@@ -27,8 +29,10 @@ use tokio_util::task::TaskTracker;
 use self::access::{Access, Allowed};
 pub use self::clock::{ClockView, Clocks};
 use self::connection::Surroundings;
+pub use self::history::{History, Point};
 use self::machine::{Close, Settings};
-use self::registry::Registry;
+pub use self::passing::ArrivalView;
+use self::registry::{Registry, Underway};
 use crate::config::{Config, Satellites};
 use crate::spool::Store;
 use crate::telemetry::Metrics;
@@ -83,6 +87,7 @@ impl Reload {
 pub struct Connected {
     registry: Registry,
     clocks: Clocks,
+    history: History,
     env: Env,
 }
 
@@ -95,22 +100,36 @@ pub struct LinkView {
     pub ends_unix_nano: Option<u64>,
     /// The round trip, as QUIC measures it.
     pub round_trip_seconds: f64,
+    /// Payload bytes that have come over it.
+    pub received_bytes: u64,
+    /// Segments that were committed.
+    pub committed_segments: u64,
+    /// Items in them.
+    pub committed_items: u64,
+    /// Segments that are arriving, in the order in which they began.
+    pub arriving: Vec<ArrivalView>,
 }
 
 impl Connected {
     /// Nobody connects to this process.
     pub fn nobody(env: &Env) -> Self {
-        Self { registry: Registry::default(), clocks: Clocks::new(env), env: env.clone() }
+        let (registry, history) = (Registry::default(), History::default());
+        Self { registry, clocks: Clocks::new(env), history, env: env.clone() }
     }
 
     /// Links whose satellite has said Hello.
     pub fn links(&self) -> BTreeMap<String, LinkView> {
         let now = self.env.unix_nano();
-        let view = |(id, (since, ends, path)): (String, (Duration, u64, quinn::PathStats))| {
+        let view = |(id, (greeted, path)): (String, (Underway, quinn::PathStats))| {
+            let came = greeted.passing.so_far();
             let view = LinkView {
-                since_unix_nano: now.saturating_sub(since.as_nanos() as u64),
-                ends_unix_nano: (ends != 0).then_some(ends),
+                since_unix_nano: now.saturating_sub(greeted.at.elapsed().as_nanos() as u64),
+                ends_unix_nano: (greeted.ends != 0).then_some(greeted.ends),
                 round_trip_seconds: path.rtt.as_secs_f64(),
+                received_bytes: came.received,
+                committed_segments: came.segments,
+                committed_items: came.items,
+                arriving: came.arriving.into_values().collect(),
             };
             (id, view)
         };
@@ -125,6 +144,11 @@ impl Connected {
     /// The clocks of those who have said Hello.
     pub const fn clocks(&self) -> &Clocks {
         &self.clocks
+    }
+
+    /// What satellites said over time.
+    pub const fn history(&self) -> &History {
+        &self.history
     }
 
     /// Satellites with an open connection, and when the last datagram came, ns since the Unix epoch.
@@ -166,6 +190,7 @@ impl Link {
             store,
             metrics,
             clocks: Clocks::new(env),
+            history: History::default(),
             registry: Registry::default(),
             revocations: Arc::new(watch::Sender::new(revocations)),
             shutdown: CancellationToken::new(),
@@ -184,6 +209,7 @@ impl Link {
         Connected {
             registry: self.around.registry.clone(),
             clocks: self.around.clocks.clone(),
+            history: self.around.history.clone(),
             env: self.env.clone(),
         }
     }

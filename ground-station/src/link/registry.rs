@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::bounds;
 use super::connection::code;
 use super::machine::Close;
+use super::passing::Passing;
 
 /// How long an older connection may take to hand over what it holds.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -22,13 +23,23 @@ struct Entry {
     connection: Connection,
     /// When it came, until it has said Hello.
     silent_since: Option<Instant>,
-    /// When it said Hello, and when the contact ends by the satellite's clock.
-    greeted: Option<(Instant, u64)>,
+    greeted: Option<Underway>,
     /// Datagrams that had come when it was last looked, and since when there were so many.
     heard: (u64, Instant),
     /// A newer one of the satellite takes its place.
     superseded: bool,
     ended: CancellationToken,
+}
+
+/// What is known of a link since its Hello.
+#[derive(Debug, Clone)]
+pub(super) struct Underway {
+    /// When that came.
+    pub(super) at: Instant,
+    /// When the contact ends by the satellite's clock; 0: it did not say.
+    pub(super) ends: u64,
+    /// What comes over it.
+    pub(super) passing: Passing,
 }
 
 /// Connections by the order in which they came.
@@ -105,21 +116,21 @@ impl Registry {
     }
 
     /// A connection has said Hello, of a contact that `ends` then by the satellite's clock; 0: it did not say.
-    pub(super) fn has_begun(&self, stable_id: usize, ends: u64) {
+    pub(super) fn has_begun(&self, stable_id: usize, ends: u64, passing: Passing) {
         let mut inner = self.lock();
         if let Some(entry) = inner.open.values_mut().find(|e| e.connection.stable_id() == stable_id) {
             entry.silent_since = None;
-            entry.greeted = Some((Instant::now(), ends));
+            entry.greeted = Some(Underway { at: Instant::now(), ends, passing });
         }
     }
 
-    /// Satellites whose link has begun: for how long, when it ends by the satellite's clock, and the path as QUIC measures it.
-    pub(super) fn links(&self) -> BTreeMap<String, (Duration, u64, quinn::PathStats)> {
+    /// Satellites whose link has begun, and the path as QUIC measures it.
+    pub(super) fn links(&self) -> BTreeMap<String, (Underway, quinn::PathStats)> {
         let inner = self.lock();
-        let begun = inner.open.values().filter_map(|e| {
-            let (since, ends) = e.greeted?;
-            Some((e.satellite.to_string(), (since.elapsed(), ends, e.connection.stats().path)))
-        });
+        let begun = inner
+            .open
+            .values()
+            .filter_map(|e| Some((e.satellite.to_string(), (e.greeted.clone()?, e.connection.stats().path))));
         begun.collect()
     }
 

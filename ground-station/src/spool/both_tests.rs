@@ -344,6 +344,10 @@ over_both! {
         assert_eq!(resume.drops_acknowledged, [1]);
         assert_eq!(spool.account().dropped.spans, 30);
         assert_eq!(spool.wait(spool.store.gaps(10))[0].items.spans, 30);
+        let counted = || spool.wait(spool.store.gap_counts()).into_values().sum::<u64>();
+        assert_eq!(counted(), 1);
+        spool.commit(2, spans(30));
+        assert_eq!(counted(), 0, "everything has come all the same");
     }
 
     fn a_cursor_means_the_same_later_and_nothing_under_another_cut(site) {

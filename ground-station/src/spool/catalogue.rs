@@ -450,13 +450,9 @@ impl<'v, 't> Shown<'v, 't> {
     }
 }
 
-/// Delays of delivery of a satellite since `from`, by signal.
-pub(super) fn delays(
-    view: &View<'_>,
-    satellite: u32,
-    from: u64,
-) -> Result<BTreeMap<&'static str, Delay>, SpoolError> {
-    let Some(table) = rows(view.tables)? else { return Ok(BTreeMap::new()) };
+/// Segments of a satellite that were committed since `from`, the latest first.
+pub(super) fn since(view: &View<'_>, satellite: u32, from: u64) -> Result<Vec<CatalogueRecord>, SpoolError> {
+    let Some(table) = rows(view.tables)? else { return Ok(Vec::new()) };
     let mut of_satellite = Vec::new();
     for row in table.iter()?.rev().take(DELAYS_OF) {
         let record = decode::<CatalogueRecord>(row?.1.value())?;
@@ -467,14 +463,24 @@ pub(super) fn delays(
             of_satellite.push(record);
         }
     }
-    Ok(delays_of(&of_satellite))
+    Ok(of_satellite)
+}
+
+/// From sealing to the commit of each of these segments of which both are known, s.
+fn each_delay(records: &[CatalogueRecord]) -> impl Iterator<Item = (&CatalogueRecord, f64)> {
+    let known = records.iter().filter(|record| record.committed != 0 && record.sealed != 0);
+    known.map(|record| (record, record.committed.saturating_sub(record.sealed) as f64 / 1e9))
+}
+
+/// When each of these segments was committed, ns since the Unix epoch, and how late that was, s.
+pub(super) fn delay_over_time(records: &[CatalogueRecord]) -> Vec<(u64, f64)> {
+    each_delay(records).map(|(record, delay)| (record.committed, delay)).collect()
 }
 
 /// Delays of delivery of these segments, by signal.
 pub(super) fn delays_of(records: &[CatalogueRecord]) -> BTreeMap<&'static str, Delay> {
     let mut found = BTreeMap::<&'static str, Vec<f64>>::new();
-    for record in records.iter().filter(|record| record.committed != 0 && record.sealed != 0) {
-        let delay = record.committed.saturating_sub(record.sealed) as f64 / 1e9;
+    for (record, delay) in each_delay(records) {
         for signal in Counts::from(record.items.unwrap_or_default()).signals().iter() {
             found.entry(signal.name()).or_default().push(delay);
         }

@@ -30,7 +30,7 @@ use super::scrub::{self, At, Round};
 use super::standing::{self, StandingView};
 use super::tables::*;
 use super::upkeep::{Bounds, Group, Keeper, Status};
-use super::views::{AccountView, GapView, SatelliteView, SpoolView};
+use super::views::{AccountView, GapView, Gaps, SatelliteView, SpoolView};
 use super::{bases, ledger, letters, outlet, passes, views};
 
 /// Calls of [`Store::commit`] that may wait.
@@ -369,6 +369,11 @@ impl Local {
     /// What is missing for good, at most `limit` gaps.
     pub(super) async fn gaps(&self, limit: usize) -> Result<Vec<GapView>, SpoolError> {
         self.keeper.ask(move |spool| spool.read(|view| views::gaps(view, limit))).await
+    }
+
+    /// How many gaps there are; all of them are read, so away from the spool's thread.
+    pub(super) async fn gap_counts(&self) -> Result<Gaps, SpoolError> {
+        self.glance().await?.gap_counts().await
     }
 
     /// Where the items are, by satellite.

@@ -27,7 +27,7 @@ use super::standing::{StandingView, standing};
 use super::tables::*;
 use super::tail::{self, Tail};
 use super::upkeep::Keeper;
-use super::views::{self, AccountView, EpochView, GapView, SpoolView};
+use super::views::{self, AccountView, EpochView, GapView, Gaps, SpoolView};
 
 /// Segments before an exporter that are counted, at most.
 const COUNTED: usize = 10_000;
@@ -114,6 +114,8 @@ pub struct Portrait {
     pub epochs: Vec<EpochView>,
     /// How late its data came, by signal, since the time that was asked for.
     pub delays: BTreeMap<&'static str, Delay>,
+    /// When each segment was committed since then, ns since the Unix epoch, and how late it came, s.
+    pub delay_over_time: Vec<(u64, f64)>,
 }
 
 /// What has not come and may still come, or went elsewhere.
@@ -213,6 +215,7 @@ impl Glance {
             let rows = fleet.catalogue_since(number, from, catalogue::DELAYS_OF).await?;
             let records: Vec<_> = rows.into_iter().map(|(_, record)| record).collect();
             portrait.delays = catalogue::delays_of(&records);
+            portrait.delay_over_time = catalogue::delay_over_time(&records);
         }
         Ok(Some(portrait))
     }
@@ -235,6 +238,11 @@ impl Glance {
         limit: usize,
     ) -> Result<Part<GapView>, SpoolError> {
         self.look(move |view, _| views::gaps_page(view, of.as_deref(), after.as_deref(), limit)).await
+    }
+
+    /// How many gaps there are.
+    pub(super) async fn gap_counts(&self) -> Result<Gaps, SpoolError> {
+        self.look(|view, _| views::gap_counts(view)).await
     }
 
     /// What is not here and may come, or is elsewhere.
@@ -448,10 +456,12 @@ fn portrait(view: &View<'_>, id: &str, from: u64) -> Result<Option<(u32, Portrai
     /// Passes in a timeline.
     const PASSES_SHOWN: usize = 50;
     let Some(number) = number(view, id)? else { return Ok(None) };
+    let records = catalogue::since(view, number, from)?;
     let portrait = Portrait {
         passes: passes::of_satellite(view, number, PASSES_SHOWN)?.into_iter().take(PASSES_SHOWN).collect(),
         epochs: views::epochs(view, number)?,
-        delays: catalogue::delays(view, number, from)?,
+        delays: catalogue::delays_of(&records),
+        delay_over_time: catalogue::delay_over_time(&records),
     };
     Ok(Some((number, portrait)))
 }

@@ -100,5 +100,6 @@ pub use store::{Store, Taken};
 pub use tail::{ItemView, Tail};
 pub use upkeep::Status;
 pub use views::{
-    AccountView, EpochView, ExporterView, GapView, Items, LaneView, PartialView, SatelliteView, SpoolView,
+    AccountView, EpochView, ExporterView, GapView, Gaps, Items, LaneView, PartialView, SatelliteView,
+    SpoolView,
 };

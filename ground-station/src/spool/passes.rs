@@ -110,6 +110,11 @@ impl Pass {
         self.report["efficiency"].as_f64()
     }
 
+    /// Bytes that the ground gained, by the satellite's report or else by what this station saw.
+    pub fn held_bytes(&self) -> Option<u64> {
+        self.report["held_bytes"].as_u64().or(self.ground.as_ref().map(|ground| ground.held_bytes))
+    }
+
     /// What the satellite says of it; only the station while it has not said anything.
     pub const fn report(&self) -> &Value {
         &self.report

@@ -28,7 +28,7 @@ use super::postgres::{Fleet, FleetSettings, Migrating, MigrationView};
 use super::replay::{Again, ReplayStep, ReplayView, ReplayWanted};
 use super::standing::StandingView;
 use super::upkeep::Status;
-use super::views::{AccountView, GapView, SatelliteView, SpoolView};
+use super::views::{AccountView, GapView, Gaps, SatelliteView, SpoolView};
 
 /// How the program reaches its store. Clones reach the same one.
 ///
@@ -321,6 +321,11 @@ impl Store {
     /// What is missing for good, at most `limit` gaps.
     pub async fn gaps(&self, limit: usize) -> Result<Vec<GapView>, SpoolError> {
         ask!(self, gaps(limit))
+    }
+
+    /// How many gaps there are, by satellite and reason.
+    pub async fn gap_counts(&self) -> Result<Gaps, SpoolError> {
+        ask!(self, gap_counts())
     }
 
     /// Where the items are, by satellite.

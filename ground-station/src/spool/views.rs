@@ -325,6 +325,24 @@ pub(super) fn gaps(view: &View<'_>, limit: usize) -> Result<Vec<GapView>, SpoolE
     Ok(out)
 }
 
+/// How many gaps there are, by satellite and reason.
+pub type Gaps = BTreeMap<(String, String), u64>;
+
+/// How many gaps there are, without those of which everything has come all the same.
+pub(super) fn gap_counts(view: &View<'_>) -> Result<Gaps, SpoolError> {
+    let (names, mut out) = (names(view.tables)?, Gaps::new());
+    for row in view.tables.open_table(DROPS)?.iter()? {
+        let (key, value) = row?;
+        let record = decode::<DropRecord>(value.value())?;
+        let came = record.overridden.is_some_and(|came| Counts::from(came) != Counts::default());
+        let Some(gap) = gap_view(&names, key.value(), record) else { continue };
+        if !came || gap.unknown || gap.items != Items::default() {
+            *out.entry((gap.satellite, gap.reason)).or_default() += 1;
+        }
+    }
+    Ok(out)
+}
+
 /// Gaps in the order in which they became known, the latest first.
 pub(super) fn gaps_page(
     view: &View<'_>,

@@ -13,8 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::{OfSatellite, Text};
-use crate::spool::{AccountView, Items, StandingView};
+use super::{OfSatellite, Stored, Text};
+use crate::spool::{Items, Pass, StandingView};
 
 /// The largest number of a lane that an agent can be configured with. Larger ones share a label.
 const LARGEST_LANE: u8 = 15;
@@ -22,17 +22,6 @@ const LARGEST_LANE: u8 = 15;
 /// Upper bounds of the buckets of delivery delays, s: from a second to a week.
 const DELAYS: [f64; 12] =
     [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0, 604_800.0];
-
-/// What the metrics of satellites are made from, by satellite.
-#[derive(Clone, Copy)]
-pub struct Satellites<'a> {
-    /// Where items are.
-    pub accounts: &'a BTreeMap<String, AccountView>,
-    /// How they stand.
-    pub standings: &'a BTreeMap<String, StandingView>,
-    /// Those with an open link, and when the last of it came, ns since the Unix epoch.
-    pub connected: &'a BTreeMap<String, u64>,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfLane {
@@ -44,6 +33,13 @@ struct OfLane {
 struct OfReason {
     satellite: Text,
     signal: &'static str,
+    reason: Text,
+}
+
+/// The label of gaps.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfGap {
+    satellite: Text,
     reason: Text,
 }
 
@@ -94,14 +90,14 @@ fn gauge<'a>(
     registry.register(format!("perigee_satellite_{name}"), help, family);
 }
 
-pub(super) fn register(registry: &mut Registry, of: &Satellites<'_>) {
+pub(super) fn register(registry: &mut Registry, of: &Stored, connected: &BTreeMap<String, u64>) {
     let seconds = |nano: u64| (nano != 0).then_some(nano as f64 / 1e9);
     type Of = fn(&StandingView) -> Option<u64>;
     let heard =
-        |id: &String, s: &StandingView| seconds(*of.connected.get(id).unwrap_or(&s.last_heard_unix_nano));
-    let connected = |id: &String| Some(f64::from(u8::from(of.connected.contains_key(id))));
+        |id: &String, s: &StandingView| seconds(*connected.get(id).unwrap_or(&s.last_heard_unix_nano));
+    let is_connected = |id: &String| Some(f64::from(u8::from(connected.contains_key(id))));
     let ids = of.standings.keys();
-    gauge(registry, "connected", "1 while a link is open", ids.map(|id| (id, connected(id))));
+    gauge(registry, "connected", "1 while a link is open", ids.map(|id| (id, is_connected(id))));
     gauge(
         registry,
         "last_heard_timestamp_seconds",
@@ -138,19 +134,35 @@ pub(super) fn register(registry: &mut Registry, of: &Satellites<'_>) {
     for (name, help, value) in plain {
         gauge(registry, name, help, of.standings.iter().map(|(id, s)| (id, value(s).map(|n| n as f64))));
     }
-    gauge(
-        registry,
-        "last_pass_fill_ratio",
-        "Bytes that the ground gained in its last pass, divided by what its plan said the pass can carry",
-        of.standings.iter().map(|(id, s)| (id, s.last_pass.as_ref().and_then(|pass| pass.fill()))),
-    );
+    type OfPass = fn(&Pass) -> Option<f64>;
+    let of_pass: [(&str, &str, OfPass); 5] = [
+        ("start_timestamp_seconds", "When its last pass began", |pass| Some(pass.start() as f64 / 1e9)),
+        (
+            "fill_ratio",
+            "Bytes that the ground gained in its last pass, divided by what its plan said the pass can carry",
+            Pass::fill,
+        ),
+        ("held_bytes", "Bytes that the ground gained in its last pass", |pass| {
+            pass.held_bytes().map(|bytes| bytes as f64)
+        }),
+        ("connect_seconds", "From AOS by its plan until the link was up in its last pass", |pass| {
+            pass.report()["connect_seconds"].as_f64()
+        }),
+        ("loss_ratio", "Packets of its last pass that were lost, divided by those that it sent", |pass| {
+            pass.report()["loss"].as_f64()
+        }),
+    ];
+    for (name, help, value) in of_pass {
+        let last = of.standings.iter().map(|(id, s)| (id, s.last_pass.as_ref().and_then(value)));
+        gauge(registry, &format!("last_pass_{name}"), help, last);
+    }
     register_backlog(registry, of);
     register_gaps(registry, of);
 }
 
-fn register_backlog(registry: &mut Registry, of: &Satellites<'_>) {
+fn register_backlog(registry: &mut Registry, of: &Stored) {
     let [bytes, items, oldest]: [Family<OfLane, Value>; 3] = Default::default();
-    for (id, standing) in of.standings {
+    for (id, standing) in &of.standings {
         for waits in standing.backlog.iter().flatten() {
             let label = OfLane { satellite: Text(id.as_str().into()), lane: lane(waits.lane) };
             bytes.get_or_create(&label).inc_by(waits.bytes as f64);
@@ -175,9 +187,9 @@ fn register_backlog(registry: &mut Registry, of: &Satellites<'_>) {
     }
 }
 
-fn register_gaps(registry: &mut Registry, of: &Satellites<'_>) {
+fn register_gaps(registry: &mut Registry, of: &Stored) {
     let gaps = Family::<OfReason, Value>::default();
-    for (id, account) in of.accounts {
+    for (id, account) in &of.accounts {
         let lost = ("station_lost", account.lost);
         let dropped = account.dropped_by_reason.iter().map(|(reason, items)| (reason.as_str(), *items));
         for (reason, items) in dropped.chain(std::iter::once(lost).filter(|(_, n)| *n != Items::default())) {
@@ -190,4 +202,11 @@ fn register_gaps(registry: &mut Registry, of: &Satellites<'_>) {
     }
     let help = "Items that will not be exported, by reason, without those that were committed all the same";
     registry.register("perigee_satellite_gap_items", help, gaps);
+    let counts = Family::<OfGap, Value>::default();
+    for ((id, reason), count) in &of.gaps {
+        let label = OfGap { satellite: Text(id.as_str().into()), reason: Text(reason.as_str().into()) };
+        counts.get_or_create(&label).set(*count as f64);
+    }
+    let help = "Gaps by reason, also those of which nobody knows how many items they had";
+    registry.register("perigee_satellite_gaps", help, counts);
 }

@@ -34,13 +34,18 @@ const BURST: u32 = 8;
 const REFILL: Duration = Duration::from_secs(600);
 
 /// The name of an alarm among an event's fields.
-const EVENT_NAME: &str = "event.name";
+pub(super) const EVENT_NAME: &str = "event.name";
 
 /// Whose events are kept.
 const OURS: [&str; 3] = ["space_agent", "ground_station", "perigee_shared"];
 
 /// Where single requests pass on their way in and out.
 const WAY: [&str; 3] = ["exporter", "export", "journal"];
+
+/// Whether an event is of this program and not of a library.
+pub(super) fn is_ours(of: &Metadata<'_>) -> bool {
+    of.target().split("::").next().is_some_and(|program| OURS.contains(&program))
+}
 
 /// What is kept; clones share it.
 #[derive(Debug, Clone)]
@@ -117,7 +122,7 @@ impl Captured {
     fn wants(&self, of: &Metadata<'_>) -> bool {
         let mut modules = of.target().split("::");
         self.least.is_some_and(|least| *of.level() <= least)
-            && modules.next().is_some_and(|program| OURS.contains(&program))
+            && is_ours(of)
             && (of.fields().field(EVENT_NAME).is_some() || !modules.any(|module| WAY.contains(&module)))
     }
 

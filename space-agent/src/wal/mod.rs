@@ -244,6 +244,8 @@ pub struct Summary {
     pub file_bytes: (u64, u64),
     /// What was accepted without a store.
     pub in_memory: InMemory,
+    /// It cannot be written.
+    pub failing: bool,
 }
 
 /// What is known of this opening of the log alone, and not needed after a failure.
@@ -475,6 +477,7 @@ impl Wal {
             max_bytes: self.config().max_bytes,
             file_bytes: self.log.file_bytes(),
             in_memory: self.in_memory(),
+            failing: self.failing().is_some(),
         }
     }
 

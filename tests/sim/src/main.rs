@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use perigee_shared::telemetry::{Level, LogsConfig, TelemetryConfig, init_logs};
+use perigee_shared::telemetry::{Alarms, Level, LogsConfig, TelemetryConfig, init_logs};
 use sim::{Options, Scenario, picture, run};
 
 /// Simulates agents and grounds: weeks of passes in seconds. Ends with 1 when anything is lost or there twice.
@@ -46,7 +46,7 @@ fn main() -> anyhow::Result<ExitCode> {
     };
     // What the programs complain of, to stderr; RUST_LOG shows more.
     let logs = LogsConfig { level: Level::Error, ..LogsConfig::default() };
-    init_logs(&TelemetryConfig { logs, ..TelemetryConfig::default() });
+    init_logs(&TelemetryConfig { logs, ..TelemetryConfig::default() }, &Alarms::default());
     scenario.seed = arguments.seed.unwrap_or(scenario.seed);
     let options = Options { keep_packets: arguments.packets.is_some(), first_bytes: arguments.first_bytes };
     let report = run(scenario, options)?;

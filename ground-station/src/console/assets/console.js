@@ -4,7 +4,8 @@
 (() => {
   const main = document.querySelector("main");
   const stale = document.getElementById("stale");
-  const live = document.body.dataset.live === "1";
+  // The events after which the page has changed.
+  const live = document.body.dataset.live.split(" ").filter(Boolean);
 
   // Lengths of time in words, as the server writes them.
   const span = (ms) => {
@@ -36,6 +37,8 @@
     }
     // What somebody fills in is his.
     if (old.matches("form.act, form.filter") && old.contains(document.activeElement)) return;
+    // What is drawn is not in the page that comes.
+    if (old.matches(".plot.drawn")) return;
     for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
     for (const { name } of [...old.attributes]) {
       if (!fresh.hasAttribute(name) && !(name === "open" && old.nodeName === "DETAILS")) old.removeAttribute(name);
@@ -76,13 +79,14 @@
         if (old && state) morph(old, state);
         ahead = Number(page.body.dataset.now) - Date.now();
         tick();
+        document.dispatchEvent(new Event("fresh"));
       }
     } catch { /* The banner says it. */ }
     asking = false;
     if (again) { again = false; refresh(); }
   };
 
-  if (!live) return;
+  if (live.length === 0) return;
   let heard = Date.now();
   const source = new EventSource("/api/v1/events");
   const hear = () => { heard = Date.now(); if (stale) stale.hidden = true; };
@@ -91,6 +95,7 @@
     hear();
     if (JSON.parse(event.data).changed && !document.hidden) refresh();
   });
+  if (live.includes("links")) source.addEventListener("links", () => { if (!document.hidden) refresh(); });
   document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
   setInterval(() => {
     if (stale && Date.now() - heard > 15000) {

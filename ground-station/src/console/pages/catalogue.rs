@@ -42,18 +42,30 @@ fn body(query: &CatalogueQuery, part: &Part<CatalogueView>, now: u64) -> Markup 
         @if part.rows.is_empty() {
             p { "Nothing of this was committed here, as far as the catalogue reaches back." }
         } @else {
-            (table("Catalogue", true, rows(&part.rows, now, true)))
+            (table("Catalogue", true, rows(&part.rows, now, Columns::All)))
         }
         (next(part.next.as_ref().map(|mark| format!("/catalogue{}", query.address(Some(mark))))))
     }
 }
 
-/// The head and the lines of a table of segments; `whole` with where they came from and what times are in them.
-pub(super) fn rows(rows: &[CatalogueView], now: u64, whole: bool) -> Markup {
+/// What a table of segments shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Columns {
+    /// Everything.
+    All,
+    /// Not the times of their items, and not their pass.
+    Lately,
+    /// Of these, not the satellite either.
+    OfOne,
+}
+
+/// The head and the lines of a table of segments.
+pub(super) fn rows(rows: &[CatalogueView], now: u64, columns: Columns) -> Markup {
+    let (whole, of_all) = (columns == Columns::All, columns != Columns::OfOne);
     html! {
         thead { tr {
             th scope="col" { "Committed" }
-            th scope="col" { "Satellite" }
+            @if of_all { th scope="col" { "Satellite" } }
             th scope="col" { "Lane, sequence" }
             th scope="col" { "Items" }
             @if whole {
@@ -72,7 +84,7 @@ pub(super) fn rows(rows: &[CatalogueView], now: u64, whole: bool) -> Markup {
                     th scope="row" {
                         @if row.committed_unix_nano == 0 { "unknown" } @else { (when(row.committed_unix_nano, now)) }
                     }
-                    td data-label="Satellite" { (satellite_link(&row.satellite)) }
+                    @if of_all { td data-label="Satellite" { (satellite_link(&row.satellite)) } }
                     td.nowrap data-label="Lane, sequence" { (row.lane) ", " (row.sequence) }
                     td data-label="Items" { (items(row.items)) }
                     @if whole {

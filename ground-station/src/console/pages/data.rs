@@ -106,7 +106,7 @@ fn exporters(shown: &Shown) -> Markup {
                         th scope="row" { (digest.name) }
                         td data-label="State" { span class=(format!("badge {}", level.word())) { (word) } }
                         td data-label="Signals" { (digest.signals.join(", ")) }
-                        td.n data-label="Waits" {
+                        td.n.nowrap data-label="Waits" {
                             @if digest.and_more { "more than " }
                             (counted(digest.waiting_segments, "segment", "segments")) ", " (bytes(digest.waiting_bytes))
                         }

@@ -21,7 +21,7 @@ use perigee_shared::serve::Peer;
 use serde::Deserialize;
 
 use super::Console;
-use super::assets::{CSS_AT, ICON_AT, JS_AT};
+use super::assets::{CSS_AT, CURVES_AT, ICON_AT, JS_AT, UPLOT_CSS_AT, UPLOT_JS_AT};
 use super::attention::Level;
 use super::board::{Look, Shown};
 use super::problem::Problem;
@@ -76,11 +76,13 @@ struct Page {
     title: String,
     body: Markup,
     status: StatusCode,
+    /// It has curves.
+    curves: bool,
 }
 
 impl Page {
     fn new(title: impl Into<String>, body: Markup) -> Self {
-        Self { title: title.into(), body, status: StatusCode::OK }
+        Self { title: title.into(), body, status: StatusCode::OK, curves: false }
     }
 }
 
@@ -98,6 +100,8 @@ impl Pages {
         let address = uri.path_and_query().map_or("/", |at| at.as_str());
         // What is not of the look is as it is now.
         let keeps = address.len() <= KEPT_ADDRESS && uri.path() != "/audit";
+        let links = if uri.path() == "/live" { board.links().number } else { 0 };
+        let address = &*format!("{address} {links}");
         if let Some(page) = board.rendered(&look, address).filter(|_| keeps) {
             return as_html(StatusCode::OK, page);
         }
@@ -140,7 +144,8 @@ impl Pages {
                 p { "As of " (super::show::date(shown.at)) " UTC. " a href="/api/v1/openapi.json" { "API" } }
             }
         };
-        document(&page.title, Some(shown.at), head, body)
+        let kept = Kept { at: shown.at, of_links: path == "/live", curves: page.curves };
+        document(&page.title, Some(kept), head, body)
     }
 }
 
@@ -160,8 +165,19 @@ fn state(shown: &Shown) -> Markup {
     }
 }
 
-/// A whole document. With a time it is kept up to date.
-fn document(title: &str, at: Option<u64>, head: Markup, body: Markup) -> Markup {
+/// How a page is kept up to date.
+struct Kept {
+    /// When it was as it says, ns since the Unix epoch.
+    at: u64,
+    /// It shows what arrives.
+    of_links: bool,
+    curves: bool,
+}
+
+/// A whole document.
+fn document(title: &str, kept: Option<Kept>, head: Markup, body: Markup) -> Markup {
+    let live = kept.as_ref().map_or("", |kept| if kept.of_links { "look links" } else { "look" });
+    let now = kept.as_ref().map_or(0, |kept| kept.at / 1_000_000);
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -172,8 +188,13 @@ fn document(title: &str, at: Option<u64>, head: Markup, body: Markup) -> Markup 
                 link rel="stylesheet" href=(CSS_AT);
                 link rel="icon" href=(ICON_AT) type="image/svg+xml";
                 script src=(JS_AT) defer {}
+                @if kept.is_some_and(|kept| kept.curves) {
+                    link rel="stylesheet" href=(UPLOT_CSS_AT);
+                    script src=(UPLOT_JS_AT) defer {}
+                    script src=(CURVES_AT) defer {}
+                }
             }
-            body data-live=(if at.is_some() { "1" } else { "0" }) data-now=(at.unwrap_or(0) / 1_000_000) {
+            body data-live=(live) data-now=(now) {
                 a.skip href="#main" { "Skip to content" }
                 header { (head) }
                 p #stale .stale role="status" hidden {}

@@ -106,7 +106,7 @@ pub(super) fn heads(satellite: bool) -> Markup {
 pub(super) fn line(satellite: Option<&str>, pass: &Pass) -> Markup {
     let report = pass.report();
     let number_of = |name: &str| report[name].as_u64();
-    let held = number_of("held_bytes").or(pass.ground.as_ref().map(|ground| ground.held_bytes));
+    let held = pass.held_bytes();
     let up = report["connected_seconds"].as_f64().or(pass.ground.as_ref().map(|g| g.connected_seconds));
     let key = format!("{}-{}", satellite.unwrap_or(""), pass.start());
     html! {

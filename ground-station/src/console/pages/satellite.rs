@@ -6,13 +6,13 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::{Page, Pages, fleet, passes, table};
+use crate::console::api::WEEK;
+use crate::console::assets::UPLOT_LICENCE_AT;
 use crate::console::attention;
 use crate::console::board::{Row, Shown};
+use crate::console::curves::{self, Curve, Unit};
 use crate::console::show::{bar, bytes, date, encoded, items, number, seconds, span, when};
 use crate::spool::{ItemView, Pass, Portrait};
-
-/// Delays are of segments that were committed in so long.
-const DELAYS_OF: u64 = 7 * 86_400 * 1_000_000_000;
 
 /// Log records of this severity and above are shown as alarms.
 const ALARM: u32 = 17;
@@ -27,11 +27,11 @@ pub(super) async fn page(State(pages): State<Pages>, Path(id): Path<String>, uri
     let board = pages.console.board.clone();
     pages
         .answer(&uri, async |look| {
-            let from = look.shown.at.saturating_sub(DELAYS_OF);
+            let from = look.shown.at.saturating_sub(WEEK);
             let row = look.shown.rows.iter().find(|row| row.digest.satellite == id);
             let (Some(row), Some(portrait)) = (row, look.glance.portrait(id.clone(), from).await?) else {
                 let body = html! { p { "No satellite of this name was ever heard here." } };
-                return Ok(Page { title: "Not found".to_owned(), body, status: StatusCode::NOT_FOUND });
+                return Ok(Page { status: StatusCode::NOT_FOUND, ..Page::new("Not found", body) });
             };
             let latest = board.items(&look).await?;
             let alarms = latest.iter().filter(|item| {
@@ -40,12 +40,14 @@ pub(super) async fn page(State(pages): State<Pages>, Path(id): Path<String>, uri
                     && (item.service == AGENT || item.signal == "logs")
             });
             let alarms: Vec<&ItemView> = alarms.take(ALARMS).collect();
-            Ok(Page::new(id.clone(), body(&look.shown, row, &portrait, &alarms)))
+            let curves = curves::of(&portrait, &board.history(&id), Some(&row.digest.standing));
+            let body = body(&look.shown, row, &portrait, &alarms, &curves);
+            Ok(Page { curves: true, ..Page::new(id.clone(), body) })
         })
         .await
 }
 
-fn body(shown: &Shown, row: &Row, portrait: &Portrait, alarms: &[&ItemView]) -> Markup {
+fn body(shown: &Shown, row: &Row, portrait: &Portrait, alarms: &[&ItemView], curves: &[Curve]) -> Markup {
     let (now, digest) = (shown.at, &row.digest);
     let of = encoded(&digest.satellite);
     html! {
@@ -71,6 +73,8 @@ fn body(shown: &Shown, row: &Row, portrait: &Portrait, alarms: &[&ItemView]) -> 
         (backlog(row, now))
         h2 { "How late its data came in the last week" }
         (delays(portrait))
+        h2 { "Over time" }
+        (over_time(&of, curves))
         h2 { "Alarms on board" }
         (board_alarms(alarms, now))
         h2 { "Passes" }
@@ -159,6 +163,48 @@ fn delays(portrait: &Portrait) -> Markup {
             }
         },
     )
+}
+
+/// Curves; without scripts, their latest values as tables.
+fn over_time(of: &str, curves: &[Curve]) -> Markup {
+    /// Values in a table.
+    const LATEST: usize = 20;
+    let shown = |unit: Unit, value: f64| match unit {
+        Unit::Bytes => bytes(value as u64),
+        Unit::Seconds if value < 0.0 => format!("-{}", seconds(-value)),
+        Unit::Seconds => seconds(value),
+        Unit::Percent => format!("{value:.1} %"),
+    };
+    html! {
+        p.soft {
+            "What waits is as of each contact. The agent's own values are what this program has heard since it began; the rest is of the last week. Drawn by "
+            a href=(UPLOT_LICENCE_AT) { "uPlot" } "."
+        }
+        div.curves data-curves=(format!("/api/v1/satellites/{of}/curves")) {
+            @for curve in curves {
+                figure data-curve=(curve.id) data-key=(curve.id) {
+                    figcaption {
+                        span { (curve.name) }
+                        @match curve.values.last() { Some(last) => span { (shown(curve.unit, *last)) }, None => span.soft { "not heard yet" } }
+                    }
+                    div.plot {}
+                    @if !curve.values.is_empty() {
+                        details {
+                            summary { "Latest values" }
+                            (table(curve.name, false, html! {
+                                thead { tr { th scope="col" { "When (UTC)" } th.n scope="col" { "Value" } } }
+                                tbody {
+                                    @for (at, value) in curve.at.iter().zip(&curve.values).rev().take(LATEST) {
+                                        tr { th scope="row" { (date((at * 1e9) as u64)) } td.n { (shown(curve.unit, *value)) } }
+                                    }
+                                }
+                            }))
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn board_alarms(alarms: &[&ItemView], now: u64) -> Markup {

@@ -8,7 +8,7 @@ use super::super::file::View;
 use super::super::look::Glance;
 use super::super::passes::{self, PassView};
 use super::super::standing::{self, StandingView};
-use super::super::views::{self, AccountView, GapView, SatelliteView, SpoolView};
+use super::super::views::{self, AccountView, GapView, Gaps, SatelliteView, SpoolView};
 use super::error::EngineError;
 use super::rows::{List, Of};
 use super::scratch::{BEHIND_ALL, Loaded, SatelliteRow};
@@ -25,6 +25,7 @@ pub(super) struct Last {
     overview: Option<SpoolView>,
     accounting: Option<BTreeMap<String, AccountView>>,
     standings: Option<BTreeMap<String, StandingView>>,
+    gaps: Option<Gaps>,
 }
 
 impl Fleet {
@@ -162,6 +163,10 @@ impl Fleet {
         let some = move || vec![Query { of: Of::Gap, text: GAPS, lists: vec![List::Numbers(vec![most])] }];
         let (satellites, loaded) = self.or_cut_off(self.everything(some)).await?;
         self.inner.scratch.view(satellites, loaded)?.look(|view| views::gaps(view, limit))
+    }
+
+    pub(in super::super) async fn gap_counts(&self) -> Result<Gaps, SpoolError> {
+        self.or_last(self.show(&[Of::Gap], views::gap_counts), |last| &mut last.gaps).await
     }
 
     pub(in super::super) async fn accounting(&self) -> Result<BTreeMap<String, AccountView>, SpoolError> {
