@@ -9,9 +9,9 @@ pub enum LinkState {
     /// No contact is open.
     #[default]
     Down,
-    /// A contact is open and its station has not answered yet.
+    /// A contact is open and its station has not answered Hello yet, or refuses.
     Connecting,
-    /// A station has answered.
+    /// A station has answered Hello.
     Up,
 }
 

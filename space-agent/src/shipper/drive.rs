@@ -286,7 +286,7 @@ impl Driver<'_> {
                 }
                 message = received.recv() => match message {
                     Some(Ok(message)) => {
-                        self.hear_time(&message);
+                        self.hear(&message);
                         self.event(Event::Message(message)).await?;
                     }
                     Some(Err(error)) => return Err(error),
@@ -319,11 +319,11 @@ impl Driver<'_> {
         self.event(Event::Budget(self.pass.standing.budget)).await
     }
 
-    /// Resume says what the station's clock is.
-    fn hear_time(&self, message: &GroundMessage) {
-        if let Some(ground_message::Body::Resume(resume)) = &message.body
-            && let Some(clock) = &resume.clock
-        {
+    /// Resume says that the station takes us, and what its clock is.
+    fn hear(&mut self, message: &GroundMessage) {
+        let Some(ground_message::Body::Resume(resume)) = &message.body else { return };
+        self.shipper.answered(&self.pass.contact.station);
+        if let Some(clock) = &resume.clock {
             self.shipper.clocks.heard(&self.ground, clock, self.asked);
         }
     }

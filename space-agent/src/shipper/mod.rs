@@ -320,11 +320,6 @@ impl Shipper {
         over: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<drive::Ended, DriveError> {
         self.counters.connections.inc();
-        self.set_state(LinkState::Up, Some(&pass.contact.station));
-        // Where a station refuses us it is connected to again and again.
-        if self.said.may_say(&pass.contact.station, CONNECTED) {
-            tracing::info!(station = pass.contact.station, "{CONNECTED}");
-        }
         self.accepted(&up.connection).await;
         pass.up();
         let ended = drive::drive(self, pass, up, over).await;
@@ -343,6 +338,17 @@ impl Shipper {
             leave.await;
         }
         ended
+    }
+
+    /// The station has answered Hello. One that refuses the satellite lets it connect first.
+    fn answered(&mut self, station: &str) {
+        if self.status.borrow().state == LinkState::Up {
+            return;
+        }
+        self.set_state(LinkState::Up, Some(station));
+        if self.said.may_say(station, CONNECTED) {
+            tracing::info!(station, "{CONNECTED}");
+        }
     }
 
     /// Notes why `station` is not reached, for `status` and, rarely, for the log.
