@@ -14,6 +14,7 @@ use crate::cpu::CpuTime;
 use crate::peak;
 use crate::report::Row;
 use crate::stream::{self, Piece, Stream};
+use crate::text;
 
 /// Items of a request, the usual size of an SDK's export.
 const REQUEST_ITEMS: usize = 512;
@@ -33,13 +34,17 @@ const RUNS: usize = 3;
 /// What `bytes` takes.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// A directory of corpus files (*.zst)
+    /// A directory of corpus files (*.zst), or of log files (*.log) as tests/text-logs.sh captures them
     #[arg(default_value = "../shared/corpus")]
     directory: PathBuf,
 }
 
-/// Rows for each file in the directory, and for the files of one capture as one stream.
+/// Rows for each file in the directory, and for the files of one capture as one stream; or for its log files, if it has some.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
+    let text = text::run(&options.directory)?;
+    if !text.is_empty() {
+        return Ok(text);
+    }
     let files = corpora(&options.directory)?;
     let mut rows = Vec::new();
     for corpus in &files {
@@ -70,7 +75,7 @@ fn corpora(directory: &Path) -> anyhow::Result<Vec<Corpus>> {
     let mut files = entries.map(|e| Ok(e?.path())).collect::<std::io::Result<Vec<_>>>()?;
     files.retain(|path| path.extension().is_some_and(|extension| extension == "zst"));
     files.sort();
-    ensure!(!files.is_empty(), "corpus {}: no .zst files", directory.display());
+    ensure!(!files.is_empty(), "corpus {}: no .zst and no .log files", directory.display());
     files.iter().map(|file| Corpus::read(file)).collect()
 }
 
@@ -269,7 +274,7 @@ fn fastest<T>(mut run: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<(T, 
     Ok((out.context("it never ran")?, fastest))
 }
 
-fn header(codec: Codec, raw: usize, payload: &[u8], leans: bool) -> Header {
+pub(crate) fn header(codec: Codec, raw: usize, payload: &[u8], leans: bool) -> Header {
     Header {
         id: SegmentId { epoch: 1, lane: Lane::BULK, sequence: 2 },
         codec: codec as u32,
@@ -286,7 +291,7 @@ fn header(codec: Codec, raw: usize, payload: &[u8], leans: bool) -> Header {
 }
 
 /// Every item with what encloses it, as a hash each, in an order of their own: equal when the items are, whatever their order.
-fn items(pieces: &[Piece]) -> anyhow::Result<Vec<[u8; 32]>> {
+pub(crate) fn items(pieces: &[Piece]) -> anyhow::Result<Vec<[u8; 32]>> {
     let mut all = Vec::new();
     for piece in pieces {
         visit(piece.signal, &piece.body, |item| {

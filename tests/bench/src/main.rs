@@ -27,6 +27,7 @@ mod scrape;
 mod stream;
 mod survive;
 mod system;
+mod text;
 mod thin;
 mod wear;
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::dictionary::Kind;
+use super::entropy::Part;
 use super::schema::Message;
 use super::state::State;
 use super::{Base, Reader, read, text_compressor};
@@ -13,21 +15,96 @@ use crate::signal::Signal;
 pub struct Cost {
     /// Whose it is. An id that several signals share is that of the signal that carries it first.
     pub signal: Signal,
-    /// The message and its field, an attribute with its key; `definitions` are dictionaries and shapes.
+    /// The message and its field, an attribute with its key; `definitions` are dictionaries and shapes. Of text that is split,
+    /// `<number>` and the like are all values of a kind, and a line in quotes is what the words of a template take.
     pub column: String,
     /// Bytes, with fractions.
     pub bytes: f64,
 }
 
+/// Templates of each text column that are told apart, the costliest.
+const TEMPLATES: usize = 20;
+
+/// Templates that are looked at; what comes later counts with the others.
+const MOST_TEMPLATES: usize = 1 << 14;
+
+/// Bytes of a template that are shown.
+const SHOWN: usize = 160;
+
 /// Bits of each field of each message.
 pub(super) struct Costs {
     bits: [[f64; 32]; 13],
     at: f64,
+    /// Bits of text by column and kind.
+    kinds: BTreeMap<(usize, &'static str), f64>,
+    /// Bits of what is fixed in a template, by column and template.
+    templates: BTreeMap<(usize, Vec<u8>), f64>,
+    line: Line,
+}
+
+/// The text that is being decoded.
+#[derive(Default)]
+struct Line {
+    template: Vec<u8>,
+    bits: f64,
+    at: f64,
 }
 
 impl Costs {
-    const fn new() -> Self {
-        Self { bits: [[0.0; 32]; 13], at: 0.0 }
+    fn new() -> Self {
+        Self {
+            bits: [[0.0; 32]; 13],
+            at: 0.0,
+            kinds: BTreeMap::new(),
+            templates: BTreeMap::new(),
+            line: Line::default(),
+        }
+    }
+
+    /// A part of a text, which ends at `at`.
+    pub(super) fn part(&mut self, column: usize, part: Part<'_>, at: f64) {
+        let bits = at - std::mem::replace(&mut self.line.at, at);
+        let Line { template, bits: fixed, .. } = &mut self.line;
+        match part {
+            Part::Before => {
+                template.clear();
+                *fixed = 0.0;
+            }
+            Part::Fixed(word) => {
+                *fixed += bits;
+                template.extend_from_slice(&word[..word.len().min(SHOWN.saturating_sub(template.len()))]);
+            }
+            Part::Value(kind) => {
+                *self.kinds.entry((column, kind)).or_default() += bits;
+                if template.len() < SHOWN {
+                    template.extend([b"<", kind.as_bytes(), b">"].concat());
+                }
+            }
+            Part::End => {
+                if self.templates.len() >= MOST_TEMPLATES {
+                    template.clear();
+                }
+                *self.templates.entry((column, template.clone())).or_default() += *fixed + bits;
+            }
+        }
+    }
+
+    /// Bits of the parts of text: by column, how it is shown.
+    fn parts(&self) -> Vec<(usize, String, f64)> {
+        let mut parts: Vec<_> =
+            self.kinds.iter().map(|((c, kind), bits)| (*c, format!("<{kind}>"), *bits)).collect();
+        let mut templates: Vec<_> = self.templates.iter().collect();
+        templates.sort_by(|a, b| b.1.total_cmp(a.1));
+        let mut shown: BTreeMap<usize, usize> = BTreeMap::new();
+        for ((column, template), bits) in templates {
+            let shown = shown.entry(*column).or_default();
+            *shown += 1;
+            let named = *shown <= TEMPLATES && !template.is_empty();
+            let text = String::from_utf8_lossy(template);
+            let name = if named { format!("{text:?}") } else { "other templates".to_owned() };
+            parts.push((*column, name, *bits));
+        }
+        parts
     }
 
     /// Counts what lies between the last call and `at`.
@@ -69,6 +146,12 @@ pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<V
             add(message.signal(), message.column(field), bits / 8.0);
         }
     }
+    for (number, part, bits) in reader.costs.iter().flat_map(|c| c.parts()) {
+        let Some(kind) = state.dictionaries.get(number).map(|d| &d.kind) else { continue };
+        let Some(message) = Message::from_number(u64::from(kind.message)) else { continue };
+        add(message.signal(), format!("{}: {part}", message.column_of(kind)), bits / 8.0);
+        add(message.signal(), message.column(kind.field as usize), -bits / 8.0);
+    }
     for (number, length) in lengths.into_iter().enumerate().filter(|(_, length)| *length > 0) {
         let share = frame as f64 * length as f64 / text as f64;
         let Some(kind) = state.dictionaries.get(number).map(|d| &d.kind) else {
@@ -77,11 +160,7 @@ pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<V
             continue;
         };
         if let Some(message) = Message::from_number(u64::from(kind.message)) {
-            let mut column = message.column(kind.field as usize);
-            if !kind.key.is_empty() {
-                column = format!("{column} {}", String::from_utf8_lossy(&kind.key));
-            }
-            add(message.signal(), format!("{column}: text"), share);
+            add(message.signal(), format!("{}: text", message.column_of(kind)), share);
             continue;
         }
         // Resources and scopes are shared out by the contexts that there are.
@@ -112,6 +191,12 @@ impl Message {
             Self::LogRecord => Signal::Logs,
             _ => Signal::Metrics,
         }
+    }
+
+    /// The name of the column that a dictionary's entries are in.
+    fn column_of(self, kind: &Kind) -> String {
+        let column = self.column(kind.field as usize);
+        if kind.key.is_empty() { column } else { format!("{column} {}", String::from_utf8_lossy(&kind.key)) }
     }
 
     /// The name of one of its columns.

@@ -415,13 +415,7 @@ impl Dictionary {
                 content.extend_from_slice(&coder.raw(value, 64).to_le_bytes());
             }
             _ if self.kind.is_text() => {
-                let taken = self.kind.is_taken_apart() && {
-                    let mut text = std::mem::take(&mut numbers.text);
-                    let taken = text.code(coder, number, given, content);
-                    numbers.text = text;
-                    taken?
-                };
-                if !taken {
+                if !self.kind.is_taken_apart() || !numbers.text.code(coder, number, given, content)? {
                     self.patterns.code(coder, numbers, number, given, split, content)?;
                 }
             }

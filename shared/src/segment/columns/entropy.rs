@@ -51,6 +51,18 @@ impl Bit {
     }
 }
 
+/// A part of a text that is taken apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part<'a> {
+    /// What lies before the text.
+    Before,
+    /// A word that its template has.
+    Fixed(&'a [u8]),
+    /// A value of a kind.
+    Value(&'static str),
+    End,
+}
+
 /// Codes values in one direction.
 pub(super) trait Coder {
     /// Whether values go in; else they come out.
@@ -61,6 +73,15 @@ pub(super) trait Coder {
 
     /// The lowest `levels` bits of a value, the highest first, behind a 1. What leads to a bit is the number of its model.
     fn tree<const N: usize>(&mut self, models: &mut [Bit; N], levels: u32, value: u64) -> usize;
+
+    /// The same with models that are found anywhere: `place` says where, by what leads to a bit.
+    fn path<const N: usize>(
+        &mut self,
+        models: &mut [Bit; N],
+        levels: u32,
+        value: u64,
+        place: impl Fn(u64) -> usize,
+    ) -> u64;
 
     /// The lowest `bits` bits of a value, each as likely 0 as 1. At most 64.
     fn raw(&mut self, value: u64, bits: u32) -> u64;
@@ -83,6 +104,9 @@ pub(super) trait Coder {
 
     /// Counts what was coded since the last call towards a field of a message; how many bits that was.
     fn account(&mut self, message: Message, field: u8) -> f64;
+
+    /// Counts what was coded since the last call towards a part of a text of dictionary `column`.
+    fn part(&mut self, column: usize, part: Part<'_>);
 
     /// Counts bits towards another field after all.
     fn transfer(&mut self, bits: f64, from: (Message, u8), to: (Message, u8));
@@ -347,6 +371,27 @@ impl RangeEncoder {
         node
     }
 
+    /// As [`Coder::path`].
+    #[inline(always)]
+    pub(super) fn path<const N: usize>(
+        &mut self,
+        models: &mut [Bit; N],
+        levels: u32,
+        value: u64,
+        place: impl Fn(u64) -> usize,
+    ) -> u64 {
+        // A copy stays in registers.
+        let mut interval = self.interval;
+        let mut node = 1;
+        for level in (0..levels).rev() {
+            let bit = value >> level & 1;
+            interval.encode(&mut self.out, &mut models[place(node) % N], bit == 1);
+            node = node << 1 | bit;
+        }
+        self.interval = interval;
+        node
+    }
+
     /// As few bytes as tell the decoder which interval it was; beyond the end it reads zeros.
     pub(super) fn finish(mut self) -> Vec<u8> {
         let Interval { low, range } = self.interval;
@@ -435,6 +480,24 @@ impl<'a> RangeDecoder<'a> {
         let mut node = 1;
         for _ in 0..levels {
             node = node << 1 | usize::from(decoder.decode(&mut models[node % N]));
+        }
+        *self = decoder;
+        node
+    }
+
+    /// As [`Coder::path`].
+    #[inline(always)]
+    pub(super) fn path<const N: usize>(
+        &mut self,
+        models: &mut [Bit; N],
+        levels: u32,
+        place: impl Fn(u64) -> usize,
+    ) -> u64 {
+        // A copy stays in registers.
+        let mut decoder = *self;
+        let mut node = 1;
+        for _ in 0..levels {
+            node = node << 1 | u64::from(decoder.decode(&mut models[place(node) % N]));
         }
         *self = decoder;
         node

@@ -70,7 +70,7 @@ pub use self::costs::{Cost, inspect};
 
 use self::build::{Builder, Nothing, Rows};
 use self::costs::Costs;
-use self::entropy::{Bit, BitReader, BitWriter, Coder, RangeDecoder, RangeEncoder};
+use self::entropy::{Bit, BitReader, BitWriter, Coder, Part, RangeDecoder, RangeEncoder};
 use self::forest::Forest;
 use self::points::Metrics;
 use self::schema::Message;
@@ -291,6 +291,17 @@ impl Coder for Writer {
         self.range.tree(models, levels, value)
     }
 
+    #[inline(always)]
+    fn path<const N: usize>(
+        &mut self,
+        models: &mut [Bit; N],
+        levels: u32,
+        value: u64,
+        place: impl Fn(u64) -> usize,
+    ) -> u64 {
+        self.range.path(models, levels, value, place)
+    }
+
     #[inline]
     fn raw(&mut self, value: u64, bits: u32) -> u64 {
         self.bits.put(value, bits);
@@ -335,6 +346,9 @@ impl Coder for Writer {
     }
 
     #[inline(always)]
+    fn part(&mut self, _: usize, _: Part<'_>) {}
+
+    #[inline(always)]
     fn transfer(&mut self, _: f64, _: (Message, u8), _: (Message, u8)) {}
 }
 
@@ -359,6 +373,17 @@ impl Coder for Reader<'_> {
     #[inline(always)]
     fn tree<const N: usize>(&mut self, models: &mut [Bit; N], levels: u32, _: u64) -> usize {
         self.range.tree(models, levels)
+    }
+
+    #[inline(always)]
+    fn path<const N: usize>(
+        &mut self,
+        models: &mut [Bit; N],
+        levels: u32,
+        _: u64,
+        place: impl Fn(u64) -> usize,
+    ) -> u64 {
+        self.range.path(models, levels, place)
     }
 
     #[inline]
@@ -399,6 +424,13 @@ impl Coder for Reader<'_> {
         match &mut self.costs {
             Some(costs) => costs.add(message, field, self.range.position() + self.bits.position() as f64),
             None => 0.0,
+        }
+    }
+
+    #[inline(always)]
+    fn part(&mut self, column: usize, part: Part<'_>) {
+        if let Some(costs) = &mut self.costs {
+            costs.part(column, part, self.range.position() + self.bits.position() as f64);
         }
     }
 

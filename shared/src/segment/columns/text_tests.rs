@@ -234,6 +234,38 @@ fn hostile_text_is_bounded() {
     assert!(base.size() < 16 << 20, "{} bytes", base.size());
 }
 
+/// `spool inspect --columns` says what text consists of, and its parts add up to the payload.
+#[test]
+fn the_account_of_text_names_kinds_and_templates() {
+    let mut rng = SmallRng::seed_from_u64(8);
+    let line = |_| {
+        format!("level=info msg=\"took {}ms\" id={:016x}", rng.random_range(0..5000), rng.random::<u64>())
+    };
+    let (signal, body) = logs((0..400).map(line));
+    let (payload, _) = encode(None, &[(signal, body.clone())]);
+    let header = crate::segment::Header {
+        id: crate::segment::SegmentId { epoch: 1, lane: crate::segment::Lane::BULK, sequence: 1 },
+        codec: crate::segment::Codec::ColumnsText as u32,
+        payload_len: payload.len() as u64,
+        raw_len: body.len() as u64,
+        hash: crate::segment::hash(&payload),
+        items: crate::signal::Counts::ZERO,
+        time: crate::signal::TimeRange::EMPTY,
+        requests: 1,
+        sealed_unix_nano: 0,
+        base_sequence: None,
+        is_base: false,
+    };
+    let costs = inspect(&header, &payload, None).unwrap();
+    let bytes = |column: &str| costs.iter().find(|c| c.column == column).map_or(0.0, |c| c.bytes);
+    let template = r#"log.body: "level=info msg=\"took <number>ms\" id=<hex>""#;
+    assert!(bytes(template) > 0.0, "{costs:#?}");
+    assert!(bytes("log.body: <hex>") > 390.0 * 8.0, "{costs:#?}");
+    assert!((300.0..900.0).contains(&bytes("log.body: <number>")), "{costs:#?}");
+    assert!(costs.iter().all(|c| c.bytes > -0.01), "{costs:#?}");
+    assert!((costs.iter().map(|c| c.bytes).sum::<f64>() - payload.len() as f64).abs() < 0.5);
+}
+
 /// Captured by `tests/text-logs.sh`.
 #[test]
 fn logs_of_real_programs_come_back_and_take_less_than_in_codec_2() {

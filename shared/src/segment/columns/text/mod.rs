@@ -11,6 +11,7 @@
 //! place in a template is a hash, what a template fixes costs a hundredth of a bit a token, and a million templates take no more
 //! memory than ten.
 
+mod digits;
 mod ids;
 mod predict;
 mod time;
@@ -23,7 +24,7 @@ use self::predict::{Hit, Predictor, mix};
 use self::tokens::{END, Kind, LONGEST_WORD, NEW, Splitter, Token, WORDS};
 use self::values::Slots;
 use self::words::Words;
-use super::entropy::Coder;
+use super::entropy::{Coder, Part};
 use crate::segment::CodecError;
 
 /// Longer texts are not taken apart.
@@ -60,25 +61,19 @@ pub(super) struct Text {
     apart: bool,
     around: Around,
     limit: u64,
+    ids: Ids,
+    /// Made when text is first taken apart.
+    known: Option<Box<Known>>,
+}
+
+/// What was learnt of text.
+#[derive(Debug, Clone, Default)]
+struct Known {
     predictor: Predictor,
     words: Words,
     slots: Slots,
-    ids: Ids,
     fits: Vec<Fit>,
     tokens: Vec<Token>,
-}
-
-/// Where a line is.
-#[derive(Debug, Clone, Copy)]
-struct Line {
-    /// A hash of the tokens so far, see the module.
-    skeleton: u64,
-    /// The last two tokens.
-    last: [u32; 2],
-    /// The last token, if it says something about what follows.
-    key: u64,
-    /// A hash of the last value.
-    variable: u64,
 }
 
 impl Text {
@@ -92,7 +87,8 @@ impl Text {
 
     /// Bytes that it takes.
     pub(super) fn size(&self) -> usize {
-        self.predictor.size() + self.words.size() + self.slots.size() + self.ids.size()
+        let known = |k: &Known| Predictor::SIZE + k.words.size() + Slots::SIZE;
+        self.known.as_deref().map_or(0, known) + self.ids.size()
     }
 
     /// The record that comes next: its time, its type, and the ids that it has.
@@ -120,18 +116,29 @@ impl Text {
         if !self.apart {
             return Ok(false);
         }
-        self.predictor.open();
-        self.slots.open();
-        let mut tokens = std::mem::take(&mut self.tokens);
-        let fits = C::ENCODES && self.fits(column, text, &mut tokens);
-        let fits = self.predictor.bit(coder, mix(1, column as u64), fits);
-        let coded = if fits { self.line(coder, column, text, &tokens, out) } else { Ok(()) };
-        self.tokens = tokens;
+        let Self { around, limit, ids, known, .. } = self;
+        let known = known.get_or_insert_default();
+        let mut tokens = std::mem::take(&mut known.tokens);
+        let fits = C::ENCODES && known.fits(column, text, around.time, &mut tokens);
+        let fits = known.predictor.bit(coder, mix(1, column as u64), fits);
+        let mut coded = Ok(());
+        if fits {
+            let skeleton = mix(mix(2, column as u64), around.kind);
+            let last = [column as u32, END];
+            let mut line =
+                Line { column, around, known, ids, text, out, skeleton, last, key: 0, variable: 0 };
+            coded = line.code(coder, &tokens, *limit);
+        }
+        if let Some(known) = &mut self.known {
+            known.tokens = tokens;
+        }
         coded.map(|()| fits)
     }
+}
 
+impl Known {
     /// Whether it is worth while to take a text apart; then its tokens are.
-    fn fits(&mut self, column: usize, text: &[u8], tokens: &mut Vec<Token>) -> bool {
+    fn fits(&mut self, column: usize, text: &[u8], time: u64, tokens: &mut Vec<Token>) -> bool {
         if self.fits.len() <= column {
             self.fits.resize(column + 1, Fit { credit: CREDIT, count: 0 });
         }
@@ -141,7 +148,7 @@ impl Text {
             return false;
         }
         tokens.clear();
-        tokens.extend(Splitter::new(text, self.around.time));
+        tokens.extend(Splitter::new(text, time));
         let mut unknown = 0;
         for token in tokens.iter_mut().filter(|t| t.kind == NEW) {
             match self.words.find(&text[token.start as usize..token.end as usize]) {
@@ -154,136 +161,154 @@ impl Text {
             if unknown > text.len() { fit.credit.saturating_sub(1) } else { (fit.credit + 4).min(CREDIT) };
         fit.credit > 0 || unknown <= text.len()
     }
+}
 
-    fn line<C: Coder>(
-        &mut self,
-        coder: &mut C,
-        column: usize,
-        text: &[u8],
-        tokens: &[Token],
-        out: &mut Vec<u8>,
-    ) -> Result<(), CodecError> {
-        let from = mix(mix(2, column as u64), self.around.kind);
-        let mut line = Line { skeleton: from, last: [column as u32, END], key: 0, variable: 0 };
+/// A text, and where in it its coding is.
+struct Line<'a> {
+    column: usize,
+    around: &'a Around,
+    known: &'a mut Known,
+    ids: &'a mut Ids,
+    /// What is encoded.
+    text: &'a [u8],
+    out: &'a mut Vec<u8>,
+    /// A hash of the tokens so far, see the module.
+    skeleton: u64,
+    /// The last two tokens.
+    last: [u32; 2],
+    /// The last token, if it says something about what follows.
+    key: u64,
+    /// A hash of the last value.
+    variable: u64,
+}
+
+impl Line<'_> {
+    fn code<C: Coder>(&mut self, coder: &mut C, tokens: &[Token], limit: u64) -> Result<(), CodecError> {
+        if coder.accounts() {
+            coder.part(self.column, Part::Before);
+        }
         for n in 0..=LONGEST {
             let token = tokens.get(n);
-            let id = self.token(coder, column, &mut line, text, token, out)?;
+            let start = self.out.len();
+            let id = self.token(coder, token)?;
             if id == END {
+                if coder.accounts() {
+                    coder.part(self.column, Part::End);
+                }
                 return Ok(());
             }
             if id < WORDS {
-                self.value(coder, &mut line, id, text, token, out)?;
+                self.value(coder, id, token)?;
             }
-            if out.len() as u64 > self.limit {
+            if coder.accounts() {
+                self.account(coder, id, start);
+            }
+            if self.out.len() as u64 > limit {
                 return Err(CodecError::TooLarge("a text"));
             }
         }
         Err(CodecError::TooLarge("the number of tokens in a text"))
     }
 
-    fn token<C: Coder>(
-        &mut self,
-        coder: &mut C,
-        column: usize,
-        line: &mut Line,
-        text: &[u8],
-        token: Option<&Token>,
-        out: &mut Vec<u8>,
-    ) -> Result<u32, CodecError> {
+    /// Counts a token, of which `start` is the first byte.
+    #[cold]
+    fn account<C: Coder>(&self, coder: &mut C, id: u32, start: usize) {
+        let part = match Kind::from_number(id) {
+            Some(kind) => Part::Value(kind.name()),
+            None if id == NEW || self.key == MARK => Part::Value("word"),
+            None => Part::Fixed(&self.out[start..]),
+        };
+        coder.part(self.column, part);
+    }
+
+    #[inline(always)]
+    fn token<C: Coder>(&mut self, coder: &mut C, token: Option<&Token>) -> Result<u32, CodecError> {
         let mut id = token.map_or(END, |t| t.kind);
-        let given = token.map_or(&[][..], |t| &text[t.start as usize..t.end as usize]);
+        let given = token.map_or(&[][..], |t| &self.text[t.start as usize..t.end as usize]);
         if C::ENCODES && id == NEW {
             // It may have become known earlier in this line.
-            id = self.words.find(given).unwrap_or(NEW);
+            id = self.known.words.find(given).unwrap_or(NEW);
         }
-        let [last, before] = line.last.map(u64::from);
-        let pair = self.predictor.pair([mix(line.skeleton, 3), mix(mix(last, before), 4)]);
-        let variable = self.predictor.is_variable(pair);
+        let [last, before] = self.last.map(u64::from);
+        let predictor = &mut self.known.predictor;
+        let pair = predictor.pair([mix(self.skeleton, 3), mix(mix(last, before), 4)]);
+        let variable = predictor.is_variable(pair);
         let mut likely = false;
-        let id = match self.predictor.code(coder, 0, pair, id) {
+        let id = match predictor.code(coder, 0, pair, id) {
             Hit::First(id) => {
                 likely = true;
                 id
             }
             Hit::Other(id) => id,
             Hit::Missed => {
-                let id = self.unexpected(coder, column, line, variable, id, given, out)?;
+                let id = self.unexpected(coder, variable, id, given)?;
                 if id == NEW {
-                    line.last = [NEW, line.last[0]];
-                    line.skeleton = mix(line.skeleton, MARK);
+                    self.last = [NEW, self.last[0]];
+                    self.skeleton = mix(self.skeleton, MARK);
                     return Ok(NEW);
                 }
-                self.predictor.learn(pair, id);
+                self.known.predictor.learn(pair, id);
                 id
             }
         };
+        let mut mark = u64::from(id);
         if id >= WORDS {
-            out.extend_from_slice(self.words.get(id).ok_or(CodecError::Damaged("a word that is not known"))?);
-        }
-        let masked = variable && id >= WORDS;
-        line.skeleton = mix(line.skeleton, if masked { MARK } else { u64::from(id) });
-        if id >= WORDS {
-            line.key = if masked && !likely { MARK } else { u64::from(id) };
-            if masked {
-                line.variable = mix(9, u64::from(id));
+            const UNKNOWN: CodecError = CodecError::Damaged("a word that is not known");
+            self.known.words.append(id, self.out).ok_or(UNKNOWN)?;
+            self.key = if variable && !likely { MARK } else { mark };
+            if variable {
+                self.variable = mix(9, mark);
+                mark = MARK;
             }
         }
-        line.last = [id, line.last[0]];
+        self.skeleton = mix(self.skeleton, mark);
+        self.last = [id, self.last[0]];
         Ok(id)
     }
 
     /// A token that did not follow here before: a known one, or a word that is new. A new word that is not kept is appended.
-    #[expect(clippy::too_many_arguments, reason = "a token, and where it stands")]
+    #[inline(never)]
     fn unexpected<C: Coder>(
         &mut self,
         coder: &mut C,
-        column: usize,
-        line: &Line,
         variable: bool,
         id: u32,
         given: &[u8],
-        out: &mut Vec<u8>,
     ) -> Result<u32, CodecError> {
-        let context = if variable { mix(line.skeleton, 5) } else { mix(column as u64, 6) };
+        let (predictor, words, column) = (&mut self.known.predictor, &mut self.known.words, self.column);
+        let context = if variable { mix(self.skeleton, 5) } else { mix(column as u64, 6) };
         let choice = if id == NEW { 0 } else { u64::from(id) + 1 };
-        let choice = self.predictor.number(coder, context, 16, choice);
+        let choice = predictor.number(coder, context, 16, choice);
         if choice > 0 {
-            let known = u64::from(WORDS) + self.words.len() as u64;
+            let known = u64::from(WORDS) + words.len() as u64;
             return if choice <= known { Ok(choice as u32 - 1) } else { Err(CodecError::Damaged("a token")) };
         }
-        let length = self.predictor.number(coder, mix(7, column as u64), 6, given.len() as u64);
+        let length = predictor.number(coder, mix(7, column as u64), 6, given.len() as u64);
         if length == 0 || length > LONGEST_WORD as u64 {
             return Err(CodecError::TooLarge("a word"));
         }
-        let start = out.len();
-        coder.text(column, given, length, out)?;
-        match self.words.push::<C>(&out[start..]) {
+        let start = self.out.len();
+        coder.text(column, given, length, self.out)?;
+        match words.push::<C>(&self.out[start..]) {
             Some(id) => {
-                out.truncate(start);
+                self.out.truncate(start);
                 Ok(id)
             }
             None => Ok(NEW),
         }
     }
 
-    fn value<C: Coder>(
-        &mut self,
-        coder: &mut C,
-        line: &mut Line,
-        id: u32,
-        text: &[u8],
-        token: Option<&Token>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), CodecError> {
+    #[inline(never)]
+    fn value<C: Coder>(&mut self, coder: &mut C, id: u32, token: Option<&Token>) -> Result<(), CodecError> {
         const WRONG: CodecError = CodecError::Damaged("a value in text");
         let kind = Kind::from_number(id).ok_or(WRONG)?;
         let place = values::Place {
-            slot: mix(mix(line.skeleton, line.key), u64::from(id)),
-            variable: line.variable,
+            slot: mix(mix(self.skeleton, self.key), u64::from(id)),
+            variable: self.variable,
             time: self.around.time,
         };
-        let given = token.map_or(0, |t| t.value);
-        let (predictor, slots) = (&mut self.predictor, &mut self.slots);
+        let (own, given) = (self.around.own, token.map_or(0, |t| t.value));
+        let (predictor, slots, out) = (&mut self.known.predictor, &mut self.known.slots, &mut *self.out);
         let value = match kind {
             Kind::Number => {
                 let digits = token.map_or(0, |t| t.end - t.start);
@@ -301,25 +326,21 @@ impl Text {
             }
             Kind::Address => slots.address(coder, predictor, place, given as u32, out),
             Kind::Hex { upper, digits } => {
-                let own = self.around.own;
-                let id = self.ids.code(coder, predictor, place, own, given, digits as u8);
-                let id = id.ok_or(WRONG)?;
-                tokens::put_hex(out, id, digits, upper);
+                let id = self.ids.code(coder, predictor, place, own, given, digits as u8).ok_or(WRONG)?;
+                digits::put_hex(out, id, digits, upper);
                 id as u64 ^ (id >> 64) as u64
             }
             Kind::Uuid { upper } => {
-                let own = self.around.own;
-                let id = self.ids.code(coder, predictor, place, own, given, 32);
-                let id = id.ok_or(WRONG)?;
-                tokens::put_uuid(out, id, upper);
+                let id = self.ids.code(coder, predictor, place, own, given, 32).ok_or(WRONG)?;
+                digits::put_uuid(out, id, upper);
                 id as u64 ^ (id >> 64) as u64
             }
         };
         debug_assert!(
-            !C::ENCODES || token.is_none_or(|t| out.ends_with(&text[t.start as usize..t.end as usize]))
+            !C::ENCODES || token.is_none_or(|t| out.ends_with(&self.text[t.start as usize..t.end as usize]))
         );
         if !matches!(kind, Kind::Time(_) | Kind::Epoch { .. } | Kind::EpochFraction { .. }) {
-            line.variable = mix(10, value);
+            self.variable = mix(10, value);
         }
         Ok(())
     }

@@ -4,6 +4,12 @@ use super::super::entropy::{Bit, Coder};
 
 const EMPTY: u32 = u32::MAX;
 
+/// Where a small decision's model is.
+#[inline(always)]
+const fn place(context: u64) -> usize {
+    (context >> 40) as usize % BITS
+}
+
 /// What followed one context: the last three different ones, and how reliable the first is.
 #[derive(Debug, Clone, Copy)]
 struct Cell {
@@ -18,33 +24,27 @@ struct Cell {
 impl Cell {
     const NEW: Self = Self { values: [EMPTY; 3], check: 0, run: 0, misses: 0 };
 
-    /// One of 24 states, 0 when nothing is known.
-    const fn state(&self) -> usize {
+    /// One of [`STATES`], 0 when nothing is known.
+    #[inline(always)]
+    fn state(&self) -> usize {
         if self.values[0] == EMPTY {
             return 0;
         }
-        let run = match self.run {
-            0 => 0,
-            1 => 1,
-            2 => 2,
-            3..=4 => 3,
-            5..=12 => 4,
-            13..=40 => 5,
-            _ => 6,
-        };
-        let misses = match self.misses {
-            0 => 0,
-            1..=7 => 1,
-            _ => 2,
-        };
-        1 + run * 3 + misses
+        usize::from(RUNS[usize::from(self.run)] + MISSES[usize::from(self.misses)])
     }
 
+    #[inline(always)]
     fn learn(&mut self, value: u32) {
         if self.values[0] == value {
             self.run = self.run.saturating_add(1);
-            return;
+        } else {
+            self.replace(value);
         }
+    }
+
+    /// Puts another value before the first.
+    #[inline(never)]
+    fn replace(&mut self, value: u32) {
         if self.values[0] != EMPTY {
             self.run = 0;
         }
@@ -61,6 +61,25 @@ impl Cell {
 
 const STATES: usize = 24;
 
+/// What a run and misses add to a [`Cell::state`].
+static RUNS: [u8; 256] = steps([1, 2, 3, 5, 13, 41], 1, 3);
+static MISSES: [u8; 256] = steps([1, 8, 256, 256, 256, 256], 0, 1);
+
+/// `first`, and `by` more from each of `bounds` on.
+const fn steps(bounds: [usize; 6], first: u8, by: u8) -> [u8; 256] {
+    let mut all = [first; 256];
+    let mut bound = 0;
+    while bound < bounds.len() {
+        let mut n = bounds[bound];
+        while n < all.len() {
+            all[n] += by;
+            n += 1;
+        }
+        bound += 1;
+    }
+    all
+}
+
 /// Contexts that are kept, a power of two.
 const CELLS: usize = 1 << 16;
 
@@ -71,19 +90,36 @@ pub(super) const fn mix(a: u64, b: u64) -> u64 {
     (a.rotate_left(23) ^ b).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)
 }
 
+/// A table on the heap.
+pub(super) fn table<T: Copy, const N: usize>(value: T) -> Box<[T; N]> {
+    // A slice of N is an array of N.
+    vec![value; N].into_boxed_slice().try_into().unwrap_or_else(|_| Box::new([value; N]))
+}
+
 /// See the module.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Predictor {
-    cells: Vec<Cell>,
+    cells: Box<[Cell; CELLS]>,
+    bits: Box<[Bit; BITS]>,
     /// Whether the first of a pair of cells is right: by both states and whether the cells agree.
-    first: Vec<Bit>,
-    others: Vec<Bit>,
-    bits: Vec<Bit>,
+    first: Box<[[[Bit; STATES]; STATES]; 8]>,
+    others: Box<[[Bit; STATES]; 32]>,
+}
+
+impl Default for Predictor {
+    fn default() -> Self {
+        Self {
+            cells: table(Cell::NEW),
+            bits: table(Bit::NEW),
+            first: table([[Bit::NEW; STATES]; STATES]),
+            others: table([Bit::NEW; STATES]),
+        }
+    }
 }
 
 /// Cells of two contexts. They are a value's own only until others are looked for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pair([usize; 2]);
+pub(super) struct Pair([u16; 2]);
 
 /// How a value was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,112 +131,104 @@ pub(super) enum Hit {
 }
 
 impl Predictor {
-    /// Makes room, when text is first taken apart.
-    pub(super) fn open(&mut self) {
-        if self.cells.is_empty() {
-            self.cells = vec![Cell::NEW; CELLS];
-            self.bits = vec![Bit::NEW; BITS];
-            self.first = vec![Bit::NEW; 4 * 2 * STATES * STATES];
-            self.others = vec![Bit::NEW; 4 * 8 * STATES];
-        }
-    }
+    pub(super) const SIZE: usize = CELLS * size_of::<Cell>() + BITS * size_of::<Bit>();
 
-    pub(super) const fn size(&self) -> usize {
-        self.cells.len() * size_of::<Cell>() + self.bits.len() * size_of::<Bit>()
-    }
-
-    #[inline]
-    fn find(&mut self, context: u64) -> usize {
-        let at = (context >> 40) as usize % CELLS;
+    #[inline(always)]
+    fn find(&mut self, context: u64) -> u16 {
+        let at = (context >> 40) as u16;
+        let cell = &mut self.cells[usize::from(at)];
         let check = context as u16;
-        if self.cells[at].check != check {
-            self.cells[at] = Cell { check, ..Cell::NEW };
+        if cell.check != check {
+            *cell = Cell { check, ..Cell::NEW };
         }
         at
     }
 
     /// The cells of two contexts.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pair(&mut self, contexts: [u64; 2]) -> Pair {
         Pair(contexts.map(|c| self.find(c)))
     }
 
     /// Whether many different ones followed the first of two contexts, so that what follows it tells little.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_variable(&self, pair: Pair) -> bool {
-        self.cells[pair.0[0]].misses >= 6
+        self.cells[usize::from(pair.0[0])].misses >= 6
     }
 
     /// A value that is likely after either of two contexts, the one that tells more first. `of` keeps kinds of values apart, it
     /// is below 4. A value that was missed is to be told to [`Predictor::learn`].
-    #[inline]
+    #[inline(always)]
     pub(super) fn code<C: Coder>(&mut self, coder: &mut C, of: usize, pair: Pair, value: u32) -> Hit {
-        let [a, b] = pair.0;
-        let (one, other) = (self.cells[a], self.cells[b]);
-        let (one, other) =
-            if other.state() > one.state() && other.run > one.run { (other, one) } else { (one, other) };
-        let agree = usize::from(one.values[0] == other.values[0]);
-        let mut found = Hit::Missed;
-        if one.values[0] != EMPTY {
-            let model = ((of * 2 + agree) * STATES + one.state()) * STATES + other.state();
-            if coder.bit(&mut self.first[model], one.values[0] == value) {
-                found = Hit::First(one.values[0]);
+        let [a, b] = pair.0.map(usize::from);
+        let (one, other) = (&self.cells[a], &self.cells[b]);
+        let states = [one.state(), other.state()];
+        let swapped = states[1] > states[0] && other.run > one.run;
+        let (one, other, states) =
+            if swapped { (other, one, [states[1], states[0]]) } else { (one, other, states) };
+        let likely = one.values[0];
+        if likely != EMPTY {
+            let agree = usize::from(likely == other.values[0]);
+            let model = &mut self.first[(of * 2 + agree) & 7][states[0]][states[1]];
+            if coder.bit(model, likely == value) {
+                self.learn(pair, likely);
+                return Hit::First(likely);
             }
         }
-        if found == Hit::Missed {
-            found = self.rest(coder, of, one, other, value);
-        }
-        if let Hit::First(value) | Hit::Other(value) = found {
-            self.cells[a].learn(value);
-            if a != b {
-                self.cells[b].learn(value);
+        let (one, other) = (*one, *other);
+        match self.rest(coder, of, [one, other], states, value) {
+            Some(value) => {
+                self.learn(pair, value);
+                Hit::Other(value)
             }
+            None => Hit::Missed,
         }
-        found
     }
 
+    /// One of the values but the likeliest.
     #[inline(never)]
-    fn rest<C: Coder>(&mut self, coder: &mut C, of: usize, one: Cell, other: Cell, value: u32) -> Hit {
-        let mut tried = [EMPTY; 6];
-        tried[0] = one.values[0];
+    fn rest<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        of: usize,
+        [one, other]: [Cell; 2],
+        states: [usize; 2],
+        value: u32,
+    ) -> Option<u32> {
         let candidates = [one.values[1], one.values[2], other.values[0], other.values[1], other.values[2]];
         for (n, candidate) in candidates.into_iter().enumerate() {
-            if candidate == EMPTY || tried.contains(&candidate) {
+            // A cell's own values differ.
+            if candidate == EMPTY || (n >= 2 && one.values.contains(&candidate)) {
                 continue;
             }
-            tried[n + 1] = candidate;
-            let state = if n < 2 { one.state() } else { other.state() };
-            let model = &mut self.others[(of * 8 + n) * STATES + state];
+            let model = &mut self.others[(of * 8 + n) & 31][states[usize::from(n >= 2)]];
             if coder.bit(model, candidate == value) {
-                return Hit::Other(candidate);
+                return Some(candidate);
             }
         }
-        Hit::Missed
+        None
     }
 
     /// Takes a value that was missed.
+    #[inline(always)]
     pub(super) fn learn(&mut self, pair: Pair, value: u32) {
         let [a, b] = pair.0;
-        self.cells[a].learn(value);
+        self.cells[usize::from(a)].learn(value);
         if a != b {
-            self.cells[b].learn(value);
+            self.cells[usize::from(b)].learn(value);
         }
     }
 
     /// A small decision.
     #[inline]
     pub(super) fn bit<C: Coder>(&mut self, coder: &mut C, context: u64, bit: bool) -> bool {
-        coder.bit(&mut self.bits[(context >> 40) as usize % BITS], bit)
+        coder.bit(&mut self.bits[place(context)], bit)
     }
 
     /// A number of `levels` bits, each expected by those above it.
+    #[inline]
     pub(super) fn tree<C: Coder>(&mut self, coder: &mut C, context: u64, levels: u32, value: u64) -> u64 {
-        let mut node = 1;
-        for level in (0..levels).rev() {
-            let bit = self.bit(coder, mix(context, node), value >> level & 1 == 1);
-            node = node << 1 | u64::from(bit);
-        }
-        node ^ 1 << levels
+        coder.path(&mut self.bits, levels, value, |node| place(mix(context, node))) ^ 1 << levels
     }
 
     /// A number: its length, then so many bits of it below the first, are expected; the rest is raw.

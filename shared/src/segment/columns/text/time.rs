@@ -1,5 +1,7 @@
 //! Times in text: each form is a number in a unit of its own, and comes back with the same digits.
 
+use super::digits::{TENS, put_decimal, put_pair};
+
 /// How a time is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
@@ -48,7 +50,7 @@ impl Fraction {
     }
 
     pub(super) const fn unit(self) -> u64 {
-        10u64.pow(self.digits as u32)
+        TENS[self.digits as usize]
     }
 }
 
@@ -152,12 +154,6 @@ pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
-fn put(out: &mut Vec<u8>, value: u64, width: usize) {
-    let digits = value.to_string();
-    out.extend(std::iter::repeat_n(b'0', width.saturating_sub(digits.len())));
-    out.extend_from_slice(digits.as_bytes());
-}
-
 /// `06:25:23`, as seconds of a day.
 fn clock(text: &[u8]) -> Option<u64> {
     let text = text.first_chunk::<8>()?;
@@ -169,11 +165,11 @@ fn clock(text: &[u8]) -> Option<u64> {
 }
 
 fn put_clock(out: &mut Vec<u8>, of_day: u64) {
-    put(out, of_day / 3600, 2);
+    put_pair(out, of_day / 3600);
     out.push(b':');
-    put(out, of_day / 60 % 60, 2);
+    put_pair(out, of_day / 60 % 60);
     out.push(b':');
-    put(out, of_day % 60, 2);
+    put_pair(out, of_day % 60);
 }
 
 /// The fraction that `text` begins with, and its digits' value.
@@ -303,11 +299,11 @@ pub(super) fn render(form: Form, value: u64, offset: i32, out: &mut Vec<u8>) -> 
         Form::Iso { slashes, space, fraction, zone } => {
             let (year, month, day) = civil(days);
             let separator = if slashes { b'/' } else { b'-' };
-            put(out, year, 4);
+            put_decimal(out, year, 4);
             out.push(separator);
-            put(out, month, 2);
+            put_pair(out, month);
             out.push(separator);
-            put(out, day, 2);
+            put_pair(out, day);
             out.push(if space { b' ' } else { b'T' });
             put_clock(out, of_day);
             put_fraction(out, fraction, part);
@@ -327,17 +323,17 @@ pub(super) fn render(form: Form, value: u64, offset: i32, out: &mut Vec<u8>) -> 
             if day < 10 {
                 out.push(b' ');
             }
-            put(out, day, 1);
+            put_decimal(out, day, 1);
             out.push(b' ');
             put_clock(out, of_day);
         }
         Form::Clf => {
             let (year, month, day) = civil(days);
-            put(out, day, 2);
+            put_pair(out, day);
             out.push(b'/');
             out.extend_from_slice(*MONTHS.get(month as usize - 1)?);
             out.push(b'/');
-            put(out, year, 4);
+            put_decimal(out, year, 4);
             out.push(b':');
             put_clock(out, of_day);
         }
@@ -348,7 +344,7 @@ pub(super) fn render(form: Form, value: u64, offset: i32, out: &mut Vec<u8>) -> 
 fn put_fraction(out: &mut Vec<u8>, fraction: Fraction, part: u64) {
     if fraction.digits > 0 {
         out.push(if fraction.comma { b',' } else { b'.' });
-        put(out, part, usize::from(fraction.digits));
+        put_decimal(out, part, usize::from(fraction.digits));
     }
 }
 
@@ -358,11 +354,11 @@ fn put_zone(out: &mut Vec<u8>, zone: Zone, offset: i32) {
         Zone::Utc => out.push(b'Z'),
         Zone::Colon | Zone::Plain => {
             out.push(if offset < 0 { b'-' } else { b'+' });
-            put(out, u64::from(offset.unsigned_abs()) / 60, 2);
+            put_pair(out, u64::from(offset.unsigned_abs()) / 60);
             if zone == Zone::Colon {
                 out.push(b':');
             }
-            put(out, u64::from(offset.unsigned_abs()) % 60, 2);
+            put_pair(out, u64::from(offset.unsigned_abs()) % 60);
         }
     }
 }

@@ -75,7 +75,6 @@ impl Kind {
     }
 
     /// Its name for people.
-    #[cfg(test)]
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Number => "number",
@@ -293,23 +292,6 @@ fn hex(digits: &[u8]) -> Option<(u128, bool)> {
         value = value << 4 | u128::from(nibble);
     }
     (!(upper && lower)).then_some((value, upper))
-}
-
-/// Writes the lowest `digits` hexadecimal digits.
-pub(super) fn put_hex(out: &mut Vec<u8>, value: u128, digits: usize, upper: bool) {
-    let letters: &[u8; 16] = if upper { b"0123456789ABCDEF" } else { b"0123456789abcdef" };
-    out.extend((0..digits).rev().map(|n| letters[(value >> (4 * n)) as usize & 15]));
-}
-
-pub(super) fn put_uuid(out: &mut Vec<u8>, value: u128, upper: bool) {
-    let mut rest = 32;
-    for digits in [8, 4, 4, 4, 12] {
-        rest -= digits;
-        put_hex(out, value >> (4 * rest), digits, upper);
-        if rest > 0 {
-            out.push(b'-');
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Values in text, each expected by its place.
 
 use super::super::entropy::Coder;
-use super::predict::{Hit, Predictor, mix};
+use super::digits::{TENS, put_decimal};
+use super::predict::{Hit, Predictor, mix, table};
 use super::time::{self, Form};
 use super::tokens::MOST_DIGITS;
 
@@ -37,38 +38,24 @@ pub(super) struct Place {
 }
 
 /// See the module.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Slots(Vec<Slot>);
+#[derive(Debug, Clone)]
+pub(super) struct Slots(Box<[Slot; SLOTS]>);
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self(table(Slot::default()))
+    }
+}
 
 /// Bits below the first that are expected of a number.
 const LEARNT: u32 = 6;
-
-fn put_decimal(out: &mut Vec<u8>, value: u64, width: usize) {
-    let mut digits = [b'0'; 20];
-    let (mut at, mut rest) = (digits.len(), value);
-    while rest > 0 || at == digits.len() {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    let at = at.min(digits.len() - width.min(MOST_DIGITS));
-    out.extend_from_slice(&digits[at..]);
-}
 
 const fn digits_of(value: u64) -> u32 {
     if value == 0 { 1 } else { value.ilog10() + 1 }
 }
 
 impl Slots {
-    pub(super) fn open(&mut self) {
-        if self.0.is_empty() {
-            self.0 = vec![Slot::default(); SLOTS];
-        }
-    }
-
-    pub(super) const fn size(&self) -> usize {
-        self.0.len() * size_of::<Slot>()
-    }
+    pub(super) const SIZE: usize = SLOTS * size_of::<Slot>();
 
     fn slot(&mut self, place: u64) -> &mut Slot {
         let slot = &mut self.0[(place >> 44) as usize % SLOTS];
@@ -153,7 +140,7 @@ impl Slots {
         if written as usize > MOST_DIGITS.max(natural as usize) {
             return None;
         }
-        put_decimal(out, value, written as usize);
+        put_decimal(out, value, (written as usize).min(MOST_DIGITS));
         Some(value)
     }
 
@@ -185,7 +172,7 @@ impl Slots {
         places: u32,
         out: &mut Vec<u8>,
     ) -> u64 {
-        let own = place.time / 10u64.pow(9 - places.min(9));
+        let own = place.time / TENS[9 - places.min(9) as usize];
         let value = self.moment(coder, predictor, place, value, own);
         put_decimal(out, value, 1);
         value
@@ -201,9 +188,9 @@ impl Slots {
         digits: u32,
         out: &mut Vec<u8>,
     ) -> u64 {
-        let own = place.time / 10u64.pow(9 - digits.min(9));
+        let own = place.time / TENS[9 - digits.min(9) as usize];
         let value = self.moment(coder, predictor, place, value, own);
-        let unit = 10u64.pow(digits);
+        let unit = TENS[digits as usize];
         put_decimal(out, value / unit, 1);
         out.push(b'.');
         put_decimal(out, value % unit, digits as usize);

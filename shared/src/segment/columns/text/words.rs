@@ -6,7 +6,7 @@ use hashbrown::HashTable;
 use rustc_hash::FxHasher;
 
 use super::super::entropy::Coder;
-use super::tokens::WORDS;
+use super::tokens::{LONGEST_WORD, WORDS};
 
 /// Words that are kept.
 const MOST: usize = 1 << 16;
@@ -14,42 +14,71 @@ const MOST: usize = 1 << 16;
 /// Bytes of all words.
 const MOST_BYTES: usize = 1 << 19;
 
+/// Bytes of a short word.
+const SHORT: usize = 16;
+
 /// See the module.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Words {
+    /// One behind the other, and behind them [`LONGEST_WORD`] zeros.
     bytes: Vec<u8>,
-    ends: Vec<u32>,
+    /// Where they begin, and where the next one will.
+    starts: Vec<u32>,
     /// For the encoder; a base that came from decoding has none yet.
     by_hash: HashTable<u32>,
 }
 
-fn hash(word: &[u8]) -> u64 {
+pub(super) fn hash(word: &[u8]) -> u64 {
     let mut hasher = FxHasher::default();
     hasher.write(word);
     hasher.finish()
 }
 
+impl Default for Words {
+    fn default() -> Self {
+        Self { bytes: vec![0; LONGEST_WORD], starts: vec![0], by_hash: HashTable::new() }
+    }
+}
+
 impl Words {
     pub(super) const fn len(&self) -> usize {
-        self.ends.len()
+        self.starts.len() - 1
     }
 
     pub(super) const fn size(&self) -> usize {
-        self.bytes.len() + self.ends.len() * 12
+        self.bytes.len() + self.starts.len() * 12
+    }
+
+    #[inline(always)]
+    fn bounds(&self, id: u32) -> Option<[usize; 2]> {
+        let n = id.checked_sub(WORDS)? as usize;
+        self.starts.get(n..n + 2).map(|of| [of[0] as usize, of[1] as usize])
     }
 
     /// The word with this number.
-    #[inline]
-    pub(super) fn get(&self, id: u32) -> Option<&[u8]> {
-        let n = id.checked_sub(WORDS)? as usize;
-        let end = *self.ends.get(n)? as usize;
-        let start = if n == 0 { 0 } else { self.ends[n - 1] as usize };
-        Some(&self.bytes[start..end])
+    fn get(&self, id: u32) -> Option<&[u8]> {
+        self.bounds(id).map(|[start, end]| &self.bytes[start..end])
+    }
+
+    /// Appends the word with this number.
+    #[inline(always)]
+    pub(super) fn append(&self, id: u32, out: &mut Vec<u8>) -> Option<()> {
+        let [start, end] = self.bounds(id)?;
+        // Most are short, and a copy whose length is fixed needs no call.
+        match self.bytes[start..].first_chunk::<SHORT>() {
+            Some(more) if end - start <= SHORT => {
+                let end = out.len() + (end - start);
+                out.extend_from_slice(more);
+                out.truncate(end);
+            }
+            _ => out.extend_from_slice(&self.bytes[start..end]),
+        }
+        Some(())
     }
 
     /// The number of a word.
     pub(super) fn find(&mut self, word: &[u8]) -> Option<u32> {
-        while self.by_hash.len() < self.ends.len() {
+        while self.by_hash.len() < self.len() {
             self.insert(WORDS + self.by_hash.len() as u32);
         }
         let same = |id: &u32| self.get(*id) == Some(word);
@@ -66,12 +95,15 @@ impl Words {
 
     /// Keeps a word, if there is room.
     pub(super) fn push<C: Coder>(&mut self, word: &[u8]) -> Option<u32> {
-        if self.ends.len() >= MOST || self.bytes.len() + word.len() > MOST_BYTES {
+        let start = self.bytes.len() - LONGEST_WORD;
+        if self.len() >= MOST || start + word.len() > MOST_BYTES {
             return None;
         }
-        let id = WORDS + self.ends.len() as u32;
+        let id = WORDS + self.len() as u32;
+        self.bytes.truncate(start);
         self.bytes.extend_from_slice(word);
-        self.ends.push(self.bytes.len() as u32);
+        self.starts.push(self.bytes.len() as u32);
+        self.bytes.resize(self.bytes.len() + LONGEST_WORD, 0);
         if C::ENCODES {
             self.insert(id);
         }
