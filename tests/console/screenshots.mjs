@@ -54,7 +54,6 @@ try {
     await page.goto(here.url + path);
     await page.waitForTimeout(2500);
     await page.screenshot({ path: join(directory, `${name}.png`) });
-    if (name === "satellite") await page.locator(".curves").screenshot({ path: join(directory, "curves.png") });
     await page.close();
   }
 } finally {
