@@ -205,9 +205,14 @@ fn forecast_text(f: &Value) -> String {
         size(&f["planned_bytes"]),
         shown_time(until)
     );
-    let empty = away(&f["empty_unix_nano"]).unwrap_or("not before the plan ends".to_owned());
+    let waits = f["stored_bytes"].as_u64() != Some(0) || f["growth_bytes_per_second"].as_f64() > Some(0.0);
+    let empty = match away(&f["empty_unix_nano"]).filter(|_| waits) {
+        Some(empty) => format!("everything delivered {empty}"),
+        None if waits => "everything delivered not before the plan ends".to_owned(),
+        None => "nothing waits".to_owned(),
+    };
     let full = away(&f["full_unix_nano"]).unwrap_or("not before the plan ends".to_owned());
-    let _ = writeln!(out, "           everything delivered {empty}; store full {full}");
+    let _ = writeln!(out, "           {empty}; store full {full}");
     out
 }
 

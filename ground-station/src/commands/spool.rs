@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use perigee_shared::contact::shown_time;
 use perigee_shared::control::{self, ControlError};
 use perigee_shared::env::Env;
 use perigee_shared::units::ByteSize;
@@ -66,6 +67,7 @@ pub(super) enum Command {
         what: migrate::Migration,
     },
     /// Send dead letters again.
+    #[command(group = clap::ArgGroup::new("which").required(true).args(["id", "all"]))]
     Replay {
         #[command(flatten)]
         query: Query,
@@ -73,7 +75,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "ID")]
         id: Vec<u64>,
         /// All dead letters.
-        #[arg(long, conflicts_with = "id", required_unless_present = "id")]
+        #[arg(long)]
         all: bool,
     },
 }
@@ -110,6 +112,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Backup { query, path } => Box::pin(backup(query, path)).await,
         Command::Replay { query, id, all } => {
             let config = Config::load(&query.file.config)?;
+            let named = id.len() as u64;
             let request = ReplayRequest { ids: (!all).then_some(id) };
             let body = serde_json::to_value(&request)?;
             let answer = fetch(&config, "/api/v1/replay", Some(body), async |store| {
@@ -119,9 +122,15 @@ pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
             if query.json {
                 say_json(&answer)?;
             } else {
-                say(&format!("{} dead letters will be sent again\n", answer["replayed"]));
+                say(&format!("dead letters that will be sent again: {}\n", answer["replayed"]));
             }
-            Ok(ExitCode::SUCCESS)
+            let missing = named.saturating_sub(answer["replayed"].as_u64().unwrap_or(0));
+            if missing == 0 {
+                return Ok(ExitCode::SUCCESS);
+            }
+            anyhow::bail!(
+                "{missing} of these dead letters are not there; `spool inspect` lists those that are"
+            )
         }
     }
 }
@@ -201,14 +210,7 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
         ));
     }
     for gap in gaps.as_array().into_iter().flatten() {
-        say(&format!(
-            "gap {}/{}/{}: {} {}\n",
-            gap["satellite"].as_str().unwrap_or(""),
-            gap["epoch"].as_str().unwrap_or(""),
-            gap["lane"],
-            gap["reason"].as_str().unwrap_or(""),
-            gap["items"]
-        ));
+        say(&gap_line(gap));
     }
     for letter in letters.as_array().into_iter().flatten() {
         say(&format!(
@@ -221,6 +223,35 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
         ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A gap in a line; a number that nobody knows is not 0.
+fn gap_line(gap: &Value) -> String {
+    let text = |key: &str| gap[key].as_str().unwrap_or("");
+    let number = |key: &str| gap[key].as_u64().unwrap_or(0);
+    let unknown = gap["unknown"].as_bool() == Some(true);
+    let none = gap["items"].as_object().is_none_or(|of| of.values().all(|n| n.as_u64() == Some(0)));
+    let missing = match (unknown, none) {
+        (true, true) => "an unknown number of items".to_owned(),
+        (true, false) => format!("not known exactly: {}", items(&gap["items"])),
+        (false, _) => items(&gap["items"]),
+    };
+    let mut line = format!(
+        "gap of {}, epoch {}, lane {}: {}, {missing}",
+        text("satellite"),
+        text("epoch"),
+        gap["lane"],
+        text("reason")
+    );
+    if let [first, last] = gap["sequences"].as_array().map_or(&[][..], Vec::as_slice) {
+        line.push_str(&format!("; segments {first} to {last}"));
+    }
+    if number("start_unix_nano") != 0 {
+        let (start, end) = (shown_time(number("start_unix_nano")), shown_time(number("end_unix_nano")));
+        line.push_str(&format!("; data from {start} to {end}"));
+    }
+    line.push_str(&format!("; known since {}\n", shown_time(number("recorded_unix_nano"))));
+    line
 }
 
 async fn columns(query: Query, each: bool) -> anyhow::Result<ExitCode> {

@@ -212,7 +212,13 @@ impl Acts {
                 return Err(Problem::bad(detail));
             }
         };
-        self.audited(who, peer, request.what.name(), of, self.carry_out(&request)).await
+        let done = self.audited(who, peer, request.what.name(), of, self.carry_out(&request)).await?;
+        match request.id {
+            Some(id) if done == 0 => {
+                Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no dead letter {id}")))
+            }
+            _ => Ok(done),
+        }
     }
 
     /// Who may act; a refusal says why nobody may.

@@ -359,6 +359,9 @@ fn bind(
     env.network.endpoint(local, transport::lasting_endpoint(secret), Some(server)).map_err(fail)
 }
 
+/// In the place of a satellite whose name nobody knows; no name has a space.
+const HANDSHAKES: &str = "failed handshakes";
+
 /// Takes the connections of one address.
 struct Accepting {
     endpoint: Endpoint,
@@ -418,7 +421,18 @@ impl Accepting {
             match connection {
                 Ok(Some(connection)) => Box::pin(admit(connection, &config, &allowed, around)).await,
                 Ok(None) => tracing::debug!(%remote, "the peer has given up an attempt to connect"),
-                Err(error) => tracing::warn!(%remote, error, "a handshake failed; check the certificates, authorities and clocks of both sides"),
+                Err(error) => {
+                    around.metrics.refused();
+                    // Who is refused comes again each second, and strangers come from anywhere.
+                    if let Some(left_out) = around.registry.may_say(&HANDSHAKES.into()) {
+                        tracing::warn!(
+                            %remote,
+                            error,
+                            left_out,
+                            "a handshake failed; check the certificates, authorities and clocks of both sides"
+                        );
+                    }
+                }
             }
         }));
     }

@@ -228,7 +228,7 @@ pub(super) fn lose_for(
 /// before.
 pub(super) fn lose_acknowledged(
     txn: &Txn<'_>,
-    satellite: u32,
+    (id, satellite): (&str, u32),
     epoch: &link::Epoch,
 ) -> Result<(), SpoolError> {
     let (ours, station) = (txn.contents.ledger, &txn.contents.settings.station);
@@ -255,6 +255,7 @@ pub(super) fn lose_acknowledged(
         for sequences in missing.iter().take(MOST_RANGES) {
             tracing::error!(
                 event.name = "perigee.ledger.station_lost",
+                satellite = id,
                 epoch = format!("{:016x}", epoch.epoch),
                 lane,
                 first = sequences.start,
@@ -308,7 +309,11 @@ pub(super) fn take_again(
 /// Closes earlier lives of the log that the satellite does not mention any more: what it had on board then is gone, and nobody
 /// can say how much that was. A satellite that knows ends an epoch itself and goes on naming it. A log that was begun without
 /// knowing of an earlier one counts its lives from 1 again, so the start counters say nothing here.
-pub(super) fn close_forgotten(txn: &Txn<'_>, satellite: u32, told: &[link::Epoch]) -> Result<(), SpoolError> {
+pub(super) fn close_forgotten(
+    txn: &Txn<'_>,
+    (id, satellite): (&str, u32),
+    told: &[link::Epoch],
+) -> Result<(), SpoolError> {
     if told.is_empty() {
         return Ok(());
     }
@@ -324,6 +329,7 @@ pub(super) fn close_forgotten(txn: &Txn<'_>, satellite: u32, told: &[link::Epoch
     for (key, mut record) in forgotten {
         tracing::error!(
             event.name = "perigee.ledger.epoch_lost",
+            satellite = id,
             epoch = format!("{:016x}", key.epoch),
             "the satellite has lost an earlier log; its items are a gap with unknown counts"
         );

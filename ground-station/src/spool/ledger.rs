@@ -176,11 +176,11 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<
         note_epoch(txn, satellite, epoch)?;
         forget_partials(txn, satellite, epoch)?;
         let drops = gaps::insert(txn, satellite, epoch.epoch, &epoch.drops)?;
-        gaps::lose_acknowledged(txn, satellite, epoch)?;
+        gaps::lose_acknowledged(txn, (id, satellite), epoch)?;
         gaps::take_again(txn, satellite, epoch.epoch, &on_board)?;
         epochs.push(resume_epoch(txn, satellite, epoch, drops, &mut room)?);
     }
-    gaps::close_forgotten(txn, satellite, &hello.epochs)?;
+    gaps::close_forgotten(txn, (id, satellite), &hello.epochs)?;
     bases::forget_passed(txn, satellite)?;
     let start_counter = highest_counter(txn, satellite)?;
     Ok(Answer { ledger: txn.contents.ledger, start_counter, epochs })

@@ -251,7 +251,7 @@ impl Receivers {
             let bounds = (limits, intake.counters.closed().clone());
             let place =
                 listener.local_addr().map_or_else(|| "unix".to_owned(), |address| address.to_string());
-            tracing::info!(address = %place, "OTLP/{transport} is taken");
+            tracing::info!(address = %place, "taking OTLP over {transport}");
             match protocol {
                 Protocol::Grpc => {
                     let service = grpc::service(intake);
