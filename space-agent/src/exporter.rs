@@ -215,7 +215,10 @@ impl Exporter {
         let tell = |event: Event<'_>| {
             event.log(name, signal, "log");
             match event {
-                Event::Sent { items, rejected, .. } => {
+                Event::Sent { items, rejected, message } => {
+                    if rejected > 0 {
+                        tracing::warn!(exporter = %name, %signal, rejected, message, "items were rejected");
+                    }
                     counters.sent(&label, signal, items, rejected);
                     counters.succeeded(&label, env.unix_nano());
                 }

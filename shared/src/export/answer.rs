@@ -2,32 +2,39 @@
 //!
 //! A proxy answers in HTTP, with a page as the body, which tonic would read as a message. Its status means what gRPC's
 //! `http-grpc-status-mapping` says, except that nothing in it is about the data: what that mapping calls INTERNAL or UNKNOWN is
-//! UNAVAILABLE here. tonic 0.14 panics on a `grpc-status-details-bin` that is not base64, so such a field is taken out.
+//! UNAVAILABLE here. An answer whose status is 0 was taken, though its message is missing or cannot be read; tonic would make an error of
+//! that, and everything would be sent again. tonic 0.14 panics on a `grpc-status-details-bin` that is not base64, so such a field is taken out.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame};
+use http_body_util::BodyExt;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tower::Service;
 
 use super::outcome::short;
+use crate::compress::{Encoding, decompress_capped};
 
+/// Bytes before a message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+const ENCODING: &str = "grpc-encoding";
 const STATUS: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";
 const DETAILS: &str = "grpc-status-details-bin";
 
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
-/// A channel whose answers are gRPC.
+/// A channel whose answers are gRPC, with messages of so many bytes at most.
 #[derive(Clone)]
-pub(super) struct Checked(pub(super) Channel);
+pub(super) struct Checked(pub(super) Channel, pub(super) usize);
 
 impl Service<Request<tonic::body::Body>> for Checked {
     type Response = Response<Answer>;
@@ -39,15 +46,67 @@ impl Service<Request<tonic::body::Body>> for Checked {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let answer = Service::call(&mut self.0, request);
+        let (answer, most) = (Service::call(&mut self.0, request), self.1);
         Box::pin(async move {
             let (mut parts, body) = answer.await?.into_parts();
             check(parts.status, &parts.headers)?;
-            mend(&mut parts.headers);
-            let decided = parts.headers.contains_key(STATUS);
-            Ok(Response::from_parts(parts, Answer { body, decided }))
+            let answer = read(body, &mut parts.headers, most).await?;
+            Ok(Response::from_parts(parts, answer))
         })
     }
+}
+
+/// Reads an answer to its end: its status decides, and stands behind the message afterwards.
+async fn read(mut body: tonic::body::Body, headers: &mut HeaderMap, most: usize) -> Result<Answer, Status> {
+    let (mut data, mut trailers) = (Some(BytesMut::new()), HeaderMap::new());
+    while let Some(frame) = body.frame().await {
+        match frame?.into_data() {
+            Ok(bytes) => match &mut data {
+                Some(all) if all.len() + bytes.len() <= most + PREFIX => all.extend_from_slice(&bytes),
+                _ => data = None,
+            },
+            Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
+        }
+    }
+    for name in [STATUS, MESSAGE, DETAILS] {
+        // Some say everything in the head.
+        if let (Some(value), false) = (headers.remove(name), trailers.contains_key(name)) {
+            trailers.insert(name, value);
+        }
+    }
+    mend(&mut trailers);
+    let encoding = headers.remove(ENCODING);
+    let message = match trailers.get(STATUS).map(HeaderValue::as_bytes) {
+        // What was taken is taken, whatever the message is.
+        Some(b"0") => Some(data.and_then(|data| message(&data, encoding.as_ref(), most)).unwrap_or_default()),
+        Some(_) => None,
+        None => {
+            // Nobody can tell what became of the request.
+            trailers.insert(STATUS, HeaderValue::from_static("14"));
+            trailers.insert(MESSAGE, HeaderValue::from_static("the answer ends without a grpc-status"));
+            None
+        }
+    };
+    let framed = |message: Bytes| {
+        let mut out = BytesMut::with_capacity(PREFIX + message.len());
+        out.put_u8(0);
+        out.put_u32(message.len() as u32);
+        out.put(message);
+        out.freeze()
+    };
+    Ok(Answer { message: message.map(framed), trailers: Some(trailers) })
+}
+
+/// The first message of an answer, if it can be read.
+fn message(data: &[u8], encoding: Option<&HeaderValue>, most: usize) -> Option<Bytes> {
+    let (prefix, rest) = data.split_first_chunk::<PREFIX>()?;
+    let [compressed, length @ ..] = *prefix;
+    let message = rest.get(..u32::from_be_bytes(length) as usize)?;
+    if compressed == 0 {
+        return Some(Bytes::copy_from_slice(message));
+    }
+    let encoding = Encoding::from_name(encoding?.to_str().ok()?)?;
+    decompress_capped(encoding, message, most).ok().map(Bytes::from)
 }
 
 /// That the head of an answer is gRPC's.
@@ -81,10 +140,10 @@ fn mend(headers: &mut HeaderMap) {
     }
 }
 
-/// The body of an answer, which ends with a status.
+/// The body of an answer: a message, if there is one, and its status.
 pub(super) struct Answer {
-    body: tonic::body::Body,
-    decided: bool,
+    message: Option<Bytes>,
+    trailers: Option<HeaderMap>,
 }
 
 impl Body for Answer {
@@ -93,28 +152,13 @@ impl Body for Answer {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let mut trailers = match std::task::ready!(Pin::new(&mut self.body).poll_frame(context)) {
-            Some(Ok(frame)) => match frame.into_trailers() {
-                Ok(trailers) => trailers,
-                Err(data) => return Poll::Ready(Some(Ok(data))),
-            },
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            None if self.decided => return Poll::Ready(None),
-            None => HeaderMap::new(),
-        };
-        mend(&mut trailers);
-        if !self.decided && !trailers.contains_key(STATUS) {
-            // Nobody can tell what became of the request.
-            trailers.insert(STATUS, HeaderValue::from_static("14"));
-            trailers.insert(MESSAGE, HeaderValue::from_static("the answer ends without a grpc-status"));
-        }
-        self.decided = true;
-        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        let message = self.message.take().map(Frame::data);
+        Poll::Ready(message.or_else(|| self.trailers.take().map(Frame::trailers)).map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.decided && self.body.is_end_stream()
+        self.message.is_none() && self.trailers.is_none()
     }
 }

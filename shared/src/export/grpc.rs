@@ -71,7 +71,7 @@ impl Grpc {
 
     async fn exchange(&self, signal: Signal, body: &Bytes, compression: Compression) -> Outcome {
         // Some answer in the encoding of the request.
-        let mut client = tonic::client::Grpc::new(Checked(self.channel.clone()))
+        let mut client = tonic::client::Grpc::new(Checked(self.channel.clone(), self.max_response))
             .max_decoding_message_size(self.max_response)
             .max_encoding_message_size(usize::MAX)
             .accept_compressed(CompressionEncoding::Gzip)
@@ -377,6 +377,28 @@ mod tests {
         assert!(matches!(&out, Outcome::Refused { about: About::Perhaps, .. }), "{out:?}");
         let ok = answered(|| grpc(body(&[0; 5], Some(&[("grpc-status", "0")])))).await;
         assert_eq!(ok, Outcome::ACCEPTED);
+    }
+
+    #[tokio::test]
+    async fn what_a_backend_says_it_took_is_not_sent_again_whatever_its_message_is() {
+        const OK: Option<&[(&str, &str)]> = Some(&[("grpc-status", "0")]);
+        for bytes in [&b""[..], &[0, 0, 0], &[0, 0, 0, 0, 9, 1], &[1, 0, 0, 0, 2, 7, 7], &[9; 100_000]] {
+            for encoding in ["", "gzip", "zstd", "br"] {
+                let out = answered(move || {
+                    let mut answer = grpc(body(bytes, OK));
+                    answer.headers_mut().insert("grpc-encoding", encoding.parse().unwrap());
+                    answer
+                })
+                .await;
+                assert_eq!(out, Outcome::ACCEPTED, "{} bytes, {encoding}", bytes.len());
+            }
+        }
+        let in_the_head = || {
+            let mut answer = grpc(body(b"", None));
+            answer.headers_mut().insert("grpc-status", "0".parse().unwrap());
+            answer
+        };
+        assert_eq!(answered(in_the_head).await, Outcome::ACCEPTED);
     }
 
     #[tokio::test]

@@ -182,7 +182,9 @@ fn outcome(code: StatusCode, after: Option<Duration>, kind: &str, body: &[u8]) -
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_protobuf = matches!(kind.as_str(), "application/x-protobuf" | "application/protobuf");
     let is_json = kind == "application/json" || kind.ends_with("+json");
-    if code.is_success() {
+    // A page is written by a proxy, which knows nothing of the data.
+    let is_page = kind == "text/html";
+    if code.is_success() && !is_page {
         return if is_protobuf {
             accepted(body)
         } else if is_json {
@@ -199,8 +201,6 @@ fn outcome(code: StatusCode, after: Option<Duration>, kind: &str, body: &[u8]) -
         (short(String::from_utf8_lossy(body).trim()), None)
     };
     let reason = if message.is_empty() { format!("HTTP {code}") } else { format!("HTTP {code}: {message}") };
-    // A page is written by a proxy, which knows nothing of the data.
-    let is_page = kind == "text/html";
     let about = match code.as_u16() {
         429 | 502 | 503 | 504 => return Outcome::Retry { after: after.or(delay), reason },
         413 => return Outcome::TooLarge { reason },
@@ -295,7 +295,8 @@ mod tests {
                 let out = outcome(code, None, kind, b"");
                 let page = kind.starts_with("text/html");
                 let right = match (code.as_u16(), &out) {
-                    (200..300, Outcome::Accepted { .. }) => true,
+                    (200..300, Outcome::Accepted { .. }) => !page,
+                    (200..300, Outcome::Refused { about: About::Settings, .. }) => page,
                     (429 | 502 | 503 | 504, Outcome::Retry { .. }) => true,
                     (413, Outcome::TooLarge { .. }) => true,
                     (400 | 422, Outcome::Refused { about: About::Data, .. }) => !page,

@@ -236,8 +236,20 @@ impl Visitor<'_> for Key {
     }
 
     fn visit_bytes<E>(self, key: &[u8]) -> Result<Self::Value, E> {
-        Ok(self.0.fields.iter().find(|field| field.key.as_bytes() == key))
+        let as_in_proto = key.contains(&b'_');
+        let is = |field: &&Field| match as_in_proto {
+            false => field.key.as_bytes() == key,
+            true => in_proto(field.key).eq(key.iter().copied()),
+        };
+        Ok(self.0.fields.iter().find(is))
     }
+}
+
+/// The name of a field as it stands in the .proto file: no valid key of OTLP, but the Collector takes it and some clients send it.
+fn in_proto(key: &str) -> impl Iterator<Item = u8> {
+    key.bytes().flat_map(|byte| {
+        byte.is_ascii_uppercase().then_some(b'_').into_iter().chain([byte.to_ascii_lowercase()])
+    })
 }
 
 /// Where a value stands.
