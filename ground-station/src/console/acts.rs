@@ -104,6 +104,7 @@ pub(super) fn router(console: &Console, roles: &Shared) -> Router {
         (status = 400, description = "It is not said of which", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "This is not a token that may act", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "A page of another site asks, or nobody may act here", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such dead letter", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The spool or the audit cannot be written", body = Problem, content_type = "application/problem+json")
     )
 )]
