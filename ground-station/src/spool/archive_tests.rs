@@ -23,7 +23,9 @@ fn open<'s>(site: &'s Site, routes: &[(&str, SignalSet)], keep: Keep) -> Subject
 fn commit_at(spool: &Subject<'_>, sequence: u64, start: u64, end: u64) {
     let (header, payload) = segment(sequence, spans(5), 0);
     let header = Arc::new(Header { time: TimeRange { start, end }, ..(*header).clone() });
-    assert_eq!(spool.apply(&[incoming(&header, &payload, &[0..payload.len()])]), [Applied::New]);
+    let whole = 0..payload.len();
+    let one = incoming(&header, &payload, std::slice::from_ref(&whole));
+    assert_eq!(spool.apply(&[one]), [Applied::New]);
 }
 
 fn begin(spool: &Subject<'_>, exporter: &str, from: Option<u64>, until: Option<u64>) -> u64 {

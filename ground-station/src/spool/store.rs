@@ -48,7 +48,7 @@ pub struct Store(Engine);
 
 #[derive(Clone)]
 enum Engine {
-    File(Local),
+    File(Box<Local>),
     Shared(Fleet),
 }
 
@@ -71,13 +71,13 @@ impl Store {
     /// Opens the spool's file; makes one when there is none. `reserve` bytes are kept free for what is being received. Must be
     /// called inside a tokio runtime.
     pub fn open(env: &Env, settings: Settings, reserve: u64) -> Result<Self, SpoolError> {
-        Ok(Self(Engine::File(Local::open(env, settings, reserve)?)))
+        Ok(Self(Engine::File(Box::new(Local::open(env, settings, reserve)?))))
     }
 
     /// Opens a file that is there and that nobody runs, to ask it something: takes nothing in and puts nothing aside. One of an
     /// earlier format is brought to this one.
     pub fn open_existing(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
-        Ok(Self(Engine::File(Local::open_existing(env, settings)?)))
+        Ok(Self(Engine::File(Box::new(Local::open_existing(env, settings)?))))
     }
 
     /// Joins the stations that share the ledger in PostgreSQL; waits until the database answers.
