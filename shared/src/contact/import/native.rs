@@ -1,6 +1,6 @@
 //! Perigee's own plan file: YAML, or JSON, which is YAML; the list may stand alone.
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Entry, Found, Reader};
@@ -23,15 +23,8 @@ struct Written {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[serde(bound = "T: Deserialize<'de>")]
 struct File<T> {
-    #[serde(deserialize_with = "or_none")]
     contacts: Vec<T>,
-}
-
-/// A key with nothing behind it is an empty list.
-fn or_none<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 pub(super) fn read(text: &str, path: &str, reader: &Reader) -> Result<Found, ConfigError> {

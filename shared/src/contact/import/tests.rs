@@ -202,14 +202,6 @@ fn observations_of_satnogs_are_read() {
 }
 
 #[test]
-fn a_list_with_nothing_behind_its_key_is_empty_and_one_without_the_key_is_wrong() {
-    for text in ["contacts:", "contacts: []", "contacts: ~", "# none\ncontacts:\n"] {
-        assert!(native(text).unwrap().is_empty(), "{text}");
-    }
-    assert!(native("contact: []").is_err());
-}
-
-#[test]
 fn a_format_that_is_named_is_not_guessed() {
     let reader = Reader { format: Format::Hdtn, ..reader() };
     assert!(parse(&reader, "contacts: []").unwrap_err().contains("not JSON"));
