@@ -557,13 +557,23 @@ fn delete(txn: &mut Txn<'_>, at: EntryKey) -> Result<(), SpoolError> {
 
 fn take_out(txn: &mut Txn<'_>, at: EntryKey, kept: bool) -> Result<(), SpoolError> {
     txn.effects.push(Effect::Deleted(at));
-    let removed = txn.tables.open_table(ENTRIES)?.remove(at)?.map(|v| decode::<SegmentRecord>(v.value()));
-    let Some(record) = removed.transpose()? else { return Ok(()) };
-    if !kept {
-        txn.tables.open_table(SEGMENT_CHUNKS)?.retain_in(ChunkKey::all(record.payload), |_, _| false)?;
-    }
-    let refused = (record.payload, "")..(record.payload + 1, "");
-    txn.tables.open_table(ENTRY_DEAD)?.retain_in(refused, |_, _| false)?;
+    let Some(record) = remove(txn.tables, at, kept)? else { return Ok(()) };
     txn.bytes(at.satellite, Kept::Segment, record.bytes(), 0);
     Ok(())
+}
+
+/// Takes the rows of an entry out, with its bytes unless they are `kept`.
+pub(super) fn remove(
+    tables: &WriteTransaction,
+    at: EntryKey,
+    kept: bool,
+) -> Result<Option<SegmentRecord>, SpoolError> {
+    let removed = tables.open_table(ENTRIES)?.remove(at)?.map(|v| decode::<SegmentRecord>(v.value()));
+    let Some(record) = removed.transpose()? else { return Ok(None) };
+    if !kept {
+        tables.open_table(SEGMENT_CHUNKS)?.retain_in(ChunkKey::all(record.payload), |_, _| false)?;
+    }
+    let refused = (record.payload, "")..(record.payload + 1, "");
+    tables.open_table(ENTRY_DEAD)?.retain_in(refused, |_, _| false)?;
+    Ok(Some(record))
 }

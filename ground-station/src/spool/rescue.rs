@@ -21,6 +21,7 @@ use super::error::SpoolError;
 use super::gaps::{self, Lost};
 use super::migrate;
 use super::mirror::{FILE, Mirror};
+use super::outlet;
 use super::tables::*;
 
 /// Bytes that share a transaction.
@@ -88,9 +89,8 @@ pub(super) fn take_over(
 /// Takes out the segments whose payload is not what was committed.
 fn lose_damaged(txn: &WriteTransaction, now: u64) -> Result<(), SpoolError> {
     let mut damaged = Vec::new();
-    let mut chunks = txn.open_table(SEGMENT_CHUNKS)?;
-    let mut entries = txn.open_table(ENTRIES)?;
-    for row in entries.iter()? {
+    let chunks = txn.open_table(SEGMENT_CHUNKS)?;
+    for row in txn.open_table(ENTRIES)?.iter()? {
         let (key, value) = row?;
         let record = decode::<SegmentRecord>(value.value())?;
         let (mut hasher, header) = (blake3::Hasher::new(), record.header()?);
@@ -101,14 +101,12 @@ fn lose_damaged(txn: &WriteTransaction, now: u64) -> Result<(), SpoolError> {
             damaged.push((key.value(), record, header));
         }
     }
+    drop(chunks);
     for (key, record, header) in damaged {
         if record.open().total() > 0 {
             gaps::lose(txn, now, Lost::segment(record.number, &header, record.open()))?;
         }
-        entries.remove(key)?;
-        chunks.retain_in(ChunkKey::all(record.payload), |_, _| false)?;
-        txn.open_table(ENTRY_DEAD)?
-            .retain_in((record.payload, "")..(record.payload + 1, ""), |_, _| false)?;
+        outlet::remove(txn, key, false)?;
     }
     Ok(())
 }

@@ -143,17 +143,22 @@ fn about(link: &Link) -> String {
 mod tests {
     use super::*;
 
+    fn two_days(stations: &str) -> Scenario {
+        let text = format!(
+            "
+duration: 48h
+stations: {stations}
+telemetry: {{raw_per_day: 1MB}}
+link: {{down: {{rate: 1Mbit/s, delay: 5ms}}, up: {{rate: 1Mbit/s, delay: 5ms}}}}
+passes: {{per_day: 14, shortest: 5m, longest: 9m}}
+"
+        );
+        perigee_shared::config::parse(&text, "test.yaml", |_| None).expect("it is right")
+    }
+
     #[test]
     fn a_new_plan_has_no_earlier_pass_and_is_some_seconds_off() {
-        let text = "
-duration: 48h
-stations: [svalbard]
-telemetry: {raw_per_day: 1MB}
-link: {down: {rate: 1Mbit/s, delay: 5ms}, up: {rate: 1Mbit/s, delay: 5ms}}
-passes: {per_day: 14, shortest: 5m, longest: 9m}
-";
-        let scenario: Scenario =
-            perigee_shared::config::parse(text, "test.yaml", |_| None).expect("it is right");
+        let scenario = two_days("[svalbard]");
         let passes = passes(&scenario);
         let (whole, new, next) =
             (file(&scenario, &passes, 0), new_file(&scenario, &passes, 3), new_file(&scenario, &passes, 4));
@@ -166,15 +171,7 @@ passes: {per_day: 14, shortest: 5m, longest: 9m}
 
     #[test]
     fn a_day_has_as_many_passes_as_it_says_and_they_do_not_overlap() {
-        let text = "
-duration: 48h
-stations: [svalbard, beijing]
-telemetry: {raw_per_day: 1MB}
-link: {down: {rate: 1Mbit/s, delay: 5ms}, up: {rate: 1Mbit/s, delay: 5ms}}
-passes: {per_day: 14, shortest: 5m, longest: 9m}
-";
-        let scenario: Scenario =
-            perigee_shared::config::parse(text, "test.yaml", |_| None).expect("it is right");
+        let scenario = two_days("[svalbard, beijing]");
         let passes = passes(&scenario);
         assert_eq!(passes.len(), 28);
         assert!(passes.windows(2).all(|p| p[0].end < p[1].start));
