@@ -90,7 +90,7 @@ pub fn file(scenario: &Scenario, passes: &[Pass], satellite: u16) -> String {
     listed(scenario, passes.iter().filter(|p| p.satellite == satellite))
 }
 
-/// The plan file that comes in the pass with this number: it has no earlier one, and each of its passes is up to [`OFF`] off.
+/// The plan file that comes in the pass with this number: it has no earlier one, and each of its passes is up to five seconds off.
 pub fn new_file(scenario: &Scenario, passes: &[Pass], number: usize) -> String {
     let off = |(at, pass): (usize, &Pass)| {
         // None, too late, too early, and again; another one in the next plan.
