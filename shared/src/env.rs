@@ -118,8 +118,18 @@ fn stdout_sink() -> Sink {
     Arc::new(|text| drop(io::stdout().lock().write_all(text.as_bytes())))
 }
 
-/// Resident memory of this process in bytes, if it can be had.
-pub type MemoryMeter = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
+/// Memory of a process, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Everything that is resident.
+    pub resident: u64,
+    /// Without pages of mapped files. Those are the program itself: how many of them are resident is the kernel's choice, and it takes
+    /// them back when memory is short.
+    pub used: u64,
+}
+
+/// Memory of this process, if it can be had.
+pub type MemoryMeter = Arc<dyn Fn() -> Option<Memory> + Send + Sync>;
 
 /// CPU time that this process has used, if it can be had.
 pub type CpuMeter = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
@@ -137,7 +147,7 @@ pub struct Env {
     pub network: Arc<dyn Network>,
     /// Where stores and CPU-heavy work run.
     pub placement: Placement,
-    /// Resident memory.
+    /// Memory of this process.
     pub memory: MemoryMeter,
     /// CPU time used.
     pub cpu_time: CpuMeter,
@@ -159,7 +169,7 @@ impl Env {
             store: Arc::new(Files),
             network: Arc::new(Udp),
             placement: Placement::Thread,
-            memory: Arc::new(resident_memory),
+            memory: Arc::new(memory_of_this_process),
             cpu_time: Arc::new(|| clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).ok().map(Duration::from)),
             output: stdout_sink(),
             alarms: Alarms::default(),
@@ -324,15 +334,20 @@ impl Network for Udp {
     }
 }
 
-fn resident_memory() -> Option<u64> {
+fn memory_of_this_process() -> Option<Memory> {
     // In kB whatever the size of a page is, unlike `/proc/self/statm`.
-    resident(&std::fs::read_to_string("/proc/self/status").ok()?)
+    memory(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
-/// Resident memory in bytes, by the text of `/proc/PID/status`.
-fn resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+/// Memory by the text of `/proc/PID/status`.
+fn memory(status: &str) -> Option<Memory> {
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    };
+    let resident = field("VmRSS")?;
+    // Linux before 4.5 does not tell them apart.
+    Some(Memory { resident, used: resident.saturating_sub(field("RssFile").unwrap_or(0)) })
 }
 
 /// The owner of a value has ended; nothing more can be asked of it.
@@ -445,9 +460,12 @@ mod tests {
     }
 
     #[test]
-    fn resident_memory_is_read_in_kilobytes_whatever_the_page_size_is() {
-        assert_eq!(resident("Name:\tx\nVmHWM:\t  9 kB\nVmRSS:\t   12345 kB\n"), Some(12_345 * 1024));
-        assert_eq!(resident("Name:\tx\n"), None);
-        assert!(resident_memory().is_some_and(|bytes| bytes > 1 << 20));
+    fn memory_is_read_in_kilobytes_whatever_the_page_size_is_and_without_mapped_files() {
+        let old = "Name:\tx\nVmHWM:\t  9 kB\nVmRSS:\t   12345 kB\n";
+        assert_eq!(memory(old), Some(Memory { resident: 12_345 * 1024, used: 12_345 * 1024 }));
+        let new = format!("{old}RssAnon:\t    2300 kB\nRssFile:\t   10000 kB\nRssShmem:\t      45 kB\n");
+        assert_eq!(memory(&new), Some(Memory { resident: 12_345 * 1024, used: 2_345 * 1024 }));
+        assert_eq!(memory("Name:\tx\n"), None);
+        assert!(memory_of_this_process().is_some_and(|m| m.used > 1 << 16 && m.resident > m.used));
     }
 }

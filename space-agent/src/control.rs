@@ -66,7 +66,7 @@ impl Control {
         let sealed = *self.sealed.borrow();
         // Its gauges are as of now.
         self.clocks.now();
-        self.metrics.text(summary.as_ref(), sealed, &self.limiter, (self.env.memory)())
+        self.metrics.text(summary.as_ref(), sealed, &self.limiter, (self.env.memory)().map(|m| m.resident))
     }
 }
 
@@ -201,6 +201,7 @@ async fn status(State(c): Shared) -> Answer {
         None => None,
     };
     let link = c.link.borrow().clone();
+    let memory = (c.env.memory)();
     Ok(Json(json!({
         "satellite": c.satellite,
         "version": env!("CARGO_PKG_VERSION"),
@@ -219,7 +220,8 @@ async fn status(State(c): Shared) -> Answer {
         "waits_since_unix_nano": oldest.ok().flatten(),
         "unix_nano": c.clocks.now().unix_nano,
         "memory": {
-            "resident_bytes": (c.env.memory)(),
+            "resident_bytes": memory.map(|m| m.resident),
+            "used_bytes": memory.map(|m| m.used),
             "in_flight_bytes": c.limiter.in_flight(),
             "pressure": c.limiter.pressure() as u8,
         },

@@ -1,8 +1,9 @@
 //! The memory limiter: what is taken in is bounded, and a refusal always says when to come back.
 //!
 //! Two things are bounded. Request bodies take room as their bytes come, and hold it until they are in the journal ([`Permit`]): what
-//! is announced and not sent holds none. When a body that comes cannot get its next room, the one that comes slowest is refused. And resident memory is looked at every `check_interval`: above the soft limit, or while it grows too
-//! fast, one request at a time is taken; above the hard limit, requests that are being read are refused as well.
+//! is announced and not sent holds none. When a body that comes cannot get its next room, the one that comes slowest is refused. And
+//! the memory that the process uses, without the pages of its own program file, is looked at every `check_interval`: above the soft
+//! limit, or while it grows too fast, one request at a time is taken; above the hard limit, requests that are being read are refused too.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use perigee_shared::env::Env;
+use perigee_shared::env::{Env, Memory};
 use perigee_shared::otlp::status::Status;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -161,7 +162,7 @@ impl Limiter {
             && self.pressure() == Pressure::None
     }
 
-    /// Looks at resident memory until `shutdown`, and sleeps while there is nobody to refuse.
+    /// Looks at the memory in use until `shutdown`, and sleeps while there is nobody to refuse.
     pub async fn run(&self, env: Env, shutdown: CancellationToken) {
         let mut before = None;
         loop {
@@ -182,31 +183,31 @@ impl Limiter {
                     before = None;
                 }
             }
-            let Some(resident) = (env.memory)() else { continue };
-            let now = self.judge(resident, before);
-            before = Some(resident);
+            let Some(Memory { used, .. }) = (env.memory)() else { continue };
+            let now = self.judge(used, before);
+            before = Some(used);
             let was = self.pressure.swap(now as u8, Ordering::Relaxed);
             if was != now as u8 {
-                let resident = perigee_shared::units::ByteSize(resident);
+                let used = perigee_shared::units::ByteSize(used);
                 match now {
-                    Pressure::None => tracing::info!(%resident, "memory is below its soft limit again"),
+                    Pressure::None => tracing::info!(%used, "memory is below its soft limit again"),
                     _ => {
-                        tracing::warn!(%resident, pressure = ?now, "requests are refused until memory is free again")
+                        tracing::warn!(%used, pressure = ?now, "requests are refused until memory is free again")
                     }
                 }
             }
         }
     }
 
-    fn judge(&self, resident: u64, before: Option<u64>) -> Pressure {
+    fn judge(&self, used: u64, before: Option<u64>) -> Pressure {
         let limit = self.config.limit.0;
         let growth = self.config.max_growth_per_second.0;
         let soft = limit - self.config.spike_limit.0;
         let seconds = self.config.check_interval.0.as_secs_f64();
-        let grows = before.is_some_and(|b| resident.saturating_sub(b) as f64 > growth as f64 * seconds);
-        if resident >= limit {
+        let grows = before.is_some_and(|b| used.saturating_sub(b) as f64 > growth as f64 * seconds);
+        if used >= limit {
             Pressure::Hard
-        } else if resident >= soft || (growth > 0 && grows) {
+        } else if used >= soft || (growth > 0 && grows) {
             Pressure::Soft
         } else {
             Pressure::None
@@ -397,7 +398,7 @@ mod tests {
         let mut env = Env::production();
         env.memory = Arc::new(move || {
             counter.fetch_add(1, Ordering::Relaxed);
-            Some(1)
+            Some(Memory { resident: 1, used: 1 })
         });
         let (running, stop) = (Arc::clone(&limiter), shutdown.clone());
         let run = tokio::spawn(async move { running.run(env, stop).await });

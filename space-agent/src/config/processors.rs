@@ -20,13 +20,13 @@ pub struct Processors {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(from = "LimiterFile")]
 pub struct LimiterConfig {
-    /// How often resident memory is looked at.
+    /// How often memory is looked at.
     pub check_interval: Span,
     /// Above it everything is refused.
     pub limit: ByteSize,
     /// Above `limit − spike_limit` new requests are refused.
     pub spike_limit: ByteSize,
-    /// New requests are refused while resident memory grows faster than this a second; 0: off.
+    /// New requests are refused while memory grows faster than this a second; 0: off.
     pub max_growth_per_second: ByteSize,
     /// Request bodies held at once.
     pub max_in_flight: ByteSize,

@@ -221,7 +221,7 @@ impl Shipper {
         let forecast = planned.map(|planned| forecast(planned.now, store, &planned.ahead));
         let agent = AgentState {
             configuration: self.config.configuration,
-            resident_bytes: (self.env.memory)().unwrap_or(0),
+            resident_bytes: (self.env.memory)().map_or(0, |m| m.used),
             memory_limit_bytes: self.config.memory_limit,
             cpu_nano: (self.env.cpu_time)().map_or(0, |time| time.as_nanos() as u64),
             running_nano: self.started.elapsed().as_nanos() as u64,

@@ -159,7 +159,7 @@ impl Engine {
 
     /// Resident memory of this process and of the servers.
     fn memory(&self) -> u64 {
-        let own = (Env::production().memory)().unwrap_or(0);
+        let own = (Env::production().memory)().map_or(0, |m| m.resident);
         match self {
             Self::File(_) => own,
             Self::Servers(servers, _) => own + servers.iter().map(Postgres::resident_bytes).sum::<u64>(),
