@@ -4,10 +4,11 @@ mod satellites;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perigee_shared::env::Env;
+use perigee_shared::export::{AllFailing, Failing};
 use perigee_shared::segment::Header;
 use perigee_shared::serve::Closed;
 use perigee_shared::signal::{Signal, SignalSet};
@@ -60,19 +61,6 @@ pub struct Stored {
 
 type BySignal = [Family<OfExporter, Counter>; 3];
 
-/// Why an exporter does not get on.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Trouble {
-    /// Since when nothing was taken, ns since the Unix epoch.
-    pub since_unix_nano: u64,
-    /// When it was tried last.
-    pub last_unix_nano: u64,
-    /// What the backend or the way to it said then.
-    pub reason: String,
-    /// The backend refuses this exporter, not the data.
-    pub misconfigured: bool,
-}
-
 /// Counts what happens. Clones count together.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -87,7 +75,7 @@ struct Inner {
     retries: Family<OfExporter, Counter>,
     aside: Family<OfExporter, Gauge>,
     succeeded: Family<OfExporter, Gauge>,
-    troubles: Mutex<BTreeMap<Arc<str>, Trouble>>,
+    failing: AllFailing,
     received_bytes: Family<OfSatellite, Counter>,
     conflicts: Family<OfSatellite, Counter>,
     delays: satellites::Delays,
@@ -110,7 +98,7 @@ impl Metrics {
             retries: Family::default(),
             aside: Family::default(),
             succeeded: Family::default(),
-            troubles: Mutex::default(),
+            failing: AllFailing::default(),
             received_bytes: Family::default(),
             conflicts: Family::default(),
             delays: satellites::delays(),
@@ -155,7 +143,7 @@ impl Metrics {
             let now = self.0.env.unix_nano() / 1_000_000_000;
             self.0.succeeded.get_or_create(&label).set(now as i64);
             if self.0.aside.get_or_create(&label).get() == 0 {
-                self.troubles().remove(exporter);
+                self.0.failing.over(exporter);
             }
         }
         self.0.sent[signal as usize - 1].get_or_create(&label).inc_by(items.saturating_sub(rejected));
@@ -164,29 +152,18 @@ impl Metrics {
 
     /// An exporter's request did not get through and is tried again.
     pub fn troubled(&self, exporter: &Arc<str>, reason: &str, misconfigured: bool) {
-        /// Characters of a reason that are kept.
-        const SHOWN: usize = 300;
-        let now = self.0.env.unix_nano();
-        let reason = reason.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
-        let mut all = self.troubles();
-        let since_unix_nano = all.get(exporter).map_or(now, |trouble| trouble.since_unix_nano);
-        let trouble = Trouble { since_unix_nano, last_unix_nano: now, reason, misconfigured };
-        all.insert(Arc::clone(exporter), trouble);
+        self.0.failing.note(exporter, self.0.env.unix_nano(), reason, misconfigured);
     }
 
     /// Why an exporter does not get on, if it does not.
-    pub fn trouble_of(&self, exporter: &str) -> Option<Trouble> {
-        self.troubles().get(exporter).cloned()
+    pub fn failing(&self, exporter: &str) -> Option<Failing> {
+        self.0.failing.of(exporter)
     }
 
     /// Items that an exporter's backend took since the start.
     pub fn sent_by(&self, exporter: &str) -> u64 {
         let label = OfExporter { exporter: Text(exporter.into()) };
         self.0.sent.iter().map(|family| family.get_or_create(&label).get()).sum()
-    }
-
-    fn troubles(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Trouble>> {
-        self.0.troubles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An exporter's backend refused items for good.
@@ -204,7 +181,7 @@ impl Metrics {
     pub fn aside(&self, exporter: &Arc<str>, requests: usize) {
         let label = OfExporter { exporter: Text(Arc::clone(exporter)) };
         if self.0.aside.get_or_create(&label).set(requests as i64) > 0 && requests == 0 {
-            self.troubles().remove(exporter);
+            self.0.failing.over(exporter);
         }
     }
 
@@ -332,8 +309,8 @@ impl Metrics {
         );
         let uptime = ConstGauge::new(inner.started.elapsed().as_secs_f64());
         registry.register("otelcol_process_uptime", "Seconds since the start", uptime);
-        if let Some(bytes) = (inner.env.memory)() {
-            let rss = ConstGauge::new(bytes);
+        if let Some(memory) = (inner.env.memory)() {
+            let rss = ConstGauge::new(memory.resident);
             registry.register("otelcol_process_memory_rss", "Resident memory, bytes", rss);
         }
     }

@@ -80,7 +80,7 @@ impl fmt::Display for Signal {
 }
 
 /// A set of signals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct SignalSet(u8);
 
 impl SignalSet {

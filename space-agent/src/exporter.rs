@@ -1,8 +1,8 @@
 //! Direct exporters: consumers of the log that send to a backend without a ground station.
 //!
 //! Each has a durable cursor (segment, request) of its own and passes a segment when the backend has all of it, or has refused
-//! it for good. One that is down holds back nobody but itself. A request that the backend leaves undecided holds back its lane: after
-//! some waits the others have their turn, and it is tried again from time to time.
+//! it for good. One that is down holds back nobody but itself. A request that the backend leaves undecided is put aside after some
+//! waits and tried again from time to time: it holds back its signal of its lane, and the rest goes on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,10 +53,11 @@ pub struct Exporter {
     consumer: ConsumerId,
     sealed: watch::Receiver<u64>,
     counters: Arc<ShipCounters>,
-    /// By lane: nothing below waits for this exporter, so that what others have still to pass is not looked at again.
-    passed: BTreeMap<Lane, u64>,
-    /// Lanes whose first request was not decided: when it is sent again, and the trouble that it has had.
-    aside: BTreeMap<Lane, (Instant, Trouble)>,
+    /// By lane, and by the signals that were put aside there: nothing below waits for this exporter, so that what others have still to
+    /// pass is not looked at again.
+    passed: BTreeMap<(Lane, SignalSet), u64>,
+    /// Where the first request was not decided: when it is sent again, and the trouble that it has had.
+    aside: BTreeMap<(Lane, Signal), (Instant, Trouble)>,
 }
 
 impl Exporter {
@@ -85,7 +86,7 @@ impl Exporter {
             self.sealed.mark_unchanged();
             let next = self.next().await;
             let failed = match next {
-                Ok(Some((lane, header))) => match Box::pin(self.export(lane, &header, &shutdown)).await {
+                Ok(Some((header, aside))) => match Box::pin(self.export(&header, aside, &shutdown)).await {
                     Ok(()) => continue,
                     Err(ExportError::Stopped) => return,
                     Err(error) => Some(error),
@@ -108,19 +109,27 @@ impl Exporter {
         }
     }
 
-    /// The next segment that this exporter has not passed, most urgent lane first; none of a lane that is aside.
-    async fn next(&mut self) -> Result<Option<(Lane, Header)>, ExportError> {
+    /// The next segment of which something is to be sent, most urgent lane first, and the signals of its lane that are aside.
+    async fn next(&mut self) -> Result<Option<(Header, SignalSet)>, ExportError> {
         let (consumer, mut passed) = (self.consumer, std::mem::take(&mut self.passed));
-        let now = Instant::now();
-        let aside: Vec<Lane> =
-            self.aside.iter().filter(|(_, (until, _))| *until > now).map(|(lane, _)| *lane).collect();
+        let (now, signals) = (Instant::now(), self.plan.signals);
+        let mut aside: BTreeMap<Lane, SignalSet> = BTreeMap::new();
+        for ((lane, signal), _) in self.aside.iter().filter(|(_, (until, _))| *until > now) {
+            let of_lane = aside.entry(*lane).or_default();
+            *of_lane = of_lane.with(*signal);
+        }
         let next = self.wal.call(move |wal| {
-            for lane in wal.custody().lanes().into_iter().filter(|lane| !aside.contains(lane)) {
-                let from = passed.entry(lane).or_default();
-                let (found, next) = wal.custody().first_waiting(consumer, lane, *from)?;
+            for lane in wal.custody().lanes() {
+                let aside = aside.get(&lane).copied().unwrap_or_default();
+                let others = (!aside.is_empty()).then(|| signals.without(aside));
+                if others.is_some_and(SignalSet::is_empty) {
+                    continue;
+                }
+                let from = passed.entry((lane, aside)).or_default();
+                let (found, next) = wal.custody().first_waiting(consumer, lane, *from, others)?;
                 *from = next;
                 if let Some(header) = found {
-                    return Ok::<_, WalError>((passed, Some((lane, header))));
+                    return Ok::<_, WalError>((passed, Some((header, aside))));
                 }
             }
             Ok((passed, None))
@@ -134,15 +143,16 @@ impl Exporter {
         Ok(found)
     }
 
+    /// Sends what is left of a segment, apart from the signals that are aside.
     async fn export(
         &mut self,
-        lane: Lane,
         header: &Header,
+        aside: SignalSet,
         shutdown: &CancellationToken,
     ) -> Result<(), ExportError> {
         let (consumer, id, asked, all) = (self.consumer, header.id, header.clone(), header.items);
-        let leans_on = header.base_sequence;
-        let (payload, cursor, chain) = self
+        let (lane, leans_on) = (id.lane, header.base_sequence);
+        let (payload, reached, chain) = self
             .wal
             .call(move |wal| {
                 let payload = wal.custody().payload(&asked)?;
@@ -151,12 +161,12 @@ impl Exporter {
                     Err(WalError::MissingBase(_)) => crate::wal::Chain::default(),
                     chain => chain?,
                 };
-                Ok::<_, WalError>((payload, wal.custody().cursor(consumer, lane)?, chain))
+                Ok::<_, WalError>((payload, wal.custody().reached(consumer, lane)?, chain))
             })
             .await??;
         let Some(payload) = payload else { return Ok(()) };
-        let done = if cursor.0 == id.sequence { cursor.1 } else { 0 };
-        let (mut seen, mut number) = (Counts::ZERO, 0);
+        // `held`: something of it is aside, so that the lane's cursor stays.
+        let (mut seen, mut number, mut held) = (Counts::ZERO, 0, false);
         let (header, plan) = (header.clone(), self.plan.clone());
         let mut cuts = self.env.stream(move |each| {
             let requests: Box<dyn Iterator<Item = Result<Request, CodecError>>> =
@@ -182,7 +192,11 @@ impl Exporter {
             };
             number += 1;
             seen += Counts::of(signal, items);
-            if number <= done {
+            if number <= reached.done(id.sequence, signal) {
+                continue;
+            }
+            if aside.contains(signal) {
+                held = true;
                 continue;
             }
             let Some(outcome) = self.send(lane, signal, body, items, shutdown).await? else { return Ok(()) };
@@ -191,14 +205,27 @@ impl Exporter {
                 tracing::error!(exporter = self.name, reason, "the backend refuses items for good");
             }
             let refused = Counts::of(signal, outcome.rejected + outcome.refused_items());
-            self.wal.call(move |wal| wal.custody().advance(consumer, id, number, refused)).await??;
+            let advance = move |wal: &mut Wal| match held {
+                true => wal.custody().advance_ahead(consumer, id, signal, number, refused),
+                false => wal.custody().advance(consumer, id, number, refused),
+            };
+            self.wal.call(advance).await??;
+        }
+        if held {
+            let others = self.plan.signals.without(aside);
+            self.wal.call(move |wal| wal.custody().pass_ahead(consumer, id, others)).await??;
+            return Ok(());
         }
         let refused = all.only(self.plan.signals).saturating_sub(seen);
-        self.wal.call(move |wal| wal.custody().pass(consumer, &[Delivery { id, refused }])).await??;
+        let pass = move |wal: &mut Wal| {
+            wal.custody().pass(consumer, &[Delivery { id, refused }])?;
+            if reached.is_apart() { wal.custody().join(consumer, id) } else { Ok(()) }
+        };
+        self.wal.call(pass).await??;
         Ok(())
     }
 
-    /// Sends a request; `None` when it was not decided and its lane is aside for a while.
+    /// Sends a request; `None` when it was not decided and is aside for a while.
     async fn send(
         &mut self,
         lane: Lane,
@@ -207,9 +234,10 @@ impl Exporter {
         items: u64,
         shutdown: &CancellationToken,
     ) -> Result<Option<Delivered>, Stopped> {
-        let trouble = self.aside.remove(&lane).map(|(_, trouble)| trouble);
+        let trouble = self.aside.remove(&(lane, signal)).map(|(_, trouble)| trouble);
+        let again = trouble.is_some();
         // While everything fails, each is tried once in its turn.
-        let waits = if trouble.is_some() || !self.aside.is_empty() { 0 } else { WAITS };
+        let waits = if again || !self.aside.is_empty() { 0 } else { WAITS };
         let label = ExporterLabel::new(&self.name);
         let (counters, name, env) = (&self.counters, &self.name, &self.env);
         let tell = |event: Event<'_>| {
@@ -223,18 +251,43 @@ impl Exporter {
                     counters.succeeded(&label, env.unix_nano());
                 }
                 Event::Refused { items } => counters.send_failed(&label, signal, items),
-                Event::Retry { .. } => counters.retried(&label),
+                Event::Retry { reason, misconfigured, news, .. } => {
+                    if misconfigured && news {
+                        tracing::error!(
+                            event.name = "perigee.exporter.misconfigured",
+                            exporter = %name,
+                            %signal,
+                            reason,
+                            "the backend refuses this exporter, not the data: check its endpoint and credentials; \
+                             the log keeps everything"
+                        );
+                    }
+                    counters.retried(&label, env.unix_nano(), reason, misconfigured);
+                }
                 Event::Kept { .. } | Event::Back { .. } => {}
             }
         };
         let early = CancellationToken::new();
         let leave = Leave { early: &early, waits, trouble };
         match self.sender.send_or_leave(signal, body, items, shutdown, leave, tell).await? {
-            Sent::Done(delivered) => Ok(Some(delivered)),
+            Sent::Done(delivered) => {
+                if self.aside.is_empty() {
+                    self.counters.gets_on(&label);
+                }
+                Ok(Some(delivered))
+            }
             // Nobody cancels `early`.
             Sent::Left(_) => Ok(None),
             Sent::Undecided(wait, trouble) => {
-                self.aside.insert(lane, (Instant::now() + wait, trouble));
+                if !again {
+                    tracing::warn!(
+                        exporter = self.name,
+                        %signal,
+                        lane = lane.0,
+                        "a request is put aside that the backend does not decide about; it is tried again, and the rest goes on"
+                    );
+                }
+                self.aside.insert((lane, signal), (Instant::now() + wait, trouble));
                 Ok(None)
             }
         }

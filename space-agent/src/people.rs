@@ -323,6 +323,19 @@ pub(crate) fn status_text(status: &Value) -> String {
         );
     }
     let _ = writeln!(out);
+    for (name, done) in status["exporters"].as_object().into_iter().flatten() {
+        let (sent, refused) = (count(&done["sent"]), count(&done["refused"]));
+        let _ =
+            writeln!(out, "exporter {name}: {sent} items sent, {refused} refused for good since the start");
+        let failing = &done["failing"];
+        if let Some(reason) = failing["reason"].as_str() {
+            let (since, last) = (time(&failing["since_unix_nano"]), time(&failing["last_unix_nano"]));
+            let _ = writeln!(
+                out,
+                "           something cannot be sent since {since}; tried again at {last}: {reason}"
+            );
+        }
+    }
     for name in status["abandoned_consumers"].as_array().into_iter().flatten() {
         out.push('\n');
         out.push_str(&release_hint(&text(name)));

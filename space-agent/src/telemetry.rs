@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use perigee_proto::link::DropReason;
+use perigee_shared::export::AllFailing;
 use perigee_shared::serve::Closed;
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
@@ -233,6 +234,7 @@ pub struct ShipCounters {
     rejected: Labelled<ExporterLabel>,
     retries: Family<ExporterLabel, Counter>,
     succeeded: Family<ExporterLabel, Gauge>,
+    failing: Arc<AllFailing>,
 }
 
 /// An exporter, by its name in the configuration.
@@ -280,8 +282,14 @@ impl ShipCounters {
     }
 
     /// A request has to be sent again.
-    pub fn retried(&self, exporter: &ExporterLabel) {
+    pub fn retried(&self, exporter: &ExporterLabel, now: u64, reason: &str, misconfigured: bool) {
         self.retries.get_or_create(exporter).inc();
+        self.failing.note(&exporter.exporter, now, reason, misconfigured);
+    }
+
+    /// Nothing of an exporter has to be sent again.
+    pub fn gets_on(&self, exporter: &ExporterLabel) {
+        self.failing.over(&exporter.exporter);
     }
 }
 
@@ -634,7 +642,9 @@ impl Metrics {
         let done = direct.map(|exporter| {
             let retries = self.ship.retries.get(exporter).map_or(0, |counter| counter.get());
             let (sent, refused) = (self.ship.sent.total(exporter), self.ship.send_failed.total(exporter));
-            (exporter.exporter.to_string(), json!({"sent": sent, "refused": refused, "retries": retries}))
+            let failing = self.ship.failing.of(&exporter.exporter);
+            let done = json!({"sent": sent, "refused": refused, "retries": retries, "failing": failing});
+            (exporter.exporter.to_string(), done)
         });
         done.collect::<Map<_, _>>().into()
     }

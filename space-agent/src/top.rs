@@ -89,8 +89,8 @@ fn memory(memory: &Value) -> Line<'static> {
         _ => "refuses every request".red().bold(),
     };
     let used = format!(
-        "{} resident, {} in flight; limiter ",
-        size(&memory["resident_bytes"]),
+        "{} used, {} in flight; limiter ",
+        size(&memory["used_bytes"]),
         size(&memory["in_flight_bytes"])
     );
     labelled("memory", [used.into(), limiter])
@@ -165,6 +165,9 @@ fn exporters(seen: &Seen) -> Vec<Line<'static>> {
             count(&counts["refused"]),
             count(&counts["retries"]),
         )));
+        if let Some(reason) = counts["failing"]["reason"].as_str() {
+            lines.push(Line::from(format!("  not sent: {}", cut(reason, 66)).red()));
+        }
     }
     lines
 }
@@ -190,7 +193,7 @@ mod tests {
             "next_contact": {"station": "kiruna", "start_unix_nano": 1_764_165_600_000_000_000u64 + 5_650_000_000_000},
             "plan_error": null,
             "waits_since_unix_nano": 1_764_165_600_000_000_000u64 - 600_000_000_000,
-            "memory": {"resident_bytes": 44_040_192, "in_flight_bytes": 2048, "pressure": 1},
+            "memory": {"used_bytes": 44_040_192, "in_flight_bytes": 2048, "pressure": 1},
             "wal": {
                 "stored_bytes": 26_214_400, "max_bytes": 104_857_600,
                 "accepted": {"traces": accepted, "metrics": 7, "logs": 0},
@@ -224,7 +227,7 @@ time      2025-11-26T14:00:00Z
 link      up (svalbard)  9.8 KiB/s, 31.5 KiB in this contact
 contact   svalbard, LOS in 7:52
 next      kiruna, AOS in 1:34:10 at 2025-11-26T15:34:10Z
-memory    42.0 MiB resident, 2.0 KiB in flight; limiter takes one request at a t
+memory    42.0 MiB used, 2.0 KiB in flight; limiter takes one request at a time
 stored    █████░░░░░░░░░░░░░░░  25 % of 100.0 MiB; the oldest waits for 10 min
 
 items      accepted/s delivered/s     accepted    delivered   dropped   on board

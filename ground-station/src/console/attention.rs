@@ -2,12 +2,12 @@
 
 use maud::{Markup, html};
 use perigee_shared::contact::shown_time;
+use perigee_shared::export::Failing;
 use serde::Serialize;
 
 use super::show::{bytes, counted, span};
 use crate::link::ClockView;
 use crate::spool::{Digest, Items, SatelliteDigest, Status};
-use crate::telemetry::Trouble;
 
 const S: u64 = 1_000_000_000;
 
@@ -205,7 +205,7 @@ pub(super) fn certificate(whose: &str, end: u64, now: u64) -> Option<Note> {
 pub(super) fn of_station(
     digest: &Digest,
     status: &Status,
-    troubles: &[(String, Trouble)],
+    troubles: &[(String, Failing)],
     health: Option<String>,
     certificate_end: Option<u64>,
     now: u64,

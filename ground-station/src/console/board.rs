@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use perigee_shared::env::Env;
+use perigee_shared::export::Failing;
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::attention::{self, Level, Note};
 use crate::link::{ClockView, Connected, LinkView, Point};
 use crate::spool::{ExporterDigest, Glance, ItemView, SatelliteDigest, SpoolError, SpoolView, Store};
-use crate::telemetry::{Metrics, Trouble};
+use crate::telemetry::Metrics;
 
 /// The shortest time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -79,7 +80,7 @@ pub(super) struct Backend {
     pub(super) sent_items: u64,
     /// Items a second, as of late.
     pub(super) items_per_second: f64,
-    pub(super) trouble: Option<Trouble>,
+    pub(super) trouble: Option<Failing>,
 }
 
 /// What was seen in a look.
@@ -254,10 +255,10 @@ impl Board {
             .flat_map(|before| &before.backends)
             .map(|backend| (backend.digest.name.as_str(), backend.sent_items))
             .collect();
-        let troubles: Vec<(String, Trouble)> = digest
+        let troubles: Vec<(String, Failing)> = digest
             .exporters
             .iter()
-            .filter_map(|e| Some((e.name.clone(), inner.metrics.trouble_of(&e.name)?)))
+            .filter_map(|e| Some((e.name.clone(), inner.metrics.failing(&e.name)?)))
             .collect();
         let status = inner.store.status().borrow().clone();
         let health = inner.metrics.trouble();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use perigee_shared::segment::{Base, CodecError, Decoder, Header, Request, hash, learn};
 use perigee_shared::store::{StoreError, join};
 use redb::{ReadTransaction, ReadableTable};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::bases;
 use super::catalogue::Services;
@@ -240,6 +241,9 @@ impl Work {
 pub(super) struct Snapshot {
     pub(super) read: ReadTransaction,
     pub(super) decoded: Decoded,
+    /// The spool's file stays open until it is dropped.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    pub(super) held: Option<TaskTrackerToken>,
 }
 
 impl Snapshot {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use perigee_shared::env::Env;
 use perigee_shared::store::{Database, Done, Failure, Quarantine, StoreError};
 use redb::{ReadTransaction, WriteTransaction};
+use tokio_util::task::TaskTracker;
 
 use super::contents::{Contents, Effect, Kept, Settings};
 use super::decode::Snapshot;
@@ -46,6 +47,8 @@ pub(super) struct Spool {
     quarantined: Option<Quarantine>,
     /// How often the file was replaced by a new one: what was held of partial segments is gone then.
     replaced: u64,
+    /// Snapshots that somebody has.
+    snapshots: TaskTracker,
 }
 
 impl Spool {
@@ -54,7 +57,7 @@ impl Spool {
         let (directory, ballast) = (settings.directory.clone(), settings.ballast);
         let db = Database::open(env.clone(), &directory, Arc::new(settings), ballast)?;
         let mirrored = Mirrored::default();
-        let mut spool = Self { db, mirrored, only_looks: false, quarantined: None, replaced: 0 };
+        let mut spool = Self::over(db, mirrored, false);
         spool.look_aside();
         outlet::settle_all(&mut spool)?;
         spool.compact()?;
@@ -68,7 +71,11 @@ impl Spool {
         let db = Database::open_existing(env.clone(), &directory, Arc::new(settings))?;
         // What is only looked at has nothing new to be mirrored.
         let mirrored = Mirrored::at((db.openings(), 0));
-        Ok(Self { db, mirrored, only_looks: true, quarantined: None, replaced: 0 })
+        Ok(Self::over(db, mirrored, true))
+    }
+
+    fn over(db: Database<Contents>, mirrored: Mirrored, only_looks: bool) -> Self {
+        Self { db, mirrored, only_looks, quarantined: None, replaced: 0, snapshots: TaskTracker::new() }
     }
 
     /// Runs `work` in a transaction that is synced when it returns; on an error nothing of it remains.
@@ -99,7 +106,13 @@ impl Spool {
     /// The spool as it is now, for work elsewhere.
     pub(super) fn snapshot(&mut self) -> Result<Snapshot, SpoolError> {
         let read = self.db.snapshot()?;
-        Ok(Snapshot { read, decoded: self.contents().decoded.clone() })
+        let held = Some(self.snapshots.token());
+        Ok(Snapshot { read, decoded: self.contents().decoded.clone(), held })
+    }
+
+    /// Counts the snapshots that somebody has: the file stays open as long as there is one.
+    pub(super) fn snapshots(&self) -> TaskTracker {
+        self.snapshots.clone()
     }
 
     /// Takes note of an error that was met in a snapshot.

@@ -14,6 +14,7 @@ use perigee_shared::store::scrub::Step;
 use perigee_shared::store::{StoreError, backup, guarded};
 use perigee_shared::supervise::Supervisor;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
 
 use super::columns::ColumnsView;
 use super::contents::Settings;
@@ -45,6 +46,8 @@ pub(super) struct Local {
     groups: mpsc::Sender<Group>,
     tasks: Supervisor,
     scrub: Arc<Mutex<Round>>,
+    /// Those that are looked at.
+    snapshots: TaskTracker,
     pub(super) env: Env,
     settings: Arc<Settings>,
 }
@@ -79,11 +82,13 @@ impl Local {
         bounds: Bounds,
         settings: Arc<Settings>,
     ) -> Result<(Self, mpsc::Receiver<Group>), SpoolError> {
+        let snapshots = spool.snapshots();
         let owner = Owner::new(env.placement, "spool", spool).map_err(|e| StoreError::Io(e.to_string()))?;
         let keeper = Keeper { owner, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
         let (groups, queue) = mpsc::channel(QUEUE);
         let tasks = Supervisor::new(env);
-        Ok((Self { keeper, groups, tasks, scrub: Arc::default(), env: env.clone(), settings }, queue))
+        let (scrub, env) = (Arc::default(), env.clone());
+        Ok((Self { keeper, groups, tasks, scrub, snapshots, env, settings }, queue))
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -456,12 +461,49 @@ impl Local {
     /// Ends the spool in order; what was handed in before is durable then. With other handles still held it is only let go,
     /// and closes when the last of them is.
     pub(super) async fn close(self) {
-        let Self { keeper, groups, tasks, env, .. } = self;
+        let Self { keeper, groups, tasks, snapshots, env, .. } = self;
         drop(groups);
-        let _ = tokio::time::timeout(CLOSE, tasks.ended()).await;
+        snapshots.close();
+        let ended = async {
+            tasks.ended().await;
+            // Who asked for one may have left before it was looked through.
+            snapshots.wait().await;
+        };
+        let _ = tokio::time::timeout(CLOSE, ended).await;
         let closed = env.cpu(move || keeper.owner.into_inner().map(Spool::close)).await;
         if let Some(Err(error)) = closed {
             tracing::warn!(%error, "the spool was not closed in order");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::tests::settings;
+
+    #[tokio::test]
+    async fn a_spool_is_closed_once_nobody_looks_through_it_any_more() {
+        let (dir, env) = (tempfile::tempdir().unwrap(), Env::production());
+        let spool = Local::open(&env, settings(&dir, &[]), 0).unwrap();
+        let (began, begun) = oneshot::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let look = spool.study(move |_| {
+            began.send(()).unwrap();
+            Ok(ended.recv().unwrap())
+        });
+        tokio::select! {
+            biased;
+            _ = look => panic!("it has not ended"),
+            begun = begun => begun.unwrap(),
+        }
+        let closing = tokio::spawn(spool.close());
+        assert!(matches!(
+            Local::open_existing(&env, settings(&dir, &[])),
+            Err(SpoolError::Store(StoreError::Locked(_)))
+        ));
+        end.send(()).unwrap();
+        closing.await.unwrap();
+        Local::open_existing(&env, settings(&dir, &[])).unwrap().close().await;
     }
 }

@@ -13,6 +13,7 @@ pub mod cut;
 mod debug;
 pub mod deliver;
 pub mod endpoint;
+mod failing;
 mod file;
 mod grpc;
 mod http;
@@ -33,6 +34,7 @@ pub use config::{
 };
 pub use cut::{Cut, Cuts, Limits, Plan};
 pub use deliver::Delivery;
+pub use failing::{AllFailing, Failing};
 pub use outcome::Outcome;
 pub use retry::Backoff;
 pub use split::{halve, without_empty};

@@ -37,6 +37,7 @@ impl Backup {
             copy.table(CHUNKS)?;
             copy.table(CONSUMERS)?;
             copy.table(CURSORS)?;
+            copy.table(AHEAD)?;
             copy.table(COUNTERS)?;
             copy.table(DROPS)?;
             copy.table(EPOCHS)?;

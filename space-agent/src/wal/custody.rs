@@ -111,20 +111,6 @@ impl Custody<'_> {
         })
     }
 
-    /// The first segment of `lane` from `sequence` on that `consumer` has not passed, and from where on to look the next time: what
-    /// was passed stays so.
-    pub fn first_waiting(
-        &mut self,
-        consumer: ConsumerId,
-        lane: Lane,
-        sequence: u64,
-    ) -> Result<(Option<Header>, u64), WalError> {
-        let found = self.waiting(consumer, lane, sequence, 1)?.pop();
-        let end = self.0.state().lanes.get(&lane).map_or(0, |l| l.next_sequence);
-        let next = found.as_ref().map_or(end, |header| header.id.sequence);
-        Ok((found, next))
-    }
-
     /// Up to `most` segments, each with the names of those that have still to pass it.
     pub fn segments(&mut self, most: usize) -> Result<Vec<(SegmentRecord, Vec<String>)>, WalError> {
         self.0.read(|txn, state| {
@@ -203,15 +189,6 @@ impl Custody<'_> {
         !self.0.notes.unsent.get(&id.lane).is_some_and(|l| l.contains(id.sequence))
     }
 
-    /// Where `consumer` is in `lane`: the segment it works on and how many of that segment's requests are done.
-    pub fn cursor(&mut self, consumer: ConsumerId, lane: Lane) -> Result<(u64, u64), WalError> {
-        self.0.read(|txn, _| {
-            let key = CursorKey { consumer: consumer.0, lane: lane.0 };
-            let cursor = txn.open_table(CURSORS)?.get(key)?.map(|c| c.value());
-            Ok(cursor.map(|c| (c.sequence, c.requests)).unwrap_or_default())
-        })
-    }
-
     /// Moves the cursor of `consumer` behind so many requests of a segment; `refused` of the last one's items were refused for
     /// good.
     pub fn advance(
@@ -262,6 +239,7 @@ impl Custody<'_> {
         self.0.write(|txn, state| {
             txn.open_table(CONSUMERS)?.remove(name)?;
             txn.open_table(CURSORS)?.retain(|key, _| key.consumer != consumer.0)?;
+            txn.open_table(AHEAD)?.retain(|key, _| key.consumer != consumer.0)?;
             txn.open_table(REFUSED)?.retain(|key, _| key.consumer != consumer.0)?;
             let mut consumers = state.consumers.clone();
             consumers.remove(name);
@@ -328,7 +306,7 @@ fn waiting_for(
 }
 
 /// Adds to what a consumer's backend has refused of a segment.
-fn note_refused(
+pub(super) fn note_refused(
     txn: &WriteTransaction,
     consumer: ConsumerId,
     id: SegmentId,

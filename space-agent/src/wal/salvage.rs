@@ -127,6 +127,7 @@ impl<'a> Salvage<'a> {
         // Bits of segments mean nothing without them.
         whole(&rescue, CONSUMERS.name())?;
         whole(&rescue, CURSORS.name())?;
+        whole(&rescue, AHEAD.name())?;
         let meta = match whole(&rescue, META.name()) {
             Some(meta) => Meta::read(&meta)?,
             // An epoch that has ended is not the one whose lanes these are.
@@ -199,6 +200,7 @@ impl<'a> Salvage<'a> {
         copy! {
             CONSUMERS, &str, u8;
             CURSORS, CursorKey, Cursor;
+            AHEAD, AheadKey, Cursor;
             LANES, u8, LaneNumbers;
             DROPS, DropKey, &[u8];
             EPOCHS, u64, &[u8];

@@ -20,11 +20,12 @@
 //! | `acknowledged` | ledger, epoch, lane, sequence | payload hash of a segment that this ledger has committed; made with the first |
 //! | `ledgers` | ledger | the station that answered for it last; made with the first |
 //! | `boots` | number | a start of the machine, see [`super::boots`]; made with the first |
+//! | `cursors_ahead` | consumer id, lane, signal | a cursor of one signal ahead of the lane's, see [`super::reached`]; made with the first |
 //! | `refused` | lane, sequence, consumer id | items that the consumer's backend has refused for good: three u64 LE |
 //!
 //! Formats: 1 has one lane; 2 splits groups by rules; 3 has segments that depend on others; 4 has groups of version 2; 5 has a
-//! front, see [`super::front`]. A file's number rises when the first such thing is written. `acknowledged`, `ledgers`, `refused`, `boots` and
-//! `clock_floor_unix_nano` in `meta` may be ignored, so they raise nothing.
+//! front, see [`super::front`]. A file's number rises when the first such thing is written. `acknowledged`, `ledgers`, `refused`, `boots`,
+//! `cursors_ahead` and `clock_floor_unix_nano` in `meta` may be ignored, so they raise nothing.
 
 use super::boots::Boot;
 use perigee_shared::segment::{Lane, SegmentId};
@@ -53,6 +54,10 @@ stored_as_tuple! {
     pub(super) struct CursorKey { pub(super) consumer: u8, pub(super) lane: u8 }
 }
 stored_as_tuple! {
+    /// A consumer's cursor for one signal of a lane.
+    pub(super) struct AheadKey { pub(super) consumer: u8, pub(super) lane: u8, pub(super) signal: u8 }
+}
+stored_as_tuple! {
     /// The segment that a consumer is at, and its requests that are done.
     pub(super) struct Cursor { pub(super) sequence: u64, pub(super) requests: u64 }
 }
@@ -76,6 +81,7 @@ pub(super) const SEGMENTS: TableDefinition<'_, Place, &[u8]> = TableDefinition::
 pub(super) const CHUNKS: TableDefinition<'_, PlacePiece, &[u8]> = TableDefinition::new("segment_chunks");
 pub(super) const CONSUMERS: TableDefinition<'_, &str, u8> = TableDefinition::new("consumers");
 pub(super) const CURSORS: TableDefinition<'_, CursorKey, Cursor> = TableDefinition::new("cursors");
+pub(super) const AHEAD: TableDefinition<'_, AheadKey, Cursor> = TableDefinition::new("cursors_ahead");
 pub(super) const COUNTERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("counters");
 pub(super) const DROPS: TableDefinition<'_, DropKey, &[u8]> = TableDefinition::new("drops");
 pub(super) const EPOCHS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("epochs");

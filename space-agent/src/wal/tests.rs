@@ -181,17 +181,17 @@ fn a_segment_goes_when_every_consumer_of_its_signals_has_passed_it() {
     let [l, a, b] = ["link", "a", "b"].map(|name| wal.custody().consumer(name).unwrap());
     assert!(wal.custody().waiting(b, Lane::BULK, 0, 10).unwrap().is_empty(), "no traces in it");
     assert_eq!(
-        wal.custody().first_waiting(b, Lane::BULK, 0).unwrap(),
+        wal.custody().first_waiting(b, Lane::BULK, 0, None).unwrap(),
         (None, 2),
         "it need not be looked at again"
     );
-    assert_eq!(wal.custody().first_waiting(a, Lane::BULK, 0).unwrap().1, 1);
+    assert_eq!(wal.custody().first_waiting(a, Lane::BULK, 0, None).unwrap().1, 1);
     assert_eq!(wal.custody().pass(l, &done(Counts::ZERO)).unwrap(), 0);
     assert_eq!(wal.custody().pass(l, &done(Counts::ZERO)).unwrap(), 0, "once is enough");
     drop(wal);
     let mut wal = bench.open();
     wal.custody().advance(a, id, 1, logs(2)).unwrap();
-    assert_eq!(wal.custody().cursor(a, Lane::BULK).unwrap(), (1, 1));
+    assert_eq!(wal.custody().reached(a, Lane::BULK).unwrap().lane, (1, 1));
     assert_eq!(wal.custody().pass(a, &done(Counts::ZERO)).unwrap(), 1);
     let s = wal.summary();
     assert_eq!(

@@ -338,7 +338,7 @@ fn cursors(wal: &mut Wal) -> Result<BTreeMap<String, Cursors>> {
         let consumer = wal.custody().consumer(&name).context("a consumer has a number")?;
         let mut lanes = BTreeMap::new();
         for lane in wal.custody().lanes() {
-            lanes.insert(lane.0, wal.custody().cursor(consumer, lane)?);
+            lanes.insert(lane.0, wal.custody().reached(consumer, lane)?.lane);
         }
         lanes.retain(|_, cursor| *cursor != (0, 0));
         out.insert(name, lanes);

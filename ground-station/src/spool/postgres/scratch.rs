@@ -253,13 +253,13 @@ impl Shown {
 
     /// To be asked as often as somebody likes.
     pub(super) fn glance(self, scrub: Scrubbed, fleet: Fleet) -> Glance {
-        let snapshot = Snapshot { read: self.read, decoded: self.contents.decoded.clone() };
+        let snapshot = Snapshot { read: self.read, decoded: self.contents.decoded.clone(), held: None };
         Glance::over(snapshot, &self.contents, scrub, self.db, fleet)
     }
 
     /// The same for decoding; only while this is there.
     pub(super) fn snapshot(&self) -> Result<Snapshot, SpoolError> {
-        Ok(Snapshot { read: self.db.begin_read()?, decoded: self.contents.decoded.clone() })
+        Ok(Snapshot { read: self.db.begin_read()?, decoded: self.contents.decoded.clone(), held: None })
     }
 }
 

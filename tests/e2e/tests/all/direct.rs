@@ -101,6 +101,54 @@ async fn a_request_that_is_never_decided_holds_back_its_lane_alone() {
     assert_eq!(backend.ids().len(), ledger.acknowledged.len(), "each once");
 }
 
+/// A backend that never decides about metrics gets traces and logs of the same lane, each once also over a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_that_is_never_decided_holds_back_no_other() {
+    let scene = Scene::new(PROGRAMS);
+    let mut backend = Backend::new();
+    backend.never(Some("points"));
+    backend.start().await;
+    let mut agent =
+        Agent::new(&scene, NOBODY.into()).exporting(json!({"otlphttp": quick(&backend.endpoint())}));
+    agent.config["processors"]["batch"] = json!({"timeout": "50ms"});
+    agent.start().await;
+    let mut ledger = Ledger::default();
+    for round in 0..3 {
+        let mut others = BTreeSet::new();
+        for (signal, name) in
+            [(Signal::Metrics, "points"), (Signal::Traces, "spans"), (Signal::Logs, "lines")]
+        {
+            let batch = Batch::new(signal, &format!("{name}{round}"), 10, 20);
+            let sent = agent.send(&batch).await;
+            assert_eq!(sent, Sent::Acknowledged);
+            ledger.note(&batch, &sent);
+            if signal != Signal::Metrics {
+                others.extend(batch.ids);
+            }
+        }
+        eventually("traces and logs have arrived", async || {
+            let arrived: BTreeSet<String> = backend.ids().into_iter().collect();
+            let missing = others.difference(&arrived).count();
+            if missing == 0 { Ok(()) } else { Err(missing.to_string()) }
+        })
+        .await;
+        assert!(!backend.ids().iter().any(|id| id.contains("points")));
+        let status = agent.status().await;
+        let failing = &status["exporters"]["otlphttp"]["failing"];
+        assert!(failing["reason"].is_string(), "{status}");
+        if round == 1 {
+            agent.process.kill().await;
+            agent.start().await;
+        }
+    }
+    backend.never(None);
+    agent.drained().await;
+    assert_eq!(missing(&ledger, &backend), Ok(()));
+    assert_eq!(backend.ids().len(), ledger.acknowledged.len(), "each once");
+    let failing = agent.status().await["exporters"]["otlphttp"]["failing"].clone();
+    assert_eq!(failing, Value::Null);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exporter_killed_on_its_way_goes_on_where_it_was() {
     let scene = Scene::new(PROGRAMS);

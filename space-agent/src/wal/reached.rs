@@ -1,0 +1,146 @@
+//! How far a direct exporter is in a lane.
+//!
+//! It has one cursor for each lane. While that stays at a request that the backend does not decide about, the other signals of the
+//! lane have cursors ahead of it; once the request is decided, the lane's cursor goes on past what is done already. Software that does
+//! not know them sends what lies between once more.
+
+use perigee_shared::segment::{Header, Lane, SegmentId};
+use perigee_shared::signal::{Counts, Signal, SignalSet};
+use redb::ReadableTable;
+
+use super::custody::note_refused;
+use super::tables::*;
+use super::{ConsumerId, Custody, SegmentRecord, WalError};
+
+/// See the module. Each is a segment, and how many of its requests are done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reached {
+    /// That of the lane.
+    pub lane: (u64, u64),
+    ahead: [Option<(u64, u64)>; 3],
+}
+
+impl Reached {
+    /// How many requests of a segment have been decided, as far as they are of this signal.
+    pub fn done(&self, sequence: u64, signal: Signal) -> u64 {
+        let of_lane = if self.lane.0 == sequence { self.lane.1 } else { 0 };
+        let ahead = match self.ahead[signal.slot()] {
+            Some((at, _)) if at > sequence => u64::MAX,
+            Some((at, requests)) if at == sequence => requests,
+            _ => 0,
+        };
+        of_lane.max(ahead)
+    }
+
+    /// Whether a signal is ahead of its lane.
+    pub fn is_apart(&self) -> bool {
+        self.ahead.iter().any(Option::is_some)
+    }
+}
+
+impl Custody<'_> {
+    /// Where `consumer` is in `lane`.
+    pub fn reached(&mut self, consumer: ConsumerId, lane: Lane) -> Result<Reached, WalError> {
+        self.0.read(|txn, _| {
+            let at = |cursor: Cursor| (cursor.sequence, cursor.requests);
+            let key = CursorKey { consumer: consumer.0, lane: lane.0 };
+            let lane_at = txn.open_table(CURSORS)?.get(key)?.map(|c| at(c.value())).unwrap_or_default();
+            let mut reached = Reached { lane: lane_at, ahead: [None; 3] };
+            if let Some(table) = if_made(txn, AHEAD)? {
+                for signal in Signal::ALL {
+                    reached.ahead[signal.slot()] = table.get(key.of(signal))?.map(|c| at(c.value()));
+                }
+            }
+            Ok(reached)
+        })
+    }
+
+    /// The first segment of `lane` from `sequence` on that `consumer` has not passed, and from where on to look the next time: what
+    /// was passed stays so. While some signals are put aside, the first of which something of the others is not done.
+    pub fn first_waiting(
+        &mut self,
+        consumer: ConsumerId,
+        lane: Lane,
+        sequence: u64,
+        others: Option<SignalSet>,
+    ) -> Result<(Option<Header>, u64), WalError> {
+        let reached = self.reached(consumer, lane)?;
+        let end = self.0.state().lanes.get(&lane).map_or(0, |l| l.next_sequence);
+        let found = self.0.read(|txn, _| {
+            for entry in txn.open_table(SEGMENTS)?.range(lane_from(lane, sequence))? {
+                let SegmentRecord { header, waiting, .. } = SegmentRecord::from_bytes(entry?.1.value())?;
+                let is_left = |signal| reached.done(header.id.sequence, signal) != u64::MAX;
+                let wanted = others.is_none_or(|others| {
+                    header.items.signals().iter().any(|signal| others.contains(signal) && is_left(signal))
+                });
+                if waiting & consumer.bit() != 0 && wanted {
+                    return Ok(Some(header));
+                }
+            }
+            Ok(None)
+        })?;
+        let next = found.as_ref().map_or(end, |header| header.id.sequence);
+        Ok((found, next))
+    }
+
+    /// Moves the cursor of one signal behind so many requests of a segment, while the lane's stays; `refused` of the last one's items
+    /// were refused for good.
+    pub fn advance_ahead(
+        &mut self,
+        consumer: ConsumerId,
+        id: SegmentId,
+        signal: Signal,
+        requests: u64,
+        refused: Counts,
+    ) -> Result<(), WalError> {
+        self.0.write(|txn, _| {
+            let key = CursorKey { consumer: consumer.0, lane: id.lane.0 }.of(signal);
+            let cursor = Cursor { sequence: id.sequence, requests };
+            let before = txn.open_table(AHEAD)?.insert(key, cursor)?.map(|c| c.value());
+            // As with the lane's cursor.
+            if refused.total() > 0 && before != Some(cursor) {
+                note_refused(txn, consumer, id, refused)?;
+            }
+            Ok(((), Vec::new()))
+        })
+    }
+
+    /// Notes that nothing of these signals is left in a segment, nor in those before it, while the lane's cursor stays.
+    pub fn pass_ahead(
+        &mut self,
+        consumer: ConsumerId,
+        id: SegmentId,
+        signals: SignalSet,
+    ) -> Result<(), WalError> {
+        self.0.write(|txn, _| {
+            let mut table = txn.open_table(AHEAD)?;
+            for signal in signals.iter() {
+                let key = CursorKey { consumer: consumer.0, lane: id.lane.0 }.of(signal);
+                table.insert(key, Cursor { sequence: id.sequence + 1, requests: 0 })?;
+            }
+            Ok(((), Vec::new()))
+        })
+    }
+
+    /// Forgets cursors that the lane's has reached: it has passed the segment `id`.
+    pub fn join(&mut self, consumer: ConsumerId, id: SegmentId) -> Result<(), WalError> {
+        self.0.write(|txn, _| {
+            let mut table = txn.open_table(AHEAD)?;
+            for signal in Signal::ALL {
+                let key = CursorKey { consumer: consumer.0, lane: id.lane.0 }.of(signal);
+                let at = table.get(key)?.map(|c| c.value().sequence);
+                if at.is_some_and(|sequence| sequence <= id.sequence + 1) {
+                    table.remove(key)?;
+                }
+            }
+            Ok(((), Vec::new()))
+        })
+    }
+}
+
+impl CursorKey {
+    /// That of one signal.
+    const fn of(self, signal: Signal) -> AheadKey {
+        AheadKey { consumer: self.consumer, lane: self.lane, signal: signal as u8 }
+    }
+}
