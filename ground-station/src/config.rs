@@ -31,6 +31,9 @@ pub struct Config {
     pub exporters: Components<ExporterConfig>,
     /// The spool.
     pub storage: StorageConfig,
+    /// How much memory may be used.
+    #[serde(default)]
+    pub memory: MemoryConfig,
     /// Whether `satellite.id` and `ground.station.id` are added to every resource.
     #[serde(default = "yes")]
     pub resource_attributes: bool,
@@ -52,6 +55,20 @@ pub struct Config {
 
 fn yes() -> bool {
     true
+}
+
+/// `memory`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemoryConfig {
+    /// Resident memory without the pages of the program file.
+    pub limit: ByteSize,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { limit: ByteSize::mib(256) }
+    }
 }
 
 /// `link`
@@ -535,6 +552,9 @@ impl Config {
             }
         }
         let millis = |span: Span| u64::try_from(span.0.as_millis()).unwrap_or(0);
+        if self.memory.limit < ByteSize::mib(64) {
+            wrong.push(Invalid::new("memory.limit", "must be at least 64MiB"));
+        }
         for (name, value, least, shown) in [
             ("partial_sync_bytes", link.partial_sync_bytes.0, 64 << 10, "64KiB"),
             ("partial_sync_interval", millis(link.partial_sync_interval), 10, "10ms"),

@@ -18,6 +18,7 @@ use crate::config::{Config, ScrubConfig};
 use crate::console::{Beside, Console, ConsoleConfig};
 use crate::exporter::{Added, Exporter, Own};
 use crate::link::{Connected, Link, LinkError, Reload};
+use crate::memory::Meter;
 use crate::spool::{Settings, SpoolError, Status, Store, scrub};
 use crate::telemetry::Metrics;
 
@@ -89,6 +90,7 @@ pub struct Ground {
     /// None: another process looks through what is stored.
     scrub: Option<ScrubConfig>,
     own: Option<Own>,
+    memory: (Meter, Env),
 }
 
 /// Why the program ended by itself.
@@ -142,8 +144,11 @@ impl Ground {
             let (store, metrics) = (store.clone(), metrics.clone());
             exporters.push(Exporter::try_new(&name, settings, signals, added, env, store, metrics)?);
         }
+        let memory = Meter::new(config.memory.limit);
         let link = match does(Part::Link) {
-            true => Some(Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone())?),
+            true => {
+                Some(Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone(), memory.short())?)
+            }
             false => None,
         };
         let beside = Beside {
@@ -158,7 +163,17 @@ impl Ground {
         let scrub = does(Part::Export).then_some(scrub);
         let own =
             own.map(|own| Own::new((own, says), &config.link.station, console.clone(), env, &exporters));
-        Ok(Self { store, link, exporters, served, console, metrics, scrub, own })
+        Ok(Self {
+            store,
+            link,
+            exporters,
+            served,
+            console,
+            metrics,
+            scrub,
+            own,
+            memory: (memory, env.clone()),
+        })
     }
 
     /// The addresses that the link is bound to.
@@ -192,7 +207,7 @@ impl Ground {
     ///
     /// When it has ended by itself.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Ended> {
-        let Self { store, link, exporters, served, console, scrub, metrics, own } = self;
+        let Self { store, link, exporters, served, console, scrub, metrics, own, memory } = self;
         let stop = shutdown.child_token();
         for address in link.iter().flat_map(Link::addresses) {
             tracing::info!(%address, "the link listens (UDP)");
@@ -214,6 +229,10 @@ impl Ground {
             let name = format!("exporter {}", exporter.name());
             work.keep_until(name, exporter, &stop, |exporter, stop| Box::pin(exporter.run(stop)));
         }
+        let looked_at = (memory, store.clone());
+        work.keep_until("memory", looked_at, &stop, |((meter, env), store), stop| {
+            Box::pin(meter.run(env.clone(), store.clone(), stop))
+        });
         if let Some(own) = own {
             work.keep_until("own telemetry", own, &stop, |own, stop| Box::pin(own.run(stop)));
         }

@@ -6,6 +6,10 @@ use clap::Parser;
 use ground_station::commands::{self, Cli};
 use perigee_shared::env::Env;
 
+/// It gives pages back once they are free, so that memory in use can be held against its limit.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();

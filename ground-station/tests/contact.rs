@@ -5,10 +5,13 @@
 
 mod support;
 
+use std::sync::Arc;
+
+use ground_station::ground::Part;
 use perigee_proto::link::{self, RejectReason, agent_message, ground_message};
-use perigee_shared::env::Env;
+use perigee_shared::env::{Env, Memory};
 use perigee_shared::link::ranges::RangeSet;
-use support::{EPOCH, Satellite, Site, get, lane, segment};
+use support::{EPOCH, Running, Satellite, Site, get, lane, segment};
 
 fn partial(resume: &link::Resume) -> &link::Partial {
     &resume.epochs[0].lanes[0].partials[0]
@@ -30,6 +33,29 @@ async fn segments_are_committed_acknowledged_and_exported_with_their_station_and
     let text = site.exported();
     assert!(text.contains("\"s2-99-") && text.contains("satellite.id") && text.contains("\"svalbard\""));
     assert_eq!(text.matches("startTimeUnixNano").count(), 300);
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_are_read_on_while_memory_is_short() {
+    let site = Site::new();
+    let mut env = Env::production();
+    env.memory = Arc::new(|| Some(Memory { resident: 1 << 40, used: 1 << 40 }));
+    let config = site.config("", &site.file_exporter());
+    let ground = Running::start_on(config, &Part::ALL, &env).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..4).await;
+    let segments: Vec<_> = (1..4).map(|n| segment(n, 8_000)).collect();
+    assert!(
+        segments.iter().map(|s| s.header.payload_len).sum::<u64>() > 512 << 10,
+        "more than is read at once"
+    );
+    for segment in &segments {
+        sat.send(segment).await;
+    }
+    sat.committed(&[1, 2, 3]).await;
+    let account = ground.drained("sat-1").await;
+    assert_eq!((account.committed.spans, account.exported.spans), (24_000, 24_000));
     ground.stop().await;
 }
 

@@ -210,6 +210,10 @@ impl Exporter {
                 false => wal.custody().advance(consumer, id, number, refused),
             };
             self.wal.call(advance).await??;
+            // What is put aside has its turn, too.
+            if self.aside.values().any(|(until, _)| *until <= Instant::now()) {
+                return Ok(());
+            }
         }
         if held {
             let others = self.plan.signals.without(aside);

@@ -105,6 +105,11 @@ impl Aside {
         of_lane.fold(SignalSet::default(), |all, w| all.with(w.at.signal))
     }
 
+    /// When the first of them is to be sent again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.waiting.values().filter_map(|w| w.until).min()
+    }
+
     /// Takes the request back in whose time came first, unless something else has the next turn.
     pub(super) fn take_back(&mut self, now: Instant) -> Option<Place> {
         if self.others_first {
@@ -121,6 +126,6 @@ impl Aside {
     pub(super) fn alone(&mut self) -> Option<Instant> {
         self.others_first = false;
         self.waiting.retain(|_, w| w.until.is_some());
-        self.waiting.values().filter_map(|w| w.until).min()
+        self.due()
     }
 }

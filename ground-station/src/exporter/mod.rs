@@ -259,7 +259,9 @@ impl Exporter {
                 }
             }
             self.store.progress(Arc::clone(&self.name), progress.clone()).await?;
-            if !progress.finished && self.goes_elsewhere(fingerprint, place).await? {
+            // What is put aside has its turn, too.
+            let is_due = self.aside.due().is_some_and(|due| due <= Instant::now());
+            if !progress.finished && (is_due || self.goes_elsewhere(fingerprint, place).await?) {
                 return Ok(());
             }
         }

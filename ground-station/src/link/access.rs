@@ -11,6 +11,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
 use crate::config::{Config, LinkConfig, SatelliteConfig, Satellites};
+use crate::memory;
 
 /// What the link's TLS is made of.
 pub(super) struct Access {
@@ -21,6 +22,8 @@ pub(super) struct Access {
     domain: String,
     revocations: Option<ListFile>,
     limits: LinkConfig,
+    /// What a new connection may have sent that was not read yet.
+    window: u64,
 }
 
 impl Access {
@@ -41,6 +44,7 @@ impl Access {
                 .as_deref()
                 .map(|path| ListFile::new(path, &link.satellite_ca_file)),
             limits: link.clone(),
+            window: memory::window(config.memory.limit, link.max_connections, link.receive_window.0),
         })
     }
 
@@ -55,7 +59,7 @@ impl Access {
         )?;
         // Before authentication little is held.
         server
-            .transport_config(transport::ground(self.limits.receive_window.0))
+            .transport_config(transport::ground(self.window))
             .max_incoming(4 * self.limits.max_connections)
             .incoming_buffer_size(64 << 10)
             .incoming_buffer_size_total(1 << 20);

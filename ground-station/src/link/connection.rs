@@ -21,13 +21,15 @@ use super::history::History;
 use super::machine::{Action, Close, Event, Machine, Settings, StreamId};
 use super::passing::Passing;
 use super::registry::Registry;
-use crate::spool::{Applied, Ending, Heard, Incoming, SpoolError, Status, Store};
+use crate::spool::{Applied, Ending, Heard, Incoming, SpoolError, Store};
 use crate::telemetry::Metrics;
 
 /// Bytes that are read from a stream at once.
 const READ: usize = 64 << 10;
 /// Reads that wait for the machine.
 const QUEUE: usize = 8;
+/// Bytes that a connection may hold while memory is short, until the spool has taken them.
+const HELD_WHEN_SHORT: usize = 256 << 10;
 /// How long the peer may take to let a message through.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a contact may last without Hello.
@@ -41,6 +43,8 @@ pub(super) struct Surroundings {
     pub(super) clocks: Clocks,
     pub(super) history: History,
     pub(super) registry: Registry,
+    /// Whether memory is short.
+    pub(super) short: watch::Receiver<bool>,
     /// The lists in force.
     pub(super) revocations: Arc<watch::Sender<Revocations>>,
     pub(super) shutdown: CancellationToken,
@@ -104,7 +108,7 @@ pub(super) async fn serve(connection: Connection, settings: Settings, around: Su
 impl Shell {
     async fn run(&mut self, controls: &mut mpsc::Receiver<Event>, streams: &mut mpsc::Receiver<FromStream>) {
         let mut status = self.around.store.status();
-        let shutdown = self.around.shutdown.clone();
+        let (shutdown, mut short) = (self.around.shutdown.clone(), self.around.short.clone());
         let (mut controls_open, mut leaving) = (true, false);
         let begun = Instant::now();
         let relieved = status.borrow().relieved;
@@ -114,7 +118,8 @@ impl Shell {
                 self.connection.close(code(Close::Again), b"partial segments were discarded; connect again");
                 break;
             }
-            let reading = self.machine.wants_data() && room;
+            let little = !*short.borrow_and_update() || self.machine.held() < HELD_WHEN_SHORT;
+            let reading = self.machine.wants_data() && room && little;
             let deadline = self.machine.deadline();
             let event = tokio::select! {
                 biased;
@@ -179,7 +184,8 @@ impl Shell {
                     self.connection.close(code(Close::Protocol), b"no Hello");
                     break;
                 }
-                _ = changed(&mut status) => continue,
+                () = changed(&mut status) => continue,
+                () = changed(&mut short) => continue,
             };
             self.take(event).await;
             if leaving && self.machine.is_idle() && self.asked.is_empty() {
@@ -398,8 +404,8 @@ async fn next_answer(asked: &mut Vec<Pending>) -> Result<Event, SpoolError> {
     .await
 }
 
-async fn changed(status: &mut watch::Receiver<Status>) {
-    if status.changed().await.is_err() {
+async fn changed<T>(watched: &mut watch::Receiver<T>) {
+    if watched.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
 }

@@ -205,9 +205,13 @@ impl Machine {
 
     /// Whether segment streams may be read: the ledger has answered, and the buffer has room.
     pub fn wants_data(&self) -> bool {
-        let in_spool = self.committing.as_ref().map_or(0, |c| c.bytes);
         matches!(self.phase, Phase::Resumed | Phase::Leaving(_) | Phase::Left)
-            && self.buffered + in_spool < 2 * self.settings.sync_bytes
+            && self.held() < 2 * self.settings.sync_bytes
+    }
+
+    /// Bytes that have come and that the spool does not have yet.
+    pub fn held(&self) -> usize {
+        self.buffered + self.committing.as_ref().map_or(0, |c| c.bytes)
     }
 
     /// Whether the agent has said Hello, or will not be listened to any more.

@@ -172,6 +172,7 @@ impl Link {
         env: &Env,
         store: Store,
         metrics: Metrics,
+        short: watch::Receiver<bool>,
     ) -> Result<Self, LinkError> {
         let mut access = Access::try_new(&config)?;
         let (server, revocations) = access.server(env)?;
@@ -191,7 +192,8 @@ impl Link {
             metrics,
             clocks: Clocks::new(env),
             history: History::default(),
-            registry: Registry::default(),
+            registry: Registry::new(config.memory.limit, config.link.receive_window.0),
+            short,
             revocations: Arc::new(watch::Sender::new(revocations)),
             shutdown: CancellationToken::new(),
         };

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quinn::Connection;
+use perigee_shared::units::ByteSize;
+use quinn::{Connection, VarInt};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,7 @@ use super::bounds;
 use super::connection::code;
 use super::machine::Close;
 use super::passing::Passing;
+use crate::memory;
 
 /// How long an older connection may take to hand over what it holds.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -50,6 +52,8 @@ pub(super) struct Registry(Arc<Mutex<Inner>>);
 struct Inner {
     last: u64,
     open: BTreeMap<u64, Entry>,
+    /// The memory limit, of which connections share a part, and the most that each gets.
+    windows: (ByteSize, u64),
     /// When each satellite may have more work done. Only those that are listed come so far.
     turns: BTreeMap<Arc<str>, Instant>,
     /// When the log last had a line about each, and how many were left out since.
@@ -57,6 +61,15 @@ struct Inner {
 }
 
 impl Inner {
+    /// Shares the windows among the connections that are open now.
+    fn share(&self) {
+        let (limit, most) = self.windows;
+        let window = memory::window(limit, self.open.len(), most);
+        for entry in self.open.values() {
+            entry.connection.set_receive_window(VarInt::from_u64(window).unwrap_or(VarInt::MAX));
+        }
+    }
+
     /// Closes the first of these connections that has been silent for `least`. Whether there is one.
     fn end_silent(&mut self, least: Duration, of: impl Fn(&Entry) -> bool) -> bool {
         let silent = |e: &Entry| e.silent_since.is_some_and(|since| since.elapsed() >= least);
@@ -78,13 +91,20 @@ pub(super) struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        if let Some(entry) = self.registry.lock().open.remove(&self.number) {
+        let mut inner = self.registry.lock();
+        if let Some(entry) = inner.open.remove(&self.number) {
             entry.ended.cancel();
+            inner.share();
         }
     }
 }
 
 impl Registry {
+    /// Of connections that share the memory limit, and may have `most` bytes unread each.
+    pub(super) fn new(limit: ByteSize, most: u64) -> Self {
+        Self(Arc::new(Mutex::new(Inner { windows: (limit, most), ..Inner::default() })))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,6 +118,7 @@ impl Registry {
         let greeted = None;
         let entry = Entry { satellite, serial, connection, silent_since, greeted, heard, superseded, ended };
         inner.open.insert(number, entry);
+        inner.share();
         Registered { registry: self.clone(), number }
     }
 

@@ -14,6 +14,7 @@ use super::catalogue::Services;
 use super::error::SpoolError;
 use super::outlet::{First, Found, Place};
 use super::tables::*;
+use crate::memory::Turn;
 
 /// Bases that are kept decoded whatever they take: the one that segments need now, and the next one.
 const DECODED: usize = 2;
@@ -131,6 +132,13 @@ impl Decoded {
         Self { latest: Arc::default(), bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
     }
 
+    /// Gives up the bases and what people might look at.
+    pub(super) fn give_up(&self) {
+        let mut latest = self.latest();
+        latest.bases.clear();
+        latest.seen = Default::default();
+    }
+
     fn latest(&self) -> MutexGuard<'_, Latest> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -222,12 +230,19 @@ pub struct Work {
     /// The encoded bytes, unless they were decoded at once.
     payload: Arc<[u8]>,
     decoded: Option<Vec<Request>>,
+    #[expect(dead_code, reason = "another large one has its turn when it is dropped")]
+    turn: Option<Turn>,
 }
 
 /// The requests of a segment.
 pub type Requests<'a> = Box<dyn Iterator<Item = Result<Request, CodecError>> + Send + 'a>;
 
 impl Work {
+    /// The same, which has its turn as long as it lives.
+    pub(super) fn in_turn(self, turn: Turn) -> Self {
+        Self { turn: Some(turn), ..self }
+    }
+
     /// The requests in the segment, in order.
     pub fn requests(&mut self) -> Result<Requests<'_>, CodecError> {
         match self.decoded.take() {
@@ -277,7 +292,7 @@ impl Snapshot {
         }
         let payload = if decoded.is_some() { Arc::default() } else { bytes.into() };
         let header = Arc::new(header);
-        Ok(Work { place, satellite, header, number, first, payload, decoded })
+        Ok(Work { place, satellite, header, number, first, payload, decoded, turn: None })
     }
 
     /// The requests of a segment of this satellite, or nothing when its codec hands them out one by one; those are looked through.

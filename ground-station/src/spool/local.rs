@@ -33,6 +33,7 @@ use super::tables::*;
 use super::upkeep::{Bounds, Group, Keeper, Status};
 use super::views::{AccountView, GapView, Gaps, SatelliteView, SpoolView};
 use super::{bases, ledger, letters, outlet, passes, views};
+use crate::memory::Large;
 
 /// Calls of [`Store::commit`] that may wait.
 const QUEUE: usize = 64;
@@ -48,6 +49,7 @@ pub(super) struct Local {
     scrub: Arc<Mutex<Round>>,
     /// Those that are looked at.
     snapshots: TaskTracker,
+    large: Large,
     pub(super) env: Env,
     settings: Arc<Settings>,
 }
@@ -87,8 +89,14 @@ impl Local {
         let keeper = Keeper { owner, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
         let (groups, queue) = mpsc::channel(QUEUE);
         let tasks = Supervisor::new(env);
-        let (scrub, env) = (Arc::default(), env.clone());
-        Ok((Self { keeper, groups, tasks, scrub, snapshots, env, settings }, queue))
+        let (scrub, large, env) = (Arc::default(), Large::default(), env.clone());
+        Ok((Self { keeper, groups, tasks, scrub, snapshots, large, env, settings }, queue))
+    }
+
+    /// Gives up what can be decoded again.
+    pub(super) async fn forget_decoded(&self) {
+        // A spool that is gone has none.
+        drop(self.keeper.owner.call(|spool| spool.contents().decoded.give_up()).await);
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -151,9 +159,14 @@ impl Local {
                 found.map(|found| Ok((found, spool.snapshot()?))).transpose()
             };
             let Some((found, snapshot)) = self.keeper.insist(find).await? else { return Ok(None) };
+            let Some(turn) = self.large.turn(&found.header) else {
+                drop(snapshot);
+                self.large.free().await;
+                continue;
+            };
             let place = found.place;
             let fault = match self.env.cpu(move || guarded(|| snapshot.work(found))).await {
-                Ok(work) => return Ok(Some(work)),
+                Ok(work) => return Ok(Some(work.in_turn(turn))),
                 Err(fault) => fault,
             };
             self.mend(At::Entry(place.0), fault).await?;

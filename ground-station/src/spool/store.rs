@@ -144,6 +144,14 @@ impl Store {
         }
     }
 
+    /// Gives up what can be decoded again, since memory is short.
+    pub async fn forget_decoded(&self) {
+        match &self.0 {
+            Engine::File(file) => file.forget_decoded().await,
+            Engine::Shared(fleet) => fleet.forget_decoded(),
+        }
+    }
+
     /// Takes bytes of a segment, for a commit to name.
     pub async fn put_payload(&self, incoming: Incoming) -> Result<Taken, SpoolError> {
         Ok(Taken(incoming))

@@ -126,7 +126,12 @@ impl Running {
 
     /// A process that does a part of the work; addresses that it does not have are `0.0.0.0:0`.
     pub(crate) async fn start_parts(config: Config, parts: &[Part]) -> Self {
-        let ground = Box::pin(Ground::build_parts(config, &Env::production(), parts, None)).await.unwrap();
+        Self::start_on(config, parts, &Env::production()).await
+    }
+
+    /// The same on another machine.
+    pub(crate) async fn start_on(config: Config, parts: &[Part], env: &Env) -> Self {
+        let ground = Box::pin(Ground::build_parts(config, env, parts, None)).await.unwrap();
         let shutdown = CancellationToken::new();
         let none = SocketAddr::from(([0, 0, 0, 0], 0));
         Self {

@@ -186,6 +186,11 @@ struct Head {
 }
 
 impl Fleet {
+    /// Gives up what can be decoded again.
+    pub(in super::super) fn forget_decoded(&self) {
+        self.inner.scratch.decoded().give_up();
+    }
+
     pub(in super::super) async fn next(
         &self,
         exporter: Arc<str>,
@@ -220,13 +225,18 @@ impl Fleet {
                 continue;
             }
             let place = Place(EntryKey { satellite: lane.0, lane: lane.1, entry: head.entry });
+            let Some(turn) = self.inner.large.turn(&head.record.header()?) else {
+                drop(head);
+                self.inner.large.free().await;
+                continue;
+            };
             let fault = match self.work(place, head, wanted).await? {
                 Ok(work) => {
                     self.search(&exporter, |search| match &mut search.at {
                         Some((at, _)) if *at == lane => {}
                         at => *at = Some((lane, 0)),
                     });
-                    return Ok(Some(work));
+                    return Ok(Some(work.in_turn(turn)));
                 }
                 Err(fault) => fault,
             };
