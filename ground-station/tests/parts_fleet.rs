@@ -27,6 +27,7 @@ async fn one_process_takes_segments_and_another_one_exports_them() {
 
     let mut config = site.config("", &site.file_exporter());
     config.storage.directory = site.path("exporter");
+    config.link.station = "exporter".to_owned();
     config.extensions.control = None;
     let exporting = Running::start_parts(config, &[Part::Export]).await;
     assert_eq!((exporting.address.port(), exporting.api.port()), (0, 0), "it takes and answers nothing");
@@ -34,6 +35,10 @@ async fn one_process_takes_segments_and_another_one_exports_them() {
     assert_eq!(account.exported.spans, 6);
     let exported = site.exported();
     assert!(exported.contains("s1-2") && exported.contains("s2-2"), "{exported}");
+    assert!(
+        exported.contains("\"svalbard\"") && !exported.contains("\"exporter\""),
+        "who took it in: {exported}"
+    );
     exporting.stop().await;
     taking.stop().await;
 }

@@ -55,7 +55,7 @@ pub struct Exporter {
 /// What is added to every resource.
 #[derive(Debug, Clone, Default)]
 pub struct Added {
-    /// The satellite's id, and this station's.
+    /// The satellite's id, and the station's that took a segment in; this one where that is not known.
     pub station: Option<String>,
     /// Which segment it came in.
     pub segment: bool,
@@ -67,6 +67,8 @@ impl Added {
         let segment = self.segment.then(|| format!("{epoch:016x}/{}/{sequence}", lane.0));
         let mut all = Vec::new();
         if let Some(station) = &self.station {
+            // With a shared ledger another station may have taken it in.
+            let station = if work.station.is_empty() { station } else { &work.station };
             all.extend([("satellite.id", &*work.satellite), ("ground.station.id", station)]);
         }
         all.extend(segment.as_deref().map(|segment| ("perigee.segment", segment)));

@@ -221,6 +221,8 @@ pub struct Work {
     pub place: Place,
     /// Whose it is.
     pub satellite: Arc<str>,
+    /// The station that committed it; empty: it is not known.
+    pub station: String,
     /// What it says of itself.
     pub header: Arc<Header>,
     /// Its number in the order of commits.
@@ -274,7 +276,7 @@ impl Snapshot {
     }
 
     fn read(&self, found: Found, checked: bool) -> Result<Work, Fault> {
-        let Found { place, satellite, header, payload: number, first } = found;
+        let Found { place, satellite, station, header, payload: number, first } = found;
         let bytes = self.payload(number, &header)?;
         let (satellite, mut look) = (Arc::from(satellite), Look::default());
         let see = |request: &Request| {
@@ -292,7 +294,7 @@ impl Snapshot {
         }
         let payload = if decoded.is_some() { Arc::default() } else { bytes.into() };
         let header = Arc::new(header);
-        Ok(Work { place, satellite, header, number, first, payload, decoded, turn: None })
+        Ok(Work { place, satellite, station, header, number, first, payload, decoded, turn: None })
     }
 
     /// The requests of a segment of this satellite, or nothing when its codec hands them out one by one; those are looked through.

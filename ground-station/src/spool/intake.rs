@@ -334,6 +334,7 @@ fn commit(
         settled: 0,
         number: key.satellite,
         payload,
+        station: txn.contents.settings.station.clone(),
     };
     let entry = enter(txn, header.id, &record)?;
     catalogue::note(txn, key.satellite, header, (payload, entry))?;

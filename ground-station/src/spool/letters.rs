@@ -286,6 +286,7 @@ pub(super) fn back_into_spool(
         settled,
         number: letter.number,
         payload,
+        station: txn.contents.settings.station.clone(),
     };
     enter(txn, header.id, &segment)?;
     Counters::of(txn.tables, letter.number)?.sub(Kind::DeadLettered, 0, items)?;

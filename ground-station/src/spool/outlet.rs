@@ -196,6 +196,8 @@ pub(super) fn ahead(exporter: &str, signal: Signal) -> String {
 pub(super) struct Found {
     pub(super) place: Place,
     pub(super) satellite: String,
+    /// The station that committed it; empty: it is not known.
+    pub(super) station: String,
     pub(super) header: Header,
     pub(super) payload: u64,
     /// What is to be sent of it.
@@ -328,7 +330,8 @@ pub(super) fn next(
             continue;
         };
         let (header, first) = (record.header()?, done.first(at.entry, wanted));
-        return Ok(Some(Found { place: Place(at), satellite: record.satellite, header, payload, first }));
+        let SegmentRecord { satellite, station, .. } = record;
+        return Ok(Some(Found { place: Place(at), satellite, station, header, payload, first }));
     }
 }
 

@@ -253,7 +253,8 @@ pub(super) fn seek(
                 let satellite = record.number;
                 let at = row.entry().unwrap_or(EntryKey { satellite, lane: 0, entry: 0 });
                 let (header, first) = (record.header()?, First::from(signals, request));
-                let found = Found { place: Place(at), satellite: record.satellite, header, payload, first };
+                let SegmentRecord { satellite, station, .. } = record;
+                let found = Found { place: Place(at), satellite, station, header, payload, first };
                 sought.found = Some(found);
                 return Ok(sought);
             }

@@ -340,6 +340,9 @@ pub(super) struct SegmentRecord {
     /// The number of the payload.
     #[prost(uint64, tag = "6")]
     pub(super) payload: u64,
+    /// The station that committed it; empty in what earlier software wrote.
+    #[prost(string, tag = "7")]
+    pub(super) station: String,
 }
 
 /// A segment that later ones may need to be decoded.

@@ -487,7 +487,8 @@ impl Fleet {
         let segment = record.header()?;
         self.add_bases(place.0.satellite, &segment, false, &mut loaded).await?;
         let first = reached.first(entry, wanted);
-        let found = Found { place, satellite: record.satellite, header: segment, payload, first };
+        let SegmentRecord { satellite, station, .. } = record;
+        let found = Found { place, satellite, station, header: segment, payload, first };
         let scratch = self.inner.scratch.clone();
         let work = move || {
             let shown = scratch.view(Vec::new(), loaded)?;
