@@ -1,6 +1,8 @@
 //! What is fuzzed: everything that reads bytes which somebody else has written. Each function takes any input; it panics when a
 //! promise is broken, and otherwise says whether the input was good for something.
 
+mod listeners;
+
 use bytes::Bytes;
 use perigee_proto::link::{AgentMessage, GroundMessage, SegmentOpen};
 use perigee_shared::compress::{DecompressError, Encoding, decompress};
@@ -24,7 +26,7 @@ pub type Good = bool;
 pub type Target = fn(&[u8]) -> Good;
 
 /// Every target by its name, which is that of its corpus too.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("walk", walked),
     ("json", transcoded),
     ("decompress", decompressed),
@@ -34,6 +36,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("plans", plan),
     ("elements", elements),
     ("configuration", configuration),
+    ("listeners", listeners),
 ];
 
 /// More would be tested for memory alone.
@@ -250,4 +253,10 @@ pub fn configuration(input: &[u8]) -> Good {
             false
         }
     }
+}
+
+/// Bytes over a connection to one of the listeners of both programs, which run in this process: OTLP over gRPC and HTTP, control
+/// sockets, the API, the console, metrics and health.
+pub fn listeners(input: &[u8]) -> Good {
+    listeners::talked(input)
 }
