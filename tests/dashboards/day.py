@@ -258,7 +258,7 @@ class Day:
                 "otlp_http/bench": {"endpoint": refusing.endpoint, **again},
                 "otlp_http/dead": {"endpoint": dead.endpoint, **again},
             },
-            memory_limiter={"limit": "8MiB", "spike_limit": "7MiB", "max_in_flight": "2MiB"},
+            memory_limiter={"limit": "5MiB", "spike_limit": "4MiB", "max_in_flight": "2MiB"},
             otlp={"max_request_bytes": "1MiB"},
             http={"max_connections": 2},
             link={"station_crl_file": str(crl)},

@@ -500,10 +500,11 @@ mod tests {
         let (dir, env) = (tempfile::tempdir().unwrap(), Env::production());
         let spool = Local::open(&env, settings(&dir, &[]), 0).unwrap();
         let (began, begun) = oneshot::channel();
-        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (end, ended) = std::sync::mpsc::sync_channel::<()>(1);
         let look = spool.study(move |_| {
             began.send(()).unwrap();
-            Ok(ended.recv().unwrap())
+            ended.recv().unwrap();
+            Ok(())
         });
         tokio::select! {
             biased;

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ground_station::ground::Ground;
 use ground_station::pki::{Pki, Role};
@@ -15,6 +15,7 @@ use perigee_shared::config::collector::{self, Program};
 use perigee_shared::env::Env;
 use simdisk::Disk;
 use space_agent::agent::Agent;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Who does not answer in this time is not waited for; an answer may have no end.
@@ -92,7 +93,7 @@ impl Programs {
         let mut file = ConfigFile::parse(&ground(&dir, &ports[4..]), "ground.yaml", &none)?;
         let config = file.read(|section| collector::keys(Program::Ground, section));
         let for_ground: ground_station::config::Config = file.finish(config)?;
-        let (started, ready) = std::sync::mpsc::channel();
+        let (started, ready) = std::sync::mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             runtime.expect("a runtime").block_on(async {
