@@ -249,6 +249,21 @@ async fn a_worker_that_dies_is_replaced_within_the_lease_and_moves_nothing_when_
     assert_eq!(other.accounting().await.unwrap()["sat-1"].exported.spans, 1);
 }
 
+/// While no server answered, nobody could say that this worker lives: what it takes up again counts as sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_time_ran_out_lives_again_before_it_sends() {
+    let Some(server) = Postgres::start() else { return };
+    let mut database = Database::on(&server);
+    database.fleet.lease = Duration::from_secs(3600);
+    let store = database.station("svalbard").await;
+    commit(&store, "sat-1", 1).await;
+    server.sql(&database.fleet.database, "update worker set until = clock_timestamp() - interval '1 minute'");
+    let work = next(&store).await.unwrap();
+    store.progress("a".into(), done(work.place)).await.unwrap();
+    assert_eq!(store.accounting().await.unwrap()["sat-1"].exported.spans, 1);
+    store.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_batch_that_the_engine_refuses_takes_no_other_with_it() {
     let Some(database) = Database::new() else { return };

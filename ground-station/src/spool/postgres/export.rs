@@ -28,6 +28,7 @@ use super::rows::{Cell, Of, Row};
 use super::scratch::Loaded;
 use super::session::{Lease, Need, note};
 use super::sql::{self, Query};
+use super::watch::BEAT;
 use super::{Fleet, locked};
 
 /// Segments of a lane that a worker sends before it leaves the lane to the others.
@@ -370,16 +371,20 @@ impl Fleet {
             return Ok(held);
         }
         let (name, owner) = (exporter.to_string(), self.inner.owner);
+        let (station, lease) = (self.settings().station.clone(), self.inner.lease.as_millis() as f64);
         let taken = self
             .patiently(move |fleet| {
-                let name = name.clone();
+                let (name, station) = (name.clone(), station.clone());
                 async move {
                     let connection = fleet.connection().await?;
-                    let statement = connection.prepare(TAKE).await?;
+                    let (beat, statement) =
+                        (connection.prepare(BEAT).await?, connection.prepare(TAKE).await?);
                     let (satellite, lane) = (i64::from(lane.0), i64::from(lane.1));
-                    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-                        [&satellite, &lane, &name, &owner];
-                    let asked = connection.client().query_opt(&statement, &parameters);
+                    let asked = async {
+                        // While nobody answered its time may have run out, and then what it sends would not count as sent.
+                        connection.client().execute(&beat, &[&owner, &station, &lease]).await?;
+                        connection.client().query_opt(&statement, &[&satellite, &lane, &name, &owner]).await
+                    };
                     let row = fleet.watched(&connection, asked).await??;
                     Ok(row.map(|row| row.try_get::<_, i64>(0)).transpose()?)
                 }

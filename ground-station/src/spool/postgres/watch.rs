@@ -28,7 +28,7 @@ const FORGET: &str = "delete from worker where until < clock_timestamp() - inter
 const WAITING: &str = "select exists(select from entry) or exists(select from replay where open = 1)";
 
 /// This worker lives on.
-const BEAT: &str = "insert into worker (owner, station, until) \
+pub(super) const BEAT: &str = "insert into worker (owner, station, until) \
     values ($1, $2, clock_timestamp() + $3 * interval '1 millisecond') \
     on conflict (owner) do update set until = excluded.until";
 
