@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::clock::Clocks;
-use crate::contacts::{Asked, ContactControl, LinkStatus, Planned};
+use crate::contacts::{Asked, ContactControl, Links, Planned};
 use crate::forecast;
 use crate::lanes::Lanes;
 use crate::limiter::Limiter;
@@ -46,7 +46,7 @@ pub struct Control {
     /// Every task.
     pub tasks: Supervisor,
     /// The link in fact.
-    pub link: watch::Receiver<LinkStatus>,
+    pub link: watch::Receiver<Links>,
     /// Segments sealed since the start.
     pub sealed: watch::Receiver<u64>,
     /// The limiter.
@@ -210,9 +210,11 @@ async fn status(State(c): Shared) -> Answer {
         "store_missing": missing,
         "abandoned_consumers": abandoned,
         "exporters": c.metrics.exporters(),
-        "link": link,
+        "link": link.shown(),
+        "links": link.all(),
         "clock": c.clocks.status(),
         "contact": planned.as_ref().and_then(|p| p.current.as_ref()),
+        "contacts": planned.as_ref().map(|p| &p.open),
         "contact_by": planned.as_ref().and_then(|p| p.current_by),
         "next_contact": planned.as_ref().and_then(|p| p.upcoming.first()),
         "plan_error": planned.as_ref().and_then(|p| p.plan_error.as_ref()),

@@ -216,19 +216,35 @@ fn forecast_text(f: &Value) -> String {
     out
 }
 
+/// The link, or those of two contacts that may be open at once.
+pub(crate) fn links(status: &Value) -> Vec<&Value> {
+    match status["links"].as_array() {
+        Some(links) if links.len() > 1 => links.iter().collect(),
+        _ => vec![&status["link"]],
+    }
+}
+
+/// The contacts that are open.
+pub(crate) fn open_contacts(status: &Value) -> Vec<&Value> {
+    let first = || std::iter::once(&status["contact"]).filter(|contact| contact["station"].is_string());
+    status["contacts"].as_array().map_or_else(|| first().collect(), |open| open.iter().collect())
+}
+
 /// The status for people.
 pub(crate) fn status_text(status: &Value) -> String {
     let mut out = String::new();
     let wal = &status["wal"];
     let _ = writeln!(out, "satellite  {}   epoch {}", text(&status["satellite"]), text(&wal["epoch"]));
-    let link = &status["link"];
-    let _ = write!(out, "link       in fact {}", text(&link["state"]));
-    if let Some(station) = link["station"].as_str() {
-        let _ = write!(out, " ({station})");
-    }
-    let _ = writeln!(out);
-    if let Some(error) = link["last_error"].as_str() {
-        let _ = writeln!(out, "           last error at {}: {error}", time(&link["last_error_unix_nano"]));
+    for link in links(status) {
+        let _ = write!(out, "link       in fact {}", text(&link["state"]));
+        if let Some(station) = link["station"].as_str() {
+            let _ = write!(out, " ({station})");
+        }
+        let _ = writeln!(out);
+        if let Some(error) = link["last_error"].as_str() {
+            let _ =
+                writeln!(out, "           last error at {}: {error}", time(&link["last_error_unix_nano"]));
+        }
     }
     let clock = &status["clock"];
     if let Some(doubt) = clock["doubt"].as_str() {
@@ -251,30 +267,29 @@ pub(crate) fn status_text(status: &Value) -> String {
         );
     }
     let now = status["unix_nano"].as_u64();
-    let (contact, next) = (&status["contact"], &status["next_contact"]);
-    match contact["station"].as_str() {
-        Some(station) => {
-            let ends = contact["end_unix_nano"].as_u64().zip(now).map_or_else(
-                || "until it is closed".to_owned(),
-                |(end, now)| format!("until {}, {}", shown_time(end), away(end, now)),
-            );
-            let by = match status["contact_by"].as_str() {
-                Some("hand") => "opened by hand",
-                Some("plan") => "by the plan",
-                Some("probe") => "a probe: it is tried whether it answers",
-                _ => "always",
-            };
-            let _ = writeln!(out, "contact    {station} {ends} ({by})");
-        }
-        None => {
-            let _ = writeln!(out, "contact    none");
-        }
+    let (contacts, next) = (open_contacts(status), &status["next_contact"]);
+    for (n, contact) in contacts.iter().enumerate() {
+        let ends = contact["end_unix_nano"].as_u64().zip(now).map_or_else(
+            || "until it is closed".to_owned(),
+            |(end, now)| format!("until {}, {}", shown_time(end), away(end, now)),
+        );
+        let by = match status["contact_by"].as_str() {
+            _ if n > 0 => "beside it",
+            Some("hand") => "opened by hand",
+            Some("plan") => "by the plan",
+            Some("probe") => "a probe: it is tried whether it answers",
+            _ => "always",
+        };
+        let _ = writeln!(out, "contact    {} {ends} ({by})", text(&contact["station"]));
+    }
+    if contacts.is_empty() {
+        let _ = writeln!(out, "contact    none");
     }
     if let (Some(station), Some(start), Some(now)) =
         (next["station"].as_str(), next["start_unix_nano"].as_u64(), now)
     {
         let _ = writeln!(out, "           next: {station} at {}, {}", shown_time(start), away(start, now));
-    } else if !next.is_null() || contact["station"].is_null() {
+    } else if !next.is_null() || contacts.is_empty() {
         let _ = writeln!(out, "           next: nothing is planned");
     }
     if let Some(error) = status["plan_error"].as_str() {
