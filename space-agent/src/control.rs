@@ -25,6 +25,7 @@ use crate::contacts::{Asked, ContactControl, Links, Planned};
 use crate::forecast;
 use crate::lanes::Lanes;
 use crate::limiter::Limiter;
+use crate::people::contacts_text;
 use crate::recode::{Recode, Report, recode};
 use crate::shipper::Stations;
 
@@ -93,6 +94,7 @@ pub fn control_router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/contact/list", get(contact_list))
+        .route("/contact/table", get(contact_table))
         .route("/contact/open", post(contact_open))
         .route("/contact/close", post(contact_close))
         .route("/contact/report", get(contact_report))
@@ -236,6 +238,12 @@ fn contacts(c: &Control) -> Result<&ContactControl, Refusal> {
 
 async fn contact_list(State(c): Shared, Query(asked): Query<Asked>) -> Result<Json<Planned>, Refusal> {
     Ok(Json(contacts(&c)?.list(asked).await?))
+}
+
+/// The same as people read it: with thousands of contacts most of the work would be to write and to read the JSON.
+async fn contact_table(State(c): Shared, Query(asked): Query<Asked>) -> Answer {
+    let planned = contacts(&c)?.list(asked).await?;
+    Ok(Json(json!({"table": contacts_text(&planned)})))
 }
 
 async fn contact_report(State(c): Shared) -> Answer {

@@ -218,6 +218,7 @@ impl Shell {
             held_bytes = haul.held,
             segments = haul.segments,
             items = haul.items.total(),
+            handover_twice = haul.handover_twice,
             "contact has ended"
         );
         if let Some(goodbye) = &haul.goodbye {
@@ -232,6 +233,7 @@ impl Shell {
             held: haul.held,
             segments: haul.segments,
             items: haul.items,
+            handover_twice: haul.handover_twice,
             ended,
             goodbye: haul.goodbye,
         };

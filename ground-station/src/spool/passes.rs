@@ -80,6 +80,8 @@ pub struct Heard {
     pub segments: u64,
     /// Items in them.
     pub items: Counts,
+    /// Segments that another ledger has too, as Hello showed.
+    pub handover_twice: u64,
     /// How it ended.
     pub ended: Ending,
     /// What the satellite's Goodbye says of the contact, and of what waits.
@@ -149,6 +151,8 @@ pub struct HeardView {
     pub committed_segments: u64,
     /// Items in them.
     pub committed: Items,
+    /// Segments, of any pass, that another station's ledger has too, as the satellite's Hello showed in this one.
+    pub handover_twice: u64,
     /// How the last link ended.
     pub ended: Option<Ending>,
 }
@@ -225,6 +229,7 @@ pub(super) fn heard(txn: &mut Txn<'_>, id: &str, heard: &Heard) -> Result<(), Sp
         segments: before.segments + heard.segments,
         items: Some(items.into()),
         ended: heard.ended as u32,
+        handover_twice: before.handover_twice + heard.handover_twice,
     };
     table.insert(key, record.encode_to_vec().as_slice())?;
     keep_latest(&mut table, satellite)
@@ -295,6 +300,7 @@ fn shown(start: u64, r: &ContactRecord) -> HeardView {
         held_bytes: r.held,
         committed_segments: r.segments,
         committed: Counts::from(r.items.unwrap_or_default()).into(),
+        handover_twice: r.handover_twice,
         ended: Ending::ALL.into_iter().find(|e| *e as u32 == r.ended),
     }
 }
