@@ -1,8 +1,5 @@
 //! Which of a satellite's contacts that are open at once a connection is of.
 
-/// The most contacts that a satellite has open at once.
-const MOST: u8 = 2;
-
 /// See the module. A satellite with one contact at a time has the first slot alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u8);
@@ -11,14 +8,20 @@ impl Slot {
     /// The only one of a satellite that has one contact at a time.
     pub const FIRST: Self = Self(0);
 
+    /// The second one, which is the last.
+    const SECOND: Self = Self(1);
+
+    /// How many there are.
+    pub const COUNT: usize = 2;
+
     /// The first `count` slots.
     pub fn first(count: usize) -> impl Iterator<Item = Self> {
-        (0..MOST).map(Self).take(count)
+        [Self::FIRST, Self::SECOND].into_iter().take(count)
     }
 
     /// The slot that Hello names. One beyond the last is the last: whatever a satellite says, it has no more.
     pub fn from_wire(slot: u32) -> Self {
-        Self(u8::try_from(slot).unwrap_or(u8::MAX).min(MOST - 1))
+        if slot == 0 { Self::FIRST } else { Self::SECOND }
     }
 
     /// As in Hello.

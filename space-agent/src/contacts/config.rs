@@ -218,7 +218,7 @@ impl ContactsConfig {
                 ));
             }
         }
-        if self.simultaneous != Slot::first(self.simultaneous).count() || self.simultaneous == 0 {
+        if !(1..=Slot::COUNT).contains(&self.simultaneous) {
             return Err(Invalid::new("contacts.simultaneous", "must be 1 or 2"));
         }
         let days = Span::secs(86_400)..=Span::secs(60 * 86_400);

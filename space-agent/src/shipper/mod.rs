@@ -284,6 +284,9 @@ impl Shipper {
                 }
             };
             self.complain(&station, error);
+            if yields {
+                self.set_state(LinkState::Connecting, Some(&station));
+            }
             let pause = async {
                 if yields {
                     self.only_one().await;
