@@ -7,8 +7,10 @@ use std::time::Duration;
 use axum::Router;
 use hyper_util::service::TowerToHyperService;
 use perigee_shared::config::{ConfigError, Invalid, Problem, check_directory};
+use perigee_shared::contact::Contact;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
+use perigee_shared::link::Slot;
 use perigee_shared::link::tls::{self, TlsError};
 use perigee_shared::serve::{self, BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService};
 use perigee_shared::signal::{Signal, SignalSet};
@@ -21,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::batcher::Batcher;
 use crate::clock::Clocks;
 use crate::config::{Config, ExporterConfig, LINK, LinkConfig};
-use crate::contacts::{ContactControl, Contacts, LinkState, LinkStatus, Told};
+use crate::contacts::{ContactControl, Contacts, Links, Told};
 use crate::control::{Control, control_router, health_router, metrics_router};
 use crate::exporter::Exporter;
 use crate::journal::{Journal, Pace, Progress};
@@ -30,7 +32,7 @@ use crate::lifetimes;
 use crate::limiter::Limiter;
 use crate::receiver::{Intake, Own, ReceiverError, Receivers};
 use crate::scrub;
-use crate::shipper::{Shipper, ShipperConfig, Stations, Trust};
+use crate::shipper::{Shipper, ShipperConfig, Stations, Together, Trust};
 use crate::telemetry::{Metrics, ShipCounters};
 use crate::wal::{Wal, WalConfig, WalError};
 
@@ -91,18 +93,21 @@ impl AgentError {
 
 /// Certificates and clients: what needs files and can be wrong before anything is opened or bound.
 struct Outside {
-    link: Option<(ShipperConfig, SignalSet)>,
+    /// By slot.
+    link: Vec<ShipperConfig>,
     direct: BTreeMap<String, (Client, DirectConfig, SignalSet)>,
 }
 
 impl Outside {
     fn try_new(config: &Config, env: &Env) -> Result<Self, AgentError> {
-        let mut outside = Self { link: None, direct: BTreeMap::new() };
+        let mut outside = Self { link: Vec::new(), direct: BTreeMap::new() };
         for (name, signals) in config.consumers() {
             match config.exporters.get(&name) {
                 Some(ExporterConfig::Link) => {
                     if let Some(link) = &config.link {
-                        outside.link = Some((link_config(config, link, env)?, signals));
+                        let shippers = Slot::first(config.contacts.simultaneous);
+                        outside.link =
+                            shippers.map(|_| link_config(config, link, env)).collect::<Result<_, _>>()?;
                     }
                 }
                 Some(ExporterConfig::Direct(direct)) => {
@@ -159,7 +164,8 @@ impl Reload {
     /// Whether a setting can.
     pub fn can(key: &str) -> bool {
         let of = |section: &str| key == section || key.starts_with(&format!("{section}."));
-        key == LOG_LEVEL || of("link.stations") || of("contacts") && key != "contacts.time_from_ground"
+        let is_fixed = ["contacts.time_from_ground", "contacts.simultaneous"].contains(&key);
+        key == LOG_LEVEL || of("link.stations") || of("contacts") && !is_fixed
     }
 
     /// Takes those settings of `config` into force.
@@ -177,7 +183,7 @@ fn contacts(
     config: &Config,
     clocks: &Clocks,
     told: Told,
-    link: watch::Receiver<LinkStatus>,
+    link: watch::Receiver<Links>,
 ) -> (Contacts, ContactControl) {
     let direct = config.consumers().keys().any(|name| name != LINK);
     let lead = config.processors.batch.seal_before_contact.0;
@@ -232,9 +238,10 @@ pub struct Agent {
     /// What the agent has to say of itself, if it does.
     own: Option<Captured>,
     contacts: (Contacts, ContactControl),
-    current: watch::Receiver<Option<perigee_shared::contact::Contact>>,
+    /// By slot.
+    current: Vec<watch::Receiver<Option<Contact>>>,
     wanted: watch::Receiver<bool>,
-    link: (watch::Sender<LinkStatus>, watch::Receiver<LinkStatus>),
+    link: (watch::Sender<Links>, watch::Receiver<Links>),
 }
 
 impl Agent {
@@ -256,11 +263,12 @@ impl Agent {
     pub fn without_listeners(config: Config, env: Env) -> Result<Self, AgentError> {
         let outside = Outside::try_new(&config, &env)?;
         let stations = watch::Sender::new(stations_of(&config));
-        let (current_sender, current) = watch::channel(None);
+        let slots = Slot::first(config.contacts.simultaneous);
+        let (current_senders, current): (Vec<_>, Vec<_>) = slots.map(|_| watch::channel(None)).unzip();
         let (wanted_sender, wanted) = watch::channel(false);
-        let link = watch::channel(LinkStatus::default());
-        let told = Told { current: current_sender, wanted: wanted_sender };
-        let satellite = outside.link.as_ref().map(|(link, _)| link.satellite.clone());
+        let link = watch::channel(Links::new(current.len()));
+        let told = Told { current: current_senders, wanted: wanted_sender };
+        let satellite = outside.link.first().map(|link| link.satellite.clone());
         let wal = open_wal(&config, &env, satellite)?;
         env.bounds.raise_floor(wal.clock_floor());
         let wal = Owner::new(env.placement, "wal", wal)?;
@@ -362,7 +370,7 @@ impl Agent {
         let (contact_source, contact_control) = contacts;
         back.keep_until("contacts", contact_source, &stop, |contacts, stop| Box::pin(contacts.run(stop)));
 
-        let satellite = outside.link.as_ref().map(|(l, _)| l.satellite.clone());
+        let satellite = outside.link.first().map(|link| link.satellite.clone());
         let wires = (stations.subscribe(), current, contact_control.clone(), clocks.clone(), link_sender);
         spawn_consumers(outside, &env, &wal, wires, &sealed, &metrics, &lanes, &back, &stop).await;
 
@@ -489,16 +497,16 @@ fn spawn_operators(
     }
 }
 
-/// Where stations are, the contact in force, the plan, the time, and where the link says how it stands.
+/// Where stations are, the contacts in force by slot, the plan, the time, and where the link says how it stands.
 type LinkWires = (
     watch::Receiver<Stations>,
-    watch::Receiver<Option<perigee_shared::contact::Contact>>,
+    Vec<watch::Receiver<Option<Contact>>>,
     ContactControl,
     Clocks,
-    watch::Sender<LinkStatus>,
+    watch::Sender<Links>,
 );
 
-/// Starts the shipper and the direct exporters.
+/// Starts the shippers and the direct exporters.
 #[expect(clippy::too_many_arguments, reason = "each is one end of a wire that Agent::run lays")]
 async fn spawn_consumers(
     outside: Outside,
@@ -513,25 +521,27 @@ async fn spawn_consumers(
 ) {
     let consumer =
         |name: String| async move { wal.call(move |wal| wal.custody().consumer(&name)).await.ok().flatten() };
-    if let Some((config, _)) = outside.link
-        && let Some(id) = consumer(LINK.to_owned()).await
-    {
-        let (wal, sealed, counters, lanes) = (wal.clone(), sealed.clone(), metrics.ship(), lanes.clone());
+    let together = Together::default();
+    let slots = Slot::first(outside.link.len()).zip(outside.link).zip(current);
+    for ((slot, config), current) in slots {
+        let Some(id) = consumer(LINK.to_owned()).await else { break };
+        let task = if slot == Slot::FIRST { "link" } else { "second link" };
         let shipper = Shipper::new(
             config,
-            stations,
-            lanes,
+            (slot, together.clone()),
+            stations.clone(),
+            lanes.clone(),
             env.clone(),
-            clocks,
-            wal,
+            clocks.clone(),
+            wal.clone(),
             id,
             current,
-            sealed,
-            planner,
-            counters,
-            link,
+            sealed.clone(),
+            planner.clone(),
+            metrics.ship(),
+            link.clone(),
         );
-        tasks.keep_until("link", shipper, stop, |shipper, stop| Box::pin(shipper.run(stop)));
+        tasks.keep_until(task, shipper, stop, |shipper, stop| Box::pin(shipper.run(stop)));
     }
     for (name, (client, direct, signals)) in outside.direct {
         let Some(id) = consumer(name.clone()).await else { continue };
@@ -552,9 +562,9 @@ async fn spawn_consumers(
 }
 
 /// Gives bytes back to the volume while the link is down, when that pays.
-async fn compact(wal: Owner<Wal>, mut link: watch::Receiver<LinkStatus>, stop: CancellationToken) {
+async fn compact(wal: Owner<Wal>, mut link: watch::Receiver<Links>, stop: CancellationToken) {
     loop {
-        if link.borrow_and_update().state != LinkState::Up {
+        if !link.borrow_and_update().is_up() {
             match wal.call(|wal| wal.compact(false)).await {
                 Ok(Ok(Some((before, after)))) => tracing::info!(before, after, "the log was compacted"),
                 Ok(Ok(None)) => {}

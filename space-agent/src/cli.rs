@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{self, Agent, Reload};
 use crate::config::Config;
 use crate::control::{Backup, OpenContact, Release, Salvage, inspect};
-use crate::people::{contacts_text, opened_text, recode_text, release_hint, report_text, status_text};
+use crate::people::{opened_text, recode_text, release_hint, report_text, status_text, table_text};
 use crate::recode::{Recode, recode};
 use crate::{top, wal_text};
 
@@ -283,11 +283,11 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
         }
         Command::Contact { config: arg, command } => {
             let text = match command {
-                ContactCommand::List { .. } => contacts_text,
+                ContactCommand::List { .. } => table_text,
                 ContactCommand::Report => report_text,
                 ContactCommand::Open { .. } | ContactCommand::Close => opened_text,
             };
-            let answer = contact(&load(&arg.config)?, command).await?;
+            let answer = contact(&load(&arg.config)?, command, arg.json).await?;
             print(&if arg.json { pretty(&answer) } else { text(&answer) })
         }
         Command::Wal { config: arg, command } => {
@@ -405,7 +405,7 @@ fn parse_until(text: &str) -> Result<u64, String> {
     }
 }
 
-async fn contact(config: &Config, command: ContactCommand) -> Result<Value, Failure> {
+async fn contact(config: &Config, command: ContactCommand, json: bool) -> Result<Value, Failure> {
     match command {
         ContactCommand::List { until, limit } => {
             let limit = limit.unwrap_or(if until.is_some() {
@@ -414,7 +414,8 @@ async fn contact(config: &Config, command: ContactCommand) -> Result<Value, Fail
                 crate::contacts::Asked::default().limit
             });
             let until = until.unwrap_or(u64::MAX);
-            ask(config, Method::GET, &format!("/contact/list?until={until}&limit={limit}"), None).await
+            let how = if json { "list" } else { "table" };
+            ask(config, Method::GET, &format!("/contact/{how}?until={until}&limit={limit}"), None).await
         }
         ContactCommand::Report => ask(config, Method::GET, "/contact/report", None).await,
         ContactCommand::Close => ask(config, Method::POST, "/contact/close", None).await,

@@ -21,10 +21,11 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::clock::Clocks;
-use crate::contacts::{Asked, ContactControl, LinkStatus, Planned};
+use crate::contacts::{Asked, ContactControl, Links, Planned};
 use crate::forecast;
 use crate::lanes::Lanes;
 use crate::limiter::Limiter;
+use crate::people::contacts_text;
 use crate::recode::{Recode, Report, recode};
 use crate::shipper::Stations;
 
@@ -46,7 +47,7 @@ pub struct Control {
     /// Every task.
     pub tasks: Supervisor,
     /// The link in fact.
-    pub link: watch::Receiver<LinkStatus>,
+    pub link: watch::Receiver<Links>,
     /// Segments sealed since the start.
     pub sealed: watch::Receiver<u64>,
     /// The limiter.
@@ -93,6 +94,7 @@ pub fn control_router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/contact/list", get(contact_list))
+        .route("/contact/table", get(contact_table))
         .route("/contact/open", post(contact_open))
         .route("/contact/close", post(contact_close))
         .route("/contact/report", get(contact_report))
@@ -211,9 +213,11 @@ async fn status(State(c): Shared) -> Answer {
         "store_missing": missing,
         "abandoned_consumers": abandoned,
         "exporters": c.metrics.exporters(),
-        "link": link,
+        "link": link.shown(),
+        "links": link.all(),
         "clock": c.clocks.status(),
         "contact": planned.as_ref().and_then(|p| p.current.as_ref()),
+        "contacts": planned.as_ref().map(|p| &p.open),
         "contact_by": planned.as_ref().and_then(|p| p.current_by),
         "next_contact": planned.as_ref().and_then(|p| p.upcoming.first()),
         "plan_error": planned.as_ref().and_then(|p| p.plan_error.as_ref()),
@@ -236,6 +240,12 @@ fn contacts(c: &Control) -> Result<&ContactControl, Refusal> {
 
 async fn contact_list(State(c): Shared, Query(asked): Query<Asked>) -> Result<Json<Planned>, Refusal> {
     Ok(Json(contacts(&c)?.list(asked).await?))
+}
+
+/// The same as people read it: with thousands of contacts most of the work would be to write and to read the JSON.
+async fn contact_table(State(c): Shared, Query(asked): Query<Asked>) -> Answer {
+    let planned = contacts(&c)?.list(asked).await?;
+    Ok(Json(json!({"table": contacts_text(&planned)})))
 }
 
 async fn contact_report(State(c): Shared) -> Answer {

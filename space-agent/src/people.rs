@@ -6,6 +6,8 @@ use perigee_shared::contact::shown_time;
 use perigee_shared::units::ByteSize;
 use serde_json::Value;
 
+use crate::contacts::{Pass, Planned};
+
 /// How to let go of what an exporter holds that has left the configuration.
 pub(crate) fn release_hint(name: &str) -> String {
     format!(
@@ -51,54 +53,70 @@ pub(crate) fn recode_text(report: &Value) -> String {
     out
 }
 
-/// The planned contacts for people.
-pub(crate) fn contacts_text(planned: &Value) -> String {
-    let mut out = format!(
-        "{:<6}{:<16}{:<22}{:>9}{:>12}{:>12}{:>5}{:>9}\n",
+/// The planned contacts as the agent shows them.
+pub(crate) fn table_text(answer: &Value) -> String {
+    answer["table"].as_str().unwrap_or_default().to_owned()
+}
+
+/// The planned contacts for people. There may be many thousand: nothing of a row is made that is not shown.
+pub(crate) fn contacts_text(planned: &Planned) -> String {
+    const ROW: usize = 92;
+    let mut out = String::with_capacity(ROW * (planned.open.len() + planned.upcoming.len() + 2));
+    let _ = writeln!(
+        out,
+        "{:<6}{:<16}{:<22}{:>9}{:>12}{:>12}{:>5}{:>9}",
         "", "station", "AOS", "minutes", "Mbit/s", "volume", "max", "azimuth"
     );
-    let current = [&planned["current"]].into_iter().filter(|c| c.is_object()).map(|c| ("now", c));
-    let upcoming = planned["upcoming"].as_array().into_iter().flatten().map(|c| ("", c));
-    let mut any = false;
-    for (when, contact) in current.chain(upcoming) {
-        any = true;
-        let minutes = contact["end_unix_nano"].as_u64().zip(contact["start_unix_nano"].as_u64());
-        let minutes =
-            minutes.map_or("open".to_owned(), |(end, start)| format!("{:.1}", (end - start) as f64 / 6e10));
-        let rate =
-            contact["rate_down"].as_u64().map_or("-".to_owned(), |rate| format!("{:.3}", rate as f64 / 1e6));
-        let _ = writeln!(
-            out,
-            "{when:<6}{:<16}{:<22}{minutes:>9}{rate:>12}{:>12}{:>5}{:>9}",
-            text(&contact["station"]),
-            time(&contact["start_unix_nano"]),
-            size(&contact["volume_bytes"]),
-            number(&contact["max_elevation_degrees"], 1.0, ""),
-            azimuths(contact),
-        );
-    }
-    if !any {
+    planned.open.iter().for_each(|pass| row(&mut out, "now", pass));
+    planned.upcoming.iter().for_each(|pass| row(&mut out, "", pass));
+    if planned.open.is_empty() && planned.upcoming.is_empty() {
         out.push_str("nothing is planned\n");
     }
-    if let Some(more) = planned["more"].as_u64().filter(|more| *more > 0) {
-        let _ = writeln!(out, "and {more} more: --limit N or --until TIME shows them");
+    if planned.more > 0 {
+        let _ = writeln!(out, "and {} more: --limit N or --until TIME shows them", planned.more);
     }
-    if planned["probing"] == true {
-        let why = planned["clock_doubt"].as_str().unwrap_or("no plan is in force");
+    if planned.probing {
+        let why = planned.clock_doubt.as_deref().unwrap_or("no plan is in force");
         let _ = writeln!(out, "{why}: the agent tries its stations in turn");
-    } else if let Some(doubt) = planned["clock_doubt"].as_str() {
+    } else if let Some(doubt) = &planned.clock_doubt {
         let _ = writeln!(
             out,
             "{doubt}: the agent cannot follow the plan, and `fallback: none` forbids trying stations"
         );
     }
-    if let Some(error) = planned["plan_error"].as_str() {
+    if let Some(error) = &planned.plan_error {
         let _ = writeln!(out, "the plan file cannot be used: {error}");
     }
-    for warning in planned["plan_warnings"].as_array().into_iter().flatten() {
-        let _ = writeln!(out, "warning: {}", text(warning));
+    for warning in &planned.plan_warnings {
+        let _ = writeln!(out, "warning: {warning}");
     }
     out
+}
+
+/// A contact as a line.
+fn row(out: &mut String, when: &str, pass: &Pass) {
+    let contact = &pass.contact;
+    let (station, start) = (&contact.station, shown_time(contact.start_unix_nano));
+    let _ = write!(out, "{when:<6}{station:<16}{start:<22}");
+    let lasts = contact.end_unix_nano.map(|end| end.saturating_sub(contact.start_unix_nano));
+    let _ = match lasts {
+        Some(lasts) => write!(out, "{:>9.1}", lasts as f64 / 6e10),
+        None => write!(out, "{:>9}", "open"),
+    };
+    let _ = match contact.rate_down {
+        Some(rate) => write!(out, "{:>12.3}", rate as f64 / 1e6),
+        None => write!(out, "{:>12}", "-"),
+    };
+    let volume = pass.volume_bytes.map_or_else(|| "-".to_owned(), |bytes| ByteSize(bytes).to_string());
+    let _ = write!(out, "{volume:>12}");
+    let _ = match &contact.sight {
+        Some(sight) => {
+            let (aos, los) = (sight.aos_azimuth_degrees, sight.los_azimuth_degrees);
+            let los = los.map_or_else(|| "-".to_owned(), |degrees| format!("{degrees:.0}"));
+            writeln!(out, "{:>5.1}{:>9}", sight.max_elevation_degrees, format!("{aos:.0}-{los}"))
+        }
+        None => writeln!(out, "{:>5}{:>9}", "-", "-"),
+    };
 }
 
 /// A time in ns as people say it: its two largest units.
@@ -126,13 +144,6 @@ pub(crate) fn opened_text(answer: &Value) -> String {
         _ if answer["closed"] == true => "the contact that was opened by hand is closed\n".to_owned(),
         _ => "no contact was opened by hand\n".to_owned(),
     }
-}
-
-/// From where to where a satellite goes over the sky, in degrees.
-fn azimuths(contact: &Value) -> String {
-    let degrees = |key: &str| contact[key].as_f64().map_or_else(|| "-".to_owned(), |d| format!("{d:.0}"));
-    let (aos, los) = (degrees("aos_azimuth_degrees"), degrees("los_azimuth_degrees"));
-    if aos == "-" { aos } else { format!("{aos}-{los}") }
 }
 
 /// A number with one digit behind the point, and its unit.
@@ -216,19 +227,35 @@ fn forecast_text(f: &Value) -> String {
     out
 }
 
+/// The link, or those of two contacts that may be open at once.
+pub(crate) fn links(status: &Value) -> Vec<&Value> {
+    match status["links"].as_array() {
+        Some(links) if links.len() > 1 => links.iter().collect(),
+        _ => vec![&status["link"]],
+    }
+}
+
+/// The contacts that are open.
+pub(crate) fn open_contacts(status: &Value) -> Vec<&Value> {
+    let first = || std::iter::once(&status["contact"]).filter(|contact| contact["station"].is_string());
+    status["contacts"].as_array().map_or_else(|| first().collect(), |open| open.iter().collect())
+}
+
 /// The status for people.
 pub(crate) fn status_text(status: &Value) -> String {
     let mut out = String::new();
     let wal = &status["wal"];
     let _ = writeln!(out, "satellite  {}   epoch {}", text(&status["satellite"]), text(&wal["epoch"]));
-    let link = &status["link"];
-    let _ = write!(out, "link       in fact {}", text(&link["state"]));
-    if let Some(station) = link["station"].as_str() {
-        let _ = write!(out, " ({station})");
-    }
-    let _ = writeln!(out);
-    if let Some(error) = link["last_error"].as_str() {
-        let _ = writeln!(out, "           last error at {}: {error}", time(&link["last_error_unix_nano"]));
+    for link in links(status) {
+        let _ = write!(out, "link       in fact {}", text(&link["state"]));
+        if let Some(station) = link["station"].as_str() {
+            let _ = write!(out, " ({station})");
+        }
+        let _ = writeln!(out);
+        if let Some(error) = link["last_error"].as_str() {
+            let _ =
+                writeln!(out, "           last error at {}: {error}", time(&link["last_error_unix_nano"]));
+        }
     }
     let clock = &status["clock"];
     if let Some(doubt) = clock["doubt"].as_str() {
@@ -251,30 +278,29 @@ pub(crate) fn status_text(status: &Value) -> String {
         );
     }
     let now = status["unix_nano"].as_u64();
-    let (contact, next) = (&status["contact"], &status["next_contact"]);
-    match contact["station"].as_str() {
-        Some(station) => {
-            let ends = contact["end_unix_nano"].as_u64().zip(now).map_or_else(
-                || "until it is closed".to_owned(),
-                |(end, now)| format!("until {}, {}", shown_time(end), away(end, now)),
-            );
-            let by = match status["contact_by"].as_str() {
-                Some("hand") => "opened by hand",
-                Some("plan") => "by the plan",
-                Some("probe") => "a probe: it is tried whether it answers",
-                _ => "always",
-            };
-            let _ = writeln!(out, "contact    {station} {ends} ({by})");
-        }
-        None => {
-            let _ = writeln!(out, "contact    none");
-        }
+    let (contacts, next) = (open_contacts(status), &status["next_contact"]);
+    for (n, contact) in contacts.iter().enumerate() {
+        let ends = contact["end_unix_nano"].as_u64().zip(now).map_or_else(
+            || "until it is closed".to_owned(),
+            |(end, now)| format!("until {}, {}", shown_time(end), away(end, now)),
+        );
+        let by = match status["contact_by"].as_str() {
+            _ if n > 0 => "beside it",
+            Some("hand") => "opened by hand",
+            Some("plan") => "by the plan",
+            Some("probe") => "a probe: it is tried whether it answers",
+            _ => "always",
+        };
+        let _ = writeln!(out, "contact    {} {ends} ({by})", text(&contact["station"]));
+    }
+    if contacts.is_empty() {
+        let _ = writeln!(out, "contact    none");
     }
     if let (Some(station), Some(start), Some(now)) =
         (next["station"].as_str(), next["start_unix_nano"].as_u64(), now)
     {
         let _ = writeln!(out, "           next: {station} at {}, {}", shown_time(start), away(start, now));
-    } else if !next.is_null() || contact["station"].is_null() {
+    } else if !next.is_null() || contacts.is_empty() {
         let _ = writeln!(out, "           next: nothing is planned");
     }
     if let Some(error) = status["plan_error"].as_str() {

@@ -8,7 +8,7 @@ use perigee_top::ratatui::text::{Line, Span};
 use perigee_top::text::{bar, byte_rate, countdown, cut, head, labelled, rate, size};
 use serde_json::Value;
 
-use crate::people::{count, text, time};
+use crate::people::{self, count, text, time};
 
 const SIGNALS: [&str; 3] = ["traces", "metrics", "logs"];
 
@@ -42,7 +42,18 @@ fn doubt(status: &Value) -> String {
 }
 
 fn link(seen: &Seen) -> Vec<Line<'static>> {
-    let link = &seen.now()["link"];
+    let links = people::links(seen.now()).len();
+    // Of one link the state that is shown where only one is, of two each by its number.
+    let of = |n: usize| {
+        let link =
+            move |status: &Value| if links > 1 { status["links"][n].clone() } else { status["link"].clone() };
+        one_link(seen, link)
+    };
+    (0..links).flat_map(of).collect()
+}
+
+fn one_link(seen: &Seen, of: impl Fn(&Value) -> Value) -> Vec<Line<'static>> {
+    let link = &of(seen.now());
     let state = text(&link["state"]);
     let state = match state.as_str() {
         "up" => state.green(),
@@ -50,7 +61,7 @@ fn link(seen: &Seen) -> Vec<Line<'static>> {
         _ => Span::from(state),
     };
     let station = link["station"].as_str().map_or_else(String::new, |station| format!(" ({station})"));
-    let speed = byte_rate(seen.rate(|v| count(&v["link"]["sent_bytes"])));
+    let speed = byte_rate(seen.rate(|v| count(&of(v)["sent_bytes"])));
     let sent = format!("  {speed}, {} in this contact", size(&link["sent_bytes"]));
     let rest = if station.is_empty() { String::new() } else { sent };
     let mut lines = vec![labelled("link", [state, station.into(), rest.into()])];
@@ -63,11 +74,15 @@ fn link(seen: &Seen) -> Vec<Line<'static>> {
 
 fn contacts(status: &Value) -> Vec<Line<'static>> {
     let now = count(&status["unix_nano"]);
-    let (contact, next) = (&status["contact"], &status["next_contact"]);
-    let open = match (contact["station"].as_str(), contact["end_unix_nano"].as_u64()) {
-        (Some(station), Some(end)) => format!("{station}, LOS in {}", countdown(end.saturating_sub(now))),
-        (Some(station), None) => format!("{station}, until it is closed"),
-        (None, _) => "none".to_owned(),
+    let next = &status["next_contact"];
+    let open = people::open_contacts(status);
+    let shown = |contact: &&Value| match (text(&contact["station"]), contact["end_unix_nano"].as_u64()) {
+        (station, Some(end)) => format!("{station}, LOS in {}", countdown(end.saturating_sub(now))),
+        (station, None) => format!("{station}, until it is closed"),
+    };
+    let open = match &open[..] {
+        [] => "none".to_owned(),
+        open => open.iter().map(shown).collect::<Vec<_>>().join("; "),
     };
     let coming = match (next["station"].as_str(), next["start_unix_nano"].as_u64()) {
         (Some(station), Some(start)) => {

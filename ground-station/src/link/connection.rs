@@ -8,7 +8,7 @@ use std::time::Duration;
 use perigee_proto::link;
 use perigee_shared::clock::sleep_until;
 use perigee_shared::link::revocation::Revocations;
-use perigee_shared::link::{tls, wire};
+use perigee_shared::link::{Slot, tls, wire};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,7 +20,7 @@ use super::clock::Clocks;
 use super::history::History;
 use super::machine::{Action, Close, Event, Machine, Settings, StreamId};
 use super::passing::Passing;
-use super::registry::Registry;
+use super::registry::{Registry, Underway};
 use crate::spool::{Applied, Ending, Heard, Incoming, SpoolError, Store};
 use crate::telemetry::Metrics;
 
@@ -224,6 +224,7 @@ impl Shell {
             held_bytes = haul.held,
             segments = haul.segments,
             items = haul.items.total(),
+            handover_twice = haul.handover_twice,
             "contact has ended"
         );
         if let Some(goodbye) = &haul.goodbye {
@@ -238,6 +239,7 @@ impl Shell {
             held: haul.held,
             segments: haul.segments,
             items: haul.items,
+            handover_twice: haul.handover_twice,
             ended,
             goodbye: haul.goodbye,
         };
@@ -322,7 +324,7 @@ impl Shell {
         }
     }
 
-    /// Ends older connections of this satellite, so that what they hold is in the ledger, and asks it.
+    /// Ends older connections of this satellite in the same slot, so that what they hold is in the ledger, and asks it.
     fn greet(&mut self, mut hello: Arc<link::Hello>) {
         let Surroundings { clocks, history, .. } = &self.around;
         clocks.hear(&self.satellite, &hello, self.connection.rtt());
@@ -341,12 +343,14 @@ impl Shell {
         );
         let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
         let (registry, id) = (self.around.registry.clone(), self.connection.stable_id());
-        self.around.registry.has_begun(id, hello.contact_end_unix_nano, self.passing.clone());
+        let (slot, ends) = (Slot::from_wire(hello.slot), hello.contact_end_unix_nano);
+        let underway = Underway { at: Instant::now(), slot, ends, passing: self.passing.clone() };
+        self.around.registry.has_begun(id, underway);
         self.greeted = Some(Greeted { at: Instant::now(), opened: hello.contact_start_unix_nano });
         let turn = self.turn(bounds::rows(&hello));
         self.asked.push(Box::pin(async move {
             turn.await;
-            registry.supersede(&satellite, id).await;
+            registry.supersede(&satellite, slot, id).await;
             store.ledger(satellite, hello).await.map(Event::Ledger)
         }));
     }

@@ -121,6 +121,8 @@ pub struct Haul {
     pub segments: u64,
     /// Items in them.
     pub items: Counts,
+    /// Segments, of any contact, that another ledger has too, as Hello showed.
+    pub handover_twice: u64,
     /// The satellite's last word.
     pub goodbye: Option<link::Goodbye>,
 }
@@ -319,6 +321,7 @@ impl Machine {
             return Vec::new();
         }
         self.phase = Phase::Resumed;
+        self.haul.handover_twice = answer.handover_twice;
         let resume = link::Resume {
             software: concat!("ground-station ", env!("CARGO_PKG_VERSION")).to_owned(),
             station: self.settings.station.clone(),

@@ -91,14 +91,16 @@ pub struct Connected {
     env: Env,
 }
 
-/// An open link.
+/// The open link of a satellite; of one that has two contacts at once, what comes over both.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, utoipa::ToSchema)]
 pub struct LinkView {
-    /// When the satellite said Hello, ns since the Unix epoch.
+    /// Contacts that are open at once.
+    pub contacts: usize,
+    /// When the satellite said Hello, in the first of them, ns since the Unix epoch.
     pub since_unix_nano: u64,
-    /// LOS by the satellite's plan and clock, ns since the Unix epoch; none: it did not say, or the contact has no end.
+    /// LOS by the satellite's plan and clock, the last one, ns since the Unix epoch; none: it did not say, or the contact has no end.
     pub ends_unix_nano: Option<u64>,
-    /// The round trip, as QUIC measures it.
+    /// The round trip, as QUIC measures it, the shortest.
     pub round_trip_seconds: f64,
     /// Payload bytes that have come over it.
     pub received_bytes: u64,
@@ -108,6 +110,21 @@ pub struct LinkView {
     pub committed_items: u64,
     /// Segments that are arriving, in the order in which they began.
     pub arriving: Vec<ArrivalView>,
+}
+
+impl LinkView {
+    /// A second contact that is open beside those that it has.
+    fn with(mut self, other: Self) -> Self {
+        self.contacts += other.contacts;
+        self.since_unix_nano = self.since_unix_nano.min(other.since_unix_nano);
+        self.ends_unix_nano = self.ends_unix_nano.zip(other.ends_unix_nano).map(|(a, b)| a.max(b));
+        self.round_trip_seconds = self.round_trip_seconds.min(other.round_trip_seconds);
+        self.received_bytes += other.received_bytes;
+        self.committed_segments += other.committed_segments;
+        self.committed_items += other.committed_items;
+        self.arriving.extend(other.arriving);
+        self
+    }
 }
 
 impl Connected {
@@ -120,9 +137,10 @@ impl Connected {
     /// Links whose satellite has said Hello.
     pub fn links(&self) -> BTreeMap<String, LinkView> {
         let now = self.env.unix_nano();
-        let view = |(id, (greeted, path)): (String, (Underway, quinn::PathStats))| {
+        let view = |(greeted, path): (Underway, quinn::PathStats)| {
             let came = greeted.passing.so_far();
-            let view = LinkView {
+            LinkView {
+                contacts: 1,
                 since_unix_nano: now.saturating_sub(greeted.at.elapsed().as_nanos() as u64),
                 ends_unix_nano: (greeted.ends != 0).then_some(greeted.ends),
                 round_trip_seconds: path.rtt.as_secs_f64(),
@@ -130,10 +148,12 @@ impl Connected {
                 committed_segments: came.segments,
                 committed_items: came.items,
                 arriving: came.arriving.into_values().collect(),
-            };
-            (id, view)
+            }
         };
-        self.registry.links().into_iter().map(view).collect()
+        let of_one = |(id, slots): (String, BTreeMap<_, _>)| {
+            Some((id, slots.into_values().map(view).reduce(LinkView::with)?))
+        };
+        self.registry.links().into_iter().filter_map(of_one).collect()
     }
 
     /// Open connections.

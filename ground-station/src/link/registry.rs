@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use perigee_shared::link::Slot;
 use perigee_shared::units::ByteSize;
 use quinn::{Connection, VarInt};
 use tokio::time::Instant;
@@ -38,6 +39,8 @@ struct Entry {
 pub(super) struct Underway {
     /// When that came.
     pub(super) at: Instant,
+    /// Which of the satellite's contacts that are open at once it is of.
+    pub(super) slot: Slot,
     /// When the contact ends by the satellite's clock; 0: it did not say.
     pub(super) ends: u64,
     /// What comes over it.
@@ -136,23 +139,26 @@ impl Registry {
         Ok(())
     }
 
-    /// A connection has said Hello, of a contact that `ends` then by the satellite's clock; 0: it did not say.
-    pub(super) fn has_begun(&self, stable_id: usize, ends: u64, passing: Passing) {
+    /// A connection has said Hello.
+    pub(super) fn has_begun(&self, stable_id: usize, underway: Underway) {
         let mut inner = self.lock();
         if let Some(entry) = inner.open.values_mut().find(|e| e.connection.stable_id() == stable_id) {
             entry.silent_since = None;
-            entry.greeted = Some(Underway { at: Instant::now(), ends, passing });
+            entry.greeted = Some(underway);
         }
     }
 
-    /// Satellites whose link has begun, and the path as QUIC measures it.
-    pub(super) fn links(&self) -> BTreeMap<String, (Underway, quinn::PathStats)> {
+    /// Satellites whose links have begun, the links by their slots, and the path of each as QUIC measures it.
+    pub(super) fn links(&self) -> BTreeMap<String, BTreeMap<Slot, (Underway, quinn::PathStats)>> {
         let inner = self.lock();
-        let begun = inner
-            .open
-            .values()
-            .filter_map(|e| Some((e.satellite.to_string(), (e.greeted.clone()?, e.connection.stats().path))));
-        begun.collect()
+        let mut out: BTreeMap<String, BTreeMap<Slot, _>> = BTreeMap::new();
+        for entry in inner.open.values() {
+            if let Some(underway) = entry.greeted.clone() {
+                let of = out.entry(entry.satellite.to_string()).or_default();
+                of.insert(underway.slot, (underway, entry.connection.stats().path));
+            }
+        }
+        out
     }
 
     /// Whether the log may have another line about this satellite, and how many were left out.
@@ -184,24 +190,27 @@ impl Registry {
         turn
     }
 
-    /// Closes the connections of `satellite` that came before the one with this `stable_id`, and waits until what they
-    /// hold is in the spool.
-    pub(super) async fn supersede(&self, satellite: &str, stable_id: usize) {
-        let older: Vec<CancellationToken> = {
+    /// The connection with this `stable_id` has named its `slot`: of the connections of `satellite` in it the one that came last stays.
+    /// Closes the others, and waits until what they hold is in the spool. One that has not said Hello yet may be of another slot.
+    pub(super) async fn supersede(&self, satellite: &str, slot: Slot, stable_id: usize) {
+        let others: Vec<CancellationToken> = {
             let mut inner = self.lock();
-            let own = inner.open.iter().find(|(_, e)| e.connection.stable_id() == stable_id).map(|(n, _)| *n);
+            let is_of =
+                |e: &Entry| *e.satellite == *satellite && e.greeted.as_ref().is_some_and(|g| g.slot == slot);
+            let last = inner.open.iter().rev().find(|(_, e)| is_of(e)).map(|(number, _)| *number);
             inner
                 .open
                 .iter_mut()
-                .filter(|(number, e)| own.is_some_and(|own| **number < own) && *e.satellite == *satellite)
-                .map(|(_, e)| {
+                .filter(|(number, e)| Some(**number) != last && is_of(e))
+                .filter_map(|(_, e)| {
                     e.superseded = true;
                     e.connection.close(code(Close::Superseded), b"a newer connection of this satellite");
-                    e.ended.clone()
+                    // Nobody waits for oneself.
+                    (e.connection.stable_id() != stable_id).then(|| e.ended.clone())
                 })
                 .collect()
         };
-        for ended in older {
+        for ended in others {
             // One that hangs must not keep the new contact waiting.
             let _ = tokio::time::timeout(HAND_OVER, ended.cancelled()).await;
         }
@@ -236,8 +245,10 @@ impl Registry {
             if datagrams > entry.heard.0 {
                 entry.heard = (datagrams, Instant::now());
             }
-            // The last one is the newest.
-            out.insert(entry.satellite.to_string(), entry.heard.1.elapsed());
+            let heard = entry.heard.1.elapsed();
+            out.entry(entry.satellite.to_string())
+                .and_modify(|latest: &mut Duration| *latest = heard.min(*latest))
+                .or_insert(heard);
         }
         out
     }

@@ -223,8 +223,12 @@ over_both! {
             let lane = link::Lane { lane: 8, next_sequence: 8, acknowledged, ..link::Lane::default() };
             let epoch = link::Epoch { epoch: EPOCH, lanes: vec![lane], ..link::Epoch::default() };
             let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
-            spool.wait(spool.store.ledger("sat-1".into(), Arc::new(hello)));
-            spool.account().handover_twice
+            let before = spool.account().handover_twice;
+            let answer = spool.wait(spool.store.ledger("sat-1".into(), Arc::new(hello)));
+            let counted = spool.account().handover_twice;
+            assert_eq!(answer.handover_twice, counted - before, "for the record of the pass");
+            assert_eq!(spool.wait(spool.store.satellites())[0].handover_twice, counted);
+            counted
         };
         assert_eq!(hello(&spool, vec![acknowledged(own, 1, 4)]), 0, "it is this ledger");
         assert_eq!(hello(&spool, vec![acknowledged(own ^ 1, 4, 7)]), 0, "only the other one has those");

@@ -529,7 +529,8 @@ over_both! {
         let lane = &view.epochs[0].lanes[0];
         assert_eq!((lane.committed.as_slice(), lane.on_board.as_slice()), (&[(1, 1)][..], &[(2, 3)][..]));
         let pass = spool.wait(spool.store.passes(10)).remove(0);
-        assert_eq!(pass.pass.ground.unwrap().committed.spans, 5);
+        let ground = pass.pass.ground.unwrap();
+        assert_eq!((ground.committed.spans, ground.handover_twice), (5, 2));
         assert_eq!(spool.wait(spool.store.standings()).len(), 1);
         assert_eq!(spool.wait(spool.store.columns(true)).segments, 1);
         let overview = spool.overview();

@@ -17,12 +17,13 @@ use super::tables::*;
 /// Sequences of a lane that a Hello may name, and as many again.
 const NAMED: u64 = 2000;
 
-/// Counts what an epoch's Hello shows to be in another ledger too. Returns all that was counted and may be named again, by lane.
+/// Counts what an epoch's Hello shows to be in another ledger too. Returns all that was counted and may be named again, by lane, and
+/// how many were counted now.
 pub(super) fn note(
     txn: &Txn<'_>,
     satellite: u32,
     epoch: &link::Epoch,
-) -> Result<Vec<TwiceRecord>, SpoolError> {
+) -> Result<(Vec<TwiceRecord>, u64), SpoolError> {
     let key = EpochKey { satellite, epoch: epoch.epoch };
     let known =
         txn.tables.open_table(EPOCHS)?.get(key)?.map(|v| decode::<EpochRecord>(v.value())).transpose()?;
@@ -57,5 +58,5 @@ pub(super) fn note(
     if fresh > 0 {
         Counters::of(txn.tables, satellite)?.one(Kind::HandoverTwice, fresh)?;
     }
-    Ok(out)
+    Ok((out, fresh))
 }

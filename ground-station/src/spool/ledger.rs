@@ -40,6 +40,8 @@ pub struct Answer {
     pub start_counter: u64,
     /// Where the satellite may resume.
     pub epochs: Vec<link::ResumeEpoch>,
+    /// Segments that another ledger has too, as this Hello shows.
+    pub handover_twice: u64,
 }
 
 /// Whether a sequence is committed.
@@ -168,12 +170,12 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<
     let satellite = meet(txn, id, hello)?;
     stay_within_budget(txn, satellite, hello.epochs.len())?;
     passes::note(txn, satellite, &hello.passes)?;
-    let mut epochs = Vec::new();
+    let (mut epochs, mut handover_twice) = (Vec::new(), 0);
     let mut room = Room(MAX_LISTS);
     let on_board = on_board(hello);
     // The agent's own epoch is the last one.
     for epoch in hello.epochs.iter().rev() {
-        note_epoch(txn, satellite, epoch)?;
+        handover_twice += note_epoch(txn, satellite, epoch)?;
         forget_partials(txn, satellite, epoch)?;
         let drops = gaps::insert(txn, satellite, epoch.epoch, &epoch.drops)?;
         gaps::lose_acknowledged(txn, (id, satellite), epoch)?;
@@ -183,7 +185,7 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<
     gaps::close_forgotten(txn, (id, satellite), &hello.epochs)?;
     bases::forget_passed(txn, satellite)?;
     let start_counter = highest_counter(txn, satellite)?;
-    Ok(Answer { ledger: txn.contents.ledger, start_counter, epochs })
+    Ok(Answer { ledger: txn.contents.ledger, start_counter, epochs, handover_twice })
 }
 
 /// What a satellite has on board now, by lane.
@@ -207,7 +209,7 @@ pub(super) fn hello_without_ledger(
         let drops = link::DropsAck { epoch: epoch.epoch, ..link::DropsAck::default() };
         epochs.push(resume_epoch(txn, satellite, epoch, drops, &mut room)?);
     }
-    Ok(Answer { ledger, start_counter: 0, epochs })
+    Ok(Answer { ledger, start_counter: 0, epochs, handover_twice: 0 })
 }
 
 /// Records drops that were made during a contact. Returns their acknowledgement.
@@ -240,7 +242,9 @@ fn meet(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<u32, SpoolEr
     Ok(number)
 }
 
-fn note_epoch(txn: &Txn<'_>, satellite: u32, epoch: &link::Epoch) -> Result<(), SpoolError> {
+/// Keeps what is said of an epoch. Returns how many of its segments another ledger has too that were not known to be there.
+fn note_epoch(txn: &Txn<'_>, satellite: u32, epoch: &link::Epoch) -> Result<u64, SpoolError> {
+    let (twice, fresh) = handover::note(txn, satellite, epoch)?;
     // What was acknowledged is in the ledger itself.
     let lanes = epoch.lanes.iter().map(|l| link::Lane { acknowledged: Vec::new(), ..l.clone() });
     let record = EpochRecord {
@@ -249,11 +253,11 @@ fn note_epoch(txn: &Txn<'_>, satellite: u32, epoch: &link::Epoch) -> Result<(), 
         closed: epoch.closed,
         lanes: lanes.collect(),
         next_entry: txn.tables.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value()),
-        twice: handover::note(txn, satellite, epoch)?,
+        twice,
     };
     let key = EpochKey { satellite, epoch: epoch.epoch };
     txn.tables.open_table(EPOCHS)?.insert(key, record.encode_to_vec().as_slice())?;
-    Ok(())
+    Ok(fresh)
 }
 
 fn highest_counter(txn: &Txn<'_>, satellite: u32) -> Result<u64, SpoolError> {

@@ -28,6 +28,9 @@ const TAKEN: usize = 64;
 /// Reports that are kept of each satellite, and as many records of our own: the latest ones.
 const KEPT: usize = 500;
 
+/// Records among which that of a contact is looked for: those of two contacts at once take turns.
+const LATEST: usize = 4;
+
 /// The longest id of a station.
 const STATION: usize = 63;
 
@@ -77,6 +80,8 @@ pub struct Heard {
     pub segments: u64,
     /// Items in them.
     pub items: Counts,
+    /// Segments that another ledger has too, as Hello showed.
+    pub handover_twice: u64,
     /// How it ended.
     pub ended: Ending,
     /// What the satellite's Goodbye says of the contact, and of what waits.
@@ -146,6 +151,8 @@ pub struct HeardView {
     pub committed_segments: u64,
     /// Items in them.
     pub committed: Items,
+    /// Segments, of any pass, that another station's ledger has too, as the satellite's Hello showed in this one.
+    pub handover_twice: u64,
     /// How the last link ended.
     pub ended: Option<Ending>,
 }
@@ -190,14 +197,26 @@ pub(super) fn heard(txn: &mut Txn<'_>, id: &str, heard: &Heard) -> Result<(), Sp
     stand(txn, satellite, id, heard)?;
     let ago = |time: Duration| txn.now.saturating_sub(time.as_nanos() as u64);
     let mut table = txn.tables.open_table(CONTACTS)?;
-    let latest = table.range(all(satellite))?.next_back().transpose()?;
-    let latest = latest.map(|(key, value)| Ok::<_, SpoolError>((key.value(), decode(value.value())?)));
-    let same =
-        latest.transpose()?.filter(|(_, r): &(_, ContactRecord)| r.opened != 0 && r.opened == heard.opened);
-    let (key, before) = same.unwrap_or_else(|| {
-        let began = PassKey { satellite, start: ago(heard.began) };
-        (began, ContactRecord::default())
-    });
+    let mut same = None;
+    for row in table.range(all(satellite))?.rev().take(LATEST).take_while(|_| heard.opened != 0) {
+        let (key, value) = row?;
+        let record = decode::<ContactRecord>(value.value())?;
+        if record.opened == heard.opened {
+            same = Some((key.value(), record));
+            break;
+        }
+    }
+    let (key, before) = match same {
+        Some(same) => same,
+        None => {
+            let mut key = PassKey { satellite, start: ago(heard.began) };
+            // Two contacts may begin at once.
+            while table.get(key)?.is_some() {
+                key.start += 1;
+            }
+            (key, ContactRecord::default())
+        }
+    };
     let items = Counts::from(before.items.unwrap_or_default()) + heard.items;
     let record = ContactRecord {
         station: txn.contents.settings.station.clone(),
@@ -210,6 +229,7 @@ pub(super) fn heard(txn: &mut Txn<'_>, id: &str, heard: &Heard) -> Result<(), Sp
         segments: before.segments + heard.segments,
         items: Some(items.into()),
         ended: heard.ended as u32,
+        handover_twice: before.handover_twice + heard.handover_twice,
     };
     table.insert(key, record.encode_to_vec().as_slice())?;
     keep_latest(&mut table, satellite)
@@ -280,6 +300,7 @@ fn shown(start: u64, r: &ContactRecord) -> HeardView {
         held_bytes: r.held,
         committed_segments: r.segments,
         committed: Counts::from(r.items.unwrap_or_default()).into(),
+        handover_twice: r.handover_twice,
         ended: Ending::ALL.into_iter().find(|e| *e as u32 == r.ended),
     }
 }

@@ -270,6 +270,9 @@ pub(super) struct ContactRecord {
     /// An [`Ending`](super::passes::Ending).
     #[prost(uint32, tag = "10")]
     pub(super) ended: u32,
+    /// Segments that another ledger has too, as its Hello showed.
+    #[prost(uint64, tag = "11")]
+    pub(super) handover_twice: u64,
 }
 
 /// What the satellite last said of one life of its log.

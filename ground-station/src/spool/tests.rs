@@ -47,6 +47,7 @@ pub(super) fn heard(segments: u64) -> Heard {
         held: 2000,
         segments,
         items: spans(5),
+        handover_twice: 2,
         ended: Ending::Goodbye,
         goodbye: None,
     }

@@ -62,6 +62,8 @@ pub struct SatelliteView {
     pub connected: bool,
     /// Bytes of it in the spool.
     pub spool_bytes: u64,
+    /// Segments that another station's ledger has too.
+    pub handover_twice: u64,
     /// How it stands.
     #[serde(flatten)]
     pub standing: StandingView,
@@ -233,7 +235,8 @@ pub struct ExporterView {
 
 /// Every satellite that was ever heard.
 pub(super) fn satellites(view: &View<'_>) -> Result<Vec<SatelliteView>, SpoolError> {
-    let mut out = Vec::new();
+    let (mut out, twice) = (Vec::new(), view.tables.open_table(COUNTERS)?);
+    let key = |satellite| CounterKey { satellite, kind: Kind::HandoverTwice as u8, signal: 0, reason: 0 };
     for row in view.tables.open_table(SATELLITES)?.iter()? {
         let (id, value) = row?;
         let record = decode::<SatelliteRecord>(value.value())?;
@@ -247,6 +250,7 @@ pub(super) fn satellites(view: &View<'_>) -> Result<Vec<SatelliteView>, SpoolErr
             station: record.station,
             contacts: record.contacts,
             connected: false,
+            handover_twice: twice.get(key(record.number))?.map_or(0, |n| n.value()),
             spool_bytes: view.contents.usage.by_satellite.get(&record.number).copied().unwrap_or(0),
             epochs: lives,
         });

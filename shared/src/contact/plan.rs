@@ -137,9 +137,15 @@ impl Plan {
         &self.warnings
     }
 
-    /// The contact that is open at `now`; the one that began last when several are.
+    /// The contacts that are open at `now`, the one that began last first.
+    pub fn open(&self, now: u64) -> impl Iterator<Item = &Contact> {
+        let begun = self.contacts.partition_point(|c| c.opens() <= now);
+        self.contacts[..begun].iter().rev().filter(move |c| c.contains(now))
+    }
+
+    /// The first of them.
     pub fn current(&self, now: u64) -> Option<&Contact> {
-        self.contacts.iter().rev().find(|c| c.contains(now))
+        self.open(now).next()
     }
 
     /// The contacts that begin after `now`.
@@ -147,7 +153,7 @@ impl Plan {
         &self.contacts[self.contacts.partition_point(|c| c.opens() <= now)..]
     }
 
-    /// When [`Plan::current`] changes next after `now`.
+    /// When [`Plan::open`] changes next after `now`.
     pub fn next_change(&self, now: u64) -> Option<u64> {
         let starts = self.upcoming(now).first().map(Contact::opens);
         let ends = self.contacts.iter().filter_map(Contact::closes).filter(|end| *end > now).min();

@@ -5,10 +5,13 @@ pub mod files;
 pub mod ranges;
 pub mod rate;
 pub mod revocation;
+mod slot;
 pub mod tls;
 pub mod transport;
 mod verify;
 pub mod wire;
+
+pub use slot::Slot;
 
 /// The protocol's name in TLS. Another major version is another name.
 pub const ALPN: &[u8] = b"perigee/1";

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use perigee_shared::config::Invalid;
 use perigee_shared::contact::{Format, Rate, Time};
+use perigee_shared::link::Slot;
 use perigee_shared::units::Span;
 use serde::Deserialize;
 
@@ -17,6 +18,8 @@ use crate::orbit::Skyline;
 pub struct ContactsConfig {
     /// Who says when a station is reachable.
     pub source: ContactSource,
+    /// Contacts that are open at once, each with another station.
+    pub simultaneous: usize,
     /// The station, for `always`.
     pub station: Option<String>,
     /// The plan, for `plan`; the elements, for `orbit`.
@@ -53,6 +56,7 @@ impl Default for ContactsConfig {
     fn default() -> Self {
         Self {
             source: ContactSource::default(),
+            simultaneous: 1,
             station: None,
             file: None,
             format: Format::Auto,
@@ -214,6 +218,9 @@ impl ContactsConfig {
                 ));
             }
         }
+        if !(1..=Slot::COUNT).contains(&self.simultaneous) {
+            return Err(Invalid::new("contacts.simultaneous", "must be 1 or 2"));
+        }
         let days = Span::secs(86_400)..=Span::secs(60 * 86_400);
         if !days.contains(&self.orbit.horizon) {
             return Err(Invalid::new("contacts.orbit.horizon", "must be from 1d to 60d"));
@@ -258,7 +265,7 @@ mod tests {
     #[test]
     fn contacts_that_make_no_sense_are_named() {
         for text in [
-            "{source: manual}",
+            "{source: manual, simultaneous: 2}",
             "{source: probe, probe: {interval: 1h}, time_from_ground: use}",
             "{source: plan, file: plan.json, format: hdtn, satellite: '10', epoch: 2026-11-23T00:00:00Z}",
             "{source: orbit, file: sat.tle, stations: {svalbard: {latitude: 78, longitude: 15.5, mask: 5}}}",
@@ -287,6 +294,8 @@ mod tests {
                 "must rise",
             ),
             ("{orbit: {horizon: 61d}}", "contacts.orbit.horizon: must be from 1d to 60d"),
+            ("{simultaneous: 0}", "contacts.simultaneous: must be 1 or 2"),
+            ("{simultaneous: 3}", "contacts.simultaneous: must be 1 or 2"),
             ("{probe: {interval: 0s}}", "contacts.probe"),
             ("{source: orbits}", "`orbit`"),
             ("{format: ionrc}", "`ion`"),

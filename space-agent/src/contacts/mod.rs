@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch as channel};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{ContactSource, ContactStation, ContactsConfig, Fallback, OrbitConfig, ProbeConfig};
-pub use status::{LinkState, LinkStatus};
+pub use status::{LinkState, LinkStatus, Links};
 
 use crate::clock::{Clocks, Now};
 use file::{FileSource, Predicted};
@@ -75,16 +75,18 @@ impl Default for Asked {
 /// What is planned.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Planned {
-    /// The contact that is open.
+    /// The contact that is open; the first of them, where there are two.
     pub current: Option<Pass>,
+    /// All contacts that are open.
+    pub open: Vec<Pass>,
     /// The next ones, of those that were asked for.
     pub upcoming: Vec<Pass>,
     /// How many of those that were asked for are not among them.
     pub more: usize,
-    /// What all of the plan carries, the open contact first, where that was asked for.
+    /// What all of the plan carries, the open contacts first, where that was asked for.
     #[serde(skip)]
     pub ahead: Vec<Ahead>,
-    /// What the open contact comes from: `hand`, `plan`, `always` or `probe`.
+    /// What the first of the open contacts comes from: `hand`, `plan`, `always` or `probe`.
     pub current_by: Option<&'static str>,
     /// `contacts.source`.
     pub source: &'static str,
@@ -174,8 +176,8 @@ impl ContactControl {
 
 /// Those whom contacts concern.
 pub struct Told {
-    /// The contact that is open.
-    pub current: channel::Sender<Option<Contact>>,
+    /// The contact that is open in each slot.
+    pub current: Vec<channel::Sender<Option<Contact>>>,
     /// Whether segments are wanted, now or soon.
     pub wanted: channel::Sender<bool>,
 }
@@ -187,7 +189,7 @@ pub struct Contacts {
     commands: mpsc::Receiver<Command>,
     told: Told,
     /// The link in fact: a probe that has found its station goes on.
-    link: channel::Receiver<LinkStatus>,
+    link: channel::Receiver<Links>,
     /// Something beside the link takes segments at any time.
     direct: bool,
     /// What waits is sealed this long before a contact.
@@ -216,7 +218,7 @@ impl Contacts {
         lead: Duration,
         direct: bool,
         told: Told,
-        link: channel::Receiver<LinkStatus>,
+        link: channel::Receiver<Links>,
     ) -> (Self, ContactControl) {
         let (control, commands) = mpsc::channel(16);
         let mut contacts = Self {
@@ -290,16 +292,20 @@ impl Contacts {
         }
     }
 
-    fn open_now(&mut self, now: &Now) -> Option<Contact> {
+    /// The contacts that are open, the best first: one that was opened by hand, then those of the plan, the one that began last first.
+    fn open_now(&mut self, now: &Now) -> Vec<Contact> {
         self.by_hand = self.by_hand.take().filter(|(_, ends)| ends.is_none_or(|end| now.since_boot < end));
         let planned = self.is_planned(now);
-        let up = self.link.borrow().state == LinkState::Up;
-        let plan = self.file.as_ref().zip(now.plan).and_then(|(f, now)| f.plan.current(now));
+        let up = self
+            .probe
+            .as_ref()
+            .and_then(Probe::station)
+            .is_some_and(|station| self.link.borrow().is_up_with(station));
+        let plan = self.file.as_ref().zip(now.plan).map(|(f, now)| f.plan.open(now));
+        let mut plan = plan.into_iter().flatten().peekable();
         let probed = match &mut self.probe {
             // A station that answers is not left because the time is known now.
-            Some(probe)
-                if self.by_hand.is_none() && (!planned || plan.is_none() && up && probe.is_open()) =>
-            {
+            Some(probe) if self.by_hand.is_none() && (!planned || plan.peek().is_none() && up) => {
                 probe.step(now, up)
             }
             Some(probe) => {
@@ -308,32 +314,63 @@ impl Contacts {
             }
             None => None,
         };
-        self.by_hand
-            .as_ref()
-            .map(|(contact, _)| contact)
-            .or(plan)
-            .or(self.always.as_ref())
-            .cloned()
-            .or(probed)
+        let by_hand = self.by_hand.as_ref().map(|(contact, _)| contact);
+        let mut out: Vec<Contact> = Vec::new();
+        for contact in by_hand.into_iter().chain(plan).chain(&self.always).chain(&probed) {
+            if out.len() == self.told.current.len() {
+                break;
+            }
+            // A station has one contact at a time.
+            if out.iter().all(|open| open.station != contact.station) {
+                out.push(contact.clone());
+            }
+        }
+        out
+    }
+
+    /// What is open in each slot when these contacts are. One that goes on keeps its slot, and a new one takes none that another
+    /// has just left, if it can.
+    fn slots(&self, open: Vec<Contact>) -> Vec<Option<Contact>> {
+        let before: Vec<Option<String>> =
+            self.told.current.iter().map(|c| c.borrow().as_ref().map(|c| c.station.clone())).collect();
+        let mut slots: Vec<Option<Contact>> = vec![None; before.len()];
+        let mut fresh = Vec::new();
+        for contact in open {
+            match before.iter().position(|station| station.as_ref() == Some(&contact.station)) {
+                Some(slot) => slots[slot] = Some(contact),
+                None => fresh.push(contact),
+            }
+        }
+        for contact in fresh {
+            let free = |slot: &usize| slots[*slot].is_none();
+            let unused = |slot: &usize| free(slot) && before[*slot].is_none();
+            let all = 0..before.len();
+            if let Some(slot) = all.clone().find(unused).or_else(|| all.clone().find(free)) {
+                slots[slot] = Some(contact);
+            }
+        }
+        slots
     }
 
     /// Tells the others what holds at `now`; returns how long that is at least. `None`: until something happens.
     fn tell(&mut self, now: &Now) -> Option<Duration> {
-        let contact = self.open_now(now);
+        let open = self.open_now(now);
         let at = now.plan.unwrap_or(now.unix_nano);
         // With an unknown time there are no starts and ends; it may become known at any time.
         let plan = self.file.as_ref().filter(|_| now.plan.is_some()).map(|f| &f.plan);
         let next_start = plan.and_then(|p| p.upcoming(at).first()).map(Contact::opens);
         let soon = next_start.map(|start| Duration::from_nanos(start - at));
         let wanted =
-            self.direct || self.always.is_some() || contact.is_some() || soon.is_some_and(|s| s <= self.lead);
+            self.direct || self.always.is_some() || !open.is_empty() || soon.is_some_and(|s| s <= self.lead);
         let since_boot = |end: u64| Duration::from_nanos(end.saturating_sub(now.since_boot));
         let by_hand = self.by_hand.as_ref().and_then(|(_, ends)| *ends).map(since_boot);
-        self.told.current.send_if_modified(|current| {
-            let changed = *current != contact;
-            *current = contact;
-            changed
-        });
+        for (slot, contact) in self.told.current.iter().zip(self.slots(open)) {
+            slot.send_if_modified(|current| {
+                let changed = *current != contact;
+                *current = contact;
+                changed
+            });
+        }
         self.told.wanted.send_if_modified(|w| std::mem::replace(w, wanted) != wanted);
         let from_now = |time: u64| Duration::from_nanos(time.saturating_sub(at));
         let change = plan.and_then(|p| p.next_change(at)).map(from_now);
@@ -419,9 +456,10 @@ impl Contacts {
     fn planned(&mut self, asked: Asked, extent: Extent) -> Planned {
         let at = self.clocks.now();
         let now = at.unix_nano;
-        let current = self.open_now(&at).map(|c| Pass::new(&c, now));
-        let of_plan = self.file.as_ref().zip(at.plan).is_some_and(|(f, now)| f.plan.current(now).is_some());
-        let current_by = current.as_ref().map(|_| match () {
+        let open: Vec<Pass> = self.open_now(&at).iter().map(|c| Pass::new(c, now)).collect();
+        let of_plan =
+            self.file.as_ref().zip(at.plan).is_some_and(|(f, now)| f.plan.open(now).next().is_some());
+        let current_by = open.first().map(|_| match () {
             () if self.by_hand.is_some() => "hand",
             () if of_plan => "plan",
             () if self.always.is_some() => "always",
@@ -430,13 +468,13 @@ impl Contacts {
         let plan = self.file.as_ref().filter(|_| at.plan.is_some());
         let upcoming = plan.map_or(&[][..], |f| f.plan.upcoming(now));
         let warnings = plan.map(|f| f.warnings(now)).unwrap_or_default();
-        let ahead =
-            current.iter().map(|pass| &pass.contact).chain(upcoming).filter(|_| extent == Extent::All);
+        let ahead = open.iter().map(|pass| &pass.contact).chain(upcoming).filter(|_| extent == Extent::All);
         let ahead =
             ahead.filter_map(|c| Some(Ahead { end: c.end_unix_nano?, volume: c.volume(now)? })).collect();
         let asked_for = &upcoming[..upcoming.partition_point(|c| c.start_unix_nano < asked.until)];
         Planned {
-            current,
+            current: open.first().cloned(),
+            open,
             current_by,
             upcoming: asked_for.iter().take(asked.limit).map(|c| Pass::new(c, now)).collect(),
             more: asked_for.len().saturating_sub(asked.limit),

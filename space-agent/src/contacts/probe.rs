@@ -68,9 +68,9 @@ impl Probe {
         self.open.clone()
     }
 
-    /// Whether a station is being tried, or answers.
-    pub(super) const fn is_open(&self) -> bool {
-        self.open.is_some()
+    /// The station that is being tried, or answers.
+    pub(super) fn station(&self) -> Option<&str> {
+        self.open.as_ref().map(|contact| &*contact.station)
     }
 
     /// Nothing is tried now, since there is a contact otherwise.

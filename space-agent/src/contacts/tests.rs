@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use perigee_shared::clock::ClockBounds;
 use perigee_shared::env::Clock;
+use perigee_shared::link::Slot;
 
 /// A clock that says the same at each look.
 struct Still;
@@ -17,21 +18,35 @@ impl Clock for Still {
 struct Bench {
     contacts: Contacts,
     now: channel::Receiver<Option<Contact>>,
+    /// What is open in the second slot, where there is one.
+    second: channel::Receiver<Option<Contact>>,
     want: channel::Receiver<bool>,
-    link: channel::Sender<LinkStatus>,
+    link: channel::Sender<Links>,
 }
 
 fn bench(config: &ContactsConfig) -> Bench {
     let (current, now) = channel::channel(None);
+    let (beside, second) = channel::channel(None);
     let (wanted, want) = channel::channel(false);
-    let (link, status) = channel::channel(LinkStatus::default());
+    let (link, status) = channel::channel(Links::new(config.simultaneous));
+    let current = [current, beside].into_iter().take(config.simultaneous).collect();
     let told = Told { current, wanted };
     let lead = Duration::from_secs(5);
     let mut env = Env::production();
     (env.clock, env.bounds) = (Arc::new(Still), Arc::new(ClockBounds::new(0)));
     let clocks = Clocks::new(&env, config.time_from_ground, Default::default());
-    let (contacts, _) = Contacts::new(config, &["svalbard".to_owned()], clocks, lead, false, told, status);
-    Bench { contacts, now, want, link }
+    let stations = ["svalbard", "kiruna", "inuvik"].map(str::to_owned);
+    let (contacts, _) =
+        Contacts::new(config, &stations[..config.simultaneous * 2 - 1], clocks, lead, false, told, status);
+    Bench { contacts, now, second, want, link }
+}
+
+/// The link with the one station stands so.
+fn set(link: &channel::Sender<Links>, state: LinkState) {
+    link.send_modify(|links| {
+        let link = links.of_mut(Slot::FIRST);
+        (link.state, link.station) = (state, Some("svalbard".to_owned()));
+    });
 }
 
 const S: u64 = 1_000_000_000;
@@ -95,11 +110,11 @@ fn a_plan_that_has_run_out_falls_back_to_probing() {
     assert_eq!(now.borrow().as_ref().unwrap().end_unix_nano, None);
     let planned = contacts.planned(Asked::default(), Extent::Listed);
     assert!(planned.probing && planned.plan_warnings[0].contains("past"), "{planned:?}");
-    link.send_modify(|l| l.state = LinkState::Up);
+    set(&link, LinkState::Up);
     contacts.tell(&at(122 * S));
     contacts.tell(&at(1200 * S));
     assert!(now.borrow().is_some(), "the station answers");
-    link.send_modify(|l| l.state = LinkState::Connecting);
+    set(&link, LinkState::Connecting);
     contacts.tell(&at(1201 * S));
     contacts.tell(&at(1300 * S));
     assert!(now.borrow().is_none());
@@ -142,7 +157,7 @@ fn a_station_that_answers_a_probe_is_kept_when_the_time_becomes_known_until_the_
         ContactsConfig { source: ContactSource::Plan, file: Some(file), ..ContactsConfig::default() };
     let Bench { mut contacts, now, link, .. } = bench(&config);
     contacts.tell(&Now { plan: None, ..at(110 * S) });
-    link.send_modify(|l| l.state = LinkState::Up);
+    set(&link, LinkState::Up);
     contacts.tell(&at(120 * S));
     assert_eq!(now.borrow().as_ref().map(|c| c.end_unix_nano), Some(None));
     contacts.tell(&at(301 * S));
@@ -317,8 +332,8 @@ async fn passes_are_predicted_while_the_contacts_run_and_who_asks_before_waits_f
     config.stations.get_mut("svalbard").unwrap().latitude = Some(20.0);
     let (current, mut now) = channel::channel(None);
     let (wanted, _want) = channel::channel(false);
-    let (_link, status) = channel::channel(LinkStatus::default());
-    let told = Told { current, wanted };
+    let (_link, status) = channel::channel(Links::new(1));
+    let told = Told { current: vec![current], wanted };
     let (mut contacts, control) = Contacts::new(
         &config,
         &["svalbard".to_owned()],
@@ -341,4 +356,85 @@ async fn passes_are_predicted_while_the_contacts_run_and_who_asks_before_waits_f
     assert_eq!(now.wait_for(Option::is_some).await.unwrap().as_ref().unwrap().end_unix_nano, None);
     stop.cancel();
     runs.await.unwrap();
+}
+
+/// What is open in the two slots at each of these times, in seconds.
+fn open_at(text: &str, times: &[u64]) -> Vec<[Option<String>; 2]> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("plan.yaml");
+    std::fs::write(&file, text).unwrap();
+    let config = ContactsConfig {
+        source: ContactSource::Plan,
+        simultaneous: 2,
+        file: Some(file),
+        fallback: Fallback::None,
+        ..ContactsConfig::default()
+    };
+    let Bench { mut contacts, now, second, .. } = bench(&config);
+    let station = |of: &channel::Receiver<Option<Contact>>| of.borrow().as_ref().map(|c| c.station.clone());
+    let open = |time: &u64| {
+        contacts.tell(&at(time * S));
+        [station(&now), station(&second)]
+    };
+    times.iter().map(open).collect()
+}
+
+#[test]
+fn two_contacts_are_open_at_once_each_in_its_slot_and_never_two_with_one_station() {
+    let plan = "contacts:
+- {station: svalbard, start: 1970-01-01T00:01:40Z, end: 1970-01-01T00:03:20Z}
+- {station: kiruna, start: 1970-01-01T00:02:30Z, end: 1970-01-01T00:05:00Z}
+- {station: inuvik, start: 1970-01-01T00:03:20Z, end: 1970-01-01T00:05:50Z}
+- {station: svalbard, start: 1970-01-01T00:04:10Z, end: 1970-01-01T00:06:40Z}
+";
+    let slots = |first: Option<&str>, second: Option<&str>| [first, second].map(|s| s.map(str::to_owned));
+    let expected = [
+        (90, slots(None, None)),
+        (120, slots(Some("svalbard"), None)),
+        (160, slots(Some("svalbard"), Some("kiruna"))),
+        // One ends as another begins.
+        (200, slots(Some("inuvik"), Some("kiruna"))),
+        // Of three those that began last.
+        (250, slots(Some("inuvik"), Some("svalbard"))),
+        (310, slots(Some("inuvik"), Some("svalbard"))),
+        (360, slots(None, Some("svalbard"))),
+        (400, slots(None, None)),
+    ];
+    let times = expected.each_ref().map(|(time, _)| *time);
+    assert_eq!(open_at(plan, &times), expected.map(|(_, slots)| slots));
+}
+
+#[test]
+fn a_contact_takes_no_slot_that_has_just_been_left() {
+    let plan = "contacts:
+- {station: svalbard, start: 1970-01-01T00:01:40Z, end: 1970-01-01T00:03:20Z}
+- {station: kiruna, start: 1970-01-01T00:03:20Z, end: 1970-01-01T00:05:00Z}
+";
+    let kiruna = [None, Some("kiruna".to_owned())];
+    assert_eq!(open_at(plan, &[120, 200])[1], kiruna, "the acknowledgements of the last one still come");
+}
+
+#[test]
+fn a_contact_that_is_opened_by_hand_is_one_of_two() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("plan.yaml");
+    let text = "contacts: [{station: svalbard, start: 1970-01-01T00:01:40Z, end: 1970-01-01T00:03:20Z}]\n";
+    std::fs::write(&file, text).unwrap();
+    let config = ContactsConfig {
+        source: ContactSource::Plan,
+        simultaneous: 2,
+        file: Some(file),
+        ..ContactsConfig::default()
+    };
+    let Bench { mut contacts, now, second, .. } = bench(&config);
+    contacts.tell(&at(120 * S));
+    for (by_hand, beside) in [("svalbard", None), ("kiruna", Some("kiruna"))] {
+        contacts.obey(Command::Open(Box::new(Contact::open(by_hand, 120 * S))));
+        contacts.tell(&at(121 * S));
+        assert_eq!(now.borrow().as_ref().map(|c| c.station.clone()).as_deref(), Some("svalbard"));
+        assert_eq!(second.borrow().as_ref().map(|c| c.station.clone()).as_deref(), beside);
+    }
+    let planned = contacts.planned(Asked::default(), Extent::All);
+    let open: Vec<&str> = planned.open.iter().map(|pass| &*pass.contact.station).collect();
+    assert_eq!((open, planned.current_by), (vec!["kiruna", "svalbard"], Some("hand")));
 }

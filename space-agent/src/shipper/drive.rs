@@ -55,7 +55,7 @@ pub(super) enum DriveError {
     #[error("{0}")]
     Connection(#[from] quinn::ConnectionError),
     #[error("{why}")]
-    Closed { why: String, is_refusal: bool },
+    Closed { why: String, is_refusal: bool, is_superseded: bool },
     #[error("{0}")]
     Wire(#[from] wire::WireError),
     #[error("stream: {0}")]
@@ -84,7 +84,14 @@ impl DriveError {
             ConnectionClosed(close) => CRYPTO.contains(&u64::from(close.error_code)),
             _ => false,
         };
-        Self::Closed { why: refusal(station, why), is_refusal }
+        let superseded = quinn::VarInt::from_u32(Close::Superseded as u32);
+        let is_superseded = matches!(why, ApplicationClosed(close) if close.error_code == superseded);
+        Self::Closed { why: refusal(station, why), is_refusal, is_superseded }
+    }
+
+    /// Whether the ground has taken another connection in the place of this one.
+    pub(super) const fn is_superseded(&self) -> bool {
+        matches!(self, Self::Closed { is_superseded: true, .. })
     }
 
     /// Whether the ground has refused us: it will do so again.
@@ -173,10 +180,12 @@ pub(super) async fn drive(
         task.abort();
         joined(task.await);
     }
-    drop(driver.shipper.wal.call(|wal| wal.recoding().end_sending()).await);
-    let Driver { session, pass, .. } = driver;
+    let Driver { session, pass, shipper, .. } = driver;
     pass.standing = session.standing();
-    pass.gained = session.into_gained();
+    let ledger = session.ledger();
+    let (gained, held) = session.into_gained();
+    pass.gained = gained;
+    shipper.end_sending(held, ledger).await;
     let station = &pass.contact.station;
     ended.map_err(|error| closed.map_or(error, |why| DriveError::closed(station, &why)))
 }
@@ -223,9 +232,9 @@ async fn read_control(
 
 /// Hello, and when its clocks were read.
 async fn hello(shipper: &Shipper, pass: &Pass) -> Result<(Hello, SinceBoot), DriveError> {
-    let station = shipper.ground(&pass.contact.station);
+    let (station, slot) = (shipper.ground(&pass.contact.station), shipper.slot);
     let greet = move |wal: &mut Wal| {
-        wal.bases().greets(&station);
+        wal.bases().greets(slot, &station);
         wal.epochs().hello(&station)
     };
     let epochs = shipper.wal.call(greet).await??;
@@ -240,6 +249,7 @@ async fn hello(shipper: &Shipper, pass: &Pass) -> Result<(Hello, SinceBoot), Dri
         contact: pass.contact.name(),
         contact_start_unix_nano: pass.began,
         contact_end_unix_nano: pass.contact.end_unix_nano.unwrap_or(0),
+        slot: slot.to_wire(),
         epochs,
         clock: Some(clock),
         ..outlook
@@ -255,7 +265,7 @@ impl Driver<'_> {
         mut over: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<Ended, DriveError> {
         self.event(Event::Connected).await?;
-        let mut contacts = self.shipper.contact.clone();
+        let (mut contacts, mut freed) = (self.shipper.contact.clone(), self.shipper.together.freed());
         let mut guard = std::pin::pin!(guard(self.usable()));
         let mut guarded = false;
         while !self.again {
@@ -293,6 +303,12 @@ impl Driver<'_> {
                     None => return Err(DriveError::ControlClosed),
                 },
                 Some(done) = self.writers.join_next() => self.written(done).await?,
+                // The sender is the shipper's.
+                _ = freed.changed() => {
+                    let held = self.shipper.together.left(self.session.ledger());
+                    self.event(Event::Left(held)).await?;
+                    self.event(Event::Sealed).await?;
+                }
                 changed = sealed.changed() => {
                     if changed.is_ok() {
                         self.event(Event::Sealed).await?;
@@ -323,6 +339,8 @@ impl Driver<'_> {
     fn hear(&mut self, message: &GroundMessage) {
         let Some(ground_message::Body::Resume(resume)) = &message.body else { return };
         self.shipper.answered(&self.pass.contact.station);
+        // What it holds it says itself.
+        self.shipper.together.left(resume.ledger);
         if let Some(clock) = &resume.clock {
             self.shipper.clocks.heard(&self.ground, clock, self.asked);
         }
@@ -354,15 +372,15 @@ impl Driver<'_> {
     }
 
     async fn act(&mut self, action: Action) -> Result<Option<Event>, DriveError> {
-        let consumer = self.shipper.consumer;
+        let (consumer, slot) = (self.shipper.consumer, self.shipper.slot);
         match action {
             Action::Send(message) => self.send(&message)?,
             Action::Reconcile(view) => {
-                self.shipper.sent.retain(|id, _| {
-                    !view.lanes.iter().any(|l| l.lane == id.lane && l.committed.contains(id.sequence))
+                self.shipper.together.committed(|id| {
+                    view.lanes.iter().any(|l| l.lane == id.lane && l.committed.contains(id.sequence))
                 });
-                let reconciled =
-                    self.shipper.wal.call(move |wal| wal.epochs().reconcile(consumer, &view)).await??;
+                let reconcile = move |wal: &mut Wal| wal.epochs().reconcile(consumer, slot, &view);
+                let reconciled = self.shipper.wal.call(reconcile).await??;
                 if let Reconciled::Believed { deleted, .. } = reconciled {
                     self.committed(deleted);
                 }
@@ -372,7 +390,7 @@ impl Driver<'_> {
                 let found = self
                     .shipper
                     .wal
-                    .call(move |wal| wal.queues().to_ship(consumer, lane, &taken, FETCH))
+                    .call(move |wal| wal.queues().to_ship(consumer, slot, lane, &taken, FETCH))
                     .await??;
                 // The log was put in order meanwhile: its new epoch is the next Hello's.
                 self.again |= found.headers.iter().any(|(header, _)| header.id.epoch != self.epoch);
@@ -380,12 +398,10 @@ impl Driver<'_> {
             }
             Action::Write { header, ranges, first } => return self.write(header, ranges, first).await,
             Action::Committed { ids, bytes } => {
-                self.shipper.status.send_modify(|s| s.committed_bytes += bytes);
-                for id in &ids {
-                    self.shipper.sent.remove(id);
-                }
-                let segments =
-                    self.shipper.wal.call(move |wal| wal.epochs().committed(consumer, &ids)).await??;
+                self.shipper.status.send_modify(|links| links.of_mut(slot).committed_bytes += bytes);
+                self.shipper.together.committed(|id| ids.contains(id));
+                let committed = move |wal: &mut Wal| wal.epochs().committed(consumer, slot, &ids);
+                let segments = self.shipper.wal.call(committed).await??;
                 self.committed(segments);
             }
             Action::DropsKnown { ack, highest } => {
@@ -408,6 +424,10 @@ impl Driver<'_> {
             }
             Action::GroundReads(codecs) => {
                 self.shipper.wal.call(move |wal| wal.bases().ground_reads(codecs)).await?;
+            }
+            Action::GiveUp(id) => {
+                self.shipper.wal.call(move |wal| wal.recoding().give_up_sending(slot, id)).await?;
+                self.shipper.together.free();
             }
             Action::Restart => self.again = true,
             Action::Finished => self.finished = true,
@@ -441,7 +461,8 @@ impl Driver<'_> {
 
     fn committed(&self, segments: u64) {
         self.shipper.counters.committed_segments.inc_by(segments);
-        self.shipper.status.send_modify(|s| s.committed_segments += segments);
+        let slot = self.shipper.slot;
+        self.shipper.status.send_modify(|links| links.of_mut(slot).committed_segments += segments);
     }
 
     fn send(&self, message: &AgentMessage) -> Result<(), DriveError> {
@@ -466,14 +487,16 @@ impl Driver<'_> {
         ranges: Vec<Range<u64>>,
         first: bool,
     ) -> Result<Option<Event>, DriveError> {
-        let id = header.id;
-        tracing::debug!(segment = %id, "sending begins");
+        let (id, slot) = (header.id, self.shipper.slot);
         let asked = header.clone();
-        let payload = match self.shipper.wal.call(move |wal| wal.recoding().begin_sending(&asked)).await?? {
+        let begin = move |wal: &mut Wal| wal.recoding().begin_sending(slot, &asked);
+        let payload = match self.shipper.wal.call(begin).await?? {
             Sending::Payload(payload) => Some(payload),
             Sending::Gone => None,
             Sending::Changed => return Ok(Some(Event::Changed(id))),
+            Sending::Elsewhere => return Ok(Some(Event::Elsewhere(id))),
         };
+        tracing::debug!(segment = %id, "sending begins");
         // More urgent lanes first, and within a lane the segment that was begun first.
         let lane = if first { Lane(0) } else { id.lane };
         self.begun = (self.begun + 1) & 0x00ff_ffff;
@@ -507,17 +530,11 @@ impl Driver<'_> {
 
     /// Counts the bytes of a segment that QUIC has taken, and those among them that it had taken before.
     fn account(&mut self, written: &Written) {
-        let bytes = written.taken.total();
-        let before = self.shipper.sent.entry(written.id).or_default();
-        let again: u64 = written
-            .taken
-            .iter()
-            .map(|r| r.end - r.start - before.missing(r).into_iter().map(|m| m.end - m.start).sum::<u64>())
-            .sum();
-        written.taken.iter().for_each(|r| before.insert(r));
+        let (bytes, slot) = (written.taken.total(), self.shipper.slot);
+        let again = self.shipper.together.sent(written.id, &written.taken);
         self.shipper.counters.sent_bytes.inc_by(bytes);
         self.shipper.counters.resent_bytes.inc_by(again);
-        self.shipper.status.send_modify(|s| s.sent_bytes += bytes);
+        self.shipper.status.send_modify(|links| links.of_mut(slot).sent_bytes += bytes);
     }
 
     /// After Goodbye: takes the acknowledgements that still come, for a moment. The ground answers Goodbye, so that it has the report

@@ -1,4 +1,5 @@
-//! The shipper: in a contact it connects to the station and ships what is on board; out of contact it does nothing.
+//! The shipper: in a contact it connects to the station and ships what is on board; out of contact it does nothing. Where two
+//! contacts may be open at once there are two shippers, each with a slot of its own.
 //!
 //! The session decides, this module moves bytes: it reads and writes the control stream, asks the log, and writes segments to
 //! streams of their own.
@@ -11,6 +12,7 @@ mod pass;
 mod queues;
 mod said;
 mod session;
+mod together;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -21,8 +23,7 @@ use std::time::Duration;
 use perigee_proto::link::{AgentState, Hello, LaneBacklog, PassReport, Plan};
 use perigee_shared::contact::Contact;
 use perigee_shared::env::{Env, Owner};
-use perigee_shared::link::ranges::RangeSet;
-use perigee_shared::link::tls;
+use perigee_shared::link::{Slot, tls};
 use perigee_shared::segment::SegmentId;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -32,10 +33,12 @@ use self::connect::{ConnectError, Up};
 use self::drive::DriveError;
 use self::pass::{Left, Pass};
 use self::said::Said;
+use self::together::Held;
+pub use self::together::Together;
 pub use self::trust::Trust;
 use crate::clock::Clocks;
 use crate::config::StationConfig;
-use crate::contacts::{ContactControl, LinkState, LinkStatus, Planned};
+use crate::contacts::{ContactControl, LinkState, Links, Planned};
 use crate::forecast::{forecast, store};
 use crate::lanes::Lanes;
 use crate::telemetry::ShipCounters;
@@ -77,6 +80,8 @@ pub struct ShipperConfig {
 /// See the module.
 pub struct Shipper {
     config: ShipperConfig,
+    slot: Slot,
+    together: Together,
     stations: watch::Receiver<Stations>,
     lanes: Lanes,
     env: Env,
@@ -88,9 +93,7 @@ pub struct Shipper {
     /// Knows the plan, for the forecast.
     planner: ContactControl,
     counters: Arc<ShipCounters>,
-    status: watch::Sender<LinkStatus>,
-    /// What was sent on earlier connections and not acknowledged, to tell what is sent again.
-    sent: BTreeMap<SegmentId, RangeSet>,
+    status: watch::Sender<Links>,
     /// What the log has about stations that are not reached.
     said: Said,
     started: Instant,
@@ -109,10 +112,11 @@ fn plan(planned: &Planned) -> Plan {
 }
 
 impl Shipper {
-    /// A shipper for the consumer `consumer` of `wal`.
+    /// A shipper for the consumer `consumer` of `wal`, in `slot`.
     #[expect(clippy::too_many_arguments, reason = "each is one end of a wire that agent.rs lays")]
     pub fn new(
         config: ShipperConfig,
+        (slot, together): (Slot, Together),
         stations: watch::Receiver<Stations>,
         lanes: Lanes,
         env: Env,
@@ -123,10 +127,12 @@ impl Shipper {
         sealed: watch::Receiver<u64>,
         planner: ContactControl,
         counters: Arc<ShipCounters>,
-        status: watch::Sender<LinkStatus>,
+        status: watch::Sender<Links>,
     ) -> Self {
         Self {
             config,
+            slot,
+            together,
             stations,
             lanes,
             env,
@@ -138,7 +144,6 @@ impl Shipper {
             planner,
             counters,
             status,
-            sent: BTreeMap::new(),
             said: Said::default(),
             started: Instant::now(),
         }
@@ -146,18 +151,21 @@ impl Shipper {
 
     fn set_state(&self, state: LinkState, station: Option<&str>) {
         let now = self.env.unix_nano();
-        self.status.send_modify(|s| {
+        self.status.send_modify(|links| {
+            let s = links.of_mut(self.slot);
             if s.state == LinkState::Down && state != LinkState::Down {
                 (s.sent_bytes, s.committed_segments, s.committed_bytes) = (0, 0, 0);
             }
             (s.state, s.station, s.since_unix_nano) = (state, station.map(str::to_owned), now);
         });
-        self.counters.connected.set(i64::from(state == LinkState::Up));
+        self.counters.connected.set(i64::from(self.status.borrow().is_up()));
     }
 
     /// Ships in every contact until `shutdown`.
     pub async fn run(&mut self, shutdown: CancellationToken) {
         self.set_state(LinkState::Down, None);
+        // The shipper before this one may have ended anyhow.
+        self.end_sending(BTreeMap::new(), 0).await;
         loop {
             let contact = self.contact.borrow_and_update().clone();
             if let Some(contact) = contact {
@@ -188,7 +196,14 @@ impl Shipper {
             })
         });
         let left = left.await??;
-        Ok(pass.report(self.clocks.now().unix_nano, &left, &self.status.borrow()))
+        Ok(pass.report(self.clocks.now().unix_nano, &left, self.status.borrow().of(self.slot)))
+    }
+
+    /// The connection is over: what was under way over it may go in another slot. `held`: what `ledger` holds of it.
+    async fn end_sending(&self, held: BTreeMap<SegmentId, Held>, ledger: u64) {
+        let slot = self.slot;
+        drop(self.wal.call(move |wal| wal.recoding().end_sending(slot)).await);
+        self.together.leave(ledger, held);
     }
 
     /// Keeps what became of `pass`.
@@ -233,7 +248,9 @@ impl Shipper {
 
     /// Serves one contact: connects, again if the connection breaks, until it is over.
     async fn ship(&mut self, contact: &Contact, shutdown: &CancellationToken) -> Pass {
-        let mut pass = Pass::new(contact, self.clocks.now().unix_nano);
+        // Two that are opened at once are two passes.
+        let began = self.clocks.now().unix_nano + u64::from(self.slot.to_wire());
+        let mut pass = Pass::new(contact, began);
         let station = contact.station.clone();
         if !self.stations().contains_key(&station) {
             tracing::error!(station, "the contact names a station that link.stations does not have");
@@ -248,6 +265,7 @@ impl Shipper {
                 pass.replan(&planned);
             }
             let Some(at) = self.stations().get(&station).cloned() else { break };
+            let mut yields = false;
             let error = match self.connect(&mut pass, &at, over.as_mut()).await {
                 None => break,
                 Some(Err(ConnectError::Moved)) => continue,
@@ -256,6 +274,7 @@ impl Shipper {
                     Ok(drive::Ended::Again) => continue,
                     Err(error) => {
                         pass.is_refused = error.is_refusal();
+                        yields = error.is_superseded();
                         error.to_string()
                     }
                 },
@@ -265,14 +284,31 @@ impl Shipper {
                 }
             };
             self.complain(&station, error);
+            if yields {
+                self.set_state(LinkState::Connecting, Some(&station));
+            }
+            let pause = async {
+                if yields {
+                    self.only_one().await;
+                }
+                tokio::time::sleep(PAUSE).await;
+            };
             tokio::select! {
                 biased;
                 () = &mut over => break,
-                () = tokio::time::sleep(PAUSE) => {}
+                () = pause => {}
             }
         }
         tracing::info!(contact = contact.name(), "contact is over");
         pass
+    }
+
+    /// A ground of earlier software serves one connection of a satellite, the newer one: waits until that one, in another slot, is
+    /// over, since this one would end it.
+    async fn only_one(&self) {
+        let mut links = self.status.subscribe();
+        // The sender is here, so it is not gone.
+        drop(links.wait_for(|links| !links.is_up_beside(self.slot)).await);
     }
 
     /// Connects to the station of `pass`; `None` when the contact is over before that.
@@ -342,7 +378,7 @@ impl Shipper {
 
     /// The station has answered Hello. One that refuses the satellite lets it connect first.
     fn answered(&mut self, station: &str) {
-        if self.status.borrow().state == LinkState::Up {
+        if self.status.borrow().of(self.slot).state == LinkState::Up {
             return;
         }
         self.set_state(LinkState::Up, Some(station));
@@ -357,7 +393,10 @@ impl Shipper {
             tracing::warn!(station, error, "the link is down; trying again while the contact lasts");
         }
         let now = self.env.unix_nano();
-        self.status.send_modify(|s| (s.last_error, s.last_error_unix_nano) = (Some(error), Some(now)));
+        self.status.send_modify(|links| {
+            let s = links.of_mut(self.slot);
+            (s.last_error, s.last_error_unix_nano) = (Some(error), Some(now));
+        });
     }
 
     /// A station was accepted: the time is not before the beginning of its certificate.

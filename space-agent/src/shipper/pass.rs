@@ -130,7 +130,9 @@ impl Pass {
         if self.connect.is_none() {
             return PassState::Unreachable;
         }
-        if self.standing.is_drained && left.unsealed_bytes == 0 {
+        // What goes in another slot may be on the ground meanwhile.
+        let waits_elsewhere = self.standing.is_elsewhere && left.bytes > 0;
+        if self.standing.is_drained && !waits_elsewhere && left.unsealed_bytes == 0 {
             let nothing = sent_bytes == 0 && self.standing.held == 0;
             return if nothing { PassState::NothingToSend } else { PassState::DeliveredAll };
         }

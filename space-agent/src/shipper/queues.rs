@@ -46,6 +46,8 @@ struct Queue {
     taken: RangeSet,
     fetching: bool,
     more: bool,
+    /// Some are on their way in another slot.
+    elsewhere: bool,
     /// Bytes of segments that the ground has, or that went before everything.
     got: u64,
     /// Bytes of its share that it did not want while it had nothing to send: they are not made up for.
@@ -110,6 +112,11 @@ impl Queues {
         Self(all.map(|lane| (lane, queue(lane))).collect())
     }
 
+    /// Whether this segment is being written.
+    pub(super) fn is_writing(&self, id: SegmentId) -> bool {
+        self.0.get(&id.lane).is_some_and(|queue| queue.writing.contains_key(&id))
+    }
+
     /// Whether a segment is being written.
     pub(super) fn are_writing(&self) -> bool {
         self.0.values().any(|q| !q.writing.is_empty())
@@ -126,9 +133,14 @@ impl Queues {
         !self.are_writing() && self.0.values().all(is_drained)
     }
 
+    /// Whether some segments are on their way in another slot, as far as is known.
+    pub(super) fn are_elsewhere(&self) -> bool {
+        self.0.values().any(|q| q.elsewhere)
+    }
+
     /// There may be new segments in every lane.
     pub(super) fn look_again(&mut self) {
-        self.0.values_mut().for_each(|q| q.more = true);
+        self.0.values_mut().for_each(|q| (q.more, q.elsewhere) = (true, false));
     }
 
     /// The lanes for which the log is to be asked, with what is not wanted. They count as being asked from now on.
@@ -143,11 +155,12 @@ impl Queues {
         out
     }
 
-    /// The log was asked for `lane` and has looked at these sequences.
-    pub(super) fn fetched(&mut self, lane: Lane, looked: &RangeSet, more: bool) {
+    /// The log was asked for `lane` and has looked at these sequences; `elsewhere`: others are on their way in another slot.
+    pub(super) fn fetched(&mut self, lane: Lane, looked: &RangeSet, more: bool, elsewhere: bool) {
         let Some(queue) = self.0.get_mut(&lane) else { return };
         queue.fetching = false;
         queue.more = more;
+        queue.elsewhere |= elsewhere;
         looked.iter().for_each(|r| queue.taken.insert(r));
     }
 
@@ -239,11 +252,18 @@ impl Queues {
         header
     }
 
-    /// A segment could not be written, or the ground does not want it.
-    pub(super) fn failed(&mut self, id: SegmentId) {
+    /// A segment could not be written, or the ground does not want it. Bytes of it that were to go.
+    pub(super) fn failed(&mut self, id: SegmentId) -> u64 {
+        let Some(queue) = self.0.get_mut(&id.lane) else { return 0 };
+        queue.in_turn.remove(&id);
+        queue.writing.remove(&id).map_or(0, |writing| writing.bytes)
+    }
+
+    /// A segment is on its way in another slot. It is asked for again when that may have changed.
+    pub(super) fn elsewhere(&mut self, id: SegmentId) {
         if let Some(queue) = self.0.get_mut(&id.lane) {
-            queue.writing.remove(&id);
-            queue.in_turn.remove(&id);
+            queue.taken.remove(id.sequence..id.sequence + 1);
+            queue.elsewhere = true;
         }
     }
 }
@@ -333,7 +353,7 @@ mod tests {
     fn a_lane_that_sends_what_is_new_first_asks_for_it_early() {
         let mut queues = queues(Order::NewestFirst, 0.0);
         assert_eq!(queues.wanted().len(), 2);
-        queues.fetched(ALARMS, &std::iter::once(1..6).collect(), false);
+        queues.fetched(ALARMS, &std::iter::once(1..6).collect(), false, false);
         for n in 1..=5 {
             queues.put(header(ALARMS, n, 10), true);
         }

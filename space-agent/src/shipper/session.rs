@@ -15,6 +15,7 @@ use perigee_shared::segment::{Codec, Hash, Header, Lane, SegmentId};
 
 use super::gained::Gained;
 use super::queues::Queues;
+use super::together::Held;
 use crate::lanes::Lanes;
 use crate::wal::{GroundLane, GroundView, Reconciled, ToShip};
 
@@ -29,7 +30,7 @@ pub(super) enum Event {
     Reconciled(Reconciled),
     /// The answer to [`Action::Fetch`].
     Fetched { lane: Lane, found: ToShip },
-    /// There are new segments in the log.
+    /// There are new segments in the log, or some are not on their way in another slot any more.
     Sealed,
     /// There are new drops in the log.
     Dropped { epoch: u64, drops: Vec<Drop> },
@@ -39,6 +40,10 @@ pub(super) enum Event {
     Failed(SegmentId),
     /// A segment was encoded anew after it was fetched, so that nothing of it was sent.
     Changed(SegmentId),
+    /// A segment is on its way in another slot, so that nothing of it was sent.
+    Elsewhere(SegmentId),
+    /// The ground holds these parts of segments that were on their way in another slot.
+    Left(BTreeMap<SegmentId, Held>),
     /// A segment was checked after a mismatch: whether it is whole.
     Verified { id: SegmentId, whole: bool },
     /// A segment was encoded anew, or could not be.
@@ -72,6 +77,8 @@ pub(super) enum Action {
     Recode { id: SegmentId, codec: Codec },
     /// The codecs that the ground reads.
     GroundReads(Vec<u32>),
+    /// This segment is not sent any more in this contact: it may go in another slot.
+    GiveUp(SegmentId),
     /// Begin again with another connection.
     Restart,
     /// The ground sends nothing more.
@@ -136,6 +143,8 @@ pub(super) struct Standing {
     pub(super) held: u64,
     /// Every segment of the log is on the ground.
     pub(super) is_drained: bool,
+    /// Some are on their way in another slot, as far as is known.
+    pub(super) is_elsewhere: bool,
     /// The ground has no room.
     pub(super) is_refused: bool,
     /// The last session has said Goodbye.
@@ -151,7 +160,8 @@ pub(super) struct Session {
     queues: Queues,
     /// Written and not yet acknowledged.
     unacknowledged: BTreeMap<SegmentId, Header>,
-    partials: BTreeMap<SegmentId, (Hash, RangeSet)>,
+    partials: BTreeMap<SegmentId, Held>,
+    ledger: u64,
     /// The ground has no room: nothing more is sent in this contact.
     refused: bool,
     resent_once: BTreeSet<SegmentId>,
@@ -173,6 +183,7 @@ impl Session {
             queues,
             unacknowledged: BTreeMap::new(),
             partials: BTreeMap::new(),
+            ledger: 0,
             refused: false,
             resent_once: BTreeSet::new(),
             recoded: BTreeSet::new(),
@@ -202,14 +213,20 @@ impl Session {
             budget: self.budget,
             held: self.gained.bytes(),
             is_drained: self.queues.are_drained() && self.unacknowledged.is_empty(),
+            is_elsewhere: self.queues.are_elsewhere(),
             is_refused: self.refused,
             is_over: self.ending,
         }
     }
 
-    /// What the next session of the contact goes on with.
-    pub(super) fn into_gained(self) -> Gained {
-        self.gained
+    /// The ledger that the ground has named; 0: it has not, or never does.
+    pub(super) const fn ledger(&self) -> u64 {
+        self.ledger
+    }
+
+    /// What the next session of the contact goes on with, and what the ground holds of segments in part.
+    pub(super) fn into_gained(self) -> (Gained, BTreeMap<SegmentId, Held>) {
+        (self.gained, self.partials)
     }
 
     pub(super) fn on_event(&mut self, event: Event) -> Vec<Action> {
@@ -237,11 +254,19 @@ impl Session {
                     self.unacknowledged.insert(id, header);
                 }
             }
-            Event::Failed(id) => self.queues.failed(id),
-            Event::Changed(id) => {
+            Event::Failed(id) => {
                 self.queues.failed(id);
+                actions.push(Action::GiveUp(id));
+            }
+            Event::Changed(id) => {
+                self.unspend(id);
                 self.queues.again(id);
             }
+            Event::Elsewhere(id) => {
+                self.unspend(id);
+                self.queues.elsewhere(id);
+            }
+            Event::Left(held) => self.partials.extend(held),
             Event::Verified { id, whole } => self.on_verified(id, whole),
             Event::Recoded { id, done: true } => self.queues.again(id),
             Event::Recoded { id, done: false } => {
@@ -257,6 +282,14 @@ impl Session {
         }
         self.advance(&mut actions);
         actions
+    }
+
+    /// Nothing of a segment was sent after all.
+    fn unspend(&mut self, id: SegmentId) {
+        let bytes = self.queues.failed(id);
+        if let Some(budget) = &mut self.budget {
+            budget.left += bytes;
+        }
     }
 
     fn on_message(&mut self, message: GroundMessage, actions: &mut Vec<Action>) {
@@ -277,7 +310,15 @@ impl Session {
                     let Some(partial) = held.partial else { continue };
                     let Ok(lane) = u8::try_from(held.lane) else { continue };
                     let id = SegmentId { epoch: held.epoch, lane: Lane(lane), sequence: partial.sequence };
-                    self.gained.holds(id, RangeSet::from_wire(&partial.held).total());
+                    let held = RangeSet::from_wire(&partial.held);
+                    self.gained.holds(id, held.total());
+                    // Of others it is not asked.
+                    let is_under_way = self.unacknowledged.contains_key(&id) || self.queues.is_writing(id);
+                    if let Ok(hash) = Hash::try_from(partial.payload_hash.as_slice())
+                        && is_under_way
+                    {
+                        self.partials.insert(id, (hash, held));
+                    }
                 }
                 if !ids.is_empty() {
                     actions.push(Action::Committed { ids, bytes });
@@ -308,6 +349,7 @@ impl Session {
             actions.push(Action::GroundReads(resume.codecs));
         }
         let (ledger, start_counter) = (resume.ledger, resume.start_counter);
+        self.ledger = ledger;
         let mut view = GroundView { ledger, start_counter, epoch: current, ..GroundView::default() };
         for epoch in resume.epochs {
             if let Some(told) = self.hello.epochs.iter().find(|told| told.epoch == epoch.epoch) {
@@ -355,7 +397,10 @@ impl Session {
         self.partials.remove(&id);
         match reason {
             RejectReason::HashMismatch => actions.push(Action::Verify(id)),
-            RejectReason::Quota => self.refused = true,
+            RejectReason::Quota => {
+                self.refused = true;
+                actions.push(Action::GiveUp(id));
+            }
             RejectReason::MissingBase if self.recoded.insert(id) => {
                 actions.push(Action::Recode { id, codec: Codec::Columns });
             }
@@ -365,6 +410,7 @@ impl Session {
             }
             RejectReason::UnknownCodec | RejectReason::MissingBase | RejectReason::Unspecified => {
                 tracing::error!(segment = %id, reason = reason.as_str_name(), "the ground refuses a segment; it stays on board");
+                actions.push(Action::GiveUp(id));
             }
         }
     }
@@ -377,9 +423,9 @@ impl Session {
     }
 
     fn on_fetched(&mut self, lane: Lane, found: ToShip) {
-        let ToShip { mut headers, looked, more } = found;
+        let ToShip { mut headers, looked, more, elsewhere } = found;
         headers.retain(|(h, _)| !self.unacknowledged.contains_key(&h.id));
-        self.queues.fetched(lane, &looked, more);
+        self.queues.fetched(lane, &looked, more, elsewhere);
         for (header, fresh) in headers {
             self.queues.put(header, fresh || self.resumed);
         }
@@ -393,8 +439,8 @@ impl Session {
         while let Some(last) = self.budget.map_or(Some(Lane(u8::MAX)), Budget::last)
             && let Some((header, first)) = self.queues.next(last)
         {
-            let held = self.partials.remove(&header.id).filter(|(hash, _)| *hash == header.hash);
-            let held = held.map_or_else(RangeSet::default, |(_, held)| held);
+            let held = self.partials.get(&header.id).filter(|(hash, _)| *hash == header.hash);
+            let held = held.map_or_else(RangeSet::default, |(_, held)| held.clone());
             self.gained.begin(&header, held.total());
             let mut ranges = held.missing(0..header.payload_len);
             if ranges.is_empty() {
@@ -484,7 +530,7 @@ mod tests {
 
     fn fetched(headers: Vec<(Header, bool)>) -> Event {
         let looked = headers.iter().map(|(h, _)| h.id.sequence..h.id.sequence + 1).collect();
-        Event::Fetched { lane: Lane::BULK, found: ToShip { headers, looked, more: false } }
+        Event::Fetched { lane: Lane::BULK, found: ToShip { headers, looked, more: false, elsewhere: false } }
     }
 
     fn written(actions: &[Action]) -> Vec<(u64, Vec<Range<u64>>)> {
@@ -620,6 +666,48 @@ mod tests {
     }
 
     #[test]
+    fn what_is_under_way_in_another_slot_is_not_sent_and_goes_on_where_the_ledger_has_it() {
+        let mut s = Session::new(
+            Hello { epochs: vec![Epoch { epoch: EPOCH, ..Epoch::default() }], ..Hello::default() },
+            Some(Budget::new(1500)),
+            Gained::default(),
+            &Lanes::default(),
+        );
+        s.on_event(Event::Connected);
+        s.on_event(fetched((1..=3).map(|n| (header(n), true)).collect()));
+        let spent = |s: &Session| s.standing().budget.map(Budget::spent);
+        assert_eq!(spent(&s), Some(1500));
+        // Of 1 and 2 nothing went, so that there is room for all of 3.
+        let actions = s.on_event(Event::Elsewhere(header(2).id));
+        assert_eq!(written(&actions), [(3, vec![Range { start: 0, end: 500 }])]);
+        s.on_event(Event::Elsewhere(header(1).id));
+        assert!(s.standing().is_elsewhere && spent(&s) == Some(500));
+        s.on_event(Event::Written(header(3).id));
+        assert!(
+            !s.on_event(committed(3)).iter().any(|a| matches!(a, Action::Fetch { .. })),
+            "nothing is free"
+        );
+        // The other connection has ended: its ledger has a part of 1.
+        s.on_event(Event::Left([(header(1).id, (header(1).hash, std::iter::once(0..300).collect()))].into()));
+        let actions = s.on_event(Event::Sealed);
+        let taken = std::iter::once(3..4).collect();
+        assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken }], "1 and 2 are asked for again");
+        let actions = s.on_event(fetched(vec![(header(1), true), (header(2), true)]));
+        let rest = |start, end| vec![Range { start, end }];
+        assert_eq!(written(&actions), [(1, rest(300, 1000)), (2, rest(0, 300))]);
+        assert!(!s.standing().is_elsewhere);
+    }
+
+    #[test]
+    fn parts_of_segments_that_nobody_sent_take_no_memory() {
+        let mut s = session();
+        s.on_event(Event::Connected);
+        s.on_event(fetched(vec![(header(1), true)]));
+        (1..100).for_each(|n| drop(s.on_event(holds(n, 0..500))));
+        assert_eq!(s.into_gained().1.into_keys().collect::<Vec<_>>(), [header(1).id]);
+    }
+
+    #[test]
     fn a_ground_without_room_is_sent_nothing_more() {
         let mut s = session();
         s.on_event(Event::Connected);
@@ -657,7 +745,8 @@ mod tests {
         assert!(s.standing().budget.is_some_and(Budget::is_spent));
         let mut alarm = header(1);
         alarm.id.lane = Lane(1);
-        let found = ToShip { headers: vec![(alarm.clone(), true)], looked: RangeSet::default(), more: false };
+        let headers = vec![(alarm.clone(), true)];
+        let found = ToShip { headers, looked: RangeSet::default(), more: false, elsewhere: false };
         let begun = written(&s.on_event(Event::Fetched { lane: Lane(1), found }));
         assert_eq!((begun[0].0, begun[0].1.first()), (alarm.id.sequence, Some(&(0..200))));
     }
@@ -691,7 +780,7 @@ mod tests {
         // The connection is lost. What it has kept besides, Resume says.
         let epochs = vec![Epoch { epoch: EPOCH, ..Epoch::default() }];
         let hello = Hello { epochs, ..Hello::default() };
-        let mut s = Session::new(hello, None, s.into_gained(), &Lanes::default());
+        let mut s = Session::new(hello, None, s.into_gained().0, &Lanes::default());
         s.on_event(Event::Connected);
         s.on_event(resume(1..2, Some((2, header(2).hash, 0..900))));
         assert_eq!(s.standing().held, 1000 + 500);

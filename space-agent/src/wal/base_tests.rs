@@ -7,6 +7,7 @@ use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::otlp::walk::walk;
 use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId, hash};
@@ -45,8 +46,8 @@ fn seal(wal: &mut Wal, numbers: std::ops::Range<u64>, to_lean_on: bool) -> Heade
 }
 
 fn committed(wal: &mut Wal, header: &Header) {
-    wal.custody().mark_sent(header.id);
-    assert_eq!(wal.epochs().committed(LINK, &[header.id]).unwrap(), 1);
+    wal.custody().mark_sent(Slot::FIRST, header.id);
+    assert_eq!(wal.epochs().committed(LINK, Slot::FIRST, &[header.id]).unwrap(), 1);
 }
 
 fn oldest_base(wal: &mut Wal) -> Option<u64> {
@@ -145,7 +146,10 @@ fn a_segment_that_is_encoded_anew_leans_on_nothing_and_is_no_contradiction() {
             tops: vec![(2, top)],
         };
         let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane], ..GroundView::default() };
-        assert!(matches!(wal.epochs().reconcile(consumer, &view).unwrap(), Reconciled::Believed { .. }));
+        assert!(matches!(
+            wal.epochs().reconcile(consumer, Slot::FIRST, &view).unwrap(),
+            Reconciled::Believed { .. }
+        ));
     }
     let gone = wal.recoding().prepare(SegmentId { sequence: 9, ..leaning.id }).unwrap();
     assert!(gone.is_none());
@@ -159,23 +163,23 @@ fn what_is_being_sent_or_has_its_requests_counted_is_not_encoded_anew_on_request
     let leaning = seal(&mut wal, 200..400, false);
     let ask = |wal: &mut Wal, link: &str| wal.recoding().asked(leaning.id, Codec::Columns, link).unwrap();
     assert!(matches!(ask(&mut wal, "another"), Asked::Cannot(Cannot::Waits(_))));
-    assert!(matches!(wal.recoding().begin_sending(&leaning).unwrap(), Sending::Payload(_)));
+    assert!(matches!(wal.recoding().begin_sending(Slot::FIRST, &leaning).unwrap(), Sending::Payload(_)));
     assert!(matches!(ask(&mut wal, "link"), Asked::Cannot(Cannot::BeingSent)));
-    wal.recoding().end_sending();
+    wal.recoding().end_sending(Slot::FIRST);
     let Asked::Can(recoding) = ask(&mut wal, "link") else { panic!("it waits for the link alone") };
     let recoded = Recoder::default().run(*recoding, Codec::Columns).unwrap();
     assert_eq!(wal.recoding().replace_as_asked(recoded).unwrap(), Ok(()));
     assert!(matches!(ask(&mut wal, "link"), Asked::IsSo));
     assert!(
-        matches!(wal.recoding().begin_sending(&leaning).unwrap(), Sending::Changed),
+        matches!(wal.recoding().begin_sending(Slot::FIRST, &leaning).unwrap(), Sending::Changed),
         "its header was read before"
     );
     let now = wal.custody().segments(10).unwrap().pop().unwrap().0.header;
-    assert!(matches!(wal.recoding().begin_sending(&now).unwrap(), Sending::Payload(_)));
+    assert!(matches!(wal.recoding().begin_sending(Slot::FIRST, &now).unwrap(), Sending::Payload(_)));
     assert_eq!((now.base_sequence, records(&mut wal, &now)), (None, 200));
     committed(&mut wal, &now);
     assert!(matches!(ask(&mut wal, "link"), Asked::Cannot(Cannot::NotOnBoard)));
-    assert!(matches!(wal.recoding().begin_sending(&now).unwrap(), Sending::Gone));
+    assert!(matches!(wal.recoding().begin_sending(Slot::FIRST, &now).unwrap(), Sending::Gone));
     assert_adds_up(&wal);
 }
 
@@ -199,19 +203,19 @@ fn in_a_new_epoch_nothing_leans_on_what_the_ground_has_of_the_old_one() {
 
 /// What a station has committed of the lane, and what then may be leaned on.
 fn hears(wal: &mut Wal, station: &str, committed: std::ops::Range<u64>) -> Option<u64> {
-    wal.bases().greets(station);
+    wal.bases().greets(Slot::FIRST, station);
     let committed = std::iter::once(committed).collect::<RangeSet>();
     let lane = GroundLane { lane: Lane::BULK, committed, tops: Vec::new() };
     let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane], ..GroundView::default() };
     let consumer = LINK;
-    wal.epochs().reconcile(consumer, &view).unwrap();
+    wal.epochs().reconcile(consumer, Slot::FIRST, &view).unwrap();
     wal.bases().to_depend_on(Lane::BULK)
 }
 
 #[test]
 fn nothing_leans_on_a_base_that_the_next_station_will_not_have() {
     let mut wal = Bench::new().open();
-    wal.bases().greets("svalbard");
+    wal.bases().greets(Slot::FIRST, "svalbard");
     let first = seal(&mut wal, 0..200, true);
     committed(&mut wal, &first);
     assert_eq!(wal.bases().to_depend_on(Lane::BULK), Some(1));
@@ -237,9 +241,11 @@ fn that_stations_have_ledgers_of_their_own_is_known_after_a_start() {
         let bench = Bench::new();
         let mut wal = bench.open();
         for (at, (station, ledger)) in (0..).zip(stations) {
-            wal.bases().greets(station);
+            wal.bases().greets(Slot::FIRST, station);
             let epoch = wal.summary().life.epoch;
-            wal.epochs().reconcile(LINK, &GroundView { ledger, epoch, ..GroundView::default() }).unwrap();
+            wal.epochs()
+                .reconcile(LINK, Slot::FIRST, &GroundView { ledger, epoch, ..GroundView::default() })
+                .unwrap();
             let header = seal(&mut wal, at * 200..(at + 1) * 200, true);
             committed(&mut wal, &header);
         }
@@ -301,8 +307,8 @@ fn lean_on_one_another(wal: &mut Wal) -> bool {
         let batch = wal.segments().take_batch(Lane::BULK, ALL, true)?.ok_or(WalError::Consumers)?;
         let encoding = Encoding { codec: Codec::Columns, base, to_lean_on: true, ..Encoding::default() };
         let id = wal.segments().commit(batch.seal(&encoding, 7).unwrap())?.id;
-        wal.custody().mark_sent(id);
-        wal.epochs().committed(consumer, &[id])?;
+        wal.custody().mark_sent(Slot::FIRST, id);
+        wal.epochs().committed(consumer, Slot::FIRST, &[id])?;
         wal.epochs().hello("a")?;
         Ok(id)
     };

@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use perigee_shared::link::Slot;
 use perigee_shared::segment::{Base, Codec, CodecError, Header, Lane, SegmentId, hash, learn};
 use perigee_shared::store::{StoreError, join};
 use redb::{ReadableTable, WriteTransaction};
 
 use super::state::{Edit, State};
 use super::tables::*;
-use super::{GroundView, SegmentRecord, Wal, WalError};
+use super::{GroundView, Notes, SegmentRecord, Wal, WalError};
 
 /// The longest chain of bases. A segment with so many below it is self-contained.
 pub const LONGEST_CHAIN: usize = 8;
@@ -51,28 +52,24 @@ impl Chain {
 /// Which stations have which bases, as far as they were heard since the start.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Heard {
-    /// The station that was greeted last.
-    pub(super) station: Option<String>,
     /// The station from which it was first heard that it has a base.
     from: BTreeMap<Place, String>,
-    /// Current bases that the station that was heard last does not have.
-    lacking: BTreeSet<Place>,
     /// Whether a station did not have what another one has: they have ledgers of their own. Until that shows, what the log says.
     ledgers_differ: Option<bool>,
 }
 
 impl Heard {
-    /// Notes whether the station has `base`, which is current.
-    fn note(&mut self, base: Place, has: bool) {
-        let elsewhere = self.from.get(&base).is_some_and(|from| Some(from) != self.station.as_ref());
+    /// Notes whether `station` has `base`, which is current.
+    fn note(&mut self, station: Option<&String>, base: Place, has: bool) {
+        let elsewhere = self.from.get(&base).is_some_and(|from| Some(from) != station);
         if elsewhere {
             self.ledgers_differ = Some(!has);
         }
-        if has {
-            self.lacking.remove(&base);
-        } else {
-            self.lacking.insert(base);
-        }
+    }
+
+    /// Stations that are connected at once have ledgers of their own.
+    pub(super) const fn differ(&mut self) {
+        self.ledgers_differ = Some(true);
     }
 }
 
@@ -145,37 +142,42 @@ impl Bases<'_> {
         current(self.0.state(), lane)
     }
 
-    /// Notes which station is greeted: what is heard from now on is its.
-    pub fn greets(&mut self, station: &str) {
-        self.0.notes.heard.station = Some(station.to_owned());
-        self.0.notes.ledger = (0, station.to_owned());
-        self.0.notes.sent.greet(station);
+    /// Notes which station is greeted in `slot`: what is heard in it from now on is that station's.
+    pub fn greets(&mut self, slot: Slot, station: &str) {
+        self.0.notes.talks.greet(slot, station);
     }
 
     /// The base that a segment of `lane` that is sealed now should depend on: the current one, unless the station that was heard
     /// last does not have it, or stations have ledgers of their own. Then the next one could not read the segment.
     pub fn to_depend_on(&self, lane: Lane) -> Option<u64> {
-        let heard = &self.0.notes.heard;
-        let lacking = |sequence: &u64| heard.lacking.contains(&Place { lane: lane.0, sequence: *sequence });
+        let Notes { heard, talks, .. } = &self.0.notes;
+        let lacking = |sequence: &u64| talks.lack(Place { lane: lane.0, sequence: *sequence });
         let differ = heard.ledgers_differ.unwrap_or(self.0.state().own_ledgers);
         self.current(lane).filter(|sequence| !differ && !lacking(sequence))
     }
 
-    /// Notes which of the current bases the station has, by its Resume.
-    pub(super) fn hear(&mut self, view: &GroundView) {
+    /// Notes which of the current bases the station in `slot` has, by its Resume.
+    pub(super) fn hear(&mut self, slot: Slot, view: &GroundView) {
         let lanes: Vec<Lane> = self.0.state().lanes.keys().copied().collect();
         for lane in lanes {
             let Some(sequence) = self.current(lane) else { continue };
             let of = view.lanes.iter().find(|l| l.lane == lane);
             let has = of.is_some_and(|l| l.committed.contains(sequence));
-            self.0.notes.heard.note(Place { lane: lane.0, sequence }, has);
+            let (base, Notes { heard, talks, .. }) = (Place { lane: lane.0, sequence }, &mut self.0.notes);
+            let talk = talks.of_mut(slot);
+            heard.note(talk.station.as_ref(), base, has);
+            if has {
+                talk.lacking.remove(&base);
+            } else {
+                talk.lacking.insert(base);
+            }
         }
     }
 
-    /// Notes which station has these bases, which were just kept.
-    pub(super) fn heard(&mut self, kept: &[Place]) {
-        let heard = &mut self.0.notes.heard;
-        if let Some(station) = &heard.station {
+    /// Notes that the station in `slot` has these bases, which were just kept.
+    pub(super) fn heard(&mut self, slot: Slot, kept: &[Place]) {
+        let Notes { heard, talks, .. } = &mut self.0.notes;
+        if let Some(station) = &talks.of_mut(slot).station {
             heard.from.extend(kept.iter().map(|place| (*place, station.clone())));
         }
     }
@@ -233,7 +235,7 @@ impl Bases<'_> {
         })?;
         let heard = &mut self.0.notes.heard;
         heard.from.retain(|place, _| !gone.contains(place));
-        heard.lacking.retain(|place| !gone.contains(place));
+        self.0.notes.talks.forget_bases(&gone);
         Ok(())
     }
 }

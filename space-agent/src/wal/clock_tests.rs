@@ -132,7 +132,7 @@ fn segments_of_earlier_software_expire_by_the_wall_clock_that_sealed_them_if_tha
     for (sequence, wall) in [(1, BUILT + 9 * DAY - S), (2, 7)] {
         wal.write(|txn, _| {
             let mut table = txn.open_table(tables::SEGMENTS)?;
-            let place = Place { lane: Lane::BULK.0, sequence };
+            let place = tables::Place { lane: Lane::BULK.0, sequence };
             let mut record = SegmentRecord::from_bytes(table.get(place)?.unwrap().value())?;
             (record.header.sealed_unix_nano, record.sealed_at) = (wall, None);
             table.insert(place, record.to_bytes().as_slice())?;

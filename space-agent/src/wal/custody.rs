@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use perigee_proto::link::DropReason;
+use perigee_shared::link::Slot;
 use perigee_shared::segment::{Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, SignalSet};
 use perigee_shared::store::{StoreError, join};
@@ -176,12 +177,13 @@ impl Custody<'_> {
         Ok(self.payload(&record.header)?.is_some())
     }
 
-    /// Notes that a segment is about to be on a wire.
-    pub fn mark_sent(&mut self, id: SegmentId) {
+    /// Notes that a segment is about to be on a wire, to the station in `slot`.
+    pub fn mark_sent(&mut self, slot: Slot, id: SegmentId) {
         if let Some(unsent) = self.0.notes.unsent.get_mut(&id.lane) {
             unsent.remove(id.sequence..id.sequence + 1);
         }
-        self.0.notes.sent.note(id);
+        let to = self.0.notes.talks.of(slot).to;
+        self.0.notes.sent.note(&to, id);
     }
 
     /// Whether a segment may have been on a wire.

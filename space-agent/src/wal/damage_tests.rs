@@ -1,6 +1,7 @@
 //! The log on disks that lose, change and take back what was written to them.
 
 use perigee_proto::link::{self, DropReason};
+use perigee_shared::link::Slot;
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
@@ -237,7 +238,7 @@ fn a_file_that_is_deleted_under_the_log_is_a_failed_store() {
 fn a_ledger_is_told_what_it_has_acknowledged() {
     let bench = Bench::new();
     let mut wal = bench.open();
-    wal.bases().greets("svalbard");
+    wal.bases().greets(Slot::FIRST, "svalbard");
     let mut hashes = Vec::new();
     for n in 0..4 {
         wal.journal().append(&[request(n, 5, 100)]).unwrap();
@@ -245,10 +246,10 @@ fn a_ledger_is_told_what_it_has_acknowledged() {
     }
     let epoch = wal.summary().life.epoch;
     let view = GroundView { ledger: 77, start_counter: 9, epoch, ..GroundView::default() };
-    wal.epochs().reconcile(LINK, &view).unwrap();
+    wal.epochs().reconcile(LINK, Slot::FIRST, &view).unwrap();
     assert_eq!(wal.summary().life.start_counter, 10, "a log that knew of no earlier one counts on");
-    hashes.iter().for_each(|header| wal.custody().mark_sent(header.id));
-    wal.epochs().committed(LINK, &[hashes[0].id, hashes[1].id, hashes[3].id]).unwrap();
+    hashes.iter().for_each(|header| wal.custody().mark_sent(Slot::FIRST, header.id));
+    wal.epochs().committed(LINK, Slot::FIRST, &[hashes[0].id, hashes[1].id, hashes[3].id]).unwrap();
     drop(wal);
     let mut wal = bench.open();
     let lane = wal.epochs().hello("b").unwrap().pop().unwrap().lanes.remove(0);
@@ -377,8 +378,8 @@ fn what_a_file_that_was_put_aside_still_holds_can_be_had_and_nothing_that_is_kno
         seal(&mut wal).unwrap();
     }
     let first = wal.custody().segments(1).unwrap().remove(0).0.header;
-    wal.custody().mark_sent(first.id);
-    wal.epochs().committed(LINK, &[first.id]).unwrap();
+    wal.custody().mark_sent(Slot::FIRST, first.id);
+    wal.epochs().committed(LINK, Slot::FIRST, &[first.id]).unwrap();
     wal.close().unwrap();
     // The list of lanes is gone, so nobody can tell what was delivered.
     let lost = bench.disk.content(&bench.file()).unwrap();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use perigee_proto::link;
 use perigee_shared::env::Env;
+use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Lane, SegmentId};
 use perigee_shared::signal::Counts;
@@ -16,7 +17,7 @@ use super::drops::Heard;
 use super::state::{Edit, Life, State};
 use super::tables::*;
 use super::tally::Tally;
-use super::{ConsumerId, SegmentRecord, Wal, WalError, bases, drops};
+use super::{ConsumerId, Notes, SegmentRecord, Wal, WalError, bases, drops};
 
 /// Sequences of each lane, the latest, of which it is kept what a ground has acknowledged: to notice a log that is older than the
 /// ground's knowledge, and a ledger that is older than the log's.
@@ -141,8 +142,13 @@ impl Epochs<'_> {
         })
     }
 
-    /// Takes in what the ground has committed: deletes it here, or begins a new epoch when the two cannot both be right.
-    pub fn reconcile(&mut self, consumer: ConsumerId, view: &GroundView) -> Result<Reconciled, WalError> {
+    /// Takes in what the ground in `slot` has committed: deletes it here, or begins a new epoch when the two cannot both be right.
+    pub fn reconcile(
+        &mut self,
+        consumer: ConsumerId,
+        slot: Slot,
+        view: &GroundView,
+    ) -> Result<Reconciled, WalError> {
         self.0.ready()?;
         if view.epoch != self.0.state().life.epoch {
             return Ok(Reconciled::Believed { committed: BTreeMap::new(), deleted: 0 });
@@ -151,12 +157,17 @@ impl Epochs<'_> {
             self.begin("the ground knows a later state of this log")?;
             return Ok(Reconciled::NewEpoch);
         }
-        let station = self.0.notes.heard.station.clone().unwrap_or_default();
+        let (_, station) = self.0.notes.talks.of(slot).who();
         self.meet(view.ledger, &station)?;
-        self.0.notes.ledger = (view.ledger, station);
-        self.0.notes.sent.names(view.ledger);
+        let Notes { talks, sent, heard, .. } = &mut self.0.notes;
+        if talks.have_another_than(view.ledger) {
+            heard.differ();
+        }
+        let talk = talks.of_mut(slot);
+        talk.ledger = view.ledger;
+        sent.names(&mut talk.to, view.ledger);
         self.count_on(view.start_counter)?;
-        self.0.bases().hear(view);
+        self.0.bases().hear(slot, view);
         let mut answer = Answer::default();
         for lane in &view.lanes {
             let Some(of) = self.0.state().lanes.get(&lane.lane) else { continue };
@@ -172,20 +183,21 @@ impl Epochs<'_> {
             let sequences = of.on_board.iter().flatten().filter(|s| committed.contains(*s) && !known(s));
             answer.inherited.extend(sequences.map(id));
         }
-        answer.ids = self.believed(answer.ids)?;
-        answer.inherited = self.believed(answer.inherited.into_iter().collect())?.into_iter().collect();
+        answer.ids = self.believed(slot, answer.ids)?;
+        answer.inherited = self.believed(slot, answer.inherited.into_iter().collect())?.into_iter().collect();
         let mut committed = BTreeMap::<Lane, RangeSet>::new();
         for SegmentId { lane, sequence, .. } in answer.ids.iter().chain(&answer.inherited) {
             committed.entry(*lane).or_default().insert(*sequence..sequence + 1);
         }
-        Ok(Reconciled::Believed { committed, deleted: self.take_in(consumer, answer)? })
+        Ok(Reconciled::Believed { committed, deleted: self.take_in(consumer, slot, answer)? })
     }
 
     /// Those of the segments that the ledger can have: they were sent to it, or it acknowledged them earlier.
-    fn believed(&mut self, mut claimed: Vec<SegmentId>) -> Result<Vec<SegmentId>, WalError> {
-        let notes = &self.0.notes;
-        let unsure: Vec<SegmentId> = claimed.iter().filter(|id| !notes.sent.has(**id)).copied().collect();
-        let ledger = notes.ledger.0;
+    fn believed(&mut self, slot: Slot, mut claimed: Vec<SegmentId>) -> Result<Vec<SegmentId>, WalError> {
+        let talk = self.0.notes.talks.of(slot);
+        let was_sent = |id: &&SegmentId| self.0.notes.sent.has(&talk.to, **id);
+        let unsure: Vec<SegmentId> = claimed.iter().filter(|id| !was_sent(id)).copied().collect();
+        let ledger = talk.ledger;
         if unsure.is_empty() {
             return Ok(claimed);
         }
@@ -250,22 +262,27 @@ impl Epochs<'_> {
         })
     }
 
-    /// Notes that the ground has just committed these segments, and passes them. Returns how many were deleted.
-    pub fn committed(&mut self, consumer: ConsumerId, ids: &[SegmentId]) -> Result<u64, WalError> {
+    /// Notes that the ground in `slot` has just committed these segments, and passes them. Returns how many were deleted.
+    pub fn committed(
+        &mut self,
+        consumer: ConsumerId,
+        slot: Slot,
+        ids: &[SegmentId],
+    ) -> Result<u64, WalError> {
         self.0.ready()?;
         let epoch = self.0.state().life.epoch;
-        let ids = self.believed(ids.iter().filter(|id| id.epoch == epoch).copied().collect())?;
+        let ids = self.believed(slot, ids.iter().filter(|id| id.epoch == epoch).copied().collect())?;
         let mut answer = Answer { ids, ..Answer::default() };
         for id in &answer.ids {
             answer.committed.entry(id.lane).or_default().insert(id.sequence..id.sequence + 1);
         }
-        self.take_in(consumer, answer)
+        self.take_in(consumer, slot, answer)
     }
 
     /// One transaction for all that follows from a ground's answer.
-    fn take_in(&mut self, consumer: ConsumerId, mut answer: Answer) -> Result<u64, WalError> {
+    fn take_in(&mut self, consumer: ConsumerId, slot: Slot, mut answer: Answer) -> Result<u64, WalError> {
         let configured = self.0.config().consumers.clone();
-        let ledger = self.0.notes.ledger.clone();
+        let ledger = self.0.notes.talks.of(slot).who();
         let passed: Vec<SegmentId> = answer.ids.iter().chain(&answer.inherited).copied().collect();
         let nothing = answer.ids.is_empty() && answer.inherited.is_empty() && answer.tops.is_empty();
         if nothing && self.0.state().tally.drops == 0 {
@@ -285,8 +302,11 @@ impl Epochs<'_> {
             edits.extend(kept.into_iter().map(Edit::BaseKept));
             Ok(((deleted, places), edits))
         })?;
-        self.0.bases().heard(&kept);
-        passed.into_iter().for_each(|id| self.0.notes.sent.forget(id));
+        self.0.bases().heard(slot, &kept);
+        for id in passed {
+            self.0.notes.sent.forget(id);
+            self.0.notes.talks.release(Place::of(id));
+        }
         Ok(deleted)
     }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use perigee_proto::link::DropReason;
+use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::otlp::walk::walk;
 use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId};
@@ -200,15 +201,15 @@ fn a_lane_is_handed_out_in_its_order_without_what_was_taken_or_passed() {
             seal_at(&mut wal, ALARMS, 100 - n).unwrap();
         }
         let passed = SegmentId { epoch: wal.summary().life.epoch, lane: ALARMS, sequence: 3 };
-        wal.custody().mark_sent(SegmentId { sequence: 5, ..passed });
+        wal.custody().mark_sent(Slot::FIRST, SegmentId { sequence: 5, ..passed });
         wal.custody().pass(LINK, &[Delivery { id: passed, refused: Counts::ZERO }]).unwrap();
         let taken: RangeSet = std::iter::once(1..2).collect();
         let consumer = LINK;
-        let found = wal.queues().to_ship(consumer, ALARMS, &taken, 9).unwrap();
+        let found = wal.queues().to_ship(consumer, Slot::FIRST, ALARMS, &taken, 9).unwrap();
         let sequences: Vec<u64> = found.headers.iter().map(|(h, _)| h.id.sequence).collect();
         assert_eq!((sequences, found.more), (expected.to_vec(), false), "{order:?}");
         assert!(found.headers.iter().all(|(h, fresh)| *fresh == (h.id.sequence != 5)));
-        let two = wal.queues().to_ship(consumer, ALARMS, &taken, 2).unwrap();
+        let two = wal.queues().to_ship(consumer, Slot::FIRST, ALARMS, &taken, 2).unwrap();
         assert_eq!((two.headers.len(), two.more, two.looked.total()), (2, true, 2));
     }
 }
@@ -265,7 +266,7 @@ fn a_quota_drops_the_oldest_or_the_newest_of_its_lane_alone() {
         }
         seal(&mut wal, Lane::BULK).unwrap();
         let consumer = LINK;
-        let found = wal.queues().to_ship(consumer, ALARMS, &RangeSet::default(), 9).unwrap();
+        let found = wal.queues().to_ship(consumer, Slot::FIRST, ALARMS, &RangeSet::default(), 9).unwrap();
         let sequences: Vec<u64> = found.headers.iter().map(|(h, _)| h.id.sequence).collect();
         assert_eq!(sequences, left, "{when_full:?}");
         let summary = wal.summary();
@@ -425,4 +426,74 @@ proptest! {
         prop_assert_eq!(found, expected);
         assert_adds_up(&wal);
     }
+}
+
+#[test]
+fn a_segment_that_is_under_way_in_one_slot_is_not_handed_out_to_the_other() {
+    let bench = with_alarms(Policy::default());
+    let mut wal = bench.open();
+    for n in 1..=4 {
+        wal.journal().append(&[request(&[(n, ERROR)])]).unwrap();
+        seal_at(&mut wal, ALARMS, n).unwrap();
+    }
+    let slots: Vec<Slot> = Slot::first(2).collect();
+    for (slot, station) in slots.iter().zip(["svalbard", "kiruna"]) {
+        wal.bases().greets(*slot, station);
+    }
+    let found = |wal: &mut Wal, slot| {
+        let found = wal.queues().to_ship(LINK, slot, ALARMS, &RangeSet::default(), 2).unwrap();
+        (found.headers.iter().map(|(h, _)| h.id.sequence).collect::<Vec<_>>(), found.more, found.elsewhere)
+    };
+    let headers = wal.custody().waiting(LINK, ALARMS, 0, 9).unwrap();
+    let begin = |wal: &mut Wal, slot, n: usize| wal.recoding().begin_sending(slot, &headers[n]).unwrap();
+    assert_eq!(found(&mut wal, slots[1]), (vec![1, 2], true, false));
+    assert!(matches!(begin(&mut wal, slots[0], 0), Sending::Payload(_)));
+    // It asked before the other one began.
+    assert!(matches!(begin(&mut wal, slots[1], 0), Sending::Elsewhere));
+    assert!(matches!(begin(&mut wal, slots[1], 1), Sending::Payload(_)));
+    assert_eq!(found(&mut wal, slots[1]), (vec![2, 3], true, true));
+    assert_eq!(found(&mut wal, slots[0]), (vec![1, 3], true, true));
+    // The station in the first slot has a ledger of its own and has not named it: it is not believed to have 2.
+    assert_eq!(wal.epochs().committed(LINK, slots[0], &[headers[1].id]).unwrap(), 0);
+    assert_eq!(wal.epochs().committed(LINK, slots[1], &[headers[1].id]).unwrap(), 1);
+    assert_eq!(found(&mut wal, slots[0]), (vec![1, 3], true, false));
+    // What one gives up, and what the end of its connection leaves, the other may have.
+    assert!(matches!(begin(&mut wal, slots[0], 2), Sending::Payload(_)));
+    wal.recoding().give_up_sending(slots[1], headers[2].id);
+    assert_eq!(found(&mut wal, slots[1]), (vec![4], false, true), "it was not its own");
+    wal.recoding().give_up_sending(slots[0], headers[2].id);
+    assert_eq!(found(&mut wal, slots[1]), (vec![3, 4], false, true));
+    wal.recoding().end_sending(slots[0]);
+    assert_eq!(found(&mut wal, slots[1]), (vec![1, 3], true, false));
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn two_stations_that_share_a_ledger_are_believed_what_either_was_sent() {
+    let bench = with_alarms(Policy::default());
+    let mut wal = bench.open();
+    for n in 1..=2 {
+        wal.journal().append(&[request(&[(n, ERROR)])]).unwrap();
+        seal_at(&mut wal, ALARMS, n).unwrap();
+    }
+    let slots: Vec<Slot> = Slot::first(2).collect();
+    let headers = wal.custody().waiting(LINK, ALARMS, 0, 9).unwrap();
+    let epoch = wal.summary().life.epoch;
+    for (slot, station) in slots.iter().zip(["svalbard", "kiruna"]) {
+        wal.bases().greets(*slot, station);
+        let view = GroundView { ledger: 7, epoch, ..GroundView::default() };
+        wal.epochs().reconcile(LINK, *slot, &view).unwrap();
+    }
+    assert!(matches!(wal.recoding().begin_sending(slots[0], &headers[0]).unwrap(), Sending::Payload(_)));
+    let lanes = vec![GroundLane {
+        lane: ALARMS,
+        committed: std::iter::once(1..2).collect(),
+        tops: vec![(1, headers[0].hash)],
+    }];
+    let view = GroundView { ledger: 7, epoch, lanes, ..GroundView::default() };
+    let reconciled = wal.epochs().reconcile(LINK, slots[1], &view).unwrap();
+    assert!(matches!(reconciled, Reconciled::Believed { deleted: 1, .. }), "{reconciled:?}");
+    // The acknowledgement in the first slot comes behind it.
+    assert_eq!(wal.epochs().committed(LINK, slots[0], &[headers[0].id]).unwrap(), 0);
+    assert_adds_up(&wal);
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perigee_proto::link::DropReason;
+use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, Lane};
 use perigee_shared::signal::Counts;
@@ -42,6 +43,8 @@ pub struct ToShip {
     pub looked: RangeSet,
     /// There may be more.
     pub more: bool,
+    /// There are others that are on their way in another slot.
+    pub elsewhere: bool,
 }
 
 fn record(
@@ -95,17 +98,21 @@ impl Queues<'_> {
         Ok(())
     }
 
-    /// Up to `most` segments of `lane` in its order that `consumer` has not passed and that are not in `taken`.
+    /// Up to `most` segments of `lane` in its order that `consumer` has not passed, that are not in `taken` and that are not on their
+    /// way in another slot than `slot`.
     pub fn to_ship(
         &mut self,
         consumer: ConsumerId,
+        slot: Slot,
         lane: Lane,
         taken: &RangeSet,
         most: usize,
     ) -> Result<ToShip, WalError> {
         let order = self.0.config().lanes.policy(lane).order;
+        let away = self.0.notes.talks.elsewhere(slot, lane);
         let mut out = self.0.read(|txn, state| {
-            let mut out = ToShip { headers: Vec::new(), looked: RangeSet::default(), more: false };
+            let mut out =
+                ToShip { headers: Vec::new(), looked: RangeSet::default(), more: false, elsewhere: false };
             let Some(of) = state.lanes.get(&lane) else { return Ok(out) };
             let free: Vec<Range<u64>> = of.on_board.iter().flat_map(|r| taken.missing(r)).collect();
             let segments = txn.open_table(SEGMENTS)?;
@@ -117,6 +124,10 @@ impl Queues<'_> {
                 if out.headers.len() == most {
                     out.more = true;
                     break;
+                }
+                if away.contains(&sequence) {
+                    out.elsewhere = true;
+                    continue;
                 }
                 out.looked.insert(sequence..sequence + 1);
                 if let Some(record) = record(&segments, lane, sequence)?

@@ -41,12 +41,13 @@ mod seal;
 mod sent;
 mod state;
 mod tables;
+mod talks;
 mod tally;
 #[cfg(test)]
 mod tests;
 mod volatile;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -81,7 +82,6 @@ use crate::lanes::Lanes;
 use boots::Ages;
 use group::GroupWriter;
 use state::{Edit, State};
-use tables::Place;
 
 /// Why the log could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -255,14 +255,12 @@ pub struct Summary {
 struct Notes {
     /// Segments that were sealed since and never on a wire. Whatever else is on board may be on the ground.
     unsent: BTreeMap<Lane, RangeSet>,
-    /// Segments whose transfer has started on this connection.
-    sending: BTreeSet<Place>,
     /// Which stations have which bases.
     heard: bases::Heard,
     /// The codecs that the ground has last said it reads.
     ground_reads: Option<Vec<u32>>,
-    /// The ledger of the station that is greeted and its name; 0: it has not said yet, or never says.
-    ledger: (u64, String),
+    /// With whom the link talks, and what is under way.
+    talks: talks::Talks,
     /// What was sent to whom.
     sent: sent::Sent,
 }
@@ -400,8 +398,8 @@ impl Wal {
         if self.opening != self.log.openings() {
             let notes = std::mem::take(&mut self.notes);
             if notes.sent.is_of(self.state().life.epoch) {
-                // A connection goes on over it.
-                (self.notes.ledger, self.notes.sent) = (notes.ledger, notes.sent);
+                // Connections go on over it.
+                (self.notes.talks, self.notes.sent) = (notes.talks, notes.sent);
             }
             self.opening = self.log.openings();
             self.front = front::Access::default();

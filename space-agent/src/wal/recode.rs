@@ -5,6 +5,7 @@
 //! holds of an unfinished transfer is of no use any more and is sent again.
 
 use bytes::Bytes;
+use perigee_shared::link::Slot;
 use perigee_shared::segment::{Base, Codec, CodecError, Decoder, Encoder, Header, Lane, SegmentId, hash};
 use perigee_shared::store::StoreError;
 use redb::ReadableTable;
@@ -117,6 +118,8 @@ pub enum Sending {
     Gone,
     /// It was encoded anew since its header was read.
     Changed,
+    /// It is on its way in another slot.
+    Elsewhere,
 }
 
 /// Segments that are encoded again.
@@ -143,7 +146,7 @@ impl Recoding<'_> {
         if record.header.codec == codec as u32 && record.header.base_sequence.is_none() {
             return Ok(Asked::IsSo);
         }
-        if self.0.notes.sending.contains(&Place::of(id)) {
+        if self.0.notes.talks.are_about(Place::of(id)) {
             return Ok(Asked::Cannot(Cannot::BeingSent));
         }
         let mut others = self.0.state().consumers.iter().filter(|(name, _)| *name != link);
@@ -155,7 +158,7 @@ impl Recoding<'_> {
 
     /// [`Recoding::replace`] for [`Recoding::asked`], when it still can be done.
     pub fn replace_as_asked(&mut self, recoded: Recoded) -> Result<Result<(), Cannot>, WalError> {
-        if self.0.notes.sending.contains(&Place::of(recoded.header.id)) {
+        if self.0.notes.talks.are_about(Place::of(recoded.header.id)) {
             return Ok(Err(Cannot::BeingSent));
         }
         let more = recoded.header.payload_len.saturating_sub(recoded.before.payload_len);
@@ -165,22 +168,32 @@ impl Recoding<'_> {
         Ok(if self.replace(recoded)? { Ok(()) } else { Err(Cannot::NotOnBoard) })
     }
 
-    /// The payload of a segment that is about to be on a wire, if it still is the one that `header` is of.
-    pub fn begin_sending(&mut self, header: &Header) -> Result<Sending, WalError> {
+    /// The payload of a segment that is about to be on a wire in `slot`, if it still is the one that `header` is of.
+    pub fn begin_sending(&mut self, slot: Slot, header: &Header) -> Result<Sending, WalError> {
+        if self.0.notes.talks.are_about_elsewhere(slot, Place::of(header.id)) {
+            return Ok(Sending::Elsewhere);
+        }
         match self.0.custody().record(header.id)?.map(|r| r.header) {
             None => return Ok(Sending::Gone),
             Some(now) if now.hash != header.hash => return Ok(Sending::Changed),
             Some(_) => {}
         }
         let payload = self.0.custody().payload(header)?;
-        self.0.custody().mark_sent(header.id);
-        self.0.notes.sending.insert(Place::of(header.id));
+        self.0.custody().mark_sent(slot, header.id);
+        self.0.notes.talks.claim(slot, Place::of(header.id));
         Ok(payload.map_or(Sending::Gone, Sending::Payload))
     }
 
-    /// Notes that nothing is being sent any more.
-    pub fn end_sending(&mut self) {
-        self.0.notes.sending.clear();
+    /// Notes that `slot` sends nothing more of a segment.
+    pub fn give_up_sending(&mut self, slot: Slot, id: SegmentId) {
+        if !self.0.notes.talks.are_about_elsewhere(slot, Place::of(id)) {
+            self.0.notes.talks.release(Place::of(id));
+        }
+    }
+
+    /// Notes that the connection of `slot` is over: nothing is being sent in it any more.
+    pub fn end_sending(&mut self, slot: Slot) {
+        self.0.notes.talks.end(slot);
     }
 
     /// Puts what was encoded again in the place of what it was made of. Whether that was still there.

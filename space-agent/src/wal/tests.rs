@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use perigee_proto::link::{self, DropReason};
+use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::otlp::walk::Walked;
 use perigee_shared::segment::{Decoder, Header, Lane, SegmentId, hash};
@@ -303,27 +304,27 @@ fn a_station_that_claims_everything_is_believed_what_it_was_sent_or_has_acknowle
     let ids: Vec<SegmentId> =
         wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap().iter().map(|h| h.id).collect();
     let claims = |wal: &mut Wal, station: &str, ledger| {
-        wal.bases().greets(station);
+        wal.bases().greets(Slot::FIRST, station);
         let all = view(wal, 1..7, [0; 32]);
         let lanes = vec![GroundLane { tops: Vec::new(), ..all.lanes[0].clone() }];
-        match wal.epochs().reconcile(LINK, &GroundView { ledger, lanes, ..all }).unwrap() {
+        match wal.epochs().reconcile(LINK, Slot::FIRST, &GroundView { ledger, lanes, ..all }).unwrap() {
             Reconciled::Believed { deleted, .. } => deleted,
             Reconciled::NewEpoch => panic!("nothing contradicts"),
         }
     };
     assert_eq!(claims(&mut wal, "svalbard", 7), 0);
-    ids[..3].iter().for_each(|id| wal.custody().mark_sent(*id));
+    ids[..3].iter().for_each(|id| wal.custody().mark_sent(Slot::FIRST, *id));
     // One is acknowledged by a station with the same ledger, and by another one everything is.
     assert_eq!(claims(&mut wal, "mallory", 8), 0);
-    assert_eq!(wal.epochs().committed(LINK, &ids).unwrap(), 0, "nor by acknowledging it");
+    assert_eq!(wal.epochs().committed(LINK, Slot::FIRST, &ids).unwrap(), 0, "nor by acknowledging it");
     assert_eq!(claims(&mut wal, "kiruna", 7), 3, "the ledger is the same");
     // What was sent before a start is offered again.
-    wal.custody().mark_sent(ids[3]);
+    wal.custody().mark_sent(Slot::FIRST, ids[3]);
     drop(wal);
     let mut wal = bench.open();
     assert_eq!(claims(&mut wal, "svalbard", 7), 0);
-    wal.custody().mark_sent(ids[3]);
-    assert_eq!(wal.epochs().committed(LINK, &ids[3..4]).unwrap(), 1);
+    wal.custody().mark_sent(Slot::FIRST, ids[3]);
+    assert_eq!(wal.epochs().committed(LINK, Slot::FIRST, &ids[3..4]).unwrap(), 1);
     assert_eq!(wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap().len(), 2);
     assert_adds_up(&wal);
 }
@@ -336,7 +337,7 @@ fn a_commit_overrides_a_drop() {
         wal.journal().append(&[request(n, 5, 100)]).unwrap();
         seal(&mut wal).unwrap();
         let epoch = wal.summary().life.epoch;
-        wal.custody().mark_sent(SegmentId { epoch, lane: Lane::BULK, sequence: n + 1 });
+        wal.custody().mark_sent(Slot::FIRST, SegmentId { epoch, lane: Lane::BULK, sequence: n + 1 });
     }
     let headers = wal.custody().waiting(LINK, Lane::BULK, 0, 2).unwrap();
     let top = headers[1].hash;
@@ -344,7 +345,7 @@ fn a_commit_overrides_a_drop() {
     assert_eq!(wal.summary().delivered, Counts::ZERO);
     let view = view(&wal, 1..2, top);
     let view = GroundView { lanes: vec![GroundLane { tops: Vec::new(), ..view.lanes[0].clone() }], ..view };
-    wal.epochs().reconcile(LINK, &view).unwrap();
+    wal.epochs().reconcile(LINK, Slot::FIRST, &view).unwrap();
     let s = wal.summary();
     assert_eq!((s.delivered, s.dropped[0].1), (logs(5), logs(5)), "segment 1 is on the ground after all");
     assert_adds_up(&wal);
@@ -360,17 +361,17 @@ fn what_the_ground_has_is_deleted_and_a_ground_that_knows_more_begins_a_new_epoc
     }
     let headers = wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap();
     let right = view(&wal, 1..3, headers[1].hash);
-    let deleted = |wal: &mut Wal| match wal.epochs().reconcile(LINK, &right).unwrap() {
+    let deleted = |wal: &mut Wal| match wal.epochs().reconcile(LINK, Slot::FIRST, &right).unwrap() {
         Reconciled::Believed { deleted, .. } => deleted,
         Reconciled::NewEpoch => panic!("nothing contradicts"),
     };
     assert_eq!(deleted(&mut wal), 0, "nothing was sent");
-    headers[..2].iter().for_each(|header| wal.custody().mark_sent(header.id));
+    headers[..2].iter().for_each(|header| wal.custody().mark_sent(Slot::FIRST, header.id));
     assert_eq!(deleted(&mut wal), 2);
     let epoch = wal.summary().life.epoch;
     for wrong in [view(&wal, 1..5, [0; 32]), view(&wal, 1..4, [0; 32])] {
         let wrong = GroundView { epoch: wal.summary().life.epoch, ..wrong };
-        assert_eq!(wal.epochs().reconcile(LINK, &wrong).unwrap(), Reconciled::NewEpoch);
+        assert_eq!(wal.epochs().reconcile(LINK, Slot::FIRST, &wrong).unwrap(), Reconciled::NewEpoch);
         let left = wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap();
         assert_eq!((left.len(), left[0].id.epoch), (1, wal.summary().life.epoch), "nothing was deleted");
     }
@@ -443,7 +444,7 @@ fn a_damaged_segment_is_found_dropped_and_counted() {
     let header = seal(&mut wal).unwrap().unwrap();
     assert_eq!(wal.scrub().all().unwrap(), (1, 0));
     wal.write(|txn, _| {
-        txn.open_table(tables::CHUNKS)?.insert(Place::of(header.id).piece(0), &b"other"[..])?;
+        txn.open_table(tables::CHUNKS)?.insert(tables::Place::of(header.id).piece(0), &b"other"[..])?;
         Ok(((), Vec::new()))
     })
     .unwrap();

@@ -33,12 +33,13 @@ pub enum Attack {
     NoBytes,
     EverySecond,
     NoHello,
+    ManySlots,
     LongMessage,
 }
 
 impl Attack {
     /// All of them, with what they do.
-    pub const ALL: [(Self, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::LaneAgain, "Hello names one lane 5,000 times"),
         (Self::EmptyEpochs, "Hello of 500,000 empty epochs"),
         (Self::FullHello, "Hello up to every bound, again and again"),
@@ -51,6 +52,7 @@ impl Attack {
         (Self::NoBytes, "20,000 segments of which no byte comes"),
         (Self::EverySecond, "tiny segments, every second sequence"),
         (Self::NoHello, "32 connections that say nothing"),
+        (Self::ManySlots, "connections in 32 slots"),
         (Self::LongMessage, "a message of 2 GiB is announced"),
     ];
 }
@@ -108,7 +110,12 @@ impl Peer {
 
     /// Says Hello with these epochs.
     pub async fn hello(&mut self, epochs: Vec<link::Epoch>) -> Result<ground_message::Body> {
-        let hello = link::Hello { satellite: self.id.clone(), epochs, ..link::Hello::default() };
+        self.hello_in(0, epochs).await
+    }
+
+    /// The same in a slot.
+    pub async fn hello_in(&mut self, slot: u32, epochs: Vec<link::Epoch>) -> Result<ground_message::Body> {
+        let hello = link::Hello { satellite: self.id.clone(), epochs, slot, ..link::Hello::default() };
         self.say(agent_message::Body::Hello(hello)).await?;
         self.hear().await
     }
@@ -273,6 +280,15 @@ pub async fn attack(scene: &Scene, id: &str, ground: SocketAddr, attack: Attack)
             let mut silent = Vec::new();
             for _ in 0..32 {
                 silent.push(Peer::connect(scene, id, ground).await);
+            }
+            peer.closed().await;
+        }
+        Attack::ManySlots => {
+            let mut peers = Vec::new();
+            for slot in 0..32 {
+                let mut peer = Peer::connect(scene, id, ground).await?;
+                drop(peer.hello_in(slot, vec![epoch(1)]).await?);
+                peers.push(peer);
             }
             peer.closed().await;
         }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use perigee_proto::link;
 use perigee_shared::clock::ClockBounds;
 use perigee_shared::env::{Clock, Env, SinceBoot};
+use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Header, Lane};
 use perigee_shared::signal::{Signal, SignalSet};
@@ -325,7 +326,7 @@ pub fn contradicts(directory: &Path, lane: u8, sequence: u64, hash: Hash) -> Res
     let link = wal.custody().consumer("link").context("there is a link")?;
     let lane = GroundLane { lane: Lane(lane), committed: RangeSet::default(), tops: vec![(sequence, hash)] };
     let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane], ..GroundView::default() };
-    Ok(wal.epochs().reconcile(link, &view)? == Reconciled::NewEpoch)
+    Ok(wal.epochs().reconcile(link, Slot::FIRST, &view)? == Reconciled::NewEpoch)
 }
 
 fn dropped(wal: &Wal) -> BTreeMap<&'static str, Items> {

@@ -181,7 +181,8 @@ impl Satellite {
              storage: {{directory: {directory}/{id}, max_bytes: {}B, when_full: {}, ballast: 0B}}\n\
              link:\n  certificate_file: {directory}/{id}.crt\n  private_key_file: {directory}/{id}.key\n  \
              station_ca_file: {directory}/station-ca.crt\n  stations:\n{stations}\
-             contacts: {{source: plan, file: {directory}/{id}.plan.yaml, probe: {{interval: {}s, duration: {}s}}}}\n{lanes}\
+             contacts: {{source: plan, file: {directory}/{id}.plan.yaml, probe: {{interval: {}s, duration: {}s}}, \
+             simultaneous: {}}}\n{lanes}\
              service:\n  pipelines:\n    traces: {{receivers: [otlp], exporters: [link]}}\n    \
              metrics: {{receivers: [otlp], exporters: [link]}}\n    logs: {{receivers: [otlp], exporters: [link]}}\n",
             codec(scenario.agent.codec),
@@ -189,6 +190,7 @@ impl Satellite {
             scenario.agent.when_full.name(),
             scenario.agent.probe_interval.0.as_secs(),
             scenario.agent.probe_duration.0.as_secs(),
+            scenario.agent.simultaneous,
         );
         let config: space_agent::config::Config = perigee_shared::config::parse(&text, &id, |_| None)?;
         config.validate().map_err(|e| anyhow::anyhow!("{id}: {}: {}", e.key, e.message))?;

@@ -10,6 +10,7 @@
 //! passes: {per_day: 14, shortest: 5m, longest: 9m}
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -271,6 +272,8 @@ pub struct Agent {
     pub probe_interval: Span,
     /// `contacts.probe.duration`.
     pub probe_duration: Span,
+    /// `contacts.simultaneous`.
+    pub simultaneous: usize,
 }
 
 impl Default for Agent {
@@ -282,6 +285,7 @@ impl Default for Agent {
             lifetime: None,
             probe_interval: Span::secs(600),
             probe_duration: Span::secs(30),
+            simultaneous: 1,
         }
     }
 }
@@ -504,7 +508,8 @@ impl Scenario {
                 return Err(Invalid::new("passes.shortest", "must be above 0 and not above longest"));
             }
         }
-        let mut ends = vec![Duration::ZERO; usize::from(self.satellites)];
+        // Contacts with different stations may overlap where an agent has two at once.
+        let mut ends = BTreeMap::new();
         for (n, contact) in self.contacts.iter().enumerate() {
             let key = |name: &str| format!("contacts[{n}].{name}");
             if contact.satellite >= self.satellites {
@@ -523,7 +528,8 @@ impl Scenario {
             if contact.cut.is_some_and(|cut| cut <= contact.start || cut > contact.end) {
                 return Err(Invalid::new(key("cut"), "must be after start and not after end"));
             }
-            let end = &mut ends[usize::from(contact.satellite)];
+            let with = Some(&contact.station).filter(|_| self.agent.simultaneous > 1);
+            let end = ends.entry((contact.satellite, with)).or_insert(Duration::ZERO);
             if contact.start.0 < *end {
                 let message =
                     "must not be before the end of the satellite's contact before it; write them in order";

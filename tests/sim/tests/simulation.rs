@@ -117,6 +117,87 @@ fn a_switch_of_stations_takes_at_most_300_ms_and_a_round_trip() {
     }
 }
 
+/// Two stations see one satellite, which has two contacts at once.
+const BOTH: &str = "
+duration: 6m
+stations: [svalbard, beijing]
+telemetry: {item_bytes: 4KiB, compressible: false, backlog: 6MiB}
+agent: {simultaneous: 2}
+link: {down: {rate: 1Mbit/s, delay: 20ms}, up: {rate: 64kbit/s, delay: 20ms}}
+";
+
+#[test]
+fn two_stations_in_view_take_different_segments_of_one_satellite() {
+    for ledger in ["own", "shared"] {
+        let text = format!(
+            "{BOTH}ledger: {ledger}
+contacts:
+- {{station: svalbard, start: 1m, end: 3m}}
+- {{station: beijing, start: 1m, end: 3m}}
+"
+        );
+        let report = simulate(scenario(&text), false);
+        assert_eq!(report.connections, 2, "{ledger}");
+        assert_eq!(report.resent_bytes, 0, "{ledger}: each segment goes in one slot");
+        assert_eq!(report.account.handover_twice, 0, "{ledger}");
+        let share = report.goodput_share(1_000_000);
+        assert!(share > 0.93, "{ledger}: both links are full: {share}");
+    }
+}
+
+#[test]
+fn a_switch_of_stations_is_make_before_break() {
+    for ledger in ["own", "shared"] {
+        let text = format!(
+            "{BOTH}ledger: {ledger}
+contacts:
+- {{station: svalbard, start: 1m, end: 2m}}
+- {{station: beijing, start: 1m50s, end: 3m}}
+- {{station: svalbard, start: 2m50s, end: 4m}}
+"
+        );
+        let report = simulate(scenario(&text), false);
+        assert_eq!(report.connections, 3, "{ledger}");
+        // What had come of the segments that were open when a contact ended goes once more where the ledger is another one, and
+        // where it is shared only what came after the last acknowledgement.
+        let share = report.goodput_share(1_000_000) * (1.0 + report.resent_share());
+        assert!(share > 0.93, "{ledger}: a link is up at all times, and sometimes two: {share}");
+        let most = if ledger == "own" { 0.15 } else { 0.03 };
+        assert!(report.resent_share() < most, "{ledger}: {}", report.resent_share());
+        assert_eq!(report.account.handover_twice, 0, "{ledger}");
+    }
+}
+
+#[test]
+fn two_contacts_at_once_lose_and_repeat_nothing_over_crashes_and_bad_links() {
+    for ledger in ["own", "shared"] {
+        let text = format!(
+            "
+seed: 11
+duration: 1h
+stations: [svalbard, beijing, kourou]
+ledger: {ledger}
+telemetry: {{raw_per_day: 600MB, every: 10s}}
+agent: {{simultaneous: 2}}
+link:
+  down: {{rate: 1Mbit/s, delay: 10ms, loss: 1%, burst: 0.1%:10, queue: 16KiB}}
+  up: {{rate: 64kbit/s, delay: 10ms, loss: 1%}}
+contacts:
+- {{station: svalbard, start: 10m, end: 13m}}
+- {{station: beijing, start: 11m, end: 15m, cut: 12m3s}}
+- {{station: kourou, start: 12m, end: 16m}}
+- {{station: svalbard, start: 40m, end: 44m, cut: 43m}}
+- {{station: beijing, start: 41m, end: 45m}}
+faults:
+- {{at: 11m30s, kind: torn, node: sat-0, down: 5s}}
+- {{at: 42m, kind: crash, node: beijing, down: 10s}}
+"
+        );
+        let report = simulate(scenario(&text), false);
+        assert!(report.account.exported * 10 > report.account.accepted * 6, "{ledger}: {report}");
+    }
+}
+
 #[test]
 fn a_full_store_drops_by_rule_and_every_drop_is_counted() {
     let text = "

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use perigee_proto::link;
 use perigee_shared::env::Env;
-use perigee_shared::link::MINOR_VERSION;
 use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::link::{MINOR_VERSION, Slot};
 use perigee_shared::segment::{Codec, Decoder, Hash, Header, Lane, SegmentId};
 use perigee_shared::signal::{Counts, SignalSet};
 use space_agent::lanes::Lanes;
@@ -135,7 +135,7 @@ impl Board {
     /// A connection comes up.
     pub fn hello(&mut self) -> Result<link::Hello, Failure> {
         self.taken = RangeSet::default();
-        self.wal.bases().greets(STATION);
+        self.wal.bases().greets(Slot::FIRST, STATION);
         let epochs = self.wal.epochs().hello(STATION)?;
         Ok(link::Hello {
             satellite: SATELLITE.to_owned(),
@@ -172,14 +172,14 @@ impl Board {
             }
         }
         let consumer = self.consumer()?;
-        Ok(self.wal.epochs().reconcile(consumer, &view)? == Reconciled::NewEpoch)
+        Ok(self.wal.epochs().reconcile(consumer, Slot::FIRST, &view)? == Reconciled::NewEpoch)
     }
 
     /// The next segment to send.
     pub fn next_to_send(&mut self) -> Result<Option<(Header, Bytes)>, Failure> {
         let consumer = self.consumer()?;
         loop {
-            let found = self.wal.queues().to_ship(consumer, Lane::BULK, &self.taken, 1)?;
+            let found = self.wal.queues().to_ship(consumer, Slot::FIRST, Lane::BULK, &self.taken, 1)?;
             found.looked.iter().for_each(|range| self.taken.insert(range));
             let Some((header, _)) = found.headers.into_iter().next() else {
                 if found.more {
@@ -187,7 +187,7 @@ impl Board {
                 }
                 return Ok(None);
             };
-            if let Sending::Payload(payload) = self.wal.recoding().begin_sending(&header)? {
+            if let Sending::Payload(payload) = self.wal.recoding().begin_sending(Slot::FIRST, &header)? {
                 return Ok(Some((header, payload)));
             }
         }
@@ -207,7 +207,7 @@ impl Board {
     /// The ground has said that these are durable.
     pub fn committed(&mut self, ids: &[SegmentId]) -> Result<(), Failure> {
         let consumer = self.consumer()?;
-        self.wal.epochs().committed(consumer, ids)?;
+        self.wal.epochs().committed(consumer, Slot::FIRST, ids)?;
         Ok(())
     }
 
@@ -229,7 +229,7 @@ impl Board {
 
     /// The connection has ended.
     pub fn goodbye(&mut self) {
-        self.wal.recoding().end_sending();
+        self.wal.recoding().end_sending(Slot::FIRST);
     }
 
     /// Drops a segment by a rule, as a lifetime does.

@@ -185,6 +185,7 @@ mod tests {
         let arrival =
             |sequence, held_bytes| ArrivalView { lane: 8, sequence, held_bytes, payload_bytes: 100 };
         let link = LinkView {
+            contacts: 1,
             since_unix_nano: 0,
             ends_unix_nano: None,
             round_trip_seconds: 0.0,

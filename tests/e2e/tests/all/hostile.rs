@@ -51,3 +51,28 @@ async fn whatever_a_listed_satellite_sends_the_others_go_on() {
     assert_eq!(account["committed"]["spans"], sequence * 10, "{account:#}");
     ground.process.terminate().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_satellite_has_two_links_at_most_whatever_slots_it_names() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let mut peers = Vec::new();
+    for slot in [0, 1, 2, 7, u32::MAX] {
+        let mut peer = Peer::connect(&scene, SATELLITE, ground.link).await.unwrap();
+        peer.hello_in(slot, vec![epoch(1)]).await.unwrap();
+        peers.push(peer);
+    }
+    // Each slot beyond the second takes the place of the one before it.
+    for peer in &peers[1..4] {
+        peer.closed().await;
+    }
+    let satellites = ground.ask("/api/v1/satellites").await.unwrap();
+    assert_eq!(satellites[0]["link"]["contacts"], 2, "{satellites:#}");
+    for (sequence, peer) in [1, 2].into_iter().zip([0, 4]) {
+        peers[peer].commit(1, sequence).await.unwrap();
+    }
+    let account = ground.accounting_of(SATELLITE).await;
+    assert_eq!(account["committed"]["spans"], 20, "{account:#}");
+    ground.process.terminate().await;
+}

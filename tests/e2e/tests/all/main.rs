@@ -21,6 +21,7 @@ mod quarantine;
 mod recode;
 mod resume;
 mod shutdown;
+mod slots;
 mod stations;
 
 use e2e::{Agent, Ground, Ledger, Programs, SATELLITE};

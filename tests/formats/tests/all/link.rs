@@ -372,6 +372,8 @@ fn how_a_satellite_stands_is_told() {
         ..Default::default()
     };
     assert_pinned("hello-contact-end", &agent(agent_message::Body::Hello(hello)));
+    let hello = Hello { satellite: "sat-1".to_owned(), slot: 1, ..Default::default() };
+    assert_pinned("hello-slot", &agent(agent_message::Body::Hello(hello)));
     let goodbye = Goodbye {
         reason: GoodbyeReason::ContactEnd as i32,
         pass: Some(pass),
