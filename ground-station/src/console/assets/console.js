@@ -18,6 +18,7 @@
   // The station's clock counts, not this machine's.
   let ahead = Number(document.body.dataset.now) - Date.now();
   const tick = () => {
+    document.documentElement.dataset.ahead = ahead;
     const now = Date.now() + ahead;
     for (const time of document.querySelectorAll("time[data-at]")) {
       const at = Number(time.dataset.at);
@@ -26,6 +27,7 @@
     }
   };
   setInterval(tick, 1000);
+
 
   // Makes `old` what `fresh` is, keeping every element that can stay.
   const same = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.id || "") === (b.id || "") &&

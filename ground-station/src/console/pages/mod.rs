@@ -8,6 +8,7 @@ mod gaps;
 mod live;
 mod passes;
 mod satellite;
+mod track;
 
 use axum::extract::{Form, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -21,7 +22,7 @@ use perigee_shared::serve::Peer;
 use serde::Deserialize;
 
 use super::Console;
-use super::assets::{CSS_AT, CURVES_AT, ICON_AT, JS_AT, UPLOT_CSS_AT, UPLOT_JS_AT};
+use super::assets::at;
 use super::attention::Level;
 use super::board::{Look, Shown};
 use super::problem::Problem;
@@ -78,11 +79,13 @@ struct Page {
     status: StatusCode,
     /// It has curves.
     curves: bool,
+    /// It has a ground track.
+    track: bool,
 }
 
 impl Page {
     fn new(title: impl Into<String>, body: Markup) -> Self {
-        Self { title: title.into(), body, status: StatusCode::OK, curves: false }
+        Self { title: title.into(), body, status: StatusCode::OK, curves: false, track: false }
     }
 }
 
@@ -144,7 +147,7 @@ impl Pages {
                 p { "As of " (super::show::date(shown.at)) " UTC. " a href="/api/v1/openapi.json" { "API" } }
             }
         };
-        let kept = Kept { at: shown.at, of_links: path == "/live", curves: page.curves };
+        let kept = Kept { at: shown.at, of_links: path == "/live", curves: page.curves, track: page.track };
         document(&page.title, Some(kept), head, body)
     }
 }
@@ -172,6 +175,7 @@ struct Kept {
     /// It shows what arrives.
     of_links: bool,
     curves: bool,
+    track: bool,
 }
 
 /// A whole document.
@@ -185,13 +189,19 @@ fn document(title: &str, kept: Option<Kept>, head: Markup, body: Markup) -> Mark
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { (title) " - Perigee" }
-                link rel="stylesheet" href=(CSS_AT);
-                link rel="icon" href=(ICON_AT) type="image/svg+xml";
-                script src=(JS_AT) defer {}
-                @if kept.is_some_and(|kept| kept.curves) {
-                    link rel="stylesheet" href=(UPLOT_CSS_AT);
-                    script src=(UPLOT_JS_AT) defer {}
-                    script src=(CURVES_AT) defer {}
+                link rel="stylesheet" href=(at!("console.css"));
+                link rel="icon" href=(at!("icon.svg")) type="image/svg+xml";
+                script src=(at!("console.js")) defer {}
+                @if kept.as_ref().is_some_and(|kept| kept.curves) {
+                    link rel="stylesheet" href=(at!("uplot.css"));
+                    script src=(at!("uplot.js")) defer {}
+                    script src=(at!("curves.js")) defer {}
+                }
+                @if kept.is_some_and(|kept| kept.track) {
+                    script src=(at!("d3-array.js")) defer {}
+                    script src=(at!("d3-geo.js")) defer {}
+                    script src=(at!("topojson.js")) defer {}
+                    script src=(at!("track.js")) defer {}
                 }
             }
             body data-live=(live) data-now=(now) {
