@@ -14,16 +14,23 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Everything. What is of others is as it is in their packages of npm; each licence is served beside it:
 ///
+/// - htmx 2.0.11, its extension for server-sent events 2.2.4, and idiomorph 0.8.0 with its extension for htmx, by Big Sky Software, 0BSD
 /// - uPlot 1.6.32 by Leon Sorokin, MIT
 /// - d3-geo 3.1.2 and d3-array 3.2.5 by Mike Bostock, ISC (d3-geo also MIT, of GeographicLib)
 /// - topojson-client 3.1.0 by Mike Bostock, ISC
 /// - the land of world-atlas 2.0.2 by Mike Bostock, ISC; made from Natural Earth, public domain
-const ASSETS: [Asset; 16] = [
+const ASSETS: [Asset; 22] = [
     Asset("console.css", CSS, include_str!("assets/console.css")),
     Asset("console.js", JS, include_str!("assets/console.js")),
     Asset("curves.js", JS, include_str!("assets/curves.js")),
     Asset("track.js", JS, include_str!("assets/track.js")),
     Asset("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
+    Asset("htmx.js", JS, include_str!("assets/htmx/htmx.min.js")),
+    Asset("htmx.txt", TEXT, include_str!("assets/htmx/LICENSE")),
+    Asset("htmx-sse.js", JS, include_str!("assets/htmx-sse/sse.min.js")),
+    Asset("htmx-sse.txt", TEXT, include_str!("assets/htmx-sse/LICENSE")),
+    Asset("idiomorph.js", JS, include_str!("assets/idiomorph/idiomorph-ext.min.js")),
+    Asset("idiomorph.txt", TEXT, include_str!("assets/idiomorph/LICENSE")),
     Asset("uplot.js", JS, include_str!("assets/uplot/uPlot.iife.min.js")),
     Asset("uplot.css", CSS, include_str!("assets/uplot/uPlot.min.css")),
     Asset("uplot.txt", TEXT, include_str!("assets/uplot/LICENSE")),
@@ -75,6 +82,7 @@ mod tests {
             // A name of a format, and where what is of others is from.
             let known = [
                 "http://www.w3.org/2000/svg",
+                "http://www.w3.org/1999/xhtml",
                 "https://github.com/leeoniya/uPlot",
                 "https://d3js.org/",
                 "https://github.com/topojson/topojson-client",

@@ -257,7 +257,10 @@ fn an_orbit_gives_passes_warns_when_it_is_old_and_goes_on_when_its_file_is_damag
         [97.59, 42.1, 80.0, 280.2]
     );
     let site = &told.sites[0];
-    assert_eq!((site.station.as_str(), site.latitude, site.mask.as_slice()), ("svalbard", 78.23, &[5.0][..]));
+    assert_eq!(
+        (site.station.as_str(), site.latitude, site.mask.as_slice()),
+        ("svalbard", 78.23, &[10.0][..])
+    );
     assert!(source.refresh_at().unwrap() <= EPOCH + 4 * DAY);
     source.refresh(EPOCH + 4 * DAY);
     predict(&mut source, EPOCH + 4 * DAY);

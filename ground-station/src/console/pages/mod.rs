@@ -7,8 +7,11 @@ mod fleet;
 mod gaps;
 mod live;
 mod passes;
+mod replays;
 mod satellite;
 mod track;
+
+use std::fmt::Display;
 
 use axum::extract::{Form, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -144,7 +147,7 @@ impl Pages {
             h1 { (page.title) }
             (page.body)
             footer {
-                p { "As of " (super::show::date(shown.at)) " UTC. " a href="/api/v1/openapi.json" { "API" } }
+                p #now data-now=(shown.at / 1_000_000) { "As of " (super::show::date(shown.at)) " UTC. " a href="/api/v1/openapi.json" { "API" } }
             }
         };
         let kept = Kept { at: shown.at, of_links: path == "/live", curves: page.curves, track: page.track };
@@ -168,6 +171,14 @@ fn state(shown: &Shown) -> Markup {
     }
 }
 
+/// Settings of htmx: no script or style that the policy forbids, no history of its own, and an answer that does not come is given up.
+const HTMX: &str = r#"{"includeIndicatorStyles":false,"allowEval":false,"allowScriptTags":false,"historyEnabled":false,"timeout":20000}"#;
+
+/// What makes a page ask for itself again: each look, what arrives, the stream that is there again, and somebody who comes back to it.
+const AGAIN: &str = "sse:look, htmx:sseOpen from:body, visibilitychange from:document";
+/// The same of a page that shows what arrives.
+const AGAIN_WITH_LINKS: &str = "sse:look, sse:links, htmx:sseOpen from:body, visibilitychange from:document";
+
 /// How a page is kept up to date.
 struct Kept {
     /// When it was as it says, ns since the Unix epoch.
@@ -180,7 +191,8 @@ struct Kept {
 
 /// A whole document.
 fn document(title: &str, kept: Option<Kept>, head: Markup, body: Markup) -> Markup {
-    let live = kept.as_ref().map_or("", |kept| if kept.of_links { "look links" } else { "look" });
+    let again = kept.as_ref().map(|kept| if kept.of_links { AGAIN_WITH_LINKS } else { AGAIN });
+    let live = kept.is_some();
     let now = kept.as_ref().map_or(0, |kept| kept.at / 1_000_000);
     html! {
         (DOCTYPE)
@@ -189,9 +201,15 @@ fn document(title: &str, kept: Option<Kept>, head: Markup, body: Markup) -> Mark
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { (title) " - Perigee" }
+                @if live { meta name="htmx-config" content=(HTMX); }
                 link rel="stylesheet" href=(at!("console.css"));
                 link rel="icon" href=(at!("icon.svg")) type="image/svg+xml";
-                script src=(at!("console.js")) defer {}
+                @if live {
+                    script src=(at!("htmx.js")) defer {}
+                    script src=(at!("htmx-sse.js")) defer {}
+                    script src=(at!("idiomorph.js")) defer {}
+                    script src=(at!("console.js")) defer {}
+                }
                 @if kept.as_ref().is_some_and(|kept| kept.curves) {
                     link rel="stylesheet" href=(at!("uplot.css"));
                     script src=(at!("uplot.js")) defer {}
@@ -204,11 +222,13 @@ fn document(title: &str, kept: Option<Kept>, head: Markup, body: Markup) -> Mark
                     script src=(at!("track.js")) defer {}
                 }
             }
-            body data-live=(live) data-now=(now) {
+            body data-now=(now) hx-ext=[live.then_some("sse,morph")] sse-connect=[live.then_some("/api/v1/events")] {
                 a.skip href="#main" { "Skip to content" }
                 header { (head) }
                 p #stale .stale role="status" hidden {}
-                main #main tabindex="-1" { (body) }
+                main #main tabindex="-1" hx-get=[live.then_some("")] hx-trigger=[again] hx-select=[live.then_some("main")]
+                    hx-select-oob=[live.then_some("#state")] hx-swap=[live.then_some("morph:outerHTML")]
+                    hx-sync=[live.then_some("this:queue last")] { (body) }
             }
         }
     }
@@ -248,6 +268,12 @@ fn table(label: &str, cards: bool, inside: Markup) -> Markup {
             table.cards[cards] { (inside) }
         }
     }
+}
+
+/// An id by which a row stays itself when its page changes. What is in it may be a satellite's choice, so a hash of that stands there.
+fn row_id(kind: &str, key: impl Display) -> String {
+    let hash = blake3::hash(key.to_string().as_bytes()).to_hex();
+    format!("{kind}-{}", &hash[..16])
 }
 
 /// A link to what comes next in a list.

@@ -6,7 +6,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Page, Pages, ROWS, fleet, next, satellite_link, table, track};
+use super::{Page, Pages, ROWS, fleet, next, row_id, satellite_link, table, track};
 use crate::console::board::{Drawn, Row, Shown};
 use crate::console::problem::Asked;
 use crate::console::show::{bar, bytes, date, encoded, number, seconds, when};
@@ -83,7 +83,7 @@ fn body(
                 } }
                 tbody {
                     @for (contact, row) in to_come.iter().take(TO_COME) {
-                        tr data-key=(row.digest.satellite) {
+                        tr id=(row_id("contact", &row.digest.satellite)) {
                             th scope="row" { (when(contact.start_unix_nano, shown.at)) " " span.soft { (date(contact.start_unix_nano)) } }
                             td data-label="Station" { (contact.station) }
                             td data-label="Satellite" { (satellite_link(&row.digest.satellite)) }
@@ -139,7 +139,7 @@ pub(super) fn line(satellite: Option<&str>, pass: &Pass) -> Markup {
     let up = report["connected_seconds"].as_f64().or(pass.ground.as_ref().map(|g| g.connected_seconds));
     let key = format!("{}-{}", satellite.unwrap_or(""), pass.start());
     html! {
-        tr data-key=(key) {
+        tr id=(row_id("pass", &key)) {
             th scope="row" { (date(pass.start())) }
             @if let Some(satellite) = satellite { td data-label="Satellite" { (satellite_link(satellite)) } }
             td data-label="Station" { (report["station"].as_str().unwrap_or("")) }

@@ -5,7 +5,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::{Page, Pages, fleet, passes, table, track};
+use super::{Page, Pages, fleet, passes, row_id, table, track};
 use crate::console::api::WEEK;
 use crate::console::assets::at;
 use crate::console::attention;
@@ -192,7 +192,7 @@ fn over_time(of: &str, curves: &[Curve]) -> Markup {
         }
         div.curves data-curves=(format!("/api/v1/satellites/{of}/curves")) {
             @for curve in curves {
-                figure data-curve=(curve.id) data-key=(curve.id) {
+                figure data-curve=(curve.id) id=(row_id("curve", curve.id)) {
                     figcaption {
                         span { (curve.name) }
                         @match curve.values.last() { Some(last) => span { (shown(curve.unit, *last)) }, None => span.soft { "not heard yet" } }

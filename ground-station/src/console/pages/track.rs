@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::table;
+use super::{row_id, table};
 use crate::console::assets::at;
 use crate::console::board::Drawn;
 use crate::console::show::{date, encoded, when};
@@ -39,7 +39,7 @@ fn whole(satellite: &str, track: &Track, now: u64) -> Markup {
             tbody {
                 @for (name, moment) in moments {
                     @if let Some(moment) = moment {
-                        tr data-key=(name) {
+                        tr id=(row_id("moment", name)) {
                             th scope="row" { (name) }
                             td data-label="When" { (when(moment.unix_nano, now)) }
                             td data-label="UTC" { (date(moment.unix_nano)) }
@@ -51,11 +51,11 @@ fn whole(satellite: &str, track: &Track, now: u64) -> Markup {
             }
         }))
         div.tracks {
-            figure data-key=(format!("sky {satellite}")) {
+            figure id=(row_id("sky", satellite)) {
                 figcaption { "The sky over " (track.station) }
                 (sky(track))
             }
-            figure data-key=(format!("map {satellite} {until}")) data-track=(format!("/api/v1/satellites/{}/track", encoded(satellite)))
+            figure id=(row_id("map", format_args!("{satellite} {until}"))) data-track=(format!("/api/v1/satellites/{}/track", encoded(satellite)))
                 data-land=(at!("land.json")) {
                 figcaption { "What lies below, from 10 min before to 10 min after" }
                 div.plot {}
