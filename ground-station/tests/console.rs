@@ -421,6 +421,126 @@ async fn a_replay_of_a_range_needs_the_token_that_acts_and_is_in_the_audit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replay_is_begun_and_ended_by_form_with_the_token_from_a_page_of_the_console_only() {
+    let site = Site::new();
+    let ground = start(&site, false).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..2).await;
+    sat.send(&segment(1, 5)).await;
+    sat.committed(&[1]).await;
+    ground.drained("sat-1").await;
+    let address = ground.console.unwrap();
+    let form = "content-type: application/x-www-form-urlencoded\r\n";
+    let own = format!("{form}origin: http://localhost\r\nsec-fetch-site: same-origin\r\n");
+    let other = format!("{form}origin: https://evil.example\r\nsec-fetch-site: cross-site\r\n");
+    let fields = |token: &str| {
+        format!("exporter=file&satellite=&from=1970-01-01T00:00&until=2100-01-01T00:00&token={token}")
+    };
+    let post = async |path: &str, headers: &str, body: &str| {
+        let (head, body) = ask(address, "POST", path, headers, body).await;
+        (status(&head), head, body)
+    };
+    for (headers, token, expected) in [
+        (&own, "", 401),
+        (&own, "wrong-0123456789abcdef", 401),
+        (&other, ACT, 403),
+        (&form.to_owned(), ACT, 403),
+    ] {
+        for (path, body) in
+            [("/catalogue/replay", fields(token)), ("/catalogue/replay/end", format!("id=1&token={token}"))]
+        {
+            assert_eq!(post(path, headers, &body).await.0, expected, "{path} {headers}");
+        }
+    }
+    let list = async || {
+        let (_, list) = ask(address, "GET", "/api/v1/replays", "", "").await;
+        serde_json::from_str::<Value>(&list).unwrap()
+    };
+    assert_eq!(list().await, serde_json::json!([]), "nothing has begun");
+    assert!(!site.path("spool/audit.jsonl").exists());
+    let (code, head, body) = post("/catalogue/replay", &own, &fields(ACT)).await;
+    assert_eq!(code, 303, "{body}");
+    assert!(head.contains("location: /catalogue?done=begun-1#replays"), "{head}");
+    while list().await[0]["state"] != "done" {}
+    let (_, page) = ask(address, "GET", "/catalogue?done=begun-1", "", "").await;
+    assert!(page.contains("Replay 1 has begun") && page.contains("name=\"exporter\""), "{page}");
+    let (code, _, body) = post("/catalogue/replay/end", &own, &format!("id=1&token={ACT}")).await;
+    assert!(code == 400 && body.contains("no replay 1 goes on"), "{code} {body}");
+    let script = "id=%3Cscript%3E&token=x";
+    assert_eq!(post("/catalogue/replay/end", &own, script).await.0, 400);
+    let (_, page) =
+        ask(address, "GET", "/catalogue?done=begun-%3Cscript%3E&from=%22%3E%3Cscript%3E", "", "").await;
+    assert!(!page.contains("<script>"), "{page}");
+    let audit = std::fs::read_to_string(site.path("spool/audit.jsonl")).unwrap();
+    assert!(
+        audit.contains("every satellite to file") && audit.contains("cancel replay") && !audit.contains(ACT),
+        "{audit}"
+    );
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_track_of_the_next_pass_is_drawn_from_what_a_satellite_says_and_no_orbit_breaks_a_page() {
+    let site = Site::new();
+    let ground = start(&site, false).await;
+    let address = ground.console.unwrap();
+    let page = async |path: &str| {
+        let (head, body) = ask(address, "GET", path, "", "").await;
+        (status(&head), body)
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let station = |station: &str, latitude| link::Site {
+        station: station.to_owned(),
+        latitude,
+        longitude: 15.4,
+        mask: vec![5.0],
+        ..Default::default()
+    };
+    let orbit = link::Orbit {
+        name: "SAT <b>".to_owned(),
+        epoch_unix_nano: now,
+        mean_motion: 15.2,
+        eccentricity: 0.001,
+        inclination: 97.5,
+        sites: vec![station("<script>alert(1)</script>", 78.2)],
+        ..Default::default()
+    };
+    let broken = link::Orbit { mean_motion: f64::NAN, ..orbit.clone() };
+    // A look is kept for a second.
+    let until = async |path: &str, part: &str| loop {
+        let (code, body) = page(path).await;
+        if body.contains(part) {
+            return (code, body);
+        }
+    };
+    let drawn = "<svg class=\"sky\"";
+    for (said, part, expected) in [
+        (None, "not said from where", 404),
+        (Some(orbit), drawn, 200),
+        (Some(broken), "describe no orbit", 404),
+    ] {
+        let mut sat = site.satellite("sat-1", ground.address).await;
+        let hello = link::Hello { satellite: "sat-1".to_owned(), orbit: said, ..link::Hello::default() };
+        sat.say(link::agent_message::Body::Hello(hello)).await;
+        sat.hear().await;
+        for path in ["/satellites/sat-1", "/passes?satellite=sat-1"] {
+            let (code, body) = until(path, part).await;
+            assert_eq!((code, body.contains(drawn)), (200, expected == 200), "{path}");
+            assert!(!body.contains("<script>alert") && !body.contains("SAT <b>"), "{path}");
+        }
+        let (code, track) = page("/api/v1/satellites/sat-1/track").await;
+        assert_eq!(code, expected, "{track}");
+        let track: Value = serde_json::from_str(&track).unwrap();
+        let known = expected == 200;
+        assert_eq!(track["points"].as_array().map(Vec::len), known.then_some(241));
+        assert_eq!(track["detail"].as_str().is_some_and(|why| why.contains(part)), !known, "{track}");
+    }
+    let (_, never) = page("/api/v1/satellites/sat-9/track").await;
+    assert!(never.contains("never heard"), "{never}");
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_page_has_the_policy_and_a_page_of_another_host_gets_nothing() {
     let site = Site::new();
     let ground = start(&site, false).await;

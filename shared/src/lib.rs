@@ -12,6 +12,7 @@ pub mod control;
 pub mod env;
 pub mod export;
 pub mod link;
+pub mod orbit;
 pub mod otlp;
 pub mod segment;
 pub mod serve;

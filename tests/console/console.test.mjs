@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
-import { HOSTILE, TOKEN, site, until } from "./site.mjs";
+import { HOSTILE, TOKEN, elements, site, until } from "./site.mjs";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const PAGES = ["/", "/satellites/sat-1", "/passes", "/gaps", "/data", "/live", "/catalogue", "/audit"];
@@ -46,7 +46,7 @@ async function violations(page) {
 }
 
 before(async () => {
-  here = await site({ satellites: ["sat-1", "sat-2", "sat-3"] });
+  here = await site({ satellites: ["sat-1", "sat-2", "sat-3", "sat-4"] });
   ground = await here.startGround();
   await here.startAgent("sat-1", { source: "manual" });
   const in_ = (seconds) => new Date(Date.now() + seconds * 1000).toISOString().replace(/\.\d+/, "");
@@ -241,6 +241,93 @@ test("curves are drawn, stay when the page changes, and are tables without scrip
     assert.ok(values.length >= 2 && values.every((value) => like.test(value)), `${id}: ${values}`);
   }
   await plain.context().close();
+});
+
+test("the track of the next pass is drawn with its land and masks, stays when the page changes, and is a table without scripts", async () => {
+  writeFileSync(here.at("orbit.json"), elements(`SAT ${HOSTILE}`));
+  const svalbard = { latitude: 78.23, longitude: 15.39, mask: [{ azimuth: 0, elevation: 5 }, { azimuth: 180, elevation: 15 }] };
+  await here.startAgent("sat-4", { source: "orbit", file: here.at("orbit.json"), fallback: "none", stations: { svalbard } });
+  here.contact("sat-4", "open", "svalbard", "--for", "10m");
+  const track = await until("the ground knows the orbit", async () => {
+    const answer = await fetch(`${here.api}/api/v1/satellites/sat-4/track`);
+    return answer.ok && answer.json();
+  });
+  assert.equal(track.station, "svalbard");
+  assert.ok(track.culmination.elevation >= track.rise.elevation && track.set.unix_nano > track.rise.unix_nano, JSON.stringify(track.rise));
+  for (const colorScheme of ["light", "dark"]) {
+    for (const viewport of [WIDE, NARROW]) {
+      const page = await open({ colorScheme, viewport });
+      for (const path of ["/passes?satellite=sat-4", "/satellites/sat-4"]) {
+        await page.go(path);
+        const map = page.locator("svg.map");
+        await map.waitFor();
+        for (const part of ["land", "sight.own", "way", "pass", "station", "moment"]) {
+          const drawn = await map.locator(`path.${part}`).evaluateAll((all) => all.map((path) => path.getAttribute("d")).join("").length);
+          assert.ok(drawn > (part === "land" ? 2_000 : 20), `${part} of ${path}: ${drawn}`);
+        }
+        assert.match(await map.innerHTML(), />svalbard</);
+        assert.match(await map.getAttribute("aria-label"), /<script>window.hacked/);
+        assert.deepEqual(await violations(page), [], `${path} ${colorScheme} ${viewport.width}`);
+        const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+        assert.ok(wide <= 0, `${path} is ${wide} pixels too wide at ${viewport.width}`);
+      }
+      if (viewport === WIDE && colorScheme === "light") {
+        await page.locator("svg.map").evaluate((svg) => { svg.mine = true; });
+        const before = await page.locator("footer").innerText();
+        await here.logs("sat-4", "camera", [[9, "something new"]]);
+        await until("the page has changed", async () => (await page.locator("footer").innerText()) !== before);
+        assert.equal(await page.locator("svg.map").evaluate((svg) => svg.mine), true, "it is the same drawing");
+      }
+      assert.equal(await page.evaluate(() => window.hacked), undefined);
+      assert.deepEqual(page.complaints, []);
+      await page.context().close();
+    }
+  }
+  const plain = await open({ javaScriptEnabled: false });
+  await plain.go("/passes?satellite=sat-4");
+  const moments = await plain.locator("[aria-label='Moments of the pass'] tbody tr").allInnerTexts();
+  assert.equal(moments.length, 3);
+  assert.match(moments.join(" "), /Rise.*Highest.*Set/s);
+  assert.equal(await plain.locator("svg.sky polyline").count(), 1);
+  await plain.go("/passes?satellite=sat-1");
+  assert.match(await plain.locator("main").innerText(), /There is none: its contacts come from `manual`/);
+  await plain.context().close();
+});
+
+test("a range is sent again by keyboard with the token, is listed with its items, and is in the audit", async () => {
+  const page = await open();
+  await page.go("/catalogue?satellite=sat-2");
+  const form = page.locator("form[action='/catalogue/replay']");
+  const fill = async (token) => {
+    await page.locator("summary", { hasText: "Send a range again" }).focus();
+    await page.keyboard.press("Enter");
+    await form.locator("select").selectOption("file/all");
+    await form.locator("input[name=from]").fill("2020-01-01T00:00");
+    await form.locator("input[name=until]").fill("2100-01-01T00:00");
+    await form.locator("input[name=token]").fill(token);
+    assert.deepEqual(await violations(page), []);
+    await form.locator("button").focus();
+    await Promise.all([page.waitForNavigation(), page.keyboard.press("Enter")]);
+  };
+  assert.equal(await form.locator("input[name=satellite]").inputValue(), "sat-2");
+  await fill("a wrong token, but long enough");
+  assert.match(await page.locator("main").innerText(), /not a token that may act/);
+  assert.deepEqual(await (await fetch(`${here.api}/api/v1/replays`)).json(), []);
+  await page.go("/catalogue?satellite=sat-2");
+  await fill(TOKEN);
+  assert.match(await page.locator("[role=status]:visible").innerText(), /Replay 1 has begun/);
+  const row = page.locator("[aria-label=Replays] tbody tr").first();
+  await until("it is done, and the page says so", async () => /done/.test(await row.locator("[data-label=State]").innerText()));
+  const narrow = await open({ viewport: NARROW, colorScheme: "dark" });
+  await narrow.go("/catalogue");
+  assert.deepEqual(await violations(narrow), []);
+  assert.equal(await narrow.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0);
+  await narrow.context().close();
+  await page.go("/audit");
+  const audit = await page.locator("main").innerText();
+  assert.match(audit, /replay range sat-2 to file\/all, from 2020-01-01T00:00, until 2100-01-01T00:00/);
+  assert.match(audit, /done: 1/);
+  await page.context().close();
 });
 
 test("by keyboard alone: to the content, to another page, through a filter", async () => {

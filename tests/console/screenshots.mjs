@@ -3,7 +3,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
-import { site, until } from "./site.mjs";
+import { elements, site, until } from "./site.mjs";
 
 const [, , directory] = process.argv;
 const WIDE = { width: 1180, height: 760 };
@@ -11,7 +11,9 @@ const NARROW = { width: 360, height: 700 };
 const SHOTS = [
   ["live", "/live", "light", WIDE], ["fleet", "/", "light", WIDE], ["satellite", "/satellites/aurora-2", "light", WIDE],
   ["passes", "/passes", "light", WIDE], ["gaps", "/gaps", "light", WIDE], ["data", "/data", "light", WIDE],
-  ["catalogue", "/catalogue", "light", WIDE], ["fleet-dark", "/", "dark", WIDE], ["satellite-narrow", "/satellites/aurora-2", "dark", NARROW],
+  ["catalogue", "/catalogue", "light", WIDE], ["fleet-dark", "/", "dark", WIDE], ["track", "/passes?satellite=kestrel", "light", WIDE],
+  ["track-narrow", "/passes?satellite=kestrel", "dark", NARROW], ["catalogue-narrow", "/catalogue", "dark", NARROW], ["audit", "/audit", "light", WIDE],
+  ["audit-narrow", "/audit", "dark", NARROW], ["satellite-narrow", "/satellites/aurora-2", "dark", NARROW],
 ];
 
 const here = await site({ satellites: ["aurora-1", "aurora-2", "kestrel"], lane: "alarms", words: "span 'refuse-me': attribute 'exposure' must be a number" });
@@ -26,7 +28,11 @@ try {
   plan("aurora-2.plan", [[1, 5, "1Mbit/s"], [8, 12, "1Mbit/s"], [15, 18, "2Mbit/s"], [2520, 3000, "2Mbit/s"]]);
   await here.startAgent("aurora-1", { source: "plan", file: here.at("aurora-1.plan") }, {}, await here.radio(37_000));
   await here.startAgent("aurora-2", { source: "plan", file: here.at("aurora-2.plan") }, {}, await here.radio(120_000));
-  await here.startAgent("kestrel", { source: "manual" }, {
+  writeFileSync(here.at("kestrel.json"), elements("KESTREL"));
+  const contacts = {
+    source: "orbit", file: here.at("kestrel.json"), fallback: "none", stations: { svalbard: { latitude: 78.23, longitude: 15.39, mask: 5 } },
+  };
+  await here.startAgent("kestrel", contacts, {
     lanes: { alarms: { number: 1, match: [{ severity: "error" }] }, bulk: { lifetime: "2s" } },
   });
   const noise = (n) => [...crypto.getRandomValues(new Uint8Array(n))].map((b) => b.toString(36)).join("");

@@ -17,6 +17,12 @@ export const HOSTILE = `<img src=x onerror="window.hacked=1"><script>window.hack
 /** The token that may act. */
 export const TOKEN = "0123456789abcdef0123456789abcdef";
 
+/** An OMM of a satellite over the poles, 550 km high, as of now. */
+export const elements = (name) => JSON.stringify({
+  OBJECT_NAME: name, EPOCH: new Date().toISOString().replace("Z", ""), MEAN_MOTION: 15.06, ECCENTRICITY: 0.0011, INCLINATION: 97.6,
+  RA_OF_ASC_NODE: 42.1, ARG_OF_PERICENTER: 80, MEAN_ANOMALY: 280.2, BSTAR: 0.0002, NORAD_CAT_ID: 100001,
+});
+
 /** Waits until `look` is truthy; what it is. */
 export async function until(what, look, seconds = 30) {
   const end = Date.now() + seconds * 1000;

@@ -66,6 +66,25 @@ pub struct ActAnswer {
     pub done: u64,
 }
 
+/// What the form that begins a replay says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct FilledRange {
+    token: String,
+    exporter: String,
+    satellite: String,
+    from: String,
+    until: String,
+}
+
+/// What the form that ends one says.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct FilledEnd {
+    token: String,
+    id: String,
+}
+
 /// What a form says; it has only texts.
 #[derive(Debug, Clone, Deserialize)]
 struct Filled {
@@ -89,6 +108,8 @@ pub(super) fn router(console: &Console, roles: &Shared) -> Router {
     Router::new()
         .route("/api/v1/dead-letters/act", post(by_program))
         .route("/data/act", post(by_form))
+        .route("/catalogue/replay", post(begin_by_form))
+        .route("/catalogue/replay/end", post(end_by_form))
         .route("/api/v1/replays", post(begin_replay))
         .route("/api/v1/replays/{id}", delete(cancel_replay))
         .with_state(acts)
@@ -138,9 +159,7 @@ pub(super) async fn begin_replay(
     Extension(peer): Extension<Peer>,
     Json(request): Json<RangeRequest>,
 ) -> Result<Json<RangeAnswer>, Problem> {
-    let who = acts.permit(roles::bearer(&headers), &headers, &peer)?;
-    let begin = acts.console.begin_replay(&request);
-    let id = acts.audited(who, &peer, "replay range", request.words(), begin).await?;
+    let id = acts.begin(roles::bearer(&headers), &headers, &peer, request).await?;
     Ok(Json(RangeAnswer { id }))
 }
 
@@ -163,10 +182,48 @@ pub(super) async fn cancel_replay(
     Extension(peer): Extension<Peer>,
     Path(id): Path<u64>,
 ) -> Result<Json<RangeAnswer>, Problem> {
-    let who = acts.permit(roles::bearer(&headers), &headers, &peer)?;
-    let cancel = acts.console.cancel_replay(id);
-    acts.audited(who, &peer, "cancel replay", format!("replay {id}"), cancel).await?;
+    acts.end(roles::bearer(&headers), &headers, &peer, id).await?;
     Ok(Json(RangeAnswer { id }))
+}
+
+async fn begin_by_form(
+    State(acts): State<Acts>,
+    headers: HeaderMap,
+    Extension(peer): Extension<Peer>,
+    Form(filled): Form<FilledRange>,
+) -> Response {
+    let FilledRange { token, exporter, satellite, from, until } = filled;
+    let request = RangeRequest { exporter, satellite: some(satellite), from: some(from), until: some(until) };
+    match acts.begin(some(token).as_deref(), &headers, &peer, request).await {
+        Ok(id) => Redirect::to(&format!("/catalogue?done=begun-{id}#replays")).into_response(),
+        Err(problem) => refused(&problem),
+    }
+}
+
+async fn end_by_form(
+    State(acts): State<Acts>,
+    headers: HeaderMap,
+    Extension(peer): Extension<Peer>,
+    Form(FilledEnd { token, id }): Form<FilledEnd>,
+) -> Response {
+    let Ok(id) = id.parse() else {
+        return message(StatusCode::BAD_REQUEST, "This is not the number of a replay.");
+    };
+    match acts.end(some(token).as_deref(), &headers, &peer, id).await {
+        Ok(id) => Redirect::to(&format!("/catalogue?done=ended-{id}#replays")).into_response(),
+        Err(problem) => refused(&problem),
+    }
+}
+
+/// A field that was filled in.
+fn some(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+/// A problem as a page.
+fn refused(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    message(status, &problem.detail)
 }
 
 async fn by_form(
@@ -181,13 +238,9 @@ async fn by_form(
         Ok(id) => ActRequest { what, id, exporter, reason, all: all.is_some_and(|all| all == "all") },
         Err(_) => return message(StatusCode::BAD_REQUEST, "This is not the number of a dead letter."),
     };
-    let token = Some(token.as_str()).filter(|token| !token.is_empty());
-    match acts.act(token, &headers, &peer, request).await {
+    match acts.act(some(token).as_deref(), &headers, &peer, request).await {
         Ok(done) => Redirect::to(&format!("/data?done={}-{done}#letters", what.name())).into_response(),
-        Err(problem) => {
-            let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            message(status, &problem.detail)
-        }
+        Err(problem) => refused(&problem),
     }
 }
 
@@ -220,6 +273,30 @@ impl Acts {
             }
             _ => Ok(done),
         }
+    }
+
+    async fn begin(
+        &self,
+        token: Option<&str>,
+        headers: &HeaderMap,
+        peer: &Peer,
+        request: RangeRequest,
+    ) -> Result<u64, Problem> {
+        let who = self.permit(token, headers, peer)?;
+        let begin = self.console.begin_replay(&request);
+        self.audited(who, peer, "replay range", request.words(), begin).await
+    }
+
+    async fn end(
+        &self,
+        token: Option<&str>,
+        headers: &HeaderMap,
+        peer: &Peer,
+        id: u64,
+    ) -> Result<u64, Problem> {
+        let who = self.permit(token, headers, peer)?;
+        let cancel = self.console.cancel_replay(id);
+        self.audited(who, peer, "cancel replay", format!("replay {id}"), cancel).await
     }
 
     /// Who may act; a refusal says why nobody may.

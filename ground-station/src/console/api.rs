@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::curves::{self, Curve};
 use super::problem::{Asked, Problem, Refusals};
 use super::show::encoded;
+use super::track::Track;
 use super::{BackupAnswer, BackupRequest, Console, ReplayAnswer, ReplayRequest, VerifyAnswer};
 use crate::link::{ClockView, LinkView};
 use crate::spool::{
@@ -164,6 +165,28 @@ pub(super) async fn curves(
         }
     };
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+}
+
+/// The ground track of a satellite's next pass
+#[utoipa::path(
+    get,
+    path = "/api/v1/satellites/{id}/track",
+    params(("id" = String, Path, description = "The satellite")),
+    responses(
+        (status = 200, description = "The ground track of its next pass", body = Track),
+        (status = 404, description = "There is none; the detail says why", body = Problem, content_type = "application/problem+json"),
+        Refusals
+    )
+)]
+pub(super) async fn track(State(console): State<Console>, Path(id): Path<String>) -> Answer<Track> {
+    let look = console.board.look().await?;
+    if !look.shown.rows.iter().any(|row| row.digest.satellite == id) {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "this satellite was never heard here"));
+    }
+    match &*console.board.track(&look, &id).await? {
+        Ok(track) => Ok(Json(track.clone())),
+        Err(why) => Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no track: {why}"))),
+    }
 }
 
 /// The spool as a whole

@@ -8,14 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use perigee_proto::link;
 use perigee_shared::env::Env;
 use perigee_shared::export::Failing;
+use perigee_shared::supervise::expecting;
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attention::{self, Level, Note};
+use super::track::{self, Track};
 use crate::link::{ClockView, Connected, LinkView, Point};
 use crate::spool::{ExporterDigest, Glance, ItemView, SatelliteDigest, SpoolError, SpoolView, Store};
 use crate::telemetry::Metrics;
@@ -135,6 +138,23 @@ struct Items {
     latest: Arc<Vec<ItemView>>,
 }
 
+/// Tracks that are kept, one for each satellite that was looked at last.
+const TRACKS: usize = 64;
+
+/// A satellite without a pass to draw is looked at again after so long, ns.
+const TRACK_AGAIN: u64 = 600 * 1_000_000_000;
+
+/// The track of a satellite's next pass, or why there is none.
+pub(super) type Drawn = Arc<Result<Track, String>>;
+
+struct KeptTrack {
+    /// From these elements.
+    orbit: link::Orbit,
+    /// It is that of the next pass until then, ns since the Unix epoch.
+    until: u64,
+    drawn: Drawn,
+}
+
 struct Inner {
     store: Store,
     metrics: Metrics,
@@ -146,6 +166,7 @@ struct Inner {
     before: Mutex<Option<(u64, Arc<Shown>, Duration)>>,
     pages: Mutex<Pages>,
     items: tokio::sync::Mutex<Items>,
+    tracks: tokio::sync::Mutex<BTreeMap<String, KeptTrack>>,
     news: broadcast::Sender<Bytes>,
     /// Somebody has begun to listen.
     listens: Notify,
@@ -167,6 +188,7 @@ impl Board {
             before: Default::default(),
             pages: Default::default(),
             items: Default::default(),
+            tracks: Default::default(),
             news: broadcast::Sender::new(NEWS),
             listens: Notify::new(),
         }))
@@ -324,6 +346,33 @@ impl Board {
         }
         items.newest = items.newest.max(tail.newest);
         Ok(Arc::clone(&items.latest))
+    }
+
+    /// The track of a satellite's next pass, computed away from the spool's thread, one at a time, and kept until the pass is over or the
+    /// satellite says another orbit.
+    pub(super) async fn track(&self, look: &Look, satellite: &str) -> Result<Drawn, SpoolError> {
+        let Some(orbit) = look.glance.orbit(satellite.to_owned()).await? else {
+            let row = look.shown.rows.iter().find(|row| row.digest.satellite == satellite);
+            return Ok(Arc::new(Err(track::untold(row.and_then(|row| row.digest.standing.plan.as_ref())))));
+        };
+        let now = look.shown.at;
+        let mut tracks = self.0.tracks.lock().await;
+        let kept = tracks.get(satellite).filter(|kept| now < kept.until && kept.orbit == orbit);
+        if let Some(kept) = kept {
+            return Ok(Arc::clone(&kept.drawn));
+        }
+        let work = {
+            let orbit = orbit.clone();
+            // Whatever a satellite says, the page is there.
+            move || expecting(|| track::of(&orbit, now)).unwrap_or_else(|_| Err(track::panicked()))
+        };
+        let drawn: Drawn = Arc::new(self.0.env.cpu(work).await);
+        let until = drawn.as_ref().as_ref().map_or(now.saturating_add(TRACK_AGAIN), Track::until);
+        if tracks.len() >= TRACKS && !tracks.contains_key(satellite) {
+            tracks.pop_first();
+        }
+        tracks.insert(satellite.to_owned(), KeptTrack { orbit, until, drawn: Arc::clone(&drawn) });
+        Ok(drawn)
     }
 
     /// Listens to what changes.

@@ -17,6 +17,7 @@ mod problem;
 mod replays;
 mod roles;
 mod show;
+mod track;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -148,6 +149,7 @@ impl Console {
         Router::new()
             .route("/api/v1/satellites", get(api::satellites))
             .route("/api/v1/satellites/{id}/curves", get(api::curves))
+            .route("/api/v1/satellites/{id}/track", get(api::track))
             .route("/api/v1/spool", get(api::spool))
             .route("/api/v1/passes", get(api::passes))
             .route("/api/v1/gaps", get(api::gaps))

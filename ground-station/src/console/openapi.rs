@@ -18,6 +18,7 @@ use super::{acts, api, replays};
     paths(
         api::satellites,
         api::curves,
+        api::track,
         api::spool,
         api::passes,
         api::gaps,

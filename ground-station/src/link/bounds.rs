@@ -91,6 +91,7 @@ mod tests {
             ("ledgers in a message", bounds::LEDGERS as u64),
             ("drops in a message", bounds::DROPS as u64),
             ("pass reports in a message", bounds::PASSES as u64),
+            ("stations of an orbit in a message", bounds::SITES as u64),
             ("partial segments in a message", bounds::PARTIALS as u64),
             ("segments in an acknowledgement", bounds::SEGMENTS as u64),
             ("ranges of a segment", bounds::SEGMENT_RANGES as u64),

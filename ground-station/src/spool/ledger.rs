@@ -236,6 +236,7 @@ fn meet(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<u32, SpoolEr
         backlog,
         plan,
         agent,
+        orbit: hello.orbit.as_ref().map(standing::orbit),
     };
     table.insert(id, record.encode_to_vec().as_slice())?;
     txn.effects.push(Effect::Told { satellite: number });

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
+use perigee_proto::link;
 use perigee_shared::env::Env;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::signal::{Signal, SignalSet};
@@ -22,6 +23,7 @@ use super::local::Local;
 use super::outlet::Searched;
 use super::passes::{self, Pass, PassView};
 use super::postgres::Fleet;
+use super::replay::{self, ReplayView};
 use super::scrub::Scrubbed;
 use super::standing::{StandingView, standing};
 use super::tables::*;
@@ -205,6 +207,19 @@ impl Glance {
     pub async fn digest(&self) -> Result<Digest, SpoolError> {
         let spool = self.moment.spool.clone();
         self.look(move |view, _| digest(view, spool)).await
+    }
+
+    /// Replays of ranges of time, the latest first.
+    pub async fn replays(&self) -> Result<Vec<ReplayView>, SpoolError> {
+        match &self.fleet {
+            Some(fleet) => fleet.ranges().await,
+            None => self.look(|view, _| replay::list(view.tables)).await,
+        }
+    }
+
+    /// From where a satellite predicts its contacts, as it last said; `None` as well for one that was never heard.
+    pub async fn orbit(&self, satellite: String) -> Result<Option<link::Orbit>, SpoolError> {
+        self.look(move |view, _| orbit(view, &satellite)).await
     }
 
     /// A satellite with its latest passes and how late its data was since `from`.
@@ -450,6 +465,11 @@ fn exporter(view: &View<'_>, name: &str, signals: SignalSet) -> Result<ExporterD
 fn number(view: &View<'_>, id: &str) -> Result<Option<u32>, SpoolError> {
     let record = view.tables.open_table(SATELLITES)?.get(id)?.map(|v| decode::<SatelliteRecord>(v.value()));
     Ok(record.transpose()?.map(|record| record.number))
+}
+
+fn orbit(view: &View<'_>, id: &str) -> Result<Option<link::Orbit>, SpoolError> {
+    let Some(record) = view.tables.open_table(SATELLITES)?.get(id)? else { return Ok(None) };
+    Ok(decode::<SatelliteRecord>(record.value())?.orbit)
 }
 
 fn portrait(view: &View<'_>, id: &str, from: u64) -> Result<Option<(u32, Portrait)>, SpoolError> {

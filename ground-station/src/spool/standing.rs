@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use perigee_proto::link::{self, AgentState, Hello, LaneBacklog, Plan};
 use perigee_shared::contact::report::shown_forecast;
+use perigee_shared::link::bounds;
 use perigee_shared::signal::Counts;
 use redb::ReadableTable;
 use serde::Serialize;
@@ -131,6 +132,20 @@ pub(super) fn said(hello: &Hello) -> (Vec<LaneBacklog>, Option<Plan>, Option<Age
         ..plan.clone()
     });
     (lanes(&hello.backlog), plan, hello.agent)
+}
+
+/// The orbit that Hello says, as it is kept. Whether it is one is seen by who draws it.
+pub(super) fn orbit(said: &link::Orbit) -> link::Orbit {
+    let site = |site: &link::Site| link::Site {
+        station: clean(&site.station, NAME),
+        mask: site.mask.iter().copied().take(bounds::MASK).collect(),
+        ..*site
+    };
+    link::Orbit {
+        name: clean(&said.name, NAME),
+        sites: said.sites.iter().take(bounds::SITES).map(site).collect(),
+        ..*said
+    }
 }
 
 /// What is left of a lane. Items are exact; of bytes it is no more than the part of the items, since what was in no segment yet has

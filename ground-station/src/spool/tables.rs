@@ -238,6 +238,9 @@ pub(super) struct SatelliteRecord {
     /// Its certificate's end is that of the certificate which it has shown.
     #[prost(message, optional, tag = "11")]
     pub(super) agent: Option<link::AgentState>,
+    /// From where it predicts its contacts.
+    #[prost(message, optional, tag = "12")]
+    pub(super) orbit: Option<link::Orbit>,
 }
 
 /// A pass as this station saw it: a contact of the satellite, over all its connections.

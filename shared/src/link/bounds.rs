@@ -17,6 +17,10 @@ pub const LEDGERS: usize = 8_192;
 pub const DROPS: usize = 8_192;
 /// Pass reports in a Hello.
 pub const PASSES: usize = 256;
+/// Stations of an orbit in a Hello.
+pub const SITES: usize = 32;
+/// Elevations of the mask of one of them that are said, and kept.
+pub const MASK: usize = 72;
 /// Partial segments in one message.
 pub const PARTIALS: usize = 8_192;
 /// Segments that an Ack names.
@@ -33,19 +37,21 @@ enum Kind {
     Ledger,
     Drop,
     Pass,
+    Site,
     Partial,
     Segment,
     SegmentRange,
 }
 
 /// Each kind with its name and bound, in the order of [`Kind`].
-const BOUNDS: [(&str, usize); 9] = [
+const BOUNDS: [(&str, usize); 10] = [
     ("epochs", EPOCHS),
     ("lanes", LANES),
     ("ranges", RANGES),
     ("ledgers", LEDGERS),
     ("drops", DROPS),
     ("pass reports", PASSES),
+    ("stations of an orbit", SITES),
     ("partial segments", PARTIALS),
     ("segments", SEGMENTS),
     ("ranges of a segment", SEGMENT_RANGES),
@@ -59,8 +65,13 @@ const DROP_LIST: Shape = Shape(&[(2, Some(Kind::Drop), LEAF)]);
 const LANE: Shape =
     Shape(&[(2, Some(Kind::Range), LEAF), (5, Some(Kind::Ledger), Shape(&[(3, Some(Kind::Range), LEAF)]))]);
 const EPOCH: Shape = Shape(&[(4, Some(Kind::Lane), LANE), (5, Some(Kind::Drop), LEAF)]);
-const HELLO: Shape =
-    Shape(&[(6, Some(Kind::Epoch), EPOCH), (7, Some(Kind::Pass), LEAF), (10, Some(Kind::Lane), LEAF)]);
+const ORBIT: Shape = Shape(&[(10, Some(Kind::Site), LEAF)]);
+const HELLO: Shape = Shape(&[
+    (6, Some(Kind::Epoch), EPOCH),
+    (7, Some(Kind::Pass), LEAF),
+    (10, Some(Kind::Lane), LEAF),
+    (15, None, ORBIT),
+]);
 const GOODBYE: Shape = Shape(&[(3, Some(Kind::Lane), LEAF)]);
 const PARTIAL: Shape = Shape(&[(3, Some(Kind::Range), LEAF)]);
 const RESUME_LANE: Shape = Shape(&[(2, Some(Kind::Range), LEAF), (3, Some(Kind::Partial), PARTIAL)]);
@@ -141,10 +152,13 @@ mod tests {
         let waits = vec![link::LaneBacklog::default(); LANES + 1];
         let acknowledged = vec![link::Acknowledged { sequences: range(RANGES + 1), ..Default::default() }];
         let passes = vec![link::PassReport::default(); PASSES + 1];
+        let sites = vec![link::Site::default(); SITES + 1];
+        let orbit = Some(link::Orbit { sites, ..Default::default() });
         let partial = link::Partial { held: range(RANGES + 1), ..Default::default() };
         for (message, what) in [
             (agent(A::Hello(link::Hello { epochs, ..Default::default() })), "epochs"),
             (agent(A::Hello(link::Hello { passes, ..Default::default() })), "pass reports"),
+            (agent(A::Hello(link::Hello { orbit, ..Default::default() })), "stations of an orbit"),
             (hello(lanes), "lanes"),
             (hello(lane(link::Lane { on_board: range(RANGES + 1), ..Default::default() })), "ranges"),
             (hello(lane(link::Lane { acknowledged, ..Default::default() })), "ranges"),

@@ -10,7 +10,7 @@ use perigee_shared::units::Span;
 use serde::Deserialize;
 
 use crate::clock::TimeFromGround;
-use crate::orbit::Skyline;
+use perigee_shared::orbit::Skyline;
 
 /// `contacts`.
 #[derive(Debug, Clone, Deserialize)]

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use perigee_proto::link;
 use perigee_shared::config::ConfigError;
 use perigee_shared::contact::{Contact, Plan, Reader, StationHints};
-use perigee_shared::link::short_hash;
+use perigee_shared::link::{bounds, short_hash};
+use perigee_shared::orbit::{Mask, Orbit, Skyline};
 use perigee_shared::supervise::expecting;
 
 use super::{ContactSource, ContactsConfig};
-use crate::orbit::{Mask, Orbit, OrbitError};
+use crate::orbit::{self, OrbitError};
 
 /// A pass that is on is found from its beginning.
 const BEFORE: Duration = Duration::from_secs(3600);
@@ -61,12 +63,15 @@ impl Work {
     pub(super) fn run(self) -> Predicted {
         let Self { prediction, orbit, now } = self;
         let is_known = orbit.is_some();
-        let read = || Orbit::read(&prediction.file, prediction.satellite.as_deref()).map(Arc::new);
+        let read = || orbit::read(&prediction.file, prediction.satellite.as_deref()).map(Arc::new);
         let predict = || {
             let orbit = orbit.map_or_else(read, Ok)?;
             let from = now.saturating_sub(BEFORE.as_nanos() as u64);
             let span = (from, prediction.until(now));
-            orbit.predict(&prediction.stations, span, prediction.shortest).map(|plan| (orbit, plan))
+            orbit
+                .predict(&prediction.stations, span, prediction.shortest)
+                .map(|plan| (orbit, plan))
+                .map_err(Into::into)
         };
         // Whatever stands in a file, the agent goes on.
         let result = expecting(predict).unwrap_or(Err(OrbitError::Panicked));
@@ -133,6 +138,24 @@ fn mask(config: &ContactsConfig, id: &str) -> Option<Mask> {
             ..Contact::open(id, 0)
         },
     })
+}
+
+/// A station as a ground station is told of it.
+fn site(mask: &Mask) -> link::Site {
+    let elevations = match &mask.mask {
+        Skyline::Level(elevation) => vec![*elevation as f32],
+        Skyline::Points(_) => {
+            let apart = 360.0 / bounds::MASK as f64;
+            (0..bounds::MASK).map(|n| mask.mask.at(n as f64 * apart) as f32).collect()
+        }
+    };
+    link::Site {
+        station: mask.contact.station.clone(),
+        latitude: mask.latitude,
+        longitude: mask.longitude,
+        altitude: mask.altitude,
+        mask: elevations,
+    }
 }
 
 fn modified(file: &Path) -> Option<SystemTime> {
@@ -209,7 +232,7 @@ impl FileSource {
     fn take_orbit(&mut self, predicted: Predicted) -> Result<(), ConfigError> {
         let Predicted { result, is_known, now } = predicted;
         let (orbit, plan) = result.map_err(|e| unusable(&self.file, &e))?;
-        if self.orbit.as_ref().is_some_and(|earlier| orbit.epoch < earlier.epoch) {
+        if self.orbit.as_ref().is_some_and(|earlier| orbit.elements.epoch < earlier.elements.epoch) {
             let message = "the elements are older than those in force; restart the agent to use them anyway";
             return Err(unusable(&self.file, &message));
         }
@@ -280,6 +303,27 @@ impl FileSource {
         } else if !is_known {
             self.settle(read);
         }
+    }
+
+    /// What a ground station is told of the orbit, so that it can draw it.
+    pub(super) fn told(&self) -> Option<link::Orbit> {
+        let Reading::Orbit(prediction) = &self.reading else { return None };
+        let orbit = self.orbit.as_ref()?;
+        let elements = &orbit.elements;
+        let [inclination, ascending_node, perigee, anomaly] = elements.angles;
+        Some(link::Orbit {
+            name: orbit.name.clone(),
+            epoch_unix_nano: elements.epoch,
+            mean_motion: elements.mean_motion,
+            eccentricity: elements.eccentricity,
+            inclination,
+            ascending_node,
+            perigee,
+            anomaly,
+            drag: elements.drag,
+            sites: prediction.stations.iter().take(bounds::SITES).map(site).collect(),
+            minimum_pass_nano: prediction.shortest.as_nanos() as u64,
+        })
     }
 
     /// As far as passes are predicted at `now`.

@@ -93,6 +93,9 @@ pub struct Planned {
     /// The first 8 bytes of the BLAKE3 hash of the file that is in force.
     #[serde(skip)]
     pub plan_hash: Option<u64>,
+    /// From where passes are predicted, where all of the plan was asked for.
+    #[serde(skip)]
+    pub orbit: Option<perigee_proto::link::Orbit>,
     /// There is no plan any more: stations are tried now and then.
     pub probing: bool,
     /// Why the plan in force cannot be followed: the time is not known.
@@ -481,6 +484,7 @@ impl Contacts {
             ahead,
             source: self.source.name(),
             plan_hash: self.file.as_ref().and_then(|f| f.hash),
+            orbit: self.file.as_ref().filter(|_| extent == Extent::All).and_then(FileSource::told),
             probing: self.probe.is_some() && !self.is_planned(&at),
             clock_doubt: self.file.as_ref().and_then(|_| self.clocks.unknown()),
             now,

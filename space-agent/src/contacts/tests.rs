@@ -265,6 +265,17 @@ fn an_orbit_gives_passes_warns_when_it_is_old_and_goes_on_when_its_file_is_damag
     assert!((60..100).contains(&passes.len()), "11 a day: {}", passes.len());
     assert!(passes.iter().all(|c| (10_000_000..2_000_000_000).contains(&c.volume(0).unwrap())));
     assert!(source.warnings(EPOCH).is_empty());
+    let told = source.told().unwrap();
+    assert_eq!((told.name.as_str(), told.mean_motion, told.drag), ("SAT (100001)", 15.0563, 0.0002));
+    assert_eq!(
+        [told.inclination, told.ascending_node, told.perigee, told.anomaly],
+        [97.59, 42.1, 80.0, 280.2]
+    );
+    let site = &told.sites[0];
+    assert_eq!(
+        (site.station.as_str(), site.latitude, site.mask.as_slice()),
+        ("svalbard", 78.23, &[10.0][..])
+    );
     assert!(source.refresh_at().unwrap() <= EPOCH + 4 * DAY);
     source.refresh(EPOCH + 4 * DAY);
     predict(&mut source, EPOCH + 4 * DAY);

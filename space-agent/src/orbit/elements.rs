@@ -4,30 +4,22 @@
 //! What cannot be read of a file costs itself alone: it is left out, and said.
 
 use std::collections::BTreeMap;
-use std::f64::consts::PI;
 
 use perigee_shared::contact::{Notes, catalogue_number, parse_time};
+use perigee_shared::orbit::Elements;
 
 use super::{omm, tle};
 
 /// Why elements cannot be used.
 pub(super) type Wrong = String;
 
-/// The mean elements of one satellite at one time.
+/// The mean elements of one satellite at one time, and whose they are.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Set {
     /// The catalogue number; `None` for an object that has none yet.
     pub(super) number: Option<u64>,
     pub(super) name: Option<String>,
-    /// ns since the Unix epoch.
-    pub(super) epoch: u64,
-    /// Revolutions a day.
-    mean_motion: f64,
-    eccentricity: f64,
-    /// The inclination, the right ascension of the ascending node, the argument of perigee and the mean anomaly, in degrees.
-    angles: [f64; 4],
-    /// B*, in 1 / Earth radii.
-    drag: f64,
+    pub(super) elements: Elements,
 }
 
 /// The fields of an OMM by their keywords.
@@ -97,48 +89,41 @@ impl Set {
         let number_or_none = said(fields, "NORAD_CAT_ID").map(|text| {
             catalogue_number(text).ok_or_else(|| format!("NORAD_CAT_ID is `{text}`, not a catalogue number"))
         });
-        let set = Self {
+        Ok(Self {
             number: number_or_none.transpose()?.filter(|number| *number != 0),
             name: said(fields, "OBJECT_NAME").map(str::to_owned),
-            epoch: parse_time(epoch).map_err(|why| format!("EPOCH: {why}"))?,
-            mean_motion: number(fields, "MEAN_MOTION")?,
-            eccentricity: number(fields, "ECCENTRICITY")?,
-            angles: [
-                number(fields, "INCLINATION")?,
-                number(fields, "RA_OF_ASC_NODE")?,
-                number(fields, "ARG_OF_PERICENTER")?,
-                number(fields, "MEAN_ANOMALY")?,
-            ],
-            drag: number(fields, "BSTAR")?,
-        };
-        set.checked()
+            elements: Elements {
+                epoch: parse_time(epoch).map_err(|why| format!("EPOCH: {why}"))?,
+                mean_motion: number(fields, "MEAN_MOTION")?,
+                eccentricity: number(fields, "ECCENTRICITY")?,
+                angles: [
+                    number(fields, "INCLINATION")?,
+                    number(fields, "RA_OF_ASC_NODE")?,
+                    number(fields, "ARG_OF_PERICENTER")?,
+                    number(fields, "MEAN_ANOMALY")?,
+                ],
+                drag: number(fields, "BSTAR")?,
+            }
+            .checked()?,
+        })
     }
 
     /// The elements of a TLE, with the name that stands above it.
     pub(super) fn from_tle(elements: &sgp4::Elements, name: Option<&str>) -> Result<Self, Wrong> {
         let e = elements;
         let epoch = e.datetime.and_utc().timestamp_nanos_opt();
-        let set = Self {
+        Ok(Self {
             number: Some(e.norad_id),
             name: name.map(str::to_owned),
-            epoch: epoch.and_then(|nano| u64::try_from(nano).ok()).ok_or("the epoch is before 1970")?,
-            mean_motion: e.mean_motion,
-            eccentricity: e.eccentricity,
-            angles: [e.inclination, e.right_ascension, e.argument_of_perigee, e.mean_anomaly],
-            drag: e.drag_term,
-        };
-        set.checked()
-    }
-
-    fn checked(self) -> Result<Self, Wrong> {
-        if !(0.0..1.0).contains(&self.eccentricity) {
-            return Err(format!("the eccentricity is {}, not from 0 to 1", self.eccentricity));
-        }
-        // Below 17.5 the orbit is above the ground.
-        if !(1e-3..17.5).contains(&self.mean_motion) {
-            return Err(format!("{} revolutions a day are no orbit around the Earth", self.mean_motion));
-        }
-        Ok(self)
+            elements: Elements {
+                epoch: epoch.and_then(|nano| u64::try_from(nano).ok()).ok_or("the epoch is before 1970")?,
+                mean_motion: e.mean_motion,
+                eccentricity: e.eccentricity,
+                angles: [e.inclination, e.right_ascension, e.argument_of_perigee, e.mean_anomaly],
+                drag: e.drag_term,
+            }
+            .checked()?,
+        })
     }
 
     /// The name and the number for people.
@@ -162,28 +147,6 @@ impl Set {
     /// Whether both are of one object.
     pub(super) fn same_object(&self, other: &Self) -> bool {
         self.number == other.number && (self.number.is_some() || self.name == other.name)
-    }
-
-    /// SGP4 for these elements.
-    pub(super) fn constants(&self) -> Result<sgp4::Constants, Wrong> {
-        /// Noon of 2000-01-01, in seconds since the Unix epoch, and the seconds of a Julian year.
-        const J2000: f64 = 946_728_000.0;
-        const YEAR: f64 = 86_400.0 * 365.25;
-        let [inclination, node, perigee, anomaly] = self.angles.map(f64::to_radians);
-        let motion = self.mean_motion * PI / 720.0;
-        let orbit = sgp4::Orbit::from_kozai_elements(
-            &sgp4::WGS84,
-            inclination,
-            node,
-            self.eccentricity,
-            perigee,
-            anomaly,
-            motion,
-        );
-        let orbit = orbit.map_err(|e| e.to_string())?;
-        let years = (self.epoch as f64 / 1e9 - J2000) / YEAR;
-        let time = sgp4::iau_epoch_to_sidereal_time;
-        sgp4::Constants::new(sgp4::WGS84, time, years, self.drag, orbit).map_err(|e| e.to_string())
     }
 }
 

@@ -233,6 +233,7 @@ impl Shipper {
         let (passes, store) =
             self.wal.call(|wal| Ok::<_, WalError>((wal.passes().latest(REPORTS)?, store(wal)?))).await??;
         let plan = planned.as_ref().map(plan);
+        let orbit = planned.as_ref().and_then(|planned| planned.orbit.clone());
         let forecast = planned.map(|planned| forecast(planned.now, store, &planned.ahead));
         let agent = AgentState {
             configuration: self.config.configuration,
@@ -243,7 +244,7 @@ impl Shipper {
             certificate_end_unix_nano: self.config.trust.end().unwrap_or(0),
         };
         let backlog = self.backlog().await?;
-        Ok(Hello { passes, forecast, backlog, plan, agent: Some(agent), ..Hello::default() })
+        Ok(Hello { passes, forecast, backlog, plan, agent: Some(agent), orbit, ..Hello::default() })
     }
 
     /// Serves one contact: connects, again if the connection breaks, until it is over.

@@ -1,11 +1,8 @@
-// Keeps a page as it is now: asks for it again when the ground station says that something has changed, and puts what is different
-// in its place, so that focus, scrolling, open parts and what somebody types stay.
+// Around htmx, which asks for a page again when the ground station says that something has changed: what stays as it is when the page
+// that comes is put in its place, times in words, and a banner when nothing is heard.
 "use strict";
 (() => {
-  const main = document.querySelector("main");
   const stale = document.getElementById("stale");
-  // The events after which the page has changed.
-  const live = document.body.dataset.live.split(" ").filter(Boolean);
 
   // Lengths of time in words, as the server writes them.
   const span = (ms) => {
@@ -18,6 +15,7 @@
   // The station's clock counts, not this machine's.
   let ahead = Number(document.body.dataset.now) - Date.now();
   const tick = () => {
+    document.documentElement.dataset.ahead = ahead;
     const now = Date.now() + ahead;
     for (const time of document.querySelectorAll("time[data-at]")) {
       const at = Number(time.dataset.at);
@@ -25,78 +23,38 @@
       if (time.textContent !== text) time.textContent = text;
     }
   };
+  tick();
   setInterval(tick, 1000);
 
-  // Makes `old` what `fresh` is, keeping every element that can stay.
-  const same = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.id || "") === (b.id || "") &&
-    (a.dataset?.key || "") === (b.dataset?.key || "");
-  const morph = (old, fresh) => {
-    if (old.nodeType !== Node.ELEMENT_NODE) {
-      if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
-      return;
-    }
-    // What somebody fills in is his.
-    if (old.matches("form.act, form.filter") && old.contains(document.activeElement)) return;
-    // What is drawn is not in the page that comes.
-    if (old.matches(".plot.drawn")) return;
-    for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-    for (const { name } of [...old.attributes]) {
-      if (!fresh.hasAttribute(name) && !(name === "open" && old.nodeName === "DETAILS")) old.removeAttribute(name);
-    }
-    if (old.matches("input, select, textarea")) return;
-    const keyed = new Map([...old.children].filter((c) => c.dataset.key).map((c) => [c.dataset.key, c]));
-    let at = old.firstChild;
-    for (const next of [...fresh.childNodes]) {
-      const key = next.dataset?.key;
-      const found = key && keyed.get(key);
-      if (found && found !== at && same(found, next)) old.insertBefore(found, at);
-      const here = found && same(found, next) ? found : at;
-      if (here && same(here, next)) {
-        morph(here, next);
-        at = here.nextSibling;
-      } else {
-        old.insertBefore(document.importNode(next, true), at);
-      }
-    }
-    while (at) {
-      const gone = at;
-      at = at.nextSibling;
-      gone.remove();
-    }
+  const { callbacks } = Idiomorph.defaults;
+  callbacks.beforeNodeMorphed = (old) => {
+    if (old.nodeType !== Node.ELEMENT_NODE) return true;
+    // What somebody fills in is his, and what is drawn is not in the page that comes.
+    if (old.matches("form.act, form.filter") && old.contains(document.activeElement)) return false;
+    return !old.matches("input, select, textarea, .plot.drawn");
   };
+  // What somebody has opened stays open.
+  callbacks.beforeAttributeUpdated = (name, node, change) => !(name === "open" && change === "remove" && node.nodeName === "DETAILS");
 
-  let asking = false, again = false;
-  const refresh = async () => {
-    if (asking) { again = true; return; }
-    asking = true;
-    try {
-      const answer = await fetch(location.href, { headers: { accept: "text/html" }, redirect: "error" });
-      if (answer.ok) {
-        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-        const fresh = page.querySelector("main");
-        if (fresh) morph(main, fresh);
-        const [old, state] = [document.getElementById("state"), page.getElementById("state")];
-        if (old && state) morph(old, state);
-        ahead = Number(page.body.dataset.now) - Date.now();
-        tick();
-        document.dispatchEvent(new Event("fresh"));
-      }
-    } catch { /* The banner says it. */ }
-    asking = false;
-    if (again) { again = false; refresh(); }
-  };
-
-  if (live.length === 0) return;
   let heard = Date.now();
-  const source = new EventSource("/api/v1/events");
   const hear = () => { heard = Date.now(); if (stale) stale.hidden = true; };
-  source.addEventListener("open", () => { hear(); refresh(); });
-  source.addEventListener("look", (event) => {
-    hear();
-    if (JSON.parse(event.data).changed && !document.hidden) refresh();
+  document.body.addEventListener("htmx:sseOpen", hear);
+  document.body.addEventListener("htmx:sseMessage", hear);
+  document.body.addEventListener("htmx:beforeRequest", (event) => {
+    const by = event.detail.requestConfig.triggeringEvent;
+    const same = by?.type === "sse:look" && !JSON.parse(by.detail.data).changed;
+    if (same || document.hidden) event.preventDefault();
   });
-  if (live.includes("links")) source.addEventListener("links", () => { if (!document.hidden) refresh(); });
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+  // Somebody who is signed out stays where he is.
+  document.body.addEventListener("htmx:beforeSwap", (event) => {
+    if (new URL(event.detail.xhr.responseURL || location.href).pathname !== location.pathname) event.detail.shouldSwap = false;
+  });
+  document.body.addEventListener("htmx:afterSwap", () => {
+    const now = Number(document.getElementById("now")?.dataset.now);
+    if (now) ahead = now - Date.now();
+    tick();
+    document.dispatchEvent(new Event("fresh"));
+  });
   setInterval(() => {
     if (stale && Date.now() - heard > 15000) {
       stale.textContent = `The ground station has not answered for ${span(Date.now() - heard)}: this page is not up to date.`;

@@ -5,7 +5,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::{Page, Pages, ROWS, message, next, satellite_link, table};
+use super::{Page, Pages, ROWS, message, next, replays, row_id, satellite_link, table};
 use crate::console::api::CatalogueQuery;
 use crate::console::problem::Asked;
 use crate::console::show::{bytes, date, items, seconds, when};
@@ -15,15 +15,23 @@ pub(super) async fn page(
     State(pages): State<Pages>,
     uri: Uri,
     Asked(query): Asked<CatalogueQuery>,
+    Asked(done): Asked<replays::Done>,
 ) -> Response {
     let wanted = match query.wanted() {
         Ok(wanted) => wanted,
         Err(why) => return message(StatusCode::BAD_REQUEST, &format!("{why}.")),
     };
+    let access = pages.access;
     pages
         .answer(&uri, async |look| {
             let part = look.glance.catalogue(wanted, ROWS).await?;
-            Ok(Page::new("Catalogue", body(&query, &part, look.shown.at)))
+            let ranges = look.glance.replays().await?;
+            let body = html! {
+                (body(&query, &part, look.shown.at))
+                h2 #replays { "Replays of a range of time" }
+                (replays::section(&ranges, &query, &done, access, &look.shown))
+            };
+            Ok(Page::new("Catalogue", body))
         })
         .await
 }
@@ -80,7 +88,7 @@ pub(super) fn rows(rows: &[CatalogueView], now: u64, columns: Columns) -> Markup
         } }
         tbody {
             @for row in rows {
-                tr data-key=(row.number) {
+                tr id=(row_id("segment", row.number)) {
                     th scope="row" {
                         @if row.committed_unix_nano == 0 { "unknown" } @else { (when(row.committed_unix_nano, now)) }
                     }

@@ -6,7 +6,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Page, Pages, next, satellite_link, table};
+use super::{Page, Pages, next, row_id, satellite_link, table};
 use crate::console::attention::{self, Level};
 use crate::console::board::{Backend, Shown};
 use crate::console::problem::Asked;
@@ -102,7 +102,7 @@ fn exporters(shown: &Shown) -> Markup {
                 @for backend in &shown.backends {
                     @let digest = &backend.digest;
                     @let (level, word) = state(backend);
-                    tr data-key=(digest.name) {
+                    tr id=(row_id("exporter", &digest.name)) {
                         th scope="row" { (digest.name) }
                         td data-label="State" { span class=(format!("badge {}", level.word())) { (word) } }
                         td data-label="Signals" { (digest.signals.join(", ")) }
@@ -135,7 +135,7 @@ fn exporters(shown: &Shown) -> Markup {
 }
 
 /// The field for a token, where one is needed.
-fn token(access: Access) -> Markup {
+pub(super) fn token(access: Access) -> Markup {
     html! {
         @if access.act_tokens {
             label { "Token to act " input type="password" name="token" autocomplete="current-password"; }
@@ -201,7 +201,7 @@ fn letter_line(letter: &LetterView, access: Access) -> Markup {
     let exporter = letter.exporter.as_deref().unwrap_or("");
     let kind = [("exporter", exporter), ("reason", letter.reason.as_str())];
     html! {
-        tr data-key=(id) {
+        tr id=(row_id("letter", &id)) {
             th scope="row" { (id) }
             td data-label="Since" { (date(letter.unix_nano)) }
             td data-label="Exporter" { @if exporter.is_empty() { "does not decode" } @else { (exporter) } }

@@ -6,7 +6,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Page, Pages, ROWS, satellite_link, table};
+use super::{Page, Pages, ROWS, row_id, satellite_link, table};
 use crate::console::attention::{self, Level};
 use crate::console::board::{Row, Shown};
 use crate::console::problem::Asked;
@@ -79,7 +79,7 @@ fn line(row: &Row, now: u64) -> Markup {
     let oldest = standing.backlog.iter().flatten().filter_map(|lane| lane.since_unix_nano).min();
     let gone = digest.account.dropped.total() + digest.account.lost.total();
     html! {
-        tr data-key=(digest.satellite) {
+        tr id=(row_id("satellite", &digest.satellite)) {
             th scope="row" { (satellite_link(&digest.satellite)) }
             td.wide data-label="State" {
                 (row.level.badge())

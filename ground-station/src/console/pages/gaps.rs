@@ -8,7 +8,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Page, Pages, ROWS, next, satellite_link, table};
+use super::{Page, Pages, ROWS, next, row_id, satellite_link, table};
 use crate::console::attention::Level;
 use crate::console::board::Shown;
 use crate::console::problem::Asked;
@@ -111,7 +111,7 @@ fn may_come(lanes: &BTreeMap<(&str, u8), Waits<'_>>) -> Markup {
             tbody {
                 @for ((satellite, lane), waits) in lanes.iter().take(AWAY) {
                     @let count = |of: fn(&AwayView) -> u64| number(waits.away.map_or(0, of));
-                    tr data-key=(format!("{satellite}-{lane}")) {
+                    tr id=(row_id("away", format_args!("{satellite}-{lane}"))) {
                         th scope="row" { (satellite_link(satellite)) }
                         td data-label="Lane" { (lane) }
                         td data-label="Waits on board" {
@@ -151,7 +151,7 @@ fn lost(gaps: &Part<GapView>, wanted: &Wanted) -> Markup {
                 tbody {
                     @for gap in &gaps.rows {
                         @let (why, remedy) = reason(&gap.reason);
-                        tr data-key=(format!("{}-{}-{}", gap.satellite, gap.epoch, gap.id)) {
+                        tr id=(row_id("gap", format_args!("{}-{}-{}", gap.satellite, gap.epoch, gap.id))) {
                             th scope="row" { (date(gap.recorded_unix_nano)) }
                             td data-label="Satellite" { (satellite_link(&gap.satellite)) }
                             td data-label="Lane" { (gap.lane) }

@@ -8,7 +8,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::catalogue::Columns;
-use super::{Page, Pages, fleet, satellite_link, table};
+use super::{Page, Pages, fleet, row_id, satellite_link, table};
 use crate::console::board::{Row, Shown};
 use crate::console::show::{bar, bytes, counted, number, span, when};
 use crate::link::LinkView;
@@ -98,7 +98,7 @@ fn pass(row: &Row, link: &LinkView, latest: &[CatalogueView], now: u64) -> Marku
     let came = |row: &&CatalogueView| is_of(row, &digest.satellite, link);
     let came: Vec<CatalogueView> = latest.iter().filter(came).take(LATEST).cloned().collect();
     html! {
-        section aria-label=(digest.satellite) data-key=(digest.satellite) {
+        section aria-label=(digest.satellite) id=(row_id("live", &digest.satellite)) {
             h2 { (satellite_link(&digest.satellite)) " over " (digest.station) }
             dl.facts {
                 div { dt { "Up since" } dd { (when(link.since_unix_nano, now)) } }
@@ -128,7 +128,7 @@ fn pass(row: &Row, link: &LinkView, latest: &[CatalogueView], now: u64) -> Marku
                     } }
                     tbody {
                         @for ((lane, sequence), segment) in &segments {
-                            tr data-key=(format!("{lane}-{sequence}")) {
+                            tr id=(row_id("arrives", format_args!("{}-{lane}-{sequence}", digest.satellite))) {
                                 th scope="row" { "lane " (lane) ", " (number(*sequence)) }
                                 td data-label="Held" { (bytes(segment.held)) }
                                 td data-label="Of" { (bytes(segment.payload)) }

@@ -7,7 +7,11 @@ mod fleet;
 mod gaps;
 mod live;
 mod passes;
+mod replays;
 mod satellite;
+mod track;
+
+use std::fmt::Display;
 
 use axum::extract::{Form, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -21,7 +25,7 @@ use perigee_shared::serve::Peer;
 use serde::Deserialize;
 
 use super::Console;
-use super::assets::{CSS_AT, CURVES_AT, ICON_AT, JS_AT, UPLOT_CSS_AT, UPLOT_JS_AT};
+use super::assets::at;
 use super::attention::Level;
 use super::board::{Look, Shown};
 use super::problem::Problem;
@@ -78,11 +82,13 @@ struct Page {
     status: StatusCode,
     /// It has curves.
     curves: bool,
+    /// It has a ground track.
+    track: bool,
 }
 
 impl Page {
     fn new(title: impl Into<String>, body: Markup) -> Self {
-        Self { title: title.into(), body, status: StatusCode::OK, curves: false }
+        Self { title: title.into(), body, status: StatusCode::OK, curves: false, track: false }
     }
 }
 
@@ -141,10 +147,10 @@ impl Pages {
             h1 { (page.title) }
             (page.body)
             footer {
-                p { "As of " (super::show::date(shown.at)) " UTC. " a href="/api/v1/openapi.json" { "API" } }
+                p #now data-now=(shown.at / 1_000_000) { "As of " (super::show::date(shown.at)) " UTC. " a href="/api/v1/openapi.json" { "API" } }
             }
         };
-        let kept = Kept { at: shown.at, of_links: path == "/live", curves: page.curves };
+        let kept = Kept { at: shown.at, of_links: path == "/live", curves: page.curves, track: page.track };
         document(&page.title, Some(kept), head, body)
     }
 }
@@ -165,6 +171,14 @@ fn state(shown: &Shown) -> Markup {
     }
 }
 
+/// Settings of htmx: no script or style that the policy forbids, no history of its own, and an answer that does not come is given up.
+const HTMX: &str = r#"{"includeIndicatorStyles":false,"allowEval":false,"allowScriptTags":false,"historyEnabled":false,"timeout":20000}"#;
+
+/// What makes a page ask for itself again: each look, what arrives, the stream that is there again, and somebody who comes back to it.
+const AGAIN: &str = "sse:look, htmx:sseOpen from:body, visibilitychange from:document";
+/// The same of a page that shows what arrives.
+const AGAIN_WITH_LINKS: &str = "sse:look, sse:links, htmx:sseOpen from:body, visibilitychange from:document";
+
 /// How a page is kept up to date.
 struct Kept {
     /// When it was as it says, ns since the Unix epoch.
@@ -172,11 +186,13 @@ struct Kept {
     /// It shows what arrives.
     of_links: bool,
     curves: bool,
+    track: bool,
 }
 
 /// A whole document.
 fn document(title: &str, kept: Option<Kept>, head: Markup, body: Markup) -> Markup {
-    let live = kept.as_ref().map_or("", |kept| if kept.of_links { "look links" } else { "look" });
+    let again = kept.as_ref().map(|kept| if kept.of_links { AGAIN_WITH_LINKS } else { AGAIN });
+    let live = kept.is_some();
     let now = kept.as_ref().map_or(0, |kept| kept.at / 1_000_000);
     html! {
         (DOCTYPE)
@@ -185,20 +201,34 @@ fn document(title: &str, kept: Option<Kept>, head: Markup, body: Markup) -> Mark
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { (title) " - Perigee" }
-                link rel="stylesheet" href=(CSS_AT);
-                link rel="icon" href=(ICON_AT) type="image/svg+xml";
-                script src=(JS_AT) defer {}
-                @if kept.is_some_and(|kept| kept.curves) {
-                    link rel="stylesheet" href=(UPLOT_CSS_AT);
-                    script src=(UPLOT_JS_AT) defer {}
-                    script src=(CURVES_AT) defer {}
+                @if live { meta name="htmx-config" content=(HTMX); }
+                link rel="stylesheet" href=(at!("console.css"));
+                link rel="icon" href=(at!("icon.svg")) type="image/svg+xml";
+                @if live {
+                    script src=(at!("htmx.js")) defer {}
+                    script src=(at!("htmx-sse.js")) defer {}
+                    script src=(at!("idiomorph.js")) defer {}
+                    script src=(at!("console.js")) defer {}
+                }
+                @if kept.as_ref().is_some_and(|kept| kept.curves) {
+                    link rel="stylesheet" href=(at!("uplot.css"));
+                    script src=(at!("uplot.js")) defer {}
+                    script src=(at!("curves.js")) defer {}
+                }
+                @if kept.is_some_and(|kept| kept.track) {
+                    script src=(at!("d3-array.js")) defer {}
+                    script src=(at!("d3-geo.js")) defer {}
+                    script src=(at!("topojson.js")) defer {}
+                    script src=(at!("track.js")) defer {}
                 }
             }
-            body data-live=(live) data-now=(now) {
+            body data-now=(now) hx-ext=[live.then_some("sse,morph")] sse-connect=[live.then_some("/api/v1/events")] {
                 a.skip href="#main" { "Skip to content" }
                 header { (head) }
                 p #stale .stale role="status" hidden {}
-                main #main tabindex="-1" { (body) }
+                main #main tabindex="-1" hx-get=[live.then_some("")] hx-trigger=[again] hx-select=[live.then_some("main")]
+                    hx-select-oob=[live.then_some("#state")] hx-swap=[live.then_some("morph:outerHTML")]
+                    hx-sync=[live.then_some("this:queue last")] { (body) }
             }
         }
     }
@@ -238,6 +268,12 @@ fn table(label: &str, cards: bool, inside: Markup) -> Markup {
             table.cards[cards] { (inside) }
         }
     }
+}
+
+/// An id by which a row stays itself when its page changes. What is in it may be a satellite's choice, so a hash of that stands there.
+fn row_id(kind: &str, key: impl Display) -> String {
+    let hash = blake3::hash(key.to_string().as_bytes()).to_hex();
+    format!("{kind}-{}", &hash[..16])
 }
 
 /// A link to what comes next in a list.

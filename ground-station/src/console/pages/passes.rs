@@ -6,11 +6,11 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Page, Pages, ROWS, fleet, next, satellite_link, table};
-use crate::console::board::Shown;
+use super::{Page, Pages, ROWS, fleet, next, row_id, satellite_link, table, track};
+use crate::console::board::{Drawn, Row, Shown};
 use crate::console::problem::Asked;
 use crate::console::show::{bar, bytes, date, encoded, number, seconds, when};
-use crate::spool::{Part, Pass, PassView};
+use crate::spool::{NextContact, Part, Pass, PassView};
 
 /// Contacts to come that are shown.
 const TO_COME: usize = 20;
@@ -26,23 +26,48 @@ pub(super) struct Wanted {
 pub(super) async fn page(State(pages): State<Pages>, uri: Uri, Asked(wanted): Asked<Wanted>) -> Response {
     let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     let (of, after) = (some(&wanted.satellite), some(&wanted.after));
+    let board = pages.console.board.clone();
     pages
         .answer(&uri, async |look| {
             let part = look.glance.passes(of, after, ROWS).await?;
-            Ok(Page::new("Passes", body(&look.shown, &part, &wanted)))
+            let to_come = to_come(&look.shown, &wanted.satellite);
+            // The one that is asked for, or the one whose pass comes first.
+            let first = to_come.first().map(|(_, row)| row.digest.satellite.clone());
+            let satellite = Some(wanted.satellite.clone()).filter(|id| !id.is_empty()).or(first);
+            let drawn = match satellite {
+                Some(satellite) => {
+                    let drawn = board.track(&look, &satellite).await?;
+                    Some((satellite, drawn))
+                }
+                None => None,
+            };
+            let track = drawn.as_ref().is_some_and(|(_, drawn)| drawn.is_ok());
+            let body = body(&look.shown, &to_come, &part, &wanted, drawn.as_ref());
+            Ok(Page { track, ..Page::new("Passes", body) })
         })
         .await
 }
 
-fn body(shown: &Shown, part: &Part<PassView>, wanted: &Wanted) -> Markup {
+/// Contacts to come of one satellite, or of all, the first one first.
+fn to_come<'a>(shown: &'a Shown, of: &str) -> Vec<(&'a NextContact, &'a Row)> {
     let mut to_come: Vec<_> = shown
         .rows
         .iter()
-        .filter(|row| wanted.satellite.is_empty() || row.digest.satellite == wanted.satellite)
+        .filter(|row| of.is_empty() || row.digest.satellite == of)
         .filter_map(|row| Some((row.digest.standing.next_contact.as_ref()?, row)))
-        .filter(|(contact, _)| contact.start_unix_nano + 60_000_000_000 > shown.at)
+        .filter(|(contact, _)| contact.start_unix_nano.saturating_add(60_000_000_000) > shown.at)
         .collect();
     to_come.sort_by_key(|(contact, _)| contact.start_unix_nano);
+    to_come
+}
+
+fn body(
+    shown: &Shown,
+    to_come: &[(&NextContact, &Row)],
+    part: &Part<PassView>,
+    wanted: &Wanted,
+    drawn: Option<&(String, Drawn)>,
+) -> Markup {
     html! {
         h2 { "Next contacts" }
         @if to_come.is_empty() {
@@ -58,7 +83,7 @@ fn body(shown: &Shown, part: &Part<PassView>, wanted: &Wanted) -> Markup {
                 } }
                 tbody {
                     @for (contact, row) in to_come.iter().take(TO_COME) {
-                        tr data-key=(row.digest.satellite) {
+                        tr id=(row_id("contact", &row.digest.satellite)) {
                             th scope="row" { (when(contact.start_unix_nano, shown.at)) " " span.soft { (date(contact.start_unix_nano)) } }
                             td data-label="Station" { (contact.station) }
                             td data-label="Satellite" { (satellite_link(&row.digest.satellite)) }
@@ -68,6 +93,10 @@ fn body(shown: &Shown, part: &Part<PassView>, wanted: &Wanted) -> Markup {
                     }
                 }
             }))
+        }
+        @if let Some((satellite, drawn)) = drawn {
+            h2 { "Ground track of the next pass of " (satellite_link(satellite)) }
+            (track::section(satellite, drawn, shown.at))
         }
         h2 { "Passes so far" }
         form.filter method="get" action="/passes" {
@@ -110,7 +139,7 @@ pub(super) fn line(satellite: Option<&str>, pass: &Pass) -> Markup {
     let up = report["connected_seconds"].as_f64().or(pass.ground.as_ref().map(|g| g.connected_seconds));
     let key = format!("{}-{}", satellite.unwrap_or(""), pass.start());
     html! {
-        tr data-key=(key) {
+        tr id=(row_id("pass", &key)) {
             th scope="row" { (date(pass.start())) }
             @if let Some(satellite) = satellite { td data-label="Satellite" { (satellite_link(satellite)) } }
             td data-label="Station" { (report["station"].as_str().unwrap_or("")) }

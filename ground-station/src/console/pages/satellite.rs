@@ -5,11 +5,11 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::{Page, Pages, fleet, passes, table};
+use super::{Page, Pages, fleet, passes, row_id, table, track};
 use crate::console::api::WEEK;
-use crate::console::assets::UPLOT_LICENCE_AT;
+use crate::console::assets::at;
 use crate::console::attention;
-use crate::console::board::{Row, Shown};
+use crate::console::board::{Drawn, Row, Shown};
 use crate::console::curves::{self, Curve, Unit};
 use crate::console::show::{bar, bytes, date, encoded, items, number, seconds, span, when};
 use crate::spool::{ItemView, Pass, Portrait};
@@ -41,13 +41,21 @@ pub(super) async fn page(State(pages): State<Pages>, Path(id): Path<String>, uri
             });
             let alarms: Vec<&ItemView> = alarms.take(ALARMS).collect();
             let curves = curves::of(&portrait, &board.history(&id), Some(&row.digest.standing));
-            let body = body(&look.shown, row, &portrait, &alarms, &curves);
-            Ok(Page { curves: true, ..Page::new(id.clone(), body) })
+            let drawn = board.track(&look, &id).await?;
+            let body = body(&look.shown, row, &portrait, &alarms, &curves, &drawn);
+            Ok(Page { curves: true, track: drawn.is_ok(), ..Page::new(id.clone(), body) })
         })
         .await
 }
 
-fn body(shown: &Shown, row: &Row, portrait: &Portrait, alarms: &[&ItemView], curves: &[Curve]) -> Markup {
+fn body(
+    shown: &Shown,
+    row: &Row,
+    portrait: &Portrait,
+    alarms: &[&ItemView],
+    curves: &[Curve],
+    drawn: &Drawn,
+) -> Markup {
     let (now, digest) = (shown.at, &row.digest);
     let of = encoded(&digest.satellite);
     html! {
@@ -77,6 +85,8 @@ fn body(shown: &Shown, row: &Row, portrait: &Portrait, alarms: &[&ItemView], cur
         (over_time(&of, curves))
         h2 { "Alarms on board" }
         (board_alarms(alarms, now))
+        h2 { "Ground track of the next pass" }
+        (track::section(&digest.satellite, drawn, now))
         h2 { "Passes" }
         @if portrait.passes.is_empty() {
             p { "No pass is recorded." }
@@ -178,11 +188,11 @@ fn over_time(of: &str, curves: &[Curve]) -> Markup {
     html! {
         p.soft {
             "What waits is as of each contact. The agent's own values are what this program has heard since it began; the rest is of the last week. Drawn by "
-            a href=(UPLOT_LICENCE_AT) { "uPlot" } "."
+            a href=(at!("uplot.txt")) { "uPlot" } "."
         }
         div.curves data-curves=(format!("/api/v1/satellites/{of}/curves")) {
             @for curve in curves {
-                figure data-curve=(curve.id) data-key=(curve.id) {
+                figure data-curve=(curve.id) id=(row_id("curve", curve.id)) {
                     figcaption {
                         span { (curve.name) }
                         @match curve.values.last() { Some(last) => span { (shown(curve.unit, *last)) }, None => span.soft { "not heard yet" } }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::orbit::Orbit;
+use crate::orbit::{parse, read as read_file};
 
 /// 2026-11-24T20:56:32Z
 const EPOCH: u64 = 1_795_553_792_000_000_000;
@@ -27,7 +27,7 @@ fn shown(found: &Found) -> Vec<(u64, &str, u64)> {
     found
         .sets
         .iter()
-        .map(|s| (s.number.unwrap_or(0), s.name.as_deref().unwrap_or(""), s.epoch / 1_000_000_000))
+        .map(|s| (s.number.unwrap_or(0), s.name.as_deref().unwrap_or(""), s.elements.epoch / 1_000_000_000))
         .collect()
 }
 
@@ -52,7 +52,7 @@ fn names_are_read_however_they_are_padded_numbered_and_spaced() {
         let expected = [(11_111, "SAMPLE ONE", SECONDS - 1), (22_222, "SAMPLE TWO", SECONDS - 1)];
         assert_eq!(shown(&found), expected, "{text}");
         for wanted in ["SAMPLE TWO", "0 SAMPLE TWO", "SAMPLE TWO  ", "22222"] {
-            assert_eq!(Orbit::parse(&text, Some(wanted), "f").unwrap().name, "SAMPLE TWO (22222)");
+            assert_eq!(parse(&text, Some(wanted), "f").unwrap().name, "SAMPLE TWO (22222)");
         }
     }
     for name in ["1SAMPLE", "1 SAMPLE", "2 SAMPLE", "1", "100 SATS", "1 25544 SAT"] {
@@ -69,12 +69,12 @@ fn names_are_read_however_they_are_padded_numbered_and_spaced() {
 fn the_newest_of_several_sets_of_one_object_counts_wherever_it_stands() {
     let [old, new] = ["326.87259259", "328.87259259"].map(|day| lines("11111", day).join("\n"));
     for text in [format!("{old}\n{new}\n"), format!("{new}\n{old}\n")] {
-        let orbit = Orbit::parse(&text, None, "f").unwrap();
-        assert_eq!(orbit.epoch.abs_diff(EPOCH) / 1_000_000, 0, "{}", orbit.epoch);
+        let orbit = parse(&text, None, "f").unwrap();
+        assert_eq!(orbit.elements.epoch.abs_diff(EPOCH) / 1_000_000, 0, "{}", orbit.elements.epoch);
     }
     // The newest one is damaged.
     let text = format!("{old}\n{}\n", new.replace("89.1723", "88.1723"));
-    assert_eq!(Orbit::parse(&text, Some("11111"), "f").unwrap().epoch / DAY, EPOCH / DAY - 2);
+    assert_eq!(parse(&text, Some("11111"), "f").unwrap().elements.epoch / DAY, EPOCH / DAY - 2);
 }
 
 const DAY: u64 = 86_400_000_000_000;
@@ -83,7 +83,7 @@ const DAY: u64 = 86_400_000_000_000;
 fn numbers_are_found_as_printed_and_as_numbers() {
     let text = format!("{}\n{}\n", tle("A0001"), tle("00005"));
     for (wanted, name) in [("A0001", "100001"), ("100001", "100001"), ("5", "5"), ("00005", "5")] {
-        assert_eq!(Orbit::parse(&text, Some(wanted), "f").unwrap().name, name);
+        assert_eq!(parse(&text, Some(wanted), "f").unwrap().name, name);
     }
 }
 
@@ -117,7 +117,7 @@ fn a_bad_neighbour_in_tles_costs_itself_alone() {
             assert_eq!(found.wrong.len(), places, "{text}: {:?}", found.wrong);
         }
     }
-    let error = Orbit::parse(&format!("{good}\n{first}\n"), Some("22222"), "f").map(|o| o.name).unwrap_err();
+    let error = parse(&format!("{good}\n{first}\n"), Some("22222"), "f").map(|o| o.name).unwrap_err();
     let error = error.to_string();
     assert!(
         error.contains("no `22222` among 1 satellites (11111), and 1 entries that cannot be read"),
@@ -142,11 +142,13 @@ fn expected() -> Set {
     Set {
         number: Some(11_111),
         name: Some("SAMPLE".into()),
-        epoch: EPOCH,
-        mean_motion: 15.495_078_96,
-        eccentricity: 0.000_141_3,
-        angles: [51.6461, 221.2784, 89.1723, 280.4612],
-        drag: 0.000_102_7,
+        elements: Elements {
+            epoch: EPOCH,
+            mean_motion: 15.495_078_96,
+            eccentricity: 0.000_141_3,
+            angles: [51.6461, 221.2784, 89.1723, 280.4612],
+            drag: 0.000_102_7,
+        },
     }
 }
 
@@ -167,9 +169,9 @@ fn an_omm_in_json_is_read_with_its_epoch_and_numbers_in_any_form() {
     ]);
     assert_eq!(whole(&text.to_string()).sets, [expected()], "Space-Track writes text");
     let alpha = omm(&[("NORAD_CAT_ID", "A0001".into())]).to_string();
-    assert_eq!(Orbit::parse(&alpha, Some("100001"), "f").unwrap().name, "SAMPLE (100001)");
+    assert_eq!(parse(&alpha, Some("100001"), "f").unwrap().name, "SAMPLE (100001)");
     let none = omm(&[("NORAD_CAT_ID", serde_json::Value::Null)]).to_string();
-    assert_eq!(Orbit::parse(&none, Some("SAMPLE"), "f").unwrap().name, "SAMPLE");
+    assert_eq!(parse(&none, Some("SAMPLE"), "f").unwrap().name, "SAMPLE");
 }
 
 #[test]
@@ -291,8 +293,8 @@ fn a_file_that_is_too_large_is_refused_and_the_active_catalogue_is_not() {
     let file = dir.path().join("all.tle");
     let all: String = (10_000..22_000).map(|n| format!("{}\n", tle(&n.to_string()))).collect();
     std::fs::write(&file, all).unwrap();
-    assert_eq!(Orbit::read(&file, Some("21999")).unwrap().name, "21999");
+    assert_eq!(read_file(&file, Some("21999")).unwrap().name, "21999");
     std::fs::File::create(&file).unwrap().set_len((32 << 20) + 1).unwrap();
-    let error = Orbit::read(&file, None).map(|o| o.name).unwrap_err().to_string();
+    let error = read_file(&file, None).map(|o| o.name).unwrap_err().to_string();
     assert!(error.contains("more than 32.0 MiB"), "{error}");
 }

@@ -372,6 +372,30 @@ fn how_a_satellite_stands_is_told() {
         ..Default::default()
     };
     assert_pinned("hello-contact-end", &agent(agent_message::Body::Hello(hello)));
+    let site = |station: &str, mask: Vec<f32>| Site {
+        station: station.to_owned(),
+        latitude: 78.23,
+        longitude: 15.39,
+        altitude: 450.0,
+        mask,
+        ..Default::default()
+    };
+    let orbit = Orbit {
+        name: "SAT (100001)".to_owned(),
+        epoch_unix_nano: TIME,
+        mean_motion: 15.0563,
+        eccentricity: 0.0011,
+        inclination: 97.59,
+        ascending_node: 42.1,
+        perigee: 80.0,
+        anomaly: 280.2,
+        drag: 0.0002,
+        sites: vec![site("svalbard", vec![5.0]), site("kourou", vec![2.5; 72])],
+        minimum_pass_nano: 120_000_000_000,
+        ..Default::default()
+    };
+    let hello = Hello { satellite: "sat-1".to_owned(), orbit: Some(orbit), ..Default::default() };
+    assert_pinned("hello-orbit", &agent(agent_message::Body::Hello(hello)));
     let hello = Hello { satellite: "sat-1".to_owned(), slot: 1, ..Default::default() };
     assert_pinned("hello-slot", &agent(agent_message::Body::Hello(hello)));
     let goodbye = Goodbye {

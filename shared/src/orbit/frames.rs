@@ -6,7 +6,7 @@
 use std::f64::consts::TAU;
 
 /// A position in km.
-pub(super) type Vector = [f64; 3];
+pub type Vector = [f64; 3];
 
 /// WGS 84: the equatorial radius in km, and the flattening.
 const EQUATORIAL_RADIUS: f64 = 6378.137;
@@ -33,9 +33,26 @@ pub(super) fn to_earth_fixed([x, y, z]: Vector, unix: f64) -> Vector {
     [cos * x + sin * y, cos * y - sin * x, z]
 }
 
+/// What lies straight below a position that is fixed to the Earth: geodetic latitude and longitude in degrees, north and east, and the
+/// height above the ellipsoid in km.
+pub fn below([x, y, z]: Vector) -> [f64; 3] {
+    let e2 = FLATTENING * (2.0 - FLATTENING);
+    let across = x.hypot(y);
+    let (mut latitude, mut normal) = (z.atan2(across * (1.0 - e2)), EQUATORIAL_RADIUS);
+    // Each round brings three digits more.
+    for _ in 0..5 {
+        normal = EQUATORIAL_RADIUS / (1.0 - e2 * latitude.sin().powi(2)).sqrt();
+        latitude = (z + e2 * normal * latitude.sin()).atan2(across);
+    }
+    // Of both forms of the height this one holds at the poles too.
+    let (sin, cos) = latitude.sin_cos();
+    let height = across * cos + z * sin - normal * (1.0 - e2 * sin * sin);
+    [latitude.to_degrees(), y.atan2(x).to_degrees(), height]
+}
+
 /// A place on the Earth.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Place {
+pub struct Place {
     position: Vector,
     /// Straight up.
     zenith: Vector,
@@ -45,13 +62,13 @@ pub(super) struct Place {
 
 /// How a satellite is seen from a place.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Look {
+pub struct Look {
     /// Above the horizon, in degrees.
-    pub(super) elevation: f64,
+    pub elevation: f64,
     /// From north over east, in degrees from 0 to 360.
-    pub(super) azimuth: f64,
+    pub azimuth: f64,
     /// In seconds.
-    pub(super) light_time: f64,
+    pub light_time: f64,
 }
 
 fn dot(a: Vector, b: Vector) -> f64 {
@@ -60,7 +77,7 @@ fn dot(a: Vector, b: Vector) -> f64 {
 
 impl Place {
     /// Latitude and longitude in degrees (geodetic, north and east), altitude in m above the ellipsoid.
-    pub(super) fn new(latitude: f64, longitude: f64, altitude: f64) -> Self {
+    pub fn new(latitude: f64, longitude: f64, altitude: f64) -> Self {
         let (sin_lat, cos_lat) = latitude.to_radians().sin_cos();
         let (sin_lon, cos_lon) = longitude.to_radians().sin_cos();
         let zenith = [cos_lat * cos_lon, cos_lat * sin_lon, sin_lat];
@@ -74,7 +91,7 @@ impl Place {
     }
 
     /// How a position that is fixed to the Earth is seen.
-    pub(super) fn look(&self, at: Vector) -> Look {
+    pub fn look(&self, at: Vector) -> Look {
         let [a, b] = [at, self.position];
         let way = [a[0] - b[0], a[1] - b[1], a[2] - b[2]];
         let distance = dot(way, way).sqrt();
@@ -95,6 +112,21 @@ mod tests {
         // Meeus, Astronomical Algorithms, example 12.a: 1987-04-10 0h UT, 13h 10m 46.3668s.
         let expected = (13.0 + 10.0 / 60.0 + 46.3668 / 3600.0) / 24.0 * TAU;
         assert!((sidereal_time(545_011_200.0) - expected).abs() < 1e-8);
+    }
+
+    #[test]
+    fn what_is_below_a_place_in_the_sky_is_the_place() {
+        for (latitude, longitude, height) in [
+            (78.2, 15.4, 520.0),
+            (-33.9, -70.7, 35_786.0),
+            (0.0, 180.0, 400.0),
+            (-90.0, 0.0, 800.0),
+            (89.999, -1.0, 1.0),
+        ] {
+            let [north, east, above] = below(Place::new(latitude, longitude, height * 1000.0).position);
+            assert!((north - latitude).abs() < 1e-8 && (above - height).abs() < 1e-6, "{north} {above}");
+            assert!(latitude == -90.0 || (east - longitude).abs() < 1e-8, "{east}");
+        }
     }
 
     #[test]

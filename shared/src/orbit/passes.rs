@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use perigee_shared::contact::{Contact, Plan, Sight};
+use crate::contact::{Contact, Plan, Sight};
 use serde::Deserialize;
 
-use super::frames::{Look, Place};
-use super::{Orbit, OrbitError, Positions};
+use super::{Look, NoPosition, Orbit, Place, Positions};
 
 /// Elevations are looked at in steps of so many seconds. Between two steps a pass can hide only if it is shorter; one that grazes
 /// the mask is found by its highest point.
@@ -40,7 +39,7 @@ pub struct SkylinePoint {
 
 impl Skyline {
     /// The lowest usable elevation at an azimuth.
-    fn at(&self, azimuth: f64) -> f64 {
+    pub fn at(&self, azimuth: f64) -> f64 {
         let points = match self {
             Self::Level(elevation) => return *elevation,
             Self::Points(points) => points,
@@ -100,17 +99,17 @@ struct View<'a> {
 
 impl View<'_> {
     /// Degrees above the mask.
-    fn above(&self, unix: f64) -> Result<f64, OrbitError> {
+    fn above(&self, unix: f64) -> Result<f64, NoPosition> {
         let look = self.look(unix)?;
         Ok(look.elevation - self.mask.at(look.azimuth))
     }
 
-    fn look(&self, unix: f64) -> Result<Look, OrbitError> {
+    fn look(&self, unix: f64) -> Result<Look, NoPosition> {
         Ok(self.place.look(self.positions.at(unix)?))
     }
 
     /// How the satellite is seen in a pass.
-    fn sight(&self, start: f64, end: Option<f64>) -> Result<Sight, OrbitError> {
+    fn sight(&self, start: f64, end: Option<f64>) -> Result<Sight, NoPosition> {
         let (aos, los) = (self.look(start)?, end.map(|end| self.look(end)).transpose()?);
         let mut highest = aos.elevation.max(los.map_or(f64::MIN, |los| los.elevation));
         // Of one without an end its first day.
@@ -129,7 +128,7 @@ impl View<'_> {
     }
 
     /// When it crosses the mask, between a time on one side of it and a time on the other.
-    fn crossing(&self, mut from: f64, mut to: f64) -> Result<f64, OrbitError> {
+    fn crossing(&self, mut from: f64, mut to: f64) -> Result<f64, NoPosition> {
         let begins_above = self.above(from)? >= 0.0;
         while to - from > EXACT {
             let middle = (from + to) / 2.0;
@@ -143,7 +142,7 @@ impl View<'_> {
     }
 
     /// The highest point between two times between which there is one.
-    fn highest(&self, mut from: f64, mut to: f64) -> Result<f64, OrbitError> {
+    fn highest(&self, mut from: f64, mut to: f64) -> Result<f64, NoPosition> {
         while to - from > EXACT {
             let third = (to - from) / 3.0;
             let (a, b) = (from + third, to - third);
@@ -157,7 +156,7 @@ impl View<'_> {
     }
 
     /// Every pass that begins between `from` and `to`, with its end if it has one; one that is on at `from` begins there.
-    fn passes(&self, from: f64, to: f64) -> Result<Vec<(f64, Option<f64>)>, OrbitError> {
+    fn passes(&self, from: f64, to: f64) -> Result<Vec<(f64, Option<f64>)>, NoPosition> {
         let mut out = Vec::new();
         let (mut before, mut last) = (self.above(from - STEP)?, self.above(from)?);
         let mut begun = (last >= 0.0).then_some(from);
@@ -200,7 +199,7 @@ impl Orbit {
         stations: &[Mask],
         (from, to): (u64, u64),
         shortest: Duration,
-    ) -> Result<Plan, OrbitError> {
+    ) -> Result<Plan, NoPosition> {
         let nano = |unix: f64| (unix * 1e9) as u64;
         let (from, to) = (from as f64 / 1e9, to as f64 / 1e9);
         let endless = to - from + ENDLESS;
@@ -233,84 +232,5 @@ impl Orbit {
             warnings.push(format!("no station sees {} for as long as passes are predicted", self.name));
         }
         Ok(Plan::predicted(contacts, warnings))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What tests/orbit/passes.py writes.
-    #[derive(Deserialize)]
-    struct Fixture {
-        elements: serde_json::Value,
-        from: f64,
-        to: f64,
-        stations: Vec<Station>,
-    }
-
-    #[derive(Deserialize)]
-    struct Station {
-        latitude: f64,
-        longitude: f64,
-        altitude: f64,
-        mask: f64,
-        passes: Vec<(f64, f64)>,
-    }
-
-    #[test]
-    fn passes_of_a_week_are_those_of_skyfield_to_five_seconds() {
-        let fixtures: Vec<Fixture> =
-            serde_json::from_str(include_str!("../../../tests/orbit/passes.json")).unwrap();
-        let mut checked = 0;
-        let mut worst: f64 = 0.0;
-        for fixture in fixtures {
-            let orbit = Orbit::parse(&fixture.elements.to_string(), None, "fixture").unwrap();
-            for station in fixture.stations {
-                let mask = Mask {
-                    latitude: station.latitude,
-                    longitude: station.longitude,
-                    altitude: station.altitude,
-                    mask: Skyline::Level(station.mask),
-                    contact: Contact::open("svalbard", 0),
-                };
-                let nano = |unix: f64| (unix * 1e9) as u64;
-                let plan =
-                    orbit.predict(&[mask], (nano(fixture.from), nano(fixture.to)), Duration::ZERO).unwrap();
-                // One that is under way at the beginning is no pass of the fixture.
-                let found: Vec<_> =
-                    plan.upcoming(0).iter().filter(|c| c.start_unix_nano > nano(fixture.from)).collect();
-                assert_eq!(found.len(), station.passes.len(), "{} {}", orbit.name, station.latitude);
-                for (contact, (start, end)) in found.iter().zip(&station.passes) {
-                    let off = |nano: u64, unix: f64| (nano as f64 / 1e9 - unix).abs();
-                    worst = worst
-                        .max(off(contact.start_unix_nano, *start))
-                        .max(off(contact.end_unix_nano.unwrap(), *end));
-                    let light_time = contact.light_time_seconds.unwrap();
-                    assert!((0.001..0.2).contains(&light_time), "{light_time}");
-                    checked += 1;
-                }
-            }
-        }
-        println!("{checked} passes, at most {worst:.3} s apart");
-        assert!(checked > 100 && worst < 5.0, "{checked} passes, {worst} s");
-    }
-
-    #[test]
-    fn a_satellite_that_has_decayed_is_an_error_that_asks_for_new_elements() {
-        let tle = "1 25544U 98067A   20194.88612269  .10000000  00000-0  99999-1 0  9992\n\
-                   2 25544  51.6461 221.2784 0001413  89.1723 280.4612 16.45000000236008\n";
-        let Ok(orbit) = Orbit::parse(tle, None, "f") else { return };
-        let mask = Mask {
-            latitude: 78.0,
-            longitude: 15.0,
-            altitude: 0.0,
-            mask: Skyline::Level(5.0),
-            contact: Contact::open("a", 0),
-        };
-        let year = 365 * 86_400 * 1_000_000_000;
-        let error =
-            orbit.predict(&[mask], (orbit.epoch + year, orbit.epoch + year + 1), Duration::ZERO).unwrap_err();
-        assert!(error.to_string().contains("get new elements"), "{error}");
     }
 }
