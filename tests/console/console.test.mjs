@@ -84,6 +84,8 @@ test("every page is without violations, complaints and sideways scrolling, dark 
         assert.deepEqual(await violations(page), [], `${path} ${colorScheme} ${viewport.width}`);
         const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
         assert.ok(wide <= 0, `${path} is ${wide} pixels too wide at ${viewport.width}`);
+        const heads = await page.locator("table.cards thead").evaluateAll((all) => all.map((head) => head.getBoundingClientRect().right));
+        assert.ok(viewport !== NARROW || heads.every((right) => right < 0), `heads of ${path} are seen: ${heads}`);
         assert.equal(await page.evaluate(() => window.hacked), undefined, path);
       }
       const other = page.complaints.filter((said) => !said.includes("404"));
