@@ -84,6 +84,8 @@ test("every page is without violations, complaints and sideways scrolling, dark 
         assert.deepEqual(await violations(page), [], `${path} ${colorScheme} ${viewport.width}`);
         const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
         assert.ok(wide <= 0, `${path} is ${wide} pixels too wide at ${viewport.width}`);
+        const heads = await page.locator("table.cards thead").evaluateAll((all) => all.map((head) => head.getBoundingClientRect().right));
+        assert.ok(viewport !== NARROW || heads.every((right) => right < 0), `heads of ${path} are seen: ${heads}`);
         assert.equal(await page.evaluate(() => window.hacked), undefined, path);
       }
       const other = page.complaints.filter((said) => !said.includes("404"));
@@ -323,10 +325,46 @@ test("a range is sent again by keyboard with the token, is listed with its items
   assert.deepEqual(await violations(narrow), []);
   assert.equal(await narrow.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth), 0);
   await narrow.context().close();
+  const hostile = await fetch(`${here.url}/api/v1/replays`, {
+    method: "POST", headers: { "content-type": "application/json", authorization: `Bearer ${TOKEN}` },
+    body: JSON.stringify({ exporter: "file/all", satellite: HOSTILE }),
+  });
+  assert.equal(hostile.status, 400);
   await page.go("/audit");
   const audit = await page.locator("main").innerText();
+  assert.ok(audit.includes(`replay range ${HOSTILE}`), audit);
+  assert.equal(await page.evaluate(() => window.hacked), undefined);
   assert.match(audit, /replay range sat-2 to file\/all, from 2020-01-01T00:00, until 2100-01-01T00:00/);
   assert.match(audit, /done: 1/);
+  await page.context().close();
+});
+
+test("each of the twelve questions is answered after at most one click from the fleet", async () => {
+  const page = await open();
+  for (const [question, link, ...answers] of [
+    [1, undefined, /everything is healthy|alarm|warning/],
+    [2, "sat-2", /On board, by lane/, /Oldest/],
+    [3, "Passes", /Next contacts/, /Will it fit/, /Ground track of the next pass/],
+    [4, "Passes", /Gained of planned/, /Why it fell short/],
+    [5, "Gaps", /May still come/, /Does not come any more/],
+    [6, "sat-2", /How late its data came/, /95 of 100 within/],
+    [7, "sat-1", /Alarms on board/, /the wheel is hot/, /Remedy/],
+    [8, "sat-2", /CPU/, /Memory/, /Store/, /Clock/],
+    [9, "sat-2", /Software\s*space-agent/, /Configuration/],
+    [10, "Data", /Exporters/, /Last error/, /Dead letters/],
+    [11, "Data", /Latest items/],
+    [12, "sat-2", /Certificate ends\s*\d{4}-/],
+  ]) {
+    await page.go("/");
+    if (link) {
+      await page.getByRole("link", { name: link, exact: true }).first().click();
+      await page.waitForURL((at) => at.pathname !== "/");
+    }
+    for (const answer of answers) {
+      await until(`question ${question} is answered: ${answer}`, async () => answer.test(await page.locator("body").innerText()), 10);
+    }
+  }
+  assert.deepEqual(page.complaints, []);
   await page.context().close();
 });
 

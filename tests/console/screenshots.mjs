@@ -3,7 +3,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
-import { elements, site, until } from "./site.mjs";
+import { TOKEN, elements, site, until } from "./site.mjs";
 
 const [, , directory] = process.argv;
 const WIDE = { width: 1180, height: 760 };
@@ -11,8 +11,9 @@ const NARROW = { width: 360, height: 700 };
 const SHOTS = [
   ["live", "/live", "light", WIDE], ["fleet", "/", "light", WIDE], ["satellite", "/satellites/aurora-2", "light", WIDE],
   ["passes", "/passes", "light", WIDE], ["gaps", "/gaps", "light", WIDE], ["data", "/data", "light", WIDE],
-  ["catalogue", "/catalogue", "light", WIDE], ["fleet-dark", "/", "dark", WIDE], ["track", "/passes?satellite=kestrel", "light", WIDE],
-  ["track-narrow", "/passes?satellite=kestrel", "dark", NARROW], ["catalogue-narrow", "/catalogue", "dark", NARROW], ["audit", "/audit", "light", WIDE],
+  ["catalogue", "/catalogue", "light", WIDE], ["fleet-dark", "/", "dark", WIDE], ["track", "/passes?satellite=kestrel", "light", WIDE, ".tracks"],
+  ["track-narrow", "/passes?satellite=kestrel", "dark", NARROW, ".tracks"],
+  ["replays", "/catalogue", "light", WIDE, "#replays"], ["replays-narrow", "/catalogue", "dark", NARROW, "#replays"], ["catalogue-narrow", "/catalogue", "dark", NARROW], ["audit", "/audit", "light", WIDE],
   ["audit-narrow", "/audit", "dark", NARROW], ["satellite-narrow", "/satellites/aurora-2", "dark", NARROW],
 ];
 
@@ -54,11 +55,18 @@ try {
     return all.find((s) => s.satellite === "aurora-1")?.connected;
   }, 60);
   await new Promise((wake) => setTimeout(wake, 5000));
+  const act = (method, path, body) => fetch(here.url + path, {
+    method, headers: { "content-type": "application/json", authorization: `Bearer ${TOKEN}` }, body: JSON.stringify(body),
+  });
+  await act("POST", "/api/v1/replays", { exporter: "file/all", satellite: "aurora-2", from: at(-600), until: at(600) });
+  await act("DELETE", "/api/v1/replays/9");
+  await act("POST", "/api/v1/dead-letters/act", { what: "replay", all: true });
   mkdirSync(directory, { recursive: true });
-  for (const [name, path, colorScheme, viewport] of SHOTS) {
+  for (const [name, path, colorScheme, viewport, at] of SHOTS) {
     const page = await browser.newPage({ colorScheme, viewport });
     await page.goto(here.url + path);
     await page.waitForTimeout(2500);
+    if (at) await page.locator(at).evaluate((part) => part.scrollIntoView());
     await page.screenshot({ path: join(directory, `${name}.png`) });
     await page.close();
   }

@@ -296,7 +296,7 @@ impl Acts {
     ) -> Result<u64, Problem> {
         let who = self.permit(token, headers, peer)?;
         let cancel = self.console.cancel_replay(id);
-        self.audited(who, peer, "cancel replay", format!("replay {id}"), cancel).await
+        self.audited(who, peer, "cancel replay", id.to_string(), cancel).await
     }
 
     /// Who may act; a refusal says why nobody may.

@@ -225,6 +225,18 @@ mod tests {
         assert_eq!(ended(&never, 0, 0, 101), PassState::Unreachable);
     }
 
+    #[tokio::test]
+    async fn what_another_slot_has_under_way_is_not_delivered_yet() {
+        let mut p = pass();
+        (p.standing.is_drained, p.standing.is_elsewhere, p.standing.is_over) = (true, true, true);
+        let ended = |p: &Pass, bytes| {
+            let left = Left { bytes, unsealed_bytes: 0, since_unix_nano: None };
+            let status = LinkStatus { sent_bytes: 9, ..LinkStatus::default() };
+            p.report(p.contact.start_unix_nano + 50 * S, &left, &status).state()
+        };
+        assert_eq!((ended(&p, 5), ended(&p, 0)), (PassState::Closed, PassState::DeliveredAll));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn planned_and_held_are_the_same_thing_and_connections_add_up() {
         let mut p = Pass::new(&pass().contact, pass().began);

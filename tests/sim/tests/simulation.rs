@@ -121,7 +121,7 @@ fn a_switch_of_stations_takes_at_most_300_ms_and_a_round_trip() {
 const BOTH: &str = "
 duration: 6m
 stations: [svalbard, beijing]
-telemetry: {item_bytes: 4KiB, compressible: false, backlog: 6MiB}
+telemetry: {item_bytes: 4KiB, compressible: false, backlog: 16MiB}
 agent: {simultaneous: 2}
 link: {down: {rate: 1Mbit/s, delay: 20ms}, up: {rate: 64kbit/s, delay: 20ms}}
 ";

@@ -39,7 +39,7 @@ pub(super) async fn page(
 fn body(query: &CatalogueQuery, part: &Part<CatalogueView>, now: u64) -> Markup {
     let said = |text: &Option<String>| text.clone().unwrap_or_default();
     html! {
-        p { "Segments that were committed here, the latest first, also those that have left the spool." }
+        p { "Segments that were committed here, the latest first, also those that have left the spool. " a href="#replays" { "Replays of a range of time" } " are below." }
         form.filter method="get" action="/catalogue" {
             label { "Satellite " input name="satellite" value=(said(&query.satellite)); }
             label { "Service " input name="service" value=(said(&query.service)); }

@@ -57,7 +57,7 @@ fn whole(satellite: &str, track: &Track, now: u64) -> Markup {
             }
             figure id=(row_id("map", format_args!("{satellite} {until}"))) data-track=(format!("/api/v1/satellites/{}/track", encoded(satellite)))
                 data-land=(at!("land.json")) {
-                figcaption { "What lies below, from 10 min before to 10 min after" }
+                figcaption { "What lies below, ± 10 min" }
                 div.plot {}
                 noscript { p { "The map needs scripts. Each point is in " a href=(format!("/api/v1/satellites/{}/track", encoded(satellite))) { "the API" } "." } }
             }
