@@ -17,7 +17,6 @@ use perigee_shared::segment::{
 };
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use prost::Message;
-use space_agent::orbit::Orbit;
 
 /// An input was good for something, or was refused.
 pub type Good = bool;
@@ -227,7 +226,7 @@ pub fn plan(input: &[u8]) -> Good {
 
 /// Elements as OMM or TLE.
 pub fn elements(input: &[u8]) -> Good {
-    text(input).is_some_and(|text| Orbit::parse(text, None, "elements").is_ok())
+    text(input).is_some_and(|text| space_agent::orbit::parse(text, None, "elements").is_ok())
 }
 
 /// A configuration, for the agent or, by its first byte, for the ground; Perigee's or a Collector's. What is wrong is said with the
