@@ -11,6 +11,9 @@ use tokio::sync::watch;
 /// A part of a segment that a ledger holds: of which payload, and which bytes.
 pub(super) type Held = (Hash, RangeSet);
 
+/// Ledgers of which it is known what they hold, at most: those of the slots, and some before them.
+const LEDGERS: usize = 8;
+
 /// See the module. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub struct Together(Arc<Inner>);
@@ -55,7 +58,11 @@ impl Together {
     /// A connection has ended, and this is what its ledger holds of what was under way.
     pub(super) fn leave(&self, ledger: u64, held: BTreeMap<SegmentId, Held>) {
         if ledger != 0 && !held.is_empty() {
-            self.known().held.entry(ledger).or_default().extend(held);
+            let of = &mut self.known().held;
+            if of.len() >= LEDGERS && !of.contains_key(&ledger) {
+                of.pop_first();
+            }
+            of.entry(ledger).or_default().extend(held);
         }
         self.free();
     }
@@ -112,6 +119,9 @@ mod tests {
         freed.mark_unchanged();
         assert!(two.left(8).is_empty() && two.left(0).is_empty());
         assert_eq!(two.left(7), held(1));
+        // A station that names a new ledger each time takes no memory.
+        (100..1000).for_each(|ledger| one.leave(ledger, held(4)));
+        assert_eq!(one.known().held.len(), LEDGERS);
         one.leave(7, held(3));
         one.committed(|of| *of == id(3));
         assert!(two.left(7).is_empty());
