@@ -353,8 +353,7 @@ async fn validate(arg: &ConfigArg) -> Result<(), Failure> {
 fn from_collector(path: &Path) -> Result<String, Failure> {
     let wrong = |e: ConfigError| Failure::Config(e.to_string());
     let shown = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| wrong(ConfigError::Read { path: shown.clone(), source }))?;
+    let text = ConfigFile::text(path).map_err(wrong)?;
     let mut file = ConfigFile::plain(&text, &shown).map_err(wrong)?;
     collector::translate(&mut file, Program::Agent);
     let written = file.written();

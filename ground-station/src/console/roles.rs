@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use perigee_shared::config::Invalid;
+use perigee_shared::files;
 use perigee_shared::link::tls;
 use perigee_shared::serve::{Endpoint, Peer};
 use rand::TryRngCore;
@@ -101,7 +102,7 @@ struct Tokens(Vec<(String, blake3::Hash)>);
 impl Tokens {
     fn load(key: &str, path: &Path) -> Result<Self, Invalid> {
         let wrong = |why: String| Invalid::new(key, format!("{}: {why}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+        let text = files::read_text(path, files::SECRETS).map_err(|e| wrong(e.to_string()))?;
         let mut tokens = Vec::new();
         for (n, line) in (1..).zip(text.lines()) {
             let line = line.trim();

@@ -14,15 +14,14 @@ pub mod tree;
 mod write;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
 pub use self::components::{Component, Components, settings_or_default};
 pub use self::file::ConfigFile;
-use crate::units::ByteSize;
+use crate::files;
 
 /// What is wrong with a configuration, with the place where it can be said.
 #[derive(Debug, thiserror::Error)]
@@ -168,20 +167,9 @@ pub fn load<T: DeserializeOwned>(
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<T, ConfigError> {
     let shown = path.display().to_string();
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
+    let text = files::read_text(path, files::CONFIGURATION)
+        .map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
     parse(&text, &shown, env)
-}
-
-/// Reads the text file at `path`, of at most `most` bytes, without its byte order mark. What is not UTF-8 becomes U+FFFD.
-pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(io::Error::other(format!("it has more than {}", ByteSize(most))));
-    }
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
 }
 
 /// Parses configuration `text` in Perigee's own form; `path` is only for messages.

@@ -25,6 +25,7 @@ use super::verify::{SatelliteVerifier, StationVerifier, Timekeeper};
 use crate::clock::ClockBounds;
 use crate::contact::shown_time;
 use crate::env::Clock;
+use crate::files;
 
 /// Why TLS cannot be set up or a peer is not who it must be.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +63,15 @@ fn unreadable(what: &'static str, path: &Path, error: &pem::Error) -> TlsError {
     TlsError::File { what, path: path.display().to_string(), why }
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, pem::Error> {
+    files::read(path, files::CERTIFICATES).map_err(pem::Error::Io)
+}
+
 pub(super) fn certificates(
     what: &'static str,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let all: Result<Vec<_>, _> = read(path).and_then(|pem| CertificateDer::pem_slice_iter(&pem).collect());
     match all {
         Ok(list) if list.is_empty() => Err(unreadable(what, path, &pem::Error::NoItemsFound)),
         Ok(list) => Ok(list),
@@ -120,7 +125,9 @@ impl Credentials {
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let loaded = Self {
             chain: certificates("certificate", certificate)?,
-            key: PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable("private key", key, &e))?,
+            key: read(key)
+                .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem))
+                .map_err(|e| unreadable("private key", key, &e))?,
         };
         let signing = provider().key_provider.load_private_key(loaded.key.clone_key())?;
         match CertifiedKey::new(loaded.chain.clone(), signing).keys_match() {

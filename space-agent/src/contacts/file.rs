@@ -8,11 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use perigee_shared::config::ConfigError;
 use perigee_shared::contact::{Contact, Plan, Reader, StationHints};
+use perigee_shared::files;
 use perigee_shared::link::short_hash;
 use perigee_shared::supervise::expecting;
 
 use super::{ContactSource, ContactsConfig};
-use crate::orbit::{Mask, Orbit, OrbitError};
+use crate::orbit::{MAX_FILE, Mask, Orbit, OrbitError};
 
 /// A pass that is on is found from its beginning.
 const BEFORE: Duration = Duration::from_secs(3600);
@@ -235,7 +236,7 @@ impl FileSource {
 
     fn settle(&mut self, read: Result<(), ConfigError>) {
         if read.is_ok() {
-            self.hash = std::fs::read(&self.file).ok().map(|content| short_hash(&content));
+            self.hash = files::read(&self.file, MAX_FILE).ok().map(|content| short_hash(&content));
         }
         if let Err(error) = &read {
             let in_force = self.plan.len();

@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use std::path::Path;
 use std::time::Duration;
 
-use perigee_shared::config::read_text;
+use perigee_shared::files::read_lossy;
 use sgp4::{MinutesSinceEpoch, ResonanceState};
 
 use elements::{Found, Set};
@@ -18,7 +18,7 @@ use elements::{Found, Set};
 pub use passes::{Mask, Skyline};
 
 /// The active satellites of the public catalogue in its longest form, XML, are 20 MB.
-const MAX_FILE: u64 = 32 << 20;
+pub(crate) const MAX_FILE: u64 = 32 << 20;
 
 /// Why an orbit cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +85,7 @@ impl Orbit {
     pub fn read(path: &Path, satellite: Option<&str>) -> Result<Self, OrbitError> {
         let shown = path.display().to_string();
         let text =
-            read_text(path, MAX_FILE).map_err(|source| OrbitError::Read { path: shown.clone(), source })?;
+            read_lossy(path, MAX_FILE).map_err(|source| OrbitError::Read { path: shown.clone(), source })?;
         Self::parse(&text, satellite, &shown)
     }
 
