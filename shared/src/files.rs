@@ -92,7 +92,7 @@ mod tests {
             (path("link"), "a pipe"),
             (path("socket"), "a socket"),
             (path("."), "a directory"),
-            (path("long"), "more than 1MiB"),
+            (path("long"), "more than 1.0 MiB"),
             ("/dev/zero".into(), "a device"),
             (path("nothing"), "No such file"),
         ] {

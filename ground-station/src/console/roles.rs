@@ -185,6 +185,16 @@ impl Roles {
         })
     }
 
+    /// What is wrong with the files of tokens.
+    pub(super) fn check(config: &ConsoleConfig, key: &str) -> Vec<Invalid> {
+        let files =
+            [("read_tokens_file", &config.read_tokens_file), ("act_tokens_file", &config.act_tokens_file)];
+        let load = |(name, path): (&str, &Option<PathBuf>)| {
+            Tokens::load(&format!("{key}.{name}"), path.as_deref()?).err()
+        };
+        files.into_iter().filter_map(load).collect()
+    }
+
     pub(super) fn access(&self) -> Access {
         let act_tokens = !self.act.0.is_empty();
         Access { sessions: !self.open, act_tokens, acts: act_tokens || !self.act_certificates.is_empty() }

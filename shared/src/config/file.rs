@@ -92,6 +92,14 @@ impl ConfigFile {
         self.problems.push(Problem::new(self.tree.line_of(&key), key, message));
     }
 
+    /// The same for what a section names outside, unless something within that key is wrong already.
+    pub fn complain_beside(&mut self, invalid: Invalid) {
+        let within = |p: &Problem| p.key.strip_prefix(&invalid.key).is_some_and(|rest| rest.starts_with('.'));
+        if !self.problems.iter().any(within) {
+            self.complain(invalid);
+        }
+    }
+
     /// Adds a warning at the line where `key` stands.
     pub fn warn(&mut self, key: impl Into<String>, message: impl Into<String>) {
         let key = key.into();

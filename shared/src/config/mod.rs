@@ -17,6 +17,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use nix::unistd::{AccessFlags, access};
 use serde::de::DeserializeOwned;
 
 pub use self::components::{Component, Components, settings_or_default};
@@ -148,17 +149,45 @@ impl Invalid {
     }
 }
 
-/// Whether `path` can be a directory: one that is not there is made at the start.
+/// Whether `path` can be a directory in which this user writes: one that is not there is made at the start.
 pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
-    match std::fs::metadata(path) {
-        Ok(meta) if !meta.is_dir() => {
-            Err(Invalid::new(key, format!("{} is a file; name a directory", path.display())))
+    use io::ErrorKind::{NotADirectory, NotFound};
+    for at in path.ancestors() {
+        let at = if at.as_os_str().is_empty() { Path::new(".") } else { at };
+        let shown = at.display();
+        let wrong = |message: String| Err(Invalid::new(key, message));
+        match std::fs::metadata(at) {
+            Ok(meta) if !meta.is_dir() => return wrong(format!("{shown} is a file; name a directory")),
+            Ok(_) => {
+                let Err(error) = access(at, AccessFlags::W_OK | AccessFlags::X_OK) else { return Ok(()) };
+                let error = io::Error::from(error);
+                return wrong(format!(
+                    "cannot write in {shown}: {error}; let this process's user write there"
+                ));
+            }
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {}
+            Err(error) => return wrong(format!("{shown}: {error}; let this process's user read it")),
         }
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound) => {
-            Err(Invalid::new(key, format!("{}: {error}", path.display())))
-        }
-        _ => Ok(()),
     }
+    Ok(())
+}
+
+/// Whether a file can be written at `path`, in a directory that has to be there.
+pub fn check_writable(key: &str, path: &Path) -> Result<(), Invalid> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if path.is_dir() {
+        return Err(Invalid::new(key, format!("{} is a directory; name a file", path.display())));
+    }
+    if !directory.exists() {
+        return Err(Invalid::new(
+            key,
+            format!("the directory {} is not there; make it", directory.display()),
+        ));
+    }
+    check_directory(key, directory)
 }
 
 /// Reads the configuration file at `path`; variables come from `env`.
@@ -185,9 +214,23 @@ pub fn parse<T: DeserializeOwned>(
 
 /// Parses a long file of data, piece by piece: no tree of it is made, and the first mistake ends it.
 pub fn stream<T: DeserializeOwned>(text: &str, path: &str) -> Result<T, ConfigError> {
+    stream_with(text, path, serde_saphyr::DuplicateKeyPolicy::Error)
+}
+
+/// The same, where `T` says what a key means that is there twice.
+pub fn stream_with_repeats<T: DeserializeOwned>(text: &str, path: &str) -> Result<T, ConfigError> {
+    stream_with(text, path, serde_saphyr::DuplicateKeyPolicy::PassThrough)
+}
+
+fn stream_with<T: DeserializeOwned>(
+    text: &str,
+    path: &str,
+    repeats: serde_saphyr::DuplicateKeyPolicy,
+) -> Result<T, ConfigError> {
     // The parser's own bounds are for settings: 16,000 contacts with all their keys exceed them. Whoever reads the file bounds its length.
     let budget = serde_saphyr::budget! { max_nodes: text.len() + 1, max_events: 2 * text.len() + 16 };
-    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { budget: budget }).map_err(|error| {
+    let options = serde_saphyr::options! { budget: budget, duplicate_keys: repeats };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().map_or(0, |l| l.line());
         let message = explain(error.without_snippet(), key_at(text, line));
         ConfigError::Parse { path: path.to_owned(), line, message }

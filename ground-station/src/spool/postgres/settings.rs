@@ -134,6 +134,11 @@ impl FleetSettings {
         self.hosts.join(", ")
     }
 
+    /// What is wrong with the files that are named; `key` is where these settings stand.
+    pub fn check(&self, key: &str) -> Option<Invalid> {
+        self.client(key, "").err()
+    }
+
     /// What the client is built from, host by host. Reads the files that are named.
     pub(super) fn client(
         &self,
