@@ -353,15 +353,14 @@ fn from_collector(path: &Path) -> Result<String, Failure> {
         file.complain(invalid);
         return file.finish(None).map_err(wrong);
     }
-    collector::translate(&mut file, Program::Agent);
-    let written = file.written();
-    let translated = file.finish(Some(written)).map_err(wrong)?;
     let whole = ConfigFile::parse(&text, &shown, &|name| std::env::var(name).ok()).map_err(wrong)?;
     // Variables may be set where the agent is to run, and not here.
     if whole.problems.is_empty() {
         Config::read(whole).map_err(wrong)?;
     }
-    Ok(translated)
+    collector::translate(&mut file, Program::Agent);
+    let written = file.written();
+    file.finish(Some(written)).map_err(wrong)
 }
 
 /// Consumers that the log knows, of a running agent or of the file, and this configuration does not.

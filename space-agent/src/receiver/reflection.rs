@@ -1,7 +1,7 @@
 //! gRPC reflection (`grpc.reflection.v1` and `v1alpha`) on the OTLP listener: `grpcurl` and `ghz` need no `.proto` files.
 //!
 //! A stream of questions, each answered as it comes. Descriptors are parts of the program and never copied; a question has 1 KiB at
-//! most.
+//! most, and a stream ends after 30 s.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -14,8 +14,10 @@ use hyper::body::Incoming;
 use perigee_shared::otlp::protobuf::{Fields, Value, put_bytes, put_tag, put_varint};
 use perigee_shared::otlp::status::Status;
 use perigee_shared::signal::Signal;
+use tokio::time::Sleep;
 use tonic::Code;
 
+use super::body::READ_TIMEOUT;
 use super::health::service_of;
 
 /// The method's paths.
@@ -40,12 +42,14 @@ pub(super) struct Answers {
     questions: Incoming,
     read: BytesMut,
     out: VecDeque<Bytes>,
+    deadline: Pin<Box<Sleep>>,
     over: bool,
 }
 
 impl Answers {
     pub(super) fn new(questions: Incoming) -> Self {
-        Self { questions, read: BytesMut::new(), out: VecDeque::new(), over: false }
+        let deadline = Box::pin(tokio::time::sleep(READ_TIMEOUT));
+        Self { questions, read: BytesMut::new(), out: VecDeque::new(), deadline, over: false }
     }
 
     pub(super) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
@@ -58,20 +62,27 @@ impl Answers {
             }
             match question(&mut self.read) {
                 Ok(Some(question)) => self.out = answer(&question),
-                Ok(None) => match ready!(Pin::new(&mut self.questions).poll_frame(context)) {
-                    Some(Ok(frame)) => self.read.extend_from_slice(&frame.into_data().unwrap_or_default()),
-                    Some(Err(_)) => {
-                        return self.end(&Status::refuse(Code::Cancelled, "the request was broken off"));
+                Ok(None) => match Pin::new(&mut self.questions).poll_frame(context) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        self.read.extend_from_slice(&frame.into_data().unwrap_or_default());
                     }
-                    None => return self.end(&Status::refuse(Code::Ok, "")),
+                    Poll::Ready(Some(Err(_))) => {
+                        return self.end(Code::Cancelled, "the request was broken off");
+                    }
+                    Poll::Ready(None) => return self.end(Code::Ok, ""),
+                    Poll::Pending => {
+                        ready!(self.deadline.as_mut().poll(context));
+                        return self.end(Code::DeadlineExceeded, "the questions took too long");
+                    }
                 },
-                Err(status) => return self.end(&status),
+                Err(status) => return self.end(status.code, &status.message),
             }
         }
     }
 
-    fn end(&mut self, status: &Status) -> Poll<Option<Frame<Bytes>>> {
+    fn end(&mut self, code: Code, message: &str) -> Poll<Option<Frame<Bytes>>> {
         self.over = true;
+        let status = Status::refuse(code, message);
         let mut trailers = HeaderMap::new();
         // Its words have no character that a header cannot have.
         drop(status.to_tonic().add_header(&mut trailers));
