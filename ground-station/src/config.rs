@@ -1,5 +1,7 @@
 //! The configuration file: what may be written, its defaults, and whether it makes sense.
 
+mod outside;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 use serde::de::MapAccess;
 
+use self::outside::Outside;
 use crate::console::ConsoleConfig;
 use crate::spool::Keep;
 use crate::spool::postgres::{FleetSettings, Replication};
@@ -472,13 +475,24 @@ impl Reread for Config {
 impl Config {
     /// Reads and checks the file at `path`; nothing is bound.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let mut file = ConfigFile::open(path, &|name| std::env::var(name).ok())?;
+        Self::read_with(ConfigFile::open(path, &|name| std::env::var(name).ok())?, |_| Outside::default())
+    }
+
+    /// Checks a file whose text is read, with what `look` finds of what it names.
+    fn read_with(mut file: ConfigFile, look: impl FnOnce(&Self) -> Outside) -> Result<Self, ConfigError> {
         collector::translate(&mut file, Program::Ground);
         let mut config: Option<Self> = file.read(|section| collector::keys(Program::Ground, section));
         if let Some(config) = &mut config {
             let wrong = config.problems().into_iter().chain(config.authorize());
             for problem in wrong.collect::<Vec<_>>() {
                 file.complain(problem);
+            }
+            let Outside { wrong, odd } = look(config);
+            for problem in wrong {
+                file.complain_beside(problem);
+            }
+            for (key, words) in odd {
+                file.warn(key, words);
             }
             config.warnings.clone_from(&file.warnings);
             config.written = InForce::new(file.tree.settings());

@@ -8,8 +8,7 @@ use axum::Router;
 use hyper_util::service::TowerToHyperService;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
-use perigee_shared::link::tls;
-use perigee_shared::serve::{self, BindError, Endpoint, Listener};
+use perigee_shared::serve::{self, BindError, Certificates, Endpoint, Listener};
 use perigee_shared::telemetry::Captured;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -158,7 +157,7 @@ impl Ground {
             station: config.link.station.clone(),
         };
         let console = Console::new(store.clone(), env, beside);
-        let served = bind(&config, &console, does(Part::Api)).await?;
+        let served = bind(&config, &console, does(Part::Api), env).await?;
         let (scrub, says) = (config.storage.scrub, config.service.telemetry.otlp);
         let scrub = does(Part::Export).then_some(scrub);
         let own =
@@ -322,21 +321,12 @@ pub fn settings(config: &Config) -> Settings {
     }
 }
 
-/// Checks the files that the console needs, without binding anything.
-pub fn check_console(config: &Config) -> Result<(), Invalid> {
-    let Some(console) = &config.extensions.console else { return Ok(()) };
-    console_tls(console)?;
-    Console::check(console)
-}
-
 /// The console's certificates, read.
-fn console_tls(config: &ConsoleConfig) -> Result<Option<Arc<rustls::ServerConfig>>, Invalid> {
+fn console_tls(config: &ConsoleConfig, env: &Env) -> Result<Option<Certificates>, Invalid> {
     let Some(files) = &config.tls else { return Ok(None) };
-    let read = || {
-        let clients = files.client_ca_file.as_deref().map(tls::load_authorities).transpose()?;
-        tls::listener_config(tls::Credentials::load(&files.cert_file, &files.key_file)?, clients)
-    };
-    read().map(Some).map_err(|error| Invalid::new("extensions.console.tls", error.to_string()))
+    const SECTION: &str = "extensions.console.tls";
+    let loaded = Certificates::load(SECTION, files.files(), Arc::clone(&env.clock));
+    loaded.map(Some).map_err(|error| Invalid::new(SECTION, error.to_string()))
 }
 
 /// Browsers hold several connections each.
@@ -345,7 +335,7 @@ fn limits_of(name: &str) -> serve::Limits {
     if name == "console" { serve::Limits { max_connections: 128, ..limits } } else { limits }
 }
 
-async fn bind(config: &Config, console: &Console, api: bool) -> Result<Vec<Served>, StartError> {
+async fn bind(config: &Config, console: &Console, api: bool, env: &Env) -> Result<Vec<Served>, StartError> {
     let mut out = Vec::new();
     let extensions = &config.extensions;
     for (name, purpose, endpoint, router) in [
@@ -362,7 +352,7 @@ async fn bind(config: &Config, console: &Console, api: bool) -> Result<Vec<Serve
     if let Some(console_config) = &extensions.console {
         let endpoint = Endpoint::parse(&console_config.endpoint)
             .map_err(|message| Invalid::new("extensions.console.endpoint", message))?;
-        let tls = console_tls(console_config)?;
+        let tls = console_tls(console_config, env)?;
         let router = console.pages(console_config)?;
         let listener = Listener::bind(&endpoint, "extensions.console", tls).await?;
         out.push(Served { name: "console", listener, router: serve::keep_out_but_links(router, &endpoint) });

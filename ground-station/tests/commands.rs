@@ -104,18 +104,86 @@ const MISTAKES: &[(&str, i32, &[&str])] = &[
     ("validate -c DIR/nothing.yaml", 64, &["cannot read DIR/nothing.yaml"]),
     ("validate -c DIR/empty.yaml", 64, &["DIR/empty.yaml"]),
     ("satellites -c DIR/nothing.yaml", 64, &["cannot read"]),
+    ("run -c DIR/pipe", 64, &["cannot read DIR/pipe", "it is a pipe, not a file"]),
+    ("validate -c DIR/pipe", 64, &["cannot read DIR/pipe", "it is a pipe, not a file"]),
+    ("satellites -c /dev/zero", 64, &["cannot read /dev/zero", "it is a device, not a file"]),
+    ("validate -c DIR/long.yaml", 64, &["cannot read DIR/long.yaml", "more than 4.0 MiB"]),
+    ("validate -c DIR/outside.yaml", 64, OUTSIDE),
+    ("run -c DIR/outside.yaml", 64, OUTSIDE),
     ("satellites -c GOOD", 1, &["nothing answers on the control socket", "no spool"]),
     ("spool verify -c GOOD", 1, &["nothing answers on the control socket", "no spool"]),
     ("spool catalogue --from yesterday -c GOOD", 1, &["`from` is not a time: write 2026-11-26T14:00:00Z"]),
     ("top -c GOOD", 1, &["top needs a terminal", "ground-station satellites"]),
 ];
 
+/// A configuration whose every file is wrong.
+const WRONG_OUTSIDE: &str = "link:
+  station: svalbard
+  listen: ['127.0.0.1:0']
+  certificate_file: DIR/station-svalbard.crt
+  private_key_file: DIR/station-ca.key
+  satellite_ca_file: DIR/satellite-ca.crt
+  satellite_crl_file: DIR/long.yaml
+  satellites: {sat-1: }
+exporters:
+  file: {path: DIR/none/out.jsonl}
+  otlphttp: {endpoint: 'http://127.0.0.1:1', auth: {authenticator: bearertokenauth}}
+storage: {directory: DIR/empty.yaml/spool}
+extensions:
+  bearertokenauth: {filename: DIR/pipe}
+  control: {socket: DIR/empty.yaml/control.sock}
+  console: {endpoint: '127.0.0.1:0', read_tokens_file: DIR/pipe, act_tokens_file: DIR, tls: {cert_file: DIR/none.crt, key_file: DIR/none.key}}
+service:
+  pipelines:
+    traces: {exporters: [file]}
+    metrics: {exporters: [otlphttp]}
+    logs: {exporters: [file]}
+";
+
+/// All that is said of it, line by line.
+const OUTSIDE: &[&str] = &[
+    "outside.yaml has 10 problems:",
+    "outside.yaml:5: link.private_key_file: cannot read private key DIR/station-ca.key: it is the key of another certificate",
+    "outside.yaml:7: link.satellite_crl_file: cannot read revocation list DIR/long.yaml: it has more than 16.0 MiB",
+    "outside.yaml:10: exporters.file.path: the directory DIR/none is not there; make it",
+    "outside.yaml:12: storage.directory: DIR/empty.yaml is a file; name a directory",
+    "outside.yaml:14: extensions.bearertokenauth.filename: cannot be used: DIR/pipe: it is a pipe",
+    "outside.yaml:15: extensions.control.socket: DIR/empty.yaml is a file; name a directory",
+    "outside.yaml:16: extensions.console.read_tokens_file: DIR/pipe: it is a pipe",
+    "outside.yaml:16: extensions.console.act_tokens_file: DIR: it is a directory",
+    "outside.yaml:16: extensions.console.tls.cert_file: cannot read certificate DIR/none.crt",
+    "outside.yaml:16: extensions.console.tls.key_file: cannot read private key DIR/none.key",
+];
+
+#[test]
+fn swapped_authorities_are_a_warning_and_a_configuration_that_is_right_says_none() {
+    let site = Site::new();
+    let good = file(&site);
+    let output = ground(&["validate", "--config", &good]);
+    assert!(output.status.success() && !text(&output).contains("warning"), "{}", text(&output));
+    let swapped = std::fs::read_to_string(&good).unwrap().replace("satellite-ca.crt", "station-ca.crt");
+    let swapped = write(&site.path("swapped.yaml"), &swapped);
+    let output = ground(&["validate", "--config", &swapped]);
+    assert!(output.status.success(), "{}", text(&output));
+    for part in [
+        "swapped.yaml:6: warning: link.satellite_ca_file",
+        "station-ca.crt",
+        "were the authorities of satellites and stations swapped?",
+    ] {
+        assert!(text(&output).contains(part), "{part}: {}", text(&output));
+    }
+}
+
 #[test]
 fn every_mistake_has_its_exit_code_and_says_what_to_do_once() {
     let site = Site::new();
     let good = file(&site);
     write(&site.path("empty.yaml"), "");
+    let pipe = Command::new("mkfifo").arg(site.path("pipe")).status().unwrap();
+    assert!(pipe.success());
+    std::fs::File::create(site.path("long.yaml")).unwrap().set_len(1 << 30).unwrap();
     let here = site.dir.path().display().to_string();
+    write(&site.path("outside.yaml"), &WRONG_OUTSIDE.replace("DIR", &here));
     let mut wrong = Vec::new();
     for (typed, code, parts) in MISTAKES {
         let place = |text: &str| text.replace("DIR", &here).replace("GOOD", &good);

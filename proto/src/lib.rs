@@ -9,3 +9,7 @@
 pub mod link {
     include!(concat!(env!("OUT_DIR"), "/perigee.link.v1.rs"));
 }
+
+/// OTLP's services and messages as a `google.protobuf.FileDescriptorSet` without comments, each file after those that it needs: for
+/// gRPC reflection. The files are OpenTelemetry's, under `opentelemetry`.
+pub const OTLP: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/otlp.binpb"));

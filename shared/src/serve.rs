@@ -4,12 +4,14 @@
 //! place is taken the connection that has been idle the longest goes.
 
 mod browsers;
+mod certificates;
 mod connections;
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +25,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub use self::browsers::{keep_out, keep_out_but_links};
+pub use self::certificates::{CertificateFiles, Certificates};
 pub use self::connections::{Closed, Peer};
 use self::connections::{Connection, Connections};
-use crate::config::Invalid;
+use crate::config::{Invalid, check_directory};
 use crate::supervise::{Supervisor, Work};
 
 /// Where to listen: `HOST:PORT` or `unix:///PATH`.
@@ -141,7 +144,7 @@ enum Socket {
 /// A bound listener.
 pub struct Listener {
     socket: Socket,
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    tls: Option<Certificates>,
 }
 
 impl Listener {
@@ -150,7 +153,7 @@ impl Listener {
     pub async fn bind(
         endpoint: &Endpoint,
         purpose: &'static str,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        tls: Option<Certificates>,
     ) -> Result<Self, BindError> {
         let socket = match endpoint {
             Endpoint::Tcp(address) => TcpListener::bind(address.as_str()).await.map(Socket::Tcp),
@@ -169,7 +172,7 @@ impl Listener {
                 _ => e.to_string(),
             },
         })?;
-        Ok(Self { socket, tls: tls.map(Into::into) })
+        Ok(Self { socket, tls })
     }
 
     /// The TCP address it is bound to, with the port that was chosen when 0 was asked for.
@@ -183,14 +186,32 @@ impl Listener {
 
 async fn bind_unix(path: &PathBuf) -> io::Result<UnixListener> {
     match UnixListener::bind(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let directory = path.parent().ok_or(e)?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
+            UnixListener::bind(path)
+        }
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-            if tokio::net::UnixStream::connect(path).await.is_ok() {
+            // What is no socket is somebody's file.
+            let is_socket = std::fs::metadata(path)?.file_type().is_socket();
+            if !is_socket || tokio::net::UnixStream::connect(path).await.is_ok() {
                 return Err(e);
             }
             std::fs::remove_file(path)?;
             UnixListener::bind(path)
         }
         other => other,
+    }
+}
+
+/// Whether a unix socket can be made at `path`, which `key` says.
+pub fn check_socket(key: &str, path: &Path) -> Result<(), Invalid> {
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => {
+            Err(Invalid::new(key, format!("{shown} is there and is no socket; name another path")))
+        }
+        _ => check_directory(key, path.parent().unwrap_or(path)),
     }
 }
 
@@ -347,11 +368,12 @@ impl Server {
     }
 
     /// Serves a connection in a task of its own.
-    fn begin(&self, stream: Box<dyn Io>, address: Option<IpAddr>, permit: Option<OwnedSemaphorePermit>) {
-        let (Some(listener), Some(graceful)) = (&self.listener, &self.graceful) else { return };
+    fn begin(&mut self, stream: Box<dyn Io>, address: Option<IpAddr>, permit: Option<OwnedSemaphorePermit>) {
+        let (Some(listener), Some(graceful)) = (&mut self.listener, &self.graceful) else { return };
+        let tls = listener.tls.as_mut().map(Certificates::acceptor);
         let entered = self.places.connections.enter();
         let connection = Arc::clone(&entered.connection);
-        let (talk, watcher, tls) = (Arc::clone(&self.talk), graceful.watcher(), listener.tls.clone());
+        let (talk, watcher) = (Arc::clone(&self.talk), graceful.watcher());
         let (stop, silent, header_timeout) =
             (self.shutdown.clone(), self.closed.silent.clone(), self.limits.header_timeout);
         tokio::spawn(self.tasks.watched("connection", async move {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper_util::service::TowerToHyperService;
-use perigee_shared::config::{ConfigError, Invalid, Problem, check_directory};
+use perigee_shared::config::{ConfigError, Invalid};
 use perigee_shared::contact::Contact;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::Slot;
-use perigee_shared::link::tls::{self, TlsError};
+use perigee_shared::link::tls::TlsError;
 use perigee_shared::serve::{self, BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
@@ -132,24 +132,6 @@ fn link_config(config: &Config, link: &LinkConfig, env: &Env) -> Result<ShipperC
     })
 }
 
-/// Checks what only the files that a configuration names can show, without opening or binding anything.
-pub fn check(config: &Config) -> Result<(), AgentError> {
-    let env = Env::production();
-    Outside::try_new(config, &env)?;
-    check_directory("storage.directory", &config.storage.directory).map_err(AgentError::Setting)?;
-    Receivers::check(config)?;
-    let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
-    Ok(crate::contacts::check(&config.contacts, &stations, env.trusted_or_earliest())?)
-}
-
-/// What is to be said of the dates of the satellite's certificate. It stops nothing: a clock may be wrong until it is set, and what
-/// comes is stored meanwhile.
-pub fn dates(config: &Config, env: &Env) -> Option<Problem> {
-    let link = config.link.as_ref().filter(|_| !config.signals_of(LINK).is_empty())?;
-    let message = tls::out_of_date(&link.certificate_file, env.unix_nano())?;
-    Some(Problem::new(0, "link.certificate_file", message))
-}
-
 fn stations_of(config: &Config) -> Stations {
     Arc::new(config.link.as_ref().map(|link| link.stations.clone()).unwrap_or_default())
 }
@@ -206,6 +188,11 @@ fn wal_config(config: &Config, satellite: Option<String>) -> Result<WalConfig, A
     })
 }
 
+/// The satellite whose log lies in `storage.directory`, if that is known.
+pub fn owner_of_log(config: &Config, env: &Env) -> Option<String> {
+    Wal::owner(&wal_config(config, None).ok()?, env)
+}
+
 /// Opens the log of `config` by itself, for commands while no agent runs.
 pub fn open_existing_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
     Wal::open_existing(wal_config(config, None)?, env.clone()).map_err(|source| AgentError::Wal {
@@ -251,7 +238,7 @@ impl Agent {
         env: Env,
         own: Option<Captured>,
     ) -> Result<(Self, Receivers), AgentError> {
-        Receivers::check(&config)?;
+        Receivers::check(&config, &env)?;
         let mut agent = Self::without_listeners(config, env)?;
         let receivers = Receivers::bind(&agent.config, &agent.env).await?;
         agent.operators = operators(&agent.config).await?;

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Agent, Reload};
-use crate::config::Config;
+use crate::config::{Config, Extent};
 use crate::control::{Backup, OpenContact, Release, Salvage, inspect};
 use crate::people::{opened_text, recode_text, release_hint, report_text, status_text, table_text};
 use crate::recode::{Recode, recode};
@@ -226,9 +226,8 @@ fn load(path: &Path) -> Result<Config, Failure> {
 /// Reads the configuration again at each SIGHUP.
 async fn reload(path: PathBuf, mut rereading: Rereading, reload: Reload, logs: Logs) {
     let load = || {
-        let config = Config::load(&path).map_err(|e| e.to_string())?;
-        agent::check(&config).map_err(|e| e.to_string())?;
-        Ok(config)
+        // What it finds is for another agent: this one keeps its bounds.
+        Config::open(&path, &Env::production(), Extent::All).map_err(|e| e.to_string())
     };
     loop {
         let config = rereading.next(load, Reload::can).await;
@@ -246,10 +245,11 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
                 termination.await;
                 token.cancel();
             });
-            let config = load(&arg.config)?;
+            let config =
+                Config::open(&arg.config, &env, Extent::Start).map_err(|e| Failure::Config(e.to_string()))?;
             let logs = perigee_shared::telemetry::init_logs(&config.service.telemetry, &env.alarms);
             supervise::log_panics();
-            config.warnings.iter().chain(&agent::dates(&config, &env)).for_each(Problem::warn);
+            config.warnings.iter().for_each(Problem::warn);
             let rereading = Rereading::new(config.written.clone())?;
             let (agent, receivers) =
                 Box::pin(Agent::build(config, env, logs.own.clone())).await.map_err(|e| match e {
@@ -318,32 +318,26 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
 /// Says everything that is wrong with the configuration, and what its writer should know.
 async fn validate(arg: &ConfigArg) -> Result<(), Failure> {
     let shown = arg.config.display().to_string();
-    let checked = Config::load(&arg.config).map_err(|e| (e.problems(), e.to_string())).and_then(|config| {
-        let wrong = |e: agent::AgentError| (vec![Problem::new(0, "", e.to_string())], e.to_string());
-        agent::check(&config).map_err(wrong).map(|()| config)
-    });
-    let said = |errors: &[Problem], warnings: &[&Problem], abandoned: &[String]| {
+    let said = |errors: &[Problem], warnings: &[Problem], abandoned: &[String]| {
         pretty(&json!({
             "file": shown, "valid": errors.is_empty(), "errors": errors, "warnings": warnings,
             "abandoned_consumers": abandoned,
         }))
     };
-    let config = match checked {
+    let config = match Config::open(&arg.config, &Env::production(), Extent::All) {
         Ok(config) => config,
-        Err((problems, message)) => {
+        Err(error) => {
             if arg.json {
-                print(&said(&problems, &[], &[]))?;
+                print(&said(&error.problems(), &[], &[]))?;
             }
-            return Err(Failure::Config(message));
+            return Err(Failure::Config(error.to_string()));
         }
     };
-    let dates = agent::dates(&config, &Env::production());
-    let warnings: Vec<&Problem> = config.warnings.iter().chain(&dates).collect();
     let abandoned = abandoned(&config).await;
     if arg.json {
-        return print(&said(&[], &warnings, &abandoned));
+        return print(&said(&[], &config.warnings, &abandoned));
     }
-    let mut text: String = warnings.iter().map(|w| w.as_warning(&shown)).collect();
+    let mut text: String = config.warnings.iter().map(|w| w.as_warning(&shown)).collect();
     text.push_str(&format!("{shown}: the configuration is valid\n"));
     abandoned.iter().for_each(|name| text.push_str(&release_hint(name)));
     print(&text)
@@ -353,9 +347,17 @@ async fn validate(arg: &ConfigArg) -> Result<(), Failure> {
 fn from_collector(path: &Path) -> Result<String, Failure> {
     let wrong = |e: ConfigError| Failure::Config(e.to_string());
     let shown = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| wrong(ConfigError::Read { path: shown.clone(), source }))?;
+    let text = ConfigFile::text(path).map_err(wrong)?;
     let mut file = ConfigFile::plain(&text, &shown).map_err(wrong)?;
+    if let Err(invalid) = collector::is_foreign(&file.tree) {
+        file.complain(invalid);
+        return file.finish(None).map_err(wrong);
+    }
+    let whole = ConfigFile::parse(&text, &shown, &|name| std::env::var(name).ok()).map_err(wrong)?;
+    // Variables may be set where the agent is to run, and not here.
+    if whole.problems.is_empty() {
+        Config::read(whole).map_err(wrong)?;
+    }
     collector::translate(&mut file, Program::Agent);
     let written = file.written();
     file.finish(Some(written)).map_err(wrong)
@@ -388,11 +390,17 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
+/// What is said to somebody whose configuration, a Collector's perhaps, has no control socket.
+const NO_CONTROL: &str = "extensions.control is missing, and this command asks a running agent over its socket. Add these lines to the \
+configuration, and `control` to service.extensions if it has that, then start the agent again:
+
+extensions:
+  control: {socket: /run/perigee/agent.sock}
+";
+
 async fn ask(config: &Config, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
     let Some(control) = &config.extensions.control else {
-        return Err(Failure::Config(
-            "extensions.control is missing: this command talks to a running agent over that socket".into(),
-        ));
+        return Err(Failure::Config(NO_CONTROL.into()));
     };
     request(&control.socket, method, path, body).await.map_err(|e| Failure::Other(e.told("space-agent")))
 }

@@ -130,6 +130,11 @@ fn span(nano: u64) -> String {
     }
 }
 
+/// Seconds as people say them: to the millisecond where they are few.
+fn seconds(seconds: f64) -> String {
+    if seconds < 120.0 { format!("{seconds:.3} s") } else { span((seconds * 1e9) as u64) }
+}
+
 /// How far a time is from now.
 fn away(at: u64, now: u64) -> String {
     if at >= now { format!("in {}", span(at - now)) } else { format!("{} ago", span(now - at)) }
@@ -247,7 +252,7 @@ pub(crate) fn status_text(status: &Value) -> String {
     let wal = &status["wal"];
     let _ = writeln!(out, "satellite  {}   epoch {}", text(&status["satellite"]), text(&wal["epoch"]));
     for link in links(status) {
-        let _ = write!(out, "link       in fact {}", text(&link["state"]));
+        let _ = write!(out, "link       {}", text(&link["state"]));
         if let Some(station) = link["station"].as_str() {
             let _ = write!(out, " ({station})");
         }
@@ -270,11 +275,12 @@ pub(crate) fn status_text(status: &Value) -> String {
     {
         let _ = writeln!(
             out,
-            "clock      {:.3} s {} the one of {}, give or take {error:.3} s, {:.0} min ago",
-            offset.abs(),
+            "clock      {} {} the one of {}, give or take {}, asked {} ago",
+            seconds(offset.abs()),
             if offset < 0.0 { "behind" } else { "ahead of" },
             text(&ground["station"]),
-            ground["age_seconds"].as_f64().unwrap_or(0.0) / 60.0
+            seconds(error),
+            seconds(ground["age_seconds"].as_f64().unwrap_or(0.0)),
         );
     }
     let now = status["unix_nano"].as_u64();
@@ -288,7 +294,7 @@ pub(crate) fn status_text(status: &Value) -> String {
             _ if n > 0 => "beside it",
             Some("hand") => "opened by hand",
             Some("plan") => "by the plan",
-            Some("probe") => "a probe: it is tried whether it answers",
+            Some("probe") => "a probe: no plan says when a station can be reached",
             _ => "always",
         };
         let _ = writeln!(out, "contact    {} {ends} ({by})", text(&contact["station"]));

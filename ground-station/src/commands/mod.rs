@@ -14,18 +14,16 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use perigee_shared::config::reload::Rereading;
-use perigee_shared::config::{ConfigError, Problem, check_directory};
+use perigee_shared::config::{ConfigError, Problem};
 use perigee_shared::env::Env;
-use perigee_shared::export::Client;
-use perigee_shared::link::tls;
 use perigee_shared::serve::termination;
 use perigee_shared::supervise;
 use perigee_shared::telemetry::{LOG_LEVEL, Logs, init_logs};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::ground::{Ended, Ground, Part, StartError, check_console};
-use crate::link::{Link, Reload};
+use crate::ground::{Ended, Ground, Part, StartError};
+use crate::link::Reload;
 
 /// The exit code of a wrong configuration: `EX_USAGE` of sysexits.h.
 const WRONG_CONFIGURATION: u8 = 64;
@@ -130,10 +128,10 @@ fn said(error: &anyhow::Error) -> String {
 }
 
 async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&file.config)?;
+    let config = Config::open(&file.config, env, &role)?;
     let logs = init_logs(&config.service.telemetry, &env.alarms);
     supervise::log_panics();
-    config.warnings.iter().chain(&dates(&config, env)).for_each(Problem::warn);
+    config.warnings.iter().for_each(Problem::warn);
     let rereading = Rereading::new(config.written.clone()).context("cannot listen for SIGHUP")?;
     let ground = Ground::build_parts(config, env, &role, logs.own.clone()).await?;
     let shutdown = CancellationToken::new();
@@ -163,29 +161,10 @@ async fn reload(path: PathBuf, mut rereading: Rereading, link: Option<Reload>, l
     }
 }
 
-/// What is to be said of the dates of the station's certificate. It stops nothing: a clock may be wrong until it is set.
-fn dates(config: &Config, env: &Env) -> Option<Problem> {
-    let message = tls::out_of_date(&config.link.certificate_file, env.unix_nano())?;
-    Some(Problem::new(0, "link.certificate_file", message))
-}
-
 fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
-    let env = Env::production();
-    let config = Config::load(&file.config)?;
-    for (name, exporter) in config.exporters.iter() {
-        // Files are opened by those that write; here only what is read is read.
-        if !matches!(exporter, perigee_shared::export::ExporterConfig::File(_)) {
-            Client::try_new(&format!("exporters.{name}"), exporter, &env).map_err(StartError::Config)?;
-        }
-    }
-    check_directory("storage.directory", &config.storage.directory).map_err(StartError::Config)?;
-    if let Err(error) = Link::check(&config, &env) {
-        eprintln!("ground-station: {}: {error}", file.config.display());
-        return Ok(ExitCode::from(WRONG_CONFIGURATION));
-    }
-    check_console(&config).map_err(StartError::Config)?;
+    let config = Config::open(&file.config, &Env::production(), &Part::ALL)?;
     let shown = file.config.display().to_string();
-    for warning in config.warnings.iter().chain(&dates(&config, &env)) {
+    for warning in &config.warnings {
         say(&warning.as_warning(&shown));
     }
     say(&format!("{shown}: the configuration is valid\n"));

@@ -23,7 +23,8 @@ pub(super) async fn run(file: ConfigFile) -> anyhow::Result<ExitCode> {
     let config = Config::load(&file.config)?;
     let Some(control) = config.extensions.control else {
         bail!(
-            "extensions.control is missing: this command talks to a running ground-station over that socket"
+            "extensions.control is missing, and this command asks a running ground-station over its socket: write \
+             `control: {{socket: /run/perigee/ground.sock}}` under extensions and start it again"
         );
     };
     let look = move || look(control.socket.clone());

@@ -218,9 +218,9 @@ impl Console {
         Ok(all.layer(axum::middleware::from_fn(pages::dress)))
     }
 
-    /// Checks the files that the console's section names, without binding anything.
-    pub fn check(config: &ConsoleConfig) -> Result<(), Invalid> {
-        Roles::try_new(config, "extensions.console").map(drop)
+    /// What is wrong with the tokens that the console's section names.
+    pub fn check(config: &ConsoleConfig) -> Vec<Invalid> {
+        Roles::check(config, "extensions.console")
     }
 
     /// `GET /metrics`

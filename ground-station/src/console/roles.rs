@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use perigee_shared::config::Invalid;
+use perigee_shared::files;
 use perigee_shared::link::tls;
 use perigee_shared::serve::{Endpoint, Peer};
 use rand::TryRngCore;
@@ -101,7 +102,7 @@ struct Tokens(Vec<(String, blake3::Hash)>);
 impl Tokens {
     fn load(key: &str, path: &Path) -> Result<Self, Invalid> {
         let wrong = |why: String| Invalid::new(key, format!("{}: {why}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+        let text = files::read_text(path, files::SECRETS).map_err(|e| wrong(e.to_string()))?;
         let mut tokens = Vec::new();
         for (n, line) in (1..).zip(text.lines()) {
             let line = line.trim();
@@ -182,6 +183,16 @@ impl Roles {
             act_certificates: config.act_certificates.clone(),
             sessions: Mutex::default(),
         })
+    }
+
+    /// What is wrong with the files of tokens.
+    pub(super) fn check(config: &ConsoleConfig, key: &str) -> Vec<Invalid> {
+        let files =
+            [("read_tokens_file", &config.read_tokens_file), ("act_tokens_file", &config.act_tokens_file)];
+        let load = |(name, path): (&str, &Option<PathBuf>)| {
+            Tokens::load(&format!("{key}.{name}"), path.as_deref()?).err()
+        };
+        files.into_iter().filter_map(load).collect()
     }
 
     pub(super) fn access(&self) -> Access {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use perigee_shared::env::Env;
+use perigee_shared::files;
 use perigee_shared::link::tls::is_valid_id;
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -166,7 +167,7 @@ impl Pki {
         if !is_valid_id(id) {
             return Err(PkiError::Id(id.to_owned()));
         }
-        let pem = fs::read_to_string(csr).map_err(|e| failed(csr, &e))?;
+        let pem = files::read_text(csr, files::CERTIFICATES).map_err(|e| failed(csr, &e))?;
         let request = CertificateSigningRequestParams::from_pem(&pem).map_err(|e| PkiError::File {
             path: csr.to_owned(),
             why: format!("is not a certificate signing request in PEM, or not signed with its own key: {e}"),
@@ -313,7 +314,7 @@ impl Pki {
     /// The authority as it signs: its name follows from the domain, its key is in the file.
     fn issuer(&self, role: Role) -> Result<Issuer<'static, KeyPair>, PkiError> {
         let path = self.directory.join(format!("{}.key", authority(role)));
-        let pem = fs::read_to_string(&path).map_err(|e| failed(&path, &e))?;
+        let pem = files::read_text(&path, files::CERTIFICATES).map_err(|e| failed(&path, &e))?;
         let key = KeyPair::from_pem(&pem)
             .map_err(|e| PkiError::File { path, why: format!("is not a private key: {e}") })?;
         Ok(Issuer::new(self.authority_params(role), key))

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::read::{Fault, Reader, What};
 use super::tree::{self, Node};
 use super::{ConfigError, Invalid, Problem, collector, env, nearest, unknown};
+use crate::files;
 use crate::link::short_hash;
 
 /// A file with more mistakes than this is no configuration.
@@ -42,9 +43,14 @@ impl ConfigFile {
     /// Reads the file at `path`; variables come from `env`.
     pub fn open(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
+        let text = Self::text(path)?;
         Ok(Self { hash: short_hash(text.as_bytes()), ..Self::parse(&text, &shown, env)? })
+    }
+
+    /// The text of the configuration at `path`.
+    pub fn text(path: &Path) -> Result<String, ConfigError> {
+        files::read_text(path, files::CONFIGURATION)
+            .map_err(|source| ConfigError::Read { path: path.display().to_string(), source })
     }
 
     /// Reads YAML and replaces variables; `path` is only for messages.
@@ -84,6 +90,14 @@ impl ConfigFile {
             return;
         }
         self.problems.push(Problem::new(self.tree.line_of(&key), key, message));
+    }
+
+    /// The same for what a section names outside, unless something within that key is wrong already.
+    pub fn complain_beside(&mut self, invalid: Invalid) {
+        let within = |p: &Problem| p.key.strip_prefix(&invalid.key).is_some_and(|rest| rest.starts_with('.'));
+        if !self.problems.iter().any(within) {
+            self.complain(invalid);
+        }
     }
 
     /// Adds a warning at the line where `key` stands.

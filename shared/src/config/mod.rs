@@ -14,15 +14,15 @@ pub mod tree;
 mod write;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 
+use nix::unistd::{AccessFlags, access};
 use serde::de::DeserializeOwned;
 
 pub use self::components::{Component, Components, settings_or_default};
 pub use self::file::ConfigFile;
-use crate::units::ByteSize;
+use crate::files;
 
 /// What is wrong with a configuration, with the place where it can be said.
 #[derive(Debug, thiserror::Error)]
@@ -149,17 +149,45 @@ impl Invalid {
     }
 }
 
-/// Whether `path` can be a directory: one that is not there is made at the start.
+/// Whether `path` can be a directory in which this user writes: one that is not there is made at the start.
 pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
-    match std::fs::metadata(path) {
-        Ok(meta) if !meta.is_dir() => {
-            Err(Invalid::new(key, format!("{} is a file; name a directory", path.display())))
+    use io::ErrorKind::{NotADirectory, NotFound};
+    for at in path.ancestors() {
+        let at = if at.as_os_str().is_empty() { Path::new(".") } else { at };
+        let shown = at.display();
+        let wrong = |message: String| Err(Invalid::new(key, message));
+        match std::fs::metadata(at) {
+            Ok(meta) if !meta.is_dir() => return wrong(format!("{shown} is a file; name a directory")),
+            Ok(_) => {
+                let Err(error) = access(at, AccessFlags::W_OK | AccessFlags::X_OK) else { return Ok(()) };
+                let error = io::Error::from(error);
+                return wrong(format!(
+                    "cannot write in {shown}: {error}; let this process's user write there"
+                ));
+            }
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {}
+            Err(error) => return wrong(format!("{shown}: {error}; let this process's user read it")),
         }
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound) => {
-            Err(Invalid::new(key, format!("{}: {error}", path.display())))
-        }
-        _ => Ok(()),
     }
+    Ok(())
+}
+
+/// Whether a file can be written at `path`, in a directory that has to be there.
+pub fn check_writable(key: &str, path: &Path) -> Result<(), Invalid> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if path.is_dir() {
+        return Err(Invalid::new(key, format!("{} is a directory; name a file", path.display())));
+    }
+    if !directory.exists() {
+        return Err(Invalid::new(
+            key,
+            format!("the directory {} is not there; make it", directory.display()),
+        ));
+    }
+    check_directory(key, directory)
 }
 
 /// Reads the configuration file at `path`; variables come from `env`.
@@ -168,20 +196,9 @@ pub fn load<T: DeserializeOwned>(
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<T, ConfigError> {
     let shown = path.display().to_string();
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
+    let text = files::read_text(path, files::CONFIGURATION)
+        .map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
     parse(&text, &shown, env)
-}
-
-/// Reads the text file at `path`, of at most `most` bytes, without its byte order mark. What is not UTF-8 becomes U+FFFD.
-pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(io::Error::other(format!("it has more than {}", ByteSize(most))));
-    }
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
 }
 
 /// Parses configuration `text` in Perigee's own form; `path` is only for messages.
@@ -197,9 +214,23 @@ pub fn parse<T: DeserializeOwned>(
 
 /// Parses a long file of data, piece by piece: no tree of it is made, and the first mistake ends it.
 pub fn stream<T: DeserializeOwned>(text: &str, path: &str) -> Result<T, ConfigError> {
+    stream_with(text, path, serde_saphyr::DuplicateKeyPolicy::Error)
+}
+
+/// The same, where `T` says what a key means that is there twice.
+pub fn stream_with_repeats<T: DeserializeOwned>(text: &str, path: &str) -> Result<T, ConfigError> {
+    stream_with(text, path, serde_saphyr::DuplicateKeyPolicy::PassThrough)
+}
+
+fn stream_with<T: DeserializeOwned>(
+    text: &str,
+    path: &str,
+    repeats: serde_saphyr::DuplicateKeyPolicy,
+) -> Result<T, ConfigError> {
     // The parser's own bounds are for settings: 16,000 contacts with all their keys exceed them. Whoever reads the file bounds its length.
     let budget = serde_saphyr::budget! { max_nodes: text.len() + 1, max_events: 2 * text.len() + 16 };
-    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { budget: budget }).map_err(|error| {
+    let options = serde_saphyr::options! { budget: budget, duplicate_keys: repeats };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().map_or(0, |l| l.line());
         let message = explain(error.without_snippet(), key_at(text, line));
         ConfigError::Parse { path: path.to_owned(), line, message }

@@ -129,8 +129,15 @@ fn check(code: StatusCode, headers: &HeaderMap) -> Result<(), Status> {
     ))
 }
 
-/// Takes out details that tonic cannot read.
+/// Takes out details that tonic cannot read, and writes words so that it can: what is not UTF-8 becomes U+FFFD. tonic would take an
+/// answer with such words for one of UNKNOWN.
 fn mend(headers: &mut HeaderMap) {
+    if let Some(said) = headers.get(MESSAGE).map(|value| unescaped(value.as_bytes()))
+        && let Err(wrong) = String::from_utf8(said)
+    {
+        let words = escaped(&String::from_utf8_lossy(wrong.as_bytes()));
+        headers.insert(MESSAGE, HeaderValue::from_str(&words).unwrap_or(HeaderValue::from_static("")));
+    }
     let readable = |value: &HeaderValue| {
         let bytes = value.as_bytes();
         STANDARD_NO_PAD.decode(bytes).is_ok() || STANDARD.decode(bytes).is_ok()
@@ -138,6 +145,36 @@ fn mend(headers: &mut HeaderMap) {
     if !headers.get_all(DETAILS).iter().all(readable) {
         headers.remove(DETAILS);
     }
+}
+
+/// `%XX` as the bytes that it stands for; what is no such thing stays.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let digit = |at: usize| text.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let (mut out, mut at) = (Vec::with_capacity(text.len()), 0);
+    while at < text.len() {
+        match (text[at], digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            (byte, ..) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+/// Text as `grpc-message` has it.
+fn escaped(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        match byte {
+            b' '..=b'~' if byte != b'%' => out.push(byte.into()),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+        out
+    })
 }
 
 /// The body of an answer: a message, if there is one, and its status.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::config::Secret;
 use crate::config::{Invalid, settings_or_default};
+use crate::files;
 
 /// A token in a file is read again when it was read so long ago: those of Kubernetes are replaced within the hour.
 const READ_AGAIN: Duration = Duration::from_secs(10);
@@ -185,7 +186,7 @@ impl Authorization {
 }
 
 fn read(path: &Path, scheme: &str) -> std::io::Result<HeaderValue> {
-    let text = std::fs::read_to_string(path)?;
+    let text = files::read_text(path, files::SECRETS)?;
     let mut value =
         HeaderValue::from_str(&with_scheme(scheme, text.trim())).map_err(std::io::Error::other)?;
     value.set_sensitive(true);

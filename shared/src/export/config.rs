@@ -9,7 +9,7 @@ use serde::de::MapAccess;
 
 use super::auth::{AuthConfig, Authenticator, Authorization};
 use super::cut::Limits;
-use super::endpoint::target;
+use super::endpoint::{target, wrong_in};
 use crate::config::{Component, Invalid, settings_or_default};
 use crate::signal::{Signal, SignalSet};
 use crate::units::{ByteSize, Span};
@@ -287,9 +287,17 @@ impl OtlpConfig {
         if self.endpoint.is_empty() {
             return Err(Invalid::new(key, NO_ENDPOINT));
         }
+        if let Some(wrong) = wrong_in(&self.endpoint) {
+            return Err(Invalid::new(key, wrong));
+        }
         let target =
             target(&self.endpoint, self.tls.as_ref()).map_err(|message| Invalid::new(&key, message))?;
-        let authority: Result<http::uri::Authority, _> = target.address.trim_end_matches('/').parse();
+        let address = target.address.trim_end_matches('/');
+        if address.contains(['/', '?']) {
+            let message = "has a path or a query, and OTLP over gRPC has neither: write HOST:PORT (with a path it is otlp_http)";
+            return Err(Invalid::new(key, message));
+        }
+        let authority: Result<http::uri::Authority, _> = address.parse();
         match authority {
             Err(e) => Err(Invalid::new(key, format!("is not an address ({e}); write HOST:PORT"))),
             Ok(authority) if authority.port_u16().is_none() => {

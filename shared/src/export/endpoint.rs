@@ -1,4 +1,4 @@
-//! Whether an exporter's endpoint means TLS.
+//! What an exporter's endpoint means: whether TLS, and what cannot stand in it.
 //!
 //! An endpoint without a scheme is TLS, as in the Collector, unless `tls.insecure` says otherwise or it is this machine: what goes to
 //! another machine is never plaintext without a word that asks for it.
@@ -35,6 +35,28 @@ pub fn target(endpoint: &str, tls: Option<&TlsConfig>) -> Result<Target, String>
     Ok(Target { address: address.to_owned(), tls })
 }
 
+/// What is wrong with an address or a URL of a backend, whatever it is used for. Its words never repeat it: it may hold a password.
+pub(super) fn wrong_in(endpoint: &str) -> Option<&'static str> {
+    let address = endpoint.split_once("://").map_or(endpoint, |(_, address)| address);
+    let end = address.find(['/', '?', '#']).unwrap_or(address.len());
+    let (authority, rest) = address.split_at(end);
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    if endpoint.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        Some("has a blank in it; remove it")
+    } else if authority.contains('@') {
+        Some(
+            "has a user in it (USER:PASSWORD@); write HOST:PORT here, the user and the password in extensions.basicauth, and \
+             `auth: {authenticator: basicauth}` beside the endpoint",
+        )
+    } else if rest.contains('#') {
+        Some("has a fragment (#...), which is never sent; remove it")
+    } else if host.contains(':') && !host.starts_with('[') {
+        Some("has an IPv6 address without brackets; write [ADDRESS]:PORT")
+    } else {
+        None
+    }
+}
+
 /// Whether an endpoint without a scheme means TLS.
 fn means_tls(endpoint: &str, tls: Option<&TlsConfig>) -> bool {
     match tls {
@@ -52,6 +74,30 @@ pub fn is_loopback(address: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_stand_in_an_endpoint_is_named_and_never_repeated() {
+        for (endpoint, named) in [
+            ("http://ada:secret@collector:4318", Some("basicauth")),
+            ("ada:secret@collector:4317", Some("basicauth")),
+            ("https://secret@collector/", Some("basicauth")),
+            (" http://collector:4318", Some("blank")),
+            ("http://collector:4318\t", Some("blank")),
+            ("http://collector:4318/#secret", Some("fragment")),
+            ("http://::1:4318/x", Some("[ADDRESS]:PORT")),
+            ("fe80::1:4317", Some("[ADDRESS]:PORT")),
+            ("http://[::1]:4318/a@b?c=d:e", None),
+            ("[::1]:4317", None),
+            ("collector:4317", None),
+            ("collector", None),
+        ] {
+            let said = wrong_in(endpoint);
+            assert_eq!(said.is_some(), named.is_some(), "{endpoint}: {said:?}");
+            if let (Some(said), Some(named)) = (said, named) {
+                assert!(said.contains(named) && !said.contains("secret"), "{endpoint}: {said}");
+            }
+        }
+    }
 
     #[test]
     fn without_a_scheme_another_machine_is_spoken_to_with_tls() {

@@ -279,11 +279,15 @@ mod tests {
             ("ftp://x:1", false),
             ("localhost", false),
             ("http://x y:1", false),
+            ("ada:secret@x:1", false),
+            ("http://x:1/path", false),
+            ("x:1?key=secret", false),
         ] {
             let result = Grpc::try_new("exporters.otlp", &OtlpConfig::new(text));
             assert_eq!(result.is_ok(), ok, "{text}");
             if let Err(invalid) = result {
                 assert_eq!(invalid.key, "exporters.otlp.endpoint");
+                assert!(!invalid.message.contains("secret"), "{}", invalid.message);
             }
         }
     }
@@ -377,6 +381,31 @@ mod tests {
         assert!(matches!(&out, Outcome::Refused { about: About::Perhaps, .. }), "{out:?}");
         let ok = answered(|| grpc(body(&[0; 5], Some(&[("grpc-status", "0")])))).await;
         assert_eq!(ok, Outcome::ACCEPTED);
+    }
+
+    #[tokio::test]
+    async fn words_that_are_wrongly_written_are_read_as_far_as_they_can_be() {
+        for (said, read) in [
+            ("50%25 late%2C sorry", "50% late, sorry"),
+            ("100%zz of %E2%82%AC", "100%zz of \u{20ac}"),
+            ("late %FF%fe point 5%", "late \u{fffd}\u{fffd} point 5%"),
+        ] {
+            let status = [("grpc-status", "3"), ("grpc-message", said)];
+            let out = answered(move || grpc(body(b"", Some(&status)))).await;
+            let expected =
+                Outcome::Refused { reason: format!("InvalidArgument: {read}"), about: About::Data };
+            assert_eq!(out, expected, "{said}");
+        }
+        let raw = || {
+            let mut answer = grpc(body(b"", None));
+            answer.headers_mut().insert("grpc-status", "3".parse().unwrap());
+            let words = http::HeaderValue::from_bytes(b"late \xff point").unwrap();
+            answer.headers_mut().insert("grpc-message", words);
+            answer
+        };
+        let out = answered(raw).await;
+        let reason = "InvalidArgument: late \u{fffd} point".to_owned();
+        assert_eq!(out, Outcome::Refused { reason, about: About::Data });
     }
 
     #[tokio::test]

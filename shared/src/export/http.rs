@@ -8,7 +8,7 @@ use http::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT,
 };
 use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -18,14 +18,15 @@ use rustls::pki_types::ServerName;
 use super::auth::Authorization;
 use super::compression::Negotiated;
 use super::config::{Compression, Encoding, OtlpHttpConfig};
-use super::endpoint::target;
+use super::endpoint::{target, wrong_in};
 use super::outcome::{About, Outcome, accepted, accepted_json, short, status, status_json};
 use super::tls::client_config;
-use crate::compress::{Encoding as ContentEncoding, decompress_capped};
+use crate::compress::{DecompressError, Encoding as ContentEncoding, decompress_capped};
 use crate::config::Invalid;
 use crate::env::Env;
 use crate::otlp::json;
 use crate::signal::Signal;
+use crate::units::ByteSize;
 
 /// Redirections that are followed.
 const MOST_REDIRECTIONS: usize = 4;
@@ -143,9 +144,21 @@ impl Http {
             (header(CONTENT_TYPE).to_owned(), ContentEncoding::from_name(header(CONTENT_ENCODING)));
         // A success whose body is too large, or not ours, is a success all the same.
         let body = Limited::new(response.into_body(), self.max_response).collect().await;
-        let body = body.map(|b| b.to_bytes()).unwrap_or_default();
-        let body = encoding.and_then(|e| decompress_capped(e, &body, self.max_response).ok());
-        outcome(code, after, &kind, &body.unwrap_or_default())
+        let body = match (body, encoding) {
+            (Err(error), _) if error.is::<LengthLimitError>() => Err(self.too_long()),
+            (Err(_), _) => Err("the connection ended inside the answer".to_owned()),
+            (Ok(_), None) => Err("the answer has a Content-Encoding that is not implemented".to_owned()),
+            (Ok(body), Some(encoding)) => decompress_capped(encoding, &body.to_bytes(), self.max_response)
+                .map_err(|error| match error {
+                    DecompressError::TooLarge { .. } => self.too_long(),
+                    DecompressError::Corrupt(_) => "the answer cannot be decompressed".to_owned(),
+                }),
+        };
+        outcome(code, after, &kind, body.as_deref().map_err(String::as_str))
+    }
+
+    fn too_long(&self) -> String {
+        format!("the answer is longer than max_response_bytes, {}", ByteSize(self.max_response as u64))
     }
 }
 
@@ -153,7 +166,11 @@ impl Http {
 fn at(outcome: Outcome, url: &Uri) -> Outcome {
     match outcome {
         Outcome::Refused { reason, about: About::Settings } => {
-            Outcome::Refused { reason: format!("{reason} (POST {url})"), about: About::Settings }
+            // A query may hold a key.
+            let (scheme, place) =
+                (url.scheme_str().unwrap_or("http"), url.authority().map_or("", |a| a.as_str()));
+            let reason = format!("{reason} (POST {scheme}://{place}{})", url.path());
+            Outcome::Refused { reason, about: About::Settings }
         }
         other => other,
     }
@@ -177,8 +194,9 @@ fn redirected<B>(from: &Uri, response: &Response<B>) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// What an answer means. What it says is kept as the reason.
-fn outcome(code: StatusCode, after: Option<Duration>, kind: &str, body: &[u8]) -> Outcome {
+/// What an answer means. What it says is kept as the reason, or why its body could not be read.
+fn outcome(code: StatusCode, after: Option<Duration>, kind: &str, body: Result<&[u8], &str>) -> Outcome {
+    let (body, unread) = (body.unwrap_or_default(), body.err());
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_protobuf = matches!(kind.as_str(), "application/x-protobuf" | "application/protobuf");
     let is_json = kind == "application/json" || kind.ends_with("+json");
@@ -200,6 +218,7 @@ fn outcome(code: StatusCode, after: Option<Duration>, kind: &str, body: &[u8]) -
     } else {
         (short(String::from_utf8_lossy(body).trim()), None)
     };
+    let message = unread.map_or(message, str::to_owned);
     let reason = if message.is_empty() { format!("HTTP {code}") } else { format!("HTTP {code}: {message}") };
     let about = match code.as_u16() {
         429 | 502 | 503 | 504 => return Outcome::Retry { after: after.or(delay), reason },
@@ -253,6 +272,14 @@ pub(super) fn urls(key: &str, config: &OtlpHttpConfig) -> Result<[Uri; 3], Inval
             None => ("endpoint", format!("{base}{}", signal.http_path())),
         };
         let wrong = |message: String| Invalid::new(format!("{key}.{name}"), message);
+        if let Some(said) = wrong_in(&url) {
+            return Err(wrong(said.to_owned()));
+        }
+        if name == "endpoint" && base.contains('?') {
+            let message = "has a query, and the signal's path follows the endpoint; write whole URLs in traces_endpoint, \
+                           metrics_endpoint and logs_endpoint";
+            return Err(wrong(message.to_owned()));
+        }
         let uri: Uri = url
             .parse()
             .map_err(|e| wrong(format!("is not a URL ({e}); write http://HOST:PORT or https://HOST:PORT")))?;
@@ -292,7 +319,7 @@ mod tests {
     fn only_a_few_codes_are_about_the_data() {
         for code in (100..600).filter_map(|c| StatusCode::from_u16(c).ok()) {
             for kind in ["", "text/plain", "text/html; charset=utf-8", "application/json"] {
-                let out = outcome(code, None, kind, b"");
+                let out = outcome(code, None, kind, Ok(b""));
                 let page = kind.starts_with("text/html");
                 let right = match (code.as_u16(), &out) {
                     (200..300, Outcome::Accepted { .. }) => !page,
@@ -313,7 +340,7 @@ mod tests {
 
     #[test]
     fn the_backends_own_words_are_the_reason() {
-        let reason = |kind: &str, body: &[u8]| match outcome(StatusCode::BAD_REQUEST, None, kind, body) {
+        let reason = |kind: &str, body: &[u8]| match outcome(StatusCode::BAD_REQUEST, None, kind, Ok(body)) {
             Outcome::Refused { reason, .. } => reason,
             other => panic!("{other:?}"),
         };
@@ -329,7 +356,7 @@ mod tests {
 
     #[test]
     fn rejected_items_are_counted_however_they_are_written() {
-        let rejected = |kind: &str, body: &[u8]| outcome(StatusCode::OK, None, kind, body);
+        let rejected = |kind: &str, body: &[u8]| outcome(StatusCode::OK, None, kind, Ok(body));
         let expected = Outcome::Accepted { rejected: 3, message: "late".to_owned() };
         for json in [
             &br#"{"partialSuccess":{"rejectedLogRecords":"3","errorMessage":"late"}}"#[..],
@@ -386,12 +413,73 @@ mod tests {
             ("https://x/", true),
             ("localhost:4318", false),
             ("", false),
+            ("http://ada:secret@x:4318", false),
+            ("http://x:4318/?key=secret", false),
         ] {
             let result = Http::try_new("exporters.otlphttp", &OtlpHttpConfig::new(text), &Env::production());
             assert_eq!(result.is_ok(), ok, "{text}");
         }
         let urls = urls("x", &OtlpHttpConfig::new("http://localhost:9090/api/v1/otlp/")).unwrap();
         assert_eq!(urls[1].path(), "/api/v1/otlp/v1/metrics");
+    }
+
+    #[test]
+    fn a_signals_whole_url_keeps_its_query_and_no_message_says_it() {
+        let whole = OtlpHttpConfig {
+            logs_endpoint: Some("http://x:1/push?key=secret".into()),
+            ..OtlpHttpConfig::new("")
+        };
+        let urls = urls("x", &whole).unwrap();
+        assert_eq!(urls[2].query(), Some("key=secret"));
+        let refused = Outcome::Refused { reason: "HTTP 404 Not Found".into(), about: About::Settings };
+        let Outcome::Refused { reason, .. } = at(refused, &urls[2]) else { panic!() };
+        assert_eq!(reason, "HTTP 404 Not Found (POST http://x:1/push)");
+    }
+
+    /// What a client that reads 1,000 bytes makes of an answer.
+    async fn answered(answer: impl Fn() -> Response<Full<Bytes>> + Clone + Send + Sync + 'static) -> Outcome {
+        use crate::serve::{Closed, Endpoint, Limits, Listener, keep};
+        let listener = Listener::bind(&Endpoint::Tcp("127.0.0.1:0".into()), "a test", None).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = hyper::service::service_fn(move |_| {
+            let answer = answer();
+            async move { Ok::<_, std::convert::Infallible>(answer) }
+        });
+        let stop = tokio_util::sync::CancellationToken::new();
+        let tasks = crate::supervise::Supervisor::new(&Env::production());
+        keep(&tasks, "test", listener, (Limits::default(), Closed::default()), service, stop.clone());
+        let mut config = OtlpHttpConfig::new(format!("http://{address}"));
+        config.max_response_bytes = ByteSize(1_000);
+        let client = Http::try_new("exporters.otlphttp", &config, &Env::production()).unwrap();
+        let out = client.send(Signal::Logs, &Bytes::new()).await;
+        stop.cancel();
+        out
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_read_says_why_and_a_success_stays_one() {
+        let zeros = zstd::encode_all(&[0; 10_000][..], 3).unwrap();
+        for (encoding, body, says) in [
+            ("", vec![b'x'; 1_001], "longer than max_response_bytes"),
+            ("zstd", zeros.clone(), "longer than max_response_bytes"),
+            ("gzip", b"no gzip".to_vec(), "cannot be decompressed"),
+            ("br", b"x".to_vec(), "not implemented"),
+        ] {
+            let send = |code: u16| {
+                let body = Bytes::from(body.clone());
+                answered(move || {
+                    let mut answer = Response::new(Full::new(body.clone()));
+                    *answer.status_mut() = StatusCode::from_u16(code).unwrap();
+                    if !encoding.is_empty() {
+                        answer.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+                    }
+                    answer
+                })
+            };
+            let Outcome::Refused { reason, about: About::Data } = send(400).await else { panic!("{says}") };
+            assert!(reason.starts_with("HTTP 400 Bad Request: ") && reason.contains(says), "{reason}");
+            assert_eq!(send(200).await, Outcome::ACCEPTED, "{says}");
+        }
     }
 
     #[tokio::test]

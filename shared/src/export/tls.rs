@@ -11,6 +11,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 use super::config::{TlsConfig, TlsVersion};
 use crate::config::Invalid;
+use crate::files;
 
 /// PEM, from a file or from the configuration itself.
 fn pem(key: &str, name: &str, file: Option<&Path>, text: Option<&str>) -> Result<Option<Vec<u8>>, Invalid> {
@@ -20,7 +21,7 @@ fn pem(key: &str, name: &str, file: Option<&Path>, text: Option<&str>) -> Result
             Err(Invalid::new(format!("{key}.tls.{name}_file"), message))
         }
         (None, text) => Ok(text.map(|t| t.as_bytes().to_vec())),
-        (Some(path), None) => std::fs::read(path).map(Some).map_err(|e| {
+        (Some(path), None) => files::read(path, files::CERTIFICATES).map(Some).map_err(|e| {
             let path = path.display();
             let message = format!("cannot read {path}: {e}; check the path and that this user may read it");
             Invalid::new(format!("{key}.tls.{name}_file"), message)

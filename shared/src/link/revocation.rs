@@ -27,11 +27,7 @@ impl Revocations {
     pub fn load(path: &Path, authorities: &Path) -> Result<Self, TlsError> {
         let unusable =
             |why: String| TlsError::File { what: "revocation list", path: path.display().to_string(), why };
-        let length = std::fs::metadata(path).map_err(|e| unusable(e.to_string()))?.len();
-        if length > LARGEST {
-            return Err(unusable(format!("it has {length} bytes; at most {LARGEST} are read")));
-        }
-        let bytes = std::fs::read(path).map_err(|e| unusable(e.to_string()))?;
+        let bytes = crate::files::read(path, LARGEST).map_err(|e| unusable(e.to_string()))?;
         let lists = split(bytes).map_err(unusable)?;
         let authorities = certificates("authority", authorities)?;
         let mut expires = None;

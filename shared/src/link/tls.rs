@@ -23,8 +23,10 @@ use x509_parser::time::ASN1Time;
 use super::ALPN;
 use super::verify::{SatelliteVerifier, StationVerifier, Timekeeper};
 use crate::clock::ClockBounds;
+use crate::config::Invalid;
 use crate::contact::shown_time;
 use crate::env::Clock;
+use crate::files;
 
 /// Why TLS cannot be set up or a peer is not who it must be.
 #[derive(Debug, thiserror::Error)]
@@ -62,16 +64,26 @@ fn unreadable(what: &'static str, path: &Path, error: &pem::Error) -> TlsError {
     TlsError::File { what, path: path.display().to_string(), why }
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, pem::Error> {
+    files::read(path, files::CERTIFICATES).map_err(pem::Error::Io)
+}
+
 pub(super) fn certificates(
     what: &'static str,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let all: Result<Vec<_>, _> = read(path).and_then(|pem| CertificateDer::pem_slice_iter(&pem).collect());
     match all {
         Ok(list) if list.is_empty() => Err(unreadable(what, path, &pem::Error::NoItemsFound)),
         Ok(list) => Ok(list),
         Err(e) => Err(unreadable(what, path, &e)),
     }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    read(path)
+        .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem))
+        .map_err(|e| unreadable("private key", path, &e))
 }
 
 /// A certificate that ends within this time is to be renewed.
@@ -118,10 +130,31 @@ pub struct Credentials {
 impl Credentials {
     /// Reads both from PEM files.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let loaded = Self {
-            chain: certificates("certificate", certificate)?,
-            key: PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable("private key", key, &e))?,
-        };
+        Self::pair((certificates("certificate", certificate)?, certificate), (private_key(key)?, key))
+    }
+
+    /// Everything that is wrong with the files of a certificate and its key, each with the key at which it is configured.
+    pub fn problems(certificate: (&str, &Path), key: (&str, &Path)) -> Vec<Invalid> {
+        let (chain, private) = (certificates("certificate", certificate.1), private_key(key.1));
+        let wrong = |key: &str, error: &TlsError| Invalid::new(key, error.to_string());
+        match (chain, private) {
+            (Ok(chain), Ok(private)) => {
+                let pair = Self::pair((chain, certificate.1), (private, key.1));
+                pair.err().iter().map(|error| wrong(key.0, error)).collect()
+            }
+            (chain, private) => {
+                let (chain, private) = (chain.err(), private.err());
+                let chain = chain.iter().map(|error| wrong(certificate.0, error));
+                chain.chain(private.iter().map(|error| wrong(key.0, error))).collect()
+            }
+        }
+    }
+
+    fn pair(
+        (chain, certificate): (Vec<CertificateDer<'static>>, &Path),
+        (private, key): (PrivateKeyDer<'static>, &Path),
+    ) -> Result<Self, TlsError> {
+        let loaded = Self { chain, key: private };
         let signing = provider().key_provider.load_private_key(loaded.key.clone_key())?;
         match CertifiedKey::new(loaded.chain.clone(), signing).keys_match() {
             Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(TlsError::File {
@@ -205,6 +238,26 @@ pub fn out_of_date(path: &Path, now: u64) -> Option<String> {
     }
     (end - now < RENEW_BEFORE.as_nanos() as u64)
         .then(|| format!("{path} ends at {}, in less than 30 days: issue a new one in time", shown_time(end)))
+}
+
+/// What is to be said when an authority in the file `authorities`, which should be the other side's, has signed our own certificate.
+pub fn swapped(certificate: &Path, authorities: &Path) -> Option<String> {
+    let own = certificates("certificate", certificate).ok()?;
+    let (_, own) = X509Certificate::from_der(own.first()?).ok()?;
+    let has_signed = |authority: &CertificateDer<'_>| {
+        X509Certificate::from_der(authority).is_ok_and(|(_, authority)| {
+            authority.subject().as_raw() == own.issuer().as_raw()
+                && own.verify_signature(Some(authority.public_key())).is_ok()
+        })
+    };
+    certificates("authority", authorities).ok()?.iter().any(has_signed).then(|| {
+        format!(
+            "{} has the authority that signed our own certificate, {}: were the authorities of satellites and stations swapped? Here \
+             the other side's is named",
+            authorities.display(),
+            certificate.display()
+        )
+    })
 }
 
 /// Reads the authorities in a PEM file; two during a change of authority.

@@ -58,15 +58,72 @@ const MISTAKES: &[(&str, u8, &[&str])] = &[
     ),
     ("run -c LINKED", 64, &["cannot read certificate DIR/satellite.crt", "is it the right file, in PEM?"]),
     ("validate --from-collector DIR/nothing.yaml", 64, &["DIR/nothing.yaml"]),
+    ("validate --from-collector DIR/pipe", 64, &["cannot read DIR/pipe", "a pipe"]),
+    (
+        "validate --from-collector LINKED",
+        64,
+        &["linked.yaml:5: link: no Collector has such a section", "validate -c"],
+    ),
+    ("validate --from-collector DIR/text.yaml", 64, &["text.yaml", "no Collector's configuration"]),
+    ("validate --from-collector DIR/theirs.yaml", 64, &["theirs.yaml:3:", "4 parsecs", "`exporter`"]),
+    ("run -c DIR/pipe", 64, &["cannot read DIR/pipe", "it is a pipe, not a file"]),
+    ("validate -c DIR/pipe", 64, &["cannot read DIR/pipe", "it is a pipe, not a file"]),
+    ("status -c DIR/pipe", 64, &["cannot read DIR/pipe", "it is a pipe, not a file"]),
+    ("validate -c /dev/zero", 64, &["cannot read /dev/zero", "it is a device, not a file"]),
+    ("validate -c DIR/long.yaml", 64, &["cannot read DIR/long.yaml", "more than 4.0 MiB"]),
+    ("validate -c DIR/text.yaml", 64, &["text.yaml"]),
+    ("run -c DIR/outside.yaml", 64, OUTSIDE),
+    ("validate -c DIR/outside.yaml", 64, OUTSIDE),
     ("status -c DIR/nothing.yaml", 64, &["cannot read"]),
     ("status -c GOOD", 1, &["no program answers on DIR/agent.sock", "is space-agent running"]),
     ("contact list -c GOOD", 1, &["no program answers on DIR/agent.sock"]),
     ("contact close -c GOOD", 1, &["no program answers on DIR/agent.sock"]),
-    ("status -c DIR/uncontrolled.yaml", 64, &["extensions.control is missing"]),
+    (
+        "status -c DIR/uncontrolled.yaml",
+        64,
+        &["extensions.control is missing", "\nextensions:\n  control: {socket: "],
+    ),
     ("top -c GOOD", 1, &["top needs a terminal", "space-agent status"]),
     ("wal inspect -c GOOD", 1, &["DIR/log"]),
     ("wal verify -c GOOD", 1, &["DIR/log"]),
     ("wal backup DIR/copy -c GOOD", 1, &["DIR/log"]),
+];
+
+/// A configuration whose every file is wrong.
+const WRONG_OUTSIDE: &str = "receivers:
+  otlp:
+    protocols:
+      grpc: {endpoint: 'unix://DIR/empty.yaml', tls: {cert_file: DIR/none.crt, key_file: DIR/pipe}}
+exporters:
+  link:
+  file: {path: DIR/none/out.jsonl}
+  otlp_http: {endpoint: 'http://ada:secret@x:4318'}
+  otlp_grpc: {endpoint: 'x:4317', tls: {ca_file: DIR/long.yaml}}
+storage: {directory: DIR/empty.yaml/log}
+link:
+  certificate_file: DIR/pipe
+  private_key_file: DIR/none.key
+  station_ca_file: DIR
+  stations: {svalbard: {address: '127.0.0.1:4433'}}
+contacts: {source: manual}
+extensions: {control: {socket: DIR/empty.yaml}}
+service: {pipelines: {traces: {receivers: [otlp], exporters: [link, file, otlp_http, otlp_grpc]}}}
+";
+
+/// All that is said of it, line by line.
+const OUTSIDE: &[&str] = &[
+    "outside.yaml has 11 problems:",
+    "outside.yaml:4: receivers.otlp.protocols.grpc.endpoint: DIR/empty.yaml is there and is no socket",
+    "outside.yaml:4: receivers.otlp.protocols.grpc.tls.cert_file: cannot read certificate DIR/none.crt",
+    "outside.yaml:4: receivers.otlp.protocols.grpc.tls.key_file: cannot read private key DIR/pipe: it is a pipe",
+    "outside.yaml:7: exporters.file.path: the directory DIR/none is not there; make it",
+    "outside.yaml:8: exporters.otlp_http.endpoint: has a user in it",
+    "outside.yaml:9: exporters.otlp_grpc.tls.ca_file: cannot read DIR/long.yaml: it has more than 4.0 MiB",
+    "outside.yaml:10: storage.directory: DIR/empty.yaml is a file; name a directory",
+    "outside.yaml:12: link.certificate_file: cannot read certificate DIR/pipe: it is a pipe",
+    "outside.yaml:13: link.private_key_file: cannot read private key DIR/none.key: No such file",
+    "outside.yaml:14: link.station_ca_file: cannot read authority DIR: it is a directory",
+    "outside.yaml:17: extensions.control.socket: DIR/empty.yaml is there and is no socket",
 ];
 
 #[tokio::test]
@@ -81,6 +138,11 @@ async fn every_mistake_has_its_exit_code_and_says_what_to_do() {
     write("uncontrolled.yaml", good.replace("EXPORTER", "debug").replace(&control, "").as_bytes());
     write("empty.yaml", b"");
     write("binary.yaml", b"\xff\xfe\x00");
+    write("text.yaml", b"a: b\n");
+    write("outside.yaml", WRONG_OUTSIDE.replace("DIR", &here).as_bytes());
+    write("theirs.yaml", b"receivers: {otlp: {protocols: {grpc: }}}\nexporters:\n  otlp: {endpoint: 'x:1', timeout: 4 parsecs}\nservice: {pipelines: {traces: {receivers: [otlp], exporter: [otlp]}}}\n");
+    nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::File::create(dir.path().join("long.yaml")).unwrap().set_len(1 << 30).unwrap();
     for name in ["satellite.crt", "satellite.key", "station-ca.crt"] {
         write(name, b"");
     }

@@ -11,6 +11,7 @@ use perigee_shared::serve::{Endpoint, validate_endpoint};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::units::{ByteSize, Span};
 
+use super::outside::Outside;
 use super::{
     Acknowledge, Config, ExporterConfig, LINK, ListenerConfig, MIN_WINDOW, OtlpReceiver, ReceiverConfig,
 };
@@ -36,7 +37,15 @@ impl Config {
     }
 
     /// Checks a file whose text is read.
-    pub fn read(mut file: ConfigFile) -> Result<Self, ConfigError> {
+    pub fn read(file: ConfigFile) -> Result<Self, ConfigError> {
+        Self::read_with(file, |_| Outside::default())
+    }
+
+    /// The same with what `look` finds of what it names.
+    pub(super) fn read_with(
+        mut file: ConfigFile,
+        look: impl FnOnce(&Self) -> Outside,
+    ) -> Result<Self, ConfigError> {
         collector::translate(&mut file, Program::Agent);
         let mut config: Option<Self> = file.read(|section| collector::keys(Program::Agent, section));
         if let Some(config) = &mut config {
@@ -55,6 +64,13 @@ impl Config {
                 for problem in config.references() {
                     file.complain(problem);
                 }
+            }
+            let Outside { wrong, odd } = look(config);
+            for problem in wrong {
+                file.complain_beside(problem);
+            }
+            for (key, words) in odd {
+                file.warn(key, words);
             }
             config.warnings.clone_from(&file.warnings);
         }

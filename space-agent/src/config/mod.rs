@@ -1,6 +1,7 @@
 //! The agent's configuration: read strictly, checked whole before anything is bound.
 
 mod check;
+mod outside;
 mod processors;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 use serde::de::MapAccess;
 
+pub use self::outside::Extent;
 pub use self::processors::{BatchConfig, LimiterConfig, Processors};
 use crate::contacts::ContactsConfig;
 use crate::lanes::LanesConfig;

@@ -9,12 +9,13 @@ use std::time::{Duration, SystemTime};
 use perigee_proto::link;
 use perigee_shared::config::ConfigError;
 use perigee_shared::contact::{Contact, Plan, Reader, StationHints};
+use perigee_shared::files;
 use perigee_shared::link::{bounds, short_hash};
 use perigee_shared::orbit::{Mask, Orbit, Skyline};
 use perigee_shared::supervise::expecting;
 
 use super::{ContactSource, ContactsConfig};
-use crate::orbit::{self, OrbitError};
+use crate::orbit::{self, MAX_FILE, OrbitError};
 
 /// A pass that is on is found from its beginning.
 const BEFORE: Duration = Duration::from_secs(3600);
@@ -258,7 +259,7 @@ impl FileSource {
 
     fn settle(&mut self, read: Result<(), ConfigError>) {
         if read.is_ok() {
-            self.hash = std::fs::read(&self.file).ok().map(|content| short_hash(&content));
+            self.hash = files::read(&self.file, MAX_FILE).ok().map(|content| short_hash(&content));
         }
         if let Err(error) = &read {
             let in_force = self.plan.len();

@@ -109,9 +109,11 @@ pub struct Planned {
     pub plan_warnings: Vec<String>,
 }
 
-/// Whether the file that `config` names can be used at `now`, with these stations.
-pub fn check(config: &ContactsConfig, stations: &[String], now: u64) -> Result<(), ConfigError> {
-    FileSource::new(config, stations).map_or(Ok(()), |mut file| file.read(now))
+/// Reads the file that `config` names as of `now`, with these stations: what is odd about it, or why it cannot be used.
+pub fn look(config: &ContactsConfig, stations: &[String], now: u64) -> Result<Vec<String>, ConfigError> {
+    let Some(mut file) = FileSource::new(config, stations) else { return Ok(Vec::new()) };
+    file.read(now)?;
+    Ok(file.warnings(now))
 }
 
 enum Command {

@@ -191,7 +191,7 @@ fn a_plan_that_cannot_be_used_at_the_start_is_reported_and_stations_are_tried() 
         if let Some(text) = text {
             std::fs::write(&file, text).unwrap();
         }
-        assert!(check(&config, &["svalbard".to_owned()], 0).is_err());
+        assert!(look(&config, &["svalbard".to_owned()], 0).is_err());
         let Bench { mut contacts, now, .. } = bench(&config);
         contacts.tell(&at(100 * S));
         let planned = contacts.planned(Asked::default(), Extent::Listed);

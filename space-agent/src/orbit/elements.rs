@@ -3,6 +3,7 @@
 //!
 //! What cannot be read of a file costs itself alone: it is left out, and said.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use perigee_shared::contact::{Notes, catalogue_number, parse_time};
@@ -44,6 +45,12 @@ impl Found {
 
 /// Reads the elements in `text`; the format is found out.
 pub(super) fn read(text: &str) -> Result<Found, Wrong> {
+    // Lines may end in CR alone, and tabs stand for blanks.
+    let ends_in_cr = text.split('\r').skip(1).any(|rest| !rest.starts_with('\n'));
+    let text = match ends_in_cr || text.contains('\t') {
+        true => Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n").replace('\t', " ")),
+        false => Cow::Borrowed(text),
+    };
     let text = text.trim_start_matches('\u{feff}').trim_start();
     let mut found = Found::default();
     let title = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
@@ -102,7 +109,8 @@ impl Set {
                     number(fields, "ARG_OF_PERICENTER")?,
                     number(fields, "MEAN_ANOMALY")?,
                 ],
-                drag: number(fields, "BSTAR")?,
+                // Without it there is no drag: the passes drift by seconds a day.
+                drag: said(fields, "BSTAR").map_or(Ok(0.0), |_| number(fields, "BSTAR"))?,
             }
             .checked()?,
         })

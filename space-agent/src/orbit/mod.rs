@@ -9,13 +9,13 @@ mod tle;
 use std::cmp::Reverse;
 use std::path::Path;
 
-use perigee_shared::config::read_text;
+use perigee_shared::files::read_lossy;
 use perigee_shared::orbit::{NoPosition, Orbit};
 
 use elements::{Found, Set};
 
 /// The active satellites of the public catalogue in its longest form, XML, are 20 MB.
-const MAX_FILE: u64 = 32 << 20;
+pub(crate) const MAX_FILE: u64 = 32 << 20;
 
 /// Why an orbit cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,7 @@ pub enum OrbitError {
 pub fn read(path: &Path, satellite: Option<&str>) -> Result<Orbit, OrbitError> {
     let shown = path.display().to_string();
     let text =
-        read_text(path, MAX_FILE).map_err(|source| OrbitError::Read { path: shown.clone(), source })?;
+        read_lossy(path, MAX_FILE).map_err(|source| OrbitError::Read { path: shown.clone(), source })?;
     parse(&text, satellite, &shown)
 }
 

@@ -12,9 +12,9 @@ pub(super) fn read(text: &str, found: &mut Found) {
     let mut name: Option<&str> = None;
     let mut first: Option<&str> = None;
     for (n, line) in text.lines().enumerate() {
-        let line = line.trim_end();
+        let line = line.trim();
         let place = format!("line {}", n + 1);
-        if line.trim().is_empty() || line.starts_with('#') {
+        if line.is_empty() || line.starts_with('#') {
         } else if is_line(line, '1') && first.is_none() {
             first = Some(line);
         } else if is_line(line, '2') {

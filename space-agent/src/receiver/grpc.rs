@@ -20,12 +20,16 @@ use tonic::Code;
 use super::Intake;
 use super::body::{Pieces, READ_TIMEOUT};
 use super::health;
+use super::http::forget;
+use super::reflection::{self, Answers};
 
-/// A gRPC answer: at most one data frame, then trailers.
+/// A gRPC answer: at most one data frame, then trailers; or a stream of answers.
 #[derive(Default)]
 pub(super) struct Reply {
     data: Option<Bytes>,
     trailers: Option<HeaderMap>,
+    /// The answers of reflection, which come instead.
+    answers: Option<Answers>,
 }
 
 impl http_body::Body for Reply {
@@ -34,15 +38,18 @@ impl http_body::Body for Reply {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(answers) = &mut self.answers {
+            return answers.poll_frame(context).map(|frame| frame.map(Ok));
+        }
         let data = self.data.take().map(Frame::data);
         let frame = data.or_else(|| self.trailers.take().map(Frame::trailers));
         Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.data.is_none() && self.trailers.is_none()
+        self.data.is_none() && self.trailers.is_none() && self.answers.is_none()
     }
 }
 
@@ -59,6 +66,9 @@ pub(super) fn service(
     hyper::service::service_fn(move |request| {
         let intake = Arc::clone(&intake);
         async move {
+            if reflection::is_at(request.uri().path()) && is_grpc(&request) {
+                return Ok(reflected(request));
+            }
             let answer = match request.uri().path() == health::PATH && is_grpc(&request) {
                 true => {
                     health::check(request.into_body()).await.map(|()| health::SERVING).map_err(Answer::from)
@@ -69,7 +79,7 @@ pub(super) fn service(
             let mut response = match answer {
                 Ok(message) => success(message),
                 Err(Answer::Status(status)) => failure(&status),
-                Err(Answer::NotGrpc) => not_grpc(),
+                Err(Answer::NotGrpc(kind)) => not_grpc(kind.as_ref()),
             };
             response.headers_mut().insert("grpc-accept-encoding", ACCEPTED);
             Ok(response)
@@ -79,8 +89,8 @@ pub(super) fn service(
 
 enum Answer {
     Status(Status),
-    /// Not a gRPC request at all.
-    NotGrpc,
+    /// Not a gRPC request at all, and of which content type it is.
+    NotGrpc(Option<HeaderValue>),
 }
 
 impl From<Status> for Answer {
@@ -92,7 +102,14 @@ impl From<Status> for Answer {
 fn success(message: Bytes) -> Response<Reply> {
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let mut response = Response::new(Reply { data: Some(message), trailers: Some(trailers) });
+    let mut response = Response::new(Reply { data: Some(message), trailers: Some(trailers), answers: None });
+    response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
+    response
+}
+
+fn reflected(request: Request<Incoming>) -> Response<Reply> {
+    let answers = Answers::new(request.into_body());
+    let mut response = Response::new(Reply { answers: Some(answers), ..Reply::default() });
     response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
     response
 }
@@ -101,9 +118,22 @@ fn failure(status: &Status) -> Response<Reply> {
     status.to_tonic().into_http()
 }
 
-fn not_grpc() -> Response<Reply> {
-    let mut response = Response::new(Reply::default());
+/// In the words of who asks, as far as they are known: OTLP over HTTP, or a browser.
+fn not_grpc(kind: Option<&HeaderValue>) -> Response<Reply> {
+    const MESSAGE: &str = "this port takes OTLP over gRPC (HTTP/2); send OTLP over HTTP to the port of protocols.http, 4318 by default, \
+                           or set the client's protocol to grpc";
+    let status = Status::refuse(Code::InvalidArgument, MESSAGE);
+    let kind = kind.map_or(&b""[..], HeaderValue::as_bytes);
+    let (kind, body) = if kind.starts_with(b"application/x-protobuf") {
+        ("application/x-protobuf", status.to_protobuf())
+    } else if kind.starts_with(b"application/json") {
+        ("application/json", status.to_json())
+    } else {
+        ("text/plain; charset=utf-8", Bytes::from_static(MESSAGE.as_bytes()))
+    };
+    let mut response = Response::new(Reply { data: Some(body), ..Reply::default() });
     *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -111,12 +141,15 @@ fn is_grpc(request: &Request<Incoming>) -> bool {
     let named = request.headers().get(header::CONTENT_TYPE).is_some_and(|v| {
         v.as_bytes().starts_with(b"application/grpc") && !v.as_bytes().starts_with(b"application/grpc-web")
     });
-    named && request.method() == http::Method::POST
+    // HTTP/1.1 would lose the trailers, and with them the status.
+    named && request.method() == http::Method::POST && request.version() == http::Version::HTTP_2
 }
 
 async fn export(intake: &Intake, request: Request<Incoming>) -> Result<(), Answer> {
     if !is_grpc(&request) {
-        return Err(Answer::NotGrpc);
+        let kind = request.headers().get(header::CONTENT_TYPE).cloned();
+        forget(&mut Pieces::new(request.into_body())).await;
+        return Err(Answer::NotGrpc(kind));
     }
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();

@@ -35,6 +35,6 @@ pub(super) async fn check(body: Incoming) -> Result<(), Status> {
 }
 
 /// The service whose Export takes a signal.
-fn service_of(signal: Signal) -> &'static str {
+pub(super) fn service_of(signal: Signal) -> &'static str {
     signal.grpc_path().trim_start_matches('/').trim_end_matches("/Export")
 }

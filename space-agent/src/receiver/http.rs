@@ -111,9 +111,18 @@ pub(super) fn service(
 }
 
 /// Reads the rest of a refused request, so that a client that is still writing gets to the answer.
-async fn forget(pieces: &mut Pieces<Body>) {
+pub(super) async fn forget<B: http_body::Body<Data = Bytes> + Unpin>(pieces: &mut Pieces<B>) {
     // A client that is too slow even now learns nothing.
     drop(tokio::time::timeout(DISCARD_TIMEOUT, pieces.discard(DISCARD_BYTES)).await);
+}
+
+/// What is said to a client of OTLP over gRPC, which reads the status in the head.
+fn grpc_elsewhere(headers: &HeaderMap) -> Option<Response<Body>> {
+    let kind = headers.get(header::CONTENT_TYPE)?.as_bytes();
+    const MESSAGE: &str = "this port takes OTLP over HTTP; send OTLP over gRPC to the port of protocols.grpc, 4317 by default, or \
+                           set the client's protocol to http/protobuf";
+    kind.starts_with(b"application/grpc")
+        .then(|| Status::refuse(Code::Unimplemented, MESSAGE).to_tonic().into_http())
 }
 
 async fn wrong_method(headers: HeaderMap, body: Body) -> Response<Body> {
@@ -127,6 +136,9 @@ async fn wrong_method(headers: HeaderMap, body: Body) -> Response<Body> {
 
 async fn not_found(headers: HeaderMap, body: Body) -> Response<Body> {
     forget(&mut Pieces::new(body)).await;
+    if let Some(answer) = grpc_elsewhere(&headers) {
+        return answer;
+    }
     let status = Status::refuse(Code::NotFound, "OTLP is at /v1/traces, /v1/metrics and /v1/logs");
     Format::of(&headers).unwrap_or(Format::Json).failure(StatusCode::NOT_FOUND, &status)
 }
@@ -136,6 +148,9 @@ async fn export(intake: &Intake, signal: Signal, request: Request<Body>) -> Resp
     let mut pieces = Pieces::new(body);
     let Some(format) = Format::of(&parts.headers) else {
         forget(&mut pieces).await;
+        if let Some(answer) = grpc_elsewhere(&parts.headers) {
+            return answer;
+        }
         let message = "the content type is not known; application/x-protobuf and application/json are";
         let status = Status::refuse(Code::InvalidArgument, message);
         return Format::Json.failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status);

@@ -10,6 +10,7 @@ mod health;
 mod hostmetrics;
 mod http;
 mod own;
+mod reflection;
 
 use std::sync::Arc;
 
@@ -17,10 +18,9 @@ use bytes::Bytes;
 use perigee_shared::compress::{DecompressError, Encoding, decompress};
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
-use perigee_shared::link::tls::{Credentials, TlsError, listener_config, load_authorities};
 use perigee_shared::otlp::status::Status;
 use perigee_shared::otlp::walk::walk;
-use perigee_shared::serve::{self, BindError, Endpoint, Limits, Listener};
+use perigee_shared::serve::{self, BindError, Certificates, Endpoint, Limits, Listener};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
 use tokio_util::sync::CancellationToken;
@@ -211,7 +211,8 @@ impl Receivers {
                 (Protocol::Http, protocols.http.as_ref(), "OTLP/HTTP"),
             ] {
                 let Some(settings) = settings else { continue };
-                let (listener, limits) = bind(settings, purpose, config).await?;
+                let (listener, limits) =
+                    bind(&section(name, protocol), settings, purpose, (config, env)).await?;
                 let max_request = settings.max_request_bytes.unwrap_or(receiver.max_request_bytes).as_usize();
                 let cors = settings.cors.clone().map(Arc::new);
                 bound.push(Bound {
@@ -229,10 +230,13 @@ impl Receivers {
     }
 
     /// Reads the files that listeners name, without binding anything.
-    pub fn check(config: &Config) -> Result<(), ReceiverError> {
+    pub fn check(config: &Config, env: &Env) -> Result<(), ReceiverError> {
         for (_, receiver) in config.otlp_receivers() {
             for listener in [&receiver.protocols.grpc, &receiver.protocols.http].into_iter().flatten() {
-                tls(listener)?;
+                if let Some(tls) = &listener.tls {
+                    let clock = Arc::clone(&env.clock);
+                    Certificates::load("receivers", tls.files(), clock)?;
+                }
             }
         }
         Ok(())
@@ -274,21 +278,25 @@ impl Receivers {
     }
 }
 
-async fn bind(
-    listener: &ListenerConfig,
-    purpose: &'static str,
-    config: &Config,
-) -> Result<(Listener, Limits), ReceiverError> {
-    let tls = tls(listener)?;
-    let endpoint = Endpoint::parse(&listener.endpoint).map_err(ReceiverError::Endpoint)?;
-    Ok((Listener::bind(&endpoint, purpose, tls).await?, limits(listener, config)))
+/// Where a listener's certificates are configured.
+fn section(receiver: &str, protocol: Protocol) -> String {
+    let protocol = match protocol {
+        Protocol::Grpc => "grpc",
+        Protocol::Http => "http",
+    };
+    format!("receivers.{receiver}.protocols.{protocol}.tls")
 }
 
-/// A listener's certificates, read.
-fn tls(listener: &ListenerConfig) -> Result<Option<Arc<rustls::ServerConfig>>, TlsError> {
-    let Some(tls) = &listener.tls else { return Ok(None) };
-    let clients = tls.client_ca_file.as_deref().map(load_authorities).transpose()?;
-    listener_config(Credentials::load(&tls.cert_file, &tls.key_file)?, clients).map(Some)
+async fn bind(
+    section: &str,
+    listener: &ListenerConfig,
+    purpose: &'static str,
+    (config, env): (&Config, &Env),
+) -> Result<(Listener, Limits), ReceiverError> {
+    let clock = Arc::clone(&env.clock);
+    let tls = listener.tls.as_ref().map(|tls| Certificates::load(section, tls.files(), clock)).transpose()?;
+    let endpoint = Endpoint::parse(&listener.endpoint).map_err(ReceiverError::Endpoint)?;
+    Ok((Listener::bind(&endpoint, purpose, tls).await?, limits(listener, config)))
 }
 
 /// Windows large enough for speed, small enough that all connections of a listener stay within an eighth of the memory limit.

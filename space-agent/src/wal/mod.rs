@@ -312,6 +312,11 @@ impl Wal {
         Self::with(Database::open_existing(env, &directory, config)?)
     }
 
+    /// The satellite whose log lies in the directory of `config`, as the file beside it says: a running agent may have the log open.
+    pub fn owner(config: &WalConfig, env: &Env) -> Option<String> {
+        mirror::read(env, config)?.satellite
+    }
+
     fn with(log: Database<State>) -> Result<Self, WalError> {
         let growth = passes::Growth::new(log.env().since_boot().nano);
         let (opening, writer) = (log.openings(), GroupWriter::new()?);

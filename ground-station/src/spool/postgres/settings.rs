@@ -6,6 +6,7 @@ use std::time::Duration;
 use perigee_shared::config::Invalid;
 use perigee_shared::export::client_tls;
 use perigee_shared::export::config::{Secret, TlsConfig};
+use perigee_shared::files;
 use serde::Deserialize;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -133,6 +134,11 @@ impl FleetSettings {
         self.hosts.join(", ")
     }
 
+    /// What is wrong with the files that are named; `key` is where these settings stand.
+    pub fn check(&self, key: &str) -> Option<Invalid> {
+        self.client(key, "").err()
+    }
+
     /// What the client is built from, host by host. Reads the files that are named.
     pub(super) fn client(
         &self,
@@ -180,7 +186,7 @@ impl FleetSettings {
 
     fn read_password(&self, key: &str) -> Result<Option<String>, Invalid> {
         let Some(path) = &self.password_file else { return Ok(self.password.clone().map(|p| p.0)) };
-        let text = std::fs::read_to_string(path).map_err(|e| {
+        let text = files::read_text(path, files::SECRETS).map_err(|e| {
             let path = path.display();
             let message = format!("cannot read {path}: {e}; check the path and that this user may read it");
             Invalid::new(format!("{key}.password_file"), message)

@@ -16,8 +16,8 @@ mod telemetry;
 use std::path::PathBuf;
 
 use self::rules::{Notes, Rules};
-use super::ConfigFile;
 use super::tree::{Map, Node};
+use super::{ConfigFile, Invalid};
 
 /// Whose configuration it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,21 @@ pub fn translate(file: &mut ConfigFile, program: Program) {
     for path in notes.removed {
         file.drop_wrong(&path);
     }
+}
+
+/// Whether this is a Collector's file; otherwise what it is.
+pub fn is_foreign(tree: &Node) -> Result<(), Invalid> {
+    if let Some(own) = ["link", "lanes", "contacts"].iter().find(|section| tree.at(&[**section]).is_some()) {
+        let message = "no Collector has such a section: the file is in Perigee's own form already; check it with `validate -c`";
+        return Err(Invalid::new(*own, message));
+    }
+    const THEIRS: [&str; 5] = ["receivers", "processors", "exporters", "extensions", "service"];
+    if THEIRS.iter().all(|section| tree.at(&[*section]).is_none()) {
+        let message =
+            "this is no Collector's configuration: it has neither receivers nor exporters nor service";
+        return Err(Invalid::new("", message));
+    }
+    Ok(())
 }
 
 /// The Collector's keys in the section at a path, which a mistyped key may have meant.

@@ -10,8 +10,8 @@
 //! a contact 0 0 10 20 0                   hypothetical: nobody knows when
 //! ```
 //!
-//! Registrations, hypothetical contacts and contacts of a node with itself plan nothing. Other commands and comments (`#`)
-//! are passed over.
+//! Registrations, hypothetical contacts and contacts of a node with itself plan nothing. `ionadmin`'s other commands, other programs'
+//! sections of a start script (`## begin bpadmin`) and comments (`#`) are passed over; what is no command of it is a warning.
 
 use super::{Entry, Found, MOST_RATE, Reader, Said, Way, parse_time};
 use crate::config::Invalid;
@@ -25,6 +25,8 @@ const LATEST: u64 = 2_147_483_647_000_000_000;
 struct Lines<'a> {
     reader: &'a Reader,
     epoch: Option<u64>,
+    /// In another program's section.
+    elsewhere: bool,
     found: Found,
     up: Vec<Said<Option<u64>>>,
     /// In seconds, as said for the way down and for the way up.
@@ -33,7 +35,8 @@ struct Lines<'a> {
 
 pub(super) fn read(text: &str, reader: &Reader) -> Found {
     let (found, up) = (Found::default(), Vec::new());
-    let mut lines = Lines { reader, epoch: reader.epoch, found, up, ranges: Default::default() };
+    let mut lines =
+        Lines { reader, epoch: reader.epoch, elsewhere: false, found, up, ranges: Default::default() };
     for (n, line) in text.lines().enumerate() {
         let key = format!("line {}", n + 1);
         if let Err(message) = lines.line(&key, line) {
@@ -50,6 +53,14 @@ pub(super) fn read(text: &str, reader: &Reader) -> Found {
 
 impl Lines<'_> {
     fn line(&mut self, key: &str, line: &str) -> Result<(), Wrong> {
+        if let Some(section) = line.trim_start().strip_prefix("##") {
+            let mut words = section.split_whitespace();
+            match (words.next(), words.next()) {
+                (Some("begin"), Some(program)) => self.elsewhere = program != "ionadmin",
+                (Some("end"), _) => self.elsewhere = false,
+                _ => {}
+            }
+        }
         let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
         match words.as_slice() {
             ["@", time, ..] => self.epoch = Some(self.time(time)?),
@@ -75,7 +86,16 @@ impl Lines<'_> {
             }
             ["c", "contact", start, from, to, value, ..] => self.change_contact(start, from, to, value)?,
             ["d", kind @ ("contact" | "range"), start, from, to, ..] => self.delete(kind, start, from, to)?,
-            _ => {}
+            // They plan nothing.
+            []
+            | ["1" | "e" | "h" | "?" | "i" | "l" | "m" | "q" | "r" | "s" | "v" | "w" | "x" | "^" | "!", ..] =>
+                {}
+            _ if self.elsewhere => {}
+            [first, ..] => {
+                let second = words.get(1).copied().unwrap_or_default();
+                let message = format!("`{} {second}` is no command of ionadmin", first.trim());
+                self.found.unusable.push(format!("{key}: {message}; skipped"));
+            }
         }
         Ok(())
     }

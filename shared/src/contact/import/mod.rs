@@ -18,7 +18,8 @@ use serde_json::Value;
 
 use super::plan::{Keyed, Notes};
 use super::{Contact, Plan, catalogue_number, shown_time};
-use crate::config::{ConfigError, Invalid, read_text};
+use crate::config::{ConfigError, Invalid};
+use crate::files::read_lossy;
 
 pub use time::parse_time;
 
@@ -167,7 +168,7 @@ impl Reader {
     pub fn read(&self, path: &Path) -> Result<Plan, ConfigError> {
         let shown = path.display().to_string();
         let text =
-            read_text(path, MAX_FILE).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
+            read_lossy(path, MAX_FILE).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
         self.parse(&text, &shown)
     }
 

@@ -1,7 +1,10 @@
 //! Perigee's own plan file: YAML, or JSON, which is YAML; the list may stand alone.
 
-use serde::Deserialize;
-use serde_json::Value;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
 use super::{Entry, Found, Reader};
 use crate::config::{self, ConfigError, Invalid};
@@ -29,7 +32,7 @@ struct File<T> {
 
 pub(super) fn read(text: &str, path: &str, reader: &Reader) -> Result<Found, ConfigError> {
     let mut found = Found::default();
-    match list::<Written>(text, path) {
+    match list::<Written>(text, path, config::stream, config::stream) {
         Ok(contacts) => {
             for (n, written) in contacts.into_iter().enumerate() {
                 found.contact(n, written, reader);
@@ -37,11 +40,16 @@ pub(super) fn read(text: &str, path: &str, reader: &Reader) -> Result<Found, Con
         }
         Err(error) => {
             // One entry may be wrong alone. When none is right, the error of the whole names the line.
-            let contacts = list::<Value>(text, path).map_err(|_| error)?;
+            let repeats = config::stream_with_repeats;
+            let contacts =
+                list::<Loose>(text, path, repeats, config::stream_with_repeats).map_err(|_| error)?;
             for (n, contact) in contacts.into_iter().enumerate() {
-                match serde_json::from_value(as_text(contact)) {
+                let written = contact.0.and_then(|fields| {
+                    serde_json::from_value(as_text(fields)).map_err(|error| error.to_string())
+                });
+                match written {
                     Ok(written) => found.contact(n, written, reader),
-                    Err(error) => found.unusable(Invalid::new(key(n), error.to_string())),
+                    Err(message) => found.unusable(Invalid::new(key(n), message)),
                 }
             }
         }
@@ -49,15 +57,88 @@ pub(super) fn read(text: &str, path: &str, reader: &Reader) -> Result<Found, Con
     Ok(found)
 }
 
-fn list<T: serde::de::DeserializeOwned>(text: &str, path: &str) -> Result<Vec<T>, ConfigError> {
+/// The fields of an entry, or why they are none.
+struct Loose(Result<Map<String, Value>, String>);
+
+impl<'de> Deserialize<'de> for Loose {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Loosely)
+    }
+}
+
+struct Loosely;
+
+impl<'de> Visitor<'de> for Loosely {
+    type Value = Loose;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an entry")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Loose, A::Error> {
+        let (mut fields, mut twice) = (Map::new(), None);
+        while let Some((key, value)) = map.next_entry::<String, Value>()? {
+            if fields.contains_key(&key) {
+                twice = Some(format!("the key `{key}` is there twice"));
+            }
+            fields.insert(key, value);
+        }
+        Ok(Loose(twice.map_or(Ok(fields), Err)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Loose, A::Error> {
+        while list.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+        Ok(Loose::none())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Loose, E> {
+        Ok(Loose::none())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Loose, E> {
+        Ok(Loose::none())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Loose, E> {
+        Ok(Loose::none())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Loose, E> {
+        Ok(Loose::none())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Loose, E> {
+        Ok(Loose::none())
+    }
+
+    fn visit_unit<E>(self) -> Result<Loose, E> {
+        Ok(Loose::none())
+    }
+}
+
+impl Loose {
+    fn none() -> Self {
+        Self(Err("it is no contact with station, start and end".to_owned()))
+    }
+}
+
+/// How a file is read.
+type Stream<T> = fn(&str, &str) -> Result<T, ConfigError>;
+
+fn list<T: DeserializeOwned>(
+    text: &str,
+    path: &str,
+    stream: Stream<Vec<T>>,
+    stream_file: Stream<File<T>>,
+) -> Result<Vec<T>, ConfigError> {
     let begins = text
         .lines()
         .map(str::trim)
         .find(|line| !line.is_empty() && !line.starts_with(['#', '%']) && *line != "---");
     if begins.is_some_and(|line| line.starts_with('[') || line.starts_with("- ") || line == "-") {
-        return config::stream(text, path);
+        return stream(text, path);
     }
-    config::stream::<File<T>>(text, path).map(|file| file.contacts)
+    stream_file(text, path).map(|file| file.contacts)
 }
 
 fn key(n: usize) -> String {
@@ -65,13 +146,13 @@ fn key(n: usize) -> String {
 }
 
 /// An entry with its numbers as text, as every field is read.
-fn as_text(mut contact: Value) -> Value {
-    for value in contact.as_object_mut().into_iter().flat_map(|fields| fields.values_mut()) {
+fn as_text(mut fields: Map<String, Value>) -> Value {
+    for value in fields.values_mut() {
         if let Value::Number(number) = value {
             *value = Value::String(number.to_string());
         }
     }
-    contact
+    Value::Object(fields)
 }
 
 impl Found {

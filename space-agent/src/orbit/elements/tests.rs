@@ -179,7 +179,7 @@ fn a_bad_neighbour_in_json_costs_itself_alone() {
     use serde_json::Value::Null;
     let number = ("NORAD_CAT_ID", 22_222.into());
     let bad = [
-        omm(&[number.clone(), ("BSTAR", Null)]),
+        omm(&[number.clone(), ("MEAN_ANOMALY", Null)]),
         omm(&[number.clone(), ("ECCENTRICITY", 1.5.into())]),
         omm(&[number.clone(), ("MEAN_MOTION", "fast".into())]),
         omm(&[number.clone(), ("EPOCH", "2026-366T00:00:00".into())]),
@@ -198,8 +198,34 @@ fn a_bad_neighbour_in_json_costs_itself_alone() {
     let torn = format!("[{}, {{\"OBJECT_NAME\": NaN}}]", omm(&[]));
     let found = read(&torn).unwrap();
     assert_eq!((found.sets.as_slice(), found.wrong.len()), (&[expected()][..], 1));
-    let error = read(&serde_json::json!([omm(&[("BSTAR", Null)])]).to_string()).unwrap_err();
-    assert_eq!(error, "[0]: not an OMM: BSTAR is missing");
+    let error = read(&serde_json::json!([omm(&[("MEAN_ANOMALY", Null)])]).to_string()).unwrap_err();
+    assert_eq!(error, "[0]: not an OMM: MEAN_ANOMALY is missing");
+}
+
+#[test]
+fn fields_that_say_nothing_are_as_if_they_were_not_there() {
+    use serde_json::Value::Null;
+    let names =
+        ["BSTAR", "MEAN_MOTION_DOT", "MEAN_MOTION_DDOT", "REV_AT_EPOCH", "ELEMENT_SET_NO", "EPHEMERIS_TYPE"];
+    let found = whole(&omm(&names.map(|name| (name, Null))).to_string());
+    assert_eq!(found.sets, [Set { drag: 0.0, ..expected() }]);
+    found.sets[0].constants().unwrap();
+}
+
+#[test]
+fn lines_may_be_indented_end_in_cr_alone_and_have_tabs_for_blanks() {
+    let one = tle("11111");
+    let expected = whole(&format!("SAMPLE ONE\n{one}\n")).sets;
+    assert_eq!(shown(&whole(&format!("SAMPLE ONE\n{one}\n"))), [(11_111, "SAMPLE ONE", SECONDS - 1)]);
+    let indented = format!("SAMPLE ONE\n{one}\n").replace('\n', "\n   ");
+    for text in [
+        format!("   {indented}"),
+        format!("SAMPLE ONE\n{one}\n").replace('\n', "\r"),
+        format!("SAMPLE ONE\r\n{}\r", one.replace('\n', "\r")),
+        format!("SAMPLE\tONE\n\t{}\t\n", one.replace("1 1", "1\t1").replace("2 1", "2\t1")),
+    ] {
+        assert_eq!(whole(&text).sets, expected, "{text:?}");
+    }
 }
 
 #[test]

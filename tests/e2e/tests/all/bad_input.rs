@@ -232,6 +232,20 @@ async fn bad_requests_over_grpc_are_refused_for_what_they_are() {
     }
     let answer = http2(&target, path, &[("content-type", "text/plain")], frame(0, &proto)).await.unwrap();
     assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    for kind in [PROTOBUF, JSON, "text/html", "application/grpc"] {
+        let answer = http1(&target, Method::POST, "/v1/logs", &[("content-type", kind)], proto.clone()).await;
+        assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
+        let said = String::from_utf8_lossy(&answer.body);
+        assert!(said.contains("OTLP over gRPC") && said.contains("protocols.http"), "{kind}: {said}");
+    }
+    let http = Target::Tcp(agent.http);
+    for path in [path, "/v1/logs"] {
+        let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+        let answer = http2(&http, path, &headers, frame(0, &proto)).await.unwrap();
+        assert_eq!((answer.status, answer.header("grpc-status")), (StatusCode::OK, "12"), "{path}");
+        let said = answer.header("grpc-message");
+        assert!(said.contains("protocols.grpc"), "{path}: {said}");
+    }
     assert_eq!(agent.account().await.accepted.total(), taken, "only the good requests are stored");
     assert_eq!(agent.metric("otelcol_receiver_accepted_log_records_total").await, taken);
 }

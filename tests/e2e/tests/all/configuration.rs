@@ -215,6 +215,32 @@ async fn a_certificate_that_is_not_valid_now_is_named_with_its_date_and_the_cloc
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_another_satellite_than_the_logs_and_swapped_authorities_are_said() {
+    let scene = Scene::new(PROGRAMS);
+    scene.issue(Role::Satellite, "sat-2");
+    let mut agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+    agent.start().await;
+    agent.accept(&Batch::new(Signal::Logs, "a", 10, 100)).await;
+    assert!(agent.process.terminate().await.success());
+    let right = agent.command(&["validate"]).await;
+    assert!(right.code == Some(0) && !right.out.contains("warning: link."), "{right:?}");
+    let link = &mut agent.config["link"];
+    link["certificate_file"] = json!(scene.certificate("satellite-sat-2.crt"));
+    link["private_key_file"] = json!(scene.certificate("satellite-sat-2.key"));
+    link["station_ca_file"] = json!(scene.certificate("satellite-ca.crt"));
+    let exit = agent.command(&["validate"]).await;
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    for part in [
+        "warning: link.certificate_file: the certificate is of sat-2, and the log in",
+        "is of sat-1",
+        "warning: link.station_ca_file",
+        "were the authorities of satellites and stations swapped?",
+    ] {
+        assert!(exit.out.contains(part), "{part}: {exit:?}");
+    }
+}
+
 /// A clock that is behind.
 struct Past(Env, u64);
 

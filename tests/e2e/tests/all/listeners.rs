@@ -227,3 +227,76 @@ async fn health_is_told_over_grpc() {
         assert_eq!(answer.body.ends_with(&[0x08, 1]), status == "0", "{answer:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpc_says_what_it_serves() {
+    let scene = Scene::new(PROGRAMS);
+    let mut agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+    agent.start().await;
+    let traces = "opentelemetry.proto.collector.trace.v1.TraceService";
+    let question = |number: u8, text: &str| {
+        let message = [&[number << 3 | 2, text.len() as u8], text.as_bytes()].concat();
+        e2e::wire::frame(0, &message)
+    };
+    // Several questions in one stream.
+    let questions = [question(7, ""), question(4, traces), question(4, "nobody")].concat();
+    let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+    for version in ["v1", "v1alpha"] {
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        let target = Target::Tcp(agent.grpc);
+        let answer = http2(&target, &path, &headers, questions.clone().into()).await.unwrap();
+        assert_eq!((answer.status, answer.header("grpc-status")), (StatusCode::OK, "0"), "{version}");
+        let (mut rest, mut messages) = (&answer.body[..], Vec::new());
+        while let Some((prefix, behind)) = rest.split_first_chunk::<5>() {
+            let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+            messages.push(String::from_utf8_lossy(&behind[..length]).into_owned());
+            rest = &behind[length..];
+        }
+        let [list, described, missing] = &messages[..] else { panic!("{} answers", messages.len()) };
+        assert!(
+            list.contains(traces) && list.contains("LogsService") && list.contains("MetricsService"),
+            "{list}"
+        );
+        for part in ["ExportTraceServiceRequest", "ResourceSpans", "AnyValue", "trace_service.proto"] {
+            assert!(described.contains(part), "{part}");
+        }
+        assert!(missing.contains("no symbol nobody"), "{missing}");
+        let long = http2(&target, &path, &headers, e2e::wire::frame(0, &[9; 2_000])).await.unwrap();
+        assert_eq!(long.header("grpc-status"), "8", "{version}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_certificate_is_served_without_a_restart_and_one_that_does_not_fit_raises_an_alarm() {
+    let scene = Scene::new(PROGRAMS);
+    let (before, after) = (Authority::new(), Authority::new());
+    let tls = before.write(&scene, &before);
+    let mut agent = agent(&scene);
+    with_tls(&mut agent, &tls);
+    agent.start().await;
+    let target = |authority: &Authority, port, http2| Target::Tls(port, authority.client(None, http2));
+    let both = async |authority: &Authority| {
+        both(&target(authority, agent.http, false), &target(authority, agent.grpc, true)).await;
+    };
+    both(&before).await;
+    // A certificate whose key is not there yet.
+    let (certificate, key) = after.issue();
+    let put = |name: &str, text: String| {
+        std::fs::write(scene.path().join("new"), text).unwrap();
+        std::fs::rename(scene.path().join("new"), scene.path().join(name)).unwrap();
+    };
+    put("server.crt", certificate.pem());
+    both(&before).await;
+    eventually("the alarm", async || {
+        let log = agent.process.log();
+        let said = log.contains("a listener's new certificates cannot be used; those in force stay");
+        said.then_some(()).ok_or(log)
+    })
+    .await;
+    put("server.key", key.serialize_pem());
+    both(&after).await;
+    let headers = [("content-type", "application/json")];
+    let old = target(&before, agent.http, false);
+    let refused = http1(&old, Method::POST, "/v1/logs", &headers, Bytes::from_static(b"{}")).await;
+    assert!(refused.is_err(), "the old certificate is served no more: {refused:?}");
+}

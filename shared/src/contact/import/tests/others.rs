@@ -76,6 +76,50 @@ fn an_entry_that_cannot_be_used_is_passed_over_with_its_place() {
 }
 
 #[test]
+fn a_key_that_is_there_twice_costs_its_entry_and_not_the_plan() {
+    let good = "{station: 20, start: 2026-11-23T20:00:00Z, end: 2026-11-23T20:08:00Z}";
+    let twice =
+        "{station: 20, start: 2026-11-23T21:00:00Z, start: 2026-11-23T22:00:00Z, end: 2026-11-23T23:00:00Z}";
+    for text in [
+        format!("contacts:\n- {twice}\n- {good}\n- none\n- [1]\n"),
+        format!("- {twice}\n- {good}\n- 7\n- \n"),
+    ] {
+        let plan = native(&text).unwrap();
+        assert_eq!(after_seven(&plan), [(3600, 4080)], "{text}");
+        let warnings = plan.warnings().join("\n");
+        for part in
+            ["contacts[0]: the key `start` is there twice", "contacts[2]: it is no contact", "contacts[3]:"]
+        {
+            assert!(warnings.contains(part), "{part}: {warnings}");
+        }
+    }
+    let error = native(&format!("- {twice}\n")).unwrap_err();
+    assert!(error.contains("`start` is there twice"), "{error}");
+}
+
+#[test]
+fn what_is_no_command_of_ion_is_a_warning_with_its_line() {
+    let text = "## begin ionadmin\n\
+                1 1 ''\n\
+                a contact +0 +60 10 20 1000\n\
+                a contcat +100 +160 10 20 1000\n\
+                m horizon +0\n\
+                s\n\
+                add contact +200 +260 10 20 1000\n\
+                ## end ionadmin\n\
+                ## begin bpadmin\n\
+                a scheme ipn 'ipnfw' 'ipnadminep'\n\
+                ## end bpadmin\n";
+    let plan = parse(&satellite("10"), text).unwrap();
+    assert_eq!(after_seven(&plan), [(0, 60)]);
+    let expected = [
+        "line 4: `a contcat` is no command of ionadmin; skipped",
+        "line 7: `add contact` is no command of ionadmin; skipped",
+    ];
+    assert_eq!(plan.warnings(), expected);
+}
+
+#[test]
 fn a_file_that_is_wrong_throughout_leaves_twenty_warnings_and_a_count() {
     let list = (0..50).map(|_| aws("SCHEDULED", "20", "25:00:00", "19:12:00")).collect::<Vec<_>>();
     let good = aws("SCHEDULED", "20", "19:00:00", "19:12:00");

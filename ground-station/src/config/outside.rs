@@ -1,0 +1,121 @@
+//! What a configuration names outside of it: files, directories, sockets. All of it is looked at before anything is opened or bound.
+
+use std::path::Path;
+
+use perigee_shared::config::{ConfigError, ConfigFile, Invalid, check_directory, check_writable};
+use perigee_shared::env::Env;
+use perigee_shared::export::{Client, ExporterConfig};
+use perigee_shared::link::revocation::Revocations;
+use perigee_shared::link::tls::{self, Credentials};
+use perigee_shared::serve::{CertificateFiles, Endpoint, check_socket};
+
+use super::{Config, LinkConfig};
+use crate::console::{Console, ConsoleTls};
+use crate::ground::Part;
+use crate::link::Link;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Outside {
+    /// What cannot be used.
+    pub(super) wrong: Vec<Invalid>,
+    /// What is to be said, key and words, and stops nothing.
+    pub(super) odd: Vec<(String, String)>,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`, and what it names for these parts of the work; must be called inside a tokio runtime.
+    pub fn open(path: &Path, env: &Env, parts: &[Part]) -> Result<Self, ConfigError> {
+        let file = ConfigFile::open(path, &|name| std::env::var(name).ok())?;
+        Self::read_with(file, |config| config.outside(env, parts))
+    }
+
+    fn outside(&self, env: &Env, parts: &[Part]) -> Outside {
+        let mut found = Outside::default();
+        found.wrong.extend(check_directory("storage.directory", &self.storage.directory).err());
+        found.wrong.extend(self.storage.fleet().and_then(|fleet| fleet.check("storage")));
+        if parts.contains(&Part::Export) {
+            self.look_at_exporters(env, &mut found);
+        }
+        if parts.contains(&Part::Link) {
+            look_at_link(self, env, &mut found);
+        }
+        self.look_at_listeners(env, parts, &mut found);
+        found
+    }
+
+    fn look_at_exporters(&self, env: &Env, found: &mut Outside) {
+        for name in self.service.pipelines.routes().keys() {
+            let Some(exporter) = self.exporters.get(name) else { continue };
+            let key = format!("exporters.{name}");
+            found.wrong.extend(match exporter {
+                // The file is opened by who writes it.
+                ExporterConfig::File(file) => check_writable(&format!("{key}.path"), &file.path).err(),
+                other => Client::try_new(&key, other, env).err(),
+            });
+        }
+    }
+
+    fn look_at_listeners(&self, env: &Env, parts: &[Part], found: &mut Outside) {
+        let extensions = &self.extensions;
+        let api = extensions.api.as_ref().filter(|_| parts.contains(&Part::Api));
+        for (key, http) in [
+            ("extensions.health_check", extensions.health_check.as_ref()),
+            ("extensions.api", api),
+            ("service.telemetry.metrics", self.service.telemetry.metrics.as_ref()),
+        ] {
+            let endpoint = http.and_then(|http| Endpoint::parse(&http.endpoint).ok());
+            if let Some(Endpoint::Unix(path)) = endpoint {
+                found.wrong.extend(check_socket(&format!("{key}.endpoint"), &path).err());
+            }
+        }
+        if let Some(control) = &extensions.control {
+            found.wrong.extend(check_socket("extensions.control.socket", &control.socket).err());
+        }
+        let Some(console) = &extensions.console else { return };
+        found.wrong.extend(Console::check(console));
+        if let Some(tls) = &console.tls {
+            const SECTION: &str = "extensions.console.tls";
+            found.wrong.extend(tls.files().problems(SECTION));
+            found.odd.extend(tls.files().dates(SECTION, env.unix_nano()));
+        }
+    }
+}
+
+fn look_at_link(config: &Config, env: &Env, found: &mut Outside) {
+    const CERTIFICATE: &str = "link.certificate_file";
+    let LinkConfig { certificate_file, private_key_file, satellite_ca_file, satellite_crl_file, .. } =
+        &config.link;
+    let before = found.wrong.len();
+    let complain = |key: &str, error: &dyn std::fmt::Display| Invalid::new(key, error.to_string());
+    found.wrong.extend(Credentials::problems(
+        (CERTIFICATE, certificate_file),
+        ("link.private_key_file", private_key_file),
+    ));
+    match tls::load_authorities(satellite_ca_file) {
+        Err(error) => found.wrong.push(complain("link.satellite_ca_file", &error)),
+        Ok(_) => {
+            let list = satellite_crl_file.as_ref().map(|list| Revocations::load(list, satellite_ca_file));
+            let error = list.and_then(Result::err);
+            found.wrong.extend(error.map(|error| complain("link.satellite_crl_file", &error)));
+        }
+    }
+    if found.wrong.len() == before {
+        found.wrong.extend(Link::check(config, env).err().map(|error| complain(CERTIFICATE, &error)));
+    }
+    let dates = tls::out_of_date(certificate_file, env.unix_nano());
+    found.odd.extend(dates.map(|words| (CERTIFICATE.to_owned(), words)));
+    let swapped = tls::swapped(certificate_file, satellite_ca_file);
+    found.odd.extend(swapped.map(|words| ("link.satellite_ca_file".to_owned(), words)));
+}
+
+impl ConsoleTls {
+    /// The files.
+    pub fn files(&self) -> CertificateFiles<'_> {
+        CertificateFiles {
+            certificate: &self.cert_file,
+            key: &self.key_file,
+            clients: self.client_ca_file.as_deref(),
+        }
+    }
+}
