@@ -143,9 +143,15 @@ pub(super) fn orbit(said: &link::Orbit) -> link::Orbit {
     };
     link::Orbit {
         name: clean(&said.name, NAME),
-        sites: said.sites.iter().take(bounds::SITES).map(site).collect(),
+        // What is no number is never equal to itself, and a track would be computed anew for each look.
+        sites: said.sites.iter().filter(|site| numbers(site)).take(bounds::SITES).map(site).collect(),
         ..*said
     }
+}
+
+fn numbers(site: &link::Site) -> bool {
+    let place = [site.latitude, site.longitude, site.altitude].iter().all(|n| n.is_finite());
+    place && site.mask.iter().all(|n| n.is_finite())
 }
 
 /// What is left of a lane. Items are exact; of bytes it is no more than the part of the items, since what was in no segment yet has
@@ -218,4 +224,26 @@ pub(super) fn standing(view: &View<'_>, record: &SatelliteRecord) -> Result<Stan
         partial_bytes: view.contents.usage.partial.get(&record.number).copied().unwrap_or(0),
         last_pass: passes::of_satellite(view, record.number, 1)?.into_iter().next(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_orbit_is_kept_within_its_bounds_and_a_place_that_is_none_is_not() {
+        let site = |latitude: f64, mask: Vec<f32>| link::Site {
+            station: format!("{}\n", "s".repeat(500)),
+            latitude,
+            mask,
+            ..Default::default()
+        };
+        let mut sites = vec![site(f64::NAN, vec![]), site(1.0, vec![f32::INFINITY])];
+        sites.extend((0..100).map(|n| site(f64::from(n), vec![1.0; 1_000])));
+        let said = link::Orbit { name: "n\u{7}".repeat(500), sites, ..Default::default() };
+        let kept = orbit(&said);
+        assert_eq!((kept.sites.len(), kept.name.len(), kept.sites[0].latitude), (bounds::SITES, NAME, 0.0));
+        assert!(kept.sites.iter().all(|site| site.mask.len() == bounds::MASK && site.station.len() == NAME));
+        assert_eq!(kept, orbit(&kept));
+    }
 }
