@@ -372,7 +372,7 @@ async fn an_alarm_behind_a_day_of_bulk_goes_first_and_bulk_goes_on_where_it_was_
     let site = Site::new();
     let (backend, address) = Backend::start(Opinion { unavailable: u32::MAX, ..Opinion::default() }).await;
     let fast = exporter("otlphttp/x", address);
-    let slow = fast.replace("compression:", "rate_limit: 2000, compression:");
+    let slow = fast.replace("compression:", "rate_limit: 500, compression:");
     assert_ne!(fast, slow);
     let ground = ground(&site, &slow, 23_000).await;
     until(&backend, |o| !o.asked.is_empty()).await;

@@ -51,6 +51,8 @@ impl Config {
             found.wrong.extend(match exporter {
                 // The file is opened by who writes it.
                 ExporterConfig::File(file) => check_writable(&format!("{key}.path"), &file.path).err(),
+                // What is wrong with its authenticator is said there.
+                other if other.is_unauthorized() => None,
                 other => Client::try_new(&key, other, env).err(),
             });
         }

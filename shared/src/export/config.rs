@@ -485,7 +485,7 @@ impl ExporterConfig {
     }
 
     /// Whether `auth` was not looked up.
-    pub(super) fn is_unauthorized(&self) -> bool {
+    pub fn is_unauthorized(&self) -> bool {
         match self {
             Self::Otlp(c) => c.auth.is_some() && c.authorization.is_none(),
             Self::OtlpHttp(c) => c.auth.is_some() && c.authorization.is_none(),

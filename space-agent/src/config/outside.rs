@@ -74,6 +74,8 @@ impl Config {
             found.wrong.extend(match &**direct {
                 // The file is opened by who writes it.
                 DirectConfig::File(file) => check_writable(&format!("{key}.path"), &file.path).err(),
+                // What is wrong with its authenticator is said there.
+                direct if direct.is_unauthorized() => None,
                 direct => Client::try_new(&key, direct, env).err(),
             });
         }

@@ -233,8 +233,8 @@ async fn bad_requests_over_grpc_are_refused_for_what_they_are() {
     let answer = http2(&target, path, &[("content-type", "text/plain")], frame(0, &proto)).await.unwrap();
     assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     for kind in [PROTOBUF, JSON, "text/html", "application/grpc"] {
-        let answer =
-            http1(&target, Method::POST, "/v1/logs", &[("content-type", kind)], proto.clone()).await.unwrap();
+        let headers = [("content-type", kind)];
+        let answer = http1(&target, Method::POST, "/v1/logs", &headers, proto.clone()).await.unwrap();
         assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
         let said = String::from_utf8_lossy(&answer.body);
         assert!(said.contains("OTLP over gRPC") && said.contains("protocols.http"), "{kind}: {said}");
