@@ -43,6 +43,15 @@ impl From<Stopped> for ExportError {
     }
 }
 
+/// A segment of which something is to be sent.
+struct Found {
+    header: Header,
+    /// The signals of its lane that are aside.
+    aside: SignalSet,
+    /// The lane's cursor is at an earlier one.
+    behind: bool,
+}
+
 /// See the module.
 pub struct Exporter {
     name: String,
@@ -86,7 +95,7 @@ impl Exporter {
             self.sealed.mark_unchanged();
             let next = self.next().await;
             let failed = match next {
-                Ok(Some((header, aside))) => match Box::pin(self.export(&header, aside, &shutdown)).await {
+                Ok(Some(found)) => match Box::pin(self.export(found, &shutdown)).await {
                     Ok(()) => continue,
                     Err(ExportError::Stopped) => return,
                     Err(error) => Some(error),
@@ -109,8 +118,8 @@ impl Exporter {
         }
     }
 
-    /// The next segment of which something is to be sent, most urgent lane first, and the signals of its lane that are aside.
-    async fn next(&mut self) -> Result<Option<(Header, SignalSet)>, ExportError> {
+    /// The next segment of which something is to be sent, most urgent lane first.
+    async fn next(&mut self) -> Result<Option<Found>, ExportError> {
         let (consumer, mut passed) = (self.consumer, std::mem::take(&mut self.passed));
         let (now, signals) = (Instant::now(), self.plan.signals);
         let mut aside: BTreeMap<Lane, SignalSet> = BTreeMap::new();
@@ -125,12 +134,16 @@ impl Exporter {
                 if others.is_some_and(SignalSet::is_empty) {
                     continue;
                 }
-                let from = passed.entry((lane, aside)).or_default();
-                let (found, next) = wal.custody().first_waiting(consumer, lane, *from, others)?;
-                *from = next;
-                if let Some(header) = found {
-                    return Ok::<_, WalError>((passed, Some((header, aside))));
-                }
+                let mut first = |aside: SignalSet, others| {
+                    let from = passed.entry((lane, aside)).or_default();
+                    let (found, next) = wal.custody().first_waiting(consumer, lane, *from, others)?;
+                    *from = next;
+                    Ok::<_, WalError>(found)
+                };
+                let Some(header) = first(aside, others)? else { continue };
+                let behind =
+                    others.is_some() && first(SignalSet::default(), None)?.is_some_and(|h| h.id != header.id);
+                return Ok::<_, WalError>((passed, Some(Found { header, aside, behind })));
             }
             Ok((passed, None))
         });
@@ -144,12 +157,8 @@ impl Exporter {
     }
 
     /// Sends what is left of a segment, apart from the signals that are aside.
-    async fn export(
-        &mut self,
-        header: &Header,
-        aside: SignalSet,
-        shutdown: &CancellationToken,
-    ) -> Result<(), ExportError> {
+    async fn export(&mut self, found: Found, shutdown: &CancellationToken) -> Result<(), ExportError> {
+        let Found { header, aside, behind } = found;
         let (consumer, id, asked, all) = (self.consumer, header.id, header.clone(), header.items);
         let (lane, leans_on) = (id.lane, header.base_sequence);
         let (payload, reached, chain) = self
@@ -165,8 +174,8 @@ impl Exporter {
             })
             .await??;
         let Some(payload) = payload else { return Ok(()) };
-        // `held`: something of it is aside, so that the lane's cursor stays.
-        let (mut seen, mut number, mut held) = (Counts::ZERO, 0, false);
+        // `held`: something before is aside, so that the lane's cursor stays.
+        let (mut seen, mut number, mut held) = (Counts::ZERO, 0, behind);
         let (header, plan) = (header.clone(), self.plan.clone());
         let mut cuts = self.env.stream(move |each| {
             let requests: Box<dyn Iterator<Item = Result<Request, CodecError>>> =

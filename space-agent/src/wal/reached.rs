@@ -128,8 +128,9 @@ impl Custody<'_> {
             let mut table = txn.open_table(AHEAD)?;
             for signal in Signal::ALL {
                 let key = CursorKey { consumer: consumer.0, lane: id.lane.0 }.of(signal);
-                let at = table.get(key)?.map(|c| c.value().sequence);
-                if at.is_some_and(|sequence| sequence <= id.sequence + 1) {
+                let at = table.get(key)?.map(|c| c.value());
+                let next = Cursor { sequence: id.sequence + 1, requests: 0 };
+                if at.is_some_and(|at| at.sequence <= id.sequence || at == next) {
                     table.remove(key)?;
                 }
             }
@@ -142,5 +143,48 @@ impl CursorKey {
     /// That of one signal.
     const fn of(self, signal: Signal) -> AheadKey {
         AheadKey { consumer: self.consumer, lane: self.lane, signal: signal as u8 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::tests::{Bench, config, request, seal};
+
+    #[test]
+    fn a_signal_ahead_of_its_lane_is_done_up_to_there_and_no_further() {
+        let mut bench = Bench::new();
+        bench.config = config(bench.directory.path(), &[("a", SignalSet::ALL)]);
+        let mut wal = bench.open();
+        let mut ids = Vec::new();
+        for n in 1..=3 {
+            wal.journal().append(&[request(n, 5, 100)]).unwrap();
+            ids.push(seal(&mut wal).unwrap().unwrap().id);
+        }
+        let a = wal.custody().consumer("a").unwrap();
+        let [logs, others] = [Signal::Logs, Signal::Metrics].map(|signal| SignalSet::default().with(signal));
+        // Metrics are put aside in the first segment; logs go on, into the second.
+        wal.custody().advance(a, ids[0], 1, Counts::ZERO).unwrap();
+        wal.custody().pass_ahead(a, ids[0], logs).unwrap();
+        wal.custody().advance_ahead(a, ids[1], Signal::Logs, 4, Counts::ZERO).unwrap();
+        drop(wal);
+        let mut wal = bench.open();
+        let reached = wal.custody().reached(a, Lane::BULK).unwrap();
+        let done = |n: usize, signal| reached.done(ids[n].sequence, signal);
+        assert_eq!([done(0, Signal::Logs), done(0, Signal::Metrics)], [u64::MAX, 1]);
+        assert_eq!([done(1, Signal::Logs), done(1, Signal::Metrics), done(2, Signal::Logs)], [4, 0, 0]);
+        let first = |wal: &mut crate::wal::Wal, others| {
+            wal.custody().first_waiting(a, Lane::BULK, 0, others).unwrap().0.map(|header| header.id)
+        };
+        assert_eq!(first(&mut wal, None), Some(ids[0]));
+        assert_eq!(first(&mut wal, Some(logs)), Some(ids[1]));
+        assert_eq!(first(&mut wal, Some(others)), None, "there are none");
+        // The lane reaches the second segment: what logs have done in it stays.
+        wal.custody().pass(a, &[crate::wal::Delivery::whole(ids[0])]).unwrap();
+        wal.custody().join(a, ids[0]).unwrap();
+        assert_eq!(wal.custody().reached(a, Lane::BULK).unwrap().done(ids[1].sequence, Signal::Logs), 4);
+        wal.custody().pass(a, &[crate::wal::Delivery::whole(ids[1])]).unwrap();
+        wal.custody().join(a, ids[1]).unwrap();
+        assert!(!wal.custody().reached(a, Lane::BULK).unwrap().is_apart());
     }
 }

@@ -16,7 +16,7 @@ use super::*;
 
 pub(super) const ALL: BatchLimits = BatchLimits { items: u64::MAX, raw: u64::MAX };
 
-fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
+pub(super) fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
     WalConfig {
         directory: directory.to_owned(),
         satellite: Some("sat".to_owned()),
@@ -32,7 +32,7 @@ fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
 
 pub(super) struct Bench {
     pub(super) disk: Arc<Disk>,
-    directory: tempfile::TempDir,
+    pub(super) directory: tempfile::TempDir,
     pub(super) config: WalConfig,
 }
 

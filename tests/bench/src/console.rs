@@ -1,5 +1,6 @@
 //! `bench console`: what the pages cost with a thousand satellites and a hundred thousand passes in the store.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,30 @@ pub(crate) struct Options {
     turns: usize,
 }
 
-/// A row for each page, then one for the viewers.
+/// The columns; not every row has all of them.
+const COLUMNS: [&str; 10] = [
+    "new_look_ms",
+    "same_look_ms",
+    "bytes",
+    "update_ms",
+    "update_ms_max",
+    "core_percent",
+    "grown_mib",
+    "commits_per_s_without",
+    "commits_per_s_with",
+    "ratio",
+];
+
+fn row(what: &str, values: &[(&str, f64, u32)]) -> Row {
+    COLUMNS.into_iter().fold(Row::default().with("what", what), |row, column| {
+        match values.iter().find(|(name, ..)| *name == column) {
+            Some((_, value, digits)) => row.with_rounded(column, *value, *digits),
+            None => row.with(column, ""),
+        }
+    })
+}
+
+/// A row for each page, one for what a browser loads beside them, one for how soon a commit is told, and one for the viewers.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
     let directory = tempfile::tempdir()?;
     let programs = ::survive::programs::links(directory.path())?;
@@ -61,6 +85,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
         for path in ["/", "/satellites/sat-500", "/passes", "/gaps", "/data", "/live", "/catalogue"] {
             rows.push(page(console, path).await?);
         }
+        rows.push(assets(console).await?);
+        rows.push(updates(&scene, &ground, console).await?);
         rows.push(viewers(&scene, &ground, console, &id, options).await?);
         ground.process.terminate().await;
         Ok(rows)
@@ -141,16 +167,67 @@ async fn page(console: SocketAddr, path: &str) -> anyhow::Result<Row> {
         all.sort_unstable();
         all[all.len() / 2].as_secs_f64() * 1e3
     };
-    Ok(Row::default()
-        .with("what", path)
-        .with_rounded("new_look_ms", ms(&mut fresh), 1)
-        .with_rounded("same_look_ms", ms(&mut again), 2)
-        .with("bytes", bytes)
-        .with("core_percent", "")
-        .with("grown_mib", "")
-        .with("commits_per_s_without", "")
-        .with("commits_per_s_with", "")
-        .with("ratio", ""))
+    Ok(row(
+        path,
+        &[
+            ("new_look_ms", ms(&mut fresh), 1),
+            ("same_look_ms", ms(&mut again), 2),
+            ("bytes", bytes as f64, 0),
+        ],
+    ))
+}
+
+/// What a browser loads beside the pages, each file as `gzip -9` makes it.
+async fn assets(console: SocketAddr) -> anyhow::Result<Row> {
+    let mut names = BTreeSet::new();
+    for path in ["/", "/passes", "/satellites/sat-500", "/live", "/catalogue"] {
+        let page = String::from_utf8(get(console, path).await?)?;
+        names.extend(page.split('"').filter(|part| part.starts_with("/assets/")).map(str::to_owned));
+    }
+    ensure!(names.len() > 3, "{names:?}");
+    let mut bytes = 0;
+    for name in &names {
+        let answer = get(console, name).await?;
+        let head = answer.windows(4).position(|w| w == b"\r\n\r\n").context("a head")? + 4;
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut packed, &answer[head..])?;
+        bytes += packed.finish()?.len();
+    }
+    Ok(row(&format!("{} assets, gzip", names.len()), &[("bytes", bytes as f64, 0)]))
+}
+
+/// From the acknowledgement of a segment to the event that says that the pages have changed.
+async fn updates(scene: &Scene, ground: &Ground, console: SocketAddr) -> anyhow::Result<Row> {
+    /// Above those of [`commits`].
+    const FIRST: u64 = 1 << 40;
+    let failed = |e: Box<dyn std::error::Error + Send + Sync>| anyhow!("the satellite: {e}");
+    let mut stream = TcpStream::connect(console).await?;
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
+    let mut lines = BufReader::new(stream).lines();
+    let mut peer = Peer::connect(scene, SATELLITE, ground.link).await.map_err(failed)?;
+    peer.hello(vec![epoch(2)]).await.map_err(failed)?;
+    let mut all = Vec::new();
+    for n in 0..9 {
+        // What came of the one before is told by then.
+        let quiet = tokio::time::sleep(Duration::from_secs(4));
+        tokio::pin!(quiet);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut quiet => break,
+                line = lines.next_line() => drop(line?.context("the events go on")?),
+            }
+        }
+        peer.commit(2, FIRST + n).await.map_err(failed)?;
+        let began = Instant::now();
+        while !lines.next_line().await?.context("the events go on")?.contains("\"changed\":true") {}
+        all.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    all.sort_by(f64::total_cmp);
+    Ok(row(
+        "a commit is told",
+        &[("update_ms", all[all.len() / 2], 0), ("update_ms_max", all[all.len() - 1], 0)],
+    ))
 }
 
 /// What viewers cost the process, and what they cost commits.
@@ -185,16 +262,16 @@ async fn viewers(
         all[all.len() / 2]
     };
     let (alone, beside) = (median(&mut alone), median(&mut beside));
-    Ok(Row::default()
-        .with("what", format!("{} viewers of /", options.viewers))
-        .with("new_look_ms", "")
-        .with("same_look_ms", "")
-        .with("bytes", "")
-        .with_rounded("core_percent", (watched - quiet) * 100.0, 2)
-        .with_rounded("grown_mib", grown as f64 / f64::from(1 << 20), 1)
-        .with_rounded("commits_per_s_without", alone, 1)
-        .with_rounded("commits_per_s_with", beside, 1)
-        .with_rounded("ratio", beside / alone, 3))
+    Ok(row(
+        &format!("{} viewers of /", options.viewers),
+        &[
+            ("core_percent", (watched - quiet) * 100.0, 2),
+            ("grown_mib", grown as f64 / f64::from(1 << 20), 1),
+            ("commits_per_s_without", alone, 1),
+            ("commits_per_s_with", beside, 1),
+            ("ratio", beside / alone, 3),
+        ],
+    ))
 }
 
 /// CPU time that a process takes in this time, as a part of a core.
