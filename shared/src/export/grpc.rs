@@ -105,20 +105,30 @@ fn cause(error: &dyn std::error::Error) -> String {
     short(&error.to_string())
 }
 
+/// Whether an answer says that a message is larger than the backend takes. Servers have one code for that and for being busy.
+fn is_about_size(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    said.contains("message")
+        && ["larger than", "exceeds", "too large", "too big"].iter().any(|w| said.contains(w))
+}
+
 fn outcome(s: &Status) -> Outcome {
     let (_, delay) = status(s.details());
     let said = s.message();
     let cause = std::error::Error::source(s).map(|e| format!(" ({})", cause(e))).unwrap_or_default();
     let reason = short(&format!("{:?}: {said}{cause}", s.code()));
     match s.code() {
-        Code::Cancelled
+        Code::ResourceExhausted | Code::OutOfRange if delay.is_none() && is_about_size(said) => {
+            Outcome::TooLarge { reason }
+        }
+        // A backend that has enough for now is to have the same later, also when it does not say when.
+        Code::ResourceExhausted
+        | Code::Cancelled
         | Code::DeadlineExceeded
         | Code::Aborted
         | Code::OutOfRange
         | Code::Unavailable
         | Code::DataLoss => Outcome::Retry { after: delay, reason },
-        Code::ResourceExhausted if delay.is_some() => Outcome::Retry { after: delay, reason },
-        Code::ResourceExhausted => Outcome::TooLarge { reason },
         // A connection that breaks is reported as one of these by tonic, with the transport's error as its source.
         Code::Unknown | Code::Internal if std::error::Error::source(s).is_some() => Outcome::retry(reason),
         Code::InvalidArgument => Outcome::Refused { reason, about: About::Data },
@@ -257,10 +267,22 @@ mod tests {
                     | Code::OutOfRange
                     | Code::Unavailable
                     | Code::DataLoss
+                    | Code::ResourceExhausted
             );
             let out = outcome(&Status::new(code, "because"));
             assert_eq!(matches!(out, Outcome::Retry { .. }), retryable, "{code:?}");
-            assert_eq!(matches!(out, Outcome::TooLarge { .. }), code == Code::ResourceExhausted, "{code:?}");
+            for said in [
+                "grpc: received message larger than max (5 vs. 4)",
+                "gRPC message exceeds maximum size 4: 5",
+                "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes",
+            ] {
+                let size = matches!(outcome(&Status::new(code, said)), Outcome::TooLarge { .. });
+                assert_eq!(
+                    size,
+                    matches!(code, Code::ResourceExhausted | Code::OutOfRange),
+                    "{code:?}: {said}"
+                );
+            }
         }
     }
 
