@@ -116,7 +116,11 @@ impl Custody<'_> {
             let mut table = txn.open_table(AHEAD)?;
             for signal in signals.iter() {
                 let key = CursorKey { consumer: consumer.0, lane: id.lane.0 }.of(signal);
-                table.insert(key, Cursor { sequence: id.sequence + 1, requests: 0 })?;
+                // It may be further: another signal was decided in a segment that this one has long passed.
+                let at = table.get(key)?.map(|c| c.value().sequence);
+                if at.is_none_or(|at| at <= id.sequence) {
+                    table.insert(key, Cursor { sequence: id.sequence + 1, requests: 0 })?;
+                }
             }
             Ok(((), Vec::new()))
         })
@@ -179,6 +183,9 @@ mod tests {
         assert_eq!(first(&mut wal, None), Some(ids[0]));
         assert_eq!(first(&mut wal, Some(logs)), Some(ids[1]));
         assert_eq!(first(&mut wal, Some(others)), None, "there are none");
+        // Another signal passes the first segment: logs stay where they are.
+        wal.custody().pass_ahead(a, ids[0], logs).unwrap();
+        assert_eq!(wal.custody().reached(a, Lane::BULK).unwrap().done(ids[1].sequence, Signal::Logs), 4);
         // The lane reaches the second segment: what logs have done in it stays.
         wal.custody().pass(a, &[crate::wal::Delivery::whole(ids[0])]).unwrap();
         wal.custody().join(a, ids[0]).unwrap();
