@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use perigee_shared::config::collector::{self, Program};
 use perigee_shared::config::reload::{InForce, Reread};
-use perigee_shared::config::{Component, Components, ConfigError, ConfigFile, Invalid, Problem};
+use perigee_shared::config::{Component, Components, ConfigError, ConfigFile, Invalid, Outside, Problem};
 use perigee_shared::export::auth::Authenticator;
 use perigee_shared::export::{ExporterConfig, Secret, TlsConfig};
 use perigee_shared::link::tls;
@@ -19,7 +19,6 @@ use perigee_shared::units::{ByteSize, Span};
 use serde::Deserialize;
 use serde::de::MapAccess;
 
-use self::outside::Outside;
 use crate::console::ConsoleConfig;
 use crate::spool::Keep;
 use crate::spool::postgres::{FleetSettings, Replication};
@@ -487,13 +486,7 @@ impl Config {
             for problem in wrong.collect::<Vec<_>>() {
                 file.complain(problem);
             }
-            let Outside { wrong, odd } = look(config);
-            for problem in wrong {
-                file.complain_beside(problem);
-            }
-            for (key, words) in odd {
-                file.warn(key, words);
-            }
+            file.note_outside(look(config));
             config.warnings.clone_from(&file.warnings);
             config.written = InForce::new(file.tree.settings());
         }

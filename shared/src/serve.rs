@@ -204,6 +204,14 @@ async fn bind_unix(path: &PathBuf) -> io::Result<UnixListener> {
     }
 }
 
+/// Why there could be no unix socket at an endpoint, if it is one.
+pub fn check_endpoint(key: &str, endpoint: &str) -> Option<Invalid> {
+    match Endpoint::parse(endpoint) {
+        Ok(Endpoint::Unix(path)) => check_socket(key, &path).err(),
+        _ => None,
+    }
+}
+
 /// Whether a unix socket can be made at `path`, which `key` says.
 pub fn check_socket(key: &str, path: &Path) -> Result<(), Invalid> {
     let shown = path.display();

@@ -214,11 +214,8 @@ impl Exporter {
                 tracing::error!(exporter = self.name, reason, "the backend refuses items for good");
             }
             let refused = Counts::of(signal, outcome.rejected + outcome.refused_items());
-            let advance = move |wal: &mut Wal| match held {
-                true => wal.custody().advance_ahead(consumer, id, signal, number, refused),
-                false => wal.custody().advance(consumer, id, number, refused),
-            };
-            self.wal.call(advance).await??;
+            let ahead = held.then_some(signal);
+            self.wal.call(move |wal| wal.custody().advance(consumer, id, ahead, number, refused)).await??;
             // What is put aside has its turn, too.
             if self.aside.values().any(|(until, _)| *until <= Instant::now()) {
                 return Ok(());
@@ -256,25 +253,12 @@ impl Exporter {
         let tell = |event: Event<'_>| {
             event.log(name, signal, "log");
             match event {
-                Event::Sent { items, rejected, message } => {
-                    if rejected > 0 {
-                        tracing::warn!(exporter = %name, %signal, rejected, message, "items were rejected");
-                    }
+                Event::Sent { items, rejected, .. } => {
                     counters.sent(&label, signal, items, rejected);
                     counters.succeeded(&label, env.unix_nano());
                 }
                 Event::Refused { items } => counters.send_failed(&label, signal, items),
-                Event::Retry { reason, misconfigured, news, .. } => {
-                    if misconfigured && news {
-                        tracing::error!(
-                            event.name = "perigee.exporter.misconfigured",
-                            exporter = %name,
-                            %signal,
-                            reason,
-                            "the backend refuses this exporter, not the data: check its endpoint and credentials; \
-                             the log keeps everything"
-                        );
-                    }
+                Event::Retry { reason, misconfigured, .. } => {
                     counters.retried(&label, env.unix_nano(), reason, misconfigured);
                 }
                 Event::Kept { .. } | Event::Back { .. } => {}

@@ -2,26 +2,17 @@
 
 use std::path::Path;
 
-use perigee_shared::config::{ConfigError, ConfigFile, Invalid, check_directory, check_writable};
+use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_directory};
 use perigee_shared::env::Env;
-use perigee_shared::export::{Client, ExporterConfig};
+use perigee_shared::export::Client;
 use perigee_shared::link::revocation::Revocations;
 use perigee_shared::link::tls::{self, Credentials};
-use perigee_shared::serve::{CertificateFiles, Endpoint, check_socket};
+use perigee_shared::serve::{CertificateFiles, check_endpoint, check_socket};
 
 use super::{Config, LinkConfig};
 use crate::console::{Console, ConsoleTls};
 use crate::ground::Part;
 use crate::link::Link;
-
-/// What was found.
-#[derive(Debug, Default)]
-pub(super) struct Outside {
-    /// What cannot be used.
-    pub(super) wrong: Vec<Invalid>,
-    /// What is to be said, key and words, and stops nothing.
-    pub(super) odd: Vec<(String, String)>,
-}
 
 impl Config {
     /// Reads and checks the file at `path`, and what it names for these parts of the work; must be called inside a tokio runtime.
@@ -47,14 +38,7 @@ impl Config {
     fn look_at_exporters(&self, env: &Env, found: &mut Outside) {
         for name in self.service.pipelines.routes().keys() {
             let Some(exporter) = self.exporters.get(name) else { continue };
-            let key = format!("exporters.{name}");
-            found.wrong.extend(match exporter {
-                // The file is opened by who writes it.
-                ExporterConfig::File(file) => check_writable(&format!("{key}.path"), &file.path).err(),
-                // What is wrong with its authenticator is said there.
-                other if other.is_unauthorized() => None,
-                other => Client::try_new(&key, other, env).err(),
-            });
+            found.wrong.extend(Client::check(&format!("exporters.{name}"), exporter, env));
         }
     }
 
@@ -66,10 +50,8 @@ impl Config {
             ("extensions.api", api),
             ("service.telemetry.metrics", self.service.telemetry.metrics.as_ref()),
         ] {
-            let endpoint = http.and_then(|http| Endpoint::parse(&http.endpoint).ok());
-            if let Some(Endpoint::Unix(path)) = endpoint {
-                found.wrong.extend(check_socket(&format!("{key}.endpoint"), &path).err());
-            }
+            let Some(http) = http else { continue };
+            found.wrong.extend(check_endpoint(&format!("{key}.endpoint"), &http.endpoint));
         }
         if let Some(control) = &extensions.control {
             found.wrong.extend(check_socket("extensions.control.socket", &control.socket).err());

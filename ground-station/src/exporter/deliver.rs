@@ -95,24 +95,9 @@ impl Delivery {
 
 fn note(name: &Arc<str>, metrics: &Metrics, signal: Signal, event: Event<'_>) {
     match event {
-        Event::Sent { items, rejected, message } => {
-            if rejected > 0 {
-                tracing::warn!(exporter = %name, %signal, rejected, message, "items were rejected");
-            }
-            metrics.sent(name, signal, items, rejected);
-        }
+        Event::Sent { items, rejected, .. } => metrics.sent(name, signal, items, rejected),
         Event::Refused { items } => metrics.send_failed(name, signal, items),
-        Event::Retry { reason, misconfigured, news, .. } => {
-            if misconfigured && news {
-                tracing::error!(
-                    event.name = "perigee.exporter.misconfigured",
-                    exporter = %name,
-                    %signal,
-                    reason,
-                    "the backend refuses this exporter, not the data: check its endpoint and credentials; \
-                     the spool keeps everything"
-                );
-            }
+        Event::Retry { reason, misconfigured, .. } => {
             metrics.troubled(name, reason, misconfigured);
             metrics.retried(name);
         }

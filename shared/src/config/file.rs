@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::read::{Fault, Reader, What};
 use super::tree::{self, Node};
-use super::{ConfigError, Invalid, Problem, collector, env, nearest, unknown};
+use super::{ConfigError, Invalid, Outside, Problem, collector, env, nearest, unknown};
 use crate::files;
 use crate::link::short_hash;
 
@@ -92,11 +92,17 @@ impl ConfigFile {
         self.problems.push(Problem::new(self.tree.line_of(&key), key, message));
     }
 
-    /// The same for what a section names outside, unless something within that key is wrong already.
-    pub fn complain_beside(&mut self, invalid: Invalid) {
-        let within = |p: &Problem| p.key.strip_prefix(&invalid.key).is_some_and(|rest| rest.starts_with('.'));
-        if !self.problems.iter().any(within) {
-            self.complain(invalid);
+    /// Notes what was found outside; what cannot be used, unless something within its key is wrong already.
+    pub fn note_outside(&mut self, Outside { wrong, odd }: Outside) {
+        for invalid in wrong {
+            let within =
+                |p: &Problem| p.key.strip_prefix(&invalid.key).is_some_and(|rest| rest.starts_with('.'));
+            if !self.problems.iter().any(within) {
+                self.complain(invalid);
+            }
+        }
+        for (key, words) in odd {
+            self.warn(key, words);
         }
     }
 

@@ -149,6 +149,15 @@ impl Invalid {
     }
 }
 
+/// What was found where a configuration names files, directories and sockets.
+#[derive(Debug, Default)]
+pub struct Outside {
+    /// What cannot be used.
+    pub wrong: Vec<Invalid>,
+    /// What is to be said, key and words, and stops nothing.
+    pub odd: Vec<(String, String)>,
+}
+
 /// Whether `path` can be a directory in which this user writes: one that is not there is made at the start.
 pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
     use io::ErrorKind::{NotADirectory, NotFound};

@@ -8,7 +8,7 @@ use super::file::File;
 use super::grpc::Grpc;
 use super::http::Http;
 use super::outcome::Outcome;
-use crate::config::Invalid;
+use crate::config::{Invalid, check_writable};
 use crate::env::Env;
 use crate::signal::Signal;
 
@@ -39,6 +39,16 @@ impl Client {
             ExporterConfig::OtlpHttp(c) => Self::OtlpHttp(Box::new(Http::try_new(key, c, env)?)),
             ExporterConfig::File(c) => Self::File(File::try_new(key, c, env)?),
         })
+    }
+
+    /// Why there could be no such client, without opening what it writes to.
+    pub fn check(key: &str, config: &ExporterConfig, env: &Env) -> Option<Invalid> {
+        match config {
+            ExporterConfig::File(file) => check_writable(&format!("{key}.path"), &file.path).err(),
+            // What is wrong with its authenticator is said there.
+            other if other.is_unauthorized() => None,
+            other => Self::try_new(key, other, env).err(),
+        }
     }
 
     /// Sends one export request of `signal` and says what came of it.

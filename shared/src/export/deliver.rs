@@ -167,13 +167,24 @@ impl Event<'_> {
     /// Says how it goes with the backend of `exporter`; `store` is what keeps everything meanwhile.
     pub fn log(&self, exporter: &str, signal: Signal, store: &str) {
         match self {
-            Self::Retry { wait, reason, news: true, .. } => tracing::warn!(
-                exporter,
-                %signal,
-                reason,
-                ?wait,
-                "not sent; trying again until the backend answers, and this is not said each time"
-            ),
+            Self::Retry { wait, reason, misconfigured, news: true } => {
+                if *misconfigured {
+                    tracing::error!(
+                        event.name = "perigee.exporter.misconfigured",
+                        exporter,
+                        %signal,
+                        reason,
+                        "the backend refuses this exporter, not the data: check its endpoint and credentials; the {store} keeps everything"
+                    );
+                }
+                tracing::warn!(
+                    exporter,
+                    %signal,
+                    reason,
+                    ?wait,
+                    "not sent; trying again until the backend answers, and this is not said each time"
+                );
+            }
             Self::Retry { wait, reason, .. } => {
                 tracing::debug!(exporter, %signal, reason, ?wait, "not sent; trying again");
             }
@@ -187,6 +198,9 @@ impl Event<'_> {
             ),
             Self::Back { after } => {
                 tracing::info!(exporter, %signal, ?after, "the backend answers again");
+            }
+            Self::Sent { rejected: rejected @ 1.., message, .. } => {
+                tracing::warn!(exporter, %signal, rejected, message, "items were rejected");
             }
             Self::Sent { .. } | Self::Refused { .. } => {}
         }

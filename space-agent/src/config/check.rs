@@ -5,13 +5,12 @@ use std::path::Path;
 
 use perigee_shared::config::collector::{self, Program};
 use perigee_shared::config::reload::{InForce, Reread};
-use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Problem};
+use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, Problem};
 use perigee_shared::link::tls::is_valid_id;
 use perigee_shared::serve::{Endpoint, validate_endpoint};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::units::{ByteSize, Span};
 
-use super::outside::Outside;
 use super::{
     Acknowledge, Config, ExporterConfig, LINK, ListenerConfig, MIN_WINDOW, OtlpReceiver, ReceiverConfig,
 };
@@ -65,13 +64,7 @@ impl Config {
                     file.complain(problem);
                 }
             }
-            let Outside { wrong, odd } = look(config);
-            for problem in wrong {
-                file.complain_beside(problem);
-            }
-            for (key, words) in odd {
-                file.warn(key, words);
-            }
+            file.note_outside(look(config));
             config.warnings.clone_from(&file.warnings);
         }
         file.finish(config)

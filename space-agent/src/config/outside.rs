@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use perigee_shared::config::{ConfigError, ConfigFile, Invalid, check_directory, check_writable};
+use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_directory};
 use perigee_shared::env::Env;
-use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
+use perigee_shared::export::Client;
 use perigee_shared::link::revocation::Revocations;
 use perigee_shared::link::tls::{self, Credentials};
-use perigee_shared::serve::{CertificateFiles, Endpoint, check_socket};
+use perigee_shared::serve::{CertificateFiles, check_endpoint, check_socket};
 use perigee_shared::telemetry::TelemetryConfig;
 
 use super::{Config, ExporterConfig, LINK, LinkConfig, ListenerConfig, ListenerTls};
@@ -22,15 +22,6 @@ pub enum Extent {
     Start,
     /// Everything.
     All,
-}
-
-/// What was found.
-#[derive(Debug, Default)]
-pub(super) struct Outside {
-    /// What cannot be used.
-    pub(super) wrong: Vec<Invalid>,
-    /// What is to be said, key and words, and stops nothing.
-    pub(super) odd: Vec<(String, String)>,
 }
 
 impl Config {
@@ -70,14 +61,7 @@ impl Config {
     fn look_at_exporters(&self, env: &Env, found: &mut Outside) {
         for name in self.consumers().keys() {
             let Some(ExporterConfig::Direct(direct)) = self.exporters.get(name) else { continue };
-            let key = format!("exporters.{name}");
-            found.wrong.extend(match &**direct {
-                // The file is opened by who writes it.
-                DirectConfig::File(file) => check_writable(&format!("{key}.path"), &file.path).err(),
-                // What is wrong with its authenticator is said there.
-                direct if direct.is_unauthorized() => None,
-                direct => Client::try_new(&key, direct, env).err(),
-            });
+            found.wrong.extend(Client::check(&format!("exporters.{name}"), direct, env));
         }
     }
 
@@ -97,7 +81,7 @@ impl Config {
         let health = &self.extensions.health_check;
         for (key, http) in [("extensions.health_check", health), ("service.telemetry.metrics", metrics)] {
             let Some(http) = http else { continue };
-            found.wrong.extend(look_at_endpoint(&format!("{key}.endpoint"), &http.endpoint));
+            found.wrong.extend(check_endpoint(&format!("{key}.endpoint"), &http.endpoint));
         }
         if let Some(control) = &self.extensions.control {
             found.wrong.extend(check_socket("extensions.control.socket", &control.socket).err());
@@ -105,15 +89,8 @@ impl Config {
     }
 }
 
-fn look_at_endpoint(key: &str, endpoint: &str) -> Option<Invalid> {
-    match Endpoint::parse(endpoint) {
-        Ok(Endpoint::Unix(path)) => check_socket(key, &path).err(),
-        _ => None,
-    }
-}
-
 fn look_at_listener(key: &str, listener: &ListenerConfig, env: &Env, found: &mut Outside) {
-    found.wrong.extend(look_at_endpoint(&format!("{key}.endpoint"), &listener.endpoint));
+    found.wrong.extend(check_endpoint(&format!("{key}.endpoint"), &listener.endpoint));
     if let Some(tls) = &listener.tls {
         let (files, section) = (tls.files(), format!("{key}.tls"));
         found.wrong.extend(files.problems(&section));

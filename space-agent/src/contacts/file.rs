@@ -141,7 +141,7 @@ fn mask(config: &ContactsConfig, id: &str) -> Option<Mask> {
     })
 }
 
-/// A station as a ground station is told of it.
+/// A station in the form that Hello has.
 fn site(mask: &Mask) -> link::Site {
     let elevations = match &mask.mask {
         Skyline::Level(elevation) => vec![*elevation as f32],
@@ -306,7 +306,7 @@ impl FileSource {
         }
     }
 
-    /// What a ground station is told of the orbit, so that it can draw it.
+    /// The orbit in the form that Hello has: the ground station draws it.
     pub(super) fn told(&self) -> Option<link::Orbit> {
         let Reading::Orbit(prediction) = &self.reading else { return None };
         let orbit = self.orbit.as_ref()?;

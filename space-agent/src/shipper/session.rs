@@ -677,7 +677,7 @@ mod tests {
         s.on_event(fetched((1..=3).map(|n| (header(n), true)).collect()));
         let spent = |s: &Session| s.standing().budget.map(Budget::spent);
         assert_eq!(spent(&s), Some(1500));
-        // Of 1 and 2 nothing went, so that there is room for all of 3.
+        // No byte of segments 1 and 2 was sent: the whole of segment 3 fits into the budget.
         let actions = s.on_event(Event::Elsewhere(header(2).id));
         assert_eq!(written(&actions), [(3, vec![Range { start: 0, end: 500 }])]);
         s.on_event(Event::Elsewhere(header(1).id));

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use perigee_proto::link::DropReason;
 use perigee_shared::link::Slot;
 use perigee_shared::segment::{Header, Lane, SegmentId, hash};
-use perigee_shared::signal::{Counts, SignalSet};
+use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::store::{StoreError, join};
 use redb::{ReadableTable, WriteTransaction};
 
@@ -191,19 +191,23 @@ impl Custody<'_> {
         !self.0.notes.unsent.get(&id.lane).is_some_and(|l| l.contains(id.sequence))
     }
 
-    /// Moves the cursor of `consumer` behind so many requests of a segment; `refused` of the last one's items were refused for
-    /// good.
+    /// Moves the cursor of `consumer`, or that of one signal ahead of it, behind so many requests of a segment; `refused` of the last
+    /// one's items were refused for good.
     pub fn advance(
         &mut self,
         consumer: ConsumerId,
         id: SegmentId,
+        ahead: Option<Signal>,
         requests: u64,
         refused: Counts,
     ) -> Result<(), WalError> {
         self.0.write(|txn, _| {
             let key = CursorKey { consumer: consumer.0, lane: id.lane.0 };
             let cursor = Cursor { sequence: id.sequence, requests };
-            let before = txn.open_table(CURSORS)?.insert(key, cursor)?.map(|c| c.value());
+            let before = match ahead {
+                None => txn.open_table(CURSORS)?.insert(key, cursor)?.map(|c| c.value()),
+                Some(signal) => txn.open_table(AHEAD)?.insert(key.of(signal), cursor)?.map(|c| c.value()),
+            };
             // A transaction that failed may be there after all; its caller repeats it.
             if refused.total() > 0 && before != Some(cursor) {
                 note_refused(txn, consumer, id, refused)?;
@@ -308,7 +312,7 @@ fn waiting_for(
 }
 
 /// Adds to what a consumer's backend has refused of a segment.
-pub(super) fn note_refused(
+fn note_refused(
     txn: &WriteTransaction,
     consumer: ConsumerId,
     id: SegmentId,

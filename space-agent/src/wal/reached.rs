@@ -5,10 +5,9 @@
 //! not know them sends what lies between once more.
 
 use perigee_shared::segment::{Header, Lane, SegmentId};
-use perigee_shared::signal::{Counts, Signal, SignalSet};
+use perigee_shared::signal::{Signal, SignalSet};
 use redb::ReadableTable;
 
-use super::custody::note_refused;
 use super::tables::*;
 use super::{ConsumerId, Custody, SegmentRecord, WalError};
 
@@ -64,13 +63,14 @@ impl Custody<'_> {
         sequence: u64,
         others: Option<SignalSet>,
     ) -> Result<(Option<Header>, u64), WalError> {
-        let reached = self.reached(consumer, lane)?;
+        let others =
+            others.map(|others| Ok::<_, WalError>((others, self.reached(consumer, lane)?))).transpose()?;
         let end = self.0.state().lanes.get(&lane).map_or(0, |l| l.next_sequence);
         let found = self.0.read(|txn, _| {
             for entry in txn.open_table(SEGMENTS)?.range(lane_from(lane, sequence))? {
                 let SegmentRecord { header, waiting, .. } = SegmentRecord::from_bytes(entry?.1.value())?;
-                let is_left = |signal| reached.done(header.id.sequence, signal) != u64::MAX;
-                let wanted = others.is_none_or(|others| {
+                let wanted = others.is_none_or(|(others, reached)| {
+                    let is_left = |signal| reached.done(header.id.sequence, signal) != u64::MAX;
                     header.items.signals().iter().any(|signal| others.contains(signal) && is_left(signal))
                 });
                 if waiting & consumer.bit() != 0 && wanted {
@@ -81,28 +81,6 @@ impl Custody<'_> {
         })?;
         let next = found.as_ref().map_or(end, |header| header.id.sequence);
         Ok((found, next))
-    }
-
-    /// Moves the cursor of one signal behind so many requests of a segment, while the lane's stays; `refused` of the last one's items
-    /// were refused for good.
-    pub fn advance_ahead(
-        &mut self,
-        consumer: ConsumerId,
-        id: SegmentId,
-        signal: Signal,
-        requests: u64,
-        refused: Counts,
-    ) -> Result<(), WalError> {
-        self.0.write(|txn, _| {
-            let key = CursorKey { consumer: consumer.0, lane: id.lane.0 }.of(signal);
-            let cursor = Cursor { sequence: id.sequence, requests };
-            let before = txn.open_table(AHEAD)?.insert(key, cursor)?.map(|c| c.value());
-            // As with the lane's cursor.
-            if refused.total() > 0 && before != Some(cursor) {
-                note_refused(txn, consumer, id, refused)?;
-            }
-            Ok(((), Vec::new()))
-        })
     }
 
     /// Notes that nothing of these signals is left in a segment, nor in those before it, while the lane's cursor stays.
@@ -145,13 +123,15 @@ impl Custody<'_> {
 
 impl CursorKey {
     /// That of one signal.
-    const fn of(self, signal: Signal) -> AheadKey {
+    pub(super) const fn of(self, signal: Signal) -> AheadKey {
         AheadKey { consumer: self.consumer, lane: self.lane, signal: signal as u8 }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use perigee_shared::signal::Counts;
+
     use super::*;
     use crate::wal::tests::{Bench, config, request, seal};
 
@@ -168,9 +148,9 @@ mod tests {
         let a = wal.custody().consumer("a").unwrap();
         let [logs, others] = [Signal::Logs, Signal::Metrics].map(|signal| SignalSet::default().with(signal));
         // Metrics are put aside in the first segment; logs go on, into the second.
-        wal.custody().advance(a, ids[0], 1, Counts::ZERO).unwrap();
+        wal.custody().advance(a, ids[0], None, 1, Counts::ZERO).unwrap();
         wal.custody().pass_ahead(a, ids[0], logs).unwrap();
-        wal.custody().advance_ahead(a, ids[1], Signal::Logs, 4, Counts::ZERO).unwrap();
+        wal.custody().advance(a, ids[1], Some(Signal::Logs), 4, Counts::ZERO).unwrap();
         drop(wal);
         let mut wal = bench.open();
         let reached = wal.custody().reached(a, Lane::BULK).unwrap();
