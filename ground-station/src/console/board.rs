@@ -1,7 +1,8 @@
-//! What pages and streams of events share: one look at the spool a second at most, whatever is asked and by however many.
+//! What pages and streams of events share: one look at the spool a second, whatever is asked and by however many.
 //!
-//! A look is kept for a second, and longer where it takes more than 20 ms, which is so with thousands of satellites. What changed
-//! between two looks goes to every stream in the same bytes. A page is rendered once a look.
+//! A look is kept for a second, and longer where it takes more than 20 ms, which is so with thousands of satellites. A look that was
+//! not needed is spared, one at most: what changes after a quiet second is looked at at once. What changed between two looks goes to
+//! every stream in the same bytes. A page is rendered once a look.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -23,10 +24,10 @@ use crate::link::{ClockView, Connected, LinkView, Point};
 use crate::spool::{ExporterDigest, Glance, ItemView, SatelliteDigest, SpoolError, SpoolView, Store};
 use crate::telemetry::Metrics;
 
-/// The shortest time between two looks.
+/// From the beginning of a look to the end of the next, at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The longest.
+/// The longest time between two looks.
 const LOOK_AT_LEAST: Duration = Duration::from_secs(5);
 
 /// What a look takes beyond [`FREE`] is made up for by keeping it for so many times as long.
@@ -40,6 +41,9 @@ const LINKS_EVERY: Duration = Duration::from_millis(500);
 
 /// A stream hears at least so often that all is as it was.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// See [`HEARTBEAT`], while a link is open: rates change although the store does not.
+const LINKED_HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// Pieces of news that wait for a slow stream: three a second while a link is open.
 const NEWS: usize = 24;
@@ -121,7 +125,17 @@ pub(super) struct Links {
 
 /// How long a look is kept that took so long.
 fn kept(spent: Duration) -> Duration {
-    (spent.saturating_sub(FREE) * SHARE).clamp(LOOK_EVERY, LOOK_AT_LEAST)
+    (spent.saturating_sub(FREE) * SHARE).clamp(LOOK_EVERY - spent.min(FREE), LOOK_AT_LEAST)
+}
+
+/// The look before.
+struct Before {
+    number: u64,
+    /// For rates.
+    shown: Arc<Shown>,
+    took: Duration,
+    /// When what changes may be looked at again: at once if a look was spared.
+    due: Instant,
 }
 
 #[derive(Default)]
@@ -162,8 +176,7 @@ struct Inner {
     env: Env,
     look: tokio::sync::Mutex<Option<Look>>,
     links: Mutex<Option<Arc<Links>>>,
-    /// What was seen last, for rates, and how long that took.
-    before: Mutex<Option<(u64, Arc<Shown>, Duration)>>,
+    before: Mutex<Option<Before>>,
     pages: Mutex<Pages>,
     items: tokio::sync::Mutex<Items>,
     tracks: tokio::sync::Mutex<BTreeMap<String, KeptTrack>>,
@@ -216,11 +229,12 @@ impl Board {
         let took = began.elapsed();
         let (number, shown, keep) = {
             let mut before = lock(&self.0.before);
-            let number = before.as_ref().map_or(0, |(number, ..)| *number) + 1;
+            let number = before.as_ref().map_or(0, |before| before.number) + 1;
             // One that took long since the machine was busy makes no update late; a large store takes long each time.
-            let keep = kept(before.as_ref().map_or(Duration::ZERO, |(.., last)| took.min(*last)));
-            let shown = Arc::new(self.shown(digest, began, before.as_ref().map(|(_, shown, _)| &**shown)));
-            *before = Some((number, Arc::clone(&shown), took));
+            let keep = kept(before.as_ref().map_or(Duration::ZERO, |before| took.min(before.took)));
+            let shown = Arc::new(self.shown(digest, began, before.as_ref().map(|before| &*before.shown)));
+            let due = before.as_ref().map_or(began, |before| (before.due + keep).max(began));
+            *before = Some(Before { number, shown: Arc::clone(&shown), took, due });
             (number, shown, keep)
         };
         let look = Look { number, glance, shown, keep };
@@ -253,9 +267,9 @@ impl Board {
         *self.0.look.lock().await = None;
     }
 
-    /// When the latest look may be followed by another one.
-    async fn due(&self) -> Option<Instant> {
-        self.0.look.lock().await.as_ref().map(|look| look.shown.taken + look.keep)
+    /// When what changes may be looked at.
+    fn due(&self) -> Instant {
+        lock(&self.0.before).as_ref().map_or_else(Instant::now, |before| before.due)
     }
 
     fn shown(&self, digest: crate::spool::Digest, taken: Instant, before: Option<&Shown>) -> Shown {
@@ -399,12 +413,11 @@ impl Board {
                     () = self.0.listens.notified() => {}
                 }
             }
-            let due = self.due().await.unwrap_or_else(Instant::now);
-            // What is only in the links is looked at as often as may be while one is open.
-            let waits = told.is_some() && !is_up;
+            let due = self.due();
+            let begun = told.is_some();
             let again = async {
-                tokio::time::sleep_until(due).await;
-                if waits {
+                if begun {
+                    tokio::time::sleep_until(due).await;
                     tokio::select! {
                         biased;
                         _ = status.changed() => {}
@@ -417,7 +430,7 @@ impl Board {
                 biased;
                 () = stop.cancelled() => return,
                 () = again => {}
-                () = tokio::time::sleep(LINKS_EVERY), if told.is_some() => {
+                () = tokio::time::sleep(LINKS_EVERY), if begun => {
                     let links = self.links();
                     let was_up = std::mem::replace(&mut is_up, !links.of.is_empty());
                     if is_up || was_up {
@@ -430,10 +443,13 @@ impl Board {
                 }
             }
             status.borrow_and_update();
+            if begun {
+                self.forget().await;
+            }
             match self.look().await {
                 Ok(look) => {
                     let frames = frames(told.get_or_insert_default(), &look);
-                    beat = Instant::now() + HEARTBEAT;
+                    beat = Instant::now() + if is_up { LINKED_HEARTBEAT } else { HEARTBEAT };
                     // Nobody may listen any more.
                     drop(self.0.news.send(frames));
                 }

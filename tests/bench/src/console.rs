@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
@@ -11,13 +12,15 @@ use e2e::hostile::{Peer, epoch};
 use e2e::{Ground, SATELLITE, Scene, free_port};
 use ground_station::config::Config;
 use ground_station::ground::open_store;
-use perigee_proto::link::{Hello, LaneBacklog, PassReport, PassState};
+use perigee_proto::link::{Hello, LaneBacklog, Orbit, PassReport, PassState, Site};
 use perigee_shared::env::Env;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::peak::resident;
 use crate::report::Row;
@@ -46,7 +49,7 @@ pub(crate) struct Options {
 }
 
 /// The columns; not every row has all of them.
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 11] = [
     "new_look_ms",
     "same_look_ms",
     "bytes",
@@ -54,6 +57,7 @@ const COLUMNS: [&str; 10] = [
     "update_ms_max",
     "core_percent",
     "grown_mib",
+    "looks_per_s",
     "commits_per_s_without",
     "commits_per_s_with",
     "ratio",
@@ -68,7 +72,7 @@ fn row(what: &str, values: &[(&str, f64, u32)]) -> Row {
     })
 }
 
-/// A row for each page, one for what a browser loads beside them, one for how soon a commit is told, and one for the viewers.
+/// A row for each page, one for what a browser loads beside them, two for how soon a commit is told, and one for the viewers.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
     let directory = tempfile::tempdir()?;
     let programs = ::survive::programs::links(directory.path())?;
@@ -86,7 +90,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
             rows.push(page(console, path).await?);
         }
         rows.push(assets(console).await?);
-        rows.push(updates(&scene, &ground, console).await?);
+        rows.extend(updates(&scene, &ground, console).await?);
         rows.push(viewers(&scene, &ground, console, &id, options).await?);
         ground.process.terminate().await;
         Ok(rows)
@@ -115,6 +119,7 @@ async fn fill(ground: &Ground, options: &Options) -> anyhow::Result<()> {
             let hello = Hello {
                 satellite: id.to_string(),
                 software: "space-agent".to_owned(),
+                orbit: Some(orbit(now)),
                 passes: (first..each.min(first + TOLD))
                     .map(|n| report(n * options.satellites + satellite + 1))
                     .collect(),
@@ -131,6 +136,19 @@ async fn fill(ground: &Ground, options: &Options) -> anyhow::Result<()> {
     }
     store.close().await;
     Ok(())
+}
+
+/// Of a polar orbit, seen from one place.
+fn orbit(epoch_unix_nano: u64) -> Orbit {
+    let site = Site { station: "svalbard".to_owned(), latitude: 78.2, longitude: 15.4, ..Site::default() };
+    Orbit {
+        epoch_unix_nano,
+        mean_motion: 15.2,
+        eccentricity: 0.001,
+        inclination: 97.5,
+        sites: vec![site],
+        ..Orbit::default()
+    }
 }
 
 /// The answer to a request, head included.
@@ -184,7 +202,7 @@ async fn assets(console: SocketAddr) -> anyhow::Result<Row> {
         let page = String::from_utf8(get(console, path).await?)?;
         names.extend(page.split('"').filter(|part| part.starts_with("/assets/")).map(str::to_owned));
     }
-    ensure!(names.len() > 3, "{names:?}");
+    ensure!(names.iter().any(|name| name.ends_with("/land.json")), "{names:?}");
     let mut bytes = 0;
     for name in &names {
         let answer = get(console, name).await?;
@@ -196,38 +214,62 @@ async fn assets(console: SocketAddr) -> anyhow::Result<Row> {
     Ok(row(&format!("{} assets, gzip", names.len()), &[("bytes", bytes as f64, 0)]))
 }
 
-/// From the acknowledgement of a segment to the event that says that the pages have changed.
-async fn updates(scene: &Scene, ground: &Ground, console: SocketAddr) -> anyhow::Result<Row> {
-    /// Above those of [`commits`].
-    const FIRST: u64 = 1 << 40;
+/// From the acknowledgement of a segment to the event that counts it: when nothing else happens, and when a commit follows another all
+/// the time.
+async fn updates(scene: &Scene, ground: &Ground, console: SocketAddr) -> anyhow::Result<[Row; 2]> {
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| anyhow!("the satellite: {e}");
+    let mut peer = Peer::connect(scene, SATELLITE, ground.link).await.map_err(failed)?;
+    peer.hello(vec![epoch(2)]).await.map_err(failed)?;
+    let (counted, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let listens = AbortOnDropHandle::new(tokio::spawn(count(console, counted)));
+    let mut sequence = 0;
+    let mut rows = Vec::new();
+    for (what, commits, pause) in [
+        ("a commit after 4 s is told", 9, Duration::from_secs(4)),
+        ("a commit every 130 ms is told", 150, Duration::from_millis(130)),
+    ] {
+        let mut acknowledged = Vec::new();
+        for _ in 0..commits {
+            tokio::time::sleep(pause).await;
+            sequence += 1;
+            peer.commit(2, sequence).await.map_err(failed)?;
+            acknowledged.push((sequence, Instant::now()));
+        }
+        let mut all = Vec::new();
+        let mut seen = (0, Instant::now());
+        for (number, at) in acknowledged {
+            while seen.0 < number {
+                let next = tokio::time::timeout(Duration::from_secs(30), told.recv()).await;
+                seen = next.context("an event counts the commit")?.context("the events go on")?;
+            }
+            all.push(seen.1.saturating_duration_since(at).as_secs_f64() * 1e3);
+        }
+        all.sort_by(f64::total_cmp);
+        rows.push(row(
+            what,
+            &[("update_ms", all[all.len() / 2], 0), ("update_ms_max", all[all.len() - 1], 0)],
+        ));
+    }
+    drop(listens);
+    rows.try_into().map_err(|_| anyhow!("two rows"))
+}
+
+/// Segments that events count of the satellite, and when they said so.
+async fn count(console: SocketAddr, counted: UnboundedSender<(u64, Instant)>) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(console).await?;
     stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
     let mut lines = BufReader::new(stream).lines();
-    let mut peer = Peer::connect(scene, SATELLITE, ground.link).await.map_err(failed)?;
-    peer.hello(vec![epoch(2)]).await.map_err(failed)?;
-    let mut all = Vec::new();
-    for n in 0..9 {
-        // What came of the one before is told by then.
-        let quiet = tokio::time::sleep(Duration::from_secs(4));
-        tokio::pin!(quiet);
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut quiet => break,
-                line = lines.next_line() => drop(line?.context("the events go on")?),
-            }
+    while let Some(line) = lines.next_line().await? {
+        let now = Instant::now();
+        let Some(data) = line.strip_prefix("data: ") else { continue };
+        let event: serde_json::Value = serde_json::from_str(data)?;
+        if event["satellite"] == SATELLITE
+            && let Some(segments) = event["account"]["segments"].as_u64()
+        {
+            counted.send((segments, now))?;
         }
-        peer.commit(2, FIRST + n).await.map_err(failed)?;
-        let began = Instant::now();
-        while !lines.next_line().await?.context("the events go on")?.contains("\"changed\":true") {}
-        all.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    all.sort_by(f64::total_cmp);
-    Ok(row(
-        "a commit is told",
-        &[("update_ms", all[all.len() / 2], 0), ("update_ms_max", all[all.len() - 1], 0)],
-    ))
+    Ok(())
 }
 
 /// What viewers cost the process, and what they cost commits.
@@ -242,21 +284,23 @@ async fn viewers(
     let quiet = cpu_of(id, options.time).await?;
     let memory = resident(id, "VmRSS:")?;
     let watched = {
-        let over = watch(console, options.viewers);
+        let (over, _) = watch(console, options.viewers);
         tokio::time::sleep(Duration::from_secs(2)).await;
         let watched = cpu_of(id, options.time).await?;
         over.cancel();
         watched
     };
     let grown = resident(id, "VmRSS:")?.saturating_sub(memory);
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let (mut alone, mut beside, mut looks) = (Vec::new(), Vec::new(), 0);
     for _ in 0..options.turns {
         alone.push(commits(scene, ground, &mut sequence, options.time).await?);
-        let over = watch(console, options.viewers);
+        let (over, seen) = watch(console, options.viewers);
         beside.push(commits(scene, ground, &mut sequence, options.time).await?);
         over.cancel();
+        looks += seen.load(Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    let watched_for = options.time.as_secs_f64() * options.turns as f64;
     let median = |all: &mut Vec<f64>| {
         all.sort_by(f64::total_cmp);
         all[all.len() / 2]
@@ -267,6 +311,7 @@ async fn viewers(
         &[
             ("core_percent", (watched - quiet) * 100.0, 2),
             ("grown_mib", grown as f64 / f64::from(1 << 20), 1),
+            ("looks_per_s", looks as f64 / watched_for, 2),
             ("commits_per_s_without", alone, 1),
             ("commits_per_s_with", beside, 1),
             ("ratio", beside / alone, 3),
@@ -287,21 +332,23 @@ async fn cpu_of(id: &str, time: Duration) -> anyhow::Result<f64> {
     Ok((seconds()? - before) / began.elapsed().as_secs_f64())
 }
 
-/// Has so many look at the fleet, as a browser does, until the token is cancelled.
-fn watch(console: SocketAddr, viewers: usize) -> CancellationToken {
-    let over = CancellationToken::new();
-    for _ in 0..viewers {
-        let over = over.clone();
-        tokio::spawn(async move { over.run_until_cancelled(view(console)).await });
+/// Has so many look at the fleet, as a browser does, until the token is cancelled. The number is that of the looks at the store that
+/// the first one was told of.
+fn watch(console: SocketAddr, viewers: usize) -> (CancellationToken, Arc<AtomicU64>) {
+    let (over, looks) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
+    for viewer in 0..viewers {
+        let (over, looks) = (over.clone(), if viewer == 0 { Arc::clone(&looks) } else { Arc::default() });
+        tokio::spawn(async move { over.run_until_cancelled(view(console, looks)).await });
     }
-    over
+    (over, looks)
 }
 
-async fn view(console: SocketAddr) -> anyhow::Result<()> {
+async fn view(console: SocketAddr, looks: Arc<AtomicU64>) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(console).await?;
     stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
     let mut lines = BufReader::new(stream).lines();
     while let Some(line) = lines.next_line().await? {
+        looks.fetch_add(u64::from(line == "event: look"), Ordering::Relaxed);
         if line.contains("\"changed\":true") {
             get(console, "/").await?;
         }
