@@ -144,7 +144,10 @@ struct DiskFile {
 impl DiskFile {
     /// Empties the cache of these bytes, all when `length` is 0.
     fn empty_cache(&self, offset: u64, length: usize) -> io::Result<()> {
-        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        self.advise(offset, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+    }
+
+    fn advise(&self, offset: u64, length: usize, advice: PosixFadviseAdvice) -> io::Result<()> {
         posix_fadvise(&self.file, offset as i64, length as i64, advice).map_err(io::Error::from)
     }
 
@@ -231,7 +234,12 @@ impl StorageBackend for DiskFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.read_from(&mut self.medium.lock().unwrap_or_else(PoisonError::into_inner), offset, out)
+        let mut reads = self.medium.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*reads, Reads::Direct { .. }) {
+            // What is verified is read twice more, from the cache, which fills meanwhile.
+            self.advise(offset, out.len(), PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
+        }
+        self.read_from(&mut reads, offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

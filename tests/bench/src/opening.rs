@@ -59,7 +59,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
         let body = request(&mut random);
         let answer = connection.export(Payload::whole(Transport::Grpc.frame(&body))).await?;
         ensure!(matches!(answer, Answer::Accepted), "the agent refuses a request");
-        stored = running.unsealed().await?;
+        stored = running.stored().await?;
     }
     let mut rows = Vec::new();
     for round in 1..=options.rounds {
@@ -71,7 +71,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
         let began = Instant::now();
         running = killed.start(setup, settings).await?;
         let start = began.elapsed();
-        ensure!(running.unsealed().await? >= stored, "something is missing");
+        ensure!(running.stored().await? >= stored, "something is missing");
         rows.push(
             Row::default()
                 .with("round", round)

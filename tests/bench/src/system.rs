@@ -68,6 +68,11 @@ impl Running {
         Ok(self.metric("perigee_wal_unsealed_bytes").await? as u64)
     }
 
+    /// Bytes on board, in the journal and in segments.
+    pub(crate) async fn stored(&self) -> anyhow::Result<u64> {
+        Ok(self.metric("perigee_wal_stored_bytes").await? as u64)
+    }
+
     /// Waits until the backlog is sealed: less than a segment is left, which waits for more or for a contact, and it stays the
     /// same. A Collector has nothing to seal.
     pub(crate) async fn wait_sealed(&mut self) -> anyhow::Result<()> {
