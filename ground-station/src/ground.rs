@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::middleware::from_fn;
 use hyper_util::service::TowerToHyperService;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ScrubConfig};
-use crate::console::{Beside, Console, ConsoleConfig};
+use crate::console::{Beside, Console, ConsoleConfig, in_its_kind};
 use crate::exporter::{Added, Exporter, Own};
 use crate::link::{Connected, Link, LinkError, Reload};
 use crate::memory::Meter;
@@ -361,6 +362,9 @@ async fn bind(config: &Config, console: &Console, api: bool, env: &Env) -> Resul
         let endpoint = Endpoint::Unix(control.socket.clone());
         let listener = Listener::bind(&endpoint, "extensions.control", None).await?;
         out.push(Served { name: "control", listener, router: console.control() });
+    }
+    for served in &mut out {
+        served.router = std::mem::take(&mut served.router).layer(from_fn(in_its_kind));
     }
     Ok(out)
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Console;
 use super::audit::Deed;
 use super::pages::message;
-use super::problem::Problem;
+use super::problem::{Problem, Unreadable};
 use super::replays::{RangeAnswer, RangeRequest};
 use super::roles::{self, Roles, Shared};
 use crate::spool::LetterView;
@@ -126,7 +126,8 @@ pub(super) fn router(console: &Console, roles: &Shared) -> Router {
         (status = 401, description = "This is not a token that may act", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "A page of another site asks, or nobody may act here", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such dead letter", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The spool or the audit cannot be written", body = Problem, content_type = "application/problem+json")
+        (status = 503, description = "The spool or the audit cannot be written", body = Problem, content_type = "application/problem+json"),
+        Unreadable
     )
 )]
 pub(super) async fn by_program(
@@ -150,7 +151,8 @@ pub(super) async fn by_program(
         (status = 400, description = "There is no such exporter or satellite, or a time cannot be read", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "This is not a token that may act", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "A page of another site asks, or nobody may act here", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The spool or the audit cannot be written", body = Problem, content_type = "application/problem+json")
+        (status = 503, description = "The spool or the audit cannot be written", body = Problem, content_type = "application/problem+json"),
+        Unreadable
     )
 )]
 pub(super) async fn begin_replay(

@@ -1,12 +1,15 @@
 //! `GET /api/v1/events`: what changes, as server-sent events.
 //!
 //! Every stream gets the same bytes. One that reads too slowly is closed when it is so far behind that something would be left out,
-//! and one that does not read at all after half a minute; the browser then begins again.
+//! and one that does not read at all soon after the machine's buffers for it are full; the browser then begins again. Nobody holds a
+//! place for ever: when all are taken, the oldest of whoever has most of them ends.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,8 +19,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body::Frame;
 use perigee_shared::serve::Peer;
+use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +29,9 @@ use super::problem::Problem;
 
 /// Streams at once.
 const STREAMS: usize = 32;
+
+/// One that is not so old does not end for another one.
+const SECURE: Duration = Duration::from_secs(30);
 
 /// A stream that reads nothing for this long although events wait is closed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,28 +43,79 @@ const RETRY: &str = "retry: 2000\n\n";
 #[derive(Clone)]
 pub(super) struct Events {
     board: Board,
-    places: Arc<Semaphore>,
+    places: Places,
     /// Streams end with it.
     stop: CancellationToken,
 }
 
 impl Events {
     pub(super) fn new(board: Board, stop: CancellationToken) -> Self {
-        Self { board, places: Arc::new(Semaphore::new(STREAMS)), stop }
+        Self { board, places: Places::default(), stop }
     }
 
     pub(super) fn stream(&self, peer: &Peer) -> Response {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            let detail =
-                format!("{STREAMS} streams are open, which is the most; close a page, then try again");
+        let end = self.stop.child_token();
+        let Some(place) = self.places.take(peer.address, &end) else {
+            let detail = format!(
+                "{STREAMS} streams are open, which is the most, and none is older than 30 s; close a page, or try again"
+            );
             return Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
         };
-        let stream = Stream::new(self.board.listen(), place, peer.close.clone(), self.stop.clone());
+        let stream = Stream::new(self.board.listen(), place, peer.close.clone(), end);
         let headers = [
             (header::CONTENT_TYPE, "text/event-stream"),
             (header::HeaderName::from_static("x-accel-buffering"), "no"),
         ];
         (headers, Body::new(stream)).into_response()
+    }
+}
+
+/// Streams that are open.
+#[derive(Clone, Default)]
+struct Places(Arc<Mutex<AllTaken>>);
+
+#[derive(Default)]
+struct AllTaken {
+    next: u64,
+    /// By number, the oldest first.
+    open: BTreeMap<u64, Taken>,
+}
+
+struct Taken {
+    by: Option<IpAddr>,
+    since: Instant,
+    end: CancellationToken,
+}
+
+/// Given back when it is dropped.
+struct Place {
+    places: Places,
+    number: u64,
+}
+
+impl Places {
+    /// A place for a stream that ends with `end`.
+    fn take(&self, by: Option<IpAddr>, end: &CancellationToken) -> Option<Place> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.open.len() >= STREAMS {
+            let mut of = BTreeMap::<_, usize>::new();
+            taken.open.values().for_each(|one| *of.entry(one.by).or_default() += 1);
+            let most = of.values().copied().max();
+            let oldest = taken.open.iter().find(|(_, one)| of.get(&one.by).copied() == most);
+            let number = *oldest.filter(|(_, one)| one.since.elapsed() >= SECURE)?.0;
+            taken.open.remove(&number)?.end.cancel();
+        }
+        let number = taken.next;
+        taken.next += 1;
+        taken.open.insert(number, Taken { by, since: Instant::now(), end: end.clone() });
+        Some(Place { places: self.clone(), number })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.open.remove(&self.number);
     }
 }
 
@@ -68,10 +125,10 @@ type Waiting = Pin<Box<dyn Future<Output = (Result<Bytes, RecvError>, broadcast:
 struct Stream {
     next: Waiting,
     begun: bool,
-    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// What was handed to the connection, counted.
     taken: Arc<AtomicU64>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     /// Ends the watch.
     _watched: tokio_util::sync::DropGuard,
 }
@@ -79,16 +136,16 @@ struct Stream {
 impl Stream {
     fn new(
         news: broadcast::Receiver<Bytes>,
-        place: OwnedSemaphorePermit,
+        place: Place,
         close: CancellationToken,
-        stop: CancellationToken,
+        end: CancellationToken,
     ) -> Self {
         let (taken, over) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
         tokio::spawn(watch(news.resubscribe(), Arc::clone(&taken), close, over.clone()));
         Self {
             next: Box::pin(receive(news)),
             begun: false,
-            stopped: Box::pin(stop.cancelled_owned()),
+            ended: Box::pin(end.cancelled_owned()),
             taken,
             _place: place,
             _watched: over.drop_guard(),
@@ -145,7 +202,7 @@ impl http_body::Body for Stream {
             self.begun = true;
             return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(RETRY.as_bytes())))));
         }
-        if self.stopped.as_mut().poll(cx).is_ready() {
+        if self.ended.as_mut().poll(cx).is_ready() {
             return Poll::Ready(None);
         }
         match self.next.as_mut().poll(cx) {
@@ -164,6 +221,30 @@ impl http_body::Body for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn when_all_places_are_taken_the_oldest_of_whoever_has_most_ends() {
+        let places = Places::default();
+        let address = |n: u8| Some(IpAddr::from([198, 51, 100, n]));
+        let take = |by| {
+            let end = CancellationToken::new();
+            places.take(by, &end).map(|place| (place, end))
+        };
+        let mut alone: Vec<_> = (0..4).filter_map(|n| take(address(n))).collect();
+        let many: Vec<_> = (4..STREAMS).filter_map(|_| take(address(99))).collect();
+        assert!(take(address(5)).is_none(), "none is old");
+        tokio::time::advance(SECURE).await;
+        let late = take(address(5)).unwrap();
+        assert!(many[0].1.is_cancelled() && !many[1].1.is_cancelled());
+        assert!(alone.iter().all(|(_, end)| !end.is_cancelled()));
+        // The one that has ended is dropped later, and nobody else's place is given back for it.
+        drop(many);
+        alone.extend((8..35).filter_map(|n| take(address(n))));
+        assert_eq!(alone.len(), 31);
+        tokio::time::advance(SECURE).await;
+        let last = take(address(7)).unwrap();
+        assert!(alone[0].1.is_cancelled() && !late.1.is_cancelled() && !last.1.is_cancelled());
+    }
 
     async fn settle() {
         for _ in 0..10 {

@@ -40,6 +40,7 @@ pub use self::acts::{ActAnswer, ActRequest, What};
 pub use self::api::CatalogueQuery;
 pub use self::audit::{Audit, Deed};
 pub use self::problem::Problem;
+pub(crate) use self::problem::in_its_kind;
 pub use self::replays::{RangeAnswer, RangeRequest};
 pub use self::roles::{ConsoleConfig, ConsoleTls};
 
@@ -142,10 +143,10 @@ impl Console {
 
     /// The API that only reads.
     pub fn api(&self) -> Router {
-        self.reading().fallback(problem::nothing_here).method_not_allowed_fallback(problem::not_this_way)
+        self.reading(false).fallback(problem::nothing_here).method_not_allowed_fallback(problem::not_this_way)
     }
 
-    fn reading(&self) -> Router {
+    fn reading(&self, acting: bool) -> Router {
         Router::new()
             .route("/api/v1/satellites", get(api::satellites))
             .route("/api/v1/satellites/{id}/curves", get(api::curves))
@@ -158,7 +159,7 @@ impl Console {
             .route("/api/v1/catalogue", get(api::catalogue))
             .route("/api/v1/replays", get(replays::list))
             .route("/api/v1/events", get(api::events))
-            .route("/api/v1/openapi.json", get(openapi::openapi))
+            .route("/api/v1/openapi.json", get(move || openapi::openapi(acting)))
             .with_state(self.clone())
     }
 
@@ -207,7 +208,7 @@ impl Console {
     pub fn pages(&self, config: &ConsoleConfig) -> Result<Router, Invalid> {
         let roles = Arc::new(Roles::try_new(config, "extensions.console")?);
         let inside = self
-            .reading()
+            .reading(true)
             .merge(pages::router(self, &roles))
             .merge(acts::router(self, &roles))
             .fallback(pages::nothing_here)

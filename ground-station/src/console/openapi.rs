@@ -34,12 +34,19 @@ use super::{acts, api, replays};
 )]
 struct Api;
 
-/// The document.
-pub(super) fn document() -> Document {
-    Api::openapi()
+/// The document; with what changes something only where that can be asked.
+pub(super) fn document(acting: bool) -> Document {
+    let mut document = Api::openapi();
+    if !acting {
+        for path in document.paths.paths.values_mut() {
+            (path.post, path.delete) = (None, None);
+        }
+        document.paths.paths.retain(|_, path| path.get.is_some());
+    }
+    document
 }
 
 /// `GET /api/v1/openapi.json`
-pub(super) async fn openapi() -> Json<Document> {
-    Json(document())
+pub(super) async fn openapi(acting: bool) -> Json<Document> {
+    Json(document(acting))
 }

@@ -1,12 +1,14 @@
 //! What the API says when it cannot answer: problem documents (RFC 9457).
 
-use axum::extract::{FromRequestParts, Query};
+use axum::extract::{FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::pages::message;
 use crate::spool::SpoolError;
 
 /// The content type of a problem document.
@@ -63,6 +65,51 @@ impl IntoResponse for Problem {
         }
         response
     }
+}
+
+/// Whatever refuses a request (a library, a layer before or behind): programs get a problem document, people a page.
+pub(crate) async fn in_its_kind(request: Request, next: Next) -> Response {
+    /// A longer explanation is cut off.
+    const DETAIL: usize = 16 << 10;
+    let for_programs = request.uri().path().starts_with("/api/");
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_problem = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes() == CONTENT_TYPE.as_bytes());
+    if !(status.is_client_error() || status.is_server_error()) || is_problem == for_programs {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, DETAIL).await.unwrap_or_default();
+    let other = if for_programs {
+        Problem::new(status, String::from_utf8_lossy(&body).trim()).into_response()
+    } else {
+        let problem = serde_json::from_slice::<Problem>(&body);
+        message(status, &problem.map(|problem| problem.detail).unwrap_or_default())
+    };
+    let (kind, body) = other.into_parts();
+    for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
+        parts.headers.remove(name);
+    }
+    parts.headers.extend(kind.headers);
+    Response::from_parts(parts, body)
+}
+
+/// How acting is refused, for the OpenAPI document, beside what [`Refusals`] has.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code, reason = "only what it is described by is used")]
+pub(super) enum Unreadable {
+    /// The body is larger than 64 KiB
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(Problem),
+    /// The body is not sent as application/json
+    #[response(status = 415, content_type = "application/problem+json")]
+    Kind(Problem),
+    /// The body is JSON and not of this form
+    #[response(status = 422, content_type = "application/problem+json")]
+    Form(Problem),
 }
 
 /// How reading is refused, for the OpenAPI document.
