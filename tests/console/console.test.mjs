@@ -78,7 +78,7 @@ test("every page is without violations, complaints and sideways scrolling, dark 
   for (const colorScheme of ["light", "dark"]) {
     for (const viewport of [WIDE, NARROW]) {
       const page = await open({ colorScheme, viewport });
-      for (const path of [...PAGES, "/nothing/here"]) {
+      for (const path of [...PAGES, "/login", "/nothing/here"]) {
         const answer = await page.go(path);
         assert.equal(answer.status(), path === "/nothing/here" ? 404 : 200, path);
         assert.deepEqual(await violations(page), [], `${path} ${colorScheme} ${viewport.width}`);
@@ -395,6 +395,34 @@ test("by keyboard alone: to the content, to another page, through a filter", asy
   await page.waitForURL("**/data?*service=power*");
   const services = await page.locator("td[data-label=Service]").allInnerTexts();
   assert.ok(services.length > 0 && services.every((name) => name === "power"), `${services}`);
+  await page.context().close();
+});
+
+test("by keyboard alone everything on every page is reached, and is seen to be", async () => {
+  const page = await open();
+  for (const path of [...PAGES, "/login"]) {
+    await page.go(path);
+    // Marks what can be reached, and what was.
+    const wanted = await page.evaluate(() => {
+      const all = [...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, summary, [tabindex='0']")];
+      const shown = all.filter((one) => one.checkVisibility({ visibilityProperty: true }) && !one.disabled);
+      window.left = new Set(shown);
+      window.unseen = [];
+      document.addEventListener("focusin", ({ target }) => {
+        window.left.delete(target);
+        const style = getComputedStyle(target);
+        if (style.outlineStyle === "none" && style.boxShadow === "none") window.unseen.push(target.outerHTML.slice(0, 80));
+      });
+      return shown.length;
+    });
+    assert.ok(wanted > 2, `${path}: ${wanted}`);
+    for (let n = 0; n < wanted + 10; n++) await page.keyboard.press("Tab");
+    const { left, unseen } = await page.evaluate(() => ({
+      left: [...window.left].filter((one) => one.isConnected).map((one) => one.outerHTML.slice(0, 80)),
+      unseen: window.unseen,
+    }));
+    assert.deepEqual({ left, unseen }, { left: [], unseen: [] }, path);
+  }
   await page.context().close();
 });
 
