@@ -313,12 +313,7 @@ impl Delivery {
             client: Arc::new(client),
             rate: RateLimit::new(config.rate_limit()),
             env: env.clone(),
-            trouble: Trouble {
-                backoff: Backoff::new(config.retry()),
-                failing: None,
-                said: None,
-                open: None,
-            },
+            trouble: Trouble { backoff: Backoff::new(config.retry()), failing: None, said: None, open: None },
             turn: (Instant::now(), 0),
             room: Arc::new(Semaphore::new(0)),
             ending: None,

@@ -105,8 +105,7 @@ async fn what_fails_whole_with_500_is_kept_and_sent_again() {
 
 #[tokio::test]
 async fn what_is_about_the_way_is_never_cut() {
-    for code in [301, 402, 406, 407, 408, 411, 415, 421, 425, 426, 451, 501, 505, 507, 508, 511, 520, 530]
-    {
+    for code in [301, 402, 406, 407, 408, 411, 415, 421, 425, 426, 451, 501, 505, 507, 508, 511, 520, 530] {
         let (delivered, seen, retries) = deliver(50, code, |number, _| number < 5).await;
         assert_eq!((delivered.refused.len(), retries), (0, 5), "{code}");
         assert_eq!(seen.requests.load(Ordering::Relaxed), 6, "{code}");
