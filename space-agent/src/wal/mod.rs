@@ -245,6 +245,10 @@ pub struct Summary {
     pub segment_bytes: u64,
     /// Bytes of the journal that are not in a segment yet.
     pub unsealed_bytes: u64,
+    /// Bytes of the journal that are, and are deleted together with later ones.
+    pub sealed_bytes: u64,
+    /// Bytes of delivered segments that later ones depend on.
+    pub base_bytes: u64,
     /// Lane by lane, most urgent first.
     pub lanes: Vec<LaneSummary>,
     /// Bytes that count against the budget.
@@ -486,24 +490,36 @@ impl Wal {
             segments: state.segments,
             segment_bytes: state.segment_stored,
             unsealed_bytes: state.unsealed_stored,
+            sealed_bytes: state.sealed_stored,
+            base_bytes: state.base_stored,
             lanes: lanes::summaries(state),
             stored_bytes: state.stored(),
             max_bytes: self.config().max_bytes,
             file_bytes: self.log.file_bytes(),
             in_memory: self.in_memory(),
-            failing: self.failing().is_some(),
+            failing: self.trouble().is_some(),
         }
     }
 
-    /// The log's file when it is no longer there: somebody deleted or moved it, and what is written goes with the process.
-    pub fn missing(&self) -> Option<PathBuf> {
+    /// The log's file when it is no longer in its place, and whether it was moved: a moved one is still written.
+    pub fn missing(&self) -> Option<(PathBuf, bool)> {
         let path = self.config().directory.join(<State as Contents>::FILE);
-        (!self.in_memory().now && !path.exists()).then_some(path)
+        let is_gone = !self.in_memory().now && !self.env().store.exists(&path);
+        is_gone.then(|| (path, self.log.is_linked()))
     }
 
     /// Why the log cannot be written, as far as is known; `None` while it can.
     pub fn failing(&self) -> Option<&str> {
         self.log.failing()
+    }
+
+    /// The same, and a file that is no longer there: nothing was written since, so that nothing has failed yet.
+    pub fn trouble(&self) -> Option<String> {
+        let gone = || {
+            let (path, is_moved) = self.missing()?;
+            Some(format!("{} was {}", path.display(), if is_moved { "moved" } else { "deleted" }))
+        };
+        self.failing().map(str::to_owned).or_else(gone)
     }
 
     /// Says why once the log will never be written again in this process.
