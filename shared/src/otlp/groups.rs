@@ -127,7 +127,9 @@ mod tests {
         put_tag(&mut known, 1, 4);
         assert!(without_groups(Signal::Logs, &known).is_err());
         let mut crossed = Vec::new();
-        [(30, 3), (31, 3), (30, 4), (31, 4)].map(|(number, kind)| put_tag(&mut crossed, number, kind));
+        for (number, kind) in [(30, 3), (31, 3), (30, 4), (31, 4)] {
+            put_tag(&mut crossed, number, kind);
+        }
         assert!(without_groups(Signal::Logs, &crossed).is_err());
         let mut deep = Vec::new();
         (0..100_000).for_each(|_| put_tag(&mut deep, 30, 3));
