@@ -1,5 +1,6 @@
 //! What operators reach: the control socket, the metrics and the health endpoint.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -127,8 +128,11 @@ async fn health(State(c): Shared) -> Response {
     if let Some(why) = c.tasks.trouble() {
         return Refusal(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     }
-    match c.wal.call(|wal| (wal.failing().map(str::to_owned), wal.in_memory().now)).await {
-        Ok((None, false)) => Json(json!({"status": "ok"})).into_response(),
+    match c.wal.call(|wal| (wal.trouble(), wal.in_memory().now)).await {
+        Ok((None, false)) => match c.metrics.ship().undecided.alarming() {
+            held if held.is_empty() => Json(json!({"status": "ok"})).into_response(),
+            held => Json(json!({"status": "ok", "warnings": held})).into_response(),
+        },
         Ok((None, true)) => Json(json!({"status": "volatile"})).into_response(),
         Ok((Some(why), _)) => {
             Refusal(StatusCode::SERVICE_UNAVAILABLE, format!("the store cannot be written: {why}"))
@@ -168,6 +172,8 @@ pub fn summary(s: &Summary) -> Value {
         "segments": s.segments,
         "segment_bytes": s.segment_bytes,
         "unsealed_bytes": s.unsealed_bytes,
+        "sealed_bytes": s.sealed_bytes,
+        "base_bytes": s.base_bytes,
         "stored_bytes": s.stored_bytes,
         "max_bytes": s.max_bytes,
         "file_bytes": s.file_bytes.1,
@@ -195,9 +201,10 @@ fn lane(lane: &LaneSummary, lanes: &Lanes) -> Value {
 async fn status(State(c): Shared) -> Answer {
     let look = |wal: &mut Wal| {
         let (known, abandoned) = (wal.custody().known(), wal.custody().abandoned());
-        (wal.summary(), known, abandoned, wal.passes().oldest(), wal.missing())
+        let store = (wal.missing(), wal.failing().map(str::to_owned), wal.custody().missed());
+        (wal.summary(), known, abandoned, wal.passes().oldest(), store)
     };
-    let (wal, known, abandoned, oldest, missing) = c.wal.call(look).await?;
+    let (wal, known, abandoned, oldest, (missing, failing, missed)) = c.wal.call(look).await?;
     let planned = match &c.contacts {
         Some(contacts) => Some(contacts.next().await?),
         None => None,
@@ -210,11 +217,14 @@ async fn status(State(c): Shared) -> Answer {
         "wal": summary(&wal),
         "lanes": wal.lanes.iter().map(|l| lane(l, &c.lanes)).collect::<Vec<_>>(),
         "consumers": known,
-        "store_missing": missing,
+        "store_missing": missing.as_ref().map(|(path, _)| path),
+        "store_moved": missing.is_some_and(|(_, is_moved)| is_moved),
+        "store_failing": failing,
+        "missed": missed.into_iter().map(|(name, items)| (name, counts(items))).collect::<BTreeMap<_, _>>(),
         "abandoned_consumers": abandoned,
         "exporters": c.metrics.exporters(),
-        "link": link.shown(),
-        "links": link.all(),
+        "link": c.contacts.as_ref().map(|_| link.shown()),
+        "links": c.contacts.as_ref().map(|_| link.all()),
         "clock": c.clocks.status(),
         "contact": planned.as_ref().and_then(|p| p.current.as_ref()),
         "contacts": planned.as_ref().map(|p| &p.open),

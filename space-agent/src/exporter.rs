@@ -2,7 +2,8 @@
 //!
 //! Each has a durable cursor (segment, request) of its own and passes a segment when the backend has all of it, or has refused
 //! it for good. One that is down holds back nobody but itself. A request that the backend leaves undecided is put aside after some
-//! waits and tried again from time to time: it holds back its signal of its lane, and the rest goes on.
+//! waits and tried again from time to time, and so is one that waits or is on its way for more than two seconds: it holds back its
+//! signal of its lane, and the rest goes on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use perigee_shared::clock::sleep_until;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::deliver::{Delivered, Event, Leave, Sent, Stopped, Trouble};
 use perigee_shared::export::{Client, Cut, Cuts, Delivery as Sender, ExporterConfig, Plan};
-use perigee_shared::segment::{CodecError, Decoder, Header, Lane, Request};
+use perigee_shared::segment::{CodecError, Decoder, Header, Lane, Request, SegmentId};
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -21,8 +22,14 @@ use tokio_util::sync::CancellationToken;
 use crate::telemetry::{ExporterLabel, ShipCounters};
 use crate::wal::{ConsumerId, Delivery, Wal, WalError};
 
-/// Waits that a request has before another lane has its turn.
+/// Waits that a request has before another one has its turn, while they are short.
 const WAITS: u32 = 3;
+
+/// Requests that may be on their way or decided in part while others are sent.
+const OPEN: usize = 4;
+
+/// How often it is looked at, while something is put aside, what that keeps on board.
+const LOOK_AFTER: Duration = Duration::from_secs(10);
 
 /// After the log has failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -41,6 +48,15 @@ impl From<Stopped> for ExportError {
     fn from(Stopped: Stopped) -> Self {
         Self::Stopped
     }
+}
+
+/// A request that was put aside.
+struct Waiting {
+    /// Its segment, and its number there.
+    at: (SegmentId, u64),
+    /// When it has its turn.
+    until: Instant,
+    trouble: Trouble,
 }
 
 /// A segment of which something is to be sent.
@@ -65,8 +81,12 @@ pub struct Exporter {
     /// By lane, and by the signals that were put aside there: nothing below waits for this exporter, so that what others have still to
     /// pass is not looked at again.
     passed: BTreeMap<(Lane, SignalSet), u64>,
-    /// Where the first request was not decided: when it is sent again, and the trouble that it has had.
-    aside: BTreeMap<(Lane, Signal), (Instant, Trouble)>,
+    /// Where the first request was not decided.
+    aside: BTreeMap<(Lane, Signal), Waiting>,
+    /// A request was decided since one was put aside.
+    answered: bool,
+    /// When it was looked at last what that keeps on board.
+    looked: Option<Instant>,
 }
 
 impl Exporter {
@@ -84,19 +104,59 @@ impl Exporter {
         counters: Arc<ShipCounters>,
     ) -> Self {
         let plan = Plan { signals, limits: config.limits(), ..Plan::default() };
-        let sender = Sender::new(client, config, &env);
+        let sender = Sender::new(client, config, &env).leaving_open(OPEN);
         let (passed, aside) = (BTreeMap::new(), BTreeMap::new());
-        Self { name, sender, plan, env, wal, consumer, sealed, counters, passed, aside }
+        Self {
+            name,
+            sender,
+            plan,
+            env,
+            wal,
+            consumer,
+            sealed,
+            counters,
+            passed,
+            aside,
+            answered: true,
+            looked: None,
+        }
     }
 
     /// Exports until `shutdown`, also in the middle of a segment: the cursor says where to go on.
     pub async fn run(&mut self, shutdown: CancellationToken) {
+        self.export_all(&shutdown).await;
+        if shutdown.is_cancelled() {
+            self.hear_out(&shutdown).await;
+        }
+    }
+
+    /// Waits a moment for the answers to what is on its way: they decide what is sent again after the next start.
+    async fn hear_out(&mut self, shutdown: &CancellationToken) {
+        let open = self.aside.iter().filter(|(_, waiting)| waiting.trouble.is_on_its_way());
+        let open: Vec<(Lane, Signal)> = open.map(|(at, _)| *at).collect();
+        for (lane, signal) in open {
+            let now = Instant::now();
+            for (at, waiting) in &mut self.aside {
+                waiting.until = if *at == (lane, signal) { now } else { now + Duration::from_secs(3600) };
+            }
+            let Ok(Some(found)) = self.next(Some(lane)).await else { continue };
+            // It ends at the first request that is not on its way.
+            if let Err(ExportError::Wal(_) | ExportError::Gone(_)) = self.export(found, shutdown).await {
+                return;
+            }
+        }
+    }
+
+    async fn export_all(&mut self, shutdown: &CancellationToken) {
         loop {
             self.sealed.mark_unchanged();
-            let next = self.next().await;
+            let next = self.next(None).await;
             let failed = match next {
-                Ok(Some(found)) => match Box::pin(self.export(found, &shutdown)).await {
-                    Ok(()) => continue,
+                Ok(Some(found)) => match Box::pin(self.export(found, shutdown)).await {
+                    Ok(()) => {
+                        self.look().await;
+                        continue;
+                    }
                     Err(ExportError::Stopped) => return,
                     Err(error) => Some(error),
                 },
@@ -104,7 +164,8 @@ impl Exporter {
                 Err(error) => Some(error),
             };
             let held_up = failed.is_some();
-            let due = self.aside.values().map(|(until, _)| *until).min();
+            let due = self.aside.values().map(|waiting| waiting.until).min();
+            self.look().await;
             if let Some(error) = failed {
                 tracing::error!(exporter = self.name, %error, "the log cannot be read now; export waits and tries again");
             }
@@ -118,17 +179,33 @@ impl Exporter {
         }
     }
 
-    /// The next segment of which something is to be sent, most urgent lane first.
-    async fn next(&mut self) -> Result<Option<Found>, ExportError> {
+    /// Tells from time to time what waits for this exporter alone, while it has put something aside.
+    async fn look(&mut self) {
+        let is_due = self.looked.is_none_or(|at| at.elapsed() >= LOOK_AFTER);
+        if self.aside.is_empty() || !is_due {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let consumer = self.consumer;
+        let look =
+            move |wal: &mut Wal| wal.custody().held(consumer).map(|held| (held, wal.summary().max_bytes));
+        if let Ok(Ok((held, max_bytes))) = self.wal.call(look).await {
+            self.counters.undecided.hold(&ExporterLabel::new(&self.name), held, max_bytes);
+        }
+    }
+
+    /// The next segment of which something is to be sent, most urgent lane first, or in this lane.
+    async fn next(&mut self, only: Option<Lane>) -> Result<Option<Found>, ExportError> {
         let (consumer, mut passed) = (self.consumer, std::mem::take(&mut self.passed));
         let (now, signals) = (Instant::now(), self.plan.signals);
         let mut aside: BTreeMap<Lane, SignalSet> = BTreeMap::new();
-        for ((lane, signal), _) in self.aside.iter().filter(|(_, (until, _))| *until > now) {
+        for ((lane, signal), _) in self.aside.iter().filter(|(_, waiting)| waiting.until > now) {
             let of_lane = aside.entry(*lane).or_default();
             *of_lane = of_lane.with(*signal);
         }
         let next = self.wal.call(move |wal| {
-            for lane in wal.custody().lanes() {
+            for lane in wal.custody().lanes().into_iter().filter(|lane| only.is_none_or(|only| only == *lane))
+            {
                 let aside = aside.get(&lane).copied().unwrap_or_default();
                 let others = (!aside.is_empty()).then(|| signals.without(aside));
                 if others.is_some_and(SignalSet::is_empty) {
@@ -151,7 +228,16 @@ impl Exporter {
         self.passed = passed;
         if found.is_none() {
             // What a lane waited for that might go on is not on board any more.
-            self.aside.retain(|_, (until, _)| *until > now);
+            let gone: Vec<_> = self
+                .aside
+                .iter()
+                .filter(|(_, w)| w.until <= now && only.is_none())
+                .map(|(at, _)| *at)
+                .collect();
+            for at in gone {
+                self.aside.remove(&at);
+                self.counters.undecided.take(&ExporterLabel::new(&self.name), at);
+            }
         }
         Ok(found)
     }
@@ -174,8 +260,8 @@ impl Exporter {
             })
             .await??;
         let Some(payload) = payload else { return Ok(()) };
-        // `held`: something before is aside, so that the lane's cursor stays.
-        let (mut seen, mut number, mut held) = (Counts::ZERO, 0, behind);
+        // `held`: something before is aside, so that the lane's cursor stays; `left`: something in this segment.
+        let (mut seen, mut number, mut held, mut left) = (Counts::ZERO, 0, behind, false);
         let (header, plan) = (header.clone(), self.plan.clone());
         let mut cuts = self.env.stream(move |each| {
             let requests: Box<dyn Iterator<Item = Result<Request, CodecError>>> =
@@ -205,23 +291,26 @@ impl Exporter {
                 continue;
             }
             if aside.contains(signal) {
-                held = true;
+                (held, left) = (true, true);
                 continue;
             }
-            let Some(outcome) = self.send(lane, signal, body, items, shutdown).await? else { return Ok(()) };
+            let Some(outcome) = self.send((id, number), signal, body, items, shutdown).await? else {
+                return Ok(());
+            };
             if let Some(first) = outcome.refused.first() {
                 let reason = &first.reason;
                 tracing::error!(exporter = self.name, reason, "the backend refuses items for good");
             }
-            let refused = Counts::of(signal, outcome.rejected + outcome.refused_items());
+            let refused = outcome.rejected + outcome.refused_items();
+            let became = (Counts::of(signal, items.saturating_sub(refused)), Counts::of(signal, refused));
             let ahead = held.then_some(signal);
-            self.wal.call(move |wal| wal.custody().advance(consumer, id, ahead, number, refused)).await??;
+            self.wal.call(move |wal| wal.custody().advance(consumer, id, ahead, number, became)).await??;
             // What is put aside has its turn, too.
-            if self.aside.values().any(|(until, _)| *until <= Instant::now()) {
+            if self.aside.values().any(|waiting| waiting.until <= Instant::now()) {
                 return Ok(());
             }
         }
-        if held {
+        if left {
             let others = self.plan.signals.without(aside);
             self.wal.call(move |wal| wal.custody().pass_ahead(consumer, id, others)).await??;
             return Ok(());
@@ -229,7 +318,8 @@ impl Exporter {
         let refused = all.only(self.plan.signals).saturating_sub(seen);
         let pass = move |wal: &mut Wal| {
             wal.custody().pass(consumer, &[Delivery { id, refused }])?;
-            if reached.is_apart() { wal.custody().join(consumer, id) } else { Ok(()) }
+            // The lane's cursor is at an earlier segment when this one has nothing of what is aside.
+            if reached.is_apart() && !held { wal.custody().join(consumer, id) } else { Ok(()) }
         };
         self.wal.call(pass).await??;
         Ok(())
@@ -238,17 +328,21 @@ impl Exporter {
     /// Sends a request; `None` when it was not decided and is aside for a while.
     async fn send(
         &mut self,
-        lane: Lane,
+        at: (SegmentId, u64),
         signal: Signal,
         body: bytes::Bytes,
         items: u64,
         shutdown: &CancellationToken,
     ) -> Result<Option<Delivered>, Stopped> {
-        let trouble = self.aside.remove(&(lane, signal)).map(|(_, trouble)| trouble);
+        let lane = at.0.lane;
+        // What there is of another request in this place is of one that is not there any more.
+        let before = self.aside.remove(&(lane, signal)).filter(|waiting| waiting.at == at);
+        let trouble = before.map(|waiting| waiting.trouble);
         let again = trouble.is_some();
         // While everything fails, each is tried once in its turn.
         let waits = if again || !self.aside.is_empty() { 0 } else { WAITS };
         let label = ExporterLabel::new(&self.name);
+        let mut said = None;
         let (counters, name, env) = (&self.counters, &self.name, &self.env);
         let tell = |event: Event<'_>| {
             event.log(name, signal, "log");
@@ -259,6 +353,7 @@ impl Exporter {
                 }
                 Event::Refused { items } => counters.send_failed(&label, signal, items),
                 Event::Retry { reason, misconfigured, .. } => {
+                    said = Some(reason.to_owned());
                     counters.retried(&label, env.unix_nano(), reason, misconfigured);
                 }
                 Event::Kept { .. } | Event::Back { .. } => {}
@@ -268,6 +363,8 @@ impl Exporter {
         let leave = Leave { early: &early, waits, trouble };
         match self.sender.send_or_leave(signal, body, items, shutdown, leave, tell).await? {
             Sent::Done(delivered) => {
+                self.answered = true;
+                self.counters.undecided.take(&label, (lane, signal));
                 if self.aside.is_empty() {
                     self.counters.gets_on(&label);
                 }
@@ -276,7 +373,8 @@ impl Exporter {
             // Nobody cancels `early`.
             Sent::Left(_) => Ok(None),
             Sent::Undecided(wait, trouble) => {
-                if !again {
+                // When nothing goes, that was said.
+                if !again && std::mem::take(&mut self.answered) {
                     tracing::warn!(
                         exporter = self.name,
                         %signal,
@@ -284,7 +382,9 @@ impl Exporter {
                         "a request is put aside that the backend does not decide about; it is tried again, and the rest goes on"
                     );
                 }
-                self.aside.insert((lane, signal), (Instant::now() + wait, trouble));
+                self.counters.undecided.put(&label, (lane, signal), self.env.unix_nano(), said.as_deref());
+                let until = Instant::now() + wait;
+                self.aside.insert((lane, signal), Waiting { at, until, trouble });
                 Ok(None)
             }
         }

@@ -236,7 +236,8 @@ fn forecast_text(f: &Value) -> String {
 pub(crate) fn links(status: &Value) -> Vec<&Value> {
     match status["links"].as_array() {
         Some(links) if links.len() > 1 => links.iter().collect(),
-        _ => vec![&status["link"]],
+        // An agent without a link has none.
+        _ => Some(&status["link"]).into_iter().filter(|link| link.is_object()).collect(),
     }
 }
 
@@ -244,6 +245,54 @@ pub(crate) fn links(status: &Value) -> Vec<&Value> {
 pub(crate) fn open_contacts(status: &Value) -> Vec<&Value> {
     let first = || std::iter::once(&status["contact"]).filter(|contact| contact["station"].is_string());
     status["contacts"].as_array().map_or_else(|| first().collect(), |open| open.iter().collect())
+}
+
+/// What an exporter's backend does not decide about, and what that keeps on board.
+fn undecided_text(out: &mut String, undecided: &Value) {
+    for request in undecided["requests"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            out,
+            "           {} of lane {} waits aside since {}: {}",
+            text(&request["signal"]),
+            request["lane"],
+            time(&request["since_unix_nano"]),
+            text(&request["reason"])
+        );
+    }
+    if count(&undecided["held_bytes"]) > 0 {
+        let (held, percent) = (size(&undecided["held_bytes"]), count(&undecided["percent"]));
+        let _ = writeln!(
+            out,
+            "           {held} wait on board for this exporter alone, {percent} % of max_bytes"
+        );
+    }
+}
+
+/// What becomes of a store whose file is gone, and what to do.
+fn store_gone_text(out: &mut String, path: &str, is_moved: bool) {
+    let directory = path.rsplit_once('/').map_or(".", |(directory, _)| directory);
+    let _ = if is_moved {
+        writeln!(
+            out,
+            "           THE STORE IS GONE: {path} was moved while the agent runs. The agent goes on in the moved file, and\n           \
+             its next start would not find it: stop the agent, move the file back, and start the agent"
+        )
+    } else {
+        writeln!(
+            out,
+            "           THE STORE IS GONE: {path} was deleted while the agent runs. What it held is lost with the next write\n           \
+             and becomes a gap on the ground. Requests are refused until {directory} is there and writable; then the agent\n           \
+             begins a new log by itself, without a restart"
+        )
+    };
+}
+
+/// What was dropped before a consumer had it, though another one may have it.
+fn missed_text(out: &mut String, missed: &Value) {
+    let items: u64 = missed.as_object().map_or(0, |m| m.values().map(count).sum());
+    if items > 0 {
+        let _ = writeln!(out, "           {items} items were dropped before it had them");
+    }
 }
 
 /// The status for people.
@@ -299,14 +348,15 @@ pub(crate) fn status_text(status: &Value) -> String {
         };
         let _ = writeln!(out, "contact    {} {ends} ({by})", text(&contact["station"]));
     }
-    if contacts.is_empty() {
+    let has_link = !links(status).is_empty();
+    if contacts.is_empty() && has_link {
         let _ = writeln!(out, "contact    none");
     }
     if let (Some(station), Some(start), Some(now)) =
         (next["station"].as_str(), next["start_unix_nano"].as_u64(), now)
     {
         let _ = writeln!(out, "           next: {station} at {}, {}", shown_time(start), away(start, now));
-    } else if !next.is_null() || contacts.is_empty() {
+    } else if !next.is_null() || contacts.is_empty() && has_link {
         let _ = writeln!(out, "           next: nothing is planned");
     }
     if let Some(error) = status["plan_error"].as_str() {
@@ -314,19 +364,29 @@ pub(crate) fn status_text(status: &Value) -> String {
     }
     let _ = writeln!(
         out,
-        "stored     {} of {} in {} segments ({}) and the journal ({} unsealed)",
+        "stored     {} of {}: {} in {} segments, {} in the journal and in no segment yet",
         size(&wal["stored_bytes"]),
         size(&wal["max_bytes"]),
-        wal["segments"],
         size(&wal["segment_bytes"]),
+        wal["segments"],
         size(&wal["unsealed_bytes"]),
     );
+    for (bytes, what) in [
+        (
+            &wal["sealed_bytes"],
+            "in the journal that segments have taken over; it is deleted with what follows",
+        ),
+        (&wal["base_bytes"], "in delivered segments that later ones depend on"),
+    ] {
+        if count(bytes) > 0 {
+            let _ = writeln!(out, "           {} {what}", size(bytes));
+        }
+    }
     if let Some(path) = status["store_missing"].as_str() {
-        let _ = writeln!(
-            out,
-            "           THE STORE IS GONE: {path} was deleted or moved while the agent runs; what it holds is\n           \
-             lost when the agent stops. `space-agent wal backup FILE` copies it; a contact delivers it"
-        );
+        store_gone_text(&mut out, path, status["store_moved"] == true);
+    }
+    if let Some(why) = status["store_failing"].as_str() {
+        let _ = writeln!(out, "           THE STORE CANNOT BE WRITTEN, requests are refused: {why}");
     }
     if let (Some(since), Some(now)) = (status["waits_since_unix_nano"].as_u64(), now) {
         let _ = writeln!(out, "           the oldest of it waits for {}", span(now.saturating_sub(since)));
@@ -360,13 +420,21 @@ pub(crate) fn status_text(status: &Value) -> String {
         let _ =
             writeln!(out, "exporter {name}: {sent} items sent, {refused} refused for good since the start");
         let failing = &done["failing"];
-        if let Some(reason) = failing["reason"].as_str() {
+        undecided_text(&mut out, &done["undecided"]);
+        missed_text(&mut out, &status["missed"][name]);
+        if let Some(reason) = failing["reason"].as_str()
+            && done["undecided"].is_null()
+        {
             let (since, last) = (time(&failing["since_unix_nano"]), time(&failing["last_unix_nano"]));
             let _ = writeln!(
                 out,
                 "           something cannot be sent since {since}; tried again at {last}: {reason}"
             );
         }
+    }
+    if status["missed"]["link"].is_object() {
+        let _ = writeln!(out, "link:");
+        missed_text(&mut out, &status["missed"]["link"]);
     }
     for name in status["abandoned_consumers"].as_array().into_iter().flatten() {
         out.push('\n');

@@ -1,5 +1,7 @@
 //! The agent's own metrics. Names are the Collector's where the meaning is the same, else they begin with `perigee_`.
 
+mod undecided;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -19,6 +21,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use serde_json::{Map, Value, json};
 
+pub use self::undecided::Undecided;
 use crate::config::LINK;
 use crate::limiter::Limiter;
 use crate::wal::Summary;
@@ -235,6 +238,8 @@ pub struct ShipCounters {
     retries: Family<ExporterLabel, Counter>,
     succeeded: Family<ExporterLabel, Gauge>,
     failing: Arc<AllFailing>,
+    /// Requests of direct exporters that are put aside.
+    pub undecided: Undecided,
 }
 
 /// An exporter, by its name in the configuration.
@@ -307,6 +312,7 @@ impl ShipCounters {
                 "otelcol_exporter_rejected",
                 "Items that the backend rejected by partial_success",
             ),
+            undecided: Undecided::register(registry),
             ..Self::default()
         };
         registry.register_with_unit(
@@ -643,7 +649,10 @@ impl Metrics {
             let retries = self.ship.retries.get(exporter).map_or(0, |counter| counter.get());
             let (sent, refused) = (self.ship.sent.total(exporter), self.ship.send_failed.total(exporter));
             let failing = self.ship.failing.of(&exporter.exporter);
-            let done = json!({"sent": sent, "refused": refused, "retries": retries, "failing": failing});
+            let undecided = self.ship.undecided.shown(&exporter.exporter);
+            let done = json!({
+                "sent": sent, "refused": refused, "retries": retries, "failing": failing, "undecided": undecided
+            });
             (exporter.exporter.to_string(), done)
         });
         done.collect::<Map<_, _>>().into()

@@ -27,7 +27,10 @@ pub(crate) fn view(seen: &Seen) -> Vec<Line<'static>> {
     lines.push(memory(&status["memory"]));
     lines.push(stored(status));
     if let Some(path) = status["store_missing"].as_str() {
-        lines.push(labelled("", [format!("THE STORE IS GONE: {path} was deleted or moved").red().bold()]));
+        lines.push(labelled(
+            "",
+            [format!("THE STORE IS GONE: {path} is not in its place; see `status`").red().bold()],
+        ));
     }
     lines.push(Line::default());
     lines.extend(items(seen));

@@ -53,11 +53,17 @@ impl Client {
 
     /// Sends one export request of `signal` and says what came of it.
     pub async fn send(&self, signal: Signal, body: &Bytes) -> Outcome {
-        match self {
-            Self::Debug(c) => c.send(signal, body),
-            Self::Otlp(c) => Box::pin(c.send(signal, body)).await,
-            Self::OtlpHttp(c) => Box::pin(c.send(signal, body)).await,
-            Self::File(c) => c.send(signal, body).await,
+        let (outcome, place) = match self {
+            Self::Debug(c) => return c.send(signal, body),
+            Self::File(c) => return c.send(signal, body).await,
+            Self::Otlp(c) => (Box::pin(c.send(signal, body)).await, c.place().to_owned()),
+            Self::OtlpHttp(c) => (Box::pin(c.send(signal, body)).await, c.place(signal)),
+        };
+        match outcome {
+            Outcome::Retry { after, reason } => {
+                Outcome::Retry { after, reason: format!("{reason} ({signal} to {place})") }
+            }
+            other => other,
         }
     }
 }

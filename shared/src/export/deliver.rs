@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::outcome::About;
 use super::rate::RateLimit;
@@ -26,6 +28,9 @@ const SAID: Duration = Duration::from_secs(60);
 /// How long a request that is on its way may take when the program ends.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How long a request that may be left holds others back, on its way or waiting.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The program ends; nothing was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped;
@@ -37,14 +42,14 @@ pub enum Sent<D = Delivered> {
     Done(D),
     /// Somebody else goes first; it is as if it had not been sent now. The trouble that it had before.
     Left(Option<Trouble>),
-    /// It was tried often enough for now. Nothing of it is decided; it is to be sent again after so long, with this trouble.
+    /// It would hold others back. It is to be sent again after so long, with this trouble.
     Undecided(Duration, Trouble),
 }
 
-/// When a request is left of which nothing is decided.
+/// When a request is left: at the latest before a wait that would make others wait for more than two seconds.
 #[derive(Debug)]
 pub struct Leave<'a> {
-    /// Once this is cancelled.
+    /// Once this is cancelled, while nothing of it is decided.
     pub early: &'a CancellationToken,
     /// After so many waits.
     pub waits: u32,
@@ -65,14 +70,20 @@ enum Halt {
 #[derive(Clone, Copy)]
 struct Until<'a> {
     shutdown: &'a CancellationToken,
-    /// Until it is cancelled, or so many waits are over.
-    leave: Option<(&'a CancellationToken, u32)>,
+    leave: Option<Leaving<'a>>,
+}
+
+#[derive(Clone, Copy)]
+struct Leaving<'a> {
+    /// `None`: a part of the request may be decided.
+    early: Option<&'a CancellationToken>,
+    waits: u32,
 }
 
 impl Until<'_> {
-    /// The same for what may not be left: a part of the request may be decided.
-    const fn end(self) -> Self {
-        Self { leave: None, ..self }
+    /// The same for what is not the whole request.
+    fn of_part(self) -> Self {
+        Self { leave: self.leave.map(|leave| Leaving { early: None, ..leave }), ..self }
     }
 
     async fn sleep(self, wait: Duration) -> Result<(), Halt> {
@@ -80,8 +91,8 @@ impl Until<'_> {
             return Ok(());
         }
         let left = async {
-            match self.leave {
-                Some((early, _)) => early.cancelled().await,
+            match self.leave.and_then(|leave| leave.early) {
+                Some(early) => early.cancelled().await,
                 None => std::future::pending().await,
             }
         };
@@ -219,14 +230,16 @@ enum Verdict {
     },
 }
 
-/// How long it has gone wrong, and how long the next wait is.
-#[derive(Debug, Clone)]
+/// How long it has gone wrong, how long the next wait is, and what is done of the request.
+#[derive(Debug)]
 pub struct Trouble {
     backoff: Backoff,
     /// Since when nothing was decided, and when that was told last.
     failing: Option<(Instant, Instant)>,
     /// Why, as it was said last, and when.
     said: Option<(Instant, String)>,
+    /// The request, when a part of it is decided or on its way.
+    open: Option<Open>,
 }
 
 impl Trouble {
@@ -234,8 +247,49 @@ impl Trouble {
     fn none(&self) -> Self {
         let mut backoff = self.backoff.clone();
         backoff.reset();
-        Self { backoff, failing: None, said: None }
+        Self { backoff, failing: None, said: None, open: None }
     }
+
+    /// Whether the request is on its way: when the program ends, the answer decides.
+    pub fn is_on_its_way(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.sending.is_some())
+    }
+}
+
+/// A request that is not decided, or not all of it.
+#[derive(Debug, Default)]
+struct Open {
+    /// Depth first, so that what waits here is never more than the request itself and its order is kept.
+    work: Vec<Work>,
+    done: Delivered,
+    /// What is on its way of the part on top.
+    sending: Option<Sending>,
+    /// Held while it is left like this.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// A request on its way, and since when.
+#[derive(Debug)]
+struct Sending {
+    answer: AbortOnDropHandle<Outcome>,
+    since: Instant,
+}
+
+#[derive(Debug)]
+enum Work {
+    Part(Part),
+    Pieces(Pieces),
+}
+
+/// The pieces of a part, of which the backend has not said that its data is at fault.
+#[derive(Debug)]
+struct Pieces {
+    of: Part,
+    reason: String,
+    count: usize,
+    /// The last one is next.
+    left: Vec<Part>,
+    refused: Vec<Part>,
 }
 
 /// Sends the requests of one exporter.
@@ -244,8 +298,12 @@ pub struct Delivery {
     rate: RateLimit,
     env: Env,
     trouble: Trouble,
-    /// Waits of the request that is being sent.
-    waits: u32,
+    /// Since when the request is being sent, and its waits since.
+    turn: (Instant, u32),
+    /// For requests that are left when a part of them is decided or on its way.
+    room: Arc<Semaphore>,
+    /// When the program was told to end.
+    ending: Option<Instant>,
 }
 
 impl Delivery {
@@ -255,9 +313,18 @@ impl Delivery {
             client: Arc::new(client),
             rate: RateLimit::new(config.rate_limit()),
             env: env.clone(),
-            trouble: Trouble { backoff: Backoff::new(config.retry()), failing: None, said: None },
-            waits: 0,
+            trouble: Trouble { backoff: Backoff::new(config.retry()), failing: None, said: None, open: None },
+            turn: (Instant::now(), 0),
+            room: Arc::new(Semaphore::new(0)),
+            ending: None,
         }
+    }
+
+    /// So many requests may also be left while they are on their way or decided in part. Whoever sends must hand in the same request
+    /// with its trouble, and do so once more when the program ends: see [`Trouble::is_on_its_way`].
+    pub fn leaving_open(mut self, requests: usize) -> Self {
+        self.room = Arc::new(Semaphore::new(requests));
+        self
     }
 
     /// What sends, for what is not counted and not tried again here.
@@ -278,8 +345,7 @@ impl Delivery {
         self.work(signal, body, items, until, tell).await.map_err(|_| Stopped)
     }
 
-    /// The same; but while it waits, for its rate or for a backend that does not answer, it is left as `leave` says, as long as
-    /// nothing of it is decided.
+    /// The same; but while it waits, for its rate or for a backend that does not answer, it is left as `leave` says.
     pub async fn send_or_leave(
         &mut self,
         signal: Signal,
@@ -289,7 +355,8 @@ impl Delivery {
         leave: Leave<'_>,
         tell: impl FnMut(Event<'_>),
     ) -> Result<Sent, Stopped> {
-        let until = Until { shutdown, leave: Some((leave.early, leave.waits)) };
+        let leaving = Leaving { early: Some(leave.early), waits: leave.waits };
+        let until = Until { shutdown, leave: Some(leaving) };
         // One that had trouble before has it for itself: the next request begins without.
         let usual = leave.trouble.map(|trouble| std::mem::replace(&mut self.trouble, trouble));
         let worked = self.work(signal, body, items, until, tell).await;
@@ -320,54 +387,103 @@ impl Delivery {
         if items == 0 {
             return Ok(Delivered::default());
         }
-        self.waits = 0;
-        let body = without_empty(signal, &body).unwrap_or(body);
         let wait = self.rate.take(Instant::now(), items);
         until.sleep(wait).await?;
-        let mut out = Delivered::default();
-        // Depth first, so that what waits here is never more than the request itself and its order is kept.
-        let mut work = vec![Part { body, items, refused: None, kept: None }];
-        while let Some(mut part) = work.pop() {
-            let whole = if part.kept.is_none() { until } else { until.end() };
-            let (reason, certain) = match part.refused.take() {
-                Some(refused) => refused,
-                None => match self.decide(signal, &part.body, part.items, whole, &mut tell).await? {
-                    Verdict::Taken { rejected } => {
-                        out.rejected += rejected;
-                        continue;
-                    }
-                    Verdict::Refused { reason, certain } => (reason, certain),
+        self.turn = (Instant::now(), 0);
+        let mut open = self.trouble.open.take().unwrap_or_else(|| {
+            let body = without_empty(signal, &body).unwrap_or(body);
+            Open::new(Part { body, items, refused: None, kept: None })
+        });
+        open.room = None;
+        match self.go_on(signal, &mut open, until, &mut tell).await {
+            Ok(()) => Ok(open.done),
+            Err(halt) => {
+                if matches!(halt, Halt::Undecided(_)) && open.room.is_some() {
+                    self.trouble.open = Some(open);
+                }
+                Err(halt)
+            }
+        }
+    }
+
+    /// Sends what is not decided of a request. What is left undecided stays in `open`.
+    async fn go_on(
+        &mut self,
+        signal: Signal,
+        open: &mut Open,
+        until: Until<'_>,
+        tell: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), Halt> {
+        while let Some(next) = open.work.pop() {
+            let mut pieces = match next {
+                Work::Pieces(pieces) => pieces,
+                Work::Part(part) => match self.part(signal, part, open, until, tell).await? {
+                    Some(pieces) => pieces,
+                    None => continue,
                 },
             };
-            let pieces = part.cut(signal, if certain { 1 } else { 2 });
-            let count = pieces.len();
-            if count == 0 && (certain || part.kept.is_some()) {
-                tell(Event::Refused { items: part.items });
-                out.refused.push(Refused { body: part.body, items: part.items, reason });
-                continue;
-            }
-            if certain {
-                work.extend(pieces.into_iter().rev());
-                continue;
-            }
-            let mut refused = Vec::new();
-            for piece in pieces {
-                match self.decide(signal, &piece.body, piece.items, until.end(), &mut tell).await? {
-                    Verdict::Taken { rejected } => out.rejected += rejected,
-                    Verdict::Refused { reason, certain } => {
-                        refused.push(Part { refused: Some((reason, certain)), ..piece });
+            while let Some(piece) = pieces.left.pop() {
+                match self.decide(signal, &piece, open, until, tell).await {
+                    Ok(Verdict::Taken { rejected }) => open.done.rejected += rejected,
+                    Ok(Verdict::Refused { reason, certain }) => {
+                        pieces.refused.push(Part { refused: Some((reason, certain)), ..piece });
+                    }
+                    Err(halt) => {
+                        pieces.left.push(piece);
+                        open.work.push(Work::Pieces(pieces));
+                        return Err(halt);
                     }
                 }
             }
+            let Pieces { of: mut part, reason, count, refused, .. } = pieces;
             let same = |p: &Part| p.refused.as_ref().is_some_and(|(r, certain)| *r == reason && !certain);
             if refused.len() == count && refused.iter().all(same) && part.may_be_kept() {
-                self.pause(None, &reason, false, whole, &mut tell).await?;
-                work.push(part);
+                let whole = part.kept.is_none();
+                open.work.push(Work::Part(part));
+                self.pause(None, &reason, false, (open, whole), until, tell).await?;
             } else {
-                work.extend(refused.into_iter().rev());
+                open.work.extend(refused.into_iter().rev().map(Work::Part));
             }
         }
-        Ok(out)
+        Ok(())
+    }
+
+    /// Sends a part, unless it was refused before. Its pieces, when they are to be tried before it is judged.
+    async fn part(
+        &mut self,
+        signal: Signal,
+        mut part: Part,
+        open: &mut Open,
+        until: Until<'_>,
+        tell: &mut impl FnMut(Event<'_>),
+    ) -> Result<Option<Pieces>, Halt> {
+        let (reason, certain) = match part.refused.take() {
+            Some(refused) => refused,
+            None => match self.decide(signal, &part, open, until, tell).await {
+                Ok(Verdict::Taken { rejected }) => {
+                    open.done.rejected += rejected;
+                    return Ok(None);
+                }
+                Ok(Verdict::Refused { reason, certain }) => (reason, certain),
+                Err(halt) => {
+                    open.work.push(Work::Part(part));
+                    return Err(halt);
+                }
+            },
+        };
+        let mut left = part.cut(signal, if certain { 1 } else { 2 });
+        let count = left.len();
+        left.reverse();
+        if count == 0 && (certain || part.kept.is_some()) {
+            tell(Event::Refused { items: part.items });
+            open.done.refused.push(Refused { body: part.body, items: part.items, reason });
+            return Ok(None);
+        }
+        if certain {
+            open.work.extend(left.into_iter().map(Work::Part));
+            return Ok(None);
+        }
+        Ok(Some(Pieces { of: part, reason, count, left, refused: Vec::new() }))
     }
 
     /// Sends a request as it is; why it was refused, if it was.
@@ -380,7 +496,8 @@ impl Delivery {
         mut tell: impl FnMut(Event<'_>),
     ) -> Result<Option<String>, Stopped> {
         let until = Until { shutdown, leave: None };
-        match self.decide(signal, body, items, until, &mut tell).await {
+        let part = Part { body: body.clone(), items, refused: None, kept: None };
+        match self.decide(signal, &part, &mut Open::default(), until, &mut tell).await {
             Ok(Verdict::Taken { .. }) => Ok(None),
             Ok(Verdict::Refused { reason, .. }) => Ok(Some(reason)),
             Err(_) => Err(Stopped),
@@ -391,27 +508,14 @@ impl Delivery {
     async fn decide(
         &mut self,
         signal: Signal,
-        body: &Bytes,
-        items: u64,
+        part: &Part,
+        open: &mut Open,
         until: Until<'_>,
         tell: &mut impl FnMut(Event<'_>),
     ) -> Result<Verdict, Halt> {
+        let whole = part.kept.is_none();
         loop {
-            if until.shutdown.is_cancelled() {
-                return Err(Halt::Stopped);
-            }
-            let outcome = {
-                let mut sending = std::pin::pin!(self.client.send(signal, body));
-                tokio::select! {
-                    biased;
-                    outcome = &mut sending => outcome,
-                    // What is on its way may be taken at this moment: to leave it undecided would repeat it.
-                    () = until.shutdown.cancelled() => match tokio::time::timeout(GRACE, sending).await {
-                        Ok(outcome) => outcome,
-                        Err(_) => return Err(Halt::Stopped),
-                    },
-                }
-            };
+            let outcome = self.outcome(signal, &part.body, open, until).await?;
             let (after, reason, misconfigured) = match outcome {
                 Outcome::Accepted { rejected, message } => {
                     self.trouble.backoff.reset();
@@ -419,7 +523,7 @@ impl Delivery {
                     if let Some((since, _)) = self.trouble.failing.take() {
                         tell(Event::Back { after: since.elapsed() });
                     }
-                    let rejected = rejected.min(items);
+                    let (items, rejected) = (part.items, rejected.min(part.items));
                     tell(Event::Sent { items, rejected, message: &message });
                     return Ok(Verdict::Taken { rejected });
                 }
@@ -430,16 +534,70 @@ impl Delivery {
                 }
                 Outcome::Retry { after, reason } => (after, reason, false),
             };
-            self.pause(after, &reason, misconfigured, until, tell).await?;
+            self.pause(after, &reason, misconfigured, (open, whole), until, tell).await?;
         }
     }
 
-    /// Waits before the same is sent again.
+    /// The answer of the backend. What takes long may be left on its way.
+    async fn outcome(
+        &mut self,
+        signal: Signal,
+        body: &Bytes,
+        open: &mut Open,
+        until: Until<'_>,
+    ) -> Result<Outcome, Halt> {
+        let (mut sending, mut patience) = match open.sending.take() {
+            Some(sending) => (sending, Duration::ZERO),
+            None if until.shutdown.is_cancelled() => return Err(Halt::Stopped),
+            None => (self.start(signal, body), PATIENCE),
+        };
+        let mut may_leave = until.leave.is_some();
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut sending.answer => return Ok(answered(answer)),
+                // What is on its way may be taken at this moment: to leave it undecided would repeat it.
+                () = until.shutdown.cancelled() => {
+                    let ending = *self.ending.get_or_insert_with(Instant::now);
+                    return match tokio::time::timeout_at(ending + GRACE, sending.answer).await {
+                        Ok(answer) => Ok(answered(answer)),
+                        Err(_) => Err(Halt::Stopped),
+                    };
+                }
+                () = tokio::time::sleep(patience), if may_leave => {
+                    if self.take_room(open) {
+                        let wait = (sending.since.elapsed() / 2).max(PATIENCE / 2);
+                        open.sending = Some(sending);
+                        return Err(Halt::Undecided(wait));
+                    }
+                    (may_leave, patience) = (false, Duration::ZERO);
+                }
+            }
+        }
+    }
+
+    /// Puts a request on its way.
+    fn start(&self, signal: Signal, body: &Bytes) -> Sending {
+        let (client, body) = (Arc::clone(&self.client), body.clone());
+        let answer = AbortOnDropHandle::new(tokio::spawn(async move { client.send(signal, &body).await }));
+        Sending { answer, since: Instant::now() }
+    }
+
+    /// Whether a request may be left as it is now.
+    fn take_room(&self, open: &mut Open) -> bool {
+        if open.room.is_none() {
+            open.room = Arc::clone(&self.room).try_acquire_owned().ok();
+        }
+        open.room.is_some()
+    }
+
+    /// Waits before the same is sent again. `whole`: nothing of the request is decided.
     async fn pause(
         &mut self,
         after: Option<Duration>,
         reason: &str,
         misconfigured: bool,
+        (open, whole): (&mut Open, bool),
         until: Until<'_>,
         tell: &mut impl FnMut(Event<'_>),
     ) -> Result<(), Halt> {
@@ -462,15 +620,33 @@ impl Delivery {
             *told = now;
             tell(Event::Kept { time: now.duration_since(*since), reason });
         }
-        if until.leave.is_some_and(|(_, waits)| self.waits >= waits) {
+        let (since, waits) = self.turn;
+        let is_long = |leave: Leaving<'_>| waits >= leave.waits || since.elapsed() + wait > PATIENCE;
+        if until.leave.is_some_and(is_long) && (whole || self.take_room(open)) {
             return Err(Halt::Undecided(wait));
         }
-        self.waits += 1;
-        until.sleep(wait).await
+        self.turn.1 += 1;
+        if whole { until.sleep(wait).await } else { until.of_part().sleep(wait).await }
+    }
+}
+
+/// An answer; a panic goes on where the answer was waited for.
+fn answered(answer: Result<Outcome, tokio::task::JoinError>) -> Outcome {
+    match answer.map_err(tokio::task::JoinError::try_into_panic) {
+        Ok(outcome) => outcome,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(error)) => Outcome::retry(error.to_string()),
+    }
+}
+
+impl Open {
+    fn new(part: Part) -> Self {
+        Self { work: vec![Work::Part(part)], ..Self::default() }
     }
 }
 
 /// A part of a request that is not decided.
+#[derive(Debug)]
 struct Part {
     body: Bytes,
     items: u64,
@@ -522,151 +698,4 @@ impl Part {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Arc, Mutex};
-
-    use http_body_util::BodyExt;
-    use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
-    use prost::Message;
-
-    use super::super::{Compression, OtlpHttpConfig, RetryConfig};
-    use super::*;
-    use crate::serve::{Closed, Endpoint, Limits, Listener, keep};
-    use crate::units::Span;
-
-    /// A request of log records with these numbers as their times.
-    fn request(times: std::ops::Range<u64>) -> Bytes {
-        let record = |time_unix_nano| LogRecord { time_unix_nano, ..Default::default() };
-        let scope_logs = vec![ScopeLogs { log_records: times.map(record).collect(), ..Default::default() }];
-        let resource_logs = vec![ResourceLogs { scope_logs, ..Default::default() }];
-        ExportLogsServiceRequest { resource_logs }.encode_to_vec().into()
-    }
-
-    fn times(body: &[u8]) -> Vec<u64> {
-        let request = ExportLogsServiceRequest::decode(body).unwrap();
-        let scopes = request.resource_logs.into_iter().flat_map(|r| r.scope_logs);
-        scopes.flat_map(|s| s.log_records).map(|r| r.time_unix_nano).collect()
-    }
-
-    /// What a backend has seen and taken.
-    #[derive(Default)]
-    struct Seen {
-        requests: AtomicUsize,
-        taken: Mutex<Vec<u64>>,
-    }
-
-    /// Sends `count` records to a backend that answers with `code` what this says, and takes the rest.
-    async fn deliver(
-        count: u64,
-        code: u16,
-        refuses: impl Fn(usize, &[u64]) -> bool + Clone + Send + Sync + 'static,
-    ) -> (Delivered, Arc<Seen>, usize) {
-        let seen = Arc::new(Seen::default());
-        let backend = Arc::clone(&seen);
-        let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            let (seen, refuses) = (Arc::clone(&backend), refuses.clone());
-            async move {
-                let number = seen.requests.fetch_add(1, Ordering::Relaxed);
-                let body = request.into_body().collect().await.unwrap().to_bytes();
-                let times = times(&body);
-                let code = if refuses(number, &times) { code } else { 200 };
-                if code == 200 {
-                    seen.taken.lock().unwrap().extend(times);
-                }
-                let answer = http::Response::builder().status(code).header("content-type", "text/plain");
-                Ok::<_, Infallible>(answer.body("not these".to_owned()).unwrap())
-            }
-        });
-        let listener = Listener::bind(&Endpoint::Tcp("127.0.0.1:0".into()), "a test", None).await.unwrap();
-        let mut config = OtlpHttpConfig::new(format!("http://{}", listener.local_addr().unwrap()));
-        config.compression = Compression::None;
-        config.retry_on_failure = RetryConfig { initial_interval: Span::millis(1), ..RetryConfig::default() };
-        config.retry_on_failure.max_interval = Span::millis(1);
-        let stop = CancellationToken::new();
-        let tasks = crate::supervise::Supervisor::new(&Env::production());
-        keep(&tasks, "test", listener, (Limits::default(), Closed::default()), service, stop.clone());
-        let (env, config) = (Env::production(), ExporterConfig::OtlpHttp(config));
-        let client = Client::try_new("exporters.otlphttp", &config, &env).unwrap();
-        let mut retries = 0;
-        let tell = |event: Event<'_>| retries += usize::from(matches!(event, Event::Retry { .. }));
-        let mut delivery = Delivery::new(client, &config, &env);
-        let delivered = delivery.send(Signal::Logs, request(0..count), count, &stop, tell).await.unwrap();
-        stop.cancel();
-        (delivered, seen, retries)
-    }
-
-    #[tokio::test]
-    async fn a_bad_item_is_found_with_few_requests_and_its_neighbours_get_through() {
-        for code in [400, 413, 422, 500] {
-            for bad in [0, 77, 199] {
-                let (delivered, seen, _) = deliver(200, code, move |_, times| times.contains(&bad)).await;
-                let refused: Vec<u64> = delivered.refused.iter().flat_map(|r| times(&r.body)).collect();
-                assert_eq!(refused, [bad], "{code}");
-                assert!(delivered.refused[0].reason.contains("not these"), "the backend's own words");
-                let taken = seen.taken.lock().unwrap().len();
-                assert_eq!(taken, 199, "{code}");
-                // 4 × log2 200.
-                let requests = seen.requests.load(Ordering::Relaxed);
-                assert!(requests <= 30, "{code}: {requests} requests");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn what_fails_whole_with_500_is_kept_and_sent_again() {
-        for count in [1, 2, 100] {
-            let (delivered, seen, retries) = deliver(count, 500, |number, _| number < 12).await;
-            assert_eq!(delivered.refused, [], "{count}");
-            let mut taken = seen.taken.lock().unwrap().clone();
-            // It may have come back between two pieces.
-            taken.sort_unstable();
-            assert_eq!(taken, (0..count).collect::<Vec<_>>(), "once each");
-            assert!(retries > 0);
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_about_the_way_is_never_cut() {
-        for code in [301, 402, 406, 407, 408, 411, 415, 421, 425, 426, 451, 501, 505, 507, 508, 511, 520, 530]
-        {
-            let (delivered, seen, retries) = deliver(50, code, |number, _| number < 5).await;
-            assert_eq!((delivered.refused.len(), retries), (0, 5), "{code}");
-            assert_eq!(seen.requests.load(Ordering::Relaxed), 6, "{code}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_request_that_is_kept_is_told_every_ten_minutes_and_its_reason_once() {
-        let (env, config) = (Env::production(), OtlpHttpConfig::new("http://127.0.0.1:1".to_owned()));
-        let config = ExporterConfig::OtlpHttp(config);
-        let client = Client::try_new("exporters.otlphttp", &config, &env).unwrap();
-        let mut delivery = Delivery::new(client, &config, &env);
-        let (began, stop) = (Instant::now(), CancellationToken::new());
-        let (mut told, mut said) = (Vec::new(), Vec::new());
-        while began.elapsed() < Duration::from_secs(1900) {
-            let mut tell = |event: Event<'_>| {
-                if let Event::Kept { time, reason } = event {
-                    assert_eq!(reason, "closed");
-                    told.push(time.as_secs() / 60);
-                }
-                said.extend(matches!(event, Event::Retry { news: true, .. }).then(|| began.elapsed()));
-            };
-            let until = Until { shutdown: &stop, leave: None };
-            assert!(delivery.pause(None, "closed", false, until, &mut tell).await.is_ok());
-        }
-        assert_eq!(said, [Duration::ZERO], "the reason is said once");
-        for (reason, news) in [("closed", 0), ("busy", 1), ("closed", 0), ("busy", 0)] {
-            let mut count = 0;
-            let mut tell =
-                |event: Event<'_>| count += usize::from(matches!(event, Event::Retry { news: true, .. }));
-            let until = Until { shutdown: &stop, leave: None };
-            assert!(delivery.pause(None, reason, false, until, &mut tell).await.is_ok());
-            assert_eq!(count, news, "{reason}");
-        }
-        // A wait is up to 45 s.
-        assert!(matches!(told[..], [10, 20..=21, 30..=32]), "{told:?}");
-    }
-}
+mod tests;

@@ -36,6 +36,7 @@ pub struct Grpc {
     compression: Negotiated,
     timeout: Duration,
     max_response: usize,
+    place: String,
 }
 
 impl Grpc {
@@ -49,7 +50,14 @@ impl Grpc {
             compression: Negotiated::new(key, config.compression),
             timeout: config.timeout.0,
             max_response: config.max_response_bytes.as_usize(),
+            // A query may hold a key.
+            place: config.endpoint.split('?').next().unwrap_or_default().to_owned(),
         })
+    }
+
+    /// Where it sends to.
+    pub(super) fn place(&self) -> &str {
+        &self.place
     }
 
     pub(super) async fn send(&self, signal: Signal, body: &Bytes) -> Outcome {

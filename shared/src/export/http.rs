@@ -72,6 +72,11 @@ impl Http {
         })
     }
 
+    /// Where a signal goes.
+    pub(super) fn place(&self, signal: Signal) -> String {
+        shown(&self.urls[signal as usize - 1])
+    }
+
     pub(super) async fn send(&self, signal: Signal, body: &Bytes) -> Outcome {
         let compression = self.compression.in_use();
         let outcome = self.send_with(signal, body, compression).await;
@@ -162,14 +167,17 @@ impl Http {
     }
 }
 
+/// A URL for people: a query may hold a key.
+fn shown(url: &Uri) -> String {
+    let (scheme, place) = (url.scheme_str().unwrap_or("http"), url.authority().map_or("", |a| a.as_str()));
+    format!("{scheme}://{place}{}", url.path())
+}
+
 /// An answer about the way names the URL: a wrong path is the usual mistake.
 fn at(outcome: Outcome, url: &Uri) -> Outcome {
     match outcome {
         Outcome::Refused { reason, about: About::Settings } => {
-            // A query may hold a key.
-            let (scheme, place) =
-                (url.scheme_str().unwrap_or("http"), url.authority().map_or("", |a| a.as_str()));
-            let reason = format!("{reason} (POST {scheme}://{place}{})", url.path());
+            let reason = format!("{reason} (POST {})", shown(url));
             Outcome::Refused { reason, about: About::Settings }
         }
         other => other,

@@ -5,6 +5,11 @@
 #[error("malformed protobuf: {0}")]
 pub struct Malformed(pub &'static str);
 
+impl Malformed {
+    /// A group stands where fields are read.
+    pub const GROUP: Self = Self("groups are not used in OTLP");
+}
+
 /// What a field holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Value<'a> {
@@ -58,7 +63,7 @@ impl<'a> Fields<'a> {
                 Value::Bytes(self.take(length)?)
             }
             5 => Value::Fixed32(u32::from_le_bytes(self.array()?)),
-            3 | 4 => return Err(Malformed("groups are not used in OTLP")),
+            3 | 4 => return Err(Malformed::GROUP),
             _ => return Err(Malformed("unknown wire type")),
         };
         let raw = &start[..start.len() - self.rest.len()];

@@ -4,6 +4,7 @@
 //! Field numbers and types are those of opentelemetry-proto 1.x. A known field must have its own wire type; an unknown one may
 //! have any. Nesting is bounded by [`MAX_DEPTH`]. UTF-8 is not checked: the Collector does not either.
 
+use super::groups;
 use super::protobuf::{Field, Fields, Malformed, Value, varint};
 use crate::signal::{Signal, TimeRange};
 
@@ -22,13 +23,45 @@ pub struct Walked {
 /// Walks the export request `body` of `signal`.
 pub fn walk(signal: Signal, body: &[u8]) -> Result<Walked, Malformed> {
     let mut walked = Walked::default();
-    let schema = match signal {
+    visit(request(signal), body, MAX_DEPTH, &mut walked)?;
+    Ok(walked)
+}
+
+/// The export request `body` of `signal` without unknown groups, for which [`walk`] has refused it as [`Malformed::GROUP`].
+pub fn without_groups(signal: Signal, body: &[u8]) -> Result<Vec<u8>, Malformed> {
+    // A value is in a message, and that in a list.
+    groups::without(Inner(request(signal)), body, 3 * MAX_DEPTH)
+}
+
+const fn request(signal: Signal) -> &'static Schema {
+    match signal {
         Signal::Traces => &TRACES,
         Signal::Metrics => &METRICS,
         Signal::Logs => &LOGS,
-    };
-    visit(schema, body, MAX_DEPTH, &mut walked)?;
-    Ok(walked)
+    }
+}
+
+/// A message that is known.
+#[derive(Clone, Copy)]
+pub(super) struct Inner(&'static Schema);
+
+impl Inner {
+    fn rule(self, number: u64) -> Rule {
+        usize::try_from(number).ok().and_then(|n| self.0.0.get(n).copied()).unwrap_or(Rule::Any)
+    }
+
+    /// Whether it has a field of this number.
+    pub(super) fn is_known(self, number: u64) -> bool {
+        !matches!(self.rule(number), Rule::Any)
+    }
+
+    /// The message in a field.
+    pub(super) fn inner(self, number: u32) -> Option<Self> {
+        match self.rule(number.into()) {
+            Rule::Message(inner) | Rule::Item(inner) => Some(Self(inner)),
+            _ => None,
+        }
+    }
 }
 
 /// What a field of a known message must be.

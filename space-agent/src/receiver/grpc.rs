@@ -18,7 +18,7 @@ use perigee_shared::signal::Signal;
 use tonic::Code;
 
 use super::Intake;
-use super::body::{Pieces, READ_TIMEOUT};
+use super::body::Pieces;
 use super::health;
 use super::http::forget;
 use super::reflection::{self, Answers};
@@ -170,9 +170,7 @@ async fn export(intake: &Intake, request: Request<Incoming>) -> Result<(), Answe
                 return Err(Status::refuse(Code::Unimplemented, message).into());
             }
         };
-    let read = tokio::time::timeout(READ_TIMEOUT, message(intake, Pieces::new(body), encoding));
-    let read =
-        read.await.map_err(|_| Status::refuse(Code::DeadlineExceeded, "the request came too slowly"))?;
+    let read = intake.in_time(message(intake, Pieces::new(body), encoding)).await;
     let (message, permit) = read.inspect_err(|_| intake.counters.unread(signal))?;
     Ok(intake.take(signal, message, permit).await?)
 }

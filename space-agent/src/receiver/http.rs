@@ -20,7 +20,7 @@ use perigee_shared::serve::RouterService;
 use perigee_shared::signal::Signal;
 use tonic::Code;
 
-use super::body::{Pieces, READ_TIMEOUT};
+use super::body::Pieces;
 use super::{Intake, cors};
 use crate::config::CorsConfig;
 use crate::limiter::Permit;
@@ -159,16 +159,14 @@ async fn export(intake: &Intake, signal: Signal, request: Request<Body>) -> Resp
         forget(&mut pieces).await;
         return format.failure(StatusCode::NOT_FOUND, &status);
     }
-    let read = tokio::time::timeout(READ_TIMEOUT, read(intake, signal, &parts.headers, &mut pieces, format));
-    let read = match read.await {
-        Ok(read) => read,
-        Err(_) => Err(Status::refuse(Code::DeadlineExceeded, "the request came too slowly")),
-    };
+    let read = intake.in_time(read(intake, signal, &parts.headers, &mut pieces, format)).await;
     let taken = match read {
         Ok((body, permit)) => intake.take(signal, body, permit).await,
         Err(status) => {
             intake.counters.unread(signal);
-            forget(&mut pieces).await;
+            if !intake.stop.is_cancelled() {
+                forget(&mut pieces).await;
+            }
             Err(status)
         }
     };

@@ -13,19 +13,22 @@ mod own;
 mod reflection;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use perigee_shared::compress::{DecompressError, Encoding, decompress};
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
+use perigee_shared::otlp::protobuf::Malformed;
 use perigee_shared::otlp::status::Status;
-use perigee_shared::otlp::walk::walk;
+use perigee_shared::otlp::walk::{walk, without_groups};
 use perigee_shared::serve::{self, BindError, Certificates, Endpoint, Limits, Listener};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
+use self::body::READ_TIMEOUT;
 use self::hostmetrics::HostMetrics;
 pub use self::hostmetrics::{HostMetricsConfig, ScraperConfig};
 pub use self::own::Own;
@@ -34,6 +37,9 @@ use crate::journal::Journal;
 use crate::limiter::{Limiter, Permit};
 use crate::telemetry::{ReceiverCounters, Source};
 use crate::wal::Accepted;
+
+/// How long a client may go on sending when the agent is told to stop.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// What both receivers do with a request.
 pub struct Intake {
@@ -47,6 +53,8 @@ pub struct Intake {
     signals: SignalSet,
     /// Where it comes from.
     source: Source,
+    /// The agent is told to stop.
+    stop: CancellationToken,
 }
 
 impl Intake {
@@ -60,15 +68,45 @@ impl Intake {
     ) -> Self {
         let signals = Signal::ALL.into_iter().fold(SignalSet::default(), SignalSet::with);
         let source = Source { receiver: "".into(), transport: "" };
-        Self { limiter, journal, counters, max_request, signals, source, tasks }
+        Self {
+            limiter,
+            journal,
+            counters,
+            max_request,
+            signals,
+            source,
+            tasks,
+            stop: CancellationToken::new(),
+        }
     }
 
     /// The same for what comes from one source.
-    fn narrowed(&self, source: Source, max_request: usize, signals: SignalSet) -> Arc<Self> {
+    fn narrowed(
+        &self,
+        source: Source,
+        max_request: usize,
+        signals: SignalSet,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         let (limiter, counters) = (Arc::clone(&self.limiter), Arc::clone(&self.counters));
         let (journal, tasks) = (self.journal.clone(), self.tasks.clone());
         counters.begin(&source, signals);
-        Arc::new(Self { limiter, journal, counters, max_request, signals, source, tasks })
+        Arc::new(Self { limiter, journal, counters, max_request, signals, source, tasks, stop })
+    }
+
+    /// What a client sends, in the time that it has; that is short once the agent is told to stop.
+    async fn in_time<T>(&self, reading: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        let ends = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            biased;
+            read = tokio::time::timeout(READ_TIMEOUT, reading) => read.unwrap_or_else(|_| {
+                Err(Status::refuse(Code::DeadlineExceeded, "the request came too slowly"))
+            }),
+            () = ends => Err(Status::unavailable("the agent is shutting down", LAST_WORDS)),
+        }
     }
 
     /// Whether anything takes what comes in of this signal.
@@ -119,8 +157,15 @@ impl Intake {
     }
 
     /// Takes an export request as protobuf; success means that it is as safe as `acknowledge` says.
-    async fn take(&self, signal: Signal, body: Bytes, permit: Permit) -> Result<(), Status> {
-        let walked = walk(signal, &body).map_err(|e| {
+    async fn take(&self, signal: Signal, mut body: Bytes, permit: Permit) -> Result<(), Status> {
+        let mut walked = walk(signal, &body);
+        if walked == Err(Malformed::GROUP)
+            && let Ok(plain) = without_groups(signal, &body)
+        {
+            body = plain.into();
+            walked = walk(signal, &body);
+        }
+        let walked = walked.map_err(|e| {
             self.counters.malformed(signal);
             Status::refuse(Code::InvalidArgument, e.to_string())
         })?;
@@ -251,7 +296,8 @@ impl Receivers {
                 Protocol::Http => "http",
             };
             let source = Source { receiver, transport };
-            let (intake, stop) = (intake.narrowed(source, max_request, signals), shutdown.clone());
+            let (intake, stop) =
+                (intake.narrowed(source, max_request, signals, shutdown.clone()), shutdown.clone());
             let bounds = (limits, intake.counters.closed().clone());
             let place =
                 listener.local_addr().map_or_else(|| "unix".to_owned(), |address| address.to_string());
@@ -270,7 +316,7 @@ impl Receivers {
         for host in self.hosts {
             let source = Source { receiver: host.name().into(), transport: "" };
             let metrics = SignalSet::default().with(Signal::Metrics);
-            let host = host.into(intake.narrowed(source, intake.max_request, metrics));
+            let host = host.into(intake.narrowed(source, intake.max_request, metrics, shutdown.clone()));
             let task = format!("receiver {}", host.name());
             tasks.keep_until(task, host, &shutdown, |host, stop| Box::pin(host.run(stop)));
         }

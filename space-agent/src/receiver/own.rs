@@ -86,7 +86,7 @@ impl Own {
         max_bytes: u64,
     ) -> Self {
         let source = Source { receiver: "service.telemetry.otlp".into(), transport: "" };
-        let intake = intake.narrowed(source, intake.max_request, signals);
+        let intake = intake.narrowed(source, intake.max_request, signals, intake.stop.clone());
         let instance: Vec<_> = control.satellite.iter().map(|id| ("service.instance.id", &**id)).collect();
         let report = Report::new("space-agent", &instance, control.env.unix_nano());
         let (quota, last, put_off) = (Quota::new(max_bytes), Bytes::new(), false);

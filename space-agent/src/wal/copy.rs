@@ -49,6 +49,8 @@ impl Backup {
             copy.table(ACKNOWLEDGED)?;
             copy.table(LEDGERS)?;
             copy.table(REFUSED)?;
+            copy.table(TAKEN)?;
+            copy.table(MISSED)?;
             copy.table(BOOTS)?;
             copy.table(META)?;
             copy.put(META, META_FORMAT, &self.format.to_le_bytes()[..])

@@ -1,5 +1,7 @@
 //! Custody: who has still to pass a segment, and when it is deleted.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use perigee_proto::link::DropReason;
 use perigee_shared::link::Slot;
@@ -8,10 +10,11 @@ use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::store::{StoreError, join};
 use redb::{ReadableTable, WriteTransaction};
 
+use super::had::Takers;
 use super::state::{Edit, State};
 use super::tables::*;
 use super::tally::Tally;
-use super::{SegmentRecord, Wal, WalError, drops};
+use super::{SegmentRecord, Wal, WalError, drops, had};
 
 /// One bit of a u64 each.
 const MAX_CONSUMERS: u8 = 64;
@@ -21,6 +24,11 @@ const MAX_CONSUMERS: u8 = 64;
 pub struct ConsumerId(pub(super) u8);
 
 impl ConsumerId {
+    /// The key of what is noted of it and a segment.
+    pub(super) const fn of(self, id: SegmentId) -> RefusedKey {
+        RefusedKey { lane: id.lane.0, sequence: id.sequence, consumer: self.0 }
+    }
+
     /// Its bit among those that wait.
     pub(super) const fn bit(self) -> u64 {
         1 << self.0
@@ -191,15 +199,15 @@ impl Custody<'_> {
         !self.0.notes.unsent.get(&id.lane).is_some_and(|l| l.contains(id.sequence))
     }
 
-    /// Moves the cursor of `consumer`, or that of one signal ahead of it, behind so many requests of a segment; `refused` of the last
-    /// one's items were refused for good.
+    /// Moves the cursor of `consumer`, or that of one signal ahead of it, behind so many requests of a segment. Of the last one's items
+    /// its backend has `taken` some and refused others for good.
     pub fn advance(
         &mut self,
         consumer: ConsumerId,
         id: SegmentId,
         ahead: Option<Signal>,
         requests: u64,
-        refused: Counts,
+        (taken, refused): (Counts, Counts),
     ) -> Result<(), WalError> {
         self.0.write(|txn, _| {
             let key = CursorKey { consumer: consumer.0, lane: id.lane.0 };
@@ -209,8 +217,11 @@ impl Custody<'_> {
                 Some(signal) => txn.open_table(AHEAD)?.insert(key.of(signal), cursor)?.map(|c| c.value()),
             };
             // A transaction that failed may be there after all; its caller repeats it.
-            if refused.total() > 0 && before != Some(cursor) {
-                note_refused(txn, consumer, id, refused)?;
+            if before != Some(cursor) {
+                if refused.total() > 0 {
+                    note_refused(txn, consumer, id, refused)?;
+                }
+                had::note_taken(txn, consumer.of(id), taken)?;
             }
             Ok(((), Vec::new()))
         })
@@ -222,9 +233,9 @@ impl Custody<'_> {
         if deliveries.is_empty() {
             return Ok(0);
         }
-        let configured = self.0.config().consumers.clone();
+        let takers = had::takers(&self.0.state().consumers, self.0.config());
         self.0.write(|txn, state| {
-            let mut passing = Passing::new(txn, state, &configured);
+            let mut passing = Passing::new(txn, state, &takers);
             for delivery in deliveries {
                 passing.one(consumer, delivery)?;
             }
@@ -247,6 +258,7 @@ impl Custody<'_> {
             txn.open_table(CURSORS)?.retain(|key, _| key.consumer != consumer.0)?;
             txn.open_table(AHEAD)?.retain(|key, _| key.consumer != consumer.0)?;
             txn.open_table(REFUSED)?.retain(|key, _| key.consumer != consumer.0)?;
+            txn.open_table(TAKEN)?.retain(|key, _| key.consumer != consumer.0)?;
             let mut consumers = state.consumers.clone();
             consumers.remove(name);
             Ok(((), vec![Edit::Consumers(consumers)]))
@@ -281,34 +293,55 @@ impl Custody<'_> {
         self.drop_segments(victims, DropReason::QuotaOldest)
     }
 
-    /// Drops segments by rule: they are counted, reported, and gone.
+    /// Drops segments by rule: they are counted, reported, and gone. What one consumer has is not dropped; who misses it is counted.
     pub fn drop_segments(&mut self, victims: Vec<Header>, reason: DropReason) -> Result<(), WalError> {
         let now = self.0.env().unix_nano();
         let sent: Vec<bool> = victims.iter().map(|h| self.was_sent(h.id)).collect();
         let count = victims.len();
-        self.0.write(|txn, state| {
+        let takers = had::takers(&self.0.state().consumers, self.0.config());
+        let missed = self.0.write(|txn, state| {
             let mut tally = state.tally.clone();
+            let mut missed: BTreeMap<u8, Counts> = BTreeMap::new();
             for (header, sent) in victims.iter().zip(sent) {
+                let (had, missing) = match read_record(txn, header.id)? {
+                    Some(record) => had::written(txn)?.had(&record, &takers)?,
+                    None => (Counts::ZERO, Vec::new()),
+                };
+                missing.into_iter().for_each(|(of, items)| *missed.entry(of.0).or_default() += items);
                 remove_segment(txn, header.id)?;
-                let drop = drops::of_segment(header, reason, now);
-                drops::record(txn, &mut tally, state.life.epoch, drop, sent)?;
+                let lost = header.items.saturating_sub(had);
+                tally.delivered += header.items.saturating_sub(lost);
+                if lost.total() > 0 || header.items.total() == 0 {
+                    let drop = drops::of_segment(header, lost, reason, now);
+                    drops::record(txn, &mut tally, state.life.epoch, drop, sent)?;
+                }
             }
             tally.store(txn)?;
+            let missed = had::note_missed(txn, state, &missed)?;
             let removed = victims.into_iter().map(Edit::Removed);
-            Ok(((), std::iter::once(Edit::Tally(tally)).chain(removed).collect()))
+            let edits = [Edit::Tally(tally), Edit::Missed(missed.clone())];
+            Ok((missed, edits.into_iter().chain(removed).collect()))
         })?;
-        tracing::warn!(segments = count, reason = reason.as_str_name(), "dropped segments");
+        let missed: Vec<&str> = missed.iter().map(|(name, _)| name.as_str()).collect();
+        let missed = missed.join(", ");
+        tracing::warn!(segments = count, reason = reason.as_str_name(), missed, "dropped segments");
         Ok(())
     }
 }
 
-fn waiting_for(
-    state: &State,
-    configured: &std::collections::BTreeMap<String, SignalSet>,
-    signals: SignalSet,
-) -> u64 {
+fn waiting_for(state: &State, configured: &BTreeMap<String, SignalSet>, signals: SignalSet) -> u64 {
     let bit = |name: &String| state.consumers.get(name).map_or(0, |id| 1u64 << id);
     configured.iter().filter(|(_, s)| s.intersects(signals)).map(|(name, _)| bit(name)).sum()
+}
+
+/// The record of a segment that is on board.
+pub(super) fn read_record(
+    txn: &WriteTransaction,
+    id: SegmentId,
+) -> Result<Option<SegmentRecord>, StoreError> {
+    let segments = txn.open_table(SEGMENTS)?;
+    let found = segments.get(Place::of(id))?.map(|v| SegmentRecord::from_bytes(v.value())).transpose()?;
+    Ok(found.filter(|record| record.header.id == id))
 }
 
 /// Adds to what a consumer's backend has refused of a segment.
@@ -319,7 +352,7 @@ fn note_refused(
     refused: Counts,
 ) -> Result<(), StoreError> {
     let mut table = txn.open_table(REFUSED)?;
-    let key = RefusedKey { lane: id.lane.0, sequence: id.sequence, consumer: consumer.0 };
+    let key = consumer.of(id);
     let before = table.get(key)?.and_then(|v| Counts::from_bytes(v.value())).unwrap_or_default();
     table.insert(key, &(before + refused).to_bytes()[..])?;
     Ok(())
@@ -328,19 +361,15 @@ fn note_refused(
 /// Segments that are passed in one transaction.
 pub(super) struct Passing<'a> {
     txn: &'a WriteTransaction,
-    state: &'a State,
-    configured: &'a std::collections::BTreeMap<String, SignalSet>,
+    takers: &'a Takers,
     pub(super) tally: Tally,
-    removed: Vec<Header>,
+    edits: Vec<Edit>,
+    removed: u64,
 }
 
 impl<'a> Passing<'a> {
-    pub(super) fn new(
-        txn: &'a WriteTransaction,
-        state: &'a State,
-        configured: &'a std::collections::BTreeMap<String, SignalSet>,
-    ) -> Self {
-        Self { txn, state, configured, tally: state.tally.clone(), removed: Vec::new() }
+    pub(super) fn new(txn: &'a WriteTransaction, state: &State, takers: &'a Takers) -> Self {
+        Self { txn, takers, tally: state.tally.clone(), edits: Vec::new(), removed: 0 }
     }
 
     /// Notes that `consumer` is done with a segment.
@@ -355,6 +384,9 @@ impl<'a> Passing<'a> {
         record.waiting &= !consumer.bit();
         if record.waiting != 0 {
             segments.insert(place, record.to_bytes().as_slice())?;
+            drop(segments);
+            let delivered = had::written(self.txn)?.delivered(&record, self.takers)?;
+            self.edits.push(Edit::Delivered(place, delivered));
             return Ok(());
         }
         drop(segments);
@@ -364,7 +396,8 @@ impl<'a> Passing<'a> {
         if dropped.total() > 0 {
             self.tally.drop(DropReason::BackendRefused, dropped);
         }
-        self.removed.push(record.header);
+        self.removed += 1;
+        self.edits.push(Edit::Removed(record.header));
         Ok(())
     }
 
@@ -375,12 +408,15 @@ impl<'a> Passing<'a> {
         let mut out = Counts::ZERO;
         for signal in record.header.items.signals().iter() {
             let mut least: Option<u64> = None;
-            let of = SignalSet::default().with(signal);
-            let consumers = waiting_for(self.state, self.configured, of);
-            let alone = consumers.is_power_of_two();
-            for consumer in (0..MAX_CONSUMERS).filter(|n| consumers & (1 << n) != 0) {
-                let key = RefusedKey { lane: id.lane.0, sequence: id.sequence, consumer };
-                let refused = table.get(key)?.and_then(|v| Counts::from_bytes(v.value())).unwrap_or_default();
+            let took = |of: &ConsumerId| record.takers.is_none_or(|takers| takers & of.bit() != 0);
+            let consumers = self.takers.iter().filter(|(of, s)| s.contains(signal) && took(of));
+            let consumers: Vec<ConsumerId> = consumers.map(|(of, _)| *of).collect();
+            let alone = consumers.len() == 1;
+            for consumer in consumers {
+                let refused = table
+                    .get(consumer.of(id))?
+                    .and_then(|v| Counts::from_bytes(v.value()))
+                    .unwrap_or_default();
                 // Software before this noted it in the record, whoever it was.
                 let refused = refused[signal] + if alone { record.refused[signal] } else { 0 };
                 least = Some(least.map_or(refused, |l| l.min(refused)));
@@ -393,9 +429,7 @@ impl<'a> Passing<'a> {
     /// Writes the counters; how many segments were deleted, and what that changes in memory.
     pub(super) fn finish(self) -> Result<(u64, Vec<Edit>), WalError> {
         self.tally.store(self.txn)?;
-        let count = self.removed.len() as u64;
-        let removed = self.removed.into_iter().map(Edit::Removed);
-        Ok((count, std::iter::once(Edit::Tally(self.tally)).chain(removed).collect()))
+        Ok((self.removed, std::iter::once(Edit::Tally(self.tally)).chain(self.edits).collect()))
     }
 }
 
@@ -407,5 +441,6 @@ pub(super) fn remove_segment(txn: &WriteTransaction, id: SegmentId) -> Result<()
     let SegmentId { lane, sequence, .. } = id;
     let key = |consumer| RefusedKey { lane: lane.0, sequence, consumer };
     txn.open_table(REFUSED)?.retain_in(key(0)..=key(u8::MAX), |_, _| false)?;
+    txn.open_table(TAKEN)?.retain_in(key(0)..=key(u8::MAX), |_, _| false)?;
     Ok(())
 }

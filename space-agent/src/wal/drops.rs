@@ -15,12 +15,12 @@ use super::tally::Tally;
 /// Drops that are kept though every station has them.
 const KEPT: u64 = 256;
 
-/// The drop of a segment.
-pub(super) fn of_segment(header: &Header, reason: DropReason, now: u64) -> link::Drop {
+/// The drop of a segment, of which these items are lost.
+pub(super) fn of_segment(header: &Header, items: Counts, reason: DropReason, now: u64) -> link::Drop {
     let sequence = header.id.sequence;
     link::Drop {
         sequences: Some(link::Range { start: sequence, end: sequence + 1 }),
-        ..of_unsealed(reason, header.id.lane, header.items, header.time, now)
+        ..of_unsealed(reason, header.id.lane, items, header.time, now)
     }
 }
 

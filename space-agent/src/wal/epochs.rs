@@ -17,7 +17,7 @@ use super::drops::Heard;
 use super::state::{Edit, Life, State};
 use super::tables::*;
 use super::tally::Tally;
-use super::{ConsumerId, Notes, SegmentRecord, Wal, WalError, bases, drops};
+use super::{ConsumerId, Notes, SegmentRecord, Wal, WalError, bases, drops, had};
 
 /// Sequences of each lane, the latest, of which it is kept what a ground has acknowledged: to notice a log that is older than the
 /// ground's knowledge, and a ledger that is older than the log's.
@@ -281,7 +281,7 @@ impl Epochs<'_> {
 
     /// One transaction for all that follows from a ground's answer.
     fn take_in(&mut self, consumer: ConsumerId, slot: Slot, mut answer: Answer) -> Result<u64, WalError> {
-        let configured = self.0.config().consumers.clone();
+        let takers = had::takers(&self.0.state().consumers, self.0.config());
         let ledger = self.0.notes.talks.of(slot).who();
         let passed: Vec<SegmentId> = answer.ids.iter().chain(&answer.inherited).copied().collect();
         let nothing = answer.ids.is_empty() && answer.inherited.is_empty() && answer.tops.is_empty();
@@ -292,7 +292,7 @@ impl Epochs<'_> {
             answer.note_hashes(txn)?;
             answer.remember(txn, &ledger)?;
             let kept = bases::keep(txn, answer.ids.iter().copied())?;
-            let mut passing = Passing::new(txn, state, &configured);
+            let mut passing = Passing::new(txn, state, &takers);
             undo_drops(txn, state.life.epoch, &answer.committed, &mut passing.tally)?;
             for id in answer.ids.iter().chain(&answer.inherited) {
                 passing.one(consumer, &Delivery::whole(*id))?;

@@ -26,6 +26,9 @@ mod front;
 #[cfg(test)]
 mod front_tests;
 mod group;
+mod had;
+#[cfg(test)]
+mod had_tests;
 mod journal;
 #[cfg(test)]
 mod lane_tests;
@@ -67,6 +70,7 @@ pub use copy::Backup;
 pub use custody::{ConsumerId, Custody, Delivery};
 pub use epochs::{Epochs, GroundLane, GroundView, NewDrops, Reconciled};
 pub use group::Accepted;
+pub use had::Held;
 pub use journal::Journal;
 pub use lanes::{LaneSummary, Queues, ToShip};
 pub use offers::Offered;
@@ -158,6 +162,8 @@ pub struct WalConfig {
 pub struct SegmentRecord {
     /// One bit for each consumer's id.
     pub waiting: u64,
+    /// What `waiting` was when it was sealed. Earlier software did not say.
+    pub takers: Option<u64>,
     /// Items that a direct exporter's backend has refused for good, as software before format 4 noted them.
     pub refused: Counts,
     /// When it was sealed, by the clock that nobody sets. Earlier software did not say.
@@ -174,6 +180,7 @@ impl SegmentRecord {
         let times = SealedAt::decode(header).map_err(|_| short())?;
         Ok(Self {
             waiting: u64::from_le_bytes(*waiting),
+            takers: times.takers,
             refused: Counts::from_bytes(refused).ok_or_else(short)?,
             sealed_at: times.boot.zip(times.nano).map(|(boot, nano)| SinceBoot { boot, nano }),
             header: Self::header_from(header)?,
@@ -195,7 +202,7 @@ impl SegmentRecord {
         out.extend(self.refused.to_bytes());
         out.extend(self.header.to_bytes());
         let (boot, nano) = (self.sealed_at.map(|at| at.boot), self.sealed_at.map(|at| at.nano));
-        out.extend(SealedAt { boot, nano }.encode_to_vec());
+        out.extend(SealedAt { boot, nano, takers: self.takers }.encode_to_vec());
         out
     }
 
@@ -213,6 +220,8 @@ struct SealedAt {
     boot: Option<u64>,
     #[prost(fixed64, optional, tag = "101")]
     nano: Option<u64>,
+    #[prost(fixed64, optional, tag = "102")]
+    takers: Option<u64>,
 }
 
 /// What is on board and what has become of the rest. `accepted = delivered + dropped + in_segments + in_journal`.
@@ -222,11 +231,11 @@ pub struct Summary {
     pub life: Life,
     /// Items ever accepted.
     pub accepted: Counts,
-    /// Items of segments that every consumer has passed.
+    /// Items that every consumer of their signal has had.
     pub delivered: Counts,
     /// Items dropped, by reason.
     pub dropped: Vec<(DropReason, Counts)>,
-    /// Items in sealed segments.
+    /// Items in sealed segments that a consumer waits for.
     pub in_segments: Counts,
     /// Items in the journal that are not in a segment yet.
     pub in_journal: Counts,
@@ -236,6 +245,10 @@ pub struct Summary {
     pub segment_bytes: u64,
     /// Bytes of the journal that are not in a segment yet.
     pub unsealed_bytes: u64,
+    /// Bytes of the journal that are, and are deleted together with later ones.
+    pub sealed_bytes: u64,
+    /// Bytes of delivered segments that later ones depend on.
+    pub base_bytes: u64,
     /// Lane by lane, most urgent first.
     pub lanes: Vec<LaneSummary>,
     /// Bytes that count against the budget.
@@ -470,31 +483,43 @@ impl Wal {
         Summary {
             life: state.life,
             accepted: state.tally.accepted,
-            delivered: state.tally.delivered,
+            delivered: state.tally.delivered + state.delivered_on_board,
             dropped: state.tally.dropped.iter().map(reason).collect(),
-            in_segments: state.in_segments,
+            in_segments: state.in_segments.saturating_sub(state.delivered_on_board),
             in_journal: state.in_journal(),
             segments: state.segments,
             segment_bytes: state.segment_stored,
             unsealed_bytes: state.unsealed_stored,
+            sealed_bytes: state.sealed_stored,
+            base_bytes: state.base_stored,
             lanes: lanes::summaries(state),
             stored_bytes: state.stored(),
             max_bytes: self.config().max_bytes,
             file_bytes: self.log.file_bytes(),
             in_memory: self.in_memory(),
-            failing: self.failing().is_some(),
+            failing: self.trouble().is_some(),
         }
     }
 
-    /// The log's file when it is no longer there: somebody deleted or moved it, and what is written goes with the process.
-    pub fn missing(&self) -> Option<PathBuf> {
+    /// The log's file when it is no longer in its place, and whether it was moved: a moved one is still written.
+    pub fn missing(&self) -> Option<(PathBuf, bool)> {
         let path = self.config().directory.join(<State as Contents>::FILE);
-        (!self.in_memory().now && !path.exists()).then_some(path)
+        let is_gone = !self.in_memory().now && !self.env().store.exists(&path);
+        is_gone.then(|| (path, self.log.is_linked()))
     }
 
     /// Why the log cannot be written, as far as is known; `None` while it can.
     pub fn failing(&self) -> Option<&str> {
         self.log.failing()
+    }
+
+    /// The same, and a file that is no longer there: nothing was written since, so that nothing has failed yet.
+    pub fn trouble(&self) -> Option<String> {
+        let gone = || {
+            let (path, is_moved) = self.missing()?;
+            Some(format!("{} was {}", path.display(), if is_moved { "moved" } else { "deleted" }))
+        };
+        self.failing().map(str::to_owned).or_else(gone)
     }
 
     /// Says why once the log will never be written again in this process.

@@ -8,15 +8,17 @@ use perigee_shared::segment::{Header, Lane, SegmentId};
 use perigee_shared::signal::{Signal, SignalSet};
 use redb::ReadableTable;
 
+use super::custody::read_record;
+use super::state::Edit;
 use super::tables::*;
-use super::{ConsumerId, Custody, SegmentRecord, WalError};
+use super::{ConsumerId, Custody, SegmentRecord, WalError, had};
 
 /// See the module. Each is a segment, and how many of its requests are done.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Reached {
     /// That of the lane.
     pub lane: (u64, u64),
-    ahead: [Option<(u64, u64)>; 3],
+    pub(super) ahead: [Option<(u64, u64)>; 3],
 }
 
 impl Reached {
@@ -40,18 +42,7 @@ impl Reached {
 impl Custody<'_> {
     /// Where `consumer` is in `lane`.
     pub fn reached(&mut self, consumer: ConsumerId, lane: Lane) -> Result<Reached, WalError> {
-        self.0.read(|txn, _| {
-            let at = |cursor: Cursor| (cursor.sequence, cursor.requests);
-            let key = CursorKey { consumer: consumer.0, lane: lane.0 };
-            let lane_at = txn.open_table(CURSORS)?.get(key)?.map(|c| at(c.value())).unwrap_or_default();
-            let mut reached = Reached { lane: lane_at, ahead: [None; 3] };
-            if let Some(table) = if_made(txn, AHEAD)? {
-                for signal in Signal::ALL {
-                    reached.ahead[signal.slot()] = table.get(key.of(signal))?.map(|c| at(c.value()));
-                }
-            }
-            Ok(reached)
-        })
+        self.0.read(|txn, _| Ok(had::read(txn)?.reached(consumer, lane)?))
     }
 
     /// The first segment of `lane` from `sequence` on that `consumer` has not passed, and from where on to look the next time: what
@@ -90,6 +81,7 @@ impl Custody<'_> {
         id: SegmentId,
         signals: SignalSet,
     ) -> Result<(), WalError> {
+        let takers = had::takers(&self.0.state().consumers, self.0.config());
         self.0.write(|txn, _| {
             let mut table = txn.open_table(AHEAD)?;
             for signal in signals.iter() {
@@ -100,7 +92,10 @@ impl Custody<'_> {
                     table.insert(key, Cursor { sequence: id.sequence + 1, requests: 0 })?;
                 }
             }
-            Ok(((), Vec::new()))
+            drop(table);
+            let Some(record) = read_record(txn, id)? else { return Ok(((), Vec::new())) };
+            let delivered = had::written(txn)?.delivered(&record, &takers)?;
+            Ok(((), vec![Edit::Delivered(Place::of(id), delivered)]))
         })
     }
 
@@ -148,9 +143,9 @@ mod tests {
         let a = wal.custody().consumer("a").unwrap();
         let [logs, others] = [Signal::Logs, Signal::Metrics].map(|signal| SignalSet::default().with(signal));
         // Metrics are put aside in the first segment; logs go on, into the second.
-        wal.custody().advance(a, ids[0], None, 1, Counts::ZERO).unwrap();
+        wal.custody().advance(a, ids[0], None, 1, (Counts::ZERO, Counts::ZERO)).unwrap();
         wal.custody().pass_ahead(a, ids[0], logs).unwrap();
-        wal.custody().advance(a, ids[1], Some(Signal::Logs), 4, Counts::ZERO).unwrap();
+        wal.custody().advance(a, ids[1], Some(Signal::Logs), 4, (Counts::ZERO, Counts::ZERO)).unwrap();
         drop(wal);
         let mut wal = bench.open();
         let reached = wal.custody().reached(a, Lane::BULK).unwrap();

@@ -302,6 +302,7 @@ impl Segments<'_> {
                 txn,
                 &SegmentRecord {
                     waiting,
+                    takers: Some(waiting),
                     refused: Counts::ZERO,
                     sealed_at: Some(sealed_at),
                     header: header.clone(),

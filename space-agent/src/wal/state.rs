@@ -16,7 +16,7 @@ use super::front::Groups;
 use super::group::GroupHeader;
 use super::tables::*;
 use super::tally::Tally;
-use super::{SegmentRecord, WalConfig, begin, group, mirror};
+use super::{SegmentRecord, WalConfig, begin, group, had, mirror};
 use crate::lanes::Rules;
 
 /// A life of the log.
@@ -134,6 +134,10 @@ pub(super) enum Edit {
     Purged(u64),
     /// A segment took the place of what groups below `position` have for its lane.
     Sealed { position: u64, header: Header },
+    /// Items of a segment on board that every consumer of their signal has had.
+    Delivered(Place, Counts),
+    /// Items that were dropped before consumers had them, in all.
+    Missed(Vec<(String, Counts)>),
     /// A segment was deleted.
     Removed(Header),
     /// A segment was encoded again.
@@ -178,6 +182,11 @@ pub(super) struct State {
     pub(super) segments: u64,
     /// Items in segments on board.
     pub(super) in_segments: Counts,
+    /// Of these, items that every consumer of their signal has had: by segment, and together.
+    pub(super) delivered: BTreeMap<Place, Counts>,
+    pub(super) delivered_on_board: Counts,
+    /// Items that were dropped before a consumer had them, by its name.
+    pub(super) missed: BTreeMap<String, Counts>,
     pub(super) consumers: BTreeMap<String, u8>,
     /// Committed segments that others depend on, and bytes of their payloads.
     pub(super) bases: BTreeMap<Place, Header>,
@@ -227,11 +236,12 @@ impl Contents for State {
         begin::settle(db, env, config, before, torn)
     }
 
-    fn load(read: &ReadTransaction, _: &WalConfig) -> Result<Self, StoreError> {
+    fn load(read: &ReadTransaction, config: &WalConfig) -> Result<Self, StoreError> {
         let mut state = Self::default();
         state.read_numbers(read)?;
         state.boots = Boots::load(read)?;
         state.read_lanes(read)?;
+        state.read_delivered(read, config)?;
         state.read_rules(read)?;
         state.read_journal(read)?;
         state.read_bases(read)?;
@@ -313,6 +323,8 @@ impl State {
                 self.settle_groups();
                 self.add(&header);
             }
+            Edit::Delivered(place, items) => self.deliver(place, items),
+            Edit::Missed(missed) => self.missed.extend(missed),
             Edit::Removed(header) => self.remove(&header),
             Edit::Replaced { lane, before, after } => {
                 self.segment_stored = (self.segment_stored + after).saturating_sub(before);
@@ -347,7 +359,17 @@ impl State {
         lane.on_board.insert(header.id.sequence..header.id.sequence + 1);
     }
 
+    /// So many items of a segment on board have been delivered.
+    fn deliver(&mut self, place: Place, items: Counts) {
+        let before = self.delivered.insert(place, items).unwrap_or_default();
+        self.delivered_on_board = self.delivered_on_board.saturating_sub(before) + items;
+        if items.total() == 0 {
+            self.delivered.remove(&place);
+        }
+    }
+
     fn remove(&mut self, header: &Header) {
+        self.deliver(Place::of(header.id), Counts::ZERO);
         self.segments -= 1;
         self.segment_stored -= header.payload_len;
         self.in_segments = self.in_segments.saturating_sub(header.items);
@@ -423,6 +445,23 @@ impl State {
                 return Err(StoreError::Damaged("a segment is above its lane's high-water mark".to_owned()));
             }
             self.add(&header);
+        }
+        Ok(())
+    }
+
+    fn read_delivered(&mut self, txn: &ReadTransaction, config: &WalConfig) -> Result<(), StoreError> {
+        let (takers, progress) = (had::takers(&self.consumers, config), had::read(txn)?);
+        for entry in txn.open_table(SEGMENTS)?.iter()? {
+            let record = SegmentRecord::from_bytes(entry?.1.value())?;
+            let items = progress.delivered(&record, &takers)?;
+            self.deliver(Place::of(record.header.id), items);
+        }
+        if let Some(table) = if_made(txn, MISSED)? {
+            for entry in table.iter()? {
+                let (name, items) = entry?;
+                let items = Counts::from_bytes(items.value()).unwrap_or_default();
+                self.missed.insert(name.value().to_owned(), items);
+            }
         }
         Ok(())
     }

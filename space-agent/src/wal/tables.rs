@@ -21,11 +21,13 @@
 //! | `ledgers` | ledger | the station that answered for it last; made with the first |
 //! | `boots` | number | a start of the machine, see [`super::boots`]; made with the first |
 //! | `cursors_ahead` | consumer id, lane, signal | a cursor of one signal ahead of the lane's, see [`super::reached`]; made with the first |
+//! | `taken` | lane, sequence, consumer id | items that the consumer's backend has of a segment that it has not passed: the same; made with the first |
+//! | `missed` | consumer's name | items that were dropped before it had them: the same; made with the first |
 //! | `refused` | lane, sequence, consumer id | items that the consumer's backend has refused for good: three u64 LE |
 //!
 //! Formats: 1 has one lane; 2 splits groups by rules; 3 has segments that depend on others; 4 has groups of version 2; 5 has a
 //! front, see [`super::front`]. A file's number rises when the first such thing is written. `acknowledged`, `ledgers`, `refused`, `boots`,
-//! `cursors_ahead` and `clock_floor_unix_nano` in `meta` may be ignored, so they raise nothing.
+//! `cursors_ahead`, `taken`, `missed` and `clock_floor_unix_nano` in `meta` may be ignored, so they raise nothing.
 
 use super::boots::Boot;
 use perigee_shared::segment::{Lane, SegmentId};
@@ -70,7 +72,7 @@ stored_as_tuple! {
     pub(super) struct AckKey { pub(super) ledger: u64, pub(super) epoch: u64, pub(super) lane: u8, pub(super) sequence: u64 }
 }
 stored_as_tuple! {
-    /// What a consumer's backend has refused of a segment.
+    /// A consumer and a segment.
     pub(super) struct RefusedKey { pub(super) lane: u8, pub(super) sequence: u64, pub(super) consumer: u8 }
 }
 
@@ -93,6 +95,8 @@ pub(super) const BASE_CHUNKS: TableDefinition<'_, PlacePiece, &[u8]> = TableDefi
 pub(super) const ACKNOWLEDGED: TableDefinition<'_, AckKey, &[u8]> = TableDefinition::new("acknowledged");
 pub(super) const LEDGERS: TableDefinition<'_, u64, &str> = TableDefinition::new("ledgers");
 pub(super) const BOOTS: TableDefinition<'_, u64, Boot> = TableDefinition::new("boots");
+pub(super) const TAKEN: TableDefinition<'_, RefusedKey, &[u8]> = TableDefinition::new("taken");
+pub(super) const MISSED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("missed");
 pub(super) const REFUSED: TableDefinition<'_, RefusedKey, &[u8]> = TableDefinition::new("refused");
 
 /// The formats with which things came; see above.

@@ -191,7 +191,7 @@ fn a_segment_goes_when_every_consumer_of_its_signals_has_passed_it() {
     assert_eq!(wal.custody().pass(l, &done(Counts::ZERO)).unwrap(), 0, "once is enough");
     drop(wal);
     let mut wal = bench.open();
-    wal.custody().advance(a, id, None, 1, logs(2)).unwrap();
+    wal.custody().advance(a, id, None, 1, (logs(3), logs(2))).unwrap();
     assert_eq!(wal.custody().reached(a, Lane::BULK).unwrap().lane, (1, 1));
     assert_eq!(wal.custody().pass(a, &done(Counts::ZERO)).unwrap(), 1);
     let s = wal.summary();

@@ -21,6 +21,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::items::ids_in;
 use crate::scene::free_port;
 
+/// Items of a request that [`Never::SilentInPart`] does not call too large.
+const SMALL: usize = 5;
+
 const LARGEST: usize = 64 << 20;
 
 /// What has arrived, request by request.
@@ -29,8 +32,21 @@ type Requests = Arc<Mutex<Vec<Vec<String>>>>;
 /// What requests said of who sends.
 type Authorizations = Arc<Mutex<BTreeSet<String>>>;
 
-/// Of what it answers over HTTP that it cannot take it now: requests with an item whose id begins so.
-type Undecided = Arc<Mutex<Option<&'static str>>>;
+/// What it does not decide about over HTTP: requests with an item whose id begins so.
+type Undecided = Arc<Mutex<Option<(&'static str, Never)>>>;
+
+/// How a backend does not decide about a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Never {
+    /// 503.
+    Unavailable,
+    /// 429, and it asks for so many seconds.
+    RetryAfter(u32),
+    /// It does not answer.
+    Silent,
+    /// The request as a whole is too large for it, and it does not answer to the half with the first item.
+    SilentInPart,
+}
 
 /// See the module.
 pub struct Backend {
@@ -94,7 +110,12 @@ impl Backend {
 
     /// Does not decide, over HTTP, about requests with an item whose id begins with this.
     pub fn never(&self, id: Option<&'static str>) {
-        *self.undecided.lock().unwrap() = id;
+        self.never_as(id, Never::Unavailable);
+    }
+
+    /// The same in this way.
+    pub fn never_as(&self, id: Option<&'static str>, how: Never) {
+        *self.undecided.lock().unwrap() = id.map(|id| (id, how));
     }
 
     /// What requests have said of who sends.
@@ -118,7 +139,7 @@ type Reply = Response<http_body_util::combinators::UnsyncBoxBody<Bytes, Infallib
 
 async fn answer(
     requests: Requests,
-    undecided: Option<&'static str>,
+    undecided: Option<(&'static str, Never)>,
     request: Request<Incoming>,
 ) -> Result<Reply, hyper::Error> {
     let (parts, body) = request.into_parts();
@@ -145,8 +166,21 @@ async fn answer(
     } else {
         ids_of(signal, encoding, &body)
     };
-    if undecided.is_some_and(|begin| ids.iter().any(|id| id.starts_with(begin))) {
-        let reply = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE);
+    if let Some((begin, how)) = undecided
+        && ids.iter().any(|id| id.starts_with(begin))
+    {
+        let reply = match how {
+            Never::Unavailable => Some(Response::builder().status(StatusCode::SERVICE_UNAVAILABLE)),
+            Never::RetryAfter(seconds) => {
+                Some(Response::builder().status(StatusCode::TOO_MANY_REQUESTS).header("retry-after", seconds))
+            }
+            Never::Silent => None,
+            Never::SilentInPart if ids.len() > SMALL => {
+                Some(Response::builder().status(StatusCode::PAYLOAD_TOO_LARGE))
+            }
+            Never::SilentInPart => None,
+        };
+        let Some(reply) = reply else { std::future::pending().await };
         return Ok(reply.body(Full::default().boxed_unsync()).unwrap());
     }
     requests.lock().unwrap().push(ids);

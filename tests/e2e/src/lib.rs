@@ -19,7 +19,7 @@ mod wait;
 pub mod wire;
 
 pub use agent::Agent;
-pub use backend::Backend;
+pub use backend::{Backend, Never};
 pub use ground::{Ground, Sink};
 pub use items::{Batch, ids_in, now_nano};
 pub use plant::{PLANTS, is_planted, plant, planting};

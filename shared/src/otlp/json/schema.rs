@@ -82,8 +82,10 @@ impl Names {
 pub(super) enum Shape {
     /// Once; the default value is not written.
     Implicit,
-    /// Once, and written even with its default value: `optional`, or a member of a `oneof`.
+    /// Once, and written even with its default value: `optional`.
     Explicit,
+    /// The same, a member of the message's `oneof`: of several the last counts.
+    Member,
     /// Any number of times.
     Repeated,
 }
@@ -103,6 +105,10 @@ const fn one(key: &'static str, number: u32, kind: Kind) -> Field {
 
 const fn set(key: &'static str, number: u32, kind: Kind) -> Field {
     Field { key, number, kind, shape: Shape::Explicit }
+}
+
+const fn member(key: &'static str, number: u32, kind: Kind) -> Field {
+    Field { key, number, kind, shape: Shape::Member }
 }
 
 const fn many(key: &'static str, number: u32, kind: Kind) -> Field {
@@ -159,14 +165,14 @@ static KEY_VALUE: Message = Message {
 
 pub(super) static ANY_VALUE: Message = Message {
     fields: &[
-        set("stringValue", 1, String),
-        set("boolValue", 2, Bool),
-        set("intValue", 3, Int64),
-        set("doubleValue", 4, Double),
-        message("arrayValue", 5, &ARRAY_VALUE),
-        message("kvlistValue", 6, &KEY_VALUE_LIST),
-        set("bytesValue", 7, Base64),
-        set("stringValueStrindex", 8, Int32),
+        member("stringValue", 1, String),
+        member("boolValue", 2, Bool),
+        member("intValue", 3, Int64),
+        member("doubleValue", 4, Double),
+        member("arrayValue", 5, Kind::Message(&ARRAY_VALUE)),
+        member("kvlistValue", 6, Kind::Message(&KEY_VALUE_LIST)),
+        member("bytesValue", 7, Base64),
+        member("stringValueStrindex", 8, Int32),
     ],
 };
 
@@ -247,11 +253,11 @@ static METRIC: Message = Message {
         one("name", 1, String),
         one("description", 2, String),
         one("unit", 3, String),
-        message("gauge", 5, &GAUGE),
-        message("sum", 7, &SUM),
-        message("histogram", 9, &HISTOGRAM),
-        message("exponentialHistogram", 10, &EXPONENTIAL_HISTOGRAM),
-        message("summary", 11, &SUMMARY),
+        member("gauge", 5, Kind::Message(&GAUGE)),
+        member("sum", 7, Kind::Message(&SUM)),
+        member("histogram", 9, Kind::Message(&HISTOGRAM)),
+        member("exponentialHistogram", 10, Kind::Message(&EXPONENTIAL_HISTOGRAM)),
+        member("summary", 11, Kind::Message(&SUMMARY)),
         messages("metadata", 12, &KEY_VALUE),
     ],
 };
@@ -286,9 +292,9 @@ static NUMBER_POINT: Message = Message {
     fields: &[
         one("startTimeUnixNano", 2, Fixed64),
         one("timeUnixNano", 3, Fixed64),
-        set("asDouble", 4, Double),
+        member("asDouble", 4, Double),
         messages("exemplars", 5, &EXEMPLAR),
-        set("asInt", 6, Sfixed64),
+        member("asInt", 6, Sfixed64),
         messages("attributes", 7, &KEY_VALUE),
         one("flags", 8, Uint32),
     ],
@@ -348,10 +354,10 @@ static QUANTILE: Message = Message { fields: &[one("quantile", 1, Double), one("
 static EXEMPLAR: Message = Message {
     fields: &[
         one("timeUnixNano", 2, Fixed64),
-        set("asDouble", 3, Double),
+        member("asDouble", 3, Double),
         one("spanId", 4, Hex),
         one("traceId", 5, Hex),
-        set("asInt", 6, Sfixed64),
+        member("asInt", 6, Sfixed64),
         messages("filteredAttributes", 7, &KEY_VALUE),
     ],
 };

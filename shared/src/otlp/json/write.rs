@@ -24,8 +24,17 @@ fn message(of: &Message, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Malforme
     out.push(b'{');
     let begin = out.len();
     let found = Fields::new(bytes).collect::<Result<Vec<_>, _>>()?;
+    let is_member = |number| of.fields.iter().any(|f| f.number == number && f.shape == Shape::Member);
+    let member = found.iter().rev().map(|f| f.number).find(|number| is_member(*number));
+    let others = found.iter().rposition(|f| Some(f.number) != member && is_member(f.number));
     for field in of.fields {
-        let values: Vec<_> = found.iter().filter(|f| f.number == field.number).map(|f| f.value).collect();
+        let from = match field.shape {
+            // Another member of the `oneof` takes the place of what was there before.
+            Shape::Member => others.map_or(0, |at| at + 1),
+            _ => 0,
+        };
+        let of_field = found[from..].iter().filter(|f| f.number == field.number);
+        let values: Vec<_> = of_field.map(|f| f.value).collect();
         if let (Some(last), false) = (values.last(), is_default(field, &values)) {
             if out.len() > begin {
                 out.push(b',');
@@ -187,6 +196,44 @@ mod tests {
                     ExportLogsServiceRequest::decode(&body[..]).unwrap()
                 ),
             }
+        }
+    }
+
+    #[test]
+    fn of_several_members_of_a_oneof_the_last_is_written_as_protobuf_reads_it() {
+        use opentelemetry_proto::tonic::common::v1::any_value::Value;
+        use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue};
+        use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+
+        use crate::otlp::protobuf::put_bytes;
+        let value = |value| AnyValue { value: Some(value) }.encode_to_vec();
+        let list = |n| {
+            value(Value::ArrayValue(ArrayValue {
+                values: vec![AnyValue { value: Some(Value::IntValue(n)) }],
+            }))
+        };
+        let text = || value(Value::StringValue("a".into()));
+        for parts in [
+            vec![text(), value(Value::IntValue(7))],
+            vec![value(Value::IntValue(7)), text()],
+            vec![list(1), list(2)],
+            vec![list(1), text(), list(2)],
+            vec![value(Value::BoolValue(false)), value(Value::DoubleValue(0.0))],
+        ] {
+            let mut attribute = KeyValue { key: "k".into(), ..KeyValue::default() }.encode_to_vec();
+            put_bytes(&mut attribute, 2, &parts.concat());
+            let mut record = LogRecord::default().encode_to_vec();
+            put_bytes(&mut record, 6, &attribute);
+            let mut scope = ScopeLogs::default().encode_to_vec();
+            put_bytes(&mut scope, 2, &record);
+            let mut resource = ResourceLogs::default().encode_to_vec();
+            put_bytes(&mut resource, 2, &scope);
+            let mut body = Vec::new();
+            put_bytes(&mut body, 1, &resource);
+            assert_eq!(
+                ExportLogsServiceRequest::decode(&round_trip(Signal::Logs, &body)[..]).unwrap(),
+                ExportLogsServiceRequest::decode(&body[..]).unwrap()
+            );
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use e2e::{Agent, Backend, Batch, Ground, Ledger, Load, STATION, Scene, Sent, eventually};
-use perigee_shared::signal::Signal;
+use e2e::{Agent, Backend, Batch, Ground, Ledger, Load, Never, STATION, Scene, Sent, eventually};
+use perigee_shared::signal::{Counts, Signal};
 use serde_json::{Value, json};
 
 use crate::{PROGRAMS, settle};
@@ -147,6 +147,127 @@ async fn a_signal_that_is_never_decided_holds_back_no_other() {
     assert_eq!(backend.ids().len(), ledger.acknowledged.len(), "each once");
     let failing = agent.status().await["exporters"]["otlphttp"]["failing"].clone();
     assert_eq!(failing, Value::Null);
+}
+
+/// However a backend does not decide about metrics, and for however long: traces and logs of the lane are there at once, also after a
+/// restart, and the agent says of which signal and which address what it keeps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_wait_for_one_signal_is_a_wait_for_the_others() {
+    for how in [Never::RetryAfter(3600), Never::Unavailable, Never::Silent, Never::SilentInPart] {
+        let scene = Scene::new(PROGRAMS);
+        let mut backend = Backend::new();
+        backend.never_as(Some("points"), how);
+        backend.start().await;
+        // No wait is over before the test is.
+        let waits = json!({"initial_interval": "1h", "max_interval": "1h", "max_retry_after": "1h"});
+        let exporter = json!({"endpoint": backend.endpoint(), "timeout": "1h", "retry_on_failure": waits});
+        let mut agent = Agent::new(&scene, NOBODY.into()).exporting(json!({"otlphttp": exporter}));
+        agent.config["processors"]["batch"] = json!({"timeout": "50ms"});
+        agent.start().await;
+        let (mut ledger, mut others) = (Ledger::default(), Counts::ZERO);
+        for round in 0..3 {
+            let mut wanted = BTreeSet::new();
+            for (signal, name) in
+                [(Signal::Metrics, "points"), (Signal::Traces, "spans"), (Signal::Logs, "lines")]
+            {
+                let batch = Batch::new(signal, &format!("{name}{round}"), 10, 20);
+                let sent = agent.send(&batch).await;
+                ledger.note(&batch, &sent);
+                if signal != Signal::Metrics {
+                    others += Counts::of(signal, 10);
+                    wanted.extend(batch.ids);
+                }
+            }
+            eventually(&format!("{how:?}: traces and logs have arrived"), async || {
+                let arrived: BTreeSet<String> = backend.ids().into_iter().collect();
+                let missing = wanted.difference(&arrived).count();
+                if missing == 0 { Ok(()) } else { Err(missing.to_string()) }
+            })
+            .await;
+            if round == 1 {
+                agent.process.kill().await;
+                agent.start().await;
+            }
+        }
+        eventually("what all have is delivered", async || {
+            let account = agent.account().await;
+            if account.delivered == others { Ok(()) } else { Err(format!("{account:?}")) }
+        })
+        .await;
+        let status = agent.status().await;
+        let undecided = &status["exporters"]["otlphttp"]["undecided"];
+        assert_eq!(undecided["requests"][0]["signal"], "metrics", "{status}");
+        if let Never::RetryAfter(_) | Never::Unavailable = how {
+            let reason = undecided["requests"][0]["reason"].as_str().unwrap();
+            assert!(reason.contains(&format!("(metrics to {}/v1/metrics)", backend.endpoint())), "{reason}");
+        }
+        let shown = agent.command(&["status"]).await.out;
+        assert!(shown.contains("waits aside since") && shown.contains("metrics"), "{shown}");
+        assert!(agent.process.terminate().await.success());
+        // A new start tries everything again.
+        backend.never(None);
+        agent.start().await;
+        agent.drained().await;
+        assert_eq!(missing(&ledger, &backend), Ok(()), "{how:?}");
+        assert_eq!(backend.ids().len(), ledger.acknowledged.len(), "{how:?}: each once");
+    }
+}
+
+/// A store that one signal of one exporter fills says so before it is full, and `drop_oldest` drops nothing that was delivered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_one_signal_fills_names_it_and_drops_only_what_nobody_has() {
+    let scene = Scene::new(PROGRAMS);
+    let mut backend = Backend::new();
+    backend.never(Some("points"));
+    backend.start().await;
+    let mut agent =
+        Agent::new(&scene, NOBODY.into()).exporting(json!({"otlphttp": quick(&backend.endpoint())}));
+    agent.config["processors"]["batch"] = json!({"timeout": "50ms"});
+    agent.config["storage"]["max_bytes"] = json!("1MiB");
+    agent.config["storage"]["when_full"] = json!("drop_oldest");
+    agent.start().await;
+    let (mut others, mut round) = (Counts::ZERO, 0);
+    let mut alarmed = false;
+    while agent.account().await.dropped.total() == 0 {
+        for (signal, name) in [(Signal::Metrics, "points"), (Signal::Logs, "lines")] {
+            let batch = Batch::new(signal, &format!("{name}{round}"), 20, 2000);
+            assert_eq!(agent.send(&batch).await, Sent::Acknowledged);
+            if signal != Signal::Metrics {
+                others += Counts::of(signal, 20);
+            }
+        }
+        eventually("the log records have arrived", async || {
+            let lines = backend.ids().iter().filter(|id| id.starts_with("lines")).count() as u64;
+            if lines == others.total() { Ok(()) } else { Err(format!("{lines} of {}", others.total())) }
+        })
+        .await;
+        let wal = &agent.status().await["wal"];
+        if !alarmed && wal["segment_bytes"].as_u64() > Some(700_000) {
+            eventually("the alarm is raised", async || {
+                let log = agent.process.log();
+                if log.contains("perigee.exporter.holds_store") { Ok(()) } else { Err(log) }
+            })
+            .await;
+            alarmed = true;
+        }
+        round += 1;
+    }
+    eventually("what all have is delivered", async || {
+        let account = agent.account().await;
+        if account.delivered == others { Ok(()) } else { Err(format!("{account:?}")) }
+    })
+    .await;
+    let account = agent.account().await;
+    assert_eq!(account.dropped[Signal::Logs], 0, "{account:?}");
+    assert!(alarmed, "before anything is dropped");
+    let said = agent.process.log();
+    let said = said.lines().find(|line| line.contains("perigee.exporter.holds_store")).unwrap();
+    let place = format!("metrics to {}/v1/metrics", backend.endpoint());
+    assert!(said.contains("otlphttp") && said.contains(&place), "{said}");
+    let status = agent.status().await;
+    let held = &status["exporters"]["otlphttp"]["undecided"];
+    assert!(held["percent"].as_u64() >= Some(50) && held["held_bytes"].as_u64() > Some(500_000), "{status}");
+    assert_eq!(status["missed"]["otlphttp"]["metrics"], account.dropped[Signal::Metrics], "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

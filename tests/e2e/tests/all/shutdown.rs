@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use e2e::{Agent, Ground, Load, Process, STATION, Scene, eventually};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::{PROGRAMS, settle};
@@ -71,4 +73,35 @@ async fn sigint_ends_too_and_a_second_start_finds_nothing_to_repair() {
     agent.process.kill().await;
     agent.start().await;
     assert!(repaired(&agent), "a start after kill -9 says so: {}", agent.process.log());
+}
+
+/// Senders that have begun a request and do not go on, in its head or in its body, do not hold the end; one that does is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn senders_that_are_slow_do_not_hold_the_end() {
+    let scene = Scene::new(PROGRAMS);
+    let mut agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+    agent.start().await;
+    let head = "POST /v1/logs HTTP/1.1\r\nhost: a\r\ncontent-type: application/x-protobuf\r\n";
+    let mut slow = Vec::new();
+    for begun in [
+        format!("{head}content-length: 1000000\r\n\r\n\x0a"),
+        // A request that is answered, and half of the next head.
+        format!("{head}content-length: 0\r\n\r\n{head}"),
+        head.to_owned(),
+    ] {
+        let mut stream = TcpStream::connect(("127.0.0.1", agent.http)).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let mut answer = [0; 12];
+    slow[1].read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    agent.process.signal(nix::sys::signal::Signal::SIGTERM);
+    // The body that does not come is refused retryably.
+    slow[0].read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 503");
+    let begun = Instant::now();
+    assert_eq!(agent.process.wait().await.code(), Some(0), "{}", agent.process.log());
+    assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
+    assert!(!agent.process.log().contains("did not end in time"), "{}", agent.process.log());
 }

@@ -1,0 +1,254 @@
+//! What consumers have of segments that are still on board.
+//!
+//! A segment stays until the last consumer has passed it. Items whose every consumer has them count as delivered before that, and
+//! items that one consumer has are not dropped when the segment is: only the others miss them, and that is counted by consumer.
+
+use std::collections::BTreeMap;
+
+use perigee_shared::segment::Lane;
+use perigee_shared::signal::{Counts, Signal, SignalSet};
+use perigee_shared::store::StoreError;
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+
+use super::custody::ConsumerId;
+use super::reached::Reached;
+use super::state::State;
+use super::tables::*;
+use super::{Custody, SegmentRecord, WalConfig, WalError};
+
+/// Consumers by their numbers, with the signals that their pipelines use.
+pub(super) type Takers = Vec<(ConsumerId, SignalSet)>;
+
+/// The consumers of the configuration that the log knows.
+pub(super) fn takers(consumers: &BTreeMap<String, u8>, config: &WalConfig) -> Takers {
+    let number = |name: &String| consumers.get(name).map(|id| ConsumerId(*id));
+    config.consumers.iter().filter_map(|(name, signals)| Some((number(name)?, *signals))).collect()
+}
+
+/// How far consumers are, as tables say.
+pub(super) struct Progress<C, A, R, T> {
+    pub(super) cursors: C,
+    pub(super) ahead: Option<A>,
+    pub(super) refused: Option<R>,
+    pub(super) taken: Option<T>,
+}
+
+/// The tables of a transaction that writes.
+pub(super) fn written(
+    txn: &WriteTransaction,
+) -> Result<
+    Progress<
+        impl ReadableTable<CursorKey, Cursor>,
+        impl ReadableTable<AheadKey, Cursor>,
+        impl ReadableTable<RefusedKey, &'static [u8]>,
+        impl ReadableTable<RefusedKey, &'static [u8]>,
+    >,
+    StoreError,
+> {
+    Ok(Progress {
+        cursors: txn.open_table(CURSORS)?,
+        ahead: Some(txn.open_table(AHEAD)?),
+        refused: Some(txn.open_table(REFUSED)?),
+        taken: Some(txn.open_table(TAKEN)?),
+    })
+}
+
+/// Those of one that reads.
+pub(super) fn read(
+    txn: &ReadTransaction,
+) -> Result<
+    Progress<
+        impl ReadableTable<CursorKey, Cursor>,
+        impl ReadableTable<AheadKey, Cursor>,
+        impl ReadableTable<RefusedKey, &'static [u8]>,
+        impl ReadableTable<RefusedKey, &'static [u8]>,
+    >,
+    StoreError,
+> {
+    Ok(Progress {
+        cursors: txn.open_table(CURSORS)?,
+        ahead: if_made(txn, AHEAD)?,
+        refused: if_made(txn, REFUSED)?,
+        taken: if_made(txn, TAKEN)?,
+    })
+}
+
+fn counts(
+    table: Option<&impl ReadableTable<RefusedKey, &'static [u8]>>,
+    key: RefusedKey,
+) -> Result<Option<Counts>, StoreError> {
+    let Some(table) = table else { return Ok(None) };
+    Ok(table.get(key)?.and_then(|value| Counts::from_bytes(value.value())))
+}
+
+impl<C, A, R, T> Progress<C, A, R, T>
+where
+    C: ReadableTable<CursorKey, Cursor>,
+    A: ReadableTable<AheadKey, Cursor>,
+    R: ReadableTable<RefusedKey, &'static [u8]>,
+    T: ReadableTable<RefusedKey, &'static [u8]>,
+{
+    /// Where `consumer` is in `lane`.
+    pub(super) fn reached(&self, consumer: ConsumerId, lane: Lane) -> Result<Reached, StoreError> {
+        let at = |cursor: Cursor| (cursor.sequence, cursor.requests);
+        let key = CursorKey { consumer: consumer.0, lane: lane.0 };
+        let of_lane = self.cursors.get(key)?.map(|c| at(c.value())).unwrap_or_default();
+        let mut reached = Reached { lane: of_lane, ahead: [None; 3] };
+        if let Some(table) = &self.ahead {
+            for signal in Signal::ALL {
+                reached.ahead[signal.slot()] = table.get(key.of(signal))?.map(|c| at(c.value()));
+            }
+        }
+        Ok(reached)
+    }
+
+    /// Whether nothing of `signal` in a segment waits for `consumer`.
+    fn is_done(
+        &self,
+        record: &SegmentRecord,
+        consumer: ConsumerId,
+        signal: Signal,
+    ) -> Result<bool, StoreError> {
+        let id = record.header.id;
+        Ok(record.waiting & consumer.bit() == 0
+            || self.reached(consumer, id.lane)?.done(id.sequence, signal) == u64::MAX)
+    }
+
+    /// What a consumer that gets `signals` has of a segment, as far as is known for certain.
+    fn had_by(
+        &self,
+        record: &SegmentRecord,
+        (consumer, signals): (ConsumerId, SignalSet),
+    ) -> Result<Counts, StoreError> {
+        let header = &record.header;
+        // Software before this did not note who has passed it.
+        if record.takers.unwrap_or(record.waiting) & consumer.bit() == 0 {
+            return Ok(Counts::ZERO);
+        }
+        let key = RefusedKey { lane: header.id.lane.0, sequence: header.id.sequence, consumer: consumer.0 };
+        let taken = counts(self.taken.as_ref(), key)?.unwrap_or_default();
+        let refused = counts(self.refused.as_ref(), key)?.unwrap_or_default();
+        let mut out = Counts::ZERO;
+        for signal in header.items.signals().iter().filter(|signal| signals.contains(*signal)) {
+            let had = if self.is_done(record, consumer, signal)? {
+                header.items[signal].saturating_sub(refused[signal])
+            } else {
+                taken[signal].min(header.items[signal])
+            };
+            out += Counts::of(signal, had);
+        }
+        Ok(out)
+    }
+
+    /// Items of a segment that at least one of `takers` has; and of those that wait for it, what each has not.
+    pub(super) fn had(
+        &self,
+        record: &SegmentRecord,
+        takers: &Takers,
+    ) -> Result<(Counts, Vec<(ConsumerId, Counts)>), StoreError> {
+        let (mut most, mut missing) = (Counts::ZERO, Vec::new());
+        for (consumer, signals) in takers {
+            let had = self.had_by(record, (*consumer, *signals))?;
+            most = most.max(had);
+            if record.waiting & consumer.bit() != 0 {
+                missing.push((*consumer, record.header.items.only(*signals).saturating_sub(had)));
+            }
+        }
+        Ok((most, missing))
+    }
+
+    /// Items of a segment whose signals wait for nobody.
+    pub(super) fn delivered(&self, record: &SegmentRecord, takers: &Takers) -> Result<Counts, StoreError> {
+        let known = takers.iter().fold(0, |all, (consumer, _)| all | consumer.bit());
+        let mut out = Counts::ZERO;
+        // Nobody knows which signals one waits for that has left the configuration.
+        if record.waiting & !known != 0 {
+            return Ok(out);
+        }
+        for signal in record.header.items.signals().iter() {
+            let mut done = true;
+            for (consumer, _) in takers.iter().filter(|(_, signals)| signals.contains(signal)) {
+                done = done && self.is_done(record, *consumer, signal)?;
+            }
+            if done {
+                let (had, _) = self.had(record, takers)?;
+                out += had.only(SignalSet::default().with(signal));
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Adds to what a consumer has of a segment that it has not passed.
+pub(super) fn note_taken(txn: &WriteTransaction, key: RefusedKey, taken: Counts) -> Result<(), StoreError> {
+    let mut table = txn.open_table(TAKEN)?;
+    let before = table.get(key)?.and_then(|v| Counts::from_bytes(v.value())).unwrap_or_default();
+    table.insert(key, &(before + taken).to_bytes()[..])?;
+    Ok(())
+}
+
+/// Adds to what was dropped before `consumer` had it.
+pub(super) fn note_missed(
+    txn: &WriteTransaction,
+    state: &State,
+    missed: &BTreeMap<u8, Counts>,
+) -> Result<Vec<(String, Counts)>, StoreError> {
+    let mut table = txn.open_table(MISSED)?;
+    let mut out = Vec::new();
+    for (name, id) in &state.consumers {
+        let Some(items) = missed.get(id).filter(|items| items.total() > 0) else { continue };
+        let before = table.get(name.as_str())?.and_then(|v| Counts::from_bytes(v.value()));
+        let now = before.unwrap_or_default() + *items;
+        table.insert(name.as_str(), &now.to_bytes()[..])?;
+        out.push((name.clone(), now));
+    }
+    Ok(out)
+}
+
+/// What a consumer alone keeps on board.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes of segments that wait for nobody else.
+    pub bytes: u64,
+    /// Items in them that it has not had, whole segments' worth for those that it is in the middle of.
+    pub items: Counts,
+    /// Bytes of the segments in which something of each signal is left, in the order of [`Signal::ALL`].
+    pub by_signal: [u64; 3],
+}
+
+impl Custody<'_> {
+    /// What only `consumer` has still to pass. Reads every segment's header.
+    pub fn held(&mut self, consumer: ConsumerId) -> Result<Held, WalError> {
+        let takers = takers(&self.0.state().consumers, self.0.config());
+        let signals = takers.iter().find(|(c, _)| *c == consumer).map_or(SignalSet::ALL, |(_, s)| *s);
+        self.0.read(|txn, state| {
+            let progress = read(txn)?;
+            let mut reached = BTreeMap::new();
+            for lane in state.lanes.keys() {
+                reached.insert(*lane, progress.reached(consumer, *lane)?);
+            }
+            let mut out = Held::default();
+            for entry in txn.open_table(SEGMENTS)?.iter()? {
+                let record = SegmentRecord::from_bytes(entry?.1.value())?;
+                if record.waiting != consumer.bit() {
+                    continue;
+                }
+                let header = &record.header;
+                out.bytes += header.payload_len;
+                let reached = reached.get(&header.id.lane).copied().unwrap_or_default();
+                for signal in header.items.signals().iter().filter(|signal| signals.contains(*signal)) {
+                    if reached.done(header.id.sequence, signal) != u64::MAX {
+                        out.by_signal[signal.slot()] += header.payload_len;
+                        out.items += Counts::of(signal, header.items[signal]);
+                    }
+                }
+            }
+            Ok(out)
+        })
+    }
+
+    /// What was dropped before a consumer had it, by its name.
+    pub fn missed(&self) -> BTreeMap<String, Counts> {
+        self.0.state().missed.clone()
+    }
+}
