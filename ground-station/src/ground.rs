@@ -18,7 +18,7 @@ use crate::config::{Config, ScrubConfig};
 use crate::console::{Beside, Console, ConsoleConfig, in_its_kind};
 use crate::exporter::{Added, Exporter, Own};
 use crate::link::{Connected, Link, LinkError, Reload};
-use crate::memory::Meter;
+use crate::memory::{Budget, Meter, Stir};
 use crate::spool::{Settings, SpoolError, Status, Store, scrub};
 use crate::telemetry::Metrics;
 
@@ -144,11 +144,16 @@ impl Ground {
             let (store, metrics) = (store.clone(), metrics.clone());
             exporters.push(Exporter::try_new(&name, settings, signals, added, env, store, metrics)?);
         }
-        let memory = Meter::new(config.memory.limit);
+        let stir = store.decoding().stirs();
+        let memory = Meter::new(config.memory.limit, stir.clone());
         let link = match does(Part::Link) {
-            true => {
-                Some(Link::try_new(Arc::clone(&config), env, store.clone(), metrics.clone(), memory.short())?)
-            }
+            true => Some(Link::try_new(
+                Arc::clone(&config),
+                env,
+                store.clone(),
+                metrics.clone(),
+                (memory.short(), stir),
+            )?),
             false => None,
         };
         let beside = Beside {
@@ -314,7 +319,8 @@ pub fn settings(config: &Config) -> Settings {
             .filter(|(_, bytes)| *bytes > 0)
             .collect(),
         ballast: config.storage.ballast.0,
-        decoded_bases: config.storage.decoded_bases.0,
+        decoded_bases: config.storage.decoded_bases.0.min(config.memory.limit.0 / 8),
+        decoding: Budget::new(config.memory.limit, Stir::default()),
         catalogue: config.storage.catalogue.keep(),
         keep: config.storage.keep.keep(),
         station: config.link.station.clone(),

@@ -1,29 +1,45 @@
 //! The memory limit.
 //!
-//! Connections share half of it for what they have sent and nobody has read ([`window`]). Of segments that take much memory one at a
-//! time is decoded ([`Large`]). And the memory that the process uses is looked at: near the limit, decoded bases are given up and
-//! links are read piece by piece, so that satellites wait and nothing is lost.
+//! Connections share half of it for what they have sent and nobody has read ([`window`]). What decodes segments shares three eighths
+//! ([`Budget`]). And the memory that the process uses is looked at while there is something to do: near the limit, decoded bases are
+//! given up and links are read piece by piece, so that satellites wait and nothing is lost.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use perigee_shared::env::Env;
-use perigee_shared::segment::Header;
+use perigee_shared::segment::{Codec, Header};
 use perigee_shared::units::ByteSize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::spool::Store;
 
-/// How often memory is looked at.
+/// How often memory is looked at while something is received or decoded, and for how long after that.
 const CHECK: Duration = Duration::from_millis(50);
+const LOOKS_AFTERWARDS: u32 = 40;
 
-/// A segment with more bytes than this, encoded and not, is large.
-const LARGE: u64 = 16 << 20;
+/// How often it is looked at otherwise.
+const IDLE_CHECK: Duration = Duration::from_secs(10);
+
+/// How often the log says that memory is short.
+const SAID_EVERY: Duration = Duration::from_secs(30);
 
 /// What each of `connections` may have sent that was not read yet, of at most `most`.
 pub fn window(limit: ByteSize, connections: usize, most: u64) -> u64 {
     most.min(limit.0 / 2 / connections.max(1) as u64).max(64 << 10)
+}
+
+/// Tells that something takes memory now, so that it is looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Stir(Arc<Notify>);
+
+impl Stir {
+    /// Something does.
+    pub fn stir(&self) {
+        self.0.notify_one();
+    }
 }
 
 /// Looks at memory and tells whether it is short.
@@ -31,12 +47,14 @@ pub fn window(limit: ByteSize, connections: usize, most: u64) -> u64 {
 pub struct Meter {
     limit: ByteSize,
     short: watch::Sender<bool>,
+    stir: Stir,
+    said: Option<Instant>,
 }
 
 impl Meter {
-    /// Memory is not short yet.
-    pub fn new(limit: ByteSize) -> Self {
-        Self { limit, short: watch::Sender::new(false) }
+    /// Memory is not short yet; `stir` tells when it is used.
+    pub fn new(limit: ByteSize, stir: Stir) -> Self {
+        Self { limit, short: watch::Sender::new(false), stir, said: None }
     }
 
     /// Whether memory is short now, and when that changes.
@@ -50,62 +68,200 @@ impl Meter {
         used >= self.limit.0 / of * part
     }
 
+    fn say(&mut self, used: ByteSize) {
+        let is_due = self.said.is_none_or(|said| said.elapsed() >= SAID_EVERY);
+        if *self.short.borrow() && is_due {
+            self.said = Some(Instant::now());
+            tracing::warn!(%used, limit = %self.limit, "memory is short: satellites are read slowly until it is free again");
+        }
+    }
+
     /// Looks until `shutdown`.
     pub async fn run(&mut self, env: Env, store: Store, shutdown: CancellationToken) {
+        let mut looks = 0;
         // Where there is no meter there is nothing to look at.
         while let Some(memory) = (env.memory)() {
             let short = self.judge(memory.used);
             if self.short.send_if_modified(|was| std::mem::replace(was, short) != short) {
-                let used = ByteSize(memory.used);
-                if short {
-                    tracing::warn!(%used, limit = %self.limit, "memory is short: satellites are read slowly until it is free again");
-                } else {
-                    tracing::info!(%used, "memory is free again");
-                }
+                self.say(ByteSize(memory.used));
             }
             if short {
                 store.forget_decoded().await;
             }
-            tokio::select! {
+            let wait = if short || looks > 0 { CHECK } else { IDLE_CHECK };
+            let stirred = async {
+                self.stir.0.notified().await;
+                // Not more often than this, whatever happens.
+                tokio::time::sleep(CHECK).await;
+            };
+            looks = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(CHECK) => {}
-            }
+                () = stirred => LOOKS_AFTERWARDS,
+                () = tokio::time::sleep(wait), if wait == IDLE_CHECK => 0,
+                () = tokio::time::sleep(2 * wait), if wait == CHECK => looks.saturating_sub(1),
+            };
         }
     }
 }
 
-/// Has large segments decoded one at a time.
+/// Bytes that decoding a segment may take, beside the bases that it needs, until its requests are all sent.
+pub fn to_decode(header: &Header) -> u64 {
+    // Buffers for pieces of requests, for zstd, and the models of codec 2.
+    const ALWAYS: u64 = 3 << 20;
+    // What is noted of each item: where it stands, its time, and of a span its ids. The shortest item has two bytes.
+    const ITEM: u64 = 40;
+    let Header { raw_len, payload_len, .. } = *header;
+    let items = header.items.total().min(raw_len / 2) * ITEM;
+    ALWAYS
+        + match Codec::from_number(header.codec) {
+            Some(codec) if codec.has_bases() => raw_len + raw_len / 4 + payload_len.min(raw_len / 4) + items,
+            // One by one, but one may be all there is.
+            _ => payload_len + raw_len,
+        }
+}
+
+/// Bytes of a unit of the budget.
+const UNIT: u64 = 64 << 10;
+
+/// The memory that whoever decodes segments shares: exporters, replays, pages, checks. Each takes what it needs before it begins and
+/// waits if that is not free; one that needs more than all there is has all of it, alone. Who waits holds nothing. Of those that need
+/// much the first goes first; those that need little have a part of their own, so that large ones never keep them waiting.
 #[derive(Debug, Clone)]
-pub struct Large(Arc<Semaphore>);
+pub struct Budget(Arc<Inner>);
 
-/// Held as long as a segment is decoded.
 #[derive(Debug)]
-pub struct Turn(#[expect(dead_code, reason = "it is there to be dropped")] Option<OwnedSemaphorePermit>);
+struct Inner {
+    large: Part,
+    small: Part,
+    stir: Stir,
+}
 
-impl Default for Large {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(1)))
+/// A part of the budget.
+#[derive(Debug)]
+struct Part {
+    free: Arc<Semaphore>,
+    units: u32,
+    /// How many wait for room in it.
+    waiting: watch::Sender<usize>,
+}
+
+impl Part {
+    fn new(bytes: u64) -> Self {
+        let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).clamp(1, Semaphore::MAX_PERMITS as u32);
+        Self { free: Arc::new(Semaphore::new(units as usize)), units, waiting: watch::Sender::new(0) }
+    }
+
+    fn units_of(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units)
     }
 }
 
-impl Large {
-    /// The turn of a segment, unless it is large and another one is decoded now.
-    pub fn turn(&self, header: &Header) -> Option<Turn> {
-        self.turn_of(header.raw_len.saturating_add(header.payload_len))
+impl Default for Budget {
+    /// That of the default limit.
+    fn default() -> Self {
+        Self::new(ByteSize::mib(256), Stir::default())
+    }
+}
+
+/// A place in the queue, until it is dropped.
+struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(queue: &'a watch::Sender<usize>) -> Self {
+        queue.send_modify(|waiting| *waiting += 1);
+        Self(queue)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
+impl Budget {
+    /// A part of `limit`; `stir` is told when something is taken of it.
+    pub fn new(limit: ByteSize, stir: Stir) -> Self {
+        let all = limit.0 / 8 * 3;
+        Self(Arc::new(Inner { large: Part::new(all / 4 * 3), small: Part::new(all / 4), stir }))
     }
 
-    fn turn_of(&self, bytes: u64) -> Option<Turn> {
-        if bytes <= LARGE {
-            return Some(Turn(None));
+    /// What is told when something is taken of it.
+    pub fn stirs(&self) -> Stir {
+        self.0.stir.clone()
+    }
+
+    /// Where so much is taken from: half of the part for little is the most that one may need there.
+    fn part(&self, bytes: u64) -> &Part {
+        let Inner { large, small, .. } = &*self.0;
+        if bytes <= u64::from(small.units) * UNIT / 2 { small } else { large }
+    }
+
+    /// So many bytes, if they are free and nobody waits for them.
+    pub fn try_take(&self, bytes: u64) -> Option<Turn> {
+        let part = self.part(bytes);
+        let permit = Arc::clone(&part.free).try_acquire_many_owned(part.units_of(bytes)).ok()?;
+        Some(self.turn(bytes, permit))
+    }
+
+    /// So many bytes, once they are free. Whoever waits here must not have a turn.
+    pub async fn take(&self, bytes: u64) -> Turn {
+        if let Some(turn) = self.try_take(bytes) {
+            return turn;
         }
-        Arc::clone(&self.0).try_acquire_owned().ok().map(|permit| Turn(Some(permit)))
+        let part = self.part(bytes);
+        let _waiting = Waiting::new(&part.waiting);
+        let permit = Arc::clone(&part.free).acquire_many_owned(part.units_of(bytes)).await;
+        self.turn(bytes, permit.expect("it is never closed"))
     }
 
-    /// Waits until no large segment is decoded.
-    pub async fn free(&self) {
-        // It is never closed.
-        drop(self.0.acquire().await);
+    fn turn(&self, bytes: u64, permit: OwnedSemaphorePermit) -> Turn {
+        self.0.stir.stir();
+        Turn { budget: self.clone(), needs: bytes, permit, since: Instant::now() }
+    }
+}
+
+/// What somebody has of the budget, until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    budget: Budget,
+    /// What it was taken for.
+    needs: u64,
+    permit: OwnedSemaphorePermit,
+    since: Instant,
+}
+
+impl Turn {
+    /// After so long one that others wait for is to end.
+    const LONG: Duration = Duration::from_secs(2);
+
+    /// Whether it is enough for so much.
+    pub fn covers(&self, bytes: u64) -> bool {
+        bytes <= self.needs && std::ptr::eq(self.part(), self.budget.part(bytes))
+    }
+
+    fn part(&self) -> &Part {
+        self.budget.part(self.needs)
+    }
+
+    /// Gives back what is above so many bytes.
+    pub fn keep(&mut self, bytes: u64) {
+        let part = self.part();
+        let more = self.permit.num_permits().saturating_sub(part.units_of(bytes) as usize);
+        drop(self.permit.split(more));
+    }
+
+    /// Waits until somebody else waits for what this has.
+    pub async fn wanted(&self) {
+        let mut waiting = self.part().waiting.subscribe();
+        // The sender lives as long as this does.
+        let _ = waiting.wait_for(|waiting| *waiting > 0).await;
+    }
+
+    /// Whether somebody waits for what this has, and has done so for long enough.
+    pub fn is_over(&self) -> bool {
+        self.since.elapsed() >= Self::LONG && *self.part().waiting.borrow() > 0
     }
 }
 
@@ -115,7 +271,7 @@ mod tests {
 
     #[test]
     fn memory_is_short_near_its_limit_and_until_a_quarter_is_free() {
-        let meter = Meter::new(ByteSize(800));
+        let meter = Meter::new(ByteSize(800), Stir::default());
         assert!(!meter.judge(699));
         assert!(meter.judge(700));
         meter.short.send_replace(true);
@@ -132,14 +288,100 @@ mod tests {
         );
     }
 
+    fn budget(mib: u64) -> Budget {
+        // Three eighths: a quarter of that for what needs little.
+        Budget::new(ByteSize::mib(mib * 8 / 3), Stir::default())
+    }
+
+    const MIB: u64 = 1 << 20;
+
     #[tokio::test]
-    async fn large_segments_take_turns_and_small_ones_need_none() {
-        let large = Large::default();
-        let turn = large.turn_of(LARGE + 1).unwrap();
-        assert!(large.turn_of(LARGE + 1).is_none());
-        assert!(large.turn_of(LARGE).is_some());
-        drop(turn);
-        large.free().await;
-        assert!(large.turn_of(LARGE + 1).is_some());
+    async fn what_is_taken_together_is_never_more_than_the_budget() {
+        let budget = budget(24);
+        let first = budget.try_take(10 * MIB).unwrap();
+        assert!(budget.try_take(9 * MIB).is_none(), "18 MiB are for what needs much");
+        let second = budget.try_take(8 * MIB).unwrap();
+        drop(first);
+        assert!(budget.try_take(100 * MIB).is_none(), "what needs more than there is is alone");
+        drop(second);
+        let alone = budget.try_take(100 * MIB).unwrap();
+        assert!(budget.try_take(4 * MIB).is_none());
+        let small: Vec<Turn> = (0..2).map(|_| budget.try_take(3 * MIB).unwrap()).collect();
+        assert!(budget.try_take(MIB).is_none(), "6 MiB are for what needs little");
+        drop((alone, small));
+    }
+
+    #[tokio::test]
+    async fn who_waits_comes_in_order_and_little_is_never_behind_much() {
+        let budget = budget(24);
+        let mut first = budget.try_take(12 * MIB).unwrap();
+        let mut large = Box::pin(budget.take(100 * MIB));
+        let mut second = Box::pin(budget.take(5 * MIB));
+        assert!(futures_are_pending(&mut large, &mut second).await);
+        assert!(budget.try_take(4 * MIB).is_none(), "6 MiB are free, and others came before");
+        assert!(budget.try_take(2 * MIB).is_some());
+        first.wanted().await;
+        first.keep(MIB);
+        assert!(futures_are_pending(&mut large, &mut second).await);
+        drop(first);
+        let large = large.await;
+        assert!(!large.covers(MIB), "that is taken from the other part");
+        assert!(large.covers(90 * MIB));
+        drop(large);
+        assert!(second.await.covers(5 * MIB));
+    }
+
+    async fn futures_are_pending(
+        one: &mut (impl Future<Output = Turn> + Unpin),
+        other: &mut (impl Future<Output = Turn> + Unpin),
+    ) -> bool {
+        tokio::select! {
+            biased;
+            _ = one => false,
+            _ = other => false,
+            () = std::future::ready(()) => true,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_is_over_when_others_wait_and_it_was_long() {
+        let budget = budget(24);
+        let turn = budget.try_take(18 * MIB).unwrap();
+        tokio::time::advance(2 * Turn::LONG).await;
+        assert!(!turn.is_over(), "nobody waits");
+        {
+            let mut other = Box::pin(budget.take(18 * MIB));
+            tokio::select! {
+                biased;
+                _ = &mut other => panic!("there is no room"),
+                () = std::future::ready(()) => {}
+            }
+            assert!(turn.is_over());
+        }
+        assert!(!turn.is_over(), "who waited has gone");
+    }
+
+    #[test]
+    fn a_segment_needs_what_its_codec_makes_of_it() {
+        use perigee_shared::segment::{Hash, Lane, SegmentId};
+        use perigee_shared::signal::{Counts, Signal, TimeRange};
+        let header = |codec: Codec, payload_len, raw_len, items| Header {
+            id: SegmentId { epoch: 1, lane: Lane::BULK, sequence: 1 },
+            codec: codec as u32,
+            payload_len,
+            raw_len,
+            hash: Hash::default(),
+            items: Counts::of(Signal::Logs, items),
+            time: TimeRange::EMPTY,
+            requests: 1,
+            sealed_unix_nano: 0,
+            base_sequence: None,
+            is_base: false,
+        };
+        let mib = |header: Header| to_decode(&header) >> 20;
+        assert_eq!(mib(header(Codec::ZstdRows, 8 * MIB, 16 * MIB, 400)), 27);
+        assert_eq!(mib(header(Codec::Columns, 8 * MIB, 16 * MIB, 400)), 27);
+        assert_eq!(mib(header(Codec::Columns, MIB, 16 * MIB, MIB)), 64);
+        assert_eq!(mib(header(Codec::Columns, MIB, 16 * MIB, u64::MAX)), 344, "an item has two bytes");
     }
 }

@@ -271,6 +271,7 @@ mod tests {
             satellites: Vec::new(),
             ballast: 1 << 20,
             decoded_bases: 1 << 20,
+            decoding: Default::default(),
             catalogue: Default::default(),
             keep: Keep::OFF,
             station: "svalbard".to_owned(),

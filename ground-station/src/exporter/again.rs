@@ -52,7 +52,7 @@ impl Turn {
 impl Exporter {
     /// Sends something of a replay, if there is one. Whether there was.
     pub(super) async fn again(&mut self, shutdown: &CancellationToken) -> Result<bool, Left> {
-        let (fingerprint, signals) = (self.plan.fingerprint(), self.plan.signals);
+        let (fingerprint, signals) = (self.fingerprint(), self.plan.signals);
         self.turn = Turn::default();
         match self.store.next_again(self.name(), signals, fingerprint).await? {
             None => Ok(false),
@@ -63,7 +63,7 @@ impl Exporter {
     /// Sends requests of a segment until its end, or until there is something new.
     async fn send_again(
         &mut self,
-        Again { id, mut work }: Again,
+        Again { id, work }: Again,
         fingerprint: u64,
         shutdown: &CancellationToken,
     ) -> Result<(), Left> {
@@ -95,7 +95,7 @@ impl Exporter {
             if is_last {
                 return Ok(());
             }
-            if self.goes_elsewhere(fingerprint, Place::NOWHERE).await? {
+            if work.is_over() || self.goes_elsewhere(fingerprint, Place::NOWHERE).await? {
                 return Ok(());
             }
         }

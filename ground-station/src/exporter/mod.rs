@@ -83,6 +83,13 @@ struct Request {
     items: u64,
 }
 
+/// What came of a request.
+enum Outcome {
+    Delivered(Delivered),
+    /// It was left for another one; nothing is to be sent for so long.
+    Left(Duration),
+}
+
 /// Why a segment was left before its end.
 enum Left {
     Shutdown,
@@ -124,6 +131,11 @@ impl Exporter {
             name,
             store,
         })
+    }
+
+    /// Says how requests are numbered: by the plan, out of the pieces in which the spool hands out large segments.
+    fn fingerprint(&self) -> u64 {
+        self.plan.fingerprint() ^ crate::spool::PIECES
     }
 
     /// What it is called.
@@ -184,7 +196,7 @@ impl Exporter {
         if let Some(place) = self.aside.take_back(Instant::now()) {
             self.tell_aside(place).await?;
         }
-        let fingerprint = self.plan.fingerprint();
+        let fingerprint = self.fingerprint();
         // What is committed from here on is looked at while a request is being sent.
         let status = self.store.status();
         match self.store.next(Arc::clone(&self.name), self.plan.signals, fingerprint).await? {
@@ -192,7 +204,13 @@ impl Exporter {
             None => Ok(false),
             Some(work) => {
                 self.turn.sent_new();
-                Box::pin(self.segment(work, fingerprint, status, shutdown)).await.map(|()| true)
+                let pause = Box::pin(self.segment(work, fingerprint, status, shutdown)).await?;
+                // Nothing of the segment is in memory any more.
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => Err(Left::Shutdown),
+                    () = tokio::time::sleep(pause) => Ok(true),
+                }
             }
         }
     }
@@ -217,18 +235,23 @@ impl Exporter {
         Ok(())
     }
 
+    /// Sends a segment until its end, or until something else goes first. How long nothing else is to be sent.
     async fn segment(
         &mut self,
-        mut work: Work,
+        work: Work,
         fingerprint: u64,
         mut status: watch::Receiver<Status>,
         shutdown: &CancellationToken,
-    ) -> Result<(), Left> {
-        let (place, first, satellite) = (work.place, work.first, Arc::clone(&work.satellite));
+    ) -> Result<Duration, Left> {
+        const GO_ON: Duration = Duration::ZERO;
+        let (place, first) = (work.place, work.first);
         let plan = Plan { attributes: self.added.to(&work), ..self.plan.clone() };
         let requests = match work.requests() {
             Ok(requests) => requests,
-            Err(error) => return Ok(self.store.condemn(place, error.to_string()).await?),
+            Err(error) => {
+                self.store.condemn(place, error.to_string()).await?;
+                return Ok(GO_ON);
+            }
         };
         let begin = || Progress { signals: first.signals(), ..Progress::at(place, fingerprint) };
         let mut progress = begin();
@@ -236,7 +259,10 @@ impl Exporter {
         while let Some((number, cut)) = cuts.next() {
             let cut = match cut {
                 Ok(cut) => cut,
-                Err(error) => return Ok(self.store.condemn(place, error.to_string()).await?),
+                Err(error) => {
+                    self.store.condemn(place, error.to_string()).await?;
+                    return Ok(GO_ON);
+                }
             };
             let (Cut::Request { signal, .. } | Cut::Undecodable { signal, .. }) = cut;
             if number < first.of(signal) {
@@ -247,8 +273,11 @@ impl Exporter {
             match cut {
                 Cut::Request { signal, body, items } => {
                     let request = Request { at: At { place, number, signal }, body, items };
-                    let sent = self.send(request, &satellite, fingerprint, &mut status, shutdown).await?;
-                    let Some(delivered) = sent else { return Ok(()) };
+                    let sent = self.send(request, &work, fingerprint, &mut status, shutdown).await?;
+                    let delivered = match sent {
+                        Outcome::Delivered(delivered) => delivered,
+                        Outcome::Left(pause) => return Ok(pause),
+                    };
                     progress.items = items;
                     progress.letters = delivered.letters;
                     progress.rejected = Counts::of(signal, delivered.rejected);
@@ -263,8 +292,9 @@ impl Exporter {
             self.store.progress(Arc::clone(&self.name), progress.clone()).await?;
             // What is put aside has its turn, too.
             let is_due = self.aside.due().is_some_and(|due| due <= Instant::now());
-            if !progress.finished && (is_due || self.goes_elsewhere(fingerprint, place).await?) {
-                return Ok(());
+            let leaves = is_due || work.is_over();
+            if !progress.finished && (leaves || self.goes_elsewhere(fingerprint, place).await?) {
+                return Ok(GO_ON);
             }
         }
         if !progress.finished {
@@ -272,7 +302,7 @@ impl Exporter {
             let none = Progress { finished: true, ..begin() };
             self.store.progress(Arc::clone(&self.name), none).await?;
         }
-        Ok(())
+        Ok(GO_ON)
     }
 
     async fn goes_elsewhere(&self, fingerprint: u64, place: Place) -> Result<bool, SpoolError> {
@@ -284,15 +314,15 @@ impl Exporter {
         self.store.put_aside(Arc::clone(&self.name), place, self.aside.signals_of(place)).await
     }
 
-    /// Sends a request of this satellite; `None` when it was left for another one.
+    /// Sends a request of this segment.
     async fn send(
         &mut self,
         Request { at, body, items }: Request,
-        satellite: &str,
+        work: &Work,
         fingerprint: u64,
         status: &mut watch::Receiver<Status>,
         shutdown: &CancellationToken,
-    ) -> Result<Option<Delivered>, Left> {
+    ) -> Result<Outcome, Left> {
         let (store, name, signals) = (self.store.clone(), Arc::clone(&self.name), self.plan.signals);
         let early = CancellationToken::new();
         let watch = async {
@@ -306,6 +336,12 @@ impl Exporter {
             }
             std::future::pending::<Infallible>().await
         };
+        // A request that waits must not keep others from memory.
+        let crowded = async {
+            work.wanted().await;
+            early.cancel();
+            std::future::pending::<Infallible>().await
+        };
         let (waits, trouble) = self.aside.turn(at);
         let again = trouble.is_some();
         let leave = Leave { early: &early, waits, trouble };
@@ -313,6 +349,7 @@ impl Exporter {
             biased;
             sent = self.delivery.send(at.signal, body, items, shutdown, leave) => sent?,
             never = watch => match never {},
+            never = crowded => match never {},
         };
         let (wait, trouble) = match sent {
             Sent::Done(delivered) => {
@@ -320,13 +357,13 @@ impl Exporter {
                 if again {
                     self.delivery.aside(self.aside.len());
                 }
-                return Ok(Some(delivered));
+                return Ok(Outcome::Delivered(delivered));
             }
             Sent::Left(trouble) => {
                 if let Some(trouble) = trouble {
                     self.aside.keep(at, trouble);
                 }
-                return Ok(None);
+                return Ok(Outcome::Left(Duration::ZERO));
             }
             Sent::Undecided(wait, trouble) => (wait, trouble),
         };
@@ -336,16 +373,12 @@ impl Exporter {
         if !again {
             tracing::warn!(
                 exporter = %self.name,
-                satellite,
+                satellite = &*work.satellite,
                 signal = %at.signal,
                 lane = at.place.lane().1,
                 "a request is put aside that the backend does not decide about; it is tried again, and the rest goes on"
             );
         }
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => Err(Left::Shutdown),
-            () = tokio::time::sleep(pause) => Ok(None),
-        }
+        Ok(Outcome::Left(pause))
     }
 }

@@ -21,6 +21,7 @@ use super::history::History;
 use super::machine::{Action, Close, Event, Machine, Settings, StreamId};
 use super::passing::Passing;
 use super::registry::{Registry, Underway};
+use crate::memory::Stir;
 use crate::spool::{Applied, Ending, Heard, Incoming, SpoolError, Store};
 use crate::telemetry::Metrics;
 
@@ -45,6 +46,8 @@ pub(super) struct Surroundings {
     pub(super) registry: Registry,
     /// Whether memory is short.
     pub(super) short: watch::Receiver<bool>,
+    /// Told when something comes.
+    pub(super) stir: Stir,
     /// The lists in force.
     pub(super) revocations: Arc<watch::Sender<Revocations>>,
     pub(super) shutdown: CancellationToken,
@@ -166,6 +169,7 @@ impl Shell {
                     }
                     Some(FromStream::Data(stream, offset, bytes)) => {
                         self.last = Instant::now();
+                        self.around.stir.stir();
                         self.around.metrics.received(&self.satellite, bytes.len() as u64);
                         self.passing.data(stream, bytes.len() as u64);
                         Event::Data(stream, offset, bytes)

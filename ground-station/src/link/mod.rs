@@ -34,6 +34,7 @@ use self::machine::{Close, Settings};
 pub use self::passing::ArrivalView;
 use self::registry::{Registry, Underway};
 use crate::config::{Config, Satellites};
+use crate::memory::Stir;
 use crate::spool::Store;
 use crate::telemetry::Metrics;
 
@@ -192,7 +193,7 @@ impl Link {
         env: &Env,
         store: Store,
         metrics: Metrics,
-        short: watch::Receiver<bool>,
+        (short, stir): (watch::Receiver<bool>, Stir),
     ) -> Result<Self, LinkError> {
         let mut access = Access::try_new(&config)?;
         let (server, revocations) = access.server(env)?;
@@ -214,6 +215,7 @@ impl Link {
             history: History::default(),
             registry: Registry::new(config.memory.limit, config.link.receive_window.0),
             short,
+            stir,
             revocations: Arc::new(watch::Sender::new(revocations)),
             shutdown: CancellationToken::new(),
         };

@@ -193,7 +193,7 @@ over_both! {
         assert_eq!((view.bases, view.base_bytes, view.used_bytes), (1, 0, 0), "it counts as kept");
         begin(&spool, "a", None, None);
         for sequence in 1..=3 {
-            let mut next = again(&spool, "a").unwrap();
+            let next = again(&spool, "a").unwrap();
             assert_eq!(names_in(next.work.requests().unwrap()), expected(sequence));
             send(&spool, "a", &next);
         }

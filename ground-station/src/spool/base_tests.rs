@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use perigee_proto::link::{self, RejectReason};
 use perigee_shared::env::Env;
-use perigee_shared::segment::{Base, Codec, Encoder, Header, Lane, Request, SegmentId, hash};
+use perigee_shared::segment::{Base, Codec, Encoder, Header, Lane, Request, Requests, SegmentId, hash};
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use prost::Message;
 use redb::ReadableDatabase as _;
@@ -28,6 +28,7 @@ fn settings(directory: &Path) -> Settings {
         satellites: Vec::new(),
         ballast: 0,
         decoded_bases: 64 << 20,
+        decoding: Default::default(),
         catalogue: Default::default(),
         keep: Keep::OFF,
         station: "svalbard".to_owned(),
@@ -159,7 +160,7 @@ fn export_all(spool: &mut Spool) -> u64 {
 /// The spans of the next segment to be exported.
 fn names(spool: &mut Spool) -> Vec<String> {
     let found = next(spool).unwrap().unwrap();
-    let mut work = spool.snapshot().unwrap().work(found).unwrap();
+    let work = spool.snapshot().unwrap().work(found).unwrap();
     names_in(work.requests().unwrap())
 }
 

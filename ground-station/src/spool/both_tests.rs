@@ -553,7 +553,7 @@ over_both! {
         let spool = site.open();
         assert_eq!(spool.apply(&[whole(&third)]), [Applied::New]);
         assert!(spool.wait(spool.store.verify()).is_empty());
-        let mut work = spool.next("a", SignalSet::ALL, 1).unwrap();
+        let work = spool.next("a", SignalSet::ALL, 1).unwrap();
         assert_eq!(names_in(work.requests().unwrap()), expected(3));
         // The satellite has passed them, the segment that needs them is still here.
         spool.hello_of_bases(None);

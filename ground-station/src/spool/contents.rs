@@ -17,6 +17,7 @@ use super::file::View;
 use super::outlet::Searched;
 use super::tables::*;
 use super::{archive, intake, migrate, mirror, rescue};
+use crate::memory::Budget;
 
 /// Where the spool is and how large it may be.
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub struct Settings {
     pub ballast: u64,
     /// Memory for bases that are kept decoded.
     pub decoded_bases: u64,
+    /// Memory that whoever decodes segments shares.
+    pub decoding: Budget,
     /// This station's id.
     pub station: String,
     /// How long what was committed stays in the catalogue.
@@ -197,7 +200,7 @@ impl Contents {
             bases_held: true,
             bases_looked: 0,
             changes: 0,
-            decoded: Decoded::new(settings.decoded_bases),
+            decoded: Decoded::new(settings.decoded_bases, &settings.decoding),
             searched: Searched::default(),
         }
     }

@@ -2,9 +2,10 @@
 //! beside whatever the spool does meanwhile. What is deleted meanwhile is given back to the file only when that is over.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::BufRead;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use perigee_shared::segment::{Base, CodecError, Decoder, Header, Request, hash, learn};
+use perigee_shared::segment::{Base, CodecError, Header, Request, Requests, Unpacked, learn_from};
 use perigee_shared::store::{StoreError, join};
 use redb::{ReadTransaction, ReadableTable};
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -13,8 +14,9 @@ use super::bases;
 use super::catalogue::Services;
 use super::error::SpoolError;
 use super::outlet::{First, Found, Place};
+use super::stream::Stream;
 use super::tables::*;
-use crate::memory::Turn;
+use crate::memory::{Budget, Turn, to_decode};
 
 /// Bases that are kept decoded whatever they take: the one that segments need now, and the next one.
 const DECODED: usize = 2;
@@ -27,6 +29,16 @@ const SEEN_PAYLOADS: usize = 256;
 
 /// Payloads whose services are known and not in the catalogue yet, at most.
 const NAMED: usize = 256;
+
+/// Bytes of a request that is put together from a large segment: what its items are put into, and what cursors count.
+pub(super) const PIECE: usize = 960 << 10;
+
+/// Tells cursors that count what is made of these pieces from those of earlier versions, which had one request of each signal. Another
+/// size of a piece needs another number.
+pub const PIECES: u64 = 0x7069_6563_6573_0001;
+
+/// A base takes no more: an agent's takes a quarter.
+const LARGEST_BASE: usize = 32 << 20;
 
 /// Why bytes cannot be used.
 #[derive(Debug)]
@@ -125,11 +137,18 @@ pub(super) struct Decoded {
     latest: Arc<Mutex<Latest>>,
     /// What the bases may take.
     bytes: usize,
+    budget: Budget,
 }
 
 impl Decoded {
-    pub(super) fn new(bytes: u64) -> Self {
-        Self { latest: Arc::default(), bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
+    pub(super) fn new(bytes: u64, budget: &Budget) -> Self {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Self { latest: Arc::default(), bytes, budget: budget.clone() }
+    }
+
+    /// The memory that is shared by whoever decodes.
+    pub(super) const fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Gives up the bases and what people might look at.
@@ -156,6 +175,11 @@ impl Decoded {
     /// Whether a base is kept decoded.
     pub(super) fn knows(&self, key: SequenceKey) -> bool {
         self.latest().bases.iter().any(|known| known.key == key)
+    }
+
+    /// What a base takes that is kept decoded.
+    fn size_of(&self, key: SequenceKey) -> Option<usize> {
+        self.latest().bases.iter().find(|known| known.key == key).map(|known| known.bytes)
     }
 
     fn remember(&self, key: SequenceKey, base: &Arc<Base>) {
@@ -229,29 +253,45 @@ pub struct Work {
     pub number: u64,
     /// The first request of each signal that is to be sent.
     pub first: First,
-    /// The encoded bytes, unless they were decoded at once.
-    payload: Arc<[u8]>,
-    decoded: Option<Vec<Request>>,
-    #[expect(dead_code, reason = "another large one has its turn when it is dropped")]
+    unpacked: Unpacked,
     turn: Option<Turn>,
 }
 
-/// The requests of a segment.
-pub type Requests<'a> = Box<dyn Iterator<Item = Result<Request, CodecError>> + Send + 'a>;
-
 impl Work {
-    /// The same, which has its turn as long as it lives.
-    pub(super) fn in_turn(self, turn: Turn) -> Self {
+    /// The same, which has its turn as long as it lives, and gives back what it does not need any more.
+    pub(super) fn in_turn(self, mut turn: Turn) -> Self {
+        turn.keep(self.unpacked.size() as u64 + 4 * PIECE as u64);
         Self { turn: Some(turn), ..self }
     }
 
     /// The requests in the segment, in order.
-    pub fn requests(&mut self) -> Result<Requests<'_>, CodecError> {
-        match self.decoded.take() {
-            Some(all) => Ok(Box::new(all.into_iter().map(Ok))),
-            None => Decoder::new(&self.header, &self.payload, None).map(|rows| Box::new(rows) as _),
+    pub fn requests(&self) -> Result<Requests<'_>, CodecError> {
+        self.unpacked.requests(PIECE)
+    }
+
+    /// Waits until somebody else needs the memory that this takes.
+    pub async fn wanted(&self) {
+        match &self.turn {
+            Some(turn) => turn.wanted().await,
+            None => std::future::pending().await,
         }
     }
+
+    /// Whether somebody else has waited long enough for the memory that this takes.
+    pub fn is_over(&self) -> bool {
+        self.turn.as_ref().is_some_and(Turn::is_over)
+    }
+}
+
+/// Where a payload is.
+#[derive(Clone, Copy)]
+pub(super) enum At<'a> {
+    /// A segment's, by its number.
+    Payload(u64),
+    /// A kept base's.
+    Base(SequenceKey),
+    /// In memory.
+    Bytes(&'a [u8]),
 }
 
 /// The spool as it was when it was asked for.
@@ -277,65 +317,94 @@ impl Snapshot {
 
     fn read(&self, found: Found, checked: bool) -> Result<Work, Fault> {
         let Found { place, satellite, station, header, payload: number, first } = found;
-        let bytes = self.payload(number, &header)?;
-        let (satellite, mut look) = (Arc::from(satellite), Look::default());
-        let see = |request: &Request| {
-            if !checked {
-                look.at(request);
-            }
-        };
-        let decoded = self.decode(place.0.satellite, &header, &bytes, checked, see)?;
+        let unpacked = self.unpack(place.0.satellite, &header, At::Payload(number))?;
+        let satellite = Arc::from(satellite);
         if !checked {
+            let mut look = Look::default();
+            unpacked.requests(PIECE)?.try_for_each(|request| request.map(|request| look.at(&request)))?;
             self.decoded.note(number, &satellite, header.id.lane.0, look);
             self.decoded.latest().checked.insert(number);
             if let Some((first, _)) = self.read.open_table(SEGMENT_CHUNKS)?.iter()?.next().transpose()? {
                 self.decoded.forget_before(first.value().of);
             }
         }
-        let payload = if decoded.is_some() { Arc::default() } else { bytes.into() };
         let header = Arc::new(header);
-        Ok(Work { place, satellite, station, header, number, first, payload, decoded, turn: None })
+        Ok(Work { place, satellite, station, header, number, first, unpacked, turn: None })
     }
 
-    /// The requests of a segment of this satellite, or nothing when its codec hands them out one by one; those are looked through.
-    pub(super) fn requests(
-        &self,
-        satellite: u32,
-        header: &Header,
-        payload: &[u8],
-    ) -> Result<Option<Vec<Request>>, Fault> {
-        match hash(payload) == header.hash {
-            true => self.decode(satellite, header, payload, false, |_| ()),
-            false => Err(Fault::Payload),
+    /// Bytes that decoding a segment of this satellite may take.
+    pub(super) fn need(&self, satellite: u32, header: &Header) -> Result<u64, SpoolError> {
+        let chain = match bases::chain(&self.read.open_table(BASES)?, satellite, header) {
+            // It does not decode, and that is soon found out.
+            Err(SpoolError::Undecodable(_)) => return Ok(to_decode(header)),
+            chain => chain?,
+        };
+        let (mut need, mut of_base) = (to_decode(header), 0u64);
+        for (key, header) in &chain {
+            if let Some(size) = self.decoded.size_of(*key) {
+                of_base += size as u64;
+                break;
+            }
+            of_base += header.raw_len;
+            need = need.max(to_decode(header));
         }
+        // The segment begins with a copy.
+        Ok(need + 2 * of_base.min(LARGEST_BASE as u64))
     }
 
-    /// The same of a payload that has its hash; one by one they are looked through unless `checked`. What is looked through, `each` is shown.
-    fn decode(
-        &self,
-        satellite: u32,
-        header: &Header,
-        payload: &[u8],
-        checked: bool,
-        mut each: impl FnMut(&Request),
-    ) -> Result<Option<Vec<Request>>, Fault> {
+    /// What of this satellite's spool needs most to be decoded.
+    pub(super) fn most(&self) -> Result<u64, SpoolError> {
+        let mut most = 0;
+        for row in self.read.open_table(ENTRIES)?.iter()? {
+            let record = decode::<SegmentRecord>(row?.1.value())?;
+            if !record.is_finished() {
+                most = most.max(self.need(record.number, &record.header()?)?);
+            }
+        }
+        for row in self.read.open_table(BASES)?.iter()? {
+            let (key, value) = row?;
+            most = most.max(self.need(key.value().satellite, &bases::read_header(value.value())?)?);
+        }
+        Ok(most)
+    }
+
+    /// Verifies and decodes a segment of this satellite.
+    pub(super) fn unpack(&self, satellite: u32, header: &Header, at: At<'_>) -> Result<Unpacked, Fault> {
         let base = self.base_of(satellite, header)?;
-        match Decoder::new(header, payload, base.as_deref())? {
-            Decoder::Columns(requests, own) => {
-                if header.is_base {
-                    self.decoded.remember(SequenceKey::new(satellite, header.id), &Arc::from(own));
-                }
-                let requests: Vec<Request> = requests.collect();
-                requests.iter().for_each(each);
-                Ok(Some(requests))
-            }
-            mut rows => {
-                if !checked {
-                    rows.try_for_each(|request| request.map(|request| each(&request)))?;
-                }
-                Ok(None)
-            }
+        let unpack = |stream: &mut dyn BufRead| Unpacked::new(header, stream, base.as_deref());
+        let unpacked = self.streamed(header, at, unpack)?;
+        if header.is_base
+            && let Some(own) = unpacked.base()
+            && own.size() <= LARGEST_BASE
+        {
+            self.decoded.remember(SequenceKey::new(satellite, header.id), own);
         }
+        Ok(unpacked)
+    }
+
+    /// Has `decode` read a payload, and answers with what came of it if the payload has its hash.
+    fn streamed<R>(
+        &self,
+        header: &Header,
+        at: At<'_>,
+        decode: impl FnOnce(&mut dyn BufRead) -> Result<R, CodecError>,
+    ) -> Result<R, Fault> {
+        match at {
+            At::Payload(number) => {
+                let chunks = self.read.open_table(SEGMENT_CHUNKS)?;
+                Stream::new(chunks.range(ChunkKey::all(number))?).check(header, Fault::Payload, decode)
+            }
+            At::Base(key) => {
+                let chunks = self.read.open_table(BASE_CHUNKS)?;
+                Stream::new(chunks.range(key.base())?).check(header, Fault::Base(key), decode)
+            }
+            At::Bytes(bytes) => Stream::over(bytes).check(header, Fault::Payload, decode),
+        }
+    }
+
+    /// That a payload is there and has its hash.
+    pub(super) fn check(&self, header: &Header, at: At<'_>) -> Result<(), Fault> {
+        self.streamed(header, at, |_| Ok(()))
     }
 
     /// The base that a segment of this satellite needs, if it needs one.
@@ -349,8 +418,13 @@ impl Snapshot {
         if unknown > 0 {
             let mut known = base.as_deref().cloned();
             for (key, header) in chain[..unknown].iter().rev() {
-                let next = learn(header, &self.base(*key, header)?, known)?;
-                known = Some(next.ok_or(CodecError::MissingBase(header.id.sequence))?);
+                let learn = |stream: &mut dyn BufRead| learn_from(header, stream, known.take());
+                let next = self.streamed(header, At::Base(*key), learn)?;
+                let next = next.ok_or(CodecError::MissingBase(header.id.sequence))?;
+                if next.size() > LARGEST_BASE {
+                    return Err(CodecError::TooLarge("a base").into());
+                }
+                known = Some(next);
             }
             base = known.map(Arc::new);
         }
@@ -362,16 +436,16 @@ impl Snapshot {
 
     /// A payload, verified.
     pub(super) fn payload(&self, number: u64, header: &Header) -> Result<Vec<u8>, Fault> {
+        self.check(header, At::Payload(number))?;
         let chunks = self.read.open_table(SEGMENT_CHUNKS)?;
-        let payload = join(chunks.range(ChunkKey::all(number))?, header.payload_len as usize)?;
-        if hash(&payload) == header.hash { Ok(payload) } else { Err(Fault::Payload) }
+        Ok(join(chunks.range(ChunkKey::all(number))?, header.payload_len as usize)?)
     }
 
     /// The payload of a kept base, verified.
     pub(super) fn base(&self, key: SequenceKey, header: &Header) -> Result<Vec<u8>, Fault> {
+        self.check(header, At::Base(key))?;
         let chunks = self.read.open_table(BASE_CHUNKS)?;
-        let payload = join(chunks.range(key.base())?, header.payload_len as usize)?;
-        if hash(&payload) == header.hash { Ok(payload) } else { Err(Fault::Base(key)) }
+        Ok(join(chunks.range(key.base())?, header.payload_len as usize)?)
     }
 
     /// Shows `each` every segment in the spool with its satellite and the base that it needs, in the order of commits.
@@ -400,10 +474,16 @@ impl Snapshot {
         Ok(())
     }
 
+    /// That a segment has its hash and all of it decodes.
+    pub(super) fn look_through(&self, satellite: u32, header: &Header, at: At<'_>) -> Result<(), Fault> {
+        let unpacked = self.unpack(satellite, header, at)?;
+        Ok(unpacked.requests(PIECE)?.try_for_each(|request| request.map(drop))?)
+    }
+
     /// Checks every segment and every base: its pieces, its hash, and that it decodes. What is wrong, one line each.
     pub(super) fn verify(self) -> Result<Vec<String>, SpoolError> {
         // What is known from before says nothing about what is on disk.
-        let fresh = Self { decoded: Decoded::new(self.decoded.bytes as u64), ..self };
+        let fresh = Self { decoded: Decoded::new(self.decoded.bytes as u64, &self.decoded.budget), ..self };
         let mut wrong = Vec::new();
         for row in fresh.read.open_table(ENTRIES)?.iter()? {
             let record = decode::<SegmentRecord>(row?.1.value())?;
@@ -411,16 +491,14 @@ impl Snapshot {
                 continue;
             }
             let header = record.header()?;
-            let bytes = fresh.payload(record.payload, &header);
-            let found = bytes.and_then(|bytes| fresh.decode(record.number, &header, &bytes, false, |_| ()));
+            let found = fresh.look_through(record.number, &header, At::Payload(record.payload));
             wrong.extend(said(found)?.map(|why| format!("{}: segment {}: {why}", record.payload, header.id)));
         }
         for row in fresh.read.open_table(BASES)?.iter()? {
             let (key, value) = row?;
             let (key, record) = (key.value(), decode::<BaseRecord>(value.value())?);
             let header = bases::read_header(value.value())?;
-            let bytes = fresh.base(key, &header);
-            let found = bytes.and_then(|bytes| fresh.decode(key.satellite, &header, &bytes, false, |_| ()));
+            let found = fresh.look_through(key.satellite, &header, At::Base(key));
             wrong.extend(said(found)?.map(|why| format!("{}: base {}: {why}", record.entry, header.id)));
         }
         Ok(wrong)

@@ -20,6 +20,7 @@ fn settings() -> Settings {
         satellites: Vec::new(),
         ballast: 1 << 20,
         decoded_bases: 64 << 20,
+        decoding: Default::default(),
         catalogue: Default::default(),
         keep: Keep::OFF,
         station: "svalbard".to_owned(),
@@ -140,7 +141,7 @@ async fn exporters_pass_over_what_is_damaged_and_get_the_rest() {
     }
     let store = damage(&disk, store, 2).await;
     let mut sequences = Vec::new();
-    while let Some(mut work) = store.next("a".into(), SignalSet::ALL, 1).await.unwrap() {
+    while let Some(work) = store.next("a".into(), SignalSet::ALL, 1).await.unwrap() {
         sequences.push(work.header.id.sequence);
         assert_eq!(work.requests().unwrap().count(), 1);
         let done = Progress { finished: true, ..Progress::at(work.place, 1) };

@@ -111,25 +111,31 @@ pub(super) fn insert(
     Ok(ack)
 }
 
-/// The highest id of a drop that the satellite has told of an epoch, and what the ledger had of the latest ones, besides `told`.
+/// The highest id of a drop that the satellite has told of an epoch; 0: none.
+pub(super) fn highest(txn: &Txn<'_>, EpochKey { satellite, epoch }: EpochKey) -> Result<u64, SpoolError> {
+    let key = |id| DropKey { satellite, epoch, id };
+    let drops = txn.tables.open_table(DROPS)?;
+    let last = drops.range(key(0)..key(LOST_LOG / 2))?.next_back().transpose()?;
+    Ok(last.map_or(0, |(key, _)| key.value().id))
+}
+
+/// What the ledger had of the latest drops of an epoch, besides `told`.
 pub(super) fn latest(
     txn: &Txn<'_>,
     EpochKey { satellite, epoch }: EpochKey,
     mut told: Vec<link::DropOverride>,
-) -> Result<(u64, Vec<link::DropOverride>), SpoolError> {
-    let mut highest = 0;
+) -> Result<Vec<link::DropOverride>, SpoolError> {
     let key = |id| DropKey { satellite, epoch, id };
     let drops = txn.tables.open_table(DROPS)?;
     for row in drops.range(key(0)..key(LOST_LOG / 2))?.rev().take(MOST_RANGES) {
         let (key, value) = row?;
         let id = key.value().id;
-        highest = highest.max(id);
         let items = decode::<DropRecord>(value.value())?.overridden;
         if items.is_some_and(|items| items != link::Counts::default()) && told.iter().all(|o| o.id != id) {
             told.push(link::DropOverride { id, items });
         }
     }
-    Ok((highest, told))
+    Ok(told)
 }
 
 /// Brings the counters of a satellite to what its recorded gaps come to.

@@ -177,10 +177,12 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<
     for epoch in hello.epochs.iter().rev() {
         handover_twice += note_epoch(txn, satellite, epoch)?;
         forget_partials(txn, satellite, epoch)?;
+        // Before what it tells now: of what this station forgot, the satellite tells no more by itself.
+        let highest = gaps::highest(txn, EpochKey { satellite, epoch: epoch.epoch })?;
         let drops = gaps::insert(txn, satellite, epoch.epoch, &epoch.drops)?;
         gaps::lose_acknowledged(txn, (id, satellite), epoch)?;
         gaps::take_again(txn, satellite, epoch.epoch, &on_board)?;
-        epochs.push(resume_epoch(txn, satellite, epoch, drops, &mut room)?);
+        epochs.push(resume_epoch(txn, satellite, epoch, (drops, highest), &mut room)?);
     }
     gaps::close_forgotten(txn, (id, satellite), &hello.epochs)?;
     bases::forget_passed(txn, satellite)?;
@@ -207,7 +209,8 @@ pub(super) fn hello_without_ledger(
     let mut epochs = Vec::new();
     for epoch in hello.epochs.iter().rev() {
         let drops = link::DropsAck { epoch: epoch.epoch, ..link::DropsAck::default() };
-        epochs.push(resume_epoch(txn, satellite, epoch, drops, &mut room)?);
+        let highest = gaps::highest(txn, EpochKey { satellite, epoch: epoch.epoch })?;
+        epochs.push(resume_epoch(txn, satellite, epoch, (drops, highest), &mut room)?);
     }
     Ok(Answer { ledger, start_counter: 0, epochs, handover_twice: 0 })
 }
@@ -344,7 +347,7 @@ fn resume_epoch(
     txn: &Txn<'_>,
     satellite: u32,
     epoch: &link::Epoch,
-    drops: link::DropsAck,
+    (drops, highest): (link::DropsAck, u64),
     room: &mut Room,
 ) -> Result<link::ResumeEpoch, SpoolError> {
     let committed = txn.tables.open_table(COMMITTED)?;
@@ -388,7 +391,7 @@ fn resume_epoch(
         lanes.push(told);
     }
     let key = EpochKey { satellite, epoch: epoch.epoch };
-    let (highest, mut overridden) = gaps::latest(txn, key, drops.overridden)?;
+    let mut overridden = gaps::latest(txn, key, drops.overridden)?;
     let mut ids = drops.ids;
     overridden.truncate(room.0 / OVERRIDE);
     room.0 -= overridden.len() * OVERRIDE;

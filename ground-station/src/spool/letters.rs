@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::contents::Kept;
 use super::counters::{Counters, Kind};
-use super::decode::Fault;
+use super::decode::{At, Fault};
 use super::error::SpoolError;
 use super::file::{Spool, Txn, View};
 use super::gaps::{self, Lost};
@@ -243,7 +243,7 @@ pub(super) fn replay(spool: &mut Spool, ids: Option<&[u64]>) -> Result<u64, Spoo
 fn replay_segment(spool: &mut Spool, id: u64, letter: LetterRecord) -> Result<bool, SpoolError> {
     let Some(header) = header(letter.header.clone()) else { return Ok(false) };
     let bytes = spool.read(|view| bytes(view, id, &letter))?;
-    match spool.snapshot()?.requests(letter.number, &header, &bytes) {
+    match spool.snapshot()?.look_through(letter.number, &header, At::Bytes(&bytes)) {
         Ok(_) => {}
         Err(Fault::Payload) => {
             spool.write(|txn| lose(txn, id))?;

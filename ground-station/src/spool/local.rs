@@ -33,7 +33,7 @@ use super::tables::*;
 use super::upkeep::{Bounds, Group, Keeper, Status};
 use super::views::{AccountView, GapView, Gaps, SatelliteView, SpoolView};
 use super::{bases, ledger, letters, outlet, passes, views};
-use crate::memory::Large;
+use crate::memory::Turn;
 
 /// Calls of [`Store::commit`] that may wait.
 const QUEUE: usize = 64;
@@ -49,7 +49,6 @@ pub(super) struct Local {
     scrub: Arc<Mutex<Round>>,
     /// Those that are looked at.
     snapshots: TaskTracker,
-    large: Large,
     pub(super) env: Env,
     settings: Arc<Settings>,
 }
@@ -89,8 +88,8 @@ impl Local {
         let keeper = Keeper { owner, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
         let (groups, queue) = mpsc::channel(QUEUE);
         let tasks = Supervisor::new(env);
-        let (scrub, large, env) = (Arc::default(), Large::default(), env.clone());
-        Ok((Self { keeper, groups, tasks, scrub, snapshots, large, env, settings }, queue))
+        let (scrub, env) = (Arc::default(), env.clone());
+        Ok((Self { keeper, groups, tasks, scrub, snapshots, env, settings }, queue))
     }
 
     /// Gives up what can be decoded again.
@@ -152,25 +151,33 @@ impl Local {
         signals: SignalSet,
         fingerprint: u64,
     ) -> Result<Option<Work>, SpoolError> {
+        let mut turn = None;
         loop {
             let exporter = Arc::clone(&exporter);
             let find = move |spool: &mut Spool| {
                 let found = spool.read(|view| outlet::next(view, &exporter, signals, fingerprint))?;
-                found.map(|found| Ok((found, spool.snapshot()?))).transpose()
+                let Some(found) = found else { return Ok(None) };
+                let snapshot = spool.snapshot()?;
+                Ok(Some((snapshot.need(found.place.0.satellite, &found.header)?, found, snapshot)))
             };
-            let Some((found, snapshot)) = self.keeper.insist(find).await? else { return Ok(None) };
-            let Some(turn) = self.large.turn(&found.header) else {
-                drop(snapshot);
-                self.large.free().await;
+            let Some((need, found, snapshot)) = self.keeper.insist(find).await? else { return Ok(None) };
+            let Some(turn_now) = self.turn(&mut turn, need) else {
+                drop((found, snapshot));
+                turn = Some(self.settings.decoding.take(need).await);
                 continue;
             };
             let place = found.place;
             let fault = match self.env.cpu(move || guarded(|| snapshot.work(found))).await {
-                Ok(work) => return Ok(Some(work.in_turn(turn))),
+                Ok(work) => return Ok(Some(work.in_turn(turn_now))),
                 Err(fault) => fault,
             };
             self.mend(At::Entry(place.0), fault).await?;
         }
+    }
+
+    /// Memory for something that needs so much, if it was taken already or is free. If not, nothing is held any more.
+    fn turn(&self, taken: &mut Option<Turn>, need: u64) -> Option<Turn> {
+        taken.take().filter(|turn| turn.covers(need)).or_else(|| self.settings.decoding.try_take(need))
     }
 
     /// Whether an exporter that is at `place` would be handed another segment now: a more urgent one, or one of a lane whose turn it
@@ -314,6 +321,7 @@ impl Local {
         signals: SignalSet,
         fingerprint: u64,
     ) -> Result<Option<Again>, SpoolError> {
+        let mut turn = None;
         loop {
             let exporter = Arc::clone(&exporter);
             let find = move |spool: &mut Spool| {
@@ -323,17 +331,27 @@ impl Local {
             let Some(((id, job), snapshot)) = self.keeper.insist(find).await? else { return Ok(None) };
             let look = move || {
                 let mut sought = replay::seek_on(&snapshot.read, &job, signals, fingerprint)?;
-                let work = sought.found.take();
-                let payload = work.as_ref().map(|found| found.payload);
-                Ok::<_, SpoolError>((
-                    sought,
-                    payload,
-                    work.map(|found| guarded(|| snapshot.work_again(found))),
-                ))
+                let found = sought.found.take();
+                let need = found.as_ref().map(|found| snapshot.need(found.place.0.satellite, &found.header));
+                Ok::<_, SpoolError>((sought, found, need.transpose()?, snapshot))
             };
-            let (sought, payload, work) = match self.env.cpu(move || guarded(look)).await {
+            let (sought, found, need, snapshot) = match self.env.cpu(move || guarded(look)).await {
                 Err(error) => return Err(self.keeper.noted(error).await),
-                Ok(found) => found,
+                Ok(looked) => looked,
+            };
+            let mut turn_now = None;
+            if let Some(need) = need {
+                turn_now = self.turn(&mut turn, need);
+                if turn_now.is_none() {
+                    drop((found, snapshot));
+                    turn = Some(self.settings.decoding.take(need).await);
+                    continue;
+                }
+            }
+            let payload = found.as_ref().map(|found| found.payload);
+            let work = match found {
+                Some(found) => Some(self.env.cpu(move || guarded(|| snapshot.work_again(found))).await),
+                None => None,
             };
             match work {
                 Some(Err(Fault::Store(error))) => return Err(self.keeper.noted(error.into()).await),
@@ -344,6 +362,10 @@ impl Local {
                         self.again(id, 0, step).await?;
                     }
                     if let Some(work) = usable {
+                        let work = match turn_now {
+                            Some(turn) => work.in_turn(turn),
+                            None => work,
+                        };
                         return Ok(Some(Again { id, work }));
                     }
                 }
@@ -406,12 +428,12 @@ impl Local {
 
     /// Checks every segment and every base; what is wrong, one line each.
     pub(super) async fn verify(&self) -> Result<Vec<String>, SpoolError> {
-        self.study(Snapshot::verify).await
+        self.study_decoded(Snapshot::verify).await
     }
 
     /// Where the bytes of the latest segments go, together, and one by one when `each` is wanted.
     pub(super) async fn columns(&self, each: bool) -> Result<ColumnsView, SpoolError> {
-        self.study(move |snapshot| snapshot.columns(each)).await
+        self.study_decoded(move |snapshot| snapshot.columns(each)).await
     }
 
     /// Shows `each` every segment in the spool with its satellite and the base that it needs, in the order of commits.
@@ -419,7 +441,7 @@ impl Local {
         &self,
         each: impl FnMut(&str, &Header, &[u8], Option<&Base>) + Send + 'static,
     ) -> Result<(), SpoolError> {
-        self.study(move |snapshot| snapshot.each_segment(each)).await
+        self.study_decoded(move |snapshot| snapshot.each_segment(each)).await
     }
 
     /// Copies the spool as it is now into the new file `path`; returns the file's length.
@@ -469,6 +491,16 @@ impl Local {
             Err(error) => Err(self.keeper.noted(error).await),
             out => out,
         }
+    }
+
+    /// The same for work that decodes one segment after the other.
+    async fn study_decoded<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(Snapshot) -> Result<R, SpoolError> + Send + 'static,
+    ) -> Result<R, SpoolError> {
+        let need = self.study(|snapshot| snapshot.most()).await?;
+        let _turn = self.settings.decoding.take(need).await;
+        self.study(work).await
     }
 
     /// Ends the spool in order; what was handed in before is durable then. With other handles still held it is only let go,

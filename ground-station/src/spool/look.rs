@@ -372,7 +372,7 @@ fn memory(contents: &Contents) -> Contents {
         bases_held: contents.bases_held,
         bases_looked: contents.bases_looked,
         changes: contents.changes,
-        decoded: Decoded::new(0),
+        decoded: Decoded::new(0, &contents.settings.decoding),
         searched: Searched::default(),
     }
 }

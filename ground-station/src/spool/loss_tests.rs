@@ -29,6 +29,7 @@ fn on(disk: &std::sync::Arc<Disk>) -> Spool {
         satellites: Vec::new(),
         ballast: 0,
         decoded_bases: 1 << 20,
+        decoding: Default::default(),
         catalogue: Default::default(),
         keep: Keep::OFF,
         station: "svalbard".to_owned(),

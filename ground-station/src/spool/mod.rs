@@ -52,6 +52,7 @@ mod views;
 mod local;
 pub mod postgres;
 mod store;
+mod stream;
 mod upkeep;
 
 #[cfg(test)]
@@ -86,7 +87,7 @@ pub use catalogue::{CatalogueView, Delay, Keep, Wanted};
 pub use columns::{ColumnView, ColumnsView, SegmentColumns};
 pub use contents::Settings;
 pub use counters::Kind;
-pub use decode::{Requests, Work};
+pub use decode::{PIECES, Work};
 pub use error::SpoolError;
 pub use intake::{Applied, Incoming, Piece};
 pub use ledger::Answer;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::bases;
-use super::decode::{Fault, Snapshot};
+use super::decode::{self, Fault, Snapshot};
 use super::error::SpoolError;
 use super::store::Store;
 use super::tables::*;
@@ -60,7 +60,7 @@ impl Found {
         self.bytes >= STEP || self.checked >= MOST
     }
 
-    fn note(&mut self, at: At, bytes: u64, found: Result<Vec<u8>, Fault>) -> Result<(), SpoolError> {
+    fn note(&mut self, at: At, bytes: u64, found: Result<(), Fault>) -> Result<(), SpoolError> {
         self.checked += 1;
         self.bytes += bytes;
         self.next = Some(at);
@@ -88,7 +88,7 @@ pub(super) fn step(snapshot: &Snapshot, at: Option<At>) -> Result<Found, SpoolEr
         if record.is_finished() {
             continue;
         }
-        let bytes = snapshot.payload(record.payload, &record.header()?);
+        let bytes = snapshot.check(&record.header()?, decode::At::Payload(record.payload));
         found.note(At::Entry(key.value()), record.bytes(), bytes)?;
         if found.is_full() {
             return Ok(found);
@@ -101,7 +101,7 @@ pub(super) fn step(snapshot: &Snapshot, at: Option<At>) -> Result<Found, SpoolEr
     for row in snapshot.read.open_table(BASES)?.range(from..)? {
         let (key, value) = row?;
         let header = bases::read_header(value.value())?;
-        let bytes = snapshot.base(key.value(), &header);
+        let bytes = snapshot.check(&header, decode::At::Base(key.value()));
         found.note(At::Base(key.value()), header.payload_len, bytes)?;
         if found.is_full() {
             return Ok(found);

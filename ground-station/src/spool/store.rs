@@ -29,6 +29,7 @@ use super::replay::{Again, ReplayStep, ReplayView, ReplayWanted};
 use super::standing::StandingView;
 use super::upkeep::Status;
 use super::views::{AccountView, GapView, Gaps, SatelliteView, SpoolView};
+use crate::memory::Budget;
 
 /// How the program reaches its store. Clones reach the same one.
 ///
@@ -141,6 +142,14 @@ impl Store {
         match &self.0 {
             Engine::File(file) => file.status(),
             Engine::Shared(fleet) => fleet.status(),
+        }
+    }
+
+    /// The memory that whoever decodes segments shares.
+    pub fn decoding(&self) -> Budget {
+        match &self.0 {
+            Engine::File(file) => file.settings().decoding.clone(),
+            Engine::Shared(fleet) => fleet.settings().decoding.clone(),
         }
     }
 

@@ -12,13 +12,13 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, number_data_point};
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use perigee_shared::segment::{Decoder, Header, Request};
+use perigee_shared::segment::{Header, Request};
 use perigee_shared::signal::Signal;
 use prost::Message;
 use redb::ReadableTable;
 use serde::Serialize;
 
-use super::decode::{Fault, Seen, Snapshot};
+use super::decode::{At, Fault, PIECE, Seen, Snapshot};
 use super::error::SpoolError;
 use super::file::View;
 use super::standing::clean;
@@ -116,8 +116,9 @@ pub(super) fn tail(
             Source::Segment(candidate) => {
                 let Some(satellite) = names.get(&candidate.satellite) else { continue };
                 let like = like(number, satellite, candidate.header.id.lane.0);
-                match requests(snapshot, number, &candidate) {
-                    Ok(requests) => requests.iter().for_each(|request| show(request, &like, &mut items)),
+                match requests(snapshot, number, &candidate, |request| show(request, &like, &mut items)) {
+                    Ok(true) => {}
+                    Ok(false) => continue,
                     Err(Fault::Store(error)) => return Err(error.into()),
                     // What is wrong with it is for its exporter and the scrub to say.
                     Err(_) => continue,
@@ -189,16 +190,22 @@ fn candidates(view: &View<'_>, after: u64) -> Result<BTreeMap<u64, Candidate>, S
     Ok(found)
 }
 
-fn requests(snapshot: &Snapshot, number: u64, candidate: &Candidate) -> Result<Vec<Request>, Fault> {
-    let header = &candidate.header;
-    let payload = match candidate.is_entry {
-        true => snapshot.payload(number, header)?,
-        false => snapshot.base(candidate.key, header)?,
+/// Shows `each` the requests of a segment; whether there was memory for that.
+fn requests(
+    snapshot: &Snapshot,
+    number: u64,
+    candidate: &Candidate,
+    mut each: impl FnMut(&Request),
+) -> Result<bool, Fault> {
+    let (satellite, header) = (candidate.satellite, &candidate.header);
+    let at = if candidate.is_entry { At::Payload(number) } else { At::Base(candidate.key) };
+    // Looking never waits: what an exporter decodes is seen all the same.
+    let Some(_turn) = snapshot.decoded.budget().try_take(snapshot.need(satellite, header)?) else {
+        return Ok(false);
     };
-    Ok(match snapshot.requests(candidate.satellite, header, &payload)? {
-        Some(all) => all,
-        None => Decoder::new(header, &payload, None)?.collect::<Result<_, _>>()?,
-    })
+    let unpacked = snapshot.unpack(satellite, header, at)?;
+    unpacked.requests(PIECE)?.try_for_each(|request| request.map(|request| each(&request)))?;
+    Ok(true)
 }
 
 /// The items of a request; one that cannot be read shows nothing.

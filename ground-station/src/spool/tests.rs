@@ -25,6 +25,7 @@ pub(super) fn settings(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) ->
         satellites: Vec::new(),
         ballast: 0,
         decoded_bases: 64 << 20,
+        decoding: Default::default(),
         catalogue: Default::default(),
         keep: Keep::OFF,
         station: "svalbard".to_owned(),

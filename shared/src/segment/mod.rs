@@ -11,6 +11,9 @@ mod rows;
 pub use columns::{Base, Cost, inspect};
 pub use header::{FORMAT, Hash, Header, HeaderError, Lane, MAX_PAYLOAD, MAX_RAW, SegmentId, hash};
 
+use std::io::{BufRead, Read};
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::signal::Signal;
@@ -154,6 +157,15 @@ impl Encoder {
 /// What segments may lean on that lean on the one that `header` describes, if its codec knows such a thing; that one leans on
 /// `below`, if it leans on one. Cheaper than a [`Decoder`], since no requests are built.
 pub fn learn(header: &Header, payload: &[u8], below: Option<Base>) -> Result<Option<Base>, CodecError> {
+    learn_from(header, payload, below)
+}
+
+/// The same of a payload that is read while it is decoded.
+pub fn learn_from(
+    header: &Header,
+    payload: impl BufRead,
+    below: Option<Base>,
+) -> Result<Option<Base>, CodecError> {
     let base = match header.base_sequence {
         Some(sequence) => Some(below.ok_or(CodecError::MissingBase(sequence))?),
         None => None,
@@ -161,42 +173,33 @@ pub fn learn(header: &Header, payload: &[u8], below: Option<Base>) -> Result<Opt
     let codec = Codec::from_number(header.codec).ok_or(CodecError::UnknownCodec(header.codec))?;
     match codec.layout() {
         None => Ok(None),
-        Some(layout) => columns::learn(layout, base, payload, header.raw_len).map(Some),
+        Some(layout) => guarded(|| columns::learn(layout, base, payload, header.raw_len)).map(Some),
     }
 }
 
 /// Turns a payload back into requests, one after the other.
-pub enum Decoder<'a> {
-    /// Codec 1.
+pub struct Decoder<'a>(Reading<'a>);
+
+enum Reading<'a> {
     ZstdRows(rows::Decoder<'a>),
-    /// Codec 2 or 3: all of them, and what other segments may lean on.
-    Columns(std::vec::IntoIter<Request>, Box<Base>),
+    Columns(Box<columns::Unpacked>, columns::Cursor),
 }
 
 impl<'a> Decoder<'a> {
     /// A decoder of `payload` as `header` describes it. `base` is of the segment that it leans on, if it leans on one.
     pub fn new(header: &Header, payload: &'a [u8], base: Option<&Base>) -> Result<Self, CodecError> {
-        let base = match header.base_sequence {
-            Some(sequence) => Some(base.ok_or(CodecError::MissingBase(sequence))?),
-            None => None,
+        let reading = match unpack(header, payload, base, true)? {
+            Some(unpacked) => Reading::Columns(Box::new(unpacked), columns::Cursor::default()),
+            None => Reading::ZstdRows(rows::Decoder::new(payload, header.raw_len)?),
         };
-        let codec = Codec::from_number(header.codec).ok_or(CodecError::UnknownCodec(header.codec))?;
-        // Whatever a payload holds, it is this segment alone that does not decode.
-        let decode = || match codec.layout() {
-            None => rows::Decoder::new(payload, header.raw_len).map(Self::ZstdRows),
-            Some(layout) => {
-                let (requests, base) = columns::decode(layout, base, payload, header.raw_len)?;
-                Ok(Self::Columns(requests.into_iter(), Box::new(base)))
-            }
-        };
-        expecting(decode).unwrap_or(Err(CodecError::Damaged("the decoder has panicked on it")))
+        Ok(Self(reading))
     }
 
     /// What other segments may lean on, if the codec knows such a thing.
     pub fn into_base(self) -> Option<Base> {
-        match self {
-            Self::ZstdRows(_) => None,
-            Self::Columns(_, base) => Some(*base),
+        match self.0 {
+            Reading::ZstdRows(_) => None,
+            Reading::Columns(unpacked, _) => Some(Base::clone(unpacked.base())),
         }
     }
 }
@@ -205,9 +208,93 @@ impl Iterator for Decoder<'_> {
     type Item = Result<Request, CodecError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self {
-            Self::ZstdRows(d) => d.next(),
-            Self::Columns(requests, _) => requests.next().map(Ok),
+        match &mut self.0 {
+            Reading::ZstdRows(rows) => rows.next(),
+            Reading::Columns(unpacked, at) => next(unpacked, at, usize::MAX),
         }
     }
+}
+
+/// A payload that was decoded as far as its codec does that at once: less than its requests take, which can be had again and again.
+pub struct Unpacked(Stored);
+
+enum Stored {
+    ZstdRows(Vec<u8>, u64),
+    Columns(Box<columns::Unpacked>),
+}
+
+/// Requests of a segment.
+pub type Requests<'a> = Box<dyn Iterator<Item = Result<Request, CodecError>> + Send + 'a>;
+
+impl Unpacked {
+    /// Decodes `payload` as `header` describes it. `base` is of the segment that it leans on, if it leans on one.
+    pub fn new(header: &Header, mut payload: impl BufRead, base: Option<&Base>) -> Result<Self, CodecError> {
+        match unpack(header, &mut payload, base, header.is_base)? {
+            Some(unpacked) => Ok(Self(Stored::Columns(Box::new(unpacked)))),
+            None => {
+                let mut bytes = Vec::with_capacity(header.payload_len as usize);
+                payload.take(MAX_PAYLOAD).read_to_end(&mut bytes)?;
+                Ok(Self(Stored::ZstdRows(bytes, header.raw_len)))
+            }
+        }
+    }
+
+    /// Its requests in order. Codecs that take items apart put one request of a signal together, or several of at least `piece`
+    /// bytes: what they are depends on nothing else.
+    pub fn requests(&self, piece: usize) -> Result<Requests<'_>, CodecError> {
+        match &self.0 {
+            Stored::ZstdRows(payload, raw_len) => {
+                Ok(Box::new(Decoder(Reading::ZstdRows(rows::Decoder::new(payload, *raw_len)?))))
+            }
+            Stored::Columns(unpacked) => {
+                let mut at = columns::Cursor::default();
+                Ok(Box::new(std::iter::from_fn(move || next(unpacked, &mut at, piece))))
+            }
+        }
+    }
+
+    /// What other segments may lean on, if the header says that they may and the codec knows such a thing.
+    pub fn base(&self) -> Option<&Arc<Base>> {
+        match &self.0 {
+            Stored::ZstdRows(..) => None,
+            Stored::Columns(unpacked) => Some(unpacked.base()),
+        }
+    }
+
+    /// Bytes that it takes in memory, roughly.
+    pub fn size(&self) -> usize {
+        match &self.0 {
+            Stored::ZstdRows(payload, _) => payload.len(),
+            Stored::Columns(unpacked) => unpacked.size(),
+        }
+    }
+}
+
+/// A payload, decoded; `None` when its codec hands requests out one by one.
+fn unpack(
+    header: &Header,
+    payload: impl BufRead,
+    base: Option<&Base>,
+    teaches: bool,
+) -> Result<Option<columns::Unpacked>, CodecError> {
+    let base = match header.base_sequence {
+        Some(sequence) => Some(base.ok_or(CodecError::MissingBase(sequence))?),
+        None => None,
+    };
+    let codec = Codec::from_number(header.codec).ok_or(CodecError::UnknownCodec(header.codec))?;
+    let Some(layout) = codec.layout() else { return Ok(None) };
+    guarded(|| columns::Unpacked::new(layout, base, payload, header.raw_len, teaches)).map(Some)
+}
+
+fn next(
+    unpacked: &columns::Unpacked,
+    at: &mut columns::Cursor,
+    piece: usize,
+) -> Option<Result<Request, CodecError>> {
+    guarded(|| unpacked.next(at, piece).transpose()).transpose()
+}
+
+/// Whatever a payload holds, it is this segment alone that does not decode.
+fn guarded<R>(decode: impl FnOnce() -> Result<R, CodecError>) -> Result<R, CodecError> {
+    expecting(decode).unwrap_or(Err(CodecError::Damaged("the decoder has panicked on it")))
 }

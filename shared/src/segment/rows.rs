@@ -39,7 +39,7 @@ impl Encoder {
 }
 
 /// Reads a payload of codec 1.
-pub struct Decoder<'a> {
+pub(super) struct Decoder<'a> {
     reader: zstd::stream::read::Decoder<'static, &'a [u8]>,
     /// Raw bytes that may still come.
     left: u64,

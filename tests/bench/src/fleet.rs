@@ -108,6 +108,7 @@ impl Engine {
             satellites: Vec::new(),
             ballast: 0,
             decoded_bases: 64 << 20,
+            decoding: Default::default(),
             catalogue: Default::default(),
             keep: ground_station::spool::Keep::OFF,
             station: "bench".to_owned(),

@@ -206,6 +206,7 @@ async fn open(directory: &Path) -> Result<Store> {
         satellites: Vec::new(),
         ballast: 0,
         decoded_bases: 64 << 20,
+        decoding: Default::default(),
         catalogue: Default::default(),
         keep: ground_station::spool::Keep::OFF,
         station: "svalbard".to_owned(),

@@ -79,6 +79,7 @@ impl Subject for Station {
             satellites: Vec::new(),
             ballast: 0,
             decoded_bases: 8 << 20,
+            decoding: Default::default(),
             catalogue: Default::default(),
             keep: ground_station::spool::Keep::OFF,
             station: STATION.to_owned(),
@@ -205,7 +206,7 @@ impl Station {
         self.send(work, plan, fingerprint)
     }
 
-    fn send(&mut self, mut work: Work, plan: Plan, fingerprint: u64) -> Result<Exported, Failure> {
+    fn send(&mut self, work: Work, plan: Plan, fingerprint: u64) -> Result<Exported, Failure> {
         let place = work.place;
         let mut done = Vec::new();
         let mut progress = Progress { finished: true, ..Progress::at(place, fingerprint) };

@@ -30,9 +30,17 @@ use super::session::{Lease, Need, note};
 use super::sql::{self, Query};
 use super::watch::BEAT;
 use super::{Fleet, locked};
+use crate::memory::{Turn, to_decode};
 
 /// Segments of a lane that a worker sends before it leaves the lane to the others.
 const STAY: u32 = 64;
+
+/// Bytes that decoding a segment may take here: its rows are held as they came and in tables, and it is not known before which of
+/// its bases are decoded already.
+pub(super) fn needs(header: &Header) -> u64 {
+    const BASES: u64 = 16 << 20;
+    to_decode(header) + 3 * header.payload_len + if header.base_sequence.is_some() { BASES } else { 0 }
+}
 
 /// Lanes that are looked at again with every commit; with more, at most once in [`LOOK`].
 const FEW: usize = 64;
@@ -200,6 +208,7 @@ impl Fleet {
     ) -> Result<Option<Work>, SpoolError> {
         // Damage is believed when it was read twice.
         let mut doubted = None;
+        let mut turn = None;
         loop {
             self.look_for_lanes(&exporter, signals).await?;
             let Some(lane) = self.search(&exporter, |search| search.pick(signals)) else { return Ok(None) };
@@ -226,9 +235,12 @@ impl Fleet {
                 continue;
             }
             let place = Place(EntryKey { satellite: lane.0, lane: lane.1, entry: head.entry });
-            let Some(turn) = self.inner.large.turn(&head.record.header()?) else {
+            let need = needs(&head.record.header()?);
+            let decoding = &self.settings().decoding;
+            let taken = turn.take().filter(|turn: &Turn| turn.covers(need));
+            let Some(turn_now) = taken.or_else(|| decoding.try_take(need)) else {
                 drop(head);
-                self.inner.large.free().await;
+                turn = Some(decoding.take(need).await);
                 continue;
             };
             let fault = match self.work(place, head, wanted).await? {
@@ -237,7 +249,7 @@ impl Fleet {
                         Some((at, _)) if *at == lane => {}
                         at => *at = Some((lane, 0)),
                     });
-                    return Ok(Some(work.in_turn(turn)));
+                    return Ok(Some(work.in_turn(turn_now)));
                 }
                 Err(fault) => fault,
             };

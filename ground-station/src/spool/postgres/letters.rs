@@ -7,11 +7,11 @@ use perigee_shared::export::Limits;
 use perigee_shared::store::guarded;
 use tokio::time::Instant;
 
-use super::super::decode::Fault;
+use super::super::decode::{At, Fault, Snapshot};
 use super::super::error::SpoolError;
 use super::super::letters::{self, LetterView, Next, Replay};
 use super::super::tables::{LetterRecord, decode, header};
-use super::export::LETTERS;
+use super::export::{LETTERS, needs};
 use super::rows::{List, Of, Rows, satellite_of_letter};
 use super::scratch::Loaded;
 use super::session::{Need, note};
@@ -200,8 +200,10 @@ impl Fleet {
         let bytes: Arc<[u8]> = shown.look(|view| letters::bytes(view, id, &letter))?.into();
         let (payload, of) = (Arc::clone(&bytes), header.clone());
         let decoded = move || {
-            guarded(|| shown.snapshot().map_err(Fault::from)?.requests(satellite, &of, &payload).map(drop))
+            let look = |s: Snapshot| s.look_through(satellite, &of, At::Bytes(&payload));
+            guarded(|| look(shown.snapshot().map_err(Fault::from)?))
         };
+        let _turn = self.settings().decoding.take(needs(&header)).await;
         match self.inner.env.cpu(decoded).await {
             Ok(()) => {}
             Err(Fault::Payload) => return self.lose_letter(id).await.map(|()| false),

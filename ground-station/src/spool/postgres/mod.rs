@@ -65,7 +65,6 @@ use super::ledger::Answer;
 use super::passes::Heard;
 use super::upkeep::{Group, Status};
 use super::{bases, ledger, passes};
-use crate::memory::Large;
 
 /// Hand-overs that may wait.
 const QUEUE: usize = 64;
@@ -87,7 +86,6 @@ struct Inner {
     pool: Pool,
     scratch: Scratch,
     bounds: Bounds,
-    large: Large,
     /// After so long without a word a worker is replaced.
     lease: Duration,
     /// This process among the workers.
@@ -206,7 +204,6 @@ impl Fleet {
             env: env.clone(),
             pool,
             scratch: Scratch::new(Arc::new(settings), ledger),
-            large: Large::default(),
             bounds,
             lease: fleet.lease,
             owner: (env.random() >> 1) as i64,

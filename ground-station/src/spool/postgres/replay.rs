@@ -23,7 +23,7 @@ use super::super::replay::{
     self, Again, REMEMBERED, ReplayRecord, ReplayStep, ReplayView, ReplayWanted, Sought,
 };
 use super::super::tables::decode;
-use super::export::REPLAYS;
+use super::export::{REPLAYS, needs};
 use super::rows::{List, Of, PAYLOAD_BITS, satellite_of_payload};
 use super::scratch::{Loaded, Shown};
 use super::session::{Lease, Need, note};
@@ -214,6 +214,7 @@ impl Fleet {
     /// Verifies and decodes a segment; none when it cannot be used.
     async fn work_again(&self, found: Found) -> Result<Option<Work>, SpoolError> {
         let (satellite, payload) = (satellite_of_payload(found.payload), found.payload);
+        let turn = self.settings().decoding.take(needs(&found.header)).await;
         let mut loaded = Loaded::new();
         let pieces = self.rows(move || Query::key(Of::SegmentChunk, &[satellite, payload])).await?;
         note(Of::SegmentChunk, &pieces, &mut loaded)?;
@@ -223,7 +224,7 @@ impl Fleet {
             let shown = scratch.view(Vec::new(), loaded)?;
             let snapshot = shown.snapshot()?;
             match guarded(|| snapshot.work_again(found)) {
-                Ok(work) => Ok(Some(work)),
+                Ok(work) => Ok(Some(work.in_turn(turn))),
                 Err(Fault::Store(error)) => Err(error.into()),
                 Err(_) => Ok(None),
             }

@@ -129,7 +129,7 @@ pub(super) fn memory() -> Result<Database, SpoolError> {
 
 impl Scratch {
     pub(super) fn new(settings: Arc<Settings>, ledger: u64) -> Self {
-        let decoded = Decoded::new(settings.decoded_bases);
+        let decoded = Decoded::new(settings.decoded_bases, &settings.decoding);
         Self { settings, ledger, decoded, idle: Arc::default() }
     }
 

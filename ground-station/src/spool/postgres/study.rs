@@ -7,10 +7,11 @@ use perigee_shared::store::guarded;
 use perigee_shared::store::scrub::Step;
 
 use super::super::columns::ColumnsView;
-use super::super::decode::{Fault, Snapshot};
+use super::super::decode::{self, Fault, Snapshot};
 use super::super::error::SpoolError;
 use super::super::scrub::{At, Scrubbed};
 use super::super::tables::{BaseRecord, EntryKey, SegmentRecord, SequenceKey, decode, header};
+use super::export::needs;
 use super::rows::{Cell, List, Of, Row};
 use super::scratch::{Loaded, Shown};
 use super::session::note;
@@ -141,6 +142,7 @@ impl Fleet {
             };
             behind = behind.at(&last);
             for looked in page {
+                let _turn = self.settings().decoding.take(needs(&looked.header)).await;
                 let (shown, each) = (self.shown(&looked).await?, Arc::clone(&each));
                 let work = move || {
                     let looked_at = guarded(|| each(&mut state, &looked, shown.snapshot()?));
@@ -226,8 +228,8 @@ impl Fleet {
             let check = move || {
                 let snapshot = shown.snapshot().map_err(Fault::from)?;
                 match at {
-                    At::Entry(_) => snapshot.payload(payload.number(), &header).map(drop),
-                    At::Base(key) => snapshot.base(key, &header).map(drop),
+                    At::Entry(_) => snapshot.check(&header, decode::At::Payload(payload.number())),
+                    At::Base(key) => snapshot.check(&header, decode::At::Base(key)),
                 }
             };
             match self.inner.env.cpu(move || guarded(check)).await {

@@ -2,6 +2,8 @@
 //!
 //! Items of one resource and scope come out together, whatever request they went in with; logs in the order of their times.
 
+use std::ops::Range;
+
 use rustc_hash::FxHashMap;
 
 use super::order::{Order, unrank};
@@ -9,7 +11,7 @@ use super::schema::Role;
 use super::shape::Element;
 use super::state::{Context, State};
 use super::{dictionary, schema};
-use crate::otlp::protobuf::{put_tag, put_varint, varint_len};
+use crate::otlp::protobuf::{put_tag, put_varint, varint, varint_len};
 use crate::segment::CodecError;
 use crate::signal::Signal;
 
@@ -29,13 +31,6 @@ impl Rows for Nothing {
 }
 
 /// Items of a context, where they stand among all.
-#[derive(Debug, Default)]
-struct Bucket {
-    /// Of logs one by one, of others as many as stand together.
-    items: Vec<Items>,
-    bytes: usize,
-}
-
 #[derive(Debug)]
 struct Items {
     /// Of a log, else 0.
@@ -44,62 +39,214 @@ struct Items {
     end: u32,
 }
 
-/// Items as they come, and which of them are of which context.
+/// Rows as they come, and which of them are of which context. They are put together as requests when somebody wants those: until
+/// then text stands in its dictionary alone.
 #[derive(Debug)]
 pub(super) struct Builder {
-    /// Each as a field of what encloses it.
-    items: Vec<u8>,
-    buckets: Vec<Bucket>,
-    orders: Orders,
+    /// Of each row its type, how many values it has, and those, all as varints.
+    rows: Vec<u8>,
+    count: usize,
+    /// By context; of logs one by one, of others as many as stand together.
+    buckets: Vec<Vec<Items>>,
     limit: usize,
 }
 
-/// For so many bytes there is room from the start, if so many may come.
-const ROOM: usize = 8 << 20;
+/// The shortest item, with its tag.
+const SHORTEST: usize = 2;
+
+/// A row takes this many times the bytes of its item at most: a value is an element of it, and has as many bytes, or a place in a
+/// dictionary whose entry has.
+const WIDEST: usize = 4;
 
 impl Builder {
-    /// Builds at most `limit` bytes.
+    /// Of items with at most `limit` bytes.
     pub(super) fn new(limit: u64) -> Self {
-        let limit = u32::try_from(limit).unwrap_or(u32::MAX) as usize;
-        Self {
-            items: Vec::with_capacity(limit.min(ROOM)),
-            buckets: Vec::new(),
-            orders: Orders::default(),
-            limit,
-        }
+        let limit = u32::try_from(limit).map_or(u32::MAX as usize / WIDEST, |n| n as usize);
+        Self { rows: Vec::new(), count: 0, buckets: Vec::new(), limit }
     }
 
-    /// The export request of `signal`, if there was anything of it.
-    pub(super) fn request(&mut self, state: &State, signal: Signal) -> Option<Vec<u8>> {
-        let mut contexts: Vec<(Context, Bucket)> = state
-            .contexts
-            .iter()
-            .copied()
-            .zip(&mut self.buckets)
-            .filter(|(c, b)| c.signal == signal as u8 && b.bytes > 0)
-            .map(|(c, b)| (c, std::mem::take(b)))
-            .collect();
-        if contexts.is_empty() {
-            return None;
-        }
-        contexts.sort_by_key(|(c, _)| *c);
-        if signal == Signal::Logs {
-            contexts.iter_mut().for_each(|(_, b)| b.items.sort_by_key(|i| i.time));
-        }
-        let request = Assembly { state, items: &self.items };
-        let resources = || contexts.chunk_by(|a, b| a.0.resource == b.0.resource);
-        let mut out = Vec::with_capacity(resources().map(|r| field_len(request.resource_len(r))).sum());
-        for of_resource in resources() {
-            begin(&mut out, 1, request.resource_len(of_resource));
-            out.extend_from_slice(request.head(dictionary::RESOURCES, of_resource[0].0.resource));
-            for of_scope in scopes(of_resource) {
-                begin(&mut out, 2, request.scope_len(of_scope));
-                out.extend_from_slice(request.head(dictionary::SCOPES, of_scope[0].0.scope));
-                of_scope.iter().for_each(|of| request.enclosed(of, &mut out));
-            }
-        }
-        Some(out)
+    /// What was built; `state` is how the last row left it.
+    pub(super) fn finish(mut self, state: &State) -> Built {
+        let mut order: Vec<(Context, Vec<Items>)> =
+            state.contexts.iter().copied().zip(self.buckets).filter(|(_, items)| !items.is_empty()).collect();
+        order.sort_by_key(|(context, _)| *context);
+        let logs = order.iter_mut().filter(|(context, _)| context.signal == Signal::Logs as u8);
+        logs.for_each(|(_, items)| items.sort_by_key(|i| i.time));
+        self.rows.shrink_to_fit();
+        Built { rows: self.rows, order, limit: self.limit }
     }
+}
+
+impl Rows for Builder {
+    fn row(&mut self, state: &State, kind: u32, tape: &[u64]) -> Result<(), CodecError> {
+        let of = &state.types[kind as usize];
+        let number = of.context as usize;
+        let shape = &state.shapes.all[of.shape as usize];
+        if state.contexts[number].message() != shape.message {
+            return Err(CodecError::Damaged("an item among others"));
+        }
+        let start = self.rows.len() as u32;
+        put_varint(&mut self.rows, u64::from(kind));
+        put_varint(&mut self.rows, tape.len() as u64);
+        tape.iter().for_each(|value| put_varint(&mut self.rows, *value));
+        self.count += 1;
+        if self.count > self.limit / SHORTEST || self.rows.len() > self.limit * WIDEST {
+            return Err(TOO_LARGE);
+        }
+        if self.buckets.len() <= number {
+            self.buckets.resize_with(state.contexts.len(), Vec::new);
+        }
+        let is_log = shape.message == schema::Message::LogRecord;
+        let places = [Role::Time, Role::Observed].iter().filter(|_| is_log);
+        let time = places.flat_map(|r| shape.place(*r)).next().map_or(0, |p| tape[p]);
+        let bucket = &mut self.buckets[number];
+        let end = self.rows.len() as u32;
+        match bucket.last_mut() {
+            Some(last) if last.end == start && !is_log => last.end = end,
+            _ => bucket.push(Items { time, start, end }),
+        }
+        Ok(())
+    }
+}
+
+const TOO_LARGE: CodecError = CodecError::TooLarge("what a payload unpacks to");
+
+/// Every row of a payload, in the order in which they leave it.
+#[derive(Debug)]
+pub(super) struct Built {
+    rows: Vec<u8>,
+    order: Vec<(Context, Vec<Items>)>,
+    limit: usize,
+}
+
+/// Where the next request begins.
+#[derive(Debug, Default)]
+pub(super) struct Cursor {
+    context: usize,
+    items: usize,
+    /// Bytes of rows that are done among these items.
+    done: usize,
+    /// Bytes of requests that came out, without what later ones repeat.
+    spent: usize,
+    orders: Orders,
+    tape: Vec<u64>,
+}
+
+/// Items of a context, as they stand in a buffer.
+type OfContext = (Context, Range<usize>);
+
+impl Built {
+    /// Bytes that it takes.
+    pub(super) fn size(&self) -> usize {
+        let items: usize = self.order.iter().map(|(_, items)| items.capacity()).sum();
+        self.rows.capacity() + items * size_of::<Items>()
+    }
+
+    /// The next export request: of one signal, and with no further item once it has `piece` bytes.
+    pub(super) fn next(
+        &self,
+        state: &State,
+        at: &mut Cursor,
+        piece: usize,
+    ) -> Option<Result<(Signal, Vec<u8>), CodecError>> {
+        let signal = Signal::from_number(self.order.get(at.context)?.0.signal)?;
+        let before = self.before(at);
+        let request = self.fill(state, at, piece, signal).and_then(|(parts, items)| {
+            let assembly = Assembly { state, items: &items };
+            let out = assembly.request(&parts);
+            let repeated = parts.first().map_or(0, |(first, _)| assembly.shared(before, first, AROUND));
+            at.spent += out.len().saturating_sub(repeated);
+            if at.spent > self.limit {
+                Err(CodecError::Damaged("longer than its header says"))
+            } else {
+                Ok(out)
+            }
+        });
+        Some(request.map(|request| (signal, request)))
+    }
+
+    /// The context of the last item that came out.
+    fn before(&self, at: &Cursor) -> Option<Context> {
+        let last = at.context.checked_sub(usize::from(at.items == 0 && at.done == 0))?;
+        self.order.get(last).map(|(context, _)| *context)
+    }
+
+    /// Renders items until there are enough of them, and moves behind them.
+    fn fill(
+        &self,
+        state: &State,
+        at: &mut Cursor,
+        piece: usize,
+        signal: Signal,
+    ) -> Result<(Vec<OfContext>, Vec<u8>), CodecError> {
+        let (mut parts, mut out): (Vec<OfContext>, _) = (Vec::new(), Vec::new());
+        let mut before = self.before(at);
+        // What encloses the items, and how much of it no earlier request has.
+        let (mut heads, mut fresh) = (0, 0);
+        while let Some((context, all)) = self.order.get(at.context)
+            && context.signal == signal as u8
+        {
+            let assembly = Assembly { state, items: &[] };
+            let all_heads = assembly.enclosing(context, 0).iter().sum::<usize>();
+            heads += all_heads - assembly.shared(parts.last().map(|p| p.0), context, 0);
+            fresh += all_heads - assembly.shared(before, context, 0);
+            before = Some(*context);
+            let room = self.limit.saturating_sub(at.spent + fresh);
+            let start = out.len();
+            while let Some(items) = all.get(at.items) {
+                let rows = &self.rows[items.start as usize..items.end as usize];
+                while at.done < rows.len() && (out.is_empty() || heads + out.len() < piece) {
+                    let buffers = (&mut at.tape, &mut at.orders);
+                    at.done += render(state, &rows[at.done..], buffers, room, &mut out)?;
+                }
+                if at.done < rows.len() {
+                    break;
+                }
+                (at.items, at.done) = (at.items + 1, 0);
+            }
+            if out.len() > start {
+                parts.push((*context, start..out.len()));
+            }
+            if at.items < all.len() {
+                break;
+            }
+            (at.context, at.items) = (at.context + 1, 0);
+        }
+        Ok((parts, out))
+    }
+}
+
+/// Appends the item of the first of these rows as a field of what encloses it. Returns the bytes of the row.
+fn render(
+    state: &State,
+    rows: &[u8],
+    (tape, orders): (&mut Vec<u64>, &mut Orders),
+    most: usize,
+    out: &mut Vec<u8>,
+) -> Result<usize, CodecError> {
+    const WRONG: CodecError = CodecError::Damaged("a row");
+    let mut at = 0;
+    let mut number = || {
+        let (value, length) = varint(&rows[at..]).map_err(|_| WRONG)?;
+        at += length;
+        Ok::<u64, CodecError>(value)
+    };
+    let (kind, count) = (number()?, number()?);
+    tape.clear();
+    for _ in 0..count {
+        tape.push(number()?);
+    }
+    let of = &state.types[kind as usize];
+    put_tag(out, if state.contexts[of.context as usize].signal == 2 { 1 } else { 2 }, 2);
+    // Most items have between 128 bytes and 16 KiB.
+    let length = out.len();
+    out.extend_from_slice(&[0; 2]);
+    Message { state, tape, at: 0, orders, out }.put(of.shape, most)?;
+    put_length(out, length, 2);
+    if out.len() > most {
+        return Err(TOO_LARGE);
+    }
+    Ok(at)
 }
 
 /// Puts what encloses items around them, lengths first.
@@ -107,8 +254,6 @@ struct Assembly<'a> {
     state: &'a State,
     items: &'a [u8],
 }
-
-type OfContext = (Context, Bucket);
 
 fn scopes(of_resource: &[OfContext]) -> impl Iterator<Item = &[OfContext]> {
     of_resource.chunk_by(|a, b| a.0.scope == b.0.scope)
@@ -125,9 +270,45 @@ const fn field_len(content: usize) -> usize {
     1 + varint_len(content as u64) + content
 }
 
+/// Bytes of the tag and the length of what encloses items, at most.
+const AROUND: usize = 6;
+
 impl<'a> Assembly<'a> {
+    fn request(&self, parts: &[OfContext]) -> Vec<u8> {
+        let resources = || parts.chunk_by(|a, b| a.0.resource == b.0.resource);
+        let mut out = Vec::with_capacity(resources().map(|r| field_len(self.resource_len(r))).sum());
+        for of_resource in resources() {
+            begin(&mut out, 1, self.resource_len(of_resource));
+            out.extend_from_slice(self.head(dictionary::RESOURCES, of_resource[0].0.resource));
+            for of_scope in scopes(of_resource) {
+                begin(&mut out, 2, self.scope_len(of_scope));
+                out.extend_from_slice(self.head(dictionary::SCOPES, of_scope[0].0.scope));
+                of_scope.iter().for_each(|of| self.enclosed(of, &mut out));
+            }
+        }
+        out
+    }
+
     fn head(&self, dictionary: usize, entry: u32) -> &'a [u8] {
         self.state.dictionaries[dictionary].rendered(entry as usize)
+    }
+
+    /// Bytes of each thing that encloses items of a context, with `around` for its tag and length.
+    fn enclosing(&self, of: &Context, around: usize) -> [usize; 3] {
+        let head = |dictionary, entry| self.head(dictionary, entry).len() + around;
+        let metric = match of.signal == Signal::Metrics as u8 {
+            true => head(dictionary::METRICS, of.metric) + head(dictionary::DATA, of.data),
+            false => 0,
+        };
+        [head(dictionary::RESOURCES, of.resource), head(dictionary::SCOPES, of.scope), metric]
+    }
+
+    /// Those of them that enclose items of `before` as well.
+    fn shared(&self, before: Option<Context>, of: &Context, around: usize) -> usize {
+        let Some(before) = before.filter(|before| before.signal == of.signal) else { return 0 };
+        let same = [before.resource == of.resource, before.scope == of.scope, before == *of];
+        let shared = self.enclosing(of, around).into_iter().zip(same).take_while(|(_, same)| *same);
+        shared.map(|(bytes, _)| bytes).sum()
     }
 
     fn resource_len(&self, of: &[OfContext]) -> usize {
@@ -138,7 +319,7 @@ impl<'a> Assembly<'a> {
     fn scope_len(&self, of: &[OfContext]) -> usize {
         let enclosed = of.iter().map(|of| {
             let is_metric = of.0.signal == Signal::Metrics as u8;
-            if is_metric { field_len(self.metric_len(of)) } else { of.1.bytes }
+            if is_metric { field_len(self.metric_len(of)) } else { of.1.len() }
         });
         self.head(dictionary::SCOPES, of[0].0.scope).len() + enclosed.sum::<usize>()
     }
@@ -147,62 +328,22 @@ impl<'a> Assembly<'a> {
         self.head(dictionary::METRICS, of.0.metric).len() + field_len(self.data_len(of))
     }
 
-    fn data_len(&self, (context, bucket): &OfContext) -> usize {
-        self.head(dictionary::DATA, context.data).len() + bucket.bytes
+    fn data_len(&self, (context, items): &OfContext) -> usize {
+        self.head(dictionary::DATA, context.data).len() + items.len()
     }
 
     /// The items, with their metric around them if they are points.
     fn enclosed(&self, of: &OfContext, out: &mut Vec<u8>) {
-        let (context, bucket) = of;
+        let (context, items) = of;
         if context.signal == Signal::Metrics as u8 {
             begin(out, 2, self.metric_len(of));
             out.extend_from_slice(self.head(dictionary::METRICS, context.metric));
             begin(out, context.field, self.data_len(of));
             out.extend_from_slice(self.head(dictionary::DATA, context.data));
         }
-        for items in &bucket.items {
-            out.extend_from_slice(&self.items[items.start as usize..items.end as usize]);
-        }
+        out.extend_from_slice(&self.items[items.clone()]);
     }
 }
-
-impl Rows for Builder {
-    fn row(&mut self, state: &State, kind: u32, tape: &[u64]) -> Result<(), CodecError> {
-        let of = &state.types[kind as usize];
-        let number = of.context as usize;
-        let shape = &state.shapes.all[of.shape as usize];
-        if state.contexts[number].message() != shape.message {
-            return Err(CodecError::Damaged("an item among others"));
-        }
-        let start = self.items.len();
-        put_tag(&mut self.items, if state.contexts[number].signal == 2 { 1 } else { 2 }, 2);
-        // Most items have between 128 bytes and 16 KiB.
-        let length = self.items.len();
-        self.items.extend_from_slice(&[0; 2]);
-        let mut message = Message { state, tape, at: 0, orders: &mut self.orders, out: &mut self.items };
-        message.put(of.shape, self.limit)?;
-        put_length(&mut self.items, length, 2);
-        if self.items.len() > self.limit {
-            return Err(TOO_LARGE);
-        }
-        if self.buckets.len() <= number {
-            self.buckets.resize_with(state.contexts.len(), Bucket::default);
-        }
-        let is_log = shape.message == schema::Message::LogRecord;
-        let places = [Role::Time, Role::Observed].iter().filter(|_| is_log);
-        let time = places.flat_map(|r| shape.place(*r)).next().map_or(0, |p| tape[p]);
-        let bucket = &mut self.buckets[number];
-        bucket.bytes += self.items.len() - start;
-        let (start, end) = (start as u32, self.items.len() as u32);
-        match bucket.items.last_mut() {
-            Some(last) if last.end == start && !is_log => last.end = end,
-            _ => bucket.items.push(Items { time, start, end }),
-        }
-        Ok(())
-    }
-}
-
-const TOO_LARGE: CodecError = CodecError::TooLarge("what a payload unpacks to");
 
 /// Writes the length of what follows it to the end into `room` bytes at `at`, or moves it to where it has room.
 fn put_length(out: &mut Vec<u8>, at: usize, room: usize) {
@@ -338,7 +479,8 @@ impl<'a> Message<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Encoder, Reader, walk};
+    use super::super::Encoder;
+    use super::super::unpack::Unpacked;
     use super::*;
     use crate::otlp::protobuf::put_bytes;
 
@@ -363,10 +505,11 @@ mod tests {
         encoder.push(Signal::Traces, &request).expect("well formed");
         let (payload, _) = encoder.finish().expect("encodes");
 
-        let mut reader = Reader::new(super::super::LAYOUT, &payload, LIMIT).expect("a payload");
-        let mut builder = Builder::new(LIMIT);
-        let refused = walk(&mut reader, &mut State::new(), LIMIT, &mut builder);
-        assert!(matches!(refused, Err(CodecError::TooLarge(_))), "{refused:?}");
-        assert!(builder.items.len() < 2 * LIMIT as usize, "{} bytes were built", builder.items.len());
+        let unpacked =
+            Unpacked::new(super::super::LAYOUT, None, &payload[..], LIMIT, true).expect("a payload");
+        let mut cursor = Default::default();
+        let refused = unpacked.next(&mut cursor, usize::MAX);
+        assert!(matches!(refused, Some(Err(CodecError::TooLarge(_)))), "{refused:?}");
+        assert!(unpacked.next(&mut cursor, usize::MAX).is_none(), "nothing comes behind an error");
     }
 }

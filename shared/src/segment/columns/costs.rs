@@ -6,7 +6,8 @@ use super::dictionary::Kind;
 use super::entropy::Part;
 use super::schema::Message;
 use super::state::State;
-use super::{Base, Reader, read, text_compressor};
+use super::unpack::{Parts, pass};
+use super::{Base, text_compressor};
 use crate::segment::{Codec, CodecError, Header};
 use crate::signal::Signal;
 
@@ -128,13 +129,14 @@ pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<V
         return Ok(Vec::new());
     };
     let raw_len = header.raw_len;
-    let mut reader = Reader::new(layout, payload, raw_len)?;
-    let lengths: Vec<usize> = reader.columns.iter().map(|c| c.len()).collect();
-    let text = reader.text.len();
-    let frame = if text == 0 { 0 } else { text_compressor()?.compress(&reader.text)?.len() };
+    let mut parts = Parts::read(layout, payload, raw_len)?;
+    let mut reader = parts.reader();
+    let lengths = reader.lengths();
+    let text: usize = lengths.iter().sum();
+    let frame = if text == 0 { 0 } else { text_compressor()?.compress(&reader.text_left())?.len() };
     reader.costs = Some(Box::new(Costs::new()));
     let mut state = base.map_or_else(State::new, |b| b.state.clone());
-    let requests = read(&mut reader, &mut state, raw_len)?;
+    let whole = pass(&mut reader, &mut state, raw_len)?;
 
     let mut columns: BTreeMap<(u8, String), f64> = BTreeMap::new();
     let mut add = |signal: Signal, column: String, bytes: f64| {
@@ -155,7 +157,7 @@ pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<V
     for (number, length) in lengths.into_iter().enumerate().filter(|(_, length)| *length > 0) {
         let share = frame as f64 * length as f64 / text as f64;
         let Some(kind) = state.dictionaries.get(number).map(|d| &d.kind) else {
-            let signal = requests.last().map_or(Signal::Traces, |r| r.signal);
+            let signal = whole.last().map_or(Signal::Traces, |r| r.signal);
             add(signal, "requests left whole".to_owned(), share);
             continue;
         };

@@ -385,6 +385,12 @@ impl Dictionary {
         coder.content(number, &mut scratch.given);
         self.content(coder, numbers, number, &mut scratch)?;
         self.bytes.truncate(self.size());
+        let needed = scratch.content.len() + self.kind.key.len() + 2 * SHORT;
+        if self.bytes.capacity() - self.bytes.len() < needed {
+            // Room for all that comes at once: a copy while it grows would take as much again.
+            let left = coder.text_left(number);
+            self.bytes.reserve(needed + left + left / 8);
+        }
         self.kind.render(&scratch.content, &mut self.bytes);
         numbers.scratch = scratch;
         let end = self.bytes.len();

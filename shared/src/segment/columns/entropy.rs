@@ -90,6 +90,11 @@ pub(super) trait Coder {
     fn text(&mut self, column: usize, value: &[u8], length: u64, out: &mut Vec<u8>)
     -> Result<(), CodecError>;
 
+    /// Bytes of text column `column` that are still to come out, as far as that is known.
+    fn text_left(&self, _: usize) -> usize {
+        0
+    }
+
     /// The index by which the decoder will know entry `index` of dictionary `column`, which has `known` entries there.
     fn entry(&mut self, column: usize, index: u64, known: u64) -> u64;
 

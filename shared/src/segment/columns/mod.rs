@@ -59,6 +59,7 @@ mod text;
 #[cfg(test)]
 mod text_tests;
 mod traces;
+mod unpack;
 mod vocabulary;
 
 use std::sync::{Arc, OnceLock};
@@ -67,21 +68,17 @@ use bytes::Bytes;
 use hashbrown::HashTable;
 
 pub use self::costs::{Cost, inspect};
+pub(super) use self::unpack::{Cursor, Unpacked, learn};
 
-use self::build::{Builder, Nothing, Rows};
-use self::costs::Costs;
-use self::entropy::{Bit, BitReader, BitWriter, Coder, Part, RangeDecoder, RangeEncoder};
-use self::forest::Forest;
-use self::points::Metrics;
+use self::build::Nothing;
+use self::entropy::{Bit, BitWriter, Coder, Part, RangeEncoder};
 use self::schema::Message;
-use self::shape::Shapes;
 use self::shred::Shredder;
 use self::state::{Context, N, State};
 use self::traces::Given;
 use self::vocabulary::Vocabulary;
 use super::{CodecError, Request};
-use crate::compress::{DecompressError, Encoding, decompress_capped};
-use crate::otlp::protobuf::{put_varint, varint};
+use crate::otlp::protobuf::put_varint;
 use crate::signal::Signal;
 use rustc_hash::FxHashMap;
 
@@ -350,215 +347,4 @@ impl Coder for Writer {
 
     #[inline(always)]
     fn transfer(&mut self, _: f64, _: (Message, u8), _: (Message, u8)) {}
-}
-
-struct Reader<'a> {
-    layout: u8,
-    range: RangeDecoder<'a>,
-    bits: BitReader<'a>,
-    text: Vec<u8>,
-    /// What is left of each column of `text`.
-    columns: Vec<std::ops::Range<usize>>,
-    costs: Option<Box<Costs>>,
-}
-
-impl Coder for Reader<'_> {
-    const ENCODES: bool = false;
-
-    #[inline(always)]
-    fn bit(&mut self, model: &mut Bit, _: bool) -> bool {
-        self.range.decode(model)
-    }
-
-    #[inline(always)]
-    fn tree<const N: usize>(&mut self, models: &mut [Bit; N], levels: u32, _: u64) -> usize {
-        self.range.tree(models, levels)
-    }
-
-    #[inline(always)]
-    fn path<const N: usize>(
-        &mut self,
-        models: &mut [Bit; N],
-        levels: u32,
-        _: u64,
-        place: impl Fn(u64) -> usize,
-    ) -> u64 {
-        self.range.path(models, levels, place)
-    }
-
-    #[inline]
-    fn raw(&mut self, _: u64, bits: u32) -> u64 {
-        self.bits.take(bits)
-    }
-
-    fn text(&mut self, column: usize, _: &[u8], length: u64, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        let left = self.columns.get_mut(column).filter(|left| length <= left.len() as u64);
-        let left = match left {
-            Some(left) => left,
-            None if length == 0 => return Ok(()),
-            None => return Err(CodecError::Damaged("text ends early")),
-        };
-        out.extend_from_slice(&self.text[left.start..left.start + length as usize]);
-        left.start += length as usize;
-        Ok(())
-    }
-
-    #[inline]
-    fn entry(&mut self, _: usize, index: u64, _: u64) -> u64 {
-        index
-    }
-
-    fn content(&mut self, _: usize, _: &mut Vec<u8>) {}
-
-    fn find_span(&mut self, _: &[[u64; 3]], _: [u64; 3]) -> Option<u64> {
-        None
-    }
-
-    #[inline(always)]
-    fn accounts(&self) -> bool {
-        self.costs.is_some()
-    }
-
-    #[inline(always)]
-    fn account(&mut self, message: Message, field: u8) -> f64 {
-        match &mut self.costs {
-            Some(costs) => costs.add(message, field, self.range.position() + self.bits.position() as f64),
-            None => 0.0,
-        }
-    }
-
-    #[inline(always)]
-    fn part(&mut self, column: usize, part: Part<'_>) {
-        if let Some(costs) = &mut self.costs {
-            costs.part(column, part, self.range.position() + self.bits.position() as f64);
-        }
-    }
-
-    #[inline(always)]
-    fn transfer(&mut self, bits: f64, from: (Message, u8), to: (Message, u8)) {
-        if let Some(costs) = &mut self.costs {
-            costs.transfer(bits, from, to);
-        }
-    }
-}
-
-impl<'a> Reader<'a> {
-    fn new(layout: u8, payload: &'a [u8], raw_len: u64) -> Result<Self, CodecError> {
-        const SHORT: CodecError = CodecError::Damaged("ends early");
-        let (&first, mut rest) = payload.split_first().ok_or(SHORT)?;
-        if first != layout {
-            return Err(CodecError::Damaged("unknown layout"));
-        }
-        let mut number = || {
-            let (value, length) = varint(rest).map_err(|_| SHORT)?;
-            rest = &rest[length..];
-            Ok::<u64, CodecError>(value)
-        };
-        let (range, bits, used) = (number()?, number()?, number()?);
-        if used > payload.len() as u64 {
-            return Err(SHORT);
-        }
-        let limit = raw_len * 2 + 4096;
-        let mut columns = Vec::new();
-        let mut total = 0u64;
-        for _ in 0..used {
-            let length = number()?;
-            let start = total;
-            total = total.checked_add(length).filter(|t| *t <= limit).ok_or(CodecError::TooLarge("text"))?;
-            columns.push(start as usize..total as usize);
-        }
-        let take = |rest: &mut &'a [u8], length: u64| {
-            let length = usize::try_from(length).map_err(|_| SHORT)?;
-            let (taken, left) = rest.split_at_checked(length).ok_or(SHORT)?;
-            *rest = left;
-            Ok::<&'a [u8], CodecError>(taken)
-        };
-        let (range, bits) = (take(&mut rest, range)?, take(&mut rest, bits)?);
-        let text = if total == 0 {
-            Vec::new()
-        } else {
-            decompress_capped(Encoding::Zstd, rest, total as usize).map_err(|e| match e {
-                DecompressError::TooLarge { .. } => CodecError::TooLarge("text"),
-                DecompressError::Corrupt(e) => CodecError::Zstd(e),
-            })?
-        };
-        if text.len() as u64 != total {
-            return Err(SHORT);
-        }
-        Ok(Self {
-            layout,
-            range: RangeDecoder::new(range),
-            bits: BitReader::new(bits),
-            text,
-            columns,
-            costs: None,
-        })
-    }
-
-    /// Whether all was there that was read, and nothing else.
-    fn check(&self) -> Result<(), CodecError> {
-        if self.range.overrun() || self.bits.overrun() || self.columns.iter().any(|c| !c.is_empty()) {
-            return Err(CodecError::Damaged("not as long as what is in it"));
-        }
-        Ok(())
-    }
-}
-
-/// The requests of a payload that leans on `base`, or on nothing, and what others may lean on.
-pub(super) fn decode(
-    layout: u8,
-    base: Option<&Base>,
-    payload: &[u8],
-    raw_len: u64,
-) -> Result<(Vec<Request>, Base), CodecError> {
-    let mut reader = Reader::new(layout, payload, raw_len)?;
-    let mut state = base.map_or_else(State::new, |b| b.state.clone());
-    let requests = read(&mut reader, &mut state, raw_len)?;
-    Ok((requests, Base::new(state)))
-}
-
-/// What others may lean on that lean on a payload, which itself leans on `base` or on nothing. Nothing is built of what is in it.
-pub(super) fn learn(
-    layout: u8,
-    base: Option<Base>,
-    payload: &[u8],
-    raw_len: u64,
-) -> Result<Base, CodecError> {
-    let mut reader = Reader::new(layout, payload, raw_len)?;
-    let mut state = base.map_or_else(State::new, |b| b.state);
-    walk(&mut reader, &mut state, raw_len, &mut Nothing)?;
-    state.whole(&mut reader, &[], &mut Vec::new())?;
-    reader.check()?;
-    Ok(Base::new(state))
-}
-
-/// All but what was left whole.
-fn walk(
-    reader: &mut Reader<'_>,
-    state: &mut State,
-    raw_len: u64,
-    rows: &mut dyn Rows,
-) -> Result<(), CodecError> {
-    state.begin(raw_len * BUDGET + (1 << 16), reader.layout == LAYOUT_TEXT);
-    state.definitions(reader, &[], &Shapes::default(), &[])?;
-    reader.account(Message::Span, 0);
-    let forest = Forest::default();
-    state.traces(reader, &Given { tape: &[], forest: &forest }, rows)?;
-    state.metrics(reader, &[], &Metrics::default(), rows)
-}
-
-fn read(reader: &mut Reader<'_>, state: &mut State, raw_len: u64) -> Result<Vec<Request>, CodecError> {
-    let mut builder = Builder::new(raw_len);
-    walk(reader, state, raw_len, &mut builder)?;
-    let mut requests = Vec::new();
-    for signal in Signal::ALL {
-        requests
-            .extend(builder.request(state, signal).map(|body| Request { signal, body: Bytes::from(body) }));
-    }
-    state.whole(reader, &[], &mut requests)?;
-    reader.check()?;
-    if requests.iter().map(|r| r.body.len() as u64).sum::<u64>() > raw_len {
-        return Err(CodecError::Damaged("longer than its header says"));
-    }
-    Ok(requests)
 }

@@ -194,6 +194,26 @@ impl State {
         entries + known + models + self.numbers.text.size() + BITS * 4 + NEXT_TYPES * size_of::<Recent>()
     }
 
+    /// Gives up what is only needed to code more: requests can still be put together, nothing can lean on it.
+    pub(super) fn forget_models(&mut self) {
+        let kept = Self {
+            dictionaries: std::mem::take(&mut self.dictionaries),
+            shapes: std::mem::take(&mut self.shapes),
+            contexts: std::mem::take(&mut self.contexts),
+            types: std::mem::take(&mut self.types),
+            bits: Vec::new(),
+            next_types: Vec::new(),
+            ..Self::new()
+        };
+        *self = kept;
+    }
+
+    /// Bytes that requests are put together from, roughly.
+    pub(super) fn rendered_size(&self) -> usize {
+        let entries: usize = self.dictionaries.iter().map(|d| d.size() + d.len() * size_of::<u32>()).sum();
+        entries + self.shapes.size() + self.types.len() * size_of::<Type>()
+    }
+
     /// A small decision that follows from `a` and `b`.
     #[inline]
     pub(super) fn bit<C: Coder>(&mut self, coder: &mut C, about: About, a: u64, b: u64, bit: bool) -> bool {

@@ -5,13 +5,26 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::generate::{Generator, request};
-use super::shape::Element;
+use super::shape::{Element, Shapes};
 use super::*;
 use crate::otlp::items::visit;
 use crate::otlp::protobuf::put_bytes;
 use crate::otlp::walk::walk;
 
 type Requests = Vec<(Signal, Vec<u8>)>;
+
+/// The requests of a payload that leans on `base`, or on nothing, and what others may lean on.
+pub(super) fn decode(
+    layout: u8,
+    base: Option<&Base>,
+    payload: &[u8],
+    raw_len: u64,
+) -> Result<(Vec<Request>, Base), CodecError> {
+    let unpacked = Unpacked::new(layout, base, payload, raw_len, true)?;
+    let mut at = Cursor::default();
+    let requests = std::iter::from_fn(|| unpacked.next(&mut at, usize::MAX)).collect::<Result<_, _>>()?;
+    Ok((requests, Base::clone(unpacked.base())))
+}
 
 fn raw_len(requests: &Requests) -> u64 {
     requests.iter().map(|r| r.1.len() as u64).sum()
@@ -65,6 +78,36 @@ proptest! {
     }
 
     #[test]
+    fn prop_pieces_hold_the_same_items_in_the_same_order(seed in any::<u64>(), piece in 1usize..3000) {
+        let requests = requests(seed);
+        let (payload, _) = encode(None, &requests);
+        let raw_len = raw_len(&requests);
+        let unpacked = Unpacked::new(LAYOUT, None, &payload[..], raw_len, false).unwrap();
+        let all = |piece| {
+            let mut at = Cursor::default();
+            std::iter::from_fn(|| unpacked.next(&mut at, piece)).collect::<Result<Vec<_>, _>>().unwrap()
+        };
+        let (whole, pieces) = (all(usize::MAX), all(piece));
+        assert_same(&requests, &whole);
+        let bodies = |of: &[Request]| {
+            let mut out = Vec::new();
+            for request in of {
+                visit(request.signal, &request.body, |i| out.push((request.signal as u8, i.body.to_vec()))).unwrap();
+            }
+            out
+        };
+        prop_assert_eq!(bodies(&whole), bodies(&pieces));
+        prop_assert_eq!(&all(piece), &pieces, "they are the same each time");
+        // Each has one item more than fits at most, with what encloses it.
+        for request in &pieces[..pieces.len() - unpacked.whole.len()] {
+            let mut items = Vec::new();
+            visit(request.signal, &request.body, |i| items.push(i.body.len())).unwrap();
+            let before_last = items[..items.len() - 1].iter().sum::<usize>();
+            prop_assert!(items.len() == 1 || before_last < piece, "{items:?} for {piece}");
+        }
+    }
+
+    #[test]
     fn prop_segments_that_lean_on_one_another_come_back(seed in any::<u64>()) {
         let (mut base, mut known): (Option<Base>, Option<Base>) = (None, None);
         for n in 0..4 {
@@ -75,7 +118,7 @@ proptest! {
             let (back, learnt) = decode(LAYOUT, known.as_ref(), &payload, raw_len(&all)).unwrap();
             assert_same(&all, &back);
             // What a decoder has learnt is the same whether anything is built or not.
-            let learnt = if n % 2 == 0 { learnt } else { learn(LAYOUT, known, &payload, raw_len(&all)).unwrap() };
+            let learnt = if n % 2 == 0 { learnt } else { learn(LAYOUT, known, &payload[..], raw_len(&all)).unwrap() };
             (base, known) = (Some(next), Some(learnt));
         }
     }

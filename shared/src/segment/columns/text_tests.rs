@@ -10,6 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::generate::{Generator, request};
+use super::tests::decode;
 use super::*;
 
 const NOON: u64 = 1_795_674_323_000_000_000;
