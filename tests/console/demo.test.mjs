@@ -37,7 +37,7 @@ test("every page of the demo's console shows what the demo tells", { skip }, asy
   const satellite = await page.locator("a[href^='/satellites/']").first().getAttribute("href");
   for (const [path, shows] of [
     ["/", /Fleet/], [satellite, /alarms on board[\s\S]*passes/i], ["/passes", /demo-ground[\s\S]*closed it/], ["/gaps", /missing|waits/i],
-    ["/data", /file[\s\S]*battery voltage/], ["/live", /Live/], ["/catalogue", /spans|logs/], ["/audit", /Audit/],
+    ["/data", /file\/traces[\s\S]*Latest items/], ["/live", /Live/], ["/catalogue", /spans|logs/], ["/audit", /Audit/],
   ]) {
     const answer = await page.goto(url + path);
     assert.equal(answer.status(), 200, path);
@@ -46,7 +46,7 @@ test("every page of the demo's console shows what the demo tells", { skip }, asy
     });
   }
   await page.goto(`${url}/live`);
-  await until("a contact is followed while it goes on", async () => (await page.locator("tr:has(td[data-label=Segment])").count()) > 0, 60);
+  await until("a contact is followed while it goes on", async () => (await page.locator("section[aria-label=demo-sat]").count()) > 0, 60);
   assert.deepEqual(complaints, []);
   await page.close();
 });
