@@ -86,7 +86,7 @@ fn a_contact_that_did_not_begin_is_an_alarm_until_something_is_heard() {
     let (level, text) = only(&sat(LATE + S), None);
     assert_eq!(
         (level, text.as_str()),
-        (Level::Alarm, "the contact over kiruna should have begun 2min 1s ago; nothing was heard")
+        (Level::Alarm, "the contact over kiruna should have begun 2 min ago; nothing was heard")
     );
     let heard = with(|sat| {
         sat.standing.next_contact = Some(late(LATE + S));
@@ -126,7 +126,7 @@ fn a_store_that_fills_is_a_warning_and_within_a_day_an_alarm() {
     let (level, text) = full(NOW + 3 * 3_600 * S);
     assert_eq!(
         (level, text.as_str()),
-        (Level::Alarm, "forecast: its store is full in about 3h if its plan holds")
+        (Level::Alarm, "forecast: its store is full in about 3.0 h if its plan holds")
     );
     assert_eq!(full(NOW - S), (Level::Alarm, "its store is full by its forecast".to_owned()));
     assert_eq!(of(json!({"stored_bytes": 90, "max_bytes": 100})).0, Level::Warning);
@@ -163,7 +163,7 @@ fn an_alarm_on_board_needs_a_human_for_a_day_or_until_it_is_over() {
     let (level, text) = only(&with_alarms(vec![failed()]), None);
     assert_eq!(
         (level, text.as_str()),
-        (Level::Alarm, "its agent raised perigee.store.failed (came 1h ago): it says so")
+        (Level::Alarm, "its agent raised perigee.store.failed (came 60 min ago): it says so")
     );
     // Once for each name, and the gravest first.
     let notes = with_alarms(vec![failed(), failed(), alarm("perigee.listener.full", 13, 6, NOW - S)]);
@@ -273,7 +273,7 @@ fn what_is_wrong_with_a_station_is_named() {
     let ends = of_station(&none, &status, &[], None, &ends, NOW);
     assert_eq!(ends.len(), 1);
     assert!(
-        ends[0].level == Level::Alarm && ends[0].text.starts_with("the console's certificate ends in 1s")
+        ends[0].level == Level::Alarm && ends[0].text.starts_with("the console's certificate ends in 1 s")
     );
 }
 

@@ -49,13 +49,13 @@ fn each_reason_is_said_and_a_full_pass_has_none() {
         (json!({"state": "budget_spent"}), "its byte budget was spent"),
         (json!({"state": "closed"}), "an operator or a new plan closed it"),
         (json!({"state": "cut"}), "the link was lost before its end by plan"),
-        (json!({"connect_seconds": 61.0}), "the link came up 1min 1s after AOS"),
-        (json!({"connected_seconds": 300.0}), "the link was up 5min of 10min"),
+        (json!({"connect_seconds": 61.0}), "the link came up 61 s after AOS"),
+        (json!({"connected_seconds": 300.0}), "the link was up 5 min of 10 min"),
         (json!({"loss": 0.05}), "5 % of packets were lost"),
         (json!({}), "it carried less than its rate by plan; nothing more is recorded"),
         (
             json!({"state": "cut", "connected_seconds": 300.0, "loss": 0.05}),
-            "the link was lost before its end by plan; the link was up 5min of 10min; 5 % of packets were lost",
+            "the link was lost before its end by plan; the link was up 5 min of 10 min; 5 % of packets were lost",
         ),
     ] {
         assert_eq!(short(other.clone()), said, "{other}");
