@@ -19,7 +19,7 @@ use crate::console::{Beside, Console, ConsoleConfig, in_its_kind};
 use crate::exporter::{Added, Exporter, Own};
 use crate::link::{Connected, Link, LinkError, Reload};
 use crate::memory::{Budget, Meter, Stir};
-use crate::spool::{Settings, SpoolError, Status, Store, scrub};
+use crate::spool::{Settings, SpoolError, Status, Store, alarms, scrub};
 use crate::telemetry::Metrics;
 
 /// How long the end may take.
@@ -244,6 +244,9 @@ impl Ground {
         if let Some(link) = link {
             link.run(&work, &stop);
         }
+        work.keep_until("alarms", store.clone(), &stop, |store, stop| {
+            Box::pin(alarms::run(store.clone(), stop))
+        });
         if let Some(scrub) = scrub {
             work.keep_until("scrub", store.clone(), &stop, move |store, stop| {
                 Box::pin(scrub::run(store.clone(), scrub.interval.0, scrub.rate.0, stop))
@@ -361,6 +364,9 @@ async fn bind(config: &Config, console: &Console, api: bool, env: &Env) -> Resul
             .map_err(|message| Invalid::new("extensions.console.endpoint", message))?;
         let tls = console_tls(console_config, env)?;
         let router = console.pages(console_config)?;
+        if let Some(tls) = &tls {
+            console.has_certificate("the console's certificate", tls.end());
+        }
         let listener = Listener::bind(&endpoint, "extensions.console", tls).await?;
         out.push(Served { name: "console", listener, router: serve::keep_out_but_links(router, &endpoint) });
     }

@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub use self::browsers::{keep_out, keep_out_but_links};
-pub use self::certificates::{CertificateFiles, Certificates};
+pub use self::certificates::{CertificateEnd, CertificateFiles, Certificates};
 pub use self::connections::{Closed, Peer};
 use self::connections::{Connection, Connections};
 use crate::config::{Invalid, check_directory};

@@ -12,6 +12,7 @@ use super::spool::{Query, fetch};
 use super::{say, say_json};
 use crate::config::Config;
 use crate::console::CatalogueQuery;
+use crate::spool::UNDECODABLE;
 
 /// What of it is wanted.
 #[derive(Debug, Args)]
@@ -71,6 +72,16 @@ fn text(rows: &Value) -> String {
         let items: u64 = row["items"].as_object().into_iter().flatten().filter_map(|(_, n)| n.as_u64()).sum();
         let waits = names("waits_for");
         let waits = if waits.is_empty() { String::new() } else { format!(" (waits for {waits})") };
+        let refused: Vec<String> = row["refused"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(exporter, items)| match exporter.as_str() {
+                UNDECODABLE => UNDECODABLE.to_owned(),
+                exporter => format!("{exporter} refused {items}"),
+            })
+            .collect();
+        let refused = if refused.is_empty() { String::new() } else { format!(" ({})", refused.join(", ")) };
         out.push_str(&line([
             number("number").to_string(),
             time("committed_unix_nano"),
@@ -79,7 +90,7 @@ fn text(rows: &Value) -> String {
             items.to_string(),
             ByteSize(number("bytes")).to_string(),
             time("start_unix_nano"),
-            format!("{}{waits}", names("backends")),
+            format!("{}{waits}{refused}", names("backends")),
         ]));
     }
     out
@@ -102,10 +113,11 @@ mod tests {
             "number": 7, "committed_unix_nano": 0, "satellite": "sat-2", "lane": 8, "sequence": 41,
             "items": {"spans": 1, "metric_points": 2, "log_records": 0}, "bytes": 2048,
             "start_unix_nano": 1_764_165_600_000_000_000_u64, "backends": ["a"], "waits_for": ["b", "c"],
+            "refused": {"a": 2},
         }]);
         assert_eq!(
             text(&rows).lines().nth(1).unwrap(),
-            "       7 unknown              sat-2          8/41                 3    2.0 KiB 2025-11-26T14:00:00Z a (waits for b, c)"
+            "       7 unknown              sat-2          8/41                 3    2.0 KiB 2025-11-26T14:00:00Z a (waits for b, c) (a refused 2)"
         );
     }
 }

@@ -15,10 +15,10 @@ use super::pages::message;
 use super::problem::{Problem, Unreadable};
 use super::replays::{RangeAnswer, RangeRequest};
 use super::roles::{self, Roles, Shared};
-use crate::spool::LetterView;
+use crate::spool::{LetterView, SpoolError};
 
-/// Letters that one request may mean, at most.
-const MOST: usize = 10_000;
+/// Letters that are looked at and done with together.
+const PART: usize = 10_000;
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -353,17 +353,30 @@ impl Acts {
         if request.all {
             return Ok(store.replay(None).await?);
         }
-        let ids = match request.id {
-            Some(id) => vec![id],
-            None => {
-                let letters = store.glance().await?.letters(None, MOST).await?.rows;
-                letters.into_iter().filter(|letter| request.means(letter)).map(|letter| letter.id).collect()
+        if let Some(id) = request.id {
+            return Ok(self.carry_out_of(request.what, vec![id]).await?);
+        }
+        let (glance, mut after, mut done) = (store.glance().await?, None, 0);
+        loop {
+            let part = glance.letters(after, PART).await?;
+            let meant = part.rows.iter().filter(|letter| request.means(letter));
+            let ids: Vec<u64> = meant.map(|letter| letter.id).collect();
+            if !ids.is_empty() {
+                done += self.carry_out_of(request.what, ids).await?;
             }
-        };
-        Ok(match request.what {
-            What::Replay => store.replay(Some(ids)).await?,
-            What::Discard => store.discard(ids).await?,
-        })
+            after = part.next.and_then(|next| next.parse().ok());
+            if after.is_none() {
+                return Ok(done);
+            }
+        }
+    }
+
+    async fn carry_out_of(&self, what: What, ids: Vec<u64>) -> Result<u64, SpoolError> {
+        let store = self.console.board.store();
+        match what {
+            What::Replay => store.replay(Some(ids)).await,
+            What::Discard => store.discard(ids).await,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `/api/v1`: JSON for people and tools. Lists come in parts, the latest first: `limit` says how long one is, and a `Link` header with
+//! `/api/v1`: JSON for people and tools. Lists come in parts, the latest first, and satellites by their ids: `limit` says how long one is, and a `Link` header with
 //! `rel="next"` leads to the next.
 
 use std::collections::BTreeMap;
@@ -44,6 +44,15 @@ pub(super) struct Page {
     satellite: Option<String>,
 }
 
+/// A place in a list, which is `parts` numbers with dashes between them; empty: none.
+pub(super) fn place(after: &str, parts: usize) -> Result<Option<String>, ()> {
+    if after.is_empty() {
+        return Ok(None);
+    }
+    let numbers = after.split('-').map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<_>>>();
+    numbers.filter(|numbers| numbers.len() == parts).map(|_| Some(after.to_owned())).ok_or(())
+}
+
 impl Page {
     fn limit(&self) -> usize {
         self.limit.unwrap_or(ROWS).clamp(1, MAX_ROWS)
@@ -51,14 +60,11 @@ impl Page {
 
     /// The place, which must be `parts` numbers with dashes between them.
     fn place(&self, parts: usize) -> Result<Option<String>, Problem> {
-        let Some(after) = self.after.as_deref().filter(|after| !after.is_empty()) else { return Ok(None) };
-        let numbers = after.split('-').map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<_>>>();
-        if numbers.is_some_and(|numbers| numbers.len() == parts) {
-            return Ok(Some(after.to_owned()));
-        }
-        Err(Problem::bad(
-            "`after` is not a place in this list: follow the Link header with rel=\"next\" of the part before",
-        ))
+        place(self.after.as_deref().unwrap_or(""), parts).map_err(|()| {
+            Problem::bad(
+                "`after` is not a place in this list: follow the Link header with rel=\"next\" of the part before",
+            )
+        })
     }
 
     fn number(&self) -> Result<Option<u64>, Problem> {

@@ -1,5 +1,7 @@
 //! What needs a human, with its remedy: of each satellite, and of this station.
 
+use std::collections::BTreeSet;
+
 use maud::{Markup, html};
 use perigee_shared::contact::shown_time;
 use perigee_shared::export::Failing;
@@ -7,7 +9,7 @@ use serde::Serialize;
 
 use super::show::{bytes, counted, span};
 use crate::link::ClockView;
-use crate::spool::{Digest, Items, SatelliteDigest, Status};
+use crate::spool::{AlarmView, Digest, Items, SatelliteDigest, Status};
 
 const S: u64 = 1_000_000_000;
 
@@ -25,6 +27,12 @@ const LATE: u64 = 120 * S;
 
 /// What waits longer for a backend that has not failed is named, ns.
 const BEHIND: u64 = 600 * S;
+
+/// An alarm on board needs a human so long after it came here, ns, unless it is over.
+const RECENT: u64 = 86_400 * S;
+
+/// The severity number of ERROR.
+const ERROR: u32 = 17;
 
 /// How much it matters. The greater, the more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -81,6 +89,7 @@ pub(super) fn of_satellite(sat: &SatelliteDigest, clock: Option<&ClockView>, now
     contacts(sat, now, &mut out);
     store(sat, now, &mut out);
     agent(sat, clock, now, &mut out);
+    alarms(sat, now, &mut out);
     let account = &sat.account;
     if account.lost != Items::default() {
         let text = format!("{} lost or given up here", counted(account.lost.total(), "item", "items"));
@@ -207,7 +216,7 @@ pub(super) fn of_station(
     status: &Status,
     troubles: &[(String, Failing)],
     health: Option<String>,
-    certificate_end: Option<u64>,
+    certificates: &[(&str, u64)],
     now: u64,
 ) -> Vec<Note> {
     let mut out = Vec::new();
@@ -264,38 +273,84 @@ pub(super) fn of_station(
         let text = "a damaged spool was put aside since the start";
         out.push(note(Level::Warning, text, "look at the disk; `spool inspect` says where the file is"));
     }
-    out.extend(certificate_end.and_then(|end| certificate("this station's certificate", end, now)));
+    out.extend(certificates.iter().filter_map(|(whose, end)| certificate(whose, *end, now)));
     out.sort_by_key(|note| std::cmp::Reverse(note.level));
     out
 }
 
+/// What to do about each alarm that an agent can raise, by its `event.name`: those of docs/operations.md.
+const REMEDIES: &[(&str, &str)] = &[
+    ("perigee.clock.untrusted", "set the clock on board; until then a plan may not be followed"),
+    ("perigee.clock.trusted", "nothing has to be done"),
+    ("perigee.exporter.kept", "look at the backend on board that does not take its requests"),
+    (
+        "perigee.exporter.misconfigured",
+        "check endpoint and credentials of the exporter on board; its store keeps everything",
+    ),
+    (
+        "perigee.link.certificate",
+        "bring a certificate, its key and the authority on board that belong together",
+    ),
+    ("perigee.link.certificate_expiry", "issue a new certificate and bring it on board"),
+    ("perigee.link.revocation_list", "bring a list on board that can be used, or check the clock"),
+    (
+        "perigee.listener.certificate",
+        "bring a certificate, its key and the authority on board that belong together",
+    ),
+    ("perigee.listener.full", "raise max_connections, or end clients that hold connections they do not use"),
+    ("perigee.panic", "report it with the agent's log; what was acknowledged is safe"),
+    ("perigee.task.panic", "report it with the agent's log; what was acknowledged is safe"),
+    ("perigee.store.ballast", "free space on the volume on board"),
+    ("perigee.store.failed", "look at the storage on board; requests are refused meanwhile"),
+    (
+        "perigee.store.quarantined",
+        "see Gaps for what was lost; fetch the file that was put aside if it matters",
+    ),
+    ("perigee.wal.codec", "report it: a segment could not be coded as configured"),
+    ("perigee.wal.corruption", "see Gaps for what was lost; look at the storage on board"),
+    ("perigee.wal.front_damaged", "nothing after a power cut; else look at the storage on board"),
+    ("perigee.wal.front_failed", "look at the storage on board; commits write more until it is mended"),
+    ("perigee.wal.lost", "find out who deleted the log on board; see Gaps for what was lost"),
+    ("perigee.wal.new_epoch", "nothing has to be done, unless it happens again"),
+    ("perigee.wal.returned", "nothing has to be done"),
+    ("perigee.wal.salvaged", "look at the storage on board; `space-agent wal salvage` recovers more"),
+    ("perigee.wal.scrub", "look at the storage on board"),
+    ("perigee.wal.taken_back", "replace the disk on board, or switch off its volatile cache"),
+    ("perigee.wal.torn", "nothing after a power cut; else look at the storage on board"),
+    ("perigee.wal.volatile", "data is in memory only, and a reboot loses it: restore the storage on board"),
+];
+
+/// Alarms that say that others are over.
+const ENDS: &[(&str, &str)] =
+    &[("perigee.clock.trusted", "perigee.clock.untrusted"), ("perigee.wal.returned", "perigee.wal.volatile")];
+
 /// What to do about an alarm that an agent has raised, by its `event.name`; empty: it is not one of ours.
 pub(super) fn remedy(event: &str) -> &'static str {
-    match event {
-        "perigee.clock.untrusted" => "set the clock on board; until then a plan may not be followed",
-        "perigee.clock.trusted" => "nothing has to be done",
-        "perigee.exporter.kept" => "look at the backend on board that does not take its requests",
-        "perigee.link.revocation_list" => "bring a list on board that can be used, or check the clock",
-        "perigee.listener.full" => {
-            "raise max_connections, or end clients that hold connections they do not use"
+    REMEDIES.iter().find(|(name, _)| *name == event).map_or("", |(_, remedy)| remedy)
+}
+
+/// The latest alarm of each name that came in the last day and is not over.
+fn alarms(sat: &SatelliteDigest, now: u64, out: &mut Vec<Note>) {
+    let fresh = sat.alarms.iter().filter(|alarm| alarm.committed_unix_nano.saturating_add(RECENT) > now);
+    let mut said = BTreeSet::new();
+    for alarm in fresh {
+        if ENDS.iter().any(|(end, _)| *end == alarm.name) || !said.insert(&alarm.name) {
+            continue;
         }
-        "perigee.panic" | "perigee.task.panic" => {
-            "report it with the agent's log; what was acknowledged is safe"
+        let is_end = |later: &AlarmView| {
+            later.unix_nano > alarm.unix_nano && ENDS.contains(&(later.name.as_str(), alarm.name.as_str()))
+        };
+        if sat.alarms.iter().any(is_end) {
+            continue;
         }
-        "perigee.store.ballast" => "free space on the volume on board",
-        "perigee.store.failed" => "look at the storage on board; requests are refused meanwhile",
-        "perigee.store.quarantined" => {
-            "see Gaps for what was lost; fetch the file that was put aside if it matters"
-        }
-        "perigee.wal.volatile" => "data is in memory only: look at the storage on board",
-        "perigee.wal.lost" | "perigee.wal.corruption" | "perigee.wal.torn" => {
-            "see Gaps for what was lost; look at the storage on board"
-        }
-        "perigee.wal.front_damaged" | "perigee.wal.front_failed" | "perigee.wal.scrub" => {
-            "look at the storage on board"
-        }
-        "perigee.wal.codec" => "report it: a segment could not be coded as configured",
-        _ => "",
+        let ago = span(now.saturating_sub(alarm.committed_unix_nano));
+        let text = format!("its agent raised {} (came {ago} ago): {}", alarm.name, alarm.text);
+        let level = if alarm.severity >= ERROR { Level::Alarm } else { Level::Warning };
+        let remedy = match remedy(&alarm.name) {
+            "" => "see Satellite for what it says",
+            remedy => remedy,
+        };
+        out.push(note(level, text, remedy));
     }
 }
 
@@ -314,16 +369,5 @@ pub(super) fn list(notes: &[Note]) -> Markup {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_certificate_is_named_a_month_before_its_end_and_an_alarm_a_week_before() {
-        let now = 1_000 * 86_400 * S;
-        assert_eq!(certificate("it", now + 31 * 86_400 * S, now), None);
-        let of = |days: u64| certificate("it", now + days * 86_400 * S, now).map(|note| note.level);
-        assert_eq!(of(29), Some(Level::Warning));
-        assert_eq!(of(6), Some(Level::Alarm));
-        assert!(certificate("it", now - S, now).is_some_and(|note| note.text.starts_with("it ended")));
-    }
-}
+#[path = "attention_tests.rs"]
+mod tests;

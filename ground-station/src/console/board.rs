@@ -12,6 +12,7 @@ use bytes::Bytes;
 use perigee_proto::link;
 use perigee_shared::env::Env;
 use perigee_shared::export::Failing;
+use perigee_shared::serve::CertificateEnd;
 use perigee_shared::supervise::expecting;
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast};
@@ -102,6 +103,8 @@ pub(super) struct Shown {
     pub(super) backends: Vec<Backend>,
     /// What needs a human of this station.
     pub(super) notes: Vec<Note>,
+    /// This station's certificates: whose, and when each ends.
+    pub(super) certificates: Vec<(&'static str, u64)>,
 }
 
 /// A look.
@@ -180,6 +183,8 @@ struct Inner {
     pages: Mutex<Pages>,
     items: tokio::sync::Mutex<Items>,
     tracks: tokio::sync::Mutex<BTreeMap<String, KeptTrack>>,
+    /// Listeners' certificates: whose, and when each ends.
+    certificates: Mutex<Vec<(&'static str, CertificateEnd)>>,
     news: broadcast::Sender<Bytes>,
     /// Somebody has begun to listen.
     listens: Notify,
@@ -202,9 +207,14 @@ impl Board {
             pages: Default::default(),
             items: Default::default(),
             tracks: Default::default(),
+            certificates: Default::default(),
             news: broadcast::Sender::new(NEWS),
             listens: Notify::new(),
         }))
+    }
+
+    pub(super) fn has_certificate(&self, whose: &'static str, end: CertificateEnd) {
+        lock(&self.0.certificates).push((whose, end));
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -298,8 +308,11 @@ impl Board {
             .collect();
         let status = inner.store.status().borrow().clone();
         let health = inner.metrics.trouble();
-        let certificate_end = inner.metrics.certificate_end();
-        let notes = attention::of_station(&digest, &status, &troubles, health, certificate_end, at);
+        let own = inner.metrics.certificate_end().map(|end| ("this station's certificate", end));
+        let listeners = lock(&inner.certificates);
+        let listeners = listeners.iter().filter_map(|(whose, end)| Some((*whose, end.unix_nano()?)));
+        let certificates: Vec<_> = own.into_iter().chain(listeners).collect();
+        let notes = attention::of_station(&digest, &status, &troubles, health, &certificates, at);
         let backends = digest.exporters.into_iter().map(|digest| {
             let sent_items = inner.metrics.sent_by(&digest.name);
             let items_per_second = rate(sent_items, sent.get(digest.name.as_str()).copied());
@@ -327,7 +340,7 @@ impl Board {
         });
         let mut rows: Vec<Row> = rows.collect();
         rows.sort_by_key(|row| std::cmp::Reverse((row.level, row.digest.connected)));
-        Shown { at, taken, backends: backends.collect(), spool: digest.spool, rows, notes }
+        Shown { at, taken, backends: backends.collect(), spool: digest.spool, rows, notes, certificates }
     }
 
     /// A page that was rendered from this look before.

@@ -32,6 +32,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
+use perigee_shared::serve::CertificateEnd;
 use perigee_shared::telemetry::METRICS_CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -129,6 +130,11 @@ impl Console {
         let audit = Audit::new(&directory, env);
         let (last, station) = (Arc::default(), station.into());
         Self { store, metrics, connected, board, events, audit, last, station, stop }
+    }
+
+    /// Has a listener's certificate watched; `whose` is what it is called.
+    pub fn has_certificate(&self, whose: &'static str, end: CertificateEnd) {
+        self.board.has_certificate(whose, end);
     }
 
     /// Ends streams of events, which would go on otherwise.

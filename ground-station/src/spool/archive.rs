@@ -21,13 +21,14 @@ const SWEEP: usize = 64;
 
 /// Makes the tables in a file of earlier software.
 pub(super) fn begin(db: &Database) -> Result<(), SpoolError> {
-    match db.begin_read()?.open_table(REPLAYS) {
+    match db.begin_read()?.open_table(ALARMS) {
         Err(TableError::TableDoesNotExist(_)) => {}
         table => return Ok(table.map(drop)?),
     }
     let txn = db.begin_write()?;
     txn.open_table(KEPT)?;
     txn.open_table(REPLAYS)?;
+    txn.open_table(ALARMS)?;
     Ok(txn.commit()?)
 }
 

@@ -156,7 +156,12 @@ pub struct CatalogueView {
     pub backends: Vec<String>,
     /// Exporters that still have to send it.
     pub waits_for: Vec<String>,
+    /// Items that backends refused and that are dead letters, by exporter; [`UNDECODABLE`]: the segment does not decode.
+    pub refused: BTreeMap<String, u64>,
 }
+
+/// Stands for the exporter where no one could be handed a segment.
+pub const UNDECODABLE: &str = "does not decode";
 
 /// How late data is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -233,19 +238,24 @@ impl Services {
     /// Takes those of a request, which is known to be well formed.
     pub(super) fn look(&mut self, request: &Request) {
         for resource in branches(&request.body, RESOURCES).map_while(Result::ok) {
-            let named = branches(resource, NAME).map_while(Result::ok);
-            for attribute in named.flat_map(|resource| branches(resource, 1)).map_while(Result::ok) {
-                let text = |number| branches(attribute, number).map_while(Result::ok).next();
-                if text(1) != Some(b"service.name") || self.0.len() >= SERVICES {
-                    continue;
-                }
-                let value = text(2).and_then(|value| branches(value, 1).map_while(Result::ok).next());
-                if let Some(value) = value {
-                    self.0.insert(standing::clean(&String::from_utf8_lossy(value), LONGEST));
+            for service in services_of(resource) {
+                if self.0.len() < SERVICES {
+                    self.0.insert(standing::clean(&String::from_utf8_lossy(service), LONGEST));
                 }
             }
         }
     }
+}
+
+/// The values of `service.name` of what holds a resource.
+pub(super) fn services_of(resource: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let named = branches(resource, NAME).map_while(Result::ok);
+    let attributes = named.flat_map(|resource| branches(resource, 1)).map_while(Result::ok);
+    attributes.filter_map(|attribute| {
+        let text = |number| branches(attribute, number).map_while(Result::ok).next();
+        let is_name = text(1) == Some(b"service.name");
+        text(2).filter(|_| is_name).and_then(|value| branches(value, 1).map_while(Result::ok).next())
+    })
 }
 
 /// Fills in what earlier software committed, as far as the spool and its bases say it. A catalogue that has rows is as it should be.
@@ -351,11 +361,16 @@ impl Wanted {
     }
 }
 
+/// Items in dead letters, by exporter, of each segment.
+type Refused = BTreeMap<SequenceKey, BTreeMap<String, Counts>>;
+
 /// Turns rows into what is shown; passes of a satellite are read once.
 struct Shown<'v, 't> {
     view: &'v View<'t>,
     entries: redb::ReadOnlyTable<EntryKey, &'static [u8]>,
     cursors: redb::ReadOnlyTable<(&'static str, u32, u8), Cursor>,
+    /// Items in dead letters, by segment and exporter; read once something is shown.
+    refused: Option<Refused>,
     /// Begin and end of the passes of a satellite.
     passes: BTreeMap<u32, Vec<(u64, u64)>>,
 }
@@ -364,7 +379,7 @@ impl<'v, 't> Shown<'v, 't> {
     fn new(view: &'v View<'t>) -> Result<Self, SpoolError> {
         let entries = view.tables.open_table(ENTRIES)?;
         let cursors = view.tables.open_table(CURSORS)?;
-        Ok(Self { view, entries, cursors, passes: BTreeMap::new() })
+        Ok(Self { view, entries, cursors, refused: None, passes: BTreeMap::new() })
     }
 
     fn view(
@@ -376,7 +391,16 @@ impl<'v, 't> Shown<'v, 't> {
         let Some(id) = record.segment.and_then(|id| SegmentId::try_from(id).ok()) else { return Ok(None) };
         let items = Counts::from(record.items.unwrap_or_default());
         let time = TimeRange::from(record.time.unwrap_or_default());
-        let (backends, waits_for) = self.exporters(&record, id.lane, items.signals())?;
+        let (mut backends, waits_for) = self.exporters(&record, id.lane, items.signals())?;
+        let refused = self.refused(SequenceKey::new(record.satellite, id))?;
+        // One that refused all that it was to get has nothing of it.
+        let routes = &self.view.contents.settings.routes;
+        backends.retain(|name| {
+            let Some(signals) = routes.get(name) else { return true };
+            let all: u64 = signals.iter().map(|signal| items[signal]).sum();
+            !refused.contains_key(UNDECODABLE)
+                && refused.get(name).is_none_or(|refused| refused.total() < all)
+        });
         let pass = self.pass(record.satellite, record.committed)?;
         let both = record.committed != 0 && record.sealed != 0;
         Ok(Some(CatalogueView {
@@ -396,7 +420,19 @@ impl<'v, 't> Shown<'v, 't> {
             pass_unix_nano: pass,
             backends,
             waits_for,
+            refused: refused.into_iter().map(|(name, items)| (name, items.total())).collect(),
         }))
+    }
+
+    /// What is in dead letters of a segment.
+    fn refused(&mut self, of: SequenceKey) -> Result<BTreeMap<String, Counts>, SpoolError> {
+        let all = match self.refused.take() {
+            Some(all) => all,
+            None => refused(self.view)?,
+        };
+        let found = all.get(&of).cloned().unwrap_or_default();
+        self.refused = Some(all);
+        Ok(found)
     }
 
     /// Exporters that are done with a segment, and those that are not.
@@ -448,6 +484,20 @@ impl<'v, 't> Shown<'v, 't> {
         let behind = || spans.get(at).copied().filter(|(start, _)| *start <= committed + AFTER);
         Ok(before.or_else(behind).map(|(start, _)| start))
     }
+}
+
+fn refused(view: &View<'_>) -> Result<Refused, SpoolError> {
+    let mut all = Refused::new();
+    for row in view.tables.open_table(LETTERS)?.iter()? {
+        let letter = decode::<LetterRecord>(row?.1.value())?;
+        let Some(id) = letter.header.and_then(|h| h.id).and_then(|id| SegmentId::try_from(id).ok()) else {
+            continue;
+        };
+        let of = all.entry(SequenceKey::new(letter.number, id)).or_default();
+        let by = if letter.exporter.is_empty() { UNDECODABLE.to_owned() } else { letter.exporter };
+        *of.entry(by).or_default() += Counts::from(letter.items.unwrap_or_default());
+    }
+    Ok(all)
 }
 
 /// Segments of a satellite that were committed since `from`, the latest first.

@@ -3,6 +3,7 @@
 use perigee_shared::segment::Request;
 use perigee_shared::signal::{Signal, SignalSet};
 
+use super::both_tests::Site;
 use super::catalogue::{Services, list};
 use super::tests::{commit, done, next, open, open_with, place, progress, settings, spans};
 use super::*;
@@ -138,5 +139,47 @@ fn services_are_read_within_bounds_whatever_a_request_says() {
     assert!(services.0.iter().all(|name| name.len() <= 63 && !name.contains(char::is_control)));
     for cut in 0..body.len().min(300) {
         Services::default().look(&Request { signal: Signal::Traces, body: body[..cut].to_vec().into() });
+    }
+}
+
+over_both! {
+    fn what_a_backend_refused_is_not_said_to_be_there(site) {
+        let spool = site.open_with(&[("a", SignalSet::ALL), ("b", SignalSet::ALL)]);
+        let letter = |items| Letter {
+            signal: Signal::Traces,
+            body: bytes::Bytes::from_static(b"refused"),
+            items: spans(items),
+            reason: "no".to_owned(),
+        };
+        // A worker has a lane once it has asked for what is in it.
+        let pass = |exporter: &str, letters: Vec<Letter>| {
+            let place = spool.next(exporter, SignalSet::ALL, 1).unwrap().place;
+            spool.progress(exporter, &Progress { letters, ..done(place) });
+        };
+        for (sequence, refused) in [(1, vec![letter(2), letter(3)]), (2, vec![letter(2)])] {
+            spool.commit(sequence, spans(5));
+            pass("a", refused);
+            pass("b", Vec::new());
+        }
+        spool.wait(spool.store.sweep());
+        let said = || {
+            let rows = spool.wait(async { spool.store.glance().await?.catalogue(Wanted::default(), 10).await });
+            let said = |row: CatalogueView| (row.sequence, row.backends.join(" "), row.refused);
+            rows.rows.into_iter().map(said).collect::<Vec<_>>()
+        };
+        let by_a = |items| [("a".to_owned(), items)].into();
+        assert_eq!(said(), [(2, "a b".to_owned(), by_a(2)), (1, "b".to_owned(), by_a(5))]);
+        // Once it was taken after all, it is there.
+        let letters = spool.wait(spool.store.letters(0, 10));
+        spool.wait(spool.store.replayed(letters.iter().map(|letter| letter.id).collect(), None));
+        assert_eq!(said(), [(2, "a b".to_owned(), [].into()), (1, "a b".to_owned(), [].into())]);
+        // What does not decode is in no backend.
+        spool.commit(3, spans(5));
+        let place = spool.next("a", SignalSet::ALL, 1).unwrap().place;
+        spool.wait(spool.store.condemn(place, "damaged".to_owned()));
+        spool.commit(4, spans(5));
+        pass("a", Vec::new());
+        pass("b", Vec::new());
+        assert_eq!(said()[1], (3, String::new(), [(UNDECODABLE.to_owned(), 5)].into()));
     }
 }

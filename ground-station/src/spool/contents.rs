@@ -10,6 +10,7 @@ use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::store::{Before, Contents as Stored, StoreError, guarded};
 use redb::{ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 
+use super::alarms::Unread;
 use super::catalogue::{self, Keep};
 use super::decode::Decoded;
 use super::error::SpoolError;
@@ -157,6 +158,8 @@ pub(super) struct Contents {
     /// What was found out by reading, to be quicker the next time.
     pub(super) decoded: Decoded,
     pub(super) searched: Searched,
+    /// To be looked through for alarms.
+    pub(super) unread: Unread,
 }
 
 impl Contents {
@@ -202,6 +205,7 @@ impl Contents {
             changes: 0,
             decoded: Decoded::new(settings.decoded_bases, &settings.decoding),
             searched: Searched::default(),
+            unread: Unread::default(),
         }
     }
 
@@ -221,8 +225,11 @@ impl Contents {
         self.measure_entries(read)?;
         for row in read.open_table(ENTRIES)?.iter()? {
             let (key, value) = row?;
-            let bytes = decode::<SegmentRecord>(value.value())?.bytes();
-            self.usage.change(key.value().satellite, Kept::Segment, 0, bytes);
+            let record = decode::<SegmentRecord>(value.value())?;
+            self.usage.change(key.value().satellite, Kept::Segment, 0, record.bytes());
+            if record.open()[Signal::Logs] > 0 {
+                self.unread.push(key.value());
+            }
         }
         for row in read.open_table(PARTIALS)?.iter()? {
             let (key, value) = row?;
@@ -371,7 +378,12 @@ impl Stored for Contents {
                 Effect::Bytes { satellite, kept, before, after } => {
                     self.usage.change(satellite, kept, before, after);
                 }
-                Effect::Entered { entry, segment, items } => self.enter(entry, segment, items),
+                Effect::Entered { entry, segment, items } => {
+                    if items[Signal::Logs] > 0 {
+                        self.unread.push(entry);
+                    }
+                    self.enter(entry, segment, items);
+                }
                 Effect::Delivered { satellite, lane, bytes, items } => {
                     let delivered = self.delivered.entry((satellite, lane)).or_default();
                     delivered.bytes = delivered.bytes.saturating_add(bytes);

@@ -10,6 +10,7 @@ use perigee_shared::store::{StoreError, join};
 use redb::{ReadTransaction, ReadableTable};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::alarms::Alarms;
 use super::bases;
 use super::catalogue::Services;
 use super::error::SpoolError;
@@ -27,7 +28,7 @@ const SEEN: usize = 4 << 20;
 /// Payloads that they are of, at most.
 const SEEN_PAYLOADS: usize = 256;
 
-/// Payloads whose services are known and not in the catalogue yet, at most.
+/// Payloads whose services and alarms are known and not in the store yet, at most.
 const NAMED: usize = 256;
 
 /// Bytes of a request that is put together from a large segment: what its items are put into, and what cursors count.
@@ -92,8 +93,8 @@ struct Latest {
     bases: VecDeque<Known>,
     /// Payloads that were found to decode.
     checked: BTreeSet<u64>,
-    /// Services in payloads that were decoded, until the catalogue has them.
-    services: BTreeMap<u64, Vec<String>>,
+    /// Services and alarms in payloads that were decoded, until the store has them.
+    learnt: BTreeMap<u64, (Vec<String>, Alarms)>,
     /// The latest payloads that were decoded for an exporter, the latest last, and the bytes of their requests.
     seen: (VecDeque<Seen>, usize),
 }
@@ -110,10 +111,11 @@ pub(super) struct Seen {
     bytes: usize,
 }
 
-/// The last requests of a payload, and which services are in all of them.
+/// The last requests of a payload, and which services and alarms are in all of them.
 #[derive(Default)]
 struct Look {
     services: Services,
+    alarms: Alarms,
     requests: VecDeque<Request>,
     bytes: usize,
 }
@@ -121,6 +123,7 @@ struct Look {
 impl Look {
     fn at(&mut self, request: &Request) {
         self.services.look(request);
+        self.alarms.look(request);
         self.bytes += request.body.len();
         self.requests.push_back(request.clone());
         while self.bytes > SEEN
@@ -210,7 +213,7 @@ impl Decoded {
     /// Notes what is in a payload.
     fn note(&self, number: u64, satellite: &Arc<str>, lane: u8, look: Look) {
         let mut latest = self.latest();
-        let Look { services, requests, bytes } = look;
+        let Look { services, alarms, requests, bytes } = look;
         let (seen, all) = &mut latest.seen;
         let requests: Arc<[Request]> = requests.into_iter().collect();
         seen.push_back(Seen { number, satellite: Arc::clone(satellite), lane, requests, bytes });
@@ -220,8 +223,8 @@ impl Decoded {
         {
             *all -= first.bytes;
         }
-        let known = &mut latest.services;
-        known.insert(number, services.0.into_iter().collect());
+        let known = &mut latest.learnt;
+        known.insert(number, (services.0.into_iter().collect(), alarms));
         // What no exporter finishes is forgotten: the oldest first.
         while known.len() > NAMED {
             known.pop_first();
@@ -233,9 +236,9 @@ impl Decoded {
         self.latest().seen.0.iter().filter(|seen| seen.number > after).cloned().collect()
     }
 
-    /// Which services are in a payload, for the catalogue to keep.
-    pub(super) fn take_names(&self, payload: u64) -> Option<Vec<String>> {
-        self.latest().services.remove(&payload)
+    /// Which services and alarms are in a payload, for the store to keep.
+    pub(super) fn take_learnt(&self, payload: u64) -> Option<(Vec<String>, Alarms)> {
+        self.latest().learnt.remove(&payload)
     }
 }
 

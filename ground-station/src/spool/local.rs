@@ -9,13 +9,14 @@ use perigee_proto::link;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::Limits;
 use perigee_shared::segment::{Base, Header};
-use perigee_shared::signal::SignalSet;
+use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::store::scrub::Step;
 use perigee_shared::store::{StoreError, backup, guarded};
 use perigee_shared::supervise::Supervisor;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
+use super::alarms;
 use super::columns::ColumnsView;
 use super::contents::Settings;
 use super::decode::{Fault, Snapshot, Work};
@@ -475,6 +476,49 @@ impl Local {
         round.done.rounds += u64::from(found.next.is_none());
         round.at = found.next;
         Ok(Step { bytes: found.bytes, finished: found.next.is_none() })
+    }
+
+    /// Looks through the next segments that wait, and keeps the alarms in them. Whether more of them wait.
+    pub(super) async fn read_alarms(&self) -> Result<bool, SpoolError> {
+        let take = |spool: &mut Spool| {
+            let unread = spool.contents().unread.clone();
+            let taken = unread.take(alarms::SEGMENTS);
+            let snapshot = (!taken.is_empty()).then(|| spool.snapshot()).transpose()?;
+            Ok(snapshot.map(|snapshot| (snapshot, taken, unread)))
+        };
+        let Some((snapshot, taken, unread)) = self.keeper.ask(take).await? else { return Ok(false) };
+        let look = move || {
+            let entries = snapshot.read.open_table(ENTRIES)?;
+            let (mut found, mut left) = (alarms::Found::new(), alarms::BYTES);
+            for entry in taken {
+                if left == 0 {
+                    unread.push(entry);
+                    continue;
+                }
+                let Some(value) = entries.get(entry)? else { continue };
+                let record = decode::<SegmentRecord>(value.value())?;
+                let header = record.header()?;
+                if record.open()[Signal::Logs] > 0 && header.raw_len <= alarms::LARGEST {
+                    left = left.saturating_sub(header.raw_len);
+                    if !alarms::read(&snapshot, entry.satellite, &record, &header, &mut found)? {
+                        unread.push(entry);
+                        left = 0;
+                    }
+                }
+            }
+            Ok((found, !unread.is_empty()))
+        };
+        let (found, more) = match self.env.cpu(move || guarded(look)).await {
+            Err(error) => return Err(self.keeper.noted(error).await),
+            Ok(found) => found,
+        };
+        if !found.is_empty() {
+            let note = move |spool: &mut Spool| {
+                spool.write(|txn| found.iter().try_for_each(|(of, found)| alarms::note(txn, *of, found)))
+            };
+            self.keeper.insist(note).await?;
+        }
+        Ok(more)
     }
 
     pub(super) fn round(&self) -> MutexGuard<'_, Round> {

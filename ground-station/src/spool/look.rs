@@ -13,6 +13,7 @@ use perigee_shared::store::guarded;
 use redb::{Database, ReadableTable, ReadableTableMetadata, TableError};
 use serde::Serialize;
 
+use super::alarms::{self, AlarmView, Unread};
 use super::catalogue::{self, CatalogueView, Delay, Wanted};
 use super::contents::{Contents, Waiting};
 use super::decode::{Decoded, Snapshot};
@@ -75,6 +76,9 @@ pub struct SatelliteDigest {
     pub account: AccountView,
     /// Segments of which some bytes are held.
     pub partials: Vec<PartialDigest>,
+    /// Alarms that its agent raised, the latest first; those that need a human are among its notes.
+    #[serde(skip)]
+    pub alarms: Vec<AlarmView>,
 }
 
 /// A segment that is not whole.
@@ -131,6 +135,10 @@ pub struct AwayView {
     pub on_board: u64,
     /// Of those, segments of which some bytes are held.
     pub partial: u64,
+    /// Bytes that are held of these.
+    pub held_bytes: u64,
+    /// Bytes of their payloads.
+    pub partial_bytes: u64,
     /// Segments that another station has.
     pub elsewhere: u64,
 }
@@ -374,16 +382,20 @@ fn memory(contents: &Contents) -> Contents {
         changes: contents.changes,
         decoded: Decoded::new(0, &contents.settings.decoding),
         searched: Searched::default(),
+        unread: Unread::default(),
     }
 }
 
 fn digest(view: &View<'_>, spool: SpoolView) -> Result<Digest, SpoolError> {
     let mut accounts = views::accounting(view)?;
+    let mut alarms = alarms::all(view)?;
     let mut satellites = Vec::new();
     for row in view.tables.open_table(SATELLITES)?.iter()? {
         let (id, value) = row?;
         let account = accounts.remove(id.value()).unwrap_or_default();
-        satellites.push(satellite(view, id.value(), &decode(value.value())?, account)?);
+        let record = decode::<SatelliteRecord>(value.value())?;
+        let alarms = alarms.remove(&record.number).unwrap_or_default();
+        satellites.push(satellite(view, id.value(), &record, (account, alarms))?);
     }
     let contents = view.contents;
     let entries = view.tables.open_table(ENTRIES)?.len()?;
@@ -402,7 +414,7 @@ fn satellite(
     view: &View<'_>,
     id: &str,
     record: &SatelliteRecord,
-    account: AccountView,
+    (account, alarms): (AccountView, Vec<AlarmView>),
 ) -> Result<SatelliteDigest, SpoolError> {
     let mut partials = Vec::new();
     let of_one = SequenceKey::satellites(record.number, record.number);
@@ -427,6 +439,7 @@ fn satellite(
         standing: standing(view, record)?,
         account,
         partials,
+        alarms,
     })
 }
 
@@ -596,10 +609,14 @@ fn away(view: &View<'_>, of: Option<&str>) -> Result<Vec<AwayView>, SpoolError> 
                 lane: lane.lane,
                 on_board: 0,
                 partial: 0,
+                held_bytes: 0,
+                partial_bytes: 0,
                 elsewhere: 0,
             });
             away.on_board += lane.backlog_segments;
             away.partial += lane.partials.len() as u64;
+            away.held_bytes += lane.partials.iter().map(|partial| partial.held_bytes).sum::<u64>();
+            away.partial_bytes += lane.partials.iter().map(|partial| partial.payload_bytes).sum::<u64>();
             away.elsewhere += lane.elsewhere.iter().map(|(first, last)| last - first + 1).sum::<u64>();
         }
         out.extend(lanes.into_values().filter(|a| a.on_board + a.partial + a.elsewhere > 0));

@@ -27,6 +27,7 @@ mod migrate;
 mod mirror;
 mod rescue;
 
+pub mod alarms;
 mod archive;
 mod bases;
 mod catalogue;
@@ -61,6 +62,8 @@ mod base_tests;
 #[macro_use]
 mod both_tests;
 #[cfg(test)]
+mod alarms_tests;
+#[cfg(test)]
 mod archive_tests;
 #[cfg(test)]
 mod catalogue_tests;
@@ -83,7 +86,8 @@ mod migration_tests;
 #[cfg(test)]
 mod tests;
 
-pub use catalogue::{CatalogueView, Delay, Keep, Wanted};
+pub use alarms::AlarmView;
+pub use catalogue::{CatalogueView, Delay, Keep, UNDECODABLE, Wanted};
 pub use columns::{ColumnView, ColumnsView, SegmentColumns};
 pub use contents::Settings;
 pub use counters::Kind;

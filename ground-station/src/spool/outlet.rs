@@ -14,6 +14,7 @@ use perigee_shared::signal::{Counts, Signal, SignalSet};
 use prost::Message;
 use redb::{ReadableTable, WriteTransaction};
 
+use super::alarms;
 use super::archive;
 use super::bases;
 use super::catalogue;
@@ -380,8 +381,9 @@ pub(super) fn progress(txn: &mut Txn<'_>, exporter: &str, progress: &Progress) -
     if !progress.finished {
         return Ok(());
     }
-    if let Some(services) = txn.contents.decoded.take_names(record.payload) {
+    if let Some((services, found)) = txn.contents.decoded.take_learnt(record.payload) {
         catalogue::name_services(txn, record.payload, &services)?;
+        alarms::note(txn, at.satellite, &found.committed(record.committed))?;
     }
     settle(txn, at, record)
 }

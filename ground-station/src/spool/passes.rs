@@ -110,6 +110,12 @@ pub struct Pass {
 }
 
 impl Pass {
+    /// One that nothing has to be committed for.
+    #[cfg(test)]
+    pub(crate) const fn new(report: Value, ground: Option<HeardView>) -> Self {
+        Self { report, ground }
+    }
+
     /// Bytes that the ground gained over those that the plan said it can carry.
     pub fn fill(&self) -> Option<f64> {
         self.report["efficiency"].as_f64()

@@ -51,7 +51,7 @@ pub(super) fn take_over(
             ENTRY_DEAD,
             LETTER_CHUNKS
         );
-        copy!(PASSES, CONTACTS, CATALOGUE, REPLAYS, migrate::CURSORS_1);
+        copy!(PASSES, CONTACTS, CATALOGUE, REPLAYS, ALARMS, migrate::CURSORS_1);
         let segment = |value: &[u8]| decode(value).is_ok_and(|r: SegmentRecord| r.header().is_ok());
         copy(db, &rescue, ENTRIES, segment)?;
         copy(db, &rescue, KEPT, segment)?;

@@ -393,6 +393,11 @@ impl Store {
         ask!(self, scrub())
     }
 
+    /// Looks through the next segments that wait for exporters, and keeps the alarms in them. Whether more of them wait.
+    pub(super) async fn read_alarms(&self) -> Result<bool, SpoolError> {
+        ask!(self, read_alarms())
+    }
+
     /// Ends the store in order; what was handed in before is durable then. With other handles still held it is only let go, and
     /// closes when the last of them is.
     pub async fn close(self) {

@@ -192,6 +192,8 @@ pub(super) const CATALOGUE: TableDefinition<'_, u64, &[u8]> = TableDefinition::n
 pub(super) const KEPT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("kept");
 /// Replays → [`ReplayRecord`](super::replay::ReplayRecord). Earlier software ignores it.
 pub(super) const REPLAYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("replays");
+/// Satellite → [`AlarmsRecord`](super::alarms::AlarmsRecord). Earlier software ignores it.
+pub(super) const ALARMS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("alarms");
 
 /// Does the same with every table; `$each` is a macro that takes one.
 macro_rules! every_table {
@@ -199,7 +201,7 @@ macro_rules! every_table {
         $each!(
             META SATELLITES EPOCHS COMMITTED RECENT PASSES CONTACTS DROPS DROPPED PARTIALS PARTIAL_CHUNKS ENTRIES
             SEGMENT_CHUNKS BASES BASE_CHUNKS CURSORS ENTRY_DEAD LETTERS LETTER_CHUNKS COUNTERS CATALOGUE
-            KEPT REPLAYS
+            KEPT REPLAYS ALARMS
         )
     };
 }

@@ -317,7 +317,7 @@ fn attribute(attributes: &[KeyValue], key: &str) -> String {
 }
 
 /// A value in one line.
-fn value(of: Option<&AnyValue>) -> String {
+pub(super) fn value(of: Option<&AnyValue>) -> String {
     let text = match of.and_then(|v| v.value.as_ref()) {
         None => String::new(),
         Some(Value::StringValue(text)) => text.clone(),

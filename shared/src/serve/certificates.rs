@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::ServerConfig;
 use tokio_rustls::TlsAcceptor;
@@ -40,6 +41,17 @@ impl CertificateFiles<'_> {
     }
 }
 
+/// When the certificate ends that a listener shows. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct CertificateEnd(Arc<AtomicU64>);
+
+impl CertificateEnd {
+    /// Ns since the Unix epoch, if its dates can be read.
+    pub fn unix_nano(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|end| *end > 0)
+    }
+}
+
 /// See the module.
 pub struct Certificates {
     section: String,
@@ -48,7 +60,7 @@ pub struct Certificates {
     clients: Option<PathBuf>,
     files: Files,
     acceptor: TlsAcceptor,
-    end: Option<u64>,
+    end: CertificateEnd,
     expiry: Expiry,
     clock: Arc<dyn Clock>,
 }
@@ -73,10 +85,15 @@ impl Certificates {
             clients: from.clients.map(Path::to_owned),
             files,
             acceptor: config.into(),
-            end,
+            end: CertificateEnd(Arc::new(AtomicU64::new(end.unwrap_or(0)))),
             expiry: Expiry::default(),
             clock,
         })
+    }
+
+    /// When the certificate in force ends, as long as these are used.
+    pub fn end(&self) -> CertificateEnd {
+        self.end.clone()
     }
 
     /// What the next connection is met with.
@@ -90,7 +107,8 @@ impl Certificates {
             };
             match read(from) {
                 Ok((config, end)) => {
-                    (self.acceptor, self.end) = (config.into(), end);
+                    self.acceptor = config.into();
+                    self.end.0.store(end.unwrap_or(0), Ordering::Relaxed);
                     tracing::info!(section = self.section, "a listener's certificates were read again");
                 }
                 Err(error) => tracing::error!(
@@ -101,7 +119,11 @@ impl Certificates {
                 ),
             }
         }
-        self.expiry.look(&format!("{}.cert_file", self.section), self.end, self.clock.unix_nano());
+        self.expiry.look(
+            &format!("{}.cert_file", self.section),
+            self.end.unix_nano(),
+            self.clock.unix_nano(),
+        );
         self.acceptor.clone()
     }
 }

@@ -8,8 +8,8 @@ use maud::{Markup, html};
 use super::{Page, Pages, ROWS, message, next, replays, row_id, satellite_link, table};
 use crate::console::api::CatalogueQuery;
 use crate::console::problem::Asked;
-use crate::console::show::{bytes, date, items, seconds, when};
-use crate::spool::{CatalogueView, Part};
+use crate::console::show::{bytes, counted, date, items, seconds, when};
+use crate::spool::{CatalogueView, Part, UNDECODABLE};
 
 pub(super) async fn page(
     State(pages): State<Pages>,
@@ -48,7 +48,11 @@ fn body(query: &CatalogueQuery, part: &Part<CatalogueView>, now: u64) -> Markup 
             button { "Show" }
         }
         @if part.rows.is_empty() {
-            p { "Nothing of this was committed here, as far as the catalogue reaches back." }
+            p {
+                @if part.next.is_some() { "Nothing among the segments that were looked at, which are the latest; Older looks further back." }
+                @else if query.after.is_some() { "Nothing else of this was committed here, as far as the catalogue reaches back." }
+                @else { "Nothing of this was committed here, as far as the catalogue reaches back." }
+            }
         } @else {
             (table("Catalogue", true, rows(&part.rows, now, Columns::All)))
         }
@@ -111,7 +115,12 @@ pub(super) fn rows(rows: &[CatalogueView], now: u64, columns: Columns) -> Markup
                     }
                     td data-label="Backends" {
                         @if !row.backends.is_empty() { "In " (row.backends.join(", ")) ". " }
-                        @if !row.waits_for.is_empty() { "Waits for " (row.waits_for.join(", ")) "." }
+                        @if !row.waits_for.is_empty() { "Waits for " (row.waits_for.join(", ")) ". " }
+                        @for (exporter, items) in &row.refused {
+                            @if exporter == UNDECODABLE { "It does not decode. " } @else {
+                                (exporter) " refused " a href="/data#letters" { (counted(*items, "item", "items")) } ". "
+                            }
+                        }
                     }
                 }
             }

@@ -1,12 +1,15 @@
 //! Data: the spool, the exporters, dead letters, and the latest items.
 
+use std::ops::RangeInclusive;
+
 use axum::extract::State;
-use axum::http::Uri;
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Page, Pages, next, row_id, satellite_link, table};
+use super::{Page, Pages, message, next, row_id, satellite_link, table};
+use crate::console::api;
 use crate::console::attention::{self, Level};
 use crate::console::board::{Backend, Shown};
 use crate::console::problem::Asked;
@@ -29,15 +32,39 @@ pub(super) struct Wanted {
     signal: String,
     severity: String,
     find: String,
+    from: String,
+    until: String,
     after: String,
     done: String,
 }
 
+impl Wanted {
+    /// Which times items may have.
+    fn times(&self) -> Result<RangeInclusive<u64>, String> {
+        let time = |name: &str, text: &str, none: u64| match text {
+            "" => Ok(none),
+            text => api::time(name, text),
+        };
+        Ok(time("from", &self.from, 0)?..=time("until", &self.until, u64::MAX)?)
+    }
+
+    /// Behind which dead letter the list goes on.
+    fn after(&self) -> Result<Option<u64>, String> {
+        let read =
+            |text: &str| text.parse().map_err(|_| "`after` is not a number of the part before".to_owned());
+        Some(self.after.as_str()).filter(|text| !text.is_empty()).map(read).transpose()
+    }
+}
+
 pub(super) async fn page(State(pages): State<Pages>, uri: Uri, Asked(wanted): Asked<Wanted>) -> Response {
     let (board, access) = (pages.console.board.clone(), pages.access);
+    let (times, after) = match (wanted.times(), wanted.after()) {
+        (Ok(times), Ok(after)) => (times, after),
+        (Err(why), _) | (_, Err(why)) => return message(StatusCode::BAD_REQUEST, &format!("{why}.")),
+    };
     pages
         .answer(&uri, async |look| {
-            let letters = look.glance.letters(wanted.after.parse().ok(), LETTERS).await?;
+            let letters = look.glance.letters(after, LETTERS).await?;
             let items = board.items(&look).await?;
             let body = html! {
                 h2 { "Spool" }
@@ -46,8 +73,10 @@ pub(super) async fn page(State(pages): State<Pages>, uri: Uri, Asked(wanted): As
                 (exporters(&look.shown))
                 h2 #letters { "Dead letters" }
                 (dead_letters(&letters, &wanted, access, &look.shown))
+                h2 #certificates { "Certificates" }
+                (certificates(&look.shown))
                 h2 #items { "Latest items" }
-                (latest(&items, &wanted, look.shown.at))
+                (latest(&items, &wanted, &times, look.shown.at))
             };
             Ok(Page::new("Data", body))
         })
@@ -130,6 +159,52 @@ fn exporters(shown: &Shown) -> Markup {
         }))
         @if let Some(note) = shown.notes.iter().find(|note| note.text.starts_with("exporter ")) {
             (attention::list(std::slice::from_ref(note)))
+        }
+    }
+}
+
+/// When certificates end: this station's, and those of satellites that end first.
+fn certificates(shown: &Shown) -> Markup {
+    /// Satellites that are shown.
+    const SATELLITES: usize = 20;
+    let own = shown.certificates.iter().map(|(whose, end)| (html! { (whose) }, *whose, *end));
+    let mut satellites: Vec<_> = shown
+        .rows
+        .iter()
+        .filter_map(|row| {
+            Some((row.digest.standing.agent.as_ref()?.certificate_end_unix_nano?, &row.digest.satellite))
+        })
+        .collect();
+    satellites.sort();
+    let more = satellites.len().saturating_sub(SATELLITES);
+    let of_satellites = satellites.iter().take(SATELLITES);
+    let of_satellites =
+        of_satellites.map(|(end, id)| (html! { "that of " (satellite_link(id)) }, id.as_str(), *end));
+    let all: Vec<_> = own.chain(of_satellites).collect();
+    html! {
+        @if all.is_empty() {
+            p { "No certificate is known." }
+        } @else {
+            (table("Certificates", true, html! {
+                thead { tr {
+                    th scope="col" { "Certificate" }
+                    th scope="col" { "Ends (UTC)" }
+                    th scope="col" { "In" }
+                    th scope="col" { "State" }
+                } }
+                tbody {
+                    @for (whose, key, end) in &all {
+                        @let level = attention::certificate("it", *end, shown.at).map_or(Level::Fine, |note| note.level);
+                        tr id=(row_id("certificate", key)) {
+                            th scope="row" { (whose) }
+                            td data-label="Ends" { (date(*end)) }
+                            td data-label="In" { (when(*end, shown.at)) }
+                            td data-label="State" { (level.badge()) }
+                        }
+                    }
+                }
+            }))
+            @if more > 0 { p { "And those of " (counted(more as u64, "satellite", "satellites")) " that end later." } }
         }
     }
 }
@@ -226,7 +301,7 @@ fn letter_line(letter: &LetterView, access: Access) -> Markup {
     }
 }
 
-fn latest(items: &[ItemView], wanted: &Wanted, now: u64) -> Markup {
+fn latest(items: &[ItemView], wanted: &Wanted, times: &RangeInclusive<u64>, now: u64) -> Markup {
     let least = wanted.severity.parse::<u32>().unwrap_or(0);
     let is = |filter: &String, text: &str| filter.is_empty() || filter == text;
     let found = items.iter().filter(|item| {
@@ -234,6 +309,7 @@ fn latest(items: &[ItemView], wanted: &Wanted, now: u64) -> Markup {
             && is(&wanted.service, &item.service)
             && is(&wanted.signal, item.signal)
             && item.severity >= least
+            && times.contains(&item.unix_nano)
             && (wanted.find.is_empty()
                 || item.text.contains(&wanted.find)
                 || item.name.contains(&wanted.find))
@@ -261,6 +337,8 @@ fn latest(items: &[ItemView], wanted: &Wanted, now: u64) -> Markup {
                     @for (value, text) in choices { option value=(value) selected[value == wanted.severity] { (text) } }
                 }
             }
+            label { "From (UTC) " input name="from" placeholder="2026-11-26T14:00" value=(wanted.from); }
+            label { "to (UTC) " input name="until" placeholder="2026-11-26T14:05" value=(wanted.until); }
             label { "Text " input type="search" name="find" value=(wanted.find); }
             button { "Show" }
         }

@@ -8,11 +8,12 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Page, Pages, ROWS, next, row_id, satellite_link, table};
+use super::{Page, Pages, ROWS, next, no_place, row_id, satellite_link, table};
+use crate::console::api;
 use crate::console::attention::Level;
 use crate::console::board::Shown;
 use crate::console::problem::Asked;
-use crate::console::show::{bytes, date, encoded, items, number};
+use crate::console::show::{bytes, counted, date, encoded, items, number, when};
 use crate::spool::{AwayView, BacklogView, GapView, Part};
 
 /// Lanes that are shown of what may still come.
@@ -27,8 +28,8 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn page(State(pages): State<Pages>, uri: Uri, Asked(wanted): Asked<Wanted>) -> Response {
-    let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
-    let (of, after) = (some(&wanted.satellite), some(&wanted.after));
+    let of = Some(wanted.satellite.clone()).filter(|id| !id.is_empty());
+    let Ok(after) = api::place(&wanted.after, 4) else { return no_place() };
     pages
         .answer(&uri, async |look| {
             let (away, gaps) =
@@ -88,14 +89,14 @@ fn body(shown: &Shown, away: &[AwayView], gaps: &Part<GapView>, wanted: &Wanted)
         @if lanes.is_empty() {
             p { "Nothing is known to wait on board or to be elsewhere." }
         } @else {
-            (may_come(&lanes))
+            (may_come(&lanes, shown.at))
         }
         (lost(gaps, wanted))
     }
 }
 
-fn may_come(lanes: &BTreeMap<(&str, u8), Waits<'_>>) -> Markup {
-    table(
+fn may_come(lanes: &BTreeMap<(&str, u8), Waits<'_>>, now: u64) -> Markup {
+    let shown = table(
         "What may still come",
         true,
         html! {
@@ -104,6 +105,7 @@ fn may_come(lanes: &BTreeMap<(&str, u8), Waits<'_>>) -> Markup {
                 th scope="col" { "Satellite" }
                 th scope="col" { "Lane" }
                 th scope="col" { "Waits on board" }
+                th scope="col" { "Oldest" }
                 th.n scope="col" { "Segments on board" }
                 th.n scope="col" { "Segments held in part" }
                 th.n scope="col" { "Segments with another station" }
@@ -120,14 +122,31 @@ fn may_come(lanes: &BTreeMap<(&str, u8), Waits<'_>>) -> Markup {
                                 None => "-",
                             }
                         }
+                        td data-label="Oldest" {
+                            @match waits.backlog.and_then(|backlog| backlog.since_unix_nano) {
+                                Some(since) => (when(since, now)),
+                                None => "-",
+                            }
+                        }
                         td.n data-label="Segments on board" { (count(|away| away.on_board)) }
-                        td.n data-label="Segments held in part" { (count(|away| away.partial)) }
+                        td.n data-label="Segments held in part" {
+                            (count(|away| away.partial))
+                            @if let Some(away) = waits.away.filter(|away| away.partial > 0) {
+                                ": " span.nowrap { (bytes(away.held_bytes)) } " of " span.nowrap { (bytes(away.partial_bytes)) }
+                            }
+                        }
                         td.n data-label="Segments with another station" { (count(|away| away.elsewhere)) }
                     }
                 }
             }
         },
-    )
+    );
+    html! {
+        (shown)
+        @if let Some(more) = lanes.len().checked_sub(AWAY).filter(|more| *more > 0) {
+            p { "And " (counted(more as u64, "lane", "lanes")) " more: ask for one satellite." }
+        }
+    }
 }
 
 /// What was dropped or lost.

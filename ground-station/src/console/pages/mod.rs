@@ -246,6 +246,11 @@ pub(super) fn message(status: StatusCode, text: &str) -> Response {
     as_html(status, page.into_string().into())
 }
 
+/// The address of a part of a list that is not one.
+fn no_place() -> Response {
+    message(StatusCode::BAD_REQUEST, "`after` is not a place in this list.")
+}
+
 fn failed(error: &SpoolError) -> Response {
     message(
         StatusCode::SERVICE_UNAVAILABLE,

@@ -6,10 +6,11 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Page, Pages, ROWS, fleet, next, row_id, satellite_link, table, track};
+use super::{Page, Pages, ROWS, fleet, next, no_place, row_id, satellite_link, table, track};
+use crate::console::api;
 use crate::console::board::{Drawn, Row, Shown};
 use crate::console::problem::Asked;
-use crate::console::show::{bar, bytes, date, encoded, number, seconds, when};
+use crate::console::show::{bar, bytes, counted, date, encoded, number, seconds, when};
 use crate::spool::{NextContact, Part, Pass, PassView};
 
 /// Contacts to come that are shown.
@@ -24,8 +25,8 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn page(State(pages): State<Pages>, uri: Uri, Asked(wanted): Asked<Wanted>) -> Response {
-    let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
-    let (of, after) = (some(&wanted.satellite), some(&wanted.after));
+    let of = Some(wanted.satellite.clone()).filter(|id| !id.is_empty());
+    let Ok(after) = api::place(&wanted.after, 2) else { return no_place() };
     let board = pages.console.board.clone();
     pages
         .answer(&uri, async |look| {
@@ -93,6 +94,9 @@ fn body(
                     }
                 }
             }))
+            @if let Some(more) = to_come.len().checked_sub(TO_COME).filter(|more| *more > 0) {
+                p { "And " (counted(more as u64, "satellite", "satellites")) " with a later one: ask for one below, or see " a href="/" { "Fleet" } "." }
+            }
         }
         @if let Some((satellite, drawn)) = drawn {
             h2 { "Ground track of the next pass of " (satellite_link(satellite)) }
@@ -232,3 +236,7 @@ pub(super) fn why(pass: &Pass) -> String {
     }
     why.join("; ")
 }
+
+#[cfg(test)]
+#[path = "passes_tests.rs"]
+mod tests;

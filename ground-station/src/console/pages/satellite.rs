@@ -14,11 +14,11 @@ use crate::console::curves::{self, Curve, Unit};
 use crate::console::show::{bar, bytes, date, encoded, items, number, seconds, span, when};
 use crate::spool::{ItemView, Pass, Portrait};
 
-/// Log records of this severity and above are shown as alarms.
-const ALARM: u32 = 17;
+/// Log records of this severity and above are shown as errors.
+const ERROR: u32 = 17;
 
-/// Alarms that are shown.
-const ALARMS: usize = 20;
+/// Errors that are shown.
+const ERRORS: usize = 20;
 
 /// The agent's own `service.name`.
 const AGENT: &str = "space-agent";
@@ -34,15 +34,14 @@ pub(super) async fn page(State(pages): State<Pages>, Path(id): Path<String>, uri
                 return Ok(Page { status: StatusCode::NOT_FOUND, ..Page::new("Not found", body) });
             };
             let latest = board.items(&look).await?;
-            let alarms = latest.iter().filter(|item| {
-                item.satellite == id
-                    && item.severity >= ALARM
-                    && (item.service == AGENT || item.signal == "logs")
+            let errors = latest.iter().filter(|item| {
+                let is_alarm = item.service == AGENT && !item.name.is_empty();
+                item.satellite == id && item.severity >= ERROR && item.signal == "logs" && !is_alarm
             });
-            let alarms: Vec<&ItemView> = alarms.take(ALARMS).collect();
+            let errors: Vec<&ItemView> = errors.take(ERRORS).collect();
             let curves = curves::of(&portrait, &board.history(&id), Some(&row.digest.standing));
             let drawn = board.track(&look, &id).await?;
-            let body = body(&look.shown, row, &portrait, &alarms, &curves, &drawn);
+            let body = body(&look.shown, row, &portrait, &errors, &curves, &drawn);
             Ok(Page { curves: true, track: drawn.is_ok(), ..Page::new(id.clone(), body) })
         })
         .await
@@ -52,7 +51,7 @@ fn body(
     shown: &Shown,
     row: &Row,
     portrait: &Portrait,
-    alarms: &[&ItemView],
+    errors: &[&ItemView],
     curves: &[Curve],
     drawn: &Drawn,
 ) -> Markup {
@@ -84,7 +83,20 @@ fn body(
         h2 { "Over time" }
         (over_time(&of, curves))
         h2 { "Alarms on board" }
-        (board_alarms(alarms, now))
+        @if digest.alarms.is_empty() {
+            p { "Its agent has raised none that came here." }
+        } @else {
+            p.soft { "The latest that its agent raised, kept here whatever else arrives." }
+            (alarms("Alarms on board", digest.alarms.iter().map(|alarm| Said {
+                unix_nano: alarm.unix_nano, service: AGENT, name: &alarm.name, text: &alarm.text,
+            }), now))
+        }
+        @if !errors.is_empty() {
+            h3 { "Other errors among the latest items" }
+            (alarms("Errors among the latest items", errors.iter().map(|item| Said {
+                unix_nano: item.unix_nano, service: &item.service, name: &item.name, text: &item.text,
+            }), now))
+        }
         h2 { "Ground track of the next pass" }
         (track::section(&digest.satellite, drawn, now))
         h2 { "Passes" }
@@ -217,12 +229,17 @@ fn over_time(of: &str, curves: &[Curve]) -> Markup {
     }
 }
 
-fn board_alarms(alarms: &[&ItemView], now: u64) -> Markup {
-    if alarms.is_empty() {
-        return html! { p { "No log record of severity ERROR or above is among the latest items." } };
-    }
+/// A log record of severity ERROR or an alarm.
+struct Said<'a> {
+    unix_nano: u64,
+    service: &'a str,
+    name: &'a str,
+    text: &'a str,
+}
+
+fn alarms<'a>(caption: &str, all: impl Iterator<Item = Said<'a>>, now: u64) -> Markup {
     table(
-        "Alarms on board",
+        caption,
         true,
         html! {
             thead { tr {
@@ -233,14 +250,14 @@ fn board_alarms(alarms: &[&ItemView], now: u64) -> Markup {
                 th scope="col" { "Remedy" }
             } }
             tbody {
-                @for item in alarms {
+                @for said in all {
                     tr {
-                        th scope="row" { (when(item.unix_nano, now)) }
-                        td data-label="Service" { (item.service) }
-                        td.code data-label="Event" { (item.name) }
-                        td.wide data-label="What it says" { (item.text) }
+                        th scope="row" { (when(said.unix_nano, now)) }
+                        td data-label="Service" { (said.service) }
+                        td.code data-label="Event" { (said.name) }
+                        td.wide data-label="What it says" { (said.text) }
                         td data-label="Remedy" {
-                            @match attention::remedy(&item.name) { "" => "see what raised it", remedy => (remedy) }
+                            @match attention::remedy(said.name) { "" => "see what raised it", remedy => (remedy) }
                         }
                     }
                 }
@@ -391,3 +408,7 @@ fn agent(row: &Row, portrait: &Portrait, now: u64) -> Markup {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "satellite_tests.rs"]
+mod tests;

@@ -637,6 +637,7 @@ impl Fleet {
                 Query::key(Of::Place, &key[..2]),
                 Query { of: Of::EntryDead, text: sql::DEAD_OF, lists: lists() },
                 Query { of: Of::Catalogue, text: sql::CATALOGUE_OF, lists: lists() },
+                Query::key(Of::Alarm, &key[..1]),
             ];
             let then = keeps.then(|| Box::new(bases_of_entries) as super::session::Then);
             Need { lease: Some(lease.clone()), then, ..Need::rows(queries) }

@@ -59,6 +59,7 @@ use self::session::Need;
 pub use self::settings::{FleetSettings, Replication};
 use self::study::Round;
 use self::views::Last;
+use super::alarms::Unread;
 use super::contents::Settings;
 use super::error::SpoolError;
 use super::ledger::Answer;
@@ -104,6 +105,8 @@ struct Inner {
     scrub: Mutex<Round>,
     /// Where bytes are held while the engine does not answer.
     aside: Mutex<Option<Aside>>,
+    /// What this station committed, to be looked through for alarms.
+    unread: Unread,
     /// What was shown last, for while it does not.
     shown: Mutex<Last>,
 }
@@ -217,6 +220,7 @@ impl Fleet {
             freed: Mutex::default(),
             scrub: Mutex::default(),
             aside: Mutex::new(aside),
+            unread: Unread::default(),
             shown: Mutex::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, queue))
@@ -253,7 +257,9 @@ impl Fleet {
 
     /// Takes note of what a transaction has done.
     fn after(&self, changes: &Changes) {
-        if changes.entered {
+        if !changes.entered.is_empty() {
+            let logs = changes.entered.iter().filter(|(_, logs)| *logs);
+            logs.for_each(|(entry, _)| self.inner.unread.push(*entry));
             self.wake();
         }
         locked(&self.inner.freed).extend(&changes.left);

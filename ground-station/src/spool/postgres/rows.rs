@@ -101,10 +101,11 @@ pub(super) enum Of {
     Catalogue,
     Kept,
     Replay,
+    Alarm,
 }
 
 impl Of {
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Epoch,
         Self::Committed,
         Self::Recent,
@@ -125,6 +126,7 @@ impl Of {
         Self::Catalogue,
         Self::Kept,
         Self::Replay,
+        Self::Alarm,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -149,6 +151,7 @@ impl Of {
             Self::Catalogue => "catalogue",
             Self::Kept => "kept",
             Self::Replay => "replay",
+            Self::Alarm => "alarm",
         }
     }
 
@@ -163,6 +166,7 @@ impl Of {
             Self::Epoch => (&[("sat", Numbers), ("epoch", Numbers)], RECORD),
             Self::Committed => (SEQUENCE, &[("past", Numbers), ("top", Bytes)]),
             Self::Recent | Self::Partial | Self::Base => (SEQUENCE, RECORD),
+            Self::Alarm => (&[("sat", Numbers)], RECORD),
             Self::Pass | Self::Contact => (&[("sat", Numbers), ("start", Numbers)], RECORD),
             Self::Gap => (&[("sat", Numbers), ("epoch", Numbers), ("id", Numbers)], RECORD),
             Self::Dropped => (SEQUENCE, &[("past", Numbers), ("id", Numbers)]),
@@ -397,6 +401,7 @@ pub(super) fn fill(tables: &WriteTransaction, of: Of, rows: &Rows) -> Result<(),
         Of::LetterChunk => put(tables, LETTER_CHUNKS, rows, chunk_key, 0),
         Of::Catalogue => put(tables, CATALOGUE, rows, |k| k[1].number(), 1),
         Of::Kept => put(tables, KEPT, rows, |k| k[1].number(), 2),
+        Of::Alarm => put(tables, ALARMS, rows, |k| k[0].small(), 0),
         Of::Replay => {
             let mut table = tables.open_table(REPLAYS)?;
             for (k, v) in rows {
@@ -567,6 +572,7 @@ pub(super) fn take(tables: &WriteTransaction, of: Of) -> Result<Rows, SpoolError
             let key = vec![Cell::of(satellite_of_payload(payload)), Cell::of(payload)];
             (key, vec![Cell::of(record.committed), Cell::of(record.bytes()), Cell::Bytes(v.to_vec())])
         }),
+        Of::Alarm => each!(ALARMS, |satellite, v| (vec![Cell::of(satellite.into())], bytes(v))),
         Of::Replay => each!(REPLAYS, |id, v| {
             let record: ReplayRecord = decode(v)?;
             let mut rest = vec![Cell::Text(record.exporter.clone()), Cell::of(record.is_open().into())];

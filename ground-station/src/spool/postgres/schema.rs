@@ -24,6 +24,7 @@ const STEPS: &[Step] = &[
     Step { version: 2, readable_from: 1, text: include_str!("002_migration.sql") },
     Step { version: 3, readable_from: 1, text: include_str!("003_catalogue.sql") },
     Step { version: 4, readable_from: 1, text: include_str!("004_archive.sql") },
+    Step { version: 5, readable_from: 1, text: include_str!("005_alarm.sql") },
 ];
 
 /// The latest version that this software knows.
@@ -121,6 +122,7 @@ mod tests {
             "d6271f09aebe2c221ed606c4f8b4fefe9ddfae89263c2d8fede2ece6dc1b7c2d",
             "334e7824bee9ac7142651ef43348afa7eb1fc32c0aa0638de4667b3fbcb1ed84",
             "f1538ef0b214adc7eb8c4c612a106f905c33a53d4bc0a7062e666f7be93b2874",
+            "f972cd186a19fc699ff1d4be0594050f28ea8c2ed9494b69d1a295cd67611af5",
         ];
         let hashes: Vec<String> = STEPS
             .iter()

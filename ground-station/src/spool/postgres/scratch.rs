@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use perigee_proto::link;
-use perigee_shared::signal::Counts;
+use perigee_shared::signal::{Counts, Signal};
 use perigee_shared::store::{Contents as _, StoreError};
 use prost::Message;
 use redb::backends::InMemoryBackend;
@@ -100,8 +100,8 @@ pub(super) struct Changes {
     pub(super) deletes: Vec<(Of, usize, Vec<Row>)>,
     /// Segments were committed: their lanes remember so many at most.
     pub(super) remembered: Vec<Row>,
-    /// A segment became an entry.
-    pub(super) entered: bool,
+    /// Segments that became entries; with `true` they have log records.
+    pub(super) entered: Vec<(EntryKey, bool)>,
     /// How many bytes more are in use.
     pub(super) grown: i64,
     /// Satellites of which a segment has left.
@@ -194,7 +194,9 @@ impl Scratch {
         let mut changes = Changes::default();
         for effect in &effects {
             match effect {
-                Effect::Entered { .. } => changes.entered = true,
+                Effect::Entered { entry, items, .. } => {
+                    changes.entered.push((*entry, items[Signal::Logs] > 0))
+                }
                 Effect::Deleted(entry) => changes.left.push(entry.satellite),
                 _ => {}
             }

@@ -184,6 +184,9 @@ fn copy_spool(view: &View<'_>, to: &WriteTransaction, moved: Moved) -> Result<()
             catalogue.insert(moved.payload(payload.value()), record.encode_to_vec().as_slice())?;
         }
     }
+    if let Some(alarms) = view.tables.open_table(ALARMS)?.get(from)? {
+        to.open_table(ALARMS)?.insert(satellite, alarms.value())?;
+    }
     let mut letters = to.open_table(LETTERS)?;
     for row in view.tables.open_table(LETTERS)?.iter()? {
         let (id, value) = row?;

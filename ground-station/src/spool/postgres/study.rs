@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use perigee_shared::segment::{Base, Header};
+use perigee_shared::signal::Signal;
 use perigee_shared::store::guarded;
 use perigee_shared::store::scrub::Step;
 
+use super::super::alarms;
 use super::super::columns::ColumnsView;
 use super::super::decode::{self, Fault, Snapshot};
 use super::super::error::SpoolError;
+use super::super::file::Txn;
 use super::super::scrub::{At, Scrubbed};
 use super::super::tables::{BaseRecord, EntryKey, SegmentRecord, SequenceKey, decode, header};
 use super::export::needs;
 use super::rows::{Cell, List, Of, Row};
-use super::scratch::{Loaded, Shown};
-use super::session::note;
+use super::scratch::{Loaded, SatelliteRow, Shown};
+use super::session::{Need, note};
 use super::sql::Query;
 use super::{Fleet, locked};
 
@@ -208,6 +211,48 @@ impl Fleet {
         };
         let view = self.inner.env.cpu(view).await?;
         Ok(ColumnsView { of_segments: of_segments.max(view.segments), ..view })
+    }
+
+    /// Looks through the next segments that wait, and keeps the alarms in them. Whether more of them wait.
+    pub(in super::super) async fn read_alarms(&self) -> Result<bool, SpoolError> {
+        let (unread, mut left) = (&self.inner.unread, alarms::BYTES);
+        let taken = unread.take(alarms::SEGMENTS);
+        for (at, entry) in taken.iter().enumerate() {
+            if left == 0 {
+                taken[at..].iter().for_each(|entry| unread.push(*entry));
+                break;
+            }
+            let named = [u64::from(entry.satellite), entry.lane.into(), entry.entry];
+            let rows = self.rows(move || Query::key(Of::Entry, &named)).await?;
+            let Some(row) = rows.first() else { continue };
+            let looked = Looked::of_entry(Of::Entry.read(row)?)?;
+            let record: SegmentRecord = decode(looked.row.1[3].bytes())?;
+            if record.open()[Signal::Logs] == 0 || looked.header.raw_len > alarms::LARGEST {
+                continue;
+            }
+            left = left.saturating_sub(looked.header.raw_len);
+            let mut loaded = Loaded::new();
+            self.add(&looked, false, &mut loaded).await?;
+            let (scratch, satellite) = (self.inner.scratch.clone(), entry.satellite);
+            let read = move || {
+                let shown = scratch.view(Vec::new(), loaded)?;
+                let mut found = alarms::Found::new();
+                let read =
+                    || alarms::read(&shown.snapshot()?, satellite, &record, &looked.header, &mut found);
+                Ok::<_, SpoolError>((guarded(read)?, found.remove(&satellite)))
+            };
+            let (was_room, found) = self.inner.env.cpu(read).await?;
+            if !was_room {
+                unread.push(*entry);
+                left = 0;
+            }
+            if let Some(found) = found {
+                let need = |satellites: &[u32]| Need::all_of(&[Of::Alarm], satellites);
+                let note = move |txn: &mut Txn<'_>, row: &SatelliteRow| alarms::note(txn, row.number, &found);
+                self.insist_on(satellite, need, note).await?;
+            }
+        }
+        Ok(!unread.is_empty())
     }
 
     pub(in super::super) async fn scrub(&self) -> Result<Step, SpoolError> {

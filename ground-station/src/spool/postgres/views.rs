@@ -96,7 +96,7 @@ impl Fleet {
 
     /// Everything but payloads, as it is now.
     pub(in super::super) async fn glance(&self) -> Result<Glance, SpoolError> {
-        const NEEDED: [Of; 11] = [
+        const NEEDED: [Of; 12] = [
             Of::Epoch,
             Of::Committed,
             Of::Dropped,
@@ -108,6 +108,7 @@ impl Fleet {
             Of::Base,
             Of::Letter,
             Of::Place,
+            Of::Alarm,
         ];
         let scrub = locked(&self.inner.scrub).done;
         let all = || {

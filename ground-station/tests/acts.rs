@@ -1,0 +1,145 @@
+//! Dead letters of a kind, and what pages are asked for: over a backend that refuses everything.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+
+mod support;
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use ground_station::console::ConsoleConfig;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use prost::Message;
+use serde_json::Value;
+use support::{Running, Site, get, segment};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const ACT: &str = "act-0123456789abcdef0";
+
+/// Refuses each request in words that depend on its first span: of the first segment in others than of later ones.
+async fn refuse(body: Bytes) -> impl IntoResponse {
+    let request = ExportTraceServiceRequest::decode(body).unwrap();
+    let mut spans = request.resource_spans.into_iter().flat_map(|r| r.scope_spans).flat_map(|s| s.spans);
+    let of_first = spans.next().is_some_and(|span| span.name.starts_with("s1-"));
+    (StatusCode::BAD_REQUEST, [(CONTENT_TYPE, "text/plain")], if of_first { "too blue" } else { "too green" })
+}
+
+async fn start(site: &Site) -> Running {
+    let backend = support::serve(Router::new().route("/v1/traces", axum::routing::post(refuse))).await;
+    let exporter = format!("otlphttp: {{endpoint: \"http://{backend}\", compression: none}}");
+    let mut config = site.config("", &exporter);
+    std::fs::write(site.path("act"), format!("ann {ACT}\n")).unwrap();
+    config.extensions.console = Some(ConsoleConfig {
+        endpoint: "127.0.0.1:0".to_owned(),
+        tls: None,
+        read_tokens_file: None,
+        act_tokens_file: Some(site.path("act")),
+        act_certificates: Vec::new(),
+    });
+    Running::start(config).await
+}
+
+async fn act(address: SocketAddr, body: &Value) -> Value {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let body = body.to_string();
+    let head = format!(
+        "POST /api/v1/dead-letters/act HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         authorization: Bearer {ACT}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+async fn list(address: SocketAddr, path: &str) -> Vec<Value> {
+    serde_json::from_str(&get(address, path).await.1).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_of_dead_letters_is_discarded_and_the_others_stay() {
+    let site = Site::new();
+    let ground = start(&site).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..3).await;
+    for (sequence, spans) in [(1, 2), (2, 3)] {
+        sat.send(&segment(sequence, spans)).await;
+    }
+    sat.committed(&[1, 2]).await;
+    let address = ground.console.unwrap();
+    let letters = async || list(address, "/api/v1/dead-letters").await;
+    // Each item is refused alone; both segments are passed then.
+    ground.drained("sat-1").await;
+    let all = letters().await;
+    assert_eq!(all.len(), 5, "{all:?}");
+    let reason = |word: &str| {
+        let of = |letter: &&Value| letter["reason"].as_str().unwrap().contains(word);
+        all.iter().find(of).unwrap()["reason"].clone()
+    };
+    let kind = |what: &str, word: &str| serde_json::json!({"what": what, "exporter": "otlphttp", "reason": reason(word)});
+    // The backend has nothing of them, and the catalogue does not say so either.
+    let rows = list(address, "/api/v1/catalogue").await;
+    let said = |row: &Value| (row["sequence"].clone(), row["backends"].clone(), row["refused"].clone());
+    assert_eq!(
+        rows.iter().map(said).collect::<Vec<_>>(),
+        [
+            (2.into(), serde_json::json!([]), serde_json::json!({"otlphttp": 3})),
+            (1.into(), serde_json::json!([]), serde_json::json!({"otlphttp": 2})),
+        ]
+    );
+    assert_eq!(act(address, &kind("discard", "too blue")).await["done"], 2);
+    let left = letters().await;
+    assert!(
+        left.len() == 3 && left.iter().all(|l| l["reason"].as_str().unwrap().contains("too green")),
+        "{left:?}"
+    );
+    let gaps = list(address, "/api/v1/gaps").await;
+    assert!(gaps.iter().all(|gap| gap["reason"] == "operator"), "{gaps:?}");
+    assert_eq!(gaps.iter().map(|gap| gap["items"]["spans"].as_u64().unwrap()).sum::<u64>(), 2);
+    assert_eq!(act(address, &kind("discard", "too blue")).await["done"], 0, "they are gone");
+    assert_eq!(act(address, &kind("replay", "too green")).await["done"], 3);
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn latest_items_are_filtered_by_time_and_what_is_no_place_or_time_is_refused() {
+    let site = Site::new();
+    let ground = start(&site).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..2).await;
+    sat.send(&segment(1, 2)).await;
+    sat.committed(&[1]).await;
+    ground.drained("sat-1").await;
+    let address = ground.console.unwrap();
+    let page = async |path: &str| get(address, path).await;
+    let (_, all) = page("/data").await;
+    assert!(all.contains("s1-0"), "{all}");
+    for (query, is_there) in [
+        ("from=0", true),
+        ("until=2100-01-01T00:00", true),
+        ("from=2100-01-01T00:00:00Z", false),
+        ("until=1", false),
+    ] {
+        let (status, body) = page(&format!("/data?{query}")).await;
+        assert!(status.contains("200"), "{status}");
+        let items = body.split("Latest items</h2>").nth(1).unwrap();
+        assert_eq!(items.contains("s1-0"), is_there, "{query}");
+    }
+    for path in
+        ["/data?from=yesterday", "/data?after=x", "/passes?after=x", "/passes?after=1-2-3", "/gaps?after=1-2"]
+    {
+        let (status, body) = page(path).await;
+        assert!(status.contains("400") && body.contains("<h1>"), "{path}: {status}");
+    }
+    for path in ["/passes?after=1-2", "/gaps?after=1-2-3-4", "/passes?after=", "/data?after=7"] {
+        assert!(page(path).await.0.contains("200"), "{path}");
+    }
+    ground.stop().await;
+}
