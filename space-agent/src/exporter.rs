@@ -272,7 +272,15 @@ impl Exporter {
             // Nobody waits any more when the exporter ends.
             let _ = Cuts::new(requests, plan).all(each);
         });
-        while let Some(cut) = cuts.recv().await {
+        let (mut next, mut of_last) = (None, Counts::ZERO);
+        loop {
+            let cut = match next.take() {
+                Some(cut) => cut,
+                None => match cuts.recv().await {
+                    Some(cut) => cut,
+                    None => break,
+                },
+            };
             let (signal, body, items) = match cut {
                 Ok(Cut::Request { signal, body, items }) => (signal, body, items),
                 // Numbered like the rest; its items are what is missing in the end.
@@ -302,6 +310,12 @@ impl Exporter {
                 tracing::error!(exporter = self.name, reason, "the backend refuses items for good");
             }
             let refused = outcome.rejected + outcome.refused_items();
+            next = cuts.recv().await;
+            if next.is_none() && !held {
+                // One commit for it and for the end of the segment.
+                of_last = Counts::of(signal, refused);
+                break;
+            }
             let became = (Counts::of(signal, items.saturating_sub(refused)), Counts::of(signal, refused));
             let ahead = held.then_some(signal);
             self.wal.call(move |wal| wal.custody().advance(consumer, id, ahead, number, became)).await??;
@@ -315,7 +329,7 @@ impl Exporter {
             self.wal.call(move |wal| wal.custody().pass_ahead(consumer, id, others)).await??;
             return Ok(());
         }
-        let refused = all.only(self.plan.signals).saturating_sub(seen);
+        let refused = all.only(self.plan.signals).saturating_sub(seen) + of_last;
         let pass = move |wal: &mut Wal| {
             wal.custody().pass(consumer, &[Delivery { id, refused }])?;
             // The lane's cursor is at an earlier segment when this one has nothing of what is aside.

@@ -26,25 +26,26 @@ pub(super) fn takers(consumers: &BTreeMap<String, u8>, config: &WalConfig) -> Ta
 }
 
 /// How far consumers are, as tables say.
-pub(super) struct Progress<C, A, R, T> {
-    pub(super) cursors: C,
-    pub(super) ahead: Option<A>,
-    pub(super) refused: Option<R>,
-    pub(super) taken: Option<T>,
+pub(super) struct Progress<C, A, N> {
+    cursors: C,
+    ahead: Option<A>,
+    refused: Option<N>,
+    taken: Option<N>,
 }
 
+type Written<'t> = Progress<
+    redb::Table<'t, CursorKey, Cursor>,
+    redb::Table<'t, AheadKey, Cursor>,
+    redb::Table<'t, RefusedKey, &'static [u8]>,
+>;
+type Read = Progress<
+    redb::ReadOnlyTable<CursorKey, Cursor>,
+    redb::ReadOnlyTable<AheadKey, Cursor>,
+    redb::ReadOnlyTable<RefusedKey, &'static [u8]>,
+>;
+
 /// The tables of a transaction that writes.
-pub(super) fn written(
-    txn: &WriteTransaction,
-) -> Result<
-    Progress<
-        impl ReadableTable<CursorKey, Cursor>,
-        impl ReadableTable<AheadKey, Cursor>,
-        impl ReadableTable<RefusedKey, &'static [u8]>,
-        impl ReadableTable<RefusedKey, &'static [u8]>,
-    >,
-    StoreError,
-> {
+pub(super) fn written(txn: &WriteTransaction) -> Result<Written<'_>, StoreError> {
     Ok(Progress {
         cursors: txn.open_table(CURSORS)?,
         ahead: Some(txn.open_table(AHEAD)?),
@@ -54,17 +55,7 @@ pub(super) fn written(
 }
 
 /// Those of one that reads.
-pub(super) fn read(
-    txn: &ReadTransaction,
-) -> Result<
-    Progress<
-        impl ReadableTable<CursorKey, Cursor>,
-        impl ReadableTable<AheadKey, Cursor>,
-        impl ReadableTable<RefusedKey, &'static [u8]>,
-        impl ReadableTable<RefusedKey, &'static [u8]>,
-    >,
-    StoreError,
-> {
+pub(super) fn read(txn: &ReadTransaction) -> Result<Read, StoreError> {
     Ok(Progress {
         cursors: txn.open_table(CURSORS)?,
         ahead: if_made(txn, AHEAD)?,
@@ -81,12 +72,11 @@ fn counts(
     Ok(table.get(key)?.and_then(|value| Counts::from_bytes(value.value())))
 }
 
-impl<C, A, R, T> Progress<C, A, R, T>
+impl<C, A, N> Progress<C, A, N>
 where
     C: ReadableTable<CursorKey, Cursor>,
     A: ReadableTable<AheadKey, Cursor>,
-    R: ReadableTable<RefusedKey, &'static [u8]>,
-    T: ReadableTable<RefusedKey, &'static [u8]>,
+    N: ReadableTable<RefusedKey, &'static [u8]>,
 {
     /// Where `consumer` is in `lane`.
     pub(super) fn reached(&self, consumer: ConsumerId, lane: Lane) -> Result<Reached, StoreError> {

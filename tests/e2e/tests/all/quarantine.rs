@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use e2e::{Agent, Batch, Ground, Ledger, SATELLITE, STATION, Scene, Sent, eventually};
+use e2e::wire::{Target, http1};
+use e2e::{Agent, Batch, Ground, Ledger, SATELLITE, STATION, Scene, Sent, eventually, free_port};
+use http::{Method, StatusCode};
 use perigee_shared::signal::{Counts, Signal};
 use serde_json::{Value, json};
 
@@ -122,4 +124,60 @@ async fn a_log_of_a_later_format_or_no_permission_is_refused_and_not_touched() {
     std::fs::rename(&aside, &path).unwrap();
     s.agent.start().await;
     assert_eq!(s.agent.account().await.on_board, s.lost.items);
+}
+
+/// A store that is moved or deleted under a running agent: health says so at once, status says what can be done, and that is true.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_gone_is_said_with_what_can_be_done() {
+    let scene = Scene::new(PROGRAMS);
+    let mut agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+    let port = free_port();
+    agent.config["extensions"]["health_check"] = json!({"endpoint": format!("127.0.0.1:{port}")});
+    agent.start().await;
+    let health = async || {
+        let answer = http1(&Target::tcp(port), Method::GET, "/", &[], bytes::Bytes::new()).await.unwrap();
+        (answer.status, String::from_utf8(answer.body.to_vec()).unwrap())
+    };
+    let mut all = Ledger::default();
+    let mut send = async |agent: &Agent, n| {
+        let sent = agent.send(&batch("item", n)).await;
+        all.note(&batch("item", n), &sent);
+        (sent, all.items)
+    };
+    assert_eq!(send(&agent, 0).await.0, Sent::Acknowledged);
+    assert_eq!(health().await.0, StatusCode::OK);
+
+    let path = agent.wal_directory().join("wal.redb");
+    let aside = path.with_extension("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    assert_eq!(health().await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let status = agent.command(&["status"]).await.out;
+    assert!(status.contains("was moved") && status.contains("move the file back"), "{status}");
+    assert_eq!(send(&agent, 1).await.0, Sent::Acknowledged);
+    assert!(agent.process.terminate().await.success());
+    std::fs::rename(&aside, &path).unwrap();
+    agent.start().await;
+    let (sent, items) = send(&agent, 2).await;
+    assert_eq!((sent, health().await.0), (Sent::Acknowledged, StatusCode::OK));
+    assert_eq!(agent.account().await.on_board, items, "nothing is lost");
+
+    std::fs::remove_dir_all(agent.wal_directory()).unwrap();
+    let (code, said) = health().await;
+    assert!(code == StatusCode::SERVICE_UNAVAILABLE && said.contains("was deleted"), "{said}");
+    for n in 3..5 {
+        assert_ne!(send(&agent, n).await.0, Sent::Acknowledged, "before and after the log was closed");
+        let status = agent.command(&["status"]).await.out;
+        let advice = format!("until {} is there", agent.wal_directory().display());
+        assert!(status.contains("was deleted") && status.contains(&advice), "{status}");
+        assert!(!status.contains("backup"), "{status}");
+        assert_eq!(health().await.0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    std::fs::create_dir(agent.wal_directory()).unwrap();
+    eventually("the agent goes on by itself", async || match agent.send(&batch("after", 0)).await {
+        Sent::Acknowledged => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(health().await.0, StatusCode::OK);
+    assert!(!agent.command(&["status"]).await.out.contains("THE STORE"));
 }
