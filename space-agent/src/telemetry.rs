@@ -268,6 +268,7 @@ impl ShipCounters {
             self.send_failed(exporter, signal, 0);
         }
         self.retries.get_or_create(exporter).inc_by(0);
+        self.undecided.begin(exporter);
     }
 
     /// A backend took items and rejected some of them.
@@ -746,6 +747,7 @@ mod tests {
             "otelcol_exporter_sent_spans_total{exporter=\"otlp/bench\"} 0",
             "otelcol_exporter_send_failed_spans_total{exporter=\"otlp/bench\"} 0",
             "perigee_exporter_retries_total{exporter=\"otlp/bench\"} 0",
+            "perigee_exporter_held_bytes{exporter=\"otlp/bench\",signal=\"traces\"} 0",
             "perigee_receiver_malformed_requests_total{signal=\"logs\"} 0",
             "perigee_dropped_items_total{signal=\"metrics\",reason=\"quota_oldest\"} 0",
             "perigee_dropped_items_total{signal=\"traces\",reason=\"station_lost\"} 0",

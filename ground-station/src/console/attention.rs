@@ -282,6 +282,10 @@ pub(super) fn of_station(
 const REMEDIES: &[(&str, &str)] = &[
     ("perigee.clock.untrusted", "set the clock on board; until then a plan may not be followed"),
     ("perigee.clock.trusted", "nothing has to be done"),
+    (
+        "perigee.exporter.holds_store",
+        "mend the backend on board that does not take its requests, or take the signal out of its pipelines",
+    ),
     ("perigee.exporter.kept", "look at the backend on board that does not take its requests"),
     (
         "perigee.exporter.misconfigured",

@@ -96,6 +96,12 @@ impl Undecided {
         undecided
     }
 
+    /// What is counted of the exporter is there from the start.
+    pub fn begin(&self, exporter: &ExporterLabel) {
+        self.requests.get_or_create(exporter).set(0);
+        self.gauges(exporter, Held::default());
+    }
+
     /// A request was put aside at `now`, ns since the Unix epoch.
     pub fn put(&self, exporter: &ExporterLabel, at: (Lane, Signal), now: u64, reason: Option<&str>) {
         let mut all = self.all();
