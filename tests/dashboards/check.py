@@ -45,6 +45,7 @@ NOT_IN_A_DAY = {
 BY_ANOTHER_NAME = {
     "perigee_spool_failing": "perigee_store_failing is the same, on both programs",
     "perigee_exporter_last_success_timestamp_seconds": "PerigeeExporterStuck sees it sooner, by requests that are sent again",
+    "perigee_exporter_held_bytes": "PerigeeRequestsAside fires before, and the alarm perigee.exporter.holds_store at half of the store",
     "perigee_satellite_last_pass_connect_seconds": "PerigeePassFellShort looks at what came of it",
     "perigee_ground_dropped_*": "perigee_satellite_gap_items has the same by reason",
     "perigee_ground_lost_*": "perigee_satellite_gap_items has the same as station_lost",
