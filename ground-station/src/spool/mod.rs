@@ -53,6 +53,7 @@ mod local;
 pub mod postgres;
 mod store;
 mod stream;
+mod torn;
 mod upkeep;
 
 #[cfg(test)]
@@ -62,6 +63,8 @@ mod base_tests;
 mod both_tests;
 #[cfg(test)]
 mod archive_tests;
+#[cfg(test)]
+mod budget_tests;
 #[cfg(test)]
 mod catalogue_tests;
 #[cfg(test)]
