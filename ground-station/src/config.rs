@@ -147,11 +147,13 @@ pub struct SatelliteConfig {
     pub max_partial_bytes: ByteSize,
     /// Of the spool; above it its link stops reading. 0: only the spool's own bound.
     pub max_spool_bytes: ByteSize,
+    /// How many times the bounds of a ledger it may use.
+    pub ledger_room: u32,
 }
 
 impl Default for SatelliteConfig {
     fn default() -> Self {
-        Self { max_partial_bytes: ByteSize::mib(64), max_spool_bytes: ByteSize(0) }
+        Self { max_partial_bytes: ByteSize::mib(64), max_spool_bytes: ByteSize(0), ledger_room: 1 }
     }
 }
 
@@ -557,6 +559,9 @@ impl Config {
                 let message = "must hold the largest segment, 64MiB";
                 wrong.push(Invalid::new(format!("{key}.max_partial_bytes"), message));
             }
+            if !(1..=64).contains(&satellite.unwrap_or_default().ledger_room) {
+                wrong.push(Invalid::new(format!("{key}.ledger_room"), "must be between 1 and 64"));
+            }
         }
         let millis = |span: Span| u64::try_from(span.0.as_millis()).unwrap_or(0);
         if self.memory.limit < ByteSize::mib(64) {
@@ -651,6 +656,7 @@ pub(crate) mod tests {
             ("max_bytes: 10GiB", "max_bytes: 10KiB", "storage.max_bytes"),
             ("rate: 4MiB", "rate: 0B", "storage.scrub.rate"),
             ("max_partial_bytes: 64MiB", "max_partial_bytes: 1MiB", "link.satellites.sat-1"),
+            ("ledger_room: 1", "ledger_room: 0", "link.satellites.sat-1.ledger_room"),
             ("partial_sync_bytes: 2MiB", "partial_sync_bytes: 2B", "link.partial_sync_bytes"),
             ("  station:", "  statoin:", "did you mean `station`"),
         ] {

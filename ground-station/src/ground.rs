@@ -321,8 +321,15 @@ pub fn settings(config: &Config) -> Settings {
             .map(|(id, bounds)| (id.clone(), bounds.unwrap_or_default().max_spool_bytes.0))
             .filter(|(_, bytes)| *bytes > 0)
             .collect(),
+        ledger_room: config
+            .link
+            .satellites
+            .iter()
+            .map(|(id, bounds)| (id.clone(), bounds.unwrap_or_default().ledger_room))
+            .filter(|(_, room)| *room > 1)
+            .collect(),
         ballast: config.storage.ballast.0,
-        decoded_bases: config.storage.decoded_bases.0.min(config.memory.limit.0 / 8),
+        decoded_bases: config.storage.decoded_bases.0.min(config.memory.limit.0 / 4),
         decoding: Budget::new(config.memory.limit, Stir::default()),
         catalogue: config.storage.catalogue.keep(),
         keep: config.storage.keep.keep(),

@@ -1,6 +1,6 @@
 //! The memory limit.
 //!
-//! Connections share half of it for what they have sent and nobody has read ([`window`]). What decodes segments shares three eighths
+//! Connections share a quarter of it for what they have sent and nobody has read ([`window`]). What decodes segments shares three eighths
 //! ([`Budget`]). And the memory that the process uses is looked at while there is something to do: near the limit, decoded bases are
 //! given up and links are read piece by piece, so that satellites wait and nothing is lost.
 
@@ -28,7 +28,7 @@ const SAID_EVERY: Duration = Duration::from_secs(30);
 
 /// What each of `connections` may have sent that was not read yet, of at most `most`.
 pub fn window(limit: ByteSize, connections: usize, most: u64) -> u64 {
-    most.min(limit.0 / 2 / connections.max(1) as u64).max(64 << 10)
+    most.min(limit.0 / 4 / connections.max(1) as u64).max(64 << 10)
 }
 
 /// Tells that something takes memory now, so that it is looked at.
@@ -108,7 +108,7 @@ impl Meter {
 /// Bytes that decoding a segment may take, beside the bases that it needs, until its requests are all sent.
 pub fn to_decode(header: &Header) -> u64 {
     // Buffers for pieces of requests, for zstd, and the models of codec 2.
-    const ALWAYS: u64 = 3 << 20;
+    const ALWAYS: u64 = 2 << 20;
     // What is noted of each item: where it stands, its time, and of a span its ids. The shortest item has two bytes.
     const ITEM: u64 = 40;
     let Header { raw_len, payload_len, .. } = *header;
@@ -280,11 +280,11 @@ mod tests {
     }
 
     #[test]
-    fn connections_share_half_of_the_limit() {
+    fn connections_share_a_quarter_of_the_limit() {
         let limit = ByteSize::mib(256);
         assert_eq!(
             [1, 8, 16, 1 << 20].map(|n| window(limit, n, 16 << 20) >> 10),
-            [16 << 10, 16 << 10, 8 << 10, 64]
+            [16 << 10, 8 << 10, 4 << 10, 64]
         );
     }
 
@@ -379,9 +379,9 @@ mod tests {
             is_base: false,
         };
         let mib = |header: Header| to_decode(&header) >> 20;
-        assert_eq!(mib(header(Codec::ZstdRows, 8 * MIB, 16 * MIB, 400)), 27);
-        assert_eq!(mib(header(Codec::Columns, 8 * MIB, 16 * MIB, 400)), 27);
-        assert_eq!(mib(header(Codec::Columns, MIB, 16 * MIB, MIB)), 64);
-        assert_eq!(mib(header(Codec::Columns, MIB, 16 * MIB, u64::MAX)), 344, "an item has two bytes");
+        assert_eq!(mib(header(Codec::ZstdRows, 8 * MIB, 16 * MIB, 400)), 26);
+        assert_eq!(mib(header(Codec::Columns, 8 * MIB, 16 * MIB, 400)), 26);
+        assert_eq!(mib(header(Codec::Columns, MIB, 16 * MIB, MIB)), 63);
+        assert_eq!(mib(header(Codec::Columns, MIB, 16 * MIB, u64::MAX)), 343, "an item has two bytes");
     }
 }

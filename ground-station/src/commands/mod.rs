@@ -149,9 +149,8 @@ async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> 
 /// Reads the configuration again at each SIGHUP.
 async fn reload(path: PathBuf, mut rereading: Rereading, link: Option<Reload>, logs: Logs) {
     // What a satellite may keep in the spool is the spool's.
-    let can = |key: &str| {
-        key == LOG_LEVEL || key.starts_with("link.satellites") && !key.ends_with(".max_spool_bytes")
-    };
+    let of_spool = |key: &str| key.ends_with(".max_spool_bytes") || key.ends_with(".ledger_room");
+    let can = |key: &str| key == LOG_LEVEL || key.starts_with("link.satellites") && !of_spool(key);
     loop {
         let config = rereading.next(|| Config::load(&path).map_err(|e| e.to_string()), can).await;
         logs.set_level(config.service.telemetry.logs.level);

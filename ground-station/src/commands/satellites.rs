@@ -128,6 +128,9 @@ fn notes(satellite: &Value, now: u64) -> String {
     if let Some(error) = satellite["plan"]["error"].as_str() {
         out.push_str(&format!("{name}: the plan file on board cannot be used: {error}\n"));
     }
+    if let Some(tight) = satellite["ledger_tight"].as_str() {
+        out.push_str(&format!("{name}: {tight}; ledger_room in its configuration gives it more\n"));
+    }
     if let Some(full) = satellite["forecast"]["full_unix_nano"].as_u64() {
         let when = span(full.saturating_sub(now));
         out.push_str(&format!("{name}: forecast: its store is full in about {when} if its plan holds\n"));
@@ -183,6 +186,7 @@ mod tests {
                 "satellite": "old", "connected": false, "last_heard_unix_nano": now - 400 * S,
                 "next_contact": null, "backlog": null, "partial_bytes": 0, "plan": null, "agent": null,
                 "forecast": null, "last_pass": {"ground": {"ended": "lost"}},
+                "ledger_tight": "its ledger has 130000 of 131072 drops",
             },
         ]);
         let text = text(&all, now);
@@ -195,7 +199,8 @@ mod tests {
              satellite      lane name                      waits        items   oldest\n\
              a-satellite-w…    2 alarms-of-the-paylo…   1.21 GiB    123456789   24.0 h\n\
              a-satellite-with-a-long-name: its certificate ends at 1970-01-13T13:46:40Z; issue a new one\n\
-             a-satellite-with-a-long-name: its clock is off by -3.250 s \u{b1} 0.020, -1.5 ppm\n"
+             a-satellite-with-a-long-name: its clock is off by -3.250 s \u{b1} 0.020, -1.5 ppm\n\
+             old: its ledger has 130000 of 131072 drops; ledger_room in its configuration gives it more\n"
         );
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
     }

@@ -278,6 +278,7 @@ mod tests {
             ballast: 1 << 20,
             decoded_bases: 1 << 20,
             decoding: Default::default(),
+            ledger_room: Default::default(),
             catalogue: Default::default(),
             keep: Keep::OFF,
             station: "svalbard".to_owned(),

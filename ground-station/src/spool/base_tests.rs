@@ -29,6 +29,7 @@ fn settings(directory: &Path) -> Settings {
         ballast: 0,
         decoded_bases: 64 << 20,
         decoding: Default::default(),
+        ledger_room: Default::default(),
         catalogue: Default::default(),
         keep: Keep::OFF,
         station: "svalbard".to_owned(),

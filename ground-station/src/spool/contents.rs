@@ -17,7 +17,7 @@ use super::error::SpoolError;
 use super::file::View;
 use super::outlet::Searched;
 use super::tables::*;
-use super::{archive, intake, migrate, mirror, rescue};
+use super::{archive, intake, migrate, mirror, rescue, torn};
 use crate::memory::Budget;
 
 /// Where the spool is and how large it may be.
@@ -35,6 +35,8 @@ pub struct Settings {
     pub decoded_bases: u64,
     /// Memory that whoever decodes segments shares.
     pub decoding: Budget,
+    /// By satellite, how many times the usual bounds of a ledger it may use, where that is more than one.
+    pub ledger_room: BTreeMap<String, u32>,
     /// This station's id.
     pub station: String,
     /// How long what was committed stays in the catalogue.
@@ -302,7 +304,7 @@ fn of_file(error: SpoolError) -> StoreError {
 impl Stored for Contents {
     type Settings = Arc<Settings>;
     type Change = Vec<Effect>;
-    /// A commit that was answered and is not whole any more shows when its satellite comes by: it says what was acknowledged.
+    /// See [`torn`](super::torn).
     type Torn = ();
 
     const NAME: &'static str = "spool";
@@ -351,10 +353,13 @@ impl Stored for Contents {
         db: &redb::Database,
         env: &Env,
         settings: &Self::Settings,
-        _: Option<&Self>,
-        _: Option<()>,
+        before: Option<&Self>,
+        torn: Option<()>,
     ) -> Result<(), StoreError> {
         migrate::to_format_2(db, env, settings).map_err(of_file)?;
+        if torn.is_some() {
+            torn::settle(db, env, settings, before).map_err(of_file)?;
+        }
         mirror::catch_up(db, env, settings).map_err(of_file)?;
         archive::begin(db).map_err(of_file)?;
         catalogue::rebuild(db).map_err(of_file)

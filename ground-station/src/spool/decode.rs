@@ -2,7 +2,6 @@
 //! beside whatever the spool does meanwhile. What is deleted meanwhile is given back to the file only when that is over.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::BufRead;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use perigee_shared::segment::{Base, CodecError, Header, Request, Requests, Unpacked, learn_from};
@@ -15,7 +14,7 @@ use super::bases;
 use super::catalogue::Services;
 use super::error::SpoolError;
 use super::outlet::{First, Found, Place};
-use super::stream::Stream;
+use super::stream::{Source, Table};
 use super::tables::*;
 use crate::memory::{Budget, Turn, to_decode};
 
@@ -374,8 +373,8 @@ impl Snapshot {
     /// Verifies and decodes a segment of this satellite.
     pub(super) fn unpack(&self, satellite: u32, header: &Header, at: At<'_>) -> Result<Unpacked, Fault> {
         let base = self.base_of(satellite, header)?;
-        let unpack = |stream: &mut dyn BufRead| Unpacked::new(header, stream, base.as_deref());
-        let unpacked = self.streamed(header, at, unpack)?;
+        let unpack = |source: &Source<'_>| Unpacked::new(header, source, base.as_deref());
+        let unpacked = self.verified(header, at, unpack)?;
         if header.is_base
             && let Some(own) = unpacked.base()
             && own.size() <= LARGEST_BASE
@@ -385,29 +384,29 @@ impl Snapshot {
         Ok(unpacked)
     }
 
-    /// Has `decode` read a payload, and answers with what came of it if the payload has its hash.
-    fn streamed<R>(
+    /// What `decode` makes of a payload, once that was found to have its hash.
+    fn verified<R>(
         &self,
         header: &Header,
         at: At<'_>,
-        decode: impl FnOnce(&mut dyn BufRead) -> Result<R, CodecError>,
+        decode: impl FnOnce(&Source<'_>) -> Result<R, CodecError>,
     ) -> Result<R, Fault> {
-        match at {
-            At::Payload(number) => {
-                let chunks = self.read.open_table(SEGMENT_CHUNKS)?;
-                Stream::new(chunks.range(ChunkKey::all(number))?).check(header, Fault::Payload, decode)
-            }
-            At::Base(key) => {
-                let chunks = self.read.open_table(BASE_CHUNKS)?;
-                Stream::new(chunks.range(key.base())?).check(header, Fault::Base(key), decode)
-            }
-            At::Bytes(bytes) => Stream::over(bytes).check(header, Fault::Payload, decode),
+        let source = Source::new(match at {
+            At::Payload(number) => Table::Segments(self.read.open_table(SEGMENT_CHUNKS)?, number),
+            At::Base(key) => Table::Bases(self.read.open_table(BASE_CHUNKS)?, key),
+            At::Bytes(bytes) => Table::Memory(bytes),
+        });
+        if !source.is_whole(header)? {
+            return Err(if let At::Base(key) = at { Fault::Base(key) } else { Fault::Payload });
         }
+        let decoded = decode(&source);
+        source.result()?;
+        Ok(decoded?)
     }
 
     /// That a payload is there and has its hash.
     pub(super) fn check(&self, header: &Header, at: At<'_>) -> Result<(), Fault> {
-        self.streamed(header, at, |_| Ok(()))
+        self.verified(header, at, |_| Ok(()))
     }
 
     /// The base that a segment of this satellite needs, if it needs one.
@@ -421,8 +420,8 @@ impl Snapshot {
         if unknown > 0 {
             let mut known = base.as_deref().cloned();
             for (key, header) in chain[..unknown].iter().rev() {
-                let learn = |stream: &mut dyn BufRead| learn_from(header, stream, known.take());
-                let next = self.streamed(header, At::Base(*key), learn)?;
+                let learn = |source: &Source<'_>| learn_from(header, source, known.take());
+                let next = self.verified(header, At::Base(*key), learn)?;
                 let next = next.ok_or(CodecError::MissingBase(header.id.sequence))?;
                 if next.size() > LARGEST_BASE {
                     return Err(CodecError::TooLarge("a base").into());

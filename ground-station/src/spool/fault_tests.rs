@@ -6,6 +6,7 @@ use std::sync::Arc;
 use perigee_proto::link;
 use perigee_shared::segment::{Codec, Encoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
+use perigee_shared::store::StoreError;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use simdisk::{Disk, Fault, Operation, Trouble};
@@ -21,6 +22,7 @@ fn settings() -> Settings {
         ballast: 1 << 20,
         decoded_bases: 64 << 20,
         decoding: Default::default(),
+        ledger_room: Default::default(),
         catalogue: Default::default(),
         keep: Keep::OFF,
         station: "svalbard".to_owned(),
@@ -344,4 +346,104 @@ fn what_a_lying_disk_loses_is_a_gap_once_the_satellite_says_what_it_was_told() {
     }
     assert!(lost > 40, "{lost} segments were lost");
     assert!(quarantined < 40, "{quarantined}");
+}
+
+/// The bytes of a segment that an exporter is handed, by its sequence.
+fn exported(spool: &mut Spool) -> Vec<u64> {
+    let mut out = Vec::new();
+    while let Some(found) = spool.read(|view| outlet::next(view, "a", SignalSet::ALL, 1)).unwrap() {
+        let (place, sequence) = (found.place, found.header.id.sequence);
+        match spool.snapshot().unwrap().work(found) {
+            Ok(work) => {
+                assert_eq!(work.requests().unwrap().map(|r| r.unwrap().body.len()).sum::<usize>(), 5000);
+                out.push(sequence);
+                let done = Progress { finished: true, ..Progress::at(place, 1) };
+                spool.write(|txn| outlet::progress(txn, "a", &done)).unwrap();
+            }
+            Err(decode::Fault::Payload) => spool.write(|txn| outlet::lose(txn, place)).unwrap(),
+            Err(fault) => panic!("{fault:?}"),
+        }
+    }
+    out
+}
+
+#[test]
+fn a_bit_that_is_flipped_in_the_newest_commits_under_a_running_spool_loses_nothing_without_a_counted_gap() {
+    let file = Path::new("/virtual").join("spool.redb");
+    let (mut rolled_back, mut counted) = (0, 0);
+    for seed in 0..120 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let disk = Disk::new();
+        let mut spool = Spool::open(&disk.env(), settings()).unwrap();
+        let ledger = spool.contents().ledger;
+        let commit = |spool: &mut Spool, sequence| {
+            let batch = [incoming(sequence)];
+            spool.write(|txn| intake::apply(txn, &batch))
+        };
+        for sequence in 1..=6 {
+            commit(&mut spool, sequence).unwrap();
+        }
+        spool.mirror(true);
+        let before = disk.content(&file).unwrap();
+        commit(&mut spool, 7).unwrap();
+        let after = disk.content(&file).unwrap();
+        let changed = |at: &usize| before.get(*at) != after.get(*at) && after[*at] != 0;
+        let changed: Vec<usize> = (4096..after.len()).filter(changed).collect();
+        let at = changed[rng.random_range(0..changed.len())];
+        disk.damage(&file, |content| content[at] ^= 1 << rng.random_range(0..8));
+        // The process goes on, and reads what it does not have in memory any more.
+        spool.note(&StoreError::Io("as after an error of the disk".to_owned()));
+        let mut next = 8;
+        for _ in 0..12 {
+            if commit(&mut spool, next).is_ok() {
+                next += 1;
+            }
+        }
+        assert!(next > 9, "seed {seed}: it works again");
+        let is_whole = spool.quarantined().is_none();
+        let gaps = spool.read(|view| views::gaps(view, 100)).unwrap();
+        if is_whole && let [gap] = &gaps[..] {
+            rolled_back += 1;
+            assert_eq!(
+                (gap.sequences, gap.items.log_records, gap.unknown),
+                (Some((7, 7)), 1, false),
+                "seed {seed}"
+            );
+        }
+        counted += gaps.len();
+        // The satellite says what it was told, and still has the last one.
+        let told = link::Acknowledged {
+            ledger,
+            sequences: vec![link::Range { start: 1, end: next }],
+            ..link::Acknowledged::default()
+        };
+        let lane = link::Lane {
+            lane: 8,
+            next_sequence: next,
+            acknowledged: vec![told],
+            on_board: vec![link::Range { start: 7, end: 8 }],
+            ..link::Lane::default()
+        };
+        let epoch = link::Epoch { epoch: 1, lanes: vec![lane], ..link::Epoch::default() };
+        let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
+        spool.write(|txn| ledger::hello(txn, "sat-1", &hello)).unwrap();
+        let have = exported(&mut spool);
+        let gaps = spool.read(|view| views::gaps(view, 100)).unwrap();
+        for sequence in (1..next).filter(|sequence| !have.contains(sequence)) {
+            let is_gap = gaps.iter().filter_map(|g| g.sequences).any(|(a, z)| (a..=z).contains(&sequence));
+            assert!(is_gap, "seed {seed}: {sequence} is lost and nobody knows");
+        }
+        if !have.contains(&7) {
+            // It comes again, and the gap is none any more.
+            assert_eq!(commit(&mut spool, 7).unwrap(), [Applied::New], "seed {seed}");
+            assert_eq!(exported(&mut spool), [7], "seed {seed}");
+        }
+        let account = spool.read(views::accounting).unwrap().remove("sat-1").unwrap();
+        let sum = account.exported.log_records + account.lost.log_records + account.in_spool.log_records;
+        assert_eq!(account.committed.log_records, sum, "seed {seed}: {account:?}");
+        if is_whole {
+            assert_eq!(account.lost.log_records, 0, "seed {seed}: {account:?}");
+        }
+    }
+    assert!(rolled_back > 20 && counted > 20, "{rolled_back} were rolled back, {counted} gaps");
 }

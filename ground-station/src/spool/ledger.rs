@@ -12,7 +12,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::contents::Effect;
 use super::error::SpoolError;
-use super::file::Txn;
+use super::file::{Txn, View};
 use super::tables::*;
 use super::{bases, gaps, handover, intake, passes, standing};
 
@@ -168,7 +168,7 @@ pub(super) fn committed_ranges(
 /// this is committed, and bases that nobody needs any more are gone.
 pub(super) fn hello(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<Answer, SpoolError> {
     let satellite = meet(txn, id, hello)?;
-    stay_within_budget(txn, satellite, hello.epochs.len())?;
+    stay_within_budget(txn, satellite, id, hello.epochs.len())?;
     passes::note(txn, satellite, &hello.passes)?;
     let (mut epochs, mut handover_twice) = (Vec::new(), 0);
     let mut room = Room(MAX_LISTS);
@@ -322,22 +322,52 @@ impl Room {
     }
 }
 
+/// What the ledger has of a satellite, and how much of that it may have at most.
+struct Fill([(&'static str, usize, usize); 4]);
+
+macro_rules! fill {
+    ($tables:expr, $satellite:expr, $settings:expr, $id:expr) => {{
+        let (tables, satellite) = ($tables, $satellite);
+        let rows = SequenceKey { satellite, epoch: 0, lane: 0, sequence: 0 };
+        let rows = rows..=SequenceKey { satellite, epoch: u64::MAX, lane: u8::MAX, sequence: u64::MAX };
+        let drop = |epoch, id| DropKey { satellite, epoch, id };
+        let (of_epochs, of_drops) = (EpochKey::all(satellite), drop(0, 0)..=drop(u64::MAX, u64::MAX));
+        let room = $settings.ledger_room.get($id).copied().unwrap_or(1) as usize;
+        Fill([
+            ("epochs", tables.open_table(EPOCHS)?.range(of_epochs)?.count(), room * EPOCHS_KEPT),
+            ("drops", tables.open_table(DROPS)?.range(of_drops)?.count(), room * DROPS_KEPT),
+            (
+                "runs of segments",
+                tables.open_table(COMMITTED)?.range(rows.clone())?.count(),
+                room * RUNS_KEPT,
+            ),
+            (
+                "remembered segments",
+                tables.open_table(RECENT)?.range(rows)?.count(),
+                room * RECENT_KEPT_IN_ALL,
+            ),
+        ])
+    }};
+}
+
+/// What the ledger of a satellite has nearly as much of as it may have.
+pub(super) fn tight(view: &View<'_>, satellite: u32, id: &str) -> Result<Option<String>, SpoolError> {
+    let Fill(all) = fill!(view.tables, satellite, view.contents.settings, id);
+    let near = |(what, found, most): &(&str, usize, usize)| {
+        (*found > most / 8 * 7).then(|| format!("its ledger has {found} of {most} {what}"))
+    };
+    Ok(all.iter().find_map(near))
+}
+
 /// That the ledger of a satellite is not larger than one may be, with `epochs` that it names. No honest one comes near.
-fn stay_within_budget(txn: &Txn<'_>, satellite: u32, epochs: usize) -> Result<(), SpoolError> {
-    let rows = SequenceKey { satellite, epoch: 0, lane: 0, sequence: 0 };
-    let rows = rows..=SequenceKey { satellite, epoch: u64::MAX, lane: u8::MAX, sequence: u64::MAX };
-    let drop = |epoch, id| DropKey { satellite, epoch, id };
-    let (of_epochs, of_drops) = (EpochKey::all(satellite), drop(0, 0)..=drop(u64::MAX, u64::MAX));
-    let tables = txn.tables;
-    for (what, found, most) in [
-        ("epochs", epochs + tables.open_table(EPOCHS)?.range(of_epochs)?.count(), EPOCHS_KEPT),
-        ("drops", tables.open_table(DROPS)?.range(of_drops)?.count(), DROPS_KEPT),
-        ("runs of segments", tables.open_table(COMMITTED)?.range(rows.clone())?.count(), RUNS_KEPT),
-        ("remembered segments", tables.open_table(RECENT)?.range(rows)?.count(), RECENT_KEPT_IN_ALL),
-    ] {
+fn stay_within_budget(txn: &Txn<'_>, satellite: u32, id: &str, epochs: usize) -> Result<(), SpoolError> {
+    let Fill(mut all) = fill!(txn.tables, satellite, txn.contents.settings, id);
+    all[0].1 += epochs;
+    for (what, found, most) in all {
         if found > most {
-            let reason = format!("its ledger has {found} {what}; at most {most} are kept of one satellite");
-            return Err(SpoolError::Budget(reason));
+            return Err(SpoolError::Budget(format!(
+                "its ledger has {found} {what}; at most {most} are kept of one satellite, unless ledger_room gives it more"
+            )));
         }
     }
     Ok(())

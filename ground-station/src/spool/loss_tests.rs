@@ -30,6 +30,7 @@ fn on(disk: &std::sync::Arc<Disk>) -> Spool {
         ballast: 0,
         decoded_bases: 1 << 20,
         decoding: Default::default(),
+        ledger_room: Default::default(),
         catalogue: Default::default(),
         keep: Keep::OFF,
         station: "svalbard".to_owned(),

@@ -54,6 +54,7 @@ mod local;
 pub mod postgres;
 mod store;
 mod stream;
+mod torn;
 mod upkeep;
 
 #[cfg(test)]
@@ -65,6 +66,8 @@ mod both_tests;
 mod alarms_tests;
 #[cfg(test)]
 mod archive_tests;
+#[cfg(test)]
+mod budget_tests;
 #[cfg(test)]
 mod catalogue_tests;
 #[cfg(test)]

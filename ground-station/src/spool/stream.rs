@@ -1,79 +1,81 @@
-//! A payload, read piece by piece from the table that has it, and verified once it was read.
+//! A payload, read piece by piece from the table that has it.
 
+use std::cell::RefCell;
 use std::io::{self, BufRead, Read};
 
-use perigee_shared::segment::{CodecError, Header};
-use redb::{AccessGuard, Range, StorageError};
+use perigee_shared::segment::{Header, Payload};
+use redb::{AccessGuard, Range, ReadOnlyTable, StorageError};
 
-use super::decode::Fault;
+use super::tables::*;
 
-/// Where bytes come from.
-enum Piece<'a> {
-    Table(AccessGuard<'a, &'static [u8]>),
+/// Where a payload is.
+pub(super) enum Table<'a> {
+    /// Among those of segments, by its number.
+    Segments(ReadOnlyTable<ChunkKey, &'static [u8]>, u64),
+    /// Among those of bases.
+    Bases(ReadOnlyTable<BaseChunk, &'static [u8]>, SequenceKey),
+    /// In memory.
     Memory(&'a [u8]),
 }
 
-impl Piece<'_> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Table(guard) => guard.value(),
-            Self::Memory(bytes) => bytes,
-        }
-    }
-}
-
 /// See the module.
-pub(super) struct Stream<'a, K: redb::Key + 'static> {
-    rows: Option<Range<'a, K, &'static [u8]>>,
-    piece: Option<Piece<'a>>,
-    /// Bytes of the piece that were read, and of all pieces.
-    at: usize,
-    all: u64,
-    hasher: blake3::Hasher,
-    failed: Option<StorageError>,
+pub(super) struct Source<'a> {
+    table: Table<'a>,
+    /// Why the table cannot be read, once that was found.
+    failed: RefCell<Option<StorageError>>,
 }
 
-impl<'a> Stream<'a, u64> {
-    /// Of a payload that is in memory.
-    pub(super) fn over(bytes: &'a [u8]) -> Self {
-        Self { piece: Some(Piece::Memory(bytes)), ..Self::empty() }
-    }
-}
-
-impl<'a, K: redb::Key + 'static> Stream<'a, K> {
-    /// Of pieces in their order.
-    pub(super) fn new(rows: Range<'a, K, &'static [u8]>) -> Self {
-        Self { rows: Some(rows), ..Self::empty() }
+impl<'a> Source<'a> {
+    pub(super) const fn new(table: Table<'a>) -> Self {
+        Self { table, failed: RefCell::new(None) }
     }
 
-    fn empty() -> Self {
-        Self { rows: None, piece: None, at: 0, all: 0, hasher: blake3::Hasher::new(), failed: None }
-    }
-
-    /// Has `decode` read it, and answers with what came of that if these are the bytes that `header` describes; `wrong` if not.
-    pub(super) fn check<R>(
-        mut self,
-        header: &Header,
-        wrong: Fault,
-        decode: impl FnOnce(&mut dyn BufRead) -> Result<R, CodecError>,
-    ) -> Result<R, Fault> {
-        let out = decode(&mut self);
-        // What was not read has a part in the hash.
-        while self.failed.is_none()
-            && let Ok(rest) = self.fill_buf()
-            && !rest.is_empty()
+    /// Whether its bytes are those that `header` describes.
+    pub(super) fn is_whole(&self, header: &Header) -> Result<bool, StorageError> {
+        let (mut reader, mut hasher, mut all) = (self.open(), blake3::Hasher::new(), 0);
+        while let Ok(piece) = reader.fill_buf()
+            && !piece.is_empty()
         {
-            let length = rest.len();
-            self.consume(length);
+            let length = piece.len();
+            hasher.update(piece);
+            all += length as u64;
+            reader.consume(length);
         }
-        if let Some(error) = self.failed {
-            return Err(error.into());
+        drop(reader);
+        self.result()?;
+        Ok(all == header.payload_len && *hasher.finalize().as_bytes() == header.hash)
+    }
+
+    /// Whether it could be read.
+    pub(super) fn result(&self) -> Result<(), StorageError> {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+}
+
+impl Payload for Source<'_> {
+    fn open(&self) -> Box<dyn BufRead + '_> {
+        fn of<'s, K: redb::Key + 'static>(
+            rows: Result<Range<'s, K, &'static [u8]>, StorageError>,
+            failed: &'s RefCell<Option<StorageError>>,
+        ) -> Box<dyn BufRead + 's> {
+            let rows = rows.map_err(|error| failed.replace(Some(error))).ok();
+            Box::new(Stream { rows, piece: None, at: 0, failed })
         }
-        match self.all == header.payload_len && *self.hasher.finalize().as_bytes() == header.hash {
-            true => Ok(out?),
-            false => Err(wrong),
+        match &self.table {
+            Table::Segments(table, number) => of(table.range(ChunkKey::all(*number)), &self.failed),
+            Table::Bases(table, key) => of(table.range(key.base()), &self.failed),
+            Table::Memory(bytes) => Box::new(*bytes),
         }
     }
+}
+
+/// One reading of it.
+struct Stream<'s, K: redb::Key + 'static> {
+    rows: Option<Range<'s, K, &'static [u8]>>,
+    piece: Option<AccessGuard<'s, &'static [u8]>>,
+    /// Bytes of the piece that were read.
+    at: usize,
+    failed: &'s RefCell<Option<StorageError>>,
 }
 
 impl<K: redb::Key + 'static> Read for Stream<'_, K> {
@@ -86,23 +88,20 @@ impl<K: redb::Key + 'static> Read for Stream<'_, K> {
 
 impl<K: redb::Key + 'static> BufRead for Stream<'_, K> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.piece.as_ref().is_none_or(|piece| self.at == piece.bytes().len()) {
-            let Some(row) = self.rows.as_mut().and_then(Iterator::next) else { return Ok(&[]) };
-            match row {
-                Ok((_, value)) => (self.piece, self.at) = (Some(Piece::Table(value)), 0),
-                Err(error) => {
-                    self.failed = Some(error);
+        while self.piece.as_ref().is_none_or(|piece| self.at == piece.value().len()) {
+            match self.rows.as_mut().and_then(Iterator::next) {
+                None => return Ok(&[]),
+                Some(Ok((_, value))) => (self.piece, self.at) = (Some(value), 0),
+                Some(Err(error)) => {
+                    self.failed.replace(Some(error));
                     return Err(io::Error::other("the table cannot be read"));
                 }
             }
         }
-        Ok(self.piece.as_ref().map_or(&[], |piece| &piece.bytes()[self.at..]))
+        Ok(self.piece.as_ref().map_or(&[], |piece| &piece.value()[self.at..]))
     }
 
     fn consume(&mut self, length: usize) {
-        let Some(piece) = &self.piece else { return };
-        self.hasher.update(&piece.bytes()[self.at..self.at + length]);
         self.at += length;
-        self.all += length as u64;
     }
 }

@@ -26,6 +26,7 @@ pub(super) fn settings(dir: &tempfile::TempDir, routes: &[(&str, SignalSet)]) ->
         ballast: 0,
         decoded_bases: 64 << 20,
         decoding: Default::default(),
+        ledger_room: Default::default(),
         catalogue: Default::default(),
         keep: Keep::OFF,
         station: "svalbard".to_owned(),

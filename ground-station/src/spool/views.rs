@@ -67,6 +67,8 @@ pub struct SatelliteView {
     /// How it stands.
     #[serde(flatten)]
     pub standing: StandingView,
+    /// What its ledger has nearly, or quite, as much of as one satellite may have: at the bound it is not heard any more.
+    pub ledger_tight: Option<String>,
     /// Lives of its log, in the order of their counters.
     pub epochs: Vec<EpochView>,
 }
@@ -252,6 +254,7 @@ pub(super) fn satellites(view: &View<'_>) -> Result<Vec<SatelliteView>, SpoolErr
             connected: false,
             handover_twice: twice.get(key(record.number))?.map_or(0, |n| n.value()),
             spool_bytes: view.contents.usage.by_satellite.get(&record.number).copied().unwrap_or(0),
+            ledger_tight: super::ledger::tight(view, record.number, id.value())?,
             epochs: lives,
         });
     }

@@ -8,10 +8,10 @@ mod columns;
 mod header;
 mod rows;
 
-pub use columns::{Base, Cost, inspect};
+pub use columns::{Base, Cost, Payload, inspect};
 pub use header::{FORMAT, Hash, Header, HeaderError, Lane, MAX_PAYLOAD, MAX_RAW, SegmentId, hash};
 
-use std::io::{BufRead, Read};
+use std::io::Read;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -163,7 +163,7 @@ pub fn learn(header: &Header, payload: &[u8], below: Option<Base>) -> Result<Opt
 /// The same of a payload that is read while it is decoded.
 pub fn learn_from(
     header: &Header,
-    payload: impl BufRead,
+    payload: &(impl Payload + ?Sized),
     below: Option<Base>,
 ) -> Result<Option<Base>, CodecError> {
     let base = match header.base_sequence {
@@ -228,12 +228,16 @@ pub type Requests<'a> = Box<dyn Iterator<Item = Result<Request, CodecError>> + S
 
 impl Unpacked {
     /// Decodes `payload` as `header` describes it. `base` is of the segment that it leans on, if it leans on one.
-    pub fn new(header: &Header, mut payload: impl BufRead, base: Option<&Base>) -> Result<Self, CodecError> {
-        match unpack(header, &mut payload, base, header.is_base)? {
+    pub fn new(
+        header: &Header,
+        payload: &(impl Payload + ?Sized),
+        base: Option<&Base>,
+    ) -> Result<Self, CodecError> {
+        match unpack(header, payload, base, header.is_base)? {
             Some(unpacked) => Ok(Self(Stored::Columns(Box::new(unpacked)))),
             None => {
                 let mut bytes = Vec::with_capacity(header.payload_len as usize);
-                payload.take(MAX_PAYLOAD).read_to_end(&mut bytes)?;
+                payload.open().take(MAX_PAYLOAD).read_to_end(&mut bytes)?;
                 Ok(Self(Stored::ZstdRows(bytes, header.raw_len)))
             }
         }
@@ -261,10 +265,10 @@ impl Unpacked {
         }
     }
 
-    /// Bytes that it takes in memory, roughly.
+    /// Bytes that it takes in memory, roughly, with the largest request that it may have.
     pub fn size(&self) -> usize {
         match &self.0 {
-            Stored::ZstdRows(payload, _) => payload.len(),
+            Stored::ZstdRows(payload, raw_len) => payload.len() + *raw_len as usize,
             Stored::Columns(unpacked) => unpacked.size(),
         }
     }
@@ -273,7 +277,7 @@ impl Unpacked {
 /// A payload, decoded; `None` when its codec hands requests out one by one.
 fn unpack(
     header: &Header,
-    payload: impl BufRead,
+    payload: &(impl Payload + ?Sized),
     base: Option<&Base>,
     teaches: bool,
 ) -> Result<Option<columns::Unpacked>, CodecError> {

@@ -189,7 +189,7 @@ fn attach<C: Contents>(
             }
             other => (other?, None),
         };
-        if !in_order {
+        if !in_order && torn.is_none() {
             tracing::info!(
                 store = C::NAME,
                 "the previous process did not close the file; every page was verified and is whole"

@@ -109,6 +109,7 @@ impl Engine {
             ballast: 0,
             decoded_bases: 64 << 20,
             decoding: Default::default(),
+            ledger_room: Default::default(),
             catalogue: Default::default(),
             keep: ground_station::spool::Keep::OFF,
             station: "bench".to_owned(),

@@ -207,6 +207,7 @@ async fn open(directory: &Path) -> Result<Store> {
         ballast: 0,
         decoded_bases: 64 << 20,
         decoding: Default::default(),
+        ledger_room: Default::default(),
         catalogue: Default::default(),
         keep: ground_station::spool::Keep::OFF,
         station: "svalbard".to_owned(),

@@ -449,7 +449,7 @@ impl Station {
              max_connections: {connections}\n  retry_above: {connections}\n  satellites: {{{satellites}}}\n\
              exporters: {{debug: {{verbosity: normal, rate_limit: {}}}}}\n\
              storage: {{directory: {directory}/{id}, ballast: 0B, max_bytes: 64GiB, decoded_bases: 2GiB}}\n\
-             resource_attributes: false\n\
+             memory: {{limit: 8GiB}}\nresource_attributes: false\n\
              service:\n  pipelines:\n    traces: {{exporters: [debug]}}\n    metrics: {{exporters: [debug]}}\n    \
              logs: {{exporters: [debug]}}\n",
             listen.join(", "),

@@ -80,6 +80,7 @@ impl Subject for Station {
             ballast: 0,
             decoded_bases: 8 << 20,
             decoding: Default::default(),
+            ledger_room: Default::default(),
             catalogue: Default::default(),
             keep: ground_station::spool::Keep::OFF,
             station: STATION.to_owned(),

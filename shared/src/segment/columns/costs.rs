@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::Base;
 use super::dictionary::Kind;
 use super::entropy::Part;
 use super::schema::Message;
 use super::state::State;
 use super::unpack::{Parts, pass};
-use super::{Base, text_compressor};
 use crate::segment::{Codec, CodecError, Header};
 use crate::signal::Signal;
 
@@ -130,10 +130,11 @@ pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<V
     };
     let raw_len = header.raw_len;
     let mut parts = Parts::read(layout, payload, raw_len)?;
+    let behind = (payload.len() as u64).saturating_sub(parts.before);
     let mut reader = parts.reader();
     let lengths = reader.lengths();
     let text: usize = lengths.iter().sum();
-    let frame = if text == 0 { 0 } else { text_compressor()?.compress(&reader.text_left())?.len() };
+    let frame = if text == 0 { 0 } else { behind };
     reader.costs = Some(Box::new(Costs::new()));
     let mut state = base.map_or_else(State::new, |b| b.state.clone());
     let whole = pass(&mut reader, &mut state, raw_len)?;

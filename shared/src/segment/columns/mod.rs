@@ -68,6 +68,7 @@ use bytes::Bytes;
 use hashbrown::HashTable;
 
 pub use self::costs::{Cost, inspect};
+pub use self::unpack::Payload;
 pub(super) use self::unpack::{Cursor, Unpacked, learn};
 
 use self::build::Nothing;

@@ -451,6 +451,39 @@ fn outcome(input: &[u8]) -> String {
     }
 }
 
+#[test]
+fn text_of_several_mebibytes_comes_back_without_being_held_at_once() {
+    let mut generator = SmallRng::seed_from_u64(7);
+    let mut attribute = |key: &str| {
+        let text: Vec<u8> = (0..40_000).map(|_| generator.random_range(b'a'..=b'z')).collect();
+        let (mut any, mut out) = (Vec::new(), Vec::new());
+        put_bytes(&mut any, 1, &text);
+        put_bytes(&mut out, 1, key.as_bytes());
+        put_bytes(&mut out, 2, &any);
+        out
+    };
+    // Two large columns, with small ones around them.
+    let (mut scope, mut resource, mut request) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 0..120u8 {
+        let mut span = Vec::new();
+        put_bytes(&mut span, 1, &[n + 1; 16]);
+        put_bytes(&mut span, 2, &[n + 1; 8]);
+        put_bytes(&mut span, 5, format!("name-{n}").as_bytes());
+        for key in ["a", "b"] {
+            put_bytes(&mut span, 9, &attribute(key));
+        }
+        put_bytes(&mut scope, 2, &span);
+    }
+    put_bytes(&mut resource, 2, &scope);
+    put_bytes(&mut request, 1, &resource);
+    let requests = vec![(Signal::Traces, request)];
+    let (payload, _) = encode(None, &requests);
+    assert_same(&requests, &decode(LAYOUT, None, &payload, raw_len(&requests)).unwrap().0);
+    for cut in (0..payload.len()).step_by(payload.len() / 40) {
+        assert!(decode(LAYOUT, None, &payload[..cut], raw_len(&requests)).is_err(), "cut at {cut}");
+    }
+}
+
 /// The file is never written by a test: a line that differs is a payload that is read otherwise than before.
 #[test]
 fn every_input_of_the_fuzz_corpus_comes_to_what_it_always_did() {

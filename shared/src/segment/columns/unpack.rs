@@ -18,7 +18,7 @@ use super::state::{MOST_DICTIONARIES, State};
 use super::traces::Given;
 use super::{BUDGET, Base, LAYOUT_TEXT};
 use crate::compress::zstd_reader;
-use crate::segment::{CodecError, Request};
+use crate::segment::{CodecError, MAX_PAYLOAD, Request};
 
 /// Bytes of text that leave memory together.
 const PIECE: usize = 256 << 10;
@@ -56,16 +56,34 @@ fn bytes(source: &mut impl Read, length: u64, most: u64) -> Result<Vec<u8>, Code
     Ok(out)
 }
 
-/// What is left of a text column, in pieces.
+/// A payload that can be read again.
+pub trait Payload {
+    /// A reader from its first byte on.
+    fn open(&self) -> Box<dyn BufRead + '_>;
+}
+
+impl Payload for [u8] {
+    fn open(&self) -> Box<dyn BufRead + '_> {
+        Box::new(self)
+    }
+}
+
+/// A text column with so many bytes is unpacked as it is used, from a reader of its own, and never held.
+const LARGE: usize = 4 << 20;
+
+/// What is left of a text column.
 #[derive(Default)]
-struct Column {
+struct Column<'a> {
+    /// What is held of it.
     pieces: VecDeque<Vec<u8>>,
+    /// What unpacks it, if it is large.
+    reader: Option<Box<dyn Read + 'a>>,
     /// Bytes of the first piece that were taken.
     taken: usize,
     left: usize,
 }
 
-impl Column {
+impl Column<'_> {
     fn read(source: &mut impl Read, length: usize) -> Result<Self, CodecError> {
         let mut column = Self { left: length, ..Self::default() };
         let mut rest = length;
@@ -73,14 +91,25 @@ impl Column {
             let mut piece = vec![0; rest.min(PIECE)];
             source.read_exact(&mut piece)?;
             rest -= piece.len();
-            column.pieces.push_back(piece);
+            if length < LARGE {
+                column.pieces.push_back(piece);
+            }
         }
         Ok(column)
     }
 
     /// Moves so many bytes to the end of `out`; there are as many.
-    fn take(&mut self, mut length: usize, out: &mut Vec<u8>) {
+    fn take(&mut self, mut length: usize, out: &mut Vec<u8>) -> Result<(), CodecError> {
         self.left -= length;
+        if let Some(reader) = &mut self.reader {
+            let before = out.len();
+            out.resize(before + length, 0);
+            reader.read_exact(&mut out[before..])?;
+            if self.left == 0 {
+                self.reader = None;
+            }
+            return Ok(());
+        }
         while length > 0
             && let Some(first) = self.pieces.front()
         {
@@ -93,26 +122,55 @@ impl Column {
                 self.taken = 0;
             }
         }
+        Ok(())
     }
 }
 
 /// A payload as it is stored.
-pub(super) struct Parts {
+pub(super) struct Parts<'a> {
     layout: u8,
     range: Vec<u8>,
     bits: Vec<u8>,
-    columns: Vec<Column>,
+    columns: Vec<Column<'a>>,
+    /// Bytes that stand before the text.
+    pub(super) before: u64,
 }
 
-impl Parts {
+/// Counts what is read.
+struct Counted<R> {
+    from: R,
+    bytes: u64,
+}
+
+impl<R: BufRead> Read for Counted<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = self.from.read(out)?;
+        self.bytes += length as u64;
+        Ok(length)
+    }
+}
+
+fn skip(source: &mut impl Read, bytes: u64) -> Result<(), CodecError> {
+    match io::copy(&mut source.take(bytes), &mut io::sink())? == bytes {
+        true => Ok(()),
+        false => Err(SHORT),
+    }
+}
+
+impl<'a> Parts<'a> {
     /// Reads a payload of this layout whose items have `raw_len` bytes.
-    pub(super) fn read(layout: u8, mut payload: impl BufRead, raw_len: u64) -> Result<Self, CodecError> {
+    pub(super) fn read(
+        layout: u8,
+        payload: &'a (impl Payload + ?Sized),
+        raw_len: u64,
+    ) -> Result<Self, CodecError> {
+        let mut source = Counted { from: payload.open(), bytes: 0 };
         let mut first = [0];
-        payload.read_exact(&mut first).map_err(short)?;
+        source.read_exact(&mut first).map_err(short)?;
         if first[0] != layout {
             return Err(CodecError::Damaged("unknown layout"));
         }
-        let (range, bits, used) = (number(&mut payload)?, number(&mut payload)?, number(&mut payload)?);
+        let (range, bits, used) = (number(&mut source)?, number(&mut source)?, number(&mut source)?);
         // Behind the dictionaries stands what is left whole.
         if used > MOST_DICTIONARIES as u64 + 1 {
             return Err(CodecError::TooLarge("the number of text columns"));
@@ -120,29 +178,39 @@ impl Parts {
         let limit = raw_len * 2 + 4096;
         let (mut lengths, mut total) = (Vec::new(), 0u64);
         for _ in 0..used {
-            let length = number(&mut payload)?;
+            let length = number(&mut source)?;
             total = total.checked_add(length).filter(|t| *t <= limit).ok_or(CodecError::TooLarge("text"))?;
             lengths.push(length as usize);
         }
-        let most = crate::segment::MAX_PAYLOAD;
-        let (range, bits) = (bytes(&mut payload, range, most)?, bytes(&mut payload, bits, most)?);
+        let (range, bits) = (bytes(&mut source, range, MAX_PAYLOAD)?, bytes(&mut source, bits, MAX_PAYLOAD)?);
+        let before = source.bytes;
         let mut columns = Vec::with_capacity(lengths.len());
         if total == 0 {
             columns.resize_with(lengths.len(), Column::default);
         } else {
-            let mut text = zstd_reader(payload)?;
+            let mut start = 0;
+            let mut text = zstd_reader(source.from)?;
             for length in lengths {
-                columns.push(Column::read(&mut text, length)?);
+                let mut column = Column::read(&mut text, length)?;
+                if length >= LARGE {
+                    let mut again = payload.open();
+                    skip(&mut again, before)?;
+                    let mut again = zstd_reader(again)?;
+                    skip(&mut again, start)?;
+                    column.reader = Some(Box::new(again));
+                }
+                start += length as u64;
+                columns.push(column);
             }
             if text.read(&mut [0])? > 0 {
                 return Err(CodecError::TooLarge("text"));
             }
         }
-        Ok(Self { layout, range, bits, columns })
+        Ok(Self { layout, range, bits, columns, before })
     }
 
     /// What reads it.
-    pub(super) fn reader(&mut self) -> Reader<'_> {
+    pub(super) fn reader(&mut self) -> Reader<'_, 'a> {
         Reader {
             layout: self.layout,
             range: RangeDecoder::new(&self.range),
@@ -154,23 +222,18 @@ impl Parts {
 }
 
 /// A payload that is being read.
-pub(super) struct Reader<'a> {
+pub(super) struct Reader<'r, 'a> {
     pub(super) layout: u8,
-    range: RangeDecoder<'a>,
-    bits: BitReader<'a>,
-    columns: Vec<Column>,
+    range: RangeDecoder<'r>,
+    bits: BitReader<'r>,
+    columns: Vec<Column<'a>>,
     pub(super) costs: Option<Box<Costs>>,
 }
 
-impl Reader<'_> {
+impl Reader<'_, '_> {
     /// Bytes of each text column that are left.
     pub(super) fn lengths(&self) -> Vec<usize> {
         self.columns.iter().map(|column| column.left).collect()
-    }
-
-    /// The text that is left.
-    pub(super) fn text_left(&self) -> Vec<u8> {
-        self.columns.iter().flat_map(|column| &column.pieces).flatten().copied().collect()
     }
 
     /// Whether all was there that was read, and nothing else.
@@ -182,7 +245,7 @@ impl Reader<'_> {
     }
 }
 
-impl Coder for Reader<'_> {
+impl Coder for Reader<'_, '_> {
     const ENCODES: bool = false;
 
     #[inline(always)]
@@ -214,10 +277,9 @@ impl Coder for Reader<'_> {
     fn text(&mut self, column: usize, _: &[u8], length: u64, out: &mut Vec<u8>) -> Result<(), CodecError> {
         match self.columns.get_mut(column).filter(|column| length <= column.left as u64) {
             Some(column) => column.take(length as usize, out),
-            None if length == 0 => {}
-            None => return Err(CodecError::Damaged("text ends early")),
+            None if length == 0 => Ok(()),
+            None => Err(CodecError::Damaged("text ends early")),
         }
-        Ok(())
     }
 
     fn text_left(&self, column: usize) -> usize {
@@ -285,7 +347,7 @@ impl Unpacked {
     pub(in super::super) fn new(
         layout: u8,
         base: Option<&Base>,
-        payload: impl BufRead,
+        payload: &(impl Payload + ?Sized),
         raw_len: u64,
         teaches: bool,
     ) -> Result<Self, CodecError> {
@@ -341,7 +403,7 @@ impl Unpacked {
 pub(in super::super) fn learn(
     layout: u8,
     base: Option<Base>,
-    payload: impl BufRead,
+    payload: &(impl Payload + ?Sized),
     raw_len: u64,
 ) -> Result<Base, CodecError> {
     let mut parts = Parts::read(layout, payload, raw_len)?;
@@ -353,7 +415,7 @@ pub(in super::super) fn learn(
 
 /// Reads all of a payload and builds nothing. Returns the requests that were not taken apart.
 pub(super) fn pass(
-    reader: &mut Reader<'_>,
+    reader: &mut Reader<'_, '_>,
     state: &mut State,
     raw_len: u64,
 ) -> Result<Vec<Request>, CodecError> {
@@ -366,7 +428,7 @@ pub(super) fn pass(
 
 /// All but what was left whole.
 fn walk(
-    reader: &mut Reader<'_>,
+    reader: &mut Reader<'_, '_>,
     state: &mut State,
     raw_len: u64,
     rows: &mut dyn Rows,

@@ -1,0 +1,118 @@
+//! What one satellite, and whoever decodes, may take.
+
+use std::sync::Arc;
+
+use perigee_proto::link;
+use perigee_shared::env::Env;
+use perigee_shared::segment::{Codec, Encoder, Header, Lane, SegmentId, hash};
+use perigee_shared::signal::{Signal, SignalSet, TimeRange};
+use perigee_shared::units::ByteSize;
+
+use super::file::Spool;
+use super::tests::*;
+use super::*;
+use crate::memory::{Budget, Stir, Turn};
+
+const MIB: u64 = 1 << 20;
+
+fn hello(spool: &mut Spool, satellite: &str, epochs: std::ops::Range<u64>) -> Result<Answer, SpoolError> {
+    let epoch = |epoch| link::Epoch { epoch, closed: true, ..link::Epoch::default() };
+    let hello = link::Hello { epochs: epochs.map(epoch).collect(), ..link::Hello::default() };
+    spool.write(|txn| ledger::hello(txn, satellite, &hello))
+}
+
+fn tight(spool: &mut Spool, satellite: &str) -> Option<String> {
+    let all = spool.read(views::satellites).unwrap();
+    all.into_iter().find(|view| view.satellite == satellite).unwrap().ledger_tight
+}
+
+#[test]
+fn a_satellite_that_fills_its_ledger_is_refused_alone_and_the_configuration_gives_it_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    for n in 0..4 {
+        assert_eq!(tight_or_none(&mut spool, n), None);
+        hello(&mut spool, "hostile", n * 256..(n + 1) * 256).unwrap();
+    }
+    assert_eq!(tight(&mut spool, "hostile").unwrap(), "its ledger has 1024 of 1024 epochs");
+    let refused = hello(&mut spool, "hostile", 1024..1025).unwrap_err();
+    assert!(
+        matches!(&refused, SpoolError::Budget(why) if why.contains("1025 epochs; at most 1024")),
+        "{refused}"
+    );
+    // Nothing of what was refused stays, and nobody else notices.
+    assert_eq!(spool.read(views::satellites).unwrap()[0].epochs.len(), 1024);
+    hello(&mut spool, "honest", 1..2).unwrap();
+    assert_eq!(tight(&mut spool, "honest"), None);
+    spool.close().unwrap();
+
+    let room = [("hostile".to_owned(), 2)].into();
+    let settings = Settings { ledger_room: room, ..settings(&dir, &[("a", SignalSet::ALL)]) };
+    let mut spool = Spool::open(&Env::production(), settings).unwrap();
+    hello(&mut spool, "hostile", 1024..1025).unwrap();
+    assert_eq!(tight(&mut spool, "hostile"), None);
+}
+
+fn tight_or_none(spool: &mut Spool, hellos: u64) -> Option<String> {
+    if hellos == 0 { None } else { tight(spool, "hostile") }
+}
+
+/// A segment with one request of so many bytes.
+fn of_size(sequence: u64, bytes: usize) -> Incoming {
+    let mut encoder = Encoder::new(Codec::ZstdRows, None).unwrap();
+    encoder.push(Signal::Logs, &vec![0; bytes]).unwrap();
+    let payload = encoder.finish().unwrap().payload;
+    let header = Header {
+        id: SegmentId { epoch: EPOCH, lane: Lane::BULK, sequence },
+        codec: Codec::ZstdRows as u32,
+        payload_len: payload.len() as u64,
+        raw_len: bytes as u64,
+        hash: hash(&payload),
+        items: spans(1),
+        time: TimeRange::EMPTY,
+        requests: 1,
+        sealed_unix_nano: 0,
+        base_sequence: None,
+        is_base: false,
+    };
+    let whole = 0..payload.len();
+    incoming(&Arc::new(header), &payload, &[whole])
+}
+
+#[tokio::test]
+async fn a_segment_waits_for_the_memory_that_it_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    // 18 MiB for what needs much.
+    let decoding = Budget::new(ByteSize::mib(64), Stir::default());
+    let settings = Settings {
+        decoding: decoding.clone(),
+        ..settings(&dir, &[("a", SignalSet::ALL), ("b", SignalSet::ALL)])
+    };
+    let store = Store::open(&Env::production(), settings, 0).unwrap();
+    let taken = store.put_payload(of_size(1, 8 << 20)).await.unwrap();
+    store.commit(vec![taken]).await.unwrap();
+    let next = async |exporter: &str| store.next(exporter.into(), SignalSet::ALL, 1).await.unwrap().unwrap();
+
+    let other = decoding.try_take(10 * MIB).unwrap();
+    let release = async |turn: Turn| {
+        turn.wanted().await;
+        drop(turn);
+    };
+    let (first, ()) = tokio::join!(next("a"), release(other));
+    assert!(decoding.try_take(8 * MIB).is_none(), "11 MiB are taken");
+    let leave = async |work: Work| {
+        work.wanted().await;
+        drop(work);
+    };
+    let (second, ()) = tokio::join!(next("b"), leave(first));
+    drop(second);
+    let alone = decoding.try_take(u64::MAX).unwrap();
+
+    // What needs little never waits for that.
+    let taken = store.put_payload(Incoming { satellite: "sat-2".into(), ..of_size(1, 1000) }).await.unwrap();
+    store.commit(vec![taken]).await.unwrap();
+    store.progress("a".into(), Progress { finished: true, ..Progress::at(place(1), 1) }).await.unwrap();
+    assert_eq!(&*next("a").await.satellite, "sat-2");
+    drop(alone);
+    store.close().await;
+}
