@@ -196,6 +196,7 @@ async fn an_alarm_on_board_is_on_fleet_and_satellite_while_its_backend_takes_not
     let address = ground.console.unwrap();
     loop {
         let (_, fleet) = get(address, "/").await;
+        // It comes before its certificate, which ends in a day.
         if fleet.contains("its agent raised perigee.store.failed") {
             assert!(fleet.contains("the &lt;b&gt;store&lt;/b&gt; failed"), "{fleet}");
             break;
