@@ -1,4 +1,4 @@
-//! Dead letters of a kind, and what pages are asked for: over a backend that refuses everything.
+//! Dead letters of a kind, alarms on board, and what pages are asked for: over a backend that takes nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
@@ -12,10 +12,17 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use ground_station::console::ConsoleConfig;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value::StringValue;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use perigee_shared::segment::{Codec, Encoder, Header, hash};
+use perigee_shared::signal::{Counts, Signal};
 use prost::Message;
 use serde_json::Value;
-use support::{Running, Site, get, segment};
+use support::{Running, Segment, Site, get, sealed, segment};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -141,5 +148,65 @@ async fn latest_items_are_filtered_by_time_and_what_is_no_place_or_time_is_refus
     for path in ["/passes?after=1-2", "/gaps?after=1-2-3-4", "/passes?after=", "/data?after=7"] {
         assert!(page(path).await.0.contains("200"), "{path}");
     }
+    ground.stop().await;
+}
+
+/// A segment with an alarm of the agent and what an application said after it.
+fn alarm() -> Segment {
+    let text = |text: &str| Some(AnyValue { value: Some(StringValue(text.to_owned())) });
+    let service =
+        KeyValue { key: "service.name".to_owned(), value: text("space-agent"), ..KeyValue::default() };
+    let record = |severity_number, event: &str, body: &str| LogRecord {
+        time_unix_nano: 1_000,
+        severity_number,
+        event_name: event.to_owned(),
+        body: text(body),
+        ..LogRecord::default()
+    };
+    let mut log_records = vec![record(17, "perigee.store.failed", "the <b>store</b> failed")];
+    log_records.extend((0..300).map(|_| record(9, "", "nothing")));
+    let items = log_records.len() as u64;
+    let resource_logs = vec![ResourceLogs {
+        resource: Some(Resource { attributes: vec![service], ..Resource::default() }),
+        scope_logs: vec![ScopeLogs { log_records, ..ScopeLogs::default() }],
+        ..ResourceLogs::default()
+    }];
+    let body = ExportLogsServiceRequest { resource_logs }.encode_to_vec();
+    let mut encoder = Encoder::new(Codec::ZstdRows, None).unwrap();
+    encoder.push(Signal::Logs, &body).unwrap();
+    let payload = encoder.finish().unwrap().payload;
+    let header = Header {
+        payload_len: payload.len() as u64,
+        hash: hash(&payload),
+        items: Counts::of(Signal::Logs, items),
+        ..sealed(1, &body, items).header
+    };
+    Segment { header, payload }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_on_board_is_on_fleet_and_satellite_while_its_backend_takes_nothing() {
+    let site = Site::new();
+    // It knows no logs, which is waited out.
+    let ground = start(&site).await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..2).await;
+    sat.send(&alarm()).await;
+    sat.committed(&[1]).await;
+    let address = ground.console.unwrap();
+    loop {
+        let (_, fleet) = get(address, "/").await;
+        // It comes before its certificate, which ends in a day.
+        if fleet.contains("its agent raised perigee.store.failed") {
+            assert!(fleet.contains("the &lt;b&gt;store&lt;/b&gt; failed"), "{fleet}");
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let (_, satellite) = get(address, "/satellites/sat-1").await;
+    let alarms = satellite.split("Alarms on board</h2>").nth(1).unwrap();
+    assert!(alarms.contains("perigee.store.failed"), "{alarms}");
+    assert!(alarms.contains("look at the storage on board; requests are refused meanwhile"), "{alarms}");
+    assert_eq!(ground.account("sat-1").await.in_spool.log_records, 301, "nothing was exported");
     ground.stop().await;
 }

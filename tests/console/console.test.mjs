@@ -354,6 +354,7 @@ test("each of the twelve questions is answered after at most one click from the 
     [10, "Data", /Exporters/, /Last error/, /Dead letters/],
     [11, "Data", /Latest items/],
     [12, "sat-2", /Certificate ends\s*\d{4}-/],
+    [12, "Data", /Certificates/, /that of sat-2/],
   ]) {
     await page.go("/");
     if (link) {

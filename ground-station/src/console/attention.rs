@@ -88,8 +88,8 @@ pub(super) fn of_satellite(sat: &SatelliteDigest, clock: Option<&ClockView>, now
     let mut out = Vec::new();
     contacts(sat, now, &mut out);
     store(sat, now, &mut out);
-    agent(sat, clock, now, &mut out);
     alarms(sat, now, &mut out);
+    agent(sat, clock, now, &mut out);
     let account = &sat.account;
     if account.lost != Items::default() {
         let text = format!("{} lost or given up here", counted(account.lost.total(), "item", "items"));

@@ -232,15 +232,15 @@ fn what_is_wrong_with_a_station_is_named() {
         notes.into_iter().map(|note| note.level).collect::<Vec<_>>()
     };
     assert_eq!(of(&none, &status, &[]), []);
-    let but = |change: &dyn Fn(&mut Status)| {
+    let with = |change: fn(&mut Status)| {
         let mut status = Status::default();
         change(&mut status);
         status
     };
-    let failing_disk = but(&|status| status.failing = Some("no space".to_owned()));
+    let failing_disk = with(|status| status.failing = Some("no space".to_owned()));
     assert_eq!(of(&none, &failing_disk, &[]), [Level::Alarm]);
-    assert_eq!(of(&none, &but(&|status| status.full = true), &[]), [Level::Alarm]);
-    let full = but(&|status| status.full_satellites = ["sat-1".to_owned()].into());
+    assert_eq!(of(&none, &with(|status| status.full = true), &[]), [Level::Alarm]);
+    let full = with(|status| status.full_satellites = ["sat-1".to_owned()].into());
     assert_eq!(of(&none, &full, &[]), [Level::Warning]);
     for (trouble, level) in [
         (failing(BEHIND, false), Level::Warning),
