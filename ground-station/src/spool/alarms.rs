@@ -262,9 +262,8 @@ pub(super) fn read(
         }
         Ok(())
     };
-    match looked() {
-        Err(Fault::Store(error)) => return Err(error.into()),
-        Err(_) | Ok(()) => {}
+    if let Err(Fault::Store(error)) = looked() {
+        return Err(error.into());
     }
     if !alarms.is_empty() {
         found.entry(satellite).or_default().extend(alarms.committed(record.committed));
