@@ -99,7 +99,7 @@ async fn a_segment_waits_for_the_memory_that_it_needs() {
         drop(turn);
     };
     let (first, ()) = tokio::join!(next("a"), release(other));
-    assert!(decoding.try_take(8 * MIB).is_none(), "11 MiB are taken");
+    assert!(decoding.try_take(8 * MIB).is_none(), "10 MiB are taken");
     let leave = async |work: Work| {
         work.wanted().await;
         drop(work);
