@@ -29,6 +29,11 @@ pub(super) fn own_number(id: u64) -> Option<u64> {
     (LOST_LOG / 2..LOST_LOG).contains(&id).then(|| LOST_LOG - id)
 }
 
+/// Whether a satellite gives such ids.
+pub(super) const fn is_told(id: u64) -> bool {
+    id < LOST_LOG / 2
+}
+
 fn reason(drop: &link::Drop) -> u8 {
     u8::try_from(drop.reason).unwrap_or(0)
 }

@@ -200,12 +200,17 @@ fn drops_of(view: &View<'_>, EpochKey { satellite, epoch }: EpochKey) -> Result<
     Ok(out)
 }
 
+/// A record in hexadecimal digits.
+fn read_drop(digits: &str) -> Option<DropRecord> {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Vec<u8> = digits.as_bytes().chunks(2).map(byte).collect::<Option<_>>()?;
+    decode(&bytes).ok()
+}
+
 /// Puts a drop back that the tables do not have.
 fn restore_drop(tables: &WriteTransaction, key: EpochKey, digits: &str) -> Result<(), SpoolError> {
     let EpochKey { satellite, epoch } = key;
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(byte).collect();
-    let Some(record) = bytes.and_then(|bytes| decode::<DropRecord>(&bytes).ok()) else { return Ok(()) };
+    let Some(record) = read_drop(digits) else { return Ok(()) };
     let Some(drop) = record.drop else { return Ok(()) };
     let key = DropKey { satellite, epoch, id: drop.id };
     let mut drops = tables.open_table(DROPS)?;
@@ -341,6 +346,26 @@ impl Mirror {
             satellites.insert(id.value().to_owned(), satellite);
         }
         Ok(Self { ledger, commits: 1, satellites, cursors: Vec::new(), closed: false })
+    }
+
+    /// Takes out what satellites have told of drops since this was written, of which some is lost: they tell all of that again, and what
+    /// was counted of it would be counted twice.
+    pub(super) fn forget_later_drops(&self, tables: &WriteTransaction) -> Result<(), SpoolError> {
+        let listed = |digits: &String| Some(read_drop(digits)?.drop?.id).filter(|id| gaps::is_told(*id));
+        for Satellite { number: satellite, epochs, .. } in self.satellites.values() {
+            let satellite = *satellite;
+            let latest: BTreeMap<u64, u64> = epochs
+                .iter()
+                .filter_map(|of| Some((of.epoch, of.drops.iter().filter_map(listed).max()?)))
+                .collect();
+            let drop = |epoch, id| DropKey { satellite, epoch, id };
+            tables.open_table(DROPS)?.retain_in(drop(0, 0)..=drop(u64::MAX, u64::MAX), |key, _| {
+                !gaps::is_told(key.id) || latest.get(&key.epoch).is_some_and(|latest| key.id <= *latest)
+            })?;
+            let of = |signal, reason| CounterKey { satellite, kind: Kind::Dropped as u8, signal, reason };
+            tables.open_table(COUNTERS)?.retain_in(of(0, 0)..=of(u8::MAX, u8::MAX), |_, _| false)?;
+        }
+        Ok(())
     }
 
     /// Takes in what the file says; of a satellite that both have, the file's word counts.

@@ -34,7 +34,7 @@ pub(super) fn take_over(
     env: &Env,
     settings: &Settings,
 ) -> Result<(), SpoolError> {
-    let mut counted = false;
+    let (mut counted, mut has_drops) = (false, false);
     if let Some(rescue) = Rescue::open(file) {
         counted = copy(db, &rescue, COUNTERS, |_| true)? == Extent::Whole;
         macro_rules! copy {
@@ -59,7 +59,7 @@ pub(super) fn take_over(
         copy(db, &rescue, BASES, |value| bases::read_header(value).is_ok())?;
         copy(db, &rescue, SATELLITES, |value| decode::<SatelliteRecord>(value).is_ok())?;
         copy(db, &rescue, EPOCHS, |value| decode::<EpochRecord>(value).is_ok())?;
-        copy(db, &rescue, DROPS, |value| decode::<DropRecord>(value).is_ok())?;
+        has_drops = copy(db, &rescue, DROPS, |value| decode::<DropRecord>(value).is_ok())? == Extent::Whole;
         copy(db, &rescue, LETTERS, |value| decode::<LetterRecord>(value).is_ok())?;
         migrate::to_format_2(db, env, settings)?;
     }
@@ -72,6 +72,9 @@ pub(super) fn take_over(
         && !mirror.is_of(ledger)
     {
         return Err(SpoolError::damaged("it is not the ledger to which ledger.json belongs"));
+    }
+    if let Some(mirror) = known.as_ref().filter(|_| !has_drops) {
+        mirror.forget_later_drops(&txn)?;
     }
     let ledger = ledger.unwrap_or_else(|| env.random() | 1);
     let mut all = Mirror::without_file(&txn, ledger)?;
