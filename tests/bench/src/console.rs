@@ -17,7 +17,7 @@ use perigee_shared::env::Env;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -220,7 +220,7 @@ async fn updates(scene: &Scene, ground: &Ground, console: SocketAddr) -> anyhow:
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| anyhow!("the satellite: {e}");
     let mut peer = Peer::connect(scene, SATELLITE, ground.link).await.map_err(failed)?;
     peer.hello(vec![epoch(2)]).await.map_err(failed)?;
-    let (counted, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (counted, mut told) = tokio::sync::mpsc::channel(4096);
     let listens = AbortOnDropHandle::new(tokio::spawn(count(console, counted)));
     let mut sequence = 0;
     let mut rows = Vec::new();
@@ -255,7 +255,7 @@ async fn updates(scene: &Scene, ground: &Ground, console: SocketAddr) -> anyhow:
 }
 
 /// Segments that events count of the satellite, and when they said so.
-async fn count(console: SocketAddr, counted: UnboundedSender<(u64, Instant)>) -> anyhow::Result<()> {
+async fn count(console: SocketAddr, counted: Sender<(u64, Instant)>) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(console).await?;
     stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
     let mut lines = BufReader::new(stream).lines();
@@ -266,7 +266,7 @@ async fn count(console: SocketAddr, counted: UnboundedSender<(u64, Instant)>) ->
         if event["satellite"] == SATELLITE
             && let Some(segments) = event["account"]["segments"].as_u64()
         {
-            counted.send((segments, now))?;
+            counted.send((segments, now)).await?;
         }
     }
     Ok(())
