@@ -65,15 +65,15 @@ impl Builder {
         Self { rows: Vec::new(), count: 0, buckets: Vec::new(), limit }
     }
 
-    /// What was built; `state` is how the last row left it.
-    pub(super) fn finish(mut self, state: &State) -> Built {
+    /// What was built; `state` is how the last row left it. It comes out with at most `left` bytes.
+    pub(super) fn finish(mut self, state: &State, left: u64) -> Built {
         let mut order: Vec<(Context, Vec<Items>)> =
             state.contexts.iter().copied().zip(self.buckets).filter(|(_, items)| !items.is_empty()).collect();
         order.sort_by_key(|(context, _)| *context);
         let logs = order.iter_mut().filter(|(context, _)| context.signal == Signal::Logs as u8);
         logs.for_each(|(_, items)| items.sort_by_key(|i| i.time));
         self.rows.shrink_to_fit();
-        Built { rows: self.rows, order, limit: self.limit }
+        Built { rows: self.rows, order, limit: self.limit.min(usize::try_from(left).unwrap_or(usize::MAX)) }
     }
 }
 

@@ -359,13 +359,12 @@ impl Unpacked {
         let mut whole = Vec::new();
         state.whole(&mut reader, &[], &mut whole)?;
         reader.check()?;
-        if whole.iter().map(|r| r.body.len() as u64).sum::<u64>() > raw_len {
-            return Err(CodecError::Damaged("longer than its header says"));
-        }
+        let length = whole.iter().map(|r| r.body.len() as u64).sum::<u64>();
+        let left = raw_len.checked_sub(length).ok_or(CodecError::Damaged("longer than its header says"))?;
         if !teaches {
             state.forget_models();
         }
-        Ok(Self { built: builder.finish(&state), base: Arc::new(Base::new(state)), whole })
+        Ok(Self { built: builder.finish(&state, left), base: Arc::new(Base::new(state)), whole })
     }
 
     /// The next request: one of a signal, or, once it has so many bytes, a part of that.
