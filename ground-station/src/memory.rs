@@ -78,7 +78,7 @@ impl Meter {
 
     /// Looks until `shutdown`.
     pub async fn run(&mut self, env: Env, store: Store, shutdown: CancellationToken) {
-        let mut looks = 0;
+        let mut looks = 0u32;
         // Where there is no meter there is nothing to look at.
         while let Some(memory) = (env.memory)() {
             let short = self.judge(memory.used);
@@ -88,7 +88,7 @@ impl Meter {
             if short {
                 store.forget_decoded().await;
             }
-            let wait = if short || looks > 0 { CHECK } else { IDLE_CHECK };
+            let wait = if short || looks > 0 { 2 * CHECK } else { IDLE_CHECK };
             let stirred = async {
                 self.stir.0.notified().await;
                 // Not more often than this, whatever happens.
@@ -98,8 +98,7 @@ impl Meter {
                 biased;
                 () = shutdown.cancelled() => return,
                 () = stirred => LOOKS_AFTERWARDS,
-                () = tokio::time::sleep(wait), if wait == IDLE_CHECK => 0,
-                () = tokio::time::sleep(2 * wait), if wait == CHECK => looks.saturating_sub(1),
+                () = tokio::time::sleep(wait) => looks.saturating_sub(1),
             };
         }
     }

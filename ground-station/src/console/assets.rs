@@ -1,6 +1,7 @@
 //! What a page needs beside itself, in the program: no address of another machine is in any page.
 
 use std::io::Write;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::http::{HeaderMap, header};
@@ -76,9 +77,10 @@ fn packed(text: &str) -> Option<Bytes> {
 
 pub(super) fn router() -> Router {
     let answer = |Asset(_, kind, text): Asset| {
-        let packed = packed(text);
+        // Packed when somebody asks for it first.
+        let once = Arc::new(OnceLock::new());
         get(async move |headers: HeaderMap| {
-            let gzip = packed.clone().filter(|_| takes_gzip(&headers));
+            let gzip = takes_gzip(&headers).then(|| once.get_or_init(|| packed(text)).clone()).flatten();
             let coding = gzip.as_ref().map(|_| [(header::CONTENT_ENCODING, "gzip")]);
             // A build of the same version may have others.
             let about = [

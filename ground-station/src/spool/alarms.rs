@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::catalogue::services_of;
-use super::decode::{At, Fault, PIECE, Snapshot};
+use super::decode::{At, Fault, Snapshot};
 use super::error::SpoolError;
 use super::file::{Txn, View};
 use super::standing::clean;
@@ -251,15 +251,8 @@ pub(super) fn read(
     found: &mut Found,
 ) -> Result<bool, SpoolError> {
     let mut alarms = Alarms::default();
-    let mut looked = || -> Result<bool, Fault> {
-        let Some(_turn) = snapshot.decoded.budget().try_take(snapshot.need(satellite, header)?) else {
-            return Ok(false);
-        };
-        let unpacked = snapshot.unpack(satellite, header, At::Payload(record.payload))?;
-        unpacked.requests(PIECE)?.try_for_each(|request| request.map(|request| alarms.look(&request)))?;
-        Ok(true)
-    };
-    match looked() {
+    let at = At::Payload(record.payload);
+    match snapshot.glimpse(satellite, header, at, |request| alarms.look(request)) {
         Err(Fault::Store(error)) => return Err(error.into()),
         Ok(false) => return Ok(false),
         Err(_) | Ok(true) => {}

@@ -426,13 +426,10 @@ impl<'v, 't> Shown<'v, 't> {
 
     /// What is in dead letters of a segment.
     fn refused(&mut self, of: SequenceKey) -> Result<BTreeMap<String, Counts>, SpoolError> {
-        let all = match self.refused.take() {
-            Some(all) => all,
-            None => refused(self.view)?,
-        };
-        let found = all.get(&of).cloned().unwrap_or_default();
-        self.refused = Some(all);
-        Ok(found)
+        if self.refused.is_none() {
+            self.refused = Some(refused(self.view)?);
+        }
+        Ok(self.refused.as_ref().and_then(|all| all.get(&of)).cloned().unwrap_or_default())
     }
 
     /// Exporters that are done with a segment, and those that are not.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use perigee_shared::segment::{Base, CodecError, Header, Request, Requests, Unpacked, learn_from};
+use perigee_shared::segment::{Base, CodecError, Header, Request, Requests, Unpacked, hash, learn_from};
 use perigee_shared::store::{StoreError, join};
 use redb::{ReadTransaction, ReadableTable};
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -296,6 +296,11 @@ pub(super) enum At<'a> {
     Bytes(&'a [u8]),
 }
 
+/// Shows `each` the requests of a payload.
+fn show(unpacked: &Unpacked, mut each: impl FnMut(&Request)) -> Result<(), CodecError> {
+    unpacked.requests(PIECE)?.try_for_each(|request| request.map(|request| each(&request)))
+}
+
 /// The spool as it was when it was asked for.
 pub(super) struct Snapshot {
     pub(super) read: ReadTransaction,
@@ -323,7 +328,7 @@ impl Snapshot {
         let satellite = Arc::from(satellite);
         if !checked {
             let mut look = Look::default();
-            unpacked.requests(PIECE)?.try_for_each(|request| request.map(|request| look.at(&request)))?;
+            show(&unpacked, |request| look.at(request))?;
             self.decoded.note(number, &satellite, header.id.lane.0, look);
             self.decoded.latest().checked.insert(number);
             if let Some((first, _)) = self.read.open_table(SEGMENT_CHUNKS)?.iter()?.next().transpose()? {
@@ -438,16 +443,16 @@ impl Snapshot {
 
     /// A payload, verified.
     pub(super) fn payload(&self, number: u64, header: &Header) -> Result<Vec<u8>, Fault> {
-        self.check(header, At::Payload(number))?;
         let chunks = self.read.open_table(SEGMENT_CHUNKS)?;
-        Ok(join(chunks.range(ChunkKey::all(number))?, header.payload_len as usize)?)
+        let payload = join(chunks.range(ChunkKey::all(number))?, header.payload_len as usize)?;
+        if hash(&payload) == header.hash { Ok(payload) } else { Err(Fault::Payload) }
     }
 
     /// The payload of a kept base, verified.
     pub(super) fn base(&self, key: SequenceKey, header: &Header) -> Result<Vec<u8>, Fault> {
-        self.check(header, At::Base(key))?;
         let chunks = self.read.open_table(BASE_CHUNKS)?;
-        Ok(join(chunks.range(key.base())?, header.payload_len as usize)?)
+        let payload = join(chunks.range(key.base())?, header.payload_len as usize)?;
+        if hash(&payload) == header.hash { Ok(payload) } else { Err(Fault::Base(key)) }
     }
 
     /// Shows `each` every segment in the spool with its satellite and the base that it needs, in the order of commits.
@@ -476,10 +481,25 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Shows `each` the requests of a segment; whether there was memory for that. Looking never waits: what an exporter decodes is seen
+    /// all the same.
+    pub(super) fn glimpse(
+        &self,
+        satellite: u32,
+        header: &Header,
+        at: At<'_>,
+        each: impl FnMut(&Request),
+    ) -> Result<bool, Fault> {
+        let Some(_turn) = self.decoded.budget().try_take(self.need(satellite, header)?) else {
+            return Ok(false);
+        };
+        show(&self.unpack(satellite, header, at)?, each)?;
+        Ok(true)
+    }
+
     /// That a segment has its hash and all of it decodes.
     pub(super) fn look_through(&self, satellite: u32, header: &Header, at: At<'_>) -> Result<(), Fault> {
-        let unpacked = self.unpack(satellite, header, at)?;
-        Ok(unpacked.requests(PIECE)?.try_for_each(|request| request.map(drop))?)
+        Ok(show(&self.unpack(satellite, header, at)?, |_| ())?)
     }
 
     /// Checks every segment and every base: its pieces, its hash, and that it decodes. What is wrong, one line each.

@@ -18,7 +18,7 @@ use prost::Message;
 use redb::ReadableTable;
 use serde::Serialize;
 
-use super::decode::{At, Fault, PIECE, Seen, Snapshot};
+use super::decode::{At, Fault, Seen, Snapshot};
 use super::error::SpoolError;
 use super::file::View;
 use super::standing::clean;
@@ -116,7 +116,9 @@ pub(super) fn tail(
             Source::Segment(candidate) => {
                 let Some(satellite) = names.get(&candidate.satellite) else { continue };
                 let like = like(number, satellite, candidate.header.id.lane.0);
-                match requests(snapshot, number, &candidate, |request| show(request, &like, &mut items)) {
+                let at = if candidate.is_entry { At::Payload(number) } else { At::Base(candidate.key) };
+                let show = |request: &Request| show(request, &like, &mut items);
+                match snapshot.glimpse(candidate.satellite, &candidate.header, at, show) {
                     Ok(true) => {}
                     Ok(false) => continue,
                     Err(Fault::Store(error)) => return Err(error.into()),
@@ -188,24 +190,6 @@ fn candidates(view: &View<'_>, after: u64) -> Result<BTreeMap<u64, Candidate>, S
         }
     }
     Ok(found)
-}
-
-/// Shows `each` the requests of a segment; whether there was memory for that.
-fn requests(
-    snapshot: &Snapshot,
-    number: u64,
-    candidate: &Candidate,
-    mut each: impl FnMut(&Request),
-) -> Result<bool, Fault> {
-    let (satellite, header) = (candidate.satellite, &candidate.header);
-    let at = if candidate.is_entry { At::Payload(number) } else { At::Base(candidate.key) };
-    // Looking never waits: what an exporter decodes is seen all the same.
-    let Some(_turn) = snapshot.decoded.budget().try_take(snapshot.need(satellite, header)?) else {
-        return Ok(false);
-    };
-    let unpacked = snapshot.unpack(satellite, header, at)?;
-    unpacked.requests(PIECE)?.try_for_each(|request| request.map(|request| each(&request)))?;
-    Ok(true)
 }
 
 /// The items of a request; one that cannot be read shows nothing.

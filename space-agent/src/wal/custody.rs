@@ -218,10 +218,8 @@ impl Custody<'_> {
             };
             // A transaction that failed may be there after all; its caller repeats it.
             if before != Some(cursor) {
-                if refused.total() > 0 {
-                    note_refused(txn, consumer, id, refused)?;
-                }
-                had::note_taken(txn, consumer.of(id), taken)?;
+                had::note(txn, REFUSED, consumer.of(id), refused)?;
+                had::note(txn, TAKEN, consumer.of(id), taken)?;
             }
             Ok(((), Vec::new()))
         })
@@ -344,20 +342,6 @@ pub(super) fn read_record(
     Ok(found.filter(|record| record.header.id == id))
 }
 
-/// Adds to what a consumer's backend has refused of a segment.
-fn note_refused(
-    txn: &WriteTransaction,
-    consumer: ConsumerId,
-    id: SegmentId,
-    refused: Counts,
-) -> Result<(), StoreError> {
-    let mut table = txn.open_table(REFUSED)?;
-    let key = consumer.of(id);
-    let before = table.get(key)?.and_then(|v| Counts::from_bytes(v.value())).unwrap_or_default();
-    table.insert(key, &(before + refused).to_bytes()[..])?;
-    Ok(())
-}
-
 /// Segments that are passed in one transaction.
 pub(super) struct Passing<'a> {
     txn: &'a WriteTransaction,
@@ -378,8 +362,8 @@ impl<'a> Passing<'a> {
         let mut segments = self.txn.open_table(SEGMENTS)?;
         let found = segments.get(place)?.map(|v| SegmentRecord::from_bytes(v.value())).transpose()?;
         let Some(mut record) = found.filter(|r| r.header.id == delivery.id) else { return Ok(()) };
-        if delivery.refused.total() > 0 && record.waiting & consumer.bit() != 0 {
-            note_refused(self.txn, consumer, delivery.id, delivery.refused)?;
+        if record.waiting & consumer.bit() != 0 {
+            had::note(self.txn, REFUSED, consumer.of(delivery.id), delivery.refused)?;
         }
         record.waiting &= !consumer.bit();
         if record.waiting != 0 {
@@ -413,10 +397,7 @@ impl<'a> Passing<'a> {
             let consumers: Vec<ConsumerId> = consumers.map(|(of, _)| *of).collect();
             let alone = consumers.len() == 1;
             for consumer in consumers {
-                let refused = table
-                    .get(consumer.of(id))?
-                    .and_then(|v| Counts::from_bytes(v.value()))
-                    .unwrap_or_default();
+                let refused = had::counts(Some(&table), consumer.of(id))?;
                 // Software before this noted it in the record, whoever it was.
                 let refused = refused[signal] + if alone { record.refused[signal] } else { 0 };
                 least = Some(least.map_or(refused, |l| l.min(refused)));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::store::StoreError;
-use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::custody::ConsumerId;
 use super::reached::Reached;
@@ -64,12 +64,13 @@ pub(super) fn read(txn: &ReadTransaction) -> Result<Read, StoreError> {
     })
 }
 
-fn counts(
+/// What such a table says of a consumer and a segment.
+pub(super) fn counts(
     table: Option<&impl ReadableTable<RefusedKey, &'static [u8]>>,
     key: RefusedKey,
-) -> Result<Option<Counts>, StoreError> {
-    let Some(table) = table else { return Ok(None) };
-    Ok(table.get(key)?.and_then(|value| Counts::from_bytes(value.value())))
+) -> Result<Counts, StoreError> {
+    let Some(table) = table else { return Ok(Counts::ZERO) };
+    Ok(table.get(key)?.and_then(|value| Counts::from_bytes(value.value())).unwrap_or_default())
 }
 
 impl<C, A, N> Progress<C, A, N>
@@ -115,9 +116,8 @@ where
         if record.takers.unwrap_or(record.waiting) & consumer.bit() == 0 {
             return Ok(Counts::ZERO);
         }
-        let key = RefusedKey { lane: header.id.lane.0, sequence: header.id.sequence, consumer: consumer.0 };
-        let taken = counts(self.taken.as_ref(), key)?.unwrap_or_default();
-        let refused = counts(self.refused.as_ref(), key)?.unwrap_or_default();
+        let key = consumer.of(header.id);
+        let (taken, refused) = (counts(self.taken.as_ref(), key)?, counts(self.refused.as_ref(), key)?);
         let mut out = Counts::ZERO;
         for signal in header.items.signals().iter().filter(|signal| signals.contains(*signal)) {
             let had = if self.is_done(record, consumer, signal)? {
@@ -150,30 +150,38 @@ where
     /// Items of a segment whose signals wait for nobody.
     pub(super) fn delivered(&self, record: &SegmentRecord, takers: &Takers) -> Result<Counts, StoreError> {
         let known = takers.iter().fold(0, |all, (consumer, _)| all | consumer.bit());
-        let mut out = Counts::ZERO;
         // Nobody knows which signals one waits for that has left the configuration.
         if record.waiting & !known != 0 {
-            return Ok(out);
+            return Ok(Counts::ZERO);
         }
-        for signal in record.header.items.signals().iter() {
-            let mut done = true;
-            for (consumer, _) in takers.iter().filter(|(_, signals)| signals.contains(signal)) {
-                done = done && self.is_done(record, *consumer, signal)?;
-            }
-            if done {
-                let (had, _) = self.had(record, takers)?;
-                out += had.only(SignalSet::default().with(signal));
+        let mut done = record.header.items.signals();
+        for (consumer, signals) in takers {
+            for signal in done.iter().filter(|signal| signals.contains(*signal)) {
+                if !self.is_done(record, *consumer, signal)? {
+                    done = done.without(SignalSet::default().with(signal));
+                }
             }
         }
-        Ok(out)
+        if done.is_empty() {
+            return Ok(Counts::ZERO);
+        }
+        Ok(self.had(record, takers)?.0.only(done))
     }
 }
 
-/// Adds to what a consumer has of a segment that it has not passed.
-pub(super) fn note_taken(txn: &WriteTransaction, key: RefusedKey, taken: Counts) -> Result<(), StoreError> {
-    let mut table = txn.open_table(TAKEN)?;
-    let before = table.get(key)?.and_then(|v| Counts::from_bytes(v.value())).unwrap_or_default();
-    table.insert(key, &(before + taken).to_bytes()[..])?;
+/// Adds to what such a table says of a consumer and a segment.
+pub(super) fn note(
+    txn: &WriteTransaction,
+    table: TableDefinition<'_, RefusedKey, &'static [u8]>,
+    key: RefusedKey,
+    items: Counts,
+) -> Result<(), StoreError> {
+    if items.total() == 0 {
+        return Ok(());
+    }
+    let mut table = txn.open_table(table)?;
+    let now = counts(Some(&table), key)? + items;
+    table.insert(key, &now.to_bytes()[..])?;
     Ok(())
 }
 

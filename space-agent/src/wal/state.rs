@@ -241,7 +241,7 @@ impl Contents for State {
         state.read_numbers(read)?;
         state.boots = Boots::load(read)?;
         state.read_lanes(read)?;
-        state.read_delivered(read, config)?;
+        state.read_segments(read, config)?;
         state.read_rules(read)?;
         state.read_journal(read)?;
         state.read_bases(read)?;
@@ -439,22 +439,19 @@ impl State {
             let LaneNumbers { next_sequence, position } = numbers.value();
             *self.lane(Lane(lane.value())) = LaneState { next_sequence, position, ..LaneState::default() };
         }
-        for entry in txn.open_table(SEGMENTS)?.iter()? {
-            let header = SegmentRecord::from_bytes(entry?.1.value())?.header;
-            if header.id.sequence >= self.lane(header.id.lane).next_sequence {
-                return Err(StoreError::Damaged("a segment is above its lane's high-water mark".to_owned()));
-            }
-            self.add(&header);
-        }
         Ok(())
     }
 
-    fn read_delivered(&mut self, txn: &ReadTransaction, config: &WalConfig) -> Result<(), StoreError> {
+    fn read_segments(&mut self, txn: &ReadTransaction, config: &WalConfig) -> Result<(), StoreError> {
         let (takers, progress) = (had::takers(&self.consumers, config), had::read(txn)?);
         for entry in txn.open_table(SEGMENTS)?.iter()? {
             let record = SegmentRecord::from_bytes(entry?.1.value())?;
-            let items = progress.delivered(&record, &takers)?;
-            self.deliver(Place::of(record.header.id), items);
+            let header = &record.header;
+            if header.id.sequence >= self.lane(header.id.lane).next_sequence {
+                return Err(StoreError::Damaged("a segment is above its lane's high-water mark".to_owned()));
+            }
+            self.add(header);
+            self.deliver(Place::of(header.id), progress.delivered(&record, &takers)?);
         }
         if let Some(table) = if_made(txn, MISSED)? {
             for entry in table.iter()? {

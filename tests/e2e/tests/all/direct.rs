@@ -24,6 +24,17 @@ async fn fill(agent: &Agent, ledger: &mut Ledger, name: &str, requests: usize) {
     }
 }
 
+/// A backend that never decides about what has `word` in it, and an agent, not started, that exports to it and seals at once.
+async fn undecided(scene: &Scene, word: &'static str) -> (Backend, Agent) {
+    let mut backend = Backend::new();
+    backend.never(Some(word));
+    backend.start().await;
+    let mut agent =
+        Agent::new(scene, NOBODY.into()).exporting(json!({"otlphttp": quick(&backend.endpoint())}));
+    agent.config["processors"]["batch"] = json!({"timeout": "50ms"});
+    (backend, agent)
+}
+
 fn missing(ledger: &Ledger, backend: &Backend) -> Result<(), String> {
     let arrived: BTreeSet<String> = backend.ids().into_iter().collect();
     let missing: Vec<_> = ledger.acknowledged.difference(&arrived).collect();
@@ -69,12 +80,7 @@ async fn a_backend_that_comes_late_gets_everything_over_both_protocols_also_afte
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_is_never_decided_holds_back_its_lane_alone() {
     let scene = Scene::new(PROGRAMS);
-    let mut backend = Backend::new();
-    backend.never(Some("bulk"));
-    backend.start().await;
-    let mut agent =
-        Agent::new(&scene, NOBODY.into()).exporting(json!({"otlphttp": quick(&backend.endpoint())}));
-    agent.config["processors"]["batch"] = json!({"timeout": "50ms"});
+    let (backend, mut agent) = undecided(&scene, "bulk").await;
     agent.config["lanes"] =
         json!({"alarms": {"number": 1, "match": [{"severity": "error"}], "timeout": "0s"}});
     agent.start().await;
@@ -105,12 +111,7 @@ async fn a_request_that_is_never_decided_holds_back_its_lane_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_that_is_never_decided_holds_back_no_other() {
     let scene = Scene::new(PROGRAMS);
-    let mut backend = Backend::new();
-    backend.never(Some("points"));
-    backend.start().await;
-    let mut agent =
-        Agent::new(&scene, NOBODY.into()).exporting(json!({"otlphttp": quick(&backend.endpoint())}));
-    agent.config["processors"]["batch"] = json!({"timeout": "50ms"});
+    let (backend, mut agent) = undecided(&scene, "points").await;
     agent.start().await;
     let mut ledger = Ledger::default();
     for round in 0..3 {
@@ -217,12 +218,7 @@ async fn no_wait_for_one_signal_is_a_wait_for_the_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_one_signal_fills_names_it_and_drops_only_what_nobody_has() {
     let scene = Scene::new(PROGRAMS);
-    let mut backend = Backend::new();
-    backend.never(Some("points"));
-    backend.start().await;
-    let mut agent =
-        Agent::new(&scene, NOBODY.into()).exporting(json!({"otlphttp": quick(&backend.endpoint())}));
-    agent.config["processors"]["batch"] = json!({"timeout": "50ms"});
+    let (backend, mut agent) = undecided(&scene, "points").await;
     agent.config["storage"]["max_bytes"] = json!("1MiB");
     agent.config["storage"]["when_full"] = json!("drop_oldest");
     agent.start().await;
