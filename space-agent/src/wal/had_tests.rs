@@ -115,3 +115,30 @@ fn what_every_consumer_has_is_delivered_before_its_segment_goes() {
     assert_eq!(wal.custody().lanes(), [Lane::BULK]);
     assert_adds_up(&wal);
 }
+
+#[test]
+fn what_consumers_have_and_missed_is_known_after_damage() {
+    let bench = bench(&[("link", SignalSet::ALL), ("a", SignalSet::ALL)]);
+    let mut wal = bench.open();
+    let headers: Vec<Header> = (0..2).map(|n| mixed(&mut wal, n)).collect();
+    let a = id(&wal, "a");
+    wal.custody().advance(a, headers[1].id, None, 1, (logs(3), logs(2))).unwrap();
+    wal.custody().drop_segments(vec![headers[0].clone()], DropReason::QuotaOldest).unwrap();
+    let odd = request(77, 5, 6_000);
+    wal.journal().append(std::slice::from_ref(&odd)).unwrap();
+    wal.close().unwrap();
+    bench.disk.damage(&bench.file(), |content| {
+        let body = &odd.body[1_000..1_032];
+        let at = content.windows(body.len()).position(|bytes| bytes == body).unwrap();
+        content[at] ^= 1;
+    });
+    let mut wal = bench.try_open().unwrap();
+    assert!(wal.take_quarantine().is_some());
+    let there: Vec<Header> =
+        wal.custody().segments(usize::MAX).unwrap().into_iter().map(|(record, _)| record.header).collect();
+    assert_eq!(there.len(), 1);
+    wal.custody().drop_segments(there, DropReason::QuotaOldest).unwrap();
+    assert_eq!(wal.summary().delivered, logs(3), "a has them");
+    assert_eq!(wal.custody().missed()["a"], logs(5 + 2) + metrics(6));
+    assert_adds_up(&wal);
+}

@@ -209,6 +209,8 @@ impl<'a> Salvage<'a> {
             ACKNOWLEDGED, AckKey, &[u8];
             LEDGERS, u64, &str;
             REFUSED, RefusedKey, &[u8];
+            TAKEN, RefusedKey, &[u8];
+            MISSED, &str, &[u8];
         }
         Ok(())
     }
