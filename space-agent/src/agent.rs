@@ -12,6 +12,7 @@ use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::Slot;
 use perigee_shared::link::tls::TlsError;
+use perigee_shared::memory::{Budget, Stir};
 use perigee_shared::serve::{self, BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
@@ -319,6 +320,7 @@ impl Agent {
             link,
         } = self;
         let limiter = Limiter::new(config.processors.memory_limiter);
+        let memory = Budget::new(config.processors.memory_limiter.limit, Stir::default());
         let front = back.group();
         let stop = CancellationToken::new();
 
@@ -331,7 +333,7 @@ impl Agent {
         let batcher =
             Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender)
                 .planned(planner)
-                .within(config.processors.memory_limiter.limit);
+                .within(config.processors.memory_limiter.limit, memory.clone());
         back.keep_until("batcher", batcher, &stop, |batcher, stop| Box::pin(batcher.run(stop)));
         back.keep_until(
             "lifetimes",
@@ -359,7 +361,7 @@ impl Agent {
 
         let satellite = outside.link.first().map(|link| link.satellite.clone());
         let wires = (stations.subscribe(), current, contact_control.clone(), clocks.clone(), link_sender);
-        spawn_consumers(outside, &env, &wal, wires, &sealed, &metrics, &lanes, &back, &stop).await;
+        spawn_consumers(outside, &env, &wal, wires, &sealed, &metrics, (&lanes, &memory), &back, &stop).await;
 
         let (journal, committer) = Journal::new(
             wal.clone(),
@@ -502,7 +504,7 @@ async fn spawn_consumers(
     (stations, current, planner, clocks, link): LinkWires,
     sealed: &watch::Receiver<u64>,
     metrics: &Metrics,
-    lanes: &Lanes,
+    (lanes, memory): (&Lanes, &Budget),
     tasks: &Supervisor,
     stop: &CancellationToken,
 ) {
@@ -543,6 +545,7 @@ async fn spawn_consumers(
             id,
             sealed.clone(),
             metrics.ship(),
+            memory.clone(),
         );
         tasks.keep_until(task, exporter, stop, |exporter, stop| Box::pin(exporter.run(stop)));
     }

@@ -16,6 +16,7 @@ mod begin;
 mod boots;
 #[cfg(test)]
 mod clock_tests;
+mod contradicted;
 mod copy;
 mod custody;
 #[cfg(test)]
