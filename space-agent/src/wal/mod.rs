@@ -22,6 +22,8 @@ mod custody;
 #[cfg(test)]
 mod damage_tests;
 mod drops;
+#[cfg(test)]
+mod epoch_tests;
 mod epochs;
 mod front;
 #[cfg(test)]

@@ -86,7 +86,7 @@ pub(super) fn assert_adds_up(wal: &Wal) {
 /// The only consumer of a [`Bench`].
 pub(super) const LINK: ConsumerId = ConsumerId(0);
 
-fn view(wal: &Wal, committed: std::ops::Range<u64>, top: [u8; 32]) -> GroundView {
+pub(super) fn view(wal: &Wal, committed: std::ops::Range<u64>, top: [u8; 32]) -> GroundView {
     let tops = vec![(committed.end - 1, top)];
     let lane =
         GroundLane { lane: Lane::BULK, committed: [committed].into_iter().collect::<RangeSet>(), tops };

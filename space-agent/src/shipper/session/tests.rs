@@ -304,3 +304,35 @@ fn what_the_ground_has_gained_counts_once_over_the_connections_of_a_contact() {
     assert_eq!(s.standing().held, 2000 + 600, "3 was committed and never acknowledged");
     assert!(s.standing().is_drained);
 }
+
+#[test]
+fn a_ground_that_rejects_what_it_was_not_sent_or_answers_again_costs_nothing() {
+    let mut session = session();
+    session.on_event(Event::Connected);
+    for reason in [
+        RejectReason::HashMismatch,
+        RejectReason::MissingBase,
+        RejectReason::UnknownCodec,
+        RejectReason::Quota,
+        RejectReason::Unspecified,
+    ] {
+        for sequence in 0..1_000 {
+            let segment = Some(header(sequence).id.into());
+            let body = ground_message::Body::Reject(Reject { segment, reason: reason.into() });
+            assert_eq!(session.on_event(Event::Message(GroundMessage { body: Some(body) })), []);
+        }
+    }
+    assert!(session.recoded.is_empty() && session.resent_once.is_empty() && !session.refused);
+    let reconciles = |actions: Vec<Action>| actions.iter().any(|a| matches!(a, Action::Reconcile(_)));
+    assert!(reconciles(session.on_event(resume(0..1, None))));
+    assert_eq!(session.on_event(resume(0..2, None)), [], "the second is not looked at");
+}
+
+#[test]
+fn a_ground_that_contradicts_the_log_too_often_is_left_alone() {
+    let mut session = session();
+    session.on_event(Event::Connected);
+    let rest = Duration::from_secs(60);
+    let actions = session.on_event(Event::Reconciled(Reconciled::Refused(rest)));
+    assert_eq!(actions, [Action::LeaveAlone(rest)]);
+}
