@@ -12,7 +12,6 @@ use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::Slot;
 use perigee_shared::link::tls::TlsError;
-use perigee_shared::memory::{Budget, Stir};
 use perigee_shared::serve::{self, BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
@@ -30,7 +29,7 @@ use crate::exporter::Exporter;
 use crate::journal::{Journal, Pace, Progress};
 use crate::lanes::Lanes;
 use crate::lifetimes;
-use crate::limiter::Limiter;
+use crate::limiter::{Limiter, Workspace};
 use crate::receiver::{Intake, Own, ReceiverError, Receivers};
 use crate::scrub;
 use crate::shipper::{Shipper, ShipperConfig, Stations, Together, Trust};
@@ -287,6 +286,11 @@ impl Agent {
         self.wal.clone()
     }
 
+    /// What watches its tasks.
+    pub const fn tasks(&self) -> &Supervisor {
+        &self.tasks
+    }
+
     /// Changes what can change while it runs.
     pub fn reload(&self) -> Reload {
         Reload { contacts: self.contacts.1.clone(), stations: self.stations.clone() }
@@ -320,7 +324,7 @@ impl Agent {
             link,
         } = self;
         let limiter = Limiter::new(config.processors.memory_limiter);
-        let memory = Budget::new(config.processors.memory_limiter.limit, Stir::default());
+        let memory = Workspace::new(&limiter);
         let front = back.group();
         let stop = CancellationToken::new();
 
@@ -504,7 +508,7 @@ async fn spawn_consumers(
     (stations, current, planner, clocks, link): LinkWires,
     sealed: &watch::Receiver<u64>,
     metrics: &Metrics,
-    (lanes, memory): (&Lanes, &Budget),
+    (lanes, memory): (&Lanes, &Workspace),
     tasks: &Supervisor,
     stop: &CancellationToken,
 ) {

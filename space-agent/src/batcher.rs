@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use perigee_shared::clock::sleep_until;
 use perigee_shared::env::{Env, Owner};
-use perigee_shared::memory::Budget;
 use perigee_shared::segment::{Header, Lane};
 use perigee_shared::supervise::expecting;
 use perigee_shared::units::ByteSize;
@@ -23,6 +22,7 @@ use crate::contacts::ContactControl;
 use crate::journal::Progress;
 use crate::lanes::Lanes;
 use crate::leaning::{Leaning, LeaningError};
+use crate::limiter::Workspace;
 use crate::sizing::Sizing;
 use crate::wal::{Encoding, SealError, Unsealed, Wal, WalError};
 
@@ -86,7 +86,7 @@ pub struct Batcher {
     /// The next batch is encoded as rows, since a codec has failed.
     plain: bool,
     /// Bytes of memory that a codec may take, and whose they are.
-    memory: Option<(usize, Budget)>,
+    memory: Option<(usize, Workspace)>,
 }
 
 impl Batcher {
@@ -120,11 +120,11 @@ impl Batcher {
         }
     }
 
-    /// Bounds what a codec may take in memory to its part of `limit`, which it shares with all that takes of `budget`.
+    /// Bounds what a codec may take in memory to its part of `limit`, which it shares with all that takes of `workspace`.
     #[must_use]
-    pub fn within(mut self, limit: ByteSize, budget: Budget) -> Self {
+    pub fn within(mut self, limit: ByteSize, workspace: Workspace) -> Self {
         let part = usize::try_from(limit.0 / PART_OF_MEMORY.1 * PART_OF_MEMORY.0);
-        self.memory = part.ok().map(|part| (part, budget));
+        self.memory = part.ok().map(|part| (part, workspace));
         self
     }
 
@@ -229,7 +229,7 @@ impl Batcher {
         let limits = self.sizing.limits(lane, &self.config);
         let need = LEAST + FOR_EACH * raw.min(2 * limits.raw);
         let _turn = match &self.memory {
-            Some((_, budget)) => Some(budget.take(need).await),
+            Some((_, workspace)) => Some(workspace.take(need).await),
             None => None,
         };
         self.last = Some(lane);

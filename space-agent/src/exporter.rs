@@ -13,13 +13,14 @@ use perigee_shared::clock::sleep_until;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::deliver::{Delivered, Event, Leave, Sent, Stopped, Trouble};
 use perigee_shared::export::{Client, Cut, Cuts, Delivery as Sender, ExporterConfig, Plan};
-use perigee_shared::memory::{Budget, to_decode};
+use perigee_shared::memory::to_decode;
 use perigee_shared::segment::{CodecError, Decoder, Header, Lane, Request, SegmentId};
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::limiter::Workspace;
 use crate::telemetry::{ExporterLabel, ShipCounters};
 use crate::wal::{ConsumerId, Delivery, Wal, WalError};
 
@@ -79,7 +80,7 @@ pub struct Exporter {
     consumer: ConsumerId,
     sealed: watch::Receiver<u64>,
     counters: Arc<ShipCounters>,
-    memory: Budget,
+    memory: Workspace,
     /// By lane, and by the signals that were put aside there: nothing below waits for this exporter, so that what others have still to
     /// pass is not looked at again.
     passed: BTreeMap<(Lane, SignalSet), u64>,
@@ -104,7 +105,7 @@ impl Exporter {
         consumer: ConsumerId,
         sealed: watch::Receiver<u64>,
         counters: Arc<ShipCounters>,
-        memory: Budget,
+        memory: Workspace,
     ) -> Self {
         let plan = Plan { signals, limits: config.limits(), ..Plan::default() };
         let sender = Sender::new(client, config, &env).leaving_open(OPEN);
