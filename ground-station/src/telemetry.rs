@@ -114,6 +114,16 @@ impl Metrics {
         self.0.tasks.trouble()
     }
 
+    /// Tasks that have panicked in the last ten minutes.
+    pub fn panicked_lately(&self) -> Vec<Arc<str>> {
+        self.0.tasks.lately()
+    }
+
+    /// Starts what serves one peer, or one moment: a panic in it is counted under `name`.
+    pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.0.tasks.watched(name, work));
+    }
+
     /// Connections that listeners closed.
     pub fn closed(&self) -> &Closed {
         &self.0.closed

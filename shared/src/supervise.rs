@@ -117,7 +117,7 @@ impl Supervisor {
         let record = Arc::clone(&self.record);
         async move {
             if let Err(panic) = caught(record.planted(name, work)).await {
-                record.count(name, &*panic);
+                record.count(&name.into(), &*panic);
             }
         }
     }
@@ -136,6 +136,18 @@ impl Supervisor {
             Some(name) => name,
             None => std::future::pending().await,
         }
+    }
+
+    /// The tasks that have panicked within [`WITHIN`], which health tells too: most run again by the time that somebody looks.
+    pub fn lately(&self) -> Vec<Arc<str>> {
+        let now = Instant::now();
+        let is_recent = |task: &Task| task.recent.back().is_some_and(|at| now.duration_since(*at) < WITHIN);
+        self.record
+            .lock()
+            .iter()
+            .filter(|(_, task)| is_recent(task))
+            .map(|(name, _)| Arc::clone(name))
+            .collect()
     }
 
     /// What health has to tell: the tasks that have panicked and do not run again yet.
@@ -168,25 +180,30 @@ impl Record {
         drop(self.panics.get_or_create(&[("task", name.to_string())]));
     }
 
-    fn count(&self, name: &str, panic: &(dyn Any + Send)) {
-        self.panics.get_or_create(&[("task", name.to_owned())]).inc();
+    /// Counts a panic; how many there were lately.
+    fn count(&self, name: &Arc<str>, panic: &(dyn Any + Send)) -> usize {
+        self.panics.get_or_create(&[("task", name.to_string())]).inc();
         tracing::error!(
             event.name = "perigee.task.panic",
-            task = name,
+            task = %name,
             message = literal(panic),
             "a task has panicked; please report it with the line before this one"
         );
+        let (mut tasks, now) = (self.lock(), Instant::now());
+        let recent = &mut tasks.entry(Arc::clone(name)).or_default().recent;
+        recent.retain(|at| now.duration_since(*at) < WITHIN);
+        recent.push_back(now);
+        // Peers may have their tasks panic as often as they like.
+        if recent.len() > RESTARTS + 1 {
+            recent.pop_front();
+        }
+        recent.len()
     }
 
     /// Notes that a task has panicked; whether it may start again.
     fn note(&self, name: &Arc<str>, panic: &(dyn Any + Send)) -> bool {
-        self.count(name, panic);
-        let (mut tasks, now) = (self.lock(), Instant::now());
-        let task = tasks.entry(Arc::clone(name)).or_default();
-        task.down = true;
-        task.recent.retain(|at| now.duration_since(*at) < WITHIN);
-        task.recent.push_back(now);
-        let again = task.recent.len() <= RESTARTS;
+        let again = self.count(name, panic) <= RESTARTS;
+        self.lock().entry(Arc::clone(name)).or_default().down = true;
         if !again {
             self.given_up.send_replace(Some(Arc::clone(name)));
         }
@@ -287,6 +304,9 @@ mod tests {
         supervisor.ended().await;
         assert_eq!(done.load(Ordering::Relaxed), 4);
         assert_eq!((counted(&supervisor, "counter"), supervisor.down()), (3, Vec::new()));
+        assert_eq!(supervisor.lately(), ["counter".into()]);
+        tokio::time::advance(WITHIN).await;
+        assert_eq!(supervisor.lately(), []);
     }
 
     #[tokio::test(start_paused = true)]
@@ -317,7 +337,12 @@ mod tests {
         let supervisor = Supervisor::new(&Env::production());
         supervisor.watched("connection", async { panic!("planted") }).await;
         supervisor.watched("connection", async {}).await;
-        assert_eq!(counted(&supervisor, "connection"), 1);
+        assert_eq!((counted(&supervisor, "connection"), supervisor.trouble()), (1, None));
+        for _ in 0..100 {
+            supervisor.watched("connection", async { panic!("planted") }).await;
+        }
+        assert_eq!(supervisor.lately(), ["connection".into()]);
+        assert!(supervisor.record.lock().values().all(|task| task.recent.len() <= RESTARTS + 1));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::exporter::Exporter;
 use crate::journal::{Journal, Pace, Progress};
 use crate::lanes::Lanes;
 use crate::lifetimes;
-use crate::limiter::Limiter;
+use crate::limiter::{Limiter, Workspace};
 use crate::receiver::{Intake, Own, ReceiverError, Receivers};
 use crate::scrub;
 use crate::shipper::{Shipper, ShipperConfig, Stations, Together, Trust};
@@ -286,6 +286,11 @@ impl Agent {
         self.wal.clone()
     }
 
+    /// What watches its tasks.
+    pub const fn tasks(&self) -> &Supervisor {
+        &self.tasks
+    }
+
     /// Changes what can change while it runs.
     pub fn reload(&self) -> Reload {
         Reload { contacts: self.contacts.1.clone(), stations: self.stations.clone() }
@@ -319,6 +324,7 @@ impl Agent {
             link,
         } = self;
         let limiter = Limiter::new(config.processors.memory_limiter);
+        let memory = Workspace::new(&limiter);
         let front = back.group();
         let stop = CancellationToken::new();
 
@@ -331,7 +337,7 @@ impl Agent {
         let batcher =
             Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender)
                 .planned(planner)
-                .within(config.processors.memory_limiter.limit);
+                .within(config.processors.memory_limiter.limit, memory.clone());
         back.keep_until("batcher", batcher, &stop, |batcher, stop| Box::pin(batcher.run(stop)));
         back.keep_until(
             "lifetimes",
@@ -359,7 +365,7 @@ impl Agent {
 
         let satellite = outside.link.first().map(|link| link.satellite.clone());
         let wires = (stations.subscribe(), current, contact_control.clone(), clocks.clone(), link_sender);
-        spawn_consumers(outside, &env, &wal, wires, &sealed, &metrics, &lanes, &back, &stop).await;
+        spawn_consumers(outside, &env, &wal, wires, &sealed, &metrics, (&lanes, &memory), &back, &stop).await;
 
         let (journal, committer) = Journal::new(
             wal.clone(),
@@ -502,7 +508,7 @@ async fn spawn_consumers(
     (stations, current, planner, clocks, link): LinkWires,
     sealed: &watch::Receiver<u64>,
     metrics: &Metrics,
-    lanes: &Lanes,
+    (lanes, memory): (&Lanes, &Workspace),
     tasks: &Supervisor,
     stop: &CancellationToken,
 ) {
@@ -543,6 +549,7 @@ async fn spawn_consumers(
             id,
             sealed.clone(),
             metrics.ship(),
+            memory.clone(),
         );
         tasks.keep_until(task, exporter, stop, |exporter, stop| Box::pin(exporter.run(stop)));
     }

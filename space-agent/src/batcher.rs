@@ -22,6 +22,7 @@ use crate::contacts::ContactControl;
 use crate::journal::Progress;
 use crate::lanes::Lanes;
 use crate::leaning::{Leaning, LeaningError};
+use crate::limiter::Workspace;
 use crate::sizing::Sizing;
 use crate::wal::{Encoding, SealError, Unsealed, Wal, WalError};
 
@@ -34,6 +35,10 @@ const OF_LIFETIME: u32 = 4;
 
 /// What of the memory limit a codec may take: three eighths. Requests have a quarter of it, the log and the program the rest.
 const PART_OF_MEMORY: (u64, u64) = (3, 8);
+
+/// Bytes that sealing takes at least, and for each byte of a batch.
+const LEAST: u64 = 2 << 20;
+const FOR_EACH: u64 = 4;
 
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
@@ -80,8 +85,8 @@ pub struct Batcher {
     sizing: Sizing,
     /// The next batch is encoded as rows, since a codec has failed.
     plain: bool,
-    /// Bytes of memory that a codec may take.
-    memory: Option<usize>,
+    /// Bytes of memory that a codec may take, and whose they are.
+    memory: Option<(usize, Workspace)>,
 }
 
 impl Batcher {
@@ -115,10 +120,11 @@ impl Batcher {
         }
     }
 
-    /// Bounds what a codec may take in memory to its part of `limit`.
+    /// Bounds what a codec may take in memory to its part of `limit`, which it shares with all that takes of `workspace`.
     #[must_use]
-    pub fn within(mut self, limit: ByteSize) -> Self {
-        self.memory = usize::try_from(limit.0 / PART_OF_MEMORY.1 * PART_OF_MEMORY.0).ok();
+    pub fn within(mut self, limit: ByteSize, workspace: Workspace) -> Self {
+        let part = usize::try_from(limit.0 / PART_OF_MEMORY.1 * PART_OF_MEMORY.0);
+        self.memory = part.ok().map(|part| (part, workspace));
         self
     }
 
@@ -141,7 +147,8 @@ impl Batcher {
             let decision = self.decide(&progress, wanted, Instant::now(), self.env.since_boot().nano);
             match decision {
                 Decision::Seal { lane, all } => {
-                    if let Err(error) = self.seal(lane, all).await {
+                    let waiting = progress.unsealed.iter().find(|waiting| waiting.lane == lane);
+                    if let Err(error) = self.seal(lane, all, waiting.map_or(0, |w| w.raw)).await {
                         tracing::error!(%error, "a segment could not be sealed; trying again");
                         tokio::select! {
                             biased;
@@ -217,9 +224,14 @@ impl Batcher {
         }
     }
 
-    /// Makes one segment.
-    async fn seal(&mut self, lane: Lane, all: bool) -> Result<Option<Header>, BatchError> {
+    /// Makes one segment of what waits in `lane`, `raw` bytes.
+    async fn seal(&mut self, lane: Lane, all: bool, raw: u64) -> Result<Option<Header>, BatchError> {
         let limits = self.sizing.limits(lane, &self.config);
+        let need = LEAST + FOR_EACH * raw.min(2 * limits.raw);
+        let _turn = match &self.memory {
+            Some((_, workspace)) => Some(workspace.take(need).await),
+            None => None,
+        };
         self.last = Some(lane);
         let batch = self.wal.call(move |wal| wal.segments().take_batch(lane, limits, all)).await??;
         let Some(batch) = batch else { return Ok(None) };
@@ -227,7 +239,7 @@ impl Batcher {
             false => self.leaning.encoding(&self.env, &self.wal, self.config.codec, lane).await?,
             true => Encoding::plain(),
         };
-        let encoding = Encoding { memory: self.memory, ..encoding };
+        let encoding = Encoding { memory: self.memory.as_ref().map(|(bytes, _)| *bytes), ..encoding };
         let (now, began) = (self.env.unix_nano(), Instant::now());
         let sealed = self.env.cpu(move || expecting(|| batch.seal(&encoding, now))).await;
         let sealed = sealed.unwrap_or(Err(SealError::Panicked));

@@ -224,14 +224,14 @@ fn load(path: &Path) -> Result<Config, Failure> {
 }
 
 /// Reads the configuration again at each SIGHUP.
-async fn reload(path: PathBuf, mut rereading: Rereading, reload: Reload, logs: Logs) {
+async fn reload((path, rereading, reload, logs): &mut (PathBuf, Rereading, Reload, Logs)) {
     let load = || {
         // What it finds is for another agent: this one keeps its bounds.
-        Config::open(&path, &Env::production(), Extent::All).map_err(|e| e.to_string())
+        Config::open(path, &Env::production(), Extent::All).map_err(|e| e.to_string())
     };
     loop {
         let config = rereading.next(load, Reload::can).await;
-        reload.apply(&config, &logs).await;
+        reload.apply(&config, logs).await;
     }
 }
 
@@ -239,12 +239,7 @@ async fn reload(path: PathBuf, mut rereading: Rereading, reload: Reload, logs: L
 pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
     match cli.command {
         Command::Run(arg) => {
-            let (shutdown, termination) = (CancellationToken::new(), termination()?);
-            let token = shutdown.clone();
-            tokio::spawn(async move {
-                termination.await;
-                token.cancel();
-            });
+            let (shutdown, termination) = (CancellationToken::new(), Box::pin(termination()?));
             let config =
                 Config::open(&arg.config, &env, Extent::Start).map_err(|e| Failure::Config(e.to_string()))?;
             let logs = perigee_shared::telemetry::init_logs(&config.service.telemetry, &env.alarms);
@@ -256,7 +251,16 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
                     e if e.is_configuration() => Failure::Config(e.to_string()),
                     other => Failure::Other(other.to_string()),
                 })?;
-            tokio::spawn(reload(arg.config, rereading, agent.reload(), logs));
+            // The agent does not wait for them.
+            let signals = agent.tasks().group();
+            signals.keep("termination", (termination, shutdown.clone()), |(termination, shutdown)| {
+                Box::pin(async {
+                    termination.as_mut().await;
+                    shutdown.cancel();
+                })
+            });
+            let reloading = (arg.config, rereading, agent.reload(), logs);
+            signals.keep("configuration", reloading, |reloading| Box::pin(reload(reloading)));
             Box::pin(agent.run(|intake| receivers.run(intake, shutdown))).await.map_err(|e| match e {
                 agent::AgentError::StoreLost(_) => Failure::Store(e.to_string()),
                 agent::AgentError::Task(_) => Failure::Task(e.to_string()),

@@ -129,10 +129,17 @@ async fn health(State(c): Shared) -> Response {
         return Refusal(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     }
     match c.wal.call(|wal| (wal.trouble(), wal.in_memory().now)).await {
-        Ok((None, false)) => match c.metrics.ship().undecided.alarming() {
-            held if held.is_empty() => Json(json!({"status": "ok"})).into_response(),
-            held => Json(json!({"status": "ok", "warnings": held})).into_response(),
-        },
+        Ok((None, false)) => {
+            let (held, panicked) = (c.metrics.ship().undecided.alarming(), c.tasks.lately());
+            let mut answer = json!({"status": "ok"});
+            if !held.is_empty() {
+                answer["warnings"] = json!(held);
+            }
+            if !panicked.is_empty() {
+                answer["panicked"] = panicked.iter().map(|task| &**task).collect();
+            }
+            Json(answer).into_response()
+        }
         Ok((None, true)) => Json(json!({"status": "volatile"})).into_response(),
         Ok((Some(why), _)) => {
             Refusal(StatusCode::SERVICE_UNAVAILABLE, format!("the store cannot be written: {why}"))

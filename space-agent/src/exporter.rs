@@ -13,12 +13,14 @@ use perigee_shared::clock::sleep_until;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::deliver::{Delivered, Event, Leave, Sent, Stopped, Trouble};
 use perigee_shared::export::{Client, Cut, Cuts, Delivery as Sender, ExporterConfig, Plan};
+use perigee_shared::memory::to_decode;
 use perigee_shared::segment::{CodecError, Decoder, Header, Lane, Request, SegmentId};
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::limiter::Workspace;
 use crate::telemetry::{ExporterLabel, ShipCounters};
 use crate::wal::{ConsumerId, Delivery, Wal, WalError};
 
@@ -78,6 +80,7 @@ pub struct Exporter {
     consumer: ConsumerId,
     sealed: watch::Receiver<u64>,
     counters: Arc<ShipCounters>,
+    memory: Workspace,
     /// By lane, and by the signals that were put aside there: nothing below waits for this exporter, so that what others have still to
     /// pass is not looked at again.
     passed: BTreeMap<(Lane, SignalSet), u64>,
@@ -102,6 +105,7 @@ impl Exporter {
         consumer: ConsumerId,
         sealed: watch::Receiver<u64>,
         counters: Arc<ShipCounters>,
+        memory: Workspace,
     ) -> Self {
         let plan = Plan { signals, limits: config.limits(), ..Plan::default() };
         let sender = Sender::new(client, config, &env).leaving_open(OPEN);
@@ -115,6 +119,7 @@ impl Exporter {
             consumer,
             sealed,
             counters,
+            memory,
             passed,
             aside,
             answered: true,
@@ -242,11 +247,27 @@ impl Exporter {
         Ok(found)
     }
 
+    /// Bytes of memory that decoding a segment, cutting it and sending it may take.
+    fn need(&self, header: &Header) -> u64 {
+        // What a base has taught, and its index.
+        const BASE: u64 = 12 << 20;
+        // One is joined, one waits, one is sent.
+        let requests = 3 * header.raw_len.min(self.plan.limits.bytes as u64);
+        // It is put together as one request of each signal before it is cut.
+        let base = if header.base_sequence.is_some() { BASE } else { 0 };
+        to_decode(header) + header.raw_len + requests + base
+    }
+
     /// Sends what is left of a segment, apart from the signals that are aside.
     async fn export(&mut self, found: Found, shutdown: &CancellationToken) -> Result<(), ExportError> {
         let Found { header, aside, behind } = found;
         let (consumer, id, asked, all) = (self.consumer, header.id, header.clone(), header.items);
         let (lane, leans_on) = (id.lane, header.base_sequence);
+        let turn = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Err(ExportError::Stopped),
+            turn = self.memory.take(self.need(&header)) => Arc::new(turn),
+        };
         let (payload, reached, chain) = self
             .wal
             .call(move |wal| {
@@ -262,8 +283,9 @@ impl Exporter {
         let Some(payload) = payload else { return Ok(()) };
         // `held`: something before is aside, so that the lane's cursor stays; `left`: something in this segment.
         let (mut seen, mut number, mut held, mut left) = (Counts::ZERO, 0, behind, false);
-        let (header, plan) = (header.clone(), self.plan.clone());
+        let (header, plan, held_until_decoded) = (header.clone(), self.plan.clone(), Arc::clone(&turn));
         let mut cuts = self.env.stream(move |each| {
+            let _turn = held_until_decoded;
             let requests: Box<dyn Iterator<Item = Result<Request, CodecError>>> =
                 match chain.decode().and_then(|base| Decoder::new(&header, &payload, base.as_ref())) {
                     Ok(decoder) => Box::new(decoder),
@@ -319,8 +341,8 @@ impl Exporter {
             let became = (Counts::of(signal, items.saturating_sub(refused)), Counts::of(signal, refused));
             let ahead = held.then_some(signal);
             self.wal.call(move |wal| wal.custody().advance(consumer, id, ahead, number, became)).await??;
-            // What is put aside has its turn, too.
-            if self.aside.values().any(|waiting| waiting.until <= Instant::now()) {
+            // What is put aside has its turn, too, and so has who waits for memory.
+            if turn.is_over() || self.aside.values().any(|waiting| waiting.until <= Instant::now()) {
                 return Ok(());
             }
         }

@@ -12,12 +12,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use perigee_shared::env::{Env, Memory};
+use perigee_shared::memory::{Budget, Stir, Turn};
 use perigee_shared::otlp::status::Status;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::LimiterConfig;
+
+/// What encodes or decodes waits so long, at most, until requests have given memory back.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What clients are told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -199,6 +203,14 @@ impl Limiter {
         }
     }
 
+    /// Waits a while for requests to give memory back when there is little.
+    async fn settled(&self) {
+        let until = Instant::now() + PATIENCE;
+        while self.pressure() > Pressure::None && self.in_flight() > 0 && Instant::now() < until {
+            tokio::time::sleep(self.config.check_interval.0).await;
+        }
+    }
+
     fn judge(&self, used: u64, before: Option<u64>) -> Pressure {
         let limit = self.config.limit.0;
         let growth = self.config.max_growth_per_second.0;
@@ -212,6 +224,28 @@ impl Limiter {
         } else {
             Pressure::None
         }
+    }
+}
+
+/// The memory of what encodes and decodes segments.
+#[derive(Clone)]
+pub struct Workspace {
+    budget: Budget,
+    limiter: Arc<Limiter>,
+}
+
+impl Workspace {
+    /// A part of what `limiter` allows.
+    pub fn new(limiter: &Arc<Limiter>) -> Self {
+        let budget = Budget::new(limiter.config.limit, Stir::default());
+        Self { budget, limiter: Arc::clone(limiter) }
+    }
+
+    /// So many bytes, once they are free. Whoever waits here must not have a turn.
+    pub async fn take(&self, bytes: u64) -> Turn {
+        let turn = self.budget.take(bytes).await;
+        self.limiter.settled().await;
+        turn
     }
 }
 
@@ -416,6 +450,30 @@ mod tests {
         assert!(looks.load(Ordering::Relaxed) > 100, "a request is held");
         shutdown.cancel();
         run.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_encodes_waits_a_while_for_requests_when_memory_is_short() {
+        let limiter = limiter(0);
+        let workspace = Workspace::new(&limiter);
+        let mut permit = limiter.admit().unwrap();
+        permit.grow_to(50).unwrap();
+        let began = Instant::now();
+        let waited = async |bytes| {
+            let began = Instant::now();
+            drop(workspace.take(bytes).await);
+            began.elapsed()
+        };
+        assert_eq!(waited(10).await, Duration::ZERO);
+        limiter.pressure.store(Pressure::Soft as u8, Ordering::Relaxed);
+        assert_eq!(waited(10).await, PATIENCE, "a request holds its memory");
+        let gives_back = async {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            drop(permit);
+        };
+        let (waited, ()) = tokio::join!(waited(10), gives_back);
+        assert_eq!((waited, began.elapsed()), (PATIENCE, 2 * PATIENCE), "it is looked at each half second");
+        assert_eq!(limiter.in_flight(), 0);
     }
 
     #[test]

@@ -135,24 +135,28 @@ async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> 
     let rereading = Rereading::new(config.written.clone()).context("cannot listen for SIGHUP")?;
     let ground = Ground::build_parts(config, env, &role, logs.own.clone()).await?;
     let shutdown = CancellationToken::new();
-    let stop = shutdown.clone();
-    let termination = termination().context("cannot listen for SIGTERM and SIGINT")?;
-    tokio::spawn(async move {
-        termination.await;
-        stop.cancel();
+    let termination = Box::pin(termination().context("cannot listen for SIGTERM and SIGINT")?);
+    // The ground-station does not wait for them.
+    let signals = ground.store().tasks().group();
+    signals.keep("termination", (termination, shutdown.clone()), |(termination, shutdown)| {
+        Box::pin(async {
+            termination.as_mut().await;
+            shutdown.cancel();
+        })
     });
-    tokio::spawn(reload(file.config, rereading, ground.reload(), logs));
+    let reloading = (file.config, rereading, ground.reload(), logs);
+    signals.keep("configuration", reloading, |reloading| Box::pin(reload(reloading)));
     Box::pin(ground.run(shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Reads the configuration again at each SIGHUP.
-async fn reload(path: PathBuf, mut rereading: Rereading, link: Option<Reload>, logs: Logs) {
+async fn reload((path, rereading, link, logs): &mut (PathBuf, Rereading, Option<Reload>, Logs)) {
     // What a satellite may keep in the spool is the spool's.
     let of_spool = |key: &str| key.ends_with(".max_spool_bytes") || key.ends_with(".ledger_room");
     let can = |key: &str| key == LOG_LEVEL || key.starts_with("link.satellites") && !of_spool(key);
     loop {
-        let config = rereading.next(|| Config::load(&path).map_err(|e| e.to_string()), can).await;
+        let config = rereading.next(|| Config::load(path).map_err(|e| e.to_string()), can).await;
         logs.set_level(config.service.telemetry.logs.level);
         if let Some(link) = &link {
             link.apply(&config.link.satellites);

@@ -79,9 +79,16 @@ fn look_at_link(config: &Config, env: &Env, found: &mut Outside) {
     match tls::load_authorities(satellite_ca_file) {
         Err(error) => found.wrong.push(complain("link.satellite_ca_file", &error)),
         Ok(_) => {
-            let list = satellite_crl_file.as_ref().map(|list| Revocations::load(list, satellite_ca_file));
-            let error = list.and_then(Result::err);
-            found.wrong.extend(error.map(|error| complain("link.satellite_crl_file", &error)));
+            const LIST: &str = "link.satellite_crl_file";
+            if let Some(list) = satellite_crl_file {
+                match Revocations::load(list, satellite_ca_file) {
+                    Ok(loaded) => {
+                        let words = loaded.out_of_date(list, env.unix_nano());
+                        found.odd.extend(words.map(|words| (LIST.to_owned(), words)));
+                    }
+                    Err(error) => found.wrong.push(complain(LIST, &error)),
+                }
+            }
         }
     }
     if found.wrong.len() == before {

@@ -217,6 +217,10 @@ impl Board {
         lock(&self.0.certificates).push((whose, end));
     }
 
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
     pub(super) fn store(&self) -> &Store {
         &self.0.store
     }
@@ -251,7 +255,7 @@ impl Board {
         *latest = Some(look.clone());
         drop(latest);
         // Nobody may ask again, and what it holds of the file is not given back meanwhile.
-        tokio::spawn(let_go(Arc::downgrade(&self.0), number));
+        self.0.metrics.spawn("console look", let_go(Arc::downgrade(&self.0), number));
         Ok(look)
     }
 

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::board::Board;
 use super::problem::Problem;
+use crate::telemetry::Metrics;
 
 /// Streams at once.
 const STREAMS: usize = 32;
@@ -61,7 +62,7 @@ impl Events {
             );
             return Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
         };
-        let stream = Stream::new(self.board.listen(), place, peer.close.clone(), end);
+        let stream = Stream::new(self.board.metrics(), self.board.listen(), place, peer.close.clone(), end);
         let headers = [
             (header::CONTENT_TYPE, "text/event-stream"),
             (header::HeaderName::from_static("x-accel-buffering"), "no"),
@@ -135,13 +136,14 @@ struct Stream {
 
 impl Stream {
     fn new(
+        metrics: &Metrics,
         news: broadcast::Receiver<Bytes>,
         place: Place,
         close: CancellationToken,
         end: CancellationToken,
     ) -> Self {
         let (taken, over) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
-        tokio::spawn(watch(news.resubscribe(), Arc::clone(&taken), close, over.clone()));
+        metrics.spawn("console stream", watch(news.resubscribe(), Arc::clone(&taken), close, over.clone()));
         Self {
             next: Box::pin(receive(news)),
             begun: false,

@@ -247,7 +247,12 @@ async fn metrics(State(console): State<Console>) -> Response {
 
 async fn health(State(console): State<Console>) -> Response {
     let (code, text) = health_of(&console.store.status().borrow(), console.metrics.trouble());
-    (code, Json(serde_json::json!({ "status": text }))).into_response()
+    let mut answer = serde_json::json!({ "status": text });
+    let panicked = console.metrics.panicked_lately();
+    if !panicked.is_empty() {
+        answer["panicked"] = panicked.iter().map(|task| &**task).collect();
+    }
+    (code, Json(answer)).into_response()
 }
 
 /// 200 while the spool can be written and every task runs, otherwise 503 with the reason.

@@ -341,8 +341,9 @@ impl AccessWatch {
                 if self.access.watches_revocations() {
                     tracing::info!("the revocation list was read again");
                 }
+                // In this order: a link that is not registered yet is looked at with the new list when it is.
+                self.around.revocations.send_replace(revocations.clone());
                 self.around.registry.close_revoked(|serial| revocations.contain(serial));
-                self.around.revocations.send_replace(revocations);
                 true
             }
             Err(error) => {
@@ -528,13 +529,6 @@ async fn admit(
         connection.close(connection::code(Close::Busy), reason.as_bytes());
         return;
     }
-    let serial = access::peer_serial(&connection);
-    // The list may have changed during the handshake.
-    if around.revocations.borrow().contain(&serial) {
-        tracing::warn!(%remote, satellite = identity.id, "a peer was refused: its certificate is revoked");
-        connection.close(connection::code(Close::Revoked), b"the certificate is revoked");
-        return;
-    }
     let satellite: Arc<str> = identity.id.into();
     let settings = Settings {
         satellite: Arc::clone(&satellite),
@@ -544,6 +538,13 @@ async fn admit(
         sync_interval: config.link.partial_sync_interval.0,
         max_partial_bytes: bounds.max_partial_bytes.0,
     };
-    let _registered = around.registry.add(satellite, serial, connection.clone());
+    let serial = access::peer_serial(&connection);
+    let _registered = around.registry.add(Arc::clone(&satellite), serial.clone(), connection.clone());
+    // The list may have changed during the handshake. From here on a new one ends what is registered.
+    if around.revocations.borrow().contain(&serial) {
+        tracing::warn!(%remote, %satellite, "a peer was refused: its certificate is revoked");
+        connection.close(connection::code(Close::Revoked), b"the certificate is revoked");
+        return;
+    }
     connection::serve(connection, settings, around.clone()).await;
 }

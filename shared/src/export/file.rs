@@ -13,7 +13,8 @@ use super::config::{FileConfig, FileFormat};
 use super::outcome::Outcome;
 use crate::config::Invalid;
 use crate::env::Env;
-use crate::otlp::json;
+use crate::otlp::json::{self, WriteError};
+use crate::otlp::protobuf::Malformed;
 use crate::signal::Signal;
 use crate::store::{FILE_MODE, sync_parent};
 
@@ -40,26 +41,49 @@ impl File {
         let (writer, body, format) = (Arc::clone(&self.writer), body.clone(), self.format);
         self.env
             .cpu(move || {
-                let line = match format {
-                    FileFormat::Json => json_line(signal, &body),
-                    FileFormat::Proto => {
-                        u32::try_from(body.len()).ok().map(|n| [&n.to_be_bytes(), &body[..]].concat())
-                    }
-                };
-                let Some(line) = line else { return Outcome::unreadable() };
-                match writer.lock().unwrap_or_else(PoisonError::into_inner).append(&line) {
+                let put = |out: &mut dyn Write| put(format, signal, &body, out);
+                match writer.lock().unwrap_or_else(PoisonError::into_inner).append(&put) {
                     Ok(()) => Outcome::ACCEPTED,
-                    Err(e) => Outcome::retry(format!("cannot write: {e}")),
+                    Err(WriteError::Malformed(_)) => Outcome::unreadable(),
+                    Err(WriteError::Io(e)) => Outcome::retry(format!("cannot write: {e}")),
                 }
             })
             .await
     }
 }
 
-fn json_line(signal: Signal, body: &[u8]) -> Option<Vec<u8>> {
-    let mut line = json::write(signal, body).ok()?;
-    line.push(b'\n');
-    Some(line)
+/// Writes a request as the file has it.
+fn put(format: FileFormat, signal: Signal, body: &[u8], out: &mut dyn Write) -> Result<(), WriteError> {
+    match format {
+        FileFormat::Json => {
+            json::write_to(signal, body, out)?;
+            out.write_all(b"\n")?;
+        }
+        FileFormat::Proto => {
+            let length = u32::try_from(body.len()).map_err(|_| Malformed("a message of 4 GiB"))?;
+            out.write_all(&length.to_be_bytes())?;
+            out.write_all(body)?;
+        }
+    }
+    Ok(())
+}
+
+/// Counts what is written through it.
+struct Counted<W> {
+    to: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 struct Writer {
@@ -82,19 +106,26 @@ impl Writer {
         Ok(Self { config, file, length })
     }
 
-    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+    /// Appends what `put` writes. It is never held as a whole, and so written twice where it may be too long for the file.
+    fn append(&mut self, put: &dyn Fn(&mut dyn Write) -> Result<(), WriteError>) -> Result<(), WriteError> {
         let limit = self.config.max_bytes.0;
-        if limit > 0 && self.length > 0 && self.length + line.len() as u64 > limit {
-            self.rotate()?;
+        if limit > 0 && self.length > 0 {
+            let mut counted = Counted { to: io::sink(), bytes: self.length };
+            put(&mut counted)?;
+            if counted.bytes > limit {
+                self.rotate()?;
+            }
         }
-        let written = self.file.write_all(line).and_then(|()| self.file.sync_data());
+        let mut counted = Counted { to: &self.file, bytes: 0 };
+        let written = put(&mut counted).and_then(|()| Ok(self.file.sync_data()?));
+        let bytes = counted.bytes;
         if let Err(e) = written {
             // Half a line is taken back, so that the next attempt does not stand behind it.
             self.file.set_len(self.length)?;
             self.file.seek(SeekFrom::Start(self.length))?;
             return Err(e);
         }
-        self.length += line.len() as u64;
+        self.length += bytes;
         Ok(())
     }
 

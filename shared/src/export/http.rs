@@ -24,7 +24,7 @@ use super::tls::client_config;
 use crate::compress::{DecompressError, Encoding as ContentEncoding, decompress_capped};
 use crate::config::Invalid;
 use crate::env::Env;
-use crate::otlp::json;
+use crate::otlp::json::{self, WriteError};
 use crate::signal::Signal;
 use crate::units::ByteSize;
 
@@ -86,17 +86,11 @@ impl Http {
 
     async fn send_with(&self, signal: Signal, body: &Bytes, compression: Compression) -> Outcome {
         let (body, encoding) = (body.clone(), self.encoding);
-        let written = self.env.cpu(move || {
-            let body = match encoding {
-                Encoding::Proto => body,
-                Encoding::Json => json::write(signal, &body).ok()?.into(),
-            };
-            Some(compress(&body, compression))
-        });
+        let written = self.env.cpu(move || written(signal, body, encoding, compression));
         let body = match written.await {
-            Some(Ok(body)) => body,
-            Some(Err(e)) => return Outcome::retry(format!("compression failed: {e}")),
-            None => return Outcome::unreadable(),
+            Ok(body) => body,
+            Err(WriteError::Io(e)) => return Outcome::retry(format!("compression failed: {e}")),
+            Err(WriteError::Malformed(_)) => return Outcome::unreadable(),
         };
         let exchange = self.exchange(self.urls[signal as usize - 1].clone(), &body, compression);
         match tokio::time::timeout(self.timeout, exchange).await {
@@ -255,14 +249,33 @@ const fn name(compression: Compression) -> Option<&'static str> {
     }
 }
 
-fn compress(body: &Bytes, compression: Compression) -> std::io::Result<Bytes> {
-    match compression {
-        Compression::None => Ok(body.clone()),
-        Compression::Zstd => zstd::encode_all(body.as_ref(), 3).map(Bytes::from),
-        Compression::Gzip => {
+/// A request as it is sent. What is compressed is never held in between.
+fn written(
+    signal: Signal,
+    body: Bytes,
+    encoding: Encoding,
+    compression: Compression,
+) -> Result<Bytes, WriteError> {
+    let put = |out: &mut dyn Write| match encoding {
+        Encoding::Proto => Ok(out.write_all(&body)?),
+        Encoding::Json => json::write_to(signal, &body, out),
+    };
+    match (encoding, compression) {
+        (Encoding::Proto, Compression::None) => Ok(body),
+        (Encoding::Json, Compression::None) => {
+            let mut out = Vec::with_capacity(body.len());
+            put(&mut out)?;
+            Ok(out.into())
+        }
+        (_, Compression::Zstd) => {
+            let mut out = zstd::stream::write::Encoder::new(Vec::new(), 3)?;
+            put(&mut out)?;
+            Ok(out.finish()?.into())
+        }
+        (_, Compression::Gzip) => {
             let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            out.write_all(body)?;
-            out.finish().map(Bytes::from)
+            put(&mut out)?;
+            Ok(out.finish()?.into())
         }
     }
 }

@@ -10,6 +10,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::files::Files;
 use super::tls::{TlsError, certificates};
+use crate::contact::shown_time;
 
 /// Bytes of a list's file.
 const LARGEST: u64 = 16 << 20;
@@ -52,6 +53,18 @@ impl Revocations {
     /// Whether a new list was due at this time.
     pub fn has_expired(&self, unix_nano: u64) -> bool {
         self.expires.is_some_and(|at| i64::try_from(unix_nano / 1_000_000_000).is_ok_and(|now| now > at))
+    }
+
+    /// What is to be said of the list of `path` when a new one was due at this time.
+    pub fn out_of_date(&self, path: &Path, unix_nano: u64) -> Option<String> {
+        let due = self.expires.filter(|_| self.has_expired(unix_nano))?;
+        Some(format!(
+            "{} ended at {}, and the clock of this machine says {}: make a new one with `pki revoke`, or set the clock; until then it is \
+             used all the same",
+            path.display(),
+            shown_time(u64::try_from(due).unwrap_or(0).saturating_mul(1_000_000_000)),
+            shown_time(unix_nano)
+        ))
     }
 
     /// Whether a certificate with this serial number, big-endian, is revoked.

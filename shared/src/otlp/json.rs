@@ -15,7 +15,7 @@ mod schema;
 mod tests;
 mod write;
 
-pub use write::write;
+pub use write::{WriteError, write, write_to};
 
 use std::fmt;
 

@@ -120,8 +120,11 @@ fn look_at_link(link: &LinkConfig, env: &Env, found: &mut Outside) -> Option<Str
     }
     if let Some(list) = &link.station_crl_file {
         // It never ends contact.
-        let unusable = Revocations::load(list, authorities).err();
-        found.odd.extend(unusable.map(|error| ("link.station_crl_file".to_owned(), error.to_string())));
+        let words = match Revocations::load(list, authorities) {
+            Ok(loaded) => loaded.out_of_date(list, env.unix_nano()),
+            Err(error) => Some(error.to_string()),
+        };
+        found.odd.extend(words.map(|words| ("link.station_crl_file".to_owned(), words)));
     }
     let dates = tls::out_of_date(certificate, env.unix_nano());
     found.odd.extend(dates.map(|words| (CERTIFICATE.to_owned(), words)));

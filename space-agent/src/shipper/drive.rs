@@ -49,6 +49,10 @@ pub(super) enum Ended {
     Again,
 }
 
+/// Said of a ground that would have the log begin new epochs without end.
+const CONTRADICTS: &str = "the station contradicts a log that has begun a new epoch for that lately: it is \
+                           left alone for a while, and what is on board stays for the other stations";
+
 /// Why a connection has broken.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DriveError {
@@ -70,6 +74,8 @@ pub(super) enum DriveError {
     Report(#[from] super::ReportError),
     #[error("the ground has closed its control stream")]
     ControlClosed,
+    #[error("{CONTRADICTS}")]
+    Contradicts { rest: Duration },
 }
 
 impl DriveError {
@@ -96,7 +102,15 @@ impl DriveError {
 
     /// Whether the ground has refused us: it will do so again.
     pub(super) const fn is_refusal(&self) -> bool {
-        matches!(self, Self::Closed { is_refusal: true, .. })
+        matches!(self, Self::Closed { is_refusal: true, .. } | Self::Contradicts { .. })
+    }
+
+    /// How long no connection is made.
+    pub(super) const fn rest(&self) -> Duration {
+        match self {
+            Self::Contradicts { rest } => *rest,
+            _ => Duration::ZERO,
+        }
     }
 }
 
@@ -430,6 +444,19 @@ impl Driver<'_> {
                 self.shipper.together.free();
             }
             Action::Restart => self.again = true,
+            Action::LeaveAlone(rest) => {
+                let station = &self.pass.contact.station;
+                if self.shipper.said.may_say(station, CONTRADICTS) {
+                    let rest = rest.as_secs();
+                    tracing::error!(
+                        event.name = "perigee.link.contradiction",
+                        station,
+                        rest,
+                        "{CONTRADICTS}"
+                    );
+                }
+                return Err(DriveError::Contradicts { rest });
+            }
             Action::Finished => self.finished = true,
         }
         Ok(None)

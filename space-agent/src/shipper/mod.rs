@@ -266,7 +266,7 @@ impl Shipper {
                 pass.replan(&planned);
             }
             let Some(at) = self.stations().get(&station).cloned() else { break };
-            let mut yields = false;
+            let (mut yields, mut rest) = (false, PAUSE);
             let error = match self.connect(&mut pass, &at, over.as_mut()).await {
                 None => break,
                 Some(Err(ConnectError::Moved)) => continue,
@@ -275,7 +275,7 @@ impl Shipper {
                     Ok(drive::Ended::Again) => continue,
                     Err(error) => {
                         pass.is_refused = error.is_refusal();
-                        yields = error.is_superseded();
+                        (yields, rest) = (error.is_superseded(), error.rest().max(PAUSE));
                         error.to_string()
                     }
                 },
@@ -292,7 +292,7 @@ impl Shipper {
                 if yields {
                     self.only_one().await;
                 }
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(rest).await;
             };
             tokio::select! {
                 biased;

@@ -12,14 +12,14 @@ use super::tests::{Bench, logs, request, seal};
 use super::*;
 use crate::lanes::Policy;
 
-const S: u64 = 1_000_000_000;
-const DAY: u64 = 86_400 * S;
+pub(super) const S: u64 = 1_000_000_000;
+pub(super) const DAY: u64 = 86_400 * S;
 /// What has passed for certain.
-const BUILT: u64 = 20_000 * DAY;
+pub(super) const BUILT: u64 = 20_000 * DAY;
 
 /// Both clocks of a machine, set by hand.
 #[derive(Default)]
-struct Hands {
+pub(super) struct Hands {
     wall: AtomicU64,
     boot: AtomicU64,
     nano: AtomicU64,
@@ -36,7 +36,7 @@ impl Clock for Hands {
 }
 
 impl Hands {
-    fn pass(&self, nano: u64) {
+    pub(super) fn pass(&self, nano: u64) {
         self.wall.fetch_add(nano, Ordering::Relaxed);
         self.nano.fetch_add(nano, Ordering::Relaxed);
     }
@@ -45,7 +45,7 @@ impl Hands {
         self.wall.store(wall, Ordering::Relaxed);
     }
 
-    fn reboot(&self, wall: u64) {
+    pub(super) fn reboot(&self, wall: u64) {
         self.boot.fetch_add(1, Ordering::Relaxed);
         self.nano.store(0, Ordering::Relaxed);
         self.set(wall);

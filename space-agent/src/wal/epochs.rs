@@ -1,6 +1,7 @@
 //! What the log and a ground station tell each other of their state: Hello's view, and the answer in Resume.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use perigee_proto::link;
 use perigee_shared::env::Env;
@@ -10,8 +11,9 @@ use perigee_shared::segment::{Hash, Lane, SegmentId};
 use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
 use prost::Message;
-use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
+use super::contradicted::Contradicted;
 use super::custody::{Delivery, Passing};
 use super::drops::Heard;
 use super::state::{Edit, Life, State};
@@ -25,6 +27,12 @@ const KEPT_PAIRS: u64 = 1_000;
 
 /// Closed epochs that Hello goes on naming though they have no drops to report.
 const CLOSED_EPOCHS: usize = 16;
+
+/// Closed epochs that are remembered.
+const REMEMBERED_EPOCHS: usize = 64;
+
+/// A life of the log takes a second at least.
+const MOST_LIVES: u64 = 1 << 40;
 
 /// Drops of one Hello; the rest follows in later contacts.
 const DROPS_A_HELLO: usize = 2_000;
@@ -94,6 +102,8 @@ pub enum Reconciled {
     },
     /// The ground knows a later state than this log: nothing was deleted, and what is on board now belongs to a new epoch.
     NewEpoch,
+    /// The same, but grounds have caused new epochs too often: none begins, and the ground is to be left alone for so long.
+    Refused(Duration),
 }
 
 /// A new life of the log.
@@ -154,7 +164,14 @@ impl Epochs<'_> {
             return Ok(Reconciled::Believed { committed: BTreeMap::new(), deleted: 0 });
         }
         if self.0.read(|txn, state| Ok(contradicts(txn, state, view)?))? {
-            self.begin("the ground knows a later state of this log")?;
+            let env = self.0.env().clone();
+            let rest = self
+                .0
+                .read(|txn, state| Ok(Contradicted::read(&txn.open_table(META)?, state, &env)?.rest()))?;
+            if !rest.is_zero() {
+                return Ok(Reconciled::Refused(rest));
+            }
+            self.begin_if("the ground knows a later state of this log", true)?;
             return Ok(Reconciled::NewEpoch);
         }
         let (_, station) = self.0.notes.talks.of(slot).who();
@@ -244,13 +261,11 @@ impl Epochs<'_> {
         })
     }
 
-    /// A log that was begun without knowing of an earlier one counts its lives on from those that the ground knows.
+    /// A log that was begun without knowing of an earlier one counts its lives on from those that the ground knows, if there can have
+    /// been so many.
     fn count_on(&mut self, known: u64) -> Result<(), WalError> {
-        if known <= self.0.state().life.start_counter {
-            Ok(())
-        } else {
-            self.count_from(known.saturating_add(1))
-        }
+        let counted = self.0.state().life.start_counter;
+        if known <= counted || known > MOST_LIVES { Ok(()) } else { self.count_from(known + 1) }
     }
 
     /// The life that is has this start counter.
@@ -285,7 +300,7 @@ impl Epochs<'_> {
         let ledger = self.0.notes.talks.of(slot).who();
         let passed: Vec<SegmentId> = answer.ids.iter().chain(&answer.inherited).copied().collect();
         let nothing = answer.ids.is_empty() && answer.inherited.is_empty() && answer.tops.is_empty();
-        if nothing && self.0.state().tally.drops == 0 {
+        if nothing && (self.0.state().tally.drops == 0 || answer.committed.is_empty()) {
             return Ok(0);
         }
         let (deleted, kept) = self.0.write(|txn, state| {
@@ -338,8 +353,13 @@ impl Epochs<'_> {
 
     /// Begins a new epoch: what is on board goes into it under the same sequences, and the old one is closed.
     pub fn begin(&mut self, why: &str) -> Result<(), WalError> {
+        self.begin_if(why, false)
+    }
+
+    /// The same; `contradicted`: a ground has caused it.
+    fn begin_if(&mut self, why: &str, contradicted: bool) -> Result<(), WalError> {
         let old = self.hello("")?.pop().unwrap_or_default();
-        let life = new_life(self.0.env(), self.0.state().life.start_counter + 1);
+        let life = new_life(self.0.env(), self.0.state().life.start_counter.saturating_add(1));
         tracing::error!(
             event.name = "perigee.wal.new_epoch",
             why,
@@ -347,7 +367,11 @@ impl Epochs<'_> {
             new = format!("{:016x}", life.epoch),
             "a new epoch of the write-ahead log begins"
         );
-        self.0.write(|txn, _| {
+        let env = self.0.env().clone();
+        self.0.write(|txn, state| {
+            if contradicted {
+                Contradicted::note(txn, state, &env)?;
+            }
             begin_epoch(txn, life, old)?;
             Ok(((), vec![Edit::Life(life)]))
         })
@@ -366,7 +390,9 @@ pub(super) fn begin_epoch(txn: &WriteTransaction, life: Life, old: link::Epoch) 
     )?;
     let lanes = old.lanes.iter().map(|l| link::Lane { on_board: Vec::new(), ..l.clone() });
     let closed = link::Epoch { drops: Vec::new(), closed: true, lanes: lanes.collect(), ..old };
-    txn.open_table(EPOCHS)?.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
+    let mut epochs = txn.open_table(EPOCHS)?;
+    epochs.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
+    forget_epochs(&mut epochs, &txn.open_table(DROPS)?)?;
     let mut segments = txn.open_table(SEGMENTS)?;
     let mut records = Vec::new();
     for entry in segments.iter()? {
@@ -381,6 +407,30 @@ pub(super) fn begin_epoch(txn: &WriteTransaction, life: Life, old: link::Epoch) 
     // What ledgers have of the epoch that ends may still be asked for.
     txn.open_table(ACKNOWLEDGED)?.retain(|key, _| key.epoch == closed.epoch)?;
     Ok(())
+}
+
+/// Forgets the oldest epochs, of which there is nothing to tell.
+fn forget_epochs(
+    epochs: &mut Table<'_, u64, &[u8]>,
+    drops: &impl ReadableTable<DropKey, &'static [u8]>,
+) -> Result<(), StoreError> {
+    let mut silent = Vec::new();
+    for entry in epochs.iter()? {
+        let (epoch, message) = entry?;
+        if drops.range(drops_of(epoch.value()))?.next().is_none() {
+            silent.push((closed_epoch(message.value())?.start_counter, epoch.value()));
+        }
+    }
+    silent.sort_unstable();
+    silent.truncate(silent.len().saturating_sub(REMEMBERED_EPOCHS));
+    for (_, epoch) in silent {
+        epochs.remove(epoch)?;
+    }
+    Ok(())
+}
+
+fn closed_epoch(message: &[u8]) -> Result<link::Epoch, StoreError> {
+    link::Epoch::decode(message).map_err(|_| StoreError::Damaged("an earlier epoch".to_owned()))
 }
 
 fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link::Epoch>, StoreError> {
@@ -400,8 +450,7 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
     };
     let mut out = Vec::new();
     for entry in txn.open_table(EPOCHS)?.iter()? {
-        let mut message = link::Epoch::decode(entry?.1.value())
-            .map_err(|_| StoreError::Damaged("an earlier epoch".to_owned()))?;
+        let mut message = closed_epoch(entry?.1.value())?;
         for lane in &mut message.lanes {
             lane.acknowledged = acknowledged.get(&(message.epoch, lane.lane)).cloned().unwrap_or_default();
         }

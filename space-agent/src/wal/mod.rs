@@ -16,11 +16,14 @@ mod begin;
 mod boots;
 #[cfg(test)]
 mod clock_tests;
+mod contradicted;
 mod copy;
 mod custody;
 #[cfg(test)]
 mod damage_tests;
 mod drops;
+#[cfg(test)]
+mod epoch_tests;
 mod epochs;
 mod front;
 #[cfg(test)]

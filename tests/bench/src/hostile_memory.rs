@@ -1,5 +1,6 @@
 //! `bench memory --hostile`: requests whose contents take many times their own size, each kind for itself, from four connections as
-//! fast as they are answered. Memory is what the process has for itself, without the page cache and the program's own text; where
+//! fast as they are answered, and 64 senders of large ones at once; with a link that has no contact, and some with direct exporters,
+//! which must deliver everything in the end. Memory is what the process has for itself, without the page cache and the program's own text; where
 //! control groups can be made, it runs in one of the limit and a quarter, which must never kill it.
 
 use std::path::PathBuf;
@@ -17,9 +18,11 @@ use crate::ingest::mib;
 use crate::load::{Load, Tally};
 use crate::memory::{Kind, Offer, Options, recovers};
 use crate::report::Row;
-use crate::system::{AgentSettings, start_agent};
+use crate::sink::Sink;
+use crate::system::{AgentSettings, To, start_agent};
 
 const CONNECTIONS: usize = 4;
+const SENDERS: usize = 64;
 
 /// Requests of each kind, which follow one another.
 const REQUESTS: u64 = 4;
@@ -108,13 +111,8 @@ const CASES: &[Case] = &[
     protobuf("60,000 attributes", Signal::Traces, |r| {
         in_scope(&field(2, &filled(|n| field(9, &attribute(&format!("k{r}.{n}"))), 60_000)))
     }),
-    protobuf("events of a span", Signal::Traces, |_| {
-        in_scope(&field(2, &filled(|_| field(11, b""), usize::MAX)))
-    }),
-    protobuf("random lines", Signal::Logs, |r| {
-        let line = |n| blake3::hash(format!("{r} {n}").as_bytes()).to_hex();
-        in_scope(&filled(|n| field(2, &field(5, &field(1, line(n).as_bytes()))), usize::MAX))
-    }),
+    protobuf("events of a span", Signal::Traces, events),
+    protobuf("random lines", Signal::Logs, lines),
     Case {
         name: "JSON of escapes",
         signal: Signal::Logs,
@@ -136,19 +134,52 @@ const CASES: &[Case] = &[
     },
 ];
 
+/// What has cost a direct exporter most, and how many connections send it.
+const DIRECT: &[(usize, Case)] = &[
+    (SENDERS, protobuf("random lines", Signal::Logs, lines)),
+    (CONNECTIONS, protobuf("text of 0xff", Signal::Logs, |_| text(0xff))),
+    (CONNECTIONS, protobuf("text of zeros", Signal::Logs, |_| text(0))),
+    (CONNECTIONS, protobuf("events of a span", Signal::Traces, events)),
+];
+
+fn lines(r: u64) -> Vec<u8> {
+    let line = |n| blake3::hash(format!("{r} {n}").as_bytes()).to_hex();
+    in_scope(&filled(|n| field(2, &field(5, &field(1, line(n).as_bytes()))), usize::MAX))
+}
+
+fn events(_: u64) -> Vec<u8> {
+    in_scope(&field(2, &filled(|_| field(11, b""), usize::MAX)))
+}
+
+/// A record of one long text.
+fn text(byte: u8) -> Vec<u8> {
+    in_scope(&field(2, &field(5, &field(1, &vec![byte; LARGEST]))))
+}
+
 /// A row for each kind.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
     let corpus = Corpus::spans(options.setup.corpus.as_deref())?;
     let small = Load::new(Transport::Http, corpus.signal, 1000, &corpus.recut(1000)?);
     let mut rows = Vec::new();
     for case in CASES {
-        rows.push(row(options, case, &small).await?);
+        rows.push(row(options, case, (CONNECTIONS, To::Link), &small).await?);
+    }
+    let sink = Sink::start().await?;
+    for (connections, case) in DIRECT {
+        for to in [To::Link, To::File, To::Http(sink.at)] {
+            rows.push(row(options, case, (*connections, to), &small).await?);
+        }
     }
     Ok(rows)
 }
 
-async fn row(options: &Options, case: &Case, small: &Load) -> anyhow::Result<Row> {
-    let settings = AgentSettings { memory_limit: Some(options.limit), ..AgentSettings::default() };
+async fn row(
+    options: &Options,
+    case: &Case,
+    (connections, to): (usize, To),
+    small: &Load,
+) -> anyhow::Result<Row> {
+    let settings = AgentSettings { memory_limit: Some(options.limit), to, ..AgentSettings::default() };
     let bodies: Vec<Bytes> = (0..REQUESTS).map(|n| (case.make)(n).into()).collect();
     let bytes = bodies[0].len() as u64;
     let load = Load::new(case.transport, case.signal, 1, &bodies);
@@ -156,7 +187,7 @@ async fn row(options: &Options, case: &Case, small: &Load) -> anyhow::Result<Row
     let group = Group::around(running.process.id(), options.limit.0 + options.limit.0 / 4);
     let end = Instant::now() + options.setup.time;
     let mut tasks = JoinSet::new();
-    for n in 0..CONNECTIONS {
+    for n in 0..connections {
         let offer = Offer {
             load: load.clone(),
             kind: Kind::Large,
@@ -183,10 +214,24 @@ async fn row(options: &Options, case: &Case, small: &Load) -> anyhow::Result<Row
         }
     }
     let recovery = recovers(&mut running, small).await?;
+    let undelivered = match to {
+        To::Link => None,
+        To::File | To::Http(_) => Some(running.wait_delivered().await?),
+    };
+    peak = peak.max(running.process.anonymous()?);
     let killed = group.as_ref().and_then(Group::killed);
     running.stop().await?;
     let row = Row::default()
         .with("case", case.name)
+        .with(
+            "exporter",
+            match to {
+                To::Link => "link",
+                To::File => "file",
+                To::Http(_) => "otlphttp",
+            },
+        )
+        .with("senders", connections)
         .with_rounded("request_mib", mib(bytes), 2)
         .with_rounded("peak_mib", mib(peak), 1)
         .with_rounded("limit_mib", mib(options.limit.0), 1)
@@ -195,7 +240,8 @@ async fn row(options: &Options, case: &Case, small: &Load) -> anyhow::Result<Row
         .with_rounded("recovery_s", recovery.as_secs_f64(), 3)
         .with("accepted_requests", tally.accepted)
         .with("refused_requests", tally.refused)
-        .with("broken_connections", tally.broken);
+        .with("broken_connections", tally.broken)
+        .with("undelivered_items", undelivered);
     eprintln!("bench: {}", serde_json::to_string(&row).unwrap_or_default());
     Ok(row)
 }

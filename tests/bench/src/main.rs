@@ -24,6 +24,7 @@ mod recut;
 mod report;
 mod sample;
 mod scrape;
+mod sink;
 mod stream;
 mod survive;
 mod system;

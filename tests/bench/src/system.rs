@@ -19,6 +19,18 @@ use crate::scrape;
 /// How long a system may take until it answers, and until its backlog is sealed.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Where the agent sends what it has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum To {
+    /// A link without a contact.
+    #[default]
+    Link,
+    /// A file of OTLP JSON.
+    File,
+    /// An OTLP/HTTP backend there.
+    Http(SocketAddr),
+}
+
 /// Settings of the agent that differ between benches; `None` leaves the agent's own default.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct AgentSettings {
@@ -30,6 +42,8 @@ pub(crate) struct AgentSettings {
     pub(crate) max_connections: Option<usize>,
     /// `acknowledge: received`.
     pub(crate) received: bool,
+    /// `exporters`.
+    pub(crate) to: To,
 }
 
 /// A system that runs.
@@ -61,6 +75,33 @@ impl Running {
     /// Whether there is a backlog to look at.
     pub(crate) const fn has_backlog(&self) -> bool {
         self.metrics.is_some()
+    }
+
+    /// Waits until nothing is on board. How many of the items that were accepted were not sent.
+    pub(crate) async fn wait_delivered(&mut self) -> anyhow::Result<u64> {
+        const PAUSE: Duration = Duration::from_millis(250);
+        let metrics = self.metrics.context("only the agent has metrics")?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = scrape::get(metrics, "/metrics").await?;
+            let left = scrape::sum(&text, "perigee_wal_unsealed_items")?
+                + scrape::sum(&text, "perigee_wal_segments")?;
+            if left == 0.0 {
+                let of = |what: &str| -> anyhow::Result<f64> {
+                    ["spans", "metric_points", "log_records"]
+                        .iter()
+                        .map(|items| scrape::sum(&text, &format!("otelcol_{what}_{items}_total")))
+                        .sum()
+                };
+                return Ok((of("receiver_accepted")? - of("exporter_sent")?) as u64);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{left} items and segments are still on board after {PATIENCE:?}"
+            );
+            self.process.check(&self.log)?;
+            sleep(PAUSE).await;
+        }
     }
 
     /// Bytes in the journal that are not in a segment yet.
@@ -242,7 +283,25 @@ fn agent_config(setup: &Setup, settings: AgentSettings, directory: &Path, ports:
     let connections = line("max_connections", settings.max_connections.map(|n| n.to_string()));
     let limit = line("limit", settings.memory_limit.map(|n| format!("{}B", n.0)));
     let defer = line("defer_sealing", settings.defer_sealing.map(|n| format!("{}B", n.0)));
-    let pipeline = "{receivers: [otlp], processors: [memory_limiter, batch], exporters: [link]}";
+    let (exporter, settings_of_it) = match settings.to {
+        To::Link => ("link", "{}".to_owned()),
+        To::File => ("file", format!("{{path: {at}/out.jsonl}}")),
+        To::Http(backend) => ("otlphttp", format!("{{endpoint: \"http://{backend}\"}}")),
+    };
+    let pipeline =
+        format!("{{receivers: [otlp], processors: [memory_limiter, batch], exporters: [{exporter}]}}");
+    let link = match settings.to {
+        To::Link => format!(
+            "\
+link:
+  certificate_file: {at}/satellite.crt
+  private_key_file: {at}/satellite.key
+  station_ca_file: {at}/ca.crt
+  stations: {{nowhere: {{address: 127.0.0.1:9}}}}
+contacts: {{source: manual}}"
+        ),
+        To::File | To::Http(_) => String::new(),
+    };
     format!(
         "\
 receivers:
@@ -254,17 +313,12 @@ receivers:
 processors:
   memory_limiter: {{{limit}}}
   batch: {{{defer}}}
-exporters: {{link: {{}}}}
+exporters: {{{exporter}: {settings_of_it}}}
 storage:
   directory: {at}/store
   max_bytes: {max_bytes}B
   commit_interval: {commit_us}us
-link:
-  certificate_file: {at}/satellite.crt
-  private_key_file: {at}/satellite.key
-  station_ca_file: {at}/ca.crt
-  stations: {{nowhere: {{address: 127.0.0.1:9}}}}
-contacts: {{source: manual}}
+{link}
 extensions:
   health_check: {{endpoint: {health}}}
   control: {{socket: {at}/control.sock}}

@@ -10,6 +10,7 @@ mod agent;
 mod backend;
 mod ground;
 pub mod hostile;
+pub mod hostile_station;
 mod items;
 mod plant;
 mod process;

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult, Timeouts};
+use perigee_shared::supervise::Supervisor;
 use tokio_postgres::{Client, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -68,6 +69,7 @@ pub(super) struct Connector {
     tls: MakeRustlsConnect,
     replication: Replication,
     hosts: String,
+    tasks: Supervisor,
 }
 
 /// A connection from the pool.
@@ -120,11 +122,11 @@ impl Connector {
                 other => other,
             }
         })?;
-        tokio::spawn(async move {
+        tokio::spawn(self.tasks.watched("PostgreSQL connection", async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to PostgreSQL has ended");
             }
-        });
+        }));
         verify(&client, self.replication).await?;
         client.batch_execute(SESSION).await?;
         let backend = match self.replication {
@@ -205,9 +207,10 @@ impl Pool {
         settings: &FleetSettings,
         configs: Vec<tokio_postgres::Config>,
         tls: MakeRustlsConnect,
+        tasks: Supervisor,
     ) -> Self {
         let hosts = settings.shown();
-        let connector = Connector { configs, tls, replication: settings.replication, hosts };
+        let connector = Connector { configs, tls, replication: settings.replication, hosts, tasks };
         // A wait for a connection is a wait for the transaction before it, whose end nobody hurries.
         let timeouts = Timeouts { wait: None, create: None, recycle: None };
         let pool = managed::Pool::builder(connector)

@@ -188,7 +188,8 @@ impl Fleet {
             EngineError::refused(format!("{}: {}", invalid.key, invalid.message), "correct the configuration")
         };
         let (config, tls) = fleet.client("storage", &settings.station).map_err(refused)?;
-        let pool = Pool::new(&fleet, config, tls);
+        let tasks = Supervisor::new(env);
+        let pool = Pool::new(&fleet, config, tls, tasks.clone());
         let ledger = loop {
             match first_contact(&pool, env).await {
                 Ok(ledger) => break ledger,
@@ -213,7 +214,7 @@ impl Fleet {
             status: channel::Sender::default(),
             known: Mutex::default(),
             groups,
-            tasks: Supervisor::new(env),
+            tasks,
             running: TaskTracker::new(),
             closing: CancellationToken::new(),
             searches: Mutex::default(),

@@ -4,6 +4,8 @@
 //! doubles that JSON has no number for are `"NaN"`, `"Infinity"` and `"-Infinity"`. In a string a byte that is not UTF-8 becomes
 //! U+FFFD. Fields that OTLP does not have are left out.
 
+use std::io::{self, BufWriter, Write};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -13,56 +15,83 @@ use crate::signal::Signal;
 
 const WRONG: Malformed = Malformed("a field has the wrong wire type");
 
+/// Bytes that are written together.
+const PIECE: usize = 16 << 10;
+
+/// Why not all was written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The request cannot be read.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// It has nowhere to go.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+type Out<'a> = BufWriter<&'a mut dyn Write>;
+
 /// The export request `body` of `signal`, which a walk has found well formed, in one line of JSON without its end.
-pub fn write(signal: Signal, body: &[u8]) -> Result<Vec<u8>, Malformed> {
+pub fn write(signal: Signal, body: &[u8]) -> Result<Vec<u8>, WriteError> {
     let mut out = Vec::with_capacity(body.len() * 3);
-    message(schema::request(signal), body, &mut out)?;
+    write_to(signal, body, &mut out)?;
     Ok(out)
 }
 
-fn message(of: &Message, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
-    out.push(b'{');
-    let begin = out.len();
-    let found = Fields::new(bytes).collect::<Result<Vec<_>, _>>()?;
-    let is_member = |number| of.fields.iter().any(|f| f.number == number && f.shape == Shape::Member);
-    let member = found.iter().rev().map(|f| f.number).find(|number| is_member(*number));
-    let others = found.iter().rposition(|f| Some(f.number) != member && is_member(f.number));
-    for field in of.fields {
-        let from = match field.shape {
-            // Another member of the `oneof` takes the place of what was there before.
-            Shape::Member => others.map_or(0, |at| at + 1),
-            _ => 0,
-        };
-        let of_field = found[from..].iter().filter(|f| f.number == field.number);
-        let values: Vec<_> = of_field.map(|f| f.value).collect();
-        if let (Some(last), false) = (values.last(), is_default(field, &values)) {
-            if out.len() > begin {
-                out.push(b',');
-            }
-            out.extend_from_slice(format!("\"{}\":", field.key).as_bytes());
-            match field.shape {
-                Shape::Repeated => array(field.kind, &values, out)?,
-                // A message that stands twice is both together.
-                _ if values.len() > 1 && matches!(field.kind, Kind::Message(_)) => {
-                    let parts = values.iter().map(|v| bytes_of(*v)).collect::<Result<Vec<_>, _>>()?;
-                    value(field.kind, Value::Bytes(&parts.concat()), out)?;
-                }
-                _ => value(field.kind, *last, out)?,
-            }
-        }
-    }
-    out.push(b'}');
-    Ok(())
+/// [`write()`] as a stream: text takes up to six times as many bytes as the request, and none of it is held.
+pub fn write_to(signal: Signal, body: &[u8], out: &mut dyn Write) -> Result<(), WriteError> {
+    let mut out = BufWriter::with_capacity(PIECE, out);
+    message(schema::request(signal), body, &mut out)?;
+    Ok(out.flush()?)
 }
 
-/// Whether a field without presence has the value that it has when it is not there.
-fn is_default(field: &Field, values: &[Value<'_>]) -> bool {
-    let nothing = |value: &Value<'_>| match value {
-        Value::Varint(n) | Value::Fixed64(n) => *n == 0,
-        Value::Fixed32(n) => *n == 0,
+/// Fields are looked for in `bytes` as often as there are names: a list of them may take more than the message.
+fn message(of: &Message, bytes: &[u8], out: &mut Out<'_>) -> Result<(), WriteError> {
+    let is_member = |number| of.fields.iter().any(|f| f.number == number && f.shape == Shape::Member);
+    let (mut there, mut at) = (0u64, 0);
+    // Another member of the `oneof` takes the place of what was there before.
+    let (mut member, mut members) = (0, bytes);
+    for field in Fields::new(bytes) {
+        let field = field?;
+        there |= 1u64.checked_shl(field.number).unwrap_or(0);
+        if field.number != member && is_member(field.number) {
+            (member, members) = (field.number, &bytes[at..]);
+        }
+        at += field.raw.len();
+    }
+    out.write_all(b"{")?;
+    let mut is_first = true;
+    for field in of.fields.iter().filter(|f| there & 1u64.checked_shl(f.number).unwrap_or(0) != 0) {
+        let from = if field.shape == Shape::Member { members } else { bytes };
+        let found = Fields::new(from).filter_map(Result::ok).filter(|f| f.number == field.number);
+        let mut values = found.map(|f| f.value);
+        let (count, last) = values.clone().fold((0, None), |(count, _), value| (count + 1, Some(value)));
+        let Some(last) = last.filter(|last| !is_default(field, *last)) else { continue };
+        if !std::mem::take(&mut is_first) {
+            out.write_all(b",")?;
+        }
+        write!(out, "\"{}\":", field.key)?;
+        match field.shape {
+            Shape::Repeated => array(field.kind, &mut values, out)?,
+            // A message that stands twice is both together.
+            _ if count > 1 && matches!(field.kind, Kind::Message(_)) => {
+                let parts = values.map(bytes_of).collect::<Result<Vec<_>, _>>()?;
+                value(field.kind, Value::Bytes(&parts.concat()), out)?;
+            }
+            _ => value(field.kind, last, out)?,
+        }
+    }
+    Ok(out.write_all(b"}")?)
+}
+
+/// Whether this is the value that a field without presence has when it is not there.
+fn is_default(field: &Field, last: Value<'_>) -> bool {
+    let nothing = match last {
+        Value::Varint(n) | Value::Fixed64(n) => n == 0,
+        Value::Fixed32(n) => n == 0,
         Value::Bytes(bytes) => bytes.is_empty(),
     };
-    field.shape == Shape::Implicit && values.last().is_none_or(nothing)
+    field.shape == Shape::Implicit && nothing
 }
 
 fn bytes_of<'a>(value: Value<'a>) -> Result<&'a [u8], Malformed> {
@@ -73,17 +102,21 @@ fn bytes_of<'a>(value: Value<'a>) -> Result<&'a [u8], Malformed> {
 }
 
 /// The elements of a repeated field, which may be packed.
-fn array(kind: Kind, values: &[Value<'_>], out: &mut Vec<u8>) -> Result<(), Malformed> {
-    out.push(b'[');
-    let begin = out.len();
-    let mut element = |found: Value<'_>| -> Result<(), Malformed> {
-        if out.len() > begin {
-            out.push(b',');
+fn array<'a>(
+    kind: Kind,
+    values: &mut dyn Iterator<Item = Value<'a>>,
+    out: &mut Out<'_>,
+) -> Result<(), WriteError> {
+    out.write_all(b"[")?;
+    let mut is_first = true;
+    let mut element = |found: Value<'_>| -> Result<(), WriteError> {
+        if !std::mem::take(&mut is_first) {
+            out.write_all(b",")?;
         }
         value(kind, found, out)
     };
     for found in values {
-        match *found {
+        match found {
             Value::Bytes(mut packed) if kind.is_packable() => {
                 while !packed.is_empty() {
                     let (next, length) = unpack(kind, packed)?;
@@ -94,8 +127,7 @@ fn array(kind: Kind, values: &[Value<'_>], out: &mut Vec<u8>) -> Result<(), Malf
             found => element(found)?,
         }
     }
-    out.push(b']');
-    Ok(())
+    Ok(out.write_all(b"]")?)
 }
 
 /// The first element of a packed field and its length.
@@ -114,35 +146,67 @@ fn unpack(kind: Kind, packed: &[u8]) -> Result<(Value<'static>, usize), Malforme
     })
 }
 
-fn value(kind: Kind, found: Value<'_>, out: &mut Vec<u8>) -> Result<(), Malformed> {
-    let mut put = |text: &str| out.extend_from_slice(text.as_bytes());
+fn value(kind: Kind, found: Value<'_>, out: &mut Out<'_>) -> Result<(), WriteError> {
     match (kind, found) {
         (Kind::Message(inner), Value::Bytes(bytes)) => return message(inner, bytes, out),
-        (Kind::String, Value::Bytes(bytes)) => put(&quoted(&String::from_utf8_lossy(bytes))),
+        (Kind::String, Value::Bytes(bytes)) => return Ok(quoted(bytes, out)?),
         (Kind::Hex, Value::Bytes(bytes)) => {
-            let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            put(&format!("\"{digits}\""));
+            out.write_all(b"\"")?;
+            for byte in bytes {
+                write!(out, "{byte:02x}")?;
+            }
+            out.write_all(b"\"")
         }
-        (Kind::Base64, Value::Bytes(bytes)) => put(&format!("\"{}\"", STANDARD.encode(bytes))),
-        (Kind::Bool, Value::Varint(n)) => put(if n == 0 { "false" } else { "true" }),
-        (Kind::Enum(_) | Kind::Int32, Value::Varint(n)) => put(&(n as i32).to_string()),
+        (Kind::Base64, Value::Bytes(bytes)) => {
+            out.write_all(b"\"")?;
+            // Three bytes are four digits.
+            for piece in bytes.chunks(3 << 10) {
+                out.write_all(STANDARD.encode(piece).as_bytes())?;
+            }
+            out.write_all(b"\"")
+        }
+        (Kind::Bool, Value::Varint(n)) => write!(out, "{}", n != 0),
+        (Kind::Enum(_) | Kind::Int32, Value::Varint(n)) => write!(out, "{}", n as i32),
         (Kind::Sint32, Value::Varint(n)) => {
             let n = n as u32;
-            put(&((n >> 1) as i32 ^ -((n & 1) as i32)).to_string());
+            write!(out, "{}", (n >> 1) as i32 ^ -((n & 1) as i32))
         }
-        (Kind::Uint32, Value::Varint(n)) => put(&(n as u32).to_string()),
-        (Kind::Fixed32, Value::Fixed32(n)) => put(&n.to_string()),
-        (Kind::Int64, Value::Varint(n)) => put(&format!("\"{}\"", n as i64)),
-        (Kind::Sfixed64, Value::Fixed64(n)) => put(&format!("\"{}\"", n as i64)),
-        (Kind::Uint64, Value::Varint(n)) | (Kind::Fixed64, Value::Fixed64(n)) => put(&format!("\"{n}\"")),
-        (Kind::Double, Value::Fixed64(bits)) => put(&double(f64::from_bits(bits))),
-        _ => return Err(WRONG),
-    }
+        (Kind::Uint32, Value::Varint(n)) => write!(out, "{}", n as u32),
+        (Kind::Fixed32, Value::Fixed32(n)) => write!(out, "{n}"),
+        (Kind::Int64, Value::Varint(n)) | (Kind::Sfixed64, Value::Fixed64(n)) => {
+            write!(out, "\"{}\"", n as i64)
+        }
+        (Kind::Uint64, Value::Varint(n)) | (Kind::Fixed64, Value::Fixed64(n)) => write!(out, "\"{n}\""),
+        (Kind::Double, Value::Fixed64(bits)) => out.write_all(double(f64::from_bits(bits)).as_bytes()),
+        _ => return Err(WRONG.into()),
+    }?;
     Ok(())
 }
 
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// A string, with U+FFFD for what is not UTF-8.
+fn quoted(bytes: &[u8], out: &mut Out<'_>) -> io::Result<()> {
+    out.write_all(b"\"")?;
+    for chunk in bytes.utf8_chunks() {
+        let mut rest = chunk.valid().as_bytes();
+        while let Some(at) = rest.iter().position(|b| matches!(b, b'"' | b'\\' | ..0x20)) {
+            out.write_all(&rest[..at])?;
+            match rest[at] {
+                b'\n' => out.write_all(b"\\n"),
+                b'\r' => out.write_all(b"\\r"),
+                b'\t' => out.write_all(b"\\t"),
+                0x08 => out.write_all(b"\\b"),
+                0x0c => out.write_all(b"\\f"),
+                control @ ..0x20 => write!(out, "\\u{control:04x}"),
+                other => out.write_all(&[b'\\', other]),
+            }?;
+            rest = &rest[at + 1..];
+        }
+        out.write_all(rest)?;
+        if !chunk.invalid().is_empty() {
+            out.write_all("\u{fffd}".as_bytes())?;
+        }
+    }
+    out.write_all(b"\"")
 }
 
 fn double(value: f64) -> String {
@@ -159,6 +223,7 @@ mod tests {
     use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
     use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use proptest::strategy::Strategy as _;
     use prost::Message as _;
 
     use super::super::transcode;
@@ -247,6 +312,22 @@ mod tests {
         assert_eq!(round_trip(Signal::Metrics, &body), body);
         let text = String::from_utf8(write(Signal::Metrics, &body).unwrap()).unwrap();
         assert!(text.contains(r#""explicitBounds":[1.0,"Infinity"]"#) && text.contains("-0.0"), "{text}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn prop_text_is_written_as_serde_json_writes_it(parts in proptest::collection::vec(
+            proptest::prop_oneof!["[\\x00-\\x22\\\\a-c\u{80}-\u{fff}\u{1f600}]{0,5}".prop_map(String::into_bytes), proptest::collection::vec(proptest::prelude::any::<u8>(), 0..4)],
+            0..8,
+        )) {
+            use proptest::prelude::*;
+            let text = parts.concat();
+            let (mut written, expected) = (Vec::new(), serde_json::Value::from(String::from_utf8_lossy(&text)));
+            let mut out: Out<'_> = BufWriter::new(&mut written);
+            quoted(&text, &mut out).unwrap();
+            drop(out);
+            prop_assert_eq!(String::from_utf8(written).unwrap(), expected.to_string());
+        }
     }
 
     #[test]

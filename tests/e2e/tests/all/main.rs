@@ -12,6 +12,7 @@ mod fleet;
 mod full;
 mod goodput;
 mod hostile;
+mod hostile_station;
 mod lanes;
 mod listeners;
 mod own;

@@ -1,0 +1,124 @@
+//! Revocation lists that expire, and one that changes while a satellite connects.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use ground_station::pki::{Pki, Role};
+use perigee_shared::env::{Clock, Env};
+use support::{Running, Satellite, Site, get, segment};
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+
+/// A clock that stands still.
+struct At(u64);
+
+impl Clock for At {
+    fn unix_nano(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Revokes `id` on a list that expired years ago.
+fn revoke_long_ago(dir: &Path, id: &str) {
+    let mut past = Env::production();
+    past.clock = Arc::new(At(1_000_000_000_000_000_000));
+    Pki::open(dir, &past).unwrap().revoke(Role::Satellite, id).unwrap();
+}
+
+/// Waits until the metric that says so does.
+async fn in_doubt(ground: &Running, expected: bool) {
+    let line = format!("perigee_link_revocation_list_unusable {}", u8::from(expected));
+    while !get(ground.metrics, "/metrics").await.1.lines().any(|l| l == line) {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn refused(site: &Site, id: &str, address: SocketAddr) {
+    let error = match Satellite::connect(site.dir.path(), id, address).await {
+        Ok(sat) => sat.connection.closed().await,
+        Err(error) => error,
+    };
+    assert!(error.to_string().to_lowercase().contains("revoked"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_list_is_used_at_the_start_and_takes_the_place_of_no_other() {
+    let site = Site::new();
+    let good = std::fs::read(site.path("satellite-ca.crl")).unwrap();
+    revoke_long_ago(site.dir.path(), "sat-1");
+    let ground = site.start().await;
+    in_doubt(&ground, true).await;
+    refused(&site, "sat-1", ground.address).await;
+    let mut other = site.satellite("sat-2", ground.address).await;
+    other.hello(1..3).await;
+    other.send(&segment(1, 1)).await;
+    other.committed(&[1]).await;
+
+    std::fs::write(site.path("satellite-ca.crl"), good).unwrap();
+    in_doubt(&ground, false).await;
+    site.satellite("sat-1", ground.address).await.hello(1..1).await;
+
+    revoke_long_ago(site.dir.path(), "sat-2");
+    in_doubt(&ground, true).await;
+    other.send(&segment(2, 1)).await;
+    other.committed(&[2]).await;
+    site.satellite("sat-2", ground.address).await.hello(1..1).await;
+    ground.stop().await;
+}
+
+/// Passes datagrams on to `ground`, but for those of the client after its first as long as `open` is false; says how many came back.
+async fn gate(ground: SocketAddr, open: watch::Receiver<bool>, answered: watch::Sender<usize>) -> SocketAddr {
+    let (outer, inner) =
+        (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let address = outer.local_addr().unwrap();
+    inner.connect(ground).await.unwrap();
+    tokio::spawn(async move {
+        let (mut open, mut client, mut first) = (open, None, true);
+        let (mut there, mut back) = (vec![0; 65_536], vec![0; 65_536]);
+        loop {
+            tokio::select! {
+                received = outer.recv_from(&mut there), if first || *open.borrow() => {
+                    let (length, from) = received.unwrap();
+                    (client, first) = (Some(from), false);
+                    inner.send(&there[..length]).await.unwrap();
+                }
+                received = inner.recv(&mut back) => {
+                    outer.send_to(&back[..received.unwrap()], client.unwrap()).await.unwrap();
+                    answered.send_modify(|n| *n += 1);
+                }
+                changed = open.changed() => if changed.is_err() { return },
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_under_way_when_the_list_changes_is_judged_by_the_new_list() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let (open, opened) = watch::channel(false);
+    let (answered, mut answers) = watch::channel(0);
+    let address = gate(ground.address, opened, answered).await;
+    let dir = site.dir.path().to_owned();
+    let connecting = tokio::spawn(async move { Satellite::connect(&dir, "sat-1", address).await });
+    // The ground has answered the first flight, so what it verifies with is chosen; the second waits at the gate.
+    answers.wait_for(|n| *n > 0).await.unwrap();
+    let mut watched = site.satellite("sat-1", ground.address).await;
+    watched.hello(1..1).await;
+    Pki::open(site.dir.path(), &Env::production()).unwrap().revoke(Role::Satellite, "sat-1").unwrap();
+    // The new list is in force when it has ended a link that is open.
+    watched.connection.closed().await;
+    open.send(true).unwrap();
+    let error = match connecting.await.unwrap() {
+        Ok(sat) => sat.connection.closed().await,
+        Err(error) => error,
+    };
+    assert!(error.to_string().contains("the certificate is revoked"), "{error}");
+    ground.stop().await;
+}

@@ -1,0 +1,338 @@
+//! The protocol machine, driven by hand.
+
+use perigee_proto::link::{self, Ack, CommittedRange, Epoch, Partial, Reject, ResumeEpoch, ResumeLane};
+use perigee_shared::segment::hash;
+use perigee_shared::signal::{Counts, TimeRange};
+
+use super::*;
+
+const EPOCH: u64 = 9;
+const WHOLE: &[Range<u64>] = &[Range { start: 0, end: 1000 }];
+
+fn header(sequence: u64) -> Header {
+    Header {
+        id: SegmentId { epoch: EPOCH, lane: Lane::BULK, sequence },
+        codec: 1,
+        payload_len: 1000,
+        raw_len: 1,
+        hash: hash(&sequence.to_le_bytes()),
+        items: Counts::ZERO,
+        time: TimeRange::EMPTY,
+        requests: 1,
+        sealed_unix_nano: 0,
+        base_sequence: None,
+        is_base: false,
+    }
+}
+
+#[test]
+fn of_a_new_budget_what_was_sent_is_taken_off() {
+    let mut session = session();
+    session.on_event(Event::Budget(Some(Budget::new(1500))));
+    session.on_event(Event::Connected);
+    let actions = session.on_event(fetched(vec![(header(0), true), (header(1), true), (header(2), true)]));
+    let bytes = |actions: &[Action]| -> u64 {
+        written(actions).iter().flat_map(|(_, ranges)| ranges).map(|r| r.end - r.start).sum()
+    };
+    assert_eq!(bytes(&actions), 1500);
+    let spent = session.standing().budget.map(Budget::spent);
+    assert_eq!(spent, Some(1500));
+    let mut more = session.on_event(Event::Budget(Some(Budget::new(2000).less(1500))));
+    more.extend(session.on_event(Event::Written(header(0).id)));
+    more.extend(session.on_event(Event::Written(header(1).id)));
+    assert_eq!(bytes(&more), 500, "{more:?}");
+    assert_eq!(Budget::new(1000).less(1500).spent(), 1000, "a smaller one is spent");
+}
+
+fn session() -> Session {
+    let epochs = vec![Epoch { epoch: EPOCH, ..Epoch::default() }];
+    Session::new(Hello { epochs, ..Hello::default() }, None, Gained::default(), &Lanes::default())
+}
+
+fn fetched(headers: Vec<(Header, bool)>) -> Event {
+    let looked = headers.iter().map(|(h, _)| h.id.sequence..h.id.sequence + 1).collect();
+    Event::Fetched { lane: Lane::BULK, found: ToShip { headers, looked, more: false, elsewhere: false } }
+}
+
+fn written(actions: &[Action]) -> Vec<(u64, Vec<Range<u64>>)> {
+    let write = |a: &Action| match a {
+        Action::Write { header, ranges, .. } => Some((header.id.sequence, ranges.clone())),
+        _ => None,
+    };
+    actions.iter().filter_map(write).collect()
+}
+
+fn resume(committed: Range<u64>, partial: Option<(u64, Hash, Range<u64>)>) -> Event {
+    let lane = ResumeLane {
+        lane: u32::from(Lane::BULK.0),
+        committed: vec![CommittedRange {
+            sequences: Some(link::Range { start: committed.start, end: committed.end }),
+            top_hash: hash(&(committed.end - 1).to_le_bytes()).to_vec(),
+        }],
+        partials: partial
+            .into_iter()
+            .map(|(sequence, hash, held)| Partial {
+                sequence,
+                payload_hash: hash.to_vec(),
+                held: vec![link::Range { start: held.start, end: held.end }],
+            })
+            .collect(),
+    };
+    let epochs = vec![ResumeEpoch {
+        epoch: EPOCH,
+        lanes: vec![lane],
+        drops_acknowledged: vec![3],
+        ..ResumeEpoch::default()
+    }];
+    let body = ground_message::Body::Resume(Resume { epochs, ..Resume::default() });
+    Event::Message(GroundMessage { body: Some(body) })
+}
+
+fn committed(sequence: u64) -> Event {
+    let ack = Ack { committed: vec![header(sequence).id.into()], ..Ack::default() };
+    Event::Message(GroundMessage { body: Some(ground_message::Body::Ack(ack)) })
+}
+
+fn believed(committed: Range<u64>) -> Event {
+    let committed = [(Lane::BULK, std::iter::once(committed).collect())].into();
+    Event::Reconciled(Reconciled::Believed { committed, deleted: 0 })
+}
+
+#[test]
+fn a_segment_that_the_ground_only_claims_to_have_is_sent() {
+    let mut s = session();
+    s.on_event(Event::Connected);
+    s.on_event(fetched(vec![(header(1), false), (header(2), false)]));
+    s.on_event(resume(1..3, None));
+    let actions = s.on_event(believed(2..3));
+    assert_eq!(written(&actions), [(1, WHOLE.to_vec())]);
+}
+
+#[test]
+fn a_segment_that_was_never_on_a_wire_does_not_wait_for_resume() {
+    let mut s = session();
+    assert!(matches!(s.on_event(Event::Connected)[..], [Action::Send(_), Action::Fetch { .. }]));
+    let headers = vec![(header(1), false), (header(2), true)];
+    let actions = s.on_event(fetched(headers));
+    assert_eq!(written(&actions), [(2, WHOLE.to_vec())]);
+    let actions = s.on_event(resume(0..1, None));
+    assert!(actions.contains(&Action::DropsKnown {
+        ack: DropsAck { epoch: EPOCH, ids: vec![3], overridden: vec![] },
+        highest: None
+    }));
+    let actions = s.on_event(believed(0..0));
+    assert_eq!(written(&actions), [(1, WHOLE.to_vec())]);
+}
+
+#[test]
+fn a_partial_is_resumed_where_the_ground_stopped_and_only_if_it_is_the_same() {
+    for (held_hash, expected) in [(header(2).hash, 400..1000), (hash(b"other"), 0..1000)] {
+        let mut s = session();
+        s.on_event(Event::Connected);
+        s.on_event(fetched(vec![(header(1), false), (header(2), false)]));
+        s.on_event(resume(1..2, Some((2, held_hash, 0..400))));
+        let actions = s.on_event(believed(1..2));
+        assert_eq!(written(&actions), [(2, vec![expected])], "segment 1 is committed and not sent again");
+    }
+}
+
+#[test]
+fn two_segments_are_written_at_a_time_and_an_ack_passes_them() {
+    let mut s = session();
+    s.on_event(Event::Connected);
+    let headers = (1..=4).map(|n| (header(n), true)).collect();
+    let actions = s.on_event(fetched(headers));
+    assert_eq!(written(&actions).len(), 2);
+    assert_eq!(written(&s.on_event(Event::Written(header(1).id))), [(3, WHOLE.to_vec())]);
+    assert!(!s.is_idle());
+    assert!(s.on_event(committed(1)).contains(&Action::Committed { ids: vec![header(1).id], bytes: 1000 }));
+    let actions = s.on_event(Event::End(Box::default()));
+    assert!(matches!(actions[..], [Action::Send(_)]));
+    assert!(written(&s.on_event(Event::Written(header(2).id))).is_empty(), "nothing new after the end");
+    s.on_event(Event::Written(header(3).id));
+    s.on_event(committed(2));
+    s.on_event(committed(3));
+    assert!(s.is_idle());
+}
+
+#[test]
+fn a_mismatch_is_verified_and_sent_once_more() {
+    let mut s = session();
+    s.on_event(Event::Connected);
+    s.on_event(fetched(vec![(header(1), true)]));
+    s.on_event(Event::Written(header(1).id));
+    let reject = Reject { segment: Some(header(1).id.into()), reason: RejectReason::HashMismatch as i32 };
+    let reject = || Event::Message(GroundMessage { body: Some(ground_message::Body::Reject(reject)) });
+    assert!(s.on_event(reject()).contains(&Action::Verify(header(1).id)));
+    let actions = s.on_event(Event::Verified { id: header(1).id, whole: true });
+    assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken: RangeSet::default() }]);
+    let actions = s.on_event(fetched(vec![(header(1), false)]));
+    assert!(written(&actions).is_empty(), "it was on a wire, so it waits for Resume");
+}
+
+#[test]
+fn a_segment_that_was_encoded_anew_after_it_was_fetched_is_fetched_once_more() {
+    let mut s = session();
+    s.on_event(Event::Connected);
+    assert_eq!(written(&s.on_event(fetched(vec![(header(1), true)]))), [(1, WHOLE.to_vec())]);
+    let actions = s.on_event(Event::Changed(header(1).id));
+    assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken: RangeSet::default() }]);
+    let anew = Header { payload_len: 700, hash: hash(b"anew"), ..header(1) };
+    assert_eq!(written(&s.on_event(fetched(vec![(anew, true)]))), [(1, vec![Range { start: 0, end: 700 }])]);
+}
+
+#[test]
+fn what_is_under_way_in_another_slot_is_not_sent_and_goes_on_where_the_ledger_has_it() {
+    let mut s = Session::new(
+        Hello { epochs: vec![Epoch { epoch: EPOCH, ..Epoch::default() }], ..Hello::default() },
+        Some(Budget::new(1500)),
+        Gained::default(),
+        &Lanes::default(),
+    );
+    s.on_event(Event::Connected);
+    s.on_event(fetched((1..=3).map(|n| (header(n), true)).collect()));
+    let spent = |s: &Session| s.standing().budget.map(Budget::spent);
+    assert_eq!(spent(&s), Some(1500));
+    // No byte of segments 1 and 2 was sent: the whole of segment 3 fits into the budget.
+    let actions = s.on_event(Event::Elsewhere(header(2).id));
+    assert_eq!(written(&actions), [(3, vec![Range { start: 0, end: 500 }])]);
+    s.on_event(Event::Elsewhere(header(1).id));
+    assert!(s.standing().is_elsewhere && spent(&s) == Some(500));
+    s.on_event(Event::Written(header(3).id));
+    assert!(!s.on_event(committed(3)).iter().any(|a| matches!(a, Action::Fetch { .. })), "nothing is free");
+    // The other connection has ended: its ledger has a part of 1.
+    s.on_event(Event::Left([(header(1).id, (header(1).hash, std::iter::once(0..300).collect()))].into()));
+    let actions = s.on_event(Event::Sealed);
+    let taken = std::iter::once(3..4).collect();
+    assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken }], "1 and 2 are asked for again");
+    let actions = s.on_event(fetched(vec![(header(1), true), (header(2), true)]));
+    let rest = |start, end| vec![Range { start, end }];
+    assert_eq!(written(&actions), [(1, rest(300, 1000)), (2, rest(0, 300))]);
+    assert!(!s.standing().is_elsewhere);
+}
+
+#[test]
+fn parts_of_segments_that_nobody_sent_take_no_memory() {
+    let mut s = session();
+    s.on_event(Event::Connected);
+    s.on_event(fetched(vec![(header(1), true)]));
+    (1..100).for_each(|n| drop(s.on_event(holds(n, 0..500))));
+    assert_eq!(s.into_gained().1.into_keys().collect::<Vec<_>>(), [header(1).id]);
+}
+
+#[test]
+fn a_ground_without_room_is_sent_nothing_more() {
+    let mut s = session();
+    s.on_event(Event::Connected);
+    s.on_event(fetched((1..=3).map(|n| (header(n), true)).collect()));
+    let reject = Reject { segment: Some(header(1).id.into()), reason: RejectReason::Quota as i32 };
+    s.on_event(Event::Message(GroundMessage { body: Some(ground_message::Body::Reject(reject)) }));
+    assert!(written(&s.on_event(Event::Written(header(2).id))).is_empty());
+}
+
+#[test]
+fn a_byte_budget_ends_what_is_begun() {
+    let mut s = Session::new(Hello::default(), Some(Budget::new(1500)), Gained::default(), &Lanes::default());
+    s.on_event(Event::Connected);
+    let headers = (1..=4).map(|n| (header(n), true)).collect();
+    let begun = written(&s.on_event(fetched(headers)));
+    assert_eq!(begun.len(), 2);
+    assert_eq!((begun[0].1.as_slice(), begun[1].1.first()), (WHOLE, Some(&(0..500))));
+    assert!(written(&s.on_event(Event::Written(header(1).id))).is_empty());
+}
+
+#[test]
+fn a_part_of_the_budget_is_kept_for_what_is_urgent() {
+    let alarms = br#"[[1, {"severity": "error"}]]"#;
+    let rules = crate::lanes::Rules::from_bytes(alarms).expect("rules").into();
+    let policies = [(Lane(1), crate::lanes::Policy::default())].into();
+    let lanes = Lanes { rules, policies, ..Lanes::default() };
+    let mut s = Session::new(Hello::default(), Some(Budget::new(2000)), Gained::default(), &lanes);
+    s.on_event(Event::Connected);
+    let begun = written(&s.on_event(fetched((1..=4).map(|n| (header(n), true)).collect())));
+    // Of 2,000 bytes bulk may have 1,800.
+    assert_eq!((begun.len(), begun[1].1.first()), (2, Some(&(0..800))));
+    s.on_event(Event::Written(header(1).id));
+    assert!(written(&s.on_event(Event::Written(header(2).id))).is_empty());
+    assert!(s.standing().budget.is_some_and(Budget::is_spent));
+    let mut alarm = header(1);
+    alarm.id.lane = Lane(1);
+    let headers = vec![(alarm.clone(), true)];
+    let found = ToShip { headers, looked: RangeSet::default(), more: false, elsewhere: false };
+    let begun = written(&s.on_event(Event::Fetched { lane: Lane(1), found }));
+    assert_eq!((begun[0].0, begun[0].1.first()), (alarm.id.sequence, Some(&(0..200))));
+}
+
+fn holds(sequence: u64, held: Range<u64>) -> Event {
+    let partial = Partial {
+        sequence,
+        payload_hash: header(sequence).hash.to_vec(),
+        held: vec![link::Range { start: held.start, end: held.end }],
+    };
+    let partial = link::PartialAck { epoch: EPOCH, lane: u32::from(Lane::BULK.0), partial: Some(partial) };
+    let ack = Ack { partials: vec![partial], ..Ack::default() };
+    Event::Message(GroundMessage { body: Some(ground_message::Body::Ack(ack)) })
+}
+
+#[test]
+fn what_the_ground_has_gained_counts_once_over_the_connections_of_a_contact() {
+    let mut s = session();
+    s.on_event(Event::Connected);
+    s.on_event(fetched(vec![(header(1), false), (header(2), false), (header(3), true)]));
+    assert!(!s.standing().is_drained);
+    // Of segment 2 it held 400 bytes before this contact.
+    s.on_event(resume(0..1, Some((2, header(2).hash, 0..400))));
+    s.on_event(believed(0..0));
+    s.on_event(committed(1));
+    s.on_event(holds(2, 0..700));
+    s.on_event(holds(2, 0..700));
+    assert_eq!(s.standing().held, 1000 + 300);
+
+    // The connection is lost. What it has kept besides, Resume says.
+    let epochs = vec![Epoch { epoch: EPOCH, ..Epoch::default() }];
+    let hello = Hello { epochs, ..Hello::default() };
+    let mut s = Session::new(hello, None, s.into_gained().0, &Lanes::default());
+    s.on_event(Event::Connected);
+    s.on_event(resume(1..2, Some((2, header(2).hash, 0..900))));
+    assert_eq!(s.standing().held, 1000 + 500);
+    s.on_event(fetched(vec![(header(2), false)]));
+    s.on_event(believed(0..0));
+    s.on_event(Event::Written(header(2).id));
+    s.on_event(committed(2));
+    s.on_event(resume(3..4, None));
+    s.on_event(believed(3..4));
+    assert_eq!(s.standing().held, 2000 + 600, "3 was committed and never acknowledged");
+    assert!(s.standing().is_drained);
+}
+
+#[test]
+fn a_ground_that_rejects_what_it_was_not_sent_or_answers_again_costs_nothing() {
+    let mut session = session();
+    session.on_event(Event::Connected);
+    for reason in [
+        RejectReason::HashMismatch,
+        RejectReason::MissingBase,
+        RejectReason::UnknownCodec,
+        RejectReason::Quota,
+        RejectReason::Unspecified,
+    ] {
+        for sequence in 0..1_000 {
+            let segment = Some(header(sequence).id.into());
+            let body = ground_message::Body::Reject(Reject { segment, reason: reason.into() });
+            assert_eq!(session.on_event(Event::Message(GroundMessage { body: Some(body) })), []);
+        }
+    }
+    assert!(session.recoded.is_empty() && session.resent_once.is_empty() && !session.refused);
+    let reconciles = |actions: Vec<Action>| actions.iter().any(|a| matches!(a, Action::Reconcile(_)));
+    assert!(reconciles(session.on_event(resume(0..1, None))));
+    assert_eq!(session.on_event(resume(0..2, None)), [], "the second is not looked at");
+}
+
+#[test]
+fn a_ground_that_contradicts_the_log_too_often_is_left_alone() {
+    let mut session = session();
+    session.on_event(Event::Connected);
+    let rest = Duration::from_secs(60);
+    let actions = session.on_event(Event::Reconciled(Reconciled::Refused(rest)));
+    assert_eq!(actions, [Action::LeaveAlone(rest)]);
+}
