@@ -10,7 +10,7 @@
 use std::io::{self, Read};
 
 /// The largest window that a zstd frame may ask for, as a power of two: 8 MiB, which RFC 8878 asks every decoder to support.
-const WINDOW_LOG_MAX: u32 = 23;
+pub(crate) const WINDOW_LOG_MAX: u32 = 23;
 
 /// The encodings of a request body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -230,10 +230,10 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Header fields of an HTTP/1.1 request. Their bytes are bounded by the read buffer.
-const MOST_HEADERS: usize = 4096;
+pub(crate) const MOST_HEADERS: usize = 4096;
 
 /// Bytes of the header fields of an HTTP/2 request.
-const MOST_HEADER_BYTES: u32 = 64 << 10;
+pub(crate) const MOST_HEADER_BYTES: u32 = 64 << 10;
 
 /// How often a listener says that it runs out of places.
 const SAID_EVERY: Duration = Duration::from_secs(60);

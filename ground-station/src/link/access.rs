@@ -13,6 +13,11 @@ use rustls::pki_types::CertificateDer;
 use crate::config::{Config, LinkConfig, SatelliteConfig, Satellites};
 use crate::memory;
 
+/// What is held of a handshake before it is accepted, bytes.
+pub(super) const INCOMING: u64 = 64 << 10;
+/// The same of all of them.
+pub(super) const INCOMING_IN_ALL: u64 = 1 << 20;
+
 /// What the link's TLS is made of.
 pub(super) struct Access {
     files: Files,
@@ -61,8 +66,8 @@ impl Access {
         server
             .transport_config(transport::ground(self.window))
             .max_incoming(4 * self.limits.max_connections)
-            .incoming_buffer_size(64 << 10)
-            .incoming_buffer_size_total(1 << 20);
+            .incoming_buffer_size(INCOMING)
+            .incoming_buffer_size_total(INCOMING_IN_ALL);
         Ok((server, revoked))
     }
 

@@ -66,24 +66,25 @@ pub(super) fn most(what: &str, found: usize, limit: usize) -> Result<(), String>
 }
 
 #[cfg(test)]
+#[path = "../../../tests/security.rs"]
+mod security;
+
+#[cfg(test)]
 mod tests {
     use perigee_shared::link::{bounds, transport, wire};
 
+    use super::security::{bounds as said, code};
     use super::*;
-    use crate::spool::ledger as kept;
+    use crate::link::{access, connection};
+    use crate::spool::{KEPT_PASSES, LONGEST_NAME, LONGEST_TEXT, ledger as kept};
 
     #[test]
     fn the_table_in_security_md_is_what_the_code_has() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../SECURITY.md");
-        let text = std::fs::read_to_string(path).unwrap();
-        let table: std::collections::BTreeMap<&str, u64> = text
-            .lines()
-            .skip_while(|line| *line != "| of the link | at most |")
-            .skip(2)
-            .map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "))
-            .map(|(what, most)| (what, most.replace(',', "").parse().unwrap()))
-            .collect();
-        let code = [
+        let code = code([
+            ("bytes of a handshake that is not accepted yet", access::INCOMING),
+            ("bytes of all handshakes that are not accepted yet", access::INCOMING_IN_ALL),
+            ("seconds from a handshake to its Hello", connection::HELLO_TIMEOUT.as_secs()),
+            ("seconds without Hello, when others wait for the place", SILENT.as_secs()),
             ("bytes of a message", wire::MAX_MESSAGE as u64),
             ("epochs in a message", bounds::EPOCHS as u64),
             ("lanes in a message", bounds::LANES as u64),
@@ -105,7 +106,10 @@ mod tests {
             ("drops of a satellite in the ledger", kept::DROPS_KEPT as u64),
             ("runs of segments of a satellite in the ledger", kept::RUNS_KEPT as u64),
             ("remembered segments of a satellite in the ledger", kept::RECENT_KEPT_IN_ALL as u64),
-        ];
-        assert_eq!(table, code.into_iter().collect());
+            ("characters of a name that a satellite says", LONGEST_NAME as u64),
+            ("characters of another text that a satellite says", LONGEST_TEXT as u64),
+            ("passes of a satellite that are kept", KEPT_PASSES as u64),
+        ]);
+        assert_eq!(said("ground-station"), code);
     }
 }

@@ -34,7 +34,7 @@ const HELD_WHEN_SHORT: usize = 256 << 10;
 /// How long the peer may take to let a message through.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a contact may last without Hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a connection needs from around it.
 #[derive(Clone)]

@@ -101,9 +101,13 @@ pub use ledger::Answer;
 pub use letters::{Letter, LetterView, Replay};
 pub use look::{AwayView, Digest, ExporterDigest, Glance, Part, PartialDigest, Portrait, SatelliteDigest};
 pub use outlet::{Place, Progress};
+#[cfg(test)]
+pub(crate) use passes::KEPT as KEPT_PASSES;
 pub use passes::{Ending, Heard, HeardView, Pass, PassView};
 pub use replay::{Again, ReplayStep, ReplayView, ReplayWanted};
 pub use standing::{AgentView, BacklogView, NextContact, PlanView, StandingView};
+#[cfg(test)]
+pub(crate) use standing::{NAME as LONGEST_NAME, TEXT as LONGEST_TEXT};
 pub use store::{Store, Taken};
 pub use tail::{ItemView, Tail};
 pub use upkeep::Status;

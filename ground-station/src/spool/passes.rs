@@ -26,7 +26,7 @@ use super::{ledger, standing};
 const TAKEN: usize = 64;
 
 /// Reports that are kept of each satellite, and as many records of our own: the latest ones.
-const KEPT: usize = 500;
+pub(crate) const KEPT: usize = 500;
 
 /// Records among which that of a contact is looked for: those of two contacts at once take turns.
 const LATEST: usize = 4;

@@ -21,10 +21,10 @@ use super::tables::*;
 use super::views::Items;
 
 /// Characters of a name that are kept.
-const NAME: usize = 63;
+pub(crate) const NAME: usize = 63;
 
 /// Characters of another text that are kept.
-const TEXT: usize = 200;
+pub(crate) const TEXT: usize = 200;
 
 /// Bytes or items that a lane can have, at most: sums of them do not overflow.
 const MOST: u64 = 1 << 50;

@@ -26,7 +26,7 @@ use crate::config::Invalid;
 use crate::signal::Signal;
 
 /// Bytes of the header and trailer fields of an answer: some backends explain themselves at length.
-const MOST_HEADER_BYTES: u32 = 1 << 20;
+pub(crate) const MOST_HEADER_BYTES: u32 = 1 << 20;
 
 /// An `otlp` exporter's client.
 pub struct Grpc {

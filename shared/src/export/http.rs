@@ -29,7 +29,7 @@ use crate::signal::Signal;
 use crate::units::ByteSize;
 
 /// Redirections that are followed.
-const MOST_REDIRECTIONS: usize = 4;
+pub(crate) const MOST_REDIRECTIONS: usize = 4;
 
 /// An `otlphttp` exporter's client.
 pub struct Http {

@@ -38,3 +38,7 @@ pub use failing::{AllFailing, Failing};
 pub use outcome::Outcome;
 pub use retry::Backoff;
 pub use split::{halve, without_empty};
+#[cfg(test)]
+pub(crate) use {
+    grpc::MOST_HEADER_BYTES as MOST_ANSWER_HEADER_BYTES, http::MOST_REDIRECTIONS, outcome::MAX_TEXT,
+};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::otlp::protobuf::{Fields, Value};
 
 /// The longest text of a backend that is kept, in characters.
-const MAX_TEXT: usize = 200;
+pub(crate) const MAX_TEXT: usize = 200;
 
 /// What came of sending one request.
 #[derive(Debug, Clone, PartialEq, Eq)]

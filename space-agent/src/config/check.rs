@@ -19,6 +19,9 @@ use crate::lanes::Percent;
 /// The smallest memory limit: below it the program itself would be refused.
 const LEAST_MEMORY: ByteSize = ByteSize::mib(4);
 
+/// The largest request that a receiver may be told to take.
+const MOST_REQUEST: ByteSize = ByteSize::mib(32);
+
 impl Reread for Config {
     fn written(&self) -> &InForce {
         &self.written
@@ -220,7 +223,7 @@ impl Config {
     }
 
     fn check_max_request(&self, key: &str, max: ByteSize, wrong: &mut Vec<Invalid>) {
-        if !(ByteSize::kib(1)..=ByteSize::mib(32)).contains(&max) {
+        if !(ByteSize::kib(1)..=MOST_REQUEST).contains(&max) {
             wrong.push(Invalid::new(key, "must be from 1KiB to 32MiB"));
         } else if max > self.processors.memory_limiter.max_in_flight
             && self.processors.memory_limiter.limit >= LEAST_MEMORY
@@ -337,5 +340,24 @@ impl Config {
             }
         }
         wrong.extend(self.contacts.validate(|id| link.stations.contains_key(id)).err());
+    }
+}
+
+#[cfg(test)]
+#[path = "../../../tests/security.rs"]
+mod security;
+
+#[cfg(test)]
+mod tests {
+    use super::security::{bounds, code};
+    use super::*;
+
+    #[test]
+    fn the_table_in_security_md_is_what_the_code_has() {
+        let code = code([
+            ("bytes of a request after decompression", MOST_REQUEST.0),
+            ("seconds for a request to arrive", crate::receiver::READ_TIMEOUT.as_secs()),
+        ]);
+        assert_eq!(bounds("space-agent"), code);
     }
 }

@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::limiter::Permit;
 
 /// A client may be slow, but not for ever: it holds memory that others wait for.
-pub(super) const READ_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+pub(crate) const READ_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What a body takes at first, if it is to be so large; then twice as much each time. Most are copied once.
 const FIRST_ROOM: usize = 512 << 10;

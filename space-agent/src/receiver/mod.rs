@@ -28,7 +28,7 @@ use perigee_shared::supervise::Supervisor;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use self::body::READ_TIMEOUT;
+pub(crate) use self::body::READ_TIMEOUT;
 use self::hostmetrics::HostMetrics;
 pub use self::hostmetrics::{HostMetricsConfig, ScraperConfig};
 pub use self::own::Own;
