@@ -7,6 +7,7 @@ use perigee_shared::env::Env;
 use perigee_shared::segment::{Codec, Encoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Signal, SignalSet, TimeRange};
 use perigee_shared::units::ByteSize;
+use prost::Message;
 
 use super::file::Spool;
 use super::tests::*;
@@ -55,6 +56,39 @@ fn a_satellite_that_fills_its_ledger_is_refused_alone_and_the_configuration_give
 
 fn tight_or_none(spool: &mut Spool, hellos: u64) -> Option<String> {
     if hellos == 0 { None } else { tight(spool, "hostile") }
+}
+
+#[test]
+fn a_resume_that_would_be_too_large_is_cut_to_what_fits() {
+    const RUNS: u64 = 60_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    hello(&mut spool, "sat", 1..2).unwrap();
+    spool
+        .write(|txn| {
+            let satellite = ledger::number(txn, "sat")?;
+            let mut committed = txn.tables.open_table(tables::COMMITTED)?;
+            for sequence in (0..2 * RUNS).step_by(2) {
+                let key = tables::SequenceKey { satellite, epoch: 1, lane: 8, sequence };
+                ledger::insert(&mut committed, key, [7; 32])?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    let lanes = vec![link::Lane { lane: 8, ..Default::default() }];
+    let epoch = link::Epoch { epoch: 1, continued: true, lanes, ..Default::default() };
+    let hello = link::Hello { epochs: vec![epoch], ..Default::default() };
+    let answer = spool.write(|txn| ledger::hello(txn, "sat", &hello)).unwrap();
+    let told = &answer.epochs[0].lanes[0].committed;
+    assert!(told.len() > 10_000 && (told.len() as u64) < RUNS, "{} runs", told.len());
+    // The earliest are told; the satellite offers the rest again and hears that they are here.
+    let starts = told.iter().map(|run| run.sequences.unwrap().start);
+    assert!(starts.eq((0..2 * RUNS).step_by(2).take(told.len())));
+    let resume = link::Resume { epochs: answer.epochs, ..Default::default() };
+    let body = Some(link::ground_message::Body::Resume(resume));
+    let message = link::GroundMessage { body }.encode_to_vec();
+    assert!(message.len() <= perigee_shared::link::wire::MAX_MESSAGE, "{} bytes", message.len());
+    perigee_shared::link::bounds::check::<link::GroundMessage>(&message).unwrap();
 }
 
 /// A segment with one request of so many bytes.

@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use prost::Message;
 
-use super::super::{Compression, OtlpHttpConfig, RetryConfig};
+use super::super::{Compression, OtlpConfig, OtlpHttpConfig, RetryConfig};
 use super::*;
 use crate::serve::{Closed, Endpoint, Limits, Listener, keep};
 use crate::units::Span;
@@ -143,6 +143,58 @@ async fn a_bad_item_is_found_with_few_requests_and_its_neighbours_get_through() 
             assert_eq!(taken, 199, "{code}");
             // 4 × log2 200.
             let requests = seen.requests.load(Ordering::Relaxed);
+            assert!(requests <= 30, "{code}: {requests} requests");
+        }
+    }
+}
+
+/// A gRPC backend that answers with this code to requests that have a record with one of these numbers; requests that it has had.
+async fn over_grpc(code: u32, bad: u64) -> (Delivered, usize, Vec<u64>) {
+    let seen = Arc::new(Seen::default());
+    let backend = Arc::clone(&seen);
+    let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let seen = Arc::clone(&backend);
+        async move {
+            seen.requests.fetch_add(1, Ordering::Relaxed);
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            // Behind the frame's flag and length.
+            let times = times(&body[5..]);
+            let is_bad = times.contains(&bad);
+            if !is_bad {
+                seen.taken.lock().unwrap().extend(times);
+            }
+            let answer = http::Response::builder()
+                .header("content-type", "application/grpc")
+                .header("grpc-status", if is_bad { code } else { 0 })
+                .header("grpc-message", "not these");
+            Ok::<_, Infallible>(answer.body(String::new()).unwrap())
+        }
+    });
+    let listener = Listener::bind(&Endpoint::Tcp("127.0.0.1:0".into()), "a test", None).await.unwrap();
+    let mut config = OtlpConfig::new(listener.local_addr().unwrap().to_string());
+    config.compression = Compression::None;
+    let stop = CancellationToken::new();
+    let tasks = crate::supervise::Supervisor::new(&Env::production());
+    keep(&tasks, "test", listener, (Limits::default(), Closed::default()), service, stop.clone());
+    let (env, config) = (Env::production(), ExporterConfig::Otlp(config));
+    let client = Client::try_new("exporters.otlp", &config, &env).unwrap();
+    let mut delivery = Delivery::new(client, &config, &env);
+    let delivered = delivery.send(Signal::Logs, request(0..200), 200, &stop, |_| ()).await.unwrap();
+    stop.cancel();
+    let taken = seen.taken.lock().unwrap().clone();
+    (delivered, seen.requests.load(Ordering::Relaxed), taken)
+}
+
+#[tokio::test]
+async fn a_bad_item_is_found_over_grpc_too() {
+    // INVALID_ARGUMENT, INTERNAL, UNKNOWN.
+    for code in [3, 13, 2] {
+        for bad in [0, 77, 199] {
+            let (delivered, requests, taken) = over_grpc(code, bad).await;
+            let refused: Vec<u64> = delivered.refused.iter().flat_map(|r| times(&r.body)).collect();
+            assert_eq!(refused, [bad], "{code}");
+            assert!(delivered.refused[0].reason.contains("not these"), "the backend's own words");
+            assert_eq!((taken.len(), taken.contains(&bad)), (199, false), "{code}");
             assert!(requests <= 30, "{code}: {requests} requests");
         }
     }

@@ -267,6 +267,40 @@ async fn grpc_says_what_it_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_success_has_the_content_type_of_its_request() {
+    let scene = Scene::new(PROGRAMS);
+    let mut agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+    agent.start().await;
+    let batch = Batch::new(Signal::Logs, "mirror", 3, 5);
+    for (kind, body, full) in [
+        ("application/json", batch.json(), "{}"),
+        ("application/json; charset=utf-8", batch.json(), "{}"),
+        ("application/x-protobuf", batch.protobuf(), ""),
+    ] {
+        let headers = [("content-type", kind)];
+        let answer = http1(&Target::Tcp(agent.http), Method::POST, "/v1/logs", &headers, body).await.unwrap();
+        assert_eq!((answer.status, &answer.body[..]), (StatusCode::OK, full.as_bytes()), "{kind}");
+        assert_eq!(answer.header("content-type"), kind.split(';').next().unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_metadata_is_taken_and_the_answer_says_which_compressions_are() {
+    let scene = Scene::new(PROGRAMS);
+    let mut agent = Agent::new(&scene, ([127, 0, 0, 1], 9).into());
+    agent.start().await;
+    let long = "a".repeat(20_000);
+    let headers = [("content-type", "application/grpc"), ("te", "trailers"), ("x-long", &*long)];
+    let path = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+    let answer = http2(&Target::Tcp(agent.grpc), path, &headers, e2e::wire::frame(0, &[])).await.unwrap();
+    assert_eq!((answer.status, answer.header("grpc-status")), (StatusCode::OK, "0"));
+    let taken: Vec<&str> = answer.header("grpc-accept-encoding").split(',').map(str::trim).collect();
+    for encoding in ["identity", "gzip", "zstd", "deflate", "snappy"] {
+        assert!(taken.contains(&encoding), "{taken:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewed_certificate_is_served_without_a_restart_and_one_that_does_not_fit_raises_an_alarm() {
     let scene = Scene::new(PROGRAMS);
     let (before, after) = (Authority::new(), Authority::new());
