@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds real backends (Prometheus, Jaeger, VictoriaLogs) and a Collector from their Go modules, and runs the tests
+# Builds real backends (Prometheus, Jaeger, VictoriaMetrics, VictoriaLogs) and a Collector from their Go modules, and runs the tests
 # that send through space-agent and ground-station into them, and those that compare with the Collector.
 #
 #   tests/backends.sh                  build what is missing or out of date, then test
@@ -96,7 +96,8 @@ mkdir -p "$bin"
 # Only tests/dashboards.sh needs it.
 [[ $only != *" promtool "* ]] || go_program prometheus promtool github.com/prometheus/prometheus/cmd/promtool 2 -tags remove_all_sd
 ! wanted jaeger || go_program jaeger jaeger github.com/jaegertracing/jaeger/cmd/jaeger 4
-! wanted victorialogs || go_program victorialogs victorialogs github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs 1
+! wanted victorialogs || go_program victoria victorialogs github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs 1
+! wanted victoriametrics || go_program victoria victoriametrics github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics 1
 ! wanted gosdk || go_program gosdk gosdk . 1
 ! wanted collector || go_program collector collector . 2
 ! wanted python || python_client
@@ -114,5 +115,5 @@ done
 [ -z "$build_only" ] || exit 0
 
 say "testing"
-exec "$venv/bin/python" -m pytest -p no:cacheprovider -v "$here/test_backends.py" "$here/test_hostmetrics.py" "$here/test_orbit.py" \
-  "$here/test_parity.py" "$@"
+exec "$venv/bin/python" -m pytest -p no:cacheprovider -v "$here/test_backends.py" "$here/test_compression.py" \
+  "$here/test_hostmetrics.py" "$here/test_orbit.py" "$here/test_parity.py" "$@"

@@ -126,7 +126,7 @@ class Jaeger(Process):
     """Jaeger with storage in memory."""
 
     def __init__(self, directory):
-        self.otlp, api = free_port(), free_port()
+        self.otlp, self.http, api = free_port(), free_port(), free_port()
         self.api = f"http://127.0.0.1:{api}"
         config = directory / "jaeger.yaml"
         config.write_text(f"""\
@@ -138,7 +138,7 @@ extensions:
     grpc: {{endpoint: "127.0.0.1:{free_port()}"}}
     enable_tracing: false
 receivers:
-  otlp: {{protocols: {{grpc: {{endpoint: "127.0.0.1:{self.otlp}"}}}}}}
+  otlp: {{protocols: {{grpc: {{endpoint: "127.0.0.1:{self.otlp}"}}, http: {{endpoint: "127.0.0.1:{self.http}"}}}}}}
 exporters:
   jaeger_storage_exporter: {{trace_storage: memory}}
 service:
@@ -202,6 +202,27 @@ otlp:
         )
         assert answer["status"] == "success", answer
         return answer["data"]["result"]
+
+
+class VictoriaMetrics(Process):
+    """VictoriaMetrics, which keeps samples for a month."""
+
+    def __init__(self, directory):
+        port = free_port()
+        self.base = f"http://127.0.0.1:{port}"
+        command = [
+            HERE / "bin" / "victoriametrics",
+            f"-storageDataPath={directory / 'victoriametrics'}",
+            f"-httpListenAddr=127.0.0.1:{port}",
+        ]
+        super().__init__("victoriametrics", command, directory, lambda: answers(f"{self.base}/health"))
+
+    def samples(self, selector):
+        """Every sample that is stored of the series that match, as it was sent: label sets with values and times."""
+        assert fetch(f"{self.base}/internal/force_flush")[0] == 200
+        status, body = fetch(f"{self.base}/api/v1/export", **{"match[]": selector})
+        assert status == 200, body
+        return [json.loads(line) for line in body.splitlines()]
 
 
 class VictoriaLogs(Process):

@@ -1,6 +1,10 @@
 //! Whether a backend takes compressed requests.
 
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::config::Compression;
 use super::outcome::Outcome;
@@ -9,17 +13,23 @@ const UNKNOWN: u8 = 0;
 const TAKEN: u8 = 1;
 const REFUSED: u8 = 2;
 
+/// How often a backend that has taken compressed requests is asked again whether it still does, when it refuses one: another one may
+/// have come in its place, and bad data must not cost each request twice.
+const ASKED_EVERY: Duration = Duration::from_secs(10);
+
 /// The compression that is configured, as far as the backend takes it.
 pub(super) struct Negotiated {
     key: String,
     wanted: Compression,
     state: AtomicU8,
+    /// When a refused request was last sent without compression.
+    asked: Mutex<Option<Instant>>,
 }
 
 impl Negotiated {
     /// Nothing is known yet. `key` is the exporter's.
     pub(super) fn new(key: &str, wanted: Compression) -> Self {
-        Self { key: key.to_owned(), wanted, state: AtomicU8::new(UNKNOWN) }
+        Self { key: key.to_owned(), wanted, state: AtomicU8::new(UNKNOWN), asked: Mutex::default() }
     }
 
     /// What the next request is compressed with.
@@ -27,15 +37,26 @@ impl Negotiated {
         if self.state.load(Ordering::Relaxed) == REFUSED { Compression::None } else { self.wanted }
     }
 
-    /// Takes note of what came of a request that was compressed with `used`. A backend that refuses before it has ever taken a
-    /// compressed request is sent the same without compression (`plain`). What came of that, if it was taken.
+    fn may_ask(&self) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = asked.is_none_or(|at| at.elapsed() >= ASKED_EVERY);
+        if may {
+            *asked = Some(Instant::now());
+        }
+        may
+    }
+
+    /// Takes note of what came of a request that was compressed with `used`. A backend that refuses is sent the
+    /// same without compression (`plain`): always before it has ever taken a compressed request, and rarely after that. What came of
+    /// that, if it was taken.
     pub(super) async fn or_plain<F: Future<Output = Outcome>>(
         &self,
         used: Compression,
         outcome: &Outcome,
         plain: impl FnOnce() -> F,
     ) -> Option<Outcome> {
-        if used == Compression::None || self.state.load(Ordering::Relaxed) != UNKNOWN {
+        let state = self.state.load(Ordering::Relaxed);
+        if used == Compression::None || state == REFUSED {
             return None;
         }
         match outcome {
@@ -44,6 +65,9 @@ impl Negotiated {
                 None
             }
             Outcome::Refused { reason, .. } => {
+                if state == TAKEN && !self.may_ask() {
+                    return None;
+                }
                 let plain = plain().await;
                 if !matches!(plain, Outcome::Accepted { .. }) {
                     return None;
@@ -68,7 +92,7 @@ mod tests {
     use super::super::outcome::About;
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn compression_is_given_up_once_and_only_when_it_was_the_reason() {
         let refused = Outcome::Refused { reason: "no".to_owned(), about: About::Data };
         let never = Negotiated::new("exporters.x", Compression::Zstd);
@@ -82,7 +106,19 @@ mod tests {
             works.or_plain(Compression::Gzip, &Outcome::ACCEPTED, async || refused.clone()).await,
             None
         );
+        // Bad data is asked about once in a while, and a backend that came in its place is found out.
+        for asked in [true, false] {
+            let mut plain = false;
+            works
+                .or_plain(Compression::Gzip, &refused, async || {
+                    plain = true;
+                    refused.clone()
+                })
+                .await;
+            assert_eq!((plain, works.in_use()), (asked, Compression::Gzip));
+        }
+        tokio::time::advance(ASKED_EVERY).await;
         let later = works.or_plain(Compression::Gzip, &refused, async || Outcome::ACCEPTED).await;
-        assert_eq!((later, works.in_use()), (None, Compression::Gzip), "it took compressed requests before");
+        assert_eq!((later, works.in_use()), (Some(Outcome::ACCEPTED), Compression::None));
     }
 }

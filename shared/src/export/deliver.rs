@@ -527,7 +527,8 @@ impl Delivery {
                     tell(Event::Sent { items, rejected, message: &message });
                     return Ok(Verdict::Taken { rejected });
                 }
-                Outcome::TooLarge { reason } => return Ok(Verdict::Refused { reason, certain: true }),
+                Outcome::TooLarge { reason, proxy: true } if part.items < 2 => (None, reason, true),
+                Outcome::TooLarge { reason, .. } => return Ok(Verdict::Refused { reason, certain: true }),
                 Outcome::Refused { reason, about: About::Settings } => (None, reason, true),
                 Outcome::Refused { reason, about } => {
                     return Ok(Verdict::Refused { reason, certain: about == About::Data });

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +16,7 @@ use crate::env::Env;
 use crate::otlp::json::{self, WriteError};
 use crate::otlp::protobuf::Malformed;
 use crate::signal::Signal;
+use crate::store::{FILE_MODE, sync_parent};
 
 /// A `file` exporter.
 pub struct File {
@@ -92,8 +94,9 @@ struct Writer {
 
 impl Writer {
     fn open(config: FileConfig) -> io::Result<Self> {
-        let mut file =
-            fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&config.path)?;
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.read(true).write(true).create(true).mode(FILE_MODE).open(&config.path)?;
+        sync_parent(&config.path)?;
         let length = match config.format {
             FileFormat::Json => whole_lines(&mut file)?,
             FileFormat::Proto => whole_messages(&mut file)?,
@@ -139,7 +142,7 @@ impl Writer {
         let mut new = self.config.path.clone();
         new.as_mut_os_string().push(".new");
         // Before anything moves: where no file can be made, every attempt would cost a backup.
-        fs::File::create(&new)?;
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&new)?;
         for pair in names.windows(2).rev() {
             match fs::rename(&pair[0], &pair[1]) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -282,6 +285,21 @@ mod tests {
         fs::remove_dir(dir.path().join("out.jsonl.new")).unwrap();
         assert_eq!(file.send(Signal::Logs, &body).await, Outcome::ACCEPTED);
         assert_eq!(content("out.jsonl.2"), before[0], "it goes on when there is room");
+    }
+
+    #[tokio::test]
+    async fn its_files_are_not_for_everybody() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let config = FileConfig { max_bytes: ByteSize(1), ..config(&dir) };
+        let file = File::try_new("x", &config, &Env::production()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(file.send(Signal::Logs, &request(Signal::Logs, &[1])).await, Outcome::ACCEPTED);
+        }
+        for name in ["out.jsonl", "out.jsonl.1"] {
+            let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o137, 0, "{name}");
+        }
     }
 
     #[test]

@@ -127,7 +127,7 @@ fn outcome(s: &Status) -> Outcome {
     let reason = short(&format!("{:?}: {said}{cause}", s.code()));
     match s.code() {
         Code::ResourceExhausted | Code::OutOfRange if delay.is_none() && is_about_size(said) => {
-            Outcome::TooLarge { reason }
+            Outcome::TooLarge { reason, proxy: false }
         }
         // A backend that has enough for now is to have the same later, also when it does not say when.
         Code::ResourceExhausted

@@ -224,7 +224,7 @@ fn outcome(code: StatusCode, after: Option<Duration>, kind: &str, body: Result<&
     let reason = if message.is_empty() { format!("HTTP {code}") } else { format!("HTTP {code}: {message}") };
     let about = match code.as_u16() {
         429 | 502 | 503 | 504 => return Outcome::Retry { after: after.or(delay), reason },
-        413 => return Outcome::TooLarge { reason },
+        413 => return Outcome::TooLarge { reason, proxy: is_page },
         400 | 422 if !is_page => About::Data,
         500 if !is_page => About::Perhaps,
         _ => About::Settings,
@@ -346,7 +346,7 @@ mod tests {
                     (200..300, Outcome::Accepted { .. }) => !page,
                     (200..300, Outcome::Refused { about: About::Settings, .. }) => page,
                     (429 | 502 | 503 | 504, Outcome::Retry { .. }) => true,
-                    (413, Outcome::TooLarge { .. }) => true,
+                    (413, Outcome::TooLarge { proxy, .. }) => *proxy == page,
                     (400 | 422, Outcome::Refused { about: About::Data, .. }) => !page,
                     (500, Outcome::Refused { about: About::Perhaps, .. }) => !page,
                     (400 | 422 | 500, Outcome::Refused { about: About::Settings, .. }) => page,

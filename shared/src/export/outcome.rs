@@ -28,6 +28,8 @@ pub enum Outcome {
     TooLarge {
         /// What it said.
         reason: String,
+        /// A proxy said so, whose limit somebody can raise: what cannot be cut any more waits for that.
+        proxy: bool,
     },
     /// Refused for good.
     Refused {

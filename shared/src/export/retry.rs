@@ -65,6 +65,15 @@ mod tests {
     }
 
     #[test]
+    fn what_the_backend_asks_for_has_a_cap() {
+        let env = Env::production();
+        let asked = |config| Backoff::new(config).wait(&env, Some(Duration::from_hours(24)));
+        assert_eq!(asked(RetryConfig::default()), Some(Duration::from_mins(5)));
+        let config = RetryConfig { max_retry_after: Span::secs(90), ..RetryConfig::default() };
+        assert_eq!(asked(config), Some(Duration::from_secs(90)));
+    }
+
+    #[test]
     fn it_gives_up_only_when_it_was_told_to() {
         let config = RetryConfig { max_elapsed_time: Span::secs(1), ..RetryConfig::default() };
         let mut backoff = Backoff::new(config);

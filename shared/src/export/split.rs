@@ -223,19 +223,14 @@ pub fn halve(signal: Signal, body: &Bytes) -> Option<(Bytes, Bytes)> {
     (!second.is_empty()).then(|| (Bytes::from(first), Bytes::from(second)))
 }
 
-/// A request without metrics that have no data points; some backends refuse the whole request for one of them, and halving,
-/// which goes by points, never finds it. `None`: there is none, or the request cannot be read.
+/// A request without metrics that have no data points, scopes and resources that have no items; some backends refuse the whole
+/// request for one of them, and halving, which goes by items, never finds it. `None`: there is none, or the request cannot be read.
 pub fn without_empty(signal: Signal, body: &Bytes) -> Option<Bytes> {
-    if signal != Signal::Metrics {
+    let keep: Keep<'_> = &|leaf| Ok(signal != Signal::Metrics || points(leaf)? > 0);
+    if !has_empty(body, 0, keep).ok()? {
         return None;
     }
-    let mut empty = false;
-    leaves(body, |metric| {
-        empty |= points(metric)? == 0;
-        Ok(())
-    })
-    .ok()?;
-    empty.then(|| prune(body, 0, &|metric| Ok(points(metric)? > 0)).ok()).flatten().map(Bytes::from)
+    prune(body, 0, keep).ok().map(Bytes::from)
 }
 
 /// A request's points of delta temporality, and the others; `None` when one of them is all of it.
@@ -277,10 +272,10 @@ fn is_delta(metric: &[u8]) -> Result<bool, Malformed> {
     Ok(delta)
 }
 
-/// Whether a metric is to stay.
+/// Whether a span, a log record or a metric is to stay.
 type Keep<'a> = &'a dyn Fn(&[u8]) -> Result<bool, Malformed>;
 
-/// A request (depth 0), a resource's branch (1) or a scope's (2), without children that hold no metric that is to stay.
+/// A request (depth 0), a resource's branch (1) or a scope's (2), without children that hold nothing that is to stay.
 fn prune(branch: &[u8], depth: usize, keep: Keep<'_>) -> Result<Vec<u8>, Malformed> {
     let children = [1, 2, 2][depth];
     let mut out = Vec::with_capacity(branch.len());
@@ -297,6 +292,17 @@ fn prune(branch: &[u8], depth: usize, keep: Keep<'_>) -> Result<Vec<u8>, Malform
         }
     }
     Ok(out)
+}
+
+/// Whether [`prune`] would take anything out of a branch.
+fn has_empty(branch: &[u8], depth: usize, keep: Keep<'_>) -> Result<bool, Malformed> {
+    for child in branches(branch, [1, 2, 2][depth]) {
+        let child = child?;
+        if !holds(child, depth + 1, keep)? || depth < 2 && has_empty(child, depth + 1, keep)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn holds(branch: &[u8], depth: usize, keep: Keep<'_>) -> Result<bool, Malformed> {
@@ -415,6 +421,23 @@ mod tests {
         assert_eq!(without_empty(Signal::Metrics, &Bytes::from_static(empty)), Some(Bytes::new()));
         assert_eq!(without_empty(Signal::Metrics, &good), None);
         assert_eq!(without_empty(Signal::Metrics, &Bytes::from_static(b"\x0a\xff")), None);
+    }
+
+    #[test]
+    fn what_has_no_items_is_taken_out_of_every_signal() {
+        // A scope and a resource with names and nothing else, beside and inside what has items.
+        let (scope, resource): (&[u8], &[u8]) = (b"\x12\x05\x0a\x03\x0a\x01s", b"\x0a\x04\x1a\x02su");
+        for signal in Signal::ALL {
+            let good = request(signal, &[3, 4]);
+            assert_eq!(without_empty(signal, &good), None);
+            let mut with_scopes = Vec::new();
+            for part in branches(&good, 1) {
+                put_bytes(&mut with_scopes, 1, &[part.unwrap(), scope].concat());
+            }
+            let both = Bytes::from([resource, &with_scopes, resource].concat());
+            assert_eq!(without_empty(signal, &both), Some(good), "{signal}");
+            assert_eq!(without_empty(signal, &Bytes::from_static(resource)), Some(Bytes::new()));
+        }
     }
 
     #[test]

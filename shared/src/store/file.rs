@@ -22,7 +22,7 @@ use crate::env::{ReadFrom, StoreDriver, StoreFile};
 const BLOCK: usize = 4096;
 
 /// Files are for their owner and may be read by the group.
-const FILE_MODE: u32 = 0o640;
+pub(crate) const FILE_MODE: u32 = 0o640;
 const DIRECTORY_MODE: u32 = 0o750;
 
 /// Databases as files.
@@ -111,8 +111,8 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)
 }
 
-/// Makes a rename survive a power cut.
-fn sync_parent(path: &Path) -> io::Result<()> {
+/// Makes a rename, or a new file, survive a power cut.
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()
 }

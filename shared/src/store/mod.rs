@@ -31,6 +31,7 @@ use redb::{ReadTransaction, ReadableDatabase, WriteTransaction};
 pub use ballast::Ballast;
 pub use error::StoreError;
 pub use file::Files;
+pub(crate) use file::{FILE_MODE, sync_parent};
 pub use memory::Memory;
 pub use open::Guard;
 pub use pieces::{LARGEST_PIECE, join, pieces};

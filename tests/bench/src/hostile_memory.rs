@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::client::Transport;
 use crate::corpus::Corpus;
+use crate::hostile_ground;
 use crate::ingest::mib;
 use crate::load::{Load, Tally};
 use crate::memory::{Kind, Offer, Options, recovers};
@@ -68,19 +69,19 @@ fn in_scope(items: &[u8]) -> Vec<u8> {
 }
 
 /// One kind of request.
-struct Case {
-    name: &'static str,
-    signal: Signal,
-    transport: Transport,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) signal: Signal,
+    pub(crate) transport: Transport,
     /// The n-th request.
-    make: fn(u64) -> Vec<u8>,
+    pub(crate) make: fn(u64) -> Vec<u8>,
 }
 
 const fn protobuf(name: &'static str, signal: Signal, make: fn(u64) -> Vec<u8>) -> Case {
     Case { name, signal, transport: Transport::Http, make }
 }
 
-const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     protobuf("20,000 metrics", Signal::Metrics, |r| {
         let point = [fixed64(3, 1 << 60), fixed64(4, 7)].concat();
         let data = field(5, &field(1, &point));
@@ -170,6 +171,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
             rows.push(row(options, case, (*connections, to), &small).await?);
         }
     }
+    rows.extend(hostile_ground::run(options.limit, &sink).await?);
     Ok(rows)
 }
 
@@ -247,11 +249,11 @@ async fn row(
 }
 
 /// A control group of its own, with a limit of memory; it goes when this is dropped.
-struct Group(PathBuf);
+pub(crate) struct Group(PathBuf);
 
 impl Group {
     /// `None` where none can be made.
-    fn around(process: u32, limit: u64) -> Option<Self> {
+    pub(crate) fn around(process: u32, limit: u64) -> Option<Self> {
         let name = format!("perigee-bench-{process}");
         let (first, second) = (PathBuf::from("/sys/fs/cgroup/memory"), PathBuf::from("/sys/fs/cgroup"));
         let (root, file) = match first.is_dir() {
@@ -267,7 +269,7 @@ impl Group {
     }
 
     /// How many processes it has killed.
-    fn killed(&self) -> Option<u64> {
+    pub(crate) fn killed(&self) -> Option<u64> {
         let read = |file| std::fs::read_to_string(self.0.join(file)).ok();
         let text = read("memory.events").or_else(|| read("memory.oom_control"))?;
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())

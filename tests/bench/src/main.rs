@@ -12,6 +12,7 @@ mod corpus;
 mod cpu;
 mod fleet;
 mod hostile;
+mod hostile_ground;
 mod hostile_memory;
 mod ingest;
 mod link;

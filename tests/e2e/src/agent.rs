@@ -32,8 +32,13 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Not started yet; its station is at `ground`.
+    /// Not started yet; it is [`SATELLITE`], and its station is at `ground`.
     pub fn new(scene: &Scene, ground: SocketAddr) -> Self {
+        Self::named(scene, SATELLITE, "agent", ground)
+    }
+
+    /// Another satellite, whose certificate was issued; its files are called `name`.
+    pub fn named(scene: &Scene, satellite: &str, name: &str, ground: SocketAddr) -> Self {
         let (grpc, http, metrics) = (free_port(), free_port(), free_port());
         let dir = scene.path();
         let pipeline =
@@ -45,15 +50,15 @@ impl Agent {
             }}},
             "processors": {"memory_limiter": {"limit": "256MiB"}, "batch": {}},
             "exporters": {"link": {}},
-            "storage": {"directory": dir.join("agent"), "max_bytes": "256MiB", "ballast": "64KiB"},
+            "storage": {"directory": dir.join(name), "max_bytes": "256MiB", "ballast": "64KiB"},
             "link": {
-                "certificate_file": scene.certificate(&format!("satellite-{SATELLITE}.crt")),
-                "private_key_file": scene.certificate(&format!("satellite-{SATELLITE}.key")),
+                "certificate_file": scene.certificate(&format!("satellite-{satellite}.crt")),
+                "private_key_file": scene.certificate(&format!("satellite-{satellite}.key")),
                 "station_ca_file": scene.certificate("station-ca.crt"),
                 "stations": {STATION: {"address": ground.to_string()}},
             },
             "contacts": {"source": "manual"},
-            "extensions": {"control": {"socket": dir.join("agent.sock")}},
+            "extensions": {"control": {"socket": dir.join(format!("{name}.sock"))}},
             "service": {
                 "pipelines": {"traces": pipeline, "metrics": pipeline, "logs": pipeline},
                 "telemetry": {
@@ -63,10 +68,10 @@ impl Agent {
                 },
             },
         });
-        let file = dir.join("agent.yaml");
+        let file = dir.join(format!("{name}.yaml"));
         let args = ["run", "--config", file.to_str().unwrap()];
-        let process = Process::new("space-agent", scene.programs.agent, &args, dir);
-        let (socket, directory) = (dir.join("agent.sock"), dir.join("agent"));
+        let process = Process::new(&format!("space-{name}"), scene.programs.agent, &args, dir);
+        let (socket, directory) = (dir.join(format!("{name}.sock")), dir.join(name));
         Self { config, process, grpc, http, metrics, file, socket, directory }
     }
 

@@ -25,10 +25,11 @@ pub type Good = bool;
 pub type Target = fn(&[u8]) -> Good;
 
 /// Every target by its name, which is that of its corpus too.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("walk", walked),
     ("json", transcoded),
     ("decompress", decompressed),
+    ("rows", rows),
     ("columns", columns),
     ("bases", bases),
     ("link", link),
@@ -69,10 +70,9 @@ pub fn walked(input: &[u8]) -> Good {
     if let Some(rest) = without_empty(signal, &body) {
         assert_eq!(count(&rest), walked.items, "without what is empty");
     }
-    if let Ok(text) = json::write(signal, &body) {
-        let back = json::transcode(signal, &text, 4 * MOST).expect("our own JSON");
-        assert_eq!(count(&back), walked.items, "as JSON");
-    }
+    let text = json::write(signal, &body).expect("a request that was walked");
+    let back = json::transcode(signal, &text, 4 * MOST).expect("our own JSON");
+    assert_eq!(count(&back), walked.items, "as JSON");
     true
 }
 
@@ -118,6 +118,19 @@ fn header(codec: Codec, payload: &[u8], raw_len: u64) -> Header {
         base_sequence: None,
         is_base: false,
     }
+}
+
+/// A payload of codec 1, behind the raw length that is declared (u32, little-endian): it never yields more than that, and what it
+/// yields comes back as it is when it is encoded again.
+pub fn rows(input: &[u8]) -> Good {
+    let Some((length, payload)) = input.split_first_chunk() else { return false };
+    let raw_len = u64::from(u32::from_le_bytes(*length)) % MOST as u64;
+    let Some(requests) = decoded(Codec::ZstdRows, payload, raw_len, None) else { return false };
+    let total: u64 = requests.iter().map(|r| r.body.len() as u64).sum();
+    assert!(total <= raw_len);
+    let again = encoded(Codec::ZstdRows, &requests, None);
+    assert_eq!(decoded(Codec::ZstdRows, &again, raw_len, None), Some(requests), "as they were");
+    true
 }
 
 /// A payload, behind the raw length that is declared (u32, little-endian): it never yields more than that, and what it yields is

@@ -37,6 +37,14 @@ struct Seen {
 async fn backend(
     refuses: impl Fn(usize, &[u64]) -> Option<(u16, Option<u32>)> + Clone + Send + Sync + 'static,
 ) -> (Delivery, Arc<Seen>, CancellationToken) {
+    backend_of_kind("text/plain", refuses).await
+}
+
+/// The same with refusals of this kind.
+async fn backend_of_kind(
+    kind: &'static str,
+    refuses: impl Fn(usize, &[u64]) -> Option<(u16, Option<u32>)> + Clone + Send + Sync + 'static,
+) -> (Delivery, Arc<Seen>, CancellationToken) {
     let seen = Arc::new(Seen::default());
     let backend = Arc::clone(&seen);
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
@@ -49,7 +57,8 @@ async fn backend(
             if code == 200 {
                 seen.taken.lock().unwrap().extend(times);
             }
-            let mut answer = http::Response::builder().status(code).header("content-type", "text/plain");
+            let kind = if code == 200 { "text/plain" } else { kind };
+            let mut answer = http::Response::builder().status(code).header("content-type", kind);
             if let Some(seconds) = after {
                 answer = answer.header("retry-after", seconds);
             }
@@ -159,6 +168,23 @@ async fn what_is_about_the_way_is_never_cut() {
         assert_eq!((delivered.refused.len(), retries), (0, 5), "{code}");
         assert_eq!(seen.requests.load(Ordering::Relaxed), 6, "{code}");
     }
+}
+
+#[tokio::test]
+async fn a_proxys_page_that_says_too_large_halves_and_sets_nothing_aside() {
+    // Its limit is one record, and the last is let through once somebody has raised it.
+    let refuses = |number: usize, times: &[u64]| {
+        (times.len() > 1 || times == [7] && number < 20).then_some((413, None))
+    };
+    let (mut delivery, seen, stop) = backend_of_kind("text/html; charset=utf-8", refuses).await;
+    let mut kept = 0;
+    let tell =
+        |event: Event<'_>| kept += usize::from(matches!(event, Event::Retry { misconfigured: true, .. }));
+    let delivered = delivery.send(Signal::Logs, request(0..8), 8, &stop, tell).await.unwrap();
+    assert_eq!(delivered, Delivered::default());
+    assert!(kept > 0);
+    assert_eq!(*seen.taken.lock().unwrap(), (0..8).collect::<Vec<_>>());
+    stop.cancel();
 }
 
 #[tokio::test(start_paused = true)]
