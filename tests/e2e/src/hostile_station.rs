@@ -129,7 +129,7 @@ async fn serve(incoming: quinn::Incoming, lie: Lie, tell: &watch::Sender<Seen>) 
             let partial = link::Partial { sequence: random(), payload_hash: vec![7; 32], held };
             let partials = vec![link::PartialAck { epoch: own.epoch, lane, partial: Some(partial) }];
             let drops = vec![link::DropsAck { epoch: own.epoch, ids: vec![random()], ..Default::default() }];
-            let ack = link::Ack { committed: vec![id()], partials, drops, ..link::Ack::default() };
+            let ack = link::Ack { committed: vec![id()], partials, drops };
             say(ground_message::Body::Ack(ack)).await?;
         },
     }
