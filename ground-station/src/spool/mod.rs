@@ -101,7 +101,7 @@ pub use ledger::Answer;
 pub use letters::{Letter, LetterView, Replay};
 pub use look::{AwayView, Digest, ExporterDigest, Glance, Part, PartialDigest, Portrait, SatelliteDigest};
 pub use outlet::{Place, Progress};
-pub use passes::{Ending, Heard, HeardView, Pass, PassView};
+pub use passes::{Ending, Heard, HeardView, Pass, PassReportView, PassView, PlannedTimes};
 pub use replay::{Again, ReplayStep, ReplayView, ReplayWanted};
 pub use standing::{AgentView, BacklogView, NextContact, PlanView, StandingView};
 pub use store::{Store, Taken};
