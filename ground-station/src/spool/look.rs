@@ -348,7 +348,7 @@ impl Glance {
     }
 
     /// Has `work` look, away from the spool's thread.
-    async fn look<R: Send + 'static>(
+    pub(super) async fn look<R: Send + 'static>(
         &self,
         work: impl FnOnce(&View<'_>, &Snapshot) -> Result<R, SpoolError> + Send + 'static,
     ) -> Result<R, SpoolError> {
