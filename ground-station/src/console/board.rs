@@ -413,7 +413,7 @@ impl Board {
 
     /// Looks whenever something has changed and somebody listens, until `stop`.
     pub(super) async fn run(&self, stop: CancellationToken) {
-        let mut status = self.0.store.status();
+        let (mut status, mut lists) = (self.0.store.status(), self.0.store.lists());
         // What streams were told last; nothing while nobody listens.
         let mut told = None::<Told>;
         // When they hear that all is as it was.
@@ -436,6 +436,7 @@ impl Board {
                     tokio::select! {
                         biased;
                         _ = status.changed() => {}
+                        _ = lists.changed() => {}
                         () = self.0.listens.notified() => {}
                         () = tokio::time::sleep_until(beat) => {}
                     }
@@ -458,6 +459,7 @@ impl Board {
                 }
             }
             status.borrow_and_update();
+            lists.borrow_and_update();
             if begun {
                 self.forget().await;
             }
@@ -595,3 +597,7 @@ fn of_look(told: &mut Told, now: &Shown) -> (String, BTreeSet<String>) {
     *told = Told { rows, backends: now.backends.clone(), spool, notes: Some(now.notes.clone()), known };
     (out, changed)
 }
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;
