@@ -3,6 +3,7 @@
 #
 # Needs: Node 20 or later with npm, and Chromium (Debian: apt-get install chromium). CHROMIUM names another one.
 # Uses the programs in target/debug (or PROFILE=release, or those that GROUND_STATION and SPACE_AGENT name).
+# A small program of this workspace fills the store of the simulated fleet (or CONSOLE_FLEET names it).
 # With DEMO, or after `cargo build -p demo`, over the demo too.
 # SCREENSHOTS=DIRECTORY takes pictures of the pages over a small fleet instead, as in docs/screenshots. Without a browser it says so and ends with 0; REQUIRE_BROWSER=1 makes that an error.
 set -euo pipefail
@@ -32,6 +33,11 @@ if [ -z "${GROUND_STATION:-}" ] || [ -z "${SPACE_AGENT:-}" ]; then
     target=${CARGO_TARGET_DIR:-../../target}
     export GROUND_STATION=$target/$profile/ground-station SPACE_AGENT=$target/$profile/space-agent
 fi
+if [ -z "${CONSOLE_FLEET:-}" ] && [ -z "${SCREENSHOTS:-}" ]; then
+    (cd ../.. && cargo build -p console-fleet)
+    CONSOLE_FLEET=$(realpath "${CARGO_TARGET_DIR:-../../target}/debug/console-fleet")
+    export CONSOLE_FLEET
+fi
 built=$(realpath -m "${CARGO_TARGET_DIR:-../../target}/debug/demo")
 [ -n "${DEMO:-}" ] || [ ! -x "$built" ] || export DEMO=$built
 [ -d node_modules/playwright-core ] || npm ci --no-audit --no-fund || skip "the packages of package-lock.json cannot be had"
@@ -39,4 +45,4 @@ export CHROMIUM
 if [ -n "${SCREENSHOTS:-}" ]; then
     exec node screenshots.mjs "$SCREENSHOTS"
 fi
-exec node --test --test-concurrency=1 console.test.mjs demo.test.mjs
+exec node --test --test-concurrency=1 console.test.mjs fleet.test.mjs demo.test.mjs

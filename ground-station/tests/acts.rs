@@ -18,12 +18,13 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value::StringValue;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use perigee_proto::link;
 use perigee_shared::segment::{Codec, Encoder, Header, hash};
 use perigee_shared::signal::{Counts, Signal};
 use prost::Message;
 use serde_json::Value;
 use support::{Running, Segment, Site, get, sealed, segment};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 const ACT: &str = "act-0123456789abcdef0";
@@ -208,5 +209,117 @@ async fn an_alarm_on_board_is_on_fleet_and_satellite_while_its_backend_takes_not
     assert!(alarms.contains("perigee.store.failed"), "{alarms}");
     assert!(alarms.contains("look at the storage on board; requests are refused meanwhile"), "{alarms}");
     assert_eq!(ground.account("sat-1").await.in_spool.log_records, 301, "nothing was exported");
+    ground.stop().await;
+}
+
+/// Events of a stream, each with its name, until that of this name comes.
+async fn until(stream: &mut BufReader<TcpStream>, wanted: &str) -> Vec<(String, Value)> {
+    let (mut seen, mut name) = (Vec::new(), String::new());
+    loop {
+        let mut line = String::new();
+        assert!(stream.read_line(&mut line).await.unwrap() > 0, "the stream has ended");
+        if let Some(event) = line.strip_prefix("event: ") {
+            event.trim().clone_into(&mut name);
+        } else if let Some(data) = line.strip_prefix("data: ") {
+            seen.push((name.clone(), serde_json::from_str(data).unwrap()));
+            if name == wanted {
+                return seen;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_tell_passes_gaps_and_dead_letters_that_change_and_nothing_twice() {
+    let site = Site::new();
+    let ground = start(&site).await;
+    let console = ground.console.unwrap();
+    let report = |n: u64, held: u64| link::PassReport {
+        station: "kourou".to_owned(),
+        start_unix_nano: n * 1_000,
+        end_unix_nano: n * 1_000 + 1,
+        planned_bytes: 100,
+        held_bytes: held,
+        state: link::PassState::Cut.into(),
+        ..link::PassReport::default()
+    };
+    let drop = |id: u64| link::Drop {
+        id,
+        reason: link::DropReason::Lifetime.into(),
+        lane: 8,
+        items: Some(link::Counts { spans: id, ..link::Counts::default() }),
+        ..link::Drop::default()
+    };
+    let hello = |passes: Vec<link::PassReport>, drops: u64| link::Hello {
+        satellite: "sat-1".to_owned(),
+        epochs: vec![link::Epoch {
+            epoch: support::EPOCH,
+            lanes: vec![support::lane(1..2, 2)],
+            drops: (1..=drops).map(drop).collect(),
+            ..link::Epoch::default()
+        }],
+        passes,
+        ..link::Hello::default()
+    };
+    let say = async |hello: link::Hello| {
+        let mut sat = site.satellite("sat-1", ground.address).await;
+        sat.say(link::agent_message::Body::Hello(hello)).await;
+        sat.hear().await;
+        sat
+    };
+    let sat = say(hello(vec![report(1, 5)], 1)).await;
+    let mut stream = TcpStream::connect(console).await.unwrap();
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut stream = BufReader::new(stream);
+    let of = |seen: &[(String, Value)], name: &str| {
+        seen.iter().filter(|(event, _)| event == name).map(|(_, value)| value.clone()).collect::<Vec<_>>()
+    };
+    let lists = ["pass", "gap", "dead-letter", "dead-letters-gone"];
+    let first = until(&mut stream, "look").await;
+    assert!(lists.iter().all(|list| of(&first, list).is_empty()), "what was there before is no news");
+
+    // It tells of one more pass and more of the first one, and of one more drop. This station's record of the first link is news too.
+    let mut sat = {
+        std::mem::drop(sat);
+        say(hello(vec![report(1, 7), report(2, 9)], 2)).await
+    };
+    let mut seen = Vec::new();
+    let told = |seen: &[(String, Value)]| {
+        let of_kourou = |pass: &Value| pass["station"] == "kourou";
+        let mut held: Vec<_> =
+            of(seen, "pass").iter().filter(|p| of_kourou(p)).map(|p| p["held_bytes"].as_u64()).collect();
+        held.sort();
+        (held, of(seen, "gap").iter().map(|gap| gap["id"].as_u64()).collect::<Vec<_>>())
+    };
+    while of(&seen, "gap").is_empty() || told(&seen).0.len() < 2 {
+        seen.extend(until(&mut stream, "look").await);
+    }
+    assert_eq!(told(&seen), (vec![Some(7), Some(9)], vec![Some(2)]));
+    assert!(
+        of(&seen, "pass").iter().chain(&of(&seen, "gap")).all(|row| row["satellite"] == "sat-1"),
+        "{seen:?}"
+    );
+
+    // A letter comes, and goes.
+    sat.send(&segment(1, 2)).await;
+    sat.committed(&[1]).await;
+    seen.clear();
+    while of(&seen, "dead-letter").is_empty() {
+        seen.extend(until(&mut stream, "look").await);
+    }
+    let letters = of(&seen, "dead-letter");
+    assert!(letters[0]["reason"].as_str().unwrap().contains("too blue"), "{letters:?}");
+    let id = letters[0]["id"].as_u64().unwrap();
+    assert_eq!(act(console, &serde_json::json!({"what": "discard", "id": id})).await["done"], 1);
+    while of(&seen, "dead-letters-gone").is_empty() || of(&seen, "gap").is_empty() {
+        seen.extend(until(&mut stream, "look").await);
+    }
+    assert_eq!(of(&seen, "dead-letters-gone"), [serde_json::json!({ "ids": [id] })]);
+    let gaps = of(&seen, "gap");
+    assert_eq!((gaps.len(), &gaps[0]["reason"]), (1, &"operator".into()), "{gaps:?}");
+
+    // Nothing of it is told again.
+    seen = until(&mut stream, "look").await;
+    assert!(lists[1..].iter().all(|list| of(&seen, list).is_empty()), "{seen:?}");
     ground.stop().await;
 }

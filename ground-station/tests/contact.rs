@@ -422,6 +422,9 @@ async fn the_ground_keeps_a_pass_at_los_and_matches_what_the_satellite_says_of_i
         planned_bytes: 2 * (one + two),
         held_bytes: one + two,
         state: link::PassState::DeliveredAll.into(),
+        planned_start_unix_nano: OPENED + 1,
+        planned_end_unix_nano: OPENED + 9_000_000_001,
+        guard_end_nano: 2_500_000_000,
         ..link::PassReport::default()
     };
     let goodbye = link::Goodbye { pass: Some(report), ..link::Goodbye::default() };
@@ -437,6 +440,10 @@ async fn the_ground_keeps_a_pass_at_los_and_matches_what_the_satellite_says_of_i
     );
     assert_eq!((&seen["committed"]["spans"], &seen["ended"]), (&5_010.into(), &"goodbye".into()), "{kept}");
     assert_eq!((&kept["state"], &kept["efficiency"]), (&"delivered_all".into(), &0.5.into()), "{kept}");
+    let planned = (&kept["planned_start_unix_nano"], &kept["planned_end_unix_nano"]);
+    assert_eq!(planned, (&(OPENED + 1).into(), &(OPENED + 9_000_000_001).into()), "{kept}");
+    let guards = (&kept["guard_start_seconds"], &kept["guard_end_seconds"]);
+    assert_eq!(guards, (&0.0.into(), &2.5.into()), "{kept}");
     ground.stop().await;
 }
 

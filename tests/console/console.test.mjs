@@ -2,48 +2,15 @@
 
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
-import { chromium } from "playwright-core";
+import { NARROW, WIDE, launch, open as openIn, violations } from "./browser.mjs";
 import { HOSTILE, TOKEN, elements, site, until } from "./site.mjs";
 
-const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const PAGES = ["/", "/satellites/sat-1", "/passes", "/gaps", "/data", "/live", "/catalogue", "/audit"];
-const WIDE = { width: 1280, height: 860 };
-const NARROW = { width: 360, height: 740 };
 
 let here, browser, ground;
 
-/** A page that notes everything that a browser complains of. */
-async function open(options = {}) {
-  const context = await browser.newContext({ viewport: WIDE, ...options });
-  const page = await context.newPage();
-  page.complaints = [];
-  page.on("console", (said) => {
-    if (["error", "warning"].includes(said.type())) page.complaints.push(said.text());
-  });
-  page.on("pageerror", (error) => page.complaints.push(String(error)));
-  page.on("request", (request) => {
-    if (!request.url().startsWith(here.url)) page.complaints.push(`asks ${request.url()}`);
-  });
-  page.go = (path) => page.goto(here.url + path);
-  return page;
-}
-
-/** Runs axe over a page. What a policy forbids to pages is not forbidden to the debugger, which puts it in. */
-async function violations(page) {
-  const session = await page.context().newCDPSession(page);
-  await session.send("Runtime.evaluate", { expression: AXE });
-  const { result } = await session.send("Runtime.evaluate", {
-    expression: `axe.run(document).then((found) => JSON.stringify({
-      wrong: found.violations.map((v) => v.id + ": " + v.nodes.map((n) => n.target.join(" ")).slice(0, 3).join(", ")),
-      right: found.passes.length }))`,
-    awaitPromise: true,
-  });
-  const found = JSON.parse(result.value);
-  assert.ok(found.right > 10, "axe has looked");
-  return found.wrong;
-}
+const open = (options) => openIn(browser, here.url, options);
 
 before(async () => {
   here = await site({ satellites: ["sat-1", "sat-2", "sat-3", "sat-4"] });
@@ -59,7 +26,7 @@ before(async () => {
   await here.spans("sat-1", "camera", ["expose", "refuse-me 1", "refuse-me 2", "refuse-me 3", "fail to store"]);
   await here.gauge("sat-2", "power", "battery.voltage", [7.4, 7.5, 7.3]);
   await here.logs("sat-2", "power", [[13, "the battery is cold"]]);
-  browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox"] });
+  browser = await launch();
   here.contact("sat-1", "open", "svalbard", "--for", "10m");
   await until("both satellites were heard and letters are there", async () => {
     const [satellites, letters] = await Promise.all(

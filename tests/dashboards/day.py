@@ -182,22 +182,8 @@ class Day:
             self.scraped()
         assert self.sat_1.logs(30, service="beacon-1") == 200
         self.plan = self.dir / "plan.yaml"
-        self.aos = time.time() + 62  # a forecast needs a minute of growth
-        self.plan.write_text(
-            json.dumps(
-                {
-                    "contacts": [
-                        {
-                            "station": "svalbard",
-                            "start": utc(self.aos + at),
-                            "end": utc(self.aos + at + 12),
-                            "rate_down": "256kbit/s",
-                        }
-                        for at in (0, 20)
-                    ]
-                }
-            )
-        )
+        # Its contacts are planned in the evening, however long the day takes; until then one is far ahead.
+        self.plan_contacts(time.time() + HOUR)
         self.sat_4 = Satellite(
             self.dir,
             self.agent,
@@ -228,6 +214,7 @@ class Day:
         )
         for satellite in (self.sat_4, self.sat_5, self.sat_6):
             self.start(satellite)
+        self.sat_4_began = time.time()
         for satellite in (self.sat_4, self.sat_5, self.sat_6):
             self.prometheus.scrape("space-agent", satellite.metrics, satellite=satellite.id)
         while self.sat_4.logs(20, size=10_000) == 200:
@@ -395,8 +382,19 @@ class Day:
             assert satellite.logs(10, size=8_000) == 200
         eventually(lambda: satellite.metric("perigee_segments_sealed_total") > before, f"{satellite.id} seals")
 
+    def plan_contacts(self, aos):
+        """Two contacts of sat-4, which reads its plan again."""
+        contact = {"station": "svalbard", "rate_down": "256kbit/s"}
+        contacts = [contact | {"start": utc(aos + at), "end": utc(aos + at + 12)} for at in (0, 20)]
+        written = self.plan.with_suffix(".new")
+        written.write_text(json.dumps({"contacts": contacts}))
+        written.rename(self.plan)
+
     def evening(self):
         self.say("evening: sat-4 fills up, is heard once and misses its next contact; sat-6 runs without a store")
+        # A forecast needs a minute of growth.
+        self.aos = max(time.time() + 5, self.sat_4_began + 62)
+        self.plan_contacts(self.aos)
         eventually(lambda: self.heard("sat-4"), "the contact of sat-4's plan", deadline=120)
         eventually(lambda: time.time() > self.aos + 13, "it is over")
         self.sat_4.kill()

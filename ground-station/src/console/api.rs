@@ -352,12 +352,12 @@ pub(super) async fn catalogue(
     Ok((headers, Json(part.rows)))
 }
 
-/// What changes, as server-sent events: satellite, exporter, spool, notes, links, and look after each look
+/// What changes, as server-sent events: satellite, exporter, spool, notes, pass, gap, dead-letter, dead-letters-gone, more, links, and look after each look
 #[utoipa::path(
     get,
     path = "/api/v1/events",
     responses(
-        (status = 200, description = "What changes, as server-sent events: satellite, exporter, spool, notes, links, and look after each look", content_type = "text/event-stream"),
+        (status = 200, description = "What changes, as server-sent events: satellite, exporter, spool, notes, pass, gap, dead-letter, dead-letters-gone, more, links, and look after each look", content_type = "text/event-stream"),
         (status = 401, description = "Reading needs a token", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The spool cannot be read", body = Problem, content_type = "application/problem+json")
     )

@@ -4,7 +4,7 @@
 //! not needed is spared, one at most: what changes after a quiet second is looked at at once. What changed between two looks goes to
 //! every stream in the same bytes. A page is rendered once a look.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use super::attention::{self, Level, Note};
 use super::track::{self, Track};
 use crate::link::{ClockView, Connected, LinkView, Point};
-use crate::spool::{ExporterDigest, Glance, ItemView, SatelliteDigest, SpoolError, SpoolView, Store};
+use crate::spool::{
+    ExporterDigest, Glance, ItemView, Known, News, SatelliteDigest, SpoolError, SpoolView, Store,
+};
 use crate::telemetry::Metrics;
 
 /// From the beginning of a look to the end of the next, at least.
@@ -415,7 +417,7 @@ impl Board {
 
     /// Looks whenever something has changed and somebody listens, until `stop`.
     pub(super) async fn run(&self, stop: CancellationToken) {
-        let mut status = self.0.store.status();
+        let (mut status, mut lists) = (self.0.store.status(), self.0.store.lists());
         // What streams were told last; nothing while nobody listens.
         let mut told = None::<Told>;
         // When they hear that all is as it was.
@@ -438,6 +440,7 @@ impl Board {
                     tokio::select! {
                         biased;
                         _ = status.changed() => {}
+                        _ = lists.changed() => {}
                         () = self.0.listens.notified() => {}
                         () = tokio::time::sleep_until(beat) => {}
                     }
@@ -460,12 +463,13 @@ impl Board {
                 }
             }
             status.borrow_and_update();
+            lists.borrow_and_update();
             if begun {
                 self.forget().await;
             }
             match self.look().await {
                 Ok(look) => {
-                    let frames = frames(told.get_or_insert_default(), &look);
+                    let frames = self.frames(told.get_or_insert_default(), &look).await;
                     beat = Instant::now() + if is_up { LINKED_HEARTBEAT } else { HEARTBEAT };
                     // Nobody may listen any more.
                     drop(self.0.news.send(frames));
@@ -524,25 +528,64 @@ struct Told {
     backends: Vec<Backend>,
     spool: String,
     notes: Option<Vec<Note>>,
+    /// Of passes, gaps and dead letters.
+    known: Known,
 }
 
-/// What is different from what was told, as server-sent events; the last one says which look this is.
-fn frames(told: &mut Told, look: &Look) -> Bytes {
-    let (mut out, now) = (String::new(), &look.shown);
-    let (mut changed, mut rows) = (0, BTreeMap::new());
+impl Board {
+    /// What is different from what was told, as server-sent events; the last one says which look this is.
+    async fn frames(&self, told: &mut Told, look: &Look) -> Bytes {
+        let (mut out, changed) = of_look(told, &look.shown);
+        match look.glance.news(std::mem::take(&mut told.known), changed).await {
+            Ok((known, news)) => {
+                told.known = known;
+                of_lists(&mut out, &news);
+            }
+            Err(error) => tracing::warn!(%error, "the console cannot tell what is new in its lists"),
+        }
+        let changed = !out.is_empty();
+        let look =
+            serde_json::json!({ "number": look.number, "unix_nano": look.shown.at, "changed": changed });
+        frame(&mut out, "look", &look);
+        out.into()
+    }
+}
+
+/// What is new in the lists.
+fn of_lists(out: &mut String, news: &News) {
+    fn each<T: Serialize>(out: &mut String, (event, list): (&str, &str), rows: &[T]) {
+        for row in rows.iter().take(MOST_CHANGED) {
+            frame(out, event, row);
+        }
+        if rows.len() > MOST_CHANGED {
+            frame(out, "more", &BTreeMap::from([(list, rows.len())]));
+        }
+    }
+    each(out, ("pass", "passes"), &news.passes);
+    each(out, ("gap", "gaps"), &news.gaps);
+    each(out, ("dead-letter", "dead_letters"), &news.letters);
+    if !news.letters_gone.is_empty() {
+        frame(out, "dead-letters-gone", &serde_json::json!({ "ids": news.letters_gone }));
+    }
+}
+
+/// What is different in a look, as server-sent events, and of which satellites.
+fn of_look(told: &mut Told, now: &Shown) -> (String, BTreeSet<String>) {
+    let mut out = String::new();
+    let (mut changed, mut rows) = (BTreeSet::new(), BTreeMap::new());
     for row in &now.rows {
         let text = serde_json::to_string(row).unwrap_or_default();
         let (id, hash) = (row.digest.satellite.clone(), blake3::hash(text.as_bytes()));
         if told.rows.get(&id) != Some(&hash) {
-            changed += 1;
-            if changed <= MOST_CHANGED {
+            changed.insert(id.clone());
+            if changed.len() <= MOST_CHANGED {
                 out.push_str(&format!("event: satellite\ndata: {text}\n\n"));
             }
         }
         rows.insert(id, hash);
     }
-    if changed > MOST_CHANGED {
-        frame(&mut out, "more", &serde_json::json!({ "satellites": changed }));
+    if changed.len() > MOST_CHANGED {
+        frame(&mut out, "more", &serde_json::json!({ "satellites": changed.len() }));
     }
     for backend in now.backends.iter().filter(|backend| !told.backends.contains(backend)) {
         frame(&mut out, "exporter", backend);
@@ -554,9 +597,11 @@ fn frames(told: &mut Told, look: &Look) -> Bytes {
     if told.notes.as_ref() != Some(&now.notes) {
         frame(&mut out, "notes", &now.notes);
     }
-    *told = Told { rows, backends: now.backends.clone(), spool, notes: Some(now.notes.clone()) };
-    let quiet = out.is_empty();
-    let look = serde_json::json!({ "number": look.number, "unix_nano": now.at, "changed": !quiet });
-    frame(&mut out, "look", &look);
-    out.into()
+    let known = std::mem::take(&mut told.known);
+    *told = Told { rows, backends: now.backends.clone(), spool, notes: Some(now.notes.clone()), known };
+    (out, changed)
 }
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;

@@ -37,6 +37,9 @@ const SECURE: Duration = Duration::from_secs(30);
 /// A stream that reads nothing for this long although events wait is closed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A stream says at least so often that it is there: where nobody listens any more, only writing shows it.
+const PING: Duration = Duration::from_secs(1);
+
 /// What a browser waits before it begins again.
 const RETRY: &str = "retry: 2000\n\n";
 
@@ -126,6 +129,7 @@ type Waiting = Pin<Box<dyn Future<Output = (Result<Bytes, RecvError>, broadcast:
 struct Stream {
     next: Waiting,
     begun: bool,
+    ping: tokio::time::Interval,
     ended: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// What was handed to the connection, counted.
     taken: Arc<AtomicU64>,
@@ -147,6 +151,7 @@ impl Stream {
         Self {
             next: Box::pin(receive(news)),
             begun: false,
+            ping: tokio::time::interval_at(Instant::now() + PING, PING),
             ended: Box::pin(end.cancelled_owned()),
             taken,
             _place: place,
@@ -208,7 +213,9 @@ impl http_body::Body for Stream {
             return Poll::Ready(None);
         }
         match self.next.as_mut().poll(cx) {
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                self.ping.poll_tick(cx).map(|_| Some(Ok(Frame::data(Bytes::from_static(b":\n\n")))))
+            }
             Poll::Ready((Ok(bytes), news)) => {
                 self.next = Box::pin(receive(news));
                 self.taken.fetch_add(1, Ordering::Relaxed);

@@ -50,3 +50,19 @@ pub(super) fn document(acting: bool) -> Document {
 pub(super) async fn openapi(acting: bool) -> Json<Document> {
     Json(document(acting))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use perigee_proto::link::PassReport;
+
+    #[test]
+    fn every_value_of_a_pass_is_described() {
+        let document = serde_json::to_value(super::document(false)).unwrap();
+        let keys =
+            |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+        let shown = perigee_shared::contact::report::shown_pass(&PassReport::default());
+        assert_eq!(keys(&document["components"]["schemas"]["PassReportView"]["properties"]), keys(&shown));
+    }
+}

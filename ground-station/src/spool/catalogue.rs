@@ -34,8 +34,12 @@ const SERVICES: usize = 16;
 /// See [`SERVICES`].
 const LONGEST: usize = 63;
 
-/// Rows that one question looks at, at most; what is behind them comes with the next page.
+/// Rows that are looked at in one step, at most.
 pub(super) const LOOKED_AT: usize = 50_000;
+
+/// Steps of one question, at most: a million rows, three times what the catalogue holds by default. What is behind them comes with
+/// the next page.
+pub(super) const STEPS: usize = 20;
 
 /// Rows, of all satellites, that delays are worked out from.
 pub(super) const DELAYS_OF: usize = 20_000;
@@ -98,6 +102,20 @@ impl CatalogueRecord {
     pub(super) fn entry(&self) -> Option<EntryKey> {
         let lane = self.segment.and_then(|id| SegmentId::try_from(id).ok())?.lane.0;
         (self.entry != 0).then_some(EntryKey { satellite: self.satellite, lane, entry: self.entry })
+    }
+
+    /// Reads a row, unless it is of another satellite than this one: most of them are, so that is seen without reading all of it.
+    fn of_satellite(of: Option<u32>, mut bytes: &[u8]) -> Result<Option<Self>, SpoolError> {
+        /// The key of `satellite`, which is encoded first.
+        const FIRST: u8 = 1 << 3;
+        let whole = bytes;
+        if let (Some(of), Some((&FIRST, rest))) = (of, bytes.split_first()) {
+            bytes = rest;
+            if prost::encoding::decode_varint(&mut bytes).is_ok_and(|number| number != u64::from(of)) {
+                return Ok(None);
+            }
+        }
+        decode(whole).map(Some)
     }
 
     /// Items in it.
@@ -312,9 +330,16 @@ pub(super) fn list(
     limit: usize,
 ) -> Result<Part<CatalogueView>, SpoolError> {
     let Some(table) = rows(view.tables)? else { return Ok(Part { rows: Vec::new(), next: None }) };
+    let of = match &wanted.satellite {
+        None => None,
+        Some(id) => match names(view.tables)?.iter().find(|(_, name)| *name == id) {
+            Some((number, _)) => Some(*number),
+            None => return Ok(Part { rows: Vec::new(), next: None }),
+        },
+    };
     let rows = table.range(..wanted.after.unwrap_or(u64::MAX))?.rev().map(|row| {
         let (key, value) = row?;
-        Ok((key.value(), decode::<CatalogueRecord>(value.value())?))
+        Ok((key.value(), CatalogueRecord::of_satellite(of, value.value())?))
     });
     list_of(view, wanted, limit, rows)
 }
@@ -324,7 +349,7 @@ pub(super) fn list_of(
     view: &View<'_>,
     wanted: &Wanted,
     limit: usize,
-    rows: impl Iterator<Item = Result<(u64, CatalogueRecord), SpoolError>>,
+    rows: impl Iterator<Item = Result<(u64, Option<CatalogueRecord>), SpoolError>>,
 ) -> Result<Part<CatalogueView>, SpoolError> {
     let mut out = Part { rows: Vec::new(), next: None };
     let names = names(view.tables)?;
@@ -337,6 +362,7 @@ pub(super) fn list_of(
         }
         let (number, record) = row?;
         last = Some(number);
+        let Some(record) = record else { continue };
         let Some(satellite) = names.get(&record.satellite) else { continue };
         if wanted.is(satellite, &record) {
             out.rows.extend(shown.view(number, satellite, record)?);

@@ -1,11 +1,14 @@
 //! The catalogue: what stays in it, for how long, and what it says of exporters and passes.
 
-use perigee_shared::segment::Request;
-use perigee_shared::signal::{Signal, SignalSet};
+use perigee_shared::segment::{Header, Request};
+use perigee_shared::signal::{Signal, SignalSet, TimeRange};
+use redb::ReadableTable;
 
 use super::both_tests::Site;
 use super::catalogue::{Services, list};
-use super::tests::{commit, done, next, open, open_with, place, progress, settings, spans};
+use super::tests::{
+    apply, commit, done, incoming, next, open, open_with, place, progress, segment, settings, spans,
+};
 use super::*;
 
 fn rows(spool: &mut super::file::Spool, wanted: &Wanted) -> Vec<CatalogueView> {
@@ -108,6 +111,83 @@ fn parts_follow_each_other_and_what_is_not_wanted_is_left_out() {
     assert_eq!(rows(&mut spool, &other), []);
     let timed = Wanted { from: Some(1), ..Wanted::default() };
     assert_eq!(rows(&mut spool, &timed), [], "their times are not known");
+}
+
+/// A segment with these times.
+fn timed(sequence: u64, start: u64, end: u64) -> Incoming {
+    let (header, payload) = segment(sequence, spans(1), 0);
+    let header = std::sync::Arc::new(Header { time: TimeRange { start, end }, ..(*header).clone() });
+    incoming(&header, &payload, &[0..payload.len()])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_behind_more_rows_than_one_step_looks_at_is_found_by_one_question() {
+    const BEFORE_IT: u64 = 60_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    apply(&mut spool, &[timed(1, 1_000, 2_000)]);
+    apply(&mut spool, &[Incoming { satellite: "sat-2".into(), ..timed(1, 5_000, 6_000) }]);
+    let many = spool.write(|txn| {
+        let mut table = txn.tables.open_table(tables::CATALOGUE)?;
+        let (number, record) =
+            table.last()?.map(|(key, value)| (key.value(), value.value().to_vec())).unwrap();
+        for n in 1..=BEFORE_IT {
+            table.insert(number + n, record.as_slice())?;
+        }
+        Ok(())
+    });
+    many.unwrap();
+    spool.close().unwrap();
+    let env = perigee_shared::env::Env::production();
+    let store = Store::open(&env, settings(&dir, &[("a", SignalSet::ALL)]), 0).unwrap();
+    the_range_is_found(&store, BEFORE_IT as usize).await;
+    store.close().await;
+}
+
+/// One segment of sat-1 has items from 1,000 to 2,000; the latest `many` and one are of sat-2 and later.
+async fn the_range_is_found(store: &Store, many: usize) {
+    let asked = async |satellite: Option<&str>, times: (u64, u64), limit| {
+        let satellite = satellite.map(str::to_owned);
+        let (from, until) = (Some(times.0), Some(times.1));
+        let wanted = Wanted { satellite, from, until, ..Wanted::default() };
+        let part = store.glance().await.unwrap().catalogue(wanted, limit).await.unwrap();
+        (part.rows.into_iter().map(|row| row.satellite).collect::<Vec<_>>(), part.next.is_some())
+    };
+    let one = (vec!["sat-1".to_owned()], false);
+    assert_eq!(asked(Some("sat-1"), (1_500, 1_600), 100).await, one);
+    assert_eq!(asked(None, (1_500, 1_600), 100).await, one);
+    assert_eq!(asked(Some("sat-1"), (2_001, 4_999), 100).await, (Vec::new(), false));
+    assert_eq!(asked(Some("sat-3"), (0, u64::MAX), 100).await, (Vec::new(), false));
+    let (rows, more) = asked(None, (5_500, 5_500), 100).await;
+    assert!(rows.len() == 100 && more, "{}", rows.len());
+    // Parts of a step go on in the next one, and each row is there once.
+    let all = asked(None, (0, u64::MAX), many + 10).await;
+    assert_eq!((all.0.len(), all.1), (many + 2, false));
+    let before_last = asked(None, (0, u64::MAX), many + 1).await;
+    assert_eq!((before_last.0.len(), before_last.1), (many + 1, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_behind_many_rows_of_the_shared_ledger_is_found_by_one_question() {
+    const BEFORE_IT: u64 = 60_000;
+    let Some(server) = ::fleet::shared() else { return };
+    let database = super::fleet_tests::Database::on(server);
+    let store = database.station("svalbard").await;
+    for one in [timed(1, 1_000, 2_000), Incoming { satellite: "sat-2".into(), ..timed(1, 5_000, 6_000) }] {
+        let taken = store.put_payload(one).await.unwrap();
+        assert_eq!(store.commit(vec![taken]).await.unwrap(), [Applied::New]);
+    }
+    let more = format!(
+        "insert into catalogue select sat, payload + n, committed + n, record from catalogue, \
+         generate_series(1, {BEFORE_IT}) n where payload = (select payload from catalogue order by committed desc limit 1)"
+    );
+    server.sql(&database.fleet.database, &more);
+    the_range_is_found(&store, BEFORE_IT as usize).await;
+    let plan = "set enable_seqscan = off; explain select sat from catalogue where sat = 1 \
+                and (committed, payload) < (5, 5) order by committed desc, payload desc limit 5";
+    let plan = server.sql(&database.fleet.database, plan);
+    assert!(plan.contains("catalogue_of"), "{plan}");
+    store.close().await;
 }
 
 #[test]

@@ -176,7 +176,7 @@ pub(super) fn list_back(view: &View<'_>, before: u64, limit: usize) -> Result<Ve
         .collect()
 }
 
-fn shown(id: u64, value: &[u8]) -> Result<LetterView, SpoolError> {
+pub(super) fn shown(id: u64, value: &[u8]) -> Result<LetterView, SpoolError> {
     let record = decode::<LetterRecord>(value)?;
     Ok(LetterView {
         id,

@@ -287,9 +287,7 @@ impl Glance {
 
     /// What was committed, the latest first.
     pub async fn catalogue(&self, wanted: Wanted, limit: usize) -> Result<Part<CatalogueView>, SpoolError> {
-        let Some(fleet) = &self.fleet else {
-            return self.look(move |view, _| catalogue::list(view, &wanted, limit)).await;
-        };
+        let Some(fleet) = &self.fleet else { return self.catalogue_of_file(wanted, limit).await };
         let number = match wanted.satellite.clone() {
             None => None,
             Some(name) => match self.look(move |view, _| number(view, &name)).await? {
@@ -306,7 +304,8 @@ impl Glance {
             let is_end = rows.len() < most;
             let wanted = wanted.clone();
             let list = move |view: &View<'_>, _: &Snapshot| {
-                catalogue::list_of(view, &wanted, left, rows.into_iter().map(Ok))
+                let rows = rows.into_iter().map(|(number, record)| Ok((number, Some(record))));
+                catalogue::list_of(view, &wanted, left, rows)
             };
             let part = self.look(list).await?;
             out.rows.extend(part.rows);
@@ -314,11 +313,32 @@ impl Glance {
                 out.next = part.next;
                 return Ok(out);
             }
-            if out.rows.len() == limit || looked_at >= catalogue::LOOKED_AT {
+            if out.rows.len() == limit || looked_at >= catalogue::LOOKED_AT * catalogue::STEPS {
                 out.next = after.map(|after| after.to_string());
                 return Ok(out);
             }
         }
+    }
+
+    /// The same of a station's own file: in steps, so that nothing else waits for a long one.
+    async fn catalogue_of_file(
+        &self,
+        mut wanted: Wanted,
+        limit: usize,
+    ) -> Result<Part<CatalogueView>, SpoolError> {
+        let mut out = Part { rows: Vec::new(), next: None };
+        for _ in 0..catalogue::STEPS {
+            let (step, left) = (wanted.clone(), limit - out.rows.len());
+            let part = self.look(move |view, _| catalogue::list(view, &step, left)).await?;
+            out.rows.extend(part.rows);
+            out.next = part.next;
+            let next = out.next.as_ref().and_then(|next| next.parse().ok());
+            if next.is_none() || out.rows.len() == limit {
+                break;
+            }
+            wanted.after = next;
+        }
+        Ok(out)
     }
 
     /// Items of segments that were committed with a number above `after`: of the newest ones, until `bytes` of OTLP are decoded; of
@@ -328,7 +348,7 @@ impl Glance {
     }
 
     /// Has `work` look, away from the spool's thread.
-    async fn look<R: Send + 'static>(
+    pub(super) async fn look<R: Send + 'static>(
         &self,
         work: impl FnOnce(&View<'_>, &Snapshot) -> Result<R, SpoolError> + Send + 'static,
     ) -> Result<R, SpoolError> {

@@ -46,6 +46,7 @@ mod turns;
 
 mod columns;
 mod look;
+mod news;
 mod standing;
 mod tail;
 mod views;
@@ -100,10 +101,11 @@ pub use intake::{Applied, Incoming, Piece};
 pub use ledger::Answer;
 pub use letters::{Letter, LetterView, Replay};
 pub use look::{AwayView, Digest, ExporterDigest, Glance, Part, PartialDigest, Portrait, SatelliteDigest};
+pub use news::{Known, News};
 pub use outlet::{Place, Progress};
 #[cfg(test)]
 pub(crate) use passes::KEPT as KEPT_PASSES;
-pub use passes::{Ending, Heard, HeardView, Pass, PassView};
+pub use passes::{Ending, Heard, HeardView, Pass, PassReportView, PassView, PlannedTimes};
 pub use replay::{Again, ReplayStep, ReplayView, ReplayWanted};
 pub use standing::{AgentView, BacklogView, NextContact, PlanView, StandingView};
 #[cfg(test)]

@@ -98,12 +98,74 @@ pub struct PassView {
     pub pass: Pass,
 }
 
+/// What a satellite says of a pass. Times are by its clock, ns since the Unix epoch. What is not known is null; while it has not said
+/// anything only the station is there.
+#[derive(Debug, utoipa::ToSchema)]
+#[expect(dead_code, reason = "only its schema is used: `shown_pass` makes the JSON, on board too")]
+pub struct PassReportView {
+    /// The station.
+    station: String,
+    /// When the satellite opened the contact.
+    start_unix_nano: Option<u64>,
+    /// When it was over.
+    end_unix_nano: Option<u64>,
+    /// `delivered_all`, `ended_by_plan`, `cut`, `unreachable`, `refused`, `nothing_to_send`, `budget_spent` or `closed`.
+    state: Option<String>,
+    /// AOS as it was planned; null: nobody had planned an end.
+    planned_start_unix_nano: Option<u64>,
+    /// LOS as it was planned.
+    planned_end_unix_nano: Option<u64>,
+    /// What `planned_bytes` leaves out at the start: for the error of the satellite's clock.
+    guard_start_seconds: Option<f64>,
+    /// What it leaves out before the end: for that, and the guard time, in which nothing new is begun.
+    guard_end_seconds: Option<f64>,
+    /// Bytes that it could carry by plan.
+    planned_bytes: Option<u64>,
+    /// Bytes that the ground gained.
+    held_bytes: Option<u64>,
+    /// `held_bytes` over `planned_bytes`.
+    efficiency: Option<f64>,
+    /// Bytes of the segments that the ground committed.
+    achieved_bytes: Option<u64>,
+    /// Bytes that were sent.
+    sent_bytes: Option<u64>,
+    /// Segments that the ground committed.
+    committed_segments: Option<u64>,
+    /// From when it was opened until the link was up.
+    connect_seconds: Option<f64>,
+    /// How long the link was up.
+    connected_seconds: Option<f64>,
+    /// `held_bytes` in that time.
+    rate_bits_per_second: Option<f64>,
+    /// The part of packets that were lost.
+    loss: Option<f64>,
+    /// The smallest round trip.
+    round_trip_seconds: Option<f64>,
+    /// What was left on board.
+    backlog_bytes: Option<u64>,
+    /// Since when the oldest of that waits.
+    backlog_since_unix_nano: Option<u64>,
+}
+
+/// A contact as it was planned, in ns; times since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedTimes {
+    /// AOS.
+    pub start: u64,
+    /// LOS.
+    pub end: u64,
+    /// What is not counted on after AOS.
+    pub guard_start: u64,
+    /// What is not counted on before LOS.
+    pub guard_end: u64,
+}
+
 /// What came of a pass.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Pass {
     /// What the satellite says of it; only the station while it has not said anything.
     #[serde(flatten)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = PassReportView)]
     report: Value,
     /// What this station saw of it; none: it was over another station, or never came up.
     pub ground: Option<HeardView>,
@@ -129,6 +191,19 @@ impl Pass {
     /// What the satellite says of it; only the station while it has not said anything.
     pub const fn report(&self) -> &Value {
         &self.report
+    }
+
+    /// How it was planned, where the satellite says that.
+    pub fn planned(&self) -> Option<PlannedTimes> {
+        let time = |name: &str| self.report[name].as_u64();
+        let guard = |name: &str| (self.report[name].as_f64().unwrap_or(0.0) * 1e9) as u64;
+        let (start, end) = (time("planned_start_unix_nano")?, time("planned_end_unix_nano")?);
+        (start < end).then(|| PlannedTimes {
+            start,
+            end,
+            guard_start: guard("guard_start_seconds"),
+            guard_end: guard("guard_end_seconds"),
+        })
     }
 
     /// When it began: by this station's clock if it saw it, else by the satellite's, ns since the Unix epoch.

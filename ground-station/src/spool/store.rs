@@ -45,7 +45,7 @@ use crate::memory::Budget;
 ///   links stop reading. An error that comes back is one that waiting does not mend.
 /// - **Views** answer from one moment. What takes long runs beside the commits.
 #[derive(Clone)]
-pub struct Store(Engine);
+pub struct Store(Engine, watch::Sender<u64>);
 
 #[derive(Clone)]
 enum Engine {
@@ -68,17 +68,30 @@ macro_rules! ask {
     };
 }
 
+/// The same of what changes passes, gaps or dead letters, which [`Store::lists`] tells.
+macro_rules! change {
+    ($store:expr, $method:ident($($argument:expr),*)) => {{
+        let done = ask!($store, $method($($argument),*));
+        $store.1.send_modify(|changes| *changes += 1);
+        done
+    }};
+}
+
 impl Store {
+    fn of(engine: Engine) -> Self {
+        Self(engine, watch::Sender::new(0))
+    }
+
     /// Opens the spool's file; makes one when there is none. `reserve` bytes are kept free for what is being received. Must be
     /// called inside a tokio runtime.
     pub fn open(env: &Env, settings: Settings, reserve: u64) -> Result<Self, SpoolError> {
-        Ok(Self(Engine::File(Box::new(Local::open(env, settings, reserve)?))))
+        Ok(Self::of(Engine::File(Box::new(Local::open(env, settings, reserve)?))))
     }
 
     /// Opens a file that is there and that nobody runs, to ask it something: takes nothing in and puts nothing aside. One of an
     /// earlier format is brought to this one.
     pub fn open_existing(env: &Env, settings: Settings) -> Result<Self, SpoolError> {
-        Ok(Self(Engine::File(Box::new(Local::open_existing(env, settings)?))))
+        Ok(Self::of(Engine::File(Box::new(Local::open_existing(env, settings)?))))
     }
 
     /// Joins the stations that share the ledger in PostgreSQL; waits until the database answers.
@@ -88,12 +101,12 @@ impl Store {
         fleet: FleetSettings,
         reserve: u64,
     ) -> Result<Self, SpoolError> {
-        Ok(Self(Engine::Shared(Box::pin(Fleet::join(env, settings, fleet, reserve)).await?)))
+        Ok(Self::of(Engine::Shared(Box::pin(Fleet::join(env, settings, fleet, reserve)).await?)))
     }
 
     /// Reaches the shared ledger to ask it something: nothing runs beside the questions.
     pub async fn look(env: &Env, settings: Settings, fleet: FleetSettings) -> Result<Self, SpoolError> {
-        Ok(Self(Engine::Shared(Box::pin(Fleet::look(env, settings, fleet)).await?)))
+        Ok(Self::of(Engine::Shared(Box::pin(Fleet::look(env, settings, fleet)).await?)))
     }
 
     /// Brings the file of `from`, which nobody runs, into the shared ledger, and says how far that is. With `ahead` it is not
@@ -145,6 +158,11 @@ impl Store {
         }
     }
 
+    /// Changes whenever this station has changed passes, gaps or dead letters.
+    pub fn lists(&self) -> watch::Receiver<u64> {
+        self.1.subscribe()
+    }
+
     /// The memory that whoever decodes segments shares.
     pub fn decoding(&self) -> Budget {
         match &self.0 {
@@ -175,7 +193,7 @@ impl Store {
 
     /// Takes in a satellite's Hello and answers where it may resume.
     pub async fn ledger(&self, satellite: Arc<str>, hello: Arc<link::Hello>) -> Result<Answer, SpoolError> {
-        ask!(self, ledger(satellite, hello))
+        change!(self, ledger(satellite, hello))
     }
 
     /// Records drops. Returns their acknowledgement.
@@ -184,12 +202,12 @@ impl Store {
         satellite: Arc<str>,
         drops: Arc<link::EpochDrops>,
     ) -> Result<link::DropsAck, SpoolError> {
-        ask!(self, drops(satellite, drops))
+        change!(self, drops(satellite, drops))
     }
 
     /// Keeps what was seen of a contact on a link that has ended.
     pub async fn heard(&self, satellite: Arc<str>, heard: Heard) -> Result<(), SpoolError> {
-        ask!(self, heard(satellite, heard))
+        change!(self, heard(satellite, heard))
     }
 
     /// The next segment with one of `signals` for an exporter whose cut has this fingerprint. One whose bytes are not what was
@@ -227,7 +245,10 @@ impl Store {
 
     /// Moves an exporter's cursor and keeps what its backend refused.
     pub async fn progress(&self, exporter: Arc<str>, progress: Progress) -> Result<(), SpoolError> {
-        ask!(self, progress(exporter, progress))
+        if progress.letters.is_empty() {
+            return ask!(self, progress(exporter, progress));
+        }
+        change!(self, progress(exporter, progress))
     }
 
     /// Puts a segment that does not decode into dead-letter.
@@ -237,7 +258,7 @@ impl Store {
             reason,
             "a committed segment does not decode; it is kept in dead-letter"
         );
-        ask!(self, condemn(place, reason))
+        change!(self, condemn(place, reason))
     }
 
     /// Deletes what everybody is done with.
@@ -252,12 +273,12 @@ impl Store {
 
     /// Notes what came of dead letters that were sent again: taken (`None`), or refused and why.
     pub async fn replayed(&self, ids: Arc<[u64]>, refused: Option<String>) -> Result<(), SpoolError> {
-        ask!(self, replayed(ids, refused))
+        change!(self, replayed(ids, refused))
     }
 
     /// Has dead letters sent again: those with these ids, or all. How many.
     pub async fn replay(&self, ids: Option<Vec<u64>>) -> Result<u64, SpoolError> {
-        ask!(self, replay(ids))
+        change!(self, replay(ids))
     }
 
     /// Has what was committed of a range of time sent to one of the exporters again: what is kept, and what this exporter has passed of
@@ -362,7 +383,7 @@ impl Store {
 
     /// Discards dead letters: their items become a gap of reason `operator`. How many there were.
     pub async fn discard(&self, ids: Vec<u64>) -> Result<u64, SpoolError> {
-        ask!(self, discard(ids))
+        change!(self, discard(ids))
     }
 
     /// Checks every segment and every base; what is wrong, one line each.

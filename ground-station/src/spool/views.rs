@@ -390,7 +390,7 @@ pub(super) fn gaps_page(
     Ok(Part { rows: latest.into_iter().rev().filter_map(row).collect(), next })
 }
 
-fn gap_view(names: &BTreeMap<u32, String>, key: DropKey, record: DropRecord) -> Option<GapView> {
+pub(super) fn gap_view(names: &BTreeMap<u32, String>, key: DropKey, record: DropRecord) -> Option<GapView> {
     let DropKey { satellite, epoch, id } = key;
     let drop = record.drop?;
     let items = Counts::from(drop.items.unwrap_or_default())

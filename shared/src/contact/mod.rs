@@ -125,6 +125,14 @@ impl Contact {
         Some(self.until_guard(now, end))
     }
 
+    /// What [`Contact::volume`] leaves out at its start and at its end, in ns: the clock's error at both, and before the end the guard
+    /// time. `None` when it has no end.
+    pub fn guards(&self) -> Option<(u64, u64)> {
+        self.end_unix_nano?;
+        let error = self.narrowed_by();
+        Some((error, error.saturating_add((self.guard_seconds * 1e9) as u64)))
+    }
+
     /// Bytes that it can carry from `now` on, or from its beginning: its rate times the usable time, and no more than its
     /// budget. `None` when its rate or its end is not known and it has no budget.
     pub fn volume(&self, now: u64) -> Option<u64> {
@@ -260,6 +268,8 @@ mod tests {
         assert_eq!(contact.left(190 * S), Some(Duration::from_secs(12)));
         assert_eq!(contact.usable(190 * S), Some(Duration::from_secs(3)));
         assert_eq!(contact.volume(0), Some(91 * 1_000_000), "100 s without 5 s of guard and twice 2 s");
+        assert_eq!(contact.guards(), Some((2 * S, 7 * S)));
+        assert_eq!(Contact::open("svalbard", 0).guards(), None, "it has no end");
         assert_eq!(contact.volume(192 * S), Some(1_000_000));
         let budget = Contact { byte_budget: Some(1000), ..contact };
         assert_eq!(budget.volume(0), Some(1000));

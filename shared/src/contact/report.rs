@@ -27,11 +27,17 @@ pub fn shown_pass(r: &PassReport) -> Value {
     let held = is_measured.then_some(r.held_bytes);
     let planned = known(r.planned_bytes);
     let connected = r.connected_nano as f64 / 1e9;
+    let is_planned = r.planned_end_unix_nano != 0;
+    let by_plan = |value: Value| if is_planned { value } else { Value::Null };
     json!({
         "station": r.station,
         "start_unix_nano": r.start_unix_nano,
         "end_unix_nano": r.end_unix_nano,
         "state": is_measured.then(|| state_name(r.state())),
+        "planned_start_unix_nano": by_plan(r.planned_start_unix_nano.into()),
+        "planned_end_unix_nano": by_plan(r.planned_end_unix_nano.into()),
+        "guard_start_seconds": by_plan((r.guard_start_nano as f64 / 1e9).into()),
+        "guard_end_seconds": by_plan((r.guard_end_nano as f64 / 1e9).into()),
         "planned_bytes": planned,
         "held_bytes": held,
         "efficiency": held.zip(planned).map(|(held, planned)| held as f64 / planned as f64),

@@ -154,6 +154,8 @@ impl Pass {
         let is_up = self.up_since.is_some();
         let by_plan = self.usable(now).is_some_and(|usable| usable.is_zero());
         let nano = |time: Duration| time.as_nanos() as u64;
+        let (guard_start_nano, guard_end_nano) = self.contact.guards().unwrap_or_default();
+        let planned_end_unix_nano = self.contact.end_unix_nano.unwrap_or(0);
         PassReport {
             station: self.contact.station.clone(),
             start_unix_nano: self.began,
@@ -171,6 +173,14 @@ impl Pass {
             sent_packets: self.packets.sent + self.now.sent,
             lost_packets: self.packets.lost + self.now.lost,
             round_trip_nano: self.round_trip.map_or(0, nano),
+            planned_start_unix_nano: if planned_end_unix_nano == 0 {
+                0
+            } else {
+                self.contact.start_unix_nano
+            },
+            planned_end_unix_nano,
+            guard_start_nano,
+            guard_end_nano,
         }
     }
 }
@@ -223,6 +233,26 @@ mod tests {
         assert!(!p.is_refused, "the next connection came up");
         let never = Pass::new(&p.contact, p.began);
         assert_eq!(ended(&never, 0, 0, 101), PassState::Unreachable);
+    }
+
+    #[tokio::test]
+    async fn a_report_says_how_the_contact_was_planned() {
+        let mut p = pass();
+        let start = p.contact.start_unix_nano;
+        let left = Left { bytes: 0, unsealed_bytes: 0, since_unix_nano: None };
+        let told = |p: &Pass| {
+            let r = p.report(0, &left, &LinkStatus::default());
+            let planned = (r.planned_start_unix_nano, r.planned_end_unix_nano);
+            (planned, (r.guard_start_nano, r.guard_end_nano))
+        };
+        assert_eq!(told(&p), ((start, start + 100 * S), (0, 0)));
+        let end_unix_nano = Some(start + 200 * S);
+        let anew =
+            Contact { end_unix_nano, guard_seconds: 5.0, clock_error_seconds: 2.0, ..p.contact.clone() };
+        p.replan(&anew);
+        assert_eq!(told(&p), ((start, start + 200 * S), (2 * S, 7 * S)), "as it was planned last");
+        let probe = Contact { guard_seconds: 5.0, ..Contact::open("svalbard", start) };
+        assert_eq!(told(&Pass::new(&probe, start)), ((0, 0), (0, 0)), "nobody planned its end");
     }
 
     #[tokio::test]

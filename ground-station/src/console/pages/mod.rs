@@ -9,6 +9,7 @@ mod live;
 mod passes;
 mod replays;
 mod satellite;
+mod timeline;
 mod track;
 
 use std::fmt::Display;

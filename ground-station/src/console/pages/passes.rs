@@ -4,13 +4,14 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use maud::{Markup, html};
+use perigee_shared::contact::shown_time;
 use serde::Deserialize;
 
 use super::{Page, Pages, ROWS, fleet, next, no_place, row_id, satellite_link, table, track};
 use crate::console::api;
 use crate::console::board::{Drawn, Row, Shown};
 use crate::console::problem::Asked;
-use crate::console::show::{bar, bytes, counted, date, encoded, number, seconds, when};
+use crate::console::show::{bar, bytes, counted, date, encoded, number, seconds, span, when};
 use crate::spool::{NextContact, Part, Pass, PassView};
 
 /// Contacts to come that are shown.
@@ -144,7 +145,10 @@ pub(super) fn line(satellite: Option<&str>, pass: &Pass) -> Markup {
     let key = format!("{}-{}", satellite.unwrap_or(""), pass.start());
     html! {
         tr id=(row_id("pass", &key)) {
-            th scope="row" { (date(pass.start())) }
+            th scope="row" {
+                (date(pass.start()))
+                @if let Some(plan) = by_plan(pass) { " " span.soft { (plan) } }
+            }
             @if let Some(satellite) = satellite { td data-label="Satellite" { (satellite_link(satellite)) } }
             td data-label="Station" { (report["station"].as_str().unwrap_or("")) }
             td data-label="Gained of planned" {
@@ -159,7 +163,10 @@ pub(super) fn line(satellite: Option<&str>, pass: &Pass) -> Markup {
                     None => @match number_of("committed_segments") { Some(n) => (number(n)), None => "-" },
                 }
             }
-            td data-label="Link up" { @match up { Some(up) => (seconds(up)), None => "-" } }
+            td data-label="Link up" {
+                @match up { Some(up) => (seconds(up)), None => "-" }
+                @if pass.planned().is_some() { " of " (span(lasted(pass))) }
+            }
             td data-label="Ended" { (ended(pass)) }
             td.wide data-label="Why" { (why(pass)) }
         }
@@ -187,30 +194,101 @@ pub(super) fn ended(pass: &Pass) -> String {
     .to_owned()
 }
 
+/// The plan of a pass in words, where it is known: from when to when, and how much of that it does not count on.
+pub(super) fn by_plan(pass: &Pass) -> Option<String> {
+    let plan = pass.planned()?;
+    let (from, to) = (shown_time(plan.start), shown_time(plan.end));
+    let time = |text: &str| text.trim_end_matches('Z').split_once('T').map(|(_, time)| time.to_owned());
+    let mut text = format!("by plan {} to {}", time(&from)?, time(&to)?);
+    match (plan.guard_start, plan.guard_end) {
+        (0, 0) => {}
+        (0, end) => text.push_str(&format!(", guard {}", span(end))),
+        (start, end) => text.push_str(&format!(", guard {} and {}", span(start), span(end))),
+    }
+    Some(text)
+}
+
+/// How long a pass was by plan, or else how long the satellite had it; ns.
+fn lasted(pass: &Pass) -> u64 {
+    let time = |name: &str| pass.report()[name].as_u64().unwrap_or(0);
+    let opened = || time("end_unix_nano").saturating_sub(time("start_unix_nano"));
+    pass.planned().map_or_else(opened, |plan| plan.end - plan.start)
+}
+
 /// Why a pass brought less than its plan, as far as its record says it.
 pub(super) fn why(pass: &Pass) -> String {
     let report = pass.report();
+    let said = report["start_unix_nano"].is_u64();
+    let left = report["backlog_bytes"].as_u64();
+    let state = report["state"].as_str();
+    let ended = match state {
+        Some("nothing_to_send") => return "there was nothing to send".to_owned(),
+        Some("delivered_all") => return "nothing more was on board".to_owned(),
+        Some("unreachable") => "the station never answered",
+        Some("refused") if report["connect_seconds"].is_null() => {
+            "one side refused the other: see the certificates"
+        }
+        Some("refused") => "the station had no room or closed the link: see its spool and its log",
+        Some("budget_spent") => "its byte budget was spent",
+        Some("closed") => "an operator or a new plan closed it",
+        Some("cut") => "the link was lost before its end by plan",
+        None if said => "its software does not say how it ended",
+        None if pass.ground.is_some() => return "the satellite has not said more yet".to_owned(),
+        None => return String::new(),
+        Some(_) => "",
+    };
+    let waits = left.filter(|left| *left > 0).map(|left| format!("{} left on board", bytes(left)));
+    if ended.is_empty() {
+        let full = pass.fill().is_some_and(|fill| fill >= FULL);
+        return match waits {
+            _ if left == Some(0) => "nothing more was on board".to_owned(),
+            Some(waits) if full => format!("it was full: {waits}"),
+            None if full => String::new(),
+            waits => by_plan_and_short(pass, waits),
+        };
+    }
+    let mut why = vec![ended.to_owned()];
+    why.extend(slower(pass));
+    why.extend(waits);
+    why.join("; ")
+}
+
+/// A pass is full from this part of its plan on.
+const FULL: f64 = 0.9;
+
+/// Why one that ended by plan was not full.
+fn by_plan_and_short(pass: &Pass, waits: Option<String>) -> String {
+    let report = pass.report();
+    let time = |name: &str| report[name].as_u64();
+    let guard = pass.planned().map_or(0, |plan| plan.guard_end);
+    let late = guard + (lasted(pass) / 10).max(10_000_000_000);
+    let ends = pass.planned().map(|plan| plan.end).or(time("end_unix_nano"));
+    if let (Some(since), Some(end), Some(waits)) = (time("backlog_since_unix_nano"), ends, &waits)
+        && since >= end.saturating_sub(late)
+    {
+        return format!(
+            "it kept up: {waits}, none of it older than the last {}",
+            span(end.saturating_sub(since))
+        );
+    }
+    let mut why: Vec<String> = slower(pass);
+    if why.is_empty() && pass.fill().is_some() {
+        why.push("it carried less than its rate by plan; nothing more is recorded".to_owned());
+    }
+    why.extend(waits);
+    why.join("; ")
+}
+
+/// What took from a pass.
+fn slower(pass: &Pass) -> Vec<String> {
+    let report = pass.report();
     let seconds_of = |name: &str| report[name].as_f64();
     let mut why = Vec::new();
-    let lasted = match (report["start_unix_nano"].as_u64(), report["end_unix_nano"].as_u64()) {
-        (Some(start), Some(end)) if end > start => (end - start) as f64 / 1e9,
-        _ => 0.0,
-    };
-    let fits = pass.fill().is_some_and(|fill| fill >= 0.9);
-    match report["state"].as_str() {
-        Some("unreachable") => why.push("the station never answered".to_owned()),
-        Some("refused") => why.push("one side refused the other: see the certificates".to_owned()),
-        Some("nothing_to_send" | "delivered_all") => return "nothing more was on board".to_owned(),
-        Some("budget_spent") => why.push("its byte budget was spent".to_owned()),
-        Some("closed") => why.push("an operator or a new plan closed it".to_owned()),
-        Some("cut") => why.push("the link was lost before its end by plan".to_owned()),
-        None if pass.ground.is_some() => return "the satellite has not said more yet".to_owned(),
-        _ => {}
-    }
-    if fits && why.is_empty() {
-        return String::new();
-    }
-    if let Some(connect) = seconds_of("connect_seconds")
+    let lasted = lasted(pass) as f64 / 1e9;
+    // A contact is opened earlier, or later, than its plan where the clock is in doubt or the agent began late.
+    let opened = report["start_unix_nano"].as_u64().zip(pass.planned());
+    let opened = opened.map_or(0.0, |(opened, plan)| (opened as f64 - plan.start as f64) / 1e9);
+    if let Some(connect) = seconds_of("connect_seconds").map(|connect| opened + connect)
         && connect > (lasted * 0.1).max(5.0)
     {
         why.push(format!("the link came up {} after AOS", seconds(connect)));
@@ -231,10 +309,7 @@ pub(super) fn why(pass: &Pass) -> String {
     {
         why.push(format!("it took {connections} links"));
     }
-    if why.is_empty() && pass.fill().is_some() {
-        why.push("it carried less than its rate by plan; nothing more is recorded".to_owned());
-    }
-    why.join("; ")
+    why
 }
 
 #[cfg(test)]

@@ -43,8 +43,44 @@ fn each_reason_is_said_and_a_full_pass_has_none() {
     assert_eq!(why(&pass(&json!({}), None)), "");
     for (other, said) in [
         (json!({"state": "unreachable"}), "the station never answered"),
-        (json!({"state": "refused"}), "one side refused the other: see the certificates"),
-        (json!({"state": "nothing_to_send"}), "nothing more was on board"),
+        (
+            json!({"state": "refused"}),
+            "the station had no room or closed the link: see its spool and its log",
+        ),
+        (
+            json!({"state": "refused", "connect_seconds": null}),
+            "one side refused the other: see the certificates",
+        ),
+        (json!({"state": "nothing_to_send"}), "there was nothing to send"),
+        (json!({"state": null}), "its software does not say how it ended"),
+        (json!({"backlog_bytes": 0}), "nothing more was on board"),
+        (json!({"backlog_bytes": 3 << 20, "loss": 0.05}), "5 % of packets were lost; 3.0 MiB left on board"),
+        (
+            json!({"backlog_bytes": 3 << 20}),
+            "it carried less than its rate by plan; nothing more is recorded; 3.0 MiB left on board",
+        ),
+        (
+            json!({"state": "cut", "backlog_bytes": 5 << 10}),
+            "the link was lost before its end by plan; 5.0 KiB left on board",
+        ),
+        (
+            json!({"state": "budget_spent", "backlog_bytes": 5 << 10}),
+            "its byte budget was spent; 5.0 KiB left on board",
+        ),
+        (json!({"state": "closed", "backlog_bytes": 0}), "an operator or a new plan closed it"),
+        // What is left came in the last minute.
+        (
+            json!({"backlog_bytes": 5 << 10, "backlog_since_unix_nano": 1_545 * S, "loss": 0.05}),
+            "it kept up: 5.0 KiB left on board, none of it older than the last 55 s",
+        ),
+        (
+            json!({"backlog_bytes": 5 << 10, "backlog_since_unix_nano": 1_539 * S, "loss": 0.05}),
+            "5 % of packets were lost; 5.0 KiB left on board",
+        ),
+        (
+            json!({"state": "something_new"}),
+            "it carried less than its rate by plan; nothing more is recorded",
+        ),
         (json!({"state": "delivered_all"}), "nothing more was on board"),
         (json!({"state": "budget_spent"}), "its byte budget was spent"),
         (json!({"state": "closed"}), "an operator or a new plan closed it"),
@@ -69,6 +105,50 @@ fn each_reason_is_said_and_a_full_pass_has_none() {
     let unsaid = Pass::new(json!({"station": "svalbard"}), Some(ground(1, Ending::Lost)));
     assert_eq!(why(&unsaid), "the satellite has not said more yet");
     assert_eq!(why(&Pass::new(json!({}), None)), "");
+    // A full one left something.
+    assert_eq!(why(&pass(&json!({"backlog_bytes": 7 << 20}), None)), "it was full: 7.0 MiB left on board");
+    assert_eq!(why(&pass(&json!({"backlog_bytes": 0}), None)), "nothing more was on board");
+    // Without a rate by plan nobody knows whether it fell short.
+    assert_eq!(why(&pass(&json!({"efficiency": null}), None)), "");
+}
+
+#[test]
+fn a_pass_is_compared_with_the_plan_where_that_is_known() {
+    let planned = |start: u64, end: u64, other: &Value| {
+        let mut report = json!({
+            "efficiency": 0.4, "planned_start_unix_nano": start * S, "planned_end_unix_nano": end * S,
+            "guard_start_seconds": 0.0, "guard_end_seconds": 5.0,
+        });
+        for (key, value) in other.as_object().unwrap() {
+            report[key] = value.clone();
+        }
+        pass(&report, None)
+    };
+    // The agent had it for ten minutes and the link for nearly all of them; by plan it was twenty, and began ten before.
+    let late = planned(400, 1_600, &json!({}));
+    assert_eq!(why(&late), "the link came up 10 min after AOS; the link was up 10 min of 20 min");
+    assert_eq!(by_plan(&late).unwrap(), "by plan 00:06:40 to 00:26:40, guard 5 s");
+    let shown = line(None, &late).into_string();
+    assert!(
+        shown.contains("by plan 00:06:40 to 00:26:40, guard 5 s") && shown.contains("10 min of 20 min"),
+        "{shown}"
+    );
+    // It was opened before its plan for the clock's error.
+    let early = planned(1_060, 1_600, &json!({"connect_seconds": 61.0, "guard_start_seconds": 60.0}));
+    assert_eq!(why(&early), "it carried less than its rate by plan; nothing more is recorded");
+    assert_eq!(by_plan(&early).unwrap(), "by plan 00:17:40 to 00:26:40, guard 60 s and 5 s");
+    // What came in the guard time could not go.
+    let since = |at: u64| {
+        let left =
+            json!({"backlog_bytes": 5 << 10, "backlog_since_unix_nano": at * S, "guard_end_seconds": 100.0});
+        why(&planned(1_000, 1_600, &left))
+    };
+    assert!(since(1_440).starts_with("it kept up: "), "{}", since(1_440));
+    assert!(since(1_439).starts_with("it carried less"), "{}", since(1_439));
+    let unplanned = pass(&json!({}), None);
+    assert_eq!(by_plan(&unplanned), None);
+    let shown = line(None, &unplanned).into_string();
+    assert!(!shown.contains("by plan 0") && shown.contains("10 min</td>"), "{shown}");
 }
 
 #[test]

@@ -5,14 +5,14 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::{Page, Pages, fleet, passes, row_id, table, track};
+use super::{Page, Pages, fleet, passes, row_id, table, timeline, track};
 use crate::console::api::WEEK;
 use crate::console::assets::at;
 use crate::console::attention;
 use crate::console::board::{Drawn, Row, Shown};
 use crate::console::curves::{self, Curve, Unit};
 use crate::console::show::{bar, bytes, date, encoded, items, number, seconds, span, when};
-use crate::spool::{ItemView, Pass, Portrait};
+use crate::spool::{ItemView, Portrait};
 
 /// Log records of this severity and above are shown as errors.
 const ERROR: u32 = 17;
@@ -103,7 +103,7 @@ fn body(
         @if portrait.passes.is_empty() {
             p { "No pass is recorded." }
         } @else {
-            (timeline(&portrait.passes))
+            (timeline::drawn(&portrait.passes))
             (table("Passes", true, html! {
                 (passes::heads(false))
                 tbody { @for pass in portrait.passes.iter().take(10) { (passes::line(None, pass)) } }
@@ -266,59 +266,6 @@ fn alarms<'a>(caption: &str, all: impl Iterator<Item = Said<'a>>, now: u64) -> M
     )
 }
 
-/// Passes along time: an outline from AOS to LOS as the satellite had it, filled where this station had the link.
-fn timeline(passes: &[Pass]) -> Markup {
-    const WIDTH: f64 = 1000.0;
-    const HEIGHT: f64 = 60.0;
-    struct Bar {
-        plan: (u64, u64),
-        fact: Option<(u64, u64)>,
-        fill: f64,
-        cut: bool,
-    }
-    let bars: Vec<Bar> = passes
-        .iter()
-        .take(20)
-        .map(|pass| {
-            let report = pass.report();
-            let time = |name: &str| report[name].as_u64();
-            let fact = pass.ground.as_ref().map(|g| (g.start_unix_nano, g.end_unix_nano));
-            let plan = time("start_unix_nano").zip(time("end_unix_nano")).or(fact);
-            let cut = matches!(report["state"].as_str(), Some("cut" | "unreachable" | "refused"));
-            Bar {
-                plan: plan.unwrap_or((pass.start(), pass.start())),
-                fact,
-                fill: pass.fill().unwrap_or(1.0),
-                cut,
-            }
-        })
-        .collect();
-    let begin = bars.iter().map(|bar| bar.plan.0).min().unwrap_or(0);
-    let end = bars.iter().map(|bar| bar.plan.1.max(bar.fact.map_or(0, |fact| fact.1))).max().unwrap_or(1);
-    let scale = WIDTH / (end.saturating_sub(begin)).max(1) as f64;
-    let x = |time: u64| time.saturating_sub(begin) as f64 * scale;
-    let width = |(from, to): (u64, u64)| (to.saturating_sub(from) as f64 * scale).max(3.0);
-    html! {
-        svg.times viewBox="0 0 1000 84" role="img" aria-label="The latest passes along time: outlined as the satellite had them, filled where this station had the link, as high as they were full" {
-            line.axis x1="0" x2="1000" y1="60" y2="60" {}
-            @for bar in &bars {
-                rect.plan x=(format!("{:.1}", x(bar.plan.0))) y="4" width=(format!("{:.1}", width(bar.plan))) height="56" {}
-                @if let Some(fact) = bar.fact {
-                    @let high = (bar.fill.clamp(0.05, 1.0) * (HEIGHT - 4.0)).round();
-                    rect class=(if bar.cut { "cutoff" } else { "fact" }) x=(format!("{:.1}", x(fact.0))) y=(60.0 - high)
-                        width=(format!("{:.1}", width(fact))) height=(high) {}
-                }
-            }
-            text x="2" y="78" { (date_text(begin)) }
-            text x="998" y="78" text-anchor="end" { (date_text(end)) }
-        }
-    }
-}
-
-fn date_text(nano: u64) -> String {
-    perigee_shared::contact::shown_time(nano).replace('T', " ").trim_end_matches('Z').to_owned()
-}
-
 fn drops(row: &Row) -> Markup {
     let dropped = &row.digest.account.dropped_by_reason;
     if dropped.is_empty() {
@@ -408,7 +355,3 @@ fn agent(row: &Row, portrait: &Portrait, now: u64) -> Markup {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "satellite_tests.rs"]
-mod tests;

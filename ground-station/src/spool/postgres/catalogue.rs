@@ -15,11 +15,15 @@ use super::sql::Query;
 /// How often the oldest rows are deleted.
 pub(super) const PRUNE: Duration = Duration::from_secs(60);
 
-/// Rows before a place, latest first: satellite or 0 for all, the place's commit, satellite and payload, and how many.
+/// Rows before a place, latest first: the place's commit, satellite and payload, and how many.
 const BEFORE: &str = "select sat, payload, committed, record from catalogue \
-    where (($1::int8[])[1] = 0 or sat = ($1::int8[])[1]) \
-    and (committed, sat, payload) < (($1::int8[])[2], ($1::int8[])[3], ($1::int8[])[4]) \
-    order by committed desc, sat desc, payload desc limit ($1::int8[])[5]";
+    where (committed, sat, payload) < (($1::int8[])[1], ($1::int8[])[2], ($1::int8[])[3]) \
+    order by committed desc, sat desc, payload desc limit ($1::int8[])[4]";
+
+/// The same of a satellite, which is the last number.
+const BEFORE_OF: &str = "select sat, payload, committed, record from catalogue \
+    where sat = ($1::int8[])[5] and (committed, payload) < (($1::int8[])[1], ($1::int8[])[3]) \
+    order by committed desc, payload desc limit ($1::int8[])[4]";
 
 /// Rows of a satellite since a time, latest first: satellite, time, how many.
 const SINCE: &str = "select sat, payload, committed, record from catalogue \
@@ -41,20 +45,21 @@ impl Fleet {
         after: Option<u64>,
         most: usize,
     ) -> Result<Vec<(u64, CatalogueRecord)>, SpoolError> {
-        let place = match after {
+        let [committed, sat, payload] = match after {
             None => [i64::MAX; 3],
             Some(number) => {
                 let key = [satellite_of_payload(number), number];
-                let found = self.catalogue_rows(move || Query::key(Of::Catalogue, &key)).await?;
+                let rows = self.or_cut_off(self.rows(move || Query::key(Of::Catalogue, &key))).await?;
                 // What was before a row that is gone is gone too.
-                let Some((_, record)) = found.first() else { return Ok(Vec::new()) };
-                [record.committed as i64, key[0] as i64, key[1] as i64]
+                let Some(row) = rows.first() else { return Ok(Vec::new()) };
+                let (key, rest) = Of::Catalogue.read(row)?;
+                [rest[0].number() as i64, key[0].number() as i64, key[1].number() as i64]
             }
         };
-        let (of, most) = (i64::from(satellite.unwrap_or(0)), i64::try_from(most).unwrap_or(i64::MAX));
-        let [committed, sat, payload] = place;
-        let asked = vec![of, committed, sat, payload, most];
-        self.catalogue_rows(move || query(BEFORE, &asked)).await
+        let mut asked = vec![committed, sat, payload, i64::try_from(most).unwrap_or(i64::MAX)];
+        asked.extend(satellite.map(i64::from));
+        let text = if satellite.is_some() { BEFORE_OF } else { BEFORE };
+        self.catalogue_rows(move || query(text, &asked)).await
     }
 
     /// Rows of a satellite that were committed since `from`, latest first, at most `most`.

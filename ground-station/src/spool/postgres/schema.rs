@@ -25,6 +25,7 @@ const STEPS: &[Step] = &[
     Step { version: 3, readable_from: 1, text: include_str!("003_catalogue.sql") },
     Step { version: 4, readable_from: 1, text: include_str!("004_archive.sql") },
     Step { version: 5, readable_from: 1, text: include_str!("005_alarm.sql") },
+    Step { version: 6, readable_from: 1, text: include_str!("006_catalogue_of.sql") },
 ];
 
 /// The latest version that this software knows.
@@ -123,6 +124,7 @@ mod tests {
             "334e7824bee9ac7142651ef43348afa7eb1fc32c0aa0638de4667b3fbcb1ed84",
             "f1538ef0b214adc7eb8c4c612a106f905c33a53d4bc0a7062e666f7be93b2874",
             "f972cd186a19fc699ff1d4be0594050f28ea8c2ed9494b69d1a295cd67611af5",
+            "8641255bfe11b27f6c701c84bde5c39eeb0b0c136a25d3effdbc8892e79b4bda",
         ];
         let hashes: Vec<String> = STEPS
             .iter()

@@ -36,6 +36,9 @@ async fn a_pass_is_reported_on_board_and_on_the_ground_when_it_ends() {
     assert!(first["connect_seconds"].as_f64().unwrap() > 0.0 && first["loss"].is_number(), "{first}");
     let planned = first["planned_bytes"].as_f64().unwrap();
     assert!((planned / 3.6e9 - 1.0).abs() < 0.01, "an hour of a megabyte a second: {first}");
+    let time = |name: &str| first[name].as_u64().unwrap();
+    assert!(time("planned_start_unix_nano") <= time("start_unix_nano"), "{first}");
+    assert_eq!(time("planned_end_unix_nano") - time("planned_start_unix_nano"), 3_600_000_000_000, "{first}");
     assert!(on_board["forecast"]["backlog_since_unix_nano"].is_u64(), "b waits: {on_board}");
 
     let told = eventually("the ground knows the pass", async || {
@@ -43,7 +46,11 @@ async fn a_pass_is_reported_on_board_and_on_the_ground_when_it_ends() {
         passes[0]["ground"].is_object().then(|| passes[0].clone()).ok_or_else(|| passes.to_string())
     })
     .await;
-    assert_eq!((&told["start_unix_nano"], &told["state"]), (&first["start_unix_nano"], &first["state"]));
+    for key in
+        ["start_unix_nano", "state", "planned_start_unix_nano", "planned_end_unix_nano", "guard_end_seconds"]
+    {
+        assert_eq!(told[key], first[key], "{key}");
+    }
     assert_eq!(
         (&told["ground"]["held_bytes"], &told["ground"]["ended"]),
         (&json!(achieved), &json!("goodbye"))

@@ -7,6 +7,7 @@ use perigee_proto::link::*;
 use perigee_shared::link::wire::frame;
 use perigee_shared::segment::Header;
 use prost::Message;
+use serde_json::Value;
 
 const EPOCH: u64 = 0xfedc_ba98_7654_3210;
 const TIME: u64 = 1_700_000_000_123_456_789;
@@ -405,6 +406,69 @@ fn how_a_satellite_stands_is_told() {
         ..Default::default()
     };
     assert_pinned("agent-goodbye-pass", &agent(agent_message::Body::Goodbye(goodbye)));
+    let goodbye =
+        Goodbye { reason: GoodbyeReason::ContactEnd as i32, pass: Some(planned()), ..Default::default() };
+    assert_pinned("agent-goodbye-plan", &agent(agent_message::Body::Goodbye(goodbye)));
     let resume = Resume { station: "svalbard".to_owned(), clock: Some(clock()), ..Default::default() };
     assert_pinned("resume-clock", &ground(ground_message::Body::Resume(resume)));
+}
+
+/// A report with the times of its plan.
+fn planned() -> PassReport {
+    PassReport {
+        station: "svalbard".to_owned(),
+        start_unix_nano: TIME,
+        planned_bytes: 48_000_000,
+        state: PassState::EndedByPlan as i32,
+        connect_nano: 1_200_000_000,
+        held_bytes: 1_700_000,
+        planned_start_unix_nano: TIME + 1_000_000_000,
+        planned_end_unix_nano: TIME + 481_000_000_000,
+        guard_start_nano: 2_000_000_000,
+        guard_end_nano: 7_000_000_000,
+        ..Default::default()
+    }
+}
+
+/// A report as software before the times of the plan has it: the fields that both have.
+#[derive(Clone, PartialEq, Message)]
+struct EarlierReport {
+    #[prost(string, tag = "1")]
+    station: String,
+    #[prost(fixed64, tag = "2")]
+    start_unix_nano: u64,
+    #[prost(uint64, tag = "4")]
+    planned_bytes: u64,
+    #[prost(int32, tag = "11")]
+    state: i32,
+    #[prost(uint64, tag = "12")]
+    connect_nano: u64,
+    #[prost(uint64, tag = "13")]
+    held_bytes: u64,
+}
+
+#[test]
+fn a_report_with_the_times_of_its_plan_and_one_without_are_read_by_either_software() {
+    let new = planned();
+    let earlier = EarlierReport::decode(new.encode_to_vec().as_slice()).unwrap();
+    assert_eq!((earlier.start_unix_nano, earlier.planned_bytes), (TIME, 48_000_000));
+    assert_eq!((earlier.state, earlier.held_bytes), (new.state, new.held_bytes));
+    let read = PassReport::decode(earlier.encode_to_vec().as_slice()).unwrap();
+    let unplanned = PassReport {
+        planned_start_unix_nano: 0,
+        planned_end_unix_nano: 0,
+        guard_start_nano: 0,
+        guard_end_nano: 0,
+        ..new.clone()
+    };
+    assert_eq!(read, unplanned);
+    let shown = perigee_shared::contact::report::shown_pass;
+    let plan = |report: &PassReport| {
+        let keys =
+            ["planned_start_unix_nano", "planned_end_unix_nano", "guard_start_seconds", "guard_end_seconds"];
+        keys.map(|key| shown(report)[key].clone())
+    };
+    let (start, end) = (TIME + 1_000_000_000, TIME + 481_000_000_000);
+    assert_eq!(plan(&new), [start.into(), end.into(), Value::from(2.0), Value::from(7.0)]);
+    assert!(plan(&read).iter().all(Value::is_null), "unknown, not the year 1970");
 }
