@@ -117,7 +117,8 @@ fn parts_follow_each_other_and_what_is_not_wanted_is_left_out() {
 fn timed(sequence: u64, start: u64, end: u64) -> Incoming {
     let (header, payload) = segment(sequence, spans(1), 0);
     let header = std::sync::Arc::new(Header { time: TimeRange { start, end }, ..(*header).clone() });
-    incoming(&header, &payload, &[0..payload.len()])
+    let whole = 0..payload.len();
+    incoming(&header, &payload, &[whole])
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -266,7 +266,13 @@ impl Segments<'_> {
         self.0.read(|txn, state| {
             let (mut raw, mut items) = (0, 0);
             let mut numbers = Vec::new();
+            let mut is_cut = false;
             for group in state.lanes.get(&lane).iter().flat_map(|l| &l.pending) {
+                // A large request is not added to what is there: memory is what an encoder has little of.
+                if !numbers.is_empty() && raw + group.raw > limits.raw.saturating_add(limits.raw / 2) {
+                    is_cut = true;
+                    break;
+                }
                 raw += group.raw;
                 items += group.items.total();
                 numbers.push(group.number);
@@ -274,7 +280,7 @@ impl Segments<'_> {
                     break;
                 }
             }
-            let full = raw >= limits.raw || items >= limits.items;
+            let full = is_cut || raw >= limits.raw || items >= limits.items;
             let Some(last) = numbers.last().filter(|_| all || full) else { return Ok(None) };
             let position = last + 1;
             let journal = txn.open_table(JOURNAL)?;

@@ -512,3 +512,20 @@ fn sealed_groups_leave_the_journal_together_and_the_file_shrinks_when_it_is_comp
     assert!(after < before, "{before} {after}");
     assert_adds_up(&wal);
 }
+
+#[test]
+fn a_large_request_is_not_added_to_a_batch_that_has_enough_without_it() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for (n, bytes) in [(0, 700_000), (1, 900_000), (2, 100_000), (3, 2_000_000)] {
+        wal.journal().append(&[request(n, 1, bytes)]).unwrap();
+    }
+    let limits = BatchLimits { items: u64::MAX, raw: 1_000_000 };
+    let mut sealed = Vec::new();
+    while let Some(batch) = wal.segments().take_batch(Lane::BULK, limits, sealed.len() == 3).unwrap() {
+        let batch = batch.seal(&Encoding::plain(), 1).unwrap();
+        sealed.push(wal.segments().commit(batch).unwrap().raw_len);
+    }
+    assert_eq!(sealed, [700_000, 1_000_000, 2_000_000]);
+    assert_adds_up(&wal);
+}

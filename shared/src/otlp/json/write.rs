@@ -196,7 +196,10 @@ fn quoted(bytes: &[u8], out: &mut Out<'_>) -> io::Result<()> {
                 b'\t' => out.write_all(b"\\t"),
                 0x08 => out.write_all(b"\\b"),
                 0x0c => out.write_all(b"\\f"),
-                control @ ..0x20 => write!(out, "\\u{control:04x}"),
+                control @ ..0x20 => {
+                    let digit = |n: u8| b"0123456789abcdef"[usize::from(n & 0xf)];
+                    out.write_all(&[b'\\', b'u', b'0', b'0', digit(control >> 4), digit(control)])
+                }
                 other => out.write_all(&[b'\\', other]),
             }?;
             rest = &rest[at + 1..];

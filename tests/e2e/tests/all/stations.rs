@@ -1,12 +1,13 @@
 //! Several stations, and links that are bad.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use e2e::{Agent, Batch, Ground, Ledger, Load, SATELLITE, STATION, Scene, Sent, eventually};
 use ground_station::pki::{Pki, Role};
 use linkem::config::Reorder;
 use linkem::{Config, Link, Path};
-use perigee_shared::env::Env;
+use perigee_shared::env::{Clock, Env};
 use perigee_shared::signal::{Counts, Signal};
 use serde_json::json;
 
@@ -145,7 +146,40 @@ async fn a_revoked_station_gets_nothing_and_a_list_that_cannot_be_used_ends_no_c
     })
     .await;
     assert_eq!(ground.accounting_of(SATELLITE).await["committed"]["log_records"], before);
-    agent.process.take_log();
+    agent.process.terminate().await;
+
+    // One that has expired is used at the start all the same, which `validate` names and an alarm says.
+    let mut past = Env::production();
+    past.clock = Arc::new(LongAgo);
+    let mut pki = Pki::open(&scene.pki(), &past).unwrap();
+    pki.issue(Role::Station, "another", 1).unwrap();
+    // The new list has both.
+    pki.revoke(Role::Station, "another").unwrap();
+    std::fs::copy(scene.certificate("station-ca.crl"), &list).unwrap();
+    let exit = agent.command(&["validate"]).await;
+    assert_eq!(exit.code, Some(0));
+    let said = exit.out + &exit.err;
+    assert!(said.contains("stations.crl ended at 2011-09-"), "{said}");
+    agent.start().await;
+    eventually("the station is refused", async || {
+        match agent.metric("perigee_link_failed_attempts_total").await {
+            0 | 1 => Err("not tried twice yet".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    assert_eq!(agent.metric("perigee_link_revocation_list_unusable").await, 1);
+    assert_eq!(ground.accounting_of(SATELLITE).await["committed"]["log_records"], before);
+    assert!(agent.process.take_log().contains("station_crl_file has expired"));
+}
+
+/// A clock in 2001.
+struct LongAgo;
+
+impl Clock for LongAgo {
+    fn unix_nano(&self) -> u64 {
+        1_000_000_000_000_000_000
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
