@@ -147,7 +147,7 @@ pub(super) fn line(satellite: Option<&str>, pass: &Pass) -> Markup {
         tr id=(row_id("pass", &key)) {
             th scope="row" {
                 (date(pass.start()))
-                @if let Some(plan) = by_plan(pass) { " " span.soft { (plan) } }
+                @if let Some(plan) = by_plan(pass) { br; span.soft { (plan) } }
             }
             @if let Some(satellite) = satellite { td data-label="Satellite" { (satellite_link(satellite)) } }
             td data-label="Station" { (report["station"].as_str().unwrap_or("")) }

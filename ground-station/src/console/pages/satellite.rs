@@ -104,6 +104,7 @@ fn body(
             p { "No pass is recorded." }
         } @else {
             (timeline::drawn(&portrait.passes))
+            p.soft { "Above: outlined as planned, the guard shaded, filled while the link was up, as high as the pass was full, red where it was cut. Below: what the ground gained." }
             (table("Passes", true, html! {
                 (passes::heads(false))
                 tbody { @for pass in portrait.passes.iter().take(10) { (passes::line(None, pass)) } }
