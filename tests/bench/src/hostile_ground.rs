@@ -102,7 +102,7 @@ async fn row(limit: ByteSize, sink: SocketAddr, case: &Case) -> anyhow::Result<R
     ground.process.terminate().await;
     Ok(Row::default()
         .with("case", case.name)
-        .with("exporter", "ground: file, otlphttp")
+        .with("exporter", "ground")
         .with("senders", names.len())
         .with("request_mib", 32)
         .with_rounded("peak_mib", mib(peak), 1)

@@ -161,16 +161,18 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
     let corpus = Corpus::spans(options.setup.corpus.as_deref())?;
     let small = Load::new(Transport::Http, corpus.signal, 1000, &corpus.recut(1000)?);
     let mut rows = Vec::new();
-    for case in CASES {
-        rows.push(row(options, case, (CONNECTIONS, To::Link), &small).await?);
-    }
+    let meant = |name: &str| options.only.as_ref().is_none_or(|only| only == name);
     let sink = Sink::start().await?;
-    for (connections, case) in DIRECT {
-        for to in [To::Link, To::File, To::Http(sink.at)] {
-            rows.push(row(options, case, (*connections, to), &small).await?);
-        }
+    let link_alone = CASES.iter().map(|case| (CONNECTIONS, case, To::Link));
+    let direct = DIRECT.iter().flat_map(|(connections, case)| {
+        [To::Link, To::File, To::Http(sink.at)].map(|to| (*connections, case, to))
+    });
+    for (connections, case, to) in link_alone.chain(direct).filter(|(.., to)| meant(to.name())) {
+        rows.push(row(options, case, (connections, to), &small).await?);
     }
-    rows.extend(hostile_ground::run(options.limit, &sink).await?);
+    if meant("ground") {
+        rows.extend(hostile_ground::run(options.limit, &sink).await?);
+    }
     Ok(rows)
 }
 
@@ -224,14 +226,7 @@ async fn row(
     running.stop().await?;
     let row = Row::default()
         .with("case", case.name)
-        .with(
-            "exporter",
-            match to {
-                To::Link => "link",
-                To::File => "file",
-                To::Http(_) => "otlphttp",
-            },
-        )
+        .with("exporter", to.name())
         .with("senders", connections)
         .with_rounded("request_mib", mib(bytes), 2)
         .with_rounded("peak_mib", mib(peak), 1)

@@ -45,6 +45,9 @@ pub(crate) struct Options {
     /// Instead, requests that take many times their own size: a row for each kind
     #[arg(long)]
     hostile: bool,
+    /// With --hostile: only rows of this exporter, `link`, `file`, `otlphttp` or `ground`
+    #[arg(long, value_name = "NAME", requires = "hostile")]
+    pub(crate) only: Option<String>,
 }
 
 /// Rows: idle, steady for each transport and size of request, overload for each transport.

@@ -31,6 +31,17 @@ pub(crate) enum To {
     Http(SocketAddr),
 }
 
+impl To {
+    /// The exporter's.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Link => "link",
+            Self::File => "file",
+            Self::Http(_) => "otlphttp",
+        }
+    }
+}
+
 /// Settings of the agent that differ between benches; `None` leaves the agent's own default.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct AgentSettings {
