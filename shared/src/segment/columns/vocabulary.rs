@@ -30,8 +30,13 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Pool {
     bytes: Vec<u8>,
+    /// Bytes of long fields among them.
+    long: usize,
     entries: HashTable<Entry>,
 }
+
+/// A field from this length on is held several times while it is made smaller, in buffers that grow to twice what they hold.
+const LONG: usize = 64 << 10;
 
 impl Pool {
     #[inline]
@@ -49,6 +54,9 @@ impl Pool {
     fn insert(&mut self, hash: u32, message: u8, dictionary: u32, number: u32, field: &[u8]) -> u32 {
         let start = self.bytes.len() as u32;
         self.bytes.extend_from_slice(field);
+        if field.len() >= LONG {
+            self.long += field.len();
+        }
         let (length, dictionary) = (field.len() as u32, dictionary as u16);
         let entry = Entry { hash, number, start, length, dictionary, message };
         self.entries.insert_unique(spread(hash), entry, |e| spread(e.hash));
@@ -70,7 +78,7 @@ impl Known {
     pub(super) fn new(dictionaries: &[Dictionary]) -> Self {
         let bytes = Vec::with_capacity(dictionaries.iter().map(Dictionary::size).sum());
         let entries = HashTable::with_capacity(dictionaries.iter().map(Dictionary::len).sum());
-        let mut pool = Pool { bytes, entries };
+        let mut pool = Pool { bytes, entries, ..Pool::default() };
         for (dictionary, number) in dictionaries.iter().zip(0..) {
             let message = dictionary.kind.message;
             let scope = if message == 0 { number } else { u32::MAX };
@@ -138,7 +146,7 @@ impl Vocabulary {
     /// Bytes that it takes, and its text wherever that stands until the segment is made, roughly.
     #[inline]
     pub(super) fn size(&self) -> usize {
-        self.pool.entries.len() * 420 + self.pool.bytes.len() * 3
+        self.pool.entries.len() * 420 + self.pool.bytes.len() * 3 + self.pool.long * 4
     }
 
     fn find_kind(&self, kind: &Kind) -> Option<u32> {
