@@ -138,9 +138,17 @@ pub(crate) const CASES: &[Case] = &[
 /// What has cost a direct exporter most, and how many connections send it.
 const DIRECT: &[(usize, Case)] = &[
     (SENDERS, protobuf("random lines", Signal::Logs, lines)),
+    (SENDERS / 4, protobuf("random bytes", Signal::Logs, random)),
     (CONNECTIONS, protobuf("text of 0xff", Signal::Logs, text)),
     (CONNECTIONS, protobuf("events of a span", Signal::Traces, events)),
 ];
+
+/// A record of one long text that nothing compresses.
+fn random(r: u64) -> Vec<u8> {
+    let mut bytes = vec![0; LARGEST];
+    blake3::Hasher::new().update(&r.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    in_scope(&field(2, &field(5, &field(1, &bytes))))
+}
 
 fn lines(r: u64) -> Vec<u8> {
     let line = |n| blake3::hash(format!("{r} {n}").as_bytes()).to_hex();
