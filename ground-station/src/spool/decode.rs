@@ -18,8 +18,8 @@ use super::stream::{Source, Table};
 use super::tables::*;
 use crate::memory::{Budget, Turn, to_decode};
 
-/// Bases that are kept decoded whatever they take: the one that segments need now, and the next one.
-const DECODED: usize = 2;
+/// Bases that are kept decoded whatever they take: the one that segments need now.
+const DECODED: usize = 1;
 
 /// Bytes of requests that are kept for people to look at.
 const SEEN: usize = 4 << 20;
@@ -39,6 +39,11 @@ pub const PIECES: u64 = 0x7069_6563_6573_0001;
 
 /// A base takes no more: an agent's takes a quarter.
 const LARGEST_BASE: usize = 32 << 20;
+
+/// What a segment may teach: most where each item is of a time series of its own, which takes 280 bytes (measured).
+fn taught(header: &Header) -> u64 {
+    header.raw_len.max(header.items.total().saturating_mul(280)).min(LARGEST_BASE as u64)
+}
 
 /// Why bytes cannot be used.
 #[derive(Debug)]
@@ -182,6 +187,18 @@ impl Decoded {
     /// What a base takes that is kept decoded.
     fn size_of(&self, key: SequenceKey) -> Option<usize> {
         self.latest().bases.iter().find(|known| known.key == key).map(|known| known.bytes)
+    }
+
+    /// Gives up bases, the oldest first, until there is room for one of so many bytes.
+    fn make_room(&self, bytes: u64) {
+        let bases = &mut self.latest().bases;
+        let mut all = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let fits = |known: &&Known| {
+            all = all.saturating_add(known.bytes);
+            all <= self.bytes
+        };
+        let most = bases.iter().take_while(fits).count();
+        bases.truncate(most);
     }
 
     fn remember(&self, key: SequenceKey, base: &Arc<Base>) {
@@ -352,8 +369,11 @@ impl Snapshot {
                 of_base += size as u64;
                 break;
             }
-            of_base += header.raw_len;
+            of_base += taught(header);
             need = need.max(to_decode(header));
+        }
+        if header.is_base {
+            need += taught(header);
         }
         // The segment begins with a copy.
         Ok(need + 2 * of_base.min(LARGEST_BASE as u64))
@@ -378,6 +398,9 @@ impl Snapshot {
     /// Verifies and decodes a segment of this satellite.
     pub(super) fn unpack(&self, satellite: u32, header: &Header, at: At<'_>) -> Result<Unpacked, Fault> {
         let base = self.base_of(satellite, header)?;
+        if header.is_base {
+            self.decoded.make_room(taught(header));
+        }
         let unpack = |source: &Source<'_>| Unpacked::new(header, source, base.as_deref());
         let unpacked = self.verified(header, at, unpack)?;
         if header.is_base
@@ -425,6 +448,7 @@ impl Snapshot {
         if unknown > 0 {
             let mut known = base.as_deref().cloned();
             for (key, header) in chain[..unknown].iter().rev() {
+                self.decoded.make_room(taught(header));
                 let learn = |source: &Source<'_>| learn_from(header, source, known.take());
                 let next = self.verified(header, At::Base(*key), learn)?;
                 let next = next.ok_or(CodecError::MissingBase(header.id.sequence))?;

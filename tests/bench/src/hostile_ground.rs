@@ -100,7 +100,7 @@ async fn row(limit: ByteSize, sink: SocketAddr, case: &Case) -> anyhow::Result<R
     for agent in &mut agents {
         agent.process.terminate().await;
     }
-    if ground.process.must_run().is_ok() {
+    if ground.process.has_ended().is_none() {
         ground.process.terminate().await;
     }
     Ok(Row::default()
