@@ -296,6 +296,10 @@ const REMEDIES: &[(&str, &str)] = &[
         "bring a certificate, its key and the authority on board that belong together",
     ),
     ("perigee.link.certificate_expiry", "issue a new certificate and bring it on board"),
+    (
+        "perigee.link.contradiction",
+        "find out who answers at that station; a log that was restored is believed after the time in the line",
+    ),
     ("perigee.link.revocation_list", "bring a list on board that can be used, or check the clock"),
     (
         "perigee.listener.certificate",

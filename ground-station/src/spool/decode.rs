@@ -279,7 +279,8 @@ pub struct Work {
 impl Work {
     /// The same, which has its turn as long as it lives, and gives back what it does not need any more.
     pub(super) fn in_turn(self, mut turn: Turn) -> Self {
-        turn.keep(self.unpacked.size() as u64 + 4 * PIECE as u64);
+        let own = self.unpacked.base().filter(|_| self.header.is_base);
+        turn.keep((self.unpacked.size() + own.map_or(0, |base| base.size()) + 4 * PIECE) as u64);
         Self { turn: Some(turn), ..self }
     }
 
