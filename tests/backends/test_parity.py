@@ -71,7 +71,7 @@ class Way:
                 samples = "some"
             found[without(series["metric"])] = samples
         for exemplars in self.prometheus.exemplars('{__name__=~".+"}', now - 3600, now):
-            found[("exemplars", without(exemplars["seriesLabels"]))] = exemplars["exemplars"]
+            found[("exemplars", without(exemplars["seriesLabels"]))] = sorted(map(json.dumps, exemplars["exemplars"]))
         return found
 
     def infos(self):
