@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use perigee_shared::env::Env;
-pub use perigee_shared::memory::{Budget, Stir, Turn, to_decode};
+pub use perigee_shared::memory::{Budget, SERIES, Stir, Turn, to_decode};
 use perigee_shared::units::ByteSize;
 use tokio::sync::watch;
 use tokio::time::Instant;

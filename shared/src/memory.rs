@@ -28,6 +28,9 @@ impl Stir {
     }
 }
 
+/// Bytes of the models of a time series (measured). Each point may be of one of its own, and they are kept until the last is read.
+pub const SERIES: u64 = 280;
+
 /// Bytes that decoding a segment may take, beside the bases that it needs, until its requests are all sent.
 pub fn to_decode(header: &Header) -> u64 {
     // Buffers for pieces of requests, for zstd, and the models of codec 2.
@@ -35,8 +38,6 @@ pub fn to_decode(header: &Header) -> u64 {
     // What is noted of each item: where it stands, its time, and of a span its ids. The shortest item has two bytes.
     const ITEM: u64 = 40;
     let Header { raw_len, payload_len, .. } = *header;
-    // Each point may be of a time series of its own, whose models are kept until the last one is read (measured: 280 bytes).
-    const SERIES: u64 = 280;
     let of_items = |count: u64, each| count.min(raw_len / 2) * each;
     let items = of_items(header.items.total(), ITEM) + of_items(header.items[Signal::Metrics], SERIES);
     ALWAYS

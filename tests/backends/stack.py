@@ -204,46 +204,43 @@ otlp:
         return answer["data"]["result"]
 
 
-class VictoriaMetrics(Process):
+class Victoria(Process):
+    """A backend of VictoriaMetrics' kind, with a directory and a port."""
+
+    def __init__(self, name, directory):
+        port = free_port()
+        self.base = f"http://127.0.0.1:{port}"
+        command = [HERE / "bin" / name, f"-storageDataPath={directory / name}", f"-httpListenAddr=127.0.0.1:{port}"]
+        super().__init__(name, command, directory, lambda: answers(f"{self.base}/health"))
+
+    def rows(self, path, **query):
+        """Everything that matches, as JSON by line, what came last included."""
+        assert fetch(f"{self.base}/internal/force_flush")[0] == 200
+        status, body = fetch(f"{self.base}{path}", **query)
+        assert status == 200, body
+        return [json.loads(line) for line in body.splitlines()]
+
+
+class VictoriaMetrics(Victoria):
     """VictoriaMetrics, which keeps samples for a month."""
 
     def __init__(self, directory):
-        port = free_port()
-        self.base = f"http://127.0.0.1:{port}"
-        command = [
-            HERE / "bin" / "victoriametrics",
-            f"-storageDataPath={directory / 'victoriametrics'}",
-            f"-httpListenAddr=127.0.0.1:{port}",
-        ]
-        super().__init__("victoriametrics", command, directory, lambda: answers(f"{self.base}/health"))
+        super().__init__("victoriametrics", directory)
 
     def samples(self, selector):
         """Every sample that is stored of the series that match, as it was sent: label sets with values and times."""
-        assert fetch(f"{self.base}/internal/force_flush")[0] == 200
-        status, body = fetch(f"{self.base}/api/v1/export", **{"match[]": selector})
-        assert status == 200, body
-        return [json.loads(line) for line in body.splitlines()]
+        return self.rows("/api/v1/export", **{"match[]": selector})
 
 
-class VictoriaLogs(Process):
+class VictoriaLogs(Victoria):
     """VictoriaLogs, which keeps log records for a week."""
 
     def __init__(self, directory):
-        port = free_port()
-        self.base = f"http://127.0.0.1:{port}"
-        command = [
-            HERE / "bin" / "victorialogs",
-            f"-storageDataPath={directory / 'victorialogs'}",
-            f"-httpListenAddr=127.0.0.1:{port}",
-        ]
-        super().__init__("victorialogs", command, directory, lambda: answers(f"{self.base}/health"))
+        super().__init__("victorialogs", directory)
 
     def query(self, expression):
         """Every record that matches, with all of its fields as text."""
-        assert fetch(f"{self.base}/internal/force_flush")[0] == 200
-        status, body = fetch(f"{self.base}/select/logsql/query", query=expression)
-        assert status == 200, body
-        return [json.loads(line) for line in body.splitlines()]
+        return self.rows("/select/logsql/query", query=expression)
 
 
 class Ground(Process):
@@ -355,6 +352,20 @@ def make_pki(ground_station, directory):
     return pki
 
 
+def eventually(processes, check):
+    """Waits until `check` raises no AssertionError, as long as every process that was started runs."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        for process in processes:
+            process.must_run()
+        time.sleep(0.1)
+
+
 class Stack:
     """All four, wired together."""
 
@@ -383,17 +394,7 @@ class Stack:
         shutil.rmtree(self.directory)
 
     def eventually(self, check):
-        """Waits until `check` raises no AssertionError, as long as everything that was started runs."""
-        deadline = time.monotonic() + DEADLINE
-        while True:
-            try:
-                return check()
-            except AssertionError:
-                if time.monotonic() > deadline:
-                    raise
-            for process in self.processes:
-                process.must_run()
-            time.sleep(0.1)
+        return eventually(self.processes, check)
 
 
 def programs_directory():

@@ -10,7 +10,7 @@ import zlib
 
 import pytest
 from stack import (
-    HERE, Jaeger, Process, Prometheus, VictoriaLogs, VictoriaMetrics, fetch, free_port, listens, programs_directory,
+    HERE, Jaeger, Process, Prometheus, VictoriaLogs, VictoriaMetrics, eventually, fetch, free_port, listens, programs_directory,
 )
 
 ITEMS = 30
@@ -110,19 +110,6 @@ def spans(jaeger, service):
     return sorted(int(span["spanID"], 16) for trace in traces for span in trace["spans"])
 
 
-def eventually(backends, check):
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return check()
-        except AssertionError:
-            if time.monotonic() > deadline:
-                raise
-        for process in backends.processes:
-            process.must_run()
-        time.sleep(0.2)
-
-
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_everything_arrives_once(backends, protocol, compression):
@@ -149,7 +136,7 @@ def test_everything_arrives_once(backends, protocol, compression):
             numbers = sorted(int(record["_msg"].split()[0]) for record in backends.logs.query(f'{{service.name="{service}"}}'))
             assert numbers == list(range(ITEMS))
 
-    eventually(backends, all_there)
+    eventually(backends.processes, all_there)
     process.stop()
     # What it had sent it does not send again when it ends.
     all_there()

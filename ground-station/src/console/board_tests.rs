@@ -5,24 +5,7 @@ use simdisk::Disk;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::*;
-use crate::spool::{Keep, Settings};
-
-fn store(env: &Env) -> Store {
-    let settings = Settings {
-        directory: "/virtual".into(),
-        max_bytes: 1 << 30,
-        satellites: Vec::new(),
-        ballast: 1 << 20,
-        decoded_bases: 1 << 20,
-        decoding: Default::default(),
-        ledger_room: Default::default(),
-        catalogue: Default::default(),
-        keep: Keep::OFF,
-        station: "svalbard".to_owned(),
-        routes: Default::default(),
-    };
-    Store::open(env, settings, 0).unwrap()
-}
+use crate::console::tests::store;
 
 /// Which change an event shows, and when it came.
 async fn shown(news: &mut broadcast::Receiver<Bytes>) -> (u64, Instant) {

@@ -272,10 +272,8 @@ mod tests {
     use super::*;
     use crate::spool::{Keep, Settings};
 
-    #[tokio::test(start_paused = true)]
-    async fn metrics_answer_while_the_store_does_not_and_say_how_it_was() {
-        let disk = Disk::new();
-        let env = disk.env();
+    /// An empty store of one station.
+    pub(super) fn store(env: &Env) -> Store {
         let settings = Settings {
             directory: "/virtual".into(),
             max_bytes: 1 << 30,
@@ -289,7 +287,14 @@ mod tests {
             station: "svalbard".to_owned(),
             routes: Default::default(),
         };
-        let store = Store::open(&env, settings, 0).unwrap();
+        Store::open(env, settings, 0).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn metrics_answer_while_the_store_does_not_and_say_how_it_was() {
+        let disk = Disk::new();
+        let env = disk.env();
+        let store = store(&env);
         let console = || {
             let beside = Beside {
                 metrics: Metrics::new(&env, store.tasks().clone()),

@@ -16,7 +16,7 @@ use super::error::SpoolError;
 use super::outlet::{First, Found, Place};
 use super::stream::{Source, Table};
 use super::tables::*;
-use crate::memory::{Budget, Turn, to_decode};
+use crate::memory::{Budget, SERIES, Turn, to_decode};
 
 /// Bases that are kept decoded whatever they take: the one that segments need now.
 const DECODED: usize = 1;
@@ -40,9 +40,9 @@ pub const PIECES: u64 = 0x7069_6563_6573_0001;
 /// A base takes no more: an agent's takes a quarter.
 const LARGEST_BASE: usize = 32 << 20;
 
-/// What a segment may teach: most where each item is of a time series of its own, which takes 280 bytes (measured).
+/// What a segment may teach: most where each item is of a time series of its own.
 fn taught(header: &Header) -> u64 {
-    header.raw_len.max(header.items.total().saturating_mul(280)).min(LARGEST_BASE as u64)
+    header.raw_len.max(header.items.total().saturating_mul(SERIES)).min(LARGEST_BASE as u64)
 }
 
 /// Why bytes cannot be used.
