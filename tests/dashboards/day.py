@@ -329,10 +329,10 @@ class Day:
         self.inuvik.stop()
 
     def damage(self, file):
-        """A tenth of a file is wrong, here and there in its second half."""
+        """Something in every page but the first is wrong: no commit is left that a store could go back to."""
         length = file.stat().st_size
         with file.open("r+b") as open_file:
-            for at in range(length // 2, length, 4096 * 10):
+            for at in range(4096, length, 4096):
                 open_file.seek(at + 100)
                 open_file.write(os.urandom(64))
 
