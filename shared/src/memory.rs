@@ -48,11 +48,14 @@ pub fn to_decode(header: &Header) -> u64 {
         }
 }
 
+/// What tables take, beside what is in them, when they grow.
+const GROWTH: u64 = 8 << 20;
+
 /// Bytes of a unit of the budget.
 const UNIT: u64 = 64 << 10;
 
 /// The memory that whoever decodes or encodes segments shares: exporters, sealing, replays, pages, checks. Each takes what it needs before it begins and
-/// waits if that is not free; one that needs more than all there is has all of it, alone. Who waits holds nothing. Of those that need
+/// waits if that is not free; one that needs more than all there is has all of it, alone, and [so much](Self::alone) at most. Who waits holds nothing. Of those that need
 /// much the first goes first; those that need little have a part of their own, so that large ones never keep them waiting.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<Inner>);
@@ -61,6 +64,7 @@ pub struct Budget(Arc<Inner>);
 struct Inner {
     large: Part,
     small: Part,
+    alone: u64,
     stir: Stir,
 }
 
@@ -111,7 +115,13 @@ impl Budget {
     /// A part of `limit`; `stir` is told when something is taken of it.
     pub fn new(limit: ByteSize, stir: Stir) -> Self {
         let all = limit.0 / 8 * 3;
-        Self(Arc::new(Inner { large: Part::new(all / 4 * 3), small: Part::new(all / 4), stir }))
+        let alone = all.saturating_sub(GROWTH).max(GROWTH);
+        Self(Arc::new(Inner { large: Part::new(all / 4 * 3), small: Part::new(all / 4), alone, stir }))
+    }
+
+    /// Bytes that whoever decodes may hold at most, even alone.
+    pub fn alone(&self) -> usize {
+        usize::try_from(self.0.alone).unwrap_or(usize::MAX)
     }
 
     /// What is told when something is taken of it.

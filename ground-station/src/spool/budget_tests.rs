@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use perigee_proto::link;
 use perigee_shared::env::Env;
+use perigee_shared::otlp::protobuf::put_bytes;
 use perigee_shared::segment::{Codec, Encoder, Header, Lane, SegmentId, hash};
-use perigee_shared::signal::{Signal, SignalSet, TimeRange};
+use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use perigee_shared::units::ByteSize;
 use prost::Message;
 
@@ -148,5 +149,62 @@ async fn a_segment_waits_for_the_memory_that_it_needs() {
     store.progress("a".into(), Progress { finished: true, ..Progress::at(place(1), 1) }).await.unwrap();
     assert_eq!(&*next("a").await.satellite, "sat-2");
     drop(alone);
+    store.close().await;
+}
+
+/// A segment of so many time series, each with a point.
+fn of_series(sequence: u64, series: usize) -> Incoming {
+    let mut metrics = Vec::new();
+    for n in 0..series {
+        let mut metric = Vec::new();
+        put_bytes(&mut metric, 1, n.to_string().as_bytes());
+        // A gauge with a point of nothing.
+        put_bytes(&mut metric, 5, &[0x0a, 0]);
+        put_bytes(&mut metrics, 2, &metric);
+    }
+    let (mut resource, mut body) = (Vec::new(), Vec::new());
+    put_bytes(&mut resource, 2, &metrics);
+    put_bytes(&mut body, 1, &resource);
+    let mut encoder = Encoder::new(Codec::Columns, None).unwrap();
+    encoder.push(Signal::Metrics, &body).unwrap();
+    let payload = encoder.finish().unwrap().payload;
+    let (codec, items) = (Codec::Columns as u32, Counts::of(Signal::Metrics, series as u64));
+    let (payload_len, raw_len, hash) = (payload.len() as u64, body.len() as u64, hash(&payload));
+    let header =
+        Header { codec, payload_len, raw_len, hash, items, ..of_size(sequence, 0).header.as_ref().clone() };
+    let whole = 0..payload.len();
+    incoming(&Arc::new(header), &payload, &[whole])
+}
+
+#[tokio::test]
+async fn a_segment_that_takes_more_memory_than_there_is_becomes_a_dead_letter_and_is_replayed_with_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |mib| {
+        let decoding = Budget::new(ByteSize::mib(mib), Stir::default());
+        assert_eq!(decoding.alone() as u64, if mib == 32 { 8 * MIB } else { 88 * MIB });
+        let settings = Settings { decoding, ..settings(&dir, &[("a", SignalSet::ALL)]) };
+        Store::open(&Env::production(), settings, 0).unwrap()
+    };
+    let store = open(32);
+    for segment in [of_series(1, 40_000), of_series(2, 10)] {
+        let taken = store.put_payload(segment).await.unwrap();
+        store.commit(vec![taken]).await.unwrap();
+    }
+    let next = async |store: &Store| store.next("a".into(), SignalSet::ALL, 1).await.unwrap().unwrap();
+    assert_eq!(next(&store).await.header.id.sequence, 2, "the next one is not held up");
+    let [letter] = &store.letters(0, 10).await.unwrap()[..] else { panic!("one letter") };
+    assert_eq!(letter.items, 40_000);
+    assert!(letter.reason.contains("memory.limit"), "{}", letter.reason);
+    assert_eq!(store.replay(Some(vec![letter.id])).await.unwrap(), 0, "there is no more now");
+    store.close().await;
+
+    let store = open(256);
+    assert_eq!(store.replay(None).await.unwrap(), 1);
+    let mut found = vec![next(&store).await];
+    store.progress("a".into(), Progress { finished: true, ..Progress::at(found[0].place, 1) }).await.unwrap();
+    found.push(next(&store).await);
+    let mut items: Vec<u64> = found.iter().map(|work| work.header.items.total()).collect();
+    items.sort_unstable();
+    assert_eq!(items, [10, 40_000]);
     store.close().await;
 }

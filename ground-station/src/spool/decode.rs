@@ -380,6 +380,14 @@ impl Snapshot {
         Ok(need + 2 * of_base.min(LARGEST_BASE as u64))
     }
 
+    /// Bytes that a segment may take once it is decoded, whatever its header says: well more than what it should need, and no more than
+    /// the memory limit leaves.
+    fn bound(&self, header: &Header, base: Option<&Base>) -> usize {
+        let should = usize::try_from(to_decode(header)).unwrap_or(usize::MAX);
+        let of_base = base.map_or(0, Base::size);
+        should.saturating_mul(3).saturating_add(of_base).min(self.decoded.budget().alone())
+    }
+
     /// What of this satellite's spool needs most to be decoded.
     pub(super) fn most(&self) -> Result<u64, SpoolError> {
         let mut most = 0;
@@ -402,7 +410,8 @@ impl Snapshot {
         if header.is_base {
             self.decoded.make_room(taught(header));
         }
-        let unpack = |source: &Source<'_>| Unpacked::new(header, source, base.as_deref());
+        let memory = self.bound(header, base.as_deref());
+        let unpack = |source: &Source<'_>| Unpacked::new(header, source, base.as_deref(), memory);
         let unpacked = self.verified(header, at, unpack)?;
         if header.is_base
             && let Some(own) = unpacked.base()
@@ -450,7 +459,8 @@ impl Snapshot {
             let mut known = base.as_deref().cloned();
             for (key, header) in chain[..unknown].iter().rev() {
                 self.decoded.make_room(taught(header));
-                let learn = |source: &Source<'_>| learn_from(header, source, known.take());
+                let memory = self.bound(header, known.as_ref()).min(LARGEST_BASE);
+                let learn = |source: &Source<'_>| learn_from(header, source, known.take(), memory);
                 let next = self.verified(header, At::Base(*key), learn)?;
                 let next = next.ok_or(CodecError::MissingBase(header.id.sequence))?;
                 if next.size() > LARGEST_BASE {

@@ -93,6 +93,9 @@ pub enum CodecError {
     /// It leans on a segment that is not there.
     #[error("depends on segment {0} of its lane, which is not here")]
     MissingBase(u64),
+    /// Decoding it takes more memory than there is for that.
+    #[error("it takes more memory to decode than memory.limit leaves for it")]
+    TakesMemory,
     /// A declared or actual size is above its bound.
     #[error("{0} is above its bound")]
     TooLarge(&'static str),
@@ -157,14 +160,15 @@ impl Encoder {
 /// What segments may lean on that lean on the one that `header` describes, if its codec knows such a thing; that one leans on
 /// `below`, if it leans on one. Cheaper than a [`Decoder`], since no requests are built.
 pub fn learn(header: &Header, payload: &[u8], below: Option<Base>) -> Result<Option<Base>, CodecError> {
-    learn_from(header, payload, below)
+    learn_from(header, payload, below, usize::MAX)
 }
 
-/// The same of a payload that is read while it is decoded.
+/// The same of a payload that is read while it is decoded, with about so many bytes of `memory` at most.
 pub fn learn_from(
     header: &Header,
     payload: &(impl Payload + ?Sized),
     below: Option<Base>,
+    memory: usize,
 ) -> Result<Option<Base>, CodecError> {
     let base = match header.base_sequence {
         Some(sequence) => Some(below.ok_or(CodecError::MissingBase(sequence))?),
@@ -173,7 +177,7 @@ pub fn learn_from(
     let codec = Codec::from_number(header.codec).ok_or(CodecError::UnknownCodec(header.codec))?;
     match codec.layout() {
         None => Ok(None),
-        Some(layout) => guarded(|| columns::learn(layout, base, payload, header.raw_len)).map(Some),
+        Some(layout) => guarded(|| columns::learn(layout, base, payload, header.raw_len, memory)).map(Some),
     }
 }
 
@@ -188,7 +192,7 @@ enum Reading<'a> {
 impl<'a> Decoder<'a> {
     /// A decoder of `payload` as `header` describes it. `base` is of the segment that it leans on, if it leans on one.
     pub fn new(header: &Header, payload: &'a [u8], base: Option<&Base>) -> Result<Self, CodecError> {
-        let reading = match unpack(header, payload, base, true)? {
+        let reading = match unpack(header, payload, base, true, usize::MAX)? {
             Some(unpacked) => Reading::Columns(Box::new(unpacked), columns::Cursor::default()),
             None => Reading::ZstdRows(rows::Decoder::new(payload, header.raw_len)?),
         };
@@ -227,14 +231,17 @@ enum Stored {
 pub type Requests<'a> = Box<dyn Iterator<Item = Result<Request, CodecError>> + Send + 'a>;
 
 impl Unpacked {
-    /// Decodes `payload` as `header` describes it. `base` is of the segment that it leans on, if it leans on one.
+    /// Decodes `payload` as `header` describes it. `base` is of the segment that it leans on, if it leans on one. What it takes apart
+    /// takes about `memory` bytes at most, a copy of the base included.
     pub fn new(
         header: &Header,
         payload: &(impl Payload + ?Sized),
         base: Option<&Base>,
+        memory: usize,
     ) -> Result<Self, CodecError> {
-        match unpack(header, payload, base, header.is_base)? {
+        match unpack(header, payload, base, header.is_base, memory)? {
             Some(unpacked) => Ok(Self(Stored::Columns(Box::new(unpacked)))),
+            None if header.payload_len + header.raw_len > memory as u64 => Err(CodecError::TakesMemory),
             None => {
                 let mut bytes = Vec::with_capacity(header.payload_len as usize);
                 payload.open().take(MAX_PAYLOAD).read_to_end(&mut bytes)?;
@@ -280,6 +287,7 @@ fn unpack(
     payload: &(impl Payload + ?Sized),
     base: Option<&Base>,
     teaches: bool,
+    memory: usize,
 ) -> Result<Option<columns::Unpacked>, CodecError> {
     let base = match header.base_sequence {
         Some(sequence) => Some(base.ok_or(CodecError::MissingBase(sequence))?),
@@ -287,7 +295,7 @@ fn unpack(
     };
     let codec = Codec::from_number(header.codec).ok_or(CodecError::UnknownCodec(header.codec))?;
     let Some(layout) = codec.layout() else { return Ok(None) };
-    guarded(|| columns::Unpacked::new(layout, base, payload, header.raw_len, teaches)).map(Some)
+    guarded(|| columns::Unpacked::new(layout, base, payload, header.raw_len, teaches, memory)).map(Some)
 }
 
 fn next(

@@ -19,6 +19,9 @@ use crate::signal::Signal;
 pub(super) trait Rows {
     /// A row of a type: its values as the decoder knows them.
     fn row(&mut self, state: &State, kind: u32, tape: &[u64]) -> Result<(), CodecError>;
+
+    /// Bytes that they take.
+    fn size(&self) -> usize;
 }
 
 /// For the encoder, which has the items already.
@@ -27,6 +30,10 @@ pub(super) struct Nothing;
 impl Rows for Nothing {
     fn row(&mut self, _: &State, _: u32, _: &[u64]) -> Result<(), CodecError> {
         Ok(())
+    }
+
+    fn size(&self) -> usize {
+        0
     }
 }
 
@@ -48,6 +55,8 @@ pub(super) struct Builder {
     count: usize,
     /// By context; of logs one by one, of others as many as stand together.
     buckets: Vec<Vec<Items>>,
+    /// In all of them.
+    runs: usize,
     limit: usize,
 }
 
@@ -62,7 +71,7 @@ impl Builder {
     /// Of items with at most `limit` bytes.
     pub(super) fn new(limit: u64) -> Self {
         let limit = u32::try_from(limit).map_or(u32::MAX as usize / WIDEST, |n| n as usize);
-        Self { rows: Vec::new(), count: 0, buckets: Vec::new(), limit }
+        Self { rows: Vec::new(), count: 0, buckets: Vec::new(), runs: 0, limit }
     }
 
     /// What was built; `state` is how the last row left it. It comes out with at most `left` bytes.
@@ -103,9 +112,16 @@ impl Rows for Builder {
         let end = self.rows.len() as u32;
         match bucket.last_mut() {
             Some(last) if last.end == start && !is_log => last.end = end,
-            _ => bucket.push(Items { time, start, end }),
+            _ => {
+                bucket.push(Items { time, start, end });
+                self.runs += 1;
+            }
         }
         Ok(())
+    }
+
+    fn size(&self) -> usize {
+        self.rows.len() + self.runs * size_of::<Items>() + self.buckets.len() * size_of::<Vec<Items>>()
     }
 }
 
@@ -505,8 +521,8 @@ mod tests {
         encoder.push(Signal::Traces, &request).expect("well formed");
         let (payload, _) = encoder.finish().expect("encodes");
 
-        let unpacked =
-            Unpacked::new(super::super::LAYOUT, None, &payload[..], LIMIT, true).expect("a payload");
+        let unpacked = Unpacked::new(super::super::LAYOUT, None, &payload[..], LIMIT, true, usize::MAX)
+            .expect("a payload");
         let mut cursor = Default::default();
         let refused = unpacked.next(&mut cursor, usize::MAX);
         assert!(matches!(refused, Some(Err(CodecError::TooLarge(_)))), "{refused:?}");

@@ -129,7 +129,7 @@ pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<V
         return Ok(Vec::new());
     };
     let raw_len = header.raw_len;
-    let mut parts = Parts::read(layout, payload, raw_len)?;
+    let mut parts = Parts::read(layout, payload, raw_len, usize::MAX)?;
     let behind = (payload.len() as u64).saturating_sub(parts.before);
     let mut reader = parts.reader();
     let lengths = reader.lengths();
@@ -137,7 +137,7 @@ pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<V
     let frame = if text == 0 { 0 } else { behind };
     reader.costs = Some(Box::new(Costs::new()));
     let mut state = base.map_or_else(State::new, |b| b.state.clone());
-    let whole = pass(&mut reader, &mut state, raw_len)?;
+    let whole = pass(&mut reader, &mut state, (raw_len, usize::MAX))?;
 
     let mut columns: BTreeMap<(u8, String), f64> = BTreeMap::new();
     let mut add = |signal: Signal, column: String, bytes: f64| {

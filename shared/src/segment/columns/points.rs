@@ -130,6 +130,14 @@ struct Section<'a, 'b> {
     last_kind: u64,
 }
 
+impl Section<'_, '_> {
+    /// Bytes that are held beside the state.
+    fn size(&self) -> usize {
+        let Self { rows, series, after, first, .. } = self;
+        rows.size() + series.size() + after.capacity() * 17 + first.capacity() * 25
+    }
+}
+
 impl State {
     /// All data points.
     pub(super) fn metrics<C: Coder>(
@@ -276,7 +284,7 @@ impl State {
             section.series.set_attributes(series, |to| self.shapes.attributes(shape, of, is_attribute, to));
         }
         section.series.note(series, kind, &section.tape.out);
-        Ok(())
+        self.hold(|| section.size())
     }
 
     /// The times of a point.

@@ -104,9 +104,20 @@ pub(super) struct State {
     last_context: u32,
     /// Spans of this segment so far: trace and id.
     pub(super) spans: Vec<[u64; 3]>,
-    /// Within these bounds a decoder goes on.
+    /// Within these bounds a decoder goes on: what it may spend, and the memory that it may hold.
     pub(super) budget: u64,
+    pub(super) memory: usize,
+    /// What was spent since it was last looked at how much is held, and when that is looked at though a row is not finished.
+    unseen: u64,
+    look_at: u64,
 }
+
+/// How much is held is looked at when so much was spent, once a row is finished.
+const LOOK: u64 = 1 << 16;
+
+/// See [`State::look_at`]; what a row spends takes so many times as many bytes until it is finished.
+const LONG: u64 = 1 << 20;
+const OF_ROW: u64 = 3;
 
 /// What `State::common` are for.
 #[derive(Debug, Clone, Copy)]
@@ -182,15 +193,25 @@ impl State {
             last_context: 0,
             spans: Vec::new(),
             budget: u64::MAX,
+            memory: usize::MAX,
+            unseen: 0,
+            look_at: LONG,
         }
     }
 
-    /// Bytes that it takes, roughly.
+    /// Bytes that it takes, roughly, with what an encoder finds entries by.
     pub(super) fn size(&self) -> usize {
-        let entries: usize = self.dictionaries.iter().map(Dictionary::memory).sum();
+        self.size_with(Dictionary::memory)
+    }
+
+    fn size_with(&self, dictionary: impl Fn(&Dictionary) -> usize) -> usize {
+        let entries: usize = self.dictionaries.iter().map(dictionary).sum();
         let models = self.slots.size() + self.numbers.size() + self.item_times.len() * size_of::<[Near; 3]>();
-        let known =
-            self.shapes.size() + self.series.size() + self.types.len() * 64 + self.contexts.len() * 48;
+        let known = self.counts.len() * (size_of::<Recent>() + 8)
+            + self.shapes.size()
+            + self.series.size()
+            + self.types.len() * 64
+            + self.contexts.len() * 48;
         entries + known + models + self.numbers.text.size() + BITS * 4 + NEXT_TYPES * size_of::<Recent>()
     }
 
@@ -225,11 +246,40 @@ impl State {
         self.numbers.code(&mut self.common[of as usize], coder, value)
     }
 
+    /// Begins a segment that may spend so much.
+    pub(super) const fn spend_anew(&mut self, budget: u64) {
+        self.budget = budget;
+        (self.unseen, self.look_at) = (0, LONG);
+    }
+
     /// Takes `bytes` from what may still come out.
     pub(super) fn spend(&mut self, bytes: u64) -> Result<(), CodecError> {
         self.budget =
             self.budget.checked_sub(bytes).ok_or(CodecError::TooLarge("what a payload unpacks to"))?;
+        self.unseen = self.unseen.saturating_add(bytes);
+        if self.unseen >= self.look_at {
+            self.look_at = self.unseen.saturating_mul(2);
+            return self.holds(self.unseen.saturating_mul(OF_ROW) as usize);
+        }
         Ok(())
+    }
+
+    /// Looks now and then, between rows, whether a decoder holds more than it may; `beside`: bytes that are not in here.
+    #[inline]
+    pub(super) fn hold(&mut self, beside: impl FnOnce() -> usize) -> Result<(), CodecError> {
+        if self.unseen < LOOK {
+            return Ok(());
+        }
+        (self.unseen, self.look_at) = (0, LONG);
+        self.holds(beside())
+    }
+
+    fn holds(&self, beside: usize) -> Result<(), CodecError> {
+        if self.memory == usize::MAX {
+            return Ok(());
+        }
+        let own = self.size_with(|d| d.size() + d.len() * size_of::<u64>()) + self.spans.len() * 24;
+        if own.saturating_add(beside) > self.memory { Err(CodecError::TakesMemory) } else { Ok(()) }
     }
 
     /// An entry of dictionary `number`.
@@ -293,12 +343,15 @@ impl State {
             let kind = self.kind(coder, kinds.get(n))?;
             coder.account(Message::from_number(u64::from(kind.message)).unwrap_or(Message::Span), 0);
             self.dictionaries.push(Dictionary::new(kind));
+            self.spend(1)?;
         }
         let known = self.shapes.all.len();
         let count = self.count(coder, shapes.all.len().saturating_sub(known), MOST_SHAPES - known)?;
         for n in known..known + count {
             let elements = if C::ENCODES { shapes.elements(n as u32) } else { Vec::new() };
             self.shape(coder, shapes.all.get(n).map(|s| (s.message, &elements[..])), n)?;
+            self.spend(1)?;
+            self.hold(|| 0)?;
         }
         let known = self.contexts.len();
         let count = self.count(coder, contexts.len().saturating_sub(known), usize::MAX)?;
@@ -306,16 +359,17 @@ impl State {
             let context = self.context(coder, contexts.get(n))?;
             coder.account(context.message(), 0);
             self.contexts.push(context);
+            self.spend(1)?;
+            self.hold(|| 0)?;
         }
-        Ok(())
+        self.holds(0)
     }
 
     fn count<C: Coder>(&mut self, coder: &mut C, count: usize, most: usize) -> Result<usize, CodecError> {
         let count = self.number(coder, N::Definitions, count as u64);
-        if count > most as u64 {
+        if count > (most as u64).min(self.budget) {
             return Err(CodecError::TooLarge("the number of definitions"));
         }
-        self.spend(count)?;
         Ok(count as usize)
     }
 
@@ -341,7 +395,7 @@ impl State {
         let message = Message::from_number(message).ok_or(CodecError::Damaged("a shape's message"))?;
         let given = given.map_or(&[][..], |g| g.1);
         let length = self.number(coder, N::ShapeLength, given.len() as u64);
-        self.spend(length)?;
+        self.spend(length.saturating_mul(size_of::<Element>() as u64))?;
         let mut elements = Vec::new();
         for n in 0..length as usize {
             let parts = given.get(n).map_or([0; 3], |e| e.parts());

@@ -20,7 +20,7 @@ pub(super) fn decode(
     payload: &[u8],
     raw_len: u64,
 ) -> Result<(Vec<Request>, Base), CodecError> {
-    let unpacked = Unpacked::new(layout, base, payload, raw_len, true)?;
+    let unpacked = Unpacked::new(layout, base, payload, raw_len, true, usize::MAX)?;
     let mut at = Cursor::default();
     let requests = std::iter::from_fn(|| unpacked.next(&mut at, usize::MAX)).collect::<Result<_, _>>()?;
     Ok((requests, Base::clone(unpacked.base())))
@@ -82,7 +82,7 @@ proptest! {
         let requests = requests(seed);
         let (payload, _) = encode(None, &requests);
         let raw_len = raw_len(&requests);
-        let unpacked = Unpacked::new(LAYOUT, None, &payload[..], raw_len, false).unwrap();
+        let unpacked = Unpacked::new(LAYOUT, None, &payload[..], raw_len, false, usize::MAX).unwrap();
         let all = |piece| {
             let mut at = Cursor::default();
             std::iter::from_fn(|| unpacked.next(&mut at, piece)).collect::<Result<Vec<_>, _>>().unwrap()
@@ -348,7 +348,7 @@ fn messages_inside_one_another_without_end_are_refused() {
         Writer::new(LAYOUT, Vocabulary::new(&state.dictionaries, Places::of(&state).entries))
     };
     let mut state = State::new();
-    state.begin(u64::MAX, false);
+    state.begin((u64::MAX, usize::MAX), false);
     let mut shapes = Shapes::default();
     let mut inner = shapes.number(Message::Event, &[], |_| dictionary::Purpose::Other);
     for _ in 0..5000 {

@@ -292,6 +292,7 @@ impl State {
         let around = Around { known: &known, time: start, series: None };
         self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
         section.rows.row(self, kind as u32, &section.tape.out)?;
+        self.hold(|| section.rows.size())?;
         section.real += 1;
         Ok((kind as u64, start, end))
     }
@@ -392,6 +393,7 @@ impl State {
         let around = Around { known: &known, time, series: None };
         self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
         section.rows.row(self, kind as u32, &section.tape.out)?;
+        self.hold(|| section.rows.size())?;
         Ok(time)
     }
 
@@ -425,6 +427,7 @@ impl State {
             let around = Around { known: &known, time: 0, series: None };
             self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
             section.rows.row(self, kind as u32, &section.tape.out)?;
+            self.hold(|| section.rows.size())?;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use super::shape::Shapes;
 use super::state::{MOST_DICTIONARIES, State};
 use super::traces::Given;
 use super::{BUDGET, Base, LAYOUT_TEXT};
-use crate::compress::zstd_reader;
+use crate::compress::{WINDOW_LOG_MAX, zstd_reader};
 use crate::segment::{CodecError, MAX_PAYLOAD, Request};
 
 /// Bytes of text that leave memory together.
@@ -70,6 +70,9 @@ impl Payload for [u8] {
 
 /// A text column with so many bytes is unpacked as it is used, from a reader of its own, and never held.
 const LARGE: usize = 4 << 20;
+
+/// What its reader takes at most: the window.
+const WINDOW: usize = 1 << WINDOW_LOG_MAX;
 
 /// What is left of a text column.
 #[derive(Default)]
@@ -158,11 +161,12 @@ fn skip(source: &mut impl Read, bytes: u64) -> Result<(), CodecError> {
 }
 
 impl<'a> Parts<'a> {
-    /// Reads a payload of this layout whose items have `raw_len` bytes.
+    /// Reads a payload of this layout whose items have `raw_len` bytes, with at most `memory` bytes.
     pub(super) fn read(
         layout: u8,
         payload: &'a (impl Payload + ?Sized),
         raw_len: u64,
+        memory: usize,
     ) -> Result<Self, CodecError> {
         let mut source = Counted { from: payload.open(), bytes: 0 };
         let mut first = [0];
@@ -181,6 +185,10 @@ impl<'a> Parts<'a> {
             let length = number(&mut source)?;
             total = total.checked_add(length).filter(|t| *t <= limit).ok_or(CodecError::TooLarge("text"))?;
             lengths.push(length as usize);
+        }
+        let held: usize = lengths.iter().map(|length| if *length < LARGE { *length } else { WINDOW }).sum();
+        if (range.saturating_add(bits) as usize).saturating_add(held) > memory {
+            return Err(CodecError::TakesMemory);
         }
         let (range, bits) = (bytes(&mut source, range, MAX_PAYLOAD)?, bytes(&mut source, bits, MAX_PAYLOAD)?);
         let before = source.bytes;
@@ -343,19 +351,20 @@ pub(in super::super) struct Cursor {
 
 impl Unpacked {
     /// Decodes a payload that leans on `base`, or on nothing, and whose items have `raw_len` bytes. `teaches`: others may lean on it;
-    /// else nothing is kept that only those need.
+    /// else nothing is kept that only those need. It takes about `memory` bytes at most, a copy of the base included.
     pub(in super::super) fn new(
         layout: u8,
         base: Option<&Base>,
         payload: &(impl Payload + ?Sized),
         raw_len: u64,
         teaches: bool,
+        memory: usize,
     ) -> Result<Self, CodecError> {
-        let mut parts = Parts::read(layout, payload, raw_len)?;
+        let mut parts = Parts::read(layout, payload, raw_len, memory)?;
         let mut reader = parts.reader();
         let mut state = base.map_or_else(State::new, |b| b.state.clone());
         let mut builder = Builder::new(raw_len);
-        walk(&mut reader, &mut state, raw_len, &mut builder)?;
+        walk(&mut reader, &mut state, (raw_len, memory), &mut builder)?;
         let mut whole = Vec::new();
         state.whole(&mut reader, &[], &mut whole)?;
         reader.check()?;
@@ -404,11 +413,12 @@ pub(in super::super) fn learn(
     base: Option<Base>,
     payload: &(impl Payload + ?Sized),
     raw_len: u64,
+    memory: usize,
 ) -> Result<Base, CodecError> {
-    let mut parts = Parts::read(layout, payload, raw_len)?;
+    let mut parts = Parts::read(layout, payload, raw_len, memory)?;
     let mut reader = parts.reader();
     let mut state = base.map_or_else(State::new, |b| b.state);
-    pass(&mut reader, &mut state, raw_len)?;
+    pass(&mut reader, &mut state, (raw_len, memory))?;
     Ok(Base::new(state))
 }
 
@@ -416,23 +426,23 @@ pub(in super::super) fn learn(
 pub(super) fn pass(
     reader: &mut Reader<'_, '_>,
     state: &mut State,
-    raw_len: u64,
+    bounds: (u64, usize),
 ) -> Result<Vec<Request>, CodecError> {
-    walk(reader, state, raw_len, &mut Nothing)?;
+    walk(reader, state, bounds, &mut Nothing)?;
     let mut whole = Vec::new();
     state.whole(reader, &[], &mut whole)?;
     reader.check()?;
     Ok(whole)
 }
 
-/// All but what was left whole.
+/// All but what was left whole, within bounds of raw length and memory.
 fn walk(
     reader: &mut Reader<'_, '_>,
     state: &mut State,
-    raw_len: u64,
+    (raw_len, memory): (u64, usize),
     rows: &mut dyn Rows,
 ) -> Result<(), CodecError> {
-    state.begin(raw_len * BUDGET + (1 << 16), reader.layout == LAYOUT_TEXT);
+    state.begin((raw_len * BUDGET + (1 << 16), memory), reader.layout == LAYOUT_TEXT);
     state.definitions(reader, &[], &Shapes::default(), &[])?;
     reader.account(Message::Span, 0);
     let forest = Forest::default();
