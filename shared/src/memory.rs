@@ -281,20 +281,9 @@ mod tests {
 
     #[test]
     fn a_segment_needs_what_its_codec_makes_of_it() {
-        use crate::segment::{Hash, Lane, SegmentId};
-        use crate::signal::{Counts, Signal, TimeRange};
-        let header = |codec: Codec, payload_len, raw_len, items| Header {
-            id: SegmentId { epoch: 1, lane: Lane::BULK, sequence: 1 },
-            codec: codec as u32,
-            payload_len,
-            raw_len,
-            hash: Hash::default(),
-            items: Counts::of(Signal::Logs, items),
-            time: TimeRange::EMPTY,
-            requests: 1,
-            sealed_unix_nano: 0,
-            base_sequence: None,
-            is_base: false,
+        use crate::signal::Counts;
+        let header = |codec: Codec, payload_len, raw_len, items| {
+            Header::of_test(codec, payload_len, raw_len, Counts::of(Signal::Logs, items))
         };
         let mib = |header: Header| to_decode(&header) >> 20;
         assert_eq!(mib(header(Codec::ZstdRows, 8 * MIB, 16 * MIB, 400)), 26);

@@ -174,27 +174,34 @@ impl Header {
             prost::Message::decode(bytes).map_err(|_| HeaderError::Unreadable)?;
         message.try_into()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::signal::Signal;
-
-    fn header() -> Header {
-        Header {
+    /// One of nothing in particular.
+    #[cfg(test)]
+    pub(crate) fn of_test(codec: super::Codec, payload_len: u64, raw_len: u64, items: Counts) -> Self {
+        Self {
             id: SegmentId { epoch: 7, lane: Lane::BULK, sequence: 3 },
-            codec: 1,
-            payload_len: 10,
-            raw_len: 100,
+            codec: codec as u32,
+            payload_len,
+            raw_len,
             hash: hash(b"payload"),
-            items: Counts::of(Signal::Logs, 4),
+            items,
             time: TimeRange { start: 1, end: 2 },
             requests: 1,
             sealed_unix_nano: 5,
             base_sequence: None,
             is_base: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::Codec;
+    use crate::signal::Signal;
+
+    fn header() -> Header {
+        Header::of_test(Codec::ZstdRows, 10, 100, Counts::of(Signal::Logs, 4))
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `bench memory --hostile`, the rows of the ground-station: three satellites send segments of 32 MiB of what takes many times its own
-//! size, at once, while it exports to a file and to a backend, and while pages of the console are looked at.
+//! size, at once, while it exports to a file and to a backend, and while pages of the console are looked at. They have as much memory as
+//! it has: what those send that have more may become a dead letter.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -63,7 +64,7 @@ async fn row(limit: ByteSize, sink: SocketAddr, case: &Case) -> anyhow::Result<R
     let mut agents = Vec::new();
     for name in names {
         let mut agent = Agent::named(&scene, name, name, ground.link);
-        agent.config["processors"]["memory_limiter"] = json!({"limit": "512MiB"});
+        agent.config["processors"]["memory_limiter"] = json!({"limit": limit.0});
         agent.config["processors"]["batch"] = json!({"send_batch_bytes": "32MiB"});
         agent.start().await;
         load(&agent, case).await?;

@@ -179,7 +179,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
         rows.push(row(options, case, (connections, to), &small).await?);
     }
     if meant("ground") {
-        rows.extend(hostile_ground::run(options.limit, &sink).await?);
+        rows.extend(hostile_ground::run(options.ground_limit, &sink).await?);
     }
     Ok(rows)
 }

@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// The agent's processors.memory_limiter.limit
     #[arg(long, default_value = "64MiB")]
     pub(crate) limit: ByteSize,
+    /// With --hostile: the ground-station's memory.limit, and the limit of the satellites that it hears
+    #[arg(long, default_value = "256MiB")]
+    pub(crate) ground_limit: ByteSize,
     /// The steady rate, in items a second
     #[arg(long, default_value_t = 100_000.0)]
     rate: f64,

@@ -7,9 +7,12 @@ use rand::{Rng, SeedableRng};
 use super::generate::{Generator, request};
 use super::shape::{Element, Shapes};
 use super::*;
+use crate::memory::to_decode;
 use crate::otlp::items::visit;
 use crate::otlp::protobuf::put_bytes;
 use crate::otlp::walk::walk;
+use crate::segment::{Codec, Header};
+use crate::signal::Counts;
 
 type Requests = Vec<(Signal, Vec<u8>)>;
 
@@ -118,7 +121,7 @@ proptest! {
             let (back, learnt) = decode(LAYOUT, known.as_ref(), &payload, raw_len(&all)).unwrap();
             assert_same(&all, &back);
             // What a decoder has learnt is the same whether anything is built or not.
-            let learnt = if n % 2 == 0 { learnt } else { learn(LAYOUT, known, &payload[..], raw_len(&all)).unwrap() };
+            let learnt = if n % 2 == 0 { learnt } else { learn(LAYOUT, known, &payload[..], raw_len(&all), usize::MAX).unwrap() };
             (base, known) = (Some(next), Some(learnt));
         }
     }
@@ -337,6 +340,51 @@ fn an_encoder_holds_no_more_than_it_may() {
         assert!(matches!(bounded.push(signal, &body), Err(CodecError::TooLarge(_))), "{signal}");
         let rows: usize = bounded.shredder.rows.iter().map(Vec::len).sum();
         assert!(rows < 100_000 && bounded.shredder.tape.len() < 5_000, "it went on");
+    }
+}
+
+/// What is in a payload takes many times its length once it is decoded. A decoder stops before it holds more than it may, and is given
+/// enough by whoever goes by the header.
+#[test]
+fn a_decoder_holds_no_more_than_it_may() {
+    let field = |number, body: &[u8]| {
+        let mut out = Vec::new();
+        put_bytes(&mut out, number, body);
+        out
+    };
+    let many = |count, one: &dyn Fn(u32) -> Vec<u8>| (0..count).flat_map(one).collect::<Vec<u8>>();
+    let in_scope = |items: Vec<u8>| field(1, &field(2, &items));
+    let name = |kind: &str, n: u32| field(1, format!("{kind}{n}").as_bytes());
+    let gauge = field(5, &field(1, &[]));
+    let attribute = |n| field(9, &[name("k", n), field(2, &field(1, b"v"))].concat());
+    let resource = |n| field(1, &[field(1, &field(1, &name("r", n))), field(2, &field(2, b""))].concat());
+    let scope = |n| field(2, &[field(1, &name("s", n)), field(2, b"")].concat());
+    let each = [
+        (
+            Signal::Metrics,
+            60_000,
+            in_scope(many(60_000, &|n| field(2, &[name("m", n), gauge.clone()].concat()))),
+        ),
+        (Signal::Logs, 400_000, in_scope(field(2, b"").repeat(400_000))),
+        (Signal::Traces, 1, in_scope(field(2, &field(11, &field(2, b"e")).repeat(400_000)))),
+        (Signal::Traces, 1, in_scope(field(2, &many(30_000, &attribute)))),
+        (Signal::Traces, 20_000, many(20_000, &resource)),
+        (Signal::Traces, 20_000, field(1, &many(20_000, &scope))),
+    ];
+    for (signal, count, body) in each {
+        let mut encoder = Encoder::new(None);
+        encoder.push(signal, &body).unwrap();
+        let (payload, _) = encoder.finish().unwrap();
+        let within = |memory| Unpacked::new(LAYOUT, None, &payload[..], body.len() as u64, true, memory);
+        let header = Header::of_test(
+            Codec::Columns,
+            payload.len() as u64,
+            body.len() as u64,
+            Counts::of(signal, count),
+        );
+        let told = to_decode(&header) as usize;
+        assert!(within(3 * told).is_ok(), "{signal}: it needs more than three times {told}");
+        assert!(matches!(within(1 << 20), Err(CodecError::TakesMemory)), "{signal}: it takes a mebibyte");
     }
 }
 
