@@ -272,6 +272,9 @@ async fn count(console: SocketAddr, counted: Sender<(u64, Instant)>) -> anyhow::
     Ok(())
 }
 
+/// Viewers have been shown everything after so long.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// What viewers cost the process, and what they cost commits.
 async fn viewers(
     scene: &Scene,
@@ -285,7 +288,7 @@ async fn viewers(
     let memory = resident(id, "VmRSS:")?;
     let watched = {
         let (over, _) = watch(console, options.viewers);
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(SETTLED).await;
         let watched = cpu_of(id, options.time).await?;
         over.cancel();
         watched
@@ -295,9 +298,12 @@ async fn viewers(
     for _ in 0..options.turns {
         alone.push(commits(scene, ground, &mut sequence, options.time).await?);
         let (over, seen) = watch(console, options.viewers);
+        // Whoever comes is shown the present at once; what follows is what viewers go on costing.
+        commits(scene, ground, &mut sequence, SETTLED).await?;
+        let before = seen.load(Ordering::Relaxed);
         beside.push(commits(scene, ground, &mut sequence, options.time).await?);
         over.cancel();
-        looks += seen.load(Ordering::Relaxed);
+        looks += seen.load(Ordering::Relaxed) - before;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let watched_for = options.time.as_secs_f64() * options.turns as f64;
