@@ -1,4 +1,5 @@
-//! `bench hostile`: one listed satellite was taken over; what that costs the ground-station, and the honest one beside it.
+//! `bench hostile`: one listed satellite was taken over; what that costs the ground-station, and the honest one beside it. And a station
+//! (`hostile_station.rs`).
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::hostile_station;
 use crate::peak::{forget, resident};
 use crate::report::Row;
 
@@ -22,10 +24,37 @@ pub(crate) struct Options {
     time: Duration,
 }
 
-/// What the honest satellite sees.
-struct Seen {
+/// What the honest one sees.
+pub(crate) struct Seen {
     median: Duration,
     worst: Duration,
+}
+
+impl Seen {
+    pub(crate) fn of(mut all: Vec<Duration>) -> Self {
+        all.sort_unstable();
+        Self { median: all[all.len() / 2], worst: all[all.len() - 1] }
+    }
+}
+
+/// What an attack costs: others' latency under it and without it, memory before and at most, and how long until all is as it was.
+pub(crate) fn row(
+    attack: &str,
+    under: &Seen,
+    alone: &Seen,
+    (before, peak): (u64, u64),
+    recovery: Duration,
+) -> Row {
+    let ms = |d: Duration| d.as_secs_f64() * 1e3;
+    Row::default()
+        .with("attack", attack)
+        .with_rounded("median_ms", ms(under.median), 1)
+        .with_rounded("of_alone", under.median.as_secs_f64() / alone.median.as_secs_f64(), 2)
+        .with_rounded("worst_ms", ms(under.worst), 1)
+        .with_rounded("worst_alone_ms", ms(alone.worst), 1)
+        .with("rss_before_mib", before >> 20)
+        .with("rss_peak_mib", peak >> 20)
+        .with_rounded("recovery_ms", ms(recovery), 1)
 }
 
 /// A row for each attack.
@@ -67,20 +96,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
             let under = under?;
             let after = honest(&scene, &ground, &mut sequence, Duration::ZERO).await?;
             ground.process.must_run().map_err(|e| anyhow!(e))?;
-            let ms = |d: Duration| d.as_secs_f64() * 1e3;
-            rows.push(
-                Row::default()
-                    .with("attack", what)
-                    .with_rounded("median_ms", ms(under.median), 1)
-                    .with_rounded("of_alone", under.median.as_secs_f64() / alone.median.as_secs_f64(), 2)
-                    .with_rounded("worst_ms", ms(under.worst), 1)
-                    .with_rounded("worst_alone_ms", ms(alone.worst), 1)
-                    .with("rss_before_mib", before >> 20)
-                    .with("rss_peak_mib", resident(&id, "VmHWM:")? >> 20)
-                    .with_rounded("recovery_ms", ms(after.worst), 1),
-            );
+            let peak = resident(&id, "VmHWM:")?;
+            rows.push(row(what, &under, &alone, (before, peak), after.worst));
         }
         ground.process.terminate().await;
+        rows.extend(hostile_station::run(&scene, options.time).await?);
         Ok(rows)
     })
 }
@@ -99,6 +119,5 @@ async fn honest(scene: &Scene, ground: &Ground, sequence: &mut u64, time: Durati
         *sequence += 1;
         all.push(peer.commit(1, *sequence).await.map_err(failed)?);
     }
-    all.sort_unstable();
-    Ok(Seen { median: all[all.len() / 2], worst: all[all.len() - 1] })
+    Ok(Seen::of(all))
 }

@@ -14,6 +14,7 @@ mod fleet;
 mod hostile;
 mod hostile_ground;
 mod hostile_memory;
+mod hostile_station;
 mod ingest;
 mod link;
 mod load;
@@ -65,7 +66,7 @@ enum Bench {
     Link(link::Options),
     /// Bytes per item of segments, alone and leaning on earlier ones, against gzip, zstd and rows; speed and memory
     Bytes(bytes_per_item::Options),
-    /// What a satellite that was taken over costs the ground-station and the honest one beside it
+    /// What a satellite or a station that was taken over costs the other side, and the honest one beside it
     Hostile(hostile::Options),
     /// What a link of some kbit/s brings, pass by pass: real processes and an emulated link
     Thin(thin::Options),
