@@ -113,6 +113,10 @@ struct Setup {
     max_bytes: ByteSize,
 }
 
+/// That of both programs, which this is too ([`survive::programs`]): memory is measured of them.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> anyhow::Result<ExitCode> {
     if let Some(code) = ::survive::programs::run_by_name() {
         return Ok(code);
