@@ -112,9 +112,9 @@ impl Mirror {
         behind.filter_map(|(lane, sequence, _)| Some((*lane, *sequence, position(*lane)?))).collect()
     }
 
-    /// What was on board, a drop for each lane. The counts are those of all lanes together, in the last one: what is `missing`. More
+    /// What was on board, a drop for each lane, with ids from `first` on. The counts are those of all lanes together, in the last one: what is `missing`. More
     /// may have been accepted since, so they are a lower bound.
-    pub(super) fn closing_drops(&self, missing: Counts, now: u64) -> Vec<link::Drop> {
+    pub(super) fn closing_drops(&self, missing: Counts, first: u64, now: u64) -> Vec<link::Drop> {
         let drop = |lane: u8, sequences: Option<(u64, u64)>| link::Drop {
             id: 0,
             reason: DropReason::Corruption as i32,
@@ -131,7 +131,7 @@ impl Mirror {
         if drops.is_empty() {
             drops.push(drop(Lane::BULK.0, None));
         }
-        for (drop, id) in drops.iter_mut().zip(self.next_drop..) {
+        for (drop, id) in drops.iter_mut().zip(first..) {
             drop.id = id;
         }
         if let Some(last) = drops.last_mut() {

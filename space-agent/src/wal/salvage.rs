@@ -55,6 +55,8 @@ pub(super) struct Salvage<'a> {
     /// The segments that were on board, as far as that can be read, and whether that is all of them.
     on_board: BTreeMap<Place, SegmentRecord>,
     all_on_board: bool,
+    /// Records of drops are missing.
+    pub(super) lost_drops: bool,
 }
 
 /// What was taken over into a new log.
@@ -155,6 +157,7 @@ impl<'a> Salvage<'a> {
             }
         });
         let all_on_board = extent == Extent::Whole;
+        let lost_drops = whole(&rescue, DROPS.name()).is_none();
         Some(Self {
             rescue,
             life,
@@ -166,6 +169,7 @@ impl<'a> Salvage<'a> {
             next_group,
             on_board,
             all_on_board,
+            lost_drops,
         })
     }
 
