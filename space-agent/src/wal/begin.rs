@@ -67,6 +67,7 @@ pub(super) fn create(
     set_numbers(&txn, &[(META_NEXT_GROUP, kept.next), (META_REPORTED, 1)])?;
     txn.open_table(LANES)?.insert(Lane::BULK.0, LaneNumbers { next_sequence: 1, position: kept.first })?;
     tally.next_drop = 1;
+    tally.told = Some(drops::told(&txn, &tally)?);
     tally.store(&txn)?;
     set_clock_floor(&txn, mirror.as_ref())?;
     set_numbers(&txn, &[(META_FORMAT, FIRST_FORMAT)])?;
@@ -256,9 +257,10 @@ fn close_life(
     txn.open_table(EPOCHS)?.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
     // What is gone is what the mirror, as old as the last seal, does not count as delivered or dropped.
     let missing = tally.missing(kept);
-    drops::record_again(txn, tally, closed.epoch, now)?;
     // A station may have drops that were recorded since.
-    let lost = mirror.closing_drops(missing, tally.next_drop + NUMBERS_SKIPPED, now);
+    tally.next_drop += NUMBERS_SKIPPED;
+    drops::record_again(txn, tally, closed.epoch, now)?;
+    let lost = mirror.closing_drops(missing, tally.next_drop, now);
     tally.drop(DropReason::Corruption, missing);
     for drop in &lost {
         drops::insert(txn, closed.epoch, drop, &[])?;

@@ -154,8 +154,10 @@ pub(super) fn tell_again(
         let (key, value) = row?;
         records.push((key.value().epoch, read(value.value())?));
     }
-    let forgotten = unrecorded(tally, records.iter().map(|(_, (_, drop))| drop));
+    let mut forgotten = tally.dropped.clone();
     for (epoch, (mut known, drop)) in records {
+        let items = forgotten.entry(drop.reason).or_default();
+        *items = items.saturating_sub(left(&drop));
         known.retain(|k| k != station);
         insert(txn, epoch, &drop, &known)?;
     }
@@ -166,56 +168,56 @@ pub(super) fn tell_again(
             others.push(name.value().to_owned());
         }
     }
-    for (reason, items) in forgotten {
+    for (reason, items) in forgotten.into_iter().filter(|(_, items)| items.total() > 0) {
+        let reason = DropReason::try_from(reason).unwrap_or_default();
         let drop = of_unsealed(reason, Lane::BULK, items, TimeRange::EMPTY, now);
         insert(txn, epoch, &link::Drop { id: tally.next_drop, ..drop }, &others)?;
         tally.next_drop += 1;
         tally.drops += 1;
     }
     tally.last_drop_unsent = false;
-    set_numbers(txn, &[(META_NEXT_DROP, tally.next_drop)])
+    tally.told = Some(told(txn, tally)?);
+    tally.store(txn)
 }
 
-/// What was dropped and is in none of these records, by reason.
-fn unrecorded<'a>(tally: &Tally, records: impl Iterator<Item = &'a link::Drop>) -> Vec<(DropReason, Counts)> {
-    let mut left = tally.dropped.clone();
-    for drop in records {
-        let dropped = Counts::from(drop.items.unwrap_or_default());
-        let dropped = dropped.saturating_sub(drop.overridden.unwrap_or_default().into());
-        let items = left.entry(drop.reason).or_default();
-        *items = items.saturating_sub(dropped);
+/// Items of a drop that are still dropped.
+fn left(drop: &link::Drop) -> Counts {
+    Counts::from(drop.items.unwrap_or_default()).saturating_sub(drop.overridden.unwrap_or_default().into())
+}
+
+/// Of what was dropped, what no record has that no station has acknowledged: a station has heard of it.
+pub(super) fn told(txn: &WriteTransaction, tally: &Tally) -> Result<BTreeMap<i32, Counts>, StoreError> {
+    let mut told = tally.dropped.clone();
+    for row in txn.open_table(DROPS)?.iter()? {
+        let (known, drop) = read(row?.1.value())?;
+        if known.is_empty() {
+            let items = told.entry(drop.reason).or_default();
+            *items = items.saturating_sub(left(&drop));
+        }
     }
-    let left = left.into_iter().filter(|(_, items)| items.total() > 0);
-    left.map(|(reason, items)| (DropReason::try_from(reason).unwrap_or_default(), items)).collect()
+    told.retain(|_, items| items.total() > 0);
+    Ok(told)
 }
 
-/// Records what was dropped and has no record since a part of the table is lost. What the stations had heard of it nobody knows, so the
-/// counts are an upper bound.
+/// Records what was dropped, what no station has heard of, and what has no record since the table or a part of it is lost. One may have
+/// heard of it since that was noted, so the counts are an upper bound.
 pub(super) fn record_again(
     txn: &WriteTransaction,
     tally: &mut Tally,
     epoch: u64,
     now: u64,
 ) -> Result<(), StoreError> {
-    let (mut ids, mut records) = (BTreeSet::new(), Vec::new());
-    for row in txn.open_table(DROPS)?.iter()? {
-        let (key, value) = row?;
-        ids.insert(key.value().id);
-        records.push(read(value.value())?.1);
-    }
-    // Stations hear of drops in the order of their ids: one that has the latest that is lost has all of them, and counts nothing twice.
-    let kept = tally.next_drop.saturating_sub(KEPT).max(1)..tally.next_drop;
-    let mut lost = kept.rev().filter(|id| !ids.contains(id));
-    let unrecorded = unrecorded(tally, records.iter());
-    // Refusals by backends never have one.
-    for (reason, items) in unrecorded.into_iter().filter(|(r, _)| *r != DropReason::BackendRefused) {
-        let id = lost.next().unwrap_or_else(|| {
-            tally.next_drop += 1;
-            tally.next_drop - 1
-        });
-        let drop = of_unsealed(reason, Lane::BULK, items, TimeRange::EMPTY, now);
-        insert(txn, epoch, &link::Drop { id, counts_unknown: true, ..drop }, &[])?;
-        tally.drops += 1;
+    let Some(before) = &tally.told else { return Ok(()) };
+    for (reason, items) in told(txn, tally)? {
+        let lost = items.saturating_sub(before.get(&reason).copied().unwrap_or_default());
+        // Refusals by backends never had a record.
+        if lost.total() == 0 || reason == DropReason::BackendRefused as i32 {
+            continue;
+        }
+        let reason = DropReason::try_from(reason).unwrap_or_default();
+        let drop = of_unsealed(reason, Lane::BULK, lost, TimeRange::EMPTY, now);
+        insert(txn, epoch, &link::Drop { id: tally.next_drop, counts_unknown: true, ..drop }, &[])?;
+        (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
     }
     Ok(())
 }

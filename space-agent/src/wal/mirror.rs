@@ -51,6 +51,9 @@ pub(super) struct Mirror {
     dropped: BTreeMap<i32, Three>,
     on_board: Three,
     next_drop: u64,
+    /// Of `dropped`, what a station has heard of. Earlier software did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    told: Option<BTreeMap<i32, Three>>,
     lanes: Vec<MirrorLane>,
     /// Lane and journal position: what groups below it have for the lane is in a segment.
     #[serde(default)]
@@ -78,6 +81,10 @@ impl Mirror {
             delivered: counts(self.delivered),
             dropped: self.dropped.iter().map(|(reason, items)| (*reason, counts(*items))).collect(),
             next_drop: self.next_drop,
+            told: self
+                .told
+                .as_ref()
+                .map(|t| t.iter().map(|(reason, items)| (*reason, counts(*items))).collect()),
             ..Tally::default()
         }
     }
@@ -175,7 +182,7 @@ pub(super) fn read(env: &Env, config: &WalConfig) -> Option<Mirror> {
 
 /// Writes the mirror of `state`. A log does without one that cannot be written.
 pub(super) fn write(env: &Env, config: &WalConfig, state: &State) {
-    let Tally { accepted, delivered, dropped, next_drop, .. } = &state.tally;
+    let Tally { accepted, delivered, dropped, next_drop, told, .. } = &state.tally;
     let on_board = |(lane, l): (&Lane, &super::state::LaneState)| {
         (lane.0, l.next_sequence, l.on_board.first().zip(l.on_board.last()))
     };
@@ -188,6 +195,7 @@ pub(super) fn write(env: &Env, config: &WalConfig, state: &State) {
         dropped: dropped.iter().map(|(reason, items)| (*reason, three(*items))).collect(),
         on_board: three(state.in_segments + state.in_journal()),
         next_drop: *next_drop,
+        told: told.as_ref().map(|t| t.iter().map(|(reason, items)| (*reason, three(*items))).collect()),
         lanes: state.lanes.iter().map(on_board).collect(),
         positions: state.lanes.iter().map(|(lane, l)| (lane.0, l.position)).collect(),
         clock_floor: state.clock_floor,
