@@ -9,7 +9,7 @@ use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
-use super::tables::{DROPS, DropKey, LEDGERS, META_NEXT_DROP, set_numbers};
+use super::tables::{DROPS, DropKey, LEDGERS};
 use super::tally::Tally;
 
 /// Drops that are kept though every station has them.
