@@ -257,8 +257,10 @@ fn close_life(
     txn.open_table(EPOCHS)?.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
     // What is gone is what the mirror, as old as the last seal, does not count as delivered or dropped.
     let missing = tally.missing(kept);
-    // A station may have drops that were recorded since.
-    tally.next_drop += NUMBERS_SKIPPED;
+    // A station may have drops that were recorded since. What a mirror of earlier software comes to is pinned.
+    if tally.told.is_some() {
+        tally.next_drop += NUMBERS_SKIPPED;
+    }
     drops::record_again(txn, tally, closed.epoch, now)?;
     let lost = mirror.closing_drops(missing, tally.next_drop, now);
     tally.drop(DropReason::Corruption, missing);
