@@ -67,6 +67,7 @@ pub(super) fn create(
     set_numbers(&txn, &[(META_NEXT_GROUP, kept.next), (META_REPORTED, 1)])?;
     txn.open_table(LANES)?.insert(Lane::BULK.0, LaneNumbers { next_sequence: 1, position: kept.first })?;
     tally.next_drop = 1;
+    tally.told = Some(drops::told(&txn, &tally)?);
     tally.store(&txn)?;
     set_clock_floor(&txn, mirror.as_ref())?;
     set_numbers(&txn, &[(META_FORMAT, FIRST_FORMAT)])?;
@@ -124,11 +125,17 @@ fn take_over(
     tally.drops = state.tally.drops;
     let missing = tally.missing(state.in_segments + state.in_journal());
     let txn = db.begin_write()?;
+    if found.lost_drops {
+        drops::record_again(&txn, &mut tally, found.life.epoch, env.unix_nano())?;
+    }
     let unknown = taken.lost_groups > 0 || found.counts_are_old;
     record_lost(&txn, found.life.epoch, &taken, (missing, unknown), &mut tally, env.unix_nano())?;
-    tally.store(&txn)?;
     let counter = found.life.start_counter.max(mirror.map_or(0, |m| m.start_counter)) + 1;
-    let next = found.lanes.iter().map(|(lane, numbers)| (*lane, numbers.next_sequence)).collect();
+    let mut next = found.lanes.iter().map(|(lane, numbers)| (*lane, numbers.next_sequence)).collect();
+    if let Some(mirror) = mirror.filter(|m| m.life().epoch == found.life.epoch) {
+        give_up_undone(&txn, mirror, &state, &mut tally, &mut next, env.unix_nano())?;
+    }
+    tally.store(&txn)?;
     let closed = link::Epoch { continued: true, ..epoch(found.life, &next) };
     begin_epoch(&txn, new_life(env, counter), closed)?;
     set_clock_floor(&txn, mirror)?;
@@ -250,7 +257,12 @@ fn close_life(
     txn.open_table(EPOCHS)?.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
     // What is gone is what the mirror, as old as the last seal, does not count as delivered or dropped.
     let missing = tally.missing(kept);
-    let lost = mirror.closing_drops(missing, now);
+    // A station may have drops that were recorded since. What a mirror of earlier software comes to is pinned.
+    if tally.told.is_some() {
+        tally.next_drop += NUMBERS_SKIPPED;
+    }
+    drops::record_again(txn, tally, closed.epoch, now)?;
+    let lost = mirror.closing_drops(missing, tally.next_drop, now);
     tally.drop(DropReason::Corruption, missing);
     for drop in &lost {
         drops::insert(txn, closed.epoch, drop, &[])?;
@@ -342,30 +354,44 @@ pub(super) fn settle(
         set_satellite(&txn, config)?;
         changed = true;
     }
-    if age == Age::OneSealBehind {
-        tracing::error!(
-            event.name = "perigee.wal.taken_back",
-            "the disk lost a commit that it had reported as safe; a new epoch begins"
-        );
-        let counter = found.life.start_counter.max(mirror.as_ref().map_or(0, |m| m.start_counter)) + 1;
-        let mut next = found.next.clone();
-        if let Some(mirror) = &mirror {
-            let state = State::load(&db.begin_read()?, config)?;
-            give_up_undone(&txn, mirror, &state, &mut next, env.unix_nano())?;
-        }
-        let closed = link::Epoch { continued: true, ..epoch(found.life, &next) };
-        begin_epoch(&txn, new_life(env, counter), closed)?;
-        changed = true;
-    }
     if changed {
         txn.commit()?;
     } else {
         txn.abort()?;
     }
+    if age == Age::OneSealBehind {
+        pass_undone(db, env, config, &found, mirror.as_ref())?;
+    }
     if front.incomplete {
         front::replace(env, config);
     }
     forget_refused(env, config)
+}
+
+/// Begins a new epoch behind a seal that the disk has undone. What was taken into the journal is there, so that it counts.
+fn pass_undone(
+    db: &redb::Database,
+    env: &Env,
+    config: &WalConfig,
+    found: &Found,
+    mirror: Option<&Mirror>,
+) -> Result<(), StoreError> {
+    tracing::error!(
+        event.name = "perigee.wal.taken_back",
+        "the disk lost a commit that it had reported as safe; a new epoch begins"
+    );
+    let counter = found.life.start_counter.max(mirror.map_or(0, |m| m.start_counter)) + 1;
+    let mut next = found.next.clone();
+    let state = State::load(&db.begin_read()?, config)?;
+    let mut tally = state.tally.clone();
+    let txn = db.begin_write()?;
+    if let Some(mirror) = mirror {
+        give_up_undone(&txn, mirror, &state, &mut tally, &mut next, env.unix_nano())?;
+        tally.store(&txn)?;
+    }
+    let closed = link::Epoch { continued: true, ..epoch(found.life, &next) };
+    begin_epoch(&txn, new_life(env, counter), closed)?;
+    Ok(txn.commit()?)
 }
 
 /// A segment that was sealed and is gone may have been delivered, so what it was made of is not sealed again: it is dropped under the
@@ -374,12 +400,15 @@ fn give_up_undone(
     txn: &WriteTransaction,
     mirror: &Mirror,
     state: &State,
+    tally: &mut Tally,
     next: &mut BTreeMap<u8, u64>,
     now: u64,
 ) -> Result<(), StoreError> {
-    let mut tally = state.tally.clone();
-    tally.next_drop = tally.next_drop.max(mirror.tally().next_drop) + NUMBERS_SKIPPED;
-    for (lane, sequence, position) in mirror.undone(next) {
+    let undone = mirror.undone(next);
+    if !undone.is_empty() {
+        tally.next_drop = tally.next_drop.max(mirror.tally().next_drop) + NUMBERS_SKIPPED;
+    }
+    for (lane, sequence, position) in undone {
         let waiting = state.lanes.get(&Lane(lane)).map(|l| l.pending.iter());
         let gone = waiting.into_iter().flatten().filter(|group| group.number < position);
         let items: Counts = gone.map(|group| group.items).sum();
@@ -393,8 +422,11 @@ fn give_up_undone(
         (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
         txn.open_table(LANES)?.insert(lane, LaneNumbers { next_sequence: sequence, position })?;
         next.insert(lane, sequence);
+        // A lane takes no group below its position.
+        let given = number(&txn.open_table(META)?, META_NEXT_GROUP)?.unwrap_or(0);
+        set_numbers(txn, &[(META_NEXT_GROUP, given.max(position))])?;
     }
-    tally.store(txn)
+    Ok(())
 }
 
 /// What tells a log from another one.

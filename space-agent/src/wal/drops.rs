@@ -9,7 +9,7 @@ use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
-use super::tables::{DROPS, DropKey, LEDGERS, META_NEXT_DROP, set_numbers};
+use super::tables::{DROPS, DropKey, LEDGERS};
 use super::tally::Tally;
 
 /// Drops that are kept though every station has them.
@@ -157,7 +157,7 @@ pub(super) fn tell_again(
     let mut forgotten = tally.dropped.clone();
     for (epoch, (mut known, drop)) in records {
         let items = forgotten.entry(drop.reason).or_default();
-        *items = items.saturating_sub(drop.items.unwrap_or_default().into());
+        *items = items.saturating_sub(left(&drop));
         known.retain(|k| k != station);
         insert(txn, epoch, &drop, &known)?;
     }
@@ -176,7 +176,50 @@ pub(super) fn tell_again(
         tally.drops += 1;
     }
     tally.last_drop_unsent = false;
-    set_numbers(txn, &[(META_NEXT_DROP, tally.next_drop)])
+    tally.told = Some(told(txn, tally)?);
+    tally.store(txn)
+}
+
+/// Items of a drop that are still dropped.
+fn left(drop: &link::Drop) -> Counts {
+    Counts::from(drop.items.unwrap_or_default()).saturating_sub(drop.overridden.unwrap_or_default().into())
+}
+
+/// Of what was dropped, what no record has that no station has acknowledged: a station has heard of it.
+pub(super) fn told(txn: &WriteTransaction, tally: &Tally) -> Result<BTreeMap<i32, Counts>, StoreError> {
+    let mut told = tally.dropped.clone();
+    for row in txn.open_table(DROPS)?.iter()? {
+        let (known, drop) = read(row?.1.value())?;
+        if known.is_empty() {
+            let items = told.entry(drop.reason).or_default();
+            *items = items.saturating_sub(left(&drop));
+        }
+    }
+    told.retain(|_, items| items.total() > 0);
+    Ok(told)
+}
+
+/// Records what was dropped, what no station has heard of, and what has no record since the table or a part of it is lost. One may have
+/// heard of it since that was noted, so the counts are an upper bound.
+pub(super) fn record_again(
+    txn: &WriteTransaction,
+    tally: &mut Tally,
+    epoch: u64,
+    now: u64,
+) -> Result<(), StoreError> {
+    let Some(before) = &tally.told else { return Ok(()) };
+    for (reason, items) in told(txn, tally)? {
+        let lost = items.saturating_sub(before.get(&reason).copied().unwrap_or_default());
+        // Refusals by backends never had a record.
+        if lost.total() == 0 || reason == DropReason::BackendRefused as i32 {
+            continue;
+        }
+        let reason = DropReason::try_from(reason).unwrap_or_default();
+        let drop = of_unsealed(reason, Lane::BULK, lost, TimeRange::EMPTY, now);
+        insert(txn, epoch, &link::Drop { id: tally.next_drop, counts_unknown: true, ..drop }, &[])?;
+        (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
+    }
+    Ok(())
 }
 
 /// One record for both, if they have the same reason and lane and their sequences touch.

@@ -345,10 +345,13 @@ impl Epochs<'_> {
                 drops::insert(txn, ack.epoch, drop, known)?;
                 tally.undo_drop(drop.reason, *delivered);
             }
+            tally.told = Some(drops::told(txn, &tally)?);
             drops::forget(txn, &mut tally, stations)?;
             tally.store(txn)?;
             Ok(((), vec![Edit::Tally(tally)]))
-        })
+        })?;
+        self.0.mirror();
+        Ok(())
     }
 
     /// Begins a new epoch: what is on board goes into it under the same sequences, and the old one is closed.

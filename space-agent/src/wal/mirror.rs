@@ -51,6 +51,9 @@ pub(super) struct Mirror {
     dropped: BTreeMap<i32, Three>,
     on_board: Three,
     next_drop: u64,
+    /// Of `dropped`, what a station has heard of. Earlier software did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    told: Option<BTreeMap<i32, Three>>,
     lanes: Vec<MirrorLane>,
     /// Lane and journal position: what groups below it have for the lane is in a segment.
     #[serde(default)]
@@ -78,6 +81,10 @@ impl Mirror {
             delivered: counts(self.delivered),
             dropped: self.dropped.iter().map(|(reason, items)| (*reason, counts(*items))).collect(),
             next_drop: self.next_drop,
+            told: self
+                .told
+                .as_ref()
+                .map(|t| t.iter().map(|(reason, items)| (*reason, counts(*items))).collect()),
             ..Tally::default()
         }
     }
@@ -112,9 +119,9 @@ impl Mirror {
         behind.filter_map(|(lane, sequence, _)| Some((*lane, *sequence, position(*lane)?))).collect()
     }
 
-    /// What was on board, a drop for each lane. The counts are those of all lanes together, in the last one: what is `missing`. More
+    /// What was on board, a drop for each lane, with ids from `first` on. The counts are those of all lanes together, in the last one: what is `missing`. More
     /// may have been accepted since, so they are a lower bound.
-    pub(super) fn closing_drops(&self, missing: Counts, now: u64) -> Vec<link::Drop> {
+    pub(super) fn closing_drops(&self, missing: Counts, first: u64, now: u64) -> Vec<link::Drop> {
         let drop = |lane: u8, sequences: Option<(u64, u64)>| link::Drop {
             id: 0,
             reason: DropReason::Corruption as i32,
@@ -131,7 +138,7 @@ impl Mirror {
         if drops.is_empty() {
             drops.push(drop(Lane::BULK.0, None));
         }
-        for (drop, id) in drops.iter_mut().zip(self.next_drop..) {
+        for (drop, id) in drops.iter_mut().zip(first..) {
             drop.id = id;
         }
         if let Some(last) = drops.last_mut() {
@@ -175,7 +182,7 @@ pub(super) fn read(env: &Env, config: &WalConfig) -> Option<Mirror> {
 
 /// Writes the mirror of `state`. A log does without one that cannot be written.
 pub(super) fn write(env: &Env, config: &WalConfig, state: &State) {
-    let Tally { accepted, delivered, dropped, next_drop, .. } = &state.tally;
+    let Tally { accepted, delivered, dropped, next_drop, told, .. } = &state.tally;
     let on_board = |(lane, l): (&Lane, &super::state::LaneState)| {
         (lane.0, l.next_sequence, l.on_board.first().zip(l.on_board.last()))
     };
@@ -188,6 +195,7 @@ pub(super) fn write(env: &Env, config: &WalConfig, state: &State) {
         dropped: dropped.iter().map(|(reason, items)| (*reason, three(*items))).collect(),
         on_board: three(state.in_segments + state.in_journal()),
         next_drop: *next_drop,
+        told: told.as_ref().map(|t| t.iter().map(|(reason, items)| (*reason, three(*items))).collect()),
         lanes: state.lanes.iter().map(on_board).collect(),
         positions: state.lanes.iter().map(|(lane, l)| (lane.0, l.position)).collect(),
         clock_floor: state.clock_floor,

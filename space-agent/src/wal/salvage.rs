@@ -19,7 +19,7 @@ use super::group::{self, GroupHeader};
 use super::mirror::Mirror;
 use super::state::Life;
 use super::tables::*;
-use super::tally::Tally;
+use super::tally::{Tally, told_from};
 use super::{SegmentRecord, drops};
 
 /// Bytes of what may be groups that are held while a whole file is looked through. A lane holds back 8 MiB.
@@ -55,6 +55,8 @@ pub(super) struct Salvage<'a> {
     /// The segments that were on board, as far as that can be read, and whether that is all of them.
     on_board: BTreeMap<Place, SegmentRecord>,
     all_on_board: bool,
+    /// Records of drops are missing.
+    pub(super) lost_drops: bool,
 }
 
 /// What was taken over into a new log.
@@ -80,6 +82,7 @@ struct Meta {
     satellite: Option<String>,
     next_drop: u64,
     drops_reported: u64,
+    told: Option<BTreeMap<i32, Counts>>,
     next_group: u64,
 }
 
@@ -96,6 +99,7 @@ impl Meta {
             satellite: meta.get(META_SATELLITE.as_bytes()).map(|v| String::from_utf8_lossy(v).into_owned()),
             next_drop: number(META_NEXT_DROP)?,
             drops_reported: number(META_REPORTED)?,
+            told: meta.get(META_TOLD.as_bytes()).map(|bytes| told_from(bytes)),
             next_group: number(META_NEXT_GROUP)?,
         })
     }
@@ -108,6 +112,7 @@ impl Meta {
             satellite: mirror.satellite.clone(),
             next_drop,
             drops_reported: next_drop,
+            told: mirror.tally().told,
             next_group: 0,
         }
     }
@@ -145,6 +150,7 @@ impl<'a> Salvage<'a> {
             None => tally = mirror?.tally(),
         }
         (tally.next_drop, tally.drops_reported) = (meta.next_drop, meta.drops_reported);
+        tally.told = meta.told;
         let Meta { life, satellite, .. } = meta;
         // Lanes take no group below their position.
         let next_group = lanes.values().map(|l| l.position).fold(meta.next_group, u64::max);
@@ -155,6 +161,7 @@ impl<'a> Salvage<'a> {
             }
         });
         let all_on_board = extent == Extent::Whole;
+        let lost_drops = whole(&rescue, DROPS.name()).is_none();
         Some(Self {
             rescue,
             life,
@@ -166,6 +173,7 @@ impl<'a> Salvage<'a> {
             next_group,
             on_board,
             all_on_board,
+            lost_drops,
         })
     }
 

@@ -27,7 +27,7 @@
 //!
 //! Formats: 1 has one lane; 2 splits groups by rules; 3 has segments that depend on others; 4 has groups of version 2; 5 has a
 //! front, see [`super::front`]. A file's number rises when the first such thing is written. `acknowledged`, `ledgers`, `refused`, `boots`,
-//! `cursors_ahead`, `taken`, `missed` and `clock_floor_unix_nano` in `meta` may be ignored, so they raise nothing.
+//! `cursors_ahead`, `taken`, `missed` and `clock_floor_unix_nano` and `drops_told` in `meta` may be ignored, so they raise nothing.
 
 use super::boots::Boot;
 use perigee_shared::segment::{Lane, SegmentId};
@@ -121,6 +121,8 @@ pub(super) const META_NEXT_DROP: &str = "next_drop";
 pub(super) const META_REPORTED: &str = "drops_reported";
 /// The time is not before this, for certain: the latest beginning of a station certificate that was accepted.
 pub(super) const META_CLOCK_FLOOR: &str = "clock_floor_unix_nano";
+/// What was dropped and a station has heard of, by reason: see [`super::tally::Tally::told`].
+pub(super) const META_TOLD: &str = "drops_told";
 /// The id of the satellite whose log it is, from format 4 on.
 pub(super) const META_SATELLITE: &str = "satellite";
 

@@ -20,6 +20,9 @@ pub(super) struct Tally {
     pub(super) next_drop: u64,
     /// Drops below it may have been reported: they no longer change.
     pub(super) drops_reported: u64,
+    /// Of what was dropped, what a station had acknowledged at the last acknowledgement, as far as there was one. Earlier software noted
+    /// nothing: `None`.
+    pub(super) told: Option<BTreeMap<i32, Counts>>,
     /// Drops that are recorded.
     pub(super) drops: u64,
     /// The last drop was of segments that were never on a wire: another of them may join it.
@@ -36,8 +39,12 @@ impl Tally {
     pub(super) fn undo_drop(&mut self, reason: i32, items: Counts) {
         let counted = self.dropped.entry(reason).or_default();
         let left = counted.saturating_sub(items);
-        self.delivered += counted.saturating_sub(left);
+        let undone = counted.saturating_sub(left);
+        self.delivered += undone;
         *counted = left;
+        if let Some(told) = self.told.as_mut().and_then(|told| told.get_mut(&reason)) {
+            *told = told.saturating_sub(undone);
+        }
     }
 
     pub(super) fn load(txn: &ReadTransaction) -> Result<Self, StoreError> {
@@ -47,6 +54,7 @@ impl Tally {
         let mut tally = Self {
             next_drop: number(META_NEXT_DROP)?,
             drops_reported: number(META_REPORTED)?,
+            told: meta.get(META_TOLD)?.map(|v| told_from(v.value())),
             drops: txn.open_table(DROPS)?.len()?,
             ..Self::default()
         };
@@ -85,6 +93,13 @@ impl Tally {
             counters.insert(format!("dropped:{reason}").as_str(), &items.to_bytes()[..])?;
         }
         drop(counters);
+        if let Some(told) = &self.told {
+            let bytes: Vec<u8> = told.iter().flat_map(told_to).collect();
+            let mut meta = txn.open_table(META)?;
+            if meta.get(META_TOLD)?.is_none_or(|v| v.value() != bytes) {
+                meta.insert(META_TOLD, bytes.as_slice())?;
+            }
+        }
         let found = number(&txn.open_table(META)?, META_NEXT_DROP)?;
         if found == Some(self.next_drop) {
             Ok(())
@@ -92,4 +107,18 @@ impl Tally {
             set_numbers(txn, &[(META_NEXT_DROP, self.next_drop)])
         }
     }
+}
+
+/// A reason and its items.
+fn told_to((reason, items): (&i32, &Counts)) -> Vec<u8> {
+    [&reason.to_le_bytes()[..], &items.to_bytes()[..]].concat()
+}
+
+/// The inverse, for all reasons.
+pub(super) fn told_from(bytes: &[u8]) -> BTreeMap<i32, Counts> {
+    let one = |row: &[u8]| {
+        let (reason, items) = row.split_first_chunk()?;
+        Some((i32::from_le_bytes(*reason), Counts::from_bytes(items)?))
+    };
+    bytes.chunks(28).filter_map(one).collect()
 }
