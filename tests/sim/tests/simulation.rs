@@ -198,6 +198,25 @@ faults:
     }
 }
 
+/// Most of what waits is in the journal when a contact begins. Requests come less often than what lies ready lasts.
+#[test]
+fn a_thin_link_is_filled_with_segments_that_are_sealed_as_others_leave() {
+    let text = "
+duration: 16m
+stations: [svalbard]
+telemetry: {raw_per_day: 140MB, every: 10s, compressible: false}
+link: {down: {rate: 64kbit/s, delay: 20ms}, up: {rate: 64kbit/s, delay: 20ms}}
+contacts:
+- {station: svalbard, start: 10m, end: 11m}
+- {station: svalbard, start: 12m, end: 13m}
+- {station: svalbard, start: 14m, end: 15m}
+";
+    let report = simulate(scenario(text), false);
+    assert_eq!((report.connections, report.missed.len()), (3, 0), "{report}");
+    let share = report.goodput_share(64_000);
+    assert!(share > 0.9, "{share}");
+}
+
 #[test]
 fn a_full_store_drops_by_rule_and_every_drop_is_counted() {
     let text = "
