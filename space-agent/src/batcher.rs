@@ -344,7 +344,17 @@ mod tests {
 
     fn waiting(lane: Lane, raw: u64, oldest: u64) -> Unsealed {
         let oldest_since_boot = oldest as i64;
-        Unsealed { lane, raw, items: 1, held_back: 5, sealed: 0, oldest_unix_nano: 0, oldest_since_boot }
+        let (held_back, sealed, sealed_bytes) = (5, 0, 0);
+        Unsealed {
+            lane,
+            raw,
+            items: 1,
+            held_back,
+            sealed,
+            sealed_bytes,
+            oldest_unix_nano: 0,
+            oldest_since_boot,
+        }
     }
 
     fn progress(unsealed: Vec<Unsealed>, at: Instant) -> Progress {
@@ -450,7 +460,7 @@ mod tests {
         let now = Instant::now();
         let decide =
             |waiting: Unsealed, unix| batcher.decide(&progress(vec![waiting], now), true, now + QUIET, unix);
-        let ready = Unsealed { sealed: 1 << 20, ..waiting(Lane::BULK, 5 << 20, S) };
+        let ready = Unsealed { sealed: 3, sealed_bytes: 1 << 20, ..waiting(Lane::BULK, 5 << 20, S) };
         assert_eq!(
             decide(ready, 100 * S),
             Decision::Wait(None),

@@ -119,7 +119,8 @@ impl Sizing {
         is_thin
             && policy.order != Order::NewestFirst
             && policy.quota.is_none()
-            && waiting.sealed >= (allowed.segment * READY + allowed.under_way) * self.slots
+            && waiting.sealed >= READY * self.slots
+            && waiting.sealed_bytes >= (allowed.segment * READY + allowed.under_way) * self.slots
             && waiting.held_back <= self.may_wait
     }
 
@@ -219,12 +220,13 @@ mod tests {
     #[test]
     fn what_waits_is_left_while_three_segments_lie_ready_for_a_thin_contact() {
         let (config, policy) = (BatchConfig::default(), Policy::default());
-        let waiting = |sealed| Unsealed {
+        let waiting = |sealed_bytes| Unsealed {
             lane: Lane::BULK,
             raw: 1 << 20,
             items: 1,
             held_back: 300,
-            sealed,
+            sealed: 3,
+            sealed_bytes,
             oldest_unix_nano: 0,
             oldest_since_boot: 0,
         };
@@ -232,7 +234,11 @@ mod tests {
         let (few, enough) = (waiting(48_799), waiting(48_800));
         let thin = Sizing::thin();
         assert!(!thin.leaves(&few, &policy, &config) && thin.leaves(&enough, &policy, &config));
-        assert!(!Sizing { slots: 2, ..Sizing::thin() }.leaves(&enough, &policy, &config));
+        let large = Unsealed { sealed: 2, sealed_bytes: 1 << 20, ..enough };
+        assert!(!thin.leaves(&large, &policy, &config), "requests are not cut: they may be large");
+        let two = Sizing { slots: 2, ..Sizing::thin() };
+        assert!(!two.leaves(&Unsealed { sealed_bytes: 1 << 20, ..enough }, &policy, &config));
+        assert!(two.leaves(&Unsealed { sealed: 6, sealed_bytes: 1 << 20, ..enough }, &policy, &config));
         let newest = Policy { order: Order::NewestFirst, ..policy };
         let quota = Policy { quota: Some(1 << 30), ..policy };
         assert!(!thin.leaves(&enough, &newest, &config) && !thin.leaves(&enough, &quota, &config));
