@@ -377,7 +377,8 @@ fn grounds_of_other_versions_are_served() {
         assert_eq!(view.map(|v| (v.ledger, v.start_counter, v.epoch)), Some((0, 0, EPOCH)));
         assert_eq!(s.ledger(), 0, "it names none");
         let actions = s.on_event(believed(1..2));
-        assert_eq!(written(&actions), [(2, vec![400..1000]), (3, WHOLE.to_vec())]);
+        let rest = 400..1000;
+        assert_eq!(written(&actions), [(2, vec![rest]), (3, WHOLE.to_vec())]);
         s.on_event(Event::Written(header(2).id));
         let actions = s.on_event(said(&committed(2)));
         let ids = vec![header(2).id];
