@@ -11,6 +11,8 @@ use ground_station::ground::Part;
 use perigee_proto::link::{self, RejectReason, agent_message, ground_message};
 use perigee_shared::env::{Env, Memory};
 use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::otlp::protobuf::put_bytes;
+use prost::Message;
 use support::{EPOCH, Running, Satellite, Site, get, lane, segment};
 
 fn partial(resume: &link::Resume) -> &link::Partial {
@@ -444,6 +446,66 @@ async fn the_ground_keeps_a_pass_at_los_and_matches_what_the_satellite_says_of_i
     assert_eq!(planned, (&(OPENED + 1).into(), &(OPENED + 9_000_000_001).into()), "{kept}");
     let guards = (&kept["guard_start_seconds"], &kept["guard_end_seconds"]);
     assert_eq!(guards, (&0.0.into(), &2.5.into()), "{kept}");
+    ground.stop().await;
+}
+
+/// `body` as field `number` of an agent's message, with fields beside and in it that this software does not know.
+fn of_a_later_version(number: u32, body: &[u8]) -> Vec<u8> {
+    let more = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        put_bytes(&mut bytes, 2000, b"more");
+        bytes
+    };
+    let mut message = Vec::new();
+    put_bytes(&mut message, number, &more(body));
+    more(&message)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_of_other_versions_are_served_and_what_they_do_not_say_is_unknown() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    // The first version said no more than this of itself and of its passes.
+    let report = link::PassReport {
+        station: "svalbard".to_owned(),
+        start_unix_nano: 5_000,
+        planned_bytes: 10,
+        achieved_bytes: 5,
+        ..link::PassReport::default()
+    };
+    let epoch =
+        link::Epoch { epoch: EPOCH, start_counter: 1, lanes: vec![lane(1..3, 3)], ..link::Epoch::default() };
+    let hello = link::Hello {
+        satellite: sat.id.clone(),
+        minor_version: 1,
+        epochs: vec![epoch],
+        passes: vec![report],
+        ..link::Hello::default()
+    };
+    sat.say_bytes(&of_a_later_version(1, &hello.encode_to_vec())).await;
+    let ground_message::Body::Resume(resume) = sat.hear().await else { panic!("Hello is answered") };
+    assert_ne!(resume.ledger, 0);
+    sat.send(&segment(1, 10)).await;
+    sat.committed(&[1]).await;
+    let goodbye =
+        link::Goodbye { reason: link::GoodbyeReason::ContactEnd.into(), ..link::Goodbye::default() };
+    sat.say_bytes(&of_a_later_version(3, &goodbye.encode_to_vec())).await;
+    assert!(matches!(sat.hear().await, ground_message::Body::Goodbye(_)));
+    let view = ground.satellites().await.remove(0);
+    let standing = &view.standing;
+    assert!(standing.backlog.is_none() && standing.plan.is_none(), "{view:?}");
+    // When its certificate ends the station has seen.
+    let agent = standing.agent.as_ref().unwrap();
+    assert!(agent.configuration.is_none() && agent.resident_bytes.is_none(), "{view:?}");
+    assert!(agent.cpu_seconds.is_none() && agent.running_seconds.is_none(), "{view:?}");
+    assert!(standing.next_contact.is_none() && standing.forecast.is_none(), "{view:?}");
+    let pass = serde_json::to_value(ground.store.as_ref().unwrap().passes(10).await.unwrap()).unwrap();
+    let reported = pass.as_array().unwrap().iter().find(|pass| pass["start_unix_nano"] == 5_000).unwrap();
+    for key in ["state", "planned_start_unix_nano", "planned_end_unix_nano", "guard_start_seconds"] {
+        assert!(reported[key].is_null(), "{key}: {reported}");
+    }
+    assert_eq!(reported["planned_bytes"], 10, "{reported}");
     ground.stop().await;
 }
 

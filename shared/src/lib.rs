@@ -2,7 +2,7 @@
 //!
 //! In the order in which data passes: a [`signal`] arrives as [`otlp`], is kept in a [`segment`], crosses the [`link`] and
 //! leaves by [`export`]. Around them: [`config`] and [`units`], the [`env`](mod@env) that programs take from their machine,
-//! [`clock`], [`compress`], [`files`], [`memory`], [`serve`] and [`telemetry`]; under the logs of both programs lies the [`store`].
+//! [`clock`], [`compress`], [`files`], [`memory`], [`serve`], [`service`] and [`telemetry`]; under the logs of both programs lies the [`store`].
 
 pub mod clock;
 pub mod compress;
@@ -18,6 +18,7 @@ pub mod orbit;
 pub mod otlp;
 pub mod segment;
 pub mod serve;
+pub mod service;
 pub mod signal;
 pub mod store;
 pub mod supervise;

@@ -33,6 +33,7 @@ use crate::limiter::{Limiter, Workspace};
 use crate::receiver::{Intake, Own, ReceiverError, Receivers};
 use crate::scrub;
 use crate::shipper::{Shipper, ShipperConfig, Stations, Together, Trust};
+use crate::sizing::Destinations;
 use crate::telemetry::{Metrics, ShipCounters};
 use crate::wal::{Wal, WalConfig, WalError};
 
@@ -161,13 +162,18 @@ impl Reload {
     }
 }
 
+/// Whether somebody beside the link takes segments.
+fn takes_directly(config: &Config) -> bool {
+    config.consumers().keys().any(|name| name != LINK)
+}
+
 fn contacts(
     config: &Config,
     clocks: &Clocks,
     told: Told,
     link: watch::Receiver<Links>,
 ) -> (Contacts, ContactControl) {
-    let direct = config.consumers().keys().any(|name| name != LINK);
+    let direct = takes_directly(config);
     let lead = config.processors.batch.seal_before_contact.0;
     let stations: Vec<String> = config.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
     Contacts::new(&config.contacts, &stations, clocks.clone(), lead, direct, told, link)
@@ -333,10 +339,16 @@ impl Agent {
         let (sealed_sender, sealed) = watch::channel(0u64);
         let (link_sender, link) = link;
         let (batch, lanes) = (config.processors.batch, config.lanes.lanes().map_err(AgentError::Setting)?);
-        let planner = config.link.is_some().then(|| contacts.1.clone());
+        let destinations = config.link.is_some().then(|| Destinations {
+            contacts: contacts.1.clone(),
+            link: link.clone(),
+            slots: current.len(),
+            direct: takes_directly(&config),
+            store: config.storage.max_bytes.0,
+        });
         let batcher =
             Batcher::new(batch, lanes.clone(), env.clone(), wal.clone(), told.clone(), wanted, sealed_sender)
-                .planned(planner)
+                .planned(destinations)
                 .within(config.processors.memory_limiter.limit, memory.clone());
         back.keep_until("batcher", batcher, &stop, |batcher, stop| Box::pin(batcher.run(stop)));
         back.keep_until(

@@ -3,8 +3,9 @@
 //! Each lane is sealed by itself, the most urgent first; one that was just sealed lets another go before it, so that alarms without
 //! end do not keep bulk in the journal. A full batch is always sealed. The rest is sealed when it is older than
 //! `timeout` while somebody takes it (in contact, or a direct exporter), before a contact, when it has waited for a good part of
-//! its lifetime, and when the lane holds back too much of the journal. While requests keep coming, sealing may lag behind by
-//! `defer_sealing` bytes, so that a burst has the processor for itself; `sealing_cpu` makes bulk rest after each segment.
+//! its lifetime, and when the lane holds back too much of the journal. For a thin contact only a few segments lie ready
+//! (`sizing.rs`). While requests keep coming, sealing may lag behind by `defer_sealing` bytes, so that a burst has the processor
+//! for itself; `sealing_cpu` makes bulk rest after each segment.
 
 use std::time::Duration;
 
@@ -18,12 +19,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::BatchConfig;
-use crate::contacts::ContactControl;
 use crate::journal::Progress;
 use crate::lanes::Lanes;
 use crate::leaning::{Leaning, LeaningError};
 use crate::limiter::Workspace;
-use crate::sizing::Sizing;
+use crate::sizing::{Destinations, Sizing};
 use crate::wal::{Encoding, SealError, Unsealed, Wal, WalError};
 
 /// Without a request for so long, a burst is over.
@@ -128,10 +128,10 @@ impl Batcher {
         self
     }
 
-    /// With segments no larger than the contacts that `planner` knows of allow.
+    /// With segments no larger than contacts allow.
     #[must_use]
-    pub fn planned(mut self, planner: Option<ContactControl>) -> Self {
-        self.sizing = Sizing::new(planner);
+    pub fn planned(mut self, destinations: Option<Destinations>) -> Self {
+        self.sizing = Sizing::new(destinations, &self.config);
         self
     }
 
@@ -161,16 +161,30 @@ impl Batcher {
                     }
                 }
                 Decision::Wait(until) => {
+                    let leaves = progress.unsealed.iter().any(|waiting| self.leaves(waiting));
                     tokio::select! {
                         biased;
                         () = shutdown.cancelled() => return,
                         changed = self.progress.changed() => if changed.is_err() { return },
                         changed = self.wanted.changed() => if changed.is_err() { return },
+                        () = self.sizing.gone(), if leaves => self.count().await,
                         () = sleep_until(until) => {}
                     }
                 }
             }
         }
+    }
+
+    /// Whether what waits is left in the journal for now.
+    fn leaves(&self, waiting: &Unsealed) -> bool {
+        self.sizing.leaves(waiting, &self.lanes.policy(waiting.lane), &self.config)
+    }
+
+    /// Looks at what waits, and how much lies ready.
+    async fn count(&self) {
+        let told = self.told.clone();
+        // The log is gone when the agent ends.
+        drop(self.wal.call(move |wal| told.send_modify(|p| p.unsealed = wal.segments().unsealed())).await);
     }
 
     fn decide(&self, progress: &Progress, wanted: bool, now: Instant, since_boot: u64) -> Decision {
@@ -201,19 +215,19 @@ impl Batcher {
         let lane = waiting.lane;
         let policy = self.lanes.policy(lane);
         let left_the_configuration = lane != Lane::BULK && !self.lanes.policies.contains_key(&lane);
-        if left_the_configuration
-            || waiting.held_back > self.config.max_hold_back.0.max(self.config.defer_sealing.0)
-        {
+        let leaves = self.leaves(waiting);
+        let holds_back = waiting.held_back > self.config.max_hold_back.0.max(self.config.defer_sealing.0);
+        if left_the_configuration || holds_back && !leaves {
             return Decision::Seal { lane, all: true };
         }
-        if waiting.is_full(self.sizing.limits(lane, &self.config)) {
+        if !leaves && waiting.is_full(self.sizing.limits(lane, &self.config)) {
             let quiet_at = committed + QUIET;
             if waiting.held_back >= self.config.defer_sealing.0 || now >= quiet_at {
                 return Decision::Seal { lane, all: false };
             }
             return Decision::Wait(Some(quiet_at));
         }
-        let timeout = wanted.then(|| policy.timeout.unwrap_or(self.config.timeout.0));
+        let timeout = (wanted && !leaves).then(|| policy.timeout.unwrap_or(self.config.timeout.0));
         let timeouts = [timeout, policy.lifetime.map(|lifetime| lifetime / OF_LIFETIME)];
         let Some(timeout) = timeouts.into_iter().flatten().min() else { return Decision::Wait(None) };
         let age = i128::from(since_boot) - i128::from(waiting.oldest_since_boot);
@@ -329,7 +343,18 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn waiting(lane: Lane, raw: u64, oldest: u64) -> Unsealed {
-        Unsealed { lane, raw, items: 1, held_back: 5, oldest_unix_nano: 0, oldest_since_boot: oldest as i64 }
+        let oldest_since_boot = oldest as i64;
+        let (held_back, sealed, sealed_bytes) = (5, 0, 0);
+        Unsealed {
+            lane,
+            raw,
+            items: 1,
+            held_back,
+            sealed,
+            sealed_bytes,
+            oldest_unix_nano: 0,
+            oldest_since_boot,
+        }
     }
 
     fn progress(unsealed: Vec<Unsealed>, at: Instant) -> Progress {
@@ -425,5 +450,28 @@ mod tests {
         assert_ne!(batcher.decide(&only, true, batcher.rest, 10 * S), Decision::Wait(Some(batcher.rest)));
         let both = progress(vec![waiting(URGENT, 1, S), bulk], now);
         assert_eq!(batcher.decide(&both, true, now, 10 * S), Decision::Seal { lane: URGENT, all: true });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_waits_in_the_journal_while_segments_lie_ready_for_a_thin_contact() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut batcher = batcher(dir.path(), BatchConfig::default());
+        batcher.sizing = Sizing::thin();
+        let now = Instant::now();
+        let decide =
+            |waiting: Unsealed, unix| batcher.decide(&progress(vec![waiting], now), true, now + QUIET, unix);
+        let ready = Unsealed { sealed: 3, sealed_bytes: 1 << 20, ..waiting(Lane::BULK, 5 << 20, S) };
+        assert_eq!(
+            decide(ready, 100 * S),
+            Decision::Wait(None),
+            "neither since it is full nor since it is old"
+        );
+        let part = Decision::Seal { lane: Lane::BULK, all: false };
+        assert_eq!(decide(Unsealed { sealed: 1, ..ready }, 2 * S), part);
+        assert_eq!(decide(Unsealed { held_back: 301, ..ready }, 2 * S), part, "too much of the journal");
+        let urgent = Unsealed { lane: URGENT, ..ready };
+        let at = Decision::Wait(Some(now + QUIET + Duration::from_secs(1)));
+        assert_eq!(decide(urgent, 10 * S), at, "a quarter of its lifetime");
+        assert_eq!(decide(urgent, 11 * S), Decision::Seal { lane: URGENT, all: true });
     }
 }

@@ -14,6 +14,7 @@ use perigee_shared::control::{ControlError, request};
 use perigee_shared::env::{Env, Owner, Placement};
 use perigee_shared::segment::Codec;
 use perigee_shared::serve::termination;
+use perigee_shared::service::{Manager, Told};
 use perigee_shared::supervise;
 use perigee_shared::telemetry::Logs;
 use perigee_shared::units::{ByteSize, parse_duration};
@@ -253,15 +254,23 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
                 })?;
             // The agent does not wait for them.
             let signals = agent.tasks().group();
-            signals.keep("termination", (termination, shutdown.clone()), |(termination, shutdown)| {
+            let manager = Manager::of_this_process();
+            let ending = (termination, shutdown.clone(), manager.clone());
+            signals.keep("termination", ending, |(termination, shutdown, manager)| {
                 Box::pin(async {
                     termination.as_mut().await;
+                    manager.tell(Told::Stopping);
                     shutdown.cancel();
                 })
             });
+            signals.keep("watchdog", manager.clone(), |manager| Box::pin(manager.keep_telling()));
             let reloading = (arg.config, rereading, agent.reload(), logs);
             signals.keep("configuration", reloading, |reloading| Box::pin(reload(reloading)));
-            Box::pin(agent.run(|intake| receivers.run(intake, shutdown))).await.map_err(|e| match e {
+            let serve = |intake| {
+                manager.tell(Told::Ready);
+                receivers.run(intake, shutdown)
+            };
+            Box::pin(agent.run(serve)).await.map_err(|e| match e {
                 agent::AgentError::StoreLost(_) => Failure::Store(e.to_string()),
                 agent::AgentError::Task(_) => Failure::Task(e.to_string()),
                 other => Failure::Other(other.to_string()),

@@ -1,15 +1,20 @@
 //! How large a segment may be: no more than some seconds of the contact that is expected when it is sealed. A thin link would
 //! carry nothing else before it is through, and a pass that ends in the middle of it brings nothing that can be used.
+//!
+//! Such small segments cost more bytes than large ones, unless they lean on what the ground has. So a few of them lie ready for a
+//! thin contact, and what else waits stays in the journal: it is sealed when one of those has gone, on a base that is newer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use perigee_shared::segment::{Header, Lane};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::config::BatchConfig;
-use crate::contacts::{ContactControl, Planned};
-use crate::wal::BatchLimits;
+use crate::contacts::{ContactControl, Links, Pass, Planned};
+use crate::lanes::{Order, Policy};
+use crate::wal::{BatchLimits, Unsealed};
 
 /// What a segment may take of a contact: so much of its time, and such a part of its bytes.
 const TIME: Duration = Duration::from_secs(2);
@@ -17,6 +22,13 @@ const PART: u64 = 10;
 
 /// Below it a segment's own costs count.
 const LEAST_RAW: u64 = 32 << 10;
+
+/// So many segments of a lane lie ready for each contact that may be open.
+const READY: u64 = 3;
+
+/// Journal bytes that may wait for a thin contact: so many times `max_hold_back`, and a part of the store.
+const HOLD_BACK: u64 = 4;
+const OF_STORE: u64 = 8;
 
 /// Raw bytes for each byte of a segment, before one was sealed.
 const RATIO: f64 = 6.0;
@@ -28,39 +40,94 @@ const LATEST: f64 = 0.3;
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_millis(50);
 
+/// What segments are sealed for.
+#[derive(Clone)]
+pub struct Destinations {
+    /// The contacts that are expected.
+    pub contacts: ContactControl,
+    /// Changes when the ground has committed something.
+    pub link: watch::Receiver<Links>,
+    /// Contacts that may be open at once.
+    pub slots: usize,
+    /// Somebody beside the link takes segments.
+    pub direct: bool,
+    /// `storage.max_bytes`.
+    pub store: u64,
+}
+
+/// What the next contact allows, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Allowed {
+    /// Of a segment.
+    segment: u64,
+    /// What is on its way at once.
+    under_way: u64,
+}
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Sizing {
-    planner: Option<ContactControl>,
+    destinations: Option<(ContactControl, watch::Receiver<Links>)>,
+    slots: u64,
+    /// Journal bytes that may wait for a thin contact.
+    may_wait: u64,
     asked: Option<Instant>,
-    /// Bytes of a segment that the next contact allows; `None`: its rate is not known.
-    bytes: Option<u64>,
+    /// `None`: the rate of the next contact is not known.
+    allowed: Option<Allowed>,
     /// Raw bytes for each byte of a segment, lane by lane.
     ratios: BTreeMap<Lane, f64>,
 }
 
 impl Sizing {
-    /// With contacts as `planner` knows them; without one, segments are as large as configured.
-    pub(crate) fn new(planner: Option<ContactControl>) -> Self {
-        Self { planner, ..Self::default() }
+    /// For these; without them, segments are as large as configured.
+    pub(crate) fn new(destinations: Option<Destinations>, config: &BatchConfig) -> Self {
+        let Some(Destinations { contacts, link, slots, direct, store }) = destinations else {
+            return Self::default();
+        };
+        let may_wait = if direct { 0 } else { (config.max_hold_back.0 * HOLD_BACK).min(store / OF_STORE) };
+        Self { destinations: Some((contacts, link)), slots: slots as u64, may_wait, ..Self::default() }
     }
 
     /// Asks what contact comes next, if that was not just asked.
     pub(crate) async fn look(&mut self) {
-        let Some(planner) = &self.planner else { return };
+        let Some((contacts, _)) = &self.destinations else { return };
         if self.asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY) {
             return;
         }
         self.asked = Some(Instant::now());
-        if let Ok(Ok(planned)) = timeout(PATIENCE, planner.next()).await {
-            self.bytes = allowed(&planned);
+        if let Ok(Ok(planned)) = timeout(PATIENCE, contacts.next()).await {
+            self.allowed = allowed(&planned);
         }
+    }
+
+    /// Ends when the ground may have committed something; never without a link.
+    pub(crate) async fn gone(&mut self) {
+        if let Some((_, link)) = &mut self.destinations
+            && link.changed().await.is_ok()
+        {
+            return;
+        }
+        // Without a link, or when the agent ends.
+        std::future::pending().await
+    }
+
+    /// Whether what waits is better left in the journal: enough of its lane lies ready for a thin contact. Not where what comes last
+    /// goes first, nor where the lane has a quota, which counts segments.
+    pub(crate) fn leaves(&self, waiting: &Unsealed, policy: &Policy, config: &BatchConfig) -> bool {
+        let Some(allowed) = self.allowed else { return false };
+        let is_thin = self.limits(waiting.lane, config).raw < config.send_batch_bytes.0;
+        is_thin
+            && policy.order != Order::NewestFirst
+            && policy.quota.is_none()
+            && waiting.sealed >= READY * self.slots
+            && waiting.sealed_bytes >= (allowed.segment * READY + allowed.under_way) * self.slots
+            && waiting.held_back <= self.may_wait
     }
 
     /// What seals a segment of `lane`.
     pub(crate) fn limits(&self, lane: Lane, config: &BatchConfig) -> BatchLimits {
         let ratio = self.ratios.get(&lane).copied().unwrap_or(RATIO);
-        let raw = self.bytes.map_or(u64::MAX, |bytes| (bytes as f64 * ratio) as u64);
+        let raw = self.allowed.map_or(u64::MAX, |allowed| (allowed.segment as f64 * ratio) as u64);
         let most = config.send_batch_bytes.0;
         BatchLimits { items: config.send_batch_size, raw: raw.max(LEAST_RAW.min(most)).min(most) }
     }
@@ -73,13 +140,16 @@ impl Sizing {
     }
 }
 
-/// Bytes of a segment that the contact that is open, or the next one, allows.
-fn allowed(planned: &Planned) -> Option<u64> {
-    let next = planned.current.iter().chain(&planned.upcoming).next()?;
-    let by_time = next.contact.rate_down? as f64 / 8.0 * TIME.as_secs_f64();
+/// What the contact that is open, or the next one, allows.
+fn allowed(planned: &Planned) -> Option<Allowed> {
+    let Pass { contact, .. } = planned.current.iter().chain(&planned.upcoming).next()?;
+    let rate = contact.rate_down? as f64 / 8.0;
     // A contact that is nearly over says nothing about the next one.
-    let whole = next.contact.volume(next.contact.start_unix_nano).unwrap_or(u64::MAX);
-    Some((by_time as u64).min(whole / PART))
+    let whole = contact.volume(contact.start_unix_nano).unwrap_or(u64::MAX);
+    Some(Allowed {
+        segment: ((rate * TIME.as_secs_f64()) as u64).min(whole / PART),
+        under_way: (rate * contact.shape().rtt().as_secs_f64()) as u64,
+    })
 }
 
 #[cfg(test)]
@@ -90,9 +160,16 @@ mod tests {
     use perigee_shared::units::ByteSize;
 
     use super::*;
-    use crate::contacts::Pass;
 
     const S: u64 = 1_000_000_000;
+
+    impl Sizing {
+        /// For contacts of 30 s at 64 kbit/s, with 300 bytes of the journal that may wait for them.
+        pub(crate) fn thin() -> Self {
+            let allowed = allowed(&planned(Some(64_000), 30));
+            Self { allowed, slots: 1, may_wait: 300, ..Self::default() }
+        }
+    }
 
     fn planned(rate_down: Option<u64>, seconds: u64) -> Planned {
         let contact =
@@ -120,7 +197,7 @@ mod tests {
     #[test]
     fn a_segment_is_some_seconds_of_a_thin_contact_and_as_configured_for_others() {
         let config = BatchConfig::default();
-        let of = |planned: &Planned| Sizing { bytes: allowed(planned), ..Sizing::default() };
+        let of = |planned: &Planned| Sizing { allowed: allowed(planned), ..Sizing::default() };
         let mut thin = of(&planned(Some(64_000), 30));
         // 2 s are 16,000 bytes.
         assert_eq!(thin.limits(Lane::BULK, &config).raw, 96_000);
@@ -138,5 +215,41 @@ mod tests {
         }
         let small = BatchConfig { send_batch_bytes: ByteSize(5_000), ..config };
         assert_eq!(of(&planned(Some(64), 10)).limits(Lane::BULK, &small).raw, 5_000);
+    }
+
+    #[test]
+    fn what_waits_is_left_while_three_segments_lie_ready_for_a_thin_contact() {
+        let (config, policy) = (BatchConfig::default(), Policy::default());
+        let waiting = |sealed_bytes| Unsealed {
+            lane: Lane::BULK,
+            raw: 1 << 20,
+            items: 1,
+            held_back: 300,
+            sealed: 3,
+            sealed_bytes,
+            oldest_unix_nano: 0,
+            oldest_since_boot: 0,
+        };
+        // Three of 16,000 bytes, and 100 ms of the link.
+        let (few, enough) = (waiting(48_799), waiting(48_800));
+        let thin = Sizing::thin();
+        assert!(!thin.leaves(&few, &policy, &config) && thin.leaves(&enough, &policy, &config));
+        let large = Unsealed { sealed: 2, sealed_bytes: 1 << 20, ..enough };
+        assert!(!thin.leaves(&large, &policy, &config), "requests are not cut: they may be large");
+        let two = Sizing { slots: 2, ..Sizing::thin() };
+        assert!(!two.leaves(&Unsealed { sealed_bytes: 1 << 20, ..enough }, &policy, &config));
+        assert!(two.leaves(&Unsealed { sealed: 6, sealed_bytes: 1 << 20, ..enough }, &policy, &config));
+        let newest = Policy { order: Order::NewestFirst, ..policy };
+        let quota = Policy { quota: Some(1 << 30), ..policy };
+        assert!(!thin.leaves(&enough, &newest, &config) && !thin.leaves(&enough, &quota, &config));
+        let much = Unsealed { held_back: 301, ..enough };
+        assert!(!thin.leaves(&much, &policy, &config));
+        let small = BatchConfig { send_batch_bytes: ByteSize(5_000), ..config };
+        assert!(!thin.leaves(&enough, &policy, &small), "they are as large as configured");
+        for wide in [planned(Some(20_000_000), 400), planned(None, 400)] {
+            let wide = Sizing { allowed: allowed(&wide), ..Sizing::thin() };
+            assert!(!wide.leaves(&waiting(u64::MAX), &policy, &config));
+        }
+        assert!(!Sizing { may_wait: 0, ..Sizing::thin() }.leaves(&enough, &policy, &config), "exporters");
     }
 }

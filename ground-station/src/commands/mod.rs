@@ -17,6 +17,7 @@ use perigee_shared::config::reload::Rereading;
 use perigee_shared::config::{ConfigError, Problem};
 use perigee_shared::env::Env;
 use perigee_shared::serve::termination;
+use perigee_shared::service::{Manager, Told};
 use perigee_shared::supervise;
 use perigee_shared::telemetry::{LOG_LEVEL, Logs, init_logs};
 use tokio_util::sync::CancellationToken;
@@ -138,14 +139,20 @@ async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> 
     let termination = Box::pin(termination().context("cannot listen for SIGTERM and SIGINT")?);
     // The ground-station does not wait for them.
     let signals = ground.store().tasks().group();
-    signals.keep("termination", (termination, shutdown.clone()), |(termination, shutdown)| {
+    let manager = Manager::of_this_process();
+    let ending = (termination, shutdown.clone(), manager.clone());
+    signals.keep("termination", ending, |(termination, shutdown, manager)| {
         Box::pin(async {
             termination.as_mut().await;
+            manager.tell(Told::Stopping);
             shutdown.cancel();
         })
     });
+    signals.keep("watchdog", manager.clone(), |manager| Box::pin(manager.keep_telling()));
     let reloading = (file.config, rereading, ground.reload(), logs);
     signals.keep("configuration", reloading, |reloading| Box::pin(reload(reloading)));
+    // All listeners are bound.
+    manager.tell(Told::Ready);
     Box::pin(ground.run(shutdown)).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -307,6 +307,12 @@ impl Satellite {
         self.send.write_all(&wire::frame(&message)).await.unwrap();
     }
 
+    /// Says a message as another version of the software would.
+    pub(crate) async fn say_bytes(&mut self, message: &[u8]) {
+        self.send.write_all(&(message.len() as u32).to_be_bytes()).await.unwrap();
+        self.send.write_all(message).await.unwrap();
+    }
+
     pub(crate) async fn hear(&mut self) -> ground_message::Body {
         let (message, _): (link::GroundMessage, _) = wire::read(&mut self.receive).await.unwrap().unwrap();
         message.body.unwrap()

@@ -36,9 +36,9 @@ pub struct Contact {
     pub clock_error_seconds: f64,
     /// Segment bytes that may be sent in it.
     pub byte_budget: Option<u64>,
-    /// How the satellite is seen from the station, where that was predicted.
+    /// How the satellite is seen from the station, where that was predicted. Long plans are files that do not say it.
     #[serde(flatten)]
-    pub sight: Option<Sight>,
+    pub sight: Option<Box<Sight>>,
 }
 
 /// How a satellite is seen from a station in a pass. Azimuths count from north over east.

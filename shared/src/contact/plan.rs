@@ -125,7 +125,7 @@ impl Plan {
             if let Some(open) = earlier.contacts.iter().find(same) {
                 contact.start_unix_nano = open.start_unix_nano;
                 contact.light_time_seconds = open.light_time_seconds;
-                contact.sight = open.sight;
+                contact.sight.clone_from(&open.sight);
             }
         }
         self.contacts.sort_by_key(|c| c.start_unix_nano);

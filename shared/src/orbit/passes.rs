@@ -223,7 +223,7 @@ impl Orbit {
                     start_unix_nano: nano(start),
                     end_unix_nano: end.map(nano),
                     light_time_seconds: station.contact.light_time_seconds.or(Some(light_time)),
-                    sight: Some(view.sight(start, end)?),
+                    sight: Some(Box::new(view.sight(start, end)?)),
                     ..station.contact.clone()
                 });
             }

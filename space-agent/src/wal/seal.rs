@@ -45,6 +45,10 @@ pub struct Unsealed {
     pub items: u64,
     /// Bytes of the journal that cannot be given back before it is sealed; other lanes' among them.
     pub held_back: u64,
+    /// Segments of the lane on board.
+    pub sealed: u64,
+    /// Bytes of their payloads.
+    pub sealed_bytes: u64,
     /// When the oldest of it was committed, ns since the Unix epoch.
     pub oldest_unix_nano: u64,
     /// The same as a time since this start of the machine, in ns: before it when negative, and no earlier than is certain.
@@ -247,6 +251,8 @@ impl Segments<'_> {
                 raw: of.unsealed_raw,
                 items: of.unsealed_items.total(),
                 held_back: state.held_back(of),
+                sealed: of.on_board.total(),
+                sealed_bytes: of.segment_stored,
                 oldest_unix_nano: first.received,
                 oldest_since_boot: ages
                     .on_present_clock(ages.of(first.since_boot, env.bounds.judge(first.received).trusted())),

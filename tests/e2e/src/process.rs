@@ -65,6 +65,11 @@ impl Process {
         self
     }
 
+    /// With this variable in its environment from the next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
     fn command(&self, args: &[String]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(args).stdin(Stdio::null()).kill_on_drop(true).env("RUST_LOG", LOGS);

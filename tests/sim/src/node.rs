@@ -9,7 +9,7 @@ use ground_station::ground::{Ended, Ground};
 use ground_station::spool::Store;
 use ground_station::telemetry::Metrics;
 use perigee_shared::clock::ClockBounds;
-use perigee_shared::env::{Env, Owner, Placement};
+use perigee_shared::env::{Clock, Env, Owner, Placement};
 use perigee_shared::segment::Codec;
 use perigee_shared::units::Span;
 use simdisk::Disk;
@@ -251,6 +251,11 @@ impl Satellite {
     /// Its wall clock is set.
     pub(crate) fn set_clock(&self, setting: &Setting) {
         self.clock.set(setting);
+    }
+
+    /// Whether its wall clock is right to a minute.
+    pub(crate) fn knows_time(&self) -> bool {
+        self.clock.unix_nano().abs_diff(self.world.time.unix_nano()) < 60_000_000_000
     }
 
     /// Bytes on board.

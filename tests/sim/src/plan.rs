@@ -48,7 +48,7 @@ pub fn passes(scenario: &Scenario) -> Vec<Pass> {
     all
 }
 
-/// A pass in each of equal parts of the time, at any place in it.
+/// A pass in each of equal parts of the time, at any place in it, and one of another station that overlaps it where that is wanted.
 fn of_satellite(scenario: &Scenario, passes: &Passes, satellite: u16) -> Vec<Pass> {
     let seed = scenario.seed ^ (u64::from(satellite) + 1).wrapping_mul(0xd134_2543_de82_ef95);
     let mut rng = SmallRng::seed_from_u64(seed);
@@ -58,7 +58,8 @@ fn of_satellite(scenario: &Scenario, passes: &Passes, satellite: u16) -> Vec<Pas
     let slots = (scenario.duration.0.as_secs_f64() / 86_400.0 * passes.per_day + 1e-6) as u32;
     for begins in (0..slots).map(|n| slot * n) {
         let length = passes.shortest.0 + (passes.longest.0 - passes.shortest.0).mul_f64(rng.random());
-        let start = begins + (slot - length - Duration::from_secs(60)).mul_f64(rng.random());
+        let span = if passes.handover > 0.0 { length + passes.longest.0 } else { length };
+        let start = begins + (slot - span - Duration::from_secs(60)).mul_f64(rng.random());
         let (luck, part): (f64, f64) = (rng.random(), rng.random());
         let station = rng.random_range(0..scenario.stations.len()) as u16;
         let lasts = if luck < passes.cut { length.mul_f64(part) } else { length };
@@ -72,6 +73,14 @@ fn of_satellite(scenario: &Scenario, passes: &Passes, satellite: u16) -> Vec<Pas
             end: start + whole(length),
             los: start + whole(lasts).max(Duration::from_millis(1)),
         });
+        if passes.handover > 0.0 && rng.random::<f64>() < passes.handover {
+            let start = start + whole(length.mul_f64(rng.random_range(0.5..0.9)));
+            let length = passes.shortest.0 + (passes.longest.0 - passes.shortest.0).mul_f64(rng.random());
+            let end = start + whole(length);
+            let others = scenario.stations.len() as u16;
+            let station = (station + rng.random_range(1..others)) % others;
+            out.push(Pass { satellite, station, start, end, los: end });
+        }
     }
     out
 }
@@ -90,7 +99,7 @@ pub fn file(scenario: &Scenario, passes: &[Pass], satellite: u16) -> String {
     listed(scenario, passes.iter().filter(|p| p.satellite == satellite))
 }
 
-/// The plan file that comes in the pass with this number: it has no earlier one, and each of its passes is up to five seconds off.
+/// The plan file that comes in the pass with this number: it has none that was over before, and each of its passes is up to five seconds off.
 pub fn new_file(scenario: &Scenario, passes: &[Pass], number: usize) -> String {
     let off = |(at, pass): (usize, &Pass)| {
         // None, too late, too early, and again; another one in the next plan.
@@ -101,9 +110,9 @@ pub fn new_file(scenario: &Scenario, passes: &[Pass], number: usize) -> String {
         };
         Pass { start: moved(pass.start), end: moved(pass.end), ..*pass }
     };
-    let later = passes.iter().enumerate().skip(number);
-    let of_satellite: Vec<Pass> =
-        later.filter(|(_, p)| p.satellite == passes[number].satellite).map(off).collect();
+    let Pass { satellite, start, .. } = passes[number];
+    let later = passes.iter().enumerate().filter(|(_, p)| p.satellite == satellite && p.end > start);
+    let of_satellite: Vec<Pass> = later.map(off).collect();
     listed(scenario, of_satellite.iter())
 }
 
@@ -143,14 +152,14 @@ fn about(link: &Link) -> String {
 mod tests {
     use super::*;
 
-    fn two_days(stations: &str) -> Scenario {
+    fn two_days(stations: &str, handover: &str) -> Scenario {
         let text = format!(
             "
 duration: 48h
 stations: {stations}
 telemetry: {{raw_per_day: 1MB}}
 link: {{down: {{rate: 1Mbit/s, delay: 5ms}}, up: {{rate: 1Mbit/s, delay: 5ms}}}}
-passes: {{per_day: 14, shortest: 5m, longest: 9m}}
+passes: {{per_day: 14, shortest: 5m, longest: 9m, handover: {handover}}}
 "
         );
         perigee_shared::config::parse(&text, "test.yaml", |_| None).expect("it is right")
@@ -158,7 +167,7 @@ passes: {{per_day: 14, shortest: 5m, longest: 9m}}
 
     #[test]
     fn a_new_plan_has_no_earlier_pass_and_is_some_seconds_off() {
-        let scenario = two_days("[svalbard]");
+        let scenario = two_days("[svalbard]", "0%");
         let passes = passes(&scenario);
         let (whole, new, next) =
             (file(&scenario, &passes, 0), new_file(&scenario, &passes, 3), new_file(&scenario, &passes, 4));
@@ -171,10 +180,26 @@ passes: {{per_day: 14, shortest: 5m, longest: 9m}}
 
     #[test]
     fn a_day_has_as_many_passes_as_it_says_and_they_do_not_overlap() {
-        let scenario = two_days("[svalbard, beijing]");
+        let scenario = two_days("[svalbard, beijing]", "0%");
         let passes = passes(&scenario);
         assert_eq!(passes.len(), 28);
         assert!(passes.windows(2).all(|p| p[0].end < p[1].start));
         assert!(passes.iter().all(|p| p.end <= scenario.duration.0));
+    }
+
+    #[test]
+    fn a_handover_overlaps_the_pass_before_it_at_another_station_and_no_other() {
+        let scenario = two_days("[svalbard, beijing, kourou]", "100%");
+        let passes = passes(&scenario);
+        assert_eq!(passes.len(), 56);
+        for pair in passes.chunks(2) {
+            assert!(pair[0].start < pair[1].start && pair[1].start < pair[0].end);
+            assert_ne!(pair[0].station, pair[1].station);
+        }
+        let last = |pair: &[Pass]| pair[0].end.max(pair[1].end);
+        let mut pairs = passes.chunks(2).zip(passes.chunks(2).skip(1));
+        assert!(pairs.all(|(pair, next)| last(pair) < next[0].start));
+        let new = new_file(&scenario, &passes, 3);
+        assert_eq!(new.lines().count(), 1 + 56 - 2, "the one that it overlaps is under way");
     }
 }

@@ -14,7 +14,7 @@ use crate::node::{Satellite, Station, Time, World, certificates, note};
 use crate::picture::Sample;
 use crate::plan::{Pass, new_file, passes, windows};
 use crate::report::{Filled, Reached, Report};
-use crate::scenario::{Fault, FaultKind, Scenario};
+use crate::scenario::{Fault, FaultKind, Ledger, Scenario};
 
 /// Samples of a picture.
 const SAMPLES: u32 = 600;
@@ -59,8 +59,8 @@ struct Simulation {
     satellites: Vec<Satellite>,
     stations: Vec<Station>,
     samples: Vec<Sample>,
-    /// Connections that the satellite of each pass had when it began.
-    connections_before: Vec<u64>,
+    /// How often the satellite of each pass had been heard when it began.
+    heard_before: Vec<u64>,
     missed: Vec<usize>,
     /// What the grounds held at the beginning of each pass, where one satellite keeps a backlog.
     held_before: Vec<u64>,
@@ -111,9 +111,9 @@ impl Simulation {
             satellite.start()?;
             satellites.push(satellite);
         }
-        let connections_before = vec![0; passes.len()];
+        let heard_before = vec![0; passes.len()];
         let (samples, missed, held_before) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { world, passes, satellites, stations, samples, connections_before, missed, held_before })
+        Ok(Self { world, passes, satellites, stations, samples, heard_before, missed, held_before })
     }
 
     /// Goes through time until the end of the scenario.
@@ -148,9 +148,12 @@ impl Simulation {
                     let held = self.held().await?;
                     self.held_before.push(held);
                 }
-                Event::Aos(n) => self.connections_before[n] = self.connections(n),
-                Event::Los(n) if self.connections(n) == self.connections_before[n] => self.missed.push(n),
-                Event::Los(_) => {}
+                Event::Aos(n) => self.heard_before[n] = self.heard(n).await?,
+                Event::Los(n) => {
+                    if self.heard(n).await? == self.heard_before[n] && !self.tries_another(n) {
+                        self.missed.push(n);
+                    }
+                }
                 Event::Plan(n) => {
                     let plan = new_file(&self.world.scenario, &self.passes, n);
                     self.satellites[usize::from(self.passes[n].satellite)].replan(&plan)?;
@@ -173,9 +176,29 @@ impl Simulation {
         })
     }
 
-    /// Connections that the satellite of a pass has had.
-    fn connections(&self, pass: usize) -> u64 {
-        self.satellites[usize::from(self.passes[pass].satellite)].shipped().connections
+    /// How often the station of a pass has heard its satellite. Where stations share a ledger, connections of the satellite.
+    async fn heard(&self, pass: usize) -> anyhow::Result<u64> {
+        let Pass { satellite, station, .. } = self.passes[pass];
+        if self.world.scenario.ledger == Ledger::Shared {
+            return Ok(self.satellites[usize::from(satellite)].shipped().connections);
+        }
+        let store = self.stations.iter().find(|s| s.serves(station)).and_then(Station::store);
+        let Some(store) = store else { return Ok(0) };
+        let id = Scenario::satellite_id(satellite);
+        let all = store.satellites().await?;
+        Ok(all.iter().find(|view| view.satellite == id).map_or(0, |view| view.contacts))
+    }
+
+    /// Whether, at the end of a pass, its satellite does not know the time, and the pass was over before each station could be tried again
+    /// after an earlier one: trying ends with the station that has answered.
+    fn tries_another(&self, pass: usize) -> bool {
+        let of = self.passes[pass];
+        let agent = &self.world.scenario.agent;
+        let turn =
+            (agent.probe_interval.0 + agent.probe_duration.0) * self.world.scenario.stations.len() as u32;
+        let earlier = |p: &Pass| p.satellite == of.satellite && p.start < of.start && p.los > of.start;
+        !self.satellites[usize::from(of.satellite)].knows_time()
+            && self.passes.iter().any(|p| earlier(p) && p.los + turn > of.los)
     }
 
     fn set_clock(&self, n: usize) {

@@ -237,6 +237,9 @@ pub struct Passes {
     /// The chance that a pass ends before the plan says so, at any time in it.
     #[serde(default, deserialize_with = "chance")]
     pub cut: f64,
+    /// The chance that another station sees the satellite too, from somewhere in the second half of a pass on.
+    #[serde(default, deserialize_with = "chance")]
+    pub handover: f64,
 }
 
 /// One contact; times since the start.
@@ -500,12 +503,16 @@ impl Scenario {
         }
         if let Some(passes) = &self.passes {
             let slot = 86_400.0 / passes.per_day;
-            if !(passes.per_day > 0.0 && slot > passes.longest.0.as_secs_f64() + 60.0) {
+            let at_once = if passes.handover > 0.0 { 2.0 } else { 1.0 };
+            if !(passes.per_day > 0.0 && slot > at_once * passes.longest.0.as_secs_f64() + 60.0) {
                 let message = "must be above 0, and so few that the longest and a minute fit between two";
                 return Err(Invalid::new("passes.per_day", message));
             }
             if passes.shortest.0.is_zero() || passes.shortest > passes.longest {
                 return Err(Invalid::new("passes.shortest", "must be above 0 and not above longest"));
+            }
+            if passes.handover > 0.0 && self.stations.len() < 2 {
+                return Err(Invalid::new("passes.handover", "needs two stations"));
             }
         }
         // Contacts with different stations may overlap where an agent has two at once.
@@ -625,5 +632,13 @@ clocks:
         }
         let both = format!("{TEXT}passes: {{per_day: 14, shortest: 5m, longest: 9m}}\n");
         assert!(read(&both).unwrap_err().contains("either"));
+        let text = "
+duration: 24h
+stations: [svalbard]
+telemetry: {raw_per_day: 60MB}
+link: {down: {rate: 1Mbit/s, delay: 4ms}, up: {rate: 1Mbit/s, delay: 4ms}}
+passes: {per_day: 14, shortest: 5m, longest: 9m, handover: 10%}
+";
+        assert!(read(text).unwrap_err().contains("two stations"));
     }
 }

@@ -198,6 +198,25 @@ faults:
     }
 }
 
+/// Most of what waits is in the journal when a contact begins. Requests come less often than what lies ready lasts.
+#[test]
+fn a_thin_link_is_filled_with_segments_that_are_sealed_as_others_leave() {
+    let text = "
+duration: 16m
+stations: [svalbard]
+telemetry: {raw_per_day: 140MB, every: 10s, compressible: false}
+link: {down: {rate: 64kbit/s, delay: 20ms}, up: {rate: 64kbit/s, delay: 20ms}}
+contacts:
+- {station: svalbard, start: 10m, end: 11m}
+- {station: svalbard, start: 12m, end: 13m}
+- {station: svalbard, start: 14m, end: 15m}
+";
+    let report = simulate(scenario(text), false);
+    assert_eq!((report.connections, report.missed.len()), (3, 0), "{report}");
+    let share = report.goodput_share(64_000);
+    assert!(share > 0.9, "{share}");
+}
+
 #[test]
 fn a_full_store_drops_by_rule_and_every_drop_is_counted() {
     let text = "
@@ -243,6 +262,43 @@ fn under_wrong_clocks_nothing_is_lost_or_expires_early_and_no_contact_is_missed_
     let report = simulate(scenario(WRONG_CLOCKS), false);
     assert_eq!((report.account.lost, report.account.dropped), (0, 0), "{report}");
     assert_eq!(report.missed, Vec::<usize>::new(), "{report}");
+    assert!(report.account.exported * 10 > report.account.accepted * 9, "{report}");
+}
+
+/// A day of hand-overs with two contacts at once, a new plan in each pass, and a clock that is wrong for some hours: a day like those of
+/// `scenarios/month-handovers.yaml`.
+const HANDOVERS: &str = "
+seed: 12
+duration: 26h
+stations: [svalbard, beijing, alaska]
+ledger: own
+telemetry: {raw_per_day: 20MB, every: 2m}
+link:
+  down: {rate: 4Mbit/s, delay: 4ms, loss: 0.1%, queue: 64KiB}
+  up: {rate: 1Mbit/s, delay: 4ms}
+  replanned: true
+passes: {per_day: 14, shortest: 5m, longest: 9m, handover: 80%}
+agent: {lifetime: 12h, probe_interval: 50s, probe_duration: 20s, simultaneous: 2}
+clocks:
+- {at: 5h, node: sat-0, to: right}
+- {at: 10h, node: sat-0, to: 20y}
+- {at: 11h, node: sat-0, to: -20y}
+- {at: 12h, node: sat-0, to: right}
+- {at: 18h, node: sat-0, to: right}
+faults:
+- {at: 3h, kind: crash, node: sat-0, down: 5m, clock: 1970-01-01T00:00:00Z}
+- {at: 14h, kind: restart, node: beijing, down: 30s}
+- {at: 16h, kind: torn, node: sat-0, down: 1m, clock: 2046-01-01T00:00:00Z}
+- {at: 20h, kind: crash, node: sat-0, down: 1m}
+";
+
+#[test]
+fn a_day_of_hand_overs_under_wrong_clocks_loses_and_misses_nothing_and_repeats_little() {
+    let report = simulate(scenario(HANDOVERS), false);
+    assert!(report.passes > 25, "{report}");
+    assert_eq!((report.account.lost, report.account.dropped), (0, 0), "{report}");
+    assert_eq!(report.missed, Vec::<usize>::new(), "{report}");
+    assert!(report.resent_share() <= 0.02, "{report}");
     assert!(report.account.exported * 10 > report.account.accepted * 9, "{report}");
 }
 

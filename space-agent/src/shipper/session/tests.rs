@@ -3,6 +3,7 @@
 use perigee_proto::link::{self, Ack, CommittedRange, Epoch, Partial, Reject, ResumeEpoch, ResumeLane};
 use perigee_shared::segment::hash;
 use perigee_shared::signal::{Counts, TimeRange};
+use prost::Message;
 
 use super::*;
 
@@ -335,4 +336,52 @@ fn a_ground_that_contradicts_the_log_too_often_is_left_alone() {
     let rest = Duration::from_secs(60);
     let actions = session.on_event(Event::Reconciled(Reconciled::Refused(rest)));
     assert_eq!(actions, [Action::LeaveAlone(rest)]);
+}
+
+/// A ground of the first version names no ledger, has no clock and acknowledges segments alone; one of a later version says more than this
+/// software knows.
+#[test]
+fn grounds_of_other_versions_are_served() {
+    let body = |s: &Event| match s {
+        Event::Message(message) => message.encode_to_vec(),
+        other => panic!("{other:?}"),
+    };
+    // Field 2000 of the whole and of its body, with a number.
+    let later = |message: Vec<u8>| {
+        use perigee_shared::otlp::protobuf::{put_bytes, put_tag, put_varint, varint};
+        let more = |mut bytes: Vec<u8>| {
+            put_tag(&mut bytes, 2000, 0);
+            put_varint(&mut bytes, 7);
+            bytes
+        };
+        let (tag, at) = varint(&message).unwrap();
+        let length = varint(&message[at..]).unwrap().1;
+        let mut out = Vec::new();
+        put_bytes(&mut out, (tag >> 3) as u32, &more(message[at + length..].to_vec()));
+        more(out)
+    };
+    for is_later in [false, true] {
+        let said = |event: &Event| {
+            let bytes = body(event);
+            let bytes = if is_later { later(bytes) } else { bytes };
+            Event::Message(GroundMessage::decode(bytes.as_slice()).unwrap())
+        };
+        let mut s = session();
+        s.on_event(Event::Connected);
+        s.on_event(fetched(vec![(header(1), false), (header(2), false), (header(3), false)]));
+        let actions = s.on_event(said(&resume(1..2, Some((2, header(2).hash, 0..400)))));
+        let view = actions.iter().find_map(|a| match a {
+            Action::Reconcile(view) => Some(view),
+            _ => None,
+        });
+        assert_eq!(view.map(|v| (v.ledger, v.start_counter, v.epoch)), Some((0, 0, EPOCH)));
+        assert_eq!(s.ledger(), 0, "it names none");
+        let actions = s.on_event(believed(1..2));
+        let rest = 400..1000;
+        assert_eq!(written(&actions), [(2, vec![rest]), (3, WHOLE.to_vec())]);
+        s.on_event(Event::Written(header(2).id));
+        let actions = s.on_event(said(&committed(2)));
+        let ids = vec![header(2).id];
+        assert!(actions.contains(&Action::Committed { ids, bytes: 1000 }), "{actions:?}");
+    }
 }

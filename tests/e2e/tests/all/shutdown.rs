@@ -5,7 +5,7 @@ use std::time::Duration;
 use e2e::{Agent, Ground, Load, Process, STATION, Scene, eventually};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixDatagram};
 use tokio::time::Instant;
 
 use crate::{PROGRAMS, settle};
@@ -18,6 +18,45 @@ async fn end(process: &mut Process) {
     let status = process.terminate().await;
     assert_eq!(status.code(), Some(0), "{}", process.log());
     assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
+}
+
+/// Waits until the service manager at `socket` has been told `words`; `WATCHDOG=1` comes at any time.
+async fn hears(socket: &UnixDatagram, words: &str) {
+    let mut bytes = [0; 64];
+    let told = async {
+        loop {
+            let length = socket.recv(&mut bytes).await.unwrap();
+            match std::str::from_utf8(&bytes[..length]).unwrap() {
+                told if told == words => return,
+                other => assert_eq!(other, "WATCHDOG=1"),
+            }
+        }
+    };
+    tokio::time::timeout(SOON, told).await.unwrap_or_else(|_| panic!("{words} is not said"));
+}
+
+/// As systemd has it with `Type=notify` and a watchdog.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_manager_is_told_that_programs_are_ready_alive_and_stopping() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    let mut agent = Agent::new(&scene, ground.link);
+    let manager = |name: &str, process: &mut Process| {
+        let path = scene.path().join(name);
+        process.set("NOTIFY_SOCKET", &path.display().to_string());
+        process.set("WATCHDOG_USEC", "100000");
+        UnixDatagram::bind(path).unwrap()
+    };
+    let of_ground = manager("ground.notify", &mut ground.process);
+    let of_agent = manager("agent.notify", &mut agent.process);
+    ground.start().await;
+    agent.start().await;
+    for (socket, process) in [(&of_ground, &mut ground.process), (&of_agent, &mut agent.process)] {
+        hears(socket, "READY=1").await;
+        hears(socket, "WATCHDOG=1").await;
+        end(process).await;
+        hears(socket, "STOPPING=1").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@
 mod counters;
 mod link;
 mod link_fields;
+mod peers;
 mod segments;
 mod spool;
 mod wal;
