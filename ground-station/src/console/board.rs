@@ -1,6 +1,6 @@
 //! What pages and streams of events share: one look at the spool a second, whatever is asked and by however many.
 //!
-//! A look is kept for a second, and longer where it takes more than 20 ms, which is so with thousands of satellites. A look that was
+//! A look is kept for a second, and longer where it takes more than 25 ms, which is so with thousands of satellites. A look that was
 //! not needed is spared, one at most: what changes after a quiet second is looked at at once. What changed between two looks goes to
 //! every stream in the same bytes. A page is rendered once a look.
 
@@ -36,8 +36,8 @@ const LOOK_AT_LEAST: Duration = Duration::from_secs(5);
 /// What a look takes beyond [`FREE`] is made up for by keeping it for so many times as long.
 const SHARE: u32 = 50;
 
-/// What a look may take that is kept no longer than others.
-const FREE: Duration = Duration::from_millis(20);
+/// What a look may take that is kept no longer than others: by so much, at most, the next begins earlier, so that it ends in time.
+const FREE: Duration = Duration::from_millis(25);
 
 /// The shortest time between two looks at the links alone, which ask the store nothing.
 const LINKS_EVERY: Duration = Duration::from_millis(500);
@@ -128,9 +128,11 @@ pub(super) struct Links {
     pub(super) of: BTreeMap<String, LinkView>,
 }
 
-/// How long a look is kept that took so long.
-fn kept(spent: Duration) -> Duration {
-    (spent.saturating_sub(FREE) * SHARE).clamp(LOOK_EVERY - spent.min(FREE), LOOK_AT_LEAST)
+/// How long a look is kept, by what the last two took. One that took long since the machine was busy makes no update late; a large store
+/// takes long each time.
+fn kept(took: [Duration; 2]) -> Duration {
+    let (least, most) = (took[0].min(took[1]), took[0].max(took[1]));
+    (least.saturating_sub(FREE) * SHARE).clamp(LOOK_EVERY - most.min(FREE), LOOK_AT_LEAST)
 }
 
 /// The look before.
@@ -246,8 +248,7 @@ impl Board {
         let (number, shown, keep) = {
             let mut before = lock(&self.0.before);
             let number = before.as_ref().map_or(0, |before| before.number) + 1;
-            // One that took long since the machine was busy makes no update late; a large store takes long each time.
-            let keep = kept(before.as_ref().map_or(Duration::ZERO, |before| took.min(before.took)));
+            let keep = kept([took, before.as_ref().map_or(Duration::ZERO, |before| before.took)]);
             let shown = Arc::new(self.shown(digest, began, before.as_ref().map(|before| &*before.shown)));
             let due = before.as_ref().map_or(began, |before| (before.due + keep).max(began));
             *before = Some(Before { number, shown: Arc::clone(&shown), took, due });
