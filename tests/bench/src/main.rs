@@ -113,7 +113,7 @@ struct Setup {
     max_bytes: ByteSize,
 }
 
-/// That of both programs, which this is too ([`survive::programs`]): memory is measured of them.
+/// That of both programs, which this is too (`survive::programs`): memory is measured of them.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
