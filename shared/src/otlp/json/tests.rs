@@ -10,6 +10,7 @@ use prost::Message;
 use serde::de::DeserializeOwned;
 
 use super::*;
+use crate::otlp::protobuf::{put_bytes, put_tag};
 use crate::otlp::walk::walk;
 
 mod messages;
@@ -341,5 +342,50 @@ fn decodes(signal: Signal, bytes: &[u8]) {
         Signal::Traces => drop(ExportTraceServiceRequest::decode(bytes).unwrap()),
         Signal::Metrics => drop(ExportMetricsServiceRequest::decode(bytes).unwrap()),
         Signal::Logs => drop(ExportLogsServiceRequest::decode(bytes).unwrap()),
+    }
+}
+
+/// Each field of `of` and of what is in it, in each wire type.
+fn each_field(
+    of: &'static schema::Message,
+    depth: usize,
+    around: &dyn Fn(&[u8]) -> Vec<u8>,
+    test: &mut dyn FnMut(&[u8]),
+) {
+    for field in of.fields {
+        for (wire_type, value) in [(0, &[5][..]), (1, &[255; 8]), (2, &[3, 0xff, 0x80, 0xff]), (5, &[1; 4])] {
+            let mut bytes = Vec::new();
+            put_tag(&mut bytes, field.number, wire_type);
+            test(&around(&[&bytes, value].concat()));
+        }
+        if let schema::Kind::Message(inner) = field.kind
+            && depth > 0
+        {
+            let inside = |content: &[u8]| {
+                let mut bytes = Vec::new();
+                put_bytes(&mut bytes, field.number, content);
+                around(&bytes)
+            };
+            each_field(inner, depth - 1, &inside, test);
+        }
+    }
+}
+
+#[test]
+fn whatever_the_walk_takes_can_be_written() {
+    for signal in Signal::ALL {
+        let (mut taken, mut refused) = (0, 0);
+        each_field(schema::request(signal), 8, &<[u8]>::to_vec, &mut |body| {
+            if walk(signal, body).is_err() {
+                refused += 1;
+                return;
+            }
+            taken += 1;
+            let written = write(signal, body).unwrap_or_else(|error| panic!("{signal} {body:x?}: {error}"));
+            let back =
+                transcode(signal, &written, LIMIT).unwrap_or_else(|error| panic!("{body:x?}: {error}"));
+            assert_eq!(walk(signal, &back).unwrap().items, walk(signal, body).unwrap().items);
+        });
+        assert!(taken > 100 && refused > 100, "{signal}: {taken} taken, {refused} refused");
     }
 }

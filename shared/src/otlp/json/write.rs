@@ -2,7 +2,7 @@
 //!
 //! Fields with their default value are left out. 64-bit integers are strings, ids are hex, other bytes base64, enums integers, and
 //! doubles that JSON has no number for are `"NaN"`, `"Infinity"` and `"-Infinity"`. In a string a byte that is not UTF-8 becomes
-//! U+FFFD. Fields that OTLP does not have are left out.
+//! U+FFFD. Fields that OTLP does not have are left out, and so are those of another wire type: they are others' by the same number.
 
 use std::io::{self, BufWriter, Write};
 
@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::schema::{self, Field, Kind, Message, Shape};
-use crate::otlp::protobuf::{Fields, Malformed, Value, varint};
+use crate::otlp::protobuf::{self, Fields, Malformed, Value, varint};
 use crate::signal::Signal;
 
 const WRONG: Malformed = Malformed("a field has the wrong wire type");
@@ -47,14 +47,18 @@ pub fn write_to(signal: Signal, body: &[u8], out: &mut dyn Write) -> Result<(), 
 
 /// Fields are looked for in `bytes` as often as there are names: a list of them may take more than the message.
 fn message(of: &Message, bytes: &[u8], out: &mut Out<'_>) -> Result<(), WriteError> {
-    let is_member = |number| of.fields.iter().any(|f| f.number == number && f.shape == Shape::Member);
+    let is_member = |found: &protobuf::Field<'_>| {
+        of.fields
+            .iter()
+            .any(|f| f.number == found.number && f.shape == Shape::Member && is_of(f, found.value))
+    };
     let (mut there, mut at) = (0u64, 0);
     // Another member of the `oneof` takes the place of what was there before.
     let (mut member, mut members) = (0, bytes);
     for field in Fields::new(bytes) {
         let field = field?;
         there |= 1u64.checked_shl(field.number).unwrap_or(0);
-        if field.number != member && is_member(field.number) {
+        if field.number != member && is_member(&field) {
             (member, members) = (field.number, &bytes[at..]);
         }
         at += field.raw.len();
@@ -64,7 +68,7 @@ fn message(of: &Message, bytes: &[u8], out: &mut Out<'_>) -> Result<(), WriteErr
     for field in of.fields.iter().filter(|f| there & 1u64.checked_shl(f.number).unwrap_or(0) != 0) {
         let from = if field.shape == Shape::Member { members } else { bytes };
         let found = Fields::new(from).filter_map(Result::ok).filter(|f| f.number == field.number);
-        let mut values = found.map(|f| f.value);
+        let mut values = found.map(|f| f.value).filter(|value| is_of(field, *value));
         let (count, last) = values.clone().fold((0, None), |(count, _), value| (count + 1, Some(value)));
         let Some(last) = last.filter(|last| !is_default(field, *last)) else { continue };
         if !std::mem::take(&mut is_first) {
@@ -82,6 +86,27 @@ fn message(of: &Message, bytes: &[u8], out: &mut Out<'_>) -> Result<(), WriteErr
         }
     }
     Ok(out.write_all(b"}")?)
+}
+
+/// Whether a field's values are of this wire type.
+fn is_of(field: &Field, found: Value<'_>) -> bool {
+    match field.kind {
+        Kind::Message(_) | Kind::String | Kind::Hex | Kind::Base64 => matches!(found, Value::Bytes(_)),
+        kind if field.shape == Shape::Repeated && kind.is_packable() && matches!(found, Value::Bytes(_)) => {
+            true
+        }
+        Kind::Bool
+        | Kind::Enum(_)
+        | Kind::Int32
+        | Kind::Sint32
+        | Kind::Uint32
+        | Kind::Int64
+        | Kind::Uint64 => {
+            matches!(found, Value::Varint(_))
+        }
+        Kind::Fixed32 => matches!(found, Value::Fixed32(_)),
+        Kind::Fixed64 | Kind::Sfixed64 | Kind::Double => matches!(found, Value::Fixed64(_)),
+    }
 }
 
 /// Whether this is the value that a field without presence has when it is not there.
