@@ -31,7 +31,7 @@ fn zone(text: &str) -> Option<(&str, i64)> {
     let Some(at) = text.rfind(['+', '-']).filter(|at| *at >= 16) else { return Some((text, 0)) };
     let (local, zone) = text.split_at(at);
     let digits: String = zone[1..].chars().filter(|c| *c != ':').collect();
-    if digits.len() != 4 {
+    if digits.len() != 4 || !digits.is_ascii() {
         return None;
     }
     let (hours, minutes): (i64, i64) = (digits[..2].parse().ok()?, digits[2..].parse().ok()?);
@@ -67,6 +67,7 @@ mod tests {
             "2026-000T12:00:00",
             "1960-01-01T00:00:00Z",
             "2026-11-23T12:00:00+é0:0",
+            "2026-11-23T12:00:00-0é0",
         ] {
             assert!(parse_time(wrong).is_err(), "{wrong}");
         }
