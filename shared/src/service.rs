@@ -9,6 +9,10 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
+use crate::supervise::Supervisor;
+
 /// A manager that does not read is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -70,8 +74,27 @@ impl Manager {
         }
     }
 
+    /// Keeps two tasks of `signals`: one cancels `shutdown` when `termination` ends, and says so; the other tells it again and again that
+    /// the program is alive.
+    pub fn attend(
+        &self,
+        signals: &Supervisor,
+        termination: impl Future<Output = ()> + Send + 'static,
+        shutdown: CancellationToken,
+    ) {
+        let ending = (Box::pin(termination), shutdown, self.clone());
+        signals.keep("termination", ending, |(termination, shutdown, manager)| {
+            Box::pin(async {
+                termination.as_mut().await;
+                manager.tell(Told::Stopping);
+                shutdown.cancel();
+            })
+        });
+        signals.keep("watchdog", self.clone(), |manager| Box::pin(manager.keep_telling()));
+    }
+
     /// Tells it again and again that the program is alive, twice as often as it must, if it wants to know. Never ends.
-    pub async fn keep_telling(&self) {
+    async fn keep_telling(&self) {
         let Some(every) = self.watchdog.filter(|_| self.socket.is_some()) else {
             return std::future::pending().await;
         };

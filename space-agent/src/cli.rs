@@ -240,7 +240,7 @@ async fn reload((path, rereading, reload, logs): &mut (PathBuf, Rereading, Reloa
 pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
     match cli.command {
         Command::Run(arg) => {
-            let (shutdown, termination) = (CancellationToken::new(), Box::pin(termination()?));
+            let (shutdown, termination) = (CancellationToken::new(), termination()?);
             let config =
                 Config::open(&arg.config, &env, Extent::Start).map_err(|e| Failure::Config(e.to_string()))?;
             let logs = perigee_shared::telemetry::init_logs(&config.service.telemetry, &env.alarms);
@@ -255,15 +255,7 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             // The agent does not wait for them.
             let signals = agent.tasks().group();
             let manager = Manager::of_this_process();
-            let ending = (termination, shutdown.clone(), manager.clone());
-            signals.keep("termination", ending, |(termination, shutdown, manager)| {
-                Box::pin(async {
-                    termination.as_mut().await;
-                    manager.tell(Told::Stopping);
-                    shutdown.cancel();
-                })
-            });
-            signals.keep("watchdog", manager.clone(), |manager| Box::pin(manager.keep_telling()));
+            manager.attend(&signals, termination, shutdown.clone());
             let reloading = (arg.config, rereading, agent.reload(), logs);
             signals.keep("configuration", reloading, |reloading| Box::pin(reload(reloading)));
             let serve = |intake| {

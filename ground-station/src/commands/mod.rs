@@ -136,19 +136,11 @@ async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> 
     let rereading = Rereading::new(config.written.clone()).context("cannot listen for SIGHUP")?;
     let ground = Ground::build_parts(config, env, &role, logs.own.clone()).await?;
     let shutdown = CancellationToken::new();
-    let termination = Box::pin(termination().context("cannot listen for SIGTERM and SIGINT")?);
+    let termination = termination().context("cannot listen for SIGTERM and SIGINT")?;
     // The ground-station does not wait for them.
     let signals = ground.store().tasks().group();
     let manager = Manager::of_this_process();
-    let ending = (termination, shutdown.clone(), manager.clone());
-    signals.keep("termination", ending, |(termination, shutdown, manager)| {
-        Box::pin(async {
-            termination.as_mut().await;
-            manager.tell(Told::Stopping);
-            shutdown.cancel();
-        })
-    });
-    signals.keep("watchdog", manager.clone(), |manager| Box::pin(manager.keep_telling()));
+    manager.attend(&signals, termination, shutdown.clone());
     let reloading = (file.config, rereading, ground.reload(), logs);
     signals.keep("configuration", reloading, |reloading| Box::pin(reload(reloading)));
     // All listeners are bound.

@@ -23,6 +23,26 @@ pub enum Value<'a> {
     Fixed32(u32),
 }
 
+impl<'a> Value<'a> {
+    /// How it is encoded.
+    pub(crate) const fn wire_type(self) -> u8 {
+        match self {
+            Self::Varint(_) => 0,
+            Self::Fixed64(_) => 1,
+            Self::Bytes(_) => 2,
+            Self::Fixed32(_) => 5,
+        }
+    }
+
+    /// What has a length.
+    pub(crate) const fn bytes(self) -> Option<&'a [u8]> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+}
+
 /// A field of a message.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Field<'a> {

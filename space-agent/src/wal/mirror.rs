@@ -79,12 +79,9 @@ impl Mirror {
         Tally {
             accepted: counts(self.accepted),
             delivered: counts(self.delivered),
-            dropped: self.dropped.iter().map(|(reason, items)| (*reason, counts(*items))).collect(),
+            dropped: by_reason(&self.dropped, counts),
             next_drop: self.next_drop,
-            told: self
-                .told
-                .as_ref()
-                .map(|t| t.iter().map(|(reason, items)| (*reason, counts(*items))).collect()),
+            told: self.told.as_ref().map(|told| by_reason(told, counts)),
             ..Tally::default()
         }
     }
@@ -180,6 +177,11 @@ pub(super) fn read(env: &Env, config: &WalConfig) -> Option<Mirror> {
     ours.then_some(found)
 }
 
+/// Counts by reason, in the other form.
+fn by_reason<A: Copy, B>(items: &BTreeMap<i32, A>, other: impl Fn(A) -> B) -> BTreeMap<i32, B> {
+    items.iter().map(|(reason, items)| (*reason, other(*items))).collect()
+}
+
 /// Writes the mirror of `state`. A log does without one that cannot be written.
 pub(super) fn write(env: &Env, config: &WalConfig, state: &State) {
     let Tally { accepted, delivered, dropped, next_drop, told, .. } = &state.tally;
@@ -192,10 +194,10 @@ pub(super) fn write(env: &Env, config: &WalConfig, state: &State) {
         started_unix_nano: state.life.started_unix_nano,
         accepted: three(*accepted),
         delivered: three(*delivered),
-        dropped: dropped.iter().map(|(reason, items)| (*reason, three(*items))).collect(),
+        dropped: by_reason(dropped, three),
         on_board: three(state.in_segments + state.in_journal()),
         next_drop: *next_drop,
-        told: told.as_ref().map(|t| t.iter().map(|(reason, items)| (*reason, three(*items))).collect()),
+        told: told.as_ref().map(|told| by_reason(told, three)),
         lanes: state.lanes.iter().map(on_board).collect(),
         positions: state.lanes.iter().map(|(lane, l)| (lane.0, l.position)).collect(),
         clock_floor: state.clock_floor,

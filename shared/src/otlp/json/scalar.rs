@@ -50,6 +50,22 @@ impl Kind {
         }
     }
 
+    /// How protobuf encodes a value of it that is not packed.
+    pub(super) const fn wire_type(self) -> u8 {
+        match self {
+            Self::Bool
+            | Self::Enum(_)
+            | Self::Int32
+            | Self::Sint32
+            | Self::Uint32
+            | Self::Int64
+            | Self::Uint64 => 0,
+            Self::Fixed64 | Self::Sfixed64 | Self::Double => 1,
+            Self::String | Self::Hex | Self::Base64 | Self::Message(_) => 2,
+            Self::Fixed32 => 5,
+        }
+    }
+
     /// Whether proto3 writes the elements of a repeated field in one run.
     pub(super) const fn is_packable(self) -> bool {
         !matches!(self, Self::String | Self::Hex | Self::Base64 | Self::Message(_))

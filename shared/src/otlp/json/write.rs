@@ -79,7 +79,7 @@ fn message(of: &Message, bytes: &[u8], out: &mut Out<'_>) -> Result<(), WriteErr
             Shape::Repeated => array(field.kind, &mut values, out)?,
             // A message that stands twice is both together.
             _ if count > 1 && matches!(field.kind, Kind::Message(_)) => {
-                let parts = values.map(bytes_of).collect::<Result<Vec<_>, _>>()?;
+                let parts: Vec<_> = values.filter_map(Value::bytes).collect();
                 value(field.kind, Value::Bytes(&parts.concat()), out)?;
             }
             _ => value(field.kind, last, out)?,
@@ -90,23 +90,8 @@ fn message(of: &Message, bytes: &[u8], out: &mut Out<'_>) -> Result<(), WriteErr
 
 /// Whether a field's values are of this wire type.
 fn is_of(field: &Field, found: Value<'_>) -> bool {
-    match field.kind {
-        Kind::Message(_) | Kind::String | Kind::Hex | Kind::Base64 => matches!(found, Value::Bytes(_)),
-        kind if field.shape == Shape::Repeated && kind.is_packable() && matches!(found, Value::Bytes(_)) => {
-            true
-        }
-        Kind::Bool
-        | Kind::Enum(_)
-        | Kind::Int32
-        | Kind::Sint32
-        | Kind::Uint32
-        | Kind::Int64
-        | Kind::Uint64 => {
-            matches!(found, Value::Varint(_))
-        }
-        Kind::Fixed32 => matches!(found, Value::Fixed32(_)),
-        Kind::Fixed64 | Kind::Sfixed64 | Kind::Double => matches!(found, Value::Fixed64(_)),
-    }
+    let may_be_packed = field.shape == Shape::Repeated && field.kind.is_packable();
+    found.wire_type() == field.kind.wire_type() || may_be_packed && found.bytes().is_some()
 }
 
 /// Whether this is the value that a field without presence has when it is not there.
@@ -117,13 +102,6 @@ fn is_default(field: &Field, last: Value<'_>) -> bool {
         Value::Bytes(bytes) => bytes.is_empty(),
     };
     field.shape == Shape::Implicit && nothing
-}
-
-fn bytes_of<'a>(value: Value<'a>) -> Result<&'a [u8], Malformed> {
-    match value {
-        Value::Bytes(bytes) => Ok(bytes),
-        _ => Err(WRONG),
-    }
 }
 
 /// The elements of a repeated field, which may be packed.

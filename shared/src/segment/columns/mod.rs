@@ -162,7 +162,7 @@ impl Encoder {
 
     fn of(layout: u8, base: Option<&Base>) -> Self {
         let mut state = base.map_or_else(State::new, |b| b.state.clone());
-        state.begin((u64::MAX, usize::MAX), layout == LAYOUT_TEXT);
+        state.begin(u64::MAX, usize::MAX, layout == LAYOUT_TEXT);
         let places = base
             .map_or_else(|| Places::of(&state), |b| b.places.get_or_init(|| Places::of(&b.state)).clone());
         let entries = Arc::clone(&places.entries);
@@ -200,13 +200,6 @@ impl Encoder {
 }
 
 impl State {
-    fn begin(&mut self, (budget, memory): (u64, usize), text: bool) {
-        self.spans.clear();
-        self.memory = memory;
-        self.numbers.text.begin(text, budget);
-        self.spend_anew(budget);
-    }
-
     /// Requests that are not taken apart.
     fn whole<C: Coder>(
         &mut self,

@@ -105,8 +105,8 @@ pub(super) struct State {
     /// Spans of this segment so far: trace and id.
     pub(super) spans: Vec<[u64; 3]>,
     /// Within these bounds a decoder goes on: what it may spend, and the memory that it may hold.
-    pub(super) budget: u64,
-    pub(super) memory: usize,
+    budget: u64,
+    memory: usize,
     /// What was spent since it was last looked at how much is held, and when that is looked at though a row is not finished.
     unseen: u64,
     look_at: u64,
@@ -246,9 +246,11 @@ impl State {
         self.numbers.code(&mut self.common[of as usize], coder, value)
     }
 
-    /// Begins a segment that may spend so much.
-    pub(super) const fn spend_anew(&mut self, budget: u64) {
-        self.budget = budget;
+    /// Begins a segment that may spend and hold so much.
+    pub(super) fn begin(&mut self, budget: u64, memory: usize, text: bool) {
+        self.spans.clear();
+        self.numbers.text.begin(text, budget);
+        (self.budget, self.memory) = (budget, memory);
         (self.unseen, self.look_at) = (0, LONG);
     }
 

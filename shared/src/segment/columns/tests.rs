@@ -306,14 +306,15 @@ fn declared_sizes_take_no_memory() {
     assert!(matches!(decode(LAYOUT, None, &payload, 1 << 20), Err(CodecError::TooLarge(_))));
 }
 
+fn field(number: u32, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_bytes(&mut out, number, body);
+    out
+}
+
 /// Whatever a request is full of, an encoder that is bounded refuses it before it takes much more.
 #[test]
 fn an_encoder_holds_no_more_than_it_may() {
-    let field = |number, body: &[u8]| {
-        let mut out = Vec::new();
-        put_bytes(&mut out, number, body);
-        out
-    };
     let in_scope = |items: Vec<u8>| field(1, &field(2, &items));
     let empty = in_scope(field(2, b"").repeat(100_000));
     let text = |n: u32| field(5, &field(1, format!("line {n}").as_bytes()));
@@ -347,11 +348,6 @@ fn an_encoder_holds_no_more_than_it_may() {
 /// enough by whoever goes by the header.
 #[test]
 fn a_decoder_holds_no_more_than_it_may() {
-    let field = |number, body: &[u8]| {
-        let mut out = Vec::new();
-        put_bytes(&mut out, number, body);
-        out
-    };
     let many = |count, one: &dyn Fn(u32) -> Vec<u8>| (0..count).flat_map(one).collect::<Vec<u8>>();
     let in_scope = |items: Vec<u8>| field(1, &field(2, &items));
     let name = |kind: &str, n: u32| field(1, format!("{kind}{n}").as_bytes());
@@ -396,7 +392,7 @@ fn messages_inside_one_another_without_end_are_refused() {
         Writer::new(LAYOUT, Vocabulary::new(&state.dictionaries, Places::of(&state).entries))
     };
     let mut state = State::new();
-    state.begin((u64::MAX, usize::MAX), false);
+    state.begin(u64::MAX, usize::MAX, false);
     let mut shapes = Shapes::default();
     let mut inner = shapes.number(Message::Event, &[], |_| dictionary::Purpose::Other);
     for _ in 0..5000 {

@@ -9,7 +9,7 @@ use super::forest::{Forest, Node};
 use super::rows::{Around, Before, Tape};
 use super::schema::{Message, Role};
 use super::shred::Row;
-use super::state::{self, About, Known, N, NONE, State};
+use super::state::{self, About, Known, N, NONE, State, Type};
 use crate::segment::CodecError;
 
 /// A span whose children are being coded.
@@ -257,7 +257,7 @@ impl State {
         row: Option<Row>,
     ) -> Result<(u64, u64, u64), CodecError> {
         let kind = self.item_type(coder, section, row, [parent.kind, parent.last_kind])?;
-        let (shape, slots) = (self.types[kind].shape, self.types[kind].slots);
+        let shape = self.types[kind].shape;
         let of = &self.shapes.all[shape as usize];
         if of.message != Message::Span
             || !of.has(Role::Trace)
@@ -289,12 +289,23 @@ impl State {
         }
         coder.account(Message::Span, 8);
         self.numbers.text.record(start, kind as u64, Some([id[0], id[1]]), Some(id[2]));
-        let around = Around { known: &known, time: start, series: None };
-        self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
-        section.rows.row(self, kind as u32, &section.tape.out)?;
-        self.hold(|| section.rows.size())?;
+        self.item(coder, section, kind, Around { known: &known, time: start, series: None })?;
         section.real += 1;
         Ok((kind as u64, start, end))
+    }
+
+    /// The values of a span or a log of a type, which are a row then.
+    fn item<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        section: &mut Section<'_, '_>,
+        kind: usize,
+        around: Around<'_>,
+    ) -> Result<(), CodecError> {
+        let Type { shape, slots, .. } = self.types[kind];
+        self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
+        section.rows.row(self, kind as u32, &section.tape.out)?;
+        self.hold(|| section.rows.size())
     }
 
     fn name_known(&self, kind: usize) -> Option<[u64; 2]> {
@@ -363,7 +374,7 @@ impl State {
         mut known: Known,
         near: [u64; 3],
     ) -> Result<u64, CodecError> {
-        let (shape, slots) = (self.types[kind].shape, self.types[kind].slots);
+        let shape = self.types[kind].shape;
         let of = &self.shapes.all[shape as usize];
         let (time_place, observed_place) = (of.place(Role::Time), of.place(Role::Observed));
         let mut time = near[2];
@@ -390,10 +401,7 @@ impl State {
         section.logs += 1;
         let (trace, span) = (known[Role::Trace as usize], known[Role::Span as usize]);
         self.numbers.text.record(time, kind as u64, trace, span.map(|s| s[0]));
-        let around = Around { known: &known, time, series: None };
-        self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
-        section.rows.row(self, kind as u32, &section.tape.out)?;
-        self.hold(|| section.rows.size())?;
+        self.item(coder, section, kind, Around { known: &known, time, series: None })?;
         Ok(time)
     }
 
@@ -420,14 +428,10 @@ impl State {
                 self.log(coder, section, kind, Known::default(), near)?;
                 continue;
             }
-            let (shape, slots) = (self.types[kind].shape, self.types[kind].slots);
             let mut known = Known::default();
             known[Role::Name as usize] = self.name_known(kind);
             self.numbers.text.record(0, kind as u64, None, None);
-            let around = Around { known: &known, time: 0, series: None };
-            self.elements(coder, shape, slots, &mut section.tape, around, &mut Before::default())?;
-            section.rows.row(self, kind as u32, &section.tape.out)?;
-            self.hold(|| section.rows.size())?;
+            self.item(coder, section, kind, Around { known: &known, time: 0, series: None })?;
         }
         Ok(())
     }

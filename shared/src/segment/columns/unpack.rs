@@ -442,7 +442,7 @@ fn walk(
     (raw_len, memory): (u64, usize),
     rows: &mut dyn Rows,
 ) -> Result<(), CodecError> {
-    state.begin((raw_len * BUDGET + (1 << 16), memory), reader.layout == LAYOUT_TEXT);
+    state.begin(raw_len * BUDGET + (1 << 16), memory, reader.layout == LAYOUT_TEXT);
     state.definitions(reader, &[], &Shapes::default(), &[])?;
     reader.account(Message::Span, 0);
     let forest = Forest::default();
