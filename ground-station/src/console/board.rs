@@ -23,7 +23,7 @@ use super::attention::{self, Level, Note};
 use super::track::{self, Track};
 use crate::link::{ClockView, Connected, LinkView, Point};
 use crate::spool::{
-    ExporterDigest, Glance, ItemView, Known, News, SatelliteDigest, SpoolError, SpoolView, Store,
+    ExporterDigest, Glance, ItemView, Known, News, Records, SatelliteDigest, SpoolError, SpoolView, Store,
 };
 use crate::telemetry::Metrics;
 
@@ -38,6 +38,9 @@ const SHARE: u32 = 50;
 
 /// What a look may take that is kept no longer than others: by so much, at most, the next begins earlier, so that it ends in time.
 const FREE: Duration = Duration::from_millis(25);
+
+/// What it takes to tell of a look, and what a timer may be late.
+const TELLING: Duration = Duration::from_millis(10);
 
 /// The shortest time between two looks at the links alone, which ask the store nothing.
 const LINKS_EVERY: Duration = Duration::from_millis(500);
@@ -67,7 +70,7 @@ const ITEMS_OF_ONE: usize = 200;
 const DECODED: u64 = 4 << 20;
 
 /// A satellite as pages show it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Row {
     #[serde(flatten)]
     pub(super) digest: SatelliteDigest,
@@ -132,7 +135,7 @@ pub(super) struct Links {
 /// takes long each time.
 fn kept(took: [Duration; 2]) -> Duration {
     let (least, most) = (took[0].min(took[1]), took[0].max(took[1]));
-    (least.saturating_sub(FREE) * SHARE).clamp(LOOK_EVERY - most.min(FREE), LOOK_AT_LEAST)
+    (least.saturating_sub(FREE) * SHARE).clamp(LOOK_EVERY - (most + TELLING).min(FREE), LOOK_AT_LEAST)
 }
 
 /// The look before.
@@ -184,6 +187,8 @@ struct Inner {
     look: tokio::sync::Mutex<Option<Look>>,
     links: Mutex<Option<Arc<Links>>>,
     before: Mutex<Option<Before>>,
+    /// What the look before has read; nothing, while one is being taken.
+    records: Mutex<Records>,
     pages: Mutex<Pages>,
     items: tokio::sync::Mutex<Items>,
     tracks: tokio::sync::Mutex<BTreeMap<String, KeptTrack>>,
@@ -208,6 +213,7 @@ impl Board {
             look: Default::default(),
             links: Default::default(),
             before: Default::default(),
+            records: Default::default(),
             pages: Default::default(),
             items: Default::default(),
             tracks: Default::default(),
@@ -243,7 +249,9 @@ impl Board {
         *latest = None;
         let began = Instant::now();
         let glance = self.0.store.glance().await?;
-        let digest = glance.digest().await?;
+        let records = std::mem::take(&mut *lock(&self.0.records));
+        let (records, digest) = glance.digest(records).await?;
+        *lock(&self.0.records) = records;
         let took = began.elapsed();
         let (number, shown, keep) = {
             let mut before = lock(&self.0.before);
@@ -524,11 +532,7 @@ fn of_links(links: &Links) -> Bytes {
 /// What streams were told last.
 #[derive(Default)]
 struct Told {
-    /// Of each satellite what was said, as a hash.
-    rows: BTreeMap<String, blake3::Hash>,
-    backends: Vec<Backend>,
-    spool: String,
-    notes: Option<Vec<Note>>,
+    shown: Option<Arc<Shown>>,
     /// Of passes, gaps and dead letters.
     known: Known,
 }
@@ -536,7 +540,8 @@ struct Told {
 impl Board {
     /// What is different from what was told, as server-sent events; the last one says which look this is.
     async fn frames(&self, told: &mut Told, look: &Look) -> Bytes {
-        let (mut out, changed) = of_look(told, &look.shown);
+        let before = told.shown.replace(Arc::clone(&look.shown));
+        let (mut out, changed) = of_look(before.as_deref(), &look.shown);
         match look.glance.news(std::mem::take(&mut told.known), changed).await {
             Ok((known, news)) => {
                 told.known = known;
@@ -571,35 +576,33 @@ fn of_lists(out: &mut String, news: &News) {
 }
 
 /// What is different in a look, as server-sent events, and of which satellites.
-fn of_look(told: &mut Told, now: &Shown) -> (String, BTreeSet<String>) {
-    let mut out = String::new();
-    let (mut changed, mut rows) = (BTreeSet::new(), BTreeMap::new());
+fn of_look(before: Option<&Shown>, now: &Shown) -> (String, BTreeSet<String>) {
+    let (mut out, mut changed) = (String::new(), BTreeSet::new());
+    let rows = before.iter().flat_map(|before| &before.rows);
+    let rows: BTreeMap<&str, &Row> = rows.map(|row| (row.digest.satellite.as_str(), row)).collect();
     for row in &now.rows {
-        let text = serde_json::to_string(row).unwrap_or_default();
-        let (id, hash) = (row.digest.satellite.clone(), blake3::hash(text.as_bytes()));
-        if told.rows.get(&id) != Some(&hash) {
-            changed.insert(id.clone());
+        let id = row.digest.satellite.as_str();
+        if rows.get(id) != Some(&row) {
+            changed.insert(id.to_owned());
             if changed.len() <= MOST_CHANGED {
-                out.push_str(&format!("event: satellite\ndata: {text}\n\n"));
+                frame(&mut out, "satellite", row);
             }
         }
-        rows.insert(id, hash);
     }
     if changed.len() > MOST_CHANGED {
         frame(&mut out, "more", &serde_json::json!({ "satellites": changed.len() }));
     }
-    for backend in now.backends.iter().filter(|backend| !told.backends.contains(backend)) {
-        frame(&mut out, "exporter", backend);
+    for backend in &now.backends {
+        if before.is_none_or(|before| !before.backends.contains(backend)) {
+            frame(&mut out, "exporter", backend);
+        }
     }
-    let spool = serde_json::to_string(&now.spool).unwrap_or_default();
-    if told.spool != spool {
-        out.push_str(&format!("event: spool\ndata: {spool}\n\n"));
+    if before.is_none_or(|before| before.spool != now.spool) {
+        frame(&mut out, "spool", &now.spool);
     }
-    if told.notes.as_ref() != Some(&now.notes) {
+    if before.is_none_or(|before| before.notes != now.notes) {
         frame(&mut out, "notes", &now.notes);
     }
-    let known = std::mem::take(&mut told.known);
-    *told = Told { rows, backends: now.backends.clone(), spool, notes: Some(now.notes.clone()), known };
     (out, changed)
 }
 

@@ -69,7 +69,7 @@ fn one(lane: u8, sequence: u64, record: LogRecord) -> Incoming {
 
 /// What is kept of each satellite, as times and names, the latest first.
 fn kept(spool: &Subject<'_>, satellite: &str) -> Vec<(u64, String)> {
-    let digest = spool.wait(async { spool.store.glance().await?.digest().await });
+    let (_, digest) = spool.wait(async { spool.store.glance().await?.digest(Records::default()).await });
     let of = digest.satellites.into_iter().find(|sat| sat.satellite == satellite).unwrap();
     of.alarms.into_iter().map(|alarm| (alarm.unix_nano, alarm.name)).collect()
 }
@@ -134,7 +134,7 @@ over_both! {
         said.attributes = vec![attribute("error", "no space")];
         spool.apply(&[sealed("sat-1", 1, 1, vec![logs("space-agent", vec![said, hostile])])]);
         read_all(&spool);
-        let digest = spool.wait(async { spool.store.glance().await?.digest().await });
+        let (_, digest) = spool.wait(async { spool.store.glance().await?.digest(Records::default()).await });
         let [hostile, said] = &digest.satellites[0].alarms[..] else { panic!("two were kept") };
         assert!(hostile.name.chars().count() <= 64 && hostile.text.chars().count() <= 240);
         assert!(!format!("{}{}", hostile.name, hostile.text).contains(char::is_control));

@@ -538,6 +538,34 @@ over_both! {
         assert_eq!(overview.exporters[0].backlog_segments, 1);
     }
 
+    fn a_digest_with_what_was_read_before_is_the_same_as_one_without(site) {
+        let (spool, mut records) = (site.open(), Records::default());
+        let mut last_passes = Vec::new();
+        let pass = |start| link::PassReport { start_unix_nano: start, ..link::PassReport::default() };
+        for step in 0..6 {
+            let hello = |passes| link::Hello { passes, ..link::Hello::default() };
+            match step {
+                0 => drop(spool.commit(1, spans(5))),
+                1 => drop(spool.wait(spool.store.ledger("sat-1".into(), Arc::new(hello(vec![pass(5)]))))),
+                2 => drop(spool.wait(spool.store.ledger("sat-2".into(), Arc::new(hello(vec![pass(6)]))))),
+                3 => {
+                    let (header, payload) = segment(2, spans(5), 0);
+                    spool.apply(&[incoming(&header, &payload, &[0..100])]);
+                }
+                4 => spool.wait(spool.store.heard("sat-1".into(), heard(1))),
+                _ => spool.wait(spool.store.heard("sat-1".into(), Heard { opened: 9, ..heard(3) })),
+            }
+            let glance = spool.wait(spool.store.glance());
+            let anew = spool.wait(glance.digest(Records::default())).1.satellites;
+            let (read, digest) = spool.wait(glance.digest(records));
+            assert_eq!(digest.satellites, anew, "step {step}");
+            last_passes.push(format!("{:?}", anew[0].standing.last_pass));
+            records = read;
+        }
+        last_passes.dedup();
+        assert_eq!(last_passes.len(), 4, "none, the report, and two links: {last_passes:?}");
+    }
+
     fn a_segment_decodes_after_what_it_leans_on_was_exported_and_deleted(site) {
         let first = seal(1, None);
         let second = seal(2, Some(&first));

@@ -53,7 +53,7 @@ pub struct Digest {
 }
 
 /// A satellite in a few words.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SatelliteDigest {
     /// Its id.
     pub satellite: String,
@@ -109,6 +109,22 @@ pub struct ExporterDigest {
     pub waiting_bytes: u64,
     /// When the oldest of them was committed, ns since the Unix epoch.
     pub oldest_unix_nano: Option<u64>,
+}
+
+/// What a digest has read of each satellite, so that the next one reads again only of those that changed.
+#[derive(Debug, Default)]
+pub struct Records {
+    of: BTreeMap<String, Known>,
+    /// Transactions that the spool's memory had seen.
+    changes: u64,
+}
+
+/// A satellite's record. The tables of its passes never change without it: it says when the satellite was last heard.
+#[derive(Debug)]
+struct Known {
+    bytes: Vec<u8>,
+    record: SatelliteRecord,
+    last_pass: Option<Pass>,
 }
 
 /// A satellite in full.
@@ -211,10 +227,10 @@ impl Glance {
         Self { moment, keeper: None, env: fleet.env().clone(), fleet: Some(fleet) }
     }
 
-    /// Every satellite and the spool in a few words.
-    pub async fn digest(&self) -> Result<Digest, SpoolError> {
+    /// Every satellite and the spool in a few words, and what to give to the next digest; `read` is that of an earlier one.
+    pub async fn digest(&self, read: Records) -> Result<(Records, Digest), SpoolError> {
         let spool = self.moment.spool.clone();
-        self.look(move |view, _| digest(view, spool)).await
+        self.look(move |view, _| digest(view, spool, read)).await
     }
 
     /// Replays of ranges of time, the latest first.
@@ -406,18 +422,27 @@ fn memory(contents: &Contents) -> Contents {
     }
 }
 
-fn digest(view: &View<'_>, spool: SpoolView) -> Result<Digest, SpoolError> {
-    let mut accounts = views::accounting(view)?;
-    let mut alarms = alarms::all(view)?;
-    let mut satellites = Vec::new();
+fn digest(view: &View<'_>, spool: SpoolView, mut read: Records) -> Result<(Records, Digest), SpoolError> {
+    let contents = view.contents;
+    if contents.changes < read.changes {
+        // The file was opened anew, and may have lost something.
+        read = Records::default();
+    }
+    let mut known = BTreeMap::new();
     for row in view.tables.open_table(SATELLITES)?.iter()? {
         let (id, value) = row?;
-        let account = accounts.remove(id.value()).unwrap_or_default();
-        let record = decode::<SatelliteRecord>(value.value())?;
-        let alarms = alarms.remove(&record.number).unwrap_or_default();
-        satellites.push(satellite(view, id.value(), &record, (account, alarms))?);
+        let (id, bytes) = (id.value(), value.value());
+        let same = read.of.remove(id).filter(|known| known.bytes == bytes);
+        known.insert(id.to_owned(), same.map_or_else(|| Known::read(view, bytes), Ok)?);
     }
-    let contents = view.contents;
+    let names = known.iter().map(|(id, known)| (known.record.number, id.clone())).collect();
+    let mut accounts = views::accounts(view, &names)?;
+    let mut alarms = alarms::all(view)?;
+    let satellites = known.iter().map(|(id, known)| {
+        let account = accounts.remove(id).unwrap_or_default();
+        satellite(view, id, known, account, alarms.remove(&known.record.number).unwrap_or_default())
+    });
+    let satellites = satellites.collect::<Result<_, SpoolError>>()?;
     let entries = view.tables.open_table(ENTRIES)?.len()?;
     let exporters = contents.settings.routes.iter().map(|(name, signals)| exporter(view, name, *signals));
     let spool = SpoolView {
@@ -427,26 +452,40 @@ fn digest(view: &View<'_>, spool: SpoolView) -> Result<Digest, SpoolError> {
         dead_letters: view.tables.open_table(LETTERS)?.len()?,
         ..spool
     };
-    Ok(Digest { satellites, spool, exporters: exporters.collect::<Result<_, _>>()? })
+    let digest = Digest { satellites, spool, exporters: exporters.collect::<Result<_, _>>()? };
+    Ok((Records { of: known, changes: contents.changes }, digest))
+}
+
+impl Known {
+    fn read(view: &View<'_>, bytes: &[u8]) -> Result<Self, SpoolError> {
+        let record = decode::<SatelliteRecord>(bytes)?;
+        let last_pass = passes::latest(view, record.number)?;
+        Ok(Self { bytes: bytes.to_vec(), record, last_pass })
+    }
 }
 
 fn satellite(
     view: &View<'_>,
     id: &str,
-    record: &SatelliteRecord,
-    (account, alarms): (AccountView, Vec<AlarmView>),
+    Known { record, last_pass, .. }: &Known,
+    account: AccountView,
+    alarms: Vec<AlarmView>,
 ) -> Result<SatelliteDigest, SpoolError> {
+    let standing = standing(view, record, last_pass.clone());
     let mut partials = Vec::new();
-    let of_one = SequenceKey::satellites(record.number, record.number);
-    for row in view.tables.open_table(PARTIALS)?.range(of_one)?.take(PARTIALS_SHOWN) {
-        let (key, value) = row?;
-        let partial = decode::<PartialRecord>(value.value())?;
-        partials.push(PartialDigest {
-            lane: key.value().lane,
-            sequence: key.value().sequence,
-            held_bytes: RangeSet::from_wire(&partial.held).total(),
-            payload_bytes: partial.header.map_or(0, |h| h.payload_len),
-        });
+    // Each takes something, however few bytes of it are held.
+    if standing.partial_bytes > 0 {
+        let of_one = SequenceKey::satellites(record.number, record.number);
+        for row in view.tables.open_table(PARTIALS)?.range(of_one)?.take(PARTIALS_SHOWN) {
+            let (key, value) = row?;
+            let partial = decode::<PartialRecord>(value.value())?;
+            partials.push(PartialDigest {
+                lane: key.value().lane,
+                sequence: key.value().sequence,
+                held_bytes: RangeSet::from_wire(&partial.held).total(),
+                payload_bytes: partial.header.map_or(0, |h| h.payload_len),
+            });
+        }
     }
     Ok(SatelliteDigest {
         satellite: id.to_owned(),
@@ -456,7 +495,7 @@ fn satellite(
         contacts: record.contacts,
         connected: false,
         spool_bytes: view.contents.usage.by_satellite.get(&record.number).copied().unwrap_or(0),
-        standing: standing(view, record)?,
+        standing,
         account,
         partials,
         alarms,
@@ -495,7 +534,7 @@ fn exporter(view: &View<'_>, name: &str, signals: SignalSet) -> Result<ExporterD
 }
 
 /// The number of a satellite, if it was ever heard.
-fn number(view: &View<'_>, id: &str) -> Result<Option<u32>, SpoolError> {
+pub(super) fn number(view: &View<'_>, id: &str) -> Result<Option<u32>, SpoolError> {
     let record = view.tables.open_table(SATELLITES)?.get(id)?.map(|v| decode::<SatelliteRecord>(v.value()));
     Ok(record.transpose()?.map(|record| record.number))
 }

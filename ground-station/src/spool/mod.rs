@@ -100,7 +100,9 @@ pub use error::SpoolError;
 pub use intake::{Applied, Incoming, Piece};
 pub use ledger::Answer;
 pub use letters::{Letter, LetterView, Replay};
-pub use look::{AwayView, Digest, ExporterDigest, Glance, Part, PartialDigest, Portrait, SatelliteDigest};
+pub use look::{
+    AwayView, Digest, ExporterDigest, Glance, Part, PartialDigest, Portrait, Records, SatelliteDigest,
+};
 pub use news::{Known, News};
 pub use outlet::{Place, Progress};
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::decode::Snapshot;
 use super::error::SpoolError;
 use super::file::View;
 use super::letters::{self, LetterView};
-use super::look::Glance;
+use super::look::{self, Glance};
 use super::passes::{self, PassView};
 use super::tables::*;
 use super::views::{self, GapView, names};
@@ -64,10 +64,11 @@ impl Glance {
 
 fn news(view: &View<'_>, mut known: Known, changed: &BTreeSet<String>) -> Result<(Known, News), SpoolError> {
     let mut out = News::default();
-    for (number, name) in &names(view.tables)? {
-        if known.begun && !changed.contains(name) {
-            continue;
-        }
+    let wanted = match known.begun {
+        true => numbers(view, changed)?,
+        false => names(view.tables)?,
+    };
+    for (number, name) in &wanted {
         let now = rows(view, *number)?;
         let before = known.satellites.insert(name.clone(), now).unwrap_or_default();
         let now = &known.satellites[name];
@@ -93,6 +94,12 @@ fn news(view: &View<'_>, mut known: Known, changed: &BTreeSet<String>) -> Result
         known.letters.range(least..).map(|(id, _)| *id).filter(|id| !letters.contains_key(id)).collect();
     (known.letters, known.begun) = (letters, true);
     Ok((known, out))
+}
+
+/// These satellites by number.
+fn numbers(view: &View<'_>, ids: &BTreeSet<String>) -> Result<BTreeMap<u32, String>, SpoolError> {
+    let numbers = ids.iter().map(|id| Ok(look::number(view, id)?.map(|number| (number, id.clone()))));
+    numbers.filter_map(Result::transpose).collect()
 }
 
 fn mark(bytes: &[u8]) -> u64 {

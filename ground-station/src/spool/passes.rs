@@ -161,7 +161,7 @@ pub struct PlannedTimes {
 }
 
 /// What came of a pass.
-#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Pass {
     /// What the satellite says of it; only the station while it has not said anything.
     #[serde(flatten)]
@@ -369,6 +369,11 @@ pub(super) fn of_satellite(view: &View<'_>, satellite: u32, limit: usize) -> Res
     );
     out.sort_by_key(|(start, _)| Reverse(*start));
     Ok(out.into_iter().map(|(_, pass)| pass).collect())
+}
+
+/// The latest pass of a satellite.
+pub(super) fn latest(view: &View<'_>, satellite: u32) -> Result<Option<Pass>, SpoolError> {
+    Ok(of_satellite(view, satellite, 1)?.into_iter().next())
 }
 
 fn shown(start: u64, r: &ContactRecord) -> HeardView {

@@ -30,7 +30,7 @@ pub(crate) const TEXT: usize = 200;
 const MOST: u64 = 1 << 50;
 
 /// How a satellite stands. What it has not said is null.
-#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct StandingView {
     /// When the last of it came, ns since the Unix epoch; 0: never.
     pub last_heard_unix_nano: u64,
@@ -179,13 +179,15 @@ pub(super) fn standings(view: &View<'_>) -> Result<BTreeMap<String, StandingView
     let mut out = BTreeMap::new();
     for row in view.tables.open_table(SATELLITES)?.iter()? {
         let (id, value) = row?;
-        out.insert(id.value().to_owned(), standing(view, &decode(value.value())?)?);
+        let record = decode::<SatelliteRecord>(value.value())?;
+        let last_pass = passes::latest(view, record.number)?;
+        out.insert(id.value().to_owned(), standing(view, &record, last_pass));
     }
     Ok(out)
 }
 
 /// How one satellite stands.
-pub(super) fn standing(view: &View<'_>, record: &SatelliteRecord) -> Result<StandingView, SpoolError> {
+pub(super) fn standing(view: &View<'_>, record: &SatelliteRecord, last_pass: Option<Pass>) -> StandingView {
     let known = |n: u64| (n != 0).then_some(n);
     let hex = |n: u64| known(n).map(|n| format!("{n:016x}"));
     let seconds = |nano: u64| known(nano).map(|nano| nano as f64 / 1e9);
@@ -200,7 +202,7 @@ pub(super) fn standing(view: &View<'_>, record: &SatelliteRecord) -> Result<Stan
         items: Counts::from(lane.items.unwrap_or_default()).into(),
         since_unix_nano: known(lane.since_unix_nano),
     });
-    Ok(StandingView {
+    StandingView {
         last_heard_unix_nano: record.heard.max(record.last_contact),
         next_contact: plan.filter(|plan| plan.next_start_unix_nano != 0).map(|plan| NextContact {
             station: plan.next_station.clone(),
@@ -222,8 +224,8 @@ pub(super) fn standing(view: &View<'_>, record: &SatelliteRecord) -> Result<Stan
             certificate_end_unix_nano: known(agent.certificate_end_unix_nano),
         }),
         partial_bytes: view.contents.usage.partial.get(&record.number).copied().unwrap_or(0),
-        last_pass: passes::of_satellite(view, record.number, 1)?.into_iter().next(),
-    })
+        last_pass,
+    }
 }
 
 #[cfg(test)]

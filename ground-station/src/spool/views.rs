@@ -15,6 +15,7 @@ use super::error::SpoolError;
 use super::file::View;
 use super::ledger::committed_ranges;
 use super::look::Part;
+use super::passes;
 use super::scrub::Scrubbed;
 use super::standing::{StandingView, standing};
 use super::tables::*;
@@ -188,7 +189,7 @@ pub struct AccountView {
 }
 
 /// The spool as a whole.
-#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct SpoolView {
     /// The random id of the ledger, in hex.
     pub ledger: String,
@@ -244,7 +245,7 @@ pub(super) fn satellites(view: &View<'_>) -> Result<Vec<SatelliteView>, SpoolErr
         let record = decode::<SatelliteRecord>(value.value())?;
         let lives = epochs(view, record.number)?;
         out.push(SatelliteView {
-            standing: standing(view, &record)?,
+            standing: standing(view, &record, passes::latest(view, record.number)?),
             satellite: id.value().to_owned(),
             software: record.software,
             last_contact_unix_nano: record.last_contact,
@@ -414,7 +415,14 @@ pub(super) fn gap_view(names: &BTreeMap<u32, String>, key: DropKey, record: Drop
 
 /// Where the items are, by satellite.
 pub(super) fn accounting(view: &View<'_>) -> Result<BTreeMap<String, AccountView>, SpoolError> {
-    let names = names(view.tables)?;
+    accounts(view, &names(view.tables)?)
+}
+
+/// The same, where the satellites' ids are known by number.
+pub(super) fn accounts(
+    view: &View<'_>,
+    names: &BTreeMap<u32, String>,
+) -> Result<BTreeMap<String, AccountView>, SpoolError> {
     let mut out: BTreeMap<String, AccountView> =
         names.values().map(|name| (name.clone(), AccountView::default())).collect();
     for row in view.tables.open_table(COUNTERS)?.iter()? {
