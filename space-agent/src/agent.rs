@@ -137,6 +137,10 @@ fn stations_of(config: &Config) -> Stations {
     Arc::new(config.link.as_ref().map(|link| link.stations.clone()).unwrap_or_default())
 }
 
+fn is_in(key: &str, section: &str) -> bool {
+    key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 /// Changes what can change while an agent runs.
 pub struct Reload {
     contacts: ContactControl,
@@ -146,19 +150,21 @@ pub struct Reload {
 impl Reload {
     /// Whether a setting can.
     pub fn can(key: &str) -> bool {
-        let of = |section: &str| key == section || key.starts_with(&format!("{section}."));
         let is_fixed = ["contacts.time_from_ground", "contacts.simultaneous"].contains(&key);
-        key == LOG_LEVEL || of("link.stations") || of("contacts") && !is_fixed
+        key == LOG_LEVEL || is_in(key, "link.stations") || is_in(key, "contacts") && !is_fixed
     }
 
-    /// Takes those settings of `config` into force.
-    pub async fn apply(&self, config: &Config, logs: &Logs) {
+    /// Takes those settings of `config` into force, of which these have changed.
+    pub async fn apply(&self, config: &Config, changed: &[String], logs: &Logs) {
         logs.set_level(config.service.telemetry.logs.level);
         let stations = stations_of(config);
-        let names = stations.keys().cloned().collect();
-        self.stations.send_replace(stations);
-        // The agent may be ending.
-        let _ = self.contacts.configure(config.contacts.clone(), names).await;
+        let before = self.stations.send_replace(Arc::clone(&stations));
+        // What nobody changed costs no contact.
+        if stations.keys().ne(before.keys()) || changed.iter().any(|key| is_in(key, "contacts")) {
+            let names = stations.keys().cloned().collect();
+            // The agent may be ending.
+            let _ = self.contacts.configure(config.contacts.clone(), names).await;
+        }
     }
 }
 

@@ -155,7 +155,7 @@ async fn reload((path, rereading, link, logs): &mut (PathBuf, Rereading, Option<
     let of_spool = |key: &str| key.ends_with(".max_spool_bytes") || key.ends_with(".ledger_room");
     let can = |key: &str| key == LOG_LEVEL || key.starts_with("link.satellites") && !of_spool(key);
     loop {
-        let config = rereading.next(|| Config::load(path).map_err(|e| e.to_string()), can).await;
+        let (config, _) = rereading.next(|| Config::load(path).map_err(|e| e.to_string()), can).await;
         logs.set_level(config.service.telemetry.logs.level);
         if let Some(link) = &link {
             link.apply(&config.link.satellites);

@@ -53,9 +53,13 @@ impl Access {
         })
     }
 
-    /// The server's configuration with the revocations of now, and these.
-    pub(super) fn server(&mut self, env: &Env) -> Result<(quinn::ServerConfig, Revocations), TlsError> {
-        let revoked = self.revocations.as_mut().map(ListFile::load).transpose()?.unwrap_or_default();
+    /// The revocations of now.
+    pub(super) fn list(&mut self) -> Result<Revocations, TlsError> {
+        Ok(self.revocations.as_mut().map(ListFile::load).transpose()?.unwrap_or_default())
+    }
+
+    /// The server's configuration with these revocations.
+    pub(super) fn server(&self, revoked: &Revocations, env: &Env) -> Result<quinn::ServerConfig, TlsError> {
         let mut server = tls::server_config(
             self.credentials.clone(),
             Arc::clone(&self.satellites),
@@ -68,7 +72,7 @@ impl Access {
             .max_incoming(4 * self.limits.max_connections)
             .incoming_buffer_size(INCOMING)
             .incoming_buffer_size_total(INCOMING_IN_ALL);
-        Ok((server, revoked))
+        Ok(server)
     }
 
     /// Whether there is a revocation list that may change.

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use perigee_shared::env::Env;
+use perigee_shared::link::revocation::Revocations;
 use perigee_shared::link::tls::{self, TlsError};
 use perigee_shared::link::transport;
 use perigee_shared::supervise::Supervisor;
@@ -183,7 +184,9 @@ impl Connected {
 impl Link {
     /// Checks certificates and lists without binding anything.
     pub fn check(config: &Config, env: &Env) -> Result<(), LinkError> {
-        Access::try_new(config)?.server(env)?;
+        let mut access = Access::try_new(config)?;
+        let revocations = access.list()?;
+        access.server(&revocations, env)?;
         Ok(())
     }
 
@@ -196,7 +199,8 @@ impl Link {
         (short, stir): (watch::Receiver<bool>, Stir),
     ) -> Result<Self, LinkError> {
         let mut access = Access::try_new(&config)?;
-        let (server, revocations) = access.server(env)?;
+        let revocations = access.list()?;
+        let server = access.server(&revocations, env)?;
         let expired = revocations.has_expired(env.unix_nano());
         if expired {
             say_expired();
@@ -310,13 +314,15 @@ impl AccessWatch {
 
     /// Takes the certificates in the files in the place of those in force.
     fn renew(&mut self) {
-        match self.access.renew() {
-            // With them comes a server, which reads the list again.
+        let renewed = self.access.renew().and_then(|()| {
+            let in_force = self.around.revocations.borrow().clone();
+            self.serve(&in_force)
+        });
+        match renewed {
             Ok(()) => {
+                tracing::info!("the link's certificates were read again; new connections use them");
+                // Whoever may have signed the list is another one.
                 self.refused = !self.renew_list();
-                if !self.refused {
-                    tracing::info!("the link's certificates were read again; new connections use them");
-                }
             }
             Err(error) => tracing::error!(
                 event.name = "perigee.link.certificate",
@@ -326,18 +332,27 @@ impl AccessWatch {
         }
     }
 
+    /// Has new connections meet the certificates of now and these revocations.
+    fn serve(&self, revocations: &Revocations) -> Result<(), TlsError> {
+        let server = self.access.server(revocations, &self.env)?;
+        for endpoint in &self.endpoints {
+            endpoint.set_server_config(Some(server.clone()));
+        }
+        Ok(())
+    }
+
     /// Takes the list in the file in the place of the one in force; whether it could be used.
     fn renew_list(&mut self) -> bool {
-        match self.access.server(&self.env) {
-            Ok((_, revocations)) if revocations.has_expired(self.env.unix_nano()) => {
+        let list = match self.access.list() {
+            Ok(revocations) if revocations.has_expired(self.env.unix_nano()) => {
                 // The one in force may be as old, but it is not made older.
                 say_expired();
-                false
+                return false;
             }
-            Ok((server, revocations)) => {
-                for endpoint in &self.endpoints {
-                    endpoint.set_server_config(Some(server.clone()));
-                }
+            list => list.and_then(|revocations| self.serve(&revocations).map(|()| revocations)),
+        };
+        match list {
+            Ok(revocations) => {
                 if self.access.watches_revocations() {
                     tracing::info!("the revocation list was read again");
                 }

@@ -176,7 +176,9 @@ impl Pki {
         for name in &request.params.subject_alt_names {
             let asked = match name {
                 SanType::URI(asked) if asked.as_str() != uri => asked.as_str(),
-                SanType::DnsName(asked) if asked.as_str() != id => asked.as_str(),
+                SanType::DnsName(asked) if asked.as_str() != id && !self.is_name(asked.as_str()) => {
+                    asked.as_str()
+                }
                 _ => continue,
             };
             return Err(PkiError::OtherId {
@@ -185,13 +187,17 @@ impl Pki {
                 id: id.to_owned(),
             });
         }
-        if let Some(DnValue::Utf8String(asked)) = request.params.distinguished_name.get(&DnType::CommonName)
+        if let Some(asked) = request.params.distinguished_name.get(&DnType::CommonName).map(text)
             && asked != id
         {
-            return Err(PkiError::OtherId { path: csr.to_owned(), asked: asked.clone(), id: id.to_owned() });
+            return Err(PkiError::OtherId { path: csr.to_owned(), asked, id: id.to_owned() });
         }
         self.free(&format!("{role}-{id}.crt"))?;
         self.sign(role, id, days, &request.public_key)
+    }
+
+    fn is_name(&self, name: &str) -> bool {
+        self.names.iter().any(|known| known == name)
     }
 
     /// A name that no file has.
@@ -373,6 +379,26 @@ impl Pki {
     }
 }
 
+/// A name, whatever it is written in.
+fn text(value: &DnValue) -> String {
+    let wide = |bytes: &[u8], width: usize| -> String {
+        let number = |all: &[u8]| all.iter().fold(0, |n: u32, byte| n << 8 | u32::from(*byte));
+        bytes
+            .chunks(width)
+            .map(|c| char::from_u32(number(c)).unwrap_or(char::REPLACEMENT_CHARACTER))
+            .collect()
+    };
+    match value {
+        DnValue::Utf8String(text) => text.clone(),
+        DnValue::PrintableString(text) => text.as_str().to_owned(),
+        DnValue::Ia5String(text) => text.as_str().to_owned(),
+        DnValue::TeletexString(text) => text.as_str().to_owned(),
+        DnValue::BmpString(text) => wide(text.as_bytes(), 2),
+        DnValue::UniversalString(text) => wide(text.as_bytes(), 4),
+        other => format!("{other:?}"),
+    }
+}
+
 fn failed(path: &Path, error: &std::io::Error) -> PkiError {
     let why = match error.kind() {
         std::io::ErrorKind::PermissionDenied => format!("{error}; run as a user that may write there"),
@@ -529,7 +555,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut pki = Pki::init(dir.path(), "example.org", false, &Env::production()).unwrap();
         let key = KeyPair::generate().unwrap();
-        let request = |name: &str, san: Option<&str>| {
+        let request_of = |name: DnValue, san: Option<&str>| {
             let mut params = CertificateParams::default();
             params.distinguished_name = rcgen::DistinguishedName::new();
             params.distinguished_name.push(DnType::CommonName, name);
@@ -539,9 +565,15 @@ mod tests {
             fs::write(&path, params.serialize_request(&key).unwrap().pem().unwrap()).unwrap();
             path
         };
+        let request = |name: &str, san| request_of(name.into(), san);
         for (name, san) in [("sat-2", None), ("sat-1", Some("spiffe://example.org/satellite/sat-2"))] {
             let error = pki.issue_to(Role::Satellite, "sat-1", 30, &request(name, san)).unwrap_err();
             assert!(matches!(&error, PkiError::OtherId { asked, .. } if asked.contains("sat-2")), "{error}");
+        }
+        let (ascii, wide) = ("sat-2".try_into().unwrap(), "sat-2".try_into().unwrap());
+        for name in [DnValue::PrintableString(ascii), DnValue::BmpString(wide)] {
+            let error = pki.issue_to(Role::Satellite, "sat-1", 30, &request_of(name, None)).unwrap_err();
+            assert!(matches!(&error, PkiError::OtherId { asked, .. } if asked == "sat-2"), "{error}");
         }
         fs::write(dir.path().join("junk"), "junk").unwrap();
         let error = pki.issue_to(Role::Satellite, "sat-1", 30, &dir.path().join("junk")).unwrap_err();

@@ -88,6 +88,8 @@ mod loss_tests;
 #[cfg(test)]
 mod migration_tests;
 #[cfg(test)]
+mod passes_tests;
+#[cfg(test)]
 mod tests;
 
 pub use alarms::AlarmView;

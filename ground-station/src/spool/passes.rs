@@ -169,13 +169,18 @@ pub struct Pass {
     report: Value,
     /// What this station saw of it; none: it was over another station, or never came up.
     pub ground: Option<HeardView>,
+    /// See [`Pass::start`].
+    #[serde(skip)]
+    start: u64,
 }
 
 impl Pass {
     /// One that nothing has to be committed for.
     #[cfg(test)]
-    pub(crate) const fn new(report: Value, ground: Option<HeardView>) -> Self {
-        Self { report, ground }
+    pub(crate) fn new(report: Value, ground: Option<HeardView>) -> Self {
+        let said = report["start_unix_nano"].as_u64().unwrap_or(0);
+        let start = ground.as_ref().map_or(said, |ground| ground.start_unix_nano);
+        Self { report, ground, start }
     }
 
     /// Bytes that the ground gained over those that the plan said it can carry.
@@ -206,10 +211,10 @@ impl Pass {
         })
     }
 
-    /// When it began: by this station's clock if it saw it, else by the satellite's, ns since the Unix epoch.
-    pub fn start(&self) -> u64 {
-        let said = || self.report["start_unix_nano"].as_u64().unwrap_or(0);
-        self.ground.as_ref().map_or_else(said, |ground| ground.start_unix_nano)
+    /// When it began, ns since the Unix epoch: by this station's clock if it saw it, else by the satellite's; where that one was
+    /// far off, when the satellite told of it.
+    pub const fn start(&self) -> u64 {
+        self.start
     }
 }
 
@@ -242,19 +247,67 @@ const fn all(satellite: u32) -> std::ops::RangeInclusive<PassKey> {
     PassKey { satellite, start: 0 }..=PassKey { satellite, start: u64::MAX }
 }
 
+/// The satellite's clock may be ahead of this station's by so much, ns, and not from before the year 2020: else the pass was a minute
+/// before it was told, so that it comes before the one in which it was.
+const AHEAD: u64 = 3_600_000_000_000;
+const SINCE: u64 = 1_577_836_800_000_000_000;
+const MINUTE: u64 = 60_000_000_000;
+
 /// Keeps what a satellite says of its passes.
 pub(super) fn note(txn: &Txn<'_>, satellite: u32, reports: &[PassReport]) -> Result<(), SpoolError> {
     if reports.is_empty() {
         return Ok(());
     }
     let mut table = txn.tables.open_table(PASSES)?;
+    let (now, far) = (
+        PassKey { satellite, start: txn.now.saturating_sub(MINUTE) },
+        PassKey { satellite, start: txn.now.saturating_add(AHEAD) },
+    );
+    // Of software that kept them by such times.
+    let misplaced = table.range(far..=PassKey { satellite, start: u64::MAX })?.map(|row| Ok(row?.0.value()));
+    for key in misplaced.collect::<Result<Vec<_>, SpoolError>>()? {
+        let row = table.remove(key)?.map(|row| row.value().to_vec());
+        let now = free(&table, now)?;
+        row.map(|row| table.insert(now, row.as_slice()).map(drop)).transpose()?;
+    }
     for report in reports.iter().rev().take(TAKEN) {
-        let station = report.station.chars().take(STATION).collect();
+        let station: String = report.station.chars().take(STATION).collect();
         let kept = PassReport { station, ..report.clone() };
         let key = PassKey { satellite, start: report.start_unix_nano };
+        let key = match (SINCE..far.start).contains(&key.start) {
+            true => key,
+            false => match told(&table, satellite, &kept)? {
+                Some(key) => key,
+                None => free(&table, now)?,
+            },
+        };
         table.insert(key, kept.encode_to_vec().as_slice())?;
     }
     keep_latest(&mut table, satellite)
+}
+
+/// Where a report of this pass is already.
+fn told(
+    table: &impl ReadableTable<PassKey, &'static [u8]>,
+    satellite: u32,
+    report: &PassReport,
+) -> Result<Option<PassKey>, SpoolError> {
+    for row in table.range(all(satellite))? {
+        let (key, value) = row?;
+        let known = decode::<PassReport>(value.value())?;
+        if (known.start_unix_nano, &known.station) == (report.start_unix_nano, &report.station) {
+            return Ok(Some(key.value()));
+        }
+    }
+    Ok(None)
+}
+
+/// The first key from `key` on that nothing has.
+fn free(table: &impl ReadableTable<PassKey, &'static [u8]>, mut key: PassKey) -> Result<PassKey, SpoolError> {
+    while table.get(key)?.is_some() {
+        key.start += 1;
+    }
+    Ok(key)
 }
 
 fn keep_latest(
@@ -290,11 +343,8 @@ pub(super) fn heard(txn: &mut Txn<'_>, id: &str, heard: &Heard) -> Result<(), Sp
     let (key, before) = match same {
         Some(same) => same,
         None => {
-            let mut key = PassKey { satellite, start: ago(heard.began) };
             // Two contacts may begin at once.
-            while table.get(key)?.is_some() {
-                key.start += 1;
-            }
+            let key = free(&table, PassKey { satellite, start: ago(heard.began) })?;
             (key, ContactRecord::default())
         }
     };
@@ -341,39 +391,58 @@ pub(super) fn passes(view: &View<'_>, limit: usize) -> Result<Vec<PassView>, Spo
     Ok(out)
 }
 
-/// The latest passes of a satellite, latest first.
-pub(super) fn of_satellite(view: &View<'_>, satellite: u32, limit: usize) -> Result<Vec<Pass>, SpoolError> {
-    let mut reports = BTreeMap::new();
+/// What is kept of a pass: when it began, the satellite's report and our record.
+type Known = (u64, Option<PassReport>, Option<ContactRecord>);
+
+/// The latest passes of a satellite, latest first, of so many reports and records.
+fn known(view: &View<'_>, satellite: u32, limit: usize) -> Result<Vec<Known>, SpoolError> {
+    let mut reports = BTreeMap::<u64, Vec<(u64, PassReport)>>::new();
     for row in view.tables.open_table(PASSES)?.range(all(satellite))?.rev().take(limit) {
-        let report = decode::<PassReport>(row?.1.value())?;
-        reports.insert((report.start_unix_nano, report.station.clone()), report);
+        let (key, value) = row?;
+        let report = decode::<PassReport>(value.value())?;
+        reports.entry(report.start_unix_nano).or_default().push((key.value().start, report));
     }
-    let mut out = Vec::new();
+    let mut out = Vec::<Known>::new();
     match view.tables.open_table(CONTACTS) {
         // No link has ended since this software runs.
         Err(TableError::TableDoesNotExist(_)) => {}
         table => {
             for row in table?.range(all(satellite))?.rev().take(limit) {
                 let (key, value) = row?;
-                let record = decode::<ContactRecord>(value.value())?;
-                let report = reports.remove(&(record.opened, record.station.clone()));
-                let report = report
-                    .map_or_else(|| serde_json::json!({ "station": record.station }), |r| shown_pass(&r));
-                let start = key.value().start;
-                out.push((start, Pass { report, ground: Some(shown(start, &record)) }));
+                out.push((key.value().start, None, Some(decode(value.value())?)));
             }
         }
     }
-    out.extend(
-        reports.into_values().map(|r| (r.start_unix_nano, Pass { report: shown_pass(&r), ground: None })),
-    );
-    out.sort_by_key(|(start, _)| Reverse(*start));
-    Ok(out.into_iter().map(|(_, pass)| pass).collect())
+    // A satellite may know this station by the name of one of its antennas.
+    for by_station in [true, false] {
+        for (_, report, record) in out.iter_mut().filter(|(_, report, _)| report.is_none()) {
+            let Some(record) = record else { continue };
+            let Some(of) = reports.get_mut(&record.opened) else { continue };
+            let is_it = |(_, r): &(u64, PassReport)| !by_station || r.station == record.station;
+            if let Some(at) = of.iter().position(is_it).filter(|_| by_station || of.len() == 1) {
+                *report = Some(of.remove(at).1);
+            }
+        }
+    }
+    out.extend(reports.into_values().flatten().map(|(start, report)| (start, Some(report), None)));
+    out.sort_by_key(|(start, ..)| Reverse(*start));
+    Ok(out)
+}
+
+fn pass((start, report, record): Known) -> Pass {
+    let station = || record.as_ref().map_or("", |record| &*record.station);
+    let report = report.as_ref().map_or_else(|| serde_json::json!({ "station": station() }), shown_pass);
+    Pass { report, ground: record.map(|record| shown(start, &record)), start }
+}
+
+/// The latest passes of a satellite, latest first.
+pub(super) fn of_satellite(view: &View<'_>, satellite: u32, limit: usize) -> Result<Vec<Pass>, SpoolError> {
+    Ok(known(view, satellite, limit)?.into_iter().map(pass).collect())
 }
 
 /// The latest pass of a satellite.
 pub(super) fn latest(view: &View<'_>, satellite: u32) -> Result<Option<Pass>, SpoolError> {
-    Ok(of_satellite(view, satellite, 1)?.into_iter().next())
+    Ok(known(view, satellite, LATEST)?.into_iter().next().map(pass))
 }
 
 fn shown(start: u64, r: &ContactRecord) -> HeardView {

@@ -84,13 +84,13 @@ impl Rereading {
         Ok(Self { hangups: signal(SignalKind::hangup())?, in_force })
     }
 
-    /// The next configuration that changes something now, by what `can` says of a key. `load` reads and checks the file; one that is
-    /// wrong changes nothing.
+    /// The next configuration that changes something now, by what `can` says of a key, and those keys. `load` reads and checks the
+    /// file; one that is wrong changes nothing.
     pub async fn next<C: Reread>(
         &mut self,
         load: impl Fn() -> Result<C, String>,
         can: impl Fn(&str) -> bool,
-    ) -> C {
+    ) -> (C, Vec<String>) {
         loop {
             if self.hangups.recv().await.is_none() {
                 std::future::pending().await
@@ -101,7 +101,7 @@ impl Rereading {
                     let changes = self.in_force.take(config.written(), &can);
                     changes.log();
                     if !changes.now.is_empty() {
-                        return config;
+                        return (config, changes.now);
                     }
                 }
                 Err(error) => {

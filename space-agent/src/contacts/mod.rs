@@ -252,8 +252,12 @@ impl Contacts {
             (ContactSource::Always, Some(station)) => Some(Contact::open(station, now)),
             _ => None,
         };
-        self.file = FileSource::new(config, stations);
+        let before = std::mem::replace(&mut self.file, FileSource::new(config, stations));
         if let Some(file) = &mut self.file {
+            if let Some(before) = before {
+                // Until there are others, and a contact that goes on is the same one.
+                file.plan = before.plan;
+            }
             file.reload(now);
         }
         let probes = match config.source {

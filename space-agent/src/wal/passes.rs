@@ -102,11 +102,14 @@ impl Passes<'_> {
         })
     }
 
-    /// Keeps the report of a pass; of many only the latest are kept.
+    /// Keeps the report of a pass; of many only those that were kept last are, whatever the clock said meanwhile.
     pub fn record(&mut self, report: &PassReport) -> Result<(), WalError> {
         self.0.write(|txn, _| {
             let mut passes = txn.open_table(PASSES)?;
-            passes.insert(report.start_unix_nano, report.encode_to_vec().as_slice())?;
+            let last = passes.last()?.map_or(0, |(key, _)| key.value());
+            // In the order in which they were kept: a clock that was set back began before it.
+            let key = report.start_unix_nano.max(last.saturating_add(1));
+            passes.insert(key, report.encode_to_vec().as_slice())?;
             while passes.len()? > KEPT {
                 passes.pop_first()?;
             }
@@ -147,6 +150,25 @@ mod tests {
         let starts = |reports: Vec<PassReport>| reports.iter().map(|r| r.start_unix_nano).collect::<Vec<_>>();
         assert_eq!(starts(wal.passes().latest(2).unwrap()), [69, 70]);
         assert_eq!(starts(wal.passes().latest(100).unwrap()), (7..=70).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_costs_no_later_report() {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        const YEAR: u64 = 31_557_600_000_000_000;
+        let times = [(76 * YEAR, 70), (5, 3), (57 * YEAR, 3)];
+        for (start, n) in times {
+            for n in 0..n {
+                let report = PassReport { start_unix_nano: start + n, ..PassReport::default() };
+                wal.passes().record(&report).unwrap();
+            }
+        }
+        let latest = wal.passes().latest(7).unwrap().into_iter().map(|report| report.start_unix_nano);
+        let ahead = 76 * YEAR + 69;
+        let now = 57 * YEAR;
+        assert_eq!(latest.collect::<Vec<_>>(), [ahead, 5, 6, 7, now, now + 1, now + 2]);
+        assert_eq!(wal.passes().latest(100).unwrap().len() as u64, KEPT);
     }
 
     #[test]

@@ -1,0 +1,70 @@
+//! Passes as satellites tell of them and as stations see them, over both stores.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use perigee_proto::link::{Hello, PassReport};
+use perigee_shared::env::Env;
+
+use super::both_tests::{Site, Subject};
+use super::tests::heard;
+use super::*;
+
+const HOUR: u64 = 3_600_000_000_000;
+
+fn report(start: u64, station: &str) -> PassReport {
+    PassReport { start_unix_nano: start, station: station.to_owned(), held_bytes: 7, ..PassReport::default() }
+}
+
+impl Subject<'_> {
+    fn tell(&self, passes: Vec<PassReport>) {
+        let hello = Arc::new(Hello { passes, ..Hello::default() });
+        self.wait(self.store.ledger("sat-1".into(), hello));
+    }
+
+    /// Each pass, the latest first: the station that the report names, when it says that the pass began, and whether it was seen.
+    fn all(&self) -> Vec<(String, Option<u64>, bool)> {
+        let passes = self.wait(async { self.store.glance().await?.passes(None, None, 9).await }).rows;
+        let shown = passes.into_iter().map(|PassView { pass, .. }| {
+            let station = pass.report()["station"].as_str().unwrap_or_default().to_owned();
+            (station, pass.report()["start_unix_nano"].as_u64(), pass.ground.is_some())
+        });
+        shown.collect()
+    }
+}
+
+over_both! {
+    fn a_clock_that_was_wrong_once_hides_no_later_pass(site) {
+        let spool = site.open();
+        let now = Env::production().unix_nano();
+        let (ahead, cold, right) = (now + 20 * 8_766 * HOUR, 60_000_000_000, now - HOUR / 6);
+        spool.tell(vec![report(ahead, "svalbard")]);
+        // Whoever tells again of a pass tells of the same one.
+        spool.tell(vec![report(ahead, "svalbard"), report(cold, "svalbard")]);
+        spool.tell(vec![report(cold, "svalbard"), report(right, "svalbard")]);
+        let mut said: Vec<_> = spool.all().into_iter().map(|(_, start, _)| start.unwrap()).collect();
+        assert_eq!(said.len(), 3);
+        // It ended after the others were told.
+        let just_now = Heard { opened: now + 1, began: Duration::ZERO, lost: Duration::ZERO, ..heard(1) };
+        spool.tell(vec![report(now + 1, "svalbard")]);
+        spool.wait(spool.store.heard("sat-1".into(), just_now));
+        let standing = spool.wait(spool.store.standings()).remove("sat-1").unwrap();
+        assert_eq!(standing.last_pass.unwrap().report()["start_unix_nano"], now + 1);
+        said.insert(0, now + 1);
+        assert_eq!(spool.all().into_iter().map(|(_, start, _)| start.unwrap()).collect::<Vec<_>>(), said);
+    }
+
+    fn a_pass_over_an_antenna_with_another_name_is_one_pass(site) {
+        let spool = site.open();
+        let now = Env::production().unix_nano();
+        let seen = |opened| Heard { opened, ..heard(1) };
+        for opened in [now - 3 * HOUR, now - 2 * HOUR] {
+            spool.wait(spool.store.heard("sat-1".into(), seen(opened)));
+        }
+        spool.tell(vec![report(now - 3 * HOUR, "svalbard-dish-2"), report(now - 2 * HOUR, "svalbard")]);
+        let expected = [("svalbard-dish-2", now - 3 * HOUR), ("svalbard", now - 2 * HOUR)];
+        let mut all = spool.all();
+        all.sort_by_key(|(_, start, _)| *start);
+        assert_eq!(all, expected.map(|(station, start)| (station.to_owned(), Some(start), true)));
+    }
+}
