@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use ground_station::pki::{Pki, Role};
 use perigee_shared::env::{Clock, Env};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use support::{Running, Satellite, Site, get, segment};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
@@ -36,6 +38,12 @@ async fn in_doubt(ground: &Running, expected: bool) {
     while !get(ground.metrics, "/metrics").await.1.lines().any(|l| l == line) {
         tokio::task::yield_now().await;
     }
+}
+
+/// The certificate that a station has shown.
+fn served(satellite: &Satellite) -> CertificateDer<'static> {
+    let shown = satellite.connection.peer_identity().unwrap();
+    shown.downcast::<Vec<CertificateDer<'static>>>().unwrap().remove(0)
 }
 
 async fn refused(site: &Site, id: &str, address: SocketAddr) {
@@ -68,6 +76,18 @@ async fn an_expired_list_is_used_at_the_start_and_takes_the_place_of_no_other() 
     other.send(&segment(2, 1)).await;
     other.committed(&[2]).await;
     site.satellite("sat-2", ground.address).await.hello(1..1).await;
+
+    // Nor does it hold up the station's next certificate.
+    for file in ["station-svalbard.crt", "station-svalbard.key"] {
+        std::fs::remove_file(site.path(file)).unwrap();
+    }
+    Pki::open(site.dir.path(), &Env::production()).unwrap().issue(Role::Station, "svalbard", 7).unwrap();
+    let pem = std::fs::read(site.path("station-svalbard.crt")).unwrap();
+    let next = CertificateDer::from_pem_slice(&pem).unwrap();
+    while served(&site.satellite("sat-2", ground.address).await) != next {
+        tokio::task::yield_now().await;
+    }
+    in_doubt(&ground, true).await;
     ground.stop().await;
 }
 
