@@ -206,6 +206,19 @@ impl ContactsConfig {
                     return Err(Invalid::new(key(part), format!("must be from -{most} to {most}")));
                 }
             }
+            let is_same = |(other, of): &(&String, &ContactStation)| {
+                *other != id
+                    && station.alias.is_some()
+                    && (of.alias == station.alias || Some(*other) == station.alias.as_ref())
+            };
+            if let Some((other, _)) = self.stations.iter().find(is_same) {
+                return Err(Invalid::new(
+                    key(".alias"),
+                    format!(
+                        "is a name of `{other}` too; each needs its own, or a plan means one of them alone"
+                    ),
+                ));
+            }
             if let Some(problem) = station.mask.problem() {
                 return Err(Invalid::new(key(".mask"), problem));
             }
@@ -259,7 +272,9 @@ mod tests {
     fn validate(text: &str) -> Result<(), String> {
         let config: ContactsConfig =
             perigee_shared::config::parse(text, "agent.yaml", |_| None).map_err(|e| e.to_string())?;
-        config.validate(|id| id == "svalbard").map_err(|e| format!("{}: {}", e.key, e.message))
+        config
+            .validate(|id| ["svalbard", "kiruna"].contains(&id))
+            .map_err(|e| format!("{}: {}", e.key, e.message))
     }
 
     #[test]
@@ -286,6 +301,14 @@ mod tests {
             ("{source: always}", "contacts.station"),
             ("{source: always, station: mars}", "mars"),
             ("{stations: {mars: {alias: '1'}}}", "contacts.stations.mars"),
+            (
+                "{stations: {kiruna: {alias: '20'}, svalbard: {alias: '20'}}}",
+                "contacts.stations.kiruna.alias: is a name of `svalbard`",
+            ),
+            (
+                "{stations: {kiruna: {}, svalbard: {alias: kiruna}}}",
+                "contacts.stations.svalbard.alias: is a name of `kiruna`",
+            ),
             ("{stations: {svalbard: {latitude: 91}}}", "contacts.stations.svalbard.latitude"),
             ("{stations: {svalbard: {mask: 95}}}", "contacts.stations.svalbard.mask: an elevation"),
             ("{stations: {svalbard: {mask: []}}}", "contacts.stations.svalbard.mask: is an empty list"),
