@@ -1,6 +1,6 @@
 //! The command line: `run`, `validate`, and what asks a running agent over its control socket.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -497,8 +497,9 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
     };
     if let Some(control) = &config.extensions.control {
         match request(&control.socket, method, &path, body.as_ref()).await {
-            Err(ControlError::NotRunning { .. }) => {}
-            other => return Ok(other?),
+            Err(ControlError::NotRunning { source, .. }) if source.kind() != ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(Failure::Other(error.told("space-agent"))),
+            Ok(answer) => return Ok(answer),
         }
     }
     let mut wal = agent::open_existing_wal(config, &Env::production())?;

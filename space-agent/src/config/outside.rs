@@ -61,7 +61,7 @@ impl Config {
     fn look_at_exporters(&self, env: &Env, found: &mut Outside) {
         for name in self.consumers().keys() {
             let Some(ExporterConfig::Direct(direct)) = self.exporters.get(name) else { continue };
-            found.wrong.extend(Client::check(&format!("exporters.{name}"), direct, env));
+            found.wrong.extend(Client::check(&format!("exporters.{name}"), direct, env, None));
         }
     }
 
