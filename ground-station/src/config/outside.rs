@@ -41,6 +41,7 @@ impl Config {
             let key = format!("exporters.{name}");
             // The store is opened before them.
             found.wrong.extend(Client::check(&key, exporter, env, Some(&self.storage.directory)));
+            found.odd.extend(exporter.dates(&key, env.unix_nano()));
         }
     }
 
