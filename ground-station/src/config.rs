@@ -42,6 +42,9 @@ pub struct Config {
     /// Whether `perigee.segment`, a segment's epoch/lane/sequence, is added too.
     #[serde(default)]
     pub segment_attribute: bool,
+    /// Whether `perigee.delivery` is added: whether an item waited on board for a contact.
+    #[serde(default)]
+    pub delivery_attribute: bool,
     /// Listeners for people and machines.
     #[serde(default)]
     pub extensions: Extensions,

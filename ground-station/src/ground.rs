@@ -140,6 +140,7 @@ impl Ground {
             let added = Added {
                 station: config.resource_attributes.then(|| config.link.station.clone()),
                 segment: config.segment_attribute,
+                delivery: config.delivery_attribute,
             };
             let (store, metrics) = (store.clone(), metrics.clone());
             exporters.push(Exporter::try_new(&name, settings, signals, added, env, store, metrics)?);

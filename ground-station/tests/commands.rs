@@ -76,6 +76,39 @@ fn a_wrong_configuration_ends_with_64_and_says_what_is_wrong() {
     assert_eq!(output.status.code(), Some(64));
 }
 
+/// As the guide has it: in a new folder, with certificates and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_for_one_machine_are_right_before_anything_was_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ground-station"));
+        let output = command.args(arguments).current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+    };
+    run(&["pki", "init", "--dir", "pki", "--domain", "example.org"]);
+    run(&["pki", "issue", "station", "svalbard", "--dir", "pki"]);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config/local/ground.yaml");
+    run(&["validate", "--config", file]);
+    assert!(!folder.path().join("data").exists(), "validate makes nothing");
+}
+
+/// A file of an exporter may lie in the folder of the spool, which the first start makes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exporter_writes_into_the_folder_of_the_spool_that_the_first_start_makes() {
+    let site = Site::new();
+    let path = file(&site);
+    let moved = std::fs::read_to_string(&path).unwrap().replace("/out.jsonl", "/spool/out.jsonl");
+    std::fs::write(&path, moved).unwrap();
+    assert!(ground(&["validate", "--config", &path]).status.success());
+    let running = start(&site, &path).await;
+    assert!(site.path("spool/out.jsonl").exists());
+    running.stop().await;
+    let elsewhere = std::fs::read_to_string(&path).unwrap().replace("/spool/out.jsonl", "/none/out.jsonl");
+    let output = ground(&["validate", "--config", &write(&site.path("wrong.yaml"), &elsewhere)]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output).contains("is not there; make it"), "{}", text(&output));
+}
+
 /// What is typed behind `ground-station`, the exit code, and parts of what is said. `GOOD` is a right configuration of which nothing
 /// runs, `DIR` the site's directory.
 const MISTAKES: &[(&str, i32, &[&str])] = &[

@@ -12,6 +12,7 @@ use perigee_proto::link::{self, RejectReason, agent_message, ground_message};
 use perigee_shared::env::{Env, Memory};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::otlp::protobuf::put_bytes;
+use perigee_shared::segment::{Delivery, Header};
 use prost::Message;
 use support::{EPOCH, Running, Satellite, Site, get, lane, segment};
 
@@ -76,6 +77,35 @@ async fn items_say_which_segment_they_came_in_when_that_is_wanted() {
     let name = format!("\"perigee.segment\",\"value\":{{\"stringValue\":\"{EPOCH:016x}/8/3\"}}");
     assert!(site.exported().contains(&name), "{}", site.exported());
     ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_say_whether_they_have_waited_when_that_is_wanted_and_known() {
+    for wanted in [true, false] {
+        let site = Site::new();
+        let mut config = site.config("", &site.file_exporter());
+        config.delivery_attribute = wanted;
+        let ground = support::Running::start(config).await;
+        let mut sat = site.satellite("sat-1", ground.address).await;
+        sat.hello(1..4).await;
+        for (sequence, delivery) in [(1, None), (2, Some(Delivery::Stored)), (3, Some(Delivery::Live))] {
+            let plain = segment(sequence, 1);
+            let header = Header { delivery, ..plain.header };
+            sat.send(&support::Segment { header, ..plain }).await;
+        }
+        sat.committed(&[1, 2, 3]).await;
+        ground.drained("sat-1").await;
+        let exported = site.exported();
+        for (sequence, word) in [(1, None), (2, Some("stored")), (3, Some("live"))] {
+            let of = exported.lines().find(|line| line.contains(&format!("\"s{sequence}-0-"))).unwrap();
+            let said = |word| format!("\"perigee.delivery\",\"value\":{{\"stringValue\":\"{word}\"}}");
+            match word.filter(|_| wanted) {
+                Some(word) => assert!(of.contains(&said(word)), "{word}: {of}"),
+                None => assert!(!of.contains("perigee.delivery"), "{of}"),
+            }
+        }
+        ground.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -445,7 +445,7 @@ impl Places {
         if self.said.is_none_or(|said| said.elapsed() > SAID_EVERY) {
             self.said = Some(tokio::time::Instant::now());
             let then = if idle { "the longest idle one is closed" } else { "none is idle, new ones wait" };
-            tracing::warn!(
+            tracing::error!(
                 event.name = "perigee.listener.full",
                 "max_connections is reached: {then}; raise it, or end clients that hold connections they do not use"
             );

@@ -124,14 +124,19 @@ pub fn init_logs(config: &TelemetryConfig, alarms: &Alarms) -> Logs {
     Logs { own, filter: (!is_fixed).then_some(handle) }
 }
 
+/// Perigee's own crates, as targets of the log.
+const OWN: [&str; 4] = ["space_agent", "ground_station", "perigee_shared", "perigee_top"];
+
+/// `debug` is about what Perigee does: one request is hundreds of lines of the libraries below it, which `trace` shows.
 fn targets(level: Level) -> Targets {
-    Targets::new().with_default(match level {
-        Level::Error => tracing::Level::ERROR,
-        Level::Warn => tracing::Level::WARN,
-        Level::Info => tracing::Level::INFO,
-        Level::Debug => tracing::Level::DEBUG,
-        Level::Trace => tracing::Level::TRACE,
-    })
+    let all = |level| Targets::new().with_default(level);
+    match level {
+        Level::Error => all(tracing::Level::ERROR),
+        Level::Warn => all(tracing::Level::WARN),
+        Level::Info => all(tracing::Level::INFO),
+        Level::Debug => all(tracing::Level::INFO).with_targets(OWN.map(|own| (own, tracing::Level::DEBUG))),
+        Level::Trace => all(tracing::Level::TRACE),
+    }
 }
 
 /// The key of what [`Logs::set_level`] sets.
@@ -196,6 +201,20 @@ pub fn metrics_text(registry: &Registry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn debug_is_about_what_perigee_does_and_trace_about_everything() {
+        let shows = |level, target: &str, of| targets(level).would_enable(target, of);
+        for own in ["space_agent::wal", "ground_station::spool", "perigee_shared::export"] {
+            assert!(shows(Level::Debug, own, &tracing::Level::DEBUG), "{own}");
+            assert!(!shows(Level::Info, own, &tracing::Level::DEBUG), "{own}");
+        }
+        for library in ["h2::codec", "tonic", "hyper_util::client", "quinn_proto"] {
+            assert!(!shows(Level::Debug, library, &tracing::Level::DEBUG), "{library}");
+            assert!(shows(Level::Debug, library, &tracing::Level::INFO), "{library}");
+            assert!(shows(Level::Trace, library, &tracing::Level::TRACE), "{library}");
+        }
+    }
 
     #[test]
     fn a_queue_is_as_full_as_the_store() {

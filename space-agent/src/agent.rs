@@ -9,9 +9,10 @@ use hyper_util::service::TowerToHyperService;
 use perigee_shared::config::{ConfigError, Invalid};
 use perigee_shared::contact::Contact;
 use perigee_shared::env::{Env, Owner};
-use perigee_shared::export::{Client, ExporterConfig as DirectConfig};
+use perigee_shared::export::{Attributes, Client, ExporterConfig as DirectConfig};
 use perigee_shared::link::Slot;
 use perigee_shared::link::tls::TlsError;
+use perigee_shared::segment::Delivery;
 use perigee_shared::serve::{self, BindError, Closed, Endpoint, HttpConfig, Limits, Listener, RouterService};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
@@ -97,11 +98,17 @@ struct Outside {
     /// By slot.
     link: Vec<ShipperConfig>,
     direct: BTreeMap<String, (Client, DirectConfig, SignalSet)>,
+    /// What direct exporters add to every resource.
+    attributes: Attributes,
 }
 
 impl Outside {
     fn try_new(config: &Config, env: &Env) -> Result<Self, AgentError> {
-        let mut outside = Self { link: Vec::new(), direct: BTreeMap::new() };
+        // Nothing that a direct exporter sends has waited for a contact.
+        let live = (Delivery::ATTRIBUTE, Delivery::Live.name());
+        let attributes = if config.delivery_attribute { vec![live] } else { Vec::new() };
+        let attributes = Attributes::new(&attributes);
+        let mut outside = Self { link: Vec::new(), direct: BTreeMap::new(), attributes };
         for (name, signals) in config.consumers() {
             match config.exporters.get(&name) {
                 Some(ExporterConfig::Link) => {
@@ -561,7 +568,7 @@ async fn spawn_consumers(
             name,
             client,
             &direct,
-            signals,
+            (signals, outside.attributes.clone()),
             env.clone(),
             wal.clone(),
             id,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use perigee_shared::clock::sleep_until;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::deliver::{Delivered, Event, Leave, Sent, Stopped, Trouble};
-use perigee_shared::export::{Client, Cut, Cuts, Delivery as Sender, ExporterConfig, Plan};
+use perigee_shared::export::{Attributes, Client, Cut, Cuts, Delivery as Sender, ExporterConfig, Plan};
 use perigee_shared::memory::to_decode;
 use perigee_shared::segment::{CodecError, Decoder, Header, Lane, Request, SegmentId};
 use perigee_shared::signal::{Counts, Signal, SignalSet};
@@ -93,13 +93,13 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// The exporter called `name`, which gets `signals`.
+    /// The exporter called `name`, which gets `signals`, with `attributes` in every resource.
     #[expect(clippy::too_many_arguments, reason = "each is one end of a wire that agent.rs lays")]
     pub fn new(
         name: String,
         client: Client,
         config: &ExporterConfig,
-        signals: SignalSet,
+        (signals, attributes): (SignalSet, Attributes),
         env: Env,
         wal: Owner<Wal>,
         consumer: ConsumerId,
@@ -107,7 +107,7 @@ impl Exporter {
         counters: Arc<ShipCounters>,
         memory: Workspace,
     ) -> Self {
-        let plan = Plan { signals, limits: config.limits(), ..Plan::default() };
+        let plan = Plan { signals, limits: config.limits(), attributes };
         let sender = Sender::new(client, config, &env).leaving_open(OPEN);
         let (passed, aside) = (BTreeMap::new(), BTreeMap::new());
         Self {

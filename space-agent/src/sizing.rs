@@ -191,6 +191,7 @@ mod tests {
             sealed_unix_nano: 1,
             base_sequence: None,
             is_base: false,
+            delivery: None,
         }
     }
 

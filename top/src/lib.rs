@@ -1,8 +1,10 @@
 //! The screen of `space-agent top` and `ground-station top`: what a running program answers, each second.
 //!
 //! A program brings two things: how to ask, and a [`View`] that turns what was [`Seen`] into lines. Asking, keys, rates and the
-//! terminal are here. [`text`] has the parts that lines are made of.
+//! terminal are here. [`text`] has the parts that lines are made of. [`Shown`] and [`Told`] are the
+//! line of a command that takes long.
 
+mod shown;
 pub mod text;
 
 use std::io::{self, IsTerminal};
@@ -17,6 +19,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+pub use self::shown::{Shown, Told};
 pub use ratatui;
 
 /// Between two questions.

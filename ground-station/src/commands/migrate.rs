@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use perigee_shared::env::Env;
 use perigee_shared::units::ByteSize;
+use perigee_top::Told;
 use tokio::time::Instant;
 
 use super::spool::Query;
@@ -60,8 +61,9 @@ pub(super) async fn run(query: Query, what: Migration) -> anyhow::Result<ExitCod
     )?;
     let mut from = settings(&config);
     from.directory = what.directory.unwrap_or(from.directory);
-    let mut said = Said::default();
+    let mut said = Said::begin();
     let migrated = Store::migrate(&Env::production(), from, fleet, what.ahead, |at| said.tell(&at)).await;
+    drop(said);
     let view = migrated.context("what was written stays; the same command goes on from there")?;
     if query.json {
         say_json(&view)?;
@@ -71,23 +73,34 @@ pub(super) async fn run(query: Query, what: Migration) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was said last of the way so far.
-#[derive(Default)]
-struct Said(Option<(String, Stage, u64, Instant)>);
+/// How far it is: a line in place on a terminal, else lines.
+struct Said {
+    told: Told,
+    /// What was said last.
+    last: Option<(String, Stage, u64, Instant)>,
+}
 
 impl Said {
+    fn begin() -> Self {
+        Self { told: Told::begin("opening both"), last: None }
+    }
+
     /// Says it, now and then.
     fn tell(&mut self, at: &Migrating<'_>) {
+        let does = if at.stage == Stage::Copy { "copied" } else { "verified" };
+        let text = format!("{}: {does} {} of {}", at.satellite, ByteSize(at.bytes), ByteSize(at.of_bytes));
+        if self.told.tell(text.clone()) {
+            return;
+        }
         let is_new = |(satellite, stage, bytes, when): &(String, Stage, u64, Instant)| {
             let moved = *bytes != at.bytes && (when.elapsed() >= SAY || at.bytes >= at.of_bytes);
             *satellite != at.satellite || *stage != at.stage || moved
         };
-        if !self.0.as_ref().is_none_or(is_new) {
+        if !self.last.as_ref().is_none_or(is_new) {
             return;
         }
-        let does = if at.stage == Stage::Copy { "copied" } else { "verified" };
-        eprintln!("{}: {does} {} of {}", at.satellite, ByteSize(at.bytes), ByteSize(at.of_bytes));
-        self.0 = Some((at.satellite.to_owned(), at.stage, at.bytes, Instant::now()));
+        eprintln!("{text}");
+        self.last = Some((at.satellite.to_owned(), at.stage, at.bytes, Instant::now()));
     }
 }
 

@@ -1,18 +1,24 @@
 //! `ground-station replay`: what was committed goes to one exporter again. Asked of the running process, or of the store when nothing
 //! runs; it is sent while a ground-station runs.
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use perigee_shared::contact::shown_time;
 use perigee_shared::control;
+use perigee_top::Told;
 use serde_json::Value;
 
 use super::spool::{Query, fetch};
 use super::{say, say_json};
 use crate::config::Config;
 use crate::console::{RangeAnswer, RangeRequest};
+
+/// Between two looks at how far a replay is.
+const EACH: Duration = Duration::from_secs(1);
 
 /// What is to be done.
 #[derive(Debug, Args)]
@@ -29,6 +35,9 @@ pub(super) struct What {
     /// Only segments with items until then.
     #[arg(long, value_name = "TIME", visible_alias = "to")]
     until: Option<String>,
+    /// Wait until all of it is sent, and show how far it is.
+    #[arg(long, requires = "exporter")]
+    wait: bool,
     /// Show the replays and how far each is.
     #[arg(long, conflicts_with_all = ["exporter", "satellite", "from", "until"])]
     list: bool,
@@ -54,7 +63,7 @@ pub(super) async fn run(query: Query, what: What) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let What { exporter, satellite, from, until, .. } = what;
+    let What { exporter, satellite, from, until, wait, .. } = what;
     let request = RangeRequest { exporter: exporter.unwrap_or_default(), satellite, from, until };
     let wanted = request.wanted().map_err(|why| anyhow!("{why}"))?;
     let body = serde_json::to_value(&request)?;
@@ -62,6 +71,9 @@ pub(super) async fn run(query: Query, what: What) -> anyhow::Result<ExitCode> {
         Ok(RangeAnswer { id: store.replay_range(wanted).await? })
     })
     .await?;
+    if wait {
+        done(&config, &answer["id"]).await?;
+    }
     let mut replays = list().await?;
     if let Value::Array(replays) = &mut replays {
         replays.retain(|replay| replay["id"] == answer["id"]);
@@ -75,12 +87,35 @@ pub(super) async fn run(query: Query, what: What) -> anyhow::Result<ExitCode> {
 }
 
 async fn cancel(config: &Config, id: u64) -> anyhow::Result<()> {
+    let path = format!("/api/v1/replays/{id}");
+    control::request(socket(config)?, http::Method::DELETE, &path, None).await?;
+    Ok(())
+}
+
+fn socket(config: &Config) -> anyhow::Result<&Path> {
     let control = config.extensions.control.as_ref();
     let control = control
         .ok_or_else(|| anyhow!("needs extensions.control, by which a running ground-station is asked"))?;
-    let path = format!("/api/v1/replays/{id}");
-    control::request(&control.socket, http::Method::DELETE, &path, None).await?;
-    Ok(())
+    Ok(&control.socket)
+}
+
+/// Waits until the replay with this number is over. Only a running ground-station sends it.
+async fn done(config: &Config, id: &Value) -> anyhow::Result<()> {
+    let told = Told::begin("beginning");
+    loop {
+        let replays = control::request(socket(config)?, http::Method::GET, "/api/v1/replays", None).await;
+        let replays =
+            replays.with_context(|| format!("replay {id} is not over; --list shows how far it is"))?;
+        let replay = replays.as_array().into_iter().flatten().find(|replay| replay["id"] == *id);
+        match replay.filter(|replay| replay["state"] == "running") {
+            None => return Ok(()),
+            Some(replay) => {
+                let (segments, all) = (&replay["segments"], &replay["total_segments"]);
+                told.tell(format!("replay {id}: {segments} of {all} segments"));
+            }
+        }
+        tokio::time::sleep(EACH).await;
+    }
 }
 
 /// The same for people.

@@ -3,13 +3,16 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use perigee_shared::contact::shown_time;
 use perigee_shared::control::{self, ControlError};
 use perigee_shared::env::Env;
-use perigee_shared::units::ByteSize;
+use perigee_shared::store::backup::unfinished;
+use perigee_shared::units::{ByteSize, shown_span};
+use perigee_top::Shown;
 use serde_json::Value;
 
 use super::{ConfigFile, catalogue, migrate, say, say_json};
@@ -135,16 +138,28 @@ pub(super) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What is said meanwhile, and how many bytes were written.
+fn waits(what: &str, since: Duration, bytes: Option<u64>) -> String {
+    let bytes = bytes.map_or_else(String::new, |bytes| format!(", {} so far", ByteSize(bytes)));
+    format!("{what}: {}{bytes}", shown_span(since.as_nanos() as u64))
+}
+
 async fn backup(query: Query, path: PathBuf) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
     // The running process may have another working directory.
     let path = std::path::absolute(path)?;
     let body = serde_json::to_value(BackupRequest { path: path.clone() })?;
-    let copied = path.clone();
+    let (copied, copy) = (path.clone(), unfinished(&path));
+    let shown = Shown::begin(move |since| {
+        let bytes = std::fs::metadata(&copy).map_or(0, |file| file.len());
+        waits("copying the spool; the ground-station goes on meanwhile", since, Some(bytes))
+    });
     let answer = fetch(&config, "/api/v1/backup", Some(body), async |store| {
         Ok(BackupAnswer { bytes: store.backup(copied).await? })
     })
-    .await?;
+    .await;
+    drop(shown);
+    let answer = answer?;
     if query.json {
         say_json(&answer)?;
     } else {
@@ -156,10 +171,13 @@ async fn backup(query: Query, path: PathBuf) -> anyhow::Result<ExitCode> {
 
 async fn verify(query: Query) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
+    let shown = Shown::begin(|since| waits("reading and checking every segment", since, None));
     let answer = fetch(&config, "/api/v1/verify", None, async |store| {
         Ok(VerifyAnswer { wrong: store.verify().await? })
     })
-    .await?;
+    .await;
+    drop(shown);
+    let answer = answer?;
     let wrong = answer["wrong"].as_array().cloned().unwrap_or_default();
     if query.json {
         say_json(&answer)?;

@@ -38,7 +38,10 @@ impl Config {
     fn look_at_exporters(&self, env: &Env, found: &mut Outside) {
         for name in self.service.pipelines.routes().keys() {
             let Some(exporter) = self.exporters.get(name) else { continue };
-            found.wrong.extend(Client::check(&format!("exporters.{name}"), exporter, env));
+            let key = format!("exporters.{name}");
+            // The store is opened before them.
+            found.wrong.extend(Client::check(&key, exporter, env, Some(&self.storage.directory)));
+            found.odd.extend(exporter.dates(&key, env.unix_nano()));
         }
     }
 

@@ -22,7 +22,7 @@ use perigee_shared::env::Env;
 use perigee_shared::export::cut::Plan;
 use perigee_shared::export::deliver::{Leave, Sent, Stopped};
 use perigee_shared::export::{Attributes, Client, Cut, Cuts, ExporterConfig};
-use perigee_shared::segment::SegmentId;
+use perigee_shared::segment::{Delivery as SegmentDelivery, SegmentId};
 use perigee_shared::signal::{Counts, SignalSet};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -59,6 +59,8 @@ pub struct Added {
     pub station: Option<String>,
     /// Which segment it came in.
     pub segment: bool,
+    /// Whether it waited on board for a contact, if the agent has said so.
+    pub delivery: bool,
 }
 
 impl Added {
@@ -72,6 +74,8 @@ impl Added {
             all.extend([("satellite.id", &*work.satellite), ("ground.station.id", station)]);
         }
         all.extend(segment.as_deref().map(|segment| ("perigee.segment", segment)));
+        let delivery = work.header.delivery.filter(|_| self.delivery);
+        all.extend(delivery.map(|delivery| (SegmentDelivery::ATTRIBUTE, delivery.name())));
         Attributes::new(&all)
     }
 }

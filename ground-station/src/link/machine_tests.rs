@@ -46,6 +46,7 @@ fn open(sequence: u64, payload_len: u64, ranges: &[Range<u64>]) -> link::Segment
         sealed_unix_nano: 0,
         base_sequence: None,
         is_base: false,
+        delivery: None,
     };
     link::SegmentOpen {
         header: Some((&header).into()),

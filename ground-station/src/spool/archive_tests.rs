@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use perigee_proto::link;
-use perigee_shared::segment::Header;
+use perigee_shared::segment::{Delivery, Header};
 use perigee_shared::signal::{Counts, Signal, SignalSet, TimeRange};
 use proptest::prelude::*;
 
@@ -66,6 +66,43 @@ fn view(spool: &Subject<'_>) -> ReplayView {
 }
 
 over_both! {
+    fn whether_a_segment_has_waited_is_what_was_said_when_its_last_bytes_came(site) {
+        let spool = open(site, &[("a", ALL)], KEEP);
+        let said = |sequence, delivery| {
+            let (header, payload) = segment(sequence, spans(5), 0);
+            (Arc::new(Header { delivery, ..(*header).clone() }), payload)
+        };
+        let expected = [None, Some(Delivery::Stored), Some(Delivery::Live), Some(Delivery::Stored)];
+        for (sequence, delivery) in (1..=3).zip(expected) {
+            let (header, payload) = said(sequence, delivery);
+            let whole = 0..payload.len();
+            assert_eq!(spool.apply(&[incoming(&header, &payload, &[whole])]), [Applied::New]);
+        }
+        // Cut in the contact in which it was accepted; the rest of it waits for the next one.
+        let (live, payload) = said(4, Some(Delivery::Live));
+        let first = incoming(&live, &payload, std::slice::from_ref(&(0..100)));
+        assert!(matches!(spool.apply(&[first])[..], [Applied::Held(_)]));
+        let (stored, _) = said(4, Some(Delivery::Stored));
+        let rest = 100..payload.len();
+        assert_eq!(spool.apply(&[incoming(&stored, &payload, &[rest])]), [Applied::New]);
+        spool.close();
+        let spool = open(site, &[("a", ALL)], KEEP);
+        let mut exported = Vec::new();
+        while let Some(work) = spool.next("a", ALL, 1) {
+            exported.push(work.header.delivery);
+            spool.progress("a", &done(work.place));
+        }
+        assert_eq!(exported, expected);
+        spool.sweep();
+        begin(&spool, "a", None, None);
+        let mut replayed = Vec::new();
+        while let Some(next) = again(&spool, "a") {
+            replayed.push(next.work.header.delivery);
+            send(&spool, "a", &next);
+        }
+        assert_eq!(replayed, expected);
+    }
+
     fn what_is_kept_goes_to_an_exporter_that_came_later_and_no_cursor_moves(site) {
         let spool = open(site, &[("a", ALL)], KEEP);
         for sequence in 1..=3 {

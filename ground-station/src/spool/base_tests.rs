@@ -75,6 +75,7 @@ pub(super) fn seal(sequence: u64, on: Option<&Sealed>) -> Sealed {
         sealed_unix_nano: 0,
         base_sequence: on.map(|on| on.header.id.sequence),
         is_base: true,
+        delivery: None,
     };
     Sealed { header, payload: encoded.payload, base: encoded.base.unwrap() }
 }

@@ -109,6 +109,7 @@ fn of_size(sequence: u64, bytes: usize) -> Incoming {
         sealed_unix_nano: 0,
         base_sequence: None,
         is_base: false,
+        delivery: None,
     };
     let whole = 0..payload.len();
     incoming(&Arc::new(header), &payload, &[whole])

@@ -47,6 +47,7 @@ fn incoming(sequence: u64) -> Incoming {
         sealed_unix_nano: 0,
         base_sequence: None,
         is_base: false,
+        delivery: None,
     };
     Incoming {
         satellite: "sat-1".into(),

@@ -87,6 +87,7 @@ pub(super) fn segment(sequence: u64, items: Counts, salt: u8) -> (Arc<Header>, V
         sealed_unix_nano: 0,
         base_sequence: None,
         is_base: false,
+        delivery: None,
     };
     (Arc::new(header), payload)
 }

@@ -257,6 +257,7 @@ pub(crate) fn sealed(sequence: u64, body: &[u8], items: u64) -> Segment {
         sealed_unix_nano: 3_000,
         base_sequence: None,
         is_base: false,
+        delivery: None,
     };
     Segment { header, payload }
 }

@@ -181,8 +181,8 @@ pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Whether a file can be written at `path`, in a directory that has to be there.
-pub fn check_writable(key: &str, path: &Path) -> Result<(), Invalid> {
+/// Whether a file can be written at `path`, in a directory that has to be there, or is on the way to `made`, which the program makes.
+pub fn check_writable(key: &str, path: &Path, made: Option<&Path>) -> Result<(), Invalid> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -190,7 +190,7 @@ pub fn check_writable(key: &str, path: &Path) -> Result<(), Invalid> {
     if path.is_dir() {
         return Err(Invalid::new(key, format!("{} is a directory; name a file", path.display())));
     }
-    if !directory.exists() {
+    if !directory.exists() && !made.is_some_and(|made| made.starts_with(directory)) {
         return Err(Invalid::new(
             key,
             format!("the directory {} is not there; make it", directory.display()),

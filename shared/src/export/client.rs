@@ -1,5 +1,7 @@
 //! One exporter's client, whatever its kind.
 
+use std::path::Path;
+
 use bytes::Bytes;
 
 use super::config::ExporterConfig;
@@ -41,10 +43,10 @@ impl Client {
         })
     }
 
-    /// Why there could be no such client, without opening what it writes to.
-    pub fn check(key: &str, config: &ExporterConfig, env: &Env) -> Option<Invalid> {
+    /// Why there could be no such client, without opening what it writes to; the directory `made` is there when it does.
+    pub fn check(key: &str, config: &ExporterConfig, env: &Env, made: Option<&Path>) -> Option<Invalid> {
         match config {
-            ExporterConfig::File(file) => check_writable(&format!("{key}.path"), &file.path).err(),
+            ExporterConfig::File(file) => check_writable(&format!("{key}.path"), &file.path, made).err(),
             // What is wrong with its authenticator is said there.
             other if other.is_unauthorized() => None,
             other => Self::try_new(key, other, env).err(),

@@ -11,6 +11,7 @@ use super::auth::{AuthConfig, Authenticator, Authorization};
 use super::cut::Limits;
 use super::endpoint::{target, wrong_in};
 use crate::config::{Component, Invalid, settings_or_default};
+use crate::link::tls::out_of_date;
 use crate::signal::{Signal, SignalSet};
 use crate::units::{ByteSize, Span};
 
@@ -434,6 +435,17 @@ impl ExporterConfig {
             }
             Self::Debug(_) | Self::File(_) => Ok(()),
         }
+    }
+
+    /// What is to be said of the dates of the certificate that it shows, by a clock that says `now`, and of which key.
+    pub fn dates(&self, key: &str, now: u64) -> Option<(String, String)> {
+        let tls = match self {
+            Self::Otlp(c) => c.tls.as_ref(),
+            Self::OtlpHttp(c) => c.tls.as_ref(),
+            Self::Debug(_) | Self::File(_) => None,
+        };
+        let words = out_of_date(tls?.cert_file.as_ref()?, now)?;
+        Some((format!("{key}.tls.cert_file"), words))
     }
 
     /// Checks the signals of its pipelines.

@@ -111,7 +111,7 @@ impl Expiry {
         }
         self.0 = tokio::time::Instant::now();
         let days = end.saturating_sub(now) / DAY.as_nanos() as u64;
-        tracing::warn!(
+        tracing::error!(
             event.name = "perigee.link.certificate_expiry",
             key,
             days,

@@ -98,6 +98,47 @@ pub struct Header {
     pub base_sequence: Option<u64>,
     /// Others may lean on this one.
     pub is_base: bool,
+    /// Whether its items waited for a contact; an agent says so when it sends it.
+    pub delivery: Option<Delivery>,
+}
+
+/// Whether the items of a segment waited on board for a contact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Some of them did.
+    Stored,
+    /// None did: all were accepted in the contact in which the segment was sent.
+    Live,
+}
+
+impl Delivery {
+    /// As the attribute [`Delivery::ATTRIBUTE`] says it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Live => "live",
+        }
+    }
+
+    /// The resource attribute that says it.
+    pub const ATTRIBUTE: &'static str = "perigee.delivery";
+
+    fn to_wire(of: Option<Self>) -> link::Delivery {
+        match of {
+            None => link::Delivery::Unspecified,
+            Some(Self::Stored) => link::Delivery::Stored,
+            Some(Self::Live) => link::Delivery::Live,
+        }
+    }
+
+    /// `None`: it is not said, or with a word of later software.
+    fn from_wire(number: i32) -> Option<Self> {
+        match link::Delivery::try_from(number) {
+            Ok(link::Delivery::Stored) => Some(Self::Stored),
+            Ok(link::Delivery::Live) => Some(Self::Live),
+            Ok(link::Delivery::Unspecified) | Err(_) => None,
+        }
+    }
 }
 
 /// Why a header was refused.
@@ -139,6 +180,7 @@ impl TryFrom<link::SegmentHeader> for Header {
             sealed_unix_nano: h.sealed_unix_nano,
             base_sequence: h.base_sequence,
             is_base: h.base,
+            delivery: Delivery::from_wire(h.delivery),
         })
     }
 }
@@ -158,6 +200,7 @@ impl From<&Header> for link::SegmentHeader {
             sealed_unix_nano: h.sealed_unix_nano,
             base_sequence: h.base_sequence,
             base: h.is_base,
+            delivery: Delivery::to_wire(h.delivery).into(),
         }
     }
 }
@@ -190,6 +233,7 @@ impl Header {
             sealed_unix_nano: 5,
             base_sequence: None,
             is_base: false,
+            delivery: None,
         }
     }
 }
@@ -207,6 +251,16 @@ mod tests {
     #[test]
     fn a_header_survives_its_persisted_form() {
         assert_eq!(Header::from_bytes(&header().to_bytes()), Ok(header()));
+    }
+
+    #[test]
+    fn a_header_says_how_its_items_came_or_nothing_of_it() {
+        for (delivery, number) in [(None, 0), (Some(Delivery::Stored), 1), (Some(Delivery::Live), 2)] {
+            let wire = link::SegmentHeader::from(&Header { delivery, ..header() });
+            assert_eq!((wire.delivery, Header::try_from(wire).unwrap().delivery), (number, delivery));
+        }
+        let later = link::SegmentHeader { delivery: 3, ..(&header()).into() };
+        assert_eq!(Header::try_from(later), Ok(header()), "a word of later software is none");
     }
 
     #[test]

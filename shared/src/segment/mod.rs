@@ -9,7 +9,7 @@ mod header;
 mod rows;
 
 pub use columns::{Base, Cost, Payload, inspect};
-pub use header::{FORMAT, Hash, Header, HeaderError, Lane, MAX_PAYLOAD, MAX_RAW, SegmentId, hash};
+pub use header::{Delivery, FORMAT, Hash, Header, HeaderError, Lane, MAX_PAYLOAD, MAX_RAW, SegmentId, hash};
 
 use std::io::Read;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Consistent copies of a store's file, made while the store goes on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, TableError, Value};
@@ -63,6 +63,11 @@ impl Copy<'_> {
     }
 }
 
+/// What a copy into `path` is called until it is whole.
+pub fn unfinished(path: &Path) -> PathBuf {
+    beside(path, ".new")
+}
+
 /// Makes the new file `path` with those tables of a snapshot that `tables` copies. The file gets its name when it is whole; one
 /// that is there is not replaced. Returns its length.
 pub fn backup(
@@ -75,7 +80,7 @@ pub fn backup(
     if env.store.exists(path) {
         return Err(failed("it is there already".to_owned()));
     }
-    let new = beside(path, ".new");
+    let new = unfinished(path);
     env.store.remove(&new).map_err(|e| failed(e.to_string()))?;
     let file = env.store.open(&new).map_err(|e| failed(e.to_string()))?;
     let guard = Arc::new(Guard::new(file));

@@ -53,6 +53,9 @@ pub struct Config {
     /// When a station is reachable.
     #[serde(default)]
     pub contacts: ContactsConfig,
+    /// Whether direct exporters add `perigee.delivery`.
+    #[serde(default)]
+    pub delivery_attribute: bool,
     /// Health endpoint and control socket.
     #[serde(default)]
     pub extensions: Extensions,

@@ -61,7 +61,9 @@ impl Config {
     fn look_at_exporters(&self, env: &Env, found: &mut Outside) {
         for name in self.consumers().keys() {
             let Some(ExporterConfig::Direct(direct)) = self.exporters.get(name) else { continue };
-            found.wrong.extend(Client::check(&format!("exporters.{name}"), direct, env));
+            let key = format!("exporters.{name}");
+            found.wrong.extend(Client::check(&key, direct, env, None));
+            found.odd.extend(direct.dates(&key, env.unix_nano()));
         }
     }
 

@@ -475,3 +475,57 @@ fn the_own_form_of_a_collectors_file_means_the_same_and_says_nothing_more() {
         assert!(written.contains("# storage.directory: ") || text == LARGER, "{written}");
     }
 }
+
+#[test]
+fn a_body_over_http_may_be_as_large_as_the_collector_takes_it() {
+    let largest = |config: &Config| otlp(config).protocols.http.as_ref().unwrap().max_request_bytes;
+    let config = read(MINIMAL).unwrap();
+    assert_eq!(largest(&config), Some(ByteSize::mib(20)));
+    assert_eq!(otlp(&config).protocols.grpc.as_ref().unwrap().max_request_bytes, None, "4 MiB in both");
+    let limiter = "  batch:\n  memory_limiter: {limit_mib: 32, check_interval: 1s}\n";
+    let small = read(&with("  batch:\n", limiter)).unwrap();
+    assert_eq!(largest(&small), None);
+    let warned = small.warnings.iter().find(|w| w.key == "receivers.otlp.protocols.http").unwrap();
+    assert!(warned.message.contains("write max_request_body_size"), "{warned}");
+    let own = read(&format!("{MINIMAL}storage: {{directory: /x}}\n")).unwrap();
+    assert_eq!(largest(&own), None, "Perigee's own form has its own default");
+}
+
+#[test]
+fn a_batch_processor_that_no_pipeline_uses_cuts_nothing() {
+    let most = |pipelines: &str| {
+        let batch = "  batch:\n  batch/small: {send_batch_max_size: 10, send_batch_size: 5}\n";
+        let config = read(&with("  batch:\n", batch).replace("[batch]", pipelines)).unwrap();
+        let DirectConfig::Otlp(otlp) = direct(&config, "otlp") else { panic!() };
+        otlp.max_request_items
+    };
+    assert_eq!((most("[batch/small]"), most("[batch]")), (10, 8192));
+}
+
+#[test]
+fn a_second_health_check_is_an_error_and_not_left_out() {
+    let two = "extensions: {health_check/one: {endpoint: \"localhost:1\"}, health_check/two: {endpoint: \"localhost:2\"}}\n";
+    let error = read(&format!("{two}{MINIMAL}")).unwrap_err();
+    assert!(error.contains("extensions.health_check/two: Perigee has one health_check"), "{error}");
+    let wrong = "extensions: {health_chek: {}}\n";
+    let listed = MINIMAL.replacen("service:\n", "service:\n  extensions: [health_check]\n", 1);
+    let error = read(&format!("{wrong}{listed}")).unwrap_err();
+    assert!(
+        error.contains("did you mean `health_check`") && !error.contains("mean `health_chek`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn keys_that_the_collector_has_lately_are_known() {
+    let http = "      http:\n        keepalive: {enabled: true}\n        tls: {cert_file: a, key_file: b, \
+                include_insecure_cipher_suites: true, reload_interval: 1h}\n";
+    let config = read(&with("      http:\n", http)).unwrap();
+    let said: Vec<&str> =
+        config.warnings.iter().map(|w| w.key.as_str()).filter(|key| key.contains("http")).collect();
+    assert_eq!(said, ["receivers.otlp.protocols.http.tls.include_insecure_cipher_suites"]);
+    let exporter =
+        "exporters:\n  otlp_http/x: {endpoint: \"http://localhost:1\", keepalive: {idle_conn_timeout: 5s}}\n";
+    let text = with("exporters:\n", exporter);
+    assert!(read(&text).is_ok(), "{:?}", read(&text));
+}

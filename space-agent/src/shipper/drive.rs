@@ -247,7 +247,12 @@ async fn read_control(
 /// Hello, and when its clocks were read.
 async fn hello(shipper: &Shipper, pass: &Pass) -> Result<(Hello, SinceBoot), DriveError> {
     let (station, slot) = (shipper.ground(&pass.contact.station), shipper.slot);
+    // One without an end begins with each connection, or all that an outage kept would be live.
+    let opens = pass.contact.end_unix_nano.is_none();
     let greet = move |wal: &mut Wal| {
+        if opens {
+            wal.recoding().contact_opens();
+        }
         wal.bases().greets(slot, &station);
         wal.epochs().hello(&station)
     };
@@ -510,7 +515,7 @@ impl Driver<'_> {
     /// Starts writing a segment on a stream of its own, if it still is what the session knows.
     async fn write(
         &mut self,
-        header: Header,
+        mut header: Header,
         ranges: Vec<Range<u64>>,
         first: bool,
     ) -> Result<Option<Event>, DriveError> {
@@ -518,7 +523,10 @@ impl Driver<'_> {
         let asked = header.clone();
         let begin = move |wal: &mut Wal| wal.recoding().begin_sending(slot, &asked);
         let payload = match self.shipper.wal.call(begin).await?? {
-            Sending::Payload(payload) => Some(payload),
+            Sending::Payload(payload, delivery) => {
+                header.delivery = Some(delivery);
+                Some(payload)
+            }
             Sending::Gone => None,
             Sending::Changed => return Ok(Some(Event::Changed(id))),
             Sending::Elsewhere => return Ok(Some(Event::Elsewhere(id))),

@@ -258,6 +258,9 @@ impl Shipper {
             return pass;
         }
         tracing::info!(contact = contact.name(), "contact begins");
+        if contact.end_unix_nano.is_some() {
+            drop(self.wal.call(|wal| wal.recoding().contact_opens()).await);
+        }
         self.said.forget(&station, CONNECTED);
         let mut over = std::pin::pin!(self.over(contact.clone(), shutdown.clone()));
         loop {

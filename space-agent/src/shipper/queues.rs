@@ -292,6 +292,7 @@ mod tests {
             sealed_unix_nano: u64::MAX - sequence,
             base_sequence: None,
             is_base: false,
+            delivery: None,
         }
     }
 

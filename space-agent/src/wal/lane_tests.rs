@@ -11,7 +11,7 @@ use perigee_proto::link::DropReason;
 use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::otlp::walk::walk;
-use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId};
+use perigee_shared::segment::{self, Codec, Decoder, Header, Lane, SegmentId};
 use perigee_shared::signal::{Counts, Signal};
 use proptest::prelude::*;
 use prost::Message as _;
@@ -447,10 +447,10 @@ fn a_segment_that_is_under_way_in_one_slot_is_not_handed_out_to_the_other() {
     let headers = wal.custody().waiting(LINK, ALARMS, 0, 9).unwrap();
     let begin = |wal: &mut Wal, slot, n: usize| wal.recoding().begin_sending(slot, &headers[n]).unwrap();
     assert_eq!(found(&mut wal, slots[1]), (vec![1, 2], true, false));
-    assert!(matches!(begin(&mut wal, slots[0], 0), Sending::Payload(_)));
+    assert!(matches!(begin(&mut wal, slots[0], 0), Sending::Payload(..)));
     // It asked before the other one began.
     assert!(matches!(begin(&mut wal, slots[1], 0), Sending::Elsewhere));
-    assert!(matches!(begin(&mut wal, slots[1], 1), Sending::Payload(_)));
+    assert!(matches!(begin(&mut wal, slots[1], 1), Sending::Payload(..)));
     assert_eq!(found(&mut wal, slots[1]), (vec![2, 3], true, true));
     assert_eq!(found(&mut wal, slots[0]), (vec![1, 3], true, true));
     // The station in the first slot has a ledger of its own and has not named it: it is not believed to have 2.
@@ -458,7 +458,7 @@ fn a_segment_that_is_under_way_in_one_slot_is_not_handed_out_to_the_other() {
     assert_eq!(wal.epochs().committed(LINK, slots[1], &[headers[1].id]).unwrap(), 1);
     assert_eq!(found(&mut wal, slots[0]), (vec![1, 3], true, false));
     // What one gives up, and what the end of its connection leaves, the other may have.
-    assert!(matches!(begin(&mut wal, slots[0], 2), Sending::Payload(_)));
+    assert!(matches!(begin(&mut wal, slots[0], 2), Sending::Payload(..)));
     wal.recoding().give_up_sending(slots[1], headers[2].id);
     assert_eq!(found(&mut wal, slots[1]), (vec![4], false, true), "it was not its own");
     wal.recoding().give_up_sending(slots[0], headers[2].id);
@@ -484,7 +484,7 @@ fn two_stations_that_share_a_ledger_are_believed_what_either_was_sent() {
         let view = GroundView { ledger: 7, epoch, ..GroundView::default() };
         wal.epochs().reconcile(LINK, *slot, &view).unwrap();
     }
-    assert!(matches!(wal.recoding().begin_sending(slots[0], &headers[0]).unwrap(), Sending::Payload(_)));
+    assert!(matches!(wal.recoding().begin_sending(slots[0], &headers[0]).unwrap(), Sending::Payload(..)));
     let lanes = vec![GroundLane {
         lane: ALARMS,
         committed: std::iter::once(1..2).collect(),
@@ -496,4 +496,29 @@ fn two_stations_that_share_a_ledger_are_believed_what_either_was_sent() {
     // The acknowledgement in the first slot comes behind it.
     assert_eq!(wal.epochs().committed(LINK, slots[0], &[headers[0].id]).unwrap(), 0);
     assert_adds_up(&wal);
+}
+
+#[test]
+fn a_segment_says_whether_it_has_waited_for_a_contact() {
+    let bench = with_alarms(Policy::default());
+    let mut wal = bench.open();
+    let said = |wal: &mut Wal, header: &Header| match wal.recoding().begin_sending(Slot::FIRST, header) {
+        Ok(Sending::Payload(_, delivery)) => delivery,
+        other => panic!("{other:?}"),
+    };
+    let append = |wal: &mut Wal, n| wal.journal().append(&[request(&[(n, INFO), (n, ERROR)])]).unwrap();
+    append(&mut wal, 1);
+    let sealed_before = seal(&mut wal, ALARMS).unwrap();
+    wal.recoding().contact_opens();
+    wal.bases().greets(Slot::FIRST, "svalbard");
+    append(&mut wal, 2);
+    let mixed = seal(&mut wal, Lane::BULK).unwrap();
+    let alarm = seal(&mut wal, ALARMS).unwrap();
+    assert_eq!(said(&mut wal, &sealed_before), segment::Delivery::Stored);
+    assert_eq!(said(&mut wal, &mixed), segment::Delivery::Stored, "one item of it has waited");
+    assert_eq!(said(&mut wal, &alarm), segment::Delivery::Live);
+    assert_eq!(alarm.delivery, None, "it is said when it is sent, not kept");
+    wal.recoding().end_sending(Slot::FIRST);
+    wal.recoding().contact_opens();
+    assert_eq!(said(&mut wal, &alarm), segment::Delivery::Stored, "it waits for the next contact");
 }

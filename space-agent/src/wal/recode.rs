@@ -6,7 +6,9 @@
 
 use bytes::Bytes;
 use perigee_shared::link::Slot;
-use perigee_shared::segment::{Base, Codec, CodecError, Decoder, Encoder, Header, Lane, SegmentId, hash};
+use perigee_shared::segment::{
+    Base, Codec, CodecError, Decoder, Delivery, Encoder, Header, Lane, SegmentId, hash,
+};
 use perigee_shared::store::StoreError;
 use redb::ReadableTable;
 
@@ -112,8 +114,8 @@ pub enum Asked {
 /// A payload that is about to be sent.
 #[derive(Debug)]
 pub enum Sending {
-    /// It goes.
-    Payload(Bytes),
+    /// It goes, and says whether it has waited.
+    Payload(Bytes, Delivery),
     /// It was committed or dropped.
     Gone,
     /// It was encoded anew since its header was read.
@@ -168,6 +170,12 @@ impl Recoding<'_> {
         Ok(if self.replace(recoded)? { Ok(()) } else { Err(Cannot::NotOnBoard) })
     }
 
+    /// Notes that a contact is opened: what is accepted from now on does not wait for it.
+    pub fn contact_opens(&mut self) {
+        let now = self.0.env().since_boot();
+        self.0.notes.talks.open(now);
+    }
+
     /// The payload of a segment that is about to be on a wire in `slot`, if it still is the one that `header` is of.
     pub fn begin_sending(&mut self, slot: Slot, header: &Header) -> Result<Sending, WalError> {
         if self.0.notes.talks.are_about_elsewhere(slot, Place::of(header.id)) {
@@ -181,7 +189,8 @@ impl Recoding<'_> {
         let payload = self.0.custody().payload(header)?;
         self.0.custody().mark_sent(slot, header.id);
         self.0.notes.talks.claim(slot, Place::of(header.id));
-        Ok(payload.map_or(Sending::Gone, Sending::Payload))
+        let delivery = self.0.notes.talks.delivery(header.id);
+        Ok(payload.map_or(Sending::Gone, |payload| Sending::Payload(payload, delivery)))
     }
 
     /// Notes that `slot` sends nothing more of a segment.

@@ -200,6 +200,7 @@ impl Batch {
             sealed_unix_nano: now,
             base_sequence: base.as_ref().map(|b| b.0),
             is_base: taught.is_some(),
+            delivery: None,
         };
         Ok(Sealed { lane: self.lane, position: self.position, header, payload, taught })
     }
@@ -307,6 +308,7 @@ impl Segments<'_> {
         let env = self.0.env().clone();
         let sealed_at = env.since_boot();
         let passed = self.0.state().waited_for(lane, position);
+        let oldest = self.0.state().lanes.get(&lane).and_then(|l| l.pending.front()?.since_boot);
         let header = self.0.write_passing(passed, |txn, state| {
             let sequence = state.lanes.get(&lane).map_or(1, |l| l.next_sequence);
             header.id = SegmentId { epoch: state.life.epoch, lane, sequence };
@@ -342,6 +344,7 @@ impl Segments<'_> {
         })?;
         let sequence = header.id.sequence;
         self.0.notes.unsent.entry(lane).or_default().insert(sequence..sequence + 1);
+        self.0.notes.talks.sealed(lane, sequence, oldest);
         self.0.growth.add(header.payload_len, sealed_at.nano);
         self.0.queues().keep_quota(lane)?;
         self.0.mirror();

@@ -1,10 +1,14 @@
 //! What is known of the link's connections that are open, slot by slot: with whom each talks, and which segments are on their way
 //! over it. A segment that is under way in one slot is not sent in another.
+//!
+//! It also knows which segments are live: of what was accepted since a contact was opened and that, or another one since, has been open.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use perigee_shared::env::SinceBoot;
 use perigee_shared::link::Slot;
-use perigee_shared::segment::Lane;
+use perigee_shared::link::ranges::RangeSet;
+use perigee_shared::segment::{Delivery, Lane, SegmentId};
 
 use super::sent::To;
 use super::tables::{Place, lane_from};
@@ -35,6 +39,10 @@ impl Talk {
 pub(super) struct Talks {
     of: BTreeMap<Slot, Talk>,
     under_way: BTreeMap<Place, Slot>,
+    /// When the contact was opened that is open, or was last.
+    opened: Option<SinceBoot>,
+    /// Segments of what was accepted since.
+    live: BTreeMap<Lane, RangeSet>,
 }
 
 impl Talks {
@@ -44,6 +52,30 @@ impl Talks {
         self.of.retain(|_, talk| !talk.is_over);
         let (station, to) = (Some(station.to_owned()), To::Station(station.to_owned()));
         self.of.insert(slot, Talk { station, to, ..Talk::default() });
+    }
+
+    /// A contact is opened. What was live waits for it, unless another slot is connected.
+    pub(super) fn open(&mut self, now: SinceBoot) {
+        if self.of.values().all(|talk| talk.is_over) {
+            self.opened = Some(now);
+            self.live.clear();
+        }
+    }
+
+    /// A segment is sealed, of which the oldest item was accepted then.
+    pub(super) fn sealed(&mut self, lane: Lane, sequence: u64, oldest: Option<SinceBoot>) {
+        if let (Some(opened), Some(oldest)) = (self.opened, oldest)
+            && oldest.boot == opened.boot
+            && oldest.nano >= opened.nano
+        {
+            self.live.entry(lane).or_default().insert(sequence..sequence + 1);
+        }
+    }
+
+    /// Whether what is in a segment has waited for a contact.
+    pub(super) fn delivery(&self, id: SegmentId) -> Delivery {
+        let live = self.live.get(&id.lane).is_some_and(|live| live.contains(id.sequence));
+        if live { Delivery::Live } else { Delivery::Stored }
     }
 
     /// The connection of `slot` is over: nothing is on its way over it.
@@ -135,6 +167,43 @@ mod tests {
         talks.claim(slots[1], place(3));
         talks.release(place(3));
         assert!(talks.claim(slots[0], place(3)));
+    }
+
+    #[test]
+    fn a_segment_is_live_while_the_contact_lasts_in_which_all_of_it_was_accepted() {
+        let slots: Vec<Slot> = Slot::first(2).collect();
+        let at = |nano| Some(SinceBoot { boot: 5, nano });
+        let (live, stored) = (Delivery::Live, Delivery::Stored);
+        let id = |lane, sequence| SegmentId { epoch: 1, lane: Lane(lane), sequence };
+        let mut talks = Talks::default();
+        talks.sealed(Lane::BULK, 1, at(10));
+        talks.open(SinceBoot { boot: 5, nano: 20 });
+        talks.sealed(Lane::BULK, 2, at(19));
+        talks.sealed(Lane::BULK, 3, at(20));
+        talks.sealed(Lane::BULK, 4, Some(SinceBoot { boot: 4, nano: 30 }));
+        talks.sealed(Lane::BULK, 5, None);
+        talks.sealed(Lane(1), 3, at(20));
+        let of = |talks: &Talks| [1, 2, 3, 4, 5].map(|sequence| talks.delivery(id(8, sequence)));
+        assert_eq!(
+            of(&talks),
+            [stored, stored, live, stored, stored],
+            "of another boot, and of no known time"
+        );
+        assert_eq!((talks.delivery(id(1, 3)), talks.delivery(id(1, 2))), (live, stored));
+        // A connection that breaks and comes again is of the same contact.
+        talks.greet(slots[0], "svalbard");
+        talks.end(slots[0]);
+        talks.greet(slots[0], "svalbard");
+        assert_eq!(talks.delivery(id(8, 3)), live);
+        // A second contact begins before the first is over: nothing has waited for it.
+        talks.open(SinceBoot { boot: 5, nano: 40 });
+        talks.greet(slots[1], "kiruna");
+        talks.end(slots[0]);
+        talks.sealed(Lane::BULK, 6, at(35));
+        assert_eq!((talks.delivery(id(8, 3)), talks.delivery(id(8, 6))), (live, live));
+        talks.end(slots[1]);
+        talks.open(SinceBoot { boot: 5, nano: 60 });
+        assert_eq!((talks.delivery(id(8, 3)), talks.delivery(id(8, 6))), (stored, stored));
     }
 
     #[test]

@@ -287,6 +287,7 @@ pub(crate) fn header(codec: Codec, raw: usize, payload: &[u8], leans: bool) -> H
         sealed_unix_nano: 0,
         base_sequence: leans.then_some(1),
         is_base: false,
+        delivery: None,
     }
 }
 

@@ -208,6 +208,7 @@ fn sealed(bytes: u64, seed: u64) -> anyhow::Result<(Header, Vec<u8>)> {
         sealed_unix_nano: 1,
         base_sequence: None,
         is_base: false,
+        delivery: None,
     };
     Ok((header, payload))
 }

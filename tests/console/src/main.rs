@@ -256,6 +256,7 @@ fn incoming(n: u64, sequence: u64, now: u64) -> anyhow::Result<Incoming> {
         sealed_unix_nano: now,
         base_sequence: None,
         is_base: false,
+        delivery: None,
     };
     let pieces = vec![Piece { offset: 0, bytes: payload }].into();
     Ok(Incoming { satellite: name(n), header: Arc::new(header), pieces, max_partial_bytes: u64::MAX })

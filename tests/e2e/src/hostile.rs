@@ -174,6 +174,7 @@ fn header(epoch: u64, sequence: u64, raw_len: u64, payload: &[u8]) -> Header {
         sealed_unix_nano: 3_000,
         base_sequence: None,
         is_base: false,
+        delivery: None,
     }
 }
 

@@ -16,6 +16,7 @@ mod plant;
 mod process;
 mod scene;
 mod sender;
+mod terminal;
 mod wait;
 pub mod wire;
 
@@ -27,4 +28,5 @@ pub use plant::{PLANTS, is_planted, plant, planting};
 pub use process::{Exit, Process};
 pub use scene::{DOMAIN, Programs, SATELLITE, STATION, Scene, free_port};
 pub use sender::{Grpc, Ledger, Load, Protocol, Sent};
+pub use terminal::{Size, Terminal};
 pub use wait::{DEADLINE, eventually, eventually_within, seed, within};

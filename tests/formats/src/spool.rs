@@ -272,6 +272,7 @@ pub fn come_again(directory: &Path, satellite: &str, id: SegmentId, hash: Hash) 
         sealed_unix_nano: 0,
         base_sequence: None,
         is_base: false,
+        delivery: None,
     };
     wait(async {
         let store = open(directory).await?;

@@ -170,6 +170,7 @@ mod tests {
                 sealed_unix_nano: 0,
                 base_sequence: None,
                 is_base: false,
+                delivery: None,
             };
             let decoder = Decoder::new(&header, &payload, None).unwrap();
             let mut found: Vec<Item> =

@@ -124,6 +124,7 @@ fn header(codec: Codec, payload: &[u8], raw_len: u64) -> Header {
         sealed_unix_nano: 0,
         base_sequence: None,
         is_base: false,
+        delivery: None,
     }
 }
 

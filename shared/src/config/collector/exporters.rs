@@ -21,6 +21,7 @@ const GRPC: Rules = &[
     ("wait_for_ready", Act::Silent),
     ("balancer_name", Act::Silent),
     ("authority", Act::Instead("the endpoint's host is the authority")),
+    ("user_agent", Act::Instead("the user agent is Perigee's own")),
 ];
 
 const HTTP: Rules = &[
@@ -32,6 +33,7 @@ const HTTP: Rules = &[
     ("http2_read_idle_timeout", Act::Silent),
     ("http2_ping_timeout", Act::Silent),
     ("force_attempt_http2", Act::Silent),
+    ("keepalive", Act::Silent),
     ("profiles_endpoint", Act::Silent),
     ("cookies", Act::Instead("no cookies are kept")),
     ("proxy_url", Act::Wrong("requests would go past the proxy")),
@@ -67,6 +69,7 @@ pub(super) const TLS: Rules = &[
     ("server_name_override", Act::Rename("server_name")),
     ("max_version", Act::Silent),
     ("cipher_suites", Act::Instead("the cipher suites are those of rustls, all of which are strong")),
+    ("include_insecure_cipher_suites", Act::Instead("weak cipher suites are never used")),
     ("curve_preferences", Act::Instead("the curves are those of rustls")),
     ("reload_interval", Act::Instead("certificates are read at the start; restart to read new ones")),
     ("tpm", Act::Wrong("a key in a TPM cannot be used; name a file")),
@@ -130,11 +133,12 @@ pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) {
     }
 }
 
-/// `send_batch_max_size` of the batch processor: items in a request at most.
+/// `send_batch_max_size` of the batch processors that a pipeline uses: items in a request at most.
 fn batch_max_size(map: &Map, notes: &mut Notes) -> Option<(u64, String)> {
+    let used = used_in_pipelines(map, "processors");
     let batches = map.get("processors").and_then(Node::as_map).into_iter().flat_map(|m| &m.0);
     let entry = batches
-        .filter(|e| kind(&e.key) == "batch")
+        .filter(|e| kind(&e.key) == "batch" && used.contains(&e.key))
         .find(|e| e.node.at(&["send_batch_max_size"]).is_some())?;
     let node = entry.node.at(&["send_batch_max_size"])?;
     let key = format!("processors.{}.send_batch_max_size", entry.key);

@@ -108,6 +108,8 @@ fn select(map: &mut Map, program: Program, notes: &mut Notes) {
             notes.warn(entry.line, format!("extensions.{}", entry.key), message);
         }
     }
+    let section = if program == Program::Agent { &AGENT } else { &GROUND };
+    let is_known = |kind: &str| section.known.contains(&kind) || section.theirs.contains(&kind);
     let defined: Vec<String> = map
         .get("extensions")
         .and_then(Node::as_map)
@@ -115,16 +117,25 @@ fn select(map: &mut Map, program: Program, notes: &mut Notes) {
         .flat_map(|m| m.0.iter().map(|e| e.key.clone()))
         .collect();
     for (line, name) in listed.iter().flatten().filter(|(_, n)| !defined.contains(n)) {
-        let known: Vec<&str> = defined.iter().map(String::as_str).collect();
+        let known = defined.iter().map(String::as_str).filter(|name| is_known(kind(name)));
+        let known: Vec<&str> = known.collect();
         notes.problems.push(Problem::new(*line, "service.extensions", unknown("extension", name, &known)));
     }
     if let Some(extensions) = map.get_mut("extensions").and_then(Node::map_mut) {
         extensions.0.retain(|e| !HARMLESS.contains(&kind(&e.key)));
     }
-    let section = if program == Program::Agent { &AGENT } else { &GROUND };
     names::check(map, section, starts, notes);
     let Some(extensions) = map.get_mut("extensions").and_then(Node::map_mut) else { return };
     let own = ["control", "api"];
+    for one in ["health_check", "control", "api", "console"] {
+        let mut named =
+            extensions.0.iter().filter(|e| kind(&e.key) == one && (starts(&e.key) || own.contains(&one)));
+        if let (Some(first), Some(second)) = (named.next(), named.next()) {
+            let message =
+                format!("Perigee has one {one}, and `{}` is there already; keep one of them", first.key);
+            notes.wrong(second.line, format!("extensions.{}", second.key), message);
+        }
+    }
     for name in defined.iter().filter(|n| !starts(n) && !own.contains(&kind(n))) {
         if let Some(entry) = extensions.take(name) {
             let message = "is not in service.extensions and is not started, as in the Collector";

@@ -49,6 +49,7 @@ pub fn translate(file: &mut ConfigFile, program: Program) {
     telemetry::translate(map, program, &mut notes);
     if foreign {
         receivers::open_to_others(map, &mut notes);
+        receivers::bodies(map, &mut notes);
     }
     if program == Program::Agent {
         log_directory(map, storage, &mut notes);

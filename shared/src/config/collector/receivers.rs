@@ -27,6 +27,7 @@ pub(super) const HTTP: Rules = &[
     ("read_timeout", Act::Silent),
     ("write_timeout", Act::Silent),
     ("keep_alives_enabled", Act::Silent),
+    ("keepalive", Act::Silent),
     ("compression_algorithms", Act::Silent),
     ("include_metadata", Act::Instead("Perigee reads only the data of a request, not its metadata")),
     ("response_headers", Act::Instead("answers cannot have headers of your own")),
@@ -41,9 +42,11 @@ const TLS: Rules = &[
     ("min_version", Act::Wrong("clients with TLS 1.2 would be served too; remove it if that is intended")),
     ("max_version", Act::Silent),
     ("cipher_suites", Act::Instead("the cipher suites are those of rustls, all of which are strong")),
+    ("include_insecure_cipher_suites", Act::Instead("weak cipher suites are never used")),
     ("curve_preferences", Act::Instead("the curves are those of rustls")),
-    ("reload_interval", Act::Instead("certificates are read at the start; restart to read new ones")),
-    ("client_ca_file_reload", Act::Instead("certificates are read at the start; restart to read new ones")),
+    // They are read again when they change.
+    ("reload_interval", Act::Silent),
+    ("client_ca_file_reload", Act::Silent),
     ("cert_pem", Act::Wrong("write it to a file and name that in cert_file")),
     ("key_pem", Act::Wrong("write it to a file and name that in key_file")),
     ("tpm", Act::Wrong("a key in a TPM cannot be used; name a file")),
@@ -122,6 +125,39 @@ fn host_metrics(key: &str, section: Option<&mut Map>, notes: &mut Notes) {
     }
 }
 
+/// The Collector's default of the largest body over HTTP, MiB, and a limit of memory that leaves room for it.
+const LARGEST_BODY: u64 = 20;
+const ROOM_FOR_IT: u64 = 64;
+
+/// A Collector's file relies on its defaults: what that takes is not to be refused for good. `processors` are in Perigee's form.
+pub(super) fn bodies(map: &mut Map, notes: &mut Notes) {
+    let limit =
+        map.get("processors").and_then(|p| p.at(&["memory_limiter", "limit"])).and_then(Node::as_text);
+    let limit = limit.and_then(|text| text.strip_suffix("MiB")?.parse::<u64>().ok());
+    let has_room = limit.is_none_or(|mib| mib >= ROOM_FOR_IT);
+    for entry in map.get_mut("receivers").and_then(Node::map_mut).into_iter().flat_map(|m| &mut m.0) {
+        let key = format!("receivers.{}.protocols.http", entry.key);
+        let Some(receiver) = entry.node.map_mut().filter(|m| m.get("max_request_bytes").is_none()) else {
+            continue;
+        };
+        let http = receiver.get_mut("protocols").and_then(Node::map_mut);
+        let Some(http) = http.and_then(|m| m.0.iter_mut().find(|e| e.key == "http")) else { continue };
+        let line = http.line;
+        let Some(listener) = http.node.map_mut().filter(|m| m.get("max_request_bytes").is_none()) else {
+            continue;
+        };
+        if has_room {
+            listener.set("max_request_bytes", line, Node::text(line, format!("{LARGEST_BODY}MiB")));
+        } else {
+            let message = format!(
+                "requests above 4 MiB are refused for good, where the Collector takes {LARGEST_BODY} MiB: the memory limit is too low \
+                 for those; write max_request_body_size"
+            );
+            notes.warn(line, key, message);
+        }
+    }
+}
+
 /// The address as Perigee writes it.
 fn address(key: &str, line: u64, listener: &mut Map, default: &str, notes: &mut Notes) {
     let transport = listener.take("transport");
@@ -172,8 +208,11 @@ pub(super) fn open_to_others(map: &mut Map, notes: &mut Notes) {
             open(format!("{key}.{}", listener.key), listener.node.map_mut());
         }
     }
-    let health = map.get_mut("extensions").and_then(Node::map_mut).and_then(|m| m.get_mut("health_check"));
-    open("extensions.health_check".to_owned(), health.and_then(Node::map_mut));
+    for entry in map.get_mut("extensions").and_then(Node::map_mut).into_iter().flat_map(|m| &mut m.0) {
+        if names::kind(&entry.key) == "health_check" {
+            open(format!("extensions.{}", entry.key), entry.node.map_mut());
+        }
+    }
     let telemetry = map.get_mut("service").and_then(Node::map_mut).and_then(|m| m.get_mut("telemetry"));
     let metrics = telemetry.and_then(Node::map_mut).and_then(|m| m.get_mut("metrics"));
     open("service.telemetry.metrics".to_owned(), metrics.and_then(Node::map_mut));

@@ -256,6 +256,7 @@ fn the_account_of_text_names_kinds_and_templates() {
         sealed_unix_nano: 0,
         base_sequence: None,
         is_base: false,
+        delivery: None,
     };
     let costs = inspect(&header, &payload, None).unwrap();
     let bytes = |column: &str| costs.iter().find(|c| c.column == column).map_or(0.0, |c| c.bytes);

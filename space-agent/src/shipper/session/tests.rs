@@ -23,6 +23,7 @@ fn header(sequence: u64) -> Header {
         sealed_unix_nano: 0,
         base_sequence: None,
         is_base: false,
+        delivery: None,
     }
 }
 

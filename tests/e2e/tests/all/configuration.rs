@@ -204,12 +204,20 @@ async fn a_certificate_that_is_not_valid_now_is_named_with_its_date_and_the_cloc
     for (config, name) in [(&mut agent.config, "satellite-sat-1"), (&mut ground.config, "station-svalbard")] {
         config["link"]["certificate_file"] = json!(old.join(format!("{name}.crt")));
         config["link"]["private_key_file"] = json!(old.join(format!("{name}.key")));
+        let (certificate, key) = (old.join(format!("{name}.crt")), old.join(format!("{name}.key")));
+        let tls = json!({"cert_file": certificate, "key_file": key});
+        config["exporters"]["otlp_http/old"] = json!({"endpoint": "https://localhost:1", "tls": tls});
+        let exporters = config["service"]["pipelines"]["logs"]["exporters"].as_array_mut().unwrap();
+        exporters.push(json!("otlp_http/old"));
     }
     for exit in [agent.command(&["validate"]).await, ground.command(&["validate"]).await] {
         assert_eq!(exit.code, Some(0), "a clock may be wrong: {exit:?}");
-        for part in
-            ["warning: link.certificate_file", ".crt ended at 20", "the clock of this machine says 20"]
-        {
+        for part in [
+            "warning: link.certificate_file",
+            "warning: exporters.otlp_http/old.tls.cert_file",
+            ".crt ended at 20",
+            "the clock of this machine says 20",
+        ] {
             assert!(exit.out.contains(part), "{part}: {exit:?}");
         }
     }

@@ -206,6 +206,55 @@ async fn contacts_that_are_cut_at_random_deliver_everything_exactly_once() {
     println!("{} segments, {} came again whole", account["segments"], account["duplicates"]);
 }
 
+/// A direct exporter beside the link waits for no contact, so that what it sends is always live.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_say_whether_they_have_waited_for_their_contact() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.config["delivery_attribute"] = json!(true);
+    ground.start().await;
+    let mut agent = Agent::new(&scene, ground.link);
+    let direct = scene.path().join("direct.jsonl");
+    agent.config["delivery_attribute"] = json!(true);
+    agent.config["exporters"]["file"] = json!({"path": direct});
+    agent.config["service"]["pipelines"]["traces"]["exporters"] = json!(["link", "file"]);
+    agent.config["processors"]["batch"] = json!({"timeout": "50ms"});
+    agent.start().await;
+    let mut ledger = Ledger::default();
+    accept(&agent, &mut ledger, "before", 6).await;
+    agent.open_contact(STATION, json!({})).await;
+    agent.drained().await;
+    accept(&agent, &mut ledger, "during", 6).await;
+    agent.drained().await;
+    agent.close_contact().await;
+    accept(&agent, &mut ledger, "after", 6).await;
+    agent.open_contact(STATION, json!({})).await;
+    assert_eq!(settle(&mut agent, &mut ground, &ledger).await, 0);
+    let said = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let resource =
+            ["resourceSpans", "resourceMetrics", "resourceLogs"].map(|key| &line[key][0]["resource"]);
+        let resource = resource.into_iter().find(|resource| resource.is_object()).unwrap();
+        let mut attributes = resource["attributes"].as_array().unwrap().iter();
+        let of = attributes.find(|attribute| attribute["key"] == "perigee.delivery").unwrap();
+        of["value"]["stringValue"].as_str().unwrap().to_owned()
+    };
+    for signal in Signal::ALL {
+        let text = std::fs::read_to_string(ground.sink.file(signal)).unwrap();
+        let mut seen = 0;
+        for line in text.lines() {
+            for id in e2e::ids_in(line) {
+                let expected = if id.starts_with("during") { "live" } else { "stored" };
+                assert_eq!(said(line), expected, "{id}");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, ledger.items[signal]);
+    }
+    let text = std::fs::read_to_string(direct).unwrap();
+    assert!(text.lines().count() >= 3 && text.lines().all(|line| said(line) == "live"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_stands_still_goes_on_where_it_was() {
     let scene = Scene::new(PROGRAMS);

@@ -24,6 +24,7 @@ mod resume;
 mod shutdown;
 mod slots;
 mod stations;
+mod top;
 
 use e2e::{Agent, Ground, Ledger, Programs, SATELLITE};
 use perigee_shared::signal::{Counts, Signal};

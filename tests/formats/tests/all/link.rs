@@ -3,9 +3,9 @@
 #![allow(clippy::needless_update, reason = "a field that is added later is not set in what is pinned")]
 
 use formats::fixture::read;
-use perigee_proto::link::*;
+use perigee_proto::link::{self, *};
 use perigee_shared::link::wire::frame;
-use perigee_shared::segment::Header;
+use perigee_shared::segment::{Delivery, Header};
 use prost::Message;
 use serde_json::Value;
 
@@ -241,6 +241,17 @@ fn what_a_ground_says_is_read_and_written_as_ever() {
 #[test]
 fn what_opens_a_segment_s_stream_is_read_and_written_as_ever() {
     assert_pinned("segment-open", &segment_open());
+}
+
+/// The agent says when it sends a segment whether that has waited. Both programs work without it.
+#[test]
+fn whether_a_segment_has_waited_is_told() {
+    let header = SegmentHeader { delivery: link::Delivery::Live as i32, ..header() };
+    let open = SegmentOpen { header: Some(header.clone()), ..segment_open() };
+    assert_pinned("segment-open-live", &open);
+    assert_eq!(Header::try_from(header).unwrap().delivery, Some(Delivery::Live));
+    let earlier = Header::from_bytes(&read("link/segment-header.bin").unwrap()).unwrap();
+    assert_eq!(earlier.delivery, None, "earlier software does not say");
 }
 
 #[test]

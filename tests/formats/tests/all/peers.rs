@@ -57,6 +57,27 @@ struct FirstGoodbye {
     reason: i32,
 }
 
+/// The same of what opens a segment's stream, and of its header.
+#[derive(Clone, PartialEq, Message)]
+struct FirstOpen {
+    #[prost(message, optional, tag = "1")]
+    header: Option<FirstHeader>,
+    #[prost(message, repeated, tag = "2")]
+    ranges: Vec<Range>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct FirstHeader {
+    #[prost(uint32, tag = "1")]
+    format: u32,
+    #[prost(message, optional, tag = "3")]
+    id: Option<SegmentId>,
+    #[prost(uint64, tag = "4")]
+    payload_len: u64,
+    #[prost(bytes = "vec", tag = "6")]
+    payload_hash: Vec<u8>,
+}
+
 fn report() -> PassReport {
     PassReport {
         station: "svalbard".to_owned(),
@@ -134,6 +155,20 @@ fn what_is_said_today_is_read_by_the_first_version() {
         Goodbye { reason: GoodbyeReason::ContactEnd.into(), pass: Some(report()), backlog: hello.backlog };
     let first = FirstGoodbye { reason: GoodbyeReason::ContactEnd.into() };
     assert_eq!(FirstGoodbye::decode(goodbye.encode_to_vec().as_slice()).unwrap(), first);
+    let header = SegmentHeader {
+        format: 1,
+        payload_len: 3,
+        payload_hash: vec![7; 32],
+        delivery: Delivery::Live.into(),
+        ..SegmentHeader::default()
+    };
+    let open = SegmentOpen { header: Some(header), ranges: vec![Range { start: 0, end: 3 }] };
+    let first = FirstHeader { format: 1, id: None, payload_len: 3, payload_hash: vec![7; 32] };
+    let first = FirstOpen { header: Some(first), ranges: open.ranges.clone() };
+    assert_eq!(FirstOpen::decode(open.encode_to_vec().as_slice()).unwrap(), first);
+    // A ground of the first version keeps what it knows of the header, and a later one finds nothing said there.
+    let kept = SegmentOpen::decode(first.encode_to_vec().as_slice()).unwrap();
+    assert_eq!(kept.header.unwrap().delivery(), Delivery::Unspecified);
 }
 
 #[test]
