@@ -335,7 +335,7 @@ impl Stored for Contents {
                 txn.commit()?;
                 let rescued = || {
                     rescue::take_over(db, file, env, settings).map_err(of_file)?;
-                    Self::load(&db.begin_read()?, settings).map(drop)
+                    Self::load(&db.begin_read()?, None, settings).map(drop)
                 };
                 return match guarded(rescued) {
                     Err(error @ StoreError::Damaged(_)) => begin_again(db, env, settings, &error),
@@ -365,7 +365,11 @@ impl Stored for Contents {
         catalogue::rebuild(db).map_err(of_file)
     }
 
-    fn load(read: &ReadTransaction, settings: &Self::Settings) -> Result<Self, StoreError> {
+    fn load(
+        read: &ReadTransaction,
+        _: Option<&dyn StoreFile>,
+        settings: &Self::Settings,
+    ) -> Result<Self, StoreError> {
         let ledger = read.open_table(META)?.get("ledger")?.map_or(0, |v| v.value());
         let mut contents = Self::empty(settings, ledger);
         contents.measure(read).map_err(of_file)?;

@@ -8,18 +8,16 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Bound;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
+use super::direct::{Ahead, Direct};
 use crate::env::{ReadFrom, StoreDriver, StoreFile};
-
-/// What direct reads are aligned to. No device in use has larger blocks.
-const BLOCK: usize = 4096;
 
 /// Files are for their owner and may be read by the group.
 pub(crate) const FILE_MODE: u32 = 0o640;
@@ -122,8 +120,10 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
 enum Reads {
     /// The page cache.
     Fast,
-    /// The medium; the buffer is kept between reads.
-    Direct { file: File, buffer: Vec<u8> },
+    /// The medium.
+    Direct(Direct),
+    /// The medium, most of it in its order.
+    Ahead(Ahead),
     /// The page cache, emptied before each read.
     Emptied,
 }
@@ -142,71 +142,45 @@ struct DiskFile {
 }
 
 impl DiskFile {
-    /// Empties the cache of these bytes, all when `length` is 0.
-    fn empty_cache(&self, offset: u64, length: usize) -> io::Result<()> {
-        self.advise(offset, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+    fn medium(&self) -> MutexGuard<'_, Reads> {
+        self.medium.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn advise(&self, offset: u64, length: usize, advice: PosixFadviseAdvice) -> io::Result<()> {
+    /// Empties the cache of these bytes, all when `length` is 0.
+    fn empty_cache(&self, offset: u64, length: usize) -> io::Result<()> {
+        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
         posix_fadvise(&self.file, offset as i64, length as i64, advice).map_err(io::Error::from)
     }
 
-    fn past_the_cache(&self) -> Reads {
-        self.direct().map_or(Reads::Emptied, |file| Reads::Direct { file, buffer: Vec::new() })
+    fn past_the_cache(&self, reads: impl FnOnce(Direct) -> Reads) -> Reads {
+        Direct::open(&self.path, &self.file).map_or(Reads::Emptied, reads)
     }
 
     fn read_from(&self, reads: &mut Reads, offset: u64, out: &mut [u8]) -> io::Result<()> {
         match reads {
             Reads::Fast => {}
-            Reads::Direct { file, buffer } => return read_direct(file, buffer, offset, out),
+            Reads::Direct(direct) => return direct.read(offset, out),
+            Reads::Ahead(ahead) => return ahead.read(offset, out),
             Reads::Emptied => self.empty_cache(offset, out.len())?,
         }
         self.backend.read(offset, out)
     }
 
-    /// The file for direct reads, if the file system has them.
-    fn direct(&self) -> Option<File> {
-        let file =
-            OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECT.bits()).open(&self.path).ok()?;
-        let same = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
-        if same(file.metadata().ok()?) != same(self.file.metadata().ok()?) {
-            return None;
+    /// Has `change` change the file; nothing that was read ahead of it is used after it.
+    fn change(&self, change: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut reads = self.medium();
+        if let Reads::Ahead(ahead) = &mut *reads {
+            ahead.forget();
+            return change();
         }
-        // Some accept the flag and refuse the read.
-        read_direct(&file, &mut Vec::new(), 0, &mut [0; 1][..0]).ok()?;
-        Some(file)
+        drop(reads);
+        change()
     }
-}
-
-/// Reads whole blocks into an aligned part of `buffer` and copies out of it what was asked for.
-fn read_direct(file: &File, buffer: &mut Vec<u8>, offset: u64, out: &mut [u8]) -> io::Result<()> {
-    let first = offset - offset % BLOCK as u64;
-    let skip = (offset - first) as usize;
-    let length = (skip + out.len()).next_multiple_of(BLOCK).max(BLOCK);
-    buffer.resize(length + BLOCK, 0);
-    let at = buffer.as_ptr().align_offset(BLOCK);
-    let blocks = &mut buffer[at..at + length];
-    let mut have = 0;
-    while have < length {
-        match file.read_at(&mut blocks[have..], first + have as u64) {
-            Ok(0) => break,
-            // Short at the end of the file; what follows would not be aligned.
-            Ok(n) => have += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-        if !have.is_multiple_of(BLOCK) {
-            break;
-        }
-    }
-    let found = blocks[..have].get(skip..skip + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-    out.copy_from_slice(found);
-    Ok(())
 }
 
 impl StoreFile for DiskFile {
     fn read_medium(&self, medium: bool) -> io::Result<ReadFrom> {
-        let mut reads = self.medium.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reads = self.medium();
         if !medium {
             *reads = Reads::Fast;
             return Ok(ReadFrom::Cache);
@@ -214,13 +188,14 @@ impl StoreFile for DiskFile {
         // Also tells of a write-back that failed before, once.
         self.file.sync_data()?;
         self.empty_cache(0, 0)?;
-        *reads = self.past_the_cache();
+        let cached = self.file.try_clone()?;
+        *reads = self.past_the_cache(|direct| Reads::Ahead(Ahead::new(direct, cached)));
         Ok(if matches!(*reads, Reads::Emptied) { ReadFrom::EmptiedCache } else { ReadFrom::Medium })
     }
 
     fn read_back(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut back = self.back.lock().unwrap_or_else(PoisonError::into_inner);
-        self.read_from(back.get_or_insert_with(|| self.past_the_cache()), offset, out)
+        self.read_from(back.get_or_insert_with(|| self.past_the_cache(Reads::Direct)), offset, out)
     }
 
     fn is_linked(&self) -> bool {
@@ -234,16 +209,16 @@ impl StorageBackend for DiskFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let mut reads = self.medium.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*reads, Reads::Direct { .. }) {
-            // What is verified is read twice more, from the cache, which fills meanwhile.
-            self.advise(offset, out.len(), PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
+        let mut reads = self.medium();
+        if matches!(*reads, Reads::Fast) {
+            drop(reads);
+            return self.backend.read(offset, out);
         }
         self.read_from(&mut reads, offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.backend.set_len(len)
+        self.change(|| self.backend.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -251,7 +226,7 @@ impl StorageBackend for DiskFile {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.backend.write(offset, data)
+        self.change(|| self.backend.write(offset, data))
     }
 
     fn close(&self) -> io::Result<()> {

@@ -12,7 +12,7 @@ use twox_hash::XxHash3_64;
 use crate::env::StoreFile;
 
 /// What redb writes in.
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
 /// Pages that are read at once.
 const MOST_AT_ONCE: u64 = 64;
@@ -20,8 +20,7 @@ const MOST_AT_ONCE: u64 = 64;
 /// Which pages of an open file were read back.
 #[derive(Debug, Default)]
 pub(super) struct FirstWrites {
-    /// A bit for each page that was.
-    done: Vec<u64>,
+    done: Pages,
     /// Pages that were written and not synced yet, with a hash of what they must have.
     pending: BTreeMap<u64, u64>,
     buffer: Vec<u8>,
@@ -34,7 +33,7 @@ impl FirstWrites {
             return;
         }
         for (page, bytes) in (offset / PAGE..).zip(data.chunks_exact(PAGE as usize)) {
-            if !self.is_done(page) {
+            if !self.done.contains(page) {
                 self.pending.insert(page, XxHash3_64::oneshot(bytes));
             }
         }
@@ -58,7 +57,7 @@ impl FirstWrites {
             }
             for (page, _) in run {
                 self.pending.remove(&page);
-                self.set_done(page);
+                self.done.set(page, true);
             }
         }
         Ok(())
@@ -68,22 +67,38 @@ impl FirstWrites {
     pub(super) fn cut(&mut self, length: u64) {
         let pages = length.div_ceil(PAGE);
         drop(self.pending.split_off(&pages));
-        self.done.truncate(pages.div_ceil(64) as usize);
-        if let Some(last) = self.done.get_mut(pages as usize / 64) {
+        self.done.cut(pages);
+    }
+}
+
+/// A set of pages by their numbers: a bit for each.
+#[derive(Debug, Default)]
+pub(super) struct Pages(Vec<u64>);
+
+impl Pages {
+    pub(super) fn contains(&self, page: u64) -> bool {
+        self.0.get(page as usize / 64).is_some_and(|word| word >> (page % 64) & 1 == 1)
+    }
+
+    pub(super) fn set(&mut self, page: u64, there: bool) {
+        let word = page as usize / 64;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let bit = 1 << (page % 64);
+        if there {
+            self.0[word] |= bit;
+        } else {
+            self.0[word] &= !bit;
+        }
+    }
+
+    /// Takes out the pages from this one on.
+    fn cut(&mut self, pages: u64) {
+        self.0.truncate(pages.div_ceil(64) as usize);
+        if let Some(last) = self.0.get_mut(pages as usize / 64) {
             *last &= (1 << (pages % 64)) - 1;
         }
-    }
-
-    fn is_done(&self, page: u64) -> bool {
-        self.done.get(page as usize / 64).is_some_and(|word| word >> (page % 64) & 1 == 1)
-    }
-
-    fn set_done(&mut self, page: u64) {
-        let word = page as usize / 64;
-        if self.done.len() <= word {
-            self.done.resize(word + 1, 0);
-        }
-        self.done[word] |= 1 << (page % 64);
     }
 }
 

@@ -12,13 +12,17 @@
 
 pub mod backup;
 mod ballast;
+mod direct;
 mod error;
 mod file;
 mod first;
 mod keys;
+mod leaves;
 mod memory;
 pub mod mirror;
 mod open;
+#[cfg(test)]
+mod open_tests;
 mod pieces;
 pub mod rescue;
 pub mod scrub;
@@ -94,8 +98,12 @@ pub trait Contents: Sized {
         torn: Option<Self::Torn>,
     ) -> Result<(), StoreError>;
 
-    /// Reads everything.
-    fn load(read: &ReadTransaction, settings: &Self::Settings) -> Result<Self, StoreError>;
+    /// Reads everything. `file` has the same tables, verified a moment ago: how a value begins can be read there without the rest.
+    fn load(
+        read: &ReadTransaction,
+        file: Option<&dyn StoreFile>,
+        settings: &Self::Settings,
+    ) -> Result<Self, StoreError>;
 
     /// Takes in what a transaction has changed; it is committed.
     fn apply(&mut self, change: Self::Change);

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::{BackendError, DatabaseError, ReadableDatabase, StorageBackend};
 
 use super::first::FirstWrites;
+use super::leaves::Leaves;
 use super::{Before, Contents, Quarantine, StoreError, beside, guarded};
 use crate::env::{Env, ReadFrom, StoreFile};
 
@@ -18,6 +19,9 @@ const FALLS_BACK: f64 = 0.3;
 /// The progress that it tells when it has verified every page, and is about to go through all of them once more.
 const VERIFIED: f64 = 0.6;
 
+/// The progress that it tells when it has gone through the tables, and only its own are left.
+const VISITED: f64 = 0.9;
+
 /// Files that are kept of those that were put aside; the oldest goes first.
 const KEPT_ASIDE: usize = 4;
 
@@ -26,12 +30,13 @@ pub struct Guard {
     file: Box<dyn StoreFile>,
     failed: AtomicBool,
     first: Mutex<FirstWrites>,
+    leaves: Mutex<Leaves>,
 }
 
 impl Guard {
     /// A file that has not failed.
     pub(super) fn new(file: Box<dyn StoreFile>) -> Self {
-        Self { file, failed: AtomicBool::new(false), first: Mutex::default() }
+        Self { file, failed: AtomicBool::new(false), first: Mutex::default(), leaves: Mutex::default() }
     }
 
     /// From now on everything fails.
@@ -46,6 +51,10 @@ impl Guard {
 
     fn first(&self) -> MutexGuard<'_, FirstWrites> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leaves(&self) -> MutexGuard<'_, Leaves> {
+        self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check(&self) -> std::io::Result<()> {
@@ -74,7 +83,11 @@ impl StorageBackend for Backend {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
         self.0.check()?;
-        self.0.file.read(offset, out)
+        if !self.0.leaves().answer(offset, out) {
+            self.0.file.read(offset, out)?;
+            self.0.leaves().note(offset, out);
+        }
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> std::io::Result<()> {
@@ -201,8 +214,8 @@ fn attach<C: Contents>(
             return Err(StoreError::Format { path: path.to_owned(), found, known: C::FORMAT });
         }
         C::settle(&db, env, settings, before, torn)?;
-        let contents = C::load(&db.begin_read()?, settings)?;
         guard.file.read_medium(false).map_err(|e| StoreError::Io(e.to_string()))?;
+        let contents = C::load(&db.begin_read()?, Some(&*guard.file), settings)?;
         Ok((db, contents))
     });
     if result.is_err() {
@@ -255,7 +268,7 @@ impl StorageBackend for Look {
 }
 
 /// Why a file is not open.
-enum Unopened {
+pub(super) enum Unopened {
     /// Its latest commit is not whole; nothing was changed.
     Torn,
     Error(StoreError),
@@ -272,7 +285,7 @@ impl From<Unopened> for StoreError {
 
 /// The database in a file, with every page verified on the medium. With `at_the_one_before` it is opened at the commit before the
 /// latest when that is not whole.
-fn database(
+pub(super) fn database(
     path: &Path,
     guard: &Arc<Guard>,
     cache: usize,
@@ -287,6 +300,7 @@ fn database(
     }
     let torn = Arc::new(AtomicBool::new(false));
     let (seen, verified) = (Arc::clone(&torn), Arc::clone(guard));
+    guard.leaves().begin();
     let opened = redb::Database::builder()
         .set_cache_size(cache)
         .set_check_integrity_on_open(true)
@@ -299,9 +313,14 @@ fn database(
             if session.progress() == VERIFIED {
                 // The cache was empty before: what is read from now on comes from the medium once, and then from memory.
                 drop(verified.file.read_medium(false));
+                verified.leaves().visit();
+            }
+            if session.progress() == VISITED {
+                *verified.leaves() = Leaves::Off;
             }
         })
         .create_with_backend(Backend(Arc::clone(guard)));
+    *guard.leaves() = Leaves::Off;
     opened.map_err(|e| match e {
         DatabaseError::RepairAborted if torn.load(Ordering::Relaxed) => Unopened::Torn,
         DatabaseError::DatabaseAlreadyOpen => Unopened::Error(StoreError::Locked(path.to_owned())),
@@ -326,7 +345,7 @@ fn make<C: Contents>(
         C::create(&db, env, settings, before)?;
         // What was made is verified too, and read from the medium.
         guard.file.read_medium(true).map_err(|e| StoreError::Io(e.to_string()))?;
-        let contents = C::load(&db.begin_read()?, settings)?;
+        let contents = C::load(&db.begin_read()?, None, settings)?;
         guard.file.read_medium(false).map_err(|e| StoreError::Io(e.to_string()))?;
         Ok((db, contents))
     });

@@ -9,6 +9,7 @@
 //! a power of two; leaves with a table of ends, keys and values; branches with their children's checksums and numbers.
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use twox_hash::XxHash3_128;
 
@@ -62,6 +63,9 @@ struct Pointer {
     page: u64,
     checksum: u128,
 }
+
+/// Is shown a key, how its value begins, and how long that is.
+type EachHead<'e> = &'e mut dyn FnMut(&[u8], &[u8], usize);
 
 /// The widths of a table's keys and values; `None`: they vary.
 type Widths = (Option<usize>, Option<usize>);
@@ -179,6 +183,58 @@ impl<'a> Rescue<'a> {
         }
     }
 
+    /// Shows `each` every entry of a table of a file that is known to be whole: its key, how its value begins, up to `most` bytes, and
+    /// how long it is. Nothing else is read, nor is anything verified. `None`: the table must be read otherwise.
+    pub fn heads(&self, name: &str, most: usize, mut each: impl FnMut(&[u8], &[u8], usize)) -> Option<()> {
+        let mut found = None;
+        let whole = self.walk(*self.roots.first()?, (None, None), 0, &mut |key, value| {
+            if key == name.as_bytes() {
+                found = table_root(value);
+            }
+        });
+        match found.filter(|_| whole)? {
+            (None, _) => Some(()),
+            (Some(root), widths) => self.walk_heads(root.page, widths, most, 0, &mut each),
+        }
+    }
+
+    fn walk_heads(
+        &self,
+        number: u64,
+        widths: Widths,
+        most: usize,
+        depth: usize,
+        each: EachHead<'_>,
+    ) -> Option<()> {
+        let (at, length) = self.layout.place(number);
+        let mut page = vec![0; self.layout.page as usize];
+        self.file.read(at, &mut page).ok()?;
+        if page[0] == BRANCH && depth < MOST_DEPTH {
+            if length > self.layout.page {
+                page = self.page(number)?;
+            }
+            let children = branch(&page, widths.0)?.pointers;
+            return children
+                .into_iter()
+                .try_for_each(|child| self.walk_heads(child.page, widths, most, depth + 1, each));
+        }
+        let leaf = Leaf::read(&page, widths).filter(|_| page[0] == LEAF)?;
+        for n in 0..leaf.pairs {
+            let (key, value) = leaf.place(n)?;
+            let length = value.len().min(most);
+            let head = match page.get(value.start..value.start + length) {
+                Some(head) => head.to_vec(),
+                None => {
+                    let mut head = vec![0; length];
+                    self.file.read(at + value.start as u64, &mut head).ok()?;
+                    head
+                }
+            };
+            each(page.get(key)?, &head, value.len());
+        }
+        Some(())
+    }
+
     fn page(&self, number: u64) -> Option<Vec<u8>> {
         let (at, length) = self.layout.place(number);
         // The last page may be cut off.
@@ -272,11 +328,17 @@ impl<'p> Leaf<'p> {
         self.value_end(self.pairs - 1)
     }
 
+    /// Where a key and its value are.
+    fn place(&self, n: usize) -> Option<(Range<usize>, Range<usize>)> {
+        let key = if n == 0 { self.keys() } else { self.key_end(n - 1)? }..self.key_end(n)?;
+        let start = if n == 0 { self.key_end(self.pairs - 1)? } else { self.value_end(n - 1)? };
+        Some((key, start..self.value_end(n)?))
+    }
+
     fn entries(&self) -> impl Iterator<Item = (&'p [u8], &'p [u8])> {
         let entry = |n: usize| {
-            let key = if n == 0 { self.keys() } else { self.key_end(n - 1)? }..self.key_end(n)?;
-            let start = if n == 0 { self.key_end(self.pairs - 1)? } else { self.value_end(n - 1)? };
-            Some((self.page.get(key)?, self.page.get(start..self.value_end(n)?)?))
+            let (key, value) = self.place(n)?;
+            Some((self.page.get(key)?, self.page.get(value)?))
         };
         (0..self.pairs).filter_map(entry).collect::<Vec<_>>().into_iter()
     }
@@ -365,6 +427,25 @@ mod tests {
         let found =
             |(key, value): (&Vec<u8>, &Vec<u8>)| scanned.get(key).is_some_and(|all| all.contains(value));
         assert!(all.iter().all(found), "a scan finds every entry, among others");
+    }
+
+    #[test]
+    fn how_values_begin_is_read_without_the_rest_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let all = made(&path);
+        let file = Files.open(&path).unwrap();
+        let rescue = Rescue::open(&*file).unwrap();
+        let mut heads = Vec::new();
+        let done = rescue.heads("large", 100, |key, head, length| {
+            heads.push((key.to_vec(), head.to_vec(), length));
+        });
+        let head = |value: &Vec<u8>| value[..value.len().min(100)].to_vec();
+        let expected: Vec<_> =
+            all.iter().map(|(key, value)| (key.clone(), head(value), value.len())).collect();
+        heads.sort();
+        assert_eq!((done, heads), (Some(()), expected));
+        assert_eq!(rescue.heads("none", 100, |_, _, _| panic!("an entry")), None);
     }
 
     #[test]

@@ -121,7 +121,7 @@ fn take_over(
     tally.store(&txn)?;
     txn.commit()?;
 
-    let state = State::load(&db.begin_read()?, config)?;
+    let state = State::load(&db.begin_read()?, None, config)?;
     tally.drops = state.tally.drops;
     let missing = tally.missing(state.in_segments + state.in_journal());
     let txn = db.begin_write()?;
@@ -382,7 +382,7 @@ fn pass_undone(
     );
     let counter = found.life.start_counter.max(mirror.map_or(0, |m| m.start_counter)) + 1;
     let mut next = found.next.clone();
-    let state = State::load(&db.begin_read()?, config)?;
+    let state = State::load(&db.begin_read()?, None, config)?;
     let mut tally = state.tally.clone();
     let txn = db.begin_write()?;
     if let Some(mirror) = mirror {

@@ -18,14 +18,15 @@ use std::io;
 
 use bytes::Bytes;
 use perigee_shared::compress::{DecompressError, Encoding, decompress_capped};
-use perigee_shared::env::SinceBoot;
+use perigee_shared::env::{SinceBoot, StoreFile};
 use perigee_shared::otlp::walk::Walked;
 use perigee_shared::signal::{Counts, Signal, TimeRange};
+use perigee_shared::store::rescue::Rescue;
 use perigee_shared::store::{StoreError, join};
-use redb::ReadableTable;
+use redb::{ReadableTable, ReadableTableMetadata, TableHandle, Value};
 
-use super::state::{GroupShare, all_bulk};
-use super::tables::{GroupPiece, groups};
+use super::state::{GroupMeta, GroupShare, all_bulk};
+use super::tables::{GroupPiece, JOURNAL, groups};
 use crate::lanes::Rules;
 
 /// Raw bytes after which a group ends. A segment is made of whole groups, so this is also how exactly it can be cut.
@@ -44,6 +45,8 @@ const CHECKED: usize = CHECKSUM + 8;
 /// Boot and time since then.
 const CLOCKS: usize = 8 + 8;
 const SUMMARY: usize = 8 + 24 + 24 + 8;
+/// What stands before the frame, at most.
+const HEADER: usize = CHECKED + CLOCKS + SUMMARY;
 const RECORD: usize = 1 + 8 + 8 + 8 + 4;
 
 /// An accepted request on its way into the journal.
@@ -240,6 +243,53 @@ pub(super) fn shares(rules: &Rules, number: u64, group: &[u8], header: &GroupHea
     match requests(number, group) {
         Ok(requests) => shares_of(rules, &requests),
         Err(_) => all_bulk(header),
+    }
+}
+
+/// The groups of a journal, oldest first.
+#[derive(Default)]
+pub(super) struct Listed(pub(super) Vec<(GroupMeta, GroupHeader)>);
+
+impl Listed {
+    /// Those in a table, which is read.
+    pub(super) fn of_table(
+        journal: &impl ReadableTable<GroupPiece, &'static [u8]>,
+    ) -> Result<Self, StoreError> {
+        let mut out = Self::default();
+        for entry in journal.iter()? {
+            let (key, value) = entry?;
+            out.take(key.value(), value.value(), value.value().len())?;
+        }
+        Ok(out)
+    }
+
+    /// The same by the file that the table is in, of which little is read; `None`: the table has to be read.
+    pub(super) fn of_file(file: &dyn StoreFile, journal: &impl ReadableTableMetadata) -> Option<Self> {
+        let mut out = Self::default();
+        let (mut pieces, mut fit) = (0, true);
+        Rescue::open(file)?.heads(JOURNAL.name(), HEADER, |key, head, length| {
+            pieces += 1;
+            let key = key.try_into().map(|key: &[u8; 10]| GroupPiece::from_bytes(key));
+            fit &= key.is_ok_and(|key| out.take(key, head, length).is_ok());
+        })?;
+        (fit && pieces == journal.len().ok()?).then_some(out)
+    }
+
+    /// Takes the next piece by how it begins.
+    fn take(&mut self, key: GroupPiece, head: &[u8], length: usize) -> Result<(), StoreError> {
+        let (number, stored) = (key.group, length as u64);
+        match self.0.last_mut() {
+            Some((group, _)) if key.piece > 0 && group.number == number => group.stored += stored,
+            // A piece without its first: deletion goes by whole groups, so this is none of ours.
+            _ if key.piece > 0 => {
+                return Err(StoreError::Damaged("a group without its beginning".to_owned()));
+            }
+            _ => {
+                let header = GroupHeader::read(head).map_err(|e| StoreError::Damaged(e.to_string()))?;
+                self.0.push((GroupMeta { number, stored }, header));
+            }
+        }
+        Ok(())
     }
 }
 

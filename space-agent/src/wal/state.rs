@@ -13,7 +13,7 @@ use redb::{ReadTransaction, ReadableTable};
 
 use super::boots::{Boot, Boots};
 use super::front::Groups;
-use super::group::GroupHeader;
+use super::group::{GroupHeader, Listed};
 use super::tables::*;
 use super::tally::Tally;
 use super::{SegmentRecord, WalConfig, begin, group, had, mirror};
@@ -236,14 +236,18 @@ impl Contents for State {
         begin::settle(db, env, config, before, torn)
     }
 
-    fn load(read: &ReadTransaction, config: &WalConfig) -> Result<Self, StoreError> {
+    fn load(
+        read: &ReadTransaction,
+        file: Option<&dyn StoreFile>,
+        config: &WalConfig,
+    ) -> Result<Self, StoreError> {
         let mut state = Self::default();
         state.read_numbers(read)?;
         state.boots = Boots::load(read)?;
         state.read_lanes(read)?;
         state.read_segments(read, config)?;
         state.read_rules(read)?;
-        state.read_journal(read)?;
+        state.read_journal(read, file)?;
         state.read_bases(read)?;
         state.read_ledgers(read)?;
         Ok(state)
@@ -478,26 +482,14 @@ impl State {
         Ok(())
     }
 
-    fn read_journal(&mut self, txn: &ReadTransaction) -> Result<(), StoreError> {
+    fn read_journal(
+        &mut self,
+        txn: &ReadTransaction,
+        file: Option<&dyn StoreFile>,
+    ) -> Result<(), StoreError> {
         let journal = txn.open_table(JOURNAL)?;
-        let mut groups: Vec<(GroupMeta, GroupHeader)> = Vec::new();
-        for entry in journal.iter()? {
-            let (key, value) = entry?;
-            let GroupPiece { group: number, piece } = key.value();
-            let stored = value.value().len() as u64;
-            match groups.last_mut() {
-                Some((group, _)) if piece > 0 && group.number == number => group.stored += stored,
-                // A piece without its first: deletion goes by whole groups, so this is none of ours.
-                _ if piece > 0 => {
-                    return Err(StoreError::Damaged("a group without its beginning".to_owned()));
-                }
-                _ => {
-                    let header = GroupHeader::read(value.value());
-                    let header = header.map_err(|e| StoreError::Damaged(e.to_string()))?;
-                    groups.push((GroupMeta { number, stored }, header));
-                }
-            }
-        }
+        let listed = file.and_then(|file| Listed::of_file(file, &journal));
+        let Listed(groups) = listed.map_or_else(|| Listed::of_table(&journal), Ok)?;
         if let Some((group, header)) = groups.last() {
             // Commits do not touch the counter tables: the last group knows better.
             self.next_group = self.next_group.max(group.number + 1);

@@ -529,3 +529,35 @@ fn a_large_request_is_not_added_to_a_batch_that_has_enough_without_it() {
     assert_eq!(sealed, [700_000, 1_000_000, 2_000_000]);
     assert_adds_up(&wal);
 }
+
+#[test]
+fn a_journal_is_listed_by_how_its_groups_begin_as_by_the_whole_of_them() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for (n, bytes) in [100, 40_000, 300_000, 5_000, 70_000, 900_000, 20_000, 261_000].into_iter().enumerate()
+    {
+        let n = n as u64;
+        wal.journal().append(&[request(n, 2, bytes), request(100 + n, 1, bytes / 2)]).unwrap();
+    }
+    let listed = |wal: &mut Wal| {
+        let file = wal.env().store.open(&bench.file()).unwrap();
+        let both = wal.log.read(|txn, _| {
+            let journal = txn.open_table(tables::JOURNAL).map_err(StoreError::from)?;
+            let of_table = group::Listed::of_table(&journal)?;
+            Ok::<_, StoreError>((of_table.0, group::Listed::of_file(&*file, &journal).map(|l| l.0)))
+        });
+        let (of_table, of_file) = both.unwrap();
+        assert_eq!(format!("{:?}", Some(&of_table)), format!("{:?}", of_file.as_ref()));
+        of_table.len()
+    };
+    let groups = listed(&mut wal);
+    assert!(groups >= 7, "{groups}");
+    drop(wal);
+    let mut wal = bench.open();
+    // One of the commits has two.
+    assert_eq!((listed(&mut wal), wal.summary().accepted), (9, logs(24)));
+    seal(&mut wal).unwrap().unwrap();
+    wal.journal().append(&[request(200, 1, 50_000)]).unwrap();
+    listed(&mut wal);
+    assert_adds_up(&wal);
+}

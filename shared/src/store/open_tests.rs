@@ -1,0 +1,168 @@
+//! What an opening reads.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use redb::{BackendError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+
+use super::direct::LARGE;
+use super::open::{Backend, Guard, database};
+use super::{Files, Memory};
+use crate::env::{ReadFrom, StoreDriver, StoreFile};
+
+const LOG: TableDefinition<'_, (u64, u16), &[u8]> = TableDefinition::new("log");
+const CACHE: usize = 1 << 20;
+
+/// Reads by their length and place.
+type Reads = Arc<Mutex<BTreeMap<(u64, usize), usize>>>;
+
+/// A file that notes what is read of it.
+#[derive(Debug)]
+struct Noted(Box<dyn StoreFile>, Reads);
+
+impl StoreFile for Noted {
+    fn read_medium(&self, medium: bool) -> io::Result<ReadFrom> {
+        self.0.read_medium(medium)
+    }
+
+    fn read_back(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_back(offset, out)
+    }
+
+    fn is_linked(&self) -> bool {
+        self.0.is_linked()
+    }
+}
+
+impl StorageBackend for Noted {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        *self.1.lock().unwrap().entry((offset, out.len())).or_default() += 1;
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_range(start, end)
+    }
+}
+
+fn value(n: u64) -> Vec<u8> {
+    let mut out = vec![0; [200, 40_000, 130_048, 261_120][n as usize % 4]];
+    blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}
+
+/// Makes a file of 80 values and leaves it as a kill does.
+fn make_killed(store: &dyn StoreDriver, path: &Path) {
+    let guard = Arc::new(Guard::new(store.open(path).unwrap()));
+    let db = redb::Database::builder().set_cache_size(CACHE).create_with_backend(Backend(Arc::clone(&guard)));
+    let db = db.unwrap();
+    for n in 0..100 {
+        let txn = db.begin_write().unwrap();
+        txn.open_table(LOG).unwrap().insert((n, 0), value(n).as_slice()).unwrap();
+        txn.commit().unwrap();
+    }
+    // Large pages that are free, and in use again.
+    let txn = db.begin_write().unwrap();
+    txn.open_table(LOG).unwrap().retain_in((20, 0)..(40, 0), |_, _| false).unwrap();
+    txn.commit().unwrap();
+    for n in 20..40 {
+        let txn = db.begin_write().unwrap();
+        txn.open_table(LOG).unwrap().insert((n, 0), value(n).as_slice()).unwrap();
+        txn.commit().unwrap();
+    }
+    guard.fail();
+}
+
+#[test]
+fn an_opening_reads_each_large_page_once_and_everything_is_there_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = Memory::default();
+    for store in [&Files as &dyn StoreDriver, &memory] {
+        let path = dir.path().join("file");
+        make_killed(store, &path);
+        let reads = Reads::default();
+        let file = Noted(store.open(&path).unwrap(), Arc::clone(&reads));
+        let guard = Arc::new(Guard::new(Box::new(file)));
+        let db = database(&path, &guard, CACHE, false).unwrap_or_else(|_| panic!("it is whole"));
+        let large: Vec<usize> =
+            reads.lock().unwrap().iter().filter(|((_, n), _)| *n >= LARGE).map(|(_, n)| *n).collect();
+        assert!(large.len() >= 75 && large.iter().all(|n| *n == 1), "{large:?}");
+
+        let all = |db: &redb::Database| {
+            let txn = db.begin_read().unwrap();
+            let table = txn.open_table(LOG).unwrap();
+            for n in 0..100 {
+                assert!(table.get((n, 0)).unwrap().unwrap().value() == value(n), "value {n}");
+            }
+            assert_eq!(table.iter().unwrap().count(), 100);
+        };
+        all(&db);
+        // What is free is known: new values go in without harm to the others.
+        for n in 100..140 {
+            let txn = db.begin_write().unwrap();
+            txn.open_table(LOG).unwrap().insert((n, 0), value(n).as_slice()).unwrap();
+            txn.commit().unwrap();
+        }
+        let txn = db.begin_write().unwrap();
+        txn.open_table(LOG).unwrap().retain_in((100, 0)..(140, 0), |_, _| false).unwrap();
+        txn.commit().unwrap();
+        guard.fail();
+        drop(db);
+        let guard = Arc::new(Guard::new(store.open(&path).unwrap()));
+        all(&database(&path, &guard, CACHE, false).unwrap_or_else(|_| panic!("it is whole")));
+    }
+}
+
+#[test]
+fn a_byte_that_changed_in_any_page_is_found_by_an_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    make_killed(&Files, &path);
+    let whole = std::fs::read(&path).unwrap();
+    let reads = Reads::default();
+    let file = Noted(Files.open(&path).unwrap(), Arc::clone(&reads));
+    drop(database(&path, &Arc::new(Guard::new(Box::new(file))), CACHE, true));
+    let pages: Vec<(u64, usize)> =
+        reads.lock().unwrap().keys().filter(|(_, n)| *n >= LARGE).copied().collect();
+    for (at, length) in pages {
+        // Its first byte, and one in the value.
+        for place in [at as usize, at as usize + length / 2] {
+            let mut damaged = whole.clone();
+            damaged[place] ^= 0x10;
+            std::fs::write(&path, &damaged).unwrap();
+            let guard = Arc::new(Guard::new(Files.open(&path).unwrap()));
+            assert!(database(&path, &guard, CACHE, false).is_err(), "byte {place}");
+        }
+    }
+}
