@@ -1,9 +1,8 @@
 //! The command line: `run`, `validate`, and what asks a running agent over its control socket.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use http::Method;
@@ -16,11 +15,9 @@ use perigee_shared::env::{Env, Owner, Placement};
 use perigee_shared::segment::Codec;
 use perigee_shared::serve::termination;
 use perigee_shared::service::{Manager, Told};
-use perigee_shared::store::backup::unfinished;
 use perigee_shared::supervise;
 use perigee_shared::telemetry::Logs;
-use perigee_shared::units::{ByteSize, parse_duration, shown_span};
-use perigee_top::Shown;
+use perigee_shared::units::{ByteSize, parse_duration};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -183,18 +180,6 @@ impl WalCommand {
             _ => None,
         }
     }
-
-    /// The file that it writes.
-    fn copies(&self) -> Option<&Path> {
-        if let Self::Backup { file } = self { Some(file) } else { None }
-    }
-}
-
-/// What is said meanwhile; `copy` is the file that grows.
-fn waits(patience: &str, since: Duration, copy: Option<&Path>) -> String {
-    let bytes = copy.and_then(|copy| std::fs::metadata(copy).ok()).map(|file| ByteSize(file.len()));
-    let bytes = bytes.map_or_else(String::new, |bytes| format!(", {bytes} so far"));
-    format!("{patience}: {}{bytes}", shown_span(since.as_nanos() as u64))
 }
 
 fn parse_codec(name: &str) -> Result<Codec, String> {
@@ -320,14 +305,10 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
                 WalCommand::Salvage { .. } => wal_text::salvaged,
                 WalCommand::Recode { .. } => recode_text,
             };
-            let config = load(&arg.config)?;
-            let shown = command.patience().map(|patience| {
-                let copy = command.copies().map(unfinished);
-                Shown::begin(move |since| waits(patience, since, copy.as_deref()))
-            });
-            let answer = wal(&config, command).await;
-            drop(shown);
-            let answer = answer?;
+            if let Some(patience) = command.patience().filter(|_| std::io::stderr().is_terminal()) {
+                eprintln!("{patience}");
+            }
+            let answer = wal(&load(&arg.config)?, command).await?;
             print(&if arg.json { pretty(&answer) } else { text(&answer) })?;
             match answer["refused"].as_array().map_or(0, Vec::len) {
                 0 => Ok(()),
