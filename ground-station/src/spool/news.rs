@@ -143,8 +143,7 @@ fn read(
 ) -> Result<(), SpoolError> {
     if fresh.iter().any(|key| !matches!(key, Key::Gap(..))) {
         let is_fresh = |pass: &passes::Pass| {
-            let said = pass.report()["start_unix_nano"].as_u64();
-            said.is_some_and(|start| fresh.contains(&Key::Reported(start)))
+            pass.reported().is_some_and(|at| fresh.contains(&Key::Reported(at)))
                 || pass.ground.as_ref().is_some_and(|g| fresh.contains(&Key::Heard(g.start_unix_nano)))
         };
         let all = passes::of_satellite(view, satellite, PASSES_OF)?.into_iter().filter(is_fresh);

@@ -172,6 +172,9 @@ pub struct Pass {
     /// See [`Pass::start`].
     #[serde(skip)]
     start: u64,
+    /// See [`Pass::reported`].
+    #[serde(skip)]
+    reported: Option<u64>,
 }
 
 impl Pass {
@@ -180,7 +183,7 @@ impl Pass {
     pub(crate) fn new(report: Value, ground: Option<HeardView>) -> Self {
         let said = report["start_unix_nano"].as_u64().unwrap_or(0);
         let start = ground.as_ref().map_or(said, |ground| ground.start_unix_nano);
-        Self { report, ground, start }
+        Self { report, ground, start, reported: None }
     }
 
     /// Bytes that the ground gained over those that the plan said it can carry.
@@ -215,6 +218,11 @@ impl Pass {
     /// far off, when the satellite told of it.
     pub const fn start(&self) -> u64 {
         self.start
+    }
+
+    /// Under which time the satellite's report is kept.
+    pub(super) const fn reported(&self) -> Option<u64> {
+        self.reported
     }
 }
 
@@ -391,8 +399,8 @@ pub(super) fn passes(view: &View<'_>, limit: usize) -> Result<Vec<PassView>, Spo
     Ok(out)
 }
 
-/// What is kept of a pass: when it began, the satellite's report and our record.
-type Known = (u64, Option<PassReport>, Option<ContactRecord>);
+/// What is kept of a pass: when it began, the satellite's report, with the time that it is kept under, and our record.
+type Known = (u64, Option<(u64, PassReport)>, Option<ContactRecord>);
 
 /// The latest passes of a satellite, latest first, of so many reports and records.
 fn known(view: &View<'_>, satellite: u32, limit: usize) -> Result<Vec<Known>, SpoolError> {
@@ -420,19 +428,24 @@ fn known(view: &View<'_>, satellite: u32, limit: usize) -> Result<Vec<Known>, Sp
             let Some(of) = reports.get_mut(&record.opened) else { continue };
             let is_it = |(_, r): &(u64, PassReport)| !by_station || r.station == record.station;
             if let Some(at) = of.iter().position(is_it).filter(|_| by_station || of.len() == 1) {
-                *report = Some(of.remove(at).1);
+                *report = Some(of.remove(at));
             }
         }
     }
-    out.extend(reports.into_values().flatten().map(|(start, report)| (start, Some(report), None)));
+    out.extend(reports.into_values().flatten().map(|report| (report.0, Some(report), None)));
     out.sort_by_key(|(start, ..)| Reverse(*start));
     Ok(out)
 }
 
 fn pass((start, report, record): Known) -> Pass {
     let station = || record.as_ref().map_or("", |record| &*record.station);
-    let report = report.as_ref().map_or_else(|| serde_json::json!({ "station": station() }), shown_pass);
-    Pass { report, ground: record.map(|record| shown(start, &record)), start }
+    let said = report.as_ref().map(|(_, report)| shown_pass(report));
+    Pass {
+        report: said.unwrap_or_else(|| serde_json::json!({ "station": station() })),
+        ground: record.as_ref().map(|record| shown(start, record)),
+        start,
+        reported: report.map(|(at, _)| at),
+    }
 }
 
 /// The latest passes of a satellite, latest first.
