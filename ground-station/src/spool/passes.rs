@@ -278,7 +278,7 @@ pub(super) fn note(txn: &Txn<'_>, satellite: u32, reports: &[PassReport]) -> Res
         let now = free(&table, now)?;
         row.map(|row| table.insert(now, row.as_slice()).map(drop)).transpose()?;
     }
-    for report in reports.iter().rev().take(TAKEN) {
+    for report in &reports[reports.len().saturating_sub(TAKEN)..] {
         let station: String = report.station.chars().take(STATION).collect();
         let kept = PassReport { station, ..report.clone() };
         let key = PassKey { satellite, start: report.start_unix_nano };

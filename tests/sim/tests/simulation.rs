@@ -228,7 +228,9 @@ link: {down: {rate: 1Mbit/s, delay: 5ms}, up: {rate: 1Mbit/s, delay: 5ms}}
 contacts:
 - {station: svalbard, start: 1h, end: 1h2m}
 - {station: svalbard, start: 4h, end: 4h2m}
+- {station: svalbard, start: 5h50m, end: 5h52m}
 ";
+    // What the ground had of what was dropped, and could not say before LOS, it says in the next contact; nothing is dropped after the last.
     let report = simulate(scenario(text), false);
     assert!(report.account.dropped > 0 && report.account.exported > 0);
 }
