@@ -530,7 +530,7 @@ impl Config {
         for (key, listener) in [
             ("extensions.health_check", &self.extensions.health_check),
             ("extensions.api", &self.extensions.api),
-            ("service.telemetry.metrics", &self.service.telemetry.metrics),
+            ("service.telemetry.metrics", &self.service.telemetry.metrics_endpoint()),
         ] {
             wrong.extend(listener.as_ref().and_then(|listener| listener.validate(key).err()));
         }

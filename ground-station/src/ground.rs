@@ -355,11 +355,12 @@ fn limits_of(name: &str) -> serve::Limits {
 
 async fn bind(config: &Config, console: &Console, api: bool, env: &Env) -> Result<Vec<Served>, StartError> {
     let mut out = Vec::new();
-    let extensions = &config.extensions;
+    let (extensions, telemetry) = (&config.extensions, &config.service.telemetry);
+    let metrics = console.metrics(telemetry.without_type_suffix());
     for (name, purpose, endpoint, router) in [
         ("health_check", "extensions.health_check", &extensions.health_check, console.health()),
         ("api", "extensions.api", &extensions.api, console.api()),
-        ("metrics", "service.telemetry.metrics", &config.service.telemetry.metrics, console.metrics()),
+        ("metrics", "service.telemetry.metrics", &telemetry.metrics_endpoint(), metrics),
     ] {
         let Some(endpoint) = endpoint.as_ref().filter(|_| api || name != "api") else { continue };
         let endpoint = Endpoint::parse(&endpoint.endpoint)

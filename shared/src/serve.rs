@@ -188,7 +188,10 @@ async fn bind_unix(path: &PathBuf) -> io::Result<UnixListener> {
     match UnixListener::bind(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let directory = path.parent().ok_or(e)?;
-            std::fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(crate::store::DIRECTORY_MODE)
+                .create(directory)?;
             UnixListener::bind(path)
         }
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {

@@ -24,11 +24,38 @@ use crate::units::Span;
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
     /// The Prometheus endpoint.
-    pub metrics: Option<HttpConfig>,
+    pub metrics: Option<MetricsConfig>,
     /// Logs.
     pub logs: LogsConfig,
     /// The same as OTLP, on the way that all data takes.
     pub otlp: OwnConfig,
+}
+
+impl TelemetryConfig {
+    /// Where metrics are served.
+    pub fn metrics_endpoint(&self) -> Option<HttpConfig> {
+        let metrics = self.metrics.as_ref()?;
+        Some(HttpConfig { endpoint: metrics.endpoint.clone(), insecure: metrics.insecure })
+    }
+
+    /// Whether the counters of the Collector's names are served without `_total`.
+    pub fn without_type_suffix(&self) -> bool {
+        self.metrics.as_ref().is_some_and(|metrics| metrics.without_type_suffix)
+    }
+}
+
+/// `service.telemetry.metrics`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// `HOST:PORT` or `unix:///PATH`.
+    pub endpoint: String,
+    /// That it is wanted where other machines reach it.
+    #[serde(default)]
+    pub insecure: bool,
+    /// Counters of the Collector's names (`otelcol_`) are called as its default reader calls them.
+    #[serde(default)]
+    pub without_type_suffix: bool,
 }
 
 /// `service.telemetry.otlp`: metrics, warnings and alarms of the program itself, on the way that all data takes.
@@ -198,9 +225,44 @@ pub fn metrics_text(registry: &Registry) -> String {
     }
 }
 
+/// The same with the counters of the Collector's names (`otelcol_`) as its default reader calls them: without `_total`. The format wants
+/// that ending of a counter, so that their type is not said.
+pub fn without_type_suffix(openmetrics: &str) -> String {
+    let mut out = String::with_capacity(openmetrics.len());
+    for line in openmetrics.split_inclusive('\n') {
+        match line.strip_prefix("# TYPE otelcol_").and_then(|line| line.strip_suffix(" counter\n")) {
+            Some(name) => out.extend(["# TYPE otelcol_", name, " unknown\n"]),
+            None => match line.find([' ', '{']).map(|end| line.split_at(end)) {
+                Some((name, rest)) if name.starts_with("otelcol_") => {
+                    out.extend([name.strip_suffix("_total").unwrap_or(name), rest]);
+                }
+                _ => out.push_str(line),
+            },
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counters_of_the_collectors_names_are_called_as_its_default_reader_calls_them() {
+        let mut registry = Registry::default();
+        let counter = || prometheus_client::metrics::counter::ConstCounter::new(3u64);
+        registry.register("otelcol_receiver_accepted_spans", "Items, in _total", counter());
+        registry.register("perigee_link_refused", "Others", counter());
+        let text = without_type_suffix(&metrics_text(&registry));
+        let expected = "# HELP otelcol_receiver_accepted_spans Items, in _total.\n\
+                        # TYPE otelcol_receiver_accepted_spans unknown\n\
+                        otelcol_receiver_accepted_spans 3\n\
+                        # HELP perigee_link_refused Others.\n\
+                        # TYPE perigee_link_refused counter\n\
+                        perigee_link_refused_total 3\n\
+                        # EOF\n";
+        assert_eq!(text, expected);
+    }
 
     #[test]
     fn debug_is_about_what_perigee_does_and_trace_about_everything() {

@@ -25,7 +25,7 @@ use crate::batcher::Batcher;
 use crate::clock::Clocks;
 use crate::config::{Config, ExporterConfig, LINK, LinkConfig};
 use crate::contacts::{ContactControl, Contacts, Links, Told};
-use crate::control::{Control, control_router, health_router, metrics_router};
+use crate::control::{Control, bare_metrics_router, control_router, health_router, metrics_router};
 use crate::exporter::Exporter;
 use crate::journal::{Journal, Pace, Progress};
 use crate::lanes::Lanes;
@@ -420,6 +420,7 @@ impl Agent {
             sealed,
             limiter,
             lanes,
+            memory,
             metrics,
             satellite,
             tasks: back.clone(),
@@ -484,9 +485,10 @@ async fn store_lost(wal: &Owner<Wal>) -> String {
 async fn operators(config: &Config) -> Result<Vec<Operator>, AgentError> {
     let mut out: Vec<Operator> = Vec::new();
     let http = |c: &Option<HttpConfig>| c.as_ref().and_then(|c| Endpoint::parse(&c.endpoint).ok());
-    if let Some(endpoint) = http(&config.service.telemetry.metrics) {
+    if let Some(endpoint) = http(&config.service.telemetry.metrics_endpoint()) {
         let listener = Listener::bind(&endpoint, "metrics", None).await?;
-        out.push(("metrics", endpoint, listener, metrics_router));
+        let bare = config.service.telemetry.without_type_suffix();
+        out.push(("metrics", endpoint, listener, if bare { bare_metrics_router } else { metrics_router }));
     }
     if let Some(endpoint) = http(&config.extensions.health_check) {
         let listener = Listener::bind(&endpoint, "the health check", None).await?;
@@ -552,6 +554,7 @@ async fn spawn_consumers(
             env.clone(),
             clocks.clone(),
             wal.clone(),
+            memory.clone(),
             id,
             current,
             sealed.clone(),

@@ -22,7 +22,7 @@ use crate::config::BatchConfig;
 use crate::journal::Progress;
 use crate::lanes::Lanes;
 use crate::leaning::{Leaning, LeaningError};
-use crate::limiter::Workspace;
+use crate::limiter::{Workspace, to_encode};
 use crate::sizing::{Destinations, Sizing};
 use crate::wal::{Encoding, SealError, Unsealed, Wal, WalError};
 
@@ -35,10 +35,6 @@ const OF_LIFETIME: u32 = 4;
 
 /// What of the memory limit a codec may take: three eighths. Requests have a quarter of it, the log and the program the rest.
 const PART_OF_MEMORY: (u64, u64) = (3, 8);
-
-/// Bytes that sealing takes at least, and for each byte of a batch.
-const LEAST: u64 = 2 << 20;
-const FOR_EACH: u64 = 4;
 
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
@@ -241,7 +237,7 @@ impl Batcher {
     /// Makes one segment of what waits in `lane`, `raw` bytes.
     async fn seal(&mut self, lane: Lane, all: bool, raw: u64) -> Result<Option<Header>, BatchError> {
         let limits = self.sizing.limits(lane, &self.config);
-        let need = LEAST + FOR_EACH * raw.min(2 * limits.raw);
+        let need = to_encode(raw.min(2 * limits.raw));
         let _turn = match &self.memory {
             Some((_, workspace)) => Some(workspace.take(need).await),
             None => None,

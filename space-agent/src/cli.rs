@@ -514,7 +514,7 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
                 config.lanes.lanes().map_err(|e| Failure::Config(format!("{}: {}", e.key, e.message)))?;
             let owner = Owner::new(Placement::Inline, "wal", wal)?;
             let asked = Recode { segments, lane, all, codec };
-            let report = recode(&Env::production(), &owner, &lanes, asked).await?;
+            let report = recode(&Env::production(), &owner, &lanes, asked, None).await?;
             if let Some(wal) = owner.into_inner() {
                 wal.close()?;
             }

@@ -16,7 +16,7 @@ use perigee_shared::env::{Env, Owner};
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, Signal};
 use perigee_shared::supervise::Supervisor;
-use perigee_shared::telemetry::METRICS_CONTENT_TYPE;
+use perigee_shared::telemetry::{METRICS_CONTENT_TYPE, without_type_suffix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -25,7 +25,7 @@ use crate::clock::Clocks;
 use crate::contacts::{Asked, ContactControl, Links, Planned};
 use crate::forecast;
 use crate::lanes::Lanes;
-use crate::limiter::Limiter;
+use crate::limiter::{Limiter, Workspace};
 use crate::people::contacts_text;
 use crate::recode::{Recode, Report, recode};
 use crate::shipper::Stations;
@@ -55,6 +55,8 @@ pub struct Control {
     pub limiter: Arc<Limiter>,
     /// The lanes, for their names.
     pub lanes: Lanes,
+    /// What encoding takes its memory from.
+    pub memory: Workspace,
     /// All metrics.
     pub metrics: Metrics,
     /// The id in our certificate, if there is a link.
@@ -114,6 +116,12 @@ pub fn metrics_router(control: Arc<Control>) -> Router {
     Router::new().route("/metrics", get(metrics)).with_state(control)
 }
 
+/// The same with counters as a Collector's default reader calls them.
+pub fn bare_metrics_router(control: Arc<Control>) -> Router {
+    let serve = |State(c): Shared| async move { openmetrics(without_type_suffix(&c.metrics_text().await)) };
+    Router::new().route("/metrics", get(serve)).with_state(control)
+}
+
 /// The health endpoint: 200 while the store can be written, 503 when it cannot.
 pub fn health_router(control: Arc<Control>) -> Router {
     // The Collector's `path` may be any.
@@ -121,7 +129,11 @@ pub fn health_router(control: Arc<Control>) -> Router {
 }
 
 async fn metrics(State(c): Shared) -> Response {
-    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], c.metrics_text().await).into_response()
+    openmetrics(c.metrics_text().await)
+}
+
+fn openmetrics(text: String) -> Response {
+    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text).into_response()
 }
 
 async fn health(State(c): Shared) -> Response {
@@ -389,7 +401,7 @@ async fn wal_compact(State(c): Shared) -> Answer {
 }
 
 async fn wal_recode(State(c): Shared, Json(asked): Json<Recode>) -> Result<Json<Report>, Refusal> {
-    let work = async move { recode(&c.env, &c.wal, &c.lanes, asked).await };
+    let work = async move { recode(&c.env, &c.wal, &c.lanes, asked, Some(&c.memory)).await };
     // Whoever asked may have gone away: what is begun is finished.
     match tokio::spawn(work).await? {
         Ok(report) => Ok(Json(report)),

@@ -13,14 +13,13 @@ use perigee_shared::clock::sleep_until;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::export::deliver::{Delivered, Event, Leave, Sent, Stopped, Trouble};
 use perigee_shared::export::{Attributes, Client, Cut, Cuts, Delivery as Sender, ExporterConfig, Plan};
-use perigee_shared::memory::to_decode;
 use perigee_shared::segment::{CodecError, Decoder, Header, Lane, Request, SegmentId};
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::limiter::Workspace;
+use crate::limiter::{Workspace, for_base, to_decode};
 use crate::telemetry::{ExporterLabel, ShipCounters};
 use crate::wal::{ConsumerId, Delivery, Wal, WalError};
 
@@ -249,13 +248,10 @@ impl Exporter {
 
     /// Bytes of memory that decoding a segment, cutting it and sending it may take.
     fn need(&self, header: &Header) -> u64 {
-        // What a base has taught, and its index.
-        const BASE: u64 = 12 << 20;
         // One is joined, one waits, one is sent.
         let requests = 3 * header.raw_len.min(self.plan.limits.bytes as u64);
         // It is put together as one request of each signal before it is cut.
-        let base = if header.base_sequence.is_some() { BASE } else { 0 };
-        to_decode(header) + header.raw_len + requests + base
+        to_decode(header) + for_base(header) + header.raw_len + requests
     }
 
     /// Sends what is left of a segment, apart from the signals that are aside.

@@ -12,8 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use perigee_shared::env::{Env, Memory};
+pub use perigee_shared::memory::to_decode;
 use perigee_shared::memory::{Budget, Stir, Turn};
 use perigee_shared::otlp::status::Status;
+use perigee_shared::segment::Header;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -227,6 +229,18 @@ impl Limiter {
     }
 }
 
+/// Bytes that encoding `raw` bytes of requests takes.
+pub const fn to_encode(raw: u64) -> u64 {
+    const LEAST: u64 = 2 << 20;
+    const FOR_EACH: u64 = 4;
+    LEAST + FOR_EACH * raw
+}
+
+/// Bytes that what a segment leans on takes while the segment is decoded: what a base has taught, and its index.
+pub const fn for_base(header: &Header) -> u64 {
+    if header.base_sequence.is_some() { 12 << 20 } else { 0 }
+}
+
 /// The memory of what encodes and decodes segments.
 #[derive(Clone)]
 pub struct Workspace {
@@ -239,6 +253,11 @@ impl Workspace {
     pub fn new(limiter: &Arc<Limiter>) -> Self {
         let budget = Budget::new(limiter.config.limit, Stir::default());
         Self { budget, limiter: Arc::clone(limiter) }
+    }
+
+    /// Bytes that whoever encodes or decodes may hold at most, even alone.
+    pub fn alone(&self) -> usize {
+        self.budget.alone()
     }
 
     /// So many bytes, once they are free. Whoever waits here must not have a turn.

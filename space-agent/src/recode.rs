@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::LINK;
 use crate::lanes::Lanes;
+use crate::limiter::Workspace;
 use crate::wal::{Asked, Cannot, Recoder, Wal, WalError};
 
 /// Which segments, and how.
@@ -110,12 +111,14 @@ fn select(wal: &mut Wal, lanes: &Lanes, asked: &Recode) -> Result<Vec<SegmentId>
     Ok(wanted.into_iter().flat_map(|lane| wal.custody().ids_on_board(lane)).collect())
 }
 
-/// Encodes anew what is asked for, one segment after the other. What is committed or dropped meanwhile is passed over.
+/// Encodes anew what is asked for, one segment after the other, each with its turn in what others share. What is committed or dropped
+/// meanwhile is passed over.
 pub async fn recode(
     env: &Env,
     wal: &Owner<Wal>,
     lanes: &Lanes,
     asked: Recode,
+    memory: Option<&Workspace>,
 ) -> Result<Report, RecodeError> {
     let (codec, lanes, named) = (asked.codec, lanes.clone(), !asked.segments.is_empty());
     let ids = wal.call(move |wal| select(wal, &lanes, &asked)).await??;
@@ -135,8 +138,13 @@ pub async fn recode(
                 continue;
             }
         };
+        let _turn = match memory {
+            Some(memory) => Some(memory.take(recoding.need()).await),
+            None => None,
+        };
+        let most = memory.map_or(usize::MAX, Workspace::alone);
         let run = move || {
-            let result = recoder.run(*recoding, codec);
+            let result = recoder.run(*recoding, codec, most);
             (recoder, result)
         };
         let result: Result<_, CodecError>;

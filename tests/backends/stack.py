@@ -292,12 +292,14 @@ class Agent(Process):
         self.program = program
         self.config = directory / "agent.yaml"
         pipeline = "{receivers: [otlp], processors: [memory_limiter, batch], exporters: [link]}"
+        metrics = pipeline.replace("otlp", "otlp, hostmetrics")
         self.config.write_text(f"""\
 receivers:
   otlp:
     protocols:
       grpc: {{endpoint: "127.0.0.1:{self.grpc}"}}
       http: {{endpoint: "127.0.0.1:{self.http}"}}
+  hostmetrics: {{collection_interval: 1s, scrapers: {{load: , memory: }}}}
 processors: {{memory_limiter: {{}}, batch: {{}}}}
 exporters: {{link: {{}}}}
 storage: {{directory: {directory}/agent, max_bytes: 256MiB}}
@@ -311,7 +313,7 @@ extensions:
   health_check: {{endpoint: "127.0.0.1:{free_port()}"}}
   control: {{socket: {directory}/agent.sock}}
 service:
-  pipelines: {{traces: {pipeline}, metrics: {pipeline}, logs: {pipeline}}}
+  pipelines: {{traces: {pipeline}, metrics: {metrics}, logs: {pipeline}}}
   telemetry:
     metrics: {{endpoint: "127.0.0.1:{free_port()}"}}
 """)

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import time
+from pathlib import Path
 
 import pytest
 from client import COUNTER, Client, SentSpan, Service, grpc_exporters, http_exporters
@@ -175,6 +176,20 @@ def test_counters_have_the_values_and_timestamps_of_the_time_without_contact(sta
             assert int(flight.start_s * 1000) <= at_ms <= flight.contact_s * 1000
             (series,) = stack.prometheus.query_range(f'{SERIES}{{job="{service.name}"}}', at_ms / 1000, at_ms / 1000, 1)
             assert series["values"] == [[at_ms / 1000, str(value)]]
+
+
+def test_the_satellites_own_state_is_in_prometheus_as_of_the_time_without_contact(stack, flight):
+    middle_s = (flight.start_s + flight.contact_s) / 2
+
+    def used():
+        expression = f'last_over_time(system_memory_usage_bytes{{state="used",satellite_id="{SATELLITE}"}}[10s])'
+        found = stack.prometheus.query(expression, middle_s)
+        assert len(found) == 1, found
+        return int(found[0]["value"][1])
+
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total = int(meminfo["MemTotal"].split()[0]) * 1024
+    assert 0 < stack.eventually(used) < total
 
 
 def test_logs_are_in_the_file_once_with_their_own_time(stack, flight):

@@ -101,14 +101,20 @@ impl Backends {
             Some(_) => "http://localhost:16686/search?service=front-end-a".to_owned(),
             None => format!("head -1 {}", Self::file(Signal::Traces, dir).display()),
         };
-        let points = match &self.prometheus {
+        let (points, host) = match &self.prometheus {
             Some(url) => {
-                let url = url.trim_end_matches("/api/v1/otlp");
-                format!("{url}/query?g0.expr=bus_attitude")
+                let query = format!("{}/query?g0.expr=", url.trim_end_matches("/api/v1/otlp"));
+                (format!("{query}bus_attitude"), format!("{query}system_memory_usage_bytes"))
             }
-            None => format!("head -1 {}", Self::file(Signal::Metrics, dir).display()),
+            None => {
+                let file = Self::file(Signal::Metrics, dir);
+                (
+                    format!("head -1 {}", file.display()),
+                    format!("grep -m1 system.memory.usage {}", file.display()),
+                )
+            }
         };
-        format!("traces   {traces}\npoints   {points}\n")
+        format!("traces   {traces}\npoints   {points}\nhost     {host}\n")
     }
 }
 

@@ -174,8 +174,12 @@ impl Result<'_> {
                 out.push(format!("{s}: the services got nothing acknowledged"));
             }
             let more = self.last.accepted[s].saturating_sub(self.tally.acknowledged(s));
-            if more > 0 {
-                out.push(format!("{s}: {more} accepted beyond what the services were told"));
+            match s {
+                _ if more == 0 => {}
+                Signal::Metrics => {
+                    out.push(format!("metrics: {more} are the satellite's own (hostmetrics and the agent)"))
+                }
+                _ => out.push(format!("{s}: {more} accepted beyond what the services were told")),
             }
         }
         out

@@ -97,10 +97,15 @@ impl Stage {
 
     fn agent(&self, radio: SocketAddr) -> Value {
         let pki = self.dir.join("pki");
-        let pipeline =
-            json!({"receivers": ["otlp"], "processors": ["memory_limiter", "batch"], "exporters": ["link"]});
+        let pipeline = |receivers: &[&str]| json!({"receivers": receivers, "processors": ["memory_limiter", "batch"], "exporters": ["link"]});
         json!({
-            "receivers": {"otlp": {"protocols": {"grpc": {"endpoint": self.otlp}}}},
+            "receivers": {
+                "otlp": {"protocols": {"grpc": {"endpoint": self.otlp}}},
+                "hostmetrics": {
+                    "collection_interval": "10s",
+                    "scrapers": {"cpu": {}, "disk": {}, "filesystem": {}, "load": {}, "memory": {}, "network": {}},
+                },
+            },
             // A build without optimisation is larger than the agent itself.
             "processors": {"memory_limiter": {"limit": "256MiB"}, "batch": {}},
             "exporters": {"link": {}},
@@ -115,7 +120,11 @@ impl Stage {
             "contacts": {"source": "manual"},
             "extensions": {"control": {"socket": self.dir.join("agent.sock")}},
             "service": {
-                "pipelines": {"traces": pipeline, "metrics": pipeline, "logs": pipeline},
+                "pipelines": {
+                    "traces": pipeline(&["otlp"]),
+                    "metrics": pipeline(&["otlp", "hostmetrics"]),
+                    "logs": pipeline(&["otlp"]),
+                },
                 "telemetry": {"metrics": {"endpoint": self.agent_metrics}},
             },
         })

@@ -47,11 +47,12 @@ impl Config {
 
     fn look_at_listeners(&self, env: &Env, parts: &[Part], found: &mut Outside) {
         let extensions = &self.extensions;
+        let metrics = self.service.telemetry.metrics_endpoint();
         let api = extensions.api.as_ref().filter(|_| parts.contains(&Part::Api));
         for (key, http) in [
             ("extensions.health_check", extensions.health_check.as_ref()),
             ("extensions.api", api),
-            ("service.telemetry.metrics", self.service.telemetry.metrics.as_ref()),
+            ("service.telemetry.metrics", metrics.as_ref()),
         ] {
             let Some(http) = http else { continue };
             found.wrong.extend(check_endpoint(&format!("{key}.endpoint"), &http.endpoint));

@@ -33,7 +33,7 @@ use axum::routing::{delete, get, post};
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
 use perigee_shared::serve::CertificateEnd;
-use perigee_shared::telemetry::METRICS_CONTENT_TYPE;
+use perigee_shared::telemetry::{METRICS_CONTENT_TYPE, without_type_suffix};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -230,19 +230,20 @@ impl Console {
         Roles::check(config, "extensions.console")
     }
 
-    /// `GET /metrics`
-    pub fn metrics(&self) -> Router {
-        Router::new().route("/metrics", get(metrics)).with_state(self.clone())
+    /// `GET /metrics`; `bare`: with counters as a Collector's default reader calls them.
+    pub fn metrics(&self, bare: bool) -> Router {
+        let serve = move |State(console): State<Self>| async move {
+            let text = console.metrics_text().await;
+            let text = if bare { without_type_suffix(&text) } else { text };
+            ([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], text)
+        };
+        Router::new().route("/metrics", get(serve)).with_state(self.clone())
     }
 
     /// `GET /`
     pub fn health(&self) -> Router {
         Router::new().route("/", get(health)).with_state(self.clone())
     }
-}
-
-async fn metrics(State(console): State<Console>) -> Response {
-    ([(CONTENT_TYPE, METRICS_CONTENT_TYPE)], console.metrics_text().await).into_response()
 }
 
 async fn health(State(console): State<Console>) -> Response {

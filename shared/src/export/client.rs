@@ -46,7 +46,10 @@ impl Client {
     /// Why there could be no such client, without opening what it writes to; the directory `made` is there when it does.
     pub fn check(key: &str, config: &ExporterConfig, env: &Env, made: Option<&Path>) -> Option<Invalid> {
         match config {
-            ExporterConfig::File(file) => check_writable(&format!("{key}.path"), &file.path, made).err(),
+            ExporterConfig::File(file) => {
+                let made = if file.create_directory { file.path.parent() } else { made };
+                check_writable(&format!("{key}.path"), &file.path, made).err()
+            }
             // What is wrong with its authenticator is said there.
             other if other.is_unauthorized() => None,
             other => Self::try_new(key, other, env).err(),

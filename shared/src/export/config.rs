@@ -396,6 +396,9 @@ pub enum FileFormat {
 pub struct FileConfig {
     /// The file; it is made when it is absent.
     pub path: PathBuf,
+    /// The directory that the file lies in is made when it is absent.
+    #[serde(default)]
+    pub create_directory: bool,
     /// How requests are written.
     #[serde(default)]
     pub format: FileFormat,

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,7 +16,7 @@ use crate::env::Env;
 use crate::otlp::json::{self, WriteError};
 use crate::otlp::protobuf::Malformed;
 use crate::signal::Signal;
-use crate::store::{FILE_MODE, sync_parent};
+use crate::store::{DIRECTORY_MODE, FILE_MODE, sync_parent};
 
 /// A `file` exporter.
 pub struct File {
@@ -94,6 +94,11 @@ struct Writer {
 
 impl Writer {
     fn open(config: FileConfig) -> io::Result<Self> {
+        if config.create_directory
+            && let Some(directory) = config.path.parent().filter(|at| !at.as_os_str().is_empty())
+        {
+            fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory)?;
+        }
         let mut options = fs::OpenOptions::new();
         let mut file = options.read(true).write(true).create(true).mode(FILE_MODE).open(&config.path)?;
         sync_parent(&config.path)?;
@@ -199,6 +204,7 @@ mod tests {
     fn config(dir: &tempfile::TempDir) -> FileConfig {
         FileConfig {
             path: dir.path().join("out.jsonl"),
+            create_directory: false,
             format: FileFormat::Json,
             max_bytes: ByteSize(0),
             max_backups: 2,
@@ -302,10 +308,21 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_directory_that_is_not_there_is_made_on_request() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/out.jsonl");
+        let config = FileConfig { path: path.clone(), create_directory: true, ..config(&dir) };
+        let file = File::try_new("exporters.file", &config, &Env::production()).unwrap();
+        assert_eq!(file.send(Signal::Logs, &request(Signal::Logs, &[1])).await, Outcome::ACCEPTED);
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
+    }
+
     #[test]
     fn a_directory_that_is_not_there_is_said() {
         let config = FileConfig {
             path: "/nowhere/at/all.jsonl".into(),
+            create_directory: false,
             format: FileFormat::Json,
             max_bytes: ByteSize(0),
             max_backups: 1,

@@ -19,9 +19,9 @@ use redb::{BackendError, StorageBackend};
 use super::direct::{Ahead, Direct};
 use crate::env::{ReadFrom, StoreDriver, StoreFile};
 
-/// Files are for their owner and may be read by the group.
+/// Files are for their owner and may be read by the group; so are directories.
 pub(crate) const FILE_MODE: u32 = 0o640;
-const DIRECTORY_MODE: u32 = 0o750;
+pub(crate) const DIRECTORY_MODE: u32 = 0o750;
 
 /// Databases as files.
 pub struct Files;

@@ -35,7 +35,7 @@ use redb::{ReadTransaction, ReadableDatabase, WriteTransaction};
 pub use ballast::Ballast;
 pub use error::StoreError;
 pub use file::Files;
-pub(crate) use file::{FILE_MODE, sync_parent};
+pub(crate) use file::{DIRECTORY_MODE, FILE_MODE, sync_parent};
 pub use memory::Memory;
 pub use open::Guard;
 pub use pieces::{LARGEST_PIECE, join, pieces};

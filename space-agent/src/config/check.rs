@@ -171,9 +171,10 @@ impl Config {
         self.check_pipelines(&mut wrong);
         self.check_link(&mut wrong);
         wrong.extend(self.lanes.lanes().err());
+        let metrics = self.service.telemetry.metrics_endpoint();
         for (key, http) in [
             ("extensions.health_check", self.extensions.health_check.as_ref()),
-            ("service.telemetry.metrics", self.service.telemetry.metrics.as_ref()),
+            ("service.telemetry.metrics", metrics.as_ref()),
         ] {
             wrong.extend(http.and_then(|http| http.validate(key).err()));
         }

@@ -8,7 +8,6 @@ use perigee_shared::export::Client;
 use perigee_shared::link::revocation::Revocations;
 use perigee_shared::link::tls::{self, Credentials};
 use perigee_shared::serve::{CertificateFiles, check_endpoint, check_socket};
-use perigee_shared::telemetry::TelemetryConfig;
 
 use super::{Config, ExporterConfig, LINK, LinkConfig, ListenerConfig, ListenerTls};
 use crate::agent::{self, AgentError};
@@ -79,7 +78,7 @@ impl Config {
                 look_at_listener(&key, listener, env, found);
             }
         }
-        let TelemetryConfig { metrics, .. } = &self.service.telemetry;
+        let metrics = &self.service.telemetry.metrics_endpoint();
         let health = &self.extensions.health_check;
         for (key, http) in [("extensions.health_check", health), ("service.telemetry.metrics", metrics)] {
             let Some(http) = http else { continue };

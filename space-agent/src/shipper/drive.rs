@@ -472,9 +472,11 @@ impl Driver<'_> {
         let Some(recoding) = self.shipper.wal.call(move |wal| wal.recoding().prepare(id)).await?? else {
             return Ok(false);
         };
+        let memory = &self.shipper.memory;
+        let (_turn, most) = (memory.take(recoding.need()).await, memory.alone());
         let mut recoder = std::mem::take(&mut self.recoder);
         let run = move || {
-            let result = recoder.run(recoding, codec);
+            let result = recoder.run(recoding, codec, most);
             (recoder, result)
         };
         let (recoder, result) = self.shipper.env.cpu(run).await;

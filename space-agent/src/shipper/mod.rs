@@ -41,6 +41,7 @@ use crate::config::StationConfig;
 use crate::contacts::{ContactControl, LinkState, Links, Planned};
 use crate::forecast::{forecast, store};
 use crate::lanes::Lanes;
+use crate::limiter::Workspace;
 use crate::telemetry::ShipCounters;
 use crate::wal::{ConsumerId, Wal, WalError};
 
@@ -87,6 +88,7 @@ pub struct Shipper {
     env: Env,
     clocks: Clocks,
     wal: Owner<Wal>,
+    memory: Workspace,
     consumer: ConsumerId,
     contact: watch::Receiver<Option<Contact>>,
     sealed: watch::Receiver<u64>,
@@ -122,6 +124,7 @@ impl Shipper {
         env: Env,
         clocks: Clocks,
         wal: Owner<Wal>,
+        memory: Workspace,
         consumer: ConsumerId,
         contact: watch::Receiver<Option<Contact>>,
         sealed: watch::Receiver<u64>,
@@ -138,6 +141,7 @@ impl Shipper {
             env,
             clocks,
             wal,
+            memory,
             consumer,
             contact,
             sealed,

@@ -128,7 +128,9 @@ fn a_segment_that_is_encoded_anew_leans_on_nothing_and_is_no_contradiction() {
     let leaning = seal(&mut wal, 200..400, false);
     for codec in [Codec::Columns, Codec::ZstdRows] {
         let recoding = wal.recoding().prepare(leaning.id).unwrap().unwrap();
-        assert!(wal.recoding().replace(Recoder::default().run(recoding, codec).unwrap()).unwrap());
+        assert!(
+            wal.recoding().replace(Recoder::default().run(recoding, codec, usize::MAX).unwrap()).unwrap()
+        );
         let header = wal.custody().segments(10).unwrap().pop().unwrap().0.header;
         let payload = wal.custody().payload(&header).unwrap().unwrap();
         assert_eq!((header.base_sequence, header.codec, header.hash), (None, codec as u32, hash(&payload)));
@@ -167,7 +169,7 @@ fn what_is_being_sent_or_has_its_requests_counted_is_not_encoded_anew_on_request
     assert!(matches!(ask(&mut wal, "link"), Asked::Cannot(Cannot::BeingSent)));
     wal.recoding().end_sending(Slot::FIRST);
     let Asked::Can(recoding) = ask(&mut wal, "link") else { panic!("it waits for the link alone") };
-    let recoded = Recoder::default().run(*recoding, Codec::Columns).unwrap();
+    let recoded = Recoder::default().run(*recoding, Codec::Columns, usize::MAX).unwrap();
     assert_eq!(wal.recoding().replace_as_asked(recoded).unwrap(), Ok(()));
     assert!(matches!(ask(&mut wal, "link"), Asked::IsSo));
     assert!(
@@ -196,7 +198,11 @@ fn in_a_new_epoch_nothing_leans_on_what_the_ground_has_of_the_old_one() {
     assert_ne!(renamed.id.epoch, leaning.id.epoch);
     assert_eq!(records(&mut wal, &renamed), 200);
     let recoding = wal.recoding().prepare(renamed.id).unwrap().unwrap();
-    assert!(wal.recoding().replace(Recoder::default().run(recoding, Codec::Columns).unwrap()).unwrap());
+    assert!(
+        wal.recoding()
+            .replace(Recoder::default().run(recoding, Codec::Columns, usize::MAX).unwrap())
+            .unwrap()
+    );
     assert_eq!(oldest_base(&mut wal), None);
     assert!(wal.bases().chain(Lane::BULK, Some(1)).is_err(), "nothing needs it any more");
 }

@@ -16,6 +16,7 @@ use super::bases::Chain;
 use super::state::Edit;
 use super::tables::*;
 use super::{SegmentRecord, Wal, WalError, seal};
+use crate::limiter::{for_base, to_decode, to_encode};
 
 /// A segment that is to be encoded anew, with what it leans on.
 #[derive(Debug)]
@@ -32,20 +33,25 @@ pub struct Recoder {
 }
 
 impl Recoder {
-    /// Encodes it with `codec` so that it leans on nothing: its new header and payload. CPU-heavy.
-    pub fn run(&mut self, recoding: Recodable, codec: Codec) -> Result<Recoded, CodecError> {
+    /// Encodes it with `codec` so that it leans on nothing, in about so many bytes of `memory`: its new header and payload. CPU-heavy.
+    pub fn run(&mut self, recoding: Recodable, codec: Codec, memory: usize) -> Result<Recoded, CodecError> {
         let base = recoding.header.base_sequence.map(|sequence| (recoding.header.id.lane, sequence));
         if self.last.as_ref().map(|l| (l.0, l.1)) != base {
             let decoded = recoding.chain.decode()?;
             self.last = base.zip(decoded).map(|((lane, sequence), base)| (lane, sequence, base));
         }
-        recoding.encode(self.last.as_ref().map(|l| &l.2), codec)
+        recoding.encode(self.last.as_ref().map(|l| &l.2), codec, memory)
     }
 }
 
 impl Recodable {
-    fn encode(self, base: Option<&Base>, codec: Codec) -> Result<Recoded, CodecError> {
-        let mut encoder = Encoder::new(codec, None)?;
+    /// Bytes of memory that decoding and encoding it may take.
+    pub fn need(&self) -> u64 {
+        to_decode(&self.header) + for_base(&self.header) + to_encode(self.header.raw_len)
+    }
+
+    fn encode(self, base: Option<&Base>, codec: Codec, memory: usize) -> Result<Recoded, CodecError> {
+        let mut encoder = Encoder::new(codec, None)?.bounded(memory);
         let (mut raw_len, mut requests) = (0, 0);
         for request in Decoder::new(&self.header, &self.payload, base)? {
             let request = request?;

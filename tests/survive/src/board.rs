@@ -220,7 +220,7 @@ impl Board {
     /// The ground does not have what a segment leans on: it is encoded again without, and sent again.
     pub fn recode(&mut self, id: SegmentId) -> Result<(), Failure> {
         let Some(recoding) = self.wal.recoding().prepare(id)? else { return Ok(()) };
-        let recoded = Recoder::default().run(recoding, Codec::ZstdRows).map_err(failed)?;
+        let recoded = Recoder::default().run(recoding, Codec::ZstdRows, usize::MAX).map_err(failed)?;
         if self.wal.recoding().replace(recoded)? {
             self.taken.remove(id.sequence..id.sequence + 1);
         }

@@ -49,8 +49,10 @@ const DEBUG: Rules = &[
 const FILE: Rules = &[
     ("append", Act::Silent),
     ("flush_interval", Act::Silent),
-    ("create_directory", Act::Silent),
-    ("directory_permissions", Act::Silent),
+    (
+        "directory_permissions",
+        Act::Instead("a directory that it makes is open to its user and group alone (0750)"),
+    ),
     ("compression", Act::Instead("lines are written as they are")),
     ("encoding", Act::Wrong("lines are OTLP JSON; remove it if that is intended")),
     ("group_by", Act::Wrong("everything would be written to one file; remove it if that is intended")),

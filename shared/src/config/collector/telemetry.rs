@@ -95,6 +95,9 @@ fn read_by(readers: &Node, line: u64, metrics: &mut Map, default: &str, notes: &
         let (host, port) = (text("host").unwrap_or("localhost"), text("port").unwrap_or(default));
         if metrics.get("endpoint").is_none() {
             metrics.set("endpoint", line, Node::text(line, format!("{host}:{port}")));
+            if let Some(without) = prometheus.at(&["without_type_suffix"]) {
+                metrics.set("without_type_suffix", line, without.clone());
+            }
         } else {
             notes.warn(reader.line, key, "metrics are served at one address");
         }
