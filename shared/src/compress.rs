@@ -112,13 +112,16 @@ pub fn decompress<E: From<DecompressError>>(
     if encoding == Encoding::Snappy && !source.starts_with(SNAPPY_STREAM) {
         return snappy_block(source, limit, grow);
     }
+    let told = if encoding == Encoding::Zstd { zstd_length(source) } else { None };
     let mut reader = reader(encoding, source).map_err(corrupt)?;
     let mut out = Vec::new();
     let mut filled = 0;
     loop {
         if filled == out.len() {
             // One byte above the limit shows that there is more.
-            let next = (out.len() * 2).max(source.len().saturating_mul(4)).max(4096).min(limit + 1);
+            let likely = source.len().saturating_mul(4);
+            let likely = told.map_or(likely, |told| likely.min(told.saturating_add(1)));
+            let next = (out.len() * 2).max(likely).max(4096).min(limit + 1);
             if next <= out.len() {
                 return Err(E::from(DecompressError::TooLarge { limit }));
             }
@@ -137,6 +140,11 @@ pub fn decompress<E: From<DecompressError>>(
     }
     out.truncate(filled);
     Ok(out)
+}
+
+/// What a zstd frame says that it unpacks to.
+fn zstd_length(source: &[u8]) -> Option<usize> {
+    zstd::zstd_safe::get_frame_content_size(source).ok().flatten().and_then(|length| length.try_into().ok())
 }
 
 /// Whether the last frame has its end mark: the decoder takes a frame that was cut between two blocks for a whole one. The layout
@@ -221,6 +229,24 @@ mod tests {
                 e.finish().unwrap()
             }
         }
+    }
+
+    #[test]
+    fn what_says_its_length_takes_no_more_room() {
+        let data: Vec<u8> =
+            (0..100_000u32).flat_map(|n| blake3::hash(&n.to_le_bytes()).as_bytes()[..1].to_vec()).collect();
+        let frame = zstd::bulk::compress(&data, 1).unwrap();
+        assert_eq!(zstd_length(&frame), Some(data.len()));
+        let mut room = Vec::new();
+        let grow = |bytes| {
+            room.push(bytes);
+            Ok::<_, DecompressError>(())
+        };
+        assert_eq!(decompress(Encoding::Zstd, &frame, 1 << 20, grow).unwrap(), data);
+        assert_eq!(room, [data.len() + 1]);
+        // One that says too little, as another frame behind it does, is still unpacked as a whole.
+        let two = [frame.clone(), frame].concat();
+        assert_eq!(decompress_capped(Encoding::Zstd, &two, 1 << 20).unwrap().len(), 2 * data.len());
     }
 
     #[test]

@@ -395,7 +395,11 @@ impl Agent {
         let (journal, committer) = Journal::new(
             wal.clone(),
             config.acknowledge(),
-            Pace { interval: config.storage.commit_interval.0, rules: Arc::clone(&lanes.rules) },
+            Pace {
+                interval: config.storage.commit_interval.0,
+                rules: Arc::clone(&lanes.rules),
+                memory: config.processors.memory_limiter.limit,
+            },
             metrics.receiver(),
             told,
         );

@@ -8,6 +8,7 @@ use perigee_shared::env::Owner;
 use perigee_shared::otlp::status::Status;
 use perigee_shared::segment::Lane;
 use perigee_shared::store::StoreError;
+use perigee_shared::units::ByteSize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -26,8 +27,10 @@ const MOMENT: Duration = Duration::from_millis(5);
 /// A commit of so many bytes is not held for more.
 const LARGE: usize = 1 << 20;
 
-/// A commit takes no more than this, so that memory for it is bounded.
-const MAX_COMMIT: usize = 8 << 20;
+/// A commit takes no more than this, and no more than this part of the memory limit: until it is done its requests are there as they
+/// came, as they are written, and as pages of the store.
+const MAX_COMMIT: u64 = 8 << 20;
+const PART_OF_MEMORY: u64 = 32;
 
 /// What clients are told to wait when the store cannot take more.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -58,9 +61,16 @@ pub struct Pace {
     pub interval: Duration,
     /// A request with an item of an urgent lane is not held.
     pub rules: Arc<Rules>,
+    /// The memory limit.
+    pub memory: ByteSize,
 }
 
 impl Pace {
+    /// Bytes after which a commit is not given more.
+    fn most(&self) -> usize {
+        (self.memory.0 / PART_OF_MEMORY).clamp(LARGE as u64, MAX_COMMIT) as usize
+    }
+
     /// Whether `request` may not be held though commits are.
     fn is_urgent(&self, request: &Accepted) -> bool {
         if self.interval.is_zero() || self.rules.is_empty() {
@@ -182,7 +192,7 @@ impl Committer {
         // Tasks that are ready to run may have a request each.
         tokio::task::yield_now().await;
         loop {
-            while group.bytes < MAX_COMMIT
+            while group.bytes < self.pace.most()
                 && let Ok(entry) = self.entries.try_recv()
             {
                 group.add(entry, &self.pace);
@@ -301,8 +311,13 @@ mod tests {
         let wal = Owner::new(Placement::Inline, "wal", wal).unwrap();
         let progress = watch::Sender::new(Progress { unsealed: Vec::new(), at: Instant::now() });
         let counters = Arc::default();
-        let (journal, mut committer) =
-            Journal::new(wal, acknowledge, Pace { interval, rules }, Arc::clone(&counters), progress);
+        let (journal, mut committer) = Journal::new(
+            wal,
+            acknowledge,
+            Pace { interval, rules, memory: LimiterConfig::default().limit },
+            Arc::clone(&counters),
+            progress,
+        );
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { committer.run().await });
         (journal, counters, Limiter::new(LimiterConfig::default()), tasks)

@@ -120,7 +120,9 @@ impl<I, E> Cuts<I, E> {
         }
         match items(signal, &body) {
             Err(Malformed(_)) => self.ready.push_back(Cut::Undecodable { signal, body }),
-            Ok(items) if items <= max_items && body.len() <= max_bytes => self.join(signal, &body, items),
+            Ok(items) if items <= max_items && body.len() <= max_bytes => self.join(signal, body, items),
+            // There is nothing to split.
+            Ok(items @ ..=1) => self.join(signal, body, items),
             Ok(_) => self.splitting = Some((Request { signal, body }, 0)),
         }
     }
@@ -130,7 +132,7 @@ impl<I, E> Cuts<I, E> {
         let Request { signal, body } = request;
         match Splitter::piece(self.plan.limits, false, signal, &body, index) {
             Ok(Some((piece, items))) => {
-                self.join(signal, &piece, items);
+                self.join(signal, Bytes::from(piece), items);
                 self.splitting = Some((Request { signal, body }, index + 1));
             }
             Ok(None) => {}
@@ -148,7 +150,7 @@ impl<I, E> Cuts<I, E> {
         }
     }
 
-    fn join(&mut self, signal: Signal, body: &[u8], items: u64) {
+    fn join(&mut self, signal: Signal, body: Bytes, items: u64) {
         let pending = &self.pending[signal as usize - 1];
         if pending.items + items > self.plan.limits.items
             || pending.body.len() + body.len() > self.plan.limits.bytes
@@ -157,7 +159,12 @@ impl<I, E> Cuts<I, E> {
         }
         let pending = &mut self.pending[signal as usize - 1];
         pending.items += items;
-        pending.body.extend_from_slice(body);
+        // Nothing is copied of what fills a request by itself.
+        if pending.body.is_empty() {
+            pending.body = Vec::from(body);
+        } else {
+            pending.body.extend_from_slice(&body);
+        }
     }
 
     fn flush(&mut self, signal: Signal) {

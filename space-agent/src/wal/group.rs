@@ -14,7 +14,7 @@
 //!
 //! Version 1 had neither checksum nor boot: version u8 (1) | summary | frame.
 
-use std::io;
+use std::io::{self, Cursor};
 
 use bytes::Bytes;
 use perigee_shared::compress::{DecompressError, Encoding, decompress_capped};
@@ -146,16 +146,15 @@ pub(super) fn verify(number: u64, group: &[u8]) -> Result<(), Damaged> {
     if head[CHECKSUM..] == checksum(number, checked) { Ok(()) } else { Err(Damaged("checksum")) }
 }
 
-/// Forms groups; keeps its buffers between them.
+/// Forms groups; keeps its buffer between them.
 pub(super) struct GroupWriter {
     compressor: zstd::bulk::Compressor<'static>,
     records: Vec<u8>,
-    frame: Vec<u8>,
 }
 
 impl GroupWriter {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { compressor: zstd::bulk::Compressor::new(LEVEL)?, records: Vec::new(), frame: Vec::new() })
+        Ok(Self { compressor: zstd::bulk::Compressor::new(LEVEL)?, records: Vec::new() })
     }
 
     /// Forms the group `number` of `requests`; `accepted` is what had been accepted before them.
@@ -180,10 +179,7 @@ impl GroupWriter {
             self.records.extend_from_slice(&request.body);
         }
         header.accepted += header.items;
-        self.frame.clear();
-        self.frame.reserve(zstd::zstd_safe::compress_bound(self.records.len()));
-        self.compressor.compress_to_buffer(&self.records[..], &mut self.frame)?;
-        let mut group = Vec::with_capacity(CHECKED + CLOCKS + SUMMARY + self.frame.len());
+        let mut group = Vec::with_capacity(HEADER + zstd::zstd_safe::compress_bound(self.records.len()));
         group.push(VERSION);
         group.extend_from_slice(&[0; 8]);
         group.extend_from_slice(&since_boot.boot.to_le_bytes());
@@ -192,11 +188,14 @@ impl GroupWriter {
         group.extend_from_slice(&header.items.to_bytes());
         group.extend_from_slice(&header.accepted.to_bytes());
         group.extend_from_slice(&received.to_le_bytes());
-        group.extend_from_slice(&self.frame);
+        let mut behind = Cursor::new(group);
+        behind.set_position(HEADER as u64);
+        self.compressor.compress_to_buffer(&self.records[..], &mut behind)?;
+        let mut group = behind.into_inner();
         let sum = checksum(number, &group[CHECKED..]);
         group[CHECKSUM..CHECKED].copy_from_slice(&sum);
         if self.records.capacity() > 2 * TARGET_RAW {
-            (self.records, self.frame) = (Vec::new(), Vec::new());
+            self.records = Vec::new();
         }
         Ok((header, group))
     }
