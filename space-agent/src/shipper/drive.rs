@@ -126,6 +126,15 @@ struct Written {
     whole: bool,
 }
 
+/// Whether Goodbye is said, and nothing was begun since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Told {
+    No,
+    /// While something was not acknowledged.
+    Before,
+    Yes,
+}
+
 struct Driver<'a> {
     shipper: &'a mut Shipper,
     pass: &'a mut Pass,
@@ -145,8 +154,7 @@ struct Driver<'a> {
     begun: i32,
     /// Bytes of them, and of messages, that QUIC has or will have.
     begun_bytes: u64,
-    /// Goodbye is said, and nothing was begun since.
-    has_told: bool,
+    told: Told,
     writers: JoinSet<Written>,
     reported_drops: u64,
     recoder: Recoder,
@@ -185,7 +193,7 @@ pub(super) async fn drive(
         gate: Gate::new(),
         begun: 0,
         begun_bytes: 0,
-        has_told: false,
+        told: Told::No,
         writers: JoinSet::new(),
         reported_drops: shipper.wal.call(|wal| wal.epochs().drops_recorded()).await?,
         shipper,
@@ -301,7 +309,7 @@ impl Driver<'_> {
         let mut guarded = false;
         let mut farewell = std::pin::pin!(self::guard(self.farewell()));
         while !self.again {
-            if self.pass.is_ending && !guarded && !self.has_told && self.session.is_quiet() {
+            if self.pass.is_ending && !guarded {
                 self.tell().await?;
             }
             tokio::select! {
@@ -381,7 +389,7 @@ impl Driver<'_> {
     async fn replan(&mut self, contact: &Contact) -> Result<(), DriveError> {
         self.pass.standing = self.session.standing();
         self.pass.replan(contact);
-        self.has_told = false;
+        self.told = Told::No;
         if let Some(known) = &self.up.known {
             transport::reshape(&self.up.connection, known, &self.pass.contact.shape());
         }
@@ -401,15 +409,22 @@ impl Driver<'_> {
 
     /// Begins nothing more, and says Goodbye if that is not said.
     async fn end(&mut self) -> Result<(), DriveError> {
-        let goodbye = if self.has_told { None } else { Some(Box::new(self.goodbye().await?)) };
+        let goodbye = if self.told == Told::Yes { None } else { Some(Box::new(self.goodbye().await?)) };
         self.event(Event::End(goodbye)).await
     }
 
-    /// Says Goodbye before LOS, while nothing is to be sent. What comes after that goes all the same.
+    /// Says Goodbye before LOS, if nothing is to be sent, and again when that is acknowledged. What comes after that goes all the same.
     async fn tell(&mut self) -> Result<(), DriveError> {
-        let goodbye = agent_message::Body::Goodbye(self.goodbye().await?);
-        self.send(&AgentMessage { body: Some(goodbye) })?;
-        self.has_told = true;
+        let may_tell = match () {
+            () if self.session.is_quiet() => Told::Yes,
+            () if self.session.is_written() => Told::Before,
+            () => Told::No,
+        };
+        if may_tell > self.told {
+            let goodbye = agent_message::Body::Goodbye(self.goodbye().await?);
+            self.send(&AgentMessage { body: Some(goodbye) })?;
+            self.told = may_tell;
+        }
         Ok(())
     }
 
@@ -588,7 +603,7 @@ impl Driver<'_> {
         };
         tracing::debug!(segment = %id, "sending begins");
         // The ground answers a later Goodbye.
-        (self.finished, self.has_told) = (false, false);
+        (self.finished, self.told) = (false, Told::No);
         // More urgent lanes first, and within a lane the segment that was begun first, unless it is late.
         let lane = if first { Lane(0) } else { id.lane };
         self.begun = (self.begun + 1) & 0x007f_ffff;

@@ -184,10 +184,14 @@ impl Session {
         !self.queues.are_writing() && self.unacknowledged.is_empty() && nothing_left
     }
 
-    /// Whether the ground has all that was begun, and nothing can be begun as far as is known.
+    /// Whether QUIC has all that was begun, and nothing can be begun as far as is known.
+    pub(super) fn is_written(&self) -> bool {
+        self.resumed && !self.queues.are_writing() && !self.queues.are_fetching()
+    }
+
+    /// Whether the ground has all of that too.
     pub(super) fn is_quiet(&self) -> bool {
-        let is_waited_for = self.queues.are_writing() || self.queues.are_fetching();
-        self.resumed && !is_waited_for && self.unacknowledged.is_empty()
+        self.is_written() && self.unacknowledged.is_empty()
     }
 
     /// How far this session has come.

@@ -41,6 +41,8 @@ pub struct Report {
     pub raw_bytes: u64,
     /// Requests that agents refused, to be sent again.
     pub refused: u64,
+    /// How each pass ended that a ground saw, as its satellite has told; none: it has not. By ground and satellite, the latest first.
+    pub told: Vec<Option<String>>,
     /// Distinct segment bytes that the grounds hold or held.
     pub held_bytes: u64,
     /// How full each pass was, where one satellite has always more to send than a pass carries.

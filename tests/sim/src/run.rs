@@ -315,10 +315,22 @@ impl Simulation {
         Ok(out)
     }
 
+    /// See [`Report::told`].
+    async fn told(&self) -> anyhow::Result<Vec<Option<String>>> {
+        let mut out = Vec::new();
+        for store in self.stations.iter().filter_map(Station::store) {
+            let seen = store.passes(500).await?.into_iter().map(|view| view.pass);
+            let seen = seen.filter(|pass| pass.ground.is_some());
+            out.extend(seen.map(|pass| pass.report()["state"].as_str().map(str::to_owned)));
+        }
+        Ok(out)
+    }
+
     /// Stops everything in order and looks at what is where.
     async fn end(mut self) -> anyhow::Result<Report> {
         tokio::time::sleep(SETTLE).await;
         let held = self.held().await?;
+        let told = self.told().await?;
         for satellite in &mut self.satellites {
             satellite.stop().await?;
         }
@@ -340,6 +352,7 @@ impl Simulation {
             samples: self.samples,
             simulated: self.world.time.now(),
             passes: self.passes.len(),
+            told,
             missed: self.missed,
             contact_time: self.passes.iter().map(|p| p.los - p.start).sum(),
             spool_hash: spools.iter().map(|s| s.hash().to_hex().to_string()).collect(),

@@ -172,8 +172,9 @@ fn the_last_word_is_said_once_and_a_session_is_quiet_when_nothing_is_under_way()
     s.on_event(Event::Sealed);
     assert!(!s.is_quiet(), "the log is asked");
     s.on_event(fetched(vec![(header(2), true)]));
+    assert!(!s.is_written());
     s.on_event(Event::Written(header(2).id));
-    assert!(!s.is_quiet(), "it is not on the ground");
+    assert!(s.is_written() && !s.is_quiet(), "it is not on the ground");
     s.on_event(committed(2));
     assert!(s.is_quiet() && !s.standing().is_over);
     assert_eq!(s.on_event(Event::End(None)), [], "it was said before");
