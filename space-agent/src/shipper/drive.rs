@@ -118,12 +118,13 @@ impl DriveError {
     }
 }
 
-/// What became of writing a segment: which bytes QUIC has taken, of how many, and whether that was all of them.
+/// What became of writing a segment: which bytes QUIC has taken, and whether that was all of them.
 struct Written {
     id: SegmentId,
     taken: RangeSet,
-    bytes: u64,
     whole: bool,
+    /// Bytes that what is begun later waits for.
+    ahead: u64,
 }
 
 /// Whether Goodbye is said, and nothing was begun since.
@@ -152,8 +153,8 @@ struct Driver<'a> {
     gate: Gate,
     /// Segments whose sending has begun on this connection.
     begun: i32,
-    /// Bytes of them, and of messages, that QUIC has or will have.
-    begun_bytes: u64,
+    /// When so many bytes have gone, QUIC comes to what is begun now.
+    ahead: u64,
     told: Told,
     writers: JoinSet<Written>,
     reported_drops: u64,
@@ -192,7 +193,7 @@ pub(super) async fn drive(
         greeted,
         gate: Gate::new(),
         begun: 0,
-        begun_bytes: 0,
+        ahead: 0,
         told: Told::No,
         writers: JoinSet::new(),
         reported_drops: shipper.wal.call(|wal| wal.epochs().drops_recorded()).await?,
@@ -375,14 +376,24 @@ impl Driver<'_> {
         self.pass.farewell(self.shipper.clocks.now().unix_nano, self.up.connection.rtt())
     }
 
-    /// Bytes of segments that the rest of the pass carries beyond those that were begun; `None`: its rate or its end is not known.
+    /// Bytes of segments that the rest of the pass carries beyond those that were begun and are not late; `None`: its rate or its end
+    /// is not known.
     fn room(&self) -> Option<u64> {
         let rate = self.pass.contact.rate_down? as f64 / 8.0;
         let carries = (rate * self.usable()?.as_secs_f64() * PAYLOAD) as u64;
+        Some(carries.saturating_sub(self.ahead.saturating_sub(self.gone())))
+    }
+
+    /// Bytes of segments and messages that have gone on this connection, about.
+    fn gone(&self) -> u64 {
         let stats = self.up.connection.stats();
-        let headers = stats.path.sent_packets * PACKET_HEADERS;
-        let gone = stats.udp_tx.bytes.saturating_sub(stats.path.lost_bytes + headers);
-        Some(carries.saturating_sub(self.begun_bytes.saturating_sub(gone)))
+        let others = stats.path.lost_bytes + stats.path.sent_packets * PACKET_HEADERS;
+        stats.udp_tx.bytes.saturating_sub(others)
+    }
+
+    /// So many bytes more go before what is begun later.
+    fn goes_ahead(&mut self, bytes: u64) {
+        self.ahead = self.ahead.max(self.gone()) + bytes;
     }
 
     /// The contact that is in force has another end, rate or budget.
@@ -567,7 +578,7 @@ impl Driver<'_> {
 
     fn send(&mut self, message: &AgentMessage) -> Result<(), DriveError> {
         let frame = wire::frame(message);
-        self.begun_bytes += frame.len() as u64;
+        self.goes_ahead(frame.len() as u64);
         self.control.try_send(frame).map_err(|_| DriveError::ControlStuck)
     }
 
@@ -608,8 +619,8 @@ impl Driver<'_> {
         let lane = if first { Lane(0) } else { id.lane };
         self.begun = (self.begun + 1) & 0x007f_ffff;
         let priority = -(i32::from(lane.0) << 24) - (i32::from(late) << 23) - self.begun;
-        let bytes = ranges.iter().map(|r| r.end - r.start).sum();
-        self.begun_bytes += bytes;
+        let ahead = if late { 0 } else { ranges.iter().map(|r| r.end - r.start).sum() };
+        self.goes_ahead(ahead);
         let (connection, turn) = (self.up.connection.clone(), self.gate.enter(lane));
         let greeted = self.greeted.clone();
         self.writers.spawn(async move {
@@ -624,7 +635,7 @@ impl Driver<'_> {
                 // Dropped or committed since it was fetched.
                 _ => false,
             };
-            Written { id, taken, bytes, whole }
+            Written { id, taken, whole, ahead }
         });
         Ok(None)
     }
@@ -640,7 +651,7 @@ impl Driver<'_> {
     /// Counts the bytes of a segment that QUIC has taken, and those among them that it had taken before.
     fn account(&mut self, written: &Written) {
         let (bytes, slot) = (written.taken.total(), self.shipper.slot);
-        self.begun_bytes -= written.bytes - bytes;
+        self.ahead -= written.ahead.saturating_sub(bytes).min(self.ahead);
         let again = self.shipper.together.sent(written.id, &written.taken);
         self.shipper.counters.sent_bytes.inc_by(bytes);
         self.shipper.counters.resent_bytes.inc_by(again);

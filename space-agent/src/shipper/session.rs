@@ -129,7 +129,7 @@ pub(super) struct Session {
     recoded: BTreeSet<SegmentId>,
     has_urgent: bool,
     budget: Option<Budget>,
-    /// Bytes that the rest of the pass carries beyond those that were begun; `None`: that is not known.
+    /// Bytes that the rest of the pass carries beyond those that were begun and are not late; `None`: that is not known.
     room: Option<u64>,
     gained: Gained,
     waits: Waits,
@@ -168,7 +168,7 @@ impl Session {
         Self { waits, ..self }
     }
 
-    /// The rest of the pass carries so many bytes beyond those that were begun.
+    /// The rest of the pass carries so many bytes beyond those that were begun and are not late.
     pub(super) const fn set_room(&mut self, room: Option<u64>) {
         self.room = room;
     }
@@ -452,7 +452,9 @@ impl Session {
                 budget.take(before - may);
             }
             let bytes: u64 = ranges.iter().map(|r| r.end - r.start).sum();
-            self.room = self.room.map(|room| room.saturating_sub(bytes));
+            if !late {
+                self.room = self.room.map(|room| room.saturating_sub(bytes));
+            }
             self.queues.begin(header.clone(), bytes, first);
             actions.push(Action::Write { header, ranges, first, late });
         }

@@ -459,7 +459,21 @@ fn a_smaller_segment_is_looked_for_in_the_log_before_a_large_one_is_begun() {
     s.on_event(Event::Written(header(40).id));
     assert!(written(&s.on_event(committed(40))).is_empty(), "the log is asked for what is next");
     let actions = s.on_event(found(Vec::new()));
-    assert_eq!((written(&actions)[0].0, asked(&actions)), (2, None), "nothing is small enough for nothing");
+    assert_eq!((written(&actions)[0].0, asked(&actions)), (2, None), "it has none");
+}
+
+#[test]
+fn what_comes_in_the_pass_goes_before_a_large_segment_that_was_begun_for_want_of_a_smaller_one() {
+    let (mut s, actions) = in_pass(Waits::default(), 10_000, &[], &[sized(1, 50_000), sized(2, 60_000)]);
+    assert_eq!(begun(&mut s, actions), [(1, true), (2, true)]);
+    s.on_event(Event::Written(header(2).id));
+    s.on_event(Event::Sealed);
+    let actions = s.on_event(fetched(vec![(sized(3, 6_000), true)]));
+    assert_eq!(begun(&mut s, actions), [(3, false)]);
+    s.on_event(Event::Written(header(3).id));
+    s.on_event(Event::Sealed);
+    let actions = s.on_event(fetched(vec![(sized(4, 6_000), true)]));
+    assert_eq!(begun(&mut s, actions), [(4, true)], "it would not be finished behind the one before");
 }
 
 #[test]

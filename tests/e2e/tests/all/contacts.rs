@@ -390,14 +390,14 @@ async fn a_configuration_that_is_read_again_costs_no_contact_but_that_with_a_sta
         "stations": {STATION: {"latitude": 20.0, "longitude": 15.4, "rate_down": "20Mbit/s"}},
     });
     agent.start().await;
-    let up = async |agent: &Agent| {
-        eventually("the link is up", async || {
+    let link_is = async |agent: &Agent, state: &str| {
+        eventually("the link is so", async || {
             let link = &agent.status().await["link"];
-            (link["state"] == "up").then_some(()).ok_or_else(|| link.to_string())
+            (link["state"] == state).then_some(()).ok_or_else(|| format!("not {state}: {link}"))
         })
         .await;
     };
-    up(&agent).await;
+    link_is(&agent, "up").await;
     let hash = async || {
         let satellites = ground.ask("/api/v1/satellites").await.unwrap();
         satellites[0]["agent"]["configuration"].as_str().unwrap().to_owned()
@@ -425,17 +425,18 @@ async fn a_configuration_that_is_read_again_costs_no_contact_but_that_with_a_sta
     // Without an orbit it is over, and with a station that is gone what was opened by hand.
     agent.config["contacts"] = json!({"source": "manual"});
     reload(&agent, &agent.config, 2).await;
+    link_is(&agent, "down").await;
     agent.open_contact(STATION, json!({})).await;
-    up(&agent).await;
+    link_is(&agent, "up").await;
     assert_ne!(hash().await, first, "Hello says what is in force");
     agent.config["link"]["stations"] = json!({"beijing": other});
     reload(&agent, &agent.config, 3).await;
-    eventually("the station is left", async || {
-        let status = agent.status().await;
-        let is_left = status["link"]["state"] == "down" && status["contact"].is_null();
-        is_left.then_some(()).ok_or_else(|| status.to_string())
+    link_is(&agent, "down").await;
+    assert_eq!(agent.status().await["contact"], Value::Null);
+    eventually("both passes are told of", async || {
+        let report = report(&agent).await;
+        (report["passes"].as_array().map(Vec::len) == Some(2)).then_some(()).ok_or_else(|| report.to_string())
     })
     .await;
-    assert_eq!(report(&agent).await["passes"].as_array().unwrap().len(), 2);
     assert_eq!(agent.metric("perigee_link_connections_total").await, 2);
 }

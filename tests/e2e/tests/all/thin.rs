@@ -17,7 +17,7 @@ const PASS: f64 = 3.0;
 async fn a_segment_for_a_wide_plan_goes_in_pieces_when_that_turns_thin_and_smaller_ones_do_not_wait_for_it() {
     let scene = Scene::new(PROGRAMS);
     let mut ground = Ground::new(&scene);
-    ground.config["link"]["partial_sync_bytes"] = json!("16KiB");
+    ground.config["link"]["partial_sync_interval"] = json!("200ms");
     ground.start().await;
     let path = Path { rate: Some(RATE), delay: Duration::from_millis(20), ..Path::default() };
     let config = Config { forward: path.clone(), back: path, ..Config::perfect(ground.link) };
