@@ -13,7 +13,7 @@ use crate::network::{Ether, Node};
 use crate::node::{Satellite, Station, Time, World, certificates, note};
 use crate::picture::Sample;
 use crate::plan::{Pass, new_file, passes, windows};
-use crate::report::{Filled, Reached, Report};
+use crate::report::{Filled, Reached, Report, Told};
 use crate::scenario::{Fault, FaultKind, Ledger, Scenario};
 
 /// Samples of a picture.
@@ -316,12 +316,13 @@ impl Simulation {
     }
 
     /// See [`Report::told`].
-    async fn told(&self) -> anyhow::Result<Vec<Option<String>>> {
+    async fn told(&self) -> anyhow::Result<Vec<Told>> {
         let mut out = Vec::new();
         for store in self.stations.iter().filter_map(Station::store) {
-            let seen = store.passes(500).await?.into_iter().map(|view| view.pass);
-            let seen = seen.filter(|pass| pass.ground.is_some());
-            out.extend(seen.map(|pass| pass.report()["state"].as_str().map(str::to_owned)));
+            for pass in store.passes(500).await?.into_iter().map(|view| view.pass) {
+                let state = pass.report()["state"].as_str().map(str::to_owned);
+                out.extend(pass.ground.map(|ground| Told { state, connected: ground.connected_seconds }));
+            }
         }
         Ok(out)
     }
