@@ -294,10 +294,10 @@ impl Agent {
         let wal = Owner::new(env.placement, "wal", wal)?;
         let tasks = Supervisor::new(&env);
         let metrics = Metrics::watching(&tasks, &env.alarms, &config.consumers());
-        let ends = outside.link.iter().filter_map(|link| link.trust.end()).min();
-        metrics.ship().certificate_end(ends);
         let clocks = Clocks::new(&env, config.contacts.time_from_ground, metrics.clock());
         let contacts = contacts(&config, &clocks, told, link.1.clone());
+        let ends = outside.link.iter().filter_map(|link| link.trust.end()).min();
+        metrics.ship().certificate_end(ends);
         Ok(Self {
             config,
             env,
