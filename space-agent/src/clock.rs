@@ -135,11 +135,15 @@ impl Settings {
         was_set
     }
 
+    /// Whether the last two times that it was set to fit together.
+    fn fit(&self) -> bool {
+        matches!(self.set, [Some(first), Some(last)] if last.offset.abs_diff(first.offset) <= LARGEST_ERROR.into())
+    }
+
     /// From when on it runs evenly, if it is not set again; `None`: it does.
     fn even_from(&self, since_boot: u64) -> Option<u64> {
         let [Some(first), Some(last)] = self.set else { return None };
-        let fit = last.offset.abs_diff(first.offset) <= LARGEST_ERROR.into();
-        let even = last.since_boot + if fit { STEADY } else { UNEVEN };
+        let even = last.since_boot + if self.fit() { STEADY } else { UNEVEN };
         let is_uneven = last.since_boot.saturating_sub(first.since_boot) < UNEVEN && since_boot < even;
         is_uneven.then_some(even)
     }
@@ -185,7 +189,8 @@ impl Known {
         let is_uneven = self.settings.even_from(since_boot).is_some();
         let was_uneven = std::mem::replace(&mut self.was_uneven, is_uneven);
         if is_uneven && !was_uneven {
-            self.held = self.before_set;
+            // Where none was trusted before, contacts go on by the first of two that fit.
+            self.held = self.before_set.or(self.held.filter(|_| self.settings.fit()));
         } else if was_set && !is_uneven {
             self.before_set = self.held;
         }
@@ -438,18 +443,16 @@ mod tests {
         let mode = TimeFromGround::Measure;
         let right = FLOOR + 5 * DAY;
         // A receiver that does not know of leap seconds yet is 18 s ahead.
-        for (at, ahead, expected) in [
-            (10, None, Source::Unknown),
-            (20, Some(18), Source::Wall),
-            (25, Some(0), Source::Unknown),
-            (34, Some(0), Source::Unknown),
-            (35, Some(0), Source::Wall),
-            (100, Some(0), Source::Wall),
+        assert_eq!(plan(&mut known, mode, 10 * S, 10 * S), (None, Source::Unknown));
+        for (at, ahead, expected, goes_by) in [
+            (20, 18, Source::Wall, 18),
+            (25, 0, Source::Held, 18),
+            (34, 0, Source::Held, 18),
+            (35, 0, Source::Wall, 0),
+            (100, 0, Source::Wall, 0),
         ] {
-            let says = ahead.map_or(at * S, |ahead| right + (at + ahead) * S);
-            let goes_by = plan(&mut known, mode, says, at * S);
-            let time = (expected == Source::Wall).then_some(says);
-            assert_eq!(goes_by, (time, expected), "at {at} s");
+            let by = plan(&mut known, mode, right + (at + ahead) * S, at * S);
+            assert_eq!(by, (Some(right + (at + goes_by) * S), expected), "at {at} s");
         }
         // What two settings vouch for is held when the clock jumps.
         let jumped = |at: u64| right + DAY + at * S;
