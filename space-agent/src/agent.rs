@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use hyper_util::service::TowerToHyperService;
+use perigee_shared::config::reload::Changes;
 use perigee_shared::config::{ConfigError, Invalid};
 use perigee_shared::contact::Contact;
 use perigee_shared::env::{Env, Owner};
@@ -97,6 +99,8 @@ impl AgentError {
 struct Outside {
     /// By slot.
     link: Vec<ShipperConfig>,
+    /// The hash of the configuration's file.
+    hash: Arc<AtomicU64>,
     direct: BTreeMap<String, (Client, DirectConfig, SignalSet)>,
     /// What direct exporters add to every resource.
     attributes: Attributes,
@@ -108,14 +112,15 @@ impl Outside {
         let live = (Delivery::ATTRIBUTE, Delivery::Live.name());
         let attributes = if config.delivery_attribute { vec![live] } else { Vec::new() };
         let attributes = Attributes::new(&attributes);
-        let mut outside = Self { link: Vec::new(), direct: BTreeMap::new(), attributes };
+        let hash = Arc::new(AtomicU64::new(config.hash));
+        let mut outside = Self { link: Vec::new(), hash, direct: BTreeMap::new(), attributes };
         for (name, signals) in config.consumers() {
             match config.exporters.get(&name) {
                 Some(ExporterConfig::Link) => {
                     if let Some(link) = &config.link {
                         let shippers = Slot::first(config.contacts.simultaneous);
-                        outside.link =
-                            shippers.map(|_| link_config(config, link, env)).collect::<Result<_, _>>()?;
+                        let shipper = |_| link_config(config, link, &outside.hash, env);
+                        outside.link = shippers.map(shipper).collect::<Result<_, _>>()?;
                     }
                 }
                 Some(ExporterConfig::Direct(direct)) => {
@@ -130,12 +135,17 @@ impl Outside {
     }
 }
 
-fn link_config(config: &Config, link: &LinkConfig, env: &Env) -> Result<ShipperConfig, AgentError> {
+fn link_config(
+    config: &Config,
+    link: &LinkConfig,
+    hash: &Arc<AtomicU64>,
+    env: &Env,
+) -> Result<ShipperConfig, AgentError> {
     let (trust, satellite) = Trust::try_new(link, env)?;
     Ok(ShipperConfig {
         satellite,
         trust,
-        configuration: config.hash,
+        configuration: Arc::clone(hash),
         memory_limit: config.processors.memory_limiter.limit.0,
     })
 }
@@ -152,6 +162,7 @@ fn is_in(key: &str, section: &str) -> bool {
 pub struct Reload {
     contacts: ContactControl,
     stations: watch::Sender<Stations>,
+    hash: Arc<AtomicU64>,
 }
 
 impl Reload {
@@ -161,13 +172,16 @@ impl Reload {
         key == LOG_LEVEL || is_in(key, "link.stations") || is_in(key, "contacts") && !is_fixed
     }
 
-    /// Takes those settings of `config` into force, of which these have changed.
-    pub async fn apply(&self, config: &Config, changed: &[String], logs: &Logs) {
+    /// Takes those settings of `config` into force, of which these have changed. A station that is not there any more is left.
+    pub async fn apply(&self, config: &Config, changes: &Changes, logs: &Logs) {
+        if changes.later.is_empty() {
+            self.hash.store(config.hash, Ordering::Relaxed);
+        }
         logs.set_level(config.service.telemetry.logs.level);
         let stations = stations_of(config);
         let before = self.stations.send_replace(Arc::clone(&stations));
         // What nobody changed costs no contact.
-        if stations.keys().ne(before.keys()) || changed.iter().any(|key| is_in(key, "contacts")) {
+        if stations.keys().ne(before.keys()) || changes.now.iter().any(|key| is_in(key, "contacts")) {
             let names = stations.keys().cloned().collect();
             // The agent may be ending.
             let _ = self.contacts.configure(config.contacts.clone(), names).await;
@@ -282,6 +296,8 @@ impl Agent {
         let metrics = Metrics::watching(&tasks, &env.alarms, &config.consumers());
         let clocks = Clocks::new(&env, config.contacts.time_from_ground, metrics.clock());
         let contacts = contacts(&config, &clocks, told, link.1.clone());
+        let ends = outside.link.iter().filter_map(|link| link.trust.end()).min();
+        metrics.ship().certificate_end(ends);
         Ok(Self {
             config,
             env,
@@ -312,7 +328,8 @@ impl Agent {
 
     /// Changes what can change while it runs.
     pub fn reload(&self) -> Reload {
-        Reload { contacts: self.contacts.1.clone(), stations: self.stations.clone() }
+        let hash = Arc::clone(&self.outside.hash);
+        Reload { contacts: self.contacts.1.clone(), stations: self.stations.clone(), hash }
     }
 
     /// What the shipper counts.

@@ -231,8 +231,8 @@ async fn reload((path, rereading, reload, logs): &mut (PathBuf, Rereading, Reloa
         Config::open(path, &Env::production(), Extent::All).map_err(|e| e.to_string())
     };
     loop {
-        let (config, changed) = rereading.next(load, Reload::can).await;
-        reload.apply(&config, &changed, logs).await;
+        let (config, changes) = rereading.next(load, Reload::can).await;
+        reload.apply(&config, &changes, logs).await;
     }
 }
 

@@ -20,8 +20,14 @@ const S: u64 = 1_000_000_000;
 /// A wall clock that moves by more against the other one was set.
 const SET: u64 = S;
 
+/// How far a clock has moved against the other one is seen from so long ago, however often it is looked at.
+const SPAN: u64 = 60 * S;
+
 /// A clock that is set twice in this time does not run evenly, until it was not set for as long.
 const UNEVEN: u64 = 600 * S;
+
+/// If the two times fit together, as those of GPS do, it runs evenly again when it was not set for so long.
+const STEADY: u64 = 10 * S;
 
 /// A clock that nobody sets is wrong by at most one part in so many. Oscillators without an oven are within 100 ppm.
 const DRIFT: u64 = 10_000;
@@ -99,38 +105,59 @@ struct Ground {
     is_trusted: bool,
 }
 
+/// The wall clock against the other one.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    since_boot: u64,
+    offset: i128,
+}
+
 /// Notices that the wall clock is set.
 #[derive(Debug, Clone, Copy, Default)]
 struct Settings {
-    /// The wall clock against the other one.
-    offset: Option<i128>,
+    /// Some time ago.
+    seen: Option<Seen>,
     /// When it was set the last two times.
-    set: [Option<u64>; 2],
+    set: [Option<Seen>; 2],
 }
 
 impl Settings {
     /// Whether it was set since it was looked at last.
     fn see(&mut self, wall: u64, since_boot: u64) -> bool {
-        let offset = i128::from(wall) - i128::from(since_boot);
-        let was_set = self.offset.replace(offset).is_some_and(|known| offset.abs_diff(known) > SET.into());
+        let now = Seen { since_boot, offset: i128::from(wall) - i128::from(since_boot) };
+        let was_set = self.seen.is_some_and(|seen| now.offset.abs_diff(seen.offset) > SET.into());
         if was_set {
-            self.set = [self.set[1], Some(since_boot)];
+            self.set = [self.set[1], Some(now)];
+        }
+        if was_set || self.seen.is_none_or(|seen| since_boot.saturating_sub(seen.since_boot) >= SPAN) {
+            self.seen = Some(now);
         }
         was_set
     }
 
-    fn is_uneven(&self, since_boot: u64) -> bool {
-        matches!(self.set, [Some(first), Some(last)] if last - first < UNEVEN && since_boot - last < UNEVEN)
+    /// Whether the last two times that it was set to fit together.
+    fn fit(&self) -> bool {
+        matches!(self.set, [Some(first), Some(last)] if last.offset.abs_diff(first.offset) <= LARGEST_ERROR.into())
+    }
+
+    /// From when on it runs evenly, if it is not set again; `None`: it does.
+    fn even_from(&self, since_boot: u64) -> Option<u64> {
+        let [Some(first), Some(last)] = self.set else { return None };
+        let even = last.since_boot + if self.fit() { STEADY } else { UNEVEN };
+        let is_uneven = last.since_boot.saturating_sub(first.since_boot) < UNEVEN && since_boot < even;
+        is_uneven.then_some(even)
     }
 }
 
 #[derive(Debug)]
 struct Known {
     started: Reference,
-    /// The latest trusted time, and the one before the clock was set.
+    /// The latest trusted time, and the one to go back to when the clock does not run evenly: that before it was set.
     held: Option<Reference>,
     before_set: Option<Reference>,
     settings: Settings,
+    /// At the last look it did not run evenly.
+    was_uneven: bool,
     ground: Option<Ground>,
     /// The log has a line about the doubt.
     said: bool,
@@ -151,28 +178,36 @@ impl Known {
             held: None,
             before_set: None,
             settings: Settings::default(),
+            was_uneven: false,
             ground: None,
             said: false,
         }
     }
 
     fn look(&mut self, mode: TimeFromGround, wall: &Wall, since_boot: u64) -> Look {
-        let was_uneven = self.settings.is_uneven(since_boot);
         let was_set = self.settings.see(wall.unix_nano, since_boot);
-        let is_uneven = self.settings.is_uneven(since_boot);
+        let is_uneven = self.settings.even_from(since_boot).is_some();
+        let was_uneven = std::mem::replace(&mut self.was_uneven, is_uneven);
         if is_uneven && !was_uneven {
-            self.held = self.before_set;
+            // Where none was trusted before, contacts go on by the first of two that fit.
+            self.held = self.before_set.or(self.held.filter(|_| self.settings.fit()));
         } else if was_set && !is_uneven {
             self.before_set = self.held;
         }
         let trusted = wall.trusted().filter(|_| !is_uneven);
         if let Some(unix_nano) = trusted {
             self.held = Some(Reference { since_boot, unix_nano, error: 0 });
+            if was_uneven {
+                // Two settings vouch for it, or a long time.
+                self.before_set = self.held;
+            }
         }
         let (plan, source) = self.plan(mode, trusted, since_boot);
         let doubt = wall.doubt.map(|doubt| doubt.to_string()).or_else(|| {
-            is_uneven
-                .then(|| format!("the clock does not run evenly: it says {} now", shown_time(wall.unix_nano)))
+            is_uneven.then(|| {
+                let says = shown_time(wall.unix_nano);
+                format!("the clock does not run evenly, it was set twice in 10 min: it says {says} now")
+            })
         });
         let unix_nano = plan.unwrap_or_else(|| self.started.now(since_boot));
         Look { now: Now { plan, unix_nano, since_boot }, source, doubt }
@@ -275,6 +310,12 @@ impl Clocks {
     /// The time as contacts go by it.
     pub fn now(&self) -> Now {
         self.look().now
+    }
+
+    /// When the wall clock runs evenly again, since boot, if it does not and is not set once more.
+    pub fn even_from(&self) -> Option<u64> {
+        let since_boot = self.env.since_boot().nano;
+        self.known().settings.even_from(since_boot)
     }
 
     /// Why plans cannot be followed: the time is not known.
@@ -394,6 +435,70 @@ mod tests {
         let set_right = start + 1_440 * 60 * S;
         assert_eq!(at(1_440, set_right).1, Source::Held);
         assert_eq!(at(1_451, set_right + 660 * S), (Some(set_right + 660 * S), Source::Wall));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_twice_to_the_same_time_is_trusted_ten_seconds_later() {
+        let mut known = Known::new(0, 0);
+        let mode = TimeFromGround::Measure;
+        let right = FLOOR + 5 * DAY;
+        // A receiver that does not know of leap seconds yet is 18 s ahead.
+        assert_eq!(plan(&mut known, mode, 10 * S, 10 * S), (None, Source::Unknown));
+        for (at, ahead, expected, goes_by) in [
+            (20, 18, Source::Wall, 18),
+            (25, 0, Source::Held, 18),
+            (34, 0, Source::Held, 18),
+            (35, 0, Source::Wall, 0),
+            (100, 0, Source::Wall, 0),
+        ] {
+            let by = plan(&mut known, mode, right + (at + ahead) * S, at * S);
+            assert_eq!(by, (Some(right + (at + goes_by) * S), expected), "at {at} s");
+        }
+        // What two settings vouch for is held when the clock jumps.
+        let jumped = |at: u64| right + DAY + at * S;
+        assert_eq!(plan(&mut known, mode, jumped(110), 110 * S), (Some(right + 110 * S), Source::Held));
+        assert_eq!(plan(&mut known, mode, jumped(700), 700 * S), (Some(right + 700 * S), Source::Held));
+        assert_eq!(plan(&mut known, mode, jumped(710), 710 * S), (Some(jumped(710)), Source::Wall));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_there_and_back_is_not_trusted_until_it_stays() {
+        let mut known = Known::new(FLOOR, 0);
+        let mode = TimeFromGround::Measure;
+        let right = |at: u64| FLOOR + DAY + at * S;
+        plan(&mut known, mode, right(0), 0);
+        assert_eq!(
+            plan(&mut known, mode, right(30) + DAY, 30 * S).1,
+            Source::Wall,
+            "it may have been set right"
+        );
+        for at in (60..3_600).step_by(30) {
+            let ahead = if at / 30 % 2 == 0 { 0 } else { DAY };
+            assert_eq!(
+                plan(&mut known, mode, right(at) + ahead, at * S),
+                (Some(right(at)), Source::Held),
+                "{at}"
+            );
+        }
+        assert_eq!(plan(&mut known, mode, right(4_169) + DAY, 4_169 * S), (Some(right(4_169)), Source::Held));
+        assert_eq!(plan(&mut known, mode, right(4_170) + DAY, 4_170 * S).1, Source::Wall);
+    }
+
+    #[test]
+    fn a_clock_that_runs_backwards_is_noticed_however_often_it_is_looked_at() {
+        for pause in [S / 10, S / 2, 7 * S, 20 * S] {
+            let mut known = Known::new(FLOOR, 0);
+            let start = FLOOR + 10 * DAY;
+            let mode = TimeFromGround::Measure;
+            plan(&mut known, mode, start, 0);
+            let mut wrong = 0;
+            for at in (1..2_000).map(|n| n * pause) {
+                let (time, _) = plan(&mut known, mode, start - at, at);
+                let error = time.map_or(0, |time| (start + at).abs_diff(time));
+                wrong += u64::from(error > 3 * pause.max(SET));
+            }
+            assert_eq!(wrong, 0, "looked at every {pause} ns");
+        }
     }
 
     #[test]

@@ -219,7 +219,9 @@ impl Shell {
         let Some(Greeted { at, opened }) = self.greeted.take() else { return };
         let haul = self.machine.haul().clone();
         let ended = self.ending(haul.goodbye.is_some());
-        let lost = if ended == Ending::Lost { self.last } else { Instant::now() };
+        // After Goodbye the signal may be lost before the link is closed.
+        let timed_out = matches!(self.connection.close_reason(), Some(quinn::ConnectionError::TimedOut));
+        let lost = if ended == Ending::Lost || timed_out { self.last } else { Instant::now() };
         tracing::info!(
             satellite = %self.satellite,
             ended = ended.name(),

@@ -308,6 +308,13 @@ impl Machine {
                 self.haul.goodbye = Some(goodbye);
                 self.leave()
             }
+            (Some(agent_message::Body::Goodbye(goodbye)), Phase::Leaving(_) | Phase::Left) => {
+                // Something came after the one that was answered: the last one counts.
+                if let Some(last) = &mut self.haul.goodbye {
+                    *last = goodbye;
+                }
+                Vec::new()
+            }
             // A message of a later minor version.
             (None, _) => Vec::new(),
             (Some(agent_message::Body::Goodbye(_)), _) => Vec::new(),

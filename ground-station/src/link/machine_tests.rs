@@ -166,6 +166,31 @@ async fn the_end_of_a_connection_hands_over_what_arrived() {
 }
 
 #[tokio::test]
+async fn what_comes_after_a_goodbye_is_taken_and_the_last_goodbye_counts() {
+    let now = Instant::now();
+    let mut m = resumed(now);
+    let goodbye = |backlog_bytes| {
+        let pass = Some(link::PassReport { backlog_bytes, ..link::PassReport::default() });
+        let goodbye = agent_message::Body::Goodbye(link::Goodbye { pass, ..link::Goodbye::default() });
+        Event::Control(link::AgentMessage { body: Some(goodbye) })
+    };
+    let backlog = |m: &Machine| m.haul().goodbye.as_ref().unwrap().pass.as_ref().unwrap().backlog_bytes;
+    assert!(matches!(m.on_event(now, goodbye(7)).as_slice(), [Action::Send(_)]), "it is answered");
+    assert!(m.wants_data());
+    m.on_event(now, Event::Opened(0, open(1, 10, &[0..10])));
+    m.on_event(now, Event::Data(0, 0, bytes(10)));
+    assert_eq!(batch(&m.on_event(now, Event::Ended(0))).len(), 1);
+    let actions = m.on_event(now, Event::Applied(vec![Applied::New]));
+    assert_eq!((ack(&actions).committed.len(), backlog(&m)), (1, 7));
+    assert!(m.on_event(now, goodbye(0)).is_empty(), "one answer is enough");
+    assert_eq!((backlog(&m), m.haul().segments), (0, 1));
+    // One that comes when this station has said that it ends counts no more than before.
+    let mut m = resumed(now);
+    m.on_event(now, Event::Shutdown);
+    assert!(m.on_event(now, goodbye(7)).is_empty() && m.haul().goodbye.is_none());
+}
+
+#[tokio::test]
 async fn a_goodbye_waits_for_what_is_under_way() {
     let now = Instant::now();
     let mut m = resumed(now);

@@ -193,7 +193,19 @@ impl Pki {
             return Err(PkiError::OtherId { path: csr.to_owned(), asked, id: id.to_owned() });
         }
         self.free(&format!("{role}-{id}.crt"))?;
+        // A key that lies here would pass for that of the new certificate.
+        let key = format!("{role}-{id}.key");
+        if !self.is_key_of(&key, &request) {
+            self.free(&key)?;
+        }
         self.sign(role, id, days, &request.public_key)
+    }
+
+    /// Whether the request is signed with the key in this file.
+    fn is_key_of(&self, name: &str, request: &CertificateSigningRequestParams) -> bool {
+        let pem = files::read_text(&self.directory.join(name), files::CERTIFICATES).ok();
+        let key = pem.and_then(|pem| KeyPair::from_pem(&pem).ok());
+        key.is_some_and(|key| key.der_bytes() == request.public_key.der_bytes())
     }
 
     fn is_name(&self, name: &str) -> bool {
@@ -422,8 +434,8 @@ mod tests {
     use perigee_shared::env::Clock;
     use perigee_shared::link::revocation::Revocations;
     use perigee_shared::link::tls::{Credentials, load_authorities};
-    use rustls::pki_types::CertificateRevocationListDer;
     use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
     use super::*;
 
@@ -588,6 +600,62 @@ mod tests {
         let identity = credentials.identity().unwrap();
         assert_eq!((identity.id.as_str(), pki.issued().len()), ("sat-1", 1));
         assert!(!dir.path().join("satellite-sat-1.key").exists());
+    }
+
+    #[test]
+    fn a_station_asks_for_the_names_of_its_antennas_and_for_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::init(dir.path(), "example.org", false, &Env::production()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let names = ["svalbard", "svalbard-2", "svalbard-3"];
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "svalbard");
+        params.subject_alt_names =
+            names.iter().map(|name| SanType::DnsName(Ia5String::try_from(*name).unwrap())).collect();
+        let (asked, own) = (dir.path().join("request"), dir.path().join("own.key"));
+        fs::write(&asked, params.serialize_request(&key).unwrap().pem().unwrap()).unwrap();
+        fs::write(&own, key.serialize_pem()).unwrap();
+        let mut pki = pki.also_named(vec!["svalbard-2".into()]).unwrap();
+        let error = pki.issue_to(Role::Station, "svalbard", 30, &asked).unwrap_err();
+        assert!(matches!(&error, PkiError::OtherId { asked, .. } if asked == "svalbard-3"), "{error}");
+        let mut pki = pki.also_named(vec!["svalbard-2".into(), "svalbard-3".into()]).unwrap();
+        let certificate = pki.issue_to(Role::Station, "svalbard", 30, &asked).unwrap();
+        assert_eq!(Credentials::load(&certificate, &own).unwrap().identity().unwrap().id, "svalbard");
+        let der = CertificateDer::from_pem_file(&certificate).unwrap();
+        let carries = |name: &str| {
+            // A dNSName (RFC 5280, section 4.2.1.6): tag 2 in context, length, text.
+            let san = [&[0x82, name.len() as u8], name.as_bytes()].concat();
+            der.windows(san.len()).any(|bytes| bytes == san)
+        };
+        assert!(names.iter().all(|name| carries(name)) && !carries("svalbard-4"));
+    }
+
+    #[test]
+    fn a_request_is_not_signed_beside_a_key_that_is_not_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pki = Pki::init(dir.path(), "example.org", false, &Env::production()).unwrap();
+        let (certificate, old) = pki.issue(Role::Satellite, "sat-1", 30).unwrap();
+        fs::remove_file(&certificate).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let asked = dir.path().join("request");
+        let request = |key: &KeyPair| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, "sat-1");
+            fs::write(&asked, params.serialize_request(key).unwrap().pem().unwrap()).unwrap();
+        };
+        request(&key);
+        let error = pki.issue_to(Role::Satellite, "sat-1", 30, &asked).unwrap_err();
+        assert!(matches!(&error, PkiError::InUse(path) if *path == old), "{error}");
+        assert!(!certificate.exists() && pki.issued().len() == 1);
+        request(&KeyPair::from_pem(&fs::read_to_string(&old).unwrap()).unwrap());
+        pki.issue_to(Role::Satellite, "sat-1", 30, &asked).unwrap();
+        Credentials::load(&certificate, &old).unwrap();
+        fs::remove_file(&certificate).unwrap();
+        fs::rename(&old, dir.path().join("moved.key")).unwrap();
+        request(&key);
+        pki.issue_to(Role::Satellite, "sat-1", 30, &asked).unwrap();
     }
 
     #[test]

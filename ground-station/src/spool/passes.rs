@@ -115,11 +115,11 @@ pub struct PassReportView {
     planned_start_unix_nano: Option<u64>,
     /// LOS as it was planned.
     planned_end_unix_nano: Option<u64>,
-    /// What `planned_bytes` leaves out at the start: for the error of the satellite's clock.
+    /// What is not counted on at the start: for the error of the satellite's clock.
     guard_start_seconds: Option<f64>,
-    /// What it leaves out before the end: for that, and the guard time, in which nothing new is begun.
+    /// What is not counted on before the end: for that, and the guard time, in which nothing new is begun.
     guard_end_seconds: Option<f64>,
-    /// Bytes that it could carry by plan.
+    /// Bytes that it could carry by plan from AOS to LOS; of earlier software, without what is not counted on.
     planned_bytes: Option<u64>,
     /// Bytes that the ground gained.
     held_bytes: Option<u64>,
@@ -131,7 +131,7 @@ pub struct PassReportView {
     sent_bytes: Option<u64>,
     /// Segments that the ground committed.
     committed_segments: Option<u64>,
-    /// From when it was opened until the link was up.
+    /// From AOS, or from when it was opened where that was later, until the link was up.
     connect_seconds: Option<f64>,
     /// How long the link was up.
     connected_seconds: Option<f64>,

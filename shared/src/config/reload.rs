@@ -84,13 +84,13 @@ impl Rereading {
         Ok(Self { hangups: signal(SignalKind::hangup())?, in_force })
     }
 
-    /// The next configuration that changes something now, by what `can` says of a key, and those keys. `load` reads and checks the
-    /// file; one that is wrong changes nothing.
+    /// The next configuration that changes something now, by what `can` says of a key, or that is in force as a whole, and what it
+    /// changes. `load` reads and checks the file; one that is wrong changes nothing.
     pub async fn next<C: Reread>(
         &mut self,
         load: impl Fn() -> Result<C, String>,
         can: impl Fn(&str) -> bool,
-    ) -> (C, Vec<String>) {
+    ) -> (C, Changes) {
         loop {
             if self.hangups.recv().await.is_none() {
                 std::future::pending().await
@@ -100,8 +100,8 @@ impl Rereading {
                     config.warnings().iter().for_each(Problem::warn);
                     let changes = self.in_force.take(config.written(), &can);
                     changes.log();
-                    if !changes.now.is_empty() {
-                        return (config, changes.now);
+                    if !changes.now.is_empty() || changes.later.is_empty() {
+                        return (config, changes);
                     }
                 }
                 Err(error) => {

@@ -125,7 +125,7 @@ impl Contact {
         Some(self.until_guard(now, end))
     }
 
-    /// What [`Contact::volume`] leaves out at its start and at its end, in ns: the clock's error at both, and before the end the guard
+    /// What [`Contact::volume`] leaves out at its start and at its end, and [`Contact::capacity`] does not, in ns: the clock's error at both, and before the end the guard
     /// time. `None` when it has no end.
     pub fn guards(&self) -> Option<(u64, u64)> {
         self.end_unix_nano?;
@@ -137,7 +137,17 @@ impl Contact {
     /// budget. `None` when its rate or its end is not known and it has no budget.
     pub fn volume(&self, now: u64) -> Option<u64> {
         let from = now.max(self.start_unix_nano.saturating_add(self.narrowed_by()));
-        let carried = self.rate_down.zip(self.earliest_end().map(|end| self.until_guard(from, end)));
+        self.carried(self.earliest_end().map(|end| self.until_guard(from, end)))
+    }
+
+    /// The same from AOS to LOS, whatever the guard time and the clock's error: with this is compared what came of it.
+    pub fn capacity(&self, now: u64) -> Option<u64> {
+        let from = now.max(self.start_unix_nano);
+        self.carried(self.end_unix_nano.map(|end| Duration::from_nanos(end.saturating_sub(from))))
+    }
+
+    fn carried(&self, time: Option<Duration>) -> Option<u64> {
+        let carried = self.rate_down.zip(time);
         let carried = carried.map(|(rate, time)| (rate as f64 / 8.0 * time.as_secs_f64()) as u64);
         [carried, self.byte_budget].into_iter().flatten().min()
     }
@@ -268,11 +278,13 @@ mod tests {
         assert_eq!(contact.left(190 * S), Some(Duration::from_secs(12)));
         assert_eq!(contact.usable(190 * S), Some(Duration::from_secs(3)));
         assert_eq!(contact.volume(0), Some(91 * 1_000_000), "100 s without 5 s of guard and twice 2 s");
+        assert_eq!(contact.capacity(0), Some(100_000_000), "all of it");
+        assert_eq!((contact.capacity(192 * S), contact.capacity(300 * S)), (Some(8_000_000), Some(0)));
         assert_eq!(contact.guards(), Some((2 * S, 7 * S)));
         assert_eq!(Contact::open("svalbard", 0).guards(), None, "it has no end");
         assert_eq!(contact.volume(192 * S), Some(1_000_000));
         let budget = Contact { byte_budget: Some(1000), ..contact };
-        assert_eq!(budget.volume(0), Some(1000));
+        assert_eq!((budget.volume(0), budget.capacity(0)), (Some(1000), Some(1000)));
         assert_eq!(Contact::open("svalbard", 0).volume(0), None);
         let error_above_half =
             Contact { byte_budget: None, guard_seconds: 0.0, clock_error_seconds: 60.0, ..budget };

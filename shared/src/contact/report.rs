@@ -29,6 +29,8 @@ pub fn shown_pass(r: &PassReport) -> Value {
     let connected = r.connected_nano as f64 / 1e9;
     let is_planned = r.planned_end_unix_nano != 0;
     let by_plan = |value: Value| if is_planned { value } else { Value::Null };
+    // It may have been opened before AOS, for the clock's error.
+    let early = if is_planned { r.planned_start_unix_nano.saturating_sub(r.start_unix_nano) } else { 0 };
     json!({
         "station": r.station,
         "start_unix_nano": r.start_unix_nano,
@@ -44,7 +46,7 @@ pub fn shown_pass(r: &PassReport) -> Value {
         "achieved_bytes": r.achieved_bytes,
         "sent_bytes": r.sent_bytes,
         "committed_segments": r.committed_segments,
-        "connect_seconds": known(r.connect_nano).map(|nano| nano as f64 / 1e9),
+        "connect_seconds": known(r.connect_nano).map(|nano| nano.saturating_sub(early) as f64 / 1e9),
         "connected_seconds": connected,
         "rate_bits_per_second": held.filter(|_| connected > 0.0).map(|held| held as f64 * 8.0 / connected),
         "loss": known(r.sent_packets).map(|sent| r.lost_packets as f64 / sent as f64),

@@ -152,7 +152,7 @@ impl ContactControl {
         answer.await.map_err(|_| Ending)
     }
 
-    /// Goes by another configuration, with these stations. A contact that was opened by hand stays.
+    /// Goes by another configuration, with these stations. A contact with one of them that was opened by hand stays.
     pub async fn configure(&self, config: ContactsConfig, stations: Vec<String>) -> Result<(), Ending> {
         self.0.send(Command::Configure(Box::new(config), stations)).await.map_err(|_| Ending)
     }
@@ -208,6 +208,8 @@ pub struct Contacts {
     /// Who asked before the first passes were predicted.
     asked: Vec<(Asked, Extent, oneshot::Sender<Planned>)>,
     source: ContactSource,
+    /// Those of the configuration.
+    stations: Vec<String>,
 }
 
 /// A prediction under way.
@@ -240,6 +242,7 @@ impl Contacts {
             probe: None,
             asked: Vec::new(),
             source: config.source,
+            stations: Vec::new(),
         };
         contacts.configure(config, stations);
         (contacts, ContactControl(control))
@@ -248,6 +251,7 @@ impl Contacts {
     fn configure(&mut self, config: &ContactsConfig, stations: &[String]) {
         let now = self.clocks.now().unix_nano;
         self.source = config.source;
+        self.stations = stations.to_vec();
         self.always = match (config.source, &config.station) {
             (ContactSource::Always, Some(station)) => Some(Contact::open(station, now)),
             _ => None,
@@ -303,7 +307,10 @@ impl Contacts {
 
     /// The contacts that are open, the best first: one that was opened by hand, then those of the plan, the one that began last first.
     fn open_now(&mut self, now: &Now) -> Vec<Contact> {
-        self.by_hand = self.by_hand.take().filter(|(_, ends)| ends.is_none_or(|end| now.since_boot < end));
+        // What was opened by hand, or planned, before the configuration was read again may be with a station that is gone.
+        let is_known = |contact: &Contact| self.stations.contains(&contact.station);
+        let by_hand = self.by_hand.take();
+        self.by_hand = by_hand.filter(|(c, ends)| is_known(c) && ends.is_none_or(|end| now.since_boot < end));
         let planned = self.is_planned(now);
         let up = self
             .probe
@@ -311,7 +318,7 @@ impl Contacts {
             .and_then(Probe::station)
             .is_some_and(|station| self.link.borrow().is_up_with(station));
         let plan = self.file.as_ref().zip(now.plan).map(|(f, now)| f.plan.open(now));
-        let mut plan = plan.into_iter().flatten().peekable();
+        let mut plan = plan.into_iter().flatten().filter(|contact| is_known(contact)).peekable();
         let probed = match &mut self.probe {
             // A station that answers is not left because the time is known now.
             Some(probe) if self.by_hand.is_none() && (!planned || plan.peek().is_none() && up) => {
@@ -388,7 +395,8 @@ impl Contacts {
         let probe =
             self.probe.as_ref().filter(|_| !self.is_planned(now)).and_then(Probe::wakes).map(since_boot);
         let unknown = (self.file.is_some() && now.plan.is_none()).then_some(LONGEST_SLEEP);
-        [by_hand, change, lead, refresh, probe, unknown]
+        let even = self.clocks.even_from().map(since_boot);
+        [by_hand, change, lead, refresh, probe, unknown, even]
             .into_iter()
             .flatten()
             .min()

@@ -449,3 +449,35 @@ fn a_contact_that_is_opened_by_hand_is_one_of_two() {
     let open: Vec<&str> = planned.open.iter().map(|pass| &*pass.contact.station).collect();
     assert_eq!((open, planned.current_by), (vec!["kiruna", "svalbard"], Some("hand")));
 }
+
+#[test]
+fn a_station_that_is_not_in_the_configuration_any_more_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("plan.yaml");
+    let text = "contacts: [{station: svalbard, start: 1970-01-01T00:01:40Z, end: 1970-01-01T00:10:00Z}]\n";
+    std::fs::write(&file, text).unwrap();
+    let config =
+        ContactsConfig { source: ContactSource::Plan, file: Some(file), ..ContactsConfig::default() };
+    let Bench { mut contacts, now, .. } = bench(&config);
+    let open = |now: &channel::Receiver<Option<Contact>>| now.borrow().as_ref().map(|c| c.end_unix_nano);
+    let configured = |stations: &[&str]| {
+        let stations = stations.iter().map(|id| (*id).to_owned()).collect();
+        Command::Configure(Box::new(config.clone()), stations)
+    };
+    contacts.tell(&at(110 * S));
+    assert_eq!(open(&now), Some(Some(600 * S)), "by plan");
+    contacts.obey(Command::Open(Box::new(Contact::open("svalbard", 121 * S))));
+    contacts.tell(&at(121 * S));
+    assert_eq!(open(&now), Some(None), "by hand");
+    contacts.obey(configured(&["svalbard", "kiruna"]));
+    contacts.tell(&at(122 * S));
+    assert_eq!(open(&now), Some(None), "nothing has changed of it");
+    // The plan on disk is wrong, so that the last one stays in force.
+    std::fs::write(dir.path().join("plan.yaml"), "contacts: [").unwrap();
+    contacts.obey(configured(&["kiruna"]));
+    contacts.tell(&at(123 * S));
+    assert_eq!(open(&now), None);
+    contacts.obey(configured(&["svalbard"]));
+    contacts.tell(&at(124 * S));
+    assert_eq!(open(&now), Some(Some(600 * S)), "by plan again; what was opened by hand is over");
+}

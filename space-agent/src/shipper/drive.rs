@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use perigee_proto::link::{
-    AgentMessage, Goodbye, GoodbyeReason, GroundMessage, Hello, SegmentOpen, ground_message,
+    AgentMessage, Goodbye, GoodbyeReason, GroundMessage, Hello, SegmentOpen, agent_message, ground_message,
 };
 use perigee_shared::contact::Contact;
 use perigee_shared::env::SinceBoot;
@@ -33,6 +33,10 @@ const QUEUE: usize = 64;
 
 /// Bytes handed to QUIC at once.
 const PIECE: u64 = 32 << 10;
+
+/// So much of what a link carries is counted on for segments, and bytes of each packet that are none of theirs.
+const PAYLOAD: f64 = 0.9;
+const PACKET_HEADERS: u64 = 40;
 
 /// After Goodbye, so long is waited for the last acknowledgements, beyond a round trip.
 const LAST_ACKS: Duration = Duration::from_secs(2);
@@ -119,6 +123,17 @@ struct Written {
     id: SegmentId,
     taken: RangeSet,
     whole: bool,
+    /// Bytes that what is begun later waits for.
+    ahead: u64,
+}
+
+/// Whether Goodbye is said, and nothing was begun since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Told {
+    No,
+    /// While something was not acknowledged.
+    Before,
+    Yes,
 }
 
 struct Driver<'a> {
@@ -138,6 +153,9 @@ struct Driver<'a> {
     gate: Gate,
     /// Segments whose sending has begun on this connection.
     begun: i32,
+    /// When so many bytes have gone, QUIC comes to what is begun now.
+    ahead: u64,
+    told: Told,
     writers: JoinSet<Written>,
     reported_drops: u64,
     recoder: Recoder,
@@ -168,12 +186,15 @@ pub(super) async fn drive(
         ground: shipper.ground(&pass.contact.station),
         asked,
         epoch: hello.epochs.last().map_or(0, |e| e.epoch),
-        session: Session::new(hello, pass.standing.budget, std::mem::take(&mut pass.gained), &shipper.lanes),
+        session: Session::new(hello, pass.standing.budget, std::mem::take(&mut pass.gained), &shipper.lanes)
+            .waiting(std::mem::take(&mut pass.waits)),
         up,
         control: queue,
         greeted,
         gate: Gate::new(),
         begun: 0,
+        ahead: 0,
+        told: Told::No,
         writers: JoinSet::new(),
         reported_drops: shipper.wal.call(|wal| wal.epochs().drops_recorded()).await?,
         shipper,
@@ -197,8 +218,8 @@ pub(super) async fn drive(
     let Driver { session, pass, shipper, .. } = driver;
     pass.standing = session.standing();
     let ledger = session.ledger();
-    let (gained, held) = session.into_gained();
-    pass.gained = gained;
+    let (gained, waits, held) = session.into_gained();
+    (pass.gained, pass.waits) = (gained, waits);
     shipper.end_sending(held, ledger).await;
     let station = &pass.contact.station;
     ended.map_err(|error| closed.map_or(error, |why| DriveError::closed(station, &why)))
@@ -285,9 +306,13 @@ impl Driver<'_> {
     ) -> Result<Ended, DriveError> {
         self.event(Event::Connected).await?;
         let (mut contacts, mut freed) = (self.shipper.contact.clone(), self.shipper.together.freed());
-        let mut guard = std::pin::pin!(guard(self.usable()));
+        let mut guard = std::pin::pin!(self::guard(self.usable()));
         let mut guarded = false;
+        let mut farewell = std::pin::pin!(self::guard(self.farewell()));
         while !self.again {
+            if self.pass.is_ending && !guarded {
+                self.tell().await?;
+            }
             tokio::select! {
                 biased;
                 () = &mut over => {
@@ -299,6 +324,7 @@ impl Driver<'_> {
                     guarded = true;
                     self.end().await?;
                 }
+                () = &mut farewell, if !self.pass.is_ending => self.pass.is_ending = true,
                 changed = contacts.changed() => {
                     // That it is over is told by `over`.
                     let contact = contacts.borrow_and_update().clone();
@@ -311,6 +337,7 @@ impl Driver<'_> {
                             return Ok(Ended::Again);
                         }
                         guard.set(self::guard(usable));
+                        farewell.set(self::guard(self.farewell()));
                     }
                 }
                 message = received.recv() => match message {
@@ -344,10 +371,36 @@ impl Driver<'_> {
         self.pass.usable(self.shipper.clocks.now().unix_nano)
     }
 
+    /// How long until the report leaves if nothing is to be sent then.
+    fn farewell(&self) -> Option<Duration> {
+        self.pass.farewell(self.shipper.clocks.now().unix_nano, self.up.connection.rtt())
+    }
+
+    /// Bytes of segments that the rest of the pass carries beyond those that were begun and are not late; `None`: its rate or its end
+    /// is not known.
+    fn room(&self) -> Option<u64> {
+        let rate = self.pass.contact.rate_down? as f64 / 8.0;
+        let carries = (rate * self.usable()?.as_secs_f64() * PAYLOAD) as u64;
+        Some(carries.saturating_sub(self.ahead.saturating_sub(self.gone())))
+    }
+
+    /// Bytes of segments and messages that have gone on this connection, about.
+    fn gone(&self) -> u64 {
+        let stats = self.up.connection.stats();
+        let others = stats.path.lost_bytes + stats.path.sent_packets * PACKET_HEADERS;
+        stats.udp_tx.bytes.saturating_sub(others)
+    }
+
+    /// So many bytes more go before what is begun later.
+    fn goes_ahead(&mut self, bytes: u64) {
+        self.ahead = self.ahead.max(self.gone()) + bytes;
+    }
+
     /// The contact that is in force has another end, rate or budget.
     async fn replan(&mut self, contact: &Contact) -> Result<(), DriveError> {
         self.pass.standing = self.session.standing();
         self.pass.replan(contact);
+        self.told = Told::No;
         if let Some(known) = &self.up.known {
             transport::reshape(&self.up.connection, known, &self.pass.contact.shape());
         }
@@ -365,20 +418,42 @@ impl Driver<'_> {
         }
     }
 
-    /// Says Goodbye, with what has become of the contact so far.
+    /// Begins nothing more, and says Goodbye if that is not said.
     async fn end(&mut self) -> Result<(), DriveError> {
+        let goodbye = if self.told == Told::Yes { None } else { Some(Box::new(self.goodbye().await?)) };
+        self.event(Event::End(goodbye)).await
+    }
+
+    /// Says Goodbye before LOS, if nothing is to be sent, and again when that is acknowledged. What comes after that goes all the same.
+    async fn tell(&mut self) -> Result<(), DriveError> {
+        let may_tell = match () {
+            () if self.session.is_quiet() => Told::Yes,
+            () if self.session.is_written() => Told::Before,
+            () => Told::No,
+        };
+        if may_tell > self.told {
+            let goodbye = agent_message::Body::Goodbye(self.goodbye().await?);
+            self.send(&AgentMessage { body: Some(goodbye) })?;
+            self.told = may_tell;
+        }
+        Ok(())
+    }
+
+    /// What has become of the contact so far.
+    async fn goodbye(&mut self) -> Result<Goodbye, DriveError> {
         self.pass.measure(&self.up.connection.stats().path);
         self.pass.standing = self.session.standing();
-        let goodbye = Goodbye {
+        Ok(Goodbye {
             reason: GoodbyeReason::ContactEnd.into(),
             pass: Some(self.shipper.report(self.pass).await?),
             backlog: self.shipper.backlog().await?,
-        };
-        self.event(Event::End(Box::new(goodbye))).await
+        })
     }
 
     /// Feeds an event to the session and carries out what follows, which may be further events.
     async fn event(&mut self, event: Event) -> Result<(), DriveError> {
+        let room = self.room();
+        self.session.set_room(room);
         let mut events = vec![event];
         while let Some(event) = events.pop() {
             for action in self.session.on_event(event) {
@@ -405,17 +480,21 @@ impl Driver<'_> {
                 }
                 return Ok(Some(Event::Reconciled(reconciled)));
             }
-            Action::Fetch { lane, taken } => {
-                let found = self
-                    .shipper
-                    .wal
-                    .call(move |wal| wal.queues().to_ship(consumer, slot, lane, &taken, FETCH))
-                    .await??;
+            Action::Fetch { lane, taken, smaller } => {
+                let find = move |wal: &mut Wal| match smaller {
+                    None => wal.queues().to_ship(consumer, slot, lane, &taken, FETCH),
+                    Some(smaller) => {
+                        wal.queues().smaller_to_ship(consumer, slot, lane, &taken, &smaller, FETCH)
+                    }
+                };
+                let found = self.shipper.wal.call(find).await??;
                 // The log was put in order meanwhile: its new epoch is the next Hello's.
                 self.again |= found.headers.iter().any(|(header, _)| header.id.epoch != self.epoch);
                 return Ok(Some(Event::Fetched { lane, found }));
             }
-            Action::Write { header, ranges, first } => return self.write(header, ranges, first).await,
+            Action::Write { header, ranges, first, late } => {
+                return self.write(header, ranges, (first, late)).await;
+            }
             Action::Committed { ids, bytes } => {
                 self.shipper.status.send_modify(|links| links.of_mut(slot).committed_bytes += bytes);
                 self.shipper.together.committed(|id| ids.contains(id));
@@ -499,8 +578,10 @@ impl Driver<'_> {
         self.shipper.status.send_modify(|links| links.of_mut(slot).committed_segments += segments);
     }
 
-    fn send(&self, message: &AgentMessage) -> Result<(), DriveError> {
-        self.control.try_send(wire::frame(message)).map_err(|_| DriveError::ControlStuck)
+    fn send(&mut self, message: &AgentMessage) -> Result<(), DriveError> {
+        let frame = wire::frame(message);
+        self.goes_ahead(frame.len() as u64);
+        self.control.try_send(frame).map_err(|_| DriveError::ControlStuck)
     }
 
     /// Tells the ground of drops that were made since Hello.
@@ -519,7 +600,7 @@ impl Driver<'_> {
         &mut self,
         mut header: Header,
         ranges: Vec<Range<u64>>,
-        first: bool,
+        (first, late): (bool, bool),
     ) -> Result<Option<Event>, DriveError> {
         let (id, slot) = (header.id, self.shipper.slot);
         let asked = header.clone();
@@ -534,10 +615,14 @@ impl Driver<'_> {
             Sending::Elsewhere => return Ok(Some(Event::Elsewhere(id))),
         };
         tracing::debug!(segment = %id, "sending begins");
-        // More urgent lanes first, and within a lane the segment that was begun first.
+        // The ground answers a later Goodbye.
+        (self.finished, self.told) = (false, Told::No);
+        // More urgent lanes first, and within a lane the segment that was begun first, unless it is late.
         let lane = if first { Lane(0) } else { id.lane };
-        self.begun = (self.begun + 1) & 0x00ff_ffff;
-        let priority = -(i32::from(lane.0) << 24) - self.begun;
+        self.begun = (self.begun + 1) & 0x007f_ffff;
+        let priority = -(i32::from(lane.0) << 24) - (i32::from(late) << 23) - self.begun;
+        let ahead = if late { 0 } else { ranges.iter().map(|r| r.end - r.start).sum() };
+        self.goes_ahead(ahead);
         let (connection, turn) = (self.up.connection.clone(), self.gate.enter(lane));
         let greeted = self.greeted.clone();
         self.writers.spawn(async move {
@@ -552,7 +637,7 @@ impl Driver<'_> {
                 // Dropped or committed since it was fetched.
                 _ => false,
             };
-            Written { id, taken, whole }
+            Written { id, taken, whole, ahead }
         });
         Ok(None)
     }
@@ -568,6 +653,7 @@ impl Driver<'_> {
     /// Counts the bytes of a segment that QUIC has taken, and those among them that it had taken before.
     fn account(&mut self, written: &Written) {
         let (bytes, slot) = (written.taken.total(), self.shipper.slot);
+        self.ahead -= written.ahead.saturating_sub(bytes).min(self.ahead);
         let again = self.shipper.together.sent(written.id, &written.taken);
         self.shipper.counters.sent_bytes.inc_by(bytes);
         self.shipper.counters.resent_bytes.inc_by(again);

@@ -4,6 +4,7 @@
 //! The session decides, this module moves bytes: it reads and writes the control stream, asks the log, and writes segments to
 //! streams of their own.
 
+mod budget;
 mod connect;
 mod drive;
 mod gained;
@@ -14,10 +15,12 @@ mod said;
 mod session;
 mod together;
 mod trust;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use perigee_proto::link::{AgentState, Hello, LaneBacklog, PassReport, Plan};
@@ -72,8 +75,8 @@ pub struct ShipperConfig {
     pub satellite: String,
     /// TLS.
     pub trust: Trust,
-    /// The first 8 bytes of the BLAKE3 hash of the configuration's file; 0: there is none.
-    pub configuration: u64,
+    /// The first 8 bytes of the BLAKE3 hash of the configuration's file that is in force as a whole; 0: there is none.
+    pub configuration: Arc<AtomicU64>,
     /// What the memory limiter allows, bytes.
     pub memory_limit: u64,
 }
@@ -173,7 +176,8 @@ impl Shipper {
         loop {
             let contact = self.contact.borrow_and_update().clone();
             if let Some(contact) = contact {
-                let pass = self.ship(&contact, &shutdown).await;
+                let mut pass = self.ship(&contact, &shutdown).await;
+                self.together.end(std::mem::take(&mut pass.waits));
                 self.set_state(LinkState::Down, None);
                 // A station that was tried and did not answer was no pass.
                 let was_a_pass = contact.end_unix_nano.is_some() || !pass.connected().is_zero();
@@ -240,7 +244,7 @@ impl Shipper {
         let orbit = planned.as_ref().and_then(|planned| planned.orbit.clone());
         let forecast = planned.map(|planned| forecast(planned.now, store, &planned.ahead));
         let agent = AgentState {
-            configuration: self.config.configuration,
+            configuration: self.config.configuration.load(Ordering::Relaxed),
             resident_bytes: (self.env.memory)().map_or(0, |m| m.used),
             memory_limit_bytes: self.config.memory_limit,
             cpu_nano: (self.env.cpu_time)().map_or(0, |time| time.as_nanos() as u64),
@@ -255,7 +259,7 @@ impl Shipper {
     async fn ship(&mut self, contact: &Contact, shutdown: &CancellationToken) -> Pass {
         // Two that are opened at once are two passes.
         let began = self.clocks.now().unix_nano + u64::from(self.slot.to_wire());
-        let mut pass = Pass::new(contact, began);
+        let mut pass = Pass::new(contact, began, self.together.begin());
         let station = contact.station.clone();
         if !self.stations().contains_key(&station) {
             tracing::error!(station, "the contact names a station that link.stations does not have");

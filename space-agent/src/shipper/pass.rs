@@ -6,9 +6,15 @@ use perigee_proto::link::{PassReport, PassState};
 use perigee_shared::contact::{Contact, shown_time};
 use tokio::time::Instant;
 
+use super::budget::Budget;
 use super::gained::Gained;
-use super::session::{Budget, Standing};
+use super::session::Standing;
+use super::waits::Waits;
 use crate::contacts::LinkStatus;
+
+/// The report of a contact in which everything is sent leaves two round trips before its end, within these bounds.
+const LEAST_FAREWELL: Duration = Duration::from_millis(200);
+const MOST_FAREWELL: Duration = Duration::from_secs(3);
 
 /// What is left on board.
 #[derive(Debug, Clone, Copy)]
@@ -35,12 +41,14 @@ pub(super) struct Pass {
     /// When it was opened, by the satellite's clock: with the station it names the pass.
     pub(super) began: u64,
     opened: Instant,
+    /// Bytes that it can carry from AOS, or from then on, until LOS.
     planned_bytes: u64,
     /// How far its sessions have come.
     pub(super) standing: Standing,
     /// Goes from one session to the next.
     pub(super) gained: Gained,
-    /// From AOS until the link was up first.
+    pub(super) waits: Waits,
+    /// From then until the link was up first.
     connect: Option<Duration>,
     up_since: Option<Instant>,
     /// On earlier connections.
@@ -49,26 +57,30 @@ pub(super) struct Pass {
     /// On the connection that is open.
     now: Packets,
     round_trip: Option<Duration>,
+    /// It is about to end by plan.
+    pub(super) is_ending: bool,
     /// The last connection ended, or did not come up, because one side refused the other.
     pub(super) is_refused: bool,
 }
 
 impl Pass {
     /// A contact that is opened at `began`.
-    pub(super) fn new(contact: &Contact, began: u64) -> Self {
+    pub(super) fn new(contact: &Contact, began: u64, waits: Waits) -> Self {
         Self {
             contact: contact.clone(),
             began,
             opened: Instant::now(),
-            planned_bytes: contact.volume(began).unwrap_or(0),
+            planned_bytes: contact.capacity(began).unwrap_or(0),
             standing: Standing { budget: contact.byte_budget.map(Budget::new), ..Standing::default() },
             gained: Gained::default(),
+            waits,
             connect: None,
             up_since: None,
             connected: Duration::ZERO,
             packets: Packets::default(),
             now: Packets::default(),
             round_trip: None,
+            is_ending: false,
             is_refused: false,
         }
     }
@@ -85,7 +97,8 @@ impl Pass {
         }
         let start_unix_nano = self.contact.start_unix_nano;
         self.contact = Contact { start_unix_nano, ..contact.clone() };
-        self.planned_bytes = self.contact.volume(self.began).unwrap_or(0);
+        self.planned_bytes = self.contact.capacity(self.began).unwrap_or(0);
+        self.is_ending = false;
         tracing::info!(contact = self.contact.name(), end = ?contact.end_unix_nano.map(shown_time), "the contact is planned anew");
     }
 
@@ -115,6 +128,13 @@ impl Pass {
     pub(super) fn usable(&self, now: u64) -> Option<Duration> {
         let light = self.contact.shape().light_time.unwrap_or_default();
         self.contact.usable(now).map(|left| left.saturating_sub(light))
+    }
+
+    /// How long until the report leaves if nothing more is to be sent: it is to arrive before LOS.
+    pub(super) fn farewell(&self, now: u64, round_trip: Duration) -> Option<Duration> {
+        let before = (round_trip * 2).clamp(LEAST_FAREWELL, MOST_FAREWELL);
+        let guard = Duration::from_secs_f64(self.contact.guard_seconds);
+        self.usable(now).map(|left| left.saturating_sub(before.saturating_sub(guard)))
     }
 
     /// How long the link was up in fact.
@@ -152,7 +172,7 @@ impl Pass {
     /// The report as of `now`, by the satellite's clock: when the contact is over, or when nothing more is begun in it.
     pub(super) fn report(&self, now: u64, left: &Left, status: &LinkStatus) -> PassReport {
         let is_up = self.up_since.is_some();
-        let by_plan = self.usable(now).is_some_and(|usable| usable.is_zero());
+        let by_plan = self.is_ending || self.usable(now).is_some_and(|usable| usable.is_zero());
         let nano = |time: Duration| time.as_nanos() as u64;
         let (guard_start_nano, guard_end_nano) = self.contact.guards().unwrap_or_default();
         let planned_end_unix_nano = self.contact.end_unix_nano.unwrap_or(0);
@@ -199,7 +219,7 @@ mod tests {
             rate_down: Some(8000),
             ..Contact::open("svalbard", start)
         };
-        let mut pass = Pass::new(&contact, start);
+        let mut pass = Pass::new(&contact, start, Waits::default());
         pass.up();
         pass.down();
         pass
@@ -231,7 +251,7 @@ mod tests {
         assert_eq!(ended(&p, 0, 9, 101), PassState::Refused);
         p.up();
         assert!(!p.is_refused, "the next connection came up");
-        let never = Pass::new(&p.contact, p.began);
+        let never = Pass::new(&p.contact, p.began, Waits::default());
         assert_eq!(ended(&never, 0, 0, 101), PassState::Unreachable);
     }
 
@@ -252,7 +272,11 @@ mod tests {
         p.replan(&anew);
         assert_eq!(told(&p), ((start, start + 200 * S), (2 * S, 7 * S)), "as it was planned last");
         let probe = Contact { guard_seconds: 5.0, ..Contact::open("svalbard", start) };
-        assert_eq!(told(&Pass::new(&probe, start)), ((0, 0), (0, 0)), "nobody planned its end");
+        assert_eq!(
+            told(&Pass::new(&probe, start, Waits::default())),
+            ((0, 0), (0, 0)),
+            "nobody planned its end"
+        );
     }
 
     #[tokio::test]
@@ -267,9 +291,58 @@ mod tests {
         assert_eq!((ended(&p, 5), ended(&p, 0)), (PassState::Closed, PassState::DeliveredAll));
     }
 
+    #[tokio::test]
+    async fn the_report_leaves_two_round_trips_before_los_or_with_the_guard_time() {
+        let ms = Duration::from_millis;
+        let planned = |guard_seconds: f64, light: Option<f64>, round_trip: Duration| {
+            let contact = Contact { guard_seconds, light_time_seconds: light, ..pass().contact };
+            let start = contact.start_unix_nano;
+            let pass = Pass::new(&contact, start, Waits::default());
+            let at = pass.farewell(start, round_trip);
+            assert!(at <= pass.usable(start));
+            at
+        };
+        assert_eq!(planned(0.0, None, ms(40)), Some(ms(99_800)));
+        assert_eq!(planned(0.0, Some(0.3), ms(600)), Some(ms(98_500)), "its light time before that");
+        assert_eq!(planned(0.0, None, ms(9_000)), Some(ms(97_000)));
+        assert_eq!(planned(0.15, None, ms(40)), Some(ms(99_800)));
+        assert_eq!(planned(5.0, None, ms(40)), Some(ms(95_000)), "as nothing is begun after that");
+        let endless = Pass::new(&Contact::open("svalbard", 0), 0, Waits::default());
+        assert_eq!(endless.farewell(0, ms(40)), None);
+        let mut p = pass();
+        assert_eq!(ended(&p, 5, 9, 99), PassState::Cut);
+        (p.standing.is_over, p.is_ending) = (true, true);
+        assert_eq!(ended(&p, 5, 9, 99), PassState::EndedByPlan, "nobody closed it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_planned_and_the_time_to_connect_count_from_aos() {
+        let end_unix_nano = Some(pass().began + 10 * S);
+        let contact =
+            Contact { clock_error_seconds: 3.0, guard_seconds: 2.0, end_unix_nano, ..pass().contact };
+        let opened = |before: u64, after: u64| {
+            let contact = contact.clone();
+            async move {
+                let mut p = Pass::new(&contact, contact.start_unix_nano - before * S, Waits::default());
+                tokio::time::advance(Duration::from_secs(after)).await;
+                p.up();
+                let left = Left { bytes: 0, unsealed_bytes: 0, since_unix_nano: None };
+                let report = p.report(0, &left, &LinkStatus::default());
+                let shown = perigee_shared::contact::report::shown_pass(&report);
+                (report.planned_bytes, shown["connect_seconds"].as_f64())
+            }
+        };
+        // Ten seconds of a kilobyte, whatever the clock's error.
+        assert_eq!(opened(3, 5).await, (10_000, Some(2.0)));
+        assert_eq!(opened(3, 1).await, (10_000, Some(0.0)), "the clock is behind");
+        assert_eq!(opened(0, 1).await, (10_000, Some(1.0)));
+        let late = Pass::new(&contact, contact.start_unix_nano + 4 * S, Waits::default());
+        assert_eq!(late.planned_bytes, 6_000);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn planned_and_held_are_the_same_thing_and_connections_add_up() {
-        let mut p = Pass::new(&pass().contact, pass().began);
+        let mut p = Pass::new(&pass().contact, pass().began, Waits::default());
         tokio::time::advance(Duration::from_secs(3)).await;
         for _ in 0..2 {
             p.up();

@@ -6,12 +6,18 @@
 //! A lane with a share is never starved. When it has got less than its share of the bytes of this connection, by as much as its
 //! next segment, that segment goes before everything in QUIC too, and nothing more urgent begins until it is written. A segment
 //! that went in its lane's turn may be stuck in QUIC behind what is more urgent: it counts only when the ground has it.
+//!
+//! One that the rest of the pass would not finish waits while a smaller one of its lane would be finished, in two passes at most
+//! ([`Waits`]). While there is no smaller one it goes all the same, behind what its lane begins later.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Header, Lane, SegmentId};
 
+use super::budget::Budget;
+use super::together::Held;
+use super::waits::Waits;
 use crate::lanes::{Lanes, Order};
 
 /// Segments that are being written at once, those of more urgent lanes included.
@@ -30,6 +36,42 @@ struct Writing {
     first: bool,
 }
 
+/// What may be begun in the rest of the pass.
+#[derive(Debug)]
+pub(super) struct Rest<'a> {
+    /// Bytes that it carries beyond those that are on their way; `None`: that is not known.
+    pub(super) room: Option<u64>,
+    pub(super) budget: Option<Budget>,
+    /// What the ground holds of segments.
+    pub(super) held: &'a BTreeMap<SegmentId, Held>,
+    pub(super) waits: &'a mut Waits,
+}
+
+impl Rest<'_> {
+    /// What it carries of `lane`.
+    fn room(&self, lane: Lane) -> u64 {
+        let budget = self.budget.map_or(u64::MAX, |budget| budget.of(lane));
+        self.room.unwrap_or(u64::MAX).min(budget)
+    }
+
+    /// Whether it finishes a segment.
+    fn finishes(&self, header: &Header) -> bool {
+        let held = self.held.get(&header.id).filter(|(hash, _)| *hash == header.hash);
+        let missing = header.payload_len - held.map_or(0, |(_, held)| held.total()).min(header.payload_len);
+        missing <= self.room(header.id.lane)
+    }
+}
+
+/// A segment that is to be begun.
+#[derive(Debug)]
+pub(super) struct Next {
+    pub(super) header: Header,
+    /// It goes before everything.
+    pub(super) first: bool,
+    /// It goes behind what its lane begins later.
+    pub(super) late: bool,
+}
+
 /// A lane in this connection.
 #[derive(Debug, Default)]
 struct Queue {
@@ -46,6 +88,11 @@ struct Queue {
     taken: RangeSet,
     fetching: bool,
     more: bool,
+    /// The log is to be asked for a segment of at most so many bytes, or is being asked.
+    seek: Option<u64>,
+    seeking: Option<u64>,
+    /// It has none of at most so many.
+    none_within: Option<u64>,
     /// Some are on their way in another slot.
     elsewhere: bool,
     /// Bytes of segments that the ground has, or that went before everything.
@@ -90,6 +137,34 @@ impl Queue {
         }
     }
 
+    /// Which of those that may be written goes next, and whether it goes late. `None`: there is none, or a smaller one may be found.
+    fn choose(&mut self, rest: &mut Rest<'_>) -> Option<(usize, bool)> {
+        let Self { ready, held, .. } = self;
+        let lane = ready.front()?.id.lane;
+        let Some(at) = ready.iter().position(|h| rest.finishes(h) || rest.waits.is_due(h.id)) else {
+            // One that waits for Resume may be smaller, or finished by less.
+            if !held.is_empty() || self.seeks(rest.room(lane)) {
+                return None;
+            }
+            rest.waits.wait(self.ready.front()?.id);
+            return Some((0, true));
+        };
+        ready.range(..at).for_each(|header| rest.waits.wait(header.id));
+        if rest.waits.is_due(ready[at].id) {
+            rest.waits.go(ready[at].id);
+        }
+        Some((at, false))
+    }
+
+    /// Whether the log may have a segment of at most `room` bytes: then it is asked.
+    fn seeks(&mut self, room: u64) -> bool {
+        let may_have = self.more && room > self.none_within.unwrap_or(0);
+        if may_have && !self.fetching {
+            self.seek = Some(room);
+        }
+        may_have || self.fetching
+    }
+
     /// Whether the log should be asked for more. What is new goes first in a lane of that order, so it is asked for early.
     fn wants(&self) -> bool {
         let enough = if self.order == Order::NewestFirst { FETCH } else { OPEN };
@@ -122,6 +197,11 @@ impl Queues {
         self.0.values().any(|q| !q.writing.is_empty())
     }
 
+    /// Whether the log is being asked.
+    pub(super) fn are_fetching(&self) -> bool {
+        self.0.values().any(|q| q.fetching)
+    }
+
     /// Whether no segment waits to be written, as far as is known.
     pub(super) fn are_empty(&self) -> bool {
         self.0.values().all(|q| q.ready.is_empty())
@@ -140,16 +220,18 @@ impl Queues {
 
     /// There may be new segments in every lane.
     pub(super) fn look_again(&mut self) {
-        self.0.values_mut().for_each(|q| (q.more, q.elsewhere) = (true, false));
+        self.0.values_mut().for_each(|q| (q.more, q.none_within, q.elsewhere) = (true, None, false));
     }
 
-    /// The lanes for which the log is to be asked, with what is not wanted. They count as being asked from now on.
-    pub(super) fn wanted(&mut self) -> Vec<(Lane, RangeSet)> {
+    /// The lanes for which the log is to be asked, with what is not wanted, and how large they may be. They count as being asked from
+    /// now on.
+    pub(super) fn wanted(&mut self) -> Vec<(Lane, RangeSet, Option<u64>)> {
         let mut out = Vec::new();
         for (lane, queue) in &mut self.0 {
-            if queue.wants() {
-                queue.fetching = true;
-                out.push((*lane, queue.taken.clone()));
+            let seek = queue.seek.take().filter(|_| !queue.fetching);
+            if queue.wants() || seek.is_some() {
+                (queue.fetching, queue.seeking) = (true, seek);
+                out.push((*lane, queue.taken.clone(), seek));
             }
         }
         out
@@ -159,7 +241,12 @@ impl Queues {
     pub(super) fn fetched(&mut self, lane: Lane, looked: &RangeSet, more: bool, elsewhere: bool) {
         let Some(queue) = self.0.get_mut(&lane) else { return };
         queue.fetching = false;
-        queue.more = more;
+        match queue.seeking.take() {
+            None => queue.more = more,
+            // There are others that are larger.
+            Some(within) if looked.is_empty() => queue.none_within = Some(within),
+            Some(_) => {}
+        }
         queue.elsewhere |= elsewhere;
         looked.iter().for_each(|r| queue.taken.insert(r));
     }
@@ -205,12 +292,12 @@ impl Queues {
     pub(super) fn again(&mut self, id: SegmentId) {
         if let Some(queue) = self.0.get_mut(&id.lane) {
             queue.taken.remove(id.sequence..id.sequence + 1);
-            queue.more = true;
+            (queue.more, queue.none_within) = (true, None);
         }
     }
 
-    /// Takes out the segment that is to be begun now, of lanes up to `last`, and whether it goes before everything; `None` when none may be.
-    pub(super) fn next(&mut self, last: Lane) -> Option<(Header, bool)> {
+    /// Takes out the segment that is to be begun now, of lanes up to `last`; `None` when none may be.
+    pub(super) fn next(&mut self, last: Lane, rest: &mut Rest<'_>) -> Option<Next> {
         let total = self.total();
         let owed = self.0.iter().filter(|(_, q)| q.is_owed(total)).map(|(lane, _)| *lane).next_back();
         let mut open = 0;
@@ -218,8 +305,11 @@ impl Queues {
             open += queue.writing.len();
             let waits_for_another = owed.is_some_and(|owed| owed > *lane);
             let first = owed == Some(*lane) && queue.writing.values().all(|w| !w.first);
-            if (open < OPEN || first) && !waits_for_another && !queue.ready.is_empty() {
-                return queue.ready.pop_front().map(|header| (header, first));
+            if (open < OPEN || first)
+                && !waits_for_another
+                && let Some((at, late)) = queue.choose(rest)
+            {
+                return queue.ready.remove(at).map(|header| Next { header, first, late });
             }
         }
         None
@@ -303,10 +393,19 @@ mod tests {
         Queues::new(std::iter::empty(), &lanes)
     }
 
+    /// The next one while so much may be sent.
+    fn next_of(queues: &mut Queues, room: Option<u64>, waits: &mut Waits) -> Option<Next> {
+        queues.next(Lane(u8::MAX), &mut Rest { room, budget: None, held: &BTreeMap::new(), waits })
+    }
+
+    fn next(queues: &mut Queues) -> Option<Next> {
+        next_of(queues, None, &mut Waits::default())
+    }
+
     /// Begins what may be begun.
     fn begin(queues: &mut Queues) -> Vec<(u8, u64)> {
         let mut out = Vec::new();
-        while let Some((header, first)) = queues.next(Lane(u8::MAX)) {
+        while let Some(Next { header, first, .. }) = next(queues) {
             out.push((header.id.lane.0, header.id.sequence));
             let bytes = header.payload_len;
             queues.begin(header, bytes, first);
@@ -345,7 +444,7 @@ mod tests {
                 queues.put(header(ALARMS, n, 10), true);
             }
             let sent: Vec<u64> =
-                std::iter::from_fn(|| queues.next(Lane(u8::MAX))).map(|(h, _)| h.id.sequence).collect();
+                std::iter::from_fn(|| next(&mut queues)).map(|next| next.header.id.sequence).collect();
             assert_eq!(sent, expected, "{order:?}");
         }
     }
@@ -360,7 +459,8 @@ mod tests {
         }
         assert!(queues.wanted().is_empty());
         queues.look_again();
-        assert_eq!(queues.wanted(), [(ALARMS, std::iter::once(1..6).collect())], "bulk is being asked for");
+        let taken = std::iter::once(1..6).collect();
+        assert_eq!(queues.wanted(), [(ALARMS, taken, None)], "bulk is being asked for");
     }
 
     #[test]
@@ -400,7 +500,7 @@ mod tests {
             while sent.values().sum::<u64>() < enough {
                 fill(&mut queues, &mut sequence, [(ALARMS, alarm_bytes), (Lane::BULK, bulk_bytes)]);
                 while in_quic.len() < 8
-                    && let Some((header, first)) = queues.next(Lane(u8::MAX))
+                    && let Some(Next { header, first, .. }) = next(&mut queues)
                 {
                     let (id, bytes) = (header.id, header.payload_len);
                     in_quic.insert((!first, id), bytes);

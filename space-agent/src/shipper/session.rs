@@ -14,11 +14,13 @@ use perigee_proto::link::{
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Codec, Hash, Header, Lane, SegmentId};
 
+use super::budget::Budget;
 use super::gained::Gained;
-use super::queues::Queues;
+use super::queues::{Next, Queues, Rest};
 use super::together::Held;
+use super::waits::Waits;
 use crate::lanes::Lanes;
-use crate::wal::{GroundLane, GroundView, Reconciled, ToShip};
+use crate::wal::{GroundLane, GroundView, Reconciled, Smaller, ToShip};
 
 /// What has happened.
 #[derive(Debug)]
@@ -51,8 +53,8 @@ pub(super) enum Event {
     Recoded { id: SegmentId, done: bool },
     /// The contact has another budget.
     Budget(Option<Budget>),
-    /// Nothing more is to be begun; this is the last word.
-    End(Box<Goodbye>),
+    /// Nothing more is to be begun; this is the last word, if it was not said before.
+    End(Option<Box<Goodbye>>),
 }
 
 /// What to do.
@@ -64,10 +66,12 @@ pub(super) enum Action {
     Send(AgentMessage),
     /// Compare what the ground has with the log, then [`Event::Reconciled`].
     Reconcile(GroundView),
-    /// Ask the log for the next segments of a lane that are not among those `taken`, then [`Event::Fetched`].
-    Fetch { lane: Lane, taken: RangeSet },
-    /// Send these bytes of a segment, before everything if `first`, then [`Event::Written`] or [`Event::Failed`].
-    Write { header: Header, ranges: Vec<Range<u64>>, first: bool },
+    /// Ask the log for the next segments of a lane that are not among those `taken`, or for the next of those that are smaller, then
+    /// [`Event::Fetched`].
+    Fetch { lane: Lane, taken: RangeSet, smaller: Option<Smaller> },
+    /// Send these bytes of a segment, before everything if `first`, behind what its lane begins later if `late`, then
+    /// [`Event::Written`] or [`Event::Failed`].
+    Write { header: Header, ranges: Vec<Range<u64>>, first: bool, late: bool },
     /// The ground has these for good: so many bytes of payload of those that were sent on this connection.
     Committed { ids: Vec<SegmentId>, bytes: u64 },
     /// The ground has these drops in its ledger.
@@ -86,55 +90,6 @@ pub(super) enum Action {
     LeaveAlone(Duration),
     /// The ground sends nothing more.
     Finished,
-}
-
-/// Segment bytes that may still be sent in a contact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Budget {
-    /// At first.
-    whole: u64,
-    left: u64,
-    /// Of what is left, bytes that are kept for lanes more urgent than bulk: what they have may only come.
-    reserve: u64,
-}
-
-impl Budget {
-    /// A tenth of it is kept.
-    const KEPT: u64 = 10;
-
-    pub(super) const fn new(bytes: u64) -> Self {
-        Self { whole: bytes, left: bytes, reserve: bytes / Self::KEPT }
-    }
-
-    /// Bytes that were sent of it.
-    pub(super) const fn spent(self) -> u64 {
-        self.whole - self.left
-    }
-
-    /// The same when so many bytes have been sent.
-    pub(super) const fn less(self, spent: u64) -> Self {
-        let left = self.whole.saturating_sub(spent);
-        Self { left, ..self }
-    }
-
-    /// Nothing more of bulk is sent.
-    pub(super) const fn is_spent(self) -> bool {
-        self.left <= self.reserve
-    }
-
-    /// What `lane` may have.
-    const fn of(self, lane: Lane) -> u64 {
-        if lane.0 < Lane::BULK.0 { self.left } else { self.left.saturating_sub(self.reserve) }
-    }
-
-    /// The last lane that may have something.
-    const fn last(self) -> Option<Lane> {
-        match self {
-            Self { left: 0, .. } => None,
-            _ if self.is_spent() => Some(Lane(Lane::BULK.0 - 1)),
-            _ => Some(Lane(u8::MAX)),
-        }
-    }
 }
 
 /// How far the sessions of a contact have come.
@@ -174,7 +129,10 @@ pub(super) struct Session {
     recoded: BTreeSet<SegmentId>,
     has_urgent: bool,
     budget: Option<Budget>,
+    /// Bytes that the rest of the pass carries beyond those that were begun and are not late; `None`: that is not known.
+    room: Option<u64>,
     gained: Gained,
+    waits: Waits,
 }
 
 impl Session {
@@ -197,21 +155,43 @@ impl Session {
             // Nobody needs a reserve where everything is bulk.
             has_urgent: lanes.rules.lanes().any(|lane| lane < Lane::BULK),
             budget: None,
+            room: None,
             gained,
+            waits: Waits::default(),
         };
         session.set_budget(budget);
         session
     }
 
+    /// The same, with what waits in this pass.
+    pub(super) fn waiting(self, waits: Waits) -> Self {
+        Self { waits, ..self }
+    }
+
+    /// The rest of the pass carries so many bytes beyond those that were begun and are not late.
+    pub(super) const fn set_room(&mut self, room: Option<u64>) {
+        self.room = room;
+    }
+
     /// So much may be sent from now on.
     fn set_budget(&mut self, budget: Option<Budget>) {
-        self.budget = budget.map(|b| Budget { reserve: if self.has_urgent { b.reserve } else { 0 }, ..b });
+        self.budget = budget.map(|b| if self.has_urgent { b } else { b.without_reserve() });
     }
 
     /// Whether everything that was sent is acknowledged and there is nothing left to send.
     pub(super) fn is_idle(&self) -> bool {
         let nothing_left = self.ending || self.queues.are_empty();
         !self.queues.are_writing() && self.unacknowledged.is_empty() && nothing_left
+    }
+
+    /// Whether QUIC has all that was begun, and nothing can be begun as far as is known.
+    pub(super) fn is_written(&self) -> bool {
+        self.resumed && !self.queues.are_writing() && !self.queues.are_fetching()
+    }
+
+    /// Whether the ground has all of that too.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_written() && self.unacknowledged.is_empty()
     }
 
     /// How far this session has come.
@@ -232,8 +212,8 @@ impl Session {
     }
 
     /// What the next session of the contact goes on with, and what the ground holds of segments in part.
-    pub(super) fn into_gained(self) -> (Gained, BTreeMap<SegmentId, Held>) {
-        (self.gained, self.partials)
+    pub(super) fn into_gained(self) -> (Gained, Waits, BTreeMap<SegmentId, Held>) {
+        (self.gained, self.waits, self.partials)
     }
 
     pub(super) fn on_event(&mut self, event: Event) -> Vec<Action> {
@@ -282,8 +262,9 @@ impl Session {
             }
             Event::Budget(budget) => self.set_budget(budget),
             Event::End(goodbye) => {
-                if !self.ending {
-                    self.ending = true;
+                if !std::mem::replace(&mut self.ending, true)
+                    && let Some(goodbye) = goodbye
+                {
                     actions.push(send(agent_message::Body::Goodbye(*goodbye)));
                 }
             }
@@ -296,7 +277,7 @@ impl Session {
     fn unspend(&mut self, id: SegmentId) {
         let bytes = self.queues.failed(id);
         if let Some(budget) = &mut self.budget {
-            budget.left += bytes;
+            budget.give_back(bytes);
         }
     }
 
@@ -451,9 +432,10 @@ impl Session {
         if self.ending || self.refused {
             return;
         }
-        while let Some(last) = self.budget.map_or(Some(Lane(u8::MAX)), Budget::last)
-            && let Some((header, first)) = self.queues.next(last)
-        {
+        while let Some(last) = self.budget.map_or(Some(Lane(u8::MAX)), Budget::last) {
+            let (room, budget) = (self.room, self.budget);
+            let mut rest = Rest { room, budget, held: &self.partials, waits: &mut self.waits };
+            let Some(Next { header, first, late }) = self.queues.next(last, &mut rest) else { break };
             let held = self.partials.get(&header.id).filter(|(hash, _)| *hash == header.hash);
             let held = held.map_or_else(RangeSet::default, |(_, held)| held.clone());
             self.gained.begin(&header, held.total());
@@ -467,14 +449,25 @@ impl Session {
                 let mut may = budget.of(header.id.lane);
                 let before = may;
                 spend(&mut may, &mut ranges);
-                budget.left -= before - may;
+                budget.take(before - may);
             }
-            let bytes = ranges.iter().map(|r| r.end - r.start).sum();
+            let bytes: u64 = ranges.iter().map(|r| r.end - r.start).sum();
+            if !late {
+                self.room = self.room.map(|room| room.saturating_sub(bytes));
+            }
             self.queues.begin(header.clone(), bytes, first);
-            actions.push(Action::Write { header, ranges, first });
+            actions.push(Action::Write { header, ranges, first, late });
         }
-        let wanted = self.queues.wanted().into_iter();
-        actions.extend(wanted.map(|(lane, taken)| Action::Fetch { lane, taken }));
+        for (lane, taken, within) in self.queues.wanted() {
+            let smaller = within.map(|bytes| Smaller { bytes, parts: self.parts(lane) });
+            actions.push(Action::Fetch { lane, taken, smaller });
+        }
+    }
+
+    /// The sequences of a lane of which the ground holds a part.
+    fn parts(&self, lane: Lane) -> RangeSet {
+        let of_lane = self.partials.keys().filter(|id| id.lane == lane);
+        of_lane.map(|id| id.sequence..id.sequence + 1).collect()
     }
 }
 

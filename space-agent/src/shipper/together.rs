@@ -1,5 +1,5 @@
-//! What the shippers of all slots know together: what was sent and is not acknowledged, what ledgers hold of it, and that something is
-//! free to be sent again.
+//! What the shippers of all slots know together: what was sent and is not acknowledged, what ledgers hold of it, that something is
+//! free to be sent again, and which segments wait for smaller ones.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, SegmentId};
 use tokio::sync::watch;
+
+use super::waits::{Waited, Waits};
 
 /// A part of a segment that a ledger holds: of which payload, and which bytes.
 pub(super) type Held = (Hash, RangeSet);
@@ -30,6 +32,7 @@ struct Known {
     sent: BTreeMap<SegmentId, RangeSet>,
     /// What a ledger holds of segments that connections had under way when they ended.
     held: BTreeMap<u64, BTreeMap<SegmentId, Held>>,
+    waited: Waited,
 }
 
 impl Together {
@@ -53,6 +56,17 @@ impl Together {
         known.sent.retain(|id, _| !is_among(id));
         known.held.values_mut().for_each(|of| of.retain(|id, _| !is_among(id)));
         known.held.retain(|_, of| !of.is_empty());
+        known.waited.forget(is_among);
+    }
+
+    /// A pass begins.
+    pub(super) fn begin(&self) -> Waits {
+        self.known().waited.begin()
+    }
+
+    /// It is over.
+    pub(super) fn end(&self, waits: Waits) {
+        self.known().waited.end(waits);
     }
 
     /// A connection has ended, and this is what its ledger holds of what was under way.

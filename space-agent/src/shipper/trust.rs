@@ -69,7 +69,7 @@ impl Trust {
     }
 
     /// When the first of our certificates ends, ns since the Unix epoch.
-    pub(super) fn end(&self) -> Option<u64> {
+    pub fn end(&self) -> Option<u64> {
         self.credentials.end()
     }
 

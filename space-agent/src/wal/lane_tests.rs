@@ -215,6 +215,35 @@ fn a_lane_is_handed_out_in_its_order_without_what_was_taken_or_passed() {
 }
 
 #[test]
+fn smaller_segments_and_those_of_which_the_ground_has_a_part_are_found_behind_larger_ones() {
+    for (order, expected) in [(Order::OldestFirst, [1, 3, 4, 6]), (Order::NewestFirst, [6, 4, 3, 1])] {
+        let bench = with_alarms(Policy { order, ..Policy::default() });
+        let mut wal = bench.open();
+        let mut sizes = Vec::new();
+        for (n, records) in [(1, 1), (2, 300), (3, 1), (4, 300), (5, 300), (6, 1)] {
+            let records: Vec<_> = (0..records).map(|at| (n * 1_000 + at * at, ERROR)).collect();
+            wal.journal().append(&[request(&records)]).unwrap();
+            sizes.push(seal_at(&mut wal, ALARMS, 7).unwrap().payload_len);
+        }
+        let small = sizes[0].max(sizes[2]).max(sizes[5]);
+        assert!(sizes[1].min(sizes[3]).min(sizes[4]) > small, "{sizes:?}");
+        let find = |wal: &mut Wal, bytes, taken: &[u64], most| {
+            let smaller = Smaller { bytes, parts: std::iter::once(4..5).collect() };
+            let taken = taken.iter().map(|n| *n..n + 1).collect();
+            let slot = Slot::FIRST;
+            let found = wal.queues().smaller_to_ship(LINK, slot, ALARMS, &taken, &smaller, most).unwrap();
+            let sequences: Vec<u64> = found.headers.iter().map(|(h, _)| h.id.sequence).collect();
+            assert_eq!(found.looked.total(), sequences.len() as u64, "larger ones may be asked for later");
+            (sequences, found.more)
+        };
+        assert_eq!(find(&mut wal, small, &[], 9), (expected.to_vec(), false), "{order:?}");
+        assert_eq!(find(&mut wal, small, &[], 2), (expected[..2].to_vec(), true));
+        assert_eq!(find(&mut wal, 1, &[], 9), (vec![4], false));
+        assert_eq!(find(&mut wal, 1, &[4], 9), (vec![], false));
+    }
+}
+
+#[test]
 fn what_waits_is_told_by_lane_sealed_or_not_and_the_same_after_a_restart() {
     let bench = with_alarms(Policy::default());
     let mut wal = bench.open();

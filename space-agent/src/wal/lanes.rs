@@ -47,6 +47,18 @@ pub struct ToShip {
     pub elsewhere: bool,
 }
 
+/// Segments that a consumer may be sent though there is little time for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Smaller {
+    /// They have at most so many bytes.
+    pub bytes: u64,
+    /// Or these sequences: a part of them is on the ground.
+    pub parts: RangeSet,
+}
+
+/// Among so many segments smaller ones are looked for.
+const LOOKED: usize = 4_096;
+
 fn record(
     segments: &impl ReadableTable<Place, &'static [u8]>,
     lane: Lane,
@@ -108,8 +120,35 @@ impl Queues<'_> {
         taken: &RangeSet,
         most: usize,
     ) -> Result<ToShip, WalError> {
+        self.find(consumer, (slot, lane), taken, None, most)
+    }
+
+    /// The same of those that are `smaller`. Larger ones do not count as looked at.
+    pub fn smaller_to_ship(
+        &mut self,
+        consumer: ConsumerId,
+        slot: Slot,
+        lane: Lane,
+        taken: &RangeSet,
+        smaller: &Smaller,
+        most: usize,
+    ) -> Result<ToShip, WalError> {
+        self.find(consumer, (slot, lane), taken, Some(smaller), most)
+    }
+
+    fn find(
+        &mut self,
+        consumer: ConsumerId,
+        (slot, lane): (Slot, Lane),
+        taken: &RangeSet,
+        smaller: Option<&Smaller>,
+        most: usize,
+    ) -> Result<ToShip, WalError> {
         let order = self.0.config().lanes.policy(lane).order;
         let away = self.0.notes.talks.elsewhere(slot, lane);
+        let is_left = |header: &Header| {
+            smaller.is_some_and(|s| header.payload_len > s.bytes && !s.parts.contains(header.id.sequence))
+        };
         let mut out = self.0.read(|txn, state| {
             let mut out =
                 ToShip { headers: Vec::new(), looked: RangeSet::default(), more: false, elsewhere: false };
@@ -120,7 +159,7 @@ impl Queues<'_> {
                 Order::OldestFirst | Order::EarliestExpiry => Box::new(free.into_iter().flatten()),
                 Order::NewestFirst => Box::new(free.into_iter().rev().flat_map(Iterator::rev)),
             };
-            for sequence in sequences {
+            for sequence in sequences.take(smaller.map_or(usize::MAX, |_| LOOKED)) {
                 if out.headers.len() == most {
                     out.more = true;
                     break;
@@ -129,12 +168,13 @@ impl Queues<'_> {
                     out.elsewhere = true;
                     continue;
                 }
-                out.looked.insert(sequence..sequence + 1);
-                if let Some(record) = record(&segments, lane, sequence)?
-                    && record.waiting & consumer.bit() != 0
-                {
-                    out.headers.push((record.header, false));
+                let waiting = record(&segments, lane, sequence)?;
+                let waiting = waiting.filter(|record| record.waiting & consumer.bit() != 0);
+                if waiting.as_ref().is_some_and(|record| is_left(&record.header)) {
+                    continue;
                 }
+                out.looked.insert(sequence..sequence + 1);
+                out.headers.extend(waiting.map(|record| (record.header, false)));
             }
             Ok(out)
         })?;

@@ -75,7 +75,7 @@ pub use epochs::{Epochs, GroundLane, GroundView, NewDrops, Reconciled};
 pub use group::Accepted;
 pub use had::Held;
 pub use journal::Journal;
-pub use lanes::{LaneSummary, Queues, ToShip};
+pub use lanes::{LaneSummary, Queues, Smaller, ToShip};
 pub use offers::Offered;
 pub use passes::Passes;
 pub use reached::Reached;

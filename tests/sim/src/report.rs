@@ -22,6 +22,15 @@ pub struct Filled {
     pub share: f64,
 }
 
+/// A pass as a ground knows it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Told {
+    /// How it ended, as the satellite has told; none: it has not.
+    pub state: Option<String>,
+    /// How long the ground has heard the satellite in it, s.
+    pub connected: f64,
+}
+
 /// What a simulation has come to. Everything follows from the scenario: how long it took does not belong to it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
@@ -41,6 +50,8 @@ pub struct Report {
     pub raw_bytes: u64,
     /// Requests that agents refused, to be sent again.
     pub refused: u64,
+    /// Passes as grounds know them, by ground and satellite, the latest first.
+    pub told: Vec<Told>,
     /// Distinct segment bytes that the grounds hold or held.
     pub held_bytes: u64,
     /// How full each pass was, where one satellite has always more to send than a pass carries.

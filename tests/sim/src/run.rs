@@ -13,7 +13,7 @@ use crate::network::{Ether, Node};
 use crate::node::{Satellite, Station, Time, World, certificates, note};
 use crate::picture::Sample;
 use crate::plan::{Pass, new_file, passes, windows};
-use crate::report::{Filled, Reached, Report};
+use crate::report::{Filled, Reached, Report, Told};
 use crate::scenario::{Fault, FaultKind, Ledger, Scenario};
 
 /// Samples of a picture.
@@ -315,10 +315,23 @@ impl Simulation {
         Ok(out)
     }
 
+    /// See [`Report::told`].
+    async fn told(&self) -> anyhow::Result<Vec<Told>> {
+        let mut out = Vec::new();
+        for store in self.stations.iter().filter_map(Station::store) {
+            for pass in store.passes(500).await?.into_iter().map(|view| view.pass) {
+                let state = pass.report()["state"].as_str().map(str::to_owned);
+                out.extend(pass.ground.map(|ground| Told { state, connected: ground.connected_seconds }));
+            }
+        }
+        Ok(out)
+    }
+
     /// Stops everything in order and looks at what is where.
     async fn end(mut self) -> anyhow::Result<Report> {
         tokio::time::sleep(SETTLE).await;
         let held = self.held().await?;
+        let told = self.told().await?;
         for satellite in &mut self.satellites {
             satellite.stop().await?;
         }
@@ -340,6 +353,7 @@ impl Simulation {
             samples: self.samples,
             simulated: self.world.time.now(),
             passes: self.passes.len(),
+            told,
             missed: self.missed,
             contact_time: self.passes.iter().map(|p| p.los - p.start).sum(),
             spool_hash: spools.iter().map(|s| s.hash().to_hex().to_string()).collect(),

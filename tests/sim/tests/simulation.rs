@@ -64,7 +64,8 @@ fn the_same_seed_gives_the_same_packets_report_and_spool() {
 
 #[test]
 fn every_fate_is_met_on_a_bad_link_and_follows_its_rules() {
-    let report = simulate(scenario(BAD), true);
+    // Something is on its way at LOS.
+    let report = simulate(scenario(&BAD.replace("cut: 20m3s", "cut: 20m200ms")), true);
     for name in ["arrives", "loss", "burst", "los"] {
         assert!(report.kept.iter().any(|p| p.fate.name() == name), "{name}");
     }
@@ -92,6 +93,42 @@ contacts:
     assert_eq!(shared.account.handover_twice, 0);
     assert_eq!(own.reached.len(), 2);
     assert_eq!(shared.reached.len(), 1);
+}
+
+/// LOS is where the plan has it, and nothing is kept free before it.
+#[test]
+fn the_report_of_a_pass_is_on_the_ground_at_los_where_everything_was_sent_before() {
+    let told = |telemetry: &str, rate: &str, delay: &str| {
+        let text = format!(
+            "
+duration: 5m
+stations: [svalbard]
+telemetry: {telemetry}
+link: {{down: {{rate: {rate}, delay: {delay}}}, up: {{rate: 64kbit/s, delay: {delay}}}}}
+contacts: [{{station: svalbard, start: 1m, end: 2m}}]
+"
+        );
+        let report = simulate(scenario(&text), false);
+        let [sim::report::Told { state, connected }] = &report.told[..] else { panic!("{:?}", report.told) };
+        // Less the attempts to connect around AOS; the ground notices some seconds later that nothing comes any more.
+        assert!((55.0..=60.0).contains(connected), "{connected}");
+        (state.clone(), report)
+    };
+    let state = |state: &str| Some(state.to_owned());
+    for (rate, delay) in [("20Mbit/s", "5ms"), ("64kbit/s", "20ms"), ("1Mbit/s", "600ms")] {
+        // Nothing more comes from 30 s before LOS on; or an item each second, which goes on to the end.
+        assert_eq!(
+            told("{raw_per_day: 10MB, every: 90s}", rate, delay).0,
+            state("delivered_all"),
+            "{rate} {delay}"
+        );
+        let (ended, report) = told("{raw_per_day: 1MB, every: 1s}", rate, delay);
+        assert!(ended.is_some(), "{rate} {delay}: {report}");
+    }
+    // A pass that is used to its last byte tells of it in the next one.
+    let (ended, report) = told("{item_bytes: 4KiB, compressible: false, backlog: 8MiB}", "1Mbit/s", "20ms");
+    assert_eq!(ended, None);
+    assert!(report.filled[0].share > 0.93, "{report}");
 }
 
 /// One contact ends where the one with another station begins.

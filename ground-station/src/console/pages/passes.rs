@@ -239,7 +239,7 @@ pub(super) fn why(pass: &Pass) -> String {
     };
     let waits = left.filter(|left| *left > 0).map(|left| format!("{} left on board", bytes(left)));
     if ended.is_empty() {
-        let full = pass.fill().is_some_and(|fill| fill >= FULL);
+        let full = pass.fill().is_some_and(|fill| fill >= FULL * counted_on(pass));
         return match waits {
             _ if left == Some(0) => "nothing more was on board".to_owned(),
             Some(waits) if full => format!("it was full: {waits}"),
@@ -255,6 +255,14 @@ pub(super) fn why(pass: &Pass) -> String {
 
 /// A pass is full from this part of its plan on.
 const FULL: f64 = 0.9;
+
+/// The part of a pass that its plan counts on: without the guards.
+fn counted_on(pass: &Pass) -> f64 {
+    pass.planned().map_or(1.0, |plan| {
+        let guards = plan.guard_start.saturating_add(plan.guard_end) as f64 / (plan.end - plan.start) as f64;
+        (1.0 - guards).max(0.0)
+    })
+}
 
 /// Why one that ended by plan was not full.
 fn by_plan_and_short(pass: &Pass, waits: Option<String>) -> String {
@@ -285,10 +293,10 @@ fn slower(pass: &Pass) -> Vec<String> {
     let seconds_of = |name: &str| report[name].as_f64();
     let mut why = Vec::new();
     let lasted = lasted(pass) as f64 / 1e9;
-    // A contact is opened earlier, or later, than its plan where the clock is in doubt or the agent began late.
-    let opened = report["start_unix_nano"].as_u64().zip(pass.planned());
-    let opened = opened.map_or(0.0, |(opened, plan)| (opened as f64 - plan.start as f64) / 1e9);
-    if let Some(connect) = seconds_of("connect_seconds").map(|connect| opened + connect)
+    // A contact is opened later than its plan where the agent began late.
+    let late = report["start_unix_nano"].as_u64().zip(pass.planned());
+    let late = late.map_or(0.0, |(opened, plan)| opened.saturating_sub(plan.start) as f64 / 1e9);
+    if let Some(connect) = seconds_of("connect_seconds").map(|connect| late + connect)
         && connect > (lasted * 0.1).max(5.0)
     {
         why.push(format!("the link came up {} after AOS", seconds(connect)));

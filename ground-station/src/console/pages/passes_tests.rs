@@ -134,9 +134,14 @@ fn a_pass_is_compared_with_the_plan_where_that_is_known() {
         "{shown}"
     );
     // It was opened before its plan for the clock's error.
-    let early = planned(1_060, 1_600, &json!({"connect_seconds": 61.0, "guard_start_seconds": 60.0}));
+    let early = planned(1_060, 1_600, &json!({"connect_seconds": 1.0, "guard_start_seconds": 60.0}));
     assert_eq!(why(&early), "it carried less than its rate by plan; nothing more is recorded");
     assert_eq!(by_plan(&early).unwrap(), "by plan 00:17:40 to 00:26:40, guard 60 s and 5 s");
+    // What came of a pass is compared with all of it: it is full when it carried what it counts on.
+    let guarded = |efficiency: f64| {
+        why(&planned(1_000, 1_600, &json!({"efficiency": efficiency, "guard_end_seconds": 120.0})))
+    };
+    assert_eq!((guarded(0.73).as_str(), guarded(0.71).is_empty()), ("", false));
     // What came in the guard time could not go.
     let since = |at: u64| {
         let left =

@@ -148,13 +148,38 @@ fn two_segments_are_written_at_a_time_and_an_ack_passes_them() {
     assert_eq!(written(&s.on_event(Event::Written(header(1).id))), [(3, WHOLE.to_vec())]);
     assert!(!s.is_idle());
     assert!(s.on_event(committed(1)).contains(&Action::Committed { ids: vec![header(1).id], bytes: 1000 }));
-    let actions = s.on_event(Event::End(Box::default()));
+    let actions = s.on_event(Event::End(Some(Box::default())));
     assert!(matches!(actions[..], [Action::Send(_)]));
     assert!(written(&s.on_event(Event::Written(header(2).id))).is_empty(), "nothing new after the end");
     s.on_event(Event::Written(header(3).id));
     s.on_event(committed(2));
     s.on_event(committed(3));
     assert!(s.is_idle());
+}
+
+#[test]
+fn the_last_word_is_said_once_and_a_session_is_quiet_when_nothing_is_under_way() {
+    let mut s = session();
+    s.on_event(Event::Connected);
+    s.on_event(fetched(vec![(header(1), true)]));
+    assert!(!s.is_quiet());
+    s.on_event(Event::Written(header(1).id));
+    s.on_event(committed(1));
+    assert!(!s.is_quiet(), "the ground has not said what it has");
+    s.on_event(resume(0..1, None));
+    s.on_event(believed(0..1));
+    assert!(s.is_quiet());
+    s.on_event(Event::Sealed);
+    assert!(!s.is_quiet(), "the log is asked");
+    s.on_event(fetched(vec![(header(2), true)]));
+    assert!(!s.is_written());
+    s.on_event(Event::Written(header(2).id));
+    assert!(s.is_written() && !s.is_quiet(), "it is not on the ground");
+    s.on_event(committed(2));
+    assert!(s.is_quiet() && !s.standing().is_over);
+    assert_eq!(s.on_event(Event::End(None)), [], "it was said before");
+    assert!(s.standing().is_over);
+    assert_eq!(s.on_event(Event::End(Some(Box::default()))), []);
 }
 
 #[test]
@@ -167,7 +192,7 @@ fn a_mismatch_is_verified_and_sent_once_more() {
     let reject = || Event::Message(GroundMessage { body: Some(ground_message::Body::Reject(reject)) });
     assert!(s.on_event(reject()).contains(&Action::Verify(header(1).id)));
     let actions = s.on_event(Event::Verified { id: header(1).id, whole: true });
-    assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken: RangeSet::default() }]);
+    assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken: RangeSet::default(), smaller: None }]);
     let actions = s.on_event(fetched(vec![(header(1), false)]));
     assert!(written(&actions).is_empty(), "it was on a wire, so it waits for Resume");
 }
@@ -178,7 +203,7 @@ fn a_segment_that_was_encoded_anew_after_it_was_fetched_is_fetched_once_more() {
     s.on_event(Event::Connected);
     assert_eq!(written(&s.on_event(fetched(vec![(header(1), true)]))), [(1, WHOLE.to_vec())]);
     let actions = s.on_event(Event::Changed(header(1).id));
-    assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken: RangeSet::default() }]);
+    assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken: RangeSet::default(), smaller: None }]);
     let anew = Header { payload_len: 700, hash: hash(b"anew"), ..header(1) };
     assert_eq!(written(&s.on_event(fetched(vec![(anew, true)]))), [(1, vec![Range { start: 0, end: 700 }])]);
 }
@@ -206,7 +231,11 @@ fn what_is_under_way_in_another_slot_is_not_sent_and_goes_on_where_the_ledger_ha
     s.on_event(Event::Left([(header(1).id, (header(1).hash, std::iter::once(0..300).collect()))].into()));
     let actions = s.on_event(Event::Sealed);
     let taken = std::iter::once(3..4).collect();
-    assert_eq!(actions, [Action::Fetch { lane: Lane::BULK, taken }], "1 and 2 are asked for again");
+    assert_eq!(
+        actions,
+        [Action::Fetch { lane: Lane::BULK, taken, smaller: None }],
+        "1 and 2 are asked for again"
+    );
     let actions = s.on_event(fetched(vec![(header(1), true), (header(2), true)]));
     let rest = |start, end| vec![Range { start, end }];
     assert_eq!(written(&actions), [(1, rest(300, 1000)), (2, rest(0, 300))]);
@@ -219,7 +248,7 @@ fn parts_of_segments_that_nobody_sent_take_no_memory() {
     s.on_event(Event::Connected);
     s.on_event(fetched(vec![(header(1), true)]));
     (1..100).for_each(|n| drop(s.on_event(holds(n, 0..500))));
-    assert_eq!(s.into_gained().1.into_keys().collect::<Vec<_>>(), [header(1).id]);
+    assert_eq!(s.into_gained().2.into_keys().collect::<Vec<_>>(), [header(1).id]);
 }
 
 #[test]
@@ -337,6 +366,134 @@ fn a_ground_that_contradicts_the_log_too_often_is_left_alone() {
     let rest = Duration::from_secs(60);
     let actions = session.on_event(Event::Reconciled(Reconciled::Refused(rest)));
     assert_eq!(actions, [Action::LeaveAlone(rest)]);
+}
+
+/// A session of a pass that carries so many bytes, after Resume, with these segments in the log.
+fn in_pass(
+    waits: Waits,
+    room: u64,
+    partials: &[(u64, Range<u64>)],
+    on_board: &[Header],
+) -> (Session, Vec<Action>) {
+    let mut s = session().waiting(waits);
+    s.set_room(Some(room));
+    s.on_event(Event::Connected);
+    s.on_event(fetched(Vec::new()));
+    s.on_event(resume(0..1, None));
+    for (sequence, held) in partials {
+        let header = on_board.iter().find(|h| h.id.sequence == *sequence).unwrap();
+        s.partials.insert(header.id, (header.hash, std::iter::once(held.clone()).collect()));
+    }
+    s.on_event(believed(0..1));
+    s.on_event(Event::Sealed);
+    let actions = s.on_event(fetched(on_board.iter().map(|h| (h.clone(), true)).collect()));
+    (s, actions)
+}
+
+fn sized(sequence: u64, payload_len: u64) -> Header {
+    Header { payload_len, ..header(sequence) }
+}
+
+/// The order in which segments are begun, and whether they are late, when each is on the ground before the next is begun.
+fn begun(s: &mut Session, actions: Vec<Action>) -> Vec<(u64, bool)> {
+    let (mut actions, mut out) = (std::collections::VecDeque::from(actions), Vec::new());
+    while let Some(action) = actions.pop_front() {
+        if let Action::Write { header, late, .. } = action {
+            out.push((header.id.sequence, late));
+            if !late && header.payload_len == 1000 {
+                actions.extend(s.on_event(Event::Written(header.id)));
+                actions.extend(s.on_event(committed(header.id.sequence)));
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn what_a_pass_would_not_finish_waits_for_smaller_ones_and_has_its_turn_in_the_third() {
+    let mut waited = crate::shipper::waits::Waited::default();
+    let large = sized(1, 50_000);
+    let mut order = Vec::new();
+    for pass in 0..7 {
+        let small = (2 + pass * 3..5 + pass * 3).map(header);
+        let on_board: Vec<Header> = std::iter::once(large.clone()).chain(small).collect();
+        let (mut s, actions) = in_pass(waited.begin(), 10_000, &[(1, 0..pass * 7_000)], &on_board);
+        // The large one is 0, the small ones are 1 to 3.
+        let name = |n: u64| if n == 1 { 0 } else { n - 1 - pass * 3 };
+        let begun = begun(&mut s, actions);
+        let late = begun.iter().filter(|(_, late)| *late).map(|(n, _)| name(*n)).collect();
+        order.push((begun.iter().map(|(n, _)| name(*n)).collect(), late));
+        waited.end(s.into_gained().1);
+    }
+    // While there is no smaller one it goes too, behind what comes later.
+    let waits: (Vec<u64>, Vec<u64>) = (vec![1, 2, 3, 0], vec![0]);
+    // It takes all of the pass.
+    let turn = (vec![0, 1], vec![1]);
+    // In the seventh pass the ground holds 42,000 bytes of it: it is finished, and two small ones are.
+    let last = (vec![0, 1, 2, 3], vec![3]);
+    assert_eq!(order, [waits.clone(), waits.clone(), turn.clone(), waits.clone(), waits, turn, last]);
+}
+
+#[test]
+fn a_smaller_segment_is_looked_for_in_the_log_before_a_large_one_is_begun() {
+    let found = |headers: Vec<Header>| {
+        let looked = headers.iter().map(|h| h.id.sequence..h.id.sequence + 1).collect();
+        let headers = headers.into_iter().map(|h| (h, true)).collect();
+        Event::Fetched { lane: Lane::BULK, found: ToShip { headers, looked, more: true, elsewhere: false } }
+    };
+    let mut s = session();
+    s.set_room(Some(10_000));
+    s.on_event(Event::Connected);
+    let asked = |actions: &[Action]| {
+        actions.iter().find_map(|a| match a {
+            Action::Fetch { smaller: Some(smaller), .. } => Some(smaller.bytes),
+            _ => None,
+        })
+    };
+    let actions = s.on_event(found(vec![sized(1, 50_000), sized(2, 60_000)]));
+    assert_eq!((written(&actions), asked(&actions)), (vec![], Some(10_000)));
+    let actions = s.on_event(found(vec![sized(40, 9_000)]));
+    assert_eq!((written(&actions)[0].0, asked(&actions)), (40, Some(1_000)), "the rest may carry another");
+    let actions = s.on_event(found(Vec::new()));
+    assert_eq!((written(&actions)[0].0, asked(&actions)), (1, None), "there is none");
+    s.on_event(Event::Written(header(40).id));
+    assert!(written(&s.on_event(committed(40))).is_empty(), "the log is asked for what is next");
+    let actions = s.on_event(found(Vec::new()));
+    assert_eq!((written(&actions)[0].0, asked(&actions)), (2, None), "it has none");
+}
+
+#[test]
+fn what_comes_in_the_pass_goes_before_a_large_segment_that_was_begun_for_want_of_a_smaller_one() {
+    let (mut s, actions) = in_pass(Waits::default(), 10_000, &[], &[sized(1, 50_000), sized(2, 60_000)]);
+    assert_eq!(begun(&mut s, actions), [(1, true), (2, true)]);
+    s.on_event(Event::Written(header(2).id));
+    s.on_event(Event::Sealed);
+    let actions = s.on_event(fetched(vec![(sized(3, 6_000), true)]));
+    assert_eq!(begun(&mut s, actions), [(3, false)]);
+    s.on_event(Event::Written(header(3).id));
+    s.on_event(Event::Sealed);
+    let actions = s.on_event(fetched(vec![(sized(4, 6_000), true)]));
+    assert_eq!(begun(&mut s, actions), [(4, true)], "it would not be finished behind the one before");
+}
+
+#[test]
+fn a_large_segment_is_not_begun_before_resume_where_another_may_be_finished() {
+    let mut s = session();
+    s.set_room(Some(10_000));
+    s.on_event(Event::Connected);
+    let (part, fresh) = (sized(1, 50_000), sized(2, 50_000));
+    assert!(written(&s.on_event(fetched(vec![(part.clone(), false), (fresh, true)]))).is_empty());
+    s.on_event(resume(0..1, Some((1, part.hash, 0..45_000))));
+    let actions = s.on_event(believed(0..1));
+    let rest = |n: u64, range: Range<u64>| (n, vec![range]);
+    assert_eq!(written(&actions), [rest(1, 45_000..50_000), rest(2, 0..50_000)]);
+    assert!(matches!(actions[0], Action::Write { late: false, .. }));
+    assert!(matches!(actions[1], Action::Write { late: true, .. }));
+    // Where nothing is known of the rest of the pass, everything goes in its order.
+    let mut s = session();
+    s.on_event(Event::Connected);
+    let actions = s.on_event(fetched(vec![(sized(1, 1 << 40), true), (header(2), true)]));
+    assert_eq!(written(&actions).iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1, 2]);
 }
 
 /// A ground of the first version names no ledger, has no clock and acknowledges segments alone; one of a later version says more than this

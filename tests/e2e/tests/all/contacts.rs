@@ -358,3 +358,85 @@ async fn text_that_is_not_utf8_never_takes_anything_else_with_it() {
     let written = std::fs::read_to_string(ground.sink.file(Signal::Logs)).unwrap();
     assert!(written.contains("\"stringValue\":\"\u{fffd}\""), "{written}");
 }
+
+/// Elements of a geostationary satellite at this longitude, as of now.
+fn geostationary(longitude: f64) -> Value {
+    let now = SystemTime::now();
+    let days = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64() / 86_400.0 - 10_957.5;
+    // Greenwich's sidereal time in degrees, from noon of 2000-01-01 on (The Astronomical Almanac, section B).
+    let greenwich = 280.460_618 + 360.985_647_366 * days;
+    let epoch = humantime::format_rfc3339_millis(now).to_string();
+    json!({
+        "OBJECT_NAME": "GEO", "OBJECT_ID": "2020-001A", "EPOCH": epoch.trim_end_matches('Z'), "MEAN_MOTION": 1.0027,
+        "ECCENTRICITY": 0.0002, "INCLINATION": 0.05, "RA_OF_ASC_NODE": (greenwich + longitude).rem_euclid(360.0),
+        "ARG_OF_PERICENTER": 0, "MEAN_ANOMALY": 0, "EPHEMERIS_TYPE": 0, "CLASSIFICATION_TYPE": "U",
+        "NORAD_CAT_ID": 11_111, "ELEMENT_SET_NO": 999, "REV_AT_EPOCH": 1, "BSTAR": 0, "MEAN_MOTION_DOT": 0,
+        "MEAN_MOTION_DDOT": 0,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_that_is_read_again_costs_no_contact_but_that_with_a_station_that_is_gone() {
+    let scene = Scene::new(PROGRAMS);
+    let mut ground = Ground::new(&scene);
+    ground.start().await;
+    let file = scene.path().join("elements.json");
+    std::fs::write(&file, json!([geostationary(15.0)]).to_string()).unwrap();
+    let mut agent = Agent::new(&scene, ground.link);
+    let other = json!({"address": "127.0.0.1:9"});
+    agent.config["link"]["stations"]["beijing"] = other.clone();
+    agent.config["contacts"] = json!({
+        "source": "orbit", "file": file,
+        "stations": {STATION: {"latitude": 20.0, "longitude": 15.4, "rate_down": "20Mbit/s"}},
+    });
+    agent.start().await;
+    let link_is = async |agent: &Agent, state: &str| {
+        eventually("the link is so", async || {
+            let link = &agent.status().await["link"];
+            (link["state"] == state).then_some(()).ok_or_else(|| format!("not {state}: {link}"))
+        })
+        .await;
+    };
+    link_is(&agent, "up").await;
+    let hash = async || {
+        let satellites = ground.ask("/api/v1/satellites").await.unwrap();
+        satellites[0]["agent"]["configuration"].as_str().unwrap().to_owned()
+    };
+    let first = hash().await;
+    let reload = async |agent: &Agent, config: &Value, times: usize| {
+        std::fs::write(&agent.file, config.to_string()).unwrap();
+        agent.process.signal(Unix::SIGHUP);
+        eventually("it was read again", async || {
+            let log = agent.process.log();
+            let read = log.matches("the configuration was read again").count();
+            (read >= times).then_some(()).ok_or(log)
+        })
+        .await;
+    };
+    agent.config["service"]["telemetry"]["logs"] = json!({"level": "debug"});
+    reload(&agent, &agent.config, 1).await;
+    let mut ledger = Ledger::default();
+    accept(&agent, &mut ledger, "a", 6).await;
+    agent.drained().await;
+    assert_eq!(agent.metric("perigee_link_connections_total").await, 1, "the link stayed up");
+    let report = async |agent: &Agent| agent.ask(http::Method::GET, "/contact/report", None).await.unwrap();
+    assert_eq!(report(&agent).await["passes"], json!([]), "it is the same pass");
+
+    // Without an orbit it is over, and with a station that is gone what was opened by hand.
+    agent.config["contacts"] = json!({"source": "manual"});
+    reload(&agent, &agent.config, 2).await;
+    link_is(&agent, "down").await;
+    agent.open_contact(STATION, json!({})).await;
+    link_is(&agent, "up").await;
+    assert_ne!(hash().await, first, "Hello says what is in force");
+    agent.config["link"]["stations"] = json!({"beijing": other});
+    reload(&agent, &agent.config, 3).await;
+    link_is(&agent, "down").await;
+    assert_eq!(agent.status().await["contact"], Value::Null);
+    eventually("both passes are told of", async || {
+        let report = report(&agent).await;
+        (report["passes"].as_array().map(Vec::len) == Some(2)).then_some(()).ok_or_else(|| report.to_string())
+    })
+    .await;
+    assert_eq!(agent.metric("perigee_link_connections_total").await, 2);
+}

@@ -24,6 +24,7 @@ mod resume;
 mod shutdown;
 mod slots;
 mod stations;
+mod thin;
 mod top;
 
 use e2e::{Agent, Ground, Ledger, Programs, SATELLITE};

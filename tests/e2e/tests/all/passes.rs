@@ -13,6 +13,8 @@ async fn a_pass_is_reported_on_board_and_on_the_ground_when_it_ends() {
     ground.start().await;
     let mut agent = Agent::new(&scene, ground.link);
     agent.start().await;
+    let ends = agent.metric("perigee_link_certificate_expiry_timestamp_seconds").await;
+    assert!(ends > e2e::now_nano() / 1_000_000_000, "it is known before the first contact: {ends}");
     agent.accept(&Batch::new(Signal::Logs, "a", 10, 1_000)).await;
     let pass = json!({"rate_down": 8_000_000, "seconds": 3600.0});
     agent.open_contact(STATION, pass.clone()).await;
