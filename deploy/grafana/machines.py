@@ -356,8 +356,9 @@ AGENT = dashboard(
         ),
         curves(
             "Commits",
-            "Of the journal, and requests in them, a second.",
+            "Of the journal, requests in them, and syncs of its files, a second.",
             (f"rate(perigee_journal_commits_total{{{S}}}{PER})", "{{satellite}} commits"),
+            (f"rate(perigee_store_syncs_total{{{S}}}{PER})", "{{satellite}} syncs"),
             (f"rate(perigee_journal_requests_total{{{S}}}{PER})", "{{satellite}} requests"),
             unit="ops",
             width=8,

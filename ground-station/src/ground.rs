@@ -131,7 +131,7 @@ impl Ground {
         }
         let store = open_store(&config, env).await?;
         let metrics = Metrics::new(env, store.tasks().clone());
-        config.link.satellites.keys().for_each(|satellite| metrics.expect(satellite));
+        metrics.expect(config.link.satellites.keys());
         let mut exporters = Vec::new();
         let routes = if does(Part::Export) { config.service.pipelines.routes() } else { Default::default() };
         for (name, signals) in routes {

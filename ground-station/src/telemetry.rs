@@ -2,10 +2,11 @@
 
 mod satellites;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use perigee_shared::env::Env;
 use perigee_shared::export::{AllFailing, Failing};
@@ -14,7 +15,7 @@ use perigee_shared::serve::Closed;
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
 use perigee_shared::telemetry::{
-    EXPORTER_SUCCESS, QUEUE_CAPACITY, STORE_FAILING, queue_capacity, register_identity,
+    EXPORTER_SUCCESS, QUEUE_CAPACITY, STORE_FAILING, STORE_SYNCS, queue_capacity, register_identity,
 };
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -79,6 +80,7 @@ struct Inner {
     received_bytes: Family<OfSatellite, Counter>,
     conflicts: Family<OfSatellite, Counter>,
     delays: satellites::Delays,
+    expected: Mutex<BTreeSet<Arc<str>>>,
     refused: Counter,
     revocations_in_doubt: Gauge,
     certificate_end: Gauge,
@@ -102,6 +104,7 @@ impl Metrics {
             received_bytes: Family::default(),
             conflicts: Family::default(),
             delays: satellites::delays(),
+            expected: Mutex::default(),
             refused: Counter::default(),
             revocations_in_doubt: Gauge::default(),
             certificate_end: Gauge::default(),
@@ -139,11 +142,20 @@ impl Metrics {
         self.aside(exporter, 0);
     }
 
-    /// This satellite may connect; as above.
-    pub fn expect(&self, satellite: &str) {
-        let label = OfSatellite { satellite: Text(satellite.into()) };
-        self.0.received_bytes.get_or_create(&label).inc_by(0);
-        self.0.conflicts.get_or_create(&label).inc_by(0);
+    /// These satellites may connect, and no others; as above.
+    pub fn expect<'s>(&self, satellites: impl Iterator<Item = &'s String>) {
+        let expected: BTreeSet<Arc<str>> = satellites.map(|satellite| satellite.as_str().into()).collect();
+        for satellite in &expected {
+            let label = OfSatellite { satellite: Text(Arc::clone(satellite)) };
+            self.0.received_bytes.get_or_create(&label).inc_by(0);
+            self.0.conflicts.get_or_create(&label).inc_by(0);
+        }
+        *self.0.expected.lock().unwrap_or_else(PoisonError::into_inner) = expected;
+    }
+
+    /// The satellites that may connect.
+    pub fn expected(&self) -> BTreeSet<Arc<str>> {
+        self.0.expected.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// An exporter's backend took items and rejected some of them.
@@ -208,9 +220,9 @@ impl Metrics {
         self.0.received_bytes.get_or_create(&OfSatellite { satellite: Text(satellite.into()) }).get()
     }
 
-    /// A segment of a satellite was committed now.
-    pub fn delivered(&self, satellite: &str, header: &Header) {
-        satellites::observe(&self.0.delays, satellite, header, self.0.env.unix_nano());
+    /// A segment of a satellite was committed, so long after the oldest of its items was accepted on board.
+    pub fn delivered(&self, satellite: &str, header: &Header, after: Duration) {
+        satellites::observe(&self.0.delays, satellite, header, after);
     }
 
     /// A segment came under the name of another.
@@ -238,15 +250,13 @@ impl Metrics {
         self.0.refused.inc();
     }
 
-    /// Everything in Prometheus' text format (OpenMetrics), with what `more` registers. Without `stored`, what is known without the
-    /// store; `connected` are the satellites with an open link, with when the last of it came, ns since the Unix epoch.
+    /// Everything in Prometheus' text format (OpenMetrics). Without `stored`, what is known without the store; `connected` are the satellites with an open link, with when the last of it came, ns since the Unix epoch.
     pub fn render(
         &self,
         stored: Option<&Stored>,
         connected: &BTreeMap<String, u64>,
         status: &Status,
         connections: usize,
-        more: impl FnOnce(&mut Registry),
     ) -> String {
         let mut registry = Registry::default();
         register_identity(&mut registry, "ground-station");
@@ -255,9 +265,8 @@ impl Metrics {
         if let Some(stored) = stored {
             register_spool(&mut registry, &stored.spool);
             register_accounts(&mut registry, &stored.accounts);
-            satellites::register(&mut registry, stored, connected);
+            satellites::register(&mut registry, stored, &self.expected(), connected);
         }
-        more(&mut registry);
         let connections = ConstGauge::new(connections as u64);
         registry.register("perigee_link_connections", "Open links", connections);
         let mut text = String::new();
@@ -280,6 +289,9 @@ impl Metrics {
         inner.closed.register(registry);
         inner.tasks.register(registry);
         inner.env.alarms.register(registry);
+        if let Some(syncs) = inner.env.store.syncs() {
+            registry.register("perigee_store_syncs", STORE_SYNCS, syncs);
+        }
         registry.register("perigee_exporter_retries", "Requests sent again", inner.retries.clone());
         let aside = "Requests put aside that the backend does not decide about, while others go on";
         registry.register("perigee_exporter_aside_requests", aside, inner.aside.clone());
@@ -299,7 +311,7 @@ impl Metrics {
         );
         registry.register(
             "perigee_delivery_delay_seconds",
-            "From sealing a segment, by the satellite's clock, to its commit, by this one's; once for each signal in it",
+            "From when the oldest item of a segment was accepted on board to the commit here; once for each signal in it",
             inner.delays.clone(),
         );
         registry.register(
@@ -427,7 +439,7 @@ mod tests {
     fn the_collectors_names_are_kept() {
         let metrics = Metrics::new(&Env::production(), Supervisor::new(&Env::production()));
         metrics.begin(&"otlp/prometheus".into(), SignalSet::default().with(Signal::Metrics));
-        metrics.expect("sat-2");
+        metrics.expect(["sat-2".to_owned()].iter());
         metrics.sent(&"otlp/jaeger".into(), Signal::Traces, 10, 2);
         metrics.send_failed(&"otlp/jaeger".into(), Signal::Logs, 3);
         let spool = SpoolView {
@@ -457,7 +469,7 @@ mod tests {
         let stored = Stored { spool, accounts, standings: Default::default(), gaps };
         let mut failing = Status::default();
         failing.failing = Some("the disk is full".to_owned());
-        let text = |stored, status: &Status| metrics.render(stored, &Default::default(), status, 0, |_| {});
+        let text = |stored, status: &Status| metrics.render(stored, &Default::default(), status, 0);
         let without = text(None, &failing);
         for line in [
             "perigee_store_failing 1",
@@ -477,6 +489,7 @@ mod tests {
             "otelcol_exporter_send_failed_metric_points_total{exporter=\"otlp/prometheus\"} 0",
             "perigee_exporter_retries_total{exporter=\"otlp/prometheus\"} 0",
             "perigee_link_conflicts_total{satellite=\"sat-2\"} 0",
+            "perigee_satellite_connected{satellite=\"sat-2\"} 0",
             "otelcol_exporter_queue_capacity{exporter=\"otlp/jaeger\"} 2",
             concat!("perigee_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             concat!(

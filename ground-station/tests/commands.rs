@@ -355,6 +355,7 @@ fn handed_in(satellite: &str, segment: &Segment) -> Incoming {
         header: segment.header.clone().into(),
         pieces: [Piece { offset: 0, bytes: segment.payload.clone() }].into(),
         max_partial_bytes: 1 << 30,
+        age: None,
     }
 }
 

@@ -652,7 +652,7 @@ async fn the_api_listener_is_as_it_was_without_a_console() {
     let site = Site::new();
     let ground = site.start().await;
     assert!(ground.console.is_none());
-    let (head, body) = get(ground.api, "/api/v1/satellites").await;
+    let (head, body) = get(ground.api, "/api/v1/passes").await;
     assert_eq!((head.as_str(), body.as_str()), ("HTTP/1.1 200 OK", "[]"));
     let (head, _) = get(ground.api, "/").await;
     assert_eq!(head, "HTTP/1.1 404 Not Found");

@@ -370,8 +370,18 @@ async fn both_sides_say_their_clocks_and_the_station_shows_the_satellites() {
         untrusted: "it says 1970".to_owned(),
     };
     let epochs = vec![link::Epoch { epoch: EPOCH, start_counter: 1, ..link::Epoch::default() }];
-    let hello =
-        link::Hello { satellite: "sat-1".to_owned(), epochs, clock: Some(clock), ..link::Hello::default() };
+    let since_unix_nano = clock.unix_nano - 30_000_000_000;
+    let waits = link::LaneBacklog { lane: 8, bytes: 5, since_unix_nano, ..link::LaneBacklog::default() };
+    let hello = link::Hello {
+        satellite: "sat-1".to_owned(),
+        epochs,
+        clock: Some(clock),
+        backlog: vec![link::LaneBacklog {
+            items: Some(link::Counts { spans: 1, ..Default::default() }),
+            ..waits
+        }],
+        ..link::Hello::default()
+    };
     let before = env.unix_nano();
     sat.say(agent_message::Body::Hello(hello)).await;
     let ground_message::Body::Resume(resume) = sat.hear().await else { panic!("Resume comes first") };
@@ -390,6 +400,65 @@ async fn both_sides_say_their_clocks_and_the_station_shows_the_satellites() {
     let of = "perigee_satellite_clock_offset_seconds{satellite=\"sat-1\"} ";
     let offset = metrics.lines().find_map(|line| line.strip_prefix(of)).unwrap().parse::<f64>().unwrap();
     assert!((-1_030.0..-999.0).contains(&offset), "{offset}");
+    let since = satellites[0]["backlog"][0]["since_unix_nano"].as_u64().unwrap();
+    let waited = (env.unix_nano() - since) as f64 / 1e9;
+    assert!((29.0..60.0).contains(&waited), "by this station's clock: {satellites}");
+
+    // Its last Hello says it after a restart of the ground as well.
+    ground.stop().await;
+    let ground = site.start().await;
+    let (_, again) = get(ground.api, "/api/v1/satellites").await;
+    let again: serde_json::Value = serde_json::from_str(&again).unwrap();
+    assert_eq!(again[0]["clock"], satellites[0]["clock"]);
+    let (_, metrics) = get(ground.metrics, "/metrics").await;
+    assert!(metrics.contains(of), "{metrics}");
+    ground.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delay_begins_when_data_was_accepted_on_board_and_without_that_when_it_was_sealed() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    let delays = async |ground: &Running| {
+        let (_, api) = get(ground.api, "/api/v1/catalogue").await;
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&api).unwrap();
+        let (_, metrics) = get(ground.metrics, "/metrics").await;
+        let count = metrics.lines().filter(|line| line.starts_with("perigee_delivery_delay_seconds_count{"));
+        let count: u64 = count.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
+        (count, rows[0]["delay_seconds"].as_f64())
+    };
+    // Its clock is at 1970, and it says what that shows: sealed 3 us after 1970, told at 100 s.
+    let clock = link::Clock { unix_nano: 100_000_000_000, ..link::Clock::default() };
+    let lanes = vec![lane(1..4, 4)];
+    let epochs = vec![link::Epoch { epoch: EPOCH, start_counter: 1, lanes, ..link::Epoch::default() }];
+    let hello = link::Hello { satellite: sat.id.clone(), epochs, clock: Some(clock), ..Default::default() };
+    sat.say(agent_message::Body::Hello(hello)).await;
+    assert!(matches!(sat.hear().await, ground_message::Body::Resume(_)));
+    sat.send(&segment(1, 5)).await;
+    sat.committed(&[1]).await;
+    let (count, delay) = delays(&ground).await;
+    assert_eq!(count, 1);
+    assert!((99.0..130.0).contains(&delay.unwrap()), "{delay:?}");
+    sat.age_milli = Some(7_200_000);
+    sat.send(&segment(2, 5)).await;
+    sat.committed(&[2]).await;
+    let (count, delay) = delays(&ground).await;
+    assert_eq!(count, 2);
+    assert!((7_200.0..7_230.0).contains(&delay.unwrap()), "{delay:?}");
+    sat.connection.close(0_u32.into(), b"");
+
+    // That clock was set right since, so nobody knows when a segment of 1970 was sealed.
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    let clock = link::Clock { unix_nano: Env::production().unix_nano(), ..link::Clock::default() };
+    let lanes = vec![lane(3..4, 4)];
+    let epochs = vec![link::Epoch { epoch: EPOCH, start_counter: 1, lanes, ..link::Epoch::default() }];
+    let hello = link::Hello { satellite: sat.id.clone(), epochs, clock: Some(clock), ..Default::default() };
+    sat.say(agent_message::Body::Hello(hello)).await;
+    assert!(matches!(sat.hear().await, ground_message::Body::Resume(_)));
+    sat.send(&segment(3, 5)).await;
+    sat.committed(&[3]).await;
+    assert_eq!(delays(&ground).await, (2, None));
     ground.stop().await;
 }
 
@@ -577,6 +646,7 @@ async fn the_ground_knows_what_waits_on_board_and_shows_no_text_of_a_peer_as_a_l
     };
     sat.say(agent_message::Body::Hello(hello)).await;
     assert!(matches!(sat.hear().await, ground_message::Body::Resume(_)));
+    sat.age_milli = Some(90_000);
     sat.send(&first).await;
     sat.committed(&[1]).await;
     let (_, text) = get(ground.metrics, "/metrics").await;
@@ -588,7 +658,9 @@ async fn the_ground_knows_what_waits_on_board_and_shows_no_text_of_a_peer_as_a_l
         "perigee_satellite_backlog_oldest_timestamp_seconds{satellite=\"sat-1\",lane=\"3\"} 7.0",
         "perigee_satellite_backlog_bytes{satellite=\"sat-1\",lane=\"other\"} 1125899906842625.0",
         "perigee_satellite_memory_rss_bytes{satellite=\"sat-1\"} 1048576.0",
-        "perigee_delivery_delay_seconds_count{satellite=\"sat-1\",signal=\"traces\",lane=\"8\"} 1",
+        "perigee_delivery_delay_seconds_bucket{le=\"60.0\",satellite=\"sat-1\",signal=\"traces\",lane=\"8\"} 0",
+        "perigee_delivery_delay_seconds_bucket{le=\"300.0\",satellite=\"sat-1\",signal=\"traces\",lane=\"8\"} 1",
+        "perigee_satellite_connected{satellite=\"sat-2\"} 0.0",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
@@ -608,6 +680,10 @@ async fn the_ground_knows_what_waits_on_board_and_shows_no_text_of_a_peer_as_a_l
     );
     let heard = satellite["last_heard_unix_nano"].as_u64().unwrap() as f64 / 1e9;
     assert!((now - heard).abs() < 60.0, "{satellite}");
+
+    let never = &serde_json::from_str::<serde_json::Value>(&api).unwrap()[1];
+    assert_eq!((&never["satellite"], &never["last_heard_unix_nano"]), (&"sat-2".into(), &0.into()));
+    assert!(never["backlog"].is_null() && never["connected"] == false, "{never}");
 
     // What the Goodbye says is newer than what was worked out.
     let goodbye = link::Goodbye { backlog: vec![waits(8, "bulk", 777)], ..link::Goodbye::default() };

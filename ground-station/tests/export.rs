@@ -323,6 +323,7 @@ async fn a_spool_full_of_partial_segments_gives_some_up_and_takes_them_again() {
             let open = perigee_proto::link::SegmentOpen {
                 header: Some((&segment.header).into()),
                 ranges: vec![perigee_proto::link::Range { start: 0, end: segment.header.payload_len }],
+                age_milli: None,
             };
             let mut stream = connection.open_uni().await?;
             stream.write_all(&perigee_shared::link::wire::frame(&open)).await?;

@@ -22,6 +22,7 @@ async fn a_ground_that_has_lost_its_spool_for_good_says_so_and_ends() {
             header: segment(sequence, 1).header.into(),
             pieces: [ground_station::spool::Piece { offset: 0, bytes: segment(sequence, 1).payload }].into(),
             max_partial_bytes: 1 << 20,
+            age: None,
         };
         let taken = store.put_payload(incoming).await.unwrap();
         assert_eq!(store.commit(vec![taken]).await.is_ok(), sequence < 3);

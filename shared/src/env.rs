@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
+use prometheus_client::metrics::counter::Counter;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
@@ -87,6 +88,10 @@ pub trait StoreDriver: Send + Sync {
     fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()>;
     /// Deletes the file at `path`; that there is none is no error.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// How often it has had a disk make something durable; `None`: there is no disk.
+    fn syncs(&self) -> Option<Counter> {
+        None
+    }
 }
 
 /// Where UDP goes.
@@ -166,7 +171,7 @@ impl Env {
         Self {
             clock: Arc::new(SystemClock::new()),
             bounds: Arc::new(ClockBounds::new(clock::built())),
-            store: Arc::new(Files),
+            store: Arc::new(Files::default()),
             network: Arc::new(Udp),
             placement: Placement::Thread,
             memory: Arc::new(memory_of_this_process),

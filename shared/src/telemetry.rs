@@ -198,6 +198,9 @@ pub fn register_identity(registry: &mut Registry, service: &'static str) {
 /// What `otelcol_exporter_queue_capacity` is, for its help.
 pub const QUEUE_CAPACITY: &str = "Segments of the present mean size that the store would hold";
 
+/// Help of `perigee_store_syncs`.
+pub const STORE_SYNCS: &str = "How often a file of the store, or a directory of one, was synced";
+
 /// What `perigee_store_failing` is, for its help.
 pub const STORE_FAILING: &str = "1 while the store cannot be written, or is being opened again";
 

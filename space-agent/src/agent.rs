@@ -293,7 +293,7 @@ impl Agent {
         env.bounds.raise_floor(wal.clock_floor());
         let wal = Owner::new(env.placement, "wal", wal)?;
         let tasks = Supervisor::new(&env);
-        let metrics = Metrics::watching(&tasks, &env.alarms, &config.consumers());
+        let metrics = Metrics::watching(&tasks, &env, &config.consumers());
         let clocks = Clocks::new(&env, config.contacts.time_from_ground, metrics.clock());
         let contacts = contacts(&config, &clocks, told, link.1.clone());
         let ends = outside.link.iter().filter_map(|link| link.trust.end()).min();

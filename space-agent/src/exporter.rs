@@ -374,7 +374,7 @@ impl Exporter {
         // While everything fails, each is tried once in its turn.
         let waits = if again || !self.aside.is_empty() { 0 } else { WAITS };
         let label = ExporterLabel::new(&self.name);
-        let mut said = None;
+        let (mut said, mut refuses) = (None, false);
         let (counters, name, env) = (&self.counters, &self.name, &self.env);
         let tell = |event: Event<'_>| {
             event.log(name, signal, "log");
@@ -385,7 +385,7 @@ impl Exporter {
                 }
                 Event::Refused { items } => counters.send_failed(&label, signal, items),
                 Event::Retry { reason, misconfigured, .. } => {
-                    said = Some(reason.to_owned());
+                    (said, refuses) = (Some(reason.to_owned()), misconfigured);
                     counters.retried(&label, env.unix_nano(), reason, misconfigured);
                 }
                 Event::Kept { .. } | Event::Back { .. } => {}
@@ -405,8 +405,8 @@ impl Exporter {
             // Nobody cancels `early`.
             Sent::Left(_) => Ok(None),
             Sent::Undecided(wait, trouble) => {
-                // When nothing goes, that was said.
-                if !again && std::mem::take(&mut self.answered) {
+                // When nothing goes, or the backend refuses this exporter, that was said.
+                if !again && std::mem::take(&mut self.answered) && !refuses {
                     tracing::warn!(
                         exporter = self.name,
                         %signal,

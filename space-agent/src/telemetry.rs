@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use perigee_proto::link::DropReason;
+use perigee_shared::env::Env;
 use perigee_shared::export::AllFailing;
 use perigee_shared::serve::Closed;
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
 use perigee_shared::telemetry::{
-    Alarms, EXPORTER_SUCCESS, QUEUE_CAPACITY, STORE_FAILING, metrics_text, queue_capacity, register_identity,
+    EXPORTER_SUCCESS, QUEUE_CAPACITY, STORE_FAILING, STORE_SYNCS, metrics_text, queue_capacity,
+    register_identity,
 };
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -628,11 +630,14 @@ impl Metrics {
         Arc::clone(&self.receiver)
     }
 
-    /// Metrics of an agent with these consumers, which count the panics of `tasks` and `alarms` too.
-    pub fn watching(tasks: &Supervisor, alarms: &Alarms, consumers: &BTreeMap<String, SignalSet>) -> Self {
+    /// Metrics of an agent with these consumers, which count the panics of `tasks`, and what `env` counts.
+    pub fn watching(tasks: &Supervisor, env: &Env, consumers: &BTreeMap<String, SignalSet>) -> Self {
         let mut metrics = Self::default();
         tasks.register(&mut metrics.registry);
-        alarms.register(&mut metrics.registry);
+        env.alarms.register(&mut metrics.registry);
+        if let Some(syncs) = env.store.syncs() {
+            metrics.registry.register("perigee_store_syncs", STORE_SYNCS, syncs);
+        }
         for (name, signals) in consumers {
             let exporter = ExporterLabel::new(name);
             if name != LINK {
@@ -724,8 +729,6 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use perigee_shared::env::Env;
-
     use super::*;
     use crate::config::LimiterConfig;
 
@@ -736,7 +739,7 @@ mod tests {
             ("otlp/bench".to_owned(), SignalSet::default().with(Signal::Traces)),
         ];
         let metrics =
-            Metrics::watching(&Supervisor::new(&Env::production()), &Alarms::default(), &consumers.into());
+            Metrics::watching(&Supervisor::new(&Env::production()), &Env::production(), &consumers.into());
         let source = Source { receiver: "otlp/2".into(), transport: "grpc" };
         metrics.receiver().begin(&source, SignalSet::default().with(Signal::Logs));
         let text = || metrics.text(None, 0, &Limiter::new(LimiterConfig::default()), None);

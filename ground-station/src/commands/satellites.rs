@@ -11,16 +11,24 @@ use serde_json::Value;
 use super::spool::{Query, fetch};
 use super::{say, say_json};
 use crate::config::Config;
+use crate::spool::{SatelliteView, shown_offset};
 
 /// A certificate that ends sooner is named, ns.
 const SOON: u64 = 30 * 24 * 3600 * 1_000_000_000;
+
+/// Another station with this one's name is spoken of so long after it was heard of, ns.
+const NAMESAKE: u64 = 7 * 24 * 3600 * 1_000_000_000;
 
 /// A clock that is off by more is named, s.
 const CLOCK_OFF: f64 = 1.0;
 
 pub(super) async fn run(query: Query) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
-    let all = fetch(&config, "/api/v1/satellites", None, async |store| store.satellites().await).await?;
+    let asked = fetch(&config, "/api/v1/satellites", None, async |store| {
+        let listed = config.link.satellites.keys().cloned();
+        Ok(SatelliteView::with_expected(store.satellites().await?, listed))
+    });
+    let all = asked.await?;
     if query.json {
         say_json(&all)?;
     } else {
@@ -139,6 +147,16 @@ fn notes(satellite: &Value, now: u64) -> String {
     if let Some(end) = end.filter(|end| *end < now.saturating_add(SOON)) {
         out.push_str(&format!("{name}: its certificate ends at {}; issue a new one\n", shown_time(end)));
     }
+    for other in satellite["namesakes"].as_array().into_iter().flatten() {
+        let heard = other["heard_unix_nano"].as_u64().unwrap_or(0);
+        if heard.saturating_add(NAMESAKE) > now {
+            let (ledger, ago) = (other["ledger"].as_str().unwrap_or(""), span(now.saturating_sub(heard)));
+            out.push_str(&format!(
+                "{name}: another ground-station has this one's name and the ledger {ledger} of its own, heard of {ago} ago; give one of \
+                 the two another link.station\n"
+            ));
+        }
+    }
     let clock = &satellite["clock"];
     if let (Some(offset), Some(error)) = (clock["offset_seconds"].as_f64(), clock["error_seconds"].as_f64()) {
         let untrusted = clock["untrusted"].as_str().filter(|why| !why.is_empty());
@@ -147,8 +165,8 @@ fn notes(satellite: &Value, now: u64) -> String {
                 untrusted.map_or_else(String::new, |why| format!(" and is not trusted on board: {why}"));
             let drift = clock["drift_ppm"][0].as_f64();
             let drift = drift.map_or_else(String::new, |ppm| format!(", {ppm:+.1} ppm"));
-            let line = format!("{name}: its clock is off by {offset:+.3} s \u{b1} {error:.3}{drift}{why}\n");
-            out.push_str(&line);
+            let off = shown_offset(offset, error);
+            out.push_str(&format!("{name}: its clock is off by {off}{drift}{why}\n"));
         }
     }
     out

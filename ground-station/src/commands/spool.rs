@@ -21,6 +21,12 @@ use crate::console::{BackupAnswer, BackupRequest, ReplayAnswer, ReplayRequest, V
 use crate::ground::look_at_store;
 use crate::spool::{SpoolError, Store};
 
+/// Rows of a list that are read, at most.
+const LISTED: usize = 10_000;
+
+/// Of those, rows that are said to people.
+const SAID: usize = 1_000;
+
 /// What to ask of.
 #[derive(Debug, Args)]
 pub(super) struct Query {
@@ -193,8 +199,9 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
     let config = Config::load(&query.file.config)?;
     let spool = fetch(&config, "/api/v1/spool", None, async |s| s.overview().await).await?;
     let accounts = fetch(&config, "/api/v1/accounting", None, async |s| s.accounting().await).await?;
-    let gaps = fetch(&config, "/api/v1/gaps", None, async |s| s.gaps(1000).await).await?;
-    let letters = fetch(&config, "/api/v1/dead-letters", None, async |s| s.letters(0, 1000).await).await?;
+    let path = |list: &str| format!("/api/v1/{list}?limit={LISTED}");
+    let gaps = fetch(&config, &path("gaps"), None, async |s| s.gaps(LISTED).await).await?;
+    let letters = fetch(&config, &path("dead-letters"), None, async |s| s.letters(0, LISTED).await).await?;
     if query.json {
         say_json(&serde_json::json!({
             "spool": spool, "accounting": accounts, "gaps": gaps, "dead_letters": letters,
@@ -227,10 +234,11 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
             account["segments"], account["duplicates"], account["handover_twice"]
         ));
     }
-    for gap in gaps.as_array().into_iter().flatten() {
-        say(&gap_line(gap));
-    }
-    for letter in letters.as_array().into_iter().flatten() {
+    let (gaps, left) = shown(&gaps);
+    gaps.iter().for_each(|gap| say(&gap_line(gap)));
+    say(&and_more(left, "gaps", "gaps"));
+    let (letters, left) = shown(&letters);
+    for letter in letters {
         say(&format!(
             "dead letter {}: {} items for {} from {}: {}\n",
             letter["id"],
@@ -240,7 +248,26 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
             letter["reason"].as_str().unwrap_or("")
         ));
     }
+    say(&and_more(left, "dead letters", "dead-letters"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The rows of a list that are said one by one, and how many more were read.
+fn shown(list: &Value) -> (&[Value], usize) {
+    let all = list.as_array().map_or(&[][..], Vec::as_slice);
+    let (shown, left) = all.split_at(all.len().min(SAID));
+    (shown, left.len())
+}
+
+/// That there are more than were said; nothing, if there are none.
+fn and_more(left: usize, what: &str, list: &str) -> String {
+    match left {
+        0 => String::new(),
+        _ => {
+            let least = if left + SAID >= LISTED { "at least " } else { "" };
+            format!("and {least}{left} more {what}; --json has {LISTED} of them, /api/v1/{list} all\n")
+        }
+    }
 }
 
 /// A gap in a line; a number that nobody knows is not 0.

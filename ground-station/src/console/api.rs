@@ -16,7 +16,7 @@ use super::problem::{Asked, Problem, Refusals};
 use super::show::encoded;
 use super::track::Track;
 use super::{BackupAnswer, BackupRequest, Console, ReplayAnswer, ReplayRequest, VerifyAnswer};
-use crate::link::{ClockView, LinkView};
+use crate::link::LinkView;
 use crate::spool::{
     AccountView, CatalogueView, ColumnsView, GapView, LetterView, Part, PassView, SatelliteView, SpoolView,
     Wanted,
@@ -102,27 +102,25 @@ fn listed<T>(page: &Page, part: Part<T>) -> (HeaderMap, Json<Vec<T>>) {
 pub(super) struct Linked {
     #[serde(flatten)]
     view: SatelliteView,
-    clock: Option<ClockView>,
     link: Option<LinkView>,
 }
 
-/// Every satellite that was ever heard, by id
+/// Every satellite that may connect or was ever heard, by id
 #[utoipa::path(
     get,
     path = "/api/v1/satellites",
     params(Page),
     responses(
-        (status = 200, description = "Every satellite that was ever heard, by id", body = [Linked]),
+        (status = 200, description = "Every satellite that may connect or was ever heard, by id", body = [Linked]),
         Refusals
     )
 )]
 pub(super) async fn satellites(State(console): State<Console>, Asked(page): Asked<Page>) -> List<Linked> {
-    let all = console.store.satellites().await?;
+    let expected = console.metrics.expected().into_iter().map(|id| id.to_string());
+    let all = SatelliteView::with_expected(console.store.satellites().await?, expected);
     let (connected, links) = (console.connected.satellites(), console.connected.links());
     let linked = |view: SatelliteView| {
-        let (clock, link) =
-            (console.connected.clocks().of(&view.satellite), links.get(&view.satellite).cloned());
-        let mut linked = Linked { clock, link, view };
+        let mut linked = Linked { link: links.get(&view.satellite).cloned(), view };
         if let Some(heard) = connected.get(&linked.view.satellite) {
             linked.view.connected = true;
             linked.view.standing.last_heard_unix_nano = *heard;

@@ -8,8 +8,7 @@ use perigee_shared::export::Failing;
 use serde::Serialize;
 
 use super::show::{bytes, counted, span};
-use crate::link::ClockView;
-use crate::spool::{AlarmView, Digest, Items, SatelliteDigest, Status};
+use crate::spool::{AlarmView, Digest, Items, SatelliteDigest, Status, shown_offset};
 
 const S: u64 = 1_000_000_000;
 
@@ -30,6 +29,9 @@ const BEHIND: u64 = 600 * S;
 
 /// An alarm on board needs a human so long after it came here, ns, unless it is over.
 const RECENT: u64 = 86_400 * S;
+
+/// Another station with this one's name is spoken of so long after it was heard of, ns.
+const NAMESAKE: u64 = 7 * 86_400 * S;
 
 /// The severity number of ERROR.
 const ERROR: u32 = 17;
@@ -84,12 +86,13 @@ pub(super) fn gravest(notes: &[Note]) -> Level {
 }
 
 /// What needs a human of a satellite, the gravest first.
-pub(super) fn of_satellite(sat: &SatelliteDigest, clock: Option<&ClockView>, now: u64) -> Vec<Note> {
+pub(super) fn of_satellite(sat: &SatelliteDigest, now: u64) -> Vec<Note> {
     let mut out = Vec::new();
     contacts(sat, now, &mut out);
+    namesakes(sat, now, &mut out);
     store(sat, now, &mut out);
     alarms(sat, now, &mut out);
-    agent(sat, clock, now, &mut out);
+    agent(sat, now, &mut out);
     let account = &sat.account;
     if account.lost != Items::default() {
         let text = format!("{} lost or given up here", counted(account.lost.total(), "item", "items"));
@@ -144,6 +147,18 @@ fn contacts(sat: &SatelliteDigest, now: u64, out: &mut Vec<Note>) {
     }
 }
 
+fn namesakes(sat: &SatelliteDigest, now: u64, out: &mut Vec<Note>) {
+    for other in &sat.standing.namesakes {
+        if other.heard_unix_nano.saturating_add(NAMESAKE) > now {
+            let text = format!(
+                "another ground-station has this one's name and the ledger {} of its own",
+                other.ledger
+            );
+            out.push(note(Level::Warning, text, "give one of the two another link.station and certificate"));
+        }
+    }
+}
+
 fn store(sat: &SatelliteDigest, now: u64, out: &mut Vec<Note>) {
     let forecast = sat.standing.forecast.as_ref();
     if let Some(full) = forecast.and_then(|f| f["full_unix_nano"].as_u64()) {
@@ -165,7 +180,7 @@ fn store(sat: &SatelliteDigest, now: u64, out: &mut Vec<Note>) {
     }
 }
 
-fn agent(sat: &SatelliteDigest, clock: Option<&ClockView>, now: u64, out: &mut Vec<Note>) {
+fn agent(sat: &SatelliteDigest, now: u64, out: &mut Vec<Note>) {
     let agent = sat.standing.agent.as_ref();
     if let Some(end) = agent.and_then(|agent| agent.certificate_end_unix_nano) {
         out.extend(certificate("its certificate", end, now));
@@ -182,12 +197,13 @@ fn agent(sat: &SatelliteDigest, clock: Option<&ClockView>, now: u64, out: &mut V
             "senders are refused at the limit; raise memory_limiter.limit or send less",
         ));
     }
-    if let Some(clock) = clock {
+    if let Some(clock) = &sat.standing.clock {
         if !clock.untrusted.is_empty() {
             let text = format!("its clock is not trusted on board: {}", clock.untrusted);
             out.push(note(Level::Warning, text, "set the clock; until then a plan may not be followed"));
         } else if clock.offset_seconds.abs() > clock.error_seconds + CLOCK_OFF {
-            let text = format!("its clock is off by {:+.3} s", clock.offset_seconds);
+            let off = shown_offset(clock.offset_seconds, clock.error_seconds);
+            let text = format!("its clock is off by {off}");
             out.push(note(Level::Note, text, "set the clock, or contacts.time_from_ground: use"));
         }
     }

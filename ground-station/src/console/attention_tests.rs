@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::*;
 use crate::spool::{
-    AccountView, AgentView, ExporterDigest, NextContact, Pass, PlanView, SpoolView, StandingView,
+    AccountView, AgentView, ClockView, ExporterDigest, NamesakeView, NextContact, Pass, PlanView, SpoolView,
+    StandingView,
 };
 
 const NOW: u64 = 1_000 * 86_400 * S;
@@ -31,6 +32,8 @@ fn fine() -> SatelliteDigest {
             agent: None,
             partial_bytes: 0,
             last_pass: None,
+            clock: None,
+            namesakes: Vec::new(),
         },
         account: AccountView::default(),
         partials: Vec::new(),
@@ -64,14 +67,19 @@ fn clock(offset_seconds: f64, untrusted: &str) -> ClockView {
     }
 }
 
+/// A satellite whose clock is this.
+fn at(clock: ClockView) -> SatelliteDigest {
+    with(|sat| sat.standing.clock = Some(clock))
+}
+
 /// Levels and the beginning of each text.
 fn said(notes: &[Note]) -> Vec<(Level, &str)> {
     notes.iter().map(|note| (note.level, note.text.as_str())).collect()
 }
 
 /// The one note of a satellite.
-fn only(sat: &SatelliteDigest, clock: Option<&ClockView>) -> (Level, String) {
-    let notes = of_satellite(sat, clock, NOW);
+fn only(sat: &SatelliteDigest) -> (Level, String) {
+    let notes = of_satellite(sat, NOW);
     assert_eq!(notes.len(), 1, "{notes:?}");
     assert!(!notes[0].remedy.is_empty());
     (notes[0].level, notes[0].text.clone())
@@ -81,9 +89,9 @@ fn only(sat: &SatelliteDigest, clock: Option<&ClockView>) -> (Level, String) {
 fn a_contact_that_did_not_begin_is_an_alarm_until_something_is_heard() {
     let late = |by: u64| NextContact { station: "kiruna".to_owned(), start_unix_nano: NOW - by };
     let sat = |by: u64| with(|sat| sat.standing.next_contact = Some(late(by)));
-    assert_eq!(of_satellite(&fine(), None, NOW), []);
-    assert_eq!(of_satellite(&sat(LATE), None, NOW), [], "it may still come");
-    let (level, text) = only(&sat(LATE + S), None);
+    assert_eq!(of_satellite(&fine(), NOW), []);
+    assert_eq!(of_satellite(&sat(LATE), NOW), [], "it may still come");
+    let (level, text) = only(&sat(LATE + S));
     assert_eq!(
         (level, text.as_str()),
         (Level::Alarm, "the contact over kiruna should have begun 2 min ago; nothing was heard")
@@ -92,9 +100,23 @@ fn a_contact_that_did_not_begin_is_an_alarm_until_something_is_heard() {
         sat.standing.next_contact = Some(late(LATE + S));
         sat.standing.last_heard_unix_nano = NOW - LATE;
     });
-    assert_eq!(of_satellite(&heard, None, NOW), []);
+    assert_eq!(of_satellite(&heard, NOW), []);
     let connected = SatelliteDigest { connected: true, ..sat(LATE + S) };
-    assert_eq!(of_satellite(&connected, None, NOW), []);
+    assert_eq!(of_satellite(&connected, NOW), []);
+}
+
+#[test]
+fn another_station_with_this_name_is_a_warning_for_a_week() {
+    let heard = |ago: u64| {
+        with(|sat| {
+            sat.standing.namesakes =
+                vec![NamesakeView { ledger: "00f1".to_owned(), heard_unix_nano: NOW - ago }];
+        })
+    };
+    let (level, text) = only(&heard(6 * 86_400 * S));
+    assert_eq!(level, Level::Warning);
+    assert_eq!(text, "another ground-station has this one's name and the ledger 00f1 of its own");
+    assert_eq!(of_satellite(&heard(7 * 86_400 * S), NOW), []);
 }
 
 #[test]
@@ -102,10 +124,10 @@ fn plan_and_last_pass_are_named_by_how_grave_they_are() {
     let error = Some("line 3 is odd".to_owned());
     let plan =
         with(|sat| sat.standing.plan = Some(PlanView { source: "plan".to_owned(), hash: None, error }));
-    assert_eq!(only(&plan, None).0, Level::Warning);
+    assert_eq!(only(&plan).0, Level::Warning);
     let ended = |state: &str| {
         let pass = Pass::new(json!({ "state": state }), None);
-        of_satellite(&with(|sat| sat.standing.last_pass = Some(pass)), None, NOW)
+        of_satellite(&with(|sat| sat.standing.last_pass = Some(pass)), NOW)
     };
     for (state, level) in [
         ("unreachable", Some(Level::Warning)),
@@ -120,7 +142,7 @@ fn plan_and_last_pass_are_named_by_how_grave_they_are() {
 
 #[test]
 fn a_store_that_fills_is_a_warning_and_within_a_day_an_alarm() {
-    let of = |forecast| only(&with(|sat| sat.standing.forecast = Some(forecast)), None);
+    let of = |forecast| only(&with(|sat| sat.standing.forecast = Some(forecast)));
     let full = |at: u64| of(json!({ "full_unix_nano": at }));
     assert_eq!(full(NOW + 25 * 3_600 * S).0, Level::Warning);
     let (level, text) = full(NOW + 3 * 3_600 * S);
@@ -131,7 +153,7 @@ fn a_store_that_fills_is_a_warning_and_within_a_day_an_alarm() {
     assert_eq!(full(NOW - S), (Level::Alarm, "its store is full by its forecast".to_owned()));
     assert_eq!(of(json!({"stored_bytes": 90, "max_bytes": 100})).0, Level::Warning);
     let room = with(|sat| sat.standing.forecast = Some(json!({"stored_bytes": 89, "max_bytes": 100})));
-    assert_eq!(of_satellite(&room, None, NOW), []);
+    assert_eq!(of_satellite(&room, NOW), []);
 }
 
 #[test]
@@ -148,11 +170,11 @@ fn memory_and_clock_of_an_agent_are_named() {
             });
         })
     };
-    assert_eq!(of_satellite(&agent(89), None, NOW), []);
-    assert_eq!(only(&agent(90), None).0, Level::Warning);
-    assert_eq!(only(&fine(), Some(&clock(0.0, "it is 1970"))).0, Level::Warning);
-    assert_eq!(only(&fine(), Some(&clock(-1.6, ""))).0, Level::Note);
-    assert_eq!(of_satellite(&fine(), Some(&clock(1.4, "")), NOW), [], "as far as that is known");
+    assert_eq!(of_satellite(&agent(89), NOW), []);
+    assert_eq!(only(&agent(90)).0, Level::Warning);
+    assert_eq!(only(&at(clock(0.0, "it is 1970"))).0, Level::Warning);
+    assert_eq!(only(&at(clock(-1.6, ""))).0, Level::Note);
+    assert_eq!(of_satellite(&at(clock(1.4, "")), NOW), [], "as far as that is known");
 }
 
 #[test]
@@ -160,24 +182,24 @@ fn an_alarm_on_board_needs_a_human_for_a_day_or_until_it_is_over() {
     let with_alarms = |alarms: Vec<AlarmView>| with(|sat| sat.alarms = alarms);
     let day = 86_400 * S;
     let failed = || alarm("perigee.store.failed", 17, 5, NOW - 3_600 * S);
-    let (level, text) = only(&with_alarms(vec![failed()]), None);
+    let (level, text) = only(&with_alarms(vec![failed()]));
     assert_eq!(
         (level, text.as_str()),
         (Level::Alarm, "its agent raised perigee.store.failed (came 60 min ago): it says so")
     );
     // Once for each name, and the gravest first.
     let notes = with_alarms(vec![failed(), failed(), alarm("perigee.listener.full", 13, 6, NOW - S)]);
-    let levels: Vec<Level> = of_satellite(&notes, None, NOW).iter().map(|note| note.level).collect();
+    let levels: Vec<Level> = of_satellite(&notes, NOW).iter().map(|note| note.level).collect();
     assert_eq!(levels, [Level::Alarm, Level::Warning]);
     let old = alarm("perigee.store.failed", 17, NOW, NOW - day);
-    assert_eq!(of_satellite(&with_alarms(vec![old]), None, NOW), []);
+    assert_eq!(of_satellite(&with_alarms(vec![old]), NOW), []);
     // The one that ends another is none, and an older one ends nothing.
     let volatile = || alarm("perigee.wal.volatile", 17, 100, NOW - 20 * S);
     let returned = |time| alarm("perigee.wal.returned", 13, time, NOW - 10 * S);
-    assert_eq!(of_satellite(&with_alarms(vec![returned(101), volatile()]), None, NOW), []);
-    assert!(only(&with_alarms(vec![returned(99), volatile()]), None).1.contains("perigee.wal.volatile"));
+    assert_eq!(of_satellite(&with_alarms(vec![returned(101), volatile()]), NOW), []);
+    assert!(only(&with_alarms(vec![returned(99), volatile()])).1.contains("perigee.wal.volatile"));
     // One of another name is shown as it is.
-    assert!(only(&with_alarms(vec![alarm("custom", 21, 1, NOW)]), None).1.contains("custom"));
+    assert!(only(&with_alarms(vec![alarm("custom", 21, 1, NOW)])).1.contains("custom"));
 }
 
 #[test]
@@ -187,7 +209,7 @@ fn what_is_gravest_comes_first() {
         sat.account.dead_lettered.spans = 2;
         sat.alarms = vec![alarm("perigee.store.failed", 17, 5, NOW)];
     });
-    let notes = of_satellite(&sat, None, NOW);
+    let notes = of_satellite(&sat, NOW);
     let said = said(&notes);
     assert_eq!(said[0].0, Level::Alarm);
     assert_eq!(said[1], (Level::Warning, "2 items in dead letters"));

@@ -21,9 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::attention::{self, Level, Note};
 use super::track::{self, Track};
-use crate::link::{ClockView, Connected, LinkView, Point};
+use crate::link::{Connected, LinkView, Point};
 use crate::spool::{
-    ExporterDigest, Glance, ItemView, Known, News, Records, SatelliteDigest, SpoolError, SpoolView, Store,
+    ExporterDigest, Glance, ItemView, KnownLists, News, Records, SatelliteDigest, SpoolError, SpoolView,
+    Store,
 };
 use crate::telemetry::Metrics;
 
@@ -74,7 +75,6 @@ const DECODED: u64 = 4 << 20;
 pub(super) struct Row {
     #[serde(flatten)]
     pub(super) digest: SatelliteDigest,
-    pub(super) clock: Option<ClockView>,
     pub(super) link: Option<LinkView>,
     /// Payload bytes over the link a second, as of late.
     pub(super) bytes_per_second: f64,
@@ -340,14 +340,12 @@ impl Board {
                 digest.connected = true;
                 digest.standing.last_heard_unix_nano = *heard;
             }
-            let clock = inner.connected.clocks().of(&name);
-            let notes = attention::of_satellite(&digest, clock.as_ref(), at);
+            let notes = attention::of_satellite(&digest, at);
             let received_bytes = inner.metrics.received_from(&name);
             Row {
                 bytes_per_second: rate(received_bytes, known.get(name.as_str()).copied()),
                 link: links.get(&name).cloned(),
                 level: attention::gravest(&notes),
-                clock,
                 received_bytes,
                 notes,
                 digest,
@@ -534,7 +532,7 @@ fn of_links(links: &Links) -> Bytes {
 struct Told {
     shown: Option<Arc<Shown>>,
     /// Of passes, gaps and dead letters.
-    known: Known,
+    known: KnownLists,
 }
 
 impl Board {

@@ -199,9 +199,7 @@ impl Console {
             last.clone()
         };
         let (connected, connections) = (self.connected.satellites(), self.connected.count());
-        self.metrics.render(stored.as_deref(), &connected, &status, connections, |registry| {
-            self.connected.clocks().register(registry);
-        })
+        self.metrics.render(stored.as_deref(), &connected, &status, connections)
     }
 
     async fn stored(&self) -> Result<Stored, SpoolError> {
@@ -309,7 +307,8 @@ mod tests {
         assert!(seen.metrics_text().await.contains("perigee_store_failing 0"));
         disk.set_full(true);
         let (other, mut status) = (store.clone(), store.status());
-        let waits = tokio::spawn(async move { other.ledger("sat-1".into(), Hello::default().into()).await });
+        let waits =
+            tokio::spawn(async move { other.ledger("sat-1".into(), Arc::new(Hello::default())).await });
         status.wait_for(|status| status.failing.is_some()).await.unwrap();
         assert!(store.overview().await.is_err(), "it is closed");
         for (console, known) in [(seen, true), (late, false)] {

@@ -44,6 +44,11 @@ impl Delivery {
         self.metrics.aside(&self.name, requests);
     }
 
+    /// Whether the backend refuses this exporter, not the data.
+    pub(super) fn is_misconfigured(&self) -> bool {
+        self.metrics.failing(&self.name).is_some_and(|failing| failing.misconfigured)
+    }
+
     /// What sends.
     pub(super) fn client(&self) -> Arc<Client> {
         self.delivery.client()

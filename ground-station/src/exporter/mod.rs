@@ -374,7 +374,8 @@ impl Exporter {
         let pause = self.aside.put(&self.env, at, trouble, wait);
         self.delivery.aside(self.aside.len());
         self.tell_aside(at.place).await?;
-        if !again {
+        // Of a backend that refuses this exporter more was said already.
+        if !again && !self.delivery.is_misconfigured() {
             tracing::warn!(
                 exporter = %self.name,
                 satellite = &*work.satellite,

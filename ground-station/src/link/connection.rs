@@ -11,18 +11,18 @@ use perigee_shared::link::revocation::Revocations;
 use perigee_shared::link::{Slot, tls, wire};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::bounds;
 use super::clock::Clocks;
 use super::history::History;
-use super::machine::{Action, Close, Event, Machine, Settings, StreamId};
+use super::machine::{Action, Close, Event, Haul, Machine, Settings, StreamId};
 use super::passing::Passing;
 use super::registry::{Registry, Underway};
 use crate::memory::Stir;
-use crate::spool::{Applied, Ending, Heard, Incoming, SpoolError, Store};
+use crate::spool::{Applied, Ending, Greeting, Heard, Incoming, Offset, SpoolError, Store};
 use crate::telemetry::Metrics;
 
 /// Bytes that are read from a stream at once.
@@ -33,6 +33,8 @@ const QUEUE: usize = 8;
 const HELD_WHEN_SHORT: usize = 256 << 10;
 /// How long the peer may take to let a message through.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often the spool's record of a contact is brought up to date while it lasts.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How long a contact may last without Hello.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -69,6 +71,8 @@ struct Shell {
     passing: Passing,
     /// When the last of it came.
     last: Instant,
+    /// By how much the satellite's clock is ahead, as its Hello said.
+    offset: Option<Offset>,
 }
 
 /// The contact that a connection is of.
@@ -76,6 +80,40 @@ struct Greeted {
     at: Instant,
     /// When the satellite opened it, by its clock.
     opened: u64,
+    /// What the spool's record of the contact has of this link: what had come, and until when; `None`: nothing yet.
+    told: Option<(Haul, Instant)>,
+    /// When it is told again.
+    due: Instant,
+    /// The record is being written.
+    telling: Option<JoinHandle<()>>,
+}
+
+impl Greeted {
+    fn new(opened: u64) -> Self {
+        let now = Instant::now();
+        Self { at: now, opened, told: None, due: now + TELL_EVERY, telling: None }
+    }
+
+    /// What has come since it was told last, the last of it at `until`.
+    fn news(&mut self, haul: Haul, until: Instant, ended: Option<Ending>) -> Heard {
+        let is_first = self.told.is_none();
+        let (before, since) = self.told.take().unwrap_or_else(|| (Haul::default(), self.at));
+        let heard = Heard {
+            opened: self.opened,
+            connections: u32::from(is_first),
+            began: since.elapsed(),
+            lost: until.elapsed(),
+            received: haul.received - before.received,
+            held: haul.held - before.held,
+            segments: haul.segments - before.segments,
+            items: haul.items.saturating_sub(before.items),
+            handover_twice: haul.handover_twice - before.handover_twice,
+            ended,
+            goodbye: haul.goodbye.clone(),
+        };
+        self.told = Some((haul, until));
+        heard
+    }
 }
 
 /// Serves a connection until it ends; what arrived is in the spool then.
@@ -101,6 +139,7 @@ pub(super) async fn serve(connection: Connection, settings: Settings, around: Su
         greeted: None,
         passing: Passing::default(),
         last: Instant::now(),
+        offset: None,
     };
     tasks.spawn(accept_streams(connection.clone(), stream_events));
     shell.run(&mut controls, &mut streams).await;
@@ -124,6 +163,8 @@ impl Shell {
             let little = !*short.borrow_and_update() || self.machine.held() < HELD_WHEN_SHORT;
             let reading = self.machine.wants_data() && room && little;
             let deadline = self.machine.deadline();
+            // Without a name nobody can find the record again.
+            let due = self.greeted.as_ref().filter(|greeted| greeted.opened != 0).map(|greeted| greeted.due);
             let event = tokio::select! {
                 biased;
                 () = shutdown.cancelled(), if !leaving => {
@@ -162,9 +203,14 @@ impl Shell {
                     }
                 },
                 () = sleep_until(deadline), if deadline.is_some() => Event::Tick,
+                () = sleep_until(due), if due.is_some() => {
+                    self.tell_so_far();
+                    continue;
+                }
                 event = streams.recv(), if reading => match event {
-                    Some(FromStream::Opened(stream, open, stop)) => {
+                    Some(FromStream::Opened(stream, mut open, stop)) => {
                         self.stops.insert(stream, stop);
+                        open.age_milli = self.age(&open);
                         Event::Opened(stream, open)
                     }
                     Some(FromStream::Data(stream, offset, bytes)) => {
@@ -216,7 +262,7 @@ impl Shell {
 
     /// The link has ended: what came in it goes into the log and the spool.
     async fn tell_of_contact(&mut self) {
-        let Some(Greeted { at, opened }) = self.greeted.take() else { return };
+        let Some(mut greeted) = self.greeted.take() else { return };
         let haul = self.machine.haul().clone();
         let ended = self.ending(haul.goodbye.is_some());
         // After Goodbye the signal may be lost before the link is closed.
@@ -225,7 +271,7 @@ impl Shell {
         tracing::info!(
             satellite = %self.satellite,
             ended = ended.name(),
-            seconds = lost.duration_since(at).as_secs_f64(),
+            seconds = lost.duration_since(greeted.at).as_secs_f64(),
             received_bytes = haul.received,
             held_bytes = haul.held,
             segments = haul.segments,
@@ -237,21 +283,29 @@ impl Shell {
             let Surroundings { clocks, history, .. } = &self.around;
             history.goodbye(&self.satellite, &goodbye.backlog, clocks.now());
         }
-        let heard = Heard {
-            opened,
-            began: at.elapsed(),
-            lost: lost.elapsed(),
-            received: haul.received,
-            held: haul.held,
-            segments: haul.segments,
-            items: haul.items,
-            handover_twice: haul.handover_twice,
-            ended,
-            goodbye: haul.goodbye,
-        };
+        if let Some(telling) = greeted.telling.take() {
+            let _ = telling.await;
+        }
+        let heard = greeted.news(haul, lost, Some(ended));
         if let Err(error) = self.around.store.heard(Arc::clone(&self.satellite), heard).await {
             tracing::error!(satellite = %self.satellite, %error, "the record of a contact could not be kept");
         }
+    }
+
+    /// Keeps what has come so far, so that it is known of a contact in which this program is killed.
+    fn tell_so_far(&mut self) {
+        let Some(greeted) = &mut self.greeted else { return };
+        greeted.due = Instant::now() + TELL_EVERY;
+        if greeted.telling.as_ref().is_some_and(|telling| !telling.is_finished()) {
+            return;
+        }
+        let heard = greeted.news(self.machine.haul().clone(), self.last, None);
+        let (store, satellite) = (self.around.store.clone(), Arc::clone(&self.satellite));
+        greeted.telling = Some(tokio::spawn(async move {
+            if let Err(error) = store.heard(Arc::clone(&satellite), heard).await {
+                tracing::error!(%satellite, %error, "the record of a contact could not be kept");
+            }
+        }));
     }
 
     fn ending(&self, goodbye: bool) -> Ending {
@@ -332,11 +386,10 @@ impl Shell {
 
     /// Ends older connections of this satellite in the same slot, so that what they hold is in the ledger, and asks it.
     fn greet(&mut self, mut hello: Arc<link::Hello>) {
-        let Surroundings { clocks, history, .. } = &self.around;
-        clocks.hear(&self.satellite, &hello, self.connection.rtt());
-        let offset =
-            hello.clock.as_ref().and_then(|_| clocks.of(&self.satellite)).map(|clock| clock.offset_seconds);
-        history.hello(&self.satellite, &hello, clocks.now(), offset);
+        let read = self.around.clocks.read(self.connection.rtt());
+        self.offset = hello.clock.as_ref().map(|clock| read.offset(clock));
+        let offset = self.offset.map(Offset::seconds);
+        self.around.history.hello(&self.satellite, &hello, read.wall, offset);
         // What the certificate itself says goes before what is said of it.
         if let Some(end) = tls::peer_end(&self.connection) {
             Arc::make_mut(&mut hello).agent.get_or_insert_default().certificate_end_unix_nano = end;
@@ -352,13 +405,25 @@ impl Shell {
         let (slot, ends) = (Slot::from_wire(hello.slot), hello.contact_end_unix_nano);
         let underway = Underway { at: Instant::now(), slot, ends, passing: self.passing.clone() };
         self.around.registry.has_begun(id, underway);
-        self.greeted = Some(Greeted { at: Instant::now(), opened: hello.contact_start_unix_nano });
+        self.greeted = Some(Greeted::new(hello.contact_start_unix_nano));
         let turn = self.turn(bounds::rows(&hello));
         self.asked.push(Box::pin(async move {
             turn.await;
             registry.supersede(&satellite, slot, id).await;
-            store.ledger(satellite, hello).await.map(Event::Ledger)
+            let greeting = Greeting { hello, read: Some(read) };
+            store.ledger(satellite, greeting).await.map(Event::Ledger)
         }));
+    }
+
+    /// How old the oldest item of a segment is, ms: as the satellite said half a round trip ago, else since it was sealed by its clock.
+    fn age(&self, open: &link::SegmentOpen) -> Option<u64> {
+        let on_its_way = self.connection.rtt() / 2;
+        let said = open.age_milli.map(|age| Duration::from_millis(age).saturating_add(on_its_way));
+        let since_sealed = || {
+            let sealed = open.header.as_ref()?.sealed_unix_nano;
+            self.offset?.age(sealed, self.around.clocks.now())
+        };
+        said.or_else(since_sealed).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Waits until this satellite may have work on `rows` done: the more it has had done, the longer.
@@ -384,14 +449,17 @@ impl Shell {
 
 /// Has the store take the bytes, then commit what they belong to.
 async fn hand_over(store: Store, metrics: Metrics, batch: Vec<Incoming>) -> Result<Event, SpoolError> {
-    let of = batch.iter().map(|i| (Arc::clone(&i.satellite), Arc::clone(&i.header))).collect::<Vec<_>>();
+    let of = batch.iter().map(|i| (Arc::clone(&i.satellite), Arc::clone(&i.header), i.age));
+    let of = of.collect::<Vec<_>>();
     let mut taken = Vec::with_capacity(batch.len());
     for incoming in batch {
         taken.push(store.put_payload(incoming).await?);
     }
     let applied = store.commit(taken).await?;
-    for ((satellite, header), _) in of.iter().zip(&applied).filter(|(_, a)| **a == Applied::New) {
-        metrics.delivered(satellite, header);
+    for ((satellite, header, age), _) in of.iter().zip(&applied).filter(|(_, a)| **a == Applied::New) {
+        if let Some(age) = age {
+            metrics.delivered(satellite, header, age.now());
+        }
     }
     Ok(Event::Applied(applied))
 }

@@ -20,7 +20,7 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::bounds;
-use crate::spool::{Answer, Applied, Incoming, Piece};
+use crate::spool::{Age, Answer, Applied, Incoming, Piece};
 
 /// What one connection is held to.
 #[derive(Debug, Clone)]
@@ -108,6 +108,7 @@ struct Inflight {
     /// Something is to be handed over, if only that nothing is missing.
     dirty: bool,
     ended: bool,
+    age: Option<Age>,
 }
 
 /// What has come over a connection.
@@ -246,7 +247,7 @@ impl Machine {
         match event {
             Event::Control(message) => self.control(message.body),
             Event::Ledger(answer) => self.resume(answer),
-            Event::Opened(stream, open) => self.opened(stream, open),
+            Event::Opened(stream, open) => self.opened(now, stream, open),
             Event::Data(stream, offset, bytes) => self.data(now, stream, offset, &bytes),
             Event::Ended(stream) => {
                 if let Some(inflight) = self.streams.get_mut(&stream) {
@@ -342,7 +343,7 @@ impl Machine {
         vec![send(ground_message::Body::Resume(resume))]
     }
 
-    fn opened(&mut self, stream: StreamId, open: link::SegmentOpen) -> Vec<Action> {
+    fn opened(&mut self, now: Instant, stream: StreamId, open: link::SegmentOpen) -> Vec<Action> {
         let id = open.header.as_ref().and_then(|h| h.id);
         let header = match open.header.map(Header::try_from) {
             Some(Ok(header)) => header,
@@ -372,7 +373,8 @@ impl Machine {
             ranges.push(range.start..range.end);
         }
         let header = Arc::new(header);
-        let inflight = Inflight { header, ranges, pending: Vec::new(), dirty: true, ended: false };
+        let age = open.age_milli.map(|age| Age::new(Duration::from_millis(age), now));
+        let inflight = Inflight { header, ranges, pending: Vec::new(), dirty: true, ended: false, age };
         if self.streams.insert(stream, inflight).is_some() {
             return self.refuse(Close::Protocol, "a stream began twice");
         }
@@ -433,6 +435,7 @@ impl Machine {
                 header: Arc::clone(&inflight.header),
                 pieces,
                 max_partial_bytes: self.settings.max_partial_bytes,
+                age: inflight.age,
             });
         }
         let open_ranges = &mut self.open_ranges;

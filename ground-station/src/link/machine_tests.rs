@@ -51,6 +51,7 @@ fn open(sequence: u64, payload_len: u64, ranges: &[Range<u64>]) -> link::Segment
     link::SegmentOpen {
         header: Some((&header).into()),
         ranges: ranges.iter().map(|r| link::Range { start: r.start, end: r.end }).collect(),
+        age_milli: Some(5_000),
     }
 }
 

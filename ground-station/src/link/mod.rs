@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::access::{Access, Allowed};
-pub use self::clock::{ClockView, Clocks};
+use self::clock::Clocks;
 use self::connection::Surroundings;
 pub use self::history::{History, Point};
 use self::machine::{Close, Settings};
@@ -78,7 +78,7 @@ pub struct Reload {
 impl Reload {
     /// From here on these may; links with others end.
     pub fn apply(&self, satellites: &Satellites) {
-        satellites.keys().for_each(|satellite| self.metrics.expect(satellite));
+        self.metrics.expect(satellites.keys());
         self.satellites.send_replace(Arc::new(satellites.clone()));
         self.registry.close_unknown(|satellite| satellites.contains_key(satellite));
     }
@@ -88,7 +88,6 @@ impl Reload {
 #[derive(Clone)]
 pub struct Connected {
     registry: Registry,
-    clocks: Clocks,
     history: History,
     env: Env,
 }
@@ -133,7 +132,7 @@ impl Connected {
     /// Nobody connects to this process.
     pub fn nobody(env: &Env) -> Self {
         let (registry, history) = (Registry::default(), History::default());
-        Self { registry, clocks: Clocks::new(env), history, env: env.clone() }
+        Self { registry, history, env: env.clone() }
     }
 
     /// Links whose satellite has said Hello.
@@ -161,11 +160,6 @@ impl Connected {
     /// Open connections.
     pub fn count(&self) -> usize {
         self.registry.len()
-    }
-
-    /// The clocks of those who have said Hello.
-    pub const fn clocks(&self) -> &Clocks {
-        &self.clocks
     }
 
     /// What satellites said over time.
@@ -236,7 +230,6 @@ impl Link {
     pub fn connected(&self) -> Connected {
         Connected {
             registry: self.around.registry.clone(),
-            clocks: self.around.clocks.clone(),
             history: self.around.history.clone(),
             env: self.env.clone(),
         }

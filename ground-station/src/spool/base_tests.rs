@@ -92,6 +92,7 @@ pub(super) fn incoming(sealed: &Sealed) -> Incoming {
         header: Arc::new(sealed.header.clone()),
         pieces: [Piece { offset: 0, bytes: sealed.payload.clone() }].into(),
         max_partial_bytes: 1 << 20,
+        age: None,
     }
 }
 
@@ -146,7 +147,7 @@ fn lane(oldest_base: Option<u64>) -> link::Lane {
 
 fn hello_with(spool: &mut Spool, epoch: link::Epoch) {
     let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
-    spool.write(|txn| ledger::hello(txn, "sat-1", &hello)).unwrap();
+    spool.write(|txn| ledger::hello(txn, "sat-1", &hello.clone().into())).unwrap();
 }
 
 fn export_all(spool: &mut Spool) -> u64 {
@@ -508,7 +509,7 @@ fn a_power_cut_at_any_write_keeps_a_base_and_its_segment_together() {
             }
             let epoch = link::Epoch { lanes: vec![lane(None)], ..epoch() };
             let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
-            spool.write(|txn| ledger::hello(txn, "sat-1", &hello))?;
+            spool.write(|txn| ledger::hello(txn, "sat-1", &hello.clone().into()))?;
             spool.close()
         };
         let finished = work().is_ok();

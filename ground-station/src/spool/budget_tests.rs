@@ -20,7 +20,7 @@ const MIB: u64 = 1 << 20;
 fn hello(spool: &mut Spool, satellite: &str, epochs: std::ops::Range<u64>) -> Result<Answer, SpoolError> {
     let epoch = |epoch| link::Epoch { epoch, closed: true, ..link::Epoch::default() };
     let hello = link::Hello { epochs: epochs.map(epoch).collect(), ..link::Hello::default() };
-    spool.write(|txn| ledger::hello(txn, satellite, &hello))
+    spool.write(|txn| ledger::hello(txn, satellite, &hello.clone().into()))
 }
 
 fn tight(spool: &mut Spool, satellite: &str) -> Option<String> {
@@ -79,7 +79,7 @@ fn a_resume_that_would_be_too_large_is_cut_to_what_fits() {
     let lanes = vec![link::Lane { lane: 8, ..Default::default() }];
     let epoch = link::Epoch { epoch: 1, continued: true, lanes, ..Default::default() };
     let hello = link::Hello { epochs: vec![epoch], ..Default::default() };
-    let answer = spool.write(|txn| ledger::hello(txn, "sat", &hello)).unwrap();
+    let answer = spool.write(|txn| ledger::hello(txn, "sat", &hello.clone().into())).unwrap();
     let told = &answer.epochs[0].lanes[0].committed;
     assert!(told.len() > 10_000 && (told.len() as u64) < RUNS, "{} runs", told.len());
     // The earliest are told; the satellite offers the rest again and hears that they are here.

@@ -16,8 +16,10 @@ use prost::Message;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableError};
 use serde::Serialize;
 
+use super::clocks::SET;
 use super::error::SpoolError;
 use super::file::{Txn, View};
+use super::intake::Age;
 use super::look::Part;
 use super::standing;
 use super::tables::*;
@@ -95,6 +97,9 @@ pub(super) struct CatalogueRecord {
     /// Values of `service.name` in it; empty: nobody has decoded it yet.
     #[prost(string, repeated, tag = "9")]
     services: Vec<String>,
+    /// How old the oldest of its items was when it was committed, ms; none: the agent did not say, or earlier software wrote this.
+    #[prost(uint64, optional, tag = "10")]
+    age: Option<u64>,
 }
 
 impl CatalogueRecord {
@@ -116,6 +121,14 @@ impl CatalogueRecord {
             }
         }
         decode(whole).map(Some)
+    }
+
+    /// From when the oldest of its items was accepted on board to its commit, s; from its sealing, by two clocks, where nothing else is
+    /// known.
+    fn delay(&self) -> Option<f64> {
+        let known = self.committed >= SET && self.sealed >= SET;
+        let since_sealed = known.then(|| self.committed.saturating_sub(self.sealed) as f64 / 1e9);
+        self.age.map(|age| age as f64 / 1e3).or(since_sealed)
     }
 
     /// Items in it.
@@ -164,7 +177,7 @@ pub struct CatalogueView {
     pub sealed_unix_nano: u64,
     /// When it was committed; 0: unknown, since it was found afterwards in what the ledger kept.
     pub committed_unix_nano: u64,
-    /// From sealing to its commit, if both are known.
+    /// From when the oldest of its items was accepted on board to its commit, if that is known; from its sealing, if only that is.
     pub delay_seconds: Option<f64>,
     /// Services in it; empty: not known yet.
     pub services: Vec<String>,
@@ -200,13 +213,16 @@ pub(super) fn note(
     satellite: u32,
     header: &Header,
     (payload, entry): (u64, u64),
+    age: Option<Age>,
 ) -> Result<(), SpoolError> {
     let Keep { nano, bytes } = txn.contents.settings.catalogue;
     if nano == 0 || bytes < ROW {
         return Ok(());
     }
     let mut table = txn.tables.open_table(CATALOGUE)?;
-    table.insert(payload, row(satellite, header, txn.now, entry).encode_to_vec().as_slice())?;
+    let age = age.map(|age| age.now().as_millis() as u64);
+    let row = CatalogueRecord { age, ..row(satellite, header, txn.now, entry) };
+    table.insert(payload, row.encode_to_vec().as_slice())?;
     let (most, oldest) = (bytes / ROW, txn.now.saturating_sub(nano));
     for _ in 0..PRUNED {
         let too_many = table.len()? > most;
@@ -234,6 +250,7 @@ fn row(satellite: u32, header: &Header, committed: u64, entry: u64) -> Catalogue
         committed,
         entry,
         services: Vec::new(),
+        age: None,
     }
 }
 
@@ -428,7 +445,6 @@ impl<'v, 't> Shown<'v, 't> {
                 && refused.get(name).is_none_or(|refused| refused.total() < all)
         });
         let pass = self.pass(record.satellite, record.committed)?;
-        let both = record.committed != 0 && record.sealed != 0;
         Ok(Some(CatalogueView {
             number,
             satellite: satellite.to_owned(),
@@ -441,7 +457,7 @@ impl<'v, 't> Shown<'v, 't> {
             end_unix_nano: time.end,
             sealed_unix_nano: record.sealed,
             committed_unix_nano: record.committed,
-            delay_seconds: both.then(|| record.committed.saturating_sub(record.sealed) as f64 / 1e9),
+            delay_seconds: record.delay(),
             services: record.services,
             pass_unix_nano: pass,
             backends,
@@ -539,10 +555,10 @@ pub(super) fn since(view: &View<'_>, satellite: u32, from: u64) -> Result<Vec<Ca
     Ok(of_satellite)
 }
 
-/// From sealing to the commit of each of these segments of which both are known, s.
+/// How late each of these segments came of which that is known, s.
 fn each_delay(records: &[CatalogueRecord]) -> impl Iterator<Item = (&CatalogueRecord, f64)> {
-    let known = records.iter().filter(|record| record.committed != 0 && record.sealed != 0);
-    known.map(|record| (record, record.committed.saturating_sub(record.sealed) as f64 / 1e9))
+    let known = records.iter().filter(|record| record.committed != 0);
+    known.filter_map(|record| Some((record, record.delay()?)))
 }
 
 /// When each of these segments was committed, ns since the Unix epoch, and how late that was, s.

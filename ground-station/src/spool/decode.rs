@@ -84,7 +84,7 @@ impl From<SpoolError> for Fault {
 
 perigee_shared::from_redb!(Fault: TableError, StorageError);
 
-struct Known {
+struct KnownBase {
     key: SequenceKey,
     base: Arc<Base>,
     /// What it takes.
@@ -94,7 +94,7 @@ struct Known {
 #[derive(Default)]
 struct Latest {
     /// The latest first.
-    bases: VecDeque<Known>,
+    bases: VecDeque<KnownBase>,
     /// Payloads that were found to decode.
     checked: BTreeSet<u64>,
     /// Services and alarms in payloads that were decoded, until the store has them.
@@ -193,7 +193,7 @@ impl Decoded {
     fn make_room(&self, bytes: u64) {
         let bases = &mut self.latest().bases;
         let mut all = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let fits = |known: &&Known| {
+        let fits = |known: &&KnownBase| {
             all = all.saturating_add(known.bytes);
             all <= self.bytes
         };
@@ -205,9 +205,9 @@ impl Decoded {
         let bytes = base.size();
         let bases = &mut self.latest().bases;
         bases.retain(|known| known.key != key);
-        bases.push_front(Known { key, base: Arc::clone(base), bytes });
+        bases.push_front(KnownBase { key, base: Arc::clone(base), bytes });
         let mut all = 0;
-        let fits = |known: &&Known| {
+        let fits = |known: &&KnownBase| {
             all += known.bytes;
             all <= self.bytes
         };

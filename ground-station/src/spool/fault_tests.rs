@@ -54,6 +54,7 @@ fn incoming(sequence: u64) -> Incoming {
         header: Arc::new(header),
         pieces: [Piece { offset: 0, bytes: payload }].into(),
         max_partial_bytes: 1 << 20,
+        age: None,
     }
 }
 
@@ -331,7 +332,7 @@ fn what_a_lying_disk_loses_is_a_gap_once_the_satellite_says_what_it_was_told() {
         };
         let epoch = link::Epoch { epoch: 1, lanes: vec![lane], ..link::Epoch::default() };
         let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
-        spool.write(|txn| ledger::hello(txn, "sat-1", &hello)).unwrap();
+        spool.write(|txn| ledger::hello(txn, "sat-1", &hello.clone().into())).unwrap();
         let gaps = spool.read(|view| views::gaps(view, 100)).unwrap();
         for sequence in 1..10 {
             let is_gap = gaps.iter().filter_map(|g| g.sequences).any(|(a, z)| (a..=z).contains(&sequence));
@@ -427,7 +428,7 @@ fn a_bit_that_is_flipped_in_the_newest_commits_under_a_running_spool_loses_nothi
         };
         let epoch = link::Epoch { epoch: 1, lanes: vec![lane], ..link::Epoch::default() };
         let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
-        spool.write(|txn| ledger::hello(txn, "sat-1", &hello)).unwrap();
+        spool.write(|txn| ledger::hello(txn, "sat-1", &hello.clone().into())).unwrap();
         let have = exported(&mut spool);
         let gaps = spool.read(|view| views::gaps(view, 100)).unwrap();
         for sequence in (1..next).filter(|sequence| !have.contains(sequence)) {

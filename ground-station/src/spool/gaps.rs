@@ -110,7 +110,8 @@ pub(super) fn insert(
         if overridden.total() > 0 {
             ack.overridden.push(link::DropOverride { id: drop.id, items: Some(overridden.into()) });
         }
-        let record = DropRecord { drop: Some(*drop), overridden: Some(overridden.into()), recorded: txn.now };
+        let overridden = Some(overridden.into());
+        let record = DropRecord { drop: Some(*drop), overridden, recorded: txn.now, ledger: 0 };
         drops.insert(at, record.encode_to_vec().as_slice())?;
     }
     Ok(ack)
@@ -211,6 +212,17 @@ pub(super) fn lose_for(
     lost: Lost,
     why: DropReason,
 ) -> Result<(), SpoolError> {
+    record(tables, now, lost, why, 0)
+}
+
+/// The same of what another `ledger` has acknowledged; 0: this one has.
+fn record(
+    tables: &WriteTransaction,
+    now: u64,
+    lost: Lost,
+    why: DropReason,
+    ledger: u64,
+) -> Result<(), SpoolError> {
     let Lost { satellite, epoch, lane, sequences, items, exact, time, again } = lost;
     let id = LOST_LOG - take_number(tables, "next_gap")?;
     let drop = link::Drop {
@@ -229,59 +241,113 @@ pub(super) fn lose_for(
     for Range { start, end } in again.iter() {
         dropped.insert(SequenceKey { satellite, epoch, lane, sequence: start }, DroppedRun { end, id })?;
     }
-    let record = DropRecord { drop: Some(drop), overridden: None, recorded: now };
+    let record = DropRecord { drop: Some(drop), overridden: None, recorded: now, ledger };
     let at = DropKey { satellite, epoch, id };
     tables.open_table(DROPS)?.insert(at, record.encode_to_vec().as_slice())?;
     Ok(())
 }
 
 /// What a satellite was told is committed here, and is not: this station has lost it. Nobody knows how much of it was exported
-/// before.
+/// before. What a ledger of `others` has acknowledged is at another station.
 pub(super) fn lose_acknowledged(
     txn: &Txn<'_>,
     (id, satellite): (&str, u32),
     epoch: &link::Epoch,
+    others: &BTreeSet<u64>,
 ) -> Result<(), SpoolError> {
     let (ours, station) = (txn.contents.ledger, &txn.contents.settings.station);
     for said in &epoch.lanes {
         let Ok(lane) = u8::try_from(said.lane) else { continue };
-        let here = |a: &&link::Acknowledged| a.ledger == ours || a.station == *station;
-        let told =
-            said.acknowledged.iter().filter(here).flat_map(|a| RangeSet::from_wire(&a.sequences).to_wire());
-        let mut missing: RangeSet = told.map(|r| r.start..r.end).collect();
-        if missing.is_empty() {
+        // By ledger; 0, and so the first, is this one.
+        let mut told = BTreeMap::<u64, RangeSet>::new();
+        for of in &said.acknowledged {
+            let ledger = if of.ledger == ours { 0 } else { of.ledger };
+            if ledger == 0 || (of.station == *station && !others.contains(&ledger)) {
+                let told = told.entry(ledger).or_default();
+                RangeSet::from_wire(&of.sequences).iter().for_each(|range| told.insert(range));
+            }
+        }
+        if told.is_empty() {
             continue;
         }
+        let mut known = RangeSet::default();
         for (range, _) in
             committed_ranges(&txn.tables.open_table(COMMITTED)?, satellite, epoch.epoch, Lane(lane))?
         {
-            missing.remove(range);
+            known.insert(range);
         }
         for row in
             txn.tables.open_table(DROPPED)?.range(SequenceKey::lane(satellite, epoch.epoch, Lane(lane)))?
         {
             let (key, run) = row?;
-            missing.remove(key.value().sequence..run.value().end);
+            known.insert(key.value().sequence..run.value().end);
         }
-        for sequences in missing.iter().take(MOST_RANGES) {
-            tracing::error!(
-                event.name = "perigee.ledger.station_lost",
-                satellite = id,
-                epoch = format!("{:016x}", epoch.epoch),
-                lane,
-                first = sequences.start,
-                last = sequences.end - 1,
-                "this station has acknowledged these segments and does not have them: its spool was lost or is an older \
-                 one; what was not exported before is gone"
-            );
-            let epoch = epoch.epoch;
-            let (items, time, again) = (None, TimeRange::EMPTY, std::iter::once(sequences.clone()).collect());
-            let lost =
-                Lost { satellite, epoch, lane, sequences: Some(sequences), items, exact: false, time, again };
-            lose(txn.tables, txn.now, lost)?;
+        for (ledger, mut missing) in told {
+            known.iter().for_each(|range| missing.remove(range));
+            for sequences in missing.iter().take(MOST_RANGES) {
+                say_lost(txn, id, (epoch.epoch, lane), &sequences, ledger);
+                known.insert(sequences.clone());
+                let (items, time, again) =
+                    (None, TimeRange::EMPTY, std::iter::once(sequences.clone()).collect());
+                let (epoch, sequences) = (epoch.epoch, Some(sequences));
+                let lost = Lost { satellite, epoch, lane, sequences, items, exact: false, time, again };
+                record(txn.tables, txn.now, lost, DropReason::StationLost, ledger)?;
+            }
         }
     }
     Ok(())
+}
+
+fn say_lost(txn: &Txn<'_>, id: &str, (epoch, lane): (u64, u8), sequences: &Range<u64>, ledger: u64) {
+    let (epoch, first, last) = (format!("{epoch:016x}"), sequences.start, sequences.end - 1);
+    if ledger == 0 {
+        tracing::error!(
+            event.name = "perigee.ledger.station_lost",
+            satellite = id,
+            epoch,
+            lane,
+            first,
+            last,
+            "this station has acknowledged these segments and does not have them: its spool was lost or is an older one; what was not \
+             exported before is gone"
+        );
+    } else {
+        tracing::error!(
+            event.name = "perigee.ledger.station_lost",
+            satellite = id,
+            epoch,
+            lane,
+            first,
+            last,
+            ledger = format!("{ledger:016x}"),
+            station = txn.contents.settings.station,
+            "another ledger has acknowledged these segments under this station's name: either this station's spool was lost, and what was \
+             not exported before is gone, or another ground-station has the same name; in that case the gap is withdrawn once that one \
+             has acknowledged more"
+        );
+    }
+}
+
+/// Takes back the gaps of what `ledger` has acknowledged: it is another station's. Returns how many there were.
+pub(super) fn withdraw(txn: &Txn<'_>, satellite: u32, ledger: u64) -> Result<usize, SpoolError> {
+    let key = |epoch, id| DropKey { satellite, epoch, id };
+    let (mut drops, mut dropped) = (txn.tables.open_table(DROPS)?, txn.tables.open_table(DROPPED)?);
+    let mut wrong = Vec::new();
+    for row in drops.range(key(0, 0)..=key(u64::MAX, u64::MAX))? {
+        let (key, value) = row?;
+        if own_number(key.value().id).is_some() {
+            let record = decode::<DropRecord>(value.value())?;
+            wrong.extend(record.drop.filter(|_| record.ledger == ledger).map(|drop| (key.value(), drop)));
+        }
+    }
+    for (key, drop) in &wrong {
+        drops.remove(*key)?;
+        if let (Some(range), Ok(lane)) = (drop.sequences, u8::try_from(drop.lane)) {
+            let first = SequenceKey { satellite, epoch: key.epoch, lane, sequence: range.start };
+            dropped.retain_in(first..first.at(range.end), |_, run| run.id != key.id)?;
+        }
+    }
+    Ok(wrong.len())
 }
 
 /// What this station has lost and the satellite still has is not committed: it comes again, and overrides the gap. `on_board`: what

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use perigee_proto::link::{self, RejectReason};
 use perigee_shared::link::bounds::SEGMENT_RANGES;
@@ -10,6 +11,7 @@ use perigee_shared::segment::{Header, SegmentId};
 use perigee_shared::store::LARGEST_PIECE;
 use prost::Message;
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
+use tokio::time::Instant;
 
 use super::bases;
 use super::contents::{Effect, Kept};
@@ -29,6 +31,28 @@ pub struct Piece {
     pub bytes: Vec<u8>,
 }
 
+/// How old the oldest item of a segment was at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Age {
+    had: Duration,
+    at: Instant,
+}
+
+impl Age {
+    /// What a satellite says is believed up to a century.
+    const MOST: Duration = Duration::from_secs(100 * 31_557_600);
+
+    /// It was so old then.
+    pub fn new(had: Duration, at: Instant) -> Self {
+        Self { had: had.min(Self::MOST), at }
+    }
+
+    /// How old it is now.
+    pub fn now(self) -> Duration {
+        self.had + self.at.elapsed()
+    }
+}
+
 /// What arrived of one segment.
 #[derive(Debug, Clone)]
 pub struct Incoming {
@@ -40,6 +64,8 @@ pub struct Incoming {
     pub pieces: Arc<[Piece]>,
     /// What this satellite's partials may take together.
     pub max_partial_bytes: u64,
+    /// How old the oldest of its items is, if that is known.
+    pub age: Option<Age>,
 }
 
 /// What came of it.
@@ -173,7 +199,10 @@ pub(super) fn next_held(
         let (at, bytes) = row?;
         pieces.push(Piece { offset: at.value().offset, bytes: bytes.value().to_vec() });
     }
-    Ok(Some((key, Incoming { satellite, header, pieces: pieces.into(), max_partial_bytes: u64::MAX / 2 })))
+    Ok(Some((
+        key,
+        Incoming { satellite, header, pieces: pieces.into(), max_partial_bytes: u64::MAX / 2, age: None },
+    )))
 }
 
 /// What a partial segment takes beside its bytes: its record, and what a lookup of it costs.
@@ -337,7 +366,7 @@ fn commit(
         station: txn.contents.settings.station.clone(),
     };
     let entry = enter(txn, header.id, &record)?;
-    catalogue::note(txn, key.satellite, header, (payload, entry))?;
+    catalogue::note(txn, key.satellite, header, (payload, entry), incoming.age)?;
     txn.effects.push(Effect::Delivered {
         satellite: key.satellite,
         lane: key.lane,

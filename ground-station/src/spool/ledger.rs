@@ -10,11 +10,12 @@ use perigee_shared::signal::Counts;
 use prost::Message;
 use redb::{ReadableTable, Table, WriteTransaction};
 
+use super::clocks::Greeting;
 use super::contents::Effect;
 use super::error::SpoolError;
 use super::file::{Txn, View};
 use super::tables::*;
-use super::{bases, gaps, handover, intake, passes, standing};
+use super::{bases, clocks, gaps, handover, intake, namesakes, passes, standing};
 
 /// Committed segments of each lane whose hash and counts are kept. The satellite keeps as many.
 const RECENT_KEPT: u64 = 1000;
@@ -166,13 +167,14 @@ pub(super) fn committed_ranges(
 
 /// Takes in what a satellite says at the start of a contact and answers where it may resume; drops in it are in the ledger when
 /// this is committed, and bases that nobody needs any more are gone.
-pub(super) fn hello(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<Answer, SpoolError> {
-    let satellite = meet(txn, id, hello)?;
+pub(super) fn hello(txn: &mut Txn<'_>, id: &str, greeting: &Greeting) -> Result<Answer, SpoolError> {
+    let (satellite, hello) = (meet(txn, id, greeting)?, &*greeting.hello);
     stay_within_budget(txn, satellite, id, hello.epochs.len())?;
     passes::note(txn, satellite, &hello.passes)?;
     let (mut epochs, mut handover_twice) = (Vec::new(), 0);
     let mut room = Room(MAX_LISTS);
     let on_board = on_board(hello);
+    let others = namesakes::note(txn, (id, satellite), hello)?;
     // The agent's own epoch is the last one.
     for epoch in hello.epochs.iter().rev() {
         handover_twice += note_epoch(txn, satellite, epoch)?;
@@ -180,7 +182,7 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<
         // Before what it tells now: of what this station forgot, the satellite tells no more by itself.
         let highest = gaps::highest(txn, EpochKey { satellite, epoch: epoch.epoch })?;
         let drops = gaps::insert(txn, satellite, epoch.epoch, &epoch.drops)?;
-        gaps::lose_acknowledged(txn, (id, satellite), epoch)?;
+        gaps::lose_acknowledged(txn, (id, satellite), epoch, &others)?;
         gaps::take_again(txn, satellite, epoch.epoch, &on_board)?;
         epochs.push(resume_epoch(txn, satellite, epoch, (drops, highest), &mut room)?);
     }
@@ -221,12 +223,21 @@ pub(super) fn drops(txn: &Txn<'_>, id: &str, drops: &link::EpochDrops) -> Result
     gaps::insert(txn, satellite, drops.epoch, &drops.drops)
 }
 
-fn meet(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<u32, SpoolError> {
-    let number = number(txn, id)?;
+fn meet(txn: &mut Txn<'_>, id: &str, greeting: &Greeting) -> Result<u32, SpoolError> {
+    let (number, hello) = (number(txn, id)?, &*greeting.hello);
     let mut table = txn.tables.open_table(SATELLITES)?;
     let before = table.get(id)?.map(|v| decode::<SatelliteRecord>(v.value())).transpose()?;
-    let (backlog, plan, agent) = standing::said(hello);
-    let before = before.unwrap_or_default();
+    let (mut backlog, plan, agent) = standing::said(hello);
+    let (before, mut forecast) = (before.unwrap_or_default(), hello.forecast);
+    let mut clock = before.clock;
+    if let Some((said, read)) = greeting.clocks() {
+        let offset = read.offset(said);
+        standing::by_our_clock(&mut backlog, offset, txn.now);
+        forecast.iter_mut().for_each(|forecast| {
+            forecast.backlog_since_unix_nano = offset.past(forecast.backlog_since_unix_nano, txn.now);
+        });
+        clock = Some(clocks::heard(clock, said, read));
+    }
     let record = SatelliteRecord {
         number,
         software: hello.software.chars().take(200).collect(),
@@ -234,12 +245,14 @@ fn meet(txn: &mut Txn<'_>, id: &str, hello: &link::Hello) -> Result<u32, SpoolEr
         contact: hello.contact.chars().take(200).collect(),
         station: txn.contents.settings.station.clone(),
         contacts: before.contacts + 1,
-        forecast: hello.forecast,
+        forecast,
         heard: before.heard,
         backlog,
         plan,
         agent,
         orbit: hello.orbit.as_ref().map(standing::orbit),
+        namesakes: before.namesakes,
+        clock,
     };
     table.insert(id, record.encode_to_vec().as_slice())?;
     txn.effects.push(Effect::Told { satellite: number });

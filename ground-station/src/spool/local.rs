@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::alarms;
+use super::clocks::Greeting;
 use super::columns::ColumnsView;
 use super::contents::Settings;
 use super::decode::{Fault, Snapshot, Work};
@@ -25,11 +26,12 @@ use super::file::{Spool, Txn};
 use super::intake::{Applied, Incoming};
 use super::ledger::Answer;
 use super::letters::{LetterView, Next, Replay};
+use super::look::Records;
 use super::outlet::{Place, Progress};
 use super::passes::{Heard, PassView};
 use super::replay::{self, Again, ReplayRecord, ReplayStep, ReplayView, ReplayWanted};
 use super::scrub::{self, At, Round};
-use super::standing::{self, StandingView};
+use super::standing::StandingView;
 use super::tables::*;
 use super::upkeep::{Bounds, Group, Keeper, Status};
 use super::views::{AccountView, GapView, Gaps, SatelliteView, SpoolView};
@@ -52,6 +54,8 @@ pub(super) struct Local {
     snapshots: TaskTracker,
     pub(super) env: Env,
     settings: Arc<Settings>,
+    /// What standings were made from last.
+    read: Arc<Mutex<Records>>,
 }
 
 impl Local {
@@ -89,8 +93,8 @@ impl Local {
         let keeper = Keeper { owner, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
         let (groups, queue) = mpsc::channel(QUEUE);
         let tasks = Supervisor::new(env);
-        let (scrub, env) = (Arc::default(), env.clone());
-        Ok((Self { keeper, groups, tasks, scrub, snapshots, env, settings }, queue))
+        let (scrub, read, env) = (Arc::default(), Arc::default(), env.clone());
+        Ok((Self { keeper, groups, tasks, scrub, snapshots, env, settings, read }, queue))
     }
 
     /// Gives up what can be decoded again.
@@ -122,12 +126,8 @@ impl Local {
     }
 
     /// Takes in a satellite's Hello and answers where it may resume.
-    pub(super) async fn ledger(
-        &self,
-        satellite: Arc<str>,
-        hello: Arc<link::Hello>,
-    ) -> Result<Answer, SpoolError> {
-        self.keeper.insist(move |spool| spool.write(|txn| ledger::hello(txn, &satellite, &hello))).await
+    pub(super) async fn ledger(&self, satellite: Arc<str>, greeting: Greeting) -> Result<Answer, SpoolError> {
+        self.keeper.insist(move |spool| spool.write(|txn| ledger::hello(txn, &satellite, &greeting))).await
     }
 
     /// Records drops. Returns their acknowledgement.
@@ -386,7 +386,10 @@ impl Local {
 
     /// How every satellite stands that was ever heard.
     pub(super) async fn standings(&self) -> Result<BTreeMap<String, StandingView>, SpoolError> {
-        self.keeper.ask(|spool| spool.read(standing::standings)).await
+        let read = std::mem::take(&mut *self.read.lock().unwrap_or_else(PoisonError::into_inner));
+        let (read, standings) = self.glance().await?.standings(read).await?;
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = read;
+        Ok(standings)
     }
 
     /// The spool as a whole.

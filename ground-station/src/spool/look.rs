@@ -114,14 +114,14 @@ pub struct ExporterDigest {
 /// What a digest has read of each satellite, so that the next one reads again only of those that changed.
 #[derive(Debug, Default)]
 pub struct Records {
-    of: BTreeMap<String, Known>,
+    of: BTreeMap<String, KeptSatellite>,
     /// Transactions that the spool's memory had seen.
     changes: u64,
 }
 
 /// A satellite's record. The tables of its passes never change without it: it says when the satellite was last heard.
 #[derive(Debug)]
-struct Known {
+struct KeptSatellite {
     bytes: Vec<u8>,
     record: SatelliteRecord,
     last_pass: Option<Pass>,
@@ -231,6 +231,14 @@ impl Glance {
     pub async fn digest(&self, read: Records) -> Result<(Records, Digest), SpoolError> {
         let spool = self.moment.spool.clone();
         self.look(move |view, _| digest(view, spool, read)).await
+    }
+
+    /// How every satellite stands; `read` as above.
+    pub(super) async fn standings(
+        &self,
+        read: Records,
+    ) -> Result<(Records, BTreeMap<String, StandingView>), SpoolError> {
+        self.look(move |view, _| standings(view, read)).await
     }
 
     /// Replays of ranges of time, the latest first.
@@ -422,9 +430,10 @@ fn memory(contents: &Contents) -> Contents {
     }
 }
 
-fn digest(view: &View<'_>, spool: SpoolView, mut read: Records) -> Result<(Records, Digest), SpoolError> {
-    let contents = view.contents;
-    if contents.changes < read.changes {
+/// Each satellite's record as it is now.
+fn records(view: &View<'_>, mut read: Records) -> Result<Records, SpoolError> {
+    let changes = view.contents.changes;
+    if changes < read.changes {
         // The file was opened anew, and may have lost something.
         read = Records::default();
     }
@@ -433,8 +442,26 @@ fn digest(view: &View<'_>, spool: SpoolView, mut read: Records) -> Result<(Recor
         let (id, value) = row?;
         let (id, bytes) = (id.value(), value.value());
         let same = read.of.remove(id).filter(|known| known.bytes == bytes);
-        known.insert(id.to_owned(), same.map_or_else(|| Known::read(view, bytes), Ok)?);
+        known.insert(id.to_owned(), same.map_or_else(|| KeptSatellite::read(view, bytes), Ok)?);
     }
+    Ok(Records { of: known, changes })
+}
+
+/// How every satellite stands, as its record says.
+fn standings(
+    view: &View<'_>,
+    read: Records,
+) -> Result<(Records, BTreeMap<String, StandingView>), SpoolError> {
+    let records = records(view, read)?;
+    let of = |known: &KeptSatellite| standing(view, &known.record, known.last_pass.clone());
+    let standings = records.of.iter().map(|(id, known)| (id.clone(), of(known))).collect();
+    Ok((records, standings))
+}
+
+fn digest(view: &View<'_>, spool: SpoolView, read: Records) -> Result<(Records, Digest), SpoolError> {
+    let contents = view.contents;
+    let records = records(view, read)?;
+    let known = &records.of;
     let names = known.iter().map(|(id, known)| (known.record.number, id.clone())).collect();
     let mut accounts = views::accounts(view, &names)?;
     let mut alarms = alarms::all(view)?;
@@ -453,10 +480,10 @@ fn digest(view: &View<'_>, spool: SpoolView, mut read: Records) -> Result<(Recor
         ..spool
     };
     let digest = Digest { satellites, spool, exporters: exporters.collect::<Result<_, _>>()? };
-    Ok((Records { of: known, changes: contents.changes }, digest))
+    Ok((records, digest))
 }
 
-impl Known {
+impl KeptSatellite {
     fn read(view: &View<'_>, bytes: &[u8]) -> Result<Self, SpoolError> {
         let record = decode::<SatelliteRecord>(bytes)?;
         let last_pass = passes::latest(view, record.number)?;
@@ -467,7 +494,7 @@ impl Known {
 fn satellite(
     view: &View<'_>,
     id: &str,
-    Known { record, last_pass, .. }: &Known,
+    KeptSatellite { record, last_pass, .. }: &KeptSatellite,
     account: AccountView,
     alarms: Vec<AlarmView>,
 ) -> Result<SatelliteDigest, SpoolError> {

@@ -239,7 +239,7 @@ fn what_the_station_has_lost_and_the_satellite_still_has_comes_again() {
     let resumed = |spool: &mut Spool, epoch, on_board: &[(u64, u64)], old: Option<link::Epoch>| {
         let now = link::Epoch { epoch, lanes: vec![lane(on_board)], start_counter: 9, ..Default::default() };
         let hello = link::Hello { epochs: old.into_iter().chain([now]).collect(), ..Default::default() };
-        spool.write(|txn| ledger::hello(txn, "sat-1", &hello)).unwrap().epochs
+        spool.write(|txn| ledger::hello(txn, "sat-1", &hello.clone().into())).unwrap().epochs
     };
     let resume = resumed(&mut spool, EPOCH, &[(1, 2), (3, 5), (6, 7)], None).remove(0);
     assert_eq!(claimed(&resume), [(1, 3), (5, 6)]);
@@ -369,7 +369,7 @@ fn told(spool: &mut Spool, acknowledged: Vec<link::Acknowledged>) -> SatelliteVi
     let lane = link::Lane { lane: 8, next_sequence: 30, acknowledged, ..link::Lane::default() };
     let epoch = link::Epoch { epoch: EPOCH, lanes: vec![lane], ..link::Epoch::default() };
     let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
-    spool.write(|txn| ledger::hello(txn, "sat-1", &hello)).unwrap();
+    spool.write(|txn| ledger::hello(txn, "sat-1", &hello.clone().into())).unwrap();
     spool.read(views::satellites).unwrap().remove(0)
 }
 
@@ -425,7 +425,7 @@ fn a_log_that_begins_again_at_one_closes_the_one_that_it_does_not_know() {
     let mut spool = open(&dir);
     let mut meet = |epoch| {
         let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
-        spool.write(|txn| ledger::hello(txn, "sat-1", &hello)).unwrap()
+        spool.write(|txn| ledger::hello(txn, "sat-1", &hello.clone().into())).unwrap()
     };
     let answer = meet(life(70, 5, 1..4));
     assert_eq!(answer.start_counter, 5);

@@ -24,6 +24,7 @@ use super::error::SpoolError;
 use super::file::View;
 use super::gaps::{self, Lost};
 use super::ledger::{committed_ranges, split_recent};
+use super::namesakes;
 use super::outlet::settle_signals;
 use super::tables::*;
 
@@ -56,6 +57,9 @@ struct Satellite {
     /// Kind, signal, reason → how many.
     counters: Vec<(u8, u8, u8, u64)>,
     epochs: Vec<Epoch>,
+    /// Ledgers of other stations that have this one's name.
+    #[serde(default)]
+    namesakes: Vec<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -136,7 +140,8 @@ pub(super) fn draw_up(view: &View<'_>) -> Result<Mirror, SpoolError> {
         }
         let next_entry = meta.get(format!("entry.{number}").as_str())?.map_or(1, |v| v.value());
         let epochs = epochs_of(view, number)?;
-        satellites.insert(id, Satellite { number, next_entry, counters, epochs });
+        let namesakes = namesakes::in_use(view, &id)?;
+        satellites.insert(id, Satellite { number, next_entry, counters, epochs, namesakes });
     }
     let mut cursors = Vec::new();
     for row in view.tables.open_table(CURSORS)?.iter()? {
@@ -342,7 +347,8 @@ impl Mirror {
                 epochs.push(Epoch { epoch, start_counter, started, closed, lanes, drops });
             }
             epochs.sort_by_key(|e| (e.start_counter, e.started));
-            let satellite = Satellite { number, next_entry: 1, counters: Vec::new(), epochs };
+            let (counters, namesakes) = (Vec::new(), Vec::new());
+            let satellite = Satellite { number, next_entry: 1, counters, epochs, namesakes };
             satellites.insert(id.value().to_owned(), satellite);
         }
         Ok(Self { ledger, commits: 1, satellites, cursors: Vec::new(), closed: false })
@@ -432,7 +438,10 @@ fn restore_ledger(
 ) -> Result<(), SpoolError> {
     let mut satellites = tables.open_table(SATELLITES)?;
     if satellites.get(id)?.is_none() {
-        let record = SatelliteRecord { number: satellite.number, ..SatelliteRecord::default() };
+        // How much they had acknowledged is not known; whatever it is now is more.
+        let in_use = |ledger: &u64| NamesakeRecord { ledger: *ledger, marks: Vec::new(), heard: 1 };
+        let namesakes = satellite.namesakes.iter().map(in_use).collect();
+        let record = SatelliteRecord { number: satellite.number, namesakes, ..SatelliteRecord::default() };
         satellites.insert(id, record.encode_to_vec().as_slice())?;
     }
     for epoch in &satellite.epochs {

@@ -31,10 +31,12 @@ pub mod alarms;
 mod archive;
 mod bases;
 mod catalogue;
+mod clocks;
 mod gaps;
 mod handover;
 mod intake;
 pub(crate) mod ledger;
+mod namesakes;
 mod passes;
 
 mod decode;
@@ -88,24 +90,28 @@ mod loss_tests;
 #[cfg(test)]
 mod migration_tests;
 #[cfg(test)]
+mod namesakes_tests;
+#[cfg(test)]
 mod passes_tests;
 #[cfg(test)]
 mod tests;
 
 pub use alarms::AlarmView;
 pub use catalogue::{CatalogueView, Delay, Keep, UNDECODABLE, Wanted};
+pub use clocks::{ClockView, Greeting, Offset, Reading, shown_offset};
 pub use columns::{ColumnView, ColumnsView, SegmentColumns};
 pub use contents::Settings;
 pub use counters::Kind;
 pub use decode::{PIECES, Work};
 pub use error::SpoolError;
-pub use intake::{Applied, Incoming, Piece};
+pub use intake::{Age, Applied, Incoming, Piece};
 pub use ledger::Answer;
 pub use letters::{Letter, LetterView, Replay};
 pub use look::{
     AwayView, Digest, ExporterDigest, Glance, Part, PartialDigest, Portrait, Records, SatelliteDigest,
 };
-pub use news::{Known, News};
+pub use namesakes::NamesakeView;
+pub use news::{KnownLists, News};
 pub use outlet::{Place, Progress};
 #[cfg(test)]
 pub(crate) use passes::KEPT as KEPT_PASSES;

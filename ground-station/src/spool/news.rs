@@ -34,7 +34,7 @@ enum Key {
 
 /// What was known at one moment.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct KnownLists {
     /// By satellite, each row with the beginning of its hash.
     satellites: BTreeMap<String, BTreeMap<Key, u64>>,
     letters: BTreeMap<u64, u64>,
@@ -57,12 +57,20 @@ pub struct News {
 impl Glance {
     /// What is new since `known`, of these satellites, and what is known now. At first nothing is new, and all satellites are looked
     /// at.
-    pub async fn news(&self, known: Known, changed: BTreeSet<String>) -> Result<(Known, News), SpoolError> {
+    pub async fn news(
+        &self,
+        known: KnownLists,
+        changed: BTreeSet<String>,
+    ) -> Result<(KnownLists, News), SpoolError> {
         self.look(move |view, _: &Snapshot| news(view, known, &changed)).await
     }
 }
 
-fn news(view: &View<'_>, mut known: Known, changed: &BTreeSet<String>) -> Result<(Known, News), SpoolError> {
+fn news(
+    view: &View<'_>,
+    mut known: KnownLists,
+    changed: &BTreeSet<String>,
+) -> Result<(KnownLists, News), SpoolError> {
     let mut out = News::default();
     let wanted = match known.begun {
         true => numbers(view, changed)?,

@@ -63,12 +63,14 @@ impl Ending {
     }
 }
 
-/// A link that has ended.
+/// What is to be added to the record of a contact: of a link that goes on or has ended, what came since the last time.
 #[derive(Debug, Clone)]
 pub struct Heard {
     /// When the satellite opened the contact, by its clock; 0: it did not say.
     pub opened: u64,
-    /// How long ago Hello came.
+    /// Links that are new: 1 the first time.
+    pub connections: u32,
+    /// How long ago Hello came, or the last of what was added before.
     pub began: Duration,
     /// How long ago the last of it came.
     pub lost: Duration,
@@ -82,8 +84,8 @@ pub struct Heard {
     pub items: Counts,
     /// Segments that another ledger has too, as Hello showed.
     pub handover_twice: u64,
-    /// How it ended.
-    pub ended: Ending,
+    /// How it ended; none: it goes on.
+    pub ended: Option<Ending>,
     /// What the satellite's Goodbye says of the contact, and of what waits.
     pub goodbye: Option<Goodbye>,
 }
@@ -247,7 +249,7 @@ pub struct HeardView {
     pub committed: Items,
     /// Segments, of any pass, that another station's ledger has too, as the satellite's Hello showed in this one.
     pub handover_twice: u64,
-    /// How the last link ended.
+    /// How the last link ended; none: it goes on, or this program was killed while it did.
     pub ended: Option<Ending>,
 }
 
@@ -330,7 +332,7 @@ fn keep_latest(
     Ok(())
 }
 
-/// Keeps what was seen of a contact on a link that has ended. A contact has one record, however many links it took.
+/// Keeps what was seen of a contact on a link. A contact has one record, however many links it took.
 pub(super) fn heard(txn: &mut Txn<'_>, id: &str, heard: &Heard) -> Result<(), SpoolError> {
     let satellite = ledger::number(txn, id)?;
     if let Some(report) = heard.goodbye.as_ref().and_then(|goodbye| goodbye.pass.as_ref()) {
@@ -362,12 +364,12 @@ pub(super) fn heard(txn: &mut Txn<'_>, id: &str, heard: &Heard) -> Result<(), Sp
         opened: heard.opened,
         lost: ago(heard.lost),
         connected: before.connected + heard.began.saturating_sub(heard.lost).as_nanos() as u64,
-        connections: before.connections + 1,
+        connections: before.connections + heard.connections,
         received: before.received + heard.received,
         held: before.held + heard.held,
         segments: before.segments + heard.segments,
         items: Some(items.into()),
-        ended: heard.ended as u32,
+        ended: heard.ended.map_or(0, |ended| ended as u32),
         handover_twice: before.handover_twice + heard.handover_twice,
     };
     table.insert(key, record.encode_to_vec().as_slice())?;
@@ -379,7 +381,10 @@ fn stand(txn: &mut Txn<'_>, satellite: u32, id: &str, heard: &Heard) -> Result<(
     let mut table = txn.tables.open_table(SATELLITES)?;
     let before =
         table.get(id)?.map(|v| decode::<SatelliteRecord>(v.value())).transpose()?.unwrap_or_default();
-    let told = heard.goodbye.as_ref().map(|goodbye| standing::lanes(&goodbye.backlog));
+    let mut told = heard.goodbye.as_ref().map(|goodbye| standing::lanes(&goodbye.backlog));
+    if let (Some(lanes), Some(clock)) = (&mut told, &before.clock) {
+        standing::by_our_clock(lanes, clock.ahead(), txn.now);
+    }
     let backlog = told.filter(|lanes| !lanes.is_empty());
     let backlog = backlog.unwrap_or_else(|| standing::left(txn.contents, satellite, &before.backlog));
     let lost = txn.now.saturating_sub(heard.lost.as_nanos() as u64);
@@ -400,17 +405,17 @@ pub(super) fn passes(view: &View<'_>, limit: usize) -> Result<Vec<PassView>, Spo
 }
 
 /// What is kept of a pass: when it began, the satellite's report, with the time that it is kept under, and our record.
-type Known = (u64, Option<(u64, PassReport)>, Option<ContactRecord>);
+type KeptPass = (u64, Option<(u64, PassReport)>, Option<ContactRecord>);
 
 /// The latest passes of a satellite, latest first, of so many reports and records.
-fn known(view: &View<'_>, satellite: u32, limit: usize) -> Result<Vec<Known>, SpoolError> {
+fn known(view: &View<'_>, satellite: u32, limit: usize) -> Result<Vec<KeptPass>, SpoolError> {
     let mut reports = BTreeMap::<u64, Vec<(u64, PassReport)>>::new();
     for row in view.tables.open_table(PASSES)?.range(all(satellite))?.rev().take(limit) {
         let (key, value) = row?;
         let report = decode::<PassReport>(value.value())?;
         reports.entry(report.start_unix_nano).or_default().push((key.value().start, report));
     }
-    let mut out = Vec::<Known>::new();
+    let mut out = Vec::<KeptPass>::new();
     match view.tables.open_table(CONTACTS) {
         // No link has ended since this software runs.
         Err(TableError::TableDoesNotExist(_)) => {}
@@ -437,7 +442,7 @@ fn known(view: &View<'_>, satellite: u32, limit: usize) -> Result<Vec<Known>, Sp
     Ok(out)
 }
 
-fn pass((start, report, record): Known) -> Pass {
+fn pass((start, report, record): KeptPass) -> Pass {
     let station = || record.as_ref().map_or("", |record| &*record.station);
     let said = report.as_ref().map(|(_, report)| shown_pass(report));
     Pass {
@@ -453,9 +458,12 @@ pub(super) fn of_satellite(view: &View<'_>, satellite: u32, limit: usize) -> Res
     Ok(known(view, satellite, limit)?.into_iter().map(pass).collect())
 }
 
-/// The latest pass of a satellite.
+/// The latest pass of a satellite that is over.
 pub(super) fn latest(view: &View<'_>, satellite: u32) -> Result<Option<Pass>, SpoolError> {
-    Ok(known(view, satellite, LATEST)?.into_iter().next().map(pass))
+    let is_over = |(_, report, record): &KeptPass| {
+        report.is_some() || record.as_ref().is_none_or(|record| record.ended != 0)
+    };
+    Ok(known(view, satellite, LATEST)?.into_iter().find(is_over).map(pass))
 }
 
 fn shown(start: u64, r: &ContactRecord) -> HeardView {

@@ -54,6 +54,35 @@ over_both! {
         assert_eq!(spool.all().into_iter().map(|(_, start, _)| start.unwrap()).collect::<Vec<_>>(), said);
     }
 
+    fn a_contact_that_goes_on_has_a_record_that_grows_and_is_not_the_last_pass(site) {
+        let spool = site.open();
+        let hour = |hours: u64| Duration::from_secs(3_600 * hours);
+        let of = |opened, connections, segments, ended| Heard {
+            opened, connections, ended, began: hour(1), lost: Duration::ZERO, ..heard(segments)
+        };
+        let tell = |heard: Heard| spool.wait(spool.store.heard("sat-1".into(), heard));
+        let last = || spool.wait(spool.store.standings()).remove("sat-1").unwrap().last_pass;
+        tell(Heard { began: hour(9), lost: hour(8), ..of(1, 1, 1, Some(Ending::Goodbye)) });
+        let before = last();
+        tell(of(2, 1, 10, None));
+        tell(of(2, 0, 5, None));
+        assert_eq!(last(), before, "it is not over");
+        let seen = |n: usize| {
+            let passes = spool.wait(async { spool.store.glance().await?.passes(None, None, 9).await }).rows;
+            assert_eq!(passes.len(), 2);
+            passes[n].pass.ground.clone().unwrap()
+        };
+        let ground = seen(0);
+        assert_eq!((ground.committed_segments, ground.connections, ground.ended), (15, 1, None));
+        // This program was killed, and the satellite has come again.
+        tell(of(2, 1, 7, None));
+        tell(of(2, 0, 2, Some(Ending::Lost)));
+        let ground = seen(0);
+        assert_eq!((ground.committed_segments, ground.connections, ground.ended), (24, 2, Some(Ending::Lost)));
+        assert_eq!((ground.received_bytes, ground.connected_seconds.round()), (12_000, 14_400.0));
+        assert_eq!(last().unwrap().ground.unwrap(), ground);
+    }
+
     fn a_pass_over_an_antenna_with_another_name_is_one_pass(site) {
         let spool = site.open();
         let now = Env::production().unix_nano();

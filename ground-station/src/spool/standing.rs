@@ -13,9 +13,11 @@ use redb::ReadableTable;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::clocks::{ClockView, Offset};
 use super::contents::{Contents, Delivered};
 use super::error::SpoolError;
 use super::file::View;
+use super::namesakes::{self, NamesakeView};
 use super::passes::{self, Pass};
 use super::tables::*;
 use super::views::Items;
@@ -30,7 +32,7 @@ pub(crate) const TEXT: usize = 200;
 const MOST: u64 = 1 << 50;
 
 /// How a satellite stands. What it has not said is null.
-#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct StandingView {
     /// When the last of it came, ns since the Unix epoch; 0: never.
     pub last_heard_unix_nano: u64,
@@ -49,6 +51,10 @@ pub struct StandingView {
     pub partial_bytes: u64,
     /// The last pass, as in the list of passes.
     pub last_pass: Option<Pass>,
+    /// Its clock, as of its last Hello.
+    pub clock: Option<ClockView>,
+    /// Other ground-stations with this one's name that have acknowledged something of it.
+    pub namesakes: Vec<NamesakeView>,
 }
 
 /// A contact to come.
@@ -82,7 +88,7 @@ pub struct BacklogView {
     pub bytes: u64,
     /// Items.
     pub items: Items,
-    /// Since when the oldest waits by the satellite's clock, ns since the Unix epoch.
+    /// Since when the oldest waits, ns since the Unix epoch by this station's clock, where the satellite says what its own shows.
     pub since_unix_nano: Option<u64>,
 }
 
@@ -121,6 +127,13 @@ pub(super) fn lanes(said: &[LaneBacklog]) -> Vec<LaneBacklog> {
         lanes.insert(lane.lane, LaneBacklog { name, bytes, items, ..lane.clone() });
     }
     lanes.into_values().collect()
+}
+
+/// Turns the times of lanes into this station's, as of `now`.
+pub(super) fn by_our_clock(lanes: &mut [LaneBacklog], offset: Offset, now: u64) {
+    for lane in lanes {
+        lane.since_unix_nano = offset.past(lane.since_unix_nano, now);
+    }
 }
 
 /// What Hello says, as it is kept.
@@ -225,6 +238,8 @@ pub(super) fn standing(view: &View<'_>, record: &SatelliteRecord, last_pass: Opt
         }),
         partial_bytes: view.contents.usage.partial.get(&record.number).copied().unwrap_or(0),
         last_pass,
+        clock: record.clock.as_ref().map(ClockRecord::shown),
+        namesakes: namesakes::shown(record),
     }
 }
 

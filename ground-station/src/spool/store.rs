@@ -13,6 +13,7 @@ use perigee_shared::store::scrub::Step;
 use perigee_shared::supervise::Supervisor;
 use tokio::sync::watch;
 
+use super::clocks::Greeting;
 use super::columns::ColumnsView;
 use super::contents::Settings;
 use super::decode::Work;
@@ -192,8 +193,13 @@ impl Store {
     }
 
     /// Takes in a satellite's Hello and answers where it may resume.
-    pub async fn ledger(&self, satellite: Arc<str>, hello: Arc<link::Hello>) -> Result<Answer, SpoolError> {
-        change!(self, ledger(satellite, hello))
+    pub async fn ledger(
+        &self,
+        satellite: Arc<str>,
+        hello: impl Into<Greeting>,
+    ) -> Result<Answer, SpoolError> {
+        let greeting = hello.into();
+        change!(self, ledger(satellite, greeting))
     }
 
     /// Records drops. Returns their acknowledgement.

@@ -243,6 +243,74 @@ pub(super) struct SatelliteRecord {
     /// From where it predicts its contacts.
     #[prost(message, optional, tag = "12")]
     pub(super) orbit: Option<link::Orbit>,
+    /// Other ledgers that have acknowledged something of it under this station's name.
+    #[prost(message, repeated, tag = "13")]
+    pub(super) namesakes: Vec<NamesakeRecord>,
+    /// Its clock, as of its last Hello.
+    #[prost(message, optional, tag = "14")]
+    pub(super) clock: Option<ClockRecord>,
+}
+
+/// A ledger that is not this one and has this station's name.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct NamesakeRecord {
+    #[prost(fixed64, tag = "1")]
+    pub(super) ledger: u64,
+    /// What it had acknowledged, as of the last Hello.
+    #[prost(message, repeated, tag = "2")]
+    pub(super) marks: Vec<MarkRecord>,
+    /// When a Hello said last that it had acknowledged more, ns since the Unix epoch; 0: none ever did.
+    #[prost(fixed64, tag = "3")]
+    pub(super) heard: u64,
+}
+
+/// How much of a lane a ledger has acknowledged.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct MarkRecord {
+    #[prost(fixed64, tag = "1")]
+    pub(super) epoch: u64,
+    #[prost(uint32, tag = "2")]
+    pub(super) lane: u32,
+    /// The last sequence.
+    #[prost(uint64, tag = "3")]
+    pub(super) last: u64,
+    /// How many of the latest the satellite names.
+    #[prost(uint64, tag = "4")]
+    pub(super) count: u64,
+}
+
+/// A satellite's clock against this station's, as of a Hello.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ClockRecord {
+    /// When that was, ns since the Unix epoch by this station's clock.
+    #[prost(fixed64, tag = "1")]
+    pub(super) heard: u64,
+    /// By how much the satellite's wall clock was ahead, ns.
+    #[prost(sint64, tag = "2")]
+    pub(super) offset: i64,
+    /// By how much that may be wrong, ns.
+    #[prost(uint64, tag = "3")]
+    pub(super) error: u64,
+    /// Why it cannot be right, in the satellite's words.
+    #[prost(string, tag = "4")]
+    pub(super) untrusted: String,
+    /// The boots of the satellite's machine and of the station's.
+    #[prost(fixed64, tag = "5")]
+    pub(super) boot: u64,
+    #[prost(fixed64, tag = "6")]
+    pub(super) station_boot: u64,
+    /// When it was heard first in both: the time since each boot, and by how much those may be apart, ns.
+    #[prost(uint64, tag = "7")]
+    pub(super) first: u64,
+    #[prost(uint64, tag = "8")]
+    pub(super) station_first: u64,
+    #[prost(uint64, tag = "9")]
+    pub(super) first_error: u64,
+    /// By how much the clock gains, in parts per million, and by how much that may be wrong.
+    #[prost(double, optional, tag = "10")]
+    pub(super) drift: Option<f64>,
+    #[prost(double, optional, tag = "11")]
+    pub(super) drift_error: Option<f64>,
 }
 
 /// A pass as this station saw it: a contact of the satellite, over all its connections.
@@ -319,6 +387,9 @@ pub(super) struct DropRecord {
     /// When it was recorded, ns since the Unix epoch.
     #[prost(uint64, tag = "3")]
     pub(super) recorded: u64,
+    /// Of what this station has lost: the ledger that had acknowledged it, if that is not this one.
+    #[prost(fixed64, tag = "4")]
+    pub(super) ledger: u64,
 }
 
 /// A segment of which some bytes are held.

@@ -43,6 +43,7 @@ pub(super) fn place(entry: u64) -> Place {
 pub(super) fn heard(segments: u64) -> Heard {
     Heard {
         opened: 7,
+        connections: 1,
         began: Duration::from_secs(20),
         lost: Duration::from_secs(1),
         received: 3000,
@@ -50,7 +51,7 @@ pub(super) fn heard(segments: u64) -> Heard {
         segments,
         items: spans(5),
         handover_twice: 2,
-        ended: Ending::Goodbye,
+        ended: Some(Ending::Goodbye),
         goodbye: None,
     }
 }
@@ -105,6 +106,7 @@ pub(super) fn incoming(header: &Arc<Header>, payload: &[u8], ranges: &[std::ops:
             .map(|r| Piece { offset: r.start as u64, bytes: payload[r.clone()].to_vec() })
             .collect(),
         max_partial_bytes: 1 << 20,
+        age: None,
     }
 }
 
@@ -165,7 +167,7 @@ pub(super) fn hello(
     };
     let epoch = link::Epoch { epoch: EPOCH, lanes: vec![lane], drops, ..link::Epoch::default() };
     let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };
-    spool.write(|txn| ledger::hello(txn, "sat-1", &hello)).unwrap().epochs.remove(0)
+    spool.write(|txn| ledger::hello(txn, "sat-1", &hello.clone().into())).unwrap().epochs.remove(0)
 }
 
 pub(super) fn dropped(id: u64, sequences: std::ops::Range<u64>, items: u64) -> link::Drop {

@@ -1,6 +1,6 @@
 //! What people and tools are shown of the spool.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use perigee_proto::link::{DropReason, Lane};
@@ -45,7 +45,7 @@ impl From<Counts> for Items {
 }
 
 /// A satellite and its lanes.
-#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, utoipa::ToSchema)]
 pub struct SatelliteView {
     /// Its id.
     pub satellite: String,
@@ -72,6 +72,17 @@ pub struct SatelliteView {
     pub ledger_tight: Option<String>,
     /// Lives of its log, in the order of their counters.
     pub epochs: Vec<EpochView>,
+}
+
+impl SatelliteView {
+    /// These, and of each one that may connect and was never heard that there it is; by id.
+    pub fn with_expected(mut heard: Vec<Self>, expected: impl Iterator<Item = String>) -> Vec<Self> {
+        let known: BTreeSet<String> = heard.iter().map(|view| view.satellite.clone()).collect();
+        let never = expected.filter(|id| !known.contains(id));
+        heard.extend(never.map(|satellite| Self { satellite, ..Self::default() }));
+        heard.sort_by(|a, b| a.satellite.cmp(&b.satellite));
+        heard
+    }
 }
 
 /// One life of a satellite's log.

@@ -2,8 +2,10 @@
 //!
 //! Labels are ids from certificates, and numbers: a lane is its number, never the name that the satellite gives it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use perigee_shared::segment::Header;
 use perigee_shared::signal::Signal;
@@ -14,7 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::{OfSatellite, Stored, Text};
-use crate::spool::{Items, Pass, StandingView};
+use crate::spool::{ClockView, Items, Pass, StandingView};
 
 /// The largest number of a lane that an agent can be configured with. Larger ones share a label.
 const LARGEST_LANE: u8 = 15;
@@ -58,13 +60,12 @@ pub(super) fn delays() -> Delays {
     Family::new_with_constructor(|| Histogram::new(DELAYS))
 }
 
-/// A segment was committed at `now`: how long that is after it was sealed counts once for each signal in it.
-pub(super) fn observe(delays: &Delays, satellite: &str, header: &Header, now: u64) {
-    let delay = now.saturating_sub(header.sealed_unix_nano) as f64 / 1e9;
+/// A segment was committed `after` so long: that counts once for each signal in it.
+pub(super) fn observe(delays: &Delays, satellite: &str, header: &Header, after: Duration) {
     for signal in header.items.signals().iter() {
         let satellite = Text(satellite.into());
         let label = OfDelivery { satellite, signal: signal.name(), lane: lane(header.id.lane.0) };
-        delays.get_or_create(&label).observe(delay);
+        delays.get_or_create(&label).observe(after.as_secs_f64());
     }
 }
 
@@ -90,14 +91,21 @@ fn gauge<'a>(
     registry.register(format!("perigee_satellite_{name}"), help, family);
 }
 
-pub(super) fn register(registry: &mut Registry, of: &Stored, connected: &BTreeMap<String, u64>) {
+pub(super) fn register(
+    registry: &mut Registry,
+    of: &Stored,
+    expected: &BTreeSet<Arc<str>>,
+    connected: &BTreeMap<String, u64>,
+) {
     let seconds = |nano: u64| (nano != 0).then_some(nano as f64 / 1e9);
     type Of = fn(&StandingView) -> Option<u64>;
     let heard =
         |id: &String, s: &StandingView| seconds(*connected.get(id).unwrap_or(&s.last_heard_unix_nano));
     let is_connected = |id: &String| Some(f64::from(u8::from(connected.contains_key(id))));
-    let ids = of.standings.keys();
-    gauge(registry, "connected", "1 while a link is open", ids.map(|id| (id, is_connected(id))));
+    // One that was never heard has no link either.
+    let expected = expected.iter().map(|id| id.to_string());
+    let ids: BTreeSet<String> = of.standings.keys().cloned().chain(expected).collect();
+    gauge(registry, "connected", "1 while a link is open", ids.iter().map(|id| (id, is_connected(id))));
     gauge(
         registry,
         "last_heard_timestamp_seconds",
@@ -156,8 +164,31 @@ pub(super) fn register(registry: &mut Registry, of: &Stored, connected: &BTreeMa
         let last = of.standings.iter().map(|(id, s)| (id, s.last_pass.as_ref().and_then(value)));
         gauge(registry, &format!("last_pass_{name}"), help, last);
     }
+    register_clocks(registry, of);
     register_backlog(registry, of);
     register_gaps(registry, of);
+}
+
+fn register_clocks(registry: &mut Registry, of: &Stored) {
+    type OfClock = fn(&ClockView) -> Option<f64>;
+    let gauges: [(&str, &str, OfClock); 4] = [
+        (
+            "offset_seconds",
+            "Offset of a satellite's wall clock from this station's, when it was last heard",
+            |c| Some(c.offset_seconds),
+        ),
+        ("offset_error_seconds", "Uncertainty of that offset", |c| Some(c.error_seconds)),
+        ("drift_ppm", "By how much a satellite's clock gains, in parts per million", |c| {
+            c.drift_ppm.map(|[drift, _]| drift)
+        }),
+        ("untrusted", "1 while a satellite says that its wall clock cannot be right", |c| {
+            Some(f64::from(u8::from(!c.untrusted.is_empty())))
+        }),
+    ];
+    for (name, help, value) in gauges {
+        let of_clock = of.standings.iter().map(|(id, s)| (id, s.clock.as_ref().and_then(value)));
+        gauge(registry, &format!("clock_{name}"), help, of_clock);
+    }
 }
 
 fn register_backlog(registry: &mut Registry, of: &Stored) {
@@ -179,7 +210,7 @@ fn register_backlog(registry: &mut Registry, of: &Stored) {
         ("items", "Waiting on board by lane, by its last report, minus what was committed since", items),
         (
             "oldest_timestamp_seconds",
-            "Since when the oldest of a lane waits, by the satellite's clock",
+            "Since when the oldest of a lane waits, by this station's clock",
             oldest,
         ),
     ] {

@@ -279,6 +279,8 @@ pub(crate) struct Satellite {
     pub(crate) connection: quinn::Connection,
     send: quinn::SendStream,
     receive: quinn::RecvStream,
+    /// What it says of the age of the segments that it sends.
+    pub(crate) age_milli: Option<u64>,
     _endpoint: quinn::Endpoint,
 }
 
@@ -300,7 +302,7 @@ impl Satellite {
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         let connection = endpoint.connect_with(config, address, "svalbard").unwrap().await?;
         let (send, receive) = connection.open_bi().await?;
-        Ok(Self { id: id.to_owned(), connection, send, receive, _endpoint: endpoint })
+        Ok(Self { id: id.to_owned(), connection, send, receive, age_milli: None, _endpoint: endpoint })
     }
 
     pub(crate) async fn say(&mut self, body: agent_message::Body) {
@@ -351,6 +353,7 @@ impl Satellite {
         let open = link::SegmentOpen {
             header: Some((&segment.header).into()),
             ranges: ranges.iter().map(|r| link::Range { start: r.start, end: r.end }).collect(),
+            age_milli: self.age_milli,
         };
         let mut stream = self.connection.open_uni().await.unwrap();
         stream.write_all(&wire::frame(&open)).await.unwrap();

@@ -178,24 +178,22 @@ impl Event<'_> {
     /// Says how it goes with the backend of `exporter`; `store` is what keeps everything meanwhile.
     pub fn log(&self, exporter: &str, signal: Signal, store: &str) {
         match self {
-            Self::Retry { wait, reason, misconfigured, news: true } => {
-                if *misconfigured {
-                    tracing::error!(
-                        event.name = "perigee.exporter.misconfigured",
-                        exporter,
-                        %signal,
-                        reason,
-                        "the backend refuses this exporter, not the data: check its endpoint and credentials; the {store} keeps everything"
-                    );
-                }
-                tracing::warn!(
-                    exporter,
-                    %signal,
-                    reason,
-                    ?wait,
-                    "not sent; trying again until the backend answers, and this is not said each time"
-                );
-            }
+            Self::Retry { wait, reason, misconfigured: true, news: true } => tracing::error!(
+                event.name = "perigee.exporter.misconfigured",
+                exporter,
+                %signal,
+                reason,
+                ?wait,
+                "the backend refuses this exporter, not the data: check its endpoint and credentials; the {store} keeps everything, and \
+                 it is tried again, which is not said each time"
+            ),
+            Self::Retry { wait, reason, misconfigured: false, news: true } => tracing::warn!(
+                exporter,
+                %signal,
+                reason,
+                ?wait,
+                "not sent; trying again until the backend answers, and this is not said each time"
+            ),
             Self::Retry { wait, reason, .. } => {
                 tracing::debug!(exporter, %signal, reason, ?wait, "not sent; trying again");
             }

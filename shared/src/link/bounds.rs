@@ -183,7 +183,7 @@ mod tests {
             let error = check::<GroundMessage>(&message).unwrap_err();
             assert!(error.ends_with(&format!(" {what}")), "{error} for {what}");
         }
-        let open = SegmentOpen { header: None, ranges: range(SEGMENT_RANGES + 1) };
+        let open = SegmentOpen { ranges: range(SEGMENT_RANGES + 1), ..SegmentOpen::default() };
         assert!(check::<SegmentOpen>(&open.encode_to_vec()).is_err());
     }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use prometheus_client::metrics::counter::Counter;
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
@@ -24,7 +25,19 @@ pub(crate) const FILE_MODE: u32 = 0o640;
 pub(crate) const DIRECTORY_MODE: u32 = 0o750;
 
 /// Databases as files.
-pub struct Files;
+#[derive(Default)]
+pub struct Files {
+    /// Syncs of files and directories.
+    syncs: Counter,
+}
+
+impl Files {
+    /// Makes what was written to a file durable.
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.syncs.inc();
+        file.sync_data()
+    }
+}
 
 impl StoreDriver for Files {
     fn open(&self, path: &Path) -> io::Result<Box<dyn StoreFile>> {
@@ -37,7 +50,8 @@ impl StoreDriver for Files {
             .open(path)?;
         let backend = FileBackend::new(file.try_clone()?).map_err(io::Error::other)?;
         let (medium, back) = (Mutex::new(Reads::Fast), Mutex::new(None));
-        Ok(Box::new(DiskFile { path: path.to_owned(), file, backend, medium, back }))
+        let syncs = self.syncs.clone();
+        Ok(Box::new(DiskFile { path: path.to_owned(), file, backend, medium, back, syncs }))
     }
 
     fn make_directory(&self, path: &Path) -> io::Result<()> {
@@ -64,7 +78,7 @@ impl StoreDriver for Files {
                 file.write_all(&block[..n as usize])?;
                 left -= n;
             }
-            file.sync_data()
+            self.sync(&file)
         };
         write().inspect_err(|_| drop(self.remove(path)))
     }
@@ -75,6 +89,7 @@ impl StoreDriver for Files {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)?;
+        self.syncs.inc();
         sync_parent(to)
     }
 
@@ -93,7 +108,7 @@ impl StoreDriver for Files {
         temporary.as_mut_os_string().push(".new");
         let mut file = create(&temporary)?;
         file.write_all(content)?;
-        file.sync_data()?;
+        self.sync(&file)?;
         self.rename(&temporary, path)
     }
 
@@ -102,6 +117,10 @@ impl StoreDriver for Files {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
+    }
+
+    fn syncs(&self) -> Option<Counter> {
+        Some(self.syncs.clone())
     }
 }
 
@@ -139,6 +158,7 @@ struct DiskFile {
     medium: Mutex<Reads>,
     /// For reading back, once that was wanted.
     back: Mutex<Option<Reads>>,
+    syncs: Counter,
 }
 
 impl DiskFile {
@@ -186,6 +206,7 @@ impl StoreFile for DiskFile {
             return Ok(ReadFrom::Cache);
         }
         // Also tells of a write-back that failed before, once.
+        self.syncs.inc();
         self.file.sync_data()?;
         self.empty_cache(0, 0)?;
         let cached = self.file.try_clone()?;
@@ -222,6 +243,7 @@ impl StorageBackend for DiskFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.syncs.inc();
         self.backend.sync_data()
     }
 
@@ -254,18 +276,18 @@ mod tests {
     fn a_replaced_file_has_the_new_content() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("small");
-        Files.replace(&path, b"one").unwrap();
-        Files.replace(&path, b"two").unwrap();
-        assert_eq!(Files.read(&path).unwrap(), b"two");
-        Files.remove(&path).unwrap();
-        Files.remove(&path).unwrap();
-        assert!(!Files.exists(&path));
+        Files::default().replace(&path, b"one").unwrap();
+        Files::default().replace(&path, b"two").unwrap();
+        assert_eq!(Files::default().read(&path).unwrap(), b"two");
+        Files::default().remove(&path).unwrap();
+        Files::default().remove(&path).unwrap();
+        assert!(!Files::default().exists(&path));
     }
 
     #[test]
     fn the_medium_gives_back_what_was_written_at_any_place() {
         let dir = tempfile::tempdir().unwrap();
-        let file = Files.open(&dir.path().join("file")).unwrap();
+        let file = Files::default().open(&dir.path().join("file")).unwrap();
         let content: Vec<u8> = (0..20_000u32).map(|n| (n * 7) as u8).collect();
         file.set_len(content.len() as u64).unwrap();
         file.write(0, &content).unwrap();
@@ -287,21 +309,35 @@ mod tests {
     fn files_and_directories_are_not_for_everybody_and_a_deleted_file_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("a/b");
-        Files.make_directory(&inner).unwrap();
+        Files::default().make_directory(&inner).unwrap();
         let path = inner.join("file");
-        let file = Files.open(&path).unwrap();
+        let file = Files::default().open(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o027, 0);
         assert_eq!(std::fs::metadata(&inner).unwrap().mode() & 0o027, 0);
         assert!(file.is_linked());
-        Files.remove(&path).unwrap();
+        Files::default().remove(&path).unwrap();
         assert!(!file.is_linked());
+    }
+
+    #[test]
+    fn each_sync_of_a_file_or_a_directory_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::default();
+        let syncs = || files.syncs().unwrap().get();
+        let file = files.open(&dir.path().join("file")).unwrap();
+        file.write(0, b"one").unwrap();
+        assert_eq!(syncs(), 0);
+        file.sync_data().unwrap();
+        assert_eq!(syncs(), 1);
+        files.replace(&dir.path().join("small"), b"two").unwrap();
+        assert_eq!(syncs(), 3, "the new file, and its name");
     }
 
     #[test]
     fn reserved_bytes_are_taken_for_good() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ballast");
-        Files.reserve(&path, 100_000).unwrap();
-        assert!(Files.size(&path).unwrap().1 >= 100_000);
+        Files::default().reserve(&path, 100_000).unwrap();
+        assert!(Files::default().size(&path).unwrap().1 >= 100_000);
     }
 }

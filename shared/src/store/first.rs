@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn what_is_on_the_medium_is_accepted_once_and_what_is_not_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let file = Files.open(&dir.path().join("file")).unwrap();
+        let file = Files::default().open(&dir.path().join("file")).unwrap();
         let pages: Vec<u8> = (0..300 * PAGE).map(|n| (n / 7) as u8).collect();
         file.set_len(pages.len() as u64).unwrap();
         file.write(0, &pages).unwrap();

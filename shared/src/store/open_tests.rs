@@ -108,7 +108,7 @@ fn make_killed(store: &dyn StoreDriver, path: &Path) {
 fn an_opening_reads_each_large_page_once_and_everything_is_there_behind_it() {
     let dir = tempfile::tempdir().unwrap();
     let memory = Memory::default();
-    for store in [&Files as &dyn StoreDriver, &memory] {
+    for store in [&Files::default() as &dyn StoreDriver, &memory] {
         let path = dir.path().join("file");
         make_killed(store, &path);
         let reads = Reads::default();
@@ -148,10 +148,10 @@ fn an_opening_reads_each_large_page_once_and_everything_is_there_behind_it() {
 fn a_byte_that_changed_in_any_page_is_found_by_an_opening() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
-    make_killed(&Files, &path);
+    make_killed(&Files::default(), &path);
     let whole = std::fs::read(&path).unwrap();
     let reads = Reads::default();
-    let file = Noted(Files.open(&path).unwrap(), Arc::clone(&reads));
+    let file = Noted(Files::default().open(&path).unwrap(), Arc::clone(&reads));
     drop(database(&path, &Arc::new(Guard::new(Box::new(file))), CACHE, true));
     let pages: Vec<(u64, usize)> =
         reads.lock().unwrap().keys().filter(|(_, n)| *n >= LARGE).copied().collect();
@@ -161,7 +161,7 @@ fn a_byte_that_changed_in_any_page_is_found_by_an_opening() {
             let mut damaged = whole.clone();
             damaged[place] ^= 0x10;
             std::fs::write(&path, &damaged).unwrap();
-            let guard = Arc::new(Guard::new(Files.open(&path).unwrap()));
+            let guard = Arc::new(Guard::new(Files::default().open(&path).unwrap()));
             assert!(database(&path, &guard, CACHE, false).is_err(), "byte {place}");
         }
     }

@@ -401,7 +401,7 @@ mod tests {
     }
 
     fn read(path: &std::path::Path, name: &str) -> (Extent, BTreeMap<Vec<u8>, Vec<u8>>) {
-        let file = Files.open(path).unwrap();
+        let file = Files::default().open(path).unwrap();
         let mut out = BTreeMap::new();
         let Some(rescue) = Rescue::open(&*file) else { return (Extent::Unknown, out) };
         let extent = rescue.table(name, |key, value| {
@@ -419,7 +419,7 @@ mod tests {
         let (extent, small) = read(&path, "small");
         assert_eq!((extent, small.len()), (Extent::Whole, 300));
         assert_eq!(read(&path, "none").0, Extent::Whole);
-        let file = Files.open(&path).unwrap();
+        let file = Files::default().open(&path).unwrap();
         let mut scanned: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
         Rescue::open(&*file).unwrap().scan(10, |key, value| {
             scanned.entry(key.to_vec()).or_default().push(value.to_vec());
@@ -434,7 +434,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let all = made(&path);
-        let file = Files.open(&path).unwrap();
+        let file = Files::default().open(&path).unwrap();
         let rescue = Rescue::open(&*file).unwrap();
         let mut heads = Vec::new();
         let done = rescue.heads("large", 100, |key, head, length| {

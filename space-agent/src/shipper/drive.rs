@@ -605,9 +605,11 @@ impl Driver<'_> {
         let (id, slot) = (header.id, self.shipper.slot);
         let asked = header.clone();
         let begin = move |wal: &mut Wal| wal.recoding().begin_sending(slot, &asked);
+        let mut age = Duration::ZERO;
         let payload = match self.shipper.wal.call(begin).await?? {
-            Sending::Payload(payload, delivery) => {
+            Sending::Payload(payload, delivery, old) => {
                 header.delivery = Some(delivery);
+                age = old;
                 Some(payload)
             }
             Sending::Gone => None,
@@ -624,13 +626,14 @@ impl Driver<'_> {
         let ahead = if late { 0 } else { ranges.iter().map(|r| r.end - r.start).sum() };
         self.goes_ahead(ahead);
         let (connection, turn) = (self.up.connection.clone(), self.gate.enter(lane));
-        let greeted = self.greeted.clone();
+        let (greeted, begun) = (self.greeted.clone(), Instant::now());
         self.writers.spawn(async move {
             greeted.cancelled().await;
             let mut taken = RangeSet::default();
             let whole = match payload {
                 Some(payload) if payload.len() as u64 == header.payload_len => {
-                    write_segment(&connection, priority, turn, &header, &ranges, &payload, &mut taken)
+                    let open = opening(&header, &ranges, age + begun.elapsed());
+                    write_segment(&connection, priority, turn, open, &ranges, &payload, &mut taken)
                         .await
                         .is_ok()
                 }
@@ -700,21 +703,26 @@ impl Driver<'_> {
     }
 }
 
+/// What opens a segment's stream; `age` is that of its oldest item now.
+fn opening(header: &Header, ranges: &[Range<u64>], age: Duration) -> SegmentOpen {
+    SegmentOpen {
+        header: Some(header.into()),
+        ranges: ranges.iter().map(|r| perigee_proto::link::Range { start: r.start, end: r.end }).collect(),
+        age_milli: Some(age.as_millis() as u64),
+    }
+}
+
 async fn write_segment(
     connection: &quinn::Connection,
     priority: i32,
     mut turn: Turn,
-    header: &Header,
+    open: SegmentOpen,
     ranges: &[Range<u64>],
     payload: &Bytes,
     taken: &mut RangeSet,
 ) -> Result<(), DriveError> {
     let mut stream = connection.open_uni().await?;
     drop(stream.set_priority(priority));
-    let open = SegmentOpen {
-        header: Some(header.into()),
-        ranges: ranges.iter().map(|r| perigee_proto::link::Range { start: r.start, end: r.end }).collect(),
-    };
     stream.write_all(&wire::frame(&open)).await?;
     for range in ranges {
         let mut at = range.start;

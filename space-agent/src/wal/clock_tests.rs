@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use perigee_shared::clock::ClockBounds;
 use perigee_shared::env::Clock;
+use perigee_shared::link::Slot;
 use redb::ReadableTable;
 
 use super::tests::{Bench, logs, request, seal};
@@ -120,6 +121,32 @@ fn across_boots_age_counts_noted_time_and_trusted_clocks_and_an_untrusted_one_ex
     board.hands.set(BUILT + 4 * DAY);
     assert_eq!(dropped(&mut wal), logs(3), "the clock was trusted before and is again, days later");
     assert_eq!(wal.summary().in_segments, logs(4), "it was sealed in this boot");
+}
+
+#[test]
+fn a_segment_says_how_long_ago_its_oldest_item_was_accepted_whatever_the_clock_shows() {
+    let board = Board::new();
+    let mut wal = board.open();
+    let said = |wal: &mut Wal, header: &Header| match wal.recoding().begin_sending(Slot::FIRST, header) {
+        Ok(Sending::Payload(_, _, age)) => age.as_nanos() as u64 / S,
+        other => panic!("{other:?}"),
+    };
+    wal.journal().append(&[request(1, 1, 100)]).unwrap();
+    board.hands.pass(3_000 * S);
+    wal.journal().append(&[request(2, 1, 100)]).unwrap();
+    board.hands.pass(600 * S);
+    board.hands.set(BUILT + 9_000 * DAY);
+    let header = seal(&mut wal).unwrap().unwrap();
+    assert_eq!(said(&mut wal, &header), 3_600, "it waited in the journal");
+    board.hands.pass(60 * S);
+    let oldest = wal.env().unix_nano() - wal.passes().oldest().unwrap().unwrap();
+    assert_eq!((said(&mut wal, &header), oldest / S), (3_660, 3_660));
+    drop(wal);
+
+    board.hands.reboot(0);
+    let mut wal = board.open();
+    board.hands.pass(40 * S);
+    assert_eq!(said(&mut wal, &header), 3_640, "as far as the log has noted how long that boot lasted");
 }
 
 #[test]

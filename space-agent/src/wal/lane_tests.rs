@@ -532,7 +532,7 @@ fn a_segment_says_whether_it_has_waited_for_a_contact() {
     let bench = with_alarms(Policy::default());
     let mut wal = bench.open();
     let said = |wal: &mut Wal, header: &Header| match wal.recoding().begin_sending(Slot::FIRST, header) {
-        Ok(Sending::Payload(_, delivery)) => delivery,
+        Ok(Sending::Payload(_, delivery, _)) => delivery,
         other => panic!("{other:?}"),
     };
     let append = |wal: &mut Wal, n| wal.journal().append(&[request(&[(n, INFO), (n, ERROR)])]).unwrap();

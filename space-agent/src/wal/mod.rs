@@ -171,6 +171,8 @@ pub struct SegmentRecord {
     pub refused: Counts,
     /// When it was sealed, by the clock that nobody sets. Earlier software did not say.
     pub sealed_at: Option<SinceBoot>,
+    /// How long the oldest of its items had waited then, at least. Earlier software did not say.
+    pub waited: Duration,
     /// The header.
     pub header: Header,
 }
@@ -186,6 +188,7 @@ impl SegmentRecord {
             takers: times.takers,
             refused: Counts::from_bytes(refused).ok_or_else(short)?,
             sealed_at: times.boot.zip(times.nano).map(|(boot, nano)| SinceBoot { boot, nano }),
+            waited: Duration::from_millis(times.waited),
             header: Self::header_from(header)?,
         })
     }
@@ -205,11 +208,17 @@ impl SegmentRecord {
         out.extend(self.refused.to_bytes());
         out.extend(self.header.to_bytes());
         let (boot, nano) = (self.sealed_at.map(|at| at.boot), self.sealed_at.map(|at| at.nano));
-        out.extend(SealedAt { boot, nano, takers: self.takers }.encode_to_vec());
+        let waited = self.waited.as_millis() as u64;
+        out.extend(SealedAt { boot, nano, takers: self.takers, waited }.encode_to_vec());
         out
     }
 
-    /// How old it is, at least.
+    /// How long ago the oldest of its items was accepted, at least.
+    fn oldest(&self, ages: &Ages, env: &Env) -> Duration {
+        self.age(ages, env).saturating_add(self.waited)
+    }
+
+    /// How long ago it was sealed, at least.
     fn age(&self, ages: &Ages, env: &Env) -> Duration {
         ages.of(self.sealed_at, env.bounds.judge(self.header.sealed_unix_nano).trusted())
     }
@@ -225,6 +234,9 @@ struct SealedAt {
     nano: Option<u64>,
     #[prost(fixed64, optional, tag = "102")]
     takers: Option<u64>,
+    /// In ms.
+    #[prost(uint64, tag = "103")]
+    waited: u64,
 }
 
 /// What is on board and what has become of the rest. `accepted = delivered + dropped + in_segments + in_journal`.

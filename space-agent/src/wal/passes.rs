@@ -63,8 +63,8 @@ impl Passes<'_> {
         self.0.growth.rate(self.0.env().since_boot().nano)
     }
 
-    /// Since when the oldest of what is on board waits, ns since the Unix epoch by the clock as it is now: when its segment was sealed
-    /// or, in the journal, when it was committed. No earlier than is certain.
+    /// Since when the oldest of what is on board waits, ns since the Unix epoch by the clock as it is now: when it was accepted. No earlier
+    /// than is certain.
     pub fn oldest(&mut self) -> Result<Option<u64>, WalError> {
         let since = self.backlog()?.into_iter().map(|lane| lane.since_unix_nano);
         Ok(since.filter(|since| *since != 0).min())
@@ -87,8 +87,8 @@ impl Passes<'_> {
                 if let Some(sequence) = of.on_board.first()
                     && let Some(value) = segments.get(Place { lane: lane.0, sequence })?
                 {
-                    let age = SegmentRecord::from_bytes(value.value())?.age(&ages, &env).as_nanos() as u64;
-                    waits = waits.max(Some(age));
+                    let age = SegmentRecord::from_bytes(value.value())?.oldest(&ages, &env);
+                    waits = waits.max(Some(age.as_nanos() as u64));
                 }
                 out.push(LaneBacklog {
                     lane: u32::from(lane.0),

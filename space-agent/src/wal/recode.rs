@@ -4,6 +4,8 @@
 //! Neither contradicts what a station may have: the hashes of what was sealed before stay known ([`Recoding::replace`]). What a ground
 //! holds of an unfinished transfer is of no use any more and is sent again.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use perigee_shared::link::Slot;
 use perigee_shared::segment::{
@@ -120,8 +122,8 @@ pub enum Asked {
 /// A payload that is about to be sent.
 #[derive(Debug)]
 pub enum Sending {
-    /// It goes, and says whether it has waited.
-    Payload(Bytes, Delivery),
+    /// It goes, and says whether it has waited for a contact, and how long ago its oldest item was accepted.
+    Payload(Bytes, Delivery, Duration),
     /// It was committed or dropped.
     Gone,
     /// It was encoded anew since its header was read.
@@ -187,16 +189,18 @@ impl Recoding<'_> {
         if self.0.notes.talks.are_about_elsewhere(slot, Place::of(header.id)) {
             return Ok(Sending::Elsewhere);
         }
-        match self.0.custody().record(header.id)?.map(|r| r.header) {
+        let record = match self.0.custody().record(header.id)? {
             None => return Ok(Sending::Gone),
-            Some(now) if now.hash != header.hash => return Ok(Sending::Changed),
-            Some(_) => {}
-        }
+            Some(now) if now.header.hash != header.hash => return Ok(Sending::Changed),
+            Some(now) => now,
+        };
+        let env = self.0.env();
+        let age = record.oldest(&self.0.state().boots.ages(env), env);
         let payload = self.0.custody().payload(header)?;
         self.0.custody().mark_sent(slot, header.id);
         self.0.notes.talks.claim(slot, Place::of(header.id));
         let delivery = self.0.notes.talks.delivery(header.id);
-        Ok(payload.map_or(Sending::Gone, |payload| Sending::Payload(payload, delivery)))
+        Ok(payload.map_or(Sending::Gone, |payload| Sending::Payload(payload, delivery, age)))
     }
 
     /// Notes that `slot` sends nothing more of a segment.

@@ -2,6 +2,7 @@
 //! every lane has passed leave the journal.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use perigee_shared::otlp::walk::walk;
 use perigee_shared::segment::{Base, Codec, CodecError, Encoded, Encoder, Header, Lane, SegmentId, hash};
@@ -308,7 +309,12 @@ impl Segments<'_> {
         let env = self.0.env().clone();
         let sealed_at = env.since_boot();
         let passed = self.0.state().waited_for(lane, position);
-        let oldest = self.0.state().lanes.get(&lane).and_then(|l| l.pending.front()?.since_boot);
+        let state = self.0.state();
+        let first = state.lanes.get(&lane).and_then(|l| l.pending.front());
+        let oldest = first.and_then(|first| first.since_boot);
+        let waited = first.map_or(Duration::ZERO, |first| {
+            state.boots.ages(&env).of(first.since_boot, env.bounds.judge(first.received).trusted())
+        });
         let header = self.0.write_passing(passed, |txn, state| {
             let sequence = state.lanes.get(&lane).map_or(1, |l| l.next_sequence);
             header.id = SegmentId { epoch: state.life.epoch, lane, sequence };
@@ -319,6 +325,7 @@ impl Segments<'_> {
                     takers: Some(waiting),
                     refused: Counts::ZERO,
                     sealed_at: Some(sealed_at),
+                    waited,
                     header: header.clone(),
                 },
                 &payload,

@@ -236,6 +236,7 @@ impl Committer {
             header: Arc::new(Header { id, ..self.header.clone() }),
             pieces: Arc::clone(&self.pieces),
             max_partial_bytes: 1 << 30,
+            age: None,
         };
         let taken = self.store.put_payload(incoming).await?;
         self.store.commit(vec![taken]).await?.pop().context("an answer for each segment")

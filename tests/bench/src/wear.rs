@@ -18,6 +18,9 @@ use crate::system::{AgentSettings, start_agent};
 /// Until what a start writes and wakes is over.
 const SETTLE: Duration = Duration::from_secs(3);
 
+/// How often the agent had the disk make something durable.
+const SYNCS: &str = "perigee_store_syncs_total";
+
 /// `bench wear`.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -73,6 +76,7 @@ async fn measure(setup: Setup, span: Duration, case: Case, load: Load) -> anyhow
     let settings = AgentSettings { received: case.received, ..AgentSettings::default() };
     let mut running = start_agent(&setup, settings).await?;
     sleep(SETTLE).await;
+    let syncs = running.metric(SYNCS).await?;
     let before = running.process.usage()?;
     let mut tally = Tally::default();
     if case.requests_per_s > 0.0 {
@@ -86,11 +90,18 @@ async fn measure(setup: Setup, span: Duration, case: Case, load: Load) -> anyhow
     let after = running.process.usage()?;
     running.check()?;
     let commits = running.metric("perigee_journal_commits_total").await?;
+    let syncs = running.metric(SYNCS).await? - syncs;
     running.stop().await?;
-    Ok(row(span, case, tally, commits, (before, after)))
+    Ok(row(span, case, tally, (commits, syncs), (before, after)))
 }
 
-fn row(span: Duration, case: Case, mut tally: Tally, commits: f64, (before, after): (Usage, Usage)) -> Row {
+fn row(
+    span: Duration,
+    case: Case,
+    mut tally: Tally,
+    (commits, syncs): (f64, f64),
+    (before, after): (Usage, Usage),
+) -> Row {
     let written = (after.written - before.written) as f64;
     let seconds = span.as_secs_f64();
     let round = |ms: Option<f64>| ms.map(|ms| (ms * 10.0).round() / 10.0);
@@ -110,6 +121,8 @@ fn row(span: Duration, case: Case, mut tally: Tally, commits: f64, (before, afte
         .with_rounded("written_mb_per_day", written / seconds * 86_400.0 / 1e6, 1)
         .with("commits", commits)
         .with_rounded("commits_per_s", commits / seconds, 2)
+        .with("syncs", syncs)
+        .with_rounded("syncs_per_s", syncs / seconds, 2)
         .with_rounded("wakeups_per_s", (after.wakeups - before.wakeups) as f64 / seconds, 2)
         .with("p50_ms", round(tally.percentile_ms(0.5)))
         .with("p99_ms", round(tally.percentile_ms(0.99)));

@@ -201,6 +201,7 @@ fn hello(n: u64, now: u64) -> link::Hello {
 /// The latest pass of a satellite as this station had it.
 fn heard(n: u64, now: u64) -> Heard {
     Heard {
+        connections: 1,
         opened: opened(n, 0, now),
         began: Duration::from_nanos(now - opened(n, 0, now)),
         lost: Duration::from_secs(1),
@@ -209,7 +210,7 @@ fn heard(n: u64, now: u64) -> Heard {
         segments: 3,
         items: Counts::of(Signal::Logs, 3 * RECORDS),
         handover_twice: 0,
-        ended: Ending::Lost,
+        ended: Some(Ending::Lost),
         goodbye: None,
     }
 }
@@ -259,7 +260,13 @@ fn incoming(n: u64, sequence: u64, now: u64) -> anyhow::Result<Incoming> {
         delivery: None,
     };
     let pieces = vec![Piece { offset: 0, bytes: payload }].into();
-    Ok(Incoming { satellite: name(n), header: Arc::new(header), pieces, max_partial_bytes: u64::MAX })
+    Ok(Incoming {
+        satellite: name(n),
+        header: Arc::new(header),
+        pieces,
+        max_partial_bytes: u64::MAX,
+        age: None,
+    })
 }
 
 /// Has a backend refuse requests of the next segment, in hostile words.

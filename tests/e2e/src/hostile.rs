@@ -127,7 +127,7 @@ impl Peer {
         ranges: Vec<link::Range>,
         bytes: &[u8],
     ) -> Result<quinn::SendStream> {
-        let open = link::SegmentOpen { header: Some(header.into()), ranges }.encode_to_vec();
+        let open = link::SegmentOpen { header: Some(header.into()), ranges, age_milli: None }.encode_to_vec();
         let mut stream = self.connection.open_uni().await?;
         stream.write_all(&(open.len() as u32).to_be_bytes()).await?;
         stream.write_all(&open).await?;

@@ -314,6 +314,7 @@ async fn apply(
         header: Arc::new(header.clone()),
         pieces: pieces.collect(),
         max_partial_bytes: 1 << 20,
+        age: None,
     };
     let taken = store.put_payload(incoming).await?;
     store.commit(vec![taken]).await?.pop().context("an answer to each")
@@ -384,7 +385,7 @@ async fn resume(store: &Store, views: &[SatelliteView]) -> Result<BTreeMap<Strin
     for view in views {
         let epochs = view.epochs.iter().map(told).collect::<Result<_>>()?;
         let hello = link::Hello { epochs, ..link::Hello::default() };
-        let answer = store.ledger(view.satellite.as_str().into(), hello.into()).await?;
+        let answer = store.ledger(view.satellite.as_str().into(), Arc::new(hello)).await?;
         out.insert(view.satellite.clone(), answer.epochs.into_iter().map(resume_epoch).collect());
     }
     Ok(out)

@@ -187,7 +187,7 @@ impl Board {
                 }
                 return Ok(None);
             };
-            if let Sending::Payload(payload, _) = self.wal.recoding().begin_sending(Slot::FIRST, &header)? {
+            if let Sending::Payload(payload, ..) = self.wal.recoding().begin_sending(Slot::FIRST, &header)? {
                 return Ok(Some((header, payload)));
             }
         }

@@ -180,6 +180,7 @@ impl Station {
             header: Arc::new(header.clone()),
             pieces: pieces.collect(),
             max_partial_bytes: 1 << 26,
+            age: None,
         };
         let applied = self.ask(|store| async move {
             let taken = store.put_payload(incoming).await?;

@@ -93,7 +93,7 @@ fn pass(row: &Row, link: &LinkView, latest: &[CatalogueView], now: u64) -> Marku
     let left = waits.map(|waits| waits.saturating_sub(held));
     let needs = left.filter(|_| row.bytes_per_second >= 1.0).map(|left| left as f64 / row.bytes_per_second);
     // LOS is by the satellite's clock.
-    let offset = row.clock.as_ref().map_or(0.0, |clock| clock.offset_seconds * 1e9) as i64;
+    let offset = row.digest.standing.clock.as_ref().map_or(0.0, |clock| clock.offset_seconds * 1e9) as i64;
     let ends = link.ends_unix_nano.map(|end| end.saturating_add_signed(-offset));
     let came = |row: &&CatalogueView| is_of(row, &digest.satellite, link);
     let came: Vec<CatalogueView> = latest.iter().filter(came).take(LATEST).cloned().collect();

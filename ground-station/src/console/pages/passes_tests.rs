@@ -181,3 +181,13 @@ fn how_it_ended_is_what_the_satellite_says_or_else_what_the_station_saw() {
     }
     assert_eq!(ended(&Pass::new(json!({}), None)), "unknown");
 }
+
+#[test]
+fn a_pass_that_is_not_over_goes_on() {
+    let of = |ended: Option<Ending>| {
+        let ground = HeardView { ended, ..ground(1, Ending::Lost) };
+        super::ended(&pass(&json!({"state": null}), Some(ground)))
+    };
+    assert_eq!(of(None), "goes on");
+    assert_eq!(of(Some(Ending::Lost)), "signal lost");
+}

@@ -12,7 +12,7 @@ use crate::console::attention;
 use crate::console::board::{Drawn, Row, Shown};
 use crate::console::curves::{self, Curve, Unit};
 use crate::console::show::{bar, bytes, date, encoded, items, number, seconds, span, when};
-use crate::spool::{ItemView, Portrait};
+use crate::spool::{ItemView, Portrait, shown_offset};
 
 /// Log records of this severity and above are shown as errors.
 const ERROR: u32 = 17;
@@ -165,7 +165,7 @@ fn delays(portrait: &Portrait) -> Markup {
         "Delay of delivery by signal",
         true,
         html! {
-            caption { "From sealing on board, by the satellite's clock, to the commit here, by segment" }
+            caption { "From when the oldest item of a segment was accepted on board to the commit here" }
             thead { tr {
                 th scope="col" { "Signal" }
                 th.n scope="col" { "Median" }
@@ -328,13 +328,13 @@ fn agent(row: &Row, portrait: &Portrait, now: u64) -> Markup {
                 }
             }))
             (fact("Clock", html! {
-                @match &row.clock {
+                @match &row.digest.standing.clock {
                     Some(clock) => {
-                        (format!("{:+.3} s ± {:.3}", clock.offset_seconds, clock.error_seconds))
+                        (shown_offset(clock.offset_seconds, clock.error_seconds))
                         @if let Some([drift, error]) = clock.drift_ppm { (format!(", {drift:+.1} ± {error:.1} ppm")) }
                         @if !clock.untrusted.is_empty() { ", not trusted" }
                     },
-                    None => "not heard since this program began",
+                    None => "unknown",
                 }
             }))
             (fact("Certificate ends", html! {

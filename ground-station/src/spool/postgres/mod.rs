@@ -60,6 +60,7 @@ pub use self::settings::{FleetSettings, Replication};
 use self::study::Round;
 use self::views::Last;
 use super::alarms::Unread;
+use super::clocks::Greeting;
 use super::contents::Settings;
 use super::error::SpoolError;
 use super::ledger::Answer;
@@ -281,11 +282,7 @@ impl Fleet {
         }
     }
 
-    pub(super) async fn ledger(
-        &self,
-        satellite: Arc<str>,
-        hello: Arc<link::Hello>,
-    ) -> Result<Answer, SpoolError> {
+    pub(super) async fn ledger(&self, satellite: Arc<str>, greeting: Greeting) -> Result<Answer, SpoolError> {
         const NEEDED: &[Of] = &[
             Of::Epoch,
             Of::Committed,
@@ -299,8 +296,8 @@ impl Fleet {
             Of::Letter,
             Of::Kept,
         ];
-        let said = Arc::clone(&hello);
-        let asked = self.one(&satellite, NEEDED, move |txn, row| ledger::hello(txn, &row.name, &said));
+        let hello = Arc::clone(&greeting.hello);
+        let asked = self.one(&satellite, NEEDED, move |txn, row| ledger::hello(txn, &row.name, &greeting));
         tokio::select! {
             biased;
             answer = asked => answer,

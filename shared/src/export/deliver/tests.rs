@@ -277,3 +277,31 @@ async fn a_request_that_is_kept_is_told_every_ten_minutes_and_its_reason_once() 
     // A wait is up to 45 s.
     assert!(matches!(told[..], [10, 20..=21, 30..=32]), "{told:?}");
 }
+
+#[test]
+fn a_backend_that_refuses_the_exporter_is_one_line_of_the_log() {
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+    struct Lines(Arc<Mutex<Vec<tracing::Level>>>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Lines {
+        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            self.0.lock().unwrap().push(*event.metadata().level());
+        }
+    }
+
+    let seen = Arc::<Mutex<Vec<_>>>::default();
+    let said = |misconfigured, news| {
+        let wait = Duration::from_secs(1);
+        let event = Event::Retry { wait, reason: "404 Not Found", misconfigured, news };
+        let subscriber = tracing_subscriber::registry().with(Lines(Arc::clone(&seen)));
+        tracing::subscriber::with_default(subscriber, || event.log("otlp", Signal::Logs, "spool"));
+        std::mem::take(&mut *seen.lock().unwrap())
+    };
+    assert_eq!(said(true, true), [tracing::Level::ERROR]);
+    assert_eq!(said(false, true), [tracing::Level::WARN]);
+    assert_eq!(
+        (said(true, false), said(false, false)),
+        (vec![tracing::Level::DEBUG], vec![tracing::Level::DEBUG])
+    );
+}

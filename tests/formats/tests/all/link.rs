@@ -254,6 +254,14 @@ fn whether_a_segment_has_waited_is_told() {
     assert_eq!(earlier.delivery, None, "earlier software does not say");
 }
 
+/// The agent says how old a segment's oldest item is. Both programs work without it.
+#[test]
+fn how_long_a_segment_has_been_on_board_is_told() {
+    assert_pinned("segment-open-age", &SegmentOpen { age_milli: Some(86_400_123), ..segment_open() });
+    let earlier = SegmentOpen::decode(&read("link/segment-open.bin").unwrap()[4..]).unwrap();
+    assert_eq!(earlier.age_milli, None, "earlier software does not say");
+}
+
 #[test]
 fn a_header_is_read_and_written_as_ever() {
     let bytes = read("link/segment-header.bin").unwrap();

@@ -162,13 +162,14 @@ fn what_is_said_today_is_read_by_the_first_version() {
         delivery: Delivery::Live.into(),
         ..SegmentHeader::default()
     };
-    let open = SegmentOpen { header: Some(header), ranges: vec![Range { start: 0, end: 3 }] };
+    let ranges = vec![Range { start: 0, end: 3 }];
+    let open = SegmentOpen { header: Some(header), ranges, age_milli: Some(7) };
     let first = FirstHeader { format: 1, id: None, payload_len: 3, payload_hash: vec![7; 32] };
     let first = FirstOpen { header: Some(first), ranges: open.ranges.clone() };
     assert_eq!(FirstOpen::decode(open.encode_to_vec().as_slice()).unwrap(), first);
     // A ground of the first version keeps what it knows of the header, and a later one finds nothing said there.
     let kept = SegmentOpen::decode(first.encode_to_vec().as_slice()).unwrap();
-    assert_eq!(kept.header.unwrap().delivery(), Delivery::Unspecified);
+    assert_eq!((kept.age_milli, kept.header.unwrap().delivery()), (None, Delivery::Unspecified));
 }
 
 #[test]
