@@ -159,7 +159,7 @@ fn number(value: &Value, factor: f64, unit: &str) -> String {
 /// Passes and the forecast for people.
 pub(crate) fn report_text(report: &Value) -> String {
     let mut out = format!(
-        "{:<14} {:<16}{:<16}{:>6}{:>11}{:>5}{:>11}{:>6}{:>7}{:>8}\n",
+        "{:<14} {:<20}{:<16}{:>6}{:>11}{:>5}{:>11}{:>6}{:>7}{:>8}\n",
         "station", "began", "ended", "up in", "held", "%", "left", "loss", "rtt", "kbit/s"
     );
     for pass in report["passes"].as_array().into_iter().flatten() {
@@ -167,9 +167,9 @@ pub(crate) fn report_text(report: &Value) -> String {
         let rate = pass["rate_bits_per_second"].as_f64();
         let _ = writeln!(
             out,
-            "{:<14} {:<16}{:<16}{:>6}{:>11}{percent:>5}{:>11}{:>6}{:>7}{:>8}",
+            "{:<14} {:<20}{:<16}{:>6}{:>11}{percent:>5}{:>11}{:>6}{:>7}{:>8}",
             text(&pass["station"]),
-            time(&pass["start_unix_nano"]).get(5..19).unwrap_or("-").replace('T', " "),
+            time(&pass["start_unix_nano"]).get(..19).unwrap_or("-").replace('T', " "),
             text(&pass["state"]).replace('_', " "),
             number(&pass["connect_seconds"], 1.0, "s"),
             size(&pass["held_bytes"]),
