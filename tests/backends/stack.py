@@ -287,19 +287,20 @@ service:
 class Agent(Process):
     """space-agent whose contacts are opened by hand."""
 
-    def __init__(self, directory, program, pki, ground):
+    def __init__(self, directory, program, pki, ground, measures_itself=False):
         self.grpc, self.http = free_port(), free_port()
         self.program = program
         self.config = directory / "agent.yaml"
         pipeline = "{receivers: [otlp], processors: [memory_limiter, batch], exporters: [link]}"
-        metrics = pipeline.replace("otlp", "otlp, hostmetrics")
+        metrics = pipeline.replace("otlp", "otlp, hostmetrics") if measures_itself else pipeline
+        hostmetrics = "hostmetrics: {collection_interval: 1s, scrapers: {load: , memory: }}" if measures_itself else ""
         self.config.write_text(f"""\
 receivers:
   otlp:
     protocols:
       grpc: {{endpoint: "127.0.0.1:{self.grpc}"}}
       http: {{endpoint: "127.0.0.1:{self.http}"}}
-  hostmetrics: {{collection_interval: 1s, scrapers: {{load: , memory: }}}}
+  {hostmetrics}
 processors: {{memory_limiter: {{}}, batch: {{}}}}
 exporters: {{link: {{}}}}
 storage: {{directory: {directory}/agent, max_bytes: 256MiB}}
@@ -381,7 +382,7 @@ class Stack:
         self.jaeger = Jaeger(self.directory)
         self.prometheus = Prometheus(self.directory)
         self.ground = Ground(self.directory, ground_station, pki, self.jaeger, self.prometheus)
-        self.agent = Agent(self.directory, programs / "space-agent", pki, self.ground)
+        self.agent = Agent(self.directory, programs / "space-agent", pki, self.ground, measures_itself=True)
         self.processes = [self.jaeger, self.prometheus, self.ground, self.agent]
 
     def start(self):
