@@ -32,7 +32,7 @@ before(async () => {
     const [satellites, letters] = await Promise.all(
       ["satellites", "dead-letters"].map(async (name) => (await fetch(`${here.api}/api/v1/${name}`)).json()),
     );
-    return satellites.length === 2 && satellites.every((s) => s.last_contact_unix_nano > 0) && letters.length >= 3;
+    return satellites.filter((s) => s.last_contact_unix_nano > 0).length === 2 && letters.length >= 3;
   });
 }, { timeout: 60_000 });
 
