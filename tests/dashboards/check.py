@@ -32,6 +32,7 @@ NOT_IN_A_DAY = {
     "PerigeePartialsPileUp": "needs 48 MiB of segments that never become whole",
     "PerigeeScrubFoundDamage": "what a running program has read is in its memory, where damage of the file does not reach it",
     "PerigeeBacklogOld": "an age goes by clocks that nobody sets, and the day takes minutes",
+    "PerigeeDeliveryLate": "an age goes by clocks that nobody sets, and the day takes minutes",
     "PerigeeUrgentDataWaits": "an age goes by clocks that nobody sets, and the day takes minutes",
     "PerigeeStationCutOff": "needs a shared ledger on PostgreSQL; tests/fleet has it",
     "PerigeeAgentOwnRecordsLost": "needs more warnings than a day of minutes brings",
