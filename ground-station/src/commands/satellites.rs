@@ -11,13 +11,10 @@ use serde_json::Value;
 use super::spool::{Query, fetch};
 use super::{say, say_json};
 use crate::config::Config;
-use crate::spool::{SatelliteView, shown_offset};
+use crate::spool::{NamesakeView, SatelliteView, shown_offset};
 
 /// A certificate that ends sooner is named, ns.
 const SOON: u64 = 30 * 24 * 3600 * 1_000_000_000;
-
-/// Another station with this one's name is spoken of so long after it was heard of, ns.
-const NAMESAKE: u64 = 7 * 24 * 3600 * 1_000_000_000;
 
 /// A clock that is off by more is named, s.
 const CLOCK_OFF: f64 = 1.0;
@@ -149,7 +146,7 @@ fn notes(satellite: &Value, now: u64) -> String {
     }
     for other in satellite["namesakes"].as_array().into_iter().flatten() {
         let heard = other["heard_unix_nano"].as_u64().unwrap_or(0);
-        if heard.saturating_add(NAMESAKE) > now {
+        if NamesakeView::is_recent(heard, now) {
             let (ledger, ago) = (other["ledger"].as_str().unwrap_or(""), span(now.saturating_sub(heard)));
             out.push_str(&format!(
                 "{name}: another ground-station has this one's name and the ledger {ledger} of its own, heard of {ago} ago; give one of \

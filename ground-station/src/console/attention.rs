@@ -8,7 +8,7 @@ use perigee_shared::export::Failing;
 use serde::Serialize;
 
 use super::show::{bytes, counted, span};
-use crate::spool::{AlarmView, Digest, Items, SatelliteDigest, Status, shown_offset};
+use crate::spool::{AlarmView, Digest, Items, NamesakeView, SatelliteDigest, Status, shown_offset};
 
 const S: u64 = 1_000_000_000;
 
@@ -29,9 +29,6 @@ const BEHIND: u64 = 600 * S;
 
 /// An alarm on board needs a human so long after it came here, ns, unless it is over.
 const RECENT: u64 = 86_400 * S;
-
-/// Another station with this one's name is spoken of so long after it was heard of, ns.
-const NAMESAKE: u64 = 7 * 86_400 * S;
 
 /// The severity number of ERROR.
 const ERROR: u32 = 17;
@@ -149,7 +146,7 @@ fn contacts(sat: &SatelliteDigest, now: u64, out: &mut Vec<Note>) {
 
 fn namesakes(sat: &SatelliteDigest, now: u64, out: &mut Vec<Note>) {
     for other in &sat.standing.namesakes {
-        if other.heard_unix_nano.saturating_add(NAMESAKE) > now {
+        if NamesakeView::is_recent(other.heard_unix_nano, now) {
             let text = format!(
                 "another ground-station has this one's name and the ledger {} of its own",
                 other.ledger

@@ -300,32 +300,26 @@ pub(super) fn lose_acknowledged(
 
 fn say_lost(txn: &Txn<'_>, id: &str, (epoch, lane): (u64, u8), sequences: &Range<u64>, ledger: u64) {
     let (epoch, first, last) = (format!("{epoch:016x}"), sequences.start, sequences.end - 1);
-    if ledger == 0 {
-        tracing::error!(
-            event.name = "perigee.ledger.station_lost",
-            satellite = id,
-            epoch,
-            lane,
-            first,
-            last,
-            "this station has acknowledged these segments and does not have them: its spool was lost or is an older one; what was not \
-             exported before is gone"
-        );
+    let is_other = ledger != 0;
+    let why = if is_other {
+        "another ledger has acknowledged these segments under this station's name: either this station's spool was lost, and what was \
+         not exported before is gone, or another ground-station has the same name; in that case the gap is withdrawn once that one \
+         has acknowledged more"
     } else {
-        tracing::error!(
-            event.name = "perigee.ledger.station_lost",
-            satellite = id,
-            epoch,
-            lane,
-            first,
-            last,
-            ledger = format!("{ledger:016x}"),
-            station = txn.contents.settings.station,
-            "another ledger has acknowledged these segments under this station's name: either this station's spool was lost, and what was \
-             not exported before is gone, or another ground-station has the same name; in that case the gap is withdrawn once that one \
-             has acknowledged more"
-        );
-    }
+        "this station has acknowledged these segments and does not have them: its spool was lost or is an older one; what was not \
+         exported before is gone"
+    };
+    tracing::error!(
+        event.name = "perigee.ledger.station_lost",
+        satellite = id,
+        epoch,
+        lane,
+        first,
+        last,
+        ledger = is_other.then(|| format!("{ledger:016x}")),
+        station = is_other.then_some(txn.contents.settings.station.as_str()),
+        "{why}"
+    );
 }
 
 /// Takes back the gaps of what `ledger` has acknowledged: it is another station's. Returns how many there were.

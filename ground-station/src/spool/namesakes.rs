@@ -33,6 +33,14 @@ pub struct NamesakeView {
     pub heard_unix_nano: u64,
 }
 
+impl NamesakeView {
+    /// Whether people are told at `now` of one that was heard of at `heard`, ns since the Unix epoch: for a week.
+    pub fn is_recent(heard: u64, now: u64) -> bool {
+        const WEEK: u64 = 7 * 86_400 * 1_000_000_000;
+        heard.saturating_add(WEEK) > now
+    }
+}
+
 /// Those of a satellite that are known to be other stations'.
 pub(super) fn shown(record: &SatelliteRecord) -> Vec<NamesakeView> {
     let in_use = record.namesakes.iter().filter(|known| known.is_in_use());

@@ -120,9 +120,10 @@ impl<I, E> Cuts<I, E> {
         }
         match items(signal, &body) {
             Err(Malformed(_)) => self.ready.push_back(Cut::Undecodable { signal, body }),
-            Ok(items) if items <= max_items && body.len() <= max_bytes => self.join(signal, body, items),
-            // There is nothing to split.
-            Ok(items @ ..=1) => self.join(signal, body, items),
+            // One item cannot be split.
+            Ok(items) if items <= 1 || items <= max_items && body.len() <= max_bytes => {
+                self.join(signal, body, items);
+            }
             Ok(_) => self.splitting = Some((Request { signal, body }, 0)),
         }
     }

@@ -35,7 +35,7 @@ pub struct Recoder {
 }
 
 impl Recoder {
-    /// Encodes it with `codec` so that it leans on nothing, in about so many bytes of `memory`: its new header and payload. CPU-heavy.
+    /// Encodes it with `codec` without a base, in about `memory` bytes: its new header and payload. CPU-heavy.
     pub fn run(&mut self, recoding: Recodable, codec: Codec, memory: usize) -> Result<Recoded, CodecError> {
         let base = recoding.header.base_sequence.map(|sequence| (recoding.header.id.lane, sequence));
         if self.last.as_ref().map(|l| (l.0, l.1)) != base {

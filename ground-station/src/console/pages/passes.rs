@@ -176,7 +176,7 @@ pub(super) fn line(satellite: Option<&str>, pass: &Pass) -> Markup {
 /// How a pass ended, in words.
 pub(super) fn ended(pass: &Pass) -> String {
     let seen = || pass.ground.as_ref().and_then(|ground| ground.ended).map(|ended| ended.name());
-    // One in which this program was killed is told of by the satellite.
+    // The satellite reports how a pass ended in which this program was killed.
     let goes_on = || pass.ground.as_ref().filter(|ground| ground.ended.is_none()).map(|_| "goes_on");
     let word = pass.report()["state"].as_str().or_else(seen).or_else(goes_on).unwrap_or("unknown");
     match word {

@@ -433,7 +433,7 @@ async fn a_configuration_that_is_read_again_costs_no_contact_but_that_with_a_sta
     reload(&agent, &agent.config, 3).await;
     link_is(&agent, "down").await;
     assert_eq!(agent.status().await["contact"], Value::Null);
-    eventually("both passes are told of", async || {
+    eventually("both passes are reported", async || {
         let report = report(&agent).await;
         (report["passes"].as_array().map(Vec::len) == Some(2)).then_some(()).ok_or_else(|| report.to_string())
     })
