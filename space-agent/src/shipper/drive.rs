@@ -625,7 +625,7 @@ impl Driver<'_> {
         let priority = -(i32::from(lane.0) << 24) - (i32::from(late) << 23) - self.begun;
         let ahead = if late { 0 } else { ranges.iter().map(|r| r.end - r.start).sum() };
         self.goes_ahead(ahead);
-        let (connection, turn) = (self.up.connection.clone(), self.gate.enter(lane));
+        let (connection, turn) = (self.up.connection.clone(), self.gate.enter(lane, late));
         let (greeted, begun) = (self.greeted.clone(), Instant::now());
         self.writers.spawn(async move {
             greeted.cancelled().await;
