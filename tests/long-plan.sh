@@ -95,4 +95,4 @@ echo "contact list --until         $all ms (all $contacts)"
 echo "bound                        $most_ms ms"
 echo "memory above a short plan    $((many - alone)) KiB, $((after - alone)) KiB after the lists"
 echo "bound                        $most_kib KiB"
-[ "$first" -le "$most_ms" ] && [ $((many - alone)) -le "$most_kib" ]
+[ "$first" -le "$most_ms" ] && [ $((many - alone)) -le "$most_kib" ] && [ $((after - alone)) -le "$most_kib" ]

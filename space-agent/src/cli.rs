@@ -418,6 +418,32 @@ fn parse_until(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Contacts that are asked for at once: the agent holds the text of no more.
+const PAGE: usize = 1_000;
+
+/// What is planned, as JSON.
+async fn contact_list(config: &Config, until: u64, limit: usize) -> Result<Value, Failure> {
+    let page = async |from: String, left: usize| {
+        let path = format!("/contact/list?until={until}&limit={}{from}", left.min(PAGE));
+        ask(config, Method::GET, &path, None).await
+    };
+    let mut all = page(String::new(), limit).await?;
+    let mut upcoming = all["upcoming"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    while all["more"].as_u64().is_some_and(|more| more > 0) && upcoming.len() < limit {
+        let start = |pass: &Value| pass["start_unix_nano"].as_u64();
+        let Some(last) = upcoming.last().and_then(start) else { break };
+        let skip = upcoming.iter().rev().take_while(|pass| start(pass) == Some(last)).count();
+        let mut next = page(format!("&from={last}&skip={skip}"), limit - upcoming.len()).await?;
+        all["more"] = next["more"].take();
+        match next["upcoming"].as_array_mut() {
+            Some(passes) if !passes.is_empty() => upcoming.append(passes),
+            _ => break,
+        }
+    }
+    all["upcoming"] = upcoming.into();
+    Ok(all)
+}
+
 async fn contact(config: &Config, command: ContactCommand, json: bool) -> Result<Value, Failure> {
     match command {
         ContactCommand::List { until, limit } => {
@@ -427,8 +453,10 @@ async fn contact(config: &Config, command: ContactCommand, json: bool) -> Result
                 crate::contacts::Asked::default().limit
             });
             let until = until.unwrap_or(u64::MAX);
-            let how = if json { "list" } else { "table" };
-            ask(config, Method::GET, &format!("/contact/{how}?until={until}&limit={limit}"), None).await
+            if json {
+                return contact_list(config, until, limit).await;
+            }
+            ask(config, Method::GET, &format!("/contact/table?until={until}&limit={limit}"), None).await
         }
         ContactCommand::Report => ask(config, Method::GET, "/contact/report", None).await,
         ContactCommand::Close => ask(config, Method::POST, "/contact/close", None).await,

@@ -62,13 +62,17 @@ pub struct Ahead {
 pub struct Asked {
     /// Those that begin before this, ns since the Unix epoch.
     pub until: u64,
+    /// Those that begin then or later, ns since the Unix epoch, without the first so many of them: for the next page.
+    pub from: u64,
+    /// See `from`.
+    pub skip: usize,
     /// At most so many.
     pub limit: usize,
 }
 
 impl Default for Asked {
     fn default() -> Self {
-        Self { until: u64::MAX, limit: 100 }
+        Self { until: u64::MAX, from: 0, skip: 0, limit: 100 }
     }
 }
 
@@ -488,7 +492,9 @@ impl Contacts {
         let ahead = open.iter().map(|pass| &pass.contact).chain(upcoming).filter(|_| extent == Extent::All);
         let ahead =
             ahead.filter_map(|c| Some(Ahead { end: c.end_unix_nano?, volume: c.volume(now)? })).collect();
-        let asked_for = &upcoming[..upcoming.partition_point(|c| c.start_unix_nano < asked.until)];
+        let begins_before = |time: u64| upcoming.partition_point(|c| c.start_unix_nano < time);
+        let asked_for = upcoming.get(begins_before(asked.from)..begins_before(asked.until));
+        let asked_for = asked_for.and_then(|from| from.get(asked.skip..)).unwrap_or_default();
         Planned {
             current: open.first().cloned(),
             open,

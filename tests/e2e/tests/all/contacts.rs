@@ -1,5 +1,6 @@
 //! Contacts: by plan, cut again and again, with a program that stands still, and with a log from before.
 
+use std::collections::BTreeSet;
 use std::path::Path as FilePath;
 use std::time::{Duration, SystemTime};
 
@@ -102,6 +103,43 @@ async fn a_contact_that_is_planned_anew_keeps_its_connection_and_is_one_pass() {
     .await;
     write_plan(&file, begin, 3600);
     assert_eq!(settle(&mut agent, &mut ground, &ledger).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_plan_is_listed_whole_and_each_contact_once() {
+    const OTHER: &str = "beijing";
+    let scene = Scene::new(PROGRAMS);
+    let ground = Ground::new(&scene);
+    let file = scene.path().join("plan.yaml");
+    let now = SystemTime::now();
+    let contact = |station: &str, number: u64| {
+        let at = |seconds: u64| {
+            let time = now + Duration::from_secs(86_400 + number * 7_200 + seconds);
+            humantime::format_rfc3339_seconds(time).to_string()
+        };
+        json!({"station": station, "start": at(0), "end": at(480)})
+    };
+    // One, then two at a time: a page ends between two that begin together.
+    let pairs = (1..1_200).flat_map(|n| [contact(STATION, n), contact(OTHER, n)]);
+    let plan: Vec<Value> = std::iter::once(contact(STATION, 0)).chain(pairs).collect();
+    std::fs::write(&file, json!({ "contacts": plan }).to_string()).unwrap();
+    let mut agent = Agent::new(&scene, ground.link);
+    agent.config["link"]["stations"][OTHER] = agent.config["link"]["stations"][STATION].clone();
+    agent.config["contacts"] = json!({"source": "plan", "file": file});
+    agent.start().await;
+    let listed = async |arguments: &[&str]| {
+        let command = agent.command(&[&["contact", "list", "--json"], arguments].concat()).await;
+        let list: Value = serde_json::from_str(&command.out).unwrap();
+        let of = |pass: &Value| (pass["start_unix_nano"].as_u64().unwrap(), pass["station"].to_string());
+        (list["upcoming"].as_array().unwrap().iter().map(of).collect::<Vec<_>>(), list["more"].clone())
+    };
+    let (all, more) = listed(&["--until", "9000d"]).await;
+    assert_eq!((all.len(), more), (plan.len(), json!(0)));
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), plan.len());
+    let (some, more) = listed(&["--limit", "1500"]).await;
+    assert_eq!((some.as_slice(), more), (&all[..1_500], json!(plan.len() - 1_500)));
+    let (tomorrow, more) = listed(&["--until", "25h"]).await;
+    assert_eq!((tomorrow.as_slice(), more), (&all[..1], json!(0)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
