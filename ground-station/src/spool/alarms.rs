@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs};
-use perigee_shared::otlp::tree::{RESOURCES, branches};
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use perigee_shared::otlp::tree::{LEAVES, RESOURCES, SCOPES, branches};
 use perigee_shared::segment::{Header, Request};
 use perigee_shared::signal::Signal;
 use prost::Message;
@@ -34,6 +34,9 @@ const KEPT: usize = 20;
 const NAME: usize = 64;
 /// See [`NAME`].
 const TEXT: usize = 240;
+
+/// Bytes of a log record that may be an alarm.
+const RECORD: usize = 256 << 10;
 
 /// The least severity, that of WARN.
 const LEAST: i32 = 13;
@@ -139,10 +142,13 @@ impl Alarms {
             if !services_of(resource).any(|service| service == AGENT) {
                 continue;
             }
-            let logs = ResourceLogs::decode(resource).unwrap_or_default();
-            let records = logs.scope_logs.into_iter().flat_map(|scope| scope.log_records);
-            self.0.extend(records.filter_map(AlarmRecord::of));
-            bound(&mut self.0);
+            // One at a time, and none that is large: what is small on the wire may take a hundred times its size.
+            let scopes = branches(resource, SCOPES).map_while(Result::ok);
+            let records = scopes.flat_map(|scope| branches(scope, LEAVES).map_while(Result::ok));
+            for record in records.filter(|record| record.len() <= RECORD) {
+                self.0.extend(LogRecord::decode(record).ok().and_then(AlarmRecord::of));
+                bound(&mut self.0);
+            }
         }
     }
 

@@ -126,6 +126,25 @@ over_both! {
         assert_eq!(kept[19], (1, "perigee.wal.lost".to_owned()));
     }
 
+    fn of_a_hundred_thousand_records_in_a_few_bytes_each_and_of_a_large_one_little_is_kept_or_shown(site) {
+        let spool = site.open();
+        let large = record(1, 17, "perigee.store.failed", &"x".repeat(600 << 10));
+        let mut records = vec![LogRecord::default(); 100_000];
+        records.extend([large, record(2, 17, "perigee.store.failed", "the store failed")]);
+        let resource = logs("space-agent", records);
+        spool.apply(&[sealed("sat-1", 8, 1, vec![resource])]);
+        assert_eq!(spool.pass("a", SignalSet::ALL), 1);
+        let shown = |most: usize| {
+            let tail = spool.wait(async { spool.store.glance().await?.tail(0, 4 << 20, most).await });
+            tail.items.into_iter().map(|item| item.text).collect::<Vec<_>>()
+        };
+        let latest = shown(3);
+        assert_eq!((latest[0].as_str(), latest[2].as_str()), ("the store failed", ""));
+        assert!(latest[1].ends_with(" bytes: too many to be shown here"), "{latest:?}");
+        assert_eq!(shown(200).len(), 200);
+        assert_eq!(kept(&spool, "sat-1"), [(2, "perigee.store.failed".to_owned())]);
+    }
+
     fn what_an_alarm_says_is_bounded_and_has_no_control_characters(site) {
         let spool = site.open();
         let mut hostile = record(3, 17, &"perigee.\u{1b}".repeat(40), &"<b>\u{7}".repeat(400));

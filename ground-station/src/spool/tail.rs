@@ -1,7 +1,8 @@
 //! The latest items, decoded for people: of segments that wait for an exporter, of those that were decoded for one lately, and of bases,
 //! which stay longer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
@@ -12,8 +13,9 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, number_data_point};
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use perigee_shared::export::{Cut, Cuts, Limits, Plan};
 use perigee_shared::segment::{Header, Request};
-use perigee_shared::signal::Signal;
+use perigee_shared::signal::{Signal, SignalSet};
 use prost::Message;
 use redb::ReadableTable;
 use serde::Serialize;
@@ -30,6 +32,9 @@ const SEGMENTS: usize = 64;
 
 /// Characters of a text that are shown.
 const SHOWN: usize = 240;
+
+/// Bytes of OTLP that are taken apart at once: what is small on the wire may take a hundred times its size.
+const PIECE: usize = 256 << 10;
 
 /// An item for people.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -107,7 +112,7 @@ pub(super) fn tail(
             break;
         };
         left = rest;
-        let mut items = Vec::new();
+        let mut items = Latest { most: each, items: VecDeque::new() };
         match source {
             Source::Seen(seen) => {
                 let like = like(number, &seen.satellite, seen.lane);
@@ -127,9 +132,24 @@ pub(super) fn tail(
                 }
             }
         }
-        out.items.extend(items.into_iter().rev().take(each));
+        out.items.extend(items.items.into_iter().rev());
     }
     Ok(out)
+}
+
+/// The last items of those that come.
+struct Latest {
+    most: usize,
+    items: VecDeque<ItemView>,
+}
+
+impl Latest {
+    fn push(&mut self, item: ItemView) {
+        if self.items.len() == self.most {
+            self.items.pop_front();
+        }
+        self.items.push_back(item);
+    }
 }
 
 /// An item that has nothing yet but where it comes from.
@@ -192,15 +212,32 @@ fn candidates(view: &View<'_>, after: u64) -> Result<BTreeMap<u64, Candidate>, S
     Ok(found)
 }
 
-/// The items of a request; one that cannot be read shows nothing.
-fn show(request: &Request, like: &ItemView, out: &mut Vec<ItemView>) {
+/// The items of a request; one that cannot be read shows nothing, and of one item that is large only that it is.
+fn show(request: &Request, like: &ItemView, out: &mut Latest) {
+    let limits = Limits { bytes: PIECE, ..Limits::default() };
+    let plan = Plan { signals: SignalSet::ALL, limits, ..Plan::default() };
+    let one = std::iter::once(Ok::<_, Infallible>(request.clone()));
+    for cut in Cuts::new(one, plan).map_while(Result::ok) {
+        match cut {
+            Cut::Request { signal, body, .. } if body.len() <= 2 * PIECE => {
+                show_piece(signal, &body, like, out)
+            }
+            Cut::Request { signal, body, .. } => {
+                let text = format!("{} bytes: too many to be shown here", body.len());
+                out.push(ItemView { signal: signal.name(), text, ..like.clone() });
+            }
+            Cut::Undecodable { .. } => {}
+        }
+    }
+}
+
+fn show_piece(signal: Signal, body: &[u8], like: &ItemView, out: &mut Latest) {
     let of = |resource: &Option<Resource>| ItemView {
-        signal: request.signal.name(),
+        signal: signal.name(),
         service: resource.as_ref().map_or_else(String::new, |r| attribute(&r.attributes, "service.name")),
         ..like.clone()
     };
-    let body = &request.body[..];
-    match request.signal {
+    match signal {
         Signal::Traces => {
             for all in ExportTraceServiceRequest::decode(body).unwrap_or_default().resource_spans {
                 let like = of(&all.resource);
@@ -250,7 +287,7 @@ fn show(request: &Request, like: &ItemView, out: &mut Vec<ItemView>) {
     }
 }
 
-fn show_metric(metric: &Metric, like: &ItemView, out: &mut Vec<ItemView>) {
+fn show_metric(metric: &Metric, like: &ItemView, out: &mut Latest) {
     let unit = &metric.unit;
     let mut push = |unix_nano: u64, attributes: &[KeyValue], said: String| {
         let labels: Vec<String> =

@@ -144,9 +144,11 @@ async fn undelivered(agents: &[Agent], metrics: SocketAddr) -> Option<u64> {
     Some(left + spool as u64)
 }
 
-/// Looks at a page again and again, as it is answered.
+/// Looks at a page again and again, more often than people do.
 async fn view(console: SocketAddr, page: &'static str) -> anyhow::Result<()> {
+    let mut looks = tokio::time::interval(Duration::from_millis(50));
     loop {
+        looks.tick().await;
         let mut stream = TcpStream::connect(console).await?;
         let head = format!("GET {page} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await?;
