@@ -25,7 +25,7 @@ use super::file::{Txn, View};
 use super::standing::clean;
 use super::store::Store;
 use super::tables::*;
-use super::tail::value;
+use super::tail::{AT_ONCE, value};
 
 /// Alarms of a satellite that are kept.
 const KEPT: usize = 20;
@@ -34,9 +34,6 @@ const KEPT: usize = 20;
 const NAME: usize = 64;
 /// See [`NAME`].
 const TEXT: usize = 240;
-
-/// Bytes of a log record that may be an alarm.
-const RECORD: usize = 256 << 10;
 
 /// The least severity, that of WARN.
 const LEAST: i32 = 13;
@@ -142,10 +139,10 @@ impl Alarms {
             if !services_of(resource).any(|service| service == AGENT) {
                 continue;
             }
-            // One at a time, and none that is large: what is small on the wire may take a hundred times its size.
+            // One at a time, and none that is large.
             let scopes = branches(resource, SCOPES).map_while(Result::ok);
             let records = scopes.flat_map(|scope| branches(scope, LEAVES).map_while(Result::ok));
-            for record in records.filter(|record| record.len() <= RECORD) {
+            for record in records.filter(|record| record.len() <= AT_ONCE) {
                 self.0.extend(LogRecord::decode(record).ok().and_then(AlarmRecord::of));
                 bound(&mut self.0);
             }

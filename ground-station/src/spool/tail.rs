@@ -34,7 +34,7 @@ const SEGMENTS: usize = 64;
 const SHOWN: usize = 240;
 
 /// Bytes of OTLP that are taken apart at once: what is small on the wire may take a hundred times its size.
-const PIECE: usize = 256 << 10;
+pub(super) const AT_ONCE: usize = 256 << 10;
 
 /// An item for people.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -214,12 +214,12 @@ fn candidates(view: &View<'_>, after: u64) -> Result<BTreeMap<u64, Candidate>, S
 
 /// The items of a request; one that cannot be read shows nothing, and of one item that is large only that it is.
 fn show(request: &Request, like: &ItemView, out: &mut Latest) {
-    let limits = Limits { bytes: PIECE, ..Limits::default() };
+    let limits = Limits { bytes: AT_ONCE, ..Limits::default() };
     let plan = Plan { signals: SignalSet::ALL, limits, ..Plan::default() };
     let one = std::iter::once(Ok::<_, Infallible>(request.clone()));
     for cut in Cuts::new(one, plan).map_while(Result::ok) {
         match cut {
-            Cut::Request { signal, body, .. } if body.len() <= 2 * PIECE => {
+            Cut::Request { signal, body, .. } if body.len() <= 2 * AT_ONCE => {
                 show_piece(signal, &body, like, out)
             }
             Cut::Request { signal, body, .. } => {
