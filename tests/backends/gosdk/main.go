@@ -92,6 +92,8 @@ func run(ctx context.Context) error {
 			if err := metrics.ForceFlush(ctx); err != nil {
 				return err
 			}
+			// Prometheus keeps milliseconds and refuses a second value of one, with all of its request if it came through a Collector.
+			time.Sleep(2 * time.Millisecond)
 		}
 	}
 	return errors.Join(traces.Shutdown(ctx), metrics.Shutdown(ctx), logs.Shutdown(ctx))
