@@ -90,8 +90,8 @@ pub struct Cuts<I, E> {
     requests: I,
     plan: Plan,
     pending: [Pending; 3],
-    /// A request that is too large, and the number of its next piece.
-    splitting: Option<(Request, usize)>,
+    /// A request that is too large.
+    splitting: Option<(Request, Splitter)>,
     ready: VecDeque<Cut>,
     ended: bool,
     /// What ended the source; it comes last.
@@ -124,17 +124,20 @@ impl<I, E> Cuts<I, E> {
             Ok(items) if items <= 1 || items <= max_items && body.len() <= max_bytes => {
                 self.join(signal, body, items);
             }
-            Ok(_) => self.splitting = Some((Request { signal, body }, 0)),
+            Ok(_) => match Splitter::new(self.plan.limits, false, signal, body.clone()) {
+                Ok(splitter) => self.splitting = Some((Request { signal, body }, splitter)),
+                Err(Malformed(_)) => self.ready.push_back(Cut::Undecodable { signal, body }),
+            },
         }
     }
 
     /// The next piece of the request that is being split.
-    fn split(&mut self, request: Request, index: usize) {
+    fn split(&mut self, request: Request, mut splitter: Splitter) {
         let Request { signal, body } = request;
-        match Splitter::piece(self.plan.limits, false, signal, &body, index) {
+        match splitter.next() {
             Ok(Some((piece, items))) => {
                 self.join(signal, Bytes::from(piece), items);
-                self.splitting = Some((Request { signal, body }, index + 1));
+                self.splitting = Some((Request { signal, body }, splitter));
             }
             Ok(None) => {}
             Err(Malformed(_)) => self.ready.push_back(Cut::Undecodable { signal, body }),
@@ -185,8 +188,8 @@ where
     /// An error of the source comes last, behind everything that was read before it.
     fn next(&mut self) -> Option<Self::Item> {
         while self.ready.is_empty() && !self.ended {
-            if let Some((request, index)) = self.splitting.take() {
-                self.split(request, index);
+            if let Some((request, splitter)) = self.splitting.take() {
+                self.split(request, splitter);
                 continue;
             }
             match self.requests.next() {

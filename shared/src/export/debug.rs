@@ -12,7 +12,7 @@ use super::show;
 use super::split::items;
 use crate::env::Sink;
 use crate::otlp::protobuf::{Field, Fields, Malformed, Value};
-use crate::otlp::tree::{branches, data, leaves};
+use crate::otlp::tree::{POINT, branches, data, leaves};
 use crate::signal::Signal;
 
 /// A `debug` exporter.
@@ -71,7 +71,7 @@ fn normal(signal: Signal, body: &[u8], out: &mut String) -> Result<(), Malformed
                 let [name] = texts(leaf, [1])?;
                 let name = String::from_utf8_lossy(name);
                 for data in data(leaf) {
-                    for point in branches(data?, 1) {
+                    for point in branches(data?, POINT) {
                         line(format_args!("{name} at {}", show::date(time(point?, 3)?)));
                     }
                 }

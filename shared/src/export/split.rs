@@ -3,11 +3,13 @@
 //! A request is a tree: resources hold scopes, scopes hold spans, log records or metrics, metrics hold data points. A piece
 //! repeats of each open branch everything that is not a child (resource, scope, `schema_url`, unknown fields).
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::cut::Limits;
 use crate::otlp::protobuf::{Fields, Malformed, Value, put_bytes};
-use crate::otlp::tree::{POINTS, branches, leaves, message, points};
+use crate::otlp::tree::{LEAVES, POINT, POINTS, RESOURCES, SCOPES, branches, leaves, message, points};
 use crate::signal::Signal;
 
 /// The items of an export request, counted by its structure down to spans, log records or data points.
@@ -20,192 +22,169 @@ pub(super) fn items(signal: Signal, body: &[u8]) -> Result<u64, Malformed> {
     Ok(n)
 }
 
+/// Where a child stands in the message that holds it.
+struct Child {
+    /// The whole field.
+    raw: Range<usize>,
+    /// What is in it.
+    inner: Range<usize>,
+}
+
 /// An open branch of the tree.
 struct Level {
-    /// The field of its parent in which it stands.
-    field: u32,
+    message: Bytes,
+    /// How much of the message was read.
+    at: usize,
+    /// The field of its children.
+    children: u32,
     /// What every piece repeats.
     header: Vec<u8>,
-    /// The header and the children of this piece.
+    /// The children of this piece.
     body: Vec<u8>,
     /// Whether an earlier piece has it.
     emitted: bool,
 }
 
 impl Level {
-    fn new(field: u32, header: Vec<u8>) -> Self {
-        Self { field, body: header.clone(), header, emitted: false }
+    fn new(message: Bytes, children: u32) -> Result<Self, Malformed> {
+        let mut header = Vec::new();
+        for field in Fields::new(&message) {
+            let field = field?;
+            if field.number != children {
+                header.extend_from_slice(field.raw);
+            }
+        }
+        Ok(Self { message, at: 0, children, header, body: Vec::new(), emitted: false })
     }
 
-    fn has_children(&self) -> bool {
-        self.body.len() > self.header.len()
+    /// The next child.
+    fn next(&mut self) -> Result<Option<Child>, Malformed> {
+        for field in Fields::new(&self.message[self.at..]) {
+            let field = field?;
+            let start = self.at;
+            self.at += field.raw.len();
+            if field.number == self.children {
+                let inner = self.at - message(&field)?.len()..self.at;
+                return Ok(Some(Child { raw: start..self.at, inner }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn len(&self) -> usize {
+        self.header.len() + self.body.len()
+    }
+
+    /// What this piece has of it.
+    fn take(&mut self) -> Vec<u8> {
+        let mut taken = self.header.clone();
+        taken.append(&mut self.body);
+        taken
     }
 }
 
-/// Splits one request. It hands out one piece at a time and walks the request again for each, so that what every piece
-/// repeats is held once, however often it is repeated.
+/// Splits one request. It hands out one piece at a time and goes on where that one ended.
 pub(super) struct Splitter {
     limits: Limits,
+    signal: Signal,
     /// Metrics are opened to fill a piece to its last item, not only when they alone are above the limits.
     exact: bool,
+    /// The branches from the request down to where it goes on; none at its end.
     levels: Vec<Level>,
     items: u64,
     /// Bytes of children in this piece, without what is repeated.
     content: usize,
-    /// Pieces still to pass before the wanted one.
-    skip: usize,
-    found: Option<(Vec<u8>, u64)>,
 }
 
 impl Splitter {
-    /// Piece number `index` of `body` with its items; `None` behind the last. There is at least one.
-    pub(super) fn piece(
-        limits: Limits,
-        exact: bool,
-        signal: Signal,
-        body: &[u8],
-        index: usize,
-    ) -> Result<Option<(Vec<u8>, u64)>, Malformed> {
-        let mut this =
-            Self { limits, exact, levels: Vec::new(), items: 0, content: 0, skip: index, found: None };
-        this.open(0, body, &[1])?;
-        for resource in Fields::new(body) {
-            let resource = resource?;
-            if resource.number == 1 {
-                this.resource(signal, message(&resource)?)?;
-            }
-        }
-        if this.levels[0].has_children() || !this.levels[0].emitted {
-            this.cut();
-        }
-        Ok(this.found)
+    pub(super) fn new(limits: Limits, exact: bool, signal: Signal, body: Bytes) -> Result<Self, Malformed> {
+        let levels = vec![Level::new(body, RESOURCES)?];
+        Ok(Self { limits, signal, exact, levels, items: 0, content: 0 })
     }
 
-    /// Opens a branch whose children are the fields `children`.
-    fn open(&mut self, field: u32, message: &[u8], children: &[u32]) -> Result<(), Malformed> {
-        let mut header = Vec::new();
-        for f in Fields::new(message) {
-            let f = f?;
-            if !children.contains(&f.number) {
-                header.extend_from_slice(f.raw);
-            }
-        }
-        self.levels.push(Level::new(field, header));
-        Ok(())
-    }
-
-    /// Closes the innermost branch. One that earlier pieces have is left out when nothing came after.
-    fn close(&mut self) {
-        let level = self.levels.pop().expect("every close has its open");
-        if level.has_children() || !level.emitted {
-            let parent = self.levels.last_mut().expect("the request stays open");
-            put_bytes(&mut parent.body, level.field, &level.body);
-        }
-    }
-
-    fn resource(&mut self, signal: Signal, resource: &[u8]) -> Result<(), Malformed> {
-        self.open(1, resource, &[2])?;
-        for scope in Fields::new(resource) {
-            let scope = scope?;
-            if scope.number != 2 {
+    /// The next piece with its items; `None` behind the last. There is at least one.
+    pub(super) fn next(&mut self) -> Result<Option<(Vec<u8>, u64)>, Malformed> {
+        while let Some(level) = self.levels.last_mut() {
+            let Some(Child { raw, inner }) = level.next()? else {
+                if let Some(last) = self.close() {
+                    return Ok(Some(last));
+                }
                 continue;
+            };
+            let inner = level.message.slice(inner);
+            let (opened, items) = match self.levels.len() {
+                1 => (Some(SCOPES), 0),
+                2 => (Some(LEAVES), 0),
+                3 if self.signal == Signal::Metrics => self.metric(raw.len(), &inner)?,
+                // What holds the points of a metric that was opened.
+                4 => (Some(POINT), 0),
+                _ => (None, 1),
+            };
+            if let Some(children) = opened {
+                self.levels.push(Level::new(inner, children)?);
+            } else if let Some(piece) = self.put(raw, items) {
+                return Ok(Some(piece));
             }
-            let scope = message(&scope)?;
-            self.open(2, scope, &[2])?;
-            for item in Fields::new(scope) {
-                let item = item?;
-                if item.number != 2 {
-                    continue;
-                }
-                let body = message(&item)?;
-                if signal == Signal::Metrics {
-                    self.metric(item.raw, body)?;
-                } else {
-                    self.put(item.raw, 1);
-                }
-            }
-            self.close();
         }
-        self.close();
-        Ok(())
+        Ok(None)
     }
 
-    fn metric(&mut self, raw: &[u8], metric: &[u8]) -> Result<(), Malformed> {
+    /// The items of a metric, and the field of its data when it must be opened.
+    fn metric(&self, size: usize, metric: &[u8]) -> Result<(Option<u32>, u64), Malformed> {
         let items = points(metric)?;
-        let mut data = Vec::new();
-        for field in Fields::new(metric) {
-            let field = field?;
-            if POINTS.contains(&field.number) {
-                data.push(field);
-            }
-        }
+        let mut kinds = Fields::new(metric).filter_map(Result::ok).map(|field| field.number);
+        let mut data = || kinds.find(|number| POINTS.contains(number));
         let room = self.limits.items.saturating_sub(self.items);
-        let too_large =
-            items > if self.exact { room } else { self.limits.items } || raw.len() > self.limits.bytes;
+        let too_large = items > if self.exact { room } else { self.limits.items } || size > self.limits.bytes;
         // A metric with several kinds of data means its last; it stays whole, so that it keeps its meaning.
-        let [data] = data.as_slice() else {
-            self.put(raw, items);
-            return Ok(());
-        };
-        if !too_large || items < 2 {
-            self.put(raw, items);
-            return Ok(());
-        }
-        self.open(2, metric, &[data.number])?;
-        let body = message(data)?;
-        self.open(data.number, body, &[1])?;
-        for point in Fields::new(body) {
-            let point = point?;
-            if point.number == 1 {
-                self.put(point.raw, 1);
-            }
-        }
-        self.close();
-        self.close();
-        Ok(())
+        let only = data().filter(|_| data().is_none());
+        Ok((only.filter(|_| too_large && items > 1), items))
     }
 
-    /// Adds a child with so many items to the innermost branch; before it a piece ends when it would be above the limits.
-    fn put(&mut self, raw: &[u8], items: u64) {
-        if self.found.is_some() {
-            return;
+    /// Closes the innermost branch, which is left out when earlier pieces have it and nothing came after. The request's own is
+    /// the last piece.
+    fn close(&mut self) -> Option<(Vec<u8>, u64)> {
+        let mut level = self.levels.pop()?;
+        if level.body.is_empty() && level.emitted {
+            return None;
         }
-        let size: usize = self.levels.iter().map(|l| l.body.len() + 8).sum();
+        let taken = level.take();
+        let Some(parent) = self.levels.last_mut() else { return Some((taken, self.items)) };
+        put_bytes(&mut parent.body, parent.children, &taken);
+        None
+    }
+
+    /// Adds a child with so many items to the innermost branch. Before it a piece ends when it would be above the limits.
+    fn put(&mut self, raw: Range<usize>, items: u64) -> Option<(Vec<u8>, u64)> {
+        let size: usize = self.levels.iter().map(|level| level.len() + 8).sum();
         // What is repeated may be larger than the limit; then pieces still carry half the limit of children each, so that
         // the pieces together stay in proportion to the request.
         let full = size + raw.len() > self.limits.bytes && self.content + raw.len() > self.limits.bytes / 2;
-        if self.content > 0 && (full || self.items + items > self.limits.items) {
-            self.cut();
-        }
-        let level = self.levels.last_mut().expect("the request stays open");
-        level.body.extend_from_slice(raw);
+        let ends = self.content > 0 && (full || self.items + items > self.limits.items);
+        let piece = ends.then(|| self.cut());
         self.items += items;
         self.content += raw.len();
+        let level = self.levels.last_mut().expect("what is put stands in a branch");
+        level.body.extend_from_slice(&level.message[raw]);
+        piece
     }
 
     /// Ends a piece; the open branches go on in the next.
-    fn cut(&mut self) {
-        let mut child: Option<(u32, Vec<u8>)> = None;
+    fn cut(&mut self) -> (Vec<u8>, u64) {
+        let mut child: Option<Vec<u8>> = None;
         for (depth, level) in self.levels.iter_mut().enumerate().rev() {
             // A branch without anything in it waits for the next piece.
-            if depth > 0 && child.is_none() && !level.has_children() {
+            if depth > 0 && child.is_none() && level.body.is_empty() {
                 continue;
             }
-            let mut body = std::mem::replace(&mut level.body, level.header.clone());
-            if let Some((field, bytes)) = child.take() {
-                put_bytes(&mut body, field, &bytes);
+            if let Some(child) = child.take() {
+                put_bytes(&mut level.body, level.children, &child);
             }
             level.emitted = true;
-            child = Some((level.field, body));
+            child = Some(level.take());
         }
-        let (_, body) = child.expect("the request itself is always open");
-        if self.skip > 0 {
-            self.skip -= 1;
-        } else if self.found.is_none() {
-            self.found = Some((body, self.items));
-        }
-        self.items = 0;
         self.content = 0;
+        (child.expect("the request itself is always open"), std::mem::take(&mut self.items))
     }
 }
 
@@ -216,10 +195,13 @@ pub fn halve(signal: Signal, body: &Bytes) -> Option<(Bytes, Bytes)> {
         return None;
     }
     let limits = Limits { items: items.div_ceil(2), bytes: usize::MAX };
-    let piece = |index| Splitter::piece(limits, true, signal, body, index).ok().flatten();
-    let (first, _) = piece(0)?;
+    let mut splitter = Splitter::new(limits, true, signal, body.clone()).ok()?;
+    let (first, _) = splitter.next().ok()??;
     // Requests one after the other mean their concatenation.
-    let second: Vec<u8> = (1..).map_while(piece).flat_map(|(bytes, _)| bytes).collect();
+    let mut second = Vec::new();
+    while let Some((piece, _)) = splitter.next().ok()? {
+        second.extend(piece);
+    }
     (!second.is_empty()).then(|| (Bytes::from(first), Bytes::from(second)))
 }
 

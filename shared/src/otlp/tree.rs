@@ -18,6 +18,9 @@ pub const NAME: u32 = 1;
 /// The field numbers of a `Metric` that hold data points: gauge, sum, histogram, exponential histogram, summary.
 pub const POINTS: [u32; 5] = [5, 7, 9, 10, 11];
 
+/// The field of a `Metric`'s data that holds its data points.
+pub const POINT: u32 = 1;
+
 /// The payload of a field that must be a message.
 pub fn message<'a>(field: &Field<'a>) -> Result<&'a [u8], Malformed> {
     match field.value {
@@ -46,7 +49,7 @@ pub fn branches(message_bytes: &[u8], number: u32) -> impl Iterator<Item = Resul
     messages(message_bytes, move |n| n == number)
 }
 
-/// What holds the data points of a `Metric`, in their field 1.
+/// What holds the data points of a `Metric`, in their field [`POINT`].
 pub fn data(metric: &[u8]) -> impl Iterator<Item = Result<&[u8], Malformed>> {
     messages(metric, |n| POINTS.contains(&n))
 }
@@ -66,7 +69,7 @@ fn messages(
 pub fn points(metric: &[u8]) -> Result<u64, Malformed> {
     let mut n = 0;
     for data in data(metric) {
-        for point in branches(data?, 1) {
+        for point in branches(data?, POINT) {
             point?;
             n += 1;
         }
