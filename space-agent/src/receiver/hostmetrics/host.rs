@@ -77,6 +77,11 @@ impl Host {
         }
     }
 
+    /// Whether it is the machine on which this program runs, as this program sees it.
+    pub(super) fn is_own(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
     /// Reads what every scraper needs.
     pub(super) fn begin(&mut self, now: u64) -> Result<(), ScrapeError> {
         self.now = now;
@@ -96,7 +101,7 @@ impl Host {
         Ok(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
     }
 
-    /// The text of a table that the kernel walks whole for every read, as it does for TCP's: most of a scrape's time.
+    /// The text of a table that the kernel walks whole for every read, as it does for TCP's, in several ms.
     ///
     /// It fills a page with whole lines, so a read that left room for a line was the last; another one would walk all to find nothing.
     pub(super) fn read_table(&self, path: impl AsRef<Path>) -> Result<String, ScrapeError> {

@@ -9,6 +9,7 @@ mod network;
 mod paging;
 mod process;
 mod processes;
+mod sockets;
 mod system;
 mod temperature;
 
@@ -73,9 +74,7 @@ pub(super) fn build(config: &ScraperConfig, key: &str) -> Result<Running, Invali
     let scraper: Box<dyn Scraper> = match (config.kind, &config.options) {
         (Kind::Load, Options::Load(load)) => Box::new(load::Load { cpu_average: load.cpu_average }),
         (Kind::Disk, Options::Disk(disk)) => Box::new(disk::Disk { devices: disk.filter(key)? }),
-        (Kind::Network, Options::Network(network)) => {
-            Box::new(network::Network { interfaces: network.filter(key)? })
-        }
+        (Kind::Network, Options::Network(network)) => Box::new(network::Network::new(network.filter(key)?)),
         (Kind::Filesystem, Options::Filesystem(fs)) => Box::new(filesystem::Filesystem {
             filters: fs.filters(key)?,
             with_virtual: fs.include_virtual_filesystems,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::super::filter::Filter;
 use super::super::host::{Host, numbers};
 use super::super::points::{Description, Points};
-use super::{Outcome, Scraper};
+use super::{Outcome, Scraper, sockets};
 
 pub(super) const METRICS: &[Description] = &[
     Description::up_down("system.network.connections", "{connections}", "The number of connections.")
@@ -51,14 +51,16 @@ const STATES: [&str; 12] = [
 /// The scraper `network`.
 #[derive(Debug)]
 pub(super) struct Network {
-    pub(super) interfaces: Filter,
+    interfaces: Filter,
+    /// The kernel has refused to give its sockets to a program.
+    refused: bool,
 }
 
 impl Scraper for Network {
     fn scrape(&mut self, host: &Host, points: &mut Points, outcome: &mut Outcome) {
         self.interfaces(host, points, outcome);
         if points.wants(&["system.network.connections"]) {
-            connections(host, points, outcome);
+            self.connections(host, points, outcome);
         }
         for (name, file) in [
             ("system.network.conntrack.count", "proc/sys/net/netfilter/nf_conntrack_count"),
@@ -74,6 +76,31 @@ impl Scraper for Network {
 }
 
 impl Network {
+    pub(super) const fn new(interfaces: Filter) -> Self {
+        Self { interfaces, refused: false }
+    }
+
+    /// Connections by state. Listeners that share an address count once, as in the Collector.
+    fn connections(&mut self, host: &Host, points: &mut Points, outcome: &mut Outcome) {
+        let mut counts = [0u64; STATES.len()];
+        let mut add = |state: usize| {
+            if let Some(count) = state.checked_sub(1).and_then(|at| counts.get_mut(at)) {
+                *count += 1;
+            }
+        };
+        match (host.is_own() && !self.refused).then(sockets::tcp) {
+            Some(Ok(found)) => found.iter().for_each(|socket| add(socket.state())),
+            failed => {
+                // For good: a kernel without it would look for a module every time.
+                self.refused |= failed.is_some();
+                tables(host, outcome, add);
+            }
+        }
+        for (state, count) in STATES.into_iter().zip(counts) {
+            points.add("system.network.connections", count, &[("protocol", "tcp"), ("state", state)]);
+        }
+    }
+
     fn interfaces(&self, host: &Host, points: &mut Points, outcome: &mut Outcome) {
         let Some(text) = outcome.tried(host.read("proc/net/dev")) else { return };
         // Two lines of headings; an alias has a colon in its name.
@@ -98,9 +125,8 @@ impl Network {
     }
 }
 
-/// Connections by state. Listeners that share an address count once, as in the Collector.
-fn connections(host: &Host, points: &mut Points, outcome: &mut Outcome) {
-    let mut counts = [0u64; STATES.len()];
+/// The states of TCP's sockets as the kernel writes them down.
+fn tables(host: &Host, outcome: &mut Outcome, mut add: impl FnMut(usize)) {
     for file in ["proc/net/tcp", "proc/net/tcp6"] {
         let text = match host.read_table(file) {
             // A kernel without IPv6.
@@ -115,12 +141,9 @@ fn connections(host: &Host, points: &mut Points, outcome: &mut Outcome) {
             else {
                 continue;
             };
-            let number = usize::from_str_radix(state, 16).unwrap_or_default();
-            let Some(count) = number.checked_sub(1).and_then(|at| counts.get_mut(at)) else { continue };
-            *count += u64::from(seen.insert((local, remote, state)));
+            if seen.insert((local, remote, state)) {
+                add(usize::from_str_radix(state, 16).unwrap_or_default());
+            }
         }
-    }
-    for (state, count) in STATES.into_iter().zip(counts) {
-        points.add("system.network.connections", count, &[("protocol", "tcp"), ("state", state)]);
     }
 }
