@@ -53,7 +53,7 @@ pub(crate) struct Options {
     pub(crate) only: Option<String>,
 }
 
-/// Rows: idle, steady for each transport and size of request, overload for each transport.
+/// Rows: idle, idle but for the machine's own metrics, steady for each transport and size of request, overload for each transport.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
     if options.hostile {
         return hostile_memory::run(options).await;
@@ -65,7 +65,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
         ..AgentSettings::default()
     };
     let corpus = Corpus::spans(setup.corpus.as_deref())?;
-    let mut rows = vec![idle(options, settings).await?];
+    let hostmetrics = AgentSettings { hostmetrics: true, ..settings };
+    let mut rows =
+        vec![idle(options, settings, "idle").await?, idle(options, hostmetrics, "hostmetrics").await?];
     for transport in [Transport::Grpc, Transport::Http] {
         for items in [1000, 100] {
             let load = Load::new(transport, corpus.signal, items, &corpus.recut(items)?);
@@ -77,6 +79,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
                 items: Some(items),
                 rate: Some(measured.items_per_s()),
                 cpu: Some(measured.cpu_s_per_million()),
+                core_percent: None,
                 rss: measured.resident_mean(),
                 peak: measured.peak(),
                 recovery: None,
@@ -99,6 +102,7 @@ struct Figures<'a> {
     items: Option<usize>,
     rate: Option<f64>,
     cpu: Option<f64>,
+    core_percent: Option<f64>,
     rss: f64,
     peak: u64,
     /// From the end of an overload to the first request that is taken.
@@ -115,6 +119,7 @@ impl Figures<'_> {
             .with("items_per_request", self.items)
             .with("items_per_s", self.rate.map(|r| r.round() as u64))
             .with("cpu_s_per_million", round(self.cpu))
+            .with("core_percent", round(self.core_percent))
             .with_rounded("rss_mib", self.rss / f64::from(1 << 20), 1)
             .with_rounded("peak_mib", mib(self.peak), 1)
             .with_rounded("limit_mib", mib(limit.0), 1)
@@ -128,10 +133,14 @@ impl Figures<'_> {
     }
 }
 
-async fn idle(options: &Options, settings: AgentSettings) -> anyhow::Result<Row> {
+async fn idle(options: &Options, settings: AgentSettings, case: &str) -> anyhow::Result<Row> {
     let running = start_agent(&options.setup, settings).await?;
     sleep(SETTLE).await;
+    let (begin, before) = (Instant::now(), running.process.usage()?);
+    // The kernel counts processor time in steps of 10 ms.
+    sleep(options.setup.time * 4).await;
     let usage = running.process.usage()?;
+    let core = (usage.cpu_s - before.cpu_s) / begin.elapsed().as_secs_f64();
     running.stop().await?;
     let tally = Tally::default();
     let figures = Figures {
@@ -139,12 +148,13 @@ async fn idle(options: &Options, settings: AgentSettings) -> anyhow::Result<Row>
         items: None,
         rate: None,
         cpu: None,
+        core_percent: Some(core * 100.0),
         rss: usage.rss as f64,
         peak: usage.peak,
         recovery: None,
         tally: &tally,
     };
-    Ok(figures.row("idle", options.limit))
+    Ok(figures.row(case, options.limit))
 }
 
 /// Hundreds of connections at once: a third sends large requests as fast as it can, a third sends them slowly, and a third
@@ -191,6 +201,7 @@ async fn overload(
         items: Some(LARGE),
         rate: None,
         cpu: None,
+        core_percent: None,
         rss: half.iter().sum::<u64>() as f64 / half.len().max(1) as f64,
         peak,
         recovery: Some(recovery),

@@ -53,6 +53,8 @@ pub(crate) struct AgentSettings {
     pub(crate) max_connections: Option<usize>,
     /// `acknowledge: received`.
     pub(crate) received: bool,
+    /// `hostmetrics` once a second, with every scraper of the whole machine.
+    pub(crate) hostmetrics: bool,
     /// `exporters`.
     pub(crate) to: To,
 }
@@ -303,8 +305,18 @@ fn agent_config(setup: &Setup, settings: AgentSettings, directory: &Path, ports:
         To::File => ("file", format!("{{path: {at}/out.jsonl}}")),
         To::Http(backend) => ("otlphttp", format!("{{endpoint: \"http://{backend}\"}}")),
     };
-    let pipeline =
-        format!("{{receivers: [otlp], processors: [memory_limiter, batch], exporters: [{exporter}]}}");
+    let pipeline = |receivers: &str| {
+        format!("{{receivers: [{receivers}], processors: [memory_limiter, batch], exporters: [{exporter}]}}")
+    };
+    let (machine, receivers) = if settings.hostmetrics {
+        (
+            "hostmetrics: {collection_interval: 1s, scrapers: {cpu: , memory: , load: , disk: , filesystem: , network: , \
+             paging: , processes: , temperature: , system: }}",
+            "otlp, hostmetrics",
+        )
+    } else {
+        ("", "otlp")
+    };
     let link = match settings.to {
         To::Link => format!(
             "\
@@ -325,6 +337,7 @@ receivers:
       grpc: {{endpoint: {grpc}, {connections}}}
       http: {{endpoint: {http}, {connections}}}
     acknowledge: {acknowledge}
+  {machine}
 processors:
   memory_limiter: {{{limit}}}
   batch: {{{defer}}}
@@ -339,14 +352,16 @@ extensions:
   control: {{socket: {at}/control.sock}}
 service:
   pipelines:
-    traces: {pipeline}
-    metrics: {pipeline}
-    logs: {pipeline}
+    traces: {otlp}
+    metrics: {metrics_too}
+    logs: {otlp}
   telemetry:
     metrics: {{endpoint: {metrics}}}
     logs: {{level: warn}}
     otlp: {{enabled: false}}
 ",
+        otlp = pipeline("otlp"),
+        metrics_too = pipeline(receivers),
         acknowledge = if settings.received { "received" } else { "durable" },
         max_bytes = setup.max_bytes.0,
         commit_us = setup.commit_interval.as_micros(),

@@ -81,7 +81,9 @@ async fn measure(setup: Setup, span: Duration, case: Case, load: Load) -> anyhow
     let mut tally = Tally::default();
     if case.requests_per_s > 0.0 {
         let to = running.endpoint(Transport::Http);
-        tally = drive(&load, to, setup.senders, Some(case.requests_per_s), span).await?;
+        // The agent closes a connection on which nothing comes for 10 s.
+        let senders = setup.senders.min((case.requests_per_s * 5.0).ceil() as usize);
+        tally = drive(&load, to, senders, Some(case.requests_per_s), span).await?;
         // What is held is committed.
         sleep(case.interval).await;
     } else {
