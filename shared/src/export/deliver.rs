@@ -16,8 +16,11 @@ use super::{Backoff, Client, ExporterConfig, Outcome, halve, without_empty};
 use crate::env::Env;
 use crate::signal::Signal;
 
-/// How often a part of a request is kept and sent again whose pieces are all refused, and perhaps for the backend's own reasons.
-const KEPT_PARTS: u32 = 3;
+/// How often a part of a request is sent again at most before it is held to be at fault, which is perhaps the backend.
+const AGAIN: u32 = 8;
+
+/// How often its pieces are, one by one.
+const AGAIN_IN_PIECES: u32 = 2;
 
 /// When one request has been sent again for this long, that is reported, and once more each time it has gone on for as long.
 const KEPT: Duration = Duration::from_secs(600);
@@ -257,8 +260,11 @@ impl Trouble {
 /// A request that is not decided, or not all of it.
 #[derive(Debug, Default)]
 struct Open {
-    /// Depth first, so that what waits here is never more than the request itself and its order is kept.
+    /// Depth first, so that what waits here is never more than the request itself. Its order is kept but for what may fail for the
+    /// backend's own reasons, which goes to the end.
     work: Vec<Work>,
+    /// How often a part is sent again before it is held to be at fault.
+    again: u32,
     done: Delivered,
     /// What is on its way of the part on top.
     sending: Option<Sending>,
@@ -296,6 +302,8 @@ pub struct Delivery {
     rate: RateLimit,
     env: Env,
     trouble: Trouble,
+    /// Requests and parts that the backend has taken.
+    taken: u64,
     /// Since when the request is being sent, and its waits since.
     turn: (Instant, u32),
     /// For requests that are left when a part of them is decided or on its way.
@@ -312,6 +320,7 @@ impl Delivery {
             rate: RateLimit::new(config.rate_limit()),
             env: env.clone(),
             trouble: Trouble { backoff: Backoff::new(config.retry()), failing: None, said: None, open: None },
+            taken: 0,
             turn: (Instant::now(), 0),
             room: Arc::new(Semaphore::new(0)),
             ending: None,
@@ -390,7 +399,7 @@ impl Delivery {
         self.turn = (Instant::now(), 0);
         let mut open = self.trouble.open.take().unwrap_or_else(|| {
             let body = without_empty(signal, &body).unwrap_or(body);
-            Open::new(Part { body, items, refused: None, kept: None })
+            Open::new(Part { body, items, refused: None, failed: None })
         });
         open.room = None;
         match self.go_on(signal, &mut open, until, &mut tell).await {
@@ -424,7 +433,8 @@ impl Delivery {
                 match self.decide(signal, &piece, open, until, tell).await {
                     Ok(Verdict::Taken { rejected }) => open.done.rejected += rejected,
                     Ok(Verdict::Refused { reason, certain }) => {
-                        pieces.refused.push(Part { refused: Some((reason, certain)), ..piece });
+                        let failed = Some(Failed { times: 0, taken: self.taken });
+                        pieces.refused.push(Part { refused: Some((reason, certain)), failed, ..piece });
                     }
                     Err(halt) => {
                         pieces.left.push(piece);
@@ -433,15 +443,26 @@ impl Delivery {
                     }
                 }
             }
-            let Pieces { of: mut part, reason, count, refused, .. } = pieces;
-            let same = |p: &Part| p.refused.as_ref().is_some_and(|(r, certain)| *r == reason && !certain);
-            if refused.len() == count && refused.iter().all(same) && part.may_be_kept() {
-                let whole = part.kept.is_none();
-                open.work.push(Work::Part(part));
-                self.pause(None, &reason, false, (open, whole), until, tell).await?;
-            } else {
-                open.work.extend(refused.into_iter().rev().map(Work::Part));
+            let Pieces { of: mut part, reason, count, mut refused, .. } = pieces;
+            let perhaps = |p: &Part| p.refused.as_ref().is_some_and(|(_, certain)| !certain);
+            if refused.len() == count
+                && refused.iter().all(perhaps)
+                && !self.is_at_fault(&mut part, false, open)
+            {
+                self.keep(part, &reason, open, until, tell).await?;
+                continue;
             }
+            match refused.as_mut_slice() {
+                // What is wrong with the part can only be in this.
+                [Part { failed: Some(failed), .. }] if count > 1 => failed.taken = 0,
+                // They have failed as often as the part, and are not tried so often again.
+                all if part.failed.is_some_and(|failed| failed.times > open.again) => {
+                    let times = open.again.saturating_sub(AGAIN_IN_PIECES);
+                    all.iter_mut().filter_map(|p| p.failed.as_mut()).for_each(|failed| failed.times = times);
+                }
+                _ => {}
+            }
+            open.work.extend(refused.into_iter().rev().map(Work::Part));
         }
         Ok(())
     }
@@ -462,7 +483,10 @@ impl Delivery {
                     open.done.rejected += rejected;
                     return Ok(None);
                 }
-                Ok(Verdict::Refused { reason, certain }) => (reason, certain),
+                Ok(Verdict::Refused { reason, certain }) => {
+                    part.failed.iter_mut().for_each(|failed| failed.taken = failed.taken.min(self.taken));
+                    (reason, certain)
+                }
                 Err(halt) => {
                     open.work.push(Work::Part(part));
                     return Err(halt);
@@ -472,9 +496,13 @@ impl Delivery {
         let mut left = part.cut(signal, if certain { 1 } else { 2 });
         let count = left.len();
         left.reverse();
-        if count == 0 && (certain || part.kept.is_some()) {
-            tell(Event::Refused { items: part.items });
-            open.done.refused.push(Refused { body: part.body, items: part.items, reason });
+        if count == 0 {
+            if certain || self.is_at_fault(&mut part, true, open) {
+                tell(Event::Refused { items: part.items });
+                open.done.refused.push(Refused { body: part.body, items: part.items, reason });
+            } else {
+                self.keep(part, &reason, open, until, tell).await?;
+            }
             return Ok(None);
         }
         if certain {
@@ -482,6 +510,33 @@ impl Delivery {
             return Ok(None);
         }
         Ok(Some(Pieces { of: part, reason, count, left, refused: Vec::new() }))
+    }
+
+    /// Whether a part that has failed again, with all its pieces, is at fault: the smallest is given up, another one cut. It is when it
+    /// has failed so often; one that can be cut already when the backend has taken something meanwhile. A whole request never is:
+    /// perhaps the backend fails.
+    fn is_at_fault(&self, part: &mut Part, is_smallest: bool, open: &Open) -> bool {
+        let Some(failed) = &mut part.failed else { return false };
+        failed.times += 1;
+        failed.times > open.again || !is_smallest && failed.taken < self.taken
+    }
+
+    /// Sends a part again: at once if the backend has taken something since it failed, and otherwise after a wait and all else.
+    async fn keep(
+        &mut self,
+        part: Part,
+        reason: &str,
+        open: &mut Open,
+        until: Until<'_>,
+        tell: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), Halt> {
+        if part.failed.is_some_and(|failed| failed.taken < self.taken) {
+            open.work.push(Work::Part(part));
+            return Ok(());
+        }
+        let whole = part.is_whole();
+        open.work.insert(0, Work::Part(part));
+        self.pause(None, reason, false, (open, whole), until, tell).await
     }
 
     /// Sends a request as it is; why it was refused, if it was.
@@ -494,7 +549,7 @@ impl Delivery {
         mut tell: impl FnMut(Event<'_>),
     ) -> Result<Option<String>, Stopped> {
         let until = Until { shutdown, leave: None };
-        let part = Part { body: body.clone(), items, refused: None, kept: None };
+        let part = Part { body: body.clone(), items, refused: None, failed: None };
         match self.decide(signal, &part, &mut Open::default(), until, &mut tell).await {
             Ok(Verdict::Taken { .. }) => Ok(None),
             Ok(Verdict::Refused { reason, .. }) => Ok(Some(reason)),
@@ -511,11 +566,12 @@ impl Delivery {
         until: Until<'_>,
         tell: &mut impl FnMut(Event<'_>),
     ) -> Result<Verdict, Halt> {
-        let whole = part.kept.is_none();
+        let whole = part.is_whole();
         loop {
             let outcome = self.outcome(signal, &part.body, open, until).await?;
             let (after, reason, misconfigured) = match outcome {
                 Outcome::Accepted { rejected, message } => {
+                    self.taken += 1;
                     self.trouble.backoff.reset();
                     self.trouble.said = None;
                     if let Some((since, _)) = self.trouble.failing.take() {
@@ -640,7 +696,9 @@ fn answered(answer: Result<Outcome, tokio::task::JoinError>) -> Outcome {
 
 impl Open {
     fn new(part: Part) -> Self {
-        Self { work: vec![Work::Part(part)], ..Self::default() }
+        // A bad item of N is found with some 2 log2 N requests and may take twice as many.
+        let again = (2 * part.items.max(1).ilog2()).saturating_sub(2).clamp(1, AGAIN);
+        Self { work: vec![Work::Part(part)], again, ..Self::default() }
     }
 }
 
@@ -651,22 +709,33 @@ struct Part {
     items: u64,
     /// Why the backend has refused it, and whether that is certainly about the data.
     refused: Option<(String, bool)>,
-    /// How often it was kept since all of it was refused alike; `None`: it is the whole request.
-    kept: Option<u32>,
+    /// How it has failed by itself; `None`: it is the whole request.
+    failed: Option<Failed>,
+}
+
+/// How a part has failed, perhaps for the backend's own reasons.
+#[derive(Debug, Clone, Copy)]
+struct Failed {
+    times: u32,
+    /// What the backend had taken when it failed first: what it takes afterwards shows that it works.
+    taken: u64,
 }
 
 impl Part {
+    const fn is_whole(&self) -> bool {
+        self.failed.is_none()
+    }
+
     /// Halves, or halves of halves, as far as it can be cut.
     fn cut(&self, signal: Signal, times: usize) -> Vec<Self> {
-        let piece = |(body, items)| Self { body, items, refused: None, kept: Some(0) };
         // A backend may refuse all for the temporality of some, whatever is beside them.
-        if let Some(parts) = by_temporality(signal, &self.body) {
-            return parts
-                .map(|body| (items(signal, &body).unwrap_or(0), body))
-                .map(|(n, body)| piece((body, n)))
-                .into();
-        }
-        let mut out = vec![(self.body.clone(), self.items)];
+        let (mut out, times) = match by_temporality(signal, &self.body) {
+            Some(parts) => {
+                let counted = |body: Bytes| (items(signal, &body).unwrap_or(0), body);
+                (parts.map(counted).map(|(n, body)| (body, n)).to_vec(), times - 1)
+            }
+            None => (vec![(self.body.clone(), self.items)], times),
+        };
         for _ in 0..times {
             let cut = |(body, items): (Bytes, u64)| match halve(signal, &body) {
                 Some((first, second)) => {
@@ -680,19 +749,8 @@ impl Part {
         if out.len() == 1 {
             return Vec::new();
         }
-        out.into_iter().map(piece).collect()
-    }
-
-    /// Whether it may be kept and sent again, though all its pieces are refused. The whole request may be for ever: perhaps the
-    /// backend fails. Of a part whose neighbours were taken the data is more likely wrong.
-    fn may_be_kept(&mut self) -> bool {
-        match &mut self.kept {
-            None => true,
-            Some(times) => {
-                *times += 1;
-                *times <= KEPT_PARTS
-            }
-        }
+        let failed = Some(Failed { times: 0, taken: u64::MAX });
+        out.into_iter().map(|(body, items)| Self { body, items, refused: None, failed }).collect()
     }
 }
 

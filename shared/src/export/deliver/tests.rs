@@ -62,7 +62,7 @@ async fn backend_of_kind(
             if let Some(seconds) = after {
                 answer = answer.header("retry-after", seconds);
             }
-            Ok::<_, Infallible>(answer.body("not these".to_owned()).unwrap())
+            Ok::<_, Infallible>(answer.body(format!("not these, says request {number}")).unwrap())
         }
     });
     let listener = Listener::bind(&Endpoint::Tcp("127.0.0.1:0".into()), "a test", None).await.unwrap();
@@ -210,6 +210,93 @@ async fn what_fails_whole_with_500_is_kept_and_sent_again() {
         taken.sort_unstable();
         assert_eq!(taken, (0..count).collect::<Vec<_>>(), "once each");
         assert!(retries > 0);
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_fails_with_other_words_each_time_loses_nothing() {
+    let (mut delivery, seen, stop) = backend(|number, _| (number < 40).then_some((500, None))).await;
+    let delivered = delivery.send(Signal::Logs, request(0..64), 64, &stop, |_| ()).await.unwrap();
+    assert_eq!(delivered, Delivered::default());
+    assert_eq!(*seen.taken.lock().unwrap(), (0..64).collect::<Vec<_>>());
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_backend_that_fails_while_a_bad_item_is_looked_for_costs_that_item_alone() {
+    for code in [400, 500] {
+        for bad in [0, 20, 63] {
+            // The less is left to look at, the sooner it is held to be at fault.
+            for (begin, time) in [(2, 60), (3, 60), (5, 40), (8, 8), (11, 8), (14, 8)] {
+                let refuses = move |number: usize, times: &[u64]| match number {
+                    _ if (begin..begin + time).contains(&number) => Some((500, None)),
+                    _ => times.contains(&bad).then_some((code, None)),
+                };
+                let (mut delivery, seen, stop) = backend(refuses).await;
+                let sent = delivery.send(Signal::Logs, request(0..64), 64, &stop, |_| ()).await.unwrap();
+                let refused: Vec<u64> = sent.refused.iter().flat_map(|r| times(&r.body)).collect();
+                assert_eq!(refused, [bad], "{code} from request {begin}");
+                let mut taken = seen.taken.lock().unwrap().clone();
+                taken.sort_unstable();
+                assert_eq!(taken, (0..64).filter(|n| *n != bad).collect::<Vec<_>>());
+                stop.cancel();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn bad_items_side_by_side_are_found_to_the_last() {
+    for bad in [0..20, 30..50, 44..64] {
+        let refuses = {
+            let bad = bad.clone();
+            move |_, times: &[u64]| times.iter().any(|n| bad.contains(n))
+        };
+        let (delivered, seen, _) = deliver(64, 500, refuses).await;
+        let mut refused: Vec<u64> = delivered.refused.iter().flat_map(|r| times(&r.body)).collect();
+        refused.sort_unstable();
+        assert_eq!(refused, bad.clone().collect::<Vec<_>>());
+        assert_eq!(seen.taken.lock().unwrap().len(), 44);
+        let requests = seen.requests.load(Ordering::Relaxed);
+        assert!(requests <= 4 * 6 * 20, "{bad:?}: {requests}");
+    }
+}
+
+#[test]
+fn a_request_of_both_temporalities_is_cut_in_them_and_these_in_halves() {
+    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+    use opentelemetry_proto::tonic::metrics::v1::{
+        Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric,
+    };
+    let sum = |aggregation_temporality| {
+        let data_points =
+            (1..=4).map(|time_unix_nano| NumberDataPoint { time_unix_nano, ..Default::default() });
+        let data = metric::Data::Sum(Sum {
+            data_points: data_points.collect(),
+            aggregation_temporality,
+            is_monotonic: true,
+        });
+        Metric { data: Some(data), ..Default::default() }
+    };
+    let scope_metrics = vec![ScopeMetrics { metrics: vec![sum(1), sum(2)], ..Default::default() }];
+    let resource_metrics = vec![ResourceMetrics { scope_metrics, ..Default::default() }];
+    let body = ExportMetricsServiceRequest { resource_metrics }.encode_to_vec().into();
+    let part = Part { body, items: 8, refused: None, failed: None };
+    let cut = |times| part.cut(Signal::Metrics, times).iter().map(|p| p.items).collect::<Vec<_>>();
+    assert_eq!((cut(1), cut(2)), (vec![4, 4], vec![2, 2, 2, 2]));
+}
+
+#[tokio::test]
+async fn a_backend_that_fails_now_and_then_loses_nothing() {
+    for tenths in 1..=4 {
+        let fails = move |number: usize| number.wrapping_mul(0x9e37_79b9) / 128 % 10 < tenths;
+        let (mut delivery, seen, stop) = backend(move |number, _| fails(number).then_some((500, None))).await;
+        for _ in 0..20 {
+            let sent = delivery.send(Signal::Logs, request(0..20), 20, &stop, |_| ()).await.unwrap();
+            assert_eq!(sent, Delivered::default(), "{tenths}");
+        }
+        assert_eq!(seen.taken.lock().unwrap().len(), 400);
+        stop.cancel();
     }
 }
 
