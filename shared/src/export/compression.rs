@@ -17,11 +17,17 @@ const REFUSED: u8 = 2;
 /// have come in its place, and bad data must not cost each request twice.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
 
+/// A backend refuses compressed requests when it has refused so many, one after the other, and taken the same without compression:
+/// one may have failed for another reason.
+const SURE: u8 = 3;
+
 /// The compression that is configured, as far as the backend takes it.
 pub(super) struct Negotiated {
     key: String,
     wanted: Compression,
     state: AtomicU8,
+    /// Compressed requests that were refused and taken without compression, one after the other.
+    refused: AtomicU8,
     /// When a refused request was last sent without compression.
     asked: Mutex<Option<Instant>>,
 }
@@ -29,7 +35,8 @@ pub(super) struct Negotiated {
 impl Negotiated {
     /// Nothing is known yet. `key` is the exporter's.
     pub(super) fn new(key: &str, wanted: Compression) -> Self {
-        Self { key: key.to_owned(), wanted, state: AtomicU8::new(UNKNOWN), asked: Mutex::default() }
+        let (key, state, refused) = (key.to_owned(), AtomicU8::new(UNKNOWN), AtomicU8::new(0));
+        Self { key, wanted, state, refused, asked: Mutex::default() }
     }
 
     /// What the next request is compressed with.
@@ -62,15 +69,20 @@ impl Negotiated {
         match outcome {
             Outcome::Accepted { .. } => {
                 self.state.store(TAKEN, Ordering::Relaxed);
+                self.refused.store(0, Ordering::Relaxed);
                 None
             }
             Outcome::Refused { reason, .. } => {
-                if state == TAKEN && !self.may_ask() {
+                let doubtful = self.refused.load(Ordering::Relaxed) > 0;
+                if state == TAKEN && !doubtful && !self.may_ask() {
                     return None;
                 }
                 let plain = plain().await;
                 if !matches!(plain, Outcome::Accepted { .. }) {
                     return None;
+                }
+                if self.refused.fetch_add(1, Ordering::Relaxed) + 1 < SURE {
+                    return Some(plain);
                 }
                 self.state.store(REFUSED, Ordering::Relaxed);
                 tracing::warn!(
@@ -98,8 +110,12 @@ mod tests {
         let never = Negotiated::new("exporters.x", Compression::Zstd);
         assert_eq!(never.or_plain(Compression::Zstd, &refused, async || refused.clone()).await, None);
         assert_eq!(never.in_use(), Compression::Zstd, "both are refused");
-        let taken = never.or_plain(Compression::Zstd, &refused, async || Outcome::ACCEPTED).await;
-        assert_eq!((taken, never.in_use()), (Some(Outcome::ACCEPTED), Compression::None));
+        for times in 1..=SURE {
+            assert_eq!(never.in_use(), Compression::Zstd, "it may have failed for another reason");
+            let taken = never.or_plain(Compression::Zstd, &refused, async || Outcome::ACCEPTED).await;
+            assert_eq!(taken, Some(Outcome::ACCEPTED), "{times}");
+        }
+        assert_eq!(never.in_use(), Compression::None);
 
         let works = Negotiated::new("exporters.x", Compression::Gzip);
         assert_eq!(
@@ -118,7 +134,15 @@ mod tests {
             assert_eq!((plain, works.in_use()), (asked, Compression::Gzip));
         }
         tokio::time::advance(ASKED_EVERY).await;
-        let later = works.or_plain(Compression::Gzip, &refused, async || Outcome::ACCEPTED).await;
-        assert_eq!((later, works.in_use()), (Some(Outcome::ACCEPTED), Compression::None));
+        for times in 1..SURE {
+            let later = works.or_plain(Compression::Gzip, &refused, async || Outcome::ACCEPTED).await;
+            assert_eq!((later, works.in_use()), (Some(Outcome::ACCEPTED), Compression::Gzip), "{times}");
+        }
+        works.or_plain(Compression::Gzip, &Outcome::ACCEPTED, async || refused.clone()).await;
+        for in_use in [Compression::Gzip, Compression::Gzip, Compression::None] {
+            tokio::time::advance(ASKED_EVERY).await;
+            let later = works.or_plain(Compression::Gzip, &refused, async || Outcome::ACCEPTED).await;
+            assert_eq!((later, works.in_use()), (Some(Outcome::ACCEPTED), in_use));
+        }
     }
 }

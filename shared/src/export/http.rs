@@ -14,6 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::ServerName;
+use tokio::time::{Instant, timeout_at};
 
 use super::auth::Authorization;
 use super::compression::Negotiated;
@@ -25,6 +26,7 @@ use crate::compress::{DecompressError, Encoding as ContentEncoding, decompress_c
 use crate::config::Invalid;
 use crate::env::Env;
 use crate::otlp::json::{self, WriteError};
+use crate::serve::MOST_HEADERS;
 use crate::signal::Signal;
 use crate::units::ByteSize;
 
@@ -60,7 +62,7 @@ impl Http {
             }
         };
         Ok(Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            client: Client::builder(TokioExecutor::new()).http1_max_headers(MOST_HEADERS).build(connector),
             urls,
             headers: headers(key, config)?,
             authorization: config.authorization.clone(),
@@ -92,15 +94,12 @@ impl Http {
             Err(WriteError::Io(e)) => return Outcome::retry(format!("compression failed: {e}")),
             Err(WriteError::Malformed(_)) => return Outcome::unreadable(),
         };
-        let exchange = self.exchange(self.urls[signal as usize - 1].clone(), &body, compression);
-        match tokio::time::timeout(self.timeout, exchange).await {
-            Ok(outcome) => outcome,
-            Err(_) => Outcome::retry(format!("no answer within {:?}", self.timeout)),
-        }
+        self.exchange(self.urls[signal as usize - 1].clone(), &body, compression).await
     }
 
     /// Sends a request, to where a redirection within the same origin says, and reads the answer.
     async fn exchange(&self, mut url: Uri, body: &Bytes, compression: Compression) -> Outcome {
+        let until = Instant::now() + self.timeout;
         for _ in 0..=MOST_REDIRECTIONS {
             let mut request = Request::new(Full::new(body.clone()));
             *request.method_mut() = Method::POST;
@@ -112,9 +111,10 @@ impl Http {
             if let Some(name) = name(compression) {
                 request.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(name));
             }
-            let response = match self.client.request(request).await {
-                Ok(response) => response,
-                Err(e) => {
+            let response = match timeout_at(until, self.client.request(request)).await {
+                Ok(Ok(response)) => response,
+                Err(_) => return Outcome::retry(format!("no answer within {:?}", self.timeout)),
+                Ok(Err(e)) => {
                     let mut cause: &dyn std::error::Error = &e;
                     while let Some(source) = cause.source() {
                         cause = source;
@@ -124,14 +124,15 @@ impl Http {
             };
             match redirected(&url, &response) {
                 Some(next) => url = next,
-                None => return at(self.read(response).await, &url),
+                None => return at(self.read(response, until).await, &url),
             }
         }
         let reason = format!("it redirects more than {MOST_REDIRECTIONS} times");
         Outcome::Refused { reason, about: About::Settings }
     }
 
-    async fn read(&self, response: Response<hyper::body::Incoming>) -> Outcome {
+    /// Reads an answer. Its head decides, whatever becomes of its body.
+    async fn read(&self, response: Response<hyper::body::Incoming>, until: Instant) -> Outcome {
         let code = response.status();
         let after = response
             .headers()
@@ -141,17 +142,20 @@ impl Http {
         let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let (kind, encoding) =
             (header(CONTENT_TYPE).to_owned(), ContentEncoding::from_name(header(CONTENT_ENCODING)));
-        // A success whose body is too large, or not ours, is a success all the same.
-        let body = Limited::new(response.into_body(), self.max_response).collect().await;
-        let body = match (body, encoding) {
-            (Err(error), _) if error.is::<LengthLimitError>() => Err(self.too_long()),
-            (Err(_), _) => Err("the connection ended inside the answer".to_owned()),
-            (Ok(_), None) => Err("the answer has a Content-Encoding that is not implemented".to_owned()),
-            (Ok(body), Some(encoding)) => decompress_capped(encoding, &body.to_bytes(), self.max_response)
-                .map_err(|error| match error {
-                    DecompressError::TooLarge { .. } => self.too_long(),
-                    DecompressError::Corrupt(_) => "the answer cannot be decompressed".to_owned(),
-                }),
+        let body = Limited::new(response.into_body(), self.max_response).collect();
+        let body = match (timeout_at(until, body).await, encoding) {
+            (Err(_), _) => Err(format!("the answer did not end within {:?}", self.timeout)),
+            (Ok(Err(error)), _) if error.is::<LengthLimitError>() => Err(self.too_long()),
+            (Ok(Err(_)), _) => Err("the connection ended inside the answer".to_owned()),
+            (Ok(Ok(_)), None) => Err("the answer has a Content-Encoding that is not implemented".to_owned()),
+            (Ok(Ok(body)), Some(encoding)) => {
+                decompress_capped(encoding, &body.to_bytes(), self.max_response).map_err(
+                    |error| match error {
+                        DecompressError::TooLarge { .. } => self.too_long(),
+                        DecompressError::Corrupt(_) => "the answer cannot be decompressed".to_owned(),
+                    },
+                )
+            }
         };
         outcome(code, after, &kind, body.as_deref().map_err(String::as_str))
     }
@@ -183,16 +187,33 @@ fn redirected<B>(from: &Uri, response: &Response<B>) -> Option<Uri> {
     if ![StatusCode::TEMPORARY_REDIRECT, StatusCode::PERMANENT_REDIRECT].contains(&response.status()) {
         return None;
     }
-    let to = response.headers().get(LOCATION)?.to_str().ok().filter(|to| !to.starts_with("//"))?;
-    let to: Uri = to.parse().ok()?;
-    if to.authority().is_some() {
-        return (to.scheme() == from.scheme() && to.authority() == from.authority()).then_some(to);
+    let to = resolved(from, response.headers().get(LOCATION)?.to_str().ok()?)?;
+    (to.scheme() == from.scheme() && to.authority() == from.authority()).then_some(to)
+}
+
+/// A reference as it is meant in an answer from `from` (RFC 3986, 5.2).
+fn resolved(from: &Uri, reference: &str) -> Option<Uri> {
+    if let Some(rest) = reference.strip_prefix("//") {
+        return format!("{}://{rest}", from.scheme_str()?).parse().ok();
     }
-    if !to.path().starts_with('/') {
-        return None;
+    let (path, query) =
+        reference.split_once('?').map_or((reference, None), |(path, query)| (path, Some(query)));
+    if path.split('/').next()?.contains(':') {
+        return reference.parse().ok();
     }
+    let base = if path.starts_with('/') { "" } else { from.path().rsplit_once('/')?.0 };
+    let path = format!("{base}/{}", path.trim_start_matches('/'));
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/').skip(1) {
+        match segment {
+            "." => {}
+            ".." => drop(segments.pop()),
+            other => segments.push(other),
+        }
+    }
+    let path = format!("/{}", segments.join("/"));
     let mut parts = from.clone().into_parts();
-    parts.path_and_query = to.into_parts().path_and_query;
+    parts.path_and_query = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}")).parse().ok();
     Uri::from_parts(parts).ok()
 }
 
@@ -334,6 +355,8 @@ fn headers(key: &str, config: &OtlpHttpConfig) -> Result<HeaderMap, Invalid> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -403,13 +426,24 @@ mod tests {
         };
         assert_eq!(to(307, "/otlp/v1/logs?x=1").as_deref(), Some("http://backend:4318/otlp/v1/logs?x=1"));
         assert_eq!(to(308, "http://backend:4318/x").as_deref(), Some("http://backend:4318/x"));
+        for (location, path) in [
+            ("x", "/v1/x"),
+            ("x/y?z=/../a", "/v1/x/y?z=/../a"),
+            ("../otlp/./v1/logs", "/otlp/v1/logs"),
+            ("../../../x", "/x"),
+            ("//backend:4318/x", "/x"),
+            ("/a/../x", "/x"),
+        ] {
+            assert_eq!(to(307, location), Some(format!("http://backend:4318{path}")), "{location}");
+        }
         for (code, location) in [
             (301, "/x"),
             (302, "/x"),
             (307, "http://other:4318/x"),
             (307, "https://backend:4318/x"),
             (307, "//other/x"),
-            (307, "x"),
+            (307, "//backend/x"),
+            (307, "mailto:x"),
         ] {
             assert_eq!(to(code, location), None, "{code} {location}");
         }
@@ -500,6 +534,38 @@ mod tests {
             let Outcome::Refused { reason, about: About::Data } = send(400).await else { panic!("{says}") };
             assert!(reason.starts_with("HTTP 400 Bad Request: ") && reason.contains(says), "{reason}");
             assert_eq!(send(200).await, Outcome::ACCEPTED, "{says}");
+        }
+    }
+
+    #[tokio::test]
+    async fn many_header_fields_and_a_body_that_never_ends_do_not_hide_a_success() {
+        let fields: String = (0..1000).map(|n| format!("x-field-{n}: {n}\r\n")).collect();
+        for (code, fields, body) in
+            [(200, fields.as_str(), "done"), (400, fields.as_str(), "no!!"), (200, "", "d"), (400, "", "n")]
+        {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut config = OtlpHttpConfig::new(format!("http://{}", listener.local_addr().unwrap()));
+            config.timeout = crate::units::Span::millis(300);
+            let client = Http::try_new("x", &config, &Env::production()).unwrap();
+            let answer = format!("HTTP/1.1 {code} X\r\ncontent-length: 4\r\n{fields}\r\n{body}");
+            let backend = async {
+                loop {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    // A small request comes at once.
+                    assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    tokio::spawn(async move { stream.read_to_end(&mut Vec::new()).await });
+                }
+            };
+            let body = Bytes::new();
+            let outcome = tokio::select! {
+                outcome = client.send(Signal::Traces, &body) => outcome,
+                () = backend => unreachable!("it serves for ever"),
+            };
+            match code {
+                200 => assert_eq!(outcome, Outcome::ACCEPTED),
+                _ => assert!(matches!(outcome, Outcome::Refused { about: About::Data, .. }), "{outcome:?}"),
+            }
         }
     }
 
