@@ -78,6 +78,15 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Pieces<B> {
         Ok(None)
     }
 
+    /// Whether more is there already; a body whose end is only late is not waited for, since it would hold room meanwhile.
+    pub(super) async fn has_more(&mut self) -> Result<bool, Status> {
+        tokio::select! {
+            biased;
+            next = self.next() => Ok(!next?.is_empty()),
+            () = std::future::ready(()) => Ok(false),
+        }
+    }
+
     /// Reads and forgets up to `limit` bytes: a client of HTTP/1.1 that is still sending would not read the answer.
     pub(super) async fn discard(&mut self, limit: usize) {
         let mut left = limit;

@@ -200,6 +200,10 @@ async fn message(
     } else {
         pieces.exactly(length, &mut permit).await?.ok_or_else(|| Status::refuse(Code::Internal, CUT))?
     };
+    if pieces.has_more().await? {
+        let message = "a second message in a request: Export takes one; nothing of it was taken";
+        return Err(Status::refuse(Code::Unimplemented, message));
+    }
     let body = intake.unpack(encoding, body, &mut permit)?;
     Ok((body, permit))
 }

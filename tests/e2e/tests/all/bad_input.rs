@@ -215,6 +215,7 @@ async fn bad_requests_over_grpc_are_refused_for_what_they_are() {
         ("a zstd bomb", path, "zstd", frame(1, &zstd(&zeros)), "8"),
         ("large", path, "", frame(0, &zeros[..5 << 20]), "8"),
         ("four GiB announced", path, "", announced, "8"),
+        ("two messages", path, "", [frame(0, &proto), frame(0, &proto)].concat().into(), "12"),
     ];
     let mut taken = 0;
     for (case, path, encoding, body, status) in cases {
