@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::spool::{Query, fetch};
 use super::{say, say_json};
-use crate::config::Config;
+use crate::config::{Config, KeepConfig};
 use crate::console::{RangeAnswer, RangeRequest};
 
 /// Between two looks at how far a replay is.
@@ -83,7 +83,19 @@ pub(super) async fn run(query: Query, what: What) -> anyhow::Result<ExitCode> {
     } else {
         say(&text(&replays))
     }
+    nothing_kept(&replays[0], config.storage.keep)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A replay that found nothing because nothing stays after its export: whoever has lost a backend must not take it for done.
+fn nothing_kept(replay: &Value, keep: KeepConfig) -> anyhow::Result<()> {
+    if keep.age.0.is_zero() && replay["total_segments"] == 0 {
+        anyhow::bail!(
+            "nothing can be sent again: storage.keep is 0, so segments are deleted once every exporter has them; \
+             set storage.keep.age and storage.keep.bytes to keep what comes from now on"
+        );
+    }
+    Ok(())
 }
 
 async fn cancel(config: &Config, id: u64) -> anyhow::Result<()> {
@@ -149,9 +161,20 @@ fn line([a, b, c, d, e, f, g, h, i]: [String; 9]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use perigee_shared::units::{ByteSize, Span};
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_replay_without_a_segment_fails_where_nothing_is_kept() {
+        let kept = KeepConfig { age: Span::secs(60), bytes: ByteSize::mib(1) };
+        let (none, one) = (json!({"total_segments": 0}), json!({"total_segments": 1}));
+        let error = nothing_kept(&none, KeepConfig::default()).unwrap_err().to_string();
+        assert!(error.contains("storage.keep is 0") && error.contains("storage.keep.age"), "{error}");
+        nothing_kept(&one, KeepConfig::default()).unwrap();
+        nothing_kept(&none, kept).unwrap();
+    }
 
     #[test]
     fn a_replay_is_a_line() {

@@ -395,6 +395,11 @@ fn bind(
 /// In the place of a satellite whose name nobody knows; no name has a space.
 const HANDSHAKES: &str = "failed handshakes";
 
+/// In the place of a satellite that is refused: a namesake that is listed has lines of its own.
+fn stranger(id: &str) -> Arc<str> {
+    format!("refused {id}").into()
+}
+
 /// Takes the connections of one address.
 struct Accepting {
     endpoint: Endpoint,
@@ -522,12 +527,16 @@ async fn admit(
         Ok(bounds) => bounds,
         Err(reason) => {
             around.metrics.refused();
-            tracing::warn!(
-                %remote,
-                satellite = identity.id,
-                reason,
-                "a peer was refused; add it to link.satellites if it is yours"
-            );
+            // It comes again each second.
+            if let Some(left_out) = around.registry.may_say(&stranger(&identity.id)) {
+                tracing::warn!(
+                    %remote,
+                    satellite = identity.id,
+                    reason,
+                    left_out,
+                    "a peer was refused; add it to link.satellites if it is yours"
+                );
+            }
             connection.close(connection::code(Close::Identity), reason.as_bytes());
             return;
         }

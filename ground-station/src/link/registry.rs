@@ -257,3 +257,24 @@ impl Registry {
         self.lock().open.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stranger;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_that_comes_each_second_is_named_at_once_and_then_rarely() {
+        let registry = Registry::default();
+        let mut said = Vec::new();
+        for second in 0..25 {
+            if let Some(left_out) = registry.may_say(&stranger("sat-2")) {
+                said.push((second, left_out));
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(said, [(0, 0), (10, 9), (20, 9)]);
+        assert_eq!(registry.may_say(&stranger("sat-3")), Some(0), "another stranger is named at once");
+        assert_eq!(registry.may_say(&"sat-2".into()), Some(0), "and so is a namesake that is listed");
+    }
+}
