@@ -591,7 +591,7 @@ impl Config {
             }
         }
         for (name, exporter) in self.exporters.iter() {
-            wrong.extend(exporter.validate(&format!("exporters.{name}")).err());
+            wrong.extend(exporter.problems(&format!("exporters.{name}")));
         }
         for (name, signals) in self.service.pipelines.routes() {
             let exporter = self.exporters.get(&name);

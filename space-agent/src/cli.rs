@@ -332,9 +332,12 @@ async fn validate(arg: &ConfigArg) -> Result<(), Failure> {
     let config = match Config::open(&arg.config, &Env::production(), Extent::All) {
         Ok(config) => config,
         Err(error) => {
-            if arg.json {
-                print(&said(&error.problems(), &[], &[]))?;
-            }
+            let warnings = error.warnings();
+            print(&if arg.json {
+                said(&error.problems(), warnings, &[])
+            } else {
+                warnings.iter().map(|w| w.as_warning(&shown)).collect()
+            })?;
             return Err(Failure::Config(error.to_string()));
         }
     };

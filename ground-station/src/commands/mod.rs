@@ -164,11 +164,11 @@ async fn reload((path, rereading, link, logs): &mut (PathBuf, Rereading, Option<
 }
 
 fn validate(file: ConfigFile) -> anyhow::Result<ExitCode> {
-    let config = Config::open(&file.config, &Env::production(), &Part::ALL)?;
     let shown = file.config.display().to_string();
-    for warning in &config.warnings {
-        say(&warning.as_warning(&shown));
-    }
+    let warn = |warnings: &[Problem]| warnings.iter().for_each(|w| say(&w.as_warning(&shown)));
+    let config = Config::open(&file.config, &Env::production(), &Part::ALL)
+        .inspect_err(|error| warn(error.warnings()))?;
+    warn(&config.warnings);
     say(&format!("{shown}: the configuration is valid\n"));
     Ok(ExitCode::SUCCESS)
 }

@@ -10,17 +10,36 @@ use super::tree::{Node, Scalar, Value, parse};
 /// Variables in the default of a variable, and so on.
 const MOST_NESTED: usize = 8;
 
-/// Replaces variables everywhere in `node`; mistakes are pushed as line and message.
-pub(super) fn expand(node: &mut Node, env: &dyn Fn(&str) -> Option<String>, wrong: &mut Vec<(u64, String)>) {
+/// A value whose variables cannot be replaced; nothing stands in its place.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    /// Where, from the top, with dots.
+    pub(super) key: String,
+    pub(super) line: u64,
+    pub(super) message: String,
+}
+
+/// Replaces variables everywhere in `node`, which stands at `key`.
+pub(super) fn expand(
+    node: &mut Node,
+    key: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    wrong: &mut Vec<Wrong>,
+) {
+    let within = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
     match &mut node.value {
-        Value::Map(map) => map.0.iter_mut().for_each(|e| expand(&mut e.node, env, wrong)),
-        Value::List(list) => list.iter_mut().for_each(|n| expand(n, env, wrong)),
+        Value::Map(map) => map.0.iter_mut().for_each(|e| expand(&mut e.node, &within(&e.key), env, wrong)),
+        Value::List(list) => {
+            list.iter_mut()
+                .enumerate()
+                .for_each(|(n, node)| expand(node, &within(&n.to_string()), env, wrong));
+        }
         Value::Scalar(scalar) if !scalar.text.contains('$') => {}
         Value::Scalar(scalar) => {
             let whole = scalar.plain && scalar.text.starts_with("${");
             match replaced(&scalar.text, env, MOST_NESTED) {
                 Err(message) => {
-                    wrong.push((node.line, message));
+                    wrong.push(Wrong { key: key.to_owned(), line: node.line, message });
                     *scalar = Scalar { text: String::new(), plain: true };
                 }
                 Ok(text) => match structure(node.line, &text).filter(|_| whole) {
@@ -130,9 +149,9 @@ mod tests {
         Some(value.to_owned())
     }
 
-    fn out(text: &str) -> Result<Node, Vec<(u64, String)>> {
+    fn out(text: &str) -> Result<Node, Vec<Wrong>> {
         let (mut node, mut wrong) = (parse(text).unwrap(), Vec::new());
-        expand(&mut node, &environment, &mut wrong);
+        expand(&mut node, "", &environment, &mut wrong);
         if wrong.is_empty() { Ok(node) } else { Err(wrong) }
     }
 
@@ -157,8 +176,8 @@ mod tests {
     #[test]
     fn what_cannot_be_replaced_is_named_with_its_line_and_all_of_it_at_once() {
         let wrong = out("x: ${env:B}\ny: ${file:/etc/passwd}\nz: ${env:A\n").unwrap_err();
-        let lines: Vec<u64> = wrong.iter().map(|(line, _)| *line).collect();
-        assert_eq!(lines, [1, 2, 3]);
-        assert!(wrong[0].1.contains("B is not set") && wrong[1].1.contains("`${file:...}`"));
+        let places: Vec<(&str, u64)> = wrong.iter().map(|w| (w.key.as_str(), w.line)).collect();
+        assert_eq!(places, [("x", 1), ("y", 2), ("z", 3)]);
+        assert!(wrong[0].message.contains("B is not set") && wrong[1].message.contains("`${file:...}`"));
     }
 }

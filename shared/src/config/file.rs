@@ -37,6 +37,8 @@ pub struct ConfigFile {
     pub warnings: Vec<Problem>,
     /// What was taken out since it is wrong: nothing that follows from its absence is reported.
     removed: Vec<String>,
+    /// Keys that were translated, and what the file calls them.
+    pub(super) renamed: Vec<(String, String)>,
 }
 
 impl ConfigFile {
@@ -57,25 +59,30 @@ impl ConfigFile {
     pub fn parse(text: &str, path: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut file = Self::plain(text, path)?;
         let mut wrong = Vec::new();
-        env::expand(&mut file.tree, env, &mut wrong);
-        file.problems.extend(wrong.into_iter().map(|(line, message)| Problem::new(line, "", message)));
+        env::expand(&mut file.tree, "", env, &mut wrong);
+        for env::Wrong { key, line, message } in wrong {
+            // That the value is missing follows.
+            file.removed.push(key);
+            file.problems.push(Problem::new(line, "", message));
+        }
         Ok(file)
     }
 
     /// Reads YAML and leaves variables as they are.
     pub fn plain(text: &str, path: &str) -> Result<Self, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let tree = tree::parse(text).map_err(|(line, message)| ConfigError::Parse {
+        let (tree, twice) = tree::parse_all(text).map_err(|(line, message)| ConfigError::Parse {
             path: path.to_owned(),
             line,
             message,
         })?;
+        let problems = twice.into_iter().map(|(line, message)| Problem::new(line, "", message)).collect();
         if tree.is_null() {
             let message = "the file is empty".to_owned();
             return Err(ConfigError::Parse { path: path.to_owned(), line: 1, message });
         }
-        let (problems, warnings, removed) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { path: path.to_owned(), hash: 0, tree, problems, warnings, removed })
+        let (warnings, removed, renamed) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { path: path.to_owned(), hash: 0, tree, problems, warnings, removed, renamed })
     }
 
     /// Adds a problem at the line where `key` stands, unless it only follows from another.
@@ -86,10 +93,17 @@ impl ConfigFile {
         };
         let follows =
             |removed: &String| within(removed, &key) || within(&key, removed) || mistyped(removed, &key);
-        if self.removed.iter().any(follows) || self.problems.iter().any(|p| p.key == key) {
+        let shown = self.as_written(&key);
+        if self.removed.iter().any(follows) || self.problems.iter().any(|p| p.key == shown) {
             return;
         }
-        self.problems.push(Problem::new(self.tree.line_of(&key), key, message));
+        self.problems.push(Problem::new(self.tree.line_of(&key), shown, message));
+    }
+
+    /// What the file calls `key`.
+    fn as_written(&self, key: &str) -> String {
+        let renamed = self.renamed.iter().find(|(ours, _)| ours == key);
+        renamed.map_or(key, |(_, theirs)| theirs).to_owned()
     }
 
     /// Notes what was found outside; what cannot be used, unless something within its key is wrong already.
@@ -168,7 +182,10 @@ impl ConfigFile {
                 let message = super::unknown_among("key", found, known, &more);
                 Problem::new(line, section().join("."), message)
             }
-            What::Word(found, known) => Problem::new(line, key, unknown("value", found, known)),
+            What::Word(..) | What::Other(_) if self.removed.contains(&key) => return,
+            What::Word(found, known) => {
+                Problem::new(line, self.as_written(&key), unknown("value", found, known))
+            }
             What::Missing(field) => {
                 let missing = if key.is_empty() { (*field).to_owned() } else { format!("{key}.{field}") };
                 if self.removed.iter().any(|r| *r == missing || mistyped(r, &missing)) {
@@ -176,7 +193,7 @@ impl ConfigFile {
                 }
                 Problem::new(line, key, format!("the key `{field}` is missing"))
             }
-            What::Other(message) => Problem::new(line, key, message.clone()),
+            What::Other(message) => Problem::new(line, self.as_written(&key), message.clone()),
         };
         self.problems.push(problem);
     }
@@ -192,7 +209,10 @@ impl ConfigFile {
         self.problems.dedup();
         match settings {
             Some(settings) if self.problems.is_empty() => Ok(settings),
-            _ => Err(ConfigError::Problems { path: self.path, problems: self.problems }),
+            _ => {
+                let Self { path, problems, warnings, .. } = self;
+                Err(ConfigError::Problems { path, problems, warnings })
+            }
         }
     }
 }

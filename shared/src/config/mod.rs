@@ -62,6 +62,8 @@ pub enum ConfigError {
         path: String,
         /// In the order of their lines.
         problems: Vec<Problem>,
+        /// What its writer should know beside them.
+        warnings: Vec<Problem>,
     },
 }
 
@@ -73,6 +75,14 @@ impl ConfigError {
             Self::Parse { line, message, .. } => vec![Problem::new(*line, "", message)],
             Self::Invalid { key, message, .. } => vec![Problem::new(0, key, message)],
             Self::Problems { problems, .. } => problems.clone(),
+        }
+    }
+
+    /// What the file's writer should know beside that.
+    pub fn warnings(&self) -> &[Problem] {
+        match self {
+            Self::Problems { warnings, .. } => warnings,
+            _ => &[],
         }
     }
 }

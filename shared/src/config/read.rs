@@ -79,6 +79,11 @@ impl Reader<'_> {
         }
     }
 
+    /// That this is no section.
+    pub(super) fn no_section(&self) -> String {
+        format!("a section is expected here, not {}: write {{key: value}}", self.is())
+    }
+
     fn is(&self) -> String {
         match &self.0.value {
             Value::Scalar(scalar) if scalar.is_null() => "nothing".to_owned(),
@@ -207,7 +212,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_> {
         match &self.0.value {
             Value::Map(map) => visitor.visit_map(Entries::new(map, &[])),
             _ if self.0.is_null() => visitor.visit_map(Entries::new(&EMPTY, &[])),
-            _ => Err(other(format!("a section is expected here, not {}: write {{key: value}}", self.is()))),
+            _ => Err(other(self.no_section())),
         }
     }
 

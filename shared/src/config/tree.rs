@@ -250,28 +250,38 @@ impl Map {
     }
 }
 
-/// What YAML 1.1, which the Collector reads, and YAML 1.2 have for true and false.
+/// What YAML 1.2 has for true and false. `yes` and `on` are text there, and the Collector refuses them too.
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text {
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some(true),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Some(false),
+        "true" | "True" | "TRUE" => Some(true),
+        "false" | "False" | "FALSE" => Some(false),
         _ => None,
     }
 }
 
-/// Reads YAML; the error is the line and what is wrong. Nothing at all is nothing at line 1.
-pub(super) fn parse(text: &str) -> Result<Node, (u64, String)> {
-    let mut builder = Builder { events: Parser::new_from_str(text), anchors: BTreeMap::new(), nodes: 0 };
+/// A line and what is wrong there.
+pub(super) type Wrong = (u64, String);
+
+/// Reads YAML; the error is the first thing that is wrong. Nothing at all is nothing at line 1.
+pub(super) fn parse(text: &str) -> Result<Node, Wrong> {
+    let (node, twice) = parse_all(text)?;
+    twice.into_iter().next().map_or(Ok(node), Err)
+}
+
+/// The same; keys that are there twice, whose first value stays, do not end it.
+pub(super) fn parse_all(text: &str) -> Result<(Node, Vec<Wrong>), Wrong> {
+    let mut builder =
+        Builder { events: Parser::new_from_str(text), anchors: BTreeMap::new(), nodes: 0, twice: Vec::new() };
     let mut root = None;
     loop {
         let (event, span) = builder.next()?;
         match event {
-            Event::StreamEnd => return Ok(root.unwrap_or_else(|| Node::null(1))),
+            Event::StreamEnd => return Ok((root.unwrap_or_else(|| Node::null(1)), builder.twice)),
             Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
             _ if root.is_some() => {
                 return Err((
                     line(&span),
-                    "a second document begins here; a configuration is one".to_owned(),
+                    "a second YAML document begins here (`---`); write one in a file".to_owned(),
                 ));
             }
             event => root = Some(builder.node(event, &span)?),
@@ -284,6 +294,8 @@ struct Builder<'a> {
     /// With the number of nodes in each.
     anchors: BTreeMap<usize, (Node, usize)>,
     nodes: usize,
+    /// Keys that are there twice.
+    twice: Vec<Wrong>,
 }
 
 fn line(span: &Span) -> u64 {
@@ -364,7 +376,7 @@ impl<'a> Builder<'a> {
             if plain && key == "<<" {
                 merged.push((at, node));
             } else if map.get(&key).is_some() {
-                return Err((at, format!("`{key}` is here twice")));
+                self.twice.push((at, format!("the key `{key}` is set twice; keep one of them")));
             } else {
                 map.0.push(Entry { key, line: at, node });
             }
@@ -416,6 +428,9 @@ mod tests {
 
     #[test]
     fn what_is_no_yaml_is_said_with_its_line() {
+        let (node, twice) = parse_all("a: 1\na: 2\nb: {c: 1, c: 2}\n").unwrap();
+        assert_eq!(node.at(&["a"]).unwrap().as_text(), Some("1"));
+        assert_eq!(twice.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 3]);
         for (text, at) in [("a: 1\nb: [\n", 3), ("a: 1\na: 2\n", 2), ("a: *b\n", 1), ("a: 1\n---\nb: 2\n", 3)]
         {
             let (line, message) = parse(text).unwrap_err();

@@ -10,6 +10,7 @@ use super::file::File;
 use super::grpc::Grpc;
 use super::http::Http;
 use super::outcome::Outcome;
+use super::tls::unreadable;
 use crate::config::{Invalid, check_writable};
 use crate::env::Env;
 use crate::signal::Signal;
@@ -44,16 +45,23 @@ impl Client {
     }
 
     /// Why there could be no such client, without opening what it writes to; the directory `made` is there when it does.
-    pub fn check(key: &str, config: &ExporterConfig, env: &Env, made: Option<&Path>) -> Option<Invalid> {
-        match config {
+    pub fn check(key: &str, config: &ExporterConfig, env: &Env, made: Option<&Path>) -> Vec<Invalid> {
+        let wrong = match config {
             ExporterConfig::File(file) => {
                 let made = if file.create_directory { file.path.parent() } else { made };
                 check_writable(&format!("{key}.path"), &file.path, made).err()
             }
-            // What is wrong with its authenticator is said there.
-            other if other.is_unauthorized() => None,
-            other => Self::try_new(key, other, env).err(),
-        }
+            other => {
+                let files = other.tls().filter(|tls| !tls.is_off()).map(|tls| unreadable(key, tls));
+                match files.unwrap_or_default() {
+                    // What is wrong with its authenticator is said there.
+                    none if none.is_empty() && other.is_unauthorized() => None,
+                    none if none.is_empty() => Self::try_new(key, other, env).err(),
+                    some => return some,
+                }
+            }
+        };
+        wrong.into_iter().collect()
     }
 
     /// Sends one export request of `signal` and says what came of it.

@@ -47,21 +47,27 @@ impl Default for RetryConfig {
 }
 
 impl RetryConfig {
-    fn validate(&self, key: &str) -> Result<(), Invalid> {
-        let key = |name: &str| format!("{key}.retry_on_failure.{name}");
-        if self.initial_interval.0.is_zero() {
-            return Err(Invalid::new(key("initial_interval"), "must be above 0; the default is 5s"));
-        }
-        if self.max_interval < self.initial_interval {
-            return Err(Invalid::new(key("max_interval"), "must not be below initial_interval"));
-        }
-        if !(1.0..=100.0).contains(&self.multiplier) {
-            return Err(Invalid::new(key("multiplier"), "must be from 1 to 100; the default is 1.5"));
-        }
-        if !(0.0..=1.0).contains(&self.randomization_factor) {
-            return Err(Invalid::new(key("randomization_factor"), "must be from 0 to 1; the default is 0.5"));
-        }
-        Ok(())
+    fn problems(&self, key: &str) -> Vec<Invalid> {
+        let checks = [
+            (!self.initial_interval.0.is_zero(), "initial_interval", "must be above 0; the default is 5s"),
+            (
+                self.max_interval >= self.initial_interval,
+                "max_interval",
+                "must not be below initial_interval",
+            ),
+            (
+                (1.0..=100.0).contains(&self.multiplier),
+                "multiplier",
+                "must be from 1 to 100; the default is 1.5",
+            ),
+            (
+                (0.0..=1.0).contains(&self.randomization_factor),
+                "randomization_factor",
+                "must be from 0 to 1; the default is 0.5",
+            ),
+        ];
+        let wrong = checks.into_iter().filter(|(right, ..)| !right);
+        wrong.map(|(_, name, why)| Invalid::new(format!("{key}.retry_on_failure.{name}"), why)).collect()
     }
 }
 
@@ -142,10 +148,16 @@ pub enum Compression {
     None,
 }
 
-/// Headers to send; their values may be secrets and are not shown.
+/// Headers to send; their values may be secrets and are not shown. Nothing is an empty value, as in the Collector.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "BTreeMap<String, Option<String>>")]
 pub struct Headers(pub BTreeMap<String, String>);
+
+impl From<BTreeMap<String, Option<String>>> for Headers {
+    fn from(headers: BTreeMap<String, Option<String>>) -> Self {
+        Self(headers.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect())
+    }
+}
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -217,9 +229,9 @@ macro_rules! otlp_config {
                 }
             }
 
-            fn validate(&self, key: &str) -> Result<(), Invalid> {
-                self.validate_endpoint(key)?;
-                self.retry_on_failure.validate(key)?;
+            fn problems(&self, key: &str) -> Vec<Invalid> {
+                let mut wrong = self.retry_on_failure.problems(key);
+                wrong.extend(self.validate_endpoint(key).err());
                 for (name, zero) in [
                     ("timeout", self.timeout.0.is_zero()),
                     ("max_response_bytes", self.max_response_bytes.0 == 0),
@@ -227,10 +239,10 @@ macro_rules! otlp_config {
                     ("max_request_bytes", self.max_request_bytes.0 == 0),
                 ] {
                     if zero {
-                        return Err(Invalid::new(format!("{key}.{name}"), "must be above 0"));
+                        wrong.push(Invalid::new(format!("{key}.{name}"), "must be above 0"));
                     }
                 }
-                Ok(())
+                wrong
             }
 
             fn limits(&self) -> Limits {
@@ -428,26 +440,35 @@ pub enum ExporterConfig {
 }
 
 impl ExporterConfig {
-    /// Checks what can be checked without touching the network; `key` is the exporter's, from the top.
-    pub fn validate(&self, key: &str) -> Result<(), Invalid> {
+    /// Everything that is wrong and can be found without touching the network; `key` is the exporter's, from the top.
+    pub fn problems(&self, key: &str) -> Vec<Invalid> {
         match self {
-            Self::Otlp(c) => c.validate(key),
-            Self::OtlpHttp(c) => c.validate(key),
+            Self::Otlp(c) => c.problems(key),
+            Self::OtlpHttp(c) => c.problems(key),
             Self::File(c) if c.path.file_name().is_none() => {
-                Err(Invalid::new(format!("{key}.path"), "must name a file"))
+                vec![Invalid::new(format!("{key}.path"), "must name a file")]
             }
-            Self::Debug(_) | Self::File(_) => Ok(()),
+            Self::Debug(_) | Self::File(_) => Vec::new(),
+        }
+    }
+
+    /// The first of them.
+    pub fn validate(&self, key: &str) -> Result<(), Invalid> {
+        self.problems(key).into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Its TLS settings.
+    pub(super) fn tls(&self) -> Option<&TlsConfig> {
+        match self {
+            Self::Otlp(c) => c.tls.as_ref(),
+            Self::OtlpHttp(c) => c.tls.as_ref(),
+            Self::Debug(_) | Self::File(_) => None,
         }
     }
 
     /// What is to be said of the dates of the certificate that it shows, by a clock that says `now`, and of which key.
     pub fn dates(&self, key: &str, now: u64) -> Option<(String, String)> {
-        let tls = match self {
-            Self::Otlp(c) => c.tls.as_ref(),
-            Self::OtlpHttp(c) => c.tls.as_ref(),
-            Self::Debug(_) | Self::File(_) => None,
-        };
-        let words = out_of_date(tls?.cert_file.as_ref()?, now)?;
+        let words = out_of_date(self.tls()?.cert_file.as_ref()?, now)?;
         Some((format!("{key}.tls.cert_file"), words))
     }
 

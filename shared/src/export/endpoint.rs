@@ -40,7 +40,13 @@ pub(super) fn wrong_in(endpoint: &str) -> Option<&'static str> {
     let address = endpoint.split_once("://").map_or(endpoint, |(_, address)| address);
     let end = address.find(['/', '?', '#']).unwrap_or(address.len());
     let (authority, rest) = address.split_at(end);
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !authority.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let is_web = matches!(endpoint.split_once("://"), None | Some(("http" | "https", _)));
+    let is_number =
+        |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse().is_ok_and(|n: u16| n > 0);
     if endpoint.chars().any(|c| c.is_whitespace() || c.is_control()) {
         Some("has a blank in it; remove it")
     } else if authority.contains('@') {
@@ -52,6 +58,10 @@ pub(super) fn wrong_in(endpoint: &str) -> Option<&'static str> {
         Some("has a fragment (#...), which is never sent; remove it")
     } else if host.contains(':') && !host.starts_with('[') {
         Some("has an IPv6 address without brackets; write [ADDRESS]:PORT")
+    } else if host.is_empty() && is_web {
+        Some("has no host; for this machine, which the Collector means by that, write localhost:PORT")
+    } else if port.is_some_and(|port| !is_number(port)) {
+        Some("has a port that is no number from 1 to 65535")
     } else {
         None
     }
@@ -90,6 +100,14 @@ mod tests {
             ("[::1]:4317", None),
             ("collector:4317", None),
             ("collector", None),
+            ("[::1]", None),
+            (":4317", Some("localhost:PORT")),
+            ("http://:4318/v1/traces", Some("localhost:PORT")),
+            ("dns:///collector:4317", None),
+            ("collector:99999", Some("1 to 65535")),
+            ("collector:0", Some("1 to 65535")),
+            ("https://collector:port/", Some("1 to 65535")),
+            ("collector:", Some("1 to 65535")),
         ] {
             let said = wrong_in(endpoint);
             assert_eq!(said.is_some(), named.is_some(), "{endpoint}: {said:?}");

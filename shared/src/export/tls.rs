@@ -1,6 +1,6 @@
 //! TLS of exporters.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::config::{TlsConfig, TlsVersion};
+use super::config::{Secret, TlsConfig, TlsVersion};
 use crate::config::Invalid;
 use crate::files;
 
@@ -27,6 +27,19 @@ fn pem(key: &str, name: &str, file: Option<&Path>, text: Option<&str>) -> Result
             Invalid::new(format!("{key}.tls.{name}_file"), message)
         }),
     }
+}
+
+/// Every file of `config` that cannot be read.
+pub(super) fn unreadable(key: &str, config: &TlsConfig) -> Vec<Invalid> {
+    let parts = [
+        ("ca", &config.ca_file, &config.ca_pem),
+        ("cert", &config.cert_file, &config.cert_pem),
+        ("key", &config.key_file, &config.key_pem),
+    ];
+    let read = |(name, file, text): (_, &Option<PathBuf>, &Option<Secret>)| {
+        pem(key, name, file.as_deref(), text.as_ref().map(|s| s.0.as_str())).err()
+    };
+    parts.into_iter().filter_map(read).collect()
 }
 
 /// The key under which a part was configured.

@@ -98,7 +98,7 @@ exporters:
   link:
   file: {path: DIR/none/out.jsonl}
   otlp_http: {endpoint: 'http://ada:secret@x:4318'}
-  otlp_grpc: {endpoint: 'x:4317', tls: {ca_file: DIR/long.yaml}}
+  otlp_grpc: {endpoint: 'x:4317', tls: {ca_file: DIR/long.yaml, cert_file: DIR/none.crt, key_file: DIR/none.key}}
 storage: {directory: DIR/empty.yaml/log}
 link:
   certificate_file: DIR/pipe
@@ -112,13 +112,15 @@ service: {pipelines: {traces: {receivers: [otlp], exporters: [link, file, otlp_h
 
 /// All that is said of it, line by line.
 const OUTSIDE: &[&str] = &[
-    "outside.yaml has 11 problems:",
+    "outside.yaml has 13 problems:",
     "outside.yaml:4: receivers.otlp.protocols.grpc.endpoint: DIR/empty.yaml is there and is no socket",
     "outside.yaml:4: receivers.otlp.protocols.grpc.tls.cert_file: cannot read certificate DIR/none.crt",
     "outside.yaml:4: receivers.otlp.protocols.grpc.tls.key_file: cannot read private key DIR/pipe: it is a pipe",
     "outside.yaml:7: exporters.file.path: the directory DIR/none is not there; make it",
     "outside.yaml:8: exporters.otlp_http.endpoint: has a user in it",
     "outside.yaml:9: exporters.otlp_grpc.tls.ca_file: cannot read DIR/long.yaml: it has more than 4.0 MiB",
+    "outside.yaml:9: exporters.otlp_grpc.tls.cert_file: cannot read DIR/none.crt",
+    "outside.yaml:9: exporters.otlp_grpc.tls.key_file: cannot read DIR/none.key",
     "outside.yaml:10: storage.directory: DIR/empty.yaml is a file; name a directory",
     "outside.yaml:12: link.certificate_file: cannot read certificate DIR/pipe: it is a pipe",
     "outside.yaml:13: link.private_key_file: cannot read private key DIR/none.key: No such file",

@@ -170,7 +170,7 @@ impl Config {
         self.check_processors(&mut wrong);
         self.check_pipelines(&mut wrong);
         self.check_link(&mut wrong);
-        wrong.extend(self.lanes.lanes().err());
+        wrong.extend(self.lanes.problems());
         let metrics = self.service.telemetry.metrics_endpoint();
         for (key, http) in [
             ("extensions.health_check", self.extensions.health_check.as_ref()),
@@ -309,7 +309,7 @@ impl Config {
                 ExporterConfig::Link => {}
                 ExporterConfig::Direct(direct) => {
                     let key = format!("exporters.{name}");
-                    wrong.extend(direct.validate(&key).err());
+                    wrong.extend(direct.problems(&key));
                     wrong.extend(direct.validate_signals(&key, self.signals_of(name)).err());
                 }
             }

@@ -131,7 +131,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     (
         "  batch:\n",
         "  memory_limiter: {limit_mib: 50, spike_limit_mib: 60}\n",
-        &["spike_limit: must be below limit"],
+        &["processors.memory_limiter.spike_limit_mib: must be below limit"],
     ),
     (
         "  batch:\n",
@@ -230,7 +230,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["exporters.otlp.retry_on_failure: unknown key `max_intervall`; did you mean `max_interval`?"],
     ),
     ("  debug:\n", "  debug: {verbosity: loud}\n", &["exporters.debug.verbosity: unknown value `loud`"]),
-    ("  debug:\n", "  debug: {verbosity: detailed, verbosity: basic}\n", &["`verbosity` is here twice"]),
+    ("  debug:\n", "  debug: {verbosity: detailed, verbosity: basic}\n", &["`verbosity` is set twice"]),
     (
         "service:\n",
         "extensions:\n  helth_check:\nservice:\n",
@@ -261,6 +261,135 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "service:\n",
         "storage: {directory: /x, when_full: drop}\nservice:\n",
         &["storage.when_full: unknown value `drop`"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    sending_queue: {queuesize: 5}",
+        &["exporters.otlp.sending_queue: unknown key `queuesize`; did you mean `queue_size`?"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    sending_queue: {queue_size: -1}",
+        &["exporters.otlp.sending_queue.queue_size: `-1` must be from 0"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    sending_queue: {num_consumers: many}",
+        &["sending_queue.num_consumers: `many` is not a whole number"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    sending_queue: {batch: {min_sze: 5}}",
+        &["exporters.otlp.sending_queue.batch: unknown key `min_sze`; did you mean `min_size`?"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    sending_queue: {batch: {flush_timeout: 5}}",
+        &["sending_queue.batch.flush_timeout: `5` is not a duration"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    sending_queue: {sizer: bits}",
+        &["sending_queue.sizer: unknown value `bits`; did you mean `bytes`?"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    sending_queue: [1]",
+        &["c.yaml:19: exporters.otlp.sending_queue: a section is expected here, not a list"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    sending_queue: yes",
+        &["exporters.otlp.sending_queue: a section is expected here, not `yes`"],
+    ),
+    (
+        "      grpc:\n",
+        "      grpc:\n        keepalive: {server_params: {}}\n",
+        &[
+            "c.yaml:6: receivers.otlp.protocols.grpc.keepalive: unknown key `server_params`; did you mean `server_parameters`?",
+        ],
+    ),
+    (
+        "      grpc:\n",
+        "      grpc:\n        keepalive: {enforcement_policy: {min_time: soon}}\n",
+        &["keepalive.enforcement_policy.min_time: `soon` is not a duration"],
+    ),
+    (
+        "service:\n",
+        "service:\n  telemetry: {metrics: {level: noraml}}\n",
+        &["service.telemetry.metrics.level: unknown value `noraml`; did you mean `normal`?"],
+    ),
+    (
+        "service:\n",
+        "service:\n  telemetry: {metrics: {address: nowhere}}\n",
+        &["service.telemetry.metrics.address: `nowhere` is not an address"],
+    ),
+    (
+        "service:\n",
+        "service:\n  telemetry: {logs: {encoding: xml}}\n",
+        &["service.telemetry.logs.encoding: unknown value `xml`"],
+    ),
+    (
+        "      grpc:\n",
+        "      grpc:\n        max_recv_msg_size_mib: 64\n",
+        &["receivers.otlp.protocols.grpc.max_recv_msg_size_mib: must be from 1KiB to 32MiB"],
+    ),
+    (
+        "  batch:\n",
+        "  memory_limiter/x: {limit_mib: 50, spike_limit_mib: 60}\n  batch:\n",
+        &["processors.memory_limiter/x.spike_limit_mib: must be below limit"],
+    ),
+    (
+        "  batch:\n",
+        "  memory_limiter: {limit_percentage: 120}\n",
+        &["processors.memory_limiter.limit_percentage: must be from 1 to 100"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: \"yes\"",
+        &["exporters.otlp.tls.insecure: `yes` is neither true nor false"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: on",
+        &["exporters.otlp.tls.insecure: `on` is neither true nor false"],
+    ),
+    (
+        "${env:BACKEND:-localhost:14317}",
+        ":4317",
+        &[
+            "exporters.otlp.endpoint: has no host; for this machine, which the Collector means by that, write localhost:PORT",
+        ],
+    ),
+    (
+        "${env:BACKEND:-localhost:14317}",
+        "h:99999",
+        &["exporters.otlp.endpoint: has a port that is no number from 1 to 65535"],
+    ),
+    (
+        "${env:BACKEND:-localhost:14317}",
+        "h:port",
+        &["exporters.otlp.endpoint: has a port that is no number from 1 to 65535"],
+    ),
+    (
+        "${env:BACKEND:-localhost:14317}",
+        "${env:NOT_SET}",
+        &["c.yaml:16: the environment variable NOT_SET is not set"],
+    ),
+    (
+        "      insecure: true",
+        "      insecure: true\n    headers: {x: \"${file:/x}\", y: \"${env:NOT_SET:-}\"}",
+        &["c.yaml:19: `${file:...}` is not implemented"],
+    ),
+    (
+        "  batch:\n",
+        "  batch: {timeout: \"${env:NOT_SET}\"}\n",
+        &["c.yaml:11: the environment variable NOT_SET is not set"],
+    ),
+    (
+        "service:\n",
+        "extensions:\n  basicauth: {htpasswd: {inline: x}}\nservice:\n",
+        &["extensions.basicauth.htpasswd: is not implemented: listeners do not ask for passwords"],
     ),
     ("    traces:\n      receivers: [otlp]", "    traces:\n      receivers: [otlp", &["c.yaml:"]),
 ];
@@ -355,7 +484,7 @@ fn the_metrics_of_the_host_have_the_collectors_keys() {
       filesystem:
         include_virtual_filesystems: true
         exclude_mount_points: {mount_points: [/dev/*], match_type: regexp, regexp: {cacheenabled: true}}
-      process: {mute_process_exe_error: true, metrics: {process.handles: {enabled: false}}}
+      process: {mute_process_exe_error: true, metrics: {process.handles: {enabled: true}}}
 ";
     let text = MINIMAL.replacen("receivers:\n", section, 1);
     let config = read(&text).unwrap();
@@ -528,4 +657,87 @@ fn keys_that_the_collector_has_lately_are_known() {
         "exporters:\n  otlp_http/x: {endpoint: \"http://localhost:1\", keepalive: {idle_conn_timeout: 5s}}\n";
     let text = with("exporters:\n", exporter);
     assert!(read(&text).is_ok(), "{:?}", read(&text));
+}
+
+#[test]
+fn what_only_follows_from_a_mistake_is_not_reported() {
+    let connected = with("exporters: [otlp, debug]", "exporters: [otlp, spanmetrics]");
+    let connected = connected
+        .replace("    metrics:\n      receivers: [otlp]", "    metrics:\n      receivers: [spanmetrics]");
+    let error = read(&format!("connectors: {{spanmetrics: }}\n{connected}")).unwrap_err();
+    assert!(error.starts_with("c.yaml:1: connectors.spanmetrics:") && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn an_authenticator_that_is_not_started_is_named_where_it_is_needed() {
+    let text =
+        with("      insecure: true", "      insecure: true\n    auth: {authenticator: bearertokenauth}");
+    let extensions =
+        "extensions: {bearertokenauth: {token: x}, health_check: }\nservice:\n  extensions: [health_check]\n";
+    let error = read(&text.replacen("service:\n", extensions, 1)).unwrap_err();
+    let expected = "exporters.otlp.auth.authenticator: `bearertokenauth` is in extensions but not in service.extensions; add it there";
+    assert!(error.ends_with(expected), "{error}");
+}
+
+#[test]
+fn what_the_collector_takes_is_taken() {
+    for (from, to) in [
+        ("  debug:\n", "  debug:\n  file: {path: /x/y, group_by: {enabled: false}}\n"),
+        (
+            "      insecure: true",
+            "      insecure: true\n    headers:\n      x-tenant: ${env:TENANT:-}\n      y:",
+        ),
+        (
+            "      insecure: true",
+            "      insecure: true\n    sending_queue: {enabled: true, num_consumers: 10, queue_size: 1000, sizer: items, \
+             block_on_overflow: true, wait_for_result: false, batch: {flush_timeout: 200ms, min_size: 1, max_size: 0}}",
+        ),
+        (
+            "      grpc:\n",
+            "      grpc:\n        keepalive: {server_parameters: {max_connection_age: 1h, time: 2h}, enforcement_policy: {min_time: 5m}}\n",
+        ),
+        ("service:\n", "service:\n  telemetry: {metrics: {level: Detailed}}\n"),
+    ] {
+        read(&with(from, to)).unwrap_or_else(|error| panic!("{to}: {error}"));
+    }
+    let limiter =
+        "  batch:\n  memory_limiter: {limit_mib: 100, limit_percentage: 50, spike_limit_percentage: 99}\n";
+    let limiter = read(&with("  batch:\n", limiter)).unwrap().processors.memory_limiter;
+    assert_eq!((limiter.limit, limiter.spike_limit), (ByteSize::mib(100), ByteSize::mib(20)), "MiB win");
+}
+
+#[test]
+fn a_file_that_is_wrong_in_many_ways_is_told_of_all_of_them_and_warned() {
+    let text = with("  debug:\n", "  debug: {verbosity: basic, verbosity: basic}\n").replacen(
+        "      insecure: true",
+        "      insecure: true\n    retry_on_failure: {multiplier: 0, randomization_factor: 2}\n    timeout: 0\n    timeout: 1s",
+        1,
+    );
+    let error = ConfigFile::parse(&text, "c.yaml", &|_| None).and_then(Config::read).unwrap_err();
+    let keys: Vec<(u64, String)> = error.problems().into_iter().map(|p| (p.line, p.key)).collect();
+    let retry = |name: &str| (19, format!("exporters.otlp.retry_on_failure.{name}"));
+    let expected = [
+        (14, String::new()),
+        retry("multiplier"),
+        retry("randomization_factor"),
+        (20, "exporters.otlp.timeout".to_owned()),
+        (21, String::new()),
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(error.warnings().iter().map(|w| w.key.as_str()).collect::<Vec<_>>(), ["storage.directory"]);
+}
+
+/// Step 4 of the README's "Five minutes".
+#[test]
+fn a_collectors_file_goes_through_a_ground_station_as_the_readme_says() {
+    let own = include_str!("../../../deploy/config/agent.yaml");
+    let link = &own[own.find("\nlink:").unwrap()..own.find("\ndelivery_attribute:").unwrap()];
+    let text = LARGER.replacen("exporters:\n", "exporters:\n  link:\n", 1);
+    let lines = text.lines().map(|line| match line.trim_start().starts_with("exporters: [") {
+        true => "      exporters: [link]\n".to_owned(),
+        false => format!("{line}\n"),
+    });
+    let config = read(&format!("{}{link}\n", lines.collect::<String>())).unwrap();
+    assert_eq!(config.consumers().keys().collect::<Vec<_>>(), [LINK]);
+    assert_eq!(config.link.unwrap().stations.len(), 1);
 }

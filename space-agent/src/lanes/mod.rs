@@ -147,22 +147,24 @@ impl Lanes {
 }
 
 impl LanesConfig {
+    /// Everything that is wrong with them; whether they make sense together once each does alone.
+    pub fn problems(&self) -> Vec<Invalid> {
+        let alone: Vec<Invalid> = self.0.iter().flat_map(|(name, lane)| lane.problems(name)).collect();
+        if alone.is_empty() { self.lanes().err().into_iter().collect() } else { alone }
+    }
+
     /// The lanes, or why they make no sense together.
     pub fn lanes(&self) -> Result<Lanes, Invalid> {
         let mut lanes = Lanes::default();
         let mut rules = Vec::new();
         let mut shares = 0.0;
         for (name, config) in &self.0 {
-            let key = |part: &str| format!("lanes.{name}.{part}");
             let lane = config.lane(name)?;
             if let Some(other) = lanes.names.insert(lane, name.clone()) {
                 let message = format!("{lane} is the number of `{other}` already; choose another");
-                return Err(Invalid::new(key("number"), message));
+                return Err(Invalid::new(format!("lanes.{name}.number"), message));
             }
-            for (n, rule) in config.rules.iter().enumerate() {
-                rule.validate().map_err(|message| Invalid::new(key(&format!("match[{n}]")), message))?;
-                rules.push((lane, rule.clone()));
-            }
+            rules.extend(config.rules.iter().map(|rule| (lane, rule.clone())));
             shares += config.share.map_or(0.0, |share| share.0);
             lanes.policies.insert(lane, config.policy());
         }
@@ -189,43 +191,46 @@ impl LanesConfig {
 
 impl LaneConfig {
     fn lane(&self, name: &str) -> Result<Lane, Invalid> {
-        let key = |part: &str| format!("lanes.{name}.{part}");
-        if name == BULK {
-            if !self.rules.is_empty() {
-                let message = "bulk takes what no other lane takes; leave `match` out";
-                return Err(Invalid::new(key("match"), message));
-            }
-            if self.number.is_some_and(|n| n != Lane::BULK.0) {
-                return Err(Invalid::new(key("number"), "the number of bulk is 8; leave it out"));
-            }
-            self.check_limits(name)?;
-            return Ok(Lane::BULK);
-        }
-        if self.rules.is_empty() {
-            return Err(Invalid::new(key("match"), "is empty; say which items go into this lane"));
-        }
-        self.check_limits(name)?;
-        match self.number {
-            Some(n) if (1..=MAX_LANE).contains(&n) && n != Lane::BULK.0 => Ok(Lane(n)),
-            Some(_) => {
-                let message = format!("must be from 1 to {MAX_LANE} and not 8, which is bulk");
-                Err(Invalid::new(key("number"), message))
-            }
-            None => {
-                Err(Invalid::new(key("number"), "is missing; a smaller number is more urgent, bulk is 8"))
-            }
+        match self.problems(name).into_iter().next() {
+            Some(wrong) => Err(wrong),
+            None if name == BULK => Ok(Lane::BULK),
+            None => Ok(Lane(self.number.unwrap_or_default())),
         }
     }
 
-    fn check_limits(&self, name: &str) -> Result<(), Invalid> {
-        let key = |part: &str| format!("lanes.{name}.{part}");
-        if self.lifetime.is_some_and(|l| l < Span::secs(1)) {
-            return Err(Invalid::new(key("lifetime"), "must be at least 1s"));
+    /// Everything that is wrong with it, whatever other lanes there are.
+    fn problems(&self, name: &str) -> Vec<Invalid> {
+        let mut wrong = Vec::new();
+        let mut check = |right: bool, part: &str, message: String| {
+            if !right {
+                wrong.push(Invalid::new(format!("lanes.{name}.{part}"), message));
+            }
+        };
+        if name == BULK {
+            let message = "bulk takes what no other lane takes; leave `match` out";
+            check(self.rules.is_empty(), "match", message.to_owned());
+            let message = "the number of bulk is 8; leave it out";
+            check(self.number.is_none_or(|n| n == Lane::BULK.0), "number", message.to_owned());
+        } else {
+            let message = "is empty; say which items go into this lane";
+            check(!self.rules.is_empty(), "match", message.to_owned());
+            let message = match self.number {
+                Some(_) => format!("must be from 1 to {MAX_LANE} and not 8, which is bulk"),
+                None => "is missing; a smaller number is more urgent, bulk is 8".to_owned(),
+            };
+            let fits = |n: u8| (1..=MAX_LANE).contains(&n) && n != Lane::BULK.0;
+            check(self.number.is_some_and(fits), "number", message);
         }
-        if self.quota.is_some_and(|q| q < ByteSize::kib(64)) {
-            return Err(Invalid::new(key("quota"), "must be at least 64KiB"));
+        let short = self.lifetime.is_some_and(|l| l < Span::secs(1));
+        check(!short, "lifetime", "must be at least 1s".to_owned());
+        let small = self.quota.is_some_and(|q| q < ByteSize::kib(64));
+        check(!small, "quota", "must be at least 64KiB".to_owned());
+        for (n, rule) in self.rules.iter().enumerate() {
+            if let Err(message) = rule.validate() {
+                check(false, &format!("match[{n}]"), message);
+            }
         }
-        Ok(())
+        wrong
     }
 
     fn policy(&self) -> Policy {
@@ -286,5 +291,16 @@ mod tests {
             let error = lanes(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn every_mistake_of_every_lane_is_named_at_once() {
+        let text = "x: {match: [], quota: 1KiB}\ny: {number: 3}\nbulk: {number: 2}";
+        let config: LanesConfig = perigee_shared::config::parse(text, "agent.yaml", |_| None).unwrap();
+        let keys: Vec<String> = config.problems().into_iter().map(|p| p.key).collect();
+        assert_eq!(
+            keys,
+            ["lanes.bulk.number", "lanes.x.match", "lanes.x.number", "lanes.x.quota", "lanes.y.match"]
+        );
     }
 }

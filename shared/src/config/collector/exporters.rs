@@ -2,7 +2,7 @@
 
 use super::Program;
 use super::names::{self, EXPORTERS, Section, kind, used_in_pipelines};
-use super::rules::{Act, Notes, Rules, apply, is_off};
+use super::rules::{Act, Notes, Rules, Takes, apply, check, is_off};
 use crate::config::tree::{Map, Node, Value};
 use crate::export::endpoint::is_loopback;
 
@@ -66,6 +66,30 @@ const ROTATION: Rules = &[
 
 /// What is looked at by itself.
 pub(super) const QUEUED: Rules = &[("sending_queue", Act::Silent), ("retry_on_failure", Act::Silent)];
+
+const SIZER: Takes = Takes::Word(&["requests", "items", "bytes"]);
+
+/// `sending_queue`.
+const QUEUE: Takes = Takes::Section(&[
+    ("enabled", Takes::Bool),
+    ("num_consumers", Takes::Whole),
+    ("wait_for_result", Takes::Bool),
+    ("block_on_overflow", Takes::Bool),
+    ("blocking", Takes::Bool),
+    ("sizer", SIZER),
+    ("queue_size", Takes::Whole),
+    ("storage", Takes::Text),
+    (
+        "batch",
+        Takes::Section(&[
+            ("flush_timeout", Takes::Duration),
+            ("min_size", Takes::Whole),
+            ("max_size", Takes::Whole),
+            ("sizer", SIZER),
+            ("partition", Takes::Any),
+        ]),
+    ),
+]);
 
 pub(super) const TLS: Rules = &[
     ("server_name_override", Act::Rename("server_name")),
@@ -164,6 +188,7 @@ fn batch_max_size(map: &Map, notes: &mut Notes) -> Option<(u64, String)> {
 
 fn queue(key: &str, settings: &mut Map, stores: &[String], notes: &mut Notes) {
     let Some(entry) = settings.take("sending_queue") else { return };
+    check(&format!("{key}.sending_queue"), entry.line, &entry.node, QUEUE, notes);
     let Some(queue) = entry.node.as_map() else { return };
     if let Some(storage) = queue.get("storage").and_then(|n| n.as_text())
         && !stores.iter().any(|s| s == storage)
@@ -240,7 +265,9 @@ fn otlp(key: &str, kind: &str, settings: &mut Map, largest: Option<(u64, String)
     }
     let endpoint = settings.0.iter().find(|e| e.key == "endpoint");
     let Some(endpoint) = endpoint.filter(|_| kind == "otlp" || kind == "otlp_grpc") else { return };
-    let Some(text) = endpoint.node.as_text().filter(|t| !t.contains("://") && !has_tls) else { return };
+    // One without a host is refused.
+    let is_plain = |t: &&str| !t.contains("://") && !t.starts_with(':') && !has_tls;
+    let Some(text) = endpoint.node.as_text().filter(is_plain) else { return };
     let message = if is_loopback(text) {
         format!(
             "{text} is this machine, so Perigee uses no TLS, while the Collector does; write http://{text} or https://{text}"
@@ -257,9 +284,12 @@ fn otlp(key: &str, kind: &str, settings: &mut Map, largest: Option<(u64, String)
 fn headers(settings: &mut Map) {
     let Some(node) = settings.get_mut("headers") else { return };
     let Value::List(list) = &node.value else { return };
-    let text = |n: &Node, key: &str| n.at(&[key]).and_then(Node::as_text).map(str::to_owned);
-    let pairs: Option<Vec<_>> =
-        list.iter().map(|n| Some((n.line, text(n, "name")?, text(n, "value")?))).collect();
+    let text = |n: &Node, key: &str| n.at(&[key])?.as_text().map(str::to_owned);
+    let value = |n: &Node| n.at(&["value"]).filter(|v| v.is_null()).map(|_| String::new());
+    let pairs: Option<Vec<_>> = list
+        .iter()
+        .map(|n| Some((n.line, text(n, "name")?, text(n, "value").or_else(|| value(n))?)))
+        .collect();
     let Some(pairs) = pairs else { return };
     let mut map = Map::default();
     for (line, name, value) in pairs {

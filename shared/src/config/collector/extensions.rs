@@ -83,7 +83,14 @@ pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) -> O
                     settings.set("endpoint", line, Node::text(line, default));
                 }
             }
-            "basicauth" => apply(&key, settings, BASIC, notes),
+            "basicauth" => {
+                let of_server = settings.get("htpasswd").is_some();
+                if of_server && settings.get("client_auth").is_none() {
+                    // That it is missing follows.
+                    notes.removed.push(vec!["extensions".to_owned(), name.clone(), "client_auth".to_owned()]);
+                }
+                apply(&key, settings, BASIC, notes);
+            }
             "bearertokenauth" => apply(&key, settings, BEARER, notes),
             _ => {}
         }
@@ -136,10 +143,20 @@ fn select(map: &mut Map, program: Program, notes: &mut Notes) {
             notes.wrong(second.line, format!("extensions.{}", second.key), message);
         }
     }
+    let mut idle = Vec::new();
     for name in defined.iter().filter(|n| !starts(n) && !own.contains(&kind(n))) {
         if let Some(entry) = extensions.take(name) {
             let message = "is not in service.extensions and is not started, as in the Collector";
             notes.warn(entry.line, format!("extensions.{name}"), message);
+            idle.push(name);
+        }
+    }
+    // An exporter that needs one of them is told what is missing.
+    for exporter in map.get("exporters").and_then(Node::as_map).into_iter().flat_map(|m| &m.0) {
+        let Some(auth) = exporter.node.at(&["auth", "authenticator"]) else { continue };
+        if let Some(name) = auth.as_text().filter(|name| idle.iter().any(|idle| *idle == name)) {
+            let message = format!("`{name}` is in extensions but not in service.extensions; add it there");
+            notes.wrong(auth.line, format!("exporters.{}.auth.authenticator", exporter.key), message);
         }
     }
 }

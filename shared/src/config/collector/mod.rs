@@ -54,6 +54,7 @@ pub fn translate(file: &mut ConfigFile, program: Program) {
     if program == Program::Agent {
         log_directory(map, storage, &mut notes);
     }
+    file.renamed.append(&mut notes.renamed);
     file.problems.append(&mut notes.problems);
     file.warnings.append(&mut notes.warnings);
     file.warnings.sort_by_key(|w| w.line);
@@ -105,6 +106,9 @@ fn connectors(map: &mut Map, notes: &mut Notes) {
     let Some(entry) = map.take("connectors") else { return };
     for connector in entry.node.as_map().into_iter().flat_map(|m| &m.0) {
         let key = format!("connectors.{}", connector.key);
+        // So does every pipeline that names it.
+        notes.gone("receivers", &connector.key);
+        notes.gone("exporters", &connector.key);
         notes.wrong(
             connector.line,
             key,

@@ -47,18 +47,26 @@ pub(super) fn translate(map: &mut Map, notes: &mut Notes) {
         }
         let Some(mut entry) = processors.take(&first) else { continue };
         if let Some(settings) = entry.node.map_mut() {
-            apply(&format!("processors.{first}"), settings, rules, notes);
-            if name == "batch" { batch(settings) } else { limiter(settings) }
+            let key = format!("processors.{first}");
+            let before = notes.renamed.len();
+            let in_mib = settings.get("limit_mib").is_some_and(|limit| !is_off(limit));
+            apply(&key, settings, rules, notes);
+            notes.renamed[before..].iter_mut().for_each(|(ours, _)| *ours = ours.replacen(&first, name, 1));
+            if name == "batch" { batch(settings) } else { limiter(&key, settings, in_mib, notes) }
         }
         processors.set(name, entry.line, entry.node);
     }
 }
 
-/// The Collector's spike limit is a fifth of its limit.
-fn limiter(settings: &mut Map) {
+/// The Collector's spike limit is a fifth of its limit, and its percentages count for nothing beside a limit `in_mib`.
+fn limiter(key: &str, settings: &mut Map, in_mib: bool, notes: &mut Notes) {
     for name in ["limit_percentage", "spike_limit_percentage"] {
-        if settings.get(name).is_some_and(is_off) {
-            settings.take(name);
+        let Some(entry) = settings.take(name).filter(|e| !in_mib && !is_off(&e.node)) else { continue };
+        match entry.node.as_text().and_then(|text| text.parse::<u64>().ok()) {
+            Some(percent) if percent > 100 => {
+                notes.wrong(entry.line, format!("{key}.{name}"), "must be from 1 to 100");
+            }
+            _ => settings.0.push(entry),
         }
     }
     let given = |name: &str| settings.get(name).is_some();

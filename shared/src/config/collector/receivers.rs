@@ -1,7 +1,7 @@
 //! `receivers`.
 
 use super::names::{self, RECEIVERS, Section, used_in_pipelines};
-use super::rules::{Act, Notes, Rules, apply};
+use super::rules::{Act, Notes, Rules, Takes, apply, check};
 use crate::config::tree::{Map, Node};
 use crate::serve::Endpoint;
 
@@ -20,6 +20,24 @@ pub(super) const GRPC: Rules = &[
     ("auth", Act::Wrong("anybody could send; use tls with client_ca_file")),
     ("middlewares", Act::Wrong("what a middleware refuses would be accepted")),
 ];
+
+/// `keepalive` of gRPC.
+const KEEPALIVE: Takes = Takes::Section(&[
+    (
+        "server_parameters",
+        Takes::Section(&[
+            ("max_connection_idle", Takes::Duration),
+            ("max_connection_age", Takes::Duration),
+            ("max_connection_age_grace", Takes::Duration),
+            ("time", Takes::Duration),
+            ("timeout", Takes::Duration),
+        ]),
+    ),
+    (
+        "enforcement_policy",
+        Takes::Section(&[("min_time", Takes::Duration), ("permit_without_stream", Takes::Bool)]),
+    ),
+]);
 
 pub(super) const HTTP: Rules = &[
     ("max_request_body_size", Act::Rename("max_request_bytes")),
@@ -95,6 +113,9 @@ pub(super) fn translate(map: &mut Map, notes: &mut Notes) {
             let (key, line) = (format!("{key}.{name}"), entry.line);
             let Some(listener) = entry.node.map_mut() else { continue };
             listener.0.retain(|e| !PATHS.iter().any(|(k, v)| e.key == *k && e.node.as_text() == Some(*v)));
+            if let Some(entry) = listener.0.iter().find(|e| e.key == "keepalive" && name == "grpc") {
+                check(&format!("{key}.keepalive"), entry.line, &entry.node, KEEPALIVE, notes);
+            }
             apply(&key, listener, rules, notes);
             if let Some(tls) = listener.get_mut("tls").and_then(Node::map_mut) {
                 // rustls implements nothing below TLS 1.2.

@@ -1,7 +1,11 @@
 //! What becomes of a key that the Collector has.
 
-use crate::config::Problem;
+use serde::Deserialize;
+
+use crate::config::read::{Fault, Reader, What};
 use crate::config::tree::{Map, Node, Value};
+use crate::config::{Problem, unknown};
+use crate::units::Span;
 
 /// What becomes of a key.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +25,57 @@ pub(super) enum Act {
 /// Keys of a section and what becomes of them.
 pub(super) type Rules = &'static [(&'static str, Act)];
 
+/// What stands at a key that is taken out: it is checked all the same, since a mistake there is a mistake in the Collector too.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Takes {
+    Any,
+    Bool,
+    Whole,
+    Duration,
+    Text,
+    Word(&'static [&'static str]),
+    Section(&'static [(&'static str, Takes)]),
+}
+
+/// Complains of what `takes` does not allow at `key`.
+pub(super) fn check(key: &str, line: u64, node: &Node, takes: Takes, notes: &mut Notes) {
+    let text = node.as_text();
+    // Variables that are not replaced may become anything.
+    if node.is_null() || text.is_some_and(|text| text.contains("${")) {
+        return;
+    }
+    let fault: Option<Fault> = match takes {
+        Takes::Any => None,
+        Takes::Bool => bool::deserialize(Reader(node)).err(),
+        Takes::Whole => u64::deserialize(Reader(node)).err(),
+        Takes::Duration => Span::deserialize(Reader(node)).err(),
+        Takes::Text | Takes::Word(_) => String::deserialize(Reader(node)).err(),
+        Takes::Section(shape) => match node.as_map() {
+            Some(map) => return check_keys(key, map, shape, notes),
+            None => return notes.wrong(line, key, Reader(node).no_section()),
+        },
+    };
+    if let Some(Fault { what: What::Other(message), .. }) = fault {
+        notes.wrong(line, key, message);
+    } else if let (Takes::Word(words), Some(text)) = (takes, text)
+        && !words.contains(&text.to_lowercase().as_str())
+    {
+        notes.wrong(line, key, unknown("value", text, words));
+    }
+}
+
+fn check_keys(key: &str, map: &Map, shape: &[(&'static str, Takes)], notes: &mut Notes) {
+    for entry in &map.0 {
+        match shape.iter().find(|(name, _)| *name == entry.key) {
+            Some((name, takes)) => check(&format!("{key}.{name}"), entry.line, &entry.node, *takes, notes),
+            None => {
+                let known: Vec<&str> = shape.iter().map(|(name, _)| *name).collect();
+                notes.wrong(entry.line, key, unknown("key", &entry.key, &known));
+            }
+        }
+    }
+}
+
 /// What is to be said of a file.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
@@ -28,6 +83,8 @@ pub(super) struct Notes {
     pub(super) warnings: Vec<Problem>,
     /// Paths that are wrong and go.
     pub(super) removed: Vec<Vec<String>>,
+    /// Keys as Perigee calls them, and as the file does.
+    pub(super) renamed: Vec<(String, String)>,
 }
 
 impl Notes {
@@ -37,6 +94,11 @@ impl Notes {
 
     pub(super) fn wrong(&mut self, line: u64, key: impl Into<String>, message: impl Into<String>) {
         self.problems.push(Problem::new(line, key, message));
+    }
+
+    /// Messages about `section.to` call it `key`.
+    pub(super) fn rename(&mut self, section: &str, to: &str, key: String) {
+        self.renamed.push((format!("{section}.{to}"), key));
     }
 
     /// What stands at `section.name` is wrong and goes.
@@ -50,15 +112,15 @@ pub(super) fn is_off(node: &Node) -> bool {
     match &node.value {
         Value::Scalar(s) => s.is_null() || matches!(s.text.as_str(), "false" | "False" | "0" | "0s" | ""),
         Value::List(list) => list.is_empty(),
-        Value::Map(map) => map.0.is_empty(),
+        Value::Map(map) => map.0.is_empty() || map.get("enabled").is_some_and(is_off),
     }
 }
 
-/// Does with the keys of the section `key` what `rules` say.
-pub(super) fn apply(key: &str, map: &mut Map, rules: Rules, notes: &mut Notes) {
+/// Does with the keys of `section` what `rules` say.
+pub(super) fn apply(section: &str, map: &mut Map, rules: Rules, notes: &mut Notes) {
     for (name, act) in rules {
         let Some(entry) = map.take(name) else { continue };
-        let key = format!("{key}.{name}");
+        let key = format!("{section}.{name}");
         let off = is_off(&entry.node);
         match act {
             Act::Silent => {}
@@ -69,10 +131,14 @@ pub(super) fn apply(key: &str, map: &mut Map, rules: Rules, notes: &mut Notes) {
             Act::Rename(to) | Act::Mib(to) if map.get(to).is_some() => {
                 notes.wrong(entry.line, key, format!("`{to}` is set too; keep one of them"));
             }
-            Act::Rename(to) => map.set(to, entry.line, entry.node),
+            Act::Rename(to) => {
+                notes.rename(section, to, key);
+                map.set(to, entry.line, entry.node);
+            }
             Act::Mib(_) if off => {}
             Act::Mib(to) => match entry.node.as_text() {
                 Some(number) if number.starts_with("${") || number.parse::<u64>().is_ok() => {
+                    notes.rename(section, to, key);
                     map.set(to, entry.line, Node::text(entry.line, format!("{number}MiB")));
                 }
                 _ => notes.wrong(entry.line, key, "must be a whole number of MiB"),

@@ -1,7 +1,7 @@
 //! `service.telemetry`.
 
 use super::Program;
-use super::rules::{Act, Notes, Rules, apply};
+use super::rules::{Act, Notes, Rules, Takes, apply, check};
 use crate::config::tree::{Map, Node};
 
 pub(super) const SERVICE: Rules = &[("extensions", Act::Silent)];
@@ -31,6 +31,8 @@ pub(super) const METRICS: Rules = &[
     ("views", Act::Silent),
 ];
 
+const LEVELS: Takes = Takes::Word(&["none", "basic", "normal", "detailed"]);
+
 pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) {
     let Some(telemetry) = map.get_mut("service").and_then(Node::map_mut).and_then(|s| s.get_mut("telemetry"))
     else {
@@ -47,7 +49,11 @@ pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) {
         telemetry.0.push(entry);
         return;
     };
-    let none = metrics.take("level").is_some_and(|e| e.node.as_text() == Some("none"));
+    let level = metrics.take("level");
+    if let Some(level) = &level {
+        check("service.telemetry.metrics.level", level.line, &level.node, LEVELS, notes);
+    }
+    let none = level.is_some_and(|e| e.node.as_text().is_some_and(|t| t.eq_ignore_ascii_case("none")));
     let default = if program == Program::Agent { "8888" } else { "8889" };
     if let Some(readers) = metrics.take("readers") {
         read_by(&readers.node, readers.line, metrics, default, notes);
@@ -69,6 +75,7 @@ fn logs_of(logs: &mut Map, notes: &mut Notes) {
         && let Some(text) = entry.node.as_text()
     {
         let format = if text == "console" { "text" } else { text };
+        notes.rename("service.telemetry.logs", "format", "service.telemetry.logs.encoding".to_owned());
         logs.set("format", entry.line, Node::plain(entry.line, format));
     }
     apply("service.telemetry.logs", logs, LOGS, notes);
@@ -95,6 +102,7 @@ fn read_by(readers: &Node, line: u64, metrics: &mut Map, default: &str, notes: &
         let (host, port) = (text("host").unwrap_or("localhost"), text("port").unwrap_or(default));
         if metrics.get("endpoint").is_none() {
             metrics.set("endpoint", line, Node::text(line, format!("{host}:{port}")));
+            notes.rename("service.telemetry.metrics", "endpoint", key.to_owned());
             if let Some(without) = prometheus.at(&["without_type_suffix"]) {
                 metrics.set("without_type_suffix", line, without.clone());
             }
