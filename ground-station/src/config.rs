@@ -12,7 +12,7 @@ use perigee_shared::config::{Component, Components, ConfigError, ConfigFile, Inv
 use perigee_shared::export::auth::Authenticator;
 use perigee_shared::export::{ExporterConfig, Secret, TlsConfig};
 use perigee_shared::link::tls;
-use perigee_shared::serve::{ControlConfig, HttpConfig};
+use perigee_shared::serve::{ControlConfig, HttpConfig, check_apart};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::telemetry::TelemetryConfig;
 use perigee_shared::units::{ByteSize, Span};
@@ -535,6 +535,14 @@ impl Config {
             wrong.extend(listener.as_ref().and_then(|listener| listener.validate(key).err()));
         }
         let console = self.extensions.console.as_ref();
+        let endpoints = [
+            ("extensions.health_check", self.extensions.health_check.as_ref().map(|http| &*http.endpoint)),
+            ("extensions.api", self.extensions.api.as_ref().map(|http| &*http.endpoint)),
+            ("extensions.console", console.map(|console| &*console.endpoint)),
+            ("service.telemetry.metrics", self.service.telemetry.metrics.as_ref().map(|m| &*m.endpoint)),
+        ];
+        let listeners = endpoints.into_iter().filter_map(|(section, at)| Some((section.to_owned(), at?)));
+        wrong.extend(check_apart(&listeners.collect::<Vec<_>>()));
         wrong.extend(console.into_iter().flat_map(|console| console.validate("extensions.console")));
         wrong
     }
@@ -657,6 +665,11 @@ pub(crate) mod tests {
             ("endpoint: 127.0.0.1:8891", "endpoint: 0.0.0.0:8891", "extensions.console.endpoint"),
             ("{endpoint: 127.0.0.1:8889}", "{endpoint: \"[::]:8889\"}", "insecure: true"),
             ("max_bytes: 10GiB", "max_bytes: 10KiB", "storage.max_bytes"),
+            (
+                "{endpoint: 127.0.0.1:8889}",
+                "{endpoint: 127.0.0.1:8890}",
+                "extensions.api listens at 127.0.0.1:8890",
+            ),
             ("rate: 4MiB", "rate: 0B", "storage.scrub.rate"),
             ("max_partial_bytes: 64MiB", "max_partial_bytes: 1MiB", "link.satellites.sat-1"),
             ("ledger_room: 1", "ledger_room: 0", "link.satellites.sat-1.ledger_room"),

@@ -58,6 +58,19 @@ impl Endpoint {
         }
     }
 
+    /// Whether whoever listens here leaves no room for `other`.
+    fn overlaps(&self, other: &Self) -> bool {
+        let (Self::Tcp(one), Self::Tcp(two)) = (self, other) else { return self == other };
+        let split = |address: &str| {
+            let (host, port) = address.rsplit_once(':')?;
+            let host = if host == "localhost" { "127.0.0.1" } else { host };
+            Some((host.to_owned(), port.parse::<u16>().ok().filter(|port| *port > 0)?))
+        };
+        let Some(((one, port), (two, same))) = split(one).zip(split(two)) else { return false };
+        let is_any = |host: &str| matches!(host, "0.0.0.0" | "[::]");
+        port == same && (one == two || is_any(&one) || is_any(&two))
+    }
+
     /// Whether only this machine can reach it.
     pub fn is_local(&self) -> bool {
         let Self::Tcp(address) = self else { return true };
@@ -205,6 +218,21 @@ async fn bind_unix(path: &PathBuf) -> io::Result<UnixListener> {
         }
         other => other,
     }
+}
+
+/// Listeners of one program that could not be bound beside each other: the section of each, and its endpoint.
+pub fn check_apart(listeners: &[(String, &str)]) -> Vec<Invalid> {
+    let mut wrong = Vec::new();
+    for (n, (section, text)) in listeners.iter().enumerate() {
+        let Ok(endpoint) = Endpoint::parse(text) else { continue };
+        let takes =
+            |(_, earlier): &&(String, &str)| Endpoint::parse(earlier).is_ok_and(|e| e.overlaps(&endpoint));
+        if let Some((other, address)) = listeners[..n].iter().find(takes) {
+            let message = format!("{other} listens at {address} already; configure another port");
+            wrong.push(Invalid::new(format!("{section}.endpoint"), message));
+        }
+    }
+    wrong
 }
 
 /// Why there could be no unix socket at an endpoint, if it is one.
@@ -624,6 +652,26 @@ mod tests {
         stop.cancel();
         assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
         assert_eq!(asked.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    }
+
+    #[test]
+    fn listeners_of_one_program_that_take_each_others_place_are_named() {
+        for (one, two, together) in [
+            ("127.0.0.1:4317", "127.0.0.1:4317", false),
+            ("localhost:4317", "127.0.0.1:4317", false),
+            ("0.0.0.0:4317", "localhost:4317", false),
+            ("[::1]:4317", "[::]:4317", false),
+            ("unix:///run/a.sock", "unix:///run/a.sock", false),
+            ("127.0.0.1:4317", "127.0.0.1:4318", true),
+            ("127.0.0.1:4317", "192.0.2.1:4317", true),
+            ("127.0.0.1:0", "127.0.0.1:0", true),
+            ("unix:///run/a.sock", "unix:///run/b.sock", true),
+            ("nowhere", "nowhere", true),
+        ] {
+            let wrong = check_apart(&[("a".to_owned(), one), ("b".to_owned(), two)]);
+            assert_eq!(wrong.is_empty(), together, "{one} {two}");
+            assert!(wrong.iter().all(|w| w.key == "b.endpoint" && w.message.starts_with("a listens at")));
+        }
     }
 
     #[tokio::test]

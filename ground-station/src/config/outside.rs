@@ -12,7 +12,7 @@ use perigee_shared::serve::{CertificateFiles, check_endpoint, check_socket};
 use super::{Config, LinkConfig};
 use crate::console::{Console, ConsoleTls};
 use crate::ground::Part;
-use crate::link::Link;
+use crate::link::{Link, LinkError};
 
 impl Config {
     /// Reads and checks the file at `path`, and what it names for these parts of the work; must be called inside a tokio runtime.
@@ -96,7 +96,10 @@ fn look_at_link(config: &Config, env: &Env, found: &mut Outside) {
         }
     }
     if found.wrong.len() == before {
-        found.wrong.extend(Link::check(config, env).err().map(|error| complain(CERTIFICATE, &error)));
+        found.wrong.extend(Link::check(config, env).err().map(|error| match error {
+            LinkError::Tls(error) => complain(CERTIFICATE, &error),
+            other => complain(CERTIFICATE, &other),
+        }));
     }
     let dates = tls::out_of_date(certificate_file, env.unix_nano());
     found.odd.extend(dates.map(|words| (CERTIFICATE.to_owned(), words)));

@@ -123,7 +123,7 @@ fn credentials(link: &LinkConfig) -> Result<(Credentials, Identity), TlsError> {
     let own = credentials.identity()?;
     if own.role != Role::Station || own.id != link.station {
         return Err(TlsError::Identity(
-            "link.certificate_file is not the certificate of link.station: issue one with `pki issue station ID`",
+            "this is not the certificate of link.station: issue one with `pki issue station ID`",
         ));
     }
     Ok((credentials, own))

@@ -7,7 +7,7 @@ use perigee_shared::config::collector::{self, Program};
 use perigee_shared::config::reload::{InForce, Reread};
 use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, Problem};
 use perigee_shared::link::tls::is_valid_id;
-use perigee_shared::serve::{Endpoint, validate_endpoint};
+use perigee_shared::serve::{Endpoint, check_apart, validate_endpoint};
 use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::units::{ByteSize, Span};
 
@@ -178,6 +178,7 @@ impl Config {
         ] {
             wrong.extend(http.and_then(|http| http.validate(key).err()));
         }
+        wrong.extend(check_apart(&self.listeners()));
         wrong.extend(self.service.telemetry.otlp.check("service.telemetry.otlp"));
         for (name, authenticator) in &self.extensions.authenticators {
             wrong.extend(authenticator.validate(&format!("extensions.{name}")).err());
@@ -195,6 +196,22 @@ impl Config {
             wrong.push(Invalid::new("storage.commit_interval", why));
         }
         wrong
+    }
+
+    /// Every listener that is started: its section and its endpoint.
+    fn listeners(&self) -> Vec<(String, &str)> {
+        let mut out = Vec::new();
+        for (name, otlp) in self.otlp_receivers().filter(|(name, _)| !self.signals_from(name).is_empty()) {
+            for (protocol, listener) in [("grpc", &otlp.protocols.grpc), ("http", &otlp.protocols.http)] {
+                let Some(listener) = listener else { continue };
+                out.push((format!("receivers.{name}.protocols.{protocol}"), &*listener.endpoint));
+            }
+        }
+        let health = self.extensions.health_check.as_ref();
+        out.extend(health.map(|http| ("extensions.health_check".to_owned(), &*http.endpoint)));
+        let metrics = self.service.telemetry.metrics.as_ref();
+        out.extend(metrics.map(|metrics| ("service.telemetry.metrics".to_owned(), &*metrics.endpoint)));
+        out
     }
 
     fn check_receiver(&self, key: &str, otlp: &OtlpReceiver, wrong: &mut Vec<Invalid>) {

@@ -253,6 +253,13 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "service:\n",
+        "extensions: {health_check: {endpoint: \"127.0.0.1:4318\"}}\nservice:\n",
+        &[
+            "c.yaml:20: extensions.health_check.endpoint: receivers.otlp.protocols.http listens at localhost:4318 already",
+        ],
+    ),
+    (
+        "service:\n",
         "connectors:\n  forward:\nservice:\n",
         &["connectors.forward: connectors are not implemented"],
     ),

@@ -164,7 +164,10 @@ fn modified(file: &Path) -> Option<SystemTime> {
 }
 
 fn unusable(file: &Path, error: &dyn std::fmt::Display) -> ConfigError {
-    ConfigError::Invalid { path: file.display().to_string(), key: "orbit".into(), message: error.to_string() }
+    let (path, message) = (file.display().to_string(), error.to_string());
+    // Some of them begin with the path.
+    let message = message.strip_prefix(&format!("{path}: ")).unwrap_or(&message).to_owned();
+    ConfigError::Invalid { path, key: "orbit".into(), message }
 }
 
 impl FileSource {
@@ -263,7 +266,14 @@ impl FileSource {
         }
         if let Err(error) = &read {
             let in_force = self.plan.len();
-            tracing::error!(%error, in_force, "the contact plan cannot be used; the previous one stays in force");
+            match self.hash {
+                Some(_) => {
+                    tracing::error!(%error, in_force, "the contact plan cannot be used; the previous one stays in force");
+                }
+                None => {
+                    tracing::error!(%error, "the contact plan cannot be used; no plan is in force, and contacts.fallback decides")
+                }
+            }
         }
         self.error = read.err().map(|error| error.to_string());
     }
