@@ -119,10 +119,11 @@ impl Config {
         if self.otlp_receivers().any(durable) { Acknowledge::Durable } else { Acknowledge::Received }
     }
 
-    /// Gives exporters the headers that their authenticators say.
+    /// Gives exporters the headers that their authenticators say; one that no pipeline uses sends nothing and needs none.
     fn authorize(&mut self) -> Vec<Invalid> {
+        let used = self.consumers();
         let (authenticators, mut wrong) = (&self.extensions.authenticators, Vec::new());
-        for (name, exporter) in &mut self.exporters.0 {
+        for (name, exporter) in self.exporters.0.iter_mut().filter(|(name, _)| used.contains_key(*name)) {
             if let ExporterConfig::Direct(direct) = exporter {
                 wrong.extend(direct.authorize_from(name, authenticators).err());
             }
@@ -242,7 +243,10 @@ impl Config {
 
     fn check_max_request(&self, key: &str, max: ByteSize, wrong: &mut Vec<Invalid>) {
         if !(ByteSize::kib(1)..=MOST_REQUEST).contains(&max) {
-            wrong.push(Invalid::new(key, "must be from 1KiB to 32MiB"));
+            wrong.push(Invalid::new(
+                key,
+                "must be from 1KiB to 32MiB: a request is held in memory until it is stored",
+            ));
         } else if max > self.processors.memory_limiter.max_in_flight
             && self.processors.memory_limiter.limit >= LEAST_MEMORY
         {

@@ -704,6 +704,10 @@ fn what_the_collector_takes_is_taken() {
             "      grpc:\n        keepalive: {server_parameters: {max_connection_age: 1h, time: 2h}, enforcement_policy: {min_time: 5m}}\n",
         ),
         ("service:\n", "service:\n  telemetry: {metrics: {level: Detailed}}\n"),
+        (
+            "  debug:\n",
+            "  debug:\n  otlp/spare: {endpoint: \"x:4317\", auth: {authenticator: oauth2client}}\n",
+        ),
     ] {
         read(&with(from, to)).unwrap_or_else(|error| panic!("{to}: {error}"));
     }

@@ -152,7 +152,9 @@ fn select(map: &mut Map, program: Program, notes: &mut Notes) {
         }
     }
     // An exporter that needs one of them is told what is missing.
-    for exporter in map.get("exporters").and_then(Node::as_map).into_iter().flat_map(|m| &m.0) {
+    let used = names::used_in_pipelines(map, "exporters");
+    let exporters = map.get("exporters").and_then(Node::as_map).into_iter().flat_map(|m| &m.0);
+    for exporter in exporters.filter(|e| used.contains(&e.key)) {
         let Some(auth) = exporter.node.at(&["auth", "authenticator"]) else { continue };
         if let Some(name) = auth.as_text().filter(|name| idle.iter().any(|idle| *idle == name)) {
             let message = format!("`{name}` is in extensions but not in service.extensions; add it there");

@@ -8,7 +8,10 @@ pub(super) const SERVICE: Rules = &[("extensions", Act::Silent)];
 
 pub(super) const TELEMETRY: Rules = &[
     ("traces", Act::Instead("the program records no spans of its own")),
-    ("resource", Act::Instead("the program's metrics are scraped, and carry no resource")),
+    (
+        "resource",
+        Act::Instead("scraped metrics carry no resource, and those that are sent carry the program's own"),
+    ),
 ];
 
 pub(super) const LOGS: Rules = &[
