@@ -62,7 +62,12 @@ fn a_wrong_configuration_ends_with_64_and_says_what_is_wrong() {
     assert!(output.status.success(), "{}", text(&output));
     for (from, to, expected) in [
         ("  station:", "  statoin:", "did you mean `station`"),
-        ("station: svalbard", "station: tromso", "pki issue station"),
+        (
+            "station: svalbard",
+            "station: tromso",
+            "link.certificate_file: it is the certificate of the station svalbard, and link.station is tromso: name the right \
+             file, or issue one with `pki issue station tromso`",
+        ),
         ("satellite-ca.crt", "nothing.crt", "nothing.crt"),
         ("[file]", "[flie]", "did you mean `file`"),
     ] {

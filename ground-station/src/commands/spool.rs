@@ -100,7 +100,7 @@ pub(super) async fn fetch<R: serde::Serialize>(
         let method = if body.is_some() { http::Method::POST } else { http::Method::GET };
         match control::request(&control.socket, method, path, body.as_ref()).await {
             Err(ControlError::NotRunning { source, .. }) if source.kind() != ErrorKind::PermissionDenied => {}
-            other => return Ok(other?),
+            other => return other.map_err(|error| anyhow::anyhow!("{}", error.told("ground-station"))),
         }
     }
     let store = look_at_store(config, &Env::production())

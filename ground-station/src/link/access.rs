@@ -122,9 +122,12 @@ fn credentials(link: &LinkConfig) -> Result<(Credentials, Identity), TlsError> {
     let credentials = Credentials::load(&link.certificate_file, &link.private_key_file)?;
     let own = credentials.identity()?;
     if own.role != Role::Station || own.id != link.station {
-        return Err(TlsError::Identity(
-            "this is not the certificate of link.station: issue one with `pki issue station ID`",
-        ));
+        let (role, id, station) = (own.role.name(), &own.id, &link.station);
+        let message = format!(
+            "it is the certificate of the {role} {id}, and link.station is {station}: name the right file, or issue one with \
+             `pki issue station {station}`"
+        );
+        return Err(TlsError::Identity(message.into()));
     }
     Ok((credentials, own))
 }

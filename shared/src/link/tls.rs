@@ -3,6 +3,7 @@
 //! Satellites and stations have separate authorities. A satellite is `spiffe://DOMAIN/satellite/ID`, a station
 //! `spiffe://DOMAIN/station/ID`; a station's certificate also has `ID` as its DNS name, which rustls checks.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +50,7 @@ pub enum TlsError {
     Verifier(#[from] rustls::server::VerifierBuilderError),
     /// The peer shows no certificate, or one without the identity that is asked for.
     #[error("{0}")]
-    Identity(&'static str),
+    Identity(Cow<'static, str>),
 }
 
 fn unreadable(what: &'static str, path: &Path, error: &pem::Error) -> TlsError {
@@ -307,8 +308,8 @@ pub fn server_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.max_early_data_size = 0;
     config.send_tls13_tickets = 0;
-    let crypto =
-        QuicServerConfig::try_from(config).map_err(|_| TlsError::Identity("no TLS 1.3 cipher suite"))?;
+    let crypto = QuicServerConfig::try_from(config)
+        .map_err(|_| TlsError::Identity("no TLS 1.3 cipher suite".into()))?;
     Ok(quinn::ServerConfig::with_crypto(Arc::new(crypto)))
 }
 
@@ -335,8 +336,8 @@ pub fn client_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_early_data = false;
     config.resumption = rustls::client::Resumption::disabled();
-    let crypto =
-        QuicClientConfig::try_from(config).map_err(|_| TlsError::Identity("no TLS 1.3 cipher suite"))?;
+    let crypto = QuicClientConfig::try_from(config)
+        .map_err(|_| TlsError::Identity("no TLS 1.3 cipher suite".into()))?;
     Ok(quinn::ClientConfig::new(Arc::new(crypto)))
 }
 
@@ -364,6 +365,16 @@ pub enum Role {
     Satellite,
     /// `/station/ID`
     Station,
+}
+
+impl Role {
+    /// In a word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Satellite => "satellite",
+            Self::Station => "station",
+        }
+    }
 }
 
 /// Who a certificate says its holder is.
@@ -394,8 +405,9 @@ impl Identity {
     }
 
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, TlsError> {
-        const MISSING: TlsError =
-            TlsError::Identity("the certificate has no URI SAN spiffe://DOMAIN/satellite/ID or /station/ID");
+        const MISSING: TlsError = TlsError::Identity(Cow::Borrowed(
+            "the certificate has no URI SAN spiffe://DOMAIN/satellite/ID or /station/ID",
+        ));
         let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|_| MISSING)?;
         // Exactly one: a second URI would leave open which of them counts.
         let mut names = parsed.valid_uri_names();
@@ -417,7 +429,8 @@ pub fn is_valid_id(id: &str) -> bool {
 /// The identity that the peer of `connection` has proved.
 pub fn peer_identity(connection: &quinn::Connection) -> Result<Identity, TlsError> {
     Identity::of(
-        &peer_certificate(connection).ok_or(TlsError::Identity("the peer has shown no certificate"))?,
+        &peer_certificate(connection)
+            .ok_or(TlsError::Identity("the peer has shown no certificate".into()))?,
     )
 }
 

@@ -218,7 +218,7 @@ pub(super) fn open_to_others(map: &mut Map, notes: &mut Notes) {
         }
         section.set("insecure", line, Node::plain(line, "true"));
         let message = format!(
-            "other machines can reach {text}, without TLS; write localhost, or insecure: true beside it if that is right"
+            "other machines can reach {text}, without TLS; insecure: true beside it says that this is right, else write localhost"
         );
         notes.warn(line, format!("{key}.endpoint"), message);
     };
