@@ -100,6 +100,8 @@ pub struct Problem {
 
 impl Problem {
     /// A complaint about `key` at `line`.
+    // Called in many places, and never often: inlined it is kilobytes.
+    #[inline(never)]
     pub fn new(line: u64, key: impl Into<String>, message: impl Into<String>) -> Self {
         Self { line, key: key.into(), message: message.into() }
     }
@@ -154,6 +156,7 @@ pub struct Invalid {
 
 impl Invalid {
     /// A complaint about `key`.
+    #[inline(never)]
     pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
         Self { key: key.into(), message: message.into() }
     }
@@ -295,6 +298,7 @@ fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a 
 }
 
 /// The same; what was meant may also be one of `more`.
+#[inline(never)]
 fn unknown_among(what: &str, found: &str, known: &[&str], more: &[&str]) -> String {
     match nearest(found, known.iter().chain(more).copied()) {
         Some(k) => {

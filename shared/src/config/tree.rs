@@ -63,11 +63,13 @@ impl Scalar {
 
 impl Node {
     /// Text at `line` that is not quoted.
+    #[inline(never)]
     pub fn plain(line: u64, text: impl Into<String>) -> Self {
         Self { line, value: Value::Scalar(Scalar { text: text.into(), plain: true }) }
     }
 
     /// Text at `line` that is text whatever it looks like.
+    #[inline(never)]
     pub fn text(line: u64, text: impl Into<String>) -> Self {
         Self { line, value: Value::Scalar(Scalar { text: text.into(), plain: false }) }
     }

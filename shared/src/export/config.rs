@@ -148,16 +148,10 @@ pub enum Compression {
     None,
 }
 
-/// Headers to send; their values may be secrets and are not shown. Nothing is an empty value, as in the Collector.
+/// Headers to send; their values may be secrets and are not shown.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "BTreeMap<String, Option<String>>")]
+#[serde(transparent)]
 pub struct Headers(pub BTreeMap<String, String>);
-
-impl From<BTreeMap<String, Option<String>>> for Headers {
-    fn from(headers: BTreeMap<String, Option<String>>) -> Self {
-        Self(headers.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect())
-    }
-}
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -277,7 +277,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     (
         "      insecure: true",
         "      insecure: true\n    sending_queue: {queue_size: -1}",
-        &["exporters.otlp.sending_queue.queue_size: `-1` must be from 0"],
+        &["exporters.otlp.sending_queue.queue_size: `-1` is not a whole number"],
     ),
     (
         "      insecure: true",

@@ -3,7 +3,7 @@
 use super::Program;
 use super::names::{self, EXPORTERS, Section, kind, used_in_pipelines};
 use super::rules::{Act, Notes, Rules, Takes, apply, check, is_off};
-use crate::config::tree::{Map, Node, Value};
+use crate::config::tree::{Entry, Map, Node, Value};
 use crate::export::endpoint::is_loopback;
 
 const COMMON: Rules = &[
@@ -280,22 +280,20 @@ fn otlp(key: &str, kind: &str, settings: &mut Map, largest: Option<(u64, String)
     notes.warn(endpoint.line, format!("{key}.endpoint"), message);
 }
 
-/// Headers may be a list of names and values.
+/// Headers may be a list of names and values, and nothing is an empty value.
 fn headers(settings: &mut Map) {
     let Some(node) = settings.get_mut("headers") else { return };
-    let Value::List(list) = &node.value else { return };
-    let text = |n: &Node, key: &str| n.at(&[key])?.as_text().map(str::to_owned);
-    let value = |n: &Node| n.at(&["value"]).filter(|v| v.is_null()).map(|_| String::new());
-    let pairs: Option<Vec<_>> = list
-        .iter()
-        .map(|n| Some((n.line, text(n, "name")?, text(n, "value").or_else(|| value(n))?)))
-        .collect();
-    let Some(pairs) = pairs else { return };
-    let mut map = Map::default();
-    for (line, name, value) in pairs {
-        map.set(&name, line, Node::text(line, value));
+    if let Value::List(list) = &node.value {
+        let pair = |n: &Node| {
+            let name = n.at(&["name"])?.as_text()?.to_owned();
+            Some(Entry { key: name, line: n.line, node: n.at(&["value"])?.clone() })
+        };
+        let Some(pairs) = list.iter().map(pair).collect() else { return };
+        node.value = Value::Map(Map(pairs));
     }
-    node.value = Value::Map(map);
+    for entry in node.map_mut().into_iter().flat_map(|map| &mut map.0).filter(|e| e.node.is_null()) {
+        entry.node = Node::text(entry.line, "");
+    }
 }
 
 fn client_tls(key: &str, tls: &mut Map, notes: &mut Notes) {

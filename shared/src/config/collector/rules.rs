@@ -1,11 +1,9 @@
 //! What becomes of a key that the Collector has.
 
-use serde::Deserialize;
-
-use crate::config::read::{Fault, Reader, What};
-use crate::config::tree::{Map, Node, Value};
+use crate::config::read::Reader;
+use crate::config::tree::{Map, Node, Value, boolean};
 use crate::config::{Problem, unknown};
-use crate::units::Span;
+use crate::units::parse_duration;
 
 /// What becomes of a key.
 #[derive(Debug, Clone, Copy)]
@@ -44,23 +42,28 @@ pub(super) fn check(key: &str, line: u64, node: &Node, takes: Takes, notes: &mut
     if node.is_null() || text.is_some_and(|text| text.contains("${")) {
         return;
     }
-    let fault: Option<Fault> = match takes {
-        Takes::Any => None,
-        Takes::Bool => bool::deserialize(Reader(node)).err(),
-        Takes::Whole => u64::deserialize(Reader(node)).err(),
-        Takes::Duration => Span::deserialize(Reader(node)).err(),
-        Takes::Text | Takes::Word(_) => String::deserialize(Reader(node)).err(),
-        Takes::Section(shape) => match node.as_map() {
+    let wrong = match (takes, text) {
+        (Takes::Section(shape), _) => match node.as_map() {
             Some(map) => return check_keys(key, map, shape, notes),
-            None => return notes.wrong(line, key, Reader(node).no_section()),
+            None => Some(Reader(node).no_section()),
         },
+        (Takes::Any, _) => None,
+        (_, None) => Some("a single value is expected here".to_owned()),
+        (Takes::Text, _) => None,
+        (Takes::Bool, Some(text)) => {
+            boolean(text).is_none().then(|| format!("`{text}` is neither true nor false"))
+        }
+        (Takes::Whole, Some(text)) => {
+            text.parse::<u64>().is_err().then(|| format!("`{text}` is not a whole number"))
+        }
+        (Takes::Duration, Some(text)) => parse_duration(text).err(),
+        (Takes::Word(words), Some(text)) => {
+            let is_known = words.iter().any(|word| word.eq_ignore_ascii_case(text));
+            (!is_known).then(|| unknown("value", text, words))
+        }
     };
-    if let Some(Fault { what: What::Other(message), .. }) = fault {
+    if let Some(message) = wrong {
         notes.wrong(line, key, message);
-    } else if let (Takes::Word(words), Some(text)) = (takes, text)
-        && !words.contains(&text.to_lowercase().as_str())
-    {
-        notes.wrong(line, key, unknown("value", text, words));
     }
 }
 
@@ -88,10 +91,14 @@ pub(super) struct Notes {
 }
 
 impl Notes {
+    // Called in many places, and never often.
+    #[inline(never)]
     pub(super) fn warn(&mut self, line: u64, key: impl Into<String>, message: impl Into<String>) {
         self.warnings.push(Problem::new(line, key, message));
     }
 
+    // Called in many places, and never often.
+    #[inline(never)]
     pub(super) fn wrong(&mut self, line: u64, key: impl Into<String>, message: impl Into<String>) {
         self.problems.push(Problem::new(line, key, message));
     }
