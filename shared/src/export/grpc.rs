@@ -123,7 +123,8 @@ fn is_about_size(said: &str) -> bool {
 fn outcome(s: &Status) -> Outcome {
     let (_, delay) = status(s.details());
     let said = s.message();
-    let cause = std::error::Error::source(s).map(|e| format!(" ({})", cause(e))).unwrap_or_default();
+    let cause = std::error::Error::source(s).map(cause).filter(|cause| !said.contains(&**cause));
+    let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
     let reason = short(&format!("{:?}: {said}{cause}", s.code()));
     match s.code() {
         Code::ResourceExhausted | Code::OutOfRange if delay.is_none() && is_about_size(said) => {
