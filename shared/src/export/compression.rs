@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::Compression;
-use super::outcome::Outcome;
+use super::outcome::{About, Outcome};
 
 const UNKNOWN: u8 = 0;
 const TAKEN: u8 = 1;
@@ -18,7 +18,7 @@ const REFUSED: u8 = 2;
 const ASKED_EVERY: Duration = Duration::from_secs(10);
 
 /// A backend refuses compressed requests when it has refused so many, one after the other, and taken the same without compression:
-/// one may have failed for another reason.
+/// one may have failed for another reason. One is enough where the answer is about the request.
 const SURE: u8 = 3;
 
 /// The compression that is configured, as far as the backend takes it.
@@ -72,7 +72,7 @@ impl Negotiated {
                 self.refused.store(0, Ordering::Relaxed);
                 None
             }
-            Outcome::Refused { reason, .. } => {
+            Outcome::Refused { reason, about } => {
                 let doubtful = self.refused.load(Ordering::Relaxed) > 0;
                 if state == TAKEN && !doubtful && !self.may_ask() {
                     return None;
@@ -81,7 +81,9 @@ impl Negotiated {
                 if !matches!(plain, Outcome::Accepted { .. }) {
                     return None;
                 }
-                if self.refused.fetch_add(1, Ordering::Relaxed) + 1 < SURE {
+                let is_sure = *about == About::Data
+                    || ["HTTP 415", "Unimplemented"].iter().any(|says| reason.starts_with(says));
+                if !is_sure && self.refused.fetch_add(1, Ordering::Relaxed) + 1 < SURE {
                     return Some(plain);
                 }
                 self.state.store(REFUSED, Ordering::Relaxed);
@@ -101,12 +103,21 @@ impl Negotiated {
 
 #[cfg(test)]
 mod tests {
-    use super::super::outcome::About;
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn compression_is_given_up_once_and_only_when_it_was_the_reason() {
-        let refused = Outcome::Refused { reason: "no".to_owned(), about: About::Data };
+        let refused = Outcome::Refused { reason: "no".to_owned(), about: About::Perhaps };
+        for sure in [
+            ("HTTP 400", About::Data),
+            ("HTTP 415", About::Settings),
+            ("Unimplemented: zstd", About::Settings),
+        ] {
+            let at_once = Negotiated::new("exporters.x", Compression::Zstd);
+            let refused = Outcome::Refused { reason: sure.0.to_owned(), about: sure.1 };
+            at_once.or_plain(Compression::Zstd, &refused, async || Outcome::ACCEPTED).await;
+            assert_eq!(at_once.in_use(), Compression::None, "{sure:?}");
+        }
         let never = Negotiated::new("exporters.x", Compression::Zstd);
         assert_eq!(never.or_plain(Compression::Zstd, &refused, async || refused.clone()).await, None);
         assert_eq!(never.in_use(), Compression::Zstd, "both are refused");
