@@ -39,7 +39,7 @@ struct Level {
     children: u32,
     /// What every piece repeats.
     header: Vec<u8>,
-    /// The children of this piece.
+    /// The header and the children of this piece; empty without children.
     body: Vec<u8>,
     /// Whether an earlier piece has it.
     emitted: bool,
@@ -72,14 +72,20 @@ impl Level {
     }
 
     fn len(&self) -> usize {
-        self.header.len() + self.body.len()
+        if self.body.is_empty() { self.header.len() } else { self.body.len() }
+    }
+
+    /// Where the next child of this piece goes.
+    fn end(&mut self) -> &mut Vec<u8> {
+        if self.body.is_empty() {
+            self.body.extend_from_slice(&self.header);
+        }
+        &mut self.body
     }
 
     /// What this piece has of it.
     fn take(&mut self) -> Vec<u8> {
-        let mut taken = self.header.clone();
-        taken.append(&mut self.body);
-        taken
+        if self.body.is_empty() { self.header.clone() } else { std::mem::take(&mut self.body) }
     }
 }
 
@@ -150,7 +156,8 @@ impl Splitter {
         }
         let taken = level.take();
         let Some(parent) = self.levels.last_mut() else { return Some((taken, self.items)) };
-        put_bytes(&mut parent.body, parent.children, &taken);
+        let field = parent.children;
+        put_bytes(parent.end(), field, &taken);
         None
     }
 
@@ -165,7 +172,8 @@ impl Splitter {
         self.items += items;
         self.content += raw.len();
         let level = self.levels.last_mut().expect("what is put stands in a branch");
-        level.body.extend_from_slice(&level.message[raw]);
+        let child = level.message.slice(raw);
+        level.end().extend_from_slice(&child);
         piece
     }
 
@@ -178,7 +186,8 @@ impl Splitter {
                 continue;
             }
             if let Some(child) = child.take() {
-                put_bytes(&mut level.body, level.children, &child);
+                let field = level.children;
+                put_bytes(level.end(), field, &child);
             }
             level.emitted = true;
             child = Some(level.take());
