@@ -433,8 +433,8 @@ impl Delivery {
                 match self.decide(signal, &piece, open, until, tell).await {
                     Ok(Verdict::Taken { rejected }) => open.done.rejected += rejected,
                     Ok(Verdict::Refused { reason, certain }) => {
-                        let failed = Some(Failed { times: 0, taken: self.taken });
-                        pieces.refused.push(Part { refused: Some((reason, certain)), failed, ..piece });
+                        let piece = Part { refused: Some((reason, certain)), ..piece };
+                        pieces.refused.push(piece.failed_at(self.taken));
                     }
                     Err(halt) => {
                         pieces.left.push(piece);
@@ -484,7 +484,7 @@ impl Delivery {
                     return Ok(None);
                 }
                 Ok(Verdict::Refused { reason, certain }) => {
-                    part.failed.iter_mut().for_each(|failed| failed.taken = failed.taken.min(self.taken));
+                    part = part.failed_at(self.taken);
                     (reason, certain)
                 }
                 Err(halt) => {
@@ -726,13 +726,22 @@ impl Part {
         self.failed.is_none()
     }
 
+    /// The same after it has failed, when the backend had taken so much.
+    fn failed_at(mut self, taken: u64) -> Self {
+        self.failed.iter_mut().for_each(|failed| failed.taken = failed.taken.min(taken));
+        self
+    }
+
     /// Halves, or halves of halves, as far as it can be cut.
     fn cut(&self, signal: Signal, times: usize) -> Vec<Self> {
         // A backend may refuse all for the temporality of some, whatever is beside them.
         let (mut out, times) = match by_temporality(signal, &self.body) {
             Some(parts) => {
-                let counted = |body: Bytes| (items(signal, &body).unwrap_or(0), body);
-                (parts.map(counted).map(|(n, body)| (body, n)).to_vec(), times - 1)
+                let counted = |body: Bytes| {
+                    let n = items(signal, &body).unwrap_or(0);
+                    (body, n)
+                };
+                (parts.map(counted).to_vec(), times - 1)
             }
             None => (vec![(self.body.clone(), self.items)], times),
         };
