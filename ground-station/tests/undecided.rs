@@ -24,11 +24,22 @@ use support::{Running, Segment, Site, get, segment};
 type Stubborn = Option<(&'static str, StatusCode, &'static str)>;
 
 #[derive(Clone, Default)]
-struct Backend(Arc<Mutex<(Stubborn, BTreeMap<String, u32>)>>);
+struct Backend {
+    /// What it thinks, and the items that it has.
+    state: Arc<Mutex<(Stubborn, BTreeMap<String, u32>)>>,
+    /// A request with more items than so many is too large.
+    most: Option<usize>,
+    /// Answers wait for this.
+    gate: Arc<tokio::sync::Mutex<()>>,
+}
 
 impl Backend {
     async fn start() -> (Self, SocketAddr) {
-        let backend = Self::default();
+        Self::that_takes(None).await
+    }
+
+    async fn that_takes(most: Option<usize>) -> (Self, SocketAddr) {
+        let backend = Self { most, ..Self::default() };
         let router = Router::new()
             .route("/v1/{signal}", axum::routing::post(take))
             .layer(axum::extract::DefaultBodyLimit::disable())
@@ -37,12 +48,12 @@ impl Backend {
     }
 
     fn never(&self, stubborn: Stubborn) {
-        self.0.lock().unwrap().0 = stubborn;
+        self.state.lock().unwrap().0 = stubborn;
     }
 
     /// The items that it has, each once.
     fn taken(&self) -> BTreeSet<String> {
-        let taken = &self.0.lock().unwrap().1;
+        let taken = &self.state.lock().unwrap().1;
         assert!(taken.values().all(|n| *n == 1), "nothing twice");
         taken.keys().cloned().collect()
     }
@@ -55,14 +66,17 @@ impl Backend {
 }
 
 async fn take(State(backend): State<Backend>, uri: Uri, body: Bytes) -> StatusCode {
-    let (stubborn, taken) = &mut *backend.0.lock().unwrap();
-    let holds = |text: &str| body.windows(text.len()).any(|w| w == text.as_bytes());
-    if let Some((path, code, text)) = stubborn
-        && uri.path() == *path
-        && holds(text)
-    {
-        return *code;
+    let code = decide(&backend, &uri, body);
+    if uri.path() == "/v1/logs" {
+        drop(backend.gate.lock().await);
     }
+    code
+}
+
+fn decide(backend: &Backend, uri: &Uri, body: Bytes) -> StatusCode {
+    let (stubborn, taken) = &mut *backend.state.lock().unwrap();
+    let holds = |text: &str| body.windows(text.len()).any(|w| w == text.as_bytes());
+    let stubborn = stubborn.filter(|(path, _, text)| uri.path() == *path && holds(text));
     let names: Vec<String> = if uri.path() == "/v1/traces" {
         let request = ExportTraceServiceRequest::decode(body).unwrap();
         let scopes = request.resource_spans.into_iter().flat_map(|r| r.scope_spans);
@@ -72,6 +86,12 @@ async fn take(State(backend): State<Backend>, uri: Uri, body: Bytes) -> StatusCo
         let scopes = request.resource_logs.into_iter().flat_map(|r| r.scope_logs);
         scopes.flat_map(|s| s.log_records).map(|record| record.event_name).collect()
     };
+    if backend.most.is_some_and(|most| names.len() > most) {
+        return StatusCode::PAYLOAD_TOO_LARGE;
+    }
+    if let Some((_, code, _)) = stubborn {
+        return code;
+    }
     for name in names {
         *taken.entry(name).or_default() += 1;
     }
@@ -193,5 +213,53 @@ async fn one_satellite_whose_data_is_never_decided_holds_no_other_back() {
     backend.never(None);
     backend.until(&(&others | &names(&[first], Signal::Traces))).await;
     while shown(get(ground.metrics, "/metrics").await.1) != Some(0) {}
+    ground.stop().await;
+}
+
+/// A request of which a part is never decided holds nothing else back, and what is decided of it is not sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_decided_in_part_holds_no_other_back() {
+    let site = Site::new();
+    let (backend, address) = Backend::that_takes(Some(20)).await;
+    backend.never(Some(("/v1/logs", StatusCode::SERVICE_UNAVAILABLE, "log 1 30")));
+    let ground = Running::start(site.config("", &exporter(address))).await;
+    let segments: Vec<Segment> = (1..=2).map(|sequence| mixed(sequence, 40)).collect();
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..3).await;
+    for (sequence, segment) in (1..).zip(&segments) {
+        sat.send(segment).await;
+        sat.committed(&[sequence]).await;
+    }
+    let first_half = (0..20).map(|n| format!("log 1 {n}")).collect();
+    backend.until(&(&names(&segments, Signal::Traces) | &first_half)).await;
+    backend.never(None);
+    backend.until(&(&names(&segments, Signal::Traces) | &names(&segments, Signal::Logs))).await;
+    assert_eq!(ground.drained("sat-1").await.dead_lettered, Counts::ZERO.into());
+    ground.stop().await;
+}
+
+/// A request that is on its way for long holds nothing else back, and its answer counts when the program ends meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_on_its_way_holds_no_other_back_and_its_answer_is_waited_for_at_the_end() {
+    let site = Site::new();
+    let (backend, address) = Backend::start().await;
+    let gate = Arc::clone(&backend.gate);
+    let shut = gate.lock().await;
+    let ground = Running::start(site.config("", &exporter(address))).await;
+    let segments: Vec<Segment> = (1..=2).map(|sequence| mixed(sequence, 40)).collect();
+    let mut sat = site.satellite("sat-1", ground.address).await;
+    sat.hello(1..3).await;
+    for (sequence, segment) in (1..).zip(&segments) {
+        sat.send(segment).await;
+        sat.committed(&[sequence]).await;
+    }
+    // It has the log records of the first segment, too, but has not said so.
+    backend.until(&(&names(&segments, Signal::Traces) | &names(&segments[..1], Signal::Logs))).await;
+    tokio::join!(ground.stop(), async { drop(shut) });
+
+    let ground = Running::start(site.config("", &exporter(address))).await;
+    backend.until(&(&names(&segments, Signal::Traces) | &names(&segments, Signal::Logs))).await;
+    let account = ground.drained("sat-1").await;
+    assert_eq!((account.exported.spans, account.exported.log_records), (80, 80));
     ground.stop().await;
 }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use perigee_shared::export::cut::Plan;
-use perigee_shared::export::deliver::{Leave, Sent};
+use perigee_shared::export::deliver::{Leave, Sent, Trouble};
 use perigee_shared::export::{Cut, Cuts};
-use perigee_shared::signal::{Counts, Signal};
+use perigee_shared::signal::Counts;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exporter, Left};
+use super::aside::At;
+use super::{Exporter, Left, Request};
 use crate::spool::{Again, Place, ReplayStep};
 
 /// New segments that go before one of a replay.
@@ -25,6 +26,8 @@ pub(super) struct Turn {
     since: u32,
     /// Not before: the backend has not decided about the last request.
     not_before: Option<Instant>,
+    /// That request, of the replay with this number.
+    undecided: Option<(u64, At, Trouble)>,
 }
 
 impl Turn {
@@ -53,9 +56,12 @@ impl Exporter {
     /// Sends something of a replay, if there is one. Whether there was.
     pub(super) async fn again(&mut self, shutdown: &CancellationToken) -> Result<bool, Left> {
         let (fingerprint, signals) = (self.fingerprint(), self.plan.signals);
-        self.turn = Turn::default();
+        self.turn = Turn { undecided: self.turn.undecided.take(), ..Turn::default() };
         match self.store.next_again(self.name(), signals, fingerprint).await? {
-            None => Ok(false),
+            None => {
+                self.turn.undecided = None;
+                Ok(false)
+            }
             Some(again) => Box::pin(self.send_again(again, fingerprint, shutdown)).await.map(|()| true),
         }
     }
@@ -80,7 +86,8 @@ impl Exporter {
             if number < first.of(signal) {
                 continue;
             }
-            let Some(refused) = self.send_one(signal, body, items, shutdown).await? else { return Ok(()) };
+            let request = Request { at: At { place, number, signal }, body, items };
+            let Some(refused) = self.send_one(id, request, shutdown).await? else { return Ok(()) };
             let (taken, refused) = (items.saturating_sub(refused), refused.min(items));
             let is_last = cuts.peek().is_none();
             let step = ReplayStep {
@@ -105,20 +112,22 @@ impl Exporter {
     /// Sends one request; how many of its items were refused, or nothing when the backend does not decide.
     async fn send_one(
         &mut self,
-        signal: Signal,
-        body: bytes::Bytes,
-        items: u64,
+        id: u64,
+        Request { at, body, items }: Request,
         shutdown: &CancellationToken,
     ) -> Result<Option<u64>, Left> {
         let never = CancellationToken::new();
-        let leave = Leave { early: &never, waits: WAITS, trouble: None };
-        match self.delivery.send(signal, body, items, shutdown, leave).await? {
+        let before = self.turn.undecided.take().filter(|(of, was, _)| (*of, *was) == (id, at));
+        let (waits, trouble) = before.map_or((WAITS, None), |(_, _, trouble)| (0, Some(trouble)));
+        let leave = Leave { early: &never, waits, trouble };
+        match self.delivery.send(at.signal, body, items, shutdown, leave).await? {
             Sent::Done(delivered) => {
                 let letters = delivered.letters.iter().map(|letter| letter.items.total());
                 Ok(Some(letters.sum::<u64>() + delivered.rejected))
             }
             Sent::Left(_) => Ok(None),
-            Sent::Undecided(wait, _) => {
+            Sent::Undecided(wait, trouble) => {
+                self.turn.undecided = Some((id, at, trouble));
                 self.turn.not_before = Some(Instant::now() + wait.max(Duration::from_millis(100)));
                 Ok(None)
             }

@@ -105,6 +105,16 @@ impl Aside {
         of_lane.fold(SignalSet::default(), |all, w| all.with(w.at.signal))
     }
 
+    /// Those that are on their way.
+    pub(super) fn open(&self) -> Vec<At> {
+        self.waiting.values().filter(|w| w.trouble.is_on_its_way()).map(|w| w.at).collect()
+    }
+
+    /// Takes this one back in.
+    pub(super) fn take(&mut self, at: At) {
+        self.waiting.entry(at.key()).and_modify(|waiting| waiting.until = None);
+    }
+
     /// When the first of them is to be sent again.
     pub(super) fn due(&self) -> Option<Instant> {
         self.waiting.values().filter_map(|w| w.until).min()

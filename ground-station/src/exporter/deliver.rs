@@ -21,6 +21,9 @@ pub(super) struct Delivered {
     pub(super) rejected: u64,
 }
 
+/// Requests that may be on their way or decided in part while others are sent.
+const OPEN: usize = 4;
+
 /// Sends requests of one exporter.
 pub(super) struct Delivery {
     name: Arc<str>,
@@ -36,7 +39,8 @@ impl Delivery {
         env: &Env,
         metrics: Metrics,
     ) -> Self {
-        Self { name, delivery: deliver::Delivery::new(client, config, env), metrics }
+        let delivery = deliver::Delivery::new(client, config, env).leaving_open(OPEN);
+        Self { name, delivery, metrics }
     }
 
     /// Says how many requests are put aside.

@@ -149,10 +149,33 @@ impl Exporter {
 
     /// Exports until `shutdown`.
     pub async fn run(&mut self, shutdown: CancellationToken) {
+        self.export_all(&shutdown).await;
+        if shutdown.is_cancelled() {
+            self.hear_out(&shutdown).await;
+        }
+    }
+
+    /// Waits a moment for the answers to what is on its way: they decide what is sent again after the next start.
+    async fn hear_out(&mut self, shutdown: &CancellationToken) {
+        for at in self.aside.open() {
+            self.aside.take(at);
+            let heard = async {
+                self.tell_aside(at.place).await?;
+                self.store.only(Arc::clone(&self.name), at.place).await?;
+                self.send_next(shutdown).await
+            };
+            // It ends at the first request that is not on its way.
+            if let Err(Left::Spool(_)) = heard.await {
+                return;
+            }
+        }
+    }
+
+    async fn export_all(&mut self, shutdown: &CancellationToken) {
         let mut status = self.store.status();
         loop {
             status.borrow_and_update();
-            match self.step(&shutdown).await {
+            match self.step(shutdown).await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(Left::Shutdown | Left::Spool(SpoolError::Gone)) => return,
@@ -200,22 +223,26 @@ impl Exporter {
         if let Some(place) = self.aside.take_back(Instant::now()) {
             self.tell_aside(place).await?;
         }
+        if self.send_next(shutdown).await? {
+            return Ok(true);
+        }
+        if self.turn.may() { self.again(shutdown).await } else { Ok(false) }
+    }
+
+    /// Sends the next segment that was not exported yet. Whether there was any.
+    async fn send_next(&mut self, shutdown: &CancellationToken) -> Result<bool, Left> {
         let fingerprint = self.fingerprint();
         // What is committed from here on is looked at while a request is being sent.
         let status = self.store.status();
-        match self.store.next(Arc::clone(&self.name), self.plan.signals, fingerprint).await? {
-            None if self.turn.may() => self.again(shutdown).await,
-            None => Ok(false),
-            Some(work) => {
-                self.turn.sent_new();
-                let pause = Box::pin(self.segment(work, fingerprint, status, shutdown)).await?;
-                // Nothing of the segment is in memory any more.
-                tokio::select! {
-                    biased;
-                    () = shutdown.cancelled() => Err(Left::Shutdown),
-                    () = tokio::time::sleep(pause) => Ok(true),
-                }
-            }
+        let next = self.store.next(Arc::clone(&self.name), self.plan.signals, fingerprint).await?;
+        let Some(work) = next else { return Ok(false) };
+        self.turn.sent_new();
+        let pause = Box::pin(self.segment(work, fingerprint, status, shutdown)).await?;
+        // Nothing of the segment is in memory any more.
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => Err(Left::Shutdown),
+            () = tokio::time::sleep(pause) => Ok(true),
         }
     }
 

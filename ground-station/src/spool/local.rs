@@ -232,6 +232,15 @@ impl Local {
         self.keeper.ask(put).await
     }
 
+    /// Hands nothing but one lane to an exporter.
+    pub(super) async fn only(&self, exporter: Arc<str>, place: Place) -> Result<(), SpoolError> {
+        let only = move |spool: &mut Spool| {
+            outlet::only(&spool.contents().searched, &exporter, place);
+            Ok(())
+        };
+        self.keeper.ask(only).await
+    }
+
     /// Moves an exporter's cursor and keeps what its backend refused.
     pub(super) async fn progress(&self, exporter: Arc<str>, progress: Progress) -> Result<(), SpoolError> {
         let work = move |spool: &mut Spool| {

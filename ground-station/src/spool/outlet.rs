@@ -219,25 +219,37 @@ type Seeks = BTreeMap<(u32, u8), Seek>;
 
 /// What an exporter is not handed for now: signals, by lane.
 #[derive(Default)]
-pub(super) struct LeftOut(BTreeMap<(u32, u8), SignalSet>);
+pub(super) struct LeftOut {
+    signals: BTreeMap<(u32, u8), SignalSet>,
+    /// Every other lane.
+    but: Option<(u32, u8)>,
+}
 
 impl LeftOut {
     /// These, of the lane of `place`, in place of those before.
     pub(super) fn set(&mut self, place: Place, signals: SignalSet) {
         match signals.is_empty() {
-            true => self.0.remove(&place.lane()),
-            false => self.0.insert(place.lane(), signals),
+            true => self.signals.remove(&place.lane()),
+            false => self.signals.insert(place.lane(), signals),
         };
+    }
+
+    /// Every lane but that of `place`, from now on.
+    pub(super) fn all_but(&mut self, place: Place) {
+        self.but = Some(place.lane());
     }
 
     /// Whether anything of this lane is left out.
     pub(super) fn has(&self, lane: (u32, u8)) -> bool {
-        self.0.contains_key(&lane)
+        self.signals.contains_key(&lane)
     }
 
     /// Of these signals, those that are not left out of this lane.
     pub(super) fn wanted(&self, lane: (u32, u8), signals: SignalSet) -> SignalSet {
-        signals.without(self.0.get(&lane).copied().unwrap_or_default())
+        if self.but.is_some_and(|but| but != lane) {
+            return SignalSet::default();
+        }
+        signals.without(self.signals.get(&lane).copied().unwrap_or_default())
     }
 }
 
@@ -278,6 +290,12 @@ pub(super) fn put_aside(searched: &Searched, exporter: &str, place: Place, signa
     // What was left out before begins further back.
     search.seeks.remove(&place.lane());
     search.aside.set(place, signals);
+}
+
+/// Hands nothing but the lane of `place` to `exporter` from now on.
+pub(super) fn only(searched: &Searched, exporter: &str, place: Place) {
+    let mut searched = searched.0.lock().unwrap_or_else(PoisonError::into_inner);
+    searched.entry(exporter.to_owned()).or_default().aside.all_but(place);
 }
 
 /// The next segment with one of `signals` for `exporter`, whose requests are numbered by `fingerprint`.

@@ -249,6 +249,11 @@ impl Store {
         ask!(self, put_aside(exporter, place, signals))
     }
 
+    /// Hands nothing but the lane of `place` to an exporter from now on: it ends.
+    pub async fn only(&self, exporter: Arc<str>, place: Place) -> Result<(), SpoolError> {
+        ask!(self, only(exporter, place))
+    }
+
     /// Moves an exporter's cursor and keeps what its backend refused.
     pub async fn progress(&self, exporter: Arc<str>, progress: Progress) -> Result<(), SpoolError> {
         if progress.letters.is_empty() {

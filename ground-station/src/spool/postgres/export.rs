@@ -286,6 +286,11 @@ impl Fleet {
         Ok(())
     }
 
+    pub(in super::super) async fn only(&self, exporter: Arc<str>, place: Place) -> Result<(), SpoolError> {
+        self.search(&exporter, |search| search.aside.all_but(place));
+        Ok(())
+    }
+
     /// Settles what the exporters of this configuration have passed: one may have been taken out of it.
     pub(super) async fn settle_all(&self) -> Result<(), SpoolError> {
         let routes = &self.settings().routes;
