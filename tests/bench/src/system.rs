@@ -302,7 +302,8 @@ fn agent_config(setup: &Setup, settings: AgentSettings, directory: &Path, ports:
     let defer = line("defer_sealing", settings.defer_sealing.map(|n| format!("{}B", n.0)));
     let (exporter, settings_of_it) = match settings.to {
         To::Link => ("link", "{}".to_owned()),
-        To::File => ("file", format!("{{path: {at}/out.jsonl}}")),
+        // Some requests grow a thousandfold: no disk has room for all that they become.
+        To::File => ("file", format!("{{path: {at}/out.jsonl, max_bytes: 256MiB, max_backups: 2}}")),
         To::Http(backend) => ("otlphttp", format!("{{endpoint: \"http://{backend}\"}}")),
     };
     let pipeline = |receivers: &str| {
