@@ -8,7 +8,6 @@ use perigee_shared::env::Env;
 use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Lane, SegmentId};
-use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
