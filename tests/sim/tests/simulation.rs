@@ -314,6 +314,34 @@ contacts:
     assert!(share > 0.9, "{share}");
 }
 
+/// What is sealed in a contact depends on what that station has, and is encoded again for another one only where it did not go.
+#[test]
+fn a_thin_link_to_two_ledgers_carries_little_more_than_to_one() {
+    let held = |ledger: &str| {
+        let text = format!(
+            "
+duration: 100m
+stations: [svalbard, beijing]
+ledger: {ledger}
+telemetry: {{raw_per_day: 200MB, every: 5s}}
+link: {{down: {{rate: 64kbit/s, delay: 20ms}}, up: {{rate: 64kbit/s, delay: 20ms}}}}
+contacts:
+- {{station: svalbard, start: 10m, end: 12m}}
+- {{station: beijing, start: 30m, end: 32m}}
+- {{station: svalbard, start: 50m, end: 52m}}
+- {{station: beijing, start: 70m, end: 72m}}
+- {{station: svalbard, start: 90m, end: 92m}}
+"
+        );
+        let report = simulate(scenario(&text), false);
+        (report.account.exported, report.held_bytes)
+    };
+    let (shared, own) = (held("shared"), held("own"));
+    assert_eq!(shared.0, own.0, "everything that was there");
+    // Without bases it is 1.7 times as much.
+    assert!(own.1 * 10 < shared.1 * 14, "{own:?} {shared:?}");
+}
+
 #[test]
 fn a_full_store_drops_by_rule_and_every_drop_is_counted() {
     let text = "
