@@ -11,7 +11,7 @@ use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::otlp::walk::walk;
 use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId, hash};
-use perigee_shared::signal::Signal;
+use perigee_shared::signal::{Signal, SignalSet};
 use prost::Message as _;
 
 use super::tests::{ALL, Bench, LINK, assert_adds_up};
@@ -237,6 +237,20 @@ fn nothing_leans_on_a_base_that_the_next_station_will_not_have() {
     let second = wal.segments().commit(batch.seal(&encoding, 7).unwrap()).unwrap();
     committed(&mut wal, &second);
     assert_eq!(wal.bases().to_depend_on(Lane::BULK), Some(2), "and has what is new");
+}
+
+#[test]
+fn nothing_that_an_exporter_counts_requests_of_leans_on_what_one_of_two_ledgers_has() {
+    let mut bench = Bench::new();
+    bench.config.consumers.insert("out".to_owned(), SignalSet::ALL);
+    let mut wal = bench.open();
+    wal.bases().greets(Slot::FIRST, "svalbard");
+    let first = seal(&mut wal, 0..200, true);
+    wal.custody().mark_sent(Slot::FIRST, first.id);
+    wal.epochs().committed(LINK, Slot::FIRST, &[first.id]).unwrap();
+    assert_eq!(wal.bases().to_depend_on(Lane::BULK), Some(1), "there is one ledger, as far as is known");
+    hears(&mut wal, "beijing", 0..0);
+    assert_eq!(hears(&mut wal, "svalbard", 1..2), None, "it would be encoded again for the other one");
 }
 
 #[test]

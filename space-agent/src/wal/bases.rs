@@ -149,10 +149,11 @@ impl Bases<'_> {
 
     /// The base that a segment of `lane` that is sealed now should depend on: the current one, unless the station that was heard
     /// last does not have it. Where stations have ledgers of their own, the one that is connected must have it: whether the next one
-    /// can read the segment is not known.
+    /// can read the segment is not known. It may be encoded again then, so nobody else must count its requests.
     pub fn to_depend_on(&self, lane: Lane) -> Option<u64> {
         let (talks, differ) = (&self.0.notes.talks, self.ledgers_differ());
-        let may = |base: Place| if differ { talks.have(base) } else { !talks.lack(base) };
+        let link_only = self.0.state().consumers.len() == 1;
+        let may = |base: Place| if differ { link_only && talks.have(base) } else { !talks.lack(base) };
         self.current(lane).filter(|sequence| may(Place { lane: lane.0, sequence: *sequence }))
     }
 
