@@ -4,8 +4,8 @@
 //! committed it. Until then they lean on the one before. A marked segment leans too; when too many stand on one another, the next
 //! one leans on nothing.
 //!
-//! A base that the station that was heard last does not have is not leaned on, nor is any while stations are known to have ledgers
-//! of their own: then the next station could read nothing of it, and it would have to be encoded anew in the contact.
+//! A base that the station that was heard last does not have is not leaned on. Where stations are known to have ledgers of their own,
+//! only what is sealed while one is connected leans, on what that one has. What it does not take is encoded anew for the next one.
 //!
 //! What the latest marked segment has taught is kept until the ground has it, so that it is not decoded for that. Of another one
 //! that becomes current (another lane's, or after a start) no more is decoded than is not known of what it leans on.

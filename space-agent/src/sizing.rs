@@ -1,5 +1,6 @@
 //! How large a segment may be: no more than some seconds of the contact that is expected when it is sealed. A thin link would
-//! carry nothing else before it is through, and a pass that ends in the middle of it brings nothing that can be used.
+//! carry nothing else before it is through, and a pass that ends in the middle of it brings nothing that can be used. A contact that
+//! is nearly over does not carry what is sealed now: the next one will.
 //!
 //! Such small segments cost more bytes than large ones, unless they lean on what the ground has. So a few of them lie ready for a
 //! thin contact, and what else waits stays in the journal: it is sealed when one of those has gone, on a base that is newer.
@@ -7,12 +8,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use perigee_shared::contact::Contact;
 use perigee_shared::segment::{Header, Lane};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::config::BatchConfig;
-use crate::contacts::{ContactControl, Links, Pass, Planned};
+use crate::contacts::{ContactControl, Links, Planned};
 use crate::lanes::{Order, Policy};
 use crate::wal::{BatchLimits, Unsealed};
 
@@ -71,7 +73,8 @@ pub(crate) struct Sizing {
     slots: u64,
     /// Journal bytes that may wait for a thin contact.
     may_wait: u64,
-    asked: Option<Instant>,
+    /// When the plan is asked again.
+    ask: Option<Instant>,
     /// `None`: the rate of the next contact is not known.
     allowed: Option<Allowed>,
     /// Raw bytes for each byte of a segment, lane by lane.
@@ -91,12 +94,14 @@ impl Sizing {
     /// Asks what contact comes next, if that was not just asked.
     pub(crate) async fn look(&mut self) {
         let Some((contacts, _)) = &self.destinations else { return };
-        if self.asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY) {
+        let now = Instant::now();
+        if self.ask.is_some_and(|ask| now < ask) {
             return;
         }
-        self.asked = Some(Instant::now());
+        self.ask = Some(now + ASK_EVERY);
         if let Ok(Ok(planned)) = timeout(PATIENCE, contacts.next()).await {
             self.allowed = allowed(&planned);
+            self.ask = Some(now + ask_in(&planned));
         }
     }
 
@@ -140,11 +145,21 @@ impl Sizing {
     }
 }
 
-/// What the contact that is open, or the next one, allows.
+/// What the contact allows that is open, or the next one: that, too, if the open one carries no whole segment any more.
 fn allowed(planned: &Planned) -> Option<Allowed> {
-    let Pass { contact, .. } = planned.current.iter().chain(&planned.upcoming).next()?;
+    let mut passes = planned.open.iter().chain(&planned.upcoming);
+    let first = passes.next()?;
+    let allowed = of_contact(&first.contact);
+    let is_over = allowed.zip(first.volume_bytes).is_some_and(|(allowed, left)| left < allowed.segment);
+    match passes.next() {
+        Some(next) if is_over => of_contact(&next.contact),
+        _ => allowed,
+    }
+}
+
+fn of_contact(contact: &Contact) -> Option<Allowed> {
     let rate = contact.rate_down? as f64 / 8.0;
-    // A contact that is nearly over says nothing about the next one.
+    // One that is nearly over allows no less than it did.
     let whole = contact.volume(contact.start_unix_nano).unwrap_or(u64::MAX);
     Some(Allowed {
         segment: ((rate * TIME.as_secs_f64()) as u64).min(whole / PART),
@@ -152,14 +167,20 @@ fn allowed(planned: &Planned) -> Option<Allowed> {
     })
 }
 
+/// How long what a plan allows holds, at most: the contact that is open may end before.
+fn ask_in(planned: &Planned) -> Duration {
+    let left = planned.open.first().and_then(|pass| pass.contact.left(planned.now));
+    left.map_or(ASK_EVERY, |left| left.saturating_sub(TIME).min(ASK_EVERY))
+}
+
 #[cfg(test)]
 mod tests {
-    use perigee_shared::contact::Contact;
     use perigee_shared::segment::{Codec, SegmentId, hash};
     use perigee_shared::signal::{Counts, TimeRange};
     use perigee_shared::units::ByteSize;
 
     use super::*;
+    use crate::contacts::Pass;
 
     const S: u64 = 1_000_000_000;
 
@@ -216,6 +237,24 @@ mod tests {
         }
         let small = BatchConfig { send_batch_bytes: ByteSize(5_000), ..config };
         assert_eq!(of(&planned(Some(64), 10)).limits(Lane::BULK, &small).raw, 5_000);
+    }
+
+    #[test]
+    fn what_a_wide_contact_carries_no_more_is_sealed_for_the_thin_one_behind_it() {
+        let thin = planned(Some(64_000), 30);
+        // A wide contact of 400 s until 500 s.
+        let wide = planned(Some(20_000_000), 400).upcoming.remove(0).contact;
+        let at = |seconds: u64, upcoming: &[Pass]| {
+            let pass = Pass { volume_bytes: wide.volume(seconds * S), contact: wide.clone() };
+            let (open, upcoming) = (vec![pass], upcoming.to_vec());
+            Planned { open, upcoming, now: seconds * S, ..Planned::default() }
+        };
+        let before = at(497, &thin.upcoming);
+        assert_eq!(allowed(&before).unwrap().segment, 5_000_000);
+        assert_eq!(ask_in(&before), Duration::from_secs(1), "it holds for no longer");
+        assert_eq!(allowed(&at(499, &thin.upcoming)), allowed(&thin), "its last second");
+        assert_eq!(allowed(&at(499, &[])), allowed(&at(200, &[])), "the next one may be like it");
+        assert_eq!((ask_in(&at(200, &[])), ask_in(&thin)), (ASK_EVERY, ASK_EVERY));
     }
 
     #[test]

@@ -204,12 +204,16 @@ mod tests {
                 "ledger_tight": "its ledger has 130000 of 131072 drops",
             },
         ]);
-        let text = text(&all, now);
+        let mut all = all.as_array().unwrap().clone();
+        let never = SatelliteView::with_expected(Vec::new(), ["new".to_owned()].into_iter());
+        all.extend(never.into_iter().map(|never| serde_json::to_value(never).unwrap()));
+        let text = text(&all.into(), now);
         assert_eq!(
             text,
             "satellite      link heard      next contact             waits   oldest    partial  last pass\n\
              a-satellite-w… up   3 s ago    in 42 min svalbard    1.21 GiB   24.0 h    1.0 MiB  ended by plan 87%\n\
              old            down 7 min ago  unknown                unknown        -        0 B  lost\n\
+             new            down never      unknown                unknown        -        0 B  -\n\
              \n\
              satellite      lane name                      waits        items   oldest\n\
              a-satellite-w…    2 alarms-of-the-paylo…   1.21 GiB    123456789   24.0 h\n\

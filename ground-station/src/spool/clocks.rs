@@ -16,6 +16,9 @@ use super::tables::ClockRecord;
 /// Less time between two Hellos says nothing of drift.
 const LEAST: Duration = Duration::from_secs(60);
 
+/// A clock that is off by less is right, ns.
+const RIGHT: u64 = 1_000_000_000;
+
 /// A clock before 2020 was not set, ns since the Unix epoch.
 pub(super) const SET: u64 = 1_577_836_800_000_000_000;
 
@@ -76,8 +79,13 @@ pub struct Reading {
 impl Reading {
     /// By how much the clock was ahead that a Hello said.
     pub fn offset(&self, clock: &link::Clock) -> Offset {
+        self.ahead(clock.unix_nano)
+    }
+
+    /// The same of a clock that showed this when the Hello was written.
+    pub(super) fn ahead(&self, unix_nano: u64) -> Offset {
         let on_its_way = self.round_trip.as_nanos() as i128 / 2;
-        let ahead = i128::from(clock.unix_nano) + on_its_way - i128::from(self.wall);
+        let ahead = i128::from(unix_nano) + on_its_way - i128::from(self.wall);
         Offset(i64::try_from(ahead).unwrap_or(if ahead < 0 { i64::MIN } else { i64::MAX }))
     }
 }
@@ -96,6 +104,13 @@ impl Offset {
     pub(super) fn past(self, satellites: u64, now: u64) -> u64 {
         let here = i128::from(satellites) - i128::from(self.0);
         if satellites == 0 { 0 } else { here.clamp(1, i128::from(now.max(1))) as u64 }
+    }
+
+    /// A time by this station's clock; 0 stays 0: there is none. Of a clock that is right to a second it stays as it was said.
+    pub(super) fn here(self, satellites: u64) -> u64 {
+        let here = i128::from(satellites) - i128::from(self.0);
+        let stays = satellites == 0 || self.0.unsigned_abs() <= RIGHT;
+        if stays { satellites } else { here.clamp(1, i128::from(u64::MAX)) as u64 }
     }
 
     /// How long ago a time was by the satellite's clock, `now` being this station's time. `None`: that clock was set meanwhile.
@@ -228,5 +243,7 @@ mod tests {
         assert_eq!(offset(now).age(30 * S, now), None);
         assert_eq!(offset(now).age(now + S, now), None);
         assert_eq!(offset(now).age(0, now), None, "nobody said when");
+        let (early, right) = (offset(now - 60 * S), offset(now + S));
+        assert_eq!([early.here(now), early.here(0), right.here(now)], [now + 60 * S, 0, now]);
     }
 }

@@ -86,7 +86,14 @@ pub(super) fn insert(
         let at = DropKey { satellite, epoch, id: drop.id };
         ack.ids.push(drop.id);
         let known = drops.get(at)?.map(|v| decode::<DropRecord>(v.value())).transpose()?;
-        if let Some(known) = known {
+        let came = elsewhere(drop);
+        if let Some(mut known) = known {
+            let fresh = came.saturating_sub(known.overridden.unwrap_or_default().into());
+            if fresh.total() > 0 {
+                counters.sub(kind(drop), reason(drop), fresh)?;
+                known.overridden = Some(came.into());
+                drops.insert(at, known.encode_to_vec().as_slice())?;
+            }
             let items = known.overridden.filter(|items| *items != link::Counts::default());
             ack.overridden.extend(items.map(|items| link::DropOverride { id: drop.id, items: Some(items) }));
             continue;
@@ -106,6 +113,7 @@ pub(super) fn insert(
             overridden = items.saturating_sub(items.saturating_sub(overridden));
             dropped.insert(first, DroppedRun { end: range.end, id: drop.id })?;
         }
+        overridden = overridden.max(came);
         counters.add(kind(drop), reason(drop), items.saturating_sub(overridden))?;
         if overridden.total() > 0 {
             ack.overridden.push(link::DropOverride { id: drop.id, items: Some(overridden.into()) });
@@ -115,6 +123,13 @@ pub(super) fn insert(
         drops.insert(at, record.encode_to_vec().as_slice())?;
     }
     Ok(ack)
+}
+
+/// The items of a drop if another station has committed them all the same. Of a part nobody knows which segments it is, and this station
+/// may commit the same ones.
+fn elsewhere(drop: &link::Drop) -> Counts {
+    let is_whole = drop.overridden.is_some() && drop.overridden == drop.items && !drop.counts_unknown;
+    drop.items.filter(|_| is_whole).map(Counts::from).unwrap_or_default()
 }
 
 /// The highest id of a drop that the satellite has told of an epoch; 0: none.

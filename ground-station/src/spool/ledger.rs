@@ -227,7 +227,7 @@ fn meet(txn: &mut Txn<'_>, id: &str, greeting: &Greeting) -> Result<u32, SpoolEr
     let (number, hello) = (number(txn, id)?, &*greeting.hello);
     let mut table = txn.tables.open_table(SATELLITES)?;
     let before = table.get(id)?.map(|v| decode::<SatelliteRecord>(v.value())).transpose()?;
-    let (mut backlog, plan, agent) = standing::said(hello);
+    let (mut backlog, mut plan, agent) = standing::said(hello);
     let (before, mut forecast) = (before.unwrap_or_default(), hello.forecast);
     let mut clock = before.clock;
     if let Some((said, read)) = greeting.clocks() {
@@ -237,6 +237,9 @@ fn meet(txn: &mut Txn<'_>, id: &str, greeting: &Greeting) -> Result<u32, SpoolEr
             forecast.backlog_since_unix_nano = offset.past(forecast.backlog_since_unix_nano, txn.now);
         });
         clock = Some(clocks::heard(clock, said, read));
+    }
+    if let (Some(read), Some(forecast)) = (&greeting.read, &mut forecast) {
+        standing::planned_by_our_clock(plan.as_mut(), forecast, read);
     }
     let record = SatelliteRecord {
         number,

@@ -593,3 +593,29 @@ fn a_new_spool_gets_a_ledger_of_its_own() {
     assert_ne!(ledger(&one), ledger(&other));
     assert_eq!(ledger(&one), ledger(&one));
 }
+
+/// The satellite had it from another station, which had committed all of one when its acknowledgement was lost, and a part of the other.
+#[test]
+fn what_another_station_has_of_a_drop_is_no_loss() {
+    let mut spool = on(&Disk::new());
+    let corrupt = |id, sequences, of_other: u64| link::Drop {
+        reason: DropReason::Corruption as i32,
+        overridden: Some(spans(of_other).into()),
+        ..dropped(id, sequences, 20)
+    };
+    hello(&mut spool, 4..4, vec![corrupt(1, 1..2, 0), corrupt(2, 2..4, 0)]);
+    let lost = |spool: &mut Spool| {
+        let (view, counts) =
+            spool.read(|view| Ok((views::accounting(view)?, views::gap_counts(view)?))).unwrap();
+        (view["sat-1"].dropped.spans, counts.into_values().sum::<u64>())
+    };
+    assert_eq!(lost(&mut spool), (40, 2));
+    for _ in 0..2 {
+        hello(&mut spool, 4..4, vec![corrupt(1, 1..2, 20), corrupt(2, 2..4, 7)]);
+        assert_eq!(lost(&mut spool), (20, 1), "nobody knows which part");
+    }
+    hello(&mut spool, 5..5, vec![corrupt(3, 4..5, 20)]);
+    assert_eq!(lost(&mut spool), (20, 1), "it is told of when that is known");
+    commit(&mut spool, 1, spans(20));
+    assert_eq!(lost(&mut spool), (20, 1), "and it is here as well");
+}

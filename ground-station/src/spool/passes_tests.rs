@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use perigee_proto::link::{Hello, PassReport};
+use perigee_proto::link::{Clock, Forecast, Hello, PassReport, Plan};
 use perigee_shared::env::Env;
 
 use super::both_tests::{Site, Subject};
@@ -81,6 +81,29 @@ over_both! {
         assert_eq!((ground.committed_segments, ground.connections, ground.ended), (24, 2, Some(Ending::Lost)));
         assert_eq!((ground.received_bytes, ground.connected_seconds.round()), (12_000, 14_400.0));
         assert_eq!(last().unwrap().ground.unwrap(), ground);
+    }
+
+    fn the_next_contact_is_told_by_this_stations_clock_whatever_the_satellite_plans_by(site) {
+        let spool = site.open();
+        let env = Env::production();
+        let now = env.unix_nano();
+        let read = Reading { wall: now, since_boot: env.since_boot(), round_trip: Duration::ZERO };
+        // It plans by a clock that is two hours ahead, or by one that is right while its wall clock is in 1970.
+        for (plans_by, shows, full) in [(now + 2 * HOUR, now + 2 * HOUR, 5 * HOUR), (now, HOUR, 3 * HOUR)] {
+            let start = now + 3 * HOUR;
+            let hello = Arc::new(Hello {
+                plan: Some(Plan { next_start_unix_nano: start, ..Plan::default() }),
+                forecast: Some(Forecast { made_unix_nano: plans_by, full_unix_nano: now + full, ..Forecast::default() }),
+                clock: Some(Clock { unix_nano: shows, boot_id: 1, ..Clock::default() }),
+                ..Hello::default()
+            });
+            spool.wait(spool.store.ledger("sat-1".into(), Greeting { hello, read: Some(read) }));
+            let standing = spool.wait(spool.store.standings()).remove("sat-1").unwrap();
+            assert_eq!(standing.next_contact.unwrap().start_unix_nano, start + now - plans_by);
+            let forecast = standing.forecast.unwrap();
+            assert_eq!((&forecast["made_unix_nano"], &forecast["full_unix_nano"]), (&now.into(), &(now + 3 * HOUR).into()));
+            assert_eq!(forecast["empty_unix_nano"], serde_json::Value::Null);
+        }
     }
 
     fn a_pass_over_an_antenna_with_another_name_is_one_pass(site) {

@@ -13,7 +13,7 @@ use redb::ReadableTable;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::clocks::{ClockView, Offset};
+use super::clocks::{ClockView, Offset, Reading};
 use super::contents::{Contents, Delivered};
 use super::error::SpoolError;
 use super::file::View;
@@ -62,7 +62,8 @@ pub struct StandingView {
 pub struct NextContact {
     /// The station.
     pub station: String,
-    /// AOS by the satellite's plan, ns since the Unix epoch.
+    /// AOS by the satellite's plan, ns since the Unix epoch by this station's clock: less by how much the clock is ahead that it plans
+    /// by.
     pub start_unix_nano: u64,
 }
 
@@ -134,6 +135,17 @@ pub(super) fn by_our_clock(lanes: &mut [LaneBacklog], offset: Offset, now: u64) 
     for lane in lanes {
         lane.since_unix_nano = offset.past(lane.since_unix_nano, now);
     }
+}
+
+/// Turns the times of what is planned into this station's. What the satellite plans by, which need not be its wall clock, is when it says
+/// that it made its forecast.
+pub(super) fn planned_by_our_clock(plan: Option<&mut Plan>, forecast: &mut link::Forecast, read: &Reading) {
+    let offset = read.ahead(forecast.made_unix_nano);
+    let next = plan.map(|plan| &mut plan.next_start_unix_nano);
+    let link::Forecast { made_unix_nano, plan_until_unix_nano, full_unix_nano, empty_unix_nano, .. } =
+        forecast;
+    let times = [made_unix_nano, plan_until_unix_nano, full_unix_nano, empty_unix_nano];
+    times.into_iter().chain(next).for_each(|time| *time = offset.here(*time));
 }
 
 /// What Hello says, as it is kept.

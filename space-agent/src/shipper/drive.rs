@@ -562,7 +562,7 @@ impl Driver<'_> {
         self.recoder = recoder;
         match result {
             Ok(recoded) => {
-                tracing::info!(segment = %id, codec = codec.name(), "re-encoded at the ground's request");
+                tracing::info!(segment = %id, codec = codec.name(), "re-encoded for this ground");
                 Ok(self.shipper.wal.call(move |wal| wal.recoding().replace(recoded)).await??)
             }
             Err(error) => {
@@ -615,6 +615,7 @@ impl Driver<'_> {
             Sending::Gone => None,
             Sending::Changed => return Ok(Some(Event::Changed(id))),
             Sending::Elsewhere => return Ok(Some(Event::Elsewhere(id))),
+            Sending::Unreadable => return Ok(Some(Event::Unreadable(id))),
         };
         tracing::debug!(segment = %id, "sending begins");
         // The ground answers a later Goodbye.

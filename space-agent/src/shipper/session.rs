@@ -45,6 +45,8 @@ pub(super) enum Event {
     Changed(SegmentId),
     /// A segment is on its way in another slot, so that nothing of it was sent.
     Elsewhere(SegmentId),
+    /// A segment depends on what is in another ledger, so that nothing of it was sent.
+    Unreadable(SegmentId),
     /// The ground holds these parts of segments that were on their way in another slot.
     Left(BTreeMap<SegmentId, Held>),
     /// A segment was checked after a mismatch: whether it is whole.
@@ -253,6 +255,11 @@ impl Session {
             Event::Elsewhere(id) => {
                 self.unspend(id);
                 self.queues.elsewhere(id);
+            }
+            Event::Unreadable(id) => {
+                self.unspend(id);
+                self.partials.remove(&id);
+                actions.push(Action::Recode { id, codec: Codec::Columns });
             }
             Event::Left(held) => self.partials.extend(held),
             Event::Verified { id, whole } => self.on_verified(id, whole),

@@ -11,7 +11,7 @@ use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::otlp::walk::walk;
 use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId, hash};
-use perigee_shared::signal::Signal;
+use perigee_shared::signal::{Signal, SignalSet};
 use prost::Message as _;
 
 use super::tests::{ALL, Bench, LINK, assert_adds_up};
@@ -226,7 +226,9 @@ fn nothing_leans_on_a_base_that_the_next_station_will_not_have() {
     committed(&mut wal, &first);
     assert_eq!(wal.bases().to_depend_on(Lane::BULK), Some(1));
     assert_eq!(hears(&mut wal, "beijing", 0..0), None, "it has a ledger of its own");
-    assert_eq!(hears(&mut wal, "svalbard", 1..2), None, "whose turn is next is not known");
+    assert_eq!(hears(&mut wal, "svalbard", 1..2), Some(1), "it is connected");
+    wal.recoding().end_sending(Slot::FIRST);
+    assert_eq!(wal.bases().to_depend_on(Lane::BULK), None, "whose turn is next is not known");
     assert_eq!(hears(&mut wal, "beijing", 1..2), Some(1), "the two have one ledger now");
     assert_eq!(hears(&mut wal, "svalbard", 0..0), None, "it has lost its ledger");
     wal.journal().append(&[request(200..400)]).unwrap();
@@ -235,6 +237,41 @@ fn nothing_leans_on_a_base_that_the_next_station_will_not_have() {
     let second = wal.segments().commit(batch.seal(&encoding, 7).unwrap()).unwrap();
     committed(&mut wal, &second);
     assert_eq!(wal.bases().to_depend_on(Lane::BULK), Some(2), "and has what is new");
+}
+
+#[test]
+fn nothing_that_an_exporter_counts_requests_of_leans_on_what_one_of_two_ledgers_has() {
+    let mut bench = Bench::new();
+    bench.config.consumers.insert("out".to_owned(), SignalSet::ALL);
+    let mut wal = bench.open();
+    wal.bases().greets(Slot::FIRST, "svalbard");
+    let first = seal(&mut wal, 0..200, true);
+    wal.custody().mark_sent(Slot::FIRST, first.id);
+    wal.epochs().committed(LINK, Slot::FIRST, &[first.id]).unwrap();
+    assert_eq!(wal.bases().to_depend_on(Lane::BULK), Some(1), "there is one ledger, as far as is known");
+    hears(&mut wal, "beijing", 0..0);
+    assert_eq!(hears(&mut wal, "svalbard", 1..2), None, "it would be encoded again for the other one");
+}
+
+#[test]
+fn what_leans_on_a_base_of_another_ledger_is_not_sent_as_it_is() {
+    let mut wal = Bench::new().open();
+    wal.bases().greets(Slot::FIRST, "svalbard");
+    let first = seal(&mut wal, 0..200, true);
+    committed(&mut wal, &first);
+    let leaning = seal(&mut wal, 200..400, false);
+    assert_eq!(leaning.base_sequence, Some(1));
+    let sends = |wal: &mut Wal, header: &Header| {
+        let found = wal.queues().to_ship(LINK, Slot::FIRST, Lane::BULK, &RangeSet::default(), 9).unwrap();
+        let is_fresh = found.headers[0].1;
+        (is_fresh, matches!(wal.recoding().begin_sending(Slot::FIRST, header).unwrap(), Sending::Payload(..)))
+    };
+    hears(&mut wal, "beijing", 0..0);
+    assert_eq!(sends(&mut wal, &leaning), (false, false), "it could not be read");
+    wal.bases().greets(Slot::FIRST, "svalbard");
+    assert_eq!(sends(&mut wal, &leaning), (false, false), "Resume has not come");
+    hears(&mut wal, "svalbard", 1..2);
+    assert_eq!(sends(&mut wal, &leaning), (true, true));
 }
 
 #[test]

@@ -148,21 +148,40 @@ impl Bases<'_> {
     }
 
     /// The base that a segment of `lane` that is sealed now should depend on: the current one, unless the station that was heard
-    /// last does not have it, or stations have ledgers of their own. Then the next one could not read the segment.
+    /// last does not have it. Where stations have ledgers of their own, the one that is connected must have it: whether the next one
+    /// can read the segment is not known. It may be encoded again then, so nobody else must count its requests.
     pub fn to_depend_on(&self, lane: Lane) -> Option<u64> {
-        let Notes { heard, talks, .. } = &self.0.notes;
-        let lacking = |sequence: &u64| talks.lack(Place { lane: lane.0, sequence: *sequence });
-        let differ = heard.ledgers_differ.unwrap_or(self.0.state().own_ledgers);
-        self.current(lane).filter(|sequence| !differ && !lacking(sequence))
+        let (talks, differ) = (&self.0.notes.talks, self.ledgers_differ());
+        let link_only = self.0.state().consumers.len() == 1;
+        let may = |base: Place| if differ { link_only && talks.have(base) } else { !talks.lack(base) };
+        self.current(lane).filter(|sequence| may(Place { lane: lane.0, sequence: *sequence }))
     }
 
-    /// Notes which of the current bases the station in `slot` has, by its Resume.
+    fn ledgers_differ(&self) -> bool {
+        self.0.notes.heard.ledgers_differ.unwrap_or(self.0.state().own_ledgers)
+    }
+
+    /// Whether the ground in `slot` may not be able to read this segment, as far as that is known: what it depends on is in another
+    /// ledger.
+    pub(super) fn are_elsewhere(&self, slot: Slot, header: &Header) -> bool {
+        let Some(sequence) = header.base_sequence.filter(|_| self.ledgers_differ()) else { return false };
+        !self.0.notes.talks.knows(slot, Place { lane: header.id.lane.0, sequence })
+    }
+
+    /// Notes which of the current bases the station in `slot` has, and which others it is known to have, by its Resume.
     pub(super) fn hear(&mut self, slot: Slot, view: &GroundView) {
-        let lanes: Vec<Lane> = self.0.state().lanes.keys().copied().collect();
+        let state = self.0.state();
+        let has = |lane: u8, sequence: u64| {
+            view.lanes.iter().any(|of| of.lane.0 == lane && of.committed.contains(sequence))
+        };
+        let of_epoch = state.bases.iter().filter(|(_, header)| header.id.epoch == state.life.epoch);
+        let known =
+            of_epoch.map(|(place, _)| *place).filter(|place| has(place.lane, place.sequence)).collect();
+        let lanes: Vec<Lane> = state.lanes.keys().copied().collect();
+        self.0.notes.talks.of_mut(slot).has = known;
         for lane in lanes {
             let Some(sequence) = self.current(lane) else { continue };
-            let of = view.lanes.iter().find(|l| l.lane == lane);
-            let has = of.is_some_and(|l| l.committed.contains(sequence));
+            let has = has(lane.0, sequence);
             let (base, Notes { heard, talks, .. }) = (Place { lane: lane.0, sequence }, &mut self.0.notes);
             let talk = talks.of_mut(slot);
             heard.note(talk.station.as_ref(), base, has);
@@ -177,7 +196,9 @@ impl Bases<'_> {
     /// Notes that the station in `slot` has these bases, which were just kept.
     pub(super) fn heard(&mut self, slot: Slot, kept: &[Place]) {
         let Notes { heard, talks, .. } = &mut self.0.notes;
-        if let Some(station) = &talks.of_mut(slot).station {
+        let talk = talks.of_mut(slot);
+        talk.has.extend(kept);
+        if let Some(station) = &talk.station {
             heard.from.extend(kept.iter().map(|place| (*place, station.clone())));
         }
     }

@@ -110,6 +110,10 @@ pub(super) fn heard(
         // Never more than the drop has.
         let now = items.saturating_sub(items.saturating_sub(now));
         let delivered = now.saturating_sub(before);
+        if delivered.total() > 0 && now == items {
+            // Others were told that it is lost.
+            known.retain(|k| k == station);
+        }
         if stations != known.len() || delivered.total() > 0 {
             drop.overridden = (now.total() > 0).then(|| now.into());
             out.push(Heard { known, drop, delivered });
@@ -181,7 +185,7 @@ pub(super) fn tell_again(
 }
 
 /// Items of a drop that are still dropped.
-fn left(drop: &link::Drop) -> Counts {
+pub(super) fn left(drop: &link::Drop) -> Counts {
     Counts::from(drop.items.unwrap_or_default()).saturating_sub(drop.overridden.unwrap_or_default().into())
 }
 

@@ -8,7 +8,6 @@ use perigee_shared::env::Env;
 use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Lane, SegmentId};
-use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
@@ -308,7 +307,7 @@ impl Epochs<'_> {
             answer.remember(txn, &ledger)?;
             let kept = bases::keep(txn, answer.ids.iter().copied())?;
             let mut passing = Passing::new(txn, state, &takers);
-            undo_drops(txn, state.life.epoch, &answer.committed, &mut passing.tally)?;
+            undo_drops(txn, state.life.epoch, &ledger.1, &answer.committed, &mut passing.tally)?;
             for id in answer.ids.iter().chain(&answer.inherited) {
                 passing.one(consumer, &Delivery::whole(*id))?;
             }
@@ -599,10 +598,11 @@ impl Answer {
     }
 }
 
-/// A commit overrides a drop: what the ground has after all is counted as delivered.
+/// A commit overrides a drop: what `station` has after all is counted as delivered. Others that know of the drop are told so.
 fn undo_drops(
     txn: &WriteTransaction,
     epoch: u64,
+    station: &str,
     committed: &BTreeMap<Lane, RangeSet>,
     tally: &mut Tally,
 ) -> Result<(), StoreError> {
@@ -612,18 +612,25 @@ fn undo_drops(
     let mut table = txn.open_table(DROPS)?;
     let mut undone = Vec::new();
     for entry in table.range(drops_of(epoch))? {
-        let (_, drop) = drops::read(entry?.1.value())?;
+        let (mut known, drop) = drops::read(entry?.1.value())?;
         let Some(sequences) = drop.sequences else { continue };
         let lane = committed.iter().find(|(lane, _)| u32::from(lane.0) == drop.lane);
         if lane.is_some_and(|(_, c)| c.missing(sequences.start..sequences.end).is_empty()) {
-            undone.push(drop);
+            known.retain(|k| k != station);
+            undone.push((known, drop));
         }
     }
-    for drop in undone {
-        table.remove(DropKey { epoch, id: drop.id })?;
-        tally.drops = tally.drops.saturating_sub(1);
-        let before = Counts::from(drop.overridden.unwrap_or_default());
-        tally.undo_drop(drop.reason, Counts::from(drop.items.unwrap_or_default()).saturating_sub(before));
+    let mut changed = Vec::new();
+    for (known, drop) in undone {
+        let left = drops::left(&drop);
+        tally.undo_drop(drop.reason, left);
+        if known.is_empty() || drop.counts_unknown {
+            table.remove(DropKey { epoch, id: drop.id })?;
+            tally.drops = tally.drops.saturating_sub(1);
+        } else if left.total() > 0 {
+            changed.push(link::Drop { overridden: drop.items, ..drop });
+        }
     }
-    Ok(())
+    drop(table);
+    changed.iter().try_for_each(|drop| drops::insert(txn, epoch, drop, &[]))
 }

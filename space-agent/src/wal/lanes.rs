@@ -179,7 +179,7 @@ impl Queues<'_> {
             Ok(out)
         })?;
         for (header, unsent) in &mut out.headers {
-            *unsent = !self.0.custody().was_sent(header.id);
+            *unsent = !self.0.custody().was_sent(header.id) && !self.0.bases().are_elsewhere(slot, header);
         }
         Ok(out)
     }

@@ -130,6 +130,8 @@ pub enum Sending {
     Changed,
     /// It is on its way in another slot.
     Elsewhere,
+    /// What it depends on is in another ledger.
+    Unreadable,
 }
 
 /// Segments that are encoded again.
@@ -194,6 +196,9 @@ impl Recoding<'_> {
             Some(now) if now.header.hash != header.hash => return Ok(Sending::Changed),
             Some(now) => now,
         };
+        if self.0.bases().are_elsewhere(slot, header) {
+            return Ok(Sending::Unreadable);
+        }
         let env = self.0.env();
         let age = record.oldest(&self.0.state().boots.ages(env), env);
         let payload = self.0.custody().payload(header)?;

@@ -24,6 +24,8 @@ pub(super) struct Talk {
     pub(super) to: To,
     /// Current bases that it does not have.
     pub(super) lacking: BTreeSet<Place>,
+    /// Bases that it is known to have.
+    pub(super) has: BTreeSet<Place>,
     is_over: bool,
 }
 
@@ -107,9 +109,23 @@ impl Talks {
         self.of.values().any(|talk| talk.lacking.contains(&base))
     }
 
+    /// Whether all that are connected are known to have this base, and there is one.
+    pub(super) fn have(&self, base: Place) -> bool {
+        let mut open = self.of.values().filter(|talk| !talk.is_over).peekable();
+        open.peek().is_some() && open.all(|talk| talk.has.contains(&base))
+    }
+
+    /// Whether the ground in `slot` is known to have this base.
+    pub(super) fn knows(&self, slot: Slot, base: Place) -> bool {
+        self.of.get(&slot).is_some_and(|talk| talk.has.contains(&base))
+    }
+
     /// These bases are forgotten.
     pub(super) fn forget_bases(&mut self, gone: &[Place]) {
-        self.of.values_mut().for_each(|talk| talk.lacking.retain(|place| !gone.contains(place)));
+        for talk in self.of.values_mut() {
+            talk.lacking.retain(|place| !gone.contains(place));
+            talk.has.retain(|place| !gone.contains(place));
+        }
     }
 
     /// A segment goes over the connection of `slot` from now on, if it goes over no other. Whether it does.

@@ -351,6 +351,37 @@ fn a_commit_overrides_a_drop() {
     assert_adds_up(&wal);
 }
 
+/// One station had committed a segment when its acknowledgement was lost. The segment is damaged, and another one hears of that first.
+#[test]
+fn a_station_that_knows_of_a_drop_is_told_when_another_one_has_it_after_all() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    wal.journal().append(&[request(1, 5, 100)]).unwrap();
+    let header = seal(&mut wal).unwrap().unwrap();
+    let stations = ["a".to_owned(), "b".to_owned()];
+    wal.custody().drop_segments(vec![header.clone()], DropReason::Corruption).unwrap();
+    let drops = |wal: &mut Wal, station| wal.epochs().hello(station).unwrap().pop().unwrap().drops;
+    let id = drops(&mut wal, "b")[0].id;
+    let ack = link::DropsAck { epoch: header.id.epoch, ids: vec![id], overridden: vec![] };
+    wal.epochs().drops_acknowledged("b", &stations, &ack, Some(id)).unwrap();
+    let whole = view(&wal, 1..2, header.hash);
+    let hears = |wal: &mut Wal| {
+        wal.bases().greets(Slot::FIRST, "a");
+        wal.epochs().reconcile(LINK, Slot::FIRST, &whole).unwrap();
+        assert_eq!((wal.summary().delivered, wal.summary().dropped[0].1), (logs(5), Counts::ZERO));
+    };
+    hears(&mut wal);
+    for station in ["a", "b"] {
+        let told = drops(&mut wal, station);
+        assert_eq!(told.len(), 1, "{station}");
+        assert_eq!((told[0].id, told[0].overridden), (id, told[0].items));
+        wal.epochs().drops_acknowledged(station, &stations, &ack, Some(id)).unwrap();
+    }
+    hears(&mut wal);
+    assert!(drops(&mut wal, "a").is_empty() && drops(&mut wal, "b").is_empty(), "once");
+    assert_adds_up(&wal);
+}
+
 #[test]
 fn what_the_ground_has_is_deleted_and_a_ground_that_knows_more_begins_a_new_epoch() {
     let bench = Bench::new();

@@ -99,11 +99,12 @@ pub fn file(scenario: &Scenario, passes: &[Pass], satellite: u16) -> String {
     listed(scenario, passes.iter().filter(|p| p.satellite == satellite))
 }
 
-/// The plan file that comes in the pass with this number: it has none that was over before, and each of its passes is up to five seconds off.
-pub fn new_file(scenario: &Scenario, passes: &[Pass], number: usize) -> String {
+/// The plan file that comes in the pass with this number, after so many others: it has none that was over before, and each of its passes is
+/// up to five seconds off.
+pub fn new_file(scenario: &Scenario, passes: &[Pass], number: usize, before: usize) -> String {
     let off = |(at, pass): (usize, &Pass)| {
         // None, too late, too early, and again; another one in the next plan.
-        let moved = |time: Duration| match (at + number) % 3 {
+        let moved = |time: Duration| match (at + before) % 3 {
             0 => time,
             1 => time + OFF,
             _ => time.saturating_sub(OFF),
@@ -169,8 +170,11 @@ passes: {{per_day: 14, shortest: 5m, longest: 9m, handover: {handover}}}
     fn a_new_plan_has_no_earlier_pass_and_is_some_seconds_off() {
         let scenario = two_days("[svalbard]", "0%");
         let passes = passes(&scenario);
-        let (whole, new, next) =
-            (file(&scenario, &passes, 0), new_file(&scenario, &passes, 3), new_file(&scenario, &passes, 4));
+        let (whole, new, next) = (
+            file(&scenario, &passes, 0),
+            new_file(&scenario, &passes, 3, 3),
+            new_file(&scenario, &passes, 4, 4),
+        );
         let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(lines(&new).len(), lines(&whole).len() - 3);
         assert_eq!(lines(&new)[1], lines(&whole)[4], "the pass that is under way is as it was");
@@ -199,7 +203,7 @@ passes: {{per_day: 14, shortest: 5m, longest: 9m, handover: {handover}}}
         let last = |pair: &[Pass]| pair[0].end.max(pair[1].end);
         let mut pairs = passes.chunks(2).zip(passes.chunks(2).skip(1));
         assert!(pairs.all(|(pair, next)| last(pair) < next[0].start));
-        let new = new_file(&scenario, &passes, 3);
+        let new = new_file(&scenario, &passes, 3, 3);
         assert_eq!(new.lines().count(), 1 + 56 - 2, "the one that it overlaps is under way");
     }
 }

@@ -62,6 +62,8 @@ pub struct Report {
     pub resent_bytes: u64,
     /// Bytes of packets that QUIC took to be lost.
     pub lost_bytes: u64,
+    /// Gaps that are alarms, as grounds know them: of data that no rule dropped and that does not come.
+    pub losses: u64,
     /// By ledger.
     pub reached: Vec<Reached>,
     /// What exporters wrote that names no item of ours.
@@ -179,6 +181,9 @@ impl fmt::Display for Report {
             )?;
         }
         writeln!(f, "log        {} packets, {}", self.packets, self.packet_hash)?;
+        if self.losses > 0 {
+            writeln!(f, "gaps       {} of data that no rule dropped", self.losses)?;
+        }
         for violation in &self.violations {
             writeln!(f, "VIOLATION  {violation}")?;
         }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use perigee_shared::config::Invalid;
+use perigee_shared::units::Span;
 use tokio::time::Instant;
 
 use crate::account::{self, Account};
@@ -22,6 +23,9 @@ const SAMPLES: u32 = 600;
 /// After the last event grounds notice that their links are gone, and exporters finish.
 const SETTLE: Duration = Duration::from_secs(60);
 
+/// At the beginning and the end of a pass there is no new plan: one that is seconds off would end it.
+const CALM: Duration = Duration::from_secs(10);
+
 /// What is wanted beside the report.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
@@ -38,6 +42,13 @@ pub fn run(scenario: Scenario, options: Options) -> anyhow::Result<Report> {
     runtime.block_on(Box::pin(simulate(scenario, options)))
 }
 
+/// When there is a new plan in a pass, with the pass's number.
+fn replanned(pass: &Pass, every: Option<Span>, n: usize) -> impl Iterator<Item = (Duration, usize)> {
+    let Some(Span(every)) = every else { return vec![((pass.start + pass.los) / 2, n)].into_iter() };
+    let times = std::iter::successors(Some(pass.start + CALM), move |at| Some(*at + every));
+    times.take_while(|at| *at + CALM < pass.los).map(|at| (at, n)).collect::<Vec<_>>().into_iter()
+}
+
 /// What happens at a time.
 enum Event {
     Sample,
@@ -46,8 +57,8 @@ enum Event {
     /// The pass with this number begins or is over, for who counts those without a connection.
     Aos(usize),
     Los(usize),
-    /// There is a new plan, in the pass with this number.
-    Plan(usize),
+    /// There is a new plan, in the pass with this number; how many came before.
+    Plan(usize, usize),
     Down(usize),
     Up(usize),
     Clock(usize),
@@ -129,8 +140,9 @@ impl Simulation {
             events.push((pass.los, Event::Los(n)));
         }
         if self.world.scenario.link.replanned {
-            let middle = |(n, pass): (usize, &Pass)| ((pass.start + pass.los) / 2, Event::Plan(n));
-            events.extend(self.passes.iter().enumerate().map(middle));
+            let every = self.world.scenario.link.replanned_every;
+            let times = self.passes.iter().enumerate().flat_map(|(n, pass)| replanned(pass, every, n));
+            events.extend(times.enumerate().map(|(before, (at, n))| (at, Event::Plan(n, before))));
         }
         for (n, set) in self.world.scenario.clocks.iter().enumerate() {
             events.push((set.at.0, Event::Clock(n)));
@@ -154,8 +166,8 @@ impl Simulation {
                         self.missed.push(n);
                     }
                 }
-                Event::Plan(n) => {
-                    let plan = new_file(&self.world.scenario, &self.passes, n);
+                Event::Plan(n, before) => {
+                    let plan = new_file(&self.world.scenario, &self.passes, n, before);
                     self.satellites[usize::from(self.passes[n].satellite)].replan(&plan)?;
                 }
                 Event::Clock(n) => self.set_clock(n),
@@ -315,6 +327,17 @@ impl Simulation {
         Ok(out)
     }
 
+    /// See [`Report::losses`].
+    async fn losses(&self) -> anyhow::Result<u64> {
+        let mut losses = 0;
+        for store in self.stations.iter().filter_map(Station::store) {
+            let gaps = store.gap_counts().await?;
+            let of = |reason: &String| ["corruption", "station_lost"].contains(&reason.as_str());
+            losses += gaps.iter().filter(|((_, reason), _)| of(reason)).map(|(_, count)| count).sum::<u64>();
+        }
+        Ok(losses)
+    }
+
     /// See [`Report::told`].
     async fn told(&self) -> anyhow::Result<Vec<Told>> {
         let mut out = Vec::new();
@@ -331,7 +354,7 @@ impl Simulation {
     async fn end(mut self) -> anyhow::Result<Report> {
         tokio::time::sleep(SETTLE).await;
         let held = self.held().await?;
-        let told = self.told().await?;
+        let (told, losses) = (self.told().await?, self.losses().await?);
         for satellite in &mut self.satellites {
             satellite.stop().await?;
         }
@@ -354,6 +377,7 @@ impl Simulation {
             simulated: self.world.time.now(),
             passes: self.passes.len(),
             told,
+            losses,
             missed: self.missed,
             contact_time: self.passes.iter().map(|p| p.los - p.start).sum(),
             spool_hash: spools.iter().map(|s| s.hash().to_hex().to_string()).collect(),

@@ -164,6 +164,8 @@ pub struct Link {
     /// Whether there is a new plan in each pass, by which this pass and all later ones begin and end some seconds off.
     #[serde(default)]
     pub replanned: bool,
+    /// How often there is one in a pass, but for its first and last ten seconds, where it is not just once in the middle.
+    pub replanned_every: Option<Span>,
 }
 
 /// One direction of a link.

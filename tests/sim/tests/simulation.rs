@@ -22,6 +22,7 @@ fn simulate(scenario: Scenario, keep_packets: bool) -> Report {
     let report = run(scenario, Options { keep_packets, ..Options::default() }).unwrap();
     println!("{report}");
     assert!(report.is_right(), "{report}");
+    assert_eq!(report.losses, 0, "what another ledger has is no loss: {report}");
     let a = report.account;
     assert_eq!(a.accepted, a.exported + a.dropped + a.dead_letter + a.on_board + a.spool, "{}", a.line());
     report
@@ -129,6 +130,63 @@ contacts: [{{station: svalbard, start: 1m, end: 2m}}]
     let (ended, report) = told("{item_bytes: 4KiB, compressible: false, backlog: 8MiB}", "1Mbit/s", "20ms");
     assert_eq!(ended, None);
     assert!(report.filled[0].share > 0.93, "{report}");
+}
+
+/// A ground that is killed says nothing any more. Each minute it writes down what has come of the contact until then.
+#[test]
+fn a_ground_that_is_killed_in_a_pass_knows_what_came_until_the_last_full_minute() {
+    let text = "
+duration: 6m
+stations: [svalbard]
+telemetry: {raw_per_day: 10MB, every: 1s}
+link: {down: {rate: 1Mbit/s, delay: 5ms}, up: {rate: 64kbit/s, delay: 5ms}}
+contacts: [{station: svalbard, start: 1m, end: 4m}]
+faults: [{at: 3m50s, kind: crash, node: svalbard, down: 1m}]
+";
+    let report = simulate(scenario(text), false);
+    let [sim::report::Told { state: None, connected }] = &report.told[..] else {
+        panic!("{:?}", report.told)
+    };
+    assert!((119.0..=121.0).contains(connected), "of 170 s: {connected}");
+}
+
+/// The signal is away for a little longer than that. A link that was not given up by then would go on as it was.
+#[test]
+fn a_lost_signal_is_noticed_in_three_seconds_and_two_round_trips() {
+    for (delay, back) in [(20, "93180ms"), (300, "94300ms")] {
+        let text = format!(
+            "
+duration: 4m
+stations: [svalbard]
+telemetry: {{item_bytes: 4KiB, compressible: false, backlog: 8MiB}}
+link: {{down: {{rate: 2Mbit/s, delay: {delay}ms}}, up: {{rate: 64kbit/s, delay: {delay}ms}}}}
+contacts:
+- {{station: svalbard, start: 1m, end: {back}, cut: 90s}}
+- {{station: svalbard, start: {back}, end: 3m}}
+"
+        );
+        let report = simulate(scenario(&text), false);
+        assert_eq!(report.connections, 2, "{delay} ms: {report}");
+    }
+}
+
+#[test]
+fn a_plan_that_changes_every_second_costs_no_connection_and_loses_nothing() {
+    let text = "
+duration: 20m
+stations: [svalbard]
+telemetry: {raw_per_day: 20MB, every: 5s}
+link: {down: {rate: 1Mbit/s, delay: 5ms}, up: {rate: 64kbit/s, delay: 5ms}, replanned: true, replanned_every: 1s}
+contacts:
+- {station: svalbard, start: 2m, end: 8m}
+- {station: svalbard, start: 10m, end: 17m}
+";
+    let report = simulate(scenario(text), false);
+    // The last plan ends five seconds too early, and once it has run out the station is tried.
+    assert_eq!((report.connections, report.missed.len()), (3, 0), "{report}");
+    let lasted: Vec<u64> = report.told.iter().map(|told| told.connected as u64).collect();
+    assert_eq!(lasted, [0, 409, 359], "{report}");
+    assert_eq!((report.account.lost, report.resent_bytes), (0, 0), "{report}");
 }
 
 /// One contact ends where the one with another station begins.
@@ -254,6 +312,34 @@ contacts:
     assert_eq!((report.connections, report.missed.len()), (3, 0), "{report}");
     let share = report.goodput_share(64_000);
     assert!(share > 0.9, "{share}");
+}
+
+/// What is sealed in a contact depends on what that station has, and is encoded again for another one only where it did not go.
+#[test]
+fn a_thin_link_to_two_ledgers_carries_little_more_than_to_one() {
+    let held = |ledger: &str| {
+        let text = format!(
+            "
+duration: 100m
+stations: [svalbard, beijing]
+ledger: {ledger}
+telemetry: {{raw_per_day: 200MB, every: 5s}}
+link: {{down: {{rate: 64kbit/s, delay: 20ms}}, up: {{rate: 64kbit/s, delay: 20ms}}}}
+contacts:
+- {{station: svalbard, start: 10m, end: 12m}}
+- {{station: beijing, start: 30m, end: 32m}}
+- {{station: svalbard, start: 50m, end: 52m}}
+- {{station: beijing, start: 70m, end: 72m}}
+- {{station: svalbard, start: 90m, end: 92m}}
+"
+        );
+        let report = simulate(scenario(&text), false);
+        (report.account.exported, report.held_bytes)
+    };
+    let (shared, own) = (held("shared"), held("own"));
+    assert_eq!(shared.0, own.0, "everything that was there");
+    // Without bases it is 1.7 times as much.
+    assert!(own.1 * 10 < shared.1 * 14, "{own:?} {shared:?}");
 }
 
 #[test]

@@ -209,6 +209,25 @@ fn a_segment_that_was_encoded_anew_after_it_was_fetched_is_fetched_once_more() {
 }
 
 #[test]
+fn what_the_ground_could_not_read_is_encoded_anew_before_it_is_sent_and_costs_no_budget() {
+    let mut s = session();
+    s.on_event(Event::Connected);
+    s.on_event(believed(0..0));
+    s.on_event(Event::Budget(Some(Budget::new(1500))));
+    s.on_event(fetched(vec![(header(2), false)]));
+    let id = header(2).id;
+    let actions = s.on_event(Event::Unreadable(id));
+    assert!(actions.contains(&Action::Recode { id, codec: Codec::Columns }), "{actions:?}");
+    assert_eq!(written(&actions), []);
+    s.on_event(Event::Recoded { id, done: true });
+    let anew = Header { payload_len: 1500, hash: hash(b"anew"), ..header(2) };
+    assert_eq!(
+        written(&s.on_event(fetched(vec![(anew, false)]))),
+        [(2, vec![Range { start: 0, end: 1500 }])]
+    );
+}
+
+#[test]
 fn what_is_under_way_in_another_slot_is_not_sent_and_goes_on_where_the_ledger_has_it() {
     let mut s = Session::new(
         Hello { epochs: vec![Epoch { epoch: EPOCH, ..Epoch::default() }], ..Hello::default() },
