@@ -171,6 +171,19 @@ pub struct Outside {
     pub odd: Vec<(String, String)>,
 }
 
+/// Makes a directory in `at` and removes it again: a file system such as /proc allows root to write, and makes nothing.
+fn try_to_make_one(at: &Path) -> io::Result<()> {
+    let trial = at.join(format!(".perigee-{}", std::process::id()));
+    match std::fs::create_dir(&trial) {
+        Ok(()) => std::fs::remove_dir(trial),
+        // A full volume is no mistake in the configuration, and another check may be at it.
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::AlreadyExists) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether `path` can be a directory in which this user writes: one that is not there is made at the start.
 pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
     use io::ErrorKind::{NotADirectory, NotFound};
@@ -181,10 +194,15 @@ pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
         match std::fs::metadata(at) {
             Ok(meta) if !meta.is_dir() => return wrong(format!("{shown} is a file; name a directory")),
             Ok(_) => {
-                let Err(error) = access(at, AccessFlags::W_OK | AccessFlags::X_OK) else { return Ok(()) };
-                let error = io::Error::from(error);
+                let is_there = at == path;
+                let allowed = access(at, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from);
+                let Err(error) = allowed.and_then(|()| if is_there { Ok(()) } else { try_to_make_one(at) })
+                else {
+                    return Ok(());
+                };
+                let made = if is_there { String::new() } else { format!("cannot make {}: ", path.display()) };
                 return wrong(format!(
-                    "cannot write in {shown}: {error}; let this process's user write there"
+                    "{made}cannot write in {shown}: {error}; let this process's user write there, or name another directory"
                 ));
             }
             Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {}
@@ -206,7 +224,10 @@ pub fn check_writable(key: &str, path: &Path, made: Option<&Path>) -> Result<(),
     if !directory.exists() && !made.is_some_and(|made| made.starts_with(directory)) {
         return Err(Invalid::new(
             key,
-            format!("the directory {} is not there; make it", directory.display()),
+            format!(
+                "the directory {} is not there; make it, or write create_directory: true",
+                directory.display()
+            ),
         ));
     }
     check_directory(key, directory)

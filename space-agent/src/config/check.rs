@@ -40,13 +40,13 @@ impl Config {
 
     /// Checks a file whose text is read.
     pub fn read(file: ConfigFile) -> Result<Self, ConfigError> {
-        Self::read_with(file, |_| Outside::default())
+        Self::read_with(file, |_, _| Outside::default())
     }
 
-    /// The same with what `look` finds of what it names.
+    /// The same with what `look` finds of what it names; it is told whether something is wrong already.
     pub(super) fn read_with(
         mut file: ConfigFile,
-        look: impl FnOnce(&Self) -> Outside,
+        look: impl FnOnce(&Self, bool) -> Outside,
     ) -> Result<Self, ConfigError> {
         collector::translate(&mut file, Program::Agent);
         let mut config: Option<Self> = file.read(|section| collector::keys(Program::Agent, section));
@@ -67,7 +67,8 @@ impl Config {
                     file.complain(problem);
                 }
             }
-            file.note_outside(look(config));
+            let found = look(config, !file.problems.is_empty());
+            file.note_outside(found);
             config.warnings.clone_from(&file.warnings);
         }
         file.finish(config)
