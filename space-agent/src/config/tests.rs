@@ -398,6 +398,27 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "extensions:\n  basicauth: {htpasswd: {inline: x}}\nservice:\n",
         &["extensions.basicauth.htpasswd: is not implemented: listeners do not ask for passwords"],
     ),
+    (
+        "      http:\n",
+        "      http:\n        tls: {cert_pem: x, key_file: /x.key}\n",
+        &[
+            "c.yaml:8: receivers.otlp.protocols.http.tls.cert_pem: is not implemented: write it to a file and name that in cert_file",
+        ],
+    ),
+    (
+        "      http:\n",
+        "      http:\n        tls: {cert_file: /x.crt, key_pem: x}\n",
+        &[
+            "protocols.http.tls.key_pem: is not implemented: write it to a file that only this process's user can read",
+        ],
+    ),
+    (
+        "      grpc:\n",
+        "      grpc:\n        tls: {cert_file: /x.crt, key_file: /x.key, client_ca_pem: x}\n",
+        &[
+            "protocols.grpc.tls.client_ca_pem: is not implemented: write it to a file and name that in client_ca_file",
+        ],
+    ),
     ("    traces:\n      receivers: [otlp]", "    traces:\n      receivers: [otlp", &["c.yaml:"]),
 ];
 
@@ -655,11 +676,12 @@ fn a_second_health_check_is_an_error_and_not_left_out() {
 #[test]
 fn keys_that_the_collector_has_lately_are_known() {
     let http = "      http:\n        keepalive: {enabled: true}\n        tls: {cert_file: a, key_file: b, \
-                include_insecure_cipher_suites: true, reload_interval: 1h}\n";
+                include_insecure_cipher_suites: true, reload_interval: 1h, ca_file: c}\n";
     let config = read(&with("      http:\n", http)).unwrap();
     let said: Vec<&str> =
         config.warnings.iter().map(|w| w.key.as_str()).filter(|key| key.contains("http")).collect();
-    assert_eq!(said, ["receivers.otlp.protocols.http.tls.include_insecure_cipher_suites"]);
+    let tls = |name: &str| format!("receivers.otlp.protocols.http.tls.{name}");
+    assert_eq!(said, [tls("include_insecure_cipher_suites"), tls("ca_file")]);
     let exporter =
         "exporters:\n  otlp_http/x: {endpoint: \"http://localhost:1\", keepalive: {idle_conn_timeout: 5s}}\n";
     let text = with("exporters:\n", exporter);
