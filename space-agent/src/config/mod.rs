@@ -1,6 +1,8 @@
 //! The agent's configuration: read strictly, checked whole before anything is bound.
 
 mod check;
+#[cfg(test)]
+mod directory_tests;
 mod outside;
 mod processors;
 #[cfg(test)]

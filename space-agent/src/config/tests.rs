@@ -10,9 +10,9 @@ use perigee_shared::config::collector;
 use super::*;
 
 const MINIMAL: &str = include_str!("../../../deploy/config/collector/minimal.yaml");
-const LARGER: &str = include_str!("../../../deploy/config/collector/larger.yaml");
+pub(super) const LARGER: &str = include_str!("../../../deploy/config/collector/larger.yaml");
 
-fn read(text: &str) -> Result<Config, String> {
+pub(super) fn read(text: &str) -> Result<Config, String> {
     let env = |name: &str| (name == "STORAGE").then(|| "/nowhere/storage".to_owned());
     ConfigFile::parse(text, "c.yaml", &env).and_then(Config::read).map_err(|e| e.to_string())
 }
@@ -596,18 +596,6 @@ fn a_file_of_a_collector_may_listen_to_others_and_perigees_own_must_say_so() {
     assert_eq!(warned, 2);
     let own = read(&format!("{open}storage: {{directory: /x}}\n")).unwrap_err();
     assert!(own.contains("insecure: true") && own.starts_with("c.yaml has 2 problems"), "{own}");
-}
-
-#[test]
-fn the_log_is_never_put_where_a_collectors_own_files_are() {
-    let dir = tempfile::tempdir().unwrap();
-    let text = LARGER.replace("${env:STORAGE:-/var/lib/otelcol/file_storage}", dir.path().to_str().unwrap());
-    assert_eq!(read(&text).unwrap().storage.directory, dir.path());
-    std::fs::write(dir.path().join("exporter_otlp__traces"), "").unwrap();
-    let error = read(&text).unwrap_err();
-    assert!(error.contains("holds a Collector's own files (exporter_otlp__traces)"), "{error}");
-    let elsewhere = read(&format!("{text}storage: {{directory: /x}}\n")).unwrap();
-    assert_eq!(elsewhere.storage.directory, std::path::Path::new("/x"));
 }
 
 #[test]

@@ -45,14 +45,14 @@ pub fn translate(file: &mut ConfigFile, program: Program) {
         connectors(map, &mut notes);
     }
     pipelines::translate(map, program, processors, &mut notes);
-    let storage = extensions::translate(map, program, &mut notes);
+    let storages = extensions::translate(map, program, &mut notes);
     telemetry::translate(map, program, &mut notes);
     if foreign {
         receivers::open_to_others(map, &mut notes);
         receivers::bodies(map, &mut notes);
     }
     if program == Program::Agent {
-        log_directory(map, storage, &mut notes);
+        log_directory(map, storages, &mut notes);
     }
     file.renamed.append(&mut notes.renamed);
     file.problems.append(&mut notes.problems);
@@ -131,18 +131,41 @@ fn default_directory() -> PathBuf {
 /// The name of the log's file, which says whether a directory has one.
 const LOG: &str = "wal.redb";
 
-/// Settles where the log lies: in `storage`, in the directory of a `file_storage`, or in the default one.
-fn log_directory(map: &mut Map, storage: Option<extensions::Storage>, notes: &mut Notes) {
-    let said = map.get("storage").and_then(|s| s.at(&["directory"])).is_some_and(|d| !d.is_null());
-    if said {
-        return;
-    }
-    let default = default_directory();
+/// Settles where the log lies: in `storage`, in the directory of a `file_storage`, or in the default one. One that lies where this file,
+/// or its service manager, says otherwise is not left behind.
+fn log_directory(map: &mut Map, mut storages: Vec<extensions::Storage>, notes: &mut Notes) {
+    const KEY: &str = "storage.directory";
+    let said = map.get("storage").and_then(|s| s.at(&["directory"])).filter(|d| !d.is_null());
+    let (is_said, said_at) = (said.is_some(), said.map_or(0, |directory| directory.line));
+    let said = said.and_then(Node::as_text).map(PathBuf::from);
+    let storage = storages.iter().position(|s| s.is_started && !is_said).map(|at| storages.remove(at));
     let (line, directory, key) = match &storage {
         Some(storage) => (storage.line, PathBuf::from(&storage.directory), storage.key.clone()),
-        None => (0, default.clone(), "storage.directory".to_owned()),
+        None => (said_at, said.unwrap_or_else(default_directory), KEY.to_owned()),
     };
+    let mut others: Vec<PathBuf> = storages.into_iter().map(|s| s.directory.into()).collect();
+    if !is_said {
+        others.push(default_directory());
+        // The example of Perigee's own form has its log there.
+        others.extend(std::env::var_os("STATE_DIRECTORY").map(PathBuf::from));
+    }
     let shown = directory.display();
+    let other = others.iter().find(|other| **other != directory && other.join(LOG).exists());
+    // A variable that is not replaced may become anything.
+    if let Some(other) = other
+        && !directory.join(LOG).exists()
+        && !directory.to_string_lossy().contains("${")
+    {
+        let message = format!(
+            "the log would begin anew in {shown}, and one lies in {}: move it there, or name its directory in \
+             storage: {{directory: ...}}",
+            other.display()
+        );
+        notes.wrong(line, key.clone(), message);
+    }
+    if is_said {
+        return;
+    }
     if let Some(name) = &storage
         && let Some(file) = collectors_file(&directory)
     {
@@ -151,18 +174,6 @@ fn log_directory(map: &mut Map, storage: Option<extensions::Storage>, notes: &mu
              or write storage: {{directory: ...}} with another directory"
         );
         notes.wrong(name.line, key.clone(), message);
-    }
-    if storage.is_some()
-        && default != directory
-        && default.join(LOG).exists()
-        && !directory.join(LOG).exists()
-    {
-        let message = format!(
-            "the log would begin anew in {shown}, and one lies in {}: move it there, or name its directory in \
-             storage: {{directory: ...}}",
-            default.display()
-        );
-        notes.wrong(line, key.clone(), message);
     }
     if storage.is_none() {
         let message = format!("is not set: accepted data is kept in {shown} until every exporter has it");
