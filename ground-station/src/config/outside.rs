@@ -32,6 +32,10 @@ impl Config {
             look_at_link(self, env, &mut found);
         }
         self.look_at_listeners(env, parts, &mut found);
+        if self.link.satellites.is_empty() && parts.contains(&Part::Link) {
+            let words = "is empty: no satellite can connect until it is named there";
+            found.odd.push(("link.satellites".to_owned(), words.to_owned()));
+        }
         found
     }
 

@@ -114,9 +114,10 @@ impl Problem {
         }
     }
 
-    /// Has the log say so.
-    pub fn warn(&self) {
-        tracing::warn!(line = self.line, "{}: {}", self.key, self.message);
+    /// Has the log say so of the file at `path`.
+    pub fn warn(&self, path: &Path) {
+        let line = (self.line > 0).then_some(self.line);
+        tracing::warn!(file = %path.display(), line, "{}: {}", self.key, self.message);
     }
 }
 
@@ -321,12 +322,12 @@ fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a 
 /// The same; what was meant may also be one of `more`.
 #[inline(never)]
 fn unknown_among(what: &str, found: &str, known: &[&str], more: &[&str]) -> String {
-    match nearest(found, known.iter().chain(more).copied()) {
-        Some(k) => {
-            format!("unknown {what} `{found}`; did you mean `{k}`? (known: {})", known.join(", "))
-        }
+    let known = [known, more].concat();
+    let list = known.join(", ");
+    match nearest(found, known.iter().copied()) {
+        Some(k) => format!("unknown {what} `{found}`; did you mean `{k}`? (known: {list})"),
         None if known.is_empty() => format!("unknown {what} `{found}`; this section has none"),
-        None => format!("unknown {what} `{found}` (known: {})", known.join(", ")),
+        None => format!("unknown {what} `{found}` (known: {list})"),
     }
 }
 

@@ -58,6 +58,8 @@ const MISTAKES: &[(&str, u8, &[&str])] = &[
     ),
     ("run -c LINKED", 64, &["cannot read certificate DIR/satellite.crt", "is it the right file, in PEM?"]),
     ("validate --from-collector DIR/nothing.yaml", 64, &["DIR/nothing.yaml"]),
+    ("validate --from-collector DIR/theirs.yaml --json", 2, &["cannot be used with '--json'"]),
+    ("validate -c DIR/proc.yaml --json", 64, &["DIR/proc.yaml cannot be used; the JSON says why"]),
     ("validate --from-collector DIR/pipe", 64, &["cannot read DIR/pipe", "a pipe"]),
     (
         "validate --from-collector LINKED",

@@ -300,7 +300,7 @@ impl Config {
         let often = limiter.check_interval >= Span::millis(10);
         check(often, "memory_limiter.check_interval", "must be at least 10ms");
         let bytes = (ByteSize::kib(16)..=ByteSize::mib(32)).contains(&batch.send_batch_bytes);
-        check(bytes, "batch.send_batch_bytes", "must be from 16KiB to 32MiB");
+        check(bytes, "batch.send_batch_bytes", "must be from 16KiB to 32MiB: a segment is sealed in memory");
         check(batch.send_batch_size > 0, "batch.send_batch_size", "must be above 0");
         check(batch.timeout >= Span::millis(10), "batch.timeout", "must be at least 10ms");
         check(batch.sealing_cpu >= Percent(0.01), "batch.sealing_cpu", "must be at least 1%");

@@ -114,11 +114,18 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["processors.batch.timeout: `5` is not a duration; write for example 200ms"],
     ),
     ("  batch:\n", "  batch: {tiemout: 5s}\n", &["unknown key `tiemout`; did you mean `timeout`?"]),
+    ("  batch:\n", "  batch: {q: 5s}\n", &["(known: ", "send_batch_max_size"]),
     ("  batch:\n", "  batch: {send_batch_size: many}\n", &["send_batch_size: `many` is not a whole number"]),
     (
         "  batch:\n",
         "  batch: {send_batch_size: 10, send_batch_max_size: 5}\n",
         &["send_batch_max_size: must not be below send_batch_size"],
+    ),
+    ("  batch:\n", "\tbatch:\n", &["c.yaml:11: a tab is in the indentation; write spaces"]),
+    (
+        "  batch:\n",
+        "  batch: {send_batch_bytes: 1KiB}\n",
+        &["processors.batch.send_batch_bytes: must be from 16KiB to 32MiB: a segment is sealed in memory"],
     ),
     ("  batch:\n", "  batch: [1]\n", &["processors.batch: a section is expected here, not a list"]),
     (

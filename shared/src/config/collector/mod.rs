@@ -78,7 +78,7 @@ pub fn is_foreign(tree: &Node) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// The Collector's keys in the section at a path, which a mistyped key may have meant.
+/// The Collector's keys in the section at a path that may stand there, and that a mistyped key may have meant.
 pub fn keys(program: Program, section: &[String]) -> Vec<&'static str> {
     let parts: Vec<&str> = section.iter().map(|s| s.split('/').next().unwrap_or(s)).collect();
     let rules: &[Rules] = match parts.as_slice() {
@@ -99,7 +99,8 @@ pub fn keys(program: Program, section: &[String]) -> Vec<&'static str> {
     };
     let queued: &[Rules] =
         if parts.len() == 2 && parts[0] == "exporters" { &[exporters::QUEUED] } else { &[] };
-    rules.iter().chain(queued).flat_map(|rules| rules.iter().map(|(key, _)| *key)).collect()
+    let all = rules.iter().chain(queued).flat_map(|rules| rules.iter());
+    all.filter(|(_, act)| !matches!(act, rules::Act::Wrong(_))).map(|(key, _)| *key).collect()
 }
 
 fn connectors(map: &mut Map, notes: &mut Notes) {
