@@ -247,11 +247,15 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             supervise::log_panics();
             config.warnings.iter().for_each(|warning| warning.warn(&arg.config));
             let rereading = Rereading::new(&arg.config, config.written.clone())?;
+            let found = (!config.names_directory).then(|| config.storage.directory.clone());
             let (agent, receivers) =
                 Box::pin(Agent::build(config, env, logs.own.clone())).await.map_err(|e| match e {
                     e if e.is_configuration() => Failure::Config(e.to_string()),
                     other => Failure::Other(other.to_string()),
                 })?;
+            if let Some(directory) = found {
+                collector::directory::remember(&arg.config, &directory);
+            }
             // The agent does not wait for them.
             let signals = agent.tasks().group();
             let manager = Manager::of_this_process();

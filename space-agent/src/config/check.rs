@@ -48,10 +48,12 @@ impl Config {
         mut file: ConfigFile,
         look: impl FnOnce(&Self, bool) -> Outside,
     ) -> Result<Self, ConfigError> {
+        let names_directory = file.tree.at(&["storage", "directory"]).is_some_and(|d| !d.is_null());
         collector::translate(&mut file, Program::Agent);
         let mut config: Option<Self> = file.read(|section| collector::keys(Program::Agent, section));
         if let Some(config) = &mut config {
             config.hash = file.hash;
+            config.names_directory = names_directory;
             config.written = InForce::new(file.tree.settings());
             if file.tree.at(&["processors", "memory_limiter", "max_in_flight"]).is_none() {
                 config.fit_largest_request();

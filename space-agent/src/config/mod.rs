@@ -67,6 +67,9 @@ pub struct Config {
     /// The first 8 bytes of the BLAKE3 hash of its file; 0: there is none.
     #[serde(skip)]
     pub hash: u64,
+    /// Whether `storage.directory` is written, and not found otherwise.
+    #[serde(skip)]
+    pub names_directory: bool,
     /// What its writer should know.
     #[serde(skip)]
     pub warnings: Vec<Problem>,

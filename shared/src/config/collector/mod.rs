@@ -4,6 +4,7 @@
 //! are the Collector's, instances, pipelines. What has no counterpart here is taken out with a warning that says what Perigee does
 //! instead, or is an error where to ignore it would lose data or show it to somebody. A file in Perigee's own form stays as it is.
 
+pub mod directory;
 mod exporters;
 mod extensions;
 mod names;
@@ -13,7 +14,7 @@ mod receivers;
 mod rules;
 mod telemetry;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use self::rules::{Notes, Rules};
 use super::tree::{Map, Node};
@@ -52,7 +53,7 @@ pub fn translate(file: &mut ConfigFile, program: Program) {
         receivers::bodies(map, &mut notes);
     }
     if program == Program::Agent {
-        log_directory(map, storages, &mut notes);
+        directory::settle(map, storages, directory::Known::here(Path::new(&file.path)), &mut notes);
     }
     file.renamed.append(&mut notes.renamed);
     file.problems.append(&mut notes.problems);
@@ -116,92 +117,4 @@ fn connectors(map: &mut Map, notes: &mut Notes) {
             "connectors are not implemented: one pipeline cannot feed another here",
         );
     }
-}
-
-/// Where the log lies when nothing says so: what a system's service manager gives, or the user's own directory.
-fn default_directory() -> PathBuf {
-    if let Some(given) = std::env::var_os("STATE_DIRECTORY") {
-        return PathBuf::from(given).join("agent");
-    }
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-    let root = nix::unistd::geteuid().is_root();
-    let user = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(home).filter(|_| !root);
-    user.map_or_else(|| "/var/lib/perigee/agent".into(), |state| state.join("perigee/agent"))
-}
-
-/// The name of the log's file, which says whether a directory has one.
-const LOG: &str = "wal.redb";
-
-/// Settles where the log lies: in `storage`, in the directory of a `file_storage`, or in the default one. One that lies where this file,
-/// or its service manager, says otherwise is not left behind.
-fn log_directory(map: &mut Map, mut storages: Vec<extensions::Storage>, notes: &mut Notes) {
-    const KEY: &str = "storage.directory";
-    let said = map.get("storage").and_then(|s| s.at(&["directory"])).filter(|d| !d.is_null());
-    let (is_said, said_at) = (said.is_some(), said.map_or(0, |directory| directory.line));
-    let said = said.and_then(Node::as_text).map(PathBuf::from);
-    let storage = storages.iter().position(|s| s.is_started && !is_said).map(|at| storages.remove(at));
-    let (line, directory, key) = match &storage {
-        Some(storage) => (storage.line, PathBuf::from(&storage.directory), storage.key.clone()),
-        None => (said_at, said.unwrap_or_else(default_directory), KEY.to_owned()),
-    };
-    let mut others: Vec<PathBuf> = storages.into_iter().map(|s| s.directory.into()).collect();
-    if !is_said {
-        others.push(default_directory());
-        // The example of Perigee's own form has its log there.
-        others.extend(std::env::var_os("STATE_DIRECTORY").map(PathBuf::from));
-    }
-    let shown = directory.display();
-    let other = others.iter().find(|other| **other != directory && other.join(LOG).exists());
-    // A variable that is not replaced may become anything.
-    if let Some(other) = other
-        && !directory.join(LOG).exists()
-        && !directory.to_string_lossy().contains("${")
-    {
-        let message = format!(
-            "the log would begin anew in {shown}, and one lies in {}: move it there, or name its directory in \
-             storage: {{directory: ...}}",
-            other.display()
-        );
-        notes.wrong(line, key.clone(), message);
-    }
-    if is_said {
-        return;
-    }
-    if let Some(name) = &storage
-        && let Some(file) = collectors_file(&directory)
-    {
-        let message = format!(
-            "{shown} holds a Collector's own files ({file}), which Perigee does not read: let that Collector send what they hold, \
-             or write storage: {{directory: ...}} with another directory"
-        );
-        notes.wrong(name.line, key.clone(), message);
-    }
-    if storage.is_none() {
-        let message = format!("is not set: accepted data is kept in {shown} until every exporter has it");
-        notes.warn(0, key, message);
-    }
-    let at = line.max(1);
-    let mut section = map.take("storage").map_or_else(|| Node::map(at), |entry| entry.node);
-    if let Some(section) = section.map_mut() {
-        section.set("directory", at, Node::text(at, directory.display().to_string()));
-        if let Some(size) = storage.and_then(|s| s.max_size) {
-            section.set("max_bytes", at, Node::text(at, size));
-        }
-    }
-    map.set("storage", at, section);
-}
-
-/// A file of a Collector's `file_storage` in a directory.
-fn collectors_file(directory: &std::path::Path) -> Option<String> {
-    let names =
-        std::fs::read_dir(directory).ok()?.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    let mut theirs: Vec<String> = names
-        .filter(|name| {
-            ["exporter_", "receiver_", "processor_", "extension_", "connector_"]
-                .iter()
-                .any(|p| name.starts_with(p))
-        })
-        .collect();
-    theirs.sort();
-    theirs.into_iter().next()
 }
