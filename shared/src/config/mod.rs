@@ -17,12 +17,14 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use serde::de::DeserializeOwned;
 
 pub use self::components::{Component, Components, settings_or_default};
 pub use self::file::ConfigFile;
 use crate::files;
+use crate::units::ByteSize;
 
 /// What is wrong with a configuration, with the place where it can be said.
 #[derive(Debug, thiserror::Error)]
@@ -211,6 +213,19 @@ pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
         }
     }
     Ok(())
+}
+
+/// What is to be said of a budget of `max_bytes` in the directory `path` that the whole volume has no room for.
+pub fn check_budget(key: &str, path: &Path, max_bytes: ByteSize) -> Option<(String, String)> {
+    let volume = path.ancestors().find_map(|at| statvfs(at).ok())?;
+    let size = ByteSize(volume.blocks().saturating_mul(volume.fragment_size()));
+    (size.0 > 0 && max_bytes > size).then(|| {
+        let words = format!(
+            "is {max_bytes}, and the volume of {} has {size}: it is full before the budget; keep the budget below half of it",
+            path.display()
+        );
+        (key.to_owned(), words)
+    })
 }
 
 /// Whether a file can be written at `path`, in a directory that has to be there, or is on the way to `made`, which the program makes.

@@ -3,6 +3,7 @@
 
 use clap::Parser;
 use perigee_shared::env::Env;
+use perigee_shared::units::ByteSize;
 
 use super::{Cli, execute};
 
@@ -132,6 +133,16 @@ const OUTSIDE: &[&str] = &[
     "outside.yaml:16: contacts.file: DIR/none.tle: orbit:",
     "outside.yaml:17: extensions.control.socket: DIR/empty.yaml is there and is no socket",
 ];
+
+#[test]
+fn a_budget_that_the_volume_has_no_room_for_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("log");
+    let said = |size| perigee_shared::config::check_budget("storage.max_bytes", &at, size);
+    assert!(said(ByteSize::mib(1)).is_none());
+    let (key, words) = said(ByteSize(u64::MAX)).unwrap();
+    assert!(key == "storage.max_bytes" && words.contains("keep the budget below half of it"), "{words}");
+}
 
 /// A directory that root may write in, and that nobody can make anything in.
 const PROC: &[&str] = &[

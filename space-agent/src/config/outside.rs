@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_directory};
+use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_budget, check_directory};
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
 use perigee_shared::link::revocation::Revocations;
@@ -33,7 +33,9 @@ impl Config {
 
     fn outside(&self, env: &Env, extent: Extent, is_wrong: bool) -> Outside {
         let mut found = Outside::default();
-        found.wrong.extend(check_directory("storage.directory", &self.storage.directory).err());
+        let storage = &self.storage;
+        found.wrong.extend(check_directory("storage.directory", &storage.directory).err());
+        found.odd.extend(check_budget("storage.max_bytes", &storage.directory, storage.max_bytes));
         self.look_at_exporters(env, &mut found);
         self.look_at_listeners(env, &mut found);
         if let Some(link) = self.link.as_ref().filter(|_| !self.signals_of(LINK).is_empty()) {

@@ -584,15 +584,18 @@ fn pipelines_of_one_signal_are_joined_when_nobody_gets_more_by_it() {
 
 #[test]
 fn an_endpoint_without_a_scheme_is_never_plaintext_to_another_machine() {
+    let plain = |endpoint: &str| {
+        with("    tls:\n      insecure: true\n", "").replace("${env:BACKEND:-localhost:14317}", endpoint)
+    };
     let at = |endpoint: &str| {
-        let plain =
-            with("    tls:\n      insecure: true\n", "").replace("${env:BACKEND:-localhost:14317}", endpoint);
-        let config = read(&plain).unwrap();
+        let config = read(&format!("{}storage: {{directory: /x}}\n", plain(endpoint))).unwrap();
         config.warnings.iter().find(|w| w.key == "exporters.otlp.endpoint").map(|w| w.message.clone())
     };
     assert!(at("collector:4317").unwrap().contains("uses TLS for collector:4317"));
     assert!(at("localhost:4317").unwrap().contains("uses no TLS"));
     assert_eq!(at("http://collector:4317"), None);
+    let theirs = read(&plain("collector:4317")).unwrap();
+    assert_eq!(theirs.warnings.len(), 1, "a Collector's file means the same: {:?}", theirs.warnings);
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub fn translate(file: &mut ConfigFile, program: Program) {
     let mut notes = Notes::default();
     // A Collector's file as it is: it cannot know what Perigee wants to be told.
     let foreign = program == Program::Agent && !OWN_SECTIONS.iter().any(|s| map.get(s).is_some());
-    exporters::translate(map, program, &mut notes);
+    exporters::translate(map, program, foreign, &mut notes);
     let processors = pipelines::names(map, "processors");
     if program == Program::Agent {
         receivers::translate(map, &mut notes);
