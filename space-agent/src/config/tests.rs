@@ -396,6 +396,11 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["c.yaml:19: `${file:...}` is not implemented"],
     ),
     (
+        "      insecure: true",
+        "      insecure: true\n    headers:\n      x: ${env:NOT_SET}\n      y: ${env:NOT_SET}",
+        &["c.yaml:20: the environment variable NOT_SET is not set; set it or write ${env:NOT_SET:-default}"],
+    ),
+    (
         "  batch:\n",
         "  batch: {timeout: \"${env:NOT_SET}\"}\n",
         &["c.yaml:11: the environment variable NOT_SET is not set"],
