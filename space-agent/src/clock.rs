@@ -97,6 +97,7 @@ pub enum Source {
 
 impl Source {
     /// For people, from its name in a status.
+    #[inline(never)]
     pub fn words(name: &str) -> &'static str {
         match name {
             "wall" => "the wall clock",

@@ -117,6 +117,7 @@ impl Problem {
     }
 
     /// Has the log say so of the file at `path`.
+    #[inline(never)]
     pub fn warn(&self, path: &Path) {
         let line = (self.line > 0).then_some(self.line);
         tracing::warn!(file = %path.display(), line, "{}: {}", self.key, self.message);
@@ -188,6 +189,7 @@ fn try_to_make_one(at: &Path) -> io::Result<()> {
 }
 
 /// Whether `path` can be a directory in which this user writes: one that is not there is made at the start.
+#[inline(never)]
 pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
     use io::ErrorKind::{NotADirectory, NotFound};
     for at in path.ancestors() {
@@ -216,6 +218,7 @@ pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
 }
 
 /// What is to be said of a budget of `max_bytes` in the directory `path` that the whole volume has no room for.
+#[inline(never)]
 pub fn check_budget(key: &str, path: &Path, max_bytes: ByteSize) -> Option<(String, String)> {
     let volume = path.ancestors().find_map(|at| statvfs(at).ok())?;
     let size = ByteSize(volume.blocks().saturating_mul(volume.fragment_size()));

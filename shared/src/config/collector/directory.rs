@@ -30,6 +30,7 @@ pub(super) struct Known {
 
 impl Known {
     /// For the configuration at `path` on this machine.
+    #[inline(never)]
     pub(super) fn here(path: &Path) -> Self {
         let default = default_directory();
         // The example of Perigee's own form has its log in the unit's directory itself.
@@ -44,6 +45,7 @@ const RECORD: &str = "last-directory";
 
 /// Notes where the log of the configuration at `path` lies, which names no `storage.directory`: another `file_storage` in that file would
 /// leave it behind. Where nothing can be written, nothing is noted.
+#[inline(never)]
 pub fn remember(path: &Path, directory: &Path) {
     note(&default_directory(), path, directory);
 }
@@ -65,6 +67,8 @@ fn remembered(default: &Path, path: &Path) -> Option<PathBuf> {
 
 /// Settles where the log lies: in `storage`, in the directory of a `file_storage`, or in the default one. One that lies where this file,
 /// or its service manager, says otherwise is not left behind.
+// Once at a start: inlined, its like are kilobytes.
+#[inline(never)]
 pub(super) fn settle(map: &mut Map, mut storages: Vec<Storage>, known: Known, notes: &mut Notes) {
     const KEY: &str = "storage.directory";
     let said = map.get("storage").and_then(|s| s.at(&["directory"])).filter(|d| !d.is_null());

@@ -271,6 +271,7 @@ fn otlp(key: &str, settings: &mut Map, largest: Option<(u64, String)>, notes: &m
 }
 
 /// What an endpoint without a scheme means, where that is not what the file's writer may think.
+#[inline(never)]
 fn without_scheme(key: &str, settings: &Map, foreign: bool, notes: &mut Notes) {
     let Some(endpoint) = settings.0.iter().find(|e| e.key == "endpoint") else { return };
     let has_tls = settings.get("tls").and_then(Node::as_map).is_some();

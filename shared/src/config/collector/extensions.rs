@@ -99,6 +99,7 @@ pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) -> V
 }
 
 /// Leaves the extensions that start and that Perigee has; returns every `file_storage` that does not start.
+#[inline(never)]
 fn select(map: &mut Map, program: Program, notes: &mut Notes) -> Vec<Storage> {
     let mut storages = Vec::new();
     let listed = map.get_mut("service").and_then(Node::map_mut).and_then(|s| s.take("extensions"));
@@ -171,6 +172,7 @@ fn select(map: &mut Map, program: Program, notes: &mut Notes) -> Vec<Storage> {
 }
 
 /// The directory is the log's.
+#[inline(never)]
 fn file_storage(key: &str, line: u64, mut node: Node, notes: &mut Notes) -> Option<Storage> {
     let settings = node.map_mut()?;
     apply(key, settings, STORAGE, notes);

@@ -109,6 +109,7 @@ impl Notes {
     }
 
     /// What stands at `key`, or is missing there, is no mistake of its own.
+    #[inline(never)]
     pub(super) fn follows(&mut self, key: &str) {
         self.removed.push(key.split('.').map(str::to_owned).collect());
     }
