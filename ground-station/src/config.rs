@@ -503,10 +503,11 @@ impl Config {
         self.problems().into_iter().chain(self.references()).next().map_or(Ok(()), Err)
     }
 
-    /// Gives exporters the headers that their authenticators say.
+    /// Gives exporters the headers that their authenticators say; one that no pipeline uses sends nothing and needs none.
     fn authorize(&mut self) -> Vec<Invalid> {
+        let used = self.service.pipelines.routes();
         let (authenticators, mut wrong) = (&self.extensions.authenticators, Vec::new());
-        for (name, exporter) in &mut self.exporters.0 {
+        for (name, exporter) in self.exporters.0.iter_mut().filter(|(name, _)| used.contains_key(*name)) {
             wrong.extend(exporter.authorize_from(name, authenticators).err());
         }
         wrong
@@ -705,6 +706,19 @@ pub(crate) mod tests {
         for part in parts {
             assert!(error.contains(part), "`{part}` is not in: {error}");
         }
+    }
+
+    #[test]
+    fn an_exporter_that_no_pipeline_uses_needs_no_authenticator() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("g.yaml");
+        let spare = "exporters:\n  otlp/spare: {endpoint: 'x:4317', auth: {authenticator: oauth2client}}\n";
+        let text = EXAMPLE.replacen("exporters:\n", spare, 1);
+        std::fs::write(&file, &text).unwrap();
+        Config::load(&file).unwrap();
+        std::fs::write(&file, text.replacen("[file/logs]", "[file/logs, otlp/spare]", 1)).unwrap();
+        let error = Config::load(&file).unwrap_err().to_string();
+        assert!(error.contains("exporters.otlp/spare.auth.authenticator: `oauth2client`"), "{error}");
     }
 
     #[test]

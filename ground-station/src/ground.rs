@@ -216,14 +216,14 @@ impl Ground {
         let Self { store, link, exporters, served, console, scrub, metrics, own, memory } = self;
         let stop = shutdown.child_token();
         for address in link.iter().flat_map(Link::addresses) {
-            tracing::info!(%address, "the link listens (UDP)");
+            tracing::info!(%address, "listening for satellites (UDP)");
         }
         let (work, watching) = (store.tasks().group(), store.tasks().group());
         // The console outlives the link, so that what happens at the end can be seen.
         let late = CancellationToken::new();
         for Served { name, listener, router } in served {
             if let Some(address) = listener.local_addr() {
-                tracing::info!(%address, name, "listening");
+                tracing::info!(%address, "listening: {name}");
             }
             let service = TowerToHyperService::new(router);
             let (limits, closed) = (limits_of(name), metrics.closed().clone());

@@ -293,7 +293,7 @@ impl Metrics {
             registry.register("perigee_store_syncs", STORE_SYNCS, syncs);
         }
         registry.register("perigee_exporter_retries", "Requests sent again", inner.retries.clone());
-        let aside = "Requests put aside that the backend does not decide about, while others go on";
+        let aside = "Requests that the backend neither accepts nor refuses, set aside while others go on";
         registry.register("perigee_exporter_aside_requests", aside, inner.aside.clone());
         let succeeded = inner.succeeded.clone();
         registry.register("perigee_exporter_last_success_timestamp_seconds", EXPORTER_SUCCESS, succeeded);

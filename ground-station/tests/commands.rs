@@ -181,7 +181,7 @@ const OUTSIDE: &[&str] = &[
     "outside.yaml has 10 problems:",
     "outside.yaml:5: link.private_key_file: cannot read private key DIR/station-ca.key: it is the key of another certificate",
     "outside.yaml:7: link.satellite_crl_file: cannot read revocation list DIR/long.yaml: it has more than 16.0 MiB",
-    "outside.yaml:10: exporters.file.path: the directory DIR/none is not there; make it",
+    "outside.yaml:10: exporters.file.path: the directory DIR/none is not there; make it, or write create_directory: true",
     "outside.yaml:12: storage.directory: DIR/empty.yaml is a file; name a directory",
     "outside.yaml:14: extensions.bearertokenauth.filename: cannot be used: DIR/pipe: it is a pipe",
     "outside.yaml:15: extensions.control.socket: DIR/empty.yaml is a file; name a directory",

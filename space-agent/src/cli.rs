@@ -59,7 +59,7 @@ pub enum Command {
         #[command(flatten)]
         config: ConfigArg,
         /// Print the configuration of a Collector in Perigee's own form, with a comment for each difference
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", conflicts_with = "json")]
         from_collector: Option<PathBuf>,
     },
     /// Show what is on board, the link and the next contact
@@ -245,13 +245,17 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
                 Config::open(&arg.config, &env, Extent::Start).map_err(|e| Failure::Config(e.to_string()))?;
             let logs = perigee_shared::telemetry::init_logs(&config.service.telemetry, &env.alarms);
             supervise::log_panics();
-            config.warnings.iter().for_each(Problem::warn);
-            let rereading = Rereading::new(config.written.clone())?;
+            config.warnings.iter().for_each(|warning| warning.warn(&arg.config));
+            let rereading = Rereading::new(&arg.config, config.written.clone())?;
+            let found = (!config.names_directory).then(|| config.storage.directory.clone());
             let (agent, receivers) =
                 Box::pin(Agent::build(config, env, logs.own.clone())).await.map_err(|e| match e {
                     e if e.is_configuration() => Failure::Config(e.to_string()),
                     other => Failure::Other(other.to_string()),
                 })?;
+            if let Some(directory) = found {
+                collector::directory::remember(&arg.config, &directory);
+            }
             // The agent does not wait for them.
             let signals = agent.tasks().group();
             let manager = Manager::of_this_process();
@@ -333,11 +337,11 @@ async fn validate(arg: &ConfigArg) -> Result<(), Failure> {
         Ok(config) => config,
         Err(error) => {
             let warnings = error.warnings();
-            print(&if arg.json {
-                said(&error.problems(), warnings, &[])
-            } else {
-                warnings.iter().map(|w| w.as_warning(&shown)).collect()
-            })?;
+            if arg.json {
+                print(&said(&error.problems(), warnings, &[]))?;
+                return Err(Failure::Config(format!("{shown} cannot be used; the JSON says why")));
+            }
+            print(&warnings.iter().map(|w| w.as_warning(&shown)).collect::<String>())?;
             return Err(Failure::Config(error.to_string()));
         }
     };

@@ -95,6 +95,28 @@ pub enum Source {
     Unknown,
 }
 
+impl Source {
+    /// For people, from its name in a status.
+    #[inline(never)]
+    pub fn words(name: &str) -> &'static str {
+        match name {
+            "wall" => "the wall clock",
+            "held" => "what the wall clock said while it was trusted",
+            "ground" => "the time of a station",
+            _ => "no time: stations are tried in turn",
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Wall => "wall",
+            Self::Held => "held",
+            Self::Ground => "ground",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What a station has said of the time.
 #[derive(Debug, Clone, PartialEq)]
 struct Ground {
@@ -290,8 +312,8 @@ impl Clocks {
             (Some(doubt), false) => tracing::error!(
                 event.name = "perigee.clock.untrusted",
                 doubt,
-                plans_by = ?look.source,
-                "the wall clock cannot be right: no data expires by it, and certificates are checked against the time that is certain"
+                contacts_by = Source::words(look.source.name()),
+                "the wall clock cannot be right: no data expires by it, and certificates are checked against the earliest time that it can be"
             ),
             (None, true) => {
                 tracing::warn!(event.name = "perigee.clock.trusted", "the wall clock is trusted again")

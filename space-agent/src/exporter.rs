@@ -411,7 +411,7 @@ impl Exporter {
                         exporter = self.name,
                         %signal,
                         lane = lane.0,
-                        "a request is put aside that the backend does not decide about; it is tried again, and the rest goes on"
+                        "the backend neither accepts nor refuses a request; the agent tries it again and sends the others meanwhile"
                     );
                 }
                 self.counters.undecided.put(&label, (lane, signal), self.env.unix_nano(), said.as_deref());

@@ -6,6 +6,7 @@ use perigee_shared::contact::shown_time;
 use perigee_shared::units::ByteSize;
 use serde_json::Value;
 
+use crate::clock::Source;
 use crate::contacts::{Pass, Planned};
 
 /// How to let go of what an exporter holds that has left the configuration.
@@ -252,7 +253,7 @@ fn undecided_text(out: &mut String, undecided: &Value) {
     for request in undecided["requests"].as_array().into_iter().flatten() {
         let _ = writeln!(
             out,
-            "           {} of lane {} waits aside since {}: {}",
+            "           a request of {}, lane {}, is tried again since {}: {}",
             text(&request["signal"]),
             request["lane"],
             time(&request["since_unix_nano"]),
@@ -315,8 +316,9 @@ pub(crate) fn status_text(status: &Value) -> String {
     if let Some(doubt) = clock["doubt"].as_str() {
         let _ = writeln!(
             out,
-            "clock      NOT TRUSTED: {doubt}; no data expires by it, certificates are checked against the time that is certain, plans use: {}",
-            text(&clock["plans_by"])
+            "clock      NOT TRUSTED: {doubt}; no data expires by it, certificates are checked against the earliest time that it can be, \
+             and contacts go by {}",
+            Source::words(&text(&clock["plans_by"]))
         );
     }
     let ground = &clock["ground"];

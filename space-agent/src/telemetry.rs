@@ -425,7 +425,7 @@ impl ClockGauges {
         c.error.set(f64::NAN);
         registry.register(
             "perigee_clock_untrusted",
-            "1 while the wall clock cannot be right: no data expires by it, and certificates are checked against the time that is certain",
+            "1 while the wall clock cannot be right: no data expires by it, and certificates are checked against the earliest time that it can be",
             c.untrusted.clone(),
         );
         registry.register(

@@ -132,8 +132,9 @@ async fn work(Work { file, role }: Work, env: &Env) -> anyhow::Result<ExitCode> 
     let config = Config::open(&file.config, env, &role)?;
     let logs = init_logs(&config.service.telemetry, &env.alarms);
     supervise::log_panics();
-    config.warnings.iter().for_each(Problem::warn);
-    let rereading = Rereading::new(config.written.clone()).context("cannot listen for SIGHUP")?;
+    config.warnings.iter().for_each(|warning| warning.warn(&file.config));
+    let rereading =
+        Rereading::new(&file.config, config.written.clone()).context("cannot listen for SIGHUP")?;
     let ground = Ground::build_parts(config, env, &role, logs.own.clone()).await?;
     let shutdown = CancellationToken::new();
     let termination = termination().context("cannot listen for SIGTERM and SIGINT")?;

@@ -230,7 +230,7 @@ async fn inspect(query: Query) -> anyhow::Result<ExitCode> {
             say(&format!("{satellite} {state}: {}\n", items(&account[state])));
         }
         say(&format!(
-            "{satellite} segments: {}, came again {}, handover twice {}\n",
+            "{satellite} segments: {} committed, {} received again, {} also committed by another station\n",
             account["segments"], account["duplicates"], account["handover_twice"]
         ));
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_directory};
+use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_budget, check_directory};
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
 use perigee_shared::link::revocation::Revocations;
@@ -23,7 +23,11 @@ impl Config {
 
     fn outside(&self, env: &Env, parts: &[Part]) -> Outside {
         let mut found = Outside::default();
-        found.wrong.extend(check_directory("storage.directory", &self.storage.directory).err());
+        let storage = &self.storage;
+        found.wrong.extend(check_directory("storage.directory", &storage.directory).err());
+        if storage.fleet().is_none() {
+            found.odd.extend(check_budget("storage.max_bytes", &storage.directory, storage.max_bytes));
+        }
         found.wrong.extend(self.storage.fleet().and_then(|fleet| fleet.check("storage")));
         if parts.contains(&Part::Export) {
             self.look_at_exporters(env, &mut found);
@@ -32,6 +36,10 @@ impl Config {
             look_at_link(self, env, &mut found);
         }
         self.look_at_listeners(env, parts, &mut found);
+        if self.link.satellites.is_empty() && parts.contains(&Part::Link) {
+            let words = "is empty: no satellite can connect until it is named there";
+            found.odd.push(("link.satellites".to_owned(), words.to_owned()));
+        }
         found
     }
 

@@ -75,7 +75,7 @@ impl<'de, T: Component> Deserialize<'de> for Components<T> {
                     }
                     let settings = T::deserialize_kind(kind, &mut map)?;
                     if out.insert(name.clone(), settings).is_some() {
-                        return Err(A::Error::custom(format!("`{name}` is here twice")));
+                        return Err(A::Error::custom(format!("`{name}` is set twice; keep one of them")));
                     }
                 }
                 Ok(Components(out))

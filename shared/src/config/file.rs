@@ -63,7 +63,11 @@ impl ConfigFile {
         for env::Wrong { key, line, message } in wrong {
             // That the value is missing follows.
             file.removed.push(key);
-            file.problems.push(Problem::new(line, "", message));
+            // A variable is set once, however often it stands there.
+            let is_variable = message.starts_with("the environment variable ");
+            if !(is_variable && file.problems.iter().any(|p| p.message == message)) {
+                file.problems.push(Problem::new(line, "", message));
+            }
         }
         Ok(file)
     }

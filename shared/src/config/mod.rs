@@ -17,12 +17,14 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use serde::de::DeserializeOwned;
 
 pub use self::components::{Component, Components, settings_or_default};
 pub use self::file::ConfigFile;
 use crate::files;
+use crate::units::ByteSize;
 
 /// What is wrong with a configuration, with the place where it can be said.
 #[derive(Debug, thiserror::Error)]
@@ -114,9 +116,11 @@ impl Problem {
         }
     }
 
-    /// Has the log say so.
-    pub fn warn(&self) {
-        tracing::warn!(line = self.line, "{}: {}", self.key, self.message);
+    /// Has the log say so of the file at `path`.
+    #[inline(never)]
+    pub fn warn(&self, path: &Path) {
+        let line = (self.line > 0).then_some(self.line);
+        tracing::warn!(file = %path.display(), line, "{}: {}", self.key, self.message);
     }
 }
 
@@ -171,7 +175,21 @@ pub struct Outside {
     pub odd: Vec<(String, String)>,
 }
 
+/// Makes a directory in `at` and removes it again: a file system such as /proc allows root to write, and makes nothing.
+fn try_to_make_one(at: &Path) -> io::Result<()> {
+    let trial = at.join(format!(".perigee-{}", std::process::id()));
+    match std::fs::create_dir(&trial) {
+        Ok(()) => std::fs::remove_dir(trial),
+        // A full volume is no mistake in the configuration, and another check may be at it.
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::AlreadyExists) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether `path` can be a directory in which this user writes: one that is not there is made at the start.
+#[inline(never)]
 pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
     use io::ErrorKind::{NotADirectory, NotFound};
     for at in path.ancestors() {
@@ -181,10 +199,15 @@ pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
         match std::fs::metadata(at) {
             Ok(meta) if !meta.is_dir() => return wrong(format!("{shown} is a file; name a directory")),
             Ok(_) => {
-                let Err(error) = access(at, AccessFlags::W_OK | AccessFlags::X_OK) else { return Ok(()) };
-                let error = io::Error::from(error);
+                let is_there = at == path;
+                let allowed = access(at, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from);
+                let Err(error) = allowed.and_then(|()| if is_there { Ok(()) } else { try_to_make_one(at) })
+                else {
+                    return Ok(());
+                };
+                let made = if is_there { String::new() } else { format!("cannot make {}: ", path.display()) };
                 return wrong(format!(
-                    "cannot write in {shown}: {error}; let this process's user write there"
+                    "{made}cannot write in {shown}: {error}; let this process's user write there, or name another directory"
                 ));
             }
             Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {}
@@ -192,6 +215,20 @@ pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
         }
     }
     Ok(())
+}
+
+/// What is to be said of a budget of `max_bytes` in the directory `path` that the whole volume has no room for.
+#[inline(never)]
+pub fn check_budget(key: &str, path: &Path, max_bytes: ByteSize) -> Option<(String, String)> {
+    let volume = path.ancestors().find_map(|at| statvfs(at).ok())?;
+    let size = ByteSize(volume.blocks().saturating_mul(volume.fragment_size()));
+    (size.0 > 0 && max_bytes > size).then(|| {
+        let words = format!(
+            "is {max_bytes}, and the volume of {} has {size}: it is full before the budget; keep the budget below half of it",
+            path.display()
+        );
+        (key.to_owned(), words)
+    })
 }
 
 /// Whether a file can be written at `path`, in a directory that has to be there, or is on the way to `made`, which the program makes.
@@ -206,7 +243,10 @@ pub fn check_writable(key: &str, path: &Path, made: Option<&Path>) -> Result<(),
     if !directory.exists() && !made.is_some_and(|made| made.starts_with(directory)) {
         return Err(Invalid::new(
             key,
-            format!("the directory {} is not there; make it", directory.display()),
+            format!(
+                "the directory {} is not there; make it, or write create_directory: true",
+                directory.display()
+            ),
         ));
     }
     check_directory(key, directory)
@@ -300,12 +340,12 @@ fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a 
 /// The same; what was meant may also be one of `more`.
 #[inline(never)]
 fn unknown_among(what: &str, found: &str, known: &[&str], more: &[&str]) -> String {
-    match nearest(found, known.iter().chain(more).copied()) {
-        Some(k) => {
-            format!("unknown {what} `{found}`; did you mean `{k}`? (known: {})", known.join(", "))
-        }
+    let known = [known, more].concat();
+    let list = known.join(", ");
+    match nearest(found, known.iter().copied()) {
+        Some(k) => format!("unknown {what} `{found}`; did you mean `{k}`? (known: {list})"),
         None if known.is_empty() => format!("unknown {what} `{found}`; this section has none"),
-        None => format!("unknown {what} `{found}` (known: {})", known.join(", ")),
+        None => format!("unknown {what} `{found}` (known: {list})"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -75,13 +76,14 @@ pub trait Reread {
 #[derive(Debug)]
 pub struct Rereading {
     hangups: Signal,
+    path: PathBuf,
     in_force: InForce,
 }
 
 impl Rereading {
-    /// Begins with what is in force.
-    pub fn new(in_force: InForce) -> io::Result<Self> {
-        Ok(Self { hangups: signal(SignalKind::hangup())?, in_force })
+    /// Begins with what is in force of the file at `path`.
+    pub fn new(path: &Path, in_force: InForce) -> io::Result<Self> {
+        Ok(Self { hangups: signal(SignalKind::hangup())?, path: path.to_owned(), in_force })
     }
 
     /// The next configuration that changes something now, by what `can` says of a key, or that is in force as a whole, and what it
@@ -97,7 +99,7 @@ impl Rereading {
             }
             match load() {
                 Ok(config) => {
-                    config.warnings().iter().for_each(Problem::warn);
+                    config.warnings().iter().for_each(|warning| warning.warn(&self.path));
                     let changes = self.in_force.take(config.written(), &can);
                     changes.log();
                     if !changes.now.is_empty() || changes.later.is_empty() {

@@ -308,7 +308,11 @@ impl<'a> Builder<'a> {
     fn next(&mut self) -> Result<(Event<'a>, Span), (u64, String)> {
         match self.events.next() {
             Some(Ok(next)) => Ok(next),
-            Some(Err(e)) => Err((e.marker().line() as u64, e.info())),
+            Some(Err(e)) => {
+                let (line, why) = (e.marker().line() as u64, e.info());
+                let is_tab = why.contains("tabs disallowed");
+                Err((line, if is_tab { "a tab is in the indentation; write spaces".to_owned() } else { why }))
+            }
             None => Ok((Event::StreamEnd, Span::default())),
         }
     }

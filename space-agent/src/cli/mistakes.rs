@@ -3,6 +3,7 @@
 
 use clap::Parser;
 use perigee_shared::env::Env;
+use perigee_shared::units::ByteSize;
 
 use super::{Cli, execute};
 
@@ -58,6 +59,8 @@ const MISTAKES: &[(&str, u8, &[&str])] = &[
     ),
     ("run -c LINKED", 64, &["cannot read certificate DIR/satellite.crt", "is it the right file, in PEM?"]),
     ("validate --from-collector DIR/nothing.yaml", 64, &["DIR/nothing.yaml"]),
+    ("validate --from-collector DIR/theirs.yaml --json", 2, &["cannot be used with '--json'"]),
+    ("validate -c DIR/proc.yaml --json", 64, &["DIR/proc.yaml cannot be used; the JSON says why"]),
     ("validate --from-collector DIR/pipe", 64, &["cannot read DIR/pipe", "a pipe"]),
     (
         "validate --from-collector LINKED",
@@ -74,6 +77,8 @@ const MISTAKES: &[(&str, u8, &[&str])] = &[
     ("validate -c DIR/text.yaml", 64, &["text.yaml"]),
     ("run -c DIR/outside.yaml", 64, OUTSIDE),
     ("validate -c DIR/outside.yaml", 64, OUTSIDE),
+    ("run -c DIR/proc.yaml", 64, PROC),
+    ("validate -c DIR/proc.yaml", 64, PROC),
     ("status -c DIR/nothing.yaml", 64, &["cannot read"]),
     ("status -c GOOD", 1, &["no program answers on DIR/agent.sock", "is space-agent running"]),
     ("contact list -c GOOD", 1, &["no program answers on DIR/agent.sock"]),
@@ -105,18 +110,18 @@ link:
   private_key_file: DIR/none.key
   station_ca_file: DIR
   stations: {svalbard: {address: '127.0.0.1:4433'}}
-contacts: {source: manual}
+contacts: {source: orbit, file: DIR/none.tle, stations: {svalbard: {latitude: 78, longitude: 15}}}
 extensions: {control: {socket: DIR/empty.yaml}}
 service: {pipelines: {traces: {receivers: [otlp], exporters: [link, file, otlp_http, otlp_grpc]}}}
 ";
 
 /// All that is said of it, line by line.
 const OUTSIDE: &[&str] = &[
-    "outside.yaml has 13 problems:",
+    "outside.yaml has 14 problems:",
     "outside.yaml:4: receivers.otlp.protocols.grpc.endpoint: DIR/empty.yaml is there and is no socket",
     "outside.yaml:4: receivers.otlp.protocols.grpc.tls.cert_file: cannot read certificate DIR/none.crt",
     "outside.yaml:4: receivers.otlp.protocols.grpc.tls.key_file: cannot read private key DIR/pipe: it is a pipe",
-    "outside.yaml:7: exporters.file.path: the directory DIR/none is not there; make it",
+    "outside.yaml:7: exporters.file.path: the directory DIR/none is not there; make it, or write create_directory: true",
     "outside.yaml:8: exporters.otlp_http.endpoint: has a user in it",
     "outside.yaml:9: exporters.otlp_grpc.tls.ca_file: cannot read DIR/long.yaml: it has more than 4.0 MiB",
     "outside.yaml:9: exporters.otlp_grpc.tls.cert_file: cannot read DIR/none.crt",
@@ -125,7 +130,24 @@ const OUTSIDE: &[&str] = &[
     "outside.yaml:12: link.certificate_file: cannot read certificate DIR/pipe: it is a pipe",
     "outside.yaml:13: link.private_key_file: cannot read private key DIR/none.key: No such file",
     "outside.yaml:14: link.station_ca_file: cannot read authority DIR: it is a directory",
+    "outside.yaml:16: contacts.file: DIR/none.tle: orbit:",
     "outside.yaml:17: extensions.control.socket: DIR/empty.yaml is there and is no socket",
+];
+
+#[test]
+fn a_budget_that_the_volume_has_no_room_for_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("log");
+    let said = |size| perigee_shared::config::check_budget("storage.max_bytes", &at, size);
+    assert!(said(ByteSize::mib(1)).is_none());
+    let (key, words) = said(ByteSize(u64::MAX)).unwrap();
+    assert!(key == "storage.max_bytes" && words.contains("keep the budget below half of it"), "{words}");
+}
+
+/// A directory that root may write in, and that nobody can make anything in.
+const PROC: &[&str] = &[
+    "storage.directory: cannot make /proc/nope/agent: cannot write in /proc: ",
+    "or name another directory",
 ];
 
 #[tokio::test]
@@ -138,6 +160,8 @@ async fn every_mistake_has_its_exit_code_and_says_what_to_do() {
     write("linked.yaml", good.replace("EXPORTER", "link").as_bytes());
     let control = format!("extensions: {{control: {{socket: {here}/agent.sock}}}}\n");
     write("uncontrolled.yaml", good.replace("EXPORTER", "debug").replace(&control, "").as_bytes());
+    let log = format!("{here}/log");
+    write("proc.yaml", good.replace("EXPORTER", "debug").replace(&log, "/proc/nope/agent").as_bytes());
     write("empty.yaml", b"");
     write("binary.yaml", b"\xff\xfe\x00");
     write("text.yaml", b"a: b\n");

@@ -40,18 +40,20 @@ impl Config {
 
     /// Checks a file whose text is read.
     pub fn read(file: ConfigFile) -> Result<Self, ConfigError> {
-        Self::read_with(file, |_| Outside::default())
+        Self::read_with(file, |_, _| Outside::default())
     }
 
-    /// The same with what `look` finds of what it names.
+    /// The same with what `look` finds of what it names; it is told whether something is wrong already.
     pub(super) fn read_with(
         mut file: ConfigFile,
-        look: impl FnOnce(&Self) -> Outside,
+        look: impl FnOnce(&Self, bool) -> Outside,
     ) -> Result<Self, ConfigError> {
+        let names_directory = file.tree.at(&["storage", "directory"]).is_some_and(|d| !d.is_null());
         collector::translate(&mut file, Program::Agent);
         let mut config: Option<Self> = file.read(|section| collector::keys(Program::Agent, section));
         if let Some(config) = &mut config {
             config.hash = file.hash;
+            config.names_directory = names_directory;
             config.written = InForce::new(file.tree.settings());
             if file.tree.at(&["processors", "memory_limiter", "max_in_flight"]).is_none() {
                 config.fit_largest_request();
@@ -67,7 +69,8 @@ impl Config {
                     file.complain(problem);
                 }
             }
-            file.note_outside(look(config));
+            let found = look(config, !file.problems.is_empty());
+            file.note_outside(found);
             config.warnings.clone_from(&file.warnings);
         }
         file.finish(config)
@@ -299,7 +302,7 @@ impl Config {
         let often = limiter.check_interval >= Span::millis(10);
         check(often, "memory_limiter.check_interval", "must be at least 10ms");
         let bytes = (ByteSize::kib(16)..=ByteSize::mib(32)).contains(&batch.send_batch_bytes);
-        check(bytes, "batch.send_batch_bytes", "must be from 16KiB to 32MiB");
+        check(bytes, "batch.send_batch_bytes", "must be from 16KiB to 32MiB: a segment is sealed in memory");
         check(batch.send_batch_size > 0, "batch.send_batch_size", "must be above 0");
         check(batch.timeout >= Span::millis(10), "batch.timeout", "must be at least 10ms");
         check(batch.sealing_cpu >= Percent(0.01), "batch.sealing_cpu", "must be at least 1%");

@@ -1,6 +1,8 @@
 //! The agent's configuration: read strictly, checked whole before anything is bound.
 
 mod check;
+#[cfg(test)]
+mod directory_tests;
 mod outside;
 mod processors;
 #[cfg(test)]
@@ -65,6 +67,9 @@ pub struct Config {
     /// The first 8 bytes of the BLAKE3 hash of its file; 0: there is none.
     #[serde(skip)]
     pub hash: u64,
+    /// Whether `storage.directory` is written, and not found otherwise.
+    #[serde(skip)]
+    pub names_directory: bool,
     /// What its writer should know.
     #[serde(skip)]
     pub warnings: Vec<Problem>,

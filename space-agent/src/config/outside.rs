@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_directory};
+use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_budget, check_directory};
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
 use perigee_shared::link::revocation::Revocations;
@@ -17,7 +17,8 @@ use crate::shipper::Trust;
 /// How much is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// What keeps an agent from starting. A plan that cannot be used does not: data has to be kept.
+    /// What keeps an agent from starting, and everything if something does. A plan that cannot be used does not by itself: data has to
+    /// be kept.
     Start,
     /// Everything.
     All,
@@ -27,12 +28,14 @@ impl Config {
     /// Reads and checks the file at `path` and what it names; must be called inside a tokio runtime.
     pub fn open(path: &Path, env: &Env, extent: Extent) -> Result<Self, ConfigError> {
         let file = ConfigFile::open(path, &|name| std::env::var(name).ok())?;
-        Self::read_with(file, |config| config.outside(env, extent))
+        Self::read_with(file, |config, is_wrong| config.outside(env, extent, is_wrong))
     }
 
-    fn outside(&self, env: &Env, extent: Extent) -> Outside {
+    fn outside(&self, env: &Env, extent: Extent, is_wrong: bool) -> Outside {
         let mut found = Outside::default();
-        found.wrong.extend(check_directory("storage.directory", &self.storage.directory).err());
+        let storage = &self.storage;
+        found.wrong.extend(check_directory("storage.directory", &storage.directory).err());
+        found.odd.extend(check_budget("storage.max_bytes", &storage.directory, storage.max_bytes));
         self.look_at_exporters(env, &mut found);
         self.look_at_listeners(env, &mut found);
         if let Some(link) = self.link.as_ref().filter(|_| !self.signals_of(LINK).is_empty()) {
@@ -47,7 +50,7 @@ impl Config {
                 (CERTIFICATE.to_owned(), words)
             }));
         }
-        if extent == Extent::All {
+        if extent == Extent::All || is_wrong || !found.wrong.is_empty() {
             let stations: Vec<String> = self.link.iter().flat_map(|l| l.stations.keys().cloned()).collect();
             match contacts::look(&self.contacts, &stations, env.trusted_or_earliest()) {
                 Ok(odd) => found.odd.extend(odd.into_iter().map(|words| ("contacts.file".to_owned(), words))),

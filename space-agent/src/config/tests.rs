@@ -10,9 +10,9 @@ use perigee_shared::config::collector;
 use super::*;
 
 const MINIMAL: &str = include_str!("../../../deploy/config/collector/minimal.yaml");
-const LARGER: &str = include_str!("../../../deploy/config/collector/larger.yaml");
+pub(super) const LARGER: &str = include_str!("../../../deploy/config/collector/larger.yaml");
 
-fn read(text: &str) -> Result<Config, String> {
+pub(super) fn read(text: &str) -> Result<Config, String> {
     let env = |name: &str| (name == "STORAGE").then(|| "/nowhere/storage".to_owned());
     ConfigFile::parse(text, "c.yaml", &env).and_then(Config::read).map_err(|e| e.to_string())
 }
@@ -114,11 +114,18 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["processors.batch.timeout: `5` is not a duration; write for example 200ms"],
     ),
     ("  batch:\n", "  batch: {tiemout: 5s}\n", &["unknown key `tiemout`; did you mean `timeout`?"]),
+    ("  batch:\n", "  batch: {q: 5s}\n", &["(known: ", "send_batch_max_size"]),
     ("  batch:\n", "  batch: {send_batch_size: many}\n", &["send_batch_size: `many` is not a whole number"]),
     (
         "  batch:\n",
         "  batch: {send_batch_size: 10, send_batch_max_size: 5}\n",
         &["send_batch_max_size: must not be below send_batch_size"],
+    ),
+    ("  batch:\n", "\tbatch:\n", &["c.yaml:11: a tab is in the indentation; write spaces"]),
+    (
+        "  batch:\n",
+        "  batch: {send_batch_bytes: 1KiB}\n",
+        &["processors.batch.send_batch_bytes: must be from 16KiB to 32MiB: a segment is sealed in memory"],
     ),
     ("  batch:\n", "  batch: [1]\n", &["processors.batch: a section is expected here, not a list"]),
     (
@@ -389,6 +396,11 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["c.yaml:19: `${file:...}` is not implemented"],
     ),
     (
+        "      insecure: true",
+        "      insecure: true\n    headers:\n      x: ${env:NOT_SET}\n      y: ${env:NOT_SET}",
+        &["c.yaml:20: the environment variable NOT_SET is not set; set it or write ${env:NOT_SET:-default}"],
+    ),
+    (
         "  batch:\n",
         "  batch: {timeout: \"${env:NOT_SET}\"}\n",
         &["c.yaml:11: the environment variable NOT_SET is not set"],
@@ -397,6 +409,27 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "service:\n",
         "extensions:\n  basicauth: {htpasswd: {inline: x}}\nservice:\n",
         &["extensions.basicauth.htpasswd: is not implemented: listeners do not ask for passwords"],
+    ),
+    (
+        "      http:\n",
+        "      http:\n        tls: {cert_pem: x, key_file: /x.key}\n",
+        &[
+            "c.yaml:8: receivers.otlp.protocols.http.tls.cert_pem: is not implemented: write it to a file and name that in cert_file",
+        ],
+    ),
+    (
+        "      http:\n",
+        "      http:\n        tls: {cert_file: /x.crt, key_pem: x}\n",
+        &[
+            "protocols.http.tls.key_pem: is not implemented: write it to a file that only this process's user can read",
+        ],
+    ),
+    (
+        "      grpc:\n",
+        "      grpc:\n        tls: {cert_file: /x.crt, key_file: /x.key, client_ca_pem: x}\n",
+        &[
+            "protocols.grpc.tls.client_ca_pem: is not implemented: write it to a file and name that in client_ca_file",
+        ],
     ),
     ("    traces:\n      receivers: [otlp]", "    traces:\n      receivers: [otlp", &["c.yaml:"]),
 ];
@@ -556,15 +589,18 @@ fn pipelines_of_one_signal_are_joined_when_nobody_gets_more_by_it() {
 
 #[test]
 fn an_endpoint_without_a_scheme_is_never_plaintext_to_another_machine() {
+    let plain = |endpoint: &str| {
+        with("    tls:\n      insecure: true\n", "").replace("${env:BACKEND:-localhost:14317}", endpoint)
+    };
     let at = |endpoint: &str| {
-        let plain =
-            with("    tls:\n      insecure: true\n", "").replace("${env:BACKEND:-localhost:14317}", endpoint);
-        let config = read(&plain).unwrap();
+        let config = read(&format!("{}storage: {{directory: /x}}\n", plain(endpoint))).unwrap();
         config.warnings.iter().find(|w| w.key == "exporters.otlp.endpoint").map(|w| w.message.clone())
     };
     assert!(at("collector:4317").unwrap().contains("uses TLS for collector:4317"));
     assert!(at("localhost:4317").unwrap().contains("uses no TLS"));
     assert_eq!(at("http://collector:4317"), None);
+    let theirs = read(&plain("collector:4317")).unwrap();
+    assert_eq!(theirs.warnings.len(), 1, "a Collector's file means the same: {:?}", theirs.warnings);
 }
 
 #[test]
@@ -575,18 +611,6 @@ fn a_file_of_a_collector_may_listen_to_others_and_perigees_own_must_say_so() {
     assert_eq!(warned, 2);
     let own = read(&format!("{open}storage: {{directory: /x}}\n")).unwrap_err();
     assert!(own.contains("insecure: true") && own.starts_with("c.yaml has 2 problems"), "{own}");
-}
-
-#[test]
-fn the_log_is_never_put_where_a_collectors_own_files_are() {
-    let dir = tempfile::tempdir().unwrap();
-    let text = LARGER.replace("${env:STORAGE:-/var/lib/otelcol/file_storage}", dir.path().to_str().unwrap());
-    assert_eq!(read(&text).unwrap().storage.directory, dir.path());
-    std::fs::write(dir.path().join("exporter_otlp__traces"), "").unwrap();
-    let error = read(&text).unwrap_err();
-    assert!(error.contains("holds a Collector's own files (exporter_otlp__traces)"), "{error}");
-    let elsewhere = read(&format!("{text}storage: {{directory: /x}}\n")).unwrap();
-    assert_eq!(elsewhere.storage.directory, std::path::Path::new("/x"));
 }
 
 #[test]
@@ -655,11 +679,12 @@ fn a_second_health_check_is_an_error_and_not_left_out() {
 #[test]
 fn keys_that_the_collector_has_lately_are_known() {
     let http = "      http:\n        keepalive: {enabled: true}\n        tls: {cert_file: a, key_file: b, \
-                include_insecure_cipher_suites: true, reload_interval: 1h}\n";
+                include_insecure_cipher_suites: true, reload_interval: 1h, ca_file: c}\n";
     let config = read(&with("      http:\n", http)).unwrap();
     let said: Vec<&str> =
         config.warnings.iter().map(|w| w.key.as_str()).filter(|key| key.contains("http")).collect();
-    assert_eq!(said, ["receivers.otlp.protocols.http.tls.include_insecure_cipher_suites"]);
+    let tls = |name: &str| format!("receivers.otlp.protocols.http.tls.{name}");
+    assert_eq!(said, [tls("include_insecure_cipher_suites"), tls("ca_file")]);
     let exporter =
         "exporters:\n  otlp_http/x: {endpoint: \"http://localhost:1\", keepalive: {idle_conn_timeout: 5s}}\n";
     let text = with("exporters:\n", exporter);

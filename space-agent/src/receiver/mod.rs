@@ -203,6 +203,8 @@ pub struct Receivers {
 struct Bound {
     receiver: Arc<str>,
     protocol: Protocol,
+    /// Its address, for people.
+    place: String,
     listener: Listener,
     limits: Limits,
     max_request: usize,
@@ -258,11 +260,14 @@ impl Receivers {
                 let Some(settings) = settings else { continue };
                 let (listener, limits) =
                     bind(&section(name, protocol), settings, purpose, (config, env)).await?;
+                let address = listener.local_addr();
+                let place = address.map_or_else(|| settings.endpoint.clone(), |address| address.to_string());
                 let max_request = settings.max_request_bytes.unwrap_or(receiver.max_request_bytes).as_usize();
                 let cors = settings.cors.clone().map(Arc::new);
                 bound.push(Bound {
                     receiver: name.into(),
                     protocol,
+                    place,
                     listener,
                     limits,
                     max_request,
@@ -276,7 +281,8 @@ impl Receivers {
 
     /// Reads the files that listeners name, without binding anything.
     pub fn check(config: &Config, env: &Env) -> Result<(), ReceiverError> {
-        for (_, receiver) in config.otlp_receivers() {
+        for (_, receiver) in config.otlp_receivers().filter(|(name, _)| !config.signals_from(name).is_empty())
+        {
             for listener in [&receiver.protocols.grpc, &receiver.protocols.http].into_iter().flatten() {
                 if let Some(tls) = &listener.tls {
                     let clock = Arc::clone(&env.clock);
@@ -290,7 +296,7 @@ impl Receivers {
     /// Serves until `shutdown`, then lets the requests that have begun end.
     pub async fn run(self, intake: Arc<Intake>, shutdown: CancellationToken) {
         let tasks = &intake.tasks;
-        for Bound { receiver, protocol, listener, limits, max_request, signals, cors } in self.bound {
+        for Bound { receiver, protocol, place, listener, limits, max_request, signals, cors } in self.bound {
             let transport = match protocol {
                 Protocol::Grpc => "grpc",
                 Protocol::Http => "http",
@@ -299,8 +305,6 @@ impl Receivers {
             let (intake, stop) =
                 (intake.narrowed(source, max_request, signals, shutdown.clone()), shutdown.clone());
             let bounds = (limits, intake.counters.closed().clone());
-            let place =
-                listener.local_addr().map_or_else(|| "unix".to_owned(), |address| address.to_string());
             tracing::info!(address = %place, "taking OTLP over {transport}");
             match protocol {
                 Protocol::Grpc => {

@@ -85,7 +85,7 @@ pub struct Undecided {
 impl Undecided {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let undecided = Self::default();
-        let requests = "Requests put aside that the backend does not decide about, while others go on";
+        let requests = "Requests that the backend neither accepts nor refuses, set aside while others go on";
         registry.register("perigee_exporter_aside_requests", requests, undecided.requests.clone());
         registry.register_with_unit(
             "perigee_exporter_held",

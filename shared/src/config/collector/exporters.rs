@@ -123,7 +123,8 @@ const AGENT: Section = Section {
 const GROUND: Section =
     Section { known: &["debug", "otlp_grpc", "otlp_http", "otlp", "otlphttp", "file"], ..AGENT };
 
-pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) {
+/// `foreign`: the file is a Collector's as it is.
+pub(super) fn translate(map: &mut Map, program: Program, foreign: bool, notes: &mut Notes) {
     let used = used_in_pipelines(map, "exporters");
     let section = if program == Program::Agent { &AGENT } else { &GROUND };
     names::check(map, section, |name| used.iter().any(|u| u == name), notes);
@@ -151,7 +152,12 @@ pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) {
         match kind.as_str() {
             "debug" => drop(settings.take("retry_on_failure")),
             "file" => file(&key, settings, notes),
-            _ => otlp(&key, &kind, settings, largest.clone(), notes),
+            _ => {
+                otlp(&key, settings, largest.clone(), notes);
+                if matches!(&*kind, "otlp" | "otlp_grpc") {
+                    without_scheme(&key, settings, foreign, notes);
+                }
+            }
         }
         if was_null && settings.0.is_empty() {
             entry.node = Node::null(entry.line);
@@ -240,7 +246,7 @@ fn file(key: &str, settings: &mut Map, notes: &mut Notes) {
     }
 }
 
-fn otlp(key: &str, kind: &str, settings: &mut Map, largest: Option<(u64, String)>, notes: &mut Notes) {
+fn otlp(key: &str, settings: &mut Map, largest: Option<(u64, String)>, notes: &mut Notes) {
     if let Some(entry) = settings.0.iter_mut().find(|e| e.key == "compression")
         && let Some(name) = entry.node.as_text()
         && !["gzip", "zstd", "none"].contains(&name)
@@ -254,7 +260,6 @@ fn otlp(key: &str, kind: &str, settings: &mut Map, largest: Option<(u64, String)
     }
     headers(settings);
     let tls = settings.get_mut("tls").and_then(Node::map_mut);
-    let has_tls = tls.is_some();
     if let Some(tls) = tls {
         client_tls(&format!("{key}.tls"), tls, notes);
     }
@@ -263,11 +268,20 @@ fn otlp(key: &str, kind: &str, settings: &mut Map, largest: Option<(u64, String)
     {
         settings.set("max_request_items", line, Node::plain(line, most));
     }
-    let endpoint = settings.0.iter().find(|e| e.key == "endpoint");
-    let Some(endpoint) = endpoint.filter(|_| kind == "otlp" || kind == "otlp_grpc") else { return };
+}
+
+/// What an endpoint without a scheme means, where that is not what the file's writer may think.
+#[inline(never)]
+fn without_scheme(key: &str, settings: &Map, foreign: bool, notes: &mut Notes) {
+    let Some(endpoint) = settings.0.iter().find(|e| e.key == "endpoint") else { return };
+    let has_tls = settings.get("tls").and_then(Node::as_map).is_some();
     // One without a host is refused.
     let is_plain = |t: &&str| !t.contains("://") && !t.starts_with(':') && !has_tls;
     let Some(text) = endpoint.node.as_text().filter(is_plain) else { return };
+    if foreign && !is_loopback(text) {
+        // As in the Collector.
+        return;
+    }
     let message = if is_loopback(text) {
         format!(
             "{text} is this machine, so Perigee uses no TLS, while the Collector does; write http://{text} or https://{text}"

@@ -47,29 +47,28 @@ const HARMLESS: [&str; 6] = ["pprof", "zpages", "memory_ballast", "memory_limite
 
 /// Where a `file_storage` would keep a log.
 pub(super) struct Storage {
+    /// `service.extensions` has it.
+    pub(super) is_started: bool,
     pub(super) line: u64,
     pub(super) key: String,
     pub(super) directory: String,
     pub(super) max_size: Option<String>,
 }
 
-pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) -> Option<Storage> {
-    select(map, program, notes);
-    let extensions = map.get_mut("extensions").and_then(Node::map_mut)?;
-    let mut storage = None;
+/// Takes out every `file_storage` and returns them; the first that starts is the log's.
+pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) -> Vec<Storage> {
+    let idle = select(map, program, notes);
+    let mut storages: Vec<Storage> = Vec::new();
+    let Some(extensions) = map.get_mut("extensions").and_then(Node::map_mut) else { return idle };
     let names: Vec<String> = extensions.0.iter().map(|e| e.key.clone()).collect();
     for name in names {
         let key = format!("extensions.{name}");
         if kind(&name) == "file_storage" {
             let Some(entry) = extensions.take(&name) else { continue };
-            let one = file_storage(&key, entry.line, entry.node, notes);
-            match &storage {
-                None => storage = one,
-                Some(first) => {
-                    let message = format!("the log is in one directory, {}", first.directory);
-                    notes.warn(entry.line, key, message);
-                }
+            if let Some(first) = storages.first() {
+                notes.warn(entry.line, &*key, format!("the log is in one directory, {}", first.directory));
             }
+            storages.extend(file_storage(&key, entry.line, entry.node, notes));
             continue;
         }
         let Some(entry) = extensions.0.iter_mut().find(|e| e.key == name) else { continue };
@@ -95,11 +94,14 @@ pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) -> O
             _ => {}
         }
     }
-    storage
+    storages.extend(idle);
+    storages
 }
 
-/// Leaves the extensions that start and that Perigee has.
-fn select(map: &mut Map, program: Program, notes: &mut Notes) {
+/// Leaves the extensions that start and that Perigee has; returns every `file_storage` that does not start.
+#[inline(never)]
+fn select(map: &mut Map, program: Program, notes: &mut Notes) -> Vec<Storage> {
+    let mut storages = Vec::new();
     let listed = map.get_mut("service").and_then(Node::map_mut).and_then(|s| s.take("extensions"));
     let listed: Option<Vec<(u64, String)>> = listed
         .as_ref()
@@ -132,7 +134,7 @@ fn select(map: &mut Map, program: Program, notes: &mut Notes) {
         extensions.0.retain(|e| !HARMLESS.contains(&kind(&e.key)));
     }
     names::check(map, section, starts, notes);
-    let Some(extensions) = map.get_mut("extensions").and_then(Node::map_mut) else { return };
+    let Some(extensions) = map.get_mut("extensions").and_then(Node::map_mut) else { return storages };
     let own = ["control", "api"];
     for one in ["health_check", "control", "api", "console"] {
         let mut named =
@@ -149,6 +151,11 @@ fn select(map: &mut Map, program: Program, notes: &mut Notes) {
             let message = "is not in service.extensions and is not started, as in the Collector";
             notes.warn(entry.line, format!("extensions.{name}"), message);
             idle.push(name);
+            if kind(name) == "file_storage" && program == Program::Agent {
+                let unread = &mut Notes::default();
+                let storage = file_storage("", entry.line, entry.node, unread);
+                storages.extend(storage.map(|storage| Storage { is_started: false, ..storage }));
+            }
         }
     }
     // An exporter that needs one of them is told what is missing.
@@ -161,9 +168,11 @@ fn select(map: &mut Map, program: Program, notes: &mut Notes) {
             notes.wrong(auth.line, format!("exporters.{}.auth.authenticator", exporter.key), message);
         }
     }
+    storages
 }
 
 /// The directory is the log's.
+#[inline(never)]
 fn file_storage(key: &str, line: u64, mut node: Node, notes: &mut Notes) -> Option<Storage> {
     let settings = node.map_mut()?;
     apply(key, settings, STORAGE, notes);
@@ -176,5 +185,5 @@ fn file_storage(key: &str, line: u64, mut node: Node, notes: &mut Notes) -> Opti
         notes.wrong(other.line, key, unknown("key", &other.key, &known));
     }
     let directory = directory.unwrap_or_else(|| "/var/lib/otelcol/file_storage".to_owned());
-    Some(Storage { line, key: format!("{key}.directory"), directory, max_size })
+    Some(Storage { is_started: true, line, key: format!("{key}.directory"), directory, max_size })
 }

@@ -4,6 +4,7 @@
 //! are the Collector's, instances, pipelines. What has no counterpart here is taken out with a warning that says what Perigee does
 //! instead, or is an error where to ignore it would lose data or show it to somebody. A file in Perigee's own form stays as it is.
 
+pub mod directory;
 mod exporters;
 mod extensions;
 mod names;
@@ -13,7 +14,7 @@ mod receivers;
 mod rules;
 mod telemetry;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use self::rules::{Notes, Rules};
 use super::tree::{Map, Node};
@@ -37,7 +38,7 @@ pub fn translate(file: &mut ConfigFile, program: Program) {
     let mut notes = Notes::default();
     // A Collector's file as it is: it cannot know what Perigee wants to be told.
     let foreign = program == Program::Agent && !OWN_SECTIONS.iter().any(|s| map.get(s).is_some());
-    exporters::translate(map, program, &mut notes);
+    exporters::translate(map, program, foreign, &mut notes);
     let processors = pipelines::names(map, "processors");
     if program == Program::Agent {
         receivers::translate(map, &mut notes);
@@ -45,14 +46,14 @@ pub fn translate(file: &mut ConfigFile, program: Program) {
         connectors(map, &mut notes);
     }
     pipelines::translate(map, program, processors, &mut notes);
-    let storage = extensions::translate(map, program, &mut notes);
+    let storages = extensions::translate(map, program, &mut notes);
     telemetry::translate(map, program, &mut notes);
     if foreign {
         receivers::open_to_others(map, &mut notes);
         receivers::bodies(map, &mut notes);
     }
     if program == Program::Agent {
-        log_directory(map, storage, &mut notes);
+        directory::settle(map, storages, directory::Known::here(Path::new(&file.path)), &mut notes);
     }
     file.renamed.append(&mut notes.renamed);
     file.problems.append(&mut notes.problems);
@@ -78,7 +79,7 @@ pub fn is_foreign(tree: &Node) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// The Collector's keys in the section at a path, which a mistyped key may have meant.
+/// The Collector's keys in the section at a path that may stand there, and that a mistyped key may have meant.
 pub fn keys(program: Program, section: &[String]) -> Vec<&'static str> {
     let parts: Vec<&str> = section.iter().map(|s| s.split('/').next().unwrap_or(s)).collect();
     let rules: &[Rules] = match parts.as_slice() {
@@ -99,7 +100,8 @@ pub fn keys(program: Program, section: &[String]) -> Vec<&'static str> {
     };
     let queued: &[Rules] =
         if parts.len() == 2 && parts[0] == "exporters" { &[exporters::QUEUED] } else { &[] };
-    rules.iter().chain(queued).flat_map(|rules| rules.iter().map(|(key, _)| *key)).collect()
+    let all = rules.iter().chain(queued).flat_map(|rules| rules.iter());
+    all.filter(|(_, act)| !matches!(act, rules::Act::Wrong(_))).map(|(key, _)| *key).collect()
 }
 
 fn connectors(map: &mut Map, notes: &mut Notes) {
@@ -115,81 +117,4 @@ fn connectors(map: &mut Map, notes: &mut Notes) {
             "connectors are not implemented: one pipeline cannot feed another here",
         );
     }
-}
-
-/// Where the log lies when nothing says so: what a system's service manager gives, or the user's own directory.
-fn default_directory() -> PathBuf {
-    if let Some(given) = std::env::var_os("STATE_DIRECTORY") {
-        return PathBuf::from(given).join("agent");
-    }
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-    let root = nix::unistd::geteuid().is_root();
-    let user = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(home).filter(|_| !root);
-    user.map_or_else(|| "/var/lib/perigee/agent".into(), |state| state.join("perigee/agent"))
-}
-
-/// The name of the log's file, which says whether a directory has one.
-const LOG: &str = "wal.redb";
-
-/// Settles where the log lies: in `storage`, in the directory of a `file_storage`, or in the default one.
-fn log_directory(map: &mut Map, storage: Option<extensions::Storage>, notes: &mut Notes) {
-    let said = map.get("storage").and_then(|s| s.at(&["directory"])).is_some_and(|d| !d.is_null());
-    if said {
-        return;
-    }
-    let default = default_directory();
-    let (line, directory, key) = match &storage {
-        Some(storage) => (storage.line, PathBuf::from(&storage.directory), storage.key.clone()),
-        None => (0, default.clone(), "storage.directory".to_owned()),
-    };
-    let shown = directory.display();
-    if let Some(name) = &storage
-        && let Some(file) = collectors_file(&directory)
-    {
-        let message = format!(
-            "{shown} holds a Collector's own files ({file}), which Perigee does not read: let that Collector send what they hold, \
-             or write storage: {{directory: ...}} with another directory"
-        );
-        notes.wrong(name.line, key.clone(), message);
-    }
-    if storage.is_some()
-        && default != directory
-        && default.join(LOG).exists()
-        && !directory.join(LOG).exists()
-    {
-        let message = format!(
-            "the log would begin anew in {shown}, and one lies in {}: move it there, or name its directory in \
-             storage: {{directory: ...}}",
-            default.display()
-        );
-        notes.wrong(line, key.clone(), message);
-    }
-    if storage.is_none() {
-        let message = format!("is not set: accepted data is kept in {shown} until every exporter has it");
-        notes.warn(0, key, message);
-    }
-    let at = line.max(1);
-    let mut section = map.take("storage").map_or_else(|| Node::map(at), |entry| entry.node);
-    if let Some(section) = section.map_mut() {
-        section.set("directory", at, Node::text(at, directory.display().to_string()));
-        if let Some(size) = storage.and_then(|s| s.max_size) {
-            section.set("max_bytes", at, Node::text(at, size));
-        }
-    }
-    map.set("storage", at, section);
-}
-
-/// A file of a Collector's `file_storage` in a directory.
-fn collectors_file(directory: &std::path::Path) -> Option<String> {
-    let names =
-        std::fs::read_dir(directory).ok()?.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    let mut theirs: Vec<String> = names
-        .filter(|name| {
-            ["exporter_", "receiver_", "processor_", "extension_", "connector_"]
-                .iter()
-                .any(|p| name.starts_with(p))
-        })
-        .collect();
-    theirs.sort();
-    theirs.into_iter().next()
 }

@@ -56,6 +56,10 @@ pub(super) const HTTP: Rules = &[
     ("logs_url_path", Act::Wrong("the path is /v1/logs")),
 ];
 
+/// What the Collector has here for clients, and does not use.
+const NO_AUTHORITY: &str =
+    "it has no effect on a listener, in the Collector neither; client_ca_file asks clients for a certificate";
+
 const TLS: Rules = &[
     ("min_version", Act::Wrong("clients with TLS 1.2 would be served too; remove it if that is intended")),
     ("max_version", Act::Silent),
@@ -66,7 +70,14 @@ const TLS: Rules = &[
     ("reload_interval", Act::Silent),
     ("client_ca_file_reload", Act::Silent),
     ("cert_pem", Act::Wrong("write it to a file and name that in cert_file")),
-    ("key_pem", Act::Wrong("write it to a file and name that in key_file")),
+    (
+        "key_pem",
+        Act::Wrong("write it to a file that only this process's user can read, and name that in key_file"),
+    ),
+    ("client_ca_pem", Act::Wrong("write it to a file and name that in client_ca_file")),
+    ("ca_file", Act::Instead(NO_AUTHORITY)),
+    ("ca_pem", Act::Instead(NO_AUTHORITY)),
+    ("include_system_ca_certs_pool", Act::Instead(NO_AUTHORITY)),
     ("tpm", Act::Wrong("a key in a TPM cannot be used; name a file")),
 ];
 
@@ -120,6 +131,12 @@ pub(super) fn translate(map: &mut Map, notes: &mut Notes) {
             if let Some(tls) = listener.get_mut("tls").and_then(Node::map_mut) {
                 // rustls implements nothing below TLS 1.2.
                 tls.0.retain(|e| e.key != "min_version" || e.node.as_text() == Some("1.3"));
+                for name in ["cert", "key"] {
+                    // That the file is missing follows.
+                    if tls.get(&format!("{name}_pem")).is_some_and(|pem| !pem.is_null()) {
+                        notes.follows(&format!("{key}.tls.{name}_file"));
+                    }
+                }
                 apply(&format!("{key}.tls"), tls, TLS, notes);
             }
             address(&key, line, listener, endpoint, notes);

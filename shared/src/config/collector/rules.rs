@@ -108,6 +108,12 @@ impl Notes {
         self.renamed.push((format!("{section}.{to}"), key));
     }
 
+    /// What stands at `key`, or is missing there, is no mistake of its own.
+    #[inline(never)]
+    pub(super) fn follows(&mut self, key: &str) {
+        self.removed.push(key.split('.').map(str::to_owned).collect());
+    }
+
     /// What stands at `section.name` is wrong and goes.
     pub(super) fn gone(&mut self, section: &str, name: &str) {
         self.removed.push(vec![section.to_owned(), name.to_owned()]);

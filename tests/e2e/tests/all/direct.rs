@@ -204,7 +204,7 @@ async fn no_wait_for_one_signal_is_a_wait_for_the_others() {
             assert!(reason.contains(&format!("(metrics to {}/v1/metrics)", backend.endpoint())), "{reason}");
         }
         let shown = agent.command(&["status"]).await.out;
-        assert!(shown.contains("waits aside since") && shown.contains("metrics"), "{shown}");
+        assert!(shown.contains("is tried again since") && shown.contains("metrics"), "{shown}");
         assert!(agent.process.terminate().await.success());
         // A new start tries everything again.
         backend.never(None);
