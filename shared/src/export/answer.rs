@@ -5,59 +5,43 @@
 //! UNAVAILABLE here. An answer whose status is 0 was taken, though its message is missing or cannot be read; tonic would make an error of
 //! that, and everything would be sent again. tonic 0.14 panics on a `grpc-status-details-bin` that is not base64, so such a field is taken out.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use http_body::{Body, Frame};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt;
+use tonic::body::Body;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
-use tower::Service;
+use tower::{Service, ServiceExt};
 
+use super::grpc::cause;
 use super::outcome::short;
 use crate::compress::{Encoding, decompress_capped};
 
 /// Bytes before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
-const ENCODING: &str = "grpc-encoding";
+pub(super) const ENCODING: &str = "grpc-encoding";
 const STATUS: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";
 const DETAILS: &str = "grpc-status-details-bin";
 
-type Boxed = Box<dyn std::error::Error + Send + Sync>;
-
-/// A channel whose answers are gRPC, with messages of so many bytes at most.
-#[derive(Clone)]
-pub(super) struct Checked(pub(super) Channel, pub(super) usize);
-
-impl Service<Request<tonic::body::Body>> for Checked {
-    type Response = Response<Answer>;
-    type Error = Boxed;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Boxed>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Boxed>> {
-        Service::poll_ready(&mut self.0, context).map_err(Into::into)
-    }
-
-    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let (answer, most) = (Service::call(&mut self.0, request), self.1);
-        Box::pin(async move {
-            let (mut parts, body) = answer.await?.into_parts();
-            check(parts.status, &parts.headers)?;
-            let answer = read(body, &mut parts.headers, most).await?;
-            Ok(Response::from_parts(parts, answer))
-        })
-    }
+/// Sends a request and reads the answer to its end: the message of one that was taken, of so many bytes at most, or else its status.
+pub(super) async fn exchange(
+    mut channel: Channel,
+    request: Request<Body>,
+    most: usize,
+) -> Result<Bytes, Status> {
+    channel.ready().await.map_err(|error| Status::unavailable(cause(&error)))?;
+    let answer = channel.call(request).await.map_err(|error| Status::from_error(error.into()))?;
+    let (mut parts, body) = answer.into_parts();
+    check(parts.status, &parts.headers)?;
+    read(body, &mut parts.headers, most).await
 }
 
-/// Reads an answer to its end: its status decides, and stands behind the message afterwards.
-async fn read(mut body: tonic::body::Body, headers: &mut HeaderMap, most: usize) -> Result<Answer, Status> {
+async fn read(mut body: Body, headers: &mut HeaderMap, most: usize) -> Result<Bytes, Status> {
     let (mut data, mut trailers) = (Some(BytesMut::new()), HeaderMap::new());
     while let Some(frame) = body.frame().await {
         match frame?.into_data() {
@@ -75,26 +59,15 @@ async fn read(mut body: tonic::body::Body, headers: &mut HeaderMap, most: usize)
         }
     }
     mend(&mut trailers);
-    let encoding = headers.remove(ENCODING);
-    let message = match trailers.get(STATUS).map(HeaderValue::as_bytes) {
+    match Status::from_header_map(&trailers) {
         // What was taken is taken, whatever the message is.
-        Some(b"0") => Some(data.and_then(|data| message(&data, encoding.as_ref(), most)).unwrap_or_default()),
-        Some(_) => None,
-        None => {
-            // Nobody can tell what became of the request.
-            trailers.insert(STATUS, HeaderValue::from_static("14"));
-            trailers.insert(MESSAGE, HeaderValue::from_static("the answer ends without a grpc-status"));
-            None
+        Some(status) if status.code() == Code::Ok => {
+            Ok(data.and_then(|data| message(&data, headers.get(ENCODING), most)).unwrap_or_default())
         }
-    };
-    let framed = |message: Bytes| {
-        let mut out = BytesMut::with_capacity(PREFIX + message.len());
-        out.put_u8(0);
-        out.put_u32(message.len() as u32);
-        out.put(message);
-        out.freeze()
-    };
-    Ok(Answer { message: message.map(framed), trailers: Some(trailers) })
+        Some(status) => Err(status),
+        // Nobody can tell what became of the request.
+        None => Err(Status::unavailable("the answer ends without a grpc-status")),
+    }
 }
 
 /// The first message of an answer, if it can be read.
@@ -175,27 +148,4 @@ fn escaped(text: &str) -> String {
         }
         out
     })
-}
-
-/// The body of an answer: a message, if there is one, and its status.
-pub(super) struct Answer {
-    message: Option<Bytes>,
-    trailers: Option<HeaderMap>,
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let message = self.message.take().map(Frame::data);
-        Poll::Ready(message.or_else(|| self.trailers.take().map(Frame::trailers)).map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.message.is_none() && self.trailers.is_none()
-    }
 }

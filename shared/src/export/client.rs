@@ -38,7 +38,7 @@ impl Client {
 
         Ok(match config {
             ExporterConfig::Debug(c) => Self::Debug(Debug::new(c, env.output.clone())),
-            ExporterConfig::Otlp(c) => Self::Otlp(Box::new(Grpc::try_new(key, c)?)),
+            ExporterConfig::Otlp(c) => Self::Otlp(Box::new(Grpc::try_new(key, c, env)?)),
             ExporterConfig::OtlpHttp(c) => Self::OtlpHttp(Box::new(Http::try_new(key, c, env)?)),
             ExporterConfig::File(c) => Self::File(File::try_new(key, c, env)?),
         })

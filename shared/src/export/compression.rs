@@ -1,5 +1,6 @@
 //! Whether a backend takes compressed requests.
 
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +21,39 @@ const ASKED_EVERY: Duration = Duration::from_secs(10);
 /// A backend refuses compressed requests when it has refused so many, one after the other, and taken the same without compression:
 /// one may have failed for another reason. One is enough where the answer is about the request.
 const SURE: u8 = 3;
+
+/// Its name in a header.
+pub(super) const fn name(compression: Compression) -> Option<&'static str> {
+    match compression {
+        Compression::Gzip => Some("gzip"),
+        Compression::Zstd => Some("zstd"),
+        Compression::None => None,
+    }
+}
+
+/// Compresses what `put` writes, behind what is in `out`. It is never held as a whole in between.
+pub(super) fn pack<E: From<io::Error>>(
+    mut out: Vec<u8>,
+    compression: Compression,
+    put: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<Vec<u8>, E> {
+    match compression {
+        Compression::None => {
+            put(&mut out)?;
+            Ok(out)
+        }
+        Compression::Zstd => {
+            let mut packed = zstd::stream::write::Encoder::new(out, 3)?;
+            put(&mut packed)?;
+            Ok(packed.finish()?)
+        }
+        Compression::Gzip => {
+            let mut packed = flate2::write::GzEncoder::new(out, flate2::Compression::fast());
+            put(&mut packed)?;
+            Ok(packed.finish()?)
+        }
+    }
+}
 
 /// The compression that is configured, as far as the backend takes it.
 pub(super) struct Negotiated {

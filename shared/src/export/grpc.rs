@@ -1,28 +1,31 @@
 //! OTLP over gRPC; requests and responses stay bytes.
 
+use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
-use http::Uri;
-use http::uri::PathAndQuery;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, TE};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use http_body_util::Full;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::pki_types::ServerName;
-use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::body::Body;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 use tower::Service;
 
-use super::answer::Checked;
+use super::answer::{ENCODING, PREFIX, exchange};
 use super::auth::Authorization;
-use super::compression::Negotiated;
+use super::compression::{Negotiated, name, pack};
 use super::config::{Compression, OtlpConfig};
 use super::endpoint::target;
 use super::outcome::{About, Outcome, accepted, short, status};
 use super::tls::client_config;
 use crate::config::Invalid;
+use crate::env::Env;
 use crate::signal::Signal;
 
 /// Bytes of the header and trailer fields of an answer: some backends explain themselves at length.
@@ -31,27 +34,29 @@ pub(crate) const MOST_HEADER_BYTES: u32 = 1 << 20;
 /// An `otlp` exporter's client.
 pub struct Grpc {
     channel: Channel,
-    metadata: MetadataMap,
+    headers: HeaderMap,
     authorization: Option<Authorization>,
     compression: Negotiated,
     timeout: Duration,
     max_response: usize,
     place: String,
+    env: Env,
 }
 
 impl Grpc {
     /// Must be called inside a tokio runtime; it connects when it first sends.
-    pub(super) fn try_new(key: &str, config: &OtlpConfig) -> Result<Self, Invalid> {
+    pub(super) fn try_new(key: &str, config: &OtlpConfig, env: &Env) -> Result<Self, Invalid> {
         config.validate_endpoint(key)?;
         Ok(Self {
             channel: channel(key, config)?,
-            metadata: metadata(key, config)?,
+            headers: headers(key, config)?,
             authorization: config.authorization.clone(),
             compression: Negotiated::new(key, config.compression),
             timeout: config.timeout.0,
             max_response: config.max_response_bytes.as_usize(),
             // A query may hold a key.
             place: config.endpoint.split('?').next().unwrap_or_default().to_owned(),
+            env: env.clone(),
         })
     }
 
@@ -67,45 +72,42 @@ impl Grpc {
         self.compression.or_plain(compression, &outcome, plain).await.unwrap_or(outcome)
     }
 
-    /// What goes with every request.
-    fn metadata(&self) -> MetadataMap {
-        let Some((name, value)) = self.authorization.as_ref().and_then(Authorization::now) else {
-            return self.metadata.clone();
-        };
-        let mut headers = self.metadata.clone().into_headers();
-        headers.insert(name, value);
-        MetadataMap::from_headers(headers)
-    }
-
     async fn exchange(&self, signal: Signal, body: &Bytes, compression: Compression) -> Outcome {
-        // Some answer in the encoding of the request.
-        let mut client = tonic::client::Grpc::new(Checked(self.channel.clone(), self.max_response))
-            .max_decoding_message_size(self.max_response)
-            .max_encoding_message_size(usize::MAX)
-            .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Zstd);
-        client = match compression {
-            Compression::Gzip => client.send_compressed(CompressionEncoding::Gzip),
-            Compression::Zstd => client.send_compressed(CompressionEncoding::Zstd),
-            Compression::None => client,
+        let message = body.clone();
+        let framed = match self.env.cpu(move || framed(&message, compression)).await {
+            Ok(framed) => framed,
+            Err(error) => return Outcome::retry(format!("compression failed: {error}")),
         };
-        let mut request = Request::new(body.clone());
-        *request.metadata_mut() = self.metadata();
-        let path = PathAndQuery::from_static(signal.grpc_path());
-        let exchange = async {
-            client.ready().await.map_err(|e| Status::unavailable(cause(&*e)))?;
-            client.unary(request, path, Raw).await
-        };
-        match tokio::time::timeout(self.timeout, exchange).await {
-            Ok(Ok(response)) => accepted(response.get_ref()),
+        let mut request = http::Request::new(Body::new(Full::new(framed)));
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = Uri::from_static(signal.grpc_path());
+        let headers = request.headers_mut();
+        *headers = self.headers.clone();
+        headers.extend(self.authorization.as_ref().and_then(Authorization::now));
+        if let Some(name) = name(compression) {
+            headers.insert(ENCODING, HeaderValue::from_static(name));
+        }
+        let answer = exchange(self.channel.clone(), request, self.max_response);
+        match tokio::time::timeout(self.timeout, answer).await {
+            Ok(Ok(message)) => accepted(&message),
             Ok(Err(status)) => outcome(&status),
             Err(_) => Outcome::retry(format!("no answer within {:?}", self.timeout)),
         }
     }
 }
 
+/// A message behind what says its length and whether it is compressed.
+fn framed(message: &[u8], compression: Compression) -> io::Result<Bytes> {
+    let mut out = pack(vec![0; PREFIX], compression, |out| out.write_all(message))?;
+    let length = (out.len() - PREFIX) as u32;
+    out[0] = u8::from(compression != Compression::None);
+    out[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    Ok(out.into())
+}
+
 /// The innermost cause of an error: what an operator can act on.
-fn cause(error: &dyn std::error::Error) -> String {
+pub(super) fn cause(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
@@ -204,7 +206,8 @@ impl Service<Uri> for Secured {
     }
 }
 
-fn metadata(key: &str, config: &OtlpConfig) -> Result<MetadataMap, Invalid> {
+/// What goes with every request.
+fn headers(key: &str, config: &OtlpConfig) -> Result<HeaderMap, Invalid> {
     let mut out = MetadataMap::new();
     for (name, value) in &config.headers.0 {
         let wrong =
@@ -213,45 +216,12 @@ fn metadata(key: &str, config: &OtlpConfig) -> Result<MetadataMap, Invalid> {
         let value: AsciiMetadataValue = value.parse().map_err(|_| wrong("value"))?;
         out.insert(name, value);
     }
+    let mut out = out.into_headers();
+    out.insert(TE, HeaderValue::from_static("trailers"));
+    out.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    // Some answer in the encoding of the request.
+    out.insert("grpc-accept-encoding", HeaderValue::from_static("gzip,zstd"));
     Ok(out)
-}
-
-/// Messages as they are.
-#[derive(Clone, Copy)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(source.copy_to_bytes(source.remaining())))
-    }
 }
 
 #[cfg(test)]
@@ -262,7 +232,6 @@ mod tests {
 
     use super::super::outcome::tests::status_with_retry;
     use super::*;
-    use crate::env::Env;
     use crate::serve::{Closed, Endpoint, Limits, Listener, keep};
 
     #[test]
@@ -314,7 +283,7 @@ mod tests {
             ("http://x:1/path", false),
             ("x:1?key=secret", false),
         ] {
-            let result = Grpc::try_new("exporters.otlp", &OtlpConfig::new(text));
+            let result = Grpc::try_new("exporters.otlp", &OtlpConfig::new(text), &Env::production());
             assert_eq!(result.is_ok(), ok, "{text}");
             if let Err(invalid) = result {
                 assert_eq!(invalid.key, "exporters.otlp.endpoint");
@@ -337,7 +306,7 @@ mod tests {
         let tasks = crate::supervise::Supervisor::new(&Env::production());
         keep(&tasks, "test", listener, (Limits::default(), Closed::default()), service, stop.clone());
         let config = OtlpConfig { compression: Compression::None, ..OtlpConfig::new(address.to_string()) };
-        let client = Grpc::try_new("exporters.otlp", &config).unwrap();
+        let client = Grpc::try_new("exporters.otlp", &config, &Env::production()).unwrap();
         let out = client.send(Signal::Logs, &Bytes::new()).await;
         stop.cancel();
         out
@@ -463,7 +432,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_backend_that_is_not_there_is_tried_again() {
-        let client = Grpc::try_new("x", &OtlpConfig::new("127.0.0.1:9")).unwrap();
+        let client = Grpc::try_new("x", &OtlpConfig::new("127.0.0.1:9"), &Env::production()).unwrap();
         let out = client.send(Signal::Traces, &Bytes::new()).await;
         assert!(matches!(out, Outcome::Retry { .. }), "{out:?}");
     }

@@ -17,7 +17,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout_at};
 
 use super::auth::Authorization;
-use super::compression::Negotiated;
+use super::compression::{Negotiated, name, pack};
 use super::config::{Compression, Encoding, OtlpHttpConfig};
 use super::endpoint::{target, wrong_in};
 use super::outcome::{About, Outcome, accepted, accepted_json, short, status, status_json};
@@ -262,43 +262,21 @@ fn retry_after(value: &str, now_unix_nano: u64) -> Option<Duration> {
     Some(at.saturating_sub(Duration::from_nanos(now_unix_nano)))
 }
 
-const fn name(compression: Compression) -> Option<&'static str> {
-    match compression {
-        Compression::Gzip => Some("gzip"),
-        Compression::Zstd => Some("zstd"),
-        Compression::None => None,
-    }
-}
-
-/// A request as it is sent. What is compressed is never held in between.
+/// A request as it is sent.
 fn written(
     signal: Signal,
     body: Bytes,
     encoding: Encoding,
     compression: Compression,
 ) -> Result<Bytes, WriteError> {
+    if (encoding, compression) == (Encoding::Proto, Compression::None) {
+        return Ok(body);
+    }
     let put = |out: &mut dyn Write| match encoding {
         Encoding::Proto => Ok(out.write_all(&body)?),
         Encoding::Json => json::write_to(signal, &body, out),
     };
-    match (encoding, compression) {
-        (Encoding::Proto, Compression::None) => Ok(body),
-        (Encoding::Json, Compression::None) => {
-            let mut out = Vec::with_capacity(body.len());
-            put(&mut out)?;
-            Ok(out.into())
-        }
-        (_, Compression::Zstd) => {
-            let mut out = zstd::stream::write::Encoder::new(Vec::new(), 3)?;
-            put(&mut out)?;
-            Ok(out.finish()?.into())
-        }
-        (_, Compression::Gzip) => {
-            let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            put(&mut out)?;
-            Ok(out.finish()?.into())
-        }
-    }
+    pack(Vec::new(), compression, put).map(Bytes::from)
 }
 
 /// Where each signal goes.
