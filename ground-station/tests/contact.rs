@@ -705,3 +705,16 @@ async fn the_ground_knows_what_waits_on_board_and_shows_no_text_of_a_peer_as_a_l
     assert!(standing.backlog.is_none() && standing.next_contact.is_none() && standing.plan.is_none());
     ground.stop().await;
 }
+
+/// The end waits for no satellite that has nothing to say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_satellite_that_never_says_hello_is_told_that_the_ground_ends() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let silent = site.satellite("sat-1", ground.address).await;
+    let mut other = site.satellite("sat-2", ground.address).await;
+    // It is served: the one that came later is.
+    other.hello(1..2).await;
+    let ((), error) = tokio::join!(ground.stop(), silent.connection.closed());
+    assert!(error.to_string().contains("the ground-station ends"), "{error}");
+}

@@ -116,10 +116,19 @@ impl Greeted {
     }
 }
 
+/// In the place of a satellite whose segment is in conflict: other lines about it do not stand for that.
+fn conflicts(satellite: &str) -> Arc<str> {
+    format!("conflicts of {satellite}").into()
+}
+
 /// Serves a connection until it ends; what arrived is in the spool then.
 pub(super) async fn serve(connection: Connection, settings: Settings, around: Surroundings) {
     let satellite = Arc::clone(&settings.satellite);
-    let opened = tokio::time::timeout(HELLO_TIMEOUT, connection.accept_bi()).await;
+    let opened = tokio::select! {
+        biased;
+        () = around.shutdown.cancelled() => return connection.close(code(Close::Shutdown), b"the ground-station ends"),
+        opened = tokio::time::timeout(HELLO_TIMEOUT, connection.accept_bi()) => opened,
+    };
     let Ok(Ok((control, receive))) = opened else {
         connection.close(code(Close::Protocol), b"no control stream");
         return;
@@ -367,10 +376,14 @@ impl Shell {
                 }
                 Action::Conflict(id) => {
                     self.around.metrics.conflict(&self.satellite);
+                    let Some(left_out) = self.around.registry.may_say(&conflicts(&self.satellite)) else {
+                        continue;
+                    };
                     tracing::error!(
                         event.name = "perigee.link.conflict",
                         satellite = %self.satellite,
                         segment = %id,
+                        left_out,
                         "another segment was committed under this name; it is neither taken nor acknowledged"
                     );
                 }

@@ -542,7 +542,9 @@ async fn admit(
         }
     };
     if let Err(reason) = around.registry.make_room(&identity.id, config.link.max_connections) {
-        tracing::warn!(satellite = identity.id, reason, "a connection was refused");
+        if let Some(left_out) = around.registry.may_say(&identity.id.as_str().into()) {
+            tracing::warn!(satellite = identity.id, reason, left_out, "a connection was refused");
+        }
         connection.close(connection::code(Close::Busy), reason.as_bytes());
         return;
     }

@@ -445,6 +445,27 @@ over_both! {
         assert_eq!((spool.account().exported.spans, spool.usage()), (5, 0));
     }
 
+    fn a_dead_letter_that_was_unpacked_from_little_takes_little_room(site) {
+        let spool = site.open();
+        spool.commit(1, spans(5));
+        let body = Bytes::from(vec![7; 64 << 20]);
+        let letter =
+            Letter { signal: Signal::Traces, body: body.clone(), items: spans(0), reason: "no".to_owned() };
+        spool.progress("a", &Progress { letters: vec![letter], ..done(place(1)) });
+        spool.sweep();
+        spool.close();
+
+        let spool = site.open();
+        assert!(spool.usage() < 64 << 10, "{}", spool.usage());
+        let view = spool.letters().remove(0);
+        assert_eq!(view.bytes, 64 << 20);
+        spool.replay(Some(&[view.id]));
+        let replay = spool.next_replay("a").unwrap();
+        assert!(replay.letter.body == body);
+        spool.replayed(replay.id, None);
+        assert_eq!(spool.usage(), 0);
+    }
+
     fn dead_letters_are_kept_listed_and_replayed(site) {
         let spool = site.open();
         spool.commit(1, spans(5));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use perigee_proto::link::DropReason;
+use perigee_shared::compress::{Encoding, decompress_capped};
 use perigee_shared::export::Limits;
 use perigee_shared::segment::{Header, hash};
 use perigee_shared::signal::{Counts, Signal};
@@ -20,6 +21,9 @@ use super::file::{Spool, Txn, View};
 use super::gaps::{self, Lost};
 use super::intake::{enter, take_number};
 use super::tables::*;
+
+/// A body from this size on is packed.
+const LARGE: usize = 1 << 20;
 
 /// A request that a backend refused for good.
 #[derive(Debug, Clone)]
@@ -96,6 +100,8 @@ pub(super) fn insert(
     exporter: &str,
     letter: &Letter,
 ) -> Result<(), SpoolError> {
+    let packed = packed(&letter.body);
+    let stored = packed.as_deref().unwrap_or(&letter.body);
     let record = LetterRecord {
         satellite: segment.satellite.clone(),
         number: segment.number,
@@ -105,16 +111,23 @@ pub(super) fn insert(
         signal: letter.signal as u32,
         reason: letter.reason.clone(),
         at: txn.now,
-        bytes: letter.body.len() as u64,
+        bytes: stored.len() as u64,
         replay: false,
         hash: hash(&letter.body).to_vec(),
+        unpacked: packed.as_ref().map_or(0, |_| letter.body.len() as u64),
     };
     let of = keep(txn, &record)?;
     let mut chunks = txn.tables.open_table(LETTER_CHUNKS)?;
-    for (piece, bytes) in (0..).zip(letter.body.chunks(LARGEST_PIECE)) {
+    for (piece, bytes) in (0..).zip(stored.chunks(LARGEST_PIECE)) {
         chunks.insert(ChunkKey { of, piece }, bytes)?;
     }
     Ok(())
+}
+
+/// A large body as a zstd frame, if that is much smaller: a segment of kilobytes may have unpacked to it, and must not fill the spool.
+fn packed(body: &[u8]) -> Option<Vec<u8>> {
+    let packed = (body.len() >= LARGE).then(|| zstd::bulk::compress(body, 1).ok()).flatten()?;
+    (packed.len() < body.len() / 4).then_some(packed)
 }
 
 /// Keeps the whole payload of a segment, which is still there.
@@ -157,7 +170,12 @@ fn record(txn: &Txn<'_>, id: u64) -> Result<Option<LetterRecord>, SpoolError> {
 
 pub(super) fn bytes(view: &View<'_>, id: u64, record: &LetterRecord) -> Result<Vec<u8>, SpoolError> {
     let chunks = view.tables.open_table(LETTER_CHUNKS)?;
-    Ok(join(chunks.range(ChunkKey::all(id))?, record.bytes as usize)?)
+    let stored = join(chunks.range(ChunkKey::all(id))?, record.bytes as usize)?;
+    if record.unpacked == 0 {
+        return Ok(stored);
+    }
+    // What does not unpack has not the hash of the letter.
+    Ok(decompress_capped(Encoding::Zstd, &stored, record.unpacked as usize).unwrap_or_default())
 }
 
 /// Letters after the id `after`, at most `limit`.
@@ -178,6 +196,7 @@ pub(super) fn list_back(view: &View<'_>, before: u64, limit: usize) -> Result<Ve
 
 pub(super) fn shown(id: u64, value: &[u8]) -> Result<LetterView, SpoolError> {
     let record = decode::<LetterRecord>(value)?;
+    let bytes = record.length();
     Ok(LetterView {
         id,
         satellite: record.satellite,
@@ -185,7 +204,7 @@ pub(super) fn shown(id: u64, value: &[u8]) -> Result<LetterView, SpoolError> {
         exporter: (!record.exporter.is_empty()).then_some(record.exporter),
         signal: signal_of(record.signal).map(Signal::name),
         items: Counts::from(record.items.unwrap_or_default()).total(),
-        bytes: record.bytes,
+        bytes,
         reason: record.reason,
         unix_nano: record.at,
         replay: record.replay,
@@ -313,7 +332,7 @@ pub(super) fn next_replays(view: &View<'_>, exporter: &str, limits: Limits) -> R
             continue;
         }
         let items = Counts::from(record.items.unwrap_or_default());
-        (total, length) = (total + items.total(), length + record.bytes as usize);
+        (total, length) = (total + items.total(), length + record.length() as usize);
         if !found.is_empty() && (total > limits.items || length > limits.bytes) {
             break;
         }

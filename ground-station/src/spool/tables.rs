@@ -463,6 +463,7 @@ pub(super) struct LetterRecord {
     /// ns since the Unix epoch.
     #[prost(uint64, tag = "8")]
     pub(super) at: u64,
+    /// What is stored of it.
     #[prost(uint64, tag = "9")]
     pub(super) bytes: u64,
     /// An operator wants it sent again.
@@ -471,6 +472,17 @@ pub(super) struct LetterRecord {
     /// BLAKE3 of the bytes of a request; format 1 had none. A whole segment has its hash in the header.
     #[prost(bytes = "vec", tag = "11")]
     pub(super) hash: Vec<u8>,
+    /// What is stored is a zstd frame of a request of so many bytes; 0: it is stored as it is. Earlier software takes such a letter
+    /// for damaged, by its hash.
+    #[prost(uint64, tag = "12")]
+    pub(super) unpacked: u64,
+}
+
+impl LetterRecord {
+    /// Bytes of the letter.
+    pub(super) const fn length(&self) -> u64 {
+        if self.unpacked > 0 { self.unpacked } else { self.bytes }
+    }
 }
 
 impl SequenceKey {

@@ -106,7 +106,7 @@ impl Fleet {
         let Some(rows) = loaded.get_mut(&Of::Letter) else { return Ok(()) };
         let (mut length, mut ids) = (0, Vec::new());
         for (key, rest) in rows.iter() {
-            length += decode::<LetterRecord>(rest[2].bytes())?.bytes as usize;
+            length += decode::<LetterRecord>(rest[2].bytes())?.length() as usize;
             if !ids.is_empty() && length > limits.bytes {
                 break;
             }
