@@ -445,41 +445,21 @@ over_both! {
         assert_eq!((spool.account().exported.spans, spool.usage()), (5, 0));
     }
 
-    fn a_dead_letter_that_was_unpacked_from_little_takes_little_room(site) {
-        let spool = site.open();
-        spool.commit(1, spans(5));
-        let body = Bytes::from(vec![7; 64 << 20]);
-        let letter =
-            Letter { signal: Signal::Traces, body: body.clone(), items: spans(0), reason: "no".to_owned() };
-        spool.progress("a", &Progress { letters: vec![letter], ..done(place(1)) });
-        spool.sweep();
-        spool.close();
-
-        let spool = site.open();
-        assert!(spool.usage() < 64 << 10, "{}", spool.usage());
-        let view = spool.letters().remove(0);
-        assert_eq!(view.bytes, 64 << 20);
-        spool.replay(Some(&[view.id]));
-        let replay = spool.next_replay("a").unwrap();
-        assert!(replay.letter.body == body);
-        spool.replayed(replay.id, None);
-        assert_eq!(spool.usage(), 0);
-    }
-
     fn dead_letters_are_kept_listed_and_replayed(site) {
         let spool = site.open();
         spool.commit(1, spans(5));
         let body = Bytes::from(vec![3; 600_000]);
         let letter =
             Letter { signal: Signal::Traces, body: body.clone(), items: spans(2), reason: "no".to_owned() };
-        spool.progress("a", &Progress { letters: vec![letter], ..done(place(1)) });
+        let large = Letter { body: vec![7; 64 << 20].into(), items: spans(0), ..letter.clone() };
+        spool.progress("a", &Progress { letters: vec![letter, large.clone()], ..done(place(1)) });
         spool.sweep();
         let now = spool.account();
         assert_eq!((now.exported.spans, now.dead_lettered.spans), (3, 2));
         spool.close();
 
         let spool = site.open();
-        assert_eq!(spool.usage(), 600_000);
+        assert!((600_000..700_000).contains(&spool.usage()), "what is large for little is packed");
         let view = spool.letters().remove(0);
         assert_eq!((view.items, view.exporter.as_deref(), view.reason.as_str()), (2, Some("a"), "no"));
         assert!(spool.next_replay("a").is_none(), "only when it is asked for");
@@ -492,6 +472,9 @@ over_both! {
         assert_eq!(spool.letters()[0].reason, "still no");
         spool.replay(None);
         assert!(spool.next_replay("a").is_some());
+        spool.replayed(replay.id, None);
+        let replay = spool.next_replay("a").unwrap();
+        assert!(replay.letter.body == large.body);
         spool.replayed(replay.id, None);
         let now = spool.account();
         assert_eq!((now.exported.spans, now.dead_lettered.spans, spool.usage()), (5, 0, 0));
