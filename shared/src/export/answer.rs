@@ -16,8 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
-use super::grpc::cause;
-use super::outcome::short;
+use super::outcome::{cause, short};
 use crate::compress::{Encoding, decompress_capped};
 
 /// Bytes before a message: whether it is compressed, and its length.

@@ -22,7 +22,7 @@ use super::auth::Authorization;
 use super::compression::{Negotiated, name, pack};
 use super::config::{Compression, OtlpConfig};
 use super::endpoint::target;
-use super::outcome::{About, Outcome, accepted, short, status};
+use super::outcome::{About, Outcome, accepted, cause, short, status};
 use super::tls::client_config;
 use crate::config::Invalid;
 use crate::env::Env;
@@ -84,7 +84,9 @@ impl Grpc {
         *request.uri_mut() = Uri::from_static(signal.grpc_path());
         let headers = request.headers_mut();
         *headers = self.headers.clone();
-        headers.extend(self.authorization.as_ref().and_then(Authorization::now));
+        if let Some((name, value)) = self.authorization.as_ref().and_then(Authorization::now) {
+            headers.insert(name, value);
+        }
         if let Some(name) = name(compression) {
             headers.insert(ENCODING, HeaderValue::from_static(name));
         }
@@ -104,15 +106,6 @@ fn framed(message: &[u8], compression: Compression) -> io::Result<Bytes> {
     out[0] = u8::from(compression != Compression::None);
     out[1..PREFIX].copy_from_slice(&length.to_be_bytes());
     Ok(out.into())
-}
-
-/// The innermost cause of an error: what an operator can act on.
-pub(super) fn cause(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    short(&error.to_string())
 }
 
 /// Whether an answer says that a message is larger than the backend takes. Servers have one code for that and for being busy.

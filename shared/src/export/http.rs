@@ -20,7 +20,7 @@ use super::auth::Authorization;
 use super::compression::{Negotiated, name, pack};
 use super::config::{Compression, Encoding, OtlpHttpConfig};
 use super::endpoint::{target, wrong_in};
-use super::outcome::{About, Outcome, accepted, accepted_json, short, status, status_json};
+use super::outcome::{About, Outcome, accepted, accepted_json, cause, short, status, status_json};
 use super::tls::client_config;
 use crate::compress::{DecompressError, Encoding as ContentEncoding, decompress_capped};
 use crate::config::Invalid;
@@ -114,13 +114,7 @@ impl Http {
             let response = match timeout_at(until, self.client.request(request)).await {
                 Ok(Ok(response)) => response,
                 Err(_) => return Outcome::retry(format!("no answer within {:?}", self.timeout)),
-                Ok(Err(e)) => {
-                    let mut cause: &dyn std::error::Error = &e;
-                    while let Some(source) = cause.source() {
-                        cause = source;
-                    }
-                    return Outcome::retry(short(&cause.to_string()));
-                }
+                Ok(Err(error)) => return Outcome::retry(cause(&error)),
             };
             match redirected(&url, &response) {
                 Some(next) => url = next,
@@ -276,7 +270,8 @@ fn written(
         Encoding::Proto => Ok(out.write_all(&body)?),
         Encoding::Json => json::write_to(signal, &body, out),
     };
-    pack(Vec::new(), compression, put).map(Bytes::from)
+    let room = if compression == Compression::None { body.len() } else { 0 };
+    pack(Vec::with_capacity(room), compression, put).map(Bytes::from)
 }
 
 /// Where each signal goes.

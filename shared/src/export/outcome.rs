@@ -71,6 +71,15 @@ pub(super) fn short(text: &str) -> String {
     text.chars().take(MAX_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// The innermost cause of an error: what an operator can act on.
+pub(super) fn cause(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    short(&error.to_string())
+}
+
 /// Reads an `Export*ServiceResponse`, which has one shape for all signals. A response that cannot be read says nothing, and
 /// the request was accepted.
 pub(super) fn accepted(response: &[u8]) -> Outcome {
