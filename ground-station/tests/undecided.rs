@@ -216,13 +216,8 @@ async fn one_satellite_whose_data_is_never_decided_holds_no_other_back() {
     ground.stop().await;
 }
 
-/// A request of which a part is never decided holds nothing else back, and what is decided of it is not sent again.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_is_decided_in_part_holds_no_other_back() {
-    let site = Site::new();
-    let (backend, address) = Backend::that_takes(Some(20)).await;
-    backend.never(Some(("/v1/logs", StatusCode::SERVICE_UNAVAILABLE, "log 1 30")));
-    let ground = Running::start(site.config("", &exporter(address))).await;
+/// Commits two segments, one after the other.
+async fn committed_in_turn(site: &Site, ground: &Running) -> Vec<Segment> {
     let segments: Vec<Segment> = (1..=2).map(|sequence| mixed(sequence, 40)).collect();
     let mut sat = site.satellite("sat-1", ground.address).await;
     sat.hello(1..3).await;
@@ -230,6 +225,17 @@ async fn a_request_that_is_decided_in_part_holds_no_other_back() {
         sat.send(segment).await;
         sat.committed(&[sequence]).await;
     }
+    segments
+}
+
+/// A request of which a part is never decided holds nothing else back, and what is decided of it is not sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_decided_in_part_holds_no_other_back() {
+    let site = Site::new();
+    let (backend, address) = Backend::that_takes(Some(20)).await;
+    backend.never(Some(("/v1/logs", StatusCode::SERVICE_UNAVAILABLE, "log 1 30")));
+    let ground = Running::start(site.config("", &exporter(address))).await;
+    let segments = committed_in_turn(&site, &ground).await;
     let first_half = (0..20).map(|n| format!("log 1 {n}")).collect();
     backend.until(&(&names(&segments, Signal::Traces) | &first_half)).await;
     backend.never(None);
@@ -246,13 +252,7 @@ async fn a_request_on_its_way_holds_no_other_back_and_its_answer_is_waited_for_a
     let gate = Arc::clone(&backend.gate);
     let shut = gate.lock().await;
     let ground = Running::start(site.config("", &exporter(address))).await;
-    let segments: Vec<Segment> = (1..=2).map(|sequence| mixed(sequence, 40)).collect();
-    let mut sat = site.satellite("sat-1", ground.address).await;
-    sat.hello(1..3).await;
-    for (sequence, segment) in (1..).zip(&segments) {
-        sat.send(segment).await;
-        sat.committed(&[sequence]).await;
-    }
+    let segments = committed_in_turn(&site, &ground).await;
     // It has the log records of the first segment, too, but has not said so.
     backend.until(&(&names(&segments, Signal::Traces) | &names(&segments[..1], Signal::Logs))).await;
     tokio::join!(ground.stop(), async { drop(shut) });

@@ -82,7 +82,7 @@ pub struct Now {
 }
 
 /// Where the time of plans comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The wall clock.
@@ -96,23 +96,14 @@ pub enum Source {
 }
 
 impl Source {
-    /// For people, from its name in a status.
+    /// For people.
     #[inline(never)]
-    pub fn words(name: &str) -> &'static str {
-        match name {
-            "wall" => "the wall clock",
-            "held" => "what the wall clock said while it was trusted",
-            "ground" => "the time of a station",
-            _ => "no time: stations are tried in turn",
-        }
-    }
-
-    const fn name(self) -> &'static str {
+    pub const fn words(self) -> &'static str {
         match self {
-            Self::Wall => "wall",
-            Self::Held => "held",
-            Self::Ground => "ground",
-            Self::Unknown => "unknown",
+            Self::Wall => "the wall clock",
+            Self::Held => "what the wall clock said while it was trusted",
+            Self::Ground => "the time of a station",
+            Self::Unknown => "no time: stations are tried in turn",
         }
     }
 }
@@ -312,7 +303,7 @@ impl Clocks {
             (Some(doubt), false) => tracing::error!(
                 event.name = "perigee.clock.untrusted",
                 doubt,
-                contacts_by = Source::words(look.source.name()),
+                contacts_by = look.source.words(),
                 "the wall clock cannot be right: no data expires by it, and certificates are checked against the earliest time that it can be"
             ),
             (None, true) => {

@@ -26,9 +26,6 @@ use crate::wal::{ConsumerId, Delivery, Wal, WalError};
 /// Waits that a request has before another one has its turn, while they are short.
 const WAITS: u32 = 3;
 
-/// Requests that may be on their way or decided in part while others are sent.
-const OPEN: usize = 4;
-
 /// How often it is looked at, while something is put aside, what that keeps on board.
 const LOOK_AFTER: Duration = Duration::from_secs(10);
 
@@ -107,7 +104,7 @@ impl Exporter {
         memory: Workspace,
     ) -> Self {
         let plan = Plan { signals, limits: config.limits(), attributes };
-        let sender = Sender::new(client, config, &env).leaving_open(OPEN);
+        let sender = Sender::new(client, config, &env);
         let (passed, aside) = (BTreeMap::new(), BTreeMap::new());
         Self {
             name,

@@ -5,7 +5,8 @@
 //! one leans on nothing.
 //!
 //! A base that the station that was heard last does not have is not leaned on. Where stations are known to have ledgers of their own,
-//! only what is sealed while one is connected leans, on what that one has. What it does not take is encoded anew for the next one.
+//! only segments that are sealed during a contact lean, on a base which that contact's station has. Those that it does not get are encoded
+//! anew for the next station.
 //!
 //! What the latest marked segment has taught is kept until the ground has it, so that it is not decoded for that. Of another one
 //! that becomes current (another lane's, or after a start) no more is decoded than is not known of what it leans on.

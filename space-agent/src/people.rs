@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use perigee_shared::contact::shown_time;
 use perigee_shared::units::ByteSize;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::clock::Source;
@@ -318,7 +319,7 @@ pub(crate) fn status_text(status: &Value) -> String {
             out,
             "clock      NOT TRUSTED: {doubt}; no data expires by it, certificates are checked against the earliest time that it can be, \
              and contacts go by {}",
-            Source::words(&text(&clock["plans_by"]))
+            Source::deserialize(&clock["plans_by"]).unwrap_or(Source::Unknown).words()
         );
     }
     let ground = &clock["ground"];

@@ -21,9 +21,6 @@ pub(super) struct Delivered {
     pub(super) rejected: u64,
 }
 
-/// Requests that may be on their way or decided in part while others are sent.
-const OPEN: usize = 4;
-
 /// Sends requests of one exporter.
 pub(super) struct Delivery {
     name: Arc<str>,
@@ -39,8 +36,7 @@ impl Delivery {
         env: &Env,
         metrics: Metrics,
     ) -> Self {
-        let delivery = deliver::Delivery::new(client, config, env).leaving_open(OPEN);
-        Self { name, delivery, metrics }
+        Self { name, delivery: deliver::Delivery::new(client, config, env), metrics }
     }
 
     /// Says how many requests are put aside.

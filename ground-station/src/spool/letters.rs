@@ -124,10 +124,14 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// A large body as a zstd frame, if that is much smaller: a segment of kilobytes may have unpacked to it, and must not fill the spool.
+/// A large body as a zstd frame, if that takes a quarter: a segment of kilobytes may have unpacked to it, and must not fill the spool.
 fn packed(body: &[u8]) -> Option<Vec<u8>> {
-    let packed = (body.len() >= LARGE).then(|| zstd::bulk::compress(body, 1).ok()).flatten()?;
-    (packed.len() < body.len() / 4).then_some(packed)
+    if body.len() < LARGE {
+        return None;
+    }
+    let mut packed = Vec::with_capacity(body.len() / 4);
+    zstd::bulk::Compressor::new(1).ok()?.compress_to_buffer(body, &mut packed).ok()?;
+    Some(packed)
 }
 
 /// Keeps the whole payload of a segment, which is still there.

@@ -615,7 +615,7 @@ fn what_another_station_has_of_a_drop_is_no_loss() {
         assert_eq!(lost(&mut spool), (20, 1), "nobody knows which part");
     }
     hello(&mut spool, 5..5, vec![corrupt(3, 4..5, 20)]);
-    assert_eq!(lost(&mut spool), (20, 1), "it is told of when that is known");
+    assert_eq!(lost(&mut spool), (20, 1), "the satellite tells of the drop after the other station had it");
     commit(&mut spool, 1, spans(20));
     assert_eq!(lost(&mut spool), (20, 1), "and it is here as well");
 }

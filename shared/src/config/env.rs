@@ -17,6 +17,17 @@ pub(super) struct Wrong {
     pub(super) key: String,
     pub(super) line: u64,
     pub(super) message: String,
+    /// A variable that is not set: one mistake, however often it stands there.
+    pub(super) is_unset: bool,
+}
+
+/// Why a text cannot be replaced.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("the environment variable {0} is not set; set it or write ${{env:{0}:-default}}")]
+    Unset(String),
+    #[error("{0}")]
+    Other(String),
 }
 
 /// Replaces variables everywhere in `node`, which stands at `key`.
@@ -38,8 +49,9 @@ pub(super) fn expand(
         Value::Scalar(scalar) => {
             let whole = scalar.plain && scalar.text.starts_with("${");
             match replaced(&scalar.text, env, MOST_NESTED) {
-                Err(message) => {
-                    wrong.push(Wrong { key: key.to_owned(), line: node.line, message });
+                Err(fault) => {
+                    let (message, is_unset) = (fault.to_string(), matches!(fault, Fault::Unset(_)));
+                    wrong.push(Wrong { key: key.to_owned(), line: node.line, message, is_unset });
                     *scalar = Scalar { text: String::new(), plain: true };
                 }
                 Ok(text) => match structure(node.line, &text).filter(|_| whole) {
@@ -73,7 +85,7 @@ fn move_to(node: &mut Node, line: u64) {
     }
 }
 
-fn replaced(text: &str, env: &dyn Fn(&str) -> Option<String>, depth: usize) -> Result<String, String> {
+fn replaced(text: &str, env: &dyn Fn(&str) -> Option<String>, depth: usize) -> Result<String, Fault> {
     let (mut out, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
@@ -82,7 +94,7 @@ fn replaced(text: &str, env: &dyn Fn(&str) -> Option<String>, depth: usize) -> R
             out.push('$');
             rest = after;
         } else if let Some(after) = rest.strip_prefix('{') {
-            let end = closing(after).ok_or("`${` without its `}`")?;
+            let end = closing(after).ok_or_else(|| Fault::Other("`${` without its `}`".to_owned()))?;
             out.push_str(&variable(&after[..end], env, depth)?);
             rest = &after[end + 1..];
         } else {
@@ -109,7 +121,7 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-fn variable(text: &str, env: &dyn Fn(&str) -> Option<String>, depth: usize) -> Result<String, String> {
+fn variable(text: &str, env: &dyn Fn(&str) -> Option<String>, depth: usize) -> Result<String, Fault> {
     let (name, default) = match text.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (text, None),
@@ -117,20 +129,22 @@ fn variable(text: &str, env: &dyn Fn(&str) -> Option<String>, depth: usize) -> R
     let name = match name.split_once(':') {
         None | Some(("env", _)) => name.strip_prefix("env:").unwrap_or(name),
         Some((scheme, _)) => {
-            return Err(format!("`${{{scheme}:...}}` is not implemented; only variables are: ${{env:NAME}}"));
+            let message =
+                format!("`${{{scheme}:...}}` is not implemented; only variables are: ${{env:NAME}}");
+            return Err(Fault::Other(message));
         }
     };
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(is_name) {
-        return Err(format!("`{name}` is not a valid name of an environment variable"));
+        return Err(Fault::Other(format!("`{name}` is not a valid name of an environment variable")));
     }
     match (env(name), default) {
         (Some(value), _) => Ok(value),
-        (None, Some(_)) if depth == 0 => Err(format!("the default of {name} nests too many variables")),
+        (None, Some(_)) if depth == 0 => {
+            Err(Fault::Other(format!("the default of {name} nests too many variables")))
+        }
         (None, Some(default)) => replaced(default, env, depth - 1),
-        (None, None) => Err(format!(
-            "the environment variable {name} is not set; set it or write ${{env:{name}:-default}}"
-        )),
+        (None, None) => Err(Fault::Unset(name.to_owned())),
     }
 }
 

@@ -60,12 +60,10 @@ impl ConfigFile {
         let mut file = Self::plain(text, path)?;
         let mut wrong = Vec::new();
         env::expand(&mut file.tree, "", env, &mut wrong);
-        for env::Wrong { key, line, message } in wrong {
+        for env::Wrong { key, line, message, is_unset } in wrong {
             // That the value is missing follows.
             file.removed.push(key);
-            // A variable is set once, however often it stands there.
-            let is_variable = message.starts_with("the environment variable ");
-            if !(is_variable && file.problems.iter().any(|p| p.message == message)) {
+            if !(is_unset && file.problems.iter().any(|p| p.message == message)) {
                 file.problems.push(Problem::new(line, "", message));
             }
         }

@@ -31,6 +31,9 @@ const SAID: Duration = Duration::from_secs(60);
 /// How long a request that is on its way may take when the program ends.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Requests that may be on their way or decided in part while others are sent.
+const OPEN: usize = 4;
+
 /// How long a request that may be left holds others back, on its way or waiting.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -322,16 +325,9 @@ impl Delivery {
             trouble: Trouble { backoff: Backoff::new(config.retry()), failing: None, said: None, open: None },
             taken: 0,
             turn: (Instant::now(), 0),
-            room: Arc::new(Semaphore::new(0)),
+            room: Arc::new(Semaphore::new(OPEN)),
             ending: None,
         }
-    }
-
-    /// So many requests may also be left while they are on their way or decided in part. Whoever sends must hand in the same request
-    /// with its trouble, and do so once more when the program ends: see [`Trouble::is_on_its_way`].
-    pub fn leaving_open(mut self, requests: usize) -> Self {
-        self.room = Arc::new(Semaphore::new(requests));
-        self
     }
 
     /// What sends, for what is not counted and not tried again here.
@@ -352,7 +348,9 @@ impl Delivery {
         self.work(signal, body, items, until, tell).await.map_err(|_| Stopped)
     }
 
-    /// The same; but while it waits, for its rate or for a backend that does not answer, it is left as `leave` says.
+    /// The same; but while it waits, for its rate or for a backend that does not answer, it is left as `leave` says; some requests also
+    /// while they are on their way or decided in part. Whoever sends must hand in the same request with its trouble, and do so once
+    /// more when the program ends: see [`Trouble::is_on_its_way`].
     pub async fn send_or_leave(
         &mut self,
         signal: Signal,

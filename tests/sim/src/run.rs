@@ -42,11 +42,11 @@ pub fn run(scenario: Scenario, options: Options) -> anyhow::Result<Report> {
     runtime.block_on(Box::pin(simulate(scenario, options)))
 }
 
-/// When there is a new plan in a pass, with the pass's number.
-fn replanned(pass: &Pass, every: Option<Span>, n: usize) -> impl Iterator<Item = (Duration, usize)> {
-    let Some(Span(every)) = every else { return vec![((pass.start + pass.los) / 2, n)].into_iter() };
-    let times = std::iter::successors(Some(pass.start + CALM), move |at| Some(*at + every));
-    times.take_while(|at| *at + CALM < pass.los).map(|at| (at, n)).collect::<Vec<_>>().into_iter()
+/// When there is a new plan in a pass.
+fn replanned(pass: &Pass, every: Option<Span>) -> Vec<Duration> {
+    let Some(Span(every)) = every else { return vec![(pass.start + pass.los) / 2] };
+    let times = std::iter::successors(Some(pass.start + CALM), |at| Some(*at + every));
+    times.take_while(|at| *at + CALM < pass.los).collect()
 }
 
 /// What happens at a time.
@@ -141,7 +141,8 @@ impl Simulation {
         }
         if self.world.scenario.link.replanned {
             let every = self.world.scenario.link.replanned_every;
-            let times = self.passes.iter().enumerate().flat_map(|(n, pass)| replanned(pass, every, n));
+            let of = |(n, pass): (usize, &Pass)| replanned(pass, every).into_iter().map(move |at| (at, n));
+            let times = self.passes.iter().enumerate().flat_map(of);
             events.extend(times.enumerate().map(|(before, (at, n))| (at, Event::Plan(n, before))));
         }
         for (n, set) in self.world.scenario.clocks.iter().enumerate() {

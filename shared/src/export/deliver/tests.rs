@@ -119,8 +119,7 @@ async fn what_is_decided_in_part_may_be_left_where_there_is_room_and_is_not_sent
         _ if times.contains(&7) && number < 3 => Some((503, Some(60))),
         _ => None,
     };
-    let (delivery, seen, stop) = backend(refuses).await;
-    let mut delivery = delivery.leaving_open(1);
+    let (mut delivery, seen, stop) = backend(refuses).await;
     let Sent::Undecided(wait, trouble) = send_or_leave(&mut delivery, None).await else { panic!() };
     assert_eq!((wait, seen.requests.load(Ordering::Relaxed)), (Duration::from_secs(60), 3));
     assert_eq!(*seen.taken.lock().unwrap(), [0, 1, 2, 3]);
