@@ -290,6 +290,9 @@ async fn contact_report(State(c): Shared) -> Answer {
     })))
 }
 
+/// The longest contact that may be asked for with an end, s.
+const LONGEST_CONTACT: f64 = 1000.0 * 86_400.0;
+
 /// A contact as it is asked for.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -315,8 +318,9 @@ async fn contact_open(State(c): Shared, Json(asked): Json<OpenContact>) -> Answe
     }
     let now = c.clocks.now().unix_nano;
     let end = match asked.seconds {
-        Some(s) if !(s > 0.0 && s < 1e8) => {
-            return Err(Refusal(StatusCode::BAD_REQUEST, "the duration must be above 0".into()));
+        Some(s) if !(s > 0.0 && s <= LONGEST_CONTACT) => {
+            let message = "the duration must be above 0 and at most 1000d; leave it out for a contact until it is closed";
+            return Err(Refusal(StatusCode::BAD_REQUEST, message.into()));
         }
         seconds => seconds.map(|s| now + (s * 1e9) as u64),
     };

@@ -195,11 +195,11 @@ impl Link {
         let mut access = Access::try_new(&config)?;
         let revocations = access.list()?;
         let server = access.server(&revocations, env)?;
-        let expired = revocations.has_expired(env.unix_nano());
-        if expired {
+        let now = env.unix_nano();
+        if revocations.has_expired(now) {
             say_expired();
         }
-        metrics.revocations_in_doubt(expired);
+        metrics.revocations_in_doubt(is_in_doubt(&revocations, now));
         let endpoints = config
             .link
             .listen
@@ -274,6 +274,11 @@ fn say_expired() {
     );
 }
 
+/// Whether the list in force has ended or not begun.
+fn is_in_doubt(list: &Revocations, now: u64) -> bool {
+    list.has_expired(now) || list.begins_later(now)
+}
+
 /// Reads certificates and the revocation list again when they change; then links that are open end where the list says so.
 struct AccessWatch {
     access: Access,
@@ -300,8 +305,8 @@ impl AccessWatch {
                 self.refused = !self.renew_list();
             }
             self.around.metrics.certificate_ends(self.access.end(self.env.unix_nano()));
-            let expired = self.around.revocations.borrow().has_expired(self.env.unix_nano());
-            self.around.metrics.revocations_in_doubt(self.refused || expired);
+            let doubt = is_in_doubt(&self.around.revocations.borrow(), self.env.unix_nano());
+            self.around.metrics.revocations_in_doubt(self.refused || doubt);
         }
     }
 
@@ -348,6 +353,7 @@ impl AccessWatch {
             Ok(revocations) => {
                 if self.access.watches_revocations() {
                     tracing::info!("the revocation list was read again");
+                    revocations.warn_if_older(&self.around.revocations.borrow());
                 }
                 // In this order: a link that is not registered yet is looked at with the new list when it is.
                 self.around.revocations.send_replace(revocations.clone());

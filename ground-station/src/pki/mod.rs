@@ -516,6 +516,9 @@ mod tests {
         let list = Revocations::load(&list, &authority).unwrap();
         assert_eq!(list.has_expired(env.unix_nano()), AUTHORITY_DAYS < 20 * 365);
         assert!(list.has_expired(u64::MAX));
+        assert!(list.begins_later(0) && !list.begins_later(env.unix_nano()));
+        let words = list.out_of_date(Path::new("list"), 0).unwrap();
+        assert!(words.starts_with("list begins at 2001-09-"), "{words}");
     }
 
     #[test]

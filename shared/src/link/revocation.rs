@@ -19,6 +19,8 @@ const LARGEST: u64 = 16 << 20;
 #[derive(Debug, Clone, Default)]
 pub struct Revocations {
     lists: Vec<CertificateRevocationListDer<'static>>,
+    /// Of each its authority's name and when it begins, s since the Unix epoch.
+    begins: Vec<(Vec<u8>, i64)>,
     /// When the first of them expires, s since the Unix epoch.
     expires: Option<i64>,
 }
@@ -31,7 +33,7 @@ impl Revocations {
         let bytes = crate::files::read(path, LARGEST).map_err(|e| unusable(e.to_string()))?;
         let lists = split(bytes).map_err(unusable)?;
         let authorities = certificates("authority", authorities)?;
-        let mut expires = None;
+        let mut found = Self::default();
         for list in &lists {
             let (rest, parsed) = CertificateRevocationList::from_der(list)
                 .map_err(|e| unusable(format!("it cannot be read ({e}); make it again with `pki revoke`")))?;
@@ -45,25 +47,56 @@ impl Revocations {
                 )));
             }
             let next = parsed.next_update().map(|time| time.timestamp());
-            expires = [expires, next].into_iter().flatten().min();
+            found.expires = [found.expires, next].into_iter().flatten().min();
+            found.begins.push((parsed.issuer().as_raw().to_vec(), parsed.last_update().timestamp()));
         }
-        Ok(Self { lists, expires })
+        Ok(Self { lists, ..found })
+    }
+
+    /// Says so when one of them is older than its authority's in force: somebody who was revoked may be let in again.
+    pub fn warn_if_older(&self, in_force: &Self) {
+        for (authority, before) in &in_force.begins {
+            let Some((_, older)) = self.begins.iter().find(|(a, begin)| a == authority && begin < before)
+            else {
+                continue;
+            };
+            tracing::warn!(
+                event.name = "perigee.link.revocation_list",
+                list = %shown_second(*older),
+                before = %shown_second(*before),
+                "the new revocation list is older than the one before; whoever was revoked since then is trusted again"
+            );
+        }
+    }
+
+    /// Whether it begins after this time: a clock is wrong, here or where the list was made.
+    pub fn begins_later(&self, unix_nano: u64) -> bool {
+        self.last_begin().is_some_and(|at| seconds(unix_nano) < at)
+    }
+
+    fn last_begin(&self) -> Option<i64> {
+        self.begins.iter().map(|(_, begin)| *begin).max()
     }
 
     /// Whether a new list was due at this time.
     pub fn has_expired(&self, unix_nano: u64) -> bool {
-        self.expires.is_some_and(|at| i64::try_from(unix_nano / 1_000_000_000).is_ok_and(|now| now > at))
+        self.expires.is_some_and(|at| seconds(unix_nano) > at)
     }
 
-    /// What is to be said of the list of `path` when a new one was due at this time.
+    /// What is to be said of the list of `path` when a new one was due at this time, or when it begins later.
     pub fn out_of_date(&self, path: &Path, unix_nano: u64) -> Option<String> {
-        let due = self.expires.filter(|_| self.has_expired(unix_nano))?;
+        let (path, now) = (path.display(), shown_time(unix_nano));
+        if let Some(end) = self.expires.filter(|_| self.has_expired(unix_nano)) {
+            let end = shown_second(end);
+            return Some(format!(
+                "{path} ended at {end}, and the clock of this machine says {now}: make a new one with `pki revoke`, or set the clock; until \
+                 then it is used all the same"
+            ));
+        }
+        let begin = shown_second(self.last_begin().filter(|_| self.begins_later(unix_nano))?);
         Some(format!(
-            "{} ended at {}, and the clock of this machine says {}: make a new one with `pki revoke`, or set the clock; until then it is \
-             used all the same",
-            path.display(),
-            shown_time(u64::try_from(due).unwrap_or(0).saturating_mul(1_000_000_000)),
-            shown_time(unix_nano)
+            "{path} begins at {begin}, and the clock of this machine says {now}: set the clock here, or where the list was made; until then \
+             it is used all the same"
         ))
     }
 
@@ -105,6 +138,14 @@ impl ListFile {
         self.file.reading();
         Revocations::load(&self.path, &self.authorities)
     }
+}
+
+fn seconds(unix_nano: u64) -> i64 {
+    i64::try_from(unix_nano / 1_000_000_000).unwrap_or(i64::MAX)
+}
+
+fn shown_second(unix: i64) -> String {
+    shown_time(u64::try_from(unix).unwrap_or(0).saturating_mul(1_000_000_000))
 }
 
 /// The lists in a file's bytes.

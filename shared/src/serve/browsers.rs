@@ -52,7 +52,9 @@ async fn check(State(Rules { by_name, links }): State<Rules>, request: Request, 
         && text("sec-fetch-dest") == Some("document");
     let foreign = text("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site");
     let foreign_page = foreign && !followed;
-    let mut response = if by_name && !host.is_none_or(is_loopback) {
+    let mut response = if headers.get_all(header::HOST).iter().count() > 1 {
+        (StatusCode::BAD_REQUEST, "a request has one Host header\n").into_response()
+    } else if by_name && !host.is_none_or(is_loopback) {
         let why = "this endpoint answers to the Host localhost, 127.0.0.1 or [::1] only\n";
         (StatusCode::MISDIRECTED_REQUEST, why).into_response()
     } else if foreign_page {
@@ -124,6 +126,7 @@ mod tests {
             (LOCAL, vec![("host", "[::1]:8890")], 200),
             (LOCAL, vec![("host", "LOCALHOST:1")], 200),
             (LOCAL, vec![("host", "evil.example")], 421),
+            (LOCAL, vec![("host", "localhost"), ("host", "localhost")], 400),
             (LOCAL, vec![("host", "localhost.evil.example:8890")], 421),
             (LOCAL, vec![("host", "198.51.100.7:8890")], 421),
             (LOCAL, vec![("host", "")], 421),

@@ -364,7 +364,7 @@ impl Config {
                 wrong.push(Invalid::new(format!("{key}.server_name"), message));
             }
         }
-        wrong.extend(self.contacts.validate(|id| link.stations.contains_key(id)).err());
+        wrong.extend(self.contacts.problems(|id| link.stations.contains_key(id)));
     }
 }
 

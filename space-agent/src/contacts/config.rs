@@ -190,77 +190,76 @@ impl ContactSource {
 }
 
 impl ContactsConfig {
-    /// Whether it makes sense with the stations that are `known`.
-    pub fn validate(&self, known: impl Fn(&str) -> bool) -> Result<(), Invalid> {
+    /// What makes no sense, with the stations that are `known`.
+    pub fn problems(&self, known: impl Fn(&str) -> bool) -> Vec<Invalid> {
+        let mut wrong = Vec::new();
         for (id, station) in &self.stations {
-            let key = |part: &str| format!("contacts.stations.{id}{part}");
+            let key = format!("contacts.stations.{id}");
             if !known(id) {
-                return Err(Invalid::new(key(""), format!("link.stations has no `{id}`")));
+                wrong.push(Invalid::new(&key, format!("link.stations has no `{id}`")));
             }
-            for (part, value, most) in [
-                (".latitude", station.latitude.unwrap_or(0.0), 90.0),
-                (".longitude", station.longitude.unwrap_or(0.0), 180.0),
-                (".altitude", station.altitude, 10_000.0),
-            ] {
-                if !(-most..=most).contains(&value) {
-                    return Err(Invalid::new(key(part), format!("must be from -{most} to {most}")));
-                }
-            }
-            let is_same = |(other, of): &(&String, &ContactStation)| {
-                *other != id
-                    && station.alias.is_some()
-                    && (of.alias == station.alias || Some(*other) == station.alias.as_ref())
-            };
-            if let Some((other, _)) = self.stations.iter().find(is_same) {
-                return Err(Invalid::new(
-                    key(".alias"),
-                    format!(
-                        "is a name of `{other}` too; each needs its own, or a plan means one of them alone"
-                    ),
-                ));
-            }
-            if let Some(problem) = station.mask.problem() {
-                return Err(Invalid::new(key(".mask"), problem));
-            }
-            if self.source == ContactSource::Orbit
-                && (station.latitude.is_none() || station.longitude.is_none())
-            {
-                return Err(Invalid::new(
-                    key(""),
-                    "needs latitude and longitude, in degrees, for source `orbit`",
-                ));
-            }
-        }
-        if !(1..=Slot::COUNT).contains(&self.simultaneous) {
-            return Err(Invalid::new("contacts.simultaneous", "must be 1 or 2"));
+            self.look_at_station(&key, id, station, &mut wrong);
         }
         let days = Span::secs(86_400)..=Span::secs(60 * 86_400);
-        if !days.contains(&self.orbit.horizon) {
-            return Err(Invalid::new("contacts.orbit.horizon", "must be from 1d to 60d"));
+        let is_short = self.probe.interval < Span::secs(1) || self.probe.duration < Span::secs(1);
+        for (is_right, key, message) in [
+            ((1..=Slot::COUNT).contains(&self.simultaneous), "simultaneous", "must be 1 or 2"),
+            (days.contains(&self.orbit.horizon), "orbit.horizon", "must be from 1d to 60d"),
+            (!is_short, "probe", "interval and duration must be at least 1s"),
+        ] {
+            if !is_right {
+                wrong.push(Invalid::new(format!("contacts.{key}"), message));
+            }
         }
-        if self.probe.interval < Span::secs(1) || self.probe.duration < Span::secs(1) {
-            return Err(Invalid::new("contacts.probe", "interval and duration must be at least 1s"));
-        }
-        match self.source {
+        let missing = |key: &str, message: &str| Some(Invalid::new(key, message));
+        wrong.extend(match self.source {
             ContactSource::Always => match &self.station {
-                None => Err(Invalid::new("contacts.station", "is missing; source `always` needs a station")),
+                None => missing("contacts.station", "is missing; source `always` needs a station"),
                 Some(id) if !known(id) => {
-                    Err(Invalid::new("contacts.station", format!("link.stations has no `{id}`")))
+                    missing("contacts.station", &format!("link.stations has no `{id}`"))
                 }
-                Some(_) => Ok(()),
+                Some(_) => None,
             },
             ContactSource::Plan if self.file.is_none() => {
-                Err(Invalid::new("contacts.file", "is missing; source `plan` needs a file"))
+                missing("contacts.file", "is missing; source `plan` needs a file")
             }
-            ContactSource::Orbit if self.file.is_none() => Err(Invalid::new(
-                "contacts.file",
-                "is missing; source `orbit` needs a file with OMMs or TLEs",
-            )),
-            ContactSource::Orbit if self.stations.is_empty() => Err(Invalid::new(
-                "contacts.stations",
-                "is empty; source `orbit` needs latitude and longitude of at least one station",
-            )),
-            _ => Ok(()),
+            ContactSource::Orbit if self.file.is_none() => {
+                missing("contacts.file", "is missing; source `orbit` needs a file with OMMs or TLEs")
+            }
+            _ => None,
+        });
+        if self.source == ContactSource::Orbit && self.stations.is_empty() {
+            let message = "is empty; source `orbit` needs latitude and longitude of at least one station";
+            wrong.extend(missing("contacts.stations", message));
+        }
+        wrong
+    }
+
+    fn look_at_station(&self, key: &str, id: &String, station: &ContactStation, wrong: &mut Vec<Invalid>) {
+        for (part, value, most) in [
+            ("latitude", station.latitude.unwrap_or(0.0), 90.0),
+            ("longitude", station.longitude.unwrap_or(0.0), 180.0),
+            ("altitude", station.altitude, 10_000.0),
+        ] {
+            if !(-most..=most).contains(&value) {
+                wrong.push(Invalid::new(format!("{key}.{part}"), format!("must be from -{most} to {most}")));
+            }
+        }
+        let is_same = |(other, of): &(&String, &ContactStation)| {
+            *other != id
+                && station.alias.is_some()
+                && (of.alias == station.alias || Some(*other) == station.alias.as_ref())
+        };
+        if let Some((other, _)) = self.stations.iter().find(is_same) {
+            let message =
+                format!("is a name of `{other}` too; each needs its own, or a plan means one of them alone");
+            wrong.push(Invalid::new(format!("{key}.alias"), message));
+        }
+        wrong.extend(station.mask.problem().map(|problem| Invalid::new(format!("{key}.mask"), problem)));
+        if self.source == ContactSource::Orbit && (station.latitude.is_none() || station.longitude.is_none())
+        {
+            let message = "needs latitude and longitude, in degrees, for source `orbit`";
+            wrong.push(Invalid::new(key, message));
         }
     }
 }
@@ -269,12 +268,13 @@ impl ContactsConfig {
 mod tests {
     use super::*;
 
-    fn validate(text: &str) -> Result<(), String> {
-        let config: ContactsConfig =
-            perigee_shared::config::parse(text, "agent.yaml", |_| None).map_err(|e| e.to_string())?;
-        config
-            .validate(|id| ["svalbard", "kiruna"].contains(&id))
-            .map_err(|e| format!("{}: {}", e.key, e.message))
+    fn problems(text: &str) -> Vec<String> {
+        let config: ContactsConfig = match perigee_shared::config::parse(text, "agent.yaml", |_| None) {
+            Ok(config) => config,
+            Err(error) => return vec![error.to_string()],
+        };
+        let wrong = config.problems(|id| ["svalbard", "kiruna"].contains(&id));
+        wrong.iter().map(|e| format!("{}: {}", e.key, e.message)).collect()
     }
 
     #[test]
@@ -288,7 +288,7 @@ mod tests {
              mask: [{azimuth: 0, elevation: 5}, {azimuth: 120.5, elevation: 20}]}}}",
             "{source: always, station: svalbard, clock_error: 2s, guard: 1s, rate_down: 20Mbit/s}",
         ] {
-            validate(text).unwrap();
+            assert_eq!(problems(text), Vec::<String>::new(), "{text}");
         }
         for (text, part) in [
             ("{source: plan}", "contacts.file"),
@@ -325,8 +325,24 @@ mod tests {
             ("{epoch: today}", "today"),
             ("{time_from_ground: always}", "off, measure, use"),
         ] {
-            let error = validate(text).unwrap_err();
-            assert!(error.contains(part), "{text}: {error}");
+            let found = problems(text);
+            assert!(found.iter().any(|e| e.contains(part)), "{text}: {found:?}");
         }
+        let several = "{source: orbit, simultaneous: 3, probe: {interval: 0s}, stations: {mars: {latitude: 91, altitude: -1e9}}}";
+        let found = problems(several);
+        let keys: Vec<&str> = found.iter().filter_map(|e| e.split(": ").next()).collect();
+        let mars = "contacts.stations.mars";
+        assert_eq!(
+            keys,
+            [
+                mars,
+                &format!("{mars}.latitude"),
+                &format!("{mars}.altitude"),
+                mars,
+                "contacts.simultaneous",
+                "contacts.probe",
+                "contacts.file"
+            ]
+        );
     }
 }

@@ -110,6 +110,7 @@ impl Trust {
 
     fn trust(&mut self, list: Revocations) -> Result<(), TlsError> {
         self.client = client(&self.env, &self.credentials, &self.authorities, &list)?;
+        list.warn_if_older(&self.revocations);
         self.revocations = list;
         Ok(())
     }
