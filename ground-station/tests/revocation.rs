@@ -1,4 +1,4 @@
-//! Revocation lists that expire, and one that changes while a satellite connects.
+//! Revocation lists that expire, one that changes while a satellite connects, and attempts to connect that are given up.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
@@ -7,6 +7,7 @@ mod support;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ground_station::pki::{Pki, Role};
 use perigee_shared::env::{Clock, Env};
@@ -141,4 +142,39 @@ async fn a_handshake_under_way_when_the_list_changes_is_judged_by_the_new_list()
     };
     assert!(error.to_string().contains("the certificate is revoked"), "{error}");
     ground.stop().await;
+}
+
+/// Loses datagrams until `open`, then passes them on to `ground`; says how many came.
+async fn lossy(ground: SocketAddr, open: watch::Receiver<bool>, came: watch::Sender<usize>) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut datagram = vec![0; 65_536];
+        loop {
+            let (length, _) = socket.recv_from(&mut datagram).await.unwrap();
+            if *open.borrow() {
+                socket.send_to(&datagram[..length], ground).await.unwrap();
+            }
+            came.send_modify(|n| *n += 1);
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_of_which_only_the_end_comes_does_not_hold_up_the_end() {
+    let site = Site::new();
+    let ground = site.start().await;
+    let (open, opened) = watch::channel(false);
+    let (came, mut coming) = watch::channel(0);
+    let address = lossy(ground.address, opened, came).await;
+    let dir = site.dir.path().to_owned();
+    let connecting = tokio::spawn(async move { Satellite::connect(&dir, "sat-1", address).await.map(drop) });
+    coming.wait_for(|n| *n > 0).await.unwrap();
+    open.send(true).unwrap();
+    connecting.abort();
+    coming.wait_for(|n| *n > 1).await.unwrap();
+    // The ground has read what came before this.
+    site.satellite("sat-2", ground.address).await.hello(1..1).await;
+    tokio::time::timeout(Duration::from_secs(8), ground.stop()).await.unwrap();
 }

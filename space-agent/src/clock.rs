@@ -103,7 +103,9 @@ impl Source {
             Self::Wall => "the wall clock",
             Self::Held => "what the wall clock said while it was trusted",
             Self::Ground => "the time of a station",
-            Self::Unknown => "no time: stations are tried in turn",
+            Self::Unknown => {
+                "no time: instead of a plan or an orbit, stations are tried in turn (unless contacts.fallback is none)"
+            }
         }
     }
 }

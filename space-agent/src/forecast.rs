@@ -10,6 +10,8 @@ use crate::wal::{Wal, WalError};
 pub struct Store {
     /// Bytes in it.
     pub stored: u64,
+    /// Of them, those that wait for nobody: what later segments depend on, and journal that is in segments already.
+    pub kept: u64,
     /// Its budget.
     pub max: u64,
     /// Bytes that come a second, if that is known.
@@ -23,6 +25,7 @@ pub fn store(wal: &mut Wal) -> Result<Store, WalError> {
     let summary = wal.summary();
     Ok(Store {
         stored: summary.stored_bytes,
+        kept: summary.sealed_bytes + summary.base_bytes,
         max: summary.max_bytes,
         growth: wal.passes().growth(),
         oldest: wal.passes().oldest()?,
@@ -41,7 +44,8 @@ pub fn forecast(now: u64, store: Store, passes: &[Ahead]) -> Forecast {
         backlog_since_unix_nano: store.oldest.unwrap_or(0),
         ..Forecast::default()
     };
-    let (mut level, mut at, max) = (store.stored as f64, now, store.max as f64);
+    let room = |bytes: u64| bytes.saturating_sub(store.kept) as f64;
+    let (mut level, mut at, max) = (room(store.stored), now, room(store.max));
     for &Ahead { end, volume } in passes {
         out.planned_bytes += volume;
         out.plan_until_unix_nano = out.plan_until_unix_nano.max(end);
@@ -73,7 +77,7 @@ mod tests {
     }
 
     fn filled(stored: u64, growth: f64) -> Store {
-        Store { stored, max: 1000, growth: Some(growth), oldest: Some(7) }
+        Store { stored, kept: 0, max: 1000, growth: Some(growth), oldest: Some(7) }
     }
 
     #[test]
@@ -90,6 +94,15 @@ mod tests {
         let passes = [pass(20, 100), pass(200, 100)];
         let f = forecast(0, filled(500, 5.0), &passes);
         assert_eq!((f.full_unix_nano, f.empty_unix_nano), (120 * S, 0), "500 at 20 s, 5 a second");
+    }
+
+    #[test]
+    fn what_is_kept_waits_for_no_pass_and_takes_room() {
+        let passes = [pass(20, 100), pass(200, 100)];
+        let f = forecast(0, Store { kept: 300, ..filled(800, 5.0) }, &passes);
+        assert_eq!(f.full_unix_nano, 60 * S, "500 of 700 at 20 s, 5 a second");
+        let f = forecast(0, Store { kept: 500, growth: None, ..filled(500, 0.0) }, &passes);
+        assert_eq!((f.full_unix_nano, f.empty_unix_nano), (0, 20 * S));
     }
 
     #[test]

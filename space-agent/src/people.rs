@@ -223,7 +223,7 @@ fn forecast_text(f: &Value) -> String {
         size(&f["planned_bytes"]),
         shown_time(until)
     );
-    let waits = f["stored_bytes"].as_u64() != Some(0) || f["growth_bytes_per_second"].as_f64() > Some(0.0);
+    let waits = !f["backlog_since_unix_nano"].is_null() || f["growth_bytes_per_second"].as_f64() > Some(0.0);
     let empty = match away(&f["empty_unix_nano"]).filter(|_| waits) {
         Some(empty) => format!("everything delivered {empty}"),
         None if waits => "everything delivered not before the plan ends".to_owned(),

@@ -39,6 +39,9 @@ use crate::memory::Stir;
 use crate::spool::Store;
 use crate::telemetry::Metrics;
 
+/// How long the end waits for peers to hear of it.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// How often the files of certificates and of the revocation list are looked at.
 const CHECK: Duration = Duration::from_secs(1);
 
@@ -433,11 +436,15 @@ impl Accepting {
         self.connections.close();
         self.connections.wait().await;
         self.endpoint.close(connection::code(Close::Shutdown), b"the ground-station ends");
-        self.endpoint.wait_idle().await;
+        // What is closed is told so. Packets that come later are answered by the next start, and a connection that its peer had
+        // given up before its first packet came would last as long as nobody speaks.
+        let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
     }
 
     fn take(&self, incoming: Incoming) {
-        let unfinished = self.handshakes.load(Ordering::Relaxed);
+        // Those that nobody serves, or not any more, take memory until QUIC forgets them.
+        let forgotten = self.endpoint.open_connections().saturating_sub(self.connections.len());
+        let unfinished = self.handshakes.load(Ordering::Relaxed) + forgotten;
         if unfinished >= self.config.link.retry_above && incoming.may_retry() {
             // Costs the peer a round trip and us nothing.
             let _ = incoming.retry();

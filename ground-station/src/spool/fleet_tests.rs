@@ -346,6 +346,42 @@ async fn a_commit_that_waits_for_its_standby_is_not_answered_and_not_given_up() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_settings_change_is_not_believed_any_more() {
+    let Some(server) = Postgres::start() else { return };
+    let standby = server.standby("s1");
+    let names = "synchronous_standby_names = 'ANY 1 (s1)'";
+    server.configure(names);
+    server.reload();
+    let mut database = Database::on(&server);
+    database.fleet.replication = Replication::Required;
+    let store = database.station("svalbard").await;
+    assert_eq!(commit(&store, "sat-1", 1).await, Applied::New);
+    let mut status = store.status();
+    for (sequence, setting, reset) in [
+        (2, "synchronous_standby_names = ''", names),
+        (3, "synchronous_commit = local", "synchronous_commit = on"),
+        (4, "fsync = off", "fsync = on"),
+    ] {
+        server.configure(setting);
+        server.reload();
+        let other = store.clone();
+        let waiting = tokio::spawn(async move { commit_in_the_end(&other, "sat-1", sequence).await });
+        let name = setting.split(' ').next().unwrap();
+        let says = |why: &String| why.contains(name);
+        status.wait_for(|status| status.failing.as_ref().is_some_and(says)).await.unwrap();
+        assert!(!waiting.is_finished(), "{setting}");
+        server.configure(reset);
+        server.reload();
+        let applied = waiting.await.unwrap();
+        assert!(matches!(applied, Applied::New | Applied::Duplicate), "{setting}: {applied:?}");
+        status.wait_for(|status| status.failing.is_none()).await.unwrap();
+    }
+    assert_eq!(segments(&store, "sat-1").await, 4);
+    store.close().await;
+    drop(standby);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_would_lose_what_it_acknowledges_is_refused() {
     let Some(server) = Postgres::start() else { return };
     let mut database = Database::on(&server);

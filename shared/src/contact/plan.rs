@@ -90,7 +90,7 @@ impl Plan {
                 let what = if *station == contact.station {
                     "with the same station; the two are one contact"
                 } else {
-                    "with another station; the later one counts from its start"
+                    "with another station; unless contacts.simultaneous is 2 the later one counts from its start"
                 };
                 warnings.push(format!(
                     "{key} begins at {} while {other_key} lasts until {end}, {what}",

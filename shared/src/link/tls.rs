@@ -90,15 +90,9 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 /// A certificate that ends within this time is to be renewed.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
 
-/// Says once a day that a certificate is about to end; at the start [`out_of_date`] does.
-#[derive(Debug)]
-pub struct Expiry(tokio::time::Instant);
-
-impl Default for Expiry {
-    fn default() -> Self {
-        Self(tokio::time::Instant::now())
-    }
-}
+/// Says that a certificate is about to end: at once of each that is new, then once a day.
+#[derive(Debug, Default)]
+pub struct Expiry(Option<(u64, tokio::time::Instant)>);
 
 impl Expiry {
     /// Looks at a certificate that ends at `end` by a clock that says `now`, both in ns since 1970; `key` is where it is configured.
@@ -107,10 +101,10 @@ impl Expiry {
         let Some(end) = end.filter(|end| *end < now.saturating_add(RENEW_BEFORE.as_nanos() as u64)) else {
             return;
         };
-        if self.0.elapsed() < DAY {
+        if self.0.is_some_and(|(of, at)| of == end && at.elapsed() < DAY) {
             return;
         }
-        self.0 = tokio::time::Instant::now();
+        self.0 = Some((end, tokio::time::Instant::now()));
         let days = end.saturating_sub(now) / DAY.as_nanos() as u64;
         tracing::error!(
             event.name = "perigee.link.certificate_expiry",

@@ -60,6 +60,11 @@ pub(super) fn refusal(station: &str, error: &quinn::ConnectionError) -> String {
                 plain(error.to_string())
             )
         }
+        ConnectionClosed(why) if why.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED => {
+            format!(
+                "station {station} takes no connection now: it is shutting down, or has as many as it may"
+            )
+        }
         ConnectionClosed(why) => {
             format!(
                 "station {station} refuses this satellite (check link.certificate_file, the station's link.satellite_ca_file and both clocks): {}",

@@ -1,4 +1,4 @@
-//! Connections: a bounded pool, and what is verified of a server before the first statement of each.
+//! Connections: a bounded pool, and what is verified of a server before the first statement of each and after each commit.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult, Timeouts};
 use perigee_shared::supervise::Supervisor;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::EngineError;
@@ -37,6 +37,7 @@ pub(super) struct Backend {
 pub(super) struct Connection {
     client: Client,
     statements: Mutex<HashMap<&'static str, Statement>>,
+    replication: Replication,
     /// None: the engine does not tell.
     backend: Option<Backend>,
 }
@@ -48,6 +49,19 @@ impl Connection {
 
     pub(super) fn backend(&self) -> Option<&Backend> {
         self.backend.as_ref()
+    }
+
+    /// `commit`, and whether that commit is where it must be: a server that reads other settings lets go at once what waits for a
+    /// standby. Both go out together. A commit that is not trusted is unknown, as one whose answer did not come.
+    pub(super) async fn commit(&self) -> Result<(), EngineError> {
+        if self.replication == Replication::Engine {
+            return Ok(self.client.batch_execute("commit").await?);
+        }
+        let settings = self.prepare(SETTINGS).await?;
+        let (done, row) =
+            tokio::join!(self.client.batch_execute("commit"), self.client.query_one(&settings, &[]));
+        done?;
+        judge(&row?, self.replication)
     }
 
     /// The prepared statement of this text.
@@ -133,20 +147,25 @@ impl Connector {
             Replication::Engine => None,
             _ => Some(backend(&client).await?),
         };
-        Ok(Connection { client, statements: Mutex::default(), backend })
+        Ok(Connection { client, statements: Mutex::default(), replication: self.replication, backend })
     }
 }
+
+/// What is verified of a server.
+const SETTINGS: &str = "select current_setting('server_version_num')::int8, current_setting('server_version'), \
+                        pg_is_in_recovery() or current_setting('transaction_read_only')::bool, \
+                        current_setting('fsync')::bool, current_setting('full_page_writes')::bool, \
+                        current_setting('synchronous_commit'), current_setting('synchronous_standby_names')";
 
 /// Takes a server only if what it acknowledges is durable where that was asked for.
 async fn verify(client: &Client, replication: Replication) -> Result<(), EngineError> {
     if replication == Replication::Engine {
         return Ok(());
     }
-    const WHAT: &str = "select current_setting('server_version_num')::int8, current_setting('server_version'), \
-                        pg_is_in_recovery() or current_setting('transaction_read_only')::bool, \
-                        current_setting('fsync')::bool, current_setting('full_page_writes')::bool, \
-                        current_setting('synchronous_commit'), current_setting('synchronous_standby_names')";
-    let row = client.query_one(WHAT, &[]).await?;
+    judge(&client.query_one(SETTINGS, &[]).await?, replication)
+}
+
+fn judge(row: &Row, replication: Replication) -> Result<(), EngineError> {
     let (version, shown): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
     if version < OLDEST {
         return Err(EngineError::refused(format!("it is version {shown}"), "version 15 or later is needed"));

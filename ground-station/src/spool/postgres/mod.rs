@@ -378,8 +378,16 @@ impl Fleet {
 /// What decides whether a base may go.
 const BASES_NEEDED: &[Of] = &[Of::Epoch, Of::Base, Of::Entry, Of::Letter, Of::Kept];
 
-/// Brings the schema up to date; the ledger's id.
+/// Brings the schema up to date; the ledger's id. Says it when that takes long: nothing else of this station can be seen yet.
 async fn first_contact(pool: &Pool, env: &Env) -> Result<u64, EngineError> {
-    let connection = pool.get().await?;
-    schema::prepare(&connection, env.random() | 1).await
+    let mut work = Box::pin(async {
+        let connection = pool.get().await?;
+        schema::prepare(&connection, env.random() | 1).await
+    });
+    if let Ok(done) = tokio::time::timeout(session::QUIET, &mut work).await {
+        return done;
+    }
+    let why = session::SLOW;
+    tracing::error!(event.name = "perigee.fleet.away", why, "this station waits for the shared ledger");
+    work.await
 }

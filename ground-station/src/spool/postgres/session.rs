@@ -24,7 +24,10 @@ use super::scratch::{Changes, Loaded, SatelliteRow, Tally, numbers};
 use super::sql::{self, Ask, Query};
 
 /// After this much silence it is checked whether the server process of a connection still runs.
-const QUIET: Duration = Duration::from_secs(5);
+pub(super) const QUIET: Duration = Duration::from_secs(5);
+
+/// What is said then.
+pub(super) const SLOW: &str = "a statement has waited for 5 s: a standby may be missing, or a lock is held";
 
 /// Segments of each lane whose hash and counts are remembered, as in the ledger of one station.
 const REMEMBERED: u64 = 1000;
@@ -262,9 +265,7 @@ impl Fleet {
                 tokio::time::sleep(QUIET).await;
                 match self.inner.pool.fate(backend).await {
                     Fate::Gone => return,
-                    Fate::Alive => self.is_slow(
-                        "a statement has waited for 5 s: a standby may be missing, or a lock is held",
-                    ),
+                    Fate::Alive => self.is_slow(SLOW),
                     Fate::Unknown => self.is_slow("no server that leads answers"),
                 }
             }
@@ -407,7 +408,7 @@ pub(super) async fn write(connection: &Connection, changes: &mut Changes) -> Res
         }));
     }
     // When a statement before it has failed, this undoes everything; the statement's error is what comes back.
-    all.push(Box::pin(async { Ok(client.batch_execute("commit").await?) }));
+    all.push(Box::pin(async { Ok(connection.commit().await?) }));
     together(all).await.into_iter().collect()
 }
 
