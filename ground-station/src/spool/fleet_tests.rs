@@ -348,7 +348,7 @@ async fn a_commit_that_waits_for_its_standby_is_not_answered_and_not_given_up() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_whose_settings_change_is_not_believed_any_more() {
     let Some(server) = Postgres::start() else { return };
-    let standby = server.standby("s1");
+    let _standby = server.standby("s1");
     let names = "synchronous_standby_names = 'ANY 1 (s1)'";
     server.configure(names);
     server.reload();
@@ -378,7 +378,6 @@ async fn a_server_whose_settings_change_is_not_believed_any_more() {
     }
     assert_eq!(segments(&store, "sat-1").await, 4);
     store.close().await;
-    drop(standby);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
