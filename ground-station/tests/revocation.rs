@@ -144,6 +144,26 @@ async fn a_handshake_under_way_when_the_list_changes_is_judged_by_the_new_list()
     ground.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_asked_to_show_its_address_may_when_the_list_has_changed() {
+    let site = Site::new();
+    let ground = site.start_with("  retry_above: 0\n").await;
+    let (open, opened) = watch::channel(false);
+    let (answered, mut answers) = watch::channel(0);
+    let address = gate(ground.address, opened, answered).await;
+    let dir = site.dir.path().to_owned();
+    let connecting = tokio::spawn(async move { Satellite::connect(&dir, "sat-2", address).await });
+    // The Retry; what answers it waits at the gate.
+    answers.wait_for(|n| *n > 0).await.unwrap();
+    let mut watched = site.satellite("sat-1", ground.address).await;
+    watched.hello(1..1).await;
+    Pki::open(site.dir.path(), &Env::production()).unwrap().revoke(Role::Satellite, "sat-1").unwrap();
+    watched.connection.closed().await;
+    open.send(true).unwrap();
+    connecting.await.unwrap().unwrap().hello(1..1).await;
+    ground.stop().await;
+}
+
 /// Loses datagrams until `open`, then passes them on to `ground`; says how many came.
 async fn lossy(ground: SocketAddr, open: watch::Receiver<bool>, came: watch::Sender<usize>) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();

@@ -65,6 +65,7 @@ pub enum LinkError {
 pub struct Link {
     endpoints: Vec<Endpoint>,
     access: Access,
+    server: quinn::ServerConfig,
     env: Env,
     config: Arc<Config>,
     satellites: watch::Sender<Arc<Satellites>>,
@@ -221,7 +222,7 @@ impl Link {
             shutdown: CancellationToken::new(),
         };
         let satellites = watch::Sender::new(Arc::new(config.link.satellites.clone()));
-        Ok(Self { endpoints, access, env: env.clone(), config, satellites, around })
+        Ok(Self { endpoints, access, server, env: env.clone(), config, satellites, around })
     }
 
     /// The addresses it is bound to, with the ports that were chosen where 0 was asked for.
@@ -246,7 +247,7 @@ impl Link {
 
     /// Has `tasks` serve until `shutdown`; then what arrived is handed over and every connection is closed.
     pub fn run(self, tasks: &Supervisor, shutdown: &CancellationToken) {
-        let Self { endpoints, access, env, config, satellites, mut around } = self;
+        let Self { endpoints, access, server, env, config, satellites, mut around } = self;
         around.shutdown = shutdown.clone();
         let connections = TaskTracker::new();
         let allowed = Arc::new(access.allowed());
@@ -265,7 +266,7 @@ impl Link {
             let address = endpoint.local_addr().map_or_else(|e| e.to_string(), |a| a.to_string());
             tasks.keep(format!("link {address}"), accepting, |accepting| Box::pin(accepting.run()));
         }
-        let watch = AccessWatch { access, endpoints, around, env, refused: false };
+        let watch = AccessWatch { access, endpoints, around, env, server, refused: false };
         tasks.keep("certificates", watch, |watch| Box::pin(watch.run()));
     }
 }
@@ -288,6 +289,8 @@ struct AccessWatch {
     endpoints: Vec<Endpoint>,
     around: Surroundings,
     env: Env,
+    /// What new connections meet. Its key for tokens stays: who was asked to show one (a Retry) comes back with it.
+    server: quinn::ServerConfig,
     /// The list in the file cannot be used.
     refused: bool,
 }
@@ -334,10 +337,10 @@ impl AccessWatch {
     }
 
     /// Has new connections meet the certificates of now and these revocations.
-    fn serve(&self, revocations: &Revocations) -> Result<(), TlsError> {
-        let server = self.access.server(revocations, &self.env)?;
+    fn serve(&mut self, revocations: &Revocations) -> Result<(), TlsError> {
+        self.server.crypto = self.access.server(revocations, &self.env)?.crypto;
         for endpoint in &self.endpoints {
-            endpoint.set_server_config(Some(server.clone()));
+            endpoint.set_server_config(Some(self.server.clone()));
         }
         Ok(())
     }
