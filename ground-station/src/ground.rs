@@ -130,7 +130,7 @@ impl Ground {
             Link::check(&config, env)?;
         }
         let store = open_store(&config, env).await?;
-        let metrics = Metrics::new(env, store.tasks().clone());
+        let metrics = Metrics::new(&config.link.station, env, store.tasks().clone());
         metrics.expect(config.link.satellites.keys());
         let mut exporters = Vec::new();
         let routes = if does(Part::Export) { config.service.pipelines.routes() } else { Default::default() };

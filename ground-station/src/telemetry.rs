@@ -67,6 +67,7 @@ type BySignal = [Family<OfExporter, Counter>; 3];
 pub struct Metrics(Arc<Inner>);
 
 struct Inner {
+    station: String,
     started: Instant,
     env: Env,
     tasks: Supervisor,
@@ -88,9 +89,10 @@ struct Inner {
 }
 
 impl Metrics {
-    /// Nothing has happened yet.
-    pub fn new(env: &Env, tasks: Supervisor) -> Self {
+    /// Of `station`; nothing has happened yet.
+    pub fn new(station: &str, env: &Env, tasks: Supervisor) -> Self {
         Self(Arc::new(Inner {
+            station: station.to_owned(),
             started: Instant::now(),
             env: env.clone(),
             tasks,
@@ -259,7 +261,7 @@ impl Metrics {
         connections: usize,
     ) -> String {
         let mut registry = Registry::default();
-        register_identity(&mut registry, "ground-station");
+        register_identity(&mut registry, "ground-station", Some(&self.0.station));
         self.register_live(&mut registry);
         register_status(&mut registry, status);
         if let Some(stored) = stored {
@@ -437,7 +439,7 @@ mod tests {
 
     #[test]
     fn the_collectors_names_are_kept() {
-        let metrics = Metrics::new(&Env::production(), Supervisor::new(&Env::production()));
+        let metrics = Metrics::new("svalbard", &Env::production(), Supervisor::new(&Env::production()));
         metrics.begin(&"otlp/prometheus".into(), SignalSet::default().with(Signal::Metrics));
         metrics.expect(["sat-2".to_owned()].iter());
         metrics.sent(&"otlp/jaeger".into(), Signal::Traces, 10, 2);
@@ -495,7 +497,7 @@ mod tests {
             concat!(
                 "target_info{service_name=\"ground-station\",service_version=\"",
                 env!("CARGO_PKG_VERSION"),
-                "\"} 1"
+                "\",service_instance_id=\"svalbard\"} 1"
             ),
             "perigee_ground_committed_spans{satellite=\"sat-1\"} 0",
             "perigee_spool_used_bytes 5",

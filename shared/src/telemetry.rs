@@ -187,12 +187,13 @@ impl Logs {
     }
 }
 
-/// Registers who this is: `target_info`, as the Collector has it, and `perigee_build_info`.
-pub fn register_identity(registry: &mut Registry, service: &'static str) {
+/// Registers who this is: `target_info`, as the Collector has it, and `perigee_build_info`. `instance` is which one of them.
+pub fn register_identity(registry: &mut Registry, service: &str, instance: Option<&str>) {
     let version = env!("CARGO_PKG_VERSION");
     registry.register("perigee_build", "Version of this program", Info::new([("version", version)]));
-    let target = Info::new([("service_name", service), ("service_version", version)]);
-    registry.register("target", "The program that these metrics describe", target);
+    let mut target = vec![("service_name", service.to_owned()), ("service_version", version.to_owned())];
+    target.extend(instance.map(|instance| ("service_instance_id", instance.to_owned())));
+    registry.register("target", "The program that these metrics describe", Info::new(target));
 }
 
 /// What `otelcol_exporter_queue_capacity` is, for its help.

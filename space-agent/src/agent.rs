@@ -289,11 +289,11 @@ impl Agent {
         let link = watch::channel(Links::new(current.len()));
         let told = Told { current: current_senders, wanted: wanted_sender };
         let satellite = outside.link.first().map(|link| link.satellite.clone());
-        let wal = open_wal(&config, &env, satellite)?;
+        let wal = open_wal(&config, &env, satellite.clone())?;
         env.bounds.raise_floor(wal.clock_floor());
         let wal = Owner::new(env.placement, "wal", wal)?;
         let tasks = Supervisor::new(&env);
-        let metrics = Metrics::watching(&tasks, &env, &config.consumers());
+        let metrics = Metrics::watching(satellite.as_deref(), &tasks, &env, &config.consumers());
         let clocks = Clocks::new(&env, config.contacts.time_from_ground, metrics.clock());
         let contacts = contacts(&config, &clocks, told, link.1.clone());
         let ends = outside.link.iter().filter_map(|link| link.trust.end()).min();

@@ -98,7 +98,9 @@ pub enum ContactCommand {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// Open a contact now; it overrides the plan until it is closed or its time is over
+    /// Open a contact now; it goes before the plan until it is closed or its time is over
+    ///
+    /// One that was opened before ends, unless contacts.simultaneous allows two.
     Open {
         /// The station, as in link.stations
         station: String,
@@ -115,7 +117,7 @@ pub enum ContactCommand {
         #[arg(long, value_name = "SIZE")]
         byte_budget: Option<ByteSize>,
     },
-    /// Close the contact that was opened by hand
+    /// Close what was opened by hand
     Close,
     /// Show how the latest passes ended, and a forecast of the store
     Report,

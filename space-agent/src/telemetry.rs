@@ -525,7 +525,6 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
         let r = &mut registry;
-        register_identity(r, "space-agent");
         let receiver = Arc::new(ReceiverCounters::register(r));
         let ship = Arc::new(ShipCounters::register(r));
         let (scrub, clock) = (ScrubCounters::register(r), ClockGauges::register(r));
@@ -630,9 +629,15 @@ impl Metrics {
         Arc::clone(&self.receiver)
     }
 
-    /// Metrics of an agent with these consumers, which count the panics of `tasks`, and what `env` counts.
-    pub fn watching(tasks: &Supervisor, env: &Env, consumers: &BTreeMap<String, SignalSet>) -> Self {
+    /// Metrics of the agent of `satellite` with these consumers, which count the panics of `tasks`, and what `env` counts.
+    pub fn watching(
+        satellite: Option<&str>,
+        tasks: &Supervisor,
+        env: &Env,
+        consumers: &BTreeMap<String, SignalSet>,
+    ) -> Self {
         let mut metrics = Self::default();
+        register_identity(&mut metrics.registry, "space-agent", satellite);
         tasks.register(&mut metrics.registry);
         env.alarms.register(&mut metrics.registry);
         if let Some(syncs) = env.store.syncs() {
@@ -738,8 +743,8 @@ mod tests {
             (LINK.to_owned(), SignalSet::ALL),
             ("otlp/bench".to_owned(), SignalSet::default().with(Signal::Traces)),
         ];
-        let metrics =
-            Metrics::watching(&Supervisor::new(&Env::production()), &Env::production(), &consumers.into());
+        let (env, satellite) = (Env::production(), Some("sat-1"));
+        let metrics = Metrics::watching(satellite, &Supervisor::new(&env), &env, &consumers.into());
         let source = Source { receiver: "otlp/2".into(), transport: "grpc" };
         metrics.receiver().begin(&source, SignalSet::default().with(Signal::Logs));
         let text = || metrics.text(None, 0, &Limiter::new(LimiterConfig::default()), None);
@@ -758,7 +763,7 @@ mod tests {
             concat!(
                 "target_info{service_name=\"space-agent\",service_version=\"",
                 env!("CARGO_PKG_VERSION"),
-                "\"} 1"
+                "\",service_instance_id=\"sat-1\"} 1"
             ),
         ] {
             assert!(first.lines().any(|l| l == line), "{line}\n{first}");

@@ -15,8 +15,8 @@ use super::spool::Query;
 use super::{say, say_json};
 use crate::config::Config;
 use crate::ground::settings;
-use crate::spool::Store;
-use crate::spool::postgres::{MigratedView, Migrating, MigrationView, Stage};
+use crate::spool::postgres::{EngineError, MigratedView, Migrating, MigrationView, Stage};
+use crate::spool::{SpoolError, Store};
 
 /// How often it is said how far it is.
 const SAY: Duration = Duration::from_secs(1);
@@ -64,7 +64,10 @@ pub(super) async fn run(query: Query, what: Migration) -> anyhow::Result<ExitCod
     let mut said = Said::begin();
     let migrated = Store::migrate(&Env::production(), from, fleet, what.ahead, |at| said.tell(&at)).await;
     drop(said);
-    let view = migrated.context("what was written stays; the same command goes on from there")?;
+    let view = match migrated {
+        Err(error @ SpoolError::Engine(EngineError::NotMigrated { .. })) => return Err(error.into()),
+        migrated => migrated.context("what was written stays; the same command goes on from there")?,
+    };
     if query.json {
         say_json(&view)?;
     } else {

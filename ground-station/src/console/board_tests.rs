@@ -25,7 +25,7 @@ async fn shown(news: &mut broadcast::Receiver<Bytes>) -> (u64, Instant) {
 async fn whatever_changes_is_told_within_a_second_of_its_commit_whenever_that_is() {
     let env = Disk::new().env();
     let store = store(&env);
-    let metrics = Metrics::new(&env, store.tasks().clone());
+    let metrics = Metrics::new("svalbard", &env, store.tasks().clone());
     let board = Board::new(store.clone(), metrics, Connected::nobody(&env), env.clone());
     let stop = CancellationToken::new();
     let running = tokio::spawn({

@@ -296,7 +296,7 @@ mod tests {
         let store = store(&env);
         let console = || {
             let beside = Beside {
-                metrics: Metrics::new(&env, store.tasks().clone()),
+                metrics: Metrics::new("svalbard", &env, store.tasks().clone()),
                 connected: Connected::nobody(&env),
                 directory: "/virtual".into(),
                 station: "svalbard".to_owned(),

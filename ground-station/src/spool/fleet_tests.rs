@@ -500,3 +500,33 @@ async fn a_server_in_read_only_mode_is_waited_for_and_said() {
     assert!(matches!(waiting.await.unwrap(), Applied::New | Applied::Duplicate));
     store.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_that_somebody_holds_are_waited_for_and_said() {
+    let Some(server) = ::fleet::shared() else { return };
+    let database = Database::on(server);
+    let store = database.station("svalbard").await;
+    commit(&store, "sat-1", 1).await;
+    let at = format!(
+        "host=127.0.0.1 port={} user={} dbname={}",
+        server.port(),
+        server.user(),
+        database.fleet.database
+    );
+    let (holder, connection) = tokio_postgres::connect(&at, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    holder.batch_execute("begin; lock table committed in access exclusive mode").await.unwrap();
+    let mut status = store.status();
+    let other = store.clone();
+    let waiting = tokio::spawn(async move { commit_in_the_end(&other, "sat-1", 2).await });
+    drop(
+        status
+            .wait_for(|s| s.failing.as_ref().is_some_and(|why| why.contains("holds a lock")))
+            .await
+            .unwrap(),
+    );
+    holder.batch_execute("rollback").await.unwrap();
+    assert!(matches!(waiting.await.unwrap(), Applied::New | Applied::Duplicate));
+    status.wait_for(|s| s.failing.is_none()).await.unwrap();
+    store.close().await;
+}

@@ -242,6 +242,7 @@ async fn a_migration_that_is_killed_anywhere_goes_on_and_nothing_is_lost_or_sent
     }
     assert!(kills > 42, "{kills}: each table of each satellite is one");
     assert!(!site.dir.path().join("spool.redb").exists(), "nobody sends it a second time");
+    assert!(site.refusal().await.contains("it was migrated before"));
 
     let store = site.join().await.unwrap();
     assert_eq!(told(&store).await, expected);

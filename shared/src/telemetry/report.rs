@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn every_metric_of_the_text_is_in_the_request() {
         let mut registry = Registry::default();
-        register_identity(&mut registry, "a-program");
+        register_identity(&mut registry, "a-program", Some("a-1"));
         let sent = family::Family::<Label, Counter>::default();
         registry.register("sent", "What was sent", sent.clone());
         let hostile = "a \"b\"\\ {c},d=\"\n".to_owned();

@@ -144,12 +144,12 @@ pub struct ContactControl(mpsc::Sender<Command>);
 pub struct Ending;
 
 impl ContactControl {
-    /// Opens a contact now; one that was opened before is over.
+    /// Opens a contact now. One that was opened before is over, unless there may be two at once.
     pub async fn open(&self, contact: Contact) -> Result<(), Ending> {
         self.0.send(Command::Open(Box::new(contact))).await.map_err(|_| Ending)
     }
 
-    /// Closes the contact that was opened by hand; whether there was one.
+    /// Closes what was opened by hand; whether there was any.
     pub async fn close(&self) -> Result<bool, Ending> {
         let (reply, answer) = oneshot::channel();
         self.0.send(Command::Close(reply)).await.map_err(|_| Ending)?;
@@ -203,8 +203,8 @@ pub struct Contacts {
     direct: bool,
     /// What waits is sealed this long before a contact.
     lead: Duration,
-    /// With the time since boot at which it is over.
-    by_hand: Option<(Contact, Option<u64>)>,
+    /// Those that were opened by hand, the last one first; with the time since boot at which each is over.
+    by_hand: Vec<(Contact, Option<u64>)>,
     always: Option<Contact>,
     file: Option<FileSource>,
     /// `None`: nothing is tried that is not planned.
@@ -240,7 +240,7 @@ impl Contacts {
             link,
             direct,
             lead,
-            by_hand: None,
+            by_hand: Vec::new(),
             always: None,
             file: None,
             probe: None,
@@ -313,8 +313,7 @@ impl Contacts {
     fn open_now(&mut self, now: &Now) -> Vec<Contact> {
         // What was opened by hand, or planned, before the configuration was read again may be with a station that is gone.
         let is_known = |contact: &Contact| self.stations.contains(&contact.station);
-        let by_hand = self.by_hand.take();
-        self.by_hand = by_hand.filter(|(c, ends)| is_known(c) && ends.is_none_or(|end| now.since_boot < end));
+        self.by_hand.retain(|(c, ends)| is_known(c) && ends.is_none_or(|end| now.since_boot < end));
         let planned = self.is_planned(now);
         let up = self
             .probe
@@ -325,7 +324,7 @@ impl Contacts {
         let mut plan = plan.into_iter().flatten().filter(|contact| is_known(contact)).peekable();
         let probed = match &mut self.probe {
             // A station that answers is not left because the time is known now.
-            Some(probe) if self.by_hand.is_none() && (!planned || plan.peek().is_none() && up) => {
+            Some(probe) if self.by_hand.is_empty() && (!planned || plan.peek().is_none() && up) => {
                 probe.step(now, up)
             }
             Some(probe) => {
@@ -334,9 +333,9 @@ impl Contacts {
             }
             None => None,
         };
-        let by_hand = self.by_hand.as_ref().map(|(contact, _)| contact);
+        let by_hand = self.by_hand.iter().map(|(contact, _)| contact);
         let mut out: Vec<Contact> = Vec::new();
-        for contact in by_hand.into_iter().chain(plan).chain(&self.always).chain(&probed) {
+        for contact in by_hand.chain(plan).chain(&self.always).chain(&probed) {
             if out.len() == self.told.current.len() {
                 break;
             }
@@ -383,7 +382,7 @@ impl Contacts {
         let wanted =
             self.direct || self.always.is_some() || !open.is_empty() || soon.is_some_and(|s| s <= self.lead);
         let since_boot = |end: u64| Duration::from_nanos(end.saturating_sub(now.since_boot));
-        let by_hand = self.by_hand.as_ref().and_then(|(_, ends)| *ends).map(since_boot);
+        let by_hand = self.by_hand.iter().filter_map(|(_, ends)| *ends).min().map(since_boot);
         for (slot, contact) in self.told.current.iter().zip(self.slots(open)) {
             slot.send_if_modified(|current| {
                 let changed = *current != contact;
@@ -458,10 +457,12 @@ impl Contacts {
             Command::Open(contact) => {
                 let now = self.clocks.now();
                 let ends = contact.left(now.unix_nano).map(|left| now.since_boot + left.as_nanos() as u64);
-                self.by_hand = Some((*contact, ends));
+                self.by_hand.retain(|(open, _)| open.station != contact.station);
+                self.by_hand.insert(0, (*contact, ends));
+                self.by_hand.truncate(self.told.current.len());
             }
             Command::Close(reply) => {
-                let was_open = self.by_hand.take().is_some();
+                let was_open = !std::mem::take(&mut self.by_hand).is_empty();
                 self.tell(&self.clocks.now());
                 // Whoever asked may have gone away.
                 let _ = reply.send(was_open);
@@ -481,7 +482,7 @@ impl Contacts {
         let of_plan =
             self.file.as_ref().zip(at.plan).is_some_and(|(f, now)| f.plan.open(now).next().is_some());
         let current_by = open.first().map(|_| match () {
-            () if self.by_hand.is_some() => "hand",
+            () if !self.by_hand.is_empty() => "hand",
             () if of_plan => "plan",
             () if self.always.is_some() => "always",
             () => "probe",

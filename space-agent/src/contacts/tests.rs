@@ -210,7 +210,7 @@ fn a_contact_by_hand_goes_first_and_ends_by_itself() {
     contacts.tell(&at(u64::MAX));
     assert_eq!(now.borrow().as_ref().unwrap().end_unix_nano, None);
     let by_hand = Contact { end_unix_nano: Some(20 * S), ..Contact::open("svalbard", 10 * S) };
-    contacts.by_hand = Some((by_hand.clone(), Some(20 * S)));
+    contacts.by_hand.push((by_hand.clone(), Some(20 * S)));
     contacts.tell(&at(15 * S));
     assert_eq!(*now.borrow(), Some(by_hand));
     contacts.tell(&at(20 * S));
@@ -448,6 +448,19 @@ fn a_contact_that_is_opened_by_hand_is_one_of_two() {
     let planned = contacts.planned(Asked::default(), Extent::All);
     let open: Vec<&str> = planned.open.iter().map(|pass| &*pass.contact.station).collect();
     assert_eq!((open, planned.current_by), (vec!["kiruna", "svalbard"], Some("hand")));
+    // That of the plan has an end.
+    let open = |contacts: &mut Contacts| {
+        let open = contacts.planned(Asked::default(), Extent::All).open.into_iter().map(|pass| pass.contact);
+        open.map(|c| (c.station, c.end_unix_nano.is_none())).collect::<Vec<_>>()
+    };
+    let [svalbard, kiruna] = ["svalbard", "kiruna"].map(|id| (id.to_owned(), true));
+    assert_eq!(open(&mut contacts), [kiruna.clone(), svalbard.clone()], "both were opened by hand");
+    contacts.obey(Command::Open(Box::new(Contact::open("svalbard", 121 * S))));
+    assert_eq!(open(&mut contacts), [svalbard, kiruna], "opened again");
+    let (reply, mut closed) = oneshot::channel();
+    contacts.obey(Command::Close(reply));
+    assert_eq!(closed.try_recv(), Ok(true));
+    assert_eq!(open(&mut contacts), [("svalbard".to_owned(), false)], "the plan's is left");
 }
 
 #[test]

@@ -671,7 +671,9 @@ impl Driver<'_> {
         while !self.finished {
             // Another station may begin to hear meanwhile what this one has not acknowledged: it says what it has.
             let leaves = self.shipper.is_left_for_another(&self.pass.contact.station);
-            let spare = if leaves || self.session.is_idle() { LAST_WORD } else { LAST_ACKS };
+            // Nobody hears what is sent now, and a segment that is cut goes on in the next pass.
+            let is_cut = !self.session.is_written();
+            let spare = if leaves || is_cut || self.session.is_idle() { LAST_WORD } else { LAST_ACKS };
             let round_trips = if leaves { Duration::ZERO } else { self.up.connection.rtt() * 2 };
             let event = tokio::select! {
                 biased;

@@ -222,7 +222,7 @@ impl Shipper {
         tracing::info!(
             contact = pass.contact.name(),
             state = report.state().as_str_name().trim_start_matches("PASS_STATE_").to_lowercase(),
-            planned = report.planned_bytes,
+            planned = (report.planned_bytes > 0).then_some(report.planned_bytes),
             held = report.held_bytes,
             backlog = report.backlog_bytes,
             "pass report"

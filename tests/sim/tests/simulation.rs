@@ -7,8 +7,9 @@
 )]
 
 use std::path::Path;
+use std::time::Duration;
 
-use sim::log::Fate;
+use sim::log::{Fate, Way};
 use sim::{Options, Report, Scenario, run};
 
 fn scenario(text: &str) -> Scenario {
@@ -208,7 +209,7 @@ fn a_switch_of_stations_takes_at_most_300_ms_and_a_round_trip() {
         println!("{ledger}: {report}");
         assert!(report.is_right(), "{report}");
         let switch = report.first_bytes[1].unwrap();
-        assert!(switch <= std::time::Duration::from_millis(300 + 40), "{ledger}: {switch:?}");
+        assert!(switch <= Duration::from_millis(300 + 40), "{ledger}: {switch:?}");
     }
 }
 
@@ -308,8 +309,16 @@ contacts:
 - {station: svalbard, start: 12m, end: 13m}
 - {station: svalbard, start: 14m, end: 15m}
 ";
-    let report = simulate(scenario(text), false);
+    let report = simulate(scenario(text), true);
     assert_eq!((report.connections, report.missed.len()), (3, 0), "{report}");
+    for los in [11, 13, 15].map(|minute| Duration::from_secs(60 * minute)) {
+        let sent = report.kept.iter().filter(|p| p.way == Way::Down && p.sent > los).map(|p| p.sent - los);
+        let last = sent.take_while(|after| *after < Duration::from_secs(50)).max();
+        assert!(
+            last <= Some(Duration::from_millis(300)),
+            "a cut segment is not sent into the void: {last:?}"
+        );
+    }
     let share = report.goodput_share(64_000);
     assert!(share > 0.9, "{share}");
 }

@@ -127,8 +127,8 @@ impl Connector {
             match error {
                 EngineError::Away(why) if why.contains("does not allow writes") => {
                     EngineError::Away(format!(
-                        "no server of {} takes writes: all are standbys or in read-only mode \
-                     (default_transaction_read_only); one must be promoted",
+                        "no server of {} takes writes: all are standbys, or default_transaction_read_only is on \
+                         for the server, the database or this role; promote one, or set that off",
                         self.hosts
                     ))
                 }
@@ -155,7 +155,8 @@ impl Connector {
 const SETTINGS: &str = "select current_setting('server_version_num')::int8, current_setting('server_version'), \
                         pg_is_in_recovery() or current_setting('transaction_read_only')::bool, \
                         current_setting('fsync')::bool, current_setting('full_page_writes')::bool, \
-                        current_setting('synchronous_commit'), current_setting('synchronous_standby_names')";
+                        current_setting('synchronous_commit'), current_setting('synchronous_standby_names'), \
+                        current_setting('server_encoding')";
 
 /// Takes a server only if what it acknowledges is durable where that was asked for.
 async fn verify(client: &Client, replication: Replication) -> Result<(), EngineError> {
@@ -180,6 +181,12 @@ fn judge(row: &Row, replication: Replication) -> Result<(), EngineError> {
             let cause = format!("{name} is off, so that a power cut loses what was committed");
             return Err(EngineError::refused(cause, format!("set {name} = on and restart it")));
         }
+    }
+    let encoding: String = row.try_get(7)?;
+    if encoding != "UTF8" {
+        let cause =
+            format!("the database has the encoding {encoding}, which not every name can be written in");
+        return Err(EngineError::refused(cause, "create it with encoding UTF8 (template template0)"));
     }
     let commit: String = row.try_get(5)?;
     if !["on", "remote_apply"].contains(&commit.as_str()) {

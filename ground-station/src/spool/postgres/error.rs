@@ -96,16 +96,17 @@ impl From<tokio_postgres::Error> for EngineError {
         let text = told(&error);
         let Some(code) = error.code() else { return without_code(&error, text) };
         match *code {
-            SqlState::T_R_SERIALIZATION_FAILURE
-            | SqlState::T_R_DEADLOCK_DETECTED
-            | SqlState::LOCK_NOT_AVAILABLE => Self::Conflict(text),
+            SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => Self::Conflict(text),
+            // It was waited for.
+            SqlState::LOCK_NOT_AVAILABLE => Self::Away(format!("{text}: another session holds a lock there")),
             SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
                 Self::refused(text, "check storage.user, its password, and pg_hba.conf on the servers")
             }
             SqlState::INVALID_CATALOG_NAME => {
                 Self::refused(text, "create the database that storage.database names")
             }
-            SqlState::INSUFFICIENT_PRIVILEGE => {
+            // Without rights on any schema of the search path there is none to make tables in.
+            SqlState::INSUFFICIENT_PRIVILEGE | SqlState::INVALID_SCHEMA_NAME => {
                 Self::refused(text, "the role of storage.user must own the database and its schema")
             }
             SqlState::READ_ONLY_SQL_TRANSACTION => Self::Away(format!("{text}: this server takes no writes")),

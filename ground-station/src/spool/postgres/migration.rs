@@ -147,6 +147,13 @@ impl Fleet {
         mut tell: impl FnMut(Migrating<'_>),
     ) -> Result<MigrationView, SpoolError> {
         let directory = from.directory.clone();
+        let [file, done] =
+            ["spool.redb".to_owned(), format!("spool.redb.{MIGRATED}")].map(|name| directory.join(name));
+        if !env.store.exists(&file) && env.store.exists(&done) {
+            let cause = format!("it was migrated before, and is {} since", done.display());
+            let remedy = "start the stations; to bring it into another ledger, give it its name back";
+            return Err(EngineError::NotMigrated { cause, remedy }.into());
+        }
         let file = Local::open_existing(env, from.clone())?;
         let fleet = Box::pin(Self::look(env, from, fleet)).await?;
         let look = |spool: &mut file::Spool| Ok((spool.contents().ledger, spool.read(|v| names(v.tables))?));

@@ -45,6 +45,7 @@ use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
 use perigee_shared::supervise::Supervisor;
 use tokio::sync::{mpsc, watch as channel};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -76,6 +77,9 @@ const CLOSE: Duration = Duration::from_secs(5);
 
 /// How often a start tries again while the servers do not answer.
 const KNOCK: Duration = Duration::from_secs(1);
+
+/// How often a start says again why it waits.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// How a station reaches the shared ledger. Clones reach the same one.
 #[derive(Clone)]
@@ -191,11 +195,20 @@ impl Fleet {
         let (config, tls) = fleet.client("storage", &settings.station).map_err(refused)?;
         let tasks = Supervisor::new(env);
         let pool = Pool::new(&fleet, config, tls, tasks.clone());
+        let mut said = None::<(String, Instant)>;
         let ledger = loop {
             match first_contact(&pool, env).await {
                 Ok(ledger) => break ledger,
                 Err(error @ EngineError::Away(_)) if patient => {
-                    tracing::error!(event.name = "perigee.fleet.away", %error, "this station waits for the shared ledger");
+                    let why = error.to_string();
+                    if said.as_ref().is_none_or(|(before, at)| *before != why || at.elapsed() >= SAY_AGAIN) {
+                        tracing::error!(
+                            event.name = "perigee.fleet.away",
+                            why,
+                            "this station waits for the shared ledger"
+                        );
+                        said = Some((why, Instant::now()));
+                    }
                     tokio::time::sleep(KNOCK).await;
                 }
                 Err(error) => return Err(error.into()),

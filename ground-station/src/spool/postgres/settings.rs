@@ -191,7 +191,12 @@ impl FleetSettings {
             let message = format!("cannot read {path}: {e}; check the path and that this user may read it");
             Invalid::new(format!("{key}.password_file"), message)
         })?;
-        Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+        let password = text.trim_end_matches(['\r', '\n']);
+        if password.is_empty() {
+            let message = format!("{} is empty; write the password of storage.user into it", path.display());
+            return Err(Invalid::new(format!("{key}.password_file"), message));
+        }
+        Ok(Some(password.to_owned()))
     }
 }
 
