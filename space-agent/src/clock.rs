@@ -115,9 +115,15 @@ impl Source {
 struct Ground {
     station: String,
     reference: Reference,
-    /// The wall clock against it, ns.
-    offset: i128,
     is_trusted: bool,
+}
+
+impl Ground {
+    /// By how much the wall clock is ahead of it now, and by how much that may be wrong, in seconds.
+    fn offset(&self, wall: u64, since_boot: u64) -> (f64, f64) {
+        let offset = i128::from(wall) - i128::from(self.reference.now(since_boot));
+        (offset as f64 / 1e9, self.reference.error(since_boot) as f64 / 1e9)
+    }
 }
 
 /// The wall clock against the other one.
@@ -263,14 +269,14 @@ pub struct ClockStatus {
     pub ground: Option<GroundStatus>,
 }
 
-/// The wall clock against a station's when that was heard last.
+/// The wall clock against a station's, whose time has gone on since it was heard last.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GroundStatus {
     /// The station.
     pub station: String,
     /// By how much the wall clock is ahead.
     pub offset_seconds: f64,
-    /// By how much that may be wrong: half the time from Hello to the answer.
+    /// By how much that may be wrong: half the time from Hello to the answer, and what clocks drift since.
     pub error_seconds: f64,
     /// How long ago that was.
     pub age_seconds: f64,
@@ -360,33 +366,31 @@ impl Clocks {
         }
         let half = now.nano.saturating_sub(asked.nano) / 2;
         let unix_nano = ground.unix_nano.saturating_add(half);
-        let offset = i128::from(wall) - i128::from(unix_nano);
-        self.gauges.offset.set(offset as f64 / 1e9);
-        self.gauges.error.set(half as f64 / 1e9);
-        self.known().ground = Some(Ground {
+        let ground = Ground {
             station: station.to_owned(),
             reference: Reference { since_boot: now.nano, unix_nano, error: half },
-            offset,
             is_trusted: ground.untrusted.is_empty(),
-        });
+        };
+        self.gauge(ground.offset(wall, now.nano));
+        self.known().ground = Some(ground);
+    }
+
+    fn gauge(&self, (offset, error): (f64, f64)) {
+        self.gauges.offset.set(offset);
+        self.gauges.error.set(error);
     }
 
     /// For status.
     pub fn status(&self) -> ClockStatus {
         let Look { now, source, doubt } = self.look();
-        let ground = self.known().ground.clone().map(|ground| GroundStatus {
-            station: ground.station,
-            offset_seconds: ground.offset as f64 / 1e9,
-            error_seconds: ground.reference.error as f64 / 1e9,
-            age_seconds: now.since_boot.saturating_sub(ground.reference.since_boot) as f64 / 1e9,
+        let unix_nano = self.env.unix_nano();
+        let ground = self.known().ground.clone().map(|ground| {
+            let (offset_seconds, error_seconds) = ground.offset(unix_nano, now.since_boot);
+            self.gauge((offset_seconds, error_seconds));
+            let age_seconds = now.since_boot.saturating_sub(ground.reference.since_boot) as f64 / 1e9;
+            GroundStatus { station: ground.station, offset_seconds, error_seconds, age_seconds }
         });
-        ClockStatus {
-            unix_nano: self.env.unix_nano(),
-            doubt,
-            floor_unix_nano: self.env.bounds.floor(),
-            plans_by: source,
-            ground,
-        }
+        ClockStatus { unix_nano, doubt, floor_unix_nano: self.env.bounds.floor(), plans_by: source, ground }
     }
 }
 
@@ -520,7 +524,7 @@ mod tests {
     fn the_time_of_a_station_is_used_only_where_that_is_asked_for_and_the_clock_is_off() {
         let heard = |known: &mut Known, unix_nano: u64, is_trusted: bool| {
             let reference = Reference { since_boot: 10 * S, unix_nano, error: S / 10 };
-            known.ground = Some(Ground { station: "svalbard".into(), reference, offset: 0, is_trusted });
+            known.ground = Some(Ground { station: "svalbard".into(), reference, is_trusted });
         };
         let right = FLOOR + DAY;
         for (mode, says, trusted, expected) in [
@@ -538,5 +542,14 @@ mod tests {
                 assert_eq!(look.now.plan, Some(right + S));
             }
         }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_since_is_compared_as_it_is_now() {
+        let reference = Reference { since_boot: 5 * S, unix_nano: 1_000 * S, error: S / 10 };
+        let ground = Ground { station: "svalbard".into(), reference, is_trusted: true };
+        assert_eq!(ground.offset(900 * S, 5 * S), (-100.0, 0.1));
+        let (offset, error) = ground.offset(1_010 * S, 15 * S);
+        assert!(offset == 0.0 && error > 0.1, "{offset} {error}");
     }
 }
