@@ -8,7 +8,7 @@ use std::time::Duration;
 use perigee_proto::link;
 use perigee_shared::clock::sleep_until;
 use perigee_shared::link::revocation::Revocations;
-use perigee_shared::link::{Slot, tls, wire};
+use perigee_shared::link::{Slot, tls, transport, wire};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -275,8 +275,15 @@ impl Shell {
         let haul = self.machine.haul().clone();
         let ended = self.ending(haul.goodbye.is_some());
         // After Goodbye the signal may be lost before the link is closed.
-        let timed_out = matches!(self.connection.close_reason(), Some(quinn::ConnectionError::TimedOut));
-        let lost = if ended == Ending::Lost || timed_out { self.last } else { Instant::now() };
+        let lost = match self.connection.close_reason() {
+            // Something had come until so long ago, if not data.
+            Some(quinn::ConnectionError::TimedOut) => {
+                let silence = transport::idle_timeout(self.connection.rtt());
+                Instant::now().checked_sub(silence).map_or(self.last, |heard| heard.max(self.last))
+            }
+            _ if ended == Ending::Lost => self.last,
+            _ => Instant::now(),
+        };
         tracing::info!(
             satellite = %self.satellite,
             ended = ended.name(),

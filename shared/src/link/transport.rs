@@ -115,7 +115,7 @@ pub fn attempt_pause(shape: &LinkShape, n: u32) -> Duration {
 }
 
 /// When nothing comes for so long, the signal is lost. Both sides keep a link alive that has nothing to say, three times in it.
-fn idle_timeout(rtt: Duration) -> Duration {
+pub fn idle_timeout(rtt: Duration) -> Duration {
     (rtt * 2 + Duration::from_secs(3)).min(Duration::from_secs(30))
 }
 
