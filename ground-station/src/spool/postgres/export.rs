@@ -2,7 +2,9 @@
 //!
 //! A worker is a row with a time until which it lives, by the clock of the database. A lane's place names its owner and a fence that
 //! grows with each owner. Whoever moves a cursor shows owner and fence in the same transaction: a worker that was taken for dead,
-//! and woke up, moves nothing. A place whose owner has no living row belongs to the next worker that asks.
+//! and woke up, moves nothing. A place whose owner has no living row belongs to the next worker that asks. While the engine is away
+//! nobody can say that it lives: a worker takes from others what ran out only when it has lived for a whole lease itself, in which
+//! they could say so.
 //!
 //! A worker that is alone keeps every lane and takes segments in the order of commits. With others beside it, it stays in a lane for
 //! some segments and then leaves it to them.
@@ -58,7 +60,7 @@ const LANES: &str = "with recursive l as (\
     where (e.sat, e.lane) > (l.sat, l.lane) order by e.sat, e.lane limit 1) n) \
     select l.sat, l.lane, h.committed from l \
     left join place p on p.sat = l.sat and p.lane = l.lane and p.exporter = $1 \
-    left join worker w on w.owner = p.owner and w.until > clock_timestamp() \
+    left join worker w on w.owner = p.owner and (w.until > clock_timestamp() or not $4) \
     cross join lateral (select e.committed from entry e where e.sat = l.sat and e.lane = l.lane \
     and e.entry >= coalesce(p.entry, 0) and e.open & $2 <> 0 order by e.entry limit 1) h \
     where w.owner is null or w.owner = $3";
@@ -71,7 +73,7 @@ const TAKE: &str = "insert into place (sat, lane, exporter, owner, fence) values
     on conflict (sat, lane, exporter) do update set owner = $4, \
     fence = case when place.owner = $4 then place.fence else place.fence + 1 end \
     where place.owner is null or place.owner = $4 or not exists(\
-    select from worker w where w.owner = place.owner and w.until > clock_timestamp()) returning fence";
+    select from worker w where w.owner = place.owner and (w.until > clock_timestamp() or not $5)) returning fence";
 
 /// Leaves a lane to others.
 const LEAVE: &str =
@@ -113,8 +115,7 @@ const PASSED: &str = "select distinct e.sat from entry e where not exists(\
 
 /// Moves a place on within a segment: nothing else changes, so the satellite is not locked.
 const STEP: &str = "update place p set entry = $6, request = $7, cut = $8 where p.sat = $1 and p.lane = $2 and p.exporter = $3 \
-    and p.owner = $4 and p.fence = $5 and p.entry <= $6 and exists(\
-    select from worker w where w.owner = p.owner and w.until > clock_timestamp())";
+    and p.owner = $4 and p.fence = $5 and p.entry <= $6";
 
 /// Dead letters have a lease too, under a number that no satellite has.
 pub(super) const LETTERS: (u32, u8) = (0, 0);
@@ -332,6 +333,7 @@ impl Fleet {
             return Ok(());
         }
         let (name, owner, mask) = (exporter.to_string(), self.inner.owner, mask(signals));
+        let steady = self.is_steady();
         let (rows, others) = self
             .patiently(move |fleet| {
                 let name = name.clone();
@@ -340,7 +342,8 @@ impl Fleet {
                     let (lanes, others) =
                         (connection.prepare(LANES).await?, connection.prepare(OTHERS).await?);
                     let client = connection.client();
-                    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&name, &mask, &owner];
+                    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+                        [&name, &mask, &owner, &steady];
                     let parameters_of_others: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&owner];
                     let both = async {
                         tokio::join!(
@@ -389,6 +392,7 @@ impl Fleet {
         }
         let (name, owner) = (exporter.to_string(), self.inner.owner);
         let (station, lease) = (self.settings().station.clone(), self.inner.lease.as_millis() as f64);
+        let steady = self.is_steady();
         let taken = self
             .patiently(move |fleet| {
                 let (name, station) = (name.clone(), station.clone());
@@ -400,7 +404,9 @@ impl Fleet {
                     let asked = async {
                         // While nobody answered its time may have run out, and then what it sends would not count as sent.
                         connection.client().execute(&beat, &[&owner, &station, &lease]).await?;
-                        connection.client().query_opt(&statement, &[&satellite, &lane, &name, &owner]).await
+                        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+                            [&satellite, &lane, &name, &owner, &steady];
+                        connection.client().query_opt(&statement, &parameters).await
                     };
                     let row = fleet.watched(&connection, asked).await??;
                     Ok(row.map(|row| row.try_get::<_, i64>(0)).transpose()?)

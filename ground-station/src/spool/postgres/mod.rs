@@ -60,6 +60,7 @@ use self::session::Need;
 pub use self::settings::{FleetSettings, Replication};
 use self::study::Round;
 use self::views::Last;
+use self::watch::Life;
 use super::alarms::Unread;
 use super::clocks::Greeting;
 use super::contents::Settings;
@@ -96,6 +97,7 @@ struct Inner {
     lease: Duration,
     /// This process among the workers.
     owner: i64,
+    life: Mutex<Life>,
     status: channel::Sender<Status>,
     known: Mutex<HashMap<Arc<str>, u32>>,
     groups: mpsc::Sender<Group>,
@@ -225,6 +227,7 @@ impl Fleet {
             bounds,
             lease: fleet.lease,
             owner: (env.random() >> 1) as i64,
+            life: Mutex::default(),
             status: channel::Sender::default(),
             known: Mutex::default(),
             groups,

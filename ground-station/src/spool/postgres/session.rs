@@ -100,9 +100,10 @@ impl Need {
     }
 }
 
-/// Whether a worker still has a lane, by the clock of the database.
-pub(super) const HOLDS: &str = "select exists(select from place p join worker w on w.owner = p.owner \
-    where p.sat = $1 and p.lane = $2 and p.exporter = $3 and p.owner = $4 and p.fence = $5 and w.until > clock_timestamp())";
+/// Whether a worker still has a lane, which nobody takes before this transaction has ended. If its time ran out and nobody took the
+/// lane, it was alone with it, and what it sent counts.
+pub(super) const HOLDS: &str = "select true from place where sat = $1 and lane = $2 and exporter = $3 and owner = $4 and fence = $5 \
+    for update";
 
 pub(super) fn satellite_of(row: &Answered) -> Result<SatelliteRow, SpoolError> {
     let tally: Vec<u8> = row.try_get(3)?;

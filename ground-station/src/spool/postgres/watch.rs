@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use perigee_shared::link::ranges::RangeSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::super::error::SpoolError;
 use super::super::intake;
 use super::super::tables::{PartialRecord, decode};
 use super::super::upkeep::Status;
-use super::Fleet;
 use super::catalogue::PRUNE;
 use super::rows::{Cell, List, Of, sequence};
 use super::scratch::Changes;
 use super::session::Need;
 use super::sql::Query;
+use super::{Fleet, locked};
 
 /// How often it is looked what other stations have done.
 const LOOK: Duration = Duration::from_millis(500);
@@ -44,7 +44,37 @@ const FULL: &str = "select s.name from satellite s join unnest($1::text[], $2::i
 const ALONE: &str = "select sat, epoch, lane, sequence, record from partial where not exists(select from entry) \
                      and (select coalesce(sum(used), 0) from satellite) >= ($1::int8[])[1]";
 
+/// When this worker could say that it lives.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Life {
+    /// The last time.
+    last: Option<Instant>,
+    /// Since then never too late.
+    since: Option<Instant>,
+}
+
+impl Life {
+    /// It was begun to be said at `begun`, and is known at `done`.
+    fn said(&mut self, begun: Instant, done: Instant, lease: Duration) {
+        if self.last.is_none_or(|last| done.duration_since(last) > lease) {
+            self.since = Some(done);
+        }
+        self.last = Some(begun);
+    }
+
+    /// Whether everybody who lives could say so since this worker could.
+    fn is_steady(&self, now: Instant, lease: Duration) -> bool {
+        let last = self.last.is_some_and(|last| now.duration_since(last) <= lease);
+        last && self.since.is_some_and(|since| now.duration_since(since) >= lease)
+    }
+}
+
 impl Fleet {
+    /// See [`Life::is_steady`].
+    pub(super) fn is_steady(&self) -> bool {
+        locked(&self.inner.life).is_steady(Instant::now(), self.inner.lease)
+    }
+
     /// Looks around until the store ends.
     pub(super) async fn watch(&mut self) {
         let mut look = tokio::time::interval(LOOK);
@@ -83,6 +113,7 @@ impl Fleet {
     pub(super) async fn beat(&self) -> Result<(), SpoolError> {
         let (owner, station) = (self.inner.owner, self.settings().station.clone());
         let lease = self.inner.lease.as_millis() as f64;
+        let begun = Instant::now();
         let waiting = self
             .patiently(move |fleet| {
                 let station = station.clone();
@@ -99,6 +130,7 @@ impl Fleet {
                 }
             })
             .await?;
+        locked(&self.inner.life).said(begun, Instant::now(), self.inner.lease);
         if waiting {
             self.wake();
         }
@@ -267,5 +299,32 @@ impl Fleet {
     /// The engine takes its time.
     pub(super) fn is_slow(&self, why: &str) {
         self.is_failing(&super::EngineError::Away(why.to_owned()).into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_an_outage_nothing_is_taken_from_others_before_they_could_say_that_they_live() {
+        let lease = Duration::from_secs(15);
+        let start = Instant::now();
+        let at = |second: u64| start + Duration::from_secs(second);
+        let mut life = Life::default();
+        assert!(!life.is_steady(at(0), lease));
+        for second in (0..=40).step_by(4) {
+            life.said(at(second), at(second), lease);
+            assert_eq!(life.is_steady(at(second), lease), second >= 15, "{second}");
+        }
+        assert!(!life.is_steady(at(56), lease), "it may be taken for dead itself");
+        // What it said at 44 s was heard at 70 s.
+        life.said(at(44), at(70), lease);
+        life.said(at(74), at(74), lease);
+        assert!(!life.is_steady(at(74), lease));
+        for second in (78..=90).step_by(4) {
+            life.said(at(second), at(second), lease);
+        }
+        assert!(life.is_steady(at(90), lease));
     }
 }
