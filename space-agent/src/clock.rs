@@ -307,6 +307,11 @@ impl Clocks {
         let mut known = self.known();
         let look = known.look(self.mode, &wall, since_boot);
         self.gauges.untrusted.set(i64::from(look.doubt.is_some()));
+        if let Some(ground) = &known.ground {
+            let (offset, error) = ground.offset(wall.unix_nano, since_boot);
+            self.gauges.offset.set(offset);
+            self.gauges.error.set(error);
+        }
         match (&look.doubt, known.said) {
             (Some(doubt), false) => tracing::error!(
                 event.name = "perigee.clock.untrusted",
@@ -360,24 +365,18 @@ impl Clocks {
     /// Takes in what `station` says of the time in its answer to a Hello that was written at `asked`. Its clock was read in between,
     /// so that half of this time is the error.
     pub fn heard(&self, station: &str, ground: &link::Clock, asked: SinceBoot) {
-        let (wall, now) = (self.env.unix_nano(), self.env.since_boot());
+        let now = self.env.since_boot();
         if self.mode == TimeFromGround::Off || now.boot != asked.boot {
             return;
         }
         let half = now.nano.saturating_sub(asked.nano) / 2;
         let unix_nano = ground.unix_nano.saturating_add(half);
-        let ground = Ground {
+        self.known().ground = Some(Ground {
             station: station.to_owned(),
             reference: Reference { since_boot: now.nano, unix_nano, error: half },
             is_trusted: ground.untrusted.is_empty(),
-        };
-        self.gauge(ground.offset(wall, now.nano));
-        self.known().ground = Some(ground);
-    }
-
-    fn gauge(&self, (offset, error): (f64, f64)) {
-        self.gauges.offset.set(offset);
-        self.gauges.error.set(error);
+        });
+        self.look();
     }
 
     /// For status.
@@ -386,7 +385,6 @@ impl Clocks {
         let unix_nano = self.env.unix_nano();
         let ground = self.known().ground.clone().map(|ground| {
             let (offset_seconds, error_seconds) = ground.offset(unix_nano, now.since_boot);
-            self.gauge((offset_seconds, error_seconds));
             let age_seconds = now.since_boot.saturating_sub(ground.reference.since_boot) as f64 / 1e9;
             GroundStatus { station: ground.station, offset_seconds, error_seconds, age_seconds }
         });

@@ -7,7 +7,7 @@ use ::fleet::Postgres;
 use perigee_proto::link;
 use perigee_shared::env::Env;
 use perigee_shared::signal::SignalSet;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::postgres::{EngineError, FleetSettings, Replication};
 use super::tests::{EPOCH, done, incoming, segment, settings, spans};
@@ -92,6 +92,20 @@ pub(super) async fn commit_in_the_end(store: &Store, satellite: &str, sequence: 
             applied => return applied,
         }
     }
+}
+
+/// The same beside the test.
+fn in_the_end(store: &Store, satellite: &'static str, sequence: u64) -> JoinHandle<Applied> {
+    let store = store.clone();
+    tokio::spawn(async move { commit_in_the_end(&store, satellite, sequence).await })
+}
+
+/// Waits until health says `part` of why the station does not work.
+async fn fails(store: &Store, part: &str) -> String {
+    let mut status = store.status();
+    let says = |why: &String| why.contains(part);
+    let status = status.wait_for(|status| status.failing.as_ref().is_some_and(says)).await.unwrap();
+    status.failing.clone().unwrap()
 }
 
 pub(super) async fn next(store: &Store) -> Option<Work> {
@@ -333,9 +347,8 @@ async fn a_commit_that_waits_for_its_standby_is_not_answered_and_not_given_up() 
     assert_eq!(commit(&store, "sat-1", 1).await, Applied::New);
     standby.stop();
     let mut status = store.status();
-    let other = store.clone();
-    let waiting = tokio::spawn(async move { commit_in_the_end(&other, "sat-1", 2).await });
-    status.wait_for(|status| status.failing.is_some()).await.unwrap();
+    let waiting = in_the_end(&store, "sat-1", 2);
+    fails(&store, "").await;
     assert!(!waiting.is_finished(), "one disk alone has it");
     standby.begin();
     let applied = waiting.await.unwrap();
@@ -364,11 +377,8 @@ async fn a_server_whose_settings_change_is_not_believed_any_more() {
     ] {
         server.configure(setting);
         server.reload();
-        let other = store.clone();
-        let waiting = tokio::spawn(async move { commit_in_the_end(&other, "sat-1", sequence).await });
-        let name = setting.split(' ').next().unwrap();
-        let says = |why: &String| why.contains(name);
-        status.wait_for(|status| status.failing.as_ref().is_some_and(says)).await.unwrap();
+        let waiting = in_the_end(&store, "sat-1", sequence);
+        fails(&store, setting.split(' ').next().unwrap()).await;
         assert!(!waiting.is_finished(), "{setting}");
         server.configure(reset);
         server.reload();
@@ -487,15 +497,8 @@ async fn a_server_in_read_only_mode_is_waited_for_and_said() {
     server.sql("postgres", &format!("alter database {name} set default_transaction_read_only = on"));
     let end = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'");
     server.sql("postgres", &end);
-    let mut status = store.status();
-    let other = store.clone();
-    let waiting = tokio::spawn(async move { commit_in_the_end(&other, "sat-1", 2).await });
-    let failing = status
-        .wait_for(|s| s.failing.as_ref().is_some_and(|why| why.contains("takes writes")))
-        .await
-        .unwrap();
-    assert!(failing.failing.as_ref().unwrap().contains("default_transaction_read_only"));
-    drop(failing);
+    let waiting = in_the_end(&store, "sat-1", 2);
+    assert!(fails(&store, "takes writes").await.contains("default_transaction_read_only"));
     server.sql("postgres", &format!("alter database {name} reset default_transaction_read_only"));
     assert!(matches!(waiting.await.unwrap(), Applied::New | Applied::Duplicate));
     store.close().await;
@@ -517,14 +520,8 @@ async fn tables_that_somebody_holds_are_waited_for_and_said() {
     tokio::spawn(connection);
     holder.batch_execute("begin; lock table committed in access exclusive mode").await.unwrap();
     let mut status = store.status();
-    let other = store.clone();
-    let waiting = tokio::spawn(async move { commit_in_the_end(&other, "sat-1", 2).await });
-    drop(
-        status
-            .wait_for(|s| s.failing.as_ref().is_some_and(|why| why.contains("holds a lock")))
-            .await
-            .unwrap(),
-    );
+    let waiting = in_the_end(&store, "sat-1", 2);
+    fails(&store, "holds a lock").await;
     holder.batch_execute("rollback").await.unwrap();
     assert!(matches!(waiting.await.unwrap(), Applied::New | Applied::Duplicate));
     status.wait_for(|s| s.failing.is_none()).await.unwrap();

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sim::log::{Fate, Way};
+use sim::report::Told;
 use sim::{Options, Report, Scenario, run};
 
 fn scenario(text: &str) -> Scenario {
@@ -27,6 +28,12 @@ fn simulate(scenario: Scenario, keep_packets: bool) -> Report {
     let a = report.account;
     assert_eq!(a.accepted, a.exported + a.dropped + a.dead_letter + a.on_board + a.spool, "{}", a.line());
     report
+}
+
+/// What the ground keeps of the only pass.
+fn told_once(report: &Report) -> &Told {
+    let [told] = &report.told[..] else { panic!("{:?}", report.told) };
+    told
 }
 
 /// Two satellites and two stations with links that are as bad as they get, and a crash of each kind of node.
@@ -111,7 +118,7 @@ contacts: [{{station: svalbard, start: 1m, end: 2m}}]
 "
         );
         let report = simulate(scenario(&text), false);
-        let [sim::report::Told { state, connected }] = &report.told[..] else { panic!("{:?}", report.told) };
+        let Told { state, connected } = told_once(&report);
         // Less the attempts to connect around AOS. That nothing comes any more is noticed some seconds later, and counted back.
         assert!((55.0..=61.0).contains(connected), "{connected}");
         (state.clone(), report)
@@ -145,9 +152,8 @@ contacts: [{station: svalbard, start: 1m, end: 4m}]
 faults: [{at: 3m50s, kind: crash, node: svalbard, down: 1m}]
 ";
     let report = simulate(scenario(text), false);
-    let [sim::report::Told { state: None, connected }] = &report.told[..] else {
-        panic!("{:?}", report.told)
-    };
+    let Told { state, connected } = told_once(&report);
+    assert_eq!(*state, None);
     assert!((119.0..=121.0).contains(connected), "of 170 s: {connected}");
 }
 
@@ -182,7 +188,7 @@ link: {down: {rate: 1Mbit/s, delay: 5ms}, up: {rate: 64kbit/s, delay: 5ms}}
 contacts: [{station: svalbard, start: 1m, end: 4m, cut: 160s}]
 ";
     let report = simulate(scenario(text), false);
-    let [sim::report::Told { connected, .. }] = &report.told[..] else { panic!("{:?}", report.told) };
+    let connected = &told_once(&report).connected;
     assert!((96.0..=101.0).contains(connected), "of 100 s: {connected}");
 }
 

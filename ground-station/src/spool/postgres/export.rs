@@ -333,7 +333,6 @@ impl Fleet {
             return Ok(());
         }
         let (name, owner, mask) = (exporter.to_string(), self.inner.owner, mask(signals));
-        let steady = self.is_steady();
         let (rows, others) = self
             .patiently(move |fleet| {
                 let name = name.clone();
@@ -341,7 +340,7 @@ impl Fleet {
                     let connection = fleet.connection().await?;
                     let (lanes, others) =
                         (connection.prepare(LANES).await?, connection.prepare(OTHERS).await?);
-                    let client = connection.client();
+                    let (client, steady) = (connection.client(), fleet.is_steady());
                     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
                         [&name, &mask, &owner, &steady];
                     let parameters_of_others: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&owner];
@@ -392,7 +391,6 @@ impl Fleet {
         }
         let (name, owner) = (exporter.to_string(), self.inner.owner);
         let (station, lease) = (self.settings().station.clone(), self.inner.lease.as_millis() as f64);
-        let steady = self.is_steady();
         let taken = self
             .patiently(move |fleet| {
                 let (name, station) = (name.clone(), station.clone());
@@ -402,8 +400,10 @@ impl Fleet {
                         (connection.prepare(BEAT).await?, connection.prepare(TAKE).await?);
                     let (satellite, lane) = (i64::from(lane.0), i64::from(lane.1));
                     let asked = async {
-                        // While nobody answered its time may have run out, and then what it sends would not count as sent.
+                        // While nobody answered its time may have run out, and then another one would take the lane at once.
                         connection.client().execute(&beat, &[&owner, &station, &lease]).await?;
+                        // An outage may have ended just now.
+                        let steady = fleet.is_steady();
                         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
                             [&satellite, &lane, &name, &owner, &steady];
                         connection.client().query_opt(&statement, &parameters).await

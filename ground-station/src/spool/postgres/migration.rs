@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use perigee_shared::env::Env;
-use perigee_shared::store::StoreError;
+use perigee_shared::store::{Contents as _, StoreError};
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use super::super::contents::Settings;
+use super::super::contents::{Contents, Settings};
 use super::super::error::SpoolError;
 use super::super::local::Local;
 use super::super::views::names;
@@ -147,9 +147,9 @@ impl Fleet {
         mut tell: impl FnMut(Migrating<'_>),
     ) -> Result<MigrationView, SpoolError> {
         let directory = from.directory.clone();
-        let [file, done] =
-            ["spool.redb".to_owned(), format!("spool.redb.{MIGRATED}")].map(|name| directory.join(name));
-        if !env.store.exists(&file) && env.store.exists(&done) {
+        let aside = |name: &str| directory.join(format!("{name}.{MIGRATED}"));
+        let done = aside(Contents::FILE);
+        if !env.store.exists(&directory.join(Contents::FILE)) && env.store.exists(&done) {
             let cause = format!("it was migrated before, and is {} since", done.display());
             let remedy = "start the stations; to bring it into another ledger, give it its name back";
             return Err(EngineError::NotMigrated { cause, remedy }.into());
@@ -166,10 +166,10 @@ impl Fleet {
         let mut view = done?;
         if view.finished {
             // Only what is wholly in the ledger gives its name away.
-            for name in ["spool.redb", mirror::FILE] {
+            for name in [Contents::FILE, mirror::FILE] {
                 let path = directory.join(name);
                 if env.store.exists(&path) {
-                    let aside = directory.join(format!("{name}.{MIGRATED}"));
+                    let aside = aside(name);
                     env.store.rename(&path, &aside).map_err(|e| StoreError::Io(e.to_string()))?;
                     view.set_aside.push(aside);
                 }

@@ -197,20 +197,12 @@ impl Fleet {
         let (config, tls) = fleet.client("storage", &settings.station).map_err(refused)?;
         let tasks = Supervisor::new(env);
         let pool = Pool::new(&fleet, config, tls, tasks.clone());
-        let mut said = None::<(String, Instant)>;
+        let mut said = Said::default();
         let ledger = loop {
-            match first_contact(&pool, env).await {
+            match first_contact(&pool, env, &mut said).await {
                 Ok(ledger) => break ledger,
                 Err(error @ EngineError::Away(_)) if patient => {
-                    let why = error.to_string();
-                    if said.as_ref().is_none_or(|(before, at)| *before != why || at.elapsed() >= SAY_AGAIN) {
-                        tracing::error!(
-                            event.name = "perigee.fleet.away",
-                            why,
-                            "this station waits for the shared ledger"
-                        );
-                        said = Some((why, Instant::now()));
-                    }
+                    said.say(error.to_string());
                     tokio::time::sleep(KNOCK).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -395,7 +387,7 @@ impl Fleet {
 const BASES_NEEDED: &[Of] = &[Of::Epoch, Of::Base, Of::Entry, Of::Letter, Of::Kept];
 
 /// Brings the schema up to date; the ledger's id. Says it when that takes long: nothing else of this station can be seen yet.
-async fn first_contact(pool: &Pool, env: &Env) -> Result<u64, EngineError> {
+async fn first_contact(pool: &Pool, env: &Env, said: &mut Said) -> Result<u64, EngineError> {
     let mut work = Box::pin(async {
         let connection = pool.get().await?;
         schema::prepare(&connection, env.random() | 1).await
@@ -403,7 +395,23 @@ async fn first_contact(pool: &Pool, env: &Env) -> Result<u64, EngineError> {
     if let Ok(done) = tokio::time::timeout(session::QUIET, &mut work).await {
         return done;
     }
-    let why = session::SLOW;
-    tracing::error!(event.name = "perigee.fleet.away", why, "this station waits for the shared ledger");
+    said.say(session::SLOW.to_owned());
     work.await
+}
+
+/// Why a start waits, as the log says it, and since when.
+#[derive(Default)]
+struct Said(Option<(String, Instant)>);
+
+impl Said {
+    fn say(&mut self, why: String) {
+        if self.0.as_ref().is_none_or(|(before, at)| *before != why || at.elapsed() >= SAY_AGAIN) {
+            tracing::error!(
+                event.name = "perigee.fleet.away",
+                why,
+                "this station waits for the shared ledger"
+            );
+            self.0 = Some((why, Instant::now()));
+        }
+    }
 }
