@@ -6,6 +6,7 @@
 mod browsers;
 mod certificates;
 mod connections;
+mod half_closed;
 
 use std::fmt;
 use std::io;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use serde::Deserialize;
@@ -28,6 +29,7 @@ pub use self::browsers::{keep_out, keep_out_but_links};
 pub use self::certificates::{CertificateEnd, CertificateFiles, Certificates};
 pub use self::connections::{Closed, Peer};
 use self::connections::{Connection, Connections};
+use self::half_closed::{Exchanges, HalfClosed};
 use crate::config::{Invalid, check_directory};
 use crate::supervise::{Supervisor, Work};
 
@@ -283,8 +285,8 @@ pub struct Limits {
     pub max_streams: u32,
     /// Read buffer of an HTTP/1.1 connection, bytes.
     pub http1_buffer: usize,
-    /// From accepting a connection to its first complete request head, a TLS handshake included; for an answer to a ping; and
-    /// after the end was asked for.
+    /// From accepting a connection to its first complete request head, a TLS handshake included; for an answer to a ping; after
+    /// the end was asked for; and for answers to a client of HTTP/2 that has closed its direction.
     pub header_timeout: Duration,
     /// Between requests of an HTTP/1.1 connection, to the next complete request head.
     pub idle_timeout: Duration,
@@ -327,9 +329,10 @@ pub fn keep<S, B>(
         + 'static,
     B: http_body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
-    let builder = Arc::new(builder(limits));
     let talk = move |stream: Box<dyn Io>, connection: Arc<Connection>, watcher: Watcher| -> Work<'static> {
-        let (builder, service) = (Arc::clone(&builder), service.clone());
+        let service = service.clone();
+        let stream = HalfClosed::new(stream, Arc::clone(&connection), limits.header_timeout);
+        let builder = builder(limits, Exchanges(Arc::clone(&connection)));
         let service = hyper::service::service_fn(move |mut request: hyper::Request<_>| {
             request.extensions_mut().insert(connection.peer.get().cloned().unwrap_or_default());
             let (answering, answer) = (connection.begin(), service.call(request));
@@ -518,8 +521,8 @@ async fn accept(socket: &Socket) -> io::Result<(Box<dyn Io>, Option<IpAddr>)> {
     }
 }
 
-fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(limits: Limits, exchanges: Exchanges) -> auto::Builder<Exchanges> {
+    let mut builder = auto::Builder::new(exchanges);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -563,12 +566,15 @@ mod tests {
         }
     }
 
-    /// Serves "ok" to everybody.
+    /// Serves "ok" to everybody, who asks for `/slow` after a moment.
     async fn served(limits: Limits) -> (SocketAddr, Closed, CancellationToken) {
         let listener = Listener::bind(&Endpoint::Tcp("127.0.0.1:0".into()), "a test", None).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (closed, stop) = (Closed::default(), CancellationToken::new());
-        let service = hyper::service::service_fn(async |_| {
+        let service = hyper::service::service_fn(async |request: hyper::Request<hyper::body::Incoming>| {
+            if request.uri().path() == "/slow" {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
             Ok::<_, std::convert::Infallible>(hyper::Response::new("ok".to_owned()))
         });
         let tasks = Supervisor::new(&crate::env::Env::production());
@@ -623,11 +629,27 @@ mod tests {
     async fn a_client_that_closes_its_half_is_answered() {
         let (address, ..) = served(Limits::default()).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(GET.as_bytes()).await.unwrap();
+        stream.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
+
+        // HTTP/2: settings and three requests (RFC 9113; the fields are of RFC 7541's static table), all in one packet.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let mut asked = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        for id in [1, 3, 5] {
+            asked.extend_from_slice(&[0, 0, 12, 1, 5, 0, 0, 0, id]);
+            asked.extend_from_slice(b"\x82\x86\x44\x05/slow\x41\x01x");
+        }
+        stream.write_all(&asked).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        for id in [1, 3, 5] {
+            let data = [&[0, 0, 2, 0, 1, 0, 0, 0, id][..], b"ok"].concat();
+            assert!(answer.windows(data.len()).any(|w| w == data), "stream {id}: {answer:?}");
+        }
     }
 
     #[tokio::test]

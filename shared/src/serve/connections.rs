@@ -44,7 +44,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Connection {
     /// Requests that are being answered.
     requests: AtomicUsize,
-    /// When the last one was answered, or the connection was accepted.
+    /// Exchanges of HTTP/2, from a request's head to the end of its answer.
+    exchanges: AtomicUsize,
+    /// When the last request was answered, or the connection was accepted.
     idle_since: Mutex<Instant>,
     /// Cancelled when the head of a request has come.
     pub(super) begun: CancellationToken,
@@ -77,6 +79,7 @@ impl Connections {
     pub(super) fn enter(self: &Arc<Self>) -> Entered {
         let connection = Arc::new(Connection {
             requests: AtomicUsize::new(0),
+            exchanges: AtomicUsize::new(0),
             idle_since: Mutex::new(Instant::now()),
             begun: CancellationToken::new(),
             leave: CancellationToken::new(),
@@ -118,6 +121,26 @@ impl Connection {
         self.requests.fetch_add(1, Ordering::Acquire);
         self.begun.cancel();
         Answering(Arc::clone(self))
+    }
+
+    /// Notes an exchange of HTTP/2, until the guard goes.
+    pub(super) fn exchange(self: &Arc<Self>) -> Exchange {
+        self.exchanges.fetch_add(1, Ordering::Acquire);
+        Exchange(Arc::clone(self))
+    }
+
+    /// Whether one is under way.
+    pub(super) fn has_exchanges(&self) -> bool {
+        self.exchanges.load(Ordering::Acquire) > 0
+    }
+}
+
+/// An exchange of HTTP/2.
+pub(super) struct Exchange(Arc<Connection>);
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.exchanges.fetch_sub(1, Ordering::Release);
     }
 }
 
