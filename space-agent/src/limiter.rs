@@ -4,10 +4,11 @@
 //! is announced and not sent holds none. When a body that comes cannot get its next room, the one that comes slowest is refused. And
 //! the memory that the process uses, without the pages of its own program file, is looked at every `check_interval`: above the soft
 //! limit, or while it grows too fast, one request at a time is taken; above the hard limit, requests that are being read are refused too.
+//! From one look to the next no more is taken than was free at the first.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub struct Limiter {
     config: LimiterConfig,
     pressure: AtomicU8,
     in_flight: AtomicU64,
+    /// Bytes below the limit when memory was looked at, without what was taken since, and with what was given back.
+    free: AtomicI64,
     /// Requests refused for want of memory.
     refused: AtomicU64,
     /// A request was let in since memory was looked at.
@@ -66,9 +69,10 @@ struct Reading {
 }
 
 impl Reading {
-    /// Bytes a second since it began.
+    /// Bytes a second since it began. Of those that began a moment ago the one that has come the furthest is the fastest, so that of
+    /// many at once some come to their end.
     fn speed(&self, now: Instant) -> f64 {
-        const LEAST: Duration = Duration::from_millis(1);
+        const LEAST: Duration = Duration::from_secs(1);
         self.bytes as f64 / now.duration_since(self.began).max(LEAST).as_secs_f64()
     }
 }
@@ -77,15 +81,16 @@ impl Limiter {
     /// A limiter without pressure.
     pub fn new(config: LimiterConfig) -> Arc<Self> {
         Arc::new(Self {
-            config,
             pressure: AtomicU8::new(0),
             in_flight: AtomicU64::new(0),
+            free: AtomicI64::new(signed(config.limit.0)),
             refused: AtomicU64::new(0),
             active: AtomicBool::new(false),
             wake: Notify::new(),
             reading: Mutex::default(),
             next_reading: AtomicU64::new(0),
             given_back: Notify::new(),
+            config,
         })
     }
 
@@ -130,15 +135,28 @@ impl Limiter {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes room for `more` bytes; whether there was.
-    fn take(&self, more: u64) -> bool {
+    /// Takes room for `more` bytes beside the `own` that the request holds; whether there was. One that is alone may have it though
+    /// memory is short: what was used may be given back only slowly.
+    fn take(&self, more: u64, own: u64) -> bool {
         let max = self.config.max_in_flight.0;
-        let taken = |held: u64| held.checked_add(more).filter(|held| *held <= max);
-        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
+        let is_free = self.take_free(more);
+        let taken = |held: u64| held.checked_add(more).filter(|all| *all <= max && (is_free || held == own));
+        let is_taken = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok();
+        if is_free != is_taken {
+            self.free.fetch_add(if is_free { signed(more) } else { -signed(more) }, Ordering::Relaxed);
+        }
+        is_taken
+    }
+
+    /// Takes so much of what was free when memory was looked at; whether there was.
+    fn take_free(&self, bytes: u64) -> bool {
+        let taken = |free: i64| (free >= signed(bytes)).then(|| free - signed(bytes));
+        self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
     fn give_back(&self, bytes: u64) {
         self.in_flight.fetch_sub(bytes, Ordering::Relaxed);
+        self.free.fetch_add(signed(bytes), Ordering::Relaxed);
         self.given_back.notify_waiters();
     }
 
@@ -192,6 +210,8 @@ impl Limiter {
             let Some(Memory { used, .. }) = (env.memory)() else { continue };
             let now = self.judge(used, before);
             before = Some(used);
+            self.free.store(signed(self.config.limit.0) - signed(used), Ordering::Relaxed);
+            self.given_back.notify_waiters();
             let was = self.pressure.swap(now as u8, Ordering::Relaxed);
             if was != now as u8 {
                 let used = perigee_shared::units::ByteSize(used);
@@ -205,10 +225,13 @@ impl Limiter {
         }
     }
 
-    /// Waits a while for requests to give memory back when there is little.
-    async fn settled(&self) {
+    /// Waits a while for requests to give memory back when there is less than `bytes`.
+    async fn settled(&self, bytes: u64) {
         let until = Instant::now() + PATIENCE;
-        while self.pressure() > Pressure::None && self.in_flight() > 0 && Instant::now() < until {
+        while self.in_flight() > 0
+            && Instant::now() < until
+            && (self.pressure() > Pressure::None || !self.take_free(bytes))
+        {
             tokio::time::sleep(self.config.check_interval.0).await;
         }
     }
@@ -227,6 +250,10 @@ impl Limiter {
             Pressure::None
         }
     }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// Bytes that encoding `raw` bytes of requests takes.
@@ -263,7 +290,7 @@ impl Workspace {
     /// So many bytes, once they are free. Whoever waits here must not have a turn.
     pub async fn take(&self, bytes: u64) -> Turn {
         let turn = self.budget.take(bytes).await;
-        self.limiter.settled().await;
+        self.limiter.settled(bytes).await;
         turn
     }
 }
@@ -312,7 +339,7 @@ impl Permit {
         loop {
             let mut given_back = pin!(limiter.given_back.notified());
             given_back.as_mut().enable();
-            if limiter.take(more) {
+            if limiter.take(more, self.bytes) {
                 self.bytes += more;
                 return Ok(());
             }
@@ -348,7 +375,7 @@ impl Permit {
         if self.limiter.pressure() == Pressure::Hard {
             return Err(self.limiter.refuse("memory is above its limit"));
         }
-        if !self.limiter.take(more) {
+        if !self.limiter.take(more, self.bytes) {
             return Err(self.limiter.refuse(CROWDED));
         }
         self.bytes += more;
@@ -430,6 +457,39 @@ mod tests {
         assert!(last.grow_while_reading(41).await.is_err());
         drop((fast, last));
         assert_eq!((limiter.in_flight(), limiter.reading().len()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_bodies_at_once_the_one_that_has_come_the_furthest_goes_on() {
+        let limiter = limiter(0);
+        let [mut far, mut near, mut late] = [0; 3].map(|_| limiter.admit().unwrap());
+        far.grow_while_reading(60).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        near.grow_while_reading(40).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(late.grow_while_reading(30).await.is_err(), "it has come the least far");
+        drop(late);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let near = tokio::spawn(async move { near.refused().await });
+        let mut late = limiter.admit().unwrap();
+        late.grow_while_reading(30).await.unwrap();
+        assert!(near.await.is_ok(), "40 bytes in 3 s are slower than 30 in one");
+    }
+
+    #[test]
+    fn no_more_is_taken_than_was_free_when_memory_was_looked_at() {
+        let limiter = limiter(0);
+        limiter.free.store(30, Ordering::Relaxed);
+        let [mut first, mut second] = [0; 2].map(|_| limiter.admit().unwrap());
+        first.grow_to(20).unwrap();
+        assert!(second.grow_to(11).is_err());
+        second.grow_to(10).unwrap();
+        drop(second);
+        first.grow_to(50).expect("it is alone");
+        assert_eq!(limiter.free.load(Ordering::Relaxed), -20);
+        assert!(limiter.admit().unwrap().grow_to(1).is_err());
+        drop(first);
+        assert!(limiter.admit().unwrap().grow_to(30).is_ok());
     }
 
     #[test]
