@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test harness: what goes wrong ends the test")]
 
+pub mod network;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -15,6 +17,8 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use tempfile::TempDir;
+
+use self::network::Home;
 
 /// Where Debian puts the programs; the latest version that is there.
 fn programs() -> Option<PathBuf> {
@@ -53,8 +57,14 @@ fn give(path: &Path) {
     }
 }
 
+/// Adds a line to a file that is there.
+fn append(path: &Path, line: &str) {
+    let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+    writeln!(file, "{line}").unwrap();
+}
+
 /// Settings that are for small servers in tests; durability is as it must be.
-const SETTINGS: &str = "listen_addresses = '127.0.0.1'\nmax_connections = 200\nshared_buffers = 64MB\nwal_compression = off\n\
+const SETTINGS: &str = "max_connections = 200\nshared_buffers = 64MB\nwal_compression = off\n\
                         jit = off\nmax_wal_size = 4GB\nmax_wal_senders = 10\nmax_replication_slots = 10\n\
                         logging_collector = off\nlog_min_messages = warning\n";
 
@@ -78,6 +88,7 @@ wait $server
 pub struct Postgres {
     programs: PathBuf,
     directory: TempDir,
+    home: Option<Home>,
     port: u16,
     script: Option<Child>,
     pid: u32,
@@ -100,6 +111,10 @@ impl Postgres {
 
     /// A new server with these settings more.
     pub fn start_in(parent: &Path, settings: &str) -> Option<Self> {
+        Self::start_at(parent, settings, None)
+    }
+
+    fn start_at(parent: &Path, settings: &str, home: Option<Home>) -> Option<Self> {
         let Some(programs) = programs() else {
             // Nobody reads standard output of a test that passes; this is for who looks.
             eprintln!(
@@ -107,16 +122,7 @@ impl Postgres {
             );
             return None;
         };
-        let directory = tempfile::Builder::new().prefix("fleet-pg-").tempdir_in(parent).unwrap();
-        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut server = Self {
-            programs,
-            directory,
-            port: free_port(),
-            script: None,
-            pid: 0,
-            databases: AtomicU32::new(0),
-        };
+        let mut server = Self::new(programs, parent, home);
         std::fs::create_dir(server.data()).unwrap();
         server.own();
         server.run(
@@ -124,9 +130,33 @@ impl Postgres {
             &["-A", "trust", "-U", "perigee", "--data-checksums", "-E", "UTF8", "--locale=C", "-D"],
             true,
         );
-        server.configure(&format!("{SETTINGS}{settings}"));
+        // Standbys get a copy of these settings.
+        let listen = if server.home.is_some() { "0.0.0.0" } else { "127.0.0.1" };
+        server.configure(&format!("{SETTINGS}listen_addresses = '{listen}'\n{settings}"));
+        if server.home.is_some() {
+            let trust = "host all,replication all 10.77.0.0/24 trust";
+            append(&server.data().join("pg_hba.conf"), trust);
+        }
         server.begin();
         Some(server)
+    }
+
+    /// Nothing but a directory.
+    fn new(programs: PathBuf, parent: &Path, home: Option<Home>) -> Self {
+        let directory = tempfile::Builder::new().prefix("fleet-pg-").tempdir_in(parent).unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (port, databases) = (free_port(), AtomicU32::new(0));
+        Self { programs, directory, home, port, script: None, pid: 0, databases }
+    }
+
+    /// Where others reach it.
+    fn address(&self) -> String {
+        self.home.as_ref().map_or_else(|| "127.0.0.1".to_owned(), Home::address)
+    }
+
+    /// Cuts it off from everybody, or connects it again. Only one that has a network of its own.
+    pub fn plug(&self, is_in: bool) {
+        self.home.as_ref().unwrap().plug(is_in);
     }
 
     fn data(&self) -> PathBuf {
@@ -159,9 +189,7 @@ impl Postgres {
 
     /// Adds settings, which count from the next start on, or from [`Postgres::reload`].
     pub fn configure(&self, settings: &str) {
-        let mut file =
-            std::fs::OpenOptions::new().append(true).open(self.data().join("postgresql.conf")).unwrap();
-        writeln!(file, "{settings}").unwrap();
+        append(&self.data().join("postgresql.conf"), settings);
     }
 
     /// Puts a file beside the server's settings, which only the server's user may read.
@@ -196,7 +224,10 @@ impl Postgres {
     }
 
     fn spawn(&mut self) {
-        let mut script = Command::new("sh")
+        let mut script = self
+            .home
+            .as_ref()
+            .map_or_else(|| Command::new("sh"), |home| home.command("sh"))
             .args(["-c", SCRIPT, "fleet-postgres"])
             .arg(&self.programs)
             .arg(self.data())
@@ -216,7 +247,7 @@ impl Postgres {
     /// Waits until it answers; false when it has ended instead.
     fn is_ready(&mut self) -> bool {
         let mut ready = Command::new(self.programs.join("pg_isready"));
-        ready.args(["-q", "-t", "1", "-U", "perigee", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        ready.args(["-q", "-t", "1", "-U", "perigee", "-h", &self.address(), "-p", &self.port.to_string()]);
         while !ready.status().unwrap().success() {
             if !runs(self.pid) {
                 self.stop();
@@ -257,14 +288,14 @@ impl Postgres {
         }
     }
 
-    /// The port of 127.0.0.1.
+    /// The port that it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
     /// `host:port`
     pub fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.address(), self.port)
     }
 
     /// The role that owns everything; it needs no password.
@@ -286,7 +317,7 @@ impl Postgres {
 
     fn psql(&self, database: &str, text: &str) -> Output {
         Command::new(self.programs.join("psql"))
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "perigee"])
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", &self.address(), "-U", "perigee"])
             .args(["-p", &self.port.to_string(), "-d", database, "-c", text])
             .output()
             .unwrap()
@@ -301,17 +332,12 @@ impl Postgres {
 
     /// Starts a standby of this server. It is asynchronous until `synchronous_standby_names` names it.
     pub fn standby(&self, name: &str) -> Self {
+        self.standby_at(name, None)
+    }
+
+    fn standby_at(&self, name: &str, home: Option<Home>) -> Self {
         let parent = self.directory.path().parent().unwrap();
-        let directory = tempfile::Builder::new().prefix("fleet-pg-").tempdir_in(parent).unwrap();
-        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut standby = Self {
-            programs: self.programs.clone(),
-            directory,
-            port: free_port(),
-            script: None,
-            pid: 0,
-            databases: AtomicU32::new(0),
-        };
+        let mut standby = Self::new(self.programs.clone(), parent, home);
         standby.follow(self, name);
         standby
     }
@@ -323,7 +349,7 @@ impl Postgres {
         }
         std::fs::create_dir(self.data()).unwrap();
         self.own();
-        let from = format!("host=127.0.0.1 port={} user=perigee application_name={name}", primary.port);
+        let from = primary.reached_as(name);
         let slot = format!("slot_{name}");
         let drop = format!(
             "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{slot}'"
@@ -337,9 +363,14 @@ impl Postgres {
         self.begin();
     }
 
+    /// How a standby of this name reaches it.
+    fn reached_as(&self, name: &str) -> String {
+        format!("host={} port={} user=perigee application_name={name}", self.address(), self.port)
+    }
+
     /// Follows another primary from where it is.
     pub fn follow_on(&self, primary: &Self, name: &str) {
-        let from = format!("host=127.0.0.1 port={} user=perigee application_name={name}", primary.port);
+        let from = primary.reached_as(name);
         self.sql("postgres", &format!("alter system set primary_conninfo = '{from}'"));
         self.sql("postgres", "alter system set primary_slot_name = ''");
         self.reload();
@@ -402,8 +433,17 @@ pub struct Cluster {
 impl Cluster {
     /// `None`: this machine has no PostgreSQL.
     pub fn start() -> Option<Self> {
-        let primary = Postgres::start()?;
-        let standbys = [primary.standby("s1"), primary.standby("s2")];
+        Self::start_at([None, None, None])
+    }
+
+    /// The same in the network that the calling thread has entered, where each can be cut off.
+    pub fn start_apart() -> Option<Self> {
+        Self::start_at([0, 1, 2].map(|number| Some(Home::new(number))))
+    }
+
+    fn start_at([home, one, two]: [Option<Home>; 3]) -> Option<Self> {
+        let primary = Postgres::start_at(&std::env::temp_dir(), "", home)?;
+        let standbys = [primary.standby_at("s1", one), primary.standby_at("s2", two)];
         let cluster = Self { servers: [primary].into_iter().chain(standbys).collect(), leads: 0 };
         cluster.asks_of(0);
         Some(cluster)
@@ -432,10 +472,20 @@ impl Cluster {
         &mut self.servers[(self.leads + 1 + which % 2) % 3]
     }
 
-    /// The primary is killed for good, and the standby that is ahead leads: it has every commit that was answered.
-    pub fn fail_over(&mut self) {
+    /// Cuts all of them off, or connects them again.
+    pub fn plug_all(&self, is_in: bool) {
+        self.servers.iter().for_each(|server| server.plug(is_in));
+    }
+
+    /// The primary is killed for good, and the standby that is ahead leads. The old one's place, for [`Cluster::rebuild`].
+    pub fn fail_over(&mut self) -> usize {
+        self.primary().signal("KILL");
+        self.succeed()
+    }
+
+    /// The standby that is ahead leads: it has every commit that was answered. The place of the one that led.
+    pub fn succeed(&mut self) -> usize {
         let old = self.leads;
-        self.servers[old].signal("KILL");
         let (a, b) = ((old + 1) % 3, (old + 2) % 3);
         let ahead = self.servers[a].received() >= self.servers[b].received();
         let (next, other) = if ahead { (a, b) } else { (b, a) };
@@ -443,6 +493,7 @@ impl Cluster {
         self.servers[next].promote();
         self.servers[other].follow_on(&self.servers[next], &format!("s{other}"));
         self.leads = next;
+        usize::from((next + 1) % 3 != old)
     }
 
     /// The disk of one that does not lead is lost; it begins again with a new copy. Also what the last primary does after a failover.
@@ -451,11 +502,6 @@ impl Cluster {
         let [one, primary] = self.servers.get_disjoint_mut([at, self.leads]).unwrap();
         one.stop();
         one.follow(primary, &format!("s{at}"));
-    }
-
-    /// The place of the server that led before the last failover, for [`Cluster::rebuild`].
-    pub fn stopped(&self) -> Option<usize> {
-        (0..2).find(|which| self.servers[(self.leads + 1 + which) % 3].script.is_none())
     }
 }
 

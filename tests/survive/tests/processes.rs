@@ -70,5 +70,10 @@ async fn a_first_start_that_is_killed_is_no_damage() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stations_that_share_a_ledger_lose_nothing_whichever_of_them_or_of_its_servers_ends_or_hangs() {
-    holds(|fault| matches!(fault, Fault::Shared(_))).await;
+    holds(|fault| matches!(fault, Fault::Shared(fault) if !fault.is_of_network())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stations_that_share_a_ledger_lose_nothing_when_its_servers_are_cut_off() {
+    holds(|fault| matches!(fault, Fault::Shared(fault) if fault.is_of_network())).await;
 }

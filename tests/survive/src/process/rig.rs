@@ -127,6 +127,7 @@ impl Rig {
             let storage = config["storage"].as_object_mut();
             let of_storage = json!({
                 "kind": "postgres", "hosts": shared.cluster.hosts(), "database": database, "user": "perigee", "lease": "2s",
+                "tls": {"insecure": true},
             });
             if let (Some(storage), Value::Object(more)) = (storage, of_storage) {
                 storage.extend(more);

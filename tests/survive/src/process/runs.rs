@@ -64,7 +64,7 @@ impl Fault {
     pub fn is_impossible(self) -> Option<String> {
         match self {
             Self::WriteBack { .. } | Self::Full => super::volume::can_mount().err(),
-            Self::Shared(_) => shared::can_run().err(),
+            Self::Shared(fault) => fault.can_run().err(),
             _ => None,
         }
     }
@@ -89,8 +89,31 @@ impl Fault {
     }
 }
 
-/// One run.
+/// One run, in a network of its own if it needs that.
 pub async fn run(
+    programs: Programs,
+    name: &str,
+    fault: Fault,
+    side: Side,
+    seed: u64,
+) -> anyhow::Result<History> {
+    if !matches!(fault, Fault::Shared(fault) if fault.is_of_network()) {
+        return run_here(programs, name, fault, side, seed).await;
+    }
+    // A network belongs to threads, so these are the run's own too.
+    let name = name.to_owned();
+    let apart = tokio::task::spawn_blocking(move || {
+        let apart = std::thread::spawn(move || {
+            fleet::network::enter().map_err(anyhow::Error::msg)?;
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(run_here(programs, &name, fault, side, seed))
+        });
+        apart.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    apart.await?
+}
+
+async fn run_here(
     programs: Programs,
     name: &str,
     fault: Fault,

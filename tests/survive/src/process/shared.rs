@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet::Cluster;
+use fleet::{Cluster, network};
 use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -34,10 +34,16 @@ pub enum Fault {
     ExporterStops,
     /// SIGSTOP of all of the primary's processes, for longer than a station waits.
     PrimaryStops,
+    /// The primary is cut off, a standby leads, and the primary is connected again: it still believes that it leads.
+    PrimaryCutOff,
+    /// Both standbys are cut off: nothing can be acknowledged.
+    StandbysCutOff,
+    /// All servers are cut off, from each other too.
+    AllCutOff,
 }
 
 /// Every fault with its name.
-pub const ALL: [(&str, Fault); 10] = [
+pub const ALL: [(&str, Fault); 13] = [
     ("fleet_station_kill_9", Fault::Station),
     ("fleet_exporter_kill_9", Fault::Exporter),
     ("fleet_primary_gone", Fault::Primary),
@@ -48,23 +54,36 @@ pub const ALL: [(&str, Fault); 10] = [
     ("fleet_station_sigstop", Fault::StationStops),
     ("fleet_exporter_sigstop", Fault::ExporterStops),
     ("fleet_primary_sigstop", Fault::PrimaryStops),
+    ("fleet_primary_cut_off", Fault::PrimaryCutOff),
+    ("fleet_standbys_cut_off", Fault::StandbysCutOff),
+    ("fleet_all_cut_off", Fault::AllCutOff),
 ];
 
-/// Whether this machine has PostgreSQL; why not, if not.
-pub fn can_run() -> Result<(), String> {
-    fleet::is_there().then_some(()).ok_or_else(|| "needs PostgreSQL 15 or later".to_owned())
+impl Fault {
+    /// Whether this machine can have it; why not, if not.
+    pub fn can_run(self) -> Result<(), String> {
+        if !fleet::is_there() {
+            return Err("needs PostgreSQL 15 or later".to_owned());
+        }
+        if self.is_of_network() { network::can_enter() } else { Ok(()) }
+    }
+
+    /// Whether it needs a network of its own.
+    pub const fn is_of_network(self) -> bool {
+        matches!(self, Self::PrimaryCutOff | Self::StandbysCutOff | Self::AllCutOff)
+    }
 }
 
 /// Does something with the servers; they are waited for.
-fn with_servers(rig: &mut Rig, work: impl FnOnce(&mut Cluster)) {
-    if let Some(shared) = &mut rig.shared {
-        tokio::task::block_in_place(|| work(&mut shared.cluster));
-    }
+fn with_servers<T: Default>(rig: &mut Rig, work: impl FnOnce(&mut Cluster) -> T) -> T {
+    let Some(shared) = &mut rig.shared else { return T::default() };
+    tokio::task::block_in_place(|| work(&mut shared.cluster))
 }
 
 /// One run: load goes on while it happens again and again.
 pub(super) async fn run(rig: &mut Rig, fault: Fault, chance: &mut SmallRng) -> anyhow::Result<bool> {
-    let Some(cluster) = tokio::task::block_in_place(Cluster::start) else { return Ok(false) };
+    let start = if fault.is_of_network() { Cluster::start_apart } else { Cluster::start };
+    let Some(cluster) = tokio::task::block_in_place(start) else { return Ok(false) };
     rig.share(cluster);
     rig.start_all().await?;
     rig.meet().await?;
@@ -101,13 +120,9 @@ async fn once(rig: &mut Rig, fault: Fault, chance: &mut SmallRng) {
             rig.start_other();
         }
         Fault::Primary => {
-            with_servers(rig, Cluster::fail_over);
+            let was = with_servers(rig, Cluster::fail_over);
             go_on(rig, chance.random_range(0..2_000)).await;
-            with_servers(rig, |cluster| {
-                if let Some(was) = cluster.stopped() {
-                    cluster.rebuild(was);
-                }
-            });
+            with_servers(rig, |cluster| cluster.rebuild(was));
         }
         Fault::PrimaryRestarts => {
             with_servers(rig, |cluster| {
@@ -147,6 +162,27 @@ async fn once(rig: &mut Rig, fault: Fault, chance: &mut SmallRng) {
             with_servers(rig, |cluster| cluster.primary().signal_all("STOP"));
             go_on(rig, stopped).await;
             with_servers(rig, |cluster| cluster.primary().signal_all("CONT"));
+        }
+        Fault::PrimaryCutOff => {
+            with_servers(rig, |cluster| cluster.primary().plug(false));
+            go_on(rig, stopped).await;
+            let was = with_servers(rig, Cluster::succeed);
+            go_on(rig, chance.random_range(0..4_000)).await;
+            with_servers(rig, |cluster| cluster.standby(was).plug(true));
+            go_on(rig, stopped).await;
+            // Ended in order it would wait for standbys that have left it.
+            with_servers(rig, |cluster| cluster.standby(was).signal("KILL"));
+            with_servers(rig, |cluster| cluster.rebuild(was));
+        }
+        Fault::StandbysCutOff => {
+            with_servers(rig, |cluster| (0..2).for_each(|n| cluster.standby(n).plug(false)));
+            go_on(rig, stopped).await;
+            with_servers(rig, |cluster| (0..2).for_each(|n| cluster.standby(n).plug(true)));
+        }
+        Fault::AllCutOff => {
+            with_servers(rig, |cluster| cluster.plug_all(false));
+            go_on(rig, stopped).await;
+            with_servers(rig, |cluster| cluster.plug_all(true));
         }
     }
 }
