@@ -7,7 +7,7 @@ mod report;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt, reload};
@@ -147,8 +147,18 @@ pub fn init_logs(config: &TelemetryConfig, alarms: &Alarms) -> Logs {
     };
     // A second call in one process keeps the first, as a program that runs two of us in one process wants it.
     let layers = tracing_subscriber::registry().with(lines.with_filter(filter));
-    let _ = layers.with(own.clone()).with(alarms.clone()).try_init();
+    let _ = layers.with(kept(own.clone())).with(kept(alarms.clone())).try_init();
     Logs { own, filter: (!is_fixed).then_some(handle) }
+}
+
+/// A layer that is handed what may be kept or counted. Without a filter it would be handed everything: libraries say some hundred
+/// things of each request, which is a twentieth of an agent's CPU time.
+fn kept<S, L>(layer: L) -> impl Layer<S>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    L: Layer<S>,
+{
+    layer.with_filter(LevelFilter::INFO)
 }
 
 /// Perigee's own crates, as targets of the log.
@@ -266,6 +276,19 @@ mod tests {
                         perigee_link_refused_total 3\n\
                         # EOF\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_nobody_keeps_is_not_even_made() {
+        use tracing::Subscriber;
+        let alarms = Alarms::default();
+        let layers =
+            tracing_subscriber::registry().with(kept(Some(Captured::new(OwnLevel::Warn)))).with(kept(alarms));
+        assert_eq!(layers.max_level_hint(), Some(LevelFilter::INFO));
+        tracing::subscriber::with_default(layers, || {
+            assert!(tracing::trace_span!(target: "h2", "any").is_disabled());
+            assert!(tracing::enabled!(tracing::Level::INFO));
+        });
     }
 
     #[test]
