@@ -14,6 +14,7 @@
 # DIR         the folder for everything (/tmp/perigee-fleet); the user postgres must be able to reach it
 # BIN         the folder with ground-station (target/release of this tree)
 # BACKEND     where the exporter sends, as http://host:port of OTLP/gRPC; without it to DIR/received.jsonl
+# STATIONS    their names (svalbard kiruna), for nine at most
 # NET         the addresses' first three numbers (127.77.1): two fleets at once need two
 # It needs Debian's postgresql-15 and python3-venv, openssl, curl and jq. etcd (Debian) and Patroni (PyPI) are fetched into DIR
 # unless FLEET_TOOLS names a folder that has them. No service of the machine is touched.
@@ -26,7 +27,9 @@ bin=${BIN:-$root/target/release}
 net=${NET:-127.77.1}
 tools=${FLEET_TOOLS:-$dir/tools}
 servers=(node1 node2 node3)
-declare -A address=([node1]=$net.1 [node2]=$net.2 [node3]=$net.3 [svalbard]=$net.11 [kiruna]=$net.12 [exporter]=$net.21)
+read -ra stations <<<"${STATIONS:-svalbard kiruna}"
+declare -A address=([node1]=$net.1 [node2]=$net.2 [node3]=$net.3 [exporter]=$net.21)
+for n in "${!stations[@]}"; do address[${stations[n]}]=$net.$((11 + n)); done
 
 say() { printf 'fleet: %s\n' "$*" >&2; }
 fail() {
@@ -216,9 +219,9 @@ start() {
     sql postgres -c "alter role perigee password '$(cat "$dir/secret/perigee")'"
 
     say "starting the stations and the exporter"
-    for name in svalbard kiruna exporter; do settings_of_station "$name"; done
+    for name in "${stations[@]}" exporter; do settings_of_station "$name"; done
     # The first one makes the tables.
-    for name in svalbard kiruna exporter; do
+    for name in "${stations[@]}" exporter; do
         start_station "$name"
         until_true 30 "$name answers" healthy "$name"
     done
@@ -233,7 +236,7 @@ status() {
     [ -e "$dir/run" ] || fail "$dir has no fleet"
     cluster | jq -r '.members[] | "\(.name)  \(.host):\(.port)  \(.role), \(.state), timeline \(.timeline // "-"), lag \(.lag // 0)"' ||
         echo "no server answers"
-    for name in svalbard kiruna exporter; do
+    for name in "${stations[@]}" exporter; do
         state="does not run"
         gone "$name" || state=$(curl -s --max-time 2 "http://${address[$name]}:13134/" || echo "does not answer")
         link="${address[$name]}:4433 (UDP)"
@@ -285,7 +288,7 @@ stop() {
     local name
     # A server that is paused could not end.
     for name in "${servers[@]}"; do signal CONT "$name"; done
-    for name in exporter kiruna svalbard; do end "$name"; done
+    for name in exporter "${stations[@]}"; do end "$name"; done
     # The primary last: a standby that sees it go would take over.
     local last
     last=$(leader) || last=
