@@ -81,6 +81,7 @@ impl Limiter {
     /// A limiter without pressure.
     pub fn new(config: LimiterConfig) -> Arc<Self> {
         Arc::new(Self {
+            config,
             pressure: AtomicU8::new(0),
             in_flight: AtomicU64::new(0),
             free: AtomicI64::new(signed(config.limit.0)),
@@ -90,7 +91,6 @@ impl Limiter {
             reading: Mutex::default(),
             next_reading: AtomicU64::new(0),
             given_back: Notify::new(),
-            config,
         })
     }
 

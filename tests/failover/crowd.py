@@ -5,9 +5,7 @@ same load, however many they are. For each number of satellites a line says what
 processor; what was acknowledged on board is compared with what the backend got.
 """
 
-import argparse
 import asyncio
-import json
 import math
 import os
 import pathlib
@@ -15,7 +13,7 @@ import signal
 import sys
 import time
 
-from failover import Fleet, command, get_json, requests_in
+from failover import Fleet, command, fleets_arguments, get_json, requests_in
 
 ITEMS = 20  # in a request
 DEADLINE = 600  # seconds until everything must have arrived after the last request
@@ -188,11 +186,7 @@ class Crowd:
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("directory", type=pathlib.Path)
-    arguments.add_argument("--bin", type=pathlib.Path, required=True)
-    arguments.add_argument("--net", required=True)
-    arguments.add_argument("--fleet", required=True)
+    arguments = fleets_arguments(__doc__)
     arguments.add_argument("--stations", required=True, help="their names")
     arguments.add_argument("--satellites", default="10,100,1000", help="numbers of satellites, one after the other")
     arguments.add_argument("--minutes", type=float, default=60, help="how long each of them is sent a load")
@@ -201,32 +195,26 @@ def main():
     arguments.add_argument("--lasts", type=float, default=60, help="seconds that a pass lasts")
     given = arguments.parse_args()
     stations = given.stations.split()
-    fleet = Fleet(given.directory, given.bin, given.net, given.fleet)
-    fleet.address.update({name: f"{given.net}.{11 + n}" for n, name in enumerate(stations)})
-    wrong = []
-    lines = []
-    expected = 0
+    fleet = Fleet(given, stations)
+    wrong, expected = [], 0
+    print("satellites      items       MB  memory_mib   cpu_s   cpu_s/GB  all_after_s  late_s")
     for size in map(int, given.satellites.split(",")):
         crowd = Crowd(fleet, stations, size, given)
         accepted, codes, cpu, took = asyncio.run(crowd.run())
         items = sum(accepted.values())
         expected += items
-        lines.append(f"{size:>10} {items:>10} {crowd.bytes / 1e6:>8.1f} {crowd.peak:>11.1f} {cpu:>7.1f} {cpu / crowd.bytes * 1e9:>10.1f} {took:>12.0f} {crowd.late:>8.1f}")
-        print(lines[-1], flush=True)
+        print(f"{size:>10} {items:>10} {crowd.bytes / 1e6:>8.1f} {crowd.peak:>11.1f} {cpu:>7.1f} "
+              f"{cpu / crowd.bytes * 1e9:>10.1f} {took:>12.0f} {crowd.late:>7.1f}", flush=True)
         if crowd.peak > MEMORY:
             wrong.append(f"{size} satellites took {crowd.peak:.0f} MiB of {MEMORY}")
         if any(codes):
             wrong.append(f"{sum(map(bool, codes))} agents of {size} ended with an error")
-    arrived, repeated, twice, total = set(), 0, 0, 0
-    for numbers in requests_in(fleet.directory / "received.jsonl"):
-        total += len(numbers)
-        again = len(numbers) - len(set(numbers) - arrived)
+    arrived = twice = 0
+    for numbers, again in requests_in(fleet.directory / "received.jsonl"):
+        arrived += len(numbers) - again
         twice += again
-        arrived.update(numbers)
-    print("satellites      items       MB  memory_mib   cpu_s   cpu_s/GB  all_after_s  late_s")
-    print("\n".join(lines))
-    print(f"accepted {expected}, at the backend {len(arrived)}; lost {expected - len(arrived)}, twice {twice}")
-    if len(arrived) != expected or twice:
+    print(f"accepted {expected}, at the backend {arrived}; lost {expected - arrived}, twice {twice}")
+    if arrived != expected or twice:
         wrong.append("items are missing, or came twice")
     for complaint in wrong:
         print(f"failed: {complaint}")

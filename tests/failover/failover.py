@@ -133,9 +133,10 @@ service:
 class Fleet:
     """The servers and stations that fleet.sh has started."""
 
-    def __init__(self, directory, programs, net, script):
-        self.directory, self.programs, self.net, self.script = directory, programs, net, script
-        self.address = {"svalbard": f"{net}.11", "kiruna": f"{net}.12", "exporter": f"{net}.21"}
+    def __init__(self, given, stations):
+        directory, net = given.directory, given.net
+        self.directory, self.programs, self.net, self.script = directory, given.bin, net, given.fleet
+        self.address = {name: f"{net}.{11 + n}" for n, name in enumerate(stations)} | {"exporter": f"{net}.21"}
         hosts = ",".join(f"{net}.{n}" for n in (1, 2, 3))
         password = (directory / "secret" / "perigee").read_text().strip()
         self.ledger = (
@@ -180,7 +181,8 @@ def one_round(fleet, agent, sender, station, fault):
 
 
 def requests_in(path):
-    """The numbers of each request in the exporter's file, in the order of arrival."""
+    """The numbers of each request in the exporter's file, in the order of arrival, and how many of them had come before."""
+    arrived = set()
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             records = [
@@ -191,24 +193,31 @@ def requests_in(path):
             ]
             numbers = [int(a["value"]["intValue"]) for r in records for a in r.get("attributes", []) if a["key"] == "number"]
             if numbers:  # the stations' own records have none
-                yield numbers
+                yield numbers, len(numbers) - len(set(numbers) - arrived)
+                arrived.update(numbers)
 
 
 def percentile(values, share):
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__)
+def fleets_arguments(description):
+    """Those that say which fleet it is."""
+    arguments = argparse.ArgumentParser(description=description)
     arguments.add_argument("directory", type=pathlib.Path)
     arguments.add_argument("--bin", type=pathlib.Path, required=True)
     arguments.add_argument("--net", required=True)
     arguments.add_argument("--fleet", required=True)
+    return arguments
+
+
+def main():
+    arguments = fleets_arguments(__doc__)
     arguments.add_argument("--rounds", type=int, default=2)
     arguments.add_argument("--faults", default="kill", help="in turn: kill, pause or kill,pause")
     arguments.add_argument("--seed", type=int, default=1)
     given = arguments.parse_args()
-    fleet = Fleet(given.directory, given.bin, given.net, given.fleet)
+    fleet = Fleet(given, STATIONS)
     agent = Agent(fleet)
     try:
         return run(fleet, agent, given)
@@ -235,8 +244,7 @@ def run(fleet, agent, given):
     until("everything is exported", lambda: fleet.account("kiruna")["exported"]["log_records"] == accepted)
 
     arrived, repeated, twice = set(), 0, 0
-    for numbers in requests_in(fleet.directory / "received.jsonl"):
-        again = len(numbers) - len(set(numbers) - arrived)
+    for numbers, again in requests_in(fleet.directory / "received.jsonl"):
         # A request whose answer came while the ledger was away is sent once more, as it was. Nothing else comes twice.
         repeated += again == len(numbers)
         twice += again if again < len(numbers) else 0

@@ -171,8 +171,10 @@ async fn once(rig: &mut Rig, fault: Fault, chance: &mut SmallRng) {
             with_servers(rig, |cluster| cluster.standby(was).plug(true));
             go_on(rig, stopped).await;
             // Ended in order it would wait for standbys that have left it.
-            with_servers(rig, |cluster| cluster.standby(was).signal("KILL"));
-            with_servers(rig, |cluster| cluster.rebuild(was));
+            with_servers(rig, |cluster| {
+                cluster.standby(was).signal("KILL");
+                cluster.rebuild(was);
+            });
         }
         Fault::StandbysCutOff => {
             with_servers(rig, |cluster| (0..2).for_each(|n| cluster.standby(n).plug(false)));
