@@ -68,9 +68,9 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
 
 /// The same as text without its byte order mark. What is not UTF-8 becomes U+FFFD.
 pub fn read_lossy(path: &Path, most: u64) -> io::Result<String> {
-    let bytes = read(path, most)?;
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+    let text = String::from_utf8(read(path, most)?);
+    let text = text.unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 #[cfg(test)]

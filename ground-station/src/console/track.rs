@@ -213,7 +213,7 @@ fn draw(orbit: &Orbit, sites: &[Mask], at: usize, pass: &Contact) -> Result<Trac
     Ok(Track {
         name: orbit.name.clone(),
         epoch_unix_nano: orbit.elements.epoch,
-        station: site.contact.station.clone(),
+        station: site.contact.station.to_string(),
         rise: moment(look(rise)?),
         culmination: moment(highest),
         set: pass.end_unix_nano.map(|_| look(end)).transpose()?.map(moment),
@@ -270,7 +270,7 @@ fn footprint(site: &Mask, height: f64) -> Footprint {
         [rounded(within(site.longitude + east)), rounded(latitude.to_degrees())]
     });
     Footprint {
-        station: site.contact.station.clone(),
+        station: site.contact.station.to_string(),
         longitude: rounded(within(site.longitude)),
         latitude: site.latitude,
         edge: edge.collect(),

@@ -5,6 +5,7 @@ pub mod import;
 mod plan;
 pub mod report;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -17,8 +18,8 @@ pub use plan::{Notes, Plan};
 /// An interval in which a station is reachable. Times are ns since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Contact {
-    /// The station's id.
-    pub station: String,
+    /// The station's id; the contacts of a long plan share it.
+    pub station: Arc<str>,
     /// AOS: acquisition of signal.
     pub start_unix_nano: u64,
     /// LOS: loss of signal; `None` until somebody closes it.
@@ -54,7 +55,7 @@ pub struct Sight {
 
 impl Contact {
     /// A contact that begins now and has no end.
-    pub fn open(station: impl Into<String>, now: u64) -> Self {
+    pub fn open(station: impl Into<Arc<str>>, now: u64) -> Self {
         Self {
             station: station.into(),
             start_unix_nano: now,

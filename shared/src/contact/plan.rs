@@ -1,6 +1,7 @@
 //! A plan: contacts in the order of their start.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{Contact, shown_time};
 
@@ -73,9 +74,9 @@ impl Plan {
     /// entry for each destination behind the station.
     pub(super) fn new(mut contacts: Vec<Keyed>, mut warnings: Notes) -> Self {
         contacts.sort_by_key(|(_, c)| c.start_unix_nano);
-        let mut joined: Vec<Keyed> = Vec::new();
+        let mut joined: Vec<Keyed> = Vec::with_capacity(contacts.len());
         // The latest contact with each station.
-        let mut latest: BTreeMap<String, usize> = BTreeMap::new();
+        let mut latest: BTreeMap<Arc<str>, usize> = BTreeMap::new();
         for (key, contact) in contacts {
             let start = contact.start_unix_nano;
             let lasts = |at: &usize| joined[*at].1.end_unix_nano.is_none_or(|end| end > start);
@@ -100,13 +101,13 @@ impl Plan {
             match latest.get(&contact.station).copied().filter(lasts) {
                 Some(at) => join(&mut joined[at].1, &contact),
                 None => {
-                    latest.insert(contact.station.clone(), joined.len());
+                    latest.insert(Arc::clone(&contact.station), joined.len());
                     joined.push((key, contact));
                 }
             }
         }
         let mut contacts: Vec<Contact> = joined.into_iter().map(|(_, contact)| contact).collect();
-        // The list takes over the room of the one with keys, which is larger and grew by doubling.
+        // The list takes over the room of the one with keys, which is larger.
         contacts.shrink_to_fit();
         Self { contacts, warnings: warnings.into_vec() }
     }

@@ -151,7 +151,7 @@ fn site(mask: &Mask) -> link::Site {
         }
     };
     link::Site {
-        station: mask.contact.station.clone(),
+        station: mask.contact.station.to_string(),
         latitude: mask.latitude,
         longitude: mask.longitude,
         altitude: mask.altitude,
@@ -177,7 +177,7 @@ impl FileSource {
         let reading = match config.source {
             ContactSource::Plan => Reading::Plan(Reader {
                 format: config.format,
-                stations: stations.iter().map(|id| (id.clone(), hints(config, id))).collect(),
+                stations: stations.iter().map(|id| (id.as_str().into(), hints(config, id))).collect(),
                 satellite: config.satellite.clone(),
                 epoch: config.epoch.map(|t| t.0),
                 clock_error_seconds: config.clock_error.0.as_secs_f64(),

@@ -11,6 +11,7 @@ mod status;
 mod watch;
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use perigee_shared::config::ConfigError;
@@ -257,7 +258,7 @@ impl Contacts {
         self.source = config.source;
         self.stations = stations.to_vec();
         self.always = match (config.source, &config.station) {
-            (ContactSource::Always, Some(station)) => Some(Contact::open(station, now)),
+            (ContactSource::Always, Some(station)) => Some(Contact::open(station.as_str(), now)),
             _ => None,
         };
         let before = std::mem::replace(&mut self.file, FileSource::new(config, stations));
@@ -312,7 +313,7 @@ impl Contacts {
     /// The contacts that are open, the best first: one that was opened by hand, then those of the plan, the one that began last first.
     fn open_now(&mut self, now: &Now) -> Vec<Contact> {
         // What was opened by hand, or planned, before the configuration was read again may be with a station that is gone.
-        let is_known = |contact: &Contact| self.stations.contains(&contact.station);
+        let is_known = |contact: &Contact| self.stations.iter().any(|id| **id == *contact.station);
         self.by_hand.retain(|(c, ends)| is_known(c) && ends.is_none_or(|end| now.since_boot < end));
         let planned = self.is_planned(now);
         let up = self
@@ -350,7 +351,7 @@ impl Contacts {
     /// What is open in each slot when these contacts are. One that goes on keeps its slot, and a new one takes none that another
     /// has just left, if it can.
     fn slots(&self, open: Vec<Contact>) -> Vec<Option<Contact>> {
-        let before: Vec<Option<String>> =
+        let before: Vec<Option<Arc<str>>> =
             self.told.current.iter().map(|c| c.borrow().as_ref().map(|c| c.station.clone())).collect();
         let mut slots: Vec<Option<Contact>> = vec![None; before.len()];
         let mut fresh = Vec::new();

@@ -315,7 +315,7 @@ fn a_satellite_that_is_always_seen_is_one_contact_without_an_end_and_goes_on_whe
     source.reload(SEEN);
     predict(&mut source, SEEN);
     let first = source.plan.current(SEEN).unwrap().clone();
-    assert_eq!((source.plan.len(), first.end_unix_nano, first.station.as_str()), (1, None, "svalbard"));
+    assert_eq!((source.plan.len(), first.end_unix_nano, &*first.station), (1, None, "svalbard"));
     assert!((0.115..0.13).contains(&first.light_time_seconds.unwrap()), "{first:?}");
     assert!(source.warnings(SEEN)[0].contains("svalbard always sees 11111"), "{:?}", source.warnings(SEEN));
     let later = source.refresh_at().unwrap();
@@ -382,7 +382,7 @@ fn open_at(text: &str, times: &[u64]) -> Vec<[Option<String>; 2]> {
         ..ContactsConfig::default()
     };
     let Bench { mut contacts, now, second, .. } = bench(&config);
-    let station = |of: &channel::Receiver<Option<Contact>>| of.borrow().as_ref().map(|c| c.station.clone());
+    let station = |of: &channel::Receiver<Option<Contact>>| of.borrow().as_ref().map(|c| c.station.to_string());
     let open = |time: &u64| {
         contacts.tell(&at(time * S));
         [station(&now), station(&second)]
@@ -451,7 +451,7 @@ fn a_contact_that_is_opened_by_hand_is_one_of_two() {
     // That of the plan has an end.
     let open = |contacts: &mut Contacts| {
         let open = contacts.planned(Asked::default(), Extent::All).open.into_iter().map(|pass| pass.contact);
-        open.map(|c| (c.station, c.end_unix_nano.is_none())).collect::<Vec<_>>()
+        open.map(|c| (c.station.to_string(), c.end_unix_nano.is_none())).collect::<Vec<_>>()
     };
     let [svalbard, kiruna] = ["svalbard", "kiruna"].map(|id| (id.to_owned(), true));
     assert_eq!(open(&mut contacts), [kiruna.clone(), svalbard.clone()], "both were opened by hand");

@@ -529,7 +529,7 @@ impl Driver<'_> {
             }
             Action::Restart => self.again = true,
             Action::LeaveAlone(rest) => {
-                let station = &self.pass.contact.station;
+                let station = &*self.pass.contact.station;
                 if self.shipper.said.may_say(station, CONTRADICTS) {
                     let rest = rest.as_secs();
                     tracing::error!(

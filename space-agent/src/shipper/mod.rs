@@ -112,7 +112,7 @@ fn plan(planned: &Planned) -> Plan {
         hash: planned.plan_hash.unwrap_or(0),
         error: planned.plan_error.clone().unwrap_or_default(),
         next_start_unix_nano: next.map_or(0, |contact| contact.start_unix_nano),
-        next_station: next.map(|contact| contact.station.clone()).unwrap_or_default(),
+        next_station: next.map(|contact| contact.station.to_string()).unwrap_or_default(),
     }
 }
 
@@ -260,8 +260,8 @@ impl Shipper {
         // Two that are opened at once are two passes.
         let began = self.clocks.now().unix_nano + u64::from(self.slot.to_wire());
         let mut pass = Pass::new(contact, began, self.together.begin());
-        let station = contact.station.clone();
-        if !self.stations().contains_key(&station) {
+        let station = &*contact.station;
+        if !self.stations().contains_key(station) {
             tracing::error!(station, "the contact names a station that link.stations does not have");
             return pass;
         }
@@ -269,14 +269,14 @@ impl Shipper {
         if contact.end_unix_nano.is_some() {
             drop(self.wal.call(|wal| wal.recoding().contact_opens()).await);
         }
-        self.said.forget(&station, CONNECTED);
+        self.said.forget(station, CONNECTED);
         let mut over = std::pin::pin!(self.over(contact.clone(), shutdown.clone()));
         loop {
-            self.set_state(LinkState::Connecting, Some(&station));
+            self.set_state(LinkState::Connecting, Some(station));
             if let Some(planned) = self.planned(&pass.contact) {
                 pass.replan(&planned);
             }
-            let Some(at) = self.stations().get(&station).cloned() else { break };
+            let Some(at) = self.stations().get(station).cloned() else { break };
             let (mut yields, mut rest) = (false, PAUSE);
             let error = match self.connect(&mut pass, &at, over.as_mut()).await {
                 None => break,
@@ -342,7 +342,7 @@ impl Shipper {
             &counters
         ));
         let mut stations = self.stations.clone();
-        let elsewhere = |stations: &Stations| stations.get(station) != Some(at);
+        let elsewhere = |stations: &Stations| stations.get(&**station) != Some(at);
         let mut moved = std::pin::pin!(stations.wait_for(elsewhere));
         tokio::select! {
             biased;
@@ -438,7 +438,7 @@ impl Shipper {
 
     /// Whether a contact with another station is in force.
     fn is_left_for_another(&self, station: &str) -> bool {
-        self.contact.borrow().as_ref().is_some_and(|contact| contact.station != station)
+        self.contact.borrow().as_ref().is_some_and(|contact| *contact.station != *station)
     }
 
     /// Ends when `contact` is over: by its end, because another is in force, or at `shutdown`. One that is planned anew goes on.

@@ -177,7 +177,7 @@ impl Pass {
         let (guard_start_nano, guard_end_nano) = self.contact.guards().unwrap_or_default();
         let planned_end_unix_nano = self.contact.end_unix_nano.unwrap_or(0);
         PassReport {
-            station: self.contact.station.clone(),
+            station: self.contact.station.to_string(),
             start_unix_nano: self.began,
             end_unix_nano: now,
             planned_bytes: self.planned_bytes,

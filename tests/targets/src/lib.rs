@@ -256,7 +256,7 @@ pub fn plan(input: &[u8]) -> Good {
         format: ALL[*first as usize % ALL.len()],
         satellite: Some("sat".to_owned()),
         stations: ["a", "b"]
-            .map(|id| (id.to_owned(), perigee_shared::contact::StationHints::default()))
+            .map(|id| (id.into(), perigee_shared::contact::StationHints::default()))
             .into(),
         ..Reader::default()
     };

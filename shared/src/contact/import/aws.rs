@@ -1,5 +1,7 @@
 //! AWS Ground Station: the answer of `ListContacts`, as `aws groundstation list-contacts` prints it.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{Entry, Found, Reader, missing, parse_time};
@@ -33,7 +35,7 @@ fn one(contact: &Value, key: String, reader: &Reader, found: &mut Found) -> Resu
     found.ours = true;
     if BOOKED.contains(&text("contactStatus")?) {
         let entry = Entry {
-            station: station.to_owned(),
+            station: Arc::clone(station),
             start: time(&contact["startTime"], &format!("{key}.startTime"))?,
             end: time(&contact["endTime"], &format!("{key}.endTime"))?,
             key,

@@ -1,6 +1,8 @@
 //! HDTN's contact plan (`contactPlan.json`): nodes by number, times in seconds, one entry for each direction. HDTN itself takes
 //! any number as text too, and a rate of 0 as no limit.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{Entry, Found, MOST_RATE, Reader, Said, Way, missing, name};
@@ -47,7 +49,7 @@ fn one(
     let (start, end) =
         reader.times(&format!("{key}.startTime"), seconds("startTime")?, seconds("endTime")?)?;
     let rate = rate(contact, &key)?;
-    let station = station.to_owned();
+    let station = Arc::clone(station);
     match way {
         Way::Up => up.push(Said { station, start, end, value: rate }),
         Way::Down => found.entries.push(Entry {

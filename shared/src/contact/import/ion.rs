@@ -13,6 +13,8 @@
 //! Registrations, hypothetical contacts and contacts of a node with itself plan nothing. `ionadmin`'s other commands, other programs'
 //! sections of a start script (`## begin bpadmin`) and comments (`#`) are passed over; what is no command of it is a warning.
 
+use std::sync::Arc;
+
 use super::{Entry, Found, MOST_RATE, Reader, Said, Way, parse_time};
 use crate::config::Invalid;
 
@@ -107,7 +109,7 @@ impl Lines<'_> {
         };
         let start = self.time(start)?;
         let end = if end == "-1" { LATEST } else { self.time(end)? };
-        let (rate, station) = (Some(rate(value)?), station.to_owned());
+        let (rate, station) = (Some(rate(value)?), Arc::clone(station));
         if way == Way::Up {
             self.up.push(Said { station, start, end, value: rate });
             return Ok(());
@@ -129,7 +131,7 @@ impl Lines<'_> {
         let Some((station, way)) = self.reader.way(from, to) else { return Ok(()) };
         let (start, end) = (self.time(start)?, self.time(end)?);
         let value = number(value)?;
-        self.ranges[way as usize].push(Said { station: station.to_owned(), start, end, value });
+        self.ranges[way as usize].push(Said { station: Arc::clone(station), start, end, value });
         Ok(())
     }
 
@@ -140,12 +142,12 @@ impl Lines<'_> {
             Way::Down => {
                 let entries = self.found.entries.iter_mut();
                 entries
-                    .filter(|e| e.station == station && e.start == start)
+                    .filter(|e| &e.station == station && e.start == start)
                     .for_each(|e| e.rate_down = value);
             }
             Way::Up => {
                 let said = self.up.iter_mut();
-                said.filter(|s| s.station == station && s.start == start).for_each(|s| s.value = value);
+                said.filter(|s| &s.station == station && s.start == start).for_each(|s| s.value = value);
             }
         }
         Ok(())
@@ -158,7 +160,7 @@ impl Lines<'_> {
         }
         let Some((station, way)) = self.reader.way(from, to) else { return Ok(()) };
         let at = if start == "*" { None } else { Some(self.time(start)?) };
-        let stays = |other: &str, start: u64| other != station || at.is_some_and(|at| at != start);
+        let stays = |other: &Arc<str>, start: u64| other != station || at.is_some_and(|at| at != start);
         self.found.ours = true;
         match (kind, way) {
             ("range", way) => self.ranges[way as usize].retain(|s| stays(&s.station, s.start)),

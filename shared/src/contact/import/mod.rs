@@ -12,6 +12,7 @@ mod time;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -69,7 +70,7 @@ pub struct Reader {
     /// How they are written.
     pub format: Format,
     /// Stations by id.
-    pub stations: BTreeMap<String, StationHints>,
+    pub stations: BTreeMap<Arc<str>, StationHints>,
     /// What others' plans call this satellite; their contacts of every satellite are taken when absent.
     pub satellite: Option<String>,
     /// What relative times count from, ns since the Unix epoch.
@@ -82,7 +83,7 @@ pub struct Reader {
 #[derive(Debug, Default)]
 struct Entry {
     key: String,
-    station: String,
+    station: Arc<str>,
     start: u64,
     end: u64,
     rate_down: Option<u64>,
@@ -101,7 +102,7 @@ enum Way {
 
 /// What a file says of the link with a station for some time, beside its contacts.
 struct Said<T> {
-    station: String,
+    station: Arc<str>,
     start: u64,
     end: u64,
     value: T,
@@ -178,7 +179,7 @@ impl Reader {
     /// is refused when nothing of it can be read.
     pub fn parse(&self, text: &str, path: &str) -> Result<Plan, ConfigError> {
         // The empty list ends a plan, in every format.
-        if text.split_whitespace().collect::<String>() == "[]" {
+        if text.split_whitespace().flat_map(str::chars).eq("[]".chars()) {
             return Ok(Plan::default());
         }
         let invalid = |Invalid { key, message }| ConfigError::Invalid { path: path.to_owned(), key, message };
@@ -194,9 +195,8 @@ impl Reader {
     }
 
     fn plan(&self, mut found: Found) -> Result<Plan, Invalid> {
-        let (entries, backwards): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut found.entries).into_iter().partition(|entry| entry.start < entry.end);
-        for Entry { key, start, .. } in backwards {
+        let mut entries = std::mem::take(&mut found.entries);
+        for Entry { key, start, .. } in entries.extract_if(.., |entry| entry.start >= entry.end) {
             let message = format!("must be after its start, {}", shown_time(start));
             found.unusable(Invalid::new(format!("{key}.end"), message));
         }
@@ -239,9 +239,9 @@ impl Reader {
     }
 
     /// The id of the station that others call `name`.
-    fn station(&self, name: &str) -> Option<&str> {
+    fn station(&self, name: &str) -> Option<&Arc<str>> {
         let alias = self.stations.iter().find(|(_, hints)| hints.alias.as_deref() == Some(name));
-        alias.or_else(|| self.stations.get_key_value(name)).map(|(id, _)| id.as_str())
+        alias.or_else(|| self.stations.get_key_value(name)).map(|(id, _)| id)
     }
 
     /// Whether others mean this satellite by `name`. Catalogue numbers may be written differently: 10 and 00010.
@@ -251,7 +251,7 @@ impl Reader {
     }
 
     /// The station with which a contact from one node to another is, and which way; `None` when it is not ours.
-    fn way(&self, from: &str, to: &str) -> Option<(&str, Way)> {
+    fn way(&self, from: &str, to: &str) -> Option<(&Arc<str>, Way)> {
         let down = self.is_us(from).then(|| self.station(to)).flatten();
         let up = self.is_us(to).then(|| self.station(from)).flatten();
         match (down, up) {

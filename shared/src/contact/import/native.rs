@@ -1,6 +1,7 @@
 //! Perigee's own plan file: YAML, or JSON, which is YAML; the list may stand alone.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -163,7 +164,7 @@ impl Found {
         };
         self.entries.push(Entry {
             key: key(n),
-            station: station.to_owned(),
+            station: Arc::clone(station),
             start: written.start.0,
             end: written.end.0,
             rate_down: written.rate_down.map(|r| r.0),

@@ -1,5 +1,7 @@
 //! SatNOGS: observations and jobs of the network's API, a list or a page of one (`results`).
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{Entry, Found, Reader, missing, name, parse_time};
@@ -35,7 +37,7 @@ fn one(observation: &Value, key: String, reader: &Reader, found: &mut Found) -> 
         parse_time(text).map_err(|message| Invalid::new(format!("{key}.{field}"), message))
     };
     let entry = Entry {
-        station: station.to_owned(),
+        station: Arc::clone(station),
         start: time("start")?,
         end: time("end")?,
         key,

@@ -14,7 +14,7 @@ fn reader() -> Reader {
         ..StationHints::default()
     };
     Reader {
-        stations: [("svalbard".to_owned(), svalbard), ("beijing".to_owned(), beijing)].into(),
+        stations: [("svalbard".into(), svalbard), ("beijing".into(), beijing)].into(),
         ..Reader::default()
     }
 }
@@ -44,7 +44,7 @@ fn a_plan_of_a_hundred_thousand_contacts_with_all_their_keys_is_read() {
     };
     let text: String = std::iter::once("contacts:\n".to_owned()).chain((0..100_000).map(entry)).collect();
     let reader =
-        Reader { stations: [("svalbard".to_owned(), StationHints::default())].into(), ..Reader::default() };
+        Reader { stations: [("svalbard".into(), StationHints::default())].into(), ..Reader::default() };
     let plan = reader.parse(&text, "plan.yaml").unwrap();
     assert_eq!((plan.len(), plan.warnings().len()), (100_000, 0));
 }
@@ -60,7 +60,7 @@ fn a_plan_says_what_is_open_and_what_comes_next() {
     assert_eq!(plan.current(0), None);
     assert_eq!(plan.next_change(0), Some(60 * S));
     let contact = plan.current(60 * S).unwrap();
-    assert_eq!(contact.station, "svalbard");
+    assert_eq!(&*contact.station, "svalbard");
     assert_eq!(contact.left(61 * S).unwrap().as_secs(), 59);
     assert_eq!(plan.next_change(60 * S), Some(120 * S));
     assert_eq!(plan.upcoming(60 * S)[0].rate_down, Some(20_000_000));
@@ -100,7 +100,7 @@ fn contacts_that_overlap_are_one_with_one_station_and_stay_two_with_two() {
     assert_eq!(times(&joined), [(600, Some(1800))]);
     let handover = plan(one("beijing", 10, 20), one("svalbard", 19, 30)).unwrap();
     assert!(handover.warnings()[0].contains("contacts[1]"), "{:?}", handover.warnings());
-    assert_eq!(handover.current(1150 * S).unwrap().station, "svalbard");
+    assert_eq!(&*handover.current(1150 * S).unwrap().station, "svalbard");
     let touching = plan(one("beijing", 10, 20), one("beijing", 20, 30)).unwrap();
     assert!(touching.warnings().is_empty());
     assert_eq!(touching.len(), 2);
@@ -173,7 +173,7 @@ fn contacts_that_aws_has_booked_are_read() {
     let plan = native(&text).unwrap();
     assert_eq!(plan.len(), 1);
     let contact = plan.current(SEVEN).unwrap();
-    assert_eq!((contact.station.as_str(), contact.rate_down), ("beijing", Some(1_000_000)));
+    assert_eq!((&*contact.station, contact.rate_down), ("beijing", Some(1_000_000)));
     let ours = Reader { satellite: Some("abc".into()), ..reader() };
     assert_eq!(parse(&ours, &text).unwrap().len(), 1);
     let other = Reader { satellite: Some("abd".into()), ..reader() };
@@ -193,7 +193,7 @@ fn observations_of_satnogs_are_read() {
     assert_eq!(native(text).unwrap().len(), 2, "without a satellite every contact is taken");
     let list = text.replace(r#"{"count": 2, "results": "#, "");
     let list = list.trim().strip_suffix('}').unwrap();
-    assert_eq!(parse(&ours, list).unwrap().current(SEVEN).unwrap().station, "svalbard");
+    assert_eq!(&*parse(&ours, list).unwrap().current(SEVEN).unwrap().station, "svalbard");
     let error = parse(&ours, &list.replace("2026-11-23T19:00:00Z", "soon")).unwrap_err();
     assert!(error.contains("[0].start"), "{error}");
     assert!(

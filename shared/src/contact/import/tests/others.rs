@@ -36,7 +36,7 @@ fn two_antennas_of_a_station_at_once_are_one_contact() {
     let text = format!(r#"{{"contactList": [{}]}}"#, list.join(","));
     let plan = parse(&satellite("10"), &text).unwrap();
     assert_eq!(after_seven(&plan), [(0, 1080)]);
-    assert_eq!(plan.upcoming(0)[0].station, "svalbard");
+    assert_eq!(&*plan.upcoming(0)[0].station, "svalbard");
     assert!(plan.warnings()[0].contains("the two are one contact"), "{:?}", plan.warnings());
 }
 
