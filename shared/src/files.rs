@@ -51,10 +51,11 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
         let message = format!("it has more than {}; is it the right file?", ByteSize(most));
         io::Error::new(io::ErrorKind::FileTooLarge, message)
     };
-    if file.metadata()?.len() > most {
+    let length = file.metadata()?.len();
+    if length > most {
         return Err(large());
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(length as usize + 1);
     // What /proc has says no length, and a file may grow.
     file.by_ref().take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most { Err(large()) } else { Ok(bytes) }

@@ -70,10 +70,9 @@ fn join(first: &mut Contact, second: &Contact) {
 }
 
 impl Plan {
-    /// A plan of these contacts, each with its key. Contacts with one station that overlap become one: two antennas, or one
+    /// A plan of these contacts in the order of their start, each with its key. Contacts with one station that overlap become one: two antennas, or one
     /// entry for each destination behind the station.
-    pub(super) fn new(mut contacts: Vec<Keyed>, mut warnings: Notes) -> Self {
-        contacts.sort_by_key(|(_, c)| c.start_unix_nano);
+    pub(super) fn new(contacts: impl ExactSizeIterator<Item = Keyed>, mut warnings: Notes) -> Self {
         let mut joined: Vec<Keyed> = Vec::with_capacity(contacts.len());
         // The latest contact with each station.
         let mut latest: BTreeMap<Arc<str>, usize> = BTreeMap::new();

@@ -220,7 +220,8 @@ impl Reader {
                 found.others
             ));
         }
-        Ok(Plan::new(entries.into_iter().map(|entry| self.contact(entry)).collect(), warnings))
+        entries.sort_by_key(|entry| entry.start);
+        Ok(Plan::new(entries.into_iter().map(|entry| self.contact(entry)), warnings))
     }
 
     fn contact(&self, entry: Entry) -> Keyed {

@@ -35,6 +35,7 @@ pub(super) fn read(text: &str, path: &str, reader: &Reader) -> Result<Found, Con
     let mut found = Found::default();
     match list::<Written>(text, path, config::stream, config::stream) {
         Ok(contacts) => {
+            found.entries.reserve_exact(contacts.len());
             for (n, written) in contacts.into_iter().enumerate() {
                 found.contact(n, written, reader);
             }
