@@ -382,7 +382,8 @@ fn open_at(text: &str, times: &[u64]) -> Vec<[Option<String>; 2]> {
         ..ContactsConfig::default()
     };
     let Bench { mut contacts, now, second, .. } = bench(&config);
-    let station = |of: &channel::Receiver<Option<Contact>>| of.borrow().as_ref().map(|c| c.station.to_string());
+    let station =
+        |of: &channel::Receiver<Option<Contact>>| of.borrow().as_ref().map(|c| c.station.to_string());
     let open = |time: &u64| {
         contacts.tell(&at(time * S));
         [station(&now), station(&second)]

@@ -255,9 +255,7 @@ pub fn plan(input: &[u8]) -> Good {
     let reader = Reader {
         format: ALL[*first as usize % ALL.len()],
         satellite: Some("sat".to_owned()),
-        stations: ["a", "b"]
-            .map(|id| (id.into(), perigee_shared::contact::StationHints::default()))
-            .into(),
+        stations: ["a", "b"].map(|id| (id.into(), perigee_shared::contact::StationHints::default())).into(),
         ..Reader::default()
     };
     let Ok(plan) = reader.parse(text, "plan") else { return false };

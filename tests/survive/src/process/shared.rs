@@ -10,6 +10,7 @@ use rand::rngs::SmallRng;
 use super::rig::Rig;
 use super::runs::go_on;
 use crate::history::{Event, Side};
+use crate::programs::AHEAD;
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,10 +41,12 @@ pub enum Fault {
     StandbysCutOff,
     /// All servers are cut off, from each other too.
     AllCutOff,
+    /// The stations' clocks are two minutes apart and the servers' between them; both are killed, and come back with each other's.
+    ClocksApart,
 }
 
 /// Every fault with its name.
-pub const ALL: [(&str, Fault); 13] = [
+pub const ALL: [(&str, Fault); 14] = [
     ("fleet_station_kill_9", Fault::Station),
     ("fleet_exporter_kill_9", Fault::Exporter),
     ("fleet_primary_gone", Fault::Primary),
@@ -57,6 +60,7 @@ pub const ALL: [(&str, Fault); 13] = [
     ("fleet_primary_cut_off", Fault::PrimaryCutOff),
     ("fleet_standbys_cut_off", Fault::StandbysCutOff),
     ("fleet_all_cut_off", Fault::AllCutOff),
+    ("fleet_clocks_apart", Fault::ClocksApart),
 ];
 
 impl Fault {
@@ -85,6 +89,9 @@ pub(super) async fn run(rig: &mut Rig, fault: Fault, chance: &mut SmallRng) -> a
     let start = if fault.is_of_network() { Cluster::start_apart } else { Cluster::start };
     let Some(cluster) = tokio::task::block_in_place(start) else { return Ok(false) };
     rig.share(cluster);
+    if fault == Fault::ClocksApart {
+        set_clocks(rig, 60);
+    }
     rig.start_all().await?;
     rig.meet().await?;
     let load = rig.load(2, 4_000);
@@ -92,18 +99,18 @@ pub(super) async fn run(rig: &mut Rig, fault: Fault, chance: &mut SmallRng) -> a
     // What takes seconds each time happens fewer times.
     let times = match fault {
         Fault::Station | Fault::Exporter => 4,
-        Fault::Primary | Fault::PrimaryRestarts | Fault::Standby => 2,
+        Fault::Primary | Fault::PrimaryRestarts | Fault::Standby | Fault::ClocksApart => 2,
         _ => 1,
     };
-    for _ in 0..times {
-        once(rig, fault, chance).await;
+    for nth in 0..times {
+        once(rig, fault, nth, chance).await;
         go_on(rig, chance.random_range(200..1_200)).await;
     }
     load.stop().await;
     Ok(true)
 }
 
-async fn once(rig: &mut Rig, fault: Fault, chance: &mut SmallRng) {
+async fn once(rig: &mut Rig, fault: Fault, nth: u32, chance: &mut SmallRng) {
     let which = chance.random_range(0..2);
     let stopped = chance.random_range(2_500..6_000);
     match fault {
@@ -112,9 +119,7 @@ async fn once(rig: &mut Rig, fault: Fault, chance: &mut SmallRng) {
             rig.start(Side::Ground);
         }
         Fault::Exporter => {
-            if let Some(shared) = &mut rig.shared {
-                shared.other.process.kill().await;
-            }
+            kill_other(rig).await;
             // Its lanes are free again when its lease is over, or when it is back.
             go_on(rig, chance.random_range(0..3_000)).await;
             rig.start_other();
@@ -186,6 +191,28 @@ async fn once(rig: &mut Rig, fault: Fault, chance: &mut SmallRng) {
             go_on(rig, stopped).await;
             with_servers(rig, |cluster| cluster.plug_all(true));
         }
+        Fault::ClocksApart => {
+            rig.kill(Side::Ground).await;
+            kill_other(rig).await;
+            set_clocks(rig, if nth % 2 == 0 { -60 } else { 60 });
+            rig.start(Side::Ground);
+            go_on(rig, chance.random_range(0..3_000)).await;
+            rig.start_other();
+        }
+    }
+}
+
+async fn kill_other(rig: &mut Rig) {
+    if let Some(shared) = &mut rig.shared {
+        shared.other.process.kill().await;
+    }
+}
+
+/// From their next start on, the one station's clock is so many seconds ahead, and the other one's as much behind.
+fn set_clocks(rig: &mut Rig, ahead: i64) {
+    rig.ground.process.set(AHEAD, &ahead.to_string());
+    if let Some(shared) = &mut rig.shared {
+        shared.other.process.set(AHEAD, &(-ahead).to_string());
     }
 }
 
