@@ -295,9 +295,9 @@ impl Shipper {
                     error.to_string()
                 }
             };
-            self.complain(&station, error);
+            self.complain(station, error);
             if yields {
-                self.set_state(LinkState::Connecting, Some(&station));
+                self.set_state(LinkState::Connecting, Some(station));
             }
             let pause = async {
                 if yields {

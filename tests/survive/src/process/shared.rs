@@ -194,7 +194,7 @@ async fn once(rig: &mut Rig, fault: Fault, nth: u32, chance: &mut SmallRng) {
         Fault::ClocksApart => {
             rig.kill(Side::Ground).await;
             kill_other(rig).await;
-            set_clocks(rig, if nth % 2 == 0 { -60 } else { 60 });
+            set_clocks(rig, if nth.is_multiple_of(2) { -60 } else { 60 });
             rig.start(Side::Ground);
             go_on(rig, chance.random_range(0..3_000)).await;
             rig.start_other();
