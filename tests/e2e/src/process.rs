@@ -37,6 +37,8 @@ pub struct Process {
     name: String,
     program: PathBuf,
     args: Vec<String>,
+    /// Arguments behind those, from the next start on.
+    pub more_args: Vec<&'static str>,
     log: PathBuf,
     env: Vec<(String, String)>,
     child: Option<Child>,
@@ -51,6 +53,7 @@ impl Process {
             name: name.to_owned(),
             program: program.into(),
             args: args.iter().map(ToString::to_string).collect(),
+            more_args: Vec::new(),
             log: directory.join(format!("{name}.log")),
             env: Vec::new(),
             child: None,
@@ -85,7 +88,7 @@ impl Process {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut command = self.command(&self.args);
-        command.stdout(log.try_clone().unwrap()).stderr(log);
+        command.args(&self.more_args).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.program.display())));
     }
 

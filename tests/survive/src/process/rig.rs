@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use e2e::{Agent, Ground, Programs, SATELLITE, Scene, within};
 use fleet::Cluster;
+use ground_station::pki::Role;
 use http::Method;
 use linkem::{Config, Link};
 use perigee_shared::signal::Signal;
@@ -52,6 +53,8 @@ pub struct SharedLedger {
     pub cluster: Cluster,
     /// The station that exports beside the one under test.
     pub other: Ground,
+    /// How often that one has ended by itself.
+    ends: u32,
 }
 
 /// See the module.
@@ -119,9 +122,13 @@ impl Rig {
 
     /// Puts the ledger into these servers, which another station shares: it takes no segments, and exports into files of its own.
     pub fn share(&mut self, cluster: Cluster) {
+        self.scene.issue(Role::Station, "beijing");
+        // With two lanes of metrics each station has one to export.
+        let odd = [1, 3, 5, 7, 9].map(|digit| json!({"metric": format!("*{digit}")}));
+        self.agent.config["lanes"] = json!({"odd": {"number": 7, "match": odd}});
         let mut other = Ground::named(&self.scene, "beijing");
         other.config["resource_attributes"] = json!(false);
-        let mut shared = SharedLedger { cluster, other };
+        let mut shared = SharedLedger { cluster, other, ends: 0 };
         let database = shared.cluster.primary().database();
         for config in [&mut self.ground.config, &mut shared.other.config] {
             let storage = config["storage"].as_object_mut();
@@ -187,9 +194,35 @@ impl Rig {
         }
     }
 
-    /// Starts both and waits until they answer.
+    /// Starts all with another station that exports, under load: this one only takes segments until that one has lanes.
+    pub async fn start_beside_another(&mut self) -> anyhow::Result<Load> {
+        self.ground.process.more_args = vec!["--role", "link,api"];
+        self.start_all().await?;
+        self.meet().await?;
+        let load = self.load(2, 4_000);
+        let has = within(RECOVERY, async || self.other_has_exported().then_some(()).ok_or_else(String::new));
+        has.await.map_err(|_| anyhow::anyhow!("the other station exports nothing"))?;
+        self.kill(Side::Ground).await;
+        self.ground.process.more_args.clear();
+        self.start(Side::Ground);
+        self.answers(Side::Ground, RECOVERY).await.map_err(anyhow::Error::msg)?;
+        Ok(load)
+    }
+
+    fn other_has_exported(&mut self) -> bool {
+        self.read_sinks();
+        let Some(shared) = &self.shared else { return false };
+        Signal::ALL
+            .iter()
+            .any(|signal| self.read.get(&shared.other.sink.file(*signal)).is_some_and(|n| *n > 0))
+    }
+
+    /// Starts all and waits until they answer.
     pub async fn start_all(&mut self) -> anyhow::Result<()> {
         self.start_other();
+        if let Some(shared) = &mut self.shared {
+            shared.other.ready().await;
+        }
         self.start(Side::Ground);
         self.start(Side::Agent);
         for side in [Side::Ground, Side::Agent] {
@@ -258,10 +291,16 @@ impl Rig {
                 self.start(side);
             }
         }
-        if self.shared.as_mut().is_some_and(|shared| shared.other.process.has_ended().is_some()) {
-            tokio::time::sleep(RESTART).await;
-            self.start_other();
+        let Some(shared) = &mut self.shared else { return };
+        let Some(status) = shared.other.process.has_ended() else { return };
+        shared.ends += 1;
+        if shared.ends == CRASH_LOOP {
+            let log = shared.other.process.log();
+            let why = format!("the other station: {status}: {}", log.lines().last().unwrap_or_default());
+            self.note(Event::CrashLoop { side: Side::Ground, why });
         }
+        tokio::time::sleep(RESTART).await;
+        self.start_other();
     }
 
     fn read_log(&mut self, side: Side) {

@@ -92,9 +92,7 @@ pub(super) async fn run(rig: &mut Rig, fault: Fault, chance: &mut SmallRng) -> a
     if fault == Fault::ClocksApart {
         set_clocks(rig, 60);
     }
-    rig.start_all().await?;
-    rig.meet().await?;
-    let load = rig.load(2, 4_000);
+    let load = rig.start_beside_another().await?;
     go_on(rig, 800).await;
     // What takes seconds each time happens fewer times.
     let times = match fault {
