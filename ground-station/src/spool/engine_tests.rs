@@ -8,7 +8,7 @@ use perigee_shared::env::Env;
 use perigee_shared::export::config::TlsConfig;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-use super::fleet_tests::{Database, commit, commit_in_the_end, segments};
+use super::fleet_tests::{Database, commit, commit_in_the_end, fails, segments};
 use super::postgres::EngineError;
 use super::tests::settings;
 use super::*;
@@ -212,4 +212,61 @@ async fn a_server_whose_volume_is_full_is_waited_for_and_nothing_is_lost_or_doub
     assert!(store.verify().await.unwrap().is_empty());
     store.close().await;
     drop(server);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_with_another_ledger_or_a_later_schema_is_refused_while_a_station_runs() {
+    let Some(server) = ::fleet::shared() else { return };
+    let (ours, theirs) = (Database::on(server), Database::on(server));
+    let (our_name, their_name) = (ours.fleet.database.clone(), theirs.fleet.database.clone());
+    let store = ours.station("svalbard").await;
+    commit_in_the_end(&store, "sat-1", 1).await;
+    theirs.station("kiruna").await.close().await;
+    let put = |database: &str, place: &str| {
+        for name in [database, place] {
+            server.try_sql("postgres", &format!("alter database {name} with allow_connections false"));
+            let end =
+                format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'");
+            server.sql("postgres", &end);
+        }
+        server.sql("postgres", &format!("alter database {database} rename to {place}"));
+        server.sql("postgres", &format!("alter database {place} with allow_connections true"));
+    };
+    put(&our_name, "away");
+    put(&their_name, &our_name);
+    let why = fails(&store, "another ledger").await;
+    assert!(why.contains("restart every station"), "{why}");
+    put(&our_name, &their_name);
+    server.sql("postgres", &format!("create database {our_name} owner perigee"));
+    fails(&store, "another ledger").await;
+    server.sql("postgres", &format!("drop database {our_name} with (force)"));
+    put("away", &our_name);
+    let mut status = store.status();
+    status.wait_for(|status| status.failing.is_none()).await.unwrap();
+
+    server.sql(&our_name, "insert into perigee_schema values (99, 99, 'x', 'later')");
+    let end = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{our_name}'");
+    server.sql("postgres", &end);
+    fails(&store, "update this ground-station").await;
+    server.sql(&our_name, "delete from perigee_schema where version = 99");
+    status.wait_for(|status| status.failing.is_none()).await.unwrap();
+    commit_in_the_end(&store, "sat-1", 2).await;
+    assert_eq!(segments(&store, "sat-1").await, 2);
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_station_does_not_join_beside_a_spool_of_its_own() {
+    let Some(database) = Database::new() else { return };
+    let directory = database.dir.path().join("svalbard");
+    std::fs::create_dir_all(&directory).unwrap();
+    let spool = super::file::Spool::open(
+        &Env::production(),
+        Settings { directory: directory.clone(), ..settings(&database.dir, &[]) },
+    );
+    spool.unwrap().close().unwrap();
+    let why = database.refusal().await;
+    assert!(why.contains("spool.redb") && why.contains("spool migrate"), "{why}");
+    std::fs::rename(directory.join("spool.redb"), directory.join("spool.redb.migrated")).unwrap();
+    database.station("svalbard").await.close().await;
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use ::fleet::Postgres;
 use perigee_proto::link;
 use perigee_shared::env::Env;
-use perigee_shared::signal::SignalSet;
+use perigee_shared::export::Limits;
+use perigee_shared::signal::{Signal, SignalSet};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::postgres::{EngineError, FleetSettings, Replication};
@@ -45,10 +46,14 @@ impl Database {
     }
 
     async fn join(&self, station: &str) -> Result<Store, SpoolError> {
+        self.join_with(station, &[("a", SignalSet::ALL)]).await
+    }
+
+    async fn join_with(&self, station: &str, routes: &[(&str, SignalSet)]) -> Result<Store, SpoolError> {
         let settings = Settings {
             station: station.to_owned(),
             directory: self.dir.path().join(station),
-            ..settings(&self.dir, &[("a", SignalSet::ALL)])
+            ..settings(&self.dir, routes)
         };
         Store::join(&Env::production(), settings, self.fleet.clone(), 0).await
     }
@@ -58,7 +63,7 @@ impl Database {
     }
 
     /// Why a server is not used.
-    async fn refusal(&self) -> String {
+    pub(super) async fn refusal(&self) -> String {
         match self.join("svalbard").await.err() {
             Some(SpoolError::Engine(error @ EngineError::Refused { .. })) => error.to_string(),
             other => panic!("it was not refused: {other:?}"),
@@ -101,7 +106,7 @@ fn in_the_end(store: &Store, satellite: &'static str, sequence: u64) -> JoinHand
 }
 
 /// Waits until health says `part` of why the station does not work.
-async fn fails(store: &Store, part: &str) -> String {
+pub(super) async fn fails(store: &Store, part: &str) -> String {
     let mut status = store.status();
     let says = |why: &String| why.contains(part);
     let status = status.wait_for(|status| status.failing.as_ref().is_some_and(says)).await.unwrap();
@@ -217,6 +222,74 @@ async fn what_one_exporter_does_takes_no_lease_from_another() {
     commit(&stations[0], "sat-1", 2).await;
     assert!(of(&stations[1], "b").await.is_none(), "the first station still has it");
     stations[0].progress("b".into(), done(waits.place)).await.unwrap();
+}
+
+/// Sends all that waits for an exporter at this station; the sequences.
+async fn sends_all(store: &Store, exporter: &str) -> Vec<u64> {
+    let mut sent = Vec::new();
+    while let Some(work) = store.next(exporter.into(), SignalSet::ALL, 1).await.unwrap() {
+        sent.push(work.header.id.sequence);
+        store.progress(exporter.into(), done(work.place)).await.unwrap();
+    }
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_leaves_before_the_exporters_of_all_stations_have_it() {
+    let Some(server) = ::fleet::shared() else { return };
+    let database = Database::on(server);
+    let both = [("a", SignalSet::ALL), ("b", SignalSet::ALL)];
+    let one = database.join_with("svalbard", &both).await.unwrap();
+    assert_eq!(commit(&one, "sat-1", 1).await, Applied::New);
+    one.close().await;
+    let other = database.station("kiruna").await;
+    assert_eq!(commit(&other, "sat-1", 2).await, Applied::New);
+    assert_eq!(sends_all(&other, "a").await, [1, 2]);
+    let one = database.join_with("svalbard", &both).await.unwrap();
+    assert!(sends_all(&one, "a").await.is_empty());
+    assert_eq!(sends_all(&one, "b").await, [1, 2]);
+    assert_eq!(other.accounting().await.unwrap()["sat-1"].exported.spans, 2);
+
+    // One that begins while the other station runs is heard of there, and one that is given up waits for nothing.
+    one.close().await;
+    let one = database.join_with("svalbard", &[("c", SignalSet::ALL)]).await.unwrap();
+    let knows = async |name: &str| loop {
+        let told = other.overview().await.unwrap().exporters;
+        if told.iter().any(|exporter| exporter.name == name) {
+            return;
+        }
+        other.status().changed().await.unwrap();
+    };
+    knows("c").await;
+    assert_eq!(commit(&other, "sat-1", 3).await, Applied::New);
+    assert_eq!(sends_all(&other, "a").await, [3]);
+    assert_eq!(other.accounting().await.unwrap()["sat-1"].in_spool.spans, 1);
+    one.close().await;
+    server.sql(&database.fleet.database, "delete from exporter where name <> 'a'");
+    other.status().wait_for(|status| status.used == 0).await.unwrap();
+    assert_eq!(other.accounting().await.unwrap()["sat-1"].exported.spans, 3);
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_that_one_station_is_to_send_again_wake_the_others() {
+    let Some(database) = Database::new() else { return };
+    let [exports, asks] = [database.station("svalbard").await, database.station("kiruna").await];
+    commit(&exports, "sat-1", 1).await;
+    let work = next(&exports).await.unwrap();
+    let letter =
+        Letter { signal: Signal::Traces, body: vec![3; 9].into(), items: spans(1), reason: "no".to_owned() };
+    exports.progress("a".into(), Progress { letters: vec![letter], ..done(work.place) }).await.unwrap();
+    let mut status = exports.status();
+    let none = exports.next_replays("a".into(), Limits::default()).await.unwrap();
+    assert!(none.is_empty());
+    status.mark_unchanged();
+    assert_eq!(asks.replay(None).await.unwrap(), 1);
+    // As an exporter that idles does.
+    while exports.next_replays("a".into(), Limits::default()).await.unwrap().is_empty() {
+        let woken = tokio::time::timeout(Duration::from_secs(20), status.changed()).await;
+        woken.expect("nobody wakes the exporter").unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

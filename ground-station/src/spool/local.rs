@@ -103,7 +103,7 @@ impl Local {
         drop(self.keeper.owner.call(|spool| spool.contents().decoded.give_up()).await);
     }
 
-    pub(super) fn settings(&self) -> &Settings {
+    pub(super) fn settings(&self) -> &Arc<Settings> {
         &self.settings
     }
 

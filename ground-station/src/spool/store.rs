@@ -136,9 +136,9 @@ impl Store {
         }
     }
 
-    fn settings(&self) -> &Settings {
+    fn settings(&self) -> Arc<Settings> {
         match &self.0 {
-            Engine::File(file) => file.settings(),
+            Engine::File(file) => Arc::clone(file.settings()),
             Engine::Shared(fleet) => fleet.settings(),
         }
     }
@@ -296,7 +296,8 @@ impl Store {
     /// the spool. Its id; [`SpoolError::Unknown`] when there is no such exporter or satellite.
     pub async fn replay_range(&self, wanted: ReplayWanted) -> Result<u64, SpoolError> {
         let Some(signals) = self.settings().routes.get(&wanted.exporter).copied() else {
-            let exporters: Vec<&str> = self.settings().routes.keys().map(String::as_str).collect();
+            let settings = self.settings();
+            let exporters: Vec<&str> = settings.routes.keys().map(String::as_str).collect();
             let why = format!(
                 "no pipeline has the exporter `{}`; there are {}",
                 wanted.exporter,

@@ -28,10 +28,11 @@ pub struct File {
 impl File {
     pub(super) fn try_new(key: &str, config: &FileConfig, env: &Env) -> Result<Self, Invalid> {
         let writer = Writer::open(config.clone()).map_err(|e| {
-            let path = config.path.display();
-            let message = format!(
-                "cannot open {path}: {e}; its directory must exist and this user must be able to write there"
-            );
+            let remedy = match e.kind() {
+                io::ErrorKind::ResourceBusy => "give each exporter of each process a path of its own",
+                _ => "its directory must exist and this user must be able to write there",
+            };
+            let message = format!("cannot open {}: {e}; {remedy}", config.path.display());
             Invalid::new(format!("{key}.path"), message)
         })?;
         Ok(Self { writer: Arc::new(Mutex::new(writer)), format: config.format, env: env.clone() })
@@ -101,6 +102,10 @@ impl Writer {
         }
         let mut options = fs::OpenOptions::new();
         let mut file = options.read(true).write(true).create(true).mode(FILE_MODE).open(&config.path)?;
+        // Where locks are not to be had, nothing tells of another writer.
+        if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another exporter writes to it"));
+        }
         sync_parent(&config.path)?;
         let length = match config.format {
             FileFormat::Json => whole_lines(&mut file)?,

@@ -1,7 +1,8 @@
 //! Connections: a bounded pool, and what is verified of a server before the first statement of each and after each commit.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult, Timeouts};
@@ -10,6 +11,7 @@ use tokio_postgres::{Client, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::EngineError;
+use super::schema;
 use super::settings::{FleetSettings, Replication};
 
 /// The oldest PostgreSQL that the tests run on.
@@ -40,6 +42,7 @@ pub(super) struct Connection {
     replication: Replication,
     /// None: the engine does not tell.
     backend: Option<Backend>,
+    doubted: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -61,7 +64,22 @@ impl Connection {
         let (done, row) =
             tokio::join!(self.client.batch_execute("commit"), self.client.query_one(&settings, &[]));
         done?;
-        judge(&row?, self.replication)
+        self.believe(judge(&row?, self.replication))
+    }
+
+    /// Whether the server may still be used: its settings are read again whenever it likes. Until it is known that it may, nothing is
+    /// asked of it over any connection.
+    pub(super) async fn check(&self) -> Result<(), EngineError> {
+        if self.replication == Replication::Engine {
+            return Ok(());
+        }
+        let settings = self.prepare(SETTINGS).await?;
+        self.believe(judge(&self.client.query_one(&settings, &[]).await?, self.replication))
+    }
+
+    fn believe(&self, judged: Result<(), EngineError>) -> Result<(), EngineError> {
+        self.doubted.store(judged.is_err(), Ordering::Relaxed);
+        judged
     }
 
     /// The prepared statement of this text.
@@ -81,9 +99,12 @@ pub(super) struct Connector {
     /// Host by host.
     configs: Vec<tokio_postgres::Config>,
     tls: MakeRustlsConnect,
-    replication: Replication,
-    hosts: String,
+    settings: FleetSettings,
     tasks: Supervisor,
+    /// The settings of the server that leads do not allow to use it.
+    doubted: Arc<AtomicBool>,
+    /// The ledger that this station is in.
+    joined: OnceLock<u64>,
 }
 
 /// A connection from the pool.
@@ -102,7 +123,10 @@ impl managed::Manager for Connector {
                 Ok(Err(error)) => error,
                 Err(_) => {
                     let shown = CONNECT.as_secs();
-                    EngineError::Away(format!("a server of {} took no connection in {shown} s", self.hosts))
+                    EngineError::Away(format!(
+                        "a server of {} took no connection in {shown} s",
+                        self.settings.shown()
+                    ))
                 }
             };
             if why.as_ref().is_none_or(|before| matches!(before, EngineError::Away(_))) {
@@ -122,6 +146,11 @@ impl managed::Manager for Connector {
 
 impl Connector {
     async fn connect(&self, config: &tokio_postgres::Config) -> Result<Connection, EngineError> {
+        let mut config = config.clone();
+        // The file may have another one by now; one that cannot be read is no reason to give up what was in it.
+        if let Ok(Some(password)) = self.settings.read_password("storage") {
+            config.password(password);
+        }
         let (client, connection) = config.connect(self.tls.clone()).await.map_err(|error| {
             let error = EngineError::from(error);
             match error {
@@ -129,10 +158,10 @@ impl Connector {
                     EngineError::Away(format!(
                         "no server of {} takes writes: all are standbys, or default_transaction_read_only is on \
                          for the server, the database or this role; promote one, or set that off",
-                        self.hosts
+                        self.settings.shown()
                     ))
                 }
-                EngineError::Away(why) => EngineError::Away(format!("{why} ({})", self.hosts)),
+                EngineError::Away(why) => EngineError::Away(format!("{why} ({})", self.settings.shown())),
                 other => other,
             }
         })?;
@@ -141,13 +170,18 @@ impl Connector {
                 tracing::debug!(%error, "a connection to PostgreSQL has ended");
             }
         }));
-        verify(&client, self.replication).await?;
+        verify(&client, self.settings.replication).await?;
+        if let Some(joined) = self.joined.get() {
+            schema::verify(&client, *joined).await?;
+        }
         client.batch_execute(SESSION).await?;
-        let backend = match self.replication {
+        let replication = self.settings.replication;
+        let backend = match replication {
             Replication::Engine => None,
             _ => Some(backend(&client).await?),
         };
-        Ok(Connection { client, statements: Mutex::default(), replication: self.replication, backend })
+        let (statements, doubted) = (Mutex::default(), Arc::clone(&self.doubted));
+        Ok(Connection { client, statements, replication, backend, doubted })
     }
 }
 
@@ -235,8 +269,8 @@ impl Pool {
         tls: MakeRustlsConnect,
         tasks: Supervisor,
     ) -> Self {
-        let hosts = settings.shown();
-        let connector = Connector { configs, tls, replication: settings.replication, hosts, tasks };
+        let (doubted, joined) = (Arc::default(), OnceLock::new());
+        let connector = Connector { configs, tls, settings: settings.clone(), tasks, doubted, joined };
         // A wait for a connection is a wait for the transaction before it, whose end nobody hurries.
         let timeouts = Timeouts { wait: None, create: None, recycle: None };
         let pool = managed::Pool::builder(connector)
@@ -248,10 +282,19 @@ impl Pool {
     }
 
     pub(super) async fn get(&self) -> Result<Pooled, EngineError> {
-        self.pool.get().await.map_err(|error| match error {
+        let connection = self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error,
             other => EngineError::Away(other.to_string()),
-        })
+        })?;
+        if self.pool.manager().doubted.load(Ordering::Relaxed) {
+            connection.check().await?;
+        }
+        Ok(connection)
+    }
+
+    /// From now on a database with another ledger is refused.
+    pub(super) fn has_joined(&self, ledger: u64) {
+        let _ = self.pool.manager().joined.set(ledger);
     }
 
     /// Asks a server that leads what has become of a process. The connection is beside the pool, whose own may all hang.

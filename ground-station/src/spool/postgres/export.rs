@@ -181,7 +181,7 @@ impl Search {
 }
 
 /// A bit for each signal.
-fn mask(signals: SignalSet) -> i64 {
+pub(super) fn mask(signals: SignalSet) -> i64 {
     signals.iter().fold(0, |bits, signal| bits | 1 << signal as u8)
 }
 
@@ -237,7 +237,8 @@ impl Fleet {
             }
             let place = Place(EntryKey { satellite: lane.0, lane: lane.1, entry: head.entry });
             let need = needs(&head.record.header()?);
-            let decoding = &self.settings().decoding;
+            let settings = self.settings();
+            let decoding = &settings.decoding;
             let taken = turn.take().filter(|turn: &Turn| turn.covers(need));
             let Some(turn_now) = taken.or_else(|| decoding.try_take(need)) else {
                 drop(head);
@@ -294,7 +295,8 @@ impl Fleet {
 
     /// Settles what the exporters of this configuration have passed: one may have been taken out of it.
     pub(super) async fn settle_all(&self) -> Result<(), SpoolError> {
-        let routes = &self.settings().routes;
+        let settings = self.settings();
+        let routes = &settings.routes;
         if routes.is_empty() {
             return Ok(());
         }
@@ -588,7 +590,7 @@ impl Fleet {
             owner: self.inner.owner,
             fence,
         };
-        let plain = progress.is_of_all(&exporter, self.settings())
+        let plain = progress.is_of_all(&exporter, &self.settings())
             && !progress.finished
             && progress.letters.is_empty()
             && progress.rejected.total() == 0;

@@ -8,7 +8,7 @@
 //! - `settings.rs`, `connect.rs`, `schema.rs`: which servers, what is verified of them, the tables.
 //! - `rows.rs`, `sql.rs`: rows there and here, and the statements.
 //! - `batch.rs`: what several connections hand in shares a transaction.
-//! - `export.rs`: leases, cursors and what an exporter is handed.
+//! - `exporters.rs`, `export.rs`: which exporters there are at all stations; leases, cursors and what an exporter is handed.
 //! - `letters.rs`, `catalogue.rs`, `replay.rs`, `views.rs`, `study.rs`: dead letters, what was ever committed, what is kept and sent
 //!   again, what is shown, and what is verified.
 //! - `aside.rs`: what a station does while the engine does not answer.
@@ -27,6 +27,7 @@ mod aside;
 mod batch;
 mod catalogue;
 mod export;
+mod exporters;
 mod letters;
 mod migration;
 mod replay;
@@ -43,6 +44,8 @@ use std::time::Duration;
 use perigee_proto::link;
 use perigee_shared::config::Invalid;
 use perigee_shared::env::Env;
+use perigee_shared::signal::SignalSet;
+use perigee_shared::store::Contents as _;
 use perigee_shared::supervise::Supervisor;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::Instant;
@@ -63,7 +66,7 @@ use self::views::Last;
 use self::watch::Life;
 use super::alarms::Unread;
 use super::clocks::Greeting;
-use super::contents::Settings;
+use super::contents::{Contents, Settings};
 use super::error::SpoolError;
 use super::ledger::Answer;
 use super::passes::Heard;
@@ -92,6 +95,8 @@ struct Inner {
     env: Env,
     pool: Pool,
     scratch: Scratch,
+    /// The exporters of the configuration.
+    routes: BTreeMap<String, SignalSet>,
     bounds: Bounds,
     /// After so long without a word a worker is replaced.
     lease: Duration,
@@ -144,9 +149,19 @@ impl Fleet {
         fleet: FleetSettings,
         reserve: u64,
     ) -> Result<Self, SpoolError> {
+        let own = settings.directory.join(Contents::FILE);
+        if env.store.exists(&own) {
+            let cause = format!("a spool of this station's own lies beside it, {}", own.display());
+            return Err(EngineError::refused(
+                cause,
+                "bring it in with `ground-station spool migrate`, or move it away",
+            )
+            .into());
+        }
         let (fleet, queue) = Self::reach(env, settings, fleet, reserve, true).await?;
         fleet.beat().await?;
         fleet.check_migration().await?;
+        fleet.tell_exporters().await?;
         fleet.settle_all().await?;
         fleet.look_around().await?;
         let state = (fleet.clone(), queue);
@@ -181,7 +196,9 @@ impl Fleet {
         settings: Settings,
         fleet: FleetSettings,
     ) -> Result<Self, SpoolError> {
-        Ok(Self::reach(env, settings, fleet, 0, false).await?.0)
+        let (fleet, _) = Self::reach(env, settings, fleet, 0, false).await?;
+        fleet.hear_of_exporters().await?;
+        Ok(fleet)
     }
 
     async fn reach(
@@ -208,6 +225,7 @@ impl Fleet {
                 Err(error) => return Err(error.into()),
             }
         };
+        pool.has_joined(ledger);
         // Who only asks takes nothing in.
         let aside = if patient { Some(Aside::open(env, &settings)?) } else { None };
         let bounds = Bounds { max_bytes: settings.max_bytes, reserve: reserve.min(settings.max_bytes / 4) };
@@ -215,6 +233,7 @@ impl Fleet {
         let inner = Inner {
             env: env.clone(),
             pool,
+            routes: settings.routes.clone(),
             scratch: Scratch::new(Arc::new(settings), ledger),
             bounds,
             lease: fleet.lease,
@@ -248,7 +267,8 @@ impl Fleet {
         self.inner.status.subscribe()
     }
 
-    pub(super) fn settings(&self) -> &Settings {
+    /// Those of the configuration, with the exporters of all stations.
+    pub(super) fn settings(&self) -> Arc<Settings> {
         self.inner.scratch.settings()
     }
 
@@ -275,7 +295,7 @@ impl Fleet {
         locked(&self.inner.freed).extend(&changes.left);
         self.note_level(changes);
         for satellite in &changes.satellites {
-            if bases::is_above_bound(self.settings(), &satellite.name, satellite.tally.bases) {
+            if bases::is_above_bound(&self.settings(), &satellite.name, satellite.tally.bases) {
                 let (fleet, number) = (self.clone(), satellite.number);
                 self.inner.running.spawn(async move {
                     let need = |satellites: &[u32]| Need::all_of(BASES_NEEDED, satellites);

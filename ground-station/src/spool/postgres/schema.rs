@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use perigee_shared::segment::hash;
 
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
 use super::connect::Connection;
 use super::error::EngineError;
 
@@ -26,6 +29,7 @@ const STEPS: &[Step] = &[
     Step { version: 4, readable_from: 1, text: include_str!("004_archive.sql") },
     Step { version: 5, readable_from: 1, text: include_str!("005_alarm.sql") },
     Step { version: 6, readable_from: 1, text: include_str!("006_catalogue_of.sql") },
+    Step { version: 7, readable_from: 1, text: include_str!("007_exporter.sql") },
 ];
 
 /// The latest version that this software knows.
@@ -80,10 +84,7 @@ async fn migrate(connection: &Connection, id: u64) -> Result<u64, EngineError> {
         done = version;
         let Some(step) = STEPS.iter().find(|step| step.version == version) else {
             if readable > KNOWN {
-                return Err(EngineError::refused(
-                    format!("its schema is version {version}, this software knows {KNOWN}"),
-                    "update this ground-station; nothing was changed",
-                ));
+                return Err(too_late(version));
             }
             continue;
         };
@@ -111,6 +112,31 @@ async fn migrate(connection: &Connection, id: u64) -> Result<u64, EngineError> {
     Ok(row.try_get::<_, i64>(0)? as u64)
 }
 
+/// Whether the database still is the ledger `joined`, in a form that this software knows: another may have been put in its place, and
+/// other software may have been there.
+pub(super) async fn verify(client: &Client, joined: u64) -> Result<(), EngineError> {
+    const WHICH: &str = "select (select id from ledger where one = 1), \
+                         (select coalesce(max(readable_from), 0) from perigee_schema)";
+    let another = || {
+        let cause = "its database has another ledger than the one that this station joined";
+        EngineError::refused(cause, "bring that one back, or restart every station so that it joins this one")
+    };
+    let row = match client.query_one(WHICH, &[]).await {
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return Err(another()),
+        row => row?,
+    };
+    let (ledger, readable): (Option<i64>, i64) = (row.try_get(0)?, row.try_get(1)?);
+    if ledger != Some(joined as i64) {
+        return Err(another());
+    }
+    if readable > KNOWN { Err(too_late(readable)) } else { Ok(()) }
+}
+
+fn too_late(version: i64) -> EngineError {
+    let cause = format!("its schema is version {version}, this software knows {KNOWN}");
+    EngineError::refused(cause, "update this ground-station; nothing was changed")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +151,7 @@ mod tests {
             "f1538ef0b214adc7eb8c4c612a106f905c33a53d4bc0a7062e666f7be93b2874",
             "f972cd186a19fc699ff1d4be0594050f28ea8c2ed9494b69d1a295cd67611af5",
             "8641255bfe11b27f6c701c84bde5c39eeb0b0c136a25d3effdbc8892e79b4bda",
+            "2e73b9d6461b9378ea982029a952e3021b522c0bc38b4821c64d5d4d76774f79",
         ];
         let hashes: Vec<String> = STEPS
             .iter()

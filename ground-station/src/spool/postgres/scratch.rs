@@ -5,10 +5,10 @@
 //! transaction of PostgreSQL. So both stores have one set of rules.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use perigee_proto::link;
-use perigee_shared::signal::{Counts, Signal};
+use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::store::{Contents as _, StoreError};
 use prost::Message;
 use redb::backends::InMemoryBackend;
@@ -111,7 +111,8 @@ pub(super) struct Changes {
 /// Makes working tables, and keeps some for the next time.
 #[derive(Clone)]
 pub(super) struct Scratch {
-    settings: Arc<Settings>,
+    /// Those of the configuration, with the exporters of all stations.
+    settings: Arc<RwLock<Arc<Settings>>>,
     ledger: u64,
     decoded: Decoded,
     idle: Arc<Mutex<Vec<Database>>>,
@@ -130,11 +131,17 @@ pub(super) fn memory() -> Result<Database, SpoolError> {
 impl Scratch {
     pub(super) fn new(settings: Arc<Settings>, ledger: u64) -> Self {
         let decoded = Decoded::new(settings.decoded_bases, &settings.decoding);
-        Self { settings, ledger, decoded, idle: Arc::default() }
+        Self { settings: Arc::new(RwLock::new(settings)), ledger, decoded, idle: Arc::default() }
     }
 
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From the next transaction on these are the exporters.
+    pub(super) fn set_routes(&self, routes: BTreeMap<String, SignalSet>) {
+        let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+        *settings = Arc::new(Settings { routes, ..Settings::clone(&settings) });
     }
 
     pub(super) const fn ledger(&self) -> u64 {
@@ -146,7 +153,7 @@ impl Scratch {
     }
 
     fn contents(&self, satellites: &[SatelliteRow]) -> Contents {
-        let mut contents = Contents::empty(&self.settings, self.ledger);
+        let mut contents = Contents::empty(&self.settings(), self.ledger);
         contents.decoded = self.decoded.clone();
         for satellite in satellites {
             let (number, tally) = (satellite.number, &satellite.tally);

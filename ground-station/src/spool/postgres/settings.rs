@@ -184,7 +184,7 @@ impl FleetSettings {
         Ok((configs, MakeRustlsConnect::new(client_tls(key, &tls)?)))
     }
 
-    fn read_password(&self, key: &str) -> Result<Option<String>, Invalid> {
+    pub(super) fn read_password(&self, key: &str) -> Result<Option<String>, Invalid> {
         let Some(path) = &self.password_file else { return Ok(self.password.clone().map(|p| p.0)) };
         let text = files::read_text(path, files::SECRETS).map_err(|e| {
             let path = path.display();

@@ -25,7 +25,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const FORGET: &str = "delete from worker where until < clock_timestamp() - interval '1 hour'";
 
 /// Whether there is something to export.
-const WAITING: &str = "select exists(select from entry) or exists(select from replay where open = 1)";
+const WAITING: &str = "select exists(select from entry) or exists(select from replay where open = 1) \
+    or exists(select from letter where replay = 1)";
 
 /// This worker lives on.
 pub(super) const BEAT: &str = "insert into worker (owner, station, until) \
@@ -148,13 +149,15 @@ impl Fleet {
 
     /// Looks how full it is and whether others have committed something.
     pub(super) async fn look_around(&self) -> Result<(), SpoolError> {
+        let settings = self.settings();
         let (names, most): (Vec<String>, Vec<i64>) =
-            self.settings().satellites.iter().map(|(name, most)| (name.clone(), *most as i64)).unzip();
+            settings.satellites.iter().map(|(name, most)| (name.clone(), *most as i64)).unzip();
         let (used, commits, full) = self
             .patiently(move |fleet| {
                 let (names, most) = (names.clone(), most.clone());
                 async move {
                     let connection = fleet.connection().await?;
+                    fleet.watched(&connection, connection.check()).await??;
                     let (level, full) = (connection.prepare(LEVEL).await?, connection.prepare(FULL).await?);
                     let client = connection.client();
                     let work = async {
@@ -181,13 +184,17 @@ impl Fleet {
                 status.version += 1;
             }
         });
+        if self.hear_of_exporters().await? {
+            self.settle_all().await?;
+        }
         let limit = self.inner.bounds.limit();
         if used >= limit { self.relieve().await } else { Ok(()) }
     }
 
     /// Takes note of what a transaction of this station has changed, until the next look around.
     pub(super) fn note_level(&self, changes: &Changes) {
-        let bounds = &self.settings().satellites;
+        let settings = self.settings();
+        let bounds = &settings.satellites;
         self.note_used(|status| {
             status.used = status.used.saturating_add_signed(changes.grown);
             for satellite in &changes.satellites {
