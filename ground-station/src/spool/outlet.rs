@@ -473,6 +473,15 @@ pub(super) fn settle_passed(txn: &mut Txn<'_>) -> Result<(), SpoolError> {
     all.into_iter().try_for_each(|(at, record)| settle(txn, at, record))
 }
 
+/// An exporter was taken out of the configuration.
+pub(super) fn say_given_up() {
+    tracing::warn!(
+        event.name = "perigee.exporter.given_up",
+        "segments waited for an exporter that is not configured any more: they are given up for it, and leave the spool when \
+         the others have them"
+    );
+}
+
 /// Settles what the exporters of this configuration have passed: one may have been taken out of it.
 pub(super) fn settle_all(spool: &mut Spool) -> Result<(), SpoolError> {
     let passed = spool.read(|view| {
@@ -492,6 +501,9 @@ pub(super) fn settle_all(spool: &mut Spool) -> Result<(), SpoolError> {
         }
         Ok(passed)
     })?;
+    if !passed.is_empty() {
+        say_given_up();
+    }
     for part in passed.chunks(SWEEP) {
         spool.write(|txn| {
             for at in part {

@@ -16,6 +16,9 @@ pub enum EngineError {
     /// It does not answer, or not now.
     #[error("PostgreSQL does not answer: {0}; the satellites keep what is not committed")]
     Away(String),
+    /// The station works without it for now; why, as health says it.
+    #[error("{0}")]
+    CutOff(String),
     /// Others were at the same rows: the same again may work at once.
     #[error("PostgreSQL took another transaction first: {0}")]
     Conflict(String),
@@ -110,6 +113,9 @@ impl From<tokio_postgres::Error> for EngineError {
                 Self::refused(text, "the role of storage.user must own the database and its schema")
             }
             SqlState::READ_ONLY_SQL_TRANSACTION => Self::Away(format!("{text}: this server takes no writes")),
+            SqlState::TOO_MANY_CONNECTIONS => Self::Away(format!(
+                "{text}: raise the limit of the server or of the role, or lower storage.connections of the stations"
+            )),
             SqlState::DISK_FULL => {
                 Self::Away(format!("{text}: free some space on the volume of the server's data"))
             }

@@ -315,6 +315,9 @@ impl Fleet {
                 }
             })
             .await?;
+        if !passed.is_empty() {
+            outlet::say_given_up();
+        }
         for satellite in passed {
             let need = |satellites: &[u32]| {
                 Need::all_of(&[Of::Entry, Of::Place, Of::EntryDead, Of::Base], satellites)

@@ -358,7 +358,7 @@ impl Fleet {
             answer = asked => answer,
             () = self.cut_off() => {
                 let why = self.inner.status.borrow().failing.clone();
-                Err(EngineError::Away(why.unwrap_or_default()).into())
+                Err(EngineError::CutOff(why.unwrap_or_default()).into())
             }
         }
     }
@@ -390,10 +390,13 @@ impl Fleet {
 
     pub(super) async fn close(self) {
         self.inner.closing.cancel();
-        let _ = tokio::time::timeout(CLOSE, self.inner.tasks.ended()).await;
         self.inner.running.close();
-        let _ = tokio::time::timeout(CLOSE, self.inner.running.wait()).await;
-        let _ = tokio::time::timeout(CLOSE, self.leave()).await;
+        let end = async {
+            self.inner.tasks.ended().await;
+            self.inner.running.wait().await;
+            self.leave().await
+        };
+        let _ = tokio::time::timeout(CLOSE, end).await;
         self.inner.pool.close();
         // Nobody else has it any more: the file is free when this returns.
         let aside = locked(&self.inner.aside).take();
