@@ -236,6 +236,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_file_has_one_writer_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = FileConfig { max_bytes: ByteSize(1), ..config(&dir) };
+        let open = || File::try_new("exporters.file", &config, &Env::production());
+        let first = open().unwrap();
+        let why = open().err().unwrap().message;
+        assert!(why.contains("another exporter writes to it") && why.contains("a path of its own"), "{why}");
+        first.writer.lock().unwrap().rotate().unwrap();
+        assert!(open().is_err(), "the new file is locked too");
+        drop(first);
+        open().unwrap();
+    }
+
     #[tokio::test]
     async fn protobuf_is_written_as_it_came_also_after_a_torn_message() {
         let dir = tempfile::tempdir().unwrap();
