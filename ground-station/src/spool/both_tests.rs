@@ -441,8 +441,8 @@ over_both! {
         spool.pass("a", SignalSet::ALL);
         assert_eq!(spool.account().exported.spans, 0);
         spool.close();
-        let spool = site.open();
-        assert_eq!((spool.account().exported.spans, spool.usage()), (5, 0));
+        let (spool, alone) = (site.open(), site.fleet.is_none());
+        assert_eq!((spool.account().exported.spans == 5, spool.usage() == 0), (alone, alone), "another station may have it");
     }
 
     fn dead_letters_are_kept_listed_and_replayed(site) {

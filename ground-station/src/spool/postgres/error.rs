@@ -56,7 +56,7 @@ impl EngineError {
 
     /// Whether trying the same later may help.
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Away(_) | Self::Conflict(_) | Self::Refused { .. })
+        matches!(self, Self::Away(_) | Self::CutOff(_) | Self::Conflict(_) | Self::Refused { .. })
     }
 }
 
