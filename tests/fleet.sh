@@ -22,7 +22,7 @@ fleet=$root/deploy/fleet/fleet.sh
 test=(failover.py)
 if [ "${1:-}" = crowd ]; then
     shift
-    export STATIONS="svalbard kiruna inuvik troll"
+    export STATIONS="svalbard kiruna inuvik troll" CONNECTIONS=64
     test=(crowd.py --stations "$STATIONS")
 fi
 

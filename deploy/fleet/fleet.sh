@@ -15,6 +15,7 @@
 # BIN         the folder with ground-station (target/release of this tree)
 # BACKEND     where the exporter sends, as http://host:port of OTLP/gRPC; without it to DIR/received.jsonl
 # STATIONS    their names (svalbard kiruna), for nine at most
+# CONNECTIONS link.max_connections of each (16): as many satellites as are in view of one at once
 # NET         the addresses' first three numbers (127.77.1): two fleets at once need two
 # It needs Debian's postgresql-15 and python3-venv, openssl, curl and jq. etcd (Debian) and Patroni (PyPI) are fetched into DIR
 # unless FLEET_TOOLS names a folder that has them. No service of the machine is touched.
@@ -171,7 +172,8 @@ settings_of_station() {
         -e "s|/etc/perigee/ledger-ca|$dir/pki/ledger-ca|; s|/etc/perigee/|$home/etc/|" \
         -e "s|/var/lib/perigee/ground|$home/state|; s|/run/perigee/|$home/|" \
         -e "s|10\.0\.0\.|$net.|g; s|endpoint: 127\.0\.0\.1:|endpoint: ${address[$name]}:|" \
-        -e "s|otlp/backend: {.*}|$to|; s|\[otlp/backend\]|[${to%%:*}]|" "$here/station.yaml" >"$home/etc/station.yaml"
+        -e "s|otlp/backend: {.*}|$to|; s|\[otlp/backend\]|[${to%%:*}]|; s|^  satellites:|  max_connections: ${CONNECTIONS:-16}\n&|" \
+        "$here/station.yaml" >"$home/etc/station.yaml"
     cp "$dir/secret/perigee" "$home/etc/ledger.password"
 }
 

@@ -16,7 +16,7 @@ import time
 from failover import Fleet, command, fleets_arguments, get_json, requests_in
 
 ITEMS = 20  # in a request
-DEADLINE = 600  # seconds until everything must have arrived after the last request
+DEADLINE = 300  # seconds until everything must have arrived after the last pass that follows the last request
 MEMORY = 1536  # MiB that the ground's processes may take together
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -114,10 +114,10 @@ class Crowd:
         self.began = math.ceil(time.time()) + 20 + size // 5
 
     def passes(self, number):
-        """Lines of a plan, until long after the end."""
+        """Lines of a plan, until long after the end: a satellite whose plan has run out probes, and keeps a station that answers."""
         every, lasts = self.given.every, self.given.lasts
         first = self.began + every * number / self.size
-        last = self.began + 60 * self.given.minutes + DEADLINE
+        last = self.began + 60 * self.given.minutes + 2 * (every + lasts + DEADLINE)
         for n in range(math.ceil((last - first) / every)):
             at = first + every * n
             station = self.stations[(number + n) % len(self.stations)]
@@ -181,7 +181,8 @@ class Crowd:
             missing = {n: counts for n, counts in missing.items() if counts[0] != counts[1]}
             if not missing:
                 return time.monotonic() - began
-            assert time.monotonic() - began < DEADLINE, f"not everything was exported: {dict(list(missing.items())[:5])}"
+            wait = self.given.every + self.given.lasts + DEADLINE
+            assert time.monotonic() - began < wait, f"not everything was exported: {dict(list(missing.items())[:5])}"
             await asyncio.sleep(2)
 
 
