@@ -159,7 +159,7 @@ impl Fleet {
         let look = |spool: &mut file::Spool| Ok((spool.contents().ledger, spool.read(|v| names(v.tables))?));
         let (ledger, satellites) = file.keeper.ask(look).await?;
         let migration = Migration { file, fleet, ledger };
-        let done = migration.run(satellites, ahead, &mut tell).await;
+        let done = Box::pin(migration.run(satellites, ahead, &mut tell)).await;
         let Migration { file, fleet, .. } = migration;
         file.close().await;
         fleet.close().await;
@@ -196,7 +196,7 @@ impl Migration {
         for (from, name) in &satellites {
             let Some(to) = numbers.get(name) else { continue };
             let of = Moved { from: *from, to: *to };
-            let changed = self.copy(name, of, tell).await?;
+            let changed = Box::pin(self.copy(name, of, tell)).await?;
             moved.push((name, of, changed));
         }
         for (name, of, changed) in moved {

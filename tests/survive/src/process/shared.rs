@@ -152,13 +152,13 @@ async fn once(rig: &mut Rig, fault: Fault, nth: u32, chance: &mut SmallRng) {
             rig.ground.process.signal(SIGSTOP);
             // Nothing is tended meanwhile: it does not answer, and has not ended.
             tokio::time::sleep(Duration::from_millis(stopped)).await;
-            woken(rig);
+            may_be_replaced(rig);
             rig.ground.process.signal(SIGCONT);
         }
         Fault::ExporterStops => {
             signal_other(rig, SIGSTOP);
             go_on(rig, stopped).await;
-            woken(rig);
+            may_be_replaced(rig);
             signal_other(rig, SIGCONT);
         }
         Fault::PrimaryStops => {
@@ -169,6 +169,8 @@ async fn once(rig: &mut Rig, fault: Fault, nth: u32, chance: &mut SmallRng) {
         Fault::PrimaryCutOff => {
             with_servers(rig, |cluster| cluster.primary().plug(false));
             go_on(rig, stopped).await;
+            // The worker that finds the next primary last has been silent for longer than a lease of 2 s.
+            may_be_replaced(rig);
             let was = with_servers(rig, Cluster::succeed);
             go_on(rig, chance.random_range(0..4_000)).await;
             with_servers(rig, |cluster| cluster.standby(was).plug(true));
@@ -204,6 +206,7 @@ async fn kill_other(rig: &mut Rig) {
     if let Some(shared) = &mut rig.shared {
         shared.other.process.kill().await;
     }
+    may_be_replaced(rig);
 }
 
 /// From their next start on, the one station's clock is so many seconds ahead, and the other one's as much behind.
@@ -214,8 +217,8 @@ fn set_clocks(rig: &mut Rig, ahead: i64) {
     }
 }
 
-/// A worker goes on that was taken for dead: the request that it was sending is sent by another one too.
-fn woken(rig: &mut Rig) {
+/// A worker was killed, or not heard of for a lease: what it was sending is sent by another one too, from now on.
+fn may_be_replaced(rig: &mut Rig) {
     rig.read_sinks();
     rig.note(Event::Restart { side: Side::Ground, power_cut: false });
 }
