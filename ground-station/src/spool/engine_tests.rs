@@ -225,9 +225,7 @@ async fn a_database_with_another_ledger_or_a_later_schema_is_refused_while_a_sta
     let put = |database: &str, place: &str| {
         for name in [database, place] {
             server.try_sql("postgres", &format!("alter database {name} with allow_connections false"));
-            let end =
-                format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'");
-            server.sql("postgres", &end);
+            server.disconnect(name);
         }
         server.sql("postgres", &format!("alter database {database} rename to {place}"));
         server.sql("postgres", &format!("alter database {place} with allow_connections true"));
@@ -245,8 +243,7 @@ async fn a_database_with_another_ledger_or_a_later_schema_is_refused_while_a_sta
     status.wait_for(|status| status.failing.is_none()).await.unwrap();
 
     server.sql(&our_name, "insert into perigee_schema values (99, 99, 'x', 'later')");
-    let end = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{our_name}'");
-    server.sql("postgres", &end);
+    server.disconnect(&our_name);
     fails(&store, "update this ground-station").await;
     server.sql(&our_name, "delete from perigee_schema where version = 99");
     status.wait_for(|status| status.failing.is_none()).await.unwrap();

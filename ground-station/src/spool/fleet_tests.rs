@@ -568,8 +568,7 @@ async fn a_server_in_read_only_mode_is_waited_for_and_said() {
     commit(&store, "sat-1", 1).await;
     let name = &database.fleet.database;
     server.sql("postgres", &format!("alter database {name} set default_transaction_read_only = on"));
-    let end = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'");
-    server.sql("postgres", &end);
+    server.disconnect(name);
     let waiting = in_the_end(&store, "sat-1", 2);
     assert!(fails(&store, "takes writes").await.contains("default_transaction_read_only"));
     server.sql("postgres", &format!("alter database {name} reset default_transaction_read_only"));

@@ -70,8 +70,8 @@ fn join(first: &mut Contact, second: &Contact) {
 }
 
 impl Plan {
-    /// A plan of these contacts in the order of their start, each with its key. Contacts with one station that overlap become one: two antennas, or one
-    /// entry for each destination behind the station.
+    /// A plan of these contacts in the order of their start, each with its key. Contacts with one station that overlap become
+    /// one: two antennas, or one entry for each destination behind the station.
     pub(super) fn new(contacts: impl ExactSizeIterator<Item = Keyed>, mut warnings: Notes) -> Self {
         let mut joined: Vec<Keyed> = Vec::with_capacity(contacts.len());
         // The latest contact with each station.

@@ -330,6 +330,12 @@ impl Postgres {
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     }
 
+    /// Ends every connection to `database`.
+    pub fn disconnect(&self, database: &str) {
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname =";
+        self.sql("postgres", &format!("{end} '{database}'"));
+    }
+
     /// Starts a standby of this server. It is asynchronous until `synchronous_standby_names` names it.
     pub fn standby(&self, name: &str) -> Self {
         self.standby_at(name, None)

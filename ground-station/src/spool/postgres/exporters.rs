@@ -43,8 +43,9 @@ impl Fleet {
             }
         })
         .await?;
-        for Told { name, station, time, .. } in self.told().await? {
-            if !self.inner.routes.contains_key(&name) {
+        let all = self.told().await?;
+        for Told { name, station, time, .. } in &all {
+            if !self.inner.routes.contains_key(name) {
                 tracing::warn!(
                     exporter = name,
                     station,
@@ -54,13 +55,18 @@ impl Fleet {
                 );
             }
         }
-        self.hear_of_exporters().await.map(drop)
+        self.go_by(all);
+        Ok(())
     }
 
     /// Looks which exporters there are; whether one has gone.
     pub(super) async fn hear_of_exporters(&self) -> Result<bool, SpoolError> {
+        Ok(self.go_by(self.told().await?))
+    }
+
+    fn go_by(&self, all: Vec<Told>) -> bool {
         let mut routes = self.inner.routes.clone();
-        for Told { name, signals, .. } in self.told().await? {
+        for Told { name, signals, .. } in all {
             let of_name = routes.entry(name).or_default();
             *of_name = signals.iter().fold(*of_name, SignalSet::with);
         }
@@ -72,17 +78,11 @@ impl Fleet {
         if routes != settings.routes {
             self.inner.scratch.set_routes(routes);
         }
-        Ok(has_gone)
+        has_gone
     }
 
     async fn told(&self) -> Result<Vec<Told>, SpoolError> {
-        let rows = self
-            .patiently(|fleet| async move {
-                let connection = fleet.connection().await?;
-                let statement = connection.prepare(ALL).await?;
-                Ok(fleet.watched(&connection, connection.client().query(&statement, &[])).await??)
-            })
-            .await?;
+        let rows = self.ask_for(ALL).await?;
         let told = |row: &tokio_postgres::Row| {
             let bits: i64 = row.try_get(1)?;
             let has = Signal::ALL.into_iter().filter(|signal| bits & 1 << *signal as u8 != 0);

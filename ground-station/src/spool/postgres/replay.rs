@@ -320,13 +320,7 @@ impl Fleet {
         let oldest = self.inner.env.unix_nano().saturating_sub(keep.nano) as i64;
         loop {
             let (used, limit) = (self.inner.status.borrow().used, self.inner.bounds.limit());
-            let rows = self
-                .patiently(|fleet| async move {
-                    let connection = fleet.connection().await?;
-                    let statement = connection.prepare(OLDEST).await?;
-                    Ok(fleet.watched(&connection, connection.client().query(&statement, &[])).await??)
-                })
-                .await?;
+            let rows = self.ask_for(OLDEST).await?;
             let mut of = BTreeMap::<u32, Vec<u64>>::new();
             let mut left: Option<u64> = None;
             for row in &rows {

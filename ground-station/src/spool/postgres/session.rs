@@ -250,6 +250,16 @@ impl Fleet {
         Ok(numbers)
     }
 
+    /// The rows of a statement without parameters.
+    pub(super) async fn ask_for(&self, text: &'static str) -> Result<Vec<Answered>, SpoolError> {
+        self.patiently(move |fleet| async move {
+            let connection = fleet.connection().await?;
+            let statement = connection.prepare(text).await?;
+            Ok(fleet.watched(&connection, connection.client().query(&statement, &[])).await??)
+        })
+        .await
+    }
+
     pub(super) async fn connection(&self) -> Result<Pooled, SpoolError> {
         Ok(self.inner.pool.get().await?)
     }
