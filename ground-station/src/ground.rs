@@ -157,9 +157,12 @@ impl Ground {
             )?),
             false => None,
         };
+        let connected = link.as_ref().map_or_else(|| Connected::nobody(env), Link::connected);
+        let open = connected.clone();
+        store.tell_links(move || open.satellites().into_keys().collect());
         let beside = Beside {
             metrics: metrics.clone(),
-            connected: link.as_ref().map_or_else(|| Connected::nobody(env), Link::connected),
+            connected,
             directory: config.storage.directory.clone(),
             station: config.link.station.clone(),
         };

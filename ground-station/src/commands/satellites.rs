@@ -75,9 +75,11 @@ fn overview(satellite: &Value, now: u64) -> String {
         Some(at) => format!("{} ago", span(now.saturating_sub(at))),
     };
     let next = &satellite["next_contact"];
-    let next = match next["start_unix_nano"].as_u64() {
-        None => "unknown".to_owned(),
-        Some(at) => {
+    let elsewhere = satellite["linked_at"].as_array().and_then(|stations| stations.first()?.as_str());
+    let next = match (elsewhere, next["start_unix_nano"].as_u64()) {
+        (Some(station), _) => format!("now at {station}"),
+        (None, None) => "unknown".to_owned(),
+        (None, Some(at)) => {
             let station = next["station"].as_str().unwrap_or("");
             let when =
                 if at < now { format!("{} ago", span(now - at)) } else { format!("in {}", span(at - now)) };
@@ -198,6 +200,11 @@ mod tests {
                 "clock": {"offset_seconds": -3.25, "error_seconds": 0.02, "drift_ppm": [-1.5, 0.2], "untrusted": ""},
             },
             {
+                "satellite": "there", "connected": true, "linked_at": ["kiruna"],
+                "last_heard_unix_nano": now - 60 * S, "next_contact": {"station": "inuvik", "start_unix_nano": now + 9_000 * S},
+                "backlog": [], "partial_bytes": 0, "last_pass": null,
+            },
+            {
                 "satellite": "old", "connected": false, "last_heard_unix_nano": now - 400 * S,
                 "next_contact": null, "backlog": null, "partial_bytes": 0, "plan": null, "agent": null,
                 "forecast": null, "last_pass": {"ground": {"ended": "lost"}},
@@ -212,6 +219,7 @@ mod tests {
             text,
             "satellite      link heard      next contact             waits   oldest    partial  last pass\n\
              a-satellite-w… up   3 s ago    in 42 min svalbard    1.21 GiB   24.0 h    1.0 MiB  ended by plan 87%\n\
+             there          up   60 s ago   now at kiruna              0 B        -        0 B  -\n\
              old            down 7 min ago  unknown                unknown        -        0 B  lost\n\
              new            down never      unknown                unknown        -        0 B  -\n\
              \n\

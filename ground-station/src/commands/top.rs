@@ -107,6 +107,9 @@ fn satellites(seen: &Seen) -> Vec<Line<'static>> {
 
 /// How long the contact lasts, or when the next one begins by the satellite's plan.
 fn contact(satellite: &Value, now: u64) -> String {
+    if let Some(station) = satellite["linked_at"][0].as_str() {
+        return format!("now at {station}");
+    }
     if satellite["connected"] == true {
         return match satellite["link"]["ends_unix_nano"].as_u64() {
             Some(end) => format!("LOS in {}", countdown(end.saturating_sub(now))),

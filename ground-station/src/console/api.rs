@@ -103,6 +103,8 @@ pub(super) struct Linked {
     #[serde(flatten)]
     view: SatelliteView,
     link: Option<LinkView>,
+    /// Other stations of a shared ledger that have a link open with it.
+    linked_at: Vec<String>,
 }
 
 /// Every satellite that may connect or was ever heard, by id
@@ -119,8 +121,11 @@ pub(super) async fn satellites(State(console): State<Console>, Asked(page): Aske
     let expected = console.metrics.expected().into_iter().map(|id| id.to_string());
     let all = SatelliteView::with_expected(console.store.satellites().await?, expected);
     let (connected, links) = (console.connected.satellites(), console.connected.links());
+    let elsewhere = console.store.linked_elsewhere().await?;
     let linked = |view: SatelliteView| {
-        let mut linked = Linked { link: links.get(&view.satellite).cloned(), view };
+        let linked_at = elsewhere.get(&view.satellite).cloned().unwrap_or_default();
+        let mut linked = Linked { link: links.get(&view.satellite).cloned(), linked_at, view };
+        linked.view.connected = !linked.linked_at.is_empty();
         if let Some(heard) = connected.get(&linked.view.satellite) {
             linked.view.connected = true;
             linked.view.standing.last_heard_unix_nano = *heard;

@@ -76,6 +76,8 @@ pub(super) struct Row {
     #[serde(flatten)]
     pub(super) digest: SatelliteDigest,
     pub(super) link: Option<LinkView>,
+    /// Other stations of a shared ledger that have a link open with it.
+    pub(super) linked_at: Vec<String>,
     /// Payload bytes over the link a second, as of late.
     pub(super) bytes_per_second: f64,
     /// Payload bytes over the link since this program began.
@@ -249,6 +251,7 @@ impl Board {
         *latest = None;
         let began = Instant::now();
         let glance = self.0.store.glance().await?;
+        let elsewhere = self.0.store.linked_elsewhere().await?;
         let records = std::mem::take(&mut *lock(&self.0.records));
         let (records, digest) = glance.digest(records).await?;
         *lock(&self.0.records) = records;
@@ -257,7 +260,11 @@ impl Board {
             let mut before = lock(&self.0.before);
             let number = before.as_ref().map_or(0, |before| before.number) + 1;
             let keep = kept([took, before.as_ref().map_or(Duration::ZERO, |before| before.took)]);
-            let shown = Arc::new(self.shown(digest, began, before.as_ref().map(|before| &*before.shown)));
+            let shown = Arc::new(self.shown(
+                (digest, elsewhere),
+                began,
+                before.as_ref().map(|before| &*before.shown),
+            ));
             let due = before.as_ref().map_or(began, |before| (before.due + keep).max(began));
             *before = Some(Before { number, shown: Arc::clone(&shown), took, due });
             (number, shown, keep)
@@ -297,7 +304,12 @@ impl Board {
         lock(&self.0.before).as_ref().map_or_else(Instant::now, |before| before.due)
     }
 
-    fn shown(&self, digest: crate::spool::Digest, taken: Instant, before: Option<&Shown>) -> Shown {
+    fn shown(
+        &self,
+        (digest, mut elsewhere): (crate::spool::Digest, BTreeMap<String, Vec<String>>),
+        taken: Instant,
+        before: Option<&Shown>,
+    ) -> Shown {
         let inner = &self.0;
         let at = inner.env.unix_nano();
         let seconds = before.map_or(0.0, |before| taken.duration_since(before.taken).as_secs_f64());
@@ -336,6 +348,8 @@ impl Board {
         });
         let rows = digest.satellites.into_iter().map(|mut digest| {
             let name = digest.satellite.clone();
+            let linked_at = elsewhere.remove(&name).unwrap_or_default();
+            digest.connected = !linked_at.is_empty();
             if let Some(heard) = connected.get(&name) {
                 digest.connected = true;
                 digest.standing.last_heard_unix_nano = *heard;
@@ -345,6 +359,7 @@ impl Board {
             Row {
                 bytes_per_second: rate(received_bytes, known.get(name.as_str()).copied()),
                 link: links.get(&name).cloned(),
+                linked_at,
                 level: attention::gravest(&notes),
                 received_bytes,
                 notes,

@@ -1,5 +1,6 @@
 //! What only a shared ledger has: several stations, workers that die, servers that are refused, end, or do not answer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,7 +136,7 @@ async fn stations_that_race_for_the_same_segments_commit_each_once() {
             racing.spawn(async move { (sequence, n, commit(&station, &satellite, sequence).await) });
         }
     }
-    let mut new = std::collections::BTreeMap::<u64, u32>::new();
+    let mut new = BTreeMap::<u64, u32>::new();
     while let Some(done) = racing.join_next().await {
         let (sequence, _, applied) = done.unwrap();
         assert!(matches!(applied, Applied::New | Applied::Duplicate), "{applied:?}");
@@ -452,6 +453,18 @@ async fn a_server_whose_settings_change_is_not_believed_any_more() {
         server.reload();
         let waiting = in_the_end(&store, "sat-1", sequence);
         fails(&store, setting.split(' ').next().unwrap()).await;
+        // Whoever asks for something else meanwhile does not make it look well.
+        let others = async {
+            loop {
+                let _ = (store.overview().await, store.linked_elsewhere().await);
+                tokio::task::yield_now().await;
+            }
+        };
+        let changed = status.wait_for(|status| status.failing.is_none());
+        tokio::select! {
+            () = others => {}
+            changed = tokio::time::timeout(Duration::from_secs(2), changed) => assert!(changed.is_err(), "{setting}"),
+        }
         assert!(!waiting.is_finished(), "{setting}");
         server.configure(reset);
         server.reload();
@@ -598,4 +611,33 @@ async fn tables_that_somebody_holds_are_waited_for_and_said() {
     assert!(matches!(waiting.await.unwrap(), Applied::New | Applied::Duplicate));
     status.wait_for(|s| s.failing.is_none()).await.unwrap();
     store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_station_knows_where_a_satellite_has_its_link() {
+    let Some(database) = Database::new() else { return };
+    let [svalbard, kiruna] = [database.station("svalbard").await, database.station("kiruna").await];
+    commit(&svalbard, "sat-1", 1).await;
+    let open = Arc::new(std::sync::Mutex::new(vec!["sat-1".to_owned(), "never-heard".to_owned()]));
+    let links = Arc::clone(&open);
+    svalbard.tell_links(move || links.lock().unwrap().clone());
+    let seen = async |store: &Store, expected: &[(&str, &str)]| {
+        let expected: BTreeMap<_, _> = expected
+            .iter()
+            .map(|(satellite, at)| ((*satellite).to_owned(), vec![(*at).to_owned()]))
+            .collect();
+        while store.linked_elsewhere().await.unwrap() != expected {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    seen(&kiruna, &[("sat-1", "svalbard")]).await;
+    assert_eq!(svalbard.linked_elsewhere().await.unwrap(), BTreeMap::new(), "its own links it knows better");
+    open.lock().unwrap().clear();
+    seen(&kiruna, &[]).await;
+    // A station that ends has no links, whatever it said last.
+    open.lock().unwrap().push("sat-1".to_owned());
+    seen(&kiruna, &[("sat-1", "svalbard")]).await;
+    svalbard.close().await;
+    seen(&kiruna, &[]).await;
+    kiruna.close().await;
 }

@@ -353,6 +353,21 @@ impl Store {
         ask!(self, satellites())
     }
 
+    /// Has the other stations of a shared ledger told which satellites have an open link here, as `open` says.
+    pub fn tell_links(&self, open: impl Fn() -> Vec<String> + Send + Sync + 'static) {
+        if let Engine::Shared(fleet) = &self.0 {
+            fleet.tell_links(open);
+        }
+    }
+
+    /// The other stations of a shared ledger that have an open link, by satellite.
+    pub async fn linked_elsewhere(&self) -> Result<BTreeMap<String, Vec<String>>, SpoolError> {
+        match &self.0 {
+            Engine::File(_) => Ok(BTreeMap::new()),
+            Engine::Shared(fleet) => fleet.linked_elsewhere().await,
+        }
+    }
+
     /// How every satellite stands that was ever heard.
     pub async fn standings(&self) -> Result<BTreeMap<String, StandingView>, SpoolError> {
         ask!(self, standings())

@@ -74,6 +74,18 @@ fn body(shown: &Shown, wanted: &Wanted) -> Markup {
     }
 }
 
+/// Whether there is an open link, and where.
+pub(super) fn link(row: &Row) -> Markup {
+    let elsewhere = row.linked_at.join(", ");
+    html! {
+        @match (row.digest.connected, elsewhere.is_empty()) {
+            (false, _) => "down",
+            (true, true) => a href="/live" { "up" },
+            (true, false) => { "up at " (elsewhere) },
+        }
+    }
+}
+
 fn line(row: &Row, now: u64) -> Markup {
     let (digest, standing) = (&row.digest, &row.digest.standing);
     let oldest = standing.backlog.iter().flatten().filter_map(|lane| lane.since_unix_nano).min();
@@ -86,9 +98,7 @@ fn line(row: &Row, now: u64) -> Markup {
                 @if let Some(note) = row.notes.first() { " " (note.text) }
                 @if row.notes.len() > 1 { " (and " (row.notes.len() - 1) " more)" }
             }
-            td data-label="Link" {
-                @if digest.connected { a href="/live" { "up" } } @else { "down" }
-            }
+            td data-label="Link" { (link(row)) }
             td.nowrap data-label="Last heard" { (when(standing.last_heard_unix_nano, now)) }
             td.nowrap data-label="Waits on board" { (waits(standing)) }
             td.nowrap data-label="Oldest" { @match oldest { Some(since) => (when(since, now)), None => "-" } }

@@ -64,7 +64,7 @@ fn body(
             (attention::list(&row.notes))
         }
         dl.facts {
-            (fact("Link", html! { @if digest.connected { a href="/live" { "up" } } @else { "down" } }))
+            (fact("Link", fleet::link(row)))
             (fact("Last heard", html! { (when(digest.standing.last_heard_unix_nano, now)) " over " (digest.station) }))
             (fact("Next contact", fleet::next_contact(&digest.standing, now)))
             (fact("If its plan holds", fleet::forecast(&digest.standing, now)))

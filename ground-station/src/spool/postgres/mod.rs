@@ -11,6 +11,7 @@
 //! - `exporters.rs`, `export.rs`: which exporters there are at all stations; leases, cursors and what an exporter is handed.
 //! - `letters.rs`, `catalogue.rs`, `replay.rs`, `views.rs`, `study.rs`: dead letters, what was ever committed, what is kept and sent
 //!   again, what is shown, and what is verified.
+//! - `links.rs`: at which station a satellite has its link.
 //! - `aside.rs`: what a station does while the engine does not answer.
 //! - `source.rs`, `migration.rs`: how a station's own file comes here.
 //! - `watch.rs`: how full it is, whether it answers, and this worker's life.
@@ -29,6 +30,7 @@ mod catalogue;
 mod export;
 mod exporters;
 mod letters;
+mod links;
 mod migration;
 mod replay;
 mod session;
@@ -38,7 +40,7 @@ mod views;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use perigee_proto::link;
@@ -103,6 +105,8 @@ struct Inner {
     /// This process among the workers.
     owner: i64,
     life: Mutex<Life>,
+    /// Satellites with an open link here, where there are links.
+    open_links: OnceLock<Box<dyn Fn() -> Vec<String> + Send + Sync>>,
     status: channel::Sender<Status>,
     known: Mutex<HashMap<Arc<str>, u32>>,
     groups: mpsc::Sender<Group>,
@@ -239,6 +243,7 @@ impl Fleet {
             lease: fleet.lease,
             owner: (env.random() >> 1) as i64,
             life: Mutex::default(),
+            open_links: OnceLock::new(),
             status: channel::Sender::default(),
             known: Mutex::default(),
             groups,

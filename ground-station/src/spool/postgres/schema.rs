@@ -30,6 +30,7 @@ const STEPS: &[Step] = &[
     Step { version: 5, readable_from: 1, text: include_str!("005_alarm.sql") },
     Step { version: 6, readable_from: 1, text: include_str!("006_catalogue_of.sql") },
     Step { version: 7, readable_from: 1, text: include_str!("007_exporter.sql") },
+    Step { version: 8, readable_from: 1, text: include_str!("008_link.sql") },
 ];
 
 /// The latest version that this software knows.
@@ -152,6 +153,7 @@ mod tests {
             "f972cd186a19fc699ff1d4be0594050f28ea8c2ed9494b69d1a295cd67611af5",
             "8641255bfe11b27f6c701c84bde5c39eeb0b0c136a25d3effdbc8892e79b4bda",
             "2e73b9d6461b9378ea982029a952e3021b522c0bc38b4821c64d5d4d76774f79",
+            "6713c45c70d4b1ae0ddf7fcdcc2450db661d16f0be0838de32f42c85a978df32",
         ];
         let hashes: Vec<String> = STEPS
             .iter()

@@ -26,11 +26,12 @@ pub(super) struct Last {
     accounting: Option<BTreeMap<String, AccountView>>,
     standings: Option<BTreeMap<String, StandingView>>,
     gaps: Option<Gaps>,
+    pub(super) links: Option<BTreeMap<String, Vec<String>>>,
 }
 
 impl Fleet {
     /// The answer, which is kept, or the last one when the engine is gone for now.
-    async fn or_last<R: Clone>(
+    pub(super) async fn or_last<R: Clone>(
         &self,
         asked: impl Future<Output = Result<R, SpoolError>>,
         place: fn(&mut Last) -> &mut Option<R>,

@@ -125,6 +125,7 @@ impl Fleet {
                     let work = async {
                         connection.client().execute(&beat, &[&owner, &station, &lease]).await?;
                         connection.client().execute(&forget, &[]).await?;
+                        fleet.say_links(&connection).await?;
                         connection.client().query_one(&waiting, &[]).await
                     };
                     Ok(fleet.watched(&connection, work).await??.try_get::<_, bool>(0)?)
