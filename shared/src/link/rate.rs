@@ -66,17 +66,17 @@ pub struct Known(Arc<Mutex<RateConfig>>);
 
 impl Known {
     /// At first this.
-    pub(super) fn new(config: RateConfig) -> Self {
+    pub fn new(config: RateConfig) -> Self {
         Self(Arc::new(Mutex::new(config)))
     }
 
     /// What holds now.
-    fn get(&self) -> RateConfig {
+    pub fn get(&self) -> RateConfig {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From the next acknowledgement on this holds.
-    pub(super) fn set(&self, config: RateConfig) {
+    pub fn set(&self, config: RateConfig) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = config;
     }
 }

@@ -9,6 +9,7 @@ mod connect;
 mod drive;
 mod gained;
 mod gate;
+mod pace;
 mod pass;
 mod queues;
 mod said;
