@@ -364,7 +364,10 @@ async fn a_ledger_that_has_other_data_or_a_station_takes_no_file() {
     let why = third.refusal().await;
     assert!(why.contains("has other data of sat-7"), "{why}");
     assert!(third.dir.path().join("spool.redb").exists());
-    // The first file is used again by mistake, and meets another satellite.
+    // Its station goes back to a file of its own by mistake: a new one would know nothing of what was committed.
+    let why = Store::open(&Env::production(), site.file(), 0).err().unwrap().to_string();
+    assert!(why.contains("spool.redb.migrated") && why.contains("storage.kind: postgres"), "{why}");
+    // The first file is used again, and meets another satellite.
     std::fs::rename(site.dir.path().join("spool.redb.migrated"), site.dir.path().join("spool.redb")).unwrap();
     let store = site.store();
     hand_in(&store, vec![whole("sat-8", 1, 8)]).await.unwrap();

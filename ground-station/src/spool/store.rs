@@ -25,7 +25,7 @@ use super::local::Local;
 use super::look::Glance;
 use super::outlet::{Place, Progress};
 use super::passes::{Heard, PassView};
-use super::postgres::{Fleet, FleetSettings, Migrating, MigrationView};
+use super::postgres::{EngineError, Fleet, FleetSettings, Migrating, MigrationView, migrated};
 use super::replay::{Again, ReplayStep, ReplayView, ReplayWanted};
 use super::standing::StandingView;
 use super::upkeep::Status;
@@ -86,6 +86,9 @@ impl Store {
     /// Opens the spool's file; makes one when there is none. `reserve` bytes are kept free for what is being received. Must be
     /// called inside a tokio runtime.
     pub fn open(env: &Env, settings: Settings, reserve: u64) -> Result<Self, SpoolError> {
+        if let Some(file) = migrated(env, &settings.directory) {
+            return Err(EngineError::HasMoved(file.display().to_string()).into());
+        }
         Ok(Self::of(Engine::File(Box::new(Local::open(env, settings, reserve)?))))
     }
 

@@ -44,6 +44,12 @@ pub enum EngineError {
         /// What to do about it.
         remedy: &'static str,
     },
+    /// The station's own file is in a shared ledger since.
+    #[error(
+        "this station's spool was moved into a shared ledger, and is {0} since: write storage.kind: postgres to go on there, or move \
+         that file away to begin a ledger of its own"
+    )]
+    HasMoved(String),
     /// The shared ledger does not have this.
     #[error("{0}")]
     NotHere(&'static str),

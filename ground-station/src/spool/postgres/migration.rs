@@ -8,7 +8,7 @@
 //! At the end the file gets another name, so that no station sends a second time what is in it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use perigee_shared::env::Env;
 use perigee_shared::store::{Contents as _, StoreError};
@@ -128,6 +128,12 @@ fn add_all(sums: &mut Sums, of: Of, rows: &Rows) {
     rows.iter().for_each(|(key, rest)| sum.add(key, rest));
 }
 
+/// The file of this directory that was migrated, if no other has taken its place.
+pub(in super::super) fn migrated(env: &Env, directory: &Path) -> Option<PathBuf> {
+    let done = directory.join(format!("{}.{MIGRATED}", Contents::FILE));
+    (!env.store.exists(&directory.join(Contents::FILE)) && env.store.exists(&done)).then_some(done)
+}
+
 /// A file on its way into a ledger.
 struct Migration {
     file: Local,
@@ -148,8 +154,7 @@ impl Fleet {
     ) -> Result<MigrationView, SpoolError> {
         let directory = from.directory.clone();
         let aside = |name: &str| directory.join(format!("{name}.{MIGRATED}"));
-        let done = aside(Contents::FILE);
-        if !env.store.exists(&directory.join(Contents::FILE)) && env.store.exists(&done) {
+        if let Some(done) = migrated(env, &directory) {
             let cause = format!("it was migrated before, and is {} since", done.display());
             let remedy = "start the stations; to bring it into another ledger, give it its name back";
             return Err(EngineError::NotMigrated { cause, remedy }.into());

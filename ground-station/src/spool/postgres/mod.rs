@@ -58,6 +58,7 @@ use self::aside::Aside;
 use self::connect::Pool;
 pub use self::error::EngineError;
 use self::export::Search;
+pub(super) use self::migration::migrated;
 pub use self::migration::{MigratedView, Migrating, MigrationView, Stage};
 use self::rows::Of;
 use self::scratch::{Changes, Scratch};
