@@ -66,17 +66,17 @@ pub struct Known(Arc<Mutex<RateConfig>>);
 
 impl Known {
     /// At first this.
-    pub fn new(config: RateConfig) -> Self {
+    pub(super) fn new(config: RateConfig) -> Self {
         Self(Arc::new(Mutex::new(config)))
     }
 
     /// What holds now.
-    pub fn get(&self) -> RateConfig {
+    fn get(&self) -> RateConfig {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From the next acknowledgement on this holds.
-    pub fn set(&self, config: RateConfig) {
+    pub(super) fn set(&self, config: RateConfig) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = config;
     }
 }

@@ -23,7 +23,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::Shipper;
 use super::connect::{Up, refusal};
 use super::gate::{Gate, Turn};
-use super::pace::Pace;
 use super::pass::Pass;
 use super::queues::FETCH;
 use super::session::{Action, Event, Session};
@@ -31,6 +30,9 @@ use crate::wal::{Recoder, Reconciled, Sending, Wal, WalError};
 
 /// Messages that may wait for the ground to read them. Drops that find no place are told again in the next Hello.
 const QUEUE: usize = 64;
+
+/// Bytes handed to QUIC at once.
+const PIECE: u64 = 32 << 10;
 
 /// So much of what a link carries is counted on for segments, and bytes of each packet that are none of theirs.
 const PAYLOAD: f64 = 0.9;
@@ -149,7 +151,6 @@ struct Driver<'a> {
     greeted: CancellationToken,
     session: Session,
     gate: Gate,
-    pace: Pace,
     /// Segments whose sending has begun on this connection.
     begun: i32,
     /// When so many bytes have gone, QUIC comes to what is begun now.
@@ -191,7 +192,6 @@ pub(super) async fn drive(
         control: queue,
         greeted,
         gate: Gate::new(),
-        pace: Pace::new(up.known.clone()),
         begun: 0,
         ahead: 0,
         told: Told::No,
@@ -626,8 +626,7 @@ impl Driver<'_> {
         let priority = -(i32::from(lane.0) << 24) - (i32::from(late) << 23) - self.begun;
         let ahead = if late { 0 } else { ranges.iter().map(|r| r.end - r.start).sum() };
         self.goes_ahead(ahead);
-        let (connection, turn) =
-            (self.up.connection.clone(), (self.gate.enter(lane, late), self.pace.clone()));
+        let (connection, turn) = (self.up.connection.clone(), self.gate.enter(lane, late));
         let (greeted, begun) = (self.greeted.clone(), Instant::now());
         self.writers.spawn(async move {
             greeted.cancelled().await;
@@ -719,7 +718,7 @@ fn opening(header: &Header, ranges: &[Range<u64>], age: Duration) -> SegmentOpen
 async fn write_segment(
     connection: &quinn::Connection,
     priority: i32,
-    (mut turn, pace): (Turn, Pace),
+    mut turn: Turn,
     open: SegmentOpen,
     ranges: &[Range<u64>],
     payload: &Bytes,
@@ -732,15 +731,7 @@ async fn write_segment(
         let mut at = range.start;
         while at < range.end {
             turn.wait().await;
-            let end = match pace.take(range.end - at) {
-                Ok(piece) => at + piece,
-                Err(again) => {
-                    tokio::select! {
-                        () = tokio::time::sleep_until(again) => continue,
-                        why = connection.closed() => return Err(why.into()),
-                    }
-                }
-            };
+            let end = (at + PIECE).min(range.end);
             stream.write_chunk(payload.slice(at as usize..end as usize)).await?;
             taken.insert(at..end);
             at = end;

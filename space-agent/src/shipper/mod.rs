@@ -9,7 +9,6 @@ mod connect;
 mod drive;
 mod gained;
 mod gate;
-mod pace;
 mod pass;
 mod queues;
 mod said;

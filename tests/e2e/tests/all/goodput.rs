@@ -62,25 +62,3 @@ async fn a_contact_of_a_known_rate_is_filled_though_packets_are_lost() {
     println!("LEO 20 Mbit/s, 40 ms, 0.1 % loss, real processes: {:.1} % of the link rate", goodput * 100.0);
     assert!(goodput > 0.85, "{goodput}");
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_contact_without_a_round_trip_carries_what_its_rate_says() {
-    let scene = Scene::new(PROGRAMS);
-    let mut ground = Ground::new(&scene);
-    ground.start().await;
-    let mut agent = Agent::new(&scene, ground.link);
-    agent.start().await;
-    for n in 0..8 {
-        agent.accept(&Batch::new(Signal::Logs, &format!("g{n}"), 50, 8_000)).await;
-    }
-    agent.open_contact(STATION, json!({"rate_down": 1_000_000, "seconds": 5.0})).await;
-    let report = eventually("the pass is reported", async || {
-        let report = agent.ask(http::Method::GET, "/contact/report", None).await?;
-        report["passes"].get(0).cloned().ok_or_else(|| report.to_string())
-    })
-    .await;
-    // Its 625 kB, and 250 ms of bytes and one piece that may be ahead; the whole backlog is 3.2 MB.
-    let held =
-        ground.accounting_of(SATELLITE).await["bytes"].as_u64().unwrap_or(0) + ground.held_bytes().await;
-    assert!((400_000..675_000).contains(&held), "{held}: {report}");
-}
