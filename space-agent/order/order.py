@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""Writes order.ld, which has the linker put together what an agent runs: first what a start and an idle agent need, then what
-requests and contacts need. Linux maps programs by pieces of 64 KiB and more, and functions that are spread over the program keep nearly
-all of it in memory.
+"""Writes order.ld, which has the linker put together what an agent runs when it starts and waits. Linux maps programs by pieces of
+64 KiB and more, and functions that are spread over the program keep nearly all of it in memory.
 
     PERIGEE_UNORDERED=1 cargo rustc --release -p space-agent --bin space-agent -- -C strip=none
     space-agent/order/order.py target/release/space-agent target/release/ground-station
 
-It needs valgrind, curl and nm. The agent runs under callgrind, which knows every instruction that was executed (of
-one section: an agent that is in order already has three). Names stand without
-their hashes, and where most of a module was run its beginning stands for all of it, so that the file serves later versions too; whoever
-changes much runs this again and looks at the resident memory of `bench memory`.
+It needs valgrind and nm, and the ground-station for its certificates. The agent runs under callgrind, which knows every instruction that
+was executed (of one section: an agent that is in order already has two). Names stand without their hashes, and where most of a module was
+run its beginning stands for all of it, so that the file serves later versions too; whoever changes much runs this again and looks at the
+resident memory of `bench memory`. What requests and contacts need stays where the compiler had it: put together too it was 10 % slower.
 """
 
 import bisect
@@ -24,7 +23,7 @@ import time
 
 HERE = pathlib.Path(__file__).parent
 # Bytes that may be put beside what is run to save a name.
-LINE = {"idle": 2000, "work": 6000}
+LINE = 2000
 PATIENCE = 120  # seconds for each step under valgrind
 
 AGENT = """\
@@ -43,21 +42,7 @@ link:
   certificate_file: {pki}/satellite-sat-1.crt
   private_key_file: {pki}/satellite-sat-1.key
   station_ca_file: {pki}/station-ca.crt
-  stations: {{gs: {{address: "127.0.0.1:{port}"}}}}
-"""
-GROUND = """\
-link:
-  station: gs
-  listen: ["127.0.0.1:{port}"]
-  certificate_file: {pki}/station-gs.crt
-  private_key_file: {pki}/station-gs.key
-  satellite_ca_file: {pki}/satellite-ca.crt
-  satellites: {{sat-1: {{}}}}
-storage: {{directory: {home}/ground}}
-exporters: {{debug: {{}}}}
-extensions: {{control: {{socket: {home}/ground.sock}}}}
-service:
-  pipelines: {{traces: {{exporters: [debug]}}, metrics: {{exporters: [debug]}}, logs: {{exporters: [debug]}}}}
+  stations: {{gs: {{address: "127.0.0.1:14433"}}}}
 """
 
 
@@ -91,13 +76,13 @@ class Process:
         self.child.wait(PATIENCE)
 
 
-def executed(agent, out, configuration, work):
+def executed(agent, out, configuration):
     """Addresses of the instructions that the agent ran, from its start to its end."""
     command = ["valgrind", "--tool=callgrind", "--dump-instr=yes", "--compress-pos=no", "--compress-strings=no",
                f"--callgrind-out-file={out}", agent, "run", "--config", configuration]
     with Process(*command):
         eventually("the start", lambda: json.loads(run(agent, "status", "--json", "--config", configuration)))
-        work()
+        time.sleep(20)
     addresses, ours = set(), False
     for line in out.read_text().splitlines():
         if line.startswith("ob="):
@@ -107,49 +92,27 @@ def executed(agent, out, configuration, work):
     return addresses
 
 
-def scenes(agent, ground):
-    """What an idle agent runs, and one that is at work."""
+def idle(agent, ground):
+    """What an agent runs that nobody sends anything: one with a link, and one that exports itself."""
+    addresses = set()
     with tempfile.TemporaryDirectory() as home:
         home = pathlib.Path(home)
         pki = home / "pki"
         run(ground, "pki", "init", "--domain", "example.org", "--dir", pki)
         run(ground, "pki", "issue", "satellite", "sat-1", "--dir", pki)
-        run(ground, "pki", "issue", "station", "gs", "--dir", pki)
-        link = LINK.format(pki=pki, port=14433)
-        for name, ports, exporters, exporter, of_link in (
-            ("idle", (14317, 14318), "{link: {}}", "link", link),
-            ("work", (14317, 14318), "{link: {}}", "link", link),
-            ("other", (14327, 14328), '{debug: {}, otlp_grpc: {endpoint: "http://127.0.0.1:14317", compression: gzip}}', "debug, otlp_grpc", ""),
+        for name, exporters, exporter, link in (
+            ("link", "{link: {}}", "link", LINK.format(pki=pki)),
+            ("direct", '{debug: {}, otlp_grpc: {endpoint: "http://127.0.0.1:14417"}}', "debug, otlp_grpc", ""),
         ):
             (home / name).mkdir()
-            text = AGENT.format(grpc=ports[0], http=ports[1], home=home / name, exporters=exporters, exporter=exporter, link=of_link)
+            text = AGENT.format(grpc=14317, http=14318, home=home / name, exporters=exporters, exporter=exporter, link=link)
             (home / f"{name}.yaml").write_text(text)
-        (home / "ground.yaml").write_text(GROUND.format(pki=pki, port=14433, home=home))
-        idle = set()
-        for name in ("idle", "other"):
-            idle |= executed(agent, home / f"{name}.out", home / f"{name}.yaml", lambda: time.sleep(20))
-
-        def work():
-            send = HERE.parent.parent / "deploy" / "config" / "local" / "send.sh"
-            configuration = ["--config", home / "work.yaml"]
-            with Process(ground, "run", "--config", home / "ground.yaml"), Process(agent, "run", "--config", home / "other.yaml"):
-                for port in (14318, 14328):
-                    eventually("a request", lambda port=port: run("sh", send, f"http://127.0.0.1:{port}"))
-                run(agent, "contact", "open", "gs", *configuration)
-
-                def arrived():
-                    asked = run(ground, "spool", "inspect", "--json", "--config", home / "ground.yaml")
-                    return json.loads(asked)["accounting"]["sat-1"]["exported"]["spans"] > 0
-
-                eventually("a contact", arrived)
-                run(agent, "contact", "close", *configuration)
-                time.sleep(5)
-
-        return idle, executed(agent, home / "work.out", home / "work.yaml", work)
+            addresses |= executed(agent, home / f"{name}.out", home / f"{name}.yaml")
+    return addresses
 
 
-def functions(agent, *scenes):
-    """Of each name without its hash: its bytes, and those of it that each scene ran."""
+def functions(agent, addresses):
+    """Of each name without its hash: its bytes, and those of it that were run."""
     symbols = []
     for line in run("nm", "-S", agent).splitlines():
         match line.split(maxsplit=3):
@@ -162,7 +125,7 @@ def functions(agent, *scenes):
         at.setdefault((address, size), []).append(name)
     places = sorted(at)
     starts = [address for address, _ in places]
-    all_bytes, ran = {}, [{} for _ in scenes]
+    all_bytes, ran = {}, {}
 
     def add(to, place):
         for name in at[place]:
@@ -170,9 +133,8 @@ def functions(agent, *scenes):
 
     for place in places:
         add(all_bytes, place)
-    for scene, of in zip(scenes, ran):
-        for n in {bisect.bisect_right(starts, address) - 1 for address in scene} - {-1}:
-            add(of, places[n])
+    for n in {bisect.bisect_right(starts, address) - 1 for address in addresses} - {-1}:
+        add(ran, places[n])
     return all_bytes, ran
 
 
@@ -183,7 +145,7 @@ class Node:
         self.parts, self.bytes, self.ran, self.name = {}, 0, 0, None
 
 
-def patterns(all_bytes, ran, line):
+def patterns(all_bytes, ran):
     """The beginnings of names that cover what ran with the fewest lines and other bytes."""
     root = Node()
     for name, size in all_bytes.items():
@@ -197,10 +159,10 @@ def patterns(all_bytes, ran, line):
     def best(node, beginning):
         if node.ran == 0:
             return 0, []
-        alone = (node.bytes + line, [beginning + "*"])
+        alone = (node.bytes + LINE, [beginning + "*"])
         cost, lines = 0, []
         if node.name in ran:
-            cost, lines = all_bytes[node.name] + line, [beginning + ("*" if beginning.endswith("17h") else "")]
+            cost, lines = all_bytes[node.name] + LINE, [beginning + ("*" if beginning.endswith("17h") else "")]
         for part, below in node.parts.items():
             more, of_it = best(below, beginning + part)
             cost, lines = cost + more, lines + of_it
@@ -211,16 +173,13 @@ def patterns(all_bytes, ran, line):
 
 def main():
     agent, ground = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
-    idle, work = scenes(agent, ground)
-    all_bytes, (of_idle, of_work) = functions(agent, idle, work)
-    first = patterns(all_bytes, of_idle, LINE["idle"])
-    then = patterns(all_bytes, {name: size for name, size in of_work.items() if name not in of_idle}, LINE["work"])
-    text = ["/* Written by order.py: what an agent runs, together in the program. */", "SECTIONS {"]
-    for section, lines in ((".text.idle", first), (".text.work", then)):
-        names = textwrap.wrap(" ".join(f".text*.{line}" for line in lines), 136, break_long_words=False, break_on_hyphens=False)
-        text += [f"  {section} : {{ *(", *(f"    {line}" for line in names), "  ) }"]
-    (HERE / "order.ld").write_text("\n".join([*text, "}", "INSERT BEFORE .text;", ""]))
-    print(f"{sum(of_idle.values()):.0f} bytes run when idle, {sum(of_work.values()):.0f} at work, {len(first) + len(then)} lines")
+    all_bytes, ran = functions(agent, idle(agent, ground))
+    names = patterns(all_bytes, ran)
+    lines = textwrap.wrap(" ".join(f".text*.{name}" for name in names), 136, break_long_words=False, break_on_hyphens=False)
+    text = ["/* Written by order.py: what an idle agent runs, together in the program. */", "SECTIONS {", "  .text.idle : { *("]
+    text += [*(f"    {line}" for line in lines), "  ) }", "}", "INSERT BEFORE .text;", ""]
+    (HERE / "order.ld").write_text("\n".join(text))
+    print(f"{sum(ran.values()):.0f} bytes of {sum(all_bytes.values()):.0f} are run when idle; {len(names)} names")
 
 
 if __name__ == "__main__":
