@@ -1,7 +1,7 @@
 //! Links the program with packed relative relocations, half a megabyte less to store and to keep in memory, and a release with equal
-//! functions joined, a tenth of that, and with what an idle agent runs together (`order/order.py`), which keeps three megabytes less in memory. The
-//! first needs glibc 2.36 where it runs, and static builds have no such relocations; the others are for lld, which Rust brings for this
-//! target, and are left out where another linker is named.
+//! functions joined, a tenth of that, and with what an idle agent runs together (`order/order.py`), which keeps three megabytes less in
+//! memory. The first needs glibc 2.36 where it runs, and static builds have no such relocations; the others are for lld, which Rust
+//! brings for this target, and are left out where another linker is named.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
