@@ -12,7 +12,6 @@ resident memory of `bench memory`. What requests and contacts need stays where t
 """
 
 import bisect
-import json
 import pathlib
 import re
 import subprocess
@@ -23,11 +22,11 @@ import time
 
 HERE = pathlib.Path(__file__).parent
 # Bytes that may be put beside what is run to save a name.
-LINE = 2000
+NAME = 2000
 PATIENCE = 120  # seconds for each step under valgrind
 
 AGENT = """\
-receivers: {{otlp: {{protocols: {{grpc: {{endpoint: "127.0.0.1:{grpc}"}}, http: {{endpoint: "127.0.0.1:{http}"}}}}}}}}
+receivers: {{otlp: {{protocols: {{grpc: {{endpoint: "127.0.0.1:14317"}}, http: {{endpoint: "127.0.0.1:14318"}}}}}}}}
 exporters: {exporters}
 storage: {{directory: {home}/state}}
 {link}extensions: {{control: {{socket: {home}/agent.sock}}}}
@@ -46,19 +45,18 @@ link:
 """
 
 
-def run(*command, **more):
-    return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, **more).stdout
+def run(*command):
+    return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
 
 
-def eventually(what, ready):
+def started(agent, configuration):
+    """Waits until the agent answers."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            if ready():
-                return
-        except (subprocess.CalledProcessError, json.JSONDecodeError, KeyError):
-            pass
-        assert time.monotonic() < end, f"{what} did not happen"
+            return run(agent, "status", "--config", configuration)
+        except subprocess.CalledProcessError:
+            assert time.monotonic() < end, "the agent does not answer"
         time.sleep(0.2)
 
 
@@ -81,7 +79,7 @@ def executed(agent, out, configuration):
     command = ["valgrind", "--tool=callgrind", "--dump-instr=yes", "--compress-pos=no", "--compress-strings=no",
                f"--callgrind-out-file={out}", agent, "run", "--config", configuration]
     with Process(*command):
-        eventually("the start", lambda: json.loads(run(agent, "status", "--json", "--config", configuration)))
+        started(agent, configuration)
         time.sleep(20)
     addresses, ours = set(), False
     for line in out.read_text().splitlines():
@@ -105,7 +103,7 @@ def idle(agent, ground):
             ("direct", '{debug: {}, otlp_grpc: {endpoint: "http://127.0.0.1:14417"}}', "debug, otlp_grpc", ""),
         ):
             (home / name).mkdir()
-            text = AGENT.format(grpc=14317, http=14318, home=home / name, exporters=exporters, exporter=exporter, link=link)
+            text = AGENT.format(home=home / name, exporters=exporters, exporter=exporter, link=link)
             (home / f"{name}.yaml").write_text(text)
             addresses |= executed(agent, home / f"{name}.out", home / f"{name}.yaml")
     return addresses
@@ -146,7 +144,7 @@ class Node:
 
 
 def patterns(all_bytes, ran):
-    """The beginnings of names that cover what ran with the fewest lines and other bytes."""
+    """The beginnings of names that cover what ran with few names and few other bytes."""
     root = Node()
     for name, size in all_bytes.items():
         ends = [found.start() for found in re.finditer(r"(?<=[A-Za-z_$E.])(?=\d)|\.\.|\$(?=[A-Z]{1,2}\$)", name)]
@@ -159,10 +157,10 @@ def patterns(all_bytes, ran):
     def best(node, beginning):
         if node.ran == 0:
             return 0, []
-        alone = (node.bytes + LINE, [beginning + "*"])
+        alone = (node.bytes + NAME, [beginning + "*"])
         cost, lines = 0, []
         if node.name in ran:
-            cost, lines = all_bytes[node.name] + LINE, [beginning + ("*" if beginning.endswith("17h") else "")]
+            cost, lines = all_bytes[node.name] + NAME, [beginning + ("*" if beginning.endswith("17h") else "")]
         for part, below in node.parts.items():
             more, of_it = best(below, beginning + part)
             cost, lines = cost + more, lines + of_it

@@ -75,8 +75,7 @@ fn overview(satellite: &Value, now: u64) -> String {
         Some(at) => format!("{} ago", span(now.saturating_sub(at))),
     };
     let next = &satellite["next_contact"];
-    let elsewhere = satellite["linked_at"].as_array().and_then(|stations| stations.first()?.as_str());
-    let next = match (elsewhere, next["start_unix_nano"].as_u64()) {
+    let next = match (satellite["linked_at"][0].as_str(), next["start_unix_nano"].as_u64()) {
         (Some(station), _) => format!("now at {station}"),
         (None, None) => "unknown".to_owned(),
         (None, Some(at)) => {

@@ -626,9 +626,12 @@ async fn every_station_knows_where_a_satellite_has_its_link() {
             .iter()
             .map(|(satellite, at)| ((*satellite).to_owned(), vec![(*at).to_owned()]))
             .collect();
-        while store.linked_elsewhere().await.unwrap() != expected {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let is_seen = async {
+            while store.linked_elsewhere().await.unwrap() != expected {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), is_seen).await.unwrap();
     };
     seen(&kiruna, &[("sat-1", "svalbard")]).await;
     assert_eq!(svalbard.linked_elsewhere().await.unwrap(), BTreeMap::new(), "its own links it knows better");

@@ -128,9 +128,14 @@ fn add_all(sums: &mut Sums, of: Of, rows: &Rows) {
     rows.iter().for_each(|(key, rest)| sum.add(key, rest));
 }
 
+/// Where a file of this directory is once it was migrated.
+fn aside(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.{MIGRATED}"))
+}
+
 /// The file of this directory that was migrated, if no other has taken its place.
 pub(in super::super) fn migrated(env: &Env, directory: &Path) -> Option<PathBuf> {
-    let done = directory.join(format!("{}.{MIGRATED}", Contents::FILE));
+    let done = aside(directory, Contents::FILE);
     (!env.store.exists(&directory.join(Contents::FILE)) && env.store.exists(&done)).then_some(done)
 }
 
@@ -153,7 +158,6 @@ impl Fleet {
         mut tell: impl FnMut(Migrating<'_>),
     ) -> Result<MigrationView, SpoolError> {
         let directory = from.directory.clone();
-        let aside = |name: &str| directory.join(format!("{name}.{MIGRATED}"));
         if let Some(done) = migrated(env, &directory) {
             let cause = format!("it was migrated before, and is {} since", done.display());
             let remedy = "start the stations; to bring it into another ledger, give it its name back";
@@ -174,7 +178,7 @@ impl Fleet {
             for name in [Contents::FILE, mirror::FILE] {
                 let path = directory.join(name);
                 if env.store.exists(&path) {
-                    let aside = aside(name);
+                    let aside = aside(&directory, name);
                     env.store.rename(&path, &aside).map_err(|e| StoreError::Io(e.to_string()))?;
                     view.set_aside.push(aside);
                 }
