@@ -4,7 +4,8 @@
 //! is announced and not sent holds none. When a body that comes cannot get its next room, the one that comes slowest is refused. And
 //! the memory that the process uses, without the pages of its own program file, is looked at every `check_interval`: above the soft
 //! limit, or while it grows too fast, one request at a time is taken; above the hard limit, requests that are being read are refused too.
-//! From one look to the next no more is taken than was free at the first.
+//! From one look to the next no more is taken than was free below the soft limit at the first: what lies above is for all that
+//! requests need beside their bodies. When a request was refused meanwhile, so are bodies of which nothing has come for a second.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -29,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What clients are told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// A body that began less than this ago is not yet slow, and one that went on less than this ago is not stuck.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// How memory stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -46,7 +50,7 @@ pub struct Limiter {
     config: LimiterConfig,
     pressure: AtomicU8,
     in_flight: AtomicU64,
-    /// Bytes below the limit when memory was looked at, without what was taken since, and with what was given back.
+    /// Bytes below the soft limit when memory was looked at, without what was taken since, and with what was given back.
     free: AtomicI64,
     /// Requests refused for want of memory.
     refused: AtomicU64,
@@ -64,6 +68,8 @@ pub struct Limiter {
 /// A body that is being read.
 struct Reading {
     began: Instant,
+    /// When its latest piece came.
+    came: Instant,
     bytes: u64,
     refused: CancellationToken,
 }
@@ -72,7 +78,6 @@ impl Reading {
     /// Bytes a second since it began. Of those that began a moment ago the one that has come the furthest is the fastest, so that of
     /// many at once some come to their end.
     fn speed(&self, now: Instant) -> f64 {
-        const LEAST: Duration = Duration::from_secs(1);
         self.bytes as f64 / now.duration_since(self.began).max(LEAST).as_secs_f64()
     }
 }
@@ -84,7 +89,7 @@ impl Limiter {
             config,
             pressure: AtomicU8::new(0),
             in_flight: AtomicU64::new(0),
-            free: AtomicI64::new(signed(config.limit.0)),
+            free: AtomicI64::new(signed(config.soft())),
             refused: AtomicU64::new(0),
             active: AtomicBool::new(false),
             wake: Notify::new(),
@@ -139,7 +144,7 @@ impl Limiter {
     /// memory is short: what was used may be given back only slowly.
     fn take(&self, more: u64, own: u64) -> bool {
         let max = self.config.max_in_flight.0;
-        let is_free = self.take_free(more);
+        let is_free = self.take_free(more, 0);
         let taken = |held: u64| held.checked_add(more).filter(|all| *all <= max && (is_free || held == own));
         let is_taken = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok();
         if is_free != is_taken {
@@ -148,9 +153,9 @@ impl Limiter {
         is_taken
     }
 
-    /// Takes so much of what was free when memory was looked at; whether there was.
-    fn take_free(&self, bytes: u64) -> bool {
-        let taken = |free: i64| (free >= signed(bytes)).then(|| free - signed(bytes));
+    /// Takes so much of what was free when memory was looked at, and of so much `above` the soft limit; whether there was.
+    fn take_free(&self, bytes: u64, above: u64) -> bool {
+        let taken = |free: i64| (free + signed(above) >= signed(bytes)).then(|| free - signed(bytes));
         self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
@@ -174,6 +179,13 @@ impl Limiter {
         true
     }
 
+    /// Refuses the bodies that do not come on: others are refused for the memory that they hold.
+    fn make_way(&self, now: Instant) {
+        for stuck in self.reading().values().filter(|r| now.duration_since(r.came) >= LEAST) {
+            stuck.refused.cancel();
+        }
+    }
+
     fn refuse(&self, why: &str) -> Status {
         self.refused.fetch_add(1, Ordering::Relaxed);
         Status::unavailable(why, RETRY_AFTER)
@@ -189,6 +201,7 @@ impl Limiter {
     /// Looks at the memory in use until `shutdown`, and sleeps while there is nobody to refuse.
     pub async fn run(&self, env: Env, shutdown: CancellationToken) {
         let mut before = None;
+        let mut refused_before = self.refused();
         loop {
             let rest = async {
                 if self.rests() {
@@ -210,9 +223,13 @@ impl Limiter {
             let Some(Memory { used, .. }) = (env.memory)() else { continue };
             let now = self.judge(used, before);
             before = Some(used);
-            self.free.store(signed(self.config.limit.0) - signed(used), Ordering::Relaxed);
+            self.free.store(signed(self.config.soft()) - signed(used), Ordering::Relaxed);
             self.given_back.notify_waiters();
             let was = self.pressure.swap(now as u8, Ordering::Relaxed);
+            let refused = std::mem::replace(&mut refused_before, self.refused());
+            if self.refused() > refused {
+                self.make_way(Instant::now());
+            }
             if was != now as u8 {
                 let used = perigee_shared::units::ByteSize(used);
                 match now {
@@ -230,7 +247,7 @@ impl Limiter {
         let until = Instant::now() + PATIENCE;
         while self.in_flight() > 0
             && Instant::now() < until
-            && (self.pressure() > Pressure::None || !self.take_free(bytes))
+            && (self.pressure() > Pressure::None || !self.take_free(bytes, self.config.spike_limit.0))
         {
             tokio::time::sleep(self.config.check_interval.0).await;
         }
@@ -239,7 +256,7 @@ impl Limiter {
     fn judge(&self, used: u64, before: Option<u64>) -> Pressure {
         let limit = self.config.limit.0;
         let growth = self.config.max_growth_per_second.0;
-        let soft = limit - self.config.spike_limit.0;
+        let soft = self.config.soft();
         let seconds = self.config.check_interval.0.as_secs_f64();
         let grows = before.is_some_and(|b| used.saturating_sub(b) as f64 > growth as f64 * seconds);
         if used >= limit {
@@ -319,8 +336,12 @@ impl Permit {
                 (self.limiter.next_reading.fetch_add(1, Ordering::Relaxed), CancellationToken::new())
             })
             .clone();
-        let began = Reading { began: now, bytes: 0, refused: refused.clone() };
-        self.limiter.reading().entry(id).or_insert(began).bytes = bytes;
+        {
+            let mut reading = self.limiter.reading();
+            let began = Reading { began: now, came: now, bytes: 0, refused: refused.clone() };
+            let body = reading.entry(id).or_insert(began);
+            (body.came, body.bytes) = (now, bytes);
+        }
         tokio::select! {
             biased;
             () = refused.cancelled() => Err(self.limiter.refuse(CROWDED)),
@@ -529,6 +550,44 @@ mod tests {
         assert!(looks.load(Ordering::Relaxed) > 100, "a request is held");
         shutdown.cancel();
         run.await.unwrap();
+    }
+
+    /// What looks at `used` bytes of memory until it is dropped.
+    fn looking(limiter: &Arc<Limiter>, used: u64) -> tokio_util::task::AbortOnDropHandle<()> {
+        let mut env = Env::production();
+        env.memory = Arc::new(move || Some(Memory { resident: used, used }));
+        let limiter = Arc::clone(limiter);
+        let run = async move { limiter.run(env, CancellationToken::new()).await };
+        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(run))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_leave_what_lies_above_the_soft_limit_to_what_encodes() {
+        let limiter = limiter(0);
+        let _looking = looking(&limiter, 790);
+        let [mut first, mut second] = [0; 2].map(|_| limiter.admit().unwrap());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        first.grow_to(9).unwrap();
+        assert!(second.grow_to(2).is_err());
+        let began = Instant::now();
+        drop(Workspace::new(&limiter).take(200).await);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_on_holds_no_memory_for_which_others_are_refused() {
+        let limiter = limiter(0);
+        let _looking = looking(&limiter, 900);
+        let mut stuck = limiter.admit().unwrap();
+        stuck.grow_while_reading(10).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(limiter.pressure(), Pressure::Soft);
+        let refused = tokio::time::timeout(Duration::ZERO, stuck.refused()).await;
+        assert!(refused.is_err(), "nobody else has come");
+        assert!(limiter.admit().is_err());
+        assert!(stuck.refused().await.retry_after.is_some());
+        drop(stuck);
+        assert!(limiter.admit().is_ok());
     }
 
     #[tokio::test(start_paused = true)]

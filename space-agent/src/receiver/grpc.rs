@@ -186,6 +186,8 @@ async fn message(
     let Some(prefix) = pieces.exactly(5, &mut permit).await? else {
         return Err(Status::refuse(Code::Internal, CUT));
     };
+    // Who says no more than this holds nothing.
+    permit.shrink_to(0);
     let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
     let encoding = match prefix[0] {
         0 => Encoding::Identity,
