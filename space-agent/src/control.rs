@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use perigee_proto::link::DropReason;
 use perigee_shared::contact::report::{shown_forecast, shown_pass};
 use perigee_shared::contact::{Contact, check_rate};
 use perigee_shared::env::{Env, Owner};
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::clock::Clocks;
-use crate::contacts::{Asked, ContactControl, Links, Planned};
+use crate::contacts::{Asked, ContactControl, LinkState, LinkStatus, Links, Planned};
 use crate::forecast;
 use crate::lanes::Lanes;
 use crate::limiter::{Limiter, Workspace};
@@ -31,7 +31,7 @@ use crate::recode::{Recode, Report, recode};
 use crate::shipper::Stations;
 
 use crate::telemetry::Metrics;
-use crate::wal::{LaneSummary, Summary, Wal};
+use crate::wal::{LaneSummary, Summary, Wal, reason_name};
 
 /// What the endpoints show and steer.
 pub struct Control {
@@ -170,15 +170,10 @@ pub fn counts(counts: Counts) -> Value {
         .into()
 }
 
-/// A drop reason's name, as in metrics.
-pub fn reason(reason: DropReason) -> String {
-    reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase()
-}
-
 /// A summary of the log as JSON.
 pub fn summary(s: &Summary) -> Value {
     let dropped: serde_json::Map<_, _> =
-        s.dropped.iter().map(|(r, items)| (reason(*r), counts(*items))).collect();
+        s.dropped.iter().map(|(r, items)| (reason_name(*r), counts(*items))).collect();
     json!({
         "epoch": format!("{:016x}", s.life.epoch),
         "start_counter": s.life.start_counter,
@@ -220,10 +215,11 @@ fn lane(lane: &LaneSummary, lanes: &Lanes) -> Value {
 async fn status(State(c): Shared) -> Answer {
     let look = |wal: &mut Wal| {
         let (known, abandoned) = (wal.custody().known(), wal.custody().abandoned());
-        let store = (wal.missing(), wal.failing().map(str::to_owned), wal.custody().missed());
+        let failing = wal.failing().map(str::to_owned);
+        let store = (wal.missing(), failing, wal.custody().missed(), wal.journal().is_full());
         (wal.summary(), known, abandoned, wal.passes().oldest(), store)
     };
-    let (wal, known, abandoned, oldest, (missing, failing, missed)) = c.wal.call(look).await?;
+    let (wal, known, abandoned, oldest, (missing, failing, missed, is_full)) = c.wal.call(look).await?;
     let planned = match &c.contacts {
         Some(contacts) => Some(contacts.next().await?),
         None => None,
@@ -239,6 +235,7 @@ async fn status(State(c): Shared) -> Answer {
         "store_missing": missing.as_ref().map(|(path, _)| path),
         "store_moved": missing.is_some_and(|(_, is_moved)| is_moved),
         "store_failing": failing,
+        "store_full": is_full,
         "missed": missed.into_iter().map(|(name, items)| (name, counts(items))).collect::<BTreeMap<_, _>>(),
         "abandoned_consumers": abandoned,
         "exporters": c.metrics.exporters(),
@@ -345,8 +342,19 @@ async fn contact_open(State(c): Shared, Json(asked): Json<OpenContact>) -> Answe
     Ok(Json(json!({"opened": contact})))
 }
 
+/// How long a closed contact's link may take to say goodbye, as far as who closed it waits.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 async fn contact_close(State(c): Shared) -> Answer {
-    Ok(Json(json!({"closed": contacts(&c)?.close().await?})))
+    let contacts = contacts(&c)?;
+    let closed = contacts.close().await?;
+    // What is sent after the answer shall not be in the pass any more.
+    let open = contacts.next().await?.open;
+    let stays = |link: &LinkStatus| open.iter().any(|p| link.station.as_deref() == Some(&*p.contact.station));
+    let mut links = c.link.clone();
+    let ended = links.wait_for(|links| links.all().iter().all(|l| l.state == LinkState::Down || stays(l)));
+    let _ = tokio::time::timeout(FAREWELL, ended).await;
+    Ok(Json(json!({"closed": closed})))
 }
 
 /// Segments to show.

@@ -388,6 +388,11 @@ pub(crate) fn status_text(status: &Value) -> String {
     if let Some(path) = status["store_missing"].as_str() {
         store_gone_text(&mut out, path, status["store_moved"] == true);
     }
+    if status["store_full"] == true {
+        out.push_str(
+            "           THE STORE IS FULL, requests are refused: open a contact, or see below which exporter is behind\n",
+        );
+    }
     if let Some(why) = status["store_failing"].as_str() {
         let _ = writeln!(out, "           THE STORE CANNOT BE WRITTEN, requests are refused: {why}");
     }

@@ -26,7 +26,7 @@ use serde_json::{Map, Value, json};
 pub use self::undecided::Undecided;
 use crate::config::LINK;
 use crate::limiter::Limiter;
-use crate::wal::Summary;
+use crate::wal::{Summary, reason_name};
 
 /// A counter for each signal.
 #[derive(Debug, Clone, Default)]
@@ -477,8 +477,7 @@ struct DropLabel {
 
 impl DropLabel {
     fn new(signal: Signal, reason: DropReason) -> Self {
-        let reason = reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase();
-        Self { signal: signal.name(), reason }
+        Self { signal: signal.name(), reason: reason_name(reason) }
     }
 }
 

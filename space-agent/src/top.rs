@@ -32,6 +32,9 @@ pub(crate) fn view(seen: &Seen) -> Vec<Line<'static>> {
             [format!("THE STORE IS GONE: {path} is not in its place; see `status`").red().bold()],
         ));
     }
+    if status["store_full"] == true {
+        lines.push(labelled("", ["THE STORE IS FULL: requests are refused".red().bold()]));
+    }
     lines.push(Line::default());
     lines.extend(items(seen));
     lines.push(Line::default());

@@ -1,7 +1,7 @@
 //! Warnings and alarms of this program as log records, kept until they are sent.
 //!
 //! What is kept is bounded, and so is how often one place in the code may speak. Of what happens to single requests on their way
-//! in or out nothing is kept but alarms: a record about a record would make the next.
+//! in or out, and of what a rule drops, nothing is kept but alarms: a record about a record would make the next.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
@@ -39,8 +39,8 @@ pub(super) const EVENT_NAME: &str = "event.name";
 /// Whose events are kept.
 const OURS: [&str; 3] = ["space_agent", "ground_station", "perigee_shared"];
 
-/// Where single requests pass on their way in and out.
-const WAY: [&str; 3] = ["exporter", "export", "journal"];
+/// Where single requests pass on their way in and out, and where rules drop them.
+const WAY: [&str; 4] = ["exporter", "export", "journal", "custody"];
 
 /// Whether an event is of this program and not of a library.
 pub(super) fn is_ours(of: &Metadata<'_>) -> bool {
@@ -280,6 +280,7 @@ mod tests {
             tracing::warn!(target: "ground_station::exporter::deliver", "refused for good");
             tracing::warn!(target: "perigee_shared::export", { event.name = "perigee.exporter.kept" }, "kept");
             tracing::warn!(target: "space_agent::journal", "answered requests wait");
+            tracing::warn!(target: "space_agent::wal::custody", "dropped segments");
         });
         assert_eq!(bodies(&records), ["kept"]);
         let (records, _) = capture(OwnLevel::Error, || tracing::warn!("a warning"));

@@ -322,7 +322,7 @@ impl Custody<'_> {
         })?;
         let missed: Vec<&str> = missed.iter().map(|(name, _)| name.as_str()).collect();
         let missed = missed.join(", ");
-        tracing::warn!(segments = count, reason = reason.as_str_name(), missed, "dropped segments");
+        tracing::warn!(segments = count, reason = drops::reason_name(reason), missed, "dropped segments");
         Ok(())
     }
 }

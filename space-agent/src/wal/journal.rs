@@ -23,7 +23,7 @@ impl Journal<'_> {
         }
         if self.0.state().stored() >= budget {
             match self.0.config().when_full {
-                WhenFull::Refuse => return Err(WalError::Full { budget }),
+                WhenFull::Refuse => return Err(self.refuse(budget)),
                 WhenFull::DropNewest => return self.drop_newest(requests),
                 WhenFull::DropOldest => self.0.custody().drop_oldest()?,
             }
@@ -35,6 +35,24 @@ impl Journal<'_> {
             begin::note_refused(self.0.env(), self.0.config(), epoch, from);
         }
         result
+    }
+
+    /// Whether requests are refused because the byte budget is used up, or were until a moment ago.
+    pub fn is_full(&self) -> bool {
+        let budget = self.0.config().max_bytes;
+        self.0.was_full && self.0.state().stored() >= budget - budget / 16
+    }
+
+    fn refuse(&mut self, budget: u64) -> WalError {
+        if !self.is_full() {
+            tracing::error!(
+                event.name = "perigee.wal.full",
+                max_bytes = budget,
+                "the store is full: requests are refused until a contact or an exporter has taken something; nothing is lost"
+            );
+        }
+        self.0.was_full = true;
+        WalError::Full { budget }
     }
 
     fn append_groups(&mut self, requests: &[Accepted]) -> Result<(), WalError> {

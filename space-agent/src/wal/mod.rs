@@ -71,6 +71,7 @@ use tokio::sync::watch;
 pub use bases::{Bases, Chain, LONGEST_CHAIN};
 pub use copy::Backup;
 pub use custody::{ConsumerId, Custody, Delivery};
+pub use drops::reason_name;
 pub use epochs::{Epochs, GroundLane, GroundView, NewDrops, Reconciled};
 pub use group::Accepted;
 pub use had::Held;
@@ -309,6 +310,8 @@ pub struct Wal {
     away: Option<volatile::Away>,
     in_memory: InMemory,
     failing_since: Option<u64>,
+    /// A request was refused because the byte budget was used up.
+    was_full: bool,
 }
 
 impl Wal {
@@ -361,6 +364,7 @@ impl Wal {
             away: None,
             in_memory: InMemory::default(),
             failing_since: None,
+            was_full: false,
         })
     }
 

@@ -234,6 +234,7 @@ fn the_budget_refuses_or_drops_and_counts_what_it_drops() {
         let summary = wal.summary();
         let dropped: Counts = summary.dropped.iter().map(|(_, items)| *items).sum();
         assert_eq!(refused > 0, when_full == WhenFull::Refuse);
+        assert_eq!(wal.journal().is_full(), when_full == WhenFull::Refuse);
         assert_eq!(dropped.total() > 0, when_full != WhenFull::Refuse);
         let epochs = wal.epochs().hello("svalbard").unwrap();
         let reported: Counts = epochs[0].drops.iter().map(|d| Counts::from(d.items.unwrap())).sum();
@@ -244,6 +245,10 @@ fn the_budget_refuses_or_drops_and_counts_what_it_drops() {
             epochs[0].drops.len()
         );
         assert!(epochs[0].drops.iter().all(|d| d.time.is_some()));
+        // It fails where there was room before.
+        let _ = wal.custody().drop_oldest();
+        assert!(!wal.journal().is_full(), "{when_full:?}: there is room again");
+        let summary = wal.summary();
         drop(wal);
         let wal = bench.open();
         assert_eq!(wal.summary().dropped, summary.dropped, "drops survive a restart");

@@ -19,7 +19,9 @@ async fn a_pass_is_reported_on_board_and_on_the_ground_when_it_ends() {
     let pass = json!({"rate_down": 8_000_000, "seconds": 3600.0});
     agent.open_contact(STATION, pass.clone()).await;
     agent.drained().await;
-    agent.close_contact().await;
+    agent.ask(http::Method::POST, "/contact/close", None).await.unwrap();
+    let status = agent.status().await;
+    assert_eq!(status["link"]["state"], "down", "it is answered when the link is: {status}");
     agent.accept(&Batch::new(Signal::Logs, "b", 10, 1_000)).await;
 
     let report = || agent.ask(http::Method::GET, "/contact/report", None);
