@@ -111,8 +111,8 @@ fn look_at_link(config: &Config, env: &Env, found: &mut Outside) {
     }
     let dates = tls::out_of_date(certificate_file, env.unix_nano());
     found.odd.extend(dates.map(|words| (CERTIFICATE.to_owned(), words)));
-    let swapped = tls::swapped(certificate_file, satellite_ca_file);
-    found.odd.extend(swapped.map(|words| ("link.satellite_ca_file".to_owned(), words)));
+    let doubt = tls::doubtful_authorities(certificate_file, satellite_ca_file);
+    found.odd.extend(doubt.map(|words| ("link.satellite_ca_file".to_owned(), words)));
 }
 
 impl ConsoleTls {

@@ -1,5 +1,6 @@
 //! One configuration file on its way from text to settings, with everything that was found on the way.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -51,8 +52,14 @@ impl ConfigFile {
 
     /// The text of the configuration at `path`.
     pub fn text(path: &Path) -> Result<String, ConfigError> {
-        files::read_text(path, files::CONFIGURATION)
-            .map_err(|source| ConfigError::Read { path: path.display().to_string(), source })
+        files::read_text(path, files::CONFIGURATION).map_err(|mut source| {
+            // Nobody has named it.
+            if source.kind() == ErrorKind::NotFound && path.starts_with("/etc/perigee") {
+                source =
+                    std::io::Error::new(ErrorKind::NotFound, format!("{source}; -c FILE names another one"));
+            }
+            ConfigError::Read { path: path.display().to_string(), source }
+        })
     }
 
     /// Reads YAML and replaces variables; `path` is only for messages.

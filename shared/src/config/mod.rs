@@ -211,7 +211,9 @@ pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
                 ));
             }
             Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {}
-            Err(error) => return wrong(format!("{shown}: {error}; let this process's user read it")),
+            Err(error) => {
+                return wrong(format!("{shown}: {error}; let this process's user read and write there"));
+            }
         }
     }
     Ok(())
@@ -340,7 +342,8 @@ fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a 
 /// The same; what was meant may also be one of `more`.
 #[inline(never)]
 fn unknown_among(what: &str, found: &str, known: &[&str], more: &[&str]) -> String {
-    let known = [known, more].concat();
+    let more: Vec<&str> = more.iter().copied().filter(|name| !known.contains(name)).collect();
+    let known = [known, &more].concat();
     let list = known.join(", ");
     match nearest(found, known.iter().copied()) {
         Some(k) => format!("unknown {what} `{found}`; did you mean `{k}`? (known: {list})"),

@@ -310,8 +310,8 @@ impl<'a> Builder<'a> {
             Some(Ok(next)) => Ok(next),
             Some(Err(e)) => {
                 let (line, why) = (e.marker().line() as u64, e.info());
-                let is_tab = why.contains("tabs disallowed");
-                Err((line, if is_tab { "a tab is in the indentation; write spaces".to_owned() } else { why }))
+                let is_tab = why.contains("tabs disallowed") || why.contains("found a tab");
+                Err((line, if is_tab { "a tab stands where YAML wants spaces".to_owned() } else { why }))
             }
             None => Ok((Event::StreamEnd, Span::default())),
         }

@@ -235,8 +235,19 @@ pub fn out_of_date(path: &Path, now: u64) -> Option<String> {
         .then(|| format!("{path} ends at {}, in less than 30 days: issue a new one in time", shown_time(end)))
 }
 
-/// What is to be said when an authority in the file `authorities`, which should be the other side's, has signed our own certificate.
-pub fn swapped(certificate: &Path, authorities: &Path) -> Option<String> {
+/// What is to be said of the file `authorities`, which should be the other side's: that no authority is in it, or the one that has
+/// signed our own certificate.
+pub fn doubtful_authorities(certificate: &Path, authorities: &Path) -> Option<String> {
+    let theirs = certificates("authority", authorities).ok()?;
+    let is_authority =
+        |der: &CertificateDer<'_>| X509Certificate::from_der(der).is_ok_and(|(_, c)| c.is_ca());
+    if !theirs.iter().any(is_authority) {
+        return Some(format!(
+            "{} has no certificate of an authority, so nobody's certificate will be accepted: name the file of the authority that signs \
+             the other side's",
+            authorities.display()
+        ));
+    }
     let own = certificates("certificate", certificate).ok()?;
     let (_, own) = X509Certificate::from_der(own.first()?).ok()?;
     let has_signed = |authority: &CertificateDer<'_>| {
@@ -245,7 +256,7 @@ pub fn swapped(certificate: &Path, authorities: &Path) -> Option<String> {
                 && own.verify_signature(Some(authority.public_key())).is_ok()
         })
     };
-    certificates("authority", authorities).ok()?.iter().any(has_signed).then(|| {
+    theirs.iter().any(has_signed).then(|| {
         format!(
             "{} has the authority that signed our own certificate, {}: were the authorities of satellites and stations swapped? Here \
              the other side's is named",

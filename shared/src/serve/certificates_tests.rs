@@ -159,9 +159,15 @@ fn the_authority_of_our_own_certificate_is_not_the_other_sides() {
     place.put("theirs.crt", &theirs.0.pem());
     place.put("both.crt", &format!("{}{}", theirs.0.pem(), ours.0.pem()));
     let own = place.path("own.crt");
-    assert_eq!(tls::swapped(&own, &place.path("theirs.crt")), None, "it has the same name and another key");
+    assert_eq!(
+        tls::doubtful_authorities(&own, &place.path("theirs.crt")),
+        None,
+        "it has the same name and another key"
+    );
+    let leaf = tls::doubtful_authorities(&own, &own).unwrap();
+    assert!(leaf.contains("own.crt has no certificate of an authority"), "{leaf}");
     for file in ["ours.crt", "both.crt"] {
-        let said = tls::swapped(&own, &place.path(file)).unwrap();
+        let said = tls::doubtful_authorities(&own, &place.path(file)).unwrap();
         assert!(said.contains(file) && said.contains("own.crt") && said.contains("swapped"), "{said}");
     }
 }

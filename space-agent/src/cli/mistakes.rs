@@ -47,6 +47,11 @@ const MISTAKES: &[(&str, u8, &[&str])] = &[
     ("wal recode", 2, &["<SEGMENT>..."]),
     ("wal recode --all --lane bulk", 2, &["'--all' cannot be used with '--lane <NAME>'"]),
     ("wal recode --all --codec zip", 2, &["'zip'", "columns, columns_text or zstd_rows"]),
+    (
+        "run -c /etc/perigee/none/agent.yaml",
+        64,
+        &["cannot read /etc/perigee/none/agent.yaml", "; -c FILE names another one"],
+    ),
     ("run -c DIR/nothing.yaml", 64, &["cannot read", "DIR/nothing.yaml", "No such file"]),
     ("run -c DIR", 64, &["cannot read DIR", "directory"]),
     ("validate -c DIR/nothing.yaml", 64, &["cannot read", "DIR/nothing.yaml"]),

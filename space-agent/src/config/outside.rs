@@ -132,8 +132,8 @@ fn look_at_link(link: &LinkConfig, env: &Env, found: &mut Outside) -> Option<Str
     }
     let dates = tls::out_of_date(certificate, env.unix_nano());
     found.odd.extend(dates.map(|words| (CERTIFICATE.to_owned(), words)));
-    let swapped = tls::swapped(certificate, authorities);
-    found.odd.extend(swapped.map(|words| ("link.station_ca_file".to_owned(), words)));
+    let doubt = tls::doubtful_authorities(certificate, authorities);
+    found.odd.extend(doubt.map(|words| ("link.station_ca_file".to_owned(), words)));
     satellite
 }
 

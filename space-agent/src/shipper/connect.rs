@@ -56,7 +56,7 @@ pub(super) fn refusal(station: &str, error: &quinn::ConnectionError) -> String {
     match error {
         TransportError(error) => {
             format!(
-                "this satellite refuses station {station} (check link.station_ca_file, the station's certificate and both clocks): {}",
+                "this satellite refuses station {station} (check link.station_ca_file, the name that link.stations gives it, its certificate and both clocks): {}",
                 plain(error.to_string())
             )
         }

@@ -40,7 +40,8 @@ const HTTP: Rules = &[
 ];
 
 const DEBUG: Rules = &[
-    ("sampling_initial", Act::Silent),
+    ("sampling_initial", Act::Instead("every request is shown")),
+    // The same.
     ("sampling_thereafter", Act::Silent),
     ("use_internal_logger", Act::Silent),
     ("output_paths", Act::Instead("it writes to standard output")),
@@ -222,6 +223,11 @@ fn retries(key: &str, settings: &mut Map, notes: &mut Notes) {
     {
         let message = "is ignored: a request without an answer is sent again until it has one, and never dropped for that";
         notes.warn(entry.line, format!("{key}.retry_on_failure.enabled"), message);
+    }
+    let limit = retry.0.iter().find(|e| e.key == "max_elapsed_time");
+    if let Some(entry) = limit.filter(|e| !e.node.as_text().is_none_or(|t| t.starts_with('0'))) {
+        let message = "the waits begin anew after that time: a request without an answer is sent again until it has one";
+        notes.warn(entry.line, format!("{key}.retry_on_failure.max_elapsed_time"), message);
     }
 }
 

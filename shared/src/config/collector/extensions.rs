@@ -20,7 +20,10 @@ const STORAGE: Rules = &[
     ("directory_permissions", Act::Silent),
     ("timeout", Act::Silent),
     ("fsync", Act::Silent),
-    ("compaction", Act::Silent),
+    (
+        "compaction",
+        Act::Instead("the log gives space back by itself; `space-agent wal compact` does so at once"),
+    ),
     ("recreate", Act::Silent),
 ];
 
@@ -109,7 +112,7 @@ fn select(map: &mut Map, program: Program, notes: &mut Notes) -> Vec<Storage> {
         .map(|list| list.iter().filter_map(|n| Some((n.line, n.as_text()?.to_owned()))).collect());
     let starts = |name: &str| listed.as_ref().is_none_or(|l| l.iter().any(|(_, n)| n == name));
     if let Some(extensions) = map.get("extensions").and_then(Node::as_map) {
-        for entry in extensions.0.iter().filter(|e| HARMLESS.contains(&kind(&e.key)) && starts(&e.key)) {
+        for entry in extensions.0.iter().filter(|e| HARMLESS.contains(&kind(&e.key))) {
             let message = format!(
                 "the extension `{}` is not implemented; nothing is lost without it",
                 kind(&entry.key)

@@ -36,6 +36,7 @@ pub(super) const OWN_SECTIONS: [&str; 4] = ["storage", "link", "lanes", "contact
 pub fn translate(file: &mut ConfigFile, program: Program) {
     let Some(map) = file.tree.map_mut() else { return };
     let mut notes = Notes::default();
+    other_programs(map, program, &mut notes);
     // A Collector's file as it is: it cannot know what Perigee wants to be told.
     let foreign = program == Program::Agent && !OWN_SECTIONS.iter().any(|s| map.get(s).is_some());
     exporters::translate(map, program, foreign, &mut notes);
@@ -61,6 +62,27 @@ pub fn translate(file: &mut ConfigFile, program: Program) {
     file.warnings.sort_by_key(|w| w.line);
     for path in notes.removed {
         file.drop_wrong(&path);
+    }
+}
+
+/// Complains of a file that is the other program's, by the section that only that one has and must have.
+fn other_programs(map: &mut Map, program: Program, notes: &mut Notes) {
+    let (own, theirs, message) = match program {
+        Program::Agent => (
+            "receivers",
+            "station",
+            "this is a configuration of ground-station, and space-agent reads its own",
+        ),
+        Program::Ground => (
+            "station",
+            "receivers",
+            "this is a configuration of space-agent, and ground-station reads its own",
+        ),
+    };
+    if map.get(own).is_none()
+        && let Some(entry) = map.take(theirs)
+    {
+        notes.wrong(entry.line, theirs, message);
     }
 }
 
@@ -106,8 +128,14 @@ pub fn keys(program: Program, section: &[String]) -> Vec<&'static str> {
 
 fn connectors(map: &mut Map, notes: &mut Notes) {
     let Some(entry) = map.take("connectors") else { return };
+    let used =
+        [names::used_in_pipelines(map, "receivers"), names::used_in_pipelines(map, "exporters")].concat();
     for connector in entry.node.as_map().into_iter().flat_map(|m| &m.0) {
         let key = format!("connectors.{}", connector.key);
+        if !used.contains(&connector.key) {
+            notes.warn(connector.line, key, "connectors are not implemented; no pipeline uses it");
+            continue;
+        }
         // So does every pipeline that names it.
         notes.gone("receivers", &connector.key);
         notes.gone("exporters", &connector.key);

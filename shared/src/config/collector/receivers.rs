@@ -228,7 +228,8 @@ pub(super) fn open_to_others(map: &mut Map, notes: &mut Notes) {
         let Some(section) = section else { return };
         let Some(endpoint) = section.0.iter().find(|e| e.key == "endpoint") else { return };
         let (line, text) = (endpoint.line, endpoint.node.as_text().unwrap_or_default().to_owned());
-        let local = text.contains("${") || Endpoint::parse(&text).is_ok_and(|e| e.is_local());
+        // What is no endpoint is an error anyway.
+        let local = text.contains("${") || Endpoint::parse(&text).map_or(true, |e| e.is_local());
         if local || text.contains("://") || section.get("tls").is_some() || section.get("insecure").is_some()
         {
             return;
