@@ -2,7 +2,7 @@
 //!
 //! [`transcode`] reads the JSON text once and writes protobuf as it goes, led by the tables in `schema`: no tree of objects is
 //! built, so memory is the text plus what comes out. Beyond the protobuf JSON mapping, OTLP says: keys are lowerCamelCase and
-//! unknown ones are ignored, trace and span ids are hex, enums are integers. A field of 64 bits is a string or a number, a
+//! unknown ones are ignored (but another signal's, at the top of a request), trace and span ids are hex, enums are integers. A field of 64 bits is a string or a number, a
 //! double is a number or one of `"NaN"`, `"Infinity"`, `"-Infinity"`, and `null` is a field that is not there.
 //!
 //! More lenient than the mapping, because a sender writes it: `null` in an array of messages is an empty message; an enum may be
@@ -235,13 +235,22 @@ impl Visitor<'_> for Key {
         f.write_str("a key")
     }
 
-    fn visit_bytes<E>(self, key: &[u8]) -> Result<Self::Value, E> {
+    fn visit_bytes<E: Error>(self, key: &[u8]) -> Result<Self::Value, E> {
         let as_in_proto = key.contains(&b'_');
         let is = |field: &&Field| match as_in_proto {
             false => field.key.as_bytes() == key,
             true => in_proto(field.key).eq(key.iter().copied()),
         };
-        Ok(self.0.fields.iter().find(is))
+        let field = self.0.fields.iter().find(is);
+        // Passed over, all of such a request would be lost without a word.
+        if field.is_none()
+            && let Some(other) = schema::signal_of(self.0, key)
+        {
+            let message =
+                format_args!("the request holds {}; send it to {}", other.name(), other.http_path());
+            return Err(E::custom(message));
+        }
+        Ok(field)
     }
 }
 

@@ -127,6 +127,13 @@ use Kind::{
     Base64, Bool, Double, Fixed32, Fixed64, Hex, Int32, Int64, Sfixed64, Sint32, String, Uint32, Uint64,
 };
 
+/// The other signal whose requests begin with `key`, if `message` is a request.
+pub(super) fn signal_of(message: &'static Message, key: &[u8]) -> Option<Signal> {
+    let is_request = Signal::ALL.into_iter().any(|signal| std::ptr::eq(request(signal), message));
+    let begins = |signal: &Signal| request(*signal).fields.iter().any(|field| field.key.as_bytes() == key);
+    Signal::ALL.into_iter().find(begins).filter(|_| is_request)
+}
+
 static TRACES: Message = Message { fields: &[messages("resourceSpans", 1, &RESOURCE_SPANS)] };
 
 static METRICS: Message = Message { fields: &[messages("resourceMetrics", 1, &RESOURCE_METRICS)] };

@@ -110,6 +110,14 @@ fn unknown_keys_are_ignored_whatever_they_hold() {
 }
 
 #[test]
+fn a_request_of_another_signal_is_refused() {
+    let logs = record(r#""flags":1"#);
+    let error = refused(Signal::Traces, &logs);
+    assert!(error.contains("the request holds logs; send it to /v1/logs"), "{error}");
+    assert!(transcode(Signal::Logs, br#"{"resourceLogs":[{"resourceSpans":[]}]}"#, LIMIT).is_ok());
+}
+
+#[test]
 fn ids_are_hex_of_either_case() {
     let json = record(r#""traceId":"5B8EFFF798038103d269b633813fc60c","spanId":"eee19b7ec3c1b174""#);
     let request: ExportLogsServiceRequest = read(Signal::Logs, &json);
