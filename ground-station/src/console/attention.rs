@@ -95,6 +95,19 @@ pub(super) fn of_satellite(sat: &SatelliteDigest, now: u64) -> Vec<Note> {
         let text = format!("{} lost or given up here", counted(account.lost.total(), "item", "items"));
         out.push(note(Level::Note, text, "see Gaps for which and why"));
     }
+    if !account.dropped_by_reason.is_empty() {
+        let reasons = account.dropped_by_reason.keys().map(|name| name.replace('_', " "));
+        let reasons = reasons.collect::<Vec<_>>().join(", ");
+        let items = match account.dropped.total() {
+            0 => "items, nobody knows how many,".to_owned(),
+            known => counted(known, "item", "items"),
+        };
+        out.push(note(
+            Level::Note,
+            format!("{items} dropped on board: {reasons}"),
+            "see Gaps for which and why",
+        ));
+    }
     if account.dead_lettered != Items::default() {
         let text = format!("{} in dead letters", counted(account.dead_lettered.total(), "item", "items"));
         out.push(note(Level::Warning, text, "see Data for the backend's words, then replay or discard them"));

@@ -207,6 +207,10 @@ fn what_is_gravest_comes_first() {
     let sat = with(|sat| {
         sat.account.lost.spans = 1;
         sat.account.dead_lettered.spans = 2;
+        sat.account.dropped.spans = 3;
+        for reason in ["lifetime", "quota_oldest"] {
+            sat.account.dropped_by_reason.insert(reason.to_owned(), Items::default());
+        }
         sat.alarms = vec![alarm("perigee.store.failed", 17, 5, NOW)];
     });
     let notes = of_satellite(&sat, NOW);
@@ -214,6 +218,7 @@ fn what_is_gravest_comes_first() {
     assert_eq!(said[0].0, Level::Alarm);
     assert_eq!(said[1], (Level::Warning, "2 items in dead letters"));
     assert_eq!(said[2], (Level::Note, "1 item lost or given up here"));
+    assert_eq!(said[3], (Level::Note, "3 items dropped on board: lifetime, quota oldest"));
     assert_eq!(gravest(&notes), Level::Alarm);
     assert_eq!(gravest(&[]), Level::Fine);
     assert!(Level::Alarm > Level::Warning && Level::Warning > Level::Note && Level::Note > Level::Fine);

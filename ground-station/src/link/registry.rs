@@ -19,6 +19,10 @@ use crate::memory;
 /// How long an older connection may take to hand over what it holds.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
+/// What the earlier of two connections is told.
+const SUPERSEDED: &[u8] =
+    b"a newer connection of this satellite; if this repeats, two agents have its certificate";
+
 struct Entry {
     satellite: Arc<str>,
     /// Of its certificate, big-endian.
@@ -204,7 +208,7 @@ impl Registry {
                 .filter(|(number, e)| Some(**number) != last && is_of(e))
                 .filter_map(|(_, e)| {
                     e.superseded = true;
-                    e.connection.close(code(Close::Superseded), b"a newer connection of this satellite");
+                    e.connection.close(code(Close::Superseded), SUPERSEDED);
                     // Nobody waits for oneself.
                     (e.connection.stable_id() != stable_id).then(|| e.ended.clone())
                 })

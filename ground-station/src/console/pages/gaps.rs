@@ -54,7 +54,10 @@ fn reason(word: &str) -> (&'static str, &'static str) {
             ("it was older than its lane allows", "plan more contacts or raise the lane's lifetime")
         }
         "filter" => ("a filter on board dropped it", ""),
-        "corruption" => ("bytes on board were damaged", "look at the satellite's storage"),
+        "corruption" => (
+            "bytes on board were damaged, or its log was lost or replaced",
+            "look at the satellite's storage, and which directory it has",
+        ),
         "backend_refused" => ("a backend on board refused it for good", ""),
         "operator" => ("an operator gave it up", "see Audit"),
         "station_lost" => ("a station had it and lost it", "look at this station's disk"),

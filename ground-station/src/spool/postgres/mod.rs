@@ -40,6 +40,7 @@ mod views;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -109,6 +110,8 @@ struct Inner {
     /// Satellites with an open link here, where there are links.
     open_links: OnceLock<Box<dyn Fn() -> Vec<String> + Send + Sync>>,
     status: channel::Sender<Status>,
+    /// How often the engine was found unfit.
+    refusals: AtomicU64,
     known: Mutex<HashMap<Arc<str>, u32>>,
     groups: mpsc::Sender<Group>,
     tasks: Supervisor,
@@ -251,6 +254,7 @@ impl Fleet {
             tasks,
             running: TaskTracker::new(),
             closing: CancellationToken::new(),
+            refusals: AtomicU64::new(0),
             searches: Mutex::default(),
             freed: Mutex::default(),
             scrub: Mutex::default(),

@@ -190,10 +190,14 @@ impl Fleet {
     {
         let (mut wait, mut conflicts) = (Duration::from_millis(100), 0);
         loop {
+            let refusals = self.refusals();
             let running = self.inner.running.spawn(attempt(self.clone()));
             let error = match running.await {
                 Ok(Ok(out)) => {
-                    self.is_well();
+                    // What began before the engine was found unfit says nothing of how it is since.
+                    if self.refusals() == refusals {
+                        self.is_well();
+                    }
                     return Ok(out);
                 }
                 Ok(Err(error)) => error,

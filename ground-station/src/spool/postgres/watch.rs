@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use perigee_shared::link::ranges::RangeSet;
@@ -287,8 +288,16 @@ impl Fleet {
         });
     }
 
+    /// How often the engine was found unfit.
+    pub(super) fn refusals(&self) -> u64 {
+        self.inner.refusals.load(Ordering::Relaxed)
+    }
+
     /// The engine does not answer; why.
     pub(super) fn is_failing(&self, error: &SpoolError) {
+        if matches!(error, SpoolError::Engine(super::EngineError::Refused { .. })) {
+            self.inner.refusals.fetch_add(1, Ordering::Relaxed);
+        }
         let text = error.to_string();
         self.inner.status.send_if_modified(|status| {
             if status.failing.as_ref() == Some(&text) {
