@@ -344,6 +344,7 @@ const REMEDIES: &[(&str, &str)] = &[
     ("perigee.wal.corruption", "see Gaps for what was lost; look at the storage on board"),
     ("perigee.wal.front_damaged", "nothing after a power cut; else look at the storage on board"),
     ("perigee.wal.front_failed", "look at the storage on board; commits write more until it is mended"),
+    ("perigee.wal.full", "plan more contacts, or allow more bytes on board; senders were refused meanwhile"),
     ("perigee.wal.lost", "find out who deleted the log on board; see Gaps for what was lost"),
     ("perigee.wal.new_epoch", "nothing has to be done, unless it happens again"),
     ("perigee.wal.returned", "nothing has to be done"),
