@@ -206,9 +206,19 @@ impl Postgres {
         give(path);
     }
 
-    /// Has the server read its settings again.
+    /// Has the server read its settings again: whatever it is asked after this goes by them.
     pub fn reload(&self) {
+        // Of the process that makes a new connection's. It tells the others before it makes the next.
+        let read = || self.sql("postgres", "select pg_conf_load_time()");
+        let before = read();
         self.sql("postgres", "select pg_reload_conf()");
+        for _ in 0..200 {
+            if read() != before {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the server does not read its settings: {}", self.log());
     }
 
     /// Starts the server and waits until it answers. One that was killed is waited for: its last processes still have its memory.
