@@ -57,7 +57,10 @@ pub(crate) fn inspected(log: &Value) -> String {
 /// What a check of all segments has found.
 pub(crate) fn verified(answer: &Value) -> String {
     match count(&answer["damaged"]) {
-        0 => format!("{} segments were read: all are whole\n", answer["segments"]),
+        0 => format!(
+            "{} segments were read, delivered ones that others depend on among them: all are whole\n",
+            answer["segments"]
+        ),
         damaged => format!(
             "{} segments were read: {damaged} were damaged; they are dropped, counted and reported to the ground\n",
             answer["segments"]
