@@ -4,8 +4,8 @@
 //! is announced and not sent holds none. When a body that comes cannot get its next room, the one that comes slowest is refused. And
 //! the memory that the process uses, without the pages of its own program file, is looked at every `check_interval`: above the soft
 //! limit, or while it grows too fast, one request at a time is taken; above the hard limit, requests that are being read are refused too.
-//! From one look to the next no more is taken than was free below the soft limit at the first: what lies above is for all that
-//! requests need beside their bodies. When a request was refused meanwhile, so are bodies of which nothing has come for a second.
+//! From one look to the next no more is taken than was free at the first. When a request was refused meanwhile, so are bodies of which
+//! nothing has come for a second.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -50,7 +50,7 @@ pub struct Limiter {
     config: LimiterConfig,
     pressure: AtomicU8,
     in_flight: AtomicU64,
-    /// Bytes below the soft limit when memory was looked at, without what was taken since, and with what was given back.
+    /// Bytes below the limit when memory was looked at, without what was taken since, and with what was given back.
     free: AtomicI64,
     /// Requests refused for want of memory.
     refused: AtomicU64,
@@ -89,7 +89,7 @@ impl Limiter {
             config,
             pressure: AtomicU8::new(0),
             in_flight: AtomicU64::new(0),
-            free: AtomicI64::new(signed(config.soft())),
+            free: AtomicI64::new(signed(config.limit.0)),
             refused: AtomicU64::new(0),
             active: AtomicBool::new(false),
             wake: Notify::new(),
@@ -144,7 +144,7 @@ impl Limiter {
     /// memory is short: what was used may be given back only slowly.
     fn take(&self, more: u64, own: u64) -> bool {
         let max = self.config.max_in_flight.0;
-        let is_free = self.take_free(more, 0);
+        let is_free = self.take_free(more);
         let taken = |held: u64| held.checked_add(more).filter(|all| *all <= max && (is_free || held == own));
         let is_taken = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok();
         if is_free != is_taken {
@@ -153,9 +153,9 @@ impl Limiter {
         is_taken
     }
 
-    /// Takes so much of what was free when memory was looked at, and of so much `above` the soft limit; whether there was.
-    fn take_free(&self, bytes: u64, above: u64) -> bool {
-        let taken = |free: i64| (free + signed(above) >= signed(bytes)).then(|| free - signed(bytes));
+    /// Takes so much of what was free when memory was looked at; whether there was.
+    fn take_free(&self, bytes: u64) -> bool {
+        let taken = |free: i64| (free >= signed(bytes)).then(|| free - signed(bytes));
         self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
@@ -223,7 +223,7 @@ impl Limiter {
             let Some(Memory { used, .. }) = (env.memory)() else { continue };
             let now = self.judge(used, before);
             before = Some(used);
-            self.free.store(signed(self.config.soft()) - signed(used), Ordering::Relaxed);
+            self.free.store(signed(self.config.limit.0) - signed(used), Ordering::Relaxed);
             self.given_back.notify_waiters();
             let was = self.pressure.swap(now as u8, Ordering::Relaxed);
             let refused = std::mem::replace(&mut refused_before, self.refused());
@@ -247,7 +247,7 @@ impl Limiter {
         let until = Instant::now() + PATIENCE;
         while self.in_flight() > 0
             && Instant::now() < until
-            && (self.pressure() > Pressure::None || !self.take_free(bytes, self.config.spike_limit.0))
+            && (self.pressure() > Pressure::None || !self.take_free(bytes))
         {
             tokio::time::sleep(self.config.check_interval.0).await;
         }
@@ -256,7 +256,7 @@ impl Limiter {
     fn judge(&self, used: u64, before: Option<u64>) -> Pressure {
         let limit = self.config.limit.0;
         let growth = self.config.max_growth_per_second.0;
-        let soft = self.config.soft();
+        let soft = limit - self.config.spike_limit.0;
         let seconds = self.config.check_interval.0.as_secs_f64();
         let grows = before.is_some_and(|b| used.saturating_sub(b) as f64 > growth as f64 * seconds);
         if used >= limit {
@@ -559,19 +559,6 @@ mod tests {
         let limiter = Arc::clone(limiter);
         let run = async move { limiter.run(env, CancellationToken::new()).await };
         tokio_util::task::AbortOnDropHandle::new(tokio::spawn(run))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn requests_leave_what_lies_above_the_soft_limit_to_what_encodes() {
-        let limiter = limiter(0);
-        let _looking = looking(&limiter, 790);
-        let [mut first, mut second] = [0; 2].map(|_| limiter.admit().unwrap());
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        first.grow_to(9).unwrap();
-        assert!(second.grow_to(2).is_err());
-        let began = Instant::now();
-        drop(Workspace::new(&limiter).take(200).await);
-        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,13 +38,6 @@ impl Default for LimiterConfig {
     }
 }
 
-impl LimiterConfig {
-    /// Bytes above which one request at a time is taken.
-    pub const fn soft(&self) -> u64 {
-        self.limit.0 - self.spike_limit.0
-    }
-}
-
 const LIMIT: ByteSize = ByteSize::mib(64);
 const SPIKE: ByteSize = ByteSize::mib(16);
 const IN_FLIGHT: ByteSize = ByteSize::mib(16);
