@@ -18,6 +18,7 @@ impl Journal<'_> {
     pub fn append(&mut self, requests: &[Accepted]) -> Result<(), WalError> {
         self.0.ready()?;
         let budget = self.0.config().max_bytes;
+        self.0.was_full = self.is_full();
         if self.0.state().stored() >= budget {
             self.purge()?;
         }

@@ -310,7 +310,7 @@ pub struct Wal {
     away: Option<volatile::Away>,
     in_memory: InMemory,
     failing_since: Option<u64>,
-    /// A request was refused because the byte budget was used up.
+    /// A request was refused because the byte budget was used up, and there was no room to speak of since.
     was_full: bool,
 }
 

@@ -248,7 +248,12 @@ fn the_budget_refuses_or_drops_and_counts_what_it_drops() {
         // It fails where there was room before.
         let _ = wal.custody().drop_oldest();
         assert!(!wal.journal().is_full(), "{when_full:?}: there is room again");
+        while wal.summary().stored_bytes < 100_000 - 100_000 / 16 {
+            wal.journal().append(&[request(60, 1, 10_000)]).unwrap();
+        }
+        assert!(!wal.journal().is_full(), "{when_full:?}: nothing was refused since");
         let summary = wal.summary();
+        assert_adds_up(&wal);
         drop(wal);
         let wal = bench.open();
         assert_eq!(wal.summary().dropped, summary.dropped, "drops survive a restart");
