@@ -13,6 +13,7 @@ use axum::{Json, Router};
 use perigee_shared::contact::report::{shown_forecast, shown_pass};
 use perigee_shared::contact::{Contact, check_rate};
 use perigee_shared::env::{Env, Owner};
+use perigee_shared::link::reason_name;
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, Signal};
 use perigee_shared::supervise::Supervisor;
@@ -31,7 +32,7 @@ use crate::recode::{Recode, Report, recode};
 use crate::shipper::Stations;
 
 use crate::telemetry::Metrics;
-use crate::wal::{LaneSummary, Summary, Wal, reason_name};
+use crate::wal::{LaneSummary, Summary, Wal};
 
 /// What the endpoints show and steer.
 pub struct Control {

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use perigee_proto::link::DropReason;
 use perigee_shared::env::Env;
 use perigee_shared::export::AllFailing;
+use perigee_shared::link::reason_name;
 use perigee_shared::serve::Closed;
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::supervise::Supervisor;
@@ -26,7 +27,7 @@ use serde_json::{Map, Value, json};
 pub use self::undecided::Undecided;
 use crate::config::LINK;
 use crate::limiter::Limiter;
-use crate::wal::{Summary, reason_name};
+use crate::wal::Summary;
 
 /// A counter for each signal.
 #[derive(Debug, Clone, Default)]

@@ -554,7 +554,7 @@ impl Items {
 pub(super) fn reason_name(number: u8) -> String {
     match DropReason::try_from(i32::from(number)) {
         Ok(DropReason::Unspecified) | Err(_) => "unknown".to_owned(),
-        Ok(reason) => reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase(),
+        Ok(reason) => perigee_shared::link::reason_name(reason),
     }
 }
 

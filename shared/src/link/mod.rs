@@ -11,6 +11,7 @@ pub mod transport;
 mod verify;
 pub mod wire;
 
+use perigee_proto::link::DropReason;
 pub use slot::Slot;
 
 /// The protocol's name in TLS. Another major version is another name.
@@ -18,6 +19,11 @@ pub const ALPN: &[u8] = b"perigee/1";
 
 /// The protocol's minor version, for people: what it adds can be ignored.
 pub const MINOR_VERSION: u32 = 0;
+
+/// A drop reason's name, as in metrics: `quota_oldest`, `lifetime`, ...
+pub fn reason_name(reason: DropReason) -> String {
+    reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase()
+}
 
 /// The first 8 bytes of the BLAKE3 hash of a file, by which Hello tells one configuration or plan from another.
 pub fn short_hash(content: &[u8]) -> u64 {

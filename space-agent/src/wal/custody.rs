@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use perigee_proto::link::DropReason;
-use perigee_shared::link::Slot;
+use perigee_shared::link::{Slot, reason_name};
 use perigee_shared::segment::{Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, Signal, SignalSet};
 use perigee_shared::store::{StoreError, join};
@@ -322,7 +322,7 @@ impl Custody<'_> {
         })?;
         let missed: Vec<&str> = missed.iter().map(|(name, _)| name.as_str()).collect();
         let missed = missed.join(", ");
-        tracing::warn!(segments = count, reason = drops::reason_name(reason), missed, "dropped segments");
+        tracing::warn!(segments = count, reason = reason_name(reason), missed, "dropped segments");
         Ok(())
     }
 }

@@ -15,11 +15,6 @@ use super::tally::Tally;
 /// Drops that are kept though every station has them.
 const KEPT: u64 = 256;
 
-/// A drop reason's name, as in metrics.
-pub fn reason_name(reason: DropReason) -> String {
-    reason.as_str_name().trim_start_matches("DROP_REASON_").to_lowercase()
-}
-
 /// The drop of a segment, of which these items are lost.
 pub(super) fn of_segment(header: &Header, items: Counts, reason: DropReason, now: u64) -> link::Drop {
     let sequence = header.id.sequence;

@@ -71,7 +71,6 @@ use tokio::sync::watch;
 pub use bases::{Bases, Chain, LONGEST_CHAIN};
 pub use copy::Backup;
 pub use custody::{ConsumerId, Custody, Delivery};
-pub use drops::reason_name;
 pub use epochs::{Epochs, GroundLane, GroundView, NewDrops, Reconciled};
 pub use group::Accepted;
 pub use had::Held;
