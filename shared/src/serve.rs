@@ -53,6 +53,9 @@ impl Endpoint {
             };
         }
         match text.rsplit_once(':') {
+            Some((host, _)) if host.contains(':') && !host.contains("//") && !host.starts_with('[') => {
+                Err(format!("`{text}` has an IPv6 address without brackets; write [ADDRESS]:PORT"))
+            }
             Some((host, port)) if !host.is_empty() && !host.contains("//") && port.parse::<u16>().is_ok() => {
                 Ok(Self::Tcp(text.to_owned()))
             }

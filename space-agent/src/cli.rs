@@ -369,8 +369,10 @@ fn from_collector(path: &Path) -> Result<String, Failure> {
     }
     let whole = ConfigFile::parse(&text, &shown, &|name| std::env::var(name).ok()).map_err(wrong)?;
     // Variables may be set where the agent is to run, and not here.
-    if whole.problems.is_empty() {
+    if whole.unset.is_empty() {
         Config::read(whole).map_err(wrong)?;
+    } else if !whole.problems.is_empty() {
+        return whole.finish(None).map_err(wrong);
     }
     collector::translate(&mut file, Program::Agent);
     let written = file.written();

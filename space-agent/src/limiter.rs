@@ -21,6 +21,7 @@ use perigee_shared::segment::Header;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
 use crate::config::LimiterConfig;
 
@@ -322,6 +323,9 @@ pub struct Permit {
 
 const CROWDED: &str = "too many requests are in flight";
 
+/// A refusal for good: waiting would not help.
+const NEVER: &str = "the request is held beside what it is read from, which is more than memory_limiter.max_in_flight; send smaller batches";
+
 impl Permit {
     /// [`Permit::grow_to`] for a body that comes piece by piece: it waits for room as long as others come slower.
     pub async fn grow_while_reading(&mut self, bytes: usize) -> Result<(), Status> {
@@ -357,6 +361,7 @@ impl Permit {
     async fn grow(&mut self, bytes: u64, reading: Option<u64>) -> Result<(), Status> {
         let limiter = Arc::clone(&self.limiter);
         let more = bytes.saturating_sub(self.bytes);
+        self.can_have(bytes)?;
         loop {
             let mut given_back = pin!(limiter.given_back.notified());
             given_back.as_mut().enable();
@@ -396,11 +401,20 @@ impl Permit {
         if self.limiter.pressure() == Pressure::Hard {
             return Err(self.limiter.refuse("memory is above its limit"));
         }
+        self.can_have(bytes as u64)?;
         if !self.limiter.take(more, self.bytes) {
             return Err(self.limiter.refuse(CROWDED));
         }
         self.bytes += more;
         Ok(())
+    }
+
+    fn can_have(&self, bytes: u64) -> Result<(), Status> {
+        if bytes <= self.limiter.config.max_in_flight.0 {
+            return Ok(());
+        }
+        self.limiter.refused.fetch_add(1, Ordering::Relaxed);
+        Err(Status::refuse(Code::ResourceExhausted, NEVER))
     }
 
     /// Gives back what is above `bytes`.
@@ -432,6 +446,18 @@ mod tests {
             max_growth_per_second: ByteSize(growth),
             max_in_flight: ByteSize(100),
         })
+    }
+
+    #[test]
+    fn what_can_never_fit_is_refused_for_good() {
+        let limiter = limiter(0);
+        let mut permit = limiter.admit().unwrap();
+        let refused = permit.grow_to(101).unwrap_err();
+        assert_eq!((refused.code, refused.retry_after), (Code::ResourceExhausted, None));
+        permit.grow_to(100).unwrap();
+        let mut other = limiter.admit().unwrap();
+        assert!(other.grow_to(1).unwrap_err().retry_after.is_some(), "it fits later");
+        assert_eq!(limiter.refused(), 2);
     }
 
     #[test]

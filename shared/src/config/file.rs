@@ -23,6 +23,11 @@ fn mistyped(removed: &str, key: &str) -> bool {
     section == other && strsim::damerau_levenshtein(&name, &meant) <= meant.len() / 2
 }
 
+/// Whether a key stands in the section `outer`, or is that.
+fn is_within(key: &str, outer: &str) -> bool {
+    key.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 /// A file that is being read.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
@@ -36,6 +41,10 @@ pub struct ConfigFile {
     pub problems: Vec<Problem>,
     /// What it should know and what does not stop it.
     pub warnings: Vec<Problem>,
+    /// Keys whose variables are not set, which matters where they are not ignored.
+    pub unset: Vec<(String, Problem)>,
+    /// Sections that are read and have no effect.
+    pub idle: Vec<Vec<String>>,
     /// What was taken out since it is wrong: nothing that follows from its absence is reported.
     removed: Vec<String>,
     /// Keys that were translated, and what the file calls them.
@@ -69,12 +78,21 @@ impl ConfigFile {
         env::expand(&mut file.tree, "", env, &mut wrong);
         for env::Wrong { key, line, message, is_unset } in wrong {
             // That the value is missing follows.
-            file.removed.push(key);
-            if !(is_unset && file.problems.iter().any(|p| p.message == message)) {
-                file.problems.push(Problem::new(line, "", message));
-            }
+            file.removed.push(key.clone());
+            let problem = Problem::new(line, "", message);
+            if is_unset { file.unset.push((key, problem)) } else { file.problems.push(problem) }
         }
         Ok(file)
+    }
+
+    /// Reports the variables that are not set, each once, but for those in what is `ignored`.
+    pub(super) fn note_unset(&mut self, ignored: &[String]) {
+        for (key, problem) in std::mem::take(&mut self.unset) {
+            let is_known = self.problems.iter().any(|p| p.message == problem.message);
+            if !is_known && !ignored.iter().any(|outer| is_within(&key, outer)) {
+                self.problems.push(problem);
+            }
+        }
     }
 
     /// Reads YAML and leaves variables as they are.
@@ -90,18 +108,25 @@ impl ConfigFile {
             let message = "the file is empty".to_owned();
             return Err(ConfigError::Parse { path: path.to_owned(), line: 1, message });
         }
-        let (warnings, removed, renamed) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { path: path.to_owned(), hash: 0, tree, problems, warnings, removed, renamed })
+        Ok(Self {
+            path: path.to_owned(),
+            hash: 0,
+            tree,
+            problems,
+            warnings: Vec::new(),
+            unset: Vec::new(),
+            idle: Vec::new(),
+            removed: Vec::new(),
+            renamed: Vec::new(),
+        })
     }
 
     /// Adds a problem at the line where `key` stands, unless it only follows from another.
     pub fn complain(&mut self, invalid: Invalid) {
         let Invalid { key, message } = invalid;
-        let within = |inner: &str, outer: &str| {
-            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        let follows = |removed: &String| {
+            is_within(removed, &key) || is_within(&key, removed) || mistyped(removed, &key)
         };
-        let follows =
-            |removed: &String| within(removed, &key) || within(&key, removed) || mistyped(removed, &key);
         let shown = self.as_written(&key);
         if self.removed.iter().any(follows) || self.problems.iter().any(|p| p.key == shown) {
             return;
@@ -209,11 +234,16 @@ impl ConfigFile {
 
     /// The tree as YAML, with every warning in a comment.
     pub fn written(&self) -> String {
-        super::write::yaml(&self.tree, &self.warnings)
+        let mut tree = self.tree.clone();
+        for path in &self.idle {
+            tree.remove(path);
+        }
+        super::write::yaml(&tree, &self.warnings)
     }
 
     /// The settings, or every problem in the order of the lines.
     pub fn finish<T>(mut self, settings: Option<T>) -> Result<T, ConfigError> {
+        self.note_unset(&[]);
         self.problems.sort_by_key(|p| p.line);
         self.problems.dedup();
         match settings {

@@ -28,8 +28,9 @@ struct Writer {
 
 impl Writer {
     fn comment(&mut self, depth: usize, note: &Problem) {
-        let text = note.message.replace('\n', " ");
-        let _ = writeln!(self.out, "{:depth$}# {}: {text}", "", note.key, depth = depth * 2);
+        let [key, text] = [&note.key, &note.message]
+            .map(|text| text.replace(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'], " "));
+        let _ = writeln!(self.out, "{:depth$}# {key}: {text}", "", depth = depth * 2);
     }
 
     fn map(&mut self, depth: usize, map: &Map) {

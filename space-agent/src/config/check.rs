@@ -12,7 +12,8 @@ use perigee_shared::signal::{Signal, SignalSet};
 use perigee_shared::units::{ByteSize, Span};
 
 use super::{
-    Acknowledge, Config, ExporterConfig, LINK, ListenerConfig, MIN_WINDOW, OtlpReceiver, ReceiverConfig,
+    Acknowledge, Config, ExporterConfig, LINK, ListenerConfig, MIN_WINDOW, OtlpReceiver, Protocols,
+    ReceiverConfig,
 };
 use crate::lanes::Percent;
 
@@ -58,8 +59,21 @@ impl Config {
             if file.tree.at(&["processors", "memory_limiter", "max_in_flight"]).is_none() {
                 config.fit_largest_request();
             }
+            config.fit_connections(|receiver, protocol| {
+                file.tree.at(&["receivers", receiver, "protocols", protocol, "max_connections"]).is_none()
+            });
             for problem in config.own_problems() {
                 file.complain(problem);
+            }
+            for path in &file.idle {
+                match path.last().map(String::as_str) {
+                    Some("memory_limiter") => config.processors.memory_limiter = Default::default(),
+                    Some("batch") => config.processors.batch = Default::default(),
+                    _ => {}
+                }
+            }
+            if !file.idle.is_empty() {
+                config.fit_largest_request();
             }
             for problem in config.authorize() {
                 file.complain(problem);
@@ -76,7 +90,8 @@ impl Config {
         file.finish(config)
     }
 
-    /// Lets the largest request be in flight, where nothing is said about that.
+    /// Lets the largest request be in flight, where nothing is said about that: while it is read it is held beside what it was packed
+    /// in, or beside the JSON that it comes from.
     fn fit_largest_request(&mut self) {
         let of = |(_, r): (&str, &OtlpReceiver)| {
             let listeners = [&r.protocols.grpc, &r.protocols.http].into_iter().flatten();
@@ -84,7 +99,26 @@ impl Config {
         };
         let largest = self.otlp_receivers().filter_map(of).max().unwrap_or_default();
         let limiter = &mut self.processors.memory_limiter;
-        limiter.max_in_flight = limiter.max_in_flight.max(largest).min(limiter.limit);
+        limiter.max_in_flight = limiter.max_in_flight.max(ByteSize(largest.0 * 2)).min(limiter.limit);
+    }
+
+    /// Bounds the connections by the memory limit, where nothing is said about them.
+    fn fit_connections(&mut self, is_free: impl Fn(&str, &str) -> bool) {
+        let most = self.most_connections();
+        for (name, receiver) in &mut self.receivers.0 {
+            let ReceiverConfig::Otlp(otlp) = receiver else { continue };
+            let Protocols { grpc, http } = &mut otlp.protocols;
+            for (protocol, listener) in [("grpc", grpc), ("http", http)] {
+                if let Some(listener) = listener.as_mut().filter(|_| is_free(name, protocol)) {
+                    listener.max_connections = listener.max_connections.min(most).max(1);
+                }
+            }
+        }
+    }
+
+    /// Connections of a listener whose buffers fit in an eighth of the memory limit.
+    const fn most_connections(&self) -> usize {
+        (self.processors.memory_limiter.limit.0 / 8 / MIN_WINDOW) as usize
     }
 
     /// Whether the keys make sense together; the first that does not.
@@ -272,9 +306,9 @@ impl Config {
                 wrong.push(Invalid::new(format!("{key}.{name}"), "must be at least 1s"));
             }
         }
-        let most = self.processors.memory_limiter.limit.0 / 8 / MIN_WINDOW;
+        let most = self.most_connections();
         // A limit that is too small is its own mistake.
-        if most > 0 && !(1..=most).contains(&(listener.max_connections as u64)) {
+        if most > 0 && !(1..=most).contains(&listener.max_connections) {
             let message = format!(
                 "must be from 1 to {most}, so that their buffers fit in an eighth of the memory limit"
             );
@@ -291,8 +325,11 @@ impl Config {
             }
         };
         if limiter.limit < LEAST_MEMORY {
-            let mib = limiter.limit.0.min(1 << 20);
-            let message = format!("is {} and must be at least 4MiB; did you mean {mib}MiB?", limiter.limit);
+            let mut message = format!("is {} and must be at least 4MiB", limiter.limit);
+            // A number without a unit is bytes.
+            if limiter.limit < ByteSize::kib(64) {
+                message.push_str(&format!("; did you mean {}MiB?", limiter.limit.0));
+            }
             check(false, "memory_limiter.limit", &message);
         } else {
             check(limiter.spike_limit < limiter.limit, "memory_limiter.spike_limit", "must be below limit");

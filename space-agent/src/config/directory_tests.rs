@@ -29,7 +29,8 @@ fn a_log_that_lies_where_the_file_says_otherwise_is_not_left_behind() {
         (format!("{text}{storage}"), "storage.directory: "),
         (
             text.replace("  file_storage:\n", &another)
-                .replace("[health_check, file", "[health_check, file_storage/new, file"),
+                .replace("[health_check, file", "[health_check, file_storage/new, file")
+                .replace("storage: file_storage", "storage: file_storage/new"),
             "extensions.file_storage/new.directory: ",
         ),
         (

@@ -4,6 +4,8 @@ mod check;
 #[cfg(test)]
 mod directory_tests;
 mod outside;
+#[cfg(test)]
+mod practice_tests;
 mod processors;
 #[cfg(test)]
 mod tests;

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::report::Row;
 
-/// Seeds of a row in one round.
-const ROUND: u64 = 25;
+/// Seeds of a row in one round: those of a disk in memory take seconds, where one run with real processes takes half a minute.
+const ROUND: u64 = 500;
 /// A run with real processes stands for so many with a disk in memory.
 const REAL: u64 = 200;
 /// Runs with real processes in a row, at most.

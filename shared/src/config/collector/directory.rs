@@ -118,7 +118,8 @@ pub(super) fn settle(map: &mut Map, mut storages: Vec<Storage>, known: Known, no
     let mut section = map.take("storage").map_or_else(|| Node::map(at), |entry| entry.node);
     if let Some(section) = section.map_mut() {
         section.set("directory", at, Node::text(at, directory.display().to_string()));
-        if let Some(size) = storage.and_then(|s| s.max_size) {
+        if let Some((key, size)) = storage.and_then(|s| s.max_size.map(|size| (s.key, size))) {
+            notes.rename("storage", "max_bytes", key.replace(".directory", ".max_size"));
             section.set("max_bytes", at, Node::text(at, size));
         }
     }

@@ -1,10 +1,13 @@
 //! `exporters`.
 
+use std::time::Duration;
+
 use super::Program;
 use super::names::{self, EXPORTERS, Section, kind, used_in_pipelines};
 use super::rules::{Act, Notes, Rules, Takes, apply, check, is_off};
 use crate::config::tree::{Entry, Map, Node, Value};
 use crate::export::endpoint::is_loopback;
+use crate::units::parse_duration;
 
 const COMMON: Rules = &[
     ("compression_params", Act::Silent),
@@ -124,8 +127,10 @@ const AGENT: Section = Section {
 const GROUND: Section =
     Section { known: &["debug", "otlp_grpc", "otlp_http", "otlp", "otlphttp", "file"], ..AGENT };
 
-/// `foreign`: the file is a Collector's as it is.
-pub(super) fn translate(map: &mut Map, program: Program, foreign: bool, notes: &mut Notes) {
+/// `foreign`: the file is a Collector's as it is. The names of what queues are stored in.
+pub(super) fn translate(map: &mut Map, program: Program, foreign: bool, notes: &mut Notes) -> Vec<String> {
+    logging(map, notes);
+    let mut stored_in = Vec::new();
     let used = used_in_pipelines(map, "exporters");
     let section = if program == Program::Agent { &AGENT } else { &GROUND };
     names::check(map, section, |name| used.iter().any(|u| u == name), notes);
@@ -136,7 +141,7 @@ pub(super) fn translate(map: &mut Map, program: Program, foreign: bool, notes: &
         .flat_map(|m| m.0.iter().map(|e| e.key.clone()))
         .collect();
     let largest = batch_max_size(map, notes);
-    let Some(exporters) = map.get_mut("exporters").and_then(Node::map_mut) else { return };
+    let Some(exporters) = map.get_mut("exporters").and_then(Node::map_mut) else { return stored_in };
     for entry in &mut exporters.0 {
         let key = format!("exporters.{}", entry.key);
         let kind = kind(&entry.key).to_owned();
@@ -145,24 +150,70 @@ pub(super) fn translate(map: &mut Map, program: Program, foreign: bool, notes: &
         }
         let was_null = entry.node.is_null();
         let Some(settings) = entry.node.map_mut() else { continue };
-        queue(&key, settings, &stores, notes);
+        let storage = queue(&key, settings, &stores, notes).filter(|_| used.contains(&entry.key));
+        stored_in.extend(storage);
         retries(&key, settings, notes);
         for rules in rules(&kind) {
             apply(&key, settings, rules, notes);
         }
         match kind.as_str() {
-            "debug" => drop(settings.take("retry_on_failure")),
+            "debug" => debug(settings),
             "file" => file(&key, settings, notes),
             _ => {
                 otlp(&key, settings, largest.clone(), notes);
                 if matches!(&*kind, "otlp" | "otlp_grpc") {
+                    grpc_scheme(&key, settings, foreign, notes);
                     without_scheme(&key, settings, foreign, notes);
+                } else {
+                    plain_http(&key, settings, foreign, notes);
                 }
+                credentials(&key, &kind, settings, notes);
             }
         }
         if was_null && settings.0.is_empty() {
             entry.node = Node::null(entry.line);
         }
+    }
+    stored_in
+}
+
+/// `logging` is what `debug` was called.
+fn logging(map: &mut Map, notes: &mut Notes) {
+    let exporters = map.get_mut("exporters").and_then(Node::map_mut);
+    let mut renamed = Vec::new();
+    for entry in exporters.into_iter().flat_map(|m| &mut m.0).filter(|e| kind(&e.key) == "logging") {
+        let message = "is called `debug` now, and the Collector has no `logging` any more; write debug";
+        notes.warn(entry.line, format!("exporters.{}", entry.key), message);
+        let new = entry.key.replacen("logging", "debug/logging", 1);
+        renamed.push((std::mem::replace(&mut entry.key, new.clone()), new));
+        let Some(settings) = entry.node.map_mut() else { continue };
+        if let Some(level) = settings.take("loglevel")
+            && settings.get("verbosity").is_none()
+        {
+            let verbosity = match level.node.as_text().map(str::to_lowercase).as_deref() {
+                Some("debug") => "detailed",
+                Some("info") => "normal",
+                _ => "basic",
+            };
+            settings.set("verbosity", level.line, Node::plain(level.line, verbosity));
+        }
+    }
+    if !renamed.is_empty() {
+        super::pipelines::rename(map, "exporters", &renamed);
+    }
+}
+
+fn debug(settings: &mut Map) {
+    drop(settings.take("retry_on_failure"));
+    lower(settings.get_mut("verbosity"));
+}
+
+/// What the Collector reads in letters of either case.
+pub(super) fn lower(word: Option<&mut Node>) {
+    if let Some(node) = word
+        && let Some(text) = node.as_text().map(str::to_lowercase)
+    {
+        *node = Node::plain(node.line, text);
     }
 }
 
@@ -193,11 +244,13 @@ fn batch_max_size(map: &Map, notes: &mut Notes) -> Option<(u64, String)> {
     Some((node.line, node.as_text()?.to_owned()))
 }
 
-fn queue(key: &str, settings: &mut Map, stores: &[String], notes: &mut Notes) {
-    let Some(entry) = settings.take("sending_queue") else { return };
+/// The name of the extension that the queue would be stored in.
+fn queue(key: &str, settings: &mut Map, stores: &[String], notes: &mut Notes) -> Option<String> {
+    let entry = settings.take("sending_queue")?;
     check(&format!("{key}.sending_queue"), entry.line, &entry.node, QUEUE, notes);
-    let Some(queue) = entry.node.as_map() else { return };
-    if let Some(storage) = queue.get("storage").and_then(|n| n.as_text())
+    let queue = entry.node.as_map()?;
+    let storage = queue.get("storage").and_then(|n| n.as_text());
+    if let Some(storage) = storage
         && !stores.iter().any(|s| s == storage)
     {
         let known: Vec<&str> = stores.iter().map(String::as_str).collect();
@@ -214,6 +267,7 @@ fn queue(key: &str, settings: &mut Map, stores: &[String], notes: &mut Notes) {
                        log, and nothing is dropped for want of room in a queue";
         notes.warn(entry.line, format!("{key}.sending_queue"), message);
     }
+    storage.map(str::to_owned)
 }
 
 fn retries(key: &str, settings: &mut Map, notes: &mut Notes) {
@@ -224,10 +278,29 @@ fn retries(key: &str, settings: &mut Map, notes: &mut Notes) {
         let message = "is ignored: a request without an answer is sent again until it has one, and never dropped for that";
         notes.warn(entry.line, format!("{key}.retry_on_failure.enabled"), message);
     }
+    intervals(retry);
     let limit = retry.0.iter().find(|e| e.key == "max_elapsed_time");
     if let Some(entry) = limit.filter(|e| !e.node.as_text().is_none_or(|t| t.starts_with('0'))) {
         let message = "the waits begin anew after that time: a request without an answer is sent again until it has one";
         notes.warn(entry.line, format!("{key}.retry_on_failure.max_elapsed_time"), message);
+    }
+}
+
+/// One interval that is written alone bounds the other, whose default stands beyond it.
+fn intervals(retry: &mut Map) {
+    const DEFAULTS: [(&str, &str, Duration); 2] = [
+        ("initial_interval", "max_interval", Duration::from_secs(30)),
+        ("max_interval", "initial_interval", Duration::from_secs(5)),
+    ];
+    for (written, other, default) in DEFAULTS {
+        let Some(node) = retry.get(written).filter(|_| retry.get(other).is_none()) else { continue };
+        let Some(interval) = node.as_text().and_then(|t| parse_duration(t).ok()) else { continue };
+        if interval > default && written == "initial_interval"
+            || interval < default && written == "max_interval"
+        {
+            let (line, node) = (node.line, node.clone());
+            retry.set(other, line, node);
+        }
     }
 }
 
@@ -265,6 +338,9 @@ fn otlp(key: &str, settings: &mut Map, largest: Option<(u64, String)>, notes: &m
         entry.node = Node::plain(entry.line, "gzip");
     }
     headers(settings);
+    if let Some(old) = settings.take("insecure") {
+        notes.wrong(old.line, format!("{key}.insecure"), "stands below tls: write tls: {insecure: true}");
+    }
     let tls = settings.get_mut("tls").and_then(Node::map_mut);
     if let Some(tls) = tls {
         client_tls(&format!("{key}.tls"), tls, notes);
@@ -273,6 +349,78 @@ fn otlp(key: &str, settings: &mut Map, largest: Option<(u64, String)>, notes: &m
         && settings.get("max_request_items").is_none()
     {
         settings.set("max_request_items", line, Node::plain(line, most));
+    }
+}
+
+/// Over gRPC a scheme turns no TLS off in the Collector: only `tls.insecure` does.
+#[inline(never)]
+fn grpc_scheme(key: &str, settings: &mut Map, foreign: bool, notes: &mut Notes) {
+    let (is_off, has_tls) = (is_insecure(settings), settings.get("tls").is_some_and(|tls| !tls.is_null()));
+    let Some(endpoint) = settings.0.iter_mut().find(|e| e.key == "endpoint") else { return };
+    let Some(address) = endpoint.node.as_text().and_then(|t| t.strip_prefix("http://")) else { return };
+    if !foreign || is_off || (!has_tls && is_loopback(address)) {
+        return;
+    }
+    let message = format!(
+        "Perigee uses TLS for {address}, as the Collector does whatever the scheme is; write https://, or tls: {{insecure: true}} for \
+         plaintext"
+    );
+    notes.warn(endpoint.line, format!("{key}.endpoint"), message);
+    endpoint.node = Node::text(endpoint.node.line, format!("https://{address}"));
+}
+
+/// Over HTTP the scheme decides in the Collector, whatever stands in `tls`.
+#[inline(never)]
+fn plain_http(key: &str, settings: &mut Map, foreign: bool, notes: &mut Notes) {
+    let urls = ["endpoint", "traces_endpoint", "metrics_endpoint", "logs_endpoint"];
+    let mut urls = urls.iter().filter_map(|name| settings.get(name)?.as_text()).peekable();
+    if urls.peek().is_none() || !urls.all(|url| url.starts_with("http://")) {
+        return;
+    }
+    let Some(tls) = settings.0.iter().find(|e| e.key == "tls") else { return };
+    let is_empty =
+        tls.node.is_null() || tls.node.as_map().is_some_and(|m| m.0.iter().all(|e| is_off(&e.node)));
+    if is_empty || foreign {
+        let insecure = tls.node.at(&["insecure"]).is_some_and(Node::is_true);
+        if !is_empty && !insecure {
+            let message = "has no effect beside http://, which is plaintext, as in the Collector; write https:// for TLS";
+            notes.warn(tls.line, format!("{key}.tls"), message);
+        }
+        settings.take("tls");
+    }
+}
+
+/// Whether these settings turn TLS off.
+fn is_insecure(settings: &Map) -> bool {
+    let tls = settings.get("tls").and_then(Node::as_map);
+    let has_authority = |tls: &Map| ["ca_file", "ca_pem"].iter().any(|name| tls.get(name).is_some());
+    tls.is_some_and(|tls| tls.get("insecure").is_some_and(Node::is_true) && !has_authority(tls))
+}
+
+/// Complains of credentials that anybody in between could read: over gRPC the Collector does not start with them.
+#[inline(never)]
+fn credentials(key: &str, kind: &str, settings: &Map, notes: &mut Notes) {
+    let Some(auth) = settings.0.iter().find(|e| e.key == "auth" && !e.node.is_null()) else { return };
+    let Some(text) = settings.get("endpoint").and_then(Node::as_text) else { return };
+    let address = match text.split_once("://") {
+        Some(("http", address)) => address,
+        None if is_insecure(settings) => text,
+        _ => return,
+    };
+    if is_loopback(address) || address.contains("${") {
+        return;
+    }
+    let key = format!("{key}.auth");
+    if matches!(kind, "otlp" | "otlp_grpc") {
+        let message = "credentials would go over plaintext, where anybody in between can read them; the Collector refuses that too: \
+                       use TLS, or take auth out";
+        notes.wrong(auth.line, key, message);
+    } else {
+        notes.warn(
+            auth.line,
+            key,
+            "credentials go over plaintext, where anybody in between can read them; write https://",
+        );
     }
 }
 
@@ -317,15 +465,22 @@ fn headers(settings: &mut Map) {
 }
 
 fn client_tls(key: &str, tls: &mut Map, notes: &mut Notes) {
+    without_empty(tls);
+    let is_off = tls.get("insecure").is_some_and(Node::is_true);
     apply(key, tls, TLS, notes);
     for entry in &mut tls.0 {
         let key = format!("{key}.{}", entry.key);
         if entry.key == "min_version" && matches!(entry.node.as_text(), Some("1.0" | "1.1")) {
             notes.warn(entry.line, key, "is not implemented: TLS 1.2 is the earliest version");
             entry.node = Node::text(entry.line, "1.2");
-        } else if entry.key == "insecure_skip_verify" && entry.node.is_true() {
+        } else if entry.key == "insecure_skip_verify" && entry.node.is_true() && !is_off {
             let message = "anybody in between can read and change what is sent, credentials included; name the server's authority in ca_file";
             notes.warn(entry.line, key, message);
         }
     }
+}
+
+/// Takes out text that is empty, which is no value in the Collector.
+pub(super) fn without_empty(map: &mut Map) {
+    map.0.retain(|e| !matches!(&e.node.value, Value::Scalar(s) if s.text.is_empty()));
 }

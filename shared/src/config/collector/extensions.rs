@@ -2,6 +2,7 @@
 
 use super::Program;
 use super::names::{self, EXTENSIONS, Section, kind};
+use super::receivers::every_address;
 use super::rules::{Act, Notes, Rules, apply};
 use crate::config::tree::{Map, Node};
 use crate::config::{Problem, unknown};
@@ -11,6 +12,16 @@ pub(super) const HEALTH: Rules = &[
     ("response_body", Act::Silent),
     ("check_collector_pipeline", Act::Silent),
     ("include_metadata", Act::Silent),
+    ("transport", Act::Silent),
+    ("cors", Act::Silent),
+    ("read_timeout", Act::Silent),
+    ("read_header_timeout", Act::Silent),
+    ("write_timeout", Act::Silent),
+    ("idle_timeout", Act::Silent),
+    ("keep_alives_enabled", Act::Silent),
+    ("compression_algorithms", Act::Silent),
+    ("max_request_body_size", Act::Silent),
+    ("response_headers", Act::Silent),
     ("tls", Act::Wrong("health would be served without TLS; remove it if that is intended")),
     ("auth", Act::Wrong("anybody could ask; remove it if that is intended")),
 ];
@@ -58,12 +69,19 @@ pub(super) struct Storage {
     pub(super) max_size: Option<String>,
 }
 
-/// Takes out every `file_storage` and returns them; the first that starts is the log's.
-pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) -> Vec<Storage> {
+/// Takes out every `file_storage` and returns them; the first that starts is the log's, or the first that one of the queues is
+/// `stored_in`.
+pub(super) fn translate(
+    map: &mut Map,
+    program: Program,
+    stored_in: &[String],
+    notes: &mut Notes,
+) -> Vec<Storage> {
     let idle = select(map, program, notes);
     let mut storages: Vec<Storage> = Vec::new();
     let Some(extensions) = map.get_mut("extensions").and_then(Node::map_mut) else { return idle };
-    let names: Vec<String> = extensions.0.iter().map(|e| e.key.clone()).collect();
+    let mut names: Vec<String> = extensions.0.iter().map(|e| e.key.clone()).collect();
+    names.sort_by_key(|name| !stored_in.contains(name));
     for name in names {
         let key = format!("extensions.{name}");
         if kind(&name) == "file_storage" {
@@ -80,6 +98,7 @@ pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) -> V
         match kind(&name) {
             "health_check" => {
                 apply(&key, settings, HEALTH, notes);
+                every_address(settings.get_mut("endpoint"));
                 let default = if program == Program::Agent { "localhost:13133" } else { "localhost:13134" };
                 if settings.get("endpoint").is_none_or(Node::is_null) {
                     settings.set("endpoint", line, Node::text(line, default));
@@ -117,6 +136,7 @@ fn select(map: &mut Map, program: Program, notes: &mut Notes) -> Vec<Storage> {
                 "the extension `{}` is not implemented; nothing is lost without it",
                 kind(&entry.key)
             );
+            notes.ignored.push(format!("extensions.{}", entry.key));
             notes.warn(entry.line, format!("extensions.{}", entry.key), message);
         }
     }
@@ -152,6 +172,7 @@ fn select(map: &mut Map, program: Program, notes: &mut Notes) -> Vec<Storage> {
     for name in defined.iter().filter(|n| !starts(n) && !own.contains(&kind(n))) {
         if let Some(entry) = extensions.take(name) {
             let message = "is not in service.extensions and is not started, as in the Collector";
+            notes.ignored.push(format!("extensions.{name}"));
             notes.warn(entry.line, format!("extensions.{name}"), message);
             idle.push(name);
             if kind(name) == "file_storage" && program == Program::Agent {

@@ -36,18 +36,19 @@ pub(super) const OWN_SECTIONS: [&str; 4] = ["storage", "link", "lanes", "contact
 pub fn translate(file: &mut ConfigFile, program: Program) {
     let Some(map) = file.tree.map_mut() else { return };
     let mut notes = Notes::default();
+    pipelines::words_to_lists(map);
     other_programs(map, program, &mut notes);
     // A Collector's file as it is: it cannot know what Perigee wants to be told.
     let foreign = program == Program::Agent && !OWN_SECTIONS.iter().any(|s| map.get(s).is_some());
-    exporters::translate(map, program, foreign, &mut notes);
+    let stored_in = exporters::translate(map, program, foreign, &mut notes);
     let processors = pipelines::names(map, "processors");
     if program == Program::Agent {
         receivers::translate(map, &mut notes);
-        processors::translate(map, &mut notes);
+        processors::translate(map, foreign, &mut notes);
         connectors(map, &mut notes);
     }
     pipelines::translate(map, program, processors, &mut notes);
-    let storages = extensions::translate(map, program, &mut notes);
+    let storages = extensions::translate(map, program, &stored_in, &mut notes);
     telemetry::translate(map, program, &mut notes);
     if foreign {
         receivers::open_to_others(map, &mut notes);
@@ -56,6 +57,8 @@ pub fn translate(file: &mut ConfigFile, program: Program) {
     if program == Program::Agent {
         directory::settle(map, storages, directory::Known::here(Path::new(&file.path)), &mut notes);
     }
+    file.note_unset(&notes.ignored);
+    file.idle.append(&mut notes.idle);
     file.renamed.append(&mut notes.renamed);
     file.problems.append(&mut notes.problems);
     file.warnings.append(&mut notes.warnings);
@@ -133,6 +136,7 @@ fn connectors(map: &mut Map, notes: &mut Notes) {
     for connector in entry.node.as_map().into_iter().flat_map(|m| &m.0) {
         let key = format!("connectors.{}", connector.key);
         if !used.contains(&connector.key) {
+            notes.ignored.push(key.clone());
             notes.warn(connector.line, key, "connectors are not implemented; no pipeline uses it");
             continue;
         }

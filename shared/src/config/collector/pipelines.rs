@@ -22,6 +22,44 @@ pub(super) fn names(map: &Map, section: &str) -> Vec<String> {
     section.into_iter().flat_map(|m| m.0.iter().map(|e| e.key.clone())).collect()
 }
 
+/// The lists of all pipelines, `part` by `part`.
+fn lists(map: &mut Map) -> impl Iterator<Item = (&'static str, &mut Node)> {
+    const PARTS: [&str; 3] = ["receivers", "processors", "exporters"];
+    let pipelines = map.get_mut("service").and_then(Node::map_mut).and_then(|s| s.get_mut("pipelines"));
+    let pipelines = pipelines.and_then(Node::map_mut).into_iter().flat_map(|p| &mut p.0);
+    let parts = pipelines.filter(|e| e.node.as_map().is_some()).filter_map(|e| e.node.map_mut());
+    parts.flat_map(|p| &mut p.0).filter_map(|entry| {
+        let part = PARTS.into_iter().find(|part| *part == entry.key)?;
+        Some((part, &mut entry.node))
+    })
+}
+
+/// One name, or several with commas, is a list for the Collector.
+pub(super) fn words_to_lists(map: &mut Map) {
+    lists(map).for_each(|(_, node)| words_to_list(node));
+}
+
+/// The same of any list.
+pub(super) fn words_to_list(node: &mut Node) {
+    // A variable that is not replaced may become a list.
+    if let Some(text) = node.as_text().filter(|text| !text.contains("${")) {
+        let words = text.split(',').map(|word| Node::text(node.line, word.trim())).collect();
+        node.value = Value::List(words);
+    }
+}
+
+/// Gives components of `section` other names wherever a pipeline names them.
+pub(super) fn rename(map: &mut Map, section: &str, renamed: &[(String, String)]) {
+    for (_, node) in lists(map).filter(|(part, _)| *part == section) {
+        let Value::List(list) = &mut node.value else { continue };
+        for node in list {
+            if let Some((_, new)) = renamed.iter().find(|(old, _)| node.as_text() == Some(old)) {
+                *node = Node::text(node.line, new.clone());
+            }
+        }
+    }
+}
+
 /// `processors` are the names that the file had, before they became one of each kind.
 pub(super) fn translate(map: &mut Map, program: Program, mut processors: Vec<String>, notes: &mut Notes) {
     for always in ["memory_limiter", "batch"] {
@@ -128,6 +166,10 @@ fn join(signal: &str, all: &[(Pipeline, Entry)], notes: &mut Notes) -> Entry {
     }
     receivers.sort();
     receivers.dedup();
+    // Of what is not there is spoken already.
+    let is_there = |part: &str, name: &String| !notes.removed.iter().any(|r| r[0] == part && r[1] == *name);
+    receivers.retain(|name| is_there("receivers", name));
+    exporters.retain(|name| is_there("exporters", name));
     let mut seen = BTreeSet::new();
     exporters.retain(|e| seen.insert(e.clone()));
     for exporter in &exporters {

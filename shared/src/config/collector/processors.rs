@@ -1,8 +1,11 @@
 //! `processors`: any number of limiters and batchers become the one of each that Perigee has.
 
+use std::time::Duration;
+
 use super::names::{self, PROCESSORS, Section, kind, used_in_pipelines};
 use super::rules::{Act, Notes, Rules, apply, is_off};
 use crate::config::tree::{Map, Node};
+use crate::units::parse_duration;
 
 pub(super) const LIMITER: Rules = &[
     ("limit_mib", Act::Mib("limit")),
@@ -29,15 +32,24 @@ const SECTION: Section = Section {
            pipelines",
 };
 
-pub(super) fn translate(map: &mut Map, notes: &mut Notes) {
+/// `foreign`: the file is a Collector's as it is.
+pub(super) fn translate(map: &mut Map, foreign: bool, notes: &mut Notes) {
     let used = used_in_pipelines(map, "processors");
     names::check(map, &SECTION, |name| used.iter().any(|u| u == name), notes);
     let Some(processors) = map.get_mut("processors").and_then(Node::map_mut) else { return };
     for (name, rules) in [("memory_limiter", LIMITER), ("batch", BATCH)] {
         let of_kind = |n: &&String| kind(n) == name && processors.get(n).is_some();
         let first = used.iter().find(of_kind).cloned();
+        let is_idle = foreign && first.is_none();
         let first = first.or_else(|| processors.0.iter().map(|e| &e.key).find(|k| kind(k) == name).cloned());
         let Some(first) = first else { continue };
+        if is_idle {
+            // As in the Collector, which reads it all the same.
+            let line = processors.0.iter().find(|e| e.key == first).map_or(0, |e| e.line);
+            let message = format!("no pipeline uses it, so Perigee's own settings of its {name} hold");
+            notes.warn(line, format!("processors.{first}"), message);
+            notes.idle.push(vec!["processors".to_owned(), name.to_owned()]);
+        }
         let others: Vec<String> =
             processors.0.iter().map(|e| e.key.clone()).filter(|k| kind(k) == name && *k != first).collect();
         for other in others {
@@ -52,7 +64,11 @@ pub(super) fn translate(map: &mut Map, notes: &mut Notes) {
             let in_mib = settings.get("limit_mib").is_some_and(|limit| !is_off(limit));
             apply(&key, settings, rules, notes);
             notes.renamed[before..].iter_mut().for_each(|(ours, _)| *ours = ours.replacen(&first, name, 1));
-            if name == "batch" { batch(settings) } else { limiter(&key, settings, in_mib, notes) }
+            if name == "batch" {
+                batch(&key, settings, notes)
+            } else {
+                limiter(&key, settings, in_mib, notes)
+            }
         }
         processors.set(name, entry.line, entry.node);
     }
@@ -70,6 +86,10 @@ fn limiter(key: &str, settings: &mut Map, in_mib: bool, notes: &mut Notes) {
         }
     }
     let given = |name: &str| settings.get(name).is_some();
+    if given("limit_percentage") && given("spike_limit_percentage") {
+        let ours = |name: &str| format!("processors.memory_limiter.{name}");
+        notes.renamed.push((ours("spike_limit"), format!("{key}.spike_limit_percentage")));
+    }
     if given("spike_limit") || given("spike_limit_percentage") {
         return;
     }
@@ -88,12 +108,17 @@ fn limiter(key: &str, settings: &mut Map, in_mib: bool, notes: &mut Notes) {
 }
 
 /// 0 is no waiting in the Collector, and as many items as come.
-fn batch(settings: &mut Map) {
+fn batch(key: &str, settings: &mut Map, notes: &mut Notes) {
+    const LEAST: &str = "10ms";
+    let length = |node: &Node| node.as_text().and_then(|t| parse_duration(t).ok());
     if let Some(timeout) = settings.get_mut("timeout")
+        && (is_off(timeout) || length(timeout).is_some_and(|t| t < Duration::from_millis(10)))
         && !timeout.is_null()
-        && is_off(timeout)
     {
-        *timeout = Node::text(timeout.line, "10ms");
+        if !is_off(timeout) {
+            notes.warn(timeout.line, format!("{key}.timeout"), format!("is {LEAST} here, the shortest one"));
+        }
+        *timeout = Node::text(timeout.line, LEAST);
     }
     if settings.get("send_batch_size").is_some_and(is_off) {
         settings.take("send_batch_size");

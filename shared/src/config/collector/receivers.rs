@@ -1,8 +1,11 @@
 //! `receivers`.
 
+use super::exporters::without_empty;
 use super::names::{self, RECEIVERS, Section, used_in_pipelines};
+use super::pipelines::words_to_list;
 use super::rules::{Act, Notes, Rules, Takes, apply, check};
 use crate::config::tree::{Map, Node};
+use crate::export::endpoint::is_loopback;
 use crate::serve::Endpoint;
 
 pub(super) const GRPC: Rules = &[
@@ -100,6 +103,9 @@ const SECTION: Section = Section {
     loss: "its data would be lost; let a Collector that has it send OTLP here, or remove it",
 };
 
+/// Keys of `cors` that have several values.
+const CORS_LISTS: [&str; 3] = ["allowed_origins", "allowed_headers", "exposed_headers"];
+
 /// Paths whose default is their own: a value of the default is nothing to refuse.
 const PATHS: [(&str, &str); 3] =
     [("traces_url_path", "/v1/traces"), ("metrics_url_path", "/v1/metrics"), ("logs_url_path", "/v1/logs")];
@@ -128,7 +134,14 @@ pub(super) fn translate(map: &mut Map, notes: &mut Notes) {
                 check(&format!("{key}.keepalive"), entry.line, &entry.node, KEEPALIVE, notes);
             }
             apply(&key, listener, rules, notes);
+            if let Some(cors) = listener.get_mut("cors").and_then(Node::map_mut) {
+                for entry in cors.0.iter_mut().filter(|e| CORS_LISTS.contains(&&*e.key)) {
+                    words_to_list(&mut entry.node);
+                }
+            }
+            listener.0.retain(|e| e.key != "tls" || !e.node.is_null());
             if let Some(tls) = listener.get_mut("tls").and_then(Node::map_mut) {
+                without_empty(tls);
                 // rustls implements nothing below TLS 1.2.
                 tls.0.retain(|e| e.key != "min_version" || e.node.as_text() == Some("1.3"));
                 for name in ["cert", "key"] {
@@ -217,8 +230,17 @@ fn address(key: &str, line: u64, listener: &mut Map, default: &str, notes: &mut 
             );
         }
     }
-    if text.starts_with(':') {
-        *endpoint = Node::text(endpoint.line, format!("0.0.0.0{text}"));
+    every_address(Some(endpoint));
+}
+
+/// A port alone is that of every address.
+pub(super) fn every_address(endpoint: Option<&mut Node>) {
+    if let Some(endpoint) = endpoint
+        && let Some(port) = endpoint.as_text().and_then(|text| text.strip_prefix(':'))
+        // What has more colons is an IPv6 address without brackets.
+        && !port.contains(':')
+    {
+        *endpoint = Node::text(endpoint.line, format!("0.0.0.0:{port}"));
     }
 }
 
@@ -229,14 +251,19 @@ pub(super) fn open_to_others(map: &mut Map, notes: &mut Notes) {
         let Some(endpoint) = section.0.iter().find(|e| e.key == "endpoint") else { return };
         let (line, text) = (endpoint.line, endpoint.node.as_text().unwrap_or_default().to_owned());
         // What is no endpoint is an error anyway.
-        let local = text.contains("${") || Endpoint::parse(&text).map_or(true, |e| e.is_local());
+        let local = match text.split_once("${") {
+            // A variable may become any host, but behind a colon a port alone.
+            Some((before, _)) => before.strip_suffix(':').is_some_and(is_loopback),
+            None => Endpoint::parse(&text).map_or(true, |e| e.is_local()),
+        };
         if local || text.contains("://") || section.get("tls").is_some() || section.get("insecure").is_some()
         {
             return;
         }
         section.set("insecure", line, Node::plain(line, "true"));
         let message = format!(
-            "other machines can reach {text}, without TLS; insecure: true beside it says that this is right, else write localhost"
+            "other machines can reach {text}, without TLS; write localhost, or tls, or Perigee's key insecure: true beside it, which \
+             says that this is right"
         );
         notes.warn(line, format!("{key}.endpoint"), message);
     };

@@ -84,6 +84,10 @@ fn check_keys(key: &str, map: &Map, shape: &[(&'static str, Takes)], notes: &mut
 pub(super) struct Notes {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
+    /// Sections that are read and have no effect.
+    pub(super) idle: Vec<Vec<String>>,
+    /// Keys that nothing comes of.
+    pub(super) ignored: Vec<String>,
     /// Paths that are wrong and go.
     pub(super) removed: Vec<Vec<String>>,
     /// Keys as Perigee calls them, and as the file does.
@@ -135,6 +139,9 @@ pub(super) fn apply(section: &str, map: &mut Map, rules: Rules, notes: &mut Note
         let Some(entry) = map.take(name) else { continue };
         let key = format!("{section}.{name}");
         let off = is_off(&entry.node);
+        if matches!(act, Act::Silent | Act::Instead(_)) {
+            notes.ignored.push(key.clone());
+        }
         match act {
             Act::Silent => {}
             Act::Instead(_) | Act::Wrong(_) if off => {}

@@ -1,8 +1,9 @@
 //! `service.telemetry`.
 
 use super::Program;
+use super::receivers::every_address;
 use super::rules::{Act, Notes, Rules, Takes, apply, check};
-use crate::config::tree::{Map, Node};
+use crate::config::tree::{Map, Node, Value};
 
 pub(super) const SERVICE: Rules = &[("extensions", Act::Silent)];
 
@@ -63,8 +64,17 @@ pub(super) fn translate(map: &mut Map, program: Program, notes: &mut Notes) {
     }
     apply("service.telemetry.metrics", metrics, METRICS, notes);
     if none {
+        if telemetry.get("otlp").is_none() {
+            notes.warn(
+                entry.line,
+                "service.telemetry.metrics.level",
+                "metrics are not served; as data they are still sent with the rest, which otlp: {enabled: false} in service.telemetry \
+                 turns off, alarms included",
+            );
+        }
         return;
     }
+    every_address(metrics.get_mut("endpoint"));
     if metrics.get("endpoint").is_none_or(Node::is_null) {
         metrics.set("endpoint", entry.line, Node::text(entry.line, format!("localhost:{default}")));
     }
@@ -94,15 +104,26 @@ fn read_by(readers: &Node, line: u64, metrics: &mut Map, default: &str, notes: &
     let key = "service.telemetry.metrics.readers";
     for reader in readers.as_list().into_iter().flatten() {
         let Some(prometheus) = reader.at(&["pull", "exporter", "prometheus"]) else {
-            notes.warn(
-                reader.line,
-                key,
-                "only the pull reader of prometheus is implemented: metrics are scraped",
+            let address = metrics.get("endpoint").and_then(Node::as_text).unwrap_or("localhost");
+            let address =
+                if address == "localhost" { format!("localhost:{default}") } else { address.to_owned() };
+            let message = format!(
+                "only the pull reader of prometheus is implemented: metrics are scraped at http://{address}/metrics"
             );
+            notes.warn(reader.line, key, message);
             continue;
         };
         let text = |name: &str| prometheus.at(&[name]).and_then(Node::as_text);
-        let (host, port) = (text("host").unwrap_or("localhost"), text("port").unwrap_or(default));
+        let (host, port) = (prometheus.at(&["host"]), text("port").unwrap_or(default));
+        let host = match host {
+            Some(Node { value: Value::Scalar(scalar), .. }) if !scalar.is_null() => &*scalar.text,
+            _ => "localhost",
+        };
+        let host = match host {
+            "" => "0.0.0.0".to_owned(),
+            host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
+            host => host.to_owned(),
+        };
         if metrics.get("endpoint").is_none() {
             metrics.set("endpoint", line, Node::text(line, format!("{host}:{port}")));
             notes.rename("service.telemetry.metrics", "endpoint", key.to_owned());
