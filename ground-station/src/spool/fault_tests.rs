@@ -195,6 +195,48 @@ async fn a_backup_is_whole_and_is_made_while_the_spool_works() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_backup_that_finds_no_room_leaves_the_spool_as_it_is() {
+    let disk = Disk::new();
+    let store = Store::open(&disk.env(), settings(), 1 << 20).unwrap();
+    commit(&store, incoming(1)).await;
+    let fault =
+        Fault { operation: Operation::Write, trouble: Trouble::NoSpace, after: 3, times: u64::MAX, seed: 0 };
+    disk.arm(fault);
+    let error = store.backup("/backup/spool.redb".into()).await.unwrap_err().to_string();
+    assert!(error.contains("/backup/spool.redb: its volume is full"), "{error}");
+    assert!(disk.heal() > 0);
+    assert!(!disk.files().iter().any(|file| file.starts_with("/backup")), "nothing is left of it");
+    assert!(disk.files().iter().any(|file| file.ends_with("ballast")));
+    assert_eq!(commit(&store, incoming(2)).await, [Applied::New], "it was never closed");
+    store.backup("/backup/spool.redb".into()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_something_else_cuts_or_overwrites_is_not_called_whole() {
+    for cut in [false, true] {
+        let disk = Disk::new();
+        let store = Store::open(&disk.env(), settings(), 0).unwrap();
+        for sequence in 1..=3 {
+            commit(&store, incoming(sequence)).await;
+        }
+        assert!(store.verify().await.unwrap().is_empty());
+        // The mirror is written.
+        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        disk.damage(
+            Path::new("/virtual/spool.redb"),
+            |file| if cut { file.truncate(50_000) } else { file.fill(0) },
+        );
+        let error = store.verify().await.unwrap_err().to_string();
+        assert!(error.contains("cut or overwritten"), "{error}");
+        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        assert_eq!(commit(&store, incoming(4)).await, [Applied::New]);
+        let account = store.accounting().await.unwrap().remove("sat-1").unwrap();
+        assert_eq!((account.committed.log_records, account.lost.log_records), (4, 3));
+        assert!(store.verify().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_file_that_is_deleted_under_the_process_is_replaced_and_in_the_end_given_up() {
     let disk = Disk::new();
     let store = Store::open(&disk.env(), settings(), 0).unwrap();

@@ -16,6 +16,7 @@ const PART: usize = 8 << 20;
 pub struct Copy<'a> {
     from: &'a ReadTransaction,
     to: redb::Database,
+    path: &'a Path,
 }
 
 impl Copy<'_> {
@@ -32,12 +33,12 @@ impl Copy<'_> {
         let mut more = true;
         while more {
             more = false;
-            let txn = self.to.begin_write()?;
-            let mut to = txn.open_table(table)?;
+            let txn = self.to.begin_write().map_err(|e| self.failed(e))?;
+            let mut to = txn.open_table(table).map_err(|e| self.failed(e))?;
             let mut bytes = 0;
             for row in rows.by_ref() {
                 let (key, value) = row?;
-                to.insert(key.value(), value.value())?;
+                to.insert(key.value(), value.value()).map_err(|e| self.failed(e))?;
                 bytes += V::as_bytes(&value.value()).as_ref().len();
                 if bytes >= PART {
                     more = true;
@@ -45,9 +46,14 @@ impl Copy<'_> {
                 }
             }
             drop(to);
-            txn.commit()?;
+            txn.commit().map_err(|e| self.failed(e))?;
         }
         Ok(())
+    }
+
+    /// What is wrong with the new file, which is no fault of the store.
+    fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
+        not_written(self.path, error.into())
     }
 
     /// Puts one row into a table of the copy.
@@ -57,10 +63,19 @@ impl Copy<'_> {
         key: impl std::borrow::Borrow<K::SelfType<'k>>,
         value: impl std::borrow::Borrow<V::SelfType<'v>>,
     ) -> Result<(), StoreError> {
-        let txn = self.to.begin_write()?;
-        txn.open_table(table)?.insert(key, value)?;
-        Ok(txn.commit()?)
+        let txn = self.to.begin_write().map_err(|e| self.failed(e))?;
+        txn.open_table(table).map_err(|e| self.failed(e))?.insert(key, value).map_err(|e| self.failed(e))?;
+        txn.commit().map_err(|e| self.failed(e))
     }
+}
+
+fn not_written(path: &Path, error: redb::Error) -> StoreError {
+    let why = match StoreError::from(error) {
+        StoreError::Full => "its volume is full".to_owned(),
+        StoreError::Io(why) | StoreError::Damaged(why) => why,
+        other => other.to_string(),
+    };
+    StoreError::File { path: path.to_owned(), why }
 }
 
 /// What a copy into `path` is called until it is whole.
@@ -86,9 +101,10 @@ pub fn backup(
     let guard = Arc::new(Guard::new(file));
     let work = || {
         let opened = redb::Database::builder().create_with_backend(Backend(Arc::clone(&guard)));
-        let mut copy = Copy { from, to: opened? };
+        let to = opened.map_err(|e| not_written(path, e.into()))?;
+        let mut copy = Copy { from, to, path };
         tables(&mut copy)?;
-        copy.to.close().map_err(StoreError::from)
+        copy.to.close().map_err(|e| not_written(path, e.into()))
     };
     super::guarded(work).inspect_err(|_| {
         guard.fail();

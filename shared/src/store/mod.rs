@@ -307,9 +307,9 @@ impl<C: Contents> Database<C> {
         let result = guarded(|| {
             let txn = db.begin_write().map_err(StoreError::from)?;
             let done = work(&txn, contents)?;
-            if !guard.is_linked() {
+            if let Some(how) = guard.meddled() {
                 contents.outlive(env, settings, &db.begin_read().map_err(StoreError::from)?);
-                return Err(StoreError::Damaged("the file was deleted".to_owned()).into());
+                return Err(StoreError::Damaged(how.to_owned()).into());
             }
             txn.commit().map_err(StoreError::from)?;
             Ok(done)
@@ -332,9 +332,9 @@ impl<C: Contents> Database<C> {
         self.contents.apply(change);
     }
 
-    /// Whether the file still has a name, as far as it is open.
-    pub fn is_linked(&self) -> bool {
-        self.opened().is_ok_and(|(_, guard)| guard.is_linked())
+    /// Whether the file has its name and its header still, as far as it is open.
+    pub fn is_there(&self) -> bool {
+        self.opened().is_ok_and(|(_, guard)| guard.meddled().is_none())
     }
 
     /// [`Database::write`] of what changes nothing in memory.
@@ -358,6 +358,16 @@ impl<C: Contents> Database<C> {
         let contents = &self.contents;
         let result = guarded(|| work(&db.begin_read().map_err(StoreError::from)?, contents));
         result.map_err(|error| self.noted(error))
+    }
+
+    /// What the page cache has of a file that something else has cut or overwritten is not what lies there: then it is opened again.
+    pub fn check_file(&mut self) -> Result<(), StoreError> {
+        self.ensure_open()?;
+        let (_, guard) = self.opened()?;
+        match guard.meddled() {
+            None => Ok(()),
+            Some(how) => Err(self.noted(StoreError::Damaged(how.to_owned()))),
+        }
     }
 
     /// The tables as they are now, for work elsewhere. What goes wrong there is to be told with [`Database::note`].

@@ -13,6 +13,9 @@ use super::leaves::Leaves;
 use super::{Before, Contents, Quarantine, StoreError, beside, guarded};
 use crate::env::{Env, ReadFrom, StoreFile};
 
+/// Bytes of redb's header, and no more of what lies behind it.
+const HEADER: u64 = 320;
+
 /// The progress that redb 4.6 tells its repair callback before it gives up the latest commit.
 const FALLS_BACK: f64 = 0.3;
 
@@ -31,12 +34,26 @@ pub struct Guard {
     failed: AtomicBool,
     first: Mutex<FirstWrites>,
     leaves: Mutex<Leaves>,
+    header: Mutex<Header>,
+}
+
+/// The beginning of a file and its length as they were written last.
+#[derive(Default)]
+struct Header {
+    bytes: Vec<u8>,
+    length: u64,
 }
 
 impl Guard {
     /// A file that has not failed.
     pub(super) fn new(file: Box<dyn StoreFile>) -> Self {
-        Self { file, failed: AtomicBool::new(false), first: Mutex::default(), leaves: Mutex::default() }
+        Self {
+            file,
+            failed: AtomicBool::new(false),
+            first: Mutex::default(),
+            leaves: Mutex::default(),
+            header: Mutex::default(),
+        }
     }
 
     /// From now on everything fails.
@@ -44,9 +61,29 @@ impl Guard {
         self.failed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the file still has a name.
-    pub(super) fn is_linked(&self) -> bool {
-        self.file.is_linked()
+    /// What somebody else has done to the file, as far as its name, its length and its header show it.
+    pub(super) fn meddled(&self) -> Option<&'static str> {
+        if !self.file.is_linked() {
+            return Some("the file was deleted");
+        }
+        let header = self.header();
+        let is_cut = self.file.len().is_ok_and(|length| length < header.length);
+        let mut found = vec![0; header.bytes.len()];
+        let is_other = !is_cut && self.file.read(0, &mut found).is_ok() && found != header.bytes;
+        (is_cut || is_other).then_some("something else has cut or overwritten the file")
+    }
+
+    /// Takes note of the header as it lies there.
+    fn note_header(&self) -> std::io::Result<()> {
+        let length = self.file.len()?;
+        let mut bytes = vec![0; HEADER.min(length) as usize];
+        self.file.read(0, &mut bytes)?;
+        *self.header() = Header { bytes, length };
+        Ok(())
+    }
+
+    fn header(&self) -> MutexGuard<'_, Header> {
+        self.header.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn first(&self) -> MutexGuard<'_, FirstWrites> {
@@ -92,7 +129,9 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> std::io::Result<()> {
         self.0.check()?;
+        let mut header = self.0.header();
         self.0.file.set_len(len)?;
+        header.length = len;
         self.0.first().cut(len);
         Ok(())
     }
@@ -105,7 +144,14 @@ impl StorageBackend for Backend {
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
         self.0.check()?;
+        let mut header = (offset < HEADER).then(|| self.0.header());
         self.0.file.write(offset, data)?;
+        if let Some(header) = &mut header {
+            let (from, to) = (offset as usize, (offset + data.len() as u64).min(HEADER) as usize);
+            let known = header.bytes.len().max(to);
+            header.bytes.resize(known, 0);
+            header.bytes[from..to].copy_from_slice(&data[..to - from]);
+        }
         self.0.first().wrote(offset, data);
         Ok(())
     }
@@ -216,6 +262,7 @@ fn attach<C: Contents>(
         C::settle(&db, env, settings, before, torn)?;
         guard.file.read_medium(false).map_err(|e| StoreError::Io(e.to_string()))?;
         let contents = C::load(&db.begin_read()?, Some(&*guard.file), settings)?;
+        guard.note_header().map_err(|e| StoreError::Io(e.to_string()))?;
         Ok((db, contents))
     });
     if result.is_err() {

@@ -350,6 +350,27 @@ fn a_file_that_is_deleted_under_the_log_is_a_failed_store() {
 }
 
 #[test]
+fn a_file_that_something_else_cuts_or_overwrites_is_not_called_whole() {
+    for cut in [false, true] {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        for n in 0..4 {
+            wal.journal().append(&[request(n, 5, 2_000)]).unwrap();
+        }
+        seal(&mut wal).unwrap();
+        assert_eq!(wal.scrub().all().unwrap().1, 0);
+        bench.disk.damage(&bench.file(), |file| if cut { file.truncate(9_000) } else { file.fill(0) });
+        let error = wal.scrub().all().unwrap_err().to_string();
+        assert!(error.contains("cut or overwritten"), "{error}");
+        assert!(wal.failing().is_some());
+        wal.journal().append(&[request(9, 5, 100)]).unwrap();
+        let summary = wal.summary();
+        assert_eq!(summary.dropped, [(DropReason::Corruption, logs(20))]);
+        assert_adds_up(&wal);
+    }
+}
+
+#[test]
 fn a_ledger_is_told_what_it_has_acknowledged() {
     let bench = Bench::new();
     let mut wal = bench.open();

@@ -228,7 +228,7 @@ impl Wal {
         let waiting: u64 = self.state().front.values().map(|group| framed(group.len())).sum();
         let new: u64 = groups.clone().map(|(_, group)| framed(group.len())).sum();
         // What is deleted under a running agent is noticed by the log itself.
-        if waiting + new > MOST || !self.log.is_linked() {
+        if waiting + new > MOST || !self.log.is_there() {
             return false;
         }
         let epoch = self.state().life.epoch;

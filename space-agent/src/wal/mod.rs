@@ -523,7 +523,7 @@ impl Wal {
     pub fn missing(&self) -> Option<(PathBuf, bool)> {
         let path = self.config().directory.join(<State as Contents>::FILE);
         let is_gone = !self.in_memory().now && !self.env().store.exists(&path);
-        is_gone.then(|| (path, self.log.is_linked()))
+        is_gone.then(|| (path, self.log.is_there()))
     }
 
     /// Why the log cannot be written, as far as is known; `None` while it can.

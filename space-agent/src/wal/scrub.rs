@@ -33,6 +33,7 @@ impl Scrub<'_> {
     /// Compares what follows what was compared last, until about `bytes` were read or the log has come to its end.
     pub fn step(&mut self, bytes: u64) -> Result<Scrubbed, WalError> {
         let mut out = Scrubbed::default();
+        self.0.log.check_file()?;
         while out.bytes < bytes {
             let next = self.next_group()?;
             if let Some((number, whole, length)) = next {
