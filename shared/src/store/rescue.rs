@@ -15,15 +15,15 @@ use twox_hash::XxHash3_128;
 
 use crate::env::StoreFile;
 
-const MAGIC: [u8; 9] = [b'r', b'e', b'd', b'b', 0x1A, 0x0A, 0xA9, 0x0D, 0x0A];
 /// Bit 0 says which slot is the current one.
 const GOD_BYTE: usize = 9;
-const PAGE_SIZE: usize = 12;
 const HEADER: usize = 320;
 const SLOTS: [usize; 2] = [64, 192];
-/// In a slot: whether there are tables, and their root.
+const SLOT: usize = 128;
+/// In a slot: whether there are tables, their root, and the checksum of what stands before it.
 const HAS_ROOT: usize = 1;
 const ROOT: usize = 8;
+const SLOT_CHECKSUM: usize = 112;
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
 /// No tree is so high, and no page so large.
@@ -45,17 +45,15 @@ pub enum Extent {
 pub struct Rescue<'a> {
     file: &'a dyn StoreFile,
     length: u64,
-    layout: Layout,
+    /// Whether the header says which commits there are.
+    is_known: bool,
     /// Roots of the tables, that of the latest commit first.
     roots: Vec<Pointer>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Layout {
-    page: u64,
-    region_header: u64,
-    region: u64,
-}
+/// How redb lays out every file that it makes here. The header says so too, without a checksum: a bit of it costs nothing.
+const PAGE: u64 = 4096;
+const REGION: u64 = PAGE << 20;
 
 /// What a parent knows of a page.
 #[derive(Debug, Clone, Copy)]
@@ -86,41 +84,39 @@ fn pointer_at(bytes: &[u8], at: usize) -> Option<Pointer> {
     Some(Pointer { page: u64_at(bytes, at)?, checksum: number(bytes, at + 8).map(u128::from_le_bytes)? })
 }
 
-impl Layout {
-    fn read(header: &[u8]) -> Option<Self> {
-        let page = u32_at(header, PAGE_SIZE)? as u64;
-        let region_header = u32_at(header, PAGE_SIZE + 4)? as u64 * page;
-        let region = region_header + u32_at(header, PAGE_SIZE + 8)? as u64 * page;
-        (page.is_power_of_two() && (512..=1 << 16).contains(&page) && region > region_header)
-            .then_some(Self { page, region_header, region })
-    }
-
-    /// Where a page is and how long: its number is 20 bits of index, 20 of region, and 5 of order at the top.
-    fn place(&self, page: u64) -> (u64, u64) {
-        let order = page >> 59;
-        let (index, region) = (page & (0xf_ffff >> order.min(20)), page >> 20 & 0xf_ffff);
-        let length = self.page << order.min(20);
-        (self.page + region * self.region + self.region_header + index * length, length)
-    }
+/// Where a page is and how long: its number is 20 bits of index, 20 of region, and 5 of order at the top.
+fn place(page: u64) -> (u64, u64) {
+    let order = page >> 59;
+    let (index, region) = (page & (0xf_ffff >> order.min(20)), page >> 20 & 0xf_ffff);
+    let length = PAGE << order.min(20);
+    (PAGE + region * REGION + index * length, length)
 }
 
 impl<'a> Rescue<'a> {
-    /// Looks at the header; `None` when the file is none of redb's, or nothing of the header can be read.
+    /// Looks at the header; `None` when the file has no room for one. Where nothing of it can be read, no table is known, and pages
+    /// can be scanned.
     pub fn open(file: &'a dyn StoreFile) -> Option<Self> {
         let length = file.len().ok()?;
         let mut header = [0; HEADER];
-        file.read(0, &mut header).ok()?;
-        if header[..MAGIC.len()] != MAGIC {
-            return None;
+        if file.read(0, &mut header).is_err() {
+            (length >= PAGE).then_some(())?;
+            header.fill(0);
         }
-        let layout = Layout::read(&header)?;
-        let current = usize::from(header[GOD_BYTE] & 1);
         let slot = |at: usize| {
-            let slot = &header[SLOTS[at]..SLOTS[at] + 128];
-            (slot[HAS_ROOT] != 0).then(|| pointer_at(slot, ROOT)).flatten()
+            let slot = &header[SLOTS[at]..SLOTS[at] + SLOT];
+            let checksum = number(slot, SLOT_CHECKSUM).map(u128::from_le_bytes);
+            (checksum == Some(XxHash3_128::oneshot(&slot[..SLOT_CHECKSUM]))).then_some(slot)
         };
-        let roots = [current, 1 - current].into_iter().filter_map(slot).collect();
-        Some(Self { file, length, layout, roots })
+        let current = usize::from(header[GOD_BYTE] & 1);
+        let slots: Vec<&[u8]> = [current, 1 - current].into_iter().filter_map(slot).collect();
+        let is_known = !slots.is_empty();
+        let root = |slot: &&[u8]| (slot[HAS_ROOT] != 0).then(|| pointer_at(slot, ROOT)).flatten();
+        Some(Self { file, length, is_known, roots: slots.iter().filter_map(root).collect() })
+    }
+
+    /// Whether the file has what every file of redb begins with, as far as it can be read.
+    pub const fn is_known(&self) -> bool {
+        self.is_known
     }
 
     /// The same file without the commit before the latest.
@@ -154,7 +150,7 @@ impl<'a> Rescue<'a> {
                 None => {}
             }
         }
-        if self.roots.is_empty() { Extent::Whole } else { Extent::Unknown }
+        if self.roots.is_empty() && self.is_known { Extent::Whole } else { Extent::Unknown }
     }
 
     /// Shows every entry below a page; whether nothing was damaged.
@@ -206,11 +202,11 @@ impl<'a> Rescue<'a> {
         depth: usize,
         each: EachHead<'_>,
     ) -> Option<()> {
-        let (at, length) = self.layout.place(number);
-        let mut page = vec![0; self.layout.page as usize];
+        let (at, length) = place(number);
+        let mut page = vec![0; PAGE as usize];
         self.file.read(at, &mut page).ok()?;
         if page[0] == BRANCH && depth < MOST_DEPTH {
-            if length > self.layout.page {
+            if length > PAGE {
                 page = self.page(number)?;
             }
             let children = branch(&page, widths.0)?.pointers;
@@ -236,7 +232,7 @@ impl<'a> Rescue<'a> {
     }
 
     fn page(&self, number: u64) -> Option<Vec<u8>> {
-        let (at, length) = self.layout.place(number);
+        let (at, length) = place(number);
         // The last page may be cut off.
         let length = length.min(LARGEST_PAGE).min(self.length.checked_sub(at)?);
         let mut page = vec![0; length as usize];
@@ -247,9 +243,9 @@ impl<'a> Rescue<'a> {
     /// Shows `each` every entry that looks like one of a table with keys of `width` bytes and values of any length, in any page of
     /// the file: current, old, or changed.
     pub fn scan(&self, width: usize, mut each: impl FnMut(&[u8], &[u8])) {
-        let mut at = self.layout.page;
-        while at + self.layout.page <= self.length {
-            let mut page = vec![0; self.layout.page as usize];
+        let mut at = PAGE;
+        while at + PAGE <= self.length {
+            let mut page = vec![0; PAGE as usize];
             let widths = (Some(width), None);
             if self.file.read(at, &mut page).is_ok()
                 && page[0] == LEAF
@@ -263,7 +259,7 @@ impl<'a> Rescue<'a> {
                     leaf.entries().for_each(|(key, value)| each(key, value));
                 }
             }
-            at += self.layout.page;
+            at += PAGE;
         }
     }
 }
@@ -427,6 +423,41 @@ mod tests {
         let found =
             |(key, value): (&Vec<u8>, &Vec<u8>)| scanned.get(key).is_some_and(|all| all.contains(value));
         assert!(all.iter().all(found), "a scan finds every entry, among others");
+    }
+
+    #[test]
+    fn a_damaged_header_costs_no_entry_as_long_as_a_commit_slot_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let all = made(&path);
+        let whole = std::fs::read(&path).unwrap();
+        assert_eq!(u32_at(&whole, 12), Some(PAGE as usize));
+        assert_eq!((u32_at(&whole, 16), u32_at(&whole, 20)), (Some(0), Some((REGION / PAGE) as usize)));
+        let current = SLOTS[usize::from(whole[GOD_BYTE] & 1)];
+        for damage in [0..4, 8..9, 12..16, 16..20, 20..24, 24..64] {
+            let mut damaged = whole.clone();
+            damaged[damage.clone()].iter_mut().for_each(|byte| *byte ^= 0xa5);
+            std::fs::write(&path, &damaged).unwrap();
+            assert_eq!(read(&path, "large"), (Extent::Whole, all.clone()), "{damage:?}");
+        }
+        let mut damaged = whole.clone();
+        damaged[current + ROOT] ^= 1;
+        std::fs::write(&path, &damaged).unwrap();
+        let (_, found) = read(&path, "large");
+        assert!(
+            found.iter().all(|(key, value)| all.get(key) == Some(value)) && found.len() >= 250,
+            "the commit before"
+        );
+        let mut damaged = whole.clone();
+        damaged[..4096].fill(0);
+        std::fs::write(&path, &damaged).unwrap();
+        assert_eq!(read(&path, "large"), (Extent::Unknown, BTreeMap::new()));
+        let file = Files::default().open(&path).unwrap();
+        let mut scanned = BTreeMap::new();
+        Rescue::open(&*file)
+            .unwrap()
+            .scan(10, |key, value| drop(scanned.insert(key.to_vec(), value.to_vec())));
+        assert!(all.keys().all(|key| scanned.contains_key(key)));
     }
 
     #[test]

@@ -534,6 +534,42 @@ fn what_a_file_that_was_put_aside_still_holds_can_be_had_and_nothing_that_is_kno
     assert!(wal.journal().salvage(std::path::Path::new("/none"), true).is_err());
 }
 
+/// Bits of the first page that redb has no checksum of.
+#[test]
+fn a_damaged_header_costs_nothing_and_without_it_everything_can_be_had() {
+    let written = || {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        for n in 0..4 {
+            wal.journal().append(&[request(n, 5, 6_000)]).unwrap();
+            wal.settle_front().unwrap();
+        }
+        seal(&mut wal).unwrap();
+        wal.journal().append(&[request(9, 5, 6_000)]).unwrap();
+        wal.settle_front().unwrap();
+        wal.close().unwrap();
+        bench
+    };
+    for byte in [0, 2, 12, 16, 21] {
+        let bench = written();
+        bench.disk.damage(&bench.file(), |file| file[byte] ^= 1);
+        let mut wal = bench.try_open().unwrap();
+        assert_eq!((deliverable(&mut wal), told(&mut wal).0), (logs(25), Counts::ZERO), "byte {byte}");
+        assert_adds_up(&wal);
+    }
+    let bench = written();
+    bench.disk.damage(&bench.file(), |file| file[..4096].fill(0));
+    let mut wal = bench.try_open().unwrap();
+    let aside = wal.take_quarantine().unwrap().moved_to.unwrap();
+    let there = deliverable(&mut wal);
+    assert!(there.total() <= 5, "what was delivered cannot be known: the front alone has {there:?}");
+    let (lost, unknown) = told(&mut wal);
+    assert!(there + lost == logs(25) || unknown, "{lost:?}");
+    let all = wal.journal().salvage(&aside, true).unwrap();
+    assert!(all.items >= 25, "{all:?}");
+    assert!(deliverable(&mut wal).total() >= 25);
+}
+
 /// Where the page of the table `lanes` is: one pair of a lane and two numbers.
 fn find_leaf(content: &[u8]) -> usize {
     let next = 7u64.to_le_bytes();
