@@ -10,11 +10,9 @@ use redb::{BackendError, DatabaseError, ReadableDatabase, StorageBackend};
 
 use super::first::FirstWrites;
 use super::leaves::Leaves;
+use super::rescue::{HEADER, is_header};
 use super::{Before, Contents, Quarantine, StoreError, beside, guarded};
 use crate::env::{Env, ReadFrom, StoreFile};
-
-/// Bytes of redb's header, and no more of what lies behind it.
-const HEADER: u64 = 320;
 
 /// The progress that redb 4.6 tells its repair callback before it gives up the latest commit.
 const FALLS_BACK: f64 = 0.3;
@@ -34,13 +32,13 @@ pub struct Guard {
     failed: AtomicBool,
     first: Mutex<FirstWrites>,
     leaves: Mutex<Leaves>,
-    header: Mutex<Header>,
+    written: Mutex<Written>,
 }
 
-/// The beginning of a file and its length as they were written last.
-#[derive(Default)]
-struct Header {
-    bytes: Vec<u8>,
+/// The header and the length of a file as they were written last, once it is open.
+#[derive(Debug, Default)]
+struct Written {
+    header: Option<[u8; HEADER]>,
     length: u64,
 }
 
@@ -52,7 +50,7 @@ impl Guard {
             failed: AtomicBool::new(false),
             first: Mutex::default(),
             leaves: Mutex::default(),
-            header: Mutex::default(),
+            written: Mutex::default(),
         }
     }
 
@@ -66,24 +64,28 @@ impl Guard {
         if !self.file.is_linked() {
             return Some("the file was deleted");
         }
-        let header = self.header();
-        let is_cut = self.file.len().is_ok_and(|length| length < header.length);
-        let mut found = vec![0; header.bytes.len()];
-        let is_other = !is_cut && self.file.read(0, &mut found).is_ok() && found != header.bytes;
-        (is_cut || is_other).then_some("something else has cut or overwritten the file")
+        let written = self.written();
+        let expected = written.header?;
+        let length = self.file.len().ok()?;
+        let mut header = [0; HEADER];
+        if length >= HEADER as u64 {
+            self.file.read(0, &mut header).ok()?;
+        }
+        // The next commit overwrites another whole store that was put in its place.
+        let is_cut = length < written.length && header == expected;
+        (is_cut || !is_header(&header)).then_some("something else has cut or overwritten the file")
     }
 
-    /// Takes note of the header as it lies there.
-    fn note_header(&self) -> std::io::Result<()> {
-        let length = self.file.len()?;
-        let mut bytes = vec![0; HEADER.min(length) as usize];
-        self.file.read(0, &mut bytes)?;
-        *self.header() = Header { bytes, length };
+    /// Takes note of the file as it lies there.
+    fn note(&self) -> std::io::Result<()> {
+        let (mut header, length) = ([0; HEADER], self.file.len()?);
+        self.file.read(0, &mut header)?;
+        *self.written() = Written { header: Some(header), length };
         Ok(())
     }
 
-    fn header(&self) -> MutexGuard<'_, Header> {
-        self.header.lock().unwrap_or_else(PoisonError::into_inner)
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn first(&self) -> MutexGuard<'_, FirstWrites> {
@@ -129,9 +131,10 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> std::io::Result<()> {
         self.0.check()?;
-        let mut header = self.0.header();
+        let mut written = self.0.written();
         self.0.file.set_len(len)?;
-        header.length = len;
+        written.length = len;
+        drop(written);
         self.0.first().cut(len);
         Ok(())
     }
@@ -144,14 +147,19 @@ impl StorageBackend for Backend {
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
         self.0.check()?;
-        let mut header = (offset < HEADER).then(|| self.0.header());
-        self.0.file.write(offset, data)?;
-        if let Some(header) = &mut header {
-            let (from, to) = (offset as usize, (offset + data.len() as u64).min(HEADER) as usize);
-            let known = header.bytes.len().max(to);
-            header.bytes.resize(known, 0);
-            header.bytes[from..to].copy_from_slice(&data[..to - from]);
+        let mut written = (offset < HEADER as u64).then(|| self.0.written());
+        let mut found = [0; HEADER];
+        if let Some(written) = &mut written
+            && written.header.is_some_and(|h| self.0.file.read(0, &mut found).is_ok() && found != h)
+        {
+            // From now on the file is neither of the two: what is wrong with it is found when it is read.
+            written.header = None;
         }
+        self.0.file.write(offset, data)?;
+        if let Some(header) = written.as_mut().and_then(|written| written.header.as_mut()) {
+            header[offset as usize..].iter_mut().zip(data).for_each(|(to, from)| *to = *from);
+        }
+        drop(written);
         self.0.first().wrote(offset, data);
         Ok(())
     }
@@ -262,7 +270,7 @@ fn attach<C: Contents>(
         C::settle(&db, env, settings, before, torn)?;
         guard.file.read_medium(false).map_err(|e| StoreError::Io(e.to_string()))?;
         let contents = C::load(&db.begin_read()?, Some(&*guard.file), settings)?;
-        guard.note_header().map_err(|e| StoreError::Io(e.to_string()))?;
+        guard.note().map_err(|e| StoreError::Io(e.to_string()))?;
         Ok((db, contents))
     });
     if result.is_err() {
@@ -394,6 +402,7 @@ fn make<C: Contents>(
         guard.file.read_medium(true).map_err(|e| StoreError::Io(e.to_string()))?;
         let contents = C::load(&db.begin_read()?, None, settings)?;
         guard.file.read_medium(false).map_err(|e| StoreError::Io(e.to_string()))?;
+        guard.note().map_err(|e| StoreError::Io(e.to_string()))?;
         Ok((db, contents))
     });
     if result.is_err() {

@@ -17,7 +17,7 @@ use crate::env::StoreFile;
 
 /// Bit 0 says which slot is the current one.
 const GOD_BYTE: usize = 9;
-const HEADER: usize = 320;
+pub(super) const HEADER: usize = 320;
 const SLOTS: [usize; 2] = [64, 192];
 const SLOT: usize = 128;
 /// In a slot: whether there are tables, their root, and the checksum of what stands before it.
@@ -92,6 +92,22 @@ fn place(page: u64) -> (u64, u64) {
     (PAGE + region * REGION + index * length, length)
 }
 
+/// The commit slots in a header whose checksum holds, the current one first.
+fn slots(header: &[u8; HEADER]) -> Vec<&[u8]> {
+    let slot = |at: usize| {
+        let slot = &header[SLOTS[at]..SLOTS[at] + SLOT];
+        let checksum = number(slot, SLOT_CHECKSUM).map(u128::from_le_bytes);
+        (checksum == Some(XxHash3_128::oneshot(&slot[..SLOT_CHECKSUM]))).then_some(slot)
+    };
+    let current = usize::from(header[GOD_BYTE] & 1);
+    [current, 1 - current].into_iter().filter_map(slot).collect()
+}
+
+/// Whether this is a header of redb with a commit.
+pub(super) fn is_header(header: &[u8; HEADER]) -> bool {
+    !slots(header).is_empty()
+}
+
 impl<'a> Rescue<'a> {
     /// Looks at the header; `None` when the file has no room for one. Where nothing of it can be read, no table is known, and pages
     /// can be scanned.
@@ -102,13 +118,7 @@ impl<'a> Rescue<'a> {
             (length >= PAGE).then_some(())?;
             header.fill(0);
         }
-        let slot = |at: usize| {
-            let slot = &header[SLOTS[at]..SLOTS[at] + SLOT];
-            let checksum = number(slot, SLOT_CHECKSUM).map(u128::from_le_bytes);
-            (checksum == Some(XxHash3_128::oneshot(&slot[..SLOT_CHECKSUM]))).then_some(slot)
-        };
-        let current = usize::from(header[GOD_BYTE] & 1);
-        let slots: Vec<&[u8]> = [current, 1 - current].into_iter().filter_map(slot).collect();
+        let slots = slots(&header);
         let is_known = !slots.is_empty();
         let root = |slot: &&[u8]| (slot[HAS_ROOT] != 0).then(|| pointer_at(slot, ROOT)).flatten();
         Some(Self { file, length, is_known, roots: slots.iter().filter_map(root).collect() })
