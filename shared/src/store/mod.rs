@@ -363,11 +363,12 @@ impl<C: Contents> Database<C> {
     /// What the page cache has of a file that something else has cut or overwritten is not what lies there: then it is opened again.
     pub fn check_file(&mut self) -> Result<(), StoreError> {
         self.ensure_open()?;
-        let (_, guard) = self.opened()?;
-        match guard.meddled() {
-            None => Ok(()),
-            Some(how) => Err(self.noted(StoreError::Damaged(how.to_owned()))),
+        let (db, guard) = self.opened()?;
+        let Some(how) = guard.meddled() else { return Ok(()) };
+        if let Ok(read) = db.begin_read() {
+            self.contents.outlive(&self.env, &self.settings, &read);
         }
+        Err(self.noted(StoreError::Damaged(how.to_owned())))
     }
 
     /// The tables as they are now, for work elsewhere. What goes wrong there is to be told with [`Database::note`].

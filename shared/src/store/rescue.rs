@@ -45,18 +45,19 @@ pub enum Extent {
 pub struct Rescue<'a> {
     file: &'a dyn StoreFile,
     length: u64,
-    /// Whether the header says which commits there are.
-    is_known: bool,
-    /// Roots of the tables, that of the latest commit first.
-    roots: Vec<Pointer>,
+    /// The commits, the latest first; `None` where the header does not say.
+    commits: Vec<Option<Commit>>,
 }
+
+/// The root of a commit's tables; `None`: it has none.
+type Commit = Option<Pointer>;
 
 /// How redb lays out every file that it makes here. The header says so too, without a checksum: a bit of it costs nothing.
 const PAGE: u64 = 4096;
 const REGION: u64 = PAGE << 20;
 
 /// What a parent knows of a page.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pointer {
     page: u64,
     checksum: u128,
@@ -92,20 +93,20 @@ fn place(page: u64) -> (u64, u64) {
     (PAGE + region * REGION + index * length, length)
 }
 
-/// The commit slots in a header whose checksum holds, the current one first.
-fn slots(header: &[u8; HEADER]) -> Vec<&[u8]> {
-    let slot = |at: usize| {
-        let slot = &header[SLOTS[at]..SLOTS[at] + SLOT];
-        let checksum = number(slot, SLOT_CHECKSUM).map(u128::from_le_bytes);
-        (checksum == Some(XxHash3_128::oneshot(&slot[..SLOT_CHECKSUM]))).then_some(slot)
-    };
+/// The commits that a header has, the latest first; `None` for one whose slot has not the checksum that it should have.
+fn commits(header: &[u8; HEADER]) -> [Option<Commit>; 2] {
     let current = usize::from(header[GOD_BYTE] & 1);
-    [current, 1 - current].into_iter().filter_map(slot).collect()
+    [current, 1 - current].map(|at| {
+        let slot = &header[SLOTS[at]..SLOTS[at] + SLOT];
+        let checksum = u128::from_le_bytes(number(slot, SLOT_CHECKSUM)?);
+        let is_whole = checksum == XxHash3_128::oneshot(&slot[..SLOT_CHECKSUM]);
+        is_whole.then(|| (slot[HAS_ROOT] != 0).then(|| pointer_at(slot, ROOT)).flatten())
+    })
 }
 
 /// Whether this is a header of redb with a commit.
 pub(super) fn is_header(header: &[u8; HEADER]) -> bool {
-    !slots(header).is_empty()
+    commits(header).iter().any(Option::is_some)
 }
 
 impl<'a> Rescue<'a> {
@@ -118,28 +119,20 @@ impl<'a> Rescue<'a> {
             (length >= PAGE).then_some(())?;
             header.fill(0);
         }
-        let slots = slots(&header);
-        let is_known = !slots.is_empty();
-        let root = |slot: &&[u8]| (slot[HAS_ROOT] != 0).then(|| pointer_at(slot, ROOT)).flatten();
-        Some(Self { file, length, is_known, roots: slots.iter().filter_map(root).collect() })
-    }
-
-    /// Whether the file has what every file of redb begins with, as far as it can be read.
-    pub const fn is_known(&self) -> bool {
-        self.is_known
+        Some(Self { file, length, commits: commits(&header).to_vec() })
     }
 
     /// The same file without the commit before the latest.
     #[must_use]
     pub fn latest_alone(mut self) -> Self {
-        self.roots.truncate(1);
+        self.commits.truncate(1);
         self
     }
 
     /// Shows `each` every entry of a table that can be had, in the order of the keys. The commit before the latest takes its place
     /// where the latest one's list of tables is damaged.
     pub fn table(&self, name: &str, mut each: impl FnMut(&[u8], &[u8])) -> Extent {
-        for root in &self.roots {
+        for root in self.commits.iter().flatten().flatten() {
             let mut found = None;
             let whole = self.walk(*root, (None, None), 0, &mut |key, value| {
                 if key == name.as_bytes() {
@@ -160,7 +153,8 @@ impl<'a> Rescue<'a> {
                 None => {}
             }
         }
-        if self.roots.is_empty() && self.is_known { Extent::Whole } else { Extent::Unknown }
+        // The latest commit may have no table at all.
+        if self.commits.first() == Some(&Some(None)) { Extent::Whole } else { Extent::Unknown }
     }
 
     /// Shows every entry below a page; whether nothing was damaged.
@@ -193,7 +187,7 @@ impl<'a> Rescue<'a> {
     /// how long it is. Nothing else is read, nor is anything verified. `None`: the table must be read otherwise.
     pub fn heads(&self, name: &str, most: usize, mut each: impl FnMut(&[u8], &[u8], usize)) -> Option<()> {
         let mut found = None;
-        let whole = self.walk(*self.roots.first()?, (None, None), 0, &mut |key, value| {
+        let whole = self.walk((*self.commits.first()?)??, (None, None), 0, &mut |key, value| {
             if key == name.as_bytes() {
                 found = table_root(value);
             }
