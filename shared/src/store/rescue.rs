@@ -9,6 +9,7 @@
 //! a power of two; leaves with a table of ends, keys and values; branches with their children's checksums and numbers.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use twox_hash::XxHash3_128;
@@ -155,6 +156,22 @@ impl<'a> Rescue<'a> {
             }
         }
         if self.roots.is_empty() { Extent::Whole } else { Extent::Unknown }
+    }
+
+    /// The names of the tables of the latest commit, or of the one before where that has none to be read; and whether that is all.
+    pub fn tables(&self) -> (Extent, BTreeSet<String>) {
+        let mut names = BTreeSet::new();
+        for root in &self.roots {
+            let whole = self.walk(*root, (None, None), 0, &mut |name, _| {
+                names.insert(String::from_utf8_lossy(name).into_owned());
+            });
+            match (whole, names.is_empty()) {
+                (true, _) => return (Extent::Whole, names),
+                (false, false) => return (Extent::Part, names),
+                (false, true) => {}
+            }
+        }
+        (if self.roots.is_empty() { Extent::Whole } else { Extent::Unknown }, names)
     }
 
     /// Shows every entry below a page; whether nothing was damaged.

@@ -36,12 +36,16 @@ mod journal;
 #[cfg(test)]
 mod lane_tests;
 mod lanes;
+mod left;
 mod mirror;
 mod offers;
 mod passes;
 mod reached;
 mod recode;
 mod salvage;
+#[cfg(test)]
+mod salvage_tests;
+mod salvaged;
 mod scrub;
 mod seal;
 mod sent;
@@ -76,7 +80,7 @@ pub use group::Accepted;
 pub use had::Held;
 pub use journal::Journal;
 pub use lanes::{LaneSummary, Queues, Smaller, ToShip};
-pub use offers::Offered;
+pub use offers::{Amount, Offered};
 pub use passes::Passes;
 pub use reached::Reached;
 pub use recode::{Asked, Cannot, Recodable, Recoded, Recoder, Recoding, Sending};
@@ -108,6 +112,14 @@ pub enum WalError {
     /// Every number of a consumer is taken.
     #[error("too many consumers; release those that are gone with `wal release NAME`")]
     Consumers,
+    /// A file from which nothing can be salvaged.
+    #[error("cannot salvage {}: {why}", .path.display())]
+    Unsalvageable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// A compressor could not be made.
     #[error("{0}")]
     Compressor(#[from] std::io::Error),
