@@ -418,7 +418,7 @@ impl Agent {
                 memory: config.processors.memory_limiter.limit,
             },
             metrics.receiver(),
-            told.clone(),
+            told,
         );
         front.keep("journal", committer, |committer| Box::pin(committer.run()));
         let largest = config.otlp_receivers().map(|(_, r)| r.max_request_bytes.as_usize()).max();
@@ -438,7 +438,6 @@ impl Agent {
             contacts: satellite.is_some().then_some(contact_control.clone()),
             stations: stations.subscribe(),
             link,
-            told,
             sealed,
             limiter,
             lanes,

@@ -25,7 +25,6 @@ use tokio::sync::watch;
 use crate::clock::Clocks;
 use crate::contacts::{Asked, ContactControl, LinkState, LinkStatus, Links, Planned};
 use crate::forecast;
-use crate::journal::Progress;
 use crate::lanes::Lanes;
 use crate::limiter::{Limiter, Workspace};
 use crate::people::contacts_text;
@@ -51,8 +50,6 @@ pub struct Control {
     pub tasks: Supervisor,
     /// The link in fact.
     pub link: watch::Receiver<Links>,
-    /// What waits in the journal: whoever appends says so.
-    pub told: watch::Sender<Progress>,
     /// Segments sealed since the start.
     pub sealed: watch::Receiver<u64>,
     /// The limiter.
@@ -452,13 +449,8 @@ pub struct Salvage {
 }
 
 async fn wal_salvage(State(c): Shared, Json(asked): Json<Salvage>) -> Answer {
-    let told = c.told.clone();
-    let salvaged = c.wal.call(move |wal| {
-        let offered = wal.journal().salvage(&asked.file, asked.may_repeat);
-        Progress::tell(wal, &told);
-        offered
-    });
-    Ok(Json(json!(salvaged.await??)))
+    let offered = c.wal.call(move |wal| wal.journal().salvage(&asked.file, asked.may_repeat)).await??;
+    Ok(Json(json!(offered)))
 }
 
 /// A consumer to release.

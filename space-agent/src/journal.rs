@@ -54,13 +54,6 @@ pub struct Progress {
     pub at: Instant,
 }
 
-impl Progress {
-    /// Tells who seals that something was appended. Called where the log is, so that what is told last is what holds.
-    pub fn tell(wal: &mut Wal, told: &watch::Sender<Self>) {
-        told.send_replace(Self { unsealed: wal.segments().unsealed(), at: Instant::now() });
-    }
-}
-
 /// How long a commit may be held.
 #[derive(Debug, Clone)]
 pub struct Pace {
@@ -226,7 +219,8 @@ impl Committer {
             let (requests, progress) = (Arc::clone(requests), self.progress.clone());
             let committed = self.wal.call(move |wal| {
                 let result = wal.journal().append(&requests);
-                Progress::tell(wal, &progress);
+                // Told by the store itself, so that what is told last is what holds.
+                progress.send_replace(Progress { unsealed: wal.segments().unsealed(), at: Instant::now() });
                 result
             });
             match committed.await {

@@ -47,7 +47,9 @@ impl Journal<'_> {
         if self.0.state().stored() >= budget {
             return Err(WalError::Full { budget });
         }
-        self.commit(requests, identities)
+        self.commit(requests, identities)?;
+        self.0.unasked.send_replace(());
+        Ok(())
     }
 
     fn commit(&mut self, requests: &[Accepted], identities: &[Identity]) -> Result<(), WalError> {

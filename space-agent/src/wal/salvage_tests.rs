@@ -125,7 +125,7 @@ fn where_the_budget_is_used_up_the_next_one_goes_on() {
 fn large() -> Vec<u8> {
     let bench = Bench::new();
     let mut wal = bench.open();
-    for n in 0..6 {
+    for n in 0..3 {
         wal.journal().append(&[super::tests::request(n, 1, 600_000)]).unwrap();
     }
     wal.close().unwrap();
@@ -135,7 +135,7 @@ fn large() -> Vec<u8> {
 #[test]
 fn a_power_cut_at_any_write_of_it_doubles_nothing_and_loses_nothing() {
     let (content, mut cuts) = (large(), 0);
-    for cut in (1..).step_by(5) {
+    for cut in (1..).step_by(7) {
         let (bench, path) = beside(content.clone());
         let mut wal = bench.open();
         bench.disk.power_off_after(cut);
@@ -145,7 +145,7 @@ fn a_power_cut_at_any_write_of_it_doubles_nothing_and_loses_nothing() {
         bench.disk.put(&path, content.clone());
         let mut wal = bench.open();
         salvage(&mut wal, &path, false);
-        assert_eq!(deliverable(&mut wal), logs(6), "cut at {cut}");
+        assert_eq!(deliverable(&mut wal), logs(3), "cut at {cut}");
         cuts += 1;
         if done {
             break;
@@ -157,7 +157,7 @@ fn a_power_cut_at_any_write_of_it_doubles_nothing_and_loses_nothing() {
 #[test]
 fn what_was_refused_when_the_disk_failed_comes_when_it_is_asked_for_again() {
     let (content, mut fired) = (large(), 0);
-    for seed in 0..30u64 {
+    for seed in 0..16u64 {
         let (bench, path) = beside(content.clone());
         let mut wal = bench.open();
         let operation = [Operation::Write, Operation::Sync][seed as usize % 2];
@@ -171,9 +171,9 @@ fn what_was_refused_when_the_disk_failed_comes_when_it_is_asked_for_again() {
         }
         let second = salvage(&mut wal, &path, false);
         let appended = first.map_or(0, |f| f.appended.items) + second.appended.items;
-        assert_eq!(deliverable(&mut wal), logs(6), "seed {seed}: {appended} appended");
+        assert_eq!(deliverable(&mut wal), logs(3), "seed {seed}: {appended} appended");
     }
-    assert!(fired > 10, "the disk failed {fired} times");
+    assert!(fired > 5, "the disk failed {fired} times");
 }
 
 #[test]
