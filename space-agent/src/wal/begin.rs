@@ -6,7 +6,7 @@ use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::{Env, StoreFile};
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, TimeRange};
-use perigee_shared::store::rescue::Rescue;
+use perigee_shared::store::rescue::{Extent, Rescue};
 use perigee_shared::store::{self, Before, Contents, StoreError};
 use prost::Message;
 use redb::{ReadableDatabase, ReadableTable, TableHandle, WriteTransaction};
@@ -305,8 +305,13 @@ pub(super) fn torn(file: &dyn StoreFile) -> Torn {
         whole
     });
     let mut salvaged = Vec::new();
-    latest.table(SALVAGED.name(), |key, value| salvaged.extend(salvaged::row(key, value)));
-    salvaged.retain(|(group, _)| groups.contains_key(group));
+    let mut row = |key: &[u8], value: &[u8]| {
+        salvaged.extend(salvaged::row(key, value).filter(|(group, _)| groups.contains_key(group)));
+    };
+    // What is no row names nothing that any file has.
+    if latest.table(SALVAGED.name(), &mut row) != Extent::Whole {
+        latest.scan(SALVAGED_KEY, row);
+    }
     Torn { groups, complete, salvaged }
 }
 

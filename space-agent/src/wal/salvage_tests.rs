@@ -155,6 +155,32 @@ fn a_power_cut_at_any_write_of_it_doubles_nothing_and_loses_nothing() {
 }
 
 #[test]
+fn a_damaged_commit_of_it_doubles_what_is_found_only_where_the_memory_of_it_was() {
+    let content = old();
+    let (mut found, mut doubled) = (0, 0);
+    for at in 0.. {
+        let (bench, path) = beside(content.clone());
+        let mut wal = bench.open();
+        let before = bench.disk.env().store.read(&bench.file()).unwrap();
+        salvage(&mut wal, &path, false);
+        let after = bench.disk.env().store.read(&bench.file()).unwrap();
+        bench.disk.kill();
+        drop(wal);
+        let mut pages = (4096..after.len()).step_by(4096);
+        let changed = |p: &usize| before.get(*p..p + 4096) != Some(&after[*p..p + 4096]);
+        let Some(page) = pages.by_ref().filter(changed).nth(at) else { break };
+        bench.disk.damage(&bench.file(), |content| content[page..page + 512].fill(0));
+        let mut wal = bench.try_open().unwrap();
+        found += u32::from(wal.summary().accepted == logs(26));
+        salvage(&mut wal, &path, false);
+        let there = deliverable(&mut wal);
+        assert!(there == logs(26) || there == logs(52), "page {page}: {there:?}");
+        doubled += u32::from(there == logs(52));
+    }
+    assert!(found > doubled && doubled <= 1, "found {found} times, doubled {doubled} times");
+}
+
+#[test]
 fn what_was_refused_when_the_disk_failed_comes_when_it_is_asked_for_again() {
     let (content, mut fired) = (large(), 0);
     for seed in 0..16u64 {

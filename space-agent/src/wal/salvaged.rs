@@ -109,6 +109,6 @@ pub(super) fn known(txn: &ReadTransaction) -> Result<BTreeSet<Identity>, StoreEr
 
 /// A row as it lies in a file.
 pub(super) fn row(key: &[u8], value: &[u8]) -> Option<(u64, Identity)> {
-    let key = key.get(..12).map(<SalvagedKey as redb::Value>::from_bytes)?;
+    let key = key.get(..SALVAGED_KEY).map(<SalvagedKey as redb::Value>::from_bytes)?;
     Some((key.group, Identity(value.try_into().ok()?)))
 }

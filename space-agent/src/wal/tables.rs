@@ -105,6 +105,9 @@ pub(super) const MISSED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new
 pub(super) const REFUSED: TableDefinition<'_, RefusedKey, &[u8]> = TableDefinition::new("refused");
 pub(super) const SALVAGED: TableDefinition<'_, SalvagedKey, &[u8]> = TableDefinition::new("salvaged");
 
+/// Bytes of a [`SalvagedKey`].
+pub(super) const SALVAGED_KEY: usize = 12;
+
 /// The formats with which things came; see above.
 pub(super) const FIRST_FORMAT: u64 = 1;
 pub(super) const RULES_FORMAT: u64 = 2;
