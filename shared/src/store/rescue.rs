@@ -447,6 +447,19 @@ mod tests {
     }
 
     #[test]
+    fn the_tables_of_a_file_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        made(&path);
+        let file = Files::default().open(&path).unwrap();
+        let (extent, names) = Rescue::open(&*file).unwrap().tables();
+        assert_eq!(
+            (extent, Vec::from_iter(names)),
+            (Extent::Whole, vec!["large".to_owned(), "small".to_owned()])
+        );
+    }
+
+    #[test]
     fn how_values_begin_is_read_without_the_rest_of_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");

@@ -22,6 +22,9 @@ use crate::lanes::Rules;
 type Pieces = BTreeMap<PlacePiece, Vec<Vec<u8>>>;
 const MOST_ALIKE: usize = 4;
 
+/// The requests of one lane; `None`: for which lane they are is not known.
+type OfLane = (Option<Lane>, Vec<Accepted>);
+
 /// Tables that an agent's log has and a spool has not.
 const OF_A_LOG: [&str; 4] = ["journal", "lanes", "segments", "consumers"];
 
@@ -116,12 +119,8 @@ impl Left {
         (items == header.items).then_some(out)
     }
 
-    /// The requests of a group, for each lane its part; `None`: for which lane is not known.
-    pub(super) fn of_lanes(
-        &self,
-        number: u64,
-        bytes: &[u8],
-    ) -> Result<Vec<(Option<Lane>, Vec<Accepted>)>, Damaged> {
+    /// The requests of a group, for each lane its part.
+    pub(super) fn of_lanes(&self, number: u64, bytes: &[u8]) -> Result<Vec<OfLane>, Damaged> {
         let requests = group::requests(number, bytes)?;
         let Some(rules) = self.certain.as_ref().and_then(|c| c.rules.as_ref()) else {
             return Ok(vec![(None, requests)]);
