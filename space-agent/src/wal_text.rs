@@ -91,17 +91,17 @@ pub(crate) fn copied(answer: &Value) -> String {
 /// What was taken out of a file.
 pub(crate) fn salvaged(answer: &Value) -> String {
     let mut out = match amount(&answer["appended"]) {
-        Some(appended) => format!("{appended} were appended\n"),
+        Some(appended) => format!("appended: {appended}\n"),
         None => "nothing was appended\n".to_owned(),
     };
     for (key, why) in [
-        ("already", "were left out: this log has or had them, or they were delivered or dropped before"),
-        ("may_repeat", "were left out: they may have been delivered already; --may-repeat appends them too"),
-        ("undecodable", "cannot be decoded: they are damaged, or what they depend on is lost"),
+        ("already", "that this log has or had, or that were delivered or dropped before"),
+        ("may_repeat", "that may have been delivered already; --may-repeat appends them too"),
+        ("undecodable", "that cannot be decoded: damaged, or what they depend on is lost"),
     ] {
         if let Some(amount) = amount(&answer[key]) {
             // Writing to a String does not fail.
-            let _ = writeln!(out, "{amount} {why}");
+            let _ = writeln!(out, "left out: {amount} {why}");
         }
     }
     out
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(
             salvaged(&offered),
             "nothing was appended\n\
-             139 groups with 1390 items were left out: they may have been delivered already; --may-repeat appends them too\n"
+             left out: 139 groups with 1390 items that may have been delivered already; --may-repeat appends them too\n"
         );
         assert_eq!(unsalvaged(&offered), None);
         offered["appended"] = json!({"segments": 1, "groups": 20, "items": 900});
@@ -188,8 +188,8 @@ mod tests {
         offered["no_room"] = json!({"segments": 0, "groups": 1, "items": 1});
         assert_eq!(
             salvaged(&offered),
-            "1 segment and 20 groups with 900 items were appended\n\
-             1 segment with 5 items cannot be decoded: they are damaged, or what they depend on is lost\n"
+            "appended: 1 segment and 20 groups with 900 items\n\
+             left out: 1 segment with 5 items that cannot be decoded: damaged, or what they depend on is lost\n"
         );
         assert_eq!(
             unsalvaged(&offered).unwrap(),
