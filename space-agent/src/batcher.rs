@@ -135,6 +135,8 @@ impl Batcher {
     pub async fn run(&mut self, shutdown: CancellationToken) {
         // After a panic it may be half of itself.
         self.leaning = Leaning::default();
+        // The log is gone when the agent ends.
+        let Ok(mut unasked) = self.wal.call(|wal| wal.unasked()).await else { return };
         loop {
             let progress = self.progress.borrow_and_update().clone();
             let wanted = *self.wanted.borrow_and_update();
@@ -162,6 +164,10 @@ impl Batcher {
                         biased;
                         () = shutdown.cancelled() => return,
                         changed = self.progress.changed() => if changed.is_err() { return },
+                        changed = unasked.changed() => match changed {
+                            Ok(()) => self.count().await,
+                            Err(_) => return,
+                        },
                         changed = self.wanted.changed() => if changed.is_err() { return },
                         () = self.sizing.gone(), if leaves => self.count().await,
                         () = sleep_until(until) => {}
@@ -301,16 +307,27 @@ impl Batcher {
 #[cfg(test)]
 mod tests {
     use perigee_shared::env::Placement;
-    use perigee_shared::signal::{Signal, SignalSet};
+    use perigee_shared::otlp::walk::Walked;
+    use perigee_shared::signal::{Signal, SignalSet, TimeRange};
     use perigee_shared::units::{ByteSize, Span};
 
     use super::*;
     use crate::lanes::{Percent, Policy};
-    use crate::wal::{WalConfig, WhenFull};
+    use crate::wal::{Accepted, WalConfig, WhenFull};
 
     const URGENT: Lane = Lane(1);
 
     fn batcher(directory: &std::path::Path, config: BatchConfig) -> Batcher {
+        let (wanted, sealed) = (watch::channel(false).1, watch::channel(0).0);
+        told_of(directory, config, wanted, sealed)
+    }
+
+    fn told_of(
+        directory: &std::path::Path,
+        config: BatchConfig,
+        wanted: watch::Receiver<bool>,
+        sealed: watch::Sender<u64>,
+    ) -> Batcher {
         let env = Env::production();
         let urgent = Policy {
             timeout: Some(Duration::ZERO),
@@ -333,7 +350,37 @@ mod tests {
         let wal = Wal::open(wal, env.clone()).unwrap();
         let wal = Owner::new(Placement::Inline, "wal", wal).unwrap();
         let (told, _) = watch::channel(Progress { unsealed: Vec::new(), at: Instant::now() });
-        Batcher::new(config, lanes, env, wal, told, watch::channel(false).1, watch::channel(0).0)
+        Batcher::new(config, lanes, env, wal, told, wanted, sealed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_from_another_file_is_sealed_though_nobody_sends() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("old")).unwrap();
+        let old = batcher(&at("old"), BatchConfig::default()).wal;
+        let walked = Walked { items: 3, time: TimeRange::EMPTY };
+        let request = Accepted { signal: Signal::Logs, body: bytes::Bytes::new(), walked };
+        old.call(move |wal| wal.journal().append(&[request])).await.unwrap().unwrap();
+        old.into_inner().unwrap().close().unwrap();
+        std::fs::create_dir(at("new")).unwrap();
+        let (_in_contact, wanted) = watch::channel(true);
+        let (sealed, mut segments) = watch::channel(0);
+        let config = BatchConfig { timeout: Span::secs(0), ..BatchConfig::default() };
+        let mut batcher = told_of(&at("new"), config, wanted, sealed);
+        let (wal, stop) = (batcher.wal.clone(), CancellationToken::new());
+        let task = tokio::spawn({
+            let stop = stop.clone();
+            async move { batcher.run(stop).await }
+        });
+        tokio::task::yield_now().await;
+        let file = at("old").join("wal.redb");
+        let offered = wal.call(move |wal| wal.journal().salvage(&file, false)).await.unwrap().unwrap();
+        assert_eq!(offered.appended.items, 3);
+        let day = Duration::from_secs(86_400);
+        tokio::time::timeout(day, segments.wait_for(|n| *n > 0)).await.expect("a segment in a day").unwrap();
+        stop.cancel();
+        task.await.unwrap();
     }
 
     const S: u64 = 1_000_000_000;

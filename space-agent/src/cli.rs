@@ -150,7 +150,7 @@ pub enum WalCommand {
     Salvage {
         /// The file, for example wal.redb.quarantined-1
         file: PathBuf,
-        /// Include data that may have been delivered already: it may arrive twice
+        /// Include data that may have been delivered already: it may arrive twice, but is appended once
         #[arg(long)]
         may_repeat: bool,
     },
@@ -316,6 +316,9 @@ pub async fn execute(cli: Cli, env: Env) -> Result<(), Failure> {
             }
             let answer = wal(&load(&arg.config)?, command).await?;
             print(&if arg.json { pretty(&answer) } else { text(&answer) })?;
+            if let Some(unsalvaged) = wal_text::unsalvaged(&answer) {
+                return Err(Failure::Other(unsalvaged));
+            }
             match answer["refused"].as_array().map_or(0, Vec::len) {
                 0 => Ok(()),
                 refused => Err(Failure::Other(format!(

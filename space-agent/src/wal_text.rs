@@ -90,23 +90,47 @@ pub(crate) fn copied(answer: &Value) -> String {
 
 /// What was taken out of a file.
 pub(crate) fn salvaged(answer: &Value) -> String {
-    let mut out = format!("{} requests with {} items were appended\n", answer["requests"], answer["items"]);
-    if count(&answer["left_out"]) > 0 {
-        let _ = writeln!(
-            out,
-            "{} segments and groups were left out: this log has them, they were delivered, or may have been \
-             (--may-repeat takes the last kind)",
-            answer["left_out"]
-        );
-    }
-    if count(&answer["undecodable"]) > 0 {
-        let _ = writeln!(
-            out,
-            "{} segments cannot be decoded: what they depend on is lost",
-            answer["undecodable"]
-        );
+    let mut out = match amount(&answer["appended"]) {
+        Some(appended) => format!("appended: {appended}\n"),
+        None => "nothing was appended\n".to_owned(),
+    };
+    for (key, why) in [
+        ("already", "that this log has or had, or that were delivered or dropped before"),
+        ("may_repeat", "that may have been delivered already; --may-repeat appends them too"),
+        ("undecodable", "that cannot be decoded: damaged, or what they depend on is lost"),
+    ] {
+        if let Some(amount) = amount(&answer[key]) {
+            // Writing to a String does not fail.
+            let _ = writeln!(out, "left out: {amount} {why}");
+        }
     }
     out
+}
+
+/// Why a file was not salvaged to its end, if it was not.
+pub(crate) fn unsalvaged(answer: &Value) -> Option<String> {
+    let budget = answer["full"].as_u64()?;
+    Some(format!(
+        "the log has used its {} (storage.max_bytes): {} found no room; the same command goes on from there once there is room",
+        ByteSize(budget),
+        amount(&answer["no_room"]).unwrap_or_default()
+    ))
+}
+
+/// Segments and groups with their items; `None`: nothing.
+fn amount(of: &Value) -> Option<String> {
+    let some = |key: &str, name: &str| match count(&of[key]) {
+        0 => None,
+        1 => Some(format!("1 {name}")),
+        n => Some(format!("{n} {name}s")),
+    };
+    let units: Vec<String> =
+        [some("segments", "segment"), some("groups", "group")].into_iter().flatten().collect();
+    match (units.join(" and "), some("items", "item")) {
+        (units, Some(items)) if !units.is_empty() => Some(format!("{units} with {items}")),
+        (units, None) if !units.is_empty() => Some(units),
+        (_, items) => items,
+    }
 }
 
 #[cfg(test)]
@@ -142,11 +166,35 @@ mod tests {
         assert!(verified(&json!({"segments": 9, "damaged": 0})).contains("all are whole"));
         assert!(verified(&json!({"segments": 9, "damaged": 2})).contains("2 were damaged"));
         assert!(compacted(&json!({"bytes_before": null})).contains("nothing to give back"));
-        let offered = json!({"requests": 2, "items": 8, "left_out": 1, "undecodable": 0});
-        let text = salvaged(&offered);
-        assert!(
-            text.contains("8 items") && text.contains("--may-repeat") && !text.contains("decoded"),
-            "{text}"
+    }
+
+    #[test]
+    fn what_a_salvage_leaves_out_is_said_with_the_reason() {
+        let none = json!({"segments": 0, "groups": 0, "items": 0});
+        let mut offered = json!({
+            "appended": none, "already": none, "undecodable": none, "no_room": none, "full": null,
+            "may_repeat": {"segments": 0, "groups": 139, "items": 1390},
+        });
+        assert_eq!(
+            salvaged(&offered),
+            "nothing was appended\n\
+             left out: 139 groups with 1390 items that may have been delivered already; --may-repeat appends them too\n"
+        );
+        assert_eq!(unsalvaged(&offered), None);
+        offered["appended"] = json!({"segments": 1, "groups": 20, "items": 900});
+        offered["may_repeat"] = none;
+        offered["undecodable"] = json!({"segments": 1, "groups": 0, "items": 5});
+        offered["full"] = json!(5 << 20);
+        offered["no_room"] = json!({"segments": 0, "groups": 1, "items": 1});
+        assert_eq!(
+            salvaged(&offered),
+            "appended: 1 segment and 20 groups with 900 items\n\
+             left out: 1 segment with 5 items that cannot be decoded: damaged, or what they depend on is lost\n"
+        );
+        assert_eq!(
+            unsalvaged(&offered).unwrap(),
+            "the log has used its 5.0 MiB (storage.max_bytes): 1 group with 1 item found no room; the same command goes on from \
+             there once there is room"
         );
     }
 }

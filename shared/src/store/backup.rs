@@ -93,7 +93,7 @@ pub fn backup(
 ) -> Result<u64, StoreError> {
     let failed = |why: String| StoreError::File { path: path.to_owned(), why };
     if env.store.exists(path) {
-        return Err(failed("it is there already".to_owned()));
+        return Err(StoreError::Exists(path.to_owned()));
     }
     let new = unfinished(path);
     env.store.remove(&new).map_err(|e| failed(e.to_string()))?;

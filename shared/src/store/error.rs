@@ -33,6 +33,9 @@ pub enum StoreError {
         /// The latest that this software knows.
         known: u64,
     },
+    /// A new file was to be written, and there is one.
+    #[error("{} exists already, and a backup replaces no file: move it away, or name another one", .0.display())]
+    Exists(PathBuf),
     /// A file or directory cannot be used, for a reason that somebody can mend.
     #[error("cannot use {}: {why}; check the directory, its owner and the space on the volume", .path.display())]
     File {

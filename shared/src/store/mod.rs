@@ -38,7 +38,7 @@ pub use file::Files;
 pub(crate) use file::{DIRECTORY_MODE, FILE_MODE, sync_parent};
 pub use memory::Memory;
 pub use open::Guard;
-pub use pieces::{LARGEST_PIECE, join, pieces};
+pub use pieces::{LARGEST_PIECE, join, next_piece, pieces};
 
 use crate::env::{Env, StoreFile};
 use crate::supervise::expecting;

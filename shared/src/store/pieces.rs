@@ -13,11 +13,15 @@ pub fn pieces(mut value: &[u8]) -> impl Iterator<Item = &[u8]> {
         if value.is_empty() {
             return None;
         }
-        let size = SIZES.into_iter().find(|s| *s <= value.len()).unwrap_or(value.len());
-        let (piece, rest) = value.split_at(size);
+        let (piece, rest) = value.split_at(next_piece(value.len()));
         value = rest;
         Some(piece)
     })
+}
+
+/// The size of the piece with which a value of `left` bytes begins.
+pub fn next_piece(left: usize) -> usize {
+    SIZES.into_iter().find(|size| *size <= left).unwrap_or(left)
 }
 
 /// Puts pieces together again, in the order in which a range of a table gives them. `expected` is how many bytes there should be.

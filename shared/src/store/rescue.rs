@@ -9,6 +9,7 @@
 //! a power of two; leaves with a table of ends, keys and values; branches with their children's checksums and numbers.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use twox_hash::XxHash3_128;
@@ -153,8 +154,28 @@ impl<'a> Rescue<'a> {
                 None => {}
             }
         }
-        // The latest commit may have no table at all.
+        self.without_tables()
+    }
+
+    /// The latest commit may have no table at all.
+    fn without_tables(&self) -> Extent {
         if self.commits.first() == Some(&Some(None)) { Extent::Whole } else { Extent::Unknown }
+    }
+
+    /// The names of the tables of the latest commit, or of the one before where that has none to be read; and whether that is all.
+    pub fn tables(&self) -> (Extent, BTreeSet<String>) {
+        let mut names = BTreeSet::new();
+        for root in self.commits.iter().flatten().flatten() {
+            let whole = self.walk(*root, (None, None), 0, &mut |name, _| {
+                names.insert(String::from_utf8_lossy(name).into_owned());
+            });
+            match (whole, names.is_empty()) {
+                (true, _) => return (Extent::Whole, names),
+                (false, false) => return (Extent::Part, names),
+                (false, true) => {}
+            }
+        }
+        (self.without_tables(), names)
     }
 
     /// Shows every entry below a page; whether nothing was damaged.
@@ -462,6 +483,19 @@ mod tests {
             .unwrap()
             .scan(10, |key, value| drop(scanned.insert(key.to_vec(), value.to_vec())));
         assert!(all.keys().all(|key| scanned.contains_key(key)));
+    }
+
+    #[test]
+    fn the_tables_of_a_file_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        made(&path);
+        let file = Files::default().open(&path).unwrap();
+        let (extent, names) = Rescue::open(&*file).unwrap().tables();
+        assert_eq!(
+            (extent, Vec::from_iter(names)),
+            (Extent::Whole, vec!["large".to_owned(), "small".to_owned()])
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::{Env, StoreFile};
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, TimeRange};
-use perigee_shared::store::rescue::Rescue;
+use perigee_shared::store::rescue::{Extent, Rescue};
 use perigee_shared::store::{self, Before, Contents, StoreError};
 use prost::Message;
 use redb::{ReadableDatabase, ReadableTable, TableHandle, WriteTransaction};
@@ -16,6 +16,7 @@ use super::epochs::{begin_epoch, new_life};
 use super::group::GroupHeader;
 use super::mirror::{self, Age, Mirror};
 use super::salvage::{self, Salvage, Taken};
+use super::salvaged::{self, Identity};
 use super::state::{Life, State};
 use super::tables::*;
 use super::tally::Tally;
@@ -63,6 +64,7 @@ pub(super) fn create(
     if let Some(mirror) = &mirror {
         kept = take_front_alone(&txn, env, config, mirror, &mut tally)?;
         close_life(&txn, mirror, kept.items, &mut tally, now)?;
+        salvaged::remember(&txn, 0, [Identity::life(mirror.life().epoch)])?;
     }
     set_numbers(&txn, &[(META_NEXT_GROUP, kept.next), (META_REPORTED, 1)])?;
     txn.open_table(LANES)?.insert(Lane::BULK.0, LaneNumbers { next_sequence: 1, position: kept.first })?;
@@ -234,6 +236,7 @@ fn take_front_alone(
     let mut kept = Kept { first, next: first, items: Counts::ZERO };
     for (number, bytes) in front::read(env, config, epoch)?.groups.range(first..refused.max(first)) {
         salvage::insert_group(txn, *number, bytes)?;
+        salvaged::remember(txn, *number, [Identity::group(*number, bytes).of_lane(None)])?;
         let header = header(bytes)?;
         tally.accepted = tally.accepted.max(header.accepted);
         kept = Kept { next: number + 1, items: kept.items + header.items, ..kept };
@@ -278,6 +281,8 @@ pub(super) struct Torn {
     groups: BTreeMap<u64, Vec<u8>>,
     /// That is all of the journal as it was then.
     complete: bool,
+    /// What came from other files, and the group that it became.
+    salvaged: Vec<(u64, Identity)>,
 }
 
 /// Looks for groups in a latest commit that is not whole.
@@ -292,13 +297,22 @@ pub(super) fn torn(file: &dyn StoreFile) -> Torn {
     if position == u64::MAX {
         return Torn::default();
     }
-    let (mut groups, mut complete) = salvage::groups_from(&rescue.latest_alone(), position);
+    let latest = rescue.latest_alone();
+    let (mut groups, mut complete) = salvage::groups_from(&latest, position);
     groups.retain(|number, bytes| {
         let whole = group::verify(*number, bytes).is_ok();
         complete &= whole;
         whole
     });
-    Torn { groups, complete }
+    let mut salvaged = Vec::new();
+    let mut row = |key: &[u8], value: &[u8]| {
+        salvaged.extend(salvaged::row(key, value).filter(|(group, _)| groups.contains_key(group)));
+    };
+    // What is no row names nothing that any file has.
+    if latest.table(SALVAGED.name(), &mut row) != Extent::Whole {
+        latest.scan(SALVAGED_KEY, row);
+    }
+    Torn { groups, complete, salvaged }
 }
 
 /// Checks whose log it is and how old, takes out what was refused, and takes in what was torn.
@@ -335,7 +349,9 @@ pub(super) fn settle(
     front.groups.extend(ours.iter().flat_map(|state| state.front.clone()));
     let txn = db.begin_write()?;
     let mut changed = false;
+    let mut salvaged = Vec::new();
     if let Some(torn) = torn {
+        salvaged = torn.salvaged;
         front.groups.extend(torn.groups.into_iter().map(|(number, group)| (number, group.into())));
         if !torn.complete {
             found.report_torn(&txn, &mut tally, env.unix_nano())?;
@@ -346,6 +362,9 @@ pub(super) fn settle(
     drop(front.groups.split_off(&refused.unwrap_or(u64::MAX)));
     front.torn.retain(|number| *number < refused.unwrap_or(u64::MAX));
     changed |= found.take_in(&txn, &front, &mut tally, env.unix_nano())?;
+    for (group, identity) in salvaged.into_iter().filter(|(group, _)| *group >= found.first_new()) {
+        salvaged::remember(&txn, group, [identity])?;
+    }
     if let Some(refused) = refused {
         found.take_out_refused(&txn, refused)?;
         changed = true;
@@ -508,7 +527,7 @@ impl Found {
         tally: &mut Tally,
         now: u64,
     ) -> Result<bool, StoreError> {
-        let (mut next, mut accepted) = (self.next_group.max(self.last_group + 1), tally.accepted);
+        let (mut next, mut accepted) = (self.first_new(), tally.accepted);
         if let Some(piece) = txn.open_table(JOURNAL)?.get(GroupPiece { group: next - 1, piece: 0 })? {
             accepted = accepted.max(header(piece.value())?.accepted);
         }
@@ -543,6 +562,11 @@ impl Found {
         Ok(next > first || front.incomplete)
     }
 
+    /// The number of the first group that the tables do not have.
+    fn first_new(&self) -> u64 {
+        self.next_group.max(self.last_group + 1)
+    }
+
     /// The first group that was refused when the store failed, if any was.
     fn refused_from(&self, env: &Env, config: &WalConfig, before: Option<&State>) -> Option<u64> {
         let from = match before {
@@ -554,6 +578,7 @@ impl Found {
 
     /// Takes groups out that were refused.
     fn take_out_refused(&self, txn: &WriteTransaction, from: u64) -> Result<(), StoreError> {
+        salvaged::forget(txn, from)?;
         let mut refused = 0u64;
         txn.open_table(JOURNAL)?.retain_in(groups(from, u64::MAX), |_, _| {
             refused += 1;

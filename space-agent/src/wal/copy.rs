@@ -51,6 +51,7 @@ impl Backup {
             copy.table(REFUSED)?;
             copy.table(TAKEN)?;
             copy.table(MISSED)?;
+            copy.table(SALVAGED)?;
             copy.table(BOOTS)?;
             copy.table(META)?;
             copy.put(META, META_FORMAT, &self.format.to_le_bytes()[..])

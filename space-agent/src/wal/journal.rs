@@ -5,6 +5,7 @@ use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, TimeRange};
 
 use super::group::Accepted;
+use super::salvaged::{self, Identity};
 use super::state::{self, Edit, GroupMeta};
 use super::tables::*;
 use super::{Wal, WalError, WhenFull, begin, drops, group, salvage};
@@ -29,8 +30,31 @@ impl Journal<'_> {
                 WhenFull::DropOldest => self.0.custody().drop_oldest()?,
             }
         }
+        self.commit(requests, &[])
+    }
+
+    /// Makes `requests` durable that came from another file, and notes there what they are, in one commit. Nothing is dropped for them.
+    pub(super) fn append_salvaged(
+        &mut self,
+        requests: &[Accepted],
+        identities: &[Identity],
+    ) -> Result<(), WalError> {
+        self.0.ready()?;
+        let budget = self.0.config().max_bytes;
+        if self.0.state().stored() >= budget {
+            self.purge()?;
+        }
+        if self.0.state().stored() >= budget {
+            return Err(WalError::Full { budget });
+        }
+        self.commit(requests, identities)?;
+        self.0.unasked.send_replace(());
+        Ok(())
+    }
+
+    fn commit(&mut self, requests: &[Accepted], identities: &[Identity]) -> Result<(), WalError> {
         let (epoch, from) = (self.0.state().life.epoch, self.0.state().next_group);
-        let result = self.append_groups(requests);
+        let result = self.append_groups(requests, identities);
         if result.is_err() && self.0.failing().is_some() {
             // They may be on the disk all the same.
             begin::note_refused(self.0.env(), self.0.config(), epoch, from);
@@ -56,7 +80,7 @@ impl Journal<'_> {
         WalError::Full { budget }
     }
 
-    fn append_groups(&mut self, requests: &[Accepted]) -> Result<(), WalError> {
+    fn append_groups(&mut self, requests: &[Accepted], identities: &[Identity]) -> Result<(), WalError> {
         let Wal { log, writer, .. } = &mut *self.0;
         let (env, state) = (log.env(), log.contents());
         let clocks = (env.unix_nano(), env.since_boot());
@@ -72,7 +96,9 @@ impl Journal<'_> {
             };
             groups.push((number, group, shares));
         }
-        let small = self.0.is_small(groups.iter().map(|(_, group, _)| group.len()).sum());
+        // The front has room for groups alone.
+        let bytes = groups.iter().map(|(_, group, _)| group.len()).sum();
+        let small = identities.is_empty() && self.0.is_small(bytes);
         // A log of that format has a front.
         let format = if small && self.0.open_front() { FRONT_FORMAT } else { GROUPS_FORMAT };
         let raise = self.0.state().format < format;
@@ -94,6 +120,9 @@ impl Journal<'_> {
         self.0.write_to_open(0, |txn, _| {
             for (number, group, _) in &groups {
                 salvage::insert_group(txn, *number, group)?;
+            }
+            if let Some((number, ..)) = groups.first().filter(|_| !identities.is_empty()) {
+                salvaged::remember(txn, *number, identities.iter().copied())?;
             }
             if raise {
                 raise_format(txn, format)?;

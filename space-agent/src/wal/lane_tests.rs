@@ -49,6 +49,11 @@ fn rules(lanes: &[(Lane, Severity)]) -> Arc<Rules> {
     Arc::new(Rules::try_new(lanes.iter().map(rule).collect()).unwrap())
 }
 
+/// Errors and above go into lane 1.
+pub(super) fn alarms() -> Lanes {
+    Lanes { rules: rules(&[(ALARMS, Severity::Error)]), ..Lanes::default() }
+}
+
 fn with_alarms(policy: Policy) -> Bench {
     let mut bench = Bench::new();
     bench.config.lanes = Lanes {

@@ -36,12 +36,16 @@ mod journal;
 #[cfg(test)]
 mod lane_tests;
 mod lanes;
+mod left;
 mod mirror;
 mod offers;
 mod passes;
 mod reached;
 mod recode;
 mod salvage;
+#[cfg(test)]
+mod salvage_tests;
+mod salvaged;
 mod scrub;
 mod seal;
 mod sent;
@@ -76,7 +80,7 @@ pub use group::Accepted;
 pub use had::Held;
 pub use journal::Journal;
 pub use lanes::{LaneSummary, Queues, Smaller, ToShip};
-pub use offers::Offered;
+pub use offers::{Amount, Offered};
 pub use passes::Passes;
 pub use reached::Reached;
 pub use recode::{Asked, Cannot, Recodable, Recoded, Recoder, Recoding, Sending};
@@ -108,6 +112,14 @@ pub enum WalError {
     /// Every number of a consumer is taken.
     #[error("too many consumers; release those that are gone with `wal release NAME`")]
     Consumers,
+    /// A file from which nothing can be salvaged.
+    #[error("cannot salvage {}: {why}", .path.display())]
+    Unsalvageable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// A compressor could not be made.
     #[error("{0}")]
     Compressor(#[from] std::io::Error),
@@ -305,6 +317,8 @@ pub struct Wal {
     scrub: scrub::Place,
     /// Why the log is given up, for who waits for it.
     given_up: watch::Sender<Option<String>>,
+    /// The journal has changed though nobody has handed it a request.
+    unasked: watch::Sender<()>,
     /// The store that is gone, while the log is in memory; what was accepted there earlier; and since when the store fails.
     away: Option<volatile::Away>,
     in_memory: InMemory,
@@ -350,7 +364,8 @@ impl Wal {
     fn with(log: Database<State>) -> Result<Self, WalError> {
         let growth = passes::Growth::new(log.env().since_boot().nano);
         let (opening, writer) = (log.openings(), GroupWriter::new()?);
-        let (scrub, given_up) = (scrub::Place::default(), watch::channel(None).0);
+        let (scrub, given_up, unasked) =
+            (scrub::Place::default(), watch::Sender::new(None), watch::Sender::new(()));
         Ok(Self {
             log,
             notes: Notes::default(),
@@ -360,6 +375,7 @@ impl Wal {
             growth,
             scrub,
             given_up,
+            unasked,
             away: None,
             in_memory: InMemory::default(),
             failing_since: None,
@@ -442,6 +458,7 @@ impl Wal {
             self.custody().register_consumers()?;
             self.queues().register_rules()?;
             self.mirror();
+            self.unasked.send_replace(());
         }
         Ok(())
     }
@@ -543,6 +560,12 @@ impl Wal {
     /// Says why once the log will never be written again in this process.
     pub fn given_up(&self) -> watch::Receiver<Option<String>> {
         self.given_up.subscribe()
+    }
+
+    /// Changes when something is in the journal that nobody has handed to it now: from another file, from memory, or after the log was
+    /// opened again.
+    pub fn unasked(&self) -> watch::Receiver<()> {
+        self.unasked.subscribe()
     }
 
     /// The next file that was put aside since this was last asked.

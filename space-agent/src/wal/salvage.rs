@@ -17,10 +17,11 @@ use super::begin::NUMBERS_SKIPPED;
 use super::front::Groups;
 use super::group::{self, GroupHeader};
 use super::mirror::Mirror;
+use super::salvaged::Identity;
 use super::state::Life;
 use super::tables::*;
 use super::tally::{Tally, told_from};
-use super::{SegmentRecord, drops};
+use super::{SegmentRecord, drops, salvaged};
 
 /// Bytes of what may be groups that are held while a whole file is looked through. A lane holds back 8 MiB.
 const MOST_SCANNED: usize = 32 << 20;
@@ -35,7 +36,7 @@ const MOST_RUNS: usize = 64;
 type Bases = BTreeMap<Place, Option<u64>>;
 
 /// The entries of a table, as stored.
-type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(super) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// A damaged log.
 pub(super) struct Salvage<'a> {
@@ -188,6 +189,9 @@ impl<'a> Salvage<'a> {
         let mut taken = Taken { accepted: self.tally.accepted, ..Taken::default() };
         let txn = db.begin_write()?;
         self.copy_small(&txn)?;
+        if let Some(refused) = refused {
+            salvaged::forget(&txn, refused)?;
+        }
         txn.commit()?;
         let bases = self.take_bases(db)?;
         self.take_segments(db, &bases, &mut taken)?;
@@ -219,8 +223,14 @@ impl<'a> Salvage<'a> {
             REFUSED, RefusedKey, &[u8];
             TAKEN, RefusedKey, &[u8];
             MISSED, &str, &[u8];
+            SALVAGED, SalvagedKey, &[u8];
         }
         Ok(())
+    }
+
+    /// The segments that were on board, if all of them are known.
+    pub(super) fn on_board(&self) -> Option<BTreeSet<Place>> {
+        self.all_on_board.then(|| self.on_board.keys().copied().collect())
     }
 
     /// Segments that the file says are on board, whole ones alone, and bases that they may depend on.
@@ -312,6 +322,7 @@ impl<'a> Salvage<'a> {
             let Some(record) = self.on_board.get(&place) else { return Ok(()) };
             let txn = db.begin_write()?;
             super::seal::insert_segment(&txn, record, &payload)?;
+            salvaged::remember(&txn, self.next_group, [Identity::segment(&header.hash)])?;
             taken.items += header.items;
             taken.segments += 1;
             Ok(txn.commit()?)
@@ -348,6 +359,7 @@ impl<'a> Salvage<'a> {
             };
             let txn = db.begin_write()?;
             insert_group(&txn, number, &bytes)?;
+            salvaged::remember(&txn, number, [Identity::group(number, &bytes).of_lane(None)])?;
             txn.commit()?;
             taken.groups += 1;
             taken.accepted = taken.accepted.max(header.accepted);
@@ -467,7 +479,7 @@ fn joined(pieces: &BTreeMap<GroupPiece, Vec<u8>>, group: u64) -> Vec<u8> {
     pieces.range(groups(group, group + 1)).flat_map(|(_, bytes)| bytes.iter().copied()).collect()
 }
 
-fn rows(rescue: &Rescue<'_>, table: &str) -> (Extent, Rows) {
+pub(super) fn rows(rescue: &Rescue<'_>, table: &str) -> (Extent, Rows) {
     let mut out = Rows::new();
     let extent = rescue.table(table, |key, value| {
         out.insert(key.to_vec(), value.to_vec());
@@ -476,7 +488,7 @@ fn rows(rescue: &Rescue<'_>, table: &str) -> (Extent, Rows) {
 }
 
 /// All rows of a table, or nothing.
-fn whole(rescue: &Rescue<'_>, table: &str) -> Option<Rows> {
+pub(super) fn whole(rescue: &Rescue<'_>, table: &str) -> Option<Rows> {
     let (extent, rows) = rows(rescue, table);
     (extent == Extent::Whole).then_some(rows)
 }

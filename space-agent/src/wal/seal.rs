@@ -208,7 +208,11 @@ impl Batch {
 }
 
 /// The part of a request that belongs to `lane`.
-fn part(rules: Option<&Rules>, request: Accepted, lane: Lane) -> Result<Option<Accepted>, group::Damaged> {
+pub(super) fn part(
+    rules: Option<&Rules>,
+    request: Accepted,
+    lane: Lane,
+) -> Result<Option<Accepted>, group::Damaged> {
     let Some(rules) = rules else { return Ok(Some(request)) };
     match rules.part(request.signal, &request.body, request.walked.items, lane) {
         Part::Whole => Ok(Some(request)),

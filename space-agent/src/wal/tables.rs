@@ -24,10 +24,11 @@
 //! | `taken` | lane, sequence, consumer id | items that the consumer's backend has of a segment that it has not passed: the same; made with the first |
 //! | `missed` | consumer's name | items that were dropped before it had them: the same; made with the first |
 //! | `refused` | lane, sequence, consumer id | items that the consumer's backend has refused for good: three u64 LE |
+//! | `salvaged` | group, number | what came from another file, see [`super::salvaged`]; made with the first |
 //!
 //! Formats: 1 has one lane; 2 splits groups by rules; 3 has segments that depend on others; 4 has groups of version 2; 5 has a
 //! front, see [`super::front`]. A file's number rises when the first such thing is written. `acknowledged`, `ledgers`, `refused`, `boots`,
-//! `cursors_ahead`, `taken`, `missed` and `clock_floor_unix_nano` and `drops_told` in `meta` may be ignored, so they raise nothing.
+//! `cursors_ahead`, `taken`, `missed`, `salvaged` and `clock_floor_unix_nano` and `drops_told` in `meta` may be ignored, so they raise nothing.
 
 use super::boots::Boot;
 use perigee_shared::segment::{Lane, SegmentId};
@@ -75,6 +76,10 @@ stored_as_tuple! {
     /// A consumer and a segment.
     pub(super) struct RefusedKey { pub(super) lane: u8, pub(super) sequence: u64, pub(super) consumer: u8 }
 }
+stored_as_tuple! {
+    /// What came from another file: the group that it became, and a number.
+    pub(super) struct SalvagedKey { pub(super) group: u64, pub(super) number: u32 }
+}
 
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(super) const JOURNAL: TableDefinition<'_, GroupPiece, &[u8]> = TableDefinition::new("journal");
@@ -98,6 +103,10 @@ pub(super) const BOOTS: TableDefinition<'_, u64, Boot> = TableDefinition::new("b
 pub(super) const TAKEN: TableDefinition<'_, RefusedKey, &[u8]> = TableDefinition::new("taken");
 pub(super) const MISSED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("missed");
 pub(super) const REFUSED: TableDefinition<'_, RefusedKey, &[u8]> = TableDefinition::new("refused");
+pub(super) const SALVAGED: TableDefinition<'_, SalvagedKey, &[u8]> = TableDefinition::new("salvaged");
+
+/// Bytes of a [`SalvagedKey`].
+pub(super) const SALVAGED_KEY: usize = 12;
 
 /// The formats with which things came; see above.
 pub(super) const FIRST_FORMAT: u64 = 1;

@@ -146,6 +146,7 @@ impl Wal {
             let items: Counts = part.iter().map(|r| Counts::of(r.signal, r.walked.items)).sum();
             self.in_memory.stored += items;
         }
+        self.unasked.send_replace(());
         tracing::warn!(
             event.name = "perigee.wal.returned",
             "the store is back; what was in memory is in it now"

@@ -21,6 +21,7 @@ mod passes;
 mod quarantine;
 mod recode;
 mod resume;
+mod salvage;
 mod shutdown;
 mod slots;
 mod stations;
