@@ -30,6 +30,9 @@ const CLOSED_EPOCHS: usize = 16;
 /// Closed epochs that are remembered.
 const REMEMBERED_EPOCHS: usize = 64;
 
+/// While a ground acknowledges, the counters beside the log are written this often, in ns.
+const MIRRORED_EVERY: u64 = 60_000_000_000;
+
 /// A life of the log takes a second at least.
 const MOST_LIVES: u64 = 1 << 40;
 
@@ -321,6 +324,7 @@ impl Epochs<'_> {
             self.0.notes.sent.forget(id);
             self.0.notes.talks.release(Place::of(id));
         }
+        self.0.keep_mirror(MIRRORED_EVERY);
         Ok(deleted)
     }
 

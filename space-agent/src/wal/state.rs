@@ -254,7 +254,11 @@ impl Contents for State {
     }
 
     fn outlive(&self, env: &Env, config: &WalConfig, _: &ReadTransaction) {
-        mirror::write(env, config, self);
+        mirror::write_last(env, config, self);
+    }
+
+    fn remember(&self, env: &Env, config: &WalConfig) {
+        mirror::write_last(env, config, self);
     }
 
     fn apply(&mut self, edits: Vec<Edit>) {
