@@ -107,7 +107,14 @@ fn parse(bytes: &[u8], epoch: u64) -> Found {
         }
     }
     found.torn.retain(|number| !found.groups.contains_key(number));
+    found.incomplete = bytes.get(next_page(found.end)..).is_some_and(was_overwritten);
     found
+}
+
+/// Whether the page behind the latest frame, which begins another frame or was never written, does neither.
+fn was_overwritten(pages: &[u8]) -> bool {
+    let is_zero = pages.iter().take(PAGE).all(|byte| *byte == 0);
+    is_zero || pages.starts_with(&MARK) && header(pages).is_none()
 }
 
 /// What the front beside a log has of an epoch, read from the medium.
@@ -133,7 +140,8 @@ pub(super) fn read(env: &Env, config: &WalConfig, epoch: u64) -> Result<Found, S
         Ok(bytes)
     };
     let bytes = read().map_err(|e| StoreError::File { path: path.clone(), why: e.to_string() })?;
-    Ok(Found { incomplete, ..parse(&bytes, epoch) })
+    let found = parse(&bytes, epoch);
+    Ok(Found { incomplete: incomplete || found.incomplete, ..found })
 }
 
 /// Puts a new front in the place of one that is not whole.
