@@ -330,7 +330,7 @@ pub(super) fn settle(
     let age = mirror
         .as_ref()
         .map_or(Age::Current, |m| m.compare(found.life, &found.next, |epoch| found.earlier.contains(&epoch)));
-    let same_life = mirror.as_ref().filter(|m| m.life().epoch == found.life.epoch);
+    let same_life = mirror.as_ref().filter(|m| m.goes_on_from(found.life.epoch));
     let restored = same_life.filter(|m| restored::is_earlier(m, age, &found));
     if age == Age::Older && restored.is_none() {
         return Err(StoreError::Damaged(
@@ -338,7 +338,8 @@ pub(super) fn settle(
         ));
     }
     let mut tally = Tally::load(&db.begin_read()?)?;
-    let mut front = match front::read(env, config, found.life.epoch) {
+    let epoch = restored.map_or(found.life.epoch, |m| m.life().epoch);
+    let mut front = match front::read(env, config, epoch) {
         Err(_) if before.is_some() => front::Found::default(),
         read => read?,
     };

@@ -435,6 +435,17 @@ fn forget_epochs(
     Ok(())
 }
 
+/// The latest of the closed epochs that the current one continues, the latest first.
+pub(super) fn continued(txn: &ReadTransaction) -> Result<Vec<u64>, StoreError> {
+    let mut closed = Vec::new();
+    for entry in txn.open_table(EPOCHS)?.iter()? {
+        closed.push(closed_epoch(entry?.1.value())?);
+    }
+    closed.sort_by_key(|epoch| std::cmp::Reverse(epoch.start_counter));
+    let continued = closed.iter().take_while(|epoch| epoch.continued).take(CLOSED_EPOCHS);
+    Ok(continued.map(|epoch| epoch.epoch).collect())
+}
+
 fn closed_epoch(message: &[u8]) -> Result<link::Epoch, StoreError> {
     link::Epoch::decode(message).map_err(|_| StoreError::Damaged("an earlier epoch".to_owned()))
 }

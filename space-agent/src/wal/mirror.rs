@@ -82,6 +82,9 @@ pub(super) struct Mirror {
     /// Nothing was accepted or delivered after this was written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     last_word: bool,
+    /// Earlier epochs whose sequences go on in this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    continues: Vec<u64>,
 }
 
 impl Mirror {
@@ -108,6 +111,7 @@ impl Mirror {
             satellite: config.satellite.clone(),
             held: Some(with_segments.map(|(lane, l)| held(*lane, l)).collect()),
             last_word,
+            continues: state.continues.clone(),
         }
     }
 
@@ -135,7 +139,11 @@ impl Mirror {
     pub(super) fn compare(&self, life: Life, next: &BTreeMap<u8, u64>, names: impl Fn(u64) -> bool) -> Age {
         if self.epoch != life.epoch {
             // A later life of the same log names the one that it has ended.
-            return if names(self.epoch) { Age::Current } else { Age::Older };
+            return if names(self.epoch) && !self.goes_on_from(life.epoch) {
+                Age::Current
+            } else {
+                Age::Older
+            };
         }
         let behind =
             |(lane, sequence, _): &MirrorLane| sequence.saturating_sub(next.get(lane).copied().unwrap_or(1));
@@ -163,6 +171,11 @@ impl Mirror {
     /// Whether it says which segments were on board.
     pub(super) const fn is_detailed(&self) -> bool {
         self.held.is_some()
+    }
+
+    /// Whether its life has the sequences of that epoch.
+    pub(super) fn goes_on_from(&self, epoch: u64) -> bool {
+        self.epoch == epoch || self.continues.contains(&epoch)
     }
 
     /// Whether nothing was accepted or delivered after it was written.

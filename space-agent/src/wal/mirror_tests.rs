@@ -208,6 +208,41 @@ fn a_backup_from_before_seals_keeps_what_was_never_delivered() {
 }
 
 #[test]
+fn a_backup_that_is_put_back_twice_keeps_what_was_never_delivered() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    append(&mut wal, 0..4);
+    let first = seal(&mut wal).unwrap().unwrap();
+    append(&mut wal, 4..8);
+    seal(&mut wal).unwrap();
+    let copy = copied(&bench, &mut wal);
+    append(&mut wal, 8..12);
+    seal(&mut wal).unwrap();
+    deliver(&mut wal, &[first]);
+    wal.close().unwrap();
+    put_back(&bench, copy.clone());
+    let mut wal = bench.open();
+    assert_eq!(told(&mut wal), (logs(20), false));
+    append(&mut wal, 12..15);
+    wal.close().unwrap();
+    put_back(&bench, copy);
+    let mut wal = bench.open();
+    let closed = wal.epochs().hello("a").unwrap();
+    assert_eq!(
+        closed.iter().map(|e| (e.closed, e.continued)).collect::<Vec<_>>(),
+        [(true, true), (true, true), (false, false)]
+    );
+    assert_eq!((wal.summary().accepted, wal.summary().delivered), (logs(75), logs(20)));
+    assert_eq!(
+        told(&mut wal).0,
+        logs(35),
+        "the first gap again, since no station has heard of it, and what came after it"
+    );
+    assert_eq!(deliverable(&mut wal), logs(20));
+    assert_adds_up(&wal);
+}
+
+#[test]
 fn a_backup_from_before_deliveries_repeats_nothing_and_tells_the_rest() {
     let bench = Bench::new();
     let mut wal = bench.open();

@@ -8,6 +8,7 @@ use perigee_shared::env::Env;
 use perigee_shared::segment::SegmentId;
 use perigee_shared::signal::Counts;
 use perigee_shared::store::{Contents, StoreError};
+use prost::Message;
 use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::begin::{self, Found, NUMBERS_SKIPPED};
@@ -61,13 +62,18 @@ pub(super) fn put_right(
     let missing = tally.missing(left);
     let now = env.unix_nano();
     let txn = db.begin_write()?;
-    drops::record_again(&txn, &mut tally, found.life.epoch, now)?;
+    drops::record_again(&txn, &mut tally, mirror.life().epoch, now)?;
     begin::record_closing(&txn, mirror, Some(&state), missing, &mut tally, now)?;
     tally.told = Some(drops::told(&txn, &tally)?);
     tally.store(&txn)?;
     begin::set_clock_floor(&txn, Some(mirror))?;
+    let closed = link::Epoch { continued: true, ..begin::epoch(mirror.life(), &next) };
+    if closed.epoch != found.life.epoch {
+        // That it was ended is not in an earlier state.
+        let before = link::Epoch { continued: true, closed: true, ..begin::epoch(found.life, &found.next) };
+        txn.open_table(EPOCHS)?.insert(before.epoch, before.encode_to_vec().as_slice())?;
+    }
     let counter = found.life.start_counter.max(mirror.start_counter) + 1;
-    let closed = link::Epoch { continued: true, ..begin::epoch(found.life, &next) };
     begin_epoch(&txn, new_life(env, counter), closed)?;
     txn.commit()?;
     tracing::error!(
