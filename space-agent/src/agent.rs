@@ -33,6 +33,7 @@ use crate::journal::{Journal, Pace, Progress};
 use crate::lanes::Lanes;
 use crate::lifetimes;
 use crate::limiter::{Limiter, Workspace};
+use crate::mirroring;
 use crate::receiver::{Intake, Own, ReceiverError, Receivers};
 use crate::scrub;
 use crate::shipper::{Shipper, ShipperConfig, Stations, Together, Trust};
@@ -389,6 +390,10 @@ impl Agent {
                 Box::pin(lifetimes::run(lanes.clone(), wal.clone(), sealed.clone(), stop))
             },
         );
+        let kept = (wal.clone(), told.subscribe());
+        back.keep_until("counters beside the log", kept, &stop, |(wal, told), stop| {
+            Box::pin(mirroring::run(wal.clone(), told.clone(), stop))
+        });
         back.keep_until(
             "memory limiter",
             (Arc::clone(&limiter), env.clone()),

@@ -29,6 +29,8 @@ pub mod batcher;
 
 pub mod lifetimes;
 
+pub mod mirroring;
+
 pub mod scrub;
 
 pub mod orbit;

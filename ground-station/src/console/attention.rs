@@ -340,6 +340,7 @@ const REMEDIES: &[(&str, &str)] = &[
         "perigee.store.quarantined",
         "see Gaps for what was lost; fetch the file that was put aside if it matters",
     ),
+    ("perigee.wal.behind", "nothing after a backup was put back; else look at the storage on board"),
     ("perigee.wal.codec", "report it: a segment could not be coded as configured"),
     ("perigee.wal.corruption", "see Gaps for what was lost; look at the storage on board"),
     ("perigee.wal.front_damaged", "nothing after a power cut; else look at the storage on board"),
@@ -347,6 +348,10 @@ const REMEDIES: &[(&str, &str)] = &[
     ("perigee.wal.full", "plan more contacts, or allow more bytes on board; senders were refused meanwhile"),
     ("perigee.wal.lost", "find out who deleted the log on board; see Gaps for what was lost"),
     ("perigee.wal.new_epoch", "nothing has to be done, unless it happens again"),
+    (
+        "perigee.wal.restored",
+        "nothing after a backup was put back, and see Gaps for what was lost; else look at the storage on board",
+    ),
     ("perigee.wal.returned", "nothing has to be done"),
     ("perigee.wal.salvaged", "look at the storage on board; `space-agent wal salvage` recovers more"),
     ("perigee.wal.scrub", "look at the storage on board"),

@@ -110,6 +110,9 @@ pub trait Contents: Sized {
 
     /// Writes what is known into the files beside the store, for the last time: the file that `read` reads was deleted.
     fn outlive(&self, env: &Env, settings: &Self::Settings, read: &ReadTransaction);
+
+    /// The same from memory alone, before a new file is made in the place of a deleted one: what lay beside it may be gone too.
+    fn remember(&self, _env: &Env, _settings: &Self::Settings) {}
 }
 
 /// What was there before a new file.

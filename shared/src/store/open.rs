@@ -207,6 +207,9 @@ pub(super) fn open<C: Contents>(
     let opened = if is_empty(env, path) { None } else { Some(attach::<C>(env, path, settings, before)) };
     let why = match (opened, distrusted) {
         (None, _) => {
+            if let Some(before) = before {
+                before.remember(env, settings);
+            }
             let opened = make::<C>(env, path, settings, Before::Nothing, None)?;
             let lost = before.map(|_| Quarantine { moved_to: None, why: "the file was deleted".to_owned() });
             return Ok(Opened { quarantine: lost, ..opened });
@@ -433,7 +436,7 @@ fn replace<C: Contents>(
         store = C::NAME,
         why,
         aside = %aside.display(),
-        "the file is damaged; it was set aside, and its readable data moved to a new file"
+        "the file is damaged or not the one that belongs here; it was set aside, and a new one took its place"
     );
     Ok(Opened { quarantine: Some(Quarantine { moved_to: Some(aside), why }), ..opened })
 }

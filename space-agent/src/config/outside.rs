@@ -44,8 +44,8 @@ impl Config {
             found.odd.extend(owner.map(|(log, ours)| {
                 let directory = self.storage.directory.display();
                 let words = format!(
-                    "the certificate is of {ours}, and the log in {directory} is of {log}: at the start that log is put aside and a new \
-                     one begins; is it the right certificate?"
+                    "the certificate is of {ours}, and counters.json in {directory} is of {log}: if the log beside it is too, the start \
+                     sets it aside and begins a new one; is it the right certificate?"
                 );
                 (CERTIFICATE.to_owned(), words)
             }));

@@ -20,7 +20,7 @@ use super::salvaged::{self, Identity};
 use super::state::{Life, State};
 use super::tables::*;
 use super::tally::Tally;
-use super::{WalConfig, drops, front, group};
+use super::{WalConfig, drops, front, group, restored};
 
 /// Numbers of groups, or of drops, that are passed over where the last one is not known: more than one commit has.
 pub(super) const NUMBERS_SKIPPED: u64 = 64;
@@ -201,7 +201,7 @@ fn make_tables(txn: &WriteTransaction) -> Result<(), StoreError> {
 }
 
 /// What was certain of the time outlives a log.
-fn set_clock_floor(txn: &WriteTransaction, mirror: Option<&Mirror>) -> Result<(), StoreError> {
+pub(super) fn set_clock_floor(txn: &WriteTransaction, mirror: Option<&Mirror>) -> Result<(), StoreError> {
     match mirror.map(|m| m.clock_floor).filter(|floor| *floor > 0) {
         Some(floor) => set_numbers(txn, &[(META_CLOCK_FLOOR, floor)]),
         None => Ok(()),
@@ -258,19 +258,30 @@ fn close_life(
 ) -> Result<(), StoreError> {
     let closed = mirror.closed_epoch();
     txn.open_table(EPOCHS)?.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
-    // What is gone is what the mirror, as old as the last seal, does not count as delivered or dropped.
+    // What is gone is what the mirror does not count as delivered or dropped.
     let missing = tally.missing(kept);
     // A station may have drops that were recorded since. What a mirror of earlier software comes to is pinned.
     if tally.told.is_some() {
         tally.next_drop += NUMBERS_SKIPPED;
     }
     drops::record_again(txn, tally, closed.epoch, now)?;
-    let lost = mirror.closing_drops(missing, tally.next_drop, now);
-    tally.drop(DropReason::Corruption, missing);
-    for drop in &lost {
-        drops::insert(txn, closed.epoch, drop, &[])?;
-        tally.drops += 1;
+    record_closing(txn, mirror, None, missing, tally, now)
+}
+
+/// Records what is lost of the life that the mirror is of: what was on board then and is not in `left`.
+pub(super) fn record_closing(
+    txn: &WriteTransaction,
+    mirror: &Mirror,
+    left: Option<&State>,
+    missing: Counts,
+    tally: &mut Tally,
+    now: u64,
+) -> Result<(), StoreError> {
+    for drop in mirror.closing_drops(left, missing, tally.next_drop, now) {
+        drops::insert(txn, mirror.life().epoch, &drop, &[])?;
+        (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
     }
+    tally.drop(DropReason::Corruption, missing);
     Ok(())
 }
 
@@ -333,16 +344,20 @@ pub(super) fn settle(
     let age = mirror
         .as_ref()
         .map_or(Age::Current, |m| m.compare(found.life, &found.next, |epoch| found.earlier.contains(&epoch)));
-    if age == Age::Older {
+    let same_life = mirror.as_ref().filter(|m| m.goes_on_from(found.life.epoch));
+    let restored = same_life.filter(|m| restored::is_earlier(m, age, &found));
+    if age == Age::Older && restored.is_none() {
         return Err(StoreError::Damaged(
             "it is older than counters.json beside it, or another log".to_owned(),
         ));
     }
     let mut tally = Tally::load(&db.begin_read()?)?;
-    let mut front = match front::read(env, config, found.life.epoch) {
+    let epoch = restored.map_or(found.life.epoch, |m| m.life().epoch);
+    let mut front = match front::read(env, config, epoch) {
         Err(_) if before.is_some() => front::Found::default(),
         read => read?,
     };
+    front.note_another(&found.earlier);
     front.incomplete &= found.has_front;
     // What this process had accepted it still knows.
     let ours = before.filter(|state| state.life.epoch == found.life.epoch);
@@ -361,7 +376,10 @@ pub(super) fn settle(
     let refused = found.refused_from(env, config, before);
     drop(front.groups.split_off(&refused.unwrap_or(u64::MAX)));
     front.torn.retain(|number| *number < refused.unwrap_or(u64::MAX));
-    changed |= found.take_in(&txn, &front, &mut tally, env.unix_nano())?;
+    changed |= match restored {
+        Some(_) => found.insert(&txn, &front, tally.accepted)?.next > found.next_group,
+        None => found.take_in(&txn, &front, same_life, &mut tally, env.unix_nano())?,
+    };
     for (group, identity) in salvaged.into_iter().filter(|(group, _)| *group >= found.first_new()) {
         salvaged::remember(&txn, group, [identity])?;
     }
@@ -373,12 +391,18 @@ pub(super) fn settle(
         set_satellite(&txn, config)?;
         changed = true;
     }
+    if found.is_copy {
+        txn.open_table(META)?.remove(META_COPY)?;
+        changed = true;
+    }
     if changed {
         txn.commit()?;
     } else {
         txn.abort()?;
     }
-    if age == Age::OneSealBehind {
+    if let Some(mirror) = restored {
+        restored::put_right(db, env, config, &found, mirror)?;
+    } else if age == Age::OneSealBehind {
         pass_undone(db, env, config, &found, mirror.as_ref())?;
     }
     if front.incomplete {
@@ -448,12 +472,23 @@ fn give_up_undone(
     Ok(())
 }
 
+/// What was put into the journal.
+struct Inserted {
+    /// The number that came first, and the one that comes next.
+    first: u64,
+    next: u64,
+    /// Items ever accepted, up to there.
+    accepted: Counts,
+    /// Items of groups that are missing in between.
+    lost: Counts,
+}
+
 /// What tells a log from another one.
-struct Found {
-    life: Life,
+pub(super) struct Found {
+    pub(super) life: Life,
     satellite: Option<String>,
     /// The next sequence of each lane.
-    next: BTreeMap<u8, u64>,
+    pub(super) next: BTreeMap<u8, u64>,
     /// Earlier epochs that it names.
     earlier: BTreeSet<u64>,
     /// The latest group, 0: none; and the number from which on none was given, as far as that was noted.
@@ -461,6 +496,8 @@ struct Found {
     next_group: u64,
     /// Small commits went into a front.
     has_front: bool,
+    /// It is a backup that was put in the log's place.
+    pub(super) is_copy: bool,
 }
 
 impl Found {
@@ -488,7 +525,8 @@ impl Found {
             earlier.insert(row?.0.value());
         }
         let has_front = number(META_FORMAT)? >= FRONT_FORMAT;
-        Ok(Self { life, satellite, next, earlier, last_group, next_group, has_front })
+        let is_copy = meta.get(META_COPY)?.is_some();
+        Ok(Self { life, satellite, next, earlier, last_group, next_group, has_front, is_copy })
     }
 
     /// Reports a latest commit that cannot be read whole. What it had may have been called safe: nobody can tell a power cut, which
@@ -518,16 +556,14 @@ impl Found {
         tally.store(txn)
     }
 
-    /// Puts groups into the journal that are in the front alone, or in a commit that is not whole, and reports those that are
-    /// missing between them; whether there were any.
-    fn take_in(
+    /// Puts groups into the journal that are in the front alone, or in a commit that is not whole. `accepted`: what the counters say.
+    fn insert(
         &self,
         txn: &WriteTransaction,
         front: &front::Found,
-        tally: &mut Tally,
-        now: u64,
-    ) -> Result<bool, StoreError> {
-        let (mut next, mut accepted) = (self.first_new(), tally.accepted);
+        mut accepted: Counts,
+    ) -> Result<Inserted, StoreError> {
+        let mut next = self.first_new();
         if let Some(piece) = txn.open_table(JOURNAL)?.get(GroupPiece { group: next - 1, piece: 0 })? {
             accepted = accepted.max(header(piece.value())?.accepted);
         }
@@ -541,25 +577,58 @@ impl Found {
             salvage::insert_group(txn, *number, bytes)?;
             (next, accepted) = (number + 1, header.accepted);
         }
-        let torn = front.torn.iter().copied().filter(|number| *number >= next).max();
-        let unknown = torn.is_some() || front.incomplete;
-        if lost.total() > 0 || unknown {
-            tracing::error!(
-                event.name = "perigee.wal.front_damaged",
-                lost_items = lost.total(),
-                "the front of the journal is not whole: what it has lost is reported; after a power cut in mid-commit nothing is lost, \
-                 after damage to the medium something may be"
-            );
-            // Its number is not given again, or it would be reported at each start.
-            next = next.max(torn.map_or(0, |number| number + 1));
-            tally.accepted = accepted;
-            self.record_gone(txn, (lost, unknown), tally, now)?;
-        }
         if next > first {
             set_numbers(txn, &[(META_NEXT_GROUP, next)])?;
             raise_format(txn, GROUPS_FORMAT)?;
         }
-        Ok(next > first || front.incomplete)
+        Ok(Inserted { first, next, accepted, lost })
+    }
+
+    /// Takes in what the front has, and reports what is missing: between its groups, and of what the mirror says was accepted.
+    /// Whether anything changed.
+    fn take_in(
+        &self,
+        txn: &WriteTransaction,
+        front: &front::Found,
+        mirror: Option<&Mirror>,
+        tally: &mut Tally,
+        now: u64,
+    ) -> Result<bool, StoreError> {
+        let Inserted { first, mut next, accepted, lost } = self.insert(txn, front, tally.accepted)?;
+        let said = mirror.map_or(Counts::ZERO, |m| m.tally().accepted);
+        let behind = said.saturating_sub(accepted);
+        // Nothing was accepted after that, so that the front has nothing that is not known.
+        let exact = mirror.is_some_and(Mirror::is_last_word) && accepted.saturating_sub(said).total() == 0;
+        let torn = front.torn.iter().copied().filter(|number| *number >= next).max();
+        let unknown = !exact && (torn.is_some() || front.incomplete || behind.total() > 0 || self.is_copy);
+        let lost = lost + behind;
+        if lost.total() > 0 || unknown {
+            if behind.total() > 0 || self.is_copy {
+                tracing::error!(
+                    event.name = "perigee.wal.behind",
+                    lost_items = lost.total(),
+                    is_backup = self.is_copy,
+                    "the log is a backup that was put back, or has less than counters.json beside it says was accepted: what was accepted \
+                     since is reported as lost"
+                );
+            } else {
+                tracing::error!(
+                    event.name = "perigee.wal.front_damaged",
+                    lost_items = lost.total(),
+                    "the front of the journal is not whole: what it has lost is reported; after a power cut in mid-commit nothing is \
+                     lost, after damage to the medium something may be"
+                );
+            }
+            tally.accepted = accepted.max(said);
+            self.record_gone(txn, (lost, unknown), tally, now)?;
+        }
+        // Its number is not given again, or it would be reported at each start.
+        if let Some(number) = torn {
+            next = next.max(number + 1);
+            set_numbers(txn, &[(META_NEXT_GROUP, next)])?;
+            raise_format(txn, GROUPS_FORMAT)?;
+        }
+        Ok(next > first || lost.total() > 0 || unknown || front.incomplete)
     }
 
     /// The number of the first group that the tables do not have.
@@ -595,7 +664,7 @@ impl Found {
 }
 
 /// An epoch as it is closed.
-fn epoch(life: Life, next: &BTreeMap<u8, u64>) -> link::Epoch {
+pub(super) fn epoch(life: Life, next: &BTreeMap<u8, u64>) -> link::Epoch {
     let lane = |(lane, next): (&u8, &u64)| link::Lane {
         lane: u32::from(*lane),
         next_sequence: *next,

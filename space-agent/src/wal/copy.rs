@@ -54,7 +54,8 @@ impl Backup {
             copy.table(SALVAGED)?;
             copy.table(BOOTS)?;
             copy.table(META)?;
-            copy.put(META, META_FORMAT, &self.format.to_le_bytes()[..])
+            copy.put(META, META_FORMAT, &self.format.to_le_bytes()[..])?;
+            copy.put(META, META_COPY, &1u64.to_le_bytes()[..])
         })
     }
 }

@@ -30,6 +30,9 @@ const CLOSED_EPOCHS: usize = 16;
 /// Closed epochs that are remembered.
 const REMEMBERED_EPOCHS: usize = 64;
 
+/// While a ground acknowledges, the counters beside the log are written this often, in ns.
+const MIRRORED_EVERY: u64 = 60_000_000_000;
+
 /// A life of the log takes a second at least.
 const MOST_LIVES: u64 = 1 << 40;
 
@@ -321,6 +324,7 @@ impl Epochs<'_> {
             self.0.notes.sent.forget(id);
             self.0.notes.talks.release(Place::of(id));
         }
+        self.0.keep_mirror(MIRRORED_EVERY);
         Ok(deleted)
     }
 
@@ -429,6 +433,17 @@ fn forget_epochs(
         epochs.remove(epoch)?;
     }
     Ok(())
+}
+
+/// The latest of the closed epochs that the current one continues, the latest first.
+pub(super) fn continued(txn: &ReadTransaction) -> Result<Vec<u64>, StoreError> {
+    let mut closed = Vec::new();
+    for entry in txn.open_table(EPOCHS)?.iter()? {
+        closed.push(closed_epoch(entry?.1.value())?);
+    }
+    closed.sort_by_key(|epoch| std::cmp::Reverse(epoch.start_counter));
+    let continued = closed.iter().take_while(|epoch| epoch.continued).take(CLOSED_EPOCHS);
+    Ok(continued.map(|epoch| epoch.epoch).collect())
 }
 
 fn closed_epoch(message: &[u8]) -> Result<link::Epoch, StoreError> {

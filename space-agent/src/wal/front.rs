@@ -15,7 +15,7 @@
 //! before; behind the last page comes the first. The log takes over what is in the front when that fills half of it: the frames of
 //! its last transaction are still there should that one turn out not to be whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,10 +50,23 @@ pub(super) struct Found {
     pub(super) groups: Groups,
     /// Numbers of frames that are not whole: a power cut leaves them, and so does damage.
     pub(super) torn: Vec<u64>,
-    /// It is not there, or not all of it can be read.
+    /// It is not there, not all of it can be read, or it is another log's.
     pub(super) incomplete: bool,
+    /// Other epochs whose frames it has.
+    others: BTreeSet<u64>,
     /// Where the frame with the highest number ends.
     end: usize,
+}
+
+impl Found {
+    /// One that has nothing of this log, and frames of a log that this one does not name as an `earlier` life of its own, is another's.
+    pub(super) fn note_another(&mut self, earlier: &BTreeSet<u64>) {
+        let is_ours = !self.groups.is_empty() || !self.torn.is_empty();
+        if !is_ours && !self.others.is_subset(earlier) {
+            tracing::error!("journal.front beside the log is another log's; it is set aside");
+            self.incomplete = true;
+        }
+    }
 }
 
 fn path(config: &WalConfig) -> PathBuf {
@@ -79,9 +92,11 @@ fn parse(bytes: &[u8], epoch: u64) -> Found {
     let mut found = Found::default();
     let mut last = 0;
     for at in (0..bytes.len()).step_by(PAGE) {
-        let Some((_, number, length)) = header(&bytes[at..]).filter(|(of, ..)| *of == epoch) else {
+        let Some((of, number, length)) = header(&bytes[at..]) else { continue };
+        if of != epoch {
+            found.others.insert(of);
             continue;
-        };
+        }
         let end = at + HEADER + length.min(LENGTH);
         if number >= last {
             (last, found.end) = (number, end);
@@ -92,7 +107,14 @@ fn parse(bytes: &[u8], epoch: u64) -> Found {
         }
     }
     found.torn.retain(|number| !found.groups.contains_key(number));
+    found.incomplete = bytes.get(next_page(found.end)..).is_some_and(was_overwritten);
     found
+}
+
+/// Whether the page behind the latest frame, which begins another frame or was never written, does neither.
+fn was_overwritten(pages: &[u8]) -> bool {
+    let is_zero = pages.iter().take(PAGE).all(|byte| *byte == 0);
+    is_zero || pages.starts_with(&MARK) && header(pages).is_none()
 }
 
 /// What the front beside a log has of an epoch, read from the medium.
@@ -118,7 +140,8 @@ pub(super) fn read(env: &Env, config: &WalConfig, epoch: u64) -> Result<Found, S
         Ok(bytes)
     };
     let bytes = read().map_err(|e| StoreError::File { path: path.clone(), why: e.to_string() })?;
-    Ok(Found { incomplete, ..parse(&bytes, epoch) })
+    let found = parse(&bytes, epoch);
+    Ok(Found { incomplete: incomplete || found.incomplete, ..found })
 }
 
 /// Puts a new front in the place of one that is not whole.

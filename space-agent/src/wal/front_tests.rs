@@ -108,6 +108,28 @@ fn a_last_group_that_is_not_whole_is_told_once_as_unknown() {
 }
 
 #[test]
+fn latest_pages_that_were_overwritten_are_told_once_as_unknown() {
+    for (lost, from, to) in [(1, 0, PAGE), (3, 0, PAGE), (1, 26, 27)] {
+        let (bench, mut wal) = begun();
+        append(&mut wal, 1..6);
+        drop(wal);
+        bench.disk.damage(&file(&bench), |content| {
+            for page in content.chunks_mut(PAGE).take(5).rev().take(lost) {
+                page[from..to].iter_mut().for_each(|byte| *byte = if to == PAGE { 0 } else { !*byte });
+            }
+        });
+        for start in 0..3 {
+            let mut wal = bench.open();
+            assert_eq!(wal.summary().in_journal, logs(25 - 5 * lost as u64 + 5 * start));
+            let drops = wal.epochs().hello("a").unwrap().into_iter().flat_map(|e| e.drops).count();
+            assert_eq!((drops, told(&mut wal)), (1, (Counts::ZERO, true)), "{lost}, start {start}");
+            append(&mut wal, 50 + start..51 + start);
+            assert_adds_up(&wal);
+        }
+    }
+}
+
+#[test]
 fn a_front_that_is_gone_or_cut_is_told_once_as_unknown() {
     for left in [None, Some(0), Some(2 * PAGE + 100)] {
         let (bench, mut wal) = begun();

@@ -1,21 +1,33 @@
 //! The counters once more, in a small checksummed file beside the log (`counters.json`, see [`perigee_shared::store::mirror`]):
-//! what is still known when the log is missing or cannot be read.
+//! what is still known when the log is missing, cannot be read, or is older than it was.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::Env;
+use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::Counts;
 use perigee_shared::store::mirror;
 use serde::{Deserialize, Serialize};
 
-use super::WalConfig;
-use super::state::{Life, State};
+use super::state::{LaneState, Life, State};
 use super::tally::Tally;
+use super::{Wal, WalConfig};
+
+/// Ranges of a lane that are noted; of more the last one has the rest.
+const MOST_RANGES: usize = 64;
+
+/// That the file cannot be written is said again after this time, in ns.
+const SAID_AGAIN: u64 = 600_000_000_000;
 
 type Three = [u64; 3];
+
+/// A lane, its segments on board as ranges (the end not in them), and the items in them.
+type Held = (u8, Vec<(u64, u64)>, Three);
 
 /// A lane, its next sequence, and the sequences on board from the first to the last.
 type MirrorLane = (u8, u64, Option<(u64, u64)>);
@@ -40,7 +52,7 @@ pub(super) enum Age {
     Older,
 }
 
-/// What the file holds: the state at the last seal.
+/// What the file holds: the state when it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mirror {
     epoch: u64,
@@ -64,9 +76,45 @@ pub(super) struct Mirror {
     /// The satellite whose log it is. Software before format 4 did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) satellite: Option<String>,
+    /// What is on board in segments. Earlier software did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held: Option<Vec<Held>>,
+    /// Nothing was accepted or delivered after this was written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    last_word: bool,
+    /// Earlier epochs whose sequences go on in this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    continues: Vec<u64>,
 }
 
 impl Mirror {
+    /// What there is to write of `state`.
+    fn of(config: &WalConfig, state: &State, last_word: bool) -> Self {
+        let Tally { accepted, delivered, dropped, next_drop, told, .. } = &state.tally;
+        let on_board = |(lane, l): (&Lane, &LaneState)| {
+            (lane.0, l.next_sequence, l.on_board.first().zip(l.on_board.last()))
+        };
+        let with_segments = state.lanes.iter().filter(|(_, l)| !l.on_board.is_empty());
+        Self {
+            epoch: state.life.epoch,
+            start_counter: state.life.start_counter,
+            started_unix_nano: state.life.started_unix_nano,
+            accepted: three(*accepted),
+            delivered: three(*delivered),
+            dropped: by_reason(dropped, three),
+            on_board: three(state.in_segments + state.in_journal()),
+            next_drop: *next_drop,
+            told: told.as_ref().map(|told| by_reason(told, three)),
+            lanes: state.lanes.iter().map(on_board).collect(),
+            positions: state.lanes.iter().map(|(lane, l)| (lane.0, l.position)).collect(),
+            clock_floor: state.clock_floor,
+            satellite: config.satellite.clone(),
+            held: Some(with_segments.map(|(lane, l)| held(*lane, l)).collect()),
+            last_word,
+            continues: state.continues.clone(),
+        }
+    }
+
     pub(super) const fn life(&self) -> Life {
         Life {
             epoch: self.epoch,
@@ -91,7 +139,11 @@ impl Mirror {
     pub(super) fn compare(&self, life: Life, next: &BTreeMap<u8, u64>, names: impl Fn(u64) -> bool) -> Age {
         if self.epoch != life.epoch {
             // A later life of the same log names the one that it has ended.
-            return if names(self.epoch) { Age::Current } else { Age::Older };
+            return if names(self.epoch) && !self.goes_on_from(life.epoch) {
+                Age::Current
+            } else {
+                Age::Older
+            };
         }
         let behind =
             |(lane, sequence, _): &MirrorLane| sequence.saturating_sub(next.get(lane).copied().unwrap_or(1));
@@ -116,27 +168,82 @@ impl Mirror {
         behind.filter_map(|(lane, sequence, _)| Some((*lane, *sequence, position(*lane)?))).collect()
     }
 
-    /// What was on board, a drop for each lane, with ids from `first` on. The counts are those of all lanes together, in the last one: what is `missing`. More
-    /// may have been accepted since, so they are a lower bound.
-    pub(super) fn closing_drops(&self, missing: Counts, first: u64, now: u64) -> Vec<link::Drop> {
-        let drop = |lane: u8, sequences: Option<(u64, u64)>| link::Drop {
-            id: 0,
-            reason: DropReason::Corruption as i32,
-            lane: u32::from(lane),
-            sequences: sequences.map(|(first, last)| link::Range { start: first, end: last + 1 }),
-            items: Some(link::Counts::default()),
-            counts_unknown: true,
-            time: None,
-            dropped_unix_nano: now,
-            overridden: None,
+    /// Whether it says which segments were on board.
+    pub(super) const fn is_detailed(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Whether its life has the sequences of that epoch.
+    pub(super) fn goes_on_from(&self, epoch: u64) -> bool {
+        self.epoch == epoch || self.continues.contains(&epoch)
+    }
+
+    /// Whether nothing was accepted or delivered after it was written.
+    pub(super) const fn is_last_word(&self) -> bool {
+        self.last_word
+    }
+
+    /// The segments of a lane that were on board.
+    pub(super) fn held(&self, lane: u8) -> RangeSet {
+        let ranges =
+            self.held.iter().flatten().filter(|(l, ..)| *l == lane).flat_map(|(_, ranges, _)| ranges);
+        ranges.map(|(start, end)| *start..*end).collect()
+    }
+
+    /// Whether every segment of a lane with these sequences was on board.
+    pub(super) fn has_all(&self, lane: u8, sequences: Range<u64>) -> bool {
+        self.held(lane).missing(sequences).is_empty()
+    }
+
+    /// What was on board and is not in `left`, as drops with ids from `first` on; their items are `missing` together.
+    pub(super) fn closing_drops(
+        &self,
+        left: Option<&State>,
+        missing: Counts,
+        first: u64,
+        now: u64,
+    ) -> Vec<link::Drop> {
+        let mut drops = match &self.held {
+            Some(held) => self.drops_of(held, left, missing),
+            None => self.drops_by_lane(missing),
         };
-        let on_board = self.lanes.iter().filter(|(.., on_board)| on_board.is_some());
-        let mut drops: Vec<_> = on_board.map(|(lane, _, on_board)| drop(*lane, *on_board)).collect();
-        if drops.is_empty() {
-            drops.push(drop(Lane::BULK.0, None));
-        }
         for (drop, id) in drops.iter_mut().zip(first..) {
-            drop.id = id;
+            (drop.id, drop.dropped_unix_nano) = (id, now);
+        }
+        drops
+    }
+
+    /// Segments by their names, which a ground that has them overrides, and what was in none. More may have been accepted since.
+    fn drops_of(&self, held: &[Held], left: Option<&State>, missing: Counts) -> Vec<link::Drop> {
+        let (mut rest, mut drops) = (missing, Vec::new());
+        for (lane, ranges, items) in held {
+            let there = left.and_then(|state| state.lanes.get(&Lane(*lane)));
+            let mut gone: RangeSet = ranges.iter().map(|(start, end)| *start..*end).collect();
+            for range in there.iter().flat_map(|l| l.on_board.iter()) {
+                gone.remove(range);
+            }
+            let items =
+                counts(*items).saturating_sub(there.map_or(Counts::ZERO, |l| l.segment_items)).min(rest);
+            let (Some(start), Some(last)) = (gone.first(), gone.last()) else { continue };
+            rest = rest.saturating_sub(items);
+            let range = Some(link::Range { start, end: last + 1 });
+            // Between several ranges lies what is not gone.
+            drops.push(closing(*lane, range, items, gone.ranges() > 1 || ranges.len() >= MOST_RANGES));
+        }
+        if rest.total() > 0 || !self.last_word {
+            drops.push(closing(Lane::BULK.0, None, rest, !self.last_word));
+        }
+        drops
+    }
+
+    /// The same by software that did not say how many items were in segments: all of them are in the last one.
+    fn drops_by_lane(&self, missing: Counts) -> Vec<link::Drop> {
+        let range = |(first, last): (u64, u64)| link::Range { start: first, end: last + 1 };
+        let lanes = self.lanes.iter().filter_map(|(lane, _, on_board)| Some((*lane, (*on_board)?)));
+        let mut drops: Vec<_> =
+            lanes.map(|(lane, on_board)| closing(lane, Some(range(on_board)), Counts::ZERO, true)).collect();
+        if drops.is_empty() {
+            drops.push(closing(Lane::BULK.0, None, Counts::ZERO, true));
         }
         if let Some(last) = drops.last_mut() {
             last.items = Some(missing.into());
@@ -170,11 +277,41 @@ fn path(config: &WalConfig) -> PathBuf {
     config.directory.join("counters.json")
 }
 
+/// What is lost of a lane with a log; `unknown`: the number is not exact.
+fn closing(lane: u8, sequences: Option<link::Range>, items: Counts, unknown: bool) -> link::Drop {
+    link::Drop {
+        reason: DropReason::Corruption as i32,
+        lane: u32::from(lane),
+        sequences,
+        items: Some(items.into()),
+        counts_unknown: unknown,
+        ..link::Drop::default()
+    }
+}
+
+fn held(lane: Lane, of: &LaneState) -> Held {
+    let mut ranges: Vec<(u64, u64)> = of.on_board.iter().map(|range| (range.start, range.end)).collect();
+    if let (true, Some((_, end))) = (ranges.len() > MOST_RANGES, ranges.last().copied()) {
+        ranges.truncate(MOST_RANGES);
+        ranges.iter_mut().last().into_iter().for_each(|last| last.1 = end);
+    }
+    (lane.0, ranges, three(of.segment_items))
+}
+
 /// The mirror of this satellite's log, if there is one whose checksum is right.
 pub(super) fn read(env: &Env, config: &WalConfig) -> Option<Mirror> {
     let found: Mirror = mirror::read(env, &path(config))?;
-    let ours = found.satellite.is_none() || config.satellite.is_none() || found.satellite == config.satellite;
-    ours.then_some(found)
+    match (&found.satellite, &config.satellite) {
+        (Some(theirs), Some(ours)) if theirs != ours => {
+            tracing::error!(
+                path = %path(config).display(),
+                satellite = theirs,
+                "counters.json beside the log is of another satellite; it is not used"
+            );
+            None
+        }
+        _ => Some(found),
+    }
 }
 
 /// Counts by reason, in the other form.
@@ -182,28 +319,69 @@ fn by_reason<A: Copy, B>(items: &BTreeMap<i32, A>, other: impl Fn(A) -> B) -> BT
     items.iter().map(|(reason, items)| (*reason, other(*items))).collect()
 }
 
-/// Writes the mirror of `state`. A log does without one that cannot be written.
-pub(super) fn write(env: &Env, config: &WalConfig, state: &State) {
-    let Tally { accepted, delivered, dropped, next_drop, told, .. } = &state.tally;
-    let on_board = |(lane, l): (&Lane, &super::state::LaneState)| {
-        (lane.0, l.next_sequence, l.on_board.first().zip(l.on_board.last()))
-    };
-    let now = Mirror {
-        epoch: state.life.epoch,
-        start_counter: state.life.start_counter,
-        started_unix_nano: state.life.started_unix_nano,
-        accepted: three(*accepted),
-        delivered: three(*delivered),
-        dropped: by_reason(dropped, three),
-        on_board: three(state.in_segments + state.in_journal()),
-        next_drop: *next_drop,
-        told: told.as_ref().map(|told| by_reason(told, three)),
-        lanes: state.lanes.iter().map(on_board).collect(),
-        positions: state.lanes.iter().map(|(lane, l)| (lane.0, l.position)).collect(),
-        clock_floor: state.clock_floor,
-        satellite: config.satellite.clone(),
-    };
-    if let Err(error) = mirror::write(env, &path(config), &now) {
-        tracing::warn!(%error, "the mirror of the counters could not be written");
+/// Writes the mirror of a log whose file is gone, for the last time.
+pub(super) fn write_last(env: &Env, config: &WalConfig, state: &State) {
+    if let Err(error) = mirror::write(env, &path(config), &Mirror::of(config, state, true)) {
+        tracing::warn!(%error, "counters.json could not be written for a log that was deleted");
+    }
+}
+
+/// What was written last, and when; since when it cannot be written is said.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    last: Option<Mirror>,
+    at: u64,
+    said: Option<u64>,
+}
+
+impl Wal {
+    /// Writes the counters beside the log. A log does without them where that fails.
+    pub(super) fn mirror(&mut self) {
+        self.write_mirror(Mirror::of(self.config(), self.state(), false));
+    }
+
+    /// The same before the log is closed.
+    pub(super) fn mirror_last(&mut self) {
+        self.write_mirror(Mirror::of(self.config(), self.state(), true));
+    }
+
+    /// The same if they have changed since; `rest`: and if that was at least so long ago, in ns.
+    pub fn keep_mirror(&mut self, rest: u64) {
+        let age = self.env().since_boot().nano.saturating_sub(self.mirrored.at);
+        if age < rest {
+            return;
+        }
+        let now = Mirror::of(self.config(), self.state(), false);
+        if self.mirrored.last.as_ref() != Some(&now) {
+            self.write_mirror(now);
+        }
+    }
+
+    fn write_mirror(&mut self, now: Mirror) {
+        let written = mirror::write(self.env(), &path(self.config()), &now);
+        let at = self.env().since_boot().nano;
+        self.note_mirrored(written.map(|()| now), at);
+    }
+
+    pub(super) fn note_mirrored(&mut self, written: io::Result<Mirror>, at: u64) {
+        let before = std::mem::take(&mut self.mirrored);
+        self.mirrored = match written {
+            Ok(now) => {
+                if before.said.is_some() {
+                    tracing::info!("counters.json beside the log can be written again");
+                }
+                Written { last: Some(now), at, said: None }
+            }
+            Err(error) => {
+                let again = before.said.is_none_or(|said| at.saturating_sub(said) >= SAID_AGAIN);
+                if again {
+                    tracing::warn!(
+                        %error,
+                        "counters.json beside the log could not be written: if the log is lost too, what it held since is not known"
+                    );
+                }
+                Written { said: if again { Some(at) } else { before.said }, ..before }
+            }
+        };
     }
 }

@@ -38,10 +38,13 @@ mod lane_tests;
 mod lanes;
 mod left;
 mod mirror;
+#[cfg(test)]
+mod mirror_tests;
 mod offers;
 mod passes;
 mod reached;
 mod recode;
+mod restored;
 mod salvage;
 #[cfg(test)]
 mod salvage_tests;
@@ -313,6 +316,7 @@ pub struct Wal {
     opening: u64,
     writer: GroupWriter,
     front: front::Access,
+    mirrored: mirror::Written,
     growth: passes::Growth,
     scrub: scrub::Place,
     /// Why the log is given up, for who waits for it.
@@ -372,6 +376,7 @@ impl Wal {
             opening,
             writer,
             front: front::Access::default(),
+            mirrored: mirror::Written::default(),
             growth,
             scrub,
             given_up,
@@ -505,11 +510,6 @@ impl Wal {
         self.log.read(work)
     }
 
-    /// Writes the counters beside the log.
-    fn mirror(&self) {
-        mirror::write(self.env(), self.config(), self.state());
-    }
-
     /// What is on board and what has become of the rest.
     pub fn summary(&self) -> Summary {
         let state = self.state();
@@ -599,7 +599,7 @@ impl Wal {
     /// Closes the file in order, so that the next start need not repair it.
     pub fn close(mut self) -> Result<(), WalError> {
         self.settle_front()?;
-        self.mirror();
+        self.mirror_last();
         Ok(self.log.close()?)
     }
 }

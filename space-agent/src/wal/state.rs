@@ -16,7 +16,7 @@ use super::front::Groups;
 use super::group::{GroupHeader, Listed};
 use super::tables::*;
 use super::tally::Tally;
-use super::{SegmentRecord, WalConfig, begin, group, had, mirror};
+use super::{SegmentRecord, WalConfig, begin, epochs, group, had, mirror};
 use crate::lanes::Rules;
 
 /// A life of the log.
@@ -195,6 +195,8 @@ pub(super) struct State {
     pub(super) own_ledgers: bool,
     pub(super) boots: Boots,
     pub(super) clock_floor: u64,
+    /// Earlier epochs whose sequences go on in this one, the latest first.
+    pub(super) continues: Vec<u64>,
 }
 
 impl Contents for State {
@@ -250,11 +252,16 @@ impl Contents for State {
         state.read_journal(read, file)?;
         state.read_bases(read)?;
         state.read_ledgers(read)?;
+        state.continues = epochs::continued(read)?;
         Ok(state)
     }
 
     fn outlive(&self, env: &Env, config: &WalConfig, _: &ReadTransaction) {
-        mirror::write(env, config, self);
+        mirror::write_last(env, config, self);
+    }
+
+    fn remember(&self, env: &Env, config: &WalConfig) {
+        mirror::write_last(env, config, self);
     }
 
     fn apply(&mut self, edits: Vec<Edit>) {
@@ -347,7 +354,13 @@ impl State {
                 }
                 self.rules.insert(from, rules);
             }
-            Edit::Life(life) => self.life = life,
+            Edit::Life(life) => {
+                // One that begins while the log is open goes on with nothing that a mirror needs.
+                if life.epoch != self.life.epoch {
+                    self.continues.clear();
+                }
+                self.life = life;
+            }
             Edit::Boot(row) => self.boots.note(row),
             Edit::ClockFloor(floor) => self.clock_floor = floor,
         }
