@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use perigee_shared::env::Env;
+use perigee_shared::store::StoreError;
 use perigee_shared::units::ByteSize;
 use perigee_top::Told;
 use tokio::time::Instant;
@@ -66,6 +67,12 @@ pub(super) async fn run(query: Query, what: Migration) -> anyhow::Result<ExitCod
     drop(said);
     let view = match migrated {
         Err(error @ SpoolError::Engine(EngineError::NotMigrated { .. })) => return Err(error.into()),
+        Err(error @ SpoolError::Store(StoreError::Damaged(_))) => {
+            return Err(anyhow::Error::from(error).context(
+                "the spool's file has to be whole: run the station once with kind: redb, which moves what is whole into a new file, and \
+                 then this command again",
+            ));
+        }
         migrated => migrated.context("what was written stays; the same command goes on from there")?,
     };
     if query.json {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nix::sys::statvfs::{FsFlags, statvfs};
 use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_budget, check_directory};
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
@@ -13,6 +14,13 @@ use super::{Config, ExporterConfig, LINK, LinkConfig, ListenerConfig, ListenerTl
 use crate::agent::{self, AgentError};
 use crate::contacts;
 use crate::shipper::Trust;
+use crate::wal::Volatile;
+
+/// Whether the file system of `path` takes no writes from anybody.
+fn is_read_only(path: &Path) -> bool {
+    let volume = path.ancestors().find_map(|at| statvfs(at).ok());
+    volume.is_some_and(|volume| volume.flags().contains(FsFlags::ST_RDONLY))
+}
 
 /// How much is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +42,16 @@ impl Config {
     fn outside(&self, env: &Env, extent: Extent, is_wrong: bool) -> Outside {
         let mut found = Outside::default();
         let storage = &self.storage;
-        found.wrong.extend(check_directory("storage.directory", &storage.directory).err());
+        match check_directory("storage.directory", &storage.directory) {
+            // A file system that failed is mounted so: a restart does not end what goes on in memory.
+            Err(Invalid { key, message })
+                if storage.volatile == Volatile::Accept && is_read_only(&storage.directory) =>
+            {
+                let words = format!("{message}. storage.volatile is accept: the log is in memory until then");
+                found.odd.push((key, words));
+            }
+            checked => found.wrong.extend(checked.err()),
+        }
         found.odd.extend(check_budget("storage.max_bytes", &storage.directory, storage.max_bytes));
         self.look_at_exporters(env, &mut found);
         self.look_at_listeners(env, &mut found);
