@@ -240,7 +240,7 @@ async fn a_certificate_of_another_satellite_than_the_logs_and_swapped_authoritie
     let exit = agent.command(&["validate"]).await;
     assert_eq!(exit.code, Some(0), "{exit:?}");
     for part in [
-        "warning: link.certificate_file: the certificate is of sat-2, and the log in",
+        "warning: link.certificate_file: the certificate is of sat-2, and counters.json in",
         "is of sat-1",
         "warning: link.station_ca_file",
         "were the authorities of satellites and stations swapped?",
