@@ -141,7 +141,7 @@ fn select(map: &mut Map, program: Program, notes: &mut Notes) -> Vec<Storage> {
         }
     }
     let section = if program == Program::Agent { &AGENT } else { &GROUND };
-    let is_known = |kind: &str| section.known.contains(&kind) || section.theirs.contains(&kind);
+    let is_known = |kind: &str| section.known.contains(&kind) || section.is_theirs(kind);
     let defined: Vec<String> = map
         .get("extensions")
         .and_then(Node::as_map)
