@@ -341,7 +341,7 @@ async fn a_backup_is_made_by_the_running_process_and_from_the_file_when_nothing_
     let output = copy("first.redb").await.unwrap();
     assert!(output.status.success() && text(&output).contains("first.redb"), "{}", text(&output));
     let output = copy("first.redb").await.unwrap();
-    assert!(!output.status.success() && text(&output).contains("there already"), "{}", text(&output));
+    assert!(!output.status.success() && text(&output).contains("exists already"), "{}", text(&output));
     running.stop().await;
     let output = copy("second.redb").await.unwrap();
     assert!(output.status.success(), "{}", text(&output));
