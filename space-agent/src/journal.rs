@@ -270,7 +270,8 @@ mod tests {
     use crate::config::LimiterConfig;
     use crate::lanes::{Lanes, LanesConfig};
     use crate::limiter::Limiter;
-    use crate::wal::{Volatile, WalConfig, WhenFull};
+    use crate::wal::WalConfig;
+    use crate::wal::config;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -296,17 +297,7 @@ mod tests {
             serde_json::from_str(r#"{"alarms": {"number": 1, "match": [{"severity": "error"}]}}"#).unwrap();
         let lanes: Lanes = lanes.lanes().unwrap();
         let rules = Arc::clone(&lanes.rules);
-        let config = WalConfig {
-            directory: "/log".into(),
-            satellite: None,
-            max_bytes: 1 << 30,
-            when_full: WhenFull::Refuse,
-            ballast: 0,
-            consumers: [("link".to_owned(), SignalSet::ALL)].into(),
-            lanes,
-            volatile: Volatile::Refuse,
-            volatile_bytes: 0,
-        };
+        let config = WalConfig { lanes, ..config("/log".as_ref(), &[("link", SignalSet::ALL)]) };
         let wal = Wal::open(config, Disk::new().env()).unwrap();
         let wal = Owner::new(Placement::Inline, "wal", wal).unwrap();
         let progress = watch::Sender::new(Progress { unsealed: Vec::new(), at: Instant::now() });

@@ -42,8 +42,8 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::lanes::Lanes;
-    use crate::wal::{Accepted, Volatile, WalConfig, WhenFull};
+    use crate::wal::Accepted;
+    use crate::wal::config;
 
     fn request() -> Accepted {
         let walked = Walked { items: 1, time: TimeRange { start: 1, end: 1 } };
@@ -53,17 +53,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_accepted_is_beside_the_log_a_minute_later_and_an_idle_agent_writes_nothing() {
         let disk = Disk::new();
-        let config = WalConfig {
-            directory: "/log".into(),
-            satellite: None,
-            max_bytes: 1 << 30,
-            when_full: WhenFull::Refuse,
-            ballast: 0,
-            consumers: [("link".to_owned(), SignalSet::ALL)].into(),
-            lanes: Lanes::default(),
-            volatile: Volatile::Refuse,
-            volatile_bytes: 0,
-        };
+        let config = config("/log".as_ref(), &[("link", SignalSet::ALL)]);
         let wal = Wal::open(config, disk.env()).unwrap();
         let wal = Owner::new(Placement::Inline, "wal", wal).unwrap();
         let told = watch::Sender::new(Progress { unsealed: Vec::new(), at: Instant::now() });

@@ -105,7 +105,6 @@ impl Spool {
 
     /// The spool as it is now, for work elsewhere.
     pub(super) fn snapshot(&mut self) -> Result<Snapshot, SpoolError> {
-        self.db.check_file()?;
         let read = self.db.snapshot()?;
         let held = Some(self.snapshots.token());
         Ok(Snapshot { read, decoded: self.contents().decoded.clone(), held })

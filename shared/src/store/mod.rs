@@ -376,7 +376,7 @@ impl<C: Contents> Database<C> {
 
     /// The tables as they are now, for work elsewhere. What goes wrong there is to be told with [`Database::note`].
     pub fn snapshot(&mut self) -> Result<ReadTransaction, StoreError> {
-        self.ensure_open()?;
+        self.check_file()?;
         let (db, _) = self.opened()?;
         let result = db.begin_read().map_err(StoreError::from);
         result.map_err(|error| self.noted(error))

@@ -67,13 +67,13 @@ impl Config {
             }
             for path in &file.idle {
                 match path.last().map(String::as_str) {
-                    Some("memory_limiter") => config.processors.memory_limiter = Default::default(),
+                    Some("memory_limiter") => {
+                        config.processors.memory_limiter = Default::default();
+                        config.fit_largest_request();
+                    }
                     Some("batch") => config.processors.batch = Default::default(),
                     _ => {}
                 }
-            }
-            if !file.idle.is_empty() {
-                config.fit_largest_request();
             }
             for problem in config.authorize() {
                 file.complain(problem);

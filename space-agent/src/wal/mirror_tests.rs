@@ -33,7 +33,7 @@ fn copied(bench: &Bench, wal: &mut Wal) -> Vec<u8> {
     content
 }
 
-/// Puts a backup back as operations.md says.
+/// Puts a backup back, and nothing of the front beside it.
 fn put_back(bench: &Bench, content: Vec<u8>) {
     bench.disk.put(&bench.file(), content);
     bench.disk.delete(&beside(bench, "journal.front"));
@@ -45,6 +45,12 @@ fn deliver(wal: &mut Wal, headers: &[Header]) {
         wal.custody().mark_sent(Slot::FIRST, header.id);
         wal.epochs().committed(LINK, Slot::FIRST, &[header.id]).unwrap();
     }
+}
+
+/// The same of what waits to be sealed.
+fn deliver_next(wal: &mut Wal) {
+    let header = seal(wal).unwrap().unwrap();
+    deliver(wal, &[header]);
 }
 
 fn drops(wal: &mut Wal) -> Vec<link::Drop> {
@@ -249,8 +255,7 @@ fn a_backup_from_before_deliveries_repeats_nothing_and_tells_the_rest() {
     append(&mut wal, 0..10);
     let copy = copied(&bench, &mut wal);
     append(&mut wal, 10..11);
-    let headers = [seal(&mut wal).unwrap().unwrap()];
-    deliver(&mut wal, &headers);
+    deliver_next(&mut wal);
     append(&mut wal, 11..14);
     let before = wal.summary();
     wal.close().unwrap();
@@ -266,8 +271,7 @@ fn a_log_that_is_gone_after_a_contact_leaves_no_gap_of_what_was_delivered() {
     let bench = Bench::new();
     let mut wal = bench.open();
     append(&mut wal, 0..4);
-    let headers = [seal(&mut wal).unwrap().unwrap()];
-    deliver(&mut wal, &headers);
+    deliver_next(&mut wal);
     // The contact closes.
     wal.keep_mirror(0);
     drop(wal);
@@ -315,8 +319,7 @@ fn a_log_that_is_gone_after_a_stop_in_order_and_had_nothing_left_is_no_gap() {
     let bench = Bench::new();
     let mut wal = bench.open();
     append(&mut wal, 0..4);
-    let headers = [seal(&mut wal).unwrap().unwrap()];
-    deliver(&mut wal, &headers);
+    deliver_next(&mut wal);
     wal.close().unwrap();
     bench.disk.delete(&bench.file());
     let mut wal = bench.open();
@@ -329,8 +332,7 @@ fn a_running_log_whose_directory_is_emptied_goes_on_counting() {
     let bench = Bench::new();
     let mut wal = bench.open();
     append(&mut wal, 0..20);
-    let headers = [seal(&mut wal).unwrap().unwrap()];
-    deliver(&mut wal, &headers);
+    deliver_next(&mut wal);
     append(&mut wal, 20..32);
     let before = wal.summary();
     let alarms = lines("perigee.wal.lost", || {

@@ -90,6 +90,8 @@ pub use recode::{Asked, Cannot, Recodable, Recoded, Recoder, Recoding, Sending};
 pub use scrub::{Scrub, Scrubbed};
 pub use seal::{Batch, BatchLimits, Encoding, SealError, Sealed, Segments, Unsealed};
 pub use state::Life;
+#[cfg(test)]
+pub(crate) use tests::config;
 pub use volatile::{InMemory, Volatile};
 
 use crate::lanes::Lanes;

@@ -16,7 +16,7 @@ use super::*;
 
 pub(super) const ALL: BatchLimits = BatchLimits { items: u64::MAX, raw: u64::MAX };
 
-pub(super) fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
+pub(crate) fn config(directory: &Path, consumers: &[(&str, SignalSet)]) -> WalConfig {
     WalConfig {
         directory: directory.to_owned(),
         satellite: Some("sat".to_owned()),

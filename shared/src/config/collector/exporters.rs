@@ -1,11 +1,10 @@
 //! `exporters`.
 
-use std::time::Duration;
-
 use super::Program;
 use super::names::{self, EXPORTERS, Section, kind, used_in_pipelines};
-use super::rules::{Act, Notes, Rules, Takes, apply, check, is_off};
+use super::rules::{Act, Notes, Rules, Takes, apply, check, is_off, lower};
 use crate::config::tree::{Entry, Map, Node, Value};
+use crate::export::config::RetryConfig;
 use crate::export::endpoint::is_loopback;
 use crate::units::parse_duration;
 
@@ -208,15 +207,6 @@ fn debug(settings: &mut Map) {
     lower(settings.get_mut("verbosity"));
 }
 
-/// What the Collector reads in letters of either case.
-pub(super) fn lower(word: Option<&mut Node>) {
-    if let Some(node) = word
-        && let Some(text) = node.as_text().map(str::to_lowercase)
-    {
-        *node = Node::plain(node.line, text);
-    }
-}
-
 /// `send_batch_max_size` of the batch processors that a pipeline uses: items in a request at most.
 fn batch_max_size(map: &Map, notes: &mut Notes) -> Option<(u64, String)> {
     let used = used_in_pipelines(map, "processors");
@@ -288,19 +278,21 @@ fn retries(key: &str, settings: &mut Map, notes: &mut Notes) {
 
 /// One interval that is written alone bounds the other, whose default stands beyond it.
 fn intervals(retry: &mut Map) {
-    const DEFAULTS: [(&str, &str, Duration); 2] = [
-        ("initial_interval", "max_interval", Duration::from_secs(30)),
-        ("max_interval", "initial_interval", Duration::from_secs(5)),
-    ];
-    for (written, other, default) in DEFAULTS {
-        let Some(node) = retry.get(written).filter(|_| retry.get(other).is_none()) else { continue };
-        let Some(interval) = node.as_text().and_then(|t| parse_duration(t).ok()) else { continue };
-        if interval > default && written == "initial_interval"
-            || interval < default && written == "max_interval"
-        {
-            let (line, node) = (node.line, node.clone());
-            retry.set(other, line, node);
-        }
+    const NAMES: [&str; 2] = ["initial_interval", "max_interval"];
+    let defaults = RetryConfig::default();
+    let (written, other) = match NAMES.map(|name| retry.get(name).is_some()) {
+        [true, false] => (NAMES[0], NAMES[1]),
+        [false, true] => (NAMES[1], NAMES[0]),
+        _ => return,
+    };
+    let Some(node) = retry.get(written).cloned() else { return };
+    let Some(interval) = node.as_text().and_then(|text| parse_duration(text).ok()) else { return };
+    let is_beyond = match other {
+        "max_interval" => interval > defaults.max_interval.0,
+        _ => interval < defaults.initial_interval.0,
+    };
+    if is_beyond {
+        retry.set(other, node.line, node);
     }
 }
 

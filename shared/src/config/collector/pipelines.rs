@@ -166,7 +166,7 @@ fn join(signal: &str, all: &[(Pipeline, Entry)], notes: &mut Notes) -> Entry {
     }
     receivers.sort();
     receivers.dedup();
-    // Of what is not there is spoken already.
+    // What is not there was reported already.
     let is_there = |part: &str, name: &String| !notes.removed.iter().any(|r| r[0] == part && r[1] == *name);
     receivers.retain(|name| is_there("receivers", name));
     exporters.retain(|name| is_there("exporters", name));

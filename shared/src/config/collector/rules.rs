@@ -133,6 +133,15 @@ pub(super) fn is_off(node: &Node) -> bool {
     }
 }
 
+/// What the Collector reads in letters of either case.
+pub(super) fn lower(word: Option<&mut Node>) {
+    if let Some(node) = word
+        && let Some(text) = node.as_text().map(str::to_lowercase)
+    {
+        *node = Node::plain(node.line, text);
+    }
+}
+
 /// Does with the keys of `section` what `rules` say.
 pub(super) fn apply(section: &str, map: &mut Map, rules: Rules, notes: &mut Notes) {
     for (name, act) in rules {

@@ -2,7 +2,7 @@
 
 use super::Program;
 use super::receivers::every_address;
-use super::rules::{Act, Notes, Rules, Takes, apply, check};
+use super::rules::{Act, Notes, Rules, Takes, apply, check, lower};
 use crate::config::tree::{Map, Node, Value};
 
 pub(super) const SERVICE: Rules = &[("extensions", Act::Silent)];
@@ -92,11 +92,7 @@ fn logs_of(logs: &mut Map, notes: &mut Notes) {
         logs.set("format", entry.line, Node::plain(entry.line, format));
     }
     apply("service.telemetry.logs", logs, LOGS, notes);
-    if let Some(level) = logs.get_mut("level")
-        && let Some(text) = level.as_text().map(str::to_lowercase)
-    {
-        *level = Node::plain(level.line, text);
-    }
+    lower(logs.get_mut("level"));
 }
 
 /// The address of the Prometheus reader.
@@ -104,9 +100,8 @@ fn read_by(readers: &Node, line: u64, metrics: &mut Map, default: &str, notes: &
     let key = "service.telemetry.metrics.readers";
     for reader in readers.as_list().into_iter().flatten() {
         let Some(prometheus) = reader.at(&["pull", "exporter", "prometheus"]) else {
-            let address = metrics.get("endpoint").and_then(Node::as_text).unwrap_or("localhost");
-            let address =
-                if address == "localhost" { format!("localhost:{default}") } else { address.to_owned() };
+            let address = metrics.get("endpoint").and_then(Node::as_text);
+            let address = address.map_or_else(|| format!("localhost:{default}"), str::to_owned);
             let message = format!(
                 "only the pull reader of prometheus is implemented: metrics are scraped at http://{address}/metrics"
             );
