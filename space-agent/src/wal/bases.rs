@@ -131,8 +131,10 @@ impl Bases<'_> {
         let said = self.0.notes.ground_reads.as_ref();
         let reads = |codec: Codec| said.map(|codecs| codecs.contains(&(codec as u32)));
         match codec {
-            Codec::ColumnsText if reads(codec) == Some(true) => codec,
-            Codec::ColumnsText | Codec::Columns if reads(Codec::Columns) != Some(false) => Codec::Columns,
+            Codec::ColumnsText | Codec::ColumnsTokens if reads(codec) == Some(true) => codec,
+            Codec::ColumnsText if reads(Codec::ColumnsTokens) == Some(true) => Codec::ColumnsTokens,
+            Codec::ZstdRows => codec,
+            _ if reads(Codec::Columns) != Some(false) => Codec::Columns,
             _ => Codec::ZstdRows,
         }
     }

@@ -109,7 +109,7 @@ enum Method {
     Alone,
     Kept,
     Pass,
-    /// Codec 3, which takes the text of logs apart.
+    /// Codec 4, which takes the text of logs apart.
     Text,
     TextKept,
 }

@@ -280,6 +280,7 @@ const fn codec(codec: Codec) -> &'static str {
     match codec {
         Codec::ZstdRows => "zstd_rows",
         Codec::Columns => "columns",
+        Codec::ColumnsTokens => "columns_tokens",
         Codec::ColumnsText => "columns_text",
     }
 }

@@ -171,17 +171,25 @@ pub fn rows(input: &[u8]) -> Good {
 pub fn columns(input: &[u8]) -> Good {
     let Some((length, payload)) = input.split_first_chunk() else { return false };
     let raw_len = u64::from(u32::from_le_bytes(*length)) % MOST as u64;
-    // A payload's first byte is its layout.
-    let codec = if payload.first() == Some(&2) { Codec::ColumnsText } else { Codec::Columns };
+    let codec = codec_of(payload);
     let Some(requests) = decoded(codec, payload, raw_len, None) else { return false };
     let total: u64 = requests.iter().map(|r| r.body.len() as u64).sum();
     assert!(total <= raw_len);
-    for codec in [Codec::Columns, Codec::ColumnsText] {
+    for codec in [Codec::Columns, Codec::ColumnsTokens, Codec::ColumnsText] {
         let again = encoded(codec, &requests, None);
         let back = decoded(codec, &again, total, None).expect("our own payload");
         assert!(back.iter().map(|r| r.body.len() as u64).sum::<u64>() <= total);
     }
     true
+}
+
+/// A payload's first byte is its layout.
+fn codec_of(payload: &[u8]) -> Codec {
+    match payload.first() {
+        Some(2) => Codec::ColumnsTokens,
+        Some(3) => Codec::ColumnsText,
+        _ => Codec::Columns,
+    }
 }
 
 fn decoded(codec: Codec, payload: &[u8], raw_len: u64, base: Option<&Base>) -> Option<Vec<Request>> {
@@ -206,7 +214,7 @@ pub fn bases(input: &[u8]) -> Good {
     let number = |at: usize| Some(u32::from_le_bytes(*input.get(at..)?.first_chunk()?) as usize);
     let (Some(length), Some(raw), Some(raw_behind)) = (number(0), number(4), number(8)) else { return false };
     let Some((base, payload)) = input[12..].split_at_checked(length) else { return false };
-    let codec = if base.first() == Some(&2) { Codec::ColumnsText } else { Codec::Columns };
+    let codec = codec_of(base);
     let Ok(Some(base)) = learn(&header(codec, base, (raw % MOST) as u64), base, None) else { return false };
     let raw_len = (raw_behind % MOST) as u64;
     let Some(requests) = decoded(codec, payload, raw_len, Some(&base)) else { return false };

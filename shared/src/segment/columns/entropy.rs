@@ -3,6 +3,8 @@
 //! A model and its inverse are one function over [`Coder`]: the encoder is given a value and hands it back, the decoder is
 //! given anything and hands back what was encoded. So the two directions cannot differ.
 //!
+//! What has few cases is a symbol, which takes one step where its bits would take four.
+//!
 //! The arithmetic coder is a carry-propagating range coder (G. N. N. Martin, 1979) with 64-bit state. A probability moves
 //! towards what was seen by 1/(n + 1.5), n being how often it was asked, up to a limit (as in M. Mahoney's lpaq).
 
@@ -51,6 +53,66 @@ impl Bit {
     }
 }
 
+/// How likely each of 16 symbols is: what lies below each, without what each has at least. In the place of the first, below which
+/// nothing lies, stands how often it was asked. All move towards the symbol that came (F. Giesen, "Mixing discrete probability
+/// distributions", 2015).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Symbols([i16; 16]);
+
+impl Symbols {
+    /// What each has at least, in 1/32,768, and what lies below all of them without that.
+    const LEAST: u64 = 8;
+    const WHOLE: i16 = ((1 << 15) - 16 * Self::LEAST) as i16;
+
+    pub(super) const NEW: Self = {
+        let mut below = [0; 16];
+        let mut n = 1;
+        while n < 16 {
+            below[n] = Self::WHOLE / 16 * n as i16;
+            n += 1;
+        }
+        Self(below)
+    };
+
+    /// Where a symbol begins and where it ends, in 1/32,768.
+    #[inline(always)]
+    fn bounds(&self, symbol: usize) -> [u64; 2] {
+        let below = |n: usize| match n {
+            0 => 0,
+            16 => 1 << 15,
+            n => self.0[n & 15] as u64 + n as u64 * Self::LEAST,
+        };
+        [below(symbol), below(symbol + 1)]
+    }
+
+    /// The symbol in which `at` lies.
+    #[inline(always)]
+    fn find(&self, at: i16) -> usize {
+        let mut symbol = 0;
+        for n in 1..16 {
+            symbol += i16::from(self.0[n] + n as i16 * Self::LEAST as i16 <= at);
+        }
+        symbol as usize
+    }
+
+    #[inline(always)]
+    fn learn(&mut self, symbol: usize) {
+        let count = self.0[0];
+        let rate = match count {
+            0 => 1,
+            1..3 => 2,
+            3..7 => 3,
+            7..16 => 4,
+            _ => 5,
+        };
+        for n in 1..16 {
+            let target = if n > symbol { Self::WHOLE } else { 0 };
+            self.0[n] += (target - self.0[n]) >> rate;
+        }
+        self.0[0] = (count + 1).min(16);
+    }
+}
+
 /// A part of a text that is taken apart.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Part<'a> {
@@ -82,6 +144,9 @@ pub(super) trait Coder {
         value: u64,
         place: impl Fn(u64) -> usize,
     ) -> u64;
+
+    /// One of 16 symbols.
+    fn symbol(&mut self, model: &mut Symbols, symbol: usize) -> usize;
 
     /// The lowest `bits` bits of a value, each as likely 0 as 1. At most 64.
     fn raw(&mut self, value: u64, bits: u32) -> u64;
@@ -338,6 +403,24 @@ impl Interval {
             self.range <<= 32;
         }
     }
+
+    #[inline(always)]
+    fn encode_symbol(&mut self, out: &mut Vec<u8>, model: &mut Symbols, symbol: usize) {
+        let [from, to] = model.bounds(symbol & 15);
+        model.learn(symbol & 15);
+        let part = self.range >> 15;
+        let (low, is_carried) = self.low.overflowing_add(part * from);
+        self.low = low;
+        if is_carried {
+            carry(out);
+        }
+        self.range = part * (to - from);
+        if self.range < 1 << 32 {
+            out.extend_from_slice(&((self.low >> 32) as u32).to_be_bytes());
+            self.low <<= 32;
+            self.range <<= 32;
+        }
+    }
 }
 
 /// Adds 1 to the number that the bytes are.
@@ -359,6 +442,12 @@ impl RangeEncoder {
     #[inline(always)]
     pub(super) fn encode(&mut self, model: &mut Bit, bit: bool) {
         self.interval.encode(&mut self.out, model, bit);
+    }
+
+    /// As [`Coder::symbol`].
+    #[inline(always)]
+    pub(super) fn symbol(&mut self, model: &mut Symbols, symbol: usize) {
+        self.interval.encode_symbol(&mut self.out, model, symbol);
     }
 
     /// As [`Coder::tree`].
@@ -475,6 +564,22 @@ impl<'a> RangeDecoder<'a> {
             self.range <<= 32;
         }
         bit
+    }
+
+    /// As [`Coder::symbol`].
+    #[inline(always)]
+    pub(super) fn symbol(&mut self, model: &mut Symbols) -> usize {
+        let part = self.range >> 15;
+        let symbol = model.find((self.code / part).min((1 << 15) - 1) as i16);
+        let [from, to] = model.bounds(symbol);
+        model.learn(symbol);
+        self.code -= part * from;
+        self.range = part * (to - from);
+        if self.range < 1 << 32 {
+            self.code = self.code << 32 | u64::from(self.word());
+            self.range <<= 32;
+        }
+        symbol
     }
 
     /// As [`Coder::tree`].

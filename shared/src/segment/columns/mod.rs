@@ -4,7 +4,7 @@
 //! requests ─▶ shred ─▶ rows: shape + values ─▶ forest, points ─▶ traces, points, rows ─▶ entropy ─▶ payload
 //! requests ◀─ build ◀─ rows: shape + values ◀──────────────────────── models ◀────────── entropy ◀─ payload
 //!
-//! payload = layout u8 = 1, or 2 for codec 3
+//! payload = layout u8 = 1, 2 for codec 3, 3 for codec 4
 //!         | length of the arithmetic code, length of the raw bits, number of text columns n    varints
 //!         | n × length of a text column                                                        varints
 //!         | arithmetic code | raw bits | one zstd frame over the text columns (none when there is no text)
@@ -31,7 +31,7 @@
 //! A segment that leans on another begins with the dictionaries, shapes, series and models that the other one ended with. Every
 //! model is bounded ([`state`], [`entropy`]), and a decoder takes from a budget for whatever it makes.
 //!
-//! Codec 3 is the same, but takes the text of logs apart too, see [`text`].
+//! Codecs 3 and 4 are the same, but take the text of logs apart too, see [`text`].
 //!
 //! Against what is usual: no column is compressed for itself, and there are no trials. One adaptive model for each place learns
 //! what a trial would find out, costs nothing when a segment is small, and goes on learning in the segments that lean on it.
@@ -72,7 +72,7 @@ pub use self::unpack::Payload;
 pub(super) use self::unpack::{Cursor, Unpacked, learn};
 
 use self::build::Nothing;
-use self::entropy::{Bit, BitWriter, Coder, Part, RangeEncoder};
+use self::entropy::{Bit, BitWriter, Coder, Part, RangeEncoder, Symbols};
 use self::schema::Message;
 use self::shred::Shredder;
 use self::state::{Context, N, State};
@@ -83,9 +83,10 @@ use crate::otlp::protobuf::put_varint;
 use crate::signal::Signal;
 use rustc_hash::FxHashMap;
 
-/// The layout of codec 2, the first byte of a payload; and that of codec 3, which is the same but for text.
+/// The layout of codec 2, the first byte of a payload; and those of codecs 3 and 4, which are the same but for text.
 pub(super) const LAYOUT: u8 = 1;
-pub(super) const LAYOUT_TEXT: u8 = 2;
+pub(super) const LAYOUT_TOKENS: u8 = 2;
+pub(super) const LAYOUT_TEXT: u8 = 3;
 
 /// What a decoder may spend for each byte of the raw length; what we write takes less than half of it.
 const BUDGET: u64 = 16;
@@ -140,7 +141,7 @@ impl Places {
     }
 }
 
-/// Writes a payload of codec 2, or of codec 3.
+/// Writes a payload of codec 2, or of a later one.
 #[derive(Debug)]
 pub struct Encoder {
     layout: u8,
@@ -155,14 +156,19 @@ impl Encoder {
         Self::of(LAYOUT, base)
     }
 
-    /// The same for codec 3, which takes text apart.
+    /// The same for codec 3, which takes text apart token by token.
+    pub fn with_tokens(base: Option<&Base>) -> Self {
+        Self::of(LAYOUT_TOKENS, base)
+    }
+
+    /// The same for codec 4, which takes text apart.
     pub fn with_text(base: Option<&Base>) -> Self {
         Self::of(LAYOUT_TEXT, base)
     }
 
     fn of(layout: u8, base: Option<&Base>) -> Self {
         let mut state = base.map_or_else(State::new, |b| b.state.clone());
-        state.begin(u64::MAX, usize::MAX, layout == LAYOUT_TEXT);
+        state.begin(u64::MAX, usize::MAX, layout);
         let places = base
             .map_or_else(|| Places::of(&state), |b| b.places.get_or_init(|| Places::of(&b.state)).clone());
         let entries = Arc::clone(&places.entries);
@@ -292,6 +298,12 @@ impl Coder for Writer {
         place: impl Fn(u64) -> usize,
     ) -> u64 {
         self.range.path(models, levels, value, place)
+    }
+
+    #[inline(always)]
+    fn symbol(&mut self, model: &mut Symbols, symbol: usize) -> usize {
+        self.range.symbol(model, symbol);
+        symbol
     }
 
     #[inline]

@@ -247,9 +247,9 @@ impl State {
     }
 
     /// Begins a segment that may spend and hold so much.
-    pub(super) fn begin(&mut self, budget: u64, memory: usize, text: bool) {
+    pub(super) fn begin(&mut self, budget: u64, memory: usize, layout: u8) {
         self.spans.clear();
-        self.numbers.text.begin(text, budget);
+        self.numbers.text.begin(layout, budget);
         (self.budget, self.memory) = (budget, memory);
         (self.unseen, self.look_at) = (0, LONG);
     }

@@ -392,7 +392,7 @@ fn messages_inside_one_another_without_end_are_refused() {
         Writer::new(LAYOUT, Vocabulary::new(&state.dictionaries, Places::of(&state).entries))
     };
     let mut state = State::new();
-    state.begin(u64::MAX, usize::MAX, false);
+    state.begin(u64::MAX, usize::MAX, LAYOUT);
     let mut shapes = Shapes::default();
     let mut inner = shapes.number(Message::Event, &[], |_| dictionary::Purpose::Other);
     for _ in 0..5000 {

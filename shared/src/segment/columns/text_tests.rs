@@ -1,4 +1,4 @@
-//! Codec 3: whatever text there is comes back byte by byte, and whatever is not ours is refused.
+//! Codecs 3 and 4: whatever text there is comes back byte by byte, and whatever is not ours is refused.
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -27,8 +27,10 @@ fn logs(bodies: impl IntoIterator<Item = String>) -> (Signal, Vec<u8>) {
     (Signal::Logs, prost::Message::encode_to_vec(&ExportLogsServiceRequest { resource_logs }))
 }
 
-fn encode(base: Option<&Base>, requests: &[(Signal, Vec<u8>)]) -> (Vec<u8>, Base) {
-    let mut encoder = Encoder::with_text(base);
+const LAYOUTS: [u8; 2] = [LAYOUT_TOKENS, LAYOUT_TEXT];
+
+fn encode(layout: u8, base: Option<&Base>, requests: &[(Signal, Vec<u8>)]) -> (Vec<u8>, Base) {
+    let mut encoder = Encoder::of(layout, base);
     for (signal, body) in requests {
         encoder.push(*signal, body).unwrap();
     }
@@ -62,9 +64,13 @@ fn assert_same(given: &[(Signal, Vec<u8>)], back: &[Request]) {
 }
 
 /// The payload, once what is in it has been compared with what was put in; and the base that both sides end with.
-fn there_and_back(base: Option<&[Base; 2]>, requests: &[(Signal, Vec<u8>)]) -> (Vec<u8>, [Base; 2]) {
-    let (payload, given) = encode(base.map(|b| &b[0]), requests);
-    let (back, learnt) = decode(LAYOUT_TEXT, base.map(|b| &b[1]), &payload, raw_len(requests)).unwrap();
+fn there_and_back(
+    layout: u8,
+    base: Option<&[Base; 2]>,
+    requests: &[(Signal, Vec<u8>)],
+) -> (Vec<u8>, [Base; 2]) {
+    let (payload, given) = encode(layout, base.map(|b| &b[0]), requests);
+    let (back, learnt) = decode(layout, base.map(|b| &b[1]), &payload, raw_len(requests)).unwrap();
     assert_same(requests, &back);
     (payload, [given, learnt])
 }
@@ -122,26 +128,28 @@ proptest! {
     fn prop_text_comes_back_in_segments_that_lean_on_one_another(seed in any::<u64>()) {
         let mut generator = Generator::new(seed);
         let mut base = None;
-        for n in 0..3 {
-            let requests = [lines(seed ^ n, 60), request(&mut generator), lines(seed, 20)];
-            base = Some(there_and_back(base.as_ref(), &requests).1);
+        for (n, layout) in [LAYOUT_TEXT, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_TEXT].into_iter().enumerate() {
+            let requests = [lines(seed ^ n as u64, 60), request(&mut generator), lines(seed, 20)];
+            base = Some(there_and_back(layout, base.as_ref(), &requests).1);
         }
     }
 
     #[test]
     fn prop_any_text_comes_back(bodies in prop::collection::vec("\\PC{0,40}|[0-9a-f:. -]{0,60}|(?s).{0,20}", 0..30)) {
-        there_and_back(None, &[logs(bodies)]);
+        for layout in LAYOUTS {
+            there_and_back(layout, None, &[logs(bodies.clone())]);
+        }
     }
 
     #[test]
     fn prop_changed_text_never_panics_and_never_yields_more_than_declared(
-        seed in any::<u64>(), at in any::<prop::sample::Index>(), bit in 0u8..8,
+        seed in any::<u64>(), at in any::<prop::sample::Index>(), bit in 0u8..8, which in 0..2usize,
     ) {
-        let requests = [lines(seed, 40)];
-        let (mut payload, _) = encode(None, &requests);
+        let (layout, requests) = (LAYOUTS[which], [lines(seed, 40), lines(seed, 40)]);
+        let (mut payload, _) = encode(layout, None, &requests);
         let at = at.index(payload.len());
         payload[at] ^= 1 << bit;
-        if let Ok((back, _)) = decode(LAYOUT_TEXT, None, &payload, raw_len(&requests)) {
+        if let Ok((back, _)) = decode(layout, None, &payload, raw_len(&requests)) {
             prop_assert!(back.iter().map(|r| r.body.len() as u64).sum::<u64>() <= raw_len(&requests));
         }
     }
@@ -150,24 +158,30 @@ proptest! {
 #[test]
 fn every_truncation_of_text_is_an_error() {
     let requests = [lines(5, 120)];
-    let (payload, _) = encode(None, &requests);
-    for cut in 0..payload.len() {
-        assert!(decode(LAYOUT_TEXT, None, &payload[..cut], raw_len(&requests)).is_err(), "cut at {cut}");
+    for layout in LAYOUTS {
+        let (payload, _) = encode(layout, None, &requests);
+        for cut in 0..payload.len() {
+            let back = decode(layout, None, &payload[..cut], raw_len(&requests));
+            assert!(back.is_err(), "layout {layout}, cut at {cut}");
+        }
     }
 }
 
 #[test]
 fn a_codec_does_not_read_the_layout_of_another() {
     let requests = [lines(6, 10)];
-    let (payload, _) = encode(None, &requests);
-    assert!(decode(LAYOUT, None, &payload, raw_len(&requests)).is_err());
+    for (layout, other) in [(LAYOUT_TEXT, LAYOUT), (LAYOUT_TEXT, LAYOUT_TOKENS), (LAYOUT_TOKENS, LAYOUT_TEXT)]
+    {
+        let (payload, _) = encode(layout, None, &requests);
+        assert!(decode(other, None, &payload, raw_len(&requests)).is_err());
+    }
 }
 
 #[test]
-fn codecs_2_and_3_lean_on_one_another() {
+fn codecs_2_to_4_lean_on_one_another() {
     let all = [lines(1, 50), lines(2, 50)];
     let mut base: Option<[Base; 2]> = None;
-    for layout in [LAYOUT, LAYOUT_TEXT, LAYOUT, LAYOUT_TEXT] {
+    for layout in [LAYOUT, LAYOUT_TEXT, LAYOUT_TOKENS, LAYOUT_TEXT, LAYOUT, LAYOUT_TOKENS] {
         let mut encoder = Encoder::of(layout, base.as_ref().map(|b| &b[0]));
         all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
         let (payload, given) = encoder.finish().unwrap();
@@ -181,7 +195,7 @@ fn codecs_2_and_3_lean_on_one_another() {
 #[test]
 fn a_nul_is_not_taken_for_a_number() {
     let all = [logs((0..40).map(|n| format!("n={n}")).chain(["n=\u{0}".to_owned()]))];
-    for layout in [LAYOUT, LAYOUT_TEXT] {
+    for layout in [LAYOUT, LAYOUT_TOKENS, LAYOUT_TEXT] {
         let mut encoder = Encoder::of(layout, None);
         all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
         let payload = encoder.finish().unwrap().0;
@@ -206,9 +220,9 @@ fn an_id_in_text_costs_little_beside_its_span() {
     let spans =
         (Signal::Traces, prost::Message::encode_to_vec(&ExportTraceServiceRequest { resource_spans }));
     let text = logs(ids.iter().map(|(trace, id)| format!("done trace_id={trace:032x} span_id={id:016x}")));
-    let alone = there_and_back(None, std::slice::from_ref(&spans)).0.len();
-    let both = there_and_back(None, &[text.clone(), spans]).0.len();
-    let text = there_and_back(None, &[text]).0.len();
+    let alone = there_and_back(LAYOUT_TEXT, None, std::slice::from_ref(&spans)).0.len();
+    let both = there_and_back(LAYOUT_TEXT, None, &[text.clone(), spans]).0.len();
+    let text = there_and_back(LAYOUT_TEXT, None, &[text]).0.len();
     assert!(text > 300 * 24, "{text}: ids are random");
     assert!(both - alone < 300 * 4, "{alone} alone, {both} with text");
 }
@@ -220,7 +234,7 @@ fn hostile_text_is_bounded() {
     // A template of its own for each line; one line of a megabyte; brackets without end.
     let templates = (0..20_000).map(|_| noise(60)).collect::<Vec<_>>();
     let all = [logs(templates), logs([noise(1 << 20)]), logs(["[{\"a\":".repeat(10_000)])];
-    let (payload, [base, _]) = there_and_back(None, &all);
+    let (payload, [base, _]) = there_and_back(LAYOUT_TEXT, None, &all);
     let plain = {
         let mut encoder = Encoder::new(None);
         all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
@@ -235,6 +249,35 @@ fn hostile_text_is_bounded() {
     assert!(base.size() < 16 << 20, "{} bytes", base.size());
 }
 
+/// More templates than chains are kept: what was learnt is forgotten on both sides alike.
+#[test]
+fn templates_without_end_come_back() {
+    let mut rng = SmallRng::seed_from_u64(11);
+    let words: Vec<String> = (0..60).map(|n| format!("word{}", "abcdefghij".repeat(n % 3 + 1))).collect();
+    let mut line = |n: usize| {
+        let template = (0..6).map(|_| words[rng.random_range(0..words.len())].as_str());
+        format!("{} {n} {}", template.collect::<Vec<_>>().join(" "), words[n % 60])
+    };
+    let all = [logs((0..20_000).map(&mut line))];
+    let (_, base) = there_and_back(LAYOUT_TEXT, None, &all);
+    there_and_back(LAYOUT_TEXT, Some(&base), &[logs((0..200).map(line))]);
+}
+
+/// Lines that say again what an earlier one said of the same thing cost a decision, not their values.
+#[test]
+fn a_line_that_ends_as_another_did_costs_little() {
+    let mut rng = SmallRng::seed_from_u64(12);
+    let states = ["half-installed", "unpacked", "half-configured", "installed"];
+    let mut package = |n: usize| {
+        let version =
+            format!("{}.{}.{}", rng.random_range(0..99), rng.random_range(0..99), rng.random::<u16>());
+        states.map(|state| format!("status {state} lib{}{n}:amd64 {version}", (b'a' + n as u8 % 26) as char))
+    };
+    let all = [logs((0..400).flat_map(&mut package))];
+    let [tokens, text] = LAYOUTS.map(|layout| there_and_back(layout, None, &all).0.len());
+    assert!(text < tokens * 9 / 10, "{text} bytes, {tokens} without");
+}
+
 /// `spool inspect --columns` says what text consists of, and its parts add up to the payload.
 #[test]
 fn the_account_of_text_names_kinds_and_templates() {
@@ -243,7 +286,7 @@ fn the_account_of_text_names_kinds_and_templates() {
         format!("level=info msg=\"took {}ms\" id={:016x}", rng.random_range(0..5000), rng.random::<u64>())
     };
     let (signal, body) = logs((0..400).map(line));
-    let (payload, _) = encode(None, &[(signal, body.clone())]);
+    let (payload, _) = encode(LAYOUT_TEXT, None, &[(signal, body.clone())]);
     let header = crate::segment::Header {
         id: crate::segment::SegmentId { epoch: 1, lane: crate::segment::Lane::BULK, sequence: 1 },
         codec: crate::segment::Codec::ColumnsText as u32,
@@ -279,7 +322,7 @@ fn logs_of_real_programs_come_back_and_take_less_than_in_codec_2() {
         let text = std::fs::read_to_string(&file).unwrap();
         // So small a sample is mostly words that are new: what is learnt of it shows in the segment that leans on it.
         let all = [logs(text.lines().map(str::to_owned))];
-        let (first, base) = there_and_back(None, &all);
+        let (first, base) = there_and_back(LAYOUT_TEXT, None, &all);
         let plain = {
             let mut encoder = Encoder::new(None);
             all.iter().for_each(|(signal, body)| encoder.push(*signal, body).unwrap());
@@ -287,6 +330,10 @@ fn logs_of_real_programs_come_back_and_take_less_than_in_codec_2() {
         };
         assert!(first.len() <= plain.len(), "{}: {} and {}", file.display(), first.len(), plain.len());
         let later = [logs(text.lines().map(|line| format!("{line} again")))];
-        assert!(there_and_back(Some(&base), &later).0.len() < first.len() / 2, "{}", file.display());
+        assert!(
+            there_and_back(LAYOUT_TEXT, Some(&base), &later).0.len() < first.len() / 2,
+            "{}",
+            file.display()
+        );
     }
 }

@@ -9,14 +9,14 @@ use bytes::Bytes;
 
 use super::build::{Builder, Built, Cursor as Place, Nothing, Rows};
 use super::costs::Costs;
-use super::entropy::{Bit, BitReader, Coder, Part, RangeDecoder};
+use super::entropy::{Bit, BitReader, Coder, Part, RangeDecoder, Symbols};
 use super::forest::Forest;
 use super::points::Metrics;
 use super::schema::Message;
 use super::shape::Shapes;
 use super::state::{MOST_DICTIONARIES, State};
 use super::traces::Given;
-use super::{BUDGET, Base, LAYOUT_TEXT};
+use super::{BUDGET, Base};
 use crate::compress::{WINDOW_LOG_MAX, zstd_reader};
 use crate::segment::{CodecError, MAX_PAYLOAD, Request};
 
@@ -277,6 +277,11 @@ impl Coder for Reader<'_, '_> {
         self.range.path(models, levels, place)
     }
 
+    #[inline(always)]
+    fn symbol(&mut self, model: &mut Symbols, _: usize) -> usize {
+        self.range.symbol(model)
+    }
+
     #[inline]
     fn raw(&mut self, _: u64, bits: u32) -> u64 {
         self.bits.take(bits)
@@ -442,7 +447,7 @@ fn walk(
     (raw_len, memory): (u64, usize),
     rows: &mut dyn Rows,
 ) -> Result<(), CodecError> {
-    state.begin(raw_len * BUDGET + (1 << 16), memory, reader.layout == LAYOUT_TEXT);
+    state.begin(raw_len * BUDGET + (1 << 16), memory, reader.layout);
     state.definitions(reader, &[], &Shapes::default(), &[])?;
     reader.account(Message::Span, 0);
     let forest = Forest::default();

@@ -1,30 +1,38 @@
-//! Text taken apart (codec 3): a line is tokens, each expected from those before it, and its values are expected by their place.
+//! Text taken apart: a line is tokens, each expected from those before it, and its values are expected by their place.
 //!
 //! ```text
-//! text  = was it taken apart? one decision; then token by token to END, or else as in codec 2
+//! text  = was it taken apart? one decision; then chain, value, chain, value to END, or else as in codec 2
+//! chain = one that came at this place before, or else token by token to the next value; codec 3 has none and takes each token so
 //! token = one that followed the same tokens before, or the number of a known word, or 0, a length and the word's bytes
 //! value = behind its kind's token: near the record's own time, the last one in its place, one of a few, an id that is known
 //! ```
 //!
-//! Nobody keeps a list of templates: what a template would say stands in the cells of the [`predict`]or. A line's *skeleton* is
-//! a hash of its tokens so far, in which kinds stand for values and one mark for every word at a place that has had many. So a
-//! place in a template is a hash, what a template fixes costs a hundredth of a bit a token, and a million templates take no more
-//! memory than ten.
+//! Nobody keeps a list of templates: what a template would say stands in the [`chains`] and in the cells of the [`predict`]or. A
+//! line's *skeleton* is a hash of its tokens so far, in which kinds stand for values and one mark for every word at a place that
+//! has had many. So a place in a template is a hash, what a template fixes costs a hundredth of a bit a gap between values, and a
+//! million templates take no more memory than ten. A line may also end as an earlier one that had the same values ([`tails`]).
 
+mod chains;
 mod digits;
 mod ids;
+mod lines;
+mod meters;
 mod predict;
+mod tails;
 mod time;
 mod tokens;
 mod values;
 mod words;
 
+use self::chains::{Chains, State};
 use self::ids::{Ids, Own};
 use self::predict::{Hit, Predictor, mix};
+use self::tails::{Fork, Tails};
 use self::tokens::{END, Kind, LONGEST_WORD, NEW, Splitter, Token, WORDS};
 use self::values::Slots;
 use self::words::Words;
 use super::entropy::{Coder, Part};
+use super::{LAYOUT, LAYOUT_TEXT};
 use crate::segment::CodecError;
 
 /// Longer texts are not taken apart.
@@ -59,6 +67,8 @@ struct Fit {
 pub(super) struct Text {
     /// Whether this segment's text is taken apart at all.
     apart: bool,
+    /// Whether that is by chains.
+    by_chains: bool,
     around: Around,
     limit: u64,
     ids: Ids,
@@ -70,6 +80,10 @@ pub(super) struct Text {
 #[derive(Debug, Clone, Default)]
 struct Known {
     predictor: Predictor,
+    chains: Chains,
+    tails: Tails,
+    /// Of the line that is coded.
+    forks: Vec<Fork>,
     words: Words,
     slots: Slots,
     fits: Vec<Fit>,
@@ -78,8 +92,9 @@ struct Known {
 
 impl Text {
     /// Begins a segment, which comes to at most `limit` bytes.
-    pub(super) fn begin(&mut self, apart: bool, limit: u64) {
-        self.apart = apart;
+    pub(super) fn begin(&mut self, layout: u8, limit: u64) {
+        self.apart = layout != LAYOUT;
+        self.by_chains = layout == LAYOUT_TEXT;
         self.limit = limit;
         self.around = Around::default();
         self.ids.begin();
@@ -87,7 +102,8 @@ impl Text {
 
     /// Bytes that it takes.
     pub(super) fn size(&self) -> usize {
-        let known = |k: &Known| Predictor::SIZE + k.words.size() + Slots::SIZE;
+        let known =
+            |k: &Known| Predictor::SIZE + Tails::SIZE + k.chains.size() + k.words.size() + Slots::SIZE;
         self.known.as_deref().map_or(0, known) + self.ids.size()
     }
 
@@ -116,18 +132,34 @@ impl Text {
         if !self.apart {
             return Ok(false);
         }
-        let Self { around, limit, ids, known, .. } = self;
+        let Self { around, limit, ids, known, by_chains, .. } = self;
         let known = known.get_or_insert_default();
+        known.predictor.by_chains = *by_chains;
         let mut tokens = std::mem::take(&mut known.tokens);
         let fits = C::ENCODES && known.fits(column, text, around.time, &mut tokens);
         let fits = known.predictor.bit(coder, mix(1, column as u64), fits);
         let mut coded = Ok(());
         if fits {
             let skeleton = mix(mix(2, column as u64), around.kind);
-            let last = [column as u32, END];
-            let mut line =
-                Line { column, around, known, ids, text, out, skeleton, last, key: 0, variable: 0 };
-            coded = line.code(coder, &tokens, *limit);
+            let state = State { skeleton, last: [column as u32, END], key: 0 };
+            let mut line = Line {
+                column,
+                around,
+                known,
+                ids,
+                text,
+                out,
+                state,
+                variable: 0,
+                values: 0,
+                count: 0,
+                missed: false,
+            };
+            coded = if *by_chains {
+                line.by_chains(coder, &tokens, *limit)
+            } else {
+                line.code(coder, &tokens, *limit)
+            };
         }
         if let Some(known) = &mut self.known {
             known.tokens = tokens;
@@ -172,14 +204,15 @@ struct Line<'a> {
     /// What is encoded.
     text: &'a [u8],
     out: &'a mut Vec<u8>,
-    /// A hash of the tokens so far, see the module.
-    skeleton: u64,
-    /// The last two tokens.
-    last: [u32; 2],
-    /// The last token, if it says something about what follows.
-    key: u64,
+    state: State,
     /// A hash of the last value.
     variable: u64,
+    /// A hash of all values so far but times.
+    values: u64,
+    /// How many values that is, times included.
+    count: u64,
+    /// Whether the last token was one that did not follow here before.
+    missed: bool,
 }
 
 impl Line<'_> {
@@ -215,7 +248,7 @@ impl Line<'_> {
     fn account<C: Coder>(&self, coder: &mut C, id: u32, start: usize) {
         let part = match Kind::from_number(id) {
             Some(kind) => Part::Value(kind.name()),
-            None if id == NEW || self.key == MARK => Part::Value("word"),
+            None if id == NEW || self.state.key == MARK => Part::Value("word"),
             None => Part::Fixed(&self.out[start..]),
         };
         coder.part(self.column, part);
@@ -229,9 +262,8 @@ impl Line<'_> {
             // It may have become known earlier in this line.
             id = self.known.words.find(given).unwrap_or(NEW);
         }
-        let [last, before] = self.last.map(u64::from);
         let predictor = &mut self.known.predictor;
-        let pair = predictor.pair([mix(self.skeleton, 3), mix(mix(last, before), 4)]);
+        let pair = predictor.pair(self.state.contexts());
         let variable = predictor.is_variable(pair);
         let mut likely = false;
         let id = match predictor.code(coder, 0, pair, id) {
@@ -241,10 +273,11 @@ impl Line<'_> {
             }
             Hit::Other(id) => id,
             Hit::Missed => {
+                self.missed = true;
                 let id = self.unexpected(coder, variable, id, given)?;
                 if id == NEW {
-                    self.last = [NEW, self.last[0]];
-                    self.skeleton = mix(self.skeleton, MARK);
+                    self.state.last = [NEW, self.state.last[0]];
+                    self.state.skeleton = mix(self.state.skeleton, MARK);
                     return Ok(NEW);
                 }
                 self.known.predictor.learn(pair, id);
@@ -255,14 +288,15 @@ impl Line<'_> {
         if id >= WORDS {
             const UNKNOWN: CodecError = CodecError::Damaged("a word that is not known");
             self.known.words.append(id, self.out).ok_or(UNKNOWN)?;
-            self.key = if variable && !likely { MARK } else { mark };
+            self.state.key = if variable && !likely { MARK } else { mark };
             if variable {
                 self.variable = mix(9, mark);
+                self.values = mix(self.values, self.variable);
                 mark = MARK;
             }
         }
-        self.skeleton = mix(self.skeleton, mark);
-        self.last = [id, self.last[0]];
+        self.state.skeleton = mix(self.state.skeleton, mark);
+        self.state.last = [id, self.state.last[0]];
         Ok(id)
     }
 
@@ -276,7 +310,7 @@ impl Line<'_> {
         given: &[u8],
     ) -> Result<u32, CodecError> {
         let (predictor, words, column) = (&mut self.known.predictor, &mut self.known.words, self.column);
-        let context = if variable { mix(self.skeleton, 5) } else { mix(column as u64, 6) };
+        let context = if variable { mix(self.state.skeleton, 5) } else { mix(column as u64, 6) };
         let choice = if id == NEW { 0 } else { u64::from(id) + 1 };
         let choice = predictor.number(coder, context, 16, choice);
         if choice > 0 {
@@ -303,7 +337,7 @@ impl Line<'_> {
         const WRONG: CodecError = CodecError::Damaged("a value in text");
         let kind = Kind::from_number(id).ok_or(WRONG)?;
         let place = values::Place {
-            slot: mix(mix(self.skeleton, self.key), u64::from(id)),
+            slot: mix(mix(self.state.skeleton, self.state.key), u64::from(id)),
             variable: self.variable,
             time: self.around.time,
         };
@@ -339,8 +373,10 @@ impl Line<'_> {
         debug_assert!(
             !C::ENCODES || token.is_none_or(|t| out.ends_with(&self.text[t.start as usize..t.end as usize]))
         );
+        self.count += 1;
         if !matches!(kind, Kind::Time(_) | Kind::Epoch { .. } | Kind::EpochFraction { .. }) {
             self.variable = mix(10, value);
+            self.values = mix(self.values, self.variable);
         }
         Ok(())
     }

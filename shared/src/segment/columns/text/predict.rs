@@ -1,6 +1,7 @@
 //! What comes next, by what came next before: cells that are found by a hash of what precedes.
 
 use super::super::entropy::{Bit, Coder};
+use super::meters::Meters;
 
 const EMPTY: u32 = u32::MAX;
 
@@ -80,8 +81,14 @@ const fn steps(bounds: [usize; 6], first: u8, by: u8) -> [u8; 256] {
     all
 }
 
+/// Misses behind which a place is variable, without chains and with them: a place has as many chains without a miss.
+const VARIABLE: [u8; 2] = [6, 12];
+
 /// Contexts that are kept, a power of two.
 const CELLS: usize = 1 << 16;
+
+/// Bits that are expected of a number at most that a meter measures.
+const MEASURED: u32 = 6;
 
 /// Small decisions that are kept, a power of two.
 const BITS: usize = 1 << 17;
@@ -104,6 +111,11 @@ pub(super) struct Predictor {
     /// Whether the first of a pair of cells is right: by both states and whether the cells agree.
     first: Box<[[[Bit; STATES]; STATES]; 8]>,
     others: Box<[[Bit; STATES]; 32]>,
+    /// Whether the segment is of codec 4: what follows is for that alone.
+    pub(super) by_chains: bool,
+    /// Whether it is any of the others.
+    among: [[Bit; STATES]; 4],
+    meters: Meters,
 }
 
 impl Default for Predictor {
@@ -113,6 +125,9 @@ impl Default for Predictor {
             bits: table(Bit::NEW),
             first: table([[Bit::NEW; STATES]; STATES]),
             others: table([Bit::NEW; STATES]),
+            by_chains: false,
+            among: [[Bit::NEW; STATES]; 4],
+            meters: Meters::default(),
         }
     }
 }
@@ -131,7 +146,7 @@ pub(super) enum Hit {
 }
 
 impl Predictor {
-    pub(super) const SIZE: usize = CELLS * size_of::<Cell>() + BITS * size_of::<Bit>();
+    pub(super) const SIZE: usize = CELLS * size_of::<Cell>() + BITS * size_of::<Bit>() + Meters::SIZE;
 
     #[inline(always)]
     fn find(&mut self, context: u64) -> u16 {
@@ -147,13 +162,19 @@ impl Predictor {
     /// The cells of two contexts.
     #[inline(always)]
     pub(super) fn pair(&mut self, contexts: [u64; 2]) -> Pair {
-        Pair(contexts.map(|c| self.find(c)))
+        let [a, b] = contexts;
+        Pair([self.find(a), self.find(b)])
     }
 
     /// Whether many different ones followed the first of two contexts, so that what follows it tells little.
     #[inline(always)]
     pub(super) fn is_variable(&self, pair: Pair) -> bool {
-        self.cells[usize::from(pair.0[0])].misses >= 6
+        self.cells[usize::from(pair.0[0])].misses >= VARIABLE[usize::from(self.by_chains)]
+    }
+
+    /// Whether anything followed the first of two contexts.
+    pub(super) fn is_known(&self, pair: Pair) -> bool {
+        self.cells[usize::from(pair.0[0])].values[0] != EMPTY
     }
 
     /// A value that is likely after either of two contexts, the one that tells more first. `of` keeps kinds of values apart, it
@@ -176,6 +197,12 @@ impl Predictor {
             }
         }
         let (one, other) = (*one, *other);
+        if self.by_chains {
+            let known = one.values[1..].contains(&value) || other.values.contains(&value);
+            if !coder.bit(&mut self.among[of & 3][states[0]], known && value != EMPTY) {
+                return Hit::Missed;
+            }
+        }
         match self.rest(coder, of, [one, other], states, value) {
             Some(value) => {
                 self.learn(pair, value);
@@ -233,6 +260,9 @@ impl Predictor {
 
     /// A number: its length, then so many bits of it below the first, are expected; the rest is raw.
     pub(super) fn number<C: Coder>(&mut self, coder: &mut C, context: u64, expected: u32, value: u64) -> u64 {
+        if self.by_chains && expected <= MEASURED {
+            return self.meters.code(coder, context, value);
+        }
         let length = u64::from(64 - value.leading_zeros());
         let length = (self.tree(coder, context, 7, length) as u32).min(64);
         if length < 2 {

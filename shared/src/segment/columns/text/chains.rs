@@ -1,0 +1,295 @@
+//! Chains: what stood between two values of a line before, found by the place where it begins.
+//!
+//! The fixed text of a template is a chain for each gap between its values. Which of the chains that were met at a place comes is
+//! a decision or two however long it is, so a line costs as many as it has values, not as it has words.
+
+use super::super::entropy::{Bit, Coder, Symbols};
+use super::predict::{mix, table};
+
+/// Places that are told apart, a power of two.
+const JOINTS: usize = 1 << 12;
+
+/// Chains that are kept, and bytes of all of them. When one more comes, all are forgotten: what is in use is soon there again.
+const MOST: usize = 1 << 13;
+const MOST_BYTES: usize = 1 << 18;
+
+/// Bytes of a chain; longer text is several.
+pub(super) const LONGEST: usize = 1 << 10;
+
+/// Bytes of a short chain.
+const SHORT: usize = 32;
+
+/// Chains that are kept of a place: one symbol says which, or that it is none.
+const HELD: usize = 15;
+
+/// When so many begin at a place, new ones end where they differ from others.
+const CROWD: u8 = 6;
+
+/// Values before a place by which its chains are expected, a power of two.
+const VALUES: usize = 8;
+
+const NO_CHAIN: u16 = u16::MAX;
+
+/// What follows a chain is a token of any kind.
+pub(super) const ANY: u32 = u32::MAX;
+
+/// What follows a chain is another one.
+pub(super) const MORE: u32 = u32::MAX - 1;
+
+/// How far a line is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct State {
+    /// A hash of the tokens so far, see the module above.
+    pub(super) skeleton: u64,
+    /// The last two tokens.
+    pub(super) last: [u32; 2],
+    /// The last token, if it says something about what follows.
+    pub(super) key: u64,
+}
+
+impl State {
+    /// By what the next token is expected.
+    #[inline(always)]
+    pub(super) fn contexts(self) -> [u64; 2] {
+        let [last, before] = self.last.map(u64::from);
+        [mix(self.skeleton, 3), mix(mix(last, before), 4)]
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chain {
+    start: u32,
+    length: u16,
+    /// The chain that came here next time, behind the same value.
+    follower: u16,
+    pub(super) repeats: Repeats,
+    /// Tokens that it has.
+    pub(super) tokens: u16,
+    /// What follows it: the kind of a value, END, [`ANY`] or [`MORE`].
+    pub(super) next: u32,
+    /// How far the line is behind it, the kind of the value included.
+    pub(super) state: State,
+}
+
+/// Whether a line goes on behind a chain as an earlier line did.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Repeats {
+    pub(super) model: Bit,
+    /// How often it did lately.
+    credit: u8,
+    /// How often it is still worth while to look.
+    looks: u8,
+    rest: u8,
+}
+
+impl Repeats {
+    const NEW: Self = Self { model: Bit::NEW, credit: 4, looks: 16, rest: 0 };
+
+    /// Whether to look; where that has long been in vain, now and then.
+    #[inline(always)]
+    pub(super) const fn looks(&mut self) -> bool {
+        if self.looks == 0 {
+            self.rest = self.rest.wrapping_add(1);
+            if self.rest > 0 {
+                return false;
+            }
+            self.looks = Self::NEW.looks;
+        }
+        self.looks -= 1;
+        true
+    }
+
+    /// Whether it is likely enough to be asked.
+    pub(super) const fn is_likely(self) -> bool {
+        self.credit > 1
+    }
+
+    pub(super) fn learn(&mut self, repeated: bool) {
+        if repeated {
+            self.looks = 64;
+            self.credit = (self.credit + 4).min(16);
+        } else {
+            self.credit = self.credit.saturating_sub(1);
+        }
+    }
+}
+
+/// A place where chains begin.
+#[derive(Debug, Clone, Copy)]
+struct Joint {
+    check: u32,
+    used: u8,
+    /// Which chain the next one replaces, when there is no room.
+    oldest: u8,
+    chains: [u16; HELD],
+    /// Some bits of a hash of the value before, and the chain that last came behind it.
+    behind: [(u16, u16); VALUES],
+    /// Whether the chain is the one that followed before.
+    follows: Bit,
+    /// Which chain it is, or [`HELD`] for none.
+    which: Symbols,
+}
+
+impl Joint {
+    const NEW: Self = Self {
+        check: 0,
+        used: 0,
+        oldest: 0,
+        chains: [0; HELD],
+        behind: [(0, NO_CHAIN); VALUES],
+        follows: Bit::NEW,
+        which: Symbols::NEW,
+    };
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Chains {
+    joints: Box<[Joint; JOINTS]>,
+    all: Vec<Chain>,
+    /// Their bytes, one behind the other, and behind them [`SHORT`] zeros.
+    bytes: Vec<u8>,
+}
+
+impl Default for Chains {
+    fn default() -> Self {
+        Self { joints: table(Joint::NEW), all: Vec::new(), bytes: vec![0; SHORT] }
+    }
+}
+
+impl Chains {
+    pub(super) const fn size(&self) -> usize {
+        JOINTS * size_of::<Joint>() + self.all.len() * size_of::<Chain>() + self.bytes.len()
+    }
+
+    /// The place that a line has come to.
+    #[inline(always)]
+    fn joint(&mut self, skeleton: u64) -> usize {
+        let at = (skeleton >> 40) as usize % JOINTS;
+        let check = skeleton as u32;
+        if self.joints[at].check != check {
+            self.joints[at] = Joint { check, ..Joint::NEW };
+        }
+        at
+    }
+
+    /// Whether many chains begin at a place.
+    pub(super) fn is_crowded(&mut self, skeleton: u64) -> bool {
+        let at = self.joint(skeleton);
+        self.joints[at].used >= CROWD
+    }
+
+    pub(super) fn repeats(&mut self, chain: u16) -> Option<&mut Repeats> {
+        self.all.get_mut(usize::from(chain)).map(|c| &mut c.repeats)
+    }
+
+    fn text(&self, chain: &Chain) -> &[u8] {
+        &self.bytes[chain.start as usize..][..usize::from(chain.length)]
+    }
+
+    /// The chain that comes at a place behind `value`, and its number; its text is appended to `out`. `None` if none of them does,
+    /// and it is to be told to [`Chains::learn`]. The encoder takes one that `fits`.
+    #[inline(always)]
+    pub(super) fn code<C: Coder>(
+        &mut self,
+        coder: &mut C,
+        skeleton: u64,
+        value: u64,
+        fits: impl Fn(&Chain, &[u8]) -> bool,
+        out: &mut Vec<u8>,
+    ) -> Option<(u16, Chain)> {
+        let at = self.joint(skeleton);
+        let used = usize::from(self.joints[at].used).min(HELD);
+        if used == 0 {
+            return None;
+        }
+        let mut given = HELD;
+        if C::ENCODES {
+            let fits = |n: &u16| self.all.get(usize::from(*n)).is_some_and(|c| fits(c, self.text(c)));
+            given = self.joints[at].chains[..used].iter().position(fits).unwrap_or(HELD);
+        }
+        let joint = &mut self.joints[at];
+        let behind = &mut joint.behind[(value >> 61) as usize % VALUES];
+        let previous = if behind.0 == (value >> 32) as u16 { behind.1 } else { NO_CHAIN };
+        let follower = self.all.get(usize::from(previous)).map_or(NO_CHAIN, |c| c.follower);
+        let expected = joint.chains[..used].iter().position(|n| *n == follower);
+        let mut n = expected.unwrap_or(HELD);
+        if expected.is_none() || !coder.bit(&mut joint.follows, given == n) {
+            n = coder.symbol(&mut joint.which, given);
+        }
+        let number = *joint.chains[..used].get(n)?;
+        *behind = ((value >> 32) as u16, number);
+        if number != follower
+            && let Some(previous) = self.all.get_mut(usize::from(previous))
+        {
+            previous.follower = number;
+        }
+        let chain = *self.all.get(usize::from(number))?;
+        let (start, length) = (chain.start as usize, usize::from(chain.length));
+        // Most are short, and a copy whose length is fixed needs no call.
+        match self.bytes[start..].first_chunk::<SHORT>() {
+            Some(more) if length <= SHORT => {
+                let end = out.len() + length;
+                out.extend_from_slice(more);
+                out.truncate(end);
+            }
+            _ => out.extend_from_slice(&self.bytes[start..start + length]),
+        }
+        Some((number, chain))
+    }
+
+    /// Keeps a chain that came at a place behind `value`: its text and how many tokens that is, what follows it, and how far the
+    /// line is then.
+    pub(super) fn learn(
+        &mut self,
+        skeleton: u64,
+        value: u64,
+        (text, tokens): (&[u8], u16),
+        next: u32,
+        state: State,
+    ) {
+        let start = self.bytes.len() - SHORT;
+        if self.all.len() >= MOST || start + text.len() > MOST_BYTES {
+            *self = Self::default();
+            return;
+        }
+        self.bytes.truncate(start);
+        self.bytes.extend_from_slice(text);
+        self.bytes.resize(self.bytes.len() + SHORT, 0);
+        let (number, length) = (self.all.len() as u16, text.len() as u16);
+        let (start, follower, repeats) = (start as u32, NO_CHAIN, Repeats::NEW);
+        self.all.push(Chain { start, length, follower, repeats, tokens, next, state });
+        let at = self.joint(skeleton);
+        let (before, held) = (usize::from(self.joints[at].used).min(HELD), self.joints[at].chains);
+        let joint = &mut self.joints[at];
+        let mut used = 0;
+        for n in &held[..before] {
+            // Where a line is looked at again behind this text, chains that go beyond it are of no use.
+            let old = &self.all[usize::from(*n)];
+            if next < MORE || !self.bytes[old.start as usize..][..usize::from(old.length)].starts_with(text) {
+                joint.chains[used] = *n;
+                used += 1;
+            }
+        }
+        if used < before {
+            joint.which = Symbols::NEW;
+        }
+        let place = if used < HELD {
+            joint.used = used as u8 + 1;
+            used
+        } else {
+            joint.oldest = (joint.oldest + 1) % HELD as u8;
+            usize::from(joint.oldest)
+        };
+        joint.chains[place] = number;
+        let behind = &mut joint.behind[(value >> 61) as usize % VALUES];
+        let check = (value >> 32) as u16;
+        if behind.0 == check
+            && let Some(previous) = self.all.get_mut(usize::from(behind.1))
+        {
+            previous.follower = number;
+        }
+        *behind = (check, number);
+    }
+}
