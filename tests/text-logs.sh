@@ -16,7 +16,7 @@
 # | dpkg       | nothing: the log that is there                                    | dpkg.log                                         |
 # | journal    | nothing: systemd's journal, its last 20,000 lines                 | journal.log                                      |
 #
-# It says what it leaves out, why, and what would help; a source that fails leaves no file and the others go on. Takes about six
+# It says what it leaves out, why, and what would help; a source that fails leaves no file and the others go on. Takes about five
 # minutes once the programs are built: tests/backends.sh builds the Collector, Jaeger and Prometheus.
 # PERIGEE_BIN_DIR names a folder with space-agent and ground-station; without it the release binaries of this tree are used.
 # PYTHON names the interpreter (python3).
@@ -81,7 +81,7 @@ capture_python() {
 capture_java() {
   local libraries=$work/java/libraries
   have java mvn || { left_out "the Java service" "no java or no mvn: install Java 17 or later and Maven"; return; }
-  mvn -q -B -Dstyle.color=never -f "$here/java/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$libraries" ||
+  mvn -q -B -f "$here/java/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$libraries" ||
     { left_out "the Java service" "Maven got no libraries; the reason stands above"; return; }
   run java "-Ddirectory=$work/java" "-Dlogback.configurationFile=$here/java/logback.xml" -cp "$libraries/*" "$here/java/Shop.java" \
     "$work/java" 1200 || { left_out "the Java service" "it failed; the reason stands above (it takes Java 17 or later)"; return; }
