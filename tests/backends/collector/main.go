@@ -1,6 +1,6 @@
 // The OpenTelemetry Collector that Perigee is measured against: an OTLP receiver, OTLP exporters, the queue on
-// disk (file_storage) and the metrics of the host, nothing else. The bench runs it with collector.yaml beside it,
-// and test_hostmetrics.py with a configuration of its own.
+// disk (file_storage) and the metrics of the host, nothing else but the debug exporter, which only tests/text-logs.sh
+// uses. The bench runs it with collector.yaml beside it, and test_hostmetrics.py with a configuration of its own.
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/collector/confmap/provider/envprovider"
 	"go.opentelemetry.io/collector/confmap/provider/fileprovider"
 	"go.opentelemetry.io/collector/exporter"
+	"go.opentelemetry.io/collector/exporter/debugexporter"
 	"go.opentelemetry.io/collector/exporter/otlpexporter"
 	"go.opentelemetry.io/collector/exporter/otlphttpexporter"
 	"go.opentelemetry.io/collector/extension"
@@ -27,7 +28,9 @@ func factories() (otelcol.Factories, error) {
 	if err != nil {
 		return otelcol.Factories{}, err
 	}
-	exporters, err := otelcol.MakeFactoryMap[exporter.Factory](otlpexporter.NewFactory(), otlphttpexporter.NewFactory())
+	exporters, err := otelcol.MakeFactoryMap[exporter.Factory](
+		otlpexporter.NewFactory(), otlphttpexporter.NewFactory(), debugexporter.NewFactory(),
+	)
 	if err != nil {
 		return otelcol.Factories{}, err
 	}

@@ -36,8 +36,8 @@ const SMALL: usize = 256;
 const START: u64 = 1_750_000_000_000_000_000;
 const APART: u64 = 1_000_003;
 
-/// Rows for the files `*.log` in `directory`, those of the service also beside its spans, and for hostile text. Empty if there are no
-/// such files.
+/// Rows for the files `*.log` in `directory`, and for hostile text. A log `SERVICE.log` or `SERVICE-FORMAT.log` is also measured beside
+/// the spans of `SERVICE.spans`. Empty if there are no logs.
 pub(crate) fn run(directory: &Path) -> anyhow::Result<Vec<Row>> {
     let entries = std::fs::read_dir(directory).with_context(|| format!("{}", directory.display()))?;
     let mut files = entries.map(|e| Ok(e?.path())).collect::<std::io::Result<Vec<PathBuf>>>()?;
@@ -51,8 +51,9 @@ pub(crate) fn run(directory: &Path) -> anyhow::Result<Vec<Row>> {
         let lines: Vec<&str> = text.lines().collect();
         let best = references(&lines)?;
         rows.push(row(&name, &lines, None, &best)?);
-        let spans = directory.join("service.spans");
-        if name.starts_with("service-") && spans.is_file() {
+        let service = name.split('-').next().unwrap_or_default();
+        let spans = directory.join(format!("{service}.spans"));
+        if spans.is_file() {
             let spans = std::fs::read_to_string(spans)?;
             rows.push(row(&format!("{name} + spans"), &lines, Some(&spans), &best)?);
         }
@@ -248,7 +249,7 @@ fn stream(lines: &[&str], spans: Option<&str>) -> anyhow::Result<Stream> {
     Ok(Stream { pieces, items })
 }
 
-/// A line of service.spans: trace, span, parent or -, start and end in ns, name.
+/// A line of `SERVICE.spans`: trace, span, parent or -, start and end in ns, name.
 fn span(line: &str) -> anyhow::Result<Span> {
     let parts: Vec<&str> = line.splitn(6, ' ').collect();
     let [trace, id, parent, start, end, name] = parts[..] else { anyhow::bail!("not a span: {line}") };
