@@ -8,6 +8,7 @@ use perigee_shared::env::Env;
 use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Lane, SegmentId};
+use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
@@ -192,7 +193,7 @@ impl Epochs<'_> {
             let Some(of) = self.0.state().lanes.get(&lane.lane) else { continue };
             let id = |sequence| SegmentId { epoch: view.epoch, lane: lane.lane, sequence };
             answer.ids.extend(of.on_board.iter().flatten().filter(|s| lane.committed.contains(*s)).map(id));
-            answer.tops.extend(lane.tops.iter().map(|(s, hash)| (id(*s), *hash)));
+            answer.tops.extend(lane.tops.iter().map(|(s, hash)| (id(*s), *hash, None)));
             answer.committed.insert(lane.lane, lane.committed.clone());
         }
         for (lane, committed) in &view.inherited {
@@ -501,6 +502,13 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
     Ok(out)
 }
 
+/// The hash of a segment that a ledger acknowledged, and behind it how many items it had. Earlier software, and what was no more on
+/// board then, has the hash alone.
+fn split_acknowledged(value: &[u8]) -> (&[u8], Option<Counts>) {
+    let (hash, items) = value.split_at(value.len().min(size_of::<Hash>()));
+    (hash, Counts::from_bytes(items))
+}
+
 /// What ledgers have acknowledged lately, by epoch and lane.
 fn acknowledged(txn: &ReadTransaction) -> Result<BTreeMap<(u64, u32), Vec<link::Acknowledged>>, StoreError> {
     let mut out: BTreeMap<(u64, u32), Vec<link::Acknowledged>> = BTreeMap::new();
@@ -508,15 +516,18 @@ fn acknowledged(txn: &ReadTransaction) -> Result<BTreeMap<(u64, u32), Vec<link::
         return Ok(out);
     };
     for row in rows.iter()? {
-        let (key, hash) = row?;
+        let (key, value) = row?;
         let AckKey { ledger, epoch, lane, sequence } = key.value();
         let of = out.entry((epoch, u32::from(lane))).or_default();
         if of.last().is_none_or(|last| last.ledger != ledger) {
             let station = ledgers.get(ledger)?.map(|v| v.value().to_owned()).unwrap_or_default();
-            of.push(link::Acknowledged { ledger, station, ..link::Acknowledged::default() });
+            let items = Some(link::Counts::default());
+            of.push(link::Acknowledged { ledger, station, items, ..link::Acknowledged::default() });
         }
         if let Some(last) = of.last_mut() {
-            last.top_hash = hash.value().to_vec();
+            let (hash, items) = split_acknowledged(value.value());
+            last.top_hash = hash.to_vec();
+            last.items = last.items.zip(items).map(|(sum, items)| (Counts::from(sum) + items).into());
             match last.sequences.last_mut() {
                 Some(range) if range.end == sequence => range.end += 1,
                 _ => last.sequences.push(link::Range { start: sequence, end: sequence + 1 }),
@@ -555,18 +566,19 @@ struct Answer {
     ids: Vec<SegmentId>,
     /// The same, of segments that it has under another name.
     inherited: BTreeSet<SegmentId>,
-    /// Payload hashes as far as they are known.
-    tops: Vec<(SegmentId, Hash)>,
+    /// Payload hashes as far as they are known, and the items of what is on board.
+    tops: Vec<(SegmentId, Hash, Option<Counts>)>,
     committed: BTreeMap<Lane, RangeSet>,
 }
 
 impl Answer {
-    /// Looks up the hashes of the segments on board.
+    /// Looks up the hashes and items of the segments on board.
     fn note_hashes(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
         let segments = txn.open_table(SEGMENTS)?;
         for id in &self.ids {
             if let Some(value) = segments.get(Place::of(*id))? {
-                self.tops.push((*id, SegmentRecord::from_bytes(value.value())?.header.hash));
+                let header = SegmentRecord::from_bytes(value.value())?.header;
+                self.tops.push((*id, header.hash, Some(header.items)));
             }
         }
         Ok(())
@@ -575,7 +587,7 @@ impl Answer {
     /// Keeps the hashes, of each lane and ledger the latest thousand.
     fn remember(&self, txn: &WriteTransaction, (ledger, station): &(u64, String)) -> Result<(), StoreError> {
         let mut shipped = txn.open_table(SHIPPED)?;
-        for (id, hash) in &self.tops {
+        for (id, hash, _) in &self.tops {
             // A segment that was encoded again has had several.
             let place = Place::of(*id);
             let mut known = shipped.get(place)?.map(|v| v.value().to_vec()).unwrap_or_default();
@@ -584,7 +596,7 @@ impl Answer {
                 shipped.insert(place, known.as_slice())?;
             }
         }
-        let lanes: BTreeSet<(u64, Lane)> = self.tops.iter().map(|(id, _)| (id.epoch, id.lane)).collect();
+        let lanes: BTreeSet<(u64, Lane)> = self.tops.iter().map(|(id, ..)| (id.epoch, id.lane)).collect();
         for (_, lane) in &lanes {
             let latest = shipped.range(lane_from(*lane, 0))?.next_back().transpose()?;
             let keep = latest.map_or(0, |(key, _)| key.value().sequence.saturating_sub(KEPT_PAIRS - 1));
@@ -599,9 +611,16 @@ impl Answer {
             ledgers.insert(ledger, station.as_str())?;
         }
         let mut acknowledged = txn.open_table(ACKNOWLEDGED)?;
-        for (SegmentId { epoch, lane, sequence }, hash) in &self.tops {
+        for (SegmentId { epoch, lane, sequence }, hash, items) in &self.tops {
             let key = AckKey { ledger: *ledger, epoch: *epoch, lane: lane.0, sequence: *sequence };
-            acknowledged.insert(key, &hash[..])?;
+            let mut value = hash.to_vec();
+            match items {
+                Some(items) => value.extend(items.to_bytes()),
+                // What was noted when it was on board stays.
+                None if acknowledged.get(key)?.is_some_and(|v| v.value().starts_with(hash)) => continue,
+                None => {}
+            }
+            acknowledged.insert(key, &value[..])?;
         }
         for (epoch, lane) in lanes {
             let key = |sequence| AckKey { ledger: *ledger, epoch, lane: lane.0, sequence };
