@@ -43,6 +43,8 @@ mod mirror_tests;
 mod offers;
 mod passes;
 mod reached;
+#[cfg(test)]
+mod read_only_tests;
 mod recode;
 mod restored;
 mod salvage;
