@@ -171,10 +171,10 @@ impl Exporter {
             let held_up = failed.is_some();
             let due = self.aside.values().map(|waiting| waiting.until).min();
             self.look().await;
-            if let Some(error) = failed {
-                if let Some(times) = self.said.count(&error.to_string()) {
-                    tracing::error!(exporter = self.name, %error, times, "the log cannot be read now; export waits and tries again");
-                }
+            if let Some(error) = failed
+                && let Some(times) = self.said.count(&error.to_string())
+            {
+                tracing::error!(exporter = self.name, %error, times, "the log cannot be read now; export waits and tries again");
             }
             tokio::select! {
                 biased;

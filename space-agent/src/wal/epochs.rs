@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use perigee_proto::link;
+use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::Env;
 use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Lane, SegmentId};
-use perigee_shared::signal::Counts;
+use perigee_shared::signal::{Counts, TimeRange};
 use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
@@ -376,13 +376,32 @@ impl Epochs<'_> {
         );
         let env = self.0.env().clone();
         self.0.write(|txn, state| {
+            let mut edits = vec![Edit::Life(life)];
             if contradicted {
+                if Contradicted::read(&txn.open_table(META)?, state, &env)?.is_first() {
+                    edits.push(Edit::Tally(record_undone(txn, state, env.unix_nano())?));
+                }
                 Contradicted::note(txn, state, &env)?;
             }
             begin_epoch(txn, life, old)?;
-            Ok(((), vec![Edit::Life(life)]))
+            Ok(((), edits))
         })
     }
+}
+
+/// Drop ids that are passed over where a later state of the log may have given them: a station keeps the first drop of an id.
+const IDS_SKIPPED: u64 = 1 << 20;
+
+/// Records that something may be lost: what the later state of this log, which a ground has met, had accepted and not delivered.
+fn record_undone(txn: &WriteTransaction, state: &State, now: u64) -> Result<Tally, StoreError> {
+    let mut tally = state.tally.clone();
+    let id = tally.next_drop + IDS_SKIPPED;
+    let none = drops::of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
+    let drop = link::Drop { id, counts_unknown: true, ..none };
+    drops::insert(txn, state.life.epoch, &drop, &[])?;
+    (tally.next_drop, tally.drops) = (id + 1, tally.drops + 1);
+    tally.store(txn)?;
+    Ok(tally)
 }
 
 /// Changes the life of the log in the tables.

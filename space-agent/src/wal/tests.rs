@@ -422,6 +422,9 @@ fn what_the_ground_has_is_deleted_and_a_ground_that_knows_more_begins_a_new_epoc
         assert_eq!(epochs.len(), 2);
         assert!(epochs[0].epoch == epoch && epochs[0].closed && !epochs[1].closed);
         assert!(epochs[0].start_counter < epochs[1].start_counter);
+        let [lost] = &epochs[0].drops[..] else { panic!("one gap for what the later state had: {epochs:?}") };
+        assert!(lost.counts_unknown && lost.reason() == DropReason::Corruption && lost.sequences.is_none());
+        assert!(lost.id > 1_000, "the later state may have told of drops with the next ids");
         assert_adds_up(&wal);
         drop(wal);
         bench.disk.put(&bench.file(), before);

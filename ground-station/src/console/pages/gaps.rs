@@ -152,13 +152,12 @@ fn may_come(lanes: &BTreeMap<(&str, u8), Waits<'_>>, now: u64) -> Markup {
     }
 }
 
-/// What was dropped or lost.
 /// The items of a gap; a number that nobody knows is not 0.
 fn missing(gap: &GapView) -> Markup {
     let is_lost_here = gap.reason == "station_lost";
     html! {
         @match gap.unknown {
-            true if is_lost_here && gap.items == Items::default() => "an unknown number of items",
+            true if gap.items == Items::default() => "an unknown number of items",
             true if is_lost_here => { "at most " (items(gap.items)) },
             true => { "at least " (items(gap.items)) },
             false => (items(gap.items)),
@@ -166,6 +165,7 @@ fn missing(gap: &GapView) -> Markup {
     }
 }
 
+/// What was dropped or lost.
 fn lost(gaps: &Part<GapView>, wanted: &Wanted) -> Markup {
     html! {
         h2 { "Does not come any more" }
