@@ -103,7 +103,8 @@ pub enum Reconciled {
         /// How many were deleted.
         deleted: u64,
     },
-    /// The ground knows a later state than this log: nothing was deleted, and what is on board now belongs to a new epoch.
+    /// The ground knows a later state than this log: only that was deleted of which it knows the hash, and what is on board now belongs
+    /// to a new epoch.
     NewEpoch,
     /// The same, but grounds have caused new epochs too often: none begins, and the ground is to be left alone for so long.
     Refused(Duration),
@@ -174,7 +175,12 @@ impl Epochs<'_> {
             if !rest.is_zero() {
                 return Ok(Reconciled::Refused(rest));
             }
-            self.begin_if("the ground knows a later state of this log", true)?;
+            let proven = self.proven(view)?;
+            self.begin_if("the ground knows a later state of this log", Some((consumer, proven.clone())))?;
+            for id in proven {
+                self.0.notes.sent.forget(id);
+                self.0.notes.talks.release(Place::of(id));
+            }
             return Ok(Reconciled::NewEpoch);
         }
         let (_, station) = self.0.notes.talks.of(slot).who();
@@ -360,11 +366,15 @@ impl Epochs<'_> {
 
     /// Begins a new epoch: what is on board goes into it under the same sequences, and the old one is closed.
     pub fn begin(&mut self, why: &str) -> Result<(), WalError> {
-        self.begin_if(why, false)
+        self.begin_if(why, None)
     }
 
-    /// The same; `contradicted`: a ground has caused it.
-    fn begin_if(&mut self, why: &str, contradicted: bool) -> Result<(), WalError> {
+    /// The same; `contradicted`: a ground has caused it, and has these segments for certain.
+    fn begin_if(
+        &mut self,
+        why: &str,
+        contradicted: Option<(ConsumerId, Vec<SegmentId>)>,
+    ) -> Result<(), WalError> {
         let old = self.hello("")?.pop().unwrap_or_default();
         let life = new_life(self.0.env(), self.0.state().life.start_counter.saturating_add(1));
         tracing::error!(
@@ -375,16 +385,42 @@ impl Epochs<'_> {
             "a new epoch of the write-ahead log begins"
         );
         let env = self.0.env().clone();
+        let takers = had::takers(&self.0.state().consumers, self.0.config());
         self.0.write(|txn, state| {
-            let mut edits = vec![Edit::Life(life)];
-            if contradicted {
+            let mut edits = Vec::new();
+            if let Some((consumer, proven)) = contradicted {
+                // Under the name that ends: no ground has them as bases in the epoch that begins.
+                let kept = bases::keep(txn, proven.iter().copied())?;
+                let mut passing = Passing::new(txn, state, &takers);
                 if Contradicted::read(&txn.open_table(META)?, state, &env)?.is_first() {
-                    edits.push(Edit::Tally(record_undone(txn, state, env.unix_nano())?));
+                    record_undone(txn, state.life.epoch, &mut passing.tally, env.unix_nano())?;
                 }
                 Contradicted::note(txn, state, &env)?;
+                proven.iter().try_for_each(|id| passing.one(consumer, &Delivery::whole(*id)))?;
+                edits = passing.finish()?.1;
+                edits.extend(kept.into_iter().map(Edit::BaseKept));
             }
             begin_epoch(txn, life, old)?;
+            edits.push(Edit::Life(life));
             Ok(((), edits))
+        })
+    }
+
+    /// Segments on board of which the ground has said the hash: it has them, whatever else it has under the names of this epoch. Only
+    /// who was sent a segment, in an earlier state of this log, knows its hash.
+    fn proven(&mut self, view: &GroundView) -> Result<Vec<SegmentId>, WalError> {
+        self.0.read(|txn, _| {
+            let segments = txn.open_table(SEGMENTS)?;
+            let mut proven = Vec::new();
+            for lane in &view.lanes {
+                for (sequence, hash) in &lane.tops {
+                    let id = SegmentId { epoch: view.epoch, lane: lane.lane, sequence: *sequence };
+                    let Some(value) = segments.get(Place::of(id))? else { continue };
+                    let header = SegmentRecord::from_bytes(value.value())?.header;
+                    proven.extend((header.id == id && header.hash == *hash).then_some(id));
+                }
+            }
+            Ok(proven)
         })
     }
 }
@@ -393,15 +429,12 @@ impl Epochs<'_> {
 const IDS_SKIPPED: u64 = 1 << 20;
 
 /// Records that something may be lost: what the later state of this log, which a ground has met, had accepted and not delivered.
-fn record_undone(txn: &WriteTransaction, state: &State, now: u64) -> Result<Tally, StoreError> {
-    let mut tally = state.tally.clone();
+fn record_undone(txn: &WriteTransaction, epoch: u64, tally: &mut Tally, now: u64) -> Result<(), StoreError> {
     let id = tally.next_drop + IDS_SKIPPED;
     let none = drops::of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
     let drop = link::Drop { id, counts_unknown: true, ..none };
-    drops::insert(txn, state.life.epoch, &drop, &[])?;
     (tally.next_drop, tally.drops) = (id + 1, tally.drops + 1);
-    tally.store(txn)?;
-    Ok(tally)
+    drops::insert(txn, epoch, &drop, &[])
 }
 
 /// Changes the life of the log in the tables.
