@@ -149,6 +149,10 @@ impl<'a> Rescue<'a> {
 
     /// The same with where each value lies.
     pub fn table_spots(&self, name: &str, mut each: impl FnMut(&[u8], &[u8], Spot)) -> Extent {
+        self.walk_table(name, &mut each)
+    }
+
+    fn walk_table(&self, name: &str, each: Each<'_>) -> Extent {
         for root in self.commits.iter().flatten().flatten() {
             let mut found = None;
             let whole = self.walk(*root, (None, None), 0, &mut |key, value, _| {
@@ -289,6 +293,10 @@ impl<'a> Rescue<'a> {
 
     /// The same with where each value lies.
     pub fn scan_spots(&self, width: usize, mut each: impl FnMut(&[u8], &[u8], Spot)) {
+        self.scan_pages(width, &mut each);
+    }
+
+    fn scan_pages(&self, width: usize, each: Each<'_>) {
         let mut at = PAGE;
         while at + PAGE <= self.length {
             let mut page = vec![0; PAGE as usize];
@@ -302,7 +310,7 @@ impl<'a> Rescue<'a> {
                 if self.file.read(at, &mut page[..end]).is_ok()
                     && let Some(leaf) = Leaf::read(&page, widths)
                 {
-                    leaf.each(at, &mut each);
+                    leaf.each(at, each);
                 }
             }
             at += PAGE;

@@ -2,7 +2,7 @@
 //!
 //! Of segments it notes where they lie, and reads one at a time. Groups, which are few, it holds.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use perigee_shared::env::{Env, StoreFile};
@@ -181,24 +181,26 @@ impl Left {
 /// The items of groups that may be in segments too, and whether a segment has them. A segment has its items as they came, in
 /// requests of another form.
 #[derive(Default)]
-pub(super) struct Content(HashMap<u64, bool>);
+pub(super) struct Content {
+    asked: HashSet<u64>,
+    seen: HashSet<u64>,
+}
 
 impl Content {
     /// Adds a request of a group.
     pub(super) fn ask(&mut self, request: &Accepted) {
-        self.0.extend(prints(request).into_iter().map(|print| (print, false)));
+        self.asked.extend(prints(request));
     }
 
     /// Notes which of them are in a segment.
     pub(super) fn note(&mut self, requests: &[Accepted]) {
-        for print in requests.iter().flat_map(prints) {
-            self.0.entry(print).and_modify(|seen| *seen = true);
-        }
+        let prints = requests.iter().flat_map(prints);
+        self.seen.extend(prints.filter(|print| self.asked.contains(print)));
     }
 
     /// Whether every item of a request is in segments.
     pub(super) fn has(&self, request: &Accepted) -> bool {
-        prints(request).iter().all(|print| self.0.get(print) == Some(&true))
+        prints(request).iter().all(|print| self.seen.contains(print))
     }
 }
 
