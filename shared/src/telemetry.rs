@@ -2,6 +2,7 @@
 
 mod alarms;
 mod capture;
+mod repeats;
 mod report;
 
 use prometheus_client::metrics::info::Info;
@@ -14,6 +15,7 @@ use tracing_subscriber::{Layer, fmt, reload};
 
 pub use self::alarms::Alarms;
 pub use self::capture::Captured;
+pub use self::repeats::Repeats;
 pub use self::report::Report;
 use crate::config::Invalid;
 use crate::serve::HttpConfig;

@@ -13,6 +13,7 @@ use perigee_shared::clock::sleep_until;
 use perigee_shared::env::{Env, Owner};
 use perigee_shared::segment::{Header, Lane};
 use perigee_shared::supervise::expecting;
+use perigee_shared::telemetry::Repeats;
 use perigee_shared::units::ByteSize;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -83,6 +84,8 @@ pub struct Batcher {
     plain: bool,
     /// Bytes of memory that a codec may take, and whose they are.
     memory: Option<(usize, Workspace)>,
+    /// Failures that the log has a line about.
+    said: Repeats,
 }
 
 impl Batcher {
@@ -113,6 +116,7 @@ impl Batcher {
             sizing: Sizing::default(),
             plain: false,
             memory: None,
+            said: Repeats::default(),
         }
     }
 
@@ -147,7 +151,9 @@ impl Batcher {
                 Decision::Seal { lane, all } => {
                     let waiting = progress.unsealed.iter().find(|waiting| waiting.lane == lane);
                     if let Err(error) = self.seal(lane, all, waiting.map_or(0, |w| w.raw)).await {
-                        tracing::error!(%error, "a segment could not be sealed; trying again");
+                        if let Some(times) = self.said.count(&error.to_string()) {
+                            tracing::error!(%error, times, "a segment could not be sealed; trying again");
+                        }
                         tokio::select! {
                             biased;
                             () = shutdown.cancelled() => return,
@@ -313,7 +319,7 @@ mod tests {
 
     use super::*;
     use crate::lanes::{Percent, Policy};
-    use crate::wal::{Accepted, WalConfig, WhenFull};
+    use crate::wal::{Accepted, WalConfig, Wanted, WhenFull};
 
     const URGENT: Lane = Lane(1);
 
@@ -375,7 +381,8 @@ mod tests {
         });
         tokio::task::yield_now().await;
         let file = at("old").join("wal.redb");
-        let offered = wal.call(move |wal| wal.journal().salvage(&file, false)).await.unwrap().unwrap();
+        let offered =
+            wal.call(move |wal| wal.journal().salvage(&file, Wanted::default())).await.unwrap().unwrap();
         assert_eq!(offered.appended.items, 3);
         let day = Duration::from_secs(86_400);
         tokio::time::timeout(day, segments.wait_for(|n| *n > 0)).await.expect("a segment in a day").unwrap();

@@ -26,6 +26,7 @@ use crate::config::{Config, Extent};
 use crate::control::{Backup, OpenContact, Release, Salvage, inspect};
 use crate::people::{opened_text, recode_text, release_hint, report_text, status_text, table_text};
 use crate::recode::{Recode, recode};
+use crate::wal::Wanted;
 use crate::{top, wal_text};
 
 /// Receives OTLP on board, keeps it durable, and ships it to a ground-station when a contact opens.
@@ -153,6 +154,9 @@ pub enum WalCommand {
         /// Include data that may have been delivered already: it may arrive twice, but is appended once
         #[arg(long)]
         may_repeat: bool,
+        /// Append the data of another satellite's log: it is delivered in this one's name
+        #[arg(long)]
+        other_satellite: bool,
     },
     /// Re-encode segments so that they depend on no other
     Recode {
@@ -503,8 +507,9 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
             "/wal/backup".into(),
             Some(serde_json::to_value(Backup { file: absolute(file)? })?),
         ),
-        WalCommand::Salvage { file, may_repeat } => {
-            let asked = Salvage { file: absolute(file)?, may_repeat: *may_repeat };
+        WalCommand::Salvage { file, may_repeat, other_satellite } => {
+            let (may_repeat, other_satellite) = (*may_repeat, *other_satellite);
+            let asked = Salvage { file: absolute(file)?, may_repeat, other_satellite };
             (Method::POST, "/wal/salvage".into(), Some(serde_json::to_value(asked)?))
         }
         WalCommand::Release { consumer } => (
@@ -540,8 +545,8 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
             wal.backup()?.write(&Env::production(), &file)?;
             json!({"file": file})
         }
-        WalCommand::Salvage { file, may_repeat } => {
-            serde_json::to_value(wal.journal().salvage(&file, may_repeat)?)?
+        WalCommand::Salvage { file, may_repeat, other_satellite } => {
+            serde_json::to_value(wal.journal().salvage(&file, Wanted { may_repeat, other_satellite })?)?
         }
         WalCommand::Release { consumer } => {
             if !wal.custody().abandoned().contains(&consumer) {

@@ -32,7 +32,7 @@ use crate::recode::{Recode, Report, recode};
 use crate::shipper::Stations;
 
 use crate::telemetry::Metrics;
-use crate::wal::{LaneSummary, Summary, Wal};
+use crate::wal::{LaneSummary, Summary, Wal, Wanted};
 
 /// What the endpoints show and steer.
 pub struct Control {
@@ -446,10 +446,14 @@ pub struct Salvage {
     pub file: PathBuf,
     /// Also what may have been delivered.
     pub may_repeat: bool,
+    /// Also from another satellite's log.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub other_satellite: bool,
 }
 
 async fn wal_salvage(State(c): Shared, Json(asked): Json<Salvage>) -> Answer {
-    let offered = c.wal.call(move |wal| wal.journal().salvage(&asked.file, asked.may_repeat)).await??;
+    let wanted = Wanted { may_repeat: asked.may_repeat, other_satellite: asked.other_satellite };
+    let offered = c.wal.call(move |wal| wal.journal().salvage(&asked.file, wanted)).await??;
     Ok(Json(json!(offered)))
 }
 

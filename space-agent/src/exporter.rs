@@ -15,6 +15,7 @@ use perigee_shared::export::deliver::{Delivered, Event, Leave, Sent, Stopped, Tr
 use perigee_shared::export::{Attributes, Client, Cut, Cuts, Delivery as Sender, ExporterConfig, Plan};
 use perigee_shared::segment::{CodecError, Decoder, Header, Lane, Request, SegmentId};
 use perigee_shared::signal::{Counts, Signal, SignalSet};
+use perigee_shared::telemetry::Repeats;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -86,6 +87,8 @@ pub struct Exporter {
     answered: bool,
     /// When it was looked at last what that keeps on board.
     looked: Option<Instant>,
+    /// Failures that the log has a line about.
+    said: Repeats,
 }
 
 impl Exporter {
@@ -120,6 +123,7 @@ impl Exporter {
             aside,
             answered: true,
             looked: None,
+            said: Repeats::default(),
         }
     }
 
@@ -167,8 +171,10 @@ impl Exporter {
             let held_up = failed.is_some();
             let due = self.aside.values().map(|waiting| waiting.until).min();
             self.look().await;
-            if let Some(error) = failed {
-                tracing::error!(exporter = self.name, %error, "the log cannot be read now; export waits and tries again");
+            if let Some(error) = failed
+                && let Some(times) = self.said.count(&error.to_string())
+            {
+                tracing::error!(exporter = self.name, %error, times, "the log cannot be read now; export waits and tries again");
             }
             tokio::select! {
                 biased;

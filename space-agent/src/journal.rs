@@ -8,6 +8,7 @@ use perigee_shared::env::Owner;
 use perigee_shared::otlp::status::Status;
 use perigee_shared::segment::Lane;
 use perigee_shared::store::StoreError;
+use perigee_shared::telemetry::Repeats;
 use perigee_shared::units::ByteSize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -215,6 +216,7 @@ impl Committer {
         let Group { requests, waiting } = &self.group;
         // What was answered before it was safe is tried until it is: only the end of the process can lose it.
         let promised = waiting.iter().any(|(_, reply)| reply.is_none());
+        let mut said = Repeats::default();
         let result = loop {
             let (requests, progress) = (Arc::clone(requests), self.progress.clone());
             let committed = self.wal.call(move |wal| {
@@ -225,7 +227,9 @@ impl Committer {
             });
             match committed.await {
                 Ok(Err(error)) if promised && !self.ending() => {
-                    tracing::warn!(%error, requests = waiting.len(), "answered requests wait for the store");
+                    if let Some(times) = said.count(&error.to_string()) {
+                        tracing::warn!(%error, times, requests = waiting.len(), "answered requests wait for the store");
+                    }
                     tokio::time::sleep(PROMISED_RETRY).await;
                 }
                 Ok(result) => break result,

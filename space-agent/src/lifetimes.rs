@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use perigee_shared::env::Owner;
+use perigee_shared::telemetry::Repeats;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -26,12 +27,15 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let Some(shortest) = lanes.policies.values().filter_map(|p| p.lifetime).min() else { return };
+    let mut said = Repeats::default();
     loop {
         sealed.mark_unchanged();
         let next = match wal.call(|wal| wal.queues().expire()).await {
             Ok(Ok(next)) => next,
             Ok(Err(error)) => {
-                tracing::error!(%error, "segments whose lifetime is over could not be dropped; trying again");
+                if let Some(times) = said.count(&error.to_string()) {
+                    tracing::error!(%error, times, "segments whose lifetime is over could not be dropped; trying again");
+                }
                 Some(Duration::ZERO)
             }
             Err(_) => return,

@@ -111,9 +111,10 @@ pub(crate) fn salvaged(answer: &Value) -> String {
 pub(crate) fn unsalvaged(answer: &Value) -> Option<String> {
     let budget = answer["full"].as_u64()?;
     Some(format!(
-        "the log has used its {} (storage.max_bytes): {} found no room; the same command goes on from there once there is room",
-        ByteSize(budget),
-        amount(&answer["no_room"]).unwrap_or_default()
+        "{} found no room: the rest of the log's {} (storage.max_bytes) stays free for requests; the same command goes on from there \
+         once a contact or an exporter has taken something",
+        amount(&answer["no_room"]).unwrap_or_default(),
+        ByteSize(budget)
     ))
 }
 
@@ -193,8 +194,8 @@ mod tests {
         );
         assert_eq!(
             unsalvaged(&offered).unwrap(),
-            "the log has used its 5.0 MiB (storage.max_bytes): 1 group with 1 item found no room; the same command goes on from \
-             there once there is room"
+            "1 group with 1 item found no room: the rest of the log's 5.0 MiB (storage.max_bytes) stays free for requests; the same \
+             command goes on from there once a contact or an exporter has taken something"
         );
     }
 }

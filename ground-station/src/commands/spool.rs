@@ -278,6 +278,7 @@ fn gap_line(gap: &Value) -> String {
     let none = gap["items"].as_object().is_none_or(|of| of.values().all(|n| n.as_u64() == Some(0)));
     let missing = match (unknown, none) {
         (true, true) => "an unknown number of items".to_owned(),
+        (true, false) if text("reason") == "station_lost" => format!("at most {}", items(&gap["items"])),
         (true, false) => format!("not known exactly: {}", items(&gap["items"])),
         (false, _) => items(&gap["items"]),
     };

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use perigee_proto::link;
 use perigee_shared::segment::{Codec, Encoder, Header, Lane, SegmentId, hash};
@@ -84,6 +85,78 @@ async fn a_full_disk_keeps_callers_waiting_and_nothing_is_lost_when_there_is_roo
     status.wait_for(|s| s.failing.is_none()).await.unwrap();
     let account = store.accounting().await.unwrap().remove("sat-1").unwrap();
     assert_eq!(account.committed.log_records, 2);
+}
+
+/// Counts events that have a text: those that the log has a line about, and all.
+#[derive(Clone)]
+struct Said(&'static str, Arc<[AtomicUsize; 2]>);
+
+impl Said {
+    fn counts(&self) -> [usize; 2] {
+        [0, 1].map(|of| self.1[of].load(Ordering::Relaxed))
+    }
+}
+
+impl tracing::Subscriber for Said {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut text = String::new();
+        event.record(&mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+            text.push_str(&format!("{field}={value:?} "));
+        });
+        if text.contains(self.0) {
+            let line = *event.metadata().level() <= tracing::Level::INFO;
+            self.1[0].fetch_add(usize::from(line), Ordering::Relaxed);
+            self.1[1].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_stays_full_has_a_line_a_minute_and_every_attempt_is_counted() {
+    let said = Said("perigee.spool.failing", Arc::default());
+    let _logs = tracing::subscriber::set_default(said.clone());
+    let disk = Disk::new();
+    let store = Store::open(&disk.env(), settings(), 0).unwrap();
+    disk.set_full(true);
+    let other = store.clone();
+    let waiting = tokio::spawn(async move { commit(&other, incoming(1)).await });
+    tokio::time::sleep(std::time::Duration::from_secs(150)).await;
+    disk.set_full(false);
+    assert_eq!(waiting.await.unwrap(), [Applied::New]);
+    let [lines, events] = said.counts();
+    assert!((1..=3).contains(&lines), "{lines} lines of {events}");
+    assert!(events >= 50, "{events}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_opens_and_fails_again_has_one_line_and_every_failure_is_counted() {
+    let said = Said("perigee.store.failed", Arc::default());
+    let _logs = tracing::subscriber::set_default(said.clone());
+    let disk = Disk::new();
+    let store = Store::open(&disk.env(), settings(), 0).unwrap();
+    for sequence in 1..=20 {
+        let trouble = Trouble::InputOutput;
+        disk.arm(Fault { operation: Operation::Sync, trouble, after: 0, times: 1, seed: sequence });
+        commit(&store, incoming(sequence)).await;
+        assert_eq!(disk.heal(), 1);
+    }
+    assert_eq!(said.counts(), [1, 20]);
 }
 
 #[test]

@@ -273,13 +273,14 @@ pub(super) fn lose_acknowledged(
     let (ours, station) = (txn.contents.ledger, &txn.contents.settings.station);
     for said in &epoch.lanes {
         let Ok(lane) = u8::try_from(said.lane) else { continue };
-        // By ledger; 0, and so the first, is this one.
-        let mut told = BTreeMap::<u64, RangeSet>::new();
+        // By ledger, with the items of all that it has acknowledged; 0, and so the first, is this one.
+        let mut told = BTreeMap::<u64, (RangeSet, Option<Counts>)>::new();
         for of in &said.acknowledged {
             let ledger = if of.ledger == ours { 0 } else { of.ledger };
             if ledger == 0 || (of.station == *station && !others.contains(&ledger)) {
-                let told = told.entry(ledger).or_default();
+                let (told, items) = told.entry(ledger).or_insert((RangeSet::default(), Some(Counts::ZERO)));
                 RangeSet::from_wire(&of.sequences).iter().for_each(|range| told.insert(range));
+                *items = items.zip(of.items).map(|(sum, more)| sum + more.into());
             }
         }
         if told.is_empty() {
@@ -297,13 +298,18 @@ pub(super) fn lose_acknowledged(
             let (key, run) = row?;
             known.insert(key.value().sequence..run.value().end);
         }
-        for (ledger, mut missing) in told {
+        for (ledger, (told, items)) in told {
+            let mut missing = told.clone();
             known.iter().for_each(|range| missing.remove(range));
+            let of = SequenceKey { satellite, epoch: epoch.epoch, lane, sequence: 0 };
+            let mut most = items.map(|items| not_committed(txn, of, &told, items)).transpose()?;
             for sequences in missing.iter().take(MOST_RANGES) {
                 say_lost(txn, id, (epoch.epoch, lane), &sequences, ledger);
                 known.insert(sequences.clone());
-                let (items, time, again) =
-                    (None, TimeRange::EMPTY, std::iter::once(sequences.clone()).collect());
+                let (time, again) = (TimeRange::EMPTY, std::iter::once(sequences.clone()).collect());
+                // How they are spread over several ranges is not known: the first gap has the bound of all.
+                let items = most.as_mut().map(std::mem::take).filter(|items| items.total() > 0);
+                Counters::of(txn.tables, satellite)?.add(Kind::Committed, 0, items.unwrap_or_default())?;
                 let (epoch, sequences) = (epoch.epoch, Some(sequences));
                 let lost = Lost { satellite, epoch, lane, sequences, items, exact: false, time, again };
                 record(txn.tables, txn.now, lost, DropReason::StationLost, ledger)?;
@@ -311,6 +317,23 @@ pub(super) fn lose_acknowledged(
         }
     }
     Ok(())
+}
+
+/// Of `items` that a ledger had acknowledged in these sequences, those that are not in segments that this one has committed lately.
+fn not_committed(
+    txn: &Txn<'_>,
+    of: SequenceKey,
+    told: &RangeSet,
+    items: Counts,
+) -> Result<Counts, SpoolError> {
+    let recent = txn.tables.open_table(RECENT)?;
+    let mut there = Counts::ZERO;
+    for range in told.iter() {
+        for row in recent.range(of.at(range.start)..of.at(range.end))? {
+            there += split_recent(row?.1.value()).map_or(Counts::ZERO, |(_, counts)| counts);
+        }
+    }
+    Ok(items.saturating_sub(there))
 }
 
 fn say_lost(txn: &Txn<'_>, id: &str, (epoch, lane): (u64, u8), sequences: &Range<u64>, ledger: u64) {
@@ -346,11 +369,17 @@ pub(super) fn withdraw(txn: &Txn<'_>, satellite: u32, ledger: u64) -> Result<usi
         let (key, value) = row?;
         if own_number(key.value().id).is_some() {
             let record = decode::<DropRecord>(value.value())?;
-            wrong.extend(record.drop.filter(|_| record.ledger == ledger).map(|drop| (key.value(), drop)));
+            let came = Counts::from(record.overridden.unwrap_or_default());
+            let drop = record.drop.filter(|_| record.ledger == ledger);
+            wrong.extend(drop.map(|drop| (key.value(), drop, came)));
         }
     }
-    for (key, drop) in &wrong {
+    let mut counters = Counters::of(txn.tables, satellite)?;
+    for (key, drop, came) in &wrong {
         drops.remove(*key)?;
+        let left = Counts::from(drop.items.unwrap_or_default()).saturating_sub(*came);
+        counters.sub(Kind::Lost, reason(drop), left)?;
+        counters.sub(Kind::Committed, 0, left)?;
         if let (Some(range), Ok(lane)) = (drop.sequences, u8::try_from(drop.lane)) {
             let first = SequenceKey { satellite, epoch: key.epoch, lane, sequence: range.start };
             dropped.retain_in(first..first.at(range.end), |_, run| run.id != key.id)?;

@@ -403,6 +403,8 @@ fn resume_epoch(
         let Ok(number) = u8::try_from(lane.lane).map(Lane) else { continue };
         let wanted = of_interest(epoch, lane);
         let all = committed_ranges(&committed, satellite, epoch.epoch, number)?;
+        let is_ahead = all.last().is_some_and(|(range, _)| range.end > lane.next_sequence);
+        let proofs = if is_ahead { proofs(txn, (satellite, epoch.epoch, number), lane)? } else { Vec::new() };
         let last = all.len().saturating_sub(1);
         // The last range shows the satellite whether its log is an older one. What an epoch held that another one continues is on
         // board under that one's name.
@@ -410,7 +412,9 @@ fn resume_epoch(
             *i == last || epoch.continued || wanted.missing(range.clone()) != [range.clone()]
         });
         let committed: Vec<_> = told
-            .map(|(_, (range, hash))| link::CommittedRange {
+            .map(|(_, row)| row)
+            .chain(proofs)
+            .map(|(range, hash)| link::CommittedRange {
                 sequences: Some(link::Range { start: range.start, end: range.end }),
                 top_hash: if hash == UNKNOWN { Vec::new() } else { hash.to_vec() },
             })
@@ -450,6 +454,26 @@ fn resume_epoch(
         overridden,
         highest_drop: Some(highest),
     })
+}
+
+/// Of what a satellite has on board though the ledger is ahead of it, what the ledger has, each with its hash: its log is an earlier
+/// one, and may have another segment under a name. With the hash it knows which ones it need not send.
+fn proofs(
+    txn: &Txn<'_>,
+    (satellite, epoch, lane): (u32, u64, Lane),
+    said: &link::Lane,
+) -> Result<Vec<(Range<u64>, Hash)>, SpoolError> {
+    let recent = txn.tables.open_table(RECENT)?;
+    let of = SequenceKey { satellite, epoch, lane: lane.0, sequence: 0 };
+    let mut out = Vec::new();
+    for range in RangeSet::from_wire(&said.on_board).iter() {
+        for row in recent.range(of.at(range.start)..of.at(range.end))? {
+            let (key, value) = row?;
+            let sequence = key.value().sequence;
+            out.extend(split_recent(value.value()).map(|(hash, _)| (sequence..sequence + 1, hash)));
+        }
+    }
+    Ok(out)
 }
 
 /// Sequences of a lane that are of interest to the satellite: what is on board, and what it has dropped, since a commit overrides

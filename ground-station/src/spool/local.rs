@@ -90,7 +90,8 @@ impl Local {
     ) -> Result<(Self, mpsc::Receiver<Group>), SpoolError> {
         let snapshots = spool.snapshots();
         let owner = Owner::new(env.placement, "spool", spool).map_err(|e| StoreError::Io(e.to_string()))?;
-        let keeper = Keeper { owner, status: Arc::new(watch::Sender::default()), bounds: Arc::new(bounds) };
+        let status = Arc::new(watch::Sender::default());
+        let keeper = Keeper { owner, status, bounds: Arc::new(bounds), said: Arc::default() };
         let (groups, queue) = mpsc::channel(QUEUE);
         let tasks = Supervisor::new(env);
         let (scrub, read, env) = (Arc::default(), Arc::default(), env.clone());

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::Env;
 use perigee_shared::export::Limits;
-use perigee_shared::signal::{Signal, SignalSet};
+use perigee_shared::signal::{Counts, Signal, SignalSet};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use simdisk::Disk;
@@ -362,7 +362,14 @@ fn acknowledged(ledger: u64, station: &str, sequences: Range<u64>) -> link::Ackn
         station: station.to_owned(),
         sequences: vec![link::Range { start: sequences.start, end: sequences.end }],
         top_hash: Vec::new(),
+        items: None,
     }
+}
+
+/// The same by an agent that knows how many items that was.
+fn counted(ledger: u64, sequences: Range<u64>, items: u64) -> link::Acknowledged {
+    let items = Some(Counts::of(Signal::Traces, items).into());
+    link::Acknowledged { items, ..acknowledged(ledger, "svalbard", sequences) }
 }
 
 fn told(spool: &mut Spool, acknowledged: Vec<link::Acknowledged>) -> SatelliteView {
@@ -398,6 +405,30 @@ fn what_a_satellite_was_told_is_committed_here_and_is_not_is_a_gap_and_never_els
     // It comes all the same: from a backup of the satellite, say.
     assert_eq!(commit(&mut spool, 4, spans(4)), Applied::New);
     assert_eq!(balance(&mut spool).committed.spans, 7);
+}
+
+#[test]
+fn a_spool_that_forgot_shows_at_most_what_was_acknowledged_and_not_0() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    let ours = spool.contents().ledger;
+    commit(&mut spool, 3, spans(3));
+    for _ in 0..2 {
+        told(&mut spool, vec![counted(ours, 1..6, 20), counted(ours ^ 4, 10..12, 7)]);
+        let gaps = lost(&mut spool);
+        let mut most: Vec<_> = gaps.iter().map(|gap| (gap.sequences, gap.items.spans, gap.unknown)).collect();
+        most.sort_unstable();
+        // Of 20 items it has 3; of which segment the others are nobody says.
+        assert_eq!(most, [(Some((1, 2)), 17, true), (Some((4, 5)), 0, true), (Some((10, 11)), 7, true)]);
+        let account = balance(&mut spool);
+        assert_eq!((account.committed.spans, account.lost.spans), (27, 24), "it was committed once");
+    }
+    // It comes again, and one ledger turns out to be another station's.
+    commit(&mut spool, 1, spans(4));
+    assert_eq!(balance(&mut spool).lost.spans, 20);
+    told(&mut spool, vec![counted(ours ^ 4, 10..13, 9)]);
+    let account = balance(&mut spool);
+    assert_eq!((account.committed.spans, account.lost.spans), (20, 13));
 }
 
 #[test]
@@ -449,6 +480,28 @@ fn resume_names_what_was_committed_of_a_drop() {
     let ranges: Vec<u64> =
         resume.lanes[0].committed.iter().filter_map(|r| r.sequences).map(|r| r.start).collect();
     assert_eq!(ranges, [3, 9], "the one in the drop, and the last");
+}
+
+#[test]
+fn a_log_that_is_an_earlier_one_is_told_the_hashes_of_what_it_has_on_board() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    for sequence in [1, 2, 3, 4, 6] {
+        commit(&mut spool, sequence, spans(sequence));
+    }
+    let told = |resume: link::ResumeEpoch| -> Vec<(u64, u64, bool)> {
+        let row = |range: &link::CommittedRange| {
+            let sequences = range.sequences.unwrap();
+            let top = segment(sequences.end - 1, spans(sequences.end - 1), 0).0.hash;
+            (sequences.start, sequences.end, range.top_hash == top)
+        };
+        resume.lanes[0].committed.iter().map(row).collect()
+    };
+    let ranges = [(1, 5, true), (6, 7, true)];
+    assert_eq!(told(hello(&mut spool, 2..7, Vec::new())), ranges, "one that is no earlier one needs none");
+    // It would give the name 4 next, and the ledger has 6.
+    let proofs = [(2, 3, true), (3, 4, true)];
+    assert_eq!(told(hello(&mut spool, 2..4, Vec::new())), [&ranges[..], &proofs].concat());
 }
 
 #[test]

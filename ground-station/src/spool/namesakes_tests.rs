@@ -21,6 +21,7 @@ impl Subject<'_> {
                 .map(|(start, end)| link::Range { start: *start, end: *end })
                 .collect(),
             top_hash: Vec::new(),
+            items: None,
         });
         let lane = link::Lane {
             lane: 8,

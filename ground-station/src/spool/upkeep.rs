@@ -2,11 +2,12 @@
 //! full the spool is, and the mirror.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use perigee_shared::env::Owner;
 use perigee_shared::store::StoreError;
+use perigee_shared::telemetry::Repeats;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -108,6 +109,8 @@ pub(super) struct Keeper {
     pub(super) owner: Owner<Spool>,
     pub(super) status: Arc<watch::Sender<Status>>,
     pub(super) bounds: Arc<Bounds>,
+    /// When the log had a line about a disk that fails.
+    pub(super) said: Arc<Mutex<Repeats>>,
 }
 
 impl Keeper {
@@ -133,11 +136,7 @@ impl Keeper {
             let result = self.ask(move |spool| Ok((attempt(spool)?, bounds.measure(spool)))).await;
             match result {
                 Err(error) if error.is_retryable() => {
-                    tracing::error!(
-                        event.name = "perigee.spool.failing",
-                        %error,
-                        "the spool cannot be written; links stop reading and nothing is dropped"
-                    );
+                    self.say_failing(&error);
                     self.status.send_modify(|s| s.failing = Some(error.to_string()));
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(LONGEST_WAIT);
@@ -148,6 +147,22 @@ impl Keeper {
                     self.note(level);
                     return Ok(out);
                 }
+            }
+        }
+    }
+
+    /// Each attempt is counted as an alarm, of whoever it is, and the log has a line a minute.
+    fn say_failing(&self, error: &SpoolError) {
+        let times = self.said.lock().unwrap_or_else(PoisonError::into_inner).count("");
+        match times {
+            Some(times) => tracing::error!(
+                event.name = "perigee.spool.failing",
+                %error,
+                times,
+                "the spool cannot be written; links stop reading and nothing is dropped"
+            ),
+            None => {
+                tracing::debug!(event.name = "perigee.spool.failing", %error, "the spool still cannot be written");
             }
         }
     }

@@ -154,7 +154,7 @@ pub struct GapView {
     pub sequences: Option<Sequences>,
     /// Items of it that are missing.
     pub items: Items,
-    /// The counts are a lower bound.
+    /// The counts are a lower bound; of reason `station_lost` an upper bound, and where all are 0 nobody knows one.
     pub unknown: bool,
     /// The earliest timestamp among them, ns since the Unix epoch; 0: unknown.
     pub start_unix_nano: u64,

@@ -42,6 +42,7 @@ pub use pieces::{LARGEST_PIECE, join, next_piece, pieces};
 
 use crate::env::{Env, StoreFile};
 use crate::supervise::expecting;
+use crate::telemetry::Repeats;
 
 /// How long a store that has failed is left alone, in ns: a disk that fails would be asked for every request.
 const REOPEN_AFTER: u64 = 1_000_000_000;
@@ -191,6 +192,8 @@ pub struct Database<C: Contents> {
     openings: u64,
     /// Why it is put aside when it is opened the next time.
     distrusted: Option<String>,
+    /// Failures that the log has a line about.
+    said: Repeats,
 }
 
 impl<C: Contents> Database<C> {
@@ -224,6 +227,7 @@ impl<C: Contents> Database<C> {
             commits: 0,
             openings: 1,
             distrusted: None,
+            said: Repeats::default(),
         })
     }
 
@@ -247,6 +251,7 @@ impl<C: Contents> Database<C> {
             commits: 0,
             openings: 1,
             distrusted: None,
+            said: Repeats::default(),
         })
     }
 
@@ -388,7 +393,19 @@ impl<C: Contents> Database<C> {
         if self.is_given_up() {
             return;
         }
-        tracing::error!(event.name = "perigee.store.failed", %error, store = C::NAME, "the store failed; it is opened again from the medium");
+        // One that opens and fails again does so once a second. Each is counted as an alarm, logged or not.
+        match self.said.count(&error.to_string()) {
+            Some(times) => tracing::error!(
+                event.name = "perigee.store.failed",
+                %error,
+                store = C::NAME,
+                times,
+                "the store failed; it is opened again from the medium"
+            ),
+            None => {
+                tracing::debug!(event.name = "perigee.store.failed", %error, "the store failed again");
+            }
+        }
         self.abandon(error.to_string());
         match error {
             StoreError::Full => self.ballast.release(),
@@ -441,7 +458,9 @@ impl<C: Contents> Database<C> {
         let before = Some(&self.contents);
         match open::open::<C>(&self.env, &self.path, &self.settings, before, distrusted.as_deref()) {
             Ok(opened) => {
-                tracing::info!(store = C::NAME, "the store is open again");
+                if self.said.count("open").is_some() {
+                    tracing::info!(store = C::NAME, "the store is open again");
+                }
                 self.file = File::Open { db: opened.db, guard: opened.guard };
                 self.contents = opened.contents;
                 (self.commits, self.openings) = (0, self.openings + 1);

@@ -27,12 +27,17 @@ const VISITED: f64 = 0.9;
 const KEPT_ASIDE: usize = 4;
 
 /// A file between redb and the disk: once it has failed, nothing more reaches the disk, whatever redb does when it is dropped.
+///
+/// redb writes a commit in the order of its stripes, the header first. Here the header waits for the sync, so that a write which fails,
+/// as on a full volume, leaves the file at the commit before, and not at one that is not whole.
 pub struct Guard {
     file: Box<dyn StoreFile>,
     failed: AtomicBool,
     first: Mutex<FirstWrites>,
     leaves: Mutex<Leaves>,
     written: Mutex<Written>,
+    /// The header, and where it begins, until everything else is written.
+    waiting: Mutex<Vec<(u64, Vec<u8>)>>,
 }
 
 /// The header and the length of a file as they were written last, once it is open.
@@ -51,6 +56,7 @@ impl Guard {
             first: Mutex::default(),
             leaves: Mutex::default(),
             written: Mutex::default(),
+            waiting: Mutex::default(),
         }
     }
 
@@ -96,6 +102,35 @@ impl Guard {
         self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn waiting(&self) -> MutexGuard<'_, Vec<(u64, Vec<u8>)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the header that waits.
+    fn put_header(&self) -> std::io::Result<()> {
+        for (offset, data) in std::mem::take(&mut *self.waiting()) {
+            let mut written = self.written();
+            let mut found = [0; HEADER];
+            if written.header.is_some_and(|h| self.file.read(0, &mut found).is_ok() && found != h) {
+                // From now on the file is neither of the two: what is wrong with it is found when it is read.
+                written.header = None;
+            }
+            self.file.write(offset, &data)?;
+            if let Some(header) = written.header.as_mut() {
+                header[offset as usize..].iter_mut().zip(&data).for_each(|(to, from)| *to = *from);
+            }
+            drop(written);
+            self.first().wrote(offset, &data);
+        }
+        Ok(())
+    }
+
+    /// Has the disk do something; once that fails, nothing more is done.
+    fn change(&self, change: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+        self.check()?;
+        change().inspect_err(|_| self.fail())
+    }
+
     fn check(&self) -> std::io::Result<()> {
         match self.failed.load(Ordering::Relaxed) {
             true => Err(std::io::Error::other("it failed before")),
@@ -126,45 +161,52 @@ impl StorageBackend for Backend {
             self.0.file.read(offset, out)?;
             self.0.leaves().note(offset, out);
         }
+        for (at, data) in self.0.waiting().iter() {
+            let (start, end) = (offset.max(*at), (offset + out.len() as u64).min(at + data.len() as u64));
+            if start < end {
+                let of = |from: u64| (start - from) as usize..(end - from) as usize;
+                out[of(offset)].copy_from_slice(&data[of(*at)]);
+            }
+        }
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.0.check()?;
-        let mut written = self.0.written();
-        self.0.file.set_len(len)?;
-        written.length = len;
-        drop(written);
+        self.0.change(|| {
+            let mut written = self.0.written();
+            self.0.file.set_len(len)?;
+            written.length = len;
+            Ok(())
+        })?;
         self.0.first().cut(len);
         Ok(())
     }
 
     fn sync_data(&self) -> std::io::Result<()> {
-        self.0.check()?;
-        self.0.file.sync_data()?;
-        self.0.first().read_back(&*self.0.file)
+        self.0.change(|| {
+            self.0.put_header()?;
+            self.0.file.sync_data()?;
+            self.0.first().read_back(&*self.0.file)
+        })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.0.check()?;
-        let mut written = (offset < HEADER as u64).then(|| self.0.written());
-        let mut found = [0; HEADER];
-        if let Some(written) = &mut written
-            && written.header.is_some_and(|h| self.0.file.read(0, &mut found).is_ok() && found != h)
-        {
-            // From now on the file is neither of the two: what is wrong with it is found when it is read.
-            written.header = None;
+        if offset < HEADER as u64 {
+            self.0.check()?;
+            let mut waiting = self.0.waiting();
+            waiting.retain(|(at, earlier)| (*at, earlier.len()) != (offset, data.len()));
+            waiting.push((offset, data.to_vec()));
+            return Ok(());
         }
-        self.0.file.write(offset, data)?;
-        if let Some(header) = written.as_mut().and_then(|written| written.header.as_mut()) {
-            header[offset as usize..].iter_mut().zip(data).for_each(|(to, from)| *to = *from);
-        }
-        drop(written);
+        self.0.change(|| self.0.file.write(offset, data))?;
         self.0.first().wrote(offset, data);
         Ok(())
     }
 
     fn close(&self) -> std::io::Result<()> {
+        if self.0.check().is_ok() {
+            self.0.put_header()?;
+        }
         self.0.file.close()
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use redb::{BackendError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
@@ -165,4 +166,75 @@ fn a_byte_that_changed_in_any_page_is_found_by_an_opening() {
             assert!(database(&path, &guard, CACHE, false).is_err(), "byte {place}");
         }
     }
+}
+
+/// A file on a volume that something else has filled: what has its room can be written, the rest cannot.
+#[derive(Debug)]
+struct Filled(Box<dyn StoreFile>, Arc<AtomicBool>);
+
+impl StoreFile for Filled {
+    fn read_medium(&self, medium: bool) -> io::Result<ReadFrom> {
+        self.0.read_medium(medium)
+    }
+
+    fn read_back(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_back(offset, out)
+    }
+
+    fn is_linked(&self) -> bool {
+        self.0.is_linked()
+    }
+}
+
+impl StorageBackend for Filled {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        match offset > 0 && self.1.load(Ordering::Relaxed) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => self.0.write(offset, data),
+        }
+    }
+}
+
+#[test]
+fn the_header_is_written_last_and_not_at_all_behind_a_write_that_failed() {
+    let (dir, full) = (tempfile::tempdir().unwrap(), Arc::new(AtomicBool::new(false)));
+    let path = dir.path().join("file");
+    let file = Filled(Files::default().open(&path).unwrap(), Arc::clone(&full));
+    let file = Backend(Arc::new(Guard::new(Box::new(file))));
+    let (commit, there) = (|n: u8| (vec![n; 320], vec![n; 4096]), || std::fs::read(&path).unwrap());
+    file.set_len(8192).unwrap();
+    let (header, page) = commit(1);
+    file.write(0, &header).unwrap();
+    file.write(4096, &page).unwrap();
+    assert_eq!((there()[0], there()[4096]), (0, 1), "it waits for the sync");
+    let mut out = [0; 4];
+    file.read(318, &mut out).unwrap();
+    assert_eq!(out, [1, 1, 0, 0], "what waits is read as written");
+    file.sync_data().unwrap();
+    assert_eq!(there()[..320], header);
+
+    full.store(true, Ordering::Relaxed);
+    let (header, page) = commit(2);
+    file.write(0, &header).unwrap();
+    file.write(4096, &page).unwrap_err();
+    full.store(false, Ordering::Relaxed);
+    file.sync_data().unwrap_err();
+    file.close().unwrap();
+    assert_eq!((there()[0], there()[4096]), (1, 1), "the file is at the commit before");
 }

@@ -64,6 +64,17 @@ struct Pointer {
     checksum: u128,
 }
 
+/// Where a value lies in a file: enough to read it again later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spot {
+    at: u64,
+    /// Bytes of the value.
+    pub length: usize,
+}
+
+/// Is shown a key, its value, and where that lies.
+type Each<'e> = &'e mut dyn FnMut(&[u8], &[u8], Spot);
+
 /// Is shown a key, how its value begins, and how long that is.
 type EachHead<'e> = &'e mut dyn FnMut(&[u8], &[u8], usize);
 
@@ -133,9 +144,18 @@ impl<'a> Rescue<'a> {
     /// Shows `each` every entry of a table that can be had, in the order of the keys. The commit before the latest takes its place
     /// where the latest one's list of tables is damaged.
     pub fn table(&self, name: &str, mut each: impl FnMut(&[u8], &[u8])) -> Extent {
+        self.table_spots(name, |key, value, _| each(key, value))
+    }
+
+    /// The same with where each value lies.
+    pub fn table_spots(&self, name: &str, mut each: impl FnMut(&[u8], &[u8], Spot)) -> Extent {
+        self.walk_table(name, &mut each)
+    }
+
+    fn walk_table(&self, name: &str, each: Each<'_>) -> Extent {
         for root in self.commits.iter().flatten().flatten() {
             let mut found = None;
-            let whole = self.walk(*root, (None, None), 0, &mut |key, value| {
+            let whole = self.walk(*root, (None, None), 0, &mut |key, value, _| {
                 if key == name.as_bytes() {
                     found = table_root(value);
                 }
@@ -144,9 +164,9 @@ impl<'a> Rescue<'a> {
                 Some((None, _)) => return Extent::Whole,
                 Some((Some(root), widths)) => {
                     let any = Cell::new(false);
-                    let whole = self.walk(root, widths, 0, &mut |key, value| {
+                    let whole = self.walk(root, widths, 0, &mut |key, value, spot| {
                         any.set(true);
-                        each(key, value);
+                        each(key, value, spot);
                     });
                     return if whole { Extent::Whole } else { Extent::Part };
                 }
@@ -166,7 +186,7 @@ impl<'a> Rescue<'a> {
     pub fn tables(&self) -> (Extent, BTreeSet<String>) {
         let mut names = BTreeSet::new();
         for root in self.commits.iter().flatten().flatten() {
-            let whole = self.walk(*root, (None, None), 0, &mut |name, _| {
+            let whole = self.walk(*root, (None, None), 0, &mut |name, _, _| {
                 names.insert(String::from_utf8_lossy(name).into_owned());
             });
             match (whole, names.is_empty()) {
@@ -179,7 +199,7 @@ impl<'a> Rescue<'a> {
     }
 
     /// Shows every entry below a page; whether nothing was damaged.
-    fn walk(&self, at: Pointer, widths: Widths, depth: usize, each: &mut dyn FnMut(&[u8], &[u8])) -> bool {
+    fn walk(&self, at: Pointer, widths: Widths, depth: usize, each: Each<'_>) -> bool {
         let Some(page) = self.page(at.page) else { return false };
         let whole = |end: Option<usize>| {
             end.and_then(|end| page.get(..end)).is_some_and(|b| XxHash3_128::oneshot(b) == at.checksum)
@@ -187,7 +207,7 @@ impl<'a> Rescue<'a> {
         match page.first() {
             Some(&LEAF) => {
                 let Some(leaf) = Leaf::read(&page, widths).filter(|l| whole(l.end())) else { return false };
-                leaf.entries().for_each(|(key, value)| each(key, value));
+                leaf.each(place(at.page).0, each);
                 true
             }
             Some(&BRANCH) if depth < MOST_DEPTH => {
@@ -208,7 +228,7 @@ impl<'a> Rescue<'a> {
     /// how long it is. Nothing else is read, nor is anything verified. `None`: the table must be read otherwise.
     pub fn heads(&self, name: &str, most: usize, mut each: impl FnMut(&[u8], &[u8], usize)) -> Option<()> {
         let mut found = None;
-        let whole = self.walk((*self.commits.first()?)??, (None, None), 0, &mut |key, value| {
+        let whole = self.walk((*self.commits.first()?)??, (None, None), 0, &mut |key, value, _| {
             if key == name.as_bytes() {
                 found = table_root(value);
             }
@@ -268,6 +288,15 @@ impl<'a> Rescue<'a> {
     /// Shows `each` every entry that looks like one of a table with keys of `width` bytes and values of any length, in any page of
     /// the file: current, old, or changed.
     pub fn scan(&self, width: usize, mut each: impl FnMut(&[u8], &[u8])) {
+        self.scan_spots(width, |key, value, _| each(key, value));
+    }
+
+    /// The same with where each value lies.
+    pub fn scan_spots(&self, width: usize, mut each: impl FnMut(&[u8], &[u8], Spot)) {
+        self.scan_pages(width, &mut each);
+    }
+
+    fn scan_pages(&self, width: usize, each: Each<'_>) {
         let mut at = PAGE;
         while at + PAGE <= self.length {
             let mut page = vec![0; PAGE as usize];
@@ -281,11 +310,23 @@ impl<'a> Rescue<'a> {
                 if self.file.read(at, &mut page[..end]).is_ok()
                     && let Some(leaf) = Leaf::read(&page, widths)
                 {
-                    leaf.entries().for_each(|(key, value)| each(key, value));
+                    leaf.each(at, each);
                 }
             }
             at += PAGE;
         }
+    }
+
+    /// The values at these places, one behind the other.
+    pub fn values(&self, spots: &[Spot]) -> Option<Vec<u8>> {
+        let mut out = vec![0; spots.iter().map(|spot| spot.length).sum()];
+        let mut rest = &mut out[..];
+        for spot in spots {
+            let (value, behind) = rest.split_at_mut_checked(spot.length)?;
+            self.file.read(spot.at, value).ok()?;
+            rest = behind;
+        }
+        Some(out)
     }
 }
 
@@ -356,12 +397,14 @@ impl<'p> Leaf<'p> {
         Some((key, start..self.value_end(n)?))
     }
 
-    fn entries(&self) -> impl Iterator<Item = (&'p [u8], &'p [u8])> {
-        let entry = |n: usize| {
-            let (key, value) = self.place(n)?;
-            Some((self.page.get(key)?, self.page.get(value)?))
-        };
-        (0..self.pairs).filter_map(entry).collect::<Vec<_>>().into_iter()
+    /// Shows `each` every entry; the page lies at `at` in its file.
+    fn each(&self, at: u64, each: Each<'_>) {
+        for (key, value) in (0..self.pairs).filter_map(|n| self.place(n)) {
+            let spot = Spot { at: at + value.start as u64, length: value.len() };
+            if let (Some(key), Some(value)) = (self.page.get(key), self.page.get(value)) {
+                each(key, value, spot);
+            }
+        }
     }
 }
 

@@ -368,7 +368,7 @@ pub(super) fn settle(
     if let Some(torn) = torn {
         salvaged = torn.salvaged;
         front.groups.extend(torn.groups.into_iter().map(|(number, group)| (number, group.into())));
-        if !torn.complete {
+        if !torn.complete && !found.is_all_of(ours, &front.groups) {
             found.report_torn(&txn, &mut tally, env.unix_nano())?;
         }
         changed = true;
@@ -527,6 +527,19 @@ impl Found {
         let has_front = number(META_FORMAT)? >= FRONT_FORMAT;
         let is_copy = meta.get(META_COPY)?.is_some();
         Ok(Self { life, satellite, next, earlier, last_group, next_group, has_front, is_copy })
+    }
+
+    /// Whether this, with these groups of the front, is all that `ours` had been told was safe: then the commit that is not whole was
+    /// refused.
+    fn is_all_of(&self, ours: Option<&State>, front: &front::Groups) -> bool {
+        let last = front.keys().next_back().map_or(0, |last| last + 1);
+        ours.is_some_and(|state| {
+            state.next_group <= self.first_new().max(last)
+                && state
+                    .lanes
+                    .iter()
+                    .all(|(lane, of)| self.next.get(&lane.0).copied().unwrap_or(1) >= of.next_sequence)
+        })
     }
 
     /// Reports a latest commit that cannot be read whole. What it had may have been called safe: nobody can tell a power cut, which

@@ -47,6 +47,11 @@ impl Contradicted {
         Ok(if age < FORGOTTEN { Self { count, age } } else { Self::default() })
     }
 
+    /// Whether the next one is the first in a month. Those that follow have nothing new to report.
+    pub(super) const fn is_first(&self) -> bool {
+        self.count == 0
+    }
+
     /// How long no further one is begun.
     pub(super) fn rest(&self) -> Duration {
         let Some(earlier) = self.count.checked_sub(1) else { return Duration::ZERO };

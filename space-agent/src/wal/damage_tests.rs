@@ -7,6 +7,7 @@ use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
 use simdisk::{Fault, Operation, Trouble};
 
+use super::salvage_tests::MAY_REPEAT;
 use super::tests::{Bench, LINK, assert_adds_up, logs, request, seal};
 use super::*;
 
@@ -408,9 +409,60 @@ fn a_ledger_is_told_what_it_has_acknowledged() {
         station: "svalbard".to_owned(),
         sequences: vec![range(1, 3), range(4, 5)],
         top_hash: hashes[3].hash.to_vec(),
+        items: Some([0, 1, 3].iter().map(|n: &usize| hashes[*n].items).sum::<Counts>().into()),
     };
     assert_eq!(lane.acknowledged, [expected]);
     assert_eq!(lane.on_board, [range(3, 4)]);
+}
+
+/// Appends while operations fail from any one on, and opens the log again in this process, or after a `kill` in the next one: nothing
+/// is lost, and nothing is said to be. How often the disk failed.
+fn failed_at_any(operation: Operation, trouble: Trouble, kill: bool) -> u64 {
+    let mut fired = 0;
+    // A volume that is full takes what has its room already: the header, for one.
+    for (after, times) in [1, 2, 3, 40].into_iter().flat_map(|times| (0..30).map(move |after| (after, times)))
+    {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        let mut accepted = 0;
+        for n in 0..6 {
+            wal.journal().append(&[request(n, 1, 50_000)]).unwrap();
+            accepted += 1;
+        }
+        seal(&mut wal).unwrap();
+        bench.disk.arm(Fault { operation, trouble, after, times, seed: after });
+        for n in 10..16 {
+            accepted += u64::from(wal.journal().append(&[request(n, 1, 50_000)]).is_ok());
+            if bench.disk.fired() == times {
+                break;
+            }
+        }
+        fired += u64::from(bench.disk.heal() > 0);
+        if kill {
+            bench.disk.kill();
+            drop(wal);
+            wal = bench.open();
+        } else {
+            wal.journal().append(&[request(99, 1, 50_000)]).unwrap();
+            accepted += 1;
+        }
+        assert_eq!(told(&mut wal), (Counts::ZERO, false), "write {after}, killed: {kill}");
+        assert_eq!(wal.summary().accepted, logs(accepted), "write {after}, killed: {kill}");
+        assert_eq!(deliverable(&mut wal), logs(accepted), "write {after}, killed: {kill}");
+    }
+    fired
+}
+
+#[test]
+fn a_volume_that_something_else_fills_leaves_no_gap_of_what_was_never_lost() {
+    for kill in [false, true] {
+        assert!(failed_at_any(Operation::Write, Trouble::NoSpace, kill) > 60);
+    }
+}
+
+#[test]
+fn a_commit_that_was_refused_is_no_gap_though_the_disk_has_half_of_it() {
+    assert!(failed_at_any(Operation::Sync, Trouble::WriteBack, false) > 20);
 }
 
 #[test]
@@ -538,13 +590,13 @@ fn what_a_file_that_was_put_aside_still_holds_can_be_had_and_nothing_that_is_kno
     let aside = wal.take_quarantine().unwrap().moved_to.unwrap();
     let before = wal.summary().accepted;
     assert_eq!(deliverable(&mut wal), Counts::ZERO);
-    let nothing = wal.journal().salvage(&aside, false).unwrap();
+    let nothing = wal.journal().salvage(&aside, Wanted::default()).unwrap();
     assert_eq!(nothing.appended.items, 0);
-    let all = wal.journal().salvage(&aside, true).unwrap();
+    let all = wal.journal().salvage(&aside, MAY_REPEAT).unwrap();
     assert!(all.appended.items >= 25 && all.appended.items <= 30, "{all:?}");
     assert_eq!(wal.summary().accepted.total(), before.total() + all.appended.items);
     assert_adds_up(&wal);
-    assert!(wal.journal().salvage(std::path::Path::new("/none"), true).is_err());
+    assert!(wal.journal().salvage(std::path::Path::new("/none"), MAY_REPEAT).is_err());
 }
 
 /// Bits of the first page that redb has no checksum of.
@@ -578,7 +630,7 @@ fn a_damaged_header_costs_nothing_and_without_it_everything_can_be_had() {
     assert!(there.total() <= 5, "what was delivered cannot be known: the front alone has {there:?}");
     let (lost, unknown) = told(&mut wal);
     assert!(there + lost == logs(25) || unknown, "{lost:?}");
-    let all = wal.journal().salvage(&aside, true).unwrap();
+    let all = wal.journal().salvage(&aside, MAY_REPEAT).unwrap();
     assert!(all.appended.items + there.total() >= 25, "{all:?}");
     assert!(deliverable(&mut wal).total() >= 25);
 }

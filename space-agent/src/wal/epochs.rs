@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use perigee_proto::link;
+use perigee_proto::link::{self, DropReason};
 use perigee_shared::env::Env;
 use perigee_shared::link::Slot;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Lane, SegmentId};
+use perigee_shared::signal::{Counts, TimeRange};
 use perigee_shared::store::StoreError;
 use prost::Message;
 use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
@@ -102,7 +103,8 @@ pub enum Reconciled {
         /// How many were deleted.
         deleted: u64,
     },
-    /// The ground knows a later state than this log: nothing was deleted, and what is on board now belongs to a new epoch.
+    /// The ground knows a later state than this log: only that was deleted of which it knows the hash, and what is on board now belongs
+    /// to a new epoch.
     NewEpoch,
     /// The same, but grounds have caused new epochs too often: none begins, and the ground is to be left alone for so long.
     Refused(Duration),
@@ -173,7 +175,12 @@ impl Epochs<'_> {
             if !rest.is_zero() {
                 return Ok(Reconciled::Refused(rest));
             }
-            self.begin_if("the ground knows a later state of this log", true)?;
+            let proven = self.proven(view)?;
+            self.begin_if("the ground knows a later state of this log", Some((consumer, proven.clone())))?;
+            for id in proven {
+                self.0.notes.sent.forget(id);
+                self.0.notes.talks.release(Place::of(id));
+            }
             return Ok(Reconciled::NewEpoch);
         }
         let (_, station) = self.0.notes.talks.of(slot).who();
@@ -192,7 +199,7 @@ impl Epochs<'_> {
             let Some(of) = self.0.state().lanes.get(&lane.lane) else { continue };
             let id = |sequence| SegmentId { epoch: view.epoch, lane: lane.lane, sequence };
             answer.ids.extend(of.on_board.iter().flatten().filter(|s| lane.committed.contains(*s)).map(id));
-            answer.tops.extend(lane.tops.iter().map(|(s, hash)| (id(*s), *hash)));
+            answer.tops.extend(lane.tops.iter().map(|(s, hash)| (id(*s), *hash, None)));
             answer.committed.insert(lane.lane, lane.committed.clone());
         }
         for (lane, committed) in &view.inherited {
@@ -359,11 +366,15 @@ impl Epochs<'_> {
 
     /// Begins a new epoch: what is on board goes into it under the same sequences, and the old one is closed.
     pub fn begin(&mut self, why: &str) -> Result<(), WalError> {
-        self.begin_if(why, false)
+        self.begin_if(why, None)
     }
 
-    /// The same; `contradicted`: a ground has caused it.
-    fn begin_if(&mut self, why: &str, contradicted: bool) -> Result<(), WalError> {
+    /// The same; `contradicted`: a ground has caused it, and has these segments for certain.
+    fn begin_if(
+        &mut self,
+        why: &str,
+        contradicted: Option<(ConsumerId, Vec<SegmentId>)>,
+    ) -> Result<(), WalError> {
         let old = self.hello("")?.pop().unwrap_or_default();
         let life = new_life(self.0.env(), self.0.state().life.start_counter.saturating_add(1));
         tracing::error!(
@@ -374,14 +385,56 @@ impl Epochs<'_> {
             "a new epoch of the write-ahead log begins"
         );
         let env = self.0.env().clone();
+        let takers = had::takers(&self.0.state().consumers, self.0.config());
         self.0.write(|txn, state| {
-            if contradicted {
+            let mut edits = Vec::new();
+            if let Some((consumer, proven)) = contradicted {
+                // Under the name that ends: no ground has them as bases in the epoch that begins.
+                let kept = bases::keep(txn, proven.iter().copied())?;
+                let mut passing = Passing::new(txn, state, &takers);
+                if Contradicted::read(&txn.open_table(META)?, state, &env)?.is_first() {
+                    record_undone(txn, state.life.epoch, &mut passing.tally, env.unix_nano())?;
+                }
                 Contradicted::note(txn, state, &env)?;
+                proven.iter().try_for_each(|id| passing.one(consumer, &Delivery::whole(*id)))?;
+                edits = passing.finish()?.1;
+                edits.extend(kept.into_iter().map(Edit::BaseKept));
             }
             begin_epoch(txn, life, old)?;
-            Ok(((), vec![Edit::Life(life)]))
+            edits.push(Edit::Life(life));
+            Ok(((), edits))
         })
     }
+
+    /// Segments on board of which the ground has said the hash: it has them, whatever else it has under the names of this epoch. Only
+    /// who was sent a segment, in an earlier state of this log, knows its hash.
+    fn proven(&mut self, view: &GroundView) -> Result<Vec<SegmentId>, WalError> {
+        self.0.read(|txn, _| {
+            let segments = txn.open_table(SEGMENTS)?;
+            let mut proven = Vec::new();
+            for lane in &view.lanes {
+                for (sequence, hash) in &lane.tops {
+                    let id = SegmentId { epoch: view.epoch, lane: lane.lane, sequence: *sequence };
+                    let Some(value) = segments.get(Place::of(id))? else { continue };
+                    let header = SegmentRecord::from_bytes(value.value())?.header;
+                    proven.extend((header.id == id && header.hash == *hash).then_some(id));
+                }
+            }
+            Ok(proven)
+        })
+    }
+}
+
+/// Drop ids that are passed over where a later state of the log may have given them: a station keeps the first drop of an id.
+const IDS_SKIPPED: u64 = 1 << 20;
+
+/// Records that something may be lost: what the later state of this log, which a ground has met, had accepted and not delivered.
+fn record_undone(txn: &WriteTransaction, epoch: u64, tally: &mut Tally, now: u64) -> Result<(), StoreError> {
+    let id = tally.next_drop + IDS_SKIPPED;
+    let none = drops::of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
+    let drop = link::Drop { id, counts_unknown: true, ..none };
+    (tally.next_drop, tally.drops) = (id + 1, tally.drops + 1);
+    drops::insert(txn, epoch, &drop, &[])
 }
 
 /// Changes the life of the log in the tables.
@@ -501,6 +554,13 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
     Ok(out)
 }
 
+/// The hash of a segment that a ledger acknowledged, and behind it how many items it had. Earlier software, and what was no more on
+/// board then, has the hash alone.
+fn split_acknowledged(value: &[u8]) -> (&[u8], Option<Counts>) {
+    let (hash, items) = value.split_at(value.len().min(size_of::<Hash>()));
+    (hash, Counts::from_bytes(items))
+}
+
 /// What ledgers have acknowledged lately, by epoch and lane.
 fn acknowledged(txn: &ReadTransaction) -> Result<BTreeMap<(u64, u32), Vec<link::Acknowledged>>, StoreError> {
     let mut out: BTreeMap<(u64, u32), Vec<link::Acknowledged>> = BTreeMap::new();
@@ -508,15 +568,18 @@ fn acknowledged(txn: &ReadTransaction) -> Result<BTreeMap<(u64, u32), Vec<link::
         return Ok(out);
     };
     for row in rows.iter()? {
-        let (key, hash) = row?;
+        let (key, value) = row?;
         let AckKey { ledger, epoch, lane, sequence } = key.value();
         let of = out.entry((epoch, u32::from(lane))).or_default();
         if of.last().is_none_or(|last| last.ledger != ledger) {
             let station = ledgers.get(ledger)?.map(|v| v.value().to_owned()).unwrap_or_default();
-            of.push(link::Acknowledged { ledger, station, ..link::Acknowledged::default() });
+            let items = Some(link::Counts::default());
+            of.push(link::Acknowledged { ledger, station, items, ..link::Acknowledged::default() });
         }
         if let Some(last) = of.last_mut() {
-            last.top_hash = hash.value().to_vec();
+            let (hash, items) = split_acknowledged(value.value());
+            last.top_hash = hash.to_vec();
+            last.items = last.items.zip(items).map(|(sum, items)| (Counts::from(sum) + items).into());
             match last.sequences.last_mut() {
                 Some(range) if range.end == sequence => range.end += 1,
                 _ => last.sequences.push(link::Range { start: sequence, end: sequence + 1 }),
@@ -555,18 +618,19 @@ struct Answer {
     ids: Vec<SegmentId>,
     /// The same, of segments that it has under another name.
     inherited: BTreeSet<SegmentId>,
-    /// Payload hashes as far as they are known.
-    tops: Vec<(SegmentId, Hash)>,
+    /// Payload hashes as far as they are known, and the items of what is on board.
+    tops: Vec<(SegmentId, Hash, Option<Counts>)>,
     committed: BTreeMap<Lane, RangeSet>,
 }
 
 impl Answer {
-    /// Looks up the hashes of the segments on board.
+    /// Looks up the hashes and items of the segments on board.
     fn note_hashes(&mut self, txn: &WriteTransaction) -> Result<(), StoreError> {
         let segments = txn.open_table(SEGMENTS)?;
         for id in &self.ids {
             if let Some(value) = segments.get(Place::of(*id))? {
-                self.tops.push((*id, SegmentRecord::from_bytes(value.value())?.header.hash));
+                let header = SegmentRecord::from_bytes(value.value())?.header;
+                self.tops.push((*id, header.hash, Some(header.items)));
             }
         }
         Ok(())
@@ -575,7 +639,7 @@ impl Answer {
     /// Keeps the hashes, of each lane and ledger the latest thousand.
     fn remember(&self, txn: &WriteTransaction, (ledger, station): &(u64, String)) -> Result<(), StoreError> {
         let mut shipped = txn.open_table(SHIPPED)?;
-        for (id, hash) in &self.tops {
+        for (id, hash, _) in &self.tops {
             // A segment that was encoded again has had several.
             let place = Place::of(*id);
             let mut known = shipped.get(place)?.map(|v| v.value().to_vec()).unwrap_or_default();
@@ -584,7 +648,7 @@ impl Answer {
                 shipped.insert(place, known.as_slice())?;
             }
         }
-        let lanes: BTreeSet<(u64, Lane)> = self.tops.iter().map(|(id, _)| (id.epoch, id.lane)).collect();
+        let lanes: BTreeSet<(u64, Lane)> = self.tops.iter().map(|(id, ..)| (id.epoch, id.lane)).collect();
         for (_, lane) in &lanes {
             let latest = shipped.range(lane_from(*lane, 0))?.next_back().transpose()?;
             let keep = latest.map_or(0, |(key, _)| key.value().sequence.saturating_sub(KEPT_PAIRS - 1));
@@ -599,9 +663,16 @@ impl Answer {
             ledgers.insert(ledger, station.as_str())?;
         }
         let mut acknowledged = txn.open_table(ACKNOWLEDGED)?;
-        for (SegmentId { epoch, lane, sequence }, hash) in &self.tops {
+        for (SegmentId { epoch, lane, sequence }, hash, items) in &self.tops {
             let key = AckKey { ledger: *ledger, epoch: *epoch, lane: lane.0, sequence: *sequence };
-            acknowledged.insert(key, &hash[..])?;
+            let mut value = hash.to_vec();
+            match items {
+                Some(items) => value.extend(items.to_bytes()),
+                // What was noted when it was on board stays.
+                None if acknowledged.get(key)?.is_some_and(|v| v.value().starts_with(hash)) => continue,
+                None => {}
+            }
+            acknowledged.insert(key, &value[..])?;
         }
         for (epoch, lane) in lanes {
             let key = |sequence| AckKey { ledger: *ledger, epoch, lane: lane.0, sequence };

@@ -4,7 +4,7 @@ use perigee_proto::link::DropReason;
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, TimeRange};
 
-use super::group::Accepted;
+use super::group::{Accepted, TARGET_RAW};
 use super::salvaged::{self, Identity};
 use super::state::{self, Edit, GroupMeta};
 use super::tables::*;
@@ -33,7 +33,8 @@ impl Journal<'_> {
         self.commit(requests, &[])
     }
 
-    /// Makes `requests` durable that came from another file, and notes there what they are, in one commit. Nothing is dropped for them.
+    /// Makes `requests` durable that came from another file, and notes there what they are, in one commit. Nothing is dropped for them,
+    /// and a part of the budget stays for requests that come.
     pub(super) fn append_salvaged(
         &mut self,
         requests: &[Accepted],
@@ -41,10 +42,12 @@ impl Journal<'_> {
     ) -> Result<(), WalError> {
         self.0.ready()?;
         let budget = self.0.config().max_bytes;
-        if self.0.state().stored() >= budget {
+        // This commit may go that far beyond.
+        let kept_free = (budget / 16 + TARGET_RAW as u64).min(budget / 4);
+        if self.0.state().stored() >= budget - kept_free {
             self.purge()?;
         }
-        if self.0.state().stored() >= budget {
+        if self.0.state().stored() >= budget - kept_free {
             return Err(WalError::Full { budget });
         }
         self.commit(requests, identities)?;

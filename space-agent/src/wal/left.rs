@@ -1,15 +1,17 @@
 //! What is left in the file of a log: segments and commit groups whose checksums hold, and what the file says of them.
+//!
+//! Of segments it notes where they lie, and reads one at a time. Groups, which are few, it holds.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
-use perigee_shared::env::Env;
+use perigee_shared::env::{Env, StoreFile};
 use perigee_shared::otlp::items::visit;
 use perigee_shared::otlp::walk::walk;
 use perigee_shared::segment::{Base, Decoder, Hash, Header, Lane, hash, learn};
 use perigee_shared::signal::Counts;
 use perigee_shared::store::next_piece;
-use perigee_shared::store::rescue::{Extent, Rescue};
+use perigee_shared::store::rescue::{Extent, Rescue, Spot};
 use redb::{TableHandle, Value};
 
 use super::group::{self, Accepted, Damaged};
@@ -18,8 +20,8 @@ use super::tables::*;
 use super::{SegmentRecord, WalError, seal};
 use crate::lanes::Rules;
 
-/// What look like pieces of payloads, and how many of one number are kept.
-type Pieces = BTreeMap<PlacePiece, Vec<Vec<u8>>>;
+/// What look like pieces of payloads, where they lie and what tells them apart, and how many of one number are kept.
+type Pieces = BTreeMap<PlacePiece, Vec<(Spot, [u8; 8])>>;
 const MOST_ALIKE: usize = 4;
 
 /// The requests of one lane; `None`: for which lane they are is not known.
@@ -40,7 +42,10 @@ pub(super) struct Left {
     pub(super) groups: BTreeMap<u64, Vec<u8>>,
     /// Payloads that a ledger had acknowledged.
     pub(super) acknowledged: BTreeSet<Hash>,
-    bases: BTreeMap<Place, (Header, Vec<u8>)>,
+    /// The satellite whose log it is, if it says so.
+    pub(super) satellite: Option<String>,
+    bases: BTreeMap<Place, (Header, Vec<Spot>)>,
+    file: Box<dyn StoreFile>,
 }
 
 /// What a file says for certain.
@@ -56,7 +61,7 @@ pub(super) struct Certain {
 /// A segment in a file.
 pub(super) struct LeftSegment {
     pub(super) header: Header,
-    payload: Vec<u8>,
+    payload: Vec<Spot>,
     /// The file says that a consumer waited for it.
     pub(super) on_board: bool,
 }
@@ -86,18 +91,30 @@ impl Left {
         if tables.is_empty() && segments.is_empty() && groups.is_empty() {
             return Err(fault(NOTHING));
         }
+        let meta = rows(&rescue, META.name()).1;
+        let satellite =
+            meta.get(META_SATELLITE.as_bytes()).map(|id| String::from_utf8_lossy(id).into_owned());
+        let (acknowledged, bases) = (acknowledged(&rescue), bases(&rescue));
         Ok(Self {
             segments,
             groups,
-            acknowledged: acknowledged(&rescue),
-            bases: bases(&rescue),
+            acknowledged,
+            satellite,
+            bases,
             certain: certain.map(|c| Certain {
                 epoch: c.life.epoch,
                 on_board: c.on_board(),
                 lanes: c.lanes,
                 rules: rules(&rescue),
             }),
+            file,
         })
+    }
+
+    /// A payload, read again.
+    fn payload(&self, header: &Header, spots: &[Spot]) -> Option<Vec<u8>> {
+        let payload = Rescue::open(&*self.file)?.values(spots)?;
+        (hash(&payload) == header.hash).then_some(payload)
     }
 
     /// The requests of a segment, if what it depends on is in the file.
@@ -110,11 +127,11 @@ impl Left {
             chain.push((base, payload));
         }
         let mut base: Option<Base> = None;
-        for (header, payload) in chain.into_iter().rev() {
-            base = learn(header, payload, base).ok()?;
+        for (header, spots) in chain.into_iter().rev() {
+            base = learn(header, &self.payload(header, spots)?, base).ok()?;
         }
-        let mut out = Vec::new();
-        for request in Decoder::new(header, payload, base.as_ref()).ok()? {
+        let (mut out, payload) = (Vec::new(), self.payload(header, payload)?);
+        for request in Decoder::new(header, &payload, base.as_ref()).ok()? {
             let request = request.ok()?;
             let walked = walk(request.signal, &request.body).ok()?;
             out.push(Accepted { signal: request.signal, body: request.body, walked });
@@ -161,19 +178,29 @@ impl Left {
     }
 }
 
-/// What the items of segments are, to find those of groups among them. A segment has its items as they came, in requests of another
-/// form.
+/// The items of groups that may be in segments too, and whether a segment has them. A segment has its items as they came, in
+/// requests of another form.
 #[derive(Default)]
-pub(super) struct Content(HashSet<u64>);
+pub(super) struct Content {
+    asked: HashSet<u64>,
+    seen: HashSet<u64>,
+}
 
 impl Content {
-    pub(super) fn add(&mut self, requests: &[Accepted]) {
-        requests.iter().for_each(|request| self.0.extend(prints(request)));
+    /// Adds a request of a group.
+    pub(super) fn ask(&mut self, request: &Accepted) {
+        self.asked.extend(prints(request));
     }
 
-    /// Whether every item of a request is among them.
+    /// Notes which of them are in a segment.
+    pub(super) fn note(&mut self, requests: &[Accepted]) {
+        let prints = requests.iter().flat_map(prints);
+        self.seen.extend(prints.filter(|print| self.asked.contains(print)));
+    }
+
+    /// Whether every item of a request is in segments.
     pub(super) fn has(&self, request: &Accepted) -> bool {
-        prints(request).iter().all(|print| self.0.contains(print))
+        prints(request).iter().all(|print| self.seen.contains(print))
     }
 }
 
@@ -215,7 +242,7 @@ fn segments(rescue: &Rescue<'_>, certain: Option<&Salvage<'_>>) -> Result<Vec<Le
 }
 
 /// Segments whose record and payload lie anywhere in the file, current or old, but for those that are `there`.
-fn found_anywhere(rescue: &Rescue<'_>, there: &BTreeSet<Place>) -> Vec<(Header, Vec<u8>)> {
+fn found_anywhere(rescue: &Rescue<'_>, there: &BTreeSet<Place>) -> Vec<(Header, Vec<Spot>)> {
     let mut headers: BTreeMap<Place, Vec<Header>> = BTreeMap::new();
     rescue.scan(9, |key, value| {
         if let (Some(key), Ok(record)) = (key.get(..9), SegmentRecord::from_bytes(value)) {
@@ -228,63 +255,66 @@ fn found_anywhere(rescue: &Rescue<'_>, there: &BTreeSet<Place>) -> Vec<(Header, 
     });
     headers.retain(|place, _| !there.contains(place));
     let mut pieces = Pieces::new();
-    rescue.scan(13, |key, value| {
+    rescue.scan_spots(13, |key, value, spot| {
         if let Some(key) = key.get(..13).map(PlacePiece::from_bytes)
             && headers.contains_key(&Place { lane: key.lane, sequence: key.sequence })
         {
-            let known = pieces.entry(key).or_default();
-            if known.len() < MOST_ALIKE && !known.iter().any(|k| k == value) {
-                known.push(value.to_vec());
+            let (known, print) = (pieces.entry(key).or_default(), group::first_bytes(blake3::hash(value)));
+            if known.len() < MOST_ALIKE && !known.iter().any(|(_, other)| *other == print) {
+                known.push((spot, print));
             }
         }
     });
     let of = |(place, headers): (Place, Vec<Header>)| {
-        headers.into_iter().filter_map(|h| Some((assembled(place, &h, &pieces)?, h))).collect::<Vec<_>>()
+        let whole = |h: Header| assembled(rescue, place, &h, &pieces).map(|payload| (h, payload));
+        headers.into_iter().filter_map(whole).collect::<Vec<_>>()
     };
-    headers.into_iter().flat_map(of).map(|(payload, header)| (header, payload)).collect()
+    headers.into_iter().flat_map(of).collect()
 }
 
-/// The payload of a header, of pieces as long as its own must be.
-fn assembled(place: Place, header: &Header, pieces: &Pieces) -> Option<Vec<u8>> {
+/// Where the payload of a header lies, in pieces as long as its own must be.
+fn assembled(rescue: &Rescue<'_>, place: Place, header: &Header, pieces: &Pieces) -> Option<Vec<Spot>> {
     let like = |number: u32, left: u64| {
         let length = next_piece(left as usize);
-        pieces.get(&place.piece(number)).into_iter().flatten().filter(move |piece| piece.len() == length)
+        let alike = pieces.get(&place.piece(number)).into_iter().flatten().map(|(spot, _)| *spot);
+        alike.filter(move |spot| spot.length == length)
     };
     like(0, header.payload_len).find_map(|first| {
-        let mut payload = first.clone();
+        let (mut payload, mut left) = (vec![first], header.payload_len - first.length as u64);
         for number in 1.. {
-            match header.payload_len - payload.len() as u64 {
-                0 => break,
-                left => payload.extend_from_slice(like(number, left).next()?),
+            if left == 0 {
+                break;
             }
+            let next = like(number, left).next()?;
+            left -= next.length as u64;
+            payload.push(next);
         }
-        (hash(&payload) == header.hash).then_some(payload)
+        (hash(&rescue.values(&payload)?) == header.hash).then_some(payload)
     })
 }
 
-/// The bases in the file, by lane and sequence.
-fn bases(rescue: &Rescue<'_>) -> BTreeMap<Place, (Header, Vec<u8>)> {
+/// The bases in the file, by lane and sequence, and where their payloads lie.
+fn bases(rescue: &Rescue<'_>) -> BTreeMap<Place, (Header, Vec<Spot>)> {
     let mut out = BTreeMap::new();
     rescue.table(BASES.name(), |key, value| {
         if let (Some(key), Ok(header)) = (key.get(..9), SegmentRecord::header_from(value)) {
             out.insert(Place::from_bytes(key), (header, Vec::new()));
         }
     });
-    rescue.table(BASE_CHUNKS.name(), |key, value| {
+    rescue.table_spots(BASE_CHUNKS.name(), |key, _, spot| {
         if let Some(key) = key.get(..13).map(PlacePiece::from_bytes)
             && let Some((_, payload)) = out.get_mut(&Place { lane: key.lane, sequence: key.sequence })
         {
-            payload.extend_from_slice(value);
+            payload.push(spot);
         }
     });
-    out.retain(|_, (header, payload)| hash(payload) == header.hash);
     out
 }
 
 /// Hashes of what ledgers had acknowledged.
 fn acknowledged(rescue: &Rescue<'_>) -> BTreeSet<Hash> {
     let (_, rows) = rows(rescue, ACKNOWLEDGED.name());
-    rows.values().filter_map(|hash| Hash::try_from(&hash[..]).ok()).collect()
+    rows.values().filter_map(|value| Hash::try_from(value.get(..size_of::<Hash>())?).ok()).collect()
 }
 
 fn rules(rescue: &Rescue<'_>) -> Option<BTreeMap<u64, Rules>> {

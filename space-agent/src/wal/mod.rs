@@ -43,6 +43,8 @@ mod mirror_tests;
 mod offers;
 mod passes;
 mod reached;
+#[cfg(test)]
+mod read_only_tests;
 mod recode;
 mod restored;
 mod salvage;
@@ -83,7 +85,7 @@ pub use group::Accepted;
 pub use had::Held;
 pub use journal::Journal;
 pub use lanes::{LaneSummary, Queues, Smaller, ToShip};
-pub use offers::{Amount, Offered};
+pub use offers::{Amount, Offered, Wanted};
 pub use passes::Passes;
 pub use reached::Reached;
 pub use recode::{Asked, Cannot, Recodable, Recoded, Recoder, Recoding, Sending};

@@ -61,32 +61,51 @@ pub struct Offered {
     pub undecodable: Amount,
     /// Found no room.
     pub no_room: Amount,
-    /// The budget, if it is used up.
+    /// The budget, if nothing more of it is for what is salvaged.
     pub full: Option<u64>,
+}
+
+/// What is wanted of a file beyond what is known to be undelivered.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// Also that of which nobody can tell whether it was delivered.
+    pub may_repeat: bool,
+    /// Also when it is the log of another satellite.
+    pub other_satellite: bool,
 }
 
 impl Journal<'_> {
     /// Appends what is in the file at `path`, which nobody writes, as if it had just come; nothing twice, however often it is asked to.
-    /// With `may_repeat` also that of which nobody can tell whether it was delivered. It ends where the budget is used up, and goes on
-    /// from there when it is asked again.
-    pub fn salvage(&mut self, path: &Path, may_repeat: bool) -> Result<Offered, WalError> {
+    /// It ends where the budget is used up but for what requests need that come, and goes on from there when it is asked again.
+    pub fn salvage(&mut self, path: &Path, wanted: Wanted) -> Result<Offered, WalError> {
         self.0.ready()?;
+        let fault = |why: String| WalError::Unsalvageable { path: path.to_owned(), why };
         if self.0.in_memory().now {
             let why = "the store is gone and the log is in memory: try again when the store is back";
-            return Err(WalError::Unsalvageable { path: path.to_owned(), why: why.to_owned() });
+            return Err(fault(why.to_owned()));
         }
         let left = Left::read(self.0.env(), path)?;
+        if let (Some(theirs), Some(ours), false) =
+            (&left.satellite, &self.0.config().satellite, wanted.other_satellite)
+            && theirs != ours
+        {
+            return Err(fault(format!(
+                "it is the log of satellite {theirs}, and this is {ours}, in whose name its data would be delivered: salvage it \
+                 there, or append it here all the same with --other-satellite"
+            )));
+        }
         let known = Known::of(self.0)?;
         let origin = left.certain.as_ref().map(|certain| known.origin(certain.epoch));
         let mut salvaging = Salvaging {
             wal: self.0,
             known,
             origin,
-            may_repeat,
+            may_repeat: wanted.may_repeat,
             offered: Offered::default(),
             pending: Pending::default(),
         };
-        let content = salvaging.segments(&left)?;
+        let mut content = asked_of_segments(&left);
+        salvaging.segments(&left, &mut content)?;
         salvaging.groups(&left, &content)?;
         salvaging.flush()?;
         Ok(salvaging.offered)
@@ -170,19 +189,29 @@ struct Salvaging<'w> {
     pending: Pending,
 }
 
+/// What groups have for lanes that do not wait for it: it may be in segments of the file.
+fn asked_of_segments(left: &Left) -> Content {
+    let mut content = Content::default();
+    for (number, bytes) in &left.groups {
+        let lanes = left.of_lanes(*number, bytes).unwrap_or_default();
+        let sealed = lanes.iter().filter(|(lane, _)| left.waits(*number, *lane) != Some(true));
+        sealed.flat_map(|(_, requests)| requests).for_each(|request| content.ask(request));
+    }
+    content
+}
+
 fn items(requests: &[Accepted]) -> u64 {
     requests.iter().map(|r| r.walked.items).sum()
 }
 
 impl Salvaging<'_> {
-    /// Returns what is in the segments.
-    fn segments(&mut self, left: &Left) -> Result<Content, WalError> {
-        let mut content = Content::default();
+    /// Offers what is in the segments, one at a time, and notes in `content` which items they have.
+    fn segments(&mut self, left: &Left, content: &mut Content) -> Result<(), WalError> {
         for (segment, number) in left.segments.iter().zip(0..) {
             let (unit, hash) = (Unit::Segment(number), segment.header.hash);
             let all = segment.header.items.total();
             let decoded = left.decoded(segment);
-            content.add(decoded.as_deref().unwrap_or_default());
+            content.note(decoded.as_deref().unwrap_or_default());
             let is_known = self.known.hashes.contains(&hash)
                 || self.known.identities.contains(&Identity::segment(&hash))
                 || match segment.on_board {
@@ -201,7 +230,7 @@ impl Salvaging<'_> {
                 }
             }
         }
-        Ok(content)
+        Ok(())
     }
 
     /// `content`: what is in the segments of the file, wherever that is now.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use perigee_proto::link::{self, DropReason};
 use perigee_shared::segment::{Header, Lane, hash};
 use perigee_shared::signal::{Counts, TimeRange};
-use perigee_shared::store::rescue::{Extent, Rescue};
+use perigee_shared::store::rescue::{Extent, Rescue, Spot};
 use perigee_shared::store::{StoreError, pieces};
 use redb::{TableHandle, Value, WriteTransaction};
 
@@ -58,6 +58,13 @@ pub(super) struct Salvage<'a> {
     all_on_board: bool,
     /// Records of drops are missing.
     pub(super) lost_drops: bool,
+}
+
+/// A payload, and where its pieces lie.
+#[derive(Default)]
+struct Payload {
+    bytes: Vec<u8>,
+    spots: Vec<Spot>,
 }
 
 /// What was taken over into a new log.
@@ -233,12 +240,12 @@ impl<'a> Salvage<'a> {
         self.all_on_board.then(|| self.on_board.keys().copied().collect())
     }
 
-    /// Segments that the file says are on board, whole ones alone, and bases that they may depend on.
-    pub(super) fn segments(&self) -> Result<Vec<(Header, Vec<u8>)>, StoreError> {
+    /// Segments that the file says are on board, whole ones alone, and where their payloads lie.
+    pub(super) fn segments(&self) -> Result<Vec<(Header, Vec<Spot>)>, StoreError> {
         let wanted = self.on_board.iter().map(|(place, record)| (*place, record.header.clone())).collect();
         let mut out = Vec::new();
         self.payloads(CHUNKS.name(), &wanted, |_, header, payload| {
-            out.push((header.clone(), payload));
+            out.push((header.clone(), payload.spots));
             Ok(())
         })?;
         Ok(out)
@@ -249,31 +256,32 @@ impl<'a> Salvage<'a> {
         &self,
         table: &str,
         wanted: &BTreeMap<Place, Header>,
-        mut each: impl FnMut(Place, &Header, Vec<u8>) -> Result<(), StoreError>,
+        mut each: impl FnMut(Place, &Header, Payload) -> Result<(), StoreError>,
     ) -> Result<BTreeSet<Place>, StoreError> {
         let mut found = BTreeSet::new();
-        let (mut current, mut bytes): (Option<Place>, Vec<u8>) = (None, Vec::new());
+        let (mut current, mut last): (Option<Place>, Payload) = (None, Payload::default());
         let mut result = Ok(());
-        let mut end = |place: Option<Place>, bytes: &mut Vec<u8>| {
-            let payload = std::mem::take(bytes);
+        let mut end = |place: Option<Place>, last: &mut Payload| {
+            let payload = std::mem::take(last);
             if let Some(place) = place
                 && let Some(header) = wanted.get(&place)
                 && result.is_ok()
-                && hash(&payload) == header.hash
+                && hash(&payload.bytes) == header.hash
             {
                 found.insert(place);
                 result = each(place, header, payload);
             }
         };
-        self.rescue.table(table, |key, value| {
+        self.rescue.table_spots(table, |key, value, spot| {
             let Some(key) = key.get(..13).map(PlacePiece::from_bytes) else { return };
             let place = Place { lane: key.lane, sequence: key.sequence };
             if current != Some(place) {
-                end(current.replace(place), &mut bytes);
+                end(current.replace(place), &mut last);
             }
-            bytes.extend_from_slice(value);
+            last.bytes.extend_from_slice(value);
+            last.spots.push(spot);
         });
-        end(current, &mut bytes);
+        end(current, &mut last);
         result.map(|()| found)
     }
 
@@ -289,7 +297,7 @@ impl<'a> Salvage<'a> {
             let txn = db.begin_write()?;
             txn.open_table(BASES)?.insert(place, header.to_bytes().as_slice())?;
             let mut chunks = txn.open_table(BASE_CHUNKS)?;
-            for (piece, index) in pieces(&payload).zip(0..) {
+            for (piece, index) in pieces(&payload.bytes).zip(0..) {
                 chunks.insert(place.piece(index), piece)?;
             }
             drop(chunks);
@@ -321,7 +329,7 @@ impl<'a> Salvage<'a> {
         let found = self.payloads(CHUNKS.name(), &wanted, |place, header, payload| {
             let Some(record) = self.on_board.get(&place) else { return Ok(()) };
             let txn = db.begin_write()?;
-            super::seal::insert_segment(&txn, record, &payload)?;
+            super::seal::insert_segment(&txn, record, &payload.bytes)?;
             salvaged::remember(&txn, self.next_group, [Identity::segment(&header.hash)])?;
             taken.items += header.items;
             taken.segments += 1;

@@ -23,6 +23,9 @@ fn amount(amount: Amount) -> (u64, u64, u64) {
 
 const NOTHING: (u64, u64, u64) = (0, 0, 0);
 
+/// Also what may have been delivered.
+pub(super) const MAY_REPEAT: Wanted = Wanted { may_repeat: true, other_satellite: false };
+
 /// The file of a log that has delivered 4 items, and has 16 items in two segments and 10 items in five groups.
 fn old() -> Vec<u8> {
     let bench = Bench::new();
@@ -69,7 +72,7 @@ fn beside(content: Vec<u8>) -> (Bench, PathBuf) {
 }
 
 fn salvage(wal: &mut Wal, path: &Path, may_repeat: bool) -> Offered {
-    wal.journal().salvage(path, may_repeat).unwrap()
+    wal.journal().salvage(path, Wanted { may_repeat, other_satellite: false }).unwrap()
 }
 
 #[test]
@@ -121,11 +124,58 @@ fn where_the_budget_is_used_up_the_next_one_goes_on() {
     assert_adds_up(&wal);
 }
 
+#[test]
+fn a_log_of_another_satellite_is_salvaged_only_when_that_is_asked_for() {
+    let (mut bench, path) = fresh();
+    bench.config.satellite = Some("other".to_owned());
+    let mut wal = bench.open();
+    let why = wal.journal().salvage(&path, MAY_REPEAT).unwrap_err().to_string();
+    for word in ["satellite sat,", "this is other,", "--other-satellite"] {
+        assert!(why.contains(word), "{why}");
+    }
+    assert_eq!(wal.summary().accepted, Counts::ZERO);
+    let wanted = Wanted { other_satellite: true, ..Wanted::default() };
+    assert_eq!(amount(wal.journal().salvage(&path, wanted).unwrap().appended), (2, 5, 26));
+}
+
+#[test]
+fn it_leaves_a_part_of_the_budget_to_requests_and_goes_on_when_there_is_room() {
+    let (mut bench, path) = beside(large(30));
+    bench.config.max_bytes = 16 << 20;
+    let mut wal = bench.open();
+    let some = salvage(&mut wal, &path, false);
+    assert_eq!((some.full, some.appended.items + some.no_room.items), (Some(16 << 20), 30), "{some:?}");
+    for n in 100..102 {
+        wal.journal().append(&[super::tests::request(n, 1, 300_000)]).unwrap();
+    }
+    assert!(wal.state().stored() < 16 << 20, "{some:?}");
+    assert_eq!(amount(salvage(&mut wal, &path, false).appended), NOTHING, "the room is not for it");
+    while seal(&mut wal).unwrap().is_some() {}
+    while wal.summary().segments > 0 {
+        deliver(&mut wal);
+    }
+    assert_eq!(salvage(&mut wal, &path, false).appended.items, some.no_room.items);
+    assert_adds_up(&wal);
+}
+
+#[test]
+fn segments_are_read_when_their_turn_comes_and_not_held() {
+    let (bench, path) = fresh();
+    let left = left::Left::read(&bench.disk.env(), &path).unwrap();
+    assert!(left.segments.len() >= 2);
+    assert!(left.segments.iter().all(|segment| left.decoded(segment).is_some_and(|all| !all.is_empty())));
+    bench.disk.damage(&path, |content| content[4096..].fill(0));
+    assert!(
+        left.segments.iter().all(|segment| left.decoded(segment).is_none()),
+        "nothing of them is in memory"
+    );
+}
+
 /// A file of large requests, so that it takes several commits.
-fn large() -> Vec<u8> {
+fn large(count: u64) -> Vec<u8> {
     let bench = Bench::new();
     let mut wal = bench.open();
-    for n in 0..3 {
+    for n in 0..count {
         wal.journal().append(&[super::tests::request(n, 1, 600_000)]).unwrap();
     }
     wal.close().unwrap();
@@ -134,12 +184,12 @@ fn large() -> Vec<u8> {
 
 #[test]
 fn a_power_cut_at_any_write_of_it_doubles_nothing_and_loses_nothing() {
-    let (content, mut cuts) = (large(), 0);
+    let (content, mut cuts) = (large(3), 0);
     for cut in (1..).step_by(7) {
         let (bench, path) = beside(content.clone());
         let mut wal = bench.open();
         bench.disk.power_off_after(cut);
-        let done = wal.journal().salvage(&path, false).is_ok() && !bench.disk.is_off();
+        let done = wal.journal().salvage(&path, Wanted::default()).is_ok() && !bench.disk.is_off();
         drop(wal);
         bench.disk.restart_torn(cut);
         bench.disk.put(&path, content.clone());
@@ -182,13 +232,13 @@ fn a_damaged_commit_of_it_doubles_what_is_found_only_where_the_memory_of_it_was(
 
 #[test]
 fn what_was_refused_when_the_disk_failed_comes_when_it_is_asked_for_again() {
-    let (content, mut fired) = (large(), 0);
+    let (content, mut fired) = (large(3), 0);
     for seed in 0..16u64 {
         let (bench, path) = beside(content.clone());
         let mut wal = bench.open();
         let operation = [Operation::Write, Operation::Sync][seed as usize % 2];
         bench.disk.arm(Fault { operation, trouble: Trouble::InputOutput, after: seed / 2, times: 1, seed });
-        let first = wal.journal().salvage(&path, false);
+        let first = wal.journal().salvage(&path, Wanted::default());
         fired += bench.disk.heal();
         if seed % 3 == 0 {
             bench.disk.kill();
@@ -321,7 +371,7 @@ fn a_file_that_is_no_agents_log_is_refused() {
         (path, "it is not an agent's log, or nothing of one is left in it"),
         (directory.join("none"), "there is no such file"),
     ] {
-        let error = wal.journal().salvage(&file, true).unwrap_err().to_string();
+        let error = wal.journal().salvage(&file, MAY_REPEAT).unwrap_err().to_string();
         assert_eq!(error, format!("cannot salvage {}: {why}", file.display()));
     }
     assert_eq!(wal.summary().accepted, Counts::ZERO);

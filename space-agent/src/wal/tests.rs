@@ -422,10 +422,40 @@ fn what_the_ground_has_is_deleted_and_a_ground_that_knows_more_begins_a_new_epoc
         assert_eq!(epochs.len(), 2);
         assert!(epochs[0].epoch == epoch && epochs[0].closed && !epochs[1].closed);
         assert!(epochs[0].start_counter < epochs[1].start_counter);
+        let [lost] = &epochs[0].drops[..] else { panic!("one gap for what the later state had: {epochs:?}") };
+        assert!(lost.counts_unknown && lost.reason() == DropReason::Corruption && lost.sequences.is_none());
+        assert!(lost.id > 1_000, "the later state may have told of drops with the next ids");
         assert_adds_up(&wal);
         drop(wal);
         bench.disk.put(&bench.file(), before);
     }
+}
+
+#[test]
+fn of_what_an_earlier_log_has_on_board_the_ground_keeps_what_it_knows_the_hash_of() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for n in 0..3 {
+        wal.journal().append(&[request(n, 5, 100)]).unwrap();
+        seal(&mut wal).unwrap();
+    }
+    let headers = wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap();
+    // The later log had another third segment, and a ground has both; that it has the second one, it does not say with its hash.
+    let mut later = view(&wal, 1..6, [0; 32]);
+    later.lanes[0].tops.extend([(1, headers[0].hash), (3, [9; 32])]);
+    assert_eq!(wal.epochs().reconcile(LINK, Slot::FIRST, &later).unwrap(), Reconciled::NewEpoch);
+    let check = |wal: &mut Wal| {
+        let left = wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap();
+        let left: Vec<_> =
+            left.iter().map(|header| (header.id.epoch, header.id.sequence, header.hash)).collect();
+        let epoch = wal.summary().life.epoch;
+        assert_eq!(left, [(epoch, 2, headers[1].hash), (epoch, 3, headers[2].hash)]);
+        assert_eq!(wal.summary().delivered, logs(5));
+        assert_adds_up(wal);
+    };
+    check(&mut wal);
+    drop(wal);
+    check(&mut bench.open());
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::console::attention::Level;
 use crate::console::board::Shown;
 use crate::console::problem::Asked;
 use crate::console::show::{bytes, counted, date, encoded, items, number, when};
-use crate::spool::{AwayView, BacklogView, GapView, Part};
+use crate::spool::{AwayView, BacklogView, GapView, Items, Part};
 
 /// Lanes that are shown of what may still come.
 const AWAY: usize = 500;
@@ -152,6 +152,19 @@ fn may_come(lanes: &BTreeMap<(&str, u8), Waits<'_>>, now: u64) -> Markup {
     }
 }
 
+/// The items of a gap; a number that nobody knows is not 0.
+fn missing(gap: &GapView) -> Markup {
+    let is_lost_here = gap.reason == "station_lost";
+    html! {
+        @match gap.unknown {
+            true if gap.items == Items::default() => "an unknown number of items",
+            true if is_lost_here => { "at most " (items(gap.items)) },
+            true => { "at least " (items(gap.items)) },
+            false => (items(gap.items)),
+        }
+    }
+}
+
 /// What was dropped or lost.
 fn lost(gaps: &Part<GapView>, wanted: &Wanted) -> Markup {
     html! {
@@ -177,7 +190,7 @@ fn lost(gaps: &Part<GapView>, wanted: &Wanted) -> Markup {
                             th scope="row" { (date(gap.recorded_unix_nano)) }
                             td data-label="Satellite" { (satellite_link(&gap.satellite)) }
                             td data-label="Lane" { (gap.lane) }
-                            td data-label="Missing" { @if gap.unknown { "at least " } (items(gap.items)) }
+                            td data-label="Missing" { (missing(gap)) }
                             td data-label="From" { (date(gap.start_unix_nano)) }
                             td data-label="To" { (date(gap.end_unix_nano)) }
                             td.wide data-label="Why" {

@@ -346,6 +346,13 @@ async fn a_log_from_before_begins_a_new_epoch_and_loses_nothing_that_is_new() {
     agent.start().await;
     accept(&agent, &mut ledger, "a", 6).await;
     contact(&mut agent).await;
+    // On board when the copy is made, and delivered before that is put back.
+    accept(&agent, &mut ledger, "on board", 6).await;
+    eventually("it is in segments", async || {
+        let log = agent.inspect().await;
+        (log["summary"]["unsealed_bytes"] == 0).then_some(()).ok_or_else(|| log.to_string())
+    })
+    .await;
     assert!(agent.process.terminate().await.success());
     let (directory, saved) = (agent.wal_directory().clone(), scene.path().join("saved"));
     copy(&directory, &saved);

@@ -294,7 +294,24 @@ fn what_ledgers_have_acknowledged_is_told() {
     assert_pinned("resume-ledger", &ground(ground_message::Body::Resume(resume)));
 }
 
-/// The same.
+/// The bound of a gap where a station has lost its spool. Without it the number of items is unknown.
+#[test]
+fn how_many_items_a_ledger_has_acknowledged_is_told() {
+    let acknowledged = Acknowledged {
+        ledger: 0x0102_0304_0506_0708,
+        station: "svalbard".to_owned(),
+        sequences: vec![range(1, 7)],
+        top_hash: (0..32).collect(),
+        items: Some(counts(70)),
+        ..Default::default()
+    };
+    let lane = Lane { lane: 8, next_sequence: 7, acknowledged: vec![acknowledged], ..Default::default() };
+    let epoch = Epoch { epoch: EPOCH, lanes: vec![lane], ..Default::default() };
+    let hello = Hello { satellite: "sat-1".to_owned(), epochs: vec![epoch], ..Default::default() };
+    assert_pinned("hello-acknowledged-items", &agent(agent_message::Body::Hello(hello)));
+}
+
+/// Fields that came with WAL format 4 and spool format 2 as well.
 #[test]
 fn what_the_ground_has_of_a_drop_is_told() {
     let items = Counts { spans: 3, metric_points: 400, log_records: 5, ..Default::default() };
