@@ -445,7 +445,7 @@ impl RangeEncoder {
     }
 
     /// As [`Coder::symbol`].
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn symbol(&mut self, model: &mut Symbols, symbol: usize) {
         self.interval.encode_symbol(&mut self.out, model, symbol);
     }
@@ -567,7 +567,7 @@ impl<'a> RangeDecoder<'a> {
     }
 
     /// As [`Coder::symbol`].
-    #[inline(always)]
+    #[inline(never)]
     pub(super) fn symbol(&mut self, model: &mut Symbols) -> usize {
         let part = self.range >> 15;
         let symbol = model.find((self.code / part).min((1 << 15) - 1) as i16);

@@ -23,7 +23,7 @@ const SHORT: usize = 32;
 const HELD: usize = 15;
 
 /// When so many begin at a place, new ones end where they differ from others.
-const CROWD: u8 = 6;
+const CROWD: u8 = 7;
 
 /// Values before a place by which its chains are expected, a power of two.
 const VALUES: usize = 8;
@@ -64,8 +64,6 @@ pub(super) struct Chain {
     /// The chain that came here next time, behind the same value.
     follower: u16,
     pub(super) repeats: Repeats,
-    /// Tokens that it has.
-    pub(super) tokens: u16,
     /// What follows it: the kind of a value, END, [`ANY`] or [`MORE`].
     pub(super) next: u32,
     /// How far the line is behind it, the kind of the value included.
@@ -180,6 +178,16 @@ impl Chains {
         self.joints[at].used >= CROWD
     }
 
+    /// Whether one of the chains of a place `fits`. Changes nothing, since the decoder does not ask.
+    pub(super) fn any(&self, skeleton: u64, mut fits: impl FnMut(&Chain, &[u8]) -> bool) -> bool {
+        let joint = &self.joints[(skeleton >> 40) as usize % JOINTS];
+        if joint.check != skeleton as u32 {
+            return false;
+        }
+        let chains = &joint.chains[..usize::from(joint.used).min(HELD)];
+        chains.iter().filter_map(|n| self.all.get(usize::from(*n))).any(|c| fits(c, self.text(c)))
+    }
+
     pub(super) fn repeats(&mut self, chain: u16) -> Option<&mut Repeats> {
         self.all.get_mut(usize::from(chain)).map(|c| &mut c.repeats)
     }
@@ -196,7 +204,7 @@ impl Chains {
         coder: &mut C,
         skeleton: u64,
         value: u64,
-        fits: impl Fn(&Chain, &[u8]) -> bool,
+        mut fits: impl FnMut(&Chain, &[u8]) -> bool,
         out: &mut Vec<u8>,
     ) -> Option<(u16, Chain)> {
         let at = self.joint(skeleton);
@@ -206,8 +214,8 @@ impl Chains {
         }
         let mut given = HELD;
         if C::ENCODES {
-            let fits = |n: &u16| self.all.get(usize::from(*n)).is_some_and(|c| fits(c, self.text(c)));
-            given = self.joints[at].chains[..used].iter().position(fits).unwrap_or(HELD);
+            let mut fits = |n: &u16| self.all.get(usize::from(*n)).is_some_and(|c| fits(c, self.text(c)));
+            given = self.joints[at].chains[..used].iter().position(&mut fits).unwrap_or(HELD);
         }
         let joint = &mut self.joints[at];
         let behind = &mut joint.behind[(value >> 61) as usize % VALUES];
@@ -239,16 +247,8 @@ impl Chains {
         Some((number, chain))
     }
 
-    /// Keeps a chain that came at a place behind `value`: its text and how many tokens that is, what follows it, and how far the
-    /// line is then.
-    pub(super) fn learn(
-        &mut self,
-        skeleton: u64,
-        value: u64,
-        (text, tokens): (&[u8], u16),
-        next: u32,
-        state: State,
-    ) {
+    /// Keeps a chain that came at a place behind `value`: its text, what follows it, and how far the line is then.
+    pub(super) fn learn(&mut self, skeleton: u64, value: u64, text: &[u8], next: u32, state: State) {
         let start = self.bytes.len() - SHORT;
         if self.all.len() >= MOST || start + text.len() > MOST_BYTES {
             *self = Self::default();
@@ -259,7 +259,7 @@ impl Chains {
         self.bytes.resize(self.bytes.len() + SHORT, 0);
         let (number, length) = (self.all.len() as u16, text.len() as u16);
         let (start, follower, repeats) = (start as u32, NO_CHAIN, Repeats::NEW);
-        self.all.push(Chain { start, length, follower, repeats, tokens, next, state });
+        self.all.push(Chain { start, length, follower, repeats, next, state });
         let at = self.joint(skeleton);
         let (before, held) = (usize::from(self.joints[at].used).min(HELD), self.joints[at].chains);
         let joint = &mut self.joints[at];

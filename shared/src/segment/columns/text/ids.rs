@@ -160,7 +160,7 @@ impl Ids {
     ) -> Option<u128> {
         let (from, place) = if C::ENCODES { self.find(own, id, digits) } else { (0, 0) };
         let from = predictor.tree(coder, mix(slot, 11), 3, from);
-        let pair = predictor.pair([mix(slot, 12), mix(mix(slot, variable), 13)]);
+        let pair = predictor.pair_of_place([mix(slot, 12), mix(mix(slot, variable), 13)]);
         match from {
             OWN_TRACE => return own.trace,
             OWN_SPAN => return own.span.map(u128::from),

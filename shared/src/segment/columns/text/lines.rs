@@ -1,30 +1,88 @@
 //! Lines of codec 4: chain, value, chain, value, to the end. What no chain has comes token by token, and is a chain from then on.
 
 use super::super::entropy::{Coder, Part};
-use super::chains::{self, ANY, MORE};
+use super::chains::{self, ANY, Chain, MORE};
 use super::predict::mix;
 use super::tails::Fork;
-use super::tokens::{END, LONGEST_WORD, NEW, Token, WORDS};
+use super::tokens::{END, LONGEST_WORD, NEW, Splitter, Token, WORDS, is_letter};
 use super::{Known, LONGEST, Line};
 use crate::segment::CodecError;
+
+/// How far the encoder is in a text, which it splits as it goes; the decoder has none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ahead<'a> {
+    text: &'a [u8],
+    time: u64,
+    at: usize,
+    /// The token there, once it has been looked at.
+    token: Option<Token>,
+}
+
+impl<'a> Ahead<'a> {
+    pub(super) const fn new(text: &'a [u8], time: u64) -> Self {
+        Self { text, time, at: 0, token: None }
+    }
+
+    pub(super) const fn is_short(&self) -> bool {
+        self.text.len() <= LONGEST
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        &self.text[self.at..]
+    }
+
+    /// The token that comes next.
+    fn peek(&mut self) -> Option<&Token> {
+        if self.token.is_none() {
+            self.token = Splitter::from(self.text, self.at, self.time).next();
+        }
+        self.token.as_ref()
+    }
+
+    /// Goes beyond it.
+    fn pass(&mut self) {
+        if let Some(token) = self.peek() {
+            *self = Self { at: token.end as usize, token: None, ..*self };
+        }
+    }
+
+    /// Goes beyond what a chain has, if that is what comes.
+    pub(super) fn follow(&mut self, chain: &Chain, fixed: &[u8]) -> bool {
+        let Some(rest) = self.rest().strip_prefix(fixed) else { return false };
+        let in_word =
+            |a: &[u8], b: &[u8]| a.last().zip(b.first()).is_some_and(|(a, b)| is_letter(*a) && is_letter(*b));
+        if in_word(fixed, rest) {
+            return false;
+        }
+        let mut behind = *self;
+        if !fixed.is_empty() {
+            behind = Self { at: self.at + fixed.len(), token: None, ..*self };
+        }
+        let follows = chain.next >= MORE || chain.next == behind.peek().map_or(END, |t| t.kind);
+        if follows {
+            *self = behind;
+        }
+        follows
+    }
+}
 
 impl Line<'_> {
     pub(super) fn by_chains<C: Coder>(
         &mut self,
         coder: &mut C,
-        tokens: &[Token],
+        mut ahead: Ahead<'_>,
         limit: u64,
     ) -> Result<(), CodecError> {
         if coder.accounts() {
             coder.part(self.column, Part::Before);
         }
-        let (begin, mut at) = (self.out.len(), 0);
+        let begin = self.out.len();
         self.known.forks.clear();
         for _ in 0..=LONGEST {
-            let mut next = self.chain(coder, tokens, begin, &mut at)?;
+            let mut next = self.chain(coder, &mut ahead, begin)?;
             let start = self.out.len();
             if next == ANY {
-                next = self.token(coder, tokens.get(at))?;
+                next = self.token(coder, ahead.peek())?;
             }
             if next == END {
                 if coder.accounts() {
@@ -35,12 +93,12 @@ impl Line<'_> {
             }
             if next != MORE {
                 if next < WORDS {
-                    self.value(coder, next, tokens.get(at))?;
+                    self.value(coder, next, ahead.peek())?;
                 }
                 if coder.accounts() {
                     self.account(coder, next, start);
                 }
-                at += 1;
+                ahead.pass();
             }
             if self.out.len() as u64 > limit {
                 return Err(CodecError::TooLarge("a text"));
@@ -49,34 +107,24 @@ impl Line<'_> {
         Err(CodecError::TooLarge("the number of tokens in a text"))
     }
 
-    /// A chain; what follows it, which is token `at`. The line begins at `begin`.
+    /// A chain; what follows it. The line begins at `begin`.
     #[inline(always)]
     fn chain<C: Coder>(
         &mut self,
         coder: &mut C,
-        tokens: &[Token],
+        ahead: &mut Ahead<'_>,
         begin: usize,
-        at: &mut usize,
     ) -> Result<u32, CodecError> {
-        let (first, text) = (*at, self.text);
-        let place = |n: usize| tokens.get(n).map_or(text.len(), |t| t.start as usize);
-        let fits = |chain: &chains::Chain, fixed: &[u8]| {
-            let end = first + usize::from(chain.tokens);
-            let kind = tokens.get(end).map_or(END, |t| t.kind);
-            text[place(first)..].starts_with(fixed)
-                && place(end) == place(first) + fixed.len()
-                && (chain.next >= MORE || chain.next == kind)
-        };
         let start = self.out.len();
         let value = mix(self.variable, 7);
-        let known = self.known.chains.code(coder, self.state.skeleton, value, fits, self.out);
-        let Some((number, chain)) = known else { return self.new_chain(coder, tokens, at) };
-        *at += usize::from(chain.tokens);
+        let follow = |chain: &Chain, fixed: &[u8]| ahead.follow(chain, fixed);
+        let known = self.known.chains.code(coder, self.state.skeleton, value, follow, self.out);
+        let Some((number, chain)) = known else { return self.new_chain(coder, ahead) };
         self.state = chain.state;
         if coder.accounts() && self.out.len() > start {
             coder.part(self.column, Part::Fixed(&self.out[start..]));
         }
-        if chain.next != END && self.repeats(coder, number, begin, tokens.get(*at)) {
+        if chain.next != END && self.repeats(coder, number, begin, ahead) {
             return Ok(END);
         }
         Ok(chain.next)
@@ -84,14 +132,9 @@ impl Line<'_> {
 
     /// Token by token to a value: one chain, or several that end where something else came before. What follows the last one.
     #[inline(never)]
-    fn new_chain<C: Coder>(
-        &mut self,
-        coder: &mut C,
-        tokens: &[Token],
-        at: &mut usize,
-    ) -> Result<u32, CodecError> {
+    fn new_chain<C: Coder>(&mut self, coder: &mut C, ahead: &mut Ahead<'_>) -> Result<u32, CodecError> {
         let value = mix(self.variable, 7);
-        let (mut joint, mut start, mut count) = (self.state.skeleton, self.out.len(), 0);
+        let (mut joint, mut start) = (self.state.skeleton, self.out.len());
         let next = loop {
             let (from, before) = (self.out.len(), self.state);
             let pair = self.known.predictor.pair(before.contexts());
@@ -103,10 +146,10 @@ impl Line<'_> {
             }
             let differs = self.known.predictor.is_known(pair);
             self.missed = false;
-            let id = self.token(coder, tokens.get(*at))?;
-            if differs && self.missed && count > 0 && self.known.chains.is_crowded(joint) {
-                self.known.chains.learn(joint, value, (&self.out[start..from], count), MORE, before);
-                (joint, start, count) = (before.skeleton, from, 0);
+            let id = self.token(coder, ahead.peek())?;
+            if differs && self.missed && from > start && self.known.chains.is_crowded(joint) {
+                self.known.chains.learn(joint, value, &self.out[start..from], MORE, before);
+                (joint, start) = (before.skeleton, from);
             }
             if id < WORDS {
                 break id;
@@ -114,19 +157,18 @@ impl Line<'_> {
             if coder.accounts() {
                 self.account(coder, id, from);
             }
-            *at += 1;
-            count += 1;
+            ahead.pass();
             if id == NEW {
                 return Ok(MORE);
             }
         };
-        self.known.chains.learn(joint, value, (&self.out[start..], count), next, self.state);
+        self.known.chains.learn(joint, value, &self.out[start..], next, self.state);
         Ok(next)
     }
 
     /// Whether the line goes on behind a chain as the last one did that began with the same values.
     #[inline(always)]
-    fn repeats<C: Coder>(&mut self, coder: &mut C, chain: u16, begin: usize, next: Option<&Token>) -> bool {
+    fn repeats<C: Coder>(&mut self, coder: &mut C, chain: u16, begin: usize, ahead: &Ahead<'_>) -> bool {
         let Known { chains, tails, forks, .. } = &mut *self.known;
         let Some(repeats) = chains.repeats(chain) else { return false };
         if !repeats.looks() {
@@ -137,8 +179,7 @@ impl Line<'_> {
         forks.push(Fork { key, offset: self.out.len() - begin, chain, tail });
         let Some(tail) = tail.filter(|_| repeats.is_likely()) else { return false };
         let tail = tails.text(tail);
-        let rest = next.map_or(&[][..], |t| &self.text[t.start as usize..]);
-        if !coder.bit(&mut repeats.model, rest == tail) {
+        if !coder.bit(&mut repeats.model, ahead.rest() == tail) {
             return false;
         }
         self.out.extend_from_slice(tail);

@@ -36,6 +36,7 @@ impl Default for Meters {
 impl Meters {
     pub(super) const SIZE: usize = METERS * size_of::<Meter>();
 
+    #[inline(never)]
     pub(super) fn code<C: Coder>(&mut self, coder: &mut C, context: u64, value: u64) -> u64 {
         let meter = &mut self.0[(context >> 44) as usize % METERS];
         let given = 64 - value.leading_zeros();

@@ -26,6 +26,7 @@ mod words;
 
 use self::chains::{Chains, State};
 use self::ids::{Ids, Own};
+use self::lines::Ahead;
 use self::predict::{Hit, Predictor, mix};
 use self::tails::{Fork, Tails};
 use self::tokens::{END, Kind, LONGEST_WORD, NEW, Splitter, Token, WORDS};
@@ -136,11 +137,14 @@ impl Text {
         let known = known.get_or_insert_default();
         known.predictor.by_chains = *by_chains;
         let mut tokens = std::mem::take(&mut known.tokens);
-        let fits = C::ENCODES && known.fits(column, text, around.time, &mut tokens);
+        let skeleton = mix(mix(2, column as u64), around.kind);
+        let ahead = Ahead::new(text, around.time);
+        let fits = C::ENCODES
+            && ((*by_chains && known.goes_on(column, skeleton, ahead))
+                || known.fits(column, text, around.time, &mut tokens));
         let fits = known.predictor.bit(coder, mix(1, column as u64), fits);
         let mut coded = Ok(());
         if fits {
-            let skeleton = mix(mix(2, column as u64), around.kind);
             let state = State { skeleton, last: [column as u32, END], key: 0 };
             let mut line = Line {
                 column,
@@ -156,7 +160,7 @@ impl Text {
                 missed: false,
             };
             coded = if *by_chains {
-                line.by_chains(coder, &tokens, *limit)
+                line.by_chains(coder, ahead, *limit)
             } else {
                 line.code(coder, &tokens, *limit)
             };
@@ -169,6 +173,15 @@ impl Text {
 }
 
 impl Known {
+    /// Whether a text begins as others of a dictionary whose text fits; now and then that is not believed.
+    fn goes_on(&mut self, column: usize, skeleton: u64, mut ahead: Ahead<'_>) -> bool {
+        let Some(fit) = self.fits.get_mut(column).filter(|f| f.credit == CREDIT && ahead.is_short()) else {
+            return false;
+        };
+        fit.count = fit.count.wrapping_add(1);
+        !fit.count.is_multiple_of(TRY) && self.chains.any(skeleton, |chain, fixed| ahead.follow(chain, fixed))
+    }
+
     /// Whether it is worth while to take a text apart; then its tokens are.
     fn fits(&mut self, column: usize, text: &[u8], time: u64, tokens: &mut Vec<Token>) -> bool {
         if self.fits.len() <= column {
@@ -254,7 +267,7 @@ impl Line<'_> {
         coder.part(self.column, part);
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn token<C: Coder>(&mut self, coder: &mut C, token: Option<&Token>) -> Result<u32, CodecError> {
         let mut id = token.map_or(END, |t| t.kind);
         let given = token.map_or(&[][..], |t| &self.text[t.start as usize..t.end as usize]);

@@ -98,6 +98,7 @@ pub(super) const fn mix(a: u64, b: u64) -> u64 {
 }
 
 /// A table on the heap.
+#[inline(never)]
 pub(super) fn table<T: Copy, const N: usize>(value: T) -> Box<[T; N]> {
     // A slice of N is an array of N.
     vec![value; N].into_boxed_slice().try_into().unwrap_or_else(|_| Box::new([value; N]))
@@ -166,6 +167,12 @@ impl Predictor {
         Pair([self.find(a), self.find(b)])
     }
 
+    /// The cells of a value's place in its template, and of that behind the value before it; in codec 4 the latter alone.
+    #[inline(always)]
+    pub(super) fn pair_of_place(&mut self, [place, behind]: [u64; 2]) -> Pair {
+        self.pair(if self.by_chains { [behind; 2] } else { [place, behind] })
+    }
+
     /// Whether many different ones followed the first of two contexts, so that what follows it tells little.
     #[inline(always)]
     pub(super) fn is_variable(&self, pair: Pair) -> bool {
@@ -179,7 +186,8 @@ impl Predictor {
 
     /// A value that is likely after either of two contexts, the one that tells more first. `of` keeps kinds of values apart, it
     /// is below 4. A value that was missed is to be told to [`Predictor::learn`].
-    #[inline(always)]
+    // In five places, and small beside what it saves.
+    #[inline(never)]
     pub(super) fn code<C: Coder>(&mut self, coder: &mut C, of: usize, pair: Pair, value: u32) -> Hit {
         let [a, b] = pair.0.map(usize::from);
         let (one, other) = (&self.cells[a], &self.cells[b]);

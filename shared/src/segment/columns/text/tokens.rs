@@ -93,13 +93,18 @@ pub(super) struct Splitter<'a> {
     time: u64,
 }
 
-const fn is_letter(byte: u8) -> bool {
+pub(super) const fn is_letter(byte: u8) -> bool {
     byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
 }
 
 impl<'a> Splitter<'a> {
     pub(super) const fn new(text: &'a [u8], time: u64) -> Self {
         Self { text, at: 0, time }
+    }
+
+    /// The tokens from `at` on.
+    pub(super) const fn from(text: &'a [u8], at: usize, time: u64) -> Self {
+        Self { text, at, time }
     }
 
     fn take(&mut self, kind: u32, length: usize, value: u128) -> Token {

@@ -110,7 +110,7 @@ impl Slots {
         digits: u32,
         out: &mut Vec<u8>,
     ) -> Option<u64> {
-        let pair = predictor.pair([mix(place.slot, 30), mix(mix(place.slot, place.variable), 31)]);
+        let pair = predictor.pair_of_place([mix(place.slot, 30), mix(mix(place.slot, place.variable), 31)]);
         let small = u32::try_from(value).unwrap_or(u32::MAX);
         let value = match predictor.code(coder, 2, pair, small) {
             Hit::First(value) | Hit::Other(value) => u64::from(value),
@@ -233,7 +233,7 @@ impl Slots {
         value: u32,
         out: &mut Vec<u8>,
     ) -> u64 {
-        let pair = predictor.pair([mix(place.slot, 50), mix(mix(place.slot, place.variable), 51)]);
+        let pair = predictor.pair_of_place([mix(place.slot, 50), mix(mix(place.slot, place.variable), 51)]);
         let value = match predictor.code(coder, 2, pair, value) {
             Hit::First(value) | Hit::Other(value) => value,
             Hit::Missed => {
