@@ -32,8 +32,34 @@ const MOST_TEMPLATES: usize = 1 << 14;
 /// Bytes of a template that are shown.
 const SHOWN: usize = 160;
 
+/// Counts bits while a payload is decoded; `()` counts none.
+pub(super) trait Account {
+    const COUNTS: bool;
+
+    /// Counts what lies between the last call and `at` towards a field.
+    fn add(&mut self, message: Message, field: u8, at: f64) -> f64;
+
+    /// Counts a part of a text, which ends at `at`.
+    fn part(&mut self, column: usize, part: Part<'_>, at: f64);
+
+    /// Counts bits towards another field after all.
+    fn transfer(&mut self, bits: f64, from: (Message, u8), to: (Message, u8));
+}
+
+impl Account for () {
+    const COUNTS: bool = false;
+
+    fn add(&mut self, _: Message, _: u8, _: f64) -> f64 {
+        0.0
+    }
+
+    fn part(&mut self, _: usize, _: Part<'_>, _: f64) {}
+
+    fn transfer(&mut self, _: f64, _: (Message, u8), _: (Message, u8)) {}
+}
+
 /// Bits of each field of each message.
-pub(super) struct Costs {
+struct Costs {
     bits: [[f64; 32]; 13],
     at: f64,
     /// Bits of text by column and kind.
@@ -62,8 +88,41 @@ impl Costs {
         }
     }
 
-    /// A part of a text, which ends at `at`.
-    pub(super) fn part(&mut self, column: usize, part: Part<'_>, at: f64) {
+    /// Bits of the parts of text: by column, how it is shown.
+    fn parts(&self) -> Vec<(usize, String, f64)> {
+        let mut parts: Vec<_> =
+            self.kinds.iter().map(|((c, kind), bits)| (*c, format!("<{kind}>"), *bits)).collect();
+        let mut templates: Vec<_> = self.templates.iter().collect();
+        templates.sort_by(|a, b| b.1.total_cmp(a.1));
+        let mut shown: BTreeMap<usize, usize> = BTreeMap::new();
+        for ((column, template), bits) in templates {
+            let shown = shown.entry(*column).or_default();
+            *shown += 1;
+            let named = *shown <= TEMPLATES && !template.is_empty();
+            let text = String::from_utf8_lossy(template);
+            let name = if named { format!("{text:?}") } else { "other templates".to_owned() };
+            parts.push((*column, name, *bits));
+        }
+        parts
+    }
+}
+
+impl Account for Box<Costs> {
+    const COUNTS: bool = true;
+
+    fn add(&mut self, message: Message, field: u8, at: f64) -> f64 {
+        let bits = at - self.at;
+        self.bits[message as usize][usize::from(field) & 31] += bits;
+        self.at = at;
+        bits
+    }
+
+    fn transfer(&mut self, bits: f64, from: (Message, u8), to: (Message, u8)) {
+        self.bits[from.0 as usize][usize::from(from.1)] -= bits;
+        self.bits[to.0 as usize][usize::from(to.1)] += bits;
+    }
+
+    fn part(&mut self, column: usize, part: Part<'_>, at: f64) {
         let bits = at - std::mem::replace(&mut self.line.at, at);
         let Line { template, bits: fixed, .. } = &mut self.line;
         match part {
@@ -89,40 +148,9 @@ impl Costs {
             }
         }
     }
-
-    /// Bits of the parts of text: by column, how it is shown.
-    fn parts(&self) -> Vec<(usize, String, f64)> {
-        let mut parts: Vec<_> =
-            self.kinds.iter().map(|((c, kind), bits)| (*c, format!("<{kind}>"), *bits)).collect();
-        let mut templates: Vec<_> = self.templates.iter().collect();
-        templates.sort_by(|a, b| b.1.total_cmp(a.1));
-        let mut shown: BTreeMap<usize, usize> = BTreeMap::new();
-        for ((column, template), bits) in templates {
-            let shown = shown.entry(*column).or_default();
-            *shown += 1;
-            let named = *shown <= TEMPLATES && !template.is_empty();
-            let text = String::from_utf8_lossy(template);
-            let name = if named { format!("{text:?}") } else { "other templates".to_owned() };
-            parts.push((*column, name, *bits));
-        }
-        parts
-    }
-
-    /// Counts what lies between the last call and `at`.
-    pub(super) fn add(&mut self, message: Message, field: u8, at: f64) -> f64 {
-        let bits = at - self.at;
-        self.bits[message as usize][usize::from(field) & 31] += bits;
-        self.at = at;
-        bits
-    }
-
-    pub(super) fn transfer(&mut self, bits: f64, from: (Message, u8), to: (Message, u8)) {
-        self.bits[from.0 as usize][usize::from(from.1)] -= bits;
-        self.bits[to.0 as usize][usize::from(to.1)] += bits;
-    }
 }
 
-/// What each column of a payload of codec 2 or 3 takes, the largest first; together all of the payload. What zstd makes of text is
+/// What each column of a payload of codec 2 or a later one takes, the largest first; together all of the payload. What zstd makes of text is
 /// shared out by length. Of another codec nothing is known.
 pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<Vec<Cost>, CodecError> {
     let Some(layout) = Codec::from_number(header.codec).and_then(Codec::layout) else {
@@ -131,11 +159,10 @@ pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<V
     let raw_len = header.raw_len;
     let mut parts = Parts::read(layout, payload, raw_len, usize::MAX)?;
     let behind = (payload.len() as u64).saturating_sub(parts.before);
-    let mut reader = parts.reader();
+    let mut reader = parts.reader(Box::new(Costs::new()));
     let lengths = reader.lengths();
     let text: usize = lengths.iter().sum();
     let frame = if text == 0 { 0 } else { behind };
-    reader.costs = Some(Box::new(Costs::new()));
     let mut state = base.map_or_else(State::new, |b| b.state.clone());
     let whole = pass(&mut reader, &mut state, (raw_len, usize::MAX))?;
 
@@ -143,13 +170,13 @@ pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<V
     let mut add = |signal: Signal, column: String, bytes: f64| {
         *columns.entry((signal as u8, column)).or_default() += bytes;
     };
-    for (message, fields) in reader.costs.iter().flat_map(|c| c.bits.iter().enumerate()) {
+    for (message, fields) in reader.costs.bits.iter().enumerate() {
         let Some(message) = Message::from_number(message as u64) else { continue };
         for (field, bits) in fields.iter().enumerate().filter(|(_, bits)| **bits > 0.0) {
             add(message.signal(), message.column(field), bits / 8.0);
         }
     }
-    for (number, part, bits) in reader.costs.iter().flat_map(|c| c.parts()) {
+    for (number, part, bits) in reader.costs.parts() {
         let Some(kind) = state.dictionaries.get(number).map(|d| &d.kind) else { continue };
         let Some(message) = Message::from_number(u64::from(kind.message)) else { continue };
         add(message.signal(), format!("{}: {part}", message.column_of(kind)), bits / 8.0);

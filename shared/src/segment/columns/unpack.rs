@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::build::{Builder, Built, Cursor as Place, Nothing, Rows};
-use super::costs::Costs;
+use super::costs::Account;
 use super::entropy::{Bit, BitReader, Coder, Part, RangeDecoder, Symbols};
 use super::forest::Forest;
 use super::points::Metrics;
@@ -217,28 +217,32 @@ impl<'a> Parts<'a> {
         Ok(Self { layout, range, bits, columns, before })
     }
 
-    /// What reads it.
-    pub(super) fn reader(&mut self) -> Reader<'_, 'a> {
+    /// What reads it and counts what that takes.
+    pub(super) fn reader<A: Account>(&mut self, costs: A) -> Reader<'_, 'a, A> {
         Reader {
             layout: self.layout,
             range: RangeDecoder::new(&self.range),
             bits: BitReader::new(&self.bits),
             columns: std::mem::take(&mut self.columns),
-            costs: None,
+            costs,
         }
     }
 }
 
 /// A payload that is being read.
-pub(super) struct Reader<'r, 'a> {
+pub(super) struct Reader<'r, 'a, A> {
     pub(super) layout: u8,
     range: RangeDecoder<'r>,
     bits: BitReader<'r>,
     columns: Vec<Column<'a>>,
-    pub(super) costs: Option<Box<Costs>>,
+    pub(super) costs: A,
 }
 
-impl Reader<'_, '_> {
+impl<A: Account> Reader<'_, '_, A> {
+    fn position(&self) -> f64 {
+        self.range.position() + self.bits.position() as f64
+    }
+
     /// Bytes of each text column that are left.
     pub(super) fn lengths(&self) -> Vec<usize> {
         self.columns.iter().map(|column| column.left).collect()
@@ -253,7 +257,7 @@ impl Reader<'_, '_> {
     }
 }
 
-impl Coder for Reader<'_, '_> {
+impl<A: Account> Coder for Reader<'_, '_, A> {
     const ENCODES: bool = false;
 
     #[inline(always)]
@@ -312,29 +316,24 @@ impl Coder for Reader<'_, '_> {
 
     #[inline(always)]
     fn accounts(&self) -> bool {
-        self.costs.is_some()
+        A::COUNTS
     }
 
     #[inline(always)]
     fn account(&mut self, message: Message, field: u8) -> f64 {
-        match &mut self.costs {
-            Some(costs) => costs.add(message, field, self.range.position() + self.bits.position() as f64),
-            None => 0.0,
-        }
+        if A::COUNTS { self.costs.add(message, field, self.position()) } else { 0.0 }
     }
 
     #[inline(always)]
     fn part(&mut self, column: usize, part: Part<'_>) {
-        if let Some(costs) = &mut self.costs {
-            costs.part(column, part, self.range.position() + self.bits.position() as f64);
+        if A::COUNTS {
+            self.costs.part(column, part, self.position());
         }
     }
 
     #[inline(always)]
     fn transfer(&mut self, bits: f64, from: (Message, u8), to: (Message, u8)) {
-        if let Some(costs) = &mut self.costs {
-            costs.transfer(bits, from, to);
-        }
+        self.costs.transfer(bits, from, to);
     }
 }
 
@@ -366,7 +365,7 @@ impl Unpacked {
         memory: usize,
     ) -> Result<Self, CodecError> {
         let mut parts = Parts::read(layout, payload, raw_len, memory)?;
-        let mut reader = parts.reader();
+        let mut reader = parts.reader(());
         let mut state = base.map_or_else(State::new, |b| b.state.clone());
         let mut builder = Builder::new(raw_len);
         walk(&mut reader, &mut state, (raw_len, memory), &mut builder)?;
@@ -421,15 +420,15 @@ pub(in super::super) fn learn(
     memory: usize,
 ) -> Result<Base, CodecError> {
     let mut parts = Parts::read(layout, payload, raw_len, memory)?;
-    let mut reader = parts.reader();
+    let mut reader = parts.reader(());
     let mut state = base.map_or_else(State::new, |b| b.state);
     pass(&mut reader, &mut state, (raw_len, memory))?;
     Ok(Base::new(state))
 }
 
 /// Reads all of a payload and builds nothing. Returns the requests that were not taken apart.
-pub(super) fn pass(
-    reader: &mut Reader<'_, '_>,
+pub(super) fn pass<A: Account>(
+    reader: &mut Reader<'_, '_, A>,
     state: &mut State,
     bounds: (u64, usize),
 ) -> Result<Vec<Request>, CodecError> {
@@ -441,8 +440,8 @@ pub(super) fn pass(
 }
 
 /// All but what was left whole, within bounds of raw length and memory.
-fn walk(
-    reader: &mut Reader<'_, '_>,
+fn walk<A: Account>(
+    reader: &mut Reader<'_, '_, A>,
     state: &mut State,
     (raw_len, memory): (u64, usize),
     rows: &mut dyn Rows,
