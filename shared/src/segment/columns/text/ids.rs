@@ -106,6 +106,7 @@ impl Ids {
         (*known_traces, *known_spans) = (self.traces.len(), self.spans.len());
     }
 
+    #[inline(never)]
     fn find(&mut self, own: Own, id: u128, digits: u8) -> (u64, u64) {
         if digits == 32 && own.trace == Some(id) {
             return (OWN_TRACE, 0);
@@ -130,6 +131,7 @@ impl Ids {
         (NEW, 0)
     }
 
+    #[inline(never)]
     fn keep<C: Coder>(&mut self, id: Id) -> u32 {
         let at = (self.count % KEPT as u64) as usize;
         self.count += 1;

@@ -118,6 +118,7 @@ impl<'a> Splitter<'a> {
     }
 
     /// A word of `length` bytes and, when nothing of it follows, what separates it from the next.
+    #[inline(never)]
     fn word(&mut self, length: usize) -> Token {
         let rest = self.rest();
         let mut end = length;
@@ -157,6 +158,7 @@ impl<'a> Splitter<'a> {
             .then(|| self.take(UUID + u32::from(upper), 36, value))
     }
 
+    #[inline(never)]
     fn digits(&mut self, length: usize) -> Token {
         let rest = self.rest();
         let length = length.min(MOST_DIGITS);
