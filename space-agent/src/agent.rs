@@ -229,7 +229,17 @@ pub fn owner_of_log(config: &Config, env: &Env) -> Option<String> {
 
 /// Opens the log of `config` by itself, for commands while no agent runs.
 pub fn open_existing_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
-    Wal::open_existing(wal_config(config, None)?, env.clone()).map_err(|source| AgentError::Wal {
+    open_existing(config, env, None)
+}
+
+/// The same for data that is to be delivered in the satellite's name, which the certificate says where the log does not.
+pub fn open_own_wal(config: &Config, env: &Env) -> Result<Wal, AgentError> {
+    let ours = config.link.as_ref().and_then(|link| Trust::try_new(link, env).ok());
+    open_existing(config, env, ours.map(|(_, satellite)| satellite))
+}
+
+fn open_existing(config: &Config, env: &Env, satellite: Option<String>) -> Result<Wal, AgentError> {
+    Wal::open_existing(wal_config(config, satellite)?, env.clone()).map_err(|source| AgentError::Wal {
         directory: config.storage.directory.display().to_string(),
         source,
     })

@@ -530,7 +530,10 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
             Ok(answer) => return Ok(answer),
         }
     }
-    let mut wal = agent::open_existing_wal(config, &Env::production())?;
+    let mut wal = match command {
+        WalCommand::Salvage { .. } => agent::open_own_wal(config, &Env::production())?,
+        _ => agent::open_existing_wal(config, &Env::production())?,
+    };
     let answer = match command {
         WalCommand::Inspect { most } => inspect(&mut wal, most)?,
         WalCommand::Verify => {

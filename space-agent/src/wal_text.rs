@@ -4,9 +4,12 @@ use std::fmt::Write as _;
 
 use perigee_shared::contact::shown_time;
 use perigee_shared::units::ByteSize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::people::{count, size};
+
+/// Names in one line.
+const MOST_NAMES: usize = 32;
 
 fn items(counts: &Value) -> u64 {
     counts.as_object().into_iter().flatten().map(|(_, n)| count(n)).sum()
@@ -96,6 +99,7 @@ pub(crate) fn salvaged(answer: &Value) -> String {
     };
     for (key, why) in [
         ("already", "that this log has or had, or that were delivered or dropped before"),
+        ("in_segments", "that segments of the same file contain"),
         ("may_repeat", "that may have been delivered already; --may-repeat appends them too"),
         ("undecodable", "that cannot be decoded: damaged, or what they depend on is lost"),
     ] {
@@ -104,18 +108,52 @@ pub(crate) fn salvaged(answer: &Value) -> String {
             let _ = writeln!(out, "left out: {amount} {why}");
         }
     }
+    if let Some(segments) = answer["damage"]["segments"].as_array().filter(|all| !all.is_empty()) {
+        let lost = json!({"segments": segments.len(), "items": answer["damage"]["items"]});
+        let lost = amount(&lost).unwrap_or_default();
+        let _ = writeln!(out, "left out: {lost} whose data is damaged: {}", names(segments));
+    }
     out
+}
+
+/// The first of some names.
+fn names(all: &[Value]) -> String {
+    let shown: Vec<&str> = all.iter().filter_map(Value::as_str).take(MOST_NAMES).collect();
+    let more = match all.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {more} more (--json names all)"),
+    };
+    shown.join(", ") + &more
 }
 
 /// Why a file was not salvaged to its end, if it was not.
 pub(crate) fn unsalvaged(answer: &Value) -> Option<String> {
-    let budget = answer["full"].as_u64()?;
-    Some(format!(
-        "{} found no room: the rest of the log's {} (storage.max_bytes) stays free for requests; the same command goes on from there \
-         once a contact or an exporter has taken something",
-        amount(&answer["no_room"]).unwrap_or_default(),
-        ByteSize(budget)
-    ))
+    let mut out = Vec::new();
+    if let Some(budget) = answer["full"].as_u64() {
+        out.push(format!(
+            "{} found no room: the rest of the log's {} (storage.max_bytes) stays free for requests; the same command goes on from \
+             there once a contact or an exporter has taken something",
+            amount(&answer["no_room"]).unwrap_or_default(),
+            ByteSize(budget)
+        ));
+    }
+    let damage = &answer["damage"];
+    if damage.is_object() {
+        let pages = match (damage["pages"].as_u64(), damage["tables"].as_array()) {
+            (None, _) => "its list of tables cannot be read".to_owned(),
+            (Some(0), _) => "not all of its segments are whole".to_owned(),
+            (Some(n), Some(tables)) if !tables.is_empty() => {
+                format!("{n} of its pages cannot be read (of {})", names(tables))
+            }
+            (Some(n), _) => format!("{n} of the pages that list its tables cannot be read"),
+        };
+        out.push(format!(
+            "the file is damaged: {pages}; what else was in its damaged parts is in no count above"
+        ));
+    } else if let Some(amount) = amount(&answer["undecodable"]) {
+        out.push(format!("{amount} cannot be decoded"));
+    }
+    (!out.is_empty()).then(|| out.join("; "))
 }
 
 /// Segments and groups with their items; `None`: nothing.
@@ -195,7 +233,30 @@ mod tests {
         assert_eq!(
             unsalvaged(&offered).unwrap(),
             "1 group with 1 item found no room: the rest of the log's 5.0 MiB (storage.max_bytes) stays free for requests; the same \
-             command goes on from there once a contact or an exporter has taken something"
+             command goes on from there once a contact or an exporter has taken something; 1 segment with 5 items cannot be decoded"
         );
+    }
+
+    #[test]
+    fn a_salvage_of_a_damaged_file_names_what_is_lost_and_fails() {
+        let none = json!({"segments": 0, "groups": 0, "items": 0});
+        let mut offered = json!({
+            "appended": {"segments": 12, "groups": 0, "items": 2400}, "already": none, "may_repeat": none,
+            "in_segments": {"segments": 0, "groups": 6, "items": 60}, "undecodable": none, "no_room": none, "full": null,
+            "damage": {"pages": 10, "tables": ["journal", "segment_chunks"], "segments": ["8/5", "8/6"], "items": 400},
+        });
+        assert_eq!(
+            salvaged(&offered),
+            "appended: 12 segments with 2400 items\n\
+             left out: 6 groups with 60 items that segments of the same file contain\n\
+             left out: 2 segments with 400 items whose data is damaged: 8/5, 8/6\n"
+        );
+        assert_eq!(
+            unsalvaged(&offered).unwrap(),
+            "the file is damaged: 10 of its pages cannot be read (of journal, segment_chunks); what else was in its damaged \
+             parts is in no count above"
+        );
+        offered["damage"] = json!({"pages": null, "tables": [], "segments": [], "items": 0});
+        assert!(unsalvaged(&offered).unwrap().contains("its list of tables cannot be read"));
     }
 }

@@ -458,8 +458,8 @@ impl<C: Contents> Database<C> {
         let before = Some(&self.contents);
         match open::open::<C>(&self.env, &self.path, &self.settings, before, distrusted.as_deref()) {
             Ok(opened) => {
-                if self.said.count("open").is_some() {
-                    tracing::info!(store = C::NAME, "the store is open again");
+                if let Some(times) = self.said.count("open") {
+                    tracing::info!(store = C::NAME, times, "the store is open again");
                 }
                 self.file = File::Open { db: opened.db, guard: opened.guard };
                 self.contents = opened.contents;

@@ -301,7 +301,8 @@ fn attach<C: Contents>(
             }
             other => (other?, None),
         };
-        if !in_order && torn.is_none() {
+        // A process that opens it again has a line of its own about that.
+        if !in_order && torn.is_none() && before.is_none() {
             tracing::info!(
                 store = C::NAME,
                 "the previous process did not close the file; every page was verified and is whole"

@@ -48,6 +48,8 @@ pub struct Rescue<'a> {
     length: u64,
     /// The commits, the latest first; `None` where the header does not say.
     commits: Vec<Option<Commit>>,
+    /// Pages that did not hold.
+    bad: Cell<u64>,
 }
 
 /// The root of a commit's tables; `None`: it has none.
@@ -131,7 +133,7 @@ impl<'a> Rescue<'a> {
             (length >= PAGE).then_some(())?;
             header.fill(0);
         }
-        Some(Self { file, length, commits: commits(&header).to_vec() })
+        Some(Self { file, length, commits: commits(&header).to_vec(), bad: Cell::new(0) })
     }
 
     /// The same file without the commit before the latest.
@@ -198,29 +200,52 @@ impl<'a> Rescue<'a> {
         (self.without_tables(), names)
     }
 
+    /// How many pages of the latest commit cannot be read, and the tables that they are missing in; `None`: the header does not say
+    /// where its tables lie.
+    pub fn damage(&self) -> Option<(u64, BTreeSet<String>)> {
+        let (mut tables, mut damaged) = (Vec::new(), BTreeSet::new());
+        let Some(root) = (*self.commits.first()?)? else { return Some((0, damaged)) };
+        self.bad.set(0);
+        self.walk(root, (None, None), 0, &mut |name, value, _| {
+            tables.push((String::from_utf8_lossy(name).into_owned(), table_root(value)));
+        });
+        for (name, root) in tables {
+            if let Some((Some(root), widths)) = root
+                && !self.walk(root, widths, 0, &mut |_, _, _| {})
+            {
+                damaged.insert(name);
+            }
+        }
+        Some((self.bad.get(), damaged))
+    }
+
     /// Shows every entry below a page; whether nothing was damaged.
     fn walk(&self, at: Pointer, widths: Widths, depth: usize, each: Each<'_>) -> bool {
-        let Some(page) = self.page(at.page) else { return false };
+        self.walk_below(at, widths, depth, each).unwrap_or_else(|| {
+            self.bad.set(self.bad.get() + 1);
+            false
+        })
+    }
+
+    /// The same; `None`: this page itself is damaged.
+    fn walk_below(&self, at: Pointer, widths: Widths, depth: usize, each: Each<'_>) -> Option<bool> {
+        let page = self.page(at.page)?;
         let whole = |end: Option<usize>| {
             end.and_then(|end| page.get(..end)).is_some_and(|b| XxHash3_128::oneshot(b) == at.checksum)
         };
         match page.first() {
             Some(&LEAF) => {
-                let Some(leaf) = Leaf::read(&page, widths).filter(|l| whole(l.end())) else { return false };
+                let leaf = Leaf::read(&page, widths).filter(|l| whole(l.end()))?;
                 leaf.each(place(at.page).0, each);
-                true
+                Some(true)
             }
             Some(&BRANCH) if depth < MOST_DEPTH => {
-                let Some(children) = branch(&page, widths.0).filter(|b| whole(Some(b.end))) else {
-                    return false;
-                };
+                let children = branch(&page, widths.0).filter(|b| whole(Some(b.end)))?.pointers;
                 // Every child is looked at, whatever is wrong with the one before.
-                children
-                    .pointers
-                    .into_iter()
-                    .fold(true, |all, child| self.walk(child, widths, depth + 1, each) & all)
+                let below = |all, child| self.walk(child, widths, depth + 1, each) & all;
+                Some(children.into_iter().fold(true, below))
             }
-            _ => false,
+            _ => None,
         }
     }
 

@@ -7,6 +7,7 @@ use perigee_shared::signal::Counts;
 use perigee_shared::store::StoreError;
 use simdisk::{Fault, Operation, Trouble};
 
+use super::mirror_tests::lines;
 use super::salvage_tests::MAY_REPEAT;
 use super::tests::{Bench, LINK, assert_adds_up, logs, request, seal};
 use super::*;
@@ -630,8 +631,12 @@ fn a_damaged_header_costs_nothing_and_without_it_everything_can_be_had() {
     assert!(there.total() <= 5, "what was delivered cannot be known: the front alone has {there:?}");
     let (lost, unknown) = told(&mut wal);
     assert!(there + lost == logs(25) || unknown, "{lost:?}");
-    let all = wal.journal().salvage(&aside, MAY_REPEAT).unwrap();
+    let why = wal.journal().salvage(&aside, MAY_REPEAT).unwrap_err().to_string();
+    assert!(why.contains("whose log it is cannot be read") && why.contains("--other-satellite"), "{why}");
+    let wanted = Wanted { other_satellite: true, ..MAY_REPEAT };
+    let all = wal.journal().salvage(&aside, wanted).unwrap();
     assert!(all.appended.items + there.total() >= 25, "{all:?}");
+    assert_eq!(all.damage.map(|damage| damage.pages), Some(None));
     assert!(deliverable(&mut wal).total() >= 25);
 }
 
@@ -695,4 +700,26 @@ fn a_store_that_cannot_be_opened_at_the_start_is_an_error_or_a_log_in_memory() {
     assert!(wal.in_memory().now);
     wal.journal().append(&[request(1, 5, 100)]).unwrap();
     assert_eq!(deliverable(&mut wal), logs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_and_is_opened_again_is_no_previous_process_and_has_one_line() {
+    let fail = || {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        for n in 0..5 {
+            bench.disk.arm(Fault {
+                operation: Operation::Sync,
+                trouble: Trouble::InputOutput,
+                after: 0,
+                times: 1,
+                seed: 1,
+            });
+            wal.journal().append(&[request(2 * n, 1, 50_000)]).unwrap_err();
+            bench.disk.heal();
+            wal.journal().append(&[request(2 * n + 1, 1, 50_000)]).unwrap();
+        }
+    };
+    assert_eq!(lines("did not close the file", fail), 0);
+    assert_eq!(lines("the store is open again", fail), 1);
 }

@@ -42,10 +42,36 @@ pub(super) struct Left {
     pub(super) groups: BTreeMap<u64, Vec<u8>>,
     /// Payloads that a ledger had acknowledged.
     pub(super) acknowledged: BTreeSet<Hash>,
-    /// The satellite whose log it is, if it says so.
-    pub(super) satellite: Option<String>,
+    /// Whose log it is.
+    pub(super) owner: Owner,
+    /// Segments that it lists and whose payload is not whole.
+    pub(super) missing: Vec<Header>,
+    /// The pages that cannot be read, and their tables: see [`Rescue::damage`].
+    pub(super) damage: Option<(u64, BTreeSet<String>)>,
     bases: BTreeMap<Place, (Header, Vec<Spot>)>,
     file: Box<dyn StoreFile>,
+}
+
+/// Whose log a file says that it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// This satellite's.
+    Satellite(String),
+    /// It never had a link.
+    Nobody,
+    /// The name cannot be read.
+    Unknown,
+}
+
+impl Owner {
+    fn read(rescue: &Rescue<'_>) -> Self {
+        let (extent, meta) = rows(rescue, META.name());
+        match meta.get(META_SATELLITE.as_bytes()) {
+            Some(id) => Self::Satellite(String::from_utf8_lossy(id).into_owned()),
+            None if extent == Extent::Whole && !meta.is_empty() => Self::Nobody,
+            None => Self::Unknown,
+        }
+    }
 }
 
 /// What a file says for certain.
@@ -91,15 +117,16 @@ impl Left {
         if tables.is_empty() && segments.is_empty() && groups.is_empty() {
             return Err(fault(NOTHING));
         }
-        let meta = rows(&rescue, META.name()).1;
-        let satellite =
-            meta.get(META_SATELLITE.as_bytes()).map(|id| String::from_utf8_lossy(id).into_owned());
+        let (owner, damage) = (Owner::read(&rescue), rescue.damage());
+        let missing = missing(&rescue, &segments);
         let (acknowledged, bases) = (acknowledged(&rescue), bases(&rescue));
         Ok(Self {
             segments,
             groups,
             acknowledged,
-            satellite,
+            owner,
+            missing,
+            damage,
             bases,
             certain: certain.map(|c| Certain {
                 epoch: c.life.epoch,
@@ -239,6 +266,20 @@ fn segments(rescue: &Rescue<'_>, certain: Option<&Salvage<'_>>) -> Result<Vec<Le
     let mut out: Vec<_> = out.into_values().collect();
     out.sort_by_key(|segment| (segment.header.sealed_unix_nano, segment.header.id.sequence));
     Ok(out)
+}
+
+/// Segments that the file lists and that are not among those which were found.
+fn missing(rescue: &Rescue<'_>, found: &[LeftSegment]) -> Vec<Header> {
+    let found: BTreeSet<Place> = found.iter().map(|segment| Place::of(segment.header.id)).collect();
+    let mut out = Vec::new();
+    rescue.table(SEGMENTS.name(), |_, value| {
+        if let Ok(record) = SegmentRecord::from_bytes(value)
+            && !found.contains(&Place::of(record.header.id))
+        {
+            out.push(record.header);
+        }
+    });
+    out
 }
 
 /// Segments whose record and payload lie anywhere in the file, current or old, but for those that are `there`.

@@ -89,7 +89,7 @@ impl tracing::Subscriber for Lines {
 }
 
 /// Runs `work`; how many lines of the log contain `text` meanwhile.
-fn lines(text: &'static str, work: impl FnOnce()) -> usize {
+pub(super) fn lines(text: &'static str, work: impl FnOnce()) -> usize {
     let count = Arc::new(AtomicUsize::new(0));
     tracing::subscriber::with_default(Lines(text, Arc::clone(&count)), work);
     count.load(Ordering::Relaxed)

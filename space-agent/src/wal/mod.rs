@@ -85,7 +85,7 @@ pub use group::Accepted;
 pub use had::Held;
 pub use journal::Journal;
 pub use lanes::{LaneSummary, Queues, Smaller, ToShip};
-pub use offers::{Amount, Offered, Wanted};
+pub use offers::{Amount, Damage, Offered, Wanted};
 pub use passes::Passes;
 pub use reached::Reached;
 pub use recode::{Asked, Cannot, Recodable, Recoded, Recoder, Recoding, Sending};

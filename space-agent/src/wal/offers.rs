@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use perigee_shared::segment::Hash;
+use perigee_shared::segment::{Hash, Header};
 use redb::ReadableTable;
 
 use super::group::{self, Accepted, TARGET_RAW};
-use super::left::{Content, Left};
+use super::left::{Content, Left, Owner};
 use super::salvaged::{self, Identity};
 use super::tables::*;
 use super::{Journal, SegmentRecord, Wal, WalError};
@@ -55,6 +55,8 @@ pub struct Offered {
     pub appended: Amount,
     /// Left out: the log has or had it, or it was delivered or dropped before.
     pub already: Amount,
+    /// Left out: groups that segments of the same file contain.
+    pub in_segments: Amount,
     /// Left out: nobody can tell whether it was delivered.
     pub may_repeat: Amount,
     /// Cannot be decoded, since it is damaged or what it depends on is lost.
@@ -63,6 +65,21 @@ pub struct Offered {
     pub no_room: Amount,
     /// The budget, if nothing more of it is for what is salvaged.
     pub full: Option<u64>,
+    /// What is wrong with the file, if anything is.
+    pub damage: Option<Damage>,
+}
+
+/// What of a file cannot be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Damage {
+    /// Pages that cannot be read; `None`: nor can what says where its tables are.
+    pub pages: Option<u64>,
+    /// The tables that these pages are missing in.
+    pub tables: BTreeSet<String>,
+    /// Segments that the file lists and whose data is damaged, each as `LANE/SEQUENCE`.
+    pub segments: Vec<String>,
+    /// Items in them. What else was in the damaged pages is not known.
+    pub items: u64,
 }
 
 /// What is wanted of a file beyond what is known to be undelivered.
@@ -85,14 +102,11 @@ impl Journal<'_> {
             return Err(fault(why.to_owned()));
         }
         let left = Left::read(self.0.env(), path)?;
-        if let (Some(theirs), Some(ours), false) =
-            (&left.satellite, &self.0.config().satellite, wanted.other_satellite)
-            && theirs != ours
+        if !wanted.other_satellite
+            && let Some(ours) = self.satellite()?
+            && let Some(why) = not_of(&left.owner, &ours)
         {
-            return Err(fault(format!(
-                "it is the log of satellite {theirs}, and this is {ours}, in whose name its data would be delivered: salvage it \
-                 there, or append it here all the same with --other-satellite"
-            )));
+            return Err(fault(why));
         }
         let known = Known::of(self.0)?;
         let origin = left.certain.as_ref().map(|certain| known.origin(certain.epoch));
@@ -108,7 +122,41 @@ impl Journal<'_> {
         salvaging.segments(&left, &mut content)?;
         salvaging.groups(&left, &content)?;
         salvaging.flush()?;
-        Ok(salvaging.offered)
+        let damage = salvaging.damage(&left);
+        if let Some(Damage { pages, segments, items, .. }) = &damage {
+            tracing::warn!(
+                file = %path.display(),
+                pages,
+                segments = segments.len(),
+                items,
+                "the file that was salvaged is damaged: what its damaged pages held was not appended"
+            );
+        }
+        Ok(Offered { damage, ..salvaging.offered })
+    }
+
+    /// The satellite in whose name the log's data is delivered: a command that works on the log itself has it from there.
+    fn satellite(&mut self) -> Result<Option<String>, WalError> {
+        let name = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        let noted = self.0.read(|txn, _| {
+            Ok::<_, WalError>(txn.open_table(META)?.get(META_SATELLITE)?.map(|value| name(value.value())))
+        })?;
+        Ok(noted.or_else(|| self.0.config().satellite.clone()))
+    }
+}
+
+/// Why a file is not to be taken for the log of satellite `ours`, if it is not.
+fn not_of(owner: &Owner, ours: &str) -> Option<String> {
+    match owner {
+        Owner::Satellite(theirs) if theirs != ours => Some(format!(
+            "it is the log of satellite {theirs}, and this is {ours}, in whose name its data would be delivered: salvage it \
+             there, or append it here all the same with --other-satellite"
+        )),
+        Owner::Unknown => Some(format!(
+            "whose log it is cannot be read, and its data would be delivered in the name of {ours}: if it is the log of {ours}, \
+             append it with --other-satellite"
+        )),
+        Owner::Satellite(_) | Owner::Nobody => None,
     }
 }
 
@@ -158,6 +206,10 @@ impl Known {
             }
             Ok(known)
         })
+    }
+
+    fn has(&self, segment: &Header) -> bool {
+        self.hashes.contains(&segment.hash) || self.identities.contains(&Identity::segment(&segment.hash))
     }
 
     fn origin(&self, epoch: u64) -> Origin {
@@ -212,8 +264,7 @@ impl Salvaging<'_> {
             let all = segment.header.items.total();
             let decoded = left.decoded(segment);
             content.note(decoded.as_deref().unwrap_or_default());
-            let is_known = self.known.hashes.contains(&hash)
-                || self.known.identities.contains(&Identity::segment(&hash))
+            let is_known = self.known.has(&segment.header)
                 || match segment.on_board {
                     true => self.origin == Some(Origin::Ours),
                     false => left.was_gone(segment) || left.acknowledged.contains(&hash),
@@ -246,7 +297,7 @@ impl Salvaging<'_> {
             let is_known = self.known.identities.contains(&identity.of_lane(None));
             for (lane, mut requests) in lanes {
                 let waits = left.waits(*number, lane) == Some(true);
-                if is_known || if waits { self.origin == Some(Origin::Ours) } else { all_else_is_gone } {
+                if is_known || waits && self.origin == Some(Origin::Ours) {
                     self.offered.already.add(unit, items(&requests));
                     continue;
                 }
@@ -254,7 +305,13 @@ impl Salvaging<'_> {
                     let sealed: Vec<Accepted>;
                     (sealed, requests) = requests.into_iter().partition(|request| content.has(request));
                     if !sealed.is_empty() {
-                        self.offered.already.add(unit, items(&sealed));
+                        self.offered.in_segments.add(unit, items(&sealed));
+                    }
+                    if all_else_is_gone {
+                        if !requests.is_empty() {
+                            self.offered.already.add(unit, items(&requests));
+                        }
+                        continue;
                     }
                 }
                 let is_certain = waits && self.origin == Some(Origin::Foreign);
@@ -262,6 +319,21 @@ impl Salvaging<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What of the file cannot be read, and is not in this log anyway.
+    fn damage(&self, left: &Left) -> Option<Damage> {
+        let (pages, tables) = match &left.damage {
+            Some((pages, tables)) => (Some(*pages), tables.clone()),
+            None => (None, BTreeSet::new()),
+        };
+        let mut out = Damage { pages, tables, ..Damage::default() };
+        let is_ours = self.origin == Some(Origin::Ours);
+        for header in left.missing.iter().filter(|header| !is_ours && !self.known.has(header)) {
+            out.segments.push(format!("{}/{}", header.id.lane.0, header.id.sequence));
+            out.items += header.items.total();
+        }
+        (pages != Some(0) || !out.segments.is_empty()).then_some(out)
     }
 
     /// Appends `requests`, all in one commit, unless they are there already or may not be repeated.

@@ -1,5 +1,6 @@
 //! `wal salvage`: what comes from another file comes once.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use perigee_shared::link::Slot;
@@ -9,6 +10,7 @@ use simdisk::{Fault, Operation, Trouble};
 
 use super::damage_tests::deliverable;
 use super::lane_tests::request;
+use super::mirror_tests::lines;
 use super::tests::{Bench, LINK, assert_adds_up, logs, seal};
 use super::*;
 
@@ -84,7 +86,7 @@ fn a_file_that_is_salvaged_twice_comes_once() {
     let again = |wal: &mut Wal| {
         let again = salvage(wal, &path, false);
         assert_eq!((amount(again.appended), amount(again.may_repeat)), (NOTHING, NOTHING), "{again:?}");
-        assert_eq!(again.already.items, once.already.items + 26);
+        assert_eq!((again.already.items, again.damage), (once.already.items + 26, None));
     };
     again(&mut wal);
     assert_eq!(deliverable(&mut wal), logs(26));
@@ -134,8 +136,81 @@ fn a_log_of_another_satellite_is_salvaged_only_when_that_is_asked_for() {
         assert!(why.contains(word), "{why}");
     }
     assert_eq!(wal.summary().accepted, Counts::ZERO);
+    wal.close().unwrap();
+    // A command that finds no agent works on the log itself, which says whose it is.
+    let nameless = WalConfig { satellite: None, ..bench.config.clone() };
+    let mut wal = Wal::open_existing(nameless, bench.disk.env()).unwrap();
+    let why = wal.journal().salvage(&path, MAY_REPEAT).unwrap_err().to_string();
+    assert!(why.contains("satellite sat, and this is other,"), "{why}");
     let wanted = Wanted { other_satellite: true, ..Wanted::default() };
     assert_eq!(amount(wal.journal().salvage(&path, wanted).unwrap().appended), (2, 5, 26));
+}
+
+#[test]
+fn a_log_whose_satellite_cannot_be_read_is_not_taken_for_ours() {
+    let (mut bench, path) = fresh();
+    bench.config.satellite = Some("other".to_owned());
+    let content = bench.disk.content(&path).unwrap();
+    let mut wal = bench.open();
+    let mut unknown = 0;
+    for at in (0..content.len()).step_by(4096) {
+        bench.disk.put(&path, content.clone());
+        bench.disk.damage(&path, |content| content[at..at + 4096].fill(0));
+        let why = wal.journal().salvage(&path, MAY_REPEAT).unwrap_err().to_string();
+        assert!(why.contains("--other-satellite"), "page {}: {why}", at / 4096);
+        unknown += usize::from(why.contains("whose log it is cannot be read"));
+    }
+    assert!(unknown >= 2, "the header and the page of `meta`: {unknown}");
+    assert_eq!(wal.summary().accepted, Counts::ZERO);
+}
+
+#[test]
+fn what_damaged_pages_held_is_told_and_segments_that_are_lost_are_named() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for n in 0..3 {
+        wal.journal().append(&[super::tests::request(n, 1, 50_000)]).unwrap();
+        seal(&mut wal).unwrap().unwrap();
+    }
+    wal.close().unwrap();
+    let content = bench.disk.content(&bench.file()).unwrap();
+    let (mut named, mut less) = (BTreeSet::new(), 0);
+    let wanted = Wanted { other_satellite: true, ..MAY_REPEAT };
+    for at in (4096..content.len()).step_by(4096) {
+        let (bench, path) = beside(content.clone());
+        bench.disk.damage(&path, |content| content[at..at + 4096].fill(0));
+        let mut all = Offered::default();
+        let salvage = || all = bench.open().journal().salvage(&path, wanted).unwrap();
+        let said = lines("the file that was salvaged is damaged", salvage);
+        assert_eq!(said, usize::from(all.damage.is_some()));
+        if all.appended.items < 3 {
+            less += 1;
+            assert!(all.damage.is_some(), "page {}: {all:?}", at / 4096);
+        }
+        if let Some(Damage { pages, segments, items, tables }) = all.damage {
+            assert_eq!((pages, items), (Some(1), segments.len() as u64), "page {}", at / 4096);
+            assert!(segments.is_empty() || tables.contains("segment_chunks"), "{tables:?}");
+            named.extend(segments);
+        }
+    }
+    assert!(less > 0, "some pages cost something");
+    assert_eq!(named.iter().collect::<Vec<_>>(), ["8/1", "8/2", "8/3"]);
+}
+
+#[test]
+fn groups_that_are_left_out_since_segments_of_the_file_have_them_are_told_apart() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    for n in 0..4 {
+        wal.journal().append(&[two(n)]).unwrap();
+    }
+    seal(&mut wal).unwrap().unwrap();
+    wal.journal().append(&[two(4)]).unwrap();
+    wal.close().unwrap();
+    let (bench, path) = beside(bench.disk.content(&bench.file()).unwrap());
+    let all = salvage(&mut bench.open(), &path, false);
+    assert_eq!((amount(all.appended), amount(all.already)), ((1, 1, 10), NOTHING), "{all:?}");
+    assert_eq!(amount(all.in_segments), (0, 1, 2), "the journal still has the last group of the segment");
 }
 
 #[test]
@@ -299,14 +374,16 @@ fn what_was_taken_over_when_the_file_was_put_aside_is_not_in_what_may_repeat() {
             continue;
         }
         let before = deliverable(&mut wal);
-        let all = salvage(&mut wal, &path, true);
+        // Whose log it is may be damaged.
+        let wanted = Wanted { other_satellite: true, ..MAY_REPEAT };
+        let all = wal.journal().salvage(&path, wanted).unwrap();
         if before == logs(26) {
             taken_over += 1;
             assert!(all.appended.items <= 4, "page {}: {all:?}", at / 4096);
         }
         let there = deliverable(&mut wal);
         assert!(there.total() <= 30, "page {}: {there:?} of 30 items, {all:?}", at / 4096);
-        assert_eq!(amount(salvage(&mut wal, &path, true).appended), NOTHING);
+        assert_eq!(amount(wal.journal().salvage(&path, wanted).unwrap().appended), NOTHING);
     }
     assert!(taken_over > 0, "some pages cost nothing");
 }
