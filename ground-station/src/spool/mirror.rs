@@ -26,6 +26,8 @@ use super::gaps::{self, Lost};
 use super::ledger::{committed_ranges, split_recent};
 use super::namesakes;
 use super::outlet::settle_signals;
+use super::own_gaps::{self, CursorRow, Missing, OwnGaps};
+use super::remembered::{self, Part};
 use super::tables::*;
 
 /// The file's name in the spool's directory.
@@ -72,6 +74,9 @@ struct Epoch {
     /// The satellite's latest drops: the records of the file, in hexadecimal digits.
     #[serde(default)]
     drops: Vec<String>,
+    /// What this station has lost of it.
+    #[serde(default)]
+    own_gaps: OwnGaps,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,6 +91,9 @@ struct LaneOf {
     /// The sequences themselves, as far as they fit: first, the one behind the last.
     #[serde(default)]
     waiting_ranges: Vec<(u64, u64)>,
+    /// How many items the latest segments have.
+    #[serde(default)]
+    remembered: Vec<Part>,
 }
 
 /// How much of the spool is in the file.
@@ -174,7 +182,8 @@ fn epochs_of(view: &View<'_>, satellite: u32) -> Result<Vec<Epoch>, SpoolError> 
     for (epoch, lanes) in lanes {
         let record = epochs.remove(&epoch).unwrap_or_default();
         let key = EpochKey { satellite, epoch };
-        let lanes = lanes.into_iter().map(|(lane, next)| lane_of(view, key, lane, next));
+        let known = &record.remembered;
+        let lanes = lanes.into_iter().map(|(lane, next)| lane_of(view, key, (lane, next), known));
         out.push(Epoch {
             epoch,
             start_counter: record.start_counter,
@@ -182,13 +191,14 @@ fn epochs_of(view: &View<'_>, satellite: u32) -> Result<Vec<Epoch>, SpoolError> 
             closed: record.closed,
             lanes: lanes.collect::<Result<_, _>>()?,
             drops: drops_of(view, key)?,
+            own_gaps: own_gaps::draw_up(view, key)?,
         });
     }
     out.sort_by_key(|e| (e.start_counter, e.started));
     Ok(out.split_off(out.len().saturating_sub(MOST_EPOCHS)))
 }
 
-/// The latest drops that the satellite has reported of an epoch. What this station lost itself is found anew from the counts.
+/// The latest drops that the satellite has reported of an epoch.
 fn drops_of(view: &View<'_>, EpochKey { satellite, epoch }: EpochKey) -> Result<Vec<String>, SpoolError> {
     let key = |id| DropKey { satellite, epoch, id };
     let mut out = Vec::new();
@@ -196,7 +206,7 @@ fn drops_of(view: &View<'_>, EpochKey { satellite, epoch }: EpochKey) -> Result<
         let value = row?.1;
         let reason = decode::<DropRecord>(value.value())?.drop.map(|d| d.reason());
         if reason.is_some_and(|reason| reason != link::DropReason::StationLost) {
-            out.push(value.value().iter().map(|byte| format!("{byte:02x}")).collect());
+            out.push(digits(value.value()));
         }
         if out.len() == MOST_RANGES {
             break;
@@ -205,8 +215,13 @@ fn drops_of(view: &View<'_>, EpochKey { satellite, epoch }: EpochKey) -> Result<
     Ok(out)
 }
 
+/// The hexadecimal digits of a record.
+pub(super) fn digits(record: &[u8]) -> String {
+    record.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A record in hexadecimal digits.
-fn read_drop(digits: &str) -> Option<DropRecord> {
+pub(super) fn read_drop(digits: &str) -> Option<DropRecord> {
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     let bytes: Vec<u8> = digits.as_bytes().chunks(2).map(byte).collect::<Option<_>>()?;
     decode(&bytes).ok()
@@ -230,7 +245,12 @@ fn restore_drop(tables: &WriteTransaction, key: EpochKey, digits: &str) -> Resul
     Ok(())
 }
 
-fn lane_of(view: &View<'_>, key: EpochKey, lane: u8, next_sequence: u64) -> Result<LaneOf, SpoolError> {
+fn lane_of(
+    view: &View<'_>,
+    key: EpochKey,
+    (lane, next_sequence): (u8, u64),
+    known: &[RememberedRecord],
+) -> Result<LaneOf, SpoolError> {
     let EpochKey { satellite, epoch } = key;
     let committed = committed_ranges(&view.tables.open_table(COMMITTED)?, satellite, epoch, Lane(lane))?;
     let latest = committed.iter().skip(committed.len().saturating_sub(MOST_RANGES));
@@ -244,8 +264,10 @@ fn lane_of(view: &View<'_>, key: EpochKey, lane: u8, next_sequence: u64) -> Resu
         }
     }
     let waiting = view.contents.waiting.get(&(satellite, epoch, lane));
+    let first = SequenceKey { satellite, epoch, lane, sequence: 0 };
     let ranges = waiting.into_iter().flat_map(|left| left.sequences.iter());
     Ok(LaneOf {
+        remembered: remembered::parts(&view.tables.open_table(RECENT)?, first, known)?,
         waiting_ranges: ranges.take(MOST_RANGES).map(|r| (r.start, r.end)).collect(),
         lane,
         next_sequence,
@@ -344,7 +366,8 @@ impl Mirror {
                 let (key, value) = row?;
                 let EpochRecord { start_counter, started, closed, .. } = decode(value.value())?;
                 let (epoch, lanes, drops) = (key.value().epoch, Vec::new(), Vec::new());
-                epochs.push(Epoch { epoch, start_counter, started, closed, lanes, drops });
+                let own_gaps = OwnGaps::default();
+                epochs.push(Epoch { epoch, start_counter, started, closed, lanes, drops, own_gaps });
             }
             epochs.sort_by_key(|e| (e.start_counter, e.started));
             let (counters, namesakes) = (Vec::new(), Vec::new());
@@ -413,6 +436,7 @@ impl Mirror {
             meta.insert(name.as_str(), n.max(before))?;
         }
         drop(meta);
+        let passed = own_gaps::cursors(tables)?;
         let mut cursors = tables.open_table(CURSORS)?;
         for (exporter, satellite, lane, entry, request, cut) in &self.cursors {
             let key = (exporter.as_str(), *satellite, *lane);
@@ -423,8 +447,8 @@ impl Mirror {
         }
         drop(cursors);
         for (id, satellite) in &self.satellites {
-            restore_ledger(tables, id, satellite, self.commits)?;
-            restore_account(tables, satellite, settings, now, exact)?;
+            let missing = restore_ledger(tables, id, satellite, self.commits)?;
+            restore_account(tables, satellite, settings, now, (exact, missing, &passed))?;
         }
         Ok(())
     }
@@ -435,7 +459,7 @@ fn restore_ledger(
     id: &str,
     satellite: &Satellite,
     commits: u64,
-) -> Result<(), SpoolError> {
+) -> Result<Missing, SpoolError> {
     let mut satellites = tables.open_table(SATELLITES)?;
     if satellites.get(id)?.is_none() {
         // How much they had acknowledged is not known; whatever it is now is more.
@@ -444,10 +468,16 @@ fn restore_ledger(
         let record = SatelliteRecord { number: satellite.number, namesakes, ..SatelliteRecord::default() };
         satellites.insert(id, record.encode_to_vec().as_slice())?;
     }
+    let mut missing = Missing::default();
     for epoch in &satellite.epochs {
         let key = EpochKey { satellite: satellite.number, epoch: epoch.epoch };
         let mut epochs = tables.open_table(EPOCHS)?;
-        if epochs.get(key)?.is_none() {
+        let parts = epoch.lanes.iter().flat_map(|of| of.remembered.iter().map(|part| (of.lane, *part)));
+        let remembered: Vec<_> = parts.map(|(lane, part)| remembered::record(lane, part)).collect();
+        let known = epochs.get(key)?.map(|v| decode::<EpochRecord>(v.value())).transpose()?;
+        if let Some(known) = known {
+            epochs.insert(key, EpochRecord { remembered, ..known }.encode_to_vec().as_slice())?;
+        } else {
             let lane = |l: &LaneOf| link::Lane {
                 lane: u32::from(l.lane),
                 next_sequence: l.next_sequence,
@@ -460,17 +490,19 @@ fn restore_ledger(
                 lanes: epoch.lanes.iter().map(lane).collect(),
                 next_entry: commits,
                 twice: Vec::new(),
+                remembered,
             };
             epochs.insert(key, record.encode_to_vec().as_slice())?;
         }
         for digits in &epoch.drops {
             restore_drop(tables, key, digits)?;
         }
+        missing.add(tables, key, &epoch.own_gaps)?;
         for lane in &epoch.lanes {
             restore_lane(tables, key, lane)?;
         }
     }
-    Ok(())
+    Ok(missing)
 }
 
 fn restore_lane(tables: &WriteTransaction, key: EpochKey, lane: &LaneOf) -> Result<(), SpoolError> {
@@ -507,10 +539,11 @@ fn restore_account(
     satellite: &Satellite,
     settings: &Settings,
     now: u64,
-    exact: bool,
+    (exact, mut missing, passed): (bool, Missing, &[CursorRow]),
 ) -> Result<(), SpoolError> {
     let number = satellite.number;
-    let here = settle(tables, number, settings)?;
+    let (here, returned) = settle(tables, number, settings, &mut missing, passed)?;
+    missing.take_back(tables, number)?;
     let mut counters = Counters::of(tables, number)?;
     for (kind, signal, reason, n) in &satellite.counters {
         if ![Kind::DeadLettered as u8, Kind::Lost as u8].contains(kind) {
@@ -519,16 +552,20 @@ fn restore_account(
     }
     gaps::count(tables, &mut counters, number)?;
     let mut known: Counts = here.values().map(|(items, _)| *items).sum();
+    known += returned;
     for kind in [Kind::Exported, Kind::DeadLettered, Kind::Lost] {
         known += counters.items(kind)?;
     }
+    let lost_before = counters.items(Kind::Lost)?;
     // Pages of several commits may have come together: what is known of a segment was committed.
     let counted = counters.items(Kind::Committed)?;
     let committed = counted.max(known).max(recently_committed(tables, number)?);
-    let exact = exact && committed == counted;
+    let exact = exact && committed == counted && !missing.at_most();
     counters.add(Kind::Committed, 0, committed.saturating_sub(counted))?;
-    let mut lost = committed.saturating_sub(known);
     drop(counters);
+    missing.record(tables, committed.saturating_sub(known))?;
+    let known = known.saturating_sub(lost_before) + Counters::of(tables, number)?.items(Kind::Lost)?;
+    let mut lost = committed.saturating_sub(known);
     let time = TimeRange::EMPTY;
     for epoch in satellite.epochs.iter().rev() {
         for of in &epoch.lanes {
@@ -578,8 +615,15 @@ fn recently_committed(tables: &WriteTransaction, satellite: u32) -> Result<Count
 /// By epoch and lane, what the file still has to be exported of a satellite.
 type Here = BTreeMap<(u64, u8), (Counts, RangeSet)>;
 
-/// Settles the entries of a satellite that cursors have passed.
-fn settle(tables: &WriteTransaction, satellite: u32, settings: &Settings) -> Result<Here, SpoolError> {
+/// Settles the entries of a satellite that cursors have passed, without what is in gaps and so was not exported. Returns what is still
+/// to be exported, and how much of it is in these gaps no more.
+fn settle(
+    tables: &WriteTransaction,
+    satellite: u32,
+    settings: &Settings,
+    missing: &mut Missing,
+    passed: &[CursorRow],
+) -> Result<(Here, Counts), SpoolError> {
     let first = EntryKey { satellite, lane: 0, entry: 0 };
     let last = EntryKey { satellite, lane: u8::MAX, entry: u64::MAX };
     let mut entries = Vec::new();
@@ -587,18 +631,23 @@ fn settle(tables: &WriteTransaction, satellite: u32, settings: &Settings) -> Res
         let (key, value) = row?;
         entries.push((key.value(), decode::<SegmentRecord>(value.value())?));
     }
-    let mut here = Here::new();
+    let (mut here, mut returned) = (Here::new(), Counts::ZERO);
     for (at, mut record) in entries {
+        let id = record.header()?.id;
+        let lost = missing.of(id);
         // Without an exporter nothing was passed.
         if !settings.routes.is_empty() {
-            record = settle_signals(tables, settings, at, record)?.1;
+            record = settle_signals(tables, settings, at, record, lost)?.1;
         }
-        let (id, open) = (record.header()?.id, record.open());
-        if open.total() > 0 {
+        let open = record.open();
+        if !lost.is_empty() && open.total() > 0 {
+            missing.withdraw(id, open, passed, satellite);
+            returned += open;
+        } else if open.total() > 0 {
             let (items, sequences) = here.entry((id.epoch, id.lane.0)).or_default();
             *items += open;
             sequences.insert(id.sequence..id.sequence + 1);
         }
     }
-    Ok(here)
+    Ok((here, returned))
 }
