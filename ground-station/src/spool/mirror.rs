@@ -35,6 +35,11 @@ pub(super) const FILE: &str = "ledger.json";
 
 /// Epochs of a satellite, and ranges of a lane, that the file has at most: the latest ones. What is left out may be committed
 /// a second time if a satellite still has it.
+/// Why a whole spool beside a mirror of another ledger is set aside, and how it comes back if the mirror is the wrong one. Nobody
+/// can tell which one it is: what lies in a spool that was never this station's must not be exported.
+pub(super) const OF_ANOTHER_LEDGER: &str = "it is not the ledger to which ledger.json beside it belongs; if the spool is the right \
+    one, stop the station, move ledger.json and spool.redb away, give this file the name spool.redb, and start";
+
 const MOST_EPOCHS: usize = 16;
 const MOST_RANGES: usize = 64;
 
@@ -315,7 +320,7 @@ pub(super) fn catch_up(db: &Database, env: &Env, settings: &Settings) -> Result<
     let ledger = read.open_table(META)?.get("ledger")?.map_or(0, |v| v.value());
     if ledger != mirror.ledger {
         // What lies in it was never ours to export.
-        return Err(SpoolError::damaged("it is not the ledger to which ledger.json belongs"));
+        return Err(SpoolError::damaged(OF_ANOTHER_LEDGER));
     }
     if !is_older(&read, &mirror)? {
         return Ok(());

@@ -134,3 +134,37 @@ fn a_mirror_that_is_older_than_its_spool_bounds_the_gap_by_what_it_does_not_know
     told(&mut spool, vec![counted(ledger, 1..205, 400)]);
     assert_eq!(lost(&mut spool).len(), 1, "it is known");
 }
+
+/// Both files were lost, and the spool was found; or another station's ledger.json was copied here.
+#[test]
+fn a_spool_that_was_set_aside_beside_another_ledgers_mirror_comes_back_without_that_mirror() {
+    let (disk, elsewhere) = (Disk::new(), Disk::new());
+    // Environments of two disks are seeded alike.
+    drop(elsewhere.env());
+    let mut spool = on(&disk);
+    for sequence in 1..=3 {
+        commit(&mut spool, sequence, spans(10));
+    }
+    progress(&mut spool, "a", &done(place(1)));
+    let ledger = spool.contents().ledger;
+    spool.close().unwrap();
+    on(&elsewhere).close().unwrap();
+    disk.put(Path::new(MIRROR), elsewhere.content(Path::new(MIRROR)).unwrap());
+
+    let spool = on(&disk);
+    assert_ne!(spool.contents().ledger, ledger);
+    let set_aside = spool.quarantined().unwrap();
+    assert!(set_aside.why.contains("move ledger.json and spool.redb away"), "{}", set_aside.why);
+    let aside = set_aside.moved_to.clone().unwrap();
+    assert!(spool.contents().waiting.is_empty());
+    spool.close().unwrap();
+
+    // What the line says.
+    disk.delete(Path::new(MIRROR));
+    disk.put(Path::new(FILE), disk.content(&aside).unwrap());
+    let mut spool = on(&disk);
+    assert_eq!((spool.contents().ledger, spool.quarantined().is_none()), (ledger, true));
+    let account = balance(&mut spool);
+    assert_eq!((account.exported.spans, account.in_spool.spans, account.lost.spans), (10, 20, 0));
+    assert_eq!(exported(&mut spool), [2, 3]);
+}
