@@ -7,6 +7,7 @@
 //! the same way.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use perigee_proto::link;
 use perigee_shared::env::Env;
@@ -14,6 +15,7 @@ use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, Signal, TimeRange};
 use perigee_shared::store::mirror;
+use perigee_shared::telemetry::Repeats;
 use prost::Message;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -33,13 +35,13 @@ use super::tables::*;
 /// The file's name in the spool's directory.
 pub(super) const FILE: &str = "ledger.json";
 
-/// Epochs of a satellite, and ranges of a lane, that the file has at most: the latest ones. What is left out may be committed
-/// a second time if a satellite still has it.
 /// Why a whole spool beside a mirror of another ledger is set aside, and how it comes back if the mirror is the wrong one. Nobody
 /// can tell which one it is: what lies in a spool that was never this station's must not be exported.
 pub(super) const OF_ANOTHER_LEDGER: &str = "it is not the ledger to which ledger.json beside it belongs; if the spool is the right \
     one, stop the station, move ledger.json and spool.redb away, give this file the name spool.redb, and start";
 
+/// Epochs of a satellite, and ranges of a lane, that the file has at most: the latest ones. What is left out may be committed
+/// a second time if a satellite still has it.
 const MOST_EPOCHS: usize = 16;
 const MOST_RANGES: usize = 64;
 
@@ -103,40 +105,53 @@ struct LaneOf {
 
 /// How much of the spool is in the file.
 #[derive(Default)]
-pub(super) struct Mirrored(Option<(u64, u64)>);
+pub(super) struct Mirrored {
+    /// Openings and changes up to which everything is.
+    at: Option<(u64, u64)>,
+    /// When the log had a line about one that could not be written.
+    said: Repeats,
+}
 
 impl Mirrored {
     /// Everything up to these openings and changes is.
-    pub(super) const fn at(changes: (u64, u64)) -> Self {
-        Self(Some(changes))
+    pub(super) fn at(changes: (u64, u64)) -> Self {
+        Self { at: Some(changes), said: Repeats::default() }
     }
 
     /// Whether everything up to these openings and changes is.
     pub(super) fn is_current(&self, changes: (u64, u64)) -> bool {
-        self.0 == Some(changes)
+        self.at == Some(changes)
     }
 
     pub(super) fn write(&mut self, env: &Env, settings: &Settings, content: &Mirror, changes: (u64, u64)) {
-        if write(env, settings, content) {
-            self.0 = Some(changes);
+        match write(env, settings, content) {
+            Ok(()) => self.at = Some(changes),
+            Err(error) => {
+                if let Some(times) = self.said.count("") {
+                    say_not_written(settings, &error, times);
+                }
+            }
         }
     }
 }
 
-/// Writes the file; whether that was possible.
-fn write(env: &Env, settings: &Settings, content: &Mirror) -> bool {
+/// Writes the file.
+fn write(env: &Env, settings: &Settings, content: &Mirror) -> io::Result<()> {
+    mirror::write(env, &settings.directory.join(FILE), content)
+}
+
+/// It is tried every few seconds, and the log has a line a minute.
+fn say_not_written(settings: &Settings, error: &io::Error, times: u64) {
     let path = settings.directory.join(FILE);
-    let written = mirror::write(env, &path, content);
-    if let Err(error) = &written {
-        tracing::warn!(%error, path = %path.display(), "the ledger's mirror was not written");
-    }
-    written.is_ok()
+    tracing::warn!(%error, path = %path.display(), times, "the ledger's mirror was not written");
 }
 
 /// Writes the file, of a spool that ends here.
 pub(super) fn keep(env: &Env, settings: &Settings, view: &View<'_>) {
-    if let Ok(now) = draw_up(view) {
-        write(env, settings, &now);
+    if let Ok(now) = draw_up(view)
+        && let Err(error) = write(env, settings, &now)
+    {
+        say_not_written(settings, &error, 1);
     }
 }
 
