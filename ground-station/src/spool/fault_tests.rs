@@ -145,6 +145,34 @@ async fn a_disk_that_stays_full_has_a_line_a_minute_and_every_attempt_is_counted
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_spool_that_is_full_again_and_again_has_a_line_a_minute_and_every_time_is_counted() {
+    let said = Said("perigee.spool.full", Arc::default());
+    let _logs = tracing::subscriber::set_default(said.clone());
+    let store = local::Local::open(&Disk::new().env(), settings(), 0).unwrap();
+    for _ in 0..30 {
+        for used in [1 << 30, 0] {
+            store.keeper.note(upkeep::Level { used, ..upkeep::Level::default() });
+        }
+        tokio::time::advance(std::time::Duration::from_secs(3)).await;
+    }
+    assert_eq!(said.counts(), [2, 30]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_that_cannot_be_written_has_a_line_a_minute() {
+    let said = Said("mirror was not written", Arc::default());
+    let _logs = tracing::subscriber::set_default(said.clone());
+    let disk = Disk::new();
+    let mut spool = Spool::open(&disk.env(), settings()).unwrap();
+    disk.set_full(true);
+    for _ in 0..30 {
+        spool.mirror(true);
+        tokio::time::advance(std::time::Duration::from_secs(5)).await;
+    }
+    assert_eq!(said.counts(), [3, 3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_opens_and_fails_again_has_one_line_and_every_failure_is_counted() {
     let said = Said("perigee.store.failed", Arc::default());
     let _logs = tracing::subscriber::set_default(said.clone());

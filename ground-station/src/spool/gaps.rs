@@ -15,6 +15,7 @@ use super::error::SpoolError;
 use super::file::Txn;
 use super::intake::take_number;
 use super::ledger::{self, committed_ranges, split_recent};
+use super::remembered;
 use super::tables::*;
 
 /// Ids that the ground gives are above every one that a satellite gives: from here on a lane of a lost log has its own, below
@@ -26,7 +27,12 @@ const MOST_RANGES: usize = 64;
 
 /// The number behind the id of a gap that this station has recorded.
 pub(super) fn own_number(id: u64) -> Option<u64> {
-    (LOST_LOG / 2..LOST_LOG).contains(&id).then(|| LOST_LOG - id)
+    own_ids().contains(&id).then(|| LOST_LOG - id)
+}
+
+/// The ids of gaps that this station has recorded, the latest first.
+pub(super) const fn own_ids() -> Range<u64> {
+    LOST_LOG / 2..LOST_LOG
 }
 
 /// Whether a satellite gives such ids.
@@ -45,9 +51,10 @@ fn kind(drop: &link::Drop) -> Kind {
 
 /// A commit overrides a drop: what was reported dropped and came all the same is not dropped.
 pub(super) fn override_drop(txn: &Txn<'_>, key: SequenceKey, items: Counts) -> Result<(), SpoolError> {
-    let dropped = txn.tables.open_table(DROPPED)?;
+    let mut dropped = txn.tables.open_table(DROPPED)?;
     let row = dropped.range(key.at(0)..=key)?.next_back().transpose()?;
-    let Some(run) = row.map(|(_, v)| v.value()).filter(|run| run.end > key.sequence) else { return Ok(()) };
+    let row = row.map(|(k, v)| (k.value(), v.value())).filter(|(_, run)| run.end > key.sequence);
+    let Some((first, run)) = row else { return Ok(()) };
     let mut drops = txn.tables.open_table(DROPS)?;
     let at = DropKey { satellite: key.satellite, epoch: key.epoch, id: run.id };
     let record = drops.get(at)?.map(|v| decode::<DropRecord>(v.value())).transpose()?;
@@ -64,6 +71,15 @@ pub(super) fn override_drop(txn: &Txn<'_>, key: SequenceKey, items: Counts) -> R
     if own {
         // It was counted as committed then, and is counted so again.
         counters.sub(Kind::Committed, 0, taken)?;
+        // It is not lost any more: neither does it come a third time, nor does an older copy of the spool export it again.
+        dropped.remove(first)?;
+        if first.sequence < key.sequence {
+            dropped.insert(first, DroppedRun { end: key.sequence, ..run })?;
+        }
+        let behind = key.at(key.sequence + 1);
+        if behind.sequence < run.end && dropped.get(behind)?.is_none() {
+            dropped.insert(behind, run)?;
+        }
     }
     record.overridden = Some((before + taken).into());
     drops.insert(at, record.encode_to_vec().as_slice())?;
@@ -319,7 +335,8 @@ pub(super) fn lose_acknowledged(
     Ok(())
 }
 
-/// Of `items` that a ledger had acknowledged in these sequences, those that are not in segments that this one has committed lately.
+/// Of `items` that a ledger had acknowledged in these sequences, those that are not in segments that this one has committed lately, or that
+/// a lost file of it had.
 fn not_committed(
     txn: &Txn<'_>,
     of: SequenceKey,
@@ -327,11 +344,18 @@ fn not_committed(
     items: Counts,
 ) -> Result<Counts, SpoolError> {
     let recent = txn.tables.open_table(RECENT)?;
-    let mut there = Counts::ZERO;
+    let (mut there, mut here) = (Counts::ZERO, RangeSet::default());
     for range in told.iter() {
         for row in recent.range(of.at(range.start)..of.at(range.end))? {
-            there += split_recent(row?.1.value()).map_or(Counts::ZERO, |(_, counts)| counts);
+            let (key, value) = row?;
+            here.insert(key.value().sequence..key.value().sequence + 1);
+            there += split_recent(value.value()).map_or(Counts::ZERO, |(_, counts)| counts);
         }
+    }
+    let key = EpochKey { satellite: of.satellite, epoch: of.epoch };
+    if let Some(record) = txn.tables.open_table(EPOCHS)?.get(key)? {
+        let known = decode::<EpochRecord>(record.value())?.remembered;
+        there += remembered::items(of.lane, &known, &here, told);
     }
     Ok(items.saturating_sub(there))
 }

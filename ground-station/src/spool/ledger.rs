@@ -18,7 +18,7 @@ use super::tables::*;
 use super::{bases, clocks, gaps, handover, intake, namesakes, passes, standing};
 
 /// Committed segments of each lane whose hash and counts are kept. The satellite keeps as many.
-const RECENT_KEPT: u64 = 1000;
+pub(super) const RECENT_KEPT: u64 = 1000;
 
 /// Bytes of the lists in one Resume; a message is at most 1 MiB. What is left out costs bytes, not items.
 const MAX_LISTS: usize = 900 << 10;
@@ -267,6 +267,9 @@ fn note_epoch(txn: &Txn<'_>, satellite: u32, epoch: &link::Epoch) -> Result<u64,
     let (twice, fresh) = handover::note(txn, satellite, epoch)?;
     // What was acknowledged is in the ledger itself.
     let lanes = epoch.lanes.iter().map(|l| link::Lane { acknowledged: Vec::new(), ..l.clone() });
+    let key = EpochKey { satellite, epoch: epoch.epoch };
+    let mut epochs = txn.tables.open_table(EPOCHS)?;
+    let before = epochs.get(key)?.map(|v| decode::<EpochRecord>(v.value())).transpose()?;
     let record = EpochRecord {
         start_counter: epoch.start_counter,
         started: epoch.started_unix_nano,
@@ -274,9 +277,9 @@ fn note_epoch(txn: &Txn<'_>, satellite: u32, epoch: &link::Epoch) -> Result<u64,
         lanes: lanes.collect(),
         next_entry: txn.tables.open_table(META)?.get("next_entry")?.map_or(1, |v| v.value()),
         twice,
+        remembered: before.map(|before| before.remembered).unwrap_or_default(),
     };
-    let key = EpochKey { satellite, epoch: epoch.epoch };
-    txn.tables.open_table(EPOCHS)?.insert(key, record.encode_to_vec().as_slice())?;
+    epochs.insert(key, record.encode_to_vec().as_slice())?;
     Ok(fresh)
 }
 

@@ -18,10 +18,10 @@ use super::tables::{BASE_CHUNKS, ChunkKey, LETTER_CHUNKS, SEGMENT_CHUNKS, Sequen
 use super::tests::*;
 use super::*;
 
-const FILE: &str = "/virtual/spool.redb";
-const MIRROR: &str = "/virtual/ledger.json";
+pub(super) const FILE: &str = "/virtual/spool.redb";
+pub(super) const MIRROR: &str = "/virtual/ledger.json";
 
-fn on(disk: &std::sync::Arc<Disk>) -> Spool {
+pub(super) fn on(disk: &std::sync::Arc<Disk>) -> Spool {
     let routes = [("a".to_owned(), SignalSet::ALL)].into();
     let settings = Settings {
         directory: "/virtual".into(),
@@ -43,12 +43,12 @@ fn gaps(spool: &mut Spool) -> Vec<GapView> {
     spool.read(|view| views::gaps(view, 100)).unwrap()
 }
 
-fn lost(spool: &mut Spool) -> Vec<GapView> {
+pub(super) fn lost(spool: &mut Spool) -> Vec<GapView> {
     gaps(spool).into_iter().filter(|gap| gap.reason == "station_lost").collect()
 }
 
 /// `committed = exported + dead-lettered + lost + in the spool`, and what is in the spool is what its segments have.
-fn balance(spool: &mut Spool) -> AccountView {
+pub(super) fn balance(spool: &mut Spool) -> AccountView {
     let account = account(spool);
     let sum =
         account.exported.spans + account.dead_lettered.spans + account.lost.spans + account.in_spool.spans;
@@ -367,12 +367,12 @@ fn acknowledged(ledger: u64, station: &str, sequences: Range<u64>) -> link::Ackn
 }
 
 /// The same by an agent that knows how many items that was.
-fn counted(ledger: u64, sequences: Range<u64>, items: u64) -> link::Acknowledged {
+pub(super) fn counted(ledger: u64, sequences: Range<u64>, items: u64) -> link::Acknowledged {
     let items = Some(Counts::of(Signal::Traces, items).into());
     link::Acknowledged { items, ..acknowledged(ledger, "svalbard", sequences) }
 }
 
-fn told(spool: &mut Spool, acknowledged: Vec<link::Acknowledged>) -> SatelliteView {
+pub(super) fn told(spool: &mut Spool, acknowledged: Vec<link::Acknowledged>) -> SatelliteView {
     let lane = link::Lane { lane: 8, next_sequence: 30, acknowledged, ..link::Lane::default() };
     let epoch = link::Epoch { epoch: EPOCH, lanes: vec![lane], ..link::Epoch::default() };
     let hello = link::Hello { epochs: vec![epoch], ..link::Hello::default() };

@@ -7,6 +7,7 @@
 //! the same way.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use perigee_proto::link;
 use perigee_shared::env::Env;
@@ -14,6 +15,7 @@ use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, Signal, TimeRange};
 use perigee_shared::store::mirror;
+use perigee_shared::telemetry::Repeats;
 use prost::Message;
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -26,10 +28,17 @@ use super::gaps::{self, Lost};
 use super::ledger::{committed_ranges, split_recent};
 use super::namesakes;
 use super::outlet::settle_signals;
+use super::own_gaps::{self, CursorRow, Missing, OwnGaps};
+use super::remembered::{self, Part};
 use super::tables::*;
 
 /// The file's name in the spool's directory.
 pub(super) const FILE: &str = "ledger.json";
+
+/// Why a whole spool beside a mirror of another ledger is set aside, and how it comes back if the mirror is the wrong one. Nobody
+/// can tell which one it is: what lies in a spool that was never this station's must not be exported.
+pub(super) const OF_ANOTHER_LEDGER: &str = "it is not the ledger to which ledger.json beside it belongs; if the spool is the right \
+    one, stop the station, move ledger.json and spool.redb away, give this file the name spool.redb, and start";
 
 /// Epochs of a satellite, and ranges of a lane, that the file has at most: the latest ones. What is left out may be committed
 /// a second time if a satellite still has it.
@@ -72,6 +81,9 @@ struct Epoch {
     /// The satellite's latest drops: the records of the file, in hexadecimal digits.
     #[serde(default)]
     drops: Vec<String>,
+    /// What this station has lost of it.
+    #[serde(default)]
+    own_gaps: OwnGaps,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,44 +98,60 @@ struct LaneOf {
     /// The sequences themselves, as far as they fit: first, the one behind the last.
     #[serde(default)]
     waiting_ranges: Vec<(u64, u64)>,
+    /// How many items the latest segments have.
+    #[serde(default)]
+    remembered: Vec<Part>,
 }
 
 /// How much of the spool is in the file.
 #[derive(Default)]
-pub(super) struct Mirrored(Option<(u64, u64)>);
+pub(super) struct Mirrored {
+    /// Openings and changes up to which everything is.
+    at: Option<(u64, u64)>,
+    /// When the log had a line about one that could not be written.
+    said: Repeats,
+}
 
 impl Mirrored {
     /// Everything up to these openings and changes is.
-    pub(super) const fn at(changes: (u64, u64)) -> Self {
-        Self(Some(changes))
+    pub(super) fn at(changes: (u64, u64)) -> Self {
+        Self { at: Some(changes), said: Repeats::default() }
     }
 
     /// Whether everything up to these openings and changes is.
     pub(super) fn is_current(&self, changes: (u64, u64)) -> bool {
-        self.0 == Some(changes)
+        self.at == Some(changes)
     }
 
     pub(super) fn write(&mut self, env: &Env, settings: &Settings, content: &Mirror, changes: (u64, u64)) {
-        if write(env, settings, content) {
-            self.0 = Some(changes);
+        match write(env, settings, content) {
+            Ok(()) => self.at = Some(changes),
+            Err(error) => {
+                if let Some(times) = self.said.count("") {
+                    say_not_written(settings, &error, times);
+                }
+            }
         }
     }
 }
 
-/// Writes the file; whether that was possible.
-fn write(env: &Env, settings: &Settings, content: &Mirror) -> bool {
+/// Writes the file.
+fn write(env: &Env, settings: &Settings, content: &Mirror) -> io::Result<()> {
+    mirror::write(env, &settings.directory.join(FILE), content)
+}
+
+/// It is tried every few seconds, and the log has a line a minute.
+fn say_not_written(settings: &Settings, error: &io::Error, times: u64) {
     let path = settings.directory.join(FILE);
-    let written = mirror::write(env, &path, content);
-    if let Err(error) = &written {
-        tracing::warn!(%error, path = %path.display(), "the ledger's mirror was not written");
-    }
-    written.is_ok()
+    tracing::warn!(%error, path = %path.display(), times, "the ledger's mirror was not written");
 }
 
 /// Writes the file, of a spool that ends here.
 pub(super) fn keep(env: &Env, settings: &Settings, view: &View<'_>) {
-    if let Ok(now) = draw_up(view) {
-        write(env, settings, &now);
+    if let Ok(now) = draw_up(view)
+        && let Err(error) = write(env, settings, &now)
+    {
+        say_not_written(settings, &error, 1);
     }
 }
 
@@ -174,7 +202,8 @@ fn epochs_of(view: &View<'_>, satellite: u32) -> Result<Vec<Epoch>, SpoolError> 
     for (epoch, lanes) in lanes {
         let record = epochs.remove(&epoch).unwrap_or_default();
         let key = EpochKey { satellite, epoch };
-        let lanes = lanes.into_iter().map(|(lane, next)| lane_of(view, key, lane, next));
+        let known = &record.remembered;
+        let lanes = lanes.into_iter().map(|(lane, next)| lane_of(view, key, (lane, next), known));
         out.push(Epoch {
             epoch,
             start_counter: record.start_counter,
@@ -182,13 +211,14 @@ fn epochs_of(view: &View<'_>, satellite: u32) -> Result<Vec<Epoch>, SpoolError> 
             closed: record.closed,
             lanes: lanes.collect::<Result<_, _>>()?,
             drops: drops_of(view, key)?,
+            own_gaps: own_gaps::draw_up(view, key)?,
         });
     }
     out.sort_by_key(|e| (e.start_counter, e.started));
     Ok(out.split_off(out.len().saturating_sub(MOST_EPOCHS)))
 }
 
-/// The latest drops that the satellite has reported of an epoch. What this station lost itself is found anew from the counts.
+/// The latest drops that the satellite has reported of an epoch.
 fn drops_of(view: &View<'_>, EpochKey { satellite, epoch }: EpochKey) -> Result<Vec<String>, SpoolError> {
     let key = |id| DropKey { satellite, epoch, id };
     let mut out = Vec::new();
@@ -196,7 +226,7 @@ fn drops_of(view: &View<'_>, EpochKey { satellite, epoch }: EpochKey) -> Result<
         let value = row?.1;
         let reason = decode::<DropRecord>(value.value())?.drop.map(|d| d.reason());
         if reason.is_some_and(|reason| reason != link::DropReason::StationLost) {
-            out.push(value.value().iter().map(|byte| format!("{byte:02x}")).collect());
+            out.push(digits(value.value()));
         }
         if out.len() == MOST_RANGES {
             break;
@@ -205,8 +235,13 @@ fn drops_of(view: &View<'_>, EpochKey { satellite, epoch }: EpochKey) -> Result<
     Ok(out)
 }
 
+/// The hexadecimal digits of a record.
+pub(super) fn digits(record: &[u8]) -> String {
+    record.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A record in hexadecimal digits.
-fn read_drop(digits: &str) -> Option<DropRecord> {
+pub(super) fn read_drop(digits: &str) -> Option<DropRecord> {
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     let bytes: Vec<u8> = digits.as_bytes().chunks(2).map(byte).collect::<Option<_>>()?;
     decode(&bytes).ok()
@@ -230,7 +265,12 @@ fn restore_drop(tables: &WriteTransaction, key: EpochKey, digits: &str) -> Resul
     Ok(())
 }
 
-fn lane_of(view: &View<'_>, key: EpochKey, lane: u8, next_sequence: u64) -> Result<LaneOf, SpoolError> {
+fn lane_of(
+    view: &View<'_>,
+    key: EpochKey,
+    (lane, next_sequence): (u8, u64),
+    known: &[RememberedRecord],
+) -> Result<LaneOf, SpoolError> {
     let EpochKey { satellite, epoch } = key;
     let committed = committed_ranges(&view.tables.open_table(COMMITTED)?, satellite, epoch, Lane(lane))?;
     let latest = committed.iter().skip(committed.len().saturating_sub(MOST_RANGES));
@@ -244,8 +284,10 @@ fn lane_of(view: &View<'_>, key: EpochKey, lane: u8, next_sequence: u64) -> Resu
         }
     }
     let waiting = view.contents.waiting.get(&(satellite, epoch, lane));
+    let first = SequenceKey { satellite, epoch, lane, sequence: 0 };
     let ranges = waiting.into_iter().flat_map(|left| left.sequences.iter());
     Ok(LaneOf {
+        remembered: remembered::parts(&view.tables.open_table(RECENT)?, first, known)?,
         waiting_ranges: ranges.take(MOST_RANGES).map(|r| (r.start, r.end)).collect(),
         lane,
         next_sequence,
@@ -293,7 +335,7 @@ pub(super) fn catch_up(db: &Database, env: &Env, settings: &Settings) -> Result<
     let ledger = read.open_table(META)?.get("ledger")?.map_or(0, |v| v.value());
     if ledger != mirror.ledger {
         // What lies in it was never ours to export.
-        return Err(SpoolError::damaged("it is not the ledger to which ledger.json belongs"));
+        return Err(SpoolError::damaged(OF_ANOTHER_LEDGER));
     }
     if !is_older(&read, &mirror)? {
         return Ok(());
@@ -344,7 +386,8 @@ impl Mirror {
                 let (key, value) = row?;
                 let EpochRecord { start_counter, started, closed, .. } = decode(value.value())?;
                 let (epoch, lanes, drops) = (key.value().epoch, Vec::new(), Vec::new());
-                epochs.push(Epoch { epoch, start_counter, started, closed, lanes, drops });
+                let own_gaps = OwnGaps::default();
+                epochs.push(Epoch { epoch, start_counter, started, closed, lanes, drops, own_gaps });
             }
             epochs.sort_by_key(|e| (e.start_counter, e.started));
             let (counters, namesakes) = (Vec::new(), Vec::new());
@@ -413,6 +456,7 @@ impl Mirror {
             meta.insert(name.as_str(), n.max(before))?;
         }
         drop(meta);
+        let passed = own_gaps::cursors(tables)?;
         let mut cursors = tables.open_table(CURSORS)?;
         for (exporter, satellite, lane, entry, request, cut) in &self.cursors {
             let key = (exporter.as_str(), *satellite, *lane);
@@ -423,8 +467,8 @@ impl Mirror {
         }
         drop(cursors);
         for (id, satellite) in &self.satellites {
-            restore_ledger(tables, id, satellite, self.commits)?;
-            restore_account(tables, satellite, settings, now, exact)?;
+            let missing = restore_ledger(tables, id, satellite, self.commits)?;
+            restore_account(tables, satellite, settings, now, (exact, missing, &passed))?;
         }
         Ok(())
     }
@@ -435,7 +479,7 @@ fn restore_ledger(
     id: &str,
     satellite: &Satellite,
     commits: u64,
-) -> Result<(), SpoolError> {
+) -> Result<Missing, SpoolError> {
     let mut satellites = tables.open_table(SATELLITES)?;
     if satellites.get(id)?.is_none() {
         // How much they had acknowledged is not known; whatever it is now is more.
@@ -444,10 +488,16 @@ fn restore_ledger(
         let record = SatelliteRecord { number: satellite.number, namesakes, ..SatelliteRecord::default() };
         satellites.insert(id, record.encode_to_vec().as_slice())?;
     }
+    let mut missing = Missing::default();
     for epoch in &satellite.epochs {
         let key = EpochKey { satellite: satellite.number, epoch: epoch.epoch };
         let mut epochs = tables.open_table(EPOCHS)?;
-        if epochs.get(key)?.is_none() {
+        let parts = epoch.lanes.iter().flat_map(|of| of.remembered.iter().map(|part| (of.lane, *part)));
+        let remembered: Vec<_> = parts.map(|(lane, part)| remembered::record(lane, part)).collect();
+        let known = epochs.get(key)?.map(|v| decode::<EpochRecord>(v.value())).transpose()?;
+        if let Some(known) = known {
+            epochs.insert(key, EpochRecord { remembered, ..known }.encode_to_vec().as_slice())?;
+        } else {
             let lane = |l: &LaneOf| link::Lane {
                 lane: u32::from(l.lane),
                 next_sequence: l.next_sequence,
@@ -460,17 +510,19 @@ fn restore_ledger(
                 lanes: epoch.lanes.iter().map(lane).collect(),
                 next_entry: commits,
                 twice: Vec::new(),
+                remembered,
             };
             epochs.insert(key, record.encode_to_vec().as_slice())?;
         }
         for digits in &epoch.drops {
             restore_drop(tables, key, digits)?;
         }
+        missing.add(tables, key, &epoch.own_gaps)?;
         for lane in &epoch.lanes {
             restore_lane(tables, key, lane)?;
         }
     }
-    Ok(())
+    Ok(missing)
 }
 
 fn restore_lane(tables: &WriteTransaction, key: EpochKey, lane: &LaneOf) -> Result<(), SpoolError> {
@@ -507,10 +559,11 @@ fn restore_account(
     satellite: &Satellite,
     settings: &Settings,
     now: u64,
-    exact: bool,
+    (exact, mut missing, passed): (bool, Missing, &[CursorRow]),
 ) -> Result<(), SpoolError> {
     let number = satellite.number;
-    let here = settle(tables, number, settings)?;
+    let (here, returned) = settle(tables, number, settings, &mut missing, passed)?;
+    missing.take_back(tables, number)?;
     let mut counters = Counters::of(tables, number)?;
     for (kind, signal, reason, n) in &satellite.counters {
         if ![Kind::DeadLettered as u8, Kind::Lost as u8].contains(kind) {
@@ -519,16 +572,20 @@ fn restore_account(
     }
     gaps::count(tables, &mut counters, number)?;
     let mut known: Counts = here.values().map(|(items, _)| *items).sum();
+    known += returned;
     for kind in [Kind::Exported, Kind::DeadLettered, Kind::Lost] {
         known += counters.items(kind)?;
     }
+    let lost_before = counters.items(Kind::Lost)?;
     // Pages of several commits may have come together: what is known of a segment was committed.
     let counted = counters.items(Kind::Committed)?;
     let committed = counted.max(known).max(recently_committed(tables, number)?);
-    let exact = exact && committed == counted;
+    let exact = exact && committed == counted && !missing.at_most();
     counters.add(Kind::Committed, 0, committed.saturating_sub(counted))?;
-    let mut lost = committed.saturating_sub(known);
     drop(counters);
+    missing.record(tables, committed.saturating_sub(known))?;
+    let known = known.saturating_sub(lost_before) + Counters::of(tables, number)?.items(Kind::Lost)?;
+    let mut lost = committed.saturating_sub(known);
     let time = TimeRange::EMPTY;
     for epoch in satellite.epochs.iter().rev() {
         for of in &epoch.lanes {
@@ -578,8 +635,15 @@ fn recently_committed(tables: &WriteTransaction, satellite: u32) -> Result<Count
 /// By epoch and lane, what the file still has to be exported of a satellite.
 type Here = BTreeMap<(u64, u8), (Counts, RangeSet)>;
 
-/// Settles the entries of a satellite that cursors have passed.
-fn settle(tables: &WriteTransaction, satellite: u32, settings: &Settings) -> Result<Here, SpoolError> {
+/// Settles the entries of a satellite that cursors have passed, without what is in gaps and so was not exported. Returns what is still
+/// to be exported, and how much of it is in these gaps no more.
+fn settle(
+    tables: &WriteTransaction,
+    satellite: u32,
+    settings: &Settings,
+    missing: &mut Missing,
+    passed: &[CursorRow],
+) -> Result<(Here, Counts), SpoolError> {
     let first = EntryKey { satellite, lane: 0, entry: 0 };
     let last = EntryKey { satellite, lane: u8::MAX, entry: u64::MAX };
     let mut entries = Vec::new();
@@ -587,18 +651,23 @@ fn settle(tables: &WriteTransaction, satellite: u32, settings: &Settings) -> Res
         let (key, value) = row?;
         entries.push((key.value(), decode::<SegmentRecord>(value.value())?));
     }
-    let mut here = Here::new();
+    let (mut here, mut returned) = (Here::new(), Counts::ZERO);
     for (at, mut record) in entries {
+        let id = record.header()?.id;
+        let lost = missing.of(id);
         // Without an exporter nothing was passed.
         if !settings.routes.is_empty() {
-            record = settle_signals(tables, settings, at, record)?.1;
+            record = settle_signals(tables, settings, at, record, lost)?.1;
         }
-        let (id, open) = (record.header()?.id, record.open());
-        if open.total() > 0 {
+        let open = record.open();
+        if !lost.is_empty() && open.total() > 0 {
+            missing.withdraw(id, open, passed, satellite);
+            returned += open;
+        } else if open.total() > 0 {
             let (items, sequences) = here.entry((id.epoch, id.lane.0)).or_default();
             *items += open;
             sequences.insert(id.sequence..id.sequence + 1);
         }
     }
-    Ok(here)
+    Ok((here, returned))
 }

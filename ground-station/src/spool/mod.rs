@@ -25,6 +25,8 @@ mod counters;
 mod file;
 mod migrate;
 mod mirror;
+mod own_gaps;
+mod remembered;
 mod rescue;
 
 pub mod alarms;
@@ -93,6 +95,8 @@ mod migration_tests;
 mod namesakes_tests;
 #[cfg(test)]
 mod passes_tests;
+#[cfg(test)]
+mod returned_tests;
 #[cfg(test)]
 mod tests;
 

@@ -421,12 +421,13 @@ fn is_passed(
     Ok(true)
 }
 
-/// Counts the signals of an entry that every exporter has passed; which items those are, and what is written down of the entry.
+/// Counts the signals of an entry that every exporter has passed, without those that `keep` has; which items those are, and what is written down of the entry.
 pub(super) fn settle_signals(
     tables: &WriteTransaction,
     settings: &Settings,
     at: EntryKey,
     mut record: SegmentRecord,
+    keep: SignalSet,
 ) -> Result<(Counts, SegmentRecord), SpoolError> {
     let open = record.open();
     let mut settled = Counts::ZERO;
@@ -434,7 +435,7 @@ pub(super) fn settle_signals(
     let dead = tables.open_table(ENTRY_DEAD)?;
     let mut counters = Counters::of(tables, at.satellite)?;
     for signal in open.signals().iter() {
-        if !is_passed(&cursors, settings, at, signal)? {
+        if keep.contains(signal) || !is_passed(&cursors, settings, at, signal)? {
             continue;
         }
         let mut refused = 0;
@@ -456,7 +457,8 @@ pub(super) fn settle_signals(
 }
 
 fn settle(txn: &mut Txn<'_>, at: EntryKey, record: SegmentRecord) -> Result<(), SpoolError> {
-    let (items, record) = settle_signals(txn.tables, &txn.contents.settings, at, record)?;
+    let (items, record) =
+        settle_signals(txn.tables, &txn.contents.settings, at, record, SignalSet::default())?;
     let whole = record.is_finished();
     let segment = SequenceKey::new(at.satellite, record.header()?.id);
     txn.effects.push(Effect::Left { entry: at, segment, items, whole });

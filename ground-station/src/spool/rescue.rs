@@ -20,7 +20,7 @@ use super::counters::{Counters, Kind};
 use super::error::SpoolError;
 use super::gaps::{self, Lost};
 use super::migrate;
-use super::mirror::{FILE, Mirror};
+use super::mirror::{FILE, Mirror, OF_ANOTHER_LEDGER};
 use super::outlet;
 use super::tables::*;
 
@@ -71,7 +71,7 @@ pub(super) fn take_over(
     if let (Some(mirror), Some(ledger)) = (&known, ledger)
         && !mirror.is_of(ledger)
     {
-        return Err(SpoolError::damaged("it is not the ledger to which ledger.json belongs"));
+        return Err(SpoolError::damaged(OF_ANOTHER_LEDGER));
     }
     if let Some(mirror) = known.as_ref().filter(|_| !has_drops) {
         mirror.forget_later_drops(&txn)?;

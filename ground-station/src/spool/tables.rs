@@ -365,6 +365,23 @@ pub(super) struct EpochRecord {
     /// What was counted as committed by another ledger too.
     #[prost(message, repeated, tag = "6")]
     pub(super) twice: Vec<TwiceRecord>,
+    /// What a lost file of this ledger remembered of the lanes. Earlier software ignores it.
+    #[prost(message, repeated, tag = "7")]
+    pub(super) remembered: Vec<RememberedRecord>,
+}
+
+/// Committed segments of a lane, and how many items they had together.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct RememberedRecord {
+    #[prost(uint32, tag = "1")]
+    pub(super) lane: u32,
+    #[prost(uint64, tag = "2")]
+    pub(super) first: u64,
+    /// The first that is not among them.
+    #[prost(uint64, tag = "3")]
+    pub(super) end: u64,
+    #[prost(message, optional, tag = "4")]
+    pub(super) items: Option<link::Counts>,
 }
 
 /// Segments of a lane that are in two ledgers.

@@ -76,11 +76,26 @@ pub(super) struct Bounds {
 }
 
 /// How full the spool is.
-struct Level {
-    used: u64,
-    full_satellites: BTreeSet<String>,
-    relieved: bool,
-    replaced: u64,
+#[derive(Default)]
+pub(super) struct Level {
+    pub(super) used: u64,
+    pub(super) full_satellites: BTreeSet<String>,
+    pub(super) relieved: bool,
+    pub(super) replaced: u64,
+}
+
+/// A slow exporter keeps a spool near full: each time is counted as an alarm, and the log has a line a minute.
+pub(super) fn say_full(said: &Mutex<Repeats>, which: &str, used: u64, max: u64) {
+    match said.lock().unwrap_or_else(PoisonError::into_inner).count("full") {
+        Some(times) => tracing::error!(
+            event.name = "perigee.spool.full",
+            used,
+            max,
+            times,
+            "{which} is full: links stop reading and nothing is dropped; see which exporter is behind"
+        ),
+        None => tracing::debug!(event.name = "perigee.spool.full", used, max, "{which} is full again"),
+    }
 }
 
 impl Bounds {
@@ -109,7 +124,7 @@ pub(super) struct Keeper {
     pub(super) owner: Owner<Spool>,
     pub(super) status: Arc<watch::Sender<Status>>,
     pub(super) bounds: Arc<Bounds>,
-    /// When the log had a line about a disk that fails.
+    /// When the log had a line about a disk that fails, or a spool that is full.
     pub(super) said: Arc<Mutex<Repeats>>,
 }
 
@@ -153,7 +168,7 @@ impl Keeper {
 
     /// Each attempt is counted as an alarm, of whoever it is, and the log has a line a minute.
     fn say_failing(&self, error: &SpoolError) {
-        let times = self.said.lock().unwrap_or_else(PoisonError::into_inner).count("");
+        let times = self.said.lock().unwrap_or_else(PoisonError::into_inner).count("failing");
         match times {
             Some(times) => tracing::error!(
                 event.name = "perigee.spool.failing",
@@ -194,7 +209,7 @@ impl Keeper {
         });
     }
 
-    fn note(&self, level: Level) {
+    pub(super) fn note(&self, level: Level) {
         let limit = self.bounds.limit();
         self.status.send_if_modified(|status| {
             let before = status.clone();
@@ -205,12 +220,7 @@ impl Keeper {
             status.full = level.used >= if before.full { limit - limit / 16 } else { limit };
             status.full_satellites = level.full_satellites;
             if status.full && !before.full {
-                tracing::error!(
-                    event.name = "perigee.spool.full",
-                    used = level.used,
-                    max = self.bounds.max_bytes,
-                    "the spool is full: links stop reading and nothing is dropped; see which exporter is behind"
-                );
+                say_full(&self.said, "the spool", level.used, self.bounds.max_bytes);
             }
             *status != before
         });

@@ -50,6 +50,7 @@ use perigee_shared::env::Env;
 use perigee_shared::signal::SignalSet;
 use perigee_shared::store::Contents as _;
 use perigee_shared::supervise::Supervisor;
+use perigee_shared::telemetry::Repeats;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -129,6 +130,8 @@ struct Inner {
     unread: Unread,
     /// What was shown last, for while it does not.
     shown: Mutex<Last>,
+    /// When the log had a line about a spool that is full.
+    said: Mutex<Repeats>,
 }
 
 /// How much the spool may hold.
@@ -261,6 +264,7 @@ impl Fleet {
             aside: Mutex::new(aside),
             unread: Unread::default(),
             shown: Mutex::default(),
+            said: Mutex::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, queue))
     }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::super::error::SpoolError;
 use super::super::intake;
 use super::super::tables::{PartialRecord, decode};
-use super::super::upkeep::Status;
+use super::super::upkeep::{Status, say_full};
 use super::catalogue::PRUNE;
 use super::rows::{Cell, List, Of, sequence};
 use super::scratch::Changes;
@@ -218,12 +218,7 @@ impl Fleet {
             // Once full it stays so until a little has gone, so that it does not flutter.
             status.full = status.used >= if before.full { limit - limit / 16 } else { limit };
             if status.full && !before.full {
-                tracing::error!(
-                    event.name = "perigee.spool.full",
-                    used = status.used,
-                    max,
-                    "the shared spool is full: links stop reading and nothing is dropped; see which exporter is behind"
-                );
+                say_full(&self.inner.said, "the shared spool", status.used, max);
             }
             *status != before
         });
