@@ -20,60 +20,74 @@ const CACHE: usize = 1 << 20;
 /// Reads by their length and place.
 type Reads = Arc<Mutex<BTreeMap<(u64, usize), usize>>>;
 
-/// A file that notes what is read of it.
+/// A file that notes what is read of it, on a volume that something else may have filled: then what has its room can be written, the
+/// rest cannot.
 #[derive(Debug)]
-struct Noted(Box<dyn StoreFile>, Reads);
+struct Noted {
+    file: Box<dyn StoreFile>,
+    reads: Reads,
+    full: Arc<AtomicBool>,
+}
+
+impl Noted {
+    fn new(file: Box<dyn StoreFile>, reads: &Reads, full: &Arc<AtomicBool>) -> Self {
+        Self { file, reads: Arc::clone(reads), full: Arc::clone(full) }
+    }
+}
 
 impl StoreFile for Noted {
     fn read_medium(&self, medium: bool) -> io::Result<ReadFrom> {
-        self.0.read_medium(medium)
+        self.file.read_medium(medium)
     }
 
     fn read_back(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_back(offset, out)
+        self.file.read_back(offset, out)
     }
 
     fn is_linked(&self) -> bool {
-        self.0.is_linked()
+        self.file.is_linked()
     }
 }
 
 impl StorageBackend for Noted {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        *self.1.lock().unwrap().entry((offset, out.len())).or_default() += 1;
-        self.0.read(offset, out)
+        *self.reads.lock().unwrap().entry((offset, out.len())).or_default() += 1;
+        self.file.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        match offset > 0 && self.full.load(Ordering::Relaxed) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => self.file.write(offset, data),
+        }
     }
 
     fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.file.close()
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_range(start, end)
+        self.file.try_lock_range(start, end)
     }
 
     fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_shared_range(start, end)
+        self.file.try_lock_shared_range(start, end)
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_range(start, end)
+        self.file.lock_range(start, end)
     }
 }
 
@@ -113,7 +127,7 @@ fn an_opening_reads_each_large_page_once_and_everything_is_there_behind_it() {
         let path = dir.path().join("file");
         make_killed(store, &path);
         let reads = Reads::default();
-        let file = Noted(store.open(&path).unwrap(), Arc::clone(&reads));
+        let file = Noted::new(store.open(&path).unwrap(), &reads, &Arc::default());
         let guard = Arc::new(Guard::new(Box::new(file)));
         let db = database(&path, &guard, CACHE, false).unwrap_or_else(|_| panic!("it is whole"));
         let large: Vec<usize> =
@@ -152,7 +166,7 @@ fn a_byte_that_changed_in_any_page_is_found_by_an_opening() {
     make_killed(&Files::default(), &path);
     let whole = std::fs::read(&path).unwrap();
     let reads = Reads::default();
-    let file = Noted(Files::default().open(&path).unwrap(), Arc::clone(&reads));
+    let file = Noted::new(Files::default().open(&path).unwrap(), &reads, &Arc::default());
     drop(database(&path, &Arc::new(Guard::new(Box::new(file))), CACHE, true));
     let pages: Vec<(u64, usize)> =
         reads.lock().unwrap().keys().filter(|(_, n)| *n >= LARGE).copied().collect();
@@ -168,54 +182,11 @@ fn a_byte_that_changed_in_any_page_is_found_by_an_opening() {
     }
 }
 
-/// A file on a volume that something else has filled: what has its room can be written, the rest cannot.
-#[derive(Debug)]
-struct Filled(Box<dyn StoreFile>, Arc<AtomicBool>);
-
-impl StoreFile for Filled {
-    fn read_medium(&self, medium: bool) -> io::Result<ReadFrom> {
-        self.0.read_medium(medium)
-    }
-
-    fn read_back(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_back(offset, out)
-    }
-
-    fn is_linked(&self) -> bool {
-        self.0.is_linked()
-    }
-}
-
-impl StorageBackend for Filled {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        match offset > 0 && self.1.load(Ordering::Relaxed) {
-            true => Err(io::ErrorKind::StorageFull.into()),
-            false => self.0.write(offset, data),
-        }
-    }
-}
-
 #[test]
 fn the_header_is_written_last_and_not_at_all_behind_a_write_that_failed() {
     let (dir, full) = (tempfile::tempdir().unwrap(), Arc::new(AtomicBool::new(false)));
     let path = dir.path().join("file");
-    let file = Filled(Files::default().open(&path).unwrap(), Arc::clone(&full));
+    let file = Noted::new(Files::default().open(&path).unwrap(), &Reads::default(), &full);
     let file = Backend(Arc::new(Guard::new(Box::new(file))));
     let (commit, there) = (|n: u8| (vec![n; 320], vec![n; 4096]), || std::fs::read(&path).unwrap());
     file.set_len(8192).unwrap();

@@ -150,8 +150,8 @@ impl Account for Box<Costs> {
     }
 }
 
-/// What each column of a payload of codec 2 or a later one takes, the largest first; together all of the payload. What zstd makes of text is
-/// shared out by length. Of another codec nothing is known.
+/// What each column of a payload of codec 2 or a later one takes, the largest first; together all of the payload. What zstd makes
+/// of text is shared out by length. Of codec 1 nothing is known.
 pub fn inspect(header: &Header, payload: &[u8], base: Option<&Base>) -> Result<Vec<Cost>, CodecError> {
     let Some(layout) = Codec::from_number(header.codec).and_then(Codec::layout) else {
         return Ok(Vec::new());

@@ -5,6 +5,8 @@
 //! found by one look and put back by one copy. What is sent of an entry is its *content*: the bytes behind what all entries
 //! have in common, which is always the rendered field's end.
 
+use std::ops::Range;
+
 use super::entropy::{Coder, NumberId, Numbers};
 use super::order::LONGEST;
 use super::pattern::{Patterns, Split};
@@ -242,6 +244,19 @@ pub(super) fn kind_of<'a>(
 /// Bytes of a short entry.
 const SHORT: usize = 48;
 
+/// Appends a part of `bytes`, behind which are `N` more. Most parts are short, and a copy whose length is fixed needs no call.
+#[inline(always)]
+pub(super) fn append<const N: usize>(bytes: &[u8], part: Range<usize>, out: &mut Vec<u8>) {
+    match bytes[part.start..].first_chunk::<N>() {
+        Some(more) if part.len() <= N => {
+            let end = out.len() + part.len();
+            out.extend_from_slice(more);
+            out.truncate(end);
+        }
+        _ => out.extend_from_slice(&bytes[part]),
+    }
+}
+
 /// Buffers for one entry after the other.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scratch {
@@ -327,16 +342,8 @@ impl Dictionary {
     #[inline]
     pub(super) fn append(&self, index: usize, out: &mut Vec<u8>) {
         let field = self.rendered(index);
-        let start = self.ends[index] as usize - field.len();
-        // Most are short, and a copy whose length is fixed needs no call.
-        match self.bytes[start..].first_chunk::<SHORT>() {
-            Some(more) if field.len() <= SHORT => {
-                let end = out.len() + field.len();
-                out.extend_from_slice(more);
-                out.truncate(end);
-            }
-            _ => out.extend_from_slice(field),
-        }
+        let end = self.ends[index] as usize;
+        append::<SHORT>(&self.bytes, end - field.len()..end, out);
     }
 
     /// The rank that entry `index` of a dictionary of orders is.

@@ -388,14 +388,19 @@ impl Interval {
         let bound = (self.range >> 16) * model.probability();
         model.learn(bit);
         if bit {
-            self.range = bound;
+            self.narrow(out, 0, bound);
         } else {
-            let (low, is_carried) = self.low.overflowing_add(bound);
-            self.low = low;
-            self.range -= bound;
-            if is_carried {
-                carry(out);
-            }
+            self.narrow(out, bound, self.range - bound);
+        }
+    }
+
+    /// Goes on with a part of the interval: where it begins, and how much it is.
+    #[inline(always)]
+    fn narrow(&mut self, out: &mut Vec<u8>, from: u64, range: u64) {
+        let (low, is_carried) = self.low.overflowing_add(from);
+        (self.low, self.range) = (low, range);
+        if is_carried {
+            carry(out);
         }
         if self.range < 1 << 32 {
             out.extend_from_slice(&((self.low >> 32) as u32).to_be_bytes());
@@ -409,17 +414,7 @@ impl Interval {
         let [from, to] = model.bounds(symbol & 15);
         model.learn(symbol & 15);
         let part = self.range >> 15;
-        let (low, is_carried) = self.low.overflowing_add(part * from);
-        self.low = low;
-        if is_carried {
-            carry(out);
-        }
-        self.range = part * (to - from);
-        if self.range < 1 << 32 {
-            out.extend_from_slice(&((self.low >> 32) as u32).to_be_bytes());
-            self.low <<= 32;
-            self.range <<= 32;
-        }
+        self.narrow(out, part * from, part * (to - from));
     }
 }
 
@@ -559,11 +554,16 @@ impl<'a> RangeDecoder<'a> {
             self.range -= bound;
         }
         model.learn(bit);
+        self.refill();
+        bit
+    }
+
+    #[inline(always)]
+    fn refill(&mut self) {
         if self.range < 1 << 32 {
             self.code = self.code << 32 | u64::from(self.word());
             self.range <<= 32;
         }
-        bit
     }
 
     /// As [`Coder::symbol`].
@@ -575,10 +575,7 @@ impl<'a> RangeDecoder<'a> {
         model.learn(symbol);
         self.code -= part * from;
         self.range = part * (to - from);
-        if self.range < 1 << 32 {
-            self.code = self.code << 32 | u64::from(self.word());
-            self.range <<= 32;
-        }
+        self.refill();
         symbol
     }
 

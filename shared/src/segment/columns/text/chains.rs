@@ -3,6 +3,7 @@
 //! The fixed text of a template is a chain for each gap between its values. Which of the chains that were met at a place comes is
 //! a decision or two however long it is, so a line costs as many as it has values, not as it has words.
 
+use super::super::dictionary::append;
 use super::super::entropy::{Bit, Coder, Symbols};
 use super::predict::{mix, table};
 
@@ -139,6 +140,16 @@ impl Joint {
         follows: Bit::NEW,
         which: Symbols::NEW,
     };
+
+    #[inline(always)]
+    fn chains(&self) -> &[u16] {
+        &self.chains[..usize::from(self.used).min(HELD)]
+    }
+}
+
+/// Where a place is kept, and what tells it from others there.
+const fn place(skeleton: u64) -> (usize, u32) {
+    ((skeleton >> 40) as usize % JOINTS, skeleton as u32)
 }
 
 /// See the module.
@@ -164,8 +175,7 @@ impl Chains {
     /// The place that a line has come to.
     #[inline(always)]
     fn joint(&mut self, skeleton: u64) -> usize {
-        let at = (skeleton >> 40) as usize % JOINTS;
-        let check = skeleton as u32;
+        let (at, check) = place(skeleton);
         if self.joints[at].check != check {
             self.joints[at] = Joint { check, ..Joint::NEW };
         }
@@ -179,13 +189,33 @@ impl Chains {
     }
 
     /// Whether one of the chains of a place `fits`. Changes nothing, since the decoder does not ask.
-    pub(super) fn any(&self, skeleton: u64, mut fits: impl FnMut(&Chain, &[u8]) -> bool) -> bool {
-        let joint = &self.joints[(skeleton >> 40) as usize % JOINTS];
-        if joint.check != skeleton as u32 {
-            return false;
+    pub(super) fn any(&self, skeleton: u64, fits: impl FnMut(&Chain, &[u8]) -> bool) -> bool {
+        let (at, check) = place(skeleton);
+        self.joints[at].check == check && self.find(at, fits).is_some()
+    }
+
+    /// Which of the chains of a place `fits`.
+    #[inline(always)]
+    fn find(&self, at: usize, mut fits: impl FnMut(&Chain, &[u8]) -> bool) -> Option<usize> {
+        let mut fits = |n: &u16| self.all.get(usize::from(*n)).is_some_and(|c| fits(c, self.text(c)));
+        self.joints[at].chains().iter().position(&mut fits)
+    }
+
+    /// The chain that came last at a place behind `value`.
+    #[inline(always)]
+    fn previous(&self, at: usize, value: u64) -> u16 {
+        let (check, chain) = self.joints[at].behind[(value >> 61) as usize % VALUES];
+        if check == (value >> 32) as u16 { chain } else { NO_CHAIN }
+    }
+
+    /// Notes that a chain came at a place behind `value`.
+    #[inline(always)]
+    fn came(&mut self, at: usize, value: u64, number: u16) {
+        let previous = usize::from(self.previous(at, value));
+        if let Some(previous) = self.all.get_mut(previous) {
+            previous.follower = number;
         }
-        let chains = &joint.chains[..usize::from(joint.used).min(HELD)];
-        chains.iter().filter_map(|n| self.all.get(usize::from(*n))).any(|c| fits(c, self.text(c)))
+        self.joints[at].behind[(value >> 61) as usize % VALUES] = ((value >> 32) as u16, number);
     }
 
     pub(super) fn repeats(&mut self, chain: u16) -> Option<&mut Repeats> {
@@ -204,46 +234,27 @@ impl Chains {
         coder: &mut C,
         skeleton: u64,
         value: u64,
-        mut fits: impl FnMut(&Chain, &[u8]) -> bool,
+        fits: impl FnMut(&Chain, &[u8]) -> bool,
         out: &mut Vec<u8>,
     ) -> Option<(u16, Chain)> {
         let at = self.joint(skeleton);
-        let used = usize::from(self.joints[at].used).min(HELD);
-        if used == 0 {
+        if self.joints[at].used == 0 {
             return None;
         }
-        let mut given = HELD;
-        if C::ENCODES {
-            let mut fits = |n: &u16| self.all.get(usize::from(*n)).is_some_and(|c| fits(c, self.text(c)));
-            given = self.joints[at].chains[..used].iter().position(&mut fits).unwrap_or(HELD);
-        }
+        let given = if C::ENCODES { self.find(at, fits).unwrap_or(HELD) } else { HELD };
+        let previous = usize::from(self.previous(at, value));
+        let follower = self.all.get(previous).map_or(NO_CHAIN, |c| c.follower);
         let joint = &mut self.joints[at];
-        let behind = &mut joint.behind[(value >> 61) as usize % VALUES];
-        let previous = if behind.0 == (value >> 32) as u16 { behind.1 } else { NO_CHAIN };
-        let follower = self.all.get(usize::from(previous)).map_or(NO_CHAIN, |c| c.follower);
-        let expected = joint.chains[..used].iter().position(|n| *n == follower);
+        let expected = joint.chains().iter().position(|n| *n == follower);
         let mut n = expected.unwrap_or(HELD);
         if expected.is_none() || !coder.bit(&mut joint.follows, given == n) {
             n = coder.symbol(&mut joint.which, given);
         }
-        let number = *joint.chains[..used].get(n)?;
-        *behind = ((value >> 32) as u16, number);
-        if number != follower
-            && let Some(previous) = self.all.get_mut(usize::from(previous))
-        {
-            previous.follower = number;
-        }
+        let number = *joint.chains().get(n)?;
+        self.came(at, value, number);
         let chain = *self.all.get(usize::from(number))?;
-        let (start, length) = (chain.start as usize, usize::from(chain.length));
-        // Most are short, and a copy whose length is fixed needs no call.
-        match self.bytes[start..].first_chunk::<SHORT>() {
-            Some(more) if length <= SHORT => {
-                let end = out.len() + length;
-                out.extend_from_slice(more);
-                out.truncate(end);
-            }
-            _ => out.extend_from_slice(&self.bytes[start..start + length]),
-        }
+        let start = chain.start as usize;
+        append::<SHORT>(&self.bytes, start..start + usize::from(chain.length), out);
         Some((number, chain))
     }
 
@@ -261,18 +272,15 @@ impl Chains {
         let (start, follower, repeats) = (start as u32, NO_CHAIN, Repeats::NEW);
         self.all.push(Chain { start, length, follower, repeats, next, state });
         let at = self.joint(skeleton);
-        let (before, held) = (usize::from(self.joints[at].used).min(HELD), self.joints[at].chains);
-        let joint = &mut self.joints[at];
-        let mut used = 0;
-        for n in &held[..before] {
+        let (mut joint, mut used) = (self.joints[at], 0);
+        for n in self.joints[at].chains() {
             // Where a line is looked at again behind this text, chains that go beyond it are of no use.
-            let old = &self.all[usize::from(*n)];
-            if next < MORE || !self.bytes[old.start as usize..][..usize::from(old.length)].starts_with(text) {
+            if next < MORE || !self.text(&self.all[usize::from(*n)]).starts_with(text) {
                 joint.chains[used] = *n;
                 used += 1;
             }
         }
-        if used < before {
+        if used < joint.chains().len() {
             joint.which = Symbols::NEW;
         }
         let place = if used < HELD {
@@ -283,13 +291,7 @@ impl Chains {
             usize::from(joint.oldest)
         };
         joint.chains[place] = number;
-        let behind = &mut joint.behind[(value >> 61) as usize % VALUES];
-        let check = (value >> 32) as u16;
-        if behind.0 == check
-            && let Some(previous) = self.all.get_mut(usize::from(behind.1))
-        {
-            previous.follower = number;
-        }
-        *behind = (check, number);
+        self.joints[at] = joint;
+        self.came(at, value, number);
     }
 }

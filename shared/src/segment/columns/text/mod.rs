@@ -66,10 +66,8 @@ struct Fit {
 /// What is known of text. See the module.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Text {
-    /// Whether this segment's text is taken apart at all.
-    apart: bool,
-    /// Whether that is by chains.
-    by_chains: bool,
+    /// This segment's, which says whether its text is taken apart, and whether by chains.
+    layout: u8,
     around: Around,
     limit: u64,
     ids: Ids,
@@ -94,11 +92,14 @@ struct Known {
 impl Text {
     /// Begins a segment, which comes to at most `limit` bytes.
     pub(super) fn begin(&mut self, layout: u8, limit: u64) {
-        self.apart = layout != LAYOUT;
-        self.by_chains = layout == LAYOUT_TEXT;
+        self.layout = layout;
         self.limit = limit;
         self.around = Around::default();
         self.ids.begin();
+    }
+
+    const fn is_apart(&self) -> bool {
+        self.layout > LAYOUT
     }
 
     /// Bytes that it takes.
@@ -110,14 +111,14 @@ impl Text {
 
     /// The record that comes next: its time, its type, and the ids that it has.
     pub(super) fn record(&mut self, time: u64, kind: u64, trace: Option<[u64; 2]>, span: Option<u64>) {
-        if self.apart {
+        if self.is_apart() {
             self.around = Around { time, kind, own: Own::new(trace, span) };
         }
     }
 
     /// A span of the segment, which text may name.
     pub(super) fn span(&mut self, span: [u64; 3]) {
-        if self.apart {
+        if self.is_apart() {
             self.ids.span(span);
         }
     }
@@ -130,17 +131,18 @@ impl Text {
         text: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<bool, CodecError> {
-        if !self.apart {
+        if !self.is_apart() {
             return Ok(false);
         }
-        let Self { around, limit, ids, known, by_chains, .. } = self;
+        let Self { layout, around, limit, ids, known } = self;
         let known = known.get_or_insert_default();
-        known.predictor.by_chains = *by_chains;
+        let by_chains = *layout == LAYOUT_TEXT;
+        known.predictor.by_chains = by_chains;
         let mut tokens = std::mem::take(&mut known.tokens);
         let skeleton = mix(mix(2, column as u64), around.kind);
         let ahead = Ahead::new(text, around.time);
         let fits = C::ENCODES
-            && ((*by_chains && known.goes_on(column, skeleton, ahead))
+            && ((by_chains && known.goes_on(column, skeleton, ahead))
                 || known.fits(column, text, around.time, &mut tokens));
         let fits = known.predictor.bit(coder, mix(1, column as u64), fits);
         let mut coded = Ok(());
@@ -159,7 +161,7 @@ impl Text {
                 count: 0,
                 missed: false,
             };
-            coded = if *by_chains {
+            coded = if by_chains {
                 line.by_chains(coder, ahead, *limit)
             } else {
                 line.code(coder, &tokens, *limit)

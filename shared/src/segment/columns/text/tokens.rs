@@ -99,7 +99,7 @@ pub(super) const fn is_letter(byte: u8) -> bool {
 
 impl<'a> Splitter<'a> {
     pub(super) const fn new(text: &'a [u8], time: u64) -> Self {
-        Self { text, at: 0, time }
+        Self::from(text, 0, time)
     }
 
     /// The tokens from `at` on.

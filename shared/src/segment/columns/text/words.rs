@@ -5,6 +5,7 @@ use std::hash::Hasher;
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
 
+use super::super::dictionary::append;
 use super::super::entropy::Coder;
 use super::tokens::{LONGEST_WORD, WORDS};
 
@@ -64,15 +65,7 @@ impl Words {
     #[inline(always)]
     pub(super) fn append(&self, id: u32, out: &mut Vec<u8>) -> Option<()> {
         let [start, end] = self.bounds(id)?;
-        // Most are short, and a copy whose length is fixed needs no call.
-        match self.bytes[start..].first_chunk::<SHORT>() {
-            Some(more) if end - start <= SHORT => {
-                let end = out.len() + (end - start);
-                out.extend_from_slice(more);
-                out.truncate(end);
-            }
-            _ => out.extend_from_slice(&self.bytes[start..end]),
-        }
+        append::<SHORT>(&self.bytes, start..end, out);
         Some(())
     }
 
