@@ -577,7 +577,9 @@ impl Found {
         mut accepted: Counts,
     ) -> Result<Inserted, StoreError> {
         let mut next = self.first_new();
-        if let Some(piece) = txn.open_table(JOURNAL)?.get(GroupPiece { group: next - 1, piece: 0 })? {
+        // Numbers behind the last group may have been passed over.
+        let last = GroupPiece { group: self.last_group, piece: 0 };
+        if let Some(piece) = txn.open_table(JOURNAL)?.get(last)? {
             accepted = accepted.max(header(piece.value())?.accepted);
         }
         let first = next;
