@@ -213,6 +213,7 @@ mod tests {
             base_sequence: None,
             is_base: false,
             delivery: None,
+            made_of: None,
         }
     }
 

@@ -47,6 +47,7 @@ fn open(sequence: u64, payload_len: u64, ranges: &[Range<u64>]) -> link::Segment
         base_sequence: None,
         is_base: false,
         delivery: None,
+        made_of: None,
     };
     link::SegmentOpen {
         header: Some((&header).into()),

@@ -76,6 +76,7 @@ pub(super) fn seal(sequence: u64, on: Option<&Sealed>) -> Sealed {
         base_sequence: on.map(|on| on.header.id.sequence),
         is_base: true,
         delivery: None,
+        made_of: None,
     };
     Sealed { header, payload: encoded.payload, base: encoded.base.unwrap() }
 }

@@ -175,7 +175,7 @@ impl Subject<'_> {
         self.wait(self.store.replayed([id].into(), refused.map(str::to_owned)));
     }
 
-    fn hello_with(&self, epochs: Vec<link::Epoch>) -> Answer {
+    pub(super) fn hello_with(&self, epochs: Vec<link::Epoch>) -> Answer {
         let hello = link::Hello { epochs, ..link::Hello::default() };
         self.wait(self.store.ledger("sat-1".into(), Arc::new(hello)))
     }

@@ -110,6 +110,7 @@ fn of_size(sequence: u64, bytes: usize) -> Incoming {
         base_sequence: None,
         is_base: false,
         delivery: None,
+        made_of: None,
     };
     let whole = 0..payload.len();
     incoming(&Arc::new(header), &payload, &[whole])

@@ -49,6 +49,7 @@ fn incoming(sequence: u64) -> Incoming {
         base_sequence: None,
         is_base: false,
         delivery: None,
+        made_of: None,
     };
     Incoming {
         satellite: "sat-1".into(),

@@ -509,12 +509,12 @@ async fn a_schema_of_later_or_other_software_is_refused_and_not_touched() {
     database.station("svalbard").await.close().await;
     let name = &database.fleet.database;
     // A later version that still serves this software is not refused.
-    server.sql(name, "insert into perigee_schema values (9, 1, 'x', 'later')");
+    server.sql(name, "insert into perigee_schema values (10, 1, 'x', 'later')");
     database.station("svalbard").await.close().await;
-    server.sql(name, "update perigee_schema set readable_from = 9 where version = 9");
+    server.sql(name, "update perigee_schema set readable_from = 10 where version = 10");
     let why = database.refusal().await;
-    assert!(why.contains("schema is version 9") && why.contains("update this ground-station"), "{why}");
-    server.sql(name, "delete from perigee_schema where version = 9; update perigee_schema set hash = 'x' where version = 1");
+    assert!(why.contains("schema is version 10") && why.contains("update this ground-station"), "{why}");
+    server.sql(name, "delete from perigee_schema where version = 10; update perigee_schema set hash = 'x' where version = 1");
     let why = database.refusal().await;
     assert!(why.contains("step 1 of its schema"), "{why}");
     let missing = Database::of(server.host(), "nowhere".to_owned());

@@ -100,8 +100,12 @@ pub(super) fn insert(
     let recent = txn.tables.open_table(RECENT)?;
     for drop in new {
         let at = DropKey { satellite, epoch, id: drop.id };
-        ack.ids.push(drop.id);
         let known = drops.get(at)?.map(|v| decode::<DropRecord>(v.value())).transpose()?;
+        if known.as_ref().is_some_and(|known| is_another(known.drop, drop)) {
+            // Two states of one log have given the same id. It comes again under one of its own.
+            continue;
+        }
+        ack.ids.push(drop.id);
         let came = elsewhere(drop);
         if let Some(mut known) = known {
             let fresh = came.saturating_sub(known.overridden.unwrap_or_default().into());
@@ -139,6 +143,11 @@ pub(super) fn insert(
         drops.insert(at, record.encode_to_vec().as_slice())?;
     }
     Ok(ack)
+}
+
+/// Whether a drop that was told under this id is another one. Only what was overridden changes in one.
+fn is_another(known: Option<link::Drop>, drop: &link::Drop) -> bool {
+    known.is_some_and(|known| link::Drop { overridden: drop.overridden, ..known } != *drop)
 }
 
 /// The items of a drop if another station has committed them all the same. Of a part nobody knows which segments it is, and this station

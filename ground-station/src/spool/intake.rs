@@ -111,7 +111,7 @@ fn one(
     if ledger::has_in_another_epoch(txn.tables, key, &header.hash)? {
         // A log that was put back from a backup begins a new epoch and keeps its sequences and payloads.
         ledger::insert(&mut txn.tables.open_table(COMMITTED)?, key, header.hash)?;
-        ledger::remember(&mut txn.tables.open_table(RECENT)?, key, header)?;
+        ledger::remember(txn.tables, key, header)?;
         *quota = quota.saturating_sub(delete_partial(txn, key)?);
         Counters::of(txn.tables, satellite)?.one(Kind::Duplicates, 1)?;
         return Ok(Applied::Duplicate);
@@ -375,7 +375,7 @@ fn commit(
     });
     ledger::insert(&mut txn.tables.open_table(COMMITTED)?, key, header.hash)?;
     gaps::override_drop(txn, key, header.items)?;
-    ledger::remember(&mut txn.tables.open_table(RECENT)?, key, header)?;
+    ledger::remember(txn.tables, key, header)?;
     let mut counters = Counters::of(txn.tables, key.satellite)?;
     counters.add(Kind::Committed, 0, header.items)?;
     counters.one(Kind::Segments, 1)?;

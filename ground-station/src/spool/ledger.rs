@@ -115,18 +115,19 @@ pub(super) fn split_recent(value: &[u8; 56]) -> Option<(Hash, Counts)> {
 }
 
 /// Remembers a committed segment and forgets the oldest.
-pub(super) fn remember(
-    table: &mut Table<'_, SequenceKey, &'static [u8; 56]>,
-    key: SequenceKey,
-    header: &Header,
-) -> Result<(), SpoolError> {
+pub(super) fn remember(txn: &WriteTransaction, key: SequenceKey, header: &Header) -> Result<(), SpoolError> {
     let mut value = [0; 56];
     value[..32].copy_from_slice(&header.hash);
     value[32..].copy_from_slice(&header.items.to_bytes());
+    let (mut table, mut groups) = (txn.open_table(RECENT)?, txn.open_table(GROUPS)?);
     table.insert(key, &value)?;
+    if let Some(of) = &header.made_of {
+        groups.insert(key, of.encode_to_vec().as_slice())?;
+    }
     if let Some(old) = key.sequence.checked_sub(RECENT_KEPT) {
         // Sequences come nearly in order, so that there is seldom more than one.
         table.retain_in(key.at(0)..=key.at(old), |_, _| false)?;
+        groups.retain_in(key.at(0)..=key.at(old), |_, _| false)?;
     }
     Ok(())
 }
@@ -406,8 +407,8 @@ fn resume_epoch(
         let Ok(number) = u8::try_from(lane.lane).map(Lane) else { continue };
         let wanted = of_interest(epoch, lane);
         let all = committed_ranges(&committed, satellite, epoch.epoch, number)?;
-        let is_ahead = all.last().is_some_and(|(range, _)| range.end > lane.next_sequence);
-        let proofs = if is_ahead { proofs(txn, (satellite, epoch.epoch, number), lane)? } else { Vec::new() };
+        let proofs =
+            if epoch.compare { proofs(txn, (satellite, epoch.epoch, number), lane)? } else { Vec::new() };
         let last = all.len().saturating_sub(1);
         // The last range shows the satellite whether its log is an older one. What an epoch held that another one continues is on
         // board under that one's name.
@@ -415,12 +416,8 @@ fn resume_epoch(
             *i == last || epoch.continued || wanted.missing(range.clone()) != [range.clone()]
         });
         let committed: Vec<_> = told
-            .map(|(_, row)| row)
+            .map(|(_, (range, hash))| told_range(range, hash, None))
             .chain(proofs)
-            .map(|(range, hash)| link::CommittedRange {
-                sequences: Some(link::Range { start: range.start, end: range.end }),
-                top_hash: if hash == UNKNOWN { Vec::new() } else { hash.to_vec() },
-            })
             .take_while(|range| room.take(range))
             .collect();
         let mut held = Vec::new();
@@ -459,21 +456,37 @@ fn resume_epoch(
     })
 }
 
-/// Of what a satellite has on board though the ledger is ahead of it, what the ledger has, each with its hash: its log is an earlier
-/// one, and may have another segment under a name. With the hash it knows which ones it need not send.
+fn told_range(sequences: Range<u64>, top: Hash, made_of: Option<link::Groups>) -> link::CommittedRange {
+    let top_hash = if top == UNKNOWN { Vec::new() } else { top.to_vec() };
+    let sequences = link::Range { start: sequences.start, end: sequences.end };
+    link::CommittedRange { sequences: Some(sequences), top_hash, made_of }
+}
+
+/// Segments of a lane that are told to a log which has what they were made of, or a part of it, in no segment yet.
+const TOLD_AHEAD: u64 = 64;
+
+/// What the ledger has of the segments that a satellite has on board though the ledger is ahead of it, and of those that it sealed
+/// next, one by one: its log is an earlier one, and may have another segment under a name. By the hash, and by what a segment was
+/// made of, it knows what it need not send.
 fn proofs(
     txn: &Txn<'_>,
     (satellite, epoch, lane): (u32, u64, Lane),
     said: &link::Lane,
-) -> Result<Vec<(Range<u64>, Hash)>, SpoolError> {
-    let recent = txn.tables.open_table(RECENT)?;
+) -> Result<Vec<link::CommittedRange>, SpoolError> {
+    let (recent, groups) = (txn.tables.open_table(RECENT)?, txn.tables.open_table(GROUPS)?);
     let of = SequenceKey { satellite, epoch, lane: lane.0, sequence: 0 };
     let mut out = Vec::new();
-    for range in RangeSet::from_wire(&said.on_board).iter() {
+    let mut asked = RangeSet::from_wire(&said.on_board);
+    asked.insert(said.next_sequence..said.next_sequence.saturating_add(TOLD_AHEAD));
+    for range in asked.iter() {
         for row in recent.range(of.at(range.start)..of.at(range.end))? {
             let (key, value) = row?;
-            let sequence = key.value().sequence;
-            out.extend(split_recent(value.value()).map(|(hash, _)| (sequence..sequence + 1, hash)));
+            let key = key.value();
+            let Some((hash, _)) = split_recent(value.value()).filter(|(hash, _)| *hash != UNKNOWN) else {
+                continue;
+            };
+            let made_of = groups.get(key)?.and_then(|v| link::Groups::decode(v.value()).ok());
+            out.push(told_range(key.sequence..key.sequence + 1, hash, made_of));
         }
     }
     Ok(out)

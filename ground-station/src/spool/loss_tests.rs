@@ -483,28 +483,6 @@ fn resume_names_what_was_committed_of_a_drop() {
 }
 
 #[test]
-fn a_log_that_is_an_earlier_one_is_told_the_hashes_of_what_it_has_on_board() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = open(&dir);
-    for sequence in [1, 2, 3, 4, 6] {
-        commit(&mut spool, sequence, spans(sequence));
-    }
-    let told = |resume: link::ResumeEpoch| -> Vec<(u64, u64, bool)> {
-        let row = |range: &link::CommittedRange| {
-            let sequences = range.sequences.unwrap();
-            let top = segment(sequences.end - 1, spans(sequences.end - 1), 0).0.hash;
-            (sequences.start, sequences.end, range.top_hash == top)
-        };
-        resume.lanes[0].committed.iter().map(row).collect()
-    };
-    let ranges = [(1, 5, true), (6, 7, true)];
-    assert_eq!(told(hello(&mut spool, 2..7, Vec::new())), ranges, "one that is no earlier one needs none");
-    // It would give the name 4 next, and the ledger has 6.
-    let proofs = [(2, 3, true), (3, 4, true)];
-    assert_eq!(told(hello(&mut spool, 2..4, Vec::new())), [&ranges[..], &proofs].concat());
-}
-
-#[test]
 fn reasons_have_names() {
     let of = |reason: DropReason| views::reason_name(reason as u8);
     assert_eq!(

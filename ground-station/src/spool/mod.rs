@@ -68,6 +68,8 @@ mod base_tests;
 #[macro_use]
 mod both_tests;
 #[cfg(test)]
+mod ahead_tests;
+#[cfg(test)]
 mod alarms_tests;
 #[cfg(test)]
 mod archive_tests;

@@ -44,6 +44,7 @@ pub(super) fn take_over(
             META,
             COMMITTED,
             RECENT,
+            GROUPS,
             DROPPED,
             SEGMENT_CHUNKS,
             BASE_CHUNKS,

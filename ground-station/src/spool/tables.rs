@@ -192,6 +192,8 @@ pub(super) const CATALOGUE: TableDefinition<'_, u64, &[u8]> = TableDefinition::n
 pub(super) const KEPT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("kept");
 /// Replays → [`ReplayRecord`](super::replay::ReplayRecord). Earlier software ignores it.
 pub(super) const REPLAYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("replays");
+/// What a remembered segment was made of → protobuf `Groups`. Earlier software ignores it.
+pub(super) const GROUPS: TableDefinition<'_, SequenceKey, &[u8]> = TableDefinition::new("segment_groups");
 /// Satellite → [`AlarmsRecord`](super::alarms::AlarmsRecord). Earlier software ignores it.
 pub(super) const ALARMS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("alarms");
 
@@ -199,7 +201,7 @@ pub(super) const ALARMS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new(
 macro_rules! every_table {
     ($each:ident) => {
         $each!(
-            META SATELLITES EPOCHS COMMITTED RECENT PASSES CONTACTS DROPS DROPPED PARTIALS PARTIAL_CHUNKS ENTRIES
+            META SATELLITES EPOCHS COMMITTED RECENT GROUPS PASSES CONTACTS DROPS DROPPED PARTIALS PARTIAL_CHUNKS ENTRIES
             SEGMENT_CHUNKS BASES BASE_CHUNKS CURSORS ENTRY_DEAD LETTERS LETTER_CHUNKS COUNTERS CATALOGUE
             KEPT REPLAYS ALARMS
         )

@@ -89,6 +89,7 @@ pub(super) fn segment(sequence: u64, items: Counts, salt: u8) -> (Arc<Header>, V
         base_sequence: None,
         is_base: false,
         delivery: None,
+        made_of: None,
     };
     (Arc::new(header), payload)
 }

@@ -258,6 +258,7 @@ pub(crate) fn sealed(sequence: u64, body: &[u8], items: u64) -> Segment {
         base_sequence: None,
         is_base: false,
         delivery: None,
+        made_of: None,
     };
     Segment { header, payload }
 }

@@ -100,6 +100,8 @@ pub struct Header {
     pub is_base: bool,
     /// Whether its items waited for a contact; an agent says so when it sends it.
     pub delivery: Option<Delivery>,
+    /// The commit groups of the log that it was made of, if they are known.
+    pub made_of: Option<link::Groups>,
 }
 
 /// Whether the items of a segment waited on board for a contact.
@@ -181,6 +183,7 @@ impl TryFrom<link::SegmentHeader> for Header {
             base_sequence: h.base_sequence,
             is_base: h.base,
             delivery: Delivery::from_wire(h.delivery),
+            made_of: h.made_of,
         })
     }
 }
@@ -201,6 +204,7 @@ impl From<&Header> for link::SegmentHeader {
             base_sequence: h.base_sequence,
             base: h.is_base,
             delivery: Delivery::to_wire(h.delivery).into(),
+            made_of: h.made_of,
         }
     }
 }
@@ -234,6 +238,7 @@ impl Header {
             base_sequence: None,
             is_base: false,
             delivery: None,
+            made_of: None,
         }
     }
 }

@@ -383,6 +383,7 @@ mod tests {
             base_sequence: None,
             is_base: false,
             delivery: None,
+            made_of: None,
         }
     }
 

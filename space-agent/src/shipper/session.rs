@@ -223,7 +223,7 @@ impl Session {
         match event {
             Event::Connected => actions.push(send(agent_message::Body::Hello(self.hello.clone()))),
             Event::Message(message) => self.on_message(message, &mut actions),
-            Event::Reconciled(Reconciled::NewEpoch) => actions.push(Action::Restart),
+            Event::Reconciled(Reconciled::NewEpoch | Reconciled::Compare) => actions.push(Action::Restart),
             Event::Reconciled(Reconciled::Refused(rest)) => actions.push(Action::LeaveAlone(rest)),
             Event::Reconciled(Reconciled::Believed { committed, .. }) => {
                 for (lane, committed) in committed {
@@ -365,8 +365,7 @@ impl Session {
             for lane in epoch.lanes {
                 let Ok(number) = u8::try_from(lane.lane) else { continue };
                 let number = Lane(number);
-                let mut ground =
-                    GroundLane { lane: number, committed: RangeSet::default(), tops: Vec::new() };
+                let mut ground = GroundLane::new(number);
                 for range in lane.committed {
                     let Some(sequences) = range.sequences else { continue };
                     ground.committed.insert(sequences.start..sequences.end);
@@ -375,6 +374,7 @@ impl Session {
                     {
                         ground.tops.push((sequences.end - 1, hash));
                     }
+                    ground.made_of.extend(range.made_of.map(|of| (sequences.start, of)));
                 }
                 for partial in lane.partials {
                     let id = SegmentId { epoch: current, lane: number, sequence: partial.sequence };

@@ -142,11 +142,8 @@ fn a_segment_that_is_encoded_anew_leans_on_nothing_and_is_no_contradiction() {
     let consumer = LINK;
     let now = wal.custody().segments(10).unwrap().pop().unwrap().0.header.hash;
     for top in [leaning.hash, now] {
-        let lane = GroundLane {
-            lane: Lane::BULK,
-            committed: std::iter::once(1..3).collect::<RangeSet>(),
-            tops: vec![(2, top)],
-        };
+        let committed = std::iter::once(1..3).collect();
+        let lane = GroundLane { committed, tops: vec![(2, top)], ..GroundLane::new(Lane::BULK) };
         let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane], ..GroundView::default() };
         assert!(matches!(
             wal.epochs().reconcile(consumer, Slot::FIRST, &view).unwrap(),
@@ -211,7 +208,7 @@ fn in_a_new_epoch_nothing_leans_on_what_the_ground_has_of_the_old_one() {
 fn hears(wal: &mut Wal, station: &str, committed: std::ops::Range<u64>) -> Option<u64> {
     wal.bases().greets(Slot::FIRST, station);
     let committed = std::iter::once(committed).collect::<RangeSet>();
-    let lane = GroundLane { lane: Lane::BULK, committed, tops: Vec::new() };
+    let lane = GroundLane { committed, ..GroundLane::new(Lane::BULK) };
     let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane], ..GroundView::default() };
     let consumer = LINK;
     wal.epochs().reconcile(consumer, Slot::FIRST, &view).unwrap();

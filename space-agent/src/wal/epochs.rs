@@ -19,7 +19,7 @@ use super::drops::Heard;
 use super::state::{Edit, Life, State};
 use super::tables::*;
 use super::tally::Tally;
-use super::{ConsumerId, Notes, SegmentRecord, Wal, WalError, bases, drops, had};
+use super::{ConsumerId, Notes, SegmentRecord, Wal, WalError, bases, common, drops, had};
 
 /// Sequences of each lane, the latest, of which it is kept what a ground has acknowledged: to notice a log that is older than the
 /// ground's knowledge, and a ledger that is older than the log's.
@@ -80,6 +80,15 @@ pub struct GroundLane {
     pub committed: RangeSet,
     /// The payload hash of the last segment in each range.
     pub tops: Vec<(u64, Hash)>,
+    /// What segments were made of, as a ground says it that is ahead of this log.
+    pub made_of: Vec<(u64, link::Groups)>,
+}
+
+impl GroundLane {
+    /// One of which nothing is known.
+    pub fn new(lane: Lane) -> Self {
+        Self { lane, committed: RangeSet::default(), tops: Vec::new(), made_of: Vec::new() }
+    }
 }
 
 /// Drops since an [`Epochs::drops_recorded`].
@@ -103,7 +112,9 @@ pub enum Reconciled {
         /// How many were deleted.
         deleted: u64,
     },
-    /// The ground knows a later state than this log: only that was deleted of which it knows the hash, and what is on board now belongs
+    /// The ground knows a later state than this log, or another one. It is to be asked again, and says what it has.
+    Compare,
+    /// The same, and it was asked: only that was deleted of which it knows the hash, and what is on board now belongs
     /// to a new epoch.
     NewEpoch,
     /// The same, but grounds have caused new epochs too often: none begins, and the ground is to be left alone for so long.
@@ -123,7 +134,10 @@ impl Epochs<'_> {
     pub fn hello(&mut self, station: &str) -> Result<Vec<link::Epoch>, WalError> {
         self.close_reported_drops()?;
         self.0.bases().forget()?;
-        self.0.read(|txn, state| Ok(hello(txn, state, station)?))
+        let compare = self.0.notes.compare;
+        let mut epochs = self.0.read(|txn, state| Ok::<_, WalError>(hello(txn, state, station)?))?;
+        epochs.last_mut().into_iter().for_each(|current| current.compare = compare);
+        Ok(epochs)
     }
 
     /// The id that the next drop of this epoch gets.
@@ -175,12 +189,18 @@ impl Epochs<'_> {
             if !rest.is_zero() {
                 return Ok(Reconciled::Refused(rest));
             }
-            let proven = self.proven(view)?;
-            self.begin_if("the ground knows a later state of this log", Some((consumer, proven.clone())))?;
+            if !std::mem::replace(&mut self.0.notes.compare, true) {
+                return Ok(Reconciled::Compare);
+            }
+            let proven = common::proven(self.0, view)?;
+            let station = self.0.notes.talks.of(slot).who().1;
+            let later = Later { consumer, station, proven: proven.clone() };
+            self.begin_if("the ground knows a later state of this log", Some(later))?;
             for id in proven {
                 self.0.notes.sent.forget(id);
                 self.0.notes.talks.release(Place::of(id));
             }
+            self.0.notes.compare = false;
             return Ok(Reconciled::NewEpoch);
         }
         let (_, station) = self.0.notes.talks.of(slot).who();
@@ -369,12 +389,8 @@ impl Epochs<'_> {
         self.begin_if(why, None)
     }
 
-    /// The same; `contradicted`: a ground has caused it, and has these segments for certain.
-    fn begin_if(
-        &mut self,
-        why: &str,
-        contradicted: Option<(ConsumerId, Vec<SegmentId>)>,
-    ) -> Result<(), WalError> {
+    /// The same; `later`: a ground has caused it.
+    fn begin_if(&mut self, why: &str, later: Option<Later>) -> Result<(), WalError> {
         let old = self.hello("")?.pop().unwrap_or_default();
         let life = new_life(self.0.env(), self.0.state().life.start_counter.saturating_add(1));
         tracing::error!(
@@ -388,10 +404,11 @@ impl Epochs<'_> {
         let takers = had::takers(&self.0.state().consumers, self.0.config());
         self.0.write(|txn, state| {
             let mut edits = Vec::new();
-            if let Some((consumer, proven)) = contradicted {
+            if let Some(Later { consumer, station, proven }) = later {
                 // Under the name that ends: no ground has them as bases in the epoch that begins.
                 let kept = bases::keep(txn, proven.iter().copied())?;
                 let mut passing = Passing::new(txn, state, &takers);
+                tell_anew(txn, state.life.epoch, &station, &mut passing.tally)?;
                 if Contradicted::read(&txn.open_table(META)?, state, &env)?.is_first() {
                     record_undone(txn, state.life.epoch, &mut passing.tally, env.unix_nano())?;
                 }
@@ -405,24 +422,14 @@ impl Epochs<'_> {
             Ok(((), edits))
         })
     }
+}
 
-    /// Segments on board of which the ground has said the hash: it has them, whatever else it has under the names of this epoch. Only
-    /// who was sent a segment, in an earlier state of this log, knows its hash.
-    fn proven(&mut self, view: &GroundView) -> Result<Vec<SegmentId>, WalError> {
-        self.0.read(|txn, _| {
-            let segments = txn.open_table(SEGMENTS)?;
-            let mut proven = Vec::new();
-            for lane in &view.lanes {
-                for (sequence, hash) in &lane.tops {
-                    let id = SegmentId { epoch: view.epoch, lane: lane.lane, sequence: *sequence };
-                    let Some(value) = segments.get(Place::of(id))? else { continue };
-                    let header = SegmentRecord::from_bytes(value.value())?.header;
-                    proven.extend((header.id == id && header.hash == *hash).then_some(id));
-                }
-            }
-            Ok(proven)
-        })
-    }
+/// A ground that has met a later state of this log.
+struct Later {
+    consumer: ConsumerId,
+    station: String,
+    /// Segments on board that it has for certain.
+    proven: Vec<SegmentId>,
 }
 
 /// Drop ids that are passed over where a later state of the log may have given them: a station keeps the first drop of an id.
@@ -437,6 +444,23 @@ fn record_undone(txn: &WriteTransaction, epoch: u64, tally: &mut Tally, now: u64
     drops::insert(txn, epoch, &drop, &[])
 }
 
+/// Gives new ids to the drops that `station` has not acknowledged: the later state has told it of others under these. Their sequences
+/// are those of other segments there.
+fn tell_anew(txn: &WriteTransaction, epoch: u64, station: &str, tally: &mut Tally) -> Result<(), StoreError> {
+    let mut told = Vec::new();
+    for row in txn.open_table(DROPS)?.range(drops_of(epoch))? {
+        let (known, drop) = drops::read(row?.1.value())?;
+        told.extend((!known.iter().any(|k| k == station)).then_some((known, drop)));
+    }
+    for (known, drop) in told {
+        txn.open_table(DROPS)?.remove(DropKey { epoch, id: drop.id })?;
+        let id = tally.next_drop.max(drop.id + IDS_SKIPPED);
+        drops::insert(txn, epoch, &link::Drop { id, sequences: None, ..drop }, &known)?;
+        tally.next_drop = id + 1;
+    }
+    Ok(())
+}
+
 /// Changes the life of the log in the tables.
 pub(super) fn begin_epoch(txn: &WriteTransaction, life: Life, old: link::Epoch) -> Result<(), StoreError> {
     set_numbers(
@@ -448,7 +472,8 @@ pub(super) fn begin_epoch(txn: &WriteTransaction, life: Life, old: link::Epoch) 
         ],
     )?;
     let lanes = old.lanes.iter().map(|l| link::Lane { on_board: Vec::new(), ..l.clone() });
-    let closed = link::Epoch { drops: Vec::new(), closed: true, lanes: lanes.collect(), ..old };
+    let closed =
+        link::Epoch { drops: Vec::new(), closed: true, compare: false, lanes: lanes.collect(), ..old };
     let mut epochs = txn.open_table(EPOCHS)?;
     epochs.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
     forget_epochs(&mut epochs, &txn.open_table(DROPS)?)?;
@@ -550,6 +575,7 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
         drops: drops_told(life.epoch)?,
         closed: false,
         continued: false,
+        compare: false,
     });
     Ok(out)
 }

@@ -17,6 +17,7 @@
 use std::io::{self, Cursor};
 
 use bytes::Bytes;
+use perigee_proto::link;
 use perigee_shared::compress::{DecompressError, Encoding, decompress_capped};
 use perigee_shared::env::{SinceBoot, StoreFile};
 use perigee_shared::otlp::walk::Walked;
@@ -130,6 +131,13 @@ pub(super) fn first_bytes(hash: blake3::Hash) -> [u8; 8] {
     let mut out = [0; 8];
     out.copy_from_slice(&hash.as_bytes()[..8]);
     out
+}
+
+/// What something is made of that has this group alone; `None`: version 1, which has no checksum.
+pub(super) fn alone(number: u64, group: &[u8]) -> Option<link::Groups> {
+    let (version, rest) = group.split_first()?;
+    let sum = rest.first_chunk().filter(|_| *version == VERSION)?;
+    Some(link::Groups { first: number, end: number + 1, checksum: u64::from_le_bytes(*sum) })
 }
 
 /// Whether a group whose checksum can be verified may begin so.

@@ -88,9 +88,9 @@ impl Journal<'_> {
         let (env, state) = (log.env(), log.contents());
         let clocks = (env.unix_nano(), env.since_boot());
         let mut tally = state.tally.clone();
-        let rules = state.rules_of(state.next_group).cloned();
+        let rules = state.rules_of(state.next_number()).cloned();
         let mut groups = Vec::new();
-        for (run, number) in group::runs(requests).zip(state.next_group..) {
+        for (run, number) in group::runs(requests).zip(state.next_number()..) {
             let (header, group) = writer.write(number, run, tally.accepted, clocks)?;
             tally.accepted = header.accepted;
             let shares = match &rules {

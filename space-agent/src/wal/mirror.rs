@@ -266,9 +266,8 @@ impl Mirror {
                     ..link::Lane::default()
                 })
                 .collect(),
-            drops: Vec::new(),
             closed: true,
-            continued: false,
+            ..link::Epoch::default()
         }
     }
 }

@@ -16,6 +16,9 @@ mod begin;
 mod boots;
 #[cfg(test)]
 mod clock_tests;
+mod common;
+#[cfg(test)]
+mod common_tests;
 mod contradicted;
 mod copy;
 mod custody;
@@ -310,6 +313,8 @@ struct Notes {
     talks: talks::Talks,
     /// What was sent to whom.
     sent: sent::Sent,
+    /// What a ground says cannot be of this log: the next one is asked what it has.
+    compare: bool,
 }
 
 /// The write-ahead log.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use perigee_proto::link;
 use perigee_shared::otlp::walk::walk;
 use perigee_shared::segment::{Base, Codec, CodecError, Encoded, Encoder, Header, Lane, SegmentId, hash};
 use perigee_shared::signal::{Counts, TimeRange};
@@ -11,7 +12,7 @@ use perigee_shared::store::{StoreError, pieces};
 use redb::WriteTransaction;
 
 use super::group::{self, Accepted};
-use super::state::Edit;
+use super::state::{Edit, Pending};
 use super::tables::*;
 use super::{SegmentRecord, Wal, WalError, boots};
 use crate::lanes::{Part, Rules};
@@ -19,6 +20,10 @@ use crate::lanes::{Part, Rules};
 /// Sealed groups are deleted when there are so many bytes or so many of them: deleting one alone would rewrite its neighbours.
 const DELETE_BYTES: u64 = 4 << 20;
 const DELETE_GROUPS: u64 = 256;
+
+/// What was committed before and after a start lies in segments of its own, so that a ground knows the earlier part of it again when the
+/// log turns out to be an earlier state of itself. Behind more starts than these, since segments would be many and small, it does not.
+const STARTS_APART: usize = 16;
 
 /// Raw bytes below which nothing is learnt from a segment that others should know.
 const LEAST_BASE: u64 = 4 << 10;
@@ -107,6 +112,8 @@ pub struct Batch {
     /// The first group that is not in it.
     position: u64,
     groups: Vec<Group>,
+    /// The log was not opened between them.
+    is_together: bool,
 }
 
 /// A segment that is ready to be stored.
@@ -166,6 +173,12 @@ impl Batch {
         }
     }
 
+    /// What a segment of all of it is made of.
+    fn made_of(&self) -> Option<link::Groups> {
+        let (first, last) = self.groups.first().zip(self.groups.last()).filter(|_| self.is_together)?;
+        Some(link::Groups { end: last.number + 1, ..group::alone(first.number, &first.bytes)? })
+    }
+
     /// Encodes them; `fit` counts those that were taken in whole.
     fn encode(&self, encoding: &Encoding, now: u64, fit: &mut usize) -> Result<Sealed, SealError> {
         let Encoding { codec, base, to_lean_on, memory } = encoding;
@@ -202,6 +215,7 @@ impl Batch {
             base_sequence: base.as_ref().map(|b| b.0),
             is_base: taught.is_some(),
             delivery: None,
+            made_of: self.made_of(),
         };
         Ok(Sealed { lane: self.lane, position: self.position, header, payload, taught })
     }
@@ -275,11 +289,33 @@ impl Segments<'_> {
         limits: BatchLimits,
         all: bool,
     ) -> Result<Option<Batch>, WalError> {
+        self.take_batch_below(lane, limits, all, u64::MAX)
+    }
+
+    /// The same, of the groups below `end`.
+    pub(super) fn take_batch_below(
+        &mut self,
+        lane: Lane,
+        limits: BatchLimits,
+        all: bool,
+        end: u64,
+    ) -> Result<Option<Batch>, WalError> {
         self.0.read(|txn, state| {
             let (mut raw, mut items) = (0, 0);
             let mut numbers = Vec::new();
             let mut is_cut = false;
-            for group in state.lanes.get(&lane).iter().flat_map(|l| &l.pending) {
+            let pending = || state.lanes.get(&lane).into_iter().flat_map(|l| &l.pending);
+            let follows = |(before, group): (&Pending, &Pending)| state.follows(before.number, group.number);
+            let starts = pending().zip(pending().skip(1)).filter(|pair| !follows(*pair)).count();
+            let mut is_together = true;
+            for group in pending().take_while(|group| group.number < end) {
+                if numbers.last().is_some_and(|before| !state.follows(*before, group.number)) {
+                    is_together = false;
+                    if starts <= STARTS_APART {
+                        is_cut = true;
+                        break;
+                    }
+                }
                 // A large request is not added to what is there: memory is what an encoder has little of.
                 if !numbers.is_empty() && raw + group.raw > limits.raw.saturating_add(limits.raw / 2) {
                     is_cut = true;
@@ -292,6 +328,7 @@ impl Segments<'_> {
                     break;
                 }
             }
+            is_together |= is_cut;
             let full = is_cut || raw >= limits.raw || items >= limits.items;
             let Some(last) = numbers.last().filter(|_| all || full) else { return Ok(None) };
             let position = last + 1;
@@ -301,7 +338,7 @@ impl Segments<'_> {
                 let (rules, bytes) = (state.rules_of(number).cloned(), state.group(&journal, number)?);
                 groups.push(Group { number, rules, bytes });
             }
-            Ok(Some(Batch { lane, position, groups }))
+            Ok(Some(Batch { lane, position, groups, is_together }))
         })
     }
 

@@ -165,6 +165,8 @@ pub(super) struct State {
     pub(super) life: Life,
     pub(super) lanes: BTreeMap<Lane, LaneState>,
     pub(super) next_group: u64,
+    /// Nothing was committed since the log was opened.
+    is_fresh: bool,
     pub(super) tally: Tally,
     /// The rules of the lanes, by the number of the first group for which they hold.
     pub(super) rules: BTreeMap<u64, Arc<Rules>>,
@@ -253,6 +255,7 @@ impl Contents for State {
         state.read_bases(read)?;
         state.read_ledgers(read)?;
         state.continues = epochs::continued(read)?;
+        state.is_fresh = true;
         Ok(state)
     }
 
@@ -299,6 +302,18 @@ impl State {
     }
 
     /// The first group that a lane waits for, once `lane` has passed everything below `position`.
+    /// The number that the next group gets. One is passed over at each opening: groups that follow each other were in the log together
+    /// before it may have been copied or put back.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next_group + u64::from(self.is_fresh)
+    }
+
+    /// Whether nothing but commits lies between two groups that are in the journal: no start of this program, and none that was dropped.
+    pub(super) fn follows(&self, before: u64, number: u64) -> bool {
+        let at = |number| self.unsealed.binary_search_by_key(&number, |group| group.number).ok();
+        at(before).zip(at(number)).is_some_and(|(from, to)| (to - from) as u64 == number - before)
+    }
+
     pub(super) fn waited_for(&self, lane: Lane, position: u64) -> u64 {
         let first =
             |(l, state): (&Lane, &LaneState)| state.first_pending(if *l == lane { position } else { 0 });
@@ -319,7 +334,7 @@ impl State {
         match edit {
             Edit::Tally(tally) => self.tally = tally,
             Edit::Group { group, received, shares } => {
-                self.next_group = group.number + 1;
+                (self.next_group, self.is_fresh) = (group.number + 1, false);
                 self.push_group(group, received, &shares);
             }
             Edit::Fronted(groups) => self.front.extend(groups),

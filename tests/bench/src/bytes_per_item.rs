@@ -288,6 +288,7 @@ pub(crate) fn header(codec: Codec, raw: usize, payload: &[u8], leans: bool) -> H
         base_sequence: leans.then_some(1),
         is_base: false,
         delivery: None,
+        made_of: None,
     }
 }
 

@@ -209,6 +209,7 @@ fn sealed(bytes: u64, seed: u64) -> anyhow::Result<(Header, Vec<u8>)> {
         base_sequence: None,
         is_base: false,
         delivery: None,
+        made_of: None,
     };
     Ok((header, payload))
 }

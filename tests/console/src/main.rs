@@ -258,6 +258,7 @@ fn incoming(n: u64, sequence: u64, now: u64) -> anyhow::Result<Incoming> {
         base_sequence: None,
         is_base: false,
         delivery: None,
+        made_of: None,
     };
     let pieces = vec![Piece { offset: 0, bytes: payload }].into();
     Ok(Incoming {

@@ -175,6 +175,7 @@ fn header(epoch: u64, sequence: u64, raw_len: u64, payload: &[u8]) -> Header {
         base_sequence: None,
         is_base: false,
         delivery: None,
+        made_of: None,
     }
 }
 

@@ -273,6 +273,7 @@ pub fn come_again(directory: &Path, satellite: &str, id: SegmentId, hash: Hash) 
         base_sequence: None,
         is_base: false,
         delivery: None,
+        made_of: None,
     };
     wait(async {
         let store = open(directory).await?;
@@ -408,6 +409,7 @@ fn told(view: &EpochView) -> Result<link::Epoch> {
         lanes: view.lanes.iter().map(lane).collect(),
         drops: Vec::new(),
         continued: false,
+        compare: false,
     })
 }
 

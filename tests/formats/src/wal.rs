@@ -9,7 +9,6 @@ use perigee_proto::link;
 use perigee_shared::clock::ClockBounds;
 use perigee_shared::env::{Clock, Env, SinceBoot};
 use perigee_shared::link::Slot;
-use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::segment::{Hash, Header, Lane};
 use perigee_shared::signal::{Signal, SignalSet};
 use serde::Serialize;
@@ -324,7 +323,7 @@ pub fn read_damaged(directory: &Path) -> Result<Lost> {
 pub fn contradicts(directory: &Path, lane: u8, sequence: u64, hash: Hash) -> Result<bool> {
     let mut wal = open(directory)?;
     let link = wal.custody().consumer("link").context("there is a link")?;
-    let lane = GroundLane { lane: Lane(lane), committed: RangeSet::default(), tops: vec![(sequence, hash)] };
+    let lane = GroundLane { tops: vec![(sequence, hash)], ..GroundLane::new(Lane(lane)) };
     let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane], ..GroundView::default() };
     Ok(wal.epochs().reconcile(link, Slot::FIRST, &view)? == Reconciled::NewEpoch)
 }

@@ -172,7 +172,8 @@ impl Board {
             }
         }
         let consumer = self.consumer()?;
-        Ok(self.wal.epochs().reconcile(consumer, Slot::FIRST, &view)? == Reconciled::NewEpoch)
+        let reconciled = self.wal.epochs().reconcile(consumer, Slot::FIRST, &view)?;
+        Ok(matches!(reconciled, Reconciled::NewEpoch | Reconciled::Compare))
     }
 
     /// The next segment to send.
@@ -248,17 +249,14 @@ impl Board {
 }
 
 fn lane_view(lane: &link::ResumeLane) -> GroundLane {
-    let mut out = GroundLane {
-        lane: Lane(u8::try_from(lane.lane).unwrap_or(u8::MAX)),
-        committed: RangeSet::default(),
-        tops: Vec::new(),
-    };
+    let mut out = GroundLane::new(Lane(u8::try_from(lane.lane).unwrap_or(u8::MAX)));
     for range in &lane.committed {
         let Some(sequences) = &range.sequences else { continue };
         out.committed.insert(sequences.start..sequences.end);
         if let Ok(hash) = Hash::try_from(range.top_hash.as_slice()) {
             out.tops.push((sequences.end.saturating_sub(1), hash));
         }
+        out.made_of.extend(range.made_of.clone().map(|of| (sequences.start, of)));
     }
     out
 }

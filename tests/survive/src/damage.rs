@@ -1,5 +1,6 @@
 //! Files as they are found: with a wrong bit, a wrong page, a wrong length; and whole files that are not the right ones.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rand::Rng;
@@ -72,9 +73,14 @@ pub enum Replaced {
     Empty,
     /// The same file as it was some time ago, and what lies beside it as it is now.
     Older,
+    /// The same file and all that lies beside it as they were some time ago.
+    AllOlder,
     /// Another machine's file.
     Foreign,
 }
+
+/// Files with what is in them.
+pub type Backup = BTreeMap<PathBuf, Vec<u8>>;
 
 impl Flight {
     /// The file of the store under test.
@@ -104,25 +110,31 @@ impl Flight {
         false
     }
 
-    /// Puts something else in the place of the file of the store under test. `backup`: how it was before.
-    pub fn replace(&mut self, with: Replaced, backup: Option<Vec<u8>>) -> bool {
+    /// Puts something else in the place of the file of the store under test. `backup`: what was there before.
+    pub fn replace(&mut self, with: Replaced, mut backup: Backup) -> bool {
         let (path, disk) = (self.file(), self.world.disk(self.side));
         let before = disk.content(&path);
         match with {
             Replaced::Missing => disk.delete(&path),
             Replaced::AllMissing => disk.files().iter().for_each(|file| disk.delete(file)),
             Replaced::Empty => disk.put(&path, Vec::new()),
-            Replaced::Older | Replaced::Foreign => match backup {
+            Replaced::Older | Replaced::Foreign => match backup.remove(&path) {
                 Some(content) => disk.put(&path, content),
                 None => return false,
             },
+            Replaced::AllOlder => {
+                disk.files().iter().for_each(|file| disk.delete(file));
+                backup.into_iter().for_each(|(file, content)| disk.put(&file, content));
+            }
         }
         before.is_some() && before != disk.content(&path)
     }
 
-    /// The content of the store's file now.
-    pub fn backup(&self) -> Option<Vec<u8>> {
-        self.world.disk(self.side).content(&self.file())
+    /// What is on the disk now.
+    pub fn backup(&self) -> Backup {
+        let disk = self.world.disk(self.side);
+        let content = |file: PathBuf| disk.content(&file).map(|content| (file, content));
+        disk.files().into_iter().filter_map(content).collect()
     }
 }
 

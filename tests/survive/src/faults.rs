@@ -5,7 +5,7 @@ use std::path::Path;
 use rand::Rng;
 use simdisk::{Fault, Operation, Trouble};
 
-use crate::damage::{Damage, Replaced};
+use crate::damage::{Backup, Damage, Replaced};
 use crate::flight::Flight;
 use crate::history::{Event, History, Side};
 
@@ -44,7 +44,7 @@ pub enum Kind {
 }
 
 /// Every fault with its name.
-pub const ALL: [(&str, Kind); 36] = [
+pub const ALL: [(&str, Kind); 37] = [
     ("power_loss", Kind::PowerLoss { again: false }),
     ("power_loss_twice", Kind::PowerLoss { again: true }),
     ("kill_9", Kind::Kill),
@@ -78,6 +78,7 @@ pub const ALL: [(&str, Kind); 36] = [
     ("empty_file", Kind::Replaced(Replaced::Empty, false)),
     ("older_file", Kind::Replaced(Replaced::Older, false)),
     ("older_file_running", Kind::Replaced(Replaced::Older, true)),
+    ("older_directory", Kind::Replaced(Replaced::AllOlder, false)),
     ("foreign_file", Kind::Replaced(Replaced::Foreign, false)),
     ("foreign_file_running", Kind::Replaced(Replaced::Foreign, true)),
     ("clock_jump", Kind::ClockJump),
@@ -298,7 +299,7 @@ fn replaced(flight: &mut Flight, with: Replaced, running: bool, directory: &Path
     flight.work(WORK);
     flight.have_some();
     let backup = match with {
-        Replaced::Older => {
+        Replaced::Older | Replaced::AllOlder => {
             flight.stop();
             let backup = flight.backup();
             flight.work(WORK);
@@ -313,7 +314,7 @@ fn replaced(flight: &mut Flight, with: Replaced, running: bool, directory: &Path
             other.stop();
             other.backup()
         }
-        _ => None,
+        _ => Backup::new(),
     };
     flight.have_some();
     if !running {

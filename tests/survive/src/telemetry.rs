@@ -171,6 +171,7 @@ mod tests {
                 base_sequence: None,
                 is_base: false,
                 delivery: None,
+                made_of: None,
             };
             let decoder = Decoder::new(&header, &payload, None).unwrap();
             let mut found: Vec<Item> =

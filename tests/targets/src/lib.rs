@@ -150,6 +150,7 @@ fn header(codec: Codec, payload: &[u8], raw_len: u64) -> Header {
         base_sequence: None,
         is_base: false,
         delivery: None,
+        made_of: None,
     }
 }
 

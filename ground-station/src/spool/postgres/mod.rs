@@ -329,6 +329,7 @@ impl Fleet {
             Of::Epoch,
             Of::Committed,
             Of::Recent,
+            Of::Groups,
             Of::Pass,
             Of::Gap,
             Of::Dropped,

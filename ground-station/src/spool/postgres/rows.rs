@@ -84,6 +84,7 @@ pub(super) enum Of {
     Epoch,
     Committed,
     Recent,
+    Groups,
     Pass,
     Contact,
     Gap,
@@ -105,10 +106,11 @@ pub(super) enum Of {
 }
 
 impl Of {
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 22] = [
         Self::Epoch,
         Self::Committed,
         Self::Recent,
+        Self::Groups,
         Self::Pass,
         Self::Contact,
         Self::Gap,
@@ -134,6 +136,7 @@ impl Of {
             Self::Epoch => "epoch",
             Self::Committed => "committed",
             Self::Recent => "recent",
+            Self::Groups => "segment_groups",
             Self::Pass => "pass",
             Self::Contact => "contact",
             Self::Gap => "gap",
@@ -165,7 +168,7 @@ impl Of {
         match self {
             Self::Epoch => (&[("sat", Numbers), ("epoch", Numbers)], RECORD),
             Self::Committed => (SEQUENCE, &[("past", Numbers), ("top", Bytes)]),
-            Self::Recent | Self::Partial | Self::Base => (SEQUENCE, RECORD),
+            Self::Recent | Self::Groups | Self::Partial | Self::Base => (SEQUENCE, RECORD),
             Self::Alarm => (&[("sat", Numbers)], RECORD),
             Self::Pass | Self::Contact => (&[("sat", Numbers), ("start", Numbers)], RECORD),
             Self::Gap => (&[("sat", Numbers), ("epoch", Numbers), ("id", Numbers)], RECORD),
@@ -390,6 +393,7 @@ pub(super) fn fill(tables: &WriteTransaction, of: Of, rows: &Rows) -> Result<(),
         Of::Entry => put(tables, ENTRIES, rows, entry_key, 3),
         Of::SegmentChunk => put(tables, SEGMENT_CHUNKS, rows, chunk_key, 0),
         Of::Base => put(tables, BASES, rows, sequence, 0),
+        Of::Groups => put(tables, GROUPS, rows, sequence, 0),
         Of::BaseChunk => put(tables, BASE_CHUNKS, rows, |k| sequence(k).base_chunk(k[4].small()), 0),
         Of::Letter => {
             let mut table = tables.open_table(LETTERS)?;
@@ -531,6 +535,7 @@ pub(super) fn take(tables: &WriteTransaction, of: Of) -> Result<Rows, SpoolError
             let satellite = satellite_of_payload(k.of);
             (vec![Cell::of(satellite), Cell::of(k.of), Cell::of(k.piece.into())], bytes(v))
         }),
+        Of::Groups => each!(GROUPS, |k, v| (sequence_cells(k), bytes(v))),
         Of::Base => each!(BASES, |k, v| (sequence_cells(k), bytes(v))),
         Of::BaseChunk => each!(BASE_CHUNKS, |k, v| {
             let at =

@@ -31,6 +31,7 @@ const STEPS: &[Step] = &[
     Step { version: 6, readable_from: 1, text: include_str!("006_catalogue_of.sql") },
     Step { version: 7, readable_from: 1, text: include_str!("007_exporter.sql") },
     Step { version: 8, readable_from: 1, text: include_str!("008_link.sql") },
+    Step { version: 9, readable_from: 1, text: include_str!("009_groups.sql") },
 ];
 
 /// The latest version that this software knows.
@@ -154,6 +155,7 @@ mod tests {
             "8641255bfe11b27f6c701c84bde5c39eeb0b0c136a25d3effdbc8892e79b4bda",
             "2e73b9d6461b9378ea982029a952e3021b522c0bc38b4821c64d5d4d76774f79",
             "6713c45c70d4b1ae0ddf7fcdcc2450db661d16f0be0838de32f42c85a978df32",
+            "bda285191bde351c112ba6b6c6910e268e70828fce29853958893816de34c8c2",
         ];
         let hashes: Vec<String> = STEPS
             .iter()

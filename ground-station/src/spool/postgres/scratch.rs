@@ -364,7 +364,7 @@ fn compare(tables: &WriteTransaction, mut loaded: Loaded, changes: &mut Changes)
         } else {
             delete_pieces(of, &before, &kept, replaced, changes);
             // The lane's oldest go by themselves.
-            if of != Of::Recent && !before.is_empty() {
+            if !matches!(of, Of::Recent | Of::Groups) && !before.is_empty() {
                 let keys = of.columns().0.len();
                 changes.deletes.push((of, keys, before.into_keys().collect()));
             }

@@ -406,7 +406,9 @@ pub(super) async fn write(connection: &Connection, changes: &mut Changes) -> Res
     }
     let forgotten: Vec<Row> = changes.remembered.iter().filter_map(forgets).collect();
     if !forgotten.is_empty() {
-        work.push((sql::FORGET, lists(Of::Recent, 4, forgotten.into_iter())));
+        for text in sql::FORGET {
+            work.push((text, lists(Of::Recent, 4, forgotten.iter().cloned())));
+        }
     }
     work.push((sql::UNLOCK, satellites_as_lists(&changes.satellites)));
     let mut statements = Vec::new();

@@ -118,6 +118,7 @@ fn copy_ledger(view: &View<'_>, to: &WriteTransaction, moved: Moved) -> Result<(
     let passes = PassKey { satellite: from, start: 0 }..=PassKey { satellite: from, start: u64::MAX };
     copy!(view, to, COMMITTED, sequences.clone(), |k, v| (SequenceKey { satellite, ..k }, v));
     copy!(view, to, RECENT, sequences.clone(), |k, v| (SequenceKey { satellite, ..k }, v));
+    copy!(view, to, GROUPS, sequences.clone(), |k, v| (SequenceKey { satellite, ..k }, v));
     copy!(view, to, DROPPED, sequences, |k, v| (SequenceKey { satellite, ..k }, v));
     copy!(view, to, PASSES, passes.clone(), |k, v| (PassKey { satellite, ..k }, v));
     copy!(view, to, CONTACTS, passes, |k, v| (PassKey { satellite, ..k }, v));

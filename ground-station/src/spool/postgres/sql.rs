@@ -119,10 +119,18 @@ lazy! {
     );
 }
 
+macro_rules! forget {
+    ($table:literal) => {
+        concat!(
+            "delete from ",
+            $table,
+            " r using unnest($1::int8[], $2::int8[], $3::int8[], $4::int8[]) as k(sat, epoch, lane, sequence) \
+             where r.sat = k.sat and r.epoch = k.epoch and r.lane = k.lane and r.sequence <= k.sequence"
+        )
+    };
+}
 /// A lane forgets what came this long before the segments that it now remembers.
-pub(super) const FORGET: &str = "delete from recent r using unnest($1::int8[], $2::int8[], $3::int8[], $4::int8[]) \
-                                 as k(sat, epoch, lane, sequence) where r.sat = k.sat and r.epoch = k.epoch \
-                                 and r.lane = k.lane and r.sequence <= k.sequence";
+pub(super) const FORGET: [&str; 2] = [forget!("recent"), forget!("segment_groups")];
 
 /// What is refused of an entry by exporters: satellite, lane, entry.
 pub(super) const DEAD_OF: &str = "select d.sat, d.payload, d.exporter, d.record from \

@@ -300,6 +300,7 @@ fn the_account_of_text_names_kinds_and_templates() {
         base_sequence: None,
         is_base: false,
         delivery: None,
+        made_of: None,
     };
     let costs = inspect(&header, &payload, None).unwrap();
     let bytes = |column: &str| costs.iter().find(|c| c.column == column).map_or(0.0, |c| c.bytes);

@@ -24,6 +24,7 @@ fn header(sequence: u64) -> Header {
         base_sequence: None,
         is_base: false,
         delivery: None,
+        made_of: None,
     }
 }
 
@@ -70,6 +71,7 @@ fn resume(committed: Range<u64>, partial: Option<(u64, Hash, Range<u64>)>) -> Ev
         committed: vec![CommittedRange {
             sequences: Some(link::Range { start: committed.start, end: committed.end }),
             top_hash: hash(&(committed.end - 1).to_le_bytes()).to_vec(),
+            ..CommittedRange::default()
         }],
         partials: partial
             .into_iter()

@@ -311,6 +311,25 @@ fn how_many_items_a_ledger_has_acknowledged_is_told() {
     assert_pinned("hello-acknowledged-items", &agent(agent_message::Body::Hello(hello)));
 }
 
+/// By these an earlier state of a log knows what a later one has delivered.
+#[test]
+fn what_a_segment_was_made_of_is_told() {
+    let groups = |first, end| Groups { first, end, checksum: 0x0102_0304_0506_0708, ..Default::default() };
+    let made_of = Some(groups(300, 70_000));
+    let header = SegmentHeader { made_of, ..header() };
+    let open = SegmentOpen { header: Some(header), ..segment_open() };
+    assert_pinned("segment-open-made-of", &open);
+    let (sequences, top_hash) = (Some(range(7, 8)), (0..32).collect());
+    let committed = vec![CommittedRange { sequences, top_hash, made_of, ..Default::default() }];
+    let lane = ResumeLane { lane: 8, committed, ..Default::default() };
+    let epoch = ResumeEpoch { epoch: EPOCH, lanes: vec![lane], ..Default::default() };
+    let resume = Resume { station: "svalbard".to_owned(), epochs: vec![epoch], ..Default::default() };
+    assert_pinned("resume-made-of", &ground(ground_message::Body::Resume(resume)));
+    let asks = Epoch { epoch: EPOCH, compare: true, ..Default::default() };
+    let hello = Hello { satellite: "sat-1".to_owned(), epochs: vec![asks], ..Default::default() };
+    assert_pinned("hello-made-of", &agent(agent_message::Body::Hello(hello)));
+}
+
 /// Fields that came with WAL format 4 and spool format 2 as well.
 #[test]
 fn what_the_ground_has_of_a_drop_is_told() {

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use super::rig::Rig;
 use super::shared;
-use crate::damage::{Damage, Replaced};
+use crate::damage::{Backup, Damage, Replaced};
 use crate::history::{Event, History, Side};
 
 /// What goes wrong.
@@ -40,7 +40,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, Fault)> {
     ALONE.into_iter().chain(shared::ALL.into_iter().map(|(name, fault)| (name, Fault::Shared(fault))))
 }
 
-const ALONE: [(&str, Fault); 16] = [
+const ALONE: [(&str, Fault); 17] = [
     ("real_write_back", Fault::WriteBack { restarts: false }),
     ("real_write_back_restart", Fault::WriteBack { restarts: true }),
     ("real_full", Fault::Full),
@@ -53,6 +53,7 @@ const ALONE: [(&str, Fault); 16] = [
     ("real_missing_directory", Fault::Replaced(Replaced::AllMissing, false)),
     ("real_empty_file", Fault::Replaced(Replaced::Empty, false)),
     ("real_older_file", Fault::Replaced(Replaced::Older, false)),
+    ("real_older_directory", Fault::Replaced(Replaced::AllOlder, false)),
     ("real_foreign_file", Fault::Replaced(Replaced::Foreign, false)),
     ("real_kill_9", Fault::Kill),
     ("real_sigstop", Fault::Stop),
@@ -81,7 +82,7 @@ impl Fault {
             Self::WriteBack { .. }
                 | Self::Full
                 | Self::Damaged(Damage::ZeroPage, true)
-                | Self::Replaced(Replaced::Missing | Replaced::Older, false)
+                | Self::Replaced(Replaced::Missing | Replaced::Older | Replaced::AllOlder, false)
                 | Self::Kill
                 | Self::FirstStart
                 | Self::Shared(_)
@@ -122,7 +123,7 @@ async fn run_here(
 ) -> anyhow::Result<History> {
     let mut chance = SmallRng::seed_from_u64(seed);
     let volume = match fault {
-        Fault::WriteBack { .. } => Some((96, 512)),
+        Fault::WriteBack { .. } => Some((192, 512)),
         Fault::Full => Some((160, 64)),
         _ => None,
     };
@@ -287,17 +288,21 @@ async fn replaced(
 ) -> anyhow::Result<bool> {
     have_some(rig, side).await;
     let path = rig.file();
-    let backup = match with {
-        Replaced::Older => {
+    let backup: Backup = match with {
+        Replaced::Older | Replaced::AllOlder => {
             rig.kill(side).await;
-            let backup = std::fs::read(&path)?;
+            let files = std::fs::read_dir(rig.store(side))?.map(|entry| {
+                let path = entry?.path();
+                Ok((path.clone(), std::fs::read(&path)?))
+            });
+            let backup = files.collect::<std::io::Result<_>>()?;
             rig.start(side);
             rig.answers(side, Duration::from_secs(20)).await.map_err(anyhow::Error::msg)?;
             have_some(rig, side).await;
             backup
         }
-        Replaced::Foreign => Box::pin(foreign(programs, side)).await?,
-        _ => Vec::new(),
+        Replaced::Foreign => [(path.clone(), Box::pin(foreign(programs, side)).await?)].into(),
+        _ => Backup::new(),
     };
     if !running {
         rig.kill(side).await;
@@ -308,7 +313,14 @@ async fn replaced(
         Replaced::AllMissing => std::fs::remove_dir_all(rig.store(side))?,
         Replaced::Empty | Replaced::Older | Replaced::Foreign => {
             std::fs::remove_file(&path)?;
-            std::fs::write(&path, backup)?;
+            std::fs::write(&path, backup.get(&path).map_or(&[][..], |content| content))?;
+        }
+        Replaced::AllOlder => {
+            std::fs::remove_dir_all(rig.store(side))?;
+            std::fs::create_dir_all(rig.store(side))?;
+            for (path, content) in &backup {
+                std::fs::write(path, content)?;
+            }
         }
     }
     if running {
