@@ -147,7 +147,7 @@ fn all_methods(name: &str, stream: &Stream) -> anyhow::Result<Vec<Row>> {
             let segments = stream.segments(kib << 10);
             total.run(method, &segments)?;
             let peak = match segments.first() {
-                Some(first) if method == Method::Alone => peak::in_process(first)?.into(),
+                Some(first) if method == Method::Alone => peak::in_process(Codec::Columns, first)?.into(),
                 _ => Value::Null,
             };
             for (signal, bytes) in &total.bytes {

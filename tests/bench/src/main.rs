@@ -78,7 +78,7 @@ enum Bench {
     Survive(survive::Options),
     /// What encoding the segment on stdin holds in memory; `bytes` runs it as a process of its own
     #[command(hide = true)]
-    Peak,
+    Peak { codec: u32 },
 }
 
 /// What every bench with a child process takes.
@@ -147,7 +147,7 @@ fn main() -> anyhow::Result<ExitCode> {
             good = all_good;
             ("survive", rows)
         }
-        Bench::Peak => return peak::run().map(|()| ExitCode::SUCCESS),
+        Bench::Peak { codec } => return peak::run(*codec).map(|()| ExitCode::SUCCESS),
     };
     report::print(name, &rows, arguments.json)?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -9,10 +9,10 @@ use perigee_shared::signal::Signal;
 
 use crate::stream::Piece;
 
-/// MiB that encoding a segment of `pieces` takes at most, its raw input included, as a new process finds it.
-pub(crate) fn in_process(pieces: &[Piece]) -> anyhow::Result<f64> {
+/// MiB that encoding a segment of `pieces` takes at most in `codec`, its raw input included, as a new process finds it.
+pub(crate) fn in_process(codec: Codec, pieces: &[Piece]) -> anyhow::Result<f64> {
     let mut child = Command::new(std::env::current_exe()?)
-        .arg("peak")
+        .args(["peak", &(codec as u32).to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
@@ -29,8 +29,8 @@ pub(crate) fn in_process(pieces: &[Piece]) -> anyhow::Result<f64> {
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
-/// Encodes what comes on stdin and prints how much memory that took.
-pub(crate) fn run() -> anyhow::Result<()> {
+/// Encodes what comes on stdin in the codec with this number and prints how much memory that took.
+pub(crate) fn run(codec: u32) -> anyhow::Result<()> {
     let mut input = std::io::stdin().lock();
     let mut pieces = Vec::new();
     let mut head = [0; 5];
@@ -44,7 +44,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let raw: usize = pieces.iter().map(|p| p.1.len()).sum();
     forget("self")?;
     let before = resident("self", "VmRSS:")?;
-    let mut encoder = Encoder::new(Codec::Columns, None)?;
+    let mut encoder = Encoder::new(Codec::from_number(codec).context("codec")?, None)?;
     for (signal, body) in &pieces {
         encoder.push(*signal, body)?;
     }

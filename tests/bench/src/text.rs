@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::bytes_per_item::{header, items};
 use crate::cpu::CpuTime;
+use crate::peak;
 use crate::report::Row;
 use crate::stream::{Piece, Stream};
 
@@ -73,6 +74,10 @@ fn row(name: &str, lines: &[&str], spans: Option<&str>, references: &[Value]) ->
     let records = lines.len() as f64;
     let [plain, text] = in_turns(&stream)?;
     let kept = measure(&stream, Codec::ColumnsText, SMALL, true)?;
+    let peak = match stream.segments(LARGE << 10).first() {
+        Some(first) => peak::in_process(Codec::ColumnsText, first)?.into(),
+        None => Value::Null,
+    };
     let best = references.iter().filter_map(Value::as_f64).fold(f64::INFINITY, f64::min);
     let body = text.body / records;
     let ratio = |of: f64, to: f64| {
@@ -95,6 +100,7 @@ fn row(name: &str, lines: &[&str], spans: Option<&str>, references: &[Value]) ->
         .with_rounded("record_4_256KiB_kept", kept.logs / records, 2)
         .with_rounded("encode_2", plain.encode, 0)
         .with_rounded("encode_4", text.encode, 0)
+        .with("encode_4_mib", peak)
         .with_rounded("decode_2", plain.decode, 0)
         .with_rounded("decode_4", text.decode, 0)
         .with("equal", plain.equal && text.equal && kept.equal))
