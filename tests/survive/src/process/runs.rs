@@ -129,7 +129,12 @@ async fn run_here(
     };
     let mut rig = Rig::new(programs, name, side, seed, volume).await?;
     // What is to be lost must be there: on board without a link, or in the spool without a backend.
-    let keeps = !matches!(fault, Fault::Kill | Fault::Stop | Fault::FirstStart | Fault::Shared(_));
+    let keeps = match fault {
+        Fault::Kill | Fault::Stop | Fault::FirstStart | Fault::Shared(_) => false,
+        // Of a later state that no ground has met nobody knows.
+        Fault::Replaced(Replaced::AllOlder, _) => side == Side::Ground,
+        _ => true,
+    };
     if keeps && side == Side::Ground {
         rig.set_backend(false);
     }
