@@ -220,7 +220,7 @@ impl Shell {
                     Some(FromStream::Opened(stream, mut open, stop)) => {
                         self.stops.insert(stream, stop);
                         open.age_milli = self.age(&open);
-                        Event::Opened(stream, open)
+                        Event::Opened(stream, *open)
                     }
                     Some(FromStream::Data(stream, offset, bytes)) => {
                         self.last = Instant::now();
@@ -510,7 +510,7 @@ async fn changed<T>(watched: &mut watch::Receiver<T>) {
 
 /// What comes from the streams of segments.
 enum FromStream {
-    Opened(StreamId, link::SegmentOpen, CancellationToken),
+    Opened(StreamId, Box<link::SegmentOpen>, CancellationToken),
     Data(StreamId, u64, bytes::Bytes),
     Ended(StreamId),
 }
@@ -570,7 +570,7 @@ async fn read_segment(
         }
     };
     let stop = CancellationToken::new();
-    if events.send(FromStream::Opened(id, open, stop.clone())).await.is_err() {
+    if events.send(FromStream::Opened(id, Box::new(open), stop.clone())).await.is_err() {
         return;
     }
     loop {

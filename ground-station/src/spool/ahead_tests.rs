@@ -17,7 +17,8 @@ fn made_of(sequence: u64) -> Groups {
 fn commit(spool: &Subject<'_>, sequence: u64) {
     let (header, payload) = segment(sequence, spans(1), 0);
     let header = Arc::new(Header { made_of: Some(made_of(sequence)), ..(*header).clone() });
-    spool.apply(&[incoming(&header, &payload, &[0..payload.len()])]);
+    let whole = 0..payload.len();
+    spool.apply(&[incoming(&header, &payload, &[whole])]);
 }
 
 /// What a log is told that has these on board, and compares.

@@ -256,7 +256,7 @@ fn lane_view(lane: &link::ResumeLane) -> GroundLane {
         if let Ok(hash) = Hash::try_from(range.top_hash.as_slice()) {
             out.tops.push((sequences.end.saturating_sub(1), hash));
         }
-        out.made_of.extend(range.made_of.clone().map(|of| (sequences.start, of)));
+        out.made_of.extend(range.made_of.map(|of| (sequences.start, of)));
     }
     out
 }
