@@ -63,7 +63,7 @@ fn in_common(
     let numbers: Vec<u64> = lane.pending.iter().map(|group| group.number).collect();
     let firsts: BTreeSet<u64> = ground.made_of.iter().map(|(_, of)| of.first).collect();
     let is_together =
-        |before: &u64, number: &u64| state.follows(*before, *number) && !firsts.contains(number);
+        |before: &u64, number: &u64| follows(state, *before, *number) && !firsts.contains(number);
     for together in numbers.chunk_by(is_together) {
         let (first, last) = (together[0], together[together.len() - 1]);
         let Some(own) = alone(first, &state.group(&journal, first)?) else { break };
@@ -74,6 +74,12 @@ fn in_common(
         passed = last + 1;
     }
     Ok((proven, ends))
+}
+
+/// Whether nothing but commits lies between two groups that are in the journal: no start of this program, and none that was dropped.
+pub(super) fn follows(state: &State, before: u64, number: u64) -> bool {
+    let at = |number| state.unsealed.binary_search_by_key(&number, |group| group.number).ok();
+    at(before).zip(at(number)).is_some_and(|(from, to)| (to - from) as u64 == number - before)
 }
 
 /// Goes through this log's groups of a lane, beside what the ground's segments of it were made of.

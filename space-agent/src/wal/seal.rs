@@ -11,6 +11,7 @@ use perigee_shared::signal::{Counts, TimeRange};
 use perigee_shared::store::{StoreError, pieces};
 use redb::WriteTransaction;
 
+use super::common::follows;
 use super::group::{self, Accepted};
 use super::state::{Edit, Pending};
 use super::tables::*;
@@ -305,11 +306,12 @@ impl Segments<'_> {
             let mut numbers = Vec::new();
             let mut is_cut = false;
             let pending = || state.lanes.get(&lane).into_iter().flat_map(|l| &l.pending);
-            let follows = |(before, group): (&Pending, &Pending)| state.follows(before.number, group.number);
-            let starts = pending().zip(pending().skip(1)).filter(|pair| !follows(*pair)).count();
+            let is_apart =
+                |(before, group): &(&Pending, &Pending)| !follows(state, before.number, group.number);
+            let starts = pending().zip(pending().skip(1)).filter(is_apart).count();
             let mut is_together = true;
             for group in pending().take_while(|group| group.number < end) {
-                if numbers.last().is_some_and(|before| !state.follows(*before, group.number)) {
+                if numbers.last().is_some_and(|before| !follows(state, *before, group.number)) {
                     is_together = false;
                     if starts <= STARTS_APART {
                         is_cut = true;

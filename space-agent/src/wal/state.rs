@@ -302,18 +302,6 @@ impl State {
     }
 
     /// The first group that a lane waits for, once `lane` has passed everything below `position`.
-    /// The number that the next group gets. One is passed over at each opening: groups that follow each other were in the log together
-    /// before it may have been copied or put back.
-    pub(super) fn next_number(&self) -> u64 {
-        self.next_group + u64::from(self.is_fresh)
-    }
-
-    /// Whether nothing but commits lies between two groups that are in the journal: no start of this program, and none that was dropped.
-    pub(super) fn follows(&self, before: u64, number: u64) -> bool {
-        let at = |number| self.unsealed.binary_search_by_key(&number, |group| group.number).ok();
-        at(before).zip(at(number)).is_some_and(|(from, to)| (to - from) as u64 == number - before)
-    }
-
     pub(super) fn waited_for(&self, lane: Lane, position: u64) -> u64 {
         let first =
             |(l, state): (&Lane, &LaneState)| state.first_pending(if *l == lane { position } else { 0 });
@@ -328,6 +316,12 @@ impl State {
     /// Bytes in the store that count against its budget.
     pub(super) const fn stored(&self) -> u64 {
         self.sealed_stored + self.unsealed_stored + self.segment_stored + self.base_stored
+    }
+
+    /// The number that the next group gets. One is passed over at each opening: groups that follow each other were in the log together
+    /// before it may have been copied or put back.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next_group + u64::from(self.is_fresh)
     }
 
     fn edit(&mut self, edit: Edit) {
