@@ -21,12 +21,12 @@ fn commit(spool: &Subject<'_>, sequence: u64) {
     spool.apply(&[incoming(&header, &payload, &[whole])]);
 }
 
-/// What a log is told that has these on board, and compares.
-fn hello(spool: &Subject<'_>, on_board: Range<u64>, compare: bool) -> link::ResumeEpoch {
-    let Range { start, end } = on_board;
-    let on_board = vec![link::Range { start, end }];
-    let lane = link::Lane { lane: 8, on_board, next_sequence: end, ..link::Lane::default() };
-    let epoch = link::Epoch { epoch: EPOCH, lanes: vec![lane], compare, ..link::Epoch::default() };
+/// What a log is told that has these on board, and asks about `compare`.
+fn hello(spool: &Subject<'_>, on_board: Range<u64>, compare: Range<u64>) -> link::ResumeEpoch {
+    let wire = |range: Range<u64>| vec![link::Range { start: range.start, end: range.end }];
+    let (next_sequence, on_board, compare) = (on_board.end, wire(on_board), wire(compare));
+    let lane = link::Lane { lane: 8, on_board, next_sequence, compare, ..link::Lane::default() };
+    let epoch = link::Epoch { epoch: EPOCH, lanes: vec![lane], ..link::Epoch::default() };
     spool.hello_with(vec![epoch]).epochs.remove(0)
 }
 
@@ -63,10 +63,10 @@ fn check(site: Option<Site>) {
         commit(&spool, sequence);
     }
     let ranges = [(1, 4, true, false), (6, 6, true, false)];
-    assert_eq!(told(hello(&spool, 2..4, false)), ranges);
+    assert_eq!(told(hello(&spool, 2..4, 7..70)), ranges);
     // What it has on board, and what it would seal next.
     let one_by_one = [2, 3, 4, 6].map(|n| (n, n, true, true));
-    assert_eq!(told(hello(&spool, 2..4, true)), [&ranges[..], &one_by_one].concat());
+    assert_eq!(told(hello(&spool, 2..4, 2..68)), [&ranges[..], &one_by_one].concat());
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn what_segments_were_made_of_is_forgotten_with_their_hashes() {
     let site = Site::redb().unwrap();
     let spool = site.open();
     (1..=RECENT_KEPT + 2).for_each(|sequence| commit(&spool, sequence));
-    let ranges = told(hello(&spool, 1..4, true));
+    let ranges = told(hello(&spool, 1..4, 1..68));
     let told: Vec<u64> = ranges[1..].iter().map(|(first, ..)| *first).collect();
     assert_eq!(told, (3..4 + 64).collect::<Vec<_>>(), "the first two, and what lies far ahead, is not told");
 }

@@ -407,8 +407,7 @@ fn resume_epoch(
         let Ok(number) = u8::try_from(lane.lane).map(Lane) else { continue };
         let wanted = of_interest(epoch, lane);
         let all = committed_ranges(&committed, satellite, epoch.epoch, number)?;
-        let proofs =
-            if epoch.compare { proofs(txn, (satellite, epoch.epoch, number), lane)? } else { Vec::new() };
+        let proofs = proofs(txn, (satellite, epoch.epoch, number), lane)?;
         let last = all.len().saturating_sub(1);
         // The last range shows the satellite whether its log is an older one. What an epoch held that another one continues is on
         // board under that one's name.
@@ -462,12 +461,8 @@ fn told_range(sequences: Range<u64>, top: Hash, made_of: Option<link::Groups>) -
     link::CommittedRange { sequences: Some(sequences), top_hash, made_of }
 }
 
-/// Segments of a lane that are told to a log which has what they were made of, or a part of it, in no segment yet.
-const TOLD_AHEAD: u64 = 64;
-
-/// What the ledger has of the segments that a satellite has on board though the ledger is ahead of it, and of those that it sealed
-/// next, one by one: its log is an earlier one, and may have another segment under a name. By the hash, and by what a segment was
-/// made of, it knows what it need not send.
+/// What the ledger has of the segments that a satellite asks about, one by one. It takes none for committed that has another hash: its
+/// log may be an earlier one that has given names again. By what a segment was made of it knows what it need not send.
 fn proofs(
     txn: &Txn<'_>,
     (satellite, epoch, lane): (u32, u64, Lane),
@@ -476,9 +471,7 @@ fn proofs(
     let (recent, groups) = (txn.tables.open_table(RECENT)?, txn.tables.open_table(GROUPS)?);
     let of = SequenceKey { satellite, epoch, lane: lane.0, sequence: 0 };
     let mut out = Vec::new();
-    let mut asked = RangeSet::from_wire(&said.on_board);
-    asked.insert(said.next_sequence..said.next_sequence.saturating_add(TOLD_AHEAD));
-    for range in asked.iter() {
+    for range in RangeSet::from_wire(&said.compare).iter() {
         for row in recent.range(of.at(range.start)..of.at(range.end))? {
             let (key, value) = row?;
             let key = key.value();

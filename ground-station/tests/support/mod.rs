@@ -271,6 +271,7 @@ pub(crate) fn lane(on_board: Range<u64>, next_sequence: u64) -> link::Lane {
         next_sequence,
         oldest_base: None,
         acknowledged: Vec::new(),
+        ..link::Lane::default()
     }
 }
 

@@ -223,7 +223,7 @@ impl Session {
         match event {
             Event::Connected => actions.push(send(agent_message::Body::Hello(self.hello.clone()))),
             Event::Message(message) => self.on_message(message, &mut actions),
-            Event::Reconciled(Reconciled::NewEpoch | Reconciled::Compare) => actions.push(Action::Restart),
+            Event::Reconciled(Reconciled::NewEpoch) => actions.push(Action::Restart),
             Event::Reconciled(Reconciled::Refused(rest)) => actions.push(Action::LeaveAlone(rest)),
             Event::Reconciled(Reconciled::Believed { committed, .. }) => {
                 for (lane, committed) in committed {

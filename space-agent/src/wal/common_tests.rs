@@ -7,7 +7,7 @@ use perigee_shared::signal::Counts;
 
 use super::common::Walk;
 use super::damage_tests::deliverable;
-use super::tests::{ALL, Bench, assert_adds_up, contradict, logs, request, seal};
+use super::tests::{ALL, Bench, LINK, assert_adds_up, contradict, logs, request, seal};
 use super::*;
 
 /// What a ground that has these segments says to a log that is an earlier one.
@@ -183,5 +183,28 @@ fn a_drop_of_an_earlier_state_is_told_under_an_id_that_the_later_one_has_not_giv
     let [lifetime, unknown] = &after[..] else { panic!("{after:?}") };
     assert!(lifetime.id > 1_000 && lifetime.sequences.is_none() && lifetime.items == before[0].items);
     assert!(unknown.id > lifetime.id && unknown.counts_unknown);
+    assert_adds_up(&wal);
+}
+
+/// Both states have sent segments under the same names: the ground took the later state's third, and then this one's fourth.
+#[test]
+fn what_a_ground_took_behind_a_conflict_does_not_hide_it() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    append(&mut wal, 0..4);
+    let own = seal_each(&mut wal, 1);
+    let asked = wal.epochs().hello("a").unwrap().pop().unwrap().lanes.remove(0).compare;
+    assert_eq!(
+        asked,
+        [link::Range { start: 1, end: 5 + 64 }],
+        "what nobody has acknowledged, and what comes next"
+    );
+    own.iter().for_each(|header| wal.custody().mark_sent(Slot::FIRST, header.id));
+    let mut view = super::tests::view(&wal, 1..5, own[3].hash);
+    view.lanes[0].tops.extend([(1, own[0].hash), (2, own[1].hash), (3, [9; 32])]);
+    contradict(&mut wal, &view);
+    let left = wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap();
+    assert_eq!(left.iter().map(|header| header.hash).collect::<Vec<_>>(), [own[2].hash]);
+    assert_eq!(wal.summary().delivered, logs(15));
     assert_adds_up(&wal);
 }

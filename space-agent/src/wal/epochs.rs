@@ -37,6 +37,9 @@ const MIRRORED_EVERY: u64 = 60_000_000_000;
 /// A life of the log takes a second at least.
 const MOST_LIVES: u64 = 1 << 40;
 
+/// Sequences of each lane that come next, of which a ground is asked whether it has them: in them may be what is in no segment yet.
+const COMPARED_AHEAD: u64 = 64;
+
 /// Drops of one Hello; the rest follows in later contacts.
 const DROPS_A_HELLO: usize = 2_000;
 
@@ -112,9 +115,7 @@ pub enum Reconciled {
         /// How many were deleted.
         deleted: u64,
     },
-    /// The ground knows a later state than this log, or another one. It is to be asked again, and says what it has.
-    Compare,
-    /// The same, and it was asked: only that was deleted of which it knows the hash, and what is on board now belongs
+    /// The ground knows a later state than this log, or another one: only that was deleted of which it knows the hash, and what is on board now belongs
     /// to a new epoch.
     NewEpoch,
     /// The same, but grounds have caused new epochs too often: none begins, and the ground is to be left alone for so long.
@@ -134,10 +135,7 @@ impl Epochs<'_> {
     pub fn hello(&mut self, station: &str) -> Result<Vec<link::Epoch>, WalError> {
         self.close_reported_drops()?;
         self.0.bases().forget()?;
-        let compare = self.0.notes.compare;
-        let mut epochs = self.0.read(|txn, state| Ok::<_, WalError>(hello(txn, state, station)?))?;
-        epochs.last_mut().into_iter().for_each(|current| current.compare = compare);
-        Ok(epochs)
+        self.0.read(|txn, state| Ok(hello(txn, state, station)?))
     }
 
     /// The id that the next drop of this epoch gets.
@@ -189,9 +187,6 @@ impl Epochs<'_> {
             if !rest.is_zero() {
                 return Ok(Reconciled::Refused(rest));
             }
-            if !std::mem::replace(&mut self.0.notes.compare, true) {
-                return Ok(Reconciled::Compare);
-            }
             let proven = common::proven(self.0, view)?;
             let station = self.0.notes.talks.of(slot).who().1;
             let later = Later { consumer, station, proven: proven.clone() };
@@ -200,7 +195,6 @@ impl Epochs<'_> {
                 self.0.notes.sent.forget(id);
                 self.0.notes.talks.release(Place::of(id));
             }
-            self.0.notes.compare = false;
             return Ok(Reconciled::NewEpoch);
         }
         let (_, station) = self.0.notes.talks.of(slot).who();
@@ -471,9 +465,9 @@ pub(super) fn begin_epoch(txn: &WriteTransaction, life: Life, old: link::Epoch) 
             (META_STARTED, life.started_unix_nano),
         ],
     )?;
-    let lanes = old.lanes.iter().map(|l| link::Lane { on_board: Vec::new(), ..l.clone() });
-    let closed =
-        link::Epoch { drops: Vec::new(), closed: true, compare: false, lanes: lanes.collect(), ..old };
+    let lanes =
+        old.lanes.iter().map(|l| link::Lane { on_board: Vec::new(), compare: Vec::new(), ..l.clone() });
+    let closed = link::Epoch { drops: Vec::new(), closed: true, lanes: lanes.collect(), ..old };
     let mut epochs = txn.open_table(EPOCHS)?;
     epochs.insert(closed.epoch, closed.encode_to_vec().as_slice())?;
     forget_epochs(&mut epochs, &txn.open_table(DROPS)?)?;
@@ -560,12 +554,20 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
         n > silent || !e.drops.is_empty()
     });
     let life = state.life;
-    let lanes = state.lanes.iter().map(|(lane, l)| link::Lane {
-        lane: u32::from(lane.0),
-        on_board: l.on_board.to_wire(),
-        next_sequence: l.next_sequence,
-        oldest_base: bases::oldest(state, *lane),
-        acknowledged: acknowledged.get(&(life.epoch, u32::from(lane.0))).cloned().unwrap_or_default(),
+    let lanes = state.lanes.iter().map(|(lane, l)| {
+        let acknowledged = acknowledged.get(&(life.epoch, u32::from(lane.0))).cloned().unwrap_or_default();
+        let known =
+            acknowledged.iter().flat_map(|a| &a.sequences).map(|r| r.start..r.end).collect::<RangeSet>();
+        let mut compare: RangeSet = l.on_board.iter().flat_map(|range| known.missing(range)).collect();
+        compare.insert(l.next_sequence..l.next_sequence.saturating_add(COMPARED_AHEAD));
+        link::Lane {
+            lane: u32::from(lane.0),
+            on_board: l.on_board.to_wire(),
+            next_sequence: l.next_sequence,
+            oldest_base: bases::oldest(state, *lane),
+            acknowledged,
+            compare: compare.to_wire(),
+        }
     });
     out.push(link::Epoch {
         epoch: life.epoch,
@@ -575,7 +577,6 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
         drops: drops_told(life.epoch)?,
         closed: false,
         continued: false,
-        compare: false,
     });
     Ok(out)
 }

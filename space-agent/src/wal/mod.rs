@@ -313,8 +313,6 @@ struct Notes {
     talks: talks::Talks,
     /// What was sent to whom.
     sent: sent::Sent,
-    /// What a ground says cannot be of this log: the next one is asked what it has.
-    compare: bool,
 }
 
 /// The write-ahead log.

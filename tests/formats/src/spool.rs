@@ -409,7 +409,6 @@ fn told(view: &EpochView) -> Result<link::Epoch> {
         lanes: view.lanes.iter().map(lane).collect(),
         drops: Vec::new(),
         continued: false,
-        compare: false,
     })
 }
 

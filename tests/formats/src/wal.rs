@@ -325,7 +325,7 @@ pub fn contradicts(directory: &Path, lane: u8, sequence: u64, hash: Hash) -> Res
     let link = wal.custody().consumer("link").context("there is a link")?;
     let lane = GroundLane { tops: vec![(sequence, hash)], ..GroundLane::new(Lane(lane)) };
     let view = GroundView { epoch: wal.summary().life.epoch, lanes: vec![lane], ..GroundView::default() };
-    Ok(wal.epochs().reconcile(link, Slot::FIRST, &view)? == Reconciled::Compare)
+    Ok(wal.epochs().reconcile(link, Slot::FIRST, &view)? == Reconciled::NewEpoch)
 }
 
 fn dropped(wal: &Wal) -> BTreeMap<&'static str, Items> {

@@ -173,7 +173,7 @@ impl Board {
         }
         let consumer = self.consumer()?;
         let reconciled = self.wal.epochs().reconcile(consumer, Slot::FIRST, &view)?;
-        Ok(matches!(reconciled, Reconciled::NewEpoch | Reconciled::Compare))
+        Ok(reconciled == Reconciled::NewEpoch)
     }
 
     /// The next segment to send.

@@ -325,7 +325,8 @@ fn what_a_segment_was_made_of_is_told() {
     let epoch = ResumeEpoch { epoch: EPOCH, lanes: vec![lane], ..Default::default() };
     let resume = Resume { station: "svalbard".to_owned(), epochs: vec![epoch], ..Default::default() };
     assert_pinned("resume-made-of", &ground(ground_message::Body::Resume(resume)));
-    let asks = Epoch { epoch: EPOCH, compare: true, ..Default::default() };
+    let lane = Lane { lane: 8, compare: vec![range(7, 71)], ..Default::default() };
+    let asks = Epoch { epoch: EPOCH, lanes: vec![lane], ..Default::default() };
     let hello = Hello { satellite: "sat-1".to_owned(), epochs: vec![asks], ..Default::default() };
     assert_pinned("hello-made-of", &agent(agent_message::Body::Hello(hello)));
 }

@@ -183,7 +183,7 @@ async fn write_back(
     restarts: bool,
     chance: &mut SmallRng,
 ) -> anyhow::Result<bool> {
-    let load = rig.load(4, 6_000);
+    let load = rig.load(2, 6_000);
     go_on(rig, 1_500).await;
     for _ in 0..1 + chance.random_range(0..2) {
         if let Some(volume) = &rig.volume {
