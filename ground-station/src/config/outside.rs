@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_budget, check_directory};
+use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_budget, check_store};
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
 use perigee_shared::link::revocation::Revocations;
@@ -24,7 +24,8 @@ impl Config {
     fn outside(&self, env: &Env, parts: &[Part]) -> Outside {
         let mut found = Outside::default();
         let storage = &self.storage;
-        found.wrong.extend(check_directory("storage.directory", &storage.directory).err());
+        let then = "Until then a start ends with 1";
+        check_store("storage.directory", &storage.directory, then, &mut found);
         if storage.fleet().is_none() {
             found.odd.extend(check_budget("storage.max_bytes", &storage.directory, storage.max_bytes));
         }

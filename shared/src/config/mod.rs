@@ -17,7 +17,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, access};
 use serde::de::DeserializeOwned;
 
@@ -217,6 +217,22 @@ pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
         }
     }
     Ok(())
+}
+
+/// Checks the directory of a store. One that is there, on a file system that takes no writes from anybody, is no mistake: a file system
+/// that has failed is mounted so. `then` says what happens.
+#[inline(never)]
+pub fn check_store(key: &str, path: &Path, then: &str, found: &mut Outside) {
+    let is_read_only = || {
+        let volume = statvfs(path).is_ok_and(|volume| volume.flags().contains(FsFlags::ST_RDONLY));
+        volume && path.is_dir()
+    };
+    match check_directory(key, path) {
+        Err(Invalid { key, message }) if is_read_only() => {
+            found.odd.push((key, format!("{message}. {then}")))
+        }
+        checked => found.wrong.extend(checked.err()),
+    }
 }
 
 /// What is to be said of a budget of `max_bytes` in the directory `path` that the whole volume has no room for.

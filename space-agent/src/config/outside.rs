@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use nix::sys::statvfs::{FsFlags, statvfs};
-use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_budget, check_directory};
+use perigee_shared::config::{ConfigError, ConfigFile, Invalid, Outside, check_budget, check_store};
 use perigee_shared::env::Env;
 use perigee_shared::export::Client;
 use perigee_shared::link::revocation::Revocations;
@@ -15,12 +14,6 @@ use crate::agent::{self, AgentError};
 use crate::contacts;
 use crate::shipper::Trust;
 use crate::wal::Volatile;
-
-/// Whether the file system of `path` takes no writes from anybody.
-fn is_read_only(path: &Path) -> bool {
-    let volume = path.ancestors().find_map(|at| statvfs(at).ok());
-    volume.is_some_and(|volume| volume.flags().contains(FsFlags::ST_RDONLY))
-}
 
 /// How much is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,16 +35,11 @@ impl Config {
     fn outside(&self, env: &Env, extent: Extent, is_wrong: bool) -> Outside {
         let mut found = Outside::default();
         let storage = &self.storage;
-        match check_directory("storage.directory", &storage.directory) {
-            // A file system that failed is mounted so: a restart does not end what goes on in memory.
-            Err(Invalid { key, message })
-                if storage.volatile == Volatile::Accept && is_read_only(&storage.directory) =>
-            {
-                let words = format!("{message}. storage.volatile is accept: the log is in memory until then");
-                found.odd.push((key, words));
-            }
-            checked => found.wrong.extend(checked.err()),
-        }
+        let then = match storage.volatile {
+            Volatile::Accept => "storage.volatile is accept: the log is in memory until then",
+            Volatile::Refuse => "Until then a start ends with 1",
+        };
+        check_store("storage.directory", &storage.directory, then, &mut found);
         found.odd.extend(check_budget("storage.max_bytes", &storage.directory, storage.max_bytes));
         self.look_at_exporters(env, &mut found);
         self.look_at_listeners(env, &mut found);

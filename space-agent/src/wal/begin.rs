@@ -57,7 +57,8 @@ pub(super) fn create(
     }
     let txn = db.begin_write()?;
     make_tables(&txn)?;
-    set_life(&txn, new_life(env, start_counter))?;
+    let life = new_life(env, start_counter);
+    set_life(&txn, life)?;
     set_satellite(&txn, config)?;
     let mut tally = mirror.as_ref().map_or_else(Tally::default, Mirror::tally);
     let mut kept = Kept { first: 1, next: 1, items: Counts::ZERO };
@@ -69,11 +70,35 @@ pub(super) fn create(
     set_numbers(&txn, &[(META_NEXT_GROUP, kept.next), (META_REPORTED, 1)])?;
     txn.open_table(LANES)?.insert(Lane::BULK.0, LaneNumbers { next_sequence: 1, position: kept.first })?;
     tally.next_drop = 1;
+    if mirror.is_none() && there_was_one(env, config, before) {
+        report_unknown(&txn, life.epoch, now, &mut tally)?;
+    }
     tally.told = Some(drops::told(&txn, &tally)?);
     tally.store(&txn)?;
     set_clock_floor(&txn, mirror.as_ref())?;
     set_numbers(&txn, &[(META_FORMAT, FIRST_FORMAT)])?;
     txn.commit()?;
+    Ok(())
+}
+
+/// Whether there was a log before, though nothing that can be read says so.
+fn there_was_one(env: &Env, config: &WalConfig, before: Before<'_>) -> bool {
+    matches!(before, Before::Damaged { .. })
+        || mirror::is_damaged(env, config)
+        || front::read(env, config, 0).is_ok_and(|front| front.is_used())
+}
+
+/// Reports that something may be lost of a log of which nobody knows anything: not even its epoch, so that it stands in the new one.
+fn report_unknown(txn: &WriteTransaction, epoch: u64, now: u64, tally: &mut Tally) -> Result<(), StoreError> {
+    tracing::error!(
+        event.name = "perigee.wal.lost",
+        "there was a write-ahead log before, and neither it nor counters.json beside it can be read: that something may be lost is \
+         reported, with an unknown number of items"
+    );
+    let none = drops::of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
+    let drop = link::Drop { id: tally.next_drop, counts_unknown: true, ..none };
+    drops::insert(txn, epoch, &drop, &[])?;
+    (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
     Ok(())
 }
 

@@ -59,6 +59,11 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// Whether any log has written into it.
+    pub(super) fn is_used(&self) -> bool {
+        !self.groups.is_empty() || !self.torn.is_empty() || !self.others.is_empty()
+    }
+
     /// One that has nothing of this log, and frames of a log that this one does not name as an `earlier` life of its own, is another's.
     pub(super) fn note_another(&mut self, earlier: &BTreeSet<u64>) {
         let is_ours = !self.groups.is_empty() || !self.torn.is_empty();

@@ -313,6 +313,12 @@ pub(super) fn read(env: &Env, config: &WalConfig) -> Option<Mirror> {
     }
 }
 
+/// Whether there is one beside the log that cannot be read.
+pub(super) fn is_damaged(env: &Env, config: &WalConfig) -> bool {
+    let path = path(config);
+    env.store.exists(&path) && mirror::read::<Mirror>(env, &path).is_none()
+}
+
 /// Counts by reason, in the other form.
 fn by_reason<A: Copy, B>(items: &BTreeMap<i32, A>, other: impl Fn(A) -> B) -> BTreeMap<i32, B> {
     items.iter().map(|(reason, items)| (*reason, other(*items))).collect()

@@ -493,3 +493,36 @@ fn a_ground_that_knows_more_than_a_restored_log_is_believed() {
     assert_eq!((wal.summary().delivered, told(&mut wal).0), (logs(20), logs(40)));
     assert_adds_up(&wal);
 }
+
+/// Nobody else has met the log: what lies there is all that tells of it.
+#[test]
+fn a_log_that_nothing_readable_tells_of_is_a_gap_of_unknown_size() {
+    let zeros = |bench: &Bench, name: &str| {
+        bench.disk.damage(&bench.file().with_file_name(name), |content| content.fill(0));
+    };
+    let delete = |bench: &Bench, name: &str| bench.disk.delete(&bench.file().with_file_name(name));
+    type Harm<'a> = &'a dyn Fn(&Bench, &str);
+    let harms: [(Harm<'_>, Harm<'_>, Harm<'_>); 4] = [
+        (&delete, &zeros, &delete),
+        (&delete, &delete, &|_, _| ()),
+        (&zeros, &zeros, &delete),
+        (&zeros, &delete, &delete),
+    ];
+    for (n, (log, counters, front)) in harms.into_iter().enumerate() {
+        let bench = Bench::new();
+        let mut wal = bench.open();
+        (0..3).for_each(|n| wal.journal().append(&[request(n, 5, 100)]).unwrap());
+        drop(wal);
+        log(&bench, "wal.redb");
+        counters(&bench, "counters.json");
+        front(&bench, "journal.front");
+        let mut wal = bench.try_open().unwrap();
+        assert_eq!(told(&mut wal), (Counts::ZERO, true), "{n}");
+        assert_adds_up(&wal);
+        drop(wal);
+        assert_eq!(told(&mut bench.try_open().unwrap()), (Counts::ZERO, true), "{n}: once");
+    }
+    let bench = Bench::new();
+    bench.disk.put(&bench.file(), Vec::new());
+    assert_eq!(told(&mut bench.open()), (Counts::ZERO, false), "a first start that was killed");
+}
