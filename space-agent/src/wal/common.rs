@@ -11,7 +11,7 @@ use perigee_shared::segment::SegmentId;
 use perigee_shared::store::StoreError;
 use redb::ReadTransaction;
 
-use super::epochs::{GroundLane, GroundView};
+use super::epochs::GroundLane;
 use super::group::alone;
 use super::seal::{BatchLimits, Encoding};
 use super::state::State;
@@ -23,10 +23,10 @@ const LIMITS: BatchLimits = BatchLimits { items: u64::MAX, raw: 1 << 20 };
 
 /// Segments on board that the ground has for certain, whatever else it has under their names. Only who was sent a segment, in another
 /// state of this log, knows its hash, or what it was made of. What is in no segment yet is sealed for it, since others may wait for it.
-pub(super) fn proven(wal: &mut Wal, view: &GroundView) -> Result<Vec<SegmentId>, WalError> {
+pub(super) fn proven(wal: &mut Wal, ground: &[GroundLane]) -> Result<Vec<SegmentId>, WalError> {
     let mut all = Vec::new();
-    for lane in &view.lanes {
-        let ends = wal.read(|txn, state| Ok::<_, WalError>(in_common(txn, state, view.epoch, lane)?.1))?;
+    for lane in ground {
+        let ends = wal.read(|txn, state| Ok::<_, WalError>(in_common(txn, state, lane)?.1))?;
         for end in ends {
             while let Some(batch) = wal.segments().take_batch_below(lane.lane, LIMITS, true, end)? {
                 let now = wal.env().unix_nano();
@@ -35,7 +35,7 @@ pub(super) fn proven(wal: &mut Wal, view: &GroundView) -> Result<Vec<SegmentId>,
                 wal.segments().commit(sealed)?;
             }
         }
-        all.extend(wal.read(|txn, state| Ok::<_, WalError>(in_common(txn, state, view.epoch, lane)?.0))?);
+        all.extend(wal.read(|txn, state| Ok::<_, WalError>(in_common(txn, state, lane)?.0))?);
     }
     Ok(all)
 }
@@ -45,7 +45,6 @@ pub(super) fn proven(wal: &mut Wal, view: &GroundView) -> Result<Vec<SegmentId>,
 fn in_common(
     txn: &ReadTransaction,
     state: &State,
-    epoch: u64,
     ground: &GroundLane,
 ) -> Result<(Vec<SegmentId>, Vec<u64>), StoreError> {
     let mut walk = Walk::of(ground);
@@ -55,7 +54,7 @@ fn in_common(
         // Each is walked over, for those behind it.
         let by_groups = header.made_of.is_some_and(|own| walk.reach(&own) == own.end);
         let by_hash = ground.tops.contains(&(header.id.sequence, header.hash));
-        proven.extend((header.id.epoch == epoch && (by_groups || by_hash)).then_some(header.id));
+        proven.extend((header.id.epoch == state.life.epoch && (by_groups || by_hash)).then_some(header.id));
     }
     let (mut ends, mut passed) = (Vec::new(), 0);
     let Some(lane) = state.lanes.get(&ground.lane) else { return Ok((proven, ends)) };

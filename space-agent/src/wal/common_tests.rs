@@ -3,7 +3,7 @@
 use perigee_proto::link::{self, DropReason, Groups};
 use perigee_shared::link::Slot;
 use perigee_shared::segment::{Header, Lane};
-use perigee_shared::signal::Counts;
+use perigee_shared::signal::{Counts, SignalSet};
 
 use super::common::Walk;
 use super::damage_tests::deliverable;
@@ -206,5 +206,47 @@ fn what_a_ground_took_behind_a_conflict_does_not_hide_it() {
     let left = wal.custody().waiting(LINK, Lane::BULK, 0, 9).unwrap();
     assert_eq!(left.iter().map(|header| header.hash).collect::<Vec<_>>(), [own[2].hash]);
     assert_eq!(wal.summary().delivered, logs(15));
+    assert_adds_up(&wal);
+}
+
+/// The link had everything, and a second consumer nothing, so that it was all on board still when a backup was put back.
+#[test]
+fn what_is_sealed_again_after_a_backup_was_put_back_is_not_sent_to_a_ground_that_has_it() {
+    let mut bench = Bench::new();
+    bench.config.consumers.insert("direct".to_owned(), SignalSet::ALL);
+    let mut wal = bench.open();
+    let link = wal.custody().consumer("link").unwrap();
+    append(&mut wal, 0..3);
+    let first = seal_each(&mut wal, 100);
+    let copy = bench.file().with_file_name("copy");
+    wal.backup().unwrap().write(&bench.disk.env(), &copy).unwrap();
+    append(&mut wal, 3..5);
+    let later = [first, seal_each(&mut wal, 100)].concat();
+    for header in &later {
+        wal.custody().pass(link, &[Delivery::whole(header.id)]).unwrap();
+    }
+    drop(wal);
+    bench.disk.put(&bench.file(), bench.disk.content(&copy).unwrap());
+
+    let mut wal = bench.open();
+    append(&mut wal, 20..21);
+    assert_eq!(seal_each(&mut wal, 100).iter().map(|header| header.items).sum::<Counts>(), logs(15));
+    let epochs = wal.epochs().hello("a").unwrap();
+    let told = &epochs[epochs.len() - 2];
+    assert_eq!(told.lanes[0].compare, [link::Range { start: 2, end: 3 }], "what was sealed since");
+    let committed = later.iter().map(|header| link::CommittedRange {
+        sequences: Some(link::Range { start: header.id.sequence, end: header.id.sequence + 1 }),
+        made_of: header.made_of,
+        ..link::CommittedRange::default()
+    });
+    let lane = link::ResumeLane { lane: 8, committed: committed.collect(), ..link::ResumeLane::default() };
+    let resume = link::ResumeEpoch { epoch: told.epoch, lanes: vec![lane], ..link::ResumeEpoch::default() };
+    let mut view = GroundView { epoch: wal.summary().life.epoch, ..GroundView::default() };
+    view.inherit(told, &resume);
+    let reconciled = wal.epochs().reconcile(link, Slot::FIRST, &view).unwrap();
+    assert!(matches!(reconciled, Reconciled::Believed { .. }), "{reconciled:?}");
+    let waiting = wal.custody().waiting(link, Lane::BULK, 0, 9).unwrap();
+    assert_eq!(waiting.iter().map(|header| header.items).sum::<Counts>(), logs(5), "what came new");
+    assert_eq!(deliverable(&mut wal), logs(30), "the second consumer has it all to come");
     assert_adds_up(&wal);
 }

@@ -14,7 +14,7 @@ use super::had::Takers;
 use super::state::{Edit, State};
 use super::tables::*;
 use super::tally::Tally;
-use super::{SegmentRecord, Wal, WalError, drops, had};
+use super::{SegmentRecord, Wal, WalError, bases, drops, had};
 
 /// One bit of a u64 each.
 const MAX_CONSUMERS: u8 = 64;
@@ -405,6 +405,13 @@ impl<'a> Passing<'a> {
             out += Counts::of(signal, least.unwrap_or(0).min(record.header.items[signal]));
         }
         Ok(out)
+    }
+
+    /// Segments that a ground has under other names: nobody has them as bases under these.
+    pub(super) fn proven(&mut self, consumer: ConsumerId, ids: &[SegmentId]) -> Result<Vec<Edit>, WalError> {
+        let kept = bases::keep(self.txn, ids.iter().copied())?;
+        ids.iter().try_for_each(|id| self.one(consumer, &Delivery::whole(*id)))?;
+        Ok(kept.into_iter().map(Edit::BaseKept).collect())
     }
 
     /// Writes the counters; how many segments were deleted, and what that changes in memory.

@@ -38,7 +38,7 @@ const MIRRORED_EVERY: u64 = 60_000_000_000;
 const MOST_LIVES: u64 = 1 << 40;
 
 /// Sequences of each lane that come next, of which a ground is asked whether it has them: in them may be what is in no segment yet.
-const COMPARED_AHEAD: u64 = 64;
+pub(super) const COMPARED_AHEAD: u64 = 64;
 
 /// Drops of one Hello; the rest follows in later contacts.
 const DROPS_A_HELLO: usize = 2_000;
@@ -56,6 +56,8 @@ pub struct GroundView {
     pub lanes: Vec<GroundLane>,
     /// What it has committed under the names of earlier epochs that this one continues.
     pub inherited: Vec<(Lane, RangeSet)>,
+    /// What segments of these were made of, of which a part may be in the log under other names.
+    pub before: Vec<GroundLane>,
 }
 
 impl GroundView {
@@ -70,6 +72,11 @@ impl GroundView {
             let ranges = lane.committed.iter().filter_map(|range| range.sequences);
             let below = ranges.map(|r| r.start..r.end.min(of.next_sequence)).filter(|r| r.start < r.end);
             self.inherited.push((Lane(number), below.collect()));
+            let row = |c: &link::CommittedRange| Some((c.sequences?.start, c.made_of?));
+            let made_of: Vec<_> = lane.committed.iter().filter_map(row).collect();
+            if !made_of.is_empty() {
+                self.before.push(GroundLane { made_of, ..GroundLane::new(Lane(number)) });
+            }
         }
     }
 }
@@ -187,14 +194,12 @@ impl Epochs<'_> {
             if !rest.is_zero() {
                 return Ok(Reconciled::Refused(rest));
             }
-            let proven = common::proven(self.0, view)?;
+            let proven = common::proven(self.0, &view.lanes)?;
             let station = self.0.notes.talks.of(slot).who().1;
             let later = Later { consumer, station, proven: proven.clone() };
             self.begin_if("the ground knows a later state of this log", Some(later))?;
-            for id in proven {
-                self.0.notes.sent.forget(id);
-                self.0.notes.talks.release(Place::of(id));
-            }
+            self.release(&proven);
+            self.0.notes.answered = false;
             return Ok(Reconciled::NewEpoch);
         }
         let (_, station) = self.0.notes.talks.of(slot).who();
@@ -208,6 +213,9 @@ impl Epochs<'_> {
         sent.names(&mut talk.to, view.ledger);
         self.count_on(view.start_counter)?;
         self.0.bases().hear(slot, view);
+        self.0.notes.answered = true;
+        let again = common::proven(self.0, &view.before)?;
+        let deleted = self.pass_proven(consumer, &again)?;
         let mut answer = Answer::default();
         for lane in &view.lanes {
             let Some(of) = self.0.state().lanes.get(&lane.lane) else { continue };
@@ -226,10 +234,35 @@ impl Epochs<'_> {
         answer.ids = self.believed(slot, answer.ids)?;
         answer.inherited = self.believed(slot, answer.inherited.into_iter().collect())?.into_iter().collect();
         let mut committed = BTreeMap::<Lane, RangeSet>::new();
-        for SegmentId { lane, sequence, .. } in answer.ids.iter().chain(&answer.inherited) {
+        for SegmentId { lane, sequence, .. } in answer.ids.iter().chain(&answer.inherited).chain(&again) {
             committed.entry(*lane).or_default().insert(*sequence..sequence + 1);
         }
-        Ok(Reconciled::Believed { committed, deleted: self.take_in(consumer, slot, answer)? })
+        let deleted = deleted + self.take_in(consumer, slot, answer)?;
+        Ok(Reconciled::Believed { committed, deleted })
+    }
+
+    /// Passes segments that a ground has under other names. Returns how many were deleted.
+    fn pass_proven(&mut self, consumer: ConsumerId, proven: &[SegmentId]) -> Result<u64, WalError> {
+        if proven.is_empty() {
+            return Ok(0);
+        }
+        let takers = had::takers(&self.0.state().consumers, self.0.config());
+        let deleted = self.0.write(|txn, state| {
+            let mut passing = Passing::new(txn, state, &takers);
+            let kept = passing.proven(consumer, proven)?;
+            let (deleted, mut edits) = passing.finish()?;
+            edits.extend(kept);
+            Ok((deleted, edits))
+        })?;
+        self.release(proven);
+        Ok(deleted)
+    }
+
+    fn release(&mut self, passed: &[SegmentId]) {
+        for id in passed {
+            self.0.notes.sent.forget(*id);
+            self.0.notes.talks.release(Place::of(*id));
+        }
     }
 
     /// Those of the segments that the ledger can have: they were sent to it, or it acknowledged them earlier.
@@ -341,10 +374,7 @@ impl Epochs<'_> {
             Ok(((deleted, places), edits))
         })?;
         self.0.bases().heard(slot, &kept);
-        for id in passed {
-            self.0.notes.sent.forget(id);
-            self.0.notes.talks.release(Place::of(id));
-        }
+        self.release(&passed);
         self.0.keep_mirror(MIRRORED_EVERY);
         Ok(deleted)
     }
@@ -385,7 +415,8 @@ impl Epochs<'_> {
 
     /// The same; `later`: a ground has caused it.
     fn begin_if(&mut self, why: &str, later: Option<Later>) -> Result<(), WalError> {
-        let old = self.hello("")?.pop().unwrap_or_default();
+        let mut old = self.hello("")?.pop().unwrap_or_default();
+        old.lanes.iter_mut().for_each(|lane| lane.compare.clear());
         let life = new_life(self.0.env(), self.0.state().life.start_counter.saturating_add(1));
         tracing::error!(
             event.name = "perigee.wal.new_epoch",
@@ -399,17 +430,15 @@ impl Epochs<'_> {
         self.0.write(|txn, state| {
             let mut edits = Vec::new();
             if let Some(Later { consumer, station, proven }) = later {
-                // Under the name that ends: no ground has them as bases in the epoch that begins.
-                let kept = bases::keep(txn, proven.iter().copied())?;
                 let mut passing = Passing::new(txn, state, &takers);
                 tell_anew(txn, state.life.epoch, &station, &mut passing.tally)?;
                 if Contradicted::read(&txn.open_table(META)?, state, &env)?.is_first() {
                     record_undone(txn, state.life.epoch, &mut passing.tally, env.unix_nano())?;
                 }
                 Contradicted::note(txn, state, &env)?;
-                proven.iter().try_for_each(|id| passing.one(consumer, &Delivery::whole(*id)))?;
+                let kept = passing.proven(consumer, &proven)?;
                 edits = passing.finish()?.1;
-                edits.extend(kept.into_iter().map(Edit::BaseKept));
+                edits.extend(kept);
             }
             begin_epoch(txn, life, old)?;
             edits.push(Edit::Life(life));
@@ -465,8 +494,7 @@ pub(super) fn begin_epoch(txn: &WriteTransaction, life: Life, old: link::Epoch) 
             (META_STARTED, life.started_unix_nano),
         ],
     )?;
-    let lanes =
-        old.lanes.iter().map(|l| link::Lane { on_board: Vec::new(), compare: Vec::new(), ..l.clone() });
+    let lanes = old.lanes.iter().map(|l| link::Lane { on_board: Vec::new(), ..l.clone() });
     let closed = link::Epoch { drops: Vec::new(), closed: true, lanes: lanes.collect(), ..old };
     let mut epochs = txn.open_table(EPOCHS)?;
     epochs.insert(closed.epoch, closed.encode_to_vec().as_slice())?;

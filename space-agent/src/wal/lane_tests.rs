@@ -213,6 +213,13 @@ fn a_lane_is_handed_out_in_its_order_without_what_was_taken_or_passed() {
         wal.custody().pass(LINK, &[Delivery { id: passed, refused: Counts::ZERO }]).unwrap();
         let taken: RangeSet = std::iter::once(1..2).collect();
         let consumer = LINK;
+        let mut find = || wal.queues().to_ship(consumer, Slot::FIRST, ALARMS, &taken, 9).unwrap();
+        assert!(
+            find().headers.iter().all(|(_, fresh)| !fresh),
+            "no ground has said that it knows no later state"
+        );
+        let view = GroundView { epoch: passed.epoch, ..GroundView::default() };
+        wal.epochs().reconcile(consumer, Slot::FIRST, &view).unwrap();
         let found = wal.queues().to_ship(consumer, Slot::FIRST, ALARMS, &taken, 9).unwrap();
         let sequences: Vec<u64> = found.headers.iter().map(|(h, _)| h.id.sequence).collect();
         assert_eq!((sequences, found.more), (expected.to_vec(), false), "{order:?}");

@@ -179,7 +179,9 @@ impl Queues<'_> {
             Ok(out)
         })?;
         for (header, unsent) in &mut out.headers {
-            *unsent = !self.0.custody().was_sent(header.id) && !self.0.bases().are_elsewhere(slot, header);
+            *unsent = self.0.notes.answered
+                && !self.0.custody().was_sent(header.id)
+                && !self.0.bases().are_elsewhere(slot, header);
         }
         Ok(out)
     }

@@ -313,6 +313,8 @@ struct Notes {
     talks: talks::Talks,
     /// What was sent to whom.
     sent: sent::Sent,
+    /// A ground has answered, and knows no later state of this log.
+    answered: bool,
 }
 
 /// The write-ahead log.

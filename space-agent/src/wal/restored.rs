@@ -13,7 +13,7 @@ use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::begin::{self, Found, NUMBERS_SKIPPED};
 use super::custody::remove_segment;
-use super::epochs::{begin_epoch, new_life};
+use super::epochs::{COMPARED_AHEAD, begin_epoch, new_life};
 use super::mirror::{Age, Mirror};
 use super::state::State;
 use super::tables::*;
@@ -67,7 +67,13 @@ pub(super) fn put_right(
     tally.told = Some(drops::told(&txn, &tally)?);
     tally.store(&txn)?;
     begin::set_clock_floor(&txn, Some(mirror))?;
-    let closed = link::Epoch { continued: true, ..begin::epoch(mirror.life(), &next) };
+    let mut closed = link::Epoch { continued: true, ..begin::epoch(mirror.life(), &next) };
+    for lane in &mut closed.lanes {
+        // What is sealed again of these a ground may have, though another consumer has not.
+        let (start, end) = (first(&found.next, lane.lane as u8), lane.next_sequence);
+        lane.compare = vec![link::Range { start: start.max(end.saturating_sub(COMPARED_AHEAD)), end }];
+        lane.compare.retain(|range| range.start < range.end);
+    }
     if closed.epoch != found.life.epoch {
         // That it was ended is not in an earlier state.
         let before = link::Epoch { continued: true, closed: true, ..begin::epoch(found.life, &found.next) };
