@@ -295,7 +295,12 @@ impl Batcher {
                 told.send_modify(|progress| progress.unsealed = wal.segments().unsealed());
                 header
             })
-            .await??;
+            .await?;
+        // A ground that has it already had it sealed meanwhile.
+        let header = match header {
+            Err(WalError::Stale) => return Ok(None),
+            header => header?,
+        };
         tracing::debug!(
             segment = %header.id,
             items = header.items.total(),

@@ -250,3 +250,18 @@ fn what_is_sealed_again_after_a_backup_was_put_back_is_not_sent_to_a_ground_that
     assert_eq!(deliverable(&mut wal), logs(30), "the second consumer has it all to come");
     assert_adds_up(&wal);
 }
+
+#[test]
+fn a_segment_whose_groups_went_elsewhere_while_it_was_encoded_is_not_stored() {
+    let bench = Bench::new();
+    let mut wal = bench.open();
+    append(&mut wal, 0..3);
+    let batch = wal.segments().take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
+    let slow = batch.seal(&Encoding::plain(), 7).unwrap();
+    seal_each(&mut wal, 100);
+    assert!(matches!(wal.segments().commit(slow), Err(WalError::Stale)));
+    append(&mut wal, 3..4);
+    let batch = wal.segments().take_batch(Lane::BULK, ALL, true).unwrap().unwrap();
+    assert_eq!(wal.segments().commit(batch.seal(&Encoding::plain(), 7).unwrap()).unwrap().items, logs(5));
+    assert_adds_up(&wal);
+}

@@ -119,6 +119,9 @@ pub enum WalError {
     /// A base that a segment depends on was lost to damage.
     #[error("segment {0} of its lane, which another one depends on, is missing")]
     MissingBase(u64),
+    /// What a segment was made of is in another one, or gone.
+    #[error("what the segment was made of is in another one already")]
+    Stale,
     /// Every number of a consumer is taken.
     #[error("too many consumers; release those that are gone with `wal release NAME`")]
     Consumers,

@@ -121,6 +121,8 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct Sealed {
     lane: Lane,
+    /// The first group that is in it, and the first behind it.
+    first: u64,
     position: u64,
     /// Its sequence and epoch are still open.
     header: Header,
@@ -218,7 +220,8 @@ impl Batch {
             delivery: None,
             made_of: self.made_of(),
         };
-        Ok(Sealed { lane: self.lane, position: self.position, header, payload, taught })
+        let first = self.groups.first().map_or(self.position, |group| group.number);
+        Ok(Sealed { lane: self.lane, first, position: self.position, header, payload, taught })
     }
 }
 
@@ -344,9 +347,15 @@ impl Segments<'_> {
         })
     }
 
-    /// Stores a sealed segment in the place of what its groups have for its lane. Returns its header.
+    /// Stores a sealed segment in the place of what its groups have for its lane. Returns its header; an error if they went elsewhere
+    /// since they were taken.
     pub fn commit(&mut self, sealed: Sealed) -> Result<Header, WalError> {
-        let Sealed { lane, position, mut header, payload, .. } = sealed;
+        let Sealed { lane, first: from, position, mut header, payload, .. } = sealed;
+        self.0.ready()?;
+        let pending = self.0.state().lanes.get(&lane).and_then(|of| of.pending.front());
+        if pending.is_none_or(|group| group.number != from) {
+            return Err(WalError::Stale);
+        }
         let waiting = self.0.custody().waiting_for(header.items.signals());
         let budget = self.0.config().max_bytes;
         let env = self.0.env().clone();
