@@ -75,6 +75,12 @@ fn in_common(
     Ok((proven, ends))
 }
 
+/// The number that the next group gets. One is passed over at each opening: groups that follow each other were in the log together
+/// before it may have been copied or put back.
+pub(super) fn next_number(state: &State) -> u64 {
+    state.next_group + u64::from(state.is_fresh)
+}
+
 /// Whether nothing but commits lies between two groups that are in the journal: no start of this program, and none that was dropped.
 pub(super) fn follows(state: &State, before: u64, number: u64) -> bool {
     let at = |number| state.unsealed.binary_search_by_key(&number, |group| group.number).ok();

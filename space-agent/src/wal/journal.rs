@@ -4,6 +4,7 @@ use perigee_proto::link::DropReason;
 use perigee_shared::segment::Lane;
 use perigee_shared::signal::{Counts, TimeRange};
 
+use super::common::next_number;
 use super::group::{Accepted, TARGET_RAW};
 use super::salvaged::{self, Identity};
 use super::state::{self, Edit, GroupMeta};
@@ -88,9 +89,9 @@ impl Journal<'_> {
         let (env, state) = (log.env(), log.contents());
         let clocks = (env.unix_nano(), env.since_boot());
         let mut tally = state.tally.clone();
-        let rules = state.rules_of(state.next_number()).cloned();
+        let rules = state.rules_of(next_number(state)).cloned();
         let mut groups = Vec::new();
-        for (run, number) in group::runs(requests).zip(state.next_number()..) {
+        for (run, number) in group::runs(requests).zip(next_number(state)..) {
             let (header, group) = writer.write(number, run, tally.accepted, clocks)?;
             tally.accepted = header.accepted;
             let shares = match &rules {

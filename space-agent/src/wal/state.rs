@@ -166,7 +166,7 @@ pub(super) struct State {
     pub(super) lanes: BTreeMap<Lane, LaneState>,
     pub(super) next_group: u64,
     /// Nothing was committed since the log was opened.
-    is_fresh: bool,
+    pub(super) is_fresh: bool,
     pub(super) tally: Tally,
     /// The rules of the lanes, by the number of the first group for which they hold.
     pub(super) rules: BTreeMap<u64, Arc<Rules>>,
@@ -316,12 +316,6 @@ impl State {
     /// Bytes in the store that count against its budget.
     pub(super) const fn stored(&self) -> u64 {
         self.sealed_stored + self.unsealed_stored + self.segment_stored + self.base_stored
-    }
-
-    /// The number that the next group gets. One is passed over at each opening: groups that follow each other were in the log together
-    /// before it may have been copied or put back.
-    pub(super) fn next_number(&self) -> u64 {
-        self.next_group + u64::from(self.is_fresh)
     }
 
     fn edit(&mut self, edit: Edit) {

@@ -544,7 +544,7 @@ fn a_damaged_group_of_the_journal_is_dropped_and_counted_and_the_rest_is_sealed(
     for damaged in 1..=3 {
         let mut wal = bench.open();
         let (accepted, dropped) = (wal.summary().accepted, wal.summary().dropped);
-        let first = wal.state().next_number();
+        let first = common::next_number(wal.state());
         for n in 0..3 {
             wal.journal().append(&[request(n, 5, 100)]).unwrap();
         }

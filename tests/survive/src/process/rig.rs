@@ -23,7 +23,7 @@ use crate::telemetry::{Source, items_of_json};
 /// Something must be taken, committed and exported again so soon after the fault has ended.
 const RECOVERY: Duration = Duration::from_secs(40);
 /// So long may it take until everything has left the agent and the spool.
-const DRAIN: Duration = Duration::from_secs(60);
+const DRAIN: Duration = Duration::from_secs(180);
 /// So many ends one after the other, on a disk that works, are a crash loop.
 const CRASH_LOOP: u32 = 5;
 /// As a service manager waits between an end and the next start.
