@@ -124,7 +124,8 @@ async fn run_here(
     let mut chance = SmallRng::seed_from_u64(seed);
     let volume = match fault {
         Fault::WriteBack { .. } => Some((192, 512)),
-        Fault::Full => Some((160, 64)),
+        // What a run stores is a part of it: a volume that is full of the store itself stays full.
+        Fault::Full => Some((320, 256)),
         _ => None,
     };
     let mut rig = Rig::new(programs, name, side, seed, volume).await?;
