@@ -154,6 +154,17 @@ fn a_segment_ends_at_a_start_unless_there_were_many() {
         assert_eq!(sealed.len(), segments, "{starts} starts");
         assert_eq!(sealed[0].made_of.is_some(), segments > 1, "it is known again where it is of one start");
     }
+    // One that is cut before a large request is of as many starts.
+    let bench = Bench::new();
+    for n in 0..18 {
+        append(&mut bench.open(), n..n + 1);
+    }
+    let mut wal = bench.open();
+    wal.journal().append(&[request(18, 5, 100_000)]).unwrap();
+    let limits = BatchLimits { raw: 10_000, ..ALL };
+    let batch = wal.segments().take_batch(Lane::BULK, limits, true).unwrap().unwrap();
+    let sealed = wal.segments().commit(batch.seal(&Encoding::plain(), 7).unwrap()).unwrap();
+    assert_eq!((sealed.items, sealed.made_of), (logs(90), None));
 }
 
 #[test]

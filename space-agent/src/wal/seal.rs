@@ -2,7 +2,6 @@
 //! every lane has passed leave the journal.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use perigee_proto::link;
 use perigee_shared::otlp::walk::walk;
@@ -311,15 +310,15 @@ impl Segments<'_> {
             let pending = || state.lanes.get(&lane).into_iter().flat_map(|l| &l.pending);
             let is_apart =
                 |(before, group): &(&Pending, &Pending)| !follows(state, before.number, group.number);
-            let starts = pending().zip(pending().skip(1)).filter(is_apart).count();
+            let starts = || pending().zip(pending().skip(1)).filter(is_apart).count();
             let mut is_together = true;
             for group in pending().take_while(|group| group.number < end) {
                 if numbers.last().is_some_and(|before| !follows(state, *before, group.number)) {
-                    is_together = false;
-                    if starts <= STARTS_APART {
+                    if is_together && starts() <= STARTS_APART {
                         is_cut = true;
                         break;
                     }
+                    is_together = false;
                 }
                 // A large request is not added to what is there: memory is what an encoder has little of.
                 if !numbers.is_empty() && raw + group.raw > limits.raw.saturating_add(limits.raw / 2) {
@@ -333,7 +332,6 @@ impl Segments<'_> {
                     break;
                 }
             }
-            is_together |= is_cut;
             let full = is_cut || raw >= limits.raw || items >= limits.items;
             let Some(last) = numbers.last().filter(|_| all || full) else { return Ok(None) };
             let position = last + 1;
@@ -352,10 +350,6 @@ impl Segments<'_> {
     pub fn commit(&mut self, sealed: Sealed) -> Result<Header, WalError> {
         let Sealed { lane, first: from, position, mut header, payload, .. } = sealed;
         self.0.ready()?;
-        let pending = self.0.state().lanes.get(&lane).and_then(|of| of.pending.front());
-        if pending.is_none_or(|group| group.number != from) {
-            return Err(WalError::Stale);
-        }
         let waiting = self.0.custody().waiting_for(header.items.signals());
         let budget = self.0.config().max_bytes;
         let env = self.0.env().clone();
@@ -363,10 +357,9 @@ impl Segments<'_> {
         let passed = self.0.state().waited_for(lane, position);
         let state = self.0.state();
         let first = state.lanes.get(&lane).and_then(|l| l.pending.front());
-        let oldest = first.and_then(|first| first.since_boot);
-        let waited = first.map_or(Duration::ZERO, |first| {
-            state.boots.ages(&env).of(first.since_boot, env.bounds.judge(first.received).trusted())
-        });
+        let first = first.filter(|first| first.number == from).ok_or(WalError::Stale)?;
+        let oldest = first.since_boot;
+        let waited = state.boots.ages(&env).of(oldest, env.bounds.judge(first.received).trusted());
         let header = self.0.write_passing(passed, |txn, state| {
             let sequence = state.lanes.get(&lane).map_or(1, |l| l.next_sequence);
             header.id = SegmentId { epoch: state.life.epoch, lane, sequence };
