@@ -223,10 +223,8 @@ pub fn check_directory(key: &str, path: &Path) -> Result<(), Invalid> {
 /// that has failed is mounted so. `then` says what happens.
 #[inline(never)]
 pub fn check_store(key: &str, path: &Path, then: &str, found: &mut Outside) {
-    let is_read_only = || {
-        let volume = statvfs(path).is_ok_and(|volume| volume.flags().contains(FsFlags::ST_RDONLY));
-        volume && path.is_dir()
-    };
+    let is_read_only =
+        || path.is_dir() && statvfs(path).is_ok_and(|v| v.flags().contains(FsFlags::ST_RDONLY));
     match check_directory(key, path) {
         Err(Invalid { key, message }) if is_read_only() => {
             found.odd.push((key, format!("{message}. {then}")))

@@ -363,21 +363,9 @@ impl Session {
                 continue;
             }
             for lane in epoch.lanes {
-                let Ok(number) = u8::try_from(lane.lane) else { continue };
-                let number = Lane(number);
-                let mut ground = GroundLane::new(number);
-                for range in lane.committed {
-                    let Some(sequences) = range.sequences else { continue };
-                    ground.committed.insert(sequences.start..sequences.end);
-                    if let (Ok(hash), true) =
-                        (Hash::try_from(range.top_hash.as_slice()), sequences.end > sequences.start)
-                    {
-                        ground.tops.push((sequences.end - 1, hash));
-                    }
-                    ground.made_of.extend(range.made_of.map(|of| (sequences.start, of)));
-                }
+                let Some(ground) = GroundLane::of(&lane) else { continue };
                 for partial in lane.partials {
-                    let id = SegmentId { epoch: current, lane: number, sequence: partial.sequence };
+                    let id = SegmentId { epoch: current, lane: ground.lane, sequence: partial.sequence };
                     if let Ok(hash) = Hash::try_from(partial.payload_hash.as_slice()) {
                         let held = RangeSet::from_wire(&partial.held);
                         self.gained.holds(id, held.total());

@@ -96,10 +96,7 @@ fn report_unknown(txn: &WriteTransaction, epoch: u64, now: u64, tally: &mut Tall
          reported, with an unknown number of items"
     );
     let none = drops::of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
-    let drop = link::Drop { id: tally.next_drop, counts_unknown: true, ..none };
-    drops::insert(txn, epoch, &drop, &[])?;
-    (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
-    Ok(())
+    drops::append(txn, tally, epoch, link::Drop { counts_unknown: true, ..none }, &[])
 }
 
 fn set_life(txn: &WriteTransaction, life: Life) -> Result<(), StoreError> {
@@ -201,10 +198,8 @@ fn record_lost(
         lost.push(drops::of_unsealed(DropReason::Corruption, Lane::BULK, left, TimeRange::EMPTY, now));
     }
     for mut drop in lost {
-        drop.id = tally.next_drop;
         drop.counts_unknown |= unknown;
-        drops::insert(txn, epoch, &drop, &[])?;
-        (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
+        drops::append(txn, tally, epoch, drop, &[])?;
     }
     tally.drop(DropReason::Corruption, missing);
     Ok(())
@@ -303,8 +298,7 @@ pub(super) fn record_closing(
     now: u64,
 ) -> Result<(), StoreError> {
     for drop in mirror.closing_drops(left, missing, tally.next_drop, now) {
-        drops::insert(txn, mirror.life().epoch, &drop, &[])?;
-        (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
+        drops::append(txn, tally, mirror.life().epoch, drop, &[])?;
     }
     tally.drop(DropReason::Corruption, missing);
     Ok(())
@@ -481,13 +475,11 @@ fn give_up_undone(
         let gone = waiting.into_iter().flatten().filter(|group| group.number < position);
         let items: Counts = gone.map(|group| group.items).sum();
         let drop = link::Drop {
-            id: tally.next_drop,
             sequences: Some(link::Range { start: sequence - 1, end: sequence }),
             ..drops::of_unsealed(DropReason::Corruption, Lane(lane), items, TimeRange::EMPTY, now)
         };
-        drops::insert(txn, state.life.epoch, &drop, &[])?;
+        drops::append(txn, tally, state.life.epoch, drop, &[])?;
         tally.drop(DropReason::Corruption, items);
-        (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
         txn.open_table(LANES)?.insert(lane, LaneNumbers { next_sequence: sequence, position })?;
         next.insert(lane, sequence);
         // A lane takes no group below its position.
@@ -587,10 +579,9 @@ impl Found {
         now: u64,
     ) -> Result<(), StoreError> {
         let drop = drops::of_unsealed(DropReason::Corruption, Lane::BULK, items, TimeRange::EMPTY, now);
-        let drop = link::Drop { id: tally.next_drop, counts_unknown: unknown, ..drop };
-        drops::insert(txn, self.life.epoch, &drop, &[])?;
+        let drop = link::Drop { counts_unknown: unknown, ..drop };
+        drops::append(txn, tally, self.life.epoch, drop, &[])?;
         tally.drop(DropReason::Corruption, items);
-        (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
         tally.store(txn)
     }
 

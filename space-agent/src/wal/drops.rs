@@ -48,7 +48,7 @@ pub(super) fn record(
     txn: &WriteTransaction,
     tally: &mut Tally,
     epoch: u64,
-    mut drop: link::Drop,
+    drop: link::Drop,
     sent: bool,
 ) -> Result<(), StoreError> {
     let reason = DropReason::try_from(drop.reason).unwrap_or_default();
@@ -64,8 +64,18 @@ pub(super) fn record(
             return insert(txn, epoch, &merged, &[]);
         }
     }
-    drop.id = tally.next_drop;
-    insert(txn, epoch, &drop, &[])?;
+    append(txn, tally, epoch, drop, &[])
+}
+
+/// Records a drop under the next id; `known`: stations that need not hear of it.
+pub(super) fn append(
+    txn: &WriteTransaction,
+    tally: &mut Tally,
+    epoch: u64,
+    drop: link::Drop,
+    known: &[String],
+) -> Result<(), StoreError> {
+    insert(txn, epoch, &link::Drop { id: tally.next_drop, ..drop }, known)?;
     tally.next_drop += 1;
     tally.drops += 1;
     Ok(())
@@ -175,9 +185,7 @@ pub(super) fn tell_again(
     for (reason, items) in forgotten.into_iter().filter(|(_, items)| items.total() > 0) {
         let reason = DropReason::try_from(reason).unwrap_or_default();
         let drop = of_unsealed(reason, Lane::BULK, items, TimeRange::EMPTY, now);
-        insert(txn, epoch, &link::Drop { id: tally.next_drop, ..drop }, &others)?;
-        tally.next_drop += 1;
-        tally.drops += 1;
+        append(txn, tally, epoch, drop, &others)?;
     }
     tally.last_drop_unsent = false;
     tally.told = Some(told(txn, tally)?);
@@ -211,7 +219,7 @@ pub(super) fn record_again(
     epoch: u64,
     now: u64,
 ) -> Result<(), StoreError> {
-    let Some(before) = &tally.told else { return Ok(()) };
+    let Some(before) = tally.told.clone() else { return Ok(()) };
     for (reason, items) in told(txn, tally)? {
         let lost = items.saturating_sub(before.get(&reason).copied().unwrap_or_default());
         // Refusals by backends never had a record.
@@ -220,8 +228,7 @@ pub(super) fn record_again(
         }
         let reason = DropReason::try_from(reason).unwrap_or_default();
         let drop = of_unsealed(reason, Lane::BULK, lost, TimeRange::EMPTY, now);
-        insert(txn, epoch, &link::Drop { id: tally.next_drop, counts_unknown: true, ..drop }, &[])?;
-        (tally.next_drop, tally.drops) = (tally.next_drop + 1, tally.drops + 1);
+        append(txn, tally, epoch, link::Drop { counts_unknown: true, ..drop }, &[])?;
     }
     Ok(())
 }

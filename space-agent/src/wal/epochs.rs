@@ -37,8 +37,9 @@ const MIRRORED_EVERY: u64 = 60_000_000_000;
 /// A life of the log takes a second at least.
 const MOST_LIVES: u64 = 1 << 40;
 
-/// Sequences of each lane that come next, of which a ground is asked whether it has them: in them may be what is in no segment yet.
-pub(super) const COMPARED_AHEAD: u64 = 64;
+/// Sequences of a lane that a ground is asked about beside what is on board: those that come next, and in an epoch that was put back the
+/// latest. What is in no segment may be in them.
+pub(super) const COMPARED: u64 = 64;
 
 /// Drops of one Hello; the rest follows in later contacts.
 const DROPS_A_HELLO: usize = 2_000;
@@ -72,10 +73,10 @@ impl GroundView {
             let ranges = lane.committed.iter().filter_map(|range| range.sequences);
             let below = ranges.map(|r| r.start..r.end.min(of.next_sequence)).filter(|r| r.start < r.end);
             self.inherited.push((Lane(number), below.collect()));
-            let row = |c: &link::CommittedRange| Some((c.sequences?.start, c.made_of?));
-            let made_of: Vec<_> = lane.committed.iter().filter_map(row).collect();
-            if !made_of.is_empty() {
-                self.before.push(GroundLane { made_of, ..GroundLane::new(Lane(number)) });
+            if let Some(GroundLane { lane, made_of, .. }) =
+                GroundLane::of(lane).filter(|lane| !lane.made_of.is_empty())
+            {
+                self.before.push(GroundLane { made_of, ..GroundLane::new(lane) });
             }
         }
     }
@@ -90,7 +91,7 @@ pub struct GroundLane {
     pub committed: RangeSet,
     /// The payload hash of the last segment in each range.
     pub tops: Vec<(u64, Hash)>,
-    /// What segments were made of, as a ground says it that is ahead of this log.
+    /// What the segments that it was asked about were made of.
     pub made_of: Vec<(u64, link::Groups)>,
 }
 
@@ -98,6 +99,20 @@ impl GroundLane {
     /// One of which nothing is known.
     pub fn new(lane: Lane) -> Self {
         Self { lane, committed: RangeSet::default(), tops: Vec::new(), made_of: Vec::new() }
+    }
+
+    /// What Resume says of a lane; `None`: no lane has this number.
+    pub fn of(said: &link::ResumeLane) -> Option<Self> {
+        let mut out = Self::new(Lane(u8::try_from(said.lane).ok()?));
+        for range in &said.committed {
+            let Some(link::Range { start, end }) = range.sequences else { continue };
+            out.committed.insert(start..end);
+            if let (Ok(hash), true) = (Hash::try_from(range.top_hash.as_slice()), start < end) {
+                out.tops.push((end - 1, hash));
+            }
+            out.made_of.extend(range.made_of.map(|of| (start, of)));
+        }
+        Some(out)
     }
 }
 
@@ -122,8 +137,8 @@ pub enum Reconciled {
         /// How many were deleted.
         deleted: u64,
     },
-    /// The ground knows a later state than this log, or another one: only that was deleted of which it knows the hash, and what is on board now belongs
-    /// to a new epoch.
+    /// The ground knows a later state than this log, or another one: only that was deleted which it has for certain, and what is on board
+    /// now belongs to a new epoch.
     NewEpoch,
     /// The same, but grounds have caused new epochs too often: none begins, and the ground is to be left alone for so long.
     Refused(Duration),
@@ -460,11 +475,9 @@ const IDS_SKIPPED: u64 = 1 << 20;
 
 /// Records that something may be lost: what the later state of this log, which a ground has met, had accepted and not delivered.
 fn record_undone(txn: &WriteTransaction, epoch: u64, tally: &mut Tally, now: u64) -> Result<(), StoreError> {
-    let id = tally.next_drop + IDS_SKIPPED;
+    tally.next_drop += IDS_SKIPPED;
     let none = drops::of_unsealed(DropReason::Corruption, Lane::BULK, Counts::ZERO, TimeRange::EMPTY, now);
-    let drop = link::Drop { id, counts_unknown: true, ..none };
-    (tally.next_drop, tally.drops) = (id + 1, tally.drops + 1);
-    drops::insert(txn, epoch, &drop, &[])
+    drops::append(txn, tally, epoch, link::Drop { counts_unknown: true, ..none }, &[])
 }
 
 /// Gives new ids to the drops that `station` has not acknowledged: the later state has told it of others under these. Their sequences
@@ -587,7 +600,7 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
         let known =
             acknowledged.iter().flat_map(|a| &a.sequences).map(|r| r.start..r.end).collect::<RangeSet>();
         let mut compare: RangeSet = l.on_board.iter().flat_map(|range| known.missing(range)).collect();
-        compare.insert(l.next_sequence..l.next_sequence.saturating_add(COMPARED_AHEAD));
+        compare.insert(l.next_sequence..l.next_sequence.saturating_add(COMPARED));
         link::Lane {
             lane: u32::from(lane.0),
             on_board: l.on_board.to_wire(),

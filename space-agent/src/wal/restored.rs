@@ -13,7 +13,7 @@ use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::begin::{self, Found, NUMBERS_SKIPPED};
 use super::custody::remove_segment;
-use super::epochs::{COMPARED_AHEAD, begin_epoch, new_life};
+use super::epochs::{COMPARED, begin_epoch, new_life};
 use super::mirror::{Age, Mirror};
 use super::state::State;
 use super::tables::*;
@@ -71,7 +71,7 @@ pub(super) fn put_right(
     for lane in &mut closed.lanes {
         // What is sealed again of these a ground may have, though another consumer has not.
         let (start, end) = (first(&found.next, lane.lane as u8), lane.next_sequence);
-        lane.compare = vec![link::Range { start: start.max(end.saturating_sub(COMPARED_AHEAD)), end }];
+        lane.compare = vec![link::Range { start: start.max(end.saturating_sub(COMPARED)), end }];
         lane.compare.retain(|range| range.start < range.end);
     }
     if closed.epoch != found.life.epoch {

@@ -8,7 +8,7 @@ use perigee_proto::link;
 use perigee_shared::env::Env;
 use perigee_shared::link::ranges::RangeSet;
 use perigee_shared::link::{MINOR_VERSION, Slot};
-use perigee_shared::segment::{Codec, Decoder, Hash, Header, Lane, SegmentId};
+use perigee_shared::segment::{Codec, Decoder, Header, Lane, SegmentId};
 use perigee_shared::signal::{Counts, SignalSet};
 use space_agent::lanes::Lanes;
 use space_agent::wal::{
@@ -168,7 +168,7 @@ impl Board {
             let ack = link::DropsAck { epoch: of, ids, overridden };
             self.wal.epochs().drops_acknowledged(STATION, &stations, &ack, highest_drop)?;
             if epoch.epoch == current {
-                view.lanes = epoch.lanes.iter().map(lane_view).collect();
+                view.lanes = epoch.lanes.iter().filter_map(GroundLane::of).collect();
             }
         }
         let consumer = self.consumer()?;
@@ -246,17 +246,4 @@ impl Board {
         self.wal.compact(true)?;
         Ok(())
     }
-}
-
-fn lane_view(lane: &link::ResumeLane) -> GroundLane {
-    let mut out = GroundLane::new(Lane(u8::try_from(lane.lane).unwrap_or(u8::MAX)));
-    for range in &lane.committed {
-        let Some(sequences) = &range.sequences else { continue };
-        out.committed.insert(sequences.start..sequences.end);
-        if let Ok(hash) = Hash::try_from(range.top_hash.as_slice()) {
-            out.tops.push((sequences.end.saturating_sub(1), hash));
-        }
-        out.made_of.extend(range.made_of.map(|of| (sequences.start, of)));
-    }
-    out
 }

@@ -129,6 +129,7 @@ macro_rules! forget {
         )
     };
 }
+
 /// A lane forgets what came this long before the segments that it now remembers.
 pub(super) const FORGET: [&str; 2] = [forget!("recent"), forget!("segment_groups")];
 
