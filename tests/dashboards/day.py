@@ -357,7 +357,7 @@ class Day:
         self.gather(sat)
         with sat.contact(self.svalbard):
             conflict = "perigee_link_conflicts_total{satellite='sat-5'} > 0"
-            eventually(lambda: self.prometheus.now(conflict), "two segments have one name")
+            eventually(lambda: self.prometheus.now(conflict), "a conflict is counted")
             eventually(lambda: not sealed(), "sat-5 delivers in a new epoch")
             self.scraped()
         self.gather(sat)

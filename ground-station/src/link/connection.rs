@@ -382,16 +382,16 @@ impl Shell {
                     }));
                 }
                 Action::Conflict(id) => {
-                    self.around.metrics.conflict(&self.satellite);
-                    let Some(left_out) = self.around.registry.may_say(&conflicts(&self.satellite)) else {
-                        continue;
-                    };
-                    tracing::error!(
-                        event.name = "perigee.link.conflict",
-                        satellite = %self.satellite,
-                        segment = %id,
-                        left_out,
-                        "another segment was committed under this name; it is neither taken nor acknowledged"
+                    self.conflict(
+                        &id,
+                        "another segment was committed under this name; it is neither taken nor acknowledged",
+                    );
+                }
+                Action::Contradicted(epoch) => {
+                    self.conflict(
+                        &format_args!("{epoch:016x}"),
+                        "the satellite's log has other segments than were committed under these names: it was put back to an older \
+                         state, or two machines use one identity; it goes on in a new epoch",
                     );
                 }
                 Action::Close(why, reason) => {
@@ -402,6 +402,19 @@ impl Shell {
                 }
             }
         }
+    }
+
+    /// Two have one name.
+    fn conflict(&self, name: &dyn std::fmt::Display, what: &'static str) {
+        self.around.metrics.conflict(&self.satellite);
+        let Some(left_out) = self.around.registry.may_say(&conflicts(&self.satellite)) else { return };
+        tracing::error!(
+            event.name = "perigee.link.conflict",
+            satellite = %self.satellite,
+            name = %name,
+            left_out,
+            "{what}"
+        );
     }
 
     /// Ends older connections of this satellite in the same slot, so that what they hold is in the ledger, and asks it.

@@ -95,6 +95,8 @@ pub enum Action {
     Drops(Arc<link::EpochDrops>),
     /// Another segment is in the ledger under this name.
     Conflict(SegmentId),
+    /// This epoch ended because the ledger has other segments under its names.
+    Contradicted(u64),
     /// Close the connection.
     Close(Close, String),
 }
@@ -340,7 +342,9 @@ impl Machine {
             start_counter: answer.start_counter,
             clock: None,
         };
-        vec![send(ground_message::Body::Resume(resume))]
+        let mut actions: Vec<_> = answer.contradicted.into_iter().map(Action::Contradicted).collect();
+        actions.push(send(ground_message::Body::Resume(resume)));
+        actions
     }
 
     fn opened(&mut self, now: Instant, stream: StreamId, open: link::SegmentOpen) -> Vec<Action> {

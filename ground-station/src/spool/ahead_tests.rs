@@ -56,6 +56,22 @@ fn check_drops(site: Option<Site>) {
     assert_eq!(acknowledged(vec![drop(9, 7)]), [9]);
 }
 
+/// A log that was contradicted is told of once, by a ledger that has met it.
+fn check_contradicted(site: Option<Site>) {
+    let Some(site) = site else { return };
+    let spool = site.open();
+    let open = link::Epoch { epoch: EPOCH, ..link::Epoch::default() };
+    let ended = link::Epoch { closed: true, contradicted: true, ..open.clone() };
+    let elsewhere = link::Epoch { epoch: EPOCH + 1, ..ended.clone() };
+    let told = |epochs| spool.hello_with(epochs).contradicted;
+    assert!(told(vec![open.clone()]).is_empty());
+    assert_eq!(told(vec![elsewhere.clone(), ended.clone()]), [EPOCH], "the other is of another ledger");
+    assert!(told(vec![elsewhere, ended.clone()]).is_empty(), "it is known");
+    // The other machine under this identity goes on.
+    assert!(told(vec![open]).is_empty());
+    assert_eq!(told(vec![ended]), [EPOCH]);
+}
+
 fn check(site: Option<Site>) {
     let Some(site) = site else { return };
     let spool = site.open();
@@ -73,12 +89,14 @@ fn check(site: Option<Site>) {
 fn an_earlier_log_is_answered_by_redb() {
     check(Site::redb());
     check_drops(Site::redb());
+    check_contradicted(Site::redb());
 }
 
 #[test]
 fn an_earlier_log_is_answered_by_postgres() {
     check(Site::postgres());
     check_drops(Site::postgres());
+    check_contradicted(Site::postgres());
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub struct Answer {
     pub epochs: Vec<link::ResumeEpoch>,
     /// Segments that another ledger has too, as this Hello shows.
     pub handover_twice: u64,
+    /// Epochs that ended, as this Hello shows, because a ground had other segments under their names.
+    pub contradicted: Vec<u64>,
 }
 
 /// Whether a sequence is committed.
@@ -172,13 +174,15 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, greeting: &Greeting) -> Result<
     let (satellite, hello) = (meet(txn, id, greeting)?, &*greeting.hello);
     stay_within_budget(txn, satellite, id, hello.epochs.len())?;
     passes::note(txn, satellite, &hello.passes)?;
-    let (mut epochs, mut handover_twice) = (Vec::new(), 0);
+    let (mut epochs, mut handover_twice, mut contradicted) = (Vec::new(), 0, Vec::new());
     let mut room = Room(MAX_LISTS);
     let on_board = on_board(hello);
     let others = namesakes::note(txn, (id, satellite), hello)?;
     // The agent's own epoch is the last one.
     for epoch in hello.epochs.iter().rev() {
-        handover_twice += note_epoch(txn, satellite, epoch)?;
+        let noted = note_epoch(txn, satellite, epoch)?;
+        handover_twice += noted.twice;
+        contradicted.extend(noted.contradicted.then_some(epoch.epoch));
         forget_partials(txn, satellite, epoch)?;
         // Before what it tells now: of what this station forgot, the satellite tells no more by itself.
         let highest = gaps::highest(txn, EpochKey { satellite, epoch: epoch.epoch })?;
@@ -190,7 +194,7 @@ pub(super) fn hello(txn: &mut Txn<'_>, id: &str, greeting: &Greeting) -> Result<
     gaps::close_forgotten(txn, (id, satellite), &hello.epochs)?;
     bases::forget_passed(txn, satellite)?;
     let start_counter = highest_counter(txn, satellite)?;
-    Ok(Answer { ledger: txn.contents.ledger, start_counter, epochs, handover_twice })
+    Ok(Answer { ledger: txn.contents.ledger, start_counter, epochs, handover_twice, contradicted })
 }
 
 /// What a satellite has on board now, by lane.
@@ -215,7 +219,7 @@ pub(super) fn hello_without_ledger(
         let highest = gaps::highest(txn, EpochKey { satellite, epoch: epoch.epoch })?;
         epochs.push(resume_epoch(txn, satellite, epoch, (drops, highest), &mut room)?);
     }
-    Ok(Answer { ledger, start_counter: 0, epochs, handover_twice: 0 })
+    Ok(Answer { ledger, epochs, ..Answer::default() })
 }
 
 /// Records drops that were made during a contact. Returns their acknowledgement.
@@ -263,14 +267,23 @@ fn meet(txn: &mut Txn<'_>, id: &str, greeting: &Greeting) -> Result<u32, SpoolEr
     Ok(number)
 }
 
-/// Keeps what is said of an epoch. Returns how many of its segments another ledger has too that were not known to be there.
-fn note_epoch(txn: &Txn<'_>, satellite: u32, epoch: &link::Epoch) -> Result<u64, SpoolError> {
+/// What is new in what a satellite says of an epoch.
+struct Noted {
+    /// Its segments that another ledger has too.
+    twice: u64,
+    /// That it ended because a ground had other segments under its names.
+    contradicted: bool,
+}
+
+/// Keeps what is said of an epoch.
+fn note_epoch(txn: &Txn<'_>, satellite: u32, epoch: &link::Epoch) -> Result<Noted, SpoolError> {
     let (twice, fresh) = handover::note(txn, satellite, epoch)?;
     // What was acknowledged is in the ledger itself.
     let lanes = epoch.lanes.iter().map(|l| link::Lane { acknowledged: Vec::new(), ..l.clone() });
     let key = EpochKey { satellite, epoch: epoch.epoch };
     let mut epochs = txn.tables.open_table(EPOCHS)?;
     let before = epochs.get(key)?.map(|v| decode::<EpochRecord>(v.value())).transpose()?;
+    let was_open = before.as_ref().is_some_and(|before| !before.closed);
     let record = EpochRecord {
         start_counter: epoch.start_counter,
         started: epoch.started_unix_nano,
@@ -281,7 +294,7 @@ fn note_epoch(txn: &Txn<'_>, satellite: u32, epoch: &link::Epoch) -> Result<u64,
         remembered: before.map(|before| before.remembered).unwrap_or_default(),
     };
     epochs.insert(key, record.encode_to_vec().as_slice())?;
-    Ok(fresh)
+    Ok(Noted { twice: fresh, contradicted: was_open && epoch.closed && epoch.contradicted })
 }
 
 fn highest_counter(txn: &Txn<'_>, satellite: u32) -> Result<u64, SpoolError> {

@@ -432,6 +432,7 @@ impl Epochs<'_> {
     fn begin_if(&mut self, why: &str, later: Option<Later>) -> Result<(), WalError> {
         let mut old = self.hello("")?.pop().unwrap_or_default();
         old.lanes.iter_mut().for_each(|lane| lane.compare.clear());
+        old.contradicted = later.is_some();
         let life = new_life(self.0.env(), self.0.state().life.start_counter.saturating_add(1));
         tracing::error!(
             event.name = "perigee.wal.new_epoch",
@@ -616,8 +617,7 @@ fn hello(txn: &ReadTransaction, state: &State, station: &str) -> Result<Vec<link
         started_unix_nano: life.started_unix_nano,
         lanes: lanes.collect(),
         drops: drops_told(life.epoch)?,
-        closed: false,
-        continued: false,
+        ..link::Epoch::default()
     });
     Ok(out)
 }

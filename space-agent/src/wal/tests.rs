@@ -82,9 +82,13 @@ pub(super) fn assert_adds_up(wal: &Wal) {
     assert_eq!(s.accepted, s.delivered + dropped + s.in_segments + s.in_journal, "{s:?}");
 }
 
-/// The ground in the first slot knows a later state: a new epoch begins.
+/// The ground in the first slot knows a later state: a new epoch begins, and the next Hello says why.
 pub(super) fn contradict(wal: &mut Wal, view: &GroundView) {
+    let old = wal.summary().life.epoch;
     assert_eq!(wal.epochs().reconcile(LINK, Slot::FIRST, view).unwrap(), Reconciled::NewEpoch);
+    let told = wal.epochs().hello("").unwrap();
+    let contradicted = |e: &&link::Epoch| e.contradicted;
+    assert_eq!(told.iter().rfind(contradicted).map(|e| (e.epoch, e.closed)), Some((old, true)));
 }
 
 /// The only consumer of a [`Bench`].

@@ -407,8 +407,7 @@ fn told(view: &EpochView) -> Result<link::Epoch> {
         started_unix_nano: view.started_unix_nano,
         closed: view.closed,
         lanes: view.lanes.iter().map(lane).collect(),
-        drops: Vec::new(),
-        continued: false,
+        ..link::Epoch::default()
     })
 }
 

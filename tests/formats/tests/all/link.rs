@@ -331,6 +331,14 @@ fn what_a_segment_was_made_of_is_told() {
     assert_pinned("hello-made-of", &agent(agent_message::Body::Hello(hello)));
 }
 
+#[test]
+fn an_epoch_tells_that_a_ground_contradicted_it() {
+    let epoch =
+        Epoch { epoch: EPOCH, closed: true, continued: true, contradicted: true, ..Default::default() };
+    let hello = Hello { satellite: "sat-1".to_owned(), epochs: vec![epoch], ..Default::default() };
+    assert_pinned("hello-contradicted", &agent(agent_message::Body::Hello(hello)));
+}
+
 /// Fields that came with WAL format 4 and spool format 2 as well.
 #[test]
 fn what_the_ground_has_of_a_drop_is_told() {
