@@ -188,6 +188,12 @@ impl Encoder {
 
     /// The payload, and what others may lean on.
     pub fn finish(self) -> Result<(Vec<u8>, Base), CodecError> {
+        // What was planned is gone before there is a payload.
+        let (writer, state) = self.write()?;
+        Ok((writer.finish()?, Base::new(state)))
+    }
+
+    fn write(self) -> Result<(Writer, State), CodecError> {
         let Self { mut state, places, shredder, layout } = self;
         let Shredder { vocabulary, shapes, contexts, rows, tape, whole, .. } = shredder;
         let [spans, points, logs] = rows;
@@ -201,7 +207,7 @@ impl Encoder {
         state.traces(&mut writer, &given, &mut Nothing)?;
         state.metrics(&mut writer, &tape, &metrics, &mut Nothing)?;
         state.whole(&mut writer, &whole, &mut Vec::new())?;
-        Ok((writer.finish()?, Base::new(state)))
+        Ok((writer, state))
     }
 }
 
@@ -256,18 +262,20 @@ impl Writer {
     }
 
     fn finish(self) -> Result<Vec<u8>, CodecError> {
-        let (range, bits) = (self.range.finish(), self.bits.finish());
-        let mut out = vec![self.layout];
+        let Self { layout, range, bits, text, vocabulary, .. } = self;
+        drop(vocabulary);
+        let (range, bits) = (range.finish(), bits.finish());
+        let mut out = vec![layout];
         put_varint(&mut out, range.len() as u64);
         put_varint(&mut out, bits.len() as u64);
-        let used = self.text.iter().rposition(|t| !t.is_empty()).map_or(0, |n| n + 1);
+        let used = text.iter().rposition(|t| !t.is_empty()).map_or(0, |n| n + 1);
         put_varint(&mut out, used as u64);
-        for text in &self.text[..used] {
+        for text in &text[..used] {
             put_varint(&mut out, text.len() as u64);
         }
         out.extend_from_slice(&range);
         out.extend_from_slice(&bits);
-        let text = self.text.concat();
+        let text = text.concat();
         if !text.is_empty() {
             out.extend(text_compressor()?.compress(&text)?);
         }
@@ -316,6 +324,10 @@ impl Coder for Writer {
         self.text[column].extend_from_slice(value);
         out.extend_from_slice(value);
         Ok(())
+    }
+
+    fn text_left(&self, column: usize) -> usize {
+        self.vocabulary.left(column)
     }
 
     #[inline]

@@ -221,6 +221,12 @@ impl Vocabulary {
         u64::from(entry.coded)
     }
 
+    /// Bytes of the entries of a dictionary that the decoder does not know yet.
+    pub(super) fn left(&self, dictionary: usize) -> usize {
+        let unknown = self.numbered[dictionary].iter().filter(|entry| entry.coded == u32::MAX);
+        unknown.map(|entry| entry.length as usize).sum()
+    }
+
     /// The content of an entry that was met since.
     pub(super) fn content(&self, dictionary: usize, number: u64) -> &[u8] {
         let since = number - u64::from(self.known_of(dictionary));
