@@ -39,7 +39,7 @@ use crate::scrub;
 use crate::shipper::{Shipper, ShipperConfig, Stations, Together, Trust};
 use crate::sizing::Destinations;
 use crate::telemetry::{Metrics, ShipCounters};
-use crate::wal::{Wal, WalConfig, WalError};
+use crate::wal::{self, Wal, WalConfig, WalError};
 
 /// How long requests that have begun may take once the agent is told to stop.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -224,7 +224,7 @@ fn wal_config(config: &Config, satellite: Option<String>) -> Result<WalConfig, A
 
 /// The satellite whose log lies in `storage.directory`, if that is known.
 pub fn owner_of_log(config: &Config, env: &Env) -> Option<String> {
-    Wal::owner(&wal_config(config, None).ok()?, env)
+    wal::owner(&wal_config(config, None).ok()?, env)
 }
 
 /// Opens the log of `config` by itself, for commands while no agent runs.
@@ -301,7 +301,7 @@ impl Agent {
         let told = Told { current: current_senders, wanted: wanted_sender };
         let satellite = outside.link.first().map(|link| link.satellite.clone());
         let wal = open_wal(&config, &env, satellite.clone())?;
-        env.bounds.raise_floor(wal.clock_floor());
+        env.bounds.raise_floor(wal.summary().clock_floor);
         let wal = Owner::new(env.placement, "wal", wal)?;
         let tasks = Supervisor::new(&env);
         let metrics = Metrics::watching(satellite.as_deref(), &tasks, &env, &config.consumers());
@@ -623,7 +623,7 @@ async fn spawn_consumers(
 async fn compact(wal: Owner<Wal>, mut link: watch::Receiver<Links>, stop: CancellationToken) {
     loop {
         if !link.borrow_and_update().is_up() {
-            match wal.call(|wal| wal.compact(false)).await {
+            match wal.call(|wal| wal.file().compact(false)).await {
                 Ok(Ok(Some((before, after)))) => tracing::info!(before, after, "the log was compacted"),
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => tracing::error!(%error, "the log could not be compacted"),

@@ -541,11 +541,11 @@ async fn wal(config: &Config, command: WalCommand) -> Result<Value, Failure> {
             json!({"segments": checked, "damaged": damaged})
         }
         WalCommand::Compact => {
-            let sizes = wal.compact(true)?;
+            let sizes = wal.file().compact(true)?;
             json!({"bytes_before": sizes.map(|s| s.0), "bytes_after": sizes.map(|s| s.1)})
         }
         WalCommand::Backup { file } => {
-            wal.backup()?.write(&Env::production(), &file)?;
+            wal.file().backup()?.write(&Env::production(), &file)?;
             json!({"file": file})
         }
         WalCommand::Salvage { file, may_repeat, other_satellite } => {

@@ -141,7 +141,7 @@ async fn health(State(c): Shared) -> Response {
     if let Some(why) = c.tasks.trouble() {
         return Refusal(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     }
-    match c.wal.call(|wal| (wal.trouble(), wal.in_memory().now)).await {
+    match c.wal.call(|wal| (wal.trouble(), wal.summary().in_memory.now)).await {
         Ok((None, false)) => {
             let (held, panicked) = (c.metrics.ship().undecided.alarming(), c.tasks.lately());
             let mut answer = json!({"status": "ok"});
@@ -409,7 +409,7 @@ async fn wal_verify(State(c): Shared) -> Answer {
 }
 
 async fn wal_compact(State(c): Shared) -> Answer {
-    let sizes = c.wal.call(|wal| wal.compact(true)).await??;
+    let sizes = c.wal.call(|wal| wal.file().compact(true)).await??;
     Ok(Json(json!({"bytes_before": sizes.map(|s| s.0), "bytes_after": sizes.map(|s| s.1)})))
 }
 
@@ -432,7 +432,7 @@ pub struct Backup {
 }
 
 async fn wal_backup(State(c): Shared, Json(asked): Json<Backup>) -> Answer {
-    let copy = c.wal.call(|wal| wal.backup()).await??;
+    let copy = c.wal.call(|wal| wal.file().backup()).await??;
     let (env, file) = (c.env.clone(), asked.file.clone());
     c.env.cpu(move || copy.write(&env, &file)).await?;
     Ok(Json(json!({"file": asked.file})))

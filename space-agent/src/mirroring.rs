@@ -27,7 +27,7 @@ pub async fn run(wal: Owner<Wal>, mut progress: watch::Receiver<Progress>, shutd
             due = due => if due.is_err() { return },
         }
         progress.mark_unchanged();
-        if wal.call(|wal| wal.keep_mirror(0)).await.is_err() {
+        if wal.call(|wal| wal.mirror().keep(0)).await.is_err() {
             return;
         }
     }

@@ -221,7 +221,7 @@ pub(super) async fn drive(
     let (gained, waits, held) = session.into_gained();
     (pass.gained, pass.waits) = (gained, waits);
     shipper.end_sending(held, ledger).await;
-    shipper.wal.call(|wal| wal.keep_mirror(0)).await?;
+    shipper.wal.call(|wal| wal.mirror().keep(0)).await?;
     let station = &pass.contact.station;
     ended.map_err(|error| closed.map_or(error, |why| DriveError::closed(station, &why)))
 }

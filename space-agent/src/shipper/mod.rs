@@ -416,7 +416,7 @@ impl Shipper {
         let Some(begins) = tls::peer_begins(connection).filter(|at| self.env.bounds.raise_floor(*at)) else {
             return;
         };
-        let kept = self.wal.call(move |wal| wal.raise_clock_floor(begins)).await;
+        let kept = self.wal.call(move |wal| wal.queues().raise_clock_floor(begins)).await;
         if let Ok(Err(error)) = kept {
             tracing::warn!(%error, "what is certain of the time could not be kept");
         }

@@ -176,13 +176,13 @@ fn segments_of_earlier_software_expire_by_the_wall_clock_that_sealed_them_if_tha
 fn the_floor_of_the_clock_survives_restarts_and_the_loss_of_the_log() {
     let board = Board::new();
     let mut wal = board.open();
-    assert_eq!(wal.clock_floor(), 0);
-    wal.raise_clock_floor(BUILT + DAY).unwrap();
-    wal.raise_clock_floor(BUILT).unwrap();
+    assert_eq!(wal.summary().clock_floor, 0);
+    wal.queues().raise_clock_floor(BUILT + DAY).unwrap();
+    wal.queues().raise_clock_floor(BUILT).unwrap();
     drop(wal);
     let wal = board.open();
-    assert_eq!(wal.clock_floor(), BUILT + DAY);
+    assert_eq!(wal.summary().clock_floor, BUILT + DAY);
     drop(wal);
     board.bench.disk.driver().remove(&board.bench.file()).unwrap();
-    assert_eq!(board.open().clock_floor(), BUILT + DAY);
+    assert_eq!(board.open().summary().clock_floor, BUILT + DAY);
 }

@@ -230,7 +230,7 @@ fn what_is_sealed_again_after_a_backup_was_put_back_is_not_sent_to_a_ground_that
     append(&mut wal, 0..3);
     let first = seal_each(&mut wal, 100);
     let copy = bench.file().with_file_name("copy");
-    wal.backup().unwrap().write(&bench.disk.env(), &copy).unwrap();
+    wal.file().backup().unwrap().write(&bench.disk.env(), &copy).unwrap();
     append(&mut wal, 3..5);
     let later = [first, seal_each(&mut wal, 100)].concat();
     for header in &later {

@@ -17,13 +17,23 @@ pub struct Backup {
     format: u64,
 }
 
-impl Wal {
+/// The log's file as a whole.
+pub struct LogFile<'a>(pub(super) &'a mut Wal);
+
+impl LogFile<'_> {
     /// The log as it is now, for a copy.
     pub fn backup(&mut self) -> Result<Backup, WalError> {
-        self.ready()?;
-        self.settle_front()?;
-        let format = self.state().format.min(GROUPS_FORMAT);
-        Ok(Backup { snapshot: self.log.snapshot()?, format })
+        self.0.ready()?;
+        self.0.journal().settle_front()?;
+        let format = self.0.state().format.min(GROUPS_FORMAT);
+        Ok(Backup { snapshot: self.0.log.snapshot()?, format })
+    }
+
+    /// Gives bytes back to the volume when that pays; call it while the link is down. Returns the file's bytes before and after.
+    pub fn compact(&mut self, force: bool) -> Result<Option<(u64, u64)>, WalError> {
+        self.0.ready()?;
+        let stored = self.0.state().stored();
+        Ok(self.0.log.compact(stored, force)?)
     }
 }
 

@@ -228,7 +228,7 @@ fn what_is_in_a_seal_that_the_disk_took_back_is_not_sealed_again_out_of_a_damage
     for n in 2..5 {
         wal.journal().append(&[request(n, 7, 6_000)]).unwrap();
     }
-    wal.settle_front().unwrap();
+    wal.journal().settle_front().unwrap();
     let before = bench.disk.content(&bench.file()).unwrap();
     assert_eq!(seal(&mut wal).unwrap().unwrap().id.sequence, 2);
     let epoch = wal.summary().life.epoch;
@@ -270,7 +270,7 @@ fn drops_whose_records_are_lost_are_told_all_the_same_unless_a_station_has_them(
     }
     wal.journal().append(&[request(9, 5, 6_000)]).unwrap();
     seal(&mut wal).unwrap();
-    wal.settle_front().unwrap();
+    wal.journal().settle_front().unwrap();
     let content = bench.disk.content(&bench.file()).unwrap();
     let mirror = bench.disk.content(&bench.config.directory.join("counters.json")).unwrap();
     let (mut salvaged, mut closed) = (0, 0);
@@ -524,10 +524,10 @@ fn a_commit_that_was_called_safe_and_is_damaged_costs_no_group_beside_the_damage
         for n in 0..4 {
             wal.journal().append(&[request(n, 5, 3_000)]).unwrap();
         }
-        wal.settle_front().unwrap();
+        wal.journal().settle_front().unwrap();
         let before = bench.disk.env().store.read(&bench.file()).unwrap();
         wal.journal().append(&[request(9, 5, 3_000)]).unwrap();
-        wal.settle_front().unwrap();
+        wal.journal().settle_front().unwrap();
         let after = bench.disk.env().store.read(&bench.file()).unwrap();
         bench.disk.kill();
         drop(wal);
@@ -557,7 +557,7 @@ fn a_copy_of_the_log_is_whole_and_is_a_backup_when_it_is_put_back() {
     }
     seal(&mut wal).unwrap();
     wal.journal().append(&[request(4, 5, 6_000)]).unwrap();
-    let copy = wal.backup().unwrap();
+    let copy = wal.file().backup().unwrap();
     wal.journal().append(&[request(5, 5, 6_000)]).unwrap();
     let path = bench.config.directory.join("copy");
     copy.write(&bench.disk.env(), &path).unwrap();
@@ -576,7 +576,7 @@ fn what_a_file_that_was_put_aside_still_holds_can_be_had_and_nothing_that_is_kno
     let mut wal = bench.open();
     for n in 0..6 {
         wal.journal().append(&[request(n, 5, 6_000)]).unwrap();
-        wal.settle_front().unwrap();
+        wal.journal().settle_front().unwrap();
         seal(&mut wal).unwrap();
     }
     let first = wal.custody().segments(1).unwrap().remove(0).0.header;
@@ -608,11 +608,11 @@ fn a_damaged_header_costs_nothing_and_without_it_everything_can_be_had() {
         let mut wal = bench.open();
         for n in 0..4 {
             wal.journal().append(&[request(n, 5, 6_000)]).unwrap();
-            wal.settle_front().unwrap();
+            wal.journal().settle_front().unwrap();
         }
         seal(&mut wal).unwrap();
         wal.journal().append(&[request(9, 5, 6_000)]).unwrap();
-        wal.settle_front().unwrap();
+        wal.journal().settle_front().unwrap();
         wal.close().unwrap();
         bench
     };
@@ -658,30 +658,30 @@ fn with_its_store_gone_for_good_a_log_runs_on_in_memory_if_that_is_allowed_and_r
     let before = wal.summary();
     bench.disk.set_full(true);
     let mut refused = 0;
-    while !wal.in_memory().now {
+    while !wal.summary().in_memory.now {
         refused += u32::from(wal.journal().append(&[lane_tests::request(&[(2, 9)])]).is_err());
         assert!(refused < 200, "the store is gone after a minute");
     }
     assert!(refused > 10, "it is tried for a while");
-    let first = wal.in_memory().accepted;
+    let first = wal.summary().in_memory.accepted;
     for n in 3..6 {
         wal.journal().append(&[lane_tests::request(&[(n, 9), (n + 1, 9)])]).unwrap();
         if n == 4 {
             seal(&mut wal).unwrap();
         }
     }
-    let there = wal.in_memory();
+    let there = wal.summary().in_memory;
     assert_eq!((there.now, there.accepted), (true, first + logs(6)));
     assert!(wal.summary().life.start_counter > before.life.start_counter);
     assert_adds_up(&wal);
     bench.disk.set_full(false);
     for _ in 0..200 {
-        if !wal.in_memory().now {
+        if !wal.summary().in_memory.now {
             break;
         }
         drop(wal.journal().append(&[]));
     }
-    let back = wal.in_memory();
+    let back = wal.summary().in_memory;
     assert_eq!((back.now, back.accepted, back.stored), (false, there.accepted, there.accepted));
     assert_eq!(deliverable(&mut wal), logs(5) + there.accepted, "nothing was lost");
     assert_ne!(wal.summary().life.epoch, before.life.epoch, "a new epoch");
@@ -697,7 +697,7 @@ fn a_store_that_cannot_be_opened_at_the_start_is_an_error_or_a_log_in_memory() {
     assert!(bench.try_open().is_err());
     bench.config.volatile = Volatile::Accept;
     let mut wal = bench.open();
-    assert!(wal.in_memory().now);
+    assert!(wal.summary().in_memory.now);
     wal.journal().append(&[request(1, 5, 100)]).unwrap();
     assert_eq!(deliverable(&mut wal), logs(5));
 }

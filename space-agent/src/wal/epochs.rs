@@ -390,7 +390,7 @@ impl Epochs<'_> {
         })?;
         self.0.bases().heard(slot, &kept);
         self.release(&passed);
-        self.0.keep_mirror(MIRRORED_EVERY);
+        self.0.mirror().keep(MIRRORED_EVERY);
         Ok(deleted)
     }
 
@@ -419,7 +419,7 @@ impl Epochs<'_> {
             tally.store(txn)?;
             Ok(((), vec![Edit::Tally(tally)]))
         })?;
-        self.0.mirror();
+        self.0.mirror().write();
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use perigee_shared::env::{Env, StoreFile};
 use perigee_shared::store::{StoreError, beside};
 
 use super::group::{first_bytes, verify};
-use super::{Wal, WalConfig};
+use super::{Journal, WalConfig, WalError};
 
 /// Groups of a commit that goes into the front. A larger one costs redb little more than its own bytes.
 const SMALL: usize = 32 << 10;
@@ -232,19 +232,19 @@ fn make(env: &Env, path: &Path) -> io::Result<()> {
     }
 }
 
-impl Wal {
+impl Journal<'_> {
     /// Whether a commit of so many bytes may go into the front.
     pub(super) fn is_small(&self, bytes: usize) -> bool {
-        bytes <= SMALL && self.away.is_none()
+        bytes <= SMALL && self.0.away.is_none()
     }
 
     /// Whether there is a front; makes one, or opens it.
     pub(super) fn open_front(&mut self) -> bool {
-        if matches!(self.front, Access::Unopened) {
-            let opened = Front::open(self.env(), self.config(), self.state().life.epoch);
+        if matches!(self.0.front, Access::Unopened) {
+            let opened = Front::open(self.0.env(), self.0.config(), self.0.state().life.epoch);
             self.note_front(opened.map(Access::Open).map_err(|e| e.to_string()));
         }
-        matches!(self.front, Access::Open(_))
+        matches!(self.0.front, Access::Open(_))
     }
 
     /// Adds groups to the front; whether they are safe there. When they are not, they belong into the tables.
@@ -253,20 +253,20 @@ impl Wal {
         groups: impl Iterator<Item = (u64, &'a [u8])> + Clone,
     ) -> bool {
         let framed = |length: usize| (HEADER + length).next_multiple_of(PAGE) as u64;
-        let waiting: u64 = self.state().front.values().map(|group| framed(group.len())).sum();
+        let waiting: u64 = self.0.state().front.values().map(|group| framed(group.len())).sum();
         let new: u64 = groups.clone().map(|(_, group)| framed(group.len())).sum();
         // What is deleted under a running agent is noticed by the log itself.
-        if waiting + new > MOST || !self.log.is_there() {
+        if waiting + new > MOST || !self.0.log.is_there() {
             return false;
         }
-        let epoch = self.state().life.epoch;
-        match std::mem::take(&mut self.front) {
+        let epoch = self.0.state().life.epoch;
+        match std::mem::take(&mut self.0.front) {
             Access::Open(mut front) => {
                 let appended = front.append(epoch, groups);
                 self.note_front(appended.map(|()| Access::Open(front)).map_err(|e| e.to_string()))
             }
             other => {
-                self.front = other;
+                self.0.front = other;
                 false
             }
         }
@@ -274,7 +274,7 @@ impl Wal {
 
     fn note_front(&mut self, access: Result<Access, String>) -> bool {
         let works = access.is_ok();
-        self.front = access.unwrap_or_else(|error| {
+        self.0.front = access.unwrap_or_else(|error| {
             tracing::error!(
                 event.name = "perigee.wal.front_failed",
                 error,
@@ -287,10 +287,10 @@ impl Wal {
     }
 
     /// Puts what is in the front alone into the tables.
-    pub(super) fn settle_front(&mut self) -> Result<(), super::WalError> {
-        if self.state().front.is_empty() {
+    pub(super) fn settle_front(&mut self) -> Result<(), WalError> {
+        if self.0.state().front.is_empty() {
             return Ok(());
         }
-        self.write(|_, _| Ok(((), Vec::new())))
+        self.0.write(|_, _| Ok(((), Vec::new())))
     }
 }

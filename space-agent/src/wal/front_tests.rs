@@ -46,7 +46,7 @@ fn a_small_commit_is_one_write_and_leaves_the_tables_alone() {
     assert_eq!(bench.disk.operations() - operations, 20);
     assert!(bench.disk.content(&bench.file()) == before, "nothing of it is in the tables");
     assert_eq!(wal.summary().in_journal, logs(60));
-    wal.settle_front().unwrap();
+    wal.journal().settle_front().unwrap();
     assert!(wal.state().front.is_empty());
     drop(wal);
     assert_eq!(bench.open().summary().in_journal, logs(60));
@@ -156,7 +156,7 @@ fn a_log_that_is_damaged_or_gone_gets_its_front_back() {
     for gone in [false, true] {
         let (bench, mut wal) = begun();
         append(&mut wal, 1..6);
-        wal.settle_front().unwrap();
+        wal.journal().settle_front().unwrap();
         append(&mut wal, 6..11);
         let epoch = wal.summary().life.epoch;
         drop(wal);

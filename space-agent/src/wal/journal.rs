@@ -102,9 +102,9 @@ impl Journal<'_> {
         }
         // The front has room for groups alone.
         let bytes = groups.iter().map(|(_, group, _)| group.len()).sum();
-        let small = identities.is_empty() && self.0.is_small(bytes);
+        let small = identities.is_empty() && self.is_small(bytes);
         // A log of that format has a front.
-        let format = if small && self.0.open_front() { FRONT_FORMAT } else { GROUPS_FORMAT };
+        let format = if small && self.open_front() { FRONT_FORMAT } else { GROUPS_FORMAT };
         let raise = self.0.state().format < format;
         let appended: Vec<Edit> = std::iter::once(Edit::Tally(tally))
             .chain(groups.iter_mut().map(|(number, group, shares)| Edit::Group {
@@ -115,7 +115,7 @@ impl Journal<'_> {
             .collect();
         if small
             && !raise
-            && self.0.append_to_front(groups.iter().map(|(number, group, _)| (*number, &group[..])))
+            && self.append_to_front(groups.iter().map(|(number, group, _)| (*number, &group[..])))
         {
             let front = groups.into_iter().map(|(number, group, _)| (number, group.into())).collect();
             self.0.log.apply(appended.into_iter().chain([Edit::Fronted(front)]).collect());

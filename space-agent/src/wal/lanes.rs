@@ -257,4 +257,15 @@ impl Queues<'_> {
             Ok(((), vec![Edit::Boot(boot)]))
         })
     }
+
+    /// Keeps that the time is not before `floor`.
+    pub fn raise_clock_floor(&mut self, floor: u64) -> Result<(), WalError> {
+        if floor <= self.0.state().clock_floor {
+            return Ok(());
+        }
+        self.0.write(|txn, _| {
+            set_numbers(txn, &[(META_CLOCK_FLOOR, floor)])?;
+            Ok(((), vec![Edit::ClockFloor(floor)]))
+        })
+    }
 }

@@ -313,6 +313,11 @@ pub(super) fn read(env: &Env, config: &WalConfig) -> Option<Mirror> {
     }
 }
 
+/// The satellite whose log lies in the directory of `config`, as the file beside it says: a running agent may have the log open.
+pub fn owner(config: &WalConfig, env: &Env) -> Option<String> {
+    read(env, config)?.satellite
+}
+
 /// Whether there is one beside the log that cannot be read.
 pub(super) fn is_damaged(env: &Env, config: &WalConfig) -> bool {
     let path = path(config);
@@ -339,38 +344,41 @@ pub(super) struct Written {
     said: Option<u64>,
 }
 
-impl Wal {
-    /// Writes the counters beside the log. A log does without them where that fails.
-    pub(super) fn mirror(&mut self) {
-        self.write_mirror(Mirror::of(self.config(), self.state(), false));
+/// The counters beside the log.
+pub struct Mirroring<'a>(pub(super) &'a mut Wal);
+
+impl Mirroring<'_> {
+    /// Writes them. A log does without them where that fails.
+    pub(super) fn write(&mut self) {
+        self.put(Mirror::of(self.0.config(), self.0.state(), false));
     }
 
     /// The same before the log is closed.
-    pub(super) fn mirror_last(&mut self) {
-        self.write_mirror(Mirror::of(self.config(), self.state(), true));
+    pub(super) fn write_last(&mut self) {
+        self.put(Mirror::of(self.0.config(), self.0.state(), true));
     }
 
     /// The same if they have changed since; `rest`: and if that was at least so long ago, in ns.
-    pub fn keep_mirror(&mut self, rest: u64) {
-        let age = self.env().since_boot().nano.saturating_sub(self.mirrored.at);
+    pub fn keep(&mut self, rest: u64) {
+        let age = self.0.env().since_boot().nano.saturating_sub(self.0.mirrored.at);
         if age < rest {
             return;
         }
-        let now = Mirror::of(self.config(), self.state(), false);
-        if self.mirrored.last.as_ref() != Some(&now) {
-            self.write_mirror(now);
+        let now = Mirror::of(self.0.config(), self.0.state(), false);
+        if self.0.mirrored.last.as_ref() != Some(&now) {
+            self.put(now);
         }
     }
 
-    fn write_mirror(&mut self, now: Mirror) {
-        let written = mirror::write(self.env(), &path(self.config()), &now);
-        let at = self.env().since_boot().nano;
-        self.note_mirrored(written.map(|()| now), at);
+    fn put(&mut self, now: Mirror) {
+        let written = mirror::write(self.0.env(), &path(self.0.config()), &now);
+        let at = self.0.env().since_boot().nano;
+        self.note(written.map(|()| now), at);
     }
 
-    pub(super) fn note_mirrored(&mut self, written: io::Result<Mirror>, at: u64) {
-        let before = std::mem::take(&mut self.mirrored);
-        self.mirrored = match written {
+    pub(super) fn note(&mut self, written: io::Result<Mirror>, at: u64) {
+        let before = std::mem::take(&mut self.0.mirrored);
+        self.0.mirrored = match written {
             Ok(now) => {
                 if before.said.is_some() {
                     tracing::info!("counters.json beside the log can be written again");

@@ -27,7 +27,7 @@ fn append(wal: &mut Wal, numbers: std::ops::Range<u64>) {
 /// A backup of the log as it is now, as a file's content.
 fn copied(bench: &Bench, wal: &mut Wal) -> Vec<u8> {
     let path = beside(bench, "copy");
-    wal.backup().unwrap().write(&bench.disk.env(), &path).unwrap();
+    wal.file().backup().unwrap().write(&bench.disk.env(), &path).unwrap();
     let content = bench.disk.content(&path).unwrap();
     bench.disk.delete(&path);
     content
@@ -106,7 +106,7 @@ fn a_backup_that_is_put_back_tells_what_was_accepted_since() {
         match in_order {
             true => wal.close().unwrap(),
             false => {
-                wal.keep_mirror(0);
+                wal.mirror().keep(0);
                 drop(wal);
                 bench.disk.kill();
             }
@@ -273,7 +273,7 @@ fn a_log_that_is_gone_after_a_contact_leaves_no_gap_of_what_was_delivered() {
     append(&mut wal, 0..4);
     deliver_next(&mut wal);
     // The contact closes.
-    wal.keep_mirror(0);
+    wal.mirror().keep(0);
     drop(wal);
     bench.disk.kill();
     bench.disk.delete(&bench.file());
@@ -368,9 +368,9 @@ fn a_front_that_is_gone_old_or_of_another_log_is_told_with_what_the_counters_kno
         append(&mut wal, 2..5);
         let front = beside(&bench, "journal.front");
         let old = bench.disk.content(&front).unwrap();
-        wal.settle_front().unwrap();
+        wal.journal().settle_front().unwrap();
         append(&mut wal, 5..8);
-        wal.keep_mirror(0);
+        wal.mirror().keep(0);
         append(&mut wal, 8..9);
         drop(wal);
         bench.disk.kill();
@@ -409,13 +409,13 @@ fn counters_are_written_when_something_has_changed_and_else_never() {
     let counters = || bench.disk.content(&beside(&bench, "counters.json"));
     append(&mut wal, 0..3);
     let (before, operations) = (counters(), bench.disk.operations());
-    wal.keep_mirror(0);
+    wal.mirror().keep(0);
     assert_ne!(counters(), before);
     assert!(bench.disk.operations() - operations < 6 && counters().unwrap().len() < 4_096);
     let operations = bench.disk.operations();
-    (0..10).for_each(|_| wal.keep_mirror(0));
+    (0..10).for_each(|_| wal.mirror().keep(0));
     append(&mut wal, 3..4);
-    wal.keep_mirror(u64::MAX);
+    wal.mirror().keep(u64::MAX);
     // The commit itself.
     assert_eq!(bench.disk.operations() - operations, 2);
 }
@@ -426,15 +426,15 @@ fn counters_that_cannot_be_written_are_said_once_and_that_they_can_be_again() {
     let mut wal = bench.open();
     let failed = lines("could not be written", || {
         for n in 0..20 {
-            wal.note_mirrored(Err(std::io::Error::other("no inode")), n * 1_000_000_000);
+            wal.mirror().note(Err(std::io::Error::other("no inode")), n * 1_000_000_000);
         }
     });
     assert_eq!(failed, 1);
     let later = lines("could not be written", || {
-        wal.note_mirrored(Err(std::io::Error::other("no inode")), 700_000_000_000);
+        wal.mirror().note(Err(std::io::Error::other("no inode")), 700_000_000_000);
     });
     assert_eq!(later, 1, "after ten minutes again");
-    assert_eq!(lines("can be written again", || (0..3).for_each(|_| wal.mirror())), 1);
+    assert_eq!(lines("can be written again", || (0..3).for_each(|_| wal.mirror().write())), 1);
 }
 
 #[test]

@@ -81,13 +81,14 @@ use redb::{ReadTransaction, WriteTransaction};
 use tokio::sync::watch;
 
 pub use bases::{Bases, Chain, LONGEST_CHAIN};
-pub use copy::Backup;
+pub use copy::{Backup, LogFile};
 pub use custody::{ConsumerId, Custody, Delivery};
 pub use epochs::{Epochs, GroundLane, GroundView, NewDrops, Reconciled};
 pub use group::Accepted;
 pub use had::Held;
 pub use journal::Journal;
 pub use lanes::{LaneSummary, Queues, Smaller, ToShip};
+pub use mirror::{Mirroring, owner};
 pub use offers::{Amount, Damage, Offered, Wanted};
 pub use passes::Passes;
 pub use reached::Reached;
@@ -301,6 +302,8 @@ pub struct Summary {
     pub in_memory: InMemory,
     /// It cannot be written.
     pub failing: bool,
+    /// The time is not before this, for certain, as far as the log knows.
+    pub clock_floor: u64,
 }
 
 /// What is known of this opening of the log alone, and not needed after a failure.
@@ -362,7 +365,7 @@ impl Wal {
             tracing::warn!(%error, "this start of the machine could not be noted; the next segment does");
         }
         // A log that was never sealed anything in leaves a trace beside it too.
-        wal.mirror();
+        wal.mirror().write();
         Ok(wal)
     }
 
@@ -370,11 +373,6 @@ impl Wal {
     pub fn open_existing(config: WalConfig, env: Env) -> Result<Self, WalError> {
         let directory = config.directory.clone();
         Self::with(Database::open_existing(env, &directory, config)?)
-    }
-
-    /// The satellite whose log lies in the directory of `config`, as the file beside it says: a running agent may have the log open.
-    pub fn owner(config: &WalConfig, env: &Env) -> Option<String> {
-        mirror::read(env, config)?.satellite
     }
 
     fn with(log: Database<State>) -> Result<Self, WalError> {
@@ -445,6 +443,16 @@ impl Wal {
         Passes(self)
     }
 
+    /// The counters beside the log.
+    pub const fn mirror(&mut self) -> Mirroring<'_> {
+        Mirroring(self)
+    }
+
+    /// The log's file as a whole.
+    pub const fn file(&mut self) -> LogFile<'_> {
+        LogFile(self)
+    }
+
     const fn state(&self) -> &State {
         self.log.contents()
     }
@@ -459,9 +467,9 @@ impl Wal {
 
     /// Opens the log again if it failed, and forgets what was noted of the opening before.
     fn ready(&mut self) -> Result<(), WalError> {
-        self.try_to_return()?;
+        volatile::try_to_return(self)?;
         if let Err(error) = self.log.ensure_open() {
-            return self.survive(error);
+            return volatile::survive(self, error);
         }
         self.failing_since = None;
         if self.opening != self.log.openings() {
@@ -474,7 +482,7 @@ impl Wal {
             self.front = front::Access::default();
             self.custody().register_consumers()?;
             self.queues().register_rules()?;
-            self.mirror();
+            self.mirror().write();
             self.unasked.send_replace(());
         }
         Ok(())
@@ -543,15 +551,16 @@ impl Wal {
             stored_bytes: state.stored(),
             max_bytes: self.config().max_bytes,
             file_bytes: self.log.file_bytes(),
-            in_memory: self.in_memory(),
+            in_memory: volatile::accepted(self),
             failing: self.trouble().is_some(),
+            clock_floor: state.clock_floor,
         }
     }
 
     /// The log's file when it is no longer in its place, and whether it was moved: a moved one is still written.
     pub fn missing(&self) -> Option<(PathBuf, bool)> {
         let path = self.config().directory.join(<State as Contents>::FILE);
-        let is_gone = !self.in_memory().now && !self.env().store.exists(&path);
+        let is_gone = self.away.is_none() && !self.env().store.exists(&path);
         is_gone.then(|| (path, self.log.is_there()))
     }
 
@@ -585,33 +594,10 @@ impl Wal {
         self.log.take_quarantine()
     }
 
-    /// Gives bytes back to the volume when that pays; call it while the link is down. Returns the file's bytes before and after.
-    pub fn compact(&mut self, force: bool) -> Result<Option<(u64, u64)>, WalError> {
-        self.ready()?;
-        let stored = self.state().stored();
-        Ok(self.log.compact(stored, force)?)
-    }
-
-    /// The time is not before this, for certain, as far as the log knows.
-    pub fn clock_floor(&self) -> u64 {
-        self.state().clock_floor
-    }
-
-    /// Keeps that the time is not before `floor`.
-    pub fn raise_clock_floor(&mut self, floor: u64) -> Result<(), WalError> {
-        if floor <= self.state().clock_floor {
-            return Ok(());
-        }
-        self.write(|txn, _| {
-            tables::set_numbers(txn, &[(tables::META_CLOCK_FLOOR, floor)])?;
-            Ok(((), vec![Edit::ClockFloor(floor)]))
-        })
-    }
-
     /// Closes the file in order, so that the next start need not repair it.
     pub fn close(mut self) -> Result<(), WalError> {
-        self.settle_front()?;
-        self.mirror_last();
+        self.journal().settle_front()?;
+        self.mirror().write_last();
         Ok(self.log.close()?)
     }
 }

@@ -97,7 +97,7 @@ impl Journal<'_> {
     pub fn salvage(&mut self, path: &Path, wanted: Wanted) -> Result<Offered, WalError> {
         self.0.ready()?;
         let fault = |why: String| WalError::Unsalvageable { path: path.to_owned(), why };
-        if self.0.in_memory().now {
+        if self.0.away.is_some() {
             let why = "the store is gone and the log is in memory: try again when the store is back";
             return Err(fault(why.to_owned()));
         }

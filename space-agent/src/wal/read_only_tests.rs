@@ -106,18 +106,18 @@ fn a_start_on_a_read_only_file_system_is_an_error_or_a_log_in_memory_that_return
     assert!(why.contains("Read-only file system"), "{why}");
 
     let mut wal = Wal::open(WalConfig { volatile: Volatile::Accept, ..config }, env).unwrap();
-    assert!(wal.in_memory().now);
+    assert!(wal.summary().in_memory.now);
     let mut accepted = 5;
     image.remount("rw");
     // It tries the store once a minute, and each look at the clock takes a second.
     for n in 10..200 {
-        if !wal.in_memory().now {
+        if !wal.summary().in_memory.now {
             break;
         }
         wal.journal().append(&[request(n, 1, 100)]).unwrap();
         accepted += 1;
     }
-    assert!(!wal.in_memory().now && accepted > 6);
+    assert!(!wal.summary().in_memory.now && accepted > 6);
     assert_eq!(told(&mut wal), (Counts::ZERO, false), "nothing was lost");
     assert_eq!((wal.summary().accepted, deliverable(&mut wal)), (logs(accepted), logs(accepted)));
     assert_adds_up(&wal);

@@ -48,7 +48,7 @@ fn fill(wal: &mut Wal) {
     for n in 10..15 {
         wal.journal().append(&[two(n)]).unwrap();
     }
-    wal.settle_front().unwrap();
+    wal.journal().settle_front().unwrap();
 }
 
 /// The oldest segment arrives.
@@ -394,7 +394,7 @@ fn a_backup_of_a_log_that_was_lost_comes_with_may_repeat_alone() {
     let mut wal = bench.open();
     fill(&mut wal);
     let path = bench.config.directory.join("backup.redb");
-    wal.backup().unwrap().write(&bench.disk.env(), &path).unwrap();
+    wal.file().backup().unwrap().write(&bench.disk.env(), &path).unwrap();
     assert_eq!(amount(salvage(&mut wal, &path, true).appended), NOTHING, "this log has all of it");
     drop(wal);
     bench.disk.delete(&bench.file());

@@ -399,7 +399,7 @@ impl Segments<'_> {
         self.0.notes.talks.sealed(lane, sequence, oldest);
         self.0.growth.add(header.payload_len, sealed_at.nano);
         self.0.queues().keep_quota(lane)?;
-        self.0.mirror();
+        self.0.mirror().write();
         Ok(header)
     }
 }

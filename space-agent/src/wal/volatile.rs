@@ -69,97 +69,92 @@ pub(super) fn in_memory(env: &Env, config: &WalConfig) -> Result<Database<State>
 pub(super) fn open(config: WalConfig, env: &Env, error: &StoreError) -> Result<Wal, WalError> {
     let mut wal = Wal::with(in_memory(env, &config)?)?;
     let next_try = env.since_boot().nano.saturating_add(TRY_EVERY);
-    wal.leave(Away { env: env.clone(), config, why: error.to_string(), next_try }, 0)?;
+    leave(&mut wal, Away { env: env.clone(), config, why: error.to_string(), next_try }, 0)?;
     Ok(wal)
 }
 
-impl Wal {
-    /// Goes on in memory when the store is gone and that is allowed; else `error` stands.
-    pub(super) fn survive(&mut self, error: StoreError) -> Result<(), WalError> {
-        let now = self.env().since_boot().nano;
-        let since = *self.failing_since.get_or_insert(now);
-        let is_gone = matches!(error, StoreError::GivenUp(_)) || now.saturating_sub(since) >= GONE_AFTER;
-        if self.away.is_some() || self.config().volatile == Volatile::Refuse || !is_gone {
-            if let StoreError::GivenUp(why) = &error {
-                self.given_up.send_replace(Some(why.clone()));
-            }
-            return Err(error.into());
+/// Goes on in memory when the store is gone and that is allowed; else `error` stands.
+pub(super) fn survive(wal: &mut Wal, error: StoreError) -> Result<(), WalError> {
+    let now = wal.env().since_boot().nano;
+    let since = *wal.failing_since.get_or_insert(now);
+    let is_gone = matches!(error, StoreError::GivenUp(_)) || now.saturating_sub(since) >= GONE_AFTER;
+    if wal.away.is_some() || wal.config().volatile == Volatile::Refuse || !is_gone {
+        if let StoreError::GivenUp(why) = &error {
+            wal.given_up.send_replace(Some(why.clone()));
         }
-        let (env, config) = (self.env().clone(), self.config().clone());
-        let (known, consumers) = (self.state().life.start_counter, self.state().consumers.clone());
-        let memory = in_memory(&env, &config)?;
-        let next_try = env.since_boot().nano.saturating_add(TRY_EVERY);
-        self.log = memory;
-        // Consumers keep their numbers, which the shipper and the exporters hold.
-        self.log.write::<_, WalError>(|txn, _| {
-            let mut table = txn.open_table(CONSUMERS)?;
-            for (name, id) in &consumers {
-                table.insert(name.as_str(), *id)?;
-            }
-            Ok(Done { out: (), change: vec![Edit::Consumers(consumers)] })
-        })?;
-        self.leave(Away { env, config, why: error.to_string(), next_try }, known)
+        return Err(error.into());
     }
+    let (env, config) = (wal.env().clone(), wal.config().clone());
+    let (known, consumers) = (wal.state().life.start_counter, wal.state().consumers.clone());
+    let memory = in_memory(&env, &config)?;
+    let next_try = env.since_boot().nano.saturating_add(TRY_EVERY);
+    wal.log = memory;
+    // Consumers keep their numbers, which the shipper and the exporters hold.
+    wal.log.write::<_, WalError>(|txn, _| {
+        let mut table = txn.open_table(CONSUMERS)?;
+        for (name, id) in &consumers {
+            table.insert(name.as_str(), *id)?;
+        }
+        Ok(Done { out: (), change: vec![Edit::Consumers(consumers)] })
+    })?;
+    leave(wal, Away { env, config, why: error.to_string(), next_try }, known)
+}
 
-    fn leave(&mut self, away: Away, known: u64) -> Result<(), WalError> {
+fn leave(wal: &mut Wal, away: Away, known: u64) -> Result<(), WalError> {
+    tracing::error!(
+        event.name = "perigee.wal.volatile",
+        why = away.why,
+        bytes = wal.config().max_bytes,
+        "the store is gone; requests are accepted into memory, where a crash or a power cut loses them"
+    );
+    wal.away = Some(away);
+    (wal.opening, wal.notes) = (0, Notes::default());
+    wal.ready()?;
+    wal.epochs().count_from(known + 1)
+}
+
+/// Tries the store from time to time while the log is in memory, and returns to it.
+pub(super) fn try_to_return(wal: &mut Wal) -> Result<(), WalError> {
+    let now = wal.env().since_boot().nano;
+    let Some(away) = wal.away.as_mut().filter(|away| away.next_try <= now) else { return Ok(()) };
+    away.next_try = now.saturating_add(TRY_EVERY);
+    let directory = away.config.directory.clone();
+    let opened =
+        Database::<State>::open(away.env.clone(), &directory, away.config.clone(), away.config.ballast);
+    let Ok(store) = opened else { return Ok(()) };
+    if wal
+        .state()
+        .consumers
+        .iter()
+        .any(|(name, id)| store.contents().consumers.get(name).is_some_and(|n| n != id))
+    {
         tracing::error!(
-            event.name = "perigee.wal.volatile",
-            why = away.why,
-            bytes = self.config().max_bytes,
-            "the store is gone; requests are accepted into memory, where a crash or a power cut loses them"
+            "the store is back, but its consumers have other numbers: restart the agent to use it"
         );
-        self.away = Some(away);
-        (self.opening, self.notes) = (0, Notes::default());
-        self.ready()?;
-        self.epochs().count_from(known + 1)
+        return Ok(());
     }
+    let left = left_in_memory(wal)?;
+    wal.in_memory.accepted += wal.state().tally.accepted;
+    wal.log = store;
+    (wal.away, wal.failing_since) = (None, None);
+    (wal.opening, wal.notes) = (0, Notes::default());
+    wal.ready()?;
+    wal.epochs().begin("the store is back")?;
+    for part in left.chunks(TOGETHER) {
+        wal.journal().append(part)?;
+        let items: Counts = part.iter().map(|r| Counts::of(r.signal, r.walked.items)).sum();
+        wal.in_memory.stored += items;
+    }
+    wal.unasked.send_replace(());
+    tracing::warn!(event.name = "perigee.wal.returned", "the store is back; what was in memory is in it now");
+    Ok(())
+}
 
-    /// Tries the store from time to time while the log is in memory, and returns to it.
-    pub(super) fn try_to_return(&mut self) -> Result<(), WalError> {
-        let now = self.env().since_boot().nano;
-        let Some(away) = self.away.as_mut().filter(|away| away.next_try <= now) else { return Ok(()) };
-        away.next_try = now.saturating_add(TRY_EVERY);
-        let directory = away.config.directory.clone();
-        let opened =
-            Database::<State>::open(away.env.clone(), &directory, away.config.clone(), away.config.ballast);
-        let Ok(store) = opened else { return Ok(()) };
-        if self
-            .state()
-            .consumers
-            .iter()
-            .any(|(name, id)| store.contents().consumers.get(name).is_some_and(|n| n != id))
-        {
-            tracing::error!(
-                "the store is back, but its consumers have other numbers: restart the agent to use it"
-            );
-            return Ok(());
-        }
-        let left = left_in_memory(self)?;
-        self.in_memory.accepted += self.state().tally.accepted;
-        self.log = store;
-        (self.away, self.failing_since) = (None, None);
-        (self.opening, self.notes) = (0, Notes::default());
-        self.ready()?;
-        self.epochs().begin("the store is back")?;
-        for part in left.chunks(TOGETHER) {
-            self.journal().append(part)?;
-            let items: Counts = part.iter().map(|r| Counts::of(r.signal, r.walked.items)).sum();
-            self.in_memory.stored += items;
-        }
-        self.unasked.send_replace(());
-        tracing::warn!(
-            event.name = "perigee.wal.returned",
-            "the store is back; what was in memory is in it now"
-        );
-        Ok(())
-    }
-
-    /// What was accepted without a store.
-    pub fn in_memory(&self) -> InMemory {
-        let now = self.away.is_some();
-        let more = if now { self.state().tally.accepted } else { Counts::ZERO };
-        InMemory { now, accepted: self.in_memory.accepted + more, stored: self.in_memory.stored }
-    }
+/// What was accepted without a store.
+pub(super) fn accepted(wal: &Wal) -> InMemory {
+    let now = wal.away.is_some();
+    let more = if now { wal.state().tally.accepted } else { Counts::ZERO };
+    InMemory { now, accepted: wal.in_memory.accepted + more, stored: wal.in_memory.stored }
 }
 
 /// The requests of a log in memory that are still to be delivered.

@@ -278,7 +278,7 @@ pub fn read(directory: &Path) -> Result<Log> {
         segments,
         bases: bases(&mut wal)?,
         hello: hello(&mut wal)?,
-        clock_floor_unix_nano: wal.clock_floor(),
+        clock_floor_unix_nano: wal.summary().clock_floor,
         passes: wal.passes().latest(usize::MAX)?.into_iter().map(pass).collect(),
         // The last, since it changes the log.
         journal: journal(&mut wal)?,

@@ -243,7 +243,7 @@ impl Board {
 
     /// Gives bytes back to the volume.
     pub fn compact(&mut self) -> Result<(), Failure> {
-        self.wal.compact(true)?;
+        self.wal.file().compact(true)?;
         Ok(())
     }
 }
